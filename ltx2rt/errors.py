@@ -1,0 +1,29 @@
+"""The exceptions ltx2rt raises on purpose; anything else is a bug.
+
+Every message has three parts: what is wrong, the value seen, what to do.
+The command line turns `UsageError` into exit code 2 and the others into exit code 1.
+"""
+
+
+class Ltx2rtError(Exception):
+    """Base of all deliberate errors."""
+
+
+class UsageError(Ltx2rtError, ValueError):
+    """An argument or a combination of arguments cannot work."""
+
+
+class CheckpointError(Ltx2rtError):
+    """A weight file is missing, damaged, of the wrong kind, or lacks tensors. Names the file and the tensor."""
+
+
+class MediaError(Ltx2rtError):
+    """An image, video or audio file cannot be read or written."""
+
+
+class MemoryBudgetError(Ltx2rtError):
+    """A stage needs more memory than the budget allows."""
+
+
+class Cancelled(Ltx2rtError):
+    """The caller asked a running pipeline to stop."""

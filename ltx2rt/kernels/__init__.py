@@ -1,0 +1,18 @@
+"""The fused kernels and their pure-MLX references."""
+
+from ltx2rt.kernels.causal_conv3d import causal_conv3d, conv1d, conv2d, conv_transpose1d
+from ltx2rt.kernels.modulated_norm import modulated_norm
+from ltx2rt.kernels.quantized_linear import quantized_linear
+from ltx2rt.kernels.reference import RopeTable
+from ltx2rt.kernels.rope_attention import rope_attention
+
+__all__ = [
+    "RopeTable",
+    "causal_conv3d",
+    "conv1d",
+    "conv2d",
+    "conv_transpose1d",
+    "modulated_norm",
+    "quantized_linear",
+    "rope_attention",
+]

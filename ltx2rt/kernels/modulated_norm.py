@@ -1,0 +1,38 @@
+"""RMSNorm or LayerNorm without weight, then (1 + scale) and shift gathered from a table of distinct rows."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+
+from ltx2rt.kernels import reference
+
+
+def modulated_norm(
+    x: mx.array,
+    *,
+    scale: mx.array | None = None,
+    shift: mx.array | None = None,
+    index: mx.array | None = None,
+    norm: str = "rms",
+    eps: float = 1e-6,
+) -> mx.array:
+    """``norm(x) * (1 + scale[index]) + shift[index]``.
+
+    Args:
+        x: (..., D) float32 | float16 | bfloat16.
+        scale: (R, D), any float dtype. None: no factor.
+        shift: (R, D), any float dtype. None: no offset.
+        index: int32, shape of x without its last axis: the row of scale and shift for each row of x.
+            May be None when R is 1.
+        norm: ``rms``, ``layer`` (mean-subtracting) or ``none``.
+        eps: added to the mean square.
+
+    Returns:
+        Shape and dtype of x. Computed in float32; one rounding on store.
+
+    Raises:
+        ValueError: for shapes or dtypes that do not fit, naming the argument and what was received.
+
+    Source: the adaLN modulation of Lightricks/LTX-2 ltx_core/model/transformer/transformer.py @ v1.2.0.
+    """
+    return reference.modulated_norm(x, scale=scale, shift=shift, index=index, norm=norm, eps=eps)

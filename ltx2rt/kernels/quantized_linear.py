@@ -1,0 +1,44 @@
+"""Matrix product with dense or quantised weights and fused bias, activation and gated residual."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+
+from ltx2rt.kernels import reference
+from ltx2rt.types import LinearWeight
+
+
+def quantized_linear(
+    x: mx.array,
+    weight: LinearWeight,
+    bias: mx.array | None = None,
+    *,
+    activation: str | None = None,
+    residual: mx.array | None = None,
+    gate: mx.array | None = None,
+    gate_index: mx.array | None = None,
+) -> mx.array:
+    """``residual + gate[gate_index] * activation(x @ W.T + bias)``; every part but the product is optional.
+
+    Args:
+        x: (..., K) float32 | float16 | bfloat16.
+        weight: W (N, K): dense float32 | float16 | bfloat16, E4M3 codes with one scale, or MLX affine int4/int8.
+            Its dtype is independent of x's.
+        bias: (N,), any float dtype.
+        activation: None, ``gelu_tanh`` or ``silu``.
+        residual: (..., N), dtype of x.
+        gate: (R, N), any float dtype: the distinct gate vectors.
+        gate_index: int32, shape of x without its last axis: the gate row of each row of x. May be None when R is 1.
+
+    Returns:
+        (..., N), dtype of x. Sums are float32; one rounding on store.
+
+    Raises:
+        ValueError: for shapes or dtypes that do not fit, naming the argument and what was received.
+
+    Source: torch.nn.functional.linear with the weight dequantised; E4M3 semantics of
+    Lightricks/LTX-2 ltx_core/quantization @ v1.2.0 (W = code * weight_scale).
+    """
+    return reference.quantized_linear(
+        x, weight, bias, activation=activation, residual=residual, gate=gate, gate_index=gate_index
+    )

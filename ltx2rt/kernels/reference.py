@@ -1,0 +1,239 @@
+"""The formula of every kernel in plain MLX, float32 inside; it judges the kernels and differentiates them."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import mlx.core as mx
+
+from ltx2rt.types import LinearWeight
+
+
+class RopeTable(NamedTuple):
+    """Separable rotary tables: one row per distinct (axis, position), shared by all tokens that have it.
+
+    The rotation angle of lane ``l`` of token ``t`` is ``table[index[t, p], j]`` with ``l - pad = j * P + p``;
+    the first ``pad = lanes - M * P`` lanes are not rotated.
+
+    Attributes:
+        cos: (R, M) float32.
+        sin: (R, M) float32.
+        index: (T, P) or (B, T, P) int32, row of each token along each of the P axes.
+    """
+
+    cos: mx.array
+    sin: mx.array
+    index: mx.array
+
+
+def rope_lanes(table: RopeTable, lanes: int) -> tuple[mx.array, mx.array]:
+    """Dense cos and sin, each (1 or B, T, lanes) float32, of a separable table."""
+    index = table.index if table.index.ndim == 3 else table.index[None]
+    batch, tokens, axes = index.shape
+    columns = table.cos.shape[1] * axes
+    pad = lanes - columns
+
+    def dense(rows: mx.array, fill: float) -> mx.array:
+        values = mx.swapaxes(rows[index], 2, 3).reshape(batch, tokens, columns)
+        return mx.concatenate([mx.full((batch, tokens, pad), fill, dtype=mx.float32), values], axis=2) if pad else values
+
+    return dense(table.cos, 1.0), dense(table.sin, 0.0)
+
+
+def rotate(x: mx.array, table: RopeTable, num_heads: int, layout: str) -> mx.array:
+    """Rotary embedding of x (B, T, N*K) float32."""
+    batch, tokens, width = x.shape
+    half = width // num_heads // 2
+    per_head = table.cos.shape[1] * table.index.shape[-1] <= half and num_heads > 1
+    cos, sin = rope_lanes(table, half if per_head else num_heads * half)
+    heads = 1 if per_head else num_heads
+    cos = cos.reshape(cos.shape[0], tokens, heads, half)
+    sin = sin.reshape(sin.shape[0], tokens, heads, half)
+    x = x.reshape(batch, tokens, num_heads, 2 * half)
+    if layout == "split":
+        a, b = x[..., :half], x[..., half:]
+        return mx.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).reshape(batch, tokens, width)
+    a, b = x[..., 0::2], x[..., 1::2]
+    return mx.stack([a * cos - b * sin, b * cos + a * sin], axis=-1).reshape(batch, tokens, width)
+
+
+def rms_normalise(x: mx.array, weight: mx.array, num_heads: int, eps: float) -> mx.array:
+    """RMSNorm with weight over the whole width (weight (N*K,)) or over each head (weight (K,))."""
+    batch, tokens, width = x.shape
+    if weight.shape[0] != width:
+        x = x.reshape(batch, tokens, num_heads, width // num_heads)
+    x = x * mx.rsqrt(mx.mean(mx.square(x), axis=-1, keepdims=True) + eps) * weight.astype(mx.float32)
+    return x.reshape(batch, tokens, width)
+
+
+def rope_attention(
+    q: mx.array,
+    k: mx.array,
+    v: mx.array,
+    *,
+    num_heads: int,
+    num_kv_heads: int,
+    q_norm: mx.array | None,
+    k_norm: mx.array | None,
+    norm_eps: float,
+    rope_q: RopeTable | None,
+    rope_k: RopeTable | None,
+    rope_layout: str,
+    bias: mx.array | None,
+    gate_logits: mx.array | None,
+    causal: bool,
+    scale: float,
+) -> mx.array:
+    dtype = q.dtype
+    batch, q_tokens, width = q.shape
+    k_tokens = k.shape[1]
+    head = width // num_heads
+    q, k, v = (a.astype(mx.float32) for a in (q, k, v))
+    if q_norm is not None:
+        q = rms_normalise(q, q_norm, num_heads, norm_eps)
+    if k_norm is not None:
+        k = rms_normalise(k, k_norm, num_kv_heads, norm_eps)
+    if rope_q is not None:
+        q = rotate(q, rope_q, num_heads, rope_layout)
+    if rope_k is not None:
+        k = rotate(k, rope_k, num_kv_heads, rope_layout)
+
+    def split(a: mx.array, heads: int) -> mx.array:
+        a = a.reshape(batch, -1, heads, head).transpose(0, 2, 1, 3)
+        return mx.repeat(a, num_heads // heads, axis=1) if heads != num_heads else a
+
+    scores = (split(q, num_heads) * scale) @ split(k, num_kv_heads).swapaxes(-1, -2)
+    if bias is not None:
+        scores = scores + bias.astype(mx.float32)
+    if causal:
+        allowed = mx.arange(k_tokens)[None] <= mx.arange(q_tokens)[:, None] + (k_tokens - q_tokens)
+        scores = mx.where(allowed, scores, -math.inf)
+    out = mx.softmax(scores, axis=-1) @ split(v, num_kv_heads)
+    out = out.transpose(0, 2, 1, 3)
+    if gate_logits is not None:
+        out = out * (2.0 * mx.sigmoid(gate_logits.astype(mx.float32)))[..., None]
+    return out.reshape(batch, q_tokens, width).astype(dtype)
+
+
+def dequantise(weight: LinearWeight) -> mx.array:
+    """W (N, K) float32."""
+    if weight.mode == "e4m3":
+        return mx.from_fp8(weight.values, mx.float32) * weight.scale.astype(mx.float32)
+    if weight.mode == "affine":
+        return mx.dequantize(
+            weight.values,
+            weight.scale.astype(mx.float32),
+            weight.zero.astype(mx.float32),
+            group_size=weight.group_size,
+            bits=weight.bits,
+        ).astype(mx.float32)
+    return weight.values.astype(mx.float32)
+
+
+def gelu_tanh(x: mx.array) -> mx.array:
+    return 0.5 * x * (1.0 + mx.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x * x * x)))
+
+
+def quantized_linear(
+    x: mx.array,
+    weight: LinearWeight,
+    bias: mx.array | None,
+    *,
+    activation: str | None,
+    residual: mx.array | None,
+    gate: mx.array | None,
+    gate_index: mx.array | None,
+) -> mx.array:
+    out = x.astype(mx.float32) @ dequantise(weight).T
+    if bias is not None:
+        out = out + bias.astype(mx.float32)
+    if activation == "gelu_tanh":
+        out = gelu_tanh(out)
+    elif activation == "silu":
+        out = out * mx.sigmoid(out)
+    if gate is not None:
+        out = out * gate.astype(mx.float32)[0 if gate_index is None else gate_index]
+    if residual is not None:
+        out = residual.astype(mx.float32) + out
+    return out.astype(x.dtype)
+
+
+def modulated_norm(
+    x: mx.array,
+    *,
+    scale: mx.array | None,
+    shift: mx.array | None,
+    index: mx.array | None,
+    norm: str,
+    eps: float,
+) -> mx.array:
+    y = x.astype(mx.float32)
+    if norm == "layer":
+        y = y - mx.mean(y, axis=-1, keepdims=True)
+    if norm != "none":
+        y = y * mx.rsqrt(mx.mean(mx.square(y), axis=-1, keepdims=True) + eps)
+    rows = 0 if index is None else index
+    if scale is not None:
+        y = y * (1.0 + scale.astype(mx.float32)[rows])
+    if shift is not None:
+        y = y + shift.astype(mx.float32)[rows]
+    return y.astype(x.dtype)
+
+
+def pad_axis(x: mx.array, axis: int, before: int, after: int, mode: str) -> mx.array:
+    """Padding of one axis: ``zeros``, ``edge`` (repeat the border) or ``reflect`` (mirror without the border)."""
+    if before == 0 and after == 0:
+        return x
+    if mode == "zeros":
+        widths = [(0, 0)] * x.ndim
+        widths[axis] = (before, after)
+        return mx.pad(x, widths)
+    size = x.shape[axis]
+    positions = mx.arange(-before, size + after)
+    if mode == "edge":
+        positions = mx.clip(positions, 0, size - 1)
+    else:
+        positions = mx.abs(positions)
+        positions = mx.where(positions >= size, 2 * (size - 1) - positions, positions)
+    return mx.take(x, positions, axis=axis)
+
+
+def causal_conv3d(
+    x: mx.array,
+    weight: mx.array,
+    bias: mx.array | None,
+    *,
+    stride: tuple[int, int, int],
+    dilation: tuple[int, int, int],
+    padding: tuple[tuple[int, int], tuple[int, int], tuple[int, int]],
+    padding_mode: tuple[str, str, str],
+    pixel_norm_eps: float | None,
+    scale: mx.array | None,
+    shift: mx.array | None,
+    activation: str | None,
+    negative_slope: float,
+    residual: mx.array | None,
+    halo: mx.array | None,
+) -> mx.array:
+    y = x.astype(mx.float32)
+    if halo is not None:
+        y = mx.concatenate([halo.astype(mx.float32), y], axis=1)
+    if pixel_norm_eps is not None:
+        y = y * mx.rsqrt(mx.mean(mx.square(y), axis=-1, keepdims=True) + pixel_norm_eps)
+    if scale is not None:
+        y = y * (1.0 + scale.astype(mx.float32)[:, None, None, None])
+    if shift is not None:
+        y = y + shift.astype(mx.float32)[:, None, None, None]
+    if activation == "silu":
+        y = y * mx.sigmoid(y)
+    elif activation == "leaky_relu":
+        y = mx.where(y >= 0, y, negative_slope * y)
+    for axis in range(3):
+        y = pad_axis(y, axis + 1, *padding[axis], padding_mode[axis])
+    out = mx.conv_general(y, weight.astype(mx.float32), stride=stride, kernel_dilation=dilation)
+    if bias is not None:
+        out = out + bias.astype(mx.float32)
+    if residual is not None:
+        out = out + residual.astype(mx.float32)
+    return out.astype(x.dtype)

@@ -1,0 +1,74 @@
+"""Fused attention: q/k RMSNorm, 3-D rotary embedding, softmax(q k^T * scale + bias) v, per-head gate."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+
+from ltx2rt.kernels import reference
+from ltx2rt.kernels.reference import RopeTable
+
+
+def rope_attention(
+    q: mx.array,
+    k: mx.array,
+    v: mx.array,
+    *,
+    num_heads: int,
+    num_kv_heads: int | None = None,
+    q_norm: mx.array | None = None,
+    k_norm: mx.array | None = None,
+    norm_eps: float = 1e-6,
+    rope_q: RopeTable | None = None,
+    rope_k: RopeTable | None = None,
+    rope_layout: str = "split",
+    bias: mx.array | None = None,
+    gate_logits: mx.array | None = None,
+    causal: bool = False,
+    scale: float | None = None,
+) -> mx.array:
+    """Multi-head attention with everything that stands between the projections fused.
+
+    Args:
+        q: (B, Tq, N*K) float32 | float16 | bfloat16.
+        k: (B, Tk, Nkv*K), same dtype.
+        v: (B, Tk, Nkv*K), same dtype.
+        num_heads: N.
+        num_kv_heads: Nkv, a divisor of N (grouped-query attention); default N.
+        q_norm: RMSNorm weight, (N*K,) over all heads together or (K,) per head; any float dtype.
+        k_norm: the same for k, (Nkv*K,) or (K,).
+        norm_eps: added to the mean square.
+        rope_q: rotary table of the q tokens; a table with M*P <= K/2 lanes is shared by all heads,
+            otherwise head h owns lanes [h*K/2, (h+1)*K/2) and the table covers N*K/2 lanes.
+        rope_k: rotary table of the k tokens. None: not rotated (not "as q").
+        rope_layout: ``split`` pairs lane i with i + K/2, ``interleaved`` pairs 2i with 2i + 1.
+        bias: float, broadcastable to (B, N, Tq, Tk), added to the scaled scores.
+        gate_logits: (B, Tq, N); head outputs are multiplied by 2*sigmoid(gate_logits).
+        causal: query i sees keys j <= i + Tk - Tq.
+        scale: of the scores; default K**-0.5.
+
+    Returns:
+        (B, Tq, N*K), dtype of q. Norms, rotation, softmax and sums are float32; one rounding on store.
+
+    Raises:
+        ValueError: for shapes or dtypes that do not fit, naming the argument and what was received.
+
+    Source: the attention of Lightricks/LTX-2 ltx_core/model/transformer/attention.py and rope.py @ v1.2.0.
+    """
+    num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
+    return reference.rope_attention(
+        q,
+        k,
+        v,
+        num_heads=num_heads,
+        num_kv_heads=num_kv_heads,
+        q_norm=q_norm,
+        k_norm=k_norm,
+        norm_eps=norm_eps,
+        rope_q=rope_q,
+        rope_k=rope_k,
+        rope_layout=rope_layout,
+        bias=bias,
+        gate_logits=gate_logits,
+        causal=causal,
+        scale=(q.shape[-1] // num_heads) ** -0.5 if scale is None else scale,
+    )
