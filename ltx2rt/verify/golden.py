@@ -16,25 +16,34 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 
 class GoldenFile:
-    """One golden file. Reading a tensor marks it as covered; what nobody reads is reported as not covered."""
+    """One golden file (safetensors, or JSON without tensors).
+
+    Reading a tensor marks it as covered; what nobody reads is reported as not covered.
+    """
 
     def __init__(self, path: Path, root: Path) -> None:
         self.path = path
         self.root = root
         self.name = path.name
-        self._file = SafetensorsFile(path)
-        self._unread = set(self._file.tensors)
+        self._file = SafetensorsFile(path) if path.suffix == ".safetensors" else None
+        self._unread = set(self._file.tensors) if self._file else set()
 
     def keys(self) -> list[str]:
-        return sorted(self._file.tensors)
+        return sorted(self._file.tensors) if self._file else []
 
     def __contains__(self, key: str) -> bool:
-        return key in self._file.tensors
+        return self._file is not None and key in self._file.tensors
 
     def __getitem__(self, key: str) -> Array:
         """The tensor as numpy; BF16 and F8_E4M3 are widened to float32."""
+        if self._file is None:
+            raise KeyError(key)
         self._unread.discard(key)
         return self._file.numpy(key)
+
+    def json(self) -> Any:
+        """The content of a JSON golden file."""
+        return json.loads(self.path.read_text())
 
     def skip(self, *keys: str) -> None:
         """Mark tensors as covered that are only bookkeeping (not inputs, not outputs)."""
@@ -48,7 +57,7 @@ class GoldenFile:
     def metadata(self) -> dict[str, Any]:
         """The file metadata; values that parse as JSON are parsed."""
         parsed: dict[str, Any] = {}
-        for key, value in self._file.metadata.items():
+        for key, value in (self._file.metadata if self._file else {}).items():
             try:
                 parsed[key] = json.loads(value)
             except ValueError:
