@@ -1,0 +1,63 @@
+"""The command line: verbs, exit codes, and how errors reach the user."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+import ltx2rt
+from ltx2rt.cli import doctor, generate, inspect, verify
+from ltx2rt.errors import Cancelled, Ltx2rtError, UsageError
+
+EXIT_OK = 0
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+
+VERBS = (generate, inspect, verify, doctor)
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse with one-line errors in our form."""
+
+    def error(self, message: str) -> None:  # type: ignore[override]  # never returns, as in the base class
+        self.exit(EXIT_USAGE, f"error: {message}\nhint: {self.prog} --help lists every option\n")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of ``ltx2rt``."""
+    parser = _Parser(prog="ltx2rt", description="Run Lightricks' LTX-2 audio-video models with fused kernels.")
+    parser.add_argument("--version", action="version", version=f"ltx2rt {ltx2rt.__version__}")
+    subparsers = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for verb in VERBS:
+        verb.add_parser(subparsers)
+    return parser
+
+
+def run(argv: Sequence[str]) -> int:
+    """Run one command line and return its exit code; deliberate errors become one message on stderr."""
+    arguments = build_parser().parse_args(argv)
+    try:
+        return int(arguments.run(arguments))
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    except (KeyboardInterrupt, Cancelled):
+        print("interrupted: nothing was written", file=sys.stderr)
+        return EXIT_FAILED
+    except Ltx2rtError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_FAILED
+    except BrokenPipeError:
+        sys.stderr.close()
+        return EXIT_FAILED
+
+
+def main() -> None:
+    """Entry point of ``ltx2rt``."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def generate_main() -> None:
+    """Entry point of ``ltx2rt-generate``, the same as ``ltx2rt generate``."""
+    sys.exit(run(["generate", *sys.argv[1:]]))

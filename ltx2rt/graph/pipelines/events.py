@@ -1,0 +1,108 @@
+"""What a running pipeline tells its observer: for progress, previews, cancelling and checks against saved runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Union
+
+import mlx.core as mx
+import numpy as np
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True)
+class StageStarted:
+    """A stage begins; ``steps`` is the number of `StepDone` events it will send (0: none)."""
+
+    name: str
+    steps: int = 0
+
+
+@dataclass(frozen=True)
+class StageFinished:
+    name: str
+
+
+@dataclass(frozen=True)
+class StepDone:
+    """One sampler step of a denoising stage is complete.
+
+    Attributes:
+        stage: stage name.
+        index: 0-based step.
+        steps: number of steps of the stage.
+        sigma: noise level the step started from.
+        video: video tokens (B, Tv, 128) after the step, or None.
+        audio: audio tokens (B, Ta, 128) after the step, or None.
+    """
+
+    stage: str
+    index: int
+    steps: int
+    sigma: float
+    video: Array | None
+    audio: Array | None
+
+
+@dataclass(frozen=True)
+class Denoised:
+    """Post-processed x0 estimates of one sampler step, in the order of computation."""
+
+    video: Array | None
+    audio: Array | None
+
+
+@dataclass(frozen=True)
+class Noised:
+    """A latent state has been noised: ``state`` is the `LatentState` after it, ``noise`` the drawn Gaussian."""
+
+    modality: str
+    state: Any
+    noise: Array
+    noise_scale: float
+
+
+@dataclass(frozen=True)
+class ImageEncoded:
+    """An image condition became a latent (B, f, h, w, 128)."""
+
+    latent: mx.array
+
+
+@dataclass(frozen=True)
+class LatentUpscaled:
+    """The spatial upscaler ran; both latents are un-normalised, (B, f, h, w, 128)."""
+
+    before: mx.array
+    after: mx.array
+
+
+@dataclass(frozen=True)
+class AudioDecoded:
+    """Audio tokens (B, L, 128) became a log-mel spectrogram (B, T, 64, 2)."""
+
+    tokens: mx.array
+    log_mel: mx.array
+
+
+@dataclass(frozen=True)
+class VideoDecodeStarted:
+    """The final normalised video latent (B, f, h, w, 128) goes to the decoder."""
+
+    latent: mx.array
+
+
+Event = Union[
+    StageStarted,
+    StageFinished,
+    StepDone,
+    Denoised,
+    Noised,
+    ImageEncoded,
+    LatentUpscaled,
+    AudioDecoded,
+    VideoDecodeStarted,
+]
+Observer = Callable[[Event], None]
