@@ -1,0 +1,335 @@
+"""Reading and writing of safetensors files, mapped and fully validated."""
+
+from __future__ import annotations
+
+import json
+import math
+import mmap
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+import numpy as np
+
+from ltx2rt.errors import CheckpointError
+from ltx2rt.weights.float8 import decode_e4m3, decode_e5m2
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+MAX_HEADER_BYTES = 100_000_000
+_MAX_RANK = 32
+_MAX_MLX_DIMENSION = 2**31 - 1
+# Copies larger than this drop their file pages from the process again, so that resident memory counts weights once.
+_RELEASE_BYTES = 1 << 20
+
+
+class _Dtype(NamedTuple):
+    itemsize: int
+    numpy: str  # how the raw items look to numpy; BF16 and 8-bit floats have no numpy type of their own
+
+
+DTYPES: dict[str, _Dtype] = {
+    "F64": _Dtype(8, "<f8"),
+    "F32": _Dtype(4, "<f4"),
+    "F16": _Dtype(2, "<f2"),
+    "BF16": _Dtype(2, "<u2"),
+    "F8_E4M3": _Dtype(1, "u1"),
+    "F8_E5M2": _Dtype(1, "u1"),
+    "I64": _Dtype(8, "<i8"),
+    "I32": _Dtype(4, "<i4"),
+    "I16": _Dtype(2, "<i2"),
+    "I8": _Dtype(1, "i1"),
+    "U64": _Dtype(8, "<u8"),
+    "U32": _Dtype(4, "<u4"),
+    "U16": _Dtype(2, "<u2"),
+    "U8": _Dtype(1, "u1"),
+    "BOOL": _Dtype(1, "?"),
+}
+
+_DTYPE_OF_NUMPY = {
+    "float64": "F64",
+    "float32": "F32",
+    "float16": "F16",
+    "int64": "I64",
+    "int32": "I32",
+    "int16": "I16",
+    "int8": "I8",
+    "uint64": "U64",
+    "uint32": "U32",
+    "uint16": "U16",
+    "uint8": "U8",
+    "bool": "BOOL",
+}
+
+
+class TensorInfo(NamedTuple):
+    """Where one tensor lies in its file.
+
+    ``dtype`` safetensors code (``BF16``); ``shape`` as stored; ``offset`` absolute byte position in the file;
+    ``nbytes`` length in bytes.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int = 0
+    nbytes: int = 0
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+
+class SafetensorsFile:
+    """One safetensors file, mapped read-only. Opening it reads the header and nothing else.
+
+    Attributes:
+        path: the file.
+        tensors: name -> `TensorInfo`, in the order of the header.
+        metadata: the ``__metadata__`` strings.
+
+    Raises:
+        CheckpointError: the file is missing, truncated, not safetensors, or its header contradicts itself.
+
+    Source: the safetensors format description (8-byte little-endian header length, JSON header, data section).
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        try:
+            with self.path.open("rb") as file:
+                length = os.fstat(file.fileno()).st_size
+                header, data_start = _read_header(self.path, file.read(8), length, file)
+                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise CheckpointError(f"{self.path}: cannot open the weight file ({reason}); check the path.") from error
+        self.metadata = _check_metadata(self.path, header.pop("__metadata__", None))
+        self.tensors = _check_tensors(self.path, header, data_start, length)
+
+    def info(self, name: str) -> TensorInfo:
+        """The entry of ``name``; `CheckpointError` when the file has no such tensor."""
+        try:
+            return self.tensors[name]
+        except KeyError:
+            raise CheckpointError(f"{self.path}: no tensor named {name!r} ({len(self.tensors)} tensors in the file).") from None
+
+    def bytes(self, name: str) -> memoryview:
+        """The raw bytes of a tensor: a read-only window of the map, valid until `close`."""
+        info = self.info(name)
+        return memoryview(self._map)[info.offset : info.offset + info.nbytes]
+
+    def raw(self, name: str) -> Array:
+        """The stored items as a read-only numpy view of the map; BF16 appears as uint16, 8-bit floats as uint8.
+
+        The view may be unaligned and keeps the map open.
+        """
+        info = self.info(name)
+        items = np.frombuffer(self._map, dtype=DTYPES[info.dtype].numpy, count=info.size, offset=info.offset)
+        return items.reshape(info.shape)
+
+    def numpy(self, name: str) -> Array:
+        """A copy of the tensor as numpy; BF16, F8_E4M3 and F8_E5M2 are widened to float32."""
+        widened = widen(self.raw(name), self.info(name).dtype)
+        return np.array(widened) if not widened.flags.owndata else widened
+
+    def mlx(self, name: str) -> mx.array:
+        """A copy of the tensor as an MLX array in the dtype of the file.
+
+        F8_E4M3 and F8_E5M2 give their uint8 codes. F64 is narrowed to float32, which is all that GPUs have.
+        """
+        info = self.info(name)
+        array = to_mlx(self.raw(name), info.dtype, f"{self.path}: tensor {name!r}")
+        self.release(name)
+        return array
+
+    def release(self, name: str) -> None:
+        """Tell the system that the pages of a large tensor are no longer needed by this process."""
+        info = self.info(name)
+        if info.nbytes < _RELEASE_BYTES or not hasattr(mmap, "MADV_DONTNEED"):
+            return
+        start = -(-info.offset // mmap.PAGESIZE) * mmap.PAGESIZE
+        end = (info.offset + info.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
+        if end > start:
+            self._map.madvise(mmap.MADV_DONTNEED, start, end - start)
+
+    def close(self) -> None:
+        """Unmap the file. Views taken with `bytes` and `raw` must be gone by then (`BufferError`)."""
+        self._map.close()
+
+
+def widen(raw: Array, dtype: str) -> Array:
+    """float32 values of raw BF16 or 8-bit float items; other dtypes unchanged (still a view)."""
+    if dtype == "BF16":
+        return (raw.astype(np.uint32) << 16).view(np.float32)
+    if dtype == "F8_E4M3":
+        return decode_e4m3(raw)
+    if dtype == "F8_E5M2":
+        return decode_e5m2(raw)
+    return raw
+
+
+def to_mlx(raw: Array, dtype: str, where: str) -> mx.array:
+    """MLX array (a copy) of raw items of safetensors ``dtype``; ``where`` names the tensor in errors."""
+    if any(n > _MAX_MLX_DIMENSION for n in raw.shape):
+        raise CheckpointError(f"{where}: a dimension of {list(raw.shape)} is above {_MAX_MLX_DIMENSION}, which MLX cannot hold.")
+    if dtype == "F64":
+        raw = raw.astype(np.float32)
+    array = mx.array(np.require(raw, requirements=["C", "A"]))
+    return array.view(mx.bfloat16) if dtype == "BF16" else array
+
+
+def _read_header(path: Path, prefix: bytes, length: int, file: Any) -> tuple[dict[str, Any], int]:
+    """The parsed JSON header and the position of the data section."""
+    if len(prefix) < 8:
+        raise CheckpointError(f"{path}: {length} bytes is too short for a safetensors file; download it again.")
+    header_bytes = int.from_bytes(prefix, "little")
+    if header_bytes > MAX_HEADER_BYTES:
+        raise CheckpointError(
+            f"{path}: not a safetensors file, or damaged: the header claims {header_bytes} bytes "
+            f"(at most {MAX_HEADER_BYTES} are allowed)."
+        )
+    if 8 + header_bytes > length:
+        raise CheckpointError(
+            f"{path}: truncated: the header alone needs {8 + header_bytes} bytes, the file has {length}; download it again."
+        )
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        result: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in result:
+                raise CheckpointError(f"{path}: {key!r} occurs twice in the header; the file is damaged.")
+            result[key] = value
+        return result
+
+    try:
+        header = json.loads(file.read(header_bytes).decode("utf-8"), object_pairs_hook=unique)
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: the safetensors header is not valid JSON ({error}); download it again.") from error
+    if not isinstance(header, dict):
+        raise CheckpointError(f"{path}: the safetensors header is a JSON {type(header).__name__}, not an object.")
+    return header, 8 + header_bytes
+
+
+def _check_metadata(path: Path, metadata: Any) -> dict[str, str]:
+    if metadata is None:
+        return {}
+    if not isinstance(metadata, dict):
+        raise CheckpointError(f"{path}: __metadata__ is a JSON {type(metadata).__name__}, not an object.")
+    for key, value in metadata.items():
+        if not isinstance(value, str):
+            raise CheckpointError(f"{path}: __metadata__ entry {key!r} is a {type(value).__name__}, not a string.")
+    return metadata
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+
+
+def _check_tensor(path: Path, name: str, entry: Any, data_start: int) -> TensorInfo:
+    """One header entry as `TensorInfo`, or `CheckpointError` naming the tensor and what is wrong with it."""
+    where = f"{path}: tensor {name!r}"
+    if not isinstance(entry, dict):
+        raise CheckpointError(f"{where}: its header entry is a JSON {type(entry).__name__}, not an object.")
+    dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise CheckpointError(f"{where}: unknown dtype {dtype!r}; known are {', '.join(DTYPES)}.")
+    if not isinstance(shape, list) or not all(_is_size(n) for n in shape):
+        raise CheckpointError(f"{where}: shape must be a list of non-negative integers, got {shape!r}.")
+    if len(shape) > _MAX_RANK:
+        raise CheckpointError(f"{where}: {len(shape)} dimensions; at most {_MAX_RANK} are supported.")
+    if not isinstance(offsets, list) or len(offsets) != 2 or not all(_is_size(n) for n in offsets):
+        raise CheckpointError(f"{where}: data_offsets must be two non-negative integers, got {offsets!r}.")
+    begin, end = offsets
+    itemsize = DTYPES[dtype].itemsize
+    if math.prod(max(n, 1) for n in shape) * itemsize >= 2**63:
+        raise CheckpointError(f"{where}: shape {shape} is too large to address.")
+    needed = math.prod(shape) * itemsize
+    if end - begin != needed:
+        raise CheckpointError(f"{where}: {dtype} {shape} needs {needed} bytes, data_offsets {offsets} give {end - begin}.")
+    return TensorInfo(dtype, tuple(shape), data_start + begin, needed)
+
+
+def _check_tensors(path: Path, header: Mapping[str, Any], data_start: int, length: int) -> dict[str, TensorInfo]:
+    """All entries, checked one by one and against each other: the data section is covered once, without gaps."""
+    tensors = {name: _check_tensor(path, name, entry, data_start) for name, entry in header.items()}
+    end, previous = data_start, "the header"
+    for name, info in sorted(tensors.items(), key=lambda item: (item[1].offset, item[1].nbytes)):
+        if info.offset < end:
+            raise CheckpointError(f"{path}: tensor {name!r} overlaps {previous!r} by {end - info.offset} bytes.")
+        if info.offset > end:
+            raise CheckpointError(f"{path}: {info.offset - end} bytes between {previous!r} and {name!r} belong to no tensor.")
+        end, previous = info.offset + info.nbytes, name
+    if end > length:
+        first_cut = next(name for name, info in tensors.items() if info.offset + info.nbytes > length)
+        raise CheckpointError(
+            f"{path}: truncated: it needs {end} bytes, the file has {length} ({end - length} missing, "
+            f"tensor {first_cut!r} is cut); download it again."
+        )
+    if end < length:
+        raise CheckpointError(f"{path}: {length - end} bytes after the last tensor belong to no tensor; download it again.")
+    return tensors
+
+
+class RawTensor(NamedTuple):
+    """Items for `write_safetensors` whose dtype numpy cannot express, e.g. ``RawTensor("F8_E4M3", codes)``."""
+
+    dtype: str
+    items: Array
+
+
+def _raw_of(name: str, value: mx.array | Array | RawTensor) -> RawTensor:
+    if isinstance(value, RawTensor):
+        if value.dtype not in DTYPES or value.items.dtype.itemsize != DTYPES[value.dtype].itemsize:
+            raise ValueError(f"tensor {name!r}: dtype {value.dtype} does not go with items of {value.items.dtype}.")
+        return value
+    if isinstance(value, mx.array):
+        if value.dtype == mx.bfloat16:
+            return RawTensor("BF16", np.array(value.view(mx.uint16)))
+        value = np.array(value)
+    if value.dtype.name not in _DTYPE_OF_NUMPY:
+        raise ValueError(f"tensor {name!r}: safetensors has no dtype for numpy {value.dtype}.")
+    return RawTensor(_DTYPE_OF_NUMPY[value.dtype.name], value)
+
+
+def write_safetensors(
+    path: str | os.PathLike[str],
+    tensors: Mapping[str, mx.array | Array | RawTensor],
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write ``tensors`` to ``path``; the file appears complete or not at all.
+
+    Args:
+        path: target; replaced if it exists.
+        tensors: name -> MLX array (bfloat16 included), numpy array, or `RawTensor` for 8-bit floats.
+        metadata: string pairs for ``__metadata__``.
+
+    Raises:
+        ValueError: a dtype that safetensors does not have.
+        OSError: the folder cannot be written or the disk is full.
+    """
+    raws = {name: _raw_of(name, value) for name, value in tensors.items()}
+    # Widest items first keeps every tensor aligned to its own item size.
+    order = sorted(raws, key=lambda name: -DTYPES[raws[name].dtype].itemsize)
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    position = 0
+    for name in order:
+        dtype, items = raws[name]
+        header[name] = {"dtype": dtype, "shape": list(items.shape), "data_offsets": [position, position + items.nbytes]}
+        position += items.nbytes
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with temporary.open("wb") as file:
+            file.write(len(text).to_bytes(8, "little"))
+            file.write(text)
+            for name in order:
+                items = raws[name].items
+                file.write(np.ascontiguousarray(items, dtype=items.dtype.newbyteorder("<")).tobytes())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
