@@ -1,0 +1,90 @@
+"""Files that appear under their name only when they are complete."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from io import BufferedWriter, FileIO
+from pathlib import Path
+from types import TracebackType
+
+from ltx2rt.errors import MediaError
+
+
+class OutputFile:
+    """A binary file written beside its target as ``.NAME.part`` and renamed on `commit`.
+
+    Leaving the ``with`` block by an exception (Ctrl-C included) removes what was written. The temporary name is fixed,
+    so that what a killed run left behind is replaced by the next one.
+
+    Raises:
+        MediaError: the folder is missing, is no folder or refuses new files; the target is a folder; the disk is full.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.temporary = self.path.with_name(f".{self.path.name}.part")
+        folder = self.path.parent
+        if not folder.is_dir():
+            problem = "is not a folder" if folder.exists() else "does not exist"
+            raise MediaError(
+                f"cannot write {self.path}: {folder} {problem}; create the folder or choose another output."
+            )
+        if self.path.is_dir():
+            raise MediaError(f"cannot write {self.path}: it is a folder; give a file name.")
+        try:
+            self.file = BufferedWriter(FileIO(self.temporary, "w"))
+        except OSError as error:
+            raise self.failure(error) from error
+
+    def failure(self, error: OSError) -> MediaError:
+        """The error to raise for an OSError met while writing."""
+        return MediaError(
+            f"cannot write {self.path}: {error.strerror or error}; "
+            "check free space and permissions of the folder or choose another output."
+        )
+
+    def commit(self) -> None:
+        """Flush to the disk, close and rename; on failure nothing is left.
+
+        Raises:
+            MediaError: the last bytes could not be written or the file could not be renamed.
+        """
+        try:
+            self.file.flush()
+            os.fsync(self.file.fileno())
+            self.file.close()
+            os.replace(self.temporary, self.path)
+        except OSError as error:
+            self.discard()
+            raise self.failure(error) from error
+
+    def discard(self) -> None:
+        """Remove what was written; harmless after `commit` and when repeated."""
+        if self.file.closed and not self.temporary.exists():
+            return
+        with contextlib.suppress(OSError):  # On a full disk the last flush fails once more; the file is closed anyway.
+            self.file.close()
+        self.temporary.unlink(missing_ok=True)
+
+    def __enter__(self) -> OutputFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.commit()
+            return
+        self.discard()
+        if isinstance(error, OSError):
+            raise self.failure(error) from error
+
+
+def require_writable(path: str | os.PathLike[str]) -> None:
+    """Find out now, not after minutes of computing, that ``path`` cannot be written.
+
+    Raises:
+        MediaError: as `OutputFile`.
+    """
+    OutputFile(path).discard()

@@ -1,0 +1,57 @@
+"""Waveforms as 16-bit samples, and .wav files made of them."""
+
+from __future__ import annotations
+
+import os
+import wave
+from typing import Any
+
+import numpy as np
+
+from ltx2rt.errors import UsageError
+from ltx2rt.media.output_file import OutputFile
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+def to_int16(waveform: Array) -> Array:
+    """Samples clipped to [-1, 1], times 32767, truncated toward zero.
+
+    Args:
+        waveform: (S, C) float.
+
+    Returns:
+        (S, C) int16.
+
+    Raises:
+        UsageError: not two-dimensional, not float, or not finite.
+
+    Source: Lightricks/LTX-2 ltx_pipelines/utils/media_io @ v1.2.0.
+    """
+    if waveform.ndim != 2 or waveform.dtype.kind != "f":
+        raise UsageError(
+            f"waveform must be float (S, C), got {waveform.dtype} {waveform.shape}; transpose or convert it."
+        )
+    if not np.isfinite(waveform).all():
+        raise UsageError("waveform holds values that are not finite; the model that made it overflowed, try float32.")
+    return (np.clip(waveform, -1.0, 1.0) * np.float32(32767.0)).astype(np.int16)
+
+
+def write_wav(path: str | os.PathLike[str], waveform: Array, sample_rate: int) -> None:
+    """Write a 16-bit PCM .wav file.
+
+    Args:
+        path: the file; it appears only when complete.
+        waveform: (S, C) float in [-1, 1].
+        sample_rate: Hz.
+
+    Raises:
+        UsageError: for a waveform that `to_int16` refuses.
+        MediaError: the file cannot be written.
+    """
+    samples = to_int16(waveform).astype("<i2")
+    with OutputFile(path) as output, wave.open(output.file, "wb") as container:
+        container.setnchannels(samples.shape[1])
+        container.setsampwidth(2)
+        container.setframerate(sample_rate)
+        container.writeframes(samples.tobytes())

@@ -1,0 +1,233 @@
+"""Streams frames and stereo sound into an H.264/AAC file that appears only when it is complete."""
+
+from __future__ import annotations
+
+import os
+from fractions import Fraction
+from types import TracebackType
+from typing import Any
+
+import av
+import av.error
+import numpy as np
+from av.audio.stream import AudioStream
+from av.video.stream import VideoStream
+
+from ltx2rt.errors import MediaError, UsageError
+from ltx2rt.media.output_file import OutputFile
+from ltx2rt.media.pcm import to_int16
+from ltx2rt.media.yuv import unit_float, yuv420_bt709
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov"}
+BT709 = 1  # The code of BT.709 in the colour tags of H.264 (primaries, transfer, matrix).
+LIMITED_RANGE = 1
+ENCODER_THREADS = 4  # x264's bits depend on the number of threads, so it does not follow the machine.
+AAC_FRAME = 1024
+AAC_BITS_PER_SECOND = 192_000
+
+
+def exact_frame_rate(frame_rate: Fraction | float) -> Fraction:
+    """The rational rate meant by ``frame_rate``: 23.976 is 24000/1001, 29.97 is 30000/1001, 12.5 is 25/2.
+
+    Raises:
+        UsageError: not positive, or not finite.
+    """
+    if not 0 < frame_rate < float("inf"):
+        raise UsageError(f"frame rate must be positive, got {frame_rate}; use for example 24.")
+    if isinstance(frame_rate, Fraction):
+        return frame_rate
+    if frame_rate == round(frame_rate):
+        return Fraction(round(frame_rate))
+    # Broadcast rates are usually written with two or three decimals; whole rates lie 1e-3 away.
+    broadcast = Fraction(round(frame_rate * 1.001) * 1000, 1001)
+    if broadcast and abs(frame_rate / broadcast - 1) < 2e-4:
+        return broadcast
+    return Fraction(frame_rate).limit_denominator(1000)
+
+
+class VideoWriter:
+    """One clip: 8-bit 4:2:0 H.264 in BT.709 limited range and, if asked for, AAC stereo.
+
+    Frames are encoded as they arrive. Use it as a context manager: a clean exit completes the file, any exception
+    (Ctrl-C included) removes what was written.
+
+    Args:
+        path: ends in .mp4, .m4v or .mov; its folder must exist.
+        width, height: pixels, even.
+        frame_rate: frames/s, see `exact_frame_rate`.
+        crf: x264 quality, 0 (lossless) to 51.
+        preset: x264 speed.
+        sample_rate: Hz of the sound; None makes a silent file without an audio track.
+
+    Raises:
+        UsageError: for arguments that cannot work.
+        MediaError: the file cannot be written, or PyAV lacks the encoders.
+
+    Source: Lightricks/LTX-2 ltx_pipelines/utils/media_io @ v1.2.0, except that the frame rate stays exact.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        width: int,
+        height: int,
+        frame_rate: Fraction | float,
+        *,
+        crf: int = 19,
+        preset: str = "veryfast",
+        sample_rate: int | None = None,
+    ) -> None:
+        if width <= 0 or height <= 0 or width % 2 or height % 2:
+            raise UsageError(f"video size must be even and positive, got {width}x{height}; use multiples of 32.")
+        if not 0 <= crf <= 51:
+            raise UsageError(f"crf must be 0 to 51, got {crf}; 19 is the default, smaller is better quality.")
+        suffix = os.path.splitext(os.fspath(path))[1].lower()
+        if suffix not in CONTAINERS:
+            raise UsageError(f"video output must end in {', '.join(CONTAINERS)}, got {os.fspath(path)!r}; use .mp4.")
+        self.width, self.height = width, height
+        self.frame_rate = exact_frame_rate(frame_rate)
+        self.frames_written = 0
+        self.samples_written = 0
+        self._output = OutputFile(path)
+        try:
+            self._container = av.open(self._output.file, "w", format=CONTAINERS[suffix])
+            self._video = self._add_video(crf, preset)
+            self._audio = None if sample_rate is None else self._add_audio(sample_rate)
+        except (av.error.FFmpegError, ValueError) as error:
+            self._output.discard()
+            raise MediaError(
+                f"cannot set up the encoder for {self._output.path}: {error}; "
+                "reinstall the package 'av' with libx264 and aac, or check preset and sample rate."
+            ) from error
+        except BaseException:
+            self._output.discard()
+            raise
+
+    def write(self, frames: Array) -> None:
+        """Encode the next frames.
+
+        Args:
+            frames: (F, H, W, 3) RGB, uint8, or float in [0, 1].
+
+        Raises:
+            UsageError: for another shape or dtype, or values that are not numbers.
+            MediaError: encoding failed or the disk is full.
+        """
+        if frames.ndim != 4 or frames.shape[1:] != (self.height, self.width, 3):
+            raise UsageError(
+                f"frames must be (F, {self.height}, {self.width}, 3), got {frames.shape}; resize them first."
+            )
+        for frame in frames:
+            rgb = unit_float(frame)
+            if np.isnan(rgb.min()):
+                raise UsageError(
+                    f"frame {self.frames_written} holds values that are not numbers; "
+                    "the model that made it overflowed, try float32."
+                )
+            picture = av.VideoFrame(self.width, self.height, "yuv420p")
+            for plane, values in zip(picture.planes, yuv420_bt709(rgb)):
+                rows = np.zeros((plane.height, plane.line_size), np.uint8)
+                rows[:, : plane.width] = values
+                plane.update(rows.tobytes())
+            picture.pts = self.frames_written
+            picture.time_base = 1 / self.frame_rate
+            picture.colorspace, picture.color_range = BT709, LIMITED_RANGE
+            self._mux(self._video, picture)
+            self.frames_written += 1
+
+    def write_audio(self, waveform: Array) -> None:
+        """Encode the whole sound track; call it once, before or after the frames.
+
+        Args:
+            waveform: (S, 2) float in [-1, 1] at ``sample_rate``; it is quantised to 16 bits first.
+
+        Raises:
+            UsageError: the writer was made without ``sample_rate``, the track was already written, or the waveform is
+                not stereo, is empty or is not finite.
+            MediaError: encoding failed or the disk is full.
+        """
+        if self._audio is None:
+            raise UsageError("this clip has no audio track; give VideoWriter a sample_rate.")
+        if self.samples_written:
+            raise UsageError(f"the audio track was already written ({self.samples_written} samples); write it once.")
+        if waveform.ndim != 2 or waveform.shape[1] != 2 or waveform.shape[0] == 0:
+            raise UsageError(
+                f"waveform must be (S, 2) with S > 0, got {waveform.shape}; AAC stereo needs two channels."
+            )
+        # Dividing by 32768 undoes the scaling that decoders use for 16-bit samples.
+        planes = np.ascontiguousarray(to_int16(waveform).T.astype(np.float32) / np.float32(32768.0))
+        for start in range(0, planes.shape[1], AAC_FRAME):
+            block = np.ascontiguousarray(planes[:, start : start + AAC_FRAME])
+            sound = av.AudioFrame.from_ndarray(block, format="fltp", layout="stereo")
+            sound.sample_rate = self._audio.codec_context.sample_rate
+            sound.pts = start
+            sound.time_base = Fraction(1, sound.sample_rate)
+            self._mux(self._audio, sound)
+        self.samples_written = planes.shape[1]
+
+    def close(self) -> None:
+        """Complete the file and give it its name.
+
+        Raises:
+            MediaError: nothing was written, encoding failed or the disk is full; nothing is left then.
+        """
+        try:
+            if self.frames_written == 0:
+                raise MediaError(f"cannot write {self._output.path}: no frame was produced; check the request.")
+            for stream in (self._video, self._audio):
+                if stream is not None:
+                    self._mux(stream, None)
+            self._guarded(self._container.close)
+        except BaseException:
+            self.abort()
+            raise
+        self._output.commit()
+
+    def abort(self) -> None:
+        """Drop the clip: nothing is left on the disk."""
+        self._output.discard()
+
+    def __enter__(self) -> VideoWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.abort()
+
+    def _add_video(self, crf: int, preset: str) -> VideoStream:
+        stream = self._container.add_stream("libx264", rate=self.frame_rate)
+        stream.width, stream.height = self.width, self.height
+        stream.pix_fmt = "yuv420p"
+        stream.time_base = 1 / self.frame_rate
+        context = stream.codec_context
+        context.options = {"crf": str(crf), "preset": preset}
+        context.thread_count = ENCODER_THREADS
+        context.color_primaries = context.color_trc = context.colorspace = BT709
+        context.color_range = LIMITED_RANGE
+        context.open()
+        return stream
+
+    def _add_audio(self, sample_rate: int) -> AudioStream:
+        stream = self._container.add_stream("aac", rate=sample_rate, layout="stereo")
+        stream.bit_rate = AAC_BITS_PER_SECOND
+        stream.codec_context.open()
+        return stream
+
+    def _mux(self, stream: VideoStream | AudioStream, frame: Any) -> None:
+        self._guarded(lambda: self._container.mux(stream.encode(frame)))
+
+    def _guarded(self, action: Any) -> None:
+        try:
+            action()
+        except OSError as error:
+            self._output.discard()
+            raise self._output.failure(error) from error
+        except av.error.FFmpegError as error:
+            self._output.discard()
+            raise MediaError(f"cannot encode {self._output.path}: {error}; try another size, rate or crf.") from error
