@@ -1,0 +1,54 @@
+"""Default settings by model generation and pipeline, as the official v1.2.0 command line has them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ltx2rt.graph.diffusion.guidance import GuiderParams
+
+
+@dataclass(frozen=True)
+class GenerationDefaults:
+    """What a user who names nothing gets.
+
+    Attributes:
+        seed: of the noise generator.
+        height, width: final size in pixels of one-stage pipelines; two-stage pipelines use twice that.
+        num_frames, frame_rate: clip length and frames per second.
+        num_inference_steps: of guided pipelines.
+        video_guider, audio_guider: guidance strengths of guided pipelines.
+        image_crf: H.264 quality of the round trip that image conditions go through; 0 = none.
+    """
+
+    seed: int
+    height: int
+    width: int
+    num_frames: int
+    frame_rate: float
+    num_inference_steps: int
+    video_guider: GuiderParams
+    audio_guider: GuiderParams
+    image_crf: int
+
+
+def defaults_for(model_version: tuple[int, ...]) -> GenerationDefaults:
+    """Defaults of a model version; an empty version means LTX-2 (19B).
+
+    Source: Lightricks/LTX-2 ltx_pipelines/utils/constants.py @ v1.2.0.
+    """
+    stg_block = 28 if model_version >= (2, 3) else 29
+    return GenerationDefaults(
+        seed=10,
+        height=512,
+        width=768,
+        num_frames=121,
+        frame_rate=24.0,
+        num_inference_steps=30 if model_version >= (2, 3) else 40,
+        video_guider=GuiderParams(
+            cfg_scale=3.0, stg_scale=1.0, rescale_scale=0.7, modality_scale=3.0, skip_step=0, stg_blocks=(stg_block,)
+        ),
+        audio_guider=GuiderParams(
+            cfg_scale=7.0, stg_scale=1.0, rescale_scale=0.7, modality_scale=3.0, skip_step=0, stg_blocks=(stg_block,)
+        ),
+        image_crf=18 if model_version >= (2, 4) else 33,
+    )

@@ -1,0 +1,75 @@
+"""Imports point down only: the table below is the truth about which layer may use which."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2] / "ltx2rt"
+
+MODELS = {"kernels", "types", "errors"}
+PIPELINES = {"graph.models", "graph.diffusion", "weights", "memory", "types", "errors"} | MODELS
+API = {"graph.pipelines", "media"} | PIPELINES
+BELOW = {
+    "kernels": {"_ext", "types"},
+    "media": {"types", "errors"},
+    "weights": {"types", "errors"},
+    "memory": {"types", "errors"},
+    "graph.models": MODELS,
+    "graph.diffusion": {"types", "errors"},
+    "graph.pipelines": PIPELINES,
+    "api": API | {"embedded", "inspection"},
+    "inspection": API,
+    "embedded": set(),
+    "verify": API,
+    "cli": API | {"api", "verify", "inspection", "embedded", "__version__"},
+    "types": set(),
+    "errors": set(),
+}
+
+
+def modules(layer: str) -> list[Path]:
+    path = ROOT / layer.replace(".", "/")
+    return sorted(path.rglob("*.py")) if path.is_dir() else [path.with_suffix(".py")]
+
+
+def our_imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path.name} uses a relative import"
+            names = [f"ltx2rt.{a.name}" for a in node.names] if node.module == "ltx2rt" else [node.module or ""]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        else:
+            continue
+        yield from (name.removeprefix("ltx2rt.") for name in names if name.startswith("ltx2rt."))
+
+
+@pytest.mark.parametrize("layer", sorted(BELOW))
+def test_layer_imports_only_what_lies_below(layer: str) -> None:
+    allowed = BELOW[layer] | {layer}
+    paths = modules(layer)
+    assert paths
+    for path in paths:
+        for name in our_imports(path):
+            assert any(name == a or name.startswith(a + ".") for a in allowed), f"{path.name} imports ltx2rt.{name}"
+
+
+def test_every_module_belongs_to_a_layer() -> None:
+    covered = {path for layer in BELOW for path in modules(layer)}
+    free = {ROOT / "__init__.py", ROOT / "graph/__init__.py"}
+    assert set(ROOT.rglob("*.py")) - covered - free == set()
+
+
+def test_names_that_hide_things_are_absent() -> None:
+    hidden = {"utils.py", "helpers.py", "common.py", "misc.py"}
+    assert [path for path in ROOT.rglob("*.py") if path.name in hidden] == []
+
+
+def test_diffusion_and_media_do_without_mlx() -> None:
+    for layer in ("graph.diffusion", "media"):
+        for path in modules(layer):
+            assert "mlx" not in path.read_text(), f"{path} mentions mlx"
