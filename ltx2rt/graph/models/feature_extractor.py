@@ -1,0 +1,190 @@
+"""Turns the text encoder's hidden states into the features that the connectors read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+
+from ltx2rt.errors import CheckpointError
+from ltx2rt.graph.models.connector import ConnectorConfig
+from ltx2rt.graph.models.params import Params
+from ltx2rt.kernels import quantized_linear
+from ltx2rt.types import LinearWeight, ParamSpec
+
+# Gemma 3 12B and Gemma 4 12B, the encoders of every published checkpoint.
+ENCODER_WIDTH = 3840
+ENCODER_STATES = 49
+
+# The four settings that decide how states are normalised, and their only value set with a second meaning.
+_PER_TOKEN_RMS = {
+    "caption_proj_before_connector": True,
+    "caption_projection_first_linear": False,
+    "caption_proj_input_norm": False,
+    "caption_projection_second_linear": False,
+}
+_EPS = 1e-6
+# States projected in one product. The aggregate weight keeps the states' columns side by side, so a slab of several
+# states reads its cache lines once instead of once per state; 7 divides the 49 states of the published encoders.
+_STATES_PER_SLAB = 7
+
+
+@dataclass(frozen=True)
+class FeatureExtractorConfig:
+    """What is projected to what, and how it is normalised first.
+
+    Attributes:
+        per_token: False (V1): each state is centred and divided by its range over all tokens and channels.
+            True (V2): each token of each state is divided by its root mean square.
+        encoder_width: D, channels of a hidden state.
+        encoder_states: L, number of hidden states.
+        video_width: channels of the video features.
+        audio_width: channels of the audio features; with V1 both connectors read the same features.
+    """
+
+    per_token: bool
+    encoder_width: int
+    encoder_states: int
+    video_width: int
+    audio_width: int
+
+    @classmethod
+    def from_dict(
+        cls,
+        transformer: Mapping[str, Any],
+        *,
+        encoder_width: int = ENCODER_WIDTH,
+        encoder_states: int = ENCODER_STATES,
+    ) -> FeatureExtractorConfig:
+        """The extractor that belongs to the ``transformer`` section of the official config.
+
+        Raises:
+            CheckpointError: if the settings that select the normalisation are neither all absent nor the known set,
+                or if V1 has connectors of different widths.
+
+        Source: the text-encoder configurator of Lightricks/LTX-2 ltx_core/text_encoders/gemma @ v1.2.0.
+        """
+        present = {key: transformer[key] for key in _PER_TOKEN_RMS if key in transformer}
+        if present and present != _PER_TOKEN_RMS:
+            raise CheckpointError(
+                f"Unknown text projection: the transformer config has {present}, but only {_PER_TOKEN_RMS} "
+                "or none of these keys is known; the checkpoint needs a newer ltx2rt."
+            )
+        video = ConnectorConfig.from_dict(transformer, "video").width
+        audio = ConnectorConfig.from_dict(transformer, "audio").width
+        if not present and video != audio:
+            raise CheckpointError(
+                f"The video and audio connectors share one text projection but are {video} and {audio} wide; "
+                "the config of this checkpoint is inconsistent."
+            )
+        return cls(bool(present), encoder_width, encoder_states, video, audio)
+
+    @property
+    def projections(self) -> tuple[tuple[str, int], ...]:
+        """(official module name, output width) of each aggregate projection."""
+        if self.per_token:
+            return (("video_aggregate_embed", self.video_width), ("audio_aggregate_embed", self.audio_width))
+        return (("aggregate_embed", self.video_width),)
+
+
+def param_specs(config: FeatureExtractorConfig) -> list[ParamSpec]:
+    """The aggregate projections, kept as stored: column d*L + l belongs to channel d of state l."""
+    columns = config.encoder_width * config.encoder_states
+    specs = []
+    for name, width in config.projections:
+        specs.append(ParamSpec(f"{name}.weight", (width, columns)))
+        if config.per_token:
+            specs.append(ParamSpec(f"{name}.bias", (width,)))
+    return specs
+
+
+class TextFeatures(NamedTuple):
+    """What the connectors read: video (1, n, Wv) and audio (1, n, Wa); with V1 the two are one array."""
+
+    video: mx.array
+    audio: mx.array
+
+
+class FeatureExtractor:
+    """Normalises each hidden state and accumulates its share of the aggregate projections.
+
+    The (n, D*L) concatenation that the projections are defined on never exists: states are taken a few at a time
+    and dropped. Statistics and sums are float32.
+
+    Args:
+        config: sizes and normalisation.
+        params: arrays named as in `param_specs`.
+        dtype: of the features.
+    """
+
+    def __init__(self, config: FeatureExtractorConfig, params: Params, dtype: mx.Dtype = mx.bfloat16) -> None:
+        self.config = config
+        self._params = params
+        self._dtype = dtype
+
+    def __call__(self, states: Iterable[mx.array]) -> TextFeatures:
+        """Features of one prompt.
+
+        Args:
+            states: L arrays (1, n, D), real tokens only, consumed one by one.
+
+        Returns:
+            Features in the dtype of the extractor, evaluated.
+
+        Raises:
+            ValueError: if the number of states or their width differs from the config.
+
+        Source: the feature extractors of Lightricks/LTX-2 ltx_core/text_encoders/gemma @ v1.2.0.
+        """
+        config = self.config
+        sums: dict[str, mx.array | None] = {name: None for name, _ in config.projections}
+        slab: list[mx.array] = []
+        taken = 0
+        for state in states:
+            if taken == config.encoder_states:
+                raise ValueError(f"The text projection is made for {taken} hidden states, got more.")
+            if state.ndim != 3 or state.shape[-1] != config.encoder_width:
+                raise ValueError(f"states must be (1, n, {config.encoder_width}), got {state.shape}.")
+            slab.append(normalise(state, per_token=config.per_token))
+            taken += 1
+            # A full slab, or what is left after the last state.
+            if len(slab) == _STATES_PER_SLAB or taken == config.encoder_states:
+                self._accumulate(sums, slab, first=taken - len(slab))
+                slab = []
+            else:
+                mx.eval(slab[-1])
+        if taken != config.encoder_states:
+            raise ValueError(f"The text projection is made for {config.encoder_states} hidden states, got {taken}.")
+        features = [self._finish(name, total) for name, total in sums.items() if total is not None]
+        mx.eval(features)
+        return TextFeatures(features[0], features[-1])
+
+    def _accumulate(self, sums: dict[str, mx.array | None], slab: list[mx.array], first: int) -> None:
+        """Adds the product of the states ``first`` .. with their columns to every sum."""
+        config = self.config
+        count = len(slab)
+        rows = mx.stack(slab, axis=-1).reshape(*slab[0].shape[:2], config.encoder_width * count)
+        for name, width in config.projections:
+            by_state = self._params[f"{name}.weight"].reshape(width, config.encoder_width, config.encoder_states)
+            columns = by_state[..., first : first + count].reshape(width, config.encoder_width * count)
+            sums[name] = quantized_linear(rows, LinearWeight("dense", columns), residual=sums[name])
+            mx.eval(sums[name])
+
+    def _finish(self, name: str, total: mx.array) -> mx.array:
+        if not self.config.per_token:
+            return total.astype(self._dtype)
+        # The factor belongs to the states; the product is linear in them, so it is applied to the sum once.
+        factor = math.sqrt(total.shape[-1] / self.config.encoder_width)
+        return (total * factor + self._params[f"{name}.bias"].astype(mx.float32)).astype(self._dtype)
+
+
+def normalise(state: mx.array, *, per_token: bool) -> mx.array:
+    """One hidden state (1, n, D), normalised, float32; see `FeatureExtractorConfig.per_token`."""
+    x = state.astype(mx.float32)
+    if per_token:
+        return x * mx.rsqrt(mx.mean(mx.square(x), axis=-1, keepdims=True) + _EPS)
+    mean = mx.sum(x) / (x.size + _EPS)
+    return 8.0 * (x - mean) / (mx.max(x) - mx.min(x) + _EPS)
