@@ -1,0 +1,72 @@
+"""The opened weight files of a run; opening reads headers only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ltx2rt.errors import CheckpointError, UsageError
+from ltx2rt.weights.checkpoint import Checkpoint
+from ltx2rt.weights.lora import Lora
+from ltx2rt.weights.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """Everything a pipeline may read weights from.
+
+    Attributes:
+        checkpoint: the single file with transformer, connectors, VAEs and vocoder.
+        text_encoder: the Gemma folder; None when text contexts are given.
+        tokenizer: of the text encoder.
+        spatial_upscaler: needed by two-stage pipelines.
+        loras: LoRA files with their strengths, fused in this order.
+    """
+
+    checkpoint: Checkpoint
+    text_encoder: Checkpoint | None = None
+    tokenizer: Tokenizer | None = None
+    spatial_upscaler: Checkpoint | None = None
+    loras: tuple[tuple[Lora, float], ...] = ()
+
+    @classmethod
+    def open(
+        cls,
+        checkpoint: Path,
+        text_encoder: Path | None = None,
+        spatial_upscaler: Path | None = None,
+        loras: tuple[tuple[Path, float], ...] = (),
+    ) -> ModelFiles:
+        """Open the files and check that each is of the kind its place asks for.
+
+        Raises:
+            CheckpointError: a file is missing, damaged or of the wrong kind.
+            UsageError: a LoRA strength is not finite.
+        """
+        model = Checkpoint.open(checkpoint)
+        _require(model, "transformer", "a model checkpoint")
+        for path, strength in loras:
+            if not abs(strength) < float("inf"):
+                raise UsageError(f"the strength of LoRA {path} must be a finite number, got {strength}.")
+        gemma = upscaler = None
+        if text_encoder is not None:
+            gemma = Checkpoint.open(text_encoder)
+            _require(gemma, "text_encoder", "a Gemma text encoder")
+        if spatial_upscaler is not None:
+            upscaler = Checkpoint.open(spatial_upscaler)
+            _require(upscaler, "upscaler", "a latent upscaler")
+        return cls(
+            checkpoint=model,
+            text_encoder=gemma,
+            tokenizer=None if text_encoder is None else Tokenizer.from_folder(text_encoder),
+            spatial_upscaler=upscaler,
+            loras=tuple((Lora.open(path), strength) for path, strength in loras),
+        )
+
+
+def _require(checkpoint: Checkpoint, component: str, kind: str) -> None:
+    if component not in checkpoint.components:
+        raise CheckpointError(
+            f"{checkpoint.path}: not {kind}: it holds {', '.join(sorted(checkpoint.components)) or 'nothing known'}; "
+            "see what it is with: ltx2rt inspect FILE"
+        )
