@@ -127,7 +127,7 @@ class VideoWriter:
                     "the model that made it overflowed, try float32."
                 )
             picture = av.VideoFrame(self.width, self.height, "yuv420p")
-            for plane, values in zip(picture.planes, yuv420_bt709(rgb)):
+            for plane, values in zip(picture.planes, yuv420_bt709(rgb), strict=True):
                 rows = np.zeros((plane.height, plane.line_size), np.uint8)
                 rows[:, : plane.width] = values
                 plane.update(rows.tobytes())

@@ -1,0 +1,134 @@
+"""Photographs as conditioning frames: decode, orient, convert to sRGB, compress as video would, fit."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import warnings
+from typing import Any
+
+import av
+import av.error
+import numpy as np
+from av.video.stream import VideoStream
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+
+from ltx2rt.errors import MediaError, UsageError
+from ltx2rt.media.resize import resize_to_cover
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+log = logging.getLogger(__name__)
+
+
+def load_conditioning_image(path: str | os.PathLike[str], height: int, width: int, *, crf: int) -> Array:
+    """A photograph as the model wants a frame.
+
+    Args:
+        path: PNG, JPEG or another format Pillow reads.
+        height, width: pixels of the frame; the image is scaled to cover it and cut at the centre.
+        crf: strength of the H.264 round trip, see `compress_as_video`; 0 skips it.
+
+    Returns:
+        (height, width, 3) float32 in [-1, 1].
+
+    Raises:
+        UsageError: crf outside 0..51, or an empty size.
+        MediaError: the file is missing, is no image, is damaged or is too large.
+
+    Source: Lightricks/LTX-2 ltx_pipelines/utils/media_io/decode.py @ v1.2.0 (load_image_and_preprocess).
+    """
+    frame = resize_to_cover(compress_as_video(read_image(path), crf), height, width)
+    scaled: Array = frame / np.float32(127.5) - np.float32(1.0)
+    return scaled
+
+
+def read_image(path: str | os.PathLike[str]) -> Array:
+    """The pixels of an image file, upright and in sRGB; transparency is dropped.
+
+    Returns:
+        (H, W, 3) uint8.
+
+    Raises:
+        MediaError: the file is missing, is no image, is damaged or is too large.
+    """
+    name = os.fspath(path)
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns above 89 megapixels and refuses above 179; only the refusal matters here.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path) as stored:
+                stored.load()
+                upright = ImageOps.exif_transpose(stored)
+                return np.array(_to_srgb(upright, stored.info.get("icc_profile"), name), dtype=np.uint8)
+    except FileNotFoundError as error:
+        raise MediaError(f"image {name} does not exist; check the path.") from error
+    except UnidentifiedImageError as error:
+        raise MediaError(f"{name} is not an image that can be read; use PNG or JPEG.") from error
+    except Image.DecompressionBombError as error:
+        raise MediaError(f"image {name} is too large: {error}; scale it down first.") from error
+    except (OSError, SyntaxError, ValueError, EOFError) as error:  # What Pillow's decoders raise for damaged data.
+        raise MediaError(f"image {name} cannot be read: {error}; the file may be damaged, save it again.") from error
+
+
+def _to_srgb(image: Image.Image, profile: bytes | None, name: str) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode == "RGBA":
+        image = image.convert("RGB")
+    elif image.mode == "LA":
+        image = image.convert("L")
+    if profile:
+        try:
+            converted = ImageCms.profileToProfile(
+                image,
+                ImageCms.ImageCmsProfile(io.BytesIO(profile)),
+                ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")),
+                outputMode="RGB",
+            )
+            if converted is not None:
+                return converted
+        except (ImageCms.PyCMSError, OSError, ValueError) as error:
+            log.warning("colour profile of %s ignored: %s", name, error)
+    return image.convert("RGB")
+
+
+def compress_as_video(image: Array, crf: int) -> Array:
+    """What is left of an image after one H.264 frame: the models saw compressed frames in training.
+
+    Args:
+        image: (H, W, 3) uint8 sRGB.
+        crf: x264 quality 1 to 51; 0 returns the image as it is. Images with a side below 2 are returned too.
+
+    Returns:
+        uint8, cut to even sides when compressed.
+
+    Raises:
+        UsageError: crf outside 0..51.
+        MediaError: PyAV lacks libx264 or refuses the frame.
+
+    Source: Lightricks/LTX-2 ltx_pipelines/utils/media_io/decode.py @ v1.2.0 (preprocess).
+    """
+    if not 0 <= crf <= 51:
+        raise UsageError(f"image crf must be 0 to 51, got {crf}; 0 keeps the image as it is.")
+    height, width = image.shape[0] // 2 * 2, image.shape[1] // 2 * 2
+    if crf == 0 or height == 0 or width == 0:
+        return image
+    buffer = io.BytesIO()
+    try:
+        with av.open(buffer, "w", format="mp4") as container:
+            stream: VideoStream = container.add_stream("libx264", rate=1)
+            stream.codec_context.options = {"crf": str(crf), "preset": "veryfast"}
+            stream.codec_context.thread_count = 1
+            stream.height, stream.width = height, width
+            stream.pix_fmt = "yuv420p"
+            pixels = np.ascontiguousarray(image[:height, :width])
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(format="yuv420p")))
+            container.mux(stream.encode(None))
+        buffer.seek(0)
+        with av.open(buffer) as container:
+            decoded: Array = next(container.decode(video=0)).to_ndarray(format="rgb24")
+            return decoded
+    except av.error.FFmpegError as error:
+        raise MediaError(f"cannot compress a {width}x{height} image with libx264: {error}; use crf 0.") from error
