@@ -1,0 +1,339 @@
+"""A checkpoint: the components, configuration and tensors of one weight file or folder."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple, Union
+
+import mlx.core as mx
+
+from ltx2rt.errors import CheckpointError
+from ltx2rt.types import LinearWeight, ParamSpec
+from ltx2rt.weights.components import COMPANION_SUFFIXES, UNUSED_SUFFIXES, assign
+from ltx2rt.weights.config import infer_config, parse_config, parse_version
+from ltx2rt.weights.detection import is_lora, read_json, refuse_foreign_file, refuse_foreign_tensors, weight_files
+from ltx2rt.weights.lora import LoraFile, fuse
+from ltx2rt.weights.safetensors import DTYPES, SafetensorsFile, TensorInfo
+from ltx2rt.weights.tensor_loading import Stored, load_array, load_linear
+
+logger = logging.getLogger(__name__)
+
+Loaded = Union[mx.array, LinearWeight]
+
+_MAX_NAMES_IN_ERROR = 10
+
+# Component -> section of the official configuration that describes it.
+_SECTIONS = {
+    "transformer": "transformer",
+    "video_connector": "transformer",
+    "audio_connector": "transformer",
+    "text_projection": "transformer",
+    "video_vae": "vae",
+    "audio_vae": "audio_vae",
+    "vocoder": "vocoder",
+    "duration_head": "duration_head",
+}
+
+
+class _Place(NamedTuple):
+    """A tensor of a component: the file that holds it (None for a manifest), its name there, and its entry."""
+
+    file: SafetensorsFile | None
+    name: str
+    info: TensorInfo
+
+
+class Checkpoint:
+    """One weight file, Gemma folder or tensor manifest. Opening it reads headers only; `load` reads tensors.
+
+    Attributes:
+        path: what was opened.
+        metadata: the ``__metadata__`` strings of the (first) file.
+        ignored: names of tensors that are known and not used.
+        unknown: names of tensors that fit no component.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        sources: Sequence[tuple[SafetensorsFile | None, Mapping[str, TensorInfo]]],
+        metadata: Mapping[str, str],
+        hf_config: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.path = path
+        self.metadata = dict(metadata)
+        self._hf_config = dict(hf_config) if hf_config else None
+        self._warned_loras: set[Path] = set()
+        places: dict[str, _Place] = {}
+        for file, tensors in sources:
+            refuse_foreign_tensors(file.path if file else path, tensors, file)
+            for name, info in tensors.items():
+                if name in places:
+                    raise CheckpointError(f"{path}: tensor {name!r} is in more than one file of the folder.")
+                places[name] = _Place(file, name, info)
+        if is_lora(places):
+            raise CheckpointError(f"{path}: a LoRA file, not a checkpoint; give it with --lora, beside a checkpoint.")
+        assignment = assign(places, str(path))
+        self.ignored = assignment.ignored
+        self.unknown = assignment.unknown
+        self._components = {
+            component: {local: places[name] for local, name in names.items()}
+            for component, names in assignment.components.items()
+        }
+        if not self._components:
+            raise CheckpointError(
+                f"{path}: none of its {len(places)} tensors belongs to an LTX-2 model"
+                + (f" (the first is {next(iter(places))!r})." if places else ".")
+            )
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Checkpoint:
+        """Open a safetensors file, a Gemma folder, or a manifest (``.json``: names, dtypes and shapes without data).
+
+        Raises:
+            CheckpointError: missing, damaged, or of a kind that is not supported; the message says which.
+        """
+        path = Path(path)
+        if path.is_dir():
+            files = [SafetensorsFile(file) for file in weight_files(path)]
+            config = path / "config.json"
+            hf_config = read_json(config) if config.exists() else None
+            return cls(path, [(file, file.tensors) for file in files], files[0].metadata, hf_config)
+        if path.suffix == ".json":
+            tensors, metadata = read_manifest(path)
+            return cls(path, [(None, tensors)], metadata)
+        refuse_foreign_file(path)
+        single = SafetensorsFile(path)
+        return cls(path, [(single, single.tensors)], single.metadata)
+
+    @property
+    def components(self) -> frozenset[str]:
+        """The components the file has tensors of."""
+        return frozenset(self._components)
+
+    def names(self, component: str) -> dict[str, TensorInfo]:
+        """Local name -> entry for every tensor of a component, quantisation companions included; empty if absent."""
+        return {local: place.info for local, place in self._components.get(component, {}).items()}
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """The official configuration: from the metadata where it is stated, else inferred from names and shapes.
+
+        For an upscaler it is the flat module configuration, for a Gemma folder its ``config.json``.
+        """
+        stated = parse_config(self.metadata, str(self.path))
+        tensors = {component: self.names(component) for component in self._components}
+        if self._hf_config is not None and not stated:
+            return self._hf_config
+        return infer_config(stated, tensors, str(self.path))
+
+    def section(self, component: str) -> dict[str, Any]:
+        """The part of `config` that describes ``component``.
+
+        Raises:
+            CheckpointError: the file does not hold that component.
+        """
+        if component not in self._components:
+            raise CheckpointError(
+                f"{self.path}: has no {component}; it holds {', '.join(sorted(self._components))}. Give the file that has it."
+            )
+        if component == "text_encoder":
+            return self._hf_config if self._hf_config is not None else self.config["text_encoder"]
+        if component not in _SECTIONS:
+            return self.config
+        return self.config.get(_SECTIONS[component]) or {}
+
+    @property
+    def generation(self) -> str | None:
+        """``19b``, ``2.3`` or ``2.5``; None where the file does not tell (an upscaler, a Gemma folder)."""
+        version = parse_version(self.metadata.get("model_version", ""))
+        if version:
+            return "2.5" if version >= (2, 4) else "2.3" if version >= (2, 3) else "19b"
+        transformer = self.config.get("transformer") or {}
+        if transformer.get("use_keyframes_abs_pos_embedding") or transformer.get("ff_bias") is False:
+            return "2.5"
+        if "transformer" in self._components:
+            return "2.3" if transformer.get("cross_attention_adaln") else "19b"
+        if "video_vae" in self._components and (self.config.get("vae") or {}).get("_class_name") == "CausalDiffusionVAE":
+            return "2.5"
+        projection = self._components.get("text_projection", {})
+        if projection:
+            return "19b" if "aggregate_embed.weight" in projection else "2.3"
+        if "vocoder" in self._components:
+            return "2.3" if "bwe" in self.config["vocoder"] else "19b"
+        return None
+
+    @property
+    def variant(self) -> str | None:
+        """``dev`` or ``distilled``, which only the file name tells; None if it does not."""
+        name = self.path.name.lower()
+        found = [variant for variant in ("distilled", "dev") if variant in name]
+        return found[0] if found else None
+
+    @property
+    def is_manifest(self) -> bool:
+        """Whether only names, dtypes and shapes are known."""
+        return any(place.file is None for places in self._components.values() for place in places.values())
+
+    def bytes(self, component: str, name: str) -> bytes:
+        """A copy of the raw bytes of one tensor (packed tokenizers and templates)."""
+        place = self._components.get(component, {}).get(name)
+        if place is None or place.file is None:
+            raise CheckpointError(f"{self.path}: no tensor {name!r} in the {component}.")
+        return bytes(place.file.bytes(place.name))
+
+    def load(
+        self,
+        component: str,
+        specs: Iterable[ParamSpec],
+        loras: Sequence[tuple[LoraFile, float]] = (),
+        fuse_dtype: mx.Dtype | None = None,
+    ) -> dict[str, Loaded]:
+        """Read the tensors named in ``specs`` and nothing else; a subset of a model's specs reads one block.
+
+        Args:
+            component: whose tensors to read.
+            specs: what the model needs; ``layout`` decides what becomes of each tensor.
+            loras: (file, strength) pairs, added to the linear weights in this order.
+            fuse_dtype: dtype of the weights that a LoRA changed. None keeps the stored format: dense weights are
+                rounded once to their dtype, FP8 gets a fresh per-tensor scale, affine keeps its groups and bits.
+                The quantised formats round the sum again (E4M3: up to 1/16 of each value), so small
+                deltas are partly lost there; a dtype gives dense weights without that loss.
+
+        Returns:
+            local name -> ``mx.array``, or `LinearWeight` for the layout ``linear``. Values are copies.
+
+        Raises:
+            CheckpointError: tensors missing or mis-shaped (up to ten are named), or not usable.
+        """
+        specs = list(specs)
+        places = self._components.get(component, {})
+        self._check(component, specs)
+        active = [(lora, strength) for lora, strength in loras if strength != 0.0]
+        self._warn_unmatched(component, active)
+        loaded: dict[str, Loaded] = {}
+        for spec in specs:
+            if spec.name not in places:
+                continue
+            stored = self._stored(component, spec.name)
+            if spec.layout == "linear":
+                weight = load_linear(stored, spec)
+                loaded[spec.name] = fuse(weight, component, spec.name, active, fuse_dtype)
+            else:
+                loaded[spec.name] = load_array(stored, spec)
+        return loaded
+
+    def problems(self, component: str, specs: Iterable[ParamSpec]) -> tuple[list[str], list[str]]:
+        """(missing names, descriptions of wrong shapes) of a component against ``specs``."""
+        tensors = self.names(component)
+        missing, wrong = [], []
+        for spec in specs:
+            info = tensors.get(spec.name)
+            if info is None:
+                if not spec.optional:
+                    missing.append(spec.name)
+            elif not _fits(info, spec, tensors):
+                wrong.append(f"{spec.name} is {info.dtype} {list(info.shape)}, expected {list(spec.shape)}")
+        return missing, wrong
+
+    def unexpected(self, component: str, specs: Iterable[ParamSpec]) -> list[str]:
+        """Names of a component that no spec asks for and that do not accompany a weight that one asks for."""
+        wanted = {spec.name for spec in specs}
+        return [name for name in self.names(component) if name not in wanted and companion_of(name) not in wanted]
+
+    def _check(self, component: str, specs: Sequence[ParamSpec]) -> None:
+        if component not in self._components:
+            self.section(component)  # raises, naming what the file does hold
+        missing, wrong = self.problems(component, specs)
+        lists = (("missing", missing), ("of the wrong shape", wrong))
+        found = [f"{len(names)} tensors {what}: {_shortened(names)}" for what, names in lists if names]
+        if found:
+            raise CheckpointError(f"{self.path}: {component}: {'; '.join(found)}. The file is incomplete or not for this model.")
+
+    def _stored(self, component: str, name: str) -> Stored:
+        """The tensor and its quantisation companions, ready to be read."""
+        places = self._components[component]
+        place = places[name]
+        if place.file is None:
+            raise CheckpointError(f"{self.path}: a manifest lists tensors without their data; give the weight file.")
+        base = name.removesuffix(".weight")
+        companions = {
+            suffix: (places[base + suffix].file, places[base + suffix].name)
+            for suffix in COMPANION_SUFFIXES
+            if base != name and base + suffix in places
+        }
+        if name + "_scale" in places:
+            companions["." + name.rpartition(".")[2] + "_scale"] = (places[name + "_scale"].file, places[name + "_scale"].name)
+        return Stored(place.file, place.name, {key: (file, full) for key, (file, full) in companions.items() if file is not None})
+
+    def _warn_unmatched(self, component: str, loras: Sequence[tuple[LoraFile, float]]) -> None:
+        for lora, _ in loras:
+            if lora.path in self._warned_loras:
+                continue
+            self._warned_loras.add(lora.path)
+            unmatched = lora.unmatched({c: self._components[c].keys() for c in self._components})
+            if unmatched:
+                logger.warning(
+                    "%s: %d of %d LoRA targets are not in %s and are skipped (%s)",
+                    lora.path,
+                    len(unmatched),
+                    len(lora.pairs),
+                    self.path.name,
+                    _shortened(unmatched),
+                )
+
+
+def companion_of(name: str) -> str:
+    """The weight or bias that a quantisation tensor belongs to; the name itself for anything else."""
+    for suffix in COMPANION_SUFFIXES + UNUSED_SUFFIXES:
+        if name.endswith(suffix):
+            return name.removesuffix(suffix) + (".bias" if suffix == ".bias_scale" else ".weight")
+    return name
+
+
+def _shortened(names: Sequence[str]) -> str:
+    more = len(names) - _MAX_NAMES_IN_ERROR
+    return ", ".join(names[:_MAX_NAMES_IN_ERROR]) + (f" and {more} more" if more > 0 else "")
+
+
+def _fits(info: TensorInfo, spec: ParamSpec, tensors: Mapping[str, TensorInfo]) -> bool:
+    """Whether the stored shape is the one the model needs; packed affine weights have fewer columns."""
+    if info.shape == spec.shape:
+        return True
+    packed = info.dtype == "U32" and spec.name.removesuffix(".weight") + ".scales" in tensors
+    if packed and len(info.shape) == len(spec.shape) == 2:
+        rows, columns = spec.shape
+        return info.shape[0] == rows and columns > 0 and info.shape[1] * 32 % columns == 0
+    return False
+
+
+def read_manifest(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
+    """Tensors and metadata of a manifest: ``{"tensors": {name: [dtype, shape]}, "metadata": {...}}``.
+
+    Raises:
+        CheckpointError: not such a file.
+    """
+    manifest = read_json(path)
+    listed = manifest.get("tensors")
+    if not isinstance(listed, dict):
+        raise CheckpointError(f"{path}: not a tensor manifest: it has no object named 'tensors'.")
+    tensors = {}
+    for name, entry in listed.items():
+        valid = (
+            isinstance(entry, list)
+            and len(entry) == 2
+            and entry[0] in DTYPES
+            and isinstance(entry[1], list)
+            and all(isinstance(n, int) and n >= 0 for n in entry[1])
+        )
+        if not valid:
+            raise CheckpointError(f"{path}: tensor {name!r} must be [dtype, shape], got {entry!r}.")
+        info = TensorInfo(entry[0], tuple(entry[1]))
+        tensors[name] = info._replace(nbytes=info.size * DTYPES[info.dtype].itemsize)
+    metadata = manifest.get("metadata") or {}
+    return tensors, {key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()}

@@ -1,0 +1,272 @@
+"""LoRA files: reading them in every published key style, and adding them to weights as these are loaded."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+import numpy as np
+
+from ltx2rt.errors import CheckpointError
+from ltx2rt.types import LinearWeight
+from ltx2rt.weights.components import IGNORED, locate
+from ltx2rt.weights.detection import refuse_foreign_file
+from ltx2rt.weights.float8 import E4M3_MAX, encode_e4m3
+from ltx2rt.weights.safetensors import SafetensorsFile, TensorInfo
+from ltx2rt.weights.tensor_loading import dequantize
+
+logger = logging.getLogger(__name__)
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+# Longest first. A is (rank, in), B is (out, rank).
+_SUFFIXES = {
+    ".lora_A.default.weight": "A",
+    ".lora_B.default.weight": "B",
+    ".lora.down.weight": "A",
+    ".lora.up.weight": "B",
+    ".lora_down.weight": "A",
+    ".lora_up.weight": "B",
+    ".lora_A.weight": "A",
+    ".lora_B.weight": "B",
+    ".lora_down": "A",
+    ".lora_up": "B",
+    ".lora_A": "A",
+    ".lora_B": "B",
+    ".alpha": "alpha",
+}
+
+# Other ways of changing a weight that such files may contain.
+_OTHER_METHODS = (".dora_scale", ".lora_magnitude_vector", ".lokr_w", ".hada_w", ".diff", ".diff_b", ".lora_mid.weight")
+
+_PREFIXES = ("base_model.model.", "model.diffusion_model.", "diffusion_model.", "transformer.")
+_FLAT_PREFIXES = ("lora_unet_", "lora_transformer_")
+
+# diffusers name of a top-level module -> official name.
+_DIFFUSERS_MODULES = {
+    "proj_in": "patchify_proj",
+    "audio_proj_in": "audio_patchify_proj",
+    "time_embed": "adaln_single",
+    "audio_time_embed": "audio_adaln_single",
+    "prompt_adaln": "prompt_adaln_single",
+    "audio_prompt_adaln": "audio_prompt_adaln_single",
+    "av_cross_attn_video_scale_shift": "av_ca_video_scale_shift_adaln_single",
+    "av_cross_attn_audio_scale_shift": "av_ca_audio_scale_shift_adaln_single",
+    "av_cross_attn_video_a2v_gate": "av_ca_a2v_gate_adaln_single",
+    "av_cross_attn_audio_v2a_gate": "av_ca_v2a_gate_adaln_single",
+}
+
+
+class LoraPair(NamedTuple):
+    """The two factors of one module: tensor names in the file, the rank, and alpha / rank (1 without an alpha)."""
+
+    a: str
+    b: str
+    rank: int
+    scale: float
+
+
+class LoraFile:
+    """One LoRA file. Opening it reads the header; the factors of a module are read when it is fused.
+
+    Attributes:
+        path: the file.
+        metadata: the ``__metadata__`` strings.
+        pairs: module -> `LoraPair`. A module is an official transformer path (``transformer_blocks.0.attn1.to_q``),
+            or for files with flattened names (``lora_unet_...``) that path with dots turned into underscores.
+
+    Raises:
+        CheckpointError: not a LoRA, factors missing or of contradicting shapes, or another method than LoRA.
+
+    Source: Lightricks/LTX-2 ltx_core/loader/fuse_loras.py @ v1.2.0; an explicit alpha tensor, which that code
+    ignores, scales by alpha / rank here as in the tools that write it.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        refuse_foreign_file(self.path)
+        self._file = SafetensorsFile(self.path)
+        self.metadata = self._file.metadata
+        self.pairs = lora_pairs(self.path, self._file.tensors, self._file)
+
+    @property
+    def rank(self) -> int:
+        """The largest rank in the file."""
+        return max(pair.rank for pair in self.pairs.values())
+
+    @property
+    def reference_downscale_factor(self) -> int:
+        """How much smaller reference videos are than the output (IC-LoRA); 1 if not stated."""
+        return self._factor("reference_downscale_factor")
+
+    @property
+    def reference_temporal_scale_factor(self) -> int:
+        """How much slower reference videos are than the output (IC-LoRA); 1 if not stated."""
+        return self._factor("reference_temporal_scale_factor")
+
+    def _factor(self, key: str) -> int:
+        text = self.metadata.get(key, "1")
+        try:
+            value = float(text)
+        except ValueError:
+            value = 0.0
+        if value < 1 or value != int(value):
+            raise CheckpointError(f"{self.path}: metadata {key} must be a whole number of at least 1, got {text!r}.")
+        return int(value)
+
+    def pair(self, module: str) -> LoraPair | None:
+        """The factors for an official module path, whatever the style of the file."""
+        return self.pairs.get(module) or self.pairs.get(_flattened(module))
+
+    def delta(self, module: str, strength: float) -> Array | None:
+        """``(strength * B) @ A`` (out, in) float32 for a module; None if the file does not change it."""
+        pair = self.pair(module)
+        if pair is None:
+            return None
+        a, b = (_matrix(self._file.numpy(name)) for name in (pair.a, pair.b))
+        return np.matmul(b * np.float32(strength * pair.scale), a)
+
+    def unmatched(self, components: Mapping[str, Collection[str]]) -> list[str]:
+        """Modules of this file without a weight among the tensor names of ``components``."""
+        modules = set()
+        for component, names in components.items():
+            prefix = _module_prefix(component)
+            if prefix is not None:
+                modules.update(prefix + name.removesuffix(".weight") for name in names if name.endswith(".weight"))
+        flattened = {_flattened(module) for module in modules}
+        return [module for module in self.pairs if module not in modules and module not in flattened]
+
+
+def lora_pairs(path: Path, tensors: Mapping[str, TensorInfo], file: SafetensorsFile | None) -> dict[str, LoraPair]:
+    """Module -> factors, checked; ``file`` gives the alpha values and may be None for a manifest."""
+    parts: dict[str, dict[str, str]] = {}
+    for name in tensors:
+        for method in _OTHER_METHODS:
+            if method in name:
+                raise CheckpointError(f"{path}: tensor {name!r}: only plain LoRA is supported (not DoRA, LoKr, LoHa or full differences).")
+        suffix = next((s for s in _SUFFIXES if name.endswith(s)), None)
+        if suffix is None:
+            logger.warning("%s: tensor %s is not part of a LoRA and is skipped", path, name)
+            continue
+        kind, module = _SUFFIXES[suffix], module_path(name.removesuffix(suffix))
+        if kind in parts.setdefault(module, {}):
+            raise CheckpointError(f"{path}: tensors {parts[module][kind]!r} and {name!r} are the same factor of {module}.")
+        parts[module][kind] = name
+    pairs = {module: _pair(path, module, names, tensors, file) for module, names in parts.items()}
+    if not pairs:
+        raise CheckpointError(f"{path}: not a LoRA file: no tensor ends in lora_A/lora_B or lora_down/lora_up.")
+    return pairs
+
+
+def module_path(name: str) -> str:
+    """The official module path of a LoRA key without its suffix."""
+    if name.startswith(_FLAT_PREFIXES):
+        return name.split("_", 2)[2]
+    for prefix in _PREFIXES:
+        name = name.removeprefix(prefix)
+    first, dot, rest = name.partition(".")
+    if first in _DIFFUSERS_MODULES:
+        return _DIFFUSERS_MODULES[first] + dot + rest
+    return name
+
+
+def _flattened(module: str) -> str:
+    return module.replace(".", "_")
+
+
+def _matrix(values: Array) -> Array:
+    """A factor as float32 matrix; 1x1 convolution factors lose their trailing axes."""
+    return values.reshape(values.shape[:2]).astype(np.float32)
+
+
+def _pair(
+    path: Path, module: str, names: Mapping[str, str], tensors: Mapping[str, TensorInfo], file: SafetensorsFile | None
+) -> LoraPair:
+    if "A" not in names or "B" not in names:
+        lacking = "down (A)" if "A" not in names else "up (B)"
+        raise CheckpointError(f"{path}: {module} has no {lacking} factor; the LoRA file is incomplete.")
+    a, b = tensors[names["A"]], tensors[names["B"]]
+    for name, info in ((names["A"], a), (names["B"], b)):
+        if info.dtype not in ("BF16", "F16", "F32", "F64", "F8_E4M3"):
+            raise CheckpointError(f"{path}: tensor {name!r} is {info.dtype}; LoRA factors must be floating point.")
+        if len(info.shape) < 2 or any(n != 1 for n in info.shape[2:]):
+            raise CheckpointError(f"{path}: tensor {name!r} is {list(info.shape)}; only LoRA factors of linear layers are supported.")
+    if a.shape[0] != b.shape[1] or a.shape[0] == 0:
+        raise CheckpointError(
+            f"{path}: {module}: the ranks of A {list(a.shape)} and B {list(b.shape)} differ; the LoRA file is damaged."
+        )
+    rank = a.shape[0]
+    scale = 1.0
+    if "alpha" in names and file is not None:
+        alpha = file.numpy(names["alpha"])
+        if alpha.size != 1:
+            raise CheckpointError(f"{path}: tensor {names['alpha']!r} must be one number, has shape {list(alpha.shape)}.")
+        scale = float(alpha.reshape(())) / rank
+        if scale != 1.0:
+            logger.warning("%s: %s has alpha %g and rank %d: its strength is multiplied by %g", path, module, scale * rank, rank, scale)
+    return LoraPair(names["A"], names["B"], rank, scale)
+
+
+def _module_prefix(component: str) -> str | None:
+    """What precedes a component's local names in LoRA module paths; None where LoRAs do not reach."""
+    return {
+        "transformer": "",
+        "video_connector": "video_embeddings_connector.",
+        "audio_connector": "audio_embeddings_connector.",
+    }.get(component)
+
+
+def fuse(
+    weight: LinearWeight,
+    component: str,
+    name: str,
+    loras: Sequence[tuple[LoraFile, float]],
+    fuse_dtype: mx.Dtype | None = None,
+) -> LinearWeight:
+    """``weight`` plus the deltas of all LoRAs that name it; the same object if none does.
+
+    Deltas are summed in list order in float32 and added to the float32 weight, which is rounded once, to
+    ``fuse_dtype`` as a dense weight, or with None to the format of ``weight``: its dense dtype, E4M3 with a fresh
+    scale max|W| / 448, or affine with the same group size and bits.
+
+    Raises:
+        CheckpointError: a delta has another shape than the weight (a LoRA for another model).
+    """
+    prefix = _module_prefix(component)
+    if prefix is None or not loras:
+        return weight
+    module = prefix + name.removesuffix(".weight")
+    total: Array | None = None
+    for lora, strength in loras:
+        delta = lora.delta(module, strength)
+        if delta is None:
+            continue
+        shape = (weight.out_features, weight.in_features)
+        if delta.shape != shape:
+            raise CheckpointError(
+                f"{lora.path}: {module}: the LoRA is for a weight of {list(delta.shape)}, the model has {list(shape)}; "
+                "use a LoRA made for this model."
+            )
+        total = delta if total is None else total + delta
+    if total is None:
+        return weight
+    fused = np.array(dequantize(weight).astype(mx.float32)) + total
+    if fuse_dtype is not None:
+        return LinearWeight("dense", mx.array(fused).astype(fuse_dtype))
+    return _in_format_of(weight, fused)
+
+
+def _in_format_of(weight: LinearWeight, values: Array) -> LinearWeight:
+    """float32 ``values`` (N, K) in the storage format of ``weight``."""
+    if weight.mode == "e4m3":
+        scale = np.float32(max(float(np.abs(values).max(initial=0.0)), 1e-12) / E4M3_MAX)
+        return LinearWeight("e4m3", mx.array(encode_e4m3(values / scale)), mx.array(scale))
+    if weight.mode == "affine":
+        dense = mx.array(values).astype(weight.scale.dtype)
+        packed, scale, zero = mx.quantize(dense, group_size=weight.group_size, bits=weight.bits)
+        return weight._replace(values=packed, scale=scale, zero=zero)
+    return LinearWeight("dense", mx.array(values).astype(weight.values.dtype))
