@@ -1,0 +1,190 @@
+"""How several denoised predictions of one step become one: guidance strengths and formulas, all in float32."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ltx2rt.errors import UsageError
+from ltx2rt.graph.diffusion.precision import Float32Array, StateDtype, round_to
+
+
+@dataclass(frozen=True)
+class GuiderParams:
+    """Guidance of one stream; the defaults mean none.
+
+    Attributes:
+        cfg_scale: classifier-free guidance away from the negative prompt; 1 = off.
+        stg_scale: guidance away from a pass with self-attention skipped in ``stg_blocks``; 0 = off.
+        rescale_scale: share of the guided prediction whose deviation is brought back to that of the plain one; 0 = off.
+        modality_scale: guidance away from a pass in which the streams do not see each other; 1 = off.
+        skip_step: after each evaluated step, this many steps reuse its prediction.
+        stg_blocks: transformer blocks perturbed for ``stg_scale``.
+    """
+
+    cfg_scale: float = 1.0
+    stg_scale: float = 0.0
+    rescale_scale: float = 0.0
+    modality_scale: float = 1.0
+    skip_step: int = 0
+    stg_blocks: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.skip_step < 0:
+            raise UsageError(f"skip_step must be 0 or more, got {self.skip_step}.")
+        if any(block < 0 for block in self.stg_blocks):
+            raise UsageError(f"stg_blocks must be block numbers from 0 on, got {list(self.stg_blocks)}.")
+
+    @property
+    def needs_uncond(self) -> bool:
+        return not math.isclose(self.cfg_scale, 1.0)
+
+    @property
+    def needs_perturbed(self) -> bool:
+        # Relative closeness alone: any strength but an exact 0 counts.
+        return not math.isclose(self.stg_scale, 0.0)
+
+    @property
+    def needs_isolated(self) -> bool:
+        return not math.isclose(self.modality_scale, 1.0)
+
+    def skips(self, step_index: int) -> bool:
+        """Whether this step reuses the stream's last prediction; never true for step 0."""
+        return step_index % (self.skip_step + 1) != 0
+
+
+class GuiderSchedule:
+    """Guidance strengths that may depend on sigma: each entry holds for sigmas up to and including its bound."""
+
+    def __init__(self, params: GuiderParams | Mapping[float, GuiderParams]) -> None:
+        """One set for all sigmas, or sets by upper bound; above the largest bound its set holds too.
+
+        Raises:
+            UsageError: if the mapping is empty.
+        """
+        bins = {math.inf: params} if isinstance(params, GuiderParams) else dict(params)
+        if not bins:
+            raise UsageError("A guidance schedule needs at least one entry, got none.")
+        self._bins = sorted(bins.items())
+
+    def at(self, sigma: float) -> GuiderParams:
+        """The strengths at ``sigma``."""
+        return next((params for bound, params in self._bins if bound >= sigma), self._bins[-1][1])
+
+
+def combine_predictions(
+    params: GuiderParams,
+    cond: Float32Array,
+    *,
+    uncond: Float32Array | None = None,
+    perturbed: Float32Array | None = None,
+    isolated: Float32Array | None = None,
+    dtype: StateDtype = "float32",
+) -> Float32Array:
+    """Guided prediction of one stream, with its deviation rescaled over the whole tensor (conditioning included).
+
+    Args:
+        params: the strengths.
+        cond: denoised prediction (B, T, C) for the prompt.
+        uncond: the same for the negative prompt.
+        perturbed: the same with self-attention skipped in some blocks.
+        isolated: the same without attention between the streams.
+        dtype: what the result is rounded to.
+
+    Raises:
+        ValueError: if a prediction is missing that a strength asks for.
+
+    Source: Lightricks/LTX-2 ltx_core/components/guiders.py (MultiModalGuider) @ v1.2.0.
+    """
+    guided = cond
+    for name, weight, needed, other in (
+        ("uncond", params.cfg_scale - 1, params.needs_uncond, uncond),
+        ("perturbed", params.stg_scale, params.needs_perturbed, perturbed),
+        ("isolated", params.modality_scale - 1, params.needs_isolated, isolated),
+    ):
+        if not needed:
+            continue
+        if other is None:
+            raise ValueError(f"The strengths {params} need the {name} prediction, but it was not given.")
+        guided = guided + np.float32(weight) * (cond - other)
+    if params.rescale_scale != 0:
+        ratio = _deviation(cond) / _deviation(guided)
+        guided = guided * np.float32(params.rescale_scale * ratio + (1 - params.rescale_scale))
+    return round_to(guided, dtype)
+
+
+def cfg_delta(scale: float, cond: Float32Array, uncond: Float32Array) -> Float32Array:
+    """What classifier-free guidance adds to ``cond``: ``(scale - 1)*(cond - uncond)``."""
+    return np.float32(scale - 1) * (cond - uncond)
+
+
+def cfg_star_delta(scale: float, cond: Float32Array, uncond: Float32Array) -> Float32Array:
+    """As `cfg_delta`, with ``uncond`` first scaled per batch row to the part of ``cond`` that lies along it."""
+    return np.float32(scale - 1) * (cond - _projection(cond, uncond))
+
+
+def stg_delta(scale: float, cond: Float32Array, perturbed: Float32Array) -> Float32Array:
+    """What perturbation guidance adds to ``cond``: ``scale*(cond - perturbed)``."""
+    return np.float32(scale) * (cond - perturbed)
+
+
+def apg_delta(
+    scale: float, cond: Float32Array, uncond: Float32Array, *, eta: float = 1.0, norm_threshold: float = 0.0
+) -> Float32Array:
+    """Adaptive projected guidance: `cfg_delta` whose part along ``cond`` is weighted by ``eta``.
+
+    Args:
+        scale: guidance strength; 1 = none.
+        cond, uncond: denoised predictions (B, T, C).
+        eta: weight of the parallel part.
+        norm_threshold: largest norm of ``cond - uncond`` over the last three axes; 0 = no limit.
+    """
+    return np.float32(scale - 1) * _project_guidance(cond - uncond, cond, eta, norm_threshold)
+
+
+class MomentumApg:
+    """Adaptive projected guidance over a running sum of differences; one object per stream and run."""
+
+    def __init__(self, scale: float, eta: float, *, norm_threshold: float = 5.0, momentum: float = 0.0) -> None:
+        """Strength ``scale`` (0 = none, unlike `apg_delta`); ``momentum`` weights the sum of earlier differences."""
+        self._scale = scale
+        self._eta = eta
+        self._norm_threshold = norm_threshold
+        self._momentum = momentum
+        self._running: Float32Array | None = None
+
+    def delta(self, cond: Float32Array, uncond: Float32Array) -> Float32Array:
+        """What to add to ``cond`` (B, T, C) in this step; remembers the difference for the next one."""
+        guidance = cond - uncond
+        if self._momentum != 0:
+            if self._running is not None:
+                guidance = np.float32(self._momentum) * self._running + guidance
+            self._running = guidance
+        return np.float32(self._scale) * _project_guidance(guidance, cond, self._eta, self._norm_threshold)
+
+
+def _project_guidance(
+    guidance: Float32Array, cond: Float32Array, eta: float, norm_threshold: float
+) -> Float32Array:
+    if norm_threshold > 0:
+        axes = tuple(range(-min(3, guidance.ndim), 0))
+        norm = np.sqrt(np.sum(guidance.astype(np.float64) ** 2, axis=axes, keepdims=True))
+        guidance = guidance * (norm_threshold / np.maximum(norm, norm_threshold)).astype(np.float32)
+    parallel = _projection(guidance, cond)
+    return parallel * np.float32(eta) + (guidance - parallel)
+
+
+def _projection(vector: Float32Array, onto: Float32Array) -> Float32Array:
+    """Per batch row, the part of ``vector`` along ``onto``."""
+    rows, axis = (array.reshape(array.shape[0], -1).astype(np.float64) for array in (vector, onto))
+    coefficient = (rows * axis).sum(axis=1) / ((axis * axis).sum(axis=1) + 1e-8)
+    return coefficient.astype(np.float32).reshape(-1, *([1] * (onto.ndim - 1))) * onto
+
+
+def _deviation(values: NDArray[Any]) -> float:
+    return float(np.std(values, ddof=1, dtype=np.float64))

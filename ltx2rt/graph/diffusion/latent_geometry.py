@@ -1,0 +1,142 @@
+"""Sizes of latents: from pixels, frames and seconds to latent cells and back, with checks of what the models accept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ltx2rt.errors import UsageError
+
+AUDIO_SAMPLE_RATE_HZ = 16000
+AUDIO_HOP_SAMPLES = 160
+AUDIO_TIME_SCALE = 4
+AUDIO_LATENTS_PER_SECOND = AUDIO_SAMPLE_RATE_HZ / AUDIO_HOP_SAMPLES / AUDIO_TIME_SCALE
+
+
+@dataclass(frozen=True)
+class VideoScale:
+    """How many frames and pixels one latent cell of the video VAE stands for."""
+
+    time: int = 8
+    height: int = 32
+    width: int = 32
+
+
+VIDEO_SCALE = VideoScale()
+
+
+@dataclass(frozen=True)
+class VideoLatentShape:
+    """A video latent (batch, frames, height, width, channels), counted in latent cells."""
+
+    frames: int
+    height: int
+    width: int
+    batch: int = 1
+    channels: int = 128
+
+    def __post_init__(self) -> None:
+        if min(self.frames, self.height, self.width, self.batch, self.channels) < 1:
+            raise UsageError(f"Every dimension of a video latent must be at least 1, got {self.array_shape}.")
+
+    @classmethod
+    def from_pixels(
+        cls, num_frames: int, height: int, width: int, *, batch: int = 1, channels: int = 128,
+        scale: VideoScale = VIDEO_SCALE,
+    ) -> VideoLatentShape:
+        """The latent of ``num_frames`` frames of ``height`` x ``width`` pixels.
+
+        Raises:
+            UsageError: if frames are not ``scale.time*k + 1`` or a side is not a multiple of the scale.
+        """
+        check_num_frames(num_frames, scale=scale)
+        check_resolution(height, width, multiple=(scale.height, scale.width))
+        return cls(
+            frames=(num_frames - 1) // scale.time + 1, height=height // scale.height, width=width // scale.width,
+            batch=batch, channels=channels,
+        )
+
+    @property
+    def array_shape(self) -> tuple[int, int, int, int, int]:
+        """(B, F, H, W, C)."""
+        return (self.batch, self.frames, self.height, self.width, self.channels)
+
+    @property
+    def tokens_per_frame(self) -> int:
+        return self.height * self.width
+
+    @property
+    def tokens(self) -> int:
+        return self.frames * self.tokens_per_frame
+
+    def pixel_frames(self, scale: VideoScale = VIDEO_SCALE) -> int:
+        """Frames of the decoded clip: the first latent frame holds one, the others ``scale.time``."""
+        return (self.frames - 1) * scale.time + 1
+
+
+@dataclass(frozen=True)
+class AudioLatentShape:
+    """An audio latent of ``frames`` time steps; a token has channels * mel_bins features, channel-major."""
+
+    frames: int
+    batch: int = 1
+    channels: int = 8
+    mel_bins: int = 16
+
+    def __post_init__(self) -> None:
+        if min(self.frames, self.batch, self.channels, self.mel_bins) < 1:
+            raise UsageError(
+                f"Every dimension of an audio latent must be at least 1, got batch {self.batch}, frames {self.frames}, "
+                f"channels {self.channels}, mel bins {self.mel_bins}; a clip needs at least 0.02 s of sound."
+            )
+
+    @property
+    def features(self) -> int:
+        return self.channels * self.mel_bins
+
+    @property
+    def tokens(self) -> int:
+        return self.frames
+
+
+def audio_latent_frames(num_frames: int, frame_rate: float) -> int:
+    """Audio latents for a clip of ``num_frames`` at ``frame_rate`` frames/s: 25 per second, ties to the even count.
+
+    Raises:
+        UsageError: if ``frame_rate`` is not positive.
+
+    Source: Lightricks/LTX-2 ltx_core/types.py @ v1.2.0.
+    """
+    check_frame_rate(frame_rate)
+    return round(num_frames / frame_rate * AUDIO_LATENTS_PER_SECOND)
+
+
+def check_frame_rate(frame_rate: float) -> None:
+    """Raise `UsageError` unless ``frame_rate`` is a positive finite number of frames/s."""
+    if not 0 < frame_rate < float("inf"):
+        raise UsageError(f"frame_rate must be a positive number of frames per second, got {frame_rate}.")
+
+
+def check_num_frames(num_frames: int, *, scale: VideoScale = VIDEO_SCALE) -> None:
+    """Raise `UsageError`, naming the nearest good counts, unless ``num_frames`` is ``scale.time*k + 1``."""
+    step = scale.time
+    if num_frames >= 1 and num_frames % step == 1 % step:
+        return
+    below = (num_frames - 1) // step * step + 1
+    choices = f"{below + step} or {below}" if below >= 1 else "1"
+    raise UsageError(f"num_frames must be {step}*k + 1, got {num_frames}; use {choices}.")
+
+
+def check_resolution(height: int, width: int, *, multiple: int | tuple[int, int]) -> None:
+    """Raise `UsageError`, naming the nearest good sizes, unless height and width are positive multiples.
+
+    Args:
+        height, width: pixels.
+        multiple: 32 for pipelines of one stage, 64 for two stages; a pair gives (height, width) separately.
+    """
+    per_height, per_width = (multiple, multiple) if isinstance(multiple, int) else multiple
+    for name, size, step in (("height", height, per_height), ("width", width, per_width)):
+        if size > 0 and size % step == 0:
+            continue
+        below = size // step * step
+        choices = f"{below + step} or {below}" if below > 0 else str(step)
+        raise UsageError(f"{name} must be a multiple of {step}, got {size} (of {height}x{width}); use {choices}.")

@@ -1,0 +1,160 @@
+"""Sources of Gaussian noise, among them one that repeats the stream of PyTorch's CPU generator."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ltx2rt.graph.diffusion.precision import round_to
+
+NoiseDtype = Literal["float32", "bfloat16", "float16", "float64"]
+
+_GROUP = 16
+_UNIT_24 = np.float32(2.0**-24)
+_UNIT_53 = 2.0**-53
+
+
+class NoiseSource(Protocol):
+    """Anything that yields standard normal values, one array per call, in an order that a seed fixes."""
+
+    def normal(self, shape: tuple[int, ...], dtype: NoiseDtype = "float32") -> NDArray[Any]:
+        """Standard normal values.
+
+        Args:
+            shape: shape of the array.
+            dtype: precision of the draw; bfloat16 and float16 come as float32 arrays of rounded values.
+
+        Returns:
+            float64 array for ``float64``, else float32.
+        """
+        ...
+
+
+class TorchCpuNoise:
+    """The values of ``torch.randn`` with a seeded CPU generator, call after call.
+
+    The uniform draws are the same bits as PyTorch's. The normal values agree to float32 rounding (logarithm and
+    cosine come from another library), in float64 to the last bits.
+
+    Draws of 16 values or more use PyTorch's blocked transform, smaller ones its value-by-value transform, which keeps
+    the second value of a pair for the next small draw.
+
+    Source: PyTorch 2.13 aten/src/ATen/native/cpu/DistributionTemplates.h, ATen/core/DistributionsHelper.h.
+    """
+
+    def __init__(self, seed: int) -> None:
+        """Start the stream of ``torch.Generator().manual_seed(seed)``; only the low 32 bits of the seed count."""
+        self._words = np.random.RandomState(seed & 0xFFFFFFFF)
+        self._pending: float | None = None
+
+    def normal(self, shape: tuple[int, ...], dtype: NoiseDtype = "float32") -> NDArray[Any]:
+        """See `NoiseSource.normal`."""
+        count = math.prod(shape)
+        double = dtype == "float64"
+        if count >= _GROUP:
+            values = self._blocked64(count) if double else self._blocked32(count)
+        else:
+            values = self._one_by_one(count)
+        if double:
+            return values.astype(np.float64, copy=False).reshape(shape)
+        return round_to(values, dtype).reshape(shape)
+
+    def _draw32(self, count: int) -> NDArray[np.uint32]:
+        return self._words.randint(0, 2**32, size=count, dtype=np.uint32)
+
+    def _uniform32(self, count: int) -> NDArray[np.float32]:
+        return (self._draw32(count) & np.uint32(0xFFFFFF)).astype(np.float32) * _UNIT_24
+
+    def _uniform64(self, count: int) -> NDArray[np.float64]:
+        words = self._draw32(2 * count).astype(np.uint64).reshape(count, 2)
+        bits = ((words[:, 0] << np.uint64(32)) | words[:, 1]) & np.uint64(2**53 - 1)
+        return bits.astype(np.float64) * _UNIT_53
+
+    def _blocked32(self, count: int) -> NDArray[np.float64]:
+        def transform(uniform: NDArray[np.float32]) -> NDArray[np.float64]:
+            groups = uniform.reshape(-1, 2, _GROUP // 2)
+            radius = np.sqrt(-2 * np.log((np.float32(1) - groups[:, 0]).astype(np.float64)))
+            # PyTorch forms the angle in float32; the rest is exact enough in float64 to round like any good libm.
+            angle = (np.float32(2 * math.pi) * groups[:, 1]).astype(np.float64)
+            return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1).reshape(-1)
+
+        uniform = self._uniform32(count)
+        return self._in_groups(transform, uniform, self._uniform32)
+
+    def _blocked64(self, count: int) -> NDArray[np.float64]:
+        def transform(uniform: NDArray[np.float64]) -> NDArray[np.float64]:
+            groups = uniform.reshape(-1, 2, _GROUP // 2)
+            radius = np.sqrt(-2 * np.log(1 - groups[:, 0]))
+            angle = 2 * math.pi * groups[:, 1]
+            return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1).reshape(-1)
+
+        uniform = self._uniform64(count)
+        return self._in_groups(transform, uniform, self._uniform64)
+
+    @staticmethod
+    def _in_groups(transform: Any, uniform: NDArray[Any], redraw: Any) -> NDArray[np.float64]:
+        """Transform whole groups of 16; a ragged end is replaced by 16 fresh draws that overlap the group before."""
+        count = uniform.size
+        whole = count // _GROUP * _GROUP
+        if whole == count:
+            return transform(uniform)
+        values = np.empty(count, np.float64)
+        values[:whole] = transform(uniform[:whole])
+        values[count - _GROUP :] = transform(redraw(_GROUP))
+        return values
+
+    def _one_by_one(self, count: int) -> NDArray[np.float64]:
+        values = np.empty(count, np.float64)
+        for i in range(count):
+            if self._pending is not None:
+                values[i], self._pending = self._pending, None
+                continue
+            angle_unit, radius_unit = self._uniform64(2)
+            radius = math.sqrt(-2 * math.log1p(-radius_unit))
+            angle = 2 * math.pi * angle_unit
+            values[i] = radius * math.cos(angle)
+            self._pending = radius * math.sin(angle)
+        return values
+
+
+class RecordedNoise:
+    """Plays back saved draws in order; for golden files and for repeating runs made with another generator."""
+
+    def __init__(self, draws: Iterable[NDArray[Any]]) -> None:
+        self._draws = iter(draws)
+        self._count = 0
+
+    def normal(self, shape: tuple[int, ...], dtype: NoiseDtype = "float32") -> NDArray[Any]:
+        """The next saved draw.
+
+        Raises:
+            ValueError: if none is left or the next one has another shape.
+        """
+        draw = next(self._draws, None)
+        if draw is None:
+            raise ValueError(f"Only {self._count} noise draws were recorded, but another {shape} was asked for.")
+        if draw.shape != shape:
+            raise ValueError(f"Recorded noise {self._count} has shape {draw.shape}, but {shape} was asked for.")
+        self._count += 1
+        return draw.astype(np.float64) if dtype == "float64" else round_to(draw, dtype)
+
+
+class StandardizedNoise:
+    """Noise of another source shifted and scaled to mean 0 and deviation 1 per draw, then per batch row (res_2s)."""
+
+    def __init__(self, source: NoiseSource) -> None:
+        self._source = source
+
+    def normal(self, shape: tuple[int, ...], dtype: NoiseDtype = "float32") -> NDArray[Any]:
+        """Draw in ``dtype`` and standardise; shape (B, T, C).
+
+        Source: Lightricks/LTX-2 ltx_pipelines/utils/samplers.py @ v1.2.0.
+        """
+        noise = self._source.normal(shape, dtype)
+        noise = (noise - noise.mean()) / noise.std(ddof=1)
+        rows = tuple(range(len(shape) - 2, len(shape)))
+        return (noise - noise.mean(axis=rows, keepdims=True)) / noise.std(axis=rows, ddof=1, keepdims=True)
