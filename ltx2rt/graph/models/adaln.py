@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -15,7 +16,8 @@ Array = np.ndarray[Any, np.dtype[Any]]
 SINUSOID_WIDTH = 256
 
 
-class Distinct(NamedTuple):
+@dataclass(frozen=True)
+class Distinct:
     """The different values of an array and where each element finds its own.
 
     Attributes:
@@ -47,7 +49,8 @@ def sinusoid(timesteps: Array) -> Array:
     half = SINUSOID_WIDTH // 2
     exponent = np.float32(-math.log(10000.0)) * np.arange(half, dtype=np.float32) / np.float32(half)
     frequency = np.exp(exponent.astype(np.float64)).astype(np.float32)
-    angle = (timesteps.astype(np.float32)[:, None] * frequency[None]).astype(np.float64)  # the product rounds to float32
+    angle = timesteps.astype(np.float32)[:, None] * frequency[None]  # rounded to float32, then exact functions of it
+    angle = angle.astype(np.float64)
     return np.concatenate([np.cos(angle), np.sin(angle)], axis=1).astype(np.float32)
 
 

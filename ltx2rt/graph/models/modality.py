@@ -24,7 +24,8 @@ class Modality:
         latent: (B, T, C) patchified tokens, noisy and appended conditioning ones.
         sigma: (B,) noise level; 0 for a frozen stream.
         timesteps: (B, T) denoise mask * sigma of each token.
-        positions: (B, P, T, 2) [start, end) of each token: time in seconds, then (video, P = 3) height and width in pixels.
+        positions: (B, P, T, 2) [start, end) of each token: time in seconds, then (video, P = 3) height and width in
+            pixels.
         context: (B, S, D) text context.
         context_mask: (B, S), integer (1 = keep, 0 = hide) or float (added to the scores); None: all tokens are seen.
         attention_mask: (B, Tq, Tk) in [0, 1], or with axes of length 1 that broadcast: strength of each self-attention
@@ -104,12 +105,9 @@ def check_modality(name: str, modality: Modality, *, channels: int, axes: int, c
     if modality.keyframes_mask is not None:
         require("keyframes_mask", modality.keyframes_mask.shape, (batch, tokens))
     mask = modality.attention_mask
-    if mask is not None and (
-        mask.ndim != 3 or any(n not in (1, full) for n, full in zip(mask.shape, (batch, tokens, tokens)))
-    ):
-        raise UsageError(
-            f"{name}.attention_mask has shape {mask.shape}; it must broadcast to {(batch, tokens, tokens)}."
-        )
+    full = (batch, tokens, tokens)
+    if mask is not None and (mask.ndim != 3 or any(mask.shape[axis] not in (1, full[axis]) for axis in range(3))):
+        raise UsageError(f"{name}.attention_mask has shape {mask.shape}; it must broadcast to {full}.")
 
 
 def check_perturbations(perturbations: Sequence[Sequence[Perturbation]] | None, batch: int) -> None:

@@ -48,7 +48,9 @@ def middle(positions: Array) -> Array:
     return (bounds[..., 0] + bounds[..., 1]) / np.float32(2.0)
 
 
-def rope_table(coordinates: Array, *, dim: int, max_positions: Sequence[float], theta: float, float64: bool) -> RopeTable:
+def rope_table(
+    coordinates: Array, *, dim: int, max_positions: Sequence[float], theta: float, float64: bool
+) -> RopeTable:
     """Separable rotary table of tokens.
 
     The angle of frequency j along axis p is f_j * (2 * x_p / max_p - 1), in float32 as in the official code; its
@@ -66,7 +68,7 @@ def rope_table(coordinates: Array, *, dim: int, max_positions: Sequence[float], 
 
     Source: Lightricks/LTX-2 ltx_core/model/transformer/rope.py @ v1.2.0.
     """
-    batch, axes, tokens = coordinates.shape
+    _, axes, tokens = coordinates.shape
     grid = frequencies(dim, axes, theta=theta, float64=float64)
     shared = bool((coordinates == coordinates[:1]).all())
     source = coordinates[:1] if shared else coordinates

@@ -101,10 +101,7 @@ class Transformer:
 
         Source: Lightricks/LTX-2 ltx_core/model/transformer/model.py @ v1.2.0.
         """
-        streams: Streams = (None, None)
-        for streams in self.states(video, audio, perturbations):
-            pass
-        video_stream, audio_stream = streams
+        *_, (video_stream, audio_stream) = self.states(video, audio, perturbations)
         return self._velocity(video_stream), self._velocity(audio_stream)
 
     def states(
@@ -153,7 +150,7 @@ class Transformer:
 
     def _prepare(self, name: str, config: StreamConfig, own: Modality, other: Modality | None) -> Stream:
         prefix = "audio_" if name == "audio" else ""
-        batch, tokens, _ = own.latent.shape
+        tokens = own.latent.shape[1]
         scale = np.float32(self.config.timestep_scale)
         timesteps = distinct(own.timesteps.astype(np.float32) * scale)
         rows, embedded = adaln(self._params.at(f"{prefix}adaln_single"), timesteps.values)

@@ -20,7 +20,8 @@ _SHIFT_SELF, _SCALE_SELF, _GATE_SELF, _SHIFT_FF, _SCALE_FF, _GATE_FF, _SHIFT_TEX
 _A2V_ROWS, _V2A_ROWS, _CROSS_GATE_ROW = (0, 1), (2, 3), 4
 
 
-class Modulation(NamedTuple):
+@dataclass(frozen=True)
+class Modulation:
     """AdaLN output for the distinct timesteps of a stream.
 
     Attributes:
@@ -107,7 +108,7 @@ def gate_heads(x: mx.array, logits: mx.array | None, num_heads: int) -> mx.array
     """x (B, T, N*K) times 2 * sigmoid(logits) per head: what `rope_attention` does to its output."""
     if logits is None:
         return x
-    batch, tokens, width = x.shape
+    batch, tokens, _ = x.shape
     gates = 2.0 * mx.sigmoid(logits.astype(mx.float32))[..., None]
     return (x.reshape(batch, tokens, num_heads, -1).astype(mx.float32) * gates).reshape(x.shape).astype(x.dtype)
 
@@ -149,7 +150,7 @@ def self_attention(
 def text_key_values(
     config: TransformerConfig, block: Params, block_index: int, stream: Stream
 ) -> tuple[mx.array, mx.array]:
-    """k and v of the text attention; the context is modulated first where the model does so (it is never normalised)."""
+    """k and v of the text attention; a model with text modulation modulates the context, none normalises it."""
     kept = stream.context.key_values
     if kept is not None and block_index in kept:
         return kept[block_index]
@@ -157,9 +158,12 @@ def text_key_values(
     tokens = stream.context.tokens
     if config.text_modulation:
         name = f"{stream.prefix}prompt_scale_shift_table"
-        rows, index = stream.prompt if stream.prompt is not None else (mx.zeros((2, 1, 1)), None)
-        shift, scale = modulation_table(block, name, rows)
-        tokens = modulated_norm(tokens, scale=scale, shift=shift, index=index, norm="none")
+        if stream.prompt is not None:
+            shift, scale = modulation_table(block, name, stream.prompt.rows)
+            tokens = modulated_norm(tokens, scale=scale, shift=shift, index=stream.prompt.index, norm="none")
+        else:
+            shift, scale = block[name][:, None]
+            tokens = modulated_norm(tokens, scale=scale, shift=shift, norm="none")
     key_values = linear(tokens, params.at("to_k")), linear(tokens, params.at("to_v"))
     if kept is not None:
         kept[block_index] = key_values
@@ -205,7 +209,9 @@ def exchange(
 
     ``rows`` are the scale and the shift row of this direction in the tables of both streams.
     """
-    assert target.cross_modulation and target.cross_gate and source.cross_modulation
+    assert target.cross_modulation is not None
+    assert target.cross_gate is not None
+    assert source.cross_modulation is not None
     params = block.at(name)
 
     def modulated(stream: Stream, own: Modulation) -> mx.array:

@@ -66,7 +66,8 @@ class TransformerConfig:
         num_layers: number of blocks.
         video, audio: the two streams.
         norm_eps: of every norm.
-        rope_theta, rope_layout, rope_float64: rotary embedding (``split`` or ``interleaved``; frequency grid in float64).
+        rope_theta, rope_layout, rope_float64: rotary embedding; layout ``split`` or ``interleaved``, frequency grid in
+            float64 or float32.
         timestep_scale: factor from sigma to timestep.
         cross_gate_timestep_scale: the same for the gates of the exchange between the streams.
         text_modulation: N = 9 modulation rows instead of 6; the text attention and its context are modulated.
@@ -138,7 +139,9 @@ class TransformerConfig:
         def positions(key: str, default: list[int]) -> tuple[float, ...]:
             value = section.get(key, default)
             if not isinstance(value, list) or len(value) != len(default) or any(not v > 0 for v in value):
-                raise CheckpointError(f"transformer config: {key} is {value!r}; it must be {len(default)} positive numbers.")
+                raise CheckpointError(
+                    f"transformer config: {key} is {value!r}; it must be {len(default)} positive numbers."
+                )
             return tuple(float(v) for v in value)
 
         rope_layout = section.get("rope_type", "split")
@@ -218,7 +221,9 @@ def _attention(name: str, config: TransformerConfig, *, q_dim: int, kv_dim: int,
         ParamSpec(f"{name}.q_norm.weight", (inner,)),
         ParamSpec(f"{name}.k_norm.weight", (inner,)),
     ]
-    return [*specs, *_linear(f"{name}.to_gate_logits", config.video.num_heads, q_dim)] if config.gated_attention else specs
+    if config.gated_attention:
+        specs += _linear(f"{name}.to_gate_logits", config.video.num_heads, q_dim)
+    return specs
 
 
 def _stream_specs(config: TransformerConfig, stream: StreamConfig, prefix: str) -> list[ParamSpec]:
@@ -247,7 +252,9 @@ def _stream_block_specs(config: TransformerConfig, stream: StreamConfig, block: 
         *_linear(f"{block}{prefix}ff.net.2", width, 4 * width, stream.ff_bias),
         _table(f"{block}{prefix}scale_shift_table", config.modulation_rows, width),
     ]
-    return [*specs, _table(f"{block}{prefix}prompt_scale_shift_table", 2, width)] if config.text_modulation else specs
+    if config.text_modulation:
+        specs.append(_table(f"{block}{prefix}prompt_scale_shift_table", 2, width))
+    return specs
 
 
 def _cross_specs(config: TransformerConfig) -> list[ParamSpec]:
@@ -270,7 +277,9 @@ def _cross_block_specs(config: TransformerConfig, block: str) -> list[ParamSpec]
     ]
 
 
-def block_param_specs(config: TransformerConfig, index: int, *, video: bool = True, audio: bool = True) -> list[ParamSpec]:
+def block_param_specs(
+    config: TransformerConfig, index: int, *, video: bool = True, audio: bool = True
+) -> list[ParamSpec]:
     """Tensors of block ``index``, named ``transformer_blocks.<index>.*``; see `param_specs`."""
     block = f"transformer_blocks.{index}."
     specs = _stream_block_specs(config, config.video, block, "") if video else []
