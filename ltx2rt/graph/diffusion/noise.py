@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -54,14 +54,15 @@ class TorchCpuNoise:
     def normal(self, shape: tuple[int, ...], dtype: NoiseDtype = "float32") -> NDArray[Any]:
         """See `NoiseSource.normal`."""
         count = math.prod(shape)
-        double = dtype == "float64"
-        if count >= _GROUP:
-            values = self._blocked64(count) if double else self._blocked32(count)
-        else:
+        if count < _GROUP:
             values = self._one_by_one(count)
-        if double:
-            return values.astype(np.float64, copy=False).reshape(shape)
-        return round_to(values, dtype).reshape(shape)
+        elif dtype == "float64":
+            values = _fill(count, count, self._uniform64, _transform64)
+        else:
+            # For float32 PyTorch draws one uniform per value, for the half types only whole groups of them.
+            drawn = count if dtype == "float32" else count // _GROUP * _GROUP
+            values = _fill(count, drawn, self._uniform32, _transform32)
+        return values.reshape(shape) if dtype == "float64" else round_to(values, dtype).reshape(shape)
 
     def _draw32(self, count: int) -> NDArray[np.uint32]:
         return self._words.randint(0, 2**32, size=count, dtype=np.uint32)
@@ -73,39 +74,6 @@ class TorchCpuNoise:
         words = self._draw32(2 * count).astype(np.uint64).reshape(count, 2)
         bits = ((words[:, 0] << np.uint64(32)) | words[:, 1]) & np.uint64(2**53 - 1)
         return bits.astype(np.float64) * _UNIT_53
-
-    def _blocked32(self, count: int) -> NDArray[np.float64]:
-        def transform(uniform: NDArray[np.float32]) -> NDArray[np.float64]:
-            groups = uniform.reshape(-1, 2, _GROUP // 2)
-            radius = np.sqrt(-2 * np.log((np.float32(1) - groups[:, 0]).astype(np.float64)))
-            # PyTorch forms the angle in float32; the rest is exact enough in float64 to round like any good libm.
-            angle = (np.float32(2 * math.pi) * groups[:, 1]).astype(np.float64)
-            return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1).reshape(-1)
-
-        uniform = self._uniform32(count)
-        return self._in_groups(transform, uniform, self._uniform32)
-
-    def _blocked64(self, count: int) -> NDArray[np.float64]:
-        def transform(uniform: NDArray[np.float64]) -> NDArray[np.float64]:
-            groups = uniform.reshape(-1, 2, _GROUP // 2)
-            radius = np.sqrt(-2 * np.log(1 - groups[:, 0]))
-            angle = 2 * math.pi * groups[:, 1]
-            return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1).reshape(-1)
-
-        uniform = self._uniform64(count)
-        return self._in_groups(transform, uniform, self._uniform64)
-
-    @staticmethod
-    def _in_groups(transform: Any, uniform: NDArray[Any], redraw: Any) -> NDArray[np.float64]:
-        """Transform whole groups of 16; a ragged end is replaced by 16 fresh draws that overlap the group before."""
-        count = uniform.size
-        whole = count // _GROUP * _GROUP
-        if whole == count:
-            return transform(uniform)
-        values = np.empty(count, np.float64)
-        values[:whole] = transform(uniform[:whole])
-        values[count - _GROUP :] = transform(redraw(_GROUP))
-        return values
 
     def _one_by_one(self, count: int) -> NDArray[np.float64]:
         values = np.empty(count, np.float64)
@@ -119,6 +87,33 @@ class TorchCpuNoise:
             values[i] = radius * math.cos(angle)
             self._pending = radius * math.sin(angle)
         return values
+
+
+def _fill(
+    count: int, drawn: int, draw: Callable[[int], NDArray[Any]], transform: Callable[[NDArray[Any]], NDArray[np.float64]]
+) -> NDArray[np.float64]:
+    """``count`` normal values from ``drawn`` uniforms; a ragged end is redone by 16 fresh draws reaching back."""
+    whole = count // _GROUP * _GROUP
+    values = np.empty(count, np.float64)
+    values[:whole] = transform(draw(drawn)[:whole])
+    if whole != count:
+        values[count - _GROUP :] = transform(draw(_GROUP))
+    return values
+
+
+def _transform32(uniform: NDArray[Any]) -> NDArray[np.float64]:
+    halves = uniform.reshape(-1, 2, _GROUP // 2)
+    radius = np.sqrt(-2 * np.log((np.float32(1) - halves[:, 0]).astype(np.float64)))
+    # PyTorch forms the angle in float32; from there float64 rounds like any good float32 library.
+    angle = (np.float32(2 * math.pi) * halves[:, 1]).astype(np.float64)
+    return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1).reshape(-1)
+
+
+def _transform64(uniform: NDArray[Any]) -> NDArray[np.float64]:
+    halves = uniform.reshape(-1, 2, _GROUP // 2)
+    radius = np.sqrt(-2 * np.log(1 - halves[:, 0]))
+    angle = 2 * math.pi * halves[:, 1]
+    return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1).reshape(-1)
 
 
 class RecordedNoise:
