@@ -123,7 +123,7 @@ def _write_npz(path: Path, entries: Mapping[str, Any]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with temporary.open("wb") as file:
-            np.savez(file, **{name: np.asarray(value) for name, value in entries.items()})
+            np.savez(file, allow_pickle=False, **{name: np.asarray(value) for name, value in entries.items()})
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -141,13 +141,11 @@ def read_embedding(path: str | os.PathLike[str]) -> TextEmbedding:
     which is the same as masking them.
 
     Raises:
-        CheckpointError: the file is missing, damaged, of another kind, or its contexts have impossible shapes or values.
+        CheckpointError: the file is missing, damaged, of another kind, or its contexts have impossible shapes or
+            values.
     """
     path = Path(path)
-    if path.suffix == ".npz":
-        embedding = _read_npz(path)
-    else:
-        embedding = _read_safetensors(path)
+    embedding = _read_npz(path) if path.suffix == ".npz" else _read_safetensors(path)
     _check(path, embedding)
     return embedding
 
@@ -167,13 +165,26 @@ def _ours(path: Path, contexts: Mapping[str, mx.array], fields: Mapping[str, Any
     try:
         version, num_tokens = int(fields["format_version"]), int(fields["num_tokens"])
         texts = {name: str(fields[name]) for name in _TEXTS}
-    except (KeyError, ValueError) as error:
-        raise CheckpointError(f"{path}: damaged text embedding file (field {error}); encode the prompt again.") from error
+    except (KeyError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{path}: damaged text embedding file ({error}); encode the prompt again.") from error
     if version != FORMAT_VERSION:
         raise CheckpointError(
             f"{path}: text embedding format {version}, this ltx2rt reads {FORMAT_VERSION}; encode the prompt again."
         )
-    return TextEmbedding(**texts, **contexts, num_tokens=num_tokens)
+    if "video_context" not in contexts:
+        raise CheckpointError(f"{path}: has no video context; encode the prompt again.")
+    return TextEmbedding(
+        texts["generation"],
+        contexts["video_context"],
+        contexts.get("audio_context"),
+        contexts.get("negative_video_context"),
+        contexts.get("negative_audio_context"),
+        model_version=texts["model_version"],
+        encoder_id=texts["encoder_id"],
+        prompt=texts["prompt"],
+        negative_prompt=texts["negative_prompt"],
+        num_tokens=num_tokens,
+    )
 
 
 def _read_npz(path: Path) -> TextEmbedding:
@@ -214,10 +225,7 @@ def _unmasked(path: Path, context: Array, mask: Array | None) -> Array:
 
 
 def _check(path: Path, embedding: TextEmbedding) -> None:
-    contexts = embedding.contexts()
-    if "video_context" not in contexts:
-        raise CheckpointError(f"{path}: has no video context; encode the prompt again.")
-    for name, context in contexts.items():
+    for name, context in embedding.contexts().items():
         if context.ndim != 3 or context.shape[0] != 1 or 0 in context.shape:
             raise CheckpointError(f"{path}: {name} must have shape (1, rows, channels), got {context.shape}.")
         if not mx.issubdtype(context.dtype, mx.floating) or not bool(mx.isfinite(context).all()):

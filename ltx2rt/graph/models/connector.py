@@ -15,6 +15,8 @@ from ltx2rt.graph.models.rope import rope_table
 from ltx2rt.kernels import RopeTable, modulated_norm, rope_attention
 from ltx2rt.types import ParamSpec
 
+Stream = Literal["video", "audio"]
+
 # Rows of a context, whatever the length of the prompt.
 CONTEXT_ROWS = 1024
 # The connectors ignore `positional_embedding_theta` and `norm_eps`, which belong to the transformer.
@@ -53,7 +55,7 @@ class ConnectorConfig:
         return self.num_heads * self.head_dim
 
     @classmethod
-    def from_dict(cls, transformer: Mapping[str, Any], stream: Literal["video", "audio"]) -> ConnectorConfig:
+    def from_dict(cls, transformer: Mapping[str, Any], stream: Stream) -> ConnectorConfig:
         """The connector of ``stream`` described by the ``transformer`` section of the official config.
 
         An audio setting that is absent falls back to the video one.
@@ -69,7 +71,7 @@ class ConnectorConfig:
             if stream == "audio":
                 value = transformer.get(f"audio_connector_{name}", value)
             if not isinstance(value, int) or value < 1:
-                raise CheckpointError(f"Transformer config: connector_{name} must be a positive integer, got {value!r}.")
+                raise CheckpointError(f"Transformer config: connector_{name} must be a positive int, got {value!r}.")
             return value
 
         registers = transformer.get("connector_num_learnable_registers", 128)

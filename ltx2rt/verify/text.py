@@ -1,0 +1,89 @@
+"""Golden cases of the text path: token ids, hidden states, features and contexts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import partial
+
+import mlx.core as mx
+import numpy as np
+
+from ltx2rt.graph.models import connector, feature_extractor, gemma3
+from ltx2rt.graph.models.params import Params
+from ltx2rt.graph.pipelines.prompt_encoding import check_pairing
+from ltx2rt.verify.golden import Array, Case, Check, GoldenFile
+from ltx2rt.weights.checkpoint import Checkpoint
+from ltx2rt.weights.tokenizer import GemmaTokenizer
+
+_ATOL, _RTOL = 2e-5, 1e-4
+_STACK_ATOL = 1e-4
+# The text encoder of files that name none.
+_GEMMA3_FOLDER = "tiny-gemma3"
+
+
+def find_cases(golden: GoldenFile) -> Iterator[Case]:
+    """One case per prompt of ``19b_text*`` and ``23_text*`` files."""
+    if not re.fullmatch(r"(19b|23)_text.*", golden.path.stem):
+        return
+    prompts = sorted({key.partition(".")[0] for key in golden.keys() if "." in key})
+    for prompt in prompts:
+        yield Case(f"{golden.name}/{prompt}", partial(_run, golden, prompt))
+
+
+def _run(golden: GoldenFile, prompt: str) -> Iterator[Check]:
+    metadata = golden.metadata
+    folder = golden.root / metadata.get("text_encoder", _GEMMA3_FOLDER)
+    checkpoint, encoder = Checkpoint.open(golden.root / metadata["checkpoint"]), Checkpoint.open(folder)
+    check_pairing(checkpoint.metadata, encoder.config, str(checkpoint.path))
+
+    text = metadata.get("prompts", {}).get(prompt)
+    if text is None:
+        ids = golden[f"{prompt}.input_ids"][0][golden[f"{prompt}.attention_mask"][0] != 0]
+    else:
+        tokenizer = GemmaTokenizer.from_directory(folder)
+        ids = tokenizer.encode(text)
+        padded, mask = tokenizer.padded(ids)
+        yield from _exact(golden, f"{prompt}.input_ids", padded[None])
+        yield from _exact(golden, f"{prompt}.attention_mask", mask[None])
+
+    gemma_config = gemma3.Gemma3Config.from_dict(encoder.section("text_encoder"))
+    gemma_params = Params(encoder.load("text_encoder", gemma3.param_specs(gemma_config)))
+    states = list(gemma3.Gemma3(gemma_config, gemma_params, mx.float32).hidden_states(ids))
+    yield from _close(golden, f"{prompt}.hidden_states_valid", mx.concatenate(states), _STACK_ATOL)
+
+    transformer = checkpoint.section("text_projection")
+    config = feature_extractor.FeatureExtractorConfig.from_dict(
+        transformer, encoder_width=gemma_config.hidden_size, encoder_states=gemma_config.num_states
+    )
+    params = Params(checkpoint.load("text_projection", feature_extractor.param_specs(config)))
+    features = feature_extractor.FeatureExtractor(config, params, mx.float32)(states)
+    yield from _close(golden, f"{prompt}.video_features_valid", features.video, _ATOL)
+    yield from _close(golden, f"{prompt}.audio_features_valid", features.audio, _ATOL)
+
+    yield from _context(golden, f"{prompt}.video_context", checkpoint, "video", features.video)
+    yield from _context(golden, f"{prompt}.audio_context", checkpoint, "audio", features.audio)
+    # Registers take the place of padding, so no row of a context is masked.
+    yield from _exact(golden, f"{prompt}.context_mask", np.ones((1, connector.CONTEXT_ROWS), dtype=np.int32))
+
+
+def _context(
+    golden: GoldenFile, key: str, checkpoint: Checkpoint, stream: connector.Stream, features: mx.array
+) -> Iterator[Check]:
+    if key not in golden:
+        return
+    config = connector.ConnectorConfig.from_dict(checkpoint.section(f"{stream}_connector"), stream)
+    params = Params(checkpoint.load(f"{stream}_connector", connector.param_specs(config)))
+    context = connector.Connector(config, params, mx.float32)(features)
+    # Some files hold the first rows only.
+    yield from _close(golden, key, context[:, : golden[key].shape[1]], _STACK_ATOL)
+
+
+def _close(golden: GoldenFile, key: str, actual: mx.array, atol: float) -> Iterator[Check]:
+    if key in golden:
+        yield Check(key, np.array(actual), golden[key], atol, _RTOL)
+
+
+def _exact(golden: GoldenFile, key: str, actual: Array) -> Iterator[Check]:
+    if key in golden:
+        yield Check(key, actual, golden[key], 0.0)
