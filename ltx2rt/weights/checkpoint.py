@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +16,7 @@ import mlx.core as mx
 from ltx2rt.errors import CheckpointError
 from ltx2rt.types import LinearWeight, ParamSpec
 from ltx2rt.weights.components import COMPANION_SUFFIXES, UNUSED_SUFFIXES, assign
-from ltx2rt.weights.config import infer_config, parse_config, parse_version
+from ltx2rt.weights.config import complete_config, generation_of_tensors, parse_config, parse_version
 from ltx2rt.weights.detection import is_lora, read_json, refuse_foreign_file, refuse_foreign_tensors, weight_files
 from ltx2rt.weights.lora import LoraFile, fuse
 from ltx2rt.weights.safetensors import DTYPES, SafetensorsFile, TensorInfo
@@ -109,7 +110,11 @@ class Checkpoint:
             return cls(path, [(None, tensors)], metadata)
         refuse_foreign_file(path)
         single = SafetensorsFile(path)
-        return cls(path, [(single, single.tensors)], single.metadata)
+        checkpoint = cls(path, [(single, single.tensors)], single.metadata)
+        beside = path.with_name("config.json")
+        if "text_encoder" in checkpoint.components and "gemma_config" not in single.metadata and beside.exists():
+            checkpoint._hf_config = read_json(beside)
+        return checkpoint
 
     @property
     def components(self) -> frozenset[str]:
@@ -130,7 +135,7 @@ class Checkpoint:
         tensors = {component: self.names(component) for component in self._components}
         if self._hf_config is not None and not stated:
             return self._hf_config
-        return infer_config(stated, tensors, str(self.path))
+        return complete_config(stated, tensors, str(self.path))
 
     def section(self, component: str) -> dict[str, Any]:
         """The part of `config` that describes ``component``.
@@ -150,30 +155,17 @@ class Checkpoint:
 
     @property
     def generation(self) -> str | None:
-        """``19b``, ``2.3`` or ``2.5``; None where the file does not tell (an upscaler, a Gemma folder)."""
+        """``19b``, ``2.3`` or ``2.5``, from the model version or else the tensors; None where neither tells."""
         version = parse_version(self.metadata.get("model_version", ""))
         if version:
             return "2.5" if version >= (2, 4) else "2.3" if version >= (2, 3) else "19b"
-        transformer = self.config.get("transformer") or {}
-        if transformer.get("use_keyframes_abs_pos_embedding") or transformer.get("ff_bias") is False:
-            return "2.5"
-        if "transformer" in self._components:
-            return "2.3" if transformer.get("cross_attention_adaln") else "19b"
-        if "video_vae" in self._components and (self.config.get("vae") or {}).get("_class_name") == "CausalDiffusionVAE":
-            return "2.5"
-        projection = self._components.get("text_projection", {})
-        if projection:
-            return "19b" if "aggregate_embed.weight" in projection else "2.3"
-        if "vocoder" in self._components:
-            return "2.3" if "bwe" in self.config["vocoder"] else "19b"
-        return None
+        return generation_of_tensors({component: self.names(component) for component in self._components})
 
     @property
     def variant(self) -> str | None:
         """``dev`` or ``distilled``, which only the file name tells; None if it does not."""
-        name = self.path.name.lower()
-        found = [variant for variant in ("distilled", "dev") if variant in name]
-        return found[0] if found else None
+        words = re.split(r"[^a-z]+", self.path.name.lower())
+        return next((variant for variant in ("distilled", "dev") if variant in words), None)
 
     @property
     def is_manifest(self) -> bool:
@@ -253,7 +245,9 @@ class Checkpoint:
         lists = (("missing", missing), ("of the wrong shape", wrong))
         found = [f"{len(names)} tensors {what}: {_shortened(names)}" for what, names in lists if names]
         if found:
-            raise CheckpointError(f"{self.path}: {component}: {'; '.join(found)}. The file is incomplete or not for this model.")
+            raise CheckpointError(
+                f"{self.path}: {component}: {'; '.join(found)}. The file is incomplete or not for this model."
+            )
 
     def _stored(self, component: str, name: str) -> Stored:
         """The tensor and its quantisation companions, ready to be read."""
@@ -268,8 +262,13 @@ class Checkpoint:
             if base != name and base + suffix in places
         }
         if name + "_scale" in places:
-            companions["." + name.rpartition(".")[2] + "_scale"] = (places[name + "_scale"].file, places[name + "_scale"].name)
-        return Stored(place.file, place.name, {key: (file, full) for key, (file, full) in companions.items() if file is not None})
+            companions["." + name.rpartition(".")[2] + "_scale"] = (
+                places[name + "_scale"].file,
+                places[name + "_scale"].name,
+            )
+        return Stored(
+            place.file, place.name, {key: (file, full) for key, (file, full) in companions.items() if file is not None}
+        )
 
     def _warn_unmatched(self, component: str, loras: Sequence[tuple[LoraFile, float]]) -> None:
         for lora, _ in loras:

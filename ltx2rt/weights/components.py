@@ -21,9 +21,19 @@ IGNORED = "ignored"
 
 # The first matching rule wins. `IGNORED` tensors are known and not used by any pipeline.
 _RULES = (
-    _Rule("model.diffusion_model.video_embeddings_connector.", "video_connector", "model.diffusion_model.video_embeddings_connector."),
-    _Rule("model.diffusion_model.audio_embeddings_connector.", "audio_connector", "model.diffusion_model.audio_embeddings_connector."),
-    _Rule("model.diffusion_model.embeddings_connector.", "video_connector", "model.diffusion_model.embeddings_connector."),
+    _Rule(
+        "model.diffusion_model.video_embeddings_connector.",
+        "video_connector",
+        "model.diffusion_model.video_embeddings_connector.",
+    ),
+    _Rule(
+        "model.diffusion_model.audio_embeddings_connector.",
+        "audio_connector",
+        "model.diffusion_model.audio_embeddings_connector.",
+    ),
+    _Rule(
+        "model.diffusion_model.embeddings_connector.", "video_connector", "model.diffusion_model.embeddings_connector."
+    ),
     _Rule("model.diffusion_model.scaled_fp8", IGNORED, ""),  # marker of ComfyUI FP8 files, no value
     _Rule("model.diffusion_model.", "transformer", "model.diffusion_model."),
     _Rule("text_embedding_projection.", "text_projection", "text_embedding_projection."),

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ltx2rt.errors import CheckpointError
+from ltx2rt.weights.inferred_config import (
+    audio_vae_section,
+    text_encoder_section,
+    transformer_section,
+    upscaler_section,
+    vae_section,
+    vocoder_section,
+)
 from ltx2rt.weights.safetensors import TensorInfo
 
 Tensors = Mapping[str, TensorInfo]
@@ -33,7 +41,9 @@ def parse_config(metadata: Mapping[str, str], where: str) -> dict[str, Any]:
         if isinstance(value, dict) or key not in ("transformer", "vae", "audio_vae", "vocoder", "duration_head"):
             continue
         if value is not None:
-            raise CheckpointError(f"{where}: section {key!r} of the config metadata is a {type(value).__name__}, not an object.")
+            raise CheckpointError(
+                f"{where}: section {key!r} of the config metadata is a {type(value).__name__}, not an object."
+            )
     if "gemma_config" in metadata:
         config["text_encoder"] = _parse_object(metadata, "gemma_config", where)
     return config
@@ -51,6 +61,63 @@ def _parse_object(metadata: Mapping[str, str], key: str, where: str) -> dict[str
     return value
 
 
-def infer_config(stated: Mapping[str, Any], tensors: Mapping[str, Tensors], where: str) -> dict[str, Any]:
-    """``stated`` for now."""
-    return dict(stated)
+def complete_config(stated: Mapping[str, Any], components: Mapping[str, Tensors], where: str) -> dict[str, Any]:
+    """``stated`` with everything that only the tensors tell: absent sections, and facts the metadata leaves out.
+
+    Args:
+        stated: what the metadata says, possibly nothing.
+        components: component -> local tensor name -> entry.
+        where: names the file in errors.
+
+    Raises:
+        CheckpointError: a section is not stated and cannot be inferred.
+    """
+    if "upscaler" in components:
+        return dict(stated) or upscaler_section(components["upscaler"], where)
+    config = dict(stated)
+    for section, (needed_by, infer) in _INFERRED.items():
+        if not config.get(section) and any(component in components for component in needed_by):
+            config[section] = infer(components, where)
+    transformer = components.get("transformer", {})
+    if "keyframes_abs_pos_embedding" in transformer:
+        config["transformer"] = {**config["transformer"], "use_keyframes_abs_pos_embedding": True}
+    vae = config.get("vae")
+    if (
+        vae
+        and vae.get("_class_name", "CausalVideoAutoencoder") == "CausalVideoAutoencoder"
+        and "timestep_conditioning" not in vae
+    ):
+        conditioned = any(name.startswith("decoder.last_time_embedder.") for name in components.get("video_vae", {}))
+        config["vae"] = {**vae, "timestep_conditioning": conditioned}
+    return config
+
+
+# Section -> the components it describes, and how it is inferred from their tensors.
+_INFERRED: dict[str, tuple[tuple[str, ...], Callable[[Mapping[str, Tensors], str], dict[str, Any]]]] = {
+    "transformer": (("transformer", "video_connector", "audio_connector", "text_projection"), transformer_section),
+    "vae": (("video_vae",), vae_section),
+    "audio_vae": (("audio_vae",), audio_vae_section),
+    "vocoder": (("vocoder",), vocoder_section),
+    "text_encoder": (("text_encoder",), text_encoder_section),
+}
+
+
+def generation_of_tensors(components: Mapping[str, Tensors]) -> str | None:
+    """``19b``, ``2.3`` or ``2.5`` by the tensors that only one generation has; None if nothing decides."""
+    transformer = components.get("transformer", {})
+    table = transformer.get("transformer_blocks.0.scale_shift_table")
+    if table is not None:
+        if "keyframes_abs_pos_embedding" in transformer or "transformer_blocks.0.ff.net.0.proj.bias" not in transformer:
+            return "2.5"
+        return "2.3" if table.shape[:1] == (9,) else "19b"
+    if any(name.endswith(".layer_scalar") for name in components.get("text_encoder", {})):
+        return "2.5"  # Gemma 4
+    projection = components.get("text_projection", {})
+    if projection:
+        return "19b" if "aggregate_embed.weight" in projection else "2.3"
+    if any(name.startswith("decoder.det_stages.") for name in components.get("video_vae", {})):
+        return "2.5"
+    if "vocoder" in components:
+        extended = any(name.startswith("bwe_generator.") for name in components["vocoder"])
+        return "2.3" if extended else "19b"
+    return None

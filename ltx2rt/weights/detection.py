@@ -65,7 +65,9 @@ def refuse_foreign_tensors(path: Path, tensors: Mapping[str, TensorInfo], file: 
                 f"{path}: a checkpoint converted for another MLX program (tensor {name!r}), which is not supported; use {OFFICIAL}."
             )
         if name.startswith(("time_embed.", "transformer.time_embed.", "audio_time_embed.")) or ".norm_q." in name:
-            raise CheckpointError(f"{path}: diffusers layout (tensor {name!r}), which is not supported; use {OFFICIAL}.")
+            raise CheckpointError(
+                f"{path}: diffusers layout (tensor {name!r}), which is not supported; use {OFFICIAL}."
+            )
 
 
 def _comfy_format(file: SafetensorsFile, name: str) -> Any:
@@ -85,12 +87,16 @@ def weight_files(folder: Path) -> list[Path]:
         CheckpointError: another layout, an index that names missing files, or no weights at all.
     """
     if (folder / "split_model.json").exists():
-        raise CheckpointError(f"{folder}: a folder converted for another MLX program, which is not supported; use {OFFICIAL}.")
+        raise CheckpointError(
+            f"{folder}: a folder converted for another MLX program, which is not supported; use {OFFICIAL}."
+        )
     if (folder / "model_index.json").exists():
         raise CheckpointError(f"{folder}: a diffusers folder, which is not supported; use {OFFICIAL}.")
     found = sorted(folder.glob("*.safetensors"))
     if (folder / "config.json").exists() and any(path.name.startswith("transformer") for path in found):
-        raise CheckpointError(f"{folder}: a folder converted for another MLX program, which is not supported; use {OFFICIAL}.")
+        raise CheckpointError(
+            f"{folder}: a folder converted for another MLX program, which is not supported; use {OFFICIAL}."
+        )
     index = folder / "model.safetensors.index.json"
     if index.exists():
         return _indexed_files(folder, index)
@@ -108,7 +114,9 @@ def _indexed_files(folder: Path, index: Path) -> list[Path]:
         raise CheckpointError(f"{index}: weight_map names files outside its folder; download it again.")
     missing = [name for name in names if not (folder / name).exists()]
     if missing:
-        raise CheckpointError(f"{folder}: {len(missing)} of {len(names)} weight files are missing ({', '.join(missing[:10])}).")
+        raise CheckpointError(
+            f"{folder}: {len(missing)} of {len(names)} weight files are missing ({', '.join(missing[:10])})."
+        )
     return [folder / name for name in names]
 
 

@@ -13,7 +13,6 @@ import numpy as np
 
 from ltx2rt.errors import CheckpointError
 from ltx2rt.types import LinearWeight
-from ltx2rt.weights.components import IGNORED, locate
 from ltx2rt.weights.detection import refuse_foreign_file
 from ltx2rt.weights.float8 import E4M3_MAX, encode_e4m3
 from ltx2rt.weights.safetensors import SafetensorsFile, TensorInfo
@@ -144,21 +143,33 @@ class LoraFile:
 def lora_pairs(path: Path, tensors: Mapping[str, TensorInfo], file: SafetensorsFile | None) -> dict[str, LoraPair]:
     """Module -> factors, checked; ``file`` gives the alpha values and may be None for a manifest."""
     parts: dict[str, dict[str, str]] = {}
+    strangers = []
     for name in tensors:
         for method in _OTHER_METHODS:
             if method in name:
-                raise CheckpointError(f"{path}: tensor {name!r}: only plain LoRA is supported (not DoRA, LoKr, LoHa or full differences).")
+                raise CheckpointError(
+                    f"{path}: tensor {name!r}: only plain LoRA is supported (not DoRA, LoKr, LoHa or full differences)."
+                )
         suffix = next((s for s in _SUFFIXES if name.endswith(s)), None)
         if suffix is None:
-            logger.warning("%s: tensor %s is not part of a LoRA and is skipped", path, name)
+            strangers.append(name)
             continue
         kind, module = _SUFFIXES[suffix], module_path(name.removesuffix(suffix))
         if kind in parts.setdefault(module, {}):
-            raise CheckpointError(f"{path}: tensors {parts[module][kind]!r} and {name!r} are the same factor of {module}.")
+            raise CheckpointError(
+                f"{path}: tensors {parts[module][kind]!r} and {name!r} are the same factor of {module}."
+            )
         parts[module][kind] = name
     pairs = {module: _pair(path, module, names, tensors, file) for module, names in parts.items()}
     if not pairs:
         raise CheckpointError(f"{path}: not a LoRA file: no tensor ends in lora_A/lora_B or lora_down/lora_up.")
+    if strangers:
+        logger.warning("%s: %d tensors are not part of a LoRA and are skipped (%s)", path, len(strangers), strangers[0])
+    scales = {pair.scale for pair in pairs.values()} - {1.0}
+    if scales:
+        logger.warning(
+            "%s: its alpha tensors multiply the strength by %s", path, ", ".join(f"{s:g}" for s in sorted(scales))
+        )
     return pairs
 
 
@@ -194,7 +205,9 @@ def _pair(
         if info.dtype not in ("BF16", "F16", "F32", "F64", "F8_E4M3"):
             raise CheckpointError(f"{path}: tensor {name!r} is {info.dtype}; LoRA factors must be floating point.")
         if len(info.shape) < 2 or any(n != 1 for n in info.shape[2:]):
-            raise CheckpointError(f"{path}: tensor {name!r} is {list(info.shape)}; only LoRA factors of linear layers are supported.")
+            raise CheckpointError(
+                f"{path}: tensor {name!r} is {list(info.shape)}; only LoRA factors of linear layers are supported."
+            )
     if a.shape[0] != b.shape[1] or a.shape[0] == 0:
         raise CheckpointError(
             f"{path}: {module}: the ranks of A {list(a.shape)} and B {list(b.shape)} differ; the LoRA file is damaged."
@@ -204,10 +217,10 @@ def _pair(
     if "alpha" in names and file is not None:
         alpha = file.numpy(names["alpha"])
         if alpha.size != 1:
-            raise CheckpointError(f"{path}: tensor {names['alpha']!r} must be one number, has shape {list(alpha.shape)}.")
+            raise CheckpointError(
+                f"{path}: tensor {names['alpha']!r} must be one number, has shape {list(alpha.shape)}."
+            )
         scale = float(alpha.reshape(())) / rank
-        if scale != 1.0:
-            logger.warning("%s: %s has alpha %g and rank %d: its strength is multiplied by %g", path, module, scale * rank, rank, scale)
     return LoraPair(names["A"], names["B"], rank, scale)
 
 

@@ -114,7 +114,9 @@ class SafetensorsFile:
         try:
             return self.tensors[name]
         except KeyError:
-            raise CheckpointError(f"{self.path}: no tensor named {name!r} ({len(self.tensors)} tensors in the file).") from None
+            raise CheckpointError(
+                f"{self.path}: no tensor named {name!r} ({len(self.tensors)} tensors in the file)."
+            ) from None
 
     def bytes(self, name: str) -> memoryview:
         """The raw bytes of a tensor: a read-only window of the map, valid until `close`."""
@@ -174,7 +176,9 @@ def widen(raw: Array, dtype: str) -> Array:
 def to_mlx(raw: Array, dtype: str, where: str) -> mx.array:
     """MLX array (a copy) of raw items of safetensors ``dtype``; ``where`` names the tensor in errors."""
     if any(n > _MAX_MLX_DIMENSION for n in raw.shape):
-        raise CheckpointError(f"{where}: a dimension of {list(raw.shape)} is above {_MAX_MLX_DIMENSION}, which MLX cannot hold.")
+        raise CheckpointError(
+            f"{where}: a dimension of {list(raw.shape)} is above {_MAX_MLX_DIMENSION}, which MLX cannot hold."
+        )
     if dtype == "F64":
         raw = raw.astype(np.float32)
     array = mx.array(np.require(raw, requirements=["C", "A"]))
@@ -207,7 +211,9 @@ def _read_header(path: Path, prefix: bytes, length: int, file: Any) -> tuple[dic
     try:
         header = json.loads(file.read(header_bytes).decode("utf-8"), object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: the safetensors header is not valid JSON ({error}); download it again.") from error
+        raise CheckpointError(
+            f"{path}: the safetensors header is not valid JSON ({error}); download it again."
+        ) from error
     if not isinstance(header, dict):
         raise CheckpointError(f"{path}: the safetensors header is a JSON {type(header).__name__}, not an object.")
     return header, 8 + header_bytes
@@ -248,7 +254,9 @@ def _check_tensor(path: Path, name: str, entry: Any, data_start: int) -> TensorI
         raise CheckpointError(f"{where}: shape {shape} is too large to address.")
     needed = math.prod(shape) * itemsize
     if end - begin != needed:
-        raise CheckpointError(f"{where}: {dtype} {shape} needs {needed} bytes, data_offsets {offsets} give {end - begin}.")
+        raise CheckpointError(
+            f"{where}: {dtype} {shape} needs {needed} bytes, data_offsets {offsets} give {end - begin}."
+        )
     return TensorInfo(dtype, tuple(shape), data_start + begin, needed)
 
 
@@ -260,7 +268,9 @@ def _check_tensors(path: Path, header: Mapping[str, Any], data_start: int, lengt
         if info.offset < end:
             raise CheckpointError(f"{path}: tensor {name!r} overlaps {previous!r} by {end - info.offset} bytes.")
         if info.offset > end:
-            raise CheckpointError(f"{path}: {info.offset - end} bytes between {previous!r} and {name!r} belong to no tensor.")
+            raise CheckpointError(
+                f"{path}: {info.offset - end} bytes between {previous!r} and {name!r} belong to no tensor."
+            )
         end, previous = info.offset + info.nbytes, name
     if end > length:
         first_cut = next(name for name, info in tensors.items() if info.offset + info.nbytes > length)
@@ -269,7 +279,9 @@ def _check_tensors(path: Path, header: Mapping[str, Any], data_start: int, lengt
             f"tensor {first_cut!r} is cut); download it again."
         )
     if end < length:
-        raise CheckpointError(f"{path}: {length - end} bytes after the last tensor belong to no tensor; download it again.")
+        raise CheckpointError(
+            f"{path}: {length - end} bytes after the last tensor belong to no tensor; download it again."
+        )
     return tensors
 
 

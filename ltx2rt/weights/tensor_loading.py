@@ -74,7 +74,9 @@ def load_linear(stored: Stored, spec: ParamSpec) -> LinearWeight:
     dtype = stored.info.dtype
     if dtype == "F8_E4M3":
         scale = _scale(stored)
-        return LinearWeight("e4m3", stored.file.mlx(stored.name), mx.array(1.0 if scale is None else scale, dtype=mx.float32))
+        return LinearWeight(
+            "e4m3", stored.file.mlx(stored.name), mx.array(1.0 if scale is None else scale, dtype=mx.float32)
+        )
     if dtype == "F8_E5M2":
         return LinearWeight("dense", load_array(stored, spec))
     if dtype in _DENSE:
@@ -129,7 +131,9 @@ def _scale(stored: Stored) -> float | None:
 def _affine(stored: Stored, spec: ParamSpec) -> LinearWeight:
     """The MLX affine triple; bits and group size follow from the shapes."""
     if ".biases" not in stored.companions:
-        raise CheckpointError(f"{stored.where}: has '.scales' but no '.biases'; the file is damaged or of another format.")
+        raise CheckpointError(
+            f"{stored.where}: has '.scales' but no '.biases'; the file is damaged or of another format."
+        )
     scales_file, scales_name = stored.companions[".scales"]
     zero_file, zero_name = stored.companions[".biases"]
     rows, columns = spec.shape
