@@ -5,6 +5,7 @@ from __future__ import annotations
 import mlx.core as mx
 
 from ltx2rt.kernels import reference
+from ltx2rt.kernels.selection import ext, spread, use_reference
 
 
 def modulated_norm(
@@ -22,7 +23,7 @@ def modulated_norm(
         x: (..., D) float32 | float16 | bfloat16.
         scale: (R, D), any float dtype. None: no factor.
         shift: (R, D), any float dtype. None: no offset.
-        index: int32, shape of x without its last axis: the row of scale and shift for each row of x.
+        index: int32, shape of x without its last axis: the row (negative counts from the end) of scale and shift for each row of x.
             May be None when R is 1.
         norm: ``rms``, ``layer`` (mean-subtracting) or ``none``.
         eps: added to the mean square.
@@ -35,4 +36,14 @@ def modulated_norm(
 
     Source: the adaLN modulation of Lightricks/LTX-2 ltx_core/model/transformer/transformer.py @ v1.2.0.
     """
-    return reference.modulated_norm(x, scale=scale, shift=shift, index=index, norm=norm, eps=eps)
+    if ext is None:
+        return reference.modulated_norm(x, scale=scale, shift=shift, index=index, norm=norm, eps=eps)
+    present = (scale is not None, shift is not None, index is not None)
+
+    def graph(x: mx.array, *others: mx.array) -> mx.array:
+        scale, shift, index = spread(others, present)
+        return reference.modulated_norm(x, scale=scale, shift=shift, index=index, norm=norm, eps=eps)
+
+    return ext.modulated_norm(
+        x, scale=scale, shift=shift, index=index, norm=norm, eps=eps, reference=graph, use_reference=use_reference()
+    )

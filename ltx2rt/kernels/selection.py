@@ -3,8 +3,28 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+
+import mlx.core as mx
+
+try:
+    from ltx2rt import _ext as ext
+except ImportError:  # ltx2rt._abi has allowed this, because LTX2RT_KERNELS=reference
+    ext = None  # type: ignore[assignment]
 
 
 def use_reference() -> bool:
-    """True when ``LTX2RT_KERNELS=reference`` asks for the plain-MLX formulas everywhere."""
+    """True when ``LTX2RT_KERNELS=reference`` asks for the plain-MLX formulas everywhere.
+
+    Without that, the compiled op still returns its reference graph for a GPU stream, for which no kernel is built.
+    """
     return os.environ.get("LTX2RT_KERNELS", "") == "reference"
+
+
+def spread(arrays: Sequence[mx.array], present: Sequence[bool]) -> list[mx.array | None]:
+    """Puts the optional inputs that an op did receive back into their places; None for the others.
+
+    Reference graphs use it to read their inputs: they must not capture arrays, which would outlive their use.
+    """
+    given = iter(arrays)
+    return [next(given) if there else None for there in present]

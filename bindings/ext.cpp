@@ -1,0 +1,22 @@
+// The Python module ltx2rt._ext.
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/string.h>
+
+#include <string>
+
+#include "bindings/register.h"
+#include "mlx/array.h"
+#include "mlx/version.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+NB_MODULE(_ext, m) {
+  nb::module_::import_("mlx.core");  // registers mx.array, so that signatures and stubs can name it
+  m.attr("MLX_VERSION") = std::to_string(MLX_VERSION_MAJOR) + "." + std::to_string(MLX_VERSION_MINOR) + "." +
+                          std::to_string(MLX_VERSION_PATCH);
+  m.def("shares_arrays", [](const mlx::core::array& a) { return a.size() == 1; }, "a"_a,
+        "True for an array of one element; fails when this module and MLX cannot exchange arrays.");
+  ltx2rt::bind_modulated_norm(m);
+  ltx2rt::bind_testing(m);
+}

@@ -1,0 +1,17 @@
+// A Python function as the reference graph of an op.
+#pragma once
+
+#include <nanobind/nanobind.h>
+
+#include "csrc/fallback_primitive.h"
+
+namespace ltx2rt {
+
+// reference(*inputs) -> mx.array. The result may be copied and dropped on any thread, with or without the GIL, and
+// outlive the interpreter, in which case the function is left to the operating system.
+Reference python_reference(nanobind::callable reference);
+
+// The three arguments that every binding ends with.
+OpContext op_context(nanobind::callable reference, bool use_reference, const mx::StreamOrDevice& stream);
+
+}  // namespace ltx2rt

@@ -1,0 +1,11 @@
+// One registration function per file of bindings/, called by ext.cpp.
+#pragma once
+
+#include <nanobind/nanobind.h>
+
+namespace ltx2rt {
+
+void bind_modulated_norm(nanobind::module_& m);
+void bind_testing(nanobind::module_& m);
+
+}  // namespace ltx2rt

@@ -1,0 +1,64 @@
+// Base of our primitives: kernels compute them, a reference graph differentiates and vectorises them.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "mlx/primitives.h"
+#include "mlx/utils.h"
+
+namespace ltx2rt {
+namespace mx = mlx::core;
+
+// The op as a graph of MLX ops, a function of exactly the primitive's inputs. It must not capture arrays.
+using Reference = std::function<std::vector<mx::array>(const std::vector<mx::array>&)>;
+
+// How an op is to be built.
+struct OpContext {
+  mx::Stream stream;
+  Reference reference;
+  bool use_reference;  // return the reference graph, after the same checks, instead of the kernel
+};
+
+class FallbackPrimitive : public mx::Primitive {
+ public:
+  FallbackPrimitive(mx::Stream stream, Reference reference)
+      : mx::Primitive(stream), reference_(std::move(reference)) {}
+
+  std::vector<mx::array> jvp(const std::vector<mx::array>& primals, const std::vector<mx::array>& tangents,
+                             const std::vector<int>& argnums) override;
+  std::vector<mx::array> vjp(const std::vector<mx::array>& primals, const std::vector<mx::array>& cotangents,
+                             const std::vector<int>& argnums, const std::vector<mx::array>& outputs) override;
+  std::pair<std::vector<mx::array>, std::vector<int>> vmap(const std::vector<mx::array>& inputs,
+                                                           const std::vector<int>& axes) override;
+  // Never reached through the front-ends: lazy_or_reference gives GPU streams the reference graph.
+  void eval_gpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override;
+
+ private:
+  Reference reference_;
+};
+
+// True when the op must be the reference graph: asked for, or a GPU stream, for which no kernel is built.
+bool wants_reference(const OpContext& context);
+
+// Throws now what a kernel could otherwise only report from a worker (a bad LTX2RT_NUM_THREADS or LTX2RT_ISA).
+void check_cpu_settings();
+
+// The lazy array of primitive P(stream, reference, arguments...), or the reference graph of the same inputs.
+template <typename P, typename... Arguments>
+mx::array lazy_or_reference(const OpContext& context, mx::Shape shape, mx::Dtype dtype, std::vector<mx::array> inputs,
+                            Arguments&&... arguments) {
+  if (wants_reference(context)) {
+    mx::StreamContext on(context.stream);
+    return context.reference(inputs).at(0);
+  }
+  check_cpu_settings();
+  return mx::array(
+      std::move(shape), dtype,
+      std::make_shared<P>(context.stream, context.reference, std::forward<Arguments>(arguments)...),
+      std::move(inputs));
+}
+
+}  // namespace ltx2rt
