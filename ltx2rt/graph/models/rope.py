@@ -33,13 +33,15 @@ def frequencies(dim: int, axes: int, *, theta: float, float64: bool) -> Array:
     if float64:
         exponents = np.linspace(0.0, 1.0, count)
         return (np.power(float(theta), exponents) * (math.pi / 2)).astype(np.float32)
-    # A float32 linspace counts from both ends, so that the last exponent is exactly 1.
-    step = np.float32(1.0) / np.float32(max(count - 1, 1))
-    j = np.arange(count, dtype=np.float32)
-    exponents32 = np.where(j < count // 2, j * step, np.float32(1.0) - (np.float32(count - 1) - j) * step)
+    # The float32 path is a float32 linspace that counts from the nearer end with fused multiply-adds (the exact
+    # product and sum, rounded once), then a float32 power; float64 arithmetic rounded to float32 reproduces both.
+    step = float(np.float32(1.0) / np.float32(max(count - 1, 1)))
+    j = np.arange(count, dtype=np.float64)
+    exponents = np.where(j < count // 2, j * step, 1.0 - (count - 1 - j) * step).astype(np.float32)
     if count == 1:
-        exponents32 = np.zeros(1, dtype=np.float32)
-    return np.power(np.float32(theta), exponents32.astype(np.float32)) * np.float32(math.pi / 2)
+        exponents = np.zeros(1, dtype=np.float32)
+    powers = np.power(float(theta), exponents.astype(np.float64)).astype(np.float32)
+    return powers * np.float32(math.pi / 2)
 
 
 def middle(positions: Array) -> Array:
