@@ -86,6 +86,20 @@ COMPANION_SUFFIXES = (".weight_scale", ".bias_scale", ".scale_weight", ".scales"
 # Companions that are only needed to quantise activations, or that repeat what the dtypes say.
 UNUSED_SUFFIXES = (".input_scale", ".scale_input", ".comfy_quant")
 
+# Stored by the training code, read by nothing: (component, name).
+_UNUSED = {
+    ("video_vae", "per_channel_statistics.channel"),
+    ("video_vae", "per_channel_statistics.mean-of-stds"),
+    ("video_vae", "per_channel_statistics.mean-of-stds_over_std-of-means"),
+    ("video_vae", "decoder.type_emb"),
+    ("vocoder", "mel_stft.stft_fn.inverse_basis"),
+}
+
+
+def is_unused(component: str, name: str) -> bool:
+    """Whether a tensor of a component is known and needed by nothing."""
+    return name.endswith(UNUSED_SUFFIXES) or (component, name) in _UNUSED
+
 
 def official_prefix(names: Iterable[str]) -> str:
     """What must be put before every name to get the official one; for files whose transformer lost its prefix."""

@@ -1,0 +1,100 @@
+"""``ltx2rt inspect``: what a weight file is, and whether the models find what they need in it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ltx2rt.inspection import ComponentReport, Report, inspect
+
+_NAMES_SHOWN = 10
+
+
+def add_parser(subparsers: Any) -> None:
+    parser = subparsers.add_parser(
+        "inspect",
+        help="say what a weight file is",
+        description="Show generation, variant, components, dtypes and sizes of a weight file, Gemma folder or tensor manifest, "
+        "and the tensors that our models miss in it or do not know. Reads only the header. "
+        "Exit code 1 if anything is missing, of a wrong shape or unexpected.",
+    )
+    parser.add_argument("path", type=Path, metavar="FILE", help=".safetensors file, Gemma folder, or manifest .json")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON, with all names")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Exit code: 0 if the file is complete, 1 if not."""
+    report = inspect(args.path)
+    if args.json:
+        print(json.dumps(report.as_dict(), indent=1))
+    else:
+        print("\n".join(_lines(report)))
+    return 0 if report.complete else 1
+
+
+def _lines(report: Report) -> Iterator[str]:
+    yield f"{'file':<12}{report.path}"
+    yield f"{'kind':<12}{report.kind}"
+    version = f" (model version {report.model_version})" if report.model_version else ""
+    yield f"{'generation':<12}{report.generation or 'not stated in the file'}{version}"
+    yield f"{'variant':<12}{report.variant or 'not stated in the file name'}"
+    yield f"{'tensors':<12}{report.tensors} ({_counts(report.dtypes)}; {report.ignored} known and not used)"
+    yield f"{'parameters':<12}{report.parameters:,} in {_size(report.bytes)}"
+    if report.lora is not None:
+        yield f"{'lora':<12}{report.lora.targets} weights, rank {report.lora.rank}"
+        for key, value in report.lora.metadata.items():
+            yield f"{'metadata':<12}{key} = {value}"
+    if report.components:
+        yield ""
+        yield f"{'component':<17}{'tensors':>8}{'parameters':>17}{'size':>11}  {'missing':>7}  {'unexpected':>10}  dtypes"
+    for component in report.components:
+        yield _row(component)
+    for title, names in _findings(report):
+        yield ""
+        yield f"{title} ({len(names)}):"
+        yield from (f"  {name}" for name in names[:_NAMES_SHOWN])
+        if len(names) > _NAMES_SHOWN:
+            yield f"  and {len(names) - _NAMES_SHOWN} more (--json lists all)"
+
+
+def _row(component: ComponentReport) -> str:
+    checked = f"{len(component.missing):>7}  {len(component.unexpected):>10}"
+    if component.error:
+        checked = f"{'error':>7}  {'':>10}"
+    elif component.unchecked == component.tensors:
+        checked = f"{'-':>7}  {'-':>10}"
+    return (
+        f"{component.name:<17}{component.tensors:>8}{component.parameters:>17,}{_size(component.bytes):>11}  {checked}"
+        f"  {_counts(component.dtypes)}"
+    )
+
+
+def _findings(report: Report) -> Iterator[tuple[str, Sequence[str]]]:
+    """Every list that is not empty, with its title."""
+    misshapen = [f"{c.name}: {text}" for c in report.components for text in c.misshapen]
+    errors = [f"{c.name}: {c.error}" for c in report.components if c.error]
+    unchecked = [f"{c.name}: {c.unchecked} of {c.tensors} tensors" for c in report.components if c.unchecked]
+    titles = {
+        "missing": report.missing,
+        "wrong shape": misshapen,
+        "unexpected": report.unexpected,
+        "not readable as a model": errors,
+        "not checked, no model for them in this version": unchecked,
+    }
+    yield from ((title, names) for title, names in titles.items() if names)
+
+
+def _counts(dtypes: Mapping[str, int]) -> str:
+    return ", ".join(f"{dtype} {count}" for dtype, count in sorted(dtypes.items(), key=lambda item: -item[1]))
+
+
+def _size(count: int) -> str:
+    """Decimal units, as weight files are listed."""
+    for unit, scale in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= scale:
+            return f"{count / scale:.2f} {unit}"
+    return f"{count} B"

@@ -1,0 +1,294 @@
+"""What a weight file is: its generation, components, sizes, and which tensors the models miss or do not know."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ltx2rt.errors import CheckpointError
+from ltx2rt.graph.models import connector, feature_extractor, gemma3, transformer_config, video_vae
+from ltx2rt.types import ParamSpec
+from ltx2rt.weights.checkpoint import Checkpoint, companion_of, read_manifest
+from ltx2rt.weights.components import is_unused
+from ltx2rt.weights.config import parse_version
+from ltx2rt.weights.detection import is_lora
+from ltx2rt.weights.lora import LoraPair, lora_pairs
+from ltx2rt.weights.safetensors import SafetensorsFile, TensorInfo
+
+
+class Expected(NamedTuple):
+    """The tensors a component should have; those under ``unchecked`` belong to models that do not exist yet."""
+
+    specs: list[ParamSpec]
+    unchecked: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ComponentReport:
+    """One component of a file.
+
+    Attributes:
+        tensors, parameters, bytes: how many tensors, values (scales of quantised weights not counted) and bytes.
+        dtypes: safetensors dtype -> number of tensors.
+        missing: tensors the model needs and the file lacks.
+        misshapen: tensors of another shape than the model needs, with both shapes.
+        unexpected: tensors the model does not know.
+        ignored: how many tensors are known and not used.
+        unchecked: how many tensors belong to a model that this version does not have.
+        error: why the model's tensors could not be listed; empty if they could.
+    """
+
+    name: str
+    tensors: int
+    parameters: int
+    bytes: int
+    dtypes: dict[str, int]
+    missing: list[str] = field(default_factory=list)
+    misshapen: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    ignored: int = 0
+    unchecked: int = 0
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class LoraReport:
+    """The LoRA side of a file: how many modules it changes, the largest rank, and what its metadata says."""
+
+    targets: int
+    rank: int
+    metadata: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Report:
+    """A whole file. ``kind`` is ``checkpoint``, ``lora`` or, for names without data, the same with `` manifest``."""
+
+    path: str
+    kind: str
+    generation: str | None
+    variant: str | None
+    model_version: str
+    tensors: int
+    parameters: int
+    bytes: int
+    dtypes: dict[str, int]
+    components: list[ComponentReport]
+    unknown: list[str]
+    ignored: int
+    lora: LoraReport | None = None
+
+    @property
+    def missing(self) -> list[str]:
+        """``component: name`` of every missing tensor."""
+        return [f"{c.name}: {name}" for c in self.components for name in c.missing]
+
+    @property
+    def unexpected(self) -> list[str]:
+        """Every tensor that no model knows, ``component: name`` or the bare name."""
+        return [f"{c.name}: {name}" for c in self.components for name in c.unexpected] + self.unknown
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is missing, mis-shaped, unexpected or unreadable."""
+        return not (self.missing or self.unexpected or any(c.misshapen or c.error for c in self.components))
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report for JSON, with the joined lists ``missing`` and ``unexpected`` and the flag ``complete``."""
+        return {
+            **asdict(self),
+            "missing": self.missing,
+            "unexpected": self.unexpected,
+            "complete": self.complete,
+        }
+
+
+def inspect(path: str | os.PathLike[str]) -> Report:
+    """Look at a weight file, Gemma folder or manifest without reading its tensors.
+
+    Raises:
+        CheckpointError: it cannot be opened, is damaged, or is of a kind that is not supported.
+    """
+    path = Path(path)
+    lora = _inspect_lora(path)
+    return lora if lora is not None else _inspect_checkpoint(Checkpoint.open(path))
+
+
+def _inspect_checkpoint(checkpoint: Checkpoint) -> Report:
+    reports = [_inspect_component(checkpoint, name) for name in sorted(checkpoint.components)]
+    dtypes = sum((Counter(report.dtypes) for report in reports), Counter())
+    return Report(
+        path=str(checkpoint.path),
+        kind="checkpoint manifest" if checkpoint.is_manifest else "checkpoint",
+        generation=checkpoint.generation,
+        variant=checkpoint.variant,
+        model_version=checkpoint.metadata.get("model_version", ""),
+        tensors=sum(report.tensors for report in reports) + len(checkpoint.ignored) + len(checkpoint.unknown),
+        parameters=sum(report.parameters for report in reports),
+        bytes=sum(report.bytes for report in reports),
+        dtypes=dict(dtypes),
+        components=reports,
+        unknown=checkpoint.unknown,
+        ignored=len(checkpoint.ignored) + sum(report.ignored for report in reports),
+    )
+
+
+def _inspect_component(checkpoint: Checkpoint, component: str) -> ComponentReport:
+    tensors = checkpoint.names(component)
+    specs: dict[str, ParamSpec] = {}
+    missing: list[str] = []
+    misshapen: list[str] = []
+    unexpected: list[str] = []
+    unused = [name for name in tensors if is_unused(component, name)]
+    unchecked: list[str] = []
+    error = ""
+    try:
+        expected = expectation(checkpoint, component)
+    except CheckpointError as problem:
+        error = str(problem)
+    else:
+        specs = {spec.name: spec for spec in expected.specs}
+        missing, misshapen = checkpoint.problems(component, expected.specs)
+        unchecked = [name for name in tensors if name not in specs and name.startswith(expected.unchecked)]
+        known = {*unused, *unchecked}
+        unexpected = [name for name in checkpoint.unexpected(component, expected.specs) if name not in known]
+    return ComponentReport(
+        name=component,
+        tensors=len(tensors),
+        parameters=sum(_parameters(name, info, specs) for name, info in tensors.items()),
+        bytes=sum(info.nbytes for info in tensors.values()),
+        dtypes=dict(Counter(info.dtype for info in tensors.values())),
+        missing=missing,
+        misshapen=misshapen,
+        unexpected=unexpected,
+        ignored=len(unused),
+        unchecked=len(unchecked),
+        error=error,
+    )
+
+
+def _parameters(name: str, info: TensorInfo, specs: Mapping[str, ParamSpec]) -> int:
+    """Values of the model in one tensor: a packed weight counts its unpacked values, its scales count nothing."""
+    if companion_of(name) != name:
+        return 0
+    spec = specs.get(name)
+    return TensorInfo(info.dtype, spec.shape).size if spec is not None else info.size
+
+
+def expectation(checkpoint: Checkpoint, component: str) -> Expected:
+    """The tensors that our model of a component needs, from the configuration of the file.
+
+    Raises:
+        CheckpointError: the configuration is missing, contradictory or not supported.
+    """
+    find = _EXPECTATIONS.get(component)
+    return find(checkpoint) if find is not None else Expected([], ("",))
+
+
+def _transformer(checkpoint: Checkpoint) -> Expected:
+    names = checkpoint.names("transformer")
+    config = transformer_config.TransformerConfig.from_dict(checkpoint.section("transformer"))
+    video = "patchify_proj.weight" in names or "audio_patchify_proj.weight" not in names
+    audio = "audio_patchify_proj.weight" in names
+    return Expected(transformer_config.param_specs(config, video=video, audio=audio))
+
+
+def _video_connector(checkpoint: Checkpoint) -> Expected:
+    config = connector.ConnectorConfig.from_dict(checkpoint.section("video_connector"), "video")
+    return Expected(connector.param_specs(config))
+
+
+def _audio_connector(checkpoint: Checkpoint) -> Expected:
+    config = connector.ConnectorConfig.from_dict(checkpoint.section("audio_connector"), "audio")
+    return Expected(connector.param_specs(config))
+
+
+def _text_projection(checkpoint: Checkpoint) -> Expected:
+    # The projection reads all states of the text encoder at once; only the product of both numbers shows in shapes.
+    columns = {info.shape[1] for info in checkpoint.names("text_projection").values() if len(info.shape) == 2}
+    if len(columns) != 1:
+        raise CheckpointError(
+            f"{checkpoint.path}: the text projections have input widths {sorted(columns)}, expected one."
+        )
+    if not checkpoint.components & {"transformer", "video_connector"}:
+        return Expected([], ("",))  # its output widths are stated in another file, that of the connectors
+    section = checkpoint.section("text_projection")
+    config = feature_extractor.FeatureExtractorConfig.from_dict(section, encoder_width=columns.pop(), encoder_states=1)
+    return Expected(feature_extractor.param_specs(config))
+
+
+def _video_vae(checkpoint: Checkpoint) -> Expected:
+    names = list(checkpoint.names("video_vae"))
+    config = video_vae.VideoVaeConfig.from_dict(checkpoint.section("video_vae"), names)
+    specs = video_vae.statistics_specs(config.latent_channels)
+    if any(name.startswith("encoder.") for name in names):  # files with one half alone are complete in themselves
+        specs += video_vae.encoder_specs(config)
+    if config.decoder is None:
+        return Expected(specs, ("decoder.",))
+    if any(name.startswith("decoder.") for name in names):
+        specs += video_vae.decoder_specs(config)
+    return Expected(specs)
+
+
+def _text_encoder(checkpoint: Checkpoint) -> Expected:
+    section = checkpoint.section("text_encoder")
+    if str(section.get("model_type", "")).startswith("gemma4"):
+        return Expected([], ("",))
+    return Expected(gemma3.param_specs(gemma3.Gemma3Config.from_dict(section)))
+
+
+_EXPECTATIONS: dict[str, Callable[[Checkpoint], Expected]] = {
+    "transformer": _transformer,
+    "video_connector": _video_connector,
+    "audio_connector": _audio_connector,
+    "text_projection": _text_projection,
+    "video_vae": _video_vae,
+    "text_encoder": _text_encoder,
+}
+
+
+def _inspect_lora(path: Path) -> Report | None:
+    """The report of a LoRA file or manifest; None for anything else (whose errors `Checkpoint.open` raises)."""
+    file: SafetensorsFile | None = None
+    if path.suffix == ".json":
+        tensors, metadata = read_manifest(path)
+    elif path.suffix == ".safetensors" and path.is_file():
+        file = SafetensorsFile(path)
+        tensors, metadata = file.tensors, file.metadata
+    else:
+        return None
+    if not is_lora(tensors):
+        return None
+    pairs = lora_pairs(path, tensors, file)
+    names = path.name.lower()
+    return Report(
+        path=str(path),
+        kind="lora" if file is not None else "lora manifest",
+        generation=_lora_generation(metadata, pairs),
+        variant="distilled" if "distilled" in names else None,
+        model_version=metadata.get("model_version", ""),
+        tensors=len(tensors),
+        parameters=sum(info.size for info in tensors.values()),
+        bytes=sum(info.nbytes for info in tensors.values()),
+        dtypes=dict(Counter(info.dtype for info in tensors.values())),
+        components=[],
+        unknown=[],
+        ignored=len(tensors) - 2 * len(pairs),
+        lora=LoraReport(len(pairs), max(pair.rank for pair in pairs.values()), dict(metadata)),
+    )
+
+
+def _lora_generation(metadata: Mapping[str, str], pairs: Mapping[str, LoraPair]) -> str | None:
+    """By the stated version, else by modules that only some generations have; None if neither tells."""
+    version = parse_version(metadata.get("model_version", ""))
+    if version:
+        return "2.5" if version >= (2, 4) else "2.3" if version >= (2, 3) else "19b"
+    if any("caption_projection" in module for module in pairs):
+        return "19b"
+    if any("to_gate_logits" in module or "prompt_adaln" in module for module in pairs):
+        return "2.3"
+    return None
