@@ -16,7 +16,7 @@ from av.video.stream import VideoStream
 from ltx2rt.errors import MediaError, UsageError
 from ltx2rt.media.output_file import OutputFile
 from ltx2rt.media.pcm import to_int16
-from ltx2rt.media.yuv import unit_float, yuv420_bt709
+from ltx2rt.media.yuv import yuv420_bt709
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -120,7 +120,7 @@ class VideoWriter:
                 f"frames must be (F, {self.height}, {self.width}, 3), got {frames.shape}; resize them first."
             )
         for frame in frames:
-            rgb = unit_float(frame)
+            rgb = _unit_float(frame)
             if np.isnan(rgb.min()):
                 raise UsageError(
                     f"frame {self.frames_written} holds values that are not numbers; "
@@ -231,3 +231,12 @@ class VideoWriter:
         except av.error.FFmpegError as error:
             self._output.discard()
             raise MediaError(f"cannot encode {self._output.path}: {error}; try another size, rate or crf.") from error
+
+
+def _unit_float(frame: Array) -> Array:
+    """Bytes divided by 255; float as it is, in single precision."""
+    if frame.dtype == np.uint8:
+        return frame.astype(np.float32) / np.float32(255.0)
+    if frame.dtype.kind != "f":
+        raise UsageError(f"frames must be uint8 or float, got {frame.dtype}; convert them first.")
+    return frame.astype(np.float32, copy=False)

@@ -13,19 +13,6 @@ Array = np.ndarray[Any, np.dtype[Any]]
 KR, KG, KB = np.float32(0.2126), np.float32(0.7152), np.float32(0.0722)
 
 
-def unit_float(frames: Array) -> Array:
-    """Frames as float32 in [0, 1]: uint8 is divided by 255, float is taken as it is.
-
-    Raises:
-        UsageError: dtype other than uint8, float16, float32 or float64.
-    """
-    if frames.dtype == np.uint8:
-        return frames.astype(np.float32) / np.float32(255.0)
-    if frames.dtype.kind != "f":
-        raise UsageError(f"frames must be uint8 or float, got {frames.dtype}; convert them first.")
-    return frames.astype(np.float32, copy=False)
-
-
 def yuv420_bt709(frame: Array) -> tuple[Array, Array, Array]:
     """One frame as planes Y, Cb, Cr.
 

@@ -1,0 +1,107 @@
+"""Golden cases of the audio path: mel front-end, audio VAE and vocoder."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from functools import lru_cache, partial
+
+import mlx.core as mx
+import numpy as np
+
+from ltx2rt.graph.models import audio_vae, mel, vocoder
+from ltx2rt.graph.models.params import Params
+from ltx2rt.verify.golden import Array, Case, Check, GoldenFile
+from ltx2rt.weights.checkpoint import Checkpoint
+
+_ATOL, _STACK_ATOL, _RTOL = 2e-5, 1e-4, 1e-4
+
+
+def find_cases(golden: GoldenFile) -> Iterator[Case]:
+    """One case per sample rate, latent length and spectrogram of ``19b_audio*``, ``23_audio*``, ``25_audio*`` files."""
+    if not re.fullmatch(r"(19b|23|25)_audio.*", golden.path.stem):
+        return
+    path = golden.root / golden.metadata["checkpoint"]
+    models = lru_cache(maxsize=1)(lambda: _Models(Checkpoint.open(path)))
+    runners: tuple[tuple[str, Callable[..., Iterator[Check]]], ...] = (
+        (r"(mel\.\d+)\.waveform", _mel),
+        (r"(encode)\.in_logmel", _encode),
+        (r"(decode\.\d+)\.in", _decode),
+        (r"(vocoder\.\d+)\.out", _vocoder),
+    )
+    keys = golden.keys()
+    for key in keys:
+        for pattern, runner in runners:
+            match = re.fullmatch(pattern, key)
+            if match:
+                yield Case(f"{golden.name}/{match[1]}", partial(runner, golden, match[1], models))
+
+
+class _Models:
+    """The audio components of one checkpoint in float32."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        section = checkpoint.section("audio_vae")
+        config = audio_vae.AudioVaeConfig.from_dict(section)
+        params = Params(checkpoint.load("audio_vae", audio_vae.param_specs(config)))
+        self.mel = mel.MelConfig.from_dict(section)
+        self.encoder = audio_vae.AudioEncoder(config, params, mx.float32)
+        self.decoder = audio_vae.AudioDecoder(config, params, mx.float32)
+        voice = vocoder.VocoderConfig.from_dict(checkpoint.section("vocoder"))
+        self.vocoder = vocoder.Vocoder(voice, Params(checkpoint.load("vocoder", vocoder.param_specs(voice))))
+
+
+_Source = Callable[[], _Models]
+
+
+def _check(golden: GoldenFile, key: str, actual: Array, atol: float) -> Check:
+    return Check(key, actual, golden[key], atol, _RTOL)
+
+
+def _mel(golden: GoldenFile, case: str, models: _Source) -> Iterator[Check]:
+    config = models().mel
+    waveform = golden[f"{case}.waveform"].transpose(0, 2, 1)
+    resampled = mel.resample(waveform, int(case.partition(".")[2]), config.sample_rate)
+    key = f"{case}.resampled_{config.sample_rate}"
+    if key in golden:
+        yield _check(golden, key, resampled.transpose(0, 2, 1), _ATOL)
+    spectrum = mel.log_mel(resampled, config)
+    yield _check(golden, f"{case}.logmel", _spectrum_to_golden(spectrum), _ATOL)
+    yield _check(golden, f"{case}.latent", _encoded(models(), spectrum), _STACK_ATOL)
+
+
+def _encode(golden: GoldenFile, case: str, models: _Source) -> Iterator[Check]:
+    spectrum = golden[f"{case}.in_logmel"].transpose(0, 2, 3, 1)
+    yield _check(golden, f"{case}.out", _encoded(models(), spectrum), _STACK_ATOL)
+
+
+def _decode(golden: GoldenFile, case: str, models: _Source) -> Iterator[Check]:
+    latent = golden[f"{case}.in"]
+    batch, _, frames, _ = latent.shape
+    tokens = mx.array(latent.transpose(0, 2, 1, 3).reshape(batch, frames, -1))
+    spectrum = np.array(models().decoder(tokens))
+    yield _check(golden, f"{case}.out", _spectrum_to_golden(spectrum), _STACK_ATOL)
+
+
+def _vocoder(golden: GoldenFile, case: str, models: _Source) -> Iterator[Check]:
+    voice = models().vocoder
+    length = case.partition(".")[2]
+    spectrum = mx.array(golden[f"decode.{length}.out"].transpose(0, 2, 3, 1))
+    yield _check(golden, f"{case}.out", np.array(voice(spectrum)).transpose(0, 2, 1), _STACK_ATOL)
+    key = f"{case}.base_16k"
+    if key in golden:
+        yield _check(golden, key, np.array(voice.narrowband(spectrum)).transpose(0, 2, 1), _STACK_ATOL)
+    rate = golden.metadata.get("output_sampling_rate")
+    if rate is not None:
+        yield Check("output_sampling_rate", np.array([voice.sample_rate]), np.array([rate]), 0.0)
+
+
+def _encoded(models: _Models, spectrum: Array) -> Array:
+    """The latent of a spectrogram (B, T, bins, 2) in the layout of the golden files (B, channels, L, bins)."""
+    config = models.encoder.config
+    tokens = np.array(models.encoder(mx.array(spectrum)))
+    return tokens.reshape(*tokens.shape[:2], config.latent_channels, config.latent_bins).transpose(0, 2, 1, 3)
+
+
+def _spectrum_to_golden(spectrum: Array) -> Array:
+    return spectrum.transpose(0, 3, 1, 2)
