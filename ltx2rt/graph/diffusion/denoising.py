@@ -9,9 +9,9 @@ from typing import Literal
 from ltx2rt.graph.diffusion.guidance import GuiderParams, GuiderSchedule, combine_predictions
 from ltx2rt.graph.diffusion.latent_state import LatentState
 from ltx2rt.graph.diffusion.precision import Float32Array
+from ltx2rt.graph.diffusion.predictions import Denoised
 
 PassKind = Literal["cond", "uncond", "perturbed", "isolated"]
-Denoised = tuple["Float32Array | None", "Float32Array | None"]
 
 NO_GUIDANCE = GuiderParams()
 
@@ -134,9 +134,7 @@ class GuidedDenoiser:
         self._audio = audio if isinstance(audio, GuiderSchedule) else GuiderSchedule(audio)
         self._last: Denoised = (None, None)
 
-    def __call__(
-        self, video: LatentState | None, audio: LatentState | None, sigma: float, step_index: int
-    ) -> Denoised:
+    def __call__(self, video: LatentState | None, audio: LatentState | None, sigma: float, step_index: int) -> Denoised:
         """Predictions (B, T, C) of the two streams at ``sigma``; None for an absent stream.
 
         Raises:

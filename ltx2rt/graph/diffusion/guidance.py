@@ -168,9 +168,7 @@ class MomentumApg:
         return np.float32(self._scale) * _project_guidance(guidance, cond, self._eta, self._norm_threshold)
 
 
-def _project_guidance(
-    guidance: Float32Array, cond: Float32Array, eta: float, norm_threshold: float
-) -> Float32Array:
+def _project_guidance(guidance: Float32Array, cond: Float32Array, eta: float, norm_threshold: float) -> Float32Array:
     if norm_threshold > 0:
         axes = tuple(range(-min(3, guidance.ndim), 0))
         norm = np.sqrt(np.sum(guidance.astype(np.float64) ** 2, axis=axes, keepdims=True))

@@ -40,7 +40,13 @@ class VideoLatentShape:
 
     @classmethod
     def from_pixels(
-        cls, num_frames: int, height: int, width: int, *, batch: int = 1, channels: int = 128,
+        cls,
+        num_frames: int,
+        height: int,
+        width: int,
+        *,
+        batch: int = 1,
+        channels: int = 128,
         scale: VideoScale = VIDEO_SCALE,
     ) -> VideoLatentShape:
         """The latent of ``num_frames`` frames of ``height`` x ``width`` pixels.
@@ -51,8 +57,11 @@ class VideoLatentShape:
         check_num_frames(num_frames, scale=scale)
         check_resolution(height, width, multiple=(scale.height, scale.width))
         return cls(
-            frames=(num_frames - 1) // scale.time + 1, height=height // scale.height, width=width // scale.width,
-            batch=batch, channels=channels,
+            frames=(num_frames - 1) // scale.time + 1,
+            height=height // scale.height,
+            width=width // scale.width,
+            batch=batch,
+            channels=channels,
         )
 
     @property

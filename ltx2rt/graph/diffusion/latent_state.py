@@ -222,8 +222,8 @@ def generated_keyframes(state: LatentState, target: VideoTarget) -> Float32Array
     shape = target.shape
     if slots.tokens_per_keyframe != shape.tokens_per_frame or slots.stop_token > state.tokens:
         raise ValueError(
-            f"Keyframe slots of {slots.tokens_per_keyframe} tokens up to token {slots.stop_token} do not fit a state of "
-            f"{state.tokens} tokens with {shape.tokens_per_frame} tokens per frame."
+            f"Keyframe slots of {slots.tokens_per_keyframe} tokens up to token {slots.stop_token} do not fit a state "
+            f"of {state.tokens} tokens with {shape.tokens_per_frame} tokens per frame."
         )
     tokens = state.latent[:, slots.first_token : slots.stop_token]
     return tokens.reshape(state.batch, len(slots.pixel_frames), shape.height, shape.width, tokens.shape[-1])

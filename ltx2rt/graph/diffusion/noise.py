@@ -90,7 +90,10 @@ class TorchCpuNoise:
 
 
 def _fill(
-    count: int, drawn: int, draw: Callable[[int], NDArray[Any]], transform: Callable[[NDArray[Any]], NDArray[np.float64]]
+    count: int,
+    drawn: int,
+    draw: Callable[[int], NDArray[Any]],
+    transform: Callable[[NDArray[Any]], NDArray[np.float64]],
 ) -> NDArray[np.float64]:
     """``count`` normal values from ``drawn`` uniforms; a ragged end is redone by 16 fresh draws reaching back."""
     whole = count // _GROUP * _GROUP

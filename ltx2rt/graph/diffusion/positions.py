@@ -24,7 +24,9 @@ def video_grid_bounds(shape: VideoLatentShape) -> Float32Array:
     return np.broadcast_to(bounds, (shape.batch, *bounds.shape)).copy()
 
 
-def video_pixel_bounds(shape: VideoLatentShape, *, scale: VideoScale = VIDEO_SCALE, causal: bool = True) -> Float32Array:
+def video_pixel_bounds(
+    shape: VideoLatentShape, *, scale: VideoScale = VIDEO_SCALE, causal: bool = True
+) -> Float32Array:
     """Bounds of each latent cell in frames and pixels, (B, 3, T, 2) float32.
 
     Args:

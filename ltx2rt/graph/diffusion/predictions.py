@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 from ltx2rt.graph.diffusion.latent_state import LatentState
 from ltx2rt.graph.diffusion.precision import Float32Array, StateDtype, round_to
 
+# Clean estimates (B, T, C) of the video and the audio stream, None for an absent one.
+Denoised = tuple[Float32Array | None, Float32Array | None]
+
 
 def denoised_from_velocity(
     latent: Float32Array, velocity: Float32Array, timesteps: Float32Array, dtype: StateDtype = "float32"

@@ -150,10 +150,10 @@ def _check_steps(steps: int) -> None:
 
 
 def _unit_ramp(steps: int) -> Float32Array:
-    """1 to 0 in ``steps`` equal steps in float32, counted from the nearer end as torch.linspace does."""
-    step = np.float32(-1) / np.float32(steps)
-    index = np.arange(steps + 1, dtype=np.float32)
-    return np.where(index < (steps + 1) // 2, np.float32(1) + step * index, -step * (np.float32(steps) - index))
+    """1 to 0 in equal float32 steps, each value rounded once and counted from the nearer end (as torch.linspace)."""
+    step = float(np.float32(-1) / np.float32(steps))
+    index = np.arange(steps + 1, dtype=np.float64)
+    return np.where(index < (steps + 1) // 2, 1 + step * index, -step * (steps - index)).astype(np.float32)
 
 
 def _shift_time(levels: NDArray[Any], shift: float) -> Float32Array:
