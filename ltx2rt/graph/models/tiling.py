@@ -1,0 +1,399 @@
+"""Tiled VAE decoding and encoding: tile plans, blend masks, and the loops that run and blend the tiles.
+
+Source: Lightricks/LTX-2 ltx_core/tiling.py and ltx_core/model/video_vae/{video_vae,conv_video_decoder}.py @ v1.2.0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from ltx2rt.errors import UsageError
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Interval = tuple[int, int]
+FrameGrid = tuple[int, int, int]
+
+MIN_ENCODE_OVERLAP_PX = 64
+MIN_ENCODE_OVERLAP_FRAMES = 16
+_LONG_SIDE_PX, _OVERLAP_PX = 768, 64
+_TILE_FRAMES, _OVERLAP_FRAMES = 80, 24
+
+
+@dataclass(frozen=True)
+class TileSize:
+    """Tiles of a given size along one axis; both numbers in pixels (height, width) or frames (time)."""
+
+    tile: int
+    overlap: int
+
+
+@dataclass(frozen=True)
+class TileCount:
+    """A given number of tiles along one axis; the overlap is in latent cells."""
+
+    count: int
+    overlap: int = 0
+
+
+AxisTiling = TileSize | TileCount | None
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How a clip is cut, per axis; None leaves an axis whole."""
+
+    frames: AxisTiling = None
+    height: AxisTiling = None
+    width: AxisTiling = None
+
+    @classmethod
+    def default(cls) -> Tiling:
+        """The official default: 768/64 pixels on both axes, 80/24 frames."""
+        spatial = TileSize(_LONG_SIDE_PX, _OVERLAP_PX)
+        return cls(TileSize(_TILE_FRAMES, _OVERLAP_FRAMES), spatial, spatial)
+
+    @classmethod
+    def auto(cls, height: int, width: int, spatial_factor: int = 32) -> Tiling:
+        """What the official pipelines choose: 768/64 pixels on the long side, the short side in proportion.
+
+        Args:
+            height, width: of the clip in pixels.
+            spatial_factor: pixels per latent cell.
+        """
+        if min(height, width) < spatial_factor:
+            raise UsageError(f"height and width must be at least {spatial_factor}, got {height}x{width}.")
+        long_cells = max(height, width) // spatial_factor
+        smallest = max(2, _OVERLAP_PX // spatial_factor + 1)
+
+        def side(length: int) -> TileSize:
+            share = round(_LONG_SIDE_PX // spatial_factor * (length // spatial_factor) / long_cells)
+            return TileSize(spatial_factor * max(smallest, share), _OVERLAP_PX)
+
+        return cls(TileSize(_TILE_FRAMES, _OVERLAP_FRAMES), side(height), side(width))
+
+    @classmethod
+    def of(cls, *, spatial: Interval | None = None, temporal: Interval | None = None) -> Tiling:
+        """From (tile, overlap) pairs, the spatial one for both axes: ``Tiling.of(spatial=(64, 32))``."""
+        side = TileSize(*spatial) if spatial is not None else None
+        return cls(TileSize(*temporal) if temporal is not None else None, side, side)
+
+    def chunk_estimate(self, num_frames: int) -> int:
+        """The official figure for the number of chunks of a clip of ``num_frames`` pixel frames, for progress only."""
+        if isinstance(self.frames, TileSize):
+            return -(-(num_frames - 1) // (self.frames.tile - self.frames.overlap))
+        return 1 if self.frames is None else self.frames.count
+
+
+@dataclass(frozen=True)
+class LatentInterval:
+    """Latent cells [start, stop) of one axis, blended over ``left`` and ``right`` cells with the neighbours."""
+
+    start: int
+    stop: int
+    left: int = 0
+    right: int = 0
+
+
+@dataclass(frozen=True)
+class AxisTile:
+    """One tile along one axis: [start, stop) of the input and of the output, and the output's blend mask."""
+
+    source: Interval
+    target: Interval
+    mask: Array
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One tile of a plan."""
+
+    frames: AxisTile
+    height: AxisTile
+    width: AxisTile
+
+
+@dataclass(frozen=True)
+class TilePlan:
+    """The tiles of a clip, as the cross product of three axes.
+
+    Attributes:
+        shape: (frames, height, width) of the output.
+        frames, height, width: the tiles along each axis, in order.
+    """
+
+    shape: FrameGrid
+    frames: tuple[AxisTile, ...]
+    height: tuple[AxisTile, ...]
+    width: tuple[AxisTile, ...]
+
+    @property
+    def tiles(self) -> list[Tile]:
+        """All tiles, time slowest, width fastest."""
+        return [Tile(f, h, w) for f in self.frames for h in self.height for w in self.width]
+
+    @property
+    def chunk_frames(self) -> list[int]:
+        """Frames that become final with each temporal group; 0 where the next group starts at the same frame."""
+        starts = [tile.target[0] for tile in self.frames] + [self.shape[0]]
+        return [stop - start for start, stop in pairwise(starts)]
+
+    def weights(self) -> tuple[Array, Array, Array] | None:
+        """Per axis the sum of the masks, float32; None when each of them is 1 everywhere within 1e-5."""
+        sums = []
+        for length, tiles in zip(self.shape, (self.frames, self.height, self.width), strict=True):
+            total = np.zeros(length, np.float32)
+            for tile in tiles:
+                total[tile.target[0] : tile.target[1]] += tile.mask
+            sums.append(total)
+        if all(np.allclose(total, 1.0, rtol=0.0, atol=1e-5) for total in sums):
+            return None
+        return sums[0], sums[1], sums[2]
+
+
+def trapezoid(length: int, left: int, right: int, *, left_from_zero: bool = False) -> Array:
+    """Blend mask: ones with a rising ramp over ``left`` samples and a falling one over ``right``.
+
+    Args:
+        length: of the mask.
+        left, right: ramp lengths, clipped to [0, length].
+        left_from_zero: the first sample of the rising ramp is 0 (it is carried by the previous tile alone).
+
+    Returns:
+        (length,) float32.
+    """
+    left, right = (max(0, min(ramp, length)) for ramp in (left, right))
+    mask = np.ones(length, np.float64)
+    if left:
+        mask[:left] *= np.arange(left) / left if left_from_zero else np.arange(1, left + 1) / (left + 1)
+    if right:
+        mask[length - right :] *= 1 - np.arange(1, right + 1) / (right + 1)
+    return mask.astype(np.float32)
+
+
+def split_axis(length: int, tiling: AxisTiling, factor: int, axis: str) -> list[LatentInterval]:
+    """Cut ``length`` latent cells.
+
+    Args:
+        length: latent cells along the axis.
+        tiling: how; None is one interval.
+        factor: pixels or frames per cell.
+        axis: its name, for messages.
+
+    Raises:
+        UsageError: for sizes that do not lie on the latent grid, or overlaps that leave no progress.
+    """
+    if tiling is None:
+        return [LatentInterval(0, length)]
+    if isinstance(tiling, TileCount):
+        return _split_by_count(length, tiling.count, tiling.overlap, axis)
+    tile, overlap = tiling.tile, tiling.overlap
+    if tile < 2 * factor or tile % factor:
+        raise UsageError(f"{axis} tile must be a multiple of {factor}, at least {2 * factor}, got {tile}.")
+    if overlap < 0 or overlap % factor or overlap >= tile:
+        raise UsageError(
+            f"{axis} tile overlap must be a multiple of {factor} from 0 to {tile - factor}, got {overlap}."
+        )
+    return _split_by_size(length, tile // factor, overlap // factor)
+
+
+def _split_by_size(length: int, size: int, overlap: int) -> list[LatentInterval]:
+    if length <= size:
+        return [LatentInterval(0, length)]
+    stride = size - overlap
+    count = (length + size - 2 * overlap - 1) // stride
+    last = count - 1
+    return [
+        LatentInterval(
+            index * stride,
+            length if index == last else index * stride + size,
+            overlap if index else 0,
+            0 if index == last else overlap,
+        )
+        for index in range(count)
+    ]
+
+
+def _split_by_count(length: int, count: int, overlap: int, axis: str) -> list[LatentInterval]:
+    if count < 1 or count > length or overlap < 0 or overlap > length - count:
+        raise UsageError(
+            f"{axis}: {count} tiles with an overlap of {overlap} cells do not fit into {length} cells; use fewer tiles."
+        )
+    if count == 1:
+        return [LatentInterval(0, length)]
+    size, surplus = divmod(length + overlap * (count - 1), count)
+    intervals = _split_by_size(length - surplus, size, overlap)
+    # The first `surplus` tiles are one cell longer, which shifts what follows.
+    return [
+        LatentInterval(
+            interval.start + min(index, surplus),
+            interval.stop + min(index, surplus) + (index < surplus),
+            interval.left,
+            interval.right,
+        )
+        for index, interval in enumerate(intervals)
+    ]
+
+
+def _causal(intervals: list[LatentInterval]) -> list[LatentInterval]:
+    """Every tile but the first starts one latent frame earlier: its first frame decodes to a single pixel frame."""
+    return intervals[:1] + [LatentInterval(i.start - 1, i.stop, i.left + 1, i.right) for i in intervals[1:]]
+
+
+def _pixel_frames(interval: LatentInterval, factor: int) -> Interval:
+    return interval.start * factor, 1 + (interval.stop - 1) * factor
+
+
+def decode_plan(latent: FrameGrid, tiling: Tiling, *, temporal_factor: int = 8, spatial_factor: int = 32) -> TilePlan:
+    """Tiles of a decode: sources on the latent grid (f, h, w), targets and masks on the pixel grid."""
+    frames, height, width = _split(latent, tiling, temporal_factor, spatial_factor)
+
+    def temporal(interval: LatentInterval) -> AxisTile:
+        target = _pixel_frames(interval, temporal_factor)
+        left = 1 + (interval.left - 1) * temporal_factor if interval.left else 0
+        mask = trapezoid(target[1] - target[0], left, interval.right * temporal_factor, left_from_zero=True)
+        return AxisTile((interval.start, interval.stop), target, mask)
+
+    def spatial(interval: LatentInterval) -> AxisTile:
+        target = (interval.start * spatial_factor, interval.stop * spatial_factor)
+        mask = trapezoid(target[1] - target[0], interval.left * spatial_factor, interval.right * spatial_factor)
+        return AxisTile((interval.start, interval.stop), target, mask)
+
+    return TilePlan(
+        shape=((latent[0] - 1) * temporal_factor + 1, latent[1] * spatial_factor, latent[2] * spatial_factor),
+        frames=tuple(temporal(interval) for interval in frames),
+        height=tuple(spatial(interval) for interval in height),
+        width=tuple(spatial(interval) for interval in width),
+    )
+
+
+def encode_plan(pixels: FrameGrid, tiling: Tiling, *, temporal_factor: int = 8, spatial_factor: int = 32) -> TilePlan:
+    """Tiles of an encode: sources on the pixel grid (F, H, W), targets and masks on the latent grid.
+
+    Raises:
+        UsageError: also for overlaps too short to hide the tiles' borders.
+    """
+    for axis, minimum, size in (
+        ("temporal", MIN_ENCODE_OVERLAP_FRAMES, tiling.frames),
+        ("height", MIN_ENCODE_OVERLAP_PX, tiling.height),
+        ("width", MIN_ENCODE_OVERLAP_PX, tiling.width),
+    ):
+        if isinstance(size, TileSize) and size.overlap < minimum:
+            raise UsageError(f"{axis} tile overlap must be at least {minimum} for encoding, got {size.overlap}.")
+    latent = ((pixels[0] - 1) // temporal_factor + 1, pixels[1] // spatial_factor, pixels[2] // spatial_factor)
+    frames, height, width = _split(latent, tiling, temporal_factor, spatial_factor)
+
+    def tile(interval: LatentInterval, source: Interval, left_from_zero: bool) -> AxisTile:
+        mask = trapezoid(interval.stop - interval.start, interval.left, interval.right, left_from_zero=left_from_zero)
+        return AxisTile(source, (interval.start, interval.stop), mask)
+
+    def spatial(interval: LatentInterval) -> AxisTile:
+        return tile(interval, (interval.start * spatial_factor, interval.stop * spatial_factor), False)
+
+    return TilePlan(
+        shape=latent,
+        frames=tuple(tile(interval, _pixel_frames(interval, temporal_factor), True) for interval in frames),
+        height=tuple(spatial(interval) for interval in height),
+        width=tuple(spatial(interval) for interval in width),
+    )
+
+
+def _split(
+    latent: FrameGrid, tiling: Tiling, temporal_factor: int, spatial_factor: int
+) -> tuple[list[LatentInterval], list[LatentInterval], list[LatentInterval]]:
+    return (
+        _causal(split_axis(latent[0], tiling.frames, temporal_factor, "temporal")),
+        split_axis(latent[1], tiling.height, spatial_factor, "height"),
+        split_axis(latent[2], tiling.width, spatial_factor, "width"),
+    )
+
+
+def decode_tiled(
+    decode: Callable[[mx.array], mx.array], latent: mx.array, plan: TilePlan, channels: int = 3
+) -> Iterator[Array]:
+    """Decode tile by tile and blend.
+
+    The tiles of one temporal group are added up in one float32 buffer; what the next group does not touch is final
+    and leaves at once, the rest is carried over. So two group buffers exist at most: the chunk that the consumer still
+    holds and the one being filled.
+
+    Args:
+        decode: maps a latent (1, f, h, w, C) to frames (1, F, H, W, 3).
+        latent: (1, f, h, w, C).
+        plan: made by `decode_plan` for this latent's grid.
+        channels: of a pixel.
+
+    Yields:
+        (frames, H, W, 3) float32 in the decoder's range, in order, owned by the consumer.
+    """
+    weights = plan.weights()
+    carried: Array | None = None
+    for group, final_frames in zip(plan.frames, plan.chunk_frames, strict=True):
+        start, stop = group.target
+        buffer = np.zeros((stop - start, *plan.shape[1:], channels), np.float32)
+        for height in plan.height:
+            for width in plan.width:
+                tile = to_host(decode(_cut(latent, Tile(group, height, width))))[0]
+                _weigh(tile, group.mask, height.mask, width.mask)
+                buffer[:, slice(*height.target), slice(*width.target)] += tile
+                del tile
+        if carried is not None:
+            buffer[: carried.shape[0]] += carried
+        carried = buffer[final_frames:].copy()
+        if final_frames:
+            chunk = buffer[:final_frames]
+            if weights is not None:
+                for frame, weight in zip(chunk, weights[0][start : start + final_frames], strict=True):
+                    plane = np.float32(weight) * weights[1][:, None] * weights[2][None]
+                    frame /= np.maximum(plane, np.float32(1e-8))[..., None]
+            del buffer
+            yield chunk
+            del chunk
+
+
+def encode_tiled(
+    encode: Callable[[mx.array], mx.array], frames: mx.array | Array, plan: TilePlan, channels: int = 128
+) -> mx.array:
+    """Encode tile by tile and blend on the latent grid.
+
+    Args:
+        encode: maps frames (B, F, H, W, 3) to a latent (B, f, h, w, C).
+        frames: (B, F, H, W, 3); may stay in numpy, only one tile at a time is handed on.
+        plan: made by `encode_plan` for these frames' grid.
+        channels: of a latent cell.
+
+    Returns:
+        (B, f, h, w, C) float32.
+    """
+    blended = np.zeros((frames.shape[0], *plan.shape, channels), np.float32)
+    for tile in plan.tiles:
+        latent = to_host(encode(mx.array(_cut(frames, tile))))
+        _weigh(latent, tile.frames.mask, tile.height.mask, tile.width.mask)
+        blended[:, slice(*tile.frames.target), slice(*tile.height.target), slice(*tile.width.target)] += latent
+    weights = plan.weights()
+    if weights is not None:
+        along_f, along_h, along_w = weights
+        volume = along_f[:, None, None] * along_h[:, None] * along_w
+        blended /= np.maximum(volume, np.float32(1e-8))[..., None]
+    return mx.array(blended)
+
+
+def to_host(x: mx.array) -> Array:
+    """Evaluate and copy to a float32 numpy array that the caller may change."""
+    return np.array(x.astype(mx.float32))
+
+
+def _cut(x: Any, tile: Tile) -> Any:
+    return x[:, slice(*tile.frames.source), slice(*tile.height.source), slice(*tile.width.source)]
+
+
+def _weigh(values: Array, frames: Array, height: Array, width: Array) -> None:
+    """Multiply (..., F, H, W, C) by the product of the three masks, in place."""
+    values *= frames[:, None, None, None]
+    values *= height[:, None, None]
+    values *= width[:, None]

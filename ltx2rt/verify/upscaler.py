@@ -1,0 +1,57 @@
+"""Golden cases of the latent upscalers: the network alone, and between the VAE's statistics."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from ltx2rt.errors import CheckpointError
+from ltx2rt.graph.models.latent_statistics import LatentStatistics, statistics_specs
+from ltx2rt.graph.models.params import Params
+from ltx2rt.graph.models.upscaler import LatentUpscaler, LatentUpscalerConfig, param_specs
+from ltx2rt.verify.golden import Case, Check, GoldenFile
+from ltx2rt.weights.checkpoint import Checkpoint
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+_TOLERANCE = {"atol": 1e-4, "rtol": 1e-4}
+
+
+def find_cases(golden: GoldenFile) -> Iterator[Case]:
+    """One case per upscaler of a ``*_upsamplers`` file."""
+    if not re.fullmatch(r"\w+_upsamplers", golden.path.stem):
+        return
+    keys = golden.keys()
+    for name in sorted({key.rpartition(".")[0] for key in keys if key != "in"}):
+        yield Case(f"{golden.name}/{name}", partial(_upscale, golden, name))
+
+
+def _upscale(golden: GoldenFile, name: str) -> Iterator[Check]:
+    kind, _, scale = name.partition("-")
+    path = golden.root / f"tiny-{kind}-upscaler-{scale}.safetensors"
+    if not path.exists():
+        raise CheckpointError(f"{path.name}: not in the golden folder; it is needed by {golden.name}.")
+    checkpoint = Checkpoint.open(path)
+    config = LatentUpscalerConfig.from_dict(checkpoint.config)
+    upscaler = LatentUpscaler(config, Params(checkpoint.load("upscaler", param_specs(config))), mx.float32)
+    latent = mx.array(np.ascontiguousarray(np.moveaxis(golden["in"], 1, -1)))
+    grid = np.array(config.upscaled((latent.shape[1], latent.shape[2], latent.shape[3])))
+    if f"{name}.raw" in golden:
+        expected = golden[f"{name}.raw"]
+        yield Check(f"{name}.raw", _first(upscaler(latent)), expected, **_TOLERANCE)
+        yield Check(f"{name}.raw grid", grid, np.array(expected.shape[2:]), 0.0)
+    if f"{name}.with_statistics" in golden:
+        vae = Checkpoint.open(golden.root / golden.metadata["checkpoint_for_statistics"])
+        statistics = LatentStatistics(Params(vae.load("video_vae", statistics_specs(config.in_channels))))
+        actual = _first(upscaler.upscale(latent, statistics))
+        yield Check(f"{name}.with_statistics", actual, golden[f"{name}.with_statistics"], **_TOLERANCE)
+
+
+def _first(x: mx.array) -> Array:
+    """Ours (B, F, H, W, C) as official (B, C, F, H, W)."""
+    return np.moveaxis(np.array(x), -1, 1)

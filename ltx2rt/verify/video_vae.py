@@ -1,0 +1,236 @@
+"""Golden cases of the video VAE: encode, decode, every layer, tiles, timestep conditioning and tile plans."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from ltx2rt.graph.models.params import Params
+from ltx2rt.graph.models.tiling import TilePlan, TileSize, Tiling, decode_plan, decode_tiled
+from ltx2rt.graph.models.video_decoder import VideoDecoder
+from ltx2rt.graph.models.video_encoder import VideoEncoder
+from ltx2rt.graph.models.video_vae import VideoVaeConfig, decoder_specs, encoder_specs, statistics_specs
+from ltx2rt.verify.golden import Case, Check, GoldenFile
+from ltx2rt.weights.checkpoint import Checkpoint
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+_TOLERANCE = {"atol": 1e-4, "rtol": 1e-4}
+_TABLE = {"atol": 1e-6}
+_EXACT = {"atol": 0.0}
+
+# What the tiled cases mean, from the description of the goldens.
+_DECODE_TILINGS = {
+    "spatial": Tiling.of(spatial=(64, 32), temporal=(24, 8)),
+    "temporal": Tiling.of(temporal=(16, 8)),
+    "both": Tiling.of(spatial=(64, 32), temporal=(16, 8)),
+}
+_ENCODE_TILINGS = {
+    "spatial": (Tiling.of(spatial=(128, 64)), (9, 192, 128)),
+    "temporal": (Tiling.of(temporal=(24, 16)), (41, 32, 64)),
+}
+
+
+def find_cases(golden: GoldenFile) -> Iterator[Case]:
+    """Cases of ``*_video_vae``, ``video_vae_timestep_conditioned`` and ``vae_tile_plans`` files."""
+    stem = golden.path.stem
+    runs: dict[str, Callable[[], Iterable[Check]]] = {}
+    if golden.path.suffix == ".json":
+        if stem == "vae_tile_plans":
+            runs = {"decode": partial(_plans, golden), "chunks": partial(_chunk_estimates, golden)}
+    elif stem.startswith("video_vae_timestep_conditioned"):
+        for name in _names(golden, r"(.+)\.in"):
+            runs[name] = partial(_conditioned, golden, name)
+    elif re.fullmatch(r"\w+_video_vae", stem) and "checkpoint" in golden.metadata:
+        for name in _names(golden, r"encode\.(.+)\.out"):
+            runs[f"encode.{name}"] = partial(_encode, golden, name)
+        for name in _names(golden, r"decode\.(.+)\.in"):
+            # A case with noise belongs to a diffusion decoder.
+            if f"decode.{name}.noise_shape" not in golden:
+                runs[f"decode.{name}"] = partial(_decode, golden, name)
+        for name in _names(golden, r"tiled_decode\.(.+)\.in"):
+            if name in _DECODE_TILINGS:
+                runs[f"tiled_decode.{name}"] = partial(_tiled_decode, golden, name)
+        for name in _names(golden, r"tiled_encode\.(.+)\.out"):
+            if name in _ENCODE_TILINGS:
+                runs[f"tiled_encode.{name}"] = partial(_tiled_encode, golden, name)
+    for name, run in runs.items():
+        yield Case(f"{golden.name}/{name}", run)
+
+
+def ripple(frames: int, height: int, width: int) -> Array:
+    """(1, F, H, W, 3) float32: the synthetic clip that the encoder goldens were made from."""
+    f = np.arange(frames, dtype=np.float64)[:, None, None, None]
+    h = np.arange(height, dtype=np.float64)[:, None, None]
+    w = np.arange(width, dtype=np.float64)[:, None]
+    c = np.arange(1, 4, dtype=np.float64)
+    clip = 0.6 * np.sin(0.13 * c * h + 0.07 * w + 0.5 * f) + 0.3 * np.cos(0.11 * w * c - 0.4 * f)
+    return clip[None].astype(np.float32)
+
+
+def _names(golden: GoldenFile, pattern: str) -> list[str]:
+    matches = map(partial(re.fullmatch, pattern), golden.keys())
+    return [match[1] for match in matches if match]
+
+
+def _keys(golden: GoldenFile, prefix: str) -> list[str]:
+    keys = golden.keys()
+    return [key for key in keys if key.startswith(prefix)]
+
+
+@lru_cache(maxsize=2)
+def _weights(path: Path, half: str) -> tuple[VideoVaeConfig, Params]:
+    checkpoint = Checkpoint.open(path)
+    config = VideoVaeConfig.from_dict(checkpoint.config["vae"], checkpoint.names("video_vae"))
+    specs = encoder_specs(config) if half == "encoder" else decoder_specs(config)
+    return config, Params(checkpoint.load("video_vae", specs + statistics_specs(config.latent_channels)))
+
+
+def _encoder(golden: GoldenFile) -> VideoEncoder:
+    return VideoEncoder(*_weights(golden.root / golden.metadata["checkpoint"], "encoder"), mx.float32)
+
+
+def _decoder(golden: GoldenFile) -> VideoDecoder:
+    return VideoDecoder(*_weights(golden.root / golden.metadata["checkpoint"], "decoder"), mx.float32)
+
+
+def _first(x: mx.array | Array) -> Array:
+    """Ours (B, F, H, W, C) as official (B, C, F, H, W)."""
+    return np.moveaxis(np.array(x), -1, 1)
+
+
+def _last(x: Array) -> mx.array:
+    return mx.array(np.ascontiguousarray(np.moveaxis(x, 1, -1)))
+
+
+def _encode(golden: GoldenFile, name: str) -> Iterator[Check]:
+    size = re.match(r"(\d+)x(\d+)x(\d+)", name)
+    if size is None:
+        raise KeyError(f"encode.{name}: no clip size in the name")
+    prefix = f"encode.{name}."
+    clip = ripple(*(int(number) for number in size.groups()))
+    outputs = dict(_blocks(_encoder(golden).activations(clip)))
+    for key in _keys(golden, prefix):
+        tap = key.removeprefix(prefix)
+        if tap == "out":
+            actual = outputs["latent"]
+        elif tap == "conv_in_frame0":
+            actual = outputs["conv_in"][:, :1]
+        else:
+            actual = outputs[tap.replace("down", "down_blocks.")]
+        yield Check(key, _first(actual), golden[key], **_TOLERANCE)
+
+
+def _decode(golden: GoldenFile, name: str) -> Iterator[Check]:
+    prefix = f"decode.{name}."
+    outputs = dict(_blocks(_decoder(golden).activations(_last(golden[prefix + "in"]))))
+    for key in _keys(golden, prefix):
+        tap = key.removeprefix(prefix)
+        if tap == "in":
+            continue
+        if tap.startswith("out_frames_"):
+            actual = _first(outputs["frames"])[:, :, _frame_numbers(tap)]
+        else:
+            actual = _first(outputs[re.sub(r"^up(?=\d)", "up_blocks.", tap)])
+        yield Check(key, actual, golden[key], **_TOLERANCE)
+
+
+def _blocks(activations: Iterable[tuple[str, mx.array]]) -> Iterator[tuple[str, mx.array]]:
+    """Outputs by block: a group of residual layers counts as one, its last layer decides."""
+    for path, output in activations:
+        yield re.sub(r"\.res_blocks\.\d+$", "", path), output
+
+
+def _frame_numbers(tap: str) -> list[int]:
+    return [int(number) for number in tap.removeprefix("out_frames_").split("_")]
+
+
+def _tiled_decode(golden: GoldenFile, name: str) -> Iterator[Check]:
+    prefix = f"tiled_decode.{name}."
+    decoder, latent, tiling = _decoder(golden), _last(golden[prefix + "in"]), _DECODE_TILINGS[name]
+    frames, height, width = latent.shape[1:4]
+    plan = decode_plan((frames, height, width), tiling)
+    chunks = list(decode_tiled(decoder, latent, plan))
+    note = golden.metadata.get("notes", {}).get(f"tiled_decode.{name}", {})
+    if "chunk_frames" in note:
+        yield Check(prefix + "chunk_frames", np.array(plan.chunk_frames), np.array(note["chunk_frames"]), **_EXACT)
+        emitted = [count for count in note["chunk_frames"] if count]
+        yield Check(prefix + "emitted", np.array([len(chunk) for chunk in chunks]), np.array(emitted), **_EXACT)
+    clip = np.concatenate(chunks)
+    for key in _keys(golden, prefix + "out_frames_"):
+        actual = _first(clip[None])[:, :, _frame_numbers(key.removeprefix(prefix))]
+        yield Check(key, actual, golden[key], **_TOLERANCE)
+
+
+def _tiled_encode(golden: GoldenFile, name: str) -> Iterator[Check]:
+    tiling, size = _ENCODE_TILINGS[name]
+    key = f"tiled_encode.{name}.out"
+    yield Check(key, _first(_encoder(golden).encode_frames(ripple(*size), tiling)), golden[key], **_TOLERANCE)
+
+
+def _conditioned(golden: GoldenFile, name: str) -> Iterator[Check]:
+    stated = golden.metadata.get("checkpoint", "tiny-video-vae-timestep-conditioned.safetensors")
+    decoder = VideoDecoder(*_weights(golden.root / stated, "decoder"), mx.float32)
+    draws = iter(_keys(golden, f"{name}.draw."))
+
+    def noise(shape: tuple[int, ...]) -> Array:
+        drawn = golden[next(draws)]
+        if drawn.shape != shape:
+            raise ValueError(f"{name}: the decoder draws {shape} where the golden has {drawn.shape}")
+        return drawn
+
+    timestep = float(name[1:]) if re.fullmatch(r"t[\d.]+", name) else None
+    clip = _first(decoder(_last(golden[f"{name}.in"]), noise, timestep))
+    yield Check(f"{name}.draws left", np.array(len(list(draws))), np.array(0), **_EXACT)
+    for key in _keys(golden, f"{name}.out_frames_"):
+        yield Check(key, clip[:, :, _frame_numbers(key.removeprefix(f"{name}."))], golden[key], **_TOLERANCE)
+
+
+def _plans(golden: GoldenFile) -> Iterator[Check]:
+    for number, entry in enumerate(golden.json()["plans"]):
+        name = f"plans.{number}"
+        frames, height, width = entry["latent_fhw"]
+        stated = _tiling(entry)
+        if entry["config"] == "default":
+            yield Check(f"{name}.default", np.array(stated == Tiling.default()), np.array(True), **_EXACT)
+        if entry["config"] == "auto":
+            auto = Tiling.auto(32 * height, 32 * width)
+            yield Check(f"{name}.auto", np.array(stated == auto), np.array(True), **_EXACT)
+        plan = decode_plan((frames, height, width), stated)
+        yield Check(f"{name}.n_tiles", np.array(len(plan.tiles)), np.array(entry["n_tiles"]), **_EXACT)
+        yield from _plan_tiles(name, plan, entry["tiles"])
+
+
+def _plan_tiles(name: str, plan: TilePlan, stated: list[dict[str, Any]]) -> Iterator[Check]:
+    for number, (ours, theirs) in enumerate(zip(plan.tiles, stated, strict=False)):
+        axes = (ours.frames, ours.height, ours.width)
+        where = f"{name}.tiles.{number}"
+        yield Check(f"{where}.in", np.array([axis.source for axis in axes]), np.array(theirs["in"]), **_EXACT)
+        yield Check(f"{where}.out", np.array([axis.target for axis in axes]), np.array(theirs["out"]), **_EXACT)
+        for axis, mask in zip(axes, theirs["masks"], strict=True):
+            if isinstance(mask, list):  # short masks are stored whole
+                yield Check(f"{where}.mask", axis.mask, np.array(mask), **_TABLE)
+                continue
+            first, last = np.array(mask["first"]), np.array(mask["last"])
+            yield Check(f"{where}.length", np.array(len(axis.mask)), np.array(mask["len"]), **_EXACT)
+            yield Check(f"{where}.first", axis.mask[: len(first)], first, **_TABLE)
+            yield Check(f"{where}.last", axis.mask[len(axis.mask) - len(last) :], last, **_TABLE)
+
+
+def _tiling(entry: dict[str, Any]) -> Tiling:
+    frames, height, width = (
+        TileSize(*entry[axis]) if entry[axis] else None for axis in ("temporal", "height", "width")
+    )
+    return Tiling(frames, height, width)
+
+
+def _chunk_estimates(golden: GoldenFile) -> Iterator[Check]:
+    for frames, chunks in golden.json()["video_chunks_number_default"].items():
+        estimate = Tiling.default().chunk_estimate(int(frames))
+        yield Check(f"video_chunks_number_default.{frames}", np.array(estimate), np.array(chunks), **_EXACT)
