@@ -17,8 +17,8 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "inspect",
         help="say what a weight file is",
-        description="Show generation, variant, components, dtypes and sizes of a weight file, Gemma folder or tensor manifest, "
-        "and the tensors that our models miss in it or do not know. Reads only the header. "
+        description="Show generation, variant, components, dtypes and sizes of a weight file, Gemma folder or tensor "
+        "manifest, and the tensors that our models miss in it or do not know. Reads only the header. "
         "Exit code 1 if anything is missing, of a wrong shape or unexpected.",
     )
     parser.add_argument("path", type=Path, metavar="FILE", help=".safetensors file, Gemma folder, or manifest .json")
@@ -50,7 +50,9 @@ def _lines(report: Report) -> Iterator[str]:
             yield f"{'metadata':<12}{key} = {value}"
     if report.components:
         yield ""
-        yield f"{'component':<17}{'tensors':>8}{'parameters':>17}{'size':>11}  {'missing':>7}  {'unexpected':>10}  dtypes"
+        yield (
+            f"{'component':<17}{'tensors':>8}{'parameters':>17}{'size':>11}  {'missing':>7}  {'unexpected':>10}  dtypes"
+        )
     for component in report.components:
         yield _row(component)
     for title, names in _findings(report):

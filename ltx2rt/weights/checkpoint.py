@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, Union
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 
@@ -24,7 +24,7 @@ from ltx2rt.weights.tensor_loading import Stored, load_array, load_linear
 
 logger = logging.getLogger(__name__)
 
-Loaded = Union[mx.array, LinearWeight]
+Loaded = mx.array | LinearWeight
 
 _MAX_NAMES_IN_ERROR = 10
 
@@ -145,7 +145,8 @@ class Checkpoint:
         """
         if component not in self._components:
             raise CheckpointError(
-                f"{self.path}: has no {component}; it holds {', '.join(sorted(self._components))}. Give the file that has it."
+                f"{self.path}: has no {component}; it holds {', '.join(sorted(self._components))}. "
+                "Give the file that has it."
             )
         if component == "text_encoder":
             return self._hf_config if self._hf_config is not None else self.config["text_encoder"]

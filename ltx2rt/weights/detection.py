@@ -31,7 +31,7 @@ def refuse_foreign_file(path: Path) -> None:
         raise CheckpointError(f"{path}: a GGUF file, which is not supported; use {OFFICIAL} (bf16 or fp8).")
     if magic == b"PK\x03\x04" or (magic[:1] == b"\x80" and magic[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")):
         raise CheckpointError(
-            f"{path}: a pickle or zip file (PyTorch .pt/.ckpt/.bin). Such files can run code when read and are refused; "
+            f"{path}: a pickle or zip file (PyTorch .pt/.ckpt/.bin), which can run code when read and is refused; "
             f"use {OFFICIAL}."
         )
 
@@ -51,18 +51,20 @@ def refuse_foreign_tensors(path: Path, tensors: Mapping[str, TensorInfo], file: 
             )
         if name.endswith(".weight") and info.dtype == "I8":
             raise CheckpointError(
-                f"{path}: tensor {name!r} is I8: a ComfyUI int8 (convrot) checkpoint, which is not supported; use the bf16 file."
+                f"{path}: tensor {name!r} is I8: a ComfyUI int8 (convrot) checkpoint, which is not supported; "
+                "use the bf16 file."
             )
         if name.endswith(".comfy_quant") and file is not None:
             kind = _comfy_format(file, name)
             if kind != "float8_e4m3fn":
                 raise CheckpointError(
-                    f"{path}: tensor {name!r} declares the ComfyUI quantisation {kind!r}; only float8_e4m3fn is supported. "
-                    "Use the bf16 or fp8 file."
+                    f"{path}: tensor {name!r} declares the ComfyUI quantisation {kind!r}; "
+                    "only float8_e4m3fn is supported. Use the bf16 or fp8 file."
                 )
         if ".ff.proj_in." in name or ".timestep_embedder.linear1." in name or name.endswith("._mean_of_means"):
             raise CheckpointError(
-                f"{path}: a checkpoint converted for another MLX program (tensor {name!r}), which is not supported; use {OFFICIAL}."
+                f"{path}: a checkpoint converted for another MLX program (tensor {name!r}), which is not supported; "
+                f"use {OFFICIAL}."
             )
         if name.startswith(("time_embed.", "transformer.time_embed.", "audio_time_embed.")) or ".norm_q." in name:
             raise CheckpointError(

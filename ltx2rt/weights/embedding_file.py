@@ -119,11 +119,11 @@ def write_embedding(path: str | os.PathLike[str], embedding: TextEmbedding) -> N
         ) from error
 
 
-def _write_npz(path: Path, entries: Mapping[str, Any]) -> None:
+def _write_npz(path: Path, entries: dict[str, Any]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with temporary.open("wb") as file:
-            np.savez(file, allow_pickle=False, **{name: np.asarray(value) for name, value in entries.items()})
+            np.savez(file, **entries)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -196,8 +196,8 @@ def _read_npz(path: Path) -> TextEmbedding:
             entries = {name: archive[name] for name in wanted if name in archive.files}
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror or error}); check the path.") from error
-    except (ValueError, AttributeError, EOFError, zipfile.BadZipFile) as error:
-        # AttributeError: np.load gives a single array, not an archive, for a renamed .npy file.
+    except (ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+        # TypeError or AttributeError: np.load gives an array, which is no context manager, for a renamed .npy file.
         raise CheckpointError(f"{path}: not a readable .npz file ({error}); make the embedding again.") from error
     if ours:
         contexts = {name: mx.array(_float(path, name, entries[name])) for name in _CONTEXTS if name in entries}

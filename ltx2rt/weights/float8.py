@@ -54,7 +54,7 @@ def encode_e4m3(values: Array) -> Array:
     values = np.ascontiguousarray(values, dtype=np.float32)
     bits = values.view(np.uint32)
     magnitude = bits & np.uint32(0x7FFFFFFF)
-    # Normal results: keep three mantissa bits, rounding the other twenty to nearest even, and move the bias from 127 to 7.
+    # Normal results: keep three mantissa bits, round the other twenty to nearest even, move the bias from 127 to 7.
     rounded = (magnitude + np.uint32(0x7FFFF) + ((magnitude >> np.uint32(20)) & np.uint32(1))) >> np.uint32(20)
     normal = np.minimum(rounded, np.uint32((120 << 3) + 0x7E)) - np.uint32(120 << 3)
     subnormal = np.rint(np.fmin(np.abs(values), 1.0) * 512.0).astype(np.uint32)

@@ -27,7 +27,7 @@ _TRANSFORMER_CONSTANTS = {
     "connector_positional_embedding_max_pos": [4096],
     "connector_norm_output": True,
 }
-_AUDIO_PREPROCESSING = {
+_AUDIO_PREPROCESSING: dict[str, dict[str, Any]] = {
     "audio": {"sampling_rate": 16000, "max_wav_value": 32768.0, "duration": 5.12, "stereo": True, "causal_padding": 3},
     "stft": {"filter_length": 1024, "hop_length": 160, "win_length": 1024, "causal": True},
     "mel": {"n_mel_channels": 64, "mel_fmin": 0, "mel_fmax": 8000},
@@ -69,8 +69,8 @@ def _heads(tensors: Tensors, gate: str, width: int, head_dim: int, where: str) -
         return heads
     if width % head_dim:
         raise CheckpointError(
-            f"{where}: it has no config metadata, and the number of attention heads of a model of width {width} cannot be told; "
-            "use a file with metadata."
+            f"{where}: it has no config metadata, and the number of attention heads of a model of width {width} "
+            "cannot be told; use a file with metadata."
         )
     return width // head_dim
 
@@ -161,8 +161,8 @@ def vae_section(components: Mapping[str, Tensors], where: str) -> dict[str, Any]
     tensors = components["video_vae"]
     if any(name.startswith("decoder.det_stages.") for name in tensors):
         raise CheckpointError(
-            f"{where}: a diffusion video decoder without config metadata, whose attention windows cannot be told from the tensors; "
-            "use a file with metadata."
+            f"{where}: a diffusion video decoder without config metadata, whose attention windows cannot be told from "
+            "the tensors; use a file with metadata."
         )
     latent_channels = _shape(tensors, "per_channel_statistics.mean-of-means", 1, where)[0]
     section: dict[str, Any] = {
@@ -237,8 +237,8 @@ def _video_blocks(tensors: Tensors, prefix: str, end: int, resampler: Resampler,
         found = resampler(rows, channels, following)
         if found is None:
             raise CheckpointError(
-                f"{where}: block {at} has a convolution from {channels} to {rows} channels before a width of {following}, "
-                "which is no known resampling block; use a file with metadata."
+                f"{where}: block {at} has a convolution from {channels} to {rows} channels before a width of "
+                f"{following}, which is no known resampling block; use a file with metadata."
             )
         blocks.append([found[0], {"multiplier": found[1]}])
     return blocks
@@ -313,8 +313,8 @@ def _generator(tensors: Tensors, prefix: str, where: str) -> dict[str, Any]:
     unknown = [kernel for kernel in kernels if kernel not in _VOCODER_RATES]
     if unknown or not stages or blocks % stages:
         raise CheckpointError(
-            f"{where}: the vocoder has no config metadata, and its rates cannot be told from {stages} upsampling stages of kernels "
-            f"{kernels} with {blocks} residual blocks; use a file with metadata."
+            f"{where}: the vocoder has no config metadata, and its rates cannot be told from {stages} stages "
+            f"of kernels {kernels} with {blocks} residual blocks; use a file with metadata."
         )
     branches = blocks // stages
     antialiased = f"{prefix}act_post.act.alpha" in tensors
@@ -363,7 +363,8 @@ def upscaler_section(tensors: Tensors, where: str) -> dict[str, Any]:
         scales = {2: 2.0, 3: 1.5}
         if numerator * numerator * middle != rows or numerator not in scales:
             raise CheckpointError(
-                f"{where}: tensor 'upsampler.conv.weight' has {rows} rows for width {middle}; no known upscaler has that."
+                f"{where}: tensor 'upsampler.conv.weight' has {rows} rows for width {middle}; "
+                "no known upscaler has that."
             )
         return {**section, "rational_resampler": True, "spatial_scale": scales[numerator]}
     info = tensors.get("upsampler.0.weight")

@@ -131,7 +131,7 @@ class LoraFile:
 
     def unmatched(self, components: Mapping[str, Collection[str]]) -> list[str]:
         """Modules of this file without a weight among the tensor names of ``components``."""
-        modules = set()
+        modules: set[str] = set()
         for component, names in components.items():
             prefix = _module_prefix(component)
             if prefix is not None:

@@ -99,15 +99,15 @@ class SafetensorsFile:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         try:
-            with self.path.open("rb") as file:
-                length = os.fstat(file.fileno()).st_size
-                header, data_start = _read_header(self.path, file.read(8), length, file)
+            with self.path.open("rb", buffering=0) as file:
+                self._length = os.fstat(file.fileno()).st_size
+                header, data_start = _read_header(self.path, file.fileno(), self._length)
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except OSError as error:
             reason = error.strerror or str(error)
             raise CheckpointError(f"{self.path}: cannot open the weight file ({reason}); check the path.") from error
         self.metadata = _check_metadata(self.path, header.pop("__metadata__", None))
-        self.tensors = _check_tensors(self.path, header, data_start, length)
+        self.tensors = _check_tensors(self.path, header, data_start, self._length)
 
     def info(self, name: str) -> TensorInfo:
         """The entry of ``name``; `CheckpointError` when the file has no such tensor."""
@@ -121,6 +121,7 @@ class SafetensorsFile:
     def bytes(self, name: str) -> memoryview:
         """The raw bytes of a tensor: a read-only window of the map, valid until `close`."""
         info = self.info(name)
+        self._check_length()
         return memoryview(self._map)[info.offset : info.offset + info.nbytes]
 
     def raw(self, name: str) -> Array:
@@ -129,6 +130,7 @@ class SafetensorsFile:
         The view may be unaligned and keeps the map open.
         """
         info = self.info(name)
+        self._check_length()
         items = np.frombuffer(self._map, dtype=DTYPES[info.dtype].numpy, count=info.size, offset=info.offset)
         return items.reshape(info.shape)
 
@@ -161,6 +163,15 @@ class SafetensorsFile:
         """Unmap the file. Views taken with `bytes` and `raw` must be gone by then (`BufferError`)."""
         self._map.close()
 
+    def _check_length(self) -> None:
+        """Reading mapped pages beyond the end of a file that shrank would kill the process."""
+        length = self._map.size()
+        if length < self._length:
+            raise CheckpointError(
+                f"{self.path}: the file shrank from {self._length} to {length} bytes while it was in use; "
+                "restore it and run again."
+            )
+
 
 def widen(raw: Array, dtype: str) -> Array:
     """float32 values of raw BF16 or 8-bit float items; other dtypes unchanged (still a view)."""
@@ -185,8 +196,9 @@ def to_mlx(raw: Array, dtype: str, where: str) -> mx.array:
     return array.view(mx.bfloat16) if dtype == "BF16" else array
 
 
-def _read_header(path: Path, prefix: bytes, length: int, file: Any) -> tuple[dict[str, Any], int]:
-    """The parsed JSON header and the position of the data section."""
+def _read_header(path: Path, file: int, length: int) -> tuple[dict[str, Any], int]:
+    """The parsed JSON header of an open file descriptor, and the position of the data section."""
+    prefix = os.pread(file, 8, 0)
     if len(prefix) < 8:
         raise CheckpointError(f"{path}: {length} bytes is too short for a safetensors file; download it again.")
     header_bytes = int.from_bytes(prefix, "little")
@@ -197,7 +209,8 @@ def _read_header(path: Path, prefix: bytes, length: int, file: Any) -> tuple[dic
         )
     if 8 + header_bytes > length:
         raise CheckpointError(
-            f"{path}: truncated: the header alone needs {8 + header_bytes} bytes, the file has {length}; download it again."
+            f"{path}: truncated: the header alone needs {8 + header_bytes} bytes, the file has {length}; "
+            "download it again."
         )
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -209,7 +222,7 @@ def _read_header(path: Path, prefix: bytes, length: int, file: Any) -> tuple[dic
         return result
 
     try:
-        header = json.loads(file.read(header_bytes).decode("utf-8"), object_pairs_hook=unique)
+        header = json.loads(os.pread(file, header_bytes, 8).decode("utf-8"), object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{path}: the safetensors header is not valid JSON ({error}); download it again."

@@ -120,7 +120,8 @@ def _scale(stored: Stored) -> float | None:
     values = file.numpy(name)
     if values.size != 1 or file.info(name).dtype not in _DENSE:
         raise CheckpointError(
-            f"{file.path}: tensor {name!r} is {file.info(name).dtype} {list(values.shape)}; only one float scale per tensor is supported."
+            f"{file.path}: tensor {name!r} is {file.info(name).dtype} {list(values.shape)}; "
+            "only one float scale per tensor is supported."
         )
     scale = float(values.reshape(()))
     if not np.isfinite(scale):
@@ -151,8 +152,9 @@ def _affine(stored: Stored, spec: ParamSpec) -> LinearWeight:
     )
     if not consistent or bits not in _AFFINE_BITS or group_size not in _AFFINE_GROUPS:
         raise CheckpointError(
-            f"{stored.where}: packed {list(packed)} with scales {scales.dtype} {list(scales.shape)} and biases {zeros.dtype} "
-            f"{list(zeros.shape)} is not an MLX int4/int8 form of {list(spec.shape)} (groups of 32, 64 or 128)."
+            f"{stored.where}: packed {list(packed)} with scales {scales.dtype} {list(scales.shape)} and biases "
+            f"{zeros.dtype} {list(zeros.shape)} is not an MLX int4/int8 form of {list(spec.shape)} "
+            "(groups of 32, 64 or 128)."
         )
     return LinearWeight(
         "affine",
