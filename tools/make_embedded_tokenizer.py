@@ -16,7 +16,7 @@ from pathlib import Path
 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers  # noqa: E402
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 OUTPUT = Path(__file__).parents[1] / "ltx2rt" / "embedded" / "text_encoder" / "tokenizer.json"
 
@@ -34,7 +34,7 @@ SUBJECTS = """
     left right up down top bottom centre corner side across around over under between behind front through
     slowly fast quickly smoothly small large big tiny huge thin wide tall short round soft loud quiet high low
     background tone tones beep hum click noise sound sounds music silence pitch note rhythm wave waves
-""".split()
+"""
 # Common words, so that ordinary prompts do not fall apart into letters.
 ENGLISH = """
     a an the and or but with without of in on at to from by for as into onto near is are was be has have it its this
@@ -46,7 +46,8 @@ ENGLISH = """
     camera shot scene video view close zoom pan slow motion static cinematic realistic style film photo image
     old young new warm cold beautiful clear blurry distorted quality robotic voice softly gently crash below violin
     piano guitar drum bell song face hand eyes hair shirt coat hat wearing glass wood metal paper colour colours
-""".split()
+"""
+WORDS = [*SUBJECTS.split(), *ENGLISH.split()]
 
 
 def learned_merges(words: list[str], count: int) -> list[tuple[str, str]]:
@@ -65,7 +66,7 @@ def learned_merges(words: list[str], count: int) -> list[tuple[str, str]]:
 def build() -> Tokenizer:
     """The tokenizer, with ids in the order special, bytes, alphabet, merges."""
     pieces = [*SPECIAL, *(f"<0x{byte:02X}>" for byte in range(256)), *ALPHABET]
-    merges = learned_merges(SUBJECTS + ENGLISH, MAX_VOCABULARY - len(pieces))
+    merges = learned_merges(WORDS, MAX_VOCABULARY - len(pieces))
     pieces += [a + b for a, b in merges]
     vocabulary = {piece: index for index, piece in enumerate(pieces)}
     tokenizer = Tokenizer(

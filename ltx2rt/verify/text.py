@@ -26,8 +26,8 @@ def find_cases(golden: GoldenFile) -> Iterator[Case]:
     """One case per prompt of ``19b_text*`` and ``23_text*`` files."""
     if not re.fullmatch(r"(19b|23)_text.*", golden.path.stem):
         return
-    prompts = sorted({key.partition(".")[0] for key in golden.keys() if "." in key})
-    for prompt in prompts:
+    keys = golden.keys()
+    for prompt in sorted({key.partition(".")[0] for key in keys if "." in key}):
         yield Case(f"{golden.name}/{prompt}", partial(_run, golden, prompt))
 
 
@@ -61,8 +61,8 @@ def _run(golden: GoldenFile, prompt: str) -> Iterator[Check]:
     yield from _close(golden, f"{prompt}.video_features_valid", features.video, _ATOL)
     yield from _close(golden, f"{prompt}.audio_features_valid", features.audio, _ATOL)
 
-    yield from _context(golden, f"{prompt}.video_context", checkpoint, "video", features.video)
-    yield from _context(golden, f"{prompt}.audio_context", checkpoint, "audio", features.audio)
+    for stream, stream_features in zip(connector.STREAMS, features, strict=True):
+        yield from _context(golden, f"{prompt}.{stream}_context", checkpoint, stream, stream_features)
     # Registers take the place of padding, so no row of a context is masked.
     yield from _exact(golden, f"{prompt}.context_mask", np.ones((1, connector.CONTEXT_ROWS), dtype=np.int32))
 

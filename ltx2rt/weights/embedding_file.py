@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import zipfile
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -151,14 +152,13 @@ def read_embedding(path: str | os.PathLike[str]) -> TextEmbedding:
 
 
 def _read_safetensors(path: Path) -> TextEmbedding:
-    file = SafetensorsFile(path)
-    metadata = file.metadata
-    if metadata.get("format") != FORMAT:
-        raise CheckpointError(
-            f"{path}: not a text embedding file; make one with `ltx2rt encode`, or give a checkpoint as --weights."
-        )
-    contexts = {name: file.mlx(name) for name in _CONTEXTS if name in file.tensors}
-    return _ours(path, contexts, metadata)
+    with closing(SafetensorsFile(path)) as file:
+        if file.metadata.get("format") != FORMAT:
+            raise CheckpointError(
+                f"{path}: not a text embedding file; make one with `ltx2rt encode`, or give a checkpoint as --weights."
+            )
+        contexts = {name: file.mlx(name) for name in _CONTEXTS if name in file.tensors}
+        return _ours(path, contexts, file.metadata)
 
 
 def _ours(path: Path, contexts: Mapping[str, mx.array], fields: Mapping[str, Any]) -> TextEmbedding:

@@ -112,7 +112,7 @@ def test_states_match_the_formula(length: int) -> None:
     expected = numpy_states(TINY["text_config"], arrays, ids.tolist())
     assert len(states) == len(expected) == config.num_states == 4
     for state, reference in zip(states, expected, strict=True):
-        assert state.shape == (1, length, 24) and state.dtype == mx.float32
+        assert (state.shape, state.dtype) == ((1, length, 24), mx.float32)
         np.testing.assert_allclose(np.array(state[0]), reference, atol=2e-5 * np.abs(reference).max())
 
 
@@ -161,7 +161,7 @@ def test_config_reads_both_rope_spellings() -> None:
         "sliding_attention": {"rope_theta": 100, "rope_type": "default"},
     }
     assert Gemma3Config.from_dict(text) == old
-    assert old.global_rope == RopeFrequencies(5000.0, 8.0) and old.local_rope == RopeFrequencies(100.0)
+    assert (old.global_rope, old.local_rope) == (RopeFrequencies(5000.0, 8.0), RopeFrequencies(100.0))
     assert old.global_layers == (False, True, False)
 
 
@@ -182,7 +182,7 @@ def test_config_of_the_published_encoder() -> None:
     }
     config = Gemma3Config.from_dict(published)
     assert (config.head_dim, config.vocab_size, config.rms_norm_eps) == (256, 262208, 1e-6)
-    assert config.query_pre_attn_scalar == 256 and config.num_states == 49
+    assert (config.query_pre_attn_scalar, config.num_states) == (256, 49)
     assert [i for i, full in enumerate(config.global_layers) if full] == [5, 11, 17, 23, 29, 35, 41, 47]
     shapes = {spec.name: spec.shape for spec in param_specs(config)}
     assert len(shapes) == 2 + 48 * 13
@@ -194,7 +194,8 @@ def test_config_of_the_published_encoder() -> None:
 def test_layer_specs_are_what_a_layer_reads() -> None:
     config = Gemma3Config.from_dict(TINY)
     names = [spec.name for spec in layer_specs(config, 2)]
-    assert len(names) == 13 and all(name.startswith("layers.2.") for name in names)
+    assert len(names) == 13
+    assert all(name.startswith("layers.2.") for name in names)
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from ltx2rt.kernels import RopeTable, modulated_norm, rope_attention
 from ltx2rt.types import ParamSpec
 
 Stream = Literal["video", "audio"]
+STREAMS: tuple[Stream, ...] = ("video", "audio")
 
 # Rows of a context, whatever the length of the prompt.
 CONTEXT_ROWS = 1024
@@ -193,6 +194,6 @@ class Connector:
 
 def with_registers(features: mx.array, registers: mx.array) -> mx.array:
     """(B, n, W) -> (B, 1024, W): row i >= n is register i mod R, so registers keep their place whatever n is."""
-    batch, tokens, width = features.shape
+    batch, tokens, _ = features.shape
     rows = mx.tile(registers.astype(features.dtype), (CONTEXT_ROWS // registers.shape[0], 1))[tokens:]
     return mx.concatenate([features, mx.broadcast_to(rows[None], (batch, *rows.shape))], axis=1)
