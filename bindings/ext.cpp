@@ -18,5 +18,6 @@ NB_MODULE(_ext, m) {
   m.def("shares_arrays", [](const mlx::core::array& a) { return a.size() == 1; }, "a"_a,
         "True for an array of one element; fails when this module and MLX cannot exchange arrays.");
   ltx2rt::bind_modulated_norm(m);
+  ltx2rt::bind_rope_attention(m);
   ltx2rt::bind_testing(m);
 }

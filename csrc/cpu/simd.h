@@ -187,9 +187,9 @@ inline float reduce_max(Vec v) {
   return most;
 }
 
-// e**x to about 1 unit in the last place for x in [-87, 88], clamped outside; not for NaN.
+// e**x to about 1 unit in the last place for x in [-87, 88], clamped outside; NaN stays NaN.
 inline Vec exp(Vec x) {
-  x = min(max(x, splat(-87.33654f)), splat(88.37626f));
+  x = min(splat(88.37626f), max(splat(-87.33654f), x));
   // x = n ln 2 + r with n an integer and |r| <= ln(2)/2; adding 1.5 * 2^23 rounds to the nearest integer.
   const Vec shifted = fma(x, splat(1.44269504f), splat(12582912.0f));
   const Vec n = shifted - splat(12582912.0f);

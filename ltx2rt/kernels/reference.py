@@ -27,6 +27,11 @@ class RopeTable(NamedTuple):
     index: mx.array
 
 
+def rope_table(cos: mx.array | None, sin: mx.array | None, index: mx.array | None) -> RopeTable | None:
+    """The table of three arrays that are given together or not at all."""
+    return None if cos is None or sin is None or index is None else RopeTable(cos, sin, index)
+
+
 def rope_lanes(table: RopeTable, lanes: int) -> tuple[mx.array, mx.array]:
     """Dense cos and sin, each (1 or B, T, lanes) float32, of a separable table."""
     index = table.index if table.index.ndim == 3 else table.index[None]
@@ -109,7 +114,10 @@ def rope_attention(
     if causal:
         allowed = mx.arange(k_tokens)[None] <= mx.arange(q_tokens)[:, None] + (k_tokens - q_tokens)
         scores = mx.where(allowed, scores, -math.inf)
-    out = mx.softmax(scores, axis=-1) @ split(v, num_kv_heads)
+    if k_tokens == 0:
+        return mx.zeros((batch, q_tokens, width), dtype=dtype)
+    seen = mx.max(scores, axis=-1, keepdims=True) != -math.inf  # a query without any key gives zeros, not NaN
+    out = mx.where(seen, mx.softmax(mx.where(seen, scores, 0.0), axis=-1) @ split(v, num_kv_heads), 0.0)
     out = out.transpose(0, 2, 1, 3)
     if gate_logits is not None:
         out = out * (2.0 * mx.sigmoid(gate_logits.astype(mx.float32)))[..., None]

@@ -6,6 +6,7 @@ import mlx.core as mx
 
 from ltx2rt.kernels import reference
 from ltx2rt.kernels.reference import RopeTable
+from ltx2rt.kernels.selection import ext, spread, use_reference
 
 
 def rope_attention(
@@ -42,12 +43,14 @@ def rope_attention(
         rope_k: rotary table of the k tokens. None: not rotated (not "as q").
         rope_layout: ``split`` pairs lane i with i + K/2, ``interleaved`` pairs 2i with 2i + 1.
         bias: float, broadcastable to (B, N, Tq, Tk), added to the scaled scores.
-        gate_logits: (B, Tq, N); head outputs are multiplied by 2*sigmoid(gate_logits).
+        gate_logits: (B, Tq, N), any float dtype; head outputs are multiplied by 2*sigmoid(gate_logits).
         causal: query i sees keys j <= i + Tk - Tq.
         scale: of the scores; default K**-0.5.
 
     Returns:
         (B, Tq, N*K), dtype of q. Norms, rotation, softmax and sums are float32; one rounding on store.
+        A query whose scores are all -inf, or that has no key, gives zeros; one whose scores are all equally low
+        (the finfo.min of a mask) gives the mean of v.
 
     Raises:
         ValueError: for shapes or dtypes that do not fit, naming the argument and what was received.
@@ -55,7 +58,36 @@ def rope_attention(
     Source: the attention of Lightricks/LTX-2 ltx_core/model/transformer/attention.py and rope.py @ v1.2.0.
     """
     num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
-    return reference.rope_attention(
+    if scale is None:
+        scale = max(1, q.shape[-1] // max(1, num_heads)) ** -0.5
+    if rope_layout not in ("split", "interleaved"):
+        raise ValueError(f'[rope_attention] rope_layout must be "split" or "interleaved" but is "{rope_layout}".')
+    optional = (q_norm, k_norm, *(rope_q or (None,) * 3), *(rope_k or (None,) * 3), bias, gate_logits)
+    present = tuple(a is not None for a in optional)
+
+    def graph(q: mx.array, k: mx.array, v: mx.array, *others: mx.array) -> mx.array:
+        q_norm, k_norm, cos_q, sin_q, index_q, cos_k, sin_k, index_k, bias, gate_logits = spread(others, present)
+        return reference.rope_attention(
+            q,
+            k,
+            v,
+            num_heads=num_heads,
+            num_kv_heads=num_kv_heads,
+            q_norm=q_norm,
+            k_norm=k_norm,
+            norm_eps=norm_eps,
+            rope_q=reference.rope_table(cos_q, sin_q, index_q),
+            rope_k=reference.rope_table(cos_k, sin_k, index_k),
+            rope_layout=rope_layout,
+            bias=bias,
+            gate_logits=gate_logits,
+            causal=causal,
+            scale=scale,
+        )
+
+    if ext is None:
+        return graph(q, k, v, *(a for a in optional if a is not None))
+    return ext.rope_attention(
         q,
         k,
         v,
@@ -66,9 +98,11 @@ def rope_attention(
         norm_eps=norm_eps,
         rope_q=rope_q,
         rope_k=rope_k,
-        rope_layout=rope_layout,
+        interleaved=rope_layout == "interleaved",
         bias=bias,
         gate_logits=gate_logits,
         causal=causal,
-        scale=(q.shape[-1] // num_heads) ** -0.5 if scale is None else scale,
+        scale=scale,
+        reference=graph,
+        use_reference=use_reference(),
     )

@@ -1,0 +1,92 @@
+// Rows of any float dtype and stride as float32 and back, for *_simd.cpp files.
+#pragma once
+#include "csrc/cpu/simd.h"
+
+namespace ltx2rt::cpu::LTX2RT_ISA {
+
+inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
+inline float load_one(const void* data, FloatType type, int64_t i) {
+  float value = 0.0f;
+  with_type(type, data, [&](auto* p) { value = to_float(p[i]); });
+  return value;
+}
+
+// out[i] = data[first + i * stride] for i < n; counted in elements.
+inline void load_floats(const void* data, FloatType type, int64_t first, int64_t stride, int64_t n, float* out) {
+  with_type(type, data, [&](auto* p) {
+    p += first;
+    int64_t i = 0;
+    if (stride == 1)
+      for (; i + kLanes <= n; i += kLanes) store(out + i, load(p + i));
+    for (; i < n; ++i) out[i] = to_float(p[i * stride]);
+  });
+}
+
+// data[first + i] = x[i] for i < n, rounded to nearest even.
+inline void store_floats(const float* x, int64_t n, void* data, FloatType type, int64_t first) {
+  const auto store_as = [&](auto* p) {
+    p += first;
+    int64_t i = 0;
+    for (; i + kLanes <= n; i += kLanes) store(p + i, load(x + i));
+    for (; i < n; ++i) from_float(x[i], p[i]);
+  };
+  switch (type) {
+    case FloatType::f32:
+      return store_as((float*)data);
+    case FloatType::f16:
+      return store_as((F16*)data);
+    case FloatType::bf16:
+      return store_as((BF16*)data);
+  }
+}
+
+// Sum of squares in four interleaved chains of vectors: an order that depends on n alone.
+inline float sum_of_squares(const float* x, int64_t n) {
+  Vec chains[4] = {};
+  int64_t i = 0;
+  for (; i + 4 * kLanes <= n; i += 4 * kLanes) {
+    for (int c = 0; c < 4; ++c) {
+      const Vec v = load(x + i + c * kLanes);
+      chains[c] = fma(v, v, chains[c]);
+    }
+  }
+  for (; i + kLanes <= n; i += kLanes) {
+    const Vec v = load(x + i);
+    chains[0] = fma(v, v, chains[0]);
+  }
+  float total = reduce_add((chains[0] + chains[1]) + (chains[2] + chains[3]));
+  for (; i < n; ++i) total += x[i] * x[i];
+  return total;
+}
+
+// to[i * rows + r] = from[r * stride + i] for r < rows and i < columns; rows is a multiple of kLanes.
+inline void transpose(const float* from, int64_t stride, int64_t rows, int64_t columns, float* to) {
+  for (int64_t r = 0; r < rows; r += kLanes) {
+    int64_t i = 0;
+#if defined(__AVX2__)
+    for (; i + 8 <= columns; i += 8) {
+      __m256 a[8], b[8];
+      for (int k = 0; k < 8; ++k) a[k] = _mm256_loadu_ps(from + (r + k) * stride + i);
+      for (int k = 0; k < 8; k += 2) {
+        b[k] = _mm256_unpacklo_ps(a[k], a[k + 1]);
+        b[k + 1] = _mm256_unpackhi_ps(a[k], a[k + 1]);
+      }
+      for (int k = 0; k < 8; k += 4) {
+        a[k] = _mm256_shuffle_ps(b[k], b[k + 2], 0x44);
+        a[k + 1] = _mm256_shuffle_ps(b[k], b[k + 2], 0xee);
+        a[k + 2] = _mm256_shuffle_ps(b[k + 1], b[k + 3], 0x44);
+        a[k + 3] = _mm256_shuffle_ps(b[k + 1], b[k + 3], 0xee);
+      }
+      for (int k = 0; k < 4; ++k) {
+        _mm256_storeu_ps(to + (i + k) * rows + r, _mm256_permute2f128_ps(a[k], a[k + 4], 0x20));
+        _mm256_storeu_ps(to + (i + k + 4) * rows + r, _mm256_permute2f128_ps(a[k], a[k + 4], 0x31));
+      }
+    }
+#endif
+    for (; i < columns; ++i)
+      for (int64_t k = 0; k < kLanes; ++k) to[i * rows + r + k] = from[(r + k) * stride + i];
+  }
+}
+
+}  // namespace ltx2rt::cpu::LTX2RT_ISA

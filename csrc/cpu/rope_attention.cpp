@@ -1,0 +1,236 @@
+// CPU evaluation of rope_attention: what is packed when, and which thread does which block of queries.
+#include "csrc/rope_attention.h"
+
+#include <algorithm>
+
+#include "csrc/cpu/aligned_floats.h"
+#include "csrc/cpu/rope_attention_kernel.h"
+#include "csrc/cpu/rows.h"
+#include "csrc/cpu/thread_pool.h"
+#include "mlx/allocator.h"
+#include "mlx/backend/cpu/encoder.h"
+
+namespace ltx2rt {
+namespace {
+
+using cpu::AttentionArgs;
+using cpu::AttentionKernel;
+using cpu::kKeyBlock;
+using cpu::kQueryBlock;
+
+// Packed keys and values of the heads that are worked on together: about this much stays in the last-level cache...
+constexpr int64_t kPackedFloats = 2 << 20;
+// ...but more is taken to give every thread work, or for one long head. Beyond it, keys are packed piece by piece.
+constexpr int64_t kMostPackedFloats = 8 << 20;
+// States of query blocks that wait for the next piece of keys.
+constexpr int64_t kStateFloats = 4 << 20;
+
+int64_t blocks_of(int64_t n, int64_t block) { return (n + block - 1) / block; }
+
+cpu::TokenRows token_rows(const mx::array& a) {
+  return {a.data<char>(), cpu::float_type(a.dtype()), a.strides(0), a.strides(1), a.strides(2)};
+}
+
+cpu::RopeRows rope_rows(const mx::array& cos, const mx::array& sin, const mx::array& index, int64_t heads,
+                        int64_t head_size) {
+  const int64_t axes = index.shape(-1), used = cos.shape(1) * axes, half = head_size / 2;
+  const bool shared = used <= half;
+  const bool per_batch = index.ndim() == 3 && index.shape(0) > 1;
+  return {.cos = cos.data<float>(),
+          .sin = sin.data<float>(),
+          .index = index.data<int32_t>(),
+          .index_batch_stride = per_batch ? index.shape(1) * axes : 0,
+          .rows = cos.shape(0),
+          .columns = cos.shape(1),
+          .axes = axes,
+          .pad = (shared ? half : heads * half) - used,
+          .shared = shared};
+}
+
+class Scheduler {
+ public:
+  explicit Scheduler(const AttentionArgs& args)
+      : args_(args),
+        kernel_(cpu::rope_attention_kernel()),
+        group_(args.q.heads / args.k.heads),
+        query_blocks_(blocks_of(args.q.tokens, kQueryBlock)),
+        key_blocks_(blocks_of(args.k.tokens, kKeyBlock)),
+        block_floats_(kernel_.block_floats(args.head_size)),
+        state_floats_(kernel_.state_floats(args.head_size)),
+        work_floats_(kernel_.work_floats(args.head_size)) {}
+
+  void run() {
+    const cpu::AlignedFloats q_rms(rms_count(args_.q)), k_rms(rms_count(args_.k));
+    find_rms(args_.q, q_rms.data());
+    find_rms(args_.k, k_rms.data());
+    const int64_t most_blocks = std::max<int64_t>(1, kMostPackedFloats / block_floats_);
+    if (group_ * query_blocks_ == 1) {
+      attend_packing_privately();
+    } else if (key_blocks_ <= most_blocks) {
+      const int64_t tasks_per_head = group_ * query_blocks_;
+      const int64_t cached = kPackedFloats / block_floats_ / std::max<int64_t>(1, key_blocks_);
+      const int64_t busy = blocks_of(4 * cpu::num_threads(), tasks_per_head);
+      const int64_t most = most_blocks / std::max<int64_t>(1, key_blocks_);
+      const int64_t round = std::min(std::max({cached, busy, int64_t{1}}), most);
+      const cpu::AlignedFloats blocks(round * key_blocks_ * block_floats_);
+      const int64_t heads = args_.batch * args_.k.heads;
+      for (int64_t first = 0; first < heads; first += round)
+        attend_heads(first, std::min(round, heads - first), blocks.data());
+    } else {
+      attend_by_pieces(most_blocks);
+    }
+  }
+
+ private:
+  static bool needs_rms(const cpu::Projection& x) { return x.norm != nullptr && !x.norm_per_head; }
+  int64_t rms_count(const cpu::Projection& x) const { return needs_rms(x) ? args_.batch * x.tokens : 0; }
+
+  void find_rms(cpu::Projection& x, float* out) {
+    x.inverse_rms = out;
+    cpu::parallel_for(rms_count(x), 16, [&](int64_t begin, int64_t end) {
+      kernel_.inverse_rms(x, args_.head_size, args_.norm_eps, begin, end, out);
+    });
+  }
+
+  // Query block `block` of the group_ * query_blocks_ that read key head `kv_head` (counted over the batch).
+  cpu::QueryBlock query_block(int64_t kv_head, int64_t block) const {
+    const int64_t first = block % query_blocks_ * kQueryBlock;
+    return {.batch = kv_head / args_.k.heads,
+            .head = kv_head % args_.k.heads * group_ + block / query_blocks_,
+            .first = first,
+            .count = static_cast<int>(std::min<int64_t>(kQueryBlock, args_.q.tokens - first))};
+  }
+
+  void pack(int64_t kv_head, int64_t block, float* to) const {
+    const int64_t first = block * kKeyBlock;
+    kernel_.pack(args_, kv_head / args_.k.heads, kv_head % args_.k.heads, first,
+                 static_cast<int>(std::min<int64_t>(kKeyBlock, args_.k.tokens - first)), to);
+  }
+
+  // Each head's keys are read once: the thread packs them block by block as it goes.
+  void attend_packing_privately() const {
+    cpu::parallel_for(args_.batch * args_.k.heads, 1, [&](int64_t begin, int64_t end) {
+      const cpu::AlignedFloats state(state_floats_), work(work_floats_);
+      for (int64_t head = begin; head < end; ++head) {
+        const auto queries = query_block(head, 0);
+        kernel_.start(args_, queries, state.data(), work.data());
+        kernel_.advance(args_, queries, 0, args_.k.tokens, nullptr, state.data(), work.data());
+        kernel_.finish(args_, queries, state.data());
+      }
+    });
+  }
+
+  // Packs all keys of some heads, then attends with them.
+  void attend_heads(int64_t first_head, int64_t count, float* blocks) const {
+    cpu::parallel_for(count * key_blocks_, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i)
+        pack(first_head + i / key_blocks_, i % key_blocks_, blocks + i * block_floats_);
+    });
+    const int64_t tasks = group_ * query_blocks_;
+    cpu::parallel_for(count * tasks, 1, [&](int64_t begin, int64_t end) {
+      const cpu::AlignedFloats state(state_floats_), work(work_floats_);
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t head = i / tasks;
+        const auto queries = query_block(first_head + head, i % tasks);
+        kernel_.start(args_, queries, state.data(), work.data());
+        kernel_.advance(args_, queries, 0, args_.k.tokens, blocks + head * key_blocks_ * block_floats_, state.data(),
+                        work.data());
+        kernel_.finish(args_, queries, state.data());
+      }
+    });
+  }
+
+  // One head at a time, its keys in pieces of piece_blocks blocks, for as many query blocks as fit with their states.
+  void attend_by_pieces(int64_t piece_blocks) const {
+    const int64_t tasks = group_ * query_blocks_;
+    const int64_t together = std::clamp<int64_t>(kStateFloats / state_floats_, 1, tasks);
+    const cpu::AlignedFloats blocks(piece_blocks * block_floats_), states(together * state_floats_);
+    for (int64_t head = 0; head < args_.batch * args_.k.heads; ++head) {
+      for (int64_t first = 0; first < tasks; first += together) {
+        for (int64_t piece = 0; piece < key_blocks_; piece += piece_blocks) {
+          const int64_t here = std::min(piece_blocks, key_blocks_ - piece);
+          cpu::parallel_for(here, 1, [&](int64_t begin, int64_t end) {
+            for (int64_t i = begin; i < end; ++i) pack(head, piece + i, blocks.data() + i * block_floats_);
+          });
+          cpu::parallel_for(std::min(together, tasks - first), 1, [&](int64_t begin, int64_t end) {
+            const cpu::AlignedFloats work(work_floats_);
+            for (int64_t i = begin; i < end; ++i) {
+              const auto queries = query_block(head, first + i);
+              float* state = states.data() + i * state_floats_;
+              if (piece == 0) kernel_.start(args_, queries, state, work.data());
+              kernel_.advance(args_, queries, piece * kKeyBlock,
+                              std::min((piece + here) * kKeyBlock, args_.k.tokens), blocks.data(), state, work.data());
+              if (piece + here == key_blocks_) kernel_.finish(args_, queries, state);
+            }
+          });
+        }
+      }
+    }
+  }
+
+  AttentionArgs args_;
+  const AttentionKernel& kernel_;
+  int64_t group_;  // query heads per key head
+  int64_t query_blocks_;
+  int64_t key_blocks_;
+  int64_t block_floats_;
+  int64_t state_floats_;
+  int64_t work_floats_;
+};
+
+}  // namespace
+
+void RopeAttention::eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) {
+  auto& out = outputs[0];
+  out.set_data(mx::allocator::malloc(out.nbytes()));
+  auto& encoder = mx::cpu::get_command_encoder(stream());
+  for (const auto& input : inputs) encoder.set_input_array(input);
+  encoder.set_output_array(out);
+  if (out.size() == 0) return;
+
+  const auto &q = inputs[0], &k = inputs[1], &v = inputs[2];
+  const int64_t head_size = q.shape(2) / options_.num_heads;
+  AttentionArgs args{};
+  args.batch = q.shape(0);
+  args.head_size = head_size;
+  args.q.rows = token_rows(q);
+  args.q.tokens = q.shape(1);
+  args.q.heads = options_.num_heads;
+  args.k.rows = token_rows(k);
+  args.k.tokens = k.shape(1);
+  args.k.heads = options_.num_kv_heads;
+  args.v = token_rows(v);
+  args.norm_eps = options_.norm_eps;
+  args.scale = options_.scale;
+  args.interleaved = options_.interleaved;
+  args.causal = options_.causal;
+  size_t next = 3;
+  for (const auto& [present, x] : {std::pair{present_.q_norm, &args.q}, std::pair{present_.k_norm, &args.k}}) {
+    if (!present) continue;
+    const auto& norm = inputs[next++];
+    x->norm = norm.data<float>();
+    x->norm_per_head = norm.shape(0) != x->heads * head_size;
+  }
+  for (const auto& [present, x] : {std::pair{present_.rope_q, &args.q}, std::pair{present_.rope_k, &args.k}}) {
+    if (!present) continue;
+    x->rope = rope_rows(inputs[next], inputs[next + 1], inputs[next + 2], x->heads, head_size);
+    next += 3;
+  }
+  if (present_.bias) {
+    const auto& bias = inputs[next++];
+    args.bias = bias.data<char>();
+    args.bias_type = cpu::float_type(bias.dtype());
+    for (int axis = 0; axis < 4; ++axis) args.bias_strides[axis] = bias.shape(axis) == 1 ? 0 : bias.strides(axis);
+  }
+  if (present_.gate_logits) {
+    const auto& gate = inputs[next];
+    args.gate_logits = gate.data<char>();
+    args.gate_type = cpu::float_type(gate.dtype());
+    for (int axis = 0; axis < 3; ++axis) args.gate_strides[axis] = gate.strides(axis);
+  }
+  args.out = out.data<char>();
+  args.out_type = cpu::float_type(out.dtype());
+  encoder.dispatch([args] { Scheduler(args).run(); });
+}
+
+}  // namespace ltx2rt
