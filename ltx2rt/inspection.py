@@ -10,7 +10,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ltx2rt.errors import CheckpointError
-from ltx2rt.graph.models import connector, feature_extractor, gemma3, transformer_config, video_vae
+from ltx2rt.graph.models import (
+    audio_vae,
+    connector,
+    feature_extractor,
+    gemma3,
+    transformer_config,
+    upscaler,
+    video_vae,
+    vocoder,
+)
 from ltx2rt.types import ParamSpec
 from ltx2rt.weights.checkpoint import Checkpoint, companion_of, read_manifest
 from ltx2rt.weights.components import is_unused
@@ -234,6 +243,22 @@ def _video_vae(checkpoint: Checkpoint) -> Expected:
     return Expected(specs)
 
 
+def _audio_vae(checkpoint: Checkpoint) -> Expected:
+    config = audio_vae.AudioVaeConfig.from_dict(checkpoint.section("audio_vae"))
+    halves = {name.partition(".")[0] for name in checkpoint.names("audio_vae")}
+    if "encoder" not in halves:
+        return Expected(audio_vae.decoder_specs(config))
+    return Expected(audio_vae.param_specs(config) if "decoder" in halves else audio_vae.encoder_specs(config))
+
+
+def _vocoder(checkpoint: Checkpoint) -> Expected:
+    return Expected(vocoder.param_specs(vocoder.VocoderConfig.from_dict(checkpoint.section("vocoder"))))
+
+
+def _upscaler(checkpoint: Checkpoint) -> Expected:
+    return Expected(upscaler.param_specs(upscaler.LatentUpscalerConfig.from_dict(checkpoint.section("upscaler"))))
+
+
 def _text_encoder(checkpoint: Checkpoint) -> Expected:
     section = checkpoint.section("text_encoder")
     if str(section.get("model_type", "")).startswith("gemma4"):
@@ -247,6 +272,9 @@ _EXPECTATIONS: dict[str, Callable[[Checkpoint], Expected]] = {
     "audio_connector": _audio_connector,
     "text_projection": _text_projection,
     "video_vae": _video_vae,
+    "audio_vae": _audio_vae,
+    "vocoder": _vocoder,
+    "upscaler": _upscaler,
     "text_encoder": _text_encoder,
 }
 

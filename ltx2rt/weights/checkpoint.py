@@ -256,20 +256,11 @@ class Checkpoint:
         place = places[name]
         if place.file is None:
             raise CheckpointError(f"{self.path}: a manifest lists tensors without their data; give the weight file.")
-        base = name.removesuffix(".weight")
-        companions = {
-            suffix: (places[base + suffix].file, places[base + suffix].name)
-            for suffix in COMPANION_SUFFIXES
-            if base != name and base + suffix in places
-        }
-        if name + "_scale" in places:
-            companions["." + name.rpartition(".")[2] + "_scale"] = (
-                places[name + "_scale"].file,
-                places[name + "_scale"].name,
-            )
-        return Stored(
-            place.file, place.name, {key: (file, full) for key, (file, full) in companions.items() if file is not None}
-        )
+        base, _, kind = name.rpartition(".")
+        suffixes = [".bias_scale"] if kind == "bias" else [s for s in COMPANION_SUFFIXES if s != ".bias_scale"]
+        found = {suffix: places[base + suffix] for suffix in suffixes if base + suffix in places}
+        companions = {suffix: (other.file, other.name) for suffix, other in found.items() if other.file is not None}
+        return Stored(place.file, place.name, companions)
 
     def _warn_unmatched(self, component: str, loras: Sequence[tuple[LoraFile, float]]) -> None:
         for lora, _ in loras:

@@ -119,5 +119,5 @@ def generation_of_tensors(components: Mapping[str, Tensors]) -> str | None:
         return "2.5"
     if "vocoder" in components:
         extended = any(name.startswith("bwe_generator.") for name in components["vocoder"])
-        return "2.3" if extended else "19b"
+        return None if extended else "19b"  # 2.3 and 2.5 have the same vocoder
     return None

@@ -15,6 +15,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 _DENSE = ("BF16", "F16", "F32", "F64")
 _FLOAT8 = ("F8_E4M3", "F8_E5M2")
+_SCALES = (".weight_scale", ".bias_scale", ".scale_weight")
 _AFFINE_BITS = (4, 8)
 _AFFINE_GROUPS = (32, 64, 128)
 
@@ -112,8 +113,7 @@ def _axes(spec: ParamSpec, where: str) -> tuple[int, ...] | None:
 
 def _scale(stored: Stored) -> float | None:
     """The per-tensor scale of an 8-bit tensor; None if the file has none."""
-    own = ".bias_scale" if stored.name.endswith(".bias") else ".weight_scale"
-    found = stored.companions.get(own) or stored.companions.get(".scale_weight")
+    found = next((stored.companions[key] for key in _SCALES if key in stored.companions), None)
     if found is None:
         return None
     file, name = found
