@@ -53,11 +53,11 @@ CONFIG: dict[str, Any] = {
         "norm_eps": 1e-6,
         "num_layers": 4,
         "num_attention_heads": 2,
-        "attention_head_dim": 64,
-        "cross_attention_dim": 128,
+        "attention_head_dim": 32,
+        "cross_attention_dim": 64,
         "audio_num_attention_heads": 2,
-        "audio_attention_head_dim": 32,
-        "audio_cross_attention_dim": 64,
+        "audio_attention_head_dim": 16,
+        "audio_cross_attention_dim": 32,
         "in_channels": 128,
         "out_channels": 128,
         "audio_out_channels": 128,
@@ -83,8 +83,8 @@ CONFIG: dict[str, Any] = {
         "latent_log_var": "uniform",
         "causal_decoder": False,
         "timestep_conditioning": False,
-        "encoder_base_channels": 8,
-        "decoder_base_channels": 8,
+        "encoder_base_channels": 4,
+        "decoder_base_channels": 4,
         "encoder_blocks": [
             ["res_x", {"num_layers": 1}],
             ["compress_space_res", {"multiplier": 2}],
@@ -186,7 +186,7 @@ def random_tensor(spec: ParamSpec, rng: np.random.Generator) -> mx.array:
     leaf = spec.name.rsplit(".", 1)[-1]
     if leaf == "mean-of-means":
         values = np.zeros(spec.shape)
-    elif leaf == "std-of-means" or leaf == "weight" and len(spec.shape) == 1:
+    elif leaf == "std-of-means" or (leaf == "weight" and len(spec.shape) == 1):
         values = np.ones(spec.shape)
     elif leaf == "weight" and "embed_tokens" not in spec.name:
         values = rng.standard_normal(spec.shape) / math.sqrt(math.prod(spec.shape[1:]))
@@ -198,18 +198,18 @@ def random_tensor(spec: ParamSpec, rng: np.random.Generator) -> mx.array:
 def components() -> list[tuple[str, list[ParamSpec]]]:
     """(prefix in the single file, tensors) of everything the single file holds."""
     transformer_config = transformer.TransformerConfig.from_dict(CONFIG["transformer"])
-    video_connector, audio_connector = connector.connector_configs(CONFIG["transformer"])
-    layers = TEXT_ENCODER_CONFIG["text_config"]["num_hidden_layers"] + 1
+    connectors = [connector.ConnectorConfig.from_dict(CONFIG["transformer"], stream) for stream in ("video", "audio")]
+    text = TEXT_ENCODER_CONFIG["text_config"]
+    projection = feature_extractor.FeatureExtractorConfig.from_dict(
+        CONFIG["transformer"], encoder_width=text["hidden_size"], encoder_states=text["num_hidden_layers"] + 1
+    )
     video = video_vae.VideoVaeConfig.from_dict(CONFIG["vae"])
     audio = audio_vae.AudioVaeConfig.from_dict(CONFIG["audio_vae"])
     return [
         ("model.diffusion_model.", transformer.param_specs(transformer_config)),
-        ("model.diffusion_model.video_embeddings_connector.", connector.param_specs(video_connector)),
-        ("model.diffusion_model.audio_embeddings_connector.", connector.param_specs(audio_connector)),
-        (
-            "text_embedding_projection.",
-            feature_extractor.param_specs(CONFIG["transformer"], hidden_size=64, num_states=layers),
-        ),
+        ("model.diffusion_model.video_embeddings_connector.", connector.param_specs(connectors[0])),
+        ("model.diffusion_model.audio_embeddings_connector.", connector.param_specs(connectors[1])),
+        ("text_embedding_projection.", feature_extractor.param_specs(projection)),
         ("vae.", video_vae.param_specs(video)),
         ("audio_vae.", audio_vae.param_specs(audio)),
         ("vocoder.", vocoder.param_specs(vocoder.VocoderConfig.from_dict(CONFIG["vocoder"]))),
@@ -222,7 +222,7 @@ def main(folder: Path) -> None:
     tensors = {prefix + spec.name: random_tensor(spec, rng) for prefix, specs in components() for spec in specs}
     write_safetensors(folder / embedded.CHECKPOINT.name, tensors, {"config": json.dumps(CONFIG), **notice})
 
-    upscaler_config = upscaler.UpscalerConfig.from_dict(UPSCALER_CONFIG)
+    upscaler_config = upscaler.LatentUpscalerConfig.from_dict(UPSCALER_CONFIG)
     tensors = {spec.name: random_tensor(spec, rng) for spec in upscaler.param_specs(upscaler_config)}
     write_safetensors(
         folder / embedded.SPATIAL_UPSCALER.name, tensors, {"config": json.dumps(UPSCALER_CONFIG), **notice}

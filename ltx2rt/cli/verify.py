@@ -18,7 +18,9 @@ def add_parser(subparsers: Any) -> None:
         help="compare this installation with saved results of the official code",
         description="Compute every golden case of a folder in float32 and compare. Exit code 0 only if no case fails.",
     )
-    parser.add_argument("--goldens", type=Path, required=True, metavar="DIR", help="folder with components/, pipelines/")
+    parser.add_argument(
+        "--goldens", type=Path, required=True, metavar="DIR", help="folder with components/ and pipelines/"
+    )
     parser.add_argument("--only", default="", metavar="TEXT", help="only cases whose name contains TEXT")
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
     parser.set_defaults(run=run_verify)

@@ -31,6 +31,9 @@ class GoldenFile:
     def keys(self) -> list[str]:
         return sorted(self._file.tensors) if self._file else []
 
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.keys())
+
     def __contains__(self, key: str) -> bool:
         return self._file is not None and key in self._file.tensors
 
@@ -92,11 +95,13 @@ class Check:
 
     @property
     def passed(self) -> bool:
-        return self.error <= self.tolerance
+        return self.error <= self.tolerance  # a NaN is never within it
 
     @property
     def _scale(self) -> float:
-        return max(float(np.abs(self.expected.astype(np.float64)).max()), 1e-30) if self.expected.size else 1.0
+        """Largest expected magnitude; 1 where all is zero, so that the error is then absolute."""
+        largest = float(np.abs(self.expected.astype(np.float64)).max()) if self.expected.size else 0.0
+        return largest if largest > 0 else 1.0
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Union
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
+
+from ltx2rt.graph.diffusion.latent_state import LatentState
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -56,10 +58,11 @@ class Denoised:
 
 @dataclass(frozen=True)
 class Noised:
-    """A latent state has been noised: ``state`` is the `LatentState` after it, ``noise`` the drawn Gaussian."""
+    """A latent state has been noised: the `LatentState` before and after, and the drawn Gaussian."""
 
     modality: str
-    state: Any
+    before: LatentState
+    state: LatentState
     noise: Array
     noise_scale: float
 
@@ -94,15 +97,15 @@ class VideoDecodeStarted:
     latent: mx.array
 
 
-Event = Union[
-    StageStarted,
-    StageFinished,
-    StepDone,
-    Denoised,
-    Noised,
-    ImageEncoded,
-    LatentUpscaled,
-    AudioDecoded,
-    VideoDecodeStarted,
-]
+Event = (
+    StageStarted
+    | StageFinished
+    | StepDone
+    | Denoised
+    | Noised
+    | ImageEncoded
+    | LatentUpscaled
+    | AudioDecoded
+    | VideoDecodeStarted
+)
 Observer = Callable[[Event], None]

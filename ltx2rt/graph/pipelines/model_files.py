@@ -7,8 +7,8 @@ from pathlib import Path
 
 from ltx2rt.errors import CheckpointError, UsageError
 from ltx2rt.weights.checkpoint import Checkpoint
-from ltx2rt.weights.lora import Lora
-from ltx2rt.weights.tokenizer import Tokenizer
+from ltx2rt.weights.lora import LoraFile
+from ltx2rt.weights.tokenizer import GemmaTokenizer
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,9 @@ class ModelFiles:
 
     checkpoint: Checkpoint
     text_encoder: Checkpoint | None = None
-    tokenizer: Tokenizer | None = None
+    tokenizer: GemmaTokenizer | None = None
     spatial_upscaler: Checkpoint | None = None
-    loras: tuple[tuple[Lora, float], ...] = ()
+    loras: tuple[tuple[LoraFile, float], ...] = ()
 
     @classmethod
     def open(
@@ -58,9 +58,9 @@ class ModelFiles:
         return cls(
             checkpoint=model,
             text_encoder=gemma,
-            tokenizer=None if text_encoder is None else Tokenizer.from_folder(text_encoder),
+            tokenizer=None if text_encoder is None else GemmaTokenizer.from_directory(text_encoder),
             spatial_upscaler=upscaler,
-            loras=tuple((Lora.open(path), strength) for path, strength in loras),
+            loras=tuple((LoraFile(path), strength) for path, strength in loras),
         )
 
 

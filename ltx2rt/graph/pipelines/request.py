@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import Any, Literal
 
 import mlx.core as mx
 import numpy as np
@@ -13,6 +13,7 @@ import numpy as np
 from ltx2rt.errors import UsageError
 from ltx2rt.graph.diffusion.guidance import GuiderParams
 from ltx2rt.graph.models.tiling import Tiling
+from ltx2rt.graph.pipelines.prompt_encoding import PromptContext
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -30,14 +31,6 @@ class ImageCondition:
     pixels: Callable[[int, int], Array]
     frame_index: int = 0
     strength: float = 1.0
-
-
-@dataclass(frozen=True)
-class TextContext:
-    """Connector outputs for one prompt: video (1, S, Cv) and audio (1, S, Ca), before any caption projection."""
-
-    video: mx.array
-    audio: mx.array
 
 
 @dataclass(frozen=True)
@@ -69,9 +62,9 @@ class Request:
     video_guider: GuiderParams
     audio_guider: GuiderParams
     images: tuple[ImageCondition, ...] = ()
-    context: TextContext | None = None
-    negative_context: TextContext | None = None
-    tiling: Tiling | str | None = "auto"
+    context: PromptContext | None = None
+    negative_context: PromptContext | None = None
+    tiling: Tiling | Literal["auto"] | None = "auto"
     dtype: mx.Dtype = mx.bfloat16
 
     def check(self) -> None:
@@ -83,7 +76,7 @@ class Request:
         for image in self.images:
             if not 0 <= image.frame_index < self.num_frames:
                 raise UsageError(
-                    f"image frame index must be 0 to {self.num_frames - 1} (the clip's frames), got {image.frame_index}."
+                    f"image frame index must be 0 to {self.num_frames - 1} for this clip, got {image.frame_index}."
                 )
             if not 0.0 <= image.strength <= 1.0:
                 raise UsageError(f"image strength must be between 0 and 1, got {image.strength}.")

@@ -1,0 +1,80 @@
+"""One run of a pipeline: its files, request, noise, stages and observer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from ltx2rt.graph.diffusion.latent_state import LatentState, add_noise
+from ltx2rt.graph.diffusion.noise import NoiseSource, RecordedNoise, TorchCpuNoise
+from ltx2rt.graph.pipelines.events import Event, Noised, Observer, StageFinished, StageStarted
+from ltx2rt.graph.pipelines.model_files import ModelFiles
+from ltx2rt.graph.pipelines.request import Request
+from ltx2rt.memory.stage import Stage, StageRunner
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True)
+class GeneratedClip:
+    """What a pipeline returns: sound, and frames that are decoded while they are read.
+
+    Attributes:
+        frames: chunks of float32 (f, H, W, 3) in [0, 1], in order; can be read once.
+        audio: float32 (S, 2) in [-1, 1].
+        sample_rate: of the sound, Hz.
+        frame_rate: frames per second.
+        num_frames, height, width: of the video.
+    """
+
+    frames: Iterator[Array]
+    audio: Array
+    sample_rate: int
+    frame_rate: Fraction
+    num_frames: int
+    height: int
+    width: int
+
+
+class Run:
+    """State that the stages of one run share.
+
+    Args:
+        files: opened weight files.
+        request: what to make.
+        observer: told about every event; raising `Cancelled` from it stops the run.
+        noise: source of every random draw, in the order of the official code; default: torch's CPU generator.
+    """
+
+    def __init__(
+        self, files: ModelFiles, request: Request, observer: Observer | None = None, noise: NoiseSource | None = None
+    ) -> None:
+        self.files = files
+        self.request = request
+        self.stages = StageRunner()
+        self.noise: NoiseSource = TorchCpuNoise(request.seed) if noise is None else noise
+        self._observer = observer
+
+    def emit(self, event: Event) -> None:
+        if self._observer is not None:
+            self._observer(event)
+
+    @contextmanager
+    def stage(self, name: str, steps: int = 0) -> Iterator[Stage]:
+        """A stage that is announced, measured and emptied."""
+        self.emit(StageStarted(name, steps))
+        with self.stages.stage(name) as stage:
+            yield stage
+        self.emit(StageFinished(name))
+
+    def add_noise(self, modality: str, state: LatentState, noise_scale: float) -> LatentState:
+        """The state noised with the next draw, announced to the observer."""
+        noise = self.noise.normal(state.latent.shape, state.dtype)
+        noised = add_noise(state, RecordedNoise([noise]), noise_scale=noise_scale)
+        self.emit(Noised(modality, state, noised, noise, noise_scale))
+        return noised
