@@ -110,9 +110,7 @@ def test_rows_of_a_batch_are_independent() -> None:
     features = mx.array(np.random.default_rng(1).standard_normal((2, 3, 16)).astype(np.float32))
     together = connector(features)
     for row in range(2):
-        np.testing.assert_allclose(
-            np.array(together[row]), np.array(connector(features[row : row + 1])[0]), atol=1e-6
-        )
+        np.testing.assert_allclose(np.array(together[row]), np.array(connector(features[row : row + 1])[0]), atol=1e-6)
 
 
 def test_activations_take_the_dtype_asked_for() -> None:
