@@ -200,7 +200,7 @@ def _sibling(golden: GoldenFile, ending: str) -> Path:
 
     def shared_letters(file: Path) -> int:
         pairs = zip(file.name, checkpoint.name, strict=False)
-        return next(index for index, (a, b) in enumerate(pairs) if a != b)
+        return next((index for index, (a, b) in enumerate(pairs) if a != b), len(file.name))
 
     return max(files, key=shared_letters)
 
