@@ -55,8 +55,8 @@ class Transformer:
         dtype: of the activations: bfloat16, float16 or float32.
         blocks: where the tensors of each block come from. Called once per block and call, in order, after the block
             before it has been evaluated; the view it returns is used until the next call. Default: ``params``.
-        keep_text_keys: keep keys and values of the prompt between calls where they do not depend on sigma (19B). They
-            take 4 * S * (D video + D audio) * bytes per value / 2 in each block.
+        keep_text_keys: keep keys and values of the prompt between calls where they do not depend on sigma (19B): 2 * S
+            values of the width of each stream per block and prompt.
 
     Derived values are kept between calls only for inputs that do not change during a run: rotary tables and mask
     biases by content, projected contexts by identity of the ``context`` array (pass the same array again).
