@@ -1,0 +1,231 @@
+"""Video writer: what is read back equals what was written, nothing is left after a failure, rejections."""
+
+from __future__ import annotations
+
+import errno
+from fractions import Fraction
+from io import FileIO
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+
+from ltx2rt.errors import MediaError, UsageError
+from ltx2rt.media import output_file
+from ltx2rt.media.video_writer import VideoWriter, exact_frame_rate
+from ltx2rt.media.yuv import yuv420_bt709
+
+WIDTH, HEIGHT = 96, 64
+
+
+def gradients(frames: int) -> np.ndarray:
+    """(F, 64, 96, 3) float32 in [0, 1], smooth in space and time."""
+    y, x = np.mgrid[0:HEIGHT, 0:WIDTH].astype(np.float32)
+    blue = np.linspace(0, 1, frames, dtype=np.float32)
+    return np.stack([np.stack([x / WIDTH, y / HEIGHT, np.full_like(x, b)], axis=-1) for b in blue])
+
+
+def tones(samples: int, rate: int) -> np.ndarray:
+    t = np.arange(samples) / rate
+    left, right = 0.5 * np.sin(2 * np.pi * 440 * t), 0.25 * np.sin(2 * np.pi * 660 * t)
+    return np.stack([left, right], axis=1).astype(np.float32)
+
+
+def rec709_planes(path: Path) -> tuple[np.ndarray, ...]:
+    with av.open(str(path)) as container:
+        return tuple(frame.to_ndarray() for frame in container.decode(video=0))
+
+
+def test_clip_with_sound_comes_back(tmp_path: Path) -> None:
+    frames, sound = gradients(25), tones(23000, 24000)
+    path = tmp_path / "clip.mp4"
+    with VideoWriter(path, WIDTH, HEIGHT, 23.976, sample_rate=24000) as writer:
+        writer.write(frames[:9])
+        writer.write((frames[9:] * 255).astype(np.uint8))
+        writer.write_audio(sound)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["clip.mp4"]
+
+    with av.open(str(path)) as container:
+        video = container.streams.video[0]
+        assert (video.width, video.height, video.average_rate) == (WIDTH, HEIGHT, Fraction(24000, 1001))
+        assert video.codec_context.name == "h264"
+        assert video.codec_context.pix_fmt == "yuv420p"
+        context = video.codec_context
+        assert (context.color_primaries, context.color_trc, context.colorspace, context.color_range) == (1, 1, 1, 1)
+        decoded = list(container.decode(video))
+    assert [frame.pts for frame in decoded] == [1001 * i for i in range(25)]
+    # Compared as planes: how a player turns them into RGB is not the writer's business.
+    for frame, wanted in zip(decoded, frames, strict=True):
+        planes = np.concatenate([plane.ravel() for plane in yuv420_bt709(wanted)])
+        difference = np.abs(frame.to_ndarray().ravel().astype(int) - planes)
+        assert difference.mean() < 1.5
+        assert difference.max() < 16
+
+    with av.open(str(path)) as container:
+        audio = container.streams.audio[0]
+        assert (audio.codec_context.name, audio.rate, audio.channels) == ("aac", 24000, 2)
+        samples = np.concatenate([frame.to_ndarray() for frame in container.decode(audio)], axis=1)
+    assert 23000 <= samples.shape[1] < 23000 + 1024
+    np.testing.assert_allclose(samples[:, 2000:21000].T, sound[2000:21000], atol=0.02)
+
+
+def test_lossless_quality_keeps_every_plane(tmp_path: Path) -> None:
+    frames = gradients(3)
+    path = tmp_path / "clip.mov"
+    with VideoWriter(path, WIDTH, HEIGHT, Fraction(25, 2), crf=0) as writer:
+        writer.write(frames)
+    with av.open(str(path)) as container:
+        assert container.streams.video[0].average_rate == Fraction(25, 2)
+        assert not container.streams.audio
+    for planes, wanted in zip(rec709_planes(path), frames, strict=True):
+        expected = np.concatenate([plane.ravel() for plane in yuv420_bt709(wanted)])
+        np.testing.assert_array_equal(planes.ravel(), expected)
+
+
+def test_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("a.mp4", "b.mp4"):
+        with VideoWriter(tmp_path / name, WIDTH, HEIGHT, 24, sample_rate=48000) as writer:
+            writer.write_audio(tones(3000, 48000))
+            writer.write(gradients(9))
+    assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("given", "exact"),
+    [
+        (24, Fraction(24)),
+        (25.0, Fraction(25)),
+        (1.0, Fraction(1)),
+        (23.976, Fraction(24000, 1001)),
+        (23.98, Fraction(24000, 1001)),
+        (29.97, Fraction(30000, 1001)),
+        (59.94, Fraction(60000, 1001)),
+        (12.5, Fraction(25, 2)),
+        (Fraction(24000, 1001), Fraction(24000, 1001)),
+    ],
+)
+def test_frame_rates_are_exact(given: Fraction | float, exact: Fraction) -> None:
+    assert exact_frame_rate(given) == exact
+
+
+@pytest.mark.parametrize("rate", [0, -24, float("nan"), float("inf")])
+def test_impossible_frame_rates_are_refused(rate: float) -> None:
+    with pytest.raises(UsageError, match="frame rate must be positive"):
+        exact_frame_rate(rate)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("stop"), KeyboardInterrupt()])
+def test_an_interrupted_clip_leaves_nothing(tmp_path: Path, error: BaseException) -> None:
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(b"an older clip")
+
+    def interrupted() -> None:
+        with VideoWriter(path, WIDTH, HEIGHT, 24, sample_rate=24000) as writer:
+            writer.write(gradients(5))
+            raise error
+
+    with pytest.raises(type(error)):
+        interrupted()
+    assert [entry.name for entry in tmp_path.iterdir()] == ["clip.mp4"]
+    assert path.read_bytes() == b"an older clip"
+
+
+class FullDisk(FileIO):
+    """A file on a disk that has room for ``room`` bytes."""
+
+    room = 0
+
+    def write(self, data: Any) -> int:
+        if self.tell() + len(data) > self.room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return super().write(data)
+
+
+@pytest.mark.parametrize("room", [0, 100, 6000])
+def test_a_full_disk_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int) -> None:
+    monkeypatch.setattr(FullDisk, "room", room)
+    monkeypatch.setattr(output_file, "FileIO", FullDisk)
+    noise = np.random.default_rng(0).random((40, HEIGHT, WIDTH, 3), np.float32)
+
+    def write() -> None:
+        with VideoWriter(tmp_path / "clip.mp4", WIDTH, HEIGHT, 24, sample_rate=24000) as writer:
+            writer.write_audio(tones(24000, 24000))
+            writer.write(noise)
+
+    with pytest.raises(MediaError, match=r"cannot write .*clip\.mp4: No space left on device"):
+        write()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_clip_without_frames_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(MediaError, match="no frame was produced"), VideoWriter(tmp_path / "a.mp4", 32, 32, 24):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"path": "missing/clip.mp4"}, MediaError, "missing does not exist; create the folder"),
+        ({"path": "clip.avi"}, UsageError, "must end in .mp4, .m4v, .mov"),
+        ({"width": 33}, UsageError, "even and positive, got 33x32"),
+        ({"height": 0}, UsageError, "even and positive, got 32x0"),
+        ({"crf": 52}, UsageError, "crf must be 0 to 51, got 52"),
+        ({"sample_rate": 12345}, MediaError, "cannot set up the encoder"),
+    ],
+)
+def test_impossible_clips_are_refused(
+    tmp_path: Path, changes: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    arguments = {"path": "clip.mp4", "width": 32, "height": 32, "frame_rate": 24, **changes}
+    arguments["path"] = tmp_path / arguments["path"]
+    with pytest.raises(error, match=message):
+        VideoWriter(**arguments)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_wrong_frames_and_sounds_are_refused(tmp_path: Path) -> None:
+    with VideoWriter(tmp_path / "clip.mp4", WIDTH, HEIGHT, 24, sample_rate=24000) as writer:
+        writer.write(gradients(2))
+        with pytest.raises(UsageError, match=r"frames must be \(F, 64, 96, 3\), got \(1, 64, 64, 3\)"):
+            writer.write(np.zeros((1, 64, 64, 3), np.uint8))
+        with pytest.raises(UsageError, match="frames must be uint8 or float, got int64"):
+            writer.write(np.zeros((1, HEIGHT, WIDTH, 3), np.int64))
+        with pytest.raises(UsageError, match="frame 2 holds values that are not numbers"):
+            writer.write(np.full((1, HEIGHT, WIDTH, 3), np.nan, np.float32))
+        with pytest.raises(UsageError, match=r"waveform must be \(S, 2\) with S > 0, got \(5, 1\)"):
+            writer.write_audio(np.zeros((5, 1), np.float32))
+        writer.write_audio(tones(2000, 24000))
+        with pytest.raises(UsageError, match="already written"):
+            writer.write_audio(tones(2000, 24000))
+    with VideoWriter(tmp_path / "silent.mp4", WIDTH, HEIGHT, 24) as writer:
+        writer.write(gradients(1))
+        with pytest.raises(UsageError, match="has no audio track"):
+            writer.write_audio(tones(2000, 24000))
+
+
+def test_colours_are_limited_range_bt709() -> None:
+    # The corners of the cube in bytes, by hand from Kr = 0.2126, Kb = 0.0722: 16 + 219 y, 128 + 224 c, cut off.
+    corners = {
+        (0, 0, 0): (16, 128, 128),
+        (1, 1, 1): (235, 128, 128),
+        (1, 0, 0): (62, 102, 240),
+        (0, 1, 0): (172, 41, 26),
+        (0, 0, 1): (31, 240, 117),
+    }
+    for rgb, expected in corners.items():
+        planes = yuv420_bt709(np.full((4, 6, 3), rgb, np.float32))
+        assert [plane.shape for plane in planes] == [(4, 6), (2, 3), (2, 3)]
+        for plane, value in zip(planes, expected, strict=True):
+            assert np.abs(plane.astype(int) - value).max() == 0, (rgb, plane)
+
+
+def test_chroma_is_the_mean_of_four_pixels() -> None:
+    frame = np.zeros((2, 2, 3), np.float32)
+    frame[0, 0] = (0, 0, 1)
+    _, blue, _ = yuv420_bt709(frame)
+    assert blue[0, 0] == 156  # 128 + 112 / 4
+    with pytest.raises(UsageError, match="even H and W"):
+        yuv420_bt709(np.zeros((3, 2, 3), np.float32))
