@@ -19,5 +19,6 @@ NB_MODULE(_ext, m) {
         "True for an array of one element; fails when this module and MLX cannot exchange arrays.");
   ltx2rt::bind_modulated_norm(m);
   ltx2rt::bind_rope_attention(m);
+  ltx2rt::bind_quantized_linear(m);
   ltx2rt::bind_testing(m);
 }

@@ -7,6 +7,7 @@ namespace ltx2rt {
 
 void bind_modulated_norm(nanobind::module_& m);
 void bind_rope_attention(nanobind::module_& m);
+void bind_quantized_linear(nanobind::module_& m);
 void bind_testing(nanobind::module_& m);
 
 }  // namespace ltx2rt

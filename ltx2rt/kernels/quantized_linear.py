@@ -5,6 +5,7 @@ from __future__ import annotations
 import mlx.core as mx
 
 from ltx2rt.kernels import reference
+from ltx2rt.kernels.selection import ext, spread, use_reference
 from ltx2rt.types import LinearWeight
 
 
@@ -28,7 +29,8 @@ def quantized_linear(
         activation: None, ``gelu_tanh`` or ``silu``.
         residual: (..., N), dtype of x.
         gate: (R, N), any float dtype: the distinct gate vectors.
-        gate_index: int32, shape of x without its last axis: the gate row of each row of x. May be None when R is 1.
+        gate_index: int32, shape of x without its last axis: the gate row of each row of x
+            (negative counts from the end). May be None when R is 1.
 
     Returns:
         (..., N), dtype of x. Sums are float32; one rounding on store.
@@ -39,6 +41,38 @@ def quantized_linear(
     Source: torch.nn.functional.linear with the weight dequantised; E4M3 semantics of
     Lightricks/LTX-2 ltx_core/quantization @ v1.2.0 (W = code * weight_scale).
     """
-    return reference.quantized_linear(
-        x, weight, bias, activation=activation, residual=residual, gate=gate, gate_index=gate_index
+    if ext is None:
+        return reference.quantized_linear(
+            x, weight, bias, activation=activation, residual=residual, gate=gate, gate_index=gate_index
+        )
+    mode, values, scale, zero, group_size, bits = weight
+    present = tuple(a is not None for a in (scale, zero, bias, residual, gate, gate_index))
+
+    def graph(x: mx.array, values: mx.array, *others: mx.array) -> mx.array:
+        scale, zero, bias, residual, gate, gate_index = spread(others, present)
+        return reference.quantized_linear(
+            x,
+            LinearWeight(mode, values, scale, zero, group_size, bits),
+            bias,
+            activation=activation,
+            residual=residual,
+            gate=gate,
+            gate_index=gate_index,
+        )
+
+    return ext.quantized_linear(
+        x,
+        mode=mode,
+        values=values,
+        scale=scale,
+        zero=zero,
+        group_size=group_size,
+        bits=bits,
+        bias=bias,
+        activation=activation or "none",
+        residual=residual,
+        gate=gate,
+        gate_index=gate_index,
+        reference=graph,
+        use_reference=use_reference(),
     )

@@ -1,0 +1,64 @@
+// The inner loops of quantized_linear, chosen by instruction set.
+#pragma once
+
+#include "csrc/cpu/float_type.h"
+#include "csrc/cpu/isa.h"
+
+namespace ltx2rt::cpu {
+
+enum class WeightFormat : uint8_t { f32, f16, bf16, e4m3, int8, int4 };
+enum class Activation : uint8_t { none, gelu_tanh, silu };
+
+// Products are summed over blocks of this many k. Within a block each sum is one chain of fused multiply-adds in the
+// order of k; the sums of the blocks are added in order. So a row's bits depend neither on the other rows nor on how
+// the work is cut.
+constexpr int64_t kDepthBlock = 256;
+// Weights are expanded into panels of this many columns; a panel of k rows is k * panel_columns floats.
+constexpr int64_t kMaxPanelColumns = 16;
+// Up to this many rows, weights are expanded in registers and never stored.
+constexpr int64_t kFewRows = 4;
+
+// W (N, K), rows contiguous. Panels hold float32 values except for e4m3, whose values are 2^-8 of the true ones
+// (times the tensor's scale), see kE4m3Factor.
+struct WeightMatrix {
+  WeightFormat format;
+  const void* values;
+  int64_t row_bytes;
+  int64_t columns;          // N
+  // Affine formats: W = scale * code + zero, (N, groups) each.
+  const void* scale;
+  const void* zero;
+  FloatType group_type;
+  int64_t groups;
+  int64_t group_size;
+};
+constexpr float kE4m3Factor = 256.0f;
+
+// What becomes of n sums of one row: residual + gate * activation(factor * sum + bias). Null parts are left out.
+struct LinearEpilogue {
+  float factor;
+  Activation activation;
+  const float* bias;
+  const float* gate;
+  const void* residual;  // `type`, like the output
+  FloatType type;
+};
+
+struct LinearKernels {
+  int64_t panel_columns;
+  // Widens n contiguous values.
+  void (*widen)(FloatType type, const void* from, float* to, int64_t n);
+  // Expands panel_columns columns from column n0 on (zeros or copies beyond N) and rows [k0, k0 + k), k <= kDepthBlock.
+  void (*pack)(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t k, float* panel);
+  // c[rows, columns of the panel] = or += a[rows, k] * panel; lda and ldc in floats.
+  void (*multiply)(const float* a, int64_t lda, int64_t rows, const float* panel, int64_t k, float* c, int64_t ldc,
+                   bool add);
+  // pack and multiply in one for rows <= kFewRows.
+  void (*multiply_few)(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t k, const float* a, int64_t lda,
+                       int64_t rows, float* c, int64_t ldc, bool add);
+  void (*finish)(const LinearEpilogue& epilogue, const float* sums, void* out, int64_t n);
+};
+
+LTX2RT_DISPATCH(const LinearKernels&, linear_kernels)
+
+}  // namespace ltx2rt::cpu

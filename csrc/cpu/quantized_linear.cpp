@@ -1,0 +1,219 @@
+// CPU evaluation of quantized_linear: rows widened once, weights expanded panel by panel, tiles in parallel.
+#include "csrc/quantized_linear.h"
+
+#include <algorithm>
+#include <stdexcept>
+#include <string>
+
+#include "csrc/cpu/aligned_floats.h"
+#include "csrc/cpu/rows.h"
+#include "csrc/cpu/thread_pool.h"
+#include "mlx/allocator.h"
+#include "mlx/backend/cpu/encoder.h"
+
+namespace ltx2rt {
+namespace {
+
+using cpu::kDepthBlock;
+
+// Cutting of the work; results do not depend on it. Chosen for 512 KiB of L2: one block of rows (192 KiB), its panels
+// (64 KiB) and its sums (48 KiB) stay there.
+constexpr int64_t kBlockRows = 192;
+constexpr int64_t kBlockColumns = 64;
+// Widened rows of x held at a time.
+constexpr int64_t kRowBytes = 24 << 20;
+
+int64_t blocks(int64_t n, int64_t size) { return (n + size - 1) / size; }
+
+// Everything a dispatched product needs; buffers belong to arrays that MLX keeps alive.
+struct Product {
+  cpu::WeightMatrix weight;
+  cpu::Rows x;
+  cpu::FloatType x_type;
+  int64_t rows, depth, width;
+  const float* e4m3_scale = nullptr;
+  cpu::Activation activation = cpu::Activation::none;
+  const char* bias = nullptr;
+  cpu::FloatType bias_type = cpu::FloatType::f32;
+  std::optional<cpu::Rows> residual = std::nullopt;
+  const char* gate = nullptr;
+  cpu::FloatType gate_type = cpu::FloatType::f32;
+  int64_t gate_rows = 1;
+  const int32_t* gate_index = nullptr;
+  char* out = nullptr;
+
+  void run() const;
+
+ private:
+  // Widened rows [first, first + count) as blocks of kDepthBlock columns, each block row after row.
+  void widen_rows(int64_t first, int64_t count, float* to) const;
+  // Sums of `count` widened rows (of `stride` per depth block) and panel columns [n0, n0 + columns).
+  void multiply(const float* a, int64_t stride, int64_t count, int64_t n0, int64_t columns, float* panel, float* sums,
+                int64_t lds) const;
+  void finish(int64_t first, int64_t count, int64_t n0, int64_t columns, const float* sums, int64_t lds) const;
+  int64_t gate_row(int64_t r) const;
+};
+
+void Product::widen_rows(int64_t first, int64_t count, float* to) const {
+  const auto& kernels = cpu::linear_kernels();
+  cpu::parallel_for(count, std::max<int64_t>(1, 32768 / depth), [&](int64_t begin, int64_t end) {
+    std::vector<char> gathered;
+    for (int64_t r = begin; r < end; ++r) {
+      const char* from = cpu::contiguous_row(x, first + r, 0, depth, gathered);
+      for (int64_t k0 = 0; k0 < depth; k0 += kDepthBlock) {
+        kernels.widen(x_type, from + k0 * cpu::size_of(x_type), to + k0 * count + r * kDepthBlock,
+                      std::min(kDepthBlock, depth - k0));
+      }
+    }
+  });
+}
+
+void Product::multiply(const float* a, int64_t stride, int64_t count, int64_t n0, int64_t columns, float* panel,
+                       float* sums, int64_t lds) const {
+  const auto& kernels = cpu::linear_kernels();
+  const int64_t step = kernels.panel_columns;
+  if (count <= cpu::kFewRows) {
+    for (int64_t n = 0; n < columns; n += step) {
+      for (int64_t k0 = 0; k0 < depth; k0 += kDepthBlock) {
+        kernels.multiply_few(weight, n0 + n, k0, std::min(kDepthBlock, depth - k0), a + k0 * stride, kDepthBlock,
+                             count, sums + n, lds, k0 > 0);
+      }
+    }
+    return;
+  }
+  for (int64_t k0 = 0; k0 < depth; k0 += kDepthBlock) {
+    const int64_t k = std::min(kDepthBlock, depth - k0);
+    for (int64_t n = 0; n < columns; n += step) {
+      kernels.pack(weight, n0 + n, k0, k, panel);
+      kernels.multiply(a + k0 * stride, kDepthBlock, count, panel, k, sums + n, lds, k0 > 0);
+    }
+  }
+}
+
+int64_t Product::gate_row(int64_t r) const {
+  if (gate_index == nullptr) return 0;
+  const int64_t row = gate_index[r] < 0 ? gate_index[r] + gate_rows : gate_index[r];
+  if (row < 0 || row >= gate_rows) {
+    throw std::out_of_range("[quantized_linear] gate_index holds " + std::to_string(gate_index[r]) +
+                            " but gate has " + std::to_string(gate_rows) + " rows.");
+  }
+  return row;
+}
+
+void Product::finish(int64_t first, int64_t count, int64_t n0, int64_t columns, const float* sums,
+                     int64_t lds) const {
+  const auto& kernels = cpu::linear_kernels();
+  float bias_values[kBlockColumns], gate_values[kBlockColumns];
+  std::vector<char> gathered;
+  cpu::LinearEpilogue epilogue{.factor = e4m3_scale ? *e4m3_scale * cpu::kE4m3Factor : 1.0f,
+                               .activation = activation,
+                               .bias = bias ? bias_values : nullptr,
+                               .gate = gate ? gate_values : nullptr,
+                               .residual = nullptr,
+                               .type = x_type};
+  if (bias) kernels.widen(bias_type, bias + n0 * cpu::size_of(bias_type), bias_values, columns);
+  int64_t widened = -1;
+  for (int64_t r = first; r < first + count; ++r, sums += lds) {
+    if (gate) {
+      const int64_t row = gate_row(r);
+      if (row != widened) {
+        kernels.widen(gate_type, gate + (row * width + n0) * cpu::size_of(gate_type), gate_values, columns);
+        widened = row;
+      }
+    }
+    if (residual) epilogue.residual = cpu::contiguous_row(*residual, r, n0, columns, gathered);
+    kernels.finish(epilogue, sums, out + (r * width + n0) * cpu::size_of(x_type), columns);
+  }
+}
+
+void Product::run() const {
+  const auto& kernels = cpu::linear_kernels();
+  const int64_t padded_depth = blocks(depth, kDepthBlock) * kDepthBlock;
+  const int64_t chunk = std::min(rows, std::max<int64_t>(16, kRowBytes / 4 / padded_depth));
+  const cpu::AlignedFloats widened(chunk * padded_depth);
+  for (int64_t first = 0; first < rows; first += chunk) {
+    const int64_t count = std::min(chunk, rows - first);
+    widen_rows(first, count, widened.data());
+    const int64_t row_blocks = blocks(count, kBlockRows);
+    int64_t block_columns = kBlockColumns;
+    while (block_columns > kernels.panel_columns &&
+           row_blocks * blocks(width, block_columns) < 4 * cpu::num_threads()) {
+      block_columns /= 2;
+    }
+    const int64_t column_blocks = blocks(width, block_columns);
+    cpu::parallel_for(row_blocks * column_blocks, 1, [&](int64_t begin, int64_t end) {
+      const cpu::AlignedFloats panel(kDepthBlock * kernels.panel_columns);
+      const cpu::AlignedFloats sums(std::min(count, kBlockRows) * block_columns);
+      for (int64_t item = begin; item < end; ++item) {
+        const int64_t m0 = item / column_blocks * kBlockRows;
+        const int64_t n0 = item % column_blocks * block_columns;
+        const int64_t m = std::min(kBlockRows, count - m0);
+        const int64_t columns = std::min(block_columns, width - n0);
+        multiply(widened.data() + m0 * kDepthBlock, count, m, n0, columns, panel.data(), sums.data(), block_columns);
+        finish(first + m0, m, n0, columns, sums.data(), block_columns);
+      }
+    });
+  }
+}
+
+}  // namespace
+
+void QuantizedLinear::eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) {
+  const auto& x = inputs[0];
+  const auto& values = inputs[1];
+  auto& out = outputs[0];
+  const auto& p = parameters_;
+  auto part = [&inputs, next = size_t{2}](bool present) mutable {
+    return present ? &inputs[next++] : nullptr;
+  };
+  const mx::array* scale = part(p.has_scale);
+  const mx::array* zero = part(p.has_zero);
+  const mx::array* bias = part(p.has_bias);
+  const mx::array* residual = part(p.has_residual);
+  const mx::array* gate = part(p.has_gate);
+  const mx::array* gate_index = part(p.has_gate_index);
+
+  // Each element of the residual is read just before the same element of the result is written.
+  if (residual != nullptr && residual->is_donatable() && residual->flags().row_contiguous) {
+    out.copy_shared_buffer(*residual);
+  } else {
+    out.set_data(mx::allocator::malloc(out.nbytes()));
+  }
+  auto& encoder = mx::cpu::get_command_encoder(stream());
+  for (const auto& input : inputs) encoder.set_input_array(input);
+  encoder.set_output_array(out);
+  if (out.size() == 0) return;
+
+  const bool affine = p.format == cpu::WeightFormat::int8 || p.format == cpu::WeightFormat::int4;
+  Product product{.weight = {.format = p.format,
+                             .values = values.data<char>(),
+                             .row_bytes = static_cast<int64_t>(values.shape(1) * values.itemsize()),
+                             .columns = values.shape(0),
+                             .scale = affine ? scale->data<char>() : nullptr,
+                             .zero = affine ? zero->data<char>() : nullptr,
+                             .group_type = affine ? cpu::float_type(scale->dtype()) : cpu::FloatType::f32,
+                             .groups = affine ? scale->shape(1) : 0,
+                             .group_size = p.group_size},
+                  .x = cpu::Rows(x),
+                  .x_type = cpu::float_type(x.dtype()),
+                  .rows = static_cast<int64_t>(x.size()) / x.shape(-1),
+                  .depth = x.shape(-1),
+                  .width = values.shape(0),
+                  .activation = p.activation};
+  if (p.format == cpu::WeightFormat::e4m3) product.e4m3_scale = scale->data<float>();
+  if (bias != nullptr) {
+    product.bias = bias->data<char>();
+    product.bias_type = cpu::float_type(bias->dtype());
+  }
+  if (residual != nullptr) product.residual.emplace(*residual);
+  if (gate != nullptr) {
+    product.gate = gate->data<char>();
+    product.gate_type = cpu::float_type(gate->dtype());
+    product.gate_rows = gate->shape(0);
+  }
+  if (gate_index != nullptr) product.gate_index = gate_index->data<int32_t>();
+  product.out = out.data<char>();
+  encoder.dispatch([product] { product.run(); });
+}
+
+}  // namespace ltx2rt

@@ -1,0 +1,324 @@
+// Expansion of weight rows of every stored format into float32 vectors across columns, for *_simd.cpp files.
+#pragma once
+
+#include "csrc/cpu/linear_kernels.h"
+#include "csrc/cpu/simd.h"
+
+namespace ltx2rt::cpu::LTX2RT_ISA {
+
+constexpr int kPanelVecs = 2;
+constexpr int64_t kPanelColumns = kPanelVecs * kLanes;
+static_assert(kPanelColumns <= kMaxPanelColumns);
+
+// float16 bits of 2^-8 times the E4M3 value: the exponent field moves by one bit less than the bias asks for.
+inline F16 e4m3_as_f16(uint8_t code) {
+  const uint32_t magnitude = code & 0x7f;
+  return {(uint16_t)((magnitude == 0x7f ? 0x7e00 : magnitude << 7) | (uint32_t)(code & 0x80) << 8)};
+}
+
+// Scale and zero of the panel's columns in one group.
+struct GroupVecs {
+  Vec scale[kPanelVecs];
+  Vec zero[kPanelVecs];
+};
+
+inline GroupVecs load_group(const WeightMatrix& w, int64_t n0, int64_t group) {
+  float scale[kPanelColumns] = {}, zero[kPanelColumns] = {};
+  const int64_t valid = w.columns - n0 < kPanelColumns ? w.columns - n0 : kPanelColumns;
+  const auto gather = [&](const void* from, float* to) {
+    with_type(w.group_type, from, [&](auto* values) {
+      for (int64_t n = 0; n < valid; ++n) to[n] = to_float(values[(n0 + n) * w.groups + group]);
+    });
+  };
+  gather(w.scale, scale);
+  gather(w.zero, zero);
+  GroupVecs vecs;
+  for (int v = 0; v < kPanelVecs; ++v) {
+    vecs.scale[v] = load(scale + v * kLanes);
+    vecs.zero[v] = load(zero + v * kLanes);
+  }
+  return vecs;
+}
+
+// One weight, as the vectors below have it.
+inline float decode(const WeightMatrix& w, int64_t n, int64_t k) {
+  const char* row = (const char*)w.values + n * w.row_bytes;
+  switch (w.format) {
+    case WeightFormat::f32:
+      return ((const float*)row)[k];
+    case WeightFormat::f16:
+      return to_float(((const F16*)row)[k]);
+    case WeightFormat::bf16:
+      return to_float(((const BF16*)row)[k]);
+    case WeightFormat::e4m3:
+      return to_float(e4m3_as_f16((uint8_t)row[k]));
+    case WeightFormat::int8:
+    case WeightFormat::int4:
+      break;
+  }
+  const uint8_t* codes = (const uint8_t*)row;
+  const int code = w.format == WeightFormat::int8 ? codes[k] : codes[k / 2] >> 4 * (k % 2) & 15;
+  const int64_t at = n * w.groups + k / w.group_size;
+  float value = 0.0f;
+  with_type(w.group_type, w.scale, [&](auto* scale) { value = (float)code * to_float(scale[at]); });
+  with_type(w.group_type, w.zero, [&](auto* zero) { value += to_float(zero[at]); });
+  return value;
+}
+
+// Calls sink(k, vecs) for rows [first, last) of the panel (k relative to k0), one weight at a time.
+template <typename Sink>
+inline void expand_slowly(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t first, int64_t last,
+                          const Sink& sink) {
+  const int64_t valid = w.columns - n0 < kPanelColumns ? w.columns - n0 : kPanelColumns;
+  float row[kPanelColumns] = {};
+  for (int64_t k = first; k < last; ++k) {
+    for (int64_t n = 0; n < valid; ++n) row[n] = decode(w, n0 + n, k0 + k);
+    Vec vecs[kPanelVecs];
+    for (int v = 0; v < kPanelVecs; ++v) vecs[v] = load(row + v * kLanes);
+    sink(k, vecs);
+  }
+}
+
+#if defined(__AVX2__)
+
+// Row pointers of a panel; columns beyond N repeat the last one, whose sums nobody reads.
+struct PanelRows {
+  const char* row[16];
+  PanelRows(const WeightMatrix& w, int64_t n0) {
+    for (int64_t n = 0; n < 16; ++n) {
+      const int64_t at = n0 + n < w.columns ? n0 + n : w.columns - 1;
+      row[n] = (const char*)w.values + at * w.row_bytes;
+    }
+  }
+};
+
+inline void prefetch(const char* p) { _mm_prefetch(p, _MM_HINT_T0); }
+constexpr int64_t kPrefetchBytes = 512;
+
+// 8 x 8 words transposed in each half: r[i] holds columns i and i + 8, becomes rows k with 16 columns in order.
+inline void transpose_words(__m256i r[8]) {
+  __m256i a[8], b[8];
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    a[2 * i] = _mm256_unpacklo_epi16(r[2 * i], r[2 * i + 1]);
+    a[2 * i + 1] = _mm256_unpackhi_epi16(r[2 * i], r[2 * i + 1]);
+  }
+#pragma GCC unroll 2
+  for (int i = 0; i < 2; ++i) {
+    b[4 * i] = _mm256_unpacklo_epi32(a[4 * i], a[4 * i + 2]);
+    b[4 * i + 1] = _mm256_unpackhi_epi32(a[4 * i], a[4 * i + 2]);
+    b[4 * i + 2] = _mm256_unpacklo_epi32(a[4 * i + 1], a[4 * i + 3]);
+    b[4 * i + 3] = _mm256_unpackhi_epi32(a[4 * i + 1], a[4 * i + 3]);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    r[2 * i] = _mm256_unpacklo_epi64(b[i], b[i + 4]);
+    r[2 * i + 1] = _mm256_unpackhi_epi64(b[i], b[i + 4]);
+  }
+}
+
+// Eight codes of 16 columns as words.
+inline void load_bytes(const PanelRows& rows, int64_t at, __m256i r[8]) {
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i) {
+    const __m128i low = _mm_loadl_epi64((const __m128i*)(rows.row[i] + at));
+    const __m128i high = _mm_loadl_epi64((const __m128i*)(rows.row[i + 8] + at));
+    r[i] = _mm256_cvtepu8_epi16(_mm_unpacklo_epi64(low, high));
+  }
+}
+
+inline void load_words(const PanelRows& rows, int64_t at, __m256i r[8]) {
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i) {
+    const __m128i low = _mm_loadu_si128((const __m128i*)(rows.row[i] + at));
+    const __m128i high = _mm_loadu_si128((const __m128i*)(rows.row[i + 8] + at));
+    r[i] = _mm256_set_m128i(high, low);
+  }
+}
+
+template <typename Sink>
+inline void sink_f16(const __m256i r[8], int64_t k, const Sink& sink) {
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i) {
+    const Vec vecs[2] = {_mm256_cvtph_ps(_mm256_castsi256_si128(r[i])),
+                         _mm256_cvtph_ps(_mm256_extracti128_si256(r[i], 1))};
+    sink(k + i, vecs);
+  }
+}
+
+inline __m256i widen_words(__m128i words) { return _mm256_cvtepu16_epi32(words); }
+
+template <typename Sink>
+inline int64_t expand_f16(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t count, const Sink& sink) {
+  const PanelRows rows(w, n0);
+  int64_t k = 0;
+  for (; k + 8 <= count; k += 8) {
+    __m256i r[8];
+    load_words(rows, 2 * (k0 + k), r);
+    transpose_words(r);
+    sink_f16(r, k, sink);
+  }
+  return k;
+}
+
+template <typename Sink>
+inline int64_t expand_bf16(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t count, const Sink& sink) {
+  const PanelRows rows(w, n0);
+  int64_t k = 0;
+  for (; k + 8 <= count; k += 8) {
+    if (k % 32 == 0) {
+      for (const char* row : rows.row) prefetch(row + 2 * (k0 + k) + kPrefetchBytes);
+    }
+    __m256i r[8];
+    load_words(rows, 2 * (k0 + k), r);
+    transpose_words(r);
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; ++i) {
+      const Vec vecs[2] = {(Vec)_mm256_slli_epi32(widen_words(_mm256_castsi256_si128(r[i])), 16),
+                           (Vec)_mm256_slli_epi32(widen_words(_mm256_extracti128_si256(r[i], 1)), 16)};
+      sink(k + i, vecs);
+    }
+  }
+  return k;
+}
+
+template <typename Sink>
+inline int64_t expand_e4m3(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t count, const Sink& sink) {
+  const PanelRows rows(w, n0);
+  const __m256i magnitude_bits = _mm256_set1_epi16(0x7f);
+  int64_t k = 0;
+  for (; k + 8 <= count; k += 8) {
+    if (k % 64 == 0) {
+      for (const char* row : rows.row) prefetch(row + k0 + k + kPrefetchBytes);
+    }
+    __m256i r[8];
+    load_bytes(rows, k0 + k, r);
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; ++i) {
+      const __m256i magnitude = _mm256_and_si256(r[i], magnitude_bits);
+      const __m256i sign = _mm256_slli_epi16(_mm256_srli_epi16(r[i], 7), 15);
+      const __m256i nan =
+          _mm256_and_si256(_mm256_cmpeq_epi16(magnitude, magnitude_bits), _mm256_set1_epi16(0x7e00));
+      r[i] = _mm256_or_si256(_mm256_or_si256(_mm256_slli_epi16(magnitude, 7), sign), nan);
+    }
+    transpose_words(r);
+    sink_f16(r, k, sink);
+  }
+  return k;
+}
+
+template <typename Sink>
+inline int64_t expand_f32(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t count, const Sink& sink) {
+  const PanelRows rows(w, n0);
+  int64_t k = 0;
+  for (; k + 8 <= count; k += 8) {
+    __m256 halves[2][8];
+#pragma GCC unroll 2
+    for (int half = 0; half < 2; ++half) {
+      __m256 a[8], b[8];
+#pragma GCC unroll 8
+      for (int i = 0; i < 8; ++i) a[i] = _mm256_loadu_ps((const float*)rows.row[8 * half + i] + k0 + k);
+#pragma GCC unroll 4
+      for (int i = 0; i < 8; i += 2) {
+        b[i] = _mm256_unpacklo_ps(a[i], a[i + 1]);
+        b[i + 1] = _mm256_unpackhi_ps(a[i], a[i + 1]);
+      }
+#pragma GCC unroll 2
+      for (int i = 0; i < 8; i += 4) {
+        a[i] = _mm256_shuffle_ps(b[i], b[i + 2], 0x44);
+        a[i + 1] = _mm256_shuffle_ps(b[i], b[i + 2], 0xee);
+        a[i + 2] = _mm256_shuffle_ps(b[i + 1], b[i + 3], 0x44);
+        a[i + 3] = _mm256_shuffle_ps(b[i + 1], b[i + 3], 0xee);
+      }
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) {
+        halves[half][i] = _mm256_permute2f128_ps(a[i], a[i + 4], 0x20);
+        halves[half][i + 4] = _mm256_permute2f128_ps(a[i], a[i + 4], 0x31);
+      }
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; ++i) {
+      const Vec vecs[2] = {halves[0][i], halves[1][i]};
+      sink(k + i, vecs);
+    }
+  }
+  return k;
+}
+
+// Codes of 0..255 given as rows of bytes starting at k0; `first_group` is the group of k0.
+template <typename Sink>
+inline int64_t expand_affine(const WeightMatrix& w, const PanelRows& rows, int64_t at, int64_t n0, int64_t k0,
+                             int64_t count, const Sink& sink) {
+  int64_t k = 0;
+  while (k + 8 <= count) {
+    const GroupVecs group = load_group(w, n0, (k0 + k) / w.group_size);
+    const int64_t group_end = k + w.group_size < count ? k + w.group_size : count;
+    for (; k + 8 <= group_end; k += 8) {
+      __m256i r[8];
+      load_bytes(rows, at + k, r);
+      transpose_words(r);
+#pragma GCC unroll 8
+      for (int i = 0; i < 8; ++i) {
+        const Vec low = _mm256_cvtepi32_ps(widen_words(_mm256_castsi256_si128(r[i])));
+        const Vec high = _mm256_cvtepi32_ps(widen_words(_mm256_extracti128_si256(r[i], 1)));
+        const Vec vecs[2] = {fma(low, group.scale[0], group.zero[0]), fma(high, group.scale[1], group.zero[1])};
+        sink(k + i, vecs);
+      }
+    }
+  }
+  return k;
+}
+
+template <typename Sink>
+inline int64_t expand_int4(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t count, const Sink& sink) {
+  // One byte per code first; group sizes are multiples of 32, so whole 16-byte stores are always filled.
+  alignas(32) uint8_t codes[16][kDepthBlock];
+  PanelRows rows(w, n0);
+  for (int n = 0; n < 16; ++n) {
+    for (int64_t k = 0; k + 16 <= count; k += 16) {
+      const __m128i pairs = _mm_loadl_epi64((const __m128i*)(rows.row[n] + (k0 + k) / 2));
+      const __m128i mask = _mm_set1_epi8(15);
+      const __m128i even = _mm_and_si128(pairs, mask);
+      const __m128i odd = _mm_and_si128(_mm_srli_epi16(pairs, 4), mask);
+      _mm_store_si128((__m128i*)(codes[n] + k), _mm_unpacklo_epi8(even, odd));
+    }
+    rows.row[n] = (const char*)codes[n];
+  }
+  return expand_affine(w, rows, 0, n0, k0, count, sink);
+}
+
+template <typename Sink>
+inline int64_t expand_fast(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t count, const Sink& sink) {
+  switch (w.format) {
+    case WeightFormat::f32:
+      return expand_f32(w, n0, k0, count, sink);
+    case WeightFormat::f16:
+      return expand_f16(w, n0, k0, count, sink);
+    case WeightFormat::bf16:
+      return expand_bf16(w, n0, k0, count, sink);
+    case WeightFormat::e4m3:
+      return expand_e4m3(w, n0, k0, count, sink);
+    case WeightFormat::int8:
+      return expand_affine(w, PanelRows(w, n0), k0, n0, k0, count, sink);
+    case WeightFormat::int4:
+      return expand_int4(w, n0, k0, count, sink);
+  }
+  return 0;
+}
+
+#else
+
+template <typename Sink>
+inline int64_t expand_fast(const WeightMatrix&, int64_t, int64_t, int64_t, const Sink&) {
+  return 0;
+}
+
+#endif
+
+// Calls sink(k, vecs) for k in [0, count): vecs are the weights (n0 + lane, k0 + k) of one panel.
+template <typename Sink>
+inline void expand(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t count, const Sink& sink) {
+  expand_slowly(w, n0, k0, expand_fast(w, n0, k0, count, sink), count, sink);
+}
+
+}  // namespace ltx2rt::cpu::LTX2RT_ISA
