@@ -1,0 +1,79 @@
+"""The golden runner: what passes, what fails, and that nothing unknown is called passed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ltx2rt.cli.main import run as run_command
+from ltx2rt.errors import UsageError
+from ltx2rt.verify import runner
+from ltx2rt.verify.golden import Case, Check, GoldenFile
+from ltx2rt.weights.safetensors import write_safetensors
+
+
+def check(actual: float, expected: float, atol: float) -> Check:
+    return Check("x", np.array([actual]), np.array([expected]), atol)
+
+
+@pytest.mark.parametrize(
+    ("checks", "status"),
+    [
+        ([check(1.0, 1.0, 0.0)], "pass"),
+        ([check(1.0, 1.0, 1e-3), check(1.1, 1.0, 1e-3)], "fail"),
+        ([check(float("nan"), 1.0, 1e9)], "fail"),
+        ([Check("x", np.zeros(3), np.zeros(4), 1.0)], "fail"),
+        ([], "not-covered"),
+    ],
+)
+def test_status_of_a_case(checks: list[Check], status: str) -> None:
+    assert runner.run_case(Case("file/case", lambda: checks)).status == status
+
+
+def test_the_worst_tensor_is_reported() -> None:
+    result = runner.run_case(Case("c", lambda: [check(2.1, 2.0, 1.0), Check("y", np.array([5.0]), np.array([4.0]), 0.5)]))
+    assert (result.detail, result.error, result.tolerance) == ("y", 0.25, 0.125)
+
+
+def test_an_error_of_ours_fails_the_case() -> None:
+    def broken() -> Iterable[Check]:
+        raise UsageError("no such thing")
+
+    result = runner.run_case(Case("c", broken))
+    assert result.status == "fail"
+    assert "no such thing" in result.detail
+
+
+def folder(tmp_path: Path, **tensors: np.ndarray) -> Path:
+    (tmp_path / "components").mkdir()
+    write_safetensors(tmp_path / "components" / "unheard_of.safetensors", tensors, {})
+    return tmp_path
+
+
+def test_unknown_files_are_not_covered(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = folder(tmp_path, a=np.zeros(3, np.float32))
+    assert run_command(["verify", "--goldens", str(root), "--json"]) == 1  # nothing was compared
+    (case,) = json.loads(capsys.readouterr().out)["cases"]
+    assert case["name"] == "unheard_of.safetensors"
+    assert case["status"] == "not-covered"
+
+
+def test_unread_tensors_are_not_covered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = folder(tmp_path, a=np.ones(3, np.float32), b=np.ones(3, np.float32))
+
+    def finder(golden: GoldenFile) -> Iterable[Case]:
+        yield Case(f"{golden.name}/a", lambda: [Check("a", np.ones(3), golden["a"], 0.0)])
+
+    monkeypatch.setattr(runner, "FINDERS", (finder,))
+    statuses = {result.name: result.status for result in runner.run(root)}
+    assert statuses == {"unheard_of.safetensors/a": "pass", "unheard_of.safetensors/unread": "not-covered"}
+
+
+def test_a_folder_without_goldens_is_a_usage_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["verify", "--goldens", str(tmp_path)]) == 2
+    assert "no golden files" in capsys.readouterr().err
+    assert run_command(["verify", "--goldens", str(tmp_path / "missing")]) == 2
