@@ -13,6 +13,8 @@ def beta_quantile(probability: float, alpha: float, beta: float) -> float:
     """
     if not 0 <= probability <= 1 or alpha <= 0 or beta <= 0:
         raise ValueError(f"No beta quantile for probability {probability}, alpha {alpha}, beta {beta}.")
+    if probability in (0.0, 1.0):
+        return probability
     low, high = 0.0, 1.0
     # Bisection over a monotone function: 60 halvings leave less than one unit in the last place of 1.
     for _ in range(60):

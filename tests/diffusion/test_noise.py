@@ -1,0 +1,89 @@
+"""The PyTorch-compatible generator by its known values and against PyTorch; recorded and standardised noise."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ltx2rt.graph.diffusion.noise import NoiseDtype, RecordedNoise, StandardizedNoise, TorchCpuNoise
+
+SEED_10 = [-0.817334, -0.555569, -0.826690, -1.296954, -0.197379, -0.964334, -0.513299, 2.627785]
+
+
+def test_float32_values_of_seed_10() -> None:
+    values = TorchCpuNoise(10).normal((2, 8))
+    assert values.dtype == np.float32
+    np.testing.assert_allclose(values[0], SEED_10, rtol=0, atol=1e-6)
+
+
+def test_float64_values_of_seed_10() -> None:
+    values = TorchCpuNoise(10).normal((16,), "float64")
+    assert values.dtype == np.float64
+    np.testing.assert_allclose(values[:4], [-0.784163, 1.031542, -1.170330, -1.203523], rtol=0, atol=1e-6)
+
+
+def test_a_ragged_end_is_drawn_afresh() -> None:
+    whole = TorchCpuNoise(10).normal((16,))
+    ragged = TorchCpuNoise(10).normal((20,))
+    np.testing.assert_array_equal(ragged[:4], whole[:4])
+    assert not np.isin(ragged[4:], whole).any()
+
+
+def test_calls_continue_the_stream() -> None:
+    source = TorchCpuNoise(3)
+    joined = np.concatenate([source.normal((32,)), source.normal((48,))])
+    np.testing.assert_array_equal(joined, TorchCpuNoise(3).normal((80,)))
+
+
+def test_same_seed_same_bits_and_only_low_bits_count() -> None:
+    np.testing.assert_array_equal(TorchCpuNoise(-1).normal((64,)), TorchCpuNoise(0xFFFFFFFF).normal((64,)))
+    np.testing.assert_array_equal(TorchCpuNoise(5).normal((64,)), TorchCpuNoise(5 + 2**32).normal((64,)))
+    assert (TorchCpuNoise(5).normal((64,)) != TorchCpuNoise(6).normal((64,))).all()
+
+
+def test_bfloat16_values_are_rounded_float32_values() -> None:
+    fine, coarse = TorchCpuNoise(10).normal((4096,)), TorchCpuNoise(10).normal((4096,), "bfloat16")
+    assert (coarse.view(np.uint32) & 0xFFFF == 0).all()
+    np.testing.assert_allclose(coarse, fine, rtol=2**-8)
+
+
+def test_distribution() -> None:
+    values = TorchCpuNoise(0).normal((200_000,), "float64")
+    assert abs(values.mean()) < 0.01
+    assert abs(values.std() - 1) < 0.01
+
+
+def test_recorded_noise_plays_back_in_order() -> None:
+    draws = [np.full((2, 3), i, np.float32) for i in range(2)]
+    source = RecordedNoise(draws)
+    np.testing.assert_array_equal(source.normal((2, 3)), draws[0])
+    assert source.normal((2, 3), "float64").dtype == np.float64
+    with pytest.raises(ValueError, match=r"Only 2 noise draws were recorded, but another \(2, 3\)"):
+        source.normal((2, 3))
+
+
+def test_recorded_noise_of_another_shape_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"noise 0 has shape \(2,\), but \(3,\) was asked for"):
+        RecordedNoise([np.zeros(2)]).normal((3,))
+
+
+def test_standardised_noise_has_mean_0_and_deviation_1_per_row() -> None:
+    raw = TorchCpuNoise(9999).normal((2, 5, 8), "float64")
+    noise = StandardizedNoise(TorchCpuNoise(9999)).normal((2, 5, 8), "float64")
+    np.testing.assert_allclose(noise.mean(axis=(1, 2)), 0, atol=1e-15)
+    np.testing.assert_allclose(noise.std(axis=(1, 2), ddof=1), 1, atol=1e-14)
+    expected = (raw - raw.mean(axis=(1, 2), keepdims=True)) / raw.std(axis=(1, 2), ddof=1, keepdims=True)
+    np.testing.assert_allclose(noise, expected, atol=1e-12)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16", "float16"])
+def test_stream_is_that_of_torch(dtype: NoiseDtype) -> None:
+    torch = pytest.importorskip("torch", reason="pip install 'ltx2rt[parity]' to compare with PyTorch")
+    generator = torch.Generator().manual_seed(10)
+    source = TorchCpuNoise(10)
+    # Small draws keep half a pair for the next small draw; ragged ones redo their end.
+    for shape in [(3,), (2,), (5, 7), (4096,), (1,), (17,), (16,), (3,), (100, 3), (1, 5, 128)]:
+        expected = torch.randn(shape, generator=generator, dtype=getattr(torch, dtype)).double().numpy()
+        tolerance = {"float32": 1e-6, "float64": 1e-14, "bfloat16": 2**-7, "float16": 2**-10}[dtype]
+        np.testing.assert_allclose(source.normal(shape, dtype), expected, rtol=tolerance, atol=tolerance)
