@@ -208,7 +208,10 @@ def _plans(golden: GoldenFile) -> Iterator[Check]:
 
 
 def _plan_tiles(name: str, plan: TilePlan, stated: list[dict[str, Any]]) -> Iterator[Check]:
-    for number, (ours, theirs) in enumerate(zip(plan.tiles, stated, strict=False)):
+    # Of long plans the first and the last tiles are stored.
+    head = len(stated) // 2
+    tiles = plan.tiles[:head] + plan.tiles[len(plan.tiles) - (len(stated) - head) :]
+    for number, (ours, theirs) in enumerate(zip(tiles, stated, strict=True)):
         axes = (ours.frames, ours.height, ours.width)
         where = f"{name}.tiles.{number}"
         yield Check(f"{where}.in", np.array([axis.source for axis in axes]), np.array(theirs["in"]), **_EXACT)

@@ -289,11 +289,12 @@ def _decoder_blocks(entries: list[tuple[str, Mapping[str, Any]]], channels: int)
             block = Block(path, "residual", channels, channels // multiplier)
         elif name in ("compress_time", "compress_space", "compress_all"):
             stride = _STRIDES[name.split("_")[1]]
-            if prod(stride) * channels % multiplier or prod(stride) % multiplier or channels % multiplier:
-                raise CheckpointError(
-                    f"decoder block {path} ({name}) cannot unfold {channels} channels with multiplier {multiplier}."
-                )
             residual = name == "compress_all" and bool(params.get("residual", False))
+            if residual and prod(stride) % multiplier:
+                raise CheckpointError(
+                    f"decoder block {path} ({name}): {prod(stride)} copies of the input cannot be repeated to fill "
+                    f"1/{multiplier} of {channels} channels."
+                )
             block = Block(path, "resample", channels, channels // multiplier, stride=stride, residual=residual)
         else:
             block = Block(path, "attention", channels, channels)
