@@ -131,4 +131,6 @@ def compress_as_video(image: Array, crf: int) -> Array:
             decoded: Array = next(container.decode(video=0)).to_ndarray(format="rgb24")
             return decoded
     except av.error.FFmpegError as error:
-        raise MediaError(f"cannot compress a {width}x{height} image with libx264: {error}; use crf 0.") from error
+        raise MediaError(
+            f"cannot compress a {width}x{height} image with libx264: {error.strerror}; use crf 0."
+        ) from error

@@ -230,7 +230,9 @@ class VideoWriter:
             raise self._output.failure(error) from error
         except av.error.FFmpegError as error:
             self._output.discard()
-            raise MediaError(f"cannot encode {self._output.path}: {error}; try another size, rate or crf.") from error
+            raise MediaError(
+                f"cannot encode {self._output.path}: {error.strerror}; try another size, rate or crf."
+            ) from error
 
 
 def _unit_float(frame: Array) -> Array:

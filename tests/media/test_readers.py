@@ -1,0 +1,144 @@
+"""Video and sound readers: windows in time, rotation, sample formats, channel counts, damaged files."""
+
+from __future__ import annotations
+
+import wave
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from ltx2rt.errors import MediaError
+from ltx2rt.media.audio_reader import read_audio
+from ltx2rt.media.video_reader import VideoInfo, probe_video, read_frames
+from ltx2rt.media.video_writer import VideoWriter
+
+
+def write_clip(path: Path, frames: int = 12, rate: float = 24, sound: bool = True) -> np.ndarray:
+    """A clip whose frame i is a grey of 20 * i, with a tone of the same length; returns the tone (S, 2)."""
+    t = np.arange(frames * 1000) / 24000
+    tone = np.stack([0.5 * np.sin(2 * np.pi * 300 * t), np.zeros_like(t)], axis=1).astype(np.float32)
+    levels = (np.arange(frames) * 20).astype(np.uint8)
+    pixels = np.broadcast_to(levels[:, None, None, None], (frames, 32, 64, 3))
+    with VideoWriter(path, 64, 32, rate, crf=1, sample_rate=24000 if sound else None) as writer:
+        writer.write(pixels)
+        if sound:
+            writer.write_audio(tone)
+    return tone
+
+
+def write_wav(path: Path, samples: np.ndarray, rate: int, width: int) -> None:
+    with wave.open(str(path), "wb") as container:
+        container.setnchannels(samples.shape[1])
+        container.setsampwidth(width)
+        container.setframerate(rate)
+        container.writeframes(samples.tobytes())
+
+
+def greys(path: Path, **window: float) -> list[int]:
+    return [round(float(frame.mean()) / 20) for frame in read_frames(path, **window)]
+
+
+def test_probe_tells_rate_count_size_and_sound(tmp_path: Path) -> None:
+    write_clip(tmp_path / "clip.mp4", rate=29.97)
+    assert probe_video(tmp_path / "clip.mp4") == VideoInfo(Fraction(30000, 1001), 12, 32, 64, 24000)
+    write_clip(tmp_path / "silent.mp4", sound=False)
+    assert probe_video(tmp_path / "silent.mp4") == VideoInfo(Fraction(24), 12, 32, 64, None)
+
+
+def test_frames_come_in_order_and_within_the_window(tmp_path: Path) -> None:
+    path = tmp_path / "clip.mp4"
+    write_clip(path)
+    assert greys(path) == list(range(12))
+    assert greys(path, limit=3) == [0, 1, 2]
+    # The picture at the start belongs to the window, the one at its end does not.
+    assert greys(path, start_s=4 / 24, duration_s=3 / 24) == [4, 5, 6]
+    assert greys(path, start_s=0.2) == list(range(5, 12))
+    with pytest.raises(MediaError, match="has no pictures from 9 s to the end"):
+        greys(path, start_s=9)
+
+
+def test_rotation_beside_the_pictures_is_applied(tmp_path: Path) -> None:
+    path = tmp_path / "portrait.mp4"
+    picture = np.zeros((32, 64, 3), np.uint8)
+    picture[:, :16] = 255
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=24)
+        stream.width, stream.height, stream.pix_fmt = 64, 32, "yuv420p"
+        stream.set_display_rotation(90)
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    info = probe_video(path)
+    assert (info.height, info.width) == (64, 32)
+    (frame,) = read_frames(path)
+    assert frame.shape == (64, 32, 3)
+    assert np.abs(frame.astype(int) - np.rot90(picture)).mean() < 3
+
+
+def test_sound_of_a_video_and_a_part_of_it(tmp_path: Path) -> None:
+    tone = write_clip(tmp_path / "clip.mp4")
+    sound = read_audio(tmp_path / "clip.mp4")
+    assert sound.sample_rate == 24000
+    assert 12000 <= len(sound.waveform) < 13024
+    # One sample of delay would be an error of 0.039.
+    np.testing.assert_allclose(sound.waveform[1000:11000], tone[1000:11000], atol=0.03)
+    part = read_audio(tmp_path / "clip.mp4", start_s=0.1, duration_s=0.2)
+    assert part.waveform.shape == (4800, 2)
+    np.testing.assert_allclose(part.waveform, tone[2400:7200], atol=0.03)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "width", "scale", "offset"), [(np.uint8, 1, 128, 128), (np.int16, 2, 2**15, 0), (np.int32, 4, 2**31, 0)]
+)
+def test_integer_samples_become_floats(tmp_path: Path, dtype: type, width: int, scale: int, offset: int) -> None:
+    limits = np.iinfo(dtype)
+    rng = np.random.default_rng(width)
+    samples = rng.integers(limits.min, limits.max, (3000, 2), dtype=dtype, endpoint=True)
+    write_wav(tmp_path / "sound.wav", samples, 22050, width)
+    sound = read_audio(tmp_path / "sound.wav")
+    assert sound.sample_rate == 22050
+    np.testing.assert_allclose(sound.waveform, (samples.astype(np.float64) - offset) / scale, atol=1e-7)
+
+
+def test_one_channel_is_duplicated_and_six_are_mixed_down(tmp_path: Path) -> None:
+    rng = np.random.default_rng(5)
+    mono = rng.integers(-20000, 20000, (2500, 1), dtype=np.int16)
+    write_wav(tmp_path / "mono.wav", mono, 16000, 2)
+    np.testing.assert_allclose(read_audio(tmp_path / "mono.wav").waveform, np.repeat(mono, 2, 1) / 2**15, atol=1e-7)
+
+    surround = np.zeros((2500, 6), np.int16)
+    surround[:, 0] = 8000  # Front left alone stays on the left.
+    write_wav(tmp_path / "surround.wav", surround, 48000, 2)
+    mixed = read_audio(tmp_path / "surround.wav").waveform
+    assert mixed.shape == (2500, 2)
+    assert mixed[:, 0].min() > 0.05
+    assert np.abs(mixed[:, 1]).max() < 1e-6
+
+
+def test_damaged_and_wrong_files_are_one_clear_error(tmp_path: Path) -> None:
+    write_clip(tmp_path / "clip.mp4")
+    write_clip(tmp_path / "silent.mp4", sound=False)
+    write_wav(tmp_path / "sound.wav", np.zeros((900, 2), np.int16), 16000, 2)
+    whole = (tmp_path / "clip.mp4").read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "empty.mp4").write_bytes(b"")
+    for name, message in (
+        ("cut.mp4", r"cut\.mp4 cannot be read: Invalid data"),
+        ("empty.mp4", r"empty\.mp4 cannot be read"),
+        ("missing.mp4", r"missing\.mp4 does not exist"),
+        ("", "is a folder"),
+    ):
+        with pytest.raises(MediaError, match=message):
+            probe_video(tmp_path / name)
+        with pytest.raises(MediaError, match=message):
+            next(read_frames(tmp_path / name))
+        with pytest.raises(MediaError, match=message):
+            read_audio(tmp_path / name)
+    with pytest.raises(MediaError, match=r"sound\.wav has no video stream"):
+        probe_video(tmp_path / "sound.wav")
+    with pytest.raises(MediaError, match=r"silent\.mp4 has no sound track"):
+        read_audio(tmp_path / "silent.mp4")
+    with pytest.raises(MediaError, match="has no sound from 5 s on"):
+        read_audio(tmp_path / "sound.wav", start_s=5.0)
