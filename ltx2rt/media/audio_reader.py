@@ -19,6 +19,8 @@ Array = np.ndarray[Any, np.dtype[Any]]
 # (offset, full scale) of the integer sample formats; float formats are taken as they are.
 _INTEGER_SCALES = {"u8": (128.0, 128.0), "s16": (0.0, 2.0**15), "s32": (0.0, 2.0**31), "s64": (0.0, 2.0**63)}
 
+SEEK_MARGIN_S = 0.25  # Decoding begins earlier than asked: the first frame after a jump lacks its predecessor's half.
+
 
 @dataclass(frozen=True)
 class Sound:
@@ -77,8 +79,8 @@ def read_audio(path: str | os.PathLike[str], *, start_s: float = 0.0, duration_s
 def _blocks(container: InputContainer, start_s: float) -> Iterator[tuple[float, Array]]:
     """(time in seconds, (S, 2) float32) of every decoded frame from about ``start_s``."""
     stream = container.streams.audio[0]
-    if start_s > 0 and stream.time_base:
-        container.seek(int(start_s / stream.time_base), stream=stream)
+    if start_s > SEEK_MARGIN_S and stream.time_base:
+        container.seek(int((start_s - SEEK_MARGIN_S) / stream.time_base), stream=stream)
     mixer: av.AudioResampler | None = None
     for frame in container.decode(stream):
         if frame.pts is None:
