@@ -65,7 +65,7 @@ def test_empty_latents_and_bad_rates_are_refused() -> None:
         VideoLatentShape(0, 1, 1)
     with pytest.raises(UsageError, match="frames 0"):
         AudioLatentShape(0)
-    with pytest.raises(UsageError, match="frame_rate must be a positive number .* got 0"):
+    with pytest.raises(UsageError, match=r"frame_rate must be a positive number .* got 0"):
         audio_latent_frames(9, 0)
     with pytest.raises(UsageError, match="got -1"):
         video_positions(VideoLatentShape(1, 1, 1), -1)

@@ -50,7 +50,9 @@ def test_ltx2_ends_in_the_terminal_value_and_zero() -> None:
     sigmas = ltx2_sigmas(40)
     assert sigmas.shape == (41,)
     np.testing.assert_allclose(sigmas[:5], [0.9999999, 0.9964492, 0.9927367, 0.9888512, 0.9847801], rtol=0, atol=6e-8)
-    np.testing.assert_allclose(sigmas[-7:-2], [0.5447712, 0.4884301, 0.4207186, 0.3378086, 0.2339360], rtol=0, atol=6e-8)
+    np.testing.assert_allclose(
+        sigmas[-7:-2], [0.5447712, 0.4884301, 0.4207186, 0.3378086, 0.2339360], rtol=0, atol=6e-8
+    )
     assert sigmas[-2] == pytest.approx(0.1, abs=6e-8)
     assert sigmas[-1] == 0
     assert ltx2_sigmas(5, terminal=0.2)[-2] == pytest.approx(0.2, abs=6e-8)
