@@ -174,3 +174,17 @@ def test_schedule_that_does_not_end_at_0_has_no_last_evaluation() -> None:
 def test_no_stream_is_refused() -> None:
     with pytest.raises(ValueError, match="got neither"):
         next(res_2s_loop(smooth, SIGMAS, None, None, step_noise=TorchCpuNoise(0), substep_noise=TorchCpuNoise(1)))
+
+
+def test_a_sigma_below_the_smallest_one_is_refused() -> None:
+    with pytest.raises(ValueError, match="must fall"):
+        next(
+            res_2s_loop(
+                smooth,
+                [0.5, 0.001, 0],
+                make_state(3, 0),
+                None,
+                step_noise=TorchCpuNoise(0),
+                substep_noise=TorchCpuNoise(1),
+            )
+        )

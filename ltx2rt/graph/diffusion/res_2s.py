@@ -93,7 +93,7 @@ def res_2s_loop(
     streams = Streams(video, audio)
     check_streams(streams)
     ends_clean = bool(schedule[-1] == 0)
-    levels = np.append(schedule[:-1], np.float32(SMALLEST_SIGMA)) if ends_clean else schedule
+    levels = check_sigmas(np.append(schedule[:-1], SMALLEST_SIGMA)) if ends_clean else schedule
     steps = levels.size - 1
     total = steps + int(ends_clean)
     for index in range(steps):
