@@ -112,7 +112,7 @@ class Vae:
 
     def __init__(self, section: dict[str, Any], seed: int = 0) -> None:
         self.config = VideoVaeConfig.from_dict(section)
-        specs = [spec for spec in param_specs(self.config) if not spec.optional]
+        specs = param_specs(self.config)
         self.weights: Weights = random_weights(specs, seed)
         self.params = Params(as_loaded(specs, self.weights))
         self.numpy = NumpyVideoVae(section, self.weights, section.get("causal_decoder", False))

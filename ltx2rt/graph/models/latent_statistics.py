@@ -9,17 +9,11 @@ from ltx2rt.types import ParamSpec
 
 MEAN = "per_channel_statistics.mean-of-means"
 STD = "per_channel_statistics.std-of-means"
-_UNUSED = ("channel", "mean-of-stds", "mean-of-stds_over_std-of-means")
 
 
 def statistics_specs(latent_channels: int = 128) -> list[ParamSpec]:
-    """The two statistics vectors."""
+    """The two statistics vectors; further ones in 19B-era files are not used."""
     return [ParamSpec(MEAN, (latent_channels,)), ParamSpec(STD, (latent_channels,))]
-
-
-def unused_statistics_specs(latent_channels: int = 128) -> list[ParamSpec]:
-    """Vectors that 19B-era files carry besides and no model reads; only an inventory of a file needs to know them."""
-    return [ParamSpec(f"per_channel_statistics.{name}", (latent_channels,), optional=True) for name in _UNUSED]
 
 
 class LatentStatistics:

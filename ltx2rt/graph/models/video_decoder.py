@@ -19,7 +19,7 @@ from ltx2rt.graph.models.video_layers import (
     Conditions,
     Convolution,
     Layer,
-    NoiseSource,
+    NoiseDraw,
     block_layers,
     scale_shift,
     time_embedder_specs,
@@ -96,7 +96,7 @@ class VideoDecoder:
         self._params = params.at("decoder")
         self._dtype = dtype
 
-    def __call__(self, latent: mx.array, noise: NoiseSource | None = None, timestep: float | None = None) -> mx.array:
+    def __call__(self, latent: mx.array, noise: NoiseDraw | None = None, timestep: float | None = None) -> mx.array:
         """Decode a clip in one piece.
 
         Args:
@@ -114,7 +114,7 @@ class VideoDecoder:
         return deque(self.activations(latent, noise, timestep), maxlen=1).pop()[1]
 
     def activations(
-        self, latent: mx.array, noise: NoiseSource | None = None, timestep: float | None = None
+        self, latent: mx.array, noise: NoiseDraw | None = None, timestep: float | None = None
     ) -> Iterator[tuple[str, mx.array]]:
         """The un-normalised latent, the output of every layer by layer path, and last the frames as ``frames``."""
         self._check(latent, noise)
@@ -138,7 +138,7 @@ class VideoDecoder:
         latent: mx.array,
         tiling: Tiling | None = None,
         *,
-        noise: NoiseSource | None = None,
+        noise: NoiseDraw | None = None,
         timestep: float | None = None,
     ) -> Iterator[np.ndarray[Any, np.dtype[Any]]]:
         """Decode one clip to chunks of frames, in order.
@@ -170,7 +170,7 @@ class VideoDecoder:
         multiplier = to_host(self._params["timestep_scale_multiplier"])
         return mx.array(sinusoid(np.array([value], np.float32) * multiplier)).astype(self._dtype)
 
-    def _check(self, latent: mx.array, noise: NoiseSource | None) -> None:
+    def _check(self, latent: mx.array, noise: NoiseDraw | None) -> None:
         channels = self.config.latent_channels
         if latent.ndim != 5 or latent.shape[4] != channels or min(latent.shape) < 1:
             raise UsageError(f"latent must be (B, f, h, w, {channels}), got {latent.shape}.")

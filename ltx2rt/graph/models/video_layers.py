@@ -24,7 +24,7 @@ from ltx2rt.types import ParamSpec
 
 PIXEL_NORM_EPS = 1e-8
 
-NoiseSource = Callable[[tuple[int, ...]], "np.ndarray[Any, np.dtype[Any]]"]
+NoiseDraw = Callable[[tuple[int, ...]], "np.ndarray[Any, np.dtype[Any]]"]
 """Draws standard normal numbers of the given shape, float32; called in the order of the official code."""
 
 
@@ -38,7 +38,7 @@ class Conditions:
     """
 
     timestep: mx.array | None = None
-    noise: NoiseSource | None = None
+    noise: NoiseDraw | None = None
 
 
 class Layer(Protocol):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ltx2rt.graph.models.latent_statistics import statistics_specs, unused_statistics_specs
+from ltx2rt.graph.models.latent_statistics import statistics_specs
 from ltx2rt.graph.models.video_decoder import decoder_layers
 from ltx2rt.graph.models.video_encoder import encoder_layers
 from ltx2rt.graph.models.video_layers import Layer
@@ -25,8 +25,8 @@ def decoder_specs(config: VideoVaeConfig) -> list[ParamSpec]:
 
 
 def param_specs(config: VideoVaeConfig) -> list[ParamSpec]:
-    """Every tensor that a file with this configuration holds: encoder, decoder, statistics."""
-    specs = statistics_specs(config.latent_channels) + unused_statistics_specs(config.latent_channels)
+    """All tensors of a complete file: encoder, decoder, statistics; CheckpointError without a convolutional decoder."""
+    specs = statistics_specs(config.latent_channels)
     if config.encoder is not None:
         specs += encoder_specs(config)
     return specs + decoder_specs(config)
