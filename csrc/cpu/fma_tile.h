@@ -1,5 +1,6 @@
 // The register tile of float32 products, a few rows times one panel of columns, for *_simd.cpp files.
 #pragma once
+#include "csrc/cpu/run.h"
 #include "csrc/cpu/simd.h"
 
 namespace ltx2rt::cpu::LTX2RT_ISA {
@@ -12,12 +13,6 @@ constexpr int kTileRows = 8;
 constexpr int kTileRows = 4;
 #endif
 constexpr int kTileColumns = 2 * kLanes;  // columns of one panel
-
-// A run of the summed index that is contiguous in the rows: `length` floats that start `offset` floats after each row.
-struct Run {
-  int64_t offset;
-  int64_t length;
-};
 
 // c[i, j] (+)= sum over runs and k of rows[i][run.offset + k] * panel[k', j], k' counting on through the runs, for i <
 // kRows and j < kVecs * kLanes. Panel rows are kTileColumns apart whatever kVecs is. Each sum is one chain of fused

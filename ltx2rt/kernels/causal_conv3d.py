@@ -5,6 +5,7 @@ from __future__ import annotations
 import mlx.core as mx
 
 from ltx2rt.kernels import reference
+from ltx2rt.kernels.selection import ext, spread, use_reference
 
 Pair = tuple[int, int]
 
@@ -54,7 +55,31 @@ def causal_conv3d(
 
     Source: CausalConv3d and PixelNorm of Lightricks/LTX-2 ltx_core/model/video_vae @ v1.2.0.
     """
-    return reference.causal_conv3d(
+    optional = (bias, scale, shift, residual, halo)
+    present = tuple(a is not None for a in optional)
+
+    def graph(x: mx.array, weight: mx.array, *others: mx.array) -> mx.array:
+        bias, scale, shift, residual, halo = spread(others, present)
+        return reference.causal_conv3d(
+            x,
+            weight,
+            bias,
+            stride=stride,
+            dilation=dilation,
+            padding=padding,
+            padding_mode=padding_mode,
+            pixel_norm_eps=pixel_norm_eps,
+            scale=scale,
+            shift=shift,
+            activation=activation,
+            negative_slope=negative_slope,
+            residual=residual,
+            halo=halo,
+        )
+
+    if ext is None:
+        return graph(x, weight, *(a for a in optional if a is not None))
+    return ext.causal_conv3d(
         x,
         weight,
         bias,
@@ -69,6 +94,8 @@ def causal_conv3d(
         negative_slope=negative_slope,
         residual=residual,
         halo=halo,
+        reference=graph,
+        use_reference=use_reference(),
     )
 
 

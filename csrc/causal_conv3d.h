@@ -1,0 +1,81 @@
+// The op causal_conv3d: 3-D convolution with in-place padding, a fused prologue and a fused epilogue.
+#pragma once
+
+#include <array>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "csrc/cpu/causal_conv3d_kernel.h"
+#include "csrc/fallback_primitive.h"
+
+namespace ltx2rt {
+
+// Per axis: frames, height, width.
+struct CausalConv3dOptions {
+  std::array<int, 3> stride;
+  std::array<int, 3> dilation;
+  std::array<std::pair<int, int>, 3> padding;  // before, after
+  std::array<cpu::PadMode, 3> padding_mode;
+  std::optional<float> pixel_norm_eps;
+  cpu::Activation activation;
+  float negative_slope;
+
+  bool operator==(const CausalConv3dOptions&) const = default;
+};
+
+// The arguments that may be left out. Inputs of the primitive: x, weight, then those present in this order.
+struct CausalConv3dExtras {
+  std::optional<mx::array> bias;
+  std::optional<mx::array> scale;
+  std::optional<mx::array> shift;
+  std::optional<mx::array> residual;
+  std::optional<mx::array> halo;
+};
+
+// Names as the Python arguments have them; throw std::invalid_argument for others.
+cpu::PadMode parse_padding_mode(const std::string& name);
+cpu::Activation parse_conv_activation(const std::optional<std::string>& name);
+
+// y   = activation(pixel_norm(concat(halo, x)) * (1 + scale) + shift)
+// out = residual + bias + correlate(pad(y), weight)
+//   x         (B, F, H, W, C)        float32 | float16 | bfloat16
+//   weight    (O, kt, kh, kw, C)     any float dtype
+//   bias      (O,)                   any float dtype
+//   scale     (B, C)                 any float dtype
+//   shift     (B, C)                 any float dtype
+//   residual  (B, F', H', W', O)     dtype of x
+//   halo      (B, f, H, W, C)        dtype of x: the frames before x; padding in time applies beyond them
+//   out       (B, F', H', W', O)     dtype of x, F' = (f + F + padding - dilation * (kt - 1) - 1) / stride + 1
+// pixel_norm(x) = x / sqrt(mean over C of x^2 + eps), only with pixel_norm_eps. Padding: zeros, edge (repeat the
+// border) or reflect (mirror without the border; less than the size). The prologue and all sums are float32; one
+// rounding, on store. Each sum runs over (kt, kh, kw, C) in that order. Indices are 64-bit.
+// Memory besides inputs and output: packed weights, at most 16 MB or 16 output channels, and about 2 MB per thread.
+mx::array causal_conv3d(const mx::array& x, const mx::array& weight, const CausalConv3dExtras& extras,
+                        const CausalConv3dOptions& options, const OpContext& context);
+
+class CausalConv3d : public FallbackPrimitive {
+ public:
+  struct Present {
+    bool bias, scale, shift, residual, halo;
+    bool operator==(const Present&) const = default;
+  };
+
+  CausalConv3d(mx::Stream stream, Reference reference, CausalConv3dOptions options, Present present)
+      : FallbackPrimitive(stream, std::move(reference)), options_(options), present_(present) {}
+
+  void eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override;
+  const char* name() const override { return "ltx2rt::CausalConv3d"; }
+  bool is_equivalent(const mx::Primitive& other) const override {
+    const auto& same = static_cast<const CausalConv3d&>(other);
+    return options_ == same.options_ && present_ == same.present_;
+  }
+  std::vector<mx::Shape> output_shapes(const std::vector<mx::array>& inputs) override;
+
+ private:
+  CausalConv3dOptions options_;
+  Present present_;
+};
+
+}  // namespace ltx2rt
