@@ -16,7 +16,7 @@ import mlx.core as mx
 from ltx2rt.errors import CheckpointError
 from ltx2rt.types import LinearWeight, ParamSpec
 from ltx2rt.weights.components import COMPANION_SUFFIXES, UNUSED_SUFFIXES, assign
-from ltx2rt.weights.config import complete_config, generation_of_tensors, parse_config, parse_version
+from ltx2rt.weights.config import complete_config, config_section, generation_of_tensors, parse_config, parse_version
 from ltx2rt.weights.detection import is_lora, read_json, refuse_foreign_file, refuse_foreign_tensors, weight_files
 from ltx2rt.weights.lora import LoraFile, fuse
 from ltx2rt.weights.safetensors import DTYPES, SafetensorsFile, TensorInfo
@@ -38,6 +38,7 @@ _SECTIONS = {
     "audio_vae": "audio_vae",
     "vocoder": "vocoder",
     "duration_head": "duration_head",
+    "text_encoder": "text_encoder",
 }
 
 
@@ -131,11 +132,17 @@ class Checkpoint:
 
         For an upscaler it is the flat module configuration, for a Gemma folder its ``config.json``.
         """
-        stated = parse_config(self.metadata, str(self.path))
-        tensors = {component: self.names(component) for component in self._components}
-        if self._hf_config is not None and not stated:
+        if self._hf_config is not None and not self._stated:
             return self._hf_config
-        return complete_config(stated, tensors, str(self.path))
+        return complete_config(self._stated, self._tensors, str(self.path))
+
+    @cached_property
+    def _stated(self) -> dict[str, Any]:
+        return parse_config(self.metadata, str(self.path))
+
+    @cached_property
+    def _tensors(self) -> dict[str, dict[str, TensorInfo]]:
+        return {component: self.names(component) for component in self._components}
 
     def section(self, component: str) -> dict[str, Any]:
         """The part of `config` that describes ``component``.
@@ -148,11 +155,11 @@ class Checkpoint:
                 f"{self.path}: has no {component}; it holds {', '.join(sorted(self._components))}. "
                 "Give the file that has it."
             )
-        if component == "text_encoder":
-            return self._hf_config if self._hf_config is not None else self.config["text_encoder"]
+        if component == "text_encoder" and self._hf_config is not None:
+            return self._hf_config
         if component not in _SECTIONS:
             return self.config
-        return self.config.get(_SECTIONS[component]) or {}
+        return config_section(self._stated, self._tensors, _SECTIONS[component], str(self.path))
 
     @property
     def generation(self) -> str | None:
@@ -160,7 +167,7 @@ class Checkpoint:
         version = parse_version(self.metadata.get("model_version", ""))
         if version:
             return "2.5" if version >= (2, 4) else "2.3" if version >= (2, 3) else "19b"
-        return generation_of_tensors({component: self.names(component) for component in self._components})
+        return generation_of_tensors(self._tensors)
 
     @property
     def variant(self) -> str | None:

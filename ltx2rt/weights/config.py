@@ -75,21 +75,30 @@ def complete_config(stated: Mapping[str, Any], components: Mapping[str, Tensors]
     if "upscaler" in components:
         return dict(stated) or upscaler_section(components["upscaler"], where)
     config = dict(stated)
-    for section, (needed_by, infer) in _INFERRED.items():
-        if not config.get(section) and any(component in components for component in needed_by):
-            config[section] = infer(components, where)
-    transformer = components.get("transformer", {})
-    if "keyframes_abs_pos_embedding" in transformer:
-        config["transformer"] = {**config["transformer"], "use_keyframes_abs_pos_embedding": True}
-    vae = config.get("vae")
-    if (
-        vae
-        and vae.get("_class_name", "CausalVideoAutoencoder") == "CausalVideoAutoencoder"
-        and "timestep_conditioning" not in vae
-    ):
-        conditioned = any(name.startswith("decoder.last_time_embedder.") for name in components.get("video_vae", {}))
-        config["vae"] = {**vae, "timestep_conditioning": conditioned}
+    for section, (described, _) in _INFERRED.items():
+        if any(component in components for component in described):
+            config[section] = config_section(stated, components, section, where)
     return config
+
+
+def config_section(
+    stated: Mapping[str, Any], components: Mapping[str, Tensors], section: str, where: str
+) -> dict[str, Any]:
+    """One section of `complete_config`, whatever the state of the others; empty if nothing tells it.
+
+    Raises:
+        CheckpointError: it is not stated and cannot be inferred.
+    """
+    values: dict[str, Any] = stated.get(section) or {}
+    if not values and section in _INFERRED:
+        values = _INFERRED[section][1](components, where)
+    if section == "transformer" and "keyframes_abs_pos_embedding" in components.get("transformer", {}):
+        return {**values, "use_keyframes_abs_pos_embedding": True}
+    convolutional = values.get("_class_name", "CausalVideoAutoencoder") == "CausalVideoAutoencoder"
+    if section == "vae" and convolutional and "timestep_conditioning" not in values:
+        conditioned = any(name.startswith("decoder.last_time_embedder.") for name in components.get("video_vae", {}))
+        return {**values, "timestep_conditioning": conditioned}
+    return values
 
 
 # Section -> the components it describes, and how it is inferred from their tensors.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,7 +41,7 @@ _SUFFIXES = {
 }
 
 # Other ways of changing a weight that such files may contain.
-_OTHER_METHODS = (".dora_scale", ".lora_magnitude_vector", ".lokr_w", ".hada_w", ".diff", ".diff_b", ".lora_mid.weight")
+_OTHER_METHODS = re.compile(r"\.(dora_scale|lora_magnitude_vector|lokr_w\w+|hada_w\w+|diff|diff_b|lora_mid)(\.|$)")
 
 _PREFIXES = ("base_model.model.", "model.diffusion_model.", "diffusion_model.", "transformer.")
 _FLAT_PREFIXES = ("lora_unet_", "lora_transformer_")
@@ -145,11 +146,10 @@ def lora_pairs(path: Path, tensors: Mapping[str, TensorInfo], file: SafetensorsF
     parts: dict[str, dict[str, str]] = {}
     strangers = []
     for name in tensors:
-        for method in _OTHER_METHODS:
-            if method in name:
-                raise CheckpointError(
-                    f"{path}: tensor {name!r}: only plain LoRA is supported (not DoRA, LoKr, LoHa or full differences)."
-                )
+        if _OTHER_METHODS.search(name):
+            raise CheckpointError(
+                f"{path}: tensor {name!r}: only plain LoRA is supported (not DoRA, LoKr, LoHa or full differences)."
+            )
         suffix = next((s for s in _SUFFIXES if name.endswith(s)), None)
         if suffix is None:
             strangers.append(name)
