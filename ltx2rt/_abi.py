@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 
-REINSTALL = "Reinstall ltx2rt in this environment (pip install --force-reinstall ltx2rt), or set LTX2RT_KERNELS=reference."
+REINSTALL = (
+    "Reinstall ltx2rt in this environment (pip install --force-reinstall ltx2rt), or set LTX2RT_KERNELS=reference."
+)
 
 
 def version_problem(built_for: str, running: str) -> str | None:
@@ -27,21 +29,23 @@ def check_extension() -> None:
     """
     import mlx.core as mx  # loaded first: the compiled module finds libmlx in the process
 
+    running: str = mx.__version__  # type: ignore[attr-defined]
+
     try:
-        from ltx2rt import _ext
+        import ltx2rt._ext as _ext
     except ImportError as error:
         if os.environ.get("LTX2RT_KERNELS", "") == "reference":
             return
         raise ImportError(
-            f"ltx2rt's compiled kernels cannot be loaded beside MLX {mx.__version__}: {error}. {REINSTALL}"
+            f"ltx2rt's compiled kernels cannot be loaded beside MLX {running}: {error}. {REINSTALL}"
         ) from error
-    problem = version_problem(_ext.MLX_VERSION, mx.__version__)
+    problem = version_problem(_ext.MLX_VERSION, running)
     if problem is not None:
         raise ImportError(problem)
     try:
         _ext.shares_arrays(mx.array(1.0))
     except TypeError as error:
         raise ImportError(
-            f"ltx2rt (compiled for MLX {_ext.MLX_VERSION}) and the installed MLX {mx.__version__} cannot exchange "
+            f"ltx2rt (compiled for MLX {_ext.MLX_VERSION}) and the installed MLX {running} cannot exchange "
             f"arrays: they were built with different nanobind internals. {REINSTALL}"
         ) from error

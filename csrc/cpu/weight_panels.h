@@ -81,19 +81,31 @@ inline void expand_slowly(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t
 
 #if defined(__AVX2__)
 
-// Row pointers of a panel; columns beyond N repeat the last one, whose sums nobody reads.
-struct PanelRows {
-  const char* row[16];
-  PanelRows(const WeightMatrix& w, int64_t n0) {
+// One depth block of the rows of a panel, copied side by side: in W they are often a power of two apart and would push
+// each other out of the cache. Columns beyond N repeat the last one, whose sums nobody reads.
+class PanelRows {
+ public:
+  // Rows from byte `first` on, `bytes` of each (at most kDepthBlock float32).
+  PanelRows(const WeightMatrix& w, int64_t n0, int64_t first, int64_t bytes) {
     for (int64_t n = 0; n < 16; ++n) {
       const int64_t at = n0 + n < w.columns ? n0 + n : w.columns - 1;
-      row[n] = (const char*)w.values + at * w.row_bytes;
+      const char* from = (const char*)w.values + at * w.row_bytes + first;
+      char* to = copy_[n];
+      int64_t i = 0;
+      for (; i + 64 <= bytes; i += 64) {
+        _mm_prefetch(from + i + bytes, _MM_HINT_T0);  // the same piece of the next depth block
+        _mm256_store_si256((__m256i*)(to + i), _mm256_loadu_si256((const __m256i*)(from + i)));
+        _mm256_store_si256((__m256i*)(to + i + 32), _mm256_loadu_si256((const __m256i*)(from + i + 32)));
+      }
+      memcpy(to + i, from + i, (size_t)(bytes - i));
     }
   }
-};
+  const char* operator[](int64_t n) const { return copy_[n]; }
+  char* operator[](int64_t n) { return copy_[n]; }
 
-inline void prefetch(const char* p) { _mm_prefetch(p, _MM_HINT_T0); }
-constexpr int64_t kPrefetchBytes = 512;
+ private:
+  alignas(64) char copy_[16][4 * kDepthBlock + 64];
+};
 
 // 8 x 8 words transposed in each half: r[i] holds columns i and i + 8, becomes rows k with 16 columns in order.
 inline void transpose_words(__m256i r[8]) {
@@ -121,8 +133,8 @@ inline void transpose_words(__m256i r[8]) {
 inline void load_bytes(const PanelRows& rows, int64_t at, __m256i r[8]) {
 #pragma GCC unroll 8
   for (int i = 0; i < 8; ++i) {
-    const __m128i low = _mm_loadl_epi64((const __m128i*)(rows.row[i] + at));
-    const __m128i high = _mm_loadl_epi64((const __m128i*)(rows.row[i + 8] + at));
+    const __m128i low = _mm_loadl_epi64((const __m128i*)(rows[i] + at));
+    const __m128i high = _mm_loadl_epi64((const __m128i*)(rows[i + 8] + at));
     r[i] = _mm256_cvtepu8_epi16(_mm_unpacklo_epi64(low, high));
   }
 }
@@ -130,8 +142,8 @@ inline void load_bytes(const PanelRows& rows, int64_t at, __m256i r[8]) {
 inline void load_words(const PanelRows& rows, int64_t at, __m256i r[8]) {
 #pragma GCC unroll 8
   for (int i = 0; i < 8; ++i) {
-    const __m128i low = _mm_loadu_si128((const __m128i*)(rows.row[i] + at));
-    const __m128i high = _mm_loadu_si128((const __m128i*)(rows.row[i + 8] + at));
+    const __m128i low = _mm_loadu_si128((const __m128i*)(rows[i] + at));
+    const __m128i high = _mm_loadu_si128((const __m128i*)(rows[i + 8] + at));
     r[i] = _mm256_set_m128i(high, low);
   }
 }
@@ -150,11 +162,11 @@ inline __m256i widen_words(__m128i words) { return _mm256_cvtepu16_epi32(words);
 
 template <typename Sink>
 inline int64_t expand_f16(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t count, const Sink& sink) {
-  const PanelRows rows(w, n0);
+  const PanelRows rows(w, n0, 2 * k0, 2 * count);
   int64_t k = 0;
   for (; k + 8 <= count; k += 8) {
     __m256i r[8];
-    load_words(rows, 2 * (k0 + k), r);
+    load_words(rows, 2 * k, r);
     transpose_words(r);
     sink_f16(r, k, sink);
   }
@@ -163,14 +175,11 @@ inline int64_t expand_f16(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t
 
 template <typename Sink>
 inline int64_t expand_bf16(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t count, const Sink& sink) {
-  const PanelRows rows(w, n0);
+  const PanelRows rows(w, n0, 2 * k0, 2 * count);
   int64_t k = 0;
   for (; k + 8 <= count; k += 8) {
-    if (k % 32 == 0) {
-      for (const char* row : rows.row) prefetch(row + 2 * (k0 + k) + kPrefetchBytes);
-    }
     __m256i r[8];
-    load_words(rows, 2 * (k0 + k), r);
+    load_words(rows, 2 * k, r);
     transpose_words(r);
 #pragma GCC unroll 8
     for (int i = 0; i < 8; ++i) {
@@ -184,15 +193,12 @@ inline int64_t expand_bf16(const WeightMatrix& w, int64_t n0, int64_t k0, int64_
 
 template <typename Sink>
 inline int64_t expand_e4m3(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t count, const Sink& sink) {
-  const PanelRows rows(w, n0);
+  const PanelRows rows(w, n0, k0, count);
   const __m256i magnitude_bits = _mm256_set1_epi16(0x7f);
   int64_t k = 0;
   for (; k + 8 <= count; k += 8) {
-    if (k % 64 == 0) {
-      for (const char* row : rows.row) prefetch(row + k0 + k + kPrefetchBytes);
-    }
     __m256i r[8];
-    load_bytes(rows, k0 + k, r);
+    load_bytes(rows, k, r);
 #pragma GCC unroll 8
     for (int i = 0; i < 8; ++i) {
       const __m256i magnitude = _mm256_and_si256(r[i], magnitude_bits);
@@ -209,7 +215,7 @@ inline int64_t expand_e4m3(const WeightMatrix& w, int64_t n0, int64_t k0, int64_
 
 template <typename Sink>
 inline int64_t expand_f32(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t count, const Sink& sink) {
-  const PanelRows rows(w, n0);
+  const PanelRows rows(w, n0, 4 * k0, 4 * count);
   int64_t k = 0;
   for (; k + 8 <= count; k += 8) {
     __m256 halves[2][8];
@@ -217,7 +223,7 @@ inline int64_t expand_f32(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t
     for (int half = 0; half < 2; ++half) {
       __m256 a[8], b[8];
 #pragma GCC unroll 8
-      for (int i = 0; i < 8; ++i) a[i] = _mm256_loadu_ps((const float*)rows.row[8 * half + i] + k0 + k);
+      for (int i = 0; i < 8; ++i) a[i] = _mm256_loadu_ps((const float*)rows[8 * half + i] + k);
 #pragma GCC unroll 4
       for (int i = 0; i < 8; i += 2) {
         b[i] = _mm256_unpacklo_ps(a[i], a[i + 1]);
@@ -245,17 +251,17 @@ inline int64_t expand_f32(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t
   return k;
 }
 
-// Codes of 0..255 given as rows of bytes starting at k0; `first_group` is the group of k0.
+// Codes of 0..255, a byte each.
 template <typename Sink>
-inline int64_t expand_affine(const WeightMatrix& w, const PanelRows& rows, int64_t at, int64_t n0, int64_t k0,
-                             int64_t count, const Sink& sink) {
+inline int64_t expand_affine(const WeightMatrix& w, const PanelRows& rows, int64_t n0, int64_t k0, int64_t count,
+                             const Sink& sink) {
   int64_t k = 0;
   while (k + 8 <= count) {
     const GroupVecs group = load_group(w, n0, (k0 + k) / w.group_size);
     const int64_t group_end = k + w.group_size < count ? k + w.group_size : count;
     for (; k + 8 <= group_end; k += 8) {
       __m256i r[8];
-      load_bytes(rows, at + k, r);
+      load_bytes(rows, k, r);
       transpose_words(r);
 #pragma GCC unroll 8
       for (int i = 0; i < 8; ++i) {
@@ -271,20 +277,19 @@ inline int64_t expand_affine(const WeightMatrix& w, const PanelRows& rows, int64
 
 template <typename Sink>
 inline int64_t expand_int4(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t count, const Sink& sink) {
-  // One byte per code first; group sizes are multiples of 32, so whole 16-byte stores are always filled.
-  alignas(32) uint8_t codes[16][kDepthBlock];
-  PanelRows rows(w, n0);
+  PanelRows rows(w, n0, k0 / 2, count / 2);
+  // One byte per code, last ones first because they are spread in place; group sizes make count a multiple of 32.
+  const __m128i mask = _mm_set1_epi8(15);
   for (int n = 0; n < 16; ++n) {
-    for (int64_t k = 0; k + 16 <= count; k += 16) {
-      const __m128i pairs = _mm_loadl_epi64((const __m128i*)(rows.row[n] + (k0 + k) / 2));
-      const __m128i mask = _mm_set1_epi8(15);
+    char* row = rows[n];
+    for (int64_t k = count - 16; k >= 0; k -= 16) {
+      const __m128i pairs = _mm_loadl_epi64((const __m128i*)(row + k / 2));
       const __m128i even = _mm_and_si128(pairs, mask);
       const __m128i odd = _mm_and_si128(_mm_srli_epi16(pairs, 4), mask);
-      _mm_store_si128((__m128i*)(codes[n] + k), _mm_unpacklo_epi8(even, odd));
+      _mm_store_si128((__m128i*)(row + k), _mm_unpacklo_epi8(even, odd));
     }
-    rows.row[n] = (const char*)codes[n];
   }
-  return expand_affine(w, rows, 0, n0, k0, count, sink);
+  return expand_affine(w, rows, n0, k0, count, sink);
 }
 
 template <typename Sink>
@@ -299,7 +304,7 @@ inline int64_t expand_fast(const WeightMatrix& w, int64_t n0, int64_t k0, int64_
     case WeightFormat::e4m3:
       return expand_e4m3(w, n0, k0, count, sink);
     case WeightFormat::int8:
-      return expand_affine(w, PanelRows(w, n0), k0, n0, k0, count, sink);
+      return expand_affine(w, PanelRows(w, n0, k0, count), n0, k0, count, sink);
     case WeightFormat::int4:
       return expand_int4(w, n0, k0, count, sink);
   }

@@ -23,8 +23,8 @@ def modulated_norm(
         x: (..., D) float32 | float16 | bfloat16.
         scale: (R, D), any float dtype. None: no factor.
         shift: (R, D), any float dtype. None: no offset.
-        index: int32, shape of x without its last axis: the row (negative counts from the end) of scale and shift for each row of x.
-            May be None when R is 1.
+        index: int32, shape of x without its last axis: the row of scale and shift for each row of x
+            (negative counts from the end). May be None when R is 1.
         norm: ``rms``, ``layer`` (mean-subtracting) or ``none``.
         eps: added to the mean square.
 

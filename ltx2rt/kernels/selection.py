@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 import mlx.core as mx
 
+from ltx2rt.errors import UsageError
+
 try:
     from ltx2rt import _ext as ext
 except ImportError:  # ltx2rt._abi has allowed this, because LTX2RT_KERNELS=reference
@@ -17,8 +19,14 @@ def use_reference() -> bool:
     """True when ``LTX2RT_KERNELS=reference`` asks for the plain-MLX formulas everywhere.
 
     Without that, the compiled op still returns its reference graph for a GPU stream, for which no kernel is built.
+
+    Raises:
+        UsageError: when ``LTX2RT_KERNELS`` is neither ``compiled`` (the default) nor ``reference``.
     """
-    return os.environ.get("LTX2RT_KERNELS", "") == "reference"
+    choice = os.environ.get("LTX2RT_KERNELS") or "compiled"
+    if choice not in ("compiled", "reference"):
+        raise UsageError(f'LTX2RT_KERNELS must be "compiled" or "reference", got "{choice}"; unset it for the default.')
+    return choice == "reference"
 
 
 def spread(arrays: Sequence[mx.array], present: Sequence[bool]) -> list[mx.array | None]:

@@ -1,0 +1,29 @@
+"""What every test shares: the markers' conditions."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+
+import mlx.core as mx
+import pytest
+
+CONDITIONS = {
+    "metal": (mx.metal.is_available, "needs an Apple GPU"),
+    "parity": (
+        lambda: importlib.util.find_spec("torch") is not None and importlib.util.find_spec("diffusers") is not None,
+        "needs the PyTorch reference: pip install 'ltx2rt[parity]'",
+    ),
+    "weights": (
+        lambda: bool(os.environ.get("LTX2RT_WEIGHTS")),
+        "needs real checkpoints: set LTX2RT_WEIGHTS to their folder",
+    ),
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for marker, (available, reason) in CONDITIONS.items():
+        marked = [item for item in items if item.get_closest_marker(marker)]
+        if marked and not available():
+            for item in marked:
+                item.add_marker(pytest.mark.skip(reason=reason))

@@ -1,0 +1,312 @@
+"""quantized_linear: accuracy in every weight format, odd sizes, strides, transforms, bits and rejected arguments."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from ltx2rt import _ext
+from ltx2rt.kernels import quantized_linear, reference
+from ltx2rt.types import LinearWeight
+
+DTYPES = [mx.float32, mx.float16, mx.bfloat16]
+FORMATS = ["float32", "float16", "bfloat16", "e4m3"] + [f"int{b}/{g}" for b in (4, 8) for g in (32, 64, 128)]
+
+
+def normal(shape, seed, dtype=mx.float32):
+    return mx.random.normal(shape, key=mx.random.key(seed)).astype(dtype)
+
+
+def make_weight(form, n, k, seed=7):
+    w = normal((n, k), seed) * k**-0.5
+    if form == "e4m3":
+        scale = mx.abs(w).max() / 448
+        return LinearWeight("e4m3", mx.to_fp8(w / scale), scale)
+    if form.startswith("int"):
+        bits, group = (int(part) for part in form[3:].split("/"))
+        return LinearWeight("affine", *mx.quantize(w, group_size=group, bits=bits), group, bits)
+    return LinearWeight("dense", w.astype(getattr(mx, form)))
+
+
+def exactly(x, weight, bias=None, activation=None, residual=None, gate=None):
+    """The op in float64."""
+
+    def wide(a):
+        return np.array(a.astype(mx.float32), dtype=np.float64)
+
+    out = wide(x) @ wide(reference.dequantise(weight)).T
+    if bias is not None:
+        out = out + wide(bias)
+    if activation == "gelu_tanh":
+        out = 0.5 * out * (1 + np.tanh(np.sqrt(2 / np.pi) * (out + 0.044715 * out**3)))
+    elif activation == "silu":
+        out = out / (1 + np.exp(-out))
+    if gate is not None:
+        out = out * wide(gate)
+    return out if residual is None else out + wide(residual)
+
+
+def plain(x, weight, bias=None, activation=None, residual=None, gate=None):
+    """The op as written by hand in the dtype of x."""
+    out = x @ reference.dequantise(weight).astype(x.dtype).T
+    if bias is not None:
+        out = out + bias.astype(x.dtype)
+    if activation == "gelu_tanh":
+        out = 0.5 * out * (1 + mx.tanh(0.7978845608 * (out + 0.044715 * out * out * out)))
+    elif activation == "silu":
+        out = out * mx.sigmoid(out)
+    if gate is not None:
+        out = out * gate.astype(x.dtype)
+    return out if residual is None else residual + out
+
+
+def error(a, exact):
+    return float(np.abs(np.array(a.astype(mx.float32), dtype=np.float64) - exact).max())
+
+
+def check(x, weight, **parts):
+    ours = quantized_linear(x, weight, **parts)
+    assert ours.dtype == x.dtype
+    exact = exactly(x, weight, **parts)
+    assert ours.shape == exact.shape
+    # 1e-6 of the largest value: a few units in the last place of float32, where plain code may happen to be exact.
+    assert error(ours, exact) <= 2 * error(plain(x, weight, **parts), exact) + 1e-6 * (1 + np.abs(exact).max())
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("form", FORMATS)
+def test_is_as_accurate_as_plain_code(form, dtype):
+    n, k = 50, 640
+    weight = make_weight(form, n, k)
+    for rows in (1, 3, 13):
+        check(normal((rows, k), rows, dtype), weight)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("activation", [None, "gelu_tanh", "silu"])
+@pytest.mark.parametrize("other", [mx.float32, mx.bfloat16], ids=str)
+def test_epilogue_is_as_accurate_as_plain_code(activation, dtype, other):
+    n, k = 37, 256
+    x, bias, gate = normal((2, 5, k), 1, dtype), normal((n,), 2, other), normal((1, n), 3, other)
+    residual = normal((2, 5, n), 4, dtype)
+    weight = make_weight("bfloat16", n, k)
+    check(x, weight, bias=bias, activation=activation, gate=gate, residual=residual)
+    check(x, weight, bias=bias, activation=activation)
+    check(x, weight, residual=residual)
+
+
+@pytest.mark.parametrize("form", ["float32", "float16", "bfloat16", "e4m3"])
+def test_odd_sizes(form):
+    for n in (1, 7, 8, 9, 15, 16, 17, 33, 65):
+        check(normal((4, 24), n), make_weight(form, n, 24, seed=n))
+    for k in (1, 2, 7, 8, 9, 15, 17, 31, 63, 255, 256, 257, 511, 520):
+        check(normal((3, k), k), make_weight(form, 19, k, seed=k))
+        check(normal((6, k), k), make_weight(form, 19, k, seed=k))
+    for m in (1, 2, 4, 5, 6, 7, 11, 12, 13, 191, 193, 200):
+        check(normal((m, 40), m), make_weight(form, 20, 40, seed=m))
+
+
+@pytest.mark.parametrize("form", [f for f in FORMATS if f.startswith("int")])
+def test_odd_sizes_of_groups(form):
+    group = int(form.split("/")[1])
+    for groups, n in [(1, 5), (2, 16), (3, 17), (5, 33)]:
+        check(normal((2, groups * group), n), make_weight(form, n, groups * group))
+        check(normal((7, groups * group), n), make_weight(form, n, groups * group))
+
+
+def test_every_e4m3_code():
+    codes = mx.arange(256).astype(mx.uint8)[:, None]
+    out = quantized_linear(mx.ones((1, 1)), LinearWeight("e4m3", codes, mx.array(0.5)))[0]
+    expected = mx.from_fp8(codes[:, 0], mx.float32) * 0.5
+    assert mx.array_equal(out, expected, equal_nan=True)
+    wide = mx.repeat(codes, 8, axis=1)  # through the vector path as well
+    out = quantized_linear(mx.eye(8)[:5], LinearWeight("e4m3", wide, mx.array(0.5)))
+    finite = ~mx.isnan(expected)
+    assert mx.array_equal(mx.where(finite, out[0], 0), mx.where(finite, expected, 0))
+    assert mx.isnan(out[:, 0x7F]).all()
+
+
+def test_nan_and_infinity_pass_through():
+    x = mx.array([[1.0, float("nan")], [1.0, float("inf")], [1.0, 2.0]])
+    for activation in (None, "gelu_tanh", "silu"):
+        for dtype in DTYPES:
+            out = quantized_linear(x.astype(dtype), LinearWeight("dense", mx.ones((9, 2))), activation=activation)
+            assert mx.isnan(out[0]).all()
+            assert mx.isinf(out[1]).all()
+            assert mx.isfinite(out[2]).all()
+
+
+def test_saturated_activations():
+    x = mx.array([[-200.0], [-100.0], [-20.0], [0.0], [20.0], [200.0]])
+    for activation in ("gelu_tanh", "silu"):
+        out = quantized_linear(x, LinearWeight("dense", mx.ones((1, 1))), activation=activation)
+        assert mx.allclose(out[:, 0], mx.array([0.0, 0.0, 0.0, 0.0, 20.0, 200.0]), atol=1e-6)
+
+
+def test_accepts_any_strides():
+    base = normal((4, 6, 2, 40), 0)
+    weight = make_weight("bfloat16", 24, 40)
+    for x in (base.transpose(2, 0, 1, 3), base[:, ::2, 1], base[::-1], mx.broadcast_to(base[:1], base.shape)):
+        residual = normal((24, *x.shape[:-1]), 1).transpose(*range(1, x.ndim), 0)
+        ours = quantized_linear(x, weight, residual=residual)
+        assert mx.array_equal(ours, quantized_linear(mx.contiguous(x), weight, residual=mx.contiguous(residual)))
+        assert error(ours, exactly(x, weight, residual=residual)) < 2e-5
+    x = normal((40, 30), 2).T
+    transposed = LinearWeight("dense", normal((40, 24), 3).T)
+    wide_bias, wide_gate = normal((48,), 4), normal((24, 2), 5)
+    parts = {"bias": wide_bias[::2], "gate": wide_gate.T[:1]}
+    assert error(quantized_linear(x, transposed, **parts), exactly(x, transposed, **parts)) < 2e-5
+
+
+def test_gathers_the_gate_of_each_row():
+    x, gate, residual = normal((2, 5, 32), 0), normal((3, 70), 1, mx.bfloat16), normal((2, 5, 70), 2)
+    index = mx.array([[0, 1, 2, 2, 0], [-1, 1, 1, 0, -3]])
+    weight = make_weight("float32", 70, 32)
+    ours = quantized_linear(x, weight, residual=residual, gate=gate, gate_index=index)
+    exact = np.array(residual) + exactly(x, weight) * np.array(gate.astype(mx.float32))[np.array(index)]
+    assert error(ours, exact) < 1e-5
+
+
+def test_leaves_inputs_that_are_still_needed():
+    x, residual = normal((4, 16), 0), normal((4, 16), 1)
+    before = mx.array(residual)
+    weight = make_weight("float32", 16, 16)
+    mx.eval(x, residual, before, quantized_linear(x, weight, residual=residual))
+    assert mx.array_equal(residual, before)
+    assert error(quantized_linear(x, weight, residual=x), exactly(x, weight, residual=x)) < 1e-5
+    owned = quantized_linear(x, weight, residual=residual * 2)  # whose buffer the result may take
+    assert error(owned, exactly(x, weight, residual=residual * 2)) < 1e-5
+
+
+@pytest.mark.parametrize("shape", [(0, 32), (2, 0, 32)], ids=str)
+def test_no_rows(shape):
+    out = quantized_linear(mx.zeros(shape), make_weight("e4m3", 5, 32))
+    mx.eval(out)
+    assert out.shape == (*shape[:-1], 5)
+
+
+@pytest.mark.parametrize("form", ["float32", "bfloat16", "e4m3", "int4/32", "int8/64"])
+def test_bits_depend_neither_on_threads_nor_on_other_rows(form):
+    n, k, m = 150, 320, 211
+    x, weight = normal((m, k), 0, mx.bfloat16), make_weight(form, n, k)
+    threads = _ext.num_threads()
+    results = []
+    try:
+        for count in (1, 2, 3, 5):
+            _ext.set_num_threads(count)
+            results.append(quantized_linear(x, weight, activation="silu"))
+            mx.eval(results[-1])
+    finally:
+        _ext.set_num_threads(threads)
+    assert all(mx.array_equal(results[0], result) for result in results[1:])
+    for rows in (slice(0, 1), slice(3, 5), slice(7, 11), slice(100, 105), slice(4, 209)):
+        assert mx.array_equal(quantized_linear(x[rows], weight, activation="silu"), results[0][rows])
+
+
+def test_differentiates_through_the_reference():
+    x, bias, gate, residual = normal((3, 32), 0), normal((8,), 1), normal((2, 8), 2), normal((3, 8), 3)
+    index = mx.array([0, 1, 1])
+    dense = normal((8, 32), 4)
+
+    def loss(op):
+        def of(x, values, bias, gate, residual):
+            weight = LinearWeight("dense", values)
+            out = op(x, weight, bias, activation="gelu_tanh", residual=residual, gate=gate, gate_index=index)
+            return (out**2).sum()
+
+        return mx.grad(of, argnums=(0, 1, 2, 3, 4))
+
+    for ours, exact in zip(
+        loss(quantized_linear)(x, dense, bias, gate, residual),
+        loss(reference.quantized_linear)(x, dense, bias, gate, residual),
+        strict=True,
+    ):
+        assert mx.allclose(ours, exact, rtol=1e-4, atol=1e-4)
+    for form in ("e4m3", "int4/32"):
+        weight = make_weight(form, 8, 32)
+        ours = mx.grad(lambda x, w=weight: quantized_linear(x, w).sum())(x)
+        assert mx.allclose(ours[0], reference.dequantise(weight).sum(axis=0), rtol=1e-4, atol=1e-5)
+
+
+def test_vectorises_and_compiles():
+    x, weight = normal((5, 3, 64), 0), make_weight("int8/32", 12, 64)
+    batched = mx.vmap(lambda x: quantized_linear(x, weight, activation="silu"), in_axes=1, out_axes=1)(x)
+    assert mx.allclose(batched, quantized_linear(x, weight, activation="silu"), rtol=1e-5, atol=1e-5)
+
+    def twice(x):
+        return quantized_linear(x, weight) + quantized_linear(x, weight, activation="silu")
+
+    compiled = mx.compile(twice)
+    for _ in range(2):
+        assert mx.array_equal(compiled(x), twice(x))
+
+
+X = mx.zeros((2, 3, 64))
+DENSE = LinearWeight("dense", mx.zeros((8, 64)))
+E4M3 = LinearWeight("e4m3", mx.zeros((8, 64), mx.uint8), mx.array(1.0))
+INT4 = LinearWeight("affine", mx.zeros((8, 8), mx.uint32), mx.zeros((8, 2)), mx.zeros((8, 2)), 32, 4)
+INDEX = mx.zeros((2, 3), mx.int32)
+REJECTED = {
+    "x must be float32, float16 or bfloat16 but is int32": ((X.astype(mx.int32), DENSE), {}),
+    "x must have at least one axis": ((mx.array(1.0), DENSE), {}),
+    "x must end in K = 64, the width of the weight, but ends in 63": ((X[..., 1:], DENSE), {}),
+    'weight.mode must be "dense", "e4m3" or "affine" but is "mxfp4"': ((X, DENSE._replace(mode="mxfp4")), {}),
+    r"weight.values must have two axes but has shape \(64\)": ((X, DENSE._replace(values=mx.zeros(64))), {}),
+    "weight.values must not be empty": ((X, DENSE._replace(values=mx.zeros((0, 64)))), {}),
+    "weight.values must be float32, float16 or bfloat16 but is uint8": ((X, DENSE._replace(values=E4M3.values)), {}),
+    'weight.scale and weight.zero must be None in mode "dense"': ((X, DENSE._replace(scale=mx.array(1.0))), {}),
+    'weight.values must be uint8 in mode "e4m3" but is float32': ((X, E4M3._replace(values=DENSE.values)), {}),
+    'weight.scale is needed in mode "e4m3"': ((X, E4M3._replace(scale=None)), {}),
+    'weight.scale must be one float32 in mode "e4m3"': ((X, E4M3._replace(scale=mx.ones(8))), {}),
+    'weight.zero must be None in mode "e4m3"': ((X, E4M3._replace(zero=mx.array(1.0))), {}),
+    'weight.values must be uint32 in mode "affine"': ((X, INT4._replace(values=mx.zeros((8, 8), mx.int32))), {}),
+    "weight.bits must be 4 or 8 but is 3": ((X, INT4._replace(bits=3)), {}),
+    "weight.group_size must be 32, 64 or 128 but is 16": ((X, INT4._replace(group_size=16)), {}),
+    "weight.group_size 128 must divide K, which is 64": ((X, INT4._replace(group_size=128)), {}),
+    'weight.scale is needed in mode "affine"': ((X, INT4._replace(scale=None)), {}),
+    r"weight.zero must have shape \(8,2\) but has \(8,1\)": ((X, INT4._replace(zero=mx.zeros((8, 1)))), {}),
+    "weight.scale and weight.zero must have the same dtype": (
+        (X, INT4._replace(zero=INT4.zero.astype(mx.float16))),
+        {},
+    ),
+    r"bias must have shape \(8\) but has \(64\)": ((X, DENSE, mx.zeros(64)), {}),
+    "bias must be float32, float16 or bfloat16 but is int32": ((X, DENSE, mx.zeros(8, mx.int32)), {}),
+    'activation must be "none", "gelu_tanh" or "silu" but is "relu"': ((X, DENSE), {"activation": "relu"}),
+    "residual must have x's dtype float32 but is float16": ((X, DENSE), {"residual": mx.zeros((2, 3, 8), mx.float16)}),
+    r"residual must have shape \(2,3,8\) but has \(6,8\)": ((X, DENSE), {"residual": mx.zeros((6, 8))}),
+    r"gate must have shape \(R,8\) with R >= 1 but has \(8\)": ((X, DENSE), {"gate": mx.zeros(8)}),
+    "gate_index is needed because gate has 2 rows": ((X, DENSE), {"gate": mx.zeros((2, 8))}),
+    "gate_index needs gate": ((X, DENSE), {"gate_index": INDEX}),
+    "gate_index must be int32 but is uint32": (
+        (X, DENSE),
+        {"gate": mx.zeros((2, 8)), "gate_index": INDEX.astype(mx.uint32)},
+    ),
+    r"gate_index must have shape \(2,3\) but has \(6\)": (
+        (X, DENSE),
+        {"gate": mx.zeros((2, 8)), "gate_index": INDEX.reshape(6)},
+    ),
+}
+
+
+@pytest.mark.parametrize("mode", ["compiled", "reference"])
+@pytest.mark.parametrize("message", REJECTED)
+def test_names_the_bad_argument(message, mode, monkeypatch):
+    monkeypatch.setenv("LTX2RT_KERNELS", mode)
+    arguments, options = REJECTED[message]
+    with pytest.raises(ValueError, match=r"^\[quantized_linear\] " + message):
+        quantized_linear(*arguments, **options)
+
+
+def test_a_gate_index_out_of_range_is_an_error_not_a_crash():
+    with pytest.raises(Exception, match="gate_index holds 2 but gate has 2 rows"):
+        mx.eval(quantized_linear(X, DENSE, gate=mx.zeros((2, 8)), gate_index=INDEX + 2))
+
+
+def test_the_reference_can_be_asked_for(monkeypatch):
+    x, weight = normal((3, 64), 0), make_weight("int4/32", 8, 64)
+    ours = quantized_linear(x, weight)
+    monkeypatch.setenv("LTX2RT_KERNELS", "reference")
+    options = {"activation": None, "residual": None, "gate": None, "gate_index": None}
+    assert mx.array_equal(quantized_linear(x, weight), reference.quantized_linear(x, weight, None, **options))
+    assert mx.allclose(quantized_linear(x, weight), ours, rtol=1e-5, atol=1e-5)
