@@ -24,7 +24,7 @@ from ltx2rt.types import ParamSpec
 from ltx2rt.weights.checkpoint import Checkpoint, companion_of, read_manifest
 from ltx2rt.weights.components import is_unused
 from ltx2rt.weights.config import parse_version
-from ltx2rt.weights.detection import is_lora
+from ltx2rt.weights.detection import is_lora, refuse_foreign_file
 from ltx2rt.weights.lora import LoraPair, lora_pairs
 from ltx2rt.weights.safetensors import SafetensorsFile, TensorInfo
 
@@ -284,7 +284,8 @@ def _inspect_lora(path: Path) -> Report | None:
     file: SafetensorsFile | None = None
     if path.suffix == ".json":
         tensors, metadata = read_manifest(path)
-    elif path.suffix == ".safetensors" and path.is_file():
+    elif path.is_file():
+        refuse_foreign_file(path)
         file = SafetensorsFile(path)
         tensors, metadata = file.tensors, file.metadata
     else:
