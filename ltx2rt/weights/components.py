@@ -75,8 +75,6 @@ _RULES = (
     _Rule("hf_asset__", "text_assets", "hf_asset__"),
 )
 
-COMPONENTS = tuple(dict.fromkeys(rule.component for rule in _RULES if rule.component != IGNORED))
-
 _TRANSFORMER_PREFIX = "model.diffusion_model."
 # A transformer saved without the official prefix starts with one of these.
 _BARE_TRANSFORMER = ("transformer_blocks.", "diffusion_model.transformer_blocks.")
