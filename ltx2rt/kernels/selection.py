@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import mlx.core as mx
 
+from ltx2rt._abi import load_extension
 from ltx2rt.errors import UsageError
 
-try:
-    from ltx2rt import _ext as ext
-except ImportError:  # ltx2rt._abi has allowed this, because LTX2RT_KERNELS=reference
-    ext = None  # type: ignore[assignment]
+# None when it does not fit the installed MLX and LTX2RT_KERNELS=reference allows that.
+ext: Any = load_extension()
 
 
 def use_reference() -> bool:

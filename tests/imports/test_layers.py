@@ -14,7 +14,7 @@ MODELS = {"kernels", "types", "errors"}
 PIPELINES = {"graph.models", "graph.diffusion", "weights", "memory", "types", "errors"} | MODELS
 API = {"graph.pipelines", "media"} | PIPELINES
 BELOW = {
-    "kernels": {"_ext", "types"},
+    "kernels": {"_abi", "types", "errors"},
     "media": {"types", "errors"},
     "weights": {"types", "errors"},
     "memory": {"types", "errors"},

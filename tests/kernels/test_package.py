@@ -6,6 +6,7 @@ import ast
 import importlib.metadata
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -31,14 +32,22 @@ def test_has_a_version():
 
 
 def test_runs_with_the_mlx_it_was_compiled_for():
-    assert _ext.MLX_VERSION == mx.__version__ == importlib.metadata.version("mlx")
-    assert _abi.version_problem("0.32.4", "0.32.4") is None
+    assert _ext.MLX_VERSION == _abi.MLX_VERSION == mx.__version__ == importlib.metadata.version("mlx")
 
 
-def test_another_mlx_is_refused_naming_both_versions(monkeypatch):
-    monkeypatch.setattr(_ext, "MLX_VERSION", "0.31.9")
-    with pytest.raises(ImportError, match=rf"compiled for MLX 0\.31\.9 but MLX {mx.__version__} is installed.*mlx==0"):
-        _abi.check_extension()
+def test_the_build_requires_exactly_that_mlx():
+    pins = re.findall(r"mlx(?:\[cpu\])?==([\d.]+)", (pathlib.Path(__file__).parents[2] / "pyproject.toml").read_text())
+    assert set(pins) == {_abi.MLX_VERSION}
+    assert len(pins) == 4  # to build and to run, on Linux and on macOS
+
+
+@pytest.mark.parametrize("place", [_abi, _ext], ids=["before loading", "after loading"])
+def test_another_mlx_is_refused_naming_both_versions(place, monkeypatch):
+    monkeypatch.setattr(place, "MLX_VERSION", "0.31.9")
+    with pytest.raises(ImportError, match=rf"compiled for MLX 0\.31\.9, but MLX {mx.__version__} is installed"):
+        _abi.load_extension()
+    monkeypatch.setenv("LTX2RT_KERNELS", "reference")
+    assert _abi.load_extension() is None
 
 
 def test_arrays_that_cannot_be_exchanged_are_refused(monkeypatch):
@@ -47,13 +56,13 @@ def test_arrays_that_cannot_be_exchanged_are_refused(monkeypatch):
 
     monkeypatch.setattr(_ext, "shares_arrays", incompatible)
     with pytest.raises(ImportError, match=rf"MLX {mx.__version__} cannot exchange arrays"):
-        _abi.check_extension()
+        _abi.load_extension()
 
 
 def test_a_missing_extension_is_an_error_that_says_what_to_do():
     result = run(WITHOUT_EXTENSION + "import ltx2rt")
     assert result.returncode == 1
-    assert "compiled kernels cannot be loaded" in result.stderr
+    assert f"(for MLX {_abi.MLX_VERSION}) cannot be loaded beside MLX {mx.__version__}" in result.stderr
     assert "LTX2RT_KERNELS=reference" in result.stderr
 
 
