@@ -1,11 +1,11 @@
-"""Streams frames and stereo sound into an H.264/AAC file that appears only when it is complete."""
+"""Streams frames and stereo sound into an H.264 or HEVC file with AAC that appears only when it is complete."""
 
 from __future__ import annotations
 
 import os
 from fractions import Fraction
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import av
 import av.error
@@ -28,6 +28,42 @@ AAC_FRAME = 1024
 AAC_BITS_PER_SECOND = 192_000
 
 
+class VideoCodec(NamedTuple):
+    """One way to encode pictures.
+
+    Attributes:
+        encoder: FFmpeg's name.
+        crf: default quality, 0 (best) to 51.
+        tag: four letters that players look for in an .mp4; None leaves the usual one.
+        options: of the encoder, besides quality and preset.
+    """
+
+    encoder: str
+    crf: int
+    tag: str | None
+    options: dict[str, str]
+
+
+CODECS = {
+    "h264": VideoCodec("libx264", 19, None, {}),
+    # Frame threads and the pool are fixed for the same reason as ENCODER_THREADS.
+    "hevc": VideoCodec("libx265", 22, "hvc1", {"x265-params": "frame-threads=1:pools=4:log-level=error"}),
+}
+PRESETS = (
+    "ultrafast",
+    "superfast",
+    "veryfast",
+    "faster",
+    "fast",
+    "medium",
+    "slow",
+    "slower",
+    "veryslow",
+    "placebo",
+)
+DEFAULT_PRESET = "veryfast"
+
+
 def exact_frame_rate(frame_rate: Fraction | float) -> Fraction:
     """The rational rate meant by ``frame_rate``: 23.976 is 24000/1001, 29.97 is 30000/1001, 12.5 is 25/2.
 
@@ -48,7 +84,7 @@ def exact_frame_rate(frame_rate: Fraction | float) -> Fraction:
 
 
 class VideoWriter:
-    """One clip: 8-bit 4:2:0 H.264 in BT.709 limited range and, if asked for, AAC stereo.
+    """One clip: 8-bit 4:2:0 H.264 or HEVC in BT.709 limited range and, if asked for, AAC stereo.
 
     Frames are encoded as they arrive. Use it as a context manager: a clean exit completes the file, any exception
     (Ctrl-C included) removes what was written.
@@ -57,8 +93,9 @@ class VideoWriter:
         path: ends in .mp4, .m4v or .mov; its folder must exist.
         width, height: pixels, even.
         frame_rate: frames/s, see `exact_frame_rate`.
-        crf: x264 quality, 0 (lossless) to 51.
-        preset: x264 speed.
+        codec: a key of `CODECS`.
+        crf: quality, 0 (best) to 51; None = the codec's default.
+        preset: speed, one of `PRESETS`; slower ones make smaller files.
         sample_rate: Hz of the sound; None makes a silent file without an audio track.
 
     Raises:
@@ -75,14 +112,21 @@ class VideoWriter:
         height: int,
         frame_rate: Fraction | float,
         *,
-        crf: int = 19,
-        preset: str = "veryfast",
+        codec: str = "h264",
+        crf: int | None = None,
+        preset: str = DEFAULT_PRESET,
         sample_rate: int | None = None,
     ) -> None:
         if width <= 0 or height <= 0 or width % 2 or height % 2:
             raise UsageError(f"video size must be even and positive, got {width}x{height}; use multiples of 32.")
-        if not 0 <= crf <= 51:
-            raise UsageError(f"crf must be 0 to 51, got {crf}; 19 is the default, smaller is better quality.")
+        if codec not in CODECS:
+            raise UsageError(f"unknown video codec {codec!r}; use one of {', '.join(CODECS)}.")
+        if crf is not None and not 0 <= crf <= 51:
+            raise UsageError(
+                f"crf must be 0 to 51, got {crf}; {CODECS[codec].crf} is the default, smaller is better quality."
+            )
+        if preset not in PRESETS:
+            raise UsageError(f"unknown encoder preset {preset!r}; use one of {', '.join(PRESETS)}.")
         suffix = os.path.splitext(os.fspath(path))[1].lower()
         if suffix not in CONTAINERS:
             raise UsageError(f"video output must end in {', '.join(CONTAINERS)}, got {os.fspath(path)!r}; use .mp4.")
@@ -93,13 +137,13 @@ class VideoWriter:
         self._output = OutputFile(path)
         try:
             self._container = av.open(self._output.file, "w", format=CONTAINERS[suffix])
-            self._video = self._add_video(crf, preset)
+            self._video = self._add_video(CODECS[codec], crf, preset)
             self._audio = None if sample_rate is None else self._add_audio(sample_rate)
         except (av.error.FFmpegError, ValueError) as error:
             self._output.discard()
             raise MediaError(
                 f"cannot set up the encoder for {self._output.path}: {error}; "
-                "reinstall the package 'av' with libx264 and aac, or check preset and sample rate."
+                f"reinstall the package 'av' with {CODECS[codec].encoder} and aac, or check the sample rate."
             ) from error
         except BaseException:
             self._output.discard()
@@ -200,13 +244,15 @@ class VideoWriter:
         else:
             self.abort()
 
-    def _add_video(self, crf: int, preset: str) -> VideoStream:
-        stream = self._container.add_stream("libx264", rate=self.frame_rate)
+    def _add_video(self, codec: VideoCodec, crf: int | None, preset: str) -> VideoStream:
+        stream = self._container.add_stream(codec.encoder, rate=self.frame_rate)
         stream.width, stream.height = self.width, self.height
         stream.pix_fmt = "yuv420p"
         stream.time_base = 1 / self.frame_rate
         context = stream.codec_context
-        context.options = {"crf": str(crf), "preset": preset}
+        context.options = {"crf": str(codec.crf if crf is None else crf), "preset": preset, **codec.options}
+        if codec.tag is not None:
+            context.codec_tag = codec.tag
         context.thread_count = ENCODER_THREADS
         context.color_primaries = context.color_trc = context.colorspace = BT709
         context.color_range = LIMITED_RANGE

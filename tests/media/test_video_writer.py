@@ -92,6 +92,32 @@ def test_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
     assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
 
 
+def test_hevc_is_what_was_asked_for_and_the_same_each_time(tmp_path: Path) -> None:
+    frames = gradients(5)
+    for name in ("a", "b"):
+        with VideoWriter(tmp_path / f"{name}.mp4", WIDTH, HEIGHT, 24, codec="hevc", preset="ultrafast") as writer:
+            writer.write(frames)
+    with av.open(str(tmp_path / "a.mp4")) as container:
+        context = container.streams.video[0].codec_context
+        assert (context.name, context.codec_tag) == ("hevc", "hvc1")
+        decoded = [frame.to_ndarray() for frame in container.decode(video=0)]
+    for frame, wanted in zip(decoded, frames, strict=True):
+        luma = yuv420_bt709(wanted)[0].astype(int)
+        assert np.abs(frame[:HEIGHT].astype(int) - luma).mean() < 2
+    assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
+
+
+def test_quality_and_speed_reach_the_encoder(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).random((3, HEIGHT, WIDTH, 3), np.float32)
+    sizes = []
+    for name, options in (("good", {"crf": 10}), ("poor", {"crf": 45}), ("slow", {"crf": 45, "preset": "slow"})):
+        with VideoWriter(tmp_path / f"{name}.mp4", WIDTH, HEIGHT, 24, **options) as writer:
+            writer.write(noise)
+        sizes.append((tmp_path / f"{name}.mp4").stat().st_size)
+    assert sizes[0] > 2 * sizes[1]
+    assert sizes[1] != sizes[2]
+
+
 @pytest.mark.parametrize(
     ("given", "exact"),
     [
@@ -173,6 +199,8 @@ def test_a_clip_without_frames_is_refused(tmp_path: Path) -> None:
         ({"width": 33}, UsageError, "even and positive, got 33x32"),
         ({"height": 0}, UsageError, "even and positive, got 32x0"),
         ({"crf": 52}, UsageError, "crf must be 0 to 51, got 52"),
+        ({"codec": "vp9"}, UsageError, "unknown video codec 'vp9'; use one of h264, hevc"),
+        ({"preset": "warp"}, UsageError, "unknown encoder preset 'warp'"),
         ({"sample_rate": 12345}, MediaError, "cannot set up the encoder"),
     ],
 )
