@@ -16,22 +16,15 @@ constexpr int kTileColumns = 2 * kLanes;  // columns of one panel
 
 // c[i, j] (+)= sum over runs and k of rows[i][run.offset + k] * panel[k', j], k' counting on through the runs, for i <
 // kRows and j < kVecs * kLanes. Panel rows are kTileColumns apart whatever kVecs is. Each sum is one chain of fused
-// multiply-adds in the order of k', so its bits do not depend on the tiling.
+// multiply-adds in the order of k', added to c at the end: its bits depend on the runs alone, its error stays small.
 template <int kRows, int kVecs>
 void fma_rows(const float* const* rows, const Run* runs, int64_t run_count, const float* panel, float* c, int64_t ldc,
               bool accumulate) {
   Vec sums[kRows][kVecs];
-  if (accumulate) {
 #pragma GCC unroll 16
-    for (int i = 0; i < kRows; ++i)
+  for (int i = 0; i < kRows; ++i)
 #pragma GCC unroll 2
-      for (int v = 0; v < kVecs; ++v) sums[i][v] = load(c + i * ldc + v * kLanes);
-  } else {
-#pragma GCC unroll 16
-    for (int i = 0; i < kRows; ++i)
-#pragma GCC unroll 2
-      for (int v = 0; v < kVecs; ++v) sums[i][v] = zero();
-  }
+    for (int v = 0; v < kVecs; ++v) sums[i][v] = zero();
   for (int64_t r = 0; r < run_count; ++r) {
     const float* a[kRows];
 #pragma GCC unroll 16
@@ -52,7 +45,10 @@ void fma_rows(const float* const* rows, const Run* runs, int64_t run_count, cons
 #pragma GCC unroll 16
   for (int i = 0; i < kRows; ++i)
 #pragma GCC unroll 2
-    for (int v = 0; v < kVecs; ++v) store(c + i * ldc + v * kLanes, sums[i][v]);
+    for (int v = 0; v < kVecs; ++v) {
+      float* to = c + i * ldc + v * kLanes;
+      store(to, accumulate ? load(to) + sums[i][v] : sums[i][v]);
+    }
 }
 
 template <int kVecs, int kRows = kTileRows>

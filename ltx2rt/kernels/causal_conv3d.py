@@ -178,15 +178,29 @@ def conv_transpose1d(
     Returns:
         (B, (S - 1) * stride - 2 * padding + k, O), dtype of x.
 
+    Raises:
+        ValueError: for shapes that do not fit, and as `causal_conv3d`.
+
     Source: torch.nn.functional.conv_transpose1d.
     """
-    batch, samples, channels = x.shape
-    out_channels, k, _ = weight.shape
+    if x.ndim != 3 or weight.ndim != 3:
+        raise ValueError(
+            f"[conv_transpose1d] x must have shape (B,S,C) and weight (O,k,C) but they have {x.shape} and {weight.shape}."
+        )
+    if stride < 1:
+        raise ValueError(f"[conv_transpose1d] stride must be positive but is {stride}.")
+    batch, samples, _ = x.shape
+    out_channels, k, channels = weight.shape
+    length = (samples - 1) * stride - 2 * padding + k
+    if padding < 0 or length < 1:
+        raise ValueError(
+            f"[conv_transpose1d] padding must leave samples of the {length + 2 * padding} of the full result but is "
+            f"{padding} at both ends."
+        )
     taps = -(-k // stride)
     # Full result sample n = i*stride + r collects weight tap r + stride*m at input i - m.
-    filled = mx.concatenate(
-        [weight, mx.zeros((out_channels, taps * stride - k, channels), dtype=weight.dtype)], axis=1
-    )
+    unused = mx.zeros((out_channels, taps * stride - k, channels), dtype=weight.dtype)
+    filled = mx.concatenate([weight, unused], axis=1)
     phases = filled.reshape(out_channels, taps, stride, channels)[:, ::-1].transpose(2, 0, 1, 3)
     full = conv1d(
         x,
@@ -196,5 +210,4 @@ def conv_transpose1d(
         activation=activation,
         negative_slope=negative_slope,
     ).reshape(batch, (samples + taps - 1) * stride, out_channels)
-    length = (samples - 1) * stride - 2 * padding + k
     return full[:, padding : padding + length]

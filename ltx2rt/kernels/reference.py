@@ -24,7 +24,7 @@ class RopeTable(NamedTuple):
 
     cos: mx.array
     sin: mx.array
-    index: mx.array
+    index: mx.array  # type: ignore[assignment]  # hides tuple.index
 
 
 def rope_table(cos: mx.array | None, sin: mx.array | None, index: mx.array | None) -> RopeTable | None:
@@ -41,7 +41,9 @@ def rope_lanes(table: RopeTable, lanes: int) -> tuple[mx.array, mx.array]:
 
     def dense(rows: mx.array, fill: float) -> mx.array:
         values = mx.swapaxes(rows[index], 2, 3).reshape(batch, tokens, columns)
-        return mx.concatenate([mx.full((batch, tokens, pad), fill, dtype=mx.float32), values], axis=2) if pad else values
+        if pad == 0:
+            return values
+        return mx.concatenate([mx.full((batch, tokens, pad), fill, dtype=mx.float32), values], axis=2)
 
     return dense(table.cos, 1.0), dense(table.sin, 0.0)
 
