@@ -185,7 +185,8 @@ def conv_transpose1d(
     """
     if x.ndim != 3 or weight.ndim != 3:
         raise ValueError(
-            f"[conv_transpose1d] x must have shape (B,S,C) and weight (O,k,C) but they have {x.shape} and {weight.shape}."
+            "[conv_transpose1d] x must have shape (B,S,C) and weight (O,k,C) "
+            f"but they have {x.shape} and {weight.shape}."
         )
     if stride < 1:
         raise ValueError(f"[conv_transpose1d] stride must be positive but is {stride}.")
