@@ -11,8 +11,9 @@ import mlx.core as mx
 import numpy as np
 
 from ltx2rt.errors import CheckpointError
+from ltx2rt.graph.models.key_value_cache import KeyValueCache
 from ltx2rt.graph.models.params import Params, linear
-from ltx2rt.kernels import RopeTable, modulated_norm, rope_attention
+from ltx2rt.kernels import RopeTable, modulated_norm, quantized_linear, rope_attention
 from ltx2rt.kernels.reference import dequantise
 from ltx2rt.types import LinearWeight, ParamSpec
 
@@ -216,8 +217,13 @@ def rope_table(frequencies: RopeFrequencies, head_dim: int, tokens: int) -> Rope
     )
 
 
+def rope_rows(table: RopeTable, start: int, stop: int) -> RopeTable:
+    """The part of a table for positions start .. stop-1."""
+    return RopeTable(table.cos, table.sin, table.index[start:stop])
+
+
 class Gemma3:
-    """Gemma 3 without its language head.
+    """Gemma 3 text model.
 
     Args:
         config: sizes.
@@ -262,22 +268,18 @@ class Gemma3:
         config, tokens = self.config, ids.size
         global_rope = rope_table(config.global_rope, config.head_dim, tokens)
         local_rope = rope_table(config.local_rope, config.head_dim, tokens)
-        window = _window_bias(tokens, config.sliding_window) if tokens > config.sliding_window else None
-        hidden = self._embed(ids)
+        window = window_bias(tokens, config.sliding_window) if tokens > config.sliding_window else None
+        hidden = self.embed(ids)
         for layer, is_global in enumerate(config.global_layers):
             mx.eval(hidden)
             yield hidden
-            params = self._params.at(f"layers.{layer}")
-            if is_global:
-                hidden = self._layer(hidden, params, global_rope, None)
-            else:
-                hidden = self._layer(hidden, params, local_rope, window)
-        hidden = self._norm(hidden, self._params.at("norm"))
+            hidden = self.layer(layer, hidden, global_rope if is_global else local_rope, None if is_global else window)
+        hidden = self.final_norm(hidden)
         mx.eval(hidden)
         yield hidden
 
-    def _embed(self, ids: np.ndarray[Any, Any]) -> mx.array:
-        """Rows of the embedding times sqrt(D), the factor rounded to the dtype of the activations first."""
+    def embed(self, ids: np.ndarray[Any, Any]) -> mx.array:
+        """Hidden state (1, n, D) of token ids (n,): rows of the embedding times sqrt(D), the factor rounded to the dtype of the activations first."""
         table = self._params.weight("embed_tokens.weight")
         index = mx.array(ids.astype(np.int32))
         per_row = table.mode == "affine"
@@ -292,31 +294,65 @@ class Gemma3:
         factor = mx.array(math.sqrt(self.config.hidden_size), dtype=self._dtype)
         return (dequantise(rows).astype(self._dtype) * factor)[None]
 
+    def final_norm(self, hidden: mx.array) -> mx.array:
+        """The norm after the last layer."""
+        return self._norm(hidden, self._params.at("norm"))
+
+    def logits(self, hidden: mx.array) -> mx.array:
+        """Scores (1, n, vocab) of the next token after normed hidden states (1, n, D): the head is the embedding."""
+        return quantized_linear(hidden, self._params.weight("embed_tokens.weight"))
+
     def _norm(self, x: mx.array, params: Params) -> mx.array:
         """RMSNorm whose stored weight is zero-centred."""
         return modulated_norm(x, scale=params["weight"][None], eps=self.config.rms_norm_eps)
 
-    def _layer(self, hidden: mx.array, params: Params, rope: RopeTable, bias: mx.array | None) -> mx.array:
-        attended = self._attention(self._norm(hidden, params.at("input_layernorm")), params.at("self_attn"), rope, bias)
+    def layer(
+        self,
+        index: int,
+        hidden: mx.array,
+        rope: RopeTable,
+        bias: mx.array | None = None,
+        cache: KeyValueCache | None = None,
+    ) -> mx.array:
+        """Output (1, n, D) of one layer.
+
+        Args:
+            index: of the layer.
+            hidden: (1, n, D), the tokens after those in ``cache``.
+            rope: table of all positions from 0 on; without a cache of exactly n.
+            bias: (1, 1, n, keys) added to the scores.
+            cache: keys and values of earlier tokens; extended by the new ones.
+        """
+        params = self._params.at(f"layers.{index}")
+        x = self._norm(hidden, params.at("input_layernorm"))
+        attended = self._attention(x, params.at("self_attn"), rope, bias, cache)
         hidden = hidden + self._norm(attended, params.at("post_attention_layernorm"))
         mlp = params.at("mlp")
         x = self._norm(hidden, params.at("pre_feedforward_layernorm"))
         x = linear(x, mlp.at("gate_proj"), activation="gelu_tanh") * linear(x, mlp.at("up_proj"))
         return hidden + self._norm(linear(x, mlp.at("down_proj")), params.at("post_feedforward_layernorm"))
 
-    def _attention(self, x: mx.array, params: Params, rope: RopeTable, bias: mx.array | None) -> mx.array:
+    def _attention(
+        self, x: mx.array, params: Params, rope: RopeTable, bias: mx.array | None, cache: KeyValueCache | None
+    ) -> mx.array:
         config = self.config
+        keys, values = linear(x, params.at("k_proj")), linear(x, params.at("v_proj"))
+        rope_q = rope_k = rope
+        if cache is not None:
+            rope_q = rope_rows(rope, cache.end, cache.end + x.shape[1])
+            keys, values, first = cache.extend(keys, values)
+            rope_k = rope_rows(rope, first, cache.end)
         attended = rope_attention(
             linear(x, params.at("q_proj")),
-            linear(x, params.at("k_proj")),
-            linear(x, params.at("v_proj")),
+            keys,
+            values,
             num_heads=config.num_attention_heads,
             num_kv_heads=config.num_key_value_heads,
             q_norm=1.0 + params["q_norm.weight"].astype(mx.float32),
             k_norm=1.0 + params["k_norm.weight"].astype(mx.float32),
             norm_eps=config.rms_norm_eps,
-            rope_q=rope,
-            rope_k=rope,
+            rope_q=rope_q,
+            rope_k=rope_k,
             bias=bias,
             causal=True,
             scale=config.query_pre_attn_scalar**-0.5,
@@ -324,7 +360,7 @@ class Gemma3:
         return linear(attended, params.at("o_proj"))
 
 
-def _window_bias(tokens: int, window: int) -> mx.array:
+def window_bias(tokens: int, window: int) -> mx.array:
     """(1, 1, tokens, tokens) float32: hides keys that lie ``window`` or more positions before the query."""
     positions = np.arange(tokens)
     outside = positions[:, None] - positions[None] >= window
