@@ -279,7 +279,10 @@ class Gemma3:
         yield hidden
 
     def embed(self, ids: np.ndarray[Any, Any]) -> mx.array:
-        """Hidden state (1, n, D) of token ids (n,): rows of the embedding times sqrt(D), the factor rounded to the dtype of the activations first."""
+        """Hidden state (1, n, D) of token ids (n,).
+
+        The rows of the embedding times sqrt(D), the factor rounded to the dtype of the activations first.
+        """
         table = self._params.weight("embed_tokens.weight")
         index = mx.array(ids.astype(np.int32))
         per_row = table.mode == "affine"
