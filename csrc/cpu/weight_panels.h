@@ -90,12 +90,11 @@ class PanelRows {
     for (int64_t n = 0; n < 16; ++n) {
       const int64_t at = n0 + n < w.columns ? n0 + n : w.columns - 1;
       const char* from = (const char*)w.values + at * w.row_bytes + first;
+      next_[n] = from + bytes;
       char* to = copy_[n];
       int64_t i = 0;
-      for (; i + 64 <= bytes; i += 64) {
-        _mm_prefetch(from + i + bytes, _MM_HINT_T0);  // the same piece of the next depth block
+      for (; i + 32 <= bytes; i += 32) {
         _mm256_store_si256((__m256i*)(to + i), _mm256_loadu_si256((const __m256i*)(from + i)));
-        _mm256_store_si256((__m256i*)(to + i + 32), _mm256_loadu_si256((const __m256i*)(from + i + 32)));
       }
       memcpy(to + i, from + i, (size_t)(bytes - i));
     }
@@ -103,11 +102,22 @@ class PanelRows {
   const char* operator[](int64_t n) const { return copy_[n]; }
   char* operator[](int64_t n) { return copy_[n]; }
 
+  // Fetches what the next depth block will copy, a little with every eight k so that memory is never idle: kLines cache
+  // lines, which is two for every byte of a weight.
+  template <int kLines>
+  void fetch_ahead(int64_t k) const {
+#pragma GCC unroll 8
+    for (int64_t line = k / 8 * kLines; line < (k / 8 + 1) * kLines; ++line) {
+      _mm_prefetch(next_[line % 16] + line / 16 * 64, _MM_HINT_T0);
+    }
+  }
+
  private:
   alignas(64) char copy_[16][4 * kDepthBlock + 64];
+  const char* next_[16];
 };
 
-// 8 x 8 words transposed in each half: r[i] holds columns i and i + 8, becomes rows k with 16 columns in order.
+// 8 x 8 words transposed in each half: from two columns with eight k each to eight columns a half with one k each.
 inline void transpose_words(__m256i r[8]) {
   __m256i a[8], b[8];
 #pragma GCC unroll 4
@@ -129,46 +139,75 @@ inline void transpose_words(__m256i r[8]) {
   }
 }
 
-// Eight codes of 16 columns as words.
-inline void load_bytes(const PanelRows& rows, int64_t at, __m256i r[8]) {
+// Which columns the two halves of the vectors above hold. `halves`: 0-7 and 8-15, for conversions that take one half.
+// `quarters`: 0-3, 8-11 and 4-7, 12-15, so that unpacking low and high words of each half gives columns 0-7 and 8-15.
+enum class Order { halves, quarters };
+template <Order kOrder>
+constexpr int low_column(int i) {
+  return kOrder == Order::quarters && i >= 4 ? i + 4 : i;
+}
+template <Order kOrder>
+constexpr int high_column(int i) {
+  return kOrder == Order::quarters && i < 4 ? i + 4 : i + 8;
+}
+
+// Sixteen codes of 16 columns, transposed: r[i] holds k = 2i and, eight bytes further, 2i + 1 of eight columns a half.
+template <Order kOrder>
+inline void load_codes(const PanelRows& rows, int64_t at, __m256i r[8]) {
+  __m256i a[8], b[8];
 #pragma GCC unroll 8
   for (int i = 0; i < 8; ++i) {
-    const __m128i low = _mm_loadl_epi64((const __m128i*)(rows[i] + at));
-    const __m128i high = _mm_loadl_epi64((const __m128i*)(rows[i + 8] + at));
-    r[i] = _mm256_cvtepu8_epi16(_mm_unpacklo_epi64(low, high));
+    const __m128i low = _mm_load_si128((const __m128i*)(rows[low_column<kOrder>(i)] + at));
+    const __m128i high = _mm_load_si128((const __m128i*)(rows[high_column<kOrder>(i)] + at));
+    r[i] = _mm256_set_m128i(high, low);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    a[2 * i] = _mm256_unpacklo_epi8(r[2 * i], r[2 * i + 1]);
+    a[2 * i + 1] = _mm256_unpackhi_epi8(r[2 * i], r[2 * i + 1]);
+  }
+#pragma GCC unroll 2
+  for (int i = 0; i < 2; ++i) {
+    b[4 * i] = _mm256_unpacklo_epi16(a[4 * i], a[4 * i + 2]);
+    b[4 * i + 1] = _mm256_unpackhi_epi16(a[4 * i], a[4 * i + 2]);
+    b[4 * i + 2] = _mm256_unpacklo_epi16(a[4 * i + 1], a[4 * i + 3]);
+    b[4 * i + 3] = _mm256_unpackhi_epi16(a[4 * i + 1], a[4 * i + 3]);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    r[2 * i] = _mm256_unpacklo_epi32(b[i], b[i + 4]);
+    r[2 * i + 1] = _mm256_unpackhi_epi32(b[i], b[i + 4]);
   }
 }
 
+template <Order kOrder>
 inline void load_words(const PanelRows& rows, int64_t at, __m256i r[8]) {
 #pragma GCC unroll 8
   for (int i = 0; i < 8; ++i) {
-    const __m128i low = _mm_loadu_si128((const __m128i*)(rows[i] + at));
-    const __m128i high = _mm_loadu_si128((const __m128i*)(rows[i + 8] + at));
+    const __m128i low = _mm_loadu_si128((const __m128i*)(rows[low_column<kOrder>(i)] + at));
+    const __m128i high = _mm_loadu_si128((const __m128i*)(rows[high_column<kOrder>(i)] + at));
     r[i] = _mm256_set_m128i(high, low);
   }
 }
 
+// The 16 columns of one k, as float16 in order.
 template <typename Sink>
-inline void sink_f16(const __m256i r[8], int64_t k, const Sink& sink) {
-#pragma GCC unroll 8
-  for (int i = 0; i < 8; ++i) {
-    const Vec vecs[2] = {_mm256_cvtph_ps(_mm256_castsi256_si128(r[i])),
-                         _mm256_cvtph_ps(_mm256_extracti128_si256(r[i], 1))};
-    sink(k + i, vecs);
-  }
+inline void sink_f16(__m256i r, int64_t k, const Sink& sink) {
+  const Vec vecs[2] = {_mm256_cvtph_ps(_mm256_castsi256_si128(r)), _mm256_cvtph_ps(_mm256_extracti128_si256(r, 1))};
+  sink(k, vecs);
 }
-
-inline __m256i widen_words(__m128i words) { return _mm256_cvtepu16_epi32(words); }
 
 template <typename Sink>
 inline int64_t expand_f16(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t count, const Sink& sink) {
   const PanelRows rows(w, n0, 2 * k0, 2 * count);
   int64_t k = 0;
   for (; k + 8 <= count; k += 8) {
+    rows.fetch_ahead<4>(k);
     __m256i r[8];
-    load_words(rows, 2 * k, r);
+    load_words<Order::halves>(rows, 2 * k, r);
     transpose_words(r);
-    sink_f16(r, k, sink);
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; ++i) sink_f16(r[i], k + i, sink);
   }
   return k;
 }
@@ -178,37 +217,48 @@ inline int64_t expand_bf16(const WeightMatrix& w, int64_t n0, int64_t k0, int64_
   const PanelRows rows(w, n0, 2 * k0, 2 * count);
   int64_t k = 0;
   for (; k + 8 <= count; k += 8) {
+    rows.fetch_ahead<4>(k);
     __m256i r[8];
-    load_words(rows, 2 * k, r);
+    load_words<Order::quarters>(rows, 2 * k, r);
     transpose_words(r);
 #pragma GCC unroll 8
     for (int i = 0; i < 8; ++i) {
-      const Vec vecs[2] = {(Vec)_mm256_slli_epi32(widen_words(_mm256_castsi256_si128(r[i])), 16),
-                           (Vec)_mm256_slli_epi32(widen_words(_mm256_extracti128_si256(r[i], 1)), 16)};
+      const __m256i zeros = _mm256_setzero_si256();
+      const Vec vecs[2] = {(Vec)_mm256_unpacklo_epi16(zeros, r[i]), (Vec)_mm256_unpackhi_epi16(zeros, r[i])};
       sink(k + i, vecs);
     }
   }
   return k;
 }
 
+// float16 bits (see e4m3_as_f16) of codes in the high bytes of words, which are not NaN.
+inline __m256i e4m3_words_as_f16(__m256i w) {
+  const __m256i magnitude = _mm256_and_si256(_mm256_srli_epi16(w, 1), _mm256_set1_epi16(0x3f80));
+  return _mm256_or_si256(magnitude, _mm256_and_si256(w, _mm256_set1_epi16((short)0x8000)));
+}
+
 template <typename Sink>
 inline int64_t expand_e4m3(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t count, const Sink& sink) {
   const PanelRows rows(w, n0, k0, count);
-  const __m256i magnitude_bits = _mm256_set1_epi16(0x7f);
+  const __m256i zeros = _mm256_setzero_si256();
   int64_t k = 0;
-  for (; k + 8 <= count; k += 8) {
+  for (; k + 16 <= count; k += 16) {
+    rows.fetch_ahead<2>(k);
+    rows.fetch_ahead<2>(k + 8);
     __m256i r[8];
-    load_bytes(rows, k, r);
+    load_codes<Order::halves>(rows, k, r);
+    __m256i largest = zeros;
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; ++i) largest = _mm256_max_epu8(largest, _mm256_or_si256(r[i], _mm256_set1_epi8(-128)));
+    if (_mm256_movemask_epi8(_mm256_cmpeq_epi8(largest, _mm256_set1_epi8(-1))) != 0) {  // a NaN, 0x7f or 0xff
+      expand_slowly(w, n0, k0, k, k + 16, sink);
+      continue;
+    }
 #pragma GCC unroll 8
     for (int i = 0; i < 8; ++i) {
-      const __m256i magnitude = _mm256_and_si256(r[i], magnitude_bits);
-      const __m256i sign = _mm256_slli_epi16(_mm256_srli_epi16(r[i], 7), 15);
-      const __m256i nan =
-          _mm256_and_si256(_mm256_cmpeq_epi16(magnitude, magnitude_bits), _mm256_set1_epi16(0x7e00));
-      r[i] = _mm256_or_si256(_mm256_or_si256(_mm256_slli_epi16(magnitude, 7), sign), nan);
+      sink_f16(e4m3_words_as_f16(_mm256_unpacklo_epi8(zeros, r[i])), k + 2 * i, sink);
+      sink_f16(e4m3_words_as_f16(_mm256_unpackhi_epi8(zeros, r[i])), k + 2 * i + 1, sink);
     }
-    transpose_words(r);
-    sink_f16(r, k, sink);
   }
   return k;
 }
@@ -218,28 +268,27 @@ inline int64_t expand_f32(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t
   const PanelRows rows(w, n0, 4 * k0, 4 * count);
   int64_t k = 0;
   for (; k + 8 <= count; k += 8) {
+    rows.fetch_ahead<8>(k);
     __m256 halves[2][8];
-#pragma GCC unroll 2
-    for (int half = 0; half < 2; ++half) {
-      __m256 a[8], b[8];
-#pragma GCC unroll 8
-      for (int i = 0; i < 8; ++i) a[i] = _mm256_loadu_ps((const float*)rows[8 * half + i] + k);
 #pragma GCC unroll 4
-      for (int i = 0; i < 8; i += 2) {
-        b[i] = _mm256_unpacklo_ps(a[i], a[i + 1]);
-        b[i + 1] = _mm256_unpackhi_ps(a[i], a[i + 1]);
-      }
-#pragma GCC unroll 2
-      for (int i = 0; i < 8; i += 4) {
-        a[i] = _mm256_shuffle_ps(b[i], b[i + 2], 0x44);
-        a[i + 1] = _mm256_shuffle_ps(b[i], b[i + 2], 0xee);
-        a[i + 2] = _mm256_shuffle_ps(b[i + 1], b[i + 3], 0x44);
-        a[i + 3] = _mm256_shuffle_ps(b[i + 1], b[i + 3], 0xee);
-      }
+    for (int part = 0; part < 4; ++part) {  // 8 columns by 4 values of k
+      const int half = part / 2, first = 4 * (part % 2);
+      __m256 a[4], b[4];
 #pragma GCC unroll 4
       for (int i = 0; i < 4; ++i) {
-        halves[half][i] = _mm256_permute2f128_ps(a[i], a[i + 4], 0x20);
-        halves[half][i + 4] = _mm256_permute2f128_ps(a[i], a[i + 4], 0x31);
+        const float* low = (const float*)rows[8 * half + i] + k + first;
+        const float* high = (const float*)rows[8 * half + i + 4] + k + first;
+        a[i] = _mm256_set_m128(_mm_loadu_ps(high), _mm_loadu_ps(low));
+      }
+#pragma GCC unroll 2
+      for (int i = 0; i < 2; ++i) {
+        b[2 * i] = _mm256_unpacklo_ps(a[2 * i], a[2 * i + 1]);
+        b[2 * i + 1] = _mm256_unpackhi_ps(a[2 * i], a[2 * i + 1]);
+      }
+#pragma GCC unroll 2
+      for (int i = 0; i < 2; ++i) {
+        halves[half][first + 2 * i] = _mm256_shuffle_ps(b[i], b[i + 2], 0x44);
+        halves[half][first + 2 * i + 1] = _mm256_shuffle_ps(b[i], b[i + 2], 0xee);
       }
     }
 #pragma GCC unroll 8
@@ -251,28 +300,37 @@ inline int64_t expand_f32(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t
   return k;
 }
 
-// Codes of 0..255, a byte each.
+// Codes of 0..255 of one k in words, columns in `quarters`.
+template <typename Sink>
+inline void sink_affine(__m256i words, const GroupVecs& group, int64_t k, const Sink& sink) {
+  const __m256i zeros = _mm256_setzero_si256();
+  const Vec low = _mm256_cvtepi32_ps(_mm256_unpacklo_epi16(words, zeros));
+  const Vec high = _mm256_cvtepi32_ps(_mm256_unpackhi_epi16(words, zeros));
+  const Vec vecs[2] = {fma(low, group.scale[0], group.zero[0]), fma(high, group.scale[1], group.zero[1])};
+  sink(k, vecs);
+}
+
+// Rows of codes, a byte each. Group sizes are multiples of 32, so count is one.
 template <typename Sink>
 inline int64_t expand_affine(const WeightMatrix& w, const PanelRows& rows, int64_t n0, int64_t k0, int64_t count,
                              const Sink& sink) {
-  int64_t k = 0;
-  while (k + 8 <= count) {
-    const GroupVecs group = load_group(w, n0, (k0 + k) / w.group_size);
-    const int64_t group_end = k + w.group_size < count ? k + w.group_size : count;
-    for (; k + 8 <= group_end; k += 8) {
+  const __m256i zeros = _mm256_setzero_si256();
+  for (int64_t first = 0; first < count; first += w.group_size) {
+    const GroupVecs group = load_group(w, n0, (k0 + first) / w.group_size);
+    const int64_t last = first + w.group_size < count ? first + w.group_size : count;
+    for (int64_t k = first; k < last; k += 16) {
+      rows.fetch_ahead<2>(k);
+      rows.fetch_ahead<2>(k + 8);
       __m256i r[8];
-      load_bytes(rows, k, r);
-      transpose_words(r);
+      load_codes<Order::quarters>(rows, k, r);
 #pragma GCC unroll 8
       for (int i = 0; i < 8; ++i) {
-        const Vec low = _mm256_cvtepi32_ps(widen_words(_mm256_castsi256_si128(r[i])));
-        const Vec high = _mm256_cvtepi32_ps(widen_words(_mm256_extracti128_si256(r[i], 1)));
-        const Vec vecs[2] = {fma(low, group.scale[0], group.zero[0]), fma(high, group.scale[1], group.zero[1])};
-        sink(k + i, vecs);
+        sink_affine(_mm256_unpacklo_epi8(r[i], zeros), group, k + 2 * i, sink);
+        sink_affine(_mm256_unpackhi_epi8(r[i], zeros), group, k + 2 * i + 1, sink);
       }
     }
   }
-  return k;
+  return count;
 }
 
 template <typename Sink>
