@@ -1,43 +1,36 @@
-"""Golden cases of whole pipeline runs: every saved state and step, decoded pixels and waveform."""
+"""Golden cases of whole pipeline runs: every saved state, evaluation and step, decoded pixels and waveform."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from fractions import Fraction
-from functools import cached_property, partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import mlx.core as mx
 import numpy as np
 
-from ltx2rt.graph.diffusion.guidance import GuiderParams
-from ltx2rt.graph.diffusion.noise import RecordedNoise
 from ltx2rt.graph.models.tiling import Tile, Tiling, decode_plan
-from ltx2rt.graph.pipelines import PIPELINES
 from ltx2rt.graph.pipelines.events import (
     AudioDecoded,
-    Denoised,
-    Event,
-    ImageEncoded,
+    Evaluated,
     LatentUpscaled,
     Noised,
+    SoundEncoded,
     StepDone,
     VideoDecodeStarted,
+    VideoEncoded,
 )
-from ltx2rt.graph.pipelines.model_files import ModelFiles
-from ltx2rt.graph.pipelines.request import ImageCondition, Request
-from ltx2rt.graph.pipelines.run import GeneratedClip, Run
-from ltx2rt.media.images import load_conditioning_image
 from ltx2rt.verify.golden import Array, Case, Check, GoldenFile
+from ltx2rt.verify.saved_run import SavedRun, pipeline_of
 
-PIPELINE_NAMES = ((r"distilled(_.*)?", "distilled"), (r"ti2vid_one_stage(_.*)?", "one-stage"))
 # Each part of a run with a tensor that only files which saved this part hold.
 PARTS = (
     ("states", "noised_latent.00"),
-    ("image_latents", "vae_encode.out.00"),
+    ("encoded", "vae_encode.out.00"),
+    ("sound", "audio_encode.out.00"),
     ("x0", "step.x0.00"),
     ("steps", "step.latent.00"),
+    ("evaluations", "eval.video_in.00"),
     ("upscaler", "upsampler.in.00"),
     ("audio", "audio_waveform"),
     ("frames", "video_uint8_hwc_first"),
@@ -51,23 +44,20 @@ E = TypeVar("E")
 
 def find_cases(golden: GoldenFile) -> Iterator[Case]:
     """Cases of a file below ``pipelines`` whose pipeline this version has."""
-    if golden.path.parent.name != "pipelines" or "checkpoint" not in golden.metadata:
+    if golden.path.parent.name != "pipelines" or pipeline_of(golden) is None:
         return
-    for pattern, name in PIPELINE_NAMES:
-        if re.fullmatch(pattern, str(golden.metadata.get("pipeline"))):
-            saved = SavedRun(golden, name)
-            for part, first_key in PARTS:
-                if first_key in golden:
-                    yield Case(f"{golden.name}/{part}", getattr(saved, part))
+    comparison = Comparison(golden)
+    for part, key in PARTS:
+        if key in golden:
+            yield Case(f"{golden.name}/{part}", getattr(comparison, part))
 
 
-class SavedRun:
-    """A golden file beside our own run of the same request with the same noise; run once, compared in parts."""
+class Comparison:
+    """A saved run beside our own run of the same request with the same noise; run once, compared in parts."""
 
-    def __init__(self, golden: GoldenFile, pipeline: str) -> None:
+    def __init__(self, golden: GoldenFile) -> None:
         self._golden = golden
-        self._pipeline = pipeline
-        self._events: list[Event] = []
+        self._run = SavedRun(golden)
 
     def states(self) -> Iterator[Check]:
         """Conditioned and noised states of every noiser call."""
@@ -88,16 +78,27 @@ class SavedRun:
                 if key in self._golden and actual is not None:
                     yield self._check(key, np.asarray(actual), **LATENT)
 
-    def image_latents(self) -> Iterator[Check]:
-        """Encoded image conditions, in order."""
-        latents = [_channels_first(event.latent) for event in self._all(ImageEncoded)]
+    def encoded(self) -> Iterator[Check]:
+        """Encoded images and videos, in order."""
+        latents = [_channels_first(event.latent) for event in self._all(VideoEncoded)]
         for key, latent in zip(self._keys("vae_encode.out"), latents, strict=False):
             yield self._check(key, latent, **LATENT)
 
+    def sound(self) -> Iterator[Check]:
+        """Log-mel spectrogram and latent of encoded sound."""
+        for i, event in enumerate(self._all(SoundEncoded)):
+            # Compared as magnitudes: in bands without energy the logarithm only magnifies the rounding of the
+            # Fourier transform (floor 1e-5, differences below 4e-6).
+            key = f"audio_encode.in_logmel.{i:02d}"
+            magnitude = np.exp(np.array(event.log_mel).transpose(0, 3, 1, 2))
+            yield Check(f"{key} (magnitudes)", magnitude, np.exp(self._golden[key]), atol=2e-5)
+            yield self._check(f"audio_encode.out.{i:02d}", _audio_grid(event.tokens), **LATENT)
+
     def x0(self) -> Iterator[Check]:
         """The first post-processed predictions of both streams."""
-        predictions = [x0 for event in self._all(Denoised) for x0 in (event.video, event.audio) if x0 is not None]
-        for key, prediction in zip(self._keys("step.x0"), predictions, strict=False):
+        predictions = [x for event in self._all(Evaluated) for x in (event.video_denoised, event.audio_denoised)]
+        keys = self._keys("step.x0")
+        for key, prediction in zip(keys, (x for x in predictions if x is not None), strict=False):
             yield self._check(key, prediction, **LATENT)
 
     def steps(self) -> Iterator[Check]:
@@ -108,6 +109,21 @@ class SavedRun:
         for key, latent in zip(keys, latents, strict=False):
             yield self._check(key, latent, **LATENT)
 
+    def evaluations(self) -> Iterator[Check]:
+        """Inputs and predictions of every model evaluation, and the noise of the res_2s steps."""
+        events = self._all(Evaluated)
+        yield Check("evaluations", np.array(len(events)), np.array(len(self._keys("eval.video_in"))), atol=0)
+        for i, event in enumerate(events):
+            given = {
+                "video_in": event.video,
+                "audio_in": event.audio,
+                "video_x0": event.video_denoised,
+                "audio_x0": event.audio_denoised,
+            }
+            for name, actual in given.items():
+                if actual is not None:
+                    yield self._check(f"eval.{name}.{i:02d}", actual, **LATENT)
+
     def upscaler(self) -> Iterator[Check]:
         """Un-normalised latents before and after the spatial upscaler."""
         for i, event in enumerate(self._all(LatentUpscaled)):
@@ -117,24 +133,21 @@ class SavedRun:
     def audio(self) -> Iterator[Check]:
         """Audio latent, log-mel spectrogram and waveform."""
         for i, event in enumerate(self._all(AudioDecoded)):
-            tokens = np.array(event.tokens.astype(mx.float32))
-            batch, length, _ = tokens.shape
-            latent = tokens.reshape(batch, length, 8, 16).transpose(0, 2, 1, 3)
-            yield self._check(f"audio_decode.in.{i:02d}", latent, **LATENT)
+            yield self._check(f"audio_decode.in.{i:02d}", _audio_grid(event.tokens), **LATENT)
             log_mel = np.array(event.log_mel.astype(mx.float32)).transpose(0, 3, 1, 2)
             yield self._check(f"audio_decode.out.{i:02d}", log_mel, atol=5e-4, rtol=1e-4)
+        waveform, rate = self._run.clip.audio, self._run.clip.sample_rate
+        assert waveform is not None
         expected = self._golden["audio_waveform"]
-        waveform = self._clip.audio.T[:, : expected.shape[1]]
-        yield Check("audio_waveform", waveform, expected, **WAVEFORM)
-        rate = self._golden.metadata["audio_sampling_rate"]
-        yield Check("audio_sampling_rate", np.array(self._clip.sample_rate), np.array(int(rate)), atol=0)
+        yield Check("audio_waveform", waveform.T[:, : expected.shape[1]], expected, **WAVEFORM)
+        yield Check("audio_sampling_rate", np.array(rate), np.array(int(self._metadata("audio_sampling_rate"))), atol=0)
 
     def frames(self) -> Iterator[Check]:
         """Decoder inputs (one per tile), decoded frames as floats and as bytes, chunk lengths."""
-        chunks = self._chunks
+        chunks = self._run.chunks
         (started,) = self._all(VideoDecodeStarted)
         latent = np.array(started.latent.astype(mx.float32))
-        tiling = self._request.tiling
+        tiling = self._run.request.tiling
         tiles = decode_plan(latent.shape[1:4], tiling) if isinstance(tiling, Tiling) else None
         inputs = [_cut(latent, tile) for tile in tiles.tiles] if tiles else [latent]
         for key, tile in zip(self._keys("vae_decode.in"), inputs, strict=False):
@@ -143,8 +156,8 @@ class SavedRun:
         if "vae_decode.out_last_frame.00" in self._golden:
             saved = np.clip((self._golden["vae_decode.out_last_frame.00"] + 1) / 2, 0, 1)
             yield Check("vae_decode.out_last_frame.00", video[-1].transpose(2, 0, 1)[None, :, None], saved, **PIXEL)
-        lengths = self._golden.metadata["chunk_frames"]
-        yield Check("chunk_frames", np.array([len(c) for c in chunks]), np.array(lengths), atol=0)
+        lengths = np.array([len(chunk) for chunk in chunks])
+        yield Check("chunk_frames", lengths, np.array(self._metadata("chunk_frames")), atol=0)
         as_bytes = np.floor(np.clip(video, 0, 1) * 255).astype(np.uint8)
         for key, frame in (("video_uint8_hwc_first", as_bytes[0]), ("video_uint8_hwc_last", as_bytes[-1])):
             expected = self._golden[key]
@@ -153,81 +166,24 @@ class SavedRun:
             yield Check(f"{key}: share of pixels off", np.array(off), np.array(0.0), atol=0.01)
         yield self._check("video_uint8_mean_per_frame", as_bytes.mean(axis=(1, 2, 3)), atol=0.01)
 
-    @cached_property
-    def _clip(self) -> GeneratedClip:
-        pipeline = PIPELINES[self._pipeline]
-        pipeline.check(self._request, self._files)
-        noise = RecordedNoise([self._golden[key] for key in self._keys("noise")])
-        return pipeline.generate(Run(self._files, self._request, self._events.append, noise))
-
-    @cached_property
-    def _chunks(self) -> list[Array]:
-        return list(self._clip.frames)
-
-    @cached_property
-    def _files(self) -> ModelFiles:
-        root, checkpoint = self._golden.root, self._golden.metadata["checkpoint"]
-        family = checkpoint.removesuffix("-style.safetensors")
-        loras = self._arguments.get("loras", [])
-        return ModelFiles.open(
-            root / checkpoint,
-            root / "tiny-gemma3",
-            root / "tiny-spatial-upscaler-x2.safetensors",
-            tuple((root / f"{family}-{name}.safetensors", float(strength)) for name, strength in loras),
-        )
-
-    @cached_property
-    def _request(self) -> Request:
-        arguments = self._arguments
-        inputs = self._golden.path.parent / "inputs"
-        tiling = arguments.get("tiling")
-        return Request(
-            prompt=arguments["prompt"],
-            negative_prompt=arguments.get("negative_prompt", ""),
-            seed=arguments["seed"],
-            height=arguments["height"],
-            width=arguments["width"],
-            num_frames=arguments["num_frames"],
-            frame_rate=Fraction(arguments["frame_rate"]),
-            num_inference_steps=arguments.get("num_inference_steps", 1),
-            video_guider=_guider(arguments.get("video_guider", {})),
-            audio_guider=_guider(arguments.get("audio_guider", {})),
-            images=tuple(
-                ImageCondition(partial(_pixels, inputs / name, crf), frame, strength)
-                for name, frame, strength, crf in arguments.get("images", [])
-            ),
-            tiling=None if tiling is None else _tiling(tiling),
-            dtype=mx.float32,
-        )
-
-    @property
-    def _arguments(self) -> dict[str, Any]:
-        return dict(self._golden.metadata["args"])
-
     def _all(self, kind: type[E]) -> list[E]:
-        assert self._clip is not None
-        return [event for event in self._events if isinstance(event, kind)]
+        return [event for event in self._run.events if isinstance(event, kind)]
 
     def _keys(self, stem: str) -> list[str]:
-        return [key for key in self._golden.keys() if re.fullmatch(re.escape(stem) + r"\.\d+", key)]
+        return [key for key in self._golden if re.fullmatch(re.escape(stem) + r"\.\d+", key)]
+
+    def _metadata(self, key: str) -> int:
+        value: int = self._golden.metadata[key]
+        return value
 
     def _check(self, key: str, actual: Array, **tolerance: float) -> Check:
         return Check(key, actual, self._golden[key], **tolerance)
 
 
-def _guider(values: dict[str, Any]) -> GuiderParams:
-    return GuiderParams(**{**values, "stg_blocks": tuple(values.get("stg_blocks", ()))})
-
-
-def _tiling(values: dict[str, Any]) -> Tiling:
-    spatial, temporal = values.get("spatial"), values.get("temporal")
-    return Tiling.of(
-        spatial=None if spatial is None else tuple(spatial), temporal=None if temporal is None else tuple(temporal)
-    )
-
-
-def _pixels(path: Any, crf: int, height: int, width: int) -> Array:
-    return load_conditioning_image(path, height, width, crf=crf)
+def _audio_grid(tokens: mx.array) -> Array:
+    """Tokens (B, L, 128) -> latent (B, 8, L, 16), the layout of the golden files."""
+    values = np.array(tokens.astype(mx.float32))
+    return values.reshape(*values.shape[:2], 8, 16).transpose(0, 2, 1, 3)
 
 
 def _cut(latent: Array, tile: Tile) -> Array:

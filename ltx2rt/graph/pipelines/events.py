@@ -49,11 +49,14 @@ class StepDone:
 
 
 @dataclass(frozen=True)
-class Denoised:
-    """Post-processed x0 estimates of one sampler step, in the order of computation."""
+class Evaluated:
+    """One evaluation of the guided model: its noisy inputs (B, T, 128) and clean estimates, kept tokens put back."""
 
+    sigma: float
     video: Array | None
     audio: Array | None
+    video_denoised: Array | None
+    audio_denoised: Array | None
 
 
 @dataclass(frozen=True)
@@ -68,10 +71,18 @@ class Noised:
 
 
 @dataclass(frozen=True)
-class ImageEncoded:
-    """An image condition became a latent (B, f, h, w, 128)."""
+class VideoEncoded:
+    """An image or a video became a normalised latent (B, f, h, w, 128)."""
 
     latent: mx.array
+
+
+@dataclass(frozen=True)
+class SoundEncoded:
+    """A log-mel spectrogram (B, T, 64, 2) became audio tokens (B, L, 128), not yet cut to the clip's length."""
+
+    log_mel: mx.array
+    tokens: mx.array
 
 
 @dataclass(frozen=True)
@@ -101,9 +112,10 @@ Event = (
     StageStarted
     | StageFinished
     | StepDone
-    | Denoised
+    | Evaluated
     | Noised
-    | ImageEncoded
+    | VideoEncoded
+    | SoundEncoded
     | LatentUpscaled
     | AudioDecoded
     | VideoDecodeStarted

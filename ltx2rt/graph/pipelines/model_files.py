@@ -21,6 +21,7 @@ class ModelFiles:
         tokenizer: of the text encoder.
         spatial_upscaler: needed by two-stage pipelines.
         loras: LoRA files with their strengths, fused in this order.
+        distilled_lora: the LoRA of the second stage of dev pipelines with its strength, or empty.
     """
 
     checkpoint: Checkpoint
@@ -28,6 +29,7 @@ class ModelFiles:
     tokenizer: GemmaTokenizer | None = None
     spatial_upscaler: Checkpoint | None = None
     loras: tuple[tuple[LoraFile, float], ...] = ()
+    distilled_lora: tuple[tuple[LoraFile, float], ...] = ()
 
     @classmethod
     def open(
@@ -36,6 +38,7 @@ class ModelFiles:
         text_encoder: Path | None = None,
         spatial_upscaler: Path | None = None,
         loras: tuple[tuple[Path, float], ...] = (),
+        distilled_lora: tuple[tuple[Path, float], ...] = (),
     ) -> ModelFiles:
         """Open the files and check that each is of the kind its place asks for.
 
@@ -45,7 +48,7 @@ class ModelFiles:
         """
         model = Checkpoint.open(checkpoint)
         _require(model, "transformer", "a model checkpoint")
-        for path, strength in loras:
+        for path, strength in (*loras, *distilled_lora):
             if not abs(strength) < float("inf"):
                 raise UsageError(f"the strength of LoRA {path} must be a finite number, got {strength}.")
         gemma = upscaler = None
@@ -61,6 +64,7 @@ class ModelFiles:
             tokenizer=None if text_encoder is None else GemmaTokenizer.from_directory(text_encoder),
             spatial_upscaler=upscaler,
             loras=tuple((LoraFile(path), strength) for path, strength in loras),
+            distilled_lora=tuple((LoraFile(path), strength) for path, strength in distilled_lora),
         )
 
 

@@ -2,42 +2,41 @@
 
 from __future__ import annotations
 
-from ltx2rt.graph.diffusion.latent_geometry import check_resolution
 from ltx2rt.graph.diffusion.latent_state import audio_latent, video_latent
 from ltx2rt.graph.diffusion.schedules import ltx2_sigmas
-from ltx2rt.graph.pipelines import stages
 from ltx2rt.graph.pipelines.checks import check_request
+from ltx2rt.graph.pipelines.decode_stages import finish
+from ltx2rt.graph.pipelines.denoise_stage import Sampling, denoise
+from ltx2rt.graph.pipelines.encode_stages import encode_images
+from ltx2rt.graph.pipelines.latent_states import audio_state, image_items, video_state
 from ltx2rt.graph.pipelines.model_files import ModelFiles
-from ltx2rt.graph.pipelines.prompt_encoding import PromptContext
 from ltx2rt.graph.pipelines.request import Request
 from ltx2rt.graph.pipelines.run import GeneratedClip, Run
 from ltx2rt.graph.pipelines.targets import targets
+from ltx2rt.graph.pipelines.text_stages import guided_contexts
 
 
 def check(request: Request, files: ModelFiles) -> None:
     """Raise UsageError or CheckpointError when the run cannot work; loads nothing."""
-    check_request(request, files, two_stage=False, guided=True)
-    check_resolution(request.height, request.width, multiple=32)
+    check_request(request, files, multiple=32, guided=True)
 
 
 def generate(run: Run) -> GeneratedClip:
     """Source: Lightricks/LTX-2 ltx_pipelines/ti2vid_one_stage.py @ v1.2.0."""
     request = run.request
-    positive, negative = contexts(run)
+    positive, negative = guided_contexts(run)
     video_target, audio_target = targets(request, request.height, request.width)
-    sigmas = ltx2_sigmas(request.num_inference_steps)
-    images = stages.encode_images(run, "image encoder", request.images, request.height, request.width)
-    video, audio = stages.prepare_states(run, video_target, audio_target, noise_scale=float(sigmas[0]), images=images)
-    video, audio = stages.denoise(
-        run, "denoise", sigmas, video, audio, positive, negative, request.video_guider, request.audio_guider
+    sampling = Sampling(
+        ltx2_sigmas(request.num_inference_steps),
+        run.files.loras,
+        video_guider=request.video_guider,
+        audio_guider=request.audio_guider,
     )
-    return stages.finish(run, video_latent(video, video_target), audio_latent(audio, audio_target))
-
-
-def contexts(run: Run) -> tuple[PromptContext, PromptContext | None]:
-    """Contexts of the prompt and the negative prompt, from the request or from the text encoder."""
-    request = run.request
-    if request.context is not None:
-        return request.context, request.negative_context
-    positive, negative = stages.encode_prompts(run, [request.prompt, request.negative_prompt])
-    return positive, negative
+    images = encode_images(run, "image encoder", request.height, request.width)
+    items = image_items(request.images, images)
+    start = video_state(run, video_target, noise_scale=sampling.noise_scale, items=items)
+    sound = audio_state(run, audio_target, noise_scale=sampling.noise_scale)
+    video, audio = denoise(run, "denoise", sampling, start, sound, positive, negative)
+    assert video is not None
+    assert audio is not None
+    return finish(run, video_latent(video, video_target), audio_latent(audio, audio_target))

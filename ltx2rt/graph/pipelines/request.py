@@ -2,35 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Literal
 
 import mlx.core as mx
-import numpy as np
 
 from ltx2rt.errors import UsageError
 from ltx2rt.graph.diffusion.guidance import GuiderParams
 from ltx2rt.graph.models.tiling import Tiling
+from ltx2rt.graph.pipelines.inputs import (
+    AttentionMask,
+    ImageCondition,
+    ReferenceVideo,
+    SoundInput,
+    SourceClip,
+    TimeRange,
+)
 from ltx2rt.graph.pipelines.prompt_encoding import PromptContext
-
-Array = np.ndarray[Any, np.dtype[Any]]
-
-
-@dataclass(frozen=True)
-class ImageCondition:
-    """An image that the clip shows at a pixel frame.
-
-    Attributes:
-        pixels: called with (height, width), returns float32 (height, width, 3) in [-1, 1].
-        frame_index: pixel frame; 0 replaces the first latent frame, others are appended as key frames.
-        strength: 1 keeps the image exactly, 0 leaves the frame free.
-    """
-
-    pixels: Callable[[int, int], Array]
-    frame_index: int = 0
-    strength: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -47,6 +36,11 @@ class Request:
         frame_rate: frames per second.
         images: conditions, applied in order.
         num_inference_steps, video_guider, audio_guider: guided pipelines only.
+        references, attention_mask, skip_stage_2: ic-lora only.
+        sound: the sound that drives audio-to-video.
+        source, region: the clip that retake edits, and where.
+        distilled: retake runs the distilled schedule without guidance.
+        distilled_lora_strengths: of the two stages of two-stage-hq.
         tiling: of the video decoder: ``auto`` (by size), explicit, or None (one tile).
         dtype: of activations.
     """
@@ -62,6 +56,14 @@ class Request:
     video_guider: GuiderParams
     audio_guider: GuiderParams
     images: tuple[ImageCondition, ...] = ()
+    references: tuple[ReferenceVideo, ...] = ()
+    attention_mask: AttentionMask | None = None
+    skip_stage_2: bool = False
+    sound: SoundInput | None = None
+    source: SourceClip | None = None
+    region: TimeRange | None = None
+    distilled: bool = False
+    distilled_lora_strengths: tuple[float, float] = (0.25, 0.5)
     context: PromptContext | None = None
     negative_context: PromptContext | None = None
     tiling: Tiling | Literal["auto"] | None = "auto"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from ltx2rt.graph.diffusion.latent_state import LatentState, add_noise
-from ltx2rt.graph.diffusion.noise import NoiseSource, RecordedNoise, TorchCpuNoise
+from ltx2rt.graph.diffusion.noise import NoiseSource, RecordedNoise, StandardizedNoise, TorchCpuNoise
+from ltx2rt.graph.diffusion.res_2s import STEP_NOISE_SEED, SUBSTEP_NOISE_SEED
 from ltx2rt.graph.pipelines.events import Event, Noised, Observer, StageFinished, StageStarted
 from ltx2rt.graph.pipelines.model_files import ModelFiles
 from ltx2rt.graph.pipelines.request import Request
@@ -25,15 +26,15 @@ class GeneratedClip:
     """What a pipeline returns: sound, and frames that are decoded while they are read.
 
     Attributes:
-        frames: chunks of float32 (f, H, W, 3) in [0, 1], in order; can be read once.
-        audio: float32 (S, 2) in [-1, 1].
+        frames: chunks of float32 (f, H, W, 3) in [0, 1], in order; can be read once. None: sound only.
+        audio: float32 (S, 2) in [-1, 1]; None: silent.
         sample_rate: of the sound, Hz.
         frame_rate: frames per second.
         num_frames, height, width: of the video.
     """
 
-    frames: Iterator[Array]
-    audio: Array
+    frames: Iterator[Array] | None
+    audio: Array | None
     sample_rate: int
     frame_rate: Fraction
     num_frames: int
@@ -48,16 +49,23 @@ class Run:
         files: opened weight files.
         request: what to make.
         observer: told about every event; raising `Cancelled` from it stops the run.
-        noise: source of every random draw, in the order of the official code; default: torch's CPU generator.
+        noise: source of the random draws, in the order of the official code; default: torch's CPU generator.
+        sde_noise: makes the step and substep noise of each res_2s stage; default: the fixed seeds of the official code.
     """
 
     def __init__(
-        self, files: ModelFiles, request: Request, observer: Observer | None = None, noise: NoiseSource | None = None
+        self,
+        files: ModelFiles,
+        request: Request,
+        observer: Observer | None = None,
+        noise: NoiseSource | None = None,
+        sde_noise: Callable[[], tuple[NoiseSource, NoiseSource]] | None = None,
     ) -> None:
         self.files = files
         self.request = request
         self.stages = StageRunner()
         self.noise: NoiseSource = TorchCpuNoise(request.seed) if noise is None else noise
+        self.sde_noise = fixed_sde_noise if sde_noise is None else sde_noise
         self._observer = observer
 
     def emit(self, event: Event) -> None:
@@ -78,3 +86,8 @@ class Run:
         noised = add_noise(state, RecordedNoise([noise]), noise_scale=noise_scale)
         self.emit(Noised(modality, state, noised, noise, noise_scale))
         return noised
+
+
+def fixed_sde_noise() -> tuple[NoiseSource, NoiseSource]:
+    """Step and substep noise of res_2s; it does not depend on the user's seed and starts anew in every stage."""
+    return StandardizedNoise(TorchCpuNoise(STEP_NOISE_SEED)), StandardizedNoise(TorchCpuNoise(SUBSTEP_NOISE_SEED))

@@ -1,0 +1,115 @@
+"""The stage that samples: it loads the transformer, walks down the sigmas and frees it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import mlx.core as mx
+
+from ltx2rt.graph.diffusion.denoising import NO_GUIDANCE, GuidedDenoiser
+from ltx2rt.graph.diffusion.guidance import GuiderParams
+from ltx2rt.graph.diffusion.latent_state import LatentState
+from ltx2rt.graph.diffusion.precision import Float32Array
+from ltx2rt.graph.diffusion.predictions import Denoised, post_process
+from ltx2rt.graph.diffusion.res_2s import res_2s_loop
+from ltx2rt.graph.diffusion.samplers import Denoise, SamplerStep, euler_loop
+from ltx2rt.graph.models.params import Params
+from ltx2rt.graph.models.transformer import Transformer, TransformerConfig, param_specs
+from ltx2rt.graph.pipelines.events import Evaluated, StepDone
+from ltx2rt.graph.pipelines.prompt_encoding import PromptContext
+from ltx2rt.graph.pipelines.run import Run
+from ltx2rt.graph.pipelines.transformer_passes import TransformerPasses
+from ltx2rt.weights.lora import LoraFile
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a denoising stage samples.
+
+    Attributes:
+        sigmas: falling noise levels, one more than steps.
+        loras: fused into the transformer, in order, with their strengths.
+        sampler: ``euler`` or ``res_2s``.
+        video_guider, audio_guider: guidance of each stream.
+    """
+
+    sigmas: Float32Array
+    loras: tuple[tuple[LoraFile, float], ...] = ()
+    sampler: Literal["euler", "res_2s"] = "euler"
+    video_guider: GuiderParams = NO_GUIDANCE
+    audio_guider: GuiderParams = NO_GUIDANCE
+
+    @property
+    def noise_scale(self) -> float:
+        """How much noise the states start with: the first sigma."""
+        return float(self.sigmas[0])
+
+    @property
+    def steps(self) -> int:
+        """Number of sampler steps; res_2s adds a last one where the schedule ends in 0."""
+        return len(self.sigmas) - 1 + (self.sampler == "res_2s" and float(self.sigmas[-1]) == 0.0)
+
+
+def denoise(
+    run: Run,
+    name: str,
+    sampling: Sampling,
+    video: LatentState | None,
+    audio: LatentState | None,
+    positive: PromptContext,
+    negative: PromptContext | None = None,
+) -> tuple[LatentState | None, LatentState | None]:
+    """One denoising stage over the streams that are present."""
+    checkpoint, dtype = run.files.checkpoint, run.request.dtype
+    config = TransformerConfig.from_dict(checkpoint.section("transformer"))
+    with run.stage(name, sampling.steps) as stage:
+        arrays = stage.hold(
+            checkpoint.load(
+                "transformer",
+                param_specs(config, video=video is not None, audio=audio is not None),
+                loras=sampling.loras,
+                fuse_dtype=mx.float32 if dtype == mx.float32 else None,
+            )
+        )
+        passes = TransformerPasses(Transformer(config, Params(arrays), dtype), positive, negative)
+        denoiser = GuidedDenoiser(passes, video=sampling.video_guider, audio=sampling.audio_guider)
+        for step in _steps(run, sampling, _observed(run, denoiser), video, audio):
+            video, audio = step.video, step.audio
+            run.emit(
+                StepDone(
+                    name,
+                    step.index,
+                    step.steps,
+                    step.sigma,
+                    None if video is None else video.latent,
+                    None if audio is None else audio.latent,
+                )
+            )
+    return video, audio
+
+
+def _steps(
+    run: Run, sampling: Sampling, denoiser: Denoise, video: LatentState | None, audio: LatentState | None
+) -> Iterator[SamplerStep]:
+    if sampling.sampler == "euler":
+        return euler_loop(denoiser, sampling.sigmas, video, audio)
+    step_noise, substep_noise = run.sde_noise()
+    return res_2s_loop(denoiser, sampling.sigmas, video, audio, step_noise=step_noise, substep_noise=substep_noise)
+
+
+def _observed(run: Run, denoiser: GuidedDenoiser) -> Denoise:
+    """The denoiser, with every evaluation told to the observer."""
+
+    def evaluate(video: LatentState | None, audio: LatentState | None, sigma: float, step_index: int) -> Denoised:
+        x0 = denoiser(video, audio, sigma, step_index)
+        kept = [
+            None if state is None or estimate is None else post_process(estimate, state)
+            for state, estimate in zip((video, audio), x0, strict=True)
+        ]
+        inputs = [None if state is None else state.latent for state in (video, audio)]
+        run.emit(Evaluated(sigma, inputs[0], inputs[1], kept[0], kept[1]))
+        return x0
+
+    return evaluate

@@ -1,0 +1,37 @@
+"""The two-stage pipeline: guided sampling of a dev checkpoint at half size, refined with the distilled LoRA."""
+
+from __future__ import annotations
+
+from ltx2rt.graph.diffusion.schedules import distilled_stage_2_sigmas, ltx2_sigmas
+from ltx2rt.graph.pipelines.checks import check_request
+from ltx2rt.graph.pipelines.decode_stages import finish
+from ltx2rt.graph.pipelines.denoise_stage import Sampling
+from ltx2rt.graph.pipelines.model_files import ModelFiles
+from ltx2rt.graph.pipelines.request import Request
+from ltx2rt.graph.pipelines.run import GeneratedClip, Run
+from ltx2rt.graph.pipelines.text_stages import guided_contexts
+from ltx2rt.graph.pipelines.two_stages import Conditions, first_stage, second_stage
+
+
+def check(request: Request, files: ModelFiles) -> None:
+    """Raise UsageError or CheckpointError when the run cannot work; loads nothing."""
+    check_request(request, files, multiple=64, upscaler=True, guided=True, distilled_lora=True)
+
+
+def generate(run: Run) -> GeneratedClip:
+    """The sound is that of the first stage: the refinement would cost quality.
+
+    Source: Lightricks/LTX-2 ltx_pipelines/ti2vid_two_stages.py @ v1.2.0.
+    """
+    request, files = run.request, run.files
+    conditions = Conditions(*guided_contexts(run))
+    guided = Sampling(
+        ltx2_sigmas(request.num_inference_steps),
+        files.loras,
+        video_guider=request.video_guider,
+        audio_guider=request.audio_guider,
+    )
+    first = first_stage(run, guided, conditions)
+    refine = Sampling(distilled_stage_2_sigmas(), (*files.loras, *files.distilled_lora))
+    final = second_stage(run, refine, conditions, first)
+    return finish(run, final.video, first.audio)
