@@ -1,0 +1,242 @@
+"""Compiles the runtime and shaders with the clang of ziglang, and keeps what it has compiled."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from tools.metal_sim.translate import Translation, launch_code, translate
+
+HERE = Path(__file__).parent
+ZIG = [sys.executable, "-m", "ziglang"]
+_ARCHITECTURES = {
+    "x86_64": ("x86_64-linux-gnu", ["-march=x86-64-v3"], ["-mcpu=x86_64_v3"]),
+    "aarch64": ("aarch64-linux-gnu", ["-march=armv8.2-a+fp16"], []),
+}
+# The sanitizer's hooks handle accesses of at most 16 bytes, hence no vectorisation.
+_SHADER_FLAGS = [
+    "-x",
+    "clcpp",
+    "-cl-std=clc++2021",
+    "-cl-no-stdinc",
+    "-cl-single-precision-constant",
+    "-ffp-contract=off",
+    "-fno-vectorize",
+    "-fno-slp-vectorize",
+    "-fPIC",
+    "-O2",
+    "-w",
+]
+_CHECKED_FLAGS = ["-fsanitize=thread", "-mllvm", "-tsan-instrument-func-entry-exit=0"]
+_METAL_MACROS = ["-D__METAL__=1", "-D__METAL_VERSION__=320", "-D__HAVE_BFLOAT__=1"]
+
+
+class CompileError(RuntimeError):
+    """The host compiler refused a shader; the message is its own."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A preprocessed shader and the files it was made of."""
+
+    text: str
+    files: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class CompiledKernel:
+    """A shared library with one kernel, and its function constants: name -> (index, C type)."""
+
+    library: Path
+    constants: dict[str, tuple[int, str]]
+
+
+def cache_folder() -> Path:
+    """Where compiled code is kept: ``LTX2RT_METAL_SIM_CACHE``, or ``build/metal_sim`` of the repository."""
+    folder = Path(os.environ.get("LTX2RT_METAL_SIM_CACHE") or HERE.parents[1] / "build/metal_sim")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _digest(*parts: str | bytes) -> str:
+    h = hashlib.sha256()
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part
+        h.update(len(data).to_bytes(8, "little") + data)
+    return h.hexdigest()[:24]
+
+
+@lru_cache
+def _tool_digest() -> str:
+    """Changes whenever anything that compiled code depends on, besides the shader, changes."""
+    files = sorted([*HERE.glob("*.py"), *(HERE / "msl").iterdir(), *(HERE / "runtime").iterdir()])
+    return _digest(*(f.read_bytes() for f in files), *(f.name for f in files))
+
+
+def _zig(arguments: Sequence[str], what: str) -> str:
+    done = subprocess.run([*ZIG, *arguments], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise CompileError(f"{what}:\n{done.stderr[:6000]}")
+    return done.stderr
+
+
+def _publish(made: Path, target: Path) -> None:
+    """Moves a finished file into the cache in one step, so that two processes may build it at once."""
+    os.replace(made, target)
+
+
+def target(machine: str | None = None) -> tuple[str, list[str], list[str]]:
+    """The target triple, clang flags and zig flags of a machine, by default this one.
+
+    Raises:
+        CompileError: on a machine that the simulator does not support.
+    """
+    name = (machine or platform.machine()).lower()
+    name = {"amd64": "x86_64", "arm64": "aarch64"}.get(name, name)
+    if name not in _ARCHITECTURES:
+        raise CompileError(f"the simulator runs on {' and '.join(_ARCHITECTURES)}, not on {name}.")
+    return _ARCHITECTURES[name]
+
+
+def build_runtime(machine: str | None = None) -> Path:
+    """The runtime as a shared library, compiled when it is not in the cache."""
+    triple, _, flags = target(machine)
+    sources = sorted((HERE / "runtime").glob("*.cpp"))
+    contents = [f.read_bytes() for f in [*sources, HERE / "runtime/runtime.h"]]
+    library = cache_folder() / f"runtime-{_digest(triple, *contents)}.so"
+    if not library.exists():
+        with tempfile.TemporaryDirectory(dir=cache_folder()) as scratch:
+            made = Path(scratch) / "runtime.so"
+            language = ["-x", "c++", "-std=c++20", "-O2", "-Wall", "-Wextra", "-Werror", "-fno-exceptions", "-fno-rtti"]
+            # zig cc, not zig c++: nothing of the C++ library is used, and zig would compile all of it first.
+            _zig(
+                ["cc", "-target", triple, *flags, *language, "-fno-sanitize=all", "-shared", "-fPIC"]
+                + [*map(str, sources), "-o", str(made), "-lm"],
+                "the simulator's runtime",
+            )
+            _publish(made, library)
+    return library
+
+
+def preprocess(source: Path, include: Sequence[Path], defines: Mapping[str, str]) -> Source:
+    """Expands a shader's includes and macros.
+
+    Raises:
+        CompileError: with the preprocessor's message.
+    """
+    with tempfile.TemporaryDirectory(dir=cache_folder()) as scratch:
+        expanded, dependencies = Path(scratch) / "expanded", Path(scratch) / "dependencies"
+        folders = [HERE / "stand_ins", *include]
+        _zig(
+            ["clang", "-E", "-x", "c++", "-std=c++17", "-nostdinc", "-w", *_METAL_MACROS]
+            + [f"-D{name}={value}" for name, value in defines.items()]
+            + [part for folder in folders for part in ("-I", str(folder))]
+            + ["-MD", "-MF", str(dependencies), str(source), "-o", str(expanded)],
+            str(source),
+        )
+        names = re.findall(r"(?:[^\s\\]|\\.)+", dependencies.read_text().split(":", 1)[1])
+        files = tuple(Path(name.replace("\\ ", " ")) for name in names if name != "\\")
+        return Source(expanded.read_text(), files)
+
+
+def compile_shader(
+    translation: Translation,
+    kernel: str,
+    library: Path,
+    *,
+    checked: bool,
+    strict: bool,
+    machine: str | None = None,
+) -> None:
+    """Compiles one kernel of a translated shader into a shared library.
+
+    Raises:
+        CompileError: with the compiler's message.
+        TranslationError: if there is no such kernel.
+    """
+    triple, flags, _ = target(machine)
+    definitions = []
+    for constant in translation.constants:
+        # Set at each launch; eight bytes hold every scalar type.
+        for symbol in (f"msim_constant_{constant.index}", f"msim_defined_{constant.index}"):
+            definitions.append(f'__asm__(".data\\n.globl {symbol}\\n.balign 8\\n{symbol}: .zero 8\\n.text\\n");\n')
+    with tempfile.TemporaryDirectory(dir=cache_folder()) as scratch:
+        code, object_file, made = (Path(scratch) / name for name in ("kernel.clcpp", "kernel.o", "kernel.so"))
+        strictness = "#define MSIM_STRICT 1\n" if strict else ""
+        code.write_text(
+            f'{strictness}#include "metal.h"\n{translation.text}\n{launch_code(translation, kernel)}{"".join(definitions)}'
+        )
+        _zig(
+            ["clang", *_SHADER_FLAGS, "-target", triple, *flags, "-I", str(HERE / "msl")]
+            + [*(_CHECKED_FLAGS if checked else []), "-c", str(code), "-o", str(object_file)],
+            kernel,
+        )
+        _zig(["ld.lld", "-shared", str(object_file), "-o", str(made)], kernel)
+        _publish(made, library)
+
+
+# What this process has preprocessed and translated already.
+_sources: dict[str, Source] = {}
+
+
+def build_kernel(
+    source: Path | str,
+    kernel: str,
+    *,
+    include: Sequence[Path] = (),
+    defines: Mapping[str, str] | None = None,
+    values: Mapping[str, str] | None = None,
+    checked: bool = True,
+    strict: bool = False,
+) -> CompiledKernel:
+    """A kernel compiled for this machine, from the cache when nothing it depends on has changed.
+
+    Args:
+        source: a file, or the text of a shader.
+        kernel: its host name.
+        include: folders for ``#include``.
+        defines: macros.
+        values: function constants to compile in, as Metal does; None leaves them to each launch.
+        checked: with the checks and counters.
+        strict: ``thread`` is an address space of its own, as in Metal.
+
+    Raises:
+        CompileError, TranslationError: for a shader that is refused.
+    """
+    defines = dict(defines or {})
+    is_file = isinstance(source, Path)
+    source_key = _digest(str(source), *map(str, include), json.dumps(defines, sort_keys=True), _tool_digest())
+    fixed = json.dumps(None if values is None else dict(values), sort_keys=True)
+    key = _digest(source_key, kernel, fixed, str(checked), str(strict), platform.machine())
+    library, record_file = cache_folder() / f"kernel-{key}.so", cache_folder() / f"kernel-{key}.json"
+    if library.exists() and record_file.exists():
+        record = json.loads(record_file.read_text())
+        if all(Path(f).is_file() and _digest(Path(f).read_bytes()) == d for f, d in record["files"].items()):
+            return CompiledKernel(library, {name: (i, t) for name, (i, t) in record["constants"].items()})
+    with tempfile.TemporaryDirectory(dir=cache_folder()) as scratch:
+        if is_file:
+            path = Path(source)
+        else:
+            path = Path(scratch) / "shader.metal"
+            path.write_text(str(source))
+        expanded = _sources.get(source_key)
+        if expanded is None or any(not f.is_file() for f in expanded.files if is_file):
+            expanded = preprocess(path, include, defines)
+    translation = translate(expanded.text, None if values is None else dict(values))
+    compile_shader(translation, kernel, library, checked=checked, strict=strict)
+    constants = {c.name: (c.index, c.type) for c in translation.constants}
+    files = {str(f): _digest(f.read_bytes()) for f in expanded.files if f.is_file()}
+    with tempfile.NamedTemporaryFile("w", dir=cache_folder(), delete=False) as record_text:
+        json.dump({"files": files, "constants": constants}, record_text)
+    _publish(Path(record_text.name), record_file)
+    return CompiledKernel(library, constants)
