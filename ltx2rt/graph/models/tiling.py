@@ -348,12 +348,44 @@ def decode_tiled(
         if final_frames:
             chunk = buffer[:final_frames]
             if weights is not None:
-                for frame, weight in zip(chunk, weights[0][start : start + final_frames], strict=True):
-                    plane = np.float32(weight) * weights[1][:, None] * weights[2][None]
-                    frame /= np.maximum(plane, np.float32(1e-8))[..., None]
+                _unweigh(chunk, (weights[0][start : start + final_frames], *weights[1:]))
             del buffer
             yield chunk
             del chunk
+
+
+def blend_streams(
+    stream: Callable[[mx.array], Iterator[Array]], latent: mx.array, plan: TilePlan, channels: int = 3
+) -> Iterator[Array]:
+    """`decode_tiled` for tiles of height and width that are decoded side by side, a few frames of each at a time.
+
+    Args:
+        stream: maps a latent (1, f, h, w, C) to its frames, as chunks (n, H, W, 3) of the same n for every tile.
+        latent: (1, f, h, w, C).
+        plan: made by `decode_plan` for this latent's grid, with one tile in time.
+        channels: of a pixel.
+
+    Yields:
+        As `decode_tiled`, the same bits.
+    """
+    weights = plan.weights()
+    tiles = plan.tiles
+    streams = [stream(_cut(latent, tile)) for tile in tiles]
+    start = 0
+    for first in streams[0]:
+        stop = start + first.shape[0]
+        buffer = np.zeros((stop - start, *plan.shape[1:], channels), np.float32)
+        for tile, chunks in zip(tiles, streams, strict=True):
+            values = first if chunks is streams[0] else next(chunks)
+            _weigh(values, tile.frames.mask[start:stop], tile.height.mask, tile.width.mask)
+            buffer[:, slice(*tile.height.target), slice(*tile.width.target)] += values
+            del values
+        del first
+        if weights is not None:
+            _unweigh(buffer, (weights[0][start:stop], *weights[1:]))
+        start = stop
+        yield buffer
+        del buffer
 
 
 def encode_tiled(
@@ -390,6 +422,13 @@ def to_host(x: mx.array) -> Array:
 
 def _cut(x: Any, tile: Tile) -> Any:
     return x[:, slice(*tile.frames.source), slice(*tile.height.source), slice(*tile.width.source)]
+
+
+def _unweigh(values: Array, weights: tuple[Array, Array, Array]) -> None:
+    """Divide (F, H, W, C) by the product of the three sums of masks, in place."""
+    for frame, weight in zip(values, weights[0], strict=True):
+        plane = np.float32(weight) * weights[1][:, None] * weights[2][None]
+        frame /= np.maximum(plane, np.float32(1e-8))[..., None]
 
 
 def _weigh(values: Array, frames: Array, height: Array, width: Array) -> None:

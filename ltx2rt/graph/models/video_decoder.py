@@ -14,50 +14,21 @@ from ltx2rt.graph.models.adaln import sinusoid
 from ltx2rt.graph.models.latent_statistics import LatentStatistics
 from ltx2rt.graph.models.params import Params
 from ltx2rt.graph.models.pixel_range import to_unit_range
-from ltx2rt.graph.models.tiling import Tiling, decode_plan, decode_tiled, to_host
+from ltx2rt.graph.models.streaming import FRAMES_PER_PUSH, ClipStream, FrameStream, stream_layers
+from ltx2rt.graph.models.tiling import Tiling, blend_streams, decode_plan, decode_tiled, to_host
 from ltx2rt.graph.models.video_layers import (
     Conditions,
     Convolution,
     Layer,
     NoiseDraw,
+    OutputConvolution,
     block_layers,
-    scale_shift,
-    time_embedder_specs,
     unpatchify_pixels,
 )
 from ltx2rt.graph.models.video_vae_config import DecoderConfig, VideoVaeConfig
-from ltx2rt.types import ParamSpec
 
 DECODE_TIMESTEP = 0.05
 DECODE_NOISE_SCALE = 0.025
-
-
-class OutputConvolution:
-    """conv_out behind PixelNorm, the last timestep modulation where there is one, and SiLU."""
-
-    path = "conv_out"
-
-    def __init__(self, config: DecoderConfig) -> None:
-        self._width = config.blocks[-1].out_channels if config.blocks else config.bottleneck_channels
-        self._conditioned = config.timestep_conditioning
-        out = config.pixel_channels * config.patch_size**2
-        self._convolution = Convolution(self.path, self._width, out, config.causal, config.padding_mode, activated=True)
-
-    def specs(self) -> list[ParamSpec]:
-        specs = self._convolution.specs()
-        if self._conditioned:
-            specs += [
-                ParamSpec("timestep_scale_multiplier", ()),
-                ParamSpec("last_scale_shift_table", (2, self._width), dtype="F32"),
-                *time_embedder_specs("last_time_embedder", 2 * self._width),
-            ]
-        return specs
-
-    def __call__(self, x: mx.array, params: Params, conditions: Conditions) -> mx.array:
-        shift = scale = None
-        if conditions.timestep is not None:
-            shift, scale = scale_shift(params, "last_scale_shift_table", "last_time_embedder", conditions.timestep)
-        return self._convolution.modulated(x, params, scale=scale, shift=shift)
 
 
 def decoder_layers(config: DecoderConfig) -> list[Layer]:
@@ -73,7 +44,16 @@ def decoder_layers(config: DecoderConfig) -> list[Layer]:
             timestep_conditioning=config.timestep_conditioning,
             upsample=True,
         )
-    layers.append(OutputConvolution(config))
+    layers.append(
+        OutputConvolution(
+            "conv_out",
+            config.blocks[-1].out_channels if config.blocks else config.bottleneck_channels,
+            config.pixel_channels * config.patch_size**2,
+            config.causal,
+            config.padding_mode,
+            config.timestep_conditioning,
+        )
+    )
     return layers
 
 
@@ -117,6 +97,16 @@ class VideoDecoder:
         self, latent: mx.array, noise: NoiseDraw | None = None, timestep: float | None = None
     ) -> Iterator[tuple[str, mx.array]]:
         """The un-normalised latent, the output of every layer by layer path, and last the frames as ``frames``."""
+        x, conditions = self._begin(latent, noise, timestep)
+        yield "unnormalized", x
+        for layer in self.layers:
+            x = layer(x, self._params, conditions)
+            mx.eval(x)  # so that a layer's input goes before the next one begins
+            yield layer.path, x
+        yield "frames", unpatchify_pixels(x, self._decoder.patch_size)
+
+    def _begin(self, latent: mx.array, noise: NoiseDraw | None, timestep: float | None) -> tuple[mx.array, Conditions]:
+        """The un-normalised latent, noised if the decoder wants that, and what the layers need besides."""
         self._check(latent, noise)
         x = latent.astype(self._dtype)
         conditions = Conditions(noise=noise)
@@ -126,12 +116,7 @@ class VideoDecoder:
             blended = DECODE_NOISE_SCALE * drawn + (1 - DECODE_NOISE_SCALE) * x.astype(mx.float32)
             x = blended.astype(self._dtype)
             conditions = Conditions(self._timestep(timestep), noise)
-        x = self.statistics.un_normalise(x)
-        yield "unnormalized", x
-        for layer in self.layers:
-            x = layer(x, self._params, conditions)
-            yield layer.path, x
-        yield "frames", unpatchify_pixels(x, self._decoder.patch_size)
+        return self.statistics.un_normalise(x), conditions
 
     def decode_frames(
         self,
@@ -165,6 +150,59 @@ class VideoDecoder:
         for chunk in decode_tiled(lambda tile: self(tile, noise, timestep), latent, plan, self._decoder.pixel_channels):
             yield to_unit_range(chunk)
 
+    def stream_frames(
+        self,
+        latent: mx.array,
+        tiling: Tiling | None = None,
+        *,
+        frames_per_push: int = FRAMES_PER_PUSH,
+        noise: NoiseDraw | None = None,
+        timestep: float | None = None,
+    ) -> Iterator[np.ndarray[Any, np.dtype[Any]]]:
+        """`decode_frames` with the same bits in memory that does not grow with the clip.
+
+        The bits are those of `decode_frames` with the same ``tiling``, for the compiled kernels, whose results for a
+        frame do not depend on how many others are computed with it.
+
+        Args:
+            latent: (1, f, h, w, latent_channels) normalised.
+            tiling: None runs whole frames; tiles of height and width run side by side and are blended. Cutting time
+                is for `decode_frames`.
+            frames_per_push: frames that a layer works on at a time; 1 takes the least memory. Where time is doubled,
+                and at the end of the clip, it is at least 2.
+            noise, timestep: see `__call__`; every tile draws its own noise, in tile order.
+
+        Yields:
+            (frames, H, W, 3) float32 in [0, 1], a few frames at a time, in order. The consumer owns each chunk.
+
+        Raises:
+            UsageError: for a shape that does not fit, tiles in time, or a decoder that cannot run piece by piece.
+        """
+        if latent.ndim != 5 or latent.shape[0] != 1:
+            raise UsageError(f"latent must be (1, f, h, w, {self.config.latent_channels}), got {latent.shape}.")
+        if frames_per_push < 1:
+            raise UsageError(f"frames_per_push must be at least 1, got {frames_per_push}.")
+
+        def stream(part: mx.array) -> Iterator[np.ndarray[Any, np.dtype[Any]]]:
+            x, conditions = self._begin(part, noise, timestep)
+            mx.eval(x)
+            size = x.shape[2], x.shape[3]
+            frames = stream_layers(ClipStream(x, frames_per_push), self.layers, self._params, conditions, size)
+            return _pixels(frames, self._decoder.patch_size)
+
+        if tiling is None:
+            yield from map(to_unit_range, stream(latent))
+            return
+        if tiling.frames is not None:
+            raise UsageError(f"a streamed decode is not cut in time, got {tiling.frames}; leave tiling.frames out.")
+        plan = decode_plan(
+            (latent.shape[1], latent.shape[2], latent.shape[3]),
+            tiling,
+            temporal_factor=self.config.temporal_factor,
+            spatial_factor=self.config.spatial_factor,
+        )
+        yield from map(to_unit_range, blend_streams(stream, latent, plan, self._decoder.pixel_channels))
+
     def _timestep(self, timestep: float | None) -> mx.array:
         value = DECODE_TIMESTEP if timestep is None else timestep
         multiplier = to_host(self._params["timestep_scale_multiplier"])
@@ -181,3 +219,14 @@ class VideoDecoder:
             )
         if noise is None and self._decoder.needs_noise:
             raise UsageError("this decoder is conditioned on noise but got noise=None; give a noise source.")
+
+
+def _pixels(stream: FrameStream, patch_size: int) -> Iterator[np.ndarray[Any, np.dtype[Any]]]:
+    """The pieces of conv_out's stream as (frames, H, W, 3) float32 in the decoder's range."""
+    last = False
+    while not last:
+        x, last = stream.read()
+        pixels = to_host(unpatchify_pixels(x, patch_size))[0]
+        del x
+        yield pixels
+        del pixels

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import Any
 
 import mlx.core as mx
@@ -13,6 +14,7 @@ import numpy as np
 from ltx2rt.errors import UsageError
 from ltx2rt.graph.models.latent_statistics import LatentStatistics
 from ltx2rt.graph.models.params import Params
+from ltx2rt.graph.models.streaming import FRAMES_PER_PUSH, IteratedStream, stream_layers
 from ltx2rt.graph.models.tiling import Tiling, encode_plan, encode_tiled
 from ltx2rt.graph.models.video_layers import Conditions, Convolution, Layer, block_layers, patchify_pixels
 from ltx2rt.graph.models.video_vae_config import EncoderConfig, VideoVaeConfig
@@ -73,6 +75,7 @@ class VideoEncoder:
         x = patchify_pixels(mx.array(self._cropped(frames)).astype(self._dtype), self._encoder.patch_size)
         for layer in self.layers:
             x = layer(x, self._params, Conditions())
+            mx.eval(x)  # so that a layer's input goes before the next one begins
             yield layer.path, x
         yield "latent", self.statistics.normalise(x[..., : self.config.latent_channels])
 
@@ -89,8 +92,71 @@ class VideoEncoder:
         )
         return encode_tiled(self, frames, plan, self.config.latent_channels).astype(self._dtype)
 
+    def encode_stream(self, chunks: Iterable[Frames], *, frames_per_push: int = FRAMES_PER_PUSH) -> Iterator[mx.array]:
+        """`__call__` for a clip that arrives in pieces, with the same bits and memory that does not grow with the clip.
+
+        Args:
+            chunks: (f, H, W, 3) in [-1, 1], any number of frames each; together cut to 1 + k * temporal_factor frames
+                with a warning.
+            frames_per_push: frames that a layer works on at a time; 1 takes the least memory.
+
+        Yields:
+            (1, f, h, w, latent_channels) normalised, a few latent frames at a time, in order.
+
+        Raises:
+            UsageError: for shapes that do not fit, no frames at all, or an encoder that cannot run piece by piece.
+        """
+        if frames_per_push < 1:
+            raise UsageError(f"frames_per_push must be at least 1, got {frames_per_push}.")
+        groups = self._groups(chunks)
+        first = next(groups, None)
+        if first is None:
+            raise UsageError("there are no frames to encode; give at least one.")
+        size = first.shape[2], first.shape[3]
+        pieces = (piece for group in chain([first], groups) for piece in _split(group, frames_per_push))
+        del first
+        source = IteratedStream(pieces, frames_per_push)
+        stream = stream_layers(source, self.layers, self._params, Conditions(), size)
+        last = False
+        while not last:
+            x, last = stream.read()
+            latent = self.statistics.normalise(x[..., : self.config.latent_channels])
+            mx.eval(latent)
+            del x
+            yield latent
+
+    def _groups(self, chunks: Iterable[Frames]) -> Iterator[mx.array]:
+        """The first frame, then every ``temporal_factor`` frames, patchified; an incomplete group is left out."""
+        size, wanted = self.config.temporal_factor, 1
+        shape: tuple[int, ...] | None = None
+        waiting: list[mx.array] = []
+        total = 0
+        for chunk in chunks:
+            self._check((1, *chunk.shape))
+            if shape is not None and chunk.shape[1:] != shape:
+                raise UsageError(f"all frames must have one size, got {shape[:2]} and {chunk.shape[1:3]}.")
+            shape = tuple(chunk.shape[1:])
+            for index in range(chunk.shape[0]):
+                frame = mx.array(chunk[index][None, None]).astype(self._dtype)
+                waiting.append(patchify_pixels(frame, self._encoder.patch_size))
+                total += 1
+                if len(waiting) == wanted:
+                    group = mx.concatenate(waiting, axis=1)
+                    mx.eval(group)
+                    waiting, wanted = [], size
+                    yield group
+        if waiting:
+            self._warn_dropped(total, len(waiting))
+
     def _cropped(self, frames: Frames) -> Frames:
-        shape = tuple(frames.shape)
+        self._check(tuple(frames.shape))
+        surplus = (frames.shape[1] - 1) % self.config.temporal_factor
+        if surplus == 0:
+            return frames
+        self._warn_dropped(frames.shape[1], surplus)
+        return frames[:, : frames.shape[1] - surplus]
+
+    def _check(self, shape: tuple[int, ...]) -> None:
         channels, factor = self._encoder.pixel_channels, self.config.spatial_factor
         if len(shape) != 5 or shape[1] < 1 or shape[4] != channels:
             raise UsageError(f"frames must be (B, F, H, W, {channels}) with F >= 1, got {shape}.")
@@ -100,14 +166,18 @@ class VideoEncoder:
                 f"frame height and width must be multiples of {factor}, at least {smallest}, "
                 f"got {shape[2]}x{shape[3]}; resize or crop the frames first."
             )
-        surplus = (shape[1] - 1) % self.config.temporal_factor
-        if surplus == 0:
-            return frames
+
+    def _warn_dropped(self, total: int, surplus: int) -> None:
         logger.warning(
             "%d frames cannot be encoded: the last %d are dropped, leaving %d (1 + %d*k).",
-            shape[1],
+            total,
             surplus,
-            shape[1] - surplus,
+            total - surplus,
             self.config.temporal_factor,
         )
-        return frames[:, : shape[1] - surplus]
+
+
+def _split(group: mx.array, size: int) -> Iterator[mx.array]:
+    """Pieces of at most ``size`` frames."""
+    for start in range(0, group.shape[1], size):
+        yield group[:, start : start + size]

@@ -1,8 +1,8 @@
 """The layers of the video VAE: each states the tensors it needs and maps one clip to the next.
 
 Encoder and decoder are flat lists of these layers. Along time nothing but the 3x3x3 convolutions looks beyond its own
-frame, and each of them one frame to either side (two back when causal): a driver that keeps two frames of input per
-convolution can run the same list over successive ranges of frames.
+frame, and each of them one frame to either side (two back when causal): `streaming` keeps two frames of input per
+convolution and runs the same list over successive ranges of frames.
 """
 
 from __future__ import annotations
@@ -26,6 +26,26 @@ PIXEL_NORM_EPS = 1e-8
 
 NoiseDraw = Callable[[tuple[int, ...]], "np.ndarray[Any, np.dtype[Any]]"]
 """Draws standard normal numbers of the given shape, float32; called in the order of the official code."""
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """What a convolution sees around its input along time.
+
+    Attributes:
+        halo: (B, 1 or 2, H, W, C) frames before the input; None when it begins the clip.
+        before: copies of the first frame in front of halo and input.
+        after: copies of the last frame behind the input.
+    """
+
+    halo: mx.array | None
+    before: int
+    after: int
+
+    @classmethod
+    def of_clip(cls, causal: bool) -> Neighbours:
+        """What surrounds a whole clip."""
+        return cls(None, 2, 0) if causal else cls(None, 1, 1)
 
 
 @dataclass(frozen=True)
@@ -137,8 +157,10 @@ class Convolution:
             ParamSpec(f"{self.path}.conv.bias", (self.out_channels,)),
         ]
 
-    def __call__(self, x: mx.array, params: Params, conditions: Conditions) -> mx.array:
-        return self.modulated(x, params)
+    def __call__(
+        self, x: mx.array, params: Params, conditions: Conditions, neighbours: Neighbours | None = None
+    ) -> mx.array:
+        return self.modulated(x, params, neighbours=neighbours)
 
     def modulated(
         self,
@@ -148,22 +170,63 @@ class Convolution:
         scale: mx.array | None = None,
         shift: mx.array | None = None,
         residual: mx.array | None = None,
+        neighbours: Neighbours | None = None,
     ) -> mx.array:
-        """The convolution with an optional scale and shift (B, C) after its norm, and an optional residual."""
+        """The convolution with an optional scale and shift (B, C) after its norm, and an optional residual.
+
+        Without ``neighbours`` x is the whole clip.
+        """
         own = params.at(f"{self.path}.conv")
+        around = neighbours or Neighbours.of_clip(self.causal)
         return causal_conv3d(
             x,
             own["weight"],
             own["bias"],
             stride=self.stride,
-            padding=((2, 0) if self.causal else (1, 1), (1, 1), (1, 1)),
+            padding=((around.before, around.after), (1, 1), (1, 1)),
             padding_mode=("edge", self.padding_mode, self.padding_mode),
             pixel_norm_eps=PIXEL_NORM_EPS if self.activated else None,
             scale=scale,
             shift=shift,
             activation="silu" if self.activated else None,
             residual=residual,
+            halo=around.halo,
         )
+
+
+@dataclass(frozen=True)
+class OutputConvolution:
+    """The decoder's conv_out behind PixelNorm, the last timestep modulation where there is one, and SiLU."""
+
+    path: str
+    in_channels: int
+    out_channels: int
+    causal: bool
+    padding_mode: str
+    conditioned: bool
+
+    def _convolution(self) -> Convolution:
+        return Convolution(
+            self.path, self.in_channels, self.out_channels, self.causal, self.padding_mode, activated=True
+        )
+
+    def specs(self) -> list[ParamSpec]:
+        specs = self._convolution().specs()
+        if self.conditioned:
+            specs += [
+                ParamSpec("timestep_scale_multiplier", ()),
+                ParamSpec("last_scale_shift_table", (2, self.in_channels), dtype="F32"),
+                *time_embedder_specs("last_time_embedder", 2 * self.in_channels),
+            ]
+        return specs
+
+    def __call__(
+        self, x: mx.array, params: Params, conditions: Conditions, neighbours: Neighbours | None = None
+    ) -> mx.array:
+        shift = scale = None
+        if conditions.timestep is not None:
+            shift, scale = scale_shift(params, "last_scale_shift_table", "last_time_embedder", conditions.timestep)
+        return self._convolution().modulated(x, params, scale=scale, shift=shift, neighbours=neighbours)
 
 
 @dataclass(frozen=True)
@@ -214,15 +277,55 @@ class ResidualLayer:
         return specs
 
     def __call__(self, x: mx.array, params: Params, conditions: Conditions) -> mx.array:
-        first, second = self._convolutions()
-        shift1 = scale1 = shift2 = scale2 = None
-        if self.embedder is not None and conditions.timestep is not None:
-            shift1, scale1, shift2, scale2 = scale_shift(
-                params, f"{self.path}.scale_shift_table", self.embedder, conditions.timestep
-            )
-        hidden = self._noised(first.modulated(x, params, scale=scale1, shift=shift1), params, conditions, 1)
-        out = second.modulated(hidden, params, scale=scale2, shift=shift2, residual=self._shortcut(x, params))
-        return self._noised(out, params, conditions, 2)
+        planes = self.draw_noise(conditions, (x.shape[2], x.shape[3]))
+        hidden = self.inner(x, params, conditions, planes)
+        return self.outer(hidden, self._shortcut(x, params), params, conditions, planes)
+
+    @property
+    def looks_at_whole_clip(self) -> bool:
+        """Whether the shortcut normalises over all frames."""
+        return self.in_channels != self.out_channels
+
+    def draw_noise(self, conditions: Conditions, size: tuple[int, int]) -> tuple[mx.array, mx.array] | None:
+        """The two planes (H, W, 1) that the layer adds, one draw each for all frames, channels and batch items."""
+        if not self.inject_noise or conditions.noise is None:
+            return None
+        first, second = (mx.array(conditions.noise(size))[..., None] for _ in range(2))
+        return first, second
+
+    def inner(
+        self,
+        x: mx.array,
+        params: Params,
+        conditions: Conditions,
+        planes: tuple[mx.array, mx.array] | None = None,
+        neighbours: Neighbours | None = None,
+    ) -> mx.array:
+        """The first convolution and its noise."""
+        shift, scale = self._modulation(params, conditions)[:2]
+        out = self._convolutions()[0].modulated(x, params, scale=scale, shift=shift, neighbours=neighbours)
+        return out if planes is None else self._noised(out, planes[0], params, 1)
+
+    def outer(
+        self,
+        hidden: mx.array,
+        residual: mx.array,
+        params: Params,
+        conditions: Conditions,
+        planes: tuple[mx.array, mx.array] | None = None,
+        neighbours: Neighbours | None = None,
+    ) -> mx.array:
+        """The second convolution, the residual and the second noise."""
+        shift, scale = self._modulation(params, conditions)[2:]
+        out = self._convolutions()[1].modulated(
+            hidden, params, scale=scale, shift=shift, residual=residual, neighbours=neighbours
+        )
+        return out if planes is None else self._noised(out, planes[1], params, 2)
+
+    def _modulation(self, params: Params, conditions: Conditions) -> list[mx.array] | list[None]:
+        if self.embedder is None or conditions.timestep is None:
+            return [None] * 4
+        return scale_shift(params, f"{self.path}.scale_shift_table", self.embedder, conditions.timestep)
 
     def _shortcut(self, x: mx.array, params: Params) -> mx.array:
         if self.in_channels == self.out_channels:
@@ -231,14 +334,9 @@ class ResidualLayer:
         normed = group_norm(x, own["norm3.weight"], own["norm3.bias"], groups=1, eps=1e-6)
         return causal_conv3d(normed.astype(x.dtype), own["conv_shortcut.weight"], own["conv_shortcut.bias"])
 
-    def _noised(self, x: mx.array, params: Params, conditions: Conditions, number: int) -> mx.array:
-        if not self.inject_noise or conditions.noise is None:
-            return x
-        height, width = x.shape[2:4]
-        # One draw for all frames, channels and batch items.
-        noise = mx.array(conditions.noise((height, width)))[..., None]
+    def _noised(self, x: mx.array, plane: mx.array, params: Params, number: int) -> mx.array:
         scale = params[f"{self.path}.per_channel_scale{number}"].astype(mx.float32).reshape(-1)
-        return (x.astype(mx.float32) + noise.astype(mx.float32) * scale).astype(x.dtype)
+        return (x.astype(mx.float32) + plane.astype(mx.float32) * scale).astype(x.dtype)
 
 
 @dataclass(frozen=True)
@@ -260,12 +358,23 @@ class Downsample:
         return self._convolution().specs()
 
     def __call__(self, x: mx.array, params: Params, conditions: Conditions) -> mx.array:
-        if self.stride[0] == 2:
-            # 1 + 2k frames become 2 + 2k: the first one stands alone in its pair.
-            x = mx.concatenate([x[:, :1], x], axis=1)
+        return self.fold(self.begun(x), params, conditions)
+
+    def begun(self, x: mx.array) -> mx.array:
+        """The first frames of a clip with what stands in front of them.
+
+        With stride 2 in time 1 + 2k frames become 2 + 2k: the first one stands alone in its pair.
+        """
+        return mx.concatenate([x[:, :1], x], axis=1) if self.stride[0] == 2 else x
+
+    def fold(
+        self, x: mx.array, params: Params, conditions: Conditions, neighbours: Neighbours | None = None
+    ) -> mx.array:
+        """Whole groups of frames -> one frame for each."""
         skip = space_to_depth(x, self.stride)
         skip = skip.reshape(*skip.shape[:4], self.out_channels, -1).astype(mx.float32).mean(axis=-1)
-        folded = space_to_depth(self._convolution()(x, params, conditions), self.stride)
+        mx.eval(skip)  # what it took is free before the convolution begins
+        folded = space_to_depth(self._convolution()(x, params, conditions, neighbours), self.stride)
         return (folded.astype(mx.float32) + skip).astype(x.dtype)
 
 
@@ -293,15 +402,32 @@ class Upsample:
         return self._convolution().specs()
 
     def __call__(self, x: mx.array, params: Params, conditions: Conditions) -> mx.array:
-        out = self._unfold(self._convolution()(x, params, conditions))
-        if not self.residual:
-            return out
-        copies = self.out_channels * math.prod(self.stride) // self.in_channels
-        return out + mx.tile(self._unfold(x), (1, 1, 1, 1, copies))
+        return self.unfold(x, x, params, conditions, begins=True)
 
-    def _unfold(self, x: mx.array) -> mx.array:
-        x = depth_to_space(x, self.stride)
-        return x[:, 1:] if self.stride[0] == 2 else x
+    def unfold(
+        self,
+        x: mx.array,
+        residual: mx.array,
+        params: Params,
+        conditions: Conditions,
+        neighbours: Neighbours | None = None,
+        *,
+        begins: bool,
+    ) -> mx.array:
+        """One group of frames for each frame.
+
+        Args:
+            x: what the convolution reads.
+            residual: the frames of the input that its results belong to; read by a residual layer only.
+            begins: the results begin the clip.
+        """
+        out = depth_to_space(self._convolution()(x, params, conditions, neighbours), self.stride)
+        if self.residual:
+            mx.eval(out)  # the convolution's result is free before the sum begins
+            added = depth_to_space(residual, self.stride)
+            copies = self.out_channels // added.shape[4]
+            out = (out.reshape(*out.shape[:4], copies, -1) + added[..., None, :]).reshape(out.shape)
+        return out[:, 1:] if begins and self.stride[0] == 2 else out
 
 
 @dataclass(frozen=True)
