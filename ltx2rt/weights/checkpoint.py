@@ -185,7 +185,7 @@ class Checkpoint:
         place = self._components.get(component, {}).get(name)
         if place is None or place.file is None:
             raise CheckpointError(f"{self.path}: no tensor {name!r} in the {component}.")
-        return bytes(place.file.bytes(place.name))
+        return place.file.bytes(place.name)
 
     def load(
         self,

@@ -74,7 +74,7 @@ def refuse_foreign_tensors(path: Path, tensors: Mapping[str, TensorInfo], file: 
 
 def _comfy_format(file: SafetensorsFile, name: str) -> Any:
     try:
-        declared = json.loads(bytes(file.bytes(name)).decode("utf-8"))
+        declared = json.loads(file.bytes(name).decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{file.path}: tensor {name!r} should hold JSON ({error}).") from error
     if not isinstance(declared, dict):

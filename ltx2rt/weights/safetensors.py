@@ -1,10 +1,9 @@
-"""Reading and writing of safetensors files, mapped and fully validated."""
+"""Reading and writing of safetensors files, fully validated."""
 
 from __future__ import annotations
 
 import json
 import math
-import mmap
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,37 +14,37 @@ import numpy as np
 
 from ltx2rt.errors import CheckpointError
 from ltx2rt.weights.float8 import decode_e4m3, decode_e5m2
+from ltx2rt.weights.positioned_file import PositionedFile
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 MAX_HEADER_BYTES = 100_000_000
 _MAX_RANK = 32
 _MAX_MLX_DIMENSION = 2**31 - 1
-# Copies larger than this drop their file pages from the process again, so that resident memory counts weights once.
-_RELEASE_BYTES = 1 << 20
 
 
 class _Dtype(NamedTuple):
     itemsize: int
     numpy: str  # how the raw items look to numpy; BF16 and 8-bit floats have no numpy type of their own
+    mlx: mx.Dtype | None  # the same for MLX; None: it has none
 
 
 DTYPES: dict[str, _Dtype] = {
-    "F64": _Dtype(8, "<f8"),
-    "F32": _Dtype(4, "<f4"),
-    "F16": _Dtype(2, "<f2"),
-    "BF16": _Dtype(2, "<u2"),
-    "F8_E4M3": _Dtype(1, "u1"),
-    "F8_E5M2": _Dtype(1, "u1"),
-    "I64": _Dtype(8, "<i8"),
-    "I32": _Dtype(4, "<i4"),
-    "I16": _Dtype(2, "<i2"),
-    "I8": _Dtype(1, "i1"),
-    "U64": _Dtype(8, "<u8"),
-    "U32": _Dtype(4, "<u4"),
-    "U16": _Dtype(2, "<u2"),
-    "U8": _Dtype(1, "u1"),
-    "BOOL": _Dtype(1, "?"),
+    "F64": _Dtype(8, "<f8", None),
+    "F32": _Dtype(4, "<f4", mx.float32),
+    "F16": _Dtype(2, "<f2", mx.float16),
+    "BF16": _Dtype(2, "<u2", mx.uint16),
+    "F8_E4M3": _Dtype(1, "u1", mx.uint8),
+    "F8_E5M2": _Dtype(1, "u1", mx.uint8),
+    "I64": _Dtype(8, "<i8", mx.int64),
+    "I32": _Dtype(4, "<i4", mx.int32),
+    "I16": _Dtype(2, "<i2", mx.int16),
+    "I8": _Dtype(1, "i1", mx.int8),
+    "U64": _Dtype(8, "<u8", mx.uint64),
+    "U32": _Dtype(4, "<u4", mx.uint32),
+    "U16": _Dtype(2, "<u2", mx.uint16),
+    "U8": _Dtype(1, "u1", mx.uint8),
+    "BOOL": _Dtype(1, "?", mx.bool_),
 }
 
 _DTYPE_OF_NUMPY = {
@@ -83,10 +82,11 @@ class TensorInfo(NamedTuple):
 
 
 class SafetensorsFile:
-    """One safetensors file, mapped read-only. Opening it reads the header and nothing else.
+    """One safetensors file. Opening it reads the header and nothing else; tensors are read when they are asked for.
 
     Attributes:
         path: the file.
+        file: the open file, for readers of their own.
         tensors: name -> `TensorInfo`, in the order of the header.
         metadata: the ``__metadata__`` strings.
 
@@ -98,16 +98,10 @@ class SafetensorsFile:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        try:
-            with self.path.open("rb", buffering=0) as file:
-                self._length = os.fstat(file.fileno()).st_size
-                header, data_start = _read_header(self.path, file.fileno(), self._length)
-                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except OSError as error:
-            reason = error.strerror or str(error)
-            raise CheckpointError(f"{self.path}: cannot open the weight file ({reason}); check the path.") from error
+        self.file = PositionedFile(self.path)
+        header, data_start = _read_header(self.file)
         self.metadata = _check_metadata(self.path, header.pop("__metadata__", None))
-        self.tensors = _check_tensors(self.path, header, data_start, self._length)
+        self.tensors = _check_tensors(self.path, header, data_start, self.file.length)
 
     def info(self, name: str) -> TensorInfo:
         """The entry of ``name``; `CheckpointError` when the file has no such tensor."""
@@ -118,59 +112,57 @@ class SafetensorsFile:
                 f"{self.path}: no tensor named {name!r} ({len(self.tensors)} tensors in the file)."
             ) from None
 
-    def bytes(self, name: str) -> memoryview:
-        """The raw bytes of a tensor: a read-only window of the map, valid until `close`."""
+    def bytes(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
+        """The raw bytes [start, stop) of a tensor."""
         info = self.info(name)
-        self._check_length()
-        return memoryview(self._map)[info.offset : info.offset + info.nbytes]
+        start, stop, _ = slice(start, stop).indices(info.nbytes)
+        return self.file.read(info.offset + start, max(0, stop - start))
 
     def raw(self, name: str) -> Array:
-        """The stored items as a read-only numpy view of the map; BF16 appears as uint16, 8-bit floats as uint8.
-
-        The view may be unaligned and keeps the map open.
-        """
+        """The stored items; BF16 appears as uint16, 8-bit floats as uint8."""
         info = self.info(name)
-        self._check_length()
-        items = np.frombuffer(self._map, dtype=DTYPES[info.dtype].numpy, count=info.size, offset=info.offset)
-        return items.reshape(info.shape)
+        items = np.empty(info.shape, dtype=DTYPES[info.dtype].numpy)
+        self.file.read_into(info.offset, bytes_of(items))
+        return items
+
+    def rows(self, name: str, rows: Array) -> Array:
+        """The stored items of some rows (first axis) of a tensor, as `raw` gives them; each row is read once."""
+        info = self.info(name)
+        items = np.empty((rows.size, *info.shape[1:]), dtype=DTYPES[info.dtype].numpy)
+        nbytes = items.nbytes // max(1, rows.size)
+        for row, target in zip(rows, items, strict=True):
+            self.file.read_into(info.offset + int(row) * nbytes, bytes_of(target))
+        return items
 
     def numpy(self, name: str) -> Array:
-        """A copy of the tensor as numpy; BF16, F8_E4M3 and F8_E5M2 are widened to float32."""
-        widened = widen(self.raw(name), self.info(name).dtype)
-        return np.array(widened) if not widened.flags.owndata else widened
+        """The tensor as numpy; BF16, F8_E4M3 and F8_E5M2 are widened to float32."""
+        return widen(self.raw(name), self.info(name).dtype)
 
     def mlx(self, name: str) -> mx.array:
-        """A copy of the tensor as an MLX array in the dtype of the file.
+        """The tensor as an MLX array in the dtype of the file.
 
         F8_E4M3 and F8_E5M2 give their uint8 codes. F64 is narrowed to float32, which is all that GPUs have.
         """
         info = self.info(name)
-        array = to_mlx(self.raw(name), info.dtype, f"{self.path}: tensor {name!r}")
-        self.release(name)
-        return array
-
-    def release(self, name: str) -> None:
-        """Tell the system that the pages of a large tensor are no longer needed by this process."""
-        info = self.info(name)
-        if info.nbytes < _RELEASE_BYTES or not hasattr(mmap, "MADV_DONTNEED"):
-            return
-        start = -(-info.offset // mmap.PAGESIZE) * mmap.PAGESIZE
-        end = (info.offset + info.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
-        if end > start:
-            self._map.madvise(mmap.MADV_DONTNEED, start, end - start)
+        where = f"{self.path}: tensor {name!r}"
+        dtype = DTYPES[info.dtype].mlx
+        if dtype is None or info.size == 0:
+            return to_mlx(self.raw(name), info.dtype, where)
+        check_dimensions(info.shape, where)
+        # The file is read straight into the array's own memory, so that a weight never exists twice.
+        array = mx.zeros(info.shape, dtype=dtype)
+        mx.eval(array)
+        self.file.read_into(info.offset, bytes_of(np.array(array, copy=False)))
+        return array.view(mx.bfloat16) if info.dtype == "BF16" else array
 
     def close(self) -> None:
-        """Unmap the file. Views taken with `bytes` and `raw` must be gone by then (`BufferError`)."""
-        self._map.close()
+        """Close the file; nothing can be read afterwards."""
+        self.file.close()
 
-    def _check_length(self) -> None:
-        """Reading mapped pages beyond the end of a file that shrank would kill the process."""
-        length = self._map.size()
-        if length < self._length:
-            raise CheckpointError(
-                f"{self.path}: the file shrank from {self._length} to {length} bytes while it was in use; "
-                "restore it and run again."
-            )
+
+def bytes_of(items: Array) -> memoryview:
+    """The writable bytes of a contiguous array."""
+    return memoryview(items.reshape(-1).view(np.uint8))
 
 
 def widen(raw: Array, dtype: str) -> Array:
@@ -184,24 +176,29 @@ def widen(raw: Array, dtype: str) -> Array:
     return raw
 
 
+def check_dimensions(shape: tuple[int, ...], where: str) -> None:
+    """Raise `CheckpointError` for what MLX cannot hold; ``where`` names the tensor."""
+    if any(n > _MAX_MLX_DIMENSION for n in shape):
+        raise CheckpointError(
+            f"{where}: a dimension of {list(shape)} is above {_MAX_MLX_DIMENSION}, which MLX cannot hold."
+        )
+
+
 def to_mlx(raw: Array, dtype: str, where: str) -> mx.array:
     """MLX array (a copy) of raw items of safetensors ``dtype``; ``where`` names the tensor in errors."""
-    if any(n > _MAX_MLX_DIMENSION for n in raw.shape):
-        raise CheckpointError(
-            f"{where}: a dimension of {list(raw.shape)} is above {_MAX_MLX_DIMENSION}, which MLX cannot hold."
-        )
+    check_dimensions(raw.shape, where)
     if dtype == "F64":
         raw = raw.astype(np.float32)
     array = mx.array(np.require(raw, requirements=["C", "A"]))
     return array.view(mx.bfloat16) if dtype == "BF16" else array
 
 
-def _read_header(path: Path, file: int, length: int) -> tuple[dict[str, Any], int]:
-    """The parsed JSON header of an open file descriptor, and the position of the data section."""
-    prefix = os.pread(file, 8, 0)
-    if len(prefix) < 8:
+def _read_header(file: PositionedFile) -> tuple[dict[str, Any], int]:
+    """The parsed JSON header, and the position of the data section."""
+    path, length = file.path, file.length
+    if length < 8:
         raise CheckpointError(f"{path}: {length} bytes is too short for a safetensors file; download it again.")
-    header_bytes = int.from_bytes(prefix, "little")
+    header_bytes = int.from_bytes(file.read(0, 8), "little")
     if header_bytes > MAX_HEADER_BYTES:
         raise CheckpointError(
             f"{path}: not a safetensors file, or damaged: the header claims {header_bytes} bytes "
@@ -222,7 +219,7 @@ def _read_header(path: Path, file: int, length: int) -> tuple[dict[str, Any], in
         return result
 
     try:
-        header = json.loads(os.pread(file, header_bytes, 8).decode("utf-8"), object_pairs_hook=unique)
+        header = json.loads(file.read(8, header_bytes).decode("utf-8"), object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{path}: the safetensors header is not valid JSON ({error}); download it again."

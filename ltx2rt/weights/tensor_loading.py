@@ -60,7 +60,6 @@ def load_array(stored: Stored, spec: ParamSpec) -> mx.array:
     if axes is not None:
         raw = np.ascontiguousarray(raw.transpose(axes))
     array = to_mlx(raw, dtype, stored.where)
-    stored.file.release(stored.name)
     return array.astype(mx.bfloat16) if stored.info.dtype in _FLOAT8 else array
 
 

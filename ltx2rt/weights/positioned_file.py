@@ -1,0 +1,70 @@
+"""A file that is read at given positions into memory the caller owns, by any thread."""
+
+from __future__ import annotations
+
+import os
+import weakref
+from pathlib import Path
+
+from ltx2rt.errors import CheckpointError
+
+# Most bytes of one system call: large enough for the full speed of a disk, small enough to stop soon.
+_BYTES_PER_READ = 16 << 20
+
+
+class PositionedFile:
+    """An open file. Nothing is mapped: a file that shrinks gives an error, not a killed process, and its pages never
+    count as memory of this process.
+
+    Attributes:
+        path: the file.
+        length: bytes when it was opened.
+
+    Raises:
+        CheckpointError: it cannot be opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+            self.close = weakref.finalize(self, os.close, self._descriptor)
+            self.length = os.fstat(self._descriptor).st_size
+            os.pread(self._descriptor, 1, 0)  # a folder opens but cannot be read
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise CheckpointError(f"{path}: cannot open the weight file ({reason}); check the path.") from error
+
+    def read_into(self, offset: int, target: memoryview) -> None:
+        """Fill ``target`` (writable bytes) with what stands in the file from ``offset`` on.
+
+        Raises:
+            CheckpointError: the file ends before, because it shrank since it was opened, or the disk fails.
+        """
+        done = 0
+        while done < len(target):
+            piece = target[done : done + _BYTES_PER_READ]
+            try:
+                count = os.preadv(self._descriptor, [piece], offset + done)
+            except OSError as error:
+                reason = error.strerror or str(error)
+                raise CheckpointError(
+                    f"{self.path}: reading {len(piece)} bytes at {offset + done} failed ({reason}); check the disk."
+                ) from error
+            if count == 0:
+                raise CheckpointError(
+                    f"{self.path}: the file shrank from {self.length} to {os.fstat(self._descriptor).st_size} bytes "
+                    "while it was in use; restore it and run again."
+                )
+            done += count
+
+    def read(self, offset: int, size: int) -> bytes:
+        """``size`` bytes from ``offset`` on; see `read_into`."""
+        buffer = bytearray(size)
+        self.read_into(offset, memoryview(buffer))
+        return bytes(buffer)
+
+    def announce(self, offset: int, size: int) -> None:
+        """Tell the system that a range will be read soon, so that the disk can begin."""
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self._descriptor, offset, size, os.POSIX_FADV_WILLNEED)
