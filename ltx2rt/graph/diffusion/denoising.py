@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from ltx2rt.graph.diffusion.guidance import GuiderParams, GuiderSchedule, combine_predictions
+from ltx2rt.graph.diffusion.guidance import GuiderParams, GuiderSchedule, MomentumApg, combine_predictions
 from ltx2rt.graph.diffusion.latent_state import LatentState
 from ltx2rt.graph.diffusion.precision import Float32Array
 from ltx2rt.graph.diffusion.predictions import Denoised
@@ -133,6 +133,7 @@ class GuidedDenoiser:
         self._video = video if isinstance(video, GuiderSchedule) else GuiderSchedule(video)
         self._audio = audio if isinstance(audio, GuiderSchedule) else GuiderSchedule(audio)
         self._last: Denoised = (None, None)
+        self._differences: dict[str, Float32Array] = {}
 
     def __call__(self, video: LatentState | None, audio: LatentState | None, sigma: float, step_index: int) -> Denoised:
         """Predictions (B, T, C) of the two streams at ``sigma``; None for an absent stream.
@@ -150,28 +151,58 @@ class GuidedDenoiser:
             kinds = [p.kind for p in plan.passes]
             last_video, last_audio = self._last
             if plan.run_video and video is not None and video_params is not None:
-                last_video = _combine(video_params, kinds, [pair[0] for pair in results], video)
+                last_video = self._combine("video", video_params, kinds, [pair[0] for pair in results], video)
             if plan.run_audio and audio is not None and audio_params is not None:
-                last_audio = _combine(audio_params, kinds, [pair[1] for pair in results], audio)
+                last_audio = self._combine("audio", audio_params, kinds, [pair[1] for pair in results], audio)
             self._last = (last_video, last_audio)
         return self._last
 
+    def memory(self) -> dict[str, Float32Array]:
+        """What the next step may depend on, besides its arguments; see `restore`."""
+        named = {"video": self._last[0], "audio": self._last[1]}
+        memory = {name: values for name, values in named.items() if values is not None}
+        return memory | {f"{stream}_differences": values for stream, values in self._differences.items()}
 
-def _combine(
-    params: GuiderParams, kinds: list[PassKind], predictions: list[Float32Array | None], state: LatentState
-) -> Float32Array:
-    by_kind = dict(zip(kinds, predictions, strict=True))
-    cond = by_kind["cond"]
-    if cond is None:
-        raise ValueError("The model returned no prediction for a stream that runs in this step.")
-    return combine_predictions(
-        params,
-        cond,
-        uncond=by_kind.get("uncond"),
-        perturbed=by_kind.get("perturbed"),
-        isolated=by_kind.get("isolated"),
-        dtype=state.dtype,
-    )
+    def restore(self, memory: Mapping[str, Float32Array]) -> Denoised:
+        """Continue as if the step that left this memory had just run; returns its predictions."""
+        self._last = (memory.get("video"), memory.get("audio"))
+        names = {stream: f"{stream}_differences" for stream in ("video", "audio")}
+        self._differences = {stream: memory[name] for stream, name in names.items() if name in memory}
+        return self._last
+
+    def _combine(
+        self,
+        stream: str,
+        params: GuiderParams,
+        kinds: list[PassKind],
+        predictions: list[Float32Array | None],
+        state: LatentState,
+    ) -> Float32Array:
+        by_kind = dict(zip(kinds, predictions, strict=True))
+        cond, uncond = by_kind["cond"], by_kind.get("uncond")
+        if cond is None:
+            raise ValueError("The model returned no prediction for a stream that runs in this step.")
+        cfg = None
+        if params.apg is not None and params.needs_uncond and uncond is not None:
+            apg = MomentumApg(
+                params.cfg_scale - 1,
+                params.apg.eta,
+                norm_threshold=params.apg.norm_threshold,
+                momentum=params.apg.momentum,
+                running=self._differences.get(stream),
+            )
+            cfg = apg.delta(cond, uncond)
+            if apg.running is not None:
+                self._differences[stream] = apg.running
+        return combine_predictions(
+            params,
+            cond,
+            uncond=uncond,
+            perturbed=by_kind.get("perturbed"),
+            isolated=by_kind.get("isolated"),
+            cfg=cfg,
+            dtype=state.dtype,
+        )
 
 
 def _perturbed_blocks(params: GuiderParams | None) -> tuple[int, ...]:

@@ -15,6 +15,21 @@ from ltx2rt.graph.diffusion.precision import Float32Array, StateDtype, round_to
 
 
 @dataclass(frozen=True)
+class ApgOptions:
+    """Adaptive projected guidance in place of plain classifier-free guidance (see `apg_delta`).
+
+    Attributes:
+        eta: weight of the part along the prediction.
+        norm_threshold: largest norm of the difference; 0 = no limit.
+        momentum: weight of the differences of earlier steps.
+    """
+
+    eta: float = 1.0
+    norm_threshold: float = 0.0
+    momentum: float = 0.0
+
+
+@dataclass(frozen=True)
 class GuiderParams:
     """Guidance of one stream; the defaults mean none.
 
@@ -25,6 +40,7 @@ class GuiderParams:
         modality_scale: guidance away from a pass in which the streams do not see each other; 1 = off.
         skip_step: after each evaluated step, this many steps reuse its prediction.
         stg_blocks: transformer blocks perturbed for ``stg_scale``.
+        apg: how ``cfg_scale`` acts; None is plain classifier-free guidance.
     """
 
     cfg_scale: float = 1.0
@@ -33,6 +49,7 @@ class GuiderParams:
     modality_scale: float = 1.0
     skip_step: int = 0
     stg_blocks: tuple[int, ...] = ()
+    apg: ApgOptions | None = None
 
     def __post_init__(self) -> None:
         if self.skip_step < 0:
@@ -84,6 +101,7 @@ def combine_predictions(
     uncond: Float32Array | None = None,
     perturbed: Float32Array | None = None,
     isolated: Float32Array | None = None,
+    cfg: Float32Array | None = None,
     dtype: StateDtype = "float32",
 ) -> Float32Array:
     """Guided prediction of one stream, with its deviation rescaled over the whole tensor (conditioning included).
@@ -94,6 +112,7 @@ def combine_predictions(
         uncond: the same for the negative prompt.
         perturbed: the same with self-attention skipped in some blocks.
         isolated: the same without attention between the streams.
+        cfg: what classifier-free guidance adds; None: ``(cfg_scale - 1)*(cond - uncond)``.
         dtype: what the result is rounded to.
 
     Raises:
@@ -111,7 +130,10 @@ def combine_predictions(
             continue
         if other is None:
             raise ValueError(f"The strengths {params} need the {name} prediction, but it was not given.")
-        guided = guided + np.float32(weight) * (cond - other)
+        delta = np.float32(weight) * (cond - other)
+        if name == "uncond" and cfg is not None:
+            delta = cfg
+        guided = guided + delta
     if params.rescale_scale != 0:
         ratio = _deviation(cond) / _deviation(guided)
         guided = guided * np.float32(params.rescale_scale * ratio + (1 - params.rescale_scale))
@@ -148,23 +170,35 @@ def apg_delta(
 
 
 class MomentumApg:
-    """Adaptive projected guidance over a running sum of differences; one object per stream and run."""
+    """Adaptive projected guidance over a running sum of differences; one object per stream and run.
 
-    def __init__(self, scale: float, eta: float, *, norm_threshold: float = 5.0, momentum: float = 0.0) -> None:
+    Attributes:
+        running: the sum so far, (B, T, C); None before the first step or without momentum.
+    """
+
+    def __init__(
+        self,
+        scale: float,
+        eta: float,
+        *,
+        norm_threshold: float = 5.0,
+        momentum: float = 0.0,
+        running: Float32Array | None = None,
+    ) -> None:
         """Strength ``scale`` (0 = none, unlike `apg_delta`); ``momentum`` weights the sum of earlier differences."""
         self._scale = scale
         self._eta = eta
         self._norm_threshold = norm_threshold
         self._momentum = momentum
-        self._running: Float32Array | None = None
+        self.running = running
 
     def delta(self, cond: Float32Array, uncond: Float32Array) -> Float32Array:
         """What to add to ``cond`` (B, T, C) in this step; remembers the difference for the next one."""
         guidance = cond - uncond
         if self._momentum != 0:
-            if self._running is not None:
-                guidance = np.float32(self._momentum) * self._running + guidance
-            self._running = guidance
+            if self.running is not None:
+                guidance = np.float32(self._momentum) * self.running + guidance
+            self.running = guidance
         return np.float32(self._scale) * _project_guidance(guidance, cond, self._eta, self._norm_threshold)
 
 

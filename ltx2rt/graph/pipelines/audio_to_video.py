@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from ltx2rt.errors import UsageError
-from ltx2rt.graph.diffusion.schedules import distilled_stage_2_sigmas, ltx2_sigmas
+from ltx2rt.graph.diffusion.schedules import distilled_stage_2_sigmas
 from ltx2rt.graph.pipelines.checks import check_request
 from ltx2rt.graph.pipelines.decode_stages import finish
-from ltx2rt.graph.pipelines.denoise_stage import Sampling
+from ltx2rt.graph.pipelines.denoise_stage import Sampling, guided_sampling
 from ltx2rt.graph.pipelines.encode_stages import encode_sound
 from ltx2rt.graph.pipelines.model_files import ModelFiles
 from ltx2rt.graph.pipelines.prompt_encoding import PromptContext
@@ -38,7 +38,7 @@ def generate(run: Run) -> GeneratedClip:
     _, audio_target = targets(request, request.height, request.width)
     sound = encode_sound(run, request.sound, audio_target.shape.frames)
     conditions = Conditions(positive, negative, sound=sound)
-    guided = Sampling(ltx2_sigmas(request.num_inference_steps), files.loras, video_guider=request.video_guider)
+    guided = guided_sampling(request, files.loras, video_guider=request.video_guider)
     first = first_stage(run, guided, conditions)
     refine = Sampling(distilled_stage_2_sigmas(), (*files.loras, *files.distilled_lora))
     final = second_stage(run, refine, conditions, first)

@@ -18,17 +18,28 @@ from ltx2rt.graph.models.video_decoder import VideoDecoder
 from ltx2rt.graph.models.video_vae import VideoVaeConfig, decoder_specs
 from ltx2rt.graph.pipelines.events import AudioDecoded, LatentUpscaled, VideoDecodeStarted
 from ltx2rt.graph.pipelines.run import GeneratedClip, Run
+from ltx2rt.weights.checkpoint import Checkpoint
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
 def upscale_latent(run: Run, latent: Float32Array) -> Float32Array:
     """Normalised video latent (1, f, h, w, 128) -> (1, f, 2h, 2w, 128)."""
-    checkpoint, upscaler_file = run.files.checkpoint, run.files.spatial_upscaler
-    if upscaler_file is None:
+    if run.files.spatial_upscaler is None:
         raise UsageError("the spatial upscaler is missing; give its file.")
+    return resample_latent(run, "spatial upscaler", run.files.spatial_upscaler, latent)
+
+
+def resample_latent(run: Run, name: str, upscaler_file: Checkpoint, latent: Float32Array) -> Float32Array:
+    """Normalised video latent (1, f, h, w, 128) through the upscaler of a file: larger in space, or 2f - 1 in time."""
+    latents = run.remember(name, lambda: {"latent": _resample(run, name, upscaler_file, latent)})
+    return np.array(latents["latent"])
+
+
+def _resample(run: Run, name: str, upscaler_file: Checkpoint, latent: Float32Array) -> Float32Array:
+    checkpoint = run.files.checkpoint
     config = upscaler.LatentUpscalerConfig.from_dict(upscaler_file.section("upscaler"))
-    with run.stage("spatial upscaler") as stage:
+    with run.stage(name) as stage:
         arrays = stage.hold(upscaler_file.load("upscaler", upscaler.param_specs(config)))
         statistics = LatentStatistics(Params(stage.hold(checkpoint.load("video_vae", statistics_specs()))))
         before = statistics.un_normalise(mx.array(latent).astype(run.request.dtype))
@@ -79,19 +90,40 @@ def finish(
     waveform: Array | None = None,
     sample_rate: int = 0,
 ) -> GeneratedClip:
-    """The clip of the final latents: the sound now (decoded, or the waveform given), the frames while they are read."""
-    if audio is not None:
-        waveform, sample_rate = decode_audio(run, audio)
-    request = run.request
-    spatial = (
-        VideoVaeConfig.from_dict(run.files.checkpoint.section("video_vae")).spatial_factor if video is not None else 0
-    )
+    """The clip of the final latents: the sound now (decoded, or the waveform given), the frames while they are read.
+
+    What the request asks for beyond its pipeline happens here: upscalers on the final latent, and no decoding.
+    """
+    request, frame_rate = run.request, run.request.frame_rate
+    if video is not None and request.upscale_spatial:
+        video = resample_latent(run, "final spatial upscaler", _given(run.files.spatial_upscaler, "spatial"), video)
+    if video is not None and request.upscale_temporal:
+        video = resample_latent(run, "final temporal upscaler", _given(run.files.temporal_upscaler, "temporal"), video)
+        frame_rate *= 2
+    if audio is not None and request.decode:
+        tokens = audio
+        decoded = run.remember("sound", lambda: dict(zip(("waveform", "rate"), _sound(run, tokens), strict=True)))
+        waveform, sample_rate = np.array(decoded["waveform"]), int(np.array(decoded["rate"]))
+    vae = None if video is None else VideoVaeConfig.from_dict(run.files.checkpoint.section("video_vae"))
     return GeneratedClip(
-        frames=None if video is None else decode_video(run, video),
+        frames=decode_video(run, video) if video is not None and request.decode else None,
         audio=waveform,
         sample_rate=sample_rate,
-        frame_rate=request.frame_rate,
-        num_frames=0 if video is None else request.num_frames,
-        height=0 if video is None else video.shape[2] * spatial,
-        width=0 if video is None else video.shape[3] * spatial,
+        frame_rate=frame_rate,
+        num_frames=0 if video is None or vae is None else (video.shape[1] - 1) * vae.temporal_factor + 1,
+        height=0 if video is None or vae is None else video.shape[2] * vae.spatial_factor,
+        width=0 if video is None or vae is None else video.shape[3] * vae.spatial_factor,
+        video_latent=video,
+        audio_latent=audio,
     )
+
+
+def _sound(run: Run, tokens: Float32Array) -> tuple[Array, Array]:
+    waveform, sample_rate = decode_audio(run, tokens)
+    return waveform, np.array(sample_rate, np.int32)
+
+
+def _given(upscaler_file: Checkpoint | None, kind: str) -> Checkpoint:
+    if upscaler_file is None:
+        raise UsageError(f"the {kind} upscaler is missing; give its file with --{kind}-upsampler-path.")
+    return upscaler_file

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count
 from typing import Literal
 
 import mlx.core as mx
+import numpy as np
 
 from ltx2rt.graph.diffusion.denoising import NO_GUIDANCE, GuidedDenoiser
 from ltx2rt.graph.diffusion.guidance import GuiderParams
@@ -14,11 +16,13 @@ from ltx2rt.graph.diffusion.latent_state import LatentState
 from ltx2rt.graph.diffusion.precision import Float32Array
 from ltx2rt.graph.diffusion.predictions import Denoised, post_process
 from ltx2rt.graph.diffusion.res_2s import res_2s_loop
-from ltx2rt.graph.diffusion.samplers import Denoise, SamplerStep, euler_loop
+from ltx2rt.graph.diffusion.samplers import Denoise, SamplerStep, euler_loop, gradient_estimation_loop
+from ltx2rt.graph.diffusion.schedules import ltx2_sigmas
 from ltx2rt.graph.models.params import Params
 from ltx2rt.graph.models.transformer import Transformer, TransformerConfig, param_specs
-from ltx2rt.graph.pipelines.events import Evaluated, StepDone
+from ltx2rt.graph.pipelines.events import Evaluated, StageRestored, StepDone
 from ltx2rt.graph.pipelines.prompt_encoding import PromptContext
+from ltx2rt.graph.pipelines.request import Request
 from ltx2rt.graph.pipelines.run import Run
 from ltx2rt.graph.pipelines.transformer_passes import TransformerPasses
 from ltx2rt.weights.lora import LoraFile
@@ -31,13 +35,15 @@ class Sampling:
     Attributes:
         sigmas: falling noise levels, one more than steps.
         loras: fused into the transformer, in order, with their strengths.
-        sampler: ``euler`` or ``res_2s``.
+        sampler: ``euler``, ``res_2s`` or ``gradient_estimation``.
+        gamma: of gradient estimation.
         video_guider, audio_guider: guidance of each stream.
     """
 
     sigmas: Float32Array
     loras: tuple[tuple[LoraFile, float], ...] = ()
-    sampler: Literal["euler", "res_2s"] = "euler"
+    sampler: Literal["euler", "res_2s", "gradient_estimation"] = "euler"
+    gamma: float = 0.0
     video_guider: GuiderParams = NO_GUIDANCE
     audio_guider: GuiderParams = NO_GUIDANCE
 
@@ -52,6 +58,23 @@ class Sampling:
         return len(self.sigmas) - 1 + (self.sampler == "res_2s" and float(self.sigmas[-1]) == 0.0)
 
 
+def guided_sampling(
+    request: Request,
+    loras: tuple[tuple[LoraFile, float], ...],
+    video_guider: GuiderParams = NO_GUIDANCE,
+    audio_guider: GuiderParams = NO_GUIDANCE,
+) -> Sampling:
+    """First-order sampling of a dev checkpoint over the steps that the request asks for."""
+    return Sampling(
+        ltx2_sigmas(request.num_inference_steps),
+        loras,
+        "gradient_estimation" if request.gradient_gamma else "euler",
+        request.gradient_gamma,
+        video_guider,
+        audio_guider,
+    )
+
+
 def denoise(
     run: Run,
     name: str,
@@ -62,6 +85,30 @@ def denoise(
     negative: PromptContext | None = None,
 ) -> tuple[LatentState | None, LatentState | None]:
     """One denoising stage over the streams that are present."""
+    finished = None if run.journal is None else run.journal.get(name)
+    if finished is not None:
+        run.emit(StageRestored(name))
+        return _with_latent(video, finished.get("video")), _with_latent(audio, finished.get("audio"))
+    video, audio = _denoise(run, name, sampling, video, audio, positive, negative)
+    if run.journal is not None:
+        run.journal.put(name, {k: s.latent for k, s in (("video", video), ("audio", audio)) if s is not None})
+        run.journal.drop(name)
+    return video, audio
+
+
+def _with_latent(state: LatentState | None, latent: mx.array | None) -> LatentState | None:
+    return None if state is None or latent is None else state.with_latent(np.array(latent))
+
+
+def _denoise(
+    run: Run,
+    name: str,
+    sampling: Sampling,
+    video: LatentState | None,
+    audio: LatentState | None,
+    positive: PromptContext,
+    negative: PromptContext | None,
+) -> tuple[LatentState | None, LatentState | None]:
     checkpoint, dtype = run.files.checkpoint, run.request.dtype
     config = TransformerConfig.from_dict(checkpoint.section("transformer"))
     with run.stage(name, sampling.steps) as stage:
@@ -73,9 +120,10 @@ def denoise(
                 fuse_dtype=mx.float32 if dtype == mx.float32 else None,
             )
         )
-        passes = TransformerPasses(Transformer(config, Params(arrays), dtype), positive, negative)
+        model = Transformer(config, Params(arrays), dtype)
+        passes = TransformerPasses(model, positive, negative, run.request.max_batch_size)
         denoiser = GuidedDenoiser(passes, video=sampling.video_guider, audio=sampling.audio_guider)
-        for step in _steps(run, sampling, _observed(run, denoiser), video, audio):
+        for step in _steps(run, sampling, _observed(run, name, denoiser), video, audio):
             video, audio = step.video, step.audio
             run.emit(
                 StepDone(
@@ -95,15 +143,25 @@ def _steps(
 ) -> Iterator[SamplerStep]:
     if sampling.sampler == "euler":
         return euler_loop(denoiser, sampling.sigmas, video, audio)
+    if sampling.sampler == "gradient_estimation":
+        return gradient_estimation_loop(denoiser, sampling.sigmas, video, audio, gamma=sampling.gamma)
     step_noise, substep_noise = run.sde_noise()
     return res_2s_loop(denoiser, sampling.sigmas, video, audio, step_noise=step_noise, substep_noise=substep_noise)
 
 
-def _observed(run: Run, denoiser: GuidedDenoiser) -> Denoise:
-    """The denoiser, with every evaluation told to the observer."""
+def _observed(run: Run, name: str, denoiser: GuidedDenoiser) -> Denoise:
+    """The denoiser, with every evaluation told to the observer and kept in the journal, from where it is taken again
+    when the stage was interrupted."""
+    numbers = count()
 
     def evaluate(video: LatentState | None, audio: LatentState | None, sigma: float, step_index: int) -> Denoised:
+        entry = f"{name}.{next(numbers):04d}"
+        found = None if run.journal is None else run.journal.get(entry)
+        if found is not None:
+            return denoiser.restore({key: np.array(value) for key, value in found.items()})
         x0 = denoiser(video, audio, sigma, step_index)
+        if run.journal is not None:
+            run.journal.put(entry, denoiser.memory())
         kept = [
             None if state is None or estimate is None else post_process(estimate, state)
             for state, estimate in zip((video, audio), x0, strict=True)

@@ -28,6 +28,13 @@ class StageFinished:
 
 
 @dataclass(frozen=True)
+class StageRestored:
+    """A stage does not run: an interrupted run has left its result."""
+
+    name: str
+
+
+@dataclass(frozen=True)
 class StepDone:
     """One sampler step of a denoising stage is complete.
 
@@ -111,6 +118,7 @@ class VideoDecodeStarted:
 Event = (
     StageStarted
     | StageFinished
+    | StageRestored
     | StepDone
     | Evaluated
     | Noised

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ltx2rt.errors import CheckpointError, UsageError
+from ltx2rt.graph.models.upscaler import LatentUpscalerConfig
 from ltx2rt.weights.checkpoint import Checkpoint
 from ltx2rt.weights.lora import LoraFile
 from ltx2rt.weights.tokenizer import GemmaTokenizer
@@ -20,6 +21,7 @@ class ModelFiles:
         text_encoder: the Gemma folder; None when text contexts are given.
         tokenizer: of the text encoder.
         spatial_upscaler: needed by two-stage pipelines.
+        temporal_upscaler: for doubling the frame rate.
         loras: LoRA files with their strengths, fused in this order.
         distilled_lora: the LoRA of the second stage of dev pipelines with its strength, or empty.
     """
@@ -28,6 +30,7 @@ class ModelFiles:
     text_encoder: Checkpoint | None = None
     tokenizer: GemmaTokenizer | None = None
     spatial_upscaler: Checkpoint | None = None
+    temporal_upscaler: Checkpoint | None = None
     loras: tuple[tuple[LoraFile, float], ...] = ()
     distilled_lora: tuple[tuple[LoraFile, float], ...] = ()
 
@@ -39,6 +42,7 @@ class ModelFiles:
         spatial_upscaler: Path | None = None,
         loras: tuple[tuple[Path, float], ...] = (),
         distilled_lora: tuple[tuple[Path, float], ...] = (),
+        temporal_upscaler: Path | None = None,
     ) -> ModelFiles:
         """Open the files and check that each is of the kind its place asks for.
 
@@ -51,21 +55,28 @@ class ModelFiles:
         for path, strength in (*loras, *distilled_lora):
             if not abs(strength) < float("inf"):
                 raise UsageError(f"the strength of LoRA {path} must be a finite number, got {strength}.")
-        gemma = upscaler = None
+        gemma = None
         if text_encoder is not None:
             gemma = Checkpoint.open(text_encoder)
             _require(gemma, "text_encoder", "a Gemma text encoder")
-        if spatial_upscaler is not None:
-            upscaler = Checkpoint.open(spatial_upscaler)
-            _require(upscaler, "upscaler", "a latent upscaler")
         return cls(
             checkpoint=model,
             text_encoder=gemma,
             tokenizer=None if text_encoder is None else GemmaTokenizer.from_directory(text_encoder),
-            spatial_upscaler=upscaler,
+            spatial_upscaler=None if spatial_upscaler is None else _open_upscaler(spatial_upscaler, "spatial"),
+            temporal_upscaler=None if temporal_upscaler is None else _open_upscaler(temporal_upscaler, "temporal"),
             loras=tuple((LoraFile(path), strength) for path, strength in loras),
             distilled_lora=tuple((LoraFile(path), strength) for path, strength in distilled_lora),
         )
+
+
+def _open_upscaler(path: Path, axis: str) -> Checkpoint:
+    checkpoint = Checkpoint.open(path)
+    _require(checkpoint, "upscaler", "a latent upscaler")
+    kind = LatentUpscalerConfig.from_dict(checkpoint.section("upscaler")).kind
+    if (kind == "temporal") != (axis == "temporal"):
+        raise CheckpointError(f"{path}: a {kind} upscaler, but a {axis} one is needed; give the other file.")
+    return checkpoint
 
 
 def _require(checkpoint: Checkpoint, component: str, kind: str) -> None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from ltx2rt.graph.diffusion.latent_state import audio_latent, video_latent
-from ltx2rt.graph.diffusion.schedules import ltx2_sigmas
 from ltx2rt.graph.pipelines.checks import check_request
 from ltx2rt.graph.pipelines.decode_stages import finish
-from ltx2rt.graph.pipelines.denoise_stage import Sampling, denoise
+from ltx2rt.graph.pipelines.denoise_stage import denoise, guided_sampling
 from ltx2rt.graph.pipelines.encode_stages import encode_images
 from ltx2rt.graph.pipelines.latent_states import audio_state, image_items, video_state
 from ltx2rt.graph.pipelines.model_files import ModelFiles
@@ -26,8 +25,8 @@ def generate(run: Run) -> GeneratedClip:
     request = run.request
     positive, negative = guided_contexts(run)
     video_target, audio_target = targets(request, request.height, request.width)
-    sampling = Sampling(
-        ltx2_sigmas(request.num_inference_steps),
+    sampling = guided_sampling(
+        request,
         run.files.loras,
         video_guider=request.video_guider,
         audio_guider=request.audio_guider,

@@ -41,6 +41,10 @@ class Request:
         source, region: the clip that retake edits, and where.
         distilled: retake runs the distilled schedule without guidance.
         distilled_lora_strengths: of the two stages of two-stage-hq.
+        gradient_gamma: gradient estimation in place of Euler steps in the guided stage; 0 = off.
+        max_batch_size: how many guidance passes go through the transformer together.
+        upscale_spatial, upscale_temporal: enlarge the final video latent without refinement.
+        decode: whether the final latents become frames and sound.
         tiling: of the video decoder: ``auto`` (by size), explicit, or None (one tile).
         dtype: of activations.
     """
@@ -66,6 +70,11 @@ class Request:
     distilled_lora_strengths: tuple[float, float] = (0.25, 0.5)
     context: PromptContext | None = None
     negative_context: PromptContext | None = None
+    gradient_gamma: float = 0.0
+    max_batch_size: int = 1
+    upscale_spatial: bool = False
+    upscale_temporal: bool = False
+    decode: bool = True
     tiling: Tiling | Literal["auto"] | None = "auto"
     dtype: mx.Dtype = mx.bfloat16
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from ltx2rt.errors import UsageError
 from ltx2rt.graph.diffusion.conditioning import RegenerateTimeRange
 from ltx2rt.graph.diffusion.latent_state import audio_latent, video_latent
-from ltx2rt.graph.diffusion.schedules import distilled_sigmas, ltx2_sigmas
+from ltx2rt.graph.diffusion.schedules import distilled_sigmas
 from ltx2rt.graph.pipelines.checks import check_request
 from ltx2rt.graph.pipelines.decode_stages import finish
-from ltx2rt.graph.pipelines.denoise_stage import Sampling, denoise
+from ltx2rt.graph.pipelines.denoise_stage import Sampling, denoise, guided_sampling
 from ltx2rt.graph.pipelines.encode_stages import encode_pixels, encode_sound
 from ltx2rt.graph.pipelines.latent_states import audio_state, video_state
 from ltx2rt.graph.pipelines.model_files import ModelFiles
@@ -52,8 +52,8 @@ def generate(run: Run) -> GeneratedClip:
     if request.distilled:
         sampling = Sampling(distilled_sigmas(), run.files.loras)
     else:
-        sampling = Sampling(
-            ltx2_sigmas(request.num_inference_steps),
+        sampling = guided_sampling(
+            request,
             run.files.loras,
             video_guider=request.video_guider,
             audio_guider=request.audio_guider,

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+import mlx.core as mx
 import numpy as np
 
 from ltx2rt.graph.diffusion.latent_state import LatentState, add_noise
 from ltx2rt.graph.diffusion.noise import NoiseSource, RecordedNoise, StandardizedNoise, TorchCpuNoise
 from ltx2rt.graph.diffusion.res_2s import STEP_NOISE_SEED, SUBSTEP_NOISE_SEED
 from ltx2rt.graph.pipelines.events import Event, Noised, Observer, StageFinished, StageStarted
+from ltx2rt.graph.pipelines.journal import Arrays, Journal
 from ltx2rt.graph.pipelines.model_files import ModelFiles
 from ltx2rt.graph.pipelines.request import Request
 from ltx2rt.memory.stage import Stage, StageRunner
@@ -31,6 +33,8 @@ class GeneratedClip:
         sample_rate: of the sound, Hz.
         frame_rate: frames per second.
         num_frames, height, width: of the video.
+        video_latent: (1, f, h, w, 128) float32, normalised; None: sound only.
+        audio_latent: (1, L, 128) float32, normalised; None where sound was given.
     """
 
     frames: Iterator[Array] | None
@@ -40,6 +44,8 @@ class GeneratedClip:
     num_frames: int
     height: int
     width: int
+    video_latent: Array | None = None
+    audio_latent: Array | None = None
 
 
 class Run:
@@ -50,6 +56,7 @@ class Run:
         request: what to make.
         observer: told about every event; raising `Cancelled` from it stops the run.
         noise: source of the random draws, in the order of the official code; default: torch's CPU generator.
+        journal: where results are kept and looked up, for runs that survive an interruption.
         sde_noise: makes the step and substep noise of each res_2s stage; default: the fixed seeds of the official code.
     """
 
@@ -60,12 +67,14 @@ class Run:
         observer: Observer | None = None,
         noise: NoiseSource | None = None,
         sde_noise: Callable[[], tuple[NoiseSource, NoiseSource]] | None = None,
+        journal: Journal | None = None,
     ) -> None:
         self.files = files
         self.request = request
         self.stages = StageRunner()
         self.noise: NoiseSource = TorchCpuNoise(request.seed) if noise is None else noise
         self.sde_noise = fixed_sde_noise if sde_noise is None else sde_noise
+        self.journal = journal
         self._observer = observer
 
     def emit(self, event: Event) -> None:
@@ -79,6 +88,12 @@ class Run:
         with self.stages.stage(name) as stage:
             yield stage
         self.emit(StageFinished(name))
+
+    def remember(self, name: str, compute: Callable[[], Arrays]) -> dict[str, mx.array]:
+        """Arrays from the journal, where an earlier run left them, else from ``compute``."""
+        if self.journal is not None:
+            return self.journal.remember(name, compute)
+        return {key: value if isinstance(value, mx.array) else mx.array(value) for key, value in compute().items()}
 
     def add_noise(self, modality: str, state: LatentState, noise_scale: float) -> LatentState:
         """The state noised with the next draw, announced to the observer."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import mlx.core as mx
+
 from ltx2rt.errors import UsageError
 from ltx2rt.graph.models import connector, feature_extractor, gemma3
 from ltx2rt.graph.models.params import Params
@@ -27,6 +29,16 @@ def guided_contexts(run: Run) -> tuple[PromptContext, PromptContext | None]:
 
 def encode_prompts(run: Run, prompts: Sequence[str]) -> list[PromptContext]:
     """Contexts of each prompt: stage "text encoder" (Gemma and the projection), then stage "connectors"."""
+
+    def compute() -> dict[str, mx.array]:
+        contexts = _encode(run, prompts)
+        return {f"{index}.{name}": value for index, c in enumerate(contexts) for name, value in c._asdict().items()}
+
+    arrays = run.remember("text contexts", compute)
+    return [PromptContext(arrays[f"{index}.video"], arrays[f"{index}.audio"]) for index in range(len(prompts))]
+
+
+def _encode(run: Run, prompts: Sequence[str]) -> list[PromptContext]:
     checkpoint, encoder = run.files.checkpoint, run.files.text_encoder
     tokenizer = run.files.tokenizer
     if encoder is None or tokenizer is None:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ltx2rt.graph.diffusion.latent_state import audio_latent
-from ltx2rt.graph.diffusion.schedules import ltx2_sigmas
 from ltx2rt.graph.pipelines.checks import check_request
 from ltx2rt.graph.pipelines.decode_stages import finish
-from ltx2rt.graph.pipelines.denoise_stage import Sampling, denoise
+from ltx2rt.graph.pipelines.denoise_stage import denoise, guided_sampling
 from ltx2rt.graph.pipelines.latent_states import audio_state
 from ltx2rt.graph.pipelines.model_files import ModelFiles
 from ltx2rt.graph.pipelines.request import Request
@@ -35,7 +34,7 @@ def generate(run: Run) -> GeneratedClip:
     positive, negative = guided_contexts(run)
     _, target = targets(request, _UNUSED_SIDE, _UNUSED_SIDE)
     guider = replace(request.audio_guider, modality_scale=1.0)
-    sampling = Sampling(ltx2_sigmas(request.num_inference_steps), run.files.loras, audio_guider=guider)
+    sampling = guided_sampling(request, run.files.loras, audio_guider=guider)
     start = audio_state(run, target, noise_scale=sampling.noise_scale)
     _, audio = denoise(run, "denoise", sampling, None, start, positive, negative)
     assert audio is not None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import mlx.core as mx
 import numpy as np
 
@@ -21,12 +23,20 @@ class TransformerPasses:
         transformer: the loaded model.
         positive: context of the prompt.
         negative: context of the negative prompt; needed when a pass asks for it.
+        max_batch_size: how many passes go through the transformer together, on the batch axis.
     """
 
-    def __init__(self, transformer: Transformer, positive: PromptContext, negative: PromptContext | None) -> None:
+    def __init__(
+        self,
+        transformer: Transformer,
+        positive: PromptContext,
+        negative: PromptContext | None,
+        max_batch_size: int = 1,
+    ) -> None:
         self._transformer = transformer
         self._positive = positive
         self._negative = negative
+        self._max_batch_size = max_batch_size
 
     def __call__(self, request: PredictRequest) -> list[Denoised]:
         """One pair of x0 estimates (B, T, C) float32 per pass; None for an absent or disabled stream.
@@ -34,42 +44,58 @@ class TransformerPasses:
         Raises:
             ValueError: a pass needs the negative prompt and there is none.
         """
-        return [self._run(request, guidance_pass) for guidance_pass in request.passes]
+        size = self._max_batch_size
+        groups = [request.passes[start : start + size] for start in range(0, len(request.passes), size)]
+        return [pair for group in groups for pair in self._run(request, group)]
 
-    def _run(self, request: PredictRequest, guidance_pass: GuidancePass) -> Denoised:
-        context = self._negative if guidance_pass.negative_prompt else self._positive
-        if context is None:
+    def _run(self, request: PredictRequest, passes: Sequence[GuidancePass]) -> list[Denoised]:
+        """The passes of one transformer call."""
+        contexts = [self._negative if guidance_pass.negative_prompt else self._positive for guidance_pass in passes]
+        given = [context for context in contexts if context is not None]
+        if len(given) < len(contexts):
             raise ValueError("Negative context is required for unconditioned denoising; give a negative prompt.")
-        video = _modality(request.video, request.sigma, context.video, request.run_video)
-        audio = _modality(request.audio, request.sigma, context.audio, request.run_audio)
+        video = _modality(request.video, request.sigma, [context.video for context in given], request.run_video)
+        audio = _modality(request.audio, request.sigma, [context.audio for context in given], request.run_audio)
         states = [state for state in (request.video, request.audio) if state is not None]
-        perturbations = _perturbations(guidance_pass)
-        velocities = self._transformer(video, audio, [perturbations] * states[0].batch if perturbations else None)
-        return (
-            _denoised(request.video, request.sigma, velocities[0], request.run_video),
-            _denoised(request.audio, request.sigma, velocities[1], request.run_audio),
-        )
+        perturbations = [_perturbations(guidance_pass) for guidance_pass in passes for _ in range(states[0].batch)]
+        velocities = self._transformer(video, audio, perturbations if any(perturbations) else None)
+        return [
+            (
+                _denoised(request.video, request.sigma, velocities[0], request.run_video, index),
+                _denoised(request.audio, request.sigma, velocities[1], request.run_audio, index),
+            )
+            for index in range(len(passes))
+        ]
 
 
-def _modality(state: LatentState | None, sigma: float, context: mx.array, enabled: bool) -> Modality | None:
+def _modality(state: LatentState | None, sigma: float, contexts: list[mx.array], enabled: bool) -> Modality | None:
+    """The state once per pass, on the batch axis."""
     if state is None:
         return None
+    passes = len(contexts)
+
+    def repeated(values: Float32Array) -> Float32Array:
+        return values if passes == 1 else np.concatenate([values] * passes)
+
     return Modality(
-        latent=mx.array(state.latent),
-        sigma=np.full(state.batch, state.model_sigma(sigma), np.float32),
-        timesteps=state.timesteps(sigma),
-        positions=state.positions,
-        context=context,
-        attention_mask=state.attention_mask,
-        keyframes_mask=state.keyframes_mask,
+        latent=mx.array(repeated(state.latent)),
+        sigma=np.full(passes * state.batch, state.model_sigma(sigma), np.float32),
+        timesteps=repeated(state.timesteps(sigma)),
+        positions=repeated(state.positions),
+        context=contexts[0] if passes == 1 else mx.concatenate(contexts),
+        attention_mask=None if state.attention_mask is None else repeated(state.attention_mask),
+        keyframes_mask=None if state.keyframes_mask is None else repeated(state.keyframes_mask),
         enabled=enabled,
     )
 
 
-def _denoised(state: LatentState | None, sigma: float, velocity: mx.array | None, runs: bool) -> Float32Array | None:
+def _denoised(
+    state: LatentState | None, sigma: float, velocity: mx.array | None, runs: bool, index: int
+) -> Float32Array | None:
+    """The estimate of pass ``index``."""
     if state is None or velocity is None or not runs:
         return None
-    values = np.array(velocity.astype(mx.float32))
+    values = np.array(velocity[index * state.batch : (index + 1) * state.batch].astype(mx.float32))
     return denoised_from_velocity(state.latent, values, state.timesteps(sigma), state.dtype)
 
 

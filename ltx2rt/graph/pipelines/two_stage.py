@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from ltx2rt.graph.diffusion.schedules import distilled_stage_2_sigmas, ltx2_sigmas
+from ltx2rt.graph.diffusion.schedules import distilled_stage_2_sigmas
 from ltx2rt.graph.pipelines.checks import check_request
 from ltx2rt.graph.pipelines.decode_stages import finish
-from ltx2rt.graph.pipelines.denoise_stage import Sampling
+from ltx2rt.graph.pipelines.denoise_stage import Sampling, guided_sampling
 from ltx2rt.graph.pipelines.model_files import ModelFiles
 from ltx2rt.graph.pipelines.request import Request
 from ltx2rt.graph.pipelines.run import GeneratedClip, Run
@@ -25,8 +25,8 @@ def generate(run: Run) -> GeneratedClip:
     """
     request, files = run.request, run.files
     conditions = Conditions(*guided_contexts(run))
-    guided = Sampling(
-        ltx2_sigmas(request.num_inference_steps),
+    guided = guided_sampling(
+        request,
         files.loras,
         video_guider=request.video_guider,
         audio_guider=request.audio_guider,

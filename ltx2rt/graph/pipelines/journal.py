@@ -1,0 +1,81 @@
+"""What a run has already computed, on disk, so that an interrupted run continues with the same bits."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from ltx2rt.errors import CheckpointError, Ltx2rtError
+from ltx2rt.weights.safetensors import SafetensorsFile, write_safetensors
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Arrays = Mapping[str, mx.array | Array]
+
+
+class Journal:
+    """Results under names, one safetensors file each.
+
+    A run draws its noise and steps its samplers again from the start; only what models compute is read back. The
+    arithmetic between is exact and cheap, so the state at the point of interruption is the same to the last bit.
+
+    Args:
+        folder: exists, and holds nothing but this run's files.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def get(self, name: str) -> dict[str, mx.array] | None:
+        """What was stored under a name; None if nothing was, or if the writing of it was interrupted."""
+        path = self._path(name)
+        if not path.exists():
+            return None
+        try:
+            with contextlib.closing(SafetensorsFile(path)) as file:
+                return {key: file.mlx(key) for key in file.tensors}
+        except CheckpointError:
+            return None
+
+    def put(self, name: str, arrays: Arrays) -> None:
+        """Store arrays; they are there completely or not at all.
+
+        Raises:
+            Ltx2rtError: the folder cannot be written.
+        """
+        try:
+            write_safetensors(self._path(name), arrays)
+        except OSError as error:
+            raise Ltx2rtError(
+                f"cannot write the state of the run to {self.folder}: {error.strerror or error}; "
+                "free space there, or run without a resumable state."
+            ) from error
+
+    def drop(self, prefix: str) -> None:
+        """Forget the names that begin with ``prefix`` and a dot."""
+        start = f"{_file_stem(prefix)}."
+        for path in self.folder.iterdir():
+            if path.name.startswith(start) and path.name != self._path(prefix).name:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(path)
+
+    def remember(self, name: str, compute: Callable[[], Arrays]) -> dict[str, mx.array]:
+        """What was stored under a name, else what ``compute`` gives, which is stored."""
+        found = self.get(name)
+        if found is not None:
+            return found
+        computed = {key: value if isinstance(value, mx.array) else mx.array(value) for key, value in compute().items()}
+        self.put(name, computed)
+        return computed
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{_file_stem(name)}.safetensors"
+
+
+def _file_stem(name: str) -> str:
+    return name.replace(" ", "-")
