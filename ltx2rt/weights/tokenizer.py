@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,28 @@ class GemmaTokenizer:
         if not ids or ids[0] != self.bos_id:
             ids = [self.bos_id, *ids][:MAX_TOKENS]
         return np.array(ids, dtype=np.int32)
+
+    def encode_turns(self, text: str) -> Array:
+        """Ids of a whole conversation with its turn marks, neither stripped nor cut; BOS only where the text has it.
+
+        Returns:
+            (n,) int32.
+        """
+        self._tokenizer.no_truncation()
+        try:
+            ids = self._tokenizer.encode(text, add_special_tokens=False).ids
+        finally:
+            self._tokenizer.enable_truncation(MAX_TOKENS)
+        return np.array(ids, dtype=np.int32)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids, without special tokens."""
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
+
+    def token_id(self, token: str) -> int | None:
+        """Id of a token by its spelling, or None."""
+        found = self._tokenizer.token_to_id(token)
+        return None if found is None else int(found)
 
     def padded(self, ids: Array) -> tuple[Array, Array]:
         """Ids and attention mask as the official code has them: 1024 entries, padding on the left.
