@@ -26,7 +26,8 @@ from ltx2rt.weights.components import is_unused
 from ltx2rt.weights.config import parse_version
 from ltx2rt.weights.detection import is_lora, refuse_foreign_file
 from ltx2rt.weights.lora import LoraPair, lora_pairs
-from ltx2rt.weights.safetensors import SafetensorsFile, TensorInfo
+from ltx2rt.weights.safetensors import SafetensorsFile
+from ltx2rt.weights.tensor_source import TensorInfo
 
 
 class Expected(NamedTuple):

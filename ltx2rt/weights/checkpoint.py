@@ -6,7 +6,8 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,12 +16,14 @@ import mlx.core as mx
 
 from ltx2rt.errors import CheckpointError
 from ltx2rt.types import LinearWeight, ParamSpec
+from ltx2rt.weights.block_stream import BlockLayout, BlockStream, Wanted
 from ltx2rt.weights.components import COMPANION_SUFFIXES, UNUSED_SUFFIXES, assign
 from ltx2rt.weights.config import complete_config, config_section, generation_of_tensors, parse_config, parse_version
 from ltx2rt.weights.detection import is_lora, read_json, refuse_foreign_file, refuse_foreign_tensors, weight_files
 from ltx2rt.weights.lora import LoraFile, fuse
-from ltx2rt.weights.safetensors import DTYPES, SafetensorsFile, TensorInfo
+from ltx2rt.weights.safetensors import SafetensorsFile, SelectedRows
 from ltx2rt.weights.tensor_loading import Stored, load_array, load_linear
+from ltx2rt.weights.tensor_source import DTYPES, TensorInfo, TensorSource
 
 logger = logging.getLogger(__name__)
 
@@ -211,22 +214,50 @@ class Checkpoint:
         Raises:
             CheckpointError: tensors missing or mis-shaped (up to ten are named), or not usable.
         """
-        specs = list(specs)
-        places = self._components.get(component, {})
-        self._check(component, specs)
-        active = [(lora, strength) for lora, strength in loras if strength != 0.0]
-        self._warn_unmatched(component, active)
-        loaded: dict[str, Loaded] = {}
-        for spec in specs:
-            if spec.name not in places:
-                continue
-            stored = self._stored(component, spec.name)
-            if spec.layout == "linear":
-                weight = load_linear(stored, spec)
-                loaded[spec.name] = fuse(weight, component, spec.name, active, fuse_dtype)
-            else:
-                loaded[spec.name] = load_array(stored, spec)
-        return loaded
+        specs, active = self._ready(component, specs, loras)
+        places = self._components[component]
+        return {
+            spec.name: self._materialise(component, spec, active, fuse_dtype) for spec in specs if spec.name in places
+        }
+
+    def load_rows(self, component: str, spec: ParamSpec, rows: Sequence[int]) -> Loaded:
+        """The tensor of ``spec`` (a matrix) reduced to ``rows``; only these are read.
+
+        Raises:
+            CheckpointError: as `load`.
+        """
+        self._ready(component, [spec], ())
+        part = replace(spec, shape=(len(rows), *spec.shape[1:]))
+        return self._materialise(component, part, (), None, lambda file: SelectedRows(file, rows))
+
+    def stream(
+        self,
+        component: str,
+        blocks: Sequence[Sequence[ParamSpec]],
+        loras: Sequence[tuple[LoraFile, float]] = (),
+        fuse_dtype: mx.Dtype | None = None,
+        depth: int = 2,
+    ) -> BlockStream:
+        """The tensors of each of ``blocks`` as `load` gives them, read from disk whenever a block is asked for.
+
+        Args:
+            component, loras, fuse_dtype: as for `load`. LoRAs are added each time a block arrives.
+            blocks: specs of the blocks, in the order in which they will be asked for.
+            depth: blocks in memory at a time.
+
+        Raises:
+            CheckpointError: as `load`; nothing is read yet.
+        """
+        _, active = self._ready(component, [spec for block in blocks for spec in block], loras)
+        places = self._components[component]
+        present = [[spec for spec in block if spec.name in places] for block in blocks]
+
+        def build(index: int, source: Callable[[SafetensorsFile], TensorSource]) -> dict[str, Loaded]:
+            return {
+                spec.name: self._materialise(component, spec, active, fuse_dtype, source) for spec in present[index]
+            }
+
+        return BlockStream([self._layout(component, block) for block in present], build, depth)
 
     def problems(self, component: str, specs: Iterable[ParamSpec]) -> tuple[list[str], list[str]]:
         """(missing names, descriptions of wrong shapes) of a component against ``specs``."""
@@ -257,17 +288,47 @@ class Checkpoint:
                 f"{self.path}: {component}: {'; '.join(found)}. The file is incomplete or not for this model."
             )
 
-    def _stored(self, component: str, name: str) -> Stored:
-        """The tensor and its quantisation companions, ready to be read."""
+    def _ready(
+        self, component: str, specs: Iterable[ParamSpec], loras: Sequence[tuple[LoraFile, float]]
+    ) -> tuple[list[ParamSpec], Sequence[tuple[LoraFile, float]]]:
+        """The specs, checked against the file, and the LoRAs that change anything."""
+        specs = list(specs)
+        self._check(component, specs)
+        active = [(lora, strength) for lora, strength in loras if strength != 0.0]
+        self._warn_unmatched(component, active)
+        return specs, active
+
+    def _materialise(
+        self,
+        component: str,
+        spec: ParamSpec,
+        loras: Sequence[tuple[LoraFile, float]],
+        fuse_dtype: mx.Dtype | None,
+        source: Callable[[SafetensorsFile], TensorSource] = lambda file: file,
+    ) -> Loaded:
+        """One tensor in the form its spec asks for; ``source`` says where the tensors of a file are read from."""
+        (file, name), *companions = self._wanted(component, spec.name)
+        base = name.rpartition(".")[0]
+        stored = Stored(
+            source(file), name, {other.removeprefix(base): (source(place), other) for place, other in companions}
+        )
+        if spec.layout != "linear":
+            return load_array(stored, spec)
+        return fuse(load_linear(stored, spec), component, spec.name, loras, fuse_dtype)
+
+    def _layout(self, component: str, block: Sequence[ParamSpec]) -> BlockLayout:
+        return BlockLayout.of([wanted for spec in block for wanted in self._wanted(component, spec.name)])
+
+    def _wanted(self, component: str, name: str) -> list[Wanted]:
+        """Where a tensor is, then its quantisation companions."""
         places = self._components[component]
-        place = places[name]
-        if place.file is None:
-            raise CheckpointError(f"{self.path}: a manifest lists tensors without their data; give the weight file.")
         base, _, kind = name.rpartition(".")
         suffixes = [".bias_scale"] if kind == "bias" else [s for s in COMPANION_SUFFIXES if s != ".bias_scale"]
-        found = {suffix: places[base + suffix] for suffix in suffixes if base + suffix in places}
-        companions = {suffix: (other.file, other.name) for suffix, other in found.items() if other.file is not None}
-        return Stored(place.file, place.name, companions)
+        found = [places[name], *(places[base + suffix] for suffix in suffixes if base + suffix in places)]
+        wanted = [(place.file, place.name) for place in found if place.file is not None]
+        if len(wanted) < len(found):
+            raise CheckpointError(f"{self.path}: a manifest lists tensors without their data; give the weight file.")
+        return wanted
 
     def _warn_unmatched(self, component: str, loras: Sequence[tuple[LoraFile, float]]) -> None:
         for lora, _ in loras:

@@ -15,7 +15,7 @@ from ltx2rt.weights.inferred_config import (
     vae_section,
     vocoder_section,
 )
-from ltx2rt.weights.safetensors import TensorInfo
+from ltx2rt.weights.tensor_source import TensorInfo
 
 Tensors = Mapping[str, TensorInfo]
 

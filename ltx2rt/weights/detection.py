@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ltx2rt.errors import CheckpointError
-from ltx2rt.weights.safetensors import SafetensorsFile, TensorInfo
+from ltx2rt.weights.safetensors import SafetensorsFile
+from ltx2rt.weights.tensor_source import TensorInfo
 
 OFFICIAL = "the official .safetensors file"
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ltx2rt.errors import CheckpointError
-from ltx2rt.weights.safetensors import TensorInfo
+from ltx2rt.weights.tensor_source import TensorInfo
 
 Tensors = Mapping[str, TensorInfo]
 

@@ -16,8 +16,9 @@ from ltx2rt.errors import CheckpointError
 from ltx2rt.types import LinearWeight
 from ltx2rt.weights.detection import refuse_foreign_file
 from ltx2rt.weights.float8 import E4M3_MAX, encode_e4m3
-from ltx2rt.weights.safetensors import SafetensorsFile, TensorInfo
+from ltx2rt.weights.safetensors import SafetensorsFile
 from ltx2rt.weights.tensor_loading import dequantize
+from ltx2rt.weights.tensor_source import TensorInfo
 
 logger = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,39 +13,14 @@ import mlx.core as mx
 import numpy as np
 
 from ltx2rt.errors import CheckpointError
-from ltx2rt.weights.float8 import decode_e4m3, decode_e5m2
 from ltx2rt.weights.positioned_file import PositionedFile
+from ltx2rt.weights.tensor_source import DTYPES, TensorInfo, TensorSource
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 MAX_HEADER_BYTES = 100_000_000
 _MAX_RANK = 32
-_MAX_MLX_DIMENSION = 2**31 - 1
 
-
-class _Dtype(NamedTuple):
-    itemsize: int
-    numpy: str  # how the raw items look to numpy; BF16 and 8-bit floats have no numpy type of their own
-    mlx: mx.Dtype | None  # the same for MLX; None: it has none
-
-
-DTYPES: dict[str, _Dtype] = {
-    "F64": _Dtype(8, "<f8", None),
-    "F32": _Dtype(4, "<f4", mx.float32),
-    "F16": _Dtype(2, "<f2", mx.float16),
-    "BF16": _Dtype(2, "<u2", mx.uint16),
-    "F8_E4M3": _Dtype(1, "u1", mx.uint8),
-    "F8_E5M2": _Dtype(1, "u1", mx.uint8),
-    "I64": _Dtype(8, "<i8", mx.int64),
-    "I32": _Dtype(4, "<i4", mx.int32),
-    "I16": _Dtype(2, "<i2", mx.int16),
-    "I8": _Dtype(1, "i1", mx.int8),
-    "U64": _Dtype(8, "<u8", mx.uint64),
-    "U32": _Dtype(4, "<u4", mx.uint32),
-    "U16": _Dtype(2, "<u2", mx.uint16),
-    "U8": _Dtype(1, "u1", mx.uint8),
-    "BOOL": _Dtype(1, "?", mx.bool_),
-}
 
 _DTYPE_OF_NUMPY = {
     "float64": "F64",
@@ -63,25 +38,7 @@ _DTYPE_OF_NUMPY = {
 }
 
 
-class TensorInfo(NamedTuple):
-    """Where one tensor lies in its file.
-
-    ``dtype`` safetensors code (``BF16``); ``shape`` as stored; ``offset`` absolute byte position in the file;
-    ``nbytes`` length in bytes.
-    """
-
-    dtype: str
-    shape: tuple[int, ...]
-    offset: int = 0
-    nbytes: int = 0
-
-    @property
-    def size(self) -> int:
-        """Number of elements."""
-        return math.prod(self.shape)
-
-
-class SafetensorsFile:
+class SafetensorsFile(TensorSource):
     """One safetensors file. Opening it reads the header and nothing else; tensors are read when they are asked for.
 
     Attributes:
@@ -112,85 +69,58 @@ class SafetensorsFile:
                 f"{self.path}: no tensor named {name!r} ({len(self.tensors)} tensors in the file)."
             ) from None
 
+    def read_into(self, name: str, target: memoryview) -> None:
+        self.file.read_into(self.info(name).offset, target)
+
     def bytes(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
         """The raw bytes [start, stop) of a tensor."""
         info = self.info(name)
         start, stop, _ = slice(start, stop).indices(info.nbytes)
         return self.file.read(info.offset + start, max(0, stop - start))
 
-    def raw(self, name: str) -> Array:
-        """The stored items; BF16 appears as uint16, 8-bit floats as uint8."""
-        info = self.info(name)
-        items = np.empty(info.shape, dtype=DTYPES[info.dtype].numpy)
-        self.file.read_into(info.offset, bytes_of(items))
-        return items
-
-    def rows(self, name: str, rows: Array) -> Array:
-        """The stored items of some rows (first axis) of a tensor, as `raw` gives them; each row is read once."""
-        info = self.info(name)
-        items = np.empty((rows.size, *info.shape[1:]), dtype=DTYPES[info.dtype].numpy)
-        nbytes = items.nbytes // max(1, rows.size)
-        for row, target in zip(rows, items, strict=True):
-            self.file.read_into(info.offset + int(row) * nbytes, bytes_of(target))
-        return items
-
-    def numpy(self, name: str) -> Array:
-        """The tensor as numpy; BF16, F8_E4M3 and F8_E5M2 are widened to float32."""
-        return widen(self.raw(name), self.info(name).dtype)
-
-    def mlx(self, name: str) -> mx.array:
-        """The tensor as an MLX array in the dtype of the file.
-
-        F8_E4M3 and F8_E5M2 give their uint8 codes. F64 is narrowed to float32, which is all that GPUs have.
-        """
-        info = self.info(name)
-        where = f"{self.path}: tensor {name!r}"
-        dtype = DTYPES[info.dtype].mlx
-        if dtype is None or info.size == 0:
-            return to_mlx(self.raw(name), info.dtype, where)
-        check_dimensions(info.shape, where)
-        # The file is read straight into the array's own memory, so that a weight never exists twice.
-        array = mx.zeros(info.shape, dtype=dtype)
-        mx.eval(array)
-        self.file.read_into(info.offset, bytes_of(np.array(array, copy=False)))
-        return array.view(mx.bfloat16) if info.dtype == "BF16" else array
-
     def close(self) -> None:
         """Close the file; nothing can be read afterwards."""
         self.file.close()
 
 
-def bytes_of(items: Array) -> memoryview:
-    """The writable bytes of a contiguous array."""
-    return memoryview(items.reshape(-1).view(np.uint8))
+class SelectedRows(TensorSource):
+    """The matrices of a file reduced to some of their rows; others and single rows as they are. Nothing else is read.
+
+    Args:
+        file: the whole tensors.
+        rows: indices.
+    """
+
+    def __init__(self, file: SafetensorsFile, rows: Sequence[int]) -> None:
+        self.path = file.path
+        self._file = file
+        self._rows = rows
+
+    def info(self, name: str) -> TensorInfo:
+        whole = self._file.info(name)
+        if not _has_rows(whole):
+            return whole
+        shape = (len(self._rows), whole.shape[1])
+        return whole._replace(shape=shape, nbytes=math.prod(shape) * DTYPES[whole.dtype].itemsize)
+
+    def read_into(self, name: str, target: memoryview) -> None:
+        whole = self._file.info(name)
+        if not _has_rows(whole):
+            self._file.read_into(name, target)
+            return
+        nbytes = whole.shape[1] * DTYPES[whole.dtype].itemsize
+        done = 0
+        while done < len(self._rows):
+            first = count = self._rows[done]
+            while done + count - first < len(self._rows) and self._rows[done + count - first] == count:
+                count += 1
+            here = count - first  # rows that follow each other are one read
+            self._file.file.read_into(whole.offset + first * nbytes, target[done * nbytes : (done + here) * nbytes])
+            done += here
 
 
-def widen(raw: Array, dtype: str) -> Array:
-    """float32 values of raw BF16 or 8-bit float items; other dtypes unchanged (still a view)."""
-    if dtype == "BF16":
-        return (raw.astype(np.uint32) << 16).view(np.float32)
-    if dtype == "F8_E4M3":
-        return decode_e4m3(raw)
-    if dtype == "F8_E5M2":
-        return decode_e5m2(raw)
-    return raw
-
-
-def check_dimensions(shape: tuple[int, ...], where: str) -> None:
-    """Raise `CheckpointError` for what MLX cannot hold; ``where`` names the tensor."""
-    if any(n > _MAX_MLX_DIMENSION for n in shape):
-        raise CheckpointError(
-            f"{where}: a dimension of {list(shape)} is above {_MAX_MLX_DIMENSION}, which MLX cannot hold."
-        )
-
-
-def to_mlx(raw: Array, dtype: str, where: str) -> mx.array:
-    """MLX array (a copy) of raw items of safetensors ``dtype``; ``where`` names the tensor in errors."""
-    check_dimensions(raw.shape, where)
-    if dtype == "F64":
-        raw = raw.astype(np.float32)
-    array = mx.array(np.require(raw, requirements=["C", "A"]))
-    return array.view(mx.bfloat16) if dtype == "BF16" else array
+def _has_rows(info: TensorInfo) -> bool:
+    return len(info.shape) == 2 and info.shape[0] > 1
 
 
 def _read_header(file: PositionedFile) -> tuple[dict[str, Any], int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import mlx.core as mx
@@ -9,7 +10,7 @@ import numpy as np
 
 from ltx2rt.errors import CheckpointError
 from ltx2rt.types import LinearWeight, ParamSpec
-from ltx2rt.weights.safetensors import SafetensorsFile, TensorInfo, to_mlx, widen
+from ltx2rt.weights.tensor_source import TensorInfo, TensorSource, to_mlx, widen
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -23,9 +24,9 @@ _AFFINE_GROUPS = (32, 64, 128)
 class Stored(NamedTuple):
     """A tensor in a file. ``companions``: suffix (``.weight_scale``) -> (file, name) of its quantisation tensors."""
 
-    file: SafetensorsFile
+    file: TensorSource
     name: str
-    companions: dict[str, tuple[SafetensorsFile, str]]
+    companions: Mapping[str, tuple[TensorSource, str]]
 
     @property
     def info(self) -> TensorInfo:
@@ -51,6 +52,8 @@ def load_array(stored: Stored, spec: ParamSpec) -> mx.array:
     if dtype == "U32" and ".scales" in stored.companions:
         dense = dequantize(_affine(stored, spec))
         return dense if axes is None else mx.contiguous(dense.transpose(axes))
+    if axes is None and dtype not in _FLOAT8:
+        return stored.file.mlx(stored.name)
     raw = stored.file.raw(stored.name)
     if dtype in _FLOAT8:
         values = widen(raw, dtype)

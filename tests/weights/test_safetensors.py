@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ltx2rt.errors import CheckpointError
-from ltx2rt.weights.safetensors import DTYPES, RawTensor, SafetensorsFile, write_safetensors
+from ltx2rt.weights.safetensors import RawTensor, SafetensorsFile, write_safetensors
+from ltx2rt.weights.tensor_source import DTYPES
 
 safetensors_numpy = pytest.importorskip("safetensors.numpy")
 
