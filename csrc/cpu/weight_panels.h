@@ -40,42 +40,55 @@ inline GroupVecs load_group(const WeightMatrix& w, int64_t n0, int64_t group) {
   return vecs;
 }
 
-// One weight, as the vectors below have it.
-inline float decode(const WeightMatrix& w, int64_t n, int64_t k) {
+// Weights (n, k0 + i) for i < count, as the vectors below have them.
+inline void decode_row(const WeightMatrix& w, int64_t n, int64_t k0, int64_t count, float* out) {
   const char* row = (const char*)w.values + n * w.row_bytes;
+  const auto widen = [&](auto* values) {
+    for (int64_t i = 0; i < count; ++i) out[i] = to_float(values[k0 + i]);
+  };
   switch (w.format) {
     case WeightFormat::f32:
-      return ((const float*)row)[k];
+      return widen((const float*)row);
     case WeightFormat::f16:
-      return to_float(((const F16*)row)[k]);
+      return widen((const F16*)row);
     case WeightFormat::bf16:
-      return to_float(((const BF16*)row)[k]);
+      return widen((const BF16*)row);
     case WeightFormat::e4m3:
-      return to_float(e4m3_as_f16((uint8_t)row[k]));
+      for (int64_t i = 0; i < count; ++i) out[i] = to_float(e4m3_as_f16((uint8_t)row[k0 + i]));
+      return;
     case WeightFormat::int8:
     case WeightFormat::int4:
       break;
   }
   const uint8_t* codes = (const uint8_t*)row;
-  const int code = w.format == WeightFormat::int8 ? codes[k] : codes[k / 2] >> 4 * (k % 2) & 15;
-  const int64_t at = n * w.groups + k / w.group_size;
-  float value = 0.0f;
-  with_type(w.group_type, w.scale, [&](auto* scale) { value = (float)code * to_float(scale[at]); });
-  with_type(w.group_type, w.zero, [&](auto* zero) { value += to_float(zero[at]); });
-  return value;
+  with_type(w.group_type, w.scale, [&](auto* scales) {
+    const auto* zeros = (decltype(scales))w.zero;
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t k = k0 + i;
+      const int64_t at = n * w.groups + k / w.group_size;
+      const int code = w.format == WeightFormat::int8 ? codes[k] : codes[k / 2] >> 4 * (k % 2) & 15;
+      out[i] = (float)code * to_float(scales[at]) + to_float(zeros[at]);
+    }
+  });
 }
 
-// Calls sink(k, vecs) for rows [first, last) of the panel (k relative to k0), one weight at a time.
+// Calls sink(k, vecs) for rows [first, last) of the panel (k relative to k0), without wide instructions.
 template <typename Sink>
 inline void expand_slowly(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t first, int64_t last,
                           const Sink& sink) {
+  constexpr int64_t kPiece = 32;
+  float rows[kPanelColumns][kPiece] = {};
   const int64_t valid = w.columns - n0 < kPanelColumns ? w.columns - n0 : kPanelColumns;
-  float row[kPanelColumns] = {};
-  for (int64_t k = first; k < last; ++k) {
-    for (int64_t n = 0; n < valid; ++n) row[n] = decode(w, n0 + n, k0 + k);
-    Vec vecs[kPanelVecs];
-    for (int v = 0; v < kPanelVecs; ++v) vecs[v] = load(row + v * kLanes);
-    sink(k, vecs);
+  for (int64_t k = first; k < last; k += kPiece) {
+    const int64_t count = last - k < kPiece ? last - k : kPiece;
+    for (int64_t n = 0; n < valid; ++n) decode_row(w, n0 + n, k0 + k, count, rows[n]);
+    for (int64_t i = 0; i < count; ++i) {
+      float across[kPanelColumns];
+      for (int64_t n = 0; n < kPanelColumns; ++n) across[n] = rows[n][i];
+      Vec vecs[kPanelVecs];
+      for (int v = 0; v < kPanelVecs; ++v) vecs[v] = load(across + v * kLanes);
+      sink(k + i, vecs);
+    }
   }
 }
 
@@ -107,7 +120,8 @@ class PanelRows {
   template <int kLines>
   void fetch_ahead(int64_t k) const {
 #pragma GCC unroll 8
-    for (int64_t line = k / 8 * kLines; line < (k / 8 + 1) * kLines; ++line) {
+    for (int i = 0; i < kLines; ++i) {
+      const int64_t line = k / 8 * kLines + i;
       _mm_prefetch(next_[line % 16] + line / 16 * 64, _MM_HINT_T0);
     }
   }
