@@ -30,6 +30,8 @@ _SHADER_FLAGS = [
     "-cl-std=clc++2021",
     "-cl-no-stdinc",
     "-cl-single-precision-constant",
+    "-Xclang",
+    "-cl-ext=+all",
     "-ffp-contract=off",
     "-fno-vectorize",
     "-fno-slp-vectorize",
@@ -37,7 +39,13 @@ _SHADER_FLAGS = [
     "-O2",
     "-w",
 ]
-_CHECKED_FLAGS = ["-fsanitize=thread", "-mllvm", "-tsan-instrument-func-entry-exit=0"]
+_CHECKED_FLAGS = [
+    "-fsanitize=thread",
+    "-mllvm",
+    "-tsan-instrument-func-entry-exit=0",
+    "-mllvm",
+    "-tsan-instrument-read-before-write=1",
+]
 _METAL_MACROS = ["-D__METAL__=1", "-D__METAL_VERSION__=320", "-D__HAVE_BFLOAT__=1"]
 
 
@@ -47,10 +55,10 @@ class CompileError(RuntimeError):
 
 @dataclass(frozen=True)
 class Source:
-    """A preprocessed shader and the files it was made of."""
+    """A preprocessed shader and the digests of the files it was made of."""
 
     text: str
-    files: tuple[Path, ...]
+    files: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -88,6 +96,10 @@ def _zig(arguments: Sequence[str], what: str) -> str:
     if done.returncode:
         raise CompileError(f"{what}:\n{done.stderr[:6000]}")
     return done.stderr
+
+
+def _unchanged(files: Mapping[str, str]) -> bool:
+    return all(Path(f).is_file() and _digest(Path(f).read_bytes()) == digest for f, digest in files.items())
 
 
 def _publish(made: Path, target: Path) -> None:
@@ -145,8 +157,8 @@ def preprocess(source: Path, include: Sequence[Path], defines: Mapping[str, str]
             str(source),
         )
         names = re.findall(r"(?:[^\s\\]|\\.)+", dependencies.read_text().split(":", 1)[1])
-        files = tuple(Path(name.replace("\\ ", " ")) for name in names if name != "\\")
-        return Source(expanded.read_text(), files)
+        files = [Path(name.replace("\\ ", " ")) for name in names if name != "\\"]
+        return Source(expanded.read_text(), {str(f): _digest(f.read_bytes()) for f in files})
 
 
 def compile_shader(
@@ -185,7 +197,17 @@ def compile_shader(
         _publish(made, library)
 
 
-# What this process has preprocessed and translated already.
+def _expand(source: Path | str, include: Sequence[Path], defines: Mapping[str, str]) -> Source:
+    if isinstance(source, Path):
+        return preprocess(source, include, defines)
+    with tempfile.TemporaryDirectory(dir=cache_folder()) as scratch:
+        path = Path(scratch) / "shader.metal"
+        path.write_text(source)
+        expanded = preprocess(path, include, defines)
+    return Source(expanded.text, {f: d for f, d in expanded.files.items() if f != str(path)})
+
+
+# What this process has preprocessed already.
 _sources: dict[str, Source] = {}
 
 
@@ -214,29 +236,24 @@ def build_kernel(
         CompileError, TranslationError: for a shader that is refused.
     """
     defines = dict(defines or {})
-    is_file = isinstance(source, Path)
     source_key = _digest(str(source), *map(str, include), json.dumps(defines, sort_keys=True), _tool_digest())
     fixed = json.dumps(None if values is None else dict(values), sort_keys=True)
     key = _digest(source_key, kernel, fixed, str(checked), str(strict), platform.machine())
-    library, record_file = cache_folder() / f"kernel-{key}.so", cache_folder() / f"kernel-{key}.json"
-    if library.exists() and record_file.exists():
+    record_file = cache_folder() / f"kernel-{key}.json"
+    if record_file.exists():
         record = json.loads(record_file.read_text())
-        if all(Path(f).is_file() and _digest(Path(f).read_bytes()) == d for f, d in record["files"].items()):
+        library = cache_folder() / record["library"]
+        if _unchanged(record["files"]) and library.exists():
             return CompiledKernel(library, {name: (i, t) for name, (i, t) in record["constants"].items()})
-    with tempfile.TemporaryDirectory(dir=cache_folder()) as scratch:
-        if is_file:
-            path = Path(source)
-        else:
-            path = Path(scratch) / "shader.metal"
-            path.write_text(str(source))
-        expanded = _sources.get(source_key)
-        if expanded is None or any(not f.is_file() for f in expanded.files if is_file):
-            expanded = preprocess(path, include, defines)
+    expanded = _sources.get(source_key)
+    if expanded is None or not _unchanged(expanded.files):
+        expanded = _sources[source_key] = _expand(source, include, defines)
     translation = translate(expanded.text, None if values is None else dict(values))
+    # A loaded library keeps its name, so another content needs another name.
+    library = cache_folder() / f"kernel-{key}-{_digest(expanded.text)[:8]}.so"
     compile_shader(translation, kernel, library, checked=checked, strict=strict)
     constants = {c.name: (c.index, c.type) for c in translation.constants}
-    files = {str(f): _digest(f.read_bytes()) for f in expanded.files if f.is_file()}
     with tempfile.NamedTemporaryFile("w", dir=cache_folder(), delete=False) as record_text:
-        json.dump({"files": files, "constants": constants}, record_text)
+        json.dump({"library": library.name, "files": expanded.files, "constants": constants}, record_text)
     _publish(Path(record_text.name), record_file)
     return CompiledKernel(library, constants)

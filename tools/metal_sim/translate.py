@@ -91,6 +91,7 @@ class _Translator:
         self.pending_kernel = False
         self.in_kernel_head = False
         self.arrays = 0
+        self.derived: dict[str, str] = {}  # constants computed from function constants, as expressions
 
     # -- small steps ---------------------------------------------------------------------------------------------
     @property
@@ -141,6 +142,8 @@ class _Translator:
             self._at_instance,
             self._at_kernel,
             self._at_function_constant,
+            self._at_derived_constant,
+            self._at_derived_name,
             self._at_constant_query,
             self._at_threadgroup_variable,
             self._at_bfloat_cast,
@@ -230,7 +233,11 @@ class _Translator:
         if self.tokens[opened].text != "(":
             return False
         close = matching(self.tokens, opened)
-        self.result.parameters[name] = _parameters(self.tokens[opened + 1 : close])
+        parameters = _parameters(self.tokens[opened + 1 : close])
+        last = max((p.index for p in parameters if p.kind == "buffer"), default=0)
+        if last > 30:
+            raise TranslationError(f"{self.token.place}: the kernel {name} has buffer {last}, Metal's last is 30.")
+        self.result.parameters[name] = parameters
         if "template" not in [t.text for t in self.tokens[self.statement : self.i]]:
             self.result.instances.append(Instance(name, name, name))
         self.pending_kernel, self.in_kernel_head = False, True
@@ -239,7 +246,7 @@ class _Translator:
 
     def _at_function_constant(self) -> bool:
         """``constant T name [[function_constant(n)]];``"""
-        if self.text() != "constant" or self.in_function:
+        if self.text() != "constant" or not self.starts_statement or self.in_function:
             return False
         end = self.end_of_statement()
         statement = self.tokens[self.i : end]
@@ -263,6 +270,32 @@ class _Translator:
             )
         self.put(declaration, end + 1)
         self.statement = self.i
+        return True
+
+    def _at_derived_constant(self) -> bool:
+        """``constant T name = expression with function constants;``, which Metal evaluates when a pipeline is made."""
+        if self.text() != "constant" or not self.starts_statement or self.in_function or self.values is not None:
+            return False
+        end = self.end_of_statement()
+        statement = self.tokens[self.i + 1 : end]
+        equals = next((j for j, t in enumerate(statement) if t.text == "="), None)
+        if equals is None:
+            return False
+        known = {c.name for c in self.result.constants} | set(self.derived)
+        value = statement[equals + 1 :]
+        if not known & {t.text for t in value}:
+            return False
+        words = [f"({self.derived[t.text]})" if t.text in self.derived else t.text for t in value]
+        text = re.sub(r"is_function_constant_defined \( (\w+) \)", r"msim_defined_\1", " ".join(words))
+        self.derived[statement[equals - 1].text] = f"({flat_text_of(statement[: equals - 1])})({text})"
+        self.drop_to(end + 1)
+        self.statement = self.i
+        return True
+
+    def _at_derived_name(self) -> bool:
+        if self.text() not in self.derived or self.text(-1) in (".", "::", "->"):
+            return False
+        self.put(f"({self.derived[self.text()]})", self.i + 1)
         return True
 
     def _at_constant_query(self) -> bool:
@@ -427,6 +460,7 @@ def launch_code(translation: Translation, kernel: str) -> str:
         descriptions.append(f"msim_argument<{type_}>::describe({parameter.index})")
     exported = '__attribute__((used, visibility("default")))'
     lines = [
+        "#pragma OPENCL EXTENSION __cl_clang_function_pointers : enable",
         f"typedef decltype({instance.function}) msim_function;",
         f'extern "C" {exported} void msim_kernel(const msim_thread* t) {{ {instance.function}({", ".join(arguments)}); }}',
         f'extern "C" {exported} extern __constant msim_parameter msim_parameters[] = '

@@ -17,6 +17,10 @@ struct _atomic {
 };
 template <class T>
 using atomic = _atomic<T>;
+// OpenCL has global types of these names.
+#define atomic_int msim_atomic_int
+#define atomic_uint msim_atomic_uint
+#define atomic_float msim_atomic_float
 typedef _atomic<int> atomic_int;
 typedef _atomic<uint> atomic_uint;
 typedef _atomic<float> atomic_float;

@@ -55,21 +55,20 @@ inline constexpr V make(A a, B b, Rest... rest) {
   } else {
     V v = V(0);
     int filled = 0;
-    append(v, filled, a);
-    append(v, filled, b);
-    (append(v, filled, rest), ...);
+    append<V>(v, filled, a);
+    append<V>(v, filled, b);
+    (append<V>(v, filled, rest), ...);
     return v;
   }
 }
 
 // The value of an object that converts to a number; clang has no built-in `pointer += object` across address spaces.
 template <class T>
-inline constexpr T plain(T v) {
-  return v;
-}
-template <class T, T v>
-inline constexpr T plain(integral_constant<T, v>) {
-  return v;
+inline constexpr auto plain(T v) {
+  if constexpr (__is_class(T))
+    return long(v);
+  else
+    return v;
 }
 
 template <class T>

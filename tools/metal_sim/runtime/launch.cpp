@@ -233,10 +233,6 @@ void check_parameter(const Parameter& p) {
     if (!dynamic_bytes[p.index]) find(kBinding, "threadgroup memory %d has no length", p.index);
     return;
   }
-  if (p.index >= kMaxBuffers) {
-    find(kLimit, "the kernel has buffer %d, Metal's last is %d", p.index, kMaxBuffers - 1);
-    return;
-  }
   const Buffer* b = bound_at(p.index);
   if (!b) return;  // found when it is used: a parameter that only a switched-off variant needs may be left out
   const size_t bytes = b->bytes - (b->bound - b->base);
@@ -257,7 +253,7 @@ bool check(const Dispatch& dispatch) {
   bool used[kMaxBuffers] = {};
   for (const Parameter* p = dispatch.parameters; p->kind >= 0; p++) {
     check_parameter(*p);
-    if (p->kind != 2 && p->index < kMaxBuffers) used[p->index] = true;
+    if (p->kind != 2) used[p->index] = true;
   }
   for (int i = 0; i < buffer_count; i++) {
     if (!used[buffers[i].index]) find(kBinding, "buffer %d is bound but the kernel has no such argument", buffers[i].index);

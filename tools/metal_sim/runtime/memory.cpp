@@ -15,8 +15,7 @@ bool trace;
 uint32_t group_number;
 
 void find(Kind kind, const char* format, ...) {
-  report->found[kind]++;
-  if (report->kept == kMaxFindings) return;
+  if (report->found[kind]++ >= kKeptOfAKind || report->kept == kMaxFindings) return;
   Finding& finding = report->findings[report->kept++];
   finding.kind = kind;
   va_list arguments;
@@ -78,11 +77,9 @@ void threadgroup_race(size_t offset, bool writing, const Touch& earlier, bool ea
 }
 
 void touch_threadgroup(size_t offset, int n, bool writing) {
-  if (writing) {
-    report->counters.threadgroup_store_bytes += n;
-  } else {
-    report->counters.threadgroup_load_bytes += n;
-  }
+  auto& counters = report->counters;
+  (writing ? counters.stores : counters.loads)++;
+  (writing ? counters.threadgroup_store_bytes : counters.threadgroup_load_bytes) += n;
   if (offset + n > tg_top) {
     find(kBounds, "threadgroup memory: thread %d %s bytes %zu to %zu of %zu (threadgroup %u)", current->id,
          writing ? "writes" : "reads", offset, offset + n, tg_top, group_number);
@@ -167,6 +164,7 @@ bool touch_device(const char* p, int n, bool writing) {
          group_number, writing ? "writes" : "reads", n, offset, buffer->bytes);
     return true;
   }
+  (writing ? counters.stores : counters.loads)++;
   if (buffer->mode == kInline) {
     counters.constant_load_bytes += n;
     return true;
@@ -347,7 +345,6 @@ using namespace msim;
 
 namespace {
 void touch_range(char* p, size_t n, bool writing, const void* site) {
-  ++(writing ? report->counters.stores : report->counters.loads);
   for (; n > 16; p += 16, n -= 16) touch(p, 16, writing, site);
   if (n) touch(p, static_cast<int>(n), writing, site);
 }
@@ -357,18 +354,14 @@ void touch_range(char* p, size_t n, bool writing, const void* site) {
 extern "C" {
 #define LOAD_HOOK(name, n)               \
   void __tsan_##name##n(void* p) {       \
-    report->counters.loads++;            \
     touch(static_cast<char*>(p), n, false, SITE); \
   }
 #define STORE_HOOK(name, n)              \
   void __tsan_##name##n(void* p) {       \
-    report->counters.stores++;           \
     touch(static_cast<char*>(p), n, true, SITE); \
   }
 #define UPDATE_HOOK(name, n)             \
   void __tsan_##name##n(void* p) {       \
-    report->counters.loads++;            \
-    report->counters.stores++;           \
     touch(static_cast<char*>(p), n, false, SITE); \
     touch(static_cast<char*>(p), n, true, SITE);  \
   }

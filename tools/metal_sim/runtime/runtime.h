@@ -14,6 +14,7 @@ constexpr size_t kMaxInlineBytes = 4096;  // setBytes
 constexpr size_t kThreadgroupArena = 1 << 17;
 constexpr size_t kBufferGap = 1 << 20;  // unmapped distance between buffers
 constexpr int kMaxFindings = 64;        // kept per process; all are counted
+constexpr uint64_t kKeptOfAKind = 8;
 
 struct alignas(16) Triple {
   uint32_t x, y, z, unused;
@@ -37,7 +38,7 @@ using Kernel = void (*)(const ThreadArguments*);
 struct Counters {
   uint64_t device_load_bytes, device_store_bytes, constant_load_bytes;
   uint64_t threadgroup_load_bytes, threadgroup_store_bytes;
-  uint64_t loads, stores;  // requests, one per thread and access
+  uint64_t loads, stores;  // requests of device, constant and threadgroup memory, one per thread and access
   uint64_t multiplies;     // 8 x 8 x 8 matrix operations
   uint64_t shuffles, reductions, threadgroup_barriers, simdgroup_barriers, atomics;
   uint64_t threadgroups, threadgroup_bytes;
