@@ -7,14 +7,14 @@ import sys
 from collections.abc import Sequence
 
 import ltx2rt
-from ltx2rt.cli import doctor, generate, inspect, verify
+from ltx2rt.cli import bench, doctor, generate, inspect, verify
 from ltx2rt.errors import Cancelled, Ltx2rtError, UsageError
 
 EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 
-VERBS = (generate, inspect, verify, doctor)
+VERBS = (generate, inspect, verify, bench, doctor)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -25,7 +25,8 @@ BELOW = {
     "inspection": API,
     "embedded": set(),
     "verify": API,
-    "cli": API | {"api", "verify", "inspection", "embedded", "__version__", "_ext"},
+    "bench": MODELS | {"graph.models"},
+    "cli": API | {"api", "verify", "bench", "inspection", "embedded", "__version__", "_ext"},
     "types": set(),
     "errors": set(),
 }

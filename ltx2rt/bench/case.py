@@ -1,0 +1,107 @@
+"""What a benchmark case is: an amount of work and the ways to do it that are timed beside each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import mlx.core as mx
+
+OURS, REFERENCE, MLX, TORCH, TORCH_DENSE = "ltx2rt", "reference", "mlx", "torch", "torch_dense"
+RIVALS = (REFERENCE, MLX, TORCH, TORCH_DENSE)
+
+Arithmetic = Literal["float32", "bfloat16"]
+Call = Callable[[], Any]
+"""Computes once, waits for the result and returns it."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one call has to do at least.
+
+    Attributes:
+        operations: floating point operations of products, multiplication and addition counted apart.
+        bytes: read and written once.
+        arithmetic: the peak that bounds the products: bfloat16 where both factors may be rounded to it.
+    """
+
+    operations: float
+    bytes: float
+    arithmetic: Arithmetic
+
+    def least_seconds(self, peak: float, rate: float) -> float:
+        """Time at ``peak`` operations per second and ``rate`` bytes per second, whichever is longer."""
+        return max(self.operations / peak, self.bytes / rate)
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to compute a case.
+
+    Attributes:
+        make: prepares the inputs of a share of the work and returns the call to be timed.
+        shares: the shares it can do, falling from 1. A slow rival is timed on a smaller share.
+        part: what a share is a part of, for the note in the row (``columns``).
+    """
+
+    make: Callable[[float], Call]
+    shares: Sequence[float] = (1.0,)
+    part: str = ""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A case with its inputs in memory.
+
+    Attributes:
+        work: of one call.
+        ways: `OURS` and those of the wanted rivals that exist.
+    """
+
+    work: Work
+    ways: dict[str, Way]
+
+
+class Case(Protocol):
+    """One row of the table."""
+
+    @property
+    def name(self) -> str:
+        """Path-like and unique: ``linear/e4m3/4096x4096/m128``."""
+
+    def reduced(self) -> Case:
+        """The same case small enough for a test."""
+
+    def prepare(self, wanted: Sequence[str]) -> Prepared:
+        """Allocates the inputs that the ways share."""
+
+
+DTYPES = {"f32": mx.float32, "bf16": mx.bfloat16}
+ARITHMETIC: dict[str, Arithmetic] = {"f32": "float32", "bf16": "bfloat16"}
+
+
+def normal(shape: Sequence[int], seed: int, dtype: mx.Dtype, scale: float = 1.0) -> mx.array:
+    """Evaluated normal numbers, always the same for the same arguments."""
+    values = mx.random.normal(tuple(shape), scale=scale, key=mx.random.key(seed), dtype=dtype)
+    mx.eval(values)
+    return values
+
+
+def evaluated(build: Callable[[], mx.array]) -> Call:
+    """The call that builds a graph and evaluates it."""
+
+    def call() -> mx.array:
+        out = build()
+        mx.eval(out)
+        return out
+
+    return call
+
+
+def halves(smallest: int) -> tuple[float, ...]:
+    """Shares 1, 1/2, 1/4, ... down to 1 / smallest."""
+    shares = [1.0]
+    while 1 / shares[-1] < smallest:
+        shares.append(shares[-1] / 2)
+    return tuple(shares)

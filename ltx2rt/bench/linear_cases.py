@@ -1,0 +1,209 @@
+"""Matrix products at the widths of the 19B transformer, in every weight format."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import mlx.core as mx
+
+from ltx2rt.bench.case import (
+    ARITHMETIC,
+    DTYPES,
+    MLX,
+    OURS,
+    REFERENCE,
+    TORCH,
+    TORCH_DENSE,
+    Call,
+    Prepared,
+    Way,
+    Work,
+    evaluated,
+    halves,
+    normal,
+)
+from ltx2rt.bench.torch_arrays import to_torch, torch_module
+from ltx2rt.kernels import quantized_linear, reference
+from ltx2rt.types import LinearWeight
+
+BITS = {"f32": 32, "bf16": 16, "e4m3": 8, "int8": 8, "int4": 4}
+GROUP_SIZE = 64
+# With few rows the weights come from memory, as they do in a model whose layers do not fit the caches: calls then walk
+# through copies of the weight of this many bytes in all.
+COLD_BYTES = 256 << 20
+FEW_ROWS = 16
+
+
+def cold_bytes(values: int) -> int:
+    """`COLD_BYTES`, but not more than 16 copies of a small test's weight."""
+    return min(COLD_BYTES, 16 * values)
+
+
+def make_weight(form: str, columns: int, depth: int) -> LinearWeight:
+    """A random weight (columns, depth) of one of the formats of `BITS`."""
+    if form in DTYPES:
+        return LinearWeight("dense", normal((columns, depth), 1, DTYPES[form], depth**-0.5))
+    values = normal((columns, depth), 1, mx.float32, depth**-0.5)
+    if form == "e4m3":
+        scale = mx.abs(values).max() / 448
+        weight = LinearWeight("e4m3", mx.to_fp8(values / scale), scale)
+    else:
+        bits = BITS[form]
+        parts = mx.quantize(values.astype(mx.bfloat16), group_size=GROUP_SIZE, bits=bits)
+        weight = LinearWeight("affine", *parts, group_size=GROUP_SIZE, bits=bits)
+    mx.eval(weight.values, weight.scale)
+    return weight
+
+
+def some_columns(weight: LinearWeight, share: float) -> LinearWeight:
+    """The first share of the weight's columns (rows of the matrix W), as a copy."""
+    count = max(1, round(weight.out_features * share))
+    part = weight._replace(values=mx.contiguous(weight.values[:count]))
+    if weight.mode == "affine":
+        part = part._replace(scale=mx.contiguous(weight.scale[:count]), zero=mx.contiguous(weight.zero[:count]))
+    mx.eval([a for a in part[1:4] if a is not None])
+    return part
+
+
+@dataclass(frozen=True)
+class LinearCase:
+    """x (M, K) @ W (N, K).T with W in one format; x is float32 for float32 weights, else bfloat16."""
+
+    form: str
+    depth: int
+    columns: int
+    rows: int
+    epilogue: str = ""
+
+    @property
+    def name(self) -> str:
+        epilogue = f"/{self.epilogue}" if self.epilogue else ""
+        return f"linear/{self.form}/{self.depth}x{self.columns}{epilogue}/m{self.rows}"
+
+    @property
+    def dtype(self) -> str:
+        return "f32" if self.form == "f32" else "bf16"
+
+    @property
+    def work(self) -> Work:
+        weight = self.columns * self.depth * BITS[self.form] / 8
+        if self.form.startswith("int"):
+            weight += 2 * self.columns * self.depth / GROUP_SIZE * 2
+        item = DTYPES[self.dtype].size
+        activations = item * self.rows * (self.depth + self.columns * (2 if self.epilogue == "residual" else 1))
+        return Work(2.0 * self.rows * self.depth * self.columns, weight + activations, ARITHMETIC[self.dtype])
+
+    def reduced(self) -> LinearCase:
+        return replace(self, depth=min(self.depth, 256), columns=min(self.columns, 192), rows=min(self.rows, 24))
+
+    def prepare(self, wanted: Sequence[str]) -> Prepared:
+        x = normal((self.rows, self.depth), 0, DTYPES[self.dtype])
+        weight = make_weight(self.form, self.columns, self.depth)
+        bias = normal((self.columns,), 2, DTYPES[self.dtype])
+        residual = normal((self.rows, self.columns), 3, DTYPES[self.dtype])
+        gate = normal((1, self.columns), 4, mx.float32)
+        extras: dict[str, Any] = {"activation": None, "residual": None, "gate": None}
+        if self.epilogue == "gelu":
+            extras["activation"] = "gelu_tanh"
+        elif self.epilogue == "residual":
+            extras |= {"residual": residual, "gate": gate}
+
+        def scaled(w: LinearWeight) -> dict[str, Any]:
+            return {k: v[..., : w.out_features] if isinstance(v, mx.array) else v for k, v in extras.items()}
+
+        def on_copies(compute: Callable[[LinearWeight], Callable[[], mx.array]]) -> Callable[[float], Call]:
+            def make(share: float) -> Call:
+                part = some_columns(weight, share)
+                turns = itertools.cycle([evaluated(compute(w)) for w in self._copies(part)])
+                return lambda: next(turns)()
+
+            return make
+
+        def ours(w: LinearWeight) -> Callable[[], mx.array]:
+            arguments = scaled(w)
+            return lambda: quantized_linear(x, w, bias[: w.out_features], **arguments)
+
+        def formula(w: LinearWeight) -> Callable[[], mx.array]:
+            arguments = scaled(w)
+            return lambda: reference.quantized_linear(x, w, bias[: w.out_features], gate_index=None, **arguments)
+
+        def plain(w: LinearWeight) -> Callable[[], mx.array]:
+            return lambda: plain_mlx(x, w)
+
+        some = functools.partial(Way, shares=halves(max(1, self.columns // 64)), part="columns")
+        ways = {OURS: some(on_copies(ours))}
+        if REFERENCE in wanted:
+            ways[REFERENCE] = some(on_copies(formula))
+        if MLX in wanted and not self.epilogue:
+            ways[MLX] = some(on_copies(plain))
+        if TORCH in wanted and self.form in ("f32", "bf16", "e4m3"):
+            ways[TORCH] = some(lambda share: self._torch(x, weight, bias, residual, share, dense=False))
+        if TORCH_DENSE in wanted and self.form not in DTYPES:
+            ways[TORCH_DENSE] = some(lambda share: self._torch(x, weight, bias, residual, share, dense=True))
+        return Prepared(self.work, ways)
+
+    def _copies(self, weight: LinearWeight) -> Iterator[LinearWeight]:
+        count = 1
+        if self.rows <= FEW_ROWS:
+            count = -(-cold_bytes(self.columns * self.depth) // weight.nbytes)
+        yield weight
+        for _ in range(count - 1):
+            copy = weight._replace(values=weight.values + 0)
+            if weight.mode == "affine":
+                copy = copy._replace(scale=weight.scale + 0, zero=weight.zero + 0)
+            mx.eval([a for a in copy[1:4] if a is not None])
+            yield copy
+
+    def _torch(
+        self, x: mx.array, weight: LinearWeight, bias: mx.array, residual: mx.array, share: float, *, dense: bool
+    ) -> Call:
+        """torch's linear; an E4M3 weight is converted in every call unless ``dense``."""
+        torch = torch_module()
+        part = some_columns(weight, share)
+        columns = part.out_features
+        tx, tbias = to_torch(x), to_torch(bias[:columns])
+        tresidual = to_torch(mx.contiguous(residual[:, :columns]))
+        tgate = torch.ones(columns, dtype=tx.dtype)
+        if part.mode == "e4m3" and not dense:
+            values = to_torch(part.values).view(torch.float8_e4m3fn)
+        else:
+            values = to_torch(reference.dequantise(part).astype(DTYPES[self.dtype]))
+        size = values.numel() * values.element_size()
+        count = -(-cold_bytes(self.columns * self.depth) // size) if self.rows <= FEW_ROWS else 1
+        turns = itertools.cycle([values, *(values.clone() for _ in range(count - 1))])
+
+        def call() -> Any:
+            with torch.inference_mode():
+                w = next(turns)
+                out = torch.nn.functional.linear(tx, w if w.dtype == tx.dtype else w.to(tx.dtype), tbias)
+                if self.epilogue == "gelu":
+                    out = torch.nn.functional.gelu(out, approximate="tanh")
+                elif self.epilogue == "residual":
+                    out = tresidual + out * tgate
+                return out
+
+        return call
+
+
+def plain_mlx(x: mx.array, weight: LinearWeight) -> mx.array:
+    """The product as one writes it with MLX's own ops."""
+    if weight.mode == "affine":
+        return mx.quantized_matmul(
+            x, weight.values, weight.scale, weight.zero, True, group_size=weight.group_size, bits=weight.bits
+        )
+    if weight.mode == "e4m3":
+        return x @ (mx.from_fp8(weight.values, x.dtype) * weight.scale.astype(x.dtype)).T
+    return x @ weight.values.T
+
+
+def linear_cases() -> list[LinearCase]:
+    """Every format and row count at 4096 x 4096; the feed-forward layers with their epilogues."""
+    cases = [LinearCase(form, 4096, 4096, rows) for form in BITS for rows in (1, 16, 128, 512, 1024)]
+    for form in ("bf16", "e4m3"):
+        cases.append(LinearCase(form, 4096, 16384, 1024, "gelu"))
+        cases.append(LinearCase(form, 16384, 4096, 1024, "residual"))
+    return cases

@@ -1,0 +1,111 @@
+"""What this machine is and what it can do at most, measured with the threads of the kernels."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from ltx2rt.bench.case import Arithmetic, Work
+from ltx2rt.errors import UsageError
+from ltx2rt.kernels.selection import ext
+
+ARITHMETIC_SECONDS = 0.005
+READ_BYTES = 256 << 20
+
+
+@dataclass(frozen=True)
+class Ceilings:
+    """One calibration: operations per second of each arithmetic, bytes per second of reading."""
+
+    float32: float
+    bfloat16: float
+    read: float
+
+    def peak(self, arithmetic: Arithmetic) -> float:
+        return self.float32 if arithmetic == "float32" else self.bfloat16
+
+    def least_seconds(self, work: Work) -> float:
+        return work.least_seconds(self.peak(work.arithmetic), self.read)
+
+    def bound(self, work: Work) -> str:
+        """``arithmetic`` or ``read``: which of the two takes longer."""
+        return "arithmetic" if work.operations / self.peak(work.arithmetic) >= work.bytes / self.read else "read"
+
+    def at_least(self, other: Ceilings) -> Ceilings:
+        """The higher of two calibrations, value by value."""
+        return Ceilings(
+            max(self.float32, other.float32), max(self.bfloat16, other.bfloat16), max(self.read, other.read)
+        )
+
+
+@dataclass
+class Machine:
+    """Calibrates again and again, and remembers the highest values seen.
+
+    Raises:
+        UsageError: without the compiled kernels, whose loops measure the ceilings.
+    """
+
+    best: Ceilings = field(init=False)
+
+    def __post_init__(self) -> None:
+        if ext is None:
+            raise UsageError("the compiled kernels are not installed, so nothing can be calibrated; reinstall ltx2rt.")
+        self._buffer = mx.ones((READ_BYTES // 4,), dtype=mx.float32)
+        mx.eval(self._buffer)
+        self.best = Ceilings(0.0, 0.0, 0.0)
+        for _ in range(3):
+            self.calibrate()
+
+    def calibrate(self) -> Ceilings:
+        """The ceilings now; takes about 25 ms."""
+        now = Ceilings(
+            ext.calibrate_arithmetic("float32", ARITHMETIC_SECONDS),
+            ext.calibrate_arithmetic("bfloat16", ARITHMETIC_SECONDS),
+            ext.calibrate_read(self._buffer),
+        )
+        self.best = self.best.at_least(now)
+        return now
+
+    def as_dict(self) -> dict[str, Any]:
+        """For reports; the rates are the highest calibrated."""
+        return {
+            "cpu": cpu_name(),
+            "cores": available_cores(),
+            "threads": ext.num_threads(),
+            "isa": ext.isa(),
+            "float32_gflops": round(self.best.float32 / 1e9, 1),
+            "bfloat16_gflops": round(self.best.bfloat16 / 1e9, 1),
+            "read_gbytes_per_s": round(self.best.read / 1e9, 1),
+            "system": f"{platform.system()} {platform.machine()}",
+            "python": platform.python_version(),
+            **{name: installed_version(name) for name in ("ltx2rt", "mlx", "torch", "diffusers")},
+        }
+
+
+def available_cores() -> int:
+    """Cores this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def installed_version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def cpu_name() -> str:
+    """The processor's own name for itself, as far as the system tells it."""
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,103 @@
+"""One layer of the Gemma 3 12B text encoder."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass, replace
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from ltx2rt.bench.case import DTYPES, Call
+from ltx2rt.bench.stage import Part, StageCase, random_params, torch_weights
+from ltx2rt.bench.torch_arrays import torch_module
+from ltx2rt.graph.models.gemma3 import Gemma3, Gemma3Config, param_specs
+from ltx2rt.graph.models.params import Params
+
+_SECTION: dict[str, Any] = {
+    "model_type": "gemma3_text",
+    "hidden_size": 3840,
+    "num_hidden_layers": 1,
+    "intermediate_size": 15360,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 8,
+    "head_dim": 256,
+    "query_pre_attn_scalar": 256,
+    "vocab_size": 1024,
+    "rms_norm_eps": 1e-6,
+    "sliding_window": 1024,
+    "rope_theta": 1000000.0,
+    "rope_local_base_freq": 10000.0,
+}
+_SMALL = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 32,
+    "query_pre_attn_scalar": 32,
+}
+
+
+@dataclass(frozen=True)
+class TextLayerCase(StageCase):
+    """A layer on ``tokens`` tokens of one prompt."""
+
+    tokens: int
+    form: str = "bf16"
+    dtype: str = "bf16"
+    small: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"text_layer/{self.form}/{self.tokens}"
+
+    def reduced(self) -> TextLayerCase:
+        return replace(self, tokens=12, small=True)
+
+    def part(self) -> Part:
+        return _TextLayer(self)
+
+
+class _TextLayer:
+    """A text encoder of one layer: embedding, layer, final norm."""
+
+    def __init__(self, case: TextLayerCase) -> None:
+        self._case = case
+        self._section = {**_SECTION, **(_SMALL if case.small else {})}
+        config = Gemma3Config.from_dict(self._section)
+        self._specs = param_specs(config)
+        self._params = random_params(self._specs, case.dtype, None if case.form in DTYPES else case.form)
+        self._model = Gemma3(config, Params(self._params), DTYPES[case.dtype])
+        self._ids = np.arange(case.tokens) % config.vocab_size
+
+    def build(self) -> mx.array:
+        *_, out = self._model.hidden_states(self._ids)
+        return out
+
+    def torch_call(self) -> Call | None:
+        if self._case.form not in DTYPES or importlib.util.find_spec("transformers") is None:
+            return None
+        from transformers.models.gemma3.configuration_gemma3 import Gemma3TextConfig
+        from transformers.models.gemma3.modeling_gemma3 import Gemma3TextModel
+
+        torch = torch_module()
+        # Made for real and not on the meta device: the rotary frequencies are no weights.
+        model = Gemma3TextModel(Gemma3TextConfig(**self._section))
+        model.load_state_dict(
+            torch_weights(self._params, self._specs, str, self._case.dtype), strict=False, assign=True
+        )
+        model.eval()
+        ids = torch.from_numpy(self._ids[None])
+
+        def call() -> Any:
+            with torch.inference_mode():
+                return model(input_ids=ids, use_cache=False).last_hidden_state
+
+        return call
+
+
+def text_cases() -> list[TextLayerCase]:
+    """A short and a full prompt; the short one also with MLX int8 weights."""
+    return [TextLayerCase(128), TextLayerCase(1024), TextLayerCase(128, form="int8")]

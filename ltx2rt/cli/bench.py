@@ -1,0 +1,108 @@
+"""``ltx2rt bench``: kernels and model parts against this machine's measured ceilings, alternatives beside them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ltx2rt.bench import observation, report, runner, table
+from ltx2rt.bench.case import MLX, REFERENCE, RIVALS, Case
+from ltx2rt.bench.plot import write_plot
+from ltx2rt.bench.stage import StageCase
+from ltx2rt.bench.torch_arrays import torch_module
+from ltx2rt.errors import UsageError
+from ltx2rt.kernels.selection import ext
+
+_COMPARED = {"none": (), "mlx": (REFERENCE, MLX), "torch": RIVALS}
+
+
+def add_parser(subparsers: Any) -> None:
+    parser = subparsers.add_parser(
+        "bench",
+        help="measure the kernels against this machine's ceilings",
+        description="Calibrate this machine (products in registers, reading from memory), then time kernels and model "
+        "parts at the sizes of LTX-2 19B, each beside the reference formula, plain MLX and, if asked for, torch. "
+        "Weights are random; nothing is downloaded. All cases together take some minutes and up to 8 GB of memory.",
+    )
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="TEXT", help="only cases whose name contains TEXT; repeatable"
+    )
+    parser.add_argument("--list", action="store_true", help="print the names of the cases")
+    parser.add_argument("--rounds", type=_count, default=5, metavar="N", help="rounds per case (default: 5)")
+    parser.add_argument("--threads", type=_count, metavar="N", help="threads of our kernels and of torch")
+    parser.add_argument(
+        "--compare",
+        choices=tuple(_COMPARED),
+        default="mlx",
+        help="what to time beside our kernels: nothing, the reference and plain MLX (default), or torch as well",
+    )
+    parser.add_argument(
+        "--profile", action="store_true", help="instead: where the time of each model part goes, kernel by kernel"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the share of the ceiling per case")
+    parser.set_defaults(run=run_bench)
+
+
+def run_bench(arguments: argparse.Namespace) -> int:
+    """Exit code 0."""
+    cases = table.select(arguments.only)
+    if arguments.list:
+        print("\n".join(case.name for case in cases))
+        return 0
+    if arguments.plot is not None and arguments.profile:
+        raise UsageError("--plot and --profile exclude each other; draw the plot in a run without --profile.")
+    _set_threads(arguments)
+    if arguments.profile:
+        return _profile(cases, arguments.json)
+    say: Callable[[runner.Row], None] = lambda row: None  # noqa: E731  # the other value is a named function
+    if not arguments.json:
+        print(report.HEADER, flush=True)
+        say = _print_row
+    machine, rows = runner.run(cases, _COMPARED[arguments.compare], arguments.rounds, say)
+    if arguments.json:
+        print(json.dumps(report.as_json(machine, rows), indent=1))
+    else:
+        print(report.text_machine(machine), report.LEGEND, sep="\n")
+    if arguments.plot is not None:
+        write_plot(arguments.plot, report.text_machine(machine), rows)
+    return 0
+
+
+def _print_row(row: runner.Row) -> None:
+    print(report.text_row(row), flush=True)
+
+
+def _profile(cases: list[Case], as_json: bool) -> int:
+    parts = [case for case in cases if isinstance(case, StageCase)]
+    if not parts:
+        raise UsageError("--profile needs a model part, such as --only transformer_block or --only video_decoder.")
+    results = []
+    for case in parts:
+        part = case.part()
+        part.build()
+        result = observation.profile(part.build)
+        results.append(report.profile_json(case.name, result))
+        if not as_json:
+            print(report.text_profile(case.name, result), flush=True)
+    if as_json:
+        print(json.dumps({"profiles": results}, indent=1))
+    return 0
+
+
+def _set_threads(arguments: argparse.Namespace) -> None:
+    if ext is None:
+        raise UsageError("the compiled kernels are not installed, so there is nothing to measure; reinstall ltx2rt.")
+    if arguments.threads is not None:
+        ext.set_num_threads(arguments.threads)
+    if arguments.compare == "torch":
+        torch_module().set_num_threads(ext.num_threads())
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= 1024:
+        raise argparse.ArgumentTypeError(f"must be a number from 1 to 1024, got {text!r}")
+    return int(text)
