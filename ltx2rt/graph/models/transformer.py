@@ -55,6 +55,7 @@ class Transformer:
         dtype: of the activations: bfloat16, float16 or float32.
         blocks: where the tensors of each block come from. Called once per block and call, in order, after the block
             before it has been evaluated; the view it returns is used until the next call. Default: ``params``.
+        token_limit: most tokens of a stream that a block works on together, see `token_parts`; None: all.
         keep_text_keys: keep keys and values of the prompt between calls where they do not depend on sigma (19B): 2 * S
             values of the width of each stream per block and prompt.
 
@@ -69,12 +70,14 @@ class Transformer:
         dtype: mx.Dtype = mx.bfloat16,
         *,
         blocks: Callable[[int], Params] | None = None,
+        token_limit: int | None = None,
         keep_text_keys: bool = True,
     ) -> None:
         self.config = config
         self.dtype = dtype
         self._params = params
         self._blocks = blocks if blocks is not None else lambda index: params.at(f"transformer_blocks.{index}")
+        self._token_limit = token_limit
         self._keep_text_keys = keep_text_keys and not config.text_modulation
         self._rope_tables: Recent[RopeTable] = Recent(_KEPT_ROPE_TABLES)
         self._masks: Recent[mx.array] = Recent(_KEPT_MASKS)
@@ -144,7 +147,7 @@ class Transformer:
                 a2v=kept_samples(perturbations, "skip_a2v_cross_attn", index, batch),
                 v2a=kept_samples(perturbations, "skip_v2a_cross_attn", index, batch),
             )
-            run_block(self.config, self._blocks(index), index, video_stream, audio_stream, kept)
+            run_block(self.config, self._blocks(index), index, video_stream, audio_stream, kept, self._token_limit)
             mx.eval([s.x for s in streams if s is not None])
             yield streams
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ import mlx.core as mx
 import numpy as np
 
 from ltx2rt.graph.models.params import Params, linear
+from ltx2rt.graph.models.token_parts import bias_part, joined, rope_part, token_parts, with_part
 from ltx2rt.graph.models.transformer_config import TransformerConfig
 from ltx2rt.kernels import RopeTable, modulated_norm, rope_attention
 
@@ -113,38 +115,81 @@ def gate_heads(x: mx.array, logits: mx.array | None, num_heads: int) -> mx.array
     return (x.reshape(batch, tokens, num_heads, -1).astype(mx.float32) * gates).reshape(x.shape).astype(x.dtype)
 
 
+def update(stream: Stream, parts: Sequence[slice], compute: Callable[[slice], mx.array]) -> None:
+    """Replace ``stream.x`` part by part; several parts are evaluated one after the other, in the same memory."""
+    if len(parts) == 1:
+        stream.x = compute(parts[0])
+        return
+    for where in parts:
+        part = compute(where)
+        mx.eval(part)
+        stream.x = with_part(stream.x, part, where)
+        del part
+        mx.eval(stream.x)
+
+
 def self_attention(
-    config: TransformerConfig, block: Params, stream: Stream, modulation: mx.array, kept: Array
-) -> mx.array:
-    """Hidden state after self-attention. In the samples that are not kept the values take the place of the output."""
+    config: TransformerConfig,
+    block: Params,
+    stream: Stream,
+    modulation: mx.array,
+    kept: Array,
+    parts: Sequence[slice],
+) -> None:
+    """Self-attention. In the samples that are not kept the values take the place of the output."""
     params = block.at(f"{stream.prefix}attn1")
     num_heads = config.video.num_heads
     index = stream.modulation.index
-    h = modulated_norm(
-        stream.x, scale=modulation[_SCALE_SELF], shift=modulation[_SHIFT_SELF], index=index, eps=config.norm_eps
-    )
-    values = linear(h, params.at("to_v"))
-    logits = gate_logits(config, params, h)
-    if kept.any():
-        out = rope_attention(
-            linear(h, params.at("to_q")),
-            linear(h, params.at("to_k")),
-            values,
-            num_heads=num_heads,
-            q_norm=params["q_norm.weight"],
-            k_norm=params["k_norm.weight"],
-            norm_eps=config.norm_eps,
-            rope_q=stream.rope,
-            rope_k=stream.rope,
-            rope_layout=config.rope_layout,
-            bias=stream.self_bias,
-            gate_logits=logits,
+
+    def normed(where: slice) -> mx.array:
+        return modulated_norm(
+            stream.x[:, where],
+            scale=modulation[_SCALE_SELF],
+            shift=modulation[_SHIFT_SELF],
+            index=index[:, where],
+            eps=config.norm_eps,
         )
-        if not kept.all():
-            out = mx.where(mx.array(kept)[:, None, None], out, gate_heads(values, logits, num_heads))
-    else:
-        out = gate_heads(values, logits, num_heads)
-    return linear(out, params.at("to_out.0"), residual=stream.x, gate=modulation[_GATE_SELF], gate_index=index)
+
+    attends = bool(kept.any())
+    # Several parts norm their tokens again for each projection; one part does it once.
+    whole = normed(parts[0]) if len(parts) == 1 else None
+
+    def projected(name: str) -> mx.array:
+        return joined(parts, lambda where: linear(normed(where) if whole is None else whole, params.at(name)))
+
+    values = projected("to_v")
+    keys = projected("to_k") if attends else values
+
+    def attended(where: slice) -> mx.array:
+        h = normed(where) if whole is None else whole
+        logits = gate_logits(config, params, h)
+        out = gate_heads(values[:, where], logits, num_heads) if not kept.all() else None
+        if attends:
+            result = rope_attention(
+                linear(h, params.at("to_q")),
+                keys,
+                values,
+                num_heads=num_heads,
+                q_norm=params["q_norm.weight"],
+                k_norm=params["k_norm.weight"],
+                norm_eps=config.norm_eps,
+                rope_q=rope_part(stream.rope, where),
+                rope_k=stream.rope,
+                rope_layout=config.rope_layout,
+                bias=bias_part(stream.self_bias, where),
+                gate_logits=logits,
+            )
+            out = result if out is None else mx.where(mx.array(kept)[:, None, None], result, out)
+        assert out is not None
+        return linear(
+            out,
+            params.at("to_out.0"),
+            residual=stream.x[:, where],
+            gate=modulation[_GATE_SELF],
+            gate_index=index[:, where],
+        )
+
+    update(stream, parts, attended)
 
 
 def text_key_values(
@@ -171,29 +216,39 @@ def text_key_values(
 
 
 def text_attention(
-    config: TransformerConfig, block: Params, block_index: int, stream: Stream, modulation: mx.array
-) -> mx.array:
-    """Hidden state after attention to the prompt."""
+    config: TransformerConfig,
+    block: Params,
+    block_index: int,
+    stream: Stream,
+    modulation: mx.array,
+    parts: Sequence[slice],
+) -> None:
+    """Attention to the prompt."""
     params = block.at(f"{stream.prefix}attn2")
-    index = stream.modulation.index
-    scale = shift = gate = gate_index = None
-    if config.text_modulation:
-        scale, shift = modulation[_SCALE_TEXT], modulation[_SHIFT_TEXT]
-        gate, gate_index = modulation[_GATE_TEXT], index
-    h = modulated_norm(stream.x, scale=scale, shift=shift, index=gate_index, eps=config.norm_eps)
     keys, values = text_key_values(config, block, block_index, stream)
-    out = rope_attention(
-        linear(h, params.at("to_q")),
-        keys,
-        values,
-        num_heads=config.video.num_heads,
-        q_norm=params["q_norm.weight"],
-        k_norm=params["k_norm.weight"],
-        norm_eps=config.norm_eps,
-        bias=stream.context_bias,
-        gate_logits=gate_logits(config, params, h),
-    )
-    return linear(out, params.at("to_out.0"), residual=stream.x, gate=gate, gate_index=gate_index)
+
+    def attended(where: slice) -> mx.array:
+        index = stream.modulation.index[:, where]
+        x = stream.x[:, where]
+        scale = shift = gate = gate_index = None
+        if config.text_modulation:
+            scale, shift = modulation[_SCALE_TEXT], modulation[_SHIFT_TEXT]
+            gate, gate_index = modulation[_GATE_TEXT], index
+        h = modulated_norm(x, scale=scale, shift=shift, index=gate_index, eps=config.norm_eps)
+        out = rope_attention(
+            linear(h, params.at("to_q")),
+            keys,
+            values,
+            num_heads=config.video.num_heads,
+            q_norm=params["q_norm.weight"],
+            k_norm=params["k_norm.weight"],
+            norm_eps=config.norm_eps,
+            bias=bias_part(stream.context_bias, where),
+            gate_logits=gate_logits(config, params, h),
+        )
+        return linear(out, params.at("to_out.0"), residual=x, gate=gate, gate_index=gate_index)
+
+    update(stream, parts, attended)
 
 
 def exchange(
@@ -204,6 +259,7 @@ def exchange(
     name: str,
     rows: tuple[int, int],
     kept: Array,
+    limit: int | None,
 ) -> mx.array:
     """Hidden state of ``target`` after attention ``name`` to ``source``; samples that are not kept stay as they are.
 
@@ -214,44 +270,68 @@ def exchange(
     assert source.cross_modulation is not None
     params = block.at(name)
 
-    def modulated(stream: Stream, own: Modulation) -> mx.array:
+    def modulated(stream: Stream, own: Modulation, where: slice) -> mx.array:
         table = block[f"scale_shift_table_a2v_ca_{stream.name}"].astype(mx.float32)
         scale, shift = (table[row][None] + own.rows[row] for row in rows)
-        return modulated_norm(stream.x, scale=scale, shift=shift, index=own.index, eps=config.norm_eps)
+        return modulated_norm(
+            stream.x[:, where], scale=scale, shift=shift, index=own.index[:, where], eps=config.norm_eps
+        )
 
-    query = modulated(target, target.cross_modulation)
-    other = modulated(source, source.cross_modulation)
-    out = rope_attention(
-        linear(query, params.at("to_q")),
-        linear(other, params.at("to_k")),
-        linear(other, params.at("to_v")),
-        num_heads=config.audio.num_heads,
-        q_norm=params["q_norm.weight"],
-        k_norm=params["k_norm.weight"],
-        norm_eps=config.norm_eps,
-        rope_q=target.cross_rope,
-        rope_k=source.cross_rope,
-        rope_layout=config.rope_layout,
-        gate_logits=gate_logits(config, params, query),
-    )
+    own, other = target.cross_modulation, source.cross_modulation
+    source_parts = token_parts(source.x.shape[1], limit)
+    whole = modulated(source, other, source_parts[0]) if len(source_parts) == 1 else None
+
+    def projected(module: str) -> mx.array:
+        return joined(
+            source_parts,
+            lambda where: linear(modulated(source, other, where) if whole is None else whole, params.at(module)),
+        )
+
+    keys, values = projected("to_k"), projected("to_v")
     table = block[f"scale_shift_table_a2v_ca_{target.name}"].astype(mx.float32)
     gate = table[_CROSS_GATE_ROW][None] + target.cross_gate.rows[0]
     gate_index = target.cross_gate.index
     if not kept.all():  # one more gate row, of zeros, for the samples that are left out
         gate_index = mx.where(mx.array(kept)[:, None], gate_index, gate.shape[0])
         gate = mx.concatenate([gate, mx.zeros_like(gate[:1])])
-    return linear(out, params.at("to_out.0"), residual=target.x, gate=gate, gate_index=gate_index)
+
+    def attended(where: slice) -> mx.array:
+        query = modulated(target, own, where)
+        out = rope_attention(
+            linear(query, params.at("to_q")),
+            keys,
+            values,
+            num_heads=config.audio.num_heads,
+            q_norm=params["q_norm.weight"],
+            k_norm=params["k_norm.weight"],
+            norm_eps=config.norm_eps,
+            rope_q=rope_part(target.cross_rope, where),
+            rope_k=source.cross_rope,
+            rope_layout=config.rope_layout,
+            gate_logits=gate_logits(config, params, query),
+        )
+        return linear(
+            out, params.at("to_out.0"), residual=target.x[:, where], gate=gate, gate_index=gate_index[:, where]
+        )
+
+    return joined(token_parts(target.x.shape[1], limit), attended)
 
 
-def feed_forward(config: TransformerConfig, block: Params, stream: Stream, modulation: mx.array) -> mx.array:
-    """Hidden state after the feed-forward layers."""
+def feed_forward(
+    config: TransformerConfig, block: Params, stream: Stream, modulation: mx.array, parts: Sequence[slice]
+) -> None:
+    """The feed-forward layers."""
     params = block.at(f"{stream.prefix}ff")
-    index = stream.modulation.index
-    h = modulated_norm(
-        stream.x, scale=modulation[_SCALE_FF], shift=modulation[_SHIFT_FF], index=index, eps=config.norm_eps
-    )
-    h = linear(h, params.at("net.0.proj"), activation="gelu_tanh")
-    return linear(h, params.at("net.2"), residual=stream.x, gate=modulation[_GATE_FF], gate_index=index)
+
+    def fed(where: slice) -> mx.array:
+        x, index = stream.x[:, where], stream.modulation.index[:, where]
+        h = modulated_norm(
+            x, scale=modulation[_SCALE_FF], shift=modulation[_SHIFT_FF], index=index, eps=config.norm_eps
+        )
+        h = linear(h, params.at("net.0.proj"), activation="gelu_tanh")
+        return linear(h, params.at("net.2"), residual=x, gate=modulation[_GATE_FF], gate_index=index)
+
+    update(stream, parts, fed)
 
 
 def run_block(
@@ -261,13 +341,15 @@ def run_block(
     video: Stream | None,
     audio: Stream | None,
     kept: KeptSamples,
+    token_limit: int | None = None,
 ) -> None:
-    """Replace ``x`` of the enabled streams by the block's output (lazily; nothing is evaluated here).
+    """Replace ``x`` of the enabled streams by the block's output; lazily, but where tokens are taken in parts.
 
     Args:
         block: view of ``transformer_blocks.<block_index>``.
         video, audio: the streams; None: absent.
         kept: the samples for which each operation is carried out.
+        token_limit: most tokens that are worked on together, see `token_parts`; it changes memory, not results.
 
     Source: Lightricks/LTX-2 ltx_core/model/transformer/transformer.py @ v1.2.0.
     """
@@ -277,15 +359,16 @@ def run_block(
         modulation = modulation_table(block, f"{stream.prefix}scale_shift_table", stream.modulation.rows)
         modulations[stream.name] = modulation
         kept_self = kept.video_self if stream.name == "video" else kept.audio_self
-        stream.x = self_attention(config, block, stream, modulation, kept_self)
-        stream.x = text_attention(config, block, block_index, stream, modulation)
+        parts = token_parts(stream.x.shape[1], token_limit)
+        self_attention(config, block, stream, modulation, kept_self, parts)
+        text_attention(config, block, block_index, stream, modulation, parts)
     if video is not None and audio is not None:
         # Both directions read the states from before the exchange.
         video_x, audio_x = video.x, audio.x
         if video.enabled and kept.a2v.any():
-            video_x = exchange(config, block, video, audio, "audio_to_video_attn", _A2V_ROWS, kept.a2v)
+            video_x = exchange(config, block, video, audio, "audio_to_video_attn", _A2V_ROWS, kept.a2v, token_limit)
         if audio.enabled and kept.v2a.any():
-            audio_x = exchange(config, block, audio, video, "video_to_audio_attn", _V2A_ROWS, kept.v2a)
+            audio_x = exchange(config, block, audio, video, "video_to_audio_attn", _V2A_ROWS, kept.v2a, token_limit)
         video.x, audio.x = video_x, audio_x
     for stream in enabled:
-        stream.x = feed_forward(config, block, stream, modulations[stream.name])
+        feed_forward(config, block, stream, modulations[stream.name], token_parts(stream.x.shape[1], token_limit))
