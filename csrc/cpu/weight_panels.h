@@ -119,11 +119,12 @@ class PanelRows {
   // lines, which is two for every byte of a weight.
   template <int kLines>
   void fetch_ahead(int64_t k) const {
+    static_assert(16 % kLines == 0);
+    const uint64_t done = (uint64_t)k / 8 * kLines;
+    const char* const* next = next_ + done % 16;
+    const uint64_t offset = done / 16 * 64;
 #pragma GCC unroll 8
-    for (int i = 0; i < kLines; ++i) {
-      const int64_t line = k / 8 * kLines + i;
-      _mm_prefetch(next_[line % 16] + line / 16 * 64, _MM_HINT_T0);
-    }
+    for (int i = 0; i < kLines; ++i) _mm_prefetch(next[i] + offset, _MM_HINT_T0);
   }
 
  private:
