@@ -16,12 +16,13 @@ constexpr int kChains = 24;
 constexpr int kChains = 12;
 #endif
 
-// Runs step on every chain, `iterations` times, and adds up the chains.
-template <typename Chain, typename Step, typename Sum>
-void run_chains(int64_t iterations, Chain start, float* sink, const Step& step, const Sum& sum) {
+// Runs step on every chain, `iterations` times, and adds up the chains. They start from different values: a compiler
+// computes equal chains once.
+template <typename Chain, typename Start, typename Step, typename Sum>
+void run_chains(int64_t iterations, float* sink, const Start& start, const Step& step, const Sum& sum) {
   Chain chains[kChains];
 #pragma GCC unroll 24
-  for (int i = 0; i < kChains; ++i) chains[i] = start;
+  for (int i = 0; i < kChains; ++i) chains[i] = start(*sink + (float)i);
   for (int64_t n = 0; n < iterations; ++n) {
 #pragma GCC unroll 24
     for (int i = 0; i < kChains; ++i) chains[i] = step(chains[i]);
@@ -31,10 +32,10 @@ void run_chains(int64_t iterations, Chain start, float* sink, const Step& step, 
 }
 
 int64_t multiply_f32(int64_t iterations, float* sink) {
-  Vec factor = splat(0.999f), offset = splat(0.001f);
-  run_chains(
-      iterations, splat(*sink), sink, [&](Vec chain) { return fma(chain, factor, offset); },
-      [](Vec chain) { return chain[0]; });
+  const Vec factor = splat(0.999f), offset = splat(0.001f);
+  run_chains<Vec>(
+      iterations, sink, [](float value) { return splat(value); },
+      [&](Vec chain) { return fma(chain, factor, offset); }, [](Vec chain) { return chain[0]; });
   return iterations * kChains * kLanes * 2;
 }
 
@@ -42,9 +43,9 @@ int64_t multiply_f32(int64_t iterations, float* sink) {
 
 int64_t multiply_bf16(int64_t iterations, float* sink) {
   const __m512bh x = (__m512bh)_mm512_set1_epi16(0x3c00), y = (__m512bh)_mm512_set1_epi16(0x3c00);
-  run_chains(
-      iterations, _mm512_set1_ps(*sink), sink, [&](__m512 chain) { return _mm512_dpbf16_ps(chain, x, y); },
-      [](__m512 chain) { return chain[0]; });
+  run_chains<__m512>(
+      iterations, sink, [](float value) { return _mm512_set1_ps(value); },
+      [&](__m512 chain) { return _mm512_dpbf16_ps(chain, x, y); }, [](__m512 chain) { return chain[0]; });
   return iterations * kChains * 16 * 4;
 }
 
@@ -52,8 +53,9 @@ int64_t multiply_bf16(int64_t iterations, float* sink) {
 
 int64_t multiply_bf16(int64_t iterations, float* sink) {
   const bfloat16x8_t x = vreinterpretq_bf16_u16(vdupq_n_u16(0x3c00)), y = x;
-  run_chains(
-      iterations, vdupq_n_f32(*sink), sink, [&](float32x4_t chain) { return vbfmmlaq_f32(chain, x, y); },
+  run_chains<float32x4_t>(
+      iterations, sink, [](float value) { return vdupq_n_f32(value); },
+      [&](float32x4_t chain) { return vbfmmlaq_f32(chain, x, y); },
       [](float32x4_t chain) { return vgetq_lane_f32(chain, 0); });
   return iterations * kChains * 4 * 8;
 }
