@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -109,27 +109,46 @@ class TextFeatures(NamedTuple):
 
 
 class FeatureExtractor:
-    """Normalises each hidden state and accumulates its share of the aggregate projections.
+    """Normalises the hidden states and projects them.
 
-    The (n, D*L) concatenation that the projections are defined on never exists: states are taken a few at a time
-    and dropped. Statistics and sums are float32.
+    The (n, D*L) concatenation that the projections are defined on never exists: a few states at a time are multiplied
+    with their columns of some rows of the weight. Statistics and sums are float32; the result does not depend on
+    ``rows_per_slab``.
 
     Args:
         config: sizes and normalisation.
-        params: arrays named as in `param_specs`.
+        params: arrays named as in `param_specs`; with ``weight_rows`` only the biases.
         dtype: of the features.
+        weight_rows: gives rows [first, last) of a weight of `param_specs`, in place of ``params``.
+        rows_per_slab: rows of the weight that are asked for at a time; None: all.
     """
 
-    def __init__(self, config: FeatureExtractorConfig, params: Params, dtype: mx.Dtype = mx.bfloat16) -> None:
+    def __init__(
+        self,
+        config: FeatureExtractorConfig,
+        params: Params,
+        dtype: mx.Dtype = mx.bfloat16,
+        *,
+        weight_rows: Callable[[str, int, int], mx.array] | None = None,
+        rows_per_slab: int | None = None,
+    ) -> None:
         self.config = config
         self._params = params
         self._dtype = dtype
+        self._weight_rows = (
+            weight_rows if weight_rows is not None else lambda name, first, last: params[name][first:last]
+        )
+        self._rows_per_slab = rows_per_slab
 
     def __call__(self, states: Iterable[mx.array]) -> TextFeatures:
-        """Features of one prompt.
+        """Features of one prompt; see `prompts`."""
+        return self.prompts([states])[0]
+
+    def prompts(self, texts: Sequence[Iterable[mx.array]]) -> list[TextFeatures]:
+        """Features of several prompts; each row of the weights is asked for once.
 
         Args:
-            states: L arrays (1, n, D), real tokens only, consumed one by one.
+            texts: per prompt L arrays (1, n, D), real tokens only.
 
         Returns:
             Features in the dtype of the extractor, evaluated.
@@ -139,46 +158,58 @@ class FeatureExtractor:
 
         Source: the feature extractors of Lightricks/LTX-2 ltx_core/text_encoders/gemma @ v1.2.0.
         """
-        config = self.config
-        sums: dict[str, mx.array | None] = {name: None for name, _ in config.projections}
-        slab: list[mx.array] = []
-        taken = 0
-        for state in states:
-            if taken == config.encoder_states:
-                raise ValueError(f"The text projection is made for {taken} hidden states, got more.")
-            if state.ndim != 3 or state.shape[-1] != config.encoder_width:
-                raise ValueError(f"states must be (1, n, {config.encoder_width}), got {state.shape}.")
-            slab.append(normalise(state, per_token=config.per_token))
-            taken += 1
-            # A full slab, or what is left after the last state.
-            if len(slab) == _STATES_PER_SLAB or taken == config.encoder_states:
-                self._accumulate(sums, slab, first=taken - len(slab))
-                slab = []
-            else:
-                mx.eval(slab[-1])
-        if taken != config.encoder_states:
-            raise ValueError(f"The text projection is made for {config.encoder_states} hidden states, got {taken}.")
-        features = [self._finish(name, total) for name, total in sums.items() if total is not None]
-        mx.eval(features)
-        return TextFeatures(features[0], features[-1])
+        checked = [self._checked(states) for states in texts]
+        by_projection = [self._project(name, width, checked) for name, width in self.config.projections]
+        return [TextFeatures(sums[0], sums[-1]) for sums in zip(*by_projection, strict=True)]
 
-    def _accumulate(self, sums: dict[str, mx.array | None], slab: list[mx.array], first: int) -> None:
-        """Adds the product of the states ``first`` .. with their columns to every sum."""
+    def _checked(self, states: Iterable[mx.array]) -> list[mx.array]:
+        taken: list[mx.array] = []
+        for state in states:
+            if len(taken) == self.config.encoder_states:
+                raise ValueError(f"The text projection is made for {len(taken)} hidden states, got more.")
+            if state.ndim != 3 or state.shape[-1] != self.config.encoder_width:
+                raise ValueError(f"states must be (1, n, {self.config.encoder_width}), got {state.shape}.")
+            taken.append(state)
+        if len(taken) != self.config.encoder_states:
+            raise ValueError(
+                f"The text projection is made for {self.config.encoder_states} hidden states, got {len(taken)}."
+            )
+        return taken
+
+    def _project(self, name: str, width: int, texts: Sequence[list[mx.array]]) -> list[mx.array]:
+        """One aggregate projection of every text."""
+        slabs: list[list[mx.array]] = [[] for _ in texts]
+        step = self._rows_per_slab or width
+        for first in range(0, width, step):
+            last = min(first + step, width)
+            weight = self._weight_rows(f"{name}.weight", first, last)
+            for states, sums in zip(texts, slabs, strict=True):
+                sums.append(self._accumulated(states, weight))
+        return [self._finish(name, mx.concatenate(sums, axis=-1)) for sums in slabs]
+
+    def _accumulated(self, states: list[mx.array], weight: mx.array) -> mx.array:
+        """The products of the states with their columns of ``weight``, summed, float32."""
         config = self.config
-        count = len(slab)
-        rows = mx.stack(slab, axis=-1).reshape(*slab[0].shape[:2], config.encoder_width * count)
-        for name, width in config.projections:
-            by_state = self._params[f"{name}.weight"].reshape(width, config.encoder_width, config.encoder_states)
-            columns = by_state[..., first : first + count].reshape(width, config.encoder_width * count)
-            sums[name] = quantized_linear(rows, LinearWeight("dense", columns), residual=sums[name])
-            mx.eval(sums[name])
+        rows = weight.shape[0]
+        by_state = weight.reshape(rows, config.encoder_width, config.encoder_states)
+        total: mx.array | None = None
+        for first in range(0, config.encoder_states, _STATES_PER_SLAB):
+            slab = [normalise(state, per_token=config.per_token) for state in states[first : first + _STATES_PER_SLAB]]
+            inputs = mx.stack(slab, axis=-1).reshape(*slab[0].shape[:2], config.encoder_width * len(slab))
+            columns = by_state[..., first : first + len(slab)].reshape(rows, config.encoder_width * len(slab))
+            total = quantized_linear(inputs, LinearWeight("dense", columns), residual=total)
+            mx.eval(total)
+        assert total is not None
+        return total
 
     def _finish(self, name: str, total: mx.array) -> mx.array:
-        if not self.config.per_token:
-            return total.astype(self._dtype)
-        # The factor belongs to the states; the product is linear in them, so it is applied to the sum once.
-        factor = math.sqrt(total.shape[-1] / self.config.encoder_width)
-        return (total * factor + self._params[f"{name}.bias"].astype(mx.float32)).astype(self._dtype)
+        if self.config.per_token:
+            # The factor belongs to the states; the product is linear in them, so it is applied to the sum once.
+            factor = math.sqrt(total.shape[-1] / self.config.encoder_width)
+            total = total * factor + self._params[f"{name}.bias"].astype(mx.float32)
+        features = total.astype(self._dtype)
+        mx.eval(features)
+        return features
 
 
 def normalise(state: mx.array, *, per_token: bool) -> mx.array:

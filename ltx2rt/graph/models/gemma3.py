@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -229,12 +229,26 @@ class Gemma3:
         config: sizes.
         params: arrays named as in `param_specs`; read layer by layer while `hidden_states` is consumed.
         dtype: of the activations.
+        layers: where the tensors of each layer come from (names as in `param_specs`, without ``layers.N.``). Called
+            once per layer and text, in order, after the layer before it has been evaluated; the view it returns is
+            used until the next call. Default: ``params``.
+        embedding_rows: gives rows of the embedding for token ids, in place of the matrix in ``params``.
     """
 
-    def __init__(self, config: Gemma3Config, params: Params, dtype: mx.Dtype = mx.bfloat16) -> None:
+    def __init__(
+        self,
+        config: Gemma3Config,
+        params: Params,
+        dtype: mx.Dtype = mx.bfloat16,
+        *,
+        layers: Callable[[int], Params] | None = None,
+        embedding_rows: Callable[[np.ndarray[Any, Any]], LinearWeight] | None = None,
+    ) -> None:
         self.config = config
         self._params = params
         self._dtype = dtype
+        self._layers = layers if layers is not None else lambda index: params.at(f"layers.{index}")
+        self._embedding_rows = embedding_rows if embedding_rows is not None else self._rows_of_matrix
 
     def hidden_states(self, input_ids: np.ndarray[Any, Any]) -> Iterator[mx.array]:
         """The embedding, the outputs of all layers but the last, and the normed output of the last.
@@ -283,19 +297,18 @@ class Gemma3:
 
         The rows of the embedding times sqrt(D), the factor rounded to the dtype of the activations first.
         """
+        factor = mx.array(math.sqrt(self.config.hidden_size), dtype=self._dtype)
+        return (dequantise(self._embedding_rows(ids)).astype(self._dtype) * factor)[None]
+
+    def _rows_of_matrix(self, ids: np.ndarray[Any, Any]) -> LinearWeight:
         table = self._params.weight("embed_tokens.weight")
         index = mx.array(ids.astype(np.int32))
         per_row = table.mode == "affine"
-        rows = LinearWeight(
-            table.mode,
-            table.values[index],
-            table.scale[index] if per_row else table.scale,
-            table.zero[index] if per_row else table.zero,
-            table.group_size,
-            table.bits,
+        return table._replace(
+            values=table.values[index],
+            scale=table.scale[index] if per_row else table.scale,
+            zero=table.zero[index] if per_row else table.zero,
         )
-        factor = mx.array(math.sqrt(self.config.hidden_size), dtype=self._dtype)
-        return (dequantise(rows).astype(self._dtype) * factor)[None]
 
     def final_norm(self, hidden: mx.array) -> mx.array:
         """The norm after the last layer."""
@@ -326,7 +339,7 @@ class Gemma3:
             bias: (1, 1, n, keys) added to the scores.
             cache: keys and values of earlier tokens; extended by the new ones.
         """
-        params = self._params.at(f"layers.{index}")
+        params = self._layers(index)
         x = self._norm(hidden, params.at("input_layernorm"))
         attended = self._attention(x, params.at("self_attn"), rope, bias, cache)
         hidden = hidden + self._norm(attended, params.at("post_attention_layernorm"))
