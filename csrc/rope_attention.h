@@ -11,7 +11,7 @@ namespace ltx2rt {
 // Rotary angles shared by all tokens with the same position: the angle of lane l of token t is
 // table[index[t, p], j] with l - pad = j * P + p; the first pad = lanes - M * P lanes are not rotated.
 //   cos, sin  (R, M)                 any float dtype
-//   index     (T, P) or (B, T, P)    int32, 0 <= index < R (checked nowhere; a bad one reads some other row)
+//   index     (T, P) or (B, T, P)    int32, negative ones count from R; others throw std::out_of_range when evaluated
 struct RopeTable {
   mx::array cos;
   mx::array sin;
@@ -40,8 +40,9 @@ struct RopeAttentionExtras {
   std::optional<mx::array> gate_logits;
 };
 
-// out[b, t, h] = 2 sigmoid(gate_logits[b, t, h]) * softmax over s of (q'[b, t, h] . k'[b, s, g] * scale + bias[b, h, t, s])
-//                times v[b, s, g], with g = h * Nkv / N, q' = rope(rms_norm(q)), k' = rope(rms_norm(k))
+// out[b, t, h] = 2 sigmoid(gate_logits[b, t, h]) * sum over s of p[s] v[b, s, g], where
+// p = softmax over s of (q'[b, t, h] . k'[b, s, g] * scale + bias[b, h, t, s]),
+// q' = rope(rms_norm(q)), k' = rope(rms_norm(k)) and g = h * Nkv / N
 //   q            (B, Tq, N*K)      float32 | float16 | bfloat16
 //   k, v         (B, Tk, Nkv*K)    dtype of q
 //   q_norm       (N*K,) or (K,)    any float dtype: RMSNorm weight over the whole width or over each head

@@ -2,6 +2,7 @@
 #include "csrc/causal_conv3d.h"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 
 #include "csrc/cpu/aligned_floats.h"
@@ -50,7 +51,8 @@ std::vector<int64_t> candidates(int64_t size) {
 }
 
 // Estimated time of one output of a tile, in units of one fused multiply-add of a vector pair. The terms: the products,
-// the prologue of the region shared by the tile's outputs, and bringing the weights into the cache once per tile.
+// the prologue of the region shared by the tile's outputs, bringing the weights into the cache once per tile, and the
+// threads that have nothing to do at the end.
 double tile_cost(const ConvArgs& args, const ConvKernel& kernel, const ConvPlan& plan) {
   const double outputs = double(plan.tile[0] * plan.tile[1] * plan.tile[2]);
   const double region = double(plan.region[0] * plan.region[1] * plan.region[2]);
@@ -60,7 +62,10 @@ double tile_cost(const ConvArgs& args, const ConvKernel& kernel, const ConvPlan&
   const double products = depth * panels * rows / outputs * (region * double(plan.pitch) > kCachedRegion ? 1.1 : 1.0);
   const double values = region * double(args.channels) * (args.activation == cpu::Activation::silu ? 3.0 : 1.5);
   const double weights = depth * panels * 8.0;
-  return products + (values + weights) / outputs;
+  double tasks = double(args.batch * blocks_of(int64_t(panels), kLeastPanels));
+  for (int axis = 0; axis < 3; ++axis) tasks *= double(blocks_of(args.out_size[axis], plan.tile[axis]));
+  const double threads = cpu::num_threads(), turns = std::ceil(tasks / threads);
+  return (products + (values + weights) / outputs) * turns * threads / tasks;
 }
 
 ConvPlan choose_tile(const ConvArgs& args, const ConvKernel& kernel) {

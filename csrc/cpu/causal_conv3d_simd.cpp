@@ -111,7 +111,8 @@ void load_region(const ConvArgs& args, const ConvPlan& plan, const ConvTile& til
     if (frame == kUnused) continue;
     const bool in_halo = frame >= 0 && frame < args.halo_frames;
     const Voxels& from = in_halo ? args.halo : args.x;
-    const int64_t from_frame = tile.batch * from.strides[0] + (in_halo ? frame : frame - args.halo_frames) * from.strides[1];
+    const int64_t from_frame =
+        tile.batch * from.strides[0] + (in_halo ? frame : frame - args.halo_frames) * from.strides[1];
     for (int64_t r = 0; r < extent[1]; ++r) {
       const int64_t row = source_index(args, tile, 1, r);
       if (row == kUnused) continue;
@@ -204,7 +205,8 @@ void convolve(const ConvArgs& args, const ConvPlan& plan, const ConvTile& tile, 
   int64_t row_count = 0;
   for (int64_t f = 0; f < tile.count[0]; ++f) {
     for (int64_t r = 0; r < tile.count[1]; ++r) {
-      const float* row = region + (f * args.stride[0] * plan.region[1] + r * args.stride[1]) * plan.region[2] * plan.pitch;
+      const int64_t region_row = f * args.stride[0] * plan.region[1] + r * args.stride[1];
+      const float* row = region + region_row * plan.region[2] * plan.pitch;
       for (int64_t i = 0; i < tile.count[2]; ++i) rows[row_count++] = row + i * args.stride[2] * plan.pitch;
     }
   }

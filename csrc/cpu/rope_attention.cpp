@@ -2,6 +2,8 @@
 #include "csrc/rope_attention.h"
 
 #include <algorithm>
+#include <stdexcept>
+#include <string>
 
 #include "csrc/cpu/aligned_floats.h"
 #include "csrc/cpu/rope_attention_kernel.h"
@@ -60,6 +62,8 @@ class Scheduler {
         work_floats_(kernel_.work_floats(args.head_size)) {}
 
   void run() {
+    check_index(args_.q, "rope_q");
+    check_index(args_.k, "rope_k");
     const cpu::AlignedFloats q_rms(rms_count(args_.q)), k_rms(rms_count(args_.k));
     find_rms(args_.q, q_rms.data());
     find_rms(args_.k, k_rms.data());
@@ -82,6 +86,17 @@ class Scheduler {
   }
 
  private:
+  void check_index(const cpu::Projection& x, const char* name) const {
+    if (x.rope.cos == nullptr) return;
+    const int64_t count = (x.rope.index_batch_stride > 0 ? args_.batch : 1) * x.tokens * x.rope.axes;
+    for (int64_t i = 0; i < count; ++i) {
+      if (x.rope.index[i] >= -x.rope.rows && x.rope.index[i] < x.rope.rows) continue;
+      throw std::out_of_range(std::string("[rope_attention] ") + name + ".index holds " +
+                              std::to_string(x.rope.index[i]) + " but the table has " + std::to_string(x.rope.rows) +
+                              " rows.");
+    }
+  }
+
   static bool needs_rms(const cpu::Projection& x) { return x.norm != nullptr && !x.norm_per_head; }
   int64_t rms_count(const cpu::Projection& x) const { return needs_rms(x) ? args_.batch * x.tokens : 0; }
 

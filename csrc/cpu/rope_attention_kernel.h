@@ -7,7 +7,7 @@
 
 namespace ltx2rt::cpu {
 
-constexpr int kQueryBlock = 96;  // queries that share one pass over the keys
+constexpr int kQueryBlock = 144;  // queries that share one pass over the keys
 constexpr int kKeyBlock = 128;   // keys per packed block
 
 // An array read in place; strides in elements.

@@ -72,14 +72,15 @@ void gather_angles(const RopeRows& rope, int64_t batch, int64_t token, int64_t h
     cos[i] = 1.0f;
     sin[i] = 0.0f;
   }
+  if (i == half) return;
+  const int64_t column = int64_t(uint32_t(lane) / uint32_t(rope.axes)), phase = lane - column * rope.axes;
   for (int64_t axis = 0; axis < rope.axes; ++axis) {
-    int64_t row = index[axis] < 0 ? index[axis] + rope.rows : index[axis];  // as MLX indexes; never outside the table
-    row = row < 0 ? 0 : smaller(row, rope.rows - 1);
-    const int64_t skip = (axis - lane % rope.axes + rope.axes) % rope.axes;  // to the first lane of this axis
-    const int64_t first = row * rope.columns + (lane + skip) / rope.axes;
+    const int64_t row = index[axis] < 0 ? index[axis] + rope.rows : index[axis];
+    const bool next = axis < phase;  // this axis' first lane is in the next column
+    const int64_t first = row * rope.columns + column + next;
     const float* from_cos = rope.cos + first;
     const float* from_sin = rope.sin + first;
-    for (int64_t l = i + skip; l < half; l += rope.axes) {
+    for (int64_t l = i + axis - phase + (next ? rope.axes : 0); l < half; l += rope.axes) {
       cos[l] = *from_cos++;
       sin[l] = *from_sin++;
     }
@@ -130,6 +131,18 @@ void transform(const AttentionArgs& args, const Projection& x, int64_t batch, in
   for (int64_t i = 0; i < size; ++i) out[i] *= scale;
 }
 
+// Asks for one head of one token, whose neighbours in memory are other heads: no hardware prefetcher follows that.
+void prefetch(const TokenRows& rows, int64_t batch, int64_t token, int64_t first_lane, int64_t lanes) {
+  const char* from = (const char*)rows.data;
+  const int64_t item = size_of(rows.type);
+  from += (batch * rows.batch_stride + token * rows.token_stride + first_lane * rows.lane_stride) * item;
+  const int64_t bytes = rows.lane_stride == 1 ? lanes * item : 1;
+  for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(from + i);
+}
+
+// Rows ahead of the one being read that are prefetched.
+constexpr int64_t kAhead = 8;
+
 void pack(const AttentionArgs& args, int64_t batch, int64_t kv_head, int64_t first, int count, float* block) {
   const int64_t size = args.head_size;
   float* values = block + key_floats(size);
@@ -137,14 +150,17 @@ void pack(const AttentionArgs& args, int64_t batch, int64_t kv_head, int64_t fir
   float* angles = rows + kColumns * size;
   for (int64_t done = 0; done < count; done += kColumns) {
     const int64_t here = smaller(kColumns, count - done);
-    for (int64_t c = 0; c < here; ++c)
+    for (int64_t c = 0; c < here; ++c) {
+      if (done + c + kAhead < count) prefetch(args.k.rows, batch, first + done + c + kAhead, kv_head * size, size);
       transform(args, args.k, batch, first + done + c, kv_head, 1.0f, rows + c * size, angles);
+    }
     for (int64_t i = here * size; i < kColumns * size; ++i) rows[i] = 0.0f;
     transpose(rows, size, kColumns, size, block + done * size);
   }
   const TokenRows& v = args.v;
   for (int64_t key = 0; key < count; ++key) {
     const int64_t start = batch * v.batch_stride + (first + key) * v.token_stride + kv_head * size * v.lane_stride;
+    if (key + kAhead < count) prefetch(v, batch, first + key + kAhead, kv_head * size, size);
     for (int64_t lane = 0; lane < size; lane += kColumns) {
       float* to = values + lane * kKeyBlock + key * kColumns;
       const int64_t n = smaller(kColumns, size - lane);
@@ -158,8 +174,12 @@ void start(const AttentionArgs& args, const QueryBlock& queries, float* state_me
   const int64_t size = args.head_size;
   const State state(state_memory, size);
   for (int64_t i = 0; i < queries.count; ++i) {
+    if (i + kAhead < queries.count)
+      prefetch(args.q.rows, queries.batch, queries.first + i + kAhead, queries.head * size, size);
     transform(args, args.q, queries.batch, queries.first + i, queries.head, args.scale, state.queries + i * size,
               Work(work_memory).block);
+  }
+  for (int64_t i = 0; i < kQueryBlock; ++i) {
     state.largest[i] = kMinusInfinity;
     state.total[i] = 0.0f;
   }
@@ -198,25 +218,44 @@ void add_bias(const AttentionArgs& args, const QueryBlock& queries, int64_t quer
 // exp(x) that is exactly 0 where x is too low for it, as for -inf.
 Vec weight_of(Vec x) { return select(x < splat(-87.0f), zero(), exp(x)); }
 
-// Turns the scores of one query into weights exp(score - largest) and updates largest and total; returns the factor
-// that brings what was summed before to the new largest. Scores beyond count, up to a whole vector, are overwritten.
-float weigh(float* scores, int64_t count, float& largest, float& total) {
-  while (count % kLanes != 0) scores[count++] = kMinusInfinity;
-  Vec top = splat(largest);
-  for (int64_t j = 0; j < count; j += kLanes) top = max(top, load(scores + j));
-  const float new_largest = reduce_max(top);
-  // With no key allowed so far, any finite base keeps all weights 0 and avoids inf - inf.
-  const float base = new_largest == kMinusInfinity ? 0.0f : new_largest;
-  Vec weights = zero();
-  for (int64_t j = 0; j < count; j += kLanes) {
-    const Vec weight = weight_of(load(scores + j) - base);
-    store(scores + j, weight);
-    weights += weight;
+// Turns scores [rows][kKeyBlock] into weights exp(score - largest), updates largest and total of the state, and brings
+// the sums so far to the new largest. Of each row, the scores beyond count are overwritten up to a whole vector. The
+// steps run over all rows in turn, so that the processor can overlap the reductions of neighbours.
+void weigh(float* scores, int64_t rows, int64_t count, const State& state, int64_t width) {
+  float top[kQueryBlock], base[kQueryBlock], factor[kQueryBlock];
+  for (int64_t i = rows; i % kLanes != 0; ++i) top[i] = kMinusInfinity;
+  for (int64_t i = 0; i < rows; ++i) {
+    float* row = scores + i * kKeyBlock;
+    for (int64_t j = count; j % kLanes != 0; ++j) row[j] = kMinusInfinity;
+    Vec most = load(row);
+    for (int64_t j = kLanes; j < count; j += kLanes) most = max(most, load(row + j));
+    top[i] = reduce_max(most);
   }
-  const float factor = weight_of(splat(largest - base))[0];
-  total = total * factor + reduce_add(weights);
-  largest = new_largest;
-  return factor;
+  for (int64_t i = 0; i < rows; i += kLanes) {
+    const Vec before = load(state.largest + i), largest = max(load(top + i), before);
+    // With no key allowed so far, any finite base keeps all weights 0 and avoids inf - inf.
+    const Vec from = select(largest == splat(kMinusInfinity), zero(), largest);
+    const Vec shrink = weight_of(before - from);
+    store(state.largest + i, largest);
+    store(state.total + i, load(state.total + i) * shrink);
+    store(base + i, from);
+    store(factor + i, shrink);
+  }
+  for (int64_t i = 0; i < rows; ++i) {
+    float* row = scores + i * kKeyBlock;
+    Vec weights = zero();
+    for (int64_t j = 0; j < count; j += kLanes) {
+      const Vec weight = weight_of(load(row + j) - base[i]);
+      store(row + j, weight);
+      weights += weight;
+    }
+    state.total[i] += reduce_add(weights);
+  }
+  for (int64_t i = 0; i < rows; ++i) {
+    if (factor[i] == 1.0f) continue;
+    float* sums = state.sums + i * width;
+    for (int64_t j = 0; j < width; j += kLanes) store(sums + j, load(sums + j) * factor[i]);
+  }
 }
 
 void advance(const AttentionArgs& args, const QueryBlock& queries, int64_t first_key, int64_t end_key,
@@ -243,11 +282,8 @@ void advance(const AttentionArgs& args, const QueryBlock& queries, int64_t first
         const int64_t allowed = queries.first + i + lead + 1 - first;
         for (int64_t j = allowed < 0 ? 0 : allowed; j < count; ++j) scores[j] = kMinusInfinity;
       }
-      const float factor = weigh(scores, count, state.largest[i], state.total[i]);
-      if (factor == 1.0f) continue;
-      float* sums = state.sums + i * width;
-      for (int64_t j = 0; j < width; j += kLanes) store(sums + j, load(sums + j) * factor);
     }
+    weigh(work.scores, queries.count, count, state, width);
     multiply(work.scores, kKeyBlock, queries.count, count, block + key_floats(size), kKeyBlock, size, state.sums, width,
              true);
   }

@@ -54,6 +54,7 @@ def rope_attention(
 
     Raises:
         ValueError: for shapes or dtypes that do not fit, naming the argument and what was received.
+        RuntimeError: when evaluated on the CPU with an index outside its table.
 
     Source: the attention of Lightricks/LTX-2 ltx_core/model/transformer/attention.py and rope.py @ v1.2.0.
     """

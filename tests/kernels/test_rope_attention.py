@@ -140,7 +140,7 @@ def test_is_as_accurate_as_plain_code(tokens, size, dtype):
     assert error(ours, exact) <= budget
 
 
-@pytest.mark.parametrize("q_tokens", [1, 5, 6, 7, 95, 96, 97, 193])
+@pytest.mark.parametrize("q_tokens", [1, 5, 6, 7, 143, 144, 145, 301])
 @pytest.mark.parametrize("k_tokens", [1, 15, 17, 127, 128, 129, 300])
 def test_any_length(q_tokens, k_tokens):
     q, k, v = inputs(1, q_tokens, k_tokens, 2, 16)
@@ -155,9 +155,9 @@ def test_any_head_size(size):
     assert error(rope_attention(q, k, v, **arguments), expected(q, k, v, **arguments)) < 5e-6
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16], ids=str)
 def test_keys_beyond_the_packing_budget(dtype):
-    q, k, v = inputs(1, 100, 16700, 1, 256, dtype=dtype)
+    q, k, v = inputs(1, 160, 16700, 1, 256, dtype=dtype)
     tolerance = 2e-6 if dtype == mx.float32 else 2e-3
     assert error(rope_attention(q, k, v, num_heads=1), expected(q, k, v, num_heads=1)) < tolerance
 
@@ -183,6 +183,16 @@ def test_rotation_index_may_count_from_the_end_and_serve_the_batch():
     same = RopeTable(rope.cos, rope.sin, (rope.index - 6)[None])
     ours = [rope_attention(q, k, v, num_heads=2, rope_q=r) for r in (rope, same)]
     assert mx.array_equal(*ours)
+
+
+@pytest.mark.parametrize("bad", [6, -7])
+def test_rotation_index_outside_the_table(bad):
+    q, k, v = inputs(1, 5, 5, 2, 8)
+    rope = table(5, 6, 4, 1, 6)
+    rope.index[3] = bad
+    with pytest.raises(RuntimeError, match=rf"rope_k.index holds {bad} but the table has 6 rows"):
+        mx.eval(rope_attention(q, k, v, num_heads=2, rope_k=rope))
+    assert rope_attention(q, k, v, num_heads=2).shape == q.shape
 
 
 def test_a_head_owns_its_part_of_a_wide_table():
@@ -392,7 +402,7 @@ def test_random_cases(data):
         return data.draw(st.sampled_from(values))
 
     heads, group, batch = draw(1, 2, 3), draw(1, 2), draw(1, 2)
-    size, q_tokens, k_tokens = 2 * draw(1, 4, 5, 8, 16, 24), draw(1, 2, 6, 30, 97, 130), draw(1, 7, 33, 128, 140)
+    size, q_tokens, k_tokens = 2 * draw(1, 4, 5, 8, 16, 24), draw(1, 2, 6, 30, 97, 150), draw(1, 7, 33, 128, 140)
     q, k, v = inputs(batch, q_tokens, k_tokens, heads * group, size, kv_heads=heads)
     axes = draw(1, 2, 3)
     arguments = {
