@@ -72,7 +72,7 @@ class VideoEncoder:
 
     def activations(self, frames: Frames) -> Iterator[tuple[str, mx.array]]:
         """The output of every layer in turn, by layer path, and last the latent as ``latent``."""
-        x = patchify_pixels(mx.array(self._cropped(frames)).astype(self._dtype), self._encoder.patch_size)
+        x = self._patchified(self._cropped(frames))
         for layer in self.layers:
             x = layer(x, self._params, Conditions())
             mx.eval(x)  # so that a layer's input goes before the next one begins
@@ -137,8 +137,7 @@ class VideoEncoder:
                 raise UsageError(f"all frames must have one size, got {shape[:2]} and {chunk.shape[1:3]}.")
             shape = tuple(chunk.shape[1:])
             for index in range(chunk.shape[0]):
-                frame = mx.array(chunk[index][None, None]).astype(self._dtype)
-                waiting.append(patchify_pixels(frame, self._encoder.patch_size))
+                waiting.append(self._patchified(chunk[None, index : index + 1]))
                 total += 1
                 if len(waiting) == wanted:
                     group = mx.concatenate(waiting, axis=1)
@@ -147,6 +146,13 @@ class VideoEncoder:
                     yield group
         if waiting:
             self._warn_dropped(total, len(waiting))
+
+    def _patchified(self, frames: Frames) -> mx.array:
+        x = mx.array(frames).astype(self._dtype)
+        mx.eval(x)  # one copy of the frames goes before the next is made
+        x = patchify_pixels(x, self._encoder.patch_size)
+        mx.eval(x)
+        return x
 
     def _cropped(self, frames: Frames) -> Frames:
         self._check(tuple(frames.shape))
