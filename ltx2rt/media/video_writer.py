@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from fractions import Fraction
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import av
 import av.error
@@ -245,7 +245,7 @@ class VideoWriter:
             self.abort()
 
     def _add_video(self, codec: VideoCodec, crf: int | None, preset: str) -> VideoStream:
-        stream = self._container.add_stream(codec.encoder, rate=self.frame_rate)
+        stream = cast(VideoStream, self._container.add_stream(codec.encoder, rate=self.frame_rate))
         stream.width, stream.height = self.width, self.height
         stream.pix_fmt = "yuv420p"
         stream.time_base = 1 / self.frame_rate

@@ -123,6 +123,13 @@ class LoraFile:
         """The factors for an official module path, whatever the style of the file."""
         return self.pairs.get(module) or self.pairs.get(_flattened(module))
 
+    def delta_shape(self, module: str) -> tuple[int, int] | None:
+        """(out, in) of what the file adds to a module; None if the file does not change it."""
+        pair = self.pair(module)
+        if pair is None:
+            return None
+        return self._file.tensors[pair.b].shape[0], self._file.tensors[pair.a].shape[1]
+
     def delta(self, module: str, strength: float) -> Array | None:
         """``(strength * B) @ A`` (out, in) float32 for a module; None if the file does not change it."""
         pair = self.pair(module)

@@ -97,6 +97,13 @@ PIPELINES: dict[str, PipelineEntry] = {
         guided=True,
         summary="a time range of an existing clip is generated anew",
     ),
+    "extend": PipelineEntry(
+        retake.check,
+        retake.generate,
+        two_stage=False,
+        guided=True,
+        summary="an existing clip goes on, forwards or backwards",
+    ),
     "text-to-audio": PipelineEntry(
         text_to_audio.check,
         text_to_audio.generate,

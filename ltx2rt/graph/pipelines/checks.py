@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ltx2rt.errors import UsageError
 from ltx2rt.graph.diffusion.latent_geometry import check_frame_rate, check_num_frames, check_resolution
+from ltx2rt.graph.models.upscaler import LatentUpscalerConfig
 from ltx2rt.graph.pipelines.model_files import ModelFiles
 from ltx2rt.graph.pipelines.request import Request
 
@@ -38,6 +39,19 @@ def check_request(
         raise UsageError("the text encoder is missing; give the Gemma folder with --gemma-root, or --embedding.")
     if upscaler and files.spatial_upscaler is None:
         raise UsageError("this pipeline works in two stages; give the upscaler with --spatial-upsampler-path.")
+    if upscaler and files.spatial_upscaler is not None:
+        config = LatentUpscalerConfig.from_dict(files.spatial_upscaler.section("upscaler"))
+        if (config.up, config.down) != (2, 1):
+            raise UsageError(
+                f"this pipeline doubles the size between its stages, but {files.spatial_upscaler.path} enlarges "
+                f"{config.up / config.down:g} times; give the x2 upscaler."
+            )
+    for wanted, file, axis in (
+        (request.upscale_spatial, files.spatial_upscaler, "spatial"),
+        (request.upscale_temporal, files.temporal_upscaler, "temporal"),
+    ):
+        if wanted and file is None:
+            raise UsageError(f"--upscale-{axis} needs its upscaler; give it with --{axis}-upsampler-path.")
     if distilled_lora and not files.distilled_lora:
         raise UsageError("the second stage of this pipeline needs the distilled LoRA; give it with --distilled-lora.")
     if guided:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ltx2rt.graph.diffusion.guidance import GuiderParams
 
@@ -29,6 +29,18 @@ class GenerationDefaults:
     video_guider: GuiderParams
     audio_guider: GuiderParams
     image_crf: int
+
+
+def high_quality(defaults: GenerationDefaults) -> GenerationDefaults:
+    """Defaults of two-stage-hq: few steps of a second-order sampler need no perturbed passes."""
+    return replace(
+        defaults,
+        height=544,
+        width=960,
+        num_inference_steps=15,
+        video_guider=replace(defaults.video_guider, stg_scale=0.0, rescale_scale=0.45, stg_blocks=()),
+        audio_guider=replace(defaults.audio_guider, stg_scale=0.0, rescale_scale=1.0, stg_blocks=()),
+    )
 
 
 def defaults_for(model_version: tuple[int, ...]) -> GenerationDefaults:

@@ -9,8 +9,11 @@ import mlx.core as mx
 from ltx2rt.errors import UsageError
 from ltx2rt.graph.models import connector, feature_extractor, gemma3
 from ltx2rt.graph.models.params import Params
+from ltx2rt.graph.models.transformer import TransformerConfig
 from ltx2rt.graph.pipelines.prompt_encoding import PromptContext, check_pairing, connect, extract_features
 from ltx2rt.graph.pipelines.run import Run
+from ltx2rt.weights.checkpoint import Checkpoint
+from ltx2rt.weights.tokenizer import MAX_TOKENS
 
 
 def positive_context(run: Run) -> PromptContext:
@@ -25,6 +28,13 @@ def guided_contexts(run: Run) -> tuple[PromptContext, PromptContext | None]:
         return request.context, request.negative_context
     positive, negative = encode_prompts(run, [request.prompt, request.negative_prompt])
     return positive, negative
+
+
+def zero_context(checkpoint: Checkpoint) -> PromptContext:
+    """A context of zeros, for tests of everything but the text encoder."""
+    config = TransformerConfig.from_dict(checkpoint.section("transformer"))
+    widths = (config.caption_channels or stream.context_dim for stream in (config.video, config.audio))
+    return PromptContext(*(mx.zeros((1, MAX_TOKENS, width), mx.bfloat16) for width in widths))
 
 
 def encode_prompts(run: Run, prompts: Sequence[str]) -> list[PromptContext]:

@@ -1,0 +1,33 @@
+"""The Python interface: load a pipeline once, call it for clips; encode prompts; upscale clips."""
+
+from __future__ import annotations
+
+from ltx2rt.api.clip import Clip
+from ltx2rt.api.inputs import ImageInput, VideoInput
+from ltx2rt.api.loading import DTYPES, PIPELINE_NAMES, load
+from ltx2rt.api.outputs import OutputOptions
+from ltx2rt.api.pipeline import Pipeline
+from ltx2rt.api.previews import Preview
+from ltx2rt.api.record import Record, read_record
+from ltx2rt.api.resolve import DEFAULT_NEGATIVE_PROMPT
+from ltx2rt.api.settings import Settings
+from ltx2rt.api.text_embedding import encode
+from ltx2rt.api.upscaling import upscale
+
+__all__ = [
+    "DEFAULT_NEGATIVE_PROMPT",
+    "DTYPES",
+    "PIPELINE_NAMES",
+    "Clip",
+    "ImageInput",
+    "OutputOptions",
+    "Pipeline",
+    "Preview",
+    "Record",
+    "Settings",
+    "VideoInput",
+    "encode",
+    "load",
+    "read_record",
+    "upscale",
+]

@@ -1,0 +1,175 @@
+"""A generated clip: sound and frames, and the files it can be saved to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ltx2rt.api.latent_file import Latents, write_latents
+from ltx2rt.api.outputs import OutputOptions
+from ltx2rt.api.record import Record, sidecar_path, write_record
+from ltx2rt.api.run_state import RunState
+from ltx2rt.errors import MediaError, UsageError
+from ltx2rt.graph.models.mel import resample
+from ltx2rt.graph.pipelines.run import GeneratedClip, Run
+from ltx2rt.media.pcm import write_wav
+from ltx2rt.media.stills import ContactSheet, write_png
+from ltx2rt.media.video_writer import VideoWriter
+from ltx2rt.memory.stage import StageReport
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+# What AAC can carry, in Hz; other sound is resampled to the last one.
+AAC_RATES = (7350, 8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 64000, 88200, 96000, 48000)
+
+
+class Clip:
+    """A generated clip: the sound is ready, the frames are decoded while they are read, once.
+
+    Attributes:
+        audio: float32 (S, 2) in [-1, 1]; None: silent.
+        sample_rate: of the sound, in Hz.
+        frame_rate: exact frames per second.
+        num_frames, height, width: of the video; 0 for sound alone.
+        video_latent: (1, f, h, w, 128) float32, normalised, or None.
+        audio_latent: (1, L, 128) float32, normalised, or None.
+        record: what it was made from.
+    """
+
+    def __init__(self, clip: GeneratedClip, run: Run, record: Record, state: RunState | None = None) -> None:
+        self._frames = clip.frames
+        self._run = run
+        self._state = state
+        self.record = record
+        self.audio = clip.audio
+        self.sample_rate = clip.sample_rate
+        self.frame_rate = clip.frame_rate
+        self.num_frames = clip.num_frames
+        self.height = clip.height
+        self.width = clip.width
+        self.video_latent = clip.video_latent
+        self.audio_latent = clip.audio_latent
+
+    @property
+    def frames(self) -> Iterator[Array]:
+        """Chunks of float32 (f, H, W, 3) in [0, 1], in order. They can be read once.
+
+        Raises:
+            UsageError: the clip has no frames.
+        """
+        if self._frames is None:
+            raise UsageError("this clip has no frames: it is sound alone, or was made with skip_vae.")
+        return self._frames
+
+    @property
+    def has_frames(self) -> bool:
+        return self._frames is not None
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Every resolved setting of the run, the seed included."""
+        return self.record.settings
+
+    @property
+    def report(self) -> list[StageReport]:
+        """What each finished stage cost."""
+        return list(self._run.stages.reports)
+
+    def save(self, path: str | Path, options: OutputOptions | None = None, **changes: Any) -> None:
+        """Write the clip and what ``options`` asks for beside it; a file appears only when it is complete.
+
+        Args:
+            path: ``.mp4``, ``.m4v`` or ``.mov``, or ``.wav`` for the sound alone. Not written when the clip was made
+                with ``skip_vae``.
+            options: see `OutputOptions`.
+            changes: single options.
+
+        Raises:
+            UsageError: the options do not fit the clip.
+            MediaError: a file cannot be written.
+        """
+        path, options = Path(path), replace(options or OutputOptions(), **changes)
+        if options.save_latents is not None:
+            write_latents(options.save_latents, self._latents())
+        is_decoded = self.has_frames or self.audio is not None
+        if is_decoded:
+            audio, rate, frame_rate = self._at_speed(options.speed)
+            if options.save_wav is not None:
+                write_wav(options.save_wav, _required(audio, "save_wav"), rate)
+            if path.suffix.lower() == ".wav":
+                write_wav(path, _required(audio, "a .wav file"), rate)
+            else:
+                self._save_video(path, options, audio, rate, frame_rate)
+        elif options.save_latents is None:
+            raise UsageError("a clip made with skip_vae has only latents; save them with save_latents.")
+        if options.sidecar:
+            target = path if is_decoded or options.save_latents is None else options.save_latents
+            write_record(sidecar_path(target), replace(self.record, result=self._result()), options.as_dict())
+        if self._state is not None:
+            self._state.remove()
+
+    def _save_video(self, path: Path, options: OutputOptions, audio: Array | None, rate: int, frame_rate: Any) -> None:
+        if not self.has_frames:
+            raise UsageError(f"this clip is sound alone; save it as .wav, not {path.name}.")
+        if audio is not None and rate not in AAC_RATES:
+            audio, rate = resample(audio, rate, AAC_RATES[-1]), AAC_RATES[-1]
+        sheet = None if options.contact_sheet is None else ContactSheet(self.num_frames)
+        first: Array | None = None
+        writer = VideoWriter(
+            path,
+            width=self.width,
+            height=self.height,
+            frame_rate=frame_rate,
+            codec=options.codec,
+            crf=options.crf,
+            preset=options.preset,
+            sample_rate=None if audio is None else rate,
+        )
+        with writer:
+            if audio is not None:
+                writer.write_audio(audio)
+            for chunk in self.frames:
+                first = chunk[0] if first is None else first
+                if sheet is not None:
+                    sheet.add(chunk)
+                writer.write(chunk)
+        if options.save_first_frame is not None and first is not None:
+            write_png(options.save_first_frame, first)
+        if options.contact_sheet is not None and sheet is not None:
+            write_png(options.contact_sheet, sheet.picture())
+
+    def _at_speed(self, speed: float) -> tuple[Array | None, int, Any]:
+        """Sound, its rate and the frame rate at a playback speed; the sound changes its pitch like a tape."""
+        if not 0.1 <= speed <= 10.0:
+            raise UsageError(f"the playback speed must be 0.1 to 10, got {speed}.")
+        if speed == 1.0:
+            return self.audio, self.sample_rate, self.frame_rate
+        audio = self.audio
+        if audio is not None:
+            audio = resample(audio, round(self.sample_rate * speed), self.sample_rate)
+        return audio, self.sample_rate, float(self.frame_rate) * speed
+
+    def _latents(self) -> Latents:
+        generation = self._run.files.checkpoint.generation or "19b"
+        return Latents(generation, self.frame_rate, self.video_latent, self.audio_latent)
+
+    def _result(self) -> dict[str, Any]:
+        return {
+            **self.record.result,
+            "num_frames": self.num_frames,
+            "height": self.height,
+            "width": self.width,
+            "frame_rate": str(self.frame_rate),
+            "audio_samples": 0 if self.audio is None else len(self.audio),
+            "sample_rate": self.sample_rate,
+        }
+
+
+def _required(audio: Array | None, what: str) -> Array:
+    if audio is None:
+        raise MediaError(f"this clip has no sound, which {what} needs; leave it out.")
+    return audio
