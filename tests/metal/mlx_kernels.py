@@ -1,4 +1,4 @@
-"""MLX's own Metal kernels, instantiated from the headers of the installed wheel, unmodified, and run in the simulator."""
+"""MLX's own Metal kernels, instantiated unmodified from the headers of the installed wheel, in the simulator."""
 
 from __future__ import annotations
 
@@ -44,7 +44,9 @@ def softmax(x: np.ndarray, dtype: str, **options: Any) -> Result:
     return _run(source, buffers, (rows, 1, 1), (threads, 1, 1), {}, options)
 
 
-def attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, dtype: str, *, causal: bool = False, **options: Any) -> Result:
+def attention(
+    q: np.ndarray, k: np.ndarray, v: np.ndarray, dtype: str, *, causal: bool = False, **options: Any
+) -> Result:
     """steel_attention of q (H, L, D) and k, v (H, S, D), with the tiles that MLX picks; output 3."""
     heads, queries, width = q.shape
     keys = k.shape[1]
@@ -55,7 +57,8 @@ def attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, dtype: str, *, causal
         *(1, heads, width, queries, keys, 1, width**-0.5, query_blocks, key_blocks, queries // bq, keys // bk),
         *(queries % bq, keys % bk, keys - queries, 0),
     )[:56]
-    parameters += struct.pack("<12q", *(x for n in (queries, keys, keys, queries) for x in (heads * n * width, n * width, width)))
+    for tokens in (queries, keys, keys, queries):
+        parameters += struct.pack("<3q", heads * tokens * width, tokens * width, width)
     name = MSL_TYPES[dtype]
     source = _source(("steel/attn/kernels/steel_attention.h",), "attention", name, bq, bk, width, width, 4, 1, name)
     buffers = {0: In(q), 1: In(k), 2: In(v), 3: Out(q.shape, dtype), 4: Inline(parameters)}
@@ -64,7 +67,13 @@ def attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, dtype: str, *, causal
 
 
 def quantised_matmul(
-    x: np.ndarray, codes: np.ndarray, scales: np.ndarray, biases: np.ndarray, dtype: str, group_size: int, bits: int,
+    x: np.ndarray,
+    codes: np.ndarray,
+    scales: np.ndarray,
+    biases: np.ndarray,
+    dtype: str,
+    group_size: int,
+    bits: int,
     **options: Any,
 ) -> Result:
     """affine_qmm_t: x (M, K) times codes (N, K * bits / 32); output 4."""
@@ -124,10 +133,9 @@ def conv3d(x: np.ndarray, weight: np.ndarray, dtype: str, padding: int, tile_row
         *(tiles_n, tiles_m, 0),
     )
     source = _source(
-        ("steel/conv/conv.h", "steel/conv/kernels/steel_conv_3d.h"),
+        ("steel/gemm/mma.h", "steel/conv/conv.h", "steel/conv/kernels/steel_conv_3d.h"),
         "implicit_gemm_conv_3d",
         *(MSL_TYPES[dtype], tile_rows, bn, 16, 2, 2, "true"),
     )
-    source = source.replace('#include "mlx/backend/metal/kernels/steel/conv/conv.h"', f'#include <metal_stdlib>\n#include "{KERNELS}steel/gemm/mma.h"\n#include "{KERNELS}steel/conv/conv.h"')
     buffers = {0: In(x), 1: In(weight), 2: Out(out.shape, dtype), 3: Inline(parameters), 4: Inline(gemm)}
     return _run(source, buffers, (tiles_n, tiles_m, 1), (32, 2, 2), {}, options)

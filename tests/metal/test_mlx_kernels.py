@@ -6,6 +6,7 @@ import mlx.core as mx
 import mlx_kernels
 import numpy as np
 import pytest
+
 from tools.metal_sim import Result, from_bits, to_bits
 
 # Against float64, relative to the largest value: a few roundings of the output, a float32 sum for float32.

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from tools.metal_sim import CompileError, In, Inline, InOut, Out, Result, SimulationError, from_bits, run, to_bits
 from tools.metal_sim.build import build_runtime, compile_shader, preprocess
 from tools.metal_sim.translate import TranslationError, translate
@@ -201,7 +202,9 @@ def test_threadgroup_memory_of_the_launch() -> None:
     assert "not a multiple of 16" in sums(520).findings[0].message
 
 
-@pytest.mark.parametrize(("kernel", "left", "right"), [("product_half", "float16", "float16"), ("product_mixed", "float32", "bfloat16")])
+@pytest.mark.parametrize(
+    ("kernel", "left", "right"), [("product_half", "float16", "float16"), ("product_mixed", "float32", "bfloat16")]
+)
 def test_matrix_product(kernel: str, left: str, right: str) -> None:
     rng = np.random.default_rng(0)
     a, b = to_bits(rng.standard_normal((8, 8)), left), to_bits(rng.standard_normal((8, 8)), right)
@@ -241,11 +244,18 @@ def test_traced_lines_and_bank_cycles() -> None:
     x = np.zeros(32 * 32, np.float32)
     buffers = {0: In(x), 1: Out((32,), "float32")}
     strided = run(SHADERS, "column", buffers, (1, 1, 1), (32, 1, 1), trace=True).check().counters
-    # One 128-byte line per lane and load (hoisted out of the loop), one for the store. All lanes are in one bank in each
-    # of 32 stores; the load that follows is forwarded from them.
+    # One 128-byte line per lane and load (hoisted out of the loop), one for the store. All lanes are in one bank in
+    # each of 32 stores; the load that follows is forwarded from them.
     assert strided.device_lines == 32 + 1
     assert strided.threadgroup_cycles == 32 * 32
-    straight = run(SHADERS, "kNone", {0: In(X[:128]), 1: Out((128,), "float32"), 2: Inline(bytes(4))}, (1, 1, 1), (128, 1, 1), trace=True)
+    straight = run(
+        SHADERS,
+        "kNone",
+        {0: In(X[:128]), 1: Out((128,), "float32"), 2: Inline(bytes(4))},
+        (1, 1, 1),
+        (128, 1, 1),
+        trace=True,
+    )
     assert straight.check().counters.device_lines == 4 + 4
     assert straight.counters.threadgroup_cycles == 4 + 4
 
@@ -270,7 +280,7 @@ def test_allowed_findings_are_left_out() -> None:
 
 @pytest.mark.slow
 def test_it_compiles_for_arm64(tmp_path: Path) -> None:
-    """Built, not run: the runtime with its arm64 context switch, and a kernel. Slow: a second target for the compiler."""
+    """Built, not run: the runtime with its arm64 context switch, and a kernel. Slow: a second target to compile."""
     library = build_runtime("aarch64")
     translation = translate(preprocess(SHADERS, [], {}).text)
     compile_shader(translation, "kNone", tmp_path / "kernel.so", checked=True, strict=False, machine="aarch64")

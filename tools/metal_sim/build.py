@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import os
 import platform
 import re
 import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,13 +18,12 @@ from pathlib import Path
 from tools.metal_sim.translate import Translation, launch_code, translate
 
 HERE = Path(__file__).parent
-ZIG = [sys.executable, "-m", "ziglang"]
 _ARCHITECTURES = {
     "x86_64": ("x86_64-linux-gnu", ["-march=x86-64-v3"], ["-mcpu=x86_64_v3"]),
     "aarch64": ("aarch64-linux-gnu", ["-march=armv8.2-a+fp16"], []),
 }
 # The sanitizer's hooks handle accesses of at most 16 bytes, hence no vectorisation.
-_SHADER_FLAGS = [
+SHADER_FLAGS = [
     "-x",
     "clcpp",
     "-cl-std=clc++2021",
@@ -51,6 +50,15 @@ _METAL_MACROS = ["-D__METAL__=1", "-D__METAL_VERSION__=320", "-D__HAVE_BFLOAT__=
 
 class CompileError(RuntimeError):
     """The host compiler refused a shader; the message is its own."""
+
+
+@lru_cache
+def _compiler() -> str:
+    """The program of the ziglang package; started directly, it needs no second Python."""
+    found = importlib.util.find_spec("ziglang")
+    if found is None or not found.submodule_search_locations:
+        raise CompileError("the simulator's compiler is missing: pip install 'ltx2rt[metal]'.")
+    return str(Path(found.submodule_search_locations[0]) / "zig")
 
 
 @dataclass(frozen=True)
@@ -91,11 +99,16 @@ def _tool_digest() -> str:
     return _digest(*(f.read_bytes() for f in files), *(f.name for f in files))
 
 
-def _zig(arguments: Sequence[str], what: str) -> str:
-    done = subprocess.run([*ZIG, *arguments], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise CompileError(f"{what}:\n{done.stderr[:6000]}")
-    return done.stderr
+def run_compiler(arguments: Sequence[str]) -> tuple[bool, str, str]:
+    """Whether a command of zig succeeded, and its two outputs."""
+    done = subprocess.run([_compiler(), *arguments], capture_output=True, text=True, check=False)
+    return done.returncode == 0, done.stdout, done.stderr
+
+
+def _zig(arguments: Sequence[str], what: str) -> None:
+    good, _, messages = run_compiler(arguments)
+    if not good:
+        raise CompileError(f"{what}:\n{messages[:6000]}")
 
 
 def _unchanged(files: Mapping[str, str]) -> bool:
@@ -129,13 +142,10 @@ def build_runtime(machine: str | None = None) -> Path:
     if not library.exists():
         with tempfile.TemporaryDirectory(dir=cache_folder()) as scratch:
             made = Path(scratch) / "runtime.so"
-            language = ["-x", "c++", "-std=c++20", "-O2", "-Wall", "-Wextra", "-Werror", "-fno-exceptions", "-fno-rtti"]
             # zig cc, not zig c++: nothing of the C++ library is used, and zig would compile all of it first.
-            _zig(
-                ["cc", "-target", triple, *flags, *language, "-fno-sanitize=all", "-shared", "-fPIC"]
-                + [*map(str, sources), "-o", str(made), "-lm"],
-                "the simulator's runtime",
-            )
+            command = ["cc", "-target", triple, *flags, "-x", "c++", "-std=c++20", "-O2", "-Wall", "-Wextra", "-Werror"]
+            command += ["-fno-exceptions", "-fno-rtti", "-fno-sanitize=all", "-shared", "-fPIC", *map(str, sources)]
+            _zig([*command, "-o", str(made), "-lm"], "the simulator's runtime")
             _publish(made, library)
     return library
 
@@ -185,14 +195,11 @@ def compile_shader(
     with tempfile.TemporaryDirectory(dir=cache_folder()) as scratch:
         code, object_file, made = (Path(scratch) / name for name in ("kernel.clcpp", "kernel.o", "kernel.so"))
         strictness = "#define MSIM_STRICT 1\n" if strict else ""
-        code.write_text(
-            f'{strictness}#include "metal.h"\n{translation.text}\n{launch_code(translation, kernel)}{"".join(definitions)}'
-        )
-        _zig(
-            ["clang", *_SHADER_FLAGS, "-target", triple, *flags, "-I", str(HERE / "msl")]
-            + [*(_CHECKED_FLAGS if checked else []), "-c", str(code), "-o", str(object_file)],
-            kernel,
-        )
+        launch = launch_code(translation, kernel)
+        code.write_text(f'{strictness}#include "metal.h"\n{translation.text}\n{launch}{"".join(definitions)}')
+        command = ["clang", *SHADER_FLAGS, "-target", triple, *flags, "-I", str(HERE / "msl")]
+        command += _CHECKED_FLAGS if checked else []
+        _zig([*command, "-c", str(code), "-o", str(object_file)], kernel)
         _zig(["ld.lld", "-shared", str(object_file), "-o", str(made)], kernel)
         _publish(made, library)
 

@@ -78,7 +78,7 @@ class Counters(ctypes.Structure):
     threadgroup_bytes: int
     device_lines: int
     threadgroup_cycles: int
-    _fields_ = [  # noqa: RUF012 - ctypes reads it from the class
+    _fields_ = [
         (name, ctypes.c_uint64)
         for name in (
             "device_load_bytes",
@@ -143,11 +143,11 @@ class Result:
 
 
 class _Finding(ctypes.Structure):
-    _fields_ = [("kind", ctypes.c_int32), ("message", ctypes.c_char * 508)]  # noqa: RUF012
+    _fields_ = [("kind", ctypes.c_int32), ("message", ctypes.c_char * 508)]
 
 
 class _Report(ctypes.Structure):
-    _fields_ = [  # noqa: RUF012
+    _fields_ = [
         ("counters", Counters),
         ("found", ctypes.c_uint64 * len(KINDS)),
         ("kept", ctypes.c_int32),
@@ -156,7 +156,7 @@ class _Report(ctypes.Structure):
 
 
 class _Dispatch(ctypes.Structure):
-    _fields_ = [  # noqa: RUF012
+    _fields_ = [
         ("kernel", ctypes.c_void_p),
         ("parameters", ctypes.c_void_p),
         ("grid", ctypes.c_uint32 * 3),
@@ -282,7 +282,9 @@ def run(
         raise ValueError(f'mode must be "checked" or "unchecked" but is {mode!r}.')
     allowed = set(allow)
     if not allowed <= set(KINDS):
-        raise ValueError(f"allow must name kinds of findings, {', '.join(KINDS)}, but has {sorted(allowed - set(KINDS))}.")
+        raise ValueError(
+            f"allow must name kinds of findings, {', '.join(KINDS)}, but has {sorted(allowed - set(KINDS))}."
+        )
     constants = constants or {}
     values = {str(key): _literal(value) for key, value in constants.items()} if specialise else None
     built = build_kernel(

@@ -436,8 +436,10 @@ def translate(source: str, values: dict[str, str] | None = None) -> Translation:
     return _Translator(tokenize(source), values).run()
 
 
-def launch_code(translation: Translation, kernel: str) -> str:
+def launch_code(translation: Translation, kernel: str, suffix: str = "") -> str:
     """C++ that exports ``msim_kernel`` (runs one thread of ``kernel``) and the description of its parameters.
+
+    ``suffix`` is appended to the exported names.
 
     Raises:
         TranslationError: if there is no such kernel.
@@ -449,23 +451,24 @@ def launch_code(translation: Translation, kernel: str) -> str:
     parameters = translation.parameters.get(instance.base)
     if parameters is None:
         raise TranslationError(f"the function {instance.base} of kernel {kernel} is not a kernel.")
+    function = f"msim_function{suffix}"
     arguments, descriptions = [], []
     for j, parameter in enumerate(parameters):
-        type_ = f"msim_parameter_type<{j}, msim_function>::type"
+        type_ = f"msim_parameter_type<{j}, {function}>::type"
         if parameter.kind == "builtin":
             arguments.append(f"msim_builtin<{type_}>(t->{parameter.field})")
             continue
         reader = "memory" if parameter.kind == "threadgroup" else "buffer"
         arguments.append(f"msim_argument<{type_}>::{reader}(t, {parameter.index})")
         descriptions.append(f"msim_argument<{type_}>::describe({parameter.index})")
-    exported = '__attribute__((used, visibility("default")))'
+    exported = 'extern "C" __attribute__((used, visibility("default")))'
+    call = f"{instance.function}({', '.join(arguments)})"
+    table = ", ".join([*descriptions, "{-1, 0, 0, 0, 0, 0}"])
     lines = [
         "#pragma OPENCL EXTENSION __cl_clang_function_pointers : enable",
-        f"typedef decltype({instance.function}) msim_function;",
-        f'extern "C" {exported} void msim_kernel(const msim_thread* t) {{ {instance.function}({", ".join(arguments)}); }}',
-        f'extern "C" {exported} extern __constant msim_parameter msim_parameters[] = '
-        f"{{{', '.join([*descriptions, '{-1, 0, 0, 0, 0, 0}'])}}};",
+        f"typedef decltype({instance.function}) {function};",
+        f"{exported} void msim_kernel{suffix}(const msim_thread* t) {{ {call}; }}",
+        f"{exported} extern __constant msim_parameter msim_parameters{suffix}[] = {{{table}}};",
+        "#pragma OPENCL EXTENSION __cl_clang_function_pointers : disable",
     ]
     return "\n".join(lines) + "\n"
-
-
