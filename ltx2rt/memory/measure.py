@@ -1,4 +1,4 @@
-"""How much memory this process has used: resident peaks as the operating system reports them."""
+"""How much memory this process uses: resident and reserved bytes as the operating system reports them."""
 
 from __future__ import annotations
 
@@ -21,11 +21,28 @@ def reset_resident_peak() -> bool:
 
 def resident_peak_bytes() -> int:
     """Largest resident set since the last reset (Linux) or since the process began (elsewhere)."""
+    peak = _status("VmHWM:")
+    if peak is not None:
+        return peak
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def resident_bytes() -> int:
+    """The resident set now (Linux), or its peak so far (elsewhere)."""
+    return _status("VmRSS:") or resident_peak_bytes()
+
+
+def virtual_bytes() -> int:
+    """The address space in use now; 0 where the system does not tell."""
+    return _status("VmSize:") or 0
+
+
+def _status(field: str) -> int | None:
     try:
         for line in _STATUS.read_text().splitlines():
-            if line.startswith("VmHWM:"):
+            if line.startswith(field):
                 return int(line.split()[1]) * 1024
     except OSError:
         pass
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    return None

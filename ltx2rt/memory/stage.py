@@ -7,12 +7,38 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import mlx.core as mx
 
+from ltx2rt.errors import Ltx2rtError, MemoryBudgetError
+from ltx2rt.memory.allocator import give_back, settle
+from ltx2rt.memory.ledger import Ledger, advice
+from ltx2rt.memory.limits import format_bytes, tightest_limit
 from ltx2rt.memory.measure import reset_resident_peak, resident_peak_bytes
+from ltx2rt.memory.need import Need
 from ltx2rt.types import LinearWeight
+
+# How MLX, numpy, the kernels and Python's threads say that the system refused memory.
+_REFUSALS = ("[malloc", "bad_alloc", "Unable to allocate", "can't start new thread", "Cannot allocate memory")
+
+
+class Stream(Protocol):
+    """Weights that come and go: buffers held by a stage that are filled again and again."""
+
+    bytes_read: int
+    read_seconds: float
+    waited_seconds: float
+
+    @property
+    def nbytes(self) -> int:
+        """Of the buffers."""
+
+    def clear(self) -> None:
+        """Stop, and drop the buffers."""
+
+
+AnyStream = TypeVar("AnyStream", bound=Stream)
 
 
 @dataclass(frozen=True)
@@ -22,11 +48,15 @@ class StageReport:
     Attributes:
         name: stage name.
         seconds: wall time from entering to having emptied it.
-        weight_bytes: arrays held by the stage.
+        weight_bytes: arrays and buffers held by the stage.
         peak_bytes: peak of MLX's allocator during the stage.
         resident_peak_bytes: peak resident set of the process during the stage
             (since process start where the system cannot reset it).
         left_bytes: what MLX still held after the stage was emptied.
+        planned_peak_bytes: the resident peak that was predicted; 0 without a plan.
+        streamed_bytes: weights read from disk while the stage ran.
+        read_seconds: the reader thread spent reading them.
+        waited_seconds: the computation waited for them.
     """
 
     name: str
@@ -35,52 +65,94 @@ class StageReport:
     peak_bytes: int
     resident_peak_bytes: int
     left_bytes: int
+    planned_peak_bytes: int = 0
+    streamed_bytes: int = 0
+    read_seconds: float = 0.0
+    waited_seconds: float = 0.0
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
 class Stage:
-    """A running stage. Arrays given to `hold` are emptied when the stage ends."""
+    """A running stage. What is given to `hold` and `hold_stream` is emptied when the stage ends.
 
-    def __init__(self, name: str) -> None:
+    Args:
+        name: of the stage.
+        need: what it declared.
+        ledger: the accounts it is held to.
+    """
+
+    def __init__(self, name: str, need: Need | None = None, ledger: Ledger | None = None) -> None:
         self.name = name
-        self._held: list[dict[str, Any]] = []
         self.weight_bytes = 0
+        self.streams: list[Stream] = []
+        self._need = need
+        self._ledger = ledger
+        self._held: list[dict[str, Any]] = []
 
     def hold(self, arrays: dict[str, Any]) -> dict[str, Any]:
         """Take ownership of a component's arrays until the stage ends; returns the same mapping."""
         self._held.append(arrays)
-        self.weight_bytes += sum(_nbytes(a) for a in arrays.values())
+        self._count(sum(_nbytes(a) for a in arrays.values()))
         return arrays
 
+    def hold_stream(self, stream: AnyStream) -> AnyStream:
+        """Take ownership of streamed weights until the stage ends; returns the same stream."""
+        self.streams.append(stream)
+        self._count(stream.nbytes)
+        return stream
+
+    def _count(self, nbytes: int) -> None:
+        self.weight_bytes += nbytes
+        if self._ledger is not None and self._need is not None:
+            self._ledger.charge(self._need, self.weight_bytes)
+
     def empty(self) -> None:
-        """Drop every held array, wait for running work and give the memory back."""
+        """Drop everything held, wait for running work and give the memory back."""
+        for stream in self.streams:
+            stream.clear()
         for arrays in self._held:
             arrays.clear()
         self._held.clear()
         mx.synchronize()
         gc.collect()
-        mx.clear_cache()
+        give_back()
 
 
 class StageRunner:
-    """Runs stages one after the other and keeps a report of each."""
+    """Runs stages one after the other and keeps a report of each.
 
-    def __init__(self) -> None:
+    Args:
+        ledger: the accounts that stages are admitted to.
+    """
+
+    def __init__(self, ledger: Ledger | None = None) -> None:
         self.reports: list[StageReport] = []
+        self.ledger = ledger
 
     @contextmanager
-    def stage(self, name: str) -> Iterator[Stage]:
-        """Enter a stage; on leaving, also by an exception, its arrays are emptied and the report is written."""
-        stage = Stage(name)
+    def stage(self, name: str, need: Need | None = None) -> Iterator[Stage]:
+        """Enter a stage; on leaving, also by an exception, it is emptied and the report is written.
+
+        Raises:
+            MemoryBudgetError: the stage is not admitted, or the system refused it memory.
+        """
+        settle()
+        if self.ledger is not None and need is not None:
+            self.ledger.admit(need)
+        stage = Stage(name, need, self.ledger)
         mx.reset_peak_memory()
         reset_resident_peak()
         start = time.perf_counter()
+        refusal: str | None = None
         try:
             yield stage
+        except (MemoryError, RuntimeError) as error:
+            if isinstance(error, Ltx2rtError) or not is_refusal(error):
+                raise
+            refusal = str(error)
         finally:
-            weight_bytes = stage.weight_bytes
             peak = mx.get_peak_memory()
             resident = resident_peak_bytes()
             stage.empty()
@@ -88,12 +160,33 @@ class StageRunner:
                 StageReport(
                     name=name,
                     seconds=time.perf_counter() - start,
-                    weight_bytes=weight_bytes,
+                    weight_bytes=stage.weight_bytes,
                     peak_bytes=peak,
                     resident_peak_bytes=resident,
                     left_bytes=mx.get_active_memory(),
+                    planned_peak_bytes=0 if need is None or self.ledger is None else self.ledger.peak(need),
+                    streamed_bytes=sum(stream.bytes_read for stream in stage.streams),
+                    read_seconds=sum(stream.read_seconds for stream in stage.streams),
+                    waited_seconds=sum(stream.waited_seconds for stream in stage.streams),
                 )
             )
+        if refusal is not None:
+            # Raised here, after the stage is empty, and without the refused allocation's frames as its context.
+            raise MemoryBudgetError(_out_of_memory(name, need, refusal))
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether an error says that the system refused memory."""
+    return isinstance(error, MemoryError) or any(words in str(error) for words in _REFUSALS)
+
+
+def _out_of_memory(name: str, need: Need | None, refusal: str) -> str:
+    limit = tightest_limit()
+    return (
+        f"stage {name!r} ran out of memory ({refusal or 'the system refused it'}); the {limit.reason} allows "
+        f"{format_bytes(limit.nbytes)}. Give a budget below that with --memory, so that the run is planned for it; "
+        + (advice(need, 0) if need is not None and need.advice else "or run with fewer frames or a smaller size.")
+    )
 
 
 def _nbytes(array: Any) -> int:

@@ -1,0 +1,103 @@
+"""The ledger: chooses for every stage the first way of running it that fits the budget, and holds it to that."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from ltx2rt.errors import MemoryBudgetError
+from ltx2rt.memory.limits import format_bytes, hard_limits
+from ltx2rt.memory.measure import resident_bytes, virtual_bytes
+from ltx2rt.memory.need import Need
+
+# What a stage may find more in the process than was there before the first stage: modules imported since, heaps.
+_DRIFT_BYTES = 64 << 20
+# Kernels and MLX reserve addresses before they use them; only a limit of the address space notices.
+_RESERVED_BYTES = 256 << 20
+
+
+class Ledger:
+    """Memory accounts of one run.
+
+    Args:
+        budget: what the whole process may take, in bytes; None: no limit.
+        base: what the process takes without any stage; default: what it takes now.
+
+    Attributes:
+        needs: what was chosen for each stage, in order.
+    """
+
+    def __init__(self, budget: int | None = None, base: int | None = None) -> None:
+        self.budget = budget
+        self.base = resident_bytes() if base is None else base
+        self.needs: list[Need] = []
+
+    def peak(self, need: Need) -> int:
+        """Predicted peak of the process while the stage runs."""
+        return self.base + need.total
+
+    def choose(self, options: Iterable[Need]) -> Need:
+        """The first of ``options`` (best first) that fits.
+
+        Raises:
+            MemoryBudgetError: none does; names the stage, what it needs and what to change.
+        """
+        smallest: Need | None = None
+        for need in options:
+            if self.budget is None or self.peak(need) <= self.budget:
+                self.needs.append(need)
+                return need
+            if smallest is None or need.total < smallest.total:
+                smallest = need
+        if smallest is None or self.budget is None:
+            raise ValueError("a stage must offer at least one way of running.")
+        raise MemoryBudgetError(self._refusal(smallest, self.budget))
+
+    def admit(self, need: Need) -> None:
+        """Check, as a stage begins, that what is really free suffices.
+
+        Raises:
+            MemoryBudgetError: earlier stages left too much behind, or the system allows less than the plan needs.
+        """
+        now = resident_bytes()
+        if self.budget is not None and now + need.total > self.budget + _DRIFT_BYTES:
+            raise MemoryBudgetError(
+                f"stage {need.name!r} needs {format_bytes(need.total)} and the process already takes "
+                f"{format_bytes(now)}, {format_bytes(now + need.total - self.budget)} above the budget of "
+                f"{format_bytes(self.budget)}; give more with --memory, or close what else runs in this process."
+            )
+        for limit in hard_limits():
+            used = virtual_bytes() + _RESERVED_BYTES if limit.address_space else now
+            if used + need.total > limit.nbytes:
+                raise MemoryBudgetError(
+                    f"stage {need.name!r} needs {format_bytes(need.total)} more, but the {limit.reason} leaves "
+                    f"{format_bytes(max(0, limit.nbytes - used))}; {advice(need, limit.nbytes)}"
+                )
+
+    def charge(self, need: Need, held: int) -> None:
+        """Check what a stage holds against what it declared.
+
+        Raises:
+            MemoryBudgetError: it holds more than it declared, and that is above the budget.
+        """
+        excess = held - need.resident
+        if excess > 0 and self.budget is not None and self.peak(need) + excess > self.budget + _DRIFT_BYTES:
+            raise MemoryBudgetError(
+                f"stage {need.name!r} holds {format_bytes(held)} of weights where {format_bytes(need.resident)} were "
+                f"planned, {format_bytes(self.peak(need) + excess - self.budget)} above the budget of "
+                f"{format_bytes(self.budget)}; give more with --memory."
+            )
+
+    def _refusal(self, need: Need, budget: int) -> str:
+        peak = self.peak(need)
+        parts = ", ".join(f"{kind} {format_bytes(nbytes)}" for kind, nbytes in need.parts.items() if nbytes >= 1 << 20)
+        return (
+            f"stage {need.name!r} needs {format_bytes(peak)} at the least (the process {format_bytes(self.base)}, "
+            f"{parts}), {format_bytes(peak - budget)} more than the budget of {format_bytes(budget)}; "
+            f"{advice(need, peak)}"
+        )
+
+
+def advice(need: Need, enough: int) -> str:
+    """What a user may change when a stage does not fit."""
+    more = f"give at least --memory {enough / 1e9:.1f}GB".replace(".0GB", "GB") if enough else "give more memory"
+    return f"{need.advice}, or {more}." if need.advice else f"{more}."
