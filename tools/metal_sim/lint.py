@@ -178,7 +178,9 @@ def _compile(code: Path, flags: Sequence[str]) -> tuple[bool, str, str]:
 
 
 def _launch_all(translation: Translation) -> str:
-    return '# 1 "<launch>"\n' + "".join(launch_code(translation, i.name, f"_{n}") for n, i in enumerate(translation.instances))
+    """Launch code of every kernel, attributed to the simulator and not to the last lines of the shader."""
+    codes = (launch_code(translation, instance.name, f"_{n}") for n, instance in enumerate(translation.instances))
+    return f'# 1 "{HERE}/launch"\n' + "".join(codes)
 
 
 def lint(source: Path, include: Sequence[Path] = (), defines: Mapping[str, str] | None = None) -> list[Problem]:
