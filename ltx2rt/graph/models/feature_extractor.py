@@ -111,9 +111,7 @@ class TextFeatures(NamedTuple):
 class FeatureExtractor:
     """Normalises the hidden states and projects them.
 
-    The (n, D*L) concatenation that the projections are defined on never exists: a few states at a time are multiplied
-    with their columns of some rows of the weight. Statistics and sums are float32; the result does not depend on
-    ``rows_per_slab``.
+    Statistics and sums are float32. The result does not depend on ``rows_per_slab``.
 
     Args:
         config: sizes and normalisation.
@@ -141,63 +139,73 @@ class FeatureExtractor:
         self._rows_per_slab = rows_per_slab
 
     def __call__(self, states: Iterable[mx.array]) -> TextFeatures:
-        """Features of one prompt; see `prompts`."""
-        return self.prompts([states])[0]
+        """Features of one prompt; see `normalised` and `project`."""
+        return self.project([self.normalised(states)])[0]
 
-    def prompts(self, texts: Sequence[Iterable[mx.array]]) -> list[TextFeatures]:
-        """Features of several prompts; each row of the weights is asked for once.
+    def normalised(self, states: Iterable[mx.array]) -> list[mx.array]:
+        """What is projected: the normalised states of one prompt, a few side by side.
 
         Args:
-            texts: per prompt L arrays (1, n, D), real tokens only.
+            states: L arrays (1, n, D), real tokens only, consumed one by one.
+
+        Returns:
+            Slabs (1, n, D*k) float32, evaluated; feature d*k + l is channel d of the slab's state l.
+
+        Raises:
+            ValueError: if the number of states or their width differs from the config.
+        """
+        config = self.config
+        slabs: list[mx.array] = []
+        slab: list[mx.array] = []
+        taken = 0
+        for state in states:
+            if taken == config.encoder_states:
+                raise ValueError(f"The text projection is made for {taken} hidden states, got more.")
+            if state.ndim != 3 or state.shape[-1] != config.encoder_width:
+                raise ValueError(f"states must be (1, n, {config.encoder_width}), got {state.shape}.")
+            slab.append(normalise(state, per_token=config.per_token))
+            mx.eval(slab[-1])
+            taken += 1
+            # A full slab, or what is left after the last state.
+            if len(slab) == _STATES_PER_SLAB or taken == config.encoder_states:
+                slabs.append(mx.stack(slab, axis=-1).reshape(*state.shape[:2], config.encoder_width * len(slab)))
+                mx.eval(slabs[-1])
+                slab = []
+        if taken != config.encoder_states:
+            raise ValueError(f"The text projection is made for {config.encoder_states} hidden states, got {taken}.")
+        return slabs
+
+    def project(self, prompts: Sequence[Sequence[mx.array]]) -> list[TextFeatures]:
+        """Features of several prompts from what `normalised` gave; each row of the weights is asked for once.
 
         Returns:
             Features in the dtype of the extractor, evaluated.
 
-        Raises:
-            ValueError: if the number of states or their width differs from the config.
-
         Source: the feature extractors of Lightricks/LTX-2 ltx_core/text_encoders/gemma @ v1.2.0.
         """
-        checked = [self._checked(states) for states in texts]
-        by_projection = [self._project(name, width, checked) for name, width in self.config.projections]
-        return [TextFeatures(sums[0], sums[-1]) for sums in zip(*by_projection, strict=True)]
+        by_projection = [self._project(name, width, prompts) for name, width in self.config.projections]
+        return [TextFeatures(features[0], features[-1]) for features in zip(*by_projection, strict=True)]
 
-    def _checked(self, states: Iterable[mx.array]) -> list[mx.array]:
-        taken: list[mx.array] = []
-        for state in states:
-            if len(taken) == self.config.encoder_states:
-                raise ValueError(f"The text projection is made for {len(taken)} hidden states, got more.")
-            if state.ndim != 3 or state.shape[-1] != self.config.encoder_width:
-                raise ValueError(f"states must be (1, n, {self.config.encoder_width}), got {state.shape}.")
-            taken.append(state)
-        if len(taken) != self.config.encoder_states:
-            raise ValueError(
-                f"The text projection is made for {self.config.encoder_states} hidden states, got {len(taken)}."
-            )
-        return taken
-
-    def _project(self, name: str, width: int, texts: Sequence[list[mx.array]]) -> list[mx.array]:
-        """One aggregate projection of every text."""
-        slabs: list[list[mx.array]] = [[] for _ in texts]
+    def _project(self, name: str, width: int, prompts: Sequence[Sequence[mx.array]]) -> list[mx.array]:
+        """One aggregate projection of every prompt."""
+        sums: list[list[mx.array]] = [[] for _ in prompts]
         step = self._rows_per_slab or width
         for first in range(0, width, step):
-            last = min(first + step, width)
-            weight = self._weight_rows(f"{name}.weight", first, last)
-            for states, sums in zip(texts, slabs, strict=True):
-                sums.append(self._accumulated(states, weight))
-        return [self._finish(name, mx.concatenate(sums, axis=-1)) for sums in slabs]
+            weight = self._weight_rows(f"{name}.weight", first, min(first + step, width))
+            for slabs, parts in zip(prompts, sums, strict=True):
+                parts.append(self._accumulated(slabs, weight))
+        return [self._finish(name, mx.concatenate(parts, axis=-1)) for parts in sums]
 
-    def _accumulated(self, states: list[mx.array], weight: mx.array) -> mx.array:
-        """The products of the states with their columns of ``weight``, summed, float32."""
+    def _accumulated(self, slabs: Sequence[mx.array], weight: mx.array) -> mx.array:
+        """The products of the slabs with their columns of ``weight``, summed, float32."""
         config = self.config
         rows = weight.shape[0]
         by_state = weight.reshape(rows, config.encoder_width, config.encoder_states)
         total: mx.array | None = None
-        for first in range(0, config.encoder_states, _STATES_PER_SLAB):
-            slab = [normalise(state, per_token=config.per_token) for state in states[first : first + _STATES_PER_SLAB]]
-            inputs = mx.stack(slab, axis=-1).reshape(*slab[0].shape[:2], config.encoder_width * len(slab))
-            columns = by_state[..., first : first + len(slab)].reshape(rows, config.encoder_width * len(slab))
-            total = quantized_linear(inputs, LinearWeight("dense", columns), residual=total)
+        for index, slab in enumerate(slabs):
+            states = slice(index * _STATES_PER_SLAB, min((index + 1) * _STATES_PER_SLAB, config.encoder_states))
+            columns = by_state[..., states].reshape(rows, slab.shape[-1])
+            total = quantized_linear(slab, LinearWeight("dense", columns), residual=total)
             mx.eval(total)
         assert total is not None
         return total
