@@ -37,6 +37,7 @@ DEFECTS = {
     "kWildPointer": ("crash", "wild access at address 0x1234"),
     "kLaneOutOfRange": ("divergence", "shuffles from lane 33"),
     "kOverwritesBeforeRead": ("race", "what thread"),
+    "kMisalignedVector": ("alignment", "reads 8 bytes at an address that 8 does not divide"),
 }
 
 

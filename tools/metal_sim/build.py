@@ -34,6 +34,7 @@ SHADER_FLAGS = [
     "-ffp-contract=off",
     "-fno-vectorize",
     "-fno-slp-vectorize",
+    "-fno-crash-diagnostics",
     "-fPIC",
     "-O2",
     "-w",

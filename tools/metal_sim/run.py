@@ -14,7 +14,7 @@ import numpy as np
 from tools.metal_sim.bfloat16 import FLOAT_TYPES, storage_dtype
 from tools.metal_sim.build import build_kernel, build_runtime
 
-KINDS = ("race", "bounds", "uninitialised", "divergence", "limit", "binding", "nan", "unwritten", "crash")
+KINDS = ("race", "bounds", "alignment", "uninitialised", "divergence", "limit", "binding", "nan", "unwritten", "crash")
 _MAX_BUFFERS, _MAX_FINDINGS = 31, 64
 
 

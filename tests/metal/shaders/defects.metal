@@ -21,7 +21,8 @@ enum Defect {
   kNeverEnds,
   kWildPointer,
   kLaneOutOfRange,
-  kOverwritesBeforeRead
+  kOverwritesBeforeRead,
+  kMisalignedVector
 };
 
 // y = x with each block of 128 values reversed.
@@ -51,6 +52,7 @@ template <typename T, int D>
   if (D == kWildPointer && at == 3) y = (device T*)(ulong(0x1234) << 32);
   if (D == kLaneOutOfRange) value = simd_shuffle(value, 33);
   if (D == kOverwritesBeforeRead) block[at] = value;
+  if (D == kMisalignedVector && at == 0) value += ((const device float2*)(x + 1))[0].x;
   if (D == kThreadsShareOutput) {
     y[group * 128 + at / 2 * 2] = value;
     y[group * 128 + at / 2 * 2 + 1] = value;
@@ -78,6 +80,7 @@ DEFECT(kNeverEnds)
 DEFECT(kWildPointer)
 DEFECT(kLaneOutOfRange)
 DEFECT(kOverwritesBeforeRead)
+DEFECT(kMisalignedVector)
 
 struct Scaling {
   int n;

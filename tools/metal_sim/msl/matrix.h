@@ -18,7 +18,11 @@ struct simdgroup_matrix {
   storage_type elements;
   simdgroup_matrix() {}
   explicit simdgroup_matrix(T value) : elements(value) {}
+#ifdef MSIM_STRICT
+  __private storage_type& thread_elements() __private { return elements; }
+#else
   storage_type& thread_elements() { return elements; }
+#endif
   const storage_type& thread_elements() const { return elements; }
 };
 typedef simdgroup_matrix<float, 8, 8> simdgroup_float8x8;

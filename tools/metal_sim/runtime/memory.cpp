@@ -244,9 +244,13 @@ int compare(const void* left, const void* right) {
   return a->at < b->at ? -1 : a->at > b->at;
 }
 
-void touch(char* p, int n, bool writing, const void* site) {
+void touch(char* p, int n, bool writing, const void* site, bool aligned = false) {
   if (pending.bytes) flush_pending_store();
   if (on_a_stack(p)) return;
+  if (aligned && reinterpret_cast<uintptr_t>(p) % n) {
+    find(kAlignment, "thread %d of threadgroup %u %s %d bytes at an address that %d does not divide", current->id,
+         group_number, writing ? "writes" : "reads", n, n);
+  }
   if (p >= tg_memory && p < tg_memory + kThreadgroupArena) {
     touch_threadgroup(p - tg_memory, n, writing);
     if (trace) record(p, n, false, site);
@@ -352,24 +356,20 @@ void touch_range(char* p, size_t n, bool writing, const void* site) {
 
 // The names that clang's thread sanitizer calls before each access.
 extern "C" {
-#define LOAD_HOOK(name, n)               \
-  void __tsan_##name##n(void* p) {       \
-    touch(static_cast<char*>(p), n, false, SITE); \
+#define LOAD_HOOK(name, n, aligned) \
+  void __tsan_##name##n(void* p) { touch(static_cast<char*>(p), n, false, SITE, aligned); }
+#define STORE_HOOK(name, n, aligned) \
+  void __tsan_##name##n(void* p) { touch(static_cast<char*>(p), n, true, SITE, aligned); }
+#define UPDATE_HOOK(name, n, aligned)                     \
+  void __tsan_##name##n(void* p) {                        \
+    touch(static_cast<char*>(p), n, false, SITE, aligned); \
+    touch(static_cast<char*>(p), n, true, SITE, aligned);  \
   }
-#define STORE_HOOK(name, n)              \
-  void __tsan_##name##n(void* p) {       \
-    touch(static_cast<char*>(p), n, true, SITE); \
-  }
-#define UPDATE_HOOK(name, n)             \
-  void __tsan_##name##n(void* p) {       \
-    touch(static_cast<char*>(p), n, false, SITE); \
-    touch(static_cast<char*>(p), n, true, SITE);  \
-  }
-#define HOOKS(n)                                                                                    \
-  LOAD_HOOK(read, n) LOAD_HOOK(unaligned_read, n) LOAD_HOOK(volatile_read, n)                       \
-  LOAD_HOOK(unaligned_volatile_read, n) STORE_HOOK(write, n) STORE_HOOK(unaligned_write, n)         \
-  STORE_HOOK(volatile_write, n) STORE_HOOK(unaligned_volatile_write, n) UPDATE_HOOK(read_write, n)  \
-  UPDATE_HOOK(unaligned_read_write, n)
+#define HOOKS(n)                                                                                               \
+  LOAD_HOOK(read, n, true) LOAD_HOOK(unaligned_read, n, false) LOAD_HOOK(volatile_read, n, true)               \
+  LOAD_HOOK(unaligned_volatile_read, n, false) STORE_HOOK(write, n, true) STORE_HOOK(unaligned_write, n, false) \
+  STORE_HOOK(volatile_write, n, true) STORE_HOOK(unaligned_volatile_write, n, false)                           \
+  UPDATE_HOOK(read_write, n, true) UPDATE_HOOK(unaligned_read_write, n, false)
 HOOKS(1) HOOKS(2) HOOKS(4) HOOKS(8) HOOKS(16)
 void __tsan_init() {}
 void __tsan_func_entry(void*) {}

@@ -50,6 +50,7 @@ struct Counters {
 enum Kind : int32_t {
   kRace,
   kBounds,
+  kAlignment,
   kUninitialised,
   kDivergence,
   kLimit,
