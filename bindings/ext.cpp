@@ -17,6 +17,7 @@ NB_MODULE(_ext, m) {
                           std::to_string(MLX_VERSION_PATCH);
   m.def("shares_arrays", [](const mlx::core::array& a) { return a.size() == 1; }, "a"_a,
         "True for an array of one element; fails when this module and MLX cannot exchange arrays.");
+  ltx2rt::bind_antialiased_snake(m);
   ltx2rt::bind_calibrate(m);
   ltx2rt::bind_causal_conv3d(m);
   ltx2rt::bind_modulated_norm(m);

@@ -1,5 +1,6 @@
 """The fused kernels and their pure-MLX references."""
 
+from ltx2rt.kernels.antialiased_snake import antialiased_snake
 from ltx2rt.kernels.causal_conv3d import causal_conv3d, conv1d, conv2d, conv_transpose1d
 from ltx2rt.kernels.modulated_norm import modulated_norm
 from ltx2rt.kernels.quantized_linear import quantized_linear
@@ -8,6 +9,7 @@ from ltx2rt.kernels.rope_attention import rope_attention
 
 __all__ = [
     "RopeTable",
+    "antialiased_snake",
     "causal_conv3d",
     "conv1d",
     "conv2d",

@@ -247,3 +247,16 @@ def causal_conv3d(
     if residual is not None:
         out = out + residual.astype(mx.float32)
     return out.astype(x.dtype)
+
+
+def antialiased_snake(x: mx.array, alpha: mx.array, beta: mx.array, rise: mx.array, fall: mx.array) -> mx.array:
+    alpha, beta, rise, fall = (a.astype(mx.float32) for a in (alpha, beta, rise, fall))
+    batch, samples, channels = x.shape
+    near = pad_axis(x.astype(mx.float32), 1, 3, 3, "edge")
+    even = sum((rise[11 - 2 * j] * near[:, j : j + samples] for j in range(6)), start=mx.array(0.0))
+    odd = sum((rise[10 - 2 * j] * near[:, j + 1 : j + 1 + samples] for j in range(6)), start=mx.array(0.0))
+    doubled = 2.0 * mx.stack([even, odd], axis=2).reshape(batch, 2 * samples, channels)
+    doubled = doubled + mx.square(mx.sin(doubled * mx.exp(alpha))) / (mx.exp(beta) + 1e-9)
+    near = pad_axis(doubled, 1, 5, 6, "edge")
+    out = sum((fall[t] * near[:, t : t + 2 * samples : 2] for t in range(12)), start=mx.array(0.0))
+    return out.astype(x.dtype)

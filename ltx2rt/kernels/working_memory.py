@@ -1,0 +1,48 @@
+"""Bytes of the buffers that the CPU kernels take while they run; the constants are those of csrc/cpu."""
+
+from __future__ import annotations
+
+import os
+
+from ltx2rt.kernels.selection import ext
+
+_FLOAT = 4
+# quantized_linear.cpp: rows of x widened to float32 at a time.
+_WIDENED_BYTES = 24 << 20
+_DEPTH_BLOCK = 256
+_LEAST_ROWS = 16
+# rope_attention.cpp: packed keys and values, and the states of waiting queries.
+_PACKED_FLOATS = 2 << 20
+_MOST_PACKED_FLOATS = 8 << 20
+_STATE_FLOATS = 4 << 20
+_QUERY_BLOCK = 144
+# causal_conv3d.cpp: packed weights, and the region of one thread.
+_PANEL_FLOATS = 4 << 20
+_REGION_FLOATS = 512 << 10
+_THREAD_BYTES = 1 << 20
+
+
+def _threads() -> int:
+    return int(ext.num_threads()) if ext is not None else os.cpu_count() or 1
+
+
+def linear_bytes(rows: int, depth: int) -> int:
+    """Of `quantized_linear` for ``rows`` rows of x and K = ``depth``."""
+    padded = -(-depth // _DEPTH_BLOCK) * _DEPTH_BLOCK
+    at_a_time = min(rows, max(_LEAST_ROWS, _WIDENED_BYTES // _FLOAT // padded))
+    return at_a_time * padded * _FLOAT + _threads() * _THREAD_BYTES
+
+
+def attention_bytes(batch: int, kv_heads: int, head_size: int, queries: int, keys: int) -> int:
+    """Of `rope_attention`."""
+    one_head = keys * 2 * head_size
+    tasks = -(-queries // _QUERY_BLOCK)
+    heads = max(_PACKED_FLOATS // max(1, one_head), -(-4 * _threads() // tasks), 1)
+    packed = min(min(heads, batch * kv_heads) * one_head, _MOST_PACKED_FLOATS)
+    states = _STATE_FLOATS if one_head > _MOST_PACKED_FLOATS else 0
+    return (packed + states) * _FLOAT + _threads() * _THREAD_BYTES
+
+
+def convolution_bytes(weights: int) -> int:
+    """Of `causal_conv3d` and its relatives for a weight of so many elements."""
+    return (min(weights, _PANEL_FLOATS) + _threads() * _REGION_FLOATS) * _FLOAT + _threads() * _THREAD_BYTES
