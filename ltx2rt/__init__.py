@@ -1,7 +1,25 @@
 """ltx2rt: a kernel runtime for Lightricks' LTX-2 audio-video diffusion models."""
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from ltx2rt._abi import load_extension
 
+if TYPE_CHECKING:
+    from ltx2rt import api
+    from ltx2rt.api import ImageInput, VideoInput, encode, load, upscale
+
 __version__ = "0.1.0"
+__all__ = ["ImageInput", "VideoInput", "api", "encode", "load", "upscale"]
 
 load_extension()
+
+
+def __getattr__(name: str) -> Any:
+    """The Python interface, imported when it is first used: ``ltx2rt.load`` is `ltx2rt.api.load`."""
+    if name not in __all__:
+        raise AttributeError(f"module 'ltx2rt' has no attribute {name!r}")
+    api = importlib.import_module("ltx2rt.api")
+    return api if name == "api" else getattr(api, name)

@@ -13,6 +13,7 @@ from ltx2rt.api.latent_file import Latents, write_latents
 from ltx2rt.api.outputs import OutputOptions
 from ltx2rt.api.record import Record, sidecar_path, write_record
 from ltx2rt.api.run_state import RunState
+from ltx2rt.api.settings import Settings
 from ltx2rt.errors import MediaError, UsageError
 from ltx2rt.graph.models.mel import resample
 from ltx2rt.graph.pipelines.run import GeneratedClip, Run
@@ -37,13 +38,17 @@ class Clip:
         num_frames, height, width: of the video; 0 for sound alone.
         video_latent: (1, f, h, w, 128) float32, normalised, or None.
         audio_latent: (1, L, 128) float32, normalised, or None.
-        record: what it was made from.
+        resolved: the settings it was made with.
+        record: what it was made from, as JSON values.
     """
 
-    def __init__(self, clip: GeneratedClip, run: Run, record: Record, state: RunState | None = None) -> None:
+    def __init__(
+        self, clip: GeneratedClip, run: Run, resolved: Settings, record: Record, state: RunState | None = None
+    ) -> None:
         self._frames = clip.frames
         self._run = run
         self._state = state
+        self.resolved = resolved
         self.record = record
         self.audio = clip.audio
         self.sample_rate = clip.sample_rate
@@ -70,6 +75,11 @@ class Clip:
         return self._frames is not None
 
     @property
+    def is_decoded(self) -> bool:
+        """Whether there is anything to see or hear, and not only latents."""
+        return self.has_frames or self.audio is not None
+
+    @property
     def settings(self) -> Mapping[str, Any]:
         """Every resolved setting of the run, the seed included."""
         return self.record.settings
@@ -93,10 +103,19 @@ class Clip:
             MediaError: a file cannot be written.
         """
         path, options = Path(path), replace(options or OutputOptions(), **changes)
+        try:
+            self._save(path, options)
+        except BaseException:
+            if self._state is not None:
+                self._state.remove_if_empty()
+            raise
+        if self._state is not None:
+            self._state.remove()
+
+    def _save(self, path: Path, options: OutputOptions) -> None:
         if options.save_latents is not None:
             write_latents(options.save_latents, self._latents())
-        is_decoded = self.has_frames or self.audio is not None
-        if is_decoded:
+        if self.is_decoded:
             audio, rate, frame_rate = self._at_speed(options.speed)
             if options.save_wav is not None:
                 write_wav(options.save_wav, _required(audio, "save_wav"), rate)
@@ -107,10 +126,8 @@ class Clip:
         elif options.save_latents is None:
             raise UsageError("a clip made with skip_vae has only latents; save them with save_latents.")
         if options.sidecar:
-            target = path if is_decoded or options.save_latents is None else options.save_latents
+            target = path if self.is_decoded or options.save_latents is None else options.save_latents
             write_record(sidecar_path(target), replace(self.record, result=self._result()), options.as_dict())
-        if self._state is not None:
-            self._state.remove()
 
     def _save_video(self, path: Path, options: OutputOptions, audio: Array | None, rate: int, frame_rate: Any) -> None:
         if not self.has_frames:

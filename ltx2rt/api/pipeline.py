@@ -23,6 +23,7 @@ from ltx2rt.graph.pipelines.defaults import GenerationDefaults, defaults_for, hi
 from ltx2rt.graph.pipelines.events import Event
 from ltx2rt.graph.pipelines.model_files import ModelFiles
 from ltx2rt.graph.pipelines.prompt_enhancement import enhance_prompt
+from ltx2rt.graph.pipelines.request import Request
 from ltx2rt.graph.pipelines.run import Run
 from ltx2rt.weights.config import parse_version
 
@@ -104,6 +105,7 @@ class Pipeline:
         on_preview: Callable[[Preview], None] | None = None,
         state_folder: str | Path | None = None,
         resume: bool = False,
+        repeated: Record | None = None,
         **settings: Any,
     ) -> Clip:
         """Generate a clip.
@@ -116,6 +118,7 @@ class Pipeline:
             state_folder: keep there what is computed, so that an interrupted run can be continued; `Clip.save`
                 removes it.
             resume: continue what is in ``state_folder``.
+            repeated: the record of a run that this one repeats; its weights and inputs must be the same.
             settings: see `Settings`.
 
         Returns:
@@ -126,35 +129,63 @@ class Pipeline:
             CheckpointError: a weight file lacks something.
             MediaError: an input cannot be read.
         """
-        given = Settings.of({"prompt": prompt, **settings})
-        resolved = resolve(given, self.name, self.defaults, distilled=self.distilled)
-        request = build_request(resolved, self.name, self._files, distilled=self.distilled, dtype=self._dtype)
+        resolved, request, record = self._prepare({"prompt": prompt, **settings})
         entry = PIPELINES[self.name]
-        entry.check(request, self._files)
-        record = Record.of(
-            self._origin.arguments,
-            resolved.as_dict(self.name, without=guidance_settings() if self.distilled else ()),
-            list(self._origin.weights),
-            input_files(resolved),
-        )
+        if repeated is not None:
+            record.require_same_sources(repeated)
         if on_settings is not None:
-            on_settings(self._shown(record))
+            on_settings(self._shown(record, resolved))
         state = None
         if state_folder is not None:
             state = RunState.begin(Path(state_folder), record, resume=resume)
         if on_preview is not None:
             observer = PreviewObserver(self._files, request, entry.two_stage, on_preview, observer)
         run = Run(self._files, request, observer, journal=None if state is None else state.journal())
-        if resolved.enhance_prompt:
-            if resolved.images:
-                log.warning("the prompt enhancement does not see the image; it rewrites the text alone")
-            text = enhance_prompt(run, request.prompt, enhancement_options(resolved), has_image=bool(resolved.images))
-            run.request = replace(request, prompt=text)
-            record = replace(record, result={"enhanced_prompt": text})
-        return Clip(entry.generate(run), run, record, state)
+        try:
+            run.request, record = self._enhanced(run, resolved, record)
+            return Clip(entry.generate(run), run, resolved, record, state)
+        except BaseException:
+            if state is not None:
+                state.remove_if_empty()
+            raise
 
-    def _shown(self, record: Record) -> dict[str, Any]:
+    def resolve(self, prompt: str | None = None, **settings: Any) -> Record:
+        """What a call with these settings would be made from; checks them and runs nothing.
+
+        Raises:
+            UsageError, CheckpointError, MediaError: as calling the pipeline.
+        """
+        return self._prepare({"prompt": prompt, **settings})[2]
+
+    def _prepare(self, settings: Mapping[str, Any]) -> tuple[Settings, Request, Record]:
+        given = Settings.of(settings)
+        resolved = resolve(given, self.name, self.defaults, distilled=self.distilled)
+        request = build_request(resolved, self.name, self._files, distilled=self.distilled, dtype=self._dtype)
+        PIPELINES[self.name].check(request, self._files)
+        record = Record.of(
+            self._origin.arguments,
+            resolved.as_dict(self.name, without=guidance_settings() if self.distilled else ()),
+            list(self._origin.weights),
+            input_files(resolved),
+        )
+        return resolved, request, record
+
+    def _enhanced(self, run: Run, resolved: Settings, record: Record) -> tuple[Request, Record]:
+        """Request and record with the rewritten prompt, if one is wanted."""
+        if not resolved.enhance_prompt:
+            return run.request, record
+        has_image = bool(resolved.images)
+        if has_image:
+            log.warning("the prompt enhancement does not see the image; it rewrites the text alone")
+        text = enhance_prompt(run, run.request.prompt, enhancement_options(resolved), has_image=has_image)
+        return replace(run.request, prompt=text), replace(record, result={"enhanced_prompt": text})
+
+    def _shown(self, record: Record, resolved: Settings) -> dict[str, Any]:
         shown: dict[str, Any] = {"pipeline": self.name, "checkpoint": str(self._files.checkpoint.path)}
         if self.is_embedded:
             shown["embedded_model"] = True
-        return shown | {key: value for key, value in record.files.items() if key not in shown} | dict(record.settings)
+        return (
+            shown
+            | {key: value for key, value in record.files.items() if key not in shown}
+            | {name: record.settings[name] for name in resolved.given() if name in record.settings}
+        )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import logging
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,8 @@ from ltx2rt.errors import MediaError, UsageError
 from ltx2rt.kernels.selection import use_reference
 from ltx2rt.media.output_file import OutputFile
 from ltx2rt.weights.fingerprint import fingerprint
+
+log = logging.getLogger(__name__)
 
 FORMAT = "ltx2rt-sidecar"
 FORMAT_VERSION = 1
@@ -64,6 +67,24 @@ class Record:
                 if mine.get(key) != theirs.get(key):
                     found.append(f"{key} (was {mine.get(key)!r}, is {theirs.get(key)!r})")
         return found
+
+    def require_same_sources(self, other: Record) -> None:
+        """Check that weights and inputs which both runs use are the same; other programs are only worth a warning.
+
+        Raises:
+            UsageError: a file has changed.
+        """
+        for used, saved in ((self.weights, other.weights), (self.inputs, other.inputs)):
+            changed = [path for path in used if path in saved and used[path] != saved[path]]
+            if changed:
+                raise UsageError(
+                    f"{changed[0]} is not the file that the repeated run used; restore it, or run without "
+                    "--from-sidecar."
+                )
+        for name, version in other.environment.items():
+            mine = self.environment.get(name)
+            if mine != version:
+                log.warning("the repeated run used %s %s, this is %s: bits may differ", name, version, mine)
 
     def as_dict(self) -> dict[str, Any]:
         return {

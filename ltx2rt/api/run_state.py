@@ -70,6 +70,11 @@ class RunState:
         """Whether nothing has been computed yet."""
         return not any(self.folder.glob("*.safetensors"))
 
+    def remove_if_empty(self) -> None:
+        """Forget the run if there is nothing to continue from."""
+        if self.is_empty:
+            self.remove()
+
     def remove(self) -> None:
         """Forget the run."""
         with contextlib.suppress(FileNotFoundError):

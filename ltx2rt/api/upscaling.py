@@ -13,7 +13,7 @@ from ltx2rt.api.latent_file import Latents, read_latents
 from ltx2rt.api.loading import DTYPES
 from ltx2rt.api.media_inputs import source_clip
 from ltx2rt.api.record import Record
-from ltx2rt.api.settings import tiling_text
+from ltx2rt.api.settings import Settings, tiling_text
 from ltx2rt.errors import UsageError
 from ltx2rt.graph.diffusion.guidance import GuiderParams
 from ltx2rt.graph.models.tiling import Tiling
@@ -111,12 +111,12 @@ def upscale(
     )
     run = Run(files, request, observer)
     if saved is not None:
-        return Clip(finish(run, saved.video, saved.audio), run, record)
+        return Clip(finish(run, saved.video, saved.audio), run, Settings(), record)
     assert frames is not None
     (latent,) = encode_pixels(run, "video encoder", [frames])
     waveform, rate = (None, 0) if sound is None else (sound.waveform, sound.sample_rate)
     finished = finish(run, latent, None, waveform=waveform, sample_rate=rate)
-    return Clip(finished, run, record)
+    return Clip(finished, run, Settings(), record)
 
 
 def _matching_latents(path: Path, files: ModelFiles) -> Latents:

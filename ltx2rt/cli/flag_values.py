@@ -3,10 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 from fractions import Fraction
 
+from ltx2rt.api.loading import PIPELINE_ALIASES, PIPELINE_NAMES
 from ltx2rt.graph.models.tiling import Tiling
 from ltx2rt.media.video_writer import exact_frame_rate
+
+
+def pipeline(text: str) -> str:
+    """A pipeline name, also with underscores or in the spelling of another program."""
+    name = text.replace("_", "-")
+    name = PIPELINE_ALIASES.get(name, name)
+    if name not in PIPELINE_NAMES:
+        near = difflib.get_close_matches(name, PIPELINE_NAMES, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(PIPELINE_NAMES)}"
+        raise argparse.ArgumentTypeError(f"invalid choice: {text!r}; {hint}")
+    return name
 
 
 def frame_rate(text: str) -> Fraction:
@@ -17,12 +30,10 @@ def frame_rate(text: str) -> Fraction:
         raise argparse.ArgumentTypeError(f"frame rate must be a positive number or ratio, got {text!r}") from None
 
 
-def tiling(text: str) -> str | Tiling | None:
+def tiling(text: str) -> str | Tiling:
     """``auto``, ``none``, or ``512/64,64/24``: spatial tile and overlap in pixels, temporal in frames."""
-    if text == "auto":
-        return "auto"
-    if text == "none":
-        return None
+    if text in ("auto", "none"):
+        return text
     try:
         axes = [_interval(part) for part in text.split(",")]
         if len(axes) > 2:

@@ -1,105 +1,141 @@
-"""``ltx2rt generate``: a prompt and images to an .mp4 with sound."""
+"""``ltx2rt generate``: from options to a clip on disk."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ltx2rt import api, embedded
-from ltx2rt.cli.flags import FLAGS, add_flags
+from ltx2rt.api.control_video import write_control_video
+from ltx2rt.api.record import Record, read_record
+from ltx2rt.api.run_state import saved_record, state_folder
+from ltx2rt.cli.arguments import Command, command_of, effectless, spelling
+from ltx2rt.cli.config_file import read_config, toml_of_record, words_of_record
+from ltx2rt.cli.flag import add_flags
+from ltx2rt.cli.flags import FLAGS
 from ltx2rt.cli.progress import Progress
-from ltx2rt.errors import MediaError, UsageError
+from ltx2rt.errors import Cancelled, MediaError, UsageError
+from ltx2rt.media.output_file import OutputFile
+from ltx2rt.media.stills import write_png
+from ltx2rt.media.video_writer import CONTAINERS
+
+DEFAULT_OUTPUT = Path("output.mp4")
+DEFAULT_SOUND_OUTPUT = Path("output.wav")
+
+# Files that the command itself handles; a configuration cannot name another one.
+_NOT_IN_CONFIG = ("config", "from_sidecar", "print_config", "resume")
 
 
 def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "generate",
-        help="a prompt and images to a clip with sound",
+        help="a prompt and images, videos or sound to a clip",
         description="Generate a clip. Messages go to stderr; the path of the written file goes to stdout.",
     )
-    add_flags(parser)
-    parser.set_defaults(run=run_generate)
+    parser.add_argument("positional_prompt", nargs="?", metavar="PROMPT", help="the same as --prompt")
+    add_flags(parser, FLAGS)
+    parser.set_defaults(run=run_generate, parser=parser)
 
 
 def run_generate(arguments: argparse.Namespace) -> int:
     """Exit code 0 when the clip has been written."""
-    check_flags(arguments)
-    check_output_folder(arguments.output_path or _default("output_path"))
-    if arguments.report is not None:
-        check_output_folder(arguments.report)
-    progress = Progress(quiet=arguments.quiet)
-    if arguments.checkpoint_path is None:
-        if arguments.gemma_root or arguments.spatial_upsampler_path or arguments.lora:
-            raise UsageError(
-                "--gemma-root, --spatial-upsampler-path and --lora go with --checkpoint-path, which is missing; "
-                "give the model's .safetensors file."
-            )
+    repeated = _merge_other_sources(arguments)
+    command = command_of(arguments)
+    output = _output_path(arguments, command)
+    progress = Progress(quiet=bool(arguments.quiet))
+    if arguments.print_config is None:
+        for path in (output, arguments.report, arguments.preview, *command.output.files()):
+            if path is not None:
+                check_output_folder(path)
+    if "checkpoint" not in command.files:
         progress.message(embedded.NOTICE)
-    pipeline = api.load(
-        arguments.pipeline or _default("pipeline"),
-        checkpoint=arguments.checkpoint_path,
-        text_encoder=arguments.gemma_root,
-        spatial_upscaler=arguments.spatial_upsampler_path,
-        loras=[lora(values) for values in arguments.lora or ()],
-        dtype=arguments.dtype or _default("dtype"),
-    )
-    clip = pipeline(
-        arguments.prompt,
-        observer=progress.observe,
-        on_settings=progress.settings,
-        embedding=arguments.embedding,
-        images=[image(values) for values in arguments.image or ()],
-        **{name: getattr(arguments, name) for name in SETTINGS if getattr(arguments, name) is not None},
-    )
-    output = arguments.output_path or _default("output_path")
-    clip.save(output)
+    for flag in effectless(arguments):
+        progress.message(f"{flag.names[0]} has no effect: {flag.why}")
+    pipeline = api.load(**command.files)
+    api.Settings.of(command.settings).require_meaning(pipeline.name, spelling())
+    if arguments.print_config:
+        record = pipeline.resolve(**command.settings)
+        sections = {"files": record.files, "settings": record.settings, "output": command.output.as_dict()}
+        print(toml_of_record(sections, FLAGS), end="")
+        return 0
+    state = None if arguments.no_state else state_folder(output)
+    if state is not None and saved_record(state) is not None and not arguments.resume:
+        progress.message(f"starting over: an interrupted run of {output} is dropped; --resume would continue it")
+    if arguments.resume and (state is None or saved_record(state) is None):
+        progress.message(f"nothing to resume for {output}: starting at the beginning")
+    try:
+        clip = pipeline(
+            **command.settings,
+            observer=progress.observe,
+            on_settings=progress.settings,
+            on_preview=None if arguments.preview is None else _preview_writer(arguments.preview),
+            state_folder=state,
+            resume=bool(arguments.resume),
+            repeated=repeated,
+        )
+        clip.save(output, command.output)
+    except (KeyboardInterrupt, Cancelled):
+        if state is not None and state.exists():
+            progress.message(f"{output} is not written; the same command with --resume continues")
+        raise
+    if arguments.save_control:
+        write_control_video(output.with_suffix(".control.mp4"), clip)
     progress.finish(clip.report)
     if arguments.report is not None:
         write_report(arguments.report, clip)
-    print(output)
+    print(output if clip.is_decoded else command.output.save_latents)
     return 0
 
 
-SETTINGS = (
-    "height",
-    "width",
-    "num_frames",
-    "frame_rate",
-    "seed",
-    "negative_prompt",
-    "num_inference_steps",
-    "video_cfg_guidance_scale",
-    "video_stg_guidance_scale",
-    "video_rescale_scale",
-    "video_stg_blocks",
-    "a2v_guidance_scale",
-    "video_skip_step",
-    "audio_cfg_guidance_scale",
-    "audio_stg_guidance_scale",
-    "audio_rescale_scale",
-    "audio_stg_blocks",
-    "v2a_guidance_scale",
-    "audio_skip_step",
-    "tiling",
-)
+def _merge_other_sources(arguments: argparse.Namespace) -> Record | None:
+    """Add the options of a config file, a sidecar or an interrupted run to those of the command line, which win.
+
+    Returns:
+        The record of the sidecar, whose weights and inputs the run must have.
+    """
+    record = None
+    if arguments.from_sidecar is not None:
+        record, output = read_record(arguments.from_sidecar)
+        if record.files.get("pipeline") == "upscale":
+            raise UsageError(f"{arguments.from_sidecar} belongs to an upscaled clip; repeat it with ltx2rt upscale.")
+        sections = {"files": record.files, "settings": record.settings, "output": output}
+        _merge(arguments, words_of_record(sections, FLAGS, str(arguments.from_sidecar)))
+        if arguments.output_path is None and arguments.from_sidecar.suffix == ".json":
+            arguments.output_path = arguments.from_sidecar.with_suffix("")
+    if arguments.config is not None:
+        _merge(arguments, read_config(arguments.config, [f for f in FLAGS if f.dest not in _NOT_IN_CONFIG]))
+    if arguments.resume:
+        outputs = [arguments.output_path] if arguments.output_path else [DEFAULT_OUTPUT, DEFAULT_SOUND_OUTPUT]
+        saved = next(filter(None, (saved_record(state_folder(path)) for path in outputs)), None)
+        if saved is not None:
+            sections = {"files": saved.files, "settings": saved.settings}
+            _merge(arguments, words_of_record(sections, FLAGS, "the interrupted run"))
+    return record
 
 
-def check_flags(arguments: argparse.Namespace) -> None:
-    """Refuse options that the chosen pipeline does not use, and a missing prompt."""
-    if arguments.prompt is None and arguments.embedding is None:
-        raise UsageError("--prompt is missing; say what to generate, or give a text embedding with --embedding.")
-    pipeline = arguments.pipeline or _default("pipeline")
+def _merge(arguments: argparse.Namespace, words: Sequence[str]) -> None:
+    """Give every option that is still open the value that ``words`` give it."""
+    others = arguments.parser.parse_args(list(words))
     for flag in FLAGS:
-        value = getattr(arguments, flag.dest)
-        if flag.pipelines and pipeline not in flag.pipelines and value is not None:
-            raise UsageError(
-                f"{flag.names[0]} has no meaning for the pipeline {pipeline}; leave it out or use "
-                f"--pipeline {flag.pipelines[0]}."
-            )
+        if getattr(arguments, flag.dest) is None:
+            setattr(arguments, flag.dest, getattr(others, flag.dest))
+
+
+def _output_path(arguments: argparse.Namespace, command: Command) -> Path:
+    is_sound = command.pipeline == "text-to-audio"
+    output: Path | None = arguments.output_path
+    if output is None:
+        return DEFAULT_SOUND_OUTPUT if is_sound else DEFAULT_OUTPUT
+    if output.is_dir():
+        raise UsageError(f"the output {output} is a folder; name a file.")
+    suffixes = (".wav",) if is_sound else (*CONTAINERS, ".wav")
+    if output.suffix.lower() not in suffixes:
+        raise UsageError(f"the output of {command.pipeline} must end in {', '.join(suffixes)}, got {output.name!r}.")
+    return output
 
 
 def check_output_folder(path: Path) -> None:
@@ -116,49 +152,15 @@ def check_output_folder(path: Path) -> None:
         raise MediaError(f"cannot write to the output folder {folder}: {error.strerror}.") from error
 
 
-def lora(values: list[str]) -> tuple[Path, float]:
-    """``PATH [STRENGTH]`` of one --lora."""
-    if len(values) > 2:
-        raise UsageError(f"--lora takes PATH [STRENGTH], got {len(values)} values: {' '.join(values)}.")
-    return Path(values[0]), _number(values[1], "--lora STRENGTH") if len(values) == 2 else 1.0
+def _preview_writer(path: Path) -> Any:
+    def write(preview: api.Preview) -> None:
+        write_png(path, preview.picture())
 
-
-def image(values: list[str]) -> api.ImageInput:
-    """``PATH [FRAME [STRENGTH [CRF]]]`` of one --image."""
-    if len(values) > 4:
-        raise UsageError(f"--image takes PATH [FRAME [STRENGTH [CRF]]], got {len(values)} values: {' '.join(values)}.")
-    numbers = [
-        _number(text, "--image " + name) for text, name in zip(values[1:], ("FRAME", "STRENGTH", "CRF"), strict=False)
-    ]
-    for index in (0, 2):
-        if len(numbers) > index and numbers[index] != int(numbers[index]):
-            raise UsageError(f"--image FRAME and CRF must be whole numbers, got {values[index + 1]!r}.")
-    return api.ImageInput(
-        path=Path(values[0]),
-        frame_index=int(numbers[0]) if numbers else 0,
-        strength=numbers[1] if len(numbers) > 1 else 1.0,
-        crf=int(numbers[2]) if len(numbers) > 2 else None,
-    )
+    return write
 
 
 def write_report(path: Path, clip: api.Clip) -> None:
-    """Write settings and stage reports as JSON, through a temporary name."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    content = {"settings": clip.settings, "stages": [stage.as_dict() for stage in clip.report]}
-    try:
-        temporary.write_text(json.dumps(content, indent=2) + "\n")
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise MediaError(f"cannot write the report {path}: {error.strerror}.") from error
-
-
-def _default(dest: str) -> Any:
-    return next(flag.default for flag in FLAGS if flag.dest == dest)
-
-
-def _number(text: str, name: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise UsageError(f"{name} must be a number, got {text!r}.") from None
+    """Write settings and stage reports as JSON."""
+    content = {"settings": dict(clip.settings), "stages": [stage.as_dict() for stage in clip.report]}
+    with OutputFile(path) as file:
+        file.file.write((json.dumps(content, indent=2) + "\n").encode("utf-8"))

@@ -8,7 +8,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ltx2rt.graph.pipelines.events import Event, StageFinished, StageStarted, StepDone
+from ltx2rt.graph.pipelines.events import Event, StageFinished, StageRestored, StageStarted, StepDone
 from ltx2rt.memory.stage import StageReport
 
 
@@ -41,6 +41,8 @@ class Progress:
                 bar_format="{desc} {percentage:3.0f}% |{bar:24}| {n_fmt}/{total_fmt} [{elapsed}, {remaining} left]",
             )
             self._steps = event.steps
+        elif isinstance(event, StageRestored):
+            print(f"{event.name:<18} restored", file=sys.stderr)
         elif isinstance(event, StepDone) and self._bar is not None:
             self._bar.update(1)
         elif isinstance(event, StageFinished) and self._bar is not None:

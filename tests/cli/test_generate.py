@@ -9,7 +9,6 @@ import resource
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import av
@@ -93,7 +92,7 @@ def test_the_number_of_threads_does_not_change_the_file(tmp_path: Path) -> None:
         (["--height", "96"], 2, "height must be a multiple of 64, got 96"),
         (["--pipeline", "one-stage", "--width", "100"], 2, "width must be a multiple of 32, got 100"),
         (["--pipeline", "two-stag"], 2, "invalid choice"),
-        (["--steps", "4"], 2, "--num-inference-steps has no meaning for the pipeline distilled"),
+        (["--steps", "4"], 2, "distilled schedule is fixed at 8 \\+ 3 steps, got 4"),
         (["--image", "{tmp}/missing.png"], 1, "missing.png"),
         (["--image", "{tmp}/broken.png"], 1, "broken.png"),
         (["--image", "{tmp}/broken.png", "0", "1", "33", "9"], 2, "--image takes PATH"),
@@ -146,20 +145,4 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, capsys: pytest.Captur
         signal.signal(signal.SIGXFSZ, previous)
     assert code == 1
     assert "clip.mp4" in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "ltx2rt.cli", "generate", *PROMPT, "-o", str(tmp_path / "clip.mp4")]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert process.stderr is not None
-    for line in process.stderr:
-        if line.startswith("settings:"):
-            break
-    time.sleep(0.3)
-    process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=60)
-    assert process.returncode == 1
-    assert "interrupted" in error
-    assert "Traceback" not in error
     assert list(tmp_path.iterdir()) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,10 +12,12 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from ltx2rt.errors import CheckpointError, Ltx2rtError
+from ltx2rt.errors import CheckpointError
 from ltx2rt.weights.safetensors import SafetensorsFile, write_safetensors
 
 Array = np.ndarray[Any, np.dtype[Any]]
+log = logging.getLogger(__name__)
+
 Arrays = Mapping[str, mx.array | Array]
 
 
@@ -30,6 +33,7 @@ class Journal:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._is_full = False
 
     def get(self, name: str) -> dict[str, mx.array] | None:
         """What was stored under a name; None if nothing was, or if the writing of it was interrupted."""
@@ -45,16 +49,19 @@ class Journal:
     def put(self, name: str, arrays: Arrays) -> None:
         """Store arrays; they are there completely or not at all.
 
-        Raises:
-            Ltx2rtError: the folder cannot be written.
+        A folder that cannot be written costs the possibility to resume, not the run: it is said once.
         """
+        if self._is_full:
+            return
         try:
             write_safetensors(self._path(name), arrays)
         except OSError as error:
-            raise Ltx2rtError(
-                f"cannot write the state of the run to {self.folder}: {error.strerror or error}; "
-                "free space there, or run without a resumable state."
-            ) from error
+            self._is_full = True
+            log.warning(
+                "cannot write to %s: %s; this run cannot be resumed beyond this point",
+                self.folder,
+                error.strerror or error,
+            )
 
     def drop(self, prefix: str) -> None:
         """Forget the names that begin with ``prefix`` and a dot."""

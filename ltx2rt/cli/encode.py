@@ -1,0 +1,99 @@
+"""``ltx2rt encode``: a prompt to a text embedding file."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from ltx2rt import api, embedded
+from ltx2rt.cli.flag import Flag, add_flags
+from ltx2rt.cli.flags import named
+from ltx2rt.cli.generate import check_output_folder
+from ltx2rt.cli.progress import Progress
+from ltx2rt.errors import UsageError
+from ltx2rt.graph.models.token_sampling import SamplingOptions
+
+DEFAULT_OUTPUT = Path("embedding.safetensors")
+
+FLAGS = (
+    *named("--prompt"),
+    Flag(
+        ("--negative-prompt",),
+        "what to avoid, stored beside the prompt; the default is in docs/options.md",
+        "Request",
+        "run",
+        metavar="TEXT",
+    ),
+    Flag(
+        ("--output-path", "--output", "-o"),
+        "the file to write, .safetensors, or .npz for other programs",
+        "Request",
+        "run",
+        kind=Path,
+        metavar="FILE",
+        default=DEFAULT_OUTPUT,
+    ),
+    *named("--checkpoint-path", "--gemma-root", "--dtype"),
+    *named(
+        "--enhance-prompt",
+        "--enhance-temperature",
+        "--enhance-top-k",
+        "--enhance-top-p",
+        "--enhance-seed",
+        "--enhance-max-tokens",
+    ),
+    *named("--quiet"),
+)
+ENHANCEMENT = {
+    "temperature": "enhance_temperature",
+    "top_k": "enhance_top_k",
+    "top_p": "enhance_top_p",
+    "seed": "enhance_seed",
+    "max_new_tokens": "enhance_max_tokens",
+}
+
+
+def add_parser(subparsers: Any) -> None:
+    parser = subparsers.add_parser(
+        "encode",
+        help="a prompt to a file that generate --embedding reads",
+        description="Encode a prompt and a negative prompt once; generate --embedding FILE then needs no text encoder.",
+    )
+    parser.add_argument("positional_prompt", nargs="?", metavar="PROMPT", help="the same as --prompt")
+    add_flags(parser, FLAGS)
+    parser.set_defaults(run=run_encode)
+
+
+def run_encode(arguments: argparse.Namespace) -> int:
+    """Exit code 0 when the file has been written."""
+    prompt = arguments.positional_prompt if arguments.prompt is None else arguments.prompt
+    if prompt is None:
+        raise UsageError("--prompt is missing; say what to encode.")
+    output = arguments.output_path or DEFAULT_OUTPUT
+    if output.suffix not in (".safetensors", ".npz"):
+        raise UsageError(f"a text embedding file must end in .safetensors or .npz, got {output.name!r}.")
+    check_output_folder(output)
+    progress = Progress(quiet=bool(arguments.quiet))
+    if arguments.checkpoint_path is None:
+        if arguments.gemma_root is not None:
+            raise UsageError("--gemma-root goes with --checkpoint-path, which is missing; give the model's file.")
+        progress.message(embedded.NOTICE)
+    given = {name: getattr(arguments, dest) for name, dest in ENHANCEMENT.items()}
+    given = {name: value for name, value in given.items() if value is not None}
+    if given and not arguments.enhance_prompt:
+        raise UsageError("--enhance-... options go with --enhance-prompt, which is missing; give it, too.")
+    embedding = api.encode(
+        prompt,
+        output=output,
+        negative_prompt=arguments.negative_prompt,
+        checkpoint=arguments.checkpoint_path,
+        text_encoder=arguments.gemma_root,
+        dtype=arguments.dtype or "bfloat16",
+        enhancement=SamplingOptions(**given) if arguments.enhance_prompt else None,
+        observer=progress.observe,
+    )
+    shown = {name: getattr(embedding, name) for name in ("generation", "num_tokens", "prompt", "negative_prompt")}
+    progress.settings(shown)
+    print(output)
+    return 0

@@ -1,0 +1,104 @@
+"""Options of other LTX-2 command lines that change nothing here or are refused, each with its reason."""
+
+from __future__ import annotations
+
+from ltx2rt.cli.flag import Flag
+
+_INERT_GROUP = "Accepted, without effect"
+_REFUSED_GROUP = "Known, but refused"
+_SPLIT = "weights in several files are the layout of LTX-2.5, which is not supported yet; give one file"
+_DFR = "it belongs to the dynamic frame rate pipeline of LTX-2.5, which is not supported"
+_DUB = "it belongs to the dubbing pipeline, which is not supported"
+_HDR = "high dynamic range is not supported"
+
+
+def _inert(name: str, help_line: str, why: str, *aliases: str, **options: object) -> Flag:
+    return Flag((name, *aliases), help_line, _INERT_GROUP, "inert", why=why, **options)  # type: ignore[arg-type]
+
+
+def _refused(name: str, help_line: str, why: str, **options: object) -> Flag:
+    return Flag((name,), help_line, _REFUSED_GROUP, "refused", why=why, **options)  # type: ignore[arg-type]
+
+
+FOREIGN_FLAGS = (
+    _inert(
+        "--enhance-static-cache",
+        "static cache of the prompt enhancement",
+        "the cache grows with the text, which costs nothing here",
+        kind=None,
+    ),
+    _inert(
+        "--offload",
+        "where weights wait",
+        "every stage loads what it needs and frees it at its end",
+        choices=("none", "cpu", "disk"),
+    ),
+    _inert(
+        "--quantization",
+        "precision of the weights",
+        "the weights keep the precision of their file; give the fp8 file for fp8",
+        nargs="+",
+        metavar="KIND",
+    ),
+    _inert("--compile", "torch.compile options", "there is no torch here", nargs="*", metavar="KEY=VALUE"),
+    _inert(
+        "--diffvae-optimization",
+        "mode of the diffusion video decoder",
+        "that decoder belongs to LTX-2.5",
+        choices=("chunked_eager", "chunked_compile", "combined_compile", "blackwell_dsl"),
+    ),
+    _inert("--placeholder", "random weights", "without --checkpoint-path the small embedded model runs", kind=None),
+    _inert("--fp8", "FP8 checkpoint", "the weights keep the precision of their file", kind=None),
+    _inert("--generate-audio", "sound with the clip", "sound is always generated", kind=None),
+    _inert("--low-memory", "free memory between stages", "every stage frees its memory", kind=None),
+    _inert("--fast-mode", "keep everything loaded", "every stage frees its memory", kind=None),
+    _inert(
+        "--early-layers-only",
+        "use the first layers of the text encoder",
+        "it works around a fault of another program",
+        kind=None,
+    ),
+    _inert(
+        "--cross-attn-scale",
+        "factor of the text attention",
+        "it works around a fault of another program",
+        kind=float,
+        metavar="S",
+    ),
+    _refused("--transformer-path", "transformer file", _SPLIT, metavar="FILE"),
+    _refused("--text-encoder-path", "text encoder file", _SPLIT, metavar="FILE"),
+    _refused("--audio-vae-path", "audio VAE file", _SPLIT, metavar="FILE"),
+    _refused("--video-vae-path", "video VAE file", _SPLIT, metavar="FILE"),
+    _refused("--duration-head-path", "duration head file", _SPLIT, metavar="FILE"),
+    _refused(
+        "--prompt-enhancer-gemma-root",
+        "another Gemma for the prompt enhancement",
+        "LTX-2 and LTX-2.3 enhance prompts with their own text encoder, --gemma-root",
+        metavar="DIR",
+    ),
+    _refused(
+        "--auto-duration",
+        "shortest and longest clip",
+        "the length is predicted by LTX-2.5 only; give --num-frames",
+        nargs=2,
+        metavar=("MIN", "MAX"),
+    ),
+    _refused(
+        "--num-generated-keyframes",
+        "key frames that are generated too",
+        "only transformers of LTX-2.5 have them",
+        metavar="N",
+    ),
+    _refused("--hdr", "colour space of EXR input", _HDR, metavar="SPACE"),
+    _refused("--detailing-lora", "LoRA that adds detail", _DFR, nargs="+", metavar="PATH"),
+    _refused("--temporal-upsample-rounds", "how often the frame rate is doubled", _DFR, metavar="N"),
+    _refused("--reference-video", "clip to dub", _DUB, metavar="FILE"),
+    _refused("--reference-strength", "how closely it is followed", _DUB, metavar="S"),
+    _refused("--input", "clips to convert", _HDR, nargs="+", metavar="FILE"),
+    _refused("--output-dir", "where converted clips go", _HDR, metavar="DIR"),
+    _refused("--hdr-lora", "LoRA of the conversion", _HDR, metavar="FILE"),
+    _refused("--text-embeddings", "contexts of the conversion", _HDR, metavar="FILE"),
+    _refused("--spatial-tile", "tile size of the conversion", _HDR, metavar="N"),
+    _refused("--skip-mp4", "no preview of the conversion", _HDR, kind=None),
+    _refused("--high-quality", "twice the frames for the conversion", _HDR, kind=None),
+)

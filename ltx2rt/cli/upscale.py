@@ -1,0 +1,86 @@
+"""``ltx2rt upscale``: an existing clip or saved latent, larger or smoother."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from ltx2rt import api, embedded
+from ltx2rt.api import OutputOptions
+from ltx2rt.cli.flag import add_flags
+from ltx2rt.cli.flags import named
+from ltx2rt.cli.generate import check_output_folder, write_report
+from ltx2rt.cli.progress import Progress
+from ltx2rt.errors import UsageError
+
+FLAGS = named(
+    "--output-path",
+    "--checkpoint-path",
+    "--spatial-upsampler-path",
+    "--temporal-upsampler-path",
+    "--dtype",
+    "--fp16",
+    "--seed",
+    "--tiling",
+    "--codec",
+    "--crf",
+    "--preset",
+    "--speed",
+    "--save-wav",
+    "--save-first-frame",
+    "--contact-sheet",
+    "--save-latents",
+    "--no-sidecar",
+    "--report",
+    "--quiet",
+)
+
+
+def add_parser(subparsers: Any) -> None:
+    parser = subparsers.add_parser(
+        "upscale",
+        help="enlarge a clip or double its frame rate",
+        description="Run the latent upscalers on a video (8*k + 1 frames, sides multiples of 32) or on latents that "
+        "generate --save-latents wrote. The frame rate is that of the input, doubled by the temporal upscaler.",
+    )
+    parser.add_argument("source", type=Path, metavar="INPUT", help="a video, or a latent file (.safetensors)")
+    add_flags(parser, FLAGS)
+    parser.set_defaults(run=run_upscale)
+
+
+def run_upscale(arguments: argparse.Namespace) -> int:
+    """Exit code 0 when the clip has been written."""
+    if arguments.output_path is None:
+        raise UsageError("--output-path is missing; name the .mp4 file to write.")
+    if arguments.output_path.absolute() == arguments.source.absolute():
+        raise UsageError(f"the output {arguments.output_path} is the input; name another file.")
+    names = [entry.name for entry in fields(OutputOptions)]
+    given = {flag.name: getattr(arguments, flag.dest) for flag in FLAGS if flag.name in names}
+    options = OutputOptions(**{name: value for name, value in given.items() if value is not None})
+    for path in (arguments.output_path, arguments.report, *options.files()):
+        if path is not None:
+            check_output_folder(path)
+    if arguments.fp16 and arguments.dtype not in (None, "float16"):
+        raise UsageError(f"--fp16 says float16, but --dtype says {arguments.dtype}; give one of them.")
+    progress = Progress(quiet=bool(arguments.quiet))
+    if arguments.checkpoint_path is None:
+        progress.message(embedded.NOTICE)
+    optional = {"seed": arguments.seed, "tiling": arguments.tiling}
+    clip = api.upscale(
+        arguments.source,
+        checkpoint=arguments.checkpoint_path,
+        spatial_upscaler=arguments.spatial_upsampler_path,
+        temporal_upscaler=arguments.temporal_upsampler_path,
+        dtype="float16" if arguments.fp16 else arguments.dtype or "bfloat16",
+        observer=progress.observe,
+        on_settings=progress.settings,
+        **{name: value for name, value in optional.items() if value is not None},
+    )
+    clip.save(arguments.output_path, options)
+    progress.finish(clip.report)
+    if arguments.report is not None:
+        write_report(arguments.report, clip)
+    print(arguments.output_path)
+    return 0
