@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
+from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,9 +21,9 @@ from ltx2rt.weights.block_stream import BlockLayout, BlockStream, Wanted
 from ltx2rt.weights.components import COMPANION_SUFFIXES, UNUSED_SUFFIXES, assign
 from ltx2rt.weights.config import complete_config, config_section, generation_of_tensors, parse_config, parse_version
 from ltx2rt.weights.detection import is_lora, read_json, refuse_foreign_file, refuse_foreign_tensors, weight_files
-from ltx2rt.weights.lora import LoraFile, fuse
+from ltx2rt.weights.lora import LoraFile, fuse, fusing_bytes, is_changed
 from ltx2rt.weights.safetensors import SafetensorsFile, SelectedRows
-from ltx2rt.weights.tensor_loading import Stored, load_array, load_linear
+from ltx2rt.weights.tensor_loading import FLOAT8, Stored, load_array, load_linear
 from ltx2rt.weights.tensor_source import DTYPES, TensorInfo, TensorSource
 
 logger = logging.getLogger(__name__)
@@ -51,6 +52,19 @@ class _Place(NamedTuple):
     file: SafetensorsFile | None
     name: str
     info: TensorInfo
+
+
+class LoadedBytes(NamedTuple):
+    """What some tensors take.
+
+    ``stored`` in the file; ``arrays`` once loaded; ``changed``: the part of ``arrays`` that LoRAs change, which a
+    streamed block holds beside its slot; ``fusing``: temporary arrays while one of them is changed.
+    """
+
+    stored: int
+    arrays: int
+    changed: int
+    fusing: int
 
 
 class Checkpoint:
@@ -259,6 +273,32 @@ class Checkpoint:
 
         return BlockStream([self._layout(component, block) for block in present], build, depth)
 
+    def loaded_bytes(
+        self,
+        component: str,
+        specs: Iterable[ParamSpec],
+        loras: Sequence[tuple[LoraFile, float]] = (),
+        fuse_dtype: mx.Dtype | None = None,
+    ) -> LoadedBytes:
+        """What `load` and `stream` with the same arguments would take; nothing is read, tensors may be missing."""
+        places = self._components.get(component, {})
+        stored = arrays = changed = fusing = 0
+        for spec in specs:
+            if spec.name not in places:
+                continue
+            info = places[spec.name].info
+            own = info.nbytes + sum(places[name].info.nbytes for name in self._companions(component, spec.name))
+            stored += own
+            size = prod(spec.shape)
+            if spec.layout == "linear" and is_changed(component, spec.name, loras):
+                fusing = max(fusing, fusing_bytes(*spec.shape))
+                own = own if fuse_dtype is None else size * fuse_dtype.size
+                changed += own
+            elif spec.layout != "linear" and info.dtype in FLOAT8:
+                own = 2 * size
+            arrays += own
+        return LoadedBytes(stored, arrays, changed, fusing)
+
     def problems(self, component: str, specs: Iterable[ParamSpec]) -> tuple[list[str], list[str]]:
         """(missing names, descriptions of wrong shapes) of a component against ``specs``."""
         tensors = self.names(component)
@@ -322,13 +362,18 @@ class Checkpoint:
     def _wanted(self, component: str, name: str) -> list[Wanted]:
         """Where a tensor is, then its quantisation companions."""
         places = self._components[component]
-        base, _, kind = name.rpartition(".")
-        suffixes = [".bias_scale"] if kind == "bias" else [s for s in COMPANION_SUFFIXES if s != ".bias_scale"]
-        found = [places[name], *(places[base + suffix] for suffix in suffixes if base + suffix in places)]
+        found = [places[name], *(places[companion] for companion in self._companions(component, name))]
         wanted = [(place.file, place.name) for place in found if place.file is not None]
         if len(wanted) < len(found):
             raise CheckpointError(f"{self.path}: a manifest lists tensors without their data; give the weight file.")
         return wanted
+
+    def _companions(self, component: str, name: str) -> list[str]:
+        """The quantisation tensors that belong to one."""
+        places = self._components[component]
+        base, _, kind = name.rpartition(".")
+        suffixes = [".bias_scale"] if kind == "bias" else [s for s in COMPANION_SUFFIXES if s != ".bias_scale"]
+        return [base + suffix for suffix in suffixes if base + suffix in places]
 
     def _warn_unmatched(self, component: str, loras: Sequence[tuple[LoraFile, float]]) -> None:
         for lora, _ in loras:

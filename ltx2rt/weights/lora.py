@@ -24,6 +24,9 @@ logger = logging.getLogger(__name__)
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
+# Rows of a weight that are changed at a time.
+_SLAB_ROWS = 512
+
 # Longest first. A is (rank, in), B is (out, rank).
 _SUFFIXES = {
     ".lora_A.default.weight": "A",
@@ -130,13 +133,18 @@ class LoraFile:
             return None
         return self._file.tensors[pair.b].shape[0], self._file.tensors[pair.a].shape[1]
 
-    def delta(self, module: str, strength: float) -> Array | None:
-        """``(strength * B) @ A`` (out, in) float32 for a module; None if the file does not change it."""
+    def factors(self, module: str, strength: float) -> tuple[Array, Array] | None:
+        """(strength * B, A) float32 of a module, whose product is its delta; None if the file does not change it."""
         pair = self.pair(module)
         if pair is None:
             return None
         a, b = (_matrix(self._file.numpy(name)) for name in (pair.a, pair.b))
-        return np.matmul(b * np.float32(strength * pair.scale), a)
+        return b * np.float32(strength * pair.scale), a
+
+    def delta(self, module: str, strength: float) -> Array | None:
+        """``(strength * B) @ A`` (out, in) float32 for a module; None if the file does not change it."""
+        factors = self.factors(module, strength)
+        return None if factors is None else np.matmul(*factors)
 
     def unmatched(self, components: Mapping[str, Collection[str]]) -> list[str]:
         """Modules of this file without a weight among the tensor names of ``components``."""
@@ -257,37 +265,78 @@ def fuse(
     Raises:
         CheckpointError: a delta has another shape than the weight (a LoRA for another model).
     """
-    prefix = _module_prefix(component)
-    if prefix is None or not loras:
+    module = _module(component, name)
+    if module is None:
         return weight
-    module = prefix + name.removesuffix(".weight")
-    total: Array | None = None
+    shape = (weight.out_features, weight.in_features)
+    changes = []
     for lora, strength in loras:
-        delta = lora.delta(module, strength)
-        if delta is None:
+        factors = lora.factors(module, strength)
+        if factors is None:
             continue
-        shape = (weight.out_features, weight.in_features)
-        if delta.shape != shape:
+        b, a = factors
+        if (b.shape[0], a.shape[1]) != shape:
             raise CheckpointError(
-                f"{lora.path}: {module}: the LoRA is for a weight of {list(delta.shape)}, the model has {list(shape)}; "
-                "use a LoRA made for this model."
+                f"{lora.path}: {module}: the LoRA is for a weight of {[b.shape[0], a.shape[1]]}, the model has "
+                f"{list(shape)}; use a LoRA made for this model."
             )
-        total = delta if total is None else total + delta
-    if total is None:
+        changes.append(factors)
+    if not changes:
         return weight
-    fused = np.array(dequantize(weight).astype(mx.float32)) + total
-    if fuse_dtype is not None:
-        return LinearWeight("dense", mx.array(fused).astype(fuse_dtype))
-    return _in_format_of(weight, fused)
+    fused = _float32_copy(weight)
+    values = np.array(fused, copy=False)
+    for rows in _slabs(shape[0]):
+        total = np.matmul(changes[0][0][rows], changes[0][1])
+        for b, a in changes[1:]:
+            total += np.matmul(b[rows], a)
+        values[rows] += total
+    result = LinearWeight("dense", fused.astype(fuse_dtype)) if fuse_dtype else _in_format_of(weight, fused)
+    mx.eval([part for part in result if isinstance(part, mx.array)])  # so that the float32 values go now
+    return result
 
 
-def _in_format_of(weight: LinearWeight, values: Array) -> LinearWeight:
+def is_changed(component: str, name: str, loras: Sequence[tuple[LoraFile, float]]) -> bool:
+    """Whether one of the LoRAs changes the weight ``name`` of a component."""
+    module = _module(component, name)
+    return module is not None and any(strength and lora.pair(module) is not None for lora, strength in loras)
+
+
+def fusing_bytes(rows: int, columns: int) -> int:
+    """Most bytes of temporary arrays while a weight is changed: its float32 values, and slabs of what is added."""
+    return 4 * columns * (rows + 2 * min(rows, _SLAB_ROWS))
+
+
+def _module(component: str, name: str) -> str | None:
+    """The module path that LoRA files use for a weight; None where LoRAs do not reach."""
+    prefix = _module_prefix(component)
+    return None if prefix is None else prefix + name.removesuffix(".weight")
+
+
+def _slabs(rows: int) -> list[slice]:
+    return [slice(first, min(first + _SLAB_ROWS, rows)) for first in range(0, rows, _SLAB_ROWS)]
+
+
+def _float32_copy(weight: LinearWeight) -> mx.array:
+    """The values of a weight in memory of their own."""
+    values = dequantize(weight)
+    values = mx.array(np.array(values)) if values.dtype == mx.float32 else values.astype(mx.float32)
+    mx.eval(values)
+    return values
+
+
+def _in_format_of(weight: LinearWeight, values: mx.array) -> LinearWeight:
     """float32 ``values`` (N, K) in the storage format of ``weight``."""
     if weight.mode == "e4m3":
-        scale = np.float32(max(float(np.abs(values).max(initial=0.0)), 1e-12) / E4M3_MAX)
-        return LinearWeight("e4m3", mx.array(encode_e4m3(values / scale)), mx.array(scale))
+        items, slabs = np.array(values, copy=False), _slabs(values.shape[0])
+        largest = max((float(np.abs(items[rows]).max(initial=0.0)) for rows in slabs), default=0.0)
+        scale = np.float32(max(largest, 1e-12) / E4M3_MAX)
+        codes = np.empty(items.shape, np.uint8)
+        for rows in slabs:
+            codes[rows] = encode_e4m3(items[rows] / scale)
+        return LinearWeight("e4m3", mx.array(codes), mx.array(scale))
     if weight.mode == "affine":
-        dense = mx.array(values).astype(weight.scale.dtype)
-        packed, scale, zero = mx.quantize(dense, group_size=weight.group_size, bits=weight.bits)
+        packed, scale, zero = mx.quantize(
+            values.astype(weight.scale.dtype), group_size=weight.group_size, bits=weight.bits
+        )
         return weight._replace(values=packed, scale=scale, zero=zero)
-    return LinearWeight("dense", mx.array(values).astype(weight.values.dtype))
+    return LinearWeight("dense", values.astype(weight.values.dtype))

@@ -15,7 +15,7 @@ from ltx2rt.weights.tensor_source import TensorInfo, TensorSource, to_mlx, widen
 Array = np.ndarray[Any, np.dtype[Any]]
 
 _DENSE = ("BF16", "F16", "F32", "F64")
-_FLOAT8 = ("F8_E4M3", "F8_E5M2")
+FLOAT8 = ("F8_E4M3", "F8_E5M2")
 _SCALES = (".weight_scale", ".bias_scale", ".scale_weight")
 _AFFINE_BITS = (4, 8)
 _AFFINE_GROUPS = (32, 64, 128)
@@ -52,10 +52,10 @@ def load_array(stored: Stored, spec: ParamSpec) -> mx.array:
     if dtype == "U32" and ".scales" in stored.companions:
         dense = dequantize(_affine(stored, spec))
         return dense if axes is None else mx.contiguous(dense.transpose(axes))
-    if axes is None and dtype not in _FLOAT8:
+    if axes is None and dtype not in FLOAT8:
         return stored.file.mlx(stored.name)
     raw = stored.file.raw(stored.name)
-    if dtype in _FLOAT8:
+    if dtype in FLOAT8:
         values = widen(raw, dtype)
         scale = _scale(stored)
         raw = values if scale is None else values * np.float32(scale)
@@ -63,7 +63,7 @@ def load_array(stored: Stored, spec: ParamSpec) -> mx.array:
     if axes is not None:
         raw = np.ascontiguousarray(raw.transpose(axes))
     array = to_mlx(raw, dtype, stored.where)
-    return array.astype(mx.bfloat16) if stored.info.dtype in _FLOAT8 else array
+    return array.astype(mx.bfloat16) if stored.info.dtype in FLOAT8 else array
 
 
 def load_linear(stored: Stored, spec: ParamSpec) -> LinearWeight:

@@ -29,7 +29,7 @@ _PER_TOKEN_RMS = {
 _EPS = 1e-6
 # States projected in one product. The aggregate weight keeps the states' columns side by side, so a slab of several
 # states reads its cache lines once instead of once per state; 7 divides the 49 states of the published encoders.
-_STATES_PER_SLAB = 7
+STATES_PER_SLAB = 7
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ class FeatureExtractor:
             mx.eval(slab[-1])
             taken += 1
             # A full slab, or what is left after the last state.
-            if len(slab) == _STATES_PER_SLAB or taken == config.encoder_states:
+            if len(slab) == STATES_PER_SLAB or taken == config.encoder_states:
                 slabs.append(mx.stack(slab, axis=-1).reshape(*state.shape[:2], config.encoder_width * len(slab)))
                 mx.eval(slabs[-1])
                 slab = []
@@ -203,7 +203,7 @@ class FeatureExtractor:
         by_state = weight.reshape(rows, config.encoder_width, config.encoder_states)
         total: mx.array | None = None
         for index, slab in enumerate(slabs):
-            states = slice(index * _STATES_PER_SLAB, min((index + 1) * _STATES_PER_SLAB, config.encoder_states))
+            states = slice(index * STATES_PER_SLAB, min((index + 1) * STATES_PER_SLAB, config.encoder_states))
             columns = by_state[..., states].reshape(rows, slab.shape[-1])
             total = quantized_linear(slab, LinearWeight("dense", columns), residual=total)
             mx.eval(total)

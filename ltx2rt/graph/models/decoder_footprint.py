@@ -1,0 +1,143 @@
+"""Predicts the bytes and the arithmetic of the VAEs' convolutions, the vocoder and the latent upscaler."""
+
+from __future__ import annotations
+
+from math import prod
+
+from ltx2rt.graph.models import audio_vae, upscaler, vocoder
+from ltx2rt.graph.models.footprint import Footprint, largest
+from ltx2rt.graph.models.video_decoder import decoder_layers
+from ltx2rt.graph.models.video_encoder import encoder_layers
+from ltx2rt.graph.models.video_layers import Convolution, Downsample, Layer, Upsample
+from ltx2rt.graph.models.video_vae_config import VideoVaeConfig
+from ltx2rt.kernels.working_memory import convolution_bytes
+from ltx2rt.types import ParamSpec
+
+_FLOAT32 = 4
+
+
+def largest_convolution(specs: list[ParamSpec]) -> int:
+    """`convolution_bytes` of the largest weight."""
+    return convolution_bytes(max(prod(spec.shape) for spec in specs))
+
+
+def video_decode_flops(config: VideoVaeConfig, latent: tuple[int, int, int]) -> float:
+    """Operations of decoding latent cells (f, h, w) without tiles."""
+    return _layer_flops(decoder_layers(config.require_decoder()), latent)
+
+
+def video_encode_flops(config: VideoVaeConfig, frames: tuple[int, int, int]) -> float:
+    """Operations of encoding (F, H, W) pixels without tiles."""
+    encoder = config.require_encoder()
+    patch = encoder.patch_size
+    return _layer_flops(encoder_layers(encoder), (frames[0], frames[1] // patch, frames[2] // patch))
+
+
+def _layer_flops(layers: list[Layer], grid: tuple[int, int, int]) -> float:
+    total = 0.0
+    for layer in layers:
+        weights = sum(prod(spec.shape) for spec in layer.specs() if spec.layout in ("conv", "linear"))
+        after = grid
+        if isinstance(layer, Upsample):
+            f, h, w = (cells * factor for cells, factor in zip(grid, layer.stride, strict=True))
+            after = (f - (layer.stride[0] - 1), h, w)
+        elif isinstance(layer, (Convolution, Downsample)):
+            f, h, w = (-(-cells // factor) for cells, factor in zip(grid, layer.stride, strict=True))
+            after = (f, h, w)
+        # A strided convolution works on the cells it gives, a `Downsample` on those it folds.
+        total += 2.0 * weights * prod(after if isinstance(layer, Convolution) else grid)
+        grid = after
+    return total
+
+
+def audio_decode_footprint(config: audio_vae.AudioVaeConfig, tokens: int) -> Footprint:
+    """Of `AudioDecoder` in float32."""
+    unit = tokens * config.downsampling * config.mel_bins * config.channels * _FLOAT32
+    return Footprint(4 * unit, largest_convolution(audio_vae.decoder_specs(config)))
+
+
+def audio_decode_flops(config: audio_vae.AudioVaeConfig, tokens: int) -> float:
+    cells, total = float(tokens * config.latent_bins), 0.0
+    levels = len(config.multipliers)
+    for spec in audio_vae.decoder_specs(config):
+        if spec.layout == "conv":
+            level = int(spec.name.split(".")[2]) if spec.name.startswith("decoder.up.") else levels - 1
+            finer = levels - 1 - level + ("upsample" in spec.name)
+            if spec.name.startswith("decoder.conv_out"):
+                finer = levels - 1
+            total += 2.0 * prod(spec.shape) * cells * 4**finer
+    return total
+
+
+def sound_encode_footprint(config: audio_vae.AudioVaeConfig, frames: int) -> Footprint:
+    """Of `AudioEncoder` in float32 for ``frames`` mel frames, and of the spectrogram."""
+    unit = frames * config.mel_bins * config.channels * _FLOAT32
+    return Footprint(5 * unit, largest_convolution(audio_vae.encoder_specs(config)))
+
+
+def sound_encode_flops(config: audio_vae.AudioVaeConfig, frames: int) -> float:
+    cells, total = float(frames * config.mel_bins), 0.0
+    levels = len(config.multipliers)
+    for spec in audio_vae.encoder_specs(config):
+        if spec.layout == "conv":
+            level = int(spec.name.split(".")[2]) if spec.name.startswith("encoder.down.") else levels - 1
+            level = 0 if spec.name.startswith("encoder.conv_in") else level + ("downsample" in spec.name)
+            total += 2.0 * prod(spec.shape) * cells / 4**level
+    return total
+
+
+def vocoder_footprint(config: vocoder.VocoderConfig, mel_frames: int) -> Footprint:
+    """Of `Vocoder` for ``mel_frames`` frames of 10 ms."""
+    moments = [_generator_footprint(config.core, mel_frames)]
+    if config.bandwidth is not None and config.extension is not None:
+        frames = mel_frames * config.core.upsampling // config.bandwidth.hop
+        moments.append(_generator_footprint(config.extension, frames))
+    working = largest_convolution(vocoder.param_specs(config))
+    peak = largest(*moments)
+    return Footprint(peak.activations, working)
+
+
+def _generator_footprint(config: vocoder.GeneratorConfig, frames: int) -> Footprint:
+    longest, length, width = 0, frames, config.width
+    for rate in config.rates:
+        length, width = length * rate, width // 2
+        longest = max(longest, length * width * _FLOAT32)
+    # The stage's input, the sum of branches so far, and two inside a branch; snake's filters work at twice the rate.
+    return Footprint((10 if config.snake else 4) * longest)
+
+
+def vocoder_flops(config: vocoder.VocoderConfig, mel_frames: int) -> float:
+    total = _generator_flops(config.core, mel_frames)
+    if config.bandwidth is not None and config.extension is not None:
+        total += _generator_flops(config.extension, mel_frames * config.core.upsampling // config.bandwidth.hop)
+    return total
+
+
+def _generator_flops(config: vocoder.GeneratorConfig, frames: int) -> float:
+    edge = vocoder.EDGE_KERNEL
+    width, length = config.width, frames
+    total = 2.0 * frames * vocoder.CHANNELS * vocoder.MEL_BINS * edge * width
+    for rate, kernel in zip(config.rates, config.kernels, strict=True):
+        total += 2.0 * length * kernel * width * width // 2
+        width, length = width // 2, length * rate
+        for block_kernel, dilations in zip(config.block_kernels, config.dilations, strict=True):
+            total += 2.0 * length * width * width * block_kernel * 2 * len(dilations)
+    return total + 2.0 * length * width * edge * vocoder.CHANNELS
+
+
+def upscaler_footprint(config: upscaler.LatentUpscalerConfig, latent: tuple[int, int, int], itemsize: int) -> Footprint:
+    """Of `LatentUpscaler` for latent cells (f, h, w)."""
+    unit = prod(config.upscaled(latent)) * config.mid_channels
+    # The block's input and a convolution's result; the norm and the activation after it are float32.
+    activations = unit * (2 * itemsize + 3 * _FLOAT32)
+    return Footprint(activations, largest_convolution(upscaler.param_specs(config)))
+
+
+def upscaler_flops(config: upscaler.LatentUpscalerConfig, latent: tuple[int, int, int]) -> float:
+    before, after = float(prod(latent)), float(prod(config.upscaled(latent)))
+    total = 0.0
+    for spec in upscaler.param_specs(config):
+        if spec.layout == "conv":
+            late = spec.name.startswith(("post_upsample", "final_conv"))
+            total += 2.0 * prod(spec.shape) * (after if late else before)
+    return total
