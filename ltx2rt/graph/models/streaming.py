@@ -61,17 +61,23 @@ class ClipStream:
 
 
 class IteratedStream:
-    """The items of an iterator, of at most ``limit`` frames each."""
+    """The items of an iterator, of at most ``limit`` frames each.
+
+    Raises:
+        UsageError: there are none.
+    """
 
     def __init__(self, pieces: Iterator[mx.array], limit: int) -> None:
         self.limit = limit
         self._pieces = pieces
         self._next = next(pieces, None)
+        if self._next is None:
+            raise UsageError("there are no frames to read; give at least one.")
+        self.size = self._next.shape[2], self._next.shape[3]
 
     def read(self) -> Piece:
         piece = self._next
-        if piece is None:
-            raise UsageError("there are no frames to read; give at least one frame.")
+        assert piece is not None  # read ends with the last piece
         self._next = next(self._pieces, None)
         return piece, self._next is None
 

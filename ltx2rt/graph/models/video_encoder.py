@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Iterable, Iterator
-from itertools import chain
 from typing import Any
 
 import mlx.core as mx
@@ -108,15 +107,9 @@ class VideoEncoder:
         """
         if frames_per_push < 1:
             raise UsageError(f"frames_per_push must be at least 1, got {frames_per_push}.")
-        groups = self._groups(chunks)
-        first = next(groups, None)
-        if first is None:
-            raise UsageError("there are no frames to encode; give at least one.")
-        size = first.shape[2], first.shape[3]
-        pieces = (piece for group in chain([first], groups) for piece in _split(group, frames_per_push))
-        del first
+        pieces = (piece for group in self._groups(chunks) for piece in _split(group, frames_per_push))
         source = IteratedStream(pieces, frames_per_push)
-        stream = stream_layers(source, self.layers, self._params, Conditions(), size)
+        stream = stream_layers(source, self.layers, self._params, Conditions(), source.size)
         last = False
         while not last:
             x, last = stream.read()
