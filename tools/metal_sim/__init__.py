@@ -2,10 +2,11 @@
 
 from tools.metal_sim.bfloat16 import from_bits, to_bits
 from tools.metal_sim.build import CompileError
-from tools.metal_sim.run import Counters, Finding, In, Inline, InOut, Out, Result, SimulationError, run
+from tools.metal_sim.run import Argument, Counters, Finding, In, Inline, InOut, Out, Result, SimulationError, run
 from tools.metal_sim.translate import TranslationError
 
 __all__ = [
+    "Argument",
     "CompileError",
     "Counters",
     "Finding",

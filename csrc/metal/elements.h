@@ -1,0 +1,70 @@
+// Reading operands whose element type a function constant gives, four values at a time where they are aligned.
+#pragma once
+#include <metal_stdlib>
+
+#include "csrc/metal/shared_types.h"
+
+using namespace metal;
+
+namespace ltx2rt {
+
+using metal_shared::int32;
+using metal_shared::int64;
+
+// Values are converted one by one: vector conversions from bfloat are not the same in all versions of the language.
+template <typename T>
+METAL_FUNC float4 widen(vec<T, 4> v) {
+  return float4(float(v.x), float(v.y), float(v.z), float(v.w));
+}
+
+template <typename T>
+METAL_FUNC vec<T, 4> narrow(float4 v) {
+  return vec<T, 4>(static_cast<T>(v.x), static_cast<T>(v.y), static_cast<T>(v.z), static_cast<T>(v.w));
+}
+
+// Element i of an array of the given type.
+METAL_FUNC float read_element(const device uchar* array, int type, int64 i) {
+  if (type == metal_shared::kFloat16) return float(((const device half*)array)[i]);
+  if (type == metal_shared::kBfloat16) return float(((const device bfloat*)array)[i]);
+  return ((const device float*)array)[i];
+}
+
+// Elements i to i + 3; i is a multiple of 4 and the array is aligned to four of its elements.
+METAL_FUNC float4 read_four(const device uchar* array, int type, int64 i) {
+  if (type == metal_shared::kFloat16) return widen<half>(((const device half4*)array)[i / 4]);
+  if (type == metal_shared::kBfloat16) return widen<bfloat>(((const device bfloat4*)array)[i / 4]);
+  return ((const device float4*)array)[i / 4];
+}
+
+// Elements i to i + 3 of which only the first `count` exist; the others are 0.
+template <typename T>
+METAL_FUNC float4 read_up_to_four(const device T* array, int64 i, int count, bool aligned) {
+  if (aligned && count >= 4) return widen<T>(((const device vec<T, 4>*)array)[i / 4]);
+  float4 v = float4(0.0f);
+  for (int j = 0; j < 4; j++) {
+    if (j < count) v[j] = float(array[i + j]);
+  }
+  return v;
+}
+
+METAL_FUNC float4 read_up_to_four_of(const device uchar* array, int type, int64 i, int count, bool aligned) {
+  if (aligned && count >= 4) return read_four(array, type, i);
+  float4 v = float4(0.0f);
+  for (int j = 0; j < 4; j++) {
+    if (j < count) v[j] = read_element(array, type, i + j);
+  }
+  return v;
+}
+
+template <typename T>
+METAL_FUNC void write_up_to_four(device T* array, int64 i, int count, bool aligned, float4 v) {
+  if (aligned && count >= 4) {
+    ((device vec<T, 4>*)array)[i / 4] = narrow<T>(v);
+    return;
+  }
+  for (int j = 0; j < 4; j++) {
+    if (j < count) array[i + j] = static_cast<T>(v[j]);
+  }
+}
+
+}  // namespace ltx2rt
