@@ -1,0 +1,96 @@
+// 8 x 8 simdgroup matrices loaded with whole vectors. A sum over depth may run in any order, and so may the columns of a
+// tile; both orders are chosen here so that each lane's elements of several fragments are neighbours in memory.
+#pragma once
+#include <metal_simdgroup>
+#include <metal_simdgroup_matrix>
+#include <metal_stdlib>
+
+#include "csrc/metal/elements.h"
+
+using namespace metal;
+
+namespace ltx2rt {
+
+// A lane holds elements (row, column) and (row, column + 1) of a fragment: the layout that MLX's kernels rely on too.
+struct LanePosition {
+  short row;
+  short column;
+};
+METAL_FUNC LanePosition lane_position(uint lane) {
+  const short quad = short(lane) / 4;
+  const short row = (quad & 4) + (short(lane) / 2) % 4;
+  const short column = (quad & 2) * 2 + (short(lane) % 2) * 2;
+  return LanePosition{row, column};
+}
+
+METAL_FUNC simdgroup_float8x8 fragment_of(float first, float second) {
+  simdgroup_float8x8 fragment;
+  reinterpret_cast<thread float2&>(fragment.thread_elements()) = float2(first, second);
+  return fragment;
+}
+METAL_FUNC float2 elements_of(thread simdgroup_float8x8& fragment) {
+  return reinterpret_cast<thread float2&>(fragment.thread_elements());
+}
+
+// Count neighbouring values of a tile, widened; the address is a multiple of Count elements.
+template <typename T, int Count>
+struct Values {
+  float v[Count];
+};
+template <typename T, int Count>
+METAL_FUNC Values<T, Count> load_values(const threadgroup T* from) {
+  Values<T, Count> values;
+  if constexpr (Count % 8 == 0 && sizeof(T) == 2) {
+    for (int i = 0; i < Count / 8; i++) {
+      const uint4 bits = ((const threadgroup uint4*)from)[i];
+      const float4 low = widen<T>(as_type<vec<T, 4>>(bits.xy));
+      const float4 high = widen<T>(as_type<vec<T, 4>>(bits.zw));
+      for (int j = 0; j < 4; j++) {
+        values.v[i * 8 + j] = low[j];
+        values.v[i * 8 + 4 + j] = high[j];
+      }
+    }
+  } else if constexpr (Count % 4 == 0) {
+    for (int i = 0; i < Count / 4; i++) {
+      const float4 four = widen<T>(((const threadgroup vec<T, 4>*)from)[i]);
+      for (int j = 0; j < 4; j++) values.v[i * 4 + j] = four[j];
+    }
+  } else if constexpr (Count == 2) {
+    const vec<T, 2> two = ((const threadgroup vec<T, 2>*)from)[0];
+    values.v[0] = float(two.x);
+    values.v[Count - 1] = float(two.y);
+  } else {
+    values.v[0] = float(from[0]);
+  }
+  return values;
+}
+
+// Depth: a block of 8 * F values of the summed index k. Fragment f, index c of it, stands for k = F * c + f.
+//
+// The left operand's row of the lane: fragment f of the block holds elements f and F + f of 2 F neighbours.
+template <typename T, int F>
+struct LeftFragments {
+  Values<T, 2 * F> values;
+  METAL_FUNC simdgroup_float8x8 fragment(int f) const thread { return fragment_of(values.v[f], values.v[F + f]); }
+};
+template <typename T, int F>
+METAL_FUNC LeftFragments<T, F> load_left(const threadgroup T* row, LanePosition at) {
+  return LeftFragments<T, F>{load_values<T, 2 * F>(row + F * at.column)};
+}
+
+// The right operand, stored with one row of depth per column: fragment f holds element f of F neighbours of two columns.
+template <typename T, int F>
+struct RightFragments {
+  Values<T, F> first, second;
+  METAL_FUNC simdgroup_float8x8 fragment(int f) const thread { return fragment_of(first.v[f], second.v[f]); }
+};
+template <typename T, int F>
+METAL_FUNC RightFragments<T, F> load_right(const threadgroup T* first, const threadgroup T* second, LanePosition at) {
+  return RightFragments<T, F>{load_values<T, F>(first + F * at.row), load_values<T, F>(second + F * at.row)};
+}
+
+// Columns of a block of 32: column c of fragment j stands for 8 * (c / 2) + 2 * j + c % 2, so that a lane's columns of all
+// four fragments are the eight neighbours from 4 * at.column on.
+METAL_FUNC short column_in_block(short fragment, short column) { return column / 2 * 8 + 2 * fragment + column % 2; }
+
+}  // namespace ltx2rt
