@@ -187,6 +187,12 @@ class Checkpoint:
         return generation_of_tensors(self._tensors)
 
     @property
+    def model_version(self) -> tuple[int, ...]:
+        """As the header states it, else the first of the generation that the tensors show; empty for LTX-2 (19B)."""
+        stated = parse_version(self.metadata.get("model_version", ""))
+        return stated or {"2.3": (2, 3), "2.5": (2, 5)}.get(generation_of_tensors(self._tensors) or "", ())
+
+    @property
     def variant(self) -> str | None:
         """``dev`` or ``distilled``, which only the file name tells; None if it does not."""
         words = re.split(r"[^a-z]+", self.path.name.lower())
