@@ -25,7 +25,6 @@ from ltx2rt.graph.pipelines.model_files import ModelFiles
 from ltx2rt.graph.pipelines.prompt_enhancement import enhance_prompt
 from ltx2rt.graph.pipelines.request import Request
 from ltx2rt.graph.pipelines.run import Run
-from ltx2rt.weights.config import parse_version
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +69,7 @@ class Pipeline:
     @property
     def defaults(self) -> GenerationDefaults:
         """What a call uses for everything it is not given."""
-        defaults = defaults_for(parse_version(self._files.checkpoint.metadata.get("model_version", "")))
+        defaults = defaults_for(self._files.checkpoint.model_version)
         if self.name == "two-stage-hq":
             defaults = high_quality(defaults)
         if self.is_embedded:
