@@ -1,0 +1,1 @@
+"""Recipe of the small trained model that lies in the package."""
