@@ -1,0 +1,370 @@
+// Attention with RMSNorm and rotary embedding of q applied as it is loaded, bias, and a gate per head. Keys are normed and
+// rotated once, by rope_attention_keys; whole-row statistics of q come from rope_attention_row_scale.
+#include <metal_stdlib>
+
+#include "csrc/metal/elements.h"
+#include "csrc/metal/fragments.h"
+#include "csrc/metal/rope_attention_params.h"
+
+using namespace metal;
+using namespace ltx2rt;
+using namespace ltx2rt::metal_shared;
+
+constant int norm_kind [[function_constant(0)]];     // AttentionNorm of the operand that the kernel prepares
+constant int rope_axes [[function_constant(1)]];     // P; 0 without rotation
+constant bool interleaved [[function_constant(2)]];  // pairs lanes 2i, 2i + 1; else i, i + K/2
+constant bool rope_shared [[function_constant(3)]];  // all heads turn by the same angles
+constant int bias_type [[function_constant(4)]];
+constant int gate_type [[function_constant(5)]];
+constant bool causal [[function_constant(6)]];
+
+// (cos, sin) of a pair of lanes of the token whose rows `index` gives.
+METAL_FUNC float2 turn_of(int pair, const device int* index, const device float* cosines, const device float* sines,
+                          constant RopeParams& rope) {
+  const int at = pair - rope.pad;
+  if (at < 0) return float2(1.0f, 0.0f);
+  const int64 entry = int64(index[at % rope_axes]) * rope.columns + at / rope_axes;
+  return float2(cosines[entry], sines[entry]);
+}
+
+METAL_FUNC float2 turned(float2 pair, float2 turn) {
+  return float2(pair.x * turn.x - pair.y * turn.y, pair.y * turn.x + pair.x * turn.y);
+}
+
+// The sum over the four lanes that hold one row of a fragment.
+METAL_FUNC float sum_of_row(float v) {
+  v += simd_shuffle_xor(v, ushort(1));
+  return v + simd_shuffle_xor(v, ushort(8));
+}
+METAL_FUNC float max_of_row(float v) {
+  v = max(v, simd_shuffle_xor(v, ushort(1)));
+  return max(v, simd_shuffle_xor(v, ushort(8)));
+}
+
+// 1 / sqrt(mean of squares + eps) of whole rows. x: T; out (rows): float. One simdgroup per row.
+template <typename T>
+[[kernel, max_total_threads_per_threadgroup(32 * kRowScaleSimdgroups)]] void rope_attention_row_scale(
+    const device T* x [[buffer(0)]], device float* out [[buffer(1)]], constant AttentionRowScaleParams& params [[buffer(2)]],
+    uint group [[threadgroup_position_in_grid]], uint lane [[thread_index_in_simdgroup]],
+    uint simdgroup [[simdgroup_index_in_threadgroup]]) {
+  const int row = group * kRowScaleSimdgroups + simdgroup;
+  if (row >= params.rows) return;
+  x += row / params.tokens * params.strides[0] + row % params.tokens * params.strides[1];
+  float sum = 0.0f;
+  for (int i = 4 * int(lane); i < params.width; i += 4 * 32) {
+    const float4 v = widen<T>(((const device vec<T, 4>*)(x + i))[0]);
+    sum += dot(v, v);
+  }
+  sum = simd_sum(sum);
+  if (lane == 0) out[row] = precise::rsqrt(sum / float(params.width) + params.norm_eps);
+}
+
+// k, normed and rotated, as (batch, head, token, K). A thread takes kKeysValuesPerThread / 8 units of four pairs of lanes.
+// Grid: (tokens, batch, 1) of at least heads * K / kKeysValuesPerThread threads, whole simdgroups.
+template <typename T, int K>
+[[kernel]] void rope_attention_keys(
+    const device T* k [[buffer(0)]], const device float* norm [[buffer(1)]], const device float* cosines [[buffer(2)]],
+    const device float* sines [[buffer(3)]], const device int* index [[buffer(4)]], device T* out [[buffer(5)]],
+    constant AttentionKeysParams& params [[buffer(6)]], uint2 group [[threadgroup_position_in_grid]],
+    uint thread_index [[thread_index_in_threadgroup]], uint2 threads [[threads_per_threadgroup]],
+    uint lane [[thread_index_in_simdgroup]], uint simdgroup [[simdgroup_index_in_threadgroup]],
+    uint simdgroups [[simdgroups_per_threadgroup]]) {
+  constexpr int kUnits = kKeysValuesPerThread / 8, kUnitsPerHead = K / 8;
+  threadgroup float partial[32];
+  const int token = group.x, batch = group.y;
+  const int units = params.heads * kUnitsPerHead;
+  k += batch * params.k_strides[0] + token * params.k_strides[1];
+
+  float4 first[kUnits], second[kUnits];  // of split pairs: both halves; interleaved: eight neighbours
+  float sum = 0.0f;
+  for (int i = 0; i < kUnits; i++) {
+    const int unit = i * int(threads.x) + int(thread_index);
+    const int head = unit / kUnitsPerHead, place = unit % kUnitsPerHead;
+    const int at = head * K + (interleaved ? 8 : 4) * place;
+    const bool inside = unit < units;
+    first[i] = inside ? widen<T>(((const device vec<T, 4>*)(k + at))[0]) : float4(0.0f);
+    second[i] = inside ? widen<T>(((const device vec<T, 4>*)(k + at + (interleaved ? 4 : K / 2)))[0]) : float4(0.0f);
+    float square = dot(first[i], first[i]) + dot(second[i], second[i]);
+    if (norm_kind == kNormPerHead) {
+      for (ushort step = 1; step < kUnitsPerHead; step *= 2) square += simd_shuffle_xor(square, step);
+      const float scale = precise::rsqrt(square / float(K) + params.norm_eps);
+      first[i] *= scale;
+      second[i] *= scale;
+    }
+    sum += square;
+  }
+  float scale = 1.0f;
+  if (norm_kind == kNormWholeRow) {
+    sum = simd_sum(sum);
+    if (simdgroups > 1) {
+      if (lane == 0) partial[simdgroup] = sum;
+      threadgroup_barrier(mem_flags::mem_threadgroup);
+      sum = simd_sum(lane < simdgroups ? partial[lane] : 0.0f);
+    }
+    scale = precise::rsqrt(sum / float(params.heads * K) + params.norm_eps);
+  }
+
+  if (rope_axes > 0) index += batch * params.rope.index_batch_stride + int64(token) * rope_axes;
+  for (int i = 0; i < kUnits; i++) {
+    const int unit = i * int(threads.x) + int(thread_index);
+    if (unit >= units) continue;
+    const int head = unit / kUnitsPerHead, place = unit % kUnitsPerHead;
+    const int low = (interleaved ? 8 : 4) * place, high = low + (interleaved ? 4 : K / 2);
+    float4 a = first[i] * scale, b = second[i] * scale;
+    if (norm_kind != kNotNormed) {
+      const device float* weight = norm + (norm_kind == kNormWholeRow ? head * K : 0);
+      a *= ((const device float4*)(weight + low))[0];
+      b *= ((const device float4*)(weight + high))[0];
+    }
+    if (rope_axes > 0) {
+      const int pair = 4 * place + (rope_shared ? 0 : head * (K / 2));
+      for (int j = 0; j < 4; j++) {
+        const float2 turn = turn_of(pair + j, index, cosines, sines, params.rope);
+        if (interleaved) {
+          thread float4& values = j < 2 ? a : b;
+          const int at = 2 * (j % 2);
+          const float2 pair_of_values = turned(float2(values[at], values[at + 1]), turn);
+          values[at] = pair_of_values.x;
+          values[at + 1] = pair_of_values.y;
+        } else {
+          const float2 pair_of_values = turned(float2(a[j], b[j]), turn);
+          a[j] = pair_of_values.x;
+          b[j] = pair_of_values.y;
+        }
+      }
+    }
+    device T* row = out + ((int64(batch) * params.heads + head) * params.tokens + token) * K;
+    ((device vec<T, 4>*)(row + low))[0] = narrow<T>(a);
+    ((device vec<T, 4>*)(row + high))[0] = narrow<T>(b);
+  }
+}
+
+// What rope_attention applies to q; which of it is there is in the function constants.
+struct QueryOperands {
+  const device float* norm;
+  const device float* row_scale;
+  const device float* cosines;
+  const device float* sines;
+  const device int* index;
+};
+
+// The lane's part of one row of q: values 32 m + 4 column + (0 to 7) for each m, normed, rotated and scaled. All lanes of
+// the simdgroup call it together, for rows that exist.
+template <typename T, int K>
+METAL_FUNC Values<float, K / 4> load_query(const device T* q, int batch, int head, int row, LanePosition at,
+                                           const thread QueryOperands& operands, constant AttentionParams& params) {
+  constexpr int kBlocks = K / 32;
+  Values<float, K / 4> values;
+  const device T* from = q + batch * params.q_strides[0] + row * params.q_strides[1] + head * K + 4 * at.column;
+  float square = 0.0f;
+  for (int m = 0; m < kBlocks; m++) {
+    for (int half_ = 0; half_ < 2; half_++) {
+      const float4 v = widen<T>(((const device vec<T, 4>*)(from + 32 * m + 4 * half_))[0]);
+      for (int j = 0; j < 4; j++) values.v[8 * m + 4 * half_ + j] = v[j];
+      square += dot(v, v);
+    }
+  }
+  float scale = params.scale;
+  if (norm_kind == kNormPerHead) scale *= precise::rsqrt(sum_of_row(square) / float(K) + params.norm_eps);
+  if (norm_kind == kNormWholeRow) scale *= operands.row_scale[int64(batch) * params.queries + row];
+  if (norm_kind != kNotNormed) {
+    const device float* weight = operands.norm + (norm_kind == kNormWholeRow ? head * K : 0) + 4 * at.column;
+    for (int m = 0; m < kBlocks; m++) {
+      for (int j = 0; j < 8; j++) values.v[8 * m + j] *= weight[32 * m + j];
+    }
+  }
+  for (int i = 0; i < K / 4; i++) values.v[i] *= scale;
+  if (rope_axes == 0) return values;
+
+  const device int* index = operands.index + batch * params.rope.index_batch_stride + int64(row) * rope_axes;
+  const int first_pair = rope_shared ? 0 : head * (K / 2);
+  if (K == 32 && !interleaved) {
+    // The halves of a head are in lanes that are four columns apart.
+    const bool upper = at.column >= 4;
+    for (int i = 0; i < K / 4; i++) {
+      const int pair = first_pair + 4 * at.column + i - (upper ? 16 : 0);
+      const float2 turn = turn_of(pair, index, operands.cosines, operands.sines, params.rope);
+      const float partner = simd_shuffle_xor(values.v[i], ushort(8));
+      values.v[i] = values.v[i] * turn.x + (upper ? partner : -partner) * turn.y;
+    }
+    return values;
+  }
+  for (int i = 0; i < K / 8; i++) {
+    // Pair i of this lane: the halves of a head are K / 64 blocks apart, interleaved pairs are neighbours.
+    const int a = interleaved ? 2 * i : i, b = interleaved ? a + 1 : i + K / 8;
+    const int position = 32 * (a / 8) + 4 * at.column + a % 8;
+    const float2 turn = turn_of(first_pair + (interleaved ? position / 2 : position), index, operands.cosines,
+                                operands.sines, params.rope);
+    const float2 pair = turned(float2(values.v[a], values.v[b]), turn);
+    values.v[a] = pair.x;
+    values.v[b] = pair.y;
+  }
+  return values;
+}
+
+// Copies `rows` of Rows rows of K values into a tile with rows of Pitch values; the others become zeros.
+template <typename T, int Rows, int K, int Pitch, int Threads>
+METAL_FUNC void stage_tokens(threadgroup T* tile, const device T* from, int64 token_stride, int rows, uint thread_index) {
+  constexpr int kFours = K / 4;
+  for (int unit = thread_index; unit < Rows * kFours; unit += Threads) {
+    const int row = unit / kFours, at = unit % kFours * 4;
+    vec<T, 4> values = vec<T, 4>(T(0), T(0), T(0), T(0));
+    if (row < rows) values = ((const device vec<T, 4>*)(from + row * token_stride + at))[0];
+    ((threadgroup vec<T, 4>*)(tile + row * Pitch + at))[0] = values;
+  }
+}
+
+// kSimdgroups simdgroups of 8 * kRowBlocks queries of one head share each block of kKeys keys and values.
+// q: T; k, v: T, k as rope_attention_keys wrote it or in place; out (batch, queries, heads * K): T, contiguous.
+// Grid: (ceil(queries / (8 * kRowBlocks * kSimdgroups)), heads, batch).
+template <typename T, int K, int kRowBlocks, int kSimdgroups, int kKeys>
+[[kernel, max_total_threads_per_threadgroup(32 * kSimdgroups)]] void rope_attention(
+    const device T* q [[buffer(0)]], const device T* k [[buffer(1)]], const device T* v [[buffer(2)]],
+    device T* out [[buffer(3)]], constant AttentionParams& params [[buffer(4)]], const device float* norm [[buffer(5)]],
+    const device float* row_scale [[buffer(6)]], const device float* cosines [[buffer(7)]],
+    const device float* sines [[buffer(8)]], const device int* index [[buffer(9)]],
+    const device uchar* bias [[buffer(10)]], const device uchar* gate [[buffer(11)]],
+    uint3 group [[threadgroup_position_in_grid]], uint thread_index [[thread_index_in_threadgroup]],
+    uint lane [[thread_index_in_simdgroup]], uint simdgroup [[simdgroup_index_in_threadgroup]]) {
+  constexpr int kPitch = K + (sizeof(T) == 2 ? 16 : 4), kBlocks = K / 32, kKeyBlocks = kKeys / 8;
+  constexpr int kQueries = 8 * kRowBlocks * kSimdgroups, kThreads = 32 * kSimdgroups;
+  threadgroup float4 k_storage[kKeys * kPitch * sizeof(T) / 16];
+  threadgroup float4 v_storage[kKeys * kPitch * sizeof(T) / 16];
+  threadgroup T* k_tile = (threadgroup T*)k_storage;
+  threadgroup T* v_tile = (threadgroup T*)v_storage;
+
+  const int batch = group.z, head = group.y, kv_head = head / params.heads_per_kv_head;
+  const LanePosition at = lane_position(lane);
+  const int first_row = group.x * kQueries, lane_row = first_row + 8 * kRowBlocks * int(simdgroup) + at.row;
+  k += batch * params.k_strides[0] + kv_head * params.k_strides[1];
+  v += batch * params.v_strides[0] + kv_head * params.v_strides[1];
+
+  const QueryOperands operands = {norm, row_scale, cosines, sines, index};
+  Values<float, K / 4> query[kRowBlocks];
+  simdgroup_float8x8 sums[kRowBlocks][kBlocks][4];
+  float largest[kRowBlocks], total[kRowBlocks];
+  for (int r = 0; r < kRowBlocks; r++) {
+    query[r] = load_query<T, K>(q, batch, head, min(lane_row + 8 * r, params.queries - 1), at, operands, params);
+    largest[r] = -INFINITY;
+    total[r] = 0.0f;
+    for (int m = 0; m < kBlocks; m++) {
+      for (int i = 0; i < 4; i++) sums[r][m][i] = fragment_of(0.0f, 0.0f);
+    }
+  }
+
+  // Causal: query i sees keys up to i + keys - queries.
+  const int reach = params.keys - params.queries;
+  const int last_row = min(first_row + kQueries, params.queries) - 1;
+  const int keys = causal ? min(params.keys, last_row + reach + 1) : params.keys;
+  for (int first_key = 0; first_key < keys; first_key += kKeys) {
+    const int rows = min(kKeys, params.keys - first_key);
+    threadgroup_barrier(mem_flags::mem_threadgroup);
+    stage_tokens<T, kKeys, K, kPitch, kThreads>(k_tile, k + first_key * params.k_strides[2], params.k_strides[2], rows,
+                                                thread_index);
+    stage_tokens<T, kKeys, K, kPitch, kThreads>(v_tile, v + first_key * params.v_strides[2], params.v_strides[2], rows,
+                                                thread_index);
+    threadgroup_barrier(mem_flags::mem_threadgroup);
+
+    simdgroup_float8x8 scores[kRowBlocks][kKeyBlocks];
+    for (int j = 0; j < kKeyBlocks; j++) {
+      for (int r = 0; r < kRowBlocks; r++) scores[r][j] = fragment_of(0.0f, 0.0f);
+      const threadgroup T* column = k_tile + (8 * j + at.column) * kPitch;
+      for (int m = 0; m < kBlocks; m++) {
+        const RightFragments<T, 4> keys_of_block = load_right<T, 4>(column + 32 * m, column + kPitch + 32 * m, at);
+        for (int f = 0; f < 4; f++) {
+          const simdgroup_float8x8 right = keys_of_block.fragment(f);
+          for (int r = 0; r < kRowBlocks; r++) {
+            const simdgroup_float8x8 left = fragment_of(query[r].v[8 * m + f], query[r].v[8 * m + 4 + f]);
+            simdgroup_multiply_accumulate(scores[r][j], left, right, scores[r][j]);
+          }
+        }
+      }
+    }
+
+    for (int r = 0; r < kRowBlocks; r++) {
+      const int row = lane_row + 8 * r;
+      float2 s[kKeyBlocks];
+      float most = largest[r];
+      for (int j = 0; j < kKeyBlocks; j++) {
+        s[j] = elements_of(scores[r][j]);
+        for (int e = 0; e < 2; e++) {
+          const int key = first_key + 8 * j + at.column + e;
+          if (key >= params.keys || (causal && key > row + reach)) {
+            s[j][e] = -INFINITY;
+          } else if (bias_type != kAbsent && row < params.queries) {
+            s[j][e] += read_element(bias, bias_type, batch * params.bias_strides[0] + head * params.bias_strides[1] +
+                                                         row * params.bias_strides[2] + key * params.bias_strides[3]);
+          }
+          most = max(most, s[j][e]);
+        }
+      }
+      most = max_of_row(most);
+      // A row of which no key is seen yet keeps weights of 0. The difference comes before the factor: the lowest finite
+      // float, which masks use, has no multiple.
+      const float base = most == -INFINITY ? 0.0f : most;
+      const float kept = fast::exp2((largest[r] - base) * M_LOG2E_F);
+      largest[r] = most;
+      total[r] *= kept;
+      for (int j = 0; j < kKeyBlocks; j++) {
+        s[j] = float2(fast::exp2((s[j].x - base) * M_LOG2E_F), fast::exp2((s[j].y - base) * M_LOG2E_F));
+        total[r] += s[j].x + s[j].y;
+        scores[r][j] = fragment_of(s[j].x, s[j].y);
+      }
+      for (int m = 0; m < kBlocks; m++) {
+        for (int i = 0; i < 4; i++) {
+          const float2 sum = elements_of(sums[r][m][i]);
+          sums[r][m][i] = fragment_of(sum.x * kept, sum.y * kept);
+        }
+      }
+    }
+
+    for (int j = 0; j < kKeyBlocks; j++) {
+      const threadgroup T* row_of_v = v_tile + (8 * j + at.row) * kPitch + 4 * at.column;
+      for (int m = 0; m < kBlocks; m++) {
+        const Values<T, 8> values = load_values<T, 8>(row_of_v + 32 * m);
+        for (int i = 0; i < 4; i++) {
+          const simdgroup_float8x8 right = fragment_of(values.v[2 * i], values.v[2 * i + 1]);
+          for (int r = 0; r < kRowBlocks; r++) {
+            simdgroup_multiply_accumulate(sums[r][m][i], scores[r][j], right, sums[r][m][i]);
+          }
+        }
+      }
+    }
+  }
+
+  for (int r = 0; r < kRowBlocks; r++) {
+    const int row = lane_row + 8 * r;
+    const float sum = sum_of_row(total[r]);
+    if (row >= params.queries) continue;
+    float factor = sum > 0.0f ? 1.0f / sum : 0.0f;
+    if (gate_type != kAbsent) {
+      const float logit = read_element(gate, gate_type, batch * params.gate_strides[0] + row * params.gate_strides[1] +
+                                                            head * params.gate_strides[2]);
+      factor *= 2.0f / (1.0f + precise::exp(-logit));
+    }
+    device T* to = out + ((int64(batch) * params.queries + row) * params.heads + head) * K + 4 * at.column;
+    for (int m = 0; m < kBlocks; m++) {
+      for (int half_ = 0; half_ < 2; half_++) {
+        const float2 a = elements_of(sums[r][m][2 * half_]), b = elements_of(sums[r][m][2 * half_ + 1]);
+        ((device vec<T, 4>*)(to + 32 * m + 4 * half_))[0] = narrow<T>(float4(a.x, a.y, b.x, b.y) * factor);
+      }
+    }
+  }
+}
+
+#define LTX2RT_ATTENTION(name, ...) \
+  template [[host_name(#name)]] [[kernel]] decltype(rope_attention<__VA_ARGS__>) rope_attention<__VA_ARGS__>;
+#define LTX2RT_KEYS(name, T, K) \
+  template [[host_name(#name)]] [[kernel]] decltype(rope_attention_keys<T, K>) rope_attention_keys<T, K>;
+#define LTX2RT_TYPE(t, T, keys_128)                                 \
+  LTX2RT_ATTENTION(rope_attention_##t##_32, T, 32, 2, 4, 32)        \
+  LTX2RT_ATTENTION(rope_attention_##t##_64, T, 64, 2, 4, 32)        \
+  LTX2RT_ATTENTION(rope_attention_##t##_128, T, 128, 1, 8, keys_128) \
+  LTX2RT_KEYS(rope_attention_keys_##t##_32, T, 32)                  \
+  LTX2RT_KEYS(rope_attention_keys_##t##_64, T, 64)                  \
+  LTX2RT_KEYS(rope_attention_keys_##t##_128, T, 128)                \
+  template [[host_name("rope_attention_row_scale_" #t)]] [[kernel]] \
+  decltype(rope_attention_row_scale<T>) rope_attention_row_scale<T>;
+LTX2RT_TYPE(float32, float, 16)
+LTX2RT_TYPE(float16, half, 32)
+LTX2RT_TYPE(bfloat16, bfloat, 32)
