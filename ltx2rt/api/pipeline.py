@@ -72,13 +72,9 @@ class Pipeline:
         defaults = defaults_for(self._files.checkpoint.model_version)
         if self.name == "two-stage-hq":
             defaults = high_quality(defaults)
+        defaults = self._for_small_model(defaults)
         if self.is_embedded:
-            return replace(
-                self._for_small_model(defaults),
-                height=EMBEDDED_HEIGHT,
-                width=EMBEDDED_WIDTH,
-                num_frames=EMBEDDED_FRAMES,
-            )
+            return replace(defaults, height=EMBEDDED_HEIGHT, width=EMBEDDED_WIDTH, num_frames=EMBEDDED_FRAMES)
         if PIPELINES[self.name].two_stage:
             return replace(defaults, height=2 * defaults.height, width=2 * defaults.width)
         return defaults

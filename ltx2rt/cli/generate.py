@@ -57,6 +57,7 @@ def run_generate(arguments: argparse.Namespace) -> int:
         progress.message(f"{flag.names[0]} has no effect: {flag.why}")
     pipeline = api.load(**command.files)
     api.Settings.of(command.settings).require_meaning(pipeline.name, spelling())
+    _check_outputs(arguments, command)
     if arguments.print_config:
         record = pipeline.resolve(**command.settings)
         sections = {"files": record.files, "settings": record.settings, "output": command.output.as_dict()}
@@ -125,6 +126,14 @@ def _merge(arguments: argparse.Namespace, words: Sequence[str]) -> None:
             setattr(arguments, flag.dest, getattr(others, flag.dest))
 
 
+def _check_outputs(arguments: argparse.Namespace, command: Command) -> None:
+    """Refuse outputs that the run will not have, before it runs."""
+    if command.settings.get("skip_vae") and command.output.save_latents is None:
+        raise UsageError("--skip-vae makes latents only; name their file with --save-latents.")
+    if arguments.save_control and not command.settings.get("video_conditioning"):
+        raise UsageError("--save-control needs a control video; give --video-conditioning FILE.")
+
+
 def _output_path(arguments: argparse.Namespace, command: Command) -> Path:
     is_sound = command.pipeline == "text-to-audio"
     output: Path | None = arguments.output_path
@@ -154,7 +163,8 @@ def check_output_folder(path: Path) -> None:
 
 def _preview_writer(path: Path) -> Any:
     def write(preview: api.Preview) -> None:
-        write_png(path, preview.picture())
+        if preview.is_decodable:
+            write_png(path, preview.picture())
 
     return write
 

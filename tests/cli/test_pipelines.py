@@ -1,0 +1,158 @@
+"""Every pipeline from the command line to a playable file, with media made for the purpose."""
+
+from __future__ import annotations
+
+import json
+import wave
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from conftest import one_file, upscaler, video_file
+
+from ltx2rt.api.latent_file import read_latents
+from ltx2rt.cli.main import run
+
+SMALL = ["--height", "64", "--width", "64", "--num-frames", "9"]
+PROMPT = ["--prompt", "a red circle moves left"]
+FEW_STEPS = ["--steps", "2"]
+
+
+def generated(folder: Path, *arguments: str, name: str = "clip.mp4") -> Path:
+    """The file that a command wrote, which left nothing else but its sidecar."""
+    folder.mkdir(exist_ok=True)
+    assert run(["generate", "--quiet", "-o", str(folder / name), *PROMPT, *arguments]) == 0
+    assert {path.name for path in folder.iterdir()} == {name, f"{name}.json"}
+    return folder / name
+
+
+def played(path: Path) -> tuple[np.ndarray, np.ndarray, float]:
+    """Frames, sound (S, 2) and frame rate."""
+    with av.open(str(path)) as clip:
+        rate = float(clip.streams.video[0].average_rate)
+        frames = np.stack([frame.to_ndarray(format="rgb24") for frame in clip.decode(video=0)])
+    with av.open(str(path)) as clip:
+        sound = np.concatenate([frame.to_ndarray() for frame in clip.decode(audio=0)], axis=1).T
+    return frames, sound, rate
+
+
+def assert_clip(path: Path, frames: int = 9, side: int = 64, rate: float = 24) -> np.ndarray:
+    pictures, sound, found = played(path)
+    assert pictures.shape == (frames, side, side, 3)
+    assert found == rate
+    assert len(sound) > 0
+    assert np.isfinite(sound).all()
+    assert np.ptp(pictures) > 20
+    return pictures
+
+
+@pytest.mark.parametrize("kind", ["distilled", "dev"])
+def test_text_to_video_follows_the_checkpoint(kind: str, tmp_path: Path, weights: Path) -> None:
+    steps = FEW_STEPS if kind == "dev" else []
+    path = generated(tmp_path, *one_file(weights, kind), *upscaler(weights), *SMALL, *steps)
+    assert_clip(path)
+    sidecar = json.loads((tmp_path / "clip.mp4.json").read_text())
+    assert sidecar["files"]["pipeline"] == {"dev": "one-stage", "distilled": "distilled"}[kind]
+
+
+def test_distilled_with_images(tmp_path: Path, media: Path) -> None:
+    images = ["--image", str(media / "photo.jpg"), "--image", str(media / "other.png"), "8", "0.8", "20"]
+    plain = assert_clip(generated(tmp_path / "a", "--pipeline", "distilled", *SMALL))
+    shown = assert_clip(generated(tmp_path / "b", "--pipeline", "distilled", *SMALL, *images))
+    assert np.abs(plain.astype(int) - shown).mean() > 1
+
+
+def test_one_stage(tmp_path: Path, weights: Path, media: Path) -> None:
+    arguments = ["--pipeline", "one-stage", *one_file(weights, "dev"), *SMALL, *FEW_STEPS]
+    assert_clip(generated(tmp_path, *arguments, "--image", str(media / "photo.jpg")))
+
+
+def test_two_stage(tmp_path: Path, dev: list[str], media: Path) -> None:
+    arguments = ["--pipeline", "two-stage", *dev, *SMALL, *FEW_STEPS, "--image", str(media / "photo.jpg")]
+    assert_clip(generated(tmp_path, *arguments))
+
+
+def test_two_stage_hq(tmp_path: Path, dev: list[str]) -> None:
+    assert_clip(generated(tmp_path, "--pipeline", "two-stage-hq", *dev, *SMALL, *FEW_STEPS))
+
+
+def test_ic_lora(tmp_path: Path, weights: Path, media: Path) -> None:
+    files = [*one_file(weights, "distilled"), *upscaler(weights)]
+    lora = ["--lora", str(weights / "ltx-2-19b-ic-lora-canny-control.safetensors"), "0.9"]
+    control = ["--video-conditioning", str(media / "clip.mp4"), "1.0", "--control-type", "canny"]
+    mask = ["--conditioning-attention-mask", str(media / "mask.mp4"), "0.7"]
+    base = ["--pipeline", "ic_lora", *files, *lora, *control]
+    assert_clip(generated(tmp_path / "a", *base, *SMALL, *mask))
+    large = ["--height", "128", "--width", "128", "--num-frames", "9"]
+    assert_clip(generated(tmp_path / "b", *base, *large, "--skip-stage-2"))
+
+
+def test_keyframe_interpolation(tmp_path: Path, dev: list[str], media: Path) -> None:
+    frames = ["--image", str(media / "photo.jpg"), "0", "1.0", "--keyframe", f"{media / 'other.png'}:8:0.9"]
+    arguments = ["--pipeline", "keyframe-interpolation", *dev, *SMALL, *FEW_STEPS, *frames]
+    assert_clip(generated(tmp_path, *arguments))
+
+
+def test_audio_to_video_keeps_the_sound(
+    tmp_path: Path, dev: list[str], media: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    sound = ["--audio-path", str(media / "music.wav"), "--audio-start-time", "0.1"]
+    path = generated(tmp_path, "--pipeline", "a2v", *dev, *SMALL, *FEW_STEPS, *sound)
+    assert_clip(path)
+    assert caplog.text == ""
+    _, heard, _ = played(path)
+    with wave.open(str(media / "music.wav")) as file:
+        samples = np.frombuffer(file.readframes(-1), "<i2").reshape(-1, 2) / 32768
+    wanted = samples[2205 : 2205 + round(9 / 24 * 22050)]
+    # AAC is lossy and may begin late by a frame; the tones stay.
+    best = max(np.corrcoef(heard[shift : shift + 4096, 0], wanted[:4096, 0])[0, 1] for shift in range(2100))
+    assert best > 0.95
+
+
+def test_audio_shorter_than_the_clip_is_filled_with_a_warning(
+    tmp_path: Path, dev: list[str], media: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    sound = ["--audio-path", str(media / "music.wav"), "--audio-max-duration", "0.2"]
+    path = generated(tmp_path, "--pipeline", "audio-to-video", *dev, *SMALL, *FEW_STEPS, *sound)
+    assert_clip(path)
+    assert "gives 0.20 s of sound, the clip lasts 0.38 s; the rest is silent" in caplog.text
+
+
+def test_retake_changes_the_range_alone(tmp_path: Path, weights: Path) -> None:
+    (tmp_path / "source").mkdir()
+    source = video_file(tmp_path / "source" / "long.mp4", frames=25)
+    arguments = ["--pipeline", "retake", *one_file(weights, "distilled"), "--video-path", str(source)]
+    arguments += ["--start-time", "0.7", "--end-time", "1.1", "--keep-audio"]
+    assert_clip(generated(tmp_path / "clip", *arguments), frames=25)
+    latents = []
+    for seed in ("10", "3"):
+        saved = tmp_path / f"{seed}.safetensors"
+        without_clip = ["--skip-vae", "--save-latents", str(saved), "-o", str(tmp_path / "none.mp4")]
+        assert run(["generate", "--quiet", *PROMPT, *arguments, "--seed", seed, *without_clip]) == 0
+        latents.append(read_latents(saved))
+    first, second = latents
+    # Latent frame 2 ends at 17/24 s, within the range; 0 and 1 are kept, and so is the sound.
+    np.testing.assert_array_equal(first.video[:, :2], second.video[:, :2])
+    assert np.abs(first.video[:, 2:] - second.video[:, 2:]).mean(axis=(0, 2, 3, 4)).min() > 0.1
+    np.testing.assert_array_equal(first.audio, second.audio)
+
+
+def test_retake_of_a_dev_checkpoint_is_guided(tmp_path: Path, weights: Path, media: Path) -> None:
+    arguments = ["--pipeline", "retake", *one_file(weights, "dev"), "--video-path", str(media / "clip.mp4")]
+    assert_clip(generated(tmp_path, *arguments, "--start-time", "0.1", "--end-time", "0.3", *FEW_STEPS))
+
+
+@pytest.mark.parametrize("direction", ["after", "before"])
+def test_extend(direction: str, tmp_path: Path, weights: Path, media: Path) -> None:
+    files = one_file(weights, "distilled")
+    arguments = ["--pipeline", "extend", *files, "--video-path", str(media / "clip.mp4"), "--extend-frames", "8"]
+    assert_clip(generated(tmp_path, *arguments, "--direction", direction), frames=17)
+
+
+def test_text_to_audio(tmp_path: Path, weights: Path) -> None:
+    arguments = ["--pipeline", "t2a", *one_file(weights, "dev"), "--num-frames", "9", *FEW_STEPS]
+    path = generated(tmp_path, *arguments, name="sound.wav")
+    with wave.open(str(path)) as file:
+        assert (file.getnchannels(), file.getsampwidth()) == (2, 2)
+        assert file.getnframes() / file.getframerate() == pytest.approx(9 / 24, abs=0.1)

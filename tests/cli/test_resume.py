@@ -1,0 +1,184 @@
+"""Runs that survive: after Ctrl-C and SIGKILL the same bits come from what is left, and the end leaves nothing."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import pytest
+from conftest import distilled_lora, one_file, upscaler
+
+from ltx2rt import api
+from ltx2rt.cli.main import run
+from ltx2rt.errors import Cancelled
+from ltx2rt.graph.pipelines.events import Event, StepDone
+
+SMALL = ["--prompt", "a red circle", "--height", "64", "--width", "64", "--num-frames", "9"]
+
+
+def stop_at(stage: str, index: int) -> Callable[[Event], None]:
+    def observe(event: Event) -> None:
+        if isinstance(event, StepDone) and (event.stage, event.index) == (stage, index):
+            raise Cancelled("stopped by the test")
+
+    return observe
+
+
+def generate(arguments: list[str]) -> None:
+    """Body of a child process."""
+    with open(os.devnull, "w") as nowhere:
+        sys.stdout = sys.stderr = nowhere
+        raise SystemExit(run(["generate", *SMALL, *arguments]))
+
+
+def started(output: Path, *arguments: str) -> BaseProcess:
+    """A run in a process of its own; a server that has imported everything forks it."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["ltx2rt.cli.main"])
+    process = context.Process(target=generate, args=([*arguments, "-o", str(output)],))
+    process.start()
+    return process
+
+
+def test_killed_at_random_moments_and_resumed_gives_the_same_bits(tmp_path: Path) -> None:
+    whole, folder = tmp_path / "whole.mp4", tmp_path / "killed"
+    killed = folder / "clip.mp4"
+    folder.mkdir()
+    started(whole).join()  # Also starts the server, which takes longer than a run.
+    begin = time.monotonic()
+    process = started(whole)
+    process.join()
+    assert process.exitcode == 0
+    duration = time.monotonic() - begin
+    rng = random.Random(5)
+    kills = 0
+    while kills < 10:
+        process = started(killed, "--resume")
+        process.join(timeout=duration * rng.uniform(0.05, 1.0))
+        if process.is_alive():
+            process.kill()
+            process.join()
+            kills += process.exitcode == -signal.SIGKILL
+            continue
+        # It was faster than the clock this time; the next one begins anew.
+        assert process.exitcode == 0
+        assert killed.read_bytes() == whole.read_bytes()
+        shutil.rmtree(folder)
+        folder.mkdir()
+    process = started(killed, "--resume")
+    process.join()
+    assert process.exitcode == 0
+    assert killed.read_bytes() == whole.read_bytes()
+    assert {path.name for path in folder.iterdir()} == {"clip.mp4", "clip.mp4.json"}
+
+
+def test_ctrl_c_leaves_a_state_and_no_clip(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "ltx2rt.cli", "generate", *SMALL, "--height", "256", "--width", "256"]
+    state = tmp_path / ".clip.mp4.state"
+    with subprocess.Popen(
+        [*command, "-o", str(tmp_path / "clip.mp4")], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as process:
+        deadline = time.monotonic() + 60
+        while not list(state.glob("denoise*")) and time.monotonic() < deadline:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "--resume continues" in error
+    assert "interrupted" in error
+    assert "Traceback" not in error
+    assert list(tmp_path.iterdir()) == [state]
+
+
+# (pipeline, stage and step after which it is interrupted): what each sampler and guider must carry over.
+INTERRUPTIONS = [
+    ("two-stage", "denoise 1", 1, {"video_skip_step": 1, "apg_scale": 2.0, "apg_momentum": 0.5}),
+    ("two-stage", "denoise 2", 0, {"ge_gamma": 2.0}),
+    ("two-stage-hq", "denoise 1", 1, {}),
+    ("one-stage", "denoise", 1, {"ge_gamma": 2.0}),
+]
+
+
+@pytest.mark.parametrize(("pipeline", "stage", "index", "more"), INTERRUPTIONS)
+def test_every_sampler_continues_with_the_same_bits(
+    pipeline: str, stage: str, index: int, more: dict[str, object], tmp_path: Path, weights: Path
+) -> None:
+    names = {"--checkpoint-path": "checkpoint", "--gemma-root": "text_encoder"}
+    names |= {"--spatial-upsampler-path": "spatial_upscaler", "--distilled-lora": "distilled_lora"}
+    words = [*one_file(weights, "dev"), *upscaler(weights), *distilled_lora(weights)]
+    files = {names[option]: path for option, path in zip(words[::2], words[1::2], strict=True)}
+    loaded = api.load(pipeline, **files)
+    settings = {"height": 64, "width": 64, "num_frames": 9, "num_inference_steps": 3, "no_gemma": True, **more}
+    whole = loaded(**settings)
+    with pytest.raises(Cancelled):
+        loaded(**settings, state_folder=tmp_path / "state", observer=stop_at(stage, index))
+    evaluations: list[Event] = []
+    resumed = loaded(**settings, state_folder=tmp_path / "state", resume=True, observer=evaluations.append)
+    assert (resumed.video_latent == whole.video_latent).all()
+    assert (resumed.audio_latent == whole.audio_latent).all()
+    assert (resumed.audio == whole.audio).all()
+    resumed.save(tmp_path / "clip.mp4", sidecar=False)
+    assert {path.name for path in tmp_path.iterdir()} == {"clip.mp4"}
+
+
+def test_other_settings_do_not_continue_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    state = tmp_path / ".clip.mp4.state"
+    settings = {"height": 64, "width": 64, "num_frames": 9}
+    with pytest.raises(Cancelled):
+        api.load()("a red circle", **settings, state_folder=state, observer=stop_at("denoise 1", 3))
+    assert (state / "run.json").is_file()
+    clip = ["-o", str(tmp_path / "clip.mp4")]
+    assert run(["generate", *SMALL, *clip, "--resume", "--seed", "5"]) == 2
+    assert "seed (was 10, is 5)" in capsys.readouterr().err
+    # The saved run brings its own options.
+    assert run(["generate", *clip, "--resume"]) == 0
+    error = capsys.readouterr().err
+    assert "nothing to resume" not in error
+    assert {path.name for path in tmp_path.iterdir()} == {"clip.mp4", "clip.mp4.json"}
+    assert run(["generate", *SMALL, *clip, "--resume", "--no-state"]) == 0
+    assert "nothing to resume" in capsys.readouterr().err
+
+
+def test_without_resume_an_interrupted_run_is_dropped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    state = tmp_path / ".clip.mp4.state"
+    with pytest.raises(Cancelled):
+        api.load()("x", height=64, width=64, num_frames=9, state_folder=state, observer=stop_at("denoise 1", 0))
+    assert run(["generate", *SMALL, "-o", str(tmp_path / "clip.mp4")]) == 0
+    assert "starting over" in capsys.readouterr().err
+    assert not state.exists()
+
+
+def test_a_damaged_entry_is_computed_again(tmp_path: Path) -> None:
+    settings = {"height": 64, "width": 64, "num_frames": 9}
+    pipeline, state = api.load(), tmp_path / "state"
+    whole = pipeline("x", **settings)
+    with pytest.raises(Cancelled):
+        pipeline("x", **settings, state_folder=state, observer=stop_at("denoise 1", 3))
+    entry = state / "denoise-1.0002.safetensors"
+    entry.write_bytes(entry.read_bytes()[:-100])
+    resumed = pipeline("x", **settings, state_folder=state, resume=True)
+    assert (resumed.video_latent == whole.video_latent).all()
+
+
+def test_a_state_that_cannot_be_written_costs_nothing_else(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ltx2rt.graph.pipelines import journal
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(journal, "write_safetensors", full)
+    clip = api.load()("x", height=64, width=64, num_frames=9, state_folder=tmp_path / "state")
+    assert caplog.text.count("this run cannot be resumed beyond this point") == 1
+    clip.save(tmp_path / "clip.mp4", sidecar=False)
+    assert {path.name for path in tmp_path.iterdir()} == {"clip.mp4"}
