@@ -13,11 +13,12 @@ from ltx2rt.graph.diffusion.precision import Float32Array
 from ltx2rt.graph.models import audio_vae, upscaler, vocoder
 from ltx2rt.graph.models.latent_statistics import LatentStatistics, statistics_specs
 from ltx2rt.graph.models.params import Params
-from ltx2rt.graph.models.tiling import Tiling
 from ltx2rt.graph.models.video_decoder import VideoDecoder
 from ltx2rt.graph.models.video_vae import VideoVaeConfig, decoder_specs
+from ltx2rt.graph.pipelines.decode_needs import audio_decoder_options, upscaler_options, video_decoder_options
 from ltx2rt.graph.pipelines.events import AudioDecoded, LatentUpscaled, VideoDecodeStarted
 from ltx2rt.graph.pipelines.run import GeneratedClip, Run
+from ltx2rt.memory.need import Need
 from ltx2rt.weights.checkpoint import Checkpoint
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -37,13 +38,17 @@ def resample_latent(run: Run, name: str, upscaler_file: Checkpoint, latent: Floa
 
 
 def _resample(run: Run, name: str, upscaler_file: Checkpoint, latent: Float32Array) -> Float32Array:
-    checkpoint = run.files.checkpoint
+    checkpoint, dtype = run.files.checkpoint, run.request.dtype
     config = upscaler.LatentUpscalerConfig.from_dict(upscaler_file.section("upscaler"))
-    with run.stage(name) as stage:
+    grid = (latent.shape[1], latent.shape[2], latent.shape[3])
+    need = run.ledger.choose(upscaler_options(upscaler_file, config, name, grid, dtype))
+    if run.planning:
+        return np.zeros((1, *config.upscaled(grid), config.in_channels), np.float32)
+    with run.stage(need) as stage:
         arrays = stage.hold(upscaler_file.load("upscaler", upscaler.param_specs(config)))
         statistics = LatentStatistics(Params(stage.hold(checkpoint.load("video_vae", statistics_specs()))))
-        before = statistics.un_normalise(mx.array(latent).astype(run.request.dtype))
-        after = upscaler.LatentUpscaler(config, Params(arrays), run.request.dtype)(before)
+        before = statistics.un_normalise(mx.array(latent).astype(dtype))
+        after = upscaler.LatentUpscaler(config, Params(arrays), dtype)(before)
         run.emit(LatentUpscaled(before, after))
         return np.array(statistics.normalise(after).astype(mx.float32))
 
@@ -53,7 +58,10 @@ def decode_audio(run: Run, tokens: Float32Array) -> tuple[Array, int]:
     checkpoint = run.files.checkpoint
     vae_config = audio_vae.AudioVaeConfig.from_dict(checkpoint.section("audio_vae"))
     vocoder_config = vocoder.VocoderConfig.from_dict(checkpoint.section("vocoder"))
-    with run.stage("audio decoder") as stage:
+    need = run.ledger.choose(audio_decoder_options(checkpoint, vae_config, vocoder_config, tokens.shape[1]))
+    if run.planning:
+        return np.zeros((1, vocoder.CHANNELS), np.float32), vocoder_config.sample_rate
+    with run.stage(need) as stage:
         arrays = stage.hold(checkpoint.load("audio_vae", audio_vae.decoder_specs(vae_config)))
         # The audio path is small; float32 costs little and keeps the sound clean.
         decoder = audio_vae.AudioDecoder(vae_config, Params(arrays), mx.float32)
@@ -69,17 +77,24 @@ def decode_video(run: Run, latent: Float32Array) -> Iterator[Array]:
 
     The stage begins with the first chunk and lasts as long as the iteration.
     """
-    checkpoint = run.files.checkpoint
+    checkpoint, request = run.files.checkpoint, run.request
     config = VideoVaeConfig.from_dict(checkpoint.section("video_vae"))
-    tiling = run.request.tiling
-    if tiling == "auto":
-        tiling = Tiling.auto(latent.shape[2] * config.spatial_factor, latent.shape[3] * config.spatial_factor)
-    with run.stage("video decoder") as stage:
-        arrays = stage.hold(checkpoint.load("video_vae", decoder_specs(config) + statistics_specs()))
+    grid = (latent.shape[1], latent.shape[2], latent.shape[3])
+    need = run.ledger.choose(video_decoder_options(checkpoint, config, grid, request.tiling, request.dtype))
+    return iter(()) if run.planning else _decoded(run, config, need, latent)
+
+
+def _decoded(run: Run, config: VideoVaeConfig, need: Need, latent: Float32Array) -> Iterator[Array]:
+    tiling, push = need.settings["tiling"], need.settings["push"]
+    with run.stage(need) as stage:
+        arrays = stage.hold(run.files.checkpoint.load("video_vae", decoder_specs(config) + statistics_specs()))
         decoder = VideoDecoder(config, Params(arrays), run.request.dtype)
         values = mx.array(latent).astype(run.request.dtype)
         run.emit(VideoDecodeStarted(values))
-        yield from decoder.decode_frames(values, tiling, noise=run.noise.normal)
+        if push is None:
+            yield from decoder.decode_frames(values, tiling, noise=run.noise.normal)
+        else:
+            yield from decoder.stream_frames(values, tiling, frames_per_push=push, noise=run.noise.normal)
 
 
 def finish(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
-from typing import Literal
+from typing import Any, Literal
 
 import mlx.core as mx
 import numpy as np
@@ -20,11 +20,15 @@ from ltx2rt.graph.diffusion.samplers import Denoise, SamplerStep, euler_loop, gr
 from ltx2rt.graph.diffusion.schedules import ltx2_sigmas
 from ltx2rt.graph.models.params import Params
 from ltx2rt.graph.models.transformer import Transformer, TransformerConfig, param_specs
+from ltx2rt.graph.pipelines.denoise_needs import DenoiseTask, block_specs, denoise_options, resident_specs
 from ltx2rt.graph.pipelines.events import Evaluated, StageRestored, StepDone
 from ltx2rt.graph.pipelines.prompt_encoding import PromptContext
 from ltx2rt.graph.pipelines.request import Request
 from ltx2rt.graph.pipelines.run import Run
 from ltx2rt.graph.pipelines.transformer_passes import TransformerPasses
+from ltx2rt.memory.need import Need
+from ltx2rt.memory.stage import Stage
+from ltx2rt.weights.checkpoint import Checkpoint
 from ltx2rt.weights.lora import LoraFile
 
 
@@ -109,33 +113,99 @@ def _denoise(
     positive: PromptContext,
     negative: PromptContext | None,
 ) -> tuple[LatentState | None, LatentState | None]:
-    checkpoint, dtype = run.files.checkpoint, run.request.dtype
+    checkpoint = run.files.checkpoint
     config = TransformerConfig.from_dict(checkpoint.section("transformer"))
-    with run.stage(name, sampling.steps) as stage:
-        arrays = stage.hold(
-            checkpoint.load(
-                "transformer",
-                param_specs(config, video=video is not None, audio=audio is not None),
-                loras=sampling.loras,
-                fuse_dtype=mx.float32 if dtype == mx.float32 else None,
+    task = _task(run, name, sampling, video, audio, [c for c in (positive, negative) if c is not None])
+    need = run.ledger.choose(denoise_options(checkpoint, config, task))
+    if run.planning:
+        return video, audio
+    with run.stage(need, sampling.steps) as stage:
+        # In a function of its own, whose model and caches are gone before the stage ends.
+        return _sample(run, stage, config, task, need, sampling, video, audio, positive, negative)
+
+
+def _sample(
+    run: Run,
+    stage: Stage,
+    config: TransformerConfig,
+    task: DenoiseTask,
+    need: Need,
+    sampling: Sampling,
+    video: LatentState | None,
+    audio: LatentState | None,
+    positive: PromptContext,
+    negative: PromptContext | None,
+) -> tuple[LatentState | None, LatentState | None]:
+    model = _transformer(stage, run.files.checkpoint, config, task, need.settings)
+    passes = TransformerPasses(model, positive, negative, need.settings["batch"])
+    denoiser = GuidedDenoiser(passes, video=sampling.video_guider, audio=sampling.audio_guider)
+    for step in _steps(run, sampling, _observed(run, task.name, denoiser), video, audio):
+        video, audio = step.video, step.audio
+        run.emit(
+            StepDone(
+                task.name,
+                step.index,
+                step.steps,
+                step.sigma,
+                None if video is None else video.latent,
+                None if audio is None else audio.latent,
             )
         )
-        model = Transformer(config, Params(arrays), dtype)
-        passes = TransformerPasses(model, positive, negative, run.request.max_batch_size)
-        denoiser = GuidedDenoiser(passes, video=sampling.video_guider, audio=sampling.audio_guider)
-        for step in _steps(run, sampling, _observed(run, name, denoiser), video, audio):
-            video, audio = step.video, step.audio
-            run.emit(
-                StepDone(
-                    name,
-                    step.index,
-                    step.steps,
-                    step.sigma,
-                    None if video is None else video.latent,
-                    None if audio is None else audio.latent,
-                )
-            )
     return video, audio
+
+
+def _task(
+    run: Run,
+    name: str,
+    sampling: Sampling,
+    video: LatentState | None,
+    audio: LatentState | None,
+    contexts: Sequence[PromptContext],
+) -> DenoiseTask:
+    evaluations = sampling.steps * (2 if sampling.sampler == "res_2s" else 1)
+    return DenoiseTask(
+        name,
+        video=0 if video is None else video.latent.shape[1],
+        audio=0 if audio is None else audio.latent.shape[1],
+        masked=video is not None and video.attention_mask is not None,
+        text=contexts[0].video.shape[1],
+        given_contexts=sum(array.nbytes for context in contexts for array in context),
+        prompts=len(contexts),
+        evaluations=evaluations,
+        video_guider=sampling.video_guider,
+        audio_guider=sampling.audio_guider,
+        max_batch_size=run.request.max_batch_size,
+        loras=sampling.loras,
+        dtype=run.request.dtype,
+    )
+
+
+def _transformer(
+    stage: Stage, checkpoint: Checkpoint, config: TransformerConfig, task: DenoiseTask, settings: Mapping[str, Any]
+) -> Transformer:
+    """The transformer with its blocks resident (depth 0) or streamed."""
+    streams = {"video": task.video > 0, "audio": task.audio > 0}
+    options: dict[str, Any] = {"loras": task.loras, "fuse_dtype": task.fuse_dtype}
+    blocks = None
+    if settings["depth"] == 0:
+        arrays = stage.hold(checkpoint.load("transformer", param_specs(config, **streams), **options))
+    else:
+        arrays = stage.hold(checkpoint.load("transformer", resident_specs(config, **streams), **options))
+        stream = stage.hold_stream(
+            checkpoint.stream("transformer", block_specs(config, **streams), depth=settings["depth"], **options)
+        )
+
+        def blocks(index: int) -> Params:
+            return Params(stream(index)).at(f"transformer_blocks.{index}")
+
+    return Transformer(
+        config,
+        Params(arrays),
+        task.dtype,
+        blocks=blocks,
+        token_limit=settings["token_limit"],
+        keep_text_keys=settings["keep_text_keys"],
+    )
 
 
 def _steps(

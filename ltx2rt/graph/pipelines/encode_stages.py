@@ -16,11 +16,15 @@ from ltx2rt.graph.models.pixel_range import from_uint8
 from ltx2rt.graph.models.tiling import Tiling
 from ltx2rt.graph.models.video_encoder import VideoEncoder
 from ltx2rt.graph.models.video_vae import VideoVaeConfig, encoder_specs
+from ltx2rt.graph.pipelines.decode_needs import sound_encoder_options, video_encoder_options
 from ltx2rt.graph.pipelines.events import SoundEncoded, VideoEncoded
 from ltx2rt.graph.pipelines.inputs import SoundInput
 from ltx2rt.graph.pipelines.run import Run
 
 Array = np.ndarray[Any, np.dtype[Any]]
+
+# Frames of a clip that become floating point at a time.
+_CHUNK_FRAMES = 8
 logger = logging.getLogger(__name__)
 
 
@@ -33,22 +37,49 @@ def encode_pixels(run: Run, name: str, clips: list[Array]) -> list[Float32Array]
         return []
     checkpoint, dtype = run.files.checkpoint, run.request.dtype
     config = VideoVaeConfig.from_dict(checkpoint.section("video_vae"))
+    grids = [(clip.shape[0], clip.shape[1], clip.shape[2]) for clip in clips]
+    need = run.ledger.choose(video_encoder_options(checkpoint, config, name, grids, dtype))
+    if run.planning:
+        return [_blank_latent(config, grid) for grid in grids]
     latents = []
-    with run.stage(name) as stage:
+    with run.stage(need) as stage:
         arrays = stage.hold(checkpoint.load("video_vae", encoder_specs(config) + statistics_specs()))
         encoder = VideoEncoder(config, Params(arrays), dtype)
         for clip in clips:
-            frames = from_uint8(clip) if clip.dtype == np.uint8 else clip
-            tiling = Tiling.auto(*clip.shape[1:3]) if len(clip) > 1 else None
-            latent = encoder.encode_frames(frames[None], tiling)
-            mx.eval(latent)
+            latent = _encode(encoder, clip, need.settings["push"])
             run.emit(VideoEncoded(latent))
             latents.append(np.array(latent.astype(mx.float32)))
+            del latent
     return latents
+
+
+def _blank_latent(config: VideoVaeConfig, clip: tuple[int, int, int]) -> Float32Array:
+    frames, height, width = clip
+    factor = config.spatial_factor
+    shape = (1, config.latent_frames(frames), height // factor, width // factor, config.latent_channels)
+    return np.zeros(shape, np.float32)
+
+
+def _encode(encoder: VideoEncoder, clip: Array, push: int | None) -> mx.array:
+    """The latent of one clip: an image at once, a longer clip ``push`` frames at a time, or in tiles (None)."""
+    if push is not None and len(clip) > 1:
+        chunks = (_as_float(clip[start : start + _CHUNK_FRAMES]) for start in range(0, len(clip), _CHUNK_FRAMES))
+        latent = mx.concatenate(list(encoder.encode_stream(chunks, frames_per_push=push)), axis=1)
+    else:
+        latent = encoder.encode_frames(_as_float(clip)[None], Tiling.auto(*clip.shape[1:3]) if len(clip) > 1 else None)
+    mx.eval(latent)
+    return latent
+
+
+def _as_float(frames: Array) -> Array:
+    return from_uint8(frames) if frames.dtype == np.uint8 else frames
 
 
 def encode_images(run: Run, name: str, height: int, width: int) -> list[Float32Array]:
     """Latents of the request's images at this size."""
+    if run.planning:
+        blank = np.broadcast_to(np.float32(0), (1, height, width, 3))
+        return encode_pixels(run, name, [blank for _ in run.request.images])
     return encode_pixels(run, name, [image.pixels(height, width)[None] for image in run.request.images])
 
 
@@ -58,7 +89,12 @@ def encode_sound(run: Run, sound: SoundInput, frames: int) -> Float32Array:
     checkpoint = run.files.checkpoint
     section = checkpoint.section("audio_vae")
     config, mel_config = audio_vae.AudioVaeConfig.from_dict(section), mel.MelConfig.from_dict(section)
-    with run.stage("sound encoder") as stage:
+    samples = round(len(sound.waveform) * mel_config.sample_rate / sound.sample_rate)
+    mel_frames = samples // mel_config.hop + 1
+    need = run.ledger.choose(sound_encoder_options(checkpoint, config, mel_frames, samples))
+    if run.planning:
+        return np.zeros((1, frames, config.token_width), np.float32)
+    with run.stage(need) as stage:
         arrays = stage.hold(checkpoint.load("audio_vae", audio_vae.encoder_specs(config)))
         waveform = mel.resample(sound.waveform[None], sound.sample_rate, mel_config.sample_rate)
         log_mel = mx.array(mel.log_mel(waveform, mel_config))

@@ -12,6 +12,7 @@ from ltx2rt.graph.models.params import Params
 from ltx2rt.graph.models.token_sampling import SamplingOptions
 from ltx2rt.graph.pipelines.enhancement_instructions import IMAGE_TO_VIDEO, TEXT_TO_VIDEO
 from ltx2rt.graph.pipelines.run import Run
+from ltx2rt.graph.pipelines.text_needs import enhancement_options
 from ltx2rt.weights.chat_template import END_OF_TURN, ChatTemplate
 
 STAGE = "prompt enhancement"
@@ -67,10 +68,11 @@ def _write(run: Run, prompt: str, options: SamplingOptions, has_image: bool) -> 
     folder = encoder.path if encoder.path.is_dir() else encoder.path.parent
     conversation = ChatTemplate.from_directory(folder).render(messages_for(prompt, has_image=has_image))
     stops = [tokenizer.token_id(token) for token in (END_OF_TURN, "<eos>")]
-    with run.stage(STAGE) as stage:
+    ids = tokenizer.encode_turns(conversation)
+    need = run.ledger.choose(enhancement_options(encoder, config, len(ids), options.max_new_tokens, run.request.dtype))
+    with run.stage(need) as stage:
         arrays = stage.hold(encoder.load("text_encoder", gemma3.param_specs(config)))
         model = gemma3.Gemma3(config, Params(arrays), run.request.dtype)
-        ids = tokenizer.encode_turns(conversation)
         tokens = generate_tokens(model, ids, [stop for stop in stops if stop is not None], options)
         answer = tokenizer.decode(list(tokens))
     return cleaned(answer) or prompt

@@ -18,6 +18,8 @@ from ltx2rt.graph.pipelines.events import Event, Noised, Observer, StageFinished
 from ltx2rt.graph.pipelines.journal import Arrays, Journal
 from ltx2rt.graph.pipelines.model_files import ModelFiles
 from ltx2rt.graph.pipelines.request import Request
+from ltx2rt.memory.ledger import Ledger
+from ltx2rt.memory.need import Need
 from ltx2rt.memory.stage import Stage, StageRunner
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -58,6 +60,9 @@ class Run:
         noise: source of the random draws, in the order of the official code; default: torch's CPU generator.
         journal: where results are kept and looked up, for runs that survive an interruption.
         sde_noise: makes the step and substep noise of each res_2s stage; default: the fixed seeds of the official code.
+        ledger: memory accounts; default: without a budget.
+        planning: nothing is loaded or computed. Every stage only declares what it needs, in the ledger, and gives
+            zeros of the right shape.
     """
 
     def __init__(
@@ -68,10 +73,14 @@ class Run:
         noise: NoiseSource | None = None,
         sde_noise: Callable[[], tuple[NoiseSource, NoiseSource]] | None = None,
         journal: Journal | None = None,
+        ledger: Ledger | None = None,
+        planning: bool = False,
     ) -> None:
         self.files = files
         self.request = request
-        self.stages = StageRunner()
+        self.ledger = Ledger() if ledger is None else ledger
+        self.planning = planning
+        self.stages = StageRunner(self.ledger)
         self.noise: NoiseSource = TorchCpuNoise(request.seed) if noise is None else noise
         self.sde_noise = fixed_sde_noise if sde_noise is None else sde_noise
         self.journal = journal
@@ -82,12 +91,12 @@ class Run:
             self._observer(event)
 
     @contextmanager
-    def stage(self, name: str, steps: int = 0) -> Iterator[Stage]:
-        """A stage that is announced, measured and emptied."""
-        self.emit(StageStarted(name, steps))
-        with self.stages.stage(name) as stage:
+    def stage(self, need: Need, steps: int = 0) -> Iterator[Stage]:
+        """A stage that is announced, held to what it needs, measured and emptied."""
+        self.emit(StageStarted(need.name, steps))
+        with self.stages.stage(need.name, need) as stage:
             yield stage
-        self.emit(StageFinished(name))
+        self.emit(StageFinished(need.name))
 
     def remember(self, name: str, compute: Callable[[], Arrays]) -> dict[str, mx.array]:
         """Arrays from the journal, where an earlier run left them, else from ``compute``."""

@@ -1,19 +1,32 @@
-"""Stages that turn prompts into contexts: the text encoder, then the connectors."""
+"""Stages that turn prompts into contexts: the text encoder, the text projection, then the connectors."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import mlx.core as mx
+import numpy as np
 
 from ltx2rt.errors import UsageError
 from ltx2rt.graph.models import connector, feature_extractor, gemma3
 from ltx2rt.graph.models.params import Params
 from ltx2rt.graph.models.transformer import TransformerConfig
-from ltx2rt.graph.pipelines.prompt_encoding import PromptContext, check_pairing, connect, extract_features
+from ltx2rt.graph.pipelines.prompt_encoding import PromptContext, check_pairing, connect
 from ltx2rt.graph.pipelines.run import Run
+from ltx2rt.graph.pipelines.text_needs import (
+    connector_options,
+    encoder_options,
+    projection_options,
+    resident_specs,
+)
+from ltx2rt.memory.stage import Stage
+from ltx2rt.types import LinearWeight
 from ltx2rt.weights.checkpoint import Checkpoint
 from ltx2rt.weights.tokenizer import MAX_TOKENS
+
+# Length of a prompt in a plan that knows no tokenizer.
+_ASSUMED_TOKENS = 256
 
 
 def positive_context(run: Run) -> PromptContext:
@@ -38,7 +51,7 @@ def zero_context(checkpoint: Checkpoint) -> PromptContext:
 
 
 def encode_prompts(run: Run, prompts: Sequence[str]) -> list[PromptContext]:
-    """Contexts of each prompt: stage "text encoder" (Gemma and the projection), then stage "connectors"."""
+    """Contexts of each prompt: stages "text encoder", "text projection" and "connectors"."""
 
     def compute() -> dict[str, mx.array]:
         contexts = _encode(run, prompts)
@@ -49,28 +62,89 @@ def encode_prompts(run: Run, prompts: Sequence[str]) -> list[PromptContext]:
 
 
 def _encode(run: Run, prompts: Sequence[str]) -> list[PromptContext]:
-    checkpoint, encoder = run.files.checkpoint, run.files.text_encoder
+    checkpoint, encoder, dtype = run.files.checkpoint, run.files.text_encoder, run.request.dtype
     tokenizer = run.files.tokenizer
-    if encoder is None or tokenizer is None:
+    if encoder is None or (tokenizer is None and not run.planning):
         raise UsageError("the text encoder is missing; give the Gemma folder or a text embedding.")
-    dtype = run.request.dtype
-    config = gemma3.Gemma3Config.from_dict(encoder.section("text_encoder"))
     check_pairing(checkpoint.metadata, encoder.section("text_encoder"), str(checkpoint.path))
+    config = gemma3.Gemma3Config.from_dict(encoder.section("text_encoder"))
     section = checkpoint.section("transformer")
     extractor_config = feature_extractor.FeatureExtractorConfig.from_dict(
         section, encoder_width=config.hidden_size, encoder_states=config.num_states
     )
-    with run.stage("text encoder") as stage:
-        arrays = stage.hold(encoder.load("text_encoder", gemma3.param_specs(config)))
-        projection = stage.hold(checkpoint.load("text_projection", feature_extractor.param_specs(extractor_config)))
-        model = gemma3.Gemma3(config, Params(arrays), dtype)
-        extractor = feature_extractor.FeatureExtractor(extractor_config, Params(projection), dtype)
-        features = [extract_features(model, extractor, tokenizer.encode(prompt)) for prompt in prompts]
-    with run.stage("connectors") as stage:
-        video_config = connector.ConnectorConfig.from_dict(section, "video")
-        audio_config = connector.ConnectorConfig.from_dict(section, "audio")
-        video_arrays = stage.hold(checkpoint.load("video_connector", connector.param_specs(video_config)))
-        audio_arrays = stage.hold(checkpoint.load("audio_connector", connector.param_specs(audio_config)))
-        video = connector.Connector(video_config, Params(video_arrays), dtype)
-        audio = connector.Connector(audio_config, Params(audio_arrays), dtype)
-        return [connect(feature, video, audio) for feature in features]
+    ids = [np.zeros(_ASSUMED_TOKENS, np.int32) if tokenizer is None else tokenizer.encode(text) for text in prompts]
+    tokens = [len(of_prompt) for of_prompt in ids]
+    encoding = run.ledger.choose(encoder_options(encoder, config, extractor_config, tokens, dtype))
+    projecting = run.ledger.choose(projection_options(checkpoint, extractor_config, tokens))
+    connectors = [connector.ConnectorConfig.from_dict(section, stream) for stream in connector.STREAMS]
+    connecting = run.ledger.choose(connector_options(checkpoint, connectors, len(prompts), dtype))
+    if run.planning:
+        return [zero_context(checkpoint) for _ in prompts]
+
+    with run.stage(encoding) as stage:
+        extractor = feature_extractor.FeatureExtractor(extractor_config, Params({}), dtype)
+        model = _text_model(stage, encoder, config, encoding.settings["depth"], dtype)
+        normalised = [extractor.normalised(model.hidden_states(of_prompt)) for of_prompt in ids]
+    with run.stage(projecting) as stage:
+        features = _project(stage, checkpoint, extractor_config, projecting.settings["rows"], normalised, dtype)
+        normalised.clear()
+    with run.stage(connecting) as stage:
+        models = []
+        for component, connector_config in zip(("video_connector", "audio_connector"), connectors, strict=True):
+            arrays = stage.hold(checkpoint.load(component, connector.param_specs(connector_config)))
+            models.append(connector.Connector(connector_config, Params(arrays), dtype))
+        return [connect(feature, *models) for feature in features]
+
+
+def _text_model(
+    stage: Stage, encoder: Checkpoint, config: gemma3.Gemma3Config, depth: int, dtype: mx.Dtype
+) -> gemma3.Gemma3:
+    """The text encoder with its layers resident (depth 0) or streamed; the embedding stays on disk."""
+    params = Params(stage.hold(encoder.load("text_encoder", resident_specs(config))))
+    specs = [gemma3.layer_specs(config, index) for index in range(config.num_layers)]
+    if depth == 0:
+        resident = Params(stage.hold(encoder.load("text_encoder", [spec for layer in specs for spec in layer])))
+
+        def layers(index: int) -> Params:
+            return resident.at(f"layers.{index}")
+    else:
+        stream = stage.hold_stream(encoder.stream("text_encoder", specs, depth=depth))
+
+        def layers(index: int) -> Params:
+            return Params(stream(index)).at(f"layers.{index}")
+
+    (embedding,) = (spec for spec in gemma3.param_specs(config) if spec.name == "embed_tokens.weight")
+
+    def embedding_rows(ids: np.ndarray[Any, Any]) -> LinearWeight:
+        rows = encoder.load_rows("text_encoder", embedding, ids.tolist())
+        assert isinstance(rows, LinearWeight)
+        return rows
+
+    return gemma3.Gemma3(config, params, dtype, layers=layers, embedding_rows=embedding_rows)
+
+
+def _project(
+    stage: Stage,
+    checkpoint: Checkpoint,
+    config: feature_extractor.FeatureExtractorConfig,
+    rows: int | None,
+    normalised: list[list[mx.array]],
+    dtype: mx.Dtype,
+) -> list[feature_extractor.TextFeatures]:
+    """The aggregate projections, with their weights resident or ``rows`` rows at a time."""
+    specs = {spec.name: spec for spec in feature_extractor.param_specs(config)}
+    weight_rows = None
+    if rows is not None:
+        biases = [spec for name, spec in specs.items() if name.endswith(".bias")]
+        arrays = stage.hold(checkpoint.load("text_projection", biases)) if biases else {}
+
+        def weight_rows(name: str, first: int, last: int) -> mx.array:
+            loaded = checkpoint.load_rows("text_projection", specs[name], range(first, last))
+            assert isinstance(loaded, mx.array)
+            return loaded
+    else:
+        arrays = stage.hold(checkpoint.load("text_projection", specs.values()))
+    extractor = feature_extractor.FeatureExtractor(
+        config, Params(arrays), dtype, weight_rows=weight_rows, rows_per_slab=rows
+    )
+    return extractor.project(normalised)

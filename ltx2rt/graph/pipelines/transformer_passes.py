@@ -37,6 +37,8 @@ class TransformerPasses:
         self._positive = positive
         self._negative = negative
         self._max_batch_size = max_batch_size
+        # By the passes' prompts: the transformer keeps what it derives from a context by the identity of the array.
+        self._joined: dict[tuple[bool, ...], PromptContext] = {}
 
     def __call__(self, request: PredictRequest) -> list[Denoised]:
         """One pair of x0 estimates (B, T, C) float32 per pass; None for an absent or disabled stream.
@@ -50,12 +52,9 @@ class TransformerPasses:
 
     def _run(self, request: PredictRequest, passes: Sequence[GuidancePass]) -> list[Denoised]:
         """The passes of one transformer call."""
-        contexts = [self._negative if guidance_pass.negative_prompt else self._positive for guidance_pass in passes]
-        given = [context for context in contexts if context is not None]
-        if len(given) < len(contexts):
-            raise ValueError("Negative context is required for unconditioned denoising; give a negative prompt.")
-        video = _modality(request.video, request.sigma, [context.video for context in given], request.run_video)
-        audio = _modality(request.audio, request.sigma, [context.audio for context in given], request.run_audio)
+        context = self._context(tuple(guidance_pass.negative_prompt for guidance_pass in passes))
+        video = _modality(request.video, request.sigma, context.video, len(passes), request.run_video)
+        audio = _modality(request.audio, request.sigma, context.audio, len(passes), request.run_audio)
         states = [state for state in (request.video, request.audio) if state is not None]
         perturbations = [_perturbations(guidance_pass) for guidance_pass in passes for _ in range(states[0].batch)]
         velocities = self._transformer(video, audio, perturbations if any(perturbations) else None)
@@ -67,12 +66,27 @@ class TransformerPasses:
             for index in range(len(passes))
         ]
 
+    def _context(self, negative: tuple[bool, ...]) -> PromptContext:
+        """The contexts of several passes on the batch axis."""
+        if negative not in self._joined:
+            given = [self._negative if is_negative else self._positive for is_negative in negative]
+            contexts = [context for context in given if context is not None]
+            if len(contexts) < len(given):
+                raise ValueError("Negative context is required for unconditioned denoising; give a negative prompt.")
+            if len(contexts) == 1:
+                self._joined[negative] = contexts[0]
+            else:
+                streams = (mx.concatenate(list(arrays)) for arrays in zip(*contexts, strict=True))
+                self._joined[negative] = PromptContext(*streams)
+        return self._joined[negative]
 
-def _modality(state: LatentState | None, sigma: float, contexts: list[mx.array], enabled: bool) -> Modality | None:
+
+def _modality(
+    state: LatentState | None, sigma: float, context: mx.array, passes: int, enabled: bool
+) -> Modality | None:
     """The state once per pass, on the batch axis."""
     if state is None:
         return None
-    passes = len(contexts)
 
     def repeated(values: Float32Array) -> Float32Array:
         return values if passes == 1 else np.concatenate([values] * passes)
@@ -82,7 +96,7 @@ def _modality(state: LatentState | None, sigma: float, contexts: list[mx.array],
         sigma=np.full(passes * state.batch, state.model_sigma(sigma), np.float32),
         timesteps=repeated(state.timesteps(sigma)),
         positions=repeated(state.positions),
-        context=contexts[0] if passes == 1 else mx.concatenate(contexts),
+        context=context,
         attention_mask=None if state.attention_mask is None else repeated(state.attention_mask),
         keyframes_mask=None if state.keyframes_mask is None else repeated(state.keyframes_mask),
         enabled=enabled,

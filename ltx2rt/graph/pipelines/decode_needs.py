@@ -1,0 +1,201 @@
+"""What the stages of the VAEs, the vocoder and the latent upscalers need."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from math import prod
+from typing import Literal
+
+import mlx.core as mx
+
+from ltx2rt.graph.models import audio_vae, upscaler, vocoder
+from ltx2rt.graph.models.decoder_footprint import (
+    audio_decode_flops,
+    audio_decode_footprint,
+    largest_convolution,
+    sound_encode_flops,
+    sound_encode_footprint,
+    upscaler_flops,
+    upscaler_footprint,
+    video_decode_flops,
+    video_encode_flops,
+    vocoder_flops,
+    vocoder_footprint,
+)
+from ltx2rt.graph.models.latent_statistics import statistics_specs
+from ltx2rt.graph.models.tiling import TileSize, Tiling
+from ltx2rt.graph.models.video_decoder import decoder_layers
+from ltx2rt.graph.models.video_encoder import encoder_layers
+from ltx2rt.graph.models.video_layers import Layer, ResidualLayer
+from ltx2rt.graph.models.video_memory import decode_bytes, encode_bytes
+from ltx2rt.graph.models.video_vae import VideoVaeConfig, decoder_specs, encoder_specs
+from ltx2rt.memory.need import Need
+from ltx2rt.weights.checkpoint import Checkpoint
+
+Grid = tuple[int, int, int]
+
+_FLOAT32 = 4
+# Frames that a layer works on at a time.
+PUSHES = (4, 2, 1)
+# Sides of the decoder's tiles, in pixels, where whole frames do not fit.
+TILE_SIDES = (768, 512, 384, 256)
+_TILE_OVERLAP = 64
+# What a video encoder keeps of a frame (YUV 4:2:0 and its own copies) and how many frames it looks ahead.
+_ENCODER_BYTES_PER_PIXEL = 3
+_ENCODER_FRAMES = 48
+_ENCODER_BYTES = 24 << 20
+
+_ADVICE = "lower --height or --width"
+
+
+def can_stream(layers: Sequence[Layer]) -> bool:
+    """Whether the layers can run piece by piece."""
+    return not any(isinstance(layer, ResidualLayer) and layer.looks_at_whole_clip for layer in layers)
+
+
+def video_decoder_options(
+    checkpoint: Checkpoint,
+    config: VideoVaeConfig,
+    latent: Grid,
+    tiling: Tiling | Literal["auto"] | None,
+    dtype: mx.Dtype,
+) -> Iterator[Need]:
+    """Stage "video decoder".
+
+    ``auto``: piece by piece, in tiles where that does not fit. None: never in tiles, and in one piece if that fits.
+    """
+    weights = checkpoint.loaded_bytes("video_vae", decoder_specs(config) + statistics_specs()).arrays
+    working = largest_convolution(decoder_specs(config))
+    height, width = (cells * config.spatial_factor for cells in latent[1:])
+    encoder = _ENCODER_BYTES + _ENCODER_FRAMES * _ENCODER_BYTES_PER_PIXEL * height * width
+    streams = can_stream(decoder_layers(config.require_decoder()))
+
+    def need(cut: Tiling | None, push: int | None) -> Need:
+        peak = decode_bytes(config, latent, dtype.size, cut, push)
+        return Need(
+            "video decoder",
+            weights=weights,
+            activations=peak.arrays,
+            working=working,
+            host=peak.total - peak.arrays + encoder,
+            caches=prod(latent) * config.latent_channels * (dtype.size + _FLOAT32),
+            flops=video_decode_flops(config, latent),
+            choice={"frames": "in one piece" if push is None else f"{push} at a time", "tiles": _tiles(cut)},
+            settings={"tiling": cut, "push": push},
+            advice=_ADVICE,
+        )
+
+    if isinstance(tiling, Tiling):
+        if streams and tiling.frames is None:
+            yield from (need(tiling, push) for push in PUSHES)
+        else:
+            yield need(tiling, None)
+        return
+    if not streams:
+        yield need(None if tiling is None else Tiling.auto(height, width), None)
+        return
+    if tiling is None:
+        yield need(None, None)
+    yield from (need(None, push) for push in PUSHES)
+    if tiling == "auto":
+        for side in TILE_SIDES:
+            if side < max(height, width):
+                cut = Tiling(height=_side(side, height), width=_side(side, width))
+                yield from (need(cut, push) for push in PUSHES[1:])
+
+
+def _side(side: int, length: int) -> TileSize | None:
+    return TileSize(side, _TILE_OVERLAP) if side < length else None
+
+
+def _tiles(tiling: Tiling | None) -> str:
+    if tiling is None:
+        return "none"
+    axes = {"frames": tiling.frames, "height": tiling.height, "width": tiling.width}
+    return ", ".join(
+        f"{axis} {size.tile}/{size.overlap}" if isinstance(size, TileSize) else f"{axis} in {size.count}"
+        for axis, size in axes.items()
+        if size is not None
+    )
+
+
+def video_encoder_options(
+    checkpoint: Checkpoint, config: VideoVaeConfig, name: str, clips: Sequence[Grid], dtype: mx.Dtype
+) -> Iterator[Need]:
+    """A stage that encodes clips of (F, H, W) pixels, single images in one piece."""
+    weights = checkpoint.loaded_bytes("video_vae", encoder_specs(config) + statistics_specs()).arrays
+    working = largest_convolution(encoder_specs(config))
+    streams = can_stream(encoder_layers(config.require_encoder()))
+    flops = sum(video_encode_flops(config, clip) for clip in clips)
+    for push in PUSHES:
+        activations = host = 0
+        for clip in clips:
+            piece = push if streams and clip[0] > 1 else None
+            tiling = Tiling.auto(*clip[1:]) if clip[0] > 1 and not streams else None
+            activations = max(activations, encode_bytes(config, clip, dtype.size, tiling, piece).total)
+            # Frames of the caller as float32, all of them or those of a piece.
+            frames = clip[0] if piece is None else config.temporal_factor
+            host = max(host, frames * prod(clip[1:]) * 3 * _FLOAT32)
+        yield Need(
+            name,
+            weights=weights,
+            activations=activations,
+            working=working,
+            host=host,
+            flops=flops,
+            choice={"frames": f"{push} at a time"} if any(clip[0] > 1 for clip in clips) else {},
+            settings={"push": push if streams else None},
+            advice=_ADVICE,
+        )
+
+
+def upscaler_options(
+    upscaler_file: Checkpoint, config: upscaler.LatentUpscalerConfig, name: str, latent: Grid, dtype: mx.Dtype
+) -> Iterator[Need]:
+    """A stage that enlarges a latent."""
+    footprint = upscaler_footprint(config, latent, dtype.size)
+    yield Need(
+        name,
+        weights=upscaler_file.loaded_bytes("upscaler", upscaler.param_specs(config)).arrays,
+        activations=footprint.activations,
+        working=footprint.working,
+        flops=upscaler_flops(config, latent),
+        advice="lower --height, --width or --num-frames",
+    )
+
+
+def audio_decoder_options(
+    checkpoint: Checkpoint, config: audio_vae.AudioVaeConfig, sound: vocoder.VocoderConfig, tokens: int
+) -> Iterator[Need]:
+    """Stage "audio decoder": VAE, then vocoder."""
+    mel_frames = config.downsampling * (tokens - 1) + 1
+    vae, generator = audio_decode_footprint(config, tokens), vocoder_footprint(sound, mel_frames)
+    loaded = (
+        checkpoint.loaded_bytes("audio_vae", audio_vae.decoder_specs(config)).arrays,
+        checkpoint.loaded_bytes("vocoder", vocoder.param_specs(sound)).arrays,
+    )
+    peak = max(vae, generator, key=lambda footprint: footprint.total)
+    yield Need(
+        "audio decoder",
+        weights=sum(loaded),
+        activations=peak.activations,
+        working=peak.working,
+        flops=audio_decode_flops(config, tokens) + vocoder_flops(sound, mel_frames),
+        advice="lower --num-frames",
+    )
+
+
+def sound_encoder_options(
+    checkpoint: Checkpoint, config: audio_vae.AudioVaeConfig, mel_frames: int, samples: int
+) -> Iterator[Need]:
+    """Stage "sound encoder"; ``samples`` of each channel of the waveform."""
+    footprint = sound_encode_footprint(config, mel_frames)
+    yield Need(
+        "sound encoder",
+        weights=checkpoint.loaded_bytes("audio_vae", audio_vae.encoder_specs(config)).arrays,
+        activations=footprint.activations,
+        working=footprint.working,
+        host=8 * samples * 2 * _FLOAT32,
+        flops=sound_encode_flops(config, mel_frames),
+        advice="give a shorter sound",
+    )

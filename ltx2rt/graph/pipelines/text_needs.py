@@ -1,0 +1,159 @@
+"""What the stages of the text path need: the text encoder, the text projection, the connectors, prompt enhancement."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import mlx.core as mx
+
+from ltx2rt.graph.models import connector, feature_extractor, gemma3
+from ltx2rt.graph.models.text_footprint import (
+    connector_flops,
+    connector_footprint,
+    encoder_flops,
+    encoder_footprint,
+    kept_bytes,
+    normalised_bytes,
+    projection_flops,
+    projection_footprint,
+)
+from ltx2rt.memory.need import Need
+from ltx2rt.types import ParamSpec
+from ltx2rt.weights.checkpoint import Checkpoint
+
+# Rows of the projection's weight that are in memory at a time when it is streamed.
+STREAMED_ROWS = 128
+# Slots that blocks are streamed through: one computes while the next is read.
+DEPTHS = (2, 1)
+
+
+def resident_specs(config: gemma3.Gemma3Config) -> list[ParamSpec]:
+    """What the encoder needs besides its layers and the embedding, of which only the rows of the prompt are read."""
+    layers = {spec.name for index in range(config.num_layers) for spec in gemma3.layer_specs(config, index)}
+    return [s for s in gemma3.param_specs(config) if s.name not in layers and s.name != "embed_tokens.weight"]
+
+
+def encoder_options(
+    encoder: Checkpoint,
+    config: gemma3.Gemma3Config,
+    extractor: feature_extractor.FeatureExtractorConfig,
+    tokens: Sequence[int],
+    dtype: mx.Dtype,
+) -> Iterator[Need]:
+    """Stage "text encoder": its layers resident or streamed."""
+    layers = [
+        encoder.loaded_bytes("text_encoder", gemma3.layer_specs(config, index)) for index in range(config.num_layers)
+    ]
+    ends = encoder.loaded_bytes("text_encoder", resident_specs(config)).arrays
+    footprint = encoder_footprint(config, max(tokens), dtype.size)
+    # The normalised states of the prompts before it wait for the projection.
+    caches = sum(kept_bytes(extractor, n) for n in tokens[:-1]) + normalised_bytes(extractor, tokens[-1])
+    common = Need(
+        "text encoder",
+        caches=caches,
+        activations=footprint.activations,
+        working=footprint.working,
+        flops=sum(encoder_flops(config, n) for n in tokens),
+        advice="shorten the prompt, or encode it once on a larger machine and give the file with --embedding",
+    )
+    yield replace(
+        common,
+        weights=ends + sum(layer.arrays for layer in layers),
+        choice={"layers": "resident"},
+        settings={"depth": 0},
+    )
+    for depth in DEPTHS:
+        yield replace(
+            common,
+            weights=ends,
+            slots=depth * max(layer.stored for layer in layers),
+            streamed=len(tokens) * sum(layer.stored for layer in layers),
+            choice={"layers": streamed_text(depth)},
+            settings={"depth": depth},
+        )
+
+
+def streamed_text(depth: int) -> str:
+    """How blocks come from disk, for people."""
+    return "streamed, read ahead" if depth > 1 else "streamed, not read ahead"
+
+
+def projection_options(
+    checkpoint: Checkpoint, config: feature_extractor.FeatureExtractorConfig, tokens: Sequence[int]
+) -> Iterator[Need]:
+    """Stage "text projection": its weight resident, or a few rows at a time."""
+    specs = feature_extractor.param_specs(config)
+    loaded = checkpoint.loaded_bytes("text_projection", specs)
+    width = max(width for _, width in config.projections)
+    common = Need(
+        "text projection",
+        caches=sum(kept_bytes(config, n) for n in tokens),
+        flops=sum(projection_flops(config, n) for n in tokens),
+        advice="shorten the prompt",
+    )
+    whole = projection_footprint(config, max(tokens), width)
+    yield replace(
+        common,
+        weights=loaded.arrays,
+        activations=whole.activations,
+        working=whole.working,
+        choice={"weight": "resident"},
+        settings={"rows": None},
+    )
+    rows = min(STREAMED_ROWS, width)
+    part = projection_footprint(config, max(tokens), rows)
+    yield replace(
+        common,
+        # The rows in use and those being read.
+        slots=2 * loaded.arrays * rows // sum(width for _, width in config.projections),
+        streamed=loaded.stored,
+        activations=part.activations,
+        working=part.working,
+        choice={"weight": f"{rows} rows at a time"},
+        settings={"rows": rows},
+    )
+
+
+def connector_options(
+    checkpoint: Checkpoint,
+    configs: Sequence[connector.ConnectorConfig],
+    prompts: int,
+    dtype: mx.Dtype,
+) -> Iterator[Need]:
+    """Stage "connectors": the two of them together or one after the other."""
+    loaded = [
+        checkpoint.loaded_bytes(component, connector.param_specs(config)).arrays
+        for component, config in zip(("video_connector", "audio_connector"), configs, strict=True)
+    ]
+    footprints = [connector_footprint(config, dtype.size) for config in configs]
+    largest = max(footprints, key=lambda footprint: footprint.total)
+    contexts = prompts * connector.CONTEXT_ROWS * sum(config.width for config in configs) * dtype.size
+    yield Need(
+        "connectors",
+        weights=sum(loaded),
+        caches=contexts,
+        activations=largest.activations,
+        working=largest.working,
+        flops=prompts * sum(connector_flops(config) for config in configs),
+        advice="encode the prompt once on a larger machine and give the file with --embedding",
+    )
+
+
+def enhancement_options(
+    encoder: Checkpoint, config: gemma3.Gemma3Config, tokens: int, new_tokens: int, dtype: mx.Dtype
+) -> Iterator[Need]:
+    """Stage "prompt enhancement": writing reads all layers for every token, so they are resident."""
+    loaded = encoder.loaded_bytes("text_encoder", gemma3.param_specs(config))
+    footprint = encoder_footprint(config, tokens, dtype.size)
+    width = config.num_key_value_heads * config.head_dim
+    yield Need(
+        "prompt enhancement",
+        weights=loaded.arrays,
+        caches=2 * config.num_layers * (tokens + new_tokens) * width * dtype.size,
+        activations=footprint.activations,
+        working=footprint.working,
+        flops=encoder_flops(config, tokens) + new_tokens * encoder_flops(config, 1),
+        choice={"layers": "resident"},
+        advice="leave out --enhance-prompt",
+    )
