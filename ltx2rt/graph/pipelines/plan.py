@@ -1,0 +1,103 @@
+"""The plan of a request: what every stage would take, found by running the pipeline without computing anything."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ltx2rt.graph.pipelines import PIPELINES
+from ltx2rt.graph.pipelines.model_files import ModelFiles
+from ltx2rt.graph.pipelines.request import Request
+from ltx2rt.graph.pipelines.run import Run
+from ltx2rt.memory.ledger import Ledger
+from ltx2rt.memory.need import Need
+
+
+@dataclass(frozen=True)
+class Rates:
+    """How fast this machine is.
+
+    Attributes:
+        flops: floating point operations per second that whole stages reach.
+        read: bytes per second from disk.
+    """
+
+    flops: float
+    read: float
+
+    def seconds(self, need: Need) -> float:
+        """Of a stage: its weights are read first; streamed ones while it computes."""
+        computing, reading = need.flops / self.flops, need.streamed / self.read
+        ahead = need.settings.get("depth", 2) != 1
+        return need.weights / self.read + (max(computing, reading) if ahead else computing + reading)
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """One stage of a plan.
+
+    Attributes:
+        need: what the stage declares.
+        peak_bytes: of the process while it runs.
+        seconds: predicted.
+    """
+
+    need: Need
+    peak_bytes: int
+    seconds: float
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "name": self.need.name,
+            "resident_bytes": self.need.resident,
+            "streamed_bytes": self.need.streamed,
+            "peak_bytes": self.peak_bytes,
+            "flops": self.need.flops,
+            "seconds": round(self.seconds, 3),
+        }
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a request would take.
+
+    Attributes:
+        stages: in the order they run.
+        base_bytes: what the process takes without any stage.
+        budget: what was allowed; None: no limit.
+    """
+
+    stages: tuple[StagePlan, ...]
+    base_bytes: int
+    budget: int | None
+
+    @property
+    def peak_bytes(self) -> int:
+        """Of the whole run: that of its largest stage."""
+        return max((stage.peak_bytes for stage in self.stages), default=self.base_bytes)
+
+    @property
+    def seconds(self) -> float:
+        return sum(stage.seconds for stage in self.stages)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"stages": [stage.as_dict() for stage in self.stages], "peak_bytes": self.peak_bytes}
+
+
+def plan(pipeline: str, files: ModelFiles, request: Request, ledger: Ledger, rates: Rates) -> Plan:
+    """Plan a request; nothing is loaded.
+
+    Raises:
+        MemoryBudgetError: a stage does not fit the budget, however it is run.
+        UsageError, CheckpointError: the request or a file cannot work.
+    """
+    run = Run(files, request, ledger=ledger, planning=True)
+    PIPELINES[pipeline].generate(run)
+    return planned(ledger, ledger.needs, rates)
+
+
+def planned(ledger: Ledger, needs: Sequence[Need], rates: Rates) -> Plan:
+    """The plan that a ledger's choices make."""
+    stages = tuple(StagePlan(need, ledger.peak(need), rates.seconds(need)) for need in needs)
+    return Plan(stages, ledger.base, ledger.budget)
