@@ -1,0 +1,144 @@
+"""The shaders of causal_conv3d: clean and accurate for every padding, stride, dilation, prologue, size and layout."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from conv_launcher import TILES, Case, Plan, convolve, plan, region_of
+from shaders_under_test import DTYPES, Operand, assert_accurate
+
+CAUSAL = ((2, 0), (1, 1), (1, 1))
+SAME = ((1, 1), (1, 1), (1, 1))
+
+
+def case(
+    size: tuple[int, ...], channels: int, out_channels: int, kernel: tuple[int, ...], dtype: str, *, batch: int = 1
+) -> Case:
+    return Case(
+        Operand((batch, *size, channels), dtype, 1),
+        Operand((out_channels, *kernel, channels), dtype, 2, 0.2),
+        bias=Operand((out_channels,), "float32", 3),
+    )
+
+
+def check(c: Case, variant: str = "128x64", **options: object) -> None:
+    result, _ = convolve(c, variant, **options)
+    assert_accurate(result, 2, c.x.dtype, c.formula(), c.formula(c.x.dtype))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("variant", ["128x64", "128x32"])
+@pytest.mark.parametrize(("channels", "out_channels"), [(32, 64), (20, 40), (7, 5)])
+def test_three_axes(channels: int, out_channels: int, variant: str, dtype: str) -> None:
+    c = case((3, 5, 9), channels, out_channels, (3, 3, 3), dtype)
+    c.padding = CAUSAL
+    check(c, variant)
+
+
+@pytest.mark.parametrize("time", ["zeros", "edge", "reflect"])
+@pytest.mark.parametrize("space", ["zeros", "edge", "reflect"])
+def test_paddings(time: str, space: str) -> None:
+    c = case((4, 5, 6), 8, 8, (3, 3, 3), "bfloat16")
+    c.padding, c.modes = SAME, (time, space, space)
+    check(c, "128x32")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_everything_fused(dtype: str) -> None:
+    c = case((3, 4, 9), 24, 36, (3, 3, 3), dtype, batch=2)
+    c.padding, c.modes = ((0, 0), (1, 1), (1, 1)), ("edge", "reflect", "reflect")
+    c.halo = Operand((2, 2, 4, 9, 24), dtype, 4, 2.0)
+    c.norm, c.activation = True, "silu"
+    c.scale, c.shift = Operand((2, 24), "bfloat16", 5, 0.3), Operand((2, 24), "float32", 6, 0.3)
+    c.residual = Operand((2, *c.out_size, 36), dtype, 7)
+    check(c)
+
+
+def test_a_halo_is_padded_beyond_its_first_frame() -> None:
+    c = case((2, 3, 4), 8, 8, (3, 3, 3), "float32")
+    c.halo, c.padding = Operand((1, 1, 3, 4, 8), "float32", 4), ((1, 0), (1, 1), (1, 1))
+    check(c, "128x32")
+
+
+def test_zero_padding_follows_the_prologue() -> None:
+    c = case((2, 3, 4), 8, 8, (3, 3, 3), "float32")
+    c.padding, c.modes = SAME, ("zeros", "zeros", "zeros")
+    c.shift = Operand((1, 8), "float32", 4)  # an input of zero would become the shift
+    check(c, "128x32")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("stride", "kernel"), [((2, 2, 2), (3, 3, 3)), ((1, 2, 2), (1, 3, 3)), ((1, 1, 4), (1, 1, 8))])
+def test_strides(stride: tuple[int, int, int], kernel: tuple[int, ...], dtype: str) -> None:
+    c = case((5, 9, 17) if kernel[0] == 3 else (1, 9, 40), 16, 12, kernel, dtype)
+    c.stride, c.padding = stride, tuple((k // 2, k // 2) for k in kernel)
+    check(c, "128x32")
+
+
+@pytest.mark.parametrize("dilation", [1, 3, 5])
+@pytest.mark.parametrize("kernel", [3, 7, 11])
+def test_one_axis_with_dilation(kernel: int, dilation: int) -> None:
+    c = case((1, 1, 150), 16, 16, (1, 1, kernel), "bfloat16")
+    reach = dilation * (kernel - 1)
+    c.dilation, c.padding = (1, 1, dilation), ((0, 0), (0, 0), (reach // 2, reach - reach // 2))
+    c.modes, c.activation = ("zeros", "zeros", "zeros"), "leaky_relu"
+    check(c, "128x32")
+
+
+def test_two_axes_and_one_voxel_kernels() -> None:
+    c = case((1, 7, 20), 16, 20, (1, 3, 3), "float16")
+    c.padding = ((0, 0), (1, 1), (1, 1))
+    check(c, "128x32")
+    check(case((2, 3, 5), 40, 70, (1, 1, 1), "float16"))
+
+
+@pytest.mark.parametrize("cut", [Plan(t, region_of(t, (3, 3, 3), (1, 1, 1), (1, 1, 1)), True) for t in TILES[:2]])
+def test_every_tile(cut: Plan) -> None:
+    c = case((5, 9, 9), 8, 8, (3, 3, 3), "bfloat16")
+    c.padding = CAUSAL
+    check(c, "128x32", cut=cut)
+
+
+@pytest.mark.parametrize("tile", TILES)
+def test_a_phase_per_tap(tile: tuple[int, int, int]) -> None:
+    c = case((5, 5, 9), 8, 8, (3, 2, 2), "bfloat16")
+    c.stride, c.padding = (2, 1, 1), ((1, 1), (1, 0), (0, 1))
+    check(c, "128x32", cut=Plan(tile, tile, False))
+
+
+@pytest.mark.parametrize("weight_type", DTYPES)
+def test_weights_of_any_type(weight_type: str) -> None:
+    c = case((2, 4, 8), 8, 8, (3, 3, 3), "float32")
+    c.weight, c.bias = Operand((8, 3, 3, 3, 8), weight_type, 2, 0.2), Operand((8,), weight_type, 3)
+    c.padding = CAUSAL
+    check(c, "128x32")
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_random_schedules(seed: int) -> None:
+    c = case((3, 5, 9), 20, 40, (3, 3, 3), "bfloat16")
+    c.padding, c.norm = CAUSAL, True
+    check(c, seed=seed)
+
+
+def test_plans() -> None:
+    one = (1, 1, 1)
+    assert plan((16, 64, 64), (3, 3, 3), one, one) == Plan((4, 4, 8), (6, 6, 10), True)
+    assert plan((1, 64, 64), (1, 3, 3), one, one).region == (1, 10, 18)
+    assert plan((1, 1, 4000), (1, 1, 11), one, (1, 1, 5)) == Plan((1, 1, 128), (1, 1, 178), True)
+    assert not plan((1, 40, 40), (1, 7, 7), (1, 4, 4), one).one_phase
+
+
+def test_empty_parts_of_a_tile_are_not_loaded() -> None:
+    c = case((1, 1, 3), 16, 32, (1, 1, 1), "bfloat16")
+    counters = convolve(c, "128x32")[0].check().counters
+    assert counters.device_load_bytes == 2 * (3 * 16 + 32 * 16) + 3 * 32 * 4
+    assert counters.device_store_bytes == 3 * 32 * 2
+
+
+def test_voxels_of_a_batch_item_are_as_they_are_alone() -> None:
+    c = case((2, 3, 4), 16, 8, (3, 3, 3), "bfloat16", batch=2)
+    c.padding = CAUSAL
+    both = convolve(c, "128x32")[0].check().outputs[2]
+    c.x.bits, c.x.exact = c.x.bits[1:], c.x.exact[1:]
+    np.testing.assert_array_equal(convolve(c, "128x32")[0].check().outputs[2], both[1:])
