@@ -42,13 +42,13 @@ class Group:
 
 
 GROUPS = (
-    Group(128, 25, 800, controlled=True),
-    Group(128, 25, 4200),
-    Group(256, 25, 1000, small=True),
-    Group(128, 17, 500),
-    Group(128, 33, 500),
-    Group(128, 9, 300),
-    Group(128, 25, 400, doubled=True),
+    Group(128, 25, 600, controlled=True),
+    Group(128, 25, 3000),
+    Group(256, 25, 700, small=True),
+    Group(128, 17, 300),
+    Group(128, 33, 300),
+    Group(128, 9, 150),
+    Group(128, 25, 250, doubled=True),
 )
 
 

@@ -47,7 +47,9 @@ def load(module: nn.Module, path: Path) -> Any:
 def video_vae_stage(folder: Path, steps: int, recorder: Recorder) -> None:
     from . import video_vae
 
-    video_vae.train(steps, seed=1, report=recorder.report, save=recorder.save)
+    earlier = folder / "video_vae_start.pt"
+    start = torch.load(earlier, weights_only=True) if earlier.exists() else None
+    video_vae.train(steps, seed=1, report=recorder.report, save=recorder.save, start=start)
 
 
 def audio_vae_stage(folder: Path, steps: int, recorder: Recorder) -> None:
@@ -184,7 +186,7 @@ STAGES: dict[str, tuple[Callable[[Path, int, Recorder], None], int]] = {
     "vocoder": (vocoder_stage, 800),
     "text": (text_stage, 1200),
     "encode": (encode_stage, 1_000_000),
-    "transformer": (transformer_stage, 4000),
+    "transformer": (transformer_stage, 2500),
     "spatial_upscaler": (spatial_upscaler_stage, 600),
     "temporal_upscaler": (temporal_upscaler_stage, 500),
     "control_lora": (control_lora_stage, 400),

@@ -267,11 +267,22 @@ def quality(vae: VideoVae, size: int, noise: float = 0.0) -> float:
     return float(torch.stack(values).mean())
 
 
-def train(steps: int, seed: int, report: Callable[..., None], save: Callable[[nn.Module], None]) -> VideoVae:
-    """Reconstruction with noise on the latent; returns the averaged weights with their latent statistics."""
+def train(
+    steps: int,
+    seed: int,
+    report: Callable[..., None],
+    save: Callable[[nn.Module], None],
+    start: dict[str, Tensor] | None = None,
+) -> VideoVae:
+    """Reconstruction with noise on the latent; returns the averaged weights with their latent statistics.
+
+    ``start`` continues from the weights of an earlier run.
+    """
     torch.manual_seed(seed)
     rng = random.Random(seed)
     vae = VideoVae()
+    if start is not None:
+        vae.load_state_dict(start)
     average = Average(vae, 0.998)
     optimiser = for_convolutions(vae, matrix_rate=0.02, other_rate=2e-3)
     judge = VideoVae()

@@ -40,6 +40,9 @@ DECIBELS_PER_HEIGHT = 30.0
 HELD_OUT_SHARE = 10  # one in so many combinations of colour, shape, motion and background is kept for tests
 
 
+Point = tuple[float, float]
+
+
 @dataclass(frozen=True)
 class Thing:
     """One moving object; ``size`` multiplies the radius of its shape."""
@@ -47,8 +50,8 @@ class Thing:
     color: str
     shape: str
     motion: str
-    start: tuple[float, float]
-    end: tuple[float, float]
+    start: Point
+    end: Point
     size: float = 1.0
     size_name: str = "normal"
     speed_name: str = "normal"
@@ -75,9 +78,7 @@ def is_held_out(color: str, shape: str, motion: str, background: str) -> bool:
     return (code * 7919 + 104729) % 1009 % HELD_OUT_SHARE == 3
 
 
-def path(
-    rng: random.Random, motion: str, distance: float, lane: float, shift: float
-) -> tuple[tuple[float, float], ...]:
+def path(motion: str, distance: float, lane: float, shift: float) -> tuple[Point, Point]:
     """Start and end of a ``motion`` over ``distance``, ``lane`` across and ``shift`` along it, around the middle."""
     a, b = 0.5 + shift - distance / 2, 0.5 + shift + distance / 2
     return {
