@@ -103,6 +103,7 @@ class Clip:
             MediaError: a file cannot be written.
         """
         path, options = Path(path), replace(options or OutputOptions(), **changes)
+        options.check()
         try:
             self._save(path, options)
         except BaseException:
@@ -161,8 +162,6 @@ class Clip:
 
     def _at_speed(self, speed: float) -> tuple[Array | None, int, Any]:
         """Sound, its rate and the frame rate at a playback speed; the sound changes its pitch like a tape."""
-        if not 0.1 <= speed <= 10.0:
-            raise UsageError(f"the playback speed must be 0.1 to 10, got {speed}.")
         if speed == 1.0:
             return self.audio, self.sample_rate, self.frame_rate
         audio = self.audio

@@ -22,7 +22,7 @@ from ltx2rt.graph.pipelines.inputs import (
     TimeRange,
 )
 from ltx2rt.media.audio_reader import read_audio
-from ltx2rt.media.canny import canny
+from ltx2rt.media.canny import canny, check_thresholds
 from ltx2rt.media.images import load_conditioning_image, read_image
 from ltx2rt.media.resize import resize_to_cover
 from ltx2rt.media.video_reader import VideoInfo, probe_video, read_frames
@@ -64,6 +64,7 @@ def reference_video(video: VideoInput, settings: Settings) -> ReferenceVideo:
     check_strength("reference video", video.strength)
     if settings.control_type not in CONTROL_TYPES:
         raise UsageError(f"unknown control type {settings.control_type!r}; use one of {', '.join(CONTROL_TYPES)}.")
+    check_thresholds(settings.canny_low, settings.canny_high)
     info = probe_video(video.path)
     require_frame_rate(video.path, info, settings.frame_rate)
     if info.num_frames < (settings.num_frames or 0):

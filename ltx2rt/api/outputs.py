@@ -6,7 +6,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from ltx2rt.media.video_writer import DEFAULT_PRESET
+from ltx2rt.errors import UsageError
+from ltx2rt.media.video_writer import CODECS, DEFAULT_PRESET, PRESETS
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,17 @@ class OutputOptions:
     contact_sheet: Path | None = None
     save_latents: Path | None = None
     sidecar: bool = True
+
+    def check(self) -> None:
+        """Raise UsageError for values that no encoder takes."""
+        if self.codec not in CODECS:
+            raise UsageError(f"unknown video codec {self.codec!r}; use one of {', '.join(CODECS)}.")
+        if self.crf is not None and not 0 <= self.crf <= 51:
+            raise UsageError(f"crf must be 0 to 51, got {self.crf}; smaller is better quality.")
+        if self.preset not in PRESETS:
+            raise UsageError(f"unknown encoder preset {self.preset!r}; use one of {', '.join(PRESETS)}.")
+        if not 0.1 <= self.speed <= 10.0:
+            raise UsageError(f"the playback speed must be 0.1 to 10, got {self.speed}.")
 
     def as_dict(self) -> dict[str, Any]:
         """The options that differ from their defaults as JSON values."""

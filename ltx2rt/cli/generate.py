@@ -128,6 +128,7 @@ def _merge(arguments: argparse.Namespace, words: Sequence[str]) -> None:
 
 def _check_outputs(arguments: argparse.Namespace, command: Command) -> None:
     """Refuse outputs that the run will not have, before it runs."""
+    command.output.check()
     if command.settings.get("skip_vae") and command.output.save_latents is None:
         raise UsageError("--skip-vae makes latents only; name their file with --save-latents.")
     if arguments.save_control and not command.settings.get("video_conditioning"):

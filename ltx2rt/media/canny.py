@@ -32,8 +32,7 @@ def canny(picture: Array, low: int = 100, high: int = 200) -> Array:
 
     Source: J. Canny, A Computational Approach to Edge Detection, 1986; thresholds and gradient as OpenCV's cv2.Canny.
     """
-    if not 0 <= low <= high:
-        raise UsageError(f"canny thresholds must be 0 <= low <= high, got {low} and {high}.")
+    check_thresholds(low, high)
     grey = np.rint(picture.astype(np.float32) @ _LUMA)
     g = np.pad(grey, 1, mode="edge")
     across = (g[:-2, 2:] + 2 * g[1:-1, 2:] + g[2:, 2:]) - (g[:-2, :-2] + 2 * g[1:-1, :-2] + g[2:, :-2])
@@ -42,6 +41,12 @@ def canny(picture: Array, low: int = 100, high: int = 200) -> Array:
     ridge = _ridges(strength, across, down)
     edges = _connected(ridge & (strength > high), ridge & (strength > low))
     return np.repeat((edges * np.uint8(255)).astype(np.uint8)[..., None], 3, axis=2)
+
+
+def check_thresholds(low: int, high: int) -> None:
+    """Raise UsageError unless 0 <= low <= high."""
+    if not 0 <= low <= high:
+        raise UsageError(f"canny thresholds must be 0 <= low <= high, got {low} and {high}.")
 
 
 def _ridges(strength: Array, across: Array, down: Array) -> Array:
