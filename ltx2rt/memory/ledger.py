@@ -9,6 +9,8 @@ from ltx2rt.memory.limits import format_bytes, hard_limits
 from ltx2rt.memory.measure import resident_bytes, virtual_bytes
 from ltx2rt.memory.need import Need
 
+# What the process takes more once the first stage has run: the kernels' threads, code pages, Python's objects.
+_RUNTIME_BYTES = 8 << 20
 # What a stage may find more in the process than was there before the first stage: modules imported since, heaps.
 _DRIFT_BYTES = 64 << 20
 # Kernels and MLX reserve addresses before they use them; only a limit of the address space notices.
@@ -28,7 +30,7 @@ class Ledger:
 
     def __init__(self, budget: int | None = None, base: int | None = None) -> None:
         self.budget = budget
-        self.base = resident_bytes() if base is None else base
+        self.base = resident_bytes() + _RUNTIME_BYTES if base is None else base
         self.needs: list[Need] = []
 
     def peak(self, need: Need) -> int:

@@ -40,10 +40,11 @@ PUSHES = (4, 2, 1)
 # Sides of the decoder's tiles, in pixels, where whole frames do not fit.
 TILE_SIDES = (768, 512, 384, 256)
 _TILE_OVERLAP = 64
-# What a video encoder keeps of a frame (YUV 4:2:0 and its own copies) and how many frames it looks ahead.
-_ENCODER_BYTES_PER_PIXEL = 3
-_ENCODER_FRAMES = 48
-_ENCODER_BYTES = 24 << 20
+# A video encoder: in itself, per pixel of the picture, and per pixel of each frame that it looks ahead.
+_ENCODER_BYTES = 12 << 20
+_ENCODER_BYTES_PER_PIXEL = 40
+_LOOKAHEAD_BYTES_PER_PIXEL = 1.5
+_LOOKAHEAD_FRAMES = 48
 
 _ADVICE = "lower --height or --width"
 
@@ -67,17 +68,20 @@ def video_decoder_options(
     weights = checkpoint.loaded_bytes("video_vae", decoder_specs(config) + statistics_specs()).arrays
     working = largest_convolution(decoder_specs(config))
     height, width = (cells * config.spatial_factor for cells in latent[1:])
-    encoder = _ENCODER_BYTES + _ENCODER_FRAMES * _ENCODER_BYTES_PER_PIXEL * height * width
+    pixels, frames = height * width, config.pixel_frames(latent[0])
+    ahead = _LOOKAHEAD_BYTES_PER_PIXEL * min(frames, _LOOKAHEAD_FRAMES)
+    encoder = _ENCODER_BYTES + int(pixels * (_ENCODER_BYTES_PER_PIXEL + ahead))
     streams = can_stream(decoder_layers(config.require_decoder()))
 
     def need(cut: Tiling | None, push: int | None) -> Need:
         peak = decode_bytes(config, latent, dtype.size, cut, push)
+        converted = min(push or 1, frames) * pixels * 3 * _FLOAT32  # while a chunk becomes bytes
         return Need(
             "video decoder",
             weights=weights,
             activations=peak.arrays,
             working=working,
-            host=peak.total - peak.arrays + encoder,
+            host=peak.total - peak.arrays + converted + encoder,
             caches=prod(latent) * config.latent_channels * (dtype.size + _FLOAT32),
             flops=video_decode_flops(config, latent),
             choice={"frames": "in one piece" if push is None else f"{push} at a time", "tiles": _tiles(cut)},
