@@ -1,4 +1,4 @@
-"""One block of the 19B transformer: video, audio and text together."""
+"""One block of the transformer of LTX-2 (19B) or 2.3: video, audio and text together."""
 
 from __future__ import annotations
 
@@ -20,6 +20,15 @@ from ltx2rt.kernels import RopeTable
 from ltx2rt.kernels.reference import rope_lanes
 
 _SECTION = {"num_layers": 1, "rope_type": "split", "frequencies_precision": "float64"}
+_SECTIONS = {
+    "19b": _SECTION,
+    "2.3": {
+        **_SECTION,
+        "cross_attention_adaln": True,
+        "apply_gated_attention": True,
+        "caption_proj_before_connector": True,
+    },
+}
 _SMALL = {
     "num_attention_heads": 2,
     "attention_head_dim": 64,
@@ -43,16 +52,19 @@ class BlockCase(StageCase):
     Attributes:
         form: of the linear weights.
         dtype: of the activations.
+        generation: of the model, ``19b`` or ``2.3``.
     """
 
     tokens: int
     form: str = "bf16"
     dtype: str = "bf16"
     small: bool = False
+    generation: str = "19b"
 
     @property
     def name(self) -> str:
-        return f"transformer_block/{self.form}/v{self.tokens}-a{AUDIO_TOKENS}-t{TEXT_TOKENS}"
+        suffix = "" if self.generation == "19b" else f"-{self.generation}"
+        return f"transformer_block{suffix}/{self.form}/v{self.tokens}-a{AUDIO_TOKENS}-t{TEXT_TOKENS}"
 
     def reduced(self) -> BlockCase:
         return replace(self, tokens=48, small=True)
@@ -70,7 +82,7 @@ class Block:
 
     def __init__(self, case: BlockCase) -> None:
         self._case = case
-        self._config = TransformerConfig.from_dict({**_SECTION, **(_SMALL if case.small else {})})
+        self._config = TransformerConfig.from_dict({**_SECTIONS[case.generation], **(_SMALL if case.small else {})})
         self._specs = block_param_specs(self._config, 0)
         self._params = random_params(self._specs, case.dtype, None if case.form in DTYPES else case.form)
         self._kept = KeptSamples(*(np.ones(1, dtype=bool) for _ in range(4)))
@@ -81,9 +93,9 @@ class Block:
     def _stream(self, name: str, config: StreamConfig, tokens: int, text: int, axes: int, seed: int) -> Stream:
         dtype, width = DTYPES[self._case.dtype], config.width
 
-        def modulation(rows: int, number: int) -> Modulation:
+        def modulation(rows: int, number: int, of: int = tokens) -> Modulation:
             return Modulation(
-                normal((rows, 1, width), seed + number, mx.float32, 0.1), mx.zeros((1, tokens), dtype=mx.int32)
+                normal((rows, 1, width), seed + number, mx.float32, 0.1), mx.zeros((1, of), dtype=mx.int32)
             )
 
         return Stream(
@@ -96,7 +108,7 @@ class Block:
             rope=token_rope(tokens, axes, width),
             modulation=modulation(self._config.modulation_rows, 2),
             embedded=mx.zeros((1, width)),
-            prompt=None,
+            prompt=modulation(2, 5, text) if self._config.prompt_adaln else None,
             cross_rope=token_rope(tokens, 1, self._config.audio.width),
             cross_modulation=modulation(4, 3),
             cross_gate=modulation(1, 4),
@@ -109,7 +121,7 @@ class Block:
         return mx.concatenate([video.x.reshape(-1), audio.x.reshape(-1)])
 
     def torch_call(self) -> Call | None:
-        if self._case.form not in DTYPES or not diffusers_installed():
+        if self._case.generation != "19b" or self._case.form not in DTYPES or not diffusers_installed():
             return None
         from diffusers.models.transformers.transformer_ltx2 import LTX2VideoTransformerBlock
 
@@ -181,9 +193,10 @@ def _torch_name(name: str) -> str:
 
 
 def block_cases() -> list[BlockCase]:
-    """Blocks of the three clip sizes in bfloat16, and the middle one with E4M3 weights and in float32."""
+    """Blocks of three clip sizes in bfloat16, the smallest of 2.3 too; the middle one with E4M3 weights and float32."""
     return [
         *(BlockCase(tokens) for tokens in (256, 1024, 4096)),
+        BlockCase(256, generation="2.3"),
         BlockCase(1024, form="e4m3"),
         BlockCase(1024, form="f32", dtype="f32"),
     ]

@@ -14,7 +14,7 @@ import mlx.core as mx
 from ltx2rt.bench.case import Arithmetic, Work
 from ltx2rt.kernels import selection
 
-KERNELS = ("quantized_linear", "rope_attention", "causal_conv3d", "modulated_norm")
+KERNELS = ("quantized_linear", "rope_attention", "causal_conv3d", "modulated_norm", "antialiased_snake")
 BETWEEN = "between"
 """Name of everything that is not a kernel call: element-wise chains, copies and reductions that MLX computes."""
 
@@ -105,6 +105,8 @@ def operations(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], out: mx
     if name == "causal_conv3d":
         weight = args[1]
         return 2.0 * out.size * (weight.size // weight.shape[0])
+    if name == "antialiased_snake":
+        return 2.0 * out.size * (args[3].size + args[4].size)
     return 0.0
 
 

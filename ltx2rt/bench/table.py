@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ltx2rt.bench.attention_cases import attention_cases
+from ltx2rt.bench.bandwidth_case import MEL_FRAMES, BandwidthCase
 from ltx2rt.bench.block_case import block_cases
 from ltx2rt.bench.case import Case
 from ltx2rt.bench.convolution_cases import convolution_cases
@@ -24,6 +25,7 @@ def all_cases() -> list[Case]:
         *norm_cases(),
         *text_cases(),
         *decoder_cases(),
+        BandwidthCase(MEL_FRAMES),
         *block_cases(),
     ]
 

@@ -1,0 +1,121 @@
+"""The vocoder of LTX-2.3 with its extension of the bandwidth to 48 kHz."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import mlx.core as mx
+
+from ltx2rt.bench.case import Call, normal
+from ltx2rt.bench.stage import Part, StageCase, random_params, torch_weights
+from ltx2rt.bench.torch_arrays import diffusers_installed, to_torch, torch_module
+from ltx2rt.graph.models.params import Params
+from ltx2rt.graph.models.vocoder import Vocoder, VocoderConfig, param_specs
+
+MEL_FRAMES = 101  # one second
+_LOWPASS = (0.00202896, 0.00938947, -0.02554346, -0.05765738, 0.12857258, 0.44320980)
+_RENAMED = {
+    "conv_pre": "conv_in",
+    "conv_post": "conv_out",
+    "act_post": "act_out",
+    "ups": "upsamplers",
+    "resblocks": "resnets",
+}
+
+
+@dataclass(frozen=True)
+class BandwidthCase(StageCase):
+    """A log-mel spectrogram to stereo sound at 48 kHz, in float32 as always."""
+
+    frames: int
+    dtype: str = "f32"
+    small: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"vocoder-2.3/{self.dtype}/{self.frames}"
+
+    def reduced(self) -> BandwidthCase:
+        return replace(self, frames=5, small=True)
+
+    def part(self) -> Part:
+        return _Bandwidth(self)
+
+
+def _section(core: int, extension: int) -> dict[str, Any]:
+    shared = {
+        "resblock": "AMP1",
+        "activation": "snakebeta",
+        "resblock_kernel_sizes": [3, 7, 11],
+        "resblock_dilation_sizes": [[1, 3, 5], [1, 3, 5], [1, 3, 5]],
+        "stereo": True,
+        "use_tanh_at_final": False,
+        "use_bias_at_final": False,
+    }
+    return {
+        "vocoder": {
+            **shared,
+            "upsample_initial_channel": core,
+            "upsample_rates": [5, 2, 2, 2, 2, 2],
+            "upsample_kernel_sizes": [11, 4, 4, 4, 4, 4],
+        },
+        "bwe": {
+            **shared,
+            "upsample_initial_channel": extension,
+            "upsample_rates": [6, 5, 2, 2, 2],
+            "upsample_kernel_sizes": [12, 11, 4, 4, 4],
+            "apply_final_activation": False,
+            "input_sampling_rate": 16000,
+            "output_sampling_rate": 48000,
+            "hop_length": 80,
+            "n_fft": 512,
+            "win_size": 512,
+            "num_mels": 64,
+        },
+    }
+
+
+class _Bandwidth:
+    def __init__(self, case: BandwidthCase) -> None:
+        self._widths = (64, 32) if case.small else (1536, 512)
+        config = VocoderConfig.from_dict(_section(*self._widths))
+        self._specs = param_specs(config)
+        self._params = random_params(self._specs, case.dtype)
+        for name, array in self._params.items():
+            if name.endswith(".filter"):
+                self._params[name] = mx.array([*_LOWPASS, *reversed(_LOWPASS)]).reshape(1, 1, -1)
+            elif name.endswith(".weight") and isinstance(array, mx.array):
+                # The sound must stay within [-1, 1], where diffusers, unlike the official code, cuts nothing off.
+                self._params[name] = 0.3 * array
+        mx.eval([array for array in self._params.values() if isinstance(array, mx.array)])
+        self._vocoder = Vocoder(config, Params(self._params))
+        self._log_mel = normal((1, case.frames, 64, 2), 1, mx.float32)
+
+    def build(self) -> mx.array:
+        return self._vocoder(self._log_mel)
+
+    def torch_call(self) -> Call | None:
+        if not diffusers_installed():
+            return None
+        from diffusers.pipelines.ltx2.vocoder import LTX2VocoderWithBWE, UpSample1d
+
+        torch = torch_module()
+        with torch.device("meta"):
+            model = LTX2VocoderWithBWE(hidden_channels=self._widths[0], bwe_hidden_channels=self._widths[1])
+        model.load_state_dict(torch_weights(self._params, self._specs, _torch_name, "f32"), strict=True, assign=True)
+        # The one filter that no file stores.
+        model.resampler = UpSample1d(ratio=3, window_type="hann", persistent=False)
+        model.eval()
+        log_mel = to_torch(self._log_mel).permute(0, 3, 1, 2).contiguous()
+
+        def call() -> Any:
+            with torch.inference_mode():
+                return model(log_mel).transpose(1, 2)
+
+        return call
+
+
+def _torch_name(name: str) -> str:
+    renamed = ".".join(_RENAMED.get(part, part) for part in name.split("."))
+    return renamed.replace("downsample.lowpass.filter", "downsample.filter")
