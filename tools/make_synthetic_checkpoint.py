@@ -111,9 +111,9 @@ def values_of(name: str, shape: tuple[int, ...], depth: int) -> Values:
         return _norm_values(name)
     std = 1.0 / math.sqrt(math.prod(shape[1:]))
     if name.endswith(("to_out.0.weight", "net.2.weight", "o_proj.weight", "down_proj.weight")):
-        return Values(0.0, std / math.sqrt(2 * max(depth, 1)))
+        return Values(0.0, std * math.sqrt(2 / max(depth, 2)))
     if name.endswith("adaln_single.linear.weight"):
-        return Values(0.0, 0.1 * std)
+        return Values(0.0, 0.5 * std)
     if name.endswith((".conv2.conv.weight", ".conv2.weight")):
         return Values(0.0, 0.3 * std)
     return Values(0.0, std)

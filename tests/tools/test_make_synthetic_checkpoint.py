@@ -8,6 +8,7 @@ import json
 import math
 import sys
 import tracemalloc
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -133,14 +134,22 @@ def test_activations_stay_of_order_one_through_all_blocks(tmp_path: Path, more: 
     assert config.num_layers == 48
     params = Params(checkpoint.load("transformer", transformer.param_specs(config)))
     model = transformer.Transformer(config, params, mx.bfloat16)
-    video, audio = model(modality(12, 64, 3), modality(5, 32 if more else 64, 1))
-    for velocity in (video, audio):
+    inputs = modality(12, 64, 3), modality(5, 32 if more else 64, 1)
+    states = [[np.array(stream.x.astype(mx.float32)) for stream in streams] for streams in model.states(*inputs)]
+    assert len(states) == 49
+    sizes = [[np.sqrt(np.square(x).mean()) for x in streams] for streams in states]
+    assert np.min(sizes) > 0.3
+    assert np.max(sizes) < 3.0
+    # Each block does more than rounding would.
+    steps = [abs(after - before).mean() for a, b in pairwise(states) for before, after in zip(a, b, strict=True)]
+    assert min(steps) > 0.01
+    for velocity in model(*inputs):
         assert velocity is not None
         assert 0.3 < rms(velocity) < 3.0
 
 
 def test_the_file_is_what_the_manifest_says(tmp_path: Path) -> None:
-    source, path = manifest(tmp_path, 2), tmp_path / "out-distilled.safetensors"
+    source, path = manifest(tmp_path, 8), tmp_path / "out-distilled.safetensors"
     assert tool.main([str(source), str(path)]) == 0
     file = SafetensorsFile(path)
     listed = json.loads(source.read_text())["tensors"]
