@@ -24,7 +24,8 @@ def _source(headers: tuple[str, ...], function: str, *arguments: str | int) -> s
 
 def _run(source: str, buffers: dict[int, Any], grid: tuple, group: tuple, constants: dict, options: dict) -> Result:
     # Metal drops what a function constant switches off, and with it reads of buffers that are then not bound.
-    return run(source, "k", buffers, grid, group, constants, specialise=True, include=[INCLUDE], **options)
+    options = {"specialise": True, **options}
+    return run(source, "k", buffers, grid, group, constants, include=[INCLUDE], **options)
 
 
 def _int(value: int) -> Inline:
@@ -139,3 +140,23 @@ def conv3d(x: np.ndarray, weight: np.ndarray, dtype: str, padding: int, tile_row
     )
     buffers = {0: In(x), 1: In(weight), 2: Out(out.shape, dtype), 3: Inline(parameters), 4: Inline(gemm)}
     return _run(source, buffers, (tiles_n, tiles_m, 1), (32, 2, 2), {}, options)
+
+
+def quantised_matvec(
+    x: np.ndarray,
+    codes: np.ndarray,
+    scales: np.ndarray,
+    biases: np.ndarray,
+    dtype: str,
+    group_size: int,
+    bits: int,
+    **options: Any,
+) -> Result:
+    """affine_qmv_fast: rows of x (M, K), 512 | K, times codes (N, K * bits / 32), 8 | N; output 4."""
+    rows, depth = x.shape
+    columns = codes.shape[0]
+    headers = ("steel/gemm/gemm.h", "quantized_utils.h", "quantized.h")
+    source = _source(headers, "affine_qmv_fast", MSL_TYPES[dtype], group_size, bits, "false")
+    buffers = {0: In(codes), 1: In(scales), 2: In(biases), 3: In(x), 4: Out((rows, columns), dtype)}
+    buffers |= {5: _int(depth), 6: _int(columns)}
+    return _run(source, buffers, (rows, columns // 8, 1), (32, 2, 1), {}, options)

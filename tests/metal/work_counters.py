@@ -1,0 +1,179 @@
+"""Counts the work of our kernels and of MLX's on the same problems; ``python tests/metal/work_counters.py`` writes them.
+
+The counts are kept in work_counters.json, which test_work_counters.py compares, and shown in docs/metal.md.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+sys.path.append(str(ROOT))
+
+import attention_launcher  # noqa: E402
+import conv_launcher  # noqa: E402
+import linear_launcher  # noqa: E402
+import mlx_kernels  # noqa: E402
+import numpy as np  # noqa: E402
+from shaders_under_test import Operand  # noqa: E402
+from test_modulated_norm import norm  # noqa: E402
+
+from tools.metal_sim import Counters  # noqa: E402
+
+TABLE = Path(__file__).with_suffix(".json")
+DOCUMENT = ROOT / "docs/metal.md"
+BEGIN, END = "<!-- work counters: begin -->\n", "<!-- work counters: end -->\n"
+DTYPE = "bfloat16"
+# What is kept of the counters, and how the document calls it.
+COUNTS = {
+    "device_bytes": "device bytes",
+    "threadgroup_bytes_moved": "threadgroup bytes",
+    "multiplies": "matrix ops",
+    "barriers": "threadgroup barriers",
+    "simdgroup_barriers": "simdgroup barriers",
+    "device_lines": "128-byte lines",
+    "threadgroup_cycles": "bank cycles",
+    "threadgroup_bytes": "threadgroup memory",
+}
+# As Metal compiles a pipeline: function constants known. Traced, for the lines and cycles.
+OPTIONS = {"specialise": True, "trace": True, "processes": 2}
+
+
+def counts(parts: list[Counters]) -> dict[str, int]:
+    """The work of all kernels that one operation needs."""
+    total = {
+        "device_bytes": sum(c.device_bytes for c in parts),
+        "threadgroup_bytes_moved": sum(c.threadgroup_load_bytes + c.threadgroup_store_bytes for c in parts),
+        "barriers": sum(c.threadgroup_barriers for c in parts),
+        "threadgroup_bytes": max(c.threadgroup_bytes for c in parts),
+    }
+    for name in ("multiplies", "simdgroup_barriers", "device_lines", "threadgroup_cycles"):
+        total[name] = sum(getattr(c, name) for c in parts)
+    return {name: total[name] for name in COUNTS}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One operation, ours and MLX's; ``mlx`` None where MLX's kernel is not in the headers of its wheel."""
+
+    ours: Callable[[], list[Counters]]
+    mlx: Callable[[], list[Counters]] | None
+
+
+def _norm() -> list[Counters]:
+    x, scale, shift = (Operand((16, 4096), DTYPE, seed) for seed in range(3))
+    return [norm(x.bits, DTYPE, scale, shift, np.arange(16), **OPTIONS).check().counters]
+
+
+def _linear(rows: int, format_: str, size: str) -> Problem:
+    def case() -> linear_launcher.Case:
+        weight = linear_launcher.random_weight(format_, 128, 512, 2)
+        return linear_launcher.Case(Operand((rows, 512), DTYPE, 1), weight)
+
+    def ours() -> list[Counters]:
+        c = case()
+        if size == "few":
+            return [linear_launcher.few(c, min(rows, 4), **OPTIONS).check().counters]
+        parts = []
+        if format_ != DTYPE:
+            parts.append(linear_launcher.dequantise(c.weight, DTYPE, **OPTIONS).check().counters)
+        return [*parts, linear_launcher.tile(c, size, **OPTIONS).check().counters]
+
+    def mlx() -> list[Counters]:
+        c = case()
+        if format_ == DTYPE:
+            return [mlx_kernels.matmul(c.x.bits, c.weight.stored, DTYPE, **OPTIONS).check().counters]
+        kernel = mlx_kernels.quantised_matvec if size == "few" else mlx_kernels.quantised_matmul
+        w = c.weight
+        result = kernel(c.x.bits, w.stored, w.scale, w.zero, DTYPE, 32, int(format_[3:]), **OPTIONS)
+        return [result.check().counters]
+
+    return Problem(ours, None if format_ == "e4m3" else mlx)
+
+
+def _attention(size: int, tokens: int, fused: bool) -> Problem:
+    def ours() -> list[Counters]:
+        q, k, v = (Operand((1, tokens, size), DTYPE, seed) for seed in (1, 2, 3))
+        c = attention_launcher.Case(q, k, v, 1, 1)
+        if fused:
+            weight = np.ones(size, np.float32)
+            c.q_norm = c.k_norm = weight
+            c.rope_q, c.rope_k = (attention_launcher.Rope.random(tokens, size // 2, 1, seed) for seed in (4, 5))
+            c.gate = Operand((1, tokens, 1), DTYPE, 6)
+        result, parts = attention_launcher.attention(c, **OPTIONS)
+        result.check()
+        return parts
+
+    def mlx() -> list[Counters]:
+        q, k, v = (Operand((1, tokens, size), DTYPE, seed).bits for seed in (1, 2, 3))
+        return [mlx_kernels.attention(q, k, v, DTYPE, **OPTIONS).check().counters]
+
+    return Problem(ours, mlx)
+
+
+def _conv(channels: int) -> Problem:
+    def case() -> conv_launcher.Case:
+        x = Operand((1, 6, 6, 10, channels), DTYPE, 1)
+        return conv_launcher.Case(x, Operand((64, 3, 3, 3, channels), DTYPE, 2, 0.1))
+
+    def ours() -> list[Counters]:
+        result, parts = conv_launcher.convolve(case(), **OPTIONS)
+        result.check()
+        return parts
+
+    def mlx() -> list[Counters]:
+        c = case()
+        return [mlx_kernels.conv3d(c.x.bits, c.weight.bits, DTYPE, 0, 64, **OPTIONS).check().counters]
+
+    return Problem(ours, mlx)
+
+
+PROBLEMS: dict[str, Problem] = {
+    "modulated_norm 16 x 4096": Problem(_norm, None),
+    "linear 128 x 512 x 128, bfloat16, tile 64x64": _linear(128, DTYPE, "64x64"),
+    "linear 128 x 512 x 128, bfloat16, tile 128x64": _linear(128, DTYPE, "128x64"),
+    "linear 128 x 512 x 128, int8, tile 128x64": _linear(128, "int8", "128x64"),
+    "linear 128 x 512 x 128, E4M3, tile 128x64": _linear(128, "e4m3", "128x64"),
+    "linear 1 x 512 x 128, int8, few": _linear(1, "int8", "few"),
+    "linear 4 x 512 x 128, int8, few": _linear(4, "int8", "few"),
+    "linear 4 x 512 x 128, int4, few": _linear(4, "int4", "few"),
+    "attention 512 x 512, head 128": _attention(128, 512, False),
+    "attention 512 x 512, head 128, norm + rope + gate": _attention(128, 512, True),
+    "attention 512 x 512, head 64": _attention(64, 512, False),
+    "attention 512 x 512, head 64, norm + rope + gate": _attention(64, 512, True),
+    "conv 3x3x3, 128 channels, 128 outputs x 64": _conv(128),
+    "conv 3x3x3, 256 channels, 128 outputs x 64": _conv(256),
+    "conv 3x3x3, 512 channels, 128 outputs x 64": _conv(512),
+}
+
+
+def document_table(table: dict[str, dict[str, dict[str, int]]]) -> str:
+    """The counts as the document shows them."""
+    lines = ["| problem | kernel | " + " | ".join(COUNTS.values()) + " |", "|---" * (len(COUNTS) + 2) + "|"]
+    for problem, kernels in table.items():
+        for kernel, row in kernels.items():
+            cells = " | ".join(f"{row[name]:,}".replace(",", " ") for name in COUNTS)
+            lines.append(f"| {problem} | {kernel} | {cells} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Counts everything anew and writes the table and the document's copy of it."""
+    table: dict[str, dict[str, dict[str, int]]] = {}
+    for name, problem in PROBLEMS.items():
+        table[name] = {"ours": counts(problem.ours())}
+        if problem.mlx is not None:
+            table[name]["MLX"] = counts(problem.mlx())
+    TABLE.write_text(json.dumps(table, indent=1) + "\n")
+    if DOCUMENT.exists():
+        before, _, rest = DOCUMENT.read_text().partition(BEGIN)
+        after = rest.partition(END)[2]
+        DOCUMENT.write_text(f"{before}{BEGIN}{document_table(table)}{END}{after}")
+
+
+if __name__ == "__main__":
+    main()
