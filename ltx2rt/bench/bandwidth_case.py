@@ -13,7 +13,7 @@ from ltx2rt.bench.torch_arrays import diffusers_installed, to_torch, torch_modul
 from ltx2rt.graph.models.params import Params
 from ltx2rt.graph.models.vocoder import Vocoder, VocoderConfig, param_specs
 
-MEL_FRAMES = 101  # one second
+MEL_FRAMES = 25  # a quarter of a second
 _LOWPASS = (0.00202896, 0.00938947, -0.02554346, -0.05765738, 0.12857258, 0.44320980)
 _RENAMED = {
     "conv_pre": "conv_in",
