@@ -1,0 +1,116 @@
+"""Every command of the pipeline pages and every example of the Python page runs, at small sizes."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import moving_square, tones, video_file
+from PIL import Image
+
+from ltx2rt.api.loading import PIPELINE_NAMES
+from ltx2rt.cli.main import run
+from ltx2rt.media.pcm import write_wav
+from ltx2rt.media.video_writer import VideoWriter
+
+DOCS = Path(__file__).parents[2] / "docs"
+PAGES = sorted(path.name for path in (DOCS / "pipelines").glob("*.md") if path.name != "README.md")
+
+
+@pytest.fixture(scope="session")
+def documented_files(tmp_path_factory: pytest.TempPathFactory, weights: Path) -> Path:
+    """A folder with every file that the pages name."""
+    folder = tmp_path_factory.mktemp("documented")
+    for path in weights.iterdir():
+        (folder / path.name).symlink_to(path)
+    square = moving_square(3)
+    for name, picture in zip(("photograph.jpg", "first.png", "last.png"), square, strict=True):
+        Image.fromarray(picture).save(folder / name)
+    video_file(folder / "dance.mp4", frames=121)
+    video_file(folder / "scene.mp4", frames=25)
+    write_wav(folder / "music.wav", tones(6.0, 44100), 44100)
+    with VideoWriter(folder / "mask.mp4", 96, 64, 24) as writer:
+        writer.write(np.repeat(moving_square(1, 64, 96), 121, axis=0))
+    return folder
+
+
+@pytest.fixture
+def workplace(documented_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for path in documented_files.iterdir():
+        (tmp_path / path.name).symlink_to(path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+
+
+def commands(page: Path) -> list[list[str]]:
+    """The words of every command, without the program's name."""
+    lines = [line for block in blocks(page, "sh") for line in block.replace("\\\n", " ").splitlines()]
+    words = [shlex.split(line) for line in lines]
+    for command in words:
+        assert command[0] in ("ltx2rt", "ltx2rt-generate"), command
+    return [command[1:] if command[0] == "ltx2rt" else ["generate", *command[1:]] for command in words]
+
+
+def shrunk(words: list[str]) -> list[str]:
+    """The same command with few small frames (proportions kept where a mask needs them) and few steps."""
+    words = [word.replace(":120:", ":8:") if word != "120" else "8" for word in words]
+    sizes = {"--height": "64", "--width": "64", "--num-frames": "9"}
+    if "--conditioning-attention-mask" in words:
+        sizes |= {"--height": "128", "--width": "192"}
+    small = list(words)
+    for option, value in {**sizes, "--num-inference-steps": "2", "--steps": "2"}.items():
+        if option in small:
+            small[small.index(option) + 1] = value
+    if "generate" in small and "--height" not in small and "--pipeline" not in small:
+        small += ["--height", "64", "--width", "64", "--num-frames", "9"]
+    guided = any(name in small for name in ("one-stage", "two-stage", "two-stage-hq", "keyframe-interpolation"))
+    guided = guided or "audio-to-video" in small
+    if guided and "--steps" not in small and "--num-inference-steps" not in small:
+        small += ["--steps", "2"]
+    return small
+
+
+def test_every_pipeline_has_a_page() -> None:
+    assert {f"{name}.md" for name in PIPELINE_NAMES} <= set(PAGES)
+    index = (DOCS / "pipelines" / "README.md").read_text()
+    for page in PAGES:
+        assert f"({page})" in index
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_commands_of_a_page_run(page: str, workplace: Path) -> None:
+    found = commands(DOCS / "pipelines" / page)
+    assert found
+    for words in found:
+        output = words[max(words.index(name) for name in ("-o", "--output-path") if name in words) + 1]
+        assert run([*shrunk(words), "--quiet"]) == 0, words
+        assert "--skip-vae" in words or (workplace / output).stat().st_size > 0
+
+
+def test_the_python_examples_run(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    namespace: dict[str, object] = {"__name__": "example"}
+    for code in blocks(DOCS / "python.md", "python"):
+        small = code.replace('"last.png", 120', '"last.png", 8')
+        for name, value in {"height": 64, "width": 64, "num_inference_steps": 2}.items():
+            small = re.sub(rf'({name}=|"{name}": )\d+', rf"\g<1>{value}", small)
+        small = re.sub(r'(num_frames=|"num_frames": )(25|121)', r"\g<1>9", small)
+        exec(compile(small, "docs/python.md", "exec"), namespace)
+    shown = capsys.readouterr().out
+    assert "stopped" in shown
+    assert "num_frames must be 8*k + 1, got 96; use 97 or 89" in shown
+    for name in ("circle.mp4", "circle.png", "lighthouse.mp4", "robots.mp4", "longer.mp4", "smooth.mp4", "rain.wav"):
+        assert (workplace / name).stat().st_size > 0
+    assert not (workplace / "circle.state").exists()
+
+
+def test_the_readme_names_every_pipeline() -> None:
+    text = (DOCS.parent / "README.md").read_text()
+    for name in PIPELINE_NAMES:
+        assert f"`{name}`" in text
