@@ -22,7 +22,15 @@ class MediaError(Ltx2rtError):
 
 
 class MemoryBudgetError(Ltx2rtError):
-    """A stage needs more memory than the budget allows."""
+    """A stage needs more memory than the budget allows.
+
+    Attributes:
+        needed_bytes: the smallest budget that would do for the stage; 0 where that is not known.
+    """
+
+    def __init__(self, message: str, needed_bytes: int = 0) -> None:
+        super().__init__(message)
+        self.needed_bytes = needed_bytes
 
 
 class Cancelled(Ltx2rtError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -11,6 +12,8 @@ from typing import Any
 import mlx.core as mx
 
 from ltx2rt.api.clip import Clip
+from ltx2rt.api.planning import ledger
+from ltx2rt.api.planning import rates as measured_rates
 from ltx2rt.api.previews import Preview, PreviewObserver
 from ltx2rt.api.record import Record
 from ltx2rt.api.resolve import build_request, enhancement_options, guidance_settings, input_files, resolve
@@ -19,12 +22,16 @@ from ltx2rt.api.settings import EDITING, Settings
 from ltx2rt.graph.diffusion.guidance import GuiderParams
 from ltx2rt.graph.models.transformer import TransformerConfig
 from ltx2rt.graph.pipelines import PIPELINES
+from ltx2rt.graph.pipelines.assumed_files import with_assumed
 from ltx2rt.graph.pipelines.defaults import GenerationDefaults, defaults_for, high_quality
 from ltx2rt.graph.pipelines.events import Event
 from ltx2rt.graph.pipelines.model_files import ModelFiles
+from ltx2rt.graph.pipelines.plan import Plan, Rates, plan
 from ltx2rt.graph.pipelines.prompt_enhancement import enhance_prompt
 from ltx2rt.graph.pipelines.request import Request
 from ltx2rt.graph.pipelines.run import Run
+from ltx2rt.memory.ledger import Ledger
+from ltx2rt.weights.checkpoint import Checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -101,6 +108,7 @@ class Pipeline:
         state_folder: str | Path | None = None,
         resume: bool = False,
         repeated: Record | None = None,
+        memory: str | int | None = None,
         **settings: Any,
     ) -> Clip:
         """Generate a clip.
@@ -114,6 +122,8 @@ class Pipeline:
                 removes it.
             resume: continue what is in ``state_folder``.
             repeated: the record of a run that this one repeats; its weights and inputs must be the same.
+            memory: what the process may take, ``12GB`` or bytes; None: most of what is free. It decides what is
+                streamed from disk and worked on in parts, not the result.
             settings: see `Settings`.
 
         Returns:
@@ -123,9 +133,12 @@ class Pipeline:
             UsageError: a setting cannot work.
             CheckpointError: a weight file lacks something.
             MediaError: an input cannot be read.
+            MemoryBudgetError: a stage does not fit; before anything is loaded, unless the system refuses memory later.
         """
-        resolved, request, record = self._prepare({"prompt": prompt, **settings})
+        resolved, request, record = self._prepare({"prompt": prompt, **settings}, self._files)
         entry = PIPELINES[self.name]
+        accounts = ledger(memory)
+        plan(self.name, self._files, request, Ledger(accounts.budget, accounts.base), Rates(1.0, 1.0))
         if repeated is not None:
             record.require_same_sources(repeated)
         if on_settings is not None:
@@ -135,7 +148,7 @@ class Pipeline:
             state = RunState.begin(Path(state_folder), record, resume=resume)
         if on_preview is not None:
             observer = PreviewObserver(self._files, request, entry.two_stage, on_preview, observer)
-        run = Run(self._files, request, observer, journal=None if state is None else state.journal())
+        run = Run(self._files, request, observer, journal=None if state is None else state.journal(), ledger=accounts)
         try:
             run.request, record = self._enhanced(run, resolved, record)
             return Clip(entry.generate(run), run, resolved, record, state)
@@ -150,13 +163,48 @@ class Pipeline:
         Raises:
             UsageError, CheckpointError, MediaError: as calling the pipeline.
         """
-        return self._prepare({"prompt": prompt, **settings})[2]
+        return self._prepare({"prompt": prompt, **settings}, self._files)[2]
 
-    def _prepare(self, settings: Mapping[str, Any]) -> tuple[Settings, Request, Record]:
+    def plan(
+        self,
+        prompt: str | None = None,
+        *,
+        memory: str | int | None = None,
+        rates: Rates | None = None,
+        **settings: Any,
+    ) -> tuple[Plan, list[str]]:
+        """What a call with these settings would take; loads nothing.
+
+        Args:
+            prompt: its length counts.
+            memory: see `__call__`.
+            rates: speeds to predict seconds with; default: measured and assumed ones.
+            settings: see `Settings`.
+
+        Returns:
+            The plan, and which files it assumes in the place of those that were not given.
+
+        Raises:
+            MemoryBudgetError: a stage does not fit.
+            UsageError, CheckpointError, MediaError: as calling the pipeline.
+        """
+        files, assumed = with_assumed(self._files)
+        _, request, _ = self._prepare({"prompt": prompt, **settings}, files)
+        found = plan(self.name, files, request, ledger(memory), measured_rates() if rates is None else rates)
+        names = {stage.need.name for stage in found.stages}
+        return found, [text for text in assumed if any(text.startswith(name) for name in names)]
+
+    def with_checkpoint(self, checkpoint: Checkpoint) -> Pipeline:
+        """The same pipeline with another checkpoint of the same generation."""
+        other = copy.copy(self)
+        other._files = replace(self._files, checkpoint=checkpoint)
+        return other
+
+    def _prepare(self, settings: Mapping[str, Any], files: ModelFiles) -> tuple[Settings, Request, Record]:
         given = Settings.of(settings)
         resolved = resolve(given, self.name, self.defaults, distilled=self.distilled)
-        request = build_request(resolved, self.name, self._files, distilled=self.distilled, dtype=self._dtype)
-        PIPELINES[self.name].check(request, self._files)
+        request = build_request(resolved, self.name, files, distilled=self.distilled, dtype=self._dtype)
+        PIPELINES[self.name].check(request, files)
         record = Record.of(
             self._origin.arguments,
             resolved.as_dict(self.name, without=guidance_settings() if self.distilled else ()),

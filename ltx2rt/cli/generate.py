@@ -17,6 +17,7 @@ from ltx2rt.cli.arguments import Command, command_of, effectless, spelling
 from ltx2rt.cli.config_file import read_config, toml_of_record, words_of_record
 from ltx2rt.cli.flag import add_flags
 from ltx2rt.cli.flags import FLAGS
+from ltx2rt.cli.plan_text import plan_text
 from ltx2rt.cli.progress import Progress
 from ltx2rt.errors import Cancelled, MediaError, UsageError
 from ltx2rt.media.output_file import OutputFile
@@ -27,7 +28,7 @@ DEFAULT_OUTPUT = Path("output.mp4")
 DEFAULT_SOUND_OUTPUT = Path("output.wav")
 
 # Files that the command itself handles; a configuration cannot name another one.
-_NOT_IN_CONFIG = ("config", "from_sidecar", "print_config", "resume")
+_NOT_IN_CONFIG = ("config", "from_sidecar", "plan", "print_config", "resume")
 
 
 def add_parser(subparsers: Any) -> None:
@@ -63,6 +64,10 @@ def run_generate(arguments: argparse.Namespace) -> int:
         sections = {"files": record.files, "settings": record.settings, "output": command.output.as_dict()}
         print(toml_of_record(sections, FLAGS), end="")
         return 0
+    if arguments.plan:
+        found, assumed = pipeline.plan(**command.settings, memory=arguments.memory)
+        print(plan_text(found, assumed))
+        return 0
     state = None if arguments.no_state else state_folder(output)
     if state is not None and saved_record(state) is not None and not arguments.resume:
         progress.message(f"starting over: an interrupted run of {output} is dropped; --resume would continue it")
@@ -77,6 +82,7 @@ def run_generate(arguments: argparse.Namespace) -> int:
             state_folder=state,
             resume=bool(arguments.resume),
             repeated=repeated,
+            memory=arguments.memory,
         )
         clip.save(output, command.output)
     except (KeyboardInterrupt, Cancelled):

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import gc
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 import ltx2rt
-from ltx2rt.cli import bench, doctor, encode, generate, inspect, upscale, verify
+from ltx2rt.cli import bench, doctor, encode, generate, inspect, plan, upscale, verify
 from ltx2rt.errors import Cancelled, Ltx2rtError, UsageError
 
 EXIT_OK = 0
 EXIT_FAILED = 1
 EXIT_USAGE = 2
 
-VERBS = (generate, encode, upscale, inspect, verify, bench, doctor)
+VERBS = (generate, encode, upscale, plan, inspect, verify, bench, doctor)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -75,6 +76,7 @@ def _unknown_options(verb: str, parser: argparse.ArgumentParser, unknown: Sequen
 
 def main() -> None:
     """Entry point of ``ltx2rt``."""
+    gc.freeze()  # What the imports have made stays; every stage ends with a collection, which need not look at it.
     sys.exit(run(sys.argv[1:]))
 
 

@@ -52,13 +52,14 @@ class Progress:
             self._bar = None
 
     def finish(self, report: Sequence[StageReport]) -> None:
-        """A table of the stages."""
+        """A table of the stages; the peaks are those of the whole process."""
         if self._quiet:
             return
-        print(f"{'stage':<20}{'seconds':>9}{'weights':>11}{'peak':>11}{'resident':>11}", file=sys.stderr)
+        print(f"{'stage':<20}{'seconds':>9}{'weights':>11}{'streamed':>11}{'planned':>11}{'peak':>11}", file=sys.stderr)
         for stage in report:
             print(
-                f"{stage.name:<20}{stage.seconds:>9.2f}{_megabytes(stage.weight_bytes)}{_megabytes(stage.peak_bytes)}"
+                f"{stage.name:<20}{stage.seconds:>9.2f}{_megabytes(stage.weight_bytes)}"
+                f"{_megabytes(stage.streamed_bytes)}{_megabytes(stage.planned_peak_bytes)}"
                 f"{_megabytes(stage.resident_peak_bytes)}",
                 file=sys.stderr,
             )

@@ -52,7 +52,7 @@ class Ledger:
                 smallest = need
         if smallest is None or self.budget is None:
             raise ValueError("a stage must offer at least one way of running.")
-        raise MemoryBudgetError(self._refusal(smallest, self.budget))
+        raise MemoryBudgetError(self._refusal(smallest, self.budget), self.peak(smallest))
 
     def admit(self, need: Need) -> None:
         """Check, as a stage begins, that what is really free suffices.

@@ -139,6 +139,11 @@ class Checkpoint:
         """The components the file has tensors of."""
         return frozenset(self._components)
 
+    @property
+    def tensors(self) -> dict[str, TensorInfo]:
+        """Entry of every tensor that belongs to a component, under its name in the file."""
+        return {place.name: place.info for places in self._components.values() for place in places.values()}
+
     def names(self, component: str) -> dict[str, TensorInfo]:
         """Local name -> entry for every tensor of a component, quantisation companions included; empty if absent."""
         return {local: place.info for local, place in self._components.get(component, {}).items()}

@@ -1,0 +1,71 @@
+"""``ltx2rt plan``: what a request would take, stage by stage; loads nothing."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from ltx2rt import api
+from ltx2rt.api.planning import rates
+from ltx2rt.cli.arguments import command_of
+from ltx2rt.cli.flag import add_flags
+from ltx2rt.cli.flags import FLAGS
+from ltx2rt.cli.generate import check_output_folder
+from ltx2rt.cli.plan_picture import write_picture
+from ltx2rt.cli.plan_table import published_table
+from ltx2rt.cli.plan_text import plan_text
+from ltx2rt.errors import UsageError
+from ltx2rt.memory.limits import parse_bytes
+
+# What a plan without a prompt counts with.
+_SOME_PROMPT = "a prompt of the usual length, " * 20
+
+
+def add_parser(subparsers: Any) -> None:
+    parser = subparsers.add_parser(
+        "plan",
+        help="what a request would take: bytes, arithmetic, seconds of every stage; loads nothing",
+        description="Takes the options of generate. Files that are not given are assumed in their published sizes; "
+        "the checkpoint may be a tensor manifest (.json).",
+    )
+    parser.add_argument("positional_prompt", nargs="?", metavar="PROMPT", help="the same as --prompt")
+    group = parser.add_argument_group("Plan")
+    group.add_argument("--json", action="store_true", help="print JSON")
+    group.add_argument("--plot", type=Path, metavar="FILE.png", help="also draw the stages as stacked bars")
+    group.add_argument(
+        "--table",
+        type=Path,
+        nargs="+",
+        metavar="FILE",
+        help="a table of these checkpoints for published sizes and usual budgets; other options are not used",
+    )
+    group.add_argument("--compute-rate", type=float, metavar="GFLOPS", help="arithmetic that stages reach")
+    group.add_argument("--read-rate", metavar="BYTES", help="read from disk in a second, for example 2GB")
+    add_flags(parser, FLAGS)
+    parser.set_defaults(run=run_plan)
+
+
+def run_plan(arguments: argparse.Namespace) -> int:
+    """Exit code 0 when everything fits."""
+    if arguments.table is not None:
+        for line in published_table(arguments.table, _SOME_PROMPT):
+            print(line)
+        return 0
+    if arguments.plot is not None:
+        check_output_folder(arguments.plot)
+    given = (arguments.positional_prompt, arguments.prompt, arguments.embedding, arguments.no_gemma)
+    if all(value is None for value in given):
+        arguments.prompt = _SOME_PROMPT
+    command = command_of(arguments)
+    pipeline = api.load(**command.files)
+    if arguments.compute_rate is not None and arguments.compute_rate <= 0:
+        raise UsageError(f"--compute-rate must be positive, got {arguments.compute_rate}.")
+    flops = None if arguments.compute_rate is None else arguments.compute_rate * 1e9
+    read = None if arguments.read_rate is None else float(parse_bytes(arguments.read_rate))
+    plan, assumed = pipeline.plan(**command.settings, memory=arguments.memory, rates=rates(flops, read))
+    if arguments.plot is not None:
+        write_picture(plan, arguments.plot)
+    print(json.dumps(plan.as_dict(), indent=2) if arguments.json else plan_text(plan, assumed))
+    return 0

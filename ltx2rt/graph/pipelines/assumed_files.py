@@ -1,0 +1,70 @@
+"""Published sizes of the files that a plan was not given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from ltx2rt.graph.models import gemma3, upscaler
+from ltx2rt.graph.pipelines.model_files import ModelFiles
+from ltx2rt.types import ParamSpec
+from ltx2rt.weights.checkpoint import Checkpoint
+from ltx2rt.weights.tensor_source import DTYPES, TensorInfo
+
+# Gemma 3 12B.
+_TEXT_ENCODER: dict[str, Any] = {
+    "model_type": "gemma3",
+    "text_config": {
+        "model_type": "gemma3_text",
+        "hidden_size": 3840,
+        "intermediate_size": 15360,
+        "num_attention_heads": 16,
+        "num_hidden_layers": 48,
+        "num_key_value_heads": 8,
+        "head_dim": 256,
+        "sliding_window": 1024,
+        "vocab_size": 262208,
+    },
+}
+_SPATIAL_UPSCALER: dict[str, Any] = {
+    "_class_name": "LatentUpsampler",
+    "in_channels": 128,
+    "mid_channels": 1024,
+    "num_blocks_per_stage": 4,
+    "dims": 3,
+    "spatial_upsample": True,
+}
+_TEMPORAL_UPSCALER = _SPATIAL_UPSCALER | {"mid_channels": 512, "spatial_upsample": False, "temporal_upsample": True}
+
+
+def with_assumed(files: ModelFiles) -> tuple[ModelFiles, list[str]]:
+    """``files`` with manifests in the place of what is missing, and what they stand for, for people."""
+    assumed = []
+    if files.text_encoder is None:
+        specs = gemma3.param_specs(gemma3.Gemma3Config.from_dict(_TEXT_ENCODER))
+        encoder = _manifest("assumed text encoder", "language_model.model.", specs, _TEXT_ENCODER)
+        files = replace(files, text_encoder=encoder)
+        assumed.append("text encoder: Gemma 3 12B, bf16")
+    if files.spatial_upscaler is None:
+        files = replace(files, spatial_upscaler=_upscaler(_SPATIAL_UPSCALER))
+        assumed.append("spatial upscaler: LTX-2 x2, bf16")
+    if files.temporal_upscaler is None:
+        files = replace(files, temporal_upscaler=_upscaler(_TEMPORAL_UPSCALER))
+        assumed.append("temporal upscaler: LTX-2 x2, bf16")
+    return files, assumed
+
+
+def _upscaler(config: dict[str, Any]) -> Checkpoint:
+    specs = upscaler.param_specs(upscaler.LatentUpscalerConfig.from_dict(config))
+    return _manifest("assumed upscaler", "", specs, config)
+
+
+def _manifest(name: str, prefix: str, specs: Iterable[ParamSpec], config: dict[str, Any] | None) -> Checkpoint:
+    tensors = {}
+    for spec in specs:
+        nbytes = prod(spec.shape) * DTYPES[spec.dtype].itemsize
+        tensors[prefix + spec.name] = TensorInfo(spec.dtype, spec.shape, 0, nbytes)
+    return Checkpoint(Path(name), [(None, tensors)], {}, config)

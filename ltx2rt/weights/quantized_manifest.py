@@ -1,0 +1,38 @@
+"""The manifest that a dense checkpoint would have with MLX int8 or int4 weights in its transformer blocks."""
+
+from __future__ import annotations
+
+from math import prod
+from pathlib import Path
+
+from ltx2rt.weights.checkpoint import Checkpoint
+from ltx2rt.weights.tensor_source import DTYPES, TensorInfo
+
+GROUP_SIZE = 64
+_DENSE = ("BF16", "F16", "F32")
+
+
+def affine_manifest(checkpoint: Checkpoint, bits: int) -> Checkpoint:
+    """``checkpoint`` with every matrix of the transformer blocks in MLX's affine form; names and shapes only.
+
+    Args:
+        checkpoint: dense, of one file or a manifest.
+        bits: 4 or 8.
+    """
+    tensors: dict[str, TensorInfo] = {}
+    for name, info in checkpoint.tensors.items():
+        dense = info.dtype in _DENSE and len(info.shape) == 2 and info.shape[1] % GROUP_SIZE == 0
+        if "transformer_blocks." not in name or not name.endswith(".weight") or not dense:
+            tensors[name] = info
+            continue
+        rows, columns = info.shape
+        base = name.removesuffix(".weight")
+        tensors[name] = _entry("U32", (rows, columns * bits // 32))
+        for companion in ("scales", "biases"):
+            tensors[f"{base}.{companion}"] = _entry("BF16", (rows, columns // GROUP_SIZE))
+    path = Path(f"{checkpoint.path.name} int{bits}")
+    return Checkpoint(path, [(None, tensors)], checkpoint.metadata)
+
+
+def _entry(dtype: str, shape: tuple[int, ...]) -> TensorInfo:
+    return TensorInfo(dtype, shape, 0, prod(shape) * DTYPES[dtype].itemsize)
