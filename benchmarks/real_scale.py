@@ -1,0 +1,339 @@
+"""Runs prompt to clip at the real size of the model under memory budgets, and measures the process from outside.
+
+    python benchmarks/real_scale.py FOLDER --manifests DIR --memory 6GB 16GB [--generation 2.3] [--mid] [--cold]
+
+Makes (or reuses) synthetic weight files in FOLDER: the FP8 checkpoint, Gemma 3 12B in bf16 and the spatial upscaler,
+53 GB together; --mid makes 4 blocks and 6 Gemma layers of the real width, 13 GB. Runs `ltx2rt generate` once per
+budget, samples its resident memory 20 times a second, and writes for each a table (table-6GB.md), a picture
+(memory-6GB.png), and one results.json. Outputs must be finite, and the same in every bit for all budgets.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import av
+import numpy as np
+
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "benchmarks")]
+
+import make_synthetic_checkpoint as synthetic  # noqa: E402
+from memory_picture import Band, Sample, draw  # noqa: E402
+
+from ltx2rt.errors import Ltx2rtError  # noqa: E402
+from ltx2rt.memory.limits import parse_bytes  # noqa: E402
+from ltx2rt.weights.safetensors import SafetensorsFile  # noqa: E402
+
+COMMAND = (sys.executable, "-m", "ltx2rt.cli")
+INTERVAL_S = 0.05
+PROMPT = "A lighthouse at dusk; waves crash below while a violin plays"
+SEED = 10
+MANIFESTS = {
+    "19b": ("ltx-2-19b-distilled-fp8", "ltx-2-spatial-upscaler-x2-1.0"),
+    "2.3": ("ltx-2.3-22b-distilled-fp8", "ltx-2.3-spatial-upscaler-x2-1.0"),
+}
+MID_LAYERS, MID_ENCODER_LAYERS = 4, 6
+_READ_BYTES = 16 << 20
+
+
+class Files(NamedTuple):
+    """What a run reads."""
+
+    checkpoint: Path
+    text_encoder: Path
+    upscaler: Path
+
+    def all(self) -> list[Path]:
+        """The weight files."""
+        return [self.checkpoint, *sorted(self.text_encoder.glob("*.safetensors")), self.upscaler]
+
+
+@dataclass(frozen=True)
+class StageRow:
+    """One stage of a run: seconds, and bytes as predicted, as the process saw them and as seen from outside."""
+
+    name: str
+    begins: float
+    ends: float
+    seconds: float
+    planned: int
+    inside: int
+    outside: int
+    streamed: int
+    read_seconds: float
+    waited_seconds: float
+
+    @property
+    def ratio(self) -> float | None:
+        """Predicted over measured."""
+        measured = self.inside or self.outside
+        return self.planned / measured if self.planned and measured else None
+
+
+@dataclass(frozen=True)
+class Result:
+    """One run."""
+
+    memory: str | None
+    seconds: float
+    peak: int
+    stages: list[StageRow]
+    digests: dict[str, str]
+
+
+def prepare(folder: Path, manifests: Path, generation: str, mid: bool) -> Files:
+    """The weight files of a run, made where they are missing.
+
+    Raises:
+        Ltx2rtError: the disk lacks room, or a manifest cannot be read.
+    """
+    model, upscaler = MANIFESTS[generation]
+    mark = "-mid" if mid else ""
+    files = Files(
+        folder / f"{model}{mark}.safetensors", folder / f"gemma-3-12b{mark}", folder / f"{upscaler}.safetensors"
+    )
+    layers, encoder_layers = (MID_LAYERS, MID_ENCODER_LAYERS) if mid else (None, None)
+    folder.mkdir(parents=True, exist_ok=True)
+    if not files.checkpoint.exists():
+        _say(f"making {files.checkpoint}")
+        source = manifests / f"{model}.safetensors.json"
+        synthetic.write_from_manifest(source, files.checkpoint, layers=layers, encoder_layers=encoder_layers)
+    if not (files.text_encoder / "config.json").exists():
+        _say(f"making {files.text_encoder}")
+        synthetic.write_gemma(files.text_encoder, encoder_layers)
+    if not files.upscaler.exists():
+        _say(f"making {files.upscaler}")
+        synthetic.write_from_manifest(manifests / f"{upscaler}.safetensors.json", files.upscaler)
+    return files
+
+
+def forget(paths: Sequence[Path]) -> None:
+    """Drop files from the system's page cache."""
+    for path in paths:
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def disk_rate(path: Path, limit: int = 2 << 30) -> float:
+    """Bytes per second of reading a file that is not cached, from its beginning, in large pieces."""
+    forget([path])
+    buffer, done, start = bytearray(_READ_BYTES), 0, time.perf_counter()
+    with path.open("rb", buffering=0) as file:
+        while done < limit and (count := file.readinto(buffer)):
+            done += count
+    forget([path])
+    return done / (time.perf_counter() - start)
+
+
+def watch(words: Sequence[str], interval: float = INTERVAL_S) -> tuple[list[Sample], int]:
+    """Run a command and sample its resident memory until it ends; (samples, exit code)."""
+    samples: list[Sample] = []
+    start = time.perf_counter()
+    with subprocess.Popen(words) as process:
+        try:
+            while process.poll() is None:
+                resident = resident_bytes(process.pid)
+                now = time.perf_counter() - start
+                if resident:
+                    samples.append(Sample(now, resident))
+                time.sleep(max(0.0, interval - (time.perf_counter() - start - now)))
+        except KeyboardInterrupt:
+            process.terminate()
+            raise
+    samples.append(Sample(time.perf_counter() - start, 0))
+    return samples, process.returncode
+
+
+def resident_bytes(pid: int) -> int:
+    """Resident set of a process as /proc has it; 0 when it has ended."""
+    try:
+        text = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith("VmRSS:")), 0)
+
+
+def stage_rows(stages: Sequence[dict[str, Any]], samples: Sequence[Sample]) -> list[StageRow]:
+    """The stages of a report on the clock of the samples: one after the other, the last one ends with the process."""
+    rows: list[StageRow] = []
+    ends = samples[-1].seconds
+    for stage in reversed(stages):
+        begins = max(0.0, ends - stage["seconds"])
+        inside = [sample.resident for sample in samples if begins <= sample.seconds <= ends]
+        rows.append(
+            StageRow(
+                name=stage["name"],
+                begins=begins,
+                ends=ends,
+                seconds=stage["seconds"],
+                planned=stage.get("planned_peak_bytes", 0),
+                inside=stage.get("resident_peak_bytes", 0),
+                outside=max(inside, default=0),
+                streamed=stage.get("streamed_bytes", 0),
+                read_seconds=stage.get("read_seconds", 0.0),
+                waited_seconds=stage.get("waited_seconds", 0.0),
+            )
+        )
+        ends = begins
+    return rows[::-1]
+
+
+def table(rows: Sequence[StageRow]) -> str:
+    """The stages as a Markdown table; sizes in GB (10^9 bytes)."""
+    lines = [
+        "| stage | seconds | predicted GB | measured GB | predicted/measured | from outside GB "
+        "| streamed GB | read GB/s | waited s |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for row in rows:
+        ratio = "" if row.ratio is None else f"{row.ratio:.3f}"
+        rate = f"{row.streamed / row.read_seconds / 1e9:.2f}" if row.read_seconds else ""
+        streamed, waited = (f"{row.streamed / 1e9:.2f}", f"{row.waited_seconds:.1f}") if row.streamed else ("", "")
+        lines.append(
+            f"| {row.name} | {row.seconds:.1f} | {_gigabytes(row.planned)} | {_gigabytes(row.inside)} | {ratio} "
+            f"| {_gigabytes(row.outside)} | {streamed} | {rate} | {waited} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _gigabytes(count: int) -> str:
+    return f"{count / 1e9:.3f}" if count else ""
+
+
+def digests(output: Path, latents: Path) -> dict[str, str]:
+    """Digests of the final latents, and of the decoded frames and samples of a clip.
+
+    Raises:
+        Ltx2rtError: a latent is not finite.
+    """
+    found = {}
+    file = SafetensorsFile(latents)
+    for name in sorted(file.tensors):
+        values = file.numpy(name)
+        if not np.isfinite(values).all():
+            raise Ltx2rtError(f"{latents}: {name} holds values that are not finite.")
+        found[f"latent {name}"] = hashlib.sha256(values.tobytes()).hexdigest()
+    file.close()
+    for kind in ("video", "audio"):
+        digest = hashlib.sha256()
+        with av.open(str(output)) as container:
+            stream = next(stream for stream in container.streams if stream.type == kind)
+            for frame in container.decode(stream):
+                digest.update(np.ascontiguousarray(frame.to_ndarray()).tobytes())  # type: ignore[union-attr]
+        found[kind] = digest.hexdigest()
+    return found
+
+
+def has_memory_option() -> bool:
+    """Whether `ltx2rt generate` takes a budget."""
+    shown = subprocess.run([*COMMAND, "generate", "--help"], capture_output=True, text=True, check=True).stdout
+    return "--memory" in shown
+
+
+def run(files: Files, folder: Path, memory: str | None, size: tuple[int, int, int]) -> Result:
+    """Make one clip of (frames, height, width) and measure it.
+
+    Raises:
+        Ltx2rtError: the command failed.
+    """
+    name = memory or "unlimited"
+    output, report = folder / f"clip-{name}.mp4", folder / f"report-{name}.json"
+    latents = folder / f"latents-{name}.safetensors"
+    frames, height, width = (str(n) for n in size)
+    words = [*COMMAND, "generate", "--prompt", PROMPT, "--seed", str(SEED), "--num-frames", frames]
+    words += ["--height", height, "--width", width, "--output-path", str(output), "--report", str(report)]
+    words += ["--save-latents", str(latents), "--no-sidecar", "--no-state"]
+    words += ["--checkpoint-path", str(files.checkpoint), "--gemma-root", str(files.text_encoder)]
+    words += ["--spatial-upsampler-path", str(files.upscaler)]
+    if memory is not None:
+        words += ["--memory", memory]
+    _say(f"running with {memory or 'no budget'}")
+    samples, code = watch(words)
+    if code != 0:
+        raise Ltx2rtError(f"ltx2rt generate ended with exit code {code} after {samples[-1].seconds:.0f} s.")
+    rows = stage_rows(json.loads(report.read_text())["stages"], samples)
+    peak = max(sample.resident for sample in samples)
+    (folder / f"table-{name}.md").write_text(table(rows))
+    budget = None if memory is None else parse_bytes(memory)
+    title = f"{files.checkpoint.name}, {size[1]}x{size[2]}, {size[0]} frames: peak {peak / 1e9:.2f} GB"
+    bands = [Band(row.name, row.begins, row.ends, row.planned) for row in rows]
+    draw(folder / f"memory-{name}.png", title, samples, bands, budget)
+    return Result(memory, samples[-1].seconds, peak, rows, digests(output, latents))
+
+
+def verdicts(results: Sequence[Result]) -> list[tuple[str, bool]]:
+    """What must hold, and whether it does: budgets, predictions of stages over 100 MB, equal bits."""
+    found = []
+    for result in results:
+        name = result.memory or "no budget"
+        if result.memory is not None:
+            kept = result.peak <= parse_bytes(result.memory)
+            found.append((f"{name}: peak {result.peak / 1e9:.2f} GB is within the budget", kept))
+        for row in result.stages:
+            if row.ratio is not None and row.inside > 100e6:
+                text = f"{name}: {row.name}: predicted / measured is {row.ratio:.3f}, within 0.98 to 1.05"
+                found.append((text, 0.98 <= row.ratio <= 1.05))
+    if len(results) > 1:
+        same = all(result.digests == results[0].digests for result in results)
+        found.append(("latents, frames and sound have the same bits in all runs", same))
+    return found
+
+
+def main(words: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("folder", type=Path, help="for weight files and results")
+    parser.add_argument("--manifests", type=Path, required=True, help="folder of the tensor manifests")
+    parser.add_argument("--memory", nargs="+", default=[], metavar="SIZE", help="budgets, one run each; none: one run")
+    parser.add_argument("--generation", choices=MANIFESTS, default="19b")
+    parser.add_argument("--mid", action="store_true", help="4 blocks and 6 Gemma layers of the real width")
+    parser.add_argument("--size", nargs=3, type=int, default=(9, 256, 256), metavar=("FRAMES", "HEIGHT", "WIDTH"))
+    parser.add_argument("--cold", action="store_true", help="drop the weight files from the page cache before each run")
+    arguments = parser.parse_args(words)
+    if not Path("/proc/self/status").exists():
+        print("error: memory is sampled from /proc, which this system does not have", file=sys.stderr)
+        return 1
+    try:
+        files = prepare(arguments.folder, arguments.manifests, arguments.generation, arguments.mid)
+        budgets: list[str | None] = list(arguments.memory) or [None]
+        if arguments.memory and not has_memory_option():
+            _say("this ltx2rt has no --memory: one run without a budget")
+            budgets = [None]
+        rate = disk_rate(files.checkpoint) if arguments.cold else 0.0
+        results = []
+        for memory in budgets:
+            if arguments.cold:
+                forget(files.all())
+            results.append(run(files, arguments.folder, memory, tuple(arguments.size)))
+            print(f"\n{memory or 'no budget'}: {results[-1].seconds:.0f} s, peak {results[-1].peak / 1e9:.2f} GB\n")
+            print(table(results[-1].stages))
+    except Ltx2rtError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    if rate:
+        print(f"disk, cold: {rate / 1e9:.2f} GB/s")
+    checks = verdicts(results)
+    for text, holds in checks:
+        print(f"{'yes' if holds else 'NO '}  {text}")
+    saved = {"disk_bytes_per_second": rate, "runs": [asdict(result) for result in results], "checks": checks}
+    (arguments.folder / "results.json").write_text(json.dumps(saved, indent=2) + "\n")
+    return 0 if all(holds for _, holds in checks) else 1
+
+
+def _say(text: str) -> None:
+    print(f"real_scale: {text}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
