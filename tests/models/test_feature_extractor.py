@@ -159,9 +159,7 @@ def test_slabs_of_the_weight_give_the_same_bits(section: dict[str, Any]) -> None
 
     biases = {name: value for name, value in arrays.items() if name.endswith("bias")}
     extractor = FeatureExtractor(config, Params(biases), mx.float32, weight_rows=rows, rows_per_slab=5)
-    for streamed, expected in zip(
-        extractor.project([extractor.normalised(states) for states in texts]), whole, strict=True
-    ):
+    for streamed, expected in zip(extractor.project(extractor.normalised(texts)), whole, strict=True):
         assert mx.array_equal(streamed.video, expected.video)
         assert mx.array_equal(streamed.audio, expected.audio)
     assert max(last - first for first, last in asked) == 5

@@ -140,13 +140,14 @@ class FeatureExtractor:
 
     def __call__(self, states: Iterable[mx.array]) -> TextFeatures:
         """Features of one prompt; see `normalised` and `project`."""
-        return self.project([self.normalised(states)])[0]
+        return self.project(self.normalised([states]))[0]
 
-    def normalised(self, states: Iterable[mx.array]) -> list[mx.array]:
-        """What is projected: the normalised states of one prompt, a few side by side.
+    def normalised(self, prompts: Sequence[Iterable[mx.array]]) -> list[list[mx.array]]:
+        """What is projected of each prompt: its normalised states, a few side by side.
 
         Args:
-            states: L arrays (1, n, D), real tokens only, consumed one by one.
+            prompts: per prompt L arrays (1, n, D), real tokens only. The first states of all prompts are consumed
+                first, then the second ones: a layer that several texts run through is needed once.
 
         Returns:
             Slabs (1, n, D*k) float32, evaluated; feature d*k + l is channel d of the slab's state l.
@@ -154,26 +155,11 @@ class FeatureExtractor:
         Raises:
             ValueError: if the number of states or their width differs from the config.
         """
-        config = self.config
-        slabs: list[mx.array] = []
-        slab: list[mx.array] = []
-        taken = 0
-        for state in states:
-            if taken == config.encoder_states:
-                raise ValueError(f"The text projection is made for {taken} hidden states, got more.")
-            if state.ndim != 3 or state.shape[-1] != config.encoder_width:
-                raise ValueError(f"states must be (1, n, {config.encoder_width}), got {state.shape}.")
-            slab.append(normalise(state, per_token=config.per_token))
-            mx.eval(slab[-1])
-            taken += 1
-            # A full slab, or what is left after the last state.
-            if len(slab) == STATES_PER_SLAB or taken == config.encoder_states:
-                slabs.append(mx.stack(slab, axis=-1).reshape(*state.shape[:2], config.encoder_width * len(slab)))
-                mx.eval(slabs[-1])
-                slab = []
-        if taken != config.encoder_states:
-            raise ValueError(f"The text projection is made for {config.encoder_states} hidden states, got {taken}.")
-        return slabs
+        collectors = [_Slabs(self.config) for _ in prompts]
+        for states in zip(*prompts, strict=True):
+            for collector, state in zip(collectors, states, strict=True):
+                collector.add(state)
+        return [collector.finished() for collector in collectors]
 
     def project(self, prompts: Sequence[Sequence[mx.array]]) -> list[TextFeatures]:
         """Features of several prompts from what `normalised` gave; each row of the weights is asked for once.
@@ -218,6 +204,38 @@ class FeatureExtractor:
         features = total.astype(self._dtype)
         mx.eval(features)
         return features
+
+
+class _Slabs:
+    """Collects the normalised states of one prompt."""
+
+    def __init__(self, config: FeatureExtractorConfig) -> None:
+        self._config = config
+        self._slabs: list[mx.array] = []
+        self._waiting: list[mx.array] = []
+        self._taken = 0
+
+    def add(self, state: mx.array) -> None:
+        config = self._config
+        if self._taken == config.encoder_states:
+            raise ValueError(f"The text projection is made for {self._taken} hidden states, got more.")
+        if state.ndim != 3 or state.shape[-1] != config.encoder_width:
+            raise ValueError(f"states must be (1, n, {config.encoder_width}), got {state.shape}.")
+        self._waiting.append(normalise(state, per_token=config.per_token))
+        mx.eval(self._waiting[-1])
+        self._taken += 1
+        # A full slab, or what is left after the last state.
+        if len(self._waiting) == STATES_PER_SLAB or self._taken == config.encoder_states:
+            width = config.encoder_width * len(self._waiting)
+            self._slabs.append(mx.stack(self._waiting, axis=-1).reshape(*state.shape[:2], width))
+            mx.eval(self._slabs[-1])
+            self._waiting = []
+
+    def finished(self) -> list[mx.array]:
+        wanted = self._config.encoder_states
+        if self._taken != wanted:
+            raise ValueError(f"The text projection is made for {wanted} hidden states, got {self._taken}.")
+        return self._slabs
 
 
 def normalise(state: mx.array, *, per_token: bool) -> mx.array:

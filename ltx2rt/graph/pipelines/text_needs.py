@@ -22,8 +22,8 @@ from ltx2rt.memory.need import Need
 from ltx2rt.types import ParamSpec
 from ltx2rt.weights.checkpoint import Checkpoint
 
-# Rows of the projection's weight that are in memory at a time when it is streamed.
-STREAMED_ROWS = 128
+# Rows of the projection's weight that are in memory at a time.
+PROJECTION_ROWS = (960, 128)
 # Slots that blocks are streamed through: one computes while the next is read.
 DEPTHS = (2, 1)
 
@@ -41,14 +41,14 @@ def encoder_options(
     tokens: Sequence[int],
     dtype: mx.Dtype,
 ) -> Iterator[Need]:
-    """Stage "text encoder": its layers resident or streamed."""
+    """Stage "text encoder". Every layer is used once, so its layers are always read while it computes."""
     layers = [
         encoder.loaded_bytes("text_encoder", gemma3.layer_specs(config, index)) for index in range(config.num_layers)
     ]
     ends = encoder.loaded_bytes("text_encoder", resident_specs(config)).arrays
     footprint = encoder_footprint(config, max(tokens), dtype.size)
-    # The normalised states of the prompts before it wait for the projection.
-    caches = sum(kept_bytes(extractor, n) for n in tokens[:-1]) + normalised_bytes(extractor, tokens[-1])
+    # What the projection will read, of all prompts.
+    caches = sum(normalised_bytes(extractor, n) for n in tokens)
     common = Need(
         "text encoder",
         caches=caches,
@@ -57,18 +57,12 @@ def encoder_options(
         flops=sum(encoder_flops(config, n) for n in tokens),
         advice="shorten the prompt, or encode it once on a larger machine and give the file with --embedding",
     )
-    yield replace(
-        common,
-        weights=ends + sum(layer.arrays for layer in layers),
-        choice={"layers": "resident"},
-        settings={"depth": 0},
-    )
     for depth in DEPTHS:
         yield replace(
             common,
             weights=ends,
             slots=depth * max(layer.stored for layer in layers),
-            streamed=len(tokens) * sum(layer.stored for layer in layers),
+            streamed=sum(layer.stored for layer in layers),
             choice={"layers": streamed_text(depth)},
             settings={"depth": depth},
         )
@@ -82,37 +76,26 @@ def streamed_text(depth: int) -> str:
 def projection_options(
     checkpoint: Checkpoint, config: feature_extractor.FeatureExtractorConfig, tokens: Sequence[int]
 ) -> Iterator[Need]:
-    """Stage "text projection": its weight resident, or a few rows at a time."""
+    """Stage "text projection". Every row of its weight is used once, so a part of them is read at a time."""
     specs = feature_extractor.param_specs(config)
     loaded = checkpoint.loaded_bytes("text_projection", specs)
-    width = max(width for _, width in config.projections)
-    common = Need(
-        "text projection",
-        caches=sum(kept_bytes(config, n) for n in tokens),
-        flops=sum(projection_flops(config, n) for n in tokens),
-        advice="shorten the prompt",
-    )
-    whole = projection_footprint(config, max(tokens), width)
-    yield replace(
-        common,
-        weights=loaded.arrays,
-        activations=whole.activations,
-        working=whole.working,
-        choice={"weight": "resident"},
-        settings={"rows": None},
-    )
-    rows = min(STREAMED_ROWS, width)
-    part = projection_footprint(config, max(tokens), rows)
-    yield replace(
-        common,
-        # The rows in use and those being read.
-        slots=2 * loaded.arrays * rows // sum(width for _, width in config.projections),
-        streamed=loaded.stored,
-        activations=part.activations,
-        working=part.working,
-        choice={"weight": f"{rows} rows at a time"},
-        settings={"rows": rows},
-    )
+    widths = [width for _, width in config.projections]
+    for most in PROJECTION_ROWS:
+        rows = min(most, max(widths))
+        footprint = projection_footprint(config, max(tokens), rows)
+        yield Need(
+            "text projection",
+            # The rows in use and those being read.
+            slots=2 * loaded.arrays * rows // sum(widths),
+            streamed=loaded.stored,
+            caches=sum(kept_bytes(config, n) for n in tokens),
+            activations=footprint.activations,
+            working=footprint.working,
+            flops=sum(projection_flops(config, n) for n in tokens),
+            choice={"weight": f"{rows} rows at a time"},
+            settings={"rows": rows},
+            advice="shorten the prompt",
+        )
 
 
 def connector_options(

@@ -84,7 +84,7 @@ def _encode(run: Run, prompts: Sequence[str]) -> list[PromptContext]:
     with run.stage(encoding) as stage:
         extractor = feature_extractor.FeatureExtractor(extractor_config, Params({}), dtype)
         model = _text_model(stage, encoder, config, encoding.settings["depth"], dtype)
-        normalised = [extractor.normalised(model.hidden_states(of_prompt)) for of_prompt in ids]
+        normalised = extractor.normalised([model.hidden_states(of_prompt) for of_prompt in ids])
     with run.stage(projecting) as stage:
         features = _project(stage, checkpoint, extractor_config, projecting.settings["rows"], normalised, dtype)
         normalised.clear()
@@ -99,19 +99,18 @@ def _encode(run: Run, prompts: Sequence[str]) -> list[PromptContext]:
 def _text_model(
     stage: Stage, encoder: Checkpoint, config: gemma3.Gemma3Config, depth: int, dtype: mx.Dtype
 ) -> gemma3.Gemma3:
-    """The text encoder with its layers resident (depth 0) or streamed; the embedding stays on disk."""
+    """The text encoder. Its layers are read from disk while it computes, each once; the embedding stays there."""
     params = Params(stage.hold(encoder.load("text_encoder", resident_specs(config))))
     specs = [gemma3.layer_specs(config, index) for index in range(config.num_layers)]
-    if depth == 0:
-        resident = Params(stage.hold(encoder.load("text_encoder", [spec for layer in specs for spec in layer])))
+    stream = stage.hold_stream(encoder.stream("text_encoder", specs, depth=depth))
+    current: dict[int, Params] = {}
 
-        def layers(index: int) -> Params:
-            return resident.at(f"layers.{index}")
-    else:
-        stream = stage.hold_stream(encoder.stream("text_encoder", specs, depth=depth))
-
-        def layers(index: int) -> Params:
-            return Params(stream(index)).at(f"layers.{index}")
+    def layers(index: int) -> Params:
+        # The prompts run through each layer one after the other.
+        if index not in current:
+            current.clear()
+            current[index] = Params(stream(index)).at(f"layers.{index}")
+        return current[index]
 
     (embedding,) = (spec for spec in gemma3.param_specs(config) if spec.name == "embed_tokens.weight")
 
@@ -127,23 +126,20 @@ def _project(
     stage: Stage,
     checkpoint: Checkpoint,
     config: feature_extractor.FeatureExtractorConfig,
-    rows: int | None,
+    rows: int,
     normalised: list[list[mx.array]],
     dtype: mx.Dtype,
 ) -> list[feature_extractor.TextFeatures]:
-    """The aggregate projections, with their weights resident or ``rows`` rows at a time."""
+    """The aggregate projections, whose weights are read ``rows`` rows at a time."""
     specs = {spec.name: spec for spec in feature_extractor.param_specs(config)}
-    weight_rows = None
-    if rows is not None:
-        biases = [spec for name, spec in specs.items() if name.endswith(".bias")]
-        arrays = stage.hold(checkpoint.load("text_projection", biases)) if biases else {}
+    biases = [spec for name, spec in specs.items() if name.endswith(".bias")]
+    arrays = stage.hold(checkpoint.load("text_projection", biases)) if biases else {}
 
-        def weight_rows(name: str, first: int, last: int) -> mx.array:
-            loaded = checkpoint.load_rows("text_projection", specs[name], range(first, last))
-            assert isinstance(loaded, mx.array)
-            return loaded
-    else:
-        arrays = stage.hold(checkpoint.load("text_projection", specs.values()))
+    def weight_rows(name: str, first: int, last: int) -> mx.array:
+        loaded = checkpoint.load_rows("text_projection", specs[name], range(first, last))
+        assert isinstance(loaded, mx.array)
+        return loaded
+
     extractor = feature_extractor.FeatureExtractor(
         config, Params(arrays), dtype, weight_rows=weight_rows, rows_per_slab=rows
     )
