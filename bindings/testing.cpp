@@ -1,16 +1,21 @@
 // Hooks into the machine layer (threads, instruction set) for tests and benchmarks.
+#include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <mutex>
 #include <set>
 #include <stdexcept>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "bindings/register.h"
 #include "csrc/cpu/isa.h"
+#include "csrc/cpu/isa_choice.h"
+#include "csrc/cpu/self_check.h"
 #include "csrc/cpu/thread_pool.h"
 
 namespace nb = nanobind;
@@ -48,12 +53,98 @@ int count_threads(int64_t n) {
   return static_cast<int>(seen.size());
 }
 
+cpu::Isa isa_named(const std::string& name) {
+  for (const auto& state : cpu::isa_states()) {
+    if (name == cpu::isa_name(state.isa) && state.built && state.supported) return state.isa;
+  }
+  throw std::invalid_argument("instruction set \"" + name + "\" is not built or not supported here");
+}
+
+std::vector<std::pair<std::string, std::string>> describe_isas() {
+  std::vector<std::pair<std::string, std::string>> rows;
+  for (const auto& state : cpu::isa_states()) {
+    if (!state.built) continue;
+    std::string text = state.isa == cpu::active_isa() ? "in use" : "available";
+    if (!state.supported) {
+      text = "not supported by this machine";
+    } else if (!state.proven) {
+      const auto fault = cpu::find_kernel_fault(state.isa);
+      text = fault.empty() ? text + ", self-check passed" : "failed its self-check: " + fault;
+    }
+    rows.emplace_back(cpu::isa_name(state.isa), text);
+  }
+  return rows;
+}
+
+// The kernels of a set of which one part is made to compute something slightly wrong.
+cpu::KernelTables broken(cpu::KernelTables tables, const std::string& part) {
+  static cpu::KernelTables whole;  // function pointers cannot capture
+  whole = tables;
+  if (part == "multiply") {
+    tables.linear.values.multiply = [](const float* a, int64_t lda, int64_t rows, const float* panel, int64_t k,
+                                       float* c, int64_t ldc, bool add) {
+      whole.linear.values.multiply(a, lda, rows, panel, k - 1, c, ldc, add);
+    };
+  } else if (part == "pairs") {
+    if (!tables.linear.has_pairs) throw std::invalid_argument("this instruction set has no pairs");
+    tables.linear.pairs.multiply = [](const float* a, int64_t lda, int64_t rows, const float* panel, int64_t k,
+                                      float* c, int64_t ldc, bool add) {
+      whole.linear.pairs.multiply(a, lda, rows, panel, k - 2, c, ldc, add);
+    };
+  } else if (part == "finish") {
+    tables.linear.finish = [](const cpu::LinearEpilogue& epilogue, const float* sums, void* out, int64_t n) {
+      whole.linear.finish(epilogue, sums, out, n - 1);
+    };
+  } else if (part == "norm") {
+    tables.norm.row = [](cpu::NormKind kind, float eps, float* x, const float* scale, const float* shift,
+                         cpu::FloatType type, void* out, int64_t n) {
+      whole.norm.row(kind, eps * 100, x, scale, shift, type, out, n);
+    };
+  } else if (part == "attention") {
+    tables.attention.advance = [](const cpu::AttentionArgs& args, const cpu::QueryBlock& queries, int64_t first,
+                                  int64_t end, const float* blocks, float* state, float* work) {
+      whole.attention.advance(args, queries, first, end - 1, blocks, state, work);
+    };
+  } else if (part == "conv") {
+    tables.conv.pack_weight = [](const cpu::ConvArgs& args, int64_t panel, int64_t first, int64_t end, float* to) {
+      whole.conv.pack_weight(args, panel, first, end, to);
+      to[(end - 1) * whole.conv.panel_columns] += 0.001f;
+    };
+  } else if (!part.empty()) {
+    throw std::invalid_argument("no part \"" + part + "\" to break");
+  }
+  return tables;
+}
+
+std::pair<std::string, std::string> choose_isa(const std::string& asked, const std::vector<std::string>& usable,
+                                               const std::vector<std::string>& faulty) {
+  const auto holds = [](const std::vector<std::string>& names, cpu::Isa isa) {
+    return std::find(names.begin(), names.end(), cpu::isa_name(isa)) != names.end();
+  };
+  auto states = cpu::isa_states();
+  for (auto& state : states) state.built = state.supported = holds(usable, state.isa);
+  const auto choice = cpu::choose_isa(states, asked.c_str(), [&](cpu::Isa isa) {
+    return std::string(holds(faulty, isa) ? "a difference" : "");
+  });
+  return {cpu::isa_name(choice.isa), choice.warning};
+}
+
 }  // namespace
 
 void bind_testing(nb::module_& m) {
   m.def("num_threads", &cpu::num_threads, "Threads that kernels use.");
   m.def("set_num_threads", &cpu::set_num_threads, "count"_a, "Changes num_threads() for this process.");
   m.def("isa", [] { return std::string(cpu::isa_name(cpu::active_isa())); }, "Instruction set of the kernels.");
+  m.def("isas", &describe_isas, "Name and state of every instruction set that was built.");
+  m.def(
+      "kernel_fault",
+      [](const std::string& isa, const std::string& part) {
+        return cpu::find_fault(broken(cpu::kernel_tables(isa_named(isa)), part));
+      },
+      "isa"_a, "broken"_a = "",
+      "What the self-check finds in an instruction set, of which one part may be broken for the test.");
+  m.def("choose_isa", &choose_isa, "asked"_a, "usable"_a, "faulty"_a,
+        "The set chosen, and the warning, on a machine that has `usable`, of which `faulty` compute wrongly.");
   m.def("count_visits", &count_visits, "n"_a, "grain"_a, "inner"_a = 0, "fail_at"_a = -1,
         nb::call_guard<nb::gil_scoped_release>(), "Visits per item of a parallel loop.");
   m.def("count_threads", &count_threads, "n"_a, nb::call_guard<nb::gil_scoped_release>(),

@@ -35,11 +35,11 @@ cpu::PadMode parse_padding_mode(const std::string& name) {
   return cpu::PadMode::reflect;
 }
 
-cpu::Activation parse_conv_activation(const std::optional<std::string>& name) {
-  if (!name) return cpu::Activation::none;
-  if (*name == "silu") return cpu::Activation::silu;
+cpu::ConvActivation parse_conv_activation(const std::optional<std::string>& name) {
+  if (!name) return cpu::ConvActivation::none;
+  if (*name == "silu") return cpu::ConvActivation::silu;
   require(*name == "leaky_relu", kOp, "activation must be None, \"silu\" or \"leaky_relu\" but is \"", *name, "\".");
-  return cpu::Activation::leaky_relu;
+  return cpu::ConvActivation::leaky_relu;
 }
 
 mx::array causal_conv3d(const mx::array& x, const mx::array& weight, const CausalConv3dExtras& extras,

@@ -19,7 +19,7 @@ struct CausalConv3dOptions {
   std::array<std::pair<int, int>, 3> padding;  // before, after
   std::array<cpu::PadMode, 3> padding_mode;
   std::optional<float> pixel_norm_eps;
-  cpu::Activation activation;
+  cpu::ConvActivation activation;
   float negative_slope;
 
   bool operator==(const CausalConv3dOptions&) const = default;
@@ -36,7 +36,7 @@ struct CausalConv3dExtras {
 
 // Names as the Python arguments have them; throw std::invalid_argument for others.
 cpu::PadMode parse_padding_mode(const std::string& name);
-cpu::Activation parse_conv_activation(const std::optional<std::string>& name);
+cpu::ConvActivation parse_conv_activation(const std::optional<std::string>& name);
 
 // y   = activation(pixel_norm(concat(halo, x)) * (1 + scale) + shift)
 // out = residual + bias + correlate(pad(y), weight)

@@ -41,16 +41,7 @@ inline Vec sine_squared(Vec z, VecI& large) {
   return sine * sine;
 }
 
-inline bool any_large(VecI bits) {
-  bits &= ~(2 * kMostHalfTurns - 1);
-#if defined(__AVX2__)
-  return !_mm256_testz_si256((__m256i)bits, (__m256i)bits);
-#else
-  int32_t all = 0;
-  for (int i = 0; i < kLanes; ++i) all |= bits[i];
-  return all != 0;
-#endif
-}
+inline bool any_large(VecI bits) { return any(bits & ~(2 * kMostHalfTurns - 1)); }
 
 // The same by the C library, for lanes beyond the reduction; infinities and NaN end here too.
 __attribute__((noinline)) Vec sine_squared_far(Vec z) {

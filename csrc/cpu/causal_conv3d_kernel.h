@@ -9,7 +9,7 @@
 namespace ltx2rt::cpu {
 
 enum class PadMode : uint8_t { zeros, edge, reflect };
-enum class Activation : uint8_t { none, silu, leaky_relu };
+enum class ConvActivation : uint8_t { none, silu, leaky_relu };
 
 // A channels-last array read in place; strides in elements: batch, frame, row, column, channel.
 struct Voxels {
@@ -33,7 +33,7 @@ struct ConvArgs {
   float pixel_norm_eps;
   const float* scale;  // (batch, channels), or null
   const float* shift;  // (batch, channels), or null
-  Activation activation;
+  ConvActivation activation;
   float negative_slope;
 
   const void* weight;  // (out_channels, kernel..., channels), contiguous

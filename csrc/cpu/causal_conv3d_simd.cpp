@@ -25,11 +25,11 @@ void pack_weight(const ConvArgs& args, int64_t panel_index, int64_t first, int64
 
 Vec activate(const ConvArgs& args, Vec x) {
   switch (args.activation) {
-    case Activation::silu:
+    case ConvActivation::silu:
       return silu(x);
-    case Activation::leaky_relu:
+    case ConvActivation::leaky_relu:
       return select(x >= zero(), x, x * args.negative_slope);
-    case Activation::none:
+    case ConvActivation::none:
       break;
   }
   return x;
@@ -51,7 +51,7 @@ void prologue(const ConvArgs& args, int64_t batch, int64_t count, int64_t pitch,
   const float* scale = args.scale == nullptr ? nullptr : args.scale + batch * channels;
   const float* shift = args.shift == nullptr ? nullptr : args.shift + batch * channels;
   if (!args.pixel_norm && scale == nullptr && shift == nullptr) {
-    if (args.activation == Activation::none) return;
+    if (args.activation == ConvActivation::none) return;
     const bool together = pitch == channels;
     const int64_t n = together ? count * channels : channels;
     for (int64_t i = 0; i < (together ? 1 : count); ++i)

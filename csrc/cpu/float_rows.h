@@ -62,7 +62,13 @@ inline float sum_of_squares(const float* x, int64_t n) {
 
 // to[i * rows + r] = from[r * stride + i] for r < rows and i < columns; rows is a multiple of kLanes.
 inline void transpose(const float* from, int64_t stride, int64_t rows, int64_t columns, float* to) {
-  for (int64_t r = 0; r < rows; r += kLanes) {
+#if defined(__AVX2__)
+  constexpr int64_t kSquare = 8;
+#else
+  constexpr int64_t kSquare = 4;
+#endif
+  static_assert(kLanes % kSquare == 0);
+  for (int64_t r = 0; r < rows; r += kSquare) {
     int64_t i = 0;
 #if defined(__AVX2__)
     for (; i + 8 <= columns; i += 8) {
@@ -83,9 +89,22 @@ inline void transpose(const float* from, int64_t stride, int64_t rows, int64_t c
         _mm256_storeu_ps(to + (i + k + 4) * rows + r, _mm256_permute2f128_ps(a[k], a[k + 4], 0x31));
       }
     }
+#elif __has_builtin(__builtin_shufflevector)
+    for (; i + 4 <= columns; i += 4) {
+      Vec a[4];
+      for (int k = 0; k < 4; ++k) a[k] = load(from + (r + k) * stride + i);
+      const Vec b0 = __builtin_shufflevector(a[0], a[1], 0, 4, 1, 5);
+      const Vec b1 = __builtin_shufflevector(a[0], a[1], 2, 6, 3, 7);
+      const Vec b2 = __builtin_shufflevector(a[2], a[3], 0, 4, 1, 5);
+      const Vec b3 = __builtin_shufflevector(a[2], a[3], 2, 6, 3, 7);
+      store(to + i * rows + r, __builtin_shufflevector(b0, b2, 0, 1, 4, 5));
+      store(to + (i + 1) * rows + r, __builtin_shufflevector(b0, b2, 2, 3, 6, 7));
+      store(to + (i + 2) * rows + r, __builtin_shufflevector(b1, b3, 0, 1, 4, 5));
+      store(to + (i + 3) * rows + r, __builtin_shufflevector(b1, b3, 2, 3, 6, 7));
+    }
 #endif
     for (; i < columns; ++i)
-      for (int64_t k = 0; k < kLanes; ++k) to[i * rows + r + k] = from[(r + k) * stride + i];
+      for (int64_t k = 0; k < kSquare; ++k) to[i * rows + r + k] = from[(r + k) * stride + i];
   }
 }
 

@@ -1,11 +1,13 @@
-// The register tile of float32 products, a few rows times one panel of columns, for *_simd.cpp files.
+// The register tile of products, a few rows times one panel of columns, for *_simd.cpp files.
 #pragma once
 #include "csrc/cpu/run.h"
 #include "csrc/cpu/simd.h"
 
 namespace ltx2rt::cpu::LTX2RT_ISA {
 
-#if defined(__AVX2__)
+#if LTX2RT_LANES == 16
+constexpr int kTileRows = 12;
+#elif LTX2RT_LANES == 8
 constexpr int kTileRows = 6;
 #elif defined(__aarch64__)
 constexpr int kTileRows = 8;
@@ -14,10 +16,35 @@ constexpr int kTileRows = 4;
 #endif
 constexpr int kTileColumns = 2 * kLanes;  // columns of one panel
 
+// What a word of the rows and of the panel is: a float32 value...
+struct FloatWords {
+  using Operand = Vec;
+  static Operand broadcast(const float* word) { return splat(*word); }
+  static Operand load_row(const float* words) { return load(words); }
+  static Vec add_product(Vec sum, Operand x, Operand y) { return fma(x, y, sum); }
+};
+#ifdef LTX2RT_BF16_DOT
+// ...or a pair of bfloat16 values that follow one another in the summed index.
+struct PairWords {
+  using Operand = VecI;
+  static Operand broadcast(const float* word) {
+    int32_t bits;
+    memcpy(&bits, word, sizeof bits);
+    return splat_bits(bits);
+  }
+  static Operand load_row(const float* words) {
+    VecI bits;
+    memcpy(&bits, words, sizeof bits);
+    return bits;
+  }
+  static Vec add_product(Vec sum, Operand x, Operand y) { return dot_pairs(sum, x, y); }
+};
+#endif
+
 // c[i, j] (+)= sum over runs and k of rows[i][run.offset + k] * panel[k', j], k' counting on through the runs, for i <
 // kRows and j < kVecs * kLanes. Panel rows are kTileColumns apart whatever kVecs is. Each sum is one chain of fused
 // multiply-adds in the order of k', added to c at the end: its bits depend on the runs alone, its error stays small.
-template <int kRows, int kVecs>
+template <typename Words, int kRows, int kVecs>
 void fma_rows(const float* const* rows, const Run* runs, int64_t run_count, const float* panel, float* c, int64_t ldc,
               bool accumulate) {
   Vec sums[kRows][kVecs];
@@ -31,14 +58,14 @@ void fma_rows(const float* const* rows, const Run* runs, int64_t run_count, cons
     for (int i = 0; i < kRows; ++i) a[i] = rows[i] + runs[r].offset;
     const int64_t length = runs[r].length;
     for (int64_t k = 0; k < length; ++k, panel += kTileColumns) {
-      Vec b[kVecs];
+      typename Words::Operand b[kVecs];
 #pragma GCC unroll 2
-      for (int v = 0; v < kVecs; ++v) b[v] = load(panel + v * kLanes);
+      for (int v = 0; v < kVecs; ++v) b[v] = Words::load_row(panel + v * kLanes);
 #pragma GCC unroll 16
       for (int i = 0; i < kRows; ++i) {
-        const Vec x = splat(a[i][k]);
+        const auto x = Words::broadcast(a[i] + k);
 #pragma GCC unroll 2
-        for (int v = 0; v < kVecs; ++v) sums[i][v] = fma(x, b[v], sums[i][v]);
+        for (int v = 0; v < kVecs; ++v) sums[i][v] = Words::add_product(sums[i][v], x, b[v]);
       }
     }
   }
@@ -51,23 +78,24 @@ void fma_rows(const float* const* rows, const Run* runs, int64_t run_count, cons
     }
 }
 
-template <int kVecs, int kRows = kTileRows>
+template <typename Words, int kVecs, int kRows = kTileRows>
 void fma_tile_of(int row_count, const float* const* rows, const Run* runs, int64_t run_count, const float* panel,
                  float* c, int64_t ldc, bool accumulate) {
   if (row_count == kRows) {
-    fma_rows<kRows, kVecs>(rows, runs, run_count, panel, c, ldc, accumulate);
+    fma_rows<Words, kRows, kVecs>(rows, runs, run_count, panel, c, ldc, accumulate);
   } else if constexpr (kRows > 1) {
-    fma_tile_of<kVecs, kRows - 1>(row_count, rows, runs, run_count, panel, c, ldc, accumulate);
+    fma_tile_of<Words, kVecs, kRows - 1>(row_count, rows, runs, run_count, panel, c, ldc, accumulate);
   }
 }
 
 // fma_rows for 1 to kTileRows rows of which the first `columns` columns are wanted (the others may be left alone).
+template <typename Words = FloatWords>
 inline void fma_tile(int row_count, int columns, const float* const* rows, const Run* runs, int64_t run_count,
                      const float* panel, float* c, int64_t ldc, bool accumulate) {
   if (columns <= kLanes) {
-    fma_tile_of<1>(row_count, rows, runs, run_count, panel, c, ldc, accumulate);
+    fma_tile_of<Words, 1>(row_count, rows, runs, run_count, panel, c, ldc, accumulate);
   } else {
-    fma_tile_of<2>(row_count, rows, runs, run_count, panel, c, ldc, accumulate);
+    fma_tile_of<Words, 2>(row_count, rows, runs, run_count, panel, c, ldc, accumulate);
   }
 }
 

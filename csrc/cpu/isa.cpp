@@ -1,52 +1,153 @@
 // Choice of the instruction set at run time.
 #include "csrc/cpu/isa.h"
 
+#include <cstdint>
+#include <cstdio>
 #include <cstdlib>
-#include <iterator>
 #include <stdexcept>
-#include <string>
+
+#include "csrc/cpu/isa_choice.h"
+#include "csrc/cpu/self_check.h"
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#elif defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+#elif defined(__aarch64__) && defined(__APPLE__)
+#include <sys/sysctl.h>
+#endif
 
 namespace ltx2rt::cpu {
 namespace {
 
-struct Candidate {
-  Isa isa;
-  const char* name;
-  bool usable;  // built, and this processor has it
-};
+#if defined(__x86_64__)
 
-bool has_avx2() {
-#ifdef LTX2RT_HAS_avx2
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+// True if the operating system saves all registers of `mask`: bits 1 and 2 for AVX, 5 to 7 more for AVX-512.
+bool saves_registers(uint32_t mask) {
+  uint32_t eax, ebx, ecx, edx;
+  if (!__get_cpuid(1, &eax, &ebx, &ecx, &edx) || (ecx & bit_OSXSAVE) == 0) return false;
+  uint32_t low, high;
+  __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  return (low & mask) == mask;
+}
+
+bool supports_avx2() {
+  return saves_registers(0x06) && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+         __builtin_cpu_supports("f16c");
+}
+
+bool supports_avx512() {
+  return supports_avx2() && saves_registers(0xe6) && __builtin_cpu_supports("avx512f") &&
+         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+}
+
+bool supports_avx512bf16() {
+  uint32_t eax = 0, ebx, ecx, edx;
+  return supports_avx512() && __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) && (eax >> 5 & 1) != 0;
+}
+
+bool supports_neonbf16() { return false; }
+
+#else
+
+bool supports_avx2() { return false; }
+bool supports_avx512() { return false; }
+bool supports_avx512bf16() { return false; }
+
+bool supports_neonbf16() {
+#if defined(__aarch64__) && defined(__linux__)
+  return (getauxval(AT_HWCAP2) >> 14 & 1) != 0;
+#elif defined(__aarch64__) && defined(__APPLE__)
+  int32_t has = 0;
+  size_t size = sizeof has;
+  return sysctlbyname("hw.optional.arm.FEAT_BF16", &has, &size, nullptr, 0) == 0 && has != 0;
 #else
   return false;
 #endif
 }
 
-Isa choose() {
-  const Candidate best_first[] = {{Isa::avx2, "avx2", has_avx2()}, {Isa::portable, "portable", true}};
-  const char* asked = std::getenv("LTX2RT_ISA");
-  std::string usable;
-  for (const auto& candidate : best_first) {
-    if (!candidate.usable) continue;
-    if (asked == nullptr || *asked == '\0' || std::string(asked) == candidate.name) return candidate.isa;
-    usable += (usable.empty() ? "" : ", ") + std::string(candidate.name);
-  }
-  throw std::invalid_argument(std::string("LTX2RT_ISA must be one of: ") + usable + " on this machine, got \"" +
-                              asked + "\"; unset it for the best one.");
+#endif
+
+bool supports_neon() {
+#if defined(__aarch64__)
+  return true;
+#else
+  return false;
+#endif
+}
+
+#define LTX2RT_BUILT(isa, wanted) \
+  if (Isa::isa == wanted) return true;
+
+bool is_built(Isa isa) {
+  LTX2RT_EACH_ISA(LTX2RT_BUILT, isa)
+  return isa == Isa::portable;
 }
 
 }  // namespace
 
+std::vector<IsaState> isa_states() {
+  const bool avx2 = supports_avx2(), neon = supports_neon();
+  std::vector<IsaState> states = {{Isa::avx512bf16, false, supports_avx512bf16(), false, true},
+                                  {Isa::avx512, false, supports_avx512(), false, true},
+                                  {Isa::avx512bf16_emulated, false, avx2, false, false},
+                                  {Isa::avx512_emulated, false, avx2, false, false},
+                                  {Isa::avx2, false, avx2, true, true},
+                                  {Isa::neonbf16, false, neon && supports_neonbf16(), false, true},
+                                  {Isa::neon, false, neon, false, true},
+                                  {Isa::portable, false, true, true, true}};
+  for (auto& state : states) state.built = is_built(state.isa);
+  return states;
+}
+
+IsaChoice choose_isa(const std::vector<IsaState>& states, const char* asked,
+                     const std::function<std::string(Isa)>& find_fault) {
+  const std::string wanted = asked == nullptr ? "" : asked;
+  std::string names;
+  std::string warning;
+  bool reached = wanted.empty();
+  for (const auto& state : states) {
+    if (!state.built || !state.supported) continue;
+    names += (names.empty() ? "" : ", ") + std::string(isa_name(state.isa));
+    const bool named = wanted == isa_name(state.isa);
+    reached = reached || named;
+    if (!reached || (!state.automatic && !named)) continue;
+    const std::string fault = state.proven ? "" : find_fault(state.isa);
+    if (fault.empty()) {
+      if (!warning.empty()) warning = "ltx2rt: " + warning + "using " + isa_name(state.isa) + " instead.";
+      return {state.isa, warning};
+    }
+    warning += std::string("the ") + isa_name(state.isa) + " kernels failed their self-check (" + fault + "); ";
+  }
+  throw std::invalid_argument("LTX2RT_ISA must be one of: " + names + " on this machine, got \"" + wanted +
+                              "\"; unset it for the best one.");
+}
+
 Isa active_isa() {
-  static const Isa isa = choose();
+  static const Isa isa = [] {
+    const auto choice = choose_isa(isa_states(), std::getenv("LTX2RT_ISA"), find_kernel_fault);
+    if (!choice.warning.empty()) std::fprintf(stderr, "%s\n", choice.warning.c_str());
+    return choice.isa;
+  }();
   return isa;
 }
 
 const char* isa_name(Isa isa) {
   switch (isa) {
+    case Isa::avx512bf16:
+      return "avx512bf16";
+    case Isa::avx512:
+      return "avx512";
+    case Isa::avx512bf16_emulated:
+      return "avx512bf16_emulated";
+    case Isa::avx512_emulated:
+      return "avx512_emulated";
     case Isa::avx2:
       return "avx2";
+    case Isa::neonbf16:
+      return "neonbf16";
+    case Isa::neon:
+      return "neon";
     case Isa::portable:
       break;
   }

@@ -8,9 +8,11 @@
 
 namespace ltx2rt::cpu {
 
-enum class Isa { portable, avx2 };
+// The emulated ones are the code of their namesakes in instructions of AVX2, for tests (CMakeLists.txt).
+enum class Isa { portable, neon, neonbf16, avx2, avx512_emulated, avx512bf16_emulated, avx512, avx512bf16 };
 
-// The widest set that was built and that this processor has, or the one LTX2RT_ISA asks for.
+// The widest set that was built, that this processor and operating system support, and whose kernels compute what the
+// portable ones do (isa_choice.h); or the one LTX2RT_ISA asks for.
 // Throws std::invalid_argument for an unknown name or a set this machine lacks.
 Isa active_isa();
 
@@ -18,30 +20,70 @@ const char* isa_name(Isa isa);
 
 }  // namespace ltx2rt::cpu
 
-// Declares `return_type function();` in the namespace of every built instruction set, and the one-argument-less
-// dispatcher `return_type function()` in ltx2rt::cpu itself. Used at namespace ltx2rt::cpu scope.
+// X(name, ...) for every built instruction set but the portable one.
 #ifdef LTX2RT_HAS_avx2
-#define LTX2RT_DECLARE_avx2(return_type, function) \
-  namespace avx2 {                                 \
+#define LTX2RT_IF_avx2(X, ...) X(avx2, __VA_ARGS__)
+#else
+#define LTX2RT_IF_avx2(X, ...)
+#endif
+#ifdef LTX2RT_HAS_avx512
+#define LTX2RT_IF_avx512(X, ...) X(avx512, __VA_ARGS__)
+#else
+#define LTX2RT_IF_avx512(X, ...)
+#endif
+#ifdef LTX2RT_HAS_avx512bf16
+#define LTX2RT_IF_avx512bf16(X, ...) X(avx512bf16, __VA_ARGS__)
+#else
+#define LTX2RT_IF_avx512bf16(X, ...)
+#endif
+#ifdef LTX2RT_HAS_avx512_emulated
+#define LTX2RT_IF_avx512_emulated(X, ...) X(avx512_emulated, __VA_ARGS__)
+#else
+#define LTX2RT_IF_avx512_emulated(X, ...)
+#endif
+#ifdef LTX2RT_HAS_avx512bf16_emulated
+#define LTX2RT_IF_avx512bf16_emulated(X, ...) X(avx512bf16_emulated, __VA_ARGS__)
+#else
+#define LTX2RT_IF_avx512bf16_emulated(X, ...)
+#endif
+#ifdef LTX2RT_HAS_neon
+#define LTX2RT_IF_neon(X, ...) X(neon, __VA_ARGS__)
+#else
+#define LTX2RT_IF_neon(X, ...)
+#endif
+#ifdef LTX2RT_HAS_neonbf16
+#define LTX2RT_IF_neonbf16(X, ...) X(neonbf16, __VA_ARGS__)
+#else
+#define LTX2RT_IF_neonbf16(X, ...)
+#endif
+#define LTX2RT_EACH_ISA(X, ...)                                      \
+  LTX2RT_IF_avx2(X, __VA_ARGS__)                                     \
+  LTX2RT_IF_avx512(X, __VA_ARGS__)                                   \
+  LTX2RT_IF_avx512bf16(X, __VA_ARGS__)                               \
+  LTX2RT_IF_avx512_emulated(X, __VA_ARGS__)                          \
+  LTX2RT_IF_avx512bf16_emulated(X, __VA_ARGS__)                      \
+  LTX2RT_IF_neon(X, __VA_ARGS__)                                     \
+  LTX2RT_IF_neonbf16(X, __VA_ARGS__)
+
+// Declares `return_type function();` in the namespace of every built instruction set, and the dispatchers
+// `return_type function(Isa)` and `return_type function()`, which takes the active one, in ltx2rt::cpu itself. Used at
+// namespace ltx2rt::cpu scope.
+#define LTX2RT_DECLARE(isa, return_type, function) \
+  namespace isa {                                  \
   return_type function();                          \
   }
-#define LTX2RT_CASE_avx2(function) \
-  case Isa::avx2:                  \
-    return avx2::function();
-#else
-#define LTX2RT_DECLARE_avx2(return_type, function)
-#define LTX2RT_CASE_avx2(function)
-#endif
+#define LTX2RT_CASE(isa, function) \
+  case Isa::isa:                   \
+    return isa::function();
 
-#define LTX2RT_DISPATCH(return_type, function) \
-  namespace portable {                         \
-  return_type function();                      \
-  }                                            \
-  LTX2RT_DECLARE_avx2(return_type, function)   \
-  inline return_type function() {              \
-    switch (active_isa()) {                    \
-      LTX2RT_CASE_avx2(function)               \
-      default:                                 \
-        return portable::function();           \
-    }                                          \
-  }
+#define LTX2RT_DISPATCH(return_type, function)           \
+  LTX2RT_DECLARE(portable, return_type, function)        \
+  LTX2RT_EACH_ISA(LTX2RT_DECLARE, return_type, function) \
+  inline return_type function(Isa isa) {                 \
+    switch (isa) {                                       \
+      LTX2RT_EACH_ISA(LTX2RT_CASE, function)             \
+      default:                                           \
+        return portable::function();                     \
+    }                                                    \
+  }                                                      \
+  inline return_type function() { return function(active_isa()); }

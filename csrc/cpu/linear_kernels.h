@@ -13,8 +13,8 @@ enum class Activation : uint8_t { none, gelu_tanh, silu };
 // order of k; the sums of the blocks are added in order. So a row's bits depend neither on the other rows nor on how
 // the work is cut.
 constexpr int64_t kDepthBlock = 256;
-// Weights are expanded into panels of this many columns; a panel of k rows is k * panel_columns floats.
-constexpr int64_t kMaxPanelColumns = 16;
+// Weights are expanded into panels of at most this many columns.
+constexpr int64_t kMaxPanelColumns = 32;
 // Up to this many rows, weights are expanded in registers and never stored.
 constexpr int64_t kFewRows = 4;
 
@@ -44,18 +44,32 @@ struct LinearEpilogue {
   FloatType type;
 };
 
-struct LinearKernels {
-  int64_t panel_columns;
-  // Widens n contiguous values.
-  void (*widen)(FloatType type, const void* from, float* to, int64_t n);
+// One way to multiply. Rows of x and panels of weights hold words of four bytes, declared float: float32 values, or
+// pairs of bfloat16 values that follow one another along k, the first in the low half and the last filled up with zero.
+// A panel of w rows of words is w * panel_columns words.
+struct LinearLoops {
+  int64_t values_per_word;
+  // n contiguous values as words.
+  void (*prepare)(FloatType type, const void* from, float* to, int64_t n);
   // Expands panel_columns columns from column n0 on (zeros or copies beyond N) and rows [k0, k0 + k), k <= kDepthBlock.
   void (*pack)(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t k, float* panel);
-  // c[rows, columns of the panel] = or += a[rows, k] * panel; lda and ldc in floats.
+  // c[rows, columns of the panel] = or += a[rows, k] * panel; lda in words, ldc in floats.
   void (*multiply)(const float* a, int64_t lda, int64_t rows, const float* panel, int64_t k, float* c, int64_t ldc,
                    bool add);
   // pack and multiply in one for rows <= kFewRows.
   void (*multiply_few)(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t k, const float* a, int64_t lda,
                        int64_t rows, float* c, int64_t ldc, bool add);
+};
+
+struct LinearKernels {
+  int64_t panel_columns;
+  LinearLoops values;
+  // For bfloat16 activations and weights of which bfloat16 holds every value (bf16 and e4m3); has_pairs is false where
+  // the instruction set has no dot product of bfloat16.
+  bool has_pairs;
+  LinearLoops pairs;
+  // Widens n contiguous values.
+  void (*widen)(FloatType type, const void* from, float* to, int64_t n);
   void (*finish)(const LinearEpilogue& epilogue, const float* sums, void* out, int64_t n);
 };
 

@@ -1,4 +1,4 @@
-// CPU evaluation of quantized_linear: rows widened once, weights expanded panel by panel, tiles in parallel.
+// CPU evaluation of quantized_linear: rows prepared once, weights expanded panel by panel, tiles in parallel.
 #include "csrc/quantized_linear.h"
 
 #include <algorithm>
@@ -20,7 +20,7 @@ using cpu::kDepthBlock;
 // (64 KiB) and its sums (48 KiB) stay there.
 constexpr int64_t kBlockRows = 192;
 constexpr int64_t kBlockColumns = 64;
-// Widened rows of x held at a time.
+// Prepared rows of x held at a time.
 constexpr int64_t kRowBytes = 24 << 20;
 
 int64_t blocks(int64_t n, int64_t size) { return (n + size - 1) / size; }
@@ -45,23 +45,33 @@ struct Product {
   void run() const;
 
  private:
-  // Widened rows [first, first + count) as blocks of kDepthBlock columns, each block row after row.
-  void widen_rows(int64_t first, int64_t count, float* to) const;
-  // Sums of `count` widened rows (of `stride` per depth block) and panel columns [n0, n0 + columns).
+  const cpu::LinearLoops& loops() const;
+  // Words of one depth block.
+  int64_t block_words() const { return kDepthBlock / loops().values_per_word; }
+  // Rows [first, first + count) as blocks of kDepthBlock columns in words, each block row after row.
+  void prepare_rows(int64_t first, int64_t count, float* to) const;
+  // Sums of `count` prepared rows (of `stride` per depth block) and panel columns [n0, n0 + columns).
   void multiply(const float* a, int64_t stride, int64_t count, int64_t n0, int64_t columns, float* panel, float* sums,
                 int64_t lds) const;
   void finish(int64_t first, int64_t count, int64_t n0, int64_t columns, const float* sums, int64_t lds) const;
   int64_t gate_row(int64_t r) const;
 };
 
-void Product::widen_rows(int64_t first, int64_t count, float* to) const {
+const cpu::LinearLoops& Product::loops() const {
   const auto& kernels = cpu::linear_kernels();
+  const bool exact = weight.format == cpu::WeightFormat::bf16 || weight.format == cpu::WeightFormat::e4m3;
+  return kernels.has_pairs && exact && x_type == cpu::FloatType::bf16 ? kernels.pairs : kernels.values;
+}
+
+void Product::prepare_rows(int64_t first, int64_t count, float* to) const {
+  const auto& loops = this->loops();
+  const int64_t words = block_words();
   cpu::parallel_for(count, std::max<int64_t>(1, 32768 / depth), [&](int64_t begin, int64_t end) {
     std::vector<char> gathered;
     for (int64_t r = begin; r < end; ++r) {
       const char* from = cpu::contiguous_row(x, first + r, 0, depth, gathered);
       for (int64_t k0 = 0; k0 < depth; k0 += kDepthBlock) {
-        kernels.widen(x_type, from + k0 * cpu::size_of(x_type), to + k0 * count + r * kDepthBlock,
+        loops.prepare(x_type, from + k0 * cpu::size_of(x_type), to + (k0 / kDepthBlock * count + r) * words,
                       std::min(kDepthBlock, depth - k0));
       }
     }
@@ -70,13 +80,13 @@ void Product::widen_rows(int64_t first, int64_t count, float* to) const {
 
 void Product::multiply(const float* a, int64_t stride, int64_t count, int64_t n0, int64_t columns, float* panel,
                        float* sums, int64_t lds) const {
-  const auto& kernels = cpu::linear_kernels();
-  const int64_t step = kernels.panel_columns;
+  const auto& loops = this->loops();
+  const int64_t step = cpu::linear_kernels().panel_columns, words = block_words();
   if (count <= cpu::kFewRows) {
     for (int64_t n = 0; n < columns; n += step) {
       for (int64_t k0 = 0; k0 < depth; k0 += kDepthBlock) {
-        kernels.multiply_few(weight, n0 + n, k0, std::min(kDepthBlock, depth - k0), a + k0 * stride, kDepthBlock,
-                             count, sums + n, lds, k0 > 0);
+        loops.multiply_few(weight, n0 + n, k0, std::min(kDepthBlock, depth - k0), a + k0 / kDepthBlock * stride * words,
+                           words, count, sums + n, lds, k0 > 0);
       }
     }
     return;
@@ -84,8 +94,8 @@ void Product::multiply(const float* a, int64_t stride, int64_t count, int64_t n0
   for (int64_t k0 = 0; k0 < depth; k0 += kDepthBlock) {
     const int64_t k = std::min(kDepthBlock, depth - k0);
     for (int64_t n = 0; n < columns; n += step) {
-      kernels.pack(weight, n0 + n, k0, k, panel);
-      kernels.multiply(a + k0 * stride, kDepthBlock, count, panel, k, sums + n, lds, k0 > 0);
+      loops.pack(weight, n0 + n, k0, k, panel);
+      loops.multiply(a + k0 / kDepthBlock * stride * words, words, count, panel, k, sums + n, lds, k0 > 0);
     }
   }
 }
@@ -128,12 +138,12 @@ void Product::finish(int64_t first, int64_t count, int64_t n0, int64_t columns, 
 
 void Product::run() const {
   const auto& kernels = cpu::linear_kernels();
-  const int64_t padded_depth = blocks(depth, kDepthBlock) * kDepthBlock;
+  const int64_t words = block_words(), padded_depth = blocks(depth, kDepthBlock) * words;
   const int64_t chunk = std::min(rows, std::max<int64_t>(16, kRowBytes / 4 / padded_depth));
-  const cpu::AlignedFloats widened(chunk * padded_depth);
+  const cpu::AlignedFloats prepared(chunk * padded_depth);
   for (int64_t first = 0; first < rows; first += chunk) {
     const int64_t count = std::min(chunk, rows - first);
-    widen_rows(first, count, widened.data());
+    prepare_rows(first, count, prepared.data());
     const int64_t row_blocks = blocks(count, kBlockRows);
     int64_t block_columns = kBlockColumns;
     while (block_columns > kernels.panel_columns &&
@@ -149,7 +159,7 @@ void Product::run() const {
         const int64_t n0 = item % column_blocks * block_columns;
         const int64_t m = std::min(kBlockRows, count - m0);
         const int64_t columns = std::min(block_columns, width - n0);
-        multiply(widened.data() + m0 * kDepthBlock, count, m, n0, columns, panel.data(), sums.data(), block_columns);
+        multiply(prepared.data() + m0 * words, count, m, n0, columns, panel.data(), sums.data(), block_columns);
         finish(first + m0, m, n0, columns, sums.data(), block_columns);
       }
     });

@@ -9,6 +9,8 @@
 
 #if defined(__AVX2__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 #include "csrc/cpu/float_type.h"
@@ -17,16 +19,31 @@
 #error "simd.h is for files that the build compiles once per instruction set"
 #endif
 
+// What the build asks for beside the compiler's flags: LTX2RT_PORTABLE, the language alone; LTX2RT_EMULATE_AVX512, the
+// 16 lanes of AVX-512 in pairs of AVX2's; LTX2RT_EMULATE_BF16, its dot product likewise.
+#if defined(__AVX512F__) || defined(LTX2RT_EMULATE_AVX512)
+#define LTX2RT_LANES 16
+#elif defined(__AVX2__)
+#define LTX2RT_LANES 8
+#else
+#define LTX2RT_LANES 4
+#endif
+#if defined(__aarch64__) && !defined(LTX2RT_PORTABLE)
+#define LTX2RT_NEON
+#endif
+#if defined(__AVX512BF16__) || defined(LTX2RT_EMULATE_BF16) || \
+    (defined(LTX2RT_NEON) && defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC))
+#define LTX2RT_BF16_DOT
+#endif
+
 namespace ltx2rt::cpu::LTX2RT_ISA {
 
-#if defined(__AVX2__)
-constexpr int kLanes = 8;
-#else
-constexpr int kLanes = 4;
-#endif
+constexpr int kLanes = LTX2RT_LANES;
 
 typedef float Vec __attribute__((vector_size(4 * kLanes)));
 typedef int32_t VecI __attribute__((vector_size(4 * kLanes)));
+typedef uint32_t VecU __attribute__((vector_size(4 * kLanes)));
+typedef uint16_t VecH __attribute__((vector_size(2 * kLanes)));  // words of half the width
 
 // Distinct types for the two 16-bit formats, so that load and store can be chosen by overload.
 struct F16 {
@@ -38,14 +55,44 @@ struct BF16 {
 
 inline Vec splat(float value) { return value - Vec{}; }
 inline Vec zero() { return Vec{}; }
+inline VecI splat_bits(int32_t bits) { return bits - VecI{}; }
 inline VecI bits_of(Vec v) { return (VecI)v; }
 inline Vec from_bits(VecI v) { return (Vec)v; }
 inline Vec select(VecI mask, Vec yes, Vec no) { return from_bits((mask & bits_of(yes)) | (~mask & bits_of(no))); }
 
+#if LTX2RT_LANES == 16
+struct Halves {
+  __m256 low, high;
+};
+static_assert(sizeof(Halves) == sizeof(Vec));
+inline Halves halves_of(Vec v) { return __builtin_bit_cast(Halves, v); }
+inline Vec join(__m256 low, __m256 high) { return __builtin_bit_cast(Vec, (Halves{low, high})); }
+#endif
+
+// True if any lane has any bit set.
+inline bool any(VecI bits) {
+#if defined(__AVX512F__)
+  return _mm512_test_epi32_mask((__m512i)bits, (__m512i)bits) != 0;
+#elif LTX2RT_LANES == 8
+  return !_mm256_testz_si256((__m256i)bits, (__m256i)bits);
+#else
+  int32_t all = 0;
+  for (int i = 0; i < kLanes; ++i) all |= bits[i];
+  return all != 0;
+#endif
+}
+
 // a * b + c, rounded once where the processor can.
 inline Vec fma(Vec a, Vec b, Vec c) {
-#if defined(__AVX2__)
+#if defined(__AVX512F__)
+  return _mm512_fmadd_ps(a, b, c);
+#elif LTX2RT_LANES == 16
+  const Halves x = halves_of(a), y = halves_of(b), z = halves_of(c);
+  return join(_mm256_fmadd_ps(x.low, y.low, z.low), _mm256_fmadd_ps(x.high, y.high, z.high));
+#elif defined(__AVX2__)
   return _mm256_fmadd_ps(a, b, c);
+#elif defined(LTX2RT_NEON)
+  return (Vec)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
 #else
   return a * b + c;
 #endif
@@ -54,7 +101,7 @@ inline Vec fma(Vec a, Vec b, Vec c) {
 inline Vec max(Vec a, Vec b) { return select(a > b, a, b); }
 inline Vec min(Vec a, Vec b) { return select(a < b, a, b); }
 
-// Scalar conversions; also what the vector ones do lane by lane without F16C.
+// Scalar conversions; also what the vector ones do lane by lane where the processor has none.
 inline float to_float(float x) { return x; }
 inline float to_float(BF16 x) {
   const uint32_t u = (uint32_t)x.bits << 16;
@@ -114,46 +161,106 @@ inline Vec load(const float* p) {
 }
 inline void store(float* p, Vec v) { memcpy(p, &v, sizeof v); }
 
-inline Vec load(const BF16* p) {
-#if defined(__AVX2__)
-  const __m128i words = _mm_loadu_si128((const __m128i*)p);
-  return (Vec)_mm256_slli_epi32(_mm256_cvtepu16_epi32(words), 16);
+inline Vec widen_bf16(VecH words) { return (Vec)(__builtin_convertvector(words, VecU) << 16); }
+
+inline Vec widen_f16(VecH words) {
+#if defined(__AVX512F__)
+  return _mm512_maskz_cvtph_ps(0xffff, (__m256i)words);
+#elif LTX2RT_LANES == 16
+  return join(_mm256_cvtph_ps(_mm256_castsi256_si128((__m256i)words)),
+              _mm256_cvtph_ps(_mm256_extracti128_si256((__m256i)words, 1)));
+#elif defined(__AVX2__)
+  return _mm256_cvtph_ps((__m128i)words);
+#elif defined(LTX2RT_NEON)
+  return (Vec)vcvt_f32_f16((float16x4_t)words);
 #else
   Vec v;
-  for (int i = 0; i < kLanes; ++i) v[i] = to_float(p[i]);
+  for (int i = 0; i < kLanes; ++i) v[i] = to_float(F16{words[i]});
   return v;
 #endif
 }
-inline void store(BF16* p, Vec v) {
-#if defined(__AVX2__)
+
+// To nearest even; NaN stays NaN, and subnormal values stay, which the instructions for bfloat16 would make zero.
+inline VecH narrow_bf16(Vec v) {
+#if LTX2RT_LANES == 8
   const __m256i u = (__m256i)v;
   const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1));
   __m256i r = _mm256_srli_epi32(_mm256_add_epi32(u, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff))), 16);
   const __m256i nan = _mm256_or_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(0x40));
   r = _mm256_blendv_epi8(r, nan, (__m256i)_mm256_cmp_ps(v, v, _CMP_UNORD_Q));
   r = _mm256_permute4x64_epi64(_mm256_packus_epi32(r, r), 0x08);
-  _mm_storeu_si128((__m128i*)p, _mm256_castsi256_si128(r));
+  return (VecH)_mm256_castsi256_si128(r);
 #else
-  for (int i = 0; i < kLanes; ++i) from_float(v[i], p[i]);
+  const VecU u = (VecU)v;
+  const VecU rounded = (u + 0x7fff + (u >> 16 & 1)) >> 16, nan = u >> 16 | 0x40;
+  const VecU is_nan = (VecU)(v != v);
+  return __builtin_convertvector((is_nan & nan) | (~is_nan & rounded), VecH);
 #endif
 }
 
-inline Vec load(const F16* p) {
-#if defined(__AVX2__)
-  return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i*)p));
+// The masks of all ones spare GCC 12 a warning about its own header.
+inline VecH narrow_f16(Vec v) {
+#if defined(__AVX512F__)
+  return (VecH)_mm512_maskz_cvtps_ph(0xffff, v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+#elif LTX2RT_LANES == 16
+  constexpr int kNearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+  const Halves x = halves_of(v);
+  return (VecH)_mm256_set_m128i(_mm256_cvtps_ph(x.high, kNearest), _mm256_cvtps_ph(x.low, kNearest));
+#elif defined(__AVX2__)
+  return (VecH)_mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+#elif defined(LTX2RT_NEON)
+  return (VecH)vcvt_f16_f32((float32x4_t)v);
 #else
-  Vec v;
-  for (int i = 0; i < kLanes; ++i) v[i] = to_float(p[i]);
-  return v;
+  VecH words;
+  for (int i = 0; i < kLanes; ++i) {
+    F16 half;
+    from_float(v[i], half);
+    words[i] = half.bits;
+  }
+  return words;
 #endif
+}
+
+inline VecH load_words(const void* p) {
+  VecH words;
+  memcpy(&words, p, sizeof words);
+  return words;
+}
+inline Vec load(const BF16* p) { return widen_bf16(load_words(p)); }
+inline Vec load(const F16* p) { return widen_f16(load_words(p)); }
+inline void store(BF16* p, Vec v) {
+  const VecH words = narrow_bf16(v);
+  memcpy(p, &words, sizeof words);
 }
 inline void store(F16* p, Vec v) {
-#if defined(__AVX2__)
-  _mm_storeu_si128((__m128i*)p, _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+  const VecH words = narrow_f16(v);
+  memcpy(p, &words, sizeof words);
+}
+
+#ifdef LTX2RT_BF16_DOT
+
+// sum + x.low * y.low + x.high * y.high per lane of bfloat16 pairs, the first of a pair in the low half. The bits are
+// the processor's own:
+// vdpbf16ps: sum = fma(x.high, y.high, sum), then sum = fma(x.low, y.low, sum), each rounded once to nearest even
+//   whatever MXCSR says; subnormal inputs and results become zero. Emulated below.
+// bfdot: round_to_odd(round_to_odd(x.low * y.low) + round_to_odd(x.high * y.high)) added to sum, rounded to odd;
+//   subnormal inputs and results become zero. With FPCR.EBF set, as no operating system does, the products are exact.
+inline Vec dot_pairs(Vec sum, VecI x, VecI y) {
+#if defined(__AVX512BF16__)
+  return _mm512_dpbf16_ps(sum, (__m512bh)x, (__m512bh)y);
+#elif defined(LTX2RT_NEON)
+  return (Vec)vbfdotq_f32((float32x4_t)sum, (bfloat16x8_t)x, (bfloat16x8_t)y);
 #else
-  for (int i = 0; i < kLanes; ++i) from_float(v[i], p[i]);
+  const auto flush = [](VecI v) {
+    return from_bits(v & (((v & 0x7f800000) != 0) | (int32_t)0x80000000));
+  };
+  sum = fma(flush(x & (int32_t)0xffff0000), flush(y & (int32_t)0xffff0000), flush(bits_of(sum)));
+  sum = fma(flush(x << 16), flush(y << 16), flush(bits_of(sum)));
+  return flush(bits_of(sum));
 #endif
 }
+
+#endif
 
 // The first n < kLanes values, zeros after them.
 template <typename T>

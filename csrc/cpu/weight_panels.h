@@ -94,13 +94,27 @@ inline void expand_slowly(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t
 
 #if defined(__AVX2__)
 
+// The instructions below work on 16 columns: this many times for a panel.
+constexpr int kSixteens = kPanelColumns / 16;
+constexpr int kVecsOfSixteen = 16 / kLanes;
+
+// 16 floats of two registers as vectors.
+inline void put(__m256 low, __m256 high, Vec* vecs) {
+#if LTX2RT_LANES == 16
+  vecs[0] = join(low, high);
+#else
+  vecs[0] = low;
+  vecs[1] = high;
+#endif
+}
+
 // One depth block of the rows of a panel, copied side by side: in W they are often a power of two apart and would push
 // each other out of the cache. Columns beyond N repeat the last one, whose sums nobody reads.
 class PanelRows {
  public:
   // Rows from byte `first` on, `bytes` of each (at most kDepthBlock float32).
   PanelRows(const WeightMatrix& w, int64_t n0, int64_t first, int64_t bytes) {
-    for (int64_t n = 0; n < 16; ++n) {
+    for (int64_t n = 0; n < kPanelColumns; ++n) {
       const int64_t at = n0 + n < w.columns ? n0 + n : w.columns - 1;
       const char* from = (const char*)w.values + at * w.row_bytes + first;
       next_[n] = from + bytes;
@@ -116,20 +130,23 @@ class PanelRows {
   char* operator[](int64_t n) { return copy_[n]; }
 
   // Fetches what the next depth block will copy, a little with every eight k so that memory is never idle: kLines cache
-  // lines, which is two for every byte of a weight.
+  // lines for every 16 columns, which is two for every byte of a weight.
   template <int kLines>
   void fetch_ahead(int64_t k) const {
     static_assert(16 % kLines == 0);
     const uint64_t done = (uint64_t)k / 8 * kLines;
-    const char* const* next = next_ + done % 16;
     const uint64_t offset = done / 16 * 64;
+#pragma GCC unroll 2
+    for (int s = 0; s < kSixteens; ++s) {
+      const char* const* next = next_ + 16 * s + done % 16;
 #pragma GCC unroll 8
-    for (int i = 0; i < kLines; ++i) _mm_prefetch(next[i] + offset, _MM_HINT_T0);
+      for (int i = 0; i < kLines; ++i) _mm_prefetch(next[i] + offset, _MM_HINT_T0);
+    }
   }
 
  private:
-  alignas(64) char copy_[16][4 * kDepthBlock + 64];
-  const char* next_[16];
+  alignas(64) char copy_[kPanelColumns][4 * kDepthBlock + 64];
+  const char* next_[kPanelColumns];
 };
 
 // 8 x 8 words transposed in each half: from two columns with eight k each to eight columns a half with one k each.
@@ -166,14 +183,15 @@ constexpr int high_column(int i) {
   return kOrder == Order::quarters && i < 4 ? i + 4 : i + 8;
 }
 
-// Sixteen codes of 16 columns, transposed: r[i] holds k = 2i and, eight bytes further, 2i + 1 of eight columns a half.
+// Sixteen codes of the columns [n, n + 16), transposed: r[i] holds k = 2i and, eight bytes further, 2i + 1 of eight
+// columns a half.
 template <Order kOrder>
-inline void load_codes(const PanelRows& rows, int64_t at, __m256i r[8]) {
+inline void load_codes(const PanelRows& rows, int64_t n, int64_t at, __m256i r[8]) {
   __m256i a[8], b[8];
 #pragma GCC unroll 8
   for (int i = 0; i < 8; ++i) {
-    const __m128i low = _mm_load_si128((const __m128i*)(rows[low_column<kOrder>(i)] + at));
-    const __m128i high = _mm_load_si128((const __m128i*)(rows[high_column<kOrder>(i)] + at));
+    const __m128i low = _mm_load_si128((const __m128i*)(rows[n + low_column<kOrder>(i)] + at));
+    const __m128i high = _mm_load_si128((const __m128i*)(rows[n + high_column<kOrder>(i)] + at));
     r[i] = _mm256_set_m128i(high, low);
   }
 #pragma GCC unroll 4
@@ -196,20 +214,23 @@ inline void load_codes(const PanelRows& rows, int64_t at, __m256i r[8]) {
 }
 
 template <Order kOrder>
-inline void load_words(const PanelRows& rows, int64_t at, __m256i r[8]) {
+inline void load_words(const PanelRows& rows, int64_t n, int64_t at, __m256i r[8]) {
 #pragma GCC unroll 8
   for (int i = 0; i < 8; ++i) {
-    const __m128i low = _mm_loadu_si128((const __m128i*)(rows[low_column<kOrder>(i)] + at));
-    const __m128i high = _mm_loadu_si128((const __m128i*)(rows[high_column<kOrder>(i)] + at));
+    const __m128i low = _mm_loadu_si128((const __m128i*)(rows[n + low_column<kOrder>(i)] + at));
+    const __m128i high = _mm_loadu_si128((const __m128i*)(rows[n + high_column<kOrder>(i)] + at));
     r[i] = _mm256_set_m128i(high, low);
   }
 }
 
-// The 16 columns of one k, as float16 in order.
-template <typename Sink>
-inline void sink_f16(__m256i r, int64_t k, const Sink& sink) {
-  const Vec vecs[2] = {_mm256_cvtph_ps(_mm256_castsi256_si128(r)), _mm256_cvtph_ps(_mm256_extracti128_si256(r, 1))};
-  sink(k, vecs);
+// The float16 bits of 16 columns of one k, in order.
+inline void put_f16(__m256i words, Vec* vecs) {
+#if LTX2RT_LANES == 16
+  vecs[0] = widen_f16((VecH)words);
+#else
+  vecs[0] = widen_f16((VecH)_mm256_castsi256_si128(words));
+  vecs[1] = widen_f16((VecH)_mm256_extracti128_si256(words, 1));
+#endif
 }
 
 template <typename Sink>
@@ -218,11 +239,19 @@ inline int64_t expand_f16(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t
   int64_t k = 0;
   for (; k + 8 <= count; k += 8) {
     rows.fetch_ahead<4>(k);
-    __m256i r[8];
-    load_words<Order::halves>(rows, 2 * k, r);
-    transpose_words(r);
+    __m256i r[kSixteens][8];
+#pragma GCC unroll 2
+    for (int s = 0; s < kSixteens; ++s) {
+      load_words<Order::halves>(rows, 16 * s, 2 * k, r[s]);
+      transpose_words(r[s]);
+    }
 #pragma GCC unroll 8
-    for (int i = 0; i < 8; ++i) sink_f16(r[i], k + i, sink);
+    for (int i = 0; i < 8; ++i) {
+      Vec vecs[kPanelVecs];
+#pragma GCC unroll 2
+      for (int s = 0; s < kSixteens; ++s) put_f16(r[s][i], vecs + s * kVecsOfSixteen);
+      sink(k + i, vecs);
+    }
   }
   return k;
 }
@@ -230,16 +259,24 @@ inline int64_t expand_f16(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t
 template <typename Sink>
 inline int64_t expand_bf16(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t count, const Sink& sink) {
   const PanelRows rows(w, n0, 2 * k0, 2 * count);
+  const __m256i zeros = _mm256_setzero_si256();
   int64_t k = 0;
   for (; k + 8 <= count; k += 8) {
     rows.fetch_ahead<4>(k);
-    __m256i r[8];
-    load_words<Order::quarters>(rows, 2 * k, r);
-    transpose_words(r);
+    __m256i r[kSixteens][8];
+#pragma GCC unroll 2
+    for (int s = 0; s < kSixteens; ++s) {
+      load_words<Order::quarters>(rows, 16 * s, 2 * k, r[s]);
+      transpose_words(r[s]);
+    }
 #pragma GCC unroll 8
     for (int i = 0; i < 8; ++i) {
-      const __m256i zeros = _mm256_setzero_si256();
-      const Vec vecs[2] = {(Vec)_mm256_unpacklo_epi16(zeros, r[i]), (Vec)_mm256_unpackhi_epi16(zeros, r[i])};
+      Vec vecs[kPanelVecs];
+#pragma GCC unroll 2
+      for (int s = 0; s < kSixteens; ++s) {
+        put((__m256)_mm256_unpacklo_epi16(zeros, r[s][i]), (__m256)_mm256_unpackhi_epi16(zeros, r[s][i]),
+            vecs + s * kVecsOfSixteen);
+      }
       sink(k + i, vecs);
     }
   }
@@ -260,69 +297,84 @@ inline int64_t expand_e4m3(const WeightMatrix& w, int64_t n0, int64_t k0, int64_
   for (; k + 16 <= count; k += 16) {
     rows.fetch_ahead<2>(k);
     rows.fetch_ahead<2>(k + 8);
-    __m256i r[8];
-    load_codes<Order::halves>(rows, k, r);
+    __m256i r[kSixteens][8];
     __m256i largest = zeros;
+#pragma GCC unroll 2
+    for (int s = 0; s < kSixteens; ++s) {
+      load_codes<Order::halves>(rows, 16 * s, k, r[s]);
 #pragma GCC unroll 8
-    for (int i = 0; i < 8; ++i) largest = _mm256_max_epu8(largest, _mm256_or_si256(r[i], _mm256_set1_epi8(-128)));
+      for (int i = 0; i < 8; ++i) largest = _mm256_max_epu8(largest, _mm256_or_si256(r[s][i], _mm256_set1_epi8(-128)));
+    }
     if (_mm256_movemask_epi8(_mm256_cmpeq_epi8(largest, _mm256_set1_epi8(-1))) != 0) {  // a NaN, 0x7f or 0xff
       expand_slowly(w, n0, k0, k, k + 16, sink);
       continue;
     }
 #pragma GCC unroll 8
     for (int i = 0; i < 8; ++i) {
-      sink_f16(e4m3_words_as_f16(_mm256_unpacklo_epi8(zeros, r[i])), k + 2 * i, sink);
-      sink_f16(e4m3_words_as_f16(_mm256_unpackhi_epi8(zeros, r[i])), k + 2 * i + 1, sink);
+      Vec even[kPanelVecs], odd[kPanelVecs];
+#pragma GCC unroll 2
+      for (int s = 0; s < kSixteens; ++s) {
+        put_f16(e4m3_words_as_f16(_mm256_unpacklo_epi8(zeros, r[s][i])), even + s * kVecsOfSixteen);
+        put_f16(e4m3_words_as_f16(_mm256_unpackhi_epi8(zeros, r[s][i])), odd + s * kVecsOfSixteen);
+      }
+      sink(k + 2 * i, even);
+      sink(k + 2 * i + 1, odd);
     }
   }
   return k;
 }
 
+// [columns 0-7 or 8-15][k] of 16 columns from n on and eight k.
+inline void load_floats_across(const PanelRows& rows, int64_t n, int64_t k, __m256 halves[2][8]) {
+#pragma GCC unroll 4
+  for (int part = 0; part < 4; ++part) {  // 8 columns by 4 values of k
+    const int half = part / 2, first = 4 * (part % 2);
+    __m256 a[4], b[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      const float* low = (const float*)rows[n + 8 * half + i] + k + first;
+      const float* high = (const float*)rows[n + 8 * half + i + 4] + k + first;
+      a[i] = _mm256_set_m128(_mm_loadu_ps(high), _mm_loadu_ps(low));
+    }
+#pragma GCC unroll 2
+    for (int i = 0; i < 2; ++i) {
+      b[2 * i] = _mm256_unpacklo_ps(a[2 * i], a[2 * i + 1]);
+      b[2 * i + 1] = _mm256_unpackhi_ps(a[2 * i], a[2 * i + 1]);
+    }
+#pragma GCC unroll 2
+    for (int i = 0; i < 2; ++i) {
+      halves[half][first + 2 * i] = _mm256_shuffle_ps(b[i], b[i + 2], 0x44);
+      halves[half][first + 2 * i + 1] = _mm256_shuffle_ps(b[i], b[i + 2], 0xee);
+    }
+  }
+}
+
+// Also for other words of four bytes: no bit changes.
 template <typename Sink>
 inline int64_t expand_f32(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t count, const Sink& sink) {
   const PanelRows rows(w, n0, 4 * k0, 4 * count);
   int64_t k = 0;
   for (; k + 8 <= count; k += 8) {
     rows.fetch_ahead<8>(k);
-    __m256 halves[2][8];
-#pragma GCC unroll 4
-    for (int part = 0; part < 4; ++part) {  // 8 columns by 4 values of k
-      const int half = part / 2, first = 4 * (part % 2);
-      __m256 a[4], b[4];
-#pragma GCC unroll 4
-      for (int i = 0; i < 4; ++i) {
-        const float* low = (const float*)rows[8 * half + i] + k + first;
-        const float* high = (const float*)rows[8 * half + i + 4] + k + first;
-        a[i] = _mm256_set_m128(_mm_loadu_ps(high), _mm_loadu_ps(low));
-      }
+    __m256 halves[kSixteens][2][8];
 #pragma GCC unroll 2
-      for (int i = 0; i < 2; ++i) {
-        b[2 * i] = _mm256_unpacklo_ps(a[2 * i], a[2 * i + 1]);
-        b[2 * i + 1] = _mm256_unpackhi_ps(a[2 * i], a[2 * i + 1]);
-      }
-#pragma GCC unroll 2
-      for (int i = 0; i < 2; ++i) {
-        halves[half][first + 2 * i] = _mm256_shuffle_ps(b[i], b[i + 2], 0x44);
-        halves[half][first + 2 * i + 1] = _mm256_shuffle_ps(b[i], b[i + 2], 0xee);
-      }
-    }
+    for (int s = 0; s < kSixteens; ++s) load_floats_across(rows, 16 * s, k, halves[s]);
 #pragma GCC unroll 8
     for (int i = 0; i < 8; ++i) {
-      const Vec vecs[2] = {halves[0][i], halves[1][i]};
+      Vec vecs[kPanelVecs];
+#pragma GCC unroll 2
+      for (int s = 0; s < kSixteens; ++s) put(halves[s][0][i], halves[s][1][i], vecs + s * kVecsOfSixteen);
       sink(k + i, vecs);
     }
   }
   return k;
 }
 
-// Codes of 0..255 of one k in words, columns in `quarters`.
-template <typename Sink>
-inline void sink_affine(__m256i words, const GroupVecs& group, int64_t k, const Sink& sink) {
+// Codes of 0..255 of one k in words of 16 columns in `quarters`, as floats.
+inline void put_codes(__m256i words, Vec* vecs) {
   const __m256i zeros = _mm256_setzero_si256();
-  const Vec low = _mm256_cvtepi32_ps(_mm256_unpacklo_epi16(words, zeros));
-  const Vec high = _mm256_cvtepi32_ps(_mm256_unpackhi_epi16(words, zeros));
-  const Vec vecs[2] = {fma(low, group.scale[0], group.zero[0]), fma(high, group.scale[1], group.zero[1])};
-  sink(k, vecs);
+  put(_mm256_cvtepi32_ps(_mm256_unpacklo_epi16(words, zeros)), _mm256_cvtepi32_ps(_mm256_unpackhi_epi16(words, zeros)),
+      vecs);
 }
 
 // Rows of codes, a byte each. Group sizes are multiples of 32, so count is one.
@@ -336,12 +388,24 @@ inline int64_t expand_affine(const WeightMatrix& w, const PanelRows& rows, int64
     for (int64_t k = first; k < last; k += 16) {
       rows.fetch_ahead<2>(k);
       rows.fetch_ahead<2>(k + 8);
-      __m256i r[8];
-      load_codes<Order::quarters>(rows, k, r);
+      __m256i r[kSixteens][8];
+#pragma GCC unroll 2
+      for (int s = 0; s < kSixteens; ++s) load_codes<Order::quarters>(rows, 16 * s, k, r[s]);
 #pragma GCC unroll 8
       for (int i = 0; i < 8; ++i) {
-        sink_affine(_mm256_unpacklo_epi8(r[i], zeros), group, k + 2 * i, sink);
-        sink_affine(_mm256_unpackhi_epi8(r[i], zeros), group, k + 2 * i + 1, sink);
+        Vec even[kPanelVecs], odd[kPanelVecs];
+#pragma GCC unroll 2
+        for (int s = 0; s < kSixteens; ++s) {
+          put_codes(_mm256_unpacklo_epi8(r[s][i], zeros), even + s * kVecsOfSixteen);
+          put_codes(_mm256_unpackhi_epi8(r[s][i], zeros), odd + s * kVecsOfSixteen);
+        }
+#pragma GCC unroll 2
+        for (int v = 0; v < kPanelVecs; ++v) {
+          even[v] = fma(even[v], group.scale[v], group.zero[v]);
+          odd[v] = fma(odd[v], group.scale[v], group.zero[v]);
+        }
+        sink(k + 2 * i, even);
+        sink(k + 2 * i + 1, odd);
       }
     }
   }
@@ -353,7 +417,7 @@ inline int64_t expand_int4(const WeightMatrix& w, int64_t n0, int64_t k0, int64_
   PanelRows rows(w, n0, k0 / 2, count / 2);
   // One byte per code, last ones first because they are spread in place; group sizes make count a multiple of 32.
   const __m128i mask = _mm_set1_epi8(15);
-  for (int n = 0; n < 16; ++n) {
+  for (int n = 0; n < kPanelColumns; ++n) {
     char* row = rows[n];
     for (int64_t k = count - 16; k >= 0; k -= 16) {
       const __m128i pairs = _mm_loadl_epi64((const __m128i*)(row + k / 2));
@@ -398,5 +462,35 @@ template <typename Sink>
 inline void expand(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t count, const Sink& sink) {
   expand_slowly(w, n0, k0, expand_fast(w, n0, k0, count, sink), count, sink);
 }
+
+#ifdef LTX2RT_BF16_DOT
+
+// Calls sink(k / 2, words) for even k in [0, count), whose words hold the bfloat16 bits of (n0 + lane, k0 + k) in their
+// low half and those of k + 1 in their high half, zero for k + 1 == count. For formats whose values bfloat16 holds.
+template <typename Sink>
+inline void expand_pairs(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t count, const Sink& sink) {
+  int64_t done = 0;
+  if (w.format == WeightFormat::bf16 && k0 % 2 == 0) {  // the pairs lie in the rows as they are
+    WeightMatrix words = w;
+    words.format = WeightFormat::f32;
+    done = 2 * expand_fast(words, n0, k0 / 2, count / 2, [&sink](int64_t row, const Vec* vecs) {
+      VecI pairs[kPanelVecs];
+      for (int v = 0; v < kPanelVecs; ++v) pairs[v] = bits_of(vecs[v]);
+      sink(row, pairs);
+    });
+  }
+  VecI pairs[kPanelVecs] = {};
+  expand(w, n0, k0 + done, count - done, [&](int64_t k, const Vec* vecs) __attribute__((always_inline)) {
+    if (k % 2 == 0) {
+      for (int v = 0; v < kPanelVecs; ++v) pairs[v] = (VecI)((VecU)vecs[v] >> 16);
+    } else {
+      for (int v = 0; v < kPanelVecs; ++v) pairs[v] |= bits_of(vecs[v]) & (int32_t)0xffff0000;
+      sink((done + k) / 2, pairs);
+    }
+  });
+  if (count % 2 != 0) sink(count / 2, pairs);
+}
+
+#endif
 
 }  // namespace ltx2rt::cpu::LTX2RT_ISA

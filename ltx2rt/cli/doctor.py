@@ -42,6 +42,7 @@ def facts() -> list[tuple[str, str]]:
         ("metal", "available" if mx.metal.is_available() else "not available"),
         ("cores", str(len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count())),
         ("kernels", _kernels()),
+        ("instructions", _instruction_sets()),
     ]
 
 
@@ -53,3 +54,11 @@ def _kernels() -> str:
     from ltx2rt import _ext
 
     return f"compiled for the CPU: {_ext.isa()} with {_ext.num_threads()} threads"
+
+
+def _instruction_sets() -> str:
+    if use_reference():
+        return "not looked at"
+    from ltx2rt import _ext
+
+    return "; ".join(f"{name}: {state}" for name, state in _ext.isas())

@@ -1,0 +1,380 @@
+// Small problems of every kernel, and what of them may differ between instruction sets.
+#include "csrc/cpu/self_check.h"
+
+#include <cmath>
+#include <cstring>
+#include <utility>
+#include <vector>
+
+namespace ltx2rt::cpu {
+namespace {
+
+// What rounding explains, relative to the sum of the magnitudes that were added up.
+constexpr double kRounding = 1e-5;
+constexpr double kHalfRounding = 1.0 / 128;  // of a result stored in 16 bits
+
+// The same values on every machine, in [-1, 1).
+class Numbers {
+ public:
+  explicit Numbers(uint32_t seed) : state_(seed * 2654435761u + 1) {}
+  uint32_t bits() {
+    state_ = state_ * 1664525u + 1013904223u;
+    return state_ >> 8;
+  }
+  float next() { return static_cast<float>(bits()) / (1 << 23) - 1.0f; }
+  std::vector<float> floats(int64_t n) {
+    std::vector<float> values(n);
+    for (auto& value : values) value = next();
+    return values;
+  }
+
+ private:
+  uint32_t state_;
+};
+
+uint16_t bfloat16(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, 4);
+  return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+float from_bfloat16(uint16_t word) {
+  const uint32_t bits = static_cast<uint32_t>(word) << 16;
+  float value;
+  std::memcpy(&value, &bits, 4);
+  return value;
+}
+
+float from_float16(uint16_t word) {
+  const int exponent = word >> 10 & 31;
+  const float mantissa = static_cast<float>(word & 0x3ff) / 1024.0f;
+  const float sign = (word & 0x8000) != 0 ? -1.0f : 1.0f;
+  if (exponent == 31) return mantissa != 0 ? NAN : sign * INFINITY;
+  return sign * (exponent == 0 ? std::ldexp(mantissa, -14) : std::ldexp(1.0f + mantissa, exponent - 15));
+}
+
+std::vector<uint16_t> bfloat16s(const std::vector<float>& values) {
+  std::vector<uint16_t> words;
+  for (float value : values) words.push_back(bfloat16(value));
+  return words;
+}
+
+// The values of n words of a type, as float32.
+std::vector<float> read(FloatType type, const void* data, int64_t n) {
+  std::vector<float> values(n);
+  if (type == FloatType::f32) std::memcpy(values.data(), data, n * 4);
+  const auto* words = static_cast<const uint16_t*>(data);
+  for (int64_t i = 0; type != FloatType::f32 && i < n; ++i) {
+    values[i] = type == FloatType::bf16 ? from_bfloat16(words[i]) : from_float16(words[i]);
+  }
+  return values;
+}
+
+// The first place where `got` is further from `expected` than tolerance * (1 + |expected|), as a message.
+std::string compare(const std::string& what, const std::vector<float>& got, const std::vector<float>& expected,
+                    double tolerance) {
+  for (size_t i = 0; i < expected.size(); ++i) {
+    if (std::isnan(got[i]) && std::isnan(expected[i])) continue;
+    if (got[i] == expected[i]) continue;
+    const double error = std::fabs(static_cast<double>(got[i]) - expected[i]);
+    if (error <= tolerance * (1.0 + std::fabs(static_cast<double>(expected[i])))) continue;  // false for NaN
+    return what + "[" + std::to_string(i) + "] is " + std::to_string(got[i]) + " instead of " +
+           std::to_string(expected[i]);
+  }
+  return "";
+}
+
+constexpr FloatType kTypes[] = {FloatType::f32, FloatType::f16, FloatType::bf16};
+
+std::string check_conversions(const KernelTables& kernels, const KernelTables& portable) {
+  constexpr int64_t kCount = 65536 / 7 + 5;  // not a whole number of vectors
+  std::vector<uint16_t> words;
+  for (int64_t i = 0; i < kCount; ++i) words.push_back(static_cast<uint16_t>(i * 7));
+  for (const FloatType type : {FloatType::f16, FloatType::bf16}) {
+    for (const auto& [got, expected] : {std::pair{kernels.linear.widen, portable.linear.widen},
+                                        std::pair{kernels.norm.widen, portable.norm.widen}}) {
+      std::vector<float> a(kCount), b(kCount);
+      got(type, words.data(), a.data(), kCount);
+      expected(type, words.data(), b.data(), kCount);
+      const auto fault = compare("widen", a, b, 0.0);
+      if (!fault.empty()) return fault;
+    }
+  }
+  return "";
+}
+
+struct Weights {
+  Weights(WeightFormat format, int64_t columns, int64_t depth) : depth_(depth) {
+    Numbers numbers(static_cast<uint32_t>(format) + 1);
+    const int64_t bits = format == WeightFormat::f32 ? 32
+                         : format == WeightFormat::f16 || format == WeightFormat::bf16 ? 16
+                         : format == WeightFormat::int4 ? 4
+                                                        : 8;
+    const int64_t row = depth * bits / 8;
+    bytes_.resize(columns * row + 64);  // kernels may prefetch beyond it, never read
+    for (auto& byte : bytes_) byte = static_cast<uint8_t>(numbers.bits());
+    if (format == WeightFormat::f32) {
+      const auto values = numbers.floats(columns * depth);
+      std::memcpy(bytes_.data(), values.data(), values.size() * 4);
+    } else if (format == WeightFormat::bf16) {
+      const auto values = bfloat16s(numbers.floats(columns * depth));
+      std::memcpy(bytes_.data(), values.data(), values.size() * 2);
+    } else if (format == WeightFormat::f16) {  // magnitudes below 2
+      for (int64_t i = 0; i < columns * depth; ++i) bytes_[2 * i + 1] &= 0xbf;
+    } else if (format == WeightFormat::e4m3) {  // one NaN, the others finite
+      for (int64_t i = 0; i < columns * depth; ++i) bytes_[i] &= i == depth + 3 ? 0xff : 0xf7;
+      bytes_[depth + 3] |= 0x7f;
+    }
+    const int64_t groups = (depth + 31) / 32;
+    scale_ = bfloat16s(numbers.floats(columns * groups));
+    zero_ = bfloat16s(numbers.floats(columns * groups));
+    matrix = {format, bytes_.data(), row, columns, scale_.data(), zero_.data(), FloatType::bf16, groups, 32};
+  }
+  Weights(const Weights&) = delete;
+
+  WeightMatrix matrix;
+
+ private:
+  int64_t depth_;
+  std::vector<uint8_t> bytes_;
+  std::vector<uint16_t> scale_, zero_;
+};
+
+// Sums of `rows` rows and every column of one depth block, by one kind of loops.
+std::vector<float> product(const LinearKernels& kernels, const LinearLoops& loops, const WeightMatrix& w, int64_t rows,
+                           int64_t k0, int64_t k, FloatType type, const void* x, bool few) {
+  const int64_t step = kernels.panel_columns, padded = (w.columns + step - 1) / step * step;
+  const int64_t words = (k + loops.values_per_word - 1) / loops.values_per_word + 3;
+  std::vector<float> a(rows * words), panel(kDepthBlock * step), sums(rows * padded, 0.25f);
+  for (int64_t r = 0; r < rows; ++r)
+    loops.prepare(type, static_cast<const char*>(x) + r * k * size_of(type), a.data() + r * words, k);
+  for (int64_t n = 0; n < w.columns; n += step) {
+    for (const bool add : {false, true}) {
+      if (few) {
+        loops.multiply_few(w, n, k0, k, a.data(), words, rows, sums.data() + n, padded, add);
+      } else {
+        loops.pack(w, n, k0, k, panel.data());
+        loops.multiply(a.data(), words, rows, panel.data(), k, sums.data() + n, padded, add);
+      }
+    }
+  }
+  std::vector<float> result;
+  for (int64_t r = 0; r < rows; ++r)
+    result.insert(result.end(), sums.begin() + r * padded, sums.begin() + r * padded + w.columns);
+  return result;
+}
+
+std::string check_linear(const KernelTables& kernels, const KernelTables& portable) {
+  constexpr const char* kNames[] = {"f32", "f16", "bf16", "e4m3", "int8", "int4"};
+  constexpr int64_t kColumns = 37, kDepth = 96 + 64;
+  for (const WeightFormat format : {WeightFormat::f32, WeightFormat::f16, WeightFormat::bf16, WeightFormat::e4m3,
+                                    WeightFormat::int8, WeightFormat::int4}) {
+    const bool affine = format == WeightFormat::int8 || format == WeightFormat::int4;
+    const Weights weights(format, kColumns, kDepth);
+    const int64_t first = 32, count = affine ? 96 : 93;
+    for (const int64_t rows : {1, 3, 4, 17}) {
+      const auto x = bfloat16s(Numbers(7).floats(rows * count));
+      const auto expected = product(portable.linear, portable.linear.values, weights.matrix, rows, first, count,
+                                    FloatType::bf16, x.data(), false);
+      const double sum = static_cast<double>(count) * (format == WeightFormat::int8 ? 128.0 : 8.0);
+      for (const bool pairs : {false, true}) {
+        if (pairs && (!kernels.linear.has_pairs || (format != WeightFormat::bf16 && format != WeightFormat::e4m3)))
+          continue;
+        const auto& loops = pairs ? kernels.linear.pairs : kernels.linear.values;
+        for (const bool few : {false, true}) {
+          if (few && rows > kFewRows) continue;
+          const auto got = product(kernels.linear, loops, weights.matrix, rows, first, count, FloatType::bf16,
+                                   x.data(), few);
+          const auto fault = compare(std::string(few ? "multiply_few " : "multiply ") + kNames[int(format)] +
+                                         (pairs ? " pairs" : ""),
+                                     got, expected, kRounding / 10 * std::sqrt(sum));
+          if (!fault.empty()) return fault;
+        }
+      }
+    }
+  }
+  Numbers numbers(11);
+  const auto sums = numbers.floats(kColumns), bias = numbers.floats(kColumns), gate = numbers.floats(kColumns);
+  for (const FloatType type : kTypes) {
+    for (const Activation activation : {Activation::none, Activation::gelu_tanh, Activation::silu}) {
+      std::vector<float> residual(kColumns), got(kColumns), expected(kColumns);
+      for (int64_t i = 0; i < kColumns; ++i) reinterpret_cast<uint16_t*>(residual.data())[i] = uint16_t(0x3c00 + i);
+      const LinearEpilogue epilogue{3.0f, activation, bias.data(), gate.data(), residual.data(), type};
+      kernels.linear.finish(epilogue, sums.data(), got.data(), kColumns);
+      portable.linear.finish(epilogue, sums.data(), expected.data(), kColumns);
+      const auto fault = compare("finish", read(type, got.data(), kColumns), read(type, expected.data(), kColumns),
+                                 type == FloatType::f32 ? kRounding : kHalfRounding);
+      if (!fault.empty()) return fault;
+    }
+  }
+  return "";
+}
+
+std::string check_norm(const KernelTables& kernels, const KernelTables& portable) {
+  for (const int64_t n : {5, 77, 320}) {
+    for (const NormKind kind : {NormKind::rms, NormKind::layer, NormKind::none}) {
+      for (const FloatType type : kTypes) {
+        Numbers numbers(static_cast<uint32_t>(n));
+        const auto x = numbers.floats(n), scale = numbers.floats(n), shift = numbers.floats(n);
+        auto a = x, b = x;
+        std::vector<float> got(n), expected(n);
+        kernels.norm.row(kind, 1e-6f, a.data(), scale.data(), shift.data(), type, got.data(), n);
+        portable.norm.row(kind, 1e-6f, b.data(), scale.data(), shift.data(), type, expected.data(), n);
+        const auto fault = compare("modulated_norm", read(type, got.data(), n), read(type, expected.data(), n),
+                                   type == FloatType::f32 ? kRounding : kHalfRounding);
+        if (!fault.empty()) return fault;
+      }
+    }
+  }
+  return "";
+}
+
+struct AttentionProblem {
+  int64_t head_size, queries, keys;
+  FloatType type;
+  bool interleaved, causal;
+};
+
+std::vector<float> attend(const AttentionKernel& kernel, const AttentionProblem& problem) {
+  constexpr int64_t kHeads = 2;
+  const int64_t width = kHeads * problem.head_size, half = problem.head_size / 2;
+  Numbers numbers(5);
+  const auto rows = [&](int64_t tokens) { return numbers.floats(tokens * width); };
+  std::vector<float> q = rows(problem.queries), k = rows(problem.keys), v = rows(problem.keys);
+  const auto norm = numbers.floats(width), bias = numbers.floats(problem.queries * problem.keys);
+  const auto gate = numbers.floats(problem.queries * kHeads), angles = numbers.floats(problem.keys * half);
+  std::vector<float> cos, sin;
+  for (float angle : angles) {
+    cos.push_back(std::cos(angle));
+    sin.push_back(std::sin(angle));
+  }
+  std::vector<int32_t> index;
+  for (int64_t i = 0; i < problem.keys; ++i) index.push_back(static_cast<int32_t>(i * 5 % problem.keys));
+  const bool narrow = problem.type == FloatType::bf16;
+  std::vector<uint16_t> words[3];
+  const auto tokens = [&](const std::vector<float>& values, int i) {
+    if (narrow) words[i] = bfloat16s(values);
+    return TokenRows{narrow ? static_cast<const void*>(words[i].data()) : values.data(), problem.type, 0, width, 1};
+  };
+  const RopeRows rope{cos.data(), sin.data(), index.data(), 0, problem.keys, half, 1, 0, true};
+  std::vector<float> out(problem.queries * width);
+  AttentionArgs args{};
+  args.batch = 1;
+  args.head_size = problem.head_size;
+  args.q = {tokens(q, 0), problem.queries, kHeads, norm.data(), true, nullptr, rope};
+  args.k = {tokens(k, 1), problem.keys, kHeads, norm.data(), true, nullptr, rope};
+  args.v = tokens(v, 2);
+  args.norm_eps = 1e-6f;
+  args.scale = 0.3f;
+  args.interleaved = problem.interleaved;
+  args.causal = problem.causal;
+  args.bias = bias.data();
+  args.bias_type = FloatType::f32;
+  args.bias_strides[2] = problem.keys;
+  args.bias_strides[3] = 1;
+  args.gate_logits = gate.data();
+  args.gate_type = FloatType::f32;
+  args.gate_strides[1] = kHeads;
+  args.gate_strides[2] = 1;
+  args.out = out.data();
+  args.out_type = FloatType::f32;
+  std::vector<float> state(kernel.state_floats(args.head_size)), work(kernel.work_floats(args.head_size));
+  for (int64_t head = 0; head < kHeads; ++head) {
+    const QueryBlock queries{0, head, 0, static_cast<int>(problem.queries)};
+    kernel.start(args, queries, state.data(), work.data());
+    kernel.advance(args, queries, 0, problem.keys, nullptr, state.data(), work.data());
+    kernel.finish(args, queries, state.data());
+  }
+  return out;
+}
+
+std::string check_attention(const KernelTables& kernels, const KernelTables& portable) {
+  const AttentionProblem problems[] = {{20, 13, kKeyBlock + 9, FloatType::f32, false, true},
+                                       {32, 29, 45, FloatType::bf16, true, false}};
+  for (const auto& problem : problems) {
+    const auto fault = compare("rope_attention", attend(kernels.attention, problem),
+                               attend(portable.attention, problem), 2 * kRounding);
+    if (!fault.empty()) return fault;
+  }
+  return "";
+}
+
+// A 2 x 3 x 2 kernel over 3 x 5 x 7 voxels, everything in one tile.
+std::vector<float> convolve(const ConvKernel& kernel, int64_t channels, int64_t out_channels, FloatType type) {
+  constexpr int64_t kIn[3] = {3, 5, 7}, kTaps[3] = {2, 3, 2};
+  ConvArgs args{};
+  args.type = args.weight_type = type;
+  args.batch = 1;
+  args.channels = channels;
+  args.out_channels = out_channels;
+  int64_t inputs = channels, depth = channels, outputs = 1;
+  ConvPlan plan{};
+  plan.pitch = channels;
+  ConvTile tile{};
+  for (int axis = 0; axis < 3; ++axis) {
+    args.in_size[axis] = plan.region[axis] = kIn[axis];
+    args.kernel[axis] = kTaps[axis];
+    args.stride[axis] = args.dilation[axis] = 1;
+    args.out_size[axis] = plan.tile[axis] = tile.count[axis] = kIn[axis] - kTaps[axis] + 1;
+    inputs *= kIn[axis];
+    depth *= kTaps[axis];
+    outputs *= args.out_size[axis];
+  }
+  Numbers numbers(3);
+  const auto x = numbers.floats(inputs), weight = numbers.floats(depth * out_channels);
+  const auto bias = numbers.floats(out_channels), scale = numbers.floats(channels), shift = numbers.floats(channels);
+  const auto narrow_x = bfloat16s(x), narrow_weight = bfloat16s(weight);
+  const bool narrow = type == FloatType::bf16;
+  args.x = {narrow ? static_cast<const void*>(narrow_x.data()) : x.data(),
+            {inputs, kIn[1] * kIn[2] * channels, kIn[2] * channels, channels, 1}};
+  args.weight = narrow ? static_cast<const void*>(narrow_weight.data()) : weight.data();
+  args.bias = bias.data();
+  args.scale = scale.data();
+  args.shift = shift.data();
+  args.pixel_norm = true;
+  args.pixel_norm_eps = 1e-6f;
+  args.activation = ConvActivation::silu;
+  std::vector<float> out(outputs * out_channels);
+  args.out = out.data();
+  std::vector<Run> runs;
+  for (int64_t f = 0; f < kTaps[0]; ++f)
+    for (int64_t r = 0; r < kTaps[1]; ++r)
+      runs.push_back({(f * kIn[1] + r) * kIn[2] * channels, kTaps[2] * channels});
+  const int64_t group_ends[] = {2, static_cast<int64_t>(runs.size())};
+  plan.runs = runs.data();
+  plan.group_ends = group_ends;
+  plan.groups = 2;
+  const int64_t panels = (out_channels + kernel.panel_columns - 1) / kernel.panel_columns;
+  std::vector<float> packed(panels * depth * kernel.panel_columns), work(kernel.work_floats(plan) + 16);
+  for (int64_t panel = 0; panel < panels; ++panel)
+    kernel.pack_weight(args, panel, 0, depth, packed.data() + panel * depth * kernel.panel_columns);
+  kernel.convolve(args, plan, tile, 0, panels, packed.data(), work.data());
+  return read(type, out.data(), outputs * out_channels);
+}
+
+std::string check_conv(const KernelTables& kernels, const KernelTables& portable) {
+  for (const FloatType type : {FloatType::f32, FloatType::bf16}) {
+    const auto fault = compare("causal_conv3d", convolve(kernels.conv, 19, 37, type),
+                               convolve(portable.conv, 19, 37, type),
+                               type == FloatType::f32 ? 2 * kRounding : kHalfRounding);
+    if (!fault.empty()) return fault;
+  }
+  return "";
+}
+
+}  // namespace
+
+KernelTables kernel_tables(Isa isa) {
+  return {linear_kernels(isa), norm_kernels(isa), rope_attention_kernel(isa), causal_conv3d_kernel(isa)};
+}
+
+std::string find_fault(const KernelTables& kernels) {
+  const KernelTables portable = kernel_tables(Isa::portable);
+  for (const auto check : {check_conversions, check_linear, check_norm, check_attention, check_conv}) {
+    auto fault = check(kernels, portable);
+    if (!fault.empty()) return fault;
+  }
+  return "";
+}
+
+}  // namespace ltx2rt::cpu

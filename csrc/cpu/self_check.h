@@ -1,0 +1,28 @@
+// Comparison of the kernels of an instruction set with the portable ones, on small awkward problems.
+#pragma once
+
+#include <string>
+
+#include "csrc/cpu/causal_conv3d_kernel.h"
+#include "csrc/cpu/isa.h"
+#include "csrc/cpu/linear_kernels.h"
+#include "csrc/cpu/modulated_norm_kernels.h"
+#include "csrc/cpu/rope_attention_kernel.h"
+
+namespace ltx2rt::cpu {
+
+struct KernelTables {
+  LinearKernels linear;
+  NormKernels norm;
+  AttentionKernel attention;
+  ConvKernel conv;
+};
+
+KernelTables kernel_tables(Isa isa);
+
+// Empty, or which kernel differs from the portable one, where and by how much. Takes a few milliseconds.
+std::string find_fault(const KernelTables& kernels);
+
+inline std::string find_kernel_fault(Isa isa) { return find_fault(kernel_tables(isa)); }
+
+}  // namespace ltx2rt::cpu
