@@ -79,7 +79,8 @@ METAL_FUNC float4 prepared(float4 v, int64 voxel, int64 channel, int count, cons
 }
 
 // x, halo, residual, out: T; weight (O, taps, C): weight_type; row_scale: of causal_conv3d_row_scale; scale, shift (B, C).
-// kDown x kAcross simdgroups of 32 outputs x 32 channels. Grid: (ceil(O / (32 * kAcross)), tiles, batch).
+// kDown x kAcross simdgroups of 32 outputs x 32 channels. Grid: (ceil(O / (32 * kAcross)), tiles, batch) or a
+// slice of it.
 template <typename T, int kDown, int kAcross>
 [[kernel, max_total_threads_per_threadgroup(32 * kDown * kAcross)]] void causal_conv3d(
     const device T* x [[buffer(0)]], const device uchar* weight [[buffer(1)]], device T* out [[buffer(2)]],
@@ -97,10 +98,10 @@ template <typename T, int kDown, int kAcross>
   threadgroup T* region = (threadgroup T*)region_storage;
   threadgroup T* weights = (threadgroup T*)weight_storage;
 
-  const int batch = group.z, first_channel = group.x * kColumns;
+  const int batch = params.first_batch + group.z, first_channel = group.x * kColumns;
   const int channels = params.channels, out_channels = params.out_channels;
   const int taps = params.kernel_size[0] * params.kernel_size[1] * params.kernel_size[2];
-  const int tile = group.y, tile_line = tile / params.tiles[2];
+  const int tile = params.first_tile + group.y, tile_line = tile / params.tiles[2];
   const int first[3] = {tile_line / params.tiles[1] * params.tile_size[0],
                         tile_line % params.tiles[1] * params.tile_size[1],
                         tile % params.tiles[2] * params.tile_size[2]};

@@ -36,8 +36,10 @@ struct ConvParams {
   float negative_slope;
   int32 tile_shift_row;     // log2 of tile_size[2]
   int32 tile_shift_frame;   // log2 of tile_size[1] * tile_size[2]
+  int32 first_tile;         // of this dispatch: its threadgroups are a slice of all
+  int32 first_batch;
 };
-static_assert(sizeof(ConvParams) == 256, "the shader and its host must agree");
+static_assert(sizeof(ConvParams) == 264, "the shader and its host must agree");
 
 struct ConvRowScaleParams {
   int64 strides[4];

@@ -80,7 +80,7 @@ METAL_FUNC void stage_rows(threadgroup T* tile, const device T* matrix, int64 ro
 }
 
 // A tile of kRows x kColumns outputs, by kDown x kAcross simdgroups of 32 x 32 each.
-// x (M, K): T; weight (N, K): W. Grid: (ceil(N / kColumns), ceil(M / kRows), 1).
+// x (M, K): T; weight (N, K): W. Grid: (ceil(N / kColumns), ceil(M / kRows) or a slice of these, 1).
 template <typename T, typename W, int kDown, int kAcross>
 [[kernel, max_total_threads_per_threadgroup(kDown * kAcross * 32)]] void linear_tile(
     const device T* x [[buffer(0)]], const device W* weight [[buffer(1)]], const device uchar* bias [[buffer(2)]],
@@ -97,7 +97,7 @@ template <typename T, typename W, int kDown, int kAcross>
   threadgroup T* left = (threadgroup T*)left_storage;
   threadgroup W* right = (threadgroup W*)right_storage;
 
-  const int first_row = group.y * kRows, first_column = group.x * kColumns;
+  const int first_row = (params.first_row_block + group.y) * kRows, first_column = group.x * kColumns;
   const int rows = min(kRows, params.rows - first_row), columns = min(kColumns, params.columns - first_column);
   x += first_row * params.x_row_stride;
   weight += first_column * int64(params.depth);
@@ -198,7 +198,7 @@ template <typename T>
     const device uchar* zero [[buffer(10)]], uint3 group [[threadgroup_position_in_grid]],
     uint lane [[thread_index_in_simdgroup]], uint simdgroup [[simdgroup_index_in_threadgroup]]) {
   const bool affine = format == kInt8 || format == kInt4;
-  const int first_row = group.y * few_rows;
+  const int first_row = (params.first_row_block + group.y) * few_rows;
   const int first_column = (group.x * kFewRowsSimdgroups + simdgroup) * kFewRowsColumns;
   const int rows = min(few_rows, params.rows - first_row), columns = min(int(kFewRowsColumns), params.columns - first_column);
   if (columns <= 0) return;

@@ -17,8 +17,10 @@ struct LinearParams {
   int32 columns;              // N
   int32 depth;                // K
   int32 group_size;           // of affine weights
+  int32 first_row_block;      // of this dispatch: its threadgroups are a slice of all row blocks
+  int32 unused;
 };
-static_assert(sizeof(LinearParams) == 32, "the shader and its host must agree");
+static_assert(sizeof(LinearParams) == 40, "the shader and its host must agree");
 
 struct DequantiseParams {
   int64 values;  // N * K

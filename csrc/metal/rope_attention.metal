@@ -216,7 +216,7 @@ METAL_FUNC void stage_tokens(threadgroup T* tile, const device T* from, int64 to
 
 // kSimdgroups simdgroups of 8 * kRowBlocks queries of one head share each block of kKeys keys and values.
 // q: T; k, v: T, k as rope_attention_keys wrote it or in place; out (batch, queries, heads * K): T, contiguous.
-// Grid: (ceil(queries / (8 * kRowBlocks * kSimdgroups)), heads, batch).
+// Grid: (ceil(queries / (8 * kRowBlocks * kSimdgroups)), heads, batch), or a slice of it.
 template <typename T, int K, int kRowBlocks, int kSimdgroups, int kKeys>
 [[kernel, max_total_threads_per_threadgroup(32 * kSimdgroups)]] void rope_attention(
     const device T* q [[buffer(0)]], const device T* k [[buffer(1)]], const device T* v [[buffer(2)]],
@@ -233,9 +233,11 @@ template <typename T, int K, int kRowBlocks, int kSimdgroups, int kKeys>
   threadgroup T* k_tile = (threadgroup T*)k_storage;
   threadgroup T* v_tile = (threadgroup T*)v_storage;
 
-  const int batch = group.z, head = group.y, kv_head = head / params.heads_per_kv_head;
+  const int batch = params.first_batch + group.z, head = params.first_head + group.y;
+  const int kv_head = head / params.heads_per_kv_head;
   const LanePosition at = lane_position(lane);
-  const int first_row = group.x * kQueries, lane_row = first_row + 8 * kRowBlocks * int(simdgroup) + at.row;
+  const int first_row = (params.first_query_block + group.x) * kQueries;
+  const int lane_row = first_row + 8 * kRowBlocks * int(simdgroup) + at.row;
   k += batch * params.k_strides[0] + kv_head * params.k_strides[1];
   v += batch * params.v_strides[0] + kv_head * params.v_strides[1];
 

@@ -30,8 +30,12 @@ struct AttentionParams {
   int32 keys;
   float scale;
   float norm_eps;
+  int32 first_query_block;  // of this dispatch: its threadgroups are a slice of all
+  int32 first_head;
+  int32 first_batch;
+  int32 unused;
 };
-static_assert(sizeof(AttentionParams) == 160, "the shader and its host must agree");
+static_assert(sizeof(AttentionParams) == 176, "the shader and its host must agree");
 
 struct AttentionKeysParams {
   int64 k_strides[2];  // batch, token; head h starts at h * K

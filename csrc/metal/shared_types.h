@@ -1,7 +1,7 @@
 // What shaders and launch code both need: fixed-size integers and the numbers of element types. Plain C++ and Metal.
 #pragma once
 #ifndef __METAL__
-#include <cstdint>
+#include <stdint.h>
 #endif
 
 namespace ltx2rt {

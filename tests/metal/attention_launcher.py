@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from launch_plans import attention_keys_threads, attention_tile
 from shaders_under_test import ELEMENT_TYPE, Operand, launch, rounded
 
 from tools.metal_sim import Counters, In, Inline, Out, Result
 
 EPS = 1e-6
-KEYS_PER_THREAD = 16
 
 
 @dataclass
@@ -149,7 +149,7 @@ def prepare_keys(case: Case, **options: Any) -> Result:
     buffers |= {1: None if case.k_norm is None else In(case.k_norm), 6: Inline(parameters)}
     buffers |= rope.buffers(2) if rope else {}
     constants = {"norm_kind": _norm_kind(case.k_norm, width), **(rope.constants(size) if rope else NO_ROPE)}
-    threads = -(-width // (KEYS_PER_THREAD * 32)) * 32
+    threads = attention_keys_threads(width)
     kernel = f"rope_attention_keys_{case.dtype}_{size}"
     return launch("rope_attention", kernel, buffers, (tokens, batch, 1), (threads, 1, 1), constants, **options)
 
@@ -163,8 +163,11 @@ def row_scales(case: Case, **options: Any) -> Result:
     return launch("rope_attention", kernel, buffers, (-(-batch * tokens // 8), 1, 1), (256, 1, 1), {}, **options)
 
 
-def attention(case: Case, **options: Any) -> tuple[Result, list[Counters]]:
-    """The result of rope_attention, output 3, and the counters of every kernel that was needed."""
+def attention(case: Case, first: tuple[int, int, int] = (0, 0, 0), **options: Any) -> tuple[Result, list[Counters]]:
+    """The result of rope_attention, output 3, and the counters of every kernel that was needed.
+
+    ``first``: the query block, head and batch item from which on the outputs are made.
+    """
     batch, queries, width = case.q.exact.shape
     keys, kv_width = case.k.exact.shape[1:]
     size = case.head_size
@@ -189,11 +192,12 @@ def attention(case: Case, **options: Any) -> tuple[Result, list[Counters]]:
     parameters += struct.pack("<4q", *bias_strides) + struct.pack("<3q", queries * case.heads, case.heads, 1)
     parameters += case.rope_q.pack(case.heads, size) if case.rope_q else bytes(16)
     parameters += struct.pack("<4i2f", case.heads, case.heads // case.kv_heads, queries, keys, size**-0.5, EPS)
+    parameters += struct.pack("<4i", *first, 0)
     buffers: dict[int, Any] = {
         0: In(case.q.bits),
         1: k,
         2: In(case.v.bits),
-        3: Out(case.q.exact.shape, case.dtype),
+        3: Out(case.q.exact.shape, case.dtype, partial=first != (0, 0, 0)),
         4: Inline(parameters),
         5: None if case.q_norm is None else In(case.q_norm),
         6: scales,
@@ -208,8 +212,9 @@ def attention(case: Case, **options: Any) -> tuple[Result, list[Counters]]:
         "causal": case.causal,
         **(case.rope_q.constants(size) if case.rope_q else NO_ROPE),
     }
-    threads = 256 if size == 128 else 128
-    grid = (-(-queries // 64), case.heads, batch)
+    block, threads = attention_tile(size)
+    whole = (-(-queries // block), case.heads, batch)
+    grid = tuple(w - f for w, f in zip(whole, first, strict=True))
     kernel = f"rope_attention_{case.dtype}_{size}"
     result = launch("rope_attention", kernel, buffers, grid, (threads, 1, 1), constants, **options)
     return result, [*counters, result.counters]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from launch_plans import ConvPlan, conv_plan
 from shaders_under_test import ELEMENT_TYPE, Operand, launch, rounded
 
 from tools.metal_sim import Counters, In, Inline, Out, Result
@@ -15,43 +16,17 @@ from tools.metal_sim import Counters, In, Inline, Out, Result
 PADDING = {"zeros": 0, "edge": 1, "reflect": 2}
 ACTIVATIONS = {None: 0, "silu": 1, "leaky_relu": 2}
 SLOPE, EPS = 0.1, 1e-6
-TILE, REGION = 128, 432
 Triple = tuple[int, int, int]
-# Tiles of 128 outputs that a launch chooses from.
+# Tiles of 128 outputs, as in csrc/metal/launch_plans.h.
 TILES: list[Triple] = [(4, 4, 8), (2, 8, 8), (1, 8, 16), (2, 4, 16), (1, 4, 32), (1, 1, 128)]
 
 
-@dataclass(frozen=True)
-class Plan:
-    """How outputs are cut into tiles, and whether a region serves all taps."""
-
-    tile: Triple
-    region: Triple
-    one_phase: bool
-
-
-def region_of(tile: Triple, kernel: Triple, stride: Triple, dilation: Triple) -> Triple:
-    sizes = [(t - 1) * s + (k - 1) * d + 1 for t, k, s, d in zip(tile, kernel, stride, dilation, strict=True)]
-    return sizes[0], sizes[1], sizes[2]
-
-
-def plan(out: Triple, kernel: Triple, stride: Triple, dilation: Triple) -> Plan:
-    """The tile that stages the fewest voxels; where none has a region that fits, a phase per tap."""
-
-    def tiles(tile: Triple) -> int:
-        return math.prod(-(-o // t) for o, t in zip(out, tile, strict=True))
-
-    def cost(tile: Triple) -> int:
-        # Per slab of channels: the region, and the weights of 64 output channels.
-        region = math.prod(region_of(tile, kernel, stride, dilation))
-        return tiles(tile) * (region + 64 * math.prod(kernel))
-
-    fitting = [t for t in TILES if math.prod(region_of(t, kernel, stride, dilation)) <= REGION]
-    if fitting:
-        tile = min(fitting, key=cost)
-        return Plan(tile, region_of(tile, kernel, stride, dilation), True)
-    tile = min(TILES, key=tiles)
-    return Plan(tile, tile, False)
+def cut_into(tile: Triple, case: Case, one_phase: bool) -> ConvPlan:
+    """A plan with this tile, whether or not it is the best."""
+    sizes = zip(tile, case.kernel, case.stride, case.dilation, strict=True)
+    region = tuple((t - 1) * s + (k - 1) * d + 1 for t, k, s, d in sizes) if one_phase else tile
+    tiles = tuple(-(-o // t) for o, t in zip(case.out_size, tile, strict=True))
+    return ConvPlan(tile, region, tiles, one_phase)  # type: ignore[arg-type]
 
 
 def pad_indices(size: int, before: int, after: int, mode: str) -> np.ndarray:
@@ -173,25 +148,24 @@ def row_scales(case: Case, **options: Any) -> tuple[np.ndarray, list[Counters]]:
 
 
 def convolve(
-    case: Case, variant: str = "128x64", cut: Plan | None = None, **options: Any
+    case: Case, variant: str = "128x64", cut: ConvPlan | None = None, first_tile: int = 0, **options: Any
 ) -> tuple[Result, list[Counters]]:
     """The result of causal_conv3d, output 2, and the counters of every kernel that was needed."""
     batch, channels = case.x.exact.shape[0], case.x.exact.shape[-1]
     out_channels, out = case.weight.exact.shape[0], case.out_size
-    cut = cut or plan(out, case.kernel, case.stride, case.dilation)
-    tiles = [-(-o // t) for o, t in zip(out, cut.tile, strict=True)]
+    cut = cut or conv_plan(out, case.kernel, case.stride, case.dilation)
     one = (1, 1, 1)
     parameters = b"".join(struct.pack("<4q", *_strides(o)) for o in (case.x, case.halo, case.residual))
-    for triple in (case.in_size, out, case.kernel, case.stride, case.dilation, [p[0] for p in case.padding], tiles):
+    for triple in (case.in_size, out, case.kernel, case.stride, case.dilation, [p[0] for p in case.padding], cut.tiles):
         parameters += struct.pack("<3i", *triple)
     parameters += struct.pack("<3i", *cut.tile) + struct.pack("<3i", *cut.region)
     parameters += struct.pack("<3i", *(one if cut.one_phase else case.stride))
     parameters += struct.pack("<3i", *(case.stride if cut.one_phase else one))
     parameters += struct.pack(
-        "<4if2i",
+        "<4if4i",
         *(math.prod(case.kernel) if cut.one_phase else 1, 0 if case.halo is None else case.halo.exact.shape[1]),
         *(channels, out_channels, SLOPE, cut.tile[2].bit_length() - 1),
-        (cut.tile[1] * cut.tile[2]).bit_length() - 1,
+        *((cut.tile[1] * cut.tile[2]).bit_length() - 1, first_tile, 0),
     )
     scales, counters = row_scales(case, **options) if case.norm else (None, [])
 
@@ -201,7 +175,7 @@ def convolve(
     buffers: dict[int, Any] = {
         0: In(case.x.bits),
         1: In(case.weight.bits),
-        2: Out((batch, *out, out_channels), case.x.dtype),
+        2: Out((batch, *out, out_channels), case.x.dtype, partial=first_tile > 0),
         3: Inline(parameters),
         4: given(case.halo),
         5: None if scales is None else In(scales),
@@ -230,7 +204,7 @@ def convolve(
         "aligned_out": out_channels % 4 == 0,
     }
     columns = int(variant.split("x")[1])
-    grid = (-(-out_channels // columns), math.prod(tiles), batch)
+    grid = (-(-out_channels // columns), math.prod(cut.tiles) - first_tile, batch)
     kernel = f"causal_conv3d_{case.x.dtype}_{variant}"
     result = launch("causal_conv3d", kernel, buffers, grid, (columns * 4, 1, 1), constants, **options)
     return result, [*counters, result.counters]

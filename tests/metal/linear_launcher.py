@@ -110,9 +110,11 @@ class Case:
             "aligned_out": columns % 4 == 0,
         }
 
-    def buffers(self, weight: np.ndarray) -> dict[int, Any]:
+    def buffers(self, weight: np.ndarray, first_row_block: int = 0) -> dict[int, Any]:
         rows, columns, depth = self.sizes
-        parameters = struct.pack("<2q4i", self.x_row_stride or depth, columns, rows, columns, depth, GROUP_SIZE)
+        parameters = struct.pack(
+            "<2q6i", self.x_row_stride or depth, columns, rows, columns, depth, GROUP_SIZE, first_row_block, 0
+        )
 
         def given(operand: Operand | None) -> In | None:
             return None if operand is None else In(operand.bits)
@@ -125,7 +127,7 @@ class Case:
             4: given(self.gate),
             5: None if self.gate_index is None else In(self.gate_index.astype(np.int32)),
             6: In(self.weight.scale) if self.weight.format == "e4m3" and self.weight.scale is not None else None,
-            7: Out((rows, columns), self.x.dtype),
+            7: Out((rows, columns), self.x.dtype, partial=first_row_block > 0),
             8: Inline(parameters),
         }
 
@@ -176,14 +178,15 @@ def dequantise(weight: Weight, dtype: str, **options: Any) -> Result:
     )
 
 
-def tile(case: Case, size: str = "64x64", **options: Any) -> Result:
+def tile(case: Case, size: str = "64x64", first_row_block: int = 0, **options: Any) -> Result:
     """linear_tile, after dequantise where the weights are quantised; output 7."""
     dense = case.weight.format in ELEMENT_TYPE
     weight_type = case.weight.format if dense else case.x.dtype
     stored = case.weight.stored if dense else dequantise(case.weight, case.x.dtype).check().outputs[3]
     rows, columns, _ = case.sizes
     tile_rows, tile_columns = (int(n) for n in size.split("x"))
-    grid = (-(-columns // tile_columns), -(-rows // tile_rows), 1)
+    grid = (-(-columns // tile_columns), -(-rows // tile_rows) - first_row_block, 1)
     kernel = f"linear_tile_{case.x.dtype}_{weight_type}_{size}"
     threads = tile_rows * tile_columns // 32
-    return launch("quantized_linear", kernel, case.buffers(stored), grid, (threads, 1, 1), case.constants(), **options)
+    buffers = case.buffers(stored, first_row_block)
+    return launch("quantized_linear", kernel, buffers, grid, (threads, 1, 1), case.constants(), **options)

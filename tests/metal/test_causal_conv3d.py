@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conv_launcher import TILES, Case, Plan, convolve, plan, region_of
+from conv_launcher import TILES, Case, convolve, cut_into
 from shaders_under_test import DTYPES, Operand, assert_accurate
 
 CAUSAL = ((2, 0), (1, 1), (1, 1))
@@ -92,18 +92,26 @@ def test_two_axes_and_one_voxel_kernels() -> None:
     check(case((2, 3, 5), 40, 70, (1, 1, 1), "float16"))
 
 
-@pytest.mark.parametrize("cut", [Plan(t, region_of(t, (3, 3, 3), (1, 1, 1), (1, 1, 1)), True) for t in TILES[:2]])
-def test_every_tile(cut: Plan) -> None:
+@pytest.mark.parametrize("tile", TILES[:2])
+def test_every_tile_of_three_axes(tile: tuple[int, int, int]) -> None:
     c = case((5, 9, 9), 8, 8, (3, 3, 3), "bfloat16")
     c.padding = CAUSAL
-    check(c, "128x32", cut=cut)
+    check(c, "128x32", cut=cut_into(tile, c, True))
 
 
 @pytest.mark.parametrize("tile", TILES)
 def test_a_phase_per_tap(tile: tuple[int, int, int]) -> None:
     c = case((5, 5, 9), 8, 8, (3, 2, 2), "bfloat16")
     c.stride, c.padding = (2, 1, 1), ((1, 1), (1, 0), (0, 1))
-    check(c, "128x32", cut=Plan(tile, tile, False))
+    check(c, "128x32", cut=cut_into(tile, c, False))
+
+
+def test_a_slice_of_the_tiles() -> None:
+    c = case((5, 9, 9), 8, 8, (3, 3, 3), "bfloat16")
+    whole = convolve(c, "128x32")[0].check().outputs[2]
+    part = convolve(c, "128x32", cut=cut_into((4, 4, 8), c, True), first_tile=1)[0].check().outputs[2]
+    np.testing.assert_array_equal(part[:, :, 4:], whole[:, :, 4:])
+    assert (part[:, :, :4] == 0xFFFF).all()
 
 
 @pytest.mark.parametrize("weight_type", DTYPES)
@@ -119,14 +127,6 @@ def test_random_schedules(seed: int) -> None:
     c = case((3, 5, 9), 20, 40, (3, 3, 3), "bfloat16")
     c.padding, c.norm = CAUSAL, True
     check(c, seed=seed)
-
-
-def test_plans() -> None:
-    one = (1, 1, 1)
-    assert plan((16, 64, 64), (3, 3, 3), one, one) == Plan((4, 4, 8), (6, 6, 10), True)
-    assert plan((1, 64, 64), (1, 3, 3), one, one).region == (1, 10, 18)
-    assert plan((1, 1, 4000), (1, 1, 11), one, (1, 1, 5)) == Plan((1, 1, 128), (1, 1, 178), True)
-    assert not plan((1, 40, 40), (1, 7, 7), (1, 4, 4), one).one_phase
 
 
 def test_empty_parts_of_a_tile_are_not_loaded() -> None:

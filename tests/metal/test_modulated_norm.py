@@ -7,17 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from launch_plans import norm_threads
 from shaders_under_test import DTYPES, ELEMENT_TYPE, ITEMSIZE, Operand, assert_accurate, launch, rounded
 
 from tools.metal_sim import In, Inline, Out, Result
 
 KINDS = {"rms": 0, "layer": 1, "none": 2}
 EPS = 1e-6
-
-
-def threads_for(width: int) -> int:
-    """As the launch code: 16 values per thread, whole simdgroups."""
-    return -(-width // (16 * 32)) * 32
 
 
 def norm(
@@ -49,7 +45,7 @@ def norm(
             5: Inline(parameters),
         },
         (rows, 1, 1),
-        (threads_for(width), 1, 1),
+        (norm_threads(width), 1, 1),
         {
             "norm_kind": KINDS[kind],
             "scale_type": ELEMENT_TYPE[scale.dtype if scale else None],

@@ -137,3 +137,10 @@ def test_a_row_of_many_is_as_it_is_alone() -> None:
     alone.x.bits, alone.x.exact = alone.x.bits[3:4], alone.x.exact[3:4]
     for launcher in (few, tile):
         np.testing.assert_array_equal(launcher(c).outputs[7][3:4], launcher(alone).outputs[7])
+
+
+def test_a_slice_of_the_row_blocks() -> None:
+    c = case(70, 16, 32, "bfloat16", "bfloat16")
+    whole, part = tile(c).check().outputs[7], tile(c, first_row_block=1).check().outputs[7]
+    np.testing.assert_array_equal(part[64:], whole[64:])
+    assert (part[:64] == 0xFFFF).all()

@@ -156,3 +156,11 @@ def test_rows_wider_than_a_simdgroup() -> None:
 @pytest.mark.parametrize("seed", [1, 2])
 def test_random_schedules(seed: int) -> None:
     check(with_everything(case(70, 37, 64, "bfloat16")), seed=seed)
+
+
+def test_a_slice_of_the_heads_and_blocks() -> None:
+    c = case(70, 20, 64, "bfloat16", heads=3, kv_heads=3, batch=2)
+    whole, part = (attention(c, first)[0].check().outputs[3] for first in ((0, 0, 0), (1, 2, 1)))
+    np.testing.assert_array_equal(part[1, 64:, 128:], whole[1, 64:, 128:])
+    part[1, 64:, 128:] = 0xFFFF
+    assert (part == 0xFFFF).all()

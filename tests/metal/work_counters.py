@@ -1,4 +1,4 @@
-"""Counts the work of our kernels and of MLX's on the same problems; ``python tests/metal/work_counters.py`` writes them.
+"""Counts the work of our kernels and of MLX's; ``python tests/metal/work_counters.py`` writes the table anew.
 
 The counts are kept in work_counters.json, which test_work_counters.py compares, and shown in docs/metal.md.
 """

@@ -134,21 +134,35 @@ def target(machine: str | None = None) -> tuple[str, list[str], list[str]]:
     return _ARCHITECTURES[name]
 
 
-def build_runtime(machine: str | None = None) -> Path:
-    """The runtime as a shared library, compiled when it is not in the cache."""
+def build_host_library(
+    sources: Sequence[Path], include: Sequence[Path] = (), machine: str | None = None, libraries: Sequence[str] = ()
+) -> Path:
+    """C++ that uses nothing of its standard library, as a shared library, compiled when it is not in the cache.
+
+    Raises:
+        CompileError: with the compiler's message; warnings are errors.
+    """
     triple, _, flags = target(machine)
-    sources = sorted((HERE / "runtime").glob("*.cpp"))
-    contents = [f.read_bytes() for f in [*sources, HERE / "runtime/runtime.h"]]
-    library = cache_folder() / f"runtime-{_digest(triple, *contents)}.so"
+    # zig cc, not zig c++: zig would compile its whole C++ library first.
+    command = ["cc", "-target", triple, *flags, "-x", "c++", "-std=c++20", "-O2", "-Wall", "-Wextra", "-Werror"]
+    command += ["-fno-exceptions", "-fno-rtti", "-fno-sanitize=all", "-shared", "-fPIC", *map(str, sources)]
+    command += [part for folder in include for part in ("-I", str(folder))]
+    # Everything beside the sources, and every header of the included folders' csrc/metal, may matter.
+    headers = [f for source in sources for f in source.parent.glob("*.h")]
+    headers += [f for folder in include for f in (folder / "csrc/metal").glob("*.h")]
+    contents = [f.read_bytes() for f in [*sources, *sorted(headers)]]
+    library = cache_folder() / f"{sources[0].stem}-{_digest(triple, *contents)}.so"
     if not library.exists():
         with tempfile.TemporaryDirectory(dir=cache_folder()) as scratch:
-            made = Path(scratch) / "runtime.so"
-            # zig cc, not zig c++: nothing of the C++ library is used, and zig would compile all of it first.
-            command = ["cc", "-target", triple, *flags, "-x", "c++", "-std=c++20", "-O2", "-Wall", "-Wextra", "-Werror"]
-            command += ["-fno-exceptions", "-fno-rtti", "-fno-sanitize=all", "-shared", "-fPIC", *map(str, sources)]
-            _zig([*command, "-o", str(made), "-lm"], "the simulator's runtime")
+            made = Path(scratch) / "made.so"
+            _zig([*command, "-o", str(made), *libraries], sources[0].stem)
             _publish(made, library)
     return library
+
+
+def build_runtime(machine: str | None = None) -> Path:
+    """The simulator's runtime as a shared library."""
+    return build_host_library(sorted((HERE / "runtime").glob("*.cpp")), machine=machine, libraries=["-lm"])
 
 
 def preprocess(source: Path, include: Sequence[Path], defines: Mapping[str, str]) -> Source:

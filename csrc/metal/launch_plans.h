@@ -1,0 +1,144 @@
+// How the shaders are launched: which variant, how many threads, how the work is cut. Plain C++ without MLX, so that the
+// simulator's tests call the very functions that the launch code calls.
+#pragma once
+#include <stdint.h>
+
+#include "csrc/metal/causal_conv3d_params.h"
+#include "csrc/metal/modulated_norm_params.h"
+#include "csrc/metal/quantized_linear_params.h"
+#include "csrc/metal/rope_attention_params.h"
+
+namespace ltx2rt {
+namespace metal_plan {
+
+// Generation of an Apple GPU, the number in its architecture name: applegpu_g13* M1, g14 M2, g15 M3, g16 M4, g17 M5.
+// Tables give the first generation from which an entry holds; none has been measured on Apple hardware (docs/metal.md).
+constexpr int kFirstGeneration = 13;
+
+// No dispatch does more than this many floating point operations, so that no command buffer keeps the display waiting:
+// 30 ms on a GPU that reaches 2.6 TFLOP/s, the float32 peak of the smallest M1 (7 cores).
+constexpr int64_t kMostOperationsPerDispatch = int64_t{75} * 1000 * 1000 * 1000;
+
+constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+// How many of `units` equal pieces of work of `operations` each go into one dispatch; at least one.
+constexpr int64_t units_per_dispatch(int64_t units, int64_t operations) {
+  const int64_t most = operations > 0 ? kMostOperationsPerDispatch / operations : units;
+  return most < 1 ? 1 : most < units ? most : units;
+}
+
+// ---- modulated_norm ----
+// Threads of the threadgroup of one row. A thread keeps 16 values, the most that leaves a row of 4096 at 256 threads and
+// one of 512 in a single simdgroup, which needs no barrier.
+constexpr int norm_threads(int64_t width) {
+  return static_cast<int>(ceil_div(width, metal_shared::kNormValuesPerThread * 32) * 32);
+}
+
+// ---- quantized_linear ----
+struct LinearTile {
+  int generation;  // from this one on
+  int64_t most_rows;
+  int rows, columns;  // of a tile: the kernel is linear_tile_X_W_{rows}x{columns}
+};
+// By device bytes per output in the simulator, (rows + columns) / (rows * columns) values of depth: 128 x 64 reads 25 %
+// less than MLX's 64 x 64. Smaller tiles where a larger one would be mostly empty.
+constexpr LinearTile kLinearTiles[] = {
+    {kFirstGeneration, 32, 32, 64},
+    {kFirstGeneration, 64, 64, 64},
+    {kFirstGeneration, INT64_MAX, 128, 64},
+};
+constexpr LinearTile linear_tile(int generation, int64_t rows) {
+  LinearTile chosen = kLinearTiles[0];
+  for (const auto& tile : kLinearTiles) {
+    if (tile.generation > generation) continue;
+    chosen = tile;
+    if (rows <= tile.most_rows) break;
+  }
+  return chosen;
+}
+
+struct FewRows {
+  int format;  // metal_shared::ElementType or WeightFormat
+  int64_t most_rows;
+};
+// Up to this many rows weights are expanded in registers. Bytes per weight: linear_few reads its codes once per four rows;
+// the other path reads the codes, writes 2 bytes and reads them again. With b bytes per code they meet at rows =
+// 4 (b + 4) / b: 20 for 8 bits, 36 for 4 bits. Dense weights have no second pass to save: tiles read them once from five
+// rows on.
+constexpr FewRows kFewRows[] = {
+    {metal_shared::kFloat32, 4}, {metal_shared::kFloat16, 4}, {metal_shared::kBfloat16, 4},
+    {metal_shared::kE4m3, 16},   {metal_shared::kInt8, 16},   {metal_shared::kInt4, 32},
+};
+constexpr bool linear_uses_few(int format, int64_t rows) {
+  for (const auto& entry : kFewRows) {
+    if (entry.format == format) return rows <= entry.most_rows;
+  }
+  return false;
+}
+
+// ---- rope_attention ----
+struct AttentionTile {
+  int head_size;
+  int queries;  // per threadgroup
+  int threads;
+};
+// 64 queries share a block of keys: half of the keys' bytes of MLX's 32. A simdgroup holds 8 queries of a head of 128 (72
+// registers of fragments per lane) or 16 of one of 64 or less.
+constexpr AttentionTile kAttentionTiles[] = {{32, 64, 128}, {64, 64, 128}, {128, 64, 256}};
+constexpr AttentionTile attention_tile(int64_t head_size) {
+  for (const auto& tile : kAttentionTiles) {
+    if (tile.head_size == head_size) return tile;
+  }
+  return {0, 0, 0};  // no shader for this head size
+}
+// Threads of rope_attention_keys for rows of `width` values.
+constexpr int attention_keys_threads(int64_t width) {
+  return static_cast<int>(ceil_div(width, metal_shared::kKeysValuesPerThread * 32) * 32);
+}
+
+// ---- causal_conv3d ----
+// Tiles of kConvTile outputs, along frames, rows and columns. The first three suit three axes and small regions; the
+// others thin volumes, images and signals.
+constexpr int kConvTiles[][3] = {{4, 4, 8}, {2, 8, 8}, {1, 8, 16}, {2, 4, 16}, {1, 4, 32}, {1, 1, 128}};
+
+struct ConvPlan {
+  int tile[3];
+  int region[3];
+  int tiles[3];
+  bool one_phase;
+};
+
+// The tile that stages the fewest values per slab of channels: the region, and the weights of 64 output channels. Where
+// the region of all taps fits for no tile, a phase per tap with the tile that wastes the fewest outputs.
+constexpr ConvPlan conv_plan(const int64_t out[3], const int kernel[3], const int stride[3], const int dilation[3]) {
+  ConvPlan best{};
+  int64_t best_cost = -1;
+  for (int phases = 0; phases < 2 && best_cost < 0; phases++) {
+    for (const auto& tile : kConvTiles) {
+      ConvPlan plan{};
+      int64_t voxels = 1, count = 1, taps = 1;
+      for (int a = 0; a < 3; a++) {
+        plan.tile[a] = tile[a];
+        plan.region[a] = phases == 0 ? (tile[a] - 1) * stride[a] + (kernel[a] - 1) * dilation[a] + 1 : tile[a];
+        plan.tiles[a] = static_cast<int>(ceil_div(out[a], tile[a]));
+        voxels *= plan.region[a];
+        count *= plan.tiles[a];
+        taps *= kernel[a];
+      }
+      plan.one_phase = phases == 0;
+      if (voxels > metal_shared::kConvRegion) continue;
+      const int64_t cost = count * (voxels + 64 * taps);
+      if (best_cost < 0 || cost < best_cost) {
+        best = plan;
+        best_cost = cost;
+      }
+    }
+  }
+  return best;
+}
+
+// Output channels per threadgroup: the kernel is causal_conv3d_T_128x{columns}.
+constexpr int conv_columns(int64_t out_channels) { return out_channels <= 32 ? 32 : 64; }
+
+}  // namespace metal_plan
+}  // namespace ltx2rt

@@ -1,0 +1,37 @@
+// The functions of csrc/metal/launch_plans.h for Python.
+#include "csrc/metal/launch_plans.h"
+
+using namespace ltx2rt::metal_plan;
+
+extern "C" {
+int norm_threads_of(int64_t width) { return norm_threads(width); }
+void linear_tile_of(int generation, int64_t rows, int* out) {
+  const auto tile = linear_tile(generation, rows);
+  out[0] = tile.rows;
+  out[1] = tile.columns;
+}
+int linear_uses_few_of(int format, int64_t rows) { return linear_uses_few(format, rows); }
+void attention_tile_of(int64_t head_size, int* out) {
+  const auto tile = attention_tile(head_size);
+  out[0] = tile.queries;
+  out[1] = tile.threads;
+}
+int attention_keys_threads_of(int64_t width) { return attention_keys_threads(width); }
+void conv_plan_of(const int64_t* sizes, int* out) {
+  int kernel[3], stride[3], dilation[3];
+  for (int a = 0; a < 3; a++) {
+    kernel[a] = static_cast<int>(sizes[3 + a]);
+    stride[a] = static_cast<int>(sizes[6 + a]);
+    dilation[a] = static_cast<int>(sizes[9 + a]);
+  }
+  const auto plan = conv_plan(sizes, kernel, stride, dilation);
+  for (int a = 0; a < 3; a++) {
+    out[a] = plan.tile[a];
+    out[3 + a] = plan.region[a];
+    out[6 + a] = plan.tiles[a];
+  }
+  out[9] = plan.one_phase;
+}
+int conv_columns_of(int64_t out_channels) { return conv_columns(out_channels); }
+int64_t units_per_dispatch_of(int64_t units, int64_t operations) { return units_per_dispatch(units, operations); }
+}

@@ -1,0 +1,69 @@
+"""The functions of csrc/metal/launch_plans.h, compiled for this machine, so that tests launch as the product does."""
+
+from __future__ import annotations
+
+import ctypes
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+from tools.metal_sim.build import build_host_library
+
+ROOT = Path(__file__).parents[2]
+Triple = tuple[int, int, int]
+
+
+@lru_cache
+def _library() -> ctypes.CDLL:
+    library = ctypes.CDLL(str(build_host_library([Path(__file__).with_suffix(".cpp")], [ROOT])))
+    library.units_per_dispatch_of.restype = ctypes.c_int64
+    return library
+
+
+def norm_threads(width: int) -> int:
+    return int(_library().norm_threads_of(ctypes.c_int64(width)))
+
+
+def linear_tile(rows: int, generation: int = 13) -> str:
+    out = (ctypes.c_int * 2)()
+    _library().linear_tile_of(generation, ctypes.c_int64(rows), out)
+    return f"{out[0]}x{out[1]}"
+
+
+def linear_uses_few(format_: int, rows: int) -> bool:
+    return bool(_library().linear_uses_few_of(format_, ctypes.c_int64(rows)))
+
+
+def attention_tile(head_size: int) -> tuple[int, int]:
+    """Queries and threads per threadgroup; zeros where there is no shader."""
+    out = (ctypes.c_int * 2)()
+    _library().attention_tile_of(ctypes.c_int64(head_size), out)
+    return out[0], out[1]
+
+
+def attention_keys_threads(width: int) -> int:
+    return int(_library().attention_keys_threads_of(ctypes.c_int64(width)))
+
+
+class ConvPlan(NamedTuple):
+    """How outputs are cut into tiles, and whether a region serves all taps."""
+
+    tile: Triple
+    region: Triple
+    tiles: Triple
+    one_phase: bool
+
+
+def conv_plan(out: Triple, kernel: Triple, stride: Triple, dilation: Triple) -> ConvPlan:
+    result = (ctypes.c_int * 10)()
+    _library().conv_plan_of((ctypes.c_int64 * 12)(*out, *kernel, *stride, *dilation), result)
+    tile, region, tiles = (tuple(result[i : i + 3]) for i in (0, 3, 6))
+    return ConvPlan(tile, region, tiles, bool(result[9]))  # type: ignore[arg-type]
+
+
+def conv_columns(out_channels: int) -> int:
+    return int(_library().conv_columns_of(ctypes.c_int64(out_channels)))
+
+
+def units_per_dispatch(units: int, operations: int) -> int:
+    return int(_library().units_per_dispatch_of(ctypes.c_int64(units), ctypes.c_int64(operations)))
