@@ -299,7 +299,7 @@ def train(
         torch.nn.utils.clip_grad_norm_(optimiser.parameters, 1.0)
         optimiser.step(trapezoid(step, steps, warmup=20, decay=0.6))
         average.update()
-        if step % 200 == 0:
+        if step % 100 == 0:
             judge.load_state_dict(average.state)
             report(
                 step=step,

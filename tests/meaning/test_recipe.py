@@ -1,0 +1,88 @@
+"""The training recipe runs from the first stage to exported files, which the package reads as PyTorch computes them."""
+
+from __future__ import annotations
+
+import random
+import sys
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="needs pip install 'ltx2rt[parity]'")
+pytest.importorskip("safetensors.torch")
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from tools.train_tiny import (  # noqa: E402
+    audio,
+    config,
+    dataset,
+    export,
+    flow_matching,
+    loras,
+    parity,
+    sampler,
+    text,
+    tokenizer,
+    train,
+    transformer,
+    upscaler,
+    video_vae,
+)
+
+pytestmark = [pytest.mark.parity, pytest.mark.slow]
+
+
+def test_recipe_runs_and_exports(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    recorder = train.Recorder(tmp_path, "test")
+
+    def saver(name: str):
+        return train.Recorder(tmp_path, name).save
+
+    (tmp_path / "tokenizer.json").write_text(tokenizer.build().to_str(pretty=False), encoding="utf-8")
+    vae = video_vae.train(1, 0, recorder.report, saver("video_vae"))
+    sound = audio.train_vae(2, 0, recorder.report, saver("audio_vae"))
+    audio.train_vocoder(2, 0, sound, recorder.report, saver("vocoder"))
+    prompts = text.Prompts(tmp_path / "tokenizer.json")
+    path = text.train(2, 0, prompts, recorder.report, saver("text"))
+
+    groups = (dataset.Group(128, 9, 8, controlled=True), dataset.Group(128, 9, 32, doubled=True))
+    for index, group in enumerate(groups):
+        encoded = dataset.encode_group(group, index, vae, sound, recorder.report)
+        dataset.save(encoded, tmp_path / f"latents_{group.name}.pt")
+    with torch.no_grad():
+        pool = flow_matching.CaptionPool(path.eval(), prompts)
+    data = dataset.load(tmp_path / f"latents_{groups[0].name}.pt")
+    shard = flow_matching.make_shard(data, pool, seed=0, batch=4, weight=1.0)
+    model = flow_matching.train(
+        transformer.Transformer(), [shard], pool, steps=6, seed=0, negative="blurry",
+        report=recorder.report, save=saver("transformer"),
+    )  # fmt: skip
+    doubled = dataset.load(tmp_path / f"latents_{groups[1].name}.pt")
+    upscaler.train(
+        config.TEMPORAL_UPSCALER, doubled.video, doubled.doubled, vae.per_channel_statistics, steps=1, seed=0,
+        report=recorder.report, save=saver("temporal_upscaler"),
+    )  # fmt: skip
+    tensors = loras.train(
+        model, loras.CONTROL_TARGETS, 4, lambda rng: loras.control_batch(shard, pool, rng), steps=2, seed=0,
+        report=recorder.report,
+    )  # fmt: skip
+    torch.save(tensors, tmp_path / "control_lora.pt")
+
+    latent, tokens = sampler.Sampler(tmp_path, registers=8).run(["a red circle moves left"], frames=9)
+    assert latent.shape == (1, 2, 4, 4, 32)
+    assert tokens.shape == (1, 9, 32)
+    export.export(tmp_path, tmp_path / "out")
+    errors = parity.compare(tmp_path / "out")
+    assert len(errors) >= 10
+    assert max(errors.values()) < 1e-4, errors
+
+
+def test_training_never_sees_held_out_combinations() -> None:
+    from tools.train_tiny import world
+
+    clips = [world.sample_clip(random.Random(i)).first for i in range(300)]
+    backgrounds = [world.sample_clip(random.Random(i)).background for i in range(300)]
+    assert not any(world.is_held_out(c.color, c.shape, c.motion, b) for c, b in zip(clips, backgrounds, strict=True))
+    kept = [world.sample_clip(random.Random(i), held_out=True, two=0.0) for i in range(50)]
+    assert all(world.is_held_out(c.first.color, c.first.shape, c.first.motion, c.background) for c in kept)

@@ -1,0 +1,271 @@
+"""Judges the exported model through the package: ``python -m tools.train_tiny.evaluate [CHECK...] [--count N]``.
+
+Prompts are of combinations that training never saw. Prints a table and, with --json, writes the numbers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+import ltx2rt
+from ltx2rt import embedded
+from ltx2rt.media.pcm import write_wav
+from ltx2rt.media.video_writer import VideoWriter
+
+from . import world
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "meaning"))
+import probes
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Scores = dict[str, float]
+FRAMES, SIZE, RATE = 25, 256, 24000
+
+
+def held_out(count: int, seed: int = 2026, **fixed: str) -> list[tuple[world.Clip, str]]:
+    """Clips with complete captions, alternately the plain one and a paraphrase."""
+    rng = random.Random(seed)
+    clips = [world.sample_clip(rng, held_out=True, two=0.0, **fixed) for _ in range(count)]
+    return [
+        (clip, world.plain_caption(clip) if i % 2 == 0 else world.caption(rng, clip, complete=True))
+        for i, clip in enumerate(clips)
+    ]
+
+
+def truth(clip: world.Clip) -> dict[str, str]:
+    first = clip.first
+    return {"color": first.color, "shape": first.shape, "motion": first.motion, "background": clip.background}
+
+
+def frames_of(clip: Any) -> Array:
+    return np.concatenate(list(clip.frames))
+
+
+def rendered(clip: world.Clip, size: int = SIZE, frames: int = FRAMES) -> Array:
+    """(F, H, W, 3) in [0, 1]."""
+    picture, _ = world.render([clip], frames, size)
+    return (picture[0].permute(1, 2, 3, 0).numpy() + 1) / 2
+
+
+def share(rows: Sequence[Mapping[str, bool]]) -> Scores:
+    """Percentages of every attribute."""
+    return {name: 100 * float(np.mean([row[name] for row in rows])) for name in rows[0]}
+
+
+def judged(pipeline: Any, cases: Sequence[tuple[world.Clip, str]], **settings: Any) -> Scores:
+    rows, errors = [], []
+    for index, (clip, caption) in enumerate(cases):
+        result = pipeline(caption, seed=index, num_frames=FRAMES, **settings)
+        seen = probes.look(frames_of(result))
+        rows.append(probes.agreement(seen, probes.listen(result.audio, result.sample_rate), truth(clip)))
+        errors.append(seen.color_error + seen.background_error)
+    return share(rows) | {"colour error": 1000 * float(np.mean(errors))}
+
+
+def distilled(count: int) -> Scores:
+    return judged(ltx2rt.load("distilled"), held_out(count), height=SIZE, width=SIZE)
+
+
+def one_stage(scale: float) -> Callable[[int], Scores]:
+    def run(count: int) -> Scores:
+        plain = {"video_stg_guidance_scale": 0.0, "audio_stg_guidance_scale": 0.0}
+        plain |= {"a2v_guidance_scale": 1.0, "v2a_guidance_scale": 1.0, "video_rescale_scale": 0.0}
+        pipeline = ltx2rt.load("one-stage")
+        return judged(
+            pipeline,
+            held_out(count),
+            height=128,
+            width=128,
+            num_inference_steps=20,
+            video_cfg_guidance_scale=scale,
+            audio_cfg_guidance_scale=scale,
+            **plain,
+        )
+
+    return run
+
+
+def image_to_video(count: int) -> Scores:
+    pipeline = ltx2rt.load("distilled")
+    matches, moves = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        for index, (clip, caption) in enumerate(held_out(count, seed=7)):
+            first = rendered(clip)[0]
+            path = Path(folder) / "first.png"
+            Image.fromarray((first * 255).round().astype(np.uint8)).save(path)
+            image = ltx2rt.ImageInput(path, crf=0)
+            frames = frames_of(pipeline(caption, seed=index, height=SIZE, width=SIZE, images=(image,)))
+            matches.append(probes.psnr(frames[0], first))
+            moves.append(probes.look(frames).motion == clip.first.motion)
+    return {"first frame dB": float(np.mean(matches)), "direction": 100 * float(np.mean(moves))}
+
+
+def keyframes(count: int) -> Scores:
+    pipeline = ltx2rt.load("keyframe-interpolation", distilled_lora=embedded.DISTILLED_LORA)
+    ends: dict[str, list[float]] = {"first frame dB": [], "last frame dB": []}
+    with tempfile.TemporaryDirectory() as folder:
+        for index, (clip, _) in enumerate(held_out(count, seed=8)):
+            shown = rendered(clip)
+            images = []
+            for name, frame in (("first", 0), ("last", FRAMES - 1)):
+                path = Path(folder) / f"{name}.png"
+                Image.fromarray((shown[frame] * 255).round().astype(np.uint8)).save(path)
+                images.append(ltx2rt.ImageInput(path, frame_index=frame, crf=0))
+            result = pipeline(
+                world.free_caption(clip),
+                seed=index,
+                height=SIZE,
+                width=SIZE,
+                num_frames=FRAMES,
+                images=tuple(images),
+                num_inference_steps=15,
+            )
+            frames = frames_of(result)
+            ends["first frame dB"].append(probes.psnr(frames[0], shown[0]))
+            ends["last frame dB"].append(probes.psnr(frames[-1], shown[-1]))
+    return {name: float(np.mean(values)) for name, values in ends.items()}
+
+
+def write_clip(path: Path, frames: Array, waves: Array | None = None) -> None:
+    writer = VideoWriter(path, width=frames.shape[2], height=frames.shape[1], frame_rate=24, sample_rate=RATE)
+    with writer:
+        if waves is not None:
+            writer.write_audio(waves)
+        writer.write(frames.astype(np.float32))
+
+
+def retake(count: int) -> Scores:
+    """Frames after the first 9 are generated anew with a prompt for another movement from there."""
+    pipeline = ltx2rt.load("retake")
+    kept, right = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        for index, (clip, _) in enumerate(held_out(count, seed=9, motion="still")):
+            shown = rendered(clip)
+            waves = world.sound([clip], 25000, RATE, 25 / 24)[0].T.numpy()
+            path = Path(folder) / "source.mp4"
+            write_clip(path, shown, waves)
+            other = random.Random(index).choice(["up", "down", "left", "right"])
+            caption = f"a {clip.first.color} {clip.first.shape} moves {other} on a {clip.background} background"
+            frames = frames_of(pipeline(caption, seed=index, video_path=path, start_time=9.5 / 24, end_time=2.0))
+            kept.append(probes.psnr(frames[:8], shown[:8]))
+            centres = probes.look(frames).centres
+            right.append(probes.direction(np.nanmean(centres[8:11], 0), np.nanmean(centres[-3:], 0)) == other)
+    return {"kept frames dB": float(np.mean(kept)), "new direction": 100 * float(np.mean(right))}
+
+
+def audio_to_video(count: int) -> Scores:
+    pipeline = ltx2rt.load("audio-to-video", distilled_lora=embedded.DISTILLED_LORA)
+    right = []
+    with tempfile.TemporaryDirectory() as folder:
+        cases = [*held_out(count // 2, seed=10, motion="left"), *held_out(count - count // 2, seed=11, motion="right")]
+        for index, (clip, _) in enumerate(cases):
+            path = Path(folder) / "sound.wav"
+            write_wav(path, world.sound([clip], 26000, RATE, 25 / 24)[0].T.numpy(), RATE)
+            result = pipeline(
+                world.free_caption(clip),
+                seed=index,
+                height=SIZE,
+                width=SIZE,
+                num_frames=FRAMES,
+                audio_path=path,
+                num_inference_steps=15,
+            )
+            right.append(probes.look(frames_of(result)).motion == clip.first.motion)
+    return {"direction follows pan": 100 * float(np.mean(right))}
+
+
+def control(count: int) -> Scores:
+    pipeline = ltx2rt.load("ic-lora", loras=((embedded.IC_LORA, 1.0),))
+    distances, right = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        for index, (clip, _) in enumerate(held_out(count, seed=12)):
+            path = Path(folder) / "control.mp4"
+            write_clip(path, rendered(world.silhouette(clip), SIZE // 2))
+            reference = ltx2rt.VideoInput(path)
+            result = pipeline(
+                world.free_caption(clip),
+                seed=index,
+                height=SIZE,
+                width=SIZE,
+                num_frames=FRAMES,
+                video_conditioning=(reference,),
+            )
+            seen = probes.look(frames_of(result))
+            start, end = np.array(clip.first.start), np.array(clip.first.end)
+            path_truth = start + (end - start) * np.linspace(0, 1, FRAMES)[:, None]
+            distances.append(np.nanmean(np.linalg.norm(seen.centres - path_truth, axis=1)))
+            right.append(seen.motion == clip.first.motion and seen.color == clip.first.color)
+    return {"distance to control %": 100 * float(np.mean(distances)), "colour and motion": 100 * float(np.mean(right))}
+
+
+def sharpness(count: int) -> Scores:
+    """Two-stage against stage 1 enlarged bicubically: gradient lengths relative to the rendered clip's."""
+    rows = []
+    for index, (clip, caption) in enumerate(held_out(count, seed=13)):
+        full = frames_of(ltx2rt.load("distilled")(caption, seed=index, height=SIZE, width=SIZE, num_frames=FRAMES))
+        half = frames_of(ltx2rt.load("distilled")(caption, seed=index, height=128, width=128, num_frames=FRAMES))
+        enlarged = torch.nn.functional.interpolate(
+            torch.from_numpy(half).permute(0, 3, 1, 2), scale_factor=2, mode="bicubic", align_corners=False
+        )
+        reference = probes.sharpness(rendered(clip))
+        rows.append((probes.sharpness(full) / reference, probes.sharpness(enlarged.permute(0, 2, 3, 1)) / reference))
+    two_stage, bicubic = np.mean(rows, axis=0)
+    return {"two-stage": float(two_stage), "bicubic": float(bicubic)}
+
+
+def temporal(count: int) -> Scores:
+    """Twice the frames: every new frame's object lies between its neighbours."""
+    pipeline = ltx2rt.load("distilled", temporal_upscaler=embedded.TEMPORAL_UPSCALER)
+    between = []
+    for index, (_, caption) in enumerate(held_out(count, seed=14, motion="right")):
+        result = pipeline(caption, seed=index, height=SIZE, width=SIZE, num_frames=FRAMES, upscale_temporal=True)
+        x = probes.look(frames_of(result)).centres[:, 0]
+        between += list((x[1:-1:2] > x[:-2:2] - 0.01) & (x[1:-1:2] < x[2::2] + 0.01))
+    return {"in between": 100 * float(np.mean(between))}
+
+
+CHECKS: dict[str, Callable[[int], Scores]] = {
+    "distilled": distilled,
+    "one-stage, CFG 3": one_stage(3.0),
+    "one-stage, CFG 1": one_stage(1.0),
+    "image-to-video": image_to_video,
+    "keyframes": keyframes,
+    "retake": retake,
+    "audio-to-video": audio_to_video,
+    "ic-lora": control,
+    "sharpness": sharpness,
+    "temporal x2": temporal,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checks", nargs="*", metavar="CHECK", help=f"of {', '.join(CHECKS)}; default all")
+    parser.add_argument("--count", type=int, default=100, help="prompts of the text checks; others take a quarter")
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    table: dict[str, Scores] = {}
+    for name in arguments.checks or CHECKS:
+        count = arguments.count if name.startswith(("distilled", "one-stage")) else max(1, arguments.count // 4)
+        started = time.monotonic()
+        table[name] = CHECKS[name](count)
+        values = "  ".join(f"{key} {value:.1f}" for key, value in table[name].items())
+        print(f"{name:20} {count:4} clips {time.monotonic() - started:6.0f} s  {values}", flush=True)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(table, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
