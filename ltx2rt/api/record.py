@@ -9,6 +9,7 @@ import logging
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -99,12 +100,16 @@ class Record:
         }
 
 
+@cache
+def _versions() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in _PACKAGES}
+
+
 def environment() -> dict[str, str]:
     """Versions of what takes part in making the bits."""
-    versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
     return {
         "ltx2rt": ltx2rt.__version__,
-        **versions,
+        **_versions(),
         "machine": platform.machine(),
         "kernels": "reference" if use_reference() else "compiled",
     }

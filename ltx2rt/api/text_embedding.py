@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 
 from ltx2rt import embedded
 from ltx2rt.api.loading import DTYPES
+from ltx2rt.api.record import Record, sidecar_path, write_record
 from ltx2rt.api.resolve import DEFAULT_NEGATIVE_PROMPT
 from ltx2rt.errors import UsageError
 from ltx2rt.graph.diffusion.guidance import GuiderParams
@@ -42,7 +44,8 @@ def encode(
 
     Args:
         prompt: what to generate.
-        output: where to write them, ``.safetensors`` or ``.npz``; None: nowhere.
+        output: where to write them, ``.safetensors`` or ``.npz``, with what they were made from in FILE.json beside;
+            None: nowhere.
         negative_prompt: what to avoid; None: `DEFAULT_NEGATIVE_PROMPT`.
         checkpoint: the model whose connectors and projection are used; None: the embedded model.
         text_encoder: its Gemma folder.
@@ -88,6 +91,11 @@ def encode(
     )
     if output is not None:
         write_embedding(output, embedding)
+        settings: dict[str, Any] = {"prompt": prompt, "negative_prompt": negative, "dtype": dtype}
+        settings |= {} if enhancement is None else {"enhanced": asdict(enhancement), "has_image": has_image}
+        paths = (files.checkpoint.path, files.text_encoder.path)
+        given = {"checkpoint": str(paths[0].absolute()), "text_encoder": str(paths[1].absolute())}
+        write_record(sidecar_path(Path(output)), Record.of({"pipeline": "encode", **given}, settings, paths, []))
     return embedding
 
 

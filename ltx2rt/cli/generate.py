@@ -107,8 +107,9 @@ def _merge_other_sources(arguments: argparse.Namespace) -> Record | None:
     record = None
     if arguments.from_sidecar is not None:
         record, output = read_record(arguments.from_sidecar)
-        if record.files.get("pipeline") == "upscale":
-            raise UsageError(f"{arguments.from_sidecar} belongs to an upscaled clip; repeat it with ltx2rt upscale.")
+        verb = record.files.get("pipeline")
+        if verb in ("upscale", "encode"):
+            raise UsageError(f"{arguments.from_sidecar} was written by ltx2rt {verb}; repeat it with that command.")
         sections = {"files": record.files, "settings": record.settings, "output": output}
         _merge(arguments, words_of_record(sections, FLAGS, str(arguments.from_sidecar)))
         if arguments.output_path is None and arguments.from_sidecar.suffix == ".json":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from pathlib import Path
 
@@ -19,6 +20,13 @@ from ltx2rt.weights.checkpoint import Checkpoint
 from ltx2rt.weights.safetensors import write_safetensors
 
 FRAMES, SIDE = 9, 64
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _only_new_objects_are_collected() -> None:
+    """Every stage of a run ends with a garbage collection, which otherwise walks through all of pytest."""
+    gc.collect()
+    gc.freeze()
 
 
 def lora_file(path: Path, rank: int = 2, scale: float = 0.02, **metadata: str) -> Path:

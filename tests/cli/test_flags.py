@@ -47,6 +47,8 @@ TESTED_ELSEWHERE = {
     "--preview": "test_outputs.py",
     "--save-control": "test_outputs.py",
     "--embedding": "test_encode.py",
+    "--memory": "test_pipelines.py",
+    "--plan": "test_pipelines.py",
 }
 
 SMALL = ["--height", "64", "--width", "64", "--frames", "9"]
@@ -97,6 +99,7 @@ CASES: dict[str, tuple[str, dict[str, str]]] = {
         "--audio-stg-guidance-scale 0.6 --audio-rescale-scale 0.2 --audio-stg-blocks 0 --v2a-guidance-scale 2 "
         "--audio-skip-step 2 --max-batch-size 4 --ge-gamma 2 --apg-scale 3 --apg-eta 0.5 --apg-norm-threshold 9 "
         "--apg-momentum 0.1 --lora {w}/style-lora.safetensors --lora-strength 0.7 --fp32 --tiled-vae --skip-vae "
+        "--save-latents l.safetensors "
         "--enhance-prompt --enhance-temperature 0 --enhance-top-k 5 --enhance-top-p 0.5 --enhance-seed 6 "
         "--enhance-max-tokens 7",
         {
