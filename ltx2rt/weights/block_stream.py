@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import mlx.core as mx
@@ -15,95 +14,127 @@ import numpy as np
 
 from ltx2rt.errors import CheckpointError
 from ltx2rt.types import LinearWeight
-from ltx2rt.weights.positioned_file import PositionedFile
 from ltx2rt.weights.safetensors import SafetensorsFile
-from ltx2rt.weights.tensor_source import DTYPES, Array, TensorInfo, TensorSource, check_dimensions, to_mlx
+from ltx2rt.weights.tensor_source import DTYPES, Array, TensorInfo, TensorSource, bytes_of, check_dimensions, to_mlx
 
 Loaded = mx.array | LinearWeight
 Wanted = tuple[SafetensorsFile, str]
 
-# Reads begin at multiples of this in a slot; kernels prefer weights that start on a cache line.
-_ALIGNMENT = 64
+Kind = tuple[str, tuple[int, ...]]
 
 
-class _Read(NamedTuple):
-    """A range of a file and where in a slot it goes."""
+class _Place(NamedTuple):
+    """A tensor of a block: file and name, its entry, and which array of its kind in the slot holds it."""
 
-    file: PositionedFile
-    offset: int
-    start: int
-    nbytes: int
+    file: SafetensorsFile
+    name: str
+    info: TensorInfo
+    number: int
+
+    @property
+    def kind(self) -> Kind:
+        """What arrays must have in common to hold it."""
+        return self.info.dtype, self.info.shape
 
 
 @dataclass(frozen=True)
 class BlockLayout:
-    """Where the tensors of one block lie in a slot.
+    """The tensors of one block.
 
     Attributes:
-        reads: tensors that are neighbours in the file are one read.
-        places: position and entry of each tensor, by file and name.
-        nbytes: length of the slot that is needed.
+        reads: runs of tensors that are neighbours in their file: each is one read.
+        counts: how many arrays of each kind they need.
     """
 
-    reads: tuple[_Read, ...]
-    places: Mapping[tuple[Path, str], tuple[int, TensorInfo]]
-    nbytes: int
+    reads: tuple[tuple[_Place, ...], ...]
+    counts: Mapping[Kind, int]
 
     @classmethod
     def of(cls, wanted: Sequence[Wanted]) -> BlockLayout:
         """The layout of some tensors, each named once."""
         ordered = sorted(wanted, key=lambda item: (str(item[0].path), item[0].info(item[1]).offset))
-        reads: list[_Read] = []
-        places = {}
-        end = 0
+        reads: list[list[_Place]] = []
+        counts: dict[Kind, int] = {}
         for file, name in ordered:
             info = file.info(name)
-            follows = bool(reads) and reads[-1].file is file.file and reads[-1].offset + reads[-1].nbytes == info.offset
-            if follows and end % DTYPES[info.dtype].itemsize == 0:
-                reads[-1] = reads[-1]._replace(nbytes=reads[-1].nbytes + info.nbytes)
+            kind = info.dtype, info.shape
+            place = _Place(file, name, info, counts.get(kind, 0))
+            counts[kind] = place.number + 1
+            last = reads[-1][-1] if reads else None
+            if last is not None and last.file is file and last.info.offset + last.info.nbytes == info.offset:
+                reads[-1].append(place)
             else:
-                end = -(-end // _ALIGNMENT) * _ALIGNMENT
-                reads.append(_Read(file.file, info.offset, end, info.nbytes))
-            places[file.path, name] = end, info
-            end += info.nbytes
-        return cls(tuple(reads), places, end)
+                reads.append([place])
+        return cls(tuple(tuple(run) for run in reads), counts)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(place.info.nbytes for run in self.reads for place in run)
+
+
+class _Held(NamedTuple):
+    """Memory of one tensor: an MLX array, and the same items as the reader thread sees them."""
+
+    array: mx.array
+    items: Array
 
 
 class _Slot:
-    """Memory for one block: an MLX array, and the same bytes as the reader thread sees them."""
+    """Memory for one block. What the next block can use again is kept, the rest is replaced."""
 
-    def __init__(self, nbytes: int) -> None:
-        self.array = mx.zeros((max(1, nbytes),), dtype=mx.uint8)
-        mx.eval(self.array)
-        self.items: Array = np.array(self.array, copy=False)
+    def __init__(self) -> None:
+        self._held: dict[Kind, list[_Held]] = {}
+
+    def prepare(self, counts: Mapping[Kind, int]) -> None:
+        """Have as many arrays of each kind as are wanted, and no others."""
+        for kind in list(self._held):
+            del self._held[kind][counts.get(kind, 0) :]
+            if not self._held[kind]:
+                del self._held[kind]
+        for kind, count in counts.items():
+            held = self._held.setdefault(kind, [])
+            while len(held) < count:
+                held.append(_new(*kind))
+
+    def held(self, place: _Place) -> _Held:
+        return self._held[place.kind][place.number]
+
+
+def _new(dtype: str, shape: tuple[int, ...]) -> _Held:
+    kind = DTYPES[dtype].mlx
+    if kind is None or 0 in shape:  # for numpy alone
+        items: Array = np.empty(shape, DTYPES[dtype].numpy)
+        return _Held(mx.zeros(0), items)
+    array = mx.zeros(shape, dtype=kind)
+    mx.eval(array)
+    return _Held(array, np.array(array, copy=False))
 
 
 class SlotTensors(TensorSource):
-    """The tensors of one file in a filled slot. MLX arrays are windows of the slot, valid until it is filled again."""
+    """The tensors of one file in a filled slot. MLX arrays are the slot's own, valid until it is filled again."""
 
-    def __init__(self, path: Path, layout: BlockLayout, slot: _Slot) -> None:
-        self.path = path
-        self._layout = layout
+    def __init__(self, file: SafetensorsFile, layout: BlockLayout, slot: _Slot) -> None:
+        self.path = file.path
+        self._places = {place.name: place for run in layout.reads for place in run if place.file is file}
         self._slot = slot
 
     def info(self, name: str) -> TensorInfo:
-        return self._layout.places[self.path, name][1]
+        return self._places[name].info
 
     def raw(self, name: str) -> Array:
-        start, info = self._layout.places[self.path, name]
-        return self._slot.items[start : start + info.nbytes].view(DTYPES[info.dtype].numpy).reshape(info.shape)
+        return self._slot.held(self._places[name]).items
 
     def read_into(self, name: str, target: memoryview) -> None:
-        start, info = self._layout.places[self.path, name]
-        target[:] = self._slot.items[start : start + info.nbytes].data
+        target[:] = bytes_of(self.raw(name))
 
     def mlx(self, name: str) -> mx.array:
-        start, info = self._layout.places[self.path, name]
-        dtype = mx.bfloat16 if info.dtype == "BF16" else DTYPES[info.dtype].mlx
-        if dtype is None or info.size == 0:
-            return to_mlx(self.raw(name), info.dtype, f"{self.path}: tensor {name!r}")
-        check_dimensions(info.shape, f"{self.path}: tensor {name!r}")
-        return self._slot.array[start : start + info.nbytes].view(dtype).reshape(info.shape)
+        place = self._places[name]
+        where = f"{self.path}: tensor {name!r}"
+        check_dimensions(place.info.shape, where)
+        if DTYPES[place.info.dtype].mlx is None or place.info.size == 0:
+            return to_mlx(self.raw(name), place.info.dtype, where)
+        array = self._slot.held(place).array
+        return array.view(mx.bfloat16) if place.info.dtype == "BF16" else array
 
 
 Build = Callable[[int, Callable[[SafetensorsFile], TensorSource]], dict[str, Loaded]]
@@ -132,7 +163,7 @@ class BlockStream:
         self.waited_seconds = 0.0
         self._layouts = layouts
         self._build = build
-        self._free = [_Slot(self.slot_bytes) for _ in range(min(depth, len(layouts)))]
+        self._free = [_Slot() for _ in range(min(depth, len(layouts)))]
         self._depth = len(self._free)
         self._coming: list[tuple[int, _Slot, Future[None]]] = []
         self._current: tuple[_Slot, dict[str, Loaded]] | None = None
@@ -141,12 +172,12 @@ class BlockStream:
 
     @property
     def slot_bytes(self) -> int:
-        """Length of each slot."""
+        """Most bytes of a slot."""
         return max(layout.nbytes for layout in self._layouts)
 
     @property
     def nbytes(self) -> int:
-        """What the slots take."""
+        """Most bytes of all slots."""
         return self._depth * self.slot_bytes
 
     def __call__(self, index: int) -> dict[str, Loaded]:
@@ -166,7 +197,7 @@ class BlockStream:
         finally:
             self.waited_seconds += time.perf_counter() - start
         layout = self._layouts[index]
-        arrays = self._build(index, lambda file: SlotTensors(file.path, layout, slot))
+        arrays = self._build(index, lambda file: SlotTensors(file, layout, slot))
         self._current = slot, arrays
         return arrays
 
@@ -197,6 +228,7 @@ class BlockStream:
         while self._free and len(self._coming) < self._depth:
             following = (index + len(self._coming)) % len(self._layouts)
             slot = self._free.pop()
+            slot.prepare(self._layouts[following].counts)
             try:
                 arrival = self._reader.submit(self._read, self._layouts[following], slot)
             except RuntimeError as error:
@@ -206,12 +238,12 @@ class BlockStream:
 
     def _read(self, layout: BlockLayout, slot: _Slot) -> None:
         start = time.perf_counter()
-        for read in layout.reads:
-            read.file.announce(read.offset, read.nbytes)
-        target = slot.items.data
-        for read in layout.reads:
+        for run in layout.reads:
+            nbytes = sum(place.info.nbytes for place in run)
+            run[0].file.file.announce(run[0].info.offset, nbytes)
+        for run in layout.reads:
             if self._closing.is_set():
                 return
-            read.file.read_into(read.offset, target[read.start : read.start + read.nbytes])
-            self.bytes_read += read.nbytes
+            run[0].file.file.read_into(run[0].info.offset, *(bytes_of(slot.held(place).items) for place in run))
+            self.bytes_read += sum(place.info.nbytes for place in run)
         self.read_seconds += time.perf_counter() - start

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import weakref
+from collections.abc import Sequence
 from pathlib import Path
 
 from ltx2rt.errors import CheckpointError
 
 # Most bytes of one system call: large enough for the full speed of a disk, small enough to stop soon.
 _BYTES_PER_READ = 16 << 20
+# Most places that one system call fills; systems allow 1024.
+_TARGETS_PER_READ = 512
 
 
 class PositionedFile:
@@ -35,28 +38,44 @@ class PositionedFile:
             reason = error.strerror or str(error)
             raise CheckpointError(f"{path}: cannot open the weight file ({reason}); check the path.") from error
 
-    def read_into(self, offset: int, target: memoryview) -> None:
-        """Fill ``target`` (writable bytes) with what stands in the file from ``offset`` on.
+    def read_into(self, offset: int, *targets: memoryview) -> None:
+        """Fill ``targets`` (writable bytes), one after the other, with what stands in the file from ``offset`` on.
 
         Raises:
             CheckpointError: the file ends before, because it shrank since it was opened, or the disk fails.
         """
-        done = 0
-        while done < len(target):
-            piece = target[done : done + _BYTES_PER_READ]
+        waiting = [target for target in reversed(targets) if len(target)]
+        while waiting:
+            pieces = self._next(waiting)
             try:
-                count = os.preadv(self._descriptor, [piece], offset + done)
+                count = os.preadv(self._descriptor, pieces, offset)
             except OSError as error:
                 reason = error.strerror or str(error)
-                raise CheckpointError(
-                    f"{self.path}: reading {len(piece)} bytes at {offset + done} failed ({reason}); check the disk."
-                ) from error
+                raise CheckpointError(f"{self.path}: reading at {offset} failed ({reason}); check the disk.") from error
             if count == 0:
                 raise CheckpointError(
                     f"{self.path}: the file shrank from {self.length} to {os.fstat(self._descriptor).st_size} bytes "
                     "while it was in use; restore it and run again."
                 )
-            done += count
+            offset += count
+            while count:
+                taken = min(count, len(waiting[-1]))
+                rest = waiting.pop()[taken:]
+                if len(rest):
+                    waiting.append(rest)
+                count -= taken
+
+    @staticmethod
+    def _next(waiting: Sequence[memoryview]) -> list[memoryview]:
+        """What one system call reads: the last of ``waiting`` first, up to a limit."""
+        pieces: list[memoryview] = []
+        room = _BYTES_PER_READ
+        for target in reversed(waiting[-_TARGETS_PER_READ:]):
+            if room == 0:
+                break
+            pieces.append(target[:room])
+            room -= len(pieces[-1])
+        return pieces
 
     def read(self, offset: int, size: int) -> bytes:
         """``size`` bytes from ``offset`` on; see `read_into`."""
