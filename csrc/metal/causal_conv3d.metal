@@ -70,10 +70,13 @@ METAL_FUNC float4 prepared(float4 v, int64 voxel, int64 channel, int count, cons
   if (scale_type != kAbsent) v *= 1.0f + read_up_to_four_of(prologue.scale, scale_type, channel, count, aligned);
   if (shift_type != kAbsent) v += read_up_to_four_of(prologue.shift, shift_type, channel, count, aligned);
   if (activation == kConvSilu) {
+    LTX2RT_UNROLL
     for (int j = 0; j < 4; j++) v[j] = v[j] / (1.0f + fast::exp(-v[j]));
   } else if (activation == kConvLeakyRelu) {
+    LTX2RT_UNROLL
     for (int j = 0; j < 4; j++) v[j] = v[j] >= 0.0f ? v[j] : params.negative_slope * v[j];
   }
+  LTX2RT_UNROLL
   for (int j = 0; j < 4; j++) v[j] = j < count ? v[j] : 0.0f;
   return v;
 }
@@ -109,6 +112,7 @@ template <typename T, int kDown, int kAcross>
   const int region_voxels = params.region_size[0] * region_rows * region_columns;
   // Voxels of the region beyond these serve no output that exists.
   int needed[3], origin[3];
+  LTX2RT_UNROLL
   for (int a = 0; a < 3; a++) {
     const int outputs = min(params.tile_size[a], params.out_size[a] - first[a]);
     needed[a] = params.region_size[a] - (params.tile_size[a] - outputs) * params.region_per_output[a];
@@ -120,12 +124,14 @@ template <typename T, int kDown, int kAcross>
   const int tile_row = 32 * (simdgroup / kAcross), tile_column = 32 * (simdgroup % kAcross);
   simdgroup_float8x8 sums[4][4];
   int region_row[4];  // where each output of this lane begins in the region
+  LTX2RT_UNROLL
   for (int i = 0; i < 4; i++) {
     const int m = tile_row + 8 * i + at.row;
     const int frame = m >> params.tile_shift_frame;
     const int row = (m >> params.tile_shift_row) & (params.tile_size[1] - 1), column = m & (params.tile_size[2] - 1);
     region_row[i] = ((frame * params.region_per_output[0] * region_rows + row * params.region_per_output[1]) *
                          region_columns + column * params.region_per_output[2]) * kSlab;
+    LTX2RT_UNROLL
     for (int j = 0; j < 4; j++) sums[i][j] = fragment_of(0.0f, 0.0f);
   }
 
@@ -178,6 +184,7 @@ template <typename T, int kDown, int kAcross>
             w = read_up_to_four_of(weight, weight_type, from, channels - c, channels % 4 == 0);
           }
           threadgroup T* to = weights + (tap * kColumns + n) * kPitch + four * 4;
+          LTX2RT_UNROLL
           for (int j = 0; j < 4; j++) to[j] = static_cast<T>(w[j]);
         }
         threadgroup_barrier(mem_flags::mem_threadgroup);
@@ -191,13 +198,17 @@ template <typename T, int kDown, int kAcross>
                       number % params.kernel_size[2] * params.dilation[2]) * kSlab;
           }
           LeftFragments<T, kFragments> inputs[4];
+          LTX2RT_UNROLL
           for (int i = 0; i < 4; i++) inputs[i] = load_left<T, kFragments>(region + region_row[i] + offset, at);
+          LTX2RT_UNROLL
           for (int j = 0; j < 4; j++) {
             const threadgroup T* column =
                 weights + (tap * kColumns + tile_column + column_in_block(j, at.column)) * kPitch;
             const RightFragments<T, kFragments> w = load_right<T, kFragments>(column, column + kPitch, at);
+            LTX2RT_UNROLL
             for (int f = 0; f < kFragments; f++) {
               const simdgroup_float8x8 right = w.fragment(f);
+              LTX2RT_UNROLL
               for (int i = 0; i < 4; i++) {
                 simdgroup_multiply_accumulate(sums[i][j], inputs[i].fragment(f), right, sums[i][j]);
               }
@@ -209,6 +220,7 @@ template <typename T, int kDown, int kAcross>
   }
 
   const int channel = first_channel + tile_column + 4 * at.column;
+  LTX2RT_UNROLL
   for (int i = 0; i < 4; i++) {
     const int m = tile_row + 8 * i + at.row;
     const int frame = first[0] + (m >> params.tile_shift_frame);
@@ -217,6 +229,7 @@ template <typename T, int kDown, int kAcross>
     if (frame >= params.out_size[0] || row >= params.out_size[1] || column >= params.out_size[2]) continue;
     const int64 voxel =
         ((int64(batch) * params.out_size[0] + frame) * params.out_size[1] + row) * params.out_size[2] + column;
+    LTX2RT_UNROLL
     for (int half_ = 0; half_ < 2; half_++) {
       const int o = channel + 4 * half_, count = out_channels - o;
       if (count <= 0) continue;

@@ -6,6 +6,9 @@
 
 using namespace metal;
 
+// Small arrays live in registers only while every index into them is constant, so loops over them are unrolled.
+#define LTX2RT_UNROLL _Pragma("clang loop unroll(full)")
+
 namespace ltx2rt {
 
 using metal_shared::int32;
@@ -41,6 +44,7 @@ template <typename T>
 METAL_FUNC float4 read_up_to_four(const device T* array, int64 i, int count, bool aligned) {
   if (aligned && count >= 4) return widen<T>(((const device vec<T, 4>*)array)[i / 4]);
   float4 v = float4(0.0f);
+  LTX2RT_UNROLL
   for (int j = 0; j < 4; j++) {
     if (j < count) v[j] = float(array[i + j]);
   }
@@ -50,6 +54,7 @@ METAL_FUNC float4 read_up_to_four(const device T* array, int64 i, int count, boo
 METAL_FUNC float4 read_up_to_four_of(const device uchar* array, int type, int64 i, int count, bool aligned) {
   if (aligned && count >= 4) return read_four(array, type, i);
   float4 v = float4(0.0f);
+  LTX2RT_UNROLL
   for (int j = 0; j < 4; j++) {
     if (j < count) v[j] = read_element(array, type, i + j);
   }
@@ -62,6 +67,7 @@ METAL_FUNC void write_up_to_four(device T* array, int64 i, int count, bool align
     ((device vec<T, 4>*)array)[i / 4] = narrow<T>(v);
     return;
   }
+  LTX2RT_UNROLL
   for (int j = 0; j < 4; j++) {
     if (j < count) array[i + j] = static_cast<T>(v[j]);
   }

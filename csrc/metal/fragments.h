@@ -41,18 +41,22 @@ template <typename T, int Count>
 METAL_FUNC Values<T, Count> load_values(const threadgroup T* from) {
   Values<T, Count> values;
   if constexpr (Count % 8 == 0 && sizeof(T) == 2) {
+    LTX2RT_UNROLL
     for (int i = 0; i < Count / 8; i++) {
       const uint4 bits = ((const threadgroup uint4*)from)[i];
       const float4 low = widen<T>(as_type<vec<T, 4>>(bits.xy));
       const float4 high = widen<T>(as_type<vec<T, 4>>(bits.zw));
+      LTX2RT_UNROLL
       for (int j = 0; j < 4; j++) {
         values.v[i * 8 + j] = low[j];
         values.v[i * 8 + 4 + j] = high[j];
       }
     }
   } else if constexpr (Count % 4 == 0) {
+    LTX2RT_UNROLL
     for (int i = 0; i < Count / 4; i++) {
       const float4 four = widen<T>(((const threadgroup vec<T, 4>*)from)[i]);
+      LTX2RT_UNROLL
       for (int j = 0; j < 4; j++) values.v[i * 4 + j] = four[j];
     }
   } else if constexpr (Count == 2) {

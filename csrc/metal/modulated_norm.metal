@@ -43,6 +43,7 @@ template <typename T>
 
   float4 values[kFours];
   float sum = 0.0f;
+  LTX2RT_UNROLL
   for (int i = 0; i < kFours; i++) {
     const int at = (i * int(threads) + int(thread_index)) * 4;
     values[i] = read_up_to_four<T>(x, at, width - at, aligned);
@@ -50,20 +51,24 @@ template <typename T>
   }
   if (norm_kind == kLayer) {
     const float mean = sum_over_threadgroup(sum, partial_mean, lane, simdgroup, simdgroups) / float(width);
+    LTX2RT_UNROLL
     for (int i = 0; i < kFours; i++) {
       const int at = (i * int(threads) + int(thread_index)) * 4;
+      LTX2RT_UNROLL
       for (int j = 0; j < 4; j++) values[i][j] = at + j < width ? values[i][j] - mean : 0.0f;
     }
   }
   float factor = 1.0f;
   if (norm_kind != kNoNorm) {
     float square = 0.0f;
+    LTX2RT_UNROLL
     for (int i = 0; i < kFours; i++) square += dot(values[i], values[i]);
     const float mean = sum_over_threadgroup(square, partial_square, lane, simdgroup, simdgroups) / float(width);
     factor = precise::rsqrt(mean + params.eps);
   }
 
   const int64 modulation = has_index ? int64(index[row]) * width : 0;
+  LTX2RT_UNROLL
   for (int i = 0; i < kFours; i++) {
     const int at = (i * int(threads) + int(thread_index)) * 4;
     if (at >= width) continue;

@@ -46,6 +46,7 @@ METAL_FUNC void finish_four(float4 sums, int row, int column, int count, const t
                             const device T* residual, device T* out, constant LinearParams& params) {
   if (has_factor) sums *= epilogue.factor;
   if (bias_type != kAbsent) sums += read_up_to_four_of(epilogue.bias, bias_type, column, count, aligned_out);
+  LTX2RT_UNROLL
   for (int j = 0; j < 4; j++) sums[j] = activated(sums[j]);
   if (gate_type != kAbsent) {
     const int64 gate_row = has_gate_index ? epilogue.gate_index[row] : 0;
@@ -71,6 +72,7 @@ METAL_FUNC void stage_rows(threadgroup T* tile, const device T* matrix, int64 ro
     if (aligned && count >= 4) {
       values = ((const device vec<T, 4>*)matrix)[(row * row_stride + k0 + k) / 4];
     } else {
+      LTX2RT_UNROLL
       for (int j = 0; j < 4; j++) {
         if (j < count) values[j] = matrix[row * row_stride + k0 + k + j];
       }
@@ -105,7 +107,9 @@ template <typename T, typename W, int kDown, int kAcross>
   const LanePosition at = lane_position(lane);
   const short tile_row = 32 * (simdgroup / kAcross), tile_column = 32 * (simdgroup % kAcross);
   simdgroup_float8x8 sums[4][4];
+  LTX2RT_UNROLL
   for (short i = 0; i < 4; i++) {
+    LTX2RT_UNROLL
     for (short j = 0; j < 4; j++) sums[i][j] = fragment_of(0.0f, 0.0f);
   }
 
@@ -117,14 +121,18 @@ template <typename T, typename W, int kDown, int kAcross>
                                                    thread_index);
     threadgroup_barrier(mem_flags::mem_threadgroup);
     LeftFragments<T, 4> rows_of_x[4];
+    LTX2RT_UNROLL
     for (short i = 0; i < 4; i++) {
       rows_of_x[i] = load_left<T, 4>(left + (tile_row + 8 * i + at.row) * kLeftPitch, at);
     }
+    LTX2RT_UNROLL
     for (short j = 0; j < 4; j++) {
       const threadgroup W* column = right + (tile_column + column_in_block(j, at.column)) * kRightPitch;
       const RightFragments<W, 4> columns_of_w = load_right<W, 4>(column, column + kRightPitch, at);
+      LTX2RT_UNROLL
       for (short f = 0; f < 4; f++) {
         const simdgroup_float8x8 w = columns_of_w.fragment(f);
+        LTX2RT_UNROLL
         for (short i = 0; i < 4; i++) simdgroup_multiply_accumulate(sums[i][j], rows_of_x[i].fragment(f), w, sums[i][j]);
       }
     }
@@ -132,9 +140,11 @@ template <typename T, typename W, int kDown, int kAcross>
 
   const Epilogue epilogue = {bias, gate, gate_index, has_factor ? factor[0] : 1.0f};
   const int column = first_column + tile_column + 4 * at.column;
+  LTX2RT_UNROLL
   for (short i = 0; i < 4; i++) {
     const int row = first_row + tile_row + 8 * i + at.row;
     if (row >= params.rows) continue;
+    LTX2RT_UNROLL
     for (short half_ = 0; half_ < 2; half_++) {
       const float2 a = elements_of(sums[i][2 * half_]), b = elements_of(sums[i][2 * half_ + 1]);
       const int count = params.columns - column - 4 * half_;
@@ -156,32 +166,36 @@ constant constexpr float kE4m3Factor = 256.0f;
 struct Eight {
   float4 low, high;
 };
-METAL_FUNC Eight read_eight(const device uchar* weight, int64 i, int64 count) {
+METAL_FUNC Eight read_eight(const device uchar* weight, int64 i, int count) {
   Eight w;
   if (format == kInt8 || format == kE4m3) {
     uchar codes[8];
     if (aligned_w && count >= 8) {
       const uchar4 low = ((const device uchar4*)weight)[i / 4], high = ((const device uchar4*)weight)[i / 4 + 1];
+      LTX2RT_UNROLL
       for (int j = 0; j < 4; j++) {
         codes[j] = low[j];
         codes[4 + j] = high[j];
       }
     } else {
+      LTX2RT_UNROLL
       for (int j = 0; j < 8; j++) codes[j] = j < count ? weight[i + j] : uchar(0);
     }
+    LTX2RT_UNROLL
     for (int j = 0; j < 4; j++) {
       w.low[j] = format == kE4m3 ? e4m3_small(codes[j]) : float(codes[j]);
       w.high[j] = format == kE4m3 ? e4m3_small(codes[4 + j]) : float(codes[4 + j]);
     }
   } else if (format == kInt4) {
     const uint codes = ((const device uint*)weight)[i / 8];
+    LTX2RT_UNROLL
     for (int j = 0; j < 4; j++) {
       w.low[j] = float(codes >> 4 * j & 15);
       w.high[j] = float(codes >> 4 * (4 + j) & 15);
     }
   } else {
-    w.low = read_up_to_four_of(weight, format, i, int(min(count, int64(4))), aligned_w);
-    w.high = read_up_to_four_of(weight, format, i + 4, int(min(count - 4, int64(4))), aligned_w);
+    w.low = read_up_to_four_of(weight, format, i, count, aligned_w);
+    w.high = read_up_to_four_of(weight, format, i + 4, count - 4, aligned_w);
   }
   return w;
 }
@@ -209,19 +223,24 @@ template <typename T>
   for (int k = 8 * int(lane); k < depth; k += 8 * 32) {
     float4 low[kFewRowsMost], high[kFewRowsMost];
     float total[kFewRowsMost];
-    for (int r = 0; r < few_rows; r++) {
+    LTX2RT_UNROLL
+    for (int r = 0; r < kFewRowsMost; r++) {
+      if (r >= few_rows) break;
       const int64 at = min(r, rows - 1) * params.x_row_stride + k;
       low[r] = read_up_to_four<T>(x, at, depth - k, aligned_x);
       high[r] = read_up_to_four<T>(x, at + 4, depth - k - 4, aligned_x);
       total[r] = affine ? dot(low[r] + high[r], float4(1.0f)) : 0.0f;
     }
+    LTX2RT_UNROLL
     for (int c = 0; c < kFewRowsColumns; c++) {
       const int64 row_of_w = first_column + min(c, columns - 1);
       const Eight w = read_eight(weight, row_of_w * depth + k, depth - k);
-      const int64 group_of_w = affine ? (row_of_w * depth + k) / params.group_size : 0;
+      const int64 group_of_w = row_of_w * (depth >> params.group_shift) + (k >> params.group_shift);
       const float s = affine ? read_element(scale, group_type, group_of_w) : 1.0f;
       const float z = affine ? read_element(zero, group_type, group_of_w) : 0.0f;
-      for (int r = 0; r < few_rows; r++) {
+      LTX2RT_UNROLL
+      for (int r = 0; r < kFewRowsMost; r++) {
+        if (r >= few_rows) break;
         const float product = dot(low[r], w.low) + dot(high[r], w.high);
         sums[r][c] += affine ? s * product + z * total[r] : product;
       }
@@ -230,8 +249,11 @@ template <typename T>
 
   const Epilogue epilogue = {bias, gate, gate_index,
                              (has_factor ? factor[0] : 1.0f) * (format == kE4m3 ? kE4m3Factor : 1.0f)};
-  for (int r = 0; r < few_rows; r++) {
+  LTX2RT_UNROLL
+  for (int r = 0; r < kFewRowsMost; r++) {
+    if (r >= few_rows) break;
     float4 row_sums;
+    LTX2RT_UNROLL
     for (int c = 0; c < kFewRowsColumns; c++) row_sums[c] = simd_sum(sums[r][c]);
     if (int(lane) == r && r < rows) {
       finish_four<T>(row_sums, first_row + r, first_column, columns, epilogue, residual, out, params);
@@ -249,18 +271,19 @@ template <typename T>
   const int64 i = (int64(thread_at.y) * threads.x + thread_at.x) * kDequantisePerThread;
   if (i >= params.values) return;
   const int64 count = params.values - i;
-  Eight w = read_eight(weight, i, count);
+  const int low_count = count < 4 ? int(count) : 4, high_count = count < 8 ? int(count) - 4 : 4;
+  Eight w = read_eight(weight, i, low_count + high_count);
   if (format == kE4m3) {
     w.low *= kE4m3Factor;
     w.high *= kE4m3Factor;
   } else {
-    const float s = read_element(scale, group_type, i / params.group_size);
-    const float z = read_element(zero, group_type, i / params.group_size);
+    const float s = read_element(scale, group_type, i >> params.group_shift);
+    const float z = read_element(zero, group_type, i >> params.group_shift);
     w.low = w.low * s + z;
     w.high = w.high * s + z;
   }
-  write_up_to_four<T>(out, i, int(min(count, int64(4))), true, w.low);
-  write_up_to_four<T>(out, i + 4, int(min(count - 4, int64(4))), true, w.high);
+  write_up_to_four<T>(out, i, low_count, true, w.low);
+  write_up_to_four<T>(out, i + 4, high_count, true, w.high);
 }
 
 #define LTX2RT_TILE(name, T, W, down, across) \

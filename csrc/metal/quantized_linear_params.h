@@ -16,7 +16,7 @@ struct LinearParams {
   int32 rows;                 // M
   int32 columns;              // N
   int32 depth;                // K
-  int32 group_size;           // of affine weights
+  int32 group_shift;          // log2 of the group size of affine weights
   int32 first_row_block;      // of this dispatch: its threadgroups are a slice of all row blocks
   int32 unused;
 };
@@ -24,7 +24,7 @@ static_assert(sizeof(LinearParams) == 40, "the shader and its host must agree");
 
 struct DequantiseParams {
   int64 values;  // N * K
-  int32 group_size;
+  int32 group_shift;
   int32 unused;
 };
 static_assert(sizeof(DequantiseParams) == 16, "the shader and its host must agree");

@@ -77,6 +77,7 @@ template <typename T, int K>
 
   float4 first[kUnits], second[kUnits];  // of split pairs: both halves; interleaved: eight neighbours
   float sum = 0.0f;
+  LTX2RT_UNROLL
   for (int i = 0; i < kUnits; i++) {
     const int unit = i * int(threads.x) + int(thread_index);
     const int head = unit / kUnitsPerHead, place = unit % kUnitsPerHead;
@@ -105,6 +106,7 @@ template <typename T, int K>
   }
 
   if (rope_axes > 0) index += batch * params.rope.index_batch_stride + int64(token) * rope_axes;
+  LTX2RT_UNROLL
   for (int i = 0; i < kUnits; i++) {
     const int unit = i * int(threads.x) + int(thread_index);
     if (unit >= units) continue;
@@ -118,6 +120,7 @@ template <typename T, int K>
     }
     if (rope_axes > 0) {
       const int pair = 4 * place + (rope_shared ? 0 : head * (K / 2));
+      LTX2RT_UNROLL
       for (int j = 0; j < 4; j++) {
         const float2 turn = turn_of(pair + j, index, cosines, sines, params.rope);
         if (interleaved) {
@@ -157,9 +160,12 @@ METAL_FUNC Values<float, K / 4> load_query(const device T* q, int batch, int hea
   Values<float, K / 4> values;
   const device T* from = q + batch * params.q_strides[0] + row * params.q_strides[1] + head * K + 4 * at.column;
   float square = 0.0f;
+  LTX2RT_UNROLL
   for (int m = 0; m < kBlocks; m++) {
+    LTX2RT_UNROLL
     for (int half_ = 0; half_ < 2; half_++) {
       const float4 v = widen<T>(((const device vec<T, 4>*)(from + 32 * m + 4 * half_))[0]);
+      LTX2RT_UNROLL
       for (int j = 0; j < 4; j++) values.v[8 * m + 4 * half_ + j] = v[j];
       square += dot(v, v);
     }
@@ -169,10 +175,13 @@ METAL_FUNC Values<float, K / 4> load_query(const device T* q, int batch, int hea
   if (norm_kind == kNormWholeRow) scale *= operands.row_scale[int64(batch) * params.queries + row];
   if (norm_kind != kNotNormed) {
     const device float* weight = operands.norm + (norm_kind == kNormWholeRow ? head * K : 0) + 4 * at.column;
+    LTX2RT_UNROLL
     for (int m = 0; m < kBlocks; m++) {
+      LTX2RT_UNROLL
       for (int j = 0; j < 8; j++) values.v[8 * m + j] *= weight[32 * m + j];
     }
   }
+  LTX2RT_UNROLL
   for (int i = 0; i < K / 4; i++) values.v[i] *= scale;
   if (rope_axes == 0) return values;
 
@@ -181,7 +190,8 @@ METAL_FUNC Values<float, K / 4> load_query(const device T* q, int batch, int hea
   if (K == 32 && !interleaved) {
     // The halves of a head are in lanes that are four columns apart.
     const bool upper = at.column >= 4;
-    for (int i = 0; i < K / 4; i++) {
+    LTX2RT_UNROLL
+  for (int i = 0; i < K / 4; i++) {
       const int pair = first_pair + 4 * at.column + i - (upper ? 16 : 0);
       const float2 turn = turn_of(pair, index, operands.cosines, operands.sines, params.rope);
       const float partner = simd_shuffle_xor(values.v[i], ushort(8));
@@ -189,6 +199,7 @@ METAL_FUNC Values<float, K / 4> load_query(const device T* q, int batch, int hea
     }
     return values;
   }
+  LTX2RT_UNROLL
   for (int i = 0; i < K / 8; i++) {
     // Pair i of this lane: the halves of a head are K / 64 blocks apart, interleaved pairs are neighbours.
     const int a = interleaved ? 2 * i : i, b = interleaved ? a + 1 : i + K / 8;
@@ -245,11 +256,14 @@ template <typename T, int K, int kRowBlocks, int kSimdgroups, int kKeys>
   Values<float, K / 4> query[kRowBlocks];
   simdgroup_float8x8 sums[kRowBlocks][kBlocks][4];
   float largest[kRowBlocks], total[kRowBlocks];
+  LTX2RT_UNROLL
   for (int r = 0; r < kRowBlocks; r++) {
     query[r] = load_query<T, K>(q, batch, head, min(lane_row + 8 * r, params.queries - 1), at, operands, params);
     largest[r] = -INFINITY;
     total[r] = 0.0f;
+    LTX2RT_UNROLL
     for (int m = 0; m < kBlocks; m++) {
+      LTX2RT_UNROLL
       for (int i = 0; i < 4; i++) sums[r][m][i] = fragment_of(0.0f, 0.0f);
     }
   }
@@ -268,13 +282,18 @@ template <typename T, int K, int kRowBlocks, int kSimdgroups, int kKeys>
     threadgroup_barrier(mem_flags::mem_threadgroup);
 
     simdgroup_float8x8 scores[kRowBlocks][kKeyBlocks];
+    LTX2RT_UNROLL
     for (int j = 0; j < kKeyBlocks; j++) {
+      LTX2RT_UNROLL
       for (int r = 0; r < kRowBlocks; r++) scores[r][j] = fragment_of(0.0f, 0.0f);
       const threadgroup T* column = k_tile + (8 * j + at.column) * kPitch;
+      LTX2RT_UNROLL
       for (int m = 0; m < kBlocks; m++) {
         const RightFragments<T, 4> keys_of_block = load_right<T, 4>(column + 32 * m, column + kPitch + 32 * m, at);
+        LTX2RT_UNROLL
         for (int f = 0; f < 4; f++) {
           const simdgroup_float8x8 right = keys_of_block.fragment(f);
+          LTX2RT_UNROLL
           for (int r = 0; r < kRowBlocks; r++) {
             const simdgroup_float8x8 left = fragment_of(query[r].v[8 * m + f], query[r].v[8 * m + 4 + f]);
             simdgroup_multiply_accumulate(scores[r][j], left, right, scores[r][j]);
@@ -283,12 +302,15 @@ template <typename T, int K, int kRowBlocks, int kSimdgroups, int kKeys>
       }
     }
 
+    LTX2RT_UNROLL
     for (int r = 0; r < kRowBlocks; r++) {
       const int row = lane_row + 8 * r;
       float2 s[kKeyBlocks];
       float most = largest[r];
+      LTX2RT_UNROLL
       for (int j = 0; j < kKeyBlocks; j++) {
         s[j] = elements_of(scores[r][j]);
+        LTX2RT_UNROLL
         for (int e = 0; e < 2; e++) {
           const int key = first_key + 8 * j + at.column + e;
           if (key >= params.keys || (causal && key > row + reach)) {
@@ -307,12 +329,15 @@ template <typename T, int K, int kRowBlocks, int kSimdgroups, int kKeys>
       const float kept = fast::exp2((largest[r] - base) * M_LOG2E_F);
       largest[r] = most;
       total[r] *= kept;
+      LTX2RT_UNROLL
       for (int j = 0; j < kKeyBlocks; j++) {
         s[j] = float2(fast::exp2((s[j].x - base) * M_LOG2E_F), fast::exp2((s[j].y - base) * M_LOG2E_F));
         total[r] += s[j].x + s[j].y;
         scores[r][j] = fragment_of(s[j].x, s[j].y);
       }
+      LTX2RT_UNROLL
       for (int m = 0; m < kBlocks; m++) {
+        LTX2RT_UNROLL
         for (int i = 0; i < 4; i++) {
           const float2 sum = elements_of(sums[r][m][i]);
           sums[r][m][i] = fragment_of(sum.x * kept, sum.y * kept);
@@ -320,12 +345,16 @@ template <typename T, int K, int kRowBlocks, int kSimdgroups, int kKeys>
       }
     }
 
+    LTX2RT_UNROLL
     for (int j = 0; j < kKeyBlocks; j++) {
       const threadgroup T* row_of_v = v_tile + (8 * j + at.row) * kPitch + 4 * at.column;
+      LTX2RT_UNROLL
       for (int m = 0; m < kBlocks; m++) {
         const Values<T, 8> values = load_values<T, 8>(row_of_v + 32 * m);
+        LTX2RT_UNROLL
         for (int i = 0; i < 4; i++) {
           const simdgroup_float8x8 right = fragment_of(values.v[2 * i], values.v[2 * i + 1]);
+          LTX2RT_UNROLL
           for (int r = 0; r < kRowBlocks; r++) {
             simdgroup_multiply_accumulate(sums[r][m][i], scores[r][j], right, sums[r][m][i]);
           }
@@ -334,6 +363,7 @@ template <typename T, int K, int kRowBlocks, int kSimdgroups, int kKeys>
     }
   }
 
+  LTX2RT_UNROLL
   for (int r = 0; r < kRowBlocks; r++) {
     const int row = lane_row + 8 * r;
     const float sum = sum_of_row(total[r]);
@@ -345,7 +375,9 @@ template <typename T, int K, int kRowBlocks, int kSimdgroups, int kKeys>
       factor *= 2.0f / (1.0f + precise::exp(-logit));
     }
     device T* to = out + ((int64(batch) * params.queries + row) * params.heads + head) * K + 4 * at.column;
+    LTX2RT_UNROLL
     for (int m = 0; m < kBlocks; m++) {
+      LTX2RT_UNROLL
       for (int half_ = 0; half_ < 2; half_++) {
         const float2 a = elements_of(sums[r][m][2 * half_]), b = elements_of(sums[r][m][2 * half_ + 1]);
         ((device vec<T, 4>*)(to + 32 * m + 4 * half_))[0] = narrow<T>(float4(a.x, a.y, b.x, b.y) * factor);

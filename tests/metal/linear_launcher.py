@@ -15,7 +15,7 @@ from tools.metal_sim import In, Inline, Out, Result, from_bits, to_bits
 FORMATS = ELEMENT_TYPE | {"e4m3": 3, "int8": 4, "int4": 5}
 ACTIVATIONS = {"none": 0, "gelu_tanh": 1, "silu": 2}
 FACTOR = 0.0037
-GROUP_SIZE = 32
+GROUP_SIZE, GROUP_SHIFT = 32, 5
 
 
 @dataclass
@@ -113,7 +113,7 @@ class Case:
     def buffers(self, weight: np.ndarray, first_row_block: int = 0) -> dict[int, Any]:
         rows, columns, depth = self.sizes
         parameters = struct.pack(
-            "<2q6i", self.x_row_stride or depth, columns, rows, columns, depth, GROUP_SIZE, first_row_block, 0
+            "<2q6i", self.x_row_stride or depth, columns, rows, columns, depth, GROUP_SHIFT, first_row_block, 0
         )
 
         def given(operand: Operand | None) -> In | None:
@@ -164,7 +164,7 @@ def dequantise(weight: Weight, dtype: str, **options: Any) -> Result:
             1: In(weight.scale) if affine and weight.scale is not None else None,
             2: In(weight.zero) if affine and weight.zero is not None else None,
             3: Out((columns, depth), dtype),
-            4: Inline(struct.pack("<q2i", values, GROUP_SIZE, 0)),
+            4: Inline(struct.pack("<q2i", values, GROUP_SHIFT, 0)),
         },
         (width, -(-threads // width), 1),
         (32, 1, 1),

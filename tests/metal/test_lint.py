@@ -49,6 +49,12 @@ REFUSED = {
     "standard library": ("namespace std {} ", "word", "std"),
     "unknown attribute": ("[[nodiscard]] int f() { return 1; }", "attribute", "nodiscard"),
     "structured binding": ("void f() { int a[2] = {1, 2}; auto [b, c] = a; }", "binding", "not Metal 3"),
+    "positions of different size": (
+        "kernel void f(device int* y [[buffer(0)]], uint2 a [[thread_position_in_grid]], "
+        "uint b [[threadgroup_position_in_grid]], uint c [[thread_index_in_simdgroup]]) { y[0] = a.x + b + c; }",
+        "positions",
+        "same number of components",
+    ),
     "letters": ("// \u00b5s", "ascii", "must be ASCII"),
 }
 
@@ -84,3 +90,11 @@ template <typename T> [[kernel]] void k(device T* y [[buffer(0)]], constant Pair
 template [[host_name("k_bfloat")]] [[kernel]] decltype(k<bfloat>) k<bfloat>;
 """
     assert problems(tmp_path, HEAD + text) == []
+
+
+SHADERS = sorted((Path(__file__).parents[2] / "csrc/metal").glob("*.metal"))
+
+
+@pytest.mark.parametrize("shader", SHADERS, ids=lambda path: path.stem)
+def test_our_shaders_pass(shader: Path) -> None:
+    assert lint(shader, [SHADERS[0].parents[2]]) == []

@@ -18,9 +18,18 @@ from tools.metal_sim.build import (
     run_compiler,
     target,
 )
-from tools.metal_sim.tokens import Token, matching, tokenize
+from tools.metal_sim.tokens import Token, matching, split_at_commas, tokenize
 from tools.metal_sim.translate import BUILTINS, Translation, TranslationError, launch_code, translate
 
+# Attributes whose parameters must all have the same number of components in a kernel.
+POSITIONS = {
+    "thread_position_in_grid",
+    "thread_position_in_threadgroup",
+    "threadgroup_position_in_grid",
+    "threads_per_grid",
+    "threads_per_threadgroup",
+    "threadgroups_per_grid",
+}
 # Words that the Metal language does not have, and what to say of them.
 FORBIDDEN = {
     "double": "Metal has no double",
@@ -100,6 +109,25 @@ def _token_problems(tokens: Sequence[Token]) -> Iterator[Problem]:
                     yield Problem(name.file, name.line, "attribute", f"[[{name.text}]] is not known to be Metal's")
         if token.text in ("static", "extern") and _is_mutable_global(tokens, i):
             yield Problem(token.file, token.line, "global", "program-scope variables must be constant")
+
+
+def _position_problems(tokens: Sequence[Token]) -> Iterator[Problem]:
+    """Kernels whose position parameters are not all scalars, all pairs or all triples."""
+    i = 0
+    while i < len(tokens):
+        if tokens[i].text != "(":
+            i += 1
+            continue
+        close = matching(tokens, i)
+        components = set()
+        for part in split_at_commas(tokens[i + 1 : close]):
+            words = [t.text for t in part]
+            if len(words) > 4 and POSITIONS & set(words):
+                components.add(words[0][-1] if words[0][-1] in "23" else "1")
+        if len(components) > 1 and _own(tokens[i].file):
+            message = "grid positions and sizes of one kernel must have the same number of components"
+            yield Problem(tokens[i].file, tokens[i].line, "positions", message)
+        i = close + 1 if components else i + 1
 
 
 def _is_mutable_global(tokens: Sequence[Token], i: int) -> bool:
@@ -193,7 +221,9 @@ def lint(source: Path, include: Sequence[Path] = (), defines: Mapping[str, str] 
     }
     try:
         expanded = preprocess(source, include, defines or {}).text
-        problems.update(_token_problems(tokenize(expanded, str(source))))
+        tokens = tokenize(expanded, str(source))
+        problems.update(_token_problems(tokens))
+        problems.update(_position_problems(tokens))
         # With function constants compiled in, as Metal has them when it compiles a pipeline.
         translation = translate(expanded, {})
     except (CompileError, TranslationError) as error:
