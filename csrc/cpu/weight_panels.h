@@ -469,25 +469,28 @@ inline void expand(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t count,
 // low half and those of k + 1 in their high half, zero for k + 1 == count. For formats whose values bfloat16 holds.
 template <typename Sink>
 inline void expand_pairs(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t count, const Sink& sink) {
-  int64_t done = 0;
-  if (w.format == WeightFormat::bf16 && k0 % 2 == 0) {  // the pairs lie in the rows as they are
-    WeightMatrix words = w;
-    words.format = WeightFormat::f32;
-    done = 2 * expand_fast(words, n0, k0 / 2, count / 2, [&sink](int64_t row, const Vec* vecs) {
-      VecI pairs[kPanelVecs];
-      for (int v = 0; v < kPanelVecs; ++v) pairs[v] = bits_of(vecs[v]);
-      sink(row, pairs);
-    });
-  }
   VecI pairs[kPanelVecs] = {};
-  expand(w, n0, k0 + done, count - done, [&](int64_t k, const Vec* vecs) __attribute__((always_inline)) {
+  const auto pair_up = [&](int64_t k, const Vec* vecs) __attribute__((always_inline)) {
     if (k % 2 == 0) {
       for (int v = 0; v < kPanelVecs; ++v) pairs[v] = (VecI)((VecU)vecs[v] >> 16);
     } else {
       for (int v = 0; v < kPanelVecs; ++v) pairs[v] |= bits_of(vecs[v]) & (int32_t)0xffff0000;
-      sink((done + k) / 2, pairs);
+      sink(k / 2, pairs);
     }
-  });
+  };
+  int64_t done = 0;
+#if defined(__AVX2__)
+  if (w.format == WeightFormat::e4m3) {
+    done = expand_e4m3(w, n0, k0, count, pair_up);
+  } else if (k0 % 2 == 0) {  // the pairs lie in the rows as they are
+    done = 2 * expand_f32(w, n0, k0 / 2, count / 2, [&sink](int64_t row, const Vec* vecs) {
+      VecI words[kPanelVecs];
+      for (int v = 0; v < kPanelVecs; ++v) words[v] = bits_of(vecs[v]);
+      sink(row, words);
+    });
+  }
+#endif
+  expand_slowly(w, n0, k0, done, count, pair_up);
   if (count % 2 != 0) sink(count / 2, pairs);
 }
 
