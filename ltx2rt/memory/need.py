@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 
@@ -38,6 +38,11 @@ class Need:
     choice: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     advice: str = ""
+
+    def while_loading(self, excess: int) -> Need:
+        """The need of a stage whose peak may lie where its weights are loaded, ``excess`` bytes above them."""
+        running = self.activations + self.working + self.host
+        return self if excess <= running else replace(self, working=self.working + excess - running)
 
     @property
     def parts(self) -> dict[str, int]:

@@ -58,13 +58,15 @@ class LoadedBytes(NamedTuple):
     """What some tensors take.
 
     ``stored`` in the file; ``arrays`` once loaded; ``changed``: the part of ``arrays`` that LoRAs change, which a
-    streamed block holds beside its slot; ``fusing``: temporary arrays while one of them is changed.
+    streamed block holds beside its slot; ``fusing``: temporary arrays while one of them is changed; ``loading``: by
+    how much the peak while all are loaded, in order, is above ``arrays``.
     """
 
     stored: int
     arrays: int
     changed: int
     fusing: int
+    loading: int
 
 
 class Checkpoint:
@@ -293,22 +295,26 @@ class Checkpoint:
     ) -> LoadedBytes:
         """What `load` and `stream` with the same arguments would take; nothing is read, tensors may be missing."""
         places = self._components.get(component, {})
-        stored = arrays = changed = fusing = 0
+        stored = arrays = changed = fusing = peak = 0
         for spec in specs:
             if spec.name not in places:
                 continue
             info = places[spec.name].info
             own = info.nbytes + sum(places[name].info.nbytes for name in self._companions(component, spec.name))
             stored += own
+            # What is rearranged is read in the order of the file first.
+            temporary = info.nbytes if spec.layout.startswith("conv") else 0
             size = prod(spec.shape)
             if spec.layout == "linear" and is_changed(component, spec.name, loras):
+                temporary = own + fusing_bytes(*spec.shape)
                 fusing = max(fusing, fusing_bytes(*spec.shape))
                 own = own if fuse_dtype is None else size * fuse_dtype.size
                 changed += own
             elif spec.layout != "linear" and info.dtype in FLOAT8:
                 own = 2 * size
             arrays += own
-        return LoadedBytes(stored, arrays, changed, fusing)
+            peak = max(peak, arrays + temporary)
+        return LoadedBytes(stored, arrays, changed, fusing, max(0, peak - arrays))
 
     def problems(self, component: str, specs: Iterable[ParamSpec]) -> tuple[list[str], list[str]]:
         """(missing names, descriptions of wrong shapes) of a component against ``specs``."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from ltx2rt.errors import CheckpointError
 from ltx2rt.types import LinearWeight, ParamSpec
-from ltx2rt.weights.tensor_source import TensorInfo, TensorSource, to_mlx, widen
+from ltx2rt.weights.tensor_source import DTYPES, TensorInfo, TensorSource, check_dimensions, to_mlx, widen
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -60,10 +60,20 @@ def load_array(stored: Stored, spec: ParamSpec) -> mx.array:
         scale = _scale(stored)
         raw = values if scale is None else values * np.float32(scale)
         dtype = "F32"
-    if axes is not None:
-        raw = np.ascontiguousarray(raw.transpose(axes))
-    array = to_mlx(raw, dtype, stored.where)
+    array = to_mlx(raw, dtype, stored.where) if axes is None else _rearranged(raw.transpose(axes), dtype, stored.where)
     return array.astype(mx.bfloat16) if stored.info.dtype in FLOAT8 else array
+
+
+def _rearranged(raw: Array, dtype: str, where: str) -> mx.array:
+    """`to_mlx` of items that do not lie in order, without an ordered copy between."""
+    kind = DTYPES[dtype].mlx
+    if kind is None or raw.size == 0:
+        return to_mlx(np.ascontiguousarray(raw), dtype, where)
+    check_dimensions(raw.shape, where)
+    array = mx.zeros(raw.shape, dtype=kind)
+    mx.eval(array)
+    np.copyto(np.array(array, copy=False), raw)
+    return array.view(mx.bfloat16) if dtype == "BF16" else array
 
 
 def load_linear(stored: Stored, spec: ParamSpec) -> LinearWeight:

@@ -128,8 +128,8 @@ def _generator_flops(config: vocoder.GeneratorConfig, frames: int) -> float:
 def upscaler_footprint(config: upscaler.LatentUpscalerConfig, latent: tuple[int, int, int], itemsize: int) -> Footprint:
     """Of `LatentUpscaler` for latent cells (f, h, w)."""
     unit = prod(config.upscaled(latent)) * config.mid_channels
-    # The block's input and a convolution's result; the norm and the activation after it are float32.
-    activations = unit * (2 * itemsize + 3 * _FLOAT32)
+    # The block's input, a convolution's result and what is made of it.
+    activations = unit * (3 * itemsize + 1)
     return Footprint(activations, largest_convolution(upscaler.param_specs(config)))
 
 

@@ -180,6 +180,7 @@ class FeatureExtractor:
             weight = self._weight_rows(f"{name}.weight", first, min(first + step, width))
             for slabs, parts in zip(prompts, sums, strict=True):
                 parts.append(self._accumulated(slabs, weight))
+            del weight  # before the next rows come
         return [self._finish(name, mx.concatenate(parts, axis=-1)) for parts in sums]
 
     def _accumulated(self, slabs: Sequence[mx.array], weight: mx.array) -> mx.array:

@@ -42,7 +42,9 @@ def projection_footprint(config: FeatureExtractorConfig, tokens: int, rows: int)
     """Of multiplying prompts of together ``tokens`` tokens with ``rows`` rows of a weight, which is not counted."""
     depth = config.encoder_width * STATES_PER_SLAB
     sums = 3 * tokens * max(width for _, width in config.projections) * _FLOAT32
-    return Footprint(rows * depth * 2 + sums, linear_bytes(tokens, depth))
+    # The columns of some states are copied out, unless there are no others.
+    columns = rows * depth * 2 if config.encoder_states > STATES_PER_SLAB else 0
+    return Footprint(columns + sums, linear_bytes(tokens, depth))
 
 
 def connector_footprint(config: ConnectorConfig, itemsize: int) -> Footprint:

@@ -65,7 +65,7 @@ def video_decoder_options(
 
     ``auto``: piece by piece, in tiles where that does not fit. None: never in tiles, and in one piece if that fits.
     """
-    weights = checkpoint.loaded_bytes("video_vae", decoder_specs(config) + statistics_specs()).arrays
+    loaded = checkpoint.loaded_bytes("video_vae", decoder_specs(config) + statistics_specs())
     working = largest_convolution(decoder_specs(config))
     height, width = (cells * config.spatial_factor for cells in latent[1:])
     pixels, frames = height * width, config.pixel_frames(latent[0])
@@ -78,7 +78,7 @@ def video_decoder_options(
         converted = min(push or 1, frames) * pixels * 3 * _FLOAT32  # while a chunk becomes bytes
         return Need(
             "video decoder",
-            weights=weights,
+            weights=loaded.arrays,
             activations=peak.arrays,
             working=working,
             host=peak.total - peak.arrays + converted + encoder,
@@ -87,7 +87,7 @@ def video_decoder_options(
             choice={"frames": "in one piece" if push is None else f"{push} at a time", "tiles": _tiles(cut)},
             settings={"tiling": cut, "push": push},
             advice=_ADVICE,
-        )
+        ).while_loading(loaded.loading)
 
     if isinstance(tiling, Tiling):
         if streams and tiling.frames is None:
@@ -127,7 +127,7 @@ def video_encoder_options(
     checkpoint: Checkpoint, config: VideoVaeConfig, name: str, clips: Sequence[Grid], dtype: mx.Dtype
 ) -> Iterator[Need]:
     """A stage that encodes clips of (F, H, W) pixels, single images in one piece."""
-    weights = checkpoint.loaded_bytes("video_vae", encoder_specs(config) + statistics_specs()).arrays
+    loaded = checkpoint.loaded_bytes("video_vae", encoder_specs(config) + statistics_specs())
     working = largest_convolution(encoder_specs(config))
     streams = can_stream(encoder_layers(config.require_encoder()))
     flops = sum(video_encode_flops(config, clip) for clip in clips)
@@ -142,7 +142,7 @@ def video_encoder_options(
             host = max(host, frames * prod(clip[1:]) * 3 * _FLOAT32)
         yield Need(
             name,
-            weights=weights,
+            weights=loaded.arrays,
             activations=activations,
             working=working,
             host=host,
@@ -150,7 +150,7 @@ def video_encoder_options(
             choice={"frames": f"{push} at a time"} if any(clip[0] > 1 for clip in clips) else {},
             settings={"push": push if streams else None},
             advice=_ADVICE,
-        )
+        ).while_loading(loaded.loading)
 
 
 def upscaler_options(
@@ -158,14 +158,15 @@ def upscaler_options(
 ) -> Iterator[Need]:
     """A stage that enlarges a latent."""
     footprint = upscaler_footprint(config, latent, dtype.size)
+    loaded = upscaler_file.loaded_bytes("upscaler", upscaler.param_specs(config))
     yield Need(
         name,
-        weights=upscaler_file.loaded_bytes("upscaler", upscaler.param_specs(config)).arrays,
+        weights=loaded.arrays,
         activations=footprint.activations,
         working=footprint.working,
         flops=upscaler_flops(config, latent),
         advice="lower --height, --width or --num-frames",
-    )
+    ).while_loading(loaded.loading)
 
 
 def audio_decoder_options(
@@ -175,18 +176,18 @@ def audio_decoder_options(
     mel_frames = config.downsampling * (tokens - 1) + 1
     vae, generator = audio_decode_footprint(config, tokens), vocoder_footprint(sound, mel_frames)
     loaded = (
-        checkpoint.loaded_bytes("audio_vae", audio_vae.decoder_specs(config)).arrays,
-        checkpoint.loaded_bytes("vocoder", vocoder.param_specs(sound)).arrays,
+        checkpoint.loaded_bytes("audio_vae", audio_vae.decoder_specs(config)),
+        checkpoint.loaded_bytes("vocoder", vocoder.param_specs(sound)),
     )
     peak = max(vae, generator, key=lambda footprint: footprint.total)
     yield Need(
         "audio decoder",
-        weights=sum(loaded),
+        weights=sum(part.arrays for part in loaded),
         activations=peak.activations,
         working=peak.working,
         flops=audio_decode_flops(config, tokens) + vocoder_flops(sound, mel_frames),
         advice="lower --num-frames",
-    )
+    ).while_loading(loaded[1].loading)
 
 
 def sound_encoder_options(
@@ -194,12 +195,13 @@ def sound_encoder_options(
 ) -> Iterator[Need]:
     """Stage "sound encoder"; ``samples`` of each channel of the waveform."""
     footprint = sound_encode_footprint(config, mel_frames)
+    loaded = checkpoint.loaded_bytes("audio_vae", audio_vae.encoder_specs(config))
     yield Need(
         "sound encoder",
-        weights=checkpoint.loaded_bytes("audio_vae", audio_vae.encoder_specs(config)).arrays,
+        weights=loaded.arrays,
         activations=footprint.activations,
         working=footprint.working,
         host=8 * samples * 2 * _FLOAT32,
         flops=sound_encode_flops(config, mel_frames),
         advice="give a shorter sound",
-    )
+    ).while_loading(loaded.loading)

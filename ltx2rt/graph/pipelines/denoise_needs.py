@@ -110,7 +110,7 @@ def denoise_options(checkpoint: Checkpoint, config: TransformerConfig, task: Den
             slots=0,
             streamed=0,
             # Weights are changed before anything is computed.
-            fusing=0 if fusing == 0 else max(0, fusing - _computing(config, task, own_batch, limit)),
+            fusing=max(0, fusing - _computing(config, task, own_batch, limit)),
             depth=0,
         )
     slot = max(block.stored for block in blocks)

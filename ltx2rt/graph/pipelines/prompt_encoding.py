@@ -83,6 +83,8 @@ def extract_features(text_encoder: TextEncoder, extractor: FeatureExtractor, ids
 
 def connect(features: TextFeatures, video_connector: Connector, audio_connector: Connector) -> PromptContext:
     """Contexts of one prompt, evaluated."""
-    context = PromptContext(video_connector(features.video), audio_connector(features.audio))
-    mx.eval(*context)
-    return context
+    video = video_connector(features.video)
+    mx.eval(video)  # before the other one begins, whose activations would come on top
+    audio = audio_connector(features.audio)
+    mx.eval(audio)
+    return PromptContext(video, audio)

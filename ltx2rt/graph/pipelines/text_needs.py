@@ -85,8 +85,7 @@ def projection_options(
         footprint = projection_footprint(config, max(tokens), rows)
         yield Need(
             "text projection",
-            # The rows in use and those being read.
-            slots=2 * loaded.arrays * rows // sum(widths),
+            slots=loaded.arrays * rows // sum(widths),
             streamed=loaded.stored,
             caches=sum(kept_bytes(config, n) for n in tokens),
             activations=footprint.activations,
