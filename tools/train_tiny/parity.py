@@ -81,7 +81,7 @@ def compare_vaes(checkpoint: Checkpoint, tensors: dict[str, Tensor]) -> dict[str
     params = load(checkpoint, "video_vae", video_vae.param_specs(video_config))
     frames = torch.rand(1, 3, 17, 64, 96) * 2 - 1
     latent = vae.encode(frames)
-    encoded = VideoEncoder(video_config, params, mx.float32)(np.array(frames.permute(0, 2, 3, 4, 1).contiguous()))
+    encoded = VideoEncoder(video_config, params, mx.float32)(frames.permute(0, 2, 3, 4, 1).contiguous().numpy())
     expected = latent.permute(0, 2, 3, 4, 1).contiguous()
     errors = {"video encoder": error(encoded[..., :used], expected), "unused": float(mx.abs(encoded[..., used:]).max())}
     decoded = VideoDecoder(video_config, params, mx.float32)(padded(expected))

@@ -23,15 +23,16 @@ class Recorder:
 
     def __init__(self, folder: Path, stage: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._log = (folder / f"{stage}.jsonl").open("w")
+        self._log = folder / f"{stage}.jsonl"
+        self._log.write_text("")
         self._checkpoint = folder / f"{stage}.pt"
         self._started = time.monotonic()
 
     def report(self, **values: Any) -> None:
         row = {key: round(v, 5) if isinstance(v, float) else v for key, v in values.items()}
         row["minutes"] = round((time.monotonic() - self._started) / 60, 2)
-        self._log.write(json.dumps(row) + "\n")
-        self._log.flush()
+        with self._log.open("a") as log:
+            log.write(json.dumps(row) + "\n")
         print(row, file=sys.stderr, flush=True)
 
     def save(self, module: nn.Module) -> None:

@@ -309,17 +309,17 @@ def train(
             )
             save(judge)
     judge.load_state_dict(average.state)
-    measure_statistics(judge, rng)
+    measure_statistics(judge, rng, min(64, steps))
     report(step=steps, psnr_128=quality(judge, 128, noise=0.05), psnr_256=quality(judge, 256))
     save(judge)
     return judge
 
 
 @torch.no_grad()
-def measure_statistics(vae: VideoVae, rng: random.Random) -> None:
-    """Mean and deviation of the latent channels over clips of the world."""
+def measure_statistics(vae: VideoVae, rng: random.Random, clips: int) -> None:
+    """Mean and deviation of the latent channels over ``clips`` of the world, and some at twice the size."""
     rows = []
-    for size, count in ((128, 64), (256, 12)):
+    for size, count in ((128, clips), (256, max(1, clips // 5))):
         for _ in range(count):
             frames, _ = world.render([world.sample_clip(rng)], 25, size)
             rows.append(vae.encoder(frames).transpose(0, 1).flatten(1))

@@ -105,7 +105,7 @@ def sample_clip(rng: random.Random, *, held_out: bool | None = False, two: float
         if held_out is None or is_held_out(**choice) == held_out:
             break
     if rng.random() < two and not fixed:
-        return _two_things(rng, choice)
+        return _two_things(rng, choice, held_out)
     size_name = fixed.get("size") or rng.choices(SIZE_NAMES, (1, 4, 1))[0]
     speed_name = fixed.get("speed") or rng.choices(SPEED_NAMES, (1, 4, 1))[0]
     distance = DISTANCE[speed_name] * rng.uniform(0.94, 1.06)
@@ -123,16 +123,19 @@ def sample_clip(rng: random.Random, *, held_out: bool | None = False, two: float
     return Clip(choice["background"], (thing,), seed=rng.getrandbits(30))
 
 
-def _two_things(rng: random.Random, choice: dict[str, str]) -> Clip:
-    """One object in the upper and one in the lower half, both still or moving sideways."""
+def _two_things(rng: random.Random, choice: dict[str, str], held_out: bool | None) -> Clip:
+    """One object in the upper and one in the lower half, both still or moving sideways, each of an allowed kind."""
     things = []
     colors = [choice["color"]]
     colors.append(rng.choice([c for c in COLOR_NAMES if c not in (choice["background"], choice["color"])]))
     for color, lane in zip(colors, (0.28, 0.72), strict=True):
-        motion = rng.choice(("left", "right", "still"))
+        while True:
+            shape, motion = rng.choice(SHAPE_NAMES), rng.choice(("left", "right", "still"))
+            if held_out is None or is_held_out(color, shape, motion, choice["background"]) == held_out:
+                break
         distance = DISTANCE["normal"] * rng.uniform(0.94, 1.06)
         start, end = path(motion, distance, lane + rng.uniform(-0.03, 0.03), rng.uniform(-0.04, 0.04))
-        things.append(Thing(color, rng.choice(SHAPE_NAMES), motion, start, end, rng.uniform(0.7, 0.8)))
+        things.append(Thing(color, shape, motion, start, end, rng.uniform(0.7, 0.8)))
     return Clip(choice["background"], tuple(things), seed=rng.getrandbits(30))
 
 
