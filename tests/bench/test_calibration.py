@@ -1,0 +1,36 @@
+"""Calibration of the machine: plausible values, and what it refuses."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+import pytest
+
+from ltx2rt import _ext
+from ltx2rt.bench.machine import Machine
+
+
+def test_calibrated_values_are_plausible() -> None:
+    machine = Machine()
+    assert 1e8 < machine.best.float32 < 1e14
+    assert machine.best.bfloat16 > 0.3 * machine.best.float32
+    assert 1e7 < machine.best.read < 1e13
+    values = machine.as_dict()
+    assert values["threads"] == _ext.num_threads()
+    assert values["isa"] == _ext.isa()
+    assert values["mlx"] == mx.__version__
+
+
+def test_more_work_than_a_reading_loop_can_do_is_not_reported() -> None:
+    """A loop that a compiler had removed would report many operations per cycle and lane."""
+    highest = 6e9 * 2 * 2 * 16 * 2  # cycles, operations of a multiply-add, pipes, lanes of AVX-512, pairs of bfloat16
+    assert _ext.calibrate_arithmetic("bfloat16", 0.002) < 2 * highest * _ext.num_threads()
+    assert _ext.calibrate_arithmetic("float32", 0.002) < highest * _ext.num_threads()
+
+
+def test_rejected_arguments() -> None:
+    with pytest.raises(ValueError, match='dtype must be "float32" or "bfloat16" but is "float16"'):
+        _ext.calibrate_arithmetic("float16", 0.001)
+    with pytest.raises(ValueError, match="at least 4096 bytes"):
+        _ext.calibrate_read(mx.zeros((16,)))
+    with pytest.raises(ValueError, match="must be contiguous"):
+        _ext.calibrate_read(mx.zeros((64, 64)).T)

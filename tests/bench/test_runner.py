@@ -1,0 +1,124 @@
+"""The runner: shares of slow rivals, ratios, rounds, and what a row says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+
+from ltx2rt.bench import runner
+from ltx2rt.bench.case import MLX, OURS, REFERENCE, TORCH, Call, Prepared, Way, Work
+from ltx2rt.bench.machine import Ceilings, Machine
+from ltx2rt.bench.runner import Row, run_case
+
+
+@dataclass
+class Scripted:
+    """A case whose calls return what they are told and count themselves."""
+
+    ways: dict[str, Way]
+    name: str = "scripted/f32/1"
+    work: Work = field(default_factory=lambda: Work(1e9, 1e6, "float32"))
+
+    def reduced(self) -> Scripted:
+        return self
+
+    def prepare(self, wanted: Sequence[str]) -> Prepared:
+        return Prepared(self.work, {n: w for n, w in self.ways.items() if n == OURS or n in wanted})
+
+
+class Rates:
+    """Foreseen operations per second, the same for all rivals."""
+
+    def __init__(self, rate: float) -> None:
+        self._rate = rate
+
+    def rate(self, rival: str, arithmetic: str) -> float:
+        return self._rate
+
+
+@pytest.fixture(scope="module")
+def machine() -> Machine:
+    return Machine()
+
+
+def counting(calls: list[float], share: float) -> Call:
+    def call() -> np.ndarray:
+        calls.append(share)
+        return np.ones(2, dtype=np.float32)
+
+    return call
+
+
+def scripted(calls: dict[str, list[float]], rivals: dict[str, Sequence[float]]) -> Scripted:
+    def way(name: str, shares: Sequence[float]) -> Way:
+        return Way(lambda share: counting(calls[name], share), shares, "parts")
+
+    return Scripted({OURS: way(OURS, (1.0, 0.5, 0.25)), **{n: way(n, shares) for n, shares in rivals.items()}})
+
+
+@pytest.fixture(autouse=True)
+def torch_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner, "to_numpy", np.asarray)
+
+
+def test_a_quick_rival_does_the_whole_work_in_every_round(machine: Machine) -> None:
+    calls: dict[str, list[float]] = {OURS: [], MLX: []}
+    row = run_case(scripted(calls, {MLX: (1.0, 0.5)}), machine, Rates(1e12), (MLX,), 3)  # type: ignore[arg-type]
+    assert calls == {OURS: [1.0] * 4, MLX: [1.0] * 4}  # once before the clock starts
+    assert len(row.seconds) == len(row.percent) == 3
+    assert row.notes == []
+    assert row.error == 0.0
+    assert row.error_of == MLX
+
+
+def test_a_slow_rival_does_a_share_which_the_row_states_and_scales(machine: Machine) -> None:
+    calls: dict[str, list[float]] = {OURS: [], REFERENCE: []}
+    # 1e9 operations at 2e8 per second: 5 s, so a quarter fits into the 2 s of a share.
+    case = scripted(calls, {REFERENCE: (1.0, 0.5, 0.25)})
+    row = run_case(case, machine, Rates(2e8), (REFERENCE,), 1)  # type: ignore[arg-type]
+    assert set(calls[REFERENCE]) == {0.25}
+    assert calls[OURS] == [1.0, 0.25, 1.0]  # the middle one is compared with the reference's share
+    assert row.notes == ["reference on 1/4 of the parts, scaled"]
+
+
+def test_a_rival_that_cannot_be_shared_is_left_out_when_it_would_take_minutes(machine: Machine) -> None:
+    calls: dict[str, list[float]] = {OURS: [], TORCH: []}
+    row = run_case(scripted(calls, {TORCH: (1.0,)}), machine, Rates(5e6), (TORCH,), 1)  # type: ignore[arg-type]
+    assert calls[TORCH] == []
+    assert row.notes == ["torch not run: about 200 s per call"]
+    assert row.ratio(TORCH) is None
+    assert row.as_dict()["ratio_torch"] is None
+
+
+def test_a_rival_that_was_not_asked_for_is_not_run(machine: Machine) -> None:
+    calls: dict[str, list[float]] = {OURS: [], TORCH: []}
+    run_case(scripted(calls, {TORCH: (1.0,)}), machine, Rates(1e12), (MLX,), 1)  # type: ignore[arg-type]
+    assert calls[TORCH] == []
+
+
+def test_ratios_are_medians_of_rounds_and_above_one_when_ours_is_faster() -> None:
+    row = Row("r", Work(2e9, 1e6, "float32"), "arithmetic", seconds=[1.0, 2.0, 4.0], percent=[10.0, 30.0, 20.0])
+    row.rivals["torch"] = [3.0, 4.0, None]
+    row.rivals["mlx"] = [0.5, 1.0, 2.0]
+    values = row.as_dict()
+    assert (values["ratio_torch"], values["ratio_mlx"], values["ratio_torch_dense"]) == (2.5, 0.5, None)
+    assert (values["seconds"], values["fastest_seconds"], values["spread"]) == (2.0, 1.0, 1.5)
+    assert (values["gflops"], values["percent_of_ceiling"], values["best_percent_of_ceiling"]) == (1.0, 20.0, 30.0)
+
+
+def test_relative_error() -> None:
+    assert runner.relative_error(np.array([1.0, 2.0]), np.array([1.0, 2.0])) == 0.0
+    assert runner.relative_error(np.array([[3.0]]), np.array([2.0])) == pytest.approx(0.5)
+    assert runner.relative_error(np.zeros(3), np.ones(4)) == float("inf")
+
+
+def test_the_ceiling_is_the_tighter_bound() -> None:
+    ceilings = Ceilings(float32=1e9, bfloat16=4e9, read=1e8)
+    assert ceilings.least_seconds(Work(2e9, 1e8, "float32")) == 2.0
+    assert ceilings.bound(Work(2e9, 1e8, "float32")) == "arithmetic"
+    assert ceilings.least_seconds(Work(2e9, 1e8, "bfloat16")) == 1.0
+    assert ceilings.bound(Work(2e9, 1e8, "bfloat16")) == "read"
+    assert ceilings.at_least(Ceilings(2e9, 1e9, 5e7)) == Ceilings(2e9, 4e9, 1e8)
