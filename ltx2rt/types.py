@@ -36,7 +36,7 @@ class LinearWeight(NamedTuple):
 
     ``dense``   values (N, K) float32 | float16 | bfloat16.
     ``e4m3``    values (N, K) uint8 codes of float8 E4M3 (fn), scale () float32: W = decode(values) * scale.
-    ``affine``  values (N, K*bits/32) uint32, scale and zero (N, K/group_size): W = scale * q + zero per group (MLX affine).
+    ``affine``  values (N, K*bits/32) uint32, scale and zero (N, K/group_size): W = scale * q + zero (MLX affine).
     """
 
     mode: Literal["dense", "e4m3", "affine"]

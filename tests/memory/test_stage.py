@@ -47,8 +47,13 @@ def test_report_counts_weights_and_peak() -> None:
 def test_an_exception_empties_the_stage_too() -> None:
     runner = StageRunner()
     arrays = {"a": big()}
-    with pytest.raises(RuntimeError, match="stop"), runner.stage("one") as stage:
-        stage.hold(arrays)
-        raise RuntimeError("stop")
+
+    def run_until_it_stops() -> None:
+        with runner.stage("one") as stage:
+            stage.hold(arrays)
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        run_until_it_stops()
     assert arrays == {}
     assert [report.name for report in runner.reports] == ["one"]

@@ -50,7 +50,7 @@ def test_a_stop_token_ends_the_text_and_is_not_given(model: Gemma3) -> None:
 
 def test_the_seed_decides(model: Gemma3) -> None:
     texts = [
-        list(generate_tokens(model, np.array([3, 1, 4]), (), SamplingOptions(temperature=3, seed=seed, max_new_tokens=20)))
+        list(generate_tokens(model, np.array([3, 1, 4]), (), SamplingOptions(3.0, seed=seed, max_new_tokens=20)))
         for seed in (1, 1, 2)
     ]
     assert texts[0] == texts[1] != texts[2]

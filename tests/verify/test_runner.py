@@ -35,7 +35,9 @@ def test_status_of_a_case(checks: list[Check], status: str) -> None:
 
 
 def test_the_worst_tensor_is_reported() -> None:
-    result = runner.run_case(Case("c", lambda: [check(2.1, 2.0, 1.0), Check("y", np.array([5.0]), np.array([4.0]), 0.5)]))
+    result = runner.run_case(
+        Case("c", lambda: [check(2.1, 2.0, 1.0), Check("y", np.array([5.0]), np.array([4.0]), 0.5)])
+    )
     assert (result.detail, result.error, result.tolerance) == ("y", 0.25, 0.125)
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Union
 
 import mlx.core as mx
 
 from ltx2rt.kernels import quantized_linear
 from ltx2rt.types import LinearWeight
 
-Array = Union[mx.array, LinearWeight]
+Array = mx.array | LinearWeight
 
 
 class Params:
@@ -31,7 +30,9 @@ class Params:
         return value
 
     def get(self, name: str) -> mx.array | None:
-        return self[name] if name in self else None
+        if name not in self:
+            return None
+        return self[name]
 
     def weight(self, name: str) -> LinearWeight:
         """The linear weight stored under prefix + name."""
