@@ -255,7 +255,7 @@ void touch(char* p, int n, bool writing, const void* site, bool aligned = false)
     touch_threadgroup(p - tg_memory, n, writing);
     if (trace) record(p, n, false, site);
   } else if (touch_device(p, n, writing)) {
-    if (trace) record(p, n, true, site);
+    if (trace && last_buffer->mode != kInline) record(p, n, true, site);
   } else if (reinterpret_cast<uintptr_t>(p) < kBufferGap) {
     find(kBinding, "thread %d of threadgroup %u uses a buffer that is not bound", current->id, group_number);
   }
