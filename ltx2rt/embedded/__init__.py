@@ -8,12 +8,9 @@ from ltx2rt.embedded.world import known_words, unknown_words
 
 __all__ = [
     "CHECKPOINT",
-    "DISTILLED_LORA",
     "FOLDER",
-    "IC_LORA",
     "NOTICE",
     "SPATIAL_UPSCALER",
-    "TEMPORAL_UPSCALER",
     "TEXT_ENCODER",
     "known_words",
     "unknown_words",
@@ -22,9 +19,6 @@ __all__ = [
 FOLDER = Path(__file__).parent
 CHECKPOINT = FOLDER / "ltx2rt-embedded-untrained.safetensors"
 SPATIAL_UPSCALER = FOLDER / "ltx2rt-embedded-untrained-spatial-upscaler-x2.safetensors"
-TEMPORAL_UPSCALER = FOLDER / "ltx2rt-tiny-temporal-upscaler-x2.safetensors"
-DISTILLED_LORA = FOLDER / "ltx2rt-tiny-distilled-lora.safetensors"
-IC_LORA = FOLDER / "ltx2rt-tiny-ic-lora-silhouette.safetensors"
 TEXT_ENCODER = FOLDER / "text_encoder"
 
 NOTICE = (
