@@ -20,7 +20,7 @@ import linear_launcher  # noqa: E402
 import mlx_kernels  # noqa: E402
 import numpy as np  # noqa: E402
 from shaders_under_test import Operand  # noqa: E402
-from test_modulated_norm import norm  # noqa: E402
+from test_modulated_norm_shader import norm  # noqa: E402
 
 from tools.metal_sim import Counters  # noqa: E402
 
