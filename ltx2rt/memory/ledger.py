@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from ltx2rt.errors import MemoryBudgetError
 from ltx2rt.memory.limits import format_bytes, hard_limits
@@ -26,12 +27,14 @@ class Ledger:
 
     Attributes:
         needs: what was chosen for each stage, in order.
+        carried: bytes that earlier stages leave to later ones, set by who runs the stages.
     """
 
     def __init__(self, budget: int | None = None, base: int | None = None) -> None:
         self.budget = budget
         self.base = resident_bytes() + _RUNTIME_BYTES if base is None else base
         self.needs: list[Need] = []
+        self.carried = 0
 
     def peak(self, need: Need) -> int:
         """Predicted peak of the process while the stage runs."""
@@ -44,7 +47,8 @@ class Ledger:
             MemoryBudgetError: none does; names the stage, what it needs and what to change.
         """
         smallest: Need | None = None
-        for need in options:
+        for option in options:
+            need = replace(option, caches=option.caches + self.carried)
             if self.budget is None or self.peak(need) <= self.budget:
                 self.needs.append(need)
                 return need

@@ -140,6 +140,12 @@ class SlotTensors(TensorSource):
 Build = Callable[[int, Callable[[SafetensorsFile], TensorSource]], dict[str, Loaded]]
 
 
+def slots_bytes(blocks: Sequence[int], depth: int) -> int:
+    """Most bytes of ``depth`` slots that blocks of these sizes go through in turn, again and again."""
+    count = len(blocks)
+    return max(sum(blocks[(first + i) % count] for i in range(min(depth, count))) for first in range(count))
+
+
 class BlockStream:
     """The blocks of a model, one at a time, in turn: the block after the last is the first.
 
@@ -171,14 +177,9 @@ class BlockStream:
         self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ltx2rt-reader")
 
     @property
-    def slot_bytes(self) -> int:
-        """Most bytes of a slot."""
-        return max(layout.nbytes for layout in self._layouts)
-
-    @property
     def nbytes(self) -> int:
-        """Most bytes of all slots."""
-        return self._depth * self.slot_bytes
+        """Most bytes of all slots together."""
+        return slots_bytes([layout.nbytes for layout in self._layouts], self._depth)
 
     def __call__(self, index: int) -> dict[str, Loaded]:
         """The arrays of block ``index``. Those of the block before must not be needed any more.

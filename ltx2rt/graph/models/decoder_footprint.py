@@ -92,9 +92,11 @@ def vocoder_footprint(config: vocoder.VocoderConfig, mel_frames: int) -> Footpri
     if config.bandwidth is not None and config.extension is not None:
         frames = mel_frames * config.core.upsampling // config.bandwidth.hop
         moments.append(_generator_footprint(config.extension, frames))
-    working = largest_convolution(vocoder.param_specs(config))
-    peak = largest(*moments)
-    return Footprint(peak.activations, working)
+    # A transposed convolution's weight is padded and put in another order, each in a copy.
+    specs = vocoder.param_specs(config)
+    transposed = [spec for spec in specs if spec.layout == "conv_transpose1d"]
+    copies = 2 * max(prod(spec.shape) * (2 if spec.dtype == "BF16" else _FLOAT32) for spec in transposed)
+    return Footprint(largest(*moments).activations, max(largest_convolution(specs), copies))
 
 
 def _generator_footprint(config: vocoder.GeneratorConfig, frames: int) -> Footprint:

@@ -21,6 +21,7 @@ from ltx2rt.graph.models.transformer_footprint import (
 from ltx2rt.graph.pipelines.text_needs import DEPTHS, streamed_text
 from ltx2rt.memory.need import Need
 from ltx2rt.types import ParamSpec
+from ltx2rt.weights.block_stream import slots_bytes
 from ltx2rt.weights.checkpoint import Checkpoint
 from ltx2rt.weights.lora import LoraFile
 
@@ -39,7 +40,7 @@ class DenoiseTask:
         video, audio: tokens; 0: absent.
         masked: the video has an attention mask.
         text: tokens of a context.
-        given_contexts: bytes of the contexts that the stage was given.
+        given_contexts: bytes of the contexts that the stage was given; the ledger counts them.
         prompts: how many contexts there are.
         evaluations: of the guided model.
         video_guider, audio_guider: guidance.
@@ -113,7 +114,6 @@ def denoise_options(checkpoint: Checkpoint, config: TransformerConfig, task: Den
             fusing=max(0, fusing - _computing(config, task, own_batch, limit)),
             depth=0,
         )
-    slot = max(block.stored for block in blocks)
     changed = max(block.changed for block in blocks)
     for depth, keep, batch, limit in product(DEPTHS, (True, False), range(passes, own_batch - 1, -1), TOKEN_LIMITS):
         calls = task.evaluations * -(-passes // batch)
@@ -124,7 +124,7 @@ def denoise_options(checkpoint: Checkpoint, config: TransformerConfig, task: Den
             keep,
             limit,
             weights=ends.arrays,
-            slots=depth * slot + changed,
+            slots=slots_bytes([block.stored for block in blocks], depth) + changed,
             streamed=calls * stored,
             fusing=fusing,
             depth=depth,
@@ -157,7 +157,7 @@ def _need(
     passes = task.passes
     # Batched passes have contexts of their own, put together from the prompts'.
     contexts = task.prompts if batch == 1 else passes
-    caches = contexts * context_bytes(config, shape) + task.given_contexts
+    caches = contexts * context_bytes(config, shape)
     if batch > 1:
         caches += passes * task.given_contexts // task.prompts
     text_keys = text_key_bytes(config, shape)

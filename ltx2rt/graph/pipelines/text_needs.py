@@ -20,6 +20,7 @@ from ltx2rt.graph.models.text_footprint import (
 )
 from ltx2rt.memory.need import Need
 from ltx2rt.types import ParamSpec
+from ltx2rt.weights.block_stream import slots_bytes
 from ltx2rt.weights.checkpoint import Checkpoint
 
 # Rows of the projection's weight that are in memory at a time.
@@ -61,7 +62,7 @@ def encoder_options(
         yield replace(
             common,
             weights=ends,
-            slots=depth * max(layer.stored for layer in layers),
+            slots=slots_bytes([layer.stored for layer in layers], depth),
             streamed=sum(layer.stored for layer in layers),
             choice={"layers": streamed_text(depth)},
             settings={"depth": depth},

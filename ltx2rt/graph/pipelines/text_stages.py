@@ -58,6 +58,7 @@ def encode_prompts(run: Run, prompts: Sequence[str]) -> list[PromptContext]:
         return {f"{index}.{name}": value for index, c in enumerate(contexts) for name, value in c._asdict().items()}
 
     arrays = run.remember("text contexts", compute)
+    run.ledger.carried += sum(array.nbytes for array in arrays.values())
     return [PromptContext(arrays[f"{index}.video"], arrays[f"{index}.audio"]) for index in range(len(prompts))]
 
 
