@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import distilled_lora, lora_file, one_file, upscaler, video_file
+from command_inputs import distilled_lora, lora_file, one_file, upscaler, video_file
 from PIL import Image
 
 from ltx2rt.cli.main import run

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import lora_file
+from command_inputs import lora_file
 
 from ltx2rt import embedded
 from ltx2rt.cli.main import run

@@ -9,7 +9,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from conftest import moving_square, tones, video_file
+from command_inputs import moving_square, tones, video_file
 from PIL import Image
 
 from ltx2rt.api.loading import PIPELINE_NAMES

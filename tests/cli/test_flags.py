@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from conftest import distilled_lora, one_file, upscaler
+from command_inputs import distilled_lora, one_file, upscaler
 
 from ltx2rt.cli.flags import FLAGS
 from ltx2rt.cli.main import build_parser, run
@@ -37,9 +37,9 @@ MLX_NAMES = """--pipeline --height --width --frames --steps --steps-stage1 --ste
 # Options of this command that tests of their own exercise.
 TESTED_ELSEWHERE = {
     "--output-path": "test_pipelines.py",
-    "--config": "test_config.py",
-    "--print-config": "test_config.py",
-    "--from-sidecar": "test_config.py",
+    "--config": "test_config_file.py",
+    "--print-config": "test_config_file.py",
+    "--from-sidecar": "test_config_file.py",
     "--resume": "test_resume.py",
     "--no-state": "test_resume.py",
     "--report": "test_generate.py",

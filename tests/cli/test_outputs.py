@@ -8,7 +8,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from conftest import one_file, upscaler
+from command_inputs import one_file, upscaler
 
 from ltx2rt.api.latent_file import read_latents
 from ltx2rt.cli.main import run

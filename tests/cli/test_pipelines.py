@@ -9,7 +9,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from conftest import one_file, tones, upscaler, video_file
+from command_inputs import one_file, tones, upscaler, video_file
 
 from ltx2rt.api.latent_file import read_latents
 from ltx2rt.cli.main import run

@@ -15,7 +15,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
-from conftest import distilled_lora, one_file, upscaler
+from command_inputs import distilled_lora, one_file, upscaler
 
 from ltx2rt import api
 from ltx2rt.cli.main import run

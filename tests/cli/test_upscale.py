@@ -8,7 +8,7 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 import pytest
-from conftest import video_file
+from command_inputs import video_file
 
 from ltx2rt import api, embedded
 from ltx2rt.api.latent_file import Latents, write_latents
