@@ -76,7 +76,8 @@ class Ledger:
             if used + need.total > limit.nbytes:
                 raise MemoryBudgetError(
                     f"stage {need.name!r} needs {format_bytes(need.total)} more, but the {limit.reason} leaves "
-                    f"{format_bytes(max(0, limit.nbytes - used))}; {advice(need, limit.nbytes)}"
+                    f"{format_bytes(max(0, limit.nbytes - used))}; raise that limit"
+                    + (f", or {need.advice}." if need.advice else ".")
                 )
 
     def charge(self, need: Need, held: int) -> None:
@@ -104,6 +105,9 @@ class Ledger:
 
 
 def advice(need: Need, enough: int) -> str:
-    """What a user may change when a stage does not fit."""
-    more = f"give at least --memory {enough / 1e9:.1f}GB".replace(".0GB", "GB") if enough else "give more memory"
+    """What a user may change when a stage does not fit; ``enough``: a budget that would do."""
+    step = 10**7 if enough < 10**9 else 10**8
+    size = -(-enough // step) * step
+    text = f"{size / 1e9:.10g}GB" if size >= 10**9 else f"{size // 10**6}MB"
+    more = f"give at least --memory {text}"
     return f"{need.advice}, or {more}." if need.advice else f"{more}."

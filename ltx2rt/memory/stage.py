@@ -13,7 +13,7 @@ import mlx.core as mx
 
 from ltx2rt.errors import Ltx2rtError, MemoryBudgetError
 from ltx2rt.memory.allocator import give_back, settle
-from ltx2rt.memory.ledger import Ledger, advice
+from ltx2rt.memory.ledger import Ledger
 from ltx2rt.memory.limits import format_bytes, tightest_limit
 from ltx2rt.memory.measure import reset_resident_peak, resident_peak_bytes
 from ltx2rt.memory.need import Need
@@ -171,8 +171,8 @@ class StageRunner:
                 )
             )
         if refusal is not None:
-            # Raised here, after the stage is empty, and without the refused allocation's frames as its context.
-            raise MemoryBudgetError(_out_of_memory(name, need, refusal))
+            # Raised here, after the stage is empty.
+            raise MemoryBudgetError(_out_of_memory(name, need, refusal)) from None
 
 
 def is_refusal(error: BaseException) -> bool:
@@ -184,8 +184,8 @@ def _out_of_memory(name: str, need: Need | None, refusal: str) -> str:
     limit = tightest_limit()
     return (
         f"stage {name!r} ran out of memory ({refusal or 'the system refused it'}); the {limit.reason} allows "
-        f"{format_bytes(limit.nbytes)}. Give a budget below that with --memory, so that the run is planned for it; "
-        + (advice(need, 0) if need is not None and need.advice else "or run with fewer frames or a smaller size.")
+        f"{format_bytes(limit.nbytes)}. Give a budget below that with --memory, so that the run is planned for it, "
+        f"or {need.advice if need is not None and need.advice else 'run with fewer frames or a smaller size'}."
     )
 
 

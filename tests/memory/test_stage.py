@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import mlx.core as mx
+import numpy as np
 import pytest
 
+from ltx2rt.errors import CheckpointError, MemoryBudgetError
 from ltx2rt.graph.models.params import Params
+from ltx2rt.memory.ledger import Ledger
+from ltx2rt.memory.measure import resident_bytes
+from ltx2rt.memory.need import Need
 from ltx2rt.memory.stage import StageRunner
 from ltx2rt.types import LinearWeight
 
@@ -57,3 +62,79 @@ def test_an_exception_empties_the_stage_too() -> None:
         run_until_it_stops()
     assert arrays == {}
     assert [report.name for report in runner.reports] == ["one"]
+
+
+def test_the_system_has_the_memory_back() -> None:
+    """Not what MLX says is free, but what the operating system says this process has."""
+    runner = StageRunner()
+    with runner.stage("warm up"):
+        mx.eval(big())
+    before = resident_bytes()
+    with runner.stage("one") as stage:
+        arrays = {str(index): big() for index in range(16)}
+        stage.hold(arrays)
+        mx.eval([array + 1 for array in arrays.values()])
+        assert resident_bytes() - before > 15 * SIZE
+    assert resident_bytes() - before < 2 * SIZE
+    assert runner.reports[-1].resident_peak_bytes - before > 15 * SIZE
+
+
+def refuse(error: Exception) -> None:
+    with StageRunner().stage("denoise", Need("denoise", advice="lower --height")) as stage:
+        stage.hold({"a": big()})
+        raise error
+
+
+def test_refused_memory_becomes_an_error_that_says_so() -> None:
+    errors = [
+        MemoryError("no"),
+        RuntimeError("[malloc_or_wait] Unable to allocate 5 bytes."),
+        RuntimeError("std::bad_alloc"),
+    ]
+    for error in errors:
+        with pytest.raises(
+            MemoryBudgetError, match=r"stage 'denoise' ran out of memory .*, or lower --height\."
+        ) as caught:
+            refuse(error)
+        assert caught.value.__suppress_context__
+    with pytest.raises(MemoryBudgetError, match="ran out of memory"):
+        refuse(np._core._exceptions._ArrayMemoryError((2,), np.dtype("f4")))
+
+
+def test_other_errors_pass() -> None:
+    with pytest.raises(RuntimeError, match="something else"):
+        refuse(RuntimeError("something else"))
+    with pytest.raises(CheckpointError):
+        refuse(CheckpointError("[malloc"))
+
+
+def test_a_stage_that_is_not_admitted_does_not_begin() -> None:
+    runner = StageRunner(Ledger(budget=resident_bytes(), base=0))
+    entered = []
+    with pytest.raises(MemoryBudgetError), runner.stage("big", Need("big", weights=10**9)):
+        entered.append(True)
+    assert entered == []
+    assert runner.reports == []
+
+
+class FakeStream:
+    bytes_read, read_seconds, waited_seconds, nbytes = 7, 1.5, 0.5, 100
+
+    def __init__(self) -> None:
+        self.cleared = False
+
+    def clear(self) -> None:
+        self.cleared = True
+
+
+def test_streams_are_counted_and_cleared() -> None:
+    runner = StageRunner(Ledger())
+    stream = FakeStream()
+    with runner.stage("one", Need("one", slots=100)) as stage:
+        assert stage.hold_stream(stream) is stream
+    assert stream.cleared
+    (report,) = runner.reports
+    assert (report.weight_bytes, report.streamed_bytes) == (100, 7)
+    assert (report.read_seconds, report.waited_seconds) == (1.5, 0.5)
+    assert runner.ledger is not None
+    assert report.planned_peak_bytes == runner.ledger.base + 100

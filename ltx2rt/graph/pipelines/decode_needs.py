@@ -154,14 +154,20 @@ def video_encoder_options(
 
 
 def upscaler_options(
-    upscaler_file: Checkpoint, config: upscaler.LatentUpscalerConfig, name: str, latent: Grid, dtype: mx.Dtype
+    checkpoint: Checkpoint,
+    upscaler_file: Checkpoint,
+    config: upscaler.LatentUpscalerConfig,
+    name: str,
+    latent: Grid,
+    dtype: mx.Dtype,
 ) -> Iterator[Need]:
     """A stage that enlarges a latent."""
     footprint = upscaler_footprint(config, latent, dtype.size)
     loaded = upscaler_file.loaded_bytes("upscaler", upscaler.param_specs(config))
+    statistics = checkpoint.loaded_bytes("video_vae", statistics_specs(config.in_channels))
     yield Need(
         name,
-        weights=loaded.arrays,
+        weights=loaded.arrays + statistics.arrays,
         activations=footprint.activations,
         working=footprint.working,
         flops=upscaler_flops(config, latent),

@@ -41,7 +41,7 @@ def _resample(run: Run, name: str, upscaler_file: Checkpoint, latent: Float32Arr
     checkpoint, dtype = run.files.checkpoint, run.request.dtype
     config = upscaler.LatentUpscalerConfig.from_dict(upscaler_file.section("upscaler"))
     grid = (latent.shape[1], latent.shape[2], latent.shape[3])
-    need = run.ledger.choose(upscaler_options(upscaler_file, config, name, grid, dtype))
+    need = run.ledger.choose(upscaler_options(checkpoint, upscaler_file, config, name, grid, dtype))
     if run.planning:
         return np.zeros((1, *config.upscaled(grid), config.in_channels), np.float32)
     with run.stage(need) as stage:

@@ -1,0 +1,70 @@
+"""The ledger: the first option that fits, refusals that say what to do, and what a stage really holds."""
+
+from __future__ import annotations
+
+import pytest
+
+from ltx2rt.errors import MemoryBudgetError
+from ltx2rt.memory.ledger import Ledger
+from ltx2rt.memory.measure import resident_bytes
+from ltx2rt.memory.need import Need
+
+MB = 10**6
+
+
+def test_the_first_option_that_fits_is_chosen() -> None:
+    ledger = Ledger(budget=1000 * MB, base=100 * MB)
+    options = [Need("a", weights=950 * MB), Need("a", weights=500 * MB), Need("a", weights=100 * MB)]
+    assert ledger.choose(options).weights == 500 * MB
+    assert ledger.choose([Need("a", weights=900 * MB)]).weights == 900 * MB
+    assert [need.weights for need in ledger.needs] == [500 * MB, 900 * MB]
+    assert ledger.peak(ledger.needs[0]) == 600 * MB
+    assert Ledger(None, base=0).choose([Need("a", weights=10**15)]).weights == 10**15
+
+
+def test_what_stages_leave_counts() -> None:
+    ledger = Ledger(budget=1000 * MB, base=100 * MB)
+    ledger.carried = 50 * MB
+    assert ledger.choose([Need("a", weights=880 * MB), Need("a", weights=800 * MB)]).weights == 800 * MB
+
+
+def test_a_refusal_says_what_is_needed_and_what_to_do() -> None:
+    ledger = Ledger(budget=1000 * MB, base=100 * MB)
+    options = [
+        Need("denoise 2", weights=2000 * MB, advice="lower --height"),
+        Need("denoise 2", weights=1100 * MB, slots=300 * MB, advice="lower --height"),
+    ]
+    with pytest.raises(MemoryBudgetError) as caught:
+        ledger.choose(options)
+    assert str(caught.value) == (
+        "stage 'denoise 2' needs 1.50 GB at the least (the process 100 MB, weights 1.10 GB, slots 300 MB), "
+        "500 MB more than the budget of 1.00 GB; lower --height, or give at least --memory 1.5GB."
+    )
+    assert caught.value.needed_bytes == 1500 * MB
+    with pytest.raises(MemoryBudgetError, match=r"give at least --memory 120MB\.$"):
+        Ledger(budget=100 * MB, base=0).choose([Need("a", weights=111 * MB)])
+    with pytest.raises(ValueError, match="at least one way"):
+        ledger.choose([])
+
+
+def test_admission_looks_at_what_is_really_there() -> None:
+    now = resident_bytes()
+    Ledger(budget=now + 200 * MB, base=0).admit(Need("a", weights=200 * MB))
+    with pytest.raises(MemoryBudgetError, match=r"'a' needs 900 MB and the process already takes"):
+        Ledger(budget=now + 200 * MB, base=0).admit(Need("a", weights=900 * MB))
+    with pytest.raises(MemoryBudgetError, match=r"the .* leaves .*; raise that limit, or take a smaller one\.$"):
+        Ledger(budget=None).admit(Need("a", weights=10**15, advice="take a smaller one"))
+
+
+def test_holding_more_than_was_declared_is_refused_above_the_budget() -> None:
+    ledger = Ledger(budget=1000 * MB, base=100 * MB)
+    need = Need("a", weights=800 * MB)
+    ledger.charge(need, 850 * MB)
+    with pytest.raises(MemoryBudgetError, match=r"holds 1.20 GB of weights where 800 MB were planned"):
+        ledger.charge(need, 1200 * MB)
+
+
+def test_the_peak_may_lie_where_weights_are_loaded() -> None:
+    need = Need("a", weights=100, activations=10, working=5)
+    assert need.while_loading(12) is need
+    assert need.while_loading(40).total == 140

@@ -1,0 +1,92 @@
+"""Plans: the stages that really run, budgets that choose and refuse, manifests."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ltx2rt import api, embedded
+from ltx2rt.api.planning import ledger
+from ltx2rt.errors import MemoryBudgetError, UsageError
+from ltx2rt.graph.pipelines.plan import Plan, Rates, StagePlan
+from ltx2rt.memory.need import Need
+from ltx2rt.weights.safetensors import SafetensorsFile
+
+RATES = Rates(1e9, 1e9)
+SMALL: dict[str, Any] = {"height": 128, "width": 128, "num_frames": 9}
+
+
+@pytest.mark.parametrize(("name", "more"), [("distilled", {}), ("one-stage", {"num_inference_steps": 1})])
+def test_the_planned_stages_are_those_that_run(name: str, more: dict[str, Any], tmp_path: Path) -> None:
+    pipeline = api.load(name)
+    plan, assumed = pipeline.plan("a red circle", rates=RATES, **SMALL, **more)
+    clip = pipeline("a red circle", **SMALL, **more)
+    clip.save(tmp_path / "clip.mp4", sidecar=False)
+    assert [stage.need.name for stage in plan.stages] == [report.name for report in clip.report]
+    assert assumed == []
+    for stage, report in zip(plan.stages, clip.report, strict=True):
+        # The process may have grown since; what a stage adds may not be more than was planned.
+        assert report.weight_bytes <= stage.need.resident
+        assert abs(stage.need.total - (report.planned_peak_bytes - plan.base_bytes)) < 64 << 20
+
+
+def test_json_has_exactly_the_documented_keys() -> None:
+    plan, _ = api.load("distilled").plan("a red circle", rates=RATES, **SMALL)
+    found = json.loads(json.dumps(plan.as_dict()))
+    assert set(found) == {"stages", "peak_bytes"}
+    keys = {"name", "resident_bytes", "streamed_bytes", "peak_bytes", "flops", "seconds"}
+    assert all(set(stage) == keys for stage in found["stages"])
+    assert found["peak_bytes"] == max(stage["peak_bytes"] for stage in found["stages"])
+
+
+def manifest(folder: Path) -> Path:
+    """The embedded checkpoint as a manifest."""
+    source = SafetensorsFile(embedded.CHECKPOINT)
+    tensors = {name: [info.dtype, list(info.shape)] for name, info in source.tensors.items()}
+    path = folder / "model.json"
+    path.write_text(json.dumps({"tensors": tensors, "metadata": source.metadata}))
+    return path
+
+
+def test_a_manifest_is_planned_like_the_file(tmp_path: Path) -> None:
+    files = {"text_encoder": embedded.TEXT_ENCODER, "spatial_upscaler": embedded.SPATIAL_UPSCALER}
+    of_file, _ = api.load("distilled").plan("a red circle", memory=10**9, rates=RATES, **SMALL)
+    of_manifest, _ = api.load("distilled", checkpoint=manifest(tmp_path), **files).plan(  # type: ignore[arg-type]
+        "a red circle", memory=10**9, rates=RATES, **SMALL
+    )
+    assert [s.need for s in of_file.stages] == [s.need for s in of_manifest.stages]
+
+
+def test_missing_files_are_assumed_and_named(tmp_path: Path) -> None:
+    pipeline = api.load("distilled", checkpoint=manifest(tmp_path))
+    plan, assumed = pipeline.plan("a red circle", memory=10**12, rates=RATES, **SMALL)
+    assert [text.split(":")[0] for text in assumed] == ["text encoder", "spatial upscaler"]
+    # Gemma 3 12B: 48 layers of 0.45 GB, of which two are in memory.
+    assert 21e9 < plan.stages[0].need.streamed < 22e9
+    assert 0.85e9 < plan.stages[0].need.slots < 0.95e9
+
+
+def test_a_budget_chooses_and_too_small_a_one_is_refused() -> None:
+    pipeline = api.load("distilled")
+    wide, _ = pipeline.plan("a red circle", memory=10**11, rates=RATES, **SMALL)
+    denoise = next(stage for stage in wide.stages if stage.need.name == "denoise 1")
+    assert denoise.need.settings["depth"] == 0
+    with pytest.raises(MemoryBudgetError, match=r"stage 'text encoder' needs .* more than the budget of 20 MB; .*"):
+        pipeline.plan("a red circle", memory="20MB", rates=RATES, **SMALL)
+    with pytest.raises(MemoryBudgetError, match="--memory"):
+        pipeline("a red circle", memory="20MB", **SMALL)
+    with pytest.raises(UsageError, match="not a memory size"):
+        pipeline.plan("a red circle", memory="lots", rates=RATES, **SMALL)
+    with pytest.raises(UsageError, match="must be positive"):
+        ledger(-1)
+
+
+def test_seconds_overlap_reading_and_computing() -> None:
+    need = Need("x", weights=10**9, streamed=4 * 10**9, flops=3e9, settings={"depth": 2})
+    assert RATES.seconds(need) == 1.0 + 4.0
+    assert RATES.seconds(Need("x", streamed=4 * 10**9, flops=3e9, settings={"depth": 1})) == 7.0
+    plan = Plan((StagePlan(need, 7, 5.0), StagePlan(need, 9, 2.0)), 1, None)
+    assert (plan.peak_bytes, plan.seconds) == (9, 7.0)
