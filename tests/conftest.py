@@ -8,6 +8,11 @@ import os
 import mlx.core as mx
 import pytest
 
+# Tests start Python in new processes from the checkout; there, too, the installed package must be imported and not the
+# folder of its sources, which holds no compiled module.
+os.environ["PYTHONSAFEPATH"] = "1"
+
+
 CONDITIONS = {
     "metal": (mx.metal.is_available, "needs an Apple GPU"),
     "parity": (
