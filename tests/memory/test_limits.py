@@ -83,7 +83,12 @@ def test_a_limit_of_the_shell_gives_an_error_and_no_abort(tmp_path: Path) -> Non
             capture_output=True,
             text=True,
             timeout=120,
-            env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(Path(limits.__file__).parents[2]), "HOME": str(tmp_path)}
+            env={
+                "PATH": "/usr/bin:/bin",
+                "PYTHONSAFEPATH": "1",
+                "PYTHONPATH": str(Path(limits.__file__).parents[2]),
+                "HOME": str(tmp_path),
+            }
             | {"OPENBLAS_NUM_THREADS": "1", "LTX2RT_NUM_THREADS": "2"},
         )
         assert done.returncode in (0, 1), done.stderr
