@@ -240,9 +240,6 @@ class BlockStream:
     def _read(self, layout: BlockLayout, slot: _Slot) -> None:
         start = time.perf_counter()
         for run in layout.reads:
-            nbytes = sum(place.info.nbytes for place in run)
-            run[0].file.file.announce(run[0].info.offset, nbytes)
-        for run in layout.reads:
             if self._closing.is_set():
                 return
             run[0].file.file.read_into(run[0].info.offset, *(bytes_of(slot.held(place).items) for place in run))

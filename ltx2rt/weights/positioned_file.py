@@ -34,6 +34,9 @@ class PositionedFile:
             self.close = weakref.finalize(self, os.close, self._descriptor)
             self.length = os.fstat(self._descriptor).st_size
             os.pread(self._descriptor, 1, 0)  # a folder opens but cannot be read
+            if hasattr(os, "posix_fadvise"):
+                # Longer reads ahead: measured faster than announcing each range, and as fast as one plain read.
+                os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)
         except OSError as error:
             reason = error.strerror or str(error)
             raise CheckpointError(f"{path}: cannot open the weight file ({reason}); check the path.") from error
@@ -82,8 +85,3 @@ class PositionedFile:
         buffer = bytearray(size)
         self.read_into(offset, memoryview(buffer))
         return bytes(buffer)
-
-    def announce(self, offset: int, size: int) -> None:
-        """Tell the system that a range will be read soon, so that the disk can begin."""
-        if hasattr(os, "posix_fadvise"):
-            os.posix_fadvise(self._descriptor, offset, size, os.POSIX_FADV_WILLNEED)
