@@ -85,11 +85,13 @@ def test_lossless_quality_keeps_every_plane(tmp_path: Path) -> None:
 
 
 def test_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
-    for name in ("a.mp4", "b.mp4"):
-        with VideoWriter(tmp_path / name, WIDTH, HEIGHT, 24, sample_rate=48000) as writer:
+    files = set()
+    for _ in range(8):  # x264 with AVX-512 differs in about one of ten
+        with VideoWriter(tmp_path / "clip.mp4", WIDTH, HEIGHT, 24, sample_rate=48000) as writer:
             writer.write_audio(tones(3000, 48000))
             writer.write(gradients(9))
-    assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
+        files.add((tmp_path / "clip.mp4").read_bytes())
+    assert len(files) == 1
 
 
 def test_hevc_is_what_was_asked_for_and_the_same_each_time(tmp_path: Path) -> None:
