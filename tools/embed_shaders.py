@@ -1,0 +1,106 @@
+"""Writes the shaders as C++ strings, our headers inlined: at run time Metal compiles without an include path."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+# Compilers guarantee only so much per string literal; longer sources are several literals.
+LITERAL_BYTES = 16000
+_INCLUDE = re.compile(r'[ \t]*#[ \t]*include[ \t]*"([^"]+)"[ \t]*(//.*)?')
+_ONCE = re.compile(r"[ \t]*#[ \t]*pragma[ \t]+once[ \t]*(//.*)?")
+
+
+class EmbedError(Exception):
+    """A shader cannot be embedded; the message names file, line and reason."""
+
+
+def inline_headers(source: Path, root: Path) -> str:
+    """The text of a shader with every ``#include "..."`` of ours, relative to ``root``, replaced by that file, once.
+
+    Raises:
+        EmbedError: a header is missing or lacks ``#pragma once``, or a text is not ASCII.
+    """
+    return "".join(line + "\n" for line in _lines(source.resolve(), root.resolve(), set()))
+
+
+def _lines(path: Path, root: Path, done: set[Path]) -> list[str]:
+    raw = path.read_bytes()
+    name = path.relative_to(root).as_posix()
+    lines: list[str] = []
+    for number, line in enumerate(raw.split(b"\n"), 1):
+        if not line.isascii():
+            raise EmbedError(f"{name}:{number}: Metal compiles ASCII only at run time.")
+        text = line.decode("ascii")
+        include = _INCLUDE.fullmatch(text)
+        if include is None:
+            if _ONCE.fullmatch(text) is None:
+                lines.append(text)
+            continue
+        header = (root / include[1]).resolve()
+        if not header.is_file() or root not in header.parents:
+            raise EmbedError(f"{name}:{number}: no header {include[1]} below {root}.")
+        if header in done:
+            continue
+        done.add(header)
+        if not any(_ONCE.fullmatch(text) for text in header.read_text("utf-8").splitlines()):
+            raise EmbedError(f"{include[1]}: a header of shaders needs #pragma once, on which inlining relies.")
+        lines += [f"// {include[1]}", *_lines(header, root, done)]
+    return lines[:-1] if lines and not lines[-1] else lines
+
+
+def literals(text: str) -> str:
+    """C++ string literals that together are ``text``, one per line of output, each of at most LITERAL_BYTES."""
+    pieces, start = [], 0
+    while start < len(text):
+        end = start + LITERAL_BYTES
+        if end < len(text):
+            end = text.rindex("\n", start, end) + 1
+        pieces.append(f'R"MSL({text[start:end]})MSL"')
+        start = end
+    if ')MSL"' in text:
+        raise EmbedError('a shader contains )MSL", which ends the literal that holds it.')
+    return "\n".join(pieces) or '""'
+
+
+def generate(shaders: Sequence[Path], root: Path) -> str:
+    """The C++ file that defines what csrc/metal/shader_sources.h declares."""
+    parts = [
+        "// Generated from csrc/metal/*.metal by tools/embed_shaders.py.",
+        '#include "csrc/metal/shader_sources.h"',
+        "",
+        "#include <stdexcept>",
+        "#include <string>",
+        "",
+        "namespace ltx2rt::metal {",
+        "namespace {",
+    ]
+    names = [shader.stem for shader in shaders]
+    for name, shader in zip(names, shaders, strict=True):
+        parts += ["", f"constexpr std::string_view k_{name} =", literals(inline_headers(shader, root)) + ";"]
+    parts += ["", "}  // namespace", "", "std::vector<std::string_view> shader_names() {"]
+    parts += ["  return {" + ", ".join(f'"{name}"' for name in names) + "};", "}"]
+    parts += ["", "std::string_view shader_source(std::string_view name) {"]
+    parts += [f'  if (name == "{name}") return k_{name};' for name in names]
+    parts += ['  throw std::invalid_argument("no shader is named " + std::string(name) + ".");', "}"]
+    parts += ["", "}  // namespace ltx2rt::metal", ""]
+    return "\n".join(parts)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """``ROOT OUTPUT SHADER...``: writes OUTPUT; 1, with a message, when a shader cannot be embedded."""
+    root, output, *shaders = map(Path, arguments)
+    try:
+        text = generate(shaders, root)
+    except EmbedError as error:
+        sys.stderr.write(f"embed_shaders: {error}\n")
+        return 1
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(text, "ascii")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
