@@ -106,8 +106,9 @@ cpu::KernelTables broken(cpu::KernelTables tables, const std::string& part) {
       whole.attention.advance(args, queries, first, end - 1, blocks, state, work);
     };
   } else if (part == "conv") {
-    tables.conv.pack_weight = [](const cpu::ConvArgs& args, int64_t panel, int64_t first, int64_t end, float* to) {
-      whole.conv.pack_weight(args, panel, first, end, to);
+    tables.conv.pack_weight = [](const cpu::ConvArgs& args, const cpu::ConvPlan& plan, int64_t panel, int64_t first,
+                                 int64_t end, float* to) {
+      whole.conv.pack_weight(args, plan, panel, first, end, to);
       to[(end - 1) * whole.conv.panel_columns] += 0.001f;
     };
   } else if (!part.empty()) {

@@ -21,10 +21,10 @@ using cpu::ConvTile;
 
 constexpr int64_t kPanelFloats = 4 << 20;   // packed weights at one time, if a panel is not larger
 constexpr int64_t kGroupFloats = 4096;      // of a weight panel, half the first-level cache
-constexpr int64_t kCachedRegion = 48 << 10; // floats of a region that leave room in the second-level cache
-constexpr int64_t kMostRegion = 512 << 10;  // floats of a region, if one register tile does not need more
+constexpr int64_t kCachedRegion = 48 << 10; // words of a region that leave room in the second-level cache
+constexpr int64_t kMostRegion = 512 << 10;  // words of a region, if one register tile does not need more
 constexpr int64_t kMostOutputs = 384;
-constexpr int64_t kPackPiece = 2048;        // summed values of one packing task
+constexpr int64_t kPackPiece = 2048;        // summed words of one packing task
 constexpr int64_t kLeastPanels = 4;         // of one task: fewer repeat the prologue too often
 
 int64_t blocks_of(int64_t n, int64_t block) { return (n + block - 1) / block; }
@@ -38,6 +38,9 @@ cpu::Voxels voxels(const mx::array& a) {
 int64_t extent(const ConvArgs& args, int axis, int64_t outputs) {
   return (outputs - 1) * args.stride[axis] + (args.kernel[axis] - 1) * args.dilation[axis] + 1;
 }
+
+// Words per voxel.
+int64_t words_of(const ConvArgs& args, const ConvPlan& plan) { return plan.pairs ? args.channels / 2 : args.channels; }
 
 // Sizes to try for one axis of a tile: the axis cut into equal parts.
 std::vector<int64_t> candidates(int64_t size) {
@@ -56,7 +59,7 @@ std::vector<int64_t> candidates(int64_t size) {
 double tile_cost(const ConvArgs& args, const ConvKernel& kernel, const ConvPlan& plan) {
   const double outputs = double(plan.tile[0] * plan.tile[1] * plan.tile[2]);
   const double region = double(plan.region[0] * plan.region[1] * plan.region[2]);
-  const double depth = double(args.kernel[0] * args.kernel[1] * args.kernel[2] * args.channels);
+  const double depth = double(args.kernel[0] * args.kernel[1] * args.kernel[2] * words_of(args, plan));
   const double panels = double(blocks_of(args.out_channels, kernel.panel_columns));
   const double rows = double(kernel.tile_rows) * double(blocks_of(int64_t(outputs), kernel.tile_rows));
   const double products = depth * panels * rows / outputs * (region * double(plan.pitch) > kCachedRegion ? 1.1 : 1.0);
@@ -71,7 +74,9 @@ double tile_cost(const ConvArgs& args, const ConvKernel& kernel, const ConvPlan&
 ConvPlan choose_tile(const ConvArgs& args, const ConvKernel& kernel) {
   ConvPlan best{}, plan{};
   // Wide voxels get a gap, so that neighbours do not compete for the same cache sets.
-  plan.pitch = args.channels >= 256 ? args.channels + 16 : args.channels;
+  plan.pairs = kernel.has_pairs && args.type == cpu::FloatType::bf16 && args.weight_type == cpu::FloatType::bf16 &&
+               args.channels % 2 == 0;
+  plan.pitch = words_of(args, plan) >= 256 ? words_of(args, plan) + 16 : words_of(args, plan);
   double least = std::numeric_limits<double>::infinity();
   for (int64_t frames : candidates(std::min<int64_t>(args.out_size[0], 8))) {
     for (int64_t rows : candidates(args.out_size[1])) {
@@ -101,7 +106,7 @@ class Scheduler {
       : args_(args),
         kernel_(cpu::causal_conv3d_kernel()),
         plan_(choose_tile(args, kernel_)),
-        depth_(args.kernel[0] * args.kernel[1] * args.kernel[2] * args.channels),
+        depth_(args.kernel[0] * args.kernel[1] * args.kernel[2] * words_of(args, plan_)),
         panel_floats_(depth_ * kernel_.panel_columns) {
     make_runs();
     plan_.runs = runs_.data();
@@ -126,7 +131,7 @@ class Scheduler {
   // The summed index in pieces that lie together in the region, none longer than a group.
   void make_runs() {
     const int64_t group = std::max<int64_t>(1, kGroupFloats / kernel_.panel_columns);
-    const bool taps_touch = args_.dilation[2] == 1 && plan_.pitch == args_.channels;
+    const bool taps_touch = args_.dilation[2] == 1 && plan_.pitch == words_of(args_, plan_);
     const int64_t taps = taps_touch ? 1 : args_.kernel[2];
     const int64_t length = depth_ / (args_.kernel[0] * args_.kernel[1] * taps);
     int64_t in_group = 0;
@@ -155,7 +160,7 @@ class Scheduler {
     cpu::parallel_for((end - first) * pieces, 1, [&](int64_t from, int64_t to) {
       for (int64_t i = from; i < to; ++i) {
         const int64_t panel = i / pieces, start = i % pieces * kPackPiece;
-        kernel_.pack_weight(args_, first + panel, start, std::min(depth_, start + kPackPiece),
+        kernel_.pack_weight(args_, plan_, first + panel, start, std::min(depth_, start + kPackPiece),
                             packed + panel * panel_floats_);
       }
     });
@@ -178,7 +183,7 @@ class Scheduler {
     const int64_t together = std::max(std::min(kLeastPanels, end - first), blocks_of(end - first, wanted));
     const int64_t parts = blocks_of(end - first, together);
     cpu::parallel_for(tiles * parts, 1, [&](int64_t from, int64_t to) {
-      const cpu::AlignedFloats work(kernel_.work_floats(plan_));
+      const cpu::AlignedFloats work(kernel_.work_floats(args_, plan_));
       for (int64_t i = from; i < to; ++i) {
         const int64_t panel = first + i % parts * together;
         kernel_.convolve(args_, plan_, tile(i / parts), panel, std::min(end, panel + together),
@@ -192,7 +197,7 @@ class Scheduler {
   ConvPlan plan_;
   std::vector<cpu::Run> runs_;
   std::vector<int64_t> group_ends_;
-  int64_t depth_;  // length of the summed index
+  int64_t depth_;  // length of the summed index, in words
   int64_t panel_floats_;
   int64_t tiles_[3];
 };

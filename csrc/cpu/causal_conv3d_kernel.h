@@ -43,12 +43,14 @@ struct ConvArgs {
   void* out;          // contiguous
 };
 
-// How the outputs are cut into tiles. A tile's inputs, its region, are kept as float32 after the prologue and the
-// padding: [region frames][region rows][region columns][pitch].
+// How the outputs are cut into tiles. A tile's inputs, its region, are kept as words after the prologue and the padding:
+// [region frames][region rows][region columns][pitch]. A word is a float32 value, or a pair of bfloat16 values of
+// neighbouring channels.
 struct ConvPlan {
   int64_t tile[3];    // outputs per tile, fewer at the far borders
   int64_t region[3];  // inputs under a whole tile
-  int64_t pitch;      // floats per voxel of the region, at least `channels`
+  bool pairs;         // needs an even number of channels and bfloat16 weights
+  int64_t pitch;      // words per voxel of the region, at least those of its channels
   // The sum over (kt, kh, kw, C) as runs relative to the region voxel under an output's first tap. Group g holds the
   // runs [group_ends[g - 1], group_ends[g]): as many as leave their part of a weight panel in the first-level cache.
   const Run* runs;
@@ -64,11 +66,13 @@ struct ConvTile {
 };
 
 struct ConvKernel {
+  bool has_pairs;         // the instruction set multiplies pairs of bfloat16
   int64_t panel_columns;  // output channels per packed weight panel
   int64_t tile_rows;      // outputs per register tile
-  // Packs the values [first, end) of the summed index of one panel; panel holds panel_columns floats for each value.
-  void (*pack_weight)(const ConvArgs& args, int64_t panel_index, int64_t first, int64_t end, float* panel);
-  int64_t (*work_floats)(const ConvPlan& plan);
+  // Packs the words [first, end) of the summed index of one panel; panel holds panel_columns words for each of them.
+  void (*pack_weight)(const ConvArgs& args, const ConvPlan& plan, int64_t panel_index, int64_t first, int64_t end,
+                      float* panel);
+  int64_t (*work_floats)(const ConvArgs& args, const ConvPlan& plan);
   // One tile, for the output channels of the panels [first_panel, end_panel), which start at `panels`.
   void (*convolve)(const ConvArgs& args, const ConvPlan& plan, const ConvTile& tile, int64_t first_panel,
                    int64_t end_panel, const float* panels, float* work);

@@ -8,17 +8,21 @@ namespace {
 
 constexpr int64_t kColumns = kTileColumns;
 
-void pack_weight(const ConvArgs& args, int64_t panel_index, int64_t first, int64_t end, float* panel) {
+void pack_weight(const ConvArgs& args, const ConvPlan& plan, int64_t panel_index, int64_t first, int64_t end,
+                 float* panel) {
   constexpr int64_t kChunk = 128;
   float rows[kColumns * kChunk];
-  const int64_t depth = args.kernel[0] * args.kernel[1] * args.kernel[2] * args.channels;
+  const int64_t values = args.kernel[0] * args.kernel[1] * args.kernel[2] * args.channels;
+  // Pairs lie in the weight as they are wanted: words like those of float32.
+  const int64_t depth = plan.pairs ? values / 2 : values;
+  const FloatType type = plan.pairs ? FloatType::f32 : args.weight_type;
   const int64_t channel = panel_index * kColumns;
   const int64_t present = smaller(kColumns, args.out_channels - channel);
   for (int64_t i = present * kChunk; i < kColumns * kChunk; ++i) rows[i] = 0.0f;
   for (int64_t k = first; k < end; k += kChunk) {
     const int64_t n = smaller(kChunk, end - k);
     for (int64_t c = 0; c < present; ++c)
-      load_floats(args.weight, args.weight_type, (channel + c) * depth + k, 1, n, rows + c * kChunk);
+      load_floats(args.weight, type, (channel + c) * depth + k, 1, n, rows + c * kChunk);
     transpose(rows, kChunk, kColumns, n, panel + k * kColumns);
   }
 }
@@ -99,9 +103,34 @@ int64_t source_index(const ConvArgs& args, const ConvTile& tile, int axis, int64
   return index < 0 ? -index : 2 * (size - 1) - index;
 }
 
+// Loads `count` voxels that are neighbours along the width, and puts what the prologue makes of them `pitch` words apart.
+// values: room for them as float32, where words are pairs.
+void load_voxels(const ConvArgs& args, const ConvPlan& plan, int64_t batch, const Voxels& from, int64_t first,
+                 int64_t count, float* values, float* to) {
+  const int64_t channels = args.channels, stride = from.strides[3];
+  const bool together = from.strides[4] == 1 && stride == channels;
+  const int64_t pitch = plan.pairs ? channels : plan.pitch;
+  float* x = plan.pairs ? values : to;
+  if (together && pitch == channels) {
+    load_floats(from.data, args.type, first, 1, count * channels, x);
+  } else {
+    for (int64_t i = 0; i < count; ++i)
+      load_floats(from.data, args.type, first + i * stride, from.strides[4], channels, x + i * pitch);
+  }
+  prologue(args, batch, count, pitch, x);
+  if (!plan.pairs) return;
+  if (plan.pitch == channels / 2) {
+    store_floats(x, count * channels, to, FloatType::bf16, 0);
+  } else {
+    for (int64_t i = 0; i < count; ++i)
+      store_floats(x + i * channels, channels, to + i * plan.pitch, FloatType::bf16, 0);
+  }
+}
+
 // Fills the region of a tile.
-void load_region(const ConvArgs& args, const ConvPlan& plan, const ConvTile& tile, float* region, int64_t* columns) {
-  const int64_t channels = args.channels, pitch = plan.pitch;
+void load_region(const ConvArgs& args, const ConvPlan& plan, const ConvTile& tile, float* region, int64_t* columns,
+                 float* values) {
+  const int64_t pitch = plan.pitch, words = plan.pairs ? args.channels / 2 : args.channels;
   int64_t extent[3];
   for (int axis = 0; axis < 3; ++axis)
     extent[axis] = (tile.count[axis] - 1) * args.stride[axis] + (args.kernel[axis] - 1) * args.dilation[axis] + 1;
@@ -124,21 +153,14 @@ void load_region(const ConvArgs& args, const ConvPlan& plan, const ConvTile& til
           continue;
         }
         if (column == kZero || row == kZero || frame == kZero) {
-          for (int64_t c = 0; c < channels; ++c) to[i * pitch + c] = 0.0f;
+          for (int64_t c = 0; c < words; ++c) to[i * pitch + c] = 0.0f;
           ++i;
           continue;
         }
         int64_t count = 1;
         while (i + count < extent[2] && columns[i + count] == column + count) ++count;
         const int64_t first = from_frame + row * from.strides[2] + column * from.strides[3];
-        if (pitch == channels && from.strides[3] == channels && from.strides[4] == 1) {
-          load_floats(from.data, args.type, first, 1, count * channels, to + i * pitch);
-        } else {
-          for (int64_t j = 0; j < count; ++j)
-            load_floats(from.data, args.type, first + j * from.strides[3], from.strides[4], channels,
-                        to + (i + j) * pitch);
-        }
-        prologue(args, tile.batch, count, pitch, to + i * pitch);
+        load_voxels(args, plan, tile.batch, from, first, count, values, to + i * pitch);
         i += count;
       }
     }
@@ -188,12 +210,14 @@ void epilogue(const ConvArgs& args, const ConvTile& tile, int64_t panel, const f
 
 int64_t outputs_of(const ConvPlan& plan) { return plan.tile[0] * plan.tile[1] * plan.tile[2]; }
 
-// Work: the region, the sums of one panel, the addresses of the rows, the input columns of the region.
+// Work: the region, the sums of one panel, the addresses of the rows, the input columns of the region, and where words
+// are pairs a row of the region as float32.
 int64_t region_floats(const ConvPlan& plan) {
   return (plan.region[0] * plan.region[1] * plan.region[2] * plan.pitch + 15) / 16 * 16;
 }
-int64_t work_floats(const ConvPlan& plan) {
-  return region_floats(plan) + outputs_of(plan) * (kColumns + 2) + plan.region[2] * 2;
+int64_t work_floats(const ConvArgs& args, const ConvPlan& plan) {
+  return region_floats(plan) + outputs_of(plan) * (kColumns + 2) + plan.region[2] * 2 +
+         (plan.pairs ? plan.region[2] * args.channels : 0);
 }
 
 void convolve(const ConvArgs& args, const ConvPlan& plan, const ConvTile& tile, int64_t first_panel, int64_t end_panel,
@@ -201,7 +225,8 @@ void convolve(const ConvArgs& args, const ConvPlan& plan, const ConvTile& tile, 
   float* region = work;
   float* sums = region + region_floats(plan);
   const float** rows = (const float**)(sums + outputs_of(plan) * kColumns);
-  load_region(args, plan, tile, region, (int64_t*)(rows + outputs_of(plan)));
+  int64_t* columns = (int64_t*)(rows + outputs_of(plan));
+  load_region(args, plan, tile, region, columns, (float*)(columns + plan.region[2]));
   int64_t row_count = 0;
   for (int64_t f = 0; f < tile.count[0]; ++f) {
     for (int64_t r = 0; r < tile.count[1]; ++r) {
@@ -211,13 +236,20 @@ void convolve(const ConvArgs& args, const ConvPlan& plan, const ConvTile& tile, 
     }
   }
   for (int64_t panel = first_panel; panel < end_panel; ++panel) {
-    const int columns = int(smaller(kColumns, args.out_channels - panel * kColumns));
+    const int panel_width = int(smaller(kColumns, args.out_channels - panel * kColumns));
     int64_t run = 0;
     for (int64_t g = 0; g < plan.groups; ++g) {
       const int64_t run_count = plan.group_ends[g] - run;
       for (int64_t r = 0; r < row_count; r += kTileRows) {
-        fma_tile(int(smaller(kTileRows, row_count - r)), columns, rows + r, plan.runs + run, run_count, panels,
-                 sums + r * kColumns, kColumns, g > 0);
+        const int here = int(smaller(kTileRows, row_count - r));
+#ifdef LTX2RT_BF16_DOT
+        if (plan.pairs) {
+          fma_tile<PairWords>(here, panel_width, rows + r, plan.runs + run, run_count, panels, sums + r * kColumns,
+                              kColumns, g > 0);
+          continue;
+        }
+#endif
+        fma_tile(here, panel_width, rows + r, plan.runs + run, run_count, panels, sums + r * kColumns, kColumns, g > 0);
       }
       for (; run < plan.group_ends[g]; ++run) panels += plan.runs[run].length * kColumns;
     }
@@ -238,7 +270,12 @@ void convolve(const ConvArgs& args, const ConvPlan& plan, const ConvTile& tile, 
 }  // namespace
 
 const ConvKernel& causal_conv3d_kernel() {
-  static constexpr ConvKernel kernel{kColumns, kTileRows, pack_weight, work_floats, convolve};
+#ifdef LTX2RT_BF16_DOT
+  constexpr bool kHasPairs = true;
+#else
+  constexpr bool kHasPairs = false;
+#endif
+  static constexpr ConvKernel kernel{kHasPairs, kColumns, kTileRows, pack_weight, work_floats, convolve};
   return kernel;
 }
 
