@@ -81,15 +81,15 @@ cpu::KernelTables broken(cpu::KernelTables tables, const std::string& part) {
   static cpu::KernelTables whole;  // function pointers cannot capture
   whole = tables;
   if (part == "multiply") {
-    tables.linear.values.multiply = [](const float* a, int64_t lda, int64_t rows, const float* panel, int64_t k,
-                                       float* c, int64_t ldc, bool add) {
-      whole.linear.values.multiply(a, lda, rows, panel, k - 1, c, ldc, add);
+    tables.linear.values.multiply = [](const float* a, int64_t rows, const float* panel, int64_t k, float* c,
+                                       int64_t ldc, bool add, const cpu::ReadAhead& ahead) {
+      whole.linear.values.multiply(a, rows, panel, k - 1, c, ldc, add, ahead);
     };
   } else if (part == "pairs") {
     if (!tables.linear.has_pairs) throw std::invalid_argument("this instruction set has no pairs");
-    tables.linear.pairs.multiply = [](const float* a, int64_t lda, int64_t rows, const float* panel, int64_t k,
-                                      float* c, int64_t ldc, bool add) {
-      whole.linear.pairs.multiply(a, lda, rows, panel, k - 2, c, ldc, add);
+    tables.linear.pairs.multiply = [](const float* a, int64_t rows, const float* panel, int64_t k, float* c,
+                                       int64_t ldc, bool add, const cpu::ReadAhead& ahead) {
+      whole.linear.pairs.multiply(a, rows, panel, k - 2, c, ldc, add, ahead);
     };
   } else if (part == "finish") {
     tables.linear.finish = [](const cpu::LinearEpilogue& epilogue, const float* sums, void* out, int64_t n) {
@@ -118,12 +118,16 @@ cpu::KernelTables broken(cpu::KernelTables tables, const std::string& part) {
 }
 
 std::pair<std::string, std::string> choose_isa(const std::string& asked, const std::vector<std::string>& usable,
-                                               const std::vector<std::string>& faulty) {
+                                               const std::vector<std::string>& faulty,
+                                               const std::vector<std::string>& proven) {
   const auto holds = [](const std::vector<std::string>& names, cpu::Isa isa) {
     return std::find(names.begin(), names.end(), cpu::isa_name(isa)) != names.end();
   };
   auto states = cpu::isa_states();
-  for (auto& state : states) state.built = state.supported = holds(usable, state.isa);
+  for (auto& state : states) {
+    state.built = state.supported = holds(usable, state.isa);
+    state.proven = holds(proven, state.isa);
+  }
   const auto choice = cpu::choose_isa(states, asked.c_str(), [&](cpu::Isa isa) {
     return std::string(holds(faulty, isa) ? "a difference" : "");
   });
@@ -144,8 +148,9 @@ void bind_testing(nb::module_& m) {
       },
       "isa"_a, "broken"_a = "",
       "What the self-check finds in an instruction set, of which one part may be broken for the test.");
-  m.def("choose_isa", &choose_isa, "asked"_a, "usable"_a, "faulty"_a,
-        "The set chosen, and the warning, on a machine that has `usable`, of which `faulty` compute wrongly.");
+  m.def("choose_isa", &choose_isa, "asked"_a, "usable"_a, "faulty"_a, "proven"_a,
+        "The set chosen, and the warning, on a machine that has `usable`, of which `faulty` compute wrongly and `proven` "
+        "are not checked.");
   m.def("count_visits", &count_visits, "n"_a, "grain"_a, "inner"_a = 0, "fail_at"_a = -1,
         nb::call_guard<nb::gil_scoped_release>(), "Visits per item of a parallel loop.");
   m.def("count_threads", &count_threads, "n"_a, nb::call_guard<nb::gil_scoped_release>(),

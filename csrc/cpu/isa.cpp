@@ -41,9 +41,10 @@ bool supports_avx512() {
          __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
 
+// Every processor with BF16 but one (Cooper Lake, which then runs avx512) has VBMI too.
 bool supports_avx512bf16() {
   uint32_t eax = 0, ebx, ecx, edx;
-  return supports_avx512() && __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) && (eax >> 5 & 1) != 0;
+  return supports_avx512() && __builtin_cpu_supports("avx512vbmi") && __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) && (eax >> 5 & 1) != 0;
 }
 
 bool supports_neonbf16() { return false; }
@@ -88,8 +89,8 @@ bool is_built(Isa isa) {
 
 std::vector<IsaState> isa_states() {
   const bool avx2 = supports_avx2(), neon = supports_neon();
-  std::vector<IsaState> states = {{Isa::avx512bf16, false, supports_avx512bf16(), false, true},
-                                  {Isa::avx512, false, supports_avx512(), false, true},
+  std::vector<IsaState> states = {{Isa::avx512bf16, false, supports_avx512bf16(), true, true},
+                                  {Isa::avx512, false, supports_avx512(), true, true},
                                   {Isa::avx512bf16_emulated, false, avx2, false, false},
                                   {Isa::avx512_emulated, false, avx2, false, false},
                                   {Isa::avx2, false, avx2, true, true},

@@ -13,8 +13,10 @@ enum class Activation : uint8_t { none, gelu_tanh, silu };
 // order of k; the sums of the blocks are added in order. So a row's bits depend neither on the other rows nor on how
 // the work is cut.
 constexpr int64_t kDepthBlock = 256;
-// Weights are expanded into panels of at most this many columns.
+// Weights are expanded into panels of at most this many columns, which are multiplied by tiles of at most this many
+// rows.
 constexpr int64_t kMaxPanelColumns = 32;
+constexpr int64_t kMaxTileRows = 12;
 // Up to this many rows, weights are expanded in registers and never stored.
 constexpr int64_t kFewRows = 4;
 
@@ -44,28 +46,37 @@ struct LinearEpilogue {
   FloatType type;
 };
 
+// Memory that will be needed soon: `rows` pieces of `bytes`, `stride` apart. Asking for it reads nothing, so it may
+// lie outside every array.
+struct ReadAhead {
+  const char* first;
+  int64_t stride, rows, bytes;
+};
+
 // One way to multiply. Rows of x and panels of weights hold words of four bytes, declared float: float32 values, or
 // pairs of bfloat16 values that follow one another along k, the first in the low half and the last filled up with zero.
-// A panel of w rows of words is w * panel_columns words.
+// A panel of w rows of words is w * panel_columns words. Rows of x are interleaved in groups of tile_rows, the last
+// group smaller: word w of row r of a group of g rows is at w * g + r, and group i starts at i * tile_rows * block words,
+// where a block is kDepthBlock values.
 struct LinearLoops {
   int64_t values_per_word;
-  // n contiguous values as words.
-  void (*prepare)(FloatType type, const void* from, float* to, int64_t n);
+  // One group of `rows` rows, n contiguous values each, n <= kDepthBlock.
+  void (*prepare)(FloatType type, const char* const* from, int64_t rows, int64_t n, float* to);
   // Expands panel_columns columns from column n0 on (zeros or copies beyond N) and rows [k0, k0 + k), k <= kDepthBlock.
   void (*pack)(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t k, float* panel);
-  // c[rows, columns of the panel] = or += a[rows, k] * panel; lda in words, ldc in floats.
-  void (*multiply)(const float* a, int64_t lda, int64_t rows, const float* panel, int64_t k, float* c, int64_t ldc,
-                   bool add);
+  // c[rows, columns of the panel] = or += a[rows, k] * panel; ldc in floats. Fetches `ahead` in passing.
+  void (*multiply)(const float* a, int64_t rows, const float* panel, int64_t k, float* c, int64_t ldc, bool add,
+                   const ReadAhead& ahead);
   // pack and multiply in one for rows <= kFewRows.
-  void (*multiply_few)(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t k, const float* a, int64_t lda,
-                       int64_t rows, float* c, int64_t ldc, bool add);
+  void (*multiply_few)(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t k, const float* a, int64_t rows, float* c,
+                       int64_t ldc, bool add);
 };
 
 struct LinearKernels {
   int64_t panel_columns;
+  int64_t tile_rows;
   LinearLoops values;
-  // For bfloat16 activations and weights of which bfloat16 holds every value (bf16 and e4m3); has_pairs is false where
-  // the instruction set has no dot product of bfloat16.
+  // For bfloat16 activations; has_pairs is false where the instruction set has no dot product of bfloat16.
   bool has_pairs;
   LinearLoops pairs;
   // Widens n contiguous values.

@@ -17,16 +17,27 @@ void widen(FloatType type, const void* from, float* to, int64_t n) {
   });
 }
 
-// expand for either kind of words: sink(row of words, operands of one panel).
+// expand for either kind of words: sink(row of words, vector of the panel, its operand).
 template <typename Words, typename Sink>
 inline void expand_words(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t k, const Sink& sink) {
+  const auto both = [&sink](int64_t row, const typename Words::Operand* operands) __attribute__((always_inline)) {
+#pragma GCC unroll 2
+    for (int v = 0; v < kPanelVecs; ++v) sink(row, v, operands[v]);
+  };
 #ifdef LTX2RT_BF16_DOT
   if constexpr (__is_same(Words, PairWords)) {
-    expand_pairs(w, n0, k0, k, sink);
+#ifdef LTX2RT_WIDE_PAIRS
+    if (has_wide_pairs(w.format)) {
+      expand_wide_pairs(w, n0, k0, k, [&sink](int64_t row, VecI words) { sink(row, 0, words); });
+      expand_wide_pairs(w, n0 + kLanes, k0, k, [&sink](int64_t row, VecI words) { sink(row, 1, words); });
+      return;
+    }
+#endif
+    expand_pairs(w, n0, k0, k, both);
     return;
   }
 #endif
-  if constexpr (__is_same(Words, FloatWords)) expand(w, n0, k0, k, sink);
+  if constexpr (__is_same(Words, FloatWords)) expand(w, n0, k0, k, both);
 }
 
 template <typename Words>
@@ -39,46 +50,95 @@ int64_t words_of(int64_t values) {
 
 template <typename Words>
 void pack(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t k, float* panel) {
-  expand_words<Words>(w, n0, k0, k, [panel](int64_t row, const typename Words::Operand* vecs) {
-    memcpy(panel + row * kPanelColumns, vecs, kPanelColumns * sizeof(float));
+  expand_words<Words>(w, n0, k0, k, [panel](int64_t row, int v, typename Words::Operand operand)
+                                        __attribute__((always_inline)) {
+    memcpy(panel + row * kPanelColumns + v * kLanes, &operand, sizeof operand);
   });
 }
 
-template <typename Words>
-void multiply(const float* a, int64_t lda, int64_t rows, const float* panel, int64_t k, float* c, int64_t ldc,
-              bool add) {
-  const Run run{0, words_of<Words>(k)};
-  float sums[kTileRows * kTileColumns];
-  for (int64_t m = 0; m < rows; m += kTileRows) {
-    const int count = (int)(rows - m < kTileRows ? rows - m : kTileRows);
-    const float* pointers[kTileRows];
-    for (int i = 0; i < count; ++i) pointers[i] = a + (m + i) * lda;
-    float* target = c + m * ldc;
-    if (!add) {
-      fma_tile<Words>(count, kTileColumns, pointers, &run, 1, panel, target, ldc, false);
-      continue;
+// c[kRows, panel] (+)= a * panel, with the rows of a interleaved: each sum is one chain in the order of the words.
+template <typename Words, int kRows>
+void multiply_tile(const float* a, int64_t words, const float* panel, float* c, int64_t ldc, bool add) {
+  Vec sums[kRows][kPanelVecs];
+#pragma GCC unroll 16
+  for (int i = 0; i < kRows; ++i)
+#pragma GCC unroll 2
+    for (int v = 0; v < kPanelVecs; ++v) sums[i][v] = zero();
+  for (int64_t k = 0; k < words; ++k, a += kRows, panel += kPanelColumns) {
+    typename Words::Operand b[kPanelVecs];
+#pragma GCC unroll 2
+    for (int v = 0; v < kPanelVecs; ++v) b[v] = Words::load_row(panel + v * kLanes);
+#pragma GCC unroll 16
+    for (int i = 0; i < kRows; ++i) {
+      const auto x = Words::broadcast(a + i);
+#pragma GCC unroll 2
+      for (int v = 0; v < kPanelVecs; ++v) sums[i][v] = Words::add_product(sums[i][v], x, b[v]);
     }
-    fma_tile<Words>(count, kTileColumns, pointers, &run, 1, panel, sums, kTileColumns, false);
-    for (int i = 0; i < count; ++i) {
-      for (int v = 0; v < kTileColumns; v += kLanes) {
-        store(target + i * ldc + v, load(target + i * ldc + v) + load(sums + i * kTileColumns + v));
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < kRows; ++i)
+#pragma GCC unroll 2
+    for (int v = 0; v < kPanelVecs; ++v) {
+      float* to = c + i * ldc + v * kLanes;
+      store(to, add ? load(to) + sums[i][v] : sums[i][v]);
+    }
+}
+
+template <typename Words, int kRows = kTileRows>
+void multiply_tile_of(int64_t rows, const float* a, int64_t words, const float* panel, float* c, int64_t ldc,
+                      bool add) {
+  if (rows == kRows) {
+    multiply_tile<Words, kRows>(a, words, panel, c, ldc, add);
+  } else if constexpr (kRows > 1) {
+    multiply_tile_of<Words, kRows - 1>(rows, a, words, panel, c, ldc, add);
+  }
+}
+
+// Fetches its share of `ahead` with each of a number of turns.
+class Fetcher {
+ public:
+  Fetcher(const ReadAhead& ahead, int64_t turns)
+      : ahead_(ahead), lines_(ahead.rows * ((ahead.bytes + kLine - 1) / kLine)), share_((lines_ + turns - 1) / turns) {}
+
+  void fetch_share() {
+    for (int64_t i = 0; i < share_ && lines_ > 0; ++i, --lines_) {
+      __builtin_prefetch(ahead_.first + row_ * ahead_.stride + offset_, 0, 2);
+      if (++row_ == ahead_.rows) {
+        row_ = 0;
+        offset_ += kLine;
       }
     }
+  }
+
+ private:
+  static constexpr int64_t kLine = 64;
+  const ReadAhead& ahead_;
+  int64_t lines_, share_, row_ = 0, offset_ = 0;
+};
+
+template <typename Words>
+void multiply(const float* a, int64_t rows, const float* panel, int64_t k, float* c, int64_t ldc, bool add,
+              const ReadAhead& ahead) {
+  constexpr int64_t kBlockWords = kDepthBlock / kValuesPerWord<Words>;
+  const int64_t words = words_of<Words>(k);
+  Fetcher fetcher(ahead, (rows + kTileRows - 1) / kTileRows);
+  for (int64_t m = 0; m < rows; m += kTileRows) {
+    fetcher.fetch_share();
+    multiply_tile_of<Words>(rows - m < kTileRows ? rows - m : kTileRows, a + m * kBlockWords, words, panel,
+                            c + m * ldc, ldc, add);
   }
 }
 
 template <typename Words, int kRows>
-void multiply_rows(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t k, const float* a, int64_t lda, float* c,
-                   int64_t ldc, bool add) {
+void multiply_rows(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t k, const float* a, float* c, int64_t ldc,
+                   bool add) {
   Vec sums[kRows][kPanelVecs] = {};
-  const auto accumulate = [&sums, a, lda](int64_t row, const typename Words::Operand* vecs)
-                              __attribute__((always_inline)) {
+  expand_words<Words>(w, n0, k0, k, [&sums, a](int64_t row, int v, typename Words::Operand operand)
+                                        __attribute__((always_inline)) {
     for (int i = 0; i < kRows; ++i) {
-      const auto x = Words::broadcast(a + i * lda + row);
-      for (int v = 0; v < kPanelVecs; ++v) sums[i][v] = Words::add_product(sums[i][v], x, vecs[v]);
+      sums[i][v] = Words::add_product(sums[i][v], Words::broadcast(a + row * kRows + i), operand);
     }
-  };
-  expand_words<Words>(w, n0, k0, k, accumulate);
+  });
   for (int i = 0; i < kRows; ++i) {
     for (int v = 0; v < kPanelVecs; ++v) {
       float* target = c + i * ldc + v * kLanes;
@@ -88,17 +148,17 @@ void multiply_rows(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t k, con
 }
 
 template <typename Words>
-void multiply_few(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t k, const float* a, int64_t lda, int64_t rows,
-                  float* c, int64_t ldc, bool add) {
+void multiply_few(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t k, const float* a, int64_t rows, float* c,
+                  int64_t ldc, bool add) {
   switch (rows) {
     case 1:
-      return multiply_rows<Words, 1>(w, n0, k0, k, a, lda, c, ldc, add);
+      return multiply_rows<Words, 1>(w, n0, k0, k, a, c, ldc, add);
     case 2:
-      return multiply_rows<Words, 2>(w, n0, k0, k, a, lda, c, ldc, add);
+      return multiply_rows<Words, 2>(w, n0, k0, k, a, c, ldc, add);
     case 3:
-      return multiply_rows<Words, 3>(w, n0, k0, k, a, lda, c, ldc, add);
+      return multiply_rows<Words, 3>(w, n0, k0, k, a, c, ldc, add);
     default:
-      return multiply_rows<Words, 4>(w, n0, k0, k, a, lda, c, ldc, add);
+      return multiply_rows<Words, 4>(w, n0, k0, k, a, c, ldc, add);
   }
 }
 
@@ -133,11 +193,37 @@ void finish(const LinearEpilogue& epilogue, const float* sums, void* out, int64_
   }
 }
 
+// One group of rows interleaved word by word.
+void prepare_values(FloatType type, const char* const* from, int64_t rows, int64_t n, float* to) {
+  float values[kDepthBlock];
+  for (int64_t r = 0; r < rows; ++r) {
+    widen(type, from[r], values, n);
+    for (int64_t k = 0; k < n; ++k) to[k * rows + r] = values[k];
+  }
+}
+
 #ifdef LTX2RT_BF16_DOT
 // The values are bfloat16 already.
-void prepare_pairs(FloatType, const void* from, float* to, int64_t n) {
-  memcpy(to, from, (size_t)n * 2);
-  if (n % 2 != 0) memset((char*)to + n * 2, 0, 2);
+void prepare_pairs(FloatType, const char* const* from, int64_t rows, int64_t n, float* to) {
+  int64_t k = 0;
+#ifdef LTX2RT_WIDE_PAIRS
+  static_assert(kTileRows < 16);
+  for (; rows == kTileRows && k + 2 * kLanes <= n; k += 2 * kLanes, to += kLanes * kTileRows) {
+    __m512i words[16];
+#pragma GCC unroll 16
+    for (int r = 0; r < 16; ++r) words[r] = _mm512_loadu_si512(from[r < kTileRows ? r : 0] + 2 * k);
+    transpose_words(words);
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; ++i) _mm512_mask_storeu_epi32(to + i * kTileRows, (1 << kTileRows) - 1, words[i]);
+  }
+#endif
+  for (; k < n; k += 2, to += rows) {
+    for (int64_t r = 0; r < rows; ++r) {
+      uint16_t pair[2] = {};
+      memcpy(pair, from[r] + 2 * k, k + 1 < n ? 4 : 2);
+      memcpy(to + r, pair, sizeof pair);
+    }
+  }
 }
 #endif
 
@@ -146,7 +232,8 @@ void prepare_pairs(FloatType, const void* from, float* to, int64_t n) {
 const LinearKernels& linear_kernels() {
   static constexpr LinearKernels kernels{
       .panel_columns = kPanelColumns,
-      .values = {1, widen, pack<FloatWords>, multiply<FloatWords>, multiply_few<FloatWords>},
+      .tile_rows = kTileRows,
+      .values = {1, prepare_values, pack<FloatWords>, multiply<FloatWords>, multiply_few<FloatWords>},
 #ifdef LTX2RT_BF16_DOT
       .has_pairs = true,
       .pairs = {2, prepare_pairs, pack<PairWords>, multiply<PairWords>, multiply_few<PairWords>},

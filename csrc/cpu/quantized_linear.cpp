@@ -2,6 +2,7 @@
 #include "csrc/quantized_linear.h"
 
 #include <algorithm>
+#include <atomic>
 #include <stdexcept>
 #include <string>
 
@@ -16,14 +17,18 @@ namespace {
 
 using cpu::kDepthBlock;
 
-// Cutting of the work; results do not depend on it. Chosen for 512 KiB of L2: one block of rows (192 KiB), its panels
-// (64 KiB) and its sums (48 KiB) stay there.
-constexpr int64_t kBlockRows = 192;
+// Cutting of the work; results do not depend on it. One block of rows (at most 260 KiB as words of one depth block), its
+// sums (130 KiB) and its panel stay in the second-level cache, the panel even in the first.
+constexpr int64_t kBlockRows = 528;
 constexpr int64_t kBlockColumns = 64;
 // Prepared rows of x held at a time.
 constexpr int64_t kRowBytes = 24 << 20;
 
 int64_t blocks(int64_t n, int64_t size) { return (n + size - 1) / size; }
+// The size of the fewest parts of n that hold at most `most` each, rounded up to whole groups.
+int64_t even_part(int64_t n, int64_t most, int64_t group) {
+  return blocks(blocks(n, blocks(n, most)), group) * group;
+}
 
 // Everything a dispatched product needs; buffers belong to arrays that MLX keeps alive.
 struct Product {
@@ -48,11 +53,13 @@ struct Product {
   const cpu::LinearLoops& loops() const;
   // Words of one depth block.
   int64_t block_words() const { return kDepthBlock / loops().values_per_word; }
-  // Rows [first, first + count) as blocks of kDepthBlock columns in words, each block row after row.
+  // Rows [first, first + count) as blocks of kDepthBlock columns, each interleaved (see LinearLoops).
   void prepare_rows(int64_t first, int64_t count, float* to) const;
   // Sums of `count` prepared rows (of `stride` per depth block) and panel columns [n0, n0 + columns).
   void multiply(const float* a, int64_t stride, int64_t count, int64_t n0, int64_t columns, float* panel, float* sums,
                 int64_t lds) const;
+  // Where the weights of a panel lie.
+  cpu::ReadAhead panel_bytes(int64_t n0, int64_t k0) const;
   void finish(int64_t first, int64_t count, int64_t n0, int64_t columns, const float* sums, int64_t lds) const;
   int64_t gate_row(int64_t r) const;
 };
@@ -65,17 +72,26 @@ const cpu::LinearLoops& Product::loops() const {
 
 void Product::prepare_rows(int64_t first, int64_t count, float* to) const {
   const auto& loops = this->loops();
-  const int64_t words = block_words();
-  cpu::parallel_for(count, std::max<int64_t>(1, 32768 / depth), [&](int64_t begin, int64_t end) {
-    std::vector<char> gathered;
-    for (int64_t r = begin; r < end; ++r) {
-      const char* from = cpu::contiguous_row(x, first + r, 0, depth, gathered);
+  const int64_t words = block_words(), group = cpu::linear_kernels().tile_rows;
+  cpu::parallel_for(blocks(count, group), std::max<int64_t>(1, 32768 / depth / group), [&](int64_t begin, int64_t end) {
+    std::vector<char> gathered[cpu::kMaxTileRows];
+    const char* from[cpu::kMaxTileRows];
+    for (int64_t r0 = begin * group; r0 < std::min(count, end * group); r0 += group) {
+      const int64_t rows = std::min(group, count - r0);
+      for (int64_t r = 0; r < rows; ++r) from[r] = cpu::contiguous_row(x, first + r0 + r, 0, depth, gathered[r]);
       for (int64_t k0 = 0; k0 < depth; k0 += kDepthBlock) {
-        loops.prepare(x_type, from + k0 * cpu::size_of(x_type), to + (k0 / kDepthBlock * count + r) * words,
-                      std::min(kDepthBlock, depth - k0));
+        const int64_t k = std::min(kDepthBlock, depth - k0);
+        loops.prepare(x_type, from, rows, k, to + (k0 / kDepthBlock * count + r0) * words);
+        for (int64_t r = 0; r < rows; ++r) from[r] += k * cpu::size_of(x_type);
       }
     }
   });
+}
+
+cpu::ReadAhead Product::panel_bytes(int64_t n0, int64_t k0) const {
+  const int64_t k = std::min(kDepthBlock, depth - k0), row = weight.row_bytes;
+  return {static_cast<const char*>(weight.values) + n0 * row + k0 * row / depth, row,
+          std::min(cpu::linear_kernels().panel_columns, width - n0), k * row / depth};
 }
 
 void Product::multiply(const float* a, int64_t stride, int64_t count, int64_t n0, int64_t columns, float* panel,
@@ -86,7 +102,7 @@ void Product::multiply(const float* a, int64_t stride, int64_t count, int64_t n0
     for (int64_t n = 0; n < columns; n += step) {
       for (int64_t k0 = 0; k0 < depth; k0 += kDepthBlock) {
         loops.multiply_few(weight, n0 + n, k0, std::min(kDepthBlock, depth - k0), a + k0 / kDepthBlock * stride * words,
-                           words, count, sums + n, lds, k0 > 0);
+                           count, sums + n, lds, k0 > 0);
       }
     }
     return;
@@ -95,7 +111,10 @@ void Product::multiply(const float* a, int64_t stride, int64_t count, int64_t n0
     const int64_t k = std::min(kDepthBlock, depth - k0);
     for (int64_t n = 0; n < columns; n += step) {
       loops.pack(weight, n0 + n, k0, k, panel);
-      loops.multiply(a + k0 / kDepthBlock * stride * words, words, count, panel, k, sums + n, lds, k0 > 0);
+      const bool last = n + step >= columns;
+      const bool end = last && k0 + k == depth;
+      const auto ahead = end ? cpu::ReadAhead{} : panel_bytes(last ? n0 : n0 + n + step, last ? k0 + k : k0);
+      loops.multiply(a + k0 / kDepthBlock * stride * words, count, panel, k, sums + n, lds, k0 > 0, ahead);
     }
   }
 }
@@ -138,26 +157,29 @@ void Product::finish(int64_t first, int64_t count, int64_t n0, int64_t columns, 
 
 void Product::run() const {
   const auto& kernels = cpu::linear_kernels();
-  const int64_t words = block_words(), padded_depth = blocks(depth, kDepthBlock) * words;
-  const int64_t chunk = std::min(rows, std::max<int64_t>(16, kRowBytes / 4 / padded_depth));
-  const cpu::AlignedFloats prepared(chunk * padded_depth);
+  const int64_t words = block_words(), padded_depth = blocks(depth, kDepthBlock) * words, group = kernels.tile_rows;
+  const int64_t most = std::max<int64_t>(1, kRowBytes / 4 / padded_depth / group) * group;
+  const int64_t chunk = even_part(rows, most, group);
+  const cpu::AlignedFloats prepared(std::min(rows, chunk) * padded_depth);
   for (int64_t first = 0; first < rows; first += chunk) {
     const int64_t count = std::min(chunk, rows - first);
     prepare_rows(first, count, prepared.data());
-    const int64_t row_blocks = blocks(count, kBlockRows);
+    const int64_t block_rows = even_part(count, kBlockRows, group), row_blocks = blocks(count, block_rows);
     int64_t block_columns = kBlockColumns;
     while (block_columns > kernels.panel_columns &&
            row_blocks * blocks(width, block_columns) < 4 * cpu::num_threads()) {
       block_columns /= 2;
     }
-    const int64_t column_blocks = blocks(width, block_columns);
-    cpu::parallel_for(row_blocks * column_blocks, 1, [&](int64_t begin, int64_t end) {
+    const int64_t items = row_blocks * blocks(width, block_columns);
+    // Each thread takes one item after the other, those of the same columns in turn.
+    std::atomic<int64_t> next{0};
+    cpu::parallel_for(std::min<int64_t>(cpu::num_threads(), items), 1, [&](int64_t, int64_t) {
       const cpu::AlignedFloats panel(kDepthBlock * kernels.panel_columns);
-      const cpu::AlignedFloats sums(std::min(count, kBlockRows) * block_columns);
-      for (int64_t item = begin; item < end; ++item) {
-        const int64_t m0 = item / column_blocks * kBlockRows;
-        const int64_t n0 = item % column_blocks * block_columns;
-        const int64_t m = std::min(kBlockRows, count - m0);
+      const cpu::AlignedFloats sums(std::min(count, block_rows) * block_columns);
+      for (int64_t item; (item = next.fetch_add(1, std::memory_order_relaxed)) < items;) {
+        const int64_t m0 = item % row_blocks * block_rows;
+        const int64_t n0 = item / row_blocks * block_columns;
+        const int64_t m = std::min(block_rows, count - m0);
         const int64_t columns = std::min(block_columns, width - n0);
         multiply(prepared.data() + m0 * words, count, m, n0, columns, panel.data(), sums.data(), block_columns);
         finish(first + m0, m, n0, columns, sums.data(), block_columns);

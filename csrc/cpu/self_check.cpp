@@ -1,6 +1,7 @@
 // Small problems of every kernel, and what of them may differ between instruction sets.
 #include "csrc/cpu/self_check.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <utility>
@@ -144,17 +145,21 @@ struct Weights {
 std::vector<float> product(const LinearKernels& kernels, const LinearLoops& loops, const WeightMatrix& w, int64_t rows,
                            int64_t k0, int64_t k, FloatType type, const void* x, bool few) {
   const int64_t step = kernels.panel_columns, padded = (w.columns + step - 1) / step * step;
-  const int64_t words = (k + loops.values_per_word - 1) / loops.values_per_word + 3;
+  const int64_t words = kDepthBlock / loops.values_per_word, group = kernels.tile_rows;
   std::vector<float> a(rows * words), panel(kDepthBlock * step), sums(rows * padded, 0.25f);
-  for (int64_t r = 0; r < rows; ++r)
-    loops.prepare(type, static_cast<const char*>(x) + r * k * size_of(type), a.data() + r * words, k);
+  for (int64_t first = 0; first < rows; first += group) {
+    const int64_t count = std::min(group, rows - first);
+    const char* from[kMaxTileRows];
+    for (int64_t r = 0; r < count; ++r) from[r] = static_cast<const char*>(x) + (first + r) * k * size_of(type);
+    loops.prepare(type, from, count, k, a.data() + first * words);
+  }
   for (int64_t n = 0; n < w.columns; n += step) {
     for (const bool add : {false, true}) {
       if (few) {
-        loops.multiply_few(w, n, k0, k, a.data(), words, rows, sums.data() + n, padded, add);
+        loops.multiply_few(w, n, k0, k, a.data(), rows, sums.data() + n, padded, add);
       } else {
         loops.pack(w, n, k0, k, panel.data());
-        loops.multiply(a.data(), words, rows, panel.data(), k, sums.data() + n, padded, add);
+        loops.multiply(a.data(), rows, panel.data(), k, sums.data() + n, padded, add, ReadAhead{});
       }
     }
   }
@@ -172,7 +177,7 @@ std::string check_linear(const KernelTables& kernels, const KernelTables& portab
     const bool affine = format == WeightFormat::int8 || format == WeightFormat::int4;
     const Weights weights(format, kColumns, kDepth);
     const int64_t first = 32, count = affine ? 96 : 93;
-    for (const int64_t rows : {1, 3, 4, 17}) {
+    for (const int64_t rows : {1, 3, 4, 29}) {
       const auto x = bfloat16s(Numbers(7).floats(rows * count));
       const auto expected = product(portable.linear, portable.linear.values, weights.matrix, rows, first, count,
                                     FloatType::bf16, x.data(), false);

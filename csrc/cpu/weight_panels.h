@@ -496,4 +496,132 @@ inline void expand_pairs(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t 
 
 #endif
 
+#if defined(__AVX512BF16__) && defined(__AVX512VBMI__)
+#define LTX2RT_WIDE_PAIRS
+
+// The masks of all ones spare GCC 12 a warning about its own header.
+constexpr __mmask64 kAll = ~(__mmask64)0;
+// How far ahead of the loads rows are fetched: memory takes about 100 ns, in which a core reads about 2 KiB.
+constexpr int64_t kAheadBytes = 256;
+
+// 16 x 16 words of four bytes transposed.
+inline __attribute__((always_inline)) void transpose_words(__m512i r[16]) {
+  __m512i a[16];
+#pragma GCC unroll 8
+  for (int i = 0; i < 16; i += 2) {
+    a[i] = _mm512_maskz_unpacklo_epi32(0xffff, r[i], r[i + 1]);
+    a[i + 1] = _mm512_maskz_unpackhi_epi32(0xffff, r[i], r[i + 1]);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 16; i += 4) {
+    r[i] = _mm512_maskz_unpacklo_epi64(0xff, a[i], a[i + 2]);
+    r[i + 1] = _mm512_maskz_unpackhi_epi64(0xff, a[i], a[i + 2]);
+    r[i + 2] = _mm512_maskz_unpacklo_epi64(0xff, a[i + 1], a[i + 3]);
+    r[i + 3] = _mm512_maskz_unpackhi_epi64(0xff, a[i + 1], a[i + 3]);
+  }
+  // r[4 q + j] holds in its lane l (of 128 bits) the words 4 l + j of the rows 4 q to 4 q + 3.
+#pragma GCC unroll 4
+  for (int j = 0; j < 4; ++j) {
+    a[j] = _mm512_maskz_shuffle_i32x4(0xffff, r[j], r[4 + j], 0x44);
+    a[4 + j] = _mm512_maskz_shuffle_i32x4(0xffff, r[j], r[4 + j], 0xee);
+    a[8 + j] = _mm512_maskz_shuffle_i32x4(0xffff, r[8 + j], r[12 + j], 0x44);
+    a[12 + j] = _mm512_maskz_shuffle_i32x4(0xffff, r[8 + j], r[12 + j], 0xee);
+  }
+#pragma GCC unroll 4
+  for (int j = 0; j < 4; ++j) {
+    r[j] = _mm512_maskz_shuffle_i32x4(0xffff, a[j], a[8 + j], 0x88);
+    r[4 + j] = _mm512_maskz_shuffle_i32x4(0xffff, a[j], a[8 + j], 0xdd);
+    r[8 + j] = _mm512_maskz_shuffle_i32x4(0xffff, a[4 + j], a[12 + j], 0x88);
+    r[12 + j] = _mm512_maskz_shuffle_i32x4(0xffff, a[4 + j], a[12 + j], 0xdd);
+  }
+}
+
+// E4M3 codes as bfloat16 by table: its low and its high bytes for the codes 0 to 127, looked up with the sign left out.
+struct E4m3Table {
+  __m512i low[2], high[2];
+
+  E4m3Table() {
+    alignas(64) uint8_t bytes[2][128];
+    for (int code = 0; code < 128; ++code) {
+      BF16 value;
+      from_float(to_float(e4m3_as_f16((uint8_t)code)), value);
+      bytes[0][code] = (uint8_t)value.bits;
+      bytes[1][code] = (uint8_t)(value.bits >> 8);
+    }
+    for (int i = 0; i < 2; ++i) {
+      low[i] = _mm512_load_si512(bytes[0] + 64 * i);
+      high[i] = _mm512_load_si512(bytes[1] + 64 * i);
+    }
+  }
+
+  // Four codes of each of 16 columns as two words of pairs.
+  inline __attribute__((always_inline)) void expand(__m512i codes, __m512i* first, __m512i* second) const {
+    // In each lane the codes 0 and 1 of its four columns, then 2 and 3: unpacking then keeps the columns in order.
+    const __m512i order = _mm512_set4_epi32(0x0f0e0b0a, 0x07060302, 0x0d0c0908, 0x05040100);
+    codes = _mm512_maskz_shuffle_epi8(kAll, codes, order);
+    const __m512i lows = _mm512_permutex2var_epi8(low[0], codes, low[1]);
+    __m512i highs = _mm512_permutex2var_epi8(high[0], codes, high[1]);
+    highs = _mm512_ternarylogic_epi32(highs, codes, _mm512_set1_epi8(-128), 0xf8);  // highs | (codes & 0x80)
+    *first = _mm512_maskz_unpacklo_epi8(kAll, lows, highs);
+    *second = _mm512_maskz_unpackhi_epi8(kAll, lows, highs);
+  }
+};
+
+constexpr bool has_wide_pairs(WeightFormat format) {
+  return format == WeightFormat::bf16 || format == WeightFormat::e4m3;
+}
+
+// expand_pairs for the 16 columns from n0 on: sink(k / 2, words). Every cache line of a row is loaded once and whole,
+// since rows a power of two apart would push each other out of the first-level cache.
+template <typename Sink>
+inline void expand_wide_pairs(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t count, const Sink& sink) {
+  const bool codes = w.format == WeightFormat::e4m3;
+  const int64_t size = codes ? 1 : 2, bytes = count * size;
+  const char* rows[16];
+  for (int i = 0; i < 16; ++i) {
+    rows[i] = (const char*)w.values + (n0 + i < w.columns ? n0 + i : w.columns - 1) * w.row_bytes + k0 * size;
+  }
+  // Lines of the next columns follow the last ones of these.
+  const int64_t left = w.row_bytes - k0 * size, next_columns = (kPanelColumns - 1) * w.row_bytes;
+  static const E4m3Table table;
+  for (int64_t at = 0; at < bytes; at += 64) {
+    const int64_t ahead = at + kAheadBytes < left ? at + kAheadBytes : at + kAheadBytes + next_columns;
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; ++i) _mm_prefetch(rows[i] + ahead, _MM_HINT_T1);
+    __m512i words[16];
+    if (at + 64 <= bytes) {
+#pragma GCC unroll 16
+      for (int i = 0; i < 16; ++i) words[i] = _mm512_loadu_si512(rows[i] + at);
+    } else {
+      const __mmask64 rest = ((__mmask64)1 << (bytes - at)) - 1;
+#pragma GCC unroll 16
+      for (int i = 0; i < 16; ++i) words[i] = _mm512_maskz_loadu_epi8(rest, rows[i] + at);
+    }
+    transpose_words(words);
+    const int64_t word_count = bytes - at < 64 ? (bytes - at + 3) / 4 : 16;
+    const int64_t row = at / size / 2;
+    if (codes) {
+      const auto put = [&](int i) __attribute__((always_inline)) {
+        __m512i first, second;
+        table.expand(words[i], &first, &second);
+        sink(row + 2 * i, (VecI)first);
+        if (row + 2 * i + 1 < (count + 1) / 2) sink(row + 2 * i + 1, (VecI)second);
+      };
+      if (word_count == 16) {
+#pragma GCC unroll 16
+        for (int i = 0; i < 16; ++i) put(i);
+      } else {
+        for (int i = 0; i < word_count; ++i) put(i);
+      }
+    } else if (word_count == 16) {
+#pragma GCC unroll 16
+      for (int i = 0; i < 16; ++i) sink(row + i, (VecI)words[i]);
+    } else {
+      for (int i = 0; i < word_count; ++i) sink(row + i, (VecI)words[i]);
+    }
+  }
+}
+
+#endif
+
 }  // namespace ltx2rt::cpu::LTX2RT_ISA

@@ -51,6 +51,7 @@ def test_the_self_check_sees_broken_products_of_pairs(isa):
 
 X86 = ["avx512bf16", "avx512", "avx2", "portable"]
 ARM = ["neonbf16", "neon", "portable"]
+PROVEN = ["avx2", "portable"]
 
 
 @pytest.mark.parametrize(
@@ -69,7 +70,7 @@ ARM = ["neonbf16", "neon", "portable"]
     ],
 )
 def test_a_set_that_computes_wrongly_gives_way_to_the_next_with_one_line(asked, usable, faulty, chosen, mentioned):
-    isa, warning = _ext.choose_isa(asked, usable, faulty)
+    isa, warning = _ext.choose_isa(asked, usable, faulty, PROVEN)
     assert isa == chosen
     assert "\n" not in warning
     for name in faulty:
@@ -80,12 +81,12 @@ def test_a_set_that_computes_wrongly_gives_way_to_the_next_with_one_line(asked, 
 
 
 def test_proven_sets_are_not_checked_again():
-    assert _ext.choose_isa("", ["avx2", "portable"], ["avx2", "portable"]) == ("avx2", "")
+    assert _ext.choose_isa("", ["avx2", "portable"], ["avx2", "portable"], PROVEN) == ("avx2", "")
 
 
 def test_a_set_that_is_missing_is_refused():
     with pytest.raises(ValueError, match=r'must be one of: avx2, portable on this machine, got "avx512"'):
-        _ext.choose_isa("avx512", ["avx2", "portable"], [])
+        _ext.choose_isa("avx512", ["avx2", "portable"], [], PROVEN)
     with pytest.raises(ValueError, match="not built or not supported"):
         _ext.kernel_fault("mmx")
     with pytest.raises(ValueError, match='no part "teeth"'):
