@@ -101,9 +101,15 @@ cpu::KernelTables broken(cpu::KernelTables tables, const std::string& part) {
       whole.norm.row(kind, eps * 100, x, scale, shift, type, out, n);
     };
   } else if (part == "attention") {
-    tables.attention.advance = [](const cpu::AttentionArgs& args, const cpu::QueryBlock& queries, int64_t first,
-                                  int64_t end, const float* blocks, float* state, float* work) {
-      whole.attention.advance(args, queries, first, end - 1, blocks, state, work);
+    tables.attention.values.advance = [](const cpu::AttentionArgs& args, const cpu::QueryBlock& queries, int64_t first,
+                                         int64_t end, const float* blocks, float* state, float* work) {
+      whole.attention.values.advance(args, queries, first, end - 1, blocks, state, work);
+    };
+  } else if (part == "attention pairs") {
+    if (!tables.attention.has_pairs) throw std::invalid_argument("this instruction set has no pairs");
+    tables.attention.pairs.advance = [](const cpu::AttentionArgs& args, const cpu::QueryBlock& queries, int64_t first,
+                                        int64_t end, const float* blocks, float* state, float* work) {
+      whole.attention.pairs.advance(args, queries, first, end - 1, blocks, state, work);
     };
   } else if (part == "conv") {
     tables.conv.pack_weight = [](const cpu::ConvArgs& args, const cpu::ConvPlan& plan, int64_t panel, int64_t first,

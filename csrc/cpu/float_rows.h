@@ -60,8 +60,8 @@ inline float sum_of_squares(const float* x, int64_t n) {
   return total;
 }
 
-// to[i * rows + r] = from[r * stride + i] for r < rows and i < columns; rows is a multiple of kLanes.
-inline void transpose(const float* from, int64_t stride, int64_t rows, int64_t columns, float* to) {
+// to[i * to_stride + r] = from[r * stride + i] for r < rows and i < columns; rows is a multiple of kLanes.
+inline void transpose(const float* from, int64_t stride, int64_t rows, int64_t columns, float* to, int64_t to_stride) {
 #if defined(__AVX2__)
   constexpr int64_t kSquare = 8;
 #else
@@ -85,8 +85,8 @@ inline void transpose(const float* from, int64_t stride, int64_t rows, int64_t c
         a[k + 3] = _mm256_shuffle_ps(b[k + 1], b[k + 3], 0xee);
       }
       for (int k = 0; k < 4; ++k) {
-        _mm256_storeu_ps(to + (i + k) * rows + r, _mm256_permute2f128_ps(a[k], a[k + 4], 0x20));
-        _mm256_storeu_ps(to + (i + k + 4) * rows + r, _mm256_permute2f128_ps(a[k], a[k + 4], 0x31));
+        _mm256_storeu_ps(to + (i + k) * to_stride + r, _mm256_permute2f128_ps(a[k], a[k + 4], 0x20));
+        _mm256_storeu_ps(to + (i + k + 4) * to_stride + r, _mm256_permute2f128_ps(a[k], a[k + 4], 0x31));
       }
     }
 #elif __has_builtin(__builtin_shufflevector)
@@ -97,15 +97,19 @@ inline void transpose(const float* from, int64_t stride, int64_t rows, int64_t c
       const Vec b1 = __builtin_shufflevector(a[0], a[1], 2, 6, 3, 7);
       const Vec b2 = __builtin_shufflevector(a[2], a[3], 0, 4, 1, 5);
       const Vec b3 = __builtin_shufflevector(a[2], a[3], 2, 6, 3, 7);
-      store(to + i * rows + r, __builtin_shufflevector(b0, b2, 0, 1, 4, 5));
-      store(to + (i + 1) * rows + r, __builtin_shufflevector(b0, b2, 2, 3, 6, 7));
-      store(to + (i + 2) * rows + r, __builtin_shufflevector(b1, b3, 0, 1, 4, 5));
-      store(to + (i + 3) * rows + r, __builtin_shufflevector(b1, b3, 2, 3, 6, 7));
+      store(to + i * to_stride + r, __builtin_shufflevector(b0, b2, 0, 1, 4, 5));
+      store(to + (i + 1) * to_stride + r, __builtin_shufflevector(b0, b2, 2, 3, 6, 7));
+      store(to + (i + 2) * to_stride + r, __builtin_shufflevector(b1, b3, 0, 1, 4, 5));
+      store(to + (i + 3) * to_stride + r, __builtin_shufflevector(b1, b3, 2, 3, 6, 7));
     }
 #endif
     for (; i < columns; ++i)
-      for (int64_t k = 0; k < kSquare; ++k) to[i * rows + r + k] = from[(r + k) * stride + i];
+      for (int64_t k = 0; k < kSquare; ++k) to[i * to_stride + r + k] = from[(r + k) * stride + i];
   }
+}
+
+inline void transpose(const float* from, int64_t stride, int64_t rows, int64_t columns, float* to) {
+  transpose(from, stride, rows, columns, to, rows);
 }
 
 }  // namespace ltx2rt::cpu::LTX2RT_ISA

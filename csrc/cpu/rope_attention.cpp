@@ -17,6 +17,7 @@ namespace {
 
 using cpu::AttentionArgs;
 using cpu::AttentionKernel;
+using cpu::AttentionLoops;
 using cpu::kKeyBlock;
 using cpu::kQueryBlock;
 
@@ -54,12 +55,13 @@ class Scheduler {
   explicit Scheduler(const AttentionArgs& args)
       : args_(args),
         kernel_(cpu::rope_attention_kernel()),
+        loops_(kernel_.loops(args.q.rows.type)),
         group_(args.q.heads / args.k.heads),
         query_blocks_(blocks_of(args.q.tokens, kQueryBlock)),
         key_blocks_(blocks_of(args.k.tokens, kKeyBlock)),
-        block_floats_(kernel_.block_floats(args.head_size)),
-        state_floats_(kernel_.state_floats(args.head_size)),
-        work_floats_(kernel_.work_floats(args.head_size)) {}
+        block_floats_(loops_.block_floats(args.head_size)),
+        state_floats_(loops_.state_floats(args.head_size)),
+        work_floats_(loops_.work_floats(args.head_size)) {}
 
   void run() {
     check_index(args_.q, "rope_q");
@@ -118,7 +120,7 @@ class Scheduler {
 
   void pack(int64_t kv_head, int64_t block, float* to) const {
     const int64_t first = block * kKeyBlock;
-    kernel_.pack(args_, kv_head / args_.k.heads, kv_head % args_.k.heads, first,
+    loops_.pack(args_, kv_head / args_.k.heads, kv_head % args_.k.heads, first,
                  static_cast<int>(std::min<int64_t>(kKeyBlock, args_.k.tokens - first)), to);
   }
 
@@ -128,9 +130,9 @@ class Scheduler {
       const cpu::AlignedFloats state(state_floats_), work(work_floats_);
       for (int64_t head = begin; head < end; ++head) {
         const auto queries = query_block(head, 0);
-        kernel_.start(args_, queries, state.data(), work.data());
-        kernel_.advance(args_, queries, 0, args_.k.tokens, nullptr, state.data(), work.data());
-        kernel_.finish(args_, queries, state.data());
+        loops_.start(args_, queries, state.data(), work.data());
+        loops_.advance(args_, queries, 0, args_.k.tokens, nullptr, state.data(), work.data());
+        loops_.finish(args_, queries, state.data());
       }
     });
   }
@@ -147,10 +149,10 @@ class Scheduler {
       for (int64_t i = begin; i < end; ++i) {
         const int64_t head = i / tasks;
         const auto queries = query_block(first_head + head, i % tasks);
-        kernel_.start(args_, queries, state.data(), work.data());
-        kernel_.advance(args_, queries, 0, args_.k.tokens, blocks + head * key_blocks_ * block_floats_, state.data(),
+        loops_.start(args_, queries, state.data(), work.data());
+        loops_.advance(args_, queries, 0, args_.k.tokens, blocks + head * key_blocks_ * block_floats_, state.data(),
                         work.data());
-        kernel_.finish(args_, queries, state.data());
+        loops_.finish(args_, queries, state.data());
       }
     });
   }
@@ -172,10 +174,10 @@ class Scheduler {
             for (int64_t i = begin; i < end; ++i) {
               const auto queries = query_block(head, first + i);
               float* state = states.data() + i * state_floats_;
-              if (piece == 0) kernel_.start(args_, queries, state, work.data());
-              kernel_.advance(args_, queries, piece * kKeyBlock,
+              if (piece == 0) loops_.start(args_, queries, state, work.data());
+              loops_.advance(args_, queries, piece * kKeyBlock,
                               std::min((piece + here) * kKeyBlock, args_.k.tokens), blocks.data(), state, work.data());
-              if (piece + here == key_blocks_) kernel_.finish(args_, queries, state);
+              if (piece + here == key_blocks_) loops_.finish(args_, queries, state);
             }
           });
         }
@@ -185,6 +187,7 @@ class Scheduler {
 
   AttentionArgs args_;
   const AttentionKernel& kernel_;
+  const AttentionLoops& loops_;
   int64_t group_;  // query heads per key head
   int64_t query_blocks_;
   int64_t key_blocks_;

@@ -59,13 +59,12 @@ struct QueryBlock {
   int count;
 };
 
-struct AttentionKernel {
+// The loops for one kind of words, each a float32 value or a pair of bfloat16 values.
+struct AttentionLoops {
   // Floats of one packed key block, of the state of one query block, and of the scratch of one thread.
   int64_t (*block_floats)(int64_t head_size);
   int64_t (*state_floats)(int64_t head_size);
   int64_t (*work_floats)(int64_t head_size);
-  // inverse_rms[t] of the tokens [begin, end) of batch * tokens.
-  void (*inverse_rms)(const Projection& x, int64_t head_size, float eps, int64_t begin, int64_t end, float* out);
   // Normalises, rotates and packs keys and values [first, first + count) of one head, count <= kKeyBlock.
   void (*pack)(const AttentionArgs& args, int64_t batch, int64_t kv_head, int64_t first, int count, float* block);
   // One query block: start, then advance over ranges of keys in order (first_key a multiple of kKeyBlock), then finish.
@@ -74,6 +73,19 @@ struct AttentionKernel {
   void (*advance)(const AttentionArgs& args, const QueryBlock& queries, int64_t first_key, int64_t end_key,
                   const float* blocks, float* state, float* work);
   void (*finish)(const AttentionArgs& args, const QueryBlock& queries, float* state);
+};
+
+struct AttentionKernel {
+  // inverse_rms[t] of the tokens [begin, end) of batch * tokens.
+  void (*inverse_rms)(const Projection& x, int64_t head_size, float eps, int64_t begin, int64_t end, float* out);
+  AttentionLoops values;
+  bool has_pairs;  // the processor has a dot product of bfloat16 pairs
+  AttentionLoops pairs;
+
+  // Pairs round normalised and rotated q and k and the softmax weights to bfloat16; v must hold bfloat16 values already.
+  const AttentionLoops& loops(FloatType type) const {
+    return has_pairs && type == FloatType::bf16 ? pairs : values;
+  }
 };
 
 LTX2RT_DISPATCH(const AttentionKernel&, rope_attention_kernel)

@@ -1,4 +1,8 @@
 // Attention inner loops: packing with norm and rotation, scores, running softmax, weighted values.
+//
+// Queries lie in the lanes of the vectors: a score tile multiplies rows of keys with a panel of queries, so the maximum
+// and the sum over keys are plain vector operations, and the weights come out in the order in which the product with the
+// values reads them. Words selects what is multiplied: float32 values, or pairs of bfloat16 values.
 #include "csrc/cpu/float_rows.h"
 #include "csrc/cpu/fma_tile.h"
 #include "csrc/cpu/rope_attention_kernel.h"
@@ -6,25 +10,58 @@
 namespace ltx2rt::cpu::LTX2RT_ISA {
 namespace {
 
-constexpr int64_t kColumns = kTileColumns;
-static_assert(kKeyBlock % kColumns == 0 && kQueryBlock % 16 == 0);
+// Queries whose scores with one key block stay in the first-level cache.
+constexpr int64_t kStrip = 48;
+// Tile of scores: keys by vectors of queries.
+#if LTX2RT_LANES == 16
+constexpr int kScoreRows = 8, kScoreVecs = 3;
+#elif LTX2RT_LANES == 8
+constexpr int kScoreRows = 6, kScoreVecs = 2;
+#elif defined(__aarch64__)
+constexpr int kScoreRows = 8, kScoreVecs = 3;
+#else
+constexpr int kScoreRows = 4, kScoreVecs = 2;
+#endif
+static_assert(kQueryBlock % kStrip == 0 && kStrip % (kScoreVecs * kLanes) == 0 && kKeyBlock % 2 == 0);
 
 constexpr float kMinusInfinity = -__builtin_inff();
 
-// A packed block holds keys as [kKeyBlock / kColumns][head_size][kColumns], then values as
-// [value_width / kColumns][kKeyBlock][kColumns].
-int64_t value_width(int64_t head_size) { return (head_size + kColumns - 1) / kColumns * kColumns; }
-int64_t key_floats(int64_t head_size) { return kKeyBlock * head_size; }
-int64_t block_floats(int64_t head_size) { return key_floats(head_size) + kKeyBlock * value_width(head_size); }
+// Values in one word of 32 bits.
+template <typename Words>
+constexpr int64_t kValues = __is_same(Words, FloatWords) ? 1 : 2;
 
-// What a query block carries from key to key: its queries [kQueryBlock][head_size], the weighted sums of values
-// [kQueryBlock][value_width], and per query the largest score so far and the sum of the weights.
+template <typename Words>
+constexpr int64_t words_of(int64_t values) {
+  return (values + kValues<Words> - 1) / kValues<Words>;
+}
+
+int64_t value_width(int64_t head_size) { return (head_size + kTileColumns - 1) / kTileColumns * kTileColumns; }
+
+// A packed block holds keys as [kKeyBlock][words of head_size], then values as
+// [value_width / kTileColumns][words of kKeyBlock][kTileColumns].
+template <typename Words>
+int64_t key_words(int64_t head_size) {
+  return kKeyBlock * words_of<Words>(head_size);
+}
+
+template <typename Words>
+int64_t block_words(int64_t head_size) {
+  return key_words<Words>(head_size) + words_of<Words>(kKeyBlock) * value_width(head_size);
+}
+
+// What a query block carries from key to key: its queries [kQueryBlock / kStrip][words of head_size][kStrip], the
+// weighted sums of values [kQueryBlock][value_width], and per query the largest score so far and the sum of the weights.
+template <typename Words>
 struct State {
   State(float* memory, int64_t head_size)
       : queries(memory),
-        sums(queries + kQueryBlock * head_size),
+        sums(queries + kQueryBlock * words_of<Words>(head_size)),
         largest(sums + kQueryBlock * value_width(head_size)),
         total(largest + kQueryBlock) {}
+
+  static int64_t floats(int64_t head_size) {
+    return kQueryBlock * (words_of<Words>(head_size) + value_width(head_size) + 2);
+  }
 
   float* queries;
   float* sums;
@@ -32,19 +69,28 @@ struct State {
   float* total;
 };
 
-int64_t state_floats(int64_t head_size) { return kQueryBlock * (head_size + value_width(head_size) + 2); }
-
-// Scratch of a thread: scores [kQueryBlock][kKeyBlock], a row of the bias, a packed block.
+// Scratch of a thread: scores and then weights [kKeyBlock][kStrip], rows of the bias and the same transposed, vectors
+// that are being normalised and rotated, a packed block.
+template <typename Words>
 struct Work {
-  explicit Work(float* memory)
-      : scores(memory), bias(scores + kQueryBlock * kKeyBlock), block(bias + kKeyBlock) {}
+  Work(float* memory, int64_t head_size)
+      : scores(memory),
+        bias(scores + kKeyBlock * kStrip),
+        bias_columns(bias + kKeyBlock * kLanes),
+        rows(bias_columns + kKeyBlock * kLanes),
+        block(rows + rows_floats(head_size)) {}
+
+  static int64_t rows_floats(int64_t head_size) { return (kLanes + 2) * (head_size + 1); }
+  static int64_t floats(int64_t head_size) {
+    return kKeyBlock * (kStrip + 2 * kLanes) + rows_floats(head_size) + block_words<Words>(head_size);
+  }
 
   float* scores;
   float* bias;
+  float* bias_columns;
+  float* rows;
   float* block;
 };
-
-int64_t work_floats(int64_t head_size) { return (kQueryBlock + 1) * kKeyBlock + block_floats(head_size); }
 
 void inverse_rms(const Projection& x, int64_t head_size, float eps, int64_t begin, int64_t end, float* out) {
   constexpr int64_t kChunk = 512;
@@ -143,41 +189,77 @@ void prefetch(const TokenRows& rows, int64_t batch, int64_t token, int64_t first
 // Rows ahead of the one being read that are prefetched.
 constexpr int64_t kAhead = 8;
 
+// Words of n values; a missing second value of the last pair is 0.
+template <typename Words>
+void store_words(const float* x, int64_t n, float* words) {
+  if constexpr (kValues<Words> == 1) {
+    if (words != x) memcpy(words, x, (size_t)n * sizeof(float));
+  } else {
+    BF16* halves = (BF16*)words;
+    int64_t i = 0;
+    for (; i + kLanes <= n; i += kLanes) store(halves + i, load(x + i));
+    for (; i < n; ++i) from_float(x[i], halves[i]);
+    if (n % 2 != 0) halves[n] = BF16{0};
+  }
+}
+
+// One row of n values as a row of words, or two rows as a row of pairs (the second may be missing); zeros beyond n.
+// first: where the first row starts.
+template <typename Words>
+void pack_values(const TokenRows& v, int64_t first, bool has_second, int64_t n, float* words) {
+  load_floats(v.data, v.type, first, v.lane_stride, n, words);
+  for (int64_t i = n; i < kTileColumns; ++i) words[i] = 0.0f;
+  if constexpr (kValues<Words> == 2) {
+    float second[kTileColumns] = {};
+    if (has_second) load_floats(v.data, v.type, first + v.token_stride, v.lane_stride, n, second);
+    for (int64_t i = 0; i < kTileColumns; i += kLanes)
+      Words::store_row(words + i, Words::pair(load(words + i), load(second + i)));
+  }
+}
+
+template <typename Words>
 void pack(const AttentionArgs& args, int64_t batch, int64_t kv_head, int64_t first, int count, float* block) {
-  const int64_t size = args.head_size;
-  float* values = block + key_floats(size);
-  float* rows = values;  // kColumns keys at a time; the values overwrite them at the end
-  float* angles = rows + kColumns * size;
-  for (int64_t done = 0; done < count; done += kColumns) {
-    const int64_t here = smaller(kColumns, count - done);
-    for (int64_t c = 0; c < here; ++c) {
-      if (done + c + kAhead < count) prefetch(args.k.rows, batch, first + done + c + kAhead, kv_head * size, size);
-      transform(args, args.k, batch, first + done + c, kv_head, 1.0f, rows + c * size, angles);
-    }
-    for (int64_t i = here * size; i < kColumns * size; ++i) rows[i] = 0.0f;
-    transpose(rows, size, kColumns, size, block + done * size);
+  const int64_t size = args.head_size, key_stride = words_of<Words>(size);
+  float* values = block + key_words<Words>(size);
+  float* row = values;  // the values overwrite it at the end
+  float* angles = row + size;
+  for (int64_t key = 0; key < count; ++key) {
+    if (key + kAhead < count) prefetch(args.k.rows, batch, first + key + kAhead, kv_head * size, size);
+    transform(args, args.k, batch, first + key, kv_head, 1.0f, row, angles);
+    store_words<Words>(row, size, block + key * key_stride);
   }
   const TokenRows& v = args.v;
-  for (int64_t key = 0; key < count; ++key) {
+  constexpr int64_t kStep = kValues<Words>;
+  for (int64_t key = 0; key < count; key += kStep) {
     const int64_t start = batch * v.batch_stride + (first + key) * v.token_stride + kv_head * size * v.lane_stride;
-    if (key + kAhead < count) prefetch(v, batch, first + key + kAhead, kv_head * size, size);
-    for (int64_t lane = 0; lane < size; lane += kColumns) {
-      float* to = values + lane * kKeyBlock + key * kColumns;
-      const int64_t n = smaller(kColumns, size - lane);
-      load_floats(v.data, v.type, start + lane * v.lane_stride, v.lane_stride, n, to);
-      for (int64_t i = n; i < kColumns; ++i) to[i] = 0.0f;
+    for (int64_t i = key + kAhead; i < smaller(count, key + kAhead + kStep); ++i)
+      prefetch(v, batch, first + i, kv_head * size, size);
+    for (int64_t lane = 0; lane < size; lane += kTileColumns) {
+      pack_values<Words>(v, start + lane * v.lane_stride, key + 1 < count, smaller(kTileColumns, size - lane),
+                         values + lane * words_of<Words>(kKeyBlock) + key / kStep * kTileColumns);
     }
   }
 }
 
+template <typename Words>
 void start(const AttentionArgs& args, const QueryBlock& queries, float* state_memory, float* work_memory) {
-  const int64_t size = args.head_size;
-  const State state(state_memory, size);
-  for (int64_t i = 0; i < queries.count; ++i) {
-    if (i + kAhead < queries.count)
-      prefetch(args.q.rows, queries.batch, queries.first + i + kAhead, queries.head * size, size);
-    transform(args, args.q, queries.batch, queries.first + i, queries.head, args.scale, state.queries + i * size,
-              Work(work_memory).block);
+  const int64_t size = args.head_size, words = words_of<Words>(size);
+  const State<Words> state(state_memory, size);
+  float* rows = Work<Words>(work_memory, size).rows;
+  float* angles = rows + kLanes * (size + 1);
+  for (int64_t i = 0; i < queries.count; i += kLanes) {
+    for (int64_t r = 0; r < kLanes; ++r) {
+      float* row = rows + r * (size + 1);
+      if (i + r >= queries.count) {
+        for (int64_t w = 0; w < words; ++w) row[w] = 0.0f;
+        continue;
+      }
+      if (i + r + kAhead < queries.count)
+        prefetch(args.q.rows, queries.batch, queries.first + i + r + kAhead, queries.head * size, size);
+      transform(args, args.q, queries.batch, queries.first + i + r, queries.head, args.scale, row, angles);
+      store_words<Words>(row, size, row);
+    }
+    transpose(rows, size + 1, kLanes, words, state.queries + i / kStrip * words * kStrip + i % kStrip, kStrip);
   }
   for (int64_t i = 0; i < kQueryBlock; ++i) {
     state.largest[i] = kMinusInfinity;
@@ -187,111 +269,238 @@ void start(const AttentionArgs& args, const QueryBlock& queries, float* state_me
   for (int64_t i = 0; i < sums; ++i) state.sums[i] = 0.0f;
 }
 
-// c [rows, columns] (+)= a [rows, depth] * panels, where panels are [columns / kColumns][panel_depth][kColumns].
-void multiply(const float* a, int64_t lda, int64_t row_count, int64_t depth, const float* panels, int64_t panel_depth,
-              int64_t columns, float* c, int64_t ldc, bool accumulate) {
-  const Run run{0, depth};
-  for (int64_t column = 0; column < columns; column += kColumns, panels += panel_depth * kColumns) {
-    for (int64_t row = 0; row < row_count; row += kTileRows) {
-      const float* rows[kTileRows];
-      for (int64_t i = 0; i < kTileRows; ++i) rows[i] = a + (row + i) * lda;
-      fma_tile(int(smaller(kTileRows, row_count - row)), int(smaller(kColumns, columns - column)), rows, &run, 1,
-               panels, c + row * ldc + column, ldc, accumulate);
+// scores[r][c] = sum over w of keys[r][w] * queries[w][c] for r < kRows and c < kVecs * kLanes, each sum one chain.
+template <typename Words, int kRows, int kVecs>
+void score_tile(const float* keys, int64_t words, const float* queries, float* scores) {
+  Vec sums[kRows][kVecs];
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 4
+    for (int v = 0; v < kVecs; ++v) sums[r][v] = zero();
+  for (int64_t w = 0; w < words; ++w, queries += kStrip) {
+    typename Words::Operand b[kVecs];
+#pragma GCC unroll 4
+    for (int v = 0; v < kVecs; ++v) b[v] = Words::load_row(queries + v * kLanes);
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) {
+      const auto a = Words::broadcast(keys + r * words + w);
+#pragma GCC unroll 4
+      for (int v = 0; v < kVecs; ++v) sums[r][v] = Words::add_product(sums[r][v], a, b[v]);
+    }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 4
+    for (int v = 0; v < kVecs; ++v) store(scores + r * kStrip + v * kLanes, sums[r][v]);
+}
+
+template <typename Words, int kVecs, int kRows = kScoreRows>
+void score_rows(int64_t rows, const float* keys, int64_t words, const float* queries, float* scores) {
+  if (rows == kRows) {
+    score_tile<Words, kRows, kVecs>(keys, words, queries, scores);
+  } else if constexpr (kRows > 1) {
+    score_rows<Words, kVecs, kRows - 1>(rows, keys, words, queries, scores);
+  }
+}
+
+// scores[key][query] of `count` keys and `vecs` vectors of queries.
+template <typename Words>
+void score(const float* keys, int64_t count, int64_t words, const float* queries, int64_t vecs, float* scores) {
+  for (int64_t v = 0; v < vecs; v += kScoreVecs, queries += kScoreVecs * kLanes, scores += kScoreVecs * kLanes) {
+    for (int64_t key = 0; key < count; key += kScoreRows) {
+      const int64_t rows = smaller(kScoreRows, count - key);
+      const float* from = keys + key * words;
+      float* to = scores + key * kStrip;
+      if (vecs - v == 1) {
+        score_rows<Words, 1>(rows, from, words, queries, to);
+      } else if (kScoreVecs == 2 || vecs - v == 2) {
+        score_rows<Words, 2>(rows, from, words, queries, to);
+      } else {
+        score_rows<Words, kScoreVecs>(rows, from, words, queries, to);
+      }
     }
   }
 }
 
-// scores[j] += bias[.., j] for j < count, of query `query` and the keys from `first` on. row: scratch that still holds
-// the bias row of the previous query when all queries share it.
-void add_bias(const AttentionArgs& args, const QueryBlock& queries, int64_t query, int64_t first, int64_t count,
-              float* scores, float* row) {
+// scores[key][query] += bias[.., query, key] of `count` keys from `first_key` on and the queries of a strip. work.bias
+// still holds the row of the previous strip when all queries share it.
+template <typename Words>
+void add_bias(const AttentionArgs& args, const QueryBlock& strip, int64_t first_key, int64_t count, bool new_keys,
+              const Work<Words>& work) {
   const int64_t* strides = args.bias_strides;
-  if (query == 0 || strides[2] != 0) {
-    load_floats(args.bias, args.bias_type,
-                queries.batch * strides[0] + queries.head * strides[1] + (queries.first + query) * strides[2] +
-                    first * strides[3],
-                strides[3], count, row);
-  }
-  for (int64_t j = 0; j < count; ++j) scores[j] += row[j];
-}
-
-// exp(x) that is exactly 0 where x is too low for it, as for -inf.
-Vec weight_of(Vec x) { return select(x < splat(-87.0f), zero(), exp(x)); }
-
-// Turns scores [rows][kKeyBlock] into weights exp(score - largest), updates largest and total of the state, and brings
-// the sums so far to the new largest. Of each row, the scores beyond count are overwritten up to a whole vector. The
-// steps run over all rows in turn, so that the processor can overlap the reductions of neighbours.
-void weigh(float* scores, int64_t rows, int64_t count, const State& state, int64_t width) {
-  float top[kQueryBlock], base[kQueryBlock], factor[kQueryBlock];
-  for (int64_t i = rows; i % kLanes != 0; ++i) top[i] = kMinusInfinity;
-  for (int64_t i = 0; i < rows; ++i) {
-    float* row = scores + i * kKeyBlock;
-    for (int64_t j = count; j % kLanes != 0; ++j) row[j] = kMinusInfinity;
-    Vec most = load(row);
-    for (int64_t j = kLanes; j < count; j += kLanes) most = max(most, load(row + j));
-    top[i] = reduce_max(most);
-  }
-  for (int64_t i = 0; i < rows; i += kLanes) {
-    const Vec before = load(state.largest + i), largest = max(load(top + i), before);
-    // With no key allowed so far, any finite base keeps all weights 0 and avoids inf - inf.
-    const Vec from = select(largest == splat(kMinusInfinity), zero(), largest);
-    const Vec shrink = weight_of(before - from);
-    store(state.largest + i, largest);
-    store(state.total + i, load(state.total + i) * shrink);
-    store(base + i, from);
-    store(factor + i, shrink);
-  }
-  for (int64_t i = 0; i < rows; ++i) {
-    float* row = scores + i * kKeyBlock;
-    Vec weights = zero();
-    for (int64_t j = 0; j < count; j += kLanes) {
-      const Vec weight = weight_of(load(row + j) - base[i]);
-      store(row + j, weight);
-      weights += weight;
+  const int64_t start = strip.batch * strides[0] + strip.head * strides[1] + first_key * strides[3];
+  const auto load_row = [&](int64_t query, float* row) {
+    load_floats(args.bias, args.bias_type, start + query * strides[2], strides[3], count, row);
+  };
+  if (strides[2] == 0) {
+    if (new_keys) load_row(0, work.bias);
+    for (int64_t key = 0; key < count; ++key) {
+      float* row = work.scores + key * kStrip;
+      for (int64_t i = 0; i < strip.count; i += kLanes) store(row + i, load(row + i) + work.bias[key]);
     }
-    state.total[i] += reduce_add(weights);
+    return;
   }
-  for (int64_t i = 0; i < rows; ++i) {
-    if (factor[i] == 1.0f) continue;
-    float* sums = state.sums + i * width;
-    for (int64_t j = 0; j < width; j += kLanes) store(sums + j, load(sums + j) * factor[i]);
+  for (int64_t i = 0; i < strip.count; i += kLanes) {
+    for (int64_t r = 0; r < kLanes; ++r)  // the lanes beyond the last query may hold anything: here its own bias
+      load_row(smaller(strip.first + i + r, strip.first + strip.count - 1), work.bias + r * kKeyBlock);
+    transpose(work.bias, kKeyBlock, kLanes, count, work.bias_columns, kLanes);
+    for (int64_t key = 0; key < count; ++key) {
+      float* row = work.scores + key * kStrip + i;
+      store(row, load(row) + load(work.bias_columns + key * kLanes));
+    }
   }
 }
 
+// exp(x) for x <= 0, exactly 0 where x is too low for it, as for -inf.
+template <typename Words>
+Vec weight_of(Vec x) {
+  if constexpr (kValues<Words> == 1) return select(x < splat(-87.0f), zero(), exp(x));
+  return coarse_exp(x);
+}
+
+// Turns `count` rows of scores into weights exp(score - largest), in words, and updates largest and total of the state.
+// Returns in `factor` by what the sums of values so far have to be multiplied.
+template <typename Words>
+void weigh(float* scores, int64_t count, int64_t vecs, float* all_largest, float* total, float* factor) {
+  for (int64_t i = 0; i < vecs * kLanes; i += kLanes) {
+    float* column = scores + i;
+    const Vec before = load(all_largest + i);
+    Vec most[2] = {before, before};
+    for (int64_t key = 0; key + 1 < count; key += 2) {
+      most[0] = max(load(column + key * kStrip), most[0]);
+      most[1] = max(load(column + (key + 1) * kStrip), most[1]);
+    }
+    if (count % 2 != 0) most[0] = max(load(column + (count - 1) * kStrip), most[0]);
+    const Vec largest = max(most[0], most[1]);
+    // With no key allowed so far, any finite base keeps all weights 0 and avoids inf - inf.
+    const Vec base = select(largest == splat(kMinusInfinity), zero(), largest);
+    const Vec shrink = weight_of<Words>(before - base);
+    store(all_largest + i, largest);
+    store(factor + i, shrink);
+    Vec sum = zero();
+    if constexpr (kValues<Words> == 1) {
+      for (int64_t key = 0; key < count; ++key) {
+        const Vec weight = weight_of<Words>(load(column + key * kStrip) - base);
+        store(column + key * kStrip, weight);
+        sum += weight;
+      }
+    } else {
+      const auto pair = [&](int64_t key, Vec second) {
+        const auto words = Words::pair(weight_of<Words>(load(column + key * kStrip) - base), second);
+        Words::store_row(column + key / 2 * kStrip, words);
+        sum = Words::add_product(sum, words, Words::ones());  // of what is multiplied, so that equal weights cancel
+      };
+      int64_t key = 0;
+      for (; key + 1 < count; key += 2) pair(key, weight_of<Words>(load(column + (key + 1) * kStrip) - base));
+      if (key < count) pair(key, zero());
+    }
+    store(total + i, fma(load(total + i), shrink, sum));
+  }
+}
+
+// sums[r][c] = factor[r] * sums[r][c] + sum over w of weights[w][r] * values[w][c] for r < kRows and a tile of columns.
+template <typename Words, int kRows, int kVecs>
+void value_tile(const float* weights, int64_t words, const float* values, const float* factor, float* sums,
+                int64_t stride) {
+  Vec products[kRows][kVecs];
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 2
+    for (int v = 0; v < kVecs; ++v) products[r][v] = zero();
+  for (int64_t w = 0; w < words; ++w, weights += kStrip, values += kTileColumns) {
+    typename Words::Operand b[kVecs];
+#pragma GCC unroll 2
+    for (int v = 0; v < kVecs; ++v) b[v] = Words::load_row(values + v * kLanes);
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) {
+      const auto a = Words::broadcast(weights + r);
+#pragma GCC unroll 2
+      for (int v = 0; v < kVecs; ++v) products[r][v] = Words::add_product(products[r][v], a, b[v]);
+    }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r)
+#pragma GCC unroll 2
+    for (int v = 0; v < kVecs; ++v) {
+      float* to = sums + r * stride + v * kLanes;
+      store(to, fma(load(to), splat(factor[r]), products[r][v]));
+    }
+}
+
+template <typename Words, int kVecs, int kRows = kTileRows>
+void value_rows(int64_t rows, const float* weights, int64_t words, const float* values, const float* factor,
+                float* sums, int64_t stride) {
+  if (rows == kRows) {
+    value_tile<Words, kRows, kVecs>(weights, words, values, factor, sums, stride);
+  } else if constexpr (kRows > 1) {
+    value_rows<Words, kVecs, kRows - 1>(rows, weights, words, values, factor, sums, stride);
+  }
+}
+
+// Adds the values of one key block, weighted, to the sums of `rows` queries.
+template <typename Words>
+void add_values(const float* weights, int64_t rows, int64_t count, const float* values, int64_t size,
+                const float* factor, float* sums) {
+  const int64_t words = words_of<Words>(count), width = value_width(size);
+  for (int64_t column = 0; column < size; column += kTileColumns, values += words_of<Words>(kKeyBlock) * kTileColumns) {
+    for (int64_t row = 0; row < rows; row += kTileRows) {
+      const int64_t here = smaller(kTileRows, rows - row);
+      float* to = sums + row * width + column;
+      if (size - column <= kLanes) {
+        value_rows<Words, 1>(here, weights + row, words, values, factor + row, to, width);
+      } else {
+        value_rows<Words, 2>(here, weights + row, words, values, factor + row, to, width);
+      }
+    }
+  }
+}
+
+template <typename Words>
 void advance(const AttentionArgs& args, const QueryBlock& queries, int64_t first_key, int64_t end_key,
              const float* blocks, float* state_memory, float* work_memory) {
-  const int64_t size = args.head_size, width = value_width(size);
-  const State state(state_memory, size);
-  const Work work(work_memory);
+  const int64_t size = args.head_size, width = value_width(size), words = words_of<Words>(size);
+  const State<Words> state(state_memory, size);
+  const Work<Words> work(work_memory, size);
   const int64_t lead = args.k.tokens - args.q.tokens;  // causal: query i sees keys up to i + lead
   if (args.causal) end_key = smaller(end_key, queries.first + queries.count + lead);
   for (int64_t first = first_key; first < end_key; first += kKeyBlock) {
-    const int64_t count = smaller(kKeyBlock, end_key - first);
+    const int64_t in_block = smaller(kKeyBlock, end_key - first);
     const float* block = blocks;
     if (blocks != nullptr) {
-      blocks += block_floats(size);
+      blocks += block_words<Words>(size);
     } else {
-      pack(args, queries.batch, queries.head / (args.q.heads / args.k.heads), first, int(count), work.block);
+      pack<Words>(args, queries.batch, queries.head / (args.q.heads / args.k.heads), first, int(in_block), work.block);
       block = work.block;
     }
-    multiply(state.queries, size, queries.count, size, block, size, count, work.scores, kKeyBlock, false);
-    for (int64_t i = 0; i < queries.count; ++i) {
-      float* scores = work.scores + i * kKeyBlock;
-      if (args.bias != nullptr) add_bias(args, queries, i, first, count, scores, work.bias);
+    bool new_keys = true;
+    for (int64_t done = 0; done < queries.count; done += kStrip) {
+      const QueryBlock strip{queries.batch, queries.head, queries.first + done,
+                             int(smaller(kStrip, queries.count - done))};
+      const int64_t vecs = (strip.count + kLanes - 1) / kLanes;
+      const int64_t last_seen = strip.first + lead - first;  // by the strip's first query, counted in the block
+      int64_t count = in_block;
+      if (args.causal) count = smaller(count, last_seen + strip.count);
+      if (count <= 0) continue;
+      score<Words>(block, count, words, state.queries + done * words, vecs, work.scores);
+      if (args.bias != nullptr) add_bias(args, strip, first, count, new_keys, work);
+      new_keys = false;
       if (args.causal) {
-        const int64_t allowed = queries.first + i + lead + 1 - first;
-        for (int64_t j = allowed < 0 ? 0 : allowed; j < count; ++j) scores[j] = kMinusInfinity;
+        for (int64_t key = last_seen < 0 ? 0 : last_seen + 1; key < count; ++key)
+          for (int64_t i = 0; i < smaller(strip.count, key - last_seen); ++i)
+            work.scores[key * kStrip + i] = kMinusInfinity;
       }
+      float factor[kStrip];
+      weigh<Words>(work.scores, count, vecs, state.largest + done, state.total + done, factor);
+      add_values<Words>(work.scores, strip.count, count, block + key_words<Words>(size), size, factor,
+                        state.sums + done * width);
     }
-    weigh(work.scores, queries.count, count, state, width);
-    multiply(work.scores, kKeyBlock, queries.count, count, block + key_floats(size), kKeyBlock, size, state.sums, width,
-             true);
   }
 }
 
+template <typename Words>
 void finish(const AttentionArgs& args, const QueryBlock& queries, float* state_memory) {
   const int64_t size = args.head_size, width = value_width(size);
-  const State state(state_memory, size);
+  const State<Words> state(state_memory, size);
   for (int64_t i = 0; i < queries.count; ++i) {
     const int64_t token = queries.first + i;
     float factor = state.total[i] == 0.0f ? 0.0f : 1.0f / state.total[i];
@@ -308,11 +517,24 @@ void finish(const AttentionArgs& args, const QueryBlock& queries, float* state_m
   }
 }
 
+template <typename Words>
+constexpr AttentionLoops kLoops{block_words<Words>, State<Words>::floats, Work<Words>::floats, pack<Words>,
+                                start<Words>,       advance<Words>,       finish<Words>};
+
 }  // namespace
 
 const AttentionKernel& rope_attention_kernel() {
-  static constexpr AttentionKernel kernel{block_floats, state_floats, work_floats, inverse_rms,
-                                          pack,         start,        advance,     finish};
+  static constexpr AttentionKernel kernel{
+      .inverse_rms = inverse_rms,
+      .values = kLoops<FloatWords>,
+#ifdef LTX2RT_BF16_DOT
+      .has_pairs = true,
+      .pairs = kLoops<PairWords>,
+#else
+      .has_pairs = false,
+      .pairs = {},
+#endif
+  };
   return kernel;
 }
 

@@ -98,8 +98,21 @@ inline Vec fma(Vec a, Vec b, Vec c) {
 #endif
 }
 
-inline Vec max(Vec a, Vec b) { return select(a > b, a, b); }
-inline Vec min(Vec a, Vec b) { return select(a < b, a, b); }
+// b where a lane of a or b is NaN.
+inline Vec max(Vec a, Vec b) {
+#if defined(__AVX512F__)
+  return _mm512_maskz_max_ps(0xffff, a, b);
+#else
+  return select(a > b, a, b);
+#endif
+}
+inline Vec min(Vec a, Vec b) {
+#if defined(__AVX512F__)
+  return _mm512_maskz_min_ps(0xffff, a, b);
+#else
+  return select(a < b, a, b);
+#endif
+}
 
 // Scalar conversions; also what the vector ones do lane by lane where the processor has none.
 inline float to_float(float x) { return x; }
@@ -260,6 +273,20 @@ inline Vec dot_pairs(Vec sum, VecI x, VecI y) {
 #endif
 }
 
+// Pairs of the values of low and high, rounded to nearest even; NaN stays NaN. Subnormal values become zero where the
+// processor's own conversion does that.
+inline VecI pair_words(Vec low, Vec high) {
+#if defined(__AVX512BF16__)
+  const __m512i order = (__m512i)(VecU){0x00100000, 0x00110001, 0x00120002, 0x00130003, 0x00140004, 0x00150005,
+                                        0x00160006, 0x00170007, 0x00180008, 0x00190009, 0x001a000a, 0x001b000b,
+                                        0x001c000c, 0x001d000d, 0x001e000e, 0x001f000f};
+  return (VecI)_mm512_maskz_permutexvar_epi16(~0u, order, (__m512i)_mm512_cvtne2ps_pbh(high, low));
+#else
+  const VecU words = __builtin_convertvector(narrow_bf16(low), VecU);
+  return (VecI)(words | __builtin_convertvector(narrow_bf16(high), VecU) << 16);
+#endif
+}
+
 #endif
 
 // The first n < kLanes values, zeros after them.
@@ -311,6 +338,30 @@ inline Vec exp(Vec x) {
   p = fma(p, r, splat(1.0f));
   p = fma(p, r, splat(1.0f));
   return p * from_bits((bits_of(shifted) - bits_of(splat(12582912.0f)) + 127) << 23);
+}
+
+// e**x for x <= 0 with a relative error below 1e-4, which does not show in bfloat16; 0 where e**x is subnormal or the
+// processor's own subnormal value; NaN stays NaN.
+inline Vec coarse_exp(Vec x) {
+  const Vec t = x * splat(1.44269504f);
+#if defined(__AVX512DQ__)
+  constexpr int kFraction = 0x09;  // t - floor(t); 0 of -inf
+  const Vec r = _mm512_maskz_reduce_ps(0xffff, t, kFraction);
+  Vec p = splat(0.07802452f);
+  p = fma(p, r, splat(0.22606716f));
+  p = fma(p, r, splat(0.69583353f));
+  p = fma(p, r, splat(0.99992522f));
+  return _mm512_maskz_scalef_ps(0xffff, p, t);
+#else
+  // Adding 1.5 * 2^23 rounds to the nearest integer; -127 becomes the exponent of 0.
+  const Vec shifted = max(splat(-127.0f), t) + splat(12582912.0f);
+  const Vec r = max(splat(-127.0f), t) - (shifted - splat(12582912.0f));
+  Vec p = splat(0.05517167f);
+  p = fma(p, r, splat(0.24261113f));
+  p = fma(p, r, splat(0.69326099f));
+  p = fma(p, r, splat(0.99992807f));
+  return p * from_bits((bits_of(shifted) - bits_of(splat(12582912.0f)) + 127) << 23);
+#endif
 }
 
 inline Vec sigmoid(Vec x) { return splat(1.0f) / (splat(1.0f) + exp(-x)); }

@@ -47,6 +47,7 @@ def test_the_self_check_sees_a_broken_part(isa, part, message):
 @pytest.mark.parametrize("isa", [isa for isa in USABLE if "bf16" in isa])
 def test_the_self_check_sees_broken_products_of_pairs(isa):
     assert _ext.kernel_fault(isa, "pairs").startswith("multiply bf16 pairs[")
+    assert _ext.kernel_fault(isa, "attention pairs").startswith("rope_attention pairs[")
 
 
 X86 = ["avx512bf16", "avx512", "avx2", "portable"]
