@@ -12,6 +12,8 @@ from typing import Any
 import mlx.core as mx
 
 import ltx2rt
+from ltx2rt.kernels.gpu_device import advice, has_launch_code
+from ltx2rt.kernels.kernel_choice import KernelChoice, metal_kernels
 from ltx2rt.kernels.selection import use_reference
 
 
@@ -43,14 +45,44 @@ def facts() -> list[tuple[str, str]]:
         ("cores", str(len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count())),
         ("kernels", _kernels()),
         ("instructions", _instruction_sets()),
+        *gpu_facts(None if use_reference() else metal_kernels()),
     ]
+
+
+def gpu_facts(metal: KernelChoice | None) -> list[tuple[str, str]]:
+    """The GPU, what a user of it should know, and what the self-proof found so far; nothing is proven here."""
+    if metal is None:
+        return []
+    rows = [*advice(metal.device), ("self-proof", _proof_summary(metal))]
+    for key, outcome in metal.store.outcomes().items():
+        if outcome.fault:
+            rows.append(("replaced", f"{key}: {outcome.fault}; the reference graph is used"))
+        elif outcome.choice == "mlx":
+            seconds = outcome.seconds or {}
+            times = ", ".join(f"{name} {1e3 * value:.2f} ms" for name, value in seconds.items())
+            rows.append(("MLX's op", f"{key}: faster here ({times})"))
+    return rows
+
+
+def _proof_summary(metal: KernelChoice) -> str:
+    outcomes = metal.store.outcomes().values()
+    ours = sum(o.choice == "kernel" for o in outcomes)
+    others = sum(o.choice == "mlx" for o in outcomes)
+    replaced = sum(bool(o.fault) for o in outcomes)
+    text = f"{ours} variants use our kernel, {others} MLX's own op, {replaced} the reference graph ({metal.store.path})"
+    if metal.store.problem:
+        text += f"; cannot be kept, so every process checks again: {metal.store.problem}"
+    return text if outcomes else f"no variant was used yet; ltx2rt verify checks them all ({metal.store.path})"
 
 
 def _kernels() -> str:
     if use_reference():
         return "reference graphs (LTX2RT_KERNELS=reference)"
     if mx.default_device().type == mx.DeviceType.gpu:
-        return "reference graphs (no GPU kernels in this version)"
+        if metal_kernels() is not None:
+            return "compiled for Metal on first use, each variant checked once"
+        reason = "this GPU is not Metal's" if has_launch_code() else "this build has no Metal launch code"
+        return f"reference graphs ({reason})"
     from ltx2rt import _ext
 
     return f"compiled for the CPU: {_ext.isa()} with {_ext.num_threads()} threads"

@@ -1,4 +1,4 @@
-"""``ltx2rt verify``: golden cases computed with our code, each with its error and tolerance."""
+"""``ltx2rt verify``: kernels and golden cases computed with our code, each with its error and tolerance."""
 
 from __future__ import annotations
 
@@ -9,17 +9,22 @@ from pathlib import Path
 from typing import Any
 
 from ltx2rt.errors import UsageError
+from ltx2rt.kernels.selection import use_reference
+from ltx2rt.verify.kernels import KernelResult, run_kernels
 from ltx2rt.verify.runner import Result, run
 
 
 def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "verify",
-        help="compare this installation with saved results of the official code",
-        description="Compute every golden case of a folder in float32 and compare. Exit code 0 only if no case fails.",
+        help="check the kernels on this machine, and compare with saved results of the official code",
+        description="Compare every kernel with its reference on this machine; on a Metal GPU also time it and keep the "
+        "outcome. With --goldens, compute every golden case of a folder in float32 and compare. Exit code 0 only if "
+        "nothing fails.",
     )
+    parser.add_argument("--goldens", type=Path, metavar="DIR", help="folder with components/ and pipelines/")
     parser.add_argument(
-        "--goldens", type=Path, required=True, metavar="DIR", help="folder with components/ and pipelines/"
+        "--kernels", action="store_true", help="check the kernels also when --goldens is given; alone, the default"
     )
     parser.add_argument("--only", default="", metavar="TEXT", help="only cases whose name contains TEXT")
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
@@ -28,19 +33,40 @@ def add_parser(subparsers: Any) -> None:
 
 def run_verify(arguments: argparse.Namespace) -> int:
     """Exit code: 0 all passed, 1 a case failed or nothing was compared."""
-    if not arguments.goldens.is_dir():
+    if arguments.goldens is not None and not arguments.goldens.is_dir():
         raise UsageError(f"--goldens must be an existing folder, got {arguments.goldens}; give the golden folder.")
-    results = []
-    for result in run(arguments.goldens, arguments.only):
-        results.append(result)
-        if not arguments.json:
-            print(_row(result), flush=True)
+    kernels: list[KernelResult] = []
+    results: list[Result] = []
+    if arguments.kernels or arguments.goldens is None:
+        if use_reference():
+            raise UsageError("LTX2RT_KERNELS=reference leaves no kernel to check; unset it, or give --goldens alone.")
+        for kernel in run_kernels(arguments.only):
+            kernels.append(kernel)
+            if not arguments.json:
+                print(_kernel_row(kernel), flush=True)
+    if arguments.goldens is not None:
+        for result in run(arguments.goldens, arguments.only):
+            results.append(result)
+            if not arguments.json:
+                print(_row(result), flush=True)
     counts = {s: sum(r.status == s for r in results) for s in ("pass", "fail", "not-covered")}
+    counts["pass"] += sum(k.passed for k in kernels)
+    counts["fail"] += sum(not k.passed for k in kernels)
     if arguments.json:
-        print(json.dumps({"cases": [r.as_dict() for r in results]}, indent=1))
+        report = {"kernels": [k.as_dict() for k in kernels], "cases": [r.as_dict() for r in results]}
+        print(json.dumps(report, indent=1))
     summary = f"{counts['pass']} passed, {counts['fail']} failed, {counts['not-covered']} not covered"
     print(summary, file=sys.stderr if arguments.json else sys.stdout)
     return 0 if counts["fail"] == 0 and counts["pass"] > 0 else 1
+
+
+def _kernel_row(result: KernelResult) -> str:
+    outcome = result.outcome
+    if outcome.fault:
+        return f"{'fail':<12}{'':>22}  {result.variant}  ({outcome.fault}; {outcome.choice} is used)"
+    times = ", ".join(f"{name} {1e3 * seconds:.2f} ms" for name, seconds in (outcome.seconds or {}).items())
+    note = f"  ({times}; {outcome.choice} is used)" if times else ""
+    return f"{'pass':<12}{outcome.error:>10.2e} <= {outcome.tolerance:<8.1e}  {result.variant}{note}"
 
 
 def _row(result: Result) -> str:

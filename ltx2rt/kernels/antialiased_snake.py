@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import mlx.core as mx
 
-from ltx2rt.kernels import reference
-from ltx2rt.kernels.selection import ext, use_reference
+from ltx2rt.kernels import mlx_ops, reference
+from ltx2rt.kernels.kernel_choice import implementation
+from ltx2rt.kernels.selection import ext
+from ltx2rt.kernels.variants import SnakeVariant
 
 
 def antialiased_snake(x: mx.array, alpha: mx.array, beta: mx.array, rise: mx.array, fall: mx.array) -> mx.array:
@@ -30,6 +32,6 @@ def antialiased_snake(x: mx.array, alpha: mx.array, beta: mx.array, rise: mx.arr
     """
     if ext is None:
         return reference.antialiased_snake(x, alpha, beta, rise, fall)
-    return ext.antialiased_snake(
-        x, alpha, beta, rise, fall, reference=reference.antialiased_snake, use_reference=use_reference()
-    )
+    chosen = implementation(antialiased_snake, lambda: SnakeVariant.of(x))
+    formula = mlx_ops.antialiased_snake if chosen == "mlx" else reference.antialiased_snake
+    return ext.antialiased_snake(x, alpha, beta, rise, fall, reference=formula, use_reference=chosen != "kernel")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import mlx.core as mx
 
-from ltx2rt.kernels import reference
-from ltx2rt.kernels.selection import ext, spread, use_reference
+from ltx2rt.kernels import mlx_ops, reference
+from ltx2rt.kernels.kernel_choice import implementation
+from ltx2rt.kernels.selection import ext, spread
+from ltx2rt.kernels.variants import ConvVariant
 
 Pair = tuple[int, int]
 
@@ -56,11 +58,30 @@ def causal_conv3d(
     Source: CausalConv3d and PixelNorm of Lightricks/LTX-2 ltx_core/model/video_vae @ v1.2.0.
     """
     optional = (bias, scale, shift, residual, halo)
+    chosen = implementation(
+        causal_conv3d,
+        lambda: ConvVariant.of(
+            x,
+            weight,
+            bias,
+            stride,
+            dilation,
+            padding,
+            padding_mode,
+            pixel_norm_eps,
+            scale,
+            shift,
+            activation,
+            residual,
+            halo,
+        ),
+    )
+    formula = mlx_ops.causal_conv3d if chosen == "mlx" else reference.causal_conv3d
     present = tuple(a is not None for a in optional)
 
     def graph(x: mx.array, weight: mx.array, *others: mx.array) -> mx.array:
         bias, scale, shift, residual, halo = spread(others, present)
-        return reference.causal_conv3d(
+        return formula(
             x,
             weight,
             bias,
@@ -95,7 +116,7 @@ def causal_conv3d(
         residual=residual,
         halo=halo,
         reference=graph,
-        use_reference=use_reference(),
+        use_reference=chosen != "kernel",
     )
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import mlx.core as mx
 
-from ltx2rt.kernels import reference
-from ltx2rt.kernels.selection import ext, spread, use_reference
+from ltx2rt.kernels import mlx_ops, reference
+from ltx2rt.kernels.kernel_choice import implementation
+from ltx2rt.kernels.selection import ext, spread
+from ltx2rt.kernels.variants import LinearVariant
 from ltx2rt.types import LinearWeight
 
 
@@ -46,11 +48,15 @@ def quantized_linear(
             x, weight, bias, activation=activation, residual=residual, gate=gate, gate_index=gate_index
         )
     mode, values, scale, zero, group_size, bits = weight
+    chosen = implementation(
+        quantized_linear, lambda: LinearVariant.of(x, weight, bias, activation, residual, gate, gate_index)
+    )
+    formula = mlx_ops.quantized_linear if chosen == "mlx" else reference.quantized_linear
     present = tuple(a is not None for a in (scale, zero, bias, residual, gate, gate_index))
 
     def graph(x: mx.array, values: mx.array, *others: mx.array) -> mx.array:
         scale, zero, bias, residual, gate, gate_index = spread(others, present)
-        return reference.quantized_linear(
+        return formula(
             x,
             LinearWeight(mode, values, scale, zero, group_size, bits),
             bias,
@@ -74,5 +80,5 @@ def quantized_linear(
         gate=gate,
         gate_index=gate_index,
         reference=graph,
-        use_reference=use_reference(),
+        use_reference=chosen != "kernel",
     )

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import mlx.core as mx
 
-from ltx2rt.kernels import reference
+from ltx2rt.kernels import mlx_ops, reference
+from ltx2rt.kernels.kernel_choice import implementation
 from ltx2rt.kernels.reference import RopeTable
-from ltx2rt.kernels.selection import ext, spread, use_reference
+from ltx2rt.kernels.selection import ext, spread
+from ltx2rt.kernels.variants import AttentionVariant
 
 
 def rope_attention(
@@ -64,11 +66,18 @@ def rope_attention(
     if rope_layout not in ("split", "interleaved"):
         raise ValueError(f'[rope_attention] rope_layout must be "split" or "interleaved" but is "{rope_layout}".')
     optional = (q_norm, k_norm, *(rope_q or (None,) * 3), *(rope_k or (None,) * 3), bias, gate_logits)
+    chosen = implementation(
+        rope_attention,
+        lambda: AttentionVariant.of(
+            q, k, num_heads, num_kv_heads, q_norm, k_norm, rope_q, rope_k, rope_layout, bias, gate_logits, causal
+        ),
+    )
+    formula = mlx_ops.rope_attention if chosen == "mlx" else reference.rope_attention
     present = tuple(a is not None for a in optional)
 
     def graph(q: mx.array, k: mx.array, v: mx.array, *others: mx.array) -> mx.array:
         q_norm, k_norm, cos_q, sin_q, index_q, cos_k, sin_k, index_k, bias, gate_logits = spread(others, present)
-        return reference.rope_attention(
+        return formula(
             q,
             k,
             v,
@@ -105,5 +114,5 @@ def rope_attention(
         causal=causal,
         scale=scale,
         reference=graph,
-        use_reference=use_reference(),
+        use_reference=chosen != "kernel",
     )

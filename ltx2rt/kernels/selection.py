@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, Literal
 
 import mlx.core as mx
 
@@ -14,11 +16,27 @@ from ltx2rt.errors import UsageError
 # None when it does not fit the installed MLX and LTX2RT_KERNELS=reference allows that.
 ext: Any = load_extension()
 
+# How an op is built: our compiled kernel, MLX's own ops in the dtype of the arguments, or the reference graph.
+Implementation = Literal["kernel", "mlx", "reference"]
+_forced: ContextVar[Implementation | None] = ContextVar("forced", default=None)
+
+
+@contextmanager
+def forced(implementation: Implementation) -> Iterator[None]:
+    """Builds every op this way, whatever the device: to compare and to time them."""
+    token = _forced.set(implementation)
+    try:
+        yield
+    finally:
+        _forced.reset(token)
+
+
+def forced_implementation() -> Implementation | None:
+    return _forced.get()
+
 
 def use_reference() -> bool:
     """True when ``LTX2RT_KERNELS=reference`` asks for the plain-MLX formulas everywhere.
-
-    Without that, the compiled op still returns its reference graph for a GPU stream, for which no kernel is built.
 
     Raises:
         UsageError: when ``LTX2RT_KERNELS`` is neither ``compiled`` (the default) nor ``reference``.

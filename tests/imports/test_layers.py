@@ -14,7 +14,7 @@ MODELS = {"kernels", "types", "errors"}
 PIPELINES = {"graph.models", "graph.diffusion", "weights", "memory", "types", "errors"} | MODELS
 API = {"graph.pipelines", "media"} | PIPELINES
 BELOW = {
-    "kernels": {"_abi", "types", "errors"},
+    "kernels": {"_abi", "types", "errors", "__version__"},
     "media": {"types", "errors"},
     "weights": {"types", "errors"},
     "memory": {"types", "errors"},

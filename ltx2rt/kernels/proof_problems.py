@@ -1,0 +1,217 @@
+"""Problems for the self-proof of a kernel variant: small awkward ones to compare, and one of a useful size to time."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from ltx2rt.kernels.reference import RopeTable
+from ltx2rt.kernels.variants import (
+    MANY_QUERIES,
+    AttentionVariant,
+    ConvVariant,
+    LinearVariant,
+    NormVariant,
+    SnakeVariant,
+    Variant,
+    dtype_of,
+)
+from ltx2rt.types import LinearWeight
+
+# The arguments of an op's front-end.
+Problem = dict[str, Any]
+
+
+class _Values:
+    """Random arrays of one problem, made on the CPU."""
+
+    def __init__(self, seed: int) -> None:
+        self._rng = np.random.default_rng(seed)
+
+    def array(self, shape: tuple[int, ...], dtype: str, scale: float = 1.0) -> mx.array:
+        values = mx.array((scale * self._rng.standard_normal(shape)).astype(np.float32))
+        return values.astype(dtype_of(dtype), stream=mx.cpu)
+
+    def optional(self, shape: tuple[int, ...], dtype: str, scale: float = 1.0) -> mx.array | None:
+        """None for an empty dtype."""
+        return self.array(shape, dtype, scale) if dtype else None
+
+    def integers(self, shape: tuple[int, ...], below: int) -> mx.array:
+        return mx.array(self._rng.integers(0, below, shape).astype(np.int32))
+
+    def codes(self, shape: tuple[int, ...]) -> mx.array:
+        """E4M3 codes without NaN."""
+        codes = self._rng.integers(0, 256, shape).astype(np.uint8)
+        return mx.array(np.where(codes & 0x7F == 0x7F, 0, codes).astype(np.uint8))
+
+    def rope(self, axes: int, tokens: int, heads: int, head: int) -> RopeTable | None:
+        """A table of |axes| axes; negative: shared by the heads."""
+        if axes == 0:
+            return None
+        lanes = head // 2 if axes < 0 else heads * head // 2
+        angles = self._rng.uniform(-3, 3, (11, max(1, lanes // abs(axes)))).astype(np.float32)
+        index = self.integers((tokens, abs(axes)), 11)
+        return RopeTable(mx.array(np.cos(angles)), mx.array(np.sin(angles)), index)
+
+
+def check_problems(variant: Variant) -> list[Problem]:
+    """Aligned and ragged in every dimension."""
+    if isinstance(variant, NormVariant):
+        return [_norm(variant, 3, 72, 0), _norm(variant, 5, 1030, 1, spare=3)]
+    if isinstance(variant, LinearVariant):
+        rows = variant.rows or 150
+        return [_linear(variant, rows, 96, 40, 0), _linear(variant, max(rows - 3, rows // 2 + 1), 77, 37, 1)]
+    if isinstance(variant, AttentionVariant):
+        queries = MANY_QUERIES + 37 if variant.many else 37
+        heads = 4 if variant.shared_kv else 2  # one head of k would be normed over its row
+        return [_attention(variant, 2, heads, queries, 70, 0), _attention(variant, 1, 4, queries - 5, 29, 1)]
+    if isinstance(variant, ConvVariant):
+        return [_conv(variant, 20, 36, 3, 0), _conv(variant, 17, 33, 4, 1)]
+    if isinstance(variant, SnakeVariant):
+        return [_snake(variant, 2, 150, 20, 0), _snake(variant, 1, 7, 17, 1)]
+    raise TypeError(f"no problems for {variant}")
+
+
+def timing_problem(variant: Variant) -> Problem:
+    """About a millisecond of work for a large GPU."""
+    if isinstance(variant, NormVariant):
+        return _norm(variant, 2048, 4096, 2)
+    if isinstance(variant, LinearVariant):
+        return _linear(variant, variant.rows or 512, 2048, 2048, 2)
+    if isinstance(variant, AttentionVariant):
+        return _attention(variant, 1, 8, 1024 if variant.many else MANY_QUERIES, 1024, 2)
+    if isinstance(variant, ConvVariant):
+        return _conv(variant, 128, 128, 16, 2)
+    if isinstance(variant, SnakeVariant):
+        return _snake(variant, 1, 65536, 64, 2)
+    raise TypeError(f"no problems for {variant}")
+
+
+def exact_arguments(problem: Problem) -> Problem:
+    """The same values as float32, so that the result is not rounded to a narrower dtype."""
+
+    def widen(value: Any) -> Any:
+        if isinstance(value, LinearWeight):
+            scale, zero = widen(value.scale), widen(value.zero)
+            return value._replace(values=widen(value.values), scale=scale, zero=zero)
+        if isinstance(value, mx.array) and mx.issubdtype(value.dtype, mx.floating):
+            return value.astype(mx.float32, stream=mx.cpu)
+        return value
+
+    return {name: widen(value) for name, value in problem.items()}
+
+
+def _norm(variant: NormVariant, rows: int, width: int, seed: int, spare: int = 0) -> Problem:
+    """Rows of a wider array when ``spare`` is given."""
+    values = _Values(seed)
+    x = values.array((rows, width + spare), variant.dtype, 3.0)[:, :width]
+    table = 4 if variant.index else 1
+    return {
+        "x": x,
+        "scale": values.optional((table, width), variant.scale),
+        "shift": values.optional((table, width), variant.shift),
+        "index": values.integers((rows,), table) if variant.index else None,
+        "norm": variant.norm,
+    }
+
+
+def _linear(variant: LinearVariant, rows: int, depth: int, columns: int, seed: int) -> Problem:
+    values = _Values(seed)
+    if variant.weight == "e4m3":
+        weight = LinearWeight("e4m3", values.codes((columns, depth)), mx.array(0.37 / math.sqrt(depth)))
+    elif variant.groups:
+        depth = -(-depth // variant.groups) * variant.groups
+        dense = values.array((columns, depth), "float32", depth**-0.5)
+        bits = int(variant.weight.removeprefix("int"))
+        codes, scale, zero = mx.quantize(dense, group_size=variant.groups, bits=bits, stream=mx.cpu)
+        group_type = dtype_of(variant.scale)
+        scale, zero = (a.astype(group_type, stream=mx.cpu) for a in (scale, zero))
+        weight = LinearWeight("affine", codes, scale, zero, variant.groups, bits)
+    else:
+        weight = LinearWeight("dense", values.array((columns, depth), variant.weight, depth**-0.5))
+    table = 3 if variant.gate_index else 1
+    return {
+        "x": values.array((rows, depth), variant.dtype),
+        "weight": weight,
+        "bias": values.optional((columns,), variant.bias),
+        "activation": variant.activation or None,
+        "residual": values.array((rows, columns), variant.dtype) if variant.residual else None,
+        "gate": values.optional((table, columns), variant.gate),
+        "gate_index": values.integers((rows,), table) if variant.gate_index else None,
+    }
+
+
+def _attention(variant: AttentionVariant, batch: int, heads: int, queries: int, keys: int, seed: int) -> Problem:
+    values, head = _Values(seed), variant.head
+    kv_heads = heads // 2 if variant.shared_kv else heads
+    bias = None
+    if variant.bias:
+        shape = (batch, 1, 1, keys) if seed else (1, heads, queries, keys)
+        bias = values.array(shape, variant.bias)
+        if seed == 0:  # the last query sees nothing
+            hidden = mx.array(np.where(np.arange(queries) == queries - 1, -np.inf, 0.0).astype(np.float32))
+            bias = mx.add(bias, hidden[:, None].astype(bias.dtype, stream=mx.cpu), stream=mx.cpu)
+
+    def norm(kind: str, heads: int) -> mx.array | None:
+        return values.optional(((heads if kind == "row" else 1) * head,), variant.dtype if kind else "")
+
+    return {
+        "q": values.array((batch, queries, heads * head), variant.dtype),
+        "k": values.array((batch, keys, kv_heads * head), variant.dtype),
+        "v": values.array((batch, keys, kv_heads * head), variant.dtype),
+        "num_heads": heads,
+        "num_kv_heads": kv_heads,
+        "q_norm": norm(variant.q_norm, heads),
+        "k_norm": norm(variant.k_norm, kv_heads),
+        "rope_q": values.rope(variant.rope_q, queries, heads, head),
+        "rope_k": values.rope(variant.rope_k, keys, kv_heads, head),
+        "rope_layout": variant.layout or "split",
+        "bias": bias,
+        "gate_logits": values.optional((batch, queries, heads), variant.gate),
+        "causal": variant.causal,
+    }
+
+
+def _conv(variant: ConvVariant, channels: int, out_channels: int, outputs: int, seed: int) -> Problem:
+    """``outputs`` along each axis that the kernel moves on, about."""
+    values = _Values(seed)
+    reach = [(k - 1) * d for k, d in zip(variant.kernel, variant.dilation, strict=True)]
+    size = [outputs * s + r for s, r in zip(variant.stride, reach, strict=True)]
+    padding = [
+        (0, 0) if mode == "none" else (max(1, r), max(0, r - 1)) for mode, r in zip(variant.modes, reach, strict=True)
+    ]
+    x = values.array((2 if seed == 0 else 1, *size, channels), variant.dtype)
+    batch = x.shape[0]
+    out = [(n + sum(p) - r - 1) // s + 1 for n, p, r, s in zip(size, padding, reach, variant.stride, strict=True)]
+    halo_frames = 2 if variant.halo else 0
+    out[0] = (size[0] + halo_frames + sum(padding[0]) - reach[0] - 1) // variant.stride[0] + 1
+    taps = math.prod(variant.kernel) * channels
+    return {
+        "x": x,
+        "weight": values.array((out_channels, *variant.kernel, channels), variant.weight, taps**-0.5),
+        "bias": values.optional((out_channels,), variant.bias),
+        "stride": variant.stride,
+        "dilation": variant.dilation,
+        "padding": tuple(padding),
+        "padding_mode": tuple("zeros" if mode == "none" else mode for mode in variant.modes),
+        "pixel_norm_eps": 1e-6 if variant.pixel_norm else None,
+        "scale": values.optional((batch, channels), variant.scale),
+        "shift": values.optional((batch, channels), variant.shift),
+        "activation": variant.activation or None,
+        "residual": values.array((batch, *out, out_channels), variant.dtype) if variant.residual else None,
+        "halo": values.array((batch, halo_frames, *size[1:], channels), variant.dtype) if variant.halo else None,
+    }
+
+
+def _snake(variant: SnakeVariant, batch: int, samples: int, channels: int, seed: int) -> Problem:
+    values = _Values(seed)
+    return {
+        "x": values.array((batch, samples, channels), variant.dtype),
+        "alpha": values.array((channels,), "float32", 0.5),
+        "beta": values.array((channels,), "float32", 0.5),
+        "rise": values.array((12,), "float32", 0.3),
+        "fall": values.array((12,), "float32", 0.3),
+    }

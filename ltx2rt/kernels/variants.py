@@ -1,0 +1,219 @@
+"""What distinguishes one compiled Metal kernel from another: the dtypes and options of an op's arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+import mlx.core as mx
+
+from ltx2rt.types import LinearWeight
+
+# Row classes of quantized_linear, upper ends: as csrc/metal/launch_plans.h changes kernels or tiles between them.
+LINEAR_ROWS = (4, 16, 32, 64)
+# From so many queries on, preparing q and k is small beside the attention itself.
+MANY_QUERIES = 256
+
+
+def dtype_name(array: Any) -> str:
+    """``bfloat16`` of a bfloat16 array, an empty string of None."""
+    return "" if array is None else str(array.dtype).rsplit(".", 1)[-1]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Base: the fields are what the kernel is compiled or planned for."""
+
+    op: ClassVar[str] = ""
+    dtype: str
+
+    @property
+    def key(self) -> str:
+        """``modulated_norm bfloat16 norm=rms scale=float32``: fields that are unset are left out."""
+        words = [self.op, self.dtype]
+        for field in fields(self)[1:]:
+            value = getattr(self, field.name)
+            if value is True:
+                words.append(field.name)
+            elif value not in (False, "", 0, None) or value == ():
+                text = "x".join(map(str, value)) if isinstance(value, tuple) else str(value)
+                words.append(f"{field.name}={text}")
+        return " ".join(words)
+
+
+@dataclass(frozen=True)
+class NormVariant(Variant):
+    op: ClassVar[str] = "modulated_norm"
+    norm: str = "rms"
+    scale: str = ""
+    shift: str = ""
+    index: bool = False
+
+    @classmethod
+    def of(cls, x: Any, scale: Any, shift: Any, index: Any, norm: str) -> NormVariant:
+        return cls(dtype_name(x), norm, dtype_name(scale), dtype_name(shift), index is not None)
+
+
+@dataclass(frozen=True)
+class LinearVariant(Variant):
+    """``weight`` is a dtype, ``e4m3``, or ``int8`` and ``int4`` with ``groups`` values per scale of dtype ``scale``."""
+
+    op: ClassVar[str] = "quantized_linear"
+    weight: str = "bfloat16"
+    groups: int = 0
+    scale: str = ""
+    rows: int = 0  # at most; 0: more than the last of LINEAR_ROWS
+    bias: str = ""
+    activation: str = ""
+    residual: bool = False
+    gate: str = ""
+    gate_index: bool = False
+
+    @classmethod
+    def of(
+        cls, x: Any, weight: LinearWeight, bias: Any, activation: str | None, residual: Any, gate: Any, gate_index: Any
+    ) -> LinearVariant:
+        rows = x.size // max(1, x.shape[-1])
+        kind = {"dense": dtype_name(weight.values), "e4m3": "e4m3"}.get(weight.mode, f"int{weight.bits}")
+        return cls(
+            dtype_name(x),
+            kind,
+            weight.group_size if weight.mode == "affine" else 0,
+            dtype_name(weight.scale) if weight.mode == "affine" else "",
+            next((most for most in LINEAR_ROWS if rows <= most), 0),
+            dtype_name(bias),
+            activation or "",
+            residual is not None,
+            dtype_name(gate),
+            gate_index is not None,
+        )
+
+
+@dataclass(frozen=True)
+class AttentionVariant(Variant):
+    """Norms are ``row`` (over all heads) or ``head``; ropes numbers of axes, negative when heads share the angles."""
+
+    op: ClassVar[str] = "rope_attention"
+    head: int = 128
+    shared_kv: bool = False
+    many: bool = False  # more than MANY_QUERIES queries
+    q_norm: str = ""
+    k_norm: str = ""
+    rope_q: int = 0
+    rope_k: int = 0
+    layout: str = ""
+    bias: str = ""
+    gate: str = ""
+    causal: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        q: Any,
+        k: Any,
+        num_heads: int,
+        num_kv_heads: int,
+        q_norm: Any,
+        k_norm: Any,
+        rope_q: Any,
+        rope_k: Any,
+        rope_layout: str,
+        bias: Any,
+        gate_logits: Any,
+        causal: bool,
+    ) -> AttentionVariant:
+        head = q.shape[-1] // max(1, num_heads)
+
+        def norm(weight: Any, heads: int) -> str:
+            return "" if weight is None else "head" if heads > 1 and weight.shape[0] == head else "row"
+
+        def rope(table: Any, heads: int) -> int:
+            if table is None:
+                return 0
+            axes = int(table.index.shape[-1])
+            return -axes if heads > 1 and table.cos.shape[1] * axes <= head // 2 else axes
+
+        turned = rope_q is not None or rope_k is not None
+        return cls(
+            dtype_name(q),
+            head,
+            num_kv_heads != num_heads,
+            q.shape[1] > MANY_QUERIES,
+            norm(q_norm, num_heads),
+            norm(k_norm, num_kv_heads),
+            rope(rope_q, num_heads),
+            rope(rope_k, num_kv_heads),
+            rope_layout if turned else "",
+            dtype_name(bias),
+            dtype_name(gate_logits),
+            causal,
+        )
+
+
+@dataclass(frozen=True)
+class ConvVariant(Variant):
+    """``modes`` is the padding mode of each axis that is padded."""
+
+    op: ClassVar[str] = "causal_conv3d"
+    weight: str = "bfloat16"
+    kernel: tuple[int, ...] = (1, 1, 1)
+    stride: tuple[int, ...] = (1, 1, 1)
+    dilation: tuple[int, ...] = (1, 1, 1)
+    modes: tuple[str, ...] = ("none", "none", "none")
+    bias: str = ""
+    pixel_norm: bool = False
+    scale: str = ""
+    shift: str = ""
+    activation: str = ""
+    residual: bool = False
+    halo: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        x: Any,
+        weight: Any,
+        bias: Any,
+        stride: Sequence[int],
+        dilation: Sequence[int],
+        padding: Sequence[tuple[int, int]],
+        padding_mode: Sequence[str],
+        pixel_norm_eps: float | None,
+        scale: Any,
+        shift: Any,
+        activation: str | None,
+        residual: Any,
+        halo: Any,
+    ) -> ConvVariant:
+        modes = tuple(m if any(p) else "none" for m, p in zip(padding_mode, padding, strict=True))
+        return cls(
+            dtype_name(x),
+            dtype_name(weight),
+            tuple(weight.shape[1:4]),
+            tuple(stride),
+            tuple(dilation),
+            modes,
+            dtype_name(bias),
+            pixel_norm_eps is not None,
+            dtype_name(scale),
+            dtype_name(shift),
+            activation or "",
+            residual is not None,
+            halo is not None,
+        )
+
+
+@dataclass(frozen=True)
+class SnakeVariant(Variant):
+    op: ClassVar[str] = "antialiased_snake"
+
+    @classmethod
+    def of(cls, x: Any) -> SnakeVariant:
+        return cls(dtype_name(x))
+
+
+def dtype_of(name: str) -> mx.Dtype:
+    """The dtype that `dtype_name` names."""
+    dtype: mx.Dtype = getattr(mx, name)
+    return dtype
