@@ -117,6 +117,13 @@ cpu::KernelTables broken(cpu::KernelTables tables, const std::string& part) {
       whole.conv.pack_weight(args, plan, panel, first, end, to);
       to[(end - 1) * whole.conv.panel_columns] += 0.001f;
     };
+  } else if (part == "winograd") {
+    tables.winograd.multiply = [](const cpu::ConvArgs& args, const cpu::WinogradPlan& plan,
+                                  const cpu::WinogradSlab& slab, int64_t first_cell, int64_t end_cell,
+                                  int64_t first_panel, int64_t end_panel, const float* words, const float* panels,
+                                  float* work) {
+      whole.winograd.multiply(args, plan, slab, first_cell, end_cell - 1, first_panel, end_panel, words, panels, work);
+    };
   } else if (!part.empty()) {
     throw std::invalid_argument("no part \"" + part + "\" to break");
   }

@@ -49,9 +49,14 @@ cpu::ConvActivation parse_conv_activation(const std::optional<std::string>& name
 //   halo      (B, f, H, W, C)        dtype of x: the frames before x; padding in time applies beyond them
 //   out       (B, F', H', W', O)     dtype of x, F' = (f + F + padding - dilation * (kt - 1) - 1) / stride + 1
 // pixel_norm(x) = x / sqrt(mean over C of x^2 + eps), only with pixel_norm_eps. Padding: zeros, edge (repeat the
-// border) or reflect (mirror without the border; less than the size). The prologue and all sums are float32; one
-// rounding, on store. Each sum runs over (kt, kh, kw, C) in that order. Indices are 64-bit.
-// Memory besides inputs and output: packed weights, at most 16 MB or 16 output channels, and about 2 MB per thread.
+// border) or reflect (mirror without the border; less than the size). The prologue and all sums are float32, and the
+// result is rounded once, on store. With x and weight both bfloat16 the results of the prologue are rounded to bfloat16
+// where the processor multiplies pairs of it and C is even. With 16-bit x, 3 x 3 taps of stride and dilation 1 over height
+// and width, C a multiple of 32, O >= 16 and frames of at least 4 x 4 outputs the sums are taken in the Winograd form
+// (csrc/cpu/conv_winograd_kernel.h), whose transformed inputs and weights are what is rounded. The bits of a frame
+// depend neither on the number of frames nor on tiles or threads. Indices are 64-bit.
+// Memory besides inputs and output: packed weights, at most 16 MB or one panel of output channels, transformed inputs,
+// at most 12 MB, and about 2 MB per thread.
 mx::array causal_conv3d(const mx::array& x, const mx::array& weight, const CausalConv3dExtras& extras,
                         const CausalConv3dOptions& options, const OpContext& context);
 

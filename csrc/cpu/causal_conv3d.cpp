@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "csrc/cpu/aligned_floats.h"
+#include "csrc/cpu/conv_winograd.h"
 #include "csrc/cpu/rows.h"
 #include "csrc/cpu/thread_pool.h"
 #include "mlx/allocator.h"
@@ -244,7 +245,13 @@ void CausalConv3d::eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx
   args.activation = options_.activation;
   args.negative_slope = options_.negative_slope;
   args.out = out.data<char>();
-  encoder.dispatch([args] { Scheduler(args).run(); });
+  encoder.dispatch([args] {
+    if (cpu::suits_winograd(args)) {
+      cpu::run_winograd(args);
+    } else {
+      Scheduler(args).run();
+    }
+  });
 }
 
 }  // namespace ltx2rt

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "csrc/cpu/causal_conv3d_kernel.h"
+#include "csrc/cpu/conv_winograd_kernel.h"
 #include "csrc/cpu/isa.h"
 #include "csrc/cpu/linear_kernels.h"
 #include "csrc/cpu/modulated_norm_kernels.h"
@@ -16,6 +17,7 @@ struct KernelTables {
   NormKernels norm;
   AttentionKernel attention;
   ConvKernel conv;
+  WinogradKernel winograd;
 };
 
 KernelTables kernel_tables(Isa isa);

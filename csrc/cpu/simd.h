@@ -287,6 +287,16 @@ inline VecI pair_words(Vec low, Vec high) {
 #endif
 }
 
+// v rounded to bfloat16 for dot_pairs alone, which takes subnormal values as zero, so that they may become zero here.
+inline void store_for_dot(BF16* p, Vec v) {
+#if defined(__AVX512BF16__)
+  const __m256bh words = _mm512_cvtneps_pbh(v);
+  memcpy(p, &words, sizeof words);
+#else
+  store(p, v);
+#endif
+}
+
 #endif
 
 // The first n < kLanes values, zeros after them.

@@ -50,7 +50,9 @@ def causal_conv3d(
         halo: (B, f, H, W, C), dtype of x: frames that precede x in time (streaming); padding applies beyond them.
 
     Returns:
-        (B, F', H', W', O), dtype of x. Sums are float32; one rounding on store. Indices are 64-bit.
+        (B, F', H', W', O), dtype of x. Sums are float32. A bfloat16 x is rounded again after the prologue where the
+        processor multiplies bfloat16; 3x3 taps over a 16-bit x may be computed in the Winograd form. The error stays
+        below that of the same steps in the dtype of x. Indices are 64-bit.
 
     Raises:
         ValueError: for shapes or dtypes that do not fit, naming the argument and what was received.

@@ -16,8 +16,9 @@ _PACKED_FLOATS = 2 << 20
 _MOST_PACKED_FLOATS = 8 << 20
 _STATE_FLOATS = 4 << 20
 _QUERY_BLOCK = 144
-# causal_conv3d.cpp: packed weights, and the region of one thread.
+# causal_conv3d.cpp: packed weights, and the region of one thread; conv_winograd.cpp: transformed inputs.
 _PANEL_FLOATS = 4 << 20
+_SLAB_FLOATS = 3 << 20
 _REGION_FLOATS = 512 << 10
 _THREAD_BYTES = 1 << 20
 
@@ -45,4 +46,6 @@ def attention_bytes(batch: int, kv_heads: int, head_size: int, queries: int, key
 
 def convolution_bytes(weights: int) -> int:
     """Of `causal_conv3d` and its relatives for a weight of so many elements."""
-    return (min(weights, _PANEL_FLOATS) + _threads() * _REGION_FLOATS) * _FLOAT + _threads() * _THREAD_BYTES
+    # Transformed weights have 16 values for every nine.
+    shared = min(2 * weights, _PANEL_FLOATS) + _SLAB_FLOATS
+    return (shared + _threads() * _REGION_FLOATS) * _FLOAT + _threads() * _THREAD_BYTES

@@ -11,8 +11,9 @@ from ltx2rt.errors import UsageError
 
 # Different sizes are often the same reduced case.
 REDUCED = {case.reduced().name: case.reduced() for case in table.all_cases()}
-# Root mean square of the difference relative to the values. bfloat16 stages round between their ops in another order.
-LIMITS = {"f32": 1e-5, "bf16": 1e-2}
+# Root mean square of the difference relative to the values. bfloat16 stages round between their ops in another order,
+# and the convolutions of the decoders round their inputs as well.
+LIMITS = {"f32": 1e-5, "bf16": 2e-2}
 IN_DIFFUSERS = ("transformer_block/f32", "video_decoder/f32", "vocoder/")
 
 

@@ -292,6 +292,8 @@ for frames, height, width, channels, outputs in [(3, 20, 30, 48, 40), (1, 2, 2, 
         y = causal_conv3d(x, w, n((outputs,), 2), padding=((1, 0), (0, 0), (1, 1)), pixel_norm_eps=1e-6,
                           activation="silu", residual=n((2, frames, height, width, outputs), 3, dtype))
         out.append(np.array(y.astype(mx.float32)))
+x, w = n((1, 4, 23, 31, 64), 0, mx.bfloat16), n((70, 3, 3, 3, 64), 1, mx.bfloat16)
+out.append(np.array(causal_conv3d(x, w, padding=((2, 0), (1, 1), (1, 1))).astype(mx.float32)))
 print(hashlib.sha256(b"".join(a.tobytes() for a in out)).hexdigest(), *(repr(float(np.abs(a).sum())) for a in out))
 """
 
@@ -382,3 +384,72 @@ def test_rejects(change, message):
     arguments = {"x": mx.zeros((1, 2, 3, 4, 5)), "weight": mx.zeros((6, 1, 1, 2, 5)), **change}
     with pytest.raises(ValueError, match=r"\[causal_conv3d\] " + message):
         causal_conv3d(**arguments)
+
+
+# The Winograd form: 3 x 3 taps over 16-bit activations, channels in whole multiples of 32.
+
+
+def winograd_error(x, weight, bias=None, **arguments):
+    """Largest error, as a share of what rounding x, weights and result once each to the dtype of x explains."""
+    exact = expected(x, weight, bias, **arguments)
+    unit = {mx.float16: 2.0**-11, mx.bfloat16: 2.0**-8}[x.dtype]
+    return error(causal_conv3d(x, weight, bias, **arguments), exact) / (unit * np.abs(exact).max())
+
+
+@pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16], ids=str)
+@pytest.mark.parametrize("size", [(1, 4, 4), (2, 5, 7), (3, 8, 9), (1, 17, 30), (5, 33, 4)])
+@pytest.mark.parametrize(("channels", "out_channels"), [(32, 16), (64, 33), (160, 70)])
+def test_winograd_any_size(size, channels, out_channels, dtype):
+    x, weight = normal((2, *size, channels), 0, dtype), kernel(out_channels, (3, 3, 3), channels, dtype=dtype)
+    bias, residual = normal((out_channels,), 2, dtype), normal((2, *size, out_channels), 3, dtype)
+    arguments = {"padding": SAME, "pixel_norm_eps": 1e-6, "activation": "silu", "residual": residual}
+    assert winograd_error(x, weight, bias, **arguments) < 1.5
+
+
+@pytest.mark.parametrize("mode", ["zeros", "edge", "reflect"])
+@pytest.mark.parametrize("padding", [((0, 0), (0, 0)), ((1, 1), (1, 1)), ((2, 0), (0, 3)), ((3, 2), (2, 2))])
+def test_winograd_padding(padding, mode):
+    x, weight = normal((1, 3, 7, 6, 32), 0, mx.float16), kernel(20, (2, 3, 3), 32, dtype=mx.float16)
+    modes = ("reflect", mode, mode)
+    assert winograd_error(x, weight, padding=((1, 1), *padding), padding_mode=modes) < 1.5
+
+
+@pytest.mark.parametrize("taps", [1, 2, 4])
+@pytest.mark.parametrize(("stride", "dilation"), [(1, 1), (2, 1), (1, 3), (3, 2)])
+def test_winograd_strides_in_time(taps, stride, dilation):
+    x, weight = normal((1, 12, 5, 6, 32), 0, mx.bfloat16), kernel(20, (taps, 3, 3), 32, dtype=mx.bfloat16)
+    arguments = {"stride": (stride, 1, 1), "dilation": (dilation, 1, 1), "padding": ((1, 0), (1, 1), (1, 1))}
+    assert winograd_error(x, weight, **arguments) < 1.5
+
+
+def test_winograd_in_several_slabs_and_rounds_of_panels():
+    # 9 * 10 * 250 cells of 16 * 32 values, and 16 * 3 * 512 values per output channel: more than are kept at once.
+    x, weight = normal((1, 9, 20, 500, 32), 0, mx.float16), kernel(20, (3, 3, 3), 32, dtype=mx.float16)
+    assert winograd_error(x, weight, padding=SAME) < 1.5
+    x, weight = normal((1, 1, 4, 6, 512), 0, mx.float16), kernel(200, (3, 3, 3), 512, dtype=mx.float16)
+    assert winograd_error(x, weight, padding=SAME) < 1.5
+
+
+@pytest.mark.parametrize("weight_dtype", DTYPES, ids=str)
+def test_winograd_takes_any_weight_and_strides(weight_dtype):
+    base, weight = normal((6, 4, 8, 2, 64), 0, mx.bfloat16), kernel(20, (3, 3, 3), 32, dtype=weight_dtype)
+    for view in (base.transpose(3, 0, 2, 1, 4)[..., ::2], base.transpose(3, 0, 1, 2, 4)[:, :, :, ::-1, 32:]):
+        arguments = {"padding": SAME, "residual": view[..., :20]}
+        assert winograd_error(view, weight, **arguments) < 1.5
+        packed = causal_conv3d(mx.contiguous(view), weight, padding=SAME, residual=mx.contiguous(view[..., :20]))
+        assert mx.array_equal(causal_conv3d(view, weight, **arguments), packed)
+
+
+@pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16], ids=str)
+def test_winograd_frames_do_not_depend_on_each_other(dtype):
+    clip, weight = normal((1, 9, 6, 7, 64), 0, dtype), kernel(32, (3, 3, 3), 64, dtype=dtype)
+    whole = causal_conv3d(clip, weight, padding=SAME, activation="silu")
+    inner = ((0, 0), *SAME[1:])
+    pieces = [causal_conv3d(clip[:, :1], weight, padding=SAME, activation="silu")]
+    for first, end in ((1, 2), (2, 6), (6, 9)):
+        halo = clip[:, max(0, first - 2) : first]
+        time = (2 - halo.shape[1], 0)
+        pieces.append(
+            causal_conv3d(clip[:, first:end], weight, halo=halo, padding=(time, *inner[1:]), activation="silu")
+        )
+    assert mx.array_equal(mx.concatenate(pieces, axis=1), whole)

@@ -1,0 +1,240 @@
+// Inner loops of the Winograd form: the transforms of weights, inputs and sums, and the products between them.
+#include "csrc/cpu/conv_lines.h"
+#include "csrc/cpu/conv_winograd_kernel.h"
+#include "csrc/cpu/fma_tile.h"
+
+namespace ltx2rt::cpu::LTX2RT_ISA {
+namespace {
+
+constexpr int64_t kColumns = kTileColumns;
+constexpr int64_t kVecs = kColumns / kLanes;
+constexpr int64_t kPackWords = 16;
+
+// Words of one cell: what becomes of `kLanes` channels from channel c on.
+inline void store_words(bool pairs, float* words, int64_t c, Vec v) {
+#ifdef LTX2RT_BF16_DOT
+  if (pairs) {
+    store_for_dot((BF16*)words + c, v);
+    return;
+  }
+#endif
+  (void)pairs;
+  store(words + c, v);
+}
+
+// ---- weights: 3 x 3 taps to 4 x 4 points ----
+
+inline void spread(Vec a, Vec b, Vec c, Vec* out, int64_t stride) {
+  const Vec ends = (a + c) * 0.5f, middle = b * 0.5f;
+  out[0] = a;
+  out[stride] = ends + middle;
+  out[2 * stride] = ends - middle;
+  out[3 * stride] = c;
+}
+
+void pack_weight(const ConvArgs& args, const WinogradPlan& plan, int64_t panel_index, int64_t tap, int64_t first,
+                 int64_t end, float* panel) {
+  const int64_t channels = args.channels, per_word = plan.pairs ? 2 : 1;
+  const int64_t out_channel = panel_index * kColumns;
+  const int64_t present = smaller(kColumns, args.out_channels - out_channel);
+  const int64_t depth = args.kernel[0] * plan.words;
+  alignas(64) float rows[kPoints][kColumns][kPackWords];
+  alignas(64) float taps[9][2 * kPackWords];
+  memset(rows, 0, sizeof rows);
+  for (int64_t word = first; word < end; word += kPackWords) {
+    for (int64_t o = 0; o < present; ++o) {
+      const int64_t at = ((out_channel + o) * args.kernel[0] + tap) * 9 * channels + word * per_word;
+      for (int64_t t = 0; t < 9; ++t) load_floats(args.weight, args.weight_type, at + t * channels, 1, kPackWords * per_word, taps[t]);
+      for (int64_t c = 0; c < kPackWords * per_word; c += kLanes) {
+        Vec half[4][3], whole[4][4];
+        for (int i = 0; i < 3; ++i)
+          spread(load(taps[i] + c), load(taps[3 + i] + c), load(taps[6 + i] + c), &half[0][i], 3);
+        for (int i = 0; i < 4; ++i) spread(half[i][0], half[i][1], half[i][2], whole[i], 1);
+        for (int p = 0; p < kPoints; ++p) store_words(plan.pairs, rows[p][o], c, whole[p / 4][p % 4]);
+      }
+    }
+    for (int64_t p = 0; p < kPoints; ++p)
+      transpose(rows[p][0], kPackWords, kColumns, kPackWords, panel + (p * depth + tap * plan.words + word) * kColumns);
+  }
+}
+
+// ---- inputs: 4 x 4 values to 4 x 4 points ----
+
+int64_t line_floats(const ConvArgs& args, const WinogradPlan& plan) { return (2 * plan.slab[2] + 2) * args.channels; }
+
+// Work: four lines of inputs, and their columns.
+int64_t transform_floats(const ConvArgs& args, const WinogradPlan& plan) {
+  return 4 * line_floats(args, plan) + 2 * (2 * plan.slab[2] + 2);
+}
+
+template <bool kPairs>
+void transform_row(const ConvArgs& args, const WinogradPlan& plan, const float* const* lines, int64_t cells, float* to) {
+  const int64_t channels = args.channels;
+  for (int64_t cell = 0; cell < cells; ++cell, to += plan.pitch) {
+    const float* from[4];
+    for (int i = 0; i < 4; ++i) from[i] = lines[i] + 2 * cell * channels;
+    for (int64_t c = 0; c < channels; c += kLanes) {
+      Vec down[4][4];
+#pragma GCC unroll 4
+      for (int j = 0; j < 4; ++j) {
+        const int64_t at = j * channels + c;
+        const Vec a = load(from[0] + at), b = load(from[1] + at), d = load(from[2] + at), e = load(from[3] + at);
+        down[0][j] = a - d;
+        down[1][j] = b + d;
+        down[2][j] = d - b;
+        down[3][j] = b - e;
+      }
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) {
+        const Vec points[4] = {down[i][0] - down[i][2], down[i][1] + down[i][2], down[i][2] - down[i][1],
+                               down[i][1] - down[i][3]};
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; ++j) store_words(kPairs, to + (4 * i + j) * plan.point_words, c, points[j]);
+      }
+    }
+  }
+}
+
+void transform(const ConvArgs& args, const WinogradPlan& plan, const WinogradSlab& slab, int64_t frame_index,
+               int64_t first_row, int64_t end_row, float* words, float* work) {
+  const int64_t width = 2 * slab.count[2] + 2, line = line_floats(args, plan);
+  int64_t* columns = (int64_t*)(work + 4 * line);
+  // In outputs; what lies under no output of the clip is read as zeros and reaches none.
+  const ConvTile tile{slab.batch,
+                      {slab.first[0], 2 * slab.first[1], 2 * slab.first[2]},
+                      {slab.count[0], 2 * slab.count[1], 2 * slab.count[2]}};
+  const auto source = [&](int axis, int64_t i) {
+    return i < args.out_size[axis] - tile.first[axis] + 2 ? source_index(args, tile, axis, i) : kZero;
+  };
+  for (int64_t i = 0; i < width; ++i) columns[i] = source(2, i);
+  const int64_t frame = source_index(args, tile, 0, frame_index);
+  if (frame == kUnused) return;
+  for (int64_t row = first_row; row < end_row; ++row) {
+    const float* lines[4];
+    for (int64_t i = 0; i < 4; ++i) {
+      float* to = work + (2 * row + i) % 4 * line;
+      lines[i] = to;
+      if (i < 2 && row > first_row) continue;  // the last two lines of the row before
+      load_line(args, slab.batch, frame, source(1, 2 * row + i), columns, width, args.channels, to);
+    }
+    float* to = words + frame_index * plan.frame_words + row * slab.count[2] * plan.pitch;
+    if (plan.pairs) {
+      transform_row<true>(args, plan, lines, slab.count[2], to);
+    } else {
+      transform_row<false>(args, plan, lines, slab.count[2], to);
+    }
+  }
+}
+
+// ---- products, and sums of 4 x 4 points to 2 x 2 outputs ----
+
+// Work: [kPoints][cells][kColumns] sums, and the addresses of the cells.
+int64_t multiply_floats(int64_t cells) { return cells * (kPoints * kColumns + 2); }
+
+template <typename T>
+void finish_cells(const ConvArgs& args, const WinogradSlab& slab, int64_t first_cell, int64_t count, int64_t panel,
+                  const float* sums, T* out) {
+  const int64_t channel = panel * kColumns, n = smaller(kColumns, args.out_channels - channel);
+  float bias[kColumns] = {};
+  if (args.bias != nullptr)
+    for (int64_t c = 0; c < n; ++c) bias[c] = args.bias[channel + c];
+  const Voxels& residual = args.residual;
+  const int64_t point = count * kColumns;
+  for (int64_t i = 0; i < count; ++i, sums += kColumns) {
+    const int64_t cell = first_cell + i;
+    const int64_t frame = slab.first[0] + cell / (slab.count[1] * slab.count[2]);
+    const int64_t row = 2 * (slab.first[1] + cell / slab.count[2] % slab.count[1]);
+    const int64_t column = 2 * (slab.first[2] + cell % slab.count[2]);
+    Vec values[2][2][kVecs];
+#pragma GCC unroll 2
+    for (int v = 0; v < kVecs; ++v) {
+      Vec across[2][4];
+#pragma GCC unroll 4
+      for (int j = 0; j < 4; ++j) {
+        const float* p = sums + j * point + v * kLanes;
+        const Vec a = load(p), b = load(p + 4 * point), c = load(p + 8 * point), d = load(p + 12 * point);
+        across[0][j] = a + (b + c);
+        across[1][j] = (b - c) - d;
+      }
+#pragma GCC unroll 2
+      for (int r = 0; r < 2; ++r) {
+        values[r][0][v] = across[r][0] + (across[r][1] + across[r][2]);
+        values[r][1][v] = (across[r][1] - across[r][2]) - across[r][3];
+      }
+    }
+    for (int64_t r = 0; r < smaller(2, args.out_size[1] - row); ++r) {
+      for (int64_t c = 0; c < smaller(2, args.out_size[2] - column); ++c) {
+        T* to = out + (((slab.batch * args.out_size[0] + frame) * args.out_size[1] + row + r) * args.out_size[2] +
+                       column + c) * args.out_channels + channel;
+        const T* add = residual.data == nullptr
+                           ? nullptr
+                           : static_cast<const T*>(residual.data) + slab.batch * residual.strides[0] +
+                                 frame * residual.strides[1] + (row + r) * residual.strides[2] +
+                                 (column + c) * residual.strides[3] + channel * residual.strides[4];
+        finish_output(values[r][c], bias, add, residual.strides[4], n, to);
+      }
+    }
+  }
+}
+
+void multiply(const ConvArgs& args, const WinogradPlan& plan, const WinogradSlab& slab, int64_t first_cell,
+              int64_t end_cell, int64_t first_panel, int64_t end_panel, const float* words, const float* panels,
+              float* work) {
+  const int64_t count = end_cell - first_cell, cells_of_frame = slab.count[1] * slab.count[2];
+  float* sums = work;
+  const float** cells = (const float**)(work + kPoints * count * kColumns);
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t frame = (first_cell + i) / cells_of_frame, cell = (first_cell + i) % cells_of_frame;
+    cells[i] = words + frame * args.stride[0] * plan.frame_words + cell * plan.pitch;
+  }
+  for (int64_t panel = first_panel; panel < end_panel; ++panel) {
+    const int panel_width = int(smaller(kColumns, args.out_channels - panel * kColumns));
+    for (int64_t p = 0; p < kPoints; ++p) {
+      float* to = sums + p * count * kColumns;
+      int64_t run = 0;
+      for (int64_t g = 0; g < plan.groups; ++g) {
+        const int64_t run_count = plan.group_ends[g] - run;
+        for (int64_t i = 0; i < count; i += kTileRows) {
+          const int here = int(smaller(kTileRows, count - i));
+          const float* rows[kTileRows];
+          for (int r = 0; r < here; ++r) rows[r] = cells[i + r] + p * plan.point_words;
+#ifdef LTX2RT_BF16_DOT
+          if (plan.pairs) {
+            fma_tile<PairWords>(here, panel_width, rows, plan.runs + run, run_count, panels, to + i * kColumns,
+                                kColumns, g > 0);
+            continue;
+          }
+#endif
+          fma_tile(here, panel_width, rows, plan.runs + run, run_count, panels, to + i * kColumns, kColumns, g > 0);
+        }
+        for (; run < plan.group_ends[g]; ++run) panels += plan.runs[run].length * kColumns;
+      }
+    }
+    switch (args.type) {
+      case FloatType::f32:
+        finish_cells(args, slab, first_cell, count, panel, sums, (float*)args.out);
+        break;
+      case FloatType::f16:
+        finish_cells(args, slab, first_cell, count, panel, sums, (F16*)args.out);
+        break;
+      case FloatType::bf16:
+        finish_cells(args, slab, first_cell, count, panel, sums, (BF16*)args.out);
+        break;
+    }
+  }
+}
+
+}  // namespace
+
+const WinogradKernel& conv_winograd_kernel() {
+#ifdef LTX2RT_BF16_DOT
+  constexpr bool kHasPairs = true;
+#else
+  constexpr bool kHasPairs = false;
+#endif
+  static constexpr WinogradKernel kernel{kHasPairs, kColumns,         kTileRows, pack_weight,
+                                         transform, transform_floats, multiply,  multiply_floats};
+  return kernel;
+}
+
+}  // namespace ltx2rt::cpu::LTX2RT_ISA
