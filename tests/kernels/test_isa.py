@@ -37,6 +37,7 @@ def test_kernels_compute_what_the_portable_ones_do(isa):
         ("norm", "modulated_norm["),
         ("attention", "rope_attention["),
         ("conv", "causal_conv3d["),
+        ("winograd", "causal_conv3d in Winograd form["),
     ],
 )
 @pytest.mark.parametrize("isa", USABLE)
