@@ -7,10 +7,11 @@ import os
 from ltx2rt.kernels.selection import ext
 
 _FLOAT = 4
-# quantized_linear.cpp: rows of x widened to float32 at a time.
-_WIDENED_BYTES = 24 << 20
+# quantized_linear.cpp: rows of x prepared at a time, in float32 or, for instruction sets with dot products, in bfloat16.
+_PREPARED_BYTES = 24 << 20
 _DEPTH_BLOCK = 256
 _LEAST_ROWS = 16
+_PAIRS = ("avx512bf16", "neonbf16")
 # rope_attention.cpp: packed keys and values, and the states of waiting queries.
 _PACKED_FLOATS = 2 << 20
 _MOST_PACKED_FLOATS = 8 << 20
@@ -27,11 +28,14 @@ def _threads() -> int:
     return int(ext.num_threads()) if ext is not None else os.cpu_count() or 1
 
 
-def linear_bytes(rows: int, depth: int) -> int:
-    """Of `quantized_linear` for ``rows`` rows of x and K = ``depth``."""
-    padded = -(-depth // _DEPTH_BLOCK) * _DEPTH_BLOCK
-    at_a_time = min(rows, max(_LEAST_ROWS, _WIDENED_BYTES // _FLOAT // padded))
-    return at_a_time * padded * _FLOAT + _threads() * _THREAD_BYTES
+def linear_bytes(rows: int, depth: int, itemsize: int = _FLOAT) -> int:
+    """Of `quantized_linear` for ``rows`` rows of x and K = ``depth``; two bytes of an item of x mean bfloat16."""
+    pairs = ext is not None and itemsize == 2 and ext.isa() in _PAIRS
+    row = -(-depth // _DEPTH_BLOCK) * _DEPTH_BLOCK * (2 if pairs else _FLOAT)
+    most = max(_LEAST_ROWS, _PREPARED_BYTES // row)
+    # In even parts.
+    at_a_time = -(-rows // -(-rows // most))
+    return at_a_time * row + _threads() * _THREAD_BYTES
 
 
 def attention_bytes(batch: int, kv_heads: int, head_size: int, queries: int, keys: int) -> int:

@@ -19,7 +19,7 @@ def encoder_footprint(config: Gemma3Config, tokens: int, itemsize: int) -> Footp
     heads = (2 * config.num_attention_heads + 2 * config.num_key_value_heads) * config.head_dim
     return largest(
         # x, normed x, the gate, its partner; or x, both, and their product.
-        Footprint(2 * unit + 2 * hidden + mask, linear_bytes(tokens, config.intermediate_size)),
+        Footprint(2 * unit + 2 * hidden + mask, linear_bytes(tokens, config.intermediate_size, itemsize)),
         Footprint(
             2 * unit + tokens * heads * itemsize + mask,
             attention_bytes(1, config.num_key_value_heads, config.head_dim, tokens, tokens),
@@ -51,7 +51,7 @@ def connector_footprint(config: ConnectorConfig, itemsize: int) -> Footprint:
     """Of one prompt; the context is `CONTEXT_ROWS` long whatever the prompt."""
     unit = CONTEXT_ROWS * config.width * itemsize
     rope = 3 * CONTEXT_ROWS * config.width * _FLOAT32 // 2
-    return Footprint(6 * unit + rope, linear_bytes(CONTEXT_ROWS, 4 * config.width))
+    return Footprint(6 * unit + rope, linear_bytes(CONTEXT_ROWS, 4 * config.width, itemsize))
 
 
 def encoder_flops(config: Gemma3Config, tokens: int) -> float:
