@@ -74,12 +74,12 @@ def _unknown_options(verb: str, parser: argparse.ArgumentParser, unknown: Sequen
     return f"unrecognized arguments: {' '.join(unknown)}" + "".join(f"; {hint}" for hint in hints)
 
 
-def main() -> None:
-    """Entry point of ``ltx2rt``."""
+def main(words: Sequence[str] = ()) -> None:
+    """Entry point of ``ltx2rt``; ``words`` come before those of the command line."""
     gc.freeze()  # What the imports have made stays; every stage ends with a collection, which need not look at it.
-    sys.exit(run(sys.argv[1:]))
+    sys.exit(run([*words, *sys.argv[1:]]))
 
 
 def generate_main() -> None:
     """Entry point of ``ltx2rt-generate``, the same as ``ltx2rt generate``."""
-    sys.exit(run(["generate", *sys.argv[1:]]))
+    main(["generate"])

@@ -29,7 +29,13 @@ class Published(NamedTuple):
 PUBLISHED = (
     Published("one-stage", 480, 704, 97, "28 GB with fp32, 18 GB with fp16 weights"),
     Published("distilled", 960, 1408, 97, "44 GB one after the other, 59 GB together, 6 GB more with sound"),
-    Published("distilled", 1024, 1536, 121, "about 24 GB with fp8, 40 GB with bf16 weights"),
+    Published(
+        "distilled",
+        1024,
+        1536,
+        121,
+        "28 GB of graphics memory; with offloading to disk 5 GB of it and 5 GB of the machine's",
+    ),
 )
 
 

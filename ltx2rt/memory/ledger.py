@@ -11,7 +11,7 @@ from ltx2rt.memory.measure import resident_bytes, virtual_bytes
 from ltx2rt.memory.need import Need
 
 # What the process takes more once the first stage has run: the kernels' threads, code pages, Python's objects.
-_RUNTIME_BYTES = 5 << 20
+_RUNTIME_BYTES = 8 << 20
 # What a stage may find more in the process than was there before the first stage: modules imported since, heaps.
 _DRIFT_BYTES = 64 << 20
 # Kernels and MLX reserve addresses before they use them; only a limit of the address space notices.

@@ -200,10 +200,11 @@ def test_predictions_at_published_sizes() -> None:
     # A level-3 residual layer: input, hidden and result, 8 values of two bytes each.
     whole = decode_bytes(config, (16, 16, 24))
     assert whole.arrays == pytest.approx(3 * 8 * 2 * 121 * pixels, rel=0.02)
-    assert whole.total == whole.arrays
+    assert whole.footprint.activations == whole.arrays
+    assert whole.footprint.host == 0
     tiled = decode_bytes(config, (16, 16, 24), tiling=Tiling.of(spatial=(256, 64), temporal=(80, 24)))
     # In numpy: two groups of frames, and the frames that they share.
-    assert tiled.total - tiled.arrays == (73 + 73 + 25) * pixels * 3 * 4
+    assert tiled.footprint.host == (73 + 73 + 25) * pixels * 3 * 4
 
 
 def test_refuses_what_cannot_be_streamed() -> None:

@@ -16,9 +16,9 @@ from ltx2rt.types import ParamSpec
 _FLOAT32 = 4
 
 
-def largest_convolution(specs: list[ParamSpec]) -> int:
+def _largest_convolution(specs: list[ParamSpec], itemsize: int = _FLOAT32, values: int | None = None) -> int:
     """`convolution_bytes` of the largest weight."""
-    return convolution_bytes(max(prod(spec.shape) for spec in specs))
+    return convolution_bytes(max(prod(spec.shape) for spec in specs), itemsize, values)
 
 
 def video_decode_flops(config: VideoVaeConfig, latent: tuple[int, int, int]) -> float:
@@ -53,7 +53,8 @@ def _layer_flops(layers: list[Layer], grid: tuple[int, int, int]) -> float:
 def audio_decode_footprint(config: audio_vae.AudioVaeConfig, tokens: int) -> Footprint:
     """Of `AudioDecoder` in float32."""
     unit = tokens * config.downsampling * config.mel_bins * config.channels * _FLOAT32
-    return Footprint(4 * unit, largest_convolution(audio_vae.decoder_specs(config)))
+    # The first residual block at the finest level: its input has twice the channels.
+    return Footprint(5 * unit, _largest_convolution(audio_vae.decoder_specs(config)))
 
 
 def audio_decode_flops(config: audio_vae.AudioVaeConfig, tokens: int) -> float:
@@ -72,7 +73,7 @@ def audio_decode_flops(config: audio_vae.AudioVaeConfig, tokens: int) -> float:
 def sound_encode_footprint(config: audio_vae.AudioVaeConfig, frames: int) -> Footprint:
     """Of `AudioEncoder` in float32 for ``frames`` mel frames, and of the spectrogram."""
     unit = frames * config.mel_bins * config.channels * _FLOAT32
-    return Footprint(5 * unit, largest_convolution(audio_vae.encoder_specs(config)))
+    return Footprint(5 * unit, _largest_convolution(audio_vae.encoder_specs(config)))
 
 
 def sound_encode_flops(config: audio_vae.AudioVaeConfig, frames: int) -> float:
@@ -92,11 +93,20 @@ def vocoder_footprint(config: vocoder.VocoderConfig, mel_frames: int) -> Footpri
     if config.bandwidth is not None and config.extension is not None:
         frames = mel_frames * config.core.upsampling // config.bandwidth.hop
         moments.append(_generator_footprint(config.extension, frames))
-    # A transposed convolution's weight is padded and put in another order, each in a copy.
-    specs = vocoder.param_specs(config)
-    transposed = [spec for spec in specs if spec.layout == "conv_transpose1d"]
-    copies = 2 * max(prod(spec.shape) * (2 if spec.dtype == "BF16" else _FLOAT32) for spec in transposed)
-    return Footprint(largest(*moments).activations, max(largest_convolution(specs), copies))
+    convolutions = _largest_convolution(vocoder.param_specs(config))
+    rearranged = _rearranged_bytes(config.core)
+    return Footprint(largest(*moments).activations, max(convolutions, max(rearranged) + sum(rearranged)))
+
+
+def _rearranged_bytes(config: vocoder.GeneratorConfig) -> list[int]:
+    """Of the weights of the transposed convolutions, padded to whole strides, as bfloat16.
+
+    The graph of a generator is evaluated at once, so all of them are padded first; then they are put in another order,
+    one at a time.
+    """
+    widths = [config.width >> stage for stage in range(len(config.rates))]
+    taps = (-(-kernel // rate) * rate for rate, kernel in zip(config.rates, config.kernels, strict=True))
+    return [width * (width // 2) * count * 2 for width, count in zip(widths, taps, strict=True)]
 
 
 def _generator_footprint(config: vocoder.GeneratorConfig, frames: int) -> Footprint:
@@ -130,9 +140,9 @@ def _generator_flops(config: vocoder.GeneratorConfig, frames: int) -> float:
 def upscaler_footprint(config: upscaler.LatentUpscalerConfig, latent: tuple[int, int, int], itemsize: int) -> Footprint:
     """Of `LatentUpscaler` for latent cells (f, h, w)."""
     unit = prod(config.upscaled(latent)) * config.mid_channels
-    # The block's input, a convolution's result and what is made of it.
-    activations = unit * (3 * itemsize + 1)
-    return Footprint(activations, largest_convolution(upscaler.param_specs(config)))
+    # The block's input, a convolution's result, and the norm of it in float32 and as it goes on.
+    activations = unit * (3 * itemsize + _FLOAT32)
+    return Footprint(activations, _largest_convolution(upscaler.param_specs(config), itemsize, unit))
 
 
 def upscaler_flops(config: upscaler.LatentUpscalerConfig, latent: tuple[int, int, int]) -> float:

@@ -22,7 +22,14 @@ def encoder_footprint(config: Gemma3Config, tokens: int, itemsize: int) -> Footp
         Footprint(2 * unit + 2 * hidden + mask, linear_bytes(tokens, config.intermediate_size, itemsize)),
         Footprint(
             2 * unit + tokens * heads * itemsize + mask,
-            attention_bytes(1, config.num_key_value_heads, config.head_dim, tokens, tokens),
+            attention_bytes(
+                1,
+                config.num_key_value_heads,
+                config.head_dim,
+                tokens,
+                tokens,
+                config.num_attention_heads // config.num_key_value_heads,
+            ),
         ),
     )
 

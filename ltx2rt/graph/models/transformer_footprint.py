@@ -73,12 +73,13 @@ def _stream_moments(
     text_attention = attention_bytes(batch, stream.num_heads, stream.head_dim, longest, shape.text)
     text_rows = batch * shape.text
     keys = 2 * text_rows * width * shape.itemsize
+    projection = linear_bytes(rows, width, shape.itemsize)
     together = len(parts) == 1
     return [
         # Feed-forward: x, normed x and the hidden layer of 4 units; then x, the hidden layer and the result.
         Footprint((6 * unit) if together else unit + 6 * part, linear_bytes(rows, 4 * width, shape.itemsize)),
         # Self-attention: x, q, k, v and the result.
-        Footprint((5 * unit) if together else 3 * unit + 4 * part, max(attention, linear_bytes(rows, width, shape.itemsize))),
+        Footprint((5 * unit) if together else 3 * unit + 4 * part, max(attention, projection)),
         # Attention to the prompt: x, q and the result, keys and values.
         Footprint((3 * unit if together else unit + 4 * part) + keys, text_attention),
         Footprint((2 * unit if together else unit) + keys, linear_bytes(text_rows, width, shape.itemsize)),

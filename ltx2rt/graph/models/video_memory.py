@@ -1,7 +1,8 @@
 """Predicts the activation bytes of decoding and encoding video, from the list of layers.
 
-What is counted: MLX arrays besides the weights and the caller's own latent or frames, and the numpy frames that the
-decoder makes. The kernels' working memory, MLX's cache of free buffers and the weights are the caller's to add.
+What is counted: MLX arrays besides the weights and the caller's own latent or frames, the numpy frames that the
+decoder makes, and the working memory of the convolutions. MLX's cache of free buffers and the weights are the
+caller's to add.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import NamedTuple
 
+from ltx2rt.graph.models.footprint import Footprint
 from ltx2rt.graph.models.tiling import FrameGrid, Tile, TilePlan, Tiling, decode_plan, encode_plan
 from ltx2rt.graph.models.video_decoder import decoder_layers
 from ltx2rt.graph.models.video_encoder import encoder_layers
@@ -24,6 +26,7 @@ from ltx2rt.graph.models.video_layers import (
     Upsample,
 )
 from ltx2rt.graph.models.video_vae_config import VideoVaeConfig
+from ltx2rt.kernels.working_memory import convolution_bytes
 
 _FLOAT32 = 4
 
@@ -34,18 +37,23 @@ class ActivationBytes:
 
     Attributes:
         arrays: of the MLX arrays: what ``mx.get_peak_memory`` shows beyond the weights.
-        total: of MLX and numpy arrays together; not the sum of two peaks, which need not coincide.
+        footprint: at the moment that takes most of everything, which need not be that of the arrays.
     """
 
     arrays: int
-    total: int
+    footprint: Footprint
 
 
 class _Moment(NamedTuple):
-    """Bytes of MLX and numpy arrays that are there at one time."""
+    """Bytes of MLX arrays, numpy arrays and buffers inside kernels that are there at one time."""
 
     arrays: float
     host: float = 0.0
+    working: int = 0
+
+    @property
+    def total(self) -> float:
+        return self.arrays + self.host + self.working
 
 
 class _Clip(NamedTuple):
@@ -65,9 +73,9 @@ class _Clip(NamedTuple):
 
 
 def _peaks(moments: Sequence[_Moment]) -> ActivationBytes:
-    return ActivationBytes(
-        int(max(moment.arrays for moment in moments)), int(max(moment.arrays + moment.host for moment in moments))
-    )
+    most = max(moments, key=lambda moment: moment.total)
+    footprint = Footprint(int(most.arrays), most.working, int(most.host))
+    return ActivationBytes(int(max(moment.arrays for moment in moments)), footprint)
 
 
 def decode_bytes(
@@ -115,7 +123,7 @@ def decode_bytes(
     moments = []
     for tile in plan.tiles:
         run, out = _whole(start(tile), layers, itemsize)
-        moments += [_Moment(moment.arrays, buffers) for moment in run]
+        moments += [moment._replace(host=buffers) for moment in run]
         tile_plane = _length(tile.height.target) * _length(tile.width.target) * pixel
         moments += _to_pixels(out, itemsize, out.frames * tile_plane, buffers)
     return _peaks(moments)
@@ -154,13 +162,13 @@ def encode_bytes(
         clip = start(plan.tiles[0])
         streamed = _streamed(clip, layers, itemsize, frames_per_push)
         if clip.frames == 1:
-            return _peaks([_Moment(clip.bytes(itemsize) + streamed.most)])
+            return _peaks([_Moment(clip.bytes(itemsize) + m.arrays, working=m.working) for m in streamed.moments])
         # Frames come in groups. While the last piece of one is read, the next one is there too, and before it is put
         # together of its frames.
         group = config.temporal_factor * clip.plane(itemsize)
         reading = _share(layers[0], clip, itemsize, frames_per_push)[0].work
-        most = max(streamed.most, streamed.kept + group + max(reading, group))
-        return _peaks([_Moment(group + most)])
+        moments = [_Moment(group + m.arrays, working=m.working) for m in streamed.moments]
+        return _peaks([*moments, _Moment(streamed.kept + 2 * group + max(reading, group))])
     moments = []
     blended = prod(plan.shape) * config.latent_channels * _FLOAT32 if tiling is not None else 0
     for tile in plan.tiles:
@@ -168,7 +176,7 @@ def encode_bytes(
         run, _ = _whole(clip, layers, itemsize)
         # The frames as float32 and in the activations' dtype, and then patchified.
         given = clip.bytes(itemsize) + clip.bytes(_FLOAT32)
-        moments += [_Moment(given, blended), *(_Moment(moment.arrays, blended) for moment in run)]
+        moments += [_Moment(given, blended), *(moment._replace(host=blended) for moment in run)]
     return _peaks(moments)
 
 
@@ -200,9 +208,15 @@ def _whole(clip: _Clip, layers: Sequence[Layer], itemsize: int) -> tuple[list[_M
             clip = clip._replace(frames=clip.frames + 1, kept=0)
             held += clip.bytes(itemsize)
         clip = clip._replace(kept=0)
-        moments.append(_Moment(held + _work(layer, clip, itemsize)))
+        moments.append(_Moment(held + _work(layer, clip, itemsize), working=_inside_kernels(layer, clip, itemsize)))
         clip = _after(layer, clip)
     return moments, clip
+
+
+def _inside_kernels(layer: Layer, clip: _Clip, itemsize: int) -> int:
+    """Working memory of a layer's largest convolution."""
+    sizes = [prod(spec.shape) for spec in layer.specs() if spec.layout == "conv"]
+    return convolution_bytes(max(sizes), itemsize, clip.bytes(itemsize) // itemsize) if sizes else 0
 
 
 def _after(layer: Layer, clip: _Clip) -> _Clip:
@@ -260,16 +274,18 @@ class _Share(NamedTuple):
 
 
 class _Streamed(NamedTuple):
-    """A streamed run: bytes kept between pieces, the most at any time, the longest piece of the result."""
+    """A streamed run: bytes kept between pieces, those while each layer works, the longest piece of the result."""
 
     kept: int
-    most: int
+    moments: list[_Moment]
     result: _Clip
 
 
 def _streamed(clip: _Clip, layers: Sequence[Layer], itemsize: int, limit: int) -> _Streamed:
-    shares = []
+    shares, working = [], []
     for layer in layers:
+        piece = clip._replace(frames=min(limit + 2, clip.frames), kept=0)
+        working.append(_inside_kernels(layer, piece, itemsize))
         share, limit = _share(layer, clip, itemsize, limit)
         shares.append(share)
         if isinstance(layer, Downsample):
@@ -278,12 +294,12 @@ def _streamed(clip: _Clip, layers: Sequence[Layer], itemsize: int, limit: int) -
     recent = sum(share.recent for share in shares)
     before = 0
     after = sum(share.ready for share in shares)
-    most = 0
-    for share in shares:
+    moments = []
+    for share, inside in zip(shares, working, strict=True):
         after -= share.ready
-        most = max(most, recent + before + share.work + after)
+        moments.append(_Moment(recent + before + share.work + after, working=inside))
         before += share.rest
-    return _Streamed(recent + before, most, clip._replace(frames=min(limit, clip.frames), kept=0))
+    return _Streamed(recent + before, moments, clip._replace(frames=min(limit, clip.frames), kept=0))
 
 
 def _share(layer: Layer, clip: _Clip, itemsize: int, limit: int) -> tuple[_Share, int]:
@@ -334,7 +350,7 @@ def _streamed_decode(
         chunk = out.frames * plane
         # The consumer still holds a chunk; tiles are put together in another.
         buffers = chunk if len(tiles) == 1 else 2 * chunk
-        moments.append(_Moment(kept - run.kept + run.most, buffers))
+        moments += [_Moment(kept - run.kept + m.arrays, buffers, m.working) for m in run.moments]
         pixels = out.frames * clip.cells * cell
         moments += [_Moment(kept + m.arrays, m.host) for m in _to_pixels(out, itemsize, pixels, buffers)]
     return _peaks(moments)

@@ -12,7 +12,6 @@ from ltx2rt.graph.models import audio_vae, upscaler, vocoder
 from ltx2rt.graph.models.decoder_footprint import (
     audio_decode_flops,
     audio_decode_footprint,
-    largest_convolution,
     sound_encode_flops,
     sound_encode_footprint,
     upscaler_flops,
@@ -22,6 +21,7 @@ from ltx2rt.graph.models.decoder_footprint import (
     vocoder_flops,
     vocoder_footprint,
 )
+from ltx2rt.graph.models.footprint import Footprint, largest
 from ltx2rt.graph.models.latent_statistics import statistics_specs
 from ltx2rt.graph.models.tiling import TileSize, Tiling
 from ltx2rt.graph.models.video_decoder import decoder_layers
@@ -40,11 +40,11 @@ PUSHES = (4, 2, 1)
 # Sides of the decoder's tiles, in pixels, where whole frames do not fit.
 TILE_SIDES = (768, 512, 384, 256)
 _TILE_OVERLAP = 64
-# A video encoder: in itself, per pixel of the picture, and per pixel of each frame that it looks ahead.
-_ENCODER_BYTES = 12 << 20
-_ENCODER_BYTES_PER_PIXEL = 40
-_LOOKAHEAD_BYTES_PER_PIXEL = 1.5
-_LOOKAHEAD_FRAMES = 48
+# A video encoder (x264): in itself, per pixel of the picture, and per pixel of each frame that it looks ahead.
+_ENCODER_BYTES = 8 << 20
+_ENCODER_BYTES_PER_PIXEL = 4
+_LOOKAHEAD_BYTES_PER_PIXEL = 4
+_LOOKAHEAD_FRAMES = 25
 
 _ADVICE = "lower --height or --width"
 
@@ -66,7 +66,6 @@ def video_decoder_options(
     ``auto``: piece by piece, in tiles where that does not fit. None: never in tiles, and in one piece if that fits.
     """
     loaded = checkpoint.loaded_bytes("video_vae", decoder_specs(config) + statistics_specs())
-    working = largest_convolution(decoder_specs(config))
     height, width = (cells * config.spatial_factor for cells in latent[1:])
     pixels, frames = height * width, config.pixel_frames(latent[0])
     ahead = _LOOKAHEAD_BYTES_PER_PIXEL * min(frames, _LOOKAHEAD_FRAMES)
@@ -74,14 +73,14 @@ def video_decoder_options(
     streams = can_stream(decoder_layers(config.require_decoder()))
 
     def need(cut: Tiling | None, push: int | None) -> Need:
-        peak = decode_bytes(config, latent, dtype.size, cut, push)
-        converted = min(push or 1, frames) * pixels * 3 * _FLOAT32  # while a chunk becomes bytes
+        peak = decode_bytes(config, latent, dtype.size, cut, push).footprint
+        converted = 2 * min(push or 1, frames) * pixels * 3 * _FLOAT32  # while a chunk becomes bytes
         return Need(
             "video decoder",
             weights=loaded.arrays,
-            activations=peak.arrays,
-            working=working,
-            host=peak.total - peak.arrays + converted + encoder,
+            activations=peak.activations,
+            working=peak.working,
+            host=peak.host + converted + encoder,
             caches=prod(latent) * config.latent_channels * (dtype.size + _FLOAT32),
             flops=video_decode_flops(config, latent),
             choice={"frames": "in one piece" if push is None else f"{push} at a time", "tiles": _tiles(cut)},
@@ -128,24 +127,23 @@ def video_encoder_options(
 ) -> Iterator[Need]:
     """A stage that encodes clips of (F, H, W) pixels, single images in one piece."""
     loaded = checkpoint.loaded_bytes("video_vae", encoder_specs(config) + statistics_specs())
-    working = largest_convolution(encoder_specs(config))
     streams = can_stream(encoder_layers(config.require_encoder()))
     flops = sum(video_encode_flops(config, clip) for clip in clips)
     for push in PUSHES:
-        activations = host = 0
+        peak, host = Footprint(0), 0
         for clip in clips:
             piece = push if streams and clip[0] > 1 else None
             tiling = Tiling.auto(*clip[1:]) if clip[0] > 1 and not streams else None
-            activations = max(activations, encode_bytes(config, clip, dtype.size, tiling, piece).total)
+            peak = largest(peak, encode_bytes(config, clip, dtype.size, tiling, piece).footprint)
             # Frames of the caller as float32, all of them or those of a piece.
             frames = clip[0] if piece is None else config.temporal_factor
             host = max(host, frames * prod(clip[1:]) * 3 * _FLOAT32)
         yield Need(
             name,
             weights=loaded.arrays,
-            activations=activations,
-            working=working,
-            host=host,
+            activations=peak.activations,
+            working=peak.working,
+            host=peak.host + host,
             flops=flops,
             choice={"frames": f"{push} at a time"} if any(clip[0] > 1 for clip in clips) else {},
             settings={"push": push if streams else None},

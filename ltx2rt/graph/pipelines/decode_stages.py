@@ -66,6 +66,7 @@ def decode_audio(run: Run, tokens: Float32Array) -> tuple[Array, int]:
         # The audio path is small; float32 costs little and keeps the sound clean.
         decoder = audio_vae.AudioDecoder(vae_config, Params(arrays), mx.float32)
         log_mel = decoder(mx.array(tokens))
+        mx.eval(log_mel)  # what it took is free before the vocoder comes
         run.emit(AudioDecoded(mx.array(tokens), log_mel))
         vocoder_arrays = stage.hold(checkpoint.load("vocoder", vocoder.param_specs(vocoder_config)))
         waveform = vocoder.Vocoder(vocoder_config, Params(vocoder_arrays))(log_mel)
