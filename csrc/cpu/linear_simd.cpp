@@ -56,45 +56,7 @@ void pack(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t k, float* panel
   });
 }
 
-// c[kRows, panel] (+)= a * panel, with the rows of a interleaved: each sum is one chain in the order of the words.
-template <typename Words, int kRows>
-void multiply_tile(const float* a, int64_t words, const float* panel, float* c, int64_t ldc, bool add) {
-  Vec sums[kRows][kPanelVecs];
-#pragma GCC unroll 16
-  for (int i = 0; i < kRows; ++i)
-#pragma GCC unroll 2
-    for (int v = 0; v < kPanelVecs; ++v) sums[i][v] = zero();
-  for (int64_t k = 0; k < words; ++k, a += kRows, panel += kPanelColumns) {
-    typename Words::Operand b[kPanelVecs];
-#pragma GCC unroll 2
-    for (int v = 0; v < kPanelVecs; ++v) b[v] = Words::load_row(panel + v * kLanes);
-#pragma GCC unroll 16
-    for (int i = 0; i < kRows; ++i) {
-      const auto x = Words::broadcast(a + i);
-#pragma GCC unroll 2
-      for (int v = 0; v < kPanelVecs; ++v) sums[i][v] = Words::add_product(sums[i][v], x, b[v]);
-    }
-  }
-#pragma GCC unroll 16
-  for (int i = 0; i < kRows; ++i)
-#pragma GCC unroll 2
-    for (int v = 0; v < kPanelVecs; ++v) {
-      float* to = c + i * ldc + v * kLanes;
-      store(to, add ? load(to) + sums[i][v] : sums[i][v]);
-    }
-}
-
-template <typename Words, int kRows = kTileRows>
-void multiply_tile_of(int64_t rows, const float* a, int64_t words, const float* panel, float* c, int64_t ldc,
-                      bool add) {
-  if (rows == kRows) {
-    multiply_tile<Words, kRows>(a, words, panel, c, ldc, add);
-  } else if constexpr (kRows > 1) {
-    multiply_tile_of<Words, kRows - 1>(rows, a, words, panel, c, ldc, add);
-  }
-}
-
-// Fetches its share of `ahead` with each of a number of turns.
+// Fetches its share of `ahead` with each of a number of turns: a processor drops what is asked for all at once.
 class Fetcher {
  public:
   Fetcher(const ReadAhead& ahead, int64_t turns)
@@ -116,16 +78,61 @@ class Fetcher {
   int64_t lines_, share_, row_ = 0, offset_ = 0;
 };
 
+// Words of a tile between two turns to fetch.
+constexpr int64_t kFetchWords = 8;
+
+// c[kRows, panel] (+)= a * panel, with the rows of a interleaved: each sum is one chain in the order of the words.
+template <typename Words, int kRows>
+void multiply_tile(const float* a, int64_t words, const float* panel, float* c, int64_t ldc, bool add,
+                   Fetcher& fetcher) {
+  Vec sums[kRows][kPanelVecs];
+#pragma GCC unroll 16
+  for (int i = 0; i < kRows; ++i)
+#pragma GCC unroll 2
+    for (int v = 0; v < kPanelVecs; ++v) sums[i][v] = zero();
+  for (int64_t k = 0; k < words;) {
+    fetcher.fetch_share();
+    for (const int64_t end = k + kFetchWords < words ? k + kFetchWords : words; k < end;
+         ++k, a += kRows, panel += kPanelColumns) {
+      typename Words::Operand b[kPanelVecs];
+#pragma GCC unroll 2
+      for (int v = 0; v < kPanelVecs; ++v) b[v] = Words::load_row(panel + v * kLanes);
+#pragma GCC unroll 16
+      for (int i = 0; i < kRows; ++i) {
+        const auto x = Words::broadcast(a + i);
+#pragma GCC unroll 2
+        for (int v = 0; v < kPanelVecs; ++v) sums[i][v] = Words::add_product(sums[i][v], x, b[v]);
+      }
+    }
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < kRows; ++i)
+#pragma GCC unroll 2
+    for (int v = 0; v < kPanelVecs; ++v) {
+      float* to = c + i * ldc + v * kLanes;
+      store(to, add ? load(to) + sums[i][v] : sums[i][v]);
+    }
+}
+
+template <typename Words, int kRows = kTileRows>
+void multiply_tile_of(int64_t rows, const float* a, int64_t words, const float* panel, float* c, int64_t ldc,
+                      bool add, Fetcher& fetcher) {
+  if (rows == kRows) {
+    multiply_tile<Words, kRows>(a, words, panel, c, ldc, add, fetcher);
+  } else if constexpr (kRows > 1) {
+    multiply_tile_of<Words, kRows - 1>(rows, a, words, panel, c, ldc, add, fetcher);
+  }
+}
+
 template <typename Words>
 void multiply(const float* a, int64_t rows, const float* panel, int64_t k, float* c, int64_t ldc, bool add,
               const ReadAhead& ahead) {
   constexpr int64_t kBlockWords = kDepthBlock / kValuesPerWord<Words>;
   const int64_t words = words_of<Words>(k);
-  Fetcher fetcher(ahead, (rows + kTileRows - 1) / kTileRows);
+  Fetcher fetcher(ahead, (rows + kTileRows - 1) / kTileRows * ((words + kFetchWords - 1) / kFetchWords));
   for (int64_t m = 0; m < rows; m += kTileRows) {
-    fetcher.fetch_share();
     multiply_tile_of<Words>(rows - m < kTileRows ? rows - m : kTileRows, a + m * kBlockWords, words, panel,
-                            c + m * ldc, ldc, add);
+                            c + m * ldc, ldc, add, fetcher);
   }
 }
 

@@ -583,42 +583,43 @@ inline void expand_wide_pairs(const WeightMatrix& w, int64_t n0, int64_t k0, int
   }
   // Lines of the next columns follow the last ones of these.
   const int64_t left = w.row_bytes - k0 * size, next_columns = (kPanelColumns - 1) * w.row_bytes;
-  static const E4m3Table table;
-  for (int64_t at = 0; at < bytes; at += 64) {
+  static const E4m3Table shared_table;
+  const E4m3Table table = shared_table;
+  int64_t at = 0;
+  for (; at + 64 <= bytes; at += 64) {
     const int64_t ahead = at + kAheadBytes < left ? at + kAheadBytes : at + kAheadBytes + next_columns;
-#pragma GCC unroll 16
-    for (int i = 0; i < 16; ++i) _mm_prefetch(rows[i] + ahead, _MM_HINT_T1);
     __m512i words[16];
-    if (at + 64 <= bytes) {
 #pragma GCC unroll 16
-      for (int i = 0; i < 16; ++i) words[i] = _mm512_loadu_si512(rows[i] + at);
-    } else {
-      const __mmask64 rest = ((__mmask64)1 << (bytes - at)) - 1;
-#pragma GCC unroll 16
-      for (int i = 0; i < 16; ++i) words[i] = _mm512_maskz_loadu_epi8(rest, rows[i] + at);
+    for (int i = 0; i < 16; ++i) {
+      _mm_prefetch(rows[i] + ahead, _MM_HINT_T1);
+      words[i] = _mm512_loadu_si512(rows[i] + at);
     }
     transpose_words(words);
-    const int64_t word_count = bytes - at < 64 ? (bytes - at + 3) / 4 : 16;
     const int64_t row = at / size / 2;
     if (codes) {
-      const auto put = [&](int i) __attribute__((always_inline)) {
+#pragma GCC unroll 16
+      for (int i = 0; i < 16; ++i) {
         __m512i first, second;
         table.expand(words[i], &first, &second);
         sink(row + 2 * i, (VecI)first);
-        if (row + 2 * i + 1 < (count + 1) / 2) sink(row + 2 * i + 1, (VecI)second);
-      };
-      if (word_count == 16) {
-#pragma GCC unroll 16
-        for (int i = 0; i < 16; ++i) put(i);
-      } else {
-        for (int i = 0; i < word_count; ++i) put(i);
+        sink(row + 2 * i + 1, (VecI)second);
       }
-    } else if (word_count == 16) {
+    } else {
 #pragma GCC unroll 16
       for (int i = 0; i < 16; ++i) sink(row + i, (VecI)words[i]);
-    } else {
-      for (int i = 0; i < word_count; ++i) sink(row + i, (VecI)words[i]);
     }
+  }
+  if (at == bytes) return;
+  // Zeros fill up the last line; apart, so that the array above stays in registers.
+  const __mmask64 rest = ((__mmask64)1 << (bytes - at)) - 1;
+  __m512i words[16];
+  for (int i = 0; i < 16; ++i) words[i] = _mm512_maskz_loadu_epi8(rest, rows[i] + at);
+  transpose_words(words);
+  for (int64_t row = at / size / 2, i = 0; row < (count + 1) / 2; ++i) {
+    __m512i first = words[i], second;
+    if (codes) table.expand(words[i], &first, &second);
+    sink(row++, (VecI)first);
+    if (codes && row < (count + 1) / 2) sink(row++, (VecI)second);
   }
 }
 
