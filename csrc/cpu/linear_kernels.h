@@ -76,7 +76,8 @@ struct LinearKernels {
   int64_t panel_columns;
   int64_t tile_rows;
   LinearLoops values;
-  // For bfloat16 activations; has_pairs is false where the instruction set has no dot product of bfloat16.
+  // For bfloat16 activations and every format but f32 and f16; int8 and int4 weights are rounded to bfloat16, as plain
+  // code in bfloat16 does. has_pairs is false where the instruction set has no dot product of bfloat16.
   bool has_pairs;
   LinearLoops pairs;
   // Widens n contiguous values.

@@ -17,9 +17,10 @@ void widen(FloatType type, const void* from, float* to, int64_t n) {
   });
 }
 
-// expand for either kind of words: sink(row of words, vector of the panel, its operand).
-template <typename Words, typename Sink>
-inline void expand_words(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t k, const Sink& sink) {
+// expand for either kind of words: sink(row of words, vector of the panel, its operand). kFetch: nobody has fetched the
+// weights before.
+template <typename Words, bool kFetch, typename Sink>
+inline __attribute__((always_inline)) void expand_words(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t k, const Sink& sink) {
   const auto both = [&sink](int64_t row, const typename Words::Operand* operands) __attribute__((always_inline)) {
 #pragma GCC unroll 2
     for (int v = 0; v < kPanelVecs; ++v) sink(row, v, operands[v]);
@@ -27,13 +28,10 @@ inline void expand_words(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t 
 #ifdef LTX2RT_BF16_DOT
   if constexpr (__is_same(Words, PairWords)) {
 #ifdef LTX2RT_WIDE_PAIRS
-    if (has_wide_pairs(w.format)) {
-      expand_wide_pairs(w, n0, k0, k, [&sink](int64_t row, VecI words) { sink(row, 0, words); });
-      expand_wide_pairs(w, n0 + kLanes, k0, k, [&sink](int64_t row, VecI words) { sink(row, 1, words); });
-      return;
-    }
-#endif
+    expand_wide_pairs<kFetch>(w, n0, k0, k, sink);
+#else
     expand_pairs(w, n0, k0, k, both);
+#endif
     return;
   }
 #endif
@@ -50,7 +48,7 @@ int64_t words_of(int64_t values) {
 
 template <typename Words>
 void pack(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t k, float* panel) {
-  expand_words<Words>(w, n0, k0, k, [panel](int64_t row, int v, typename Words::Operand operand)
+  expand_words<Words, false>(w, n0, k0, k, [panel](int64_t row, int v, typename Words::Operand operand)
                                         __attribute__((always_inline)) {
     memcpy(panel + row * kPanelColumns + v * kLanes, &operand, sizeof operand);
   });
@@ -140,8 +138,9 @@ template <typename Words, int kRows>
 void multiply_rows(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t k, const float* a, float* c, int64_t ldc,
                    bool add) {
   Vec sums[kRows][kPanelVecs] = {};
-  expand_words<Words>(w, n0, k0, k, [&sums, a](int64_t row, int v, typename Words::Operand operand)
+  expand_words<Words, true>(w, n0, k0, k, [&sums, a](int64_t row, int v, typename Words::Operand operand)
                                         __attribute__((always_inline)) {
+#pragma GCC unroll 4
     for (int i = 0; i < kRows; ++i) {
       sums[i][v] = Words::add_product(sums[i][v], Words::broadcast(a + row * kRows + i), operand);
     }

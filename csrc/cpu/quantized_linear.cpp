@@ -66,8 +66,8 @@ struct Product {
 
 const cpu::LinearLoops& Product::loops() const {
   const auto& kernels = cpu::linear_kernels();
-  const bool exact = weight.format == cpu::WeightFormat::bf16 || weight.format == cpu::WeightFormat::e4m3;
-  return kernels.has_pairs && exact && x_type == cpu::FloatType::bf16 ? kernels.pairs : kernels.values;
+  const bool wide = weight.format == cpu::WeightFormat::f32 || weight.format == cpu::WeightFormat::f16;
+  return kernels.has_pairs && !wide && x_type == cpu::FloatType::bf16 ? kernels.pairs : kernels.values;
 }
 
 void Product::prepare_rows(int64_t first, int64_t count, float* to) const {

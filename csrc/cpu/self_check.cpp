@@ -126,9 +126,15 @@ struct Weights {
       for (int64_t i = 0; i < columns * depth; ++i) bytes_[i] &= i == depth + 3 ? 0xff : 0xf7;
       bytes_[depth + 3] |= 0x7f;
     }
+    // Affine weights of few bits, which bfloat16 holds.
     const int64_t groups = (depth + 31) / 32;
-    scale_ = bfloat16s(numbers.floats(columns * groups));
-    zero_ = bfloat16s(numbers.floats(columns * groups));
+    std::vector<float> scale, zero;
+    for (int64_t i = 0; i < columns * groups; ++i) {
+      scale.push_back(std::ldexp(1.0f, -static_cast<int>(numbers.bits() % 5)));
+      zero.push_back(scale.back() * (format == WeightFormat::int8 ? -128.0f : -7.0f));
+    }
+    scale_ = bfloat16s(scale);
+    zero_ = bfloat16s(zero);
     matrix = {format, bytes_.data(), row, columns, scale_.data(), zero_.data(), FloatType::bf16, groups, 32};
   }
   Weights(const Weights&) = delete;
@@ -183,8 +189,8 @@ std::string check_linear(const KernelTables& kernels, const KernelTables& portab
                                     FloatType::bf16, x.data(), false);
       const double sum = static_cast<double>(count) * (format == WeightFormat::int8 ? 128.0 : 8.0);
       for (const bool pairs : {false, true}) {
-        if (pairs && (!kernels.linear.has_pairs || (format != WeightFormat::bf16 && format != WeightFormat::e4m3)))
-          continue;
+        const bool wide = format == WeightFormat::f32 || format == WeightFormat::f16;
+        if (pairs && (wide || !kernels.linear.has_pairs)) continue;
         const auto& loops = pairs ? kernels.linear.pairs : kernels.linear.values;
         for (const bool few : {false, true}) {
           if (few && rows > kFewRows) continue;

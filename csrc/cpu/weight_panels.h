@@ -465,33 +465,50 @@ inline void expand(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t count,
 
 #ifdef LTX2RT_BF16_DOT
 
+// The bfloat16 of each lane in the low half of a word.
+template <bool kExact>
+inline VecU bf16_words(Vec values) {
+  if constexpr (kExact) return (VecU)values >> 16;
+  return __builtin_convertvector(narrow_bf16(values), VecU);
+}
+
 // Calls sink(k / 2, words) for even k in [0, count), whose words hold the bfloat16 bits of (n0 + lane, k0 + k) in their
-// low half and those of k + 1 in their high half, zero for k + 1 == count. For formats whose values bfloat16 holds.
-template <typename Sink>
-inline void expand_pairs(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t count, const Sink& sink) {
+// low half and those of k + 1 in their high half, zero for k + 1 == count. Values of affine formats are rounded, those
+// of bf16 and e4m3 need not be.
+template <bool kExact, typename Sink>
+inline void expand_pairs_of(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t count, const Sink& sink) {
   VecI pairs[kPanelVecs] = {};
   const auto pair_up = [&](int64_t k, const Vec* vecs) __attribute__((always_inline)) {
     if (k % 2 == 0) {
-      for (int v = 0; v < kPanelVecs; ++v) pairs[v] = (VecI)((VecU)vecs[v] >> 16);
+      for (int v = 0; v < kPanelVecs; ++v) pairs[v] = (VecI)bf16_words<kExact>(vecs[v]);
     } else {
-      for (int v = 0; v < kPanelVecs; ++v) pairs[v] |= bits_of(vecs[v]) & (int32_t)0xffff0000;
+      for (int v = 0; v < kPanelVecs; ++v) pairs[v] |= (VecI)(bf16_words<kExact>(vecs[v]) << 16);
       sink(k / 2, pairs);
     }
   };
   int64_t done = 0;
 #if defined(__AVX2__)
-  if (w.format == WeightFormat::e4m3) {
-    done = expand_e4m3(w, n0, k0, count, pair_up);
-  } else if (k0 % 2 == 0) {  // the pairs lie in the rows as they are
+  if (w.format == WeightFormat::bf16 && k0 % 2 == 0) {  // the pairs lie in the rows as they are
     done = 2 * expand_f32(w, n0, k0 / 2, count / 2, [&sink](int64_t row, const Vec* vecs) {
       VecI words[kPanelVecs];
       for (int v = 0; v < kPanelVecs; ++v) words[v] = bits_of(vecs[v]);
       sink(row, words);
     });
+  } else if (w.format != WeightFormat::bf16) {
+    done = expand_fast(w, n0, k0, count, pair_up);
   }
 #endif
   expand_slowly(w, n0, k0, done, count, pair_up);
   if (count % 2 != 0) sink(count / 2, pairs);
+}
+
+template <typename Sink>
+inline void expand_pairs(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t count, const Sink& sink) {
+  if (w.format == WeightFormat::bf16 || w.format == WeightFormat::e4m3) {
+    expand_pairs_of<true>(w, n0, k0, count, sink);
+  } else {
+    expand_pairs_of<false>(w, n0, k0, count, sink);
+  }
 }
 
 #endif
@@ -567,59 +584,131 @@ struct E4m3Table {
   }
 };
 
-constexpr bool has_wide_pairs(WeightFormat format) {
-  return format == WeightFormat::bf16 || format == WeightFormat::e4m3;
-}
-
-// expand_pairs for the 16 columns from n0 on: sink(k / 2, words). Every cache line of a row is loaded once and whole,
-// since rows a power of two apart would push each other out of the first-level cache.
-template <typename Sink>
-inline void expand_wide_pairs(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t count, const Sink& sink) {
-  const bool codes = w.format == WeightFormat::e4m3;
-  const int64_t size = codes ? 1 : 2, bytes = count * size;
-  const char* rows[16];
-  for (int i = 0; i < 16; ++i) {
-    rows[i] = (const char*)w.values + (n0 + i < w.columns ? n0 + i : w.columns - 1) * w.row_bytes + k0 * size;
+// Calls put(v, word, row, left) for the words of four bytes of a panel, 16 columns in vector v of it. A word holds
+// kValues values from pair `row` on; `left` says how many of them and their followers are wanted. Every cache line of a
+// row of W is loaded once and whole, since rows a power of two apart would push each other out of the first-level cache.
+// Fetches the lines that follow if asked to.
+template <int kValues, bool kFetch, typename Put>
+inline __attribute__((always_inline)) void transpose_lines(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t count,
+                                                           const Put& put) {
+  const int64_t first = k0 * 4 / kValues;
+  const char* rows[kPanelColumns];
+  for (int i = 0; i < kPanelColumns; ++i) {
+    rows[i] = (const char*)w.values + (n0 + i < w.columns ? n0 + i : w.columns - 1) * w.row_bytes + first;
   }
   // Lines of the next columns follow the last ones of these.
-  const int64_t left = w.row_bytes - k0 * size, next_columns = (kPanelColumns - 1) * w.row_bytes;
-  static const E4m3Table shared_table;
-  const E4m3Table table = shared_table;
-  int64_t at = 0;
-  for (; at + 64 <= bytes; at += 64) {
-    const int64_t ahead = at + kAheadBytes < left ? at + kAheadBytes : at + kAheadBytes + next_columns;
+  const int64_t in_row = w.row_bytes - first, next_columns = (kPanelColumns - 1) * w.row_bytes;
+  constexpr int kPairs = kValues / 2;
+  int64_t row = 0, at = 0, left = count;
+  const auto whole_line = [&](int v) __attribute__((always_inline)) {
+    // The addresses stay in memory: kept in registers they would drive the vectors out.
+    __asm__("" : "+m"(rows));
+    const int64_t ahead = at + kAheadBytes < in_row ? at + kAheadBytes : at + kAheadBytes + next_columns;
     __m512i words[16];
 #pragma GCC unroll 16
     for (int i = 0; i < 16; ++i) {
-      _mm_prefetch(rows[i] + ahead, _MM_HINT_T1);
-      words[i] = _mm512_loadu_si512(rows[i] + at);
+      const char* from = rows[16 * v + i];
+      if (kFetch) _mm_prefetch(from + ahead, _MM_HINT_T1);
+      words[i] = _mm512_loadu_si512(from + at);
     }
     transpose_words(words);
-    const int64_t row = at / size / 2;
-    if (codes) {
 #pragma GCC unroll 16
-      for (int i = 0; i < 16; ++i) {
-        __m512i first, second;
-        table.expand(words[i], &first, &second);
-        sink(row + 2 * i, (VecI)first);
-        sink(row + 2 * i + 1, (VecI)second);
-      }
-    } else {
-#pragma GCC unroll 16
-      for (int i = 0; i < 16; ++i) sink(row + i, (VecI)words[i]);
-    }
-  }
-  if (at == bytes) return;
+    for (int i = 0; i < 16; ++i) put(v, words[i], row + i * kPairs, kValues);
+  };
   // Zeros fill up the last line; apart, so that the array above stays in registers.
-  const __mmask64 rest = ((__mmask64)1 << (bytes - at)) - 1;
-  __m512i words[16];
-  for (int i = 0; i < 16; ++i) words[i] = _mm512_maskz_loadu_epi8(rest, rows[i] + at);
-  transpose_words(words);
-  for (int64_t row = at / size / 2, i = 0; row < (count + 1) / 2; ++i) {
-    __m512i first = words[i], second;
-    if (codes) table.expand(words[i], &first, &second);
-    sink(row++, (VecI)first);
-    if (codes && row < (count + 1) / 2) sink(row++, (VecI)second);
+  const auto last_line = [&](int v) __attribute__((always_inline)) {
+    const __mmask64 rest = ((__mmask64)1 << (left * 4 / kValues)) - 1;
+    __m512i words[16];
+    for (int i = 0; i < 16; ++i) words[i] = _mm512_maskz_loadu_epi8(rest, rows[16 * v + i] + at);
+    transpose_words(words);
+    for (int64_t i = 0; i * kValues < left; ++i) put(v, words[i], row + i * kPairs, left - i * kValues);
+  };
+  // Written out, not as loops: a vector of sums indexed by v then stays in its register.
+  static_assert(kPanelVecs == 2);
+  for (; left >= 16 * kValues; left -= 16 * kValues, row += 16 * kPairs, at += 64) {
+    whole_line(0);
+    whole_line(1);
+  }
+  if (left > 0) {
+    last_line(0);
+    last_line(1);
+  }
+}
+
+// Scale and zero of 16 columns in one group.
+struct WideGroup {
+  __m512 scale, zero;
+};
+__attribute__((noinline)) inline WideGroup load_wide_group(const WeightMatrix& w, int64_t n0, int64_t group) {
+  float scale[16] = {}, zero[16] = {};
+  const int64_t valid = w.columns - n0 < 16 ? w.columns - n0 : 16;
+  with_type(w.group_type, w.scale, [&](auto* scales) {
+    const auto* zeros = (decltype(scales))w.zero;
+    for (int64_t n = 0; n < valid; ++n) {
+      scale[n] = to_float(scales[(n0 + n) * w.groups + group]);
+      zero[n] = to_float(zeros[(n0 + n) * w.groups + group]);
+    }
+  });
+  return {load(scale), load(zero)};
+}
+
+// Rows of codes of kBits each. Group sizes are multiples of 32, so k0 and count are.
+template <int kBits, bool kFetch, typename Sink>
+inline __attribute__((always_inline)) void expand_wide_codes(const WeightMatrix& w, int64_t n0, int64_t k0,
+                                                             int64_t count, const Sink& sink) {
+  typedef int16_t Order __attribute__((vector_size(64)));
+  constexpr Order kInterleaved = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+                                  8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+  constexpr int kValues = 32 / kBits, kMask = (1 << kBits) - 1;
+  WideGroup groups[kPanelVecs] = {};
+  int64_t next_group[kPanelVecs] = {};  // in pairs
+  transpose_lines<kValues, kFetch>(w, n0, k0, count, [&](int v, __m512i word, int64_t row, int64_t)
+                                                 __attribute__((always_inline)) {
+    if (row == next_group[v]) {
+      groups[v] = load_wide_group(w, n0 + 16 * v, (k0 + 2 * row) / w.group_size);
+      next_group[v] += (w.group_size - (k0 + 2 * row) % w.group_size) / 2;
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < kValues / 2; ++i) {
+      Vec pair[2];
+#pragma GCC unroll 2
+      for (int j = 0; j < 2; ++j) {
+        const VecI codes = (VecI)((VecU)word >> kBits * (2 * i + j)) & kMask;
+        pair[j] = fma(__builtin_convertvector(codes, Vec), groups[v].scale, groups[v].zero);
+      }
+      // The first 16 values, then the second, each lane's two brought together.
+      const __m512i halves = (__m512i)_mm512_cvtne2ps_pbh(pair[1], pair[0]);
+      sink(row + i, v, (VecI)_mm512_maskz_permutexvar_epi16(~(__mmask32)0, (__m512i)kInterleaved, halves));
+    }
+  });
+}
+
+// expand_pairs with sink(k / 2, vector of the panel, words).
+template <bool kFetch, typename Sink>
+inline __attribute__((always_inline)) void expand_wide_pairs(const WeightMatrix& w, int64_t n0, int64_t k0,
+                                                             int64_t count, const Sink& sink) {
+  switch (w.format) {
+    case WeightFormat::bf16:
+      return transpose_lines<2, kFetch>(w, n0, k0, count, [&](int v, __m512i word, int64_t row, int64_t)
+                                                      __attribute__((always_inline)) { sink(row, v, (VecI)word); });
+    case WeightFormat::e4m3: {
+      static const E4m3Table shared_table;
+      const E4m3Table table = shared_table;
+      return transpose_lines<4, kFetch>(w, n0, k0, count, [&](int v, __m512i word, int64_t row, int64_t left)
+                                                      __attribute__((always_inline)) {
+        __m512i first, second;
+        table.expand(word, &first, &second);
+        sink(row, v, (VecI)first);
+        if (left > 2) sink(row + 1, v, (VecI)second);
+      });
+    }
+    case WeightFormat::int8:
+      return expand_wide_codes<8, kFetch>(w, n0, k0, count, sink);
+    case WeightFormat::int4:
+      return expand_wide_codes<4, kFetch>(w, n0, k0, count, sink);
+    case WeightFormat::f32:
+    case WeightFormat::f16:
+      break;
   }
 }
 
