@@ -23,7 +23,7 @@ mx::array antialiased_snake(const mx::array& x, const mx::array& alpha, const mx
   for (const auto* input : {&x, &alpha, &beta, &rise, &fall}) {
     inputs.push_back(mx::contiguous(*input, false, context.stream));
   }
-  return lazy_or_reference<AntialiasedSnake>(context, x.shape(), x.dtype(), std::move(inputs));
+  return lazy_or_reference<AntialiasedSnake>(context, true, x.shape(), x.dtype(), std::move(inputs));
 }
 
 }  // namespace ltx2rt

@@ -23,6 +23,9 @@ class AntialiasedSnake : public FallbackPrimitive {
   using FallbackPrimitive::FallbackPrimitive;
 
   void eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override;
+#ifdef LTX2RT_METAL
+  void eval_gpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override;
+#endif
   const char* name() const override { return "ltx2rt::AntialiasedSnake"; }
   bool is_equivalent(const mx::Primitive&) const override { return true; }
   std::vector<mx::Shape> output_shapes(const std::vector<mx::array>& inputs) override { return {inputs[0].shape()}; }

@@ -104,7 +104,7 @@ mx::array causal_conv3d(const mx::array& x, const mx::array& weight, const Causa
   if (extras.halo) inputs.push_back(*extras.halo);
   const CausalConv3d::Present present{extras.bias.has_value(), extras.scale.has_value(), extras.shift.has_value(),
                                       extras.residual.has_value(), extras.halo.has_value()};
-  return lazy_or_reference<CausalConv3d>(context, shape, x.dtype(), std::move(inputs), options, present);
+  return lazy_or_reference<CausalConv3d>(context, true, shape, x.dtype(), std::move(inputs), options, present);
 }
 
 std::vector<mx::Shape> CausalConv3d::output_shapes(const std::vector<mx::array>& inputs) {

@@ -3,8 +3,6 @@
 
 #include <string>
 
-#include "csrc/cpu/isa.h"
-#include "csrc/cpu/thread_pool.h"
 #include "mlx/transforms.h"
 
 namespace ltx2rt {
@@ -55,13 +53,12 @@ void FallbackPrimitive::eval_gpu(const std::vector<mx::array>&, std::vector<mx::
   throw std::runtime_error(std::string("[") + name() + "] has no GPU kernel in this build.");
 }
 
-bool wants_reference(const OpContext& context) {
+bool wants_reference(const OpContext& context, bool has_shader) {
+#ifdef LTX2RT_METAL_SIM
+  return context.use_reference || !has_shader;  // every stream stands for a GPU
+#else
   return context.use_reference || context.stream.device == mx::Device::gpu;
-}
-
-void check_cpu_settings() {
-  cpu::num_threads();
-  cpu::active_isa();
+#endif
 }
 
 }  // namespace ltx2rt

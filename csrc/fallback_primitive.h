@@ -40,17 +40,18 @@ class FallbackPrimitive : public mx::Primitive {
   Reference reference_;
 };
 
-// True when the op must be the reference graph: asked for, or a GPU stream, for which no kernel is built.
-bool wants_reference(const OpContext& context);
+// True when the op must be the reference graph: asked for, or a GPU stream, for which no kernel is built. has_shader: the
+// op's Metal shader takes these shapes (launch_plans.h).
+bool wants_reference(const OpContext& context, bool has_shader);
 
 // Throws now what a kernel could otherwise only report from a worker (a bad LTX2RT_NUM_THREADS or LTX2RT_ISA).
 void check_cpu_settings();
 
 // The lazy array of primitive P(stream, reference, arguments...), or the reference graph of the same inputs.
 template <typename P, typename... Arguments>
-mx::array lazy_or_reference(const OpContext& context, mx::Shape shape, mx::Dtype dtype, std::vector<mx::array> inputs,
-                            Arguments&&... arguments) {
-  if (wants_reference(context)) {
+mx::array lazy_or_reference(const OpContext& context, bool has_shader, mx::Shape shape, mx::Dtype dtype,
+                            std::vector<mx::array> inputs, Arguments&&... arguments) {
+  if (wants_reference(context, has_shader)) {
     mx::StreamContext on(context.stream);
     return context.reference(inputs).at(0);
   }

@@ -2,6 +2,7 @@
 #include "csrc/modulated_norm.h"
 
 #include "csrc/checks.h"
+#include "csrc/metal/launch_plans.h"
 
 namespace ltx2rt {
 namespace {
@@ -47,7 +48,8 @@ mx::array modulated_norm(const mx::array& x, const std::optional<mx::array>& sca
   for (const auto* part : {&scale, &shift, &index}) {
     if (*part) inputs.push_back(mx::contiguous(**part, false, context.stream));
   }
-  return lazy_or_reference<ModulatedNorm>(context, x.shape(), x.dtype(), std::move(inputs), parameters);
+  return lazy_or_reference<ModulatedNorm>(context, metal_plan::norm_has_shader(width), x.shape(), x.dtype(),
+                                          std::move(inputs), parameters);
 }
 
 }  // namespace ltx2rt

@@ -36,6 +36,9 @@ class ModulatedNorm : public FallbackPrimitive {
       : FallbackPrimitive(stream, std::move(reference)), parameters_(parameters) {}
 
   void eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override;
+#ifdef LTX2RT_METAL
+  void eval_gpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override;
+#endif
   const char* name() const override { return "ltx2rt::ModulatedNorm"; }
   bool is_equivalent(const mx::Primitive& other) const override {
     return parameters_ == static_cast<const ModulatedNorm&>(other).parameters_;

@@ -122,7 +122,7 @@ mx::array quantized_linear(const mx::array& x, const LinearWeight& weight, const
   for (const auto* part : {&gate, &gate_index}) {
     if (*part) inputs.push_back(rows(**part));
   }
-  return lazy_or_reference<QuantizedLinear>(context, std::move(shape), x.dtype(), std::move(inputs), parameters);
+  return lazy_or_reference<QuantizedLinear>(context, true, std::move(shape), x.dtype(), std::move(inputs), parameters);
 }
 
 std::vector<mx::Shape> QuantizedLinear::output_shapes(const std::vector<mx::array>& inputs) {

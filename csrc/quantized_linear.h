@@ -57,6 +57,9 @@ class QuantizedLinear : public FallbackPrimitive {
       : FallbackPrimitive(stream, std::move(reference)), parameters_(parameters) {}
 
   void eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override;
+#ifdef LTX2RT_METAL
+  void eval_gpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override;
+#endif
   const char* name() const override { return "ltx2rt::QuantizedLinear"; }
   bool is_equivalent(const mx::Primitive& other) const override {
     return parameters_ == static_cast<const QuantizedLinear&>(other).parameters_;

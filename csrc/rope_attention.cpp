@@ -1,7 +1,10 @@
 // Checks of rope_attention and its lazy array.
 #include "csrc/rope_attention.h"
 
+#include <algorithm>
+
 #include "csrc/checks.h"
+#include "csrc/metal/launch_plans.h"
 #include "mlx/ops.h"
 
 namespace ltx2rt {
@@ -96,7 +99,12 @@ mx::array rope_attention(const mx::array& q, const mx::array& k, const mx::array
   const RopeAttention::Present present{extras.q_norm.has_value(), extras.k_norm.has_value(),
                                        extras.rope_q.has_value(), extras.rope_k.has_value(),
                                        extras.bias.has_value(),   extras.gate_logits.has_value()};
-  return lazy_or_reference<RopeAttention>(context, q.shape(), q.dtype(), std::move(inputs), options, present);
+  int rope_axes = 0;
+  for (const auto* rope : {&extras.rope_q, &extras.rope_k}) {
+    if (*rope) rope_axes = std::max(rope_axes, (*rope)->index.shape(-1));
+  }
+  const bool has_shader = metal_plan::attention_has_shader(head_size, kv_heads, k.shape(1), rope_axes);
+  return lazy_or_reference<RopeAttention>(context, has_shader, q.shape(), q.dtype(), std::move(inputs), options, present);
 }
 
 }  // namespace ltx2rt

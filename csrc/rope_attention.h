@@ -69,6 +69,9 @@ class RopeAttention : public FallbackPrimitive {
       : FallbackPrimitive(stream, std::move(reference)), options_(options), present_(present) {}
 
   void eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override;
+#ifdef LTX2RT_METAL
+  void eval_gpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override;
+#endif
   const char* name() const override { return "ltx2rt::RopeAttention"; }
   bool is_equivalent(const mx::Primitive& other) const override {
     const auto& same = static_cast<const RopeAttention&>(other);

@@ -31,7 +31,7 @@ template <typename T>
     uint2 group [[threadgroup_position_in_grid]], uint lane [[thread_index_in_simdgroup]],
     uint simdgroup [[simdgroup_index_in_threadgroup]]) {
   const int voxels = params.size[0] * params.size[1] * params.size[2];
-  const int voxel = group.x * kConvRowScaleSimdgroups + simdgroup, batch = group.y;
+  const int voxel = (params.first_group + group.x) * kConvRowScaleSimdgroups + simdgroup, batch = group.y;
   if (voxel >= voxels) return;
   const int column = voxel % params.size[2], line = voxel / params.size[2];
   const int row = line % params.size[1], frame = line / params.size[1];
@@ -101,7 +101,7 @@ template <typename T, int kDown, int kAcross>
   threadgroup T* region = (threadgroup T*)region_storage;
   threadgroup T* weights = (threadgroup T*)weight_storage;
 
-  const int batch = params.first_batch + group.z, first_channel = group.x * kColumns;
+  const int batch = params.first_batch + group.z, first_channel = (params.first_channel_block + group.x) * kColumns;
   const int channels = params.channels, out_channels = params.out_channels;
   const int taps = params.kernel_size[0] * params.kernel_size[1] * params.kernel_size[2];
   const int tile = params.first_tile + group.y, tile_line = tile / params.tiles[2];

@@ -36,10 +36,12 @@ struct ConvParams {
   float negative_slope;
   int32 tile_shift_row;     // log2 of tile_size[2]
   int32 tile_shift_frame;   // log2 of tile_size[1] * tile_size[2]
-  int32 first_tile;         // of this dispatch: its threadgroups are a slice of all
+  int32 first_channel_block;  // of this dispatch: its threadgroups are a part of all
+  int32 first_tile;
   int32 first_batch;
+  int32 unused;
 };
-static_assert(sizeof(ConvParams) == 264, "the shader and its host must agree");
+static_assert(sizeof(ConvParams) == 272, "the shader and its host must agree");
 
 struct ConvRowScaleParams {
   int64 strides[4];
@@ -48,9 +50,26 @@ struct ConvRowScaleParams {
   int32 total_frames;
   int32 channels;
   float eps;
-  int32 batch;
+  int32 first_group;   // of this dispatch
 };
 static_assert(sizeof(ConvRowScaleParams) == 64, "the shader and its host must agree");
+
+// Function constants; an element type or kAbsent for operands.
+enum ConvConstant {
+  kConvPaddingFramesId = 0,
+  kConvPaddingRowsId = 1,
+  kConvPaddingColumnsId = 2,
+  kConvHasNormId = 3,
+  kConvScaleId = 4,
+  kConvShiftId = 5,
+  kConvActivationId = 6,
+  kConvWeightId = 7,
+  kConvBiasId = 8,
+  kConvHasResidualId = 9,
+  kConvHasHaloId = 10,
+  kConvAlignedId = 11,
+  kConvAlignedOutId = 12,
+};
 
 enum {
   kConvTile = 128,          // outputs per threadgroup

@@ -15,16 +15,38 @@ namespace metal_plan {
 // Tables give the first generation from which an entry holds; none has been measured on Apple hardware (docs/metal.md).
 constexpr int kFirstGeneration = 13;
 
-// No dispatch does more than this many floating point operations, so that no command buffer keeps the display waiting:
-// 33 ms at 2.3 TFLOP/s, the float32 peak of the smallest M1 (7 cores); below 100 ms there at a third of the peak.
-constexpr int64_t kMostOperationsPerDispatch = int64_t{75} * 1000 * 1000 * 1000;
+// No dispatch does more than this many floating point operations: 11 ms at 2.3 TFLOP/s, the float32 peak of the smallest
+// M1 (7 cores), about 2.5 ms on an M1 Max. MLX commits a command buffer after 20 to 50 dispatches (MLX_MAX_OPS_PER_BUFFER),
+// so that one holds about a second of the smallest GPU's work at most and keeps the display waiting no longer.
+constexpr int64_t kMostOperationsPerDispatch = int64_t{25} * 1000 * 1000 * 1000;
+// What a byte costs in operations where memory is the limit: 2.3 TFLOP/s over the 68 GB/s of an M1.
+constexpr int64_t kOperationsPerByte = 34;
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// How many of `units` equal pieces of work of `operations` each go into one dispatch; at least one.
-constexpr int64_t units_per_dispatch(int64_t units, int64_t operations) {
-  const int64_t most = operations > 0 ? kMostOperationsPerDispatch / operations : units;
-  return most < 1 ? 1 : most < units ? most : units;
+// How many of `units` equal pieces of work of `operations` each go into one dispatch of at most `most`; at least one.
+constexpr int64_t units_per_dispatch(int64_t units, int64_t operations, int64_t most = kMostOperationsPerDispatch) {
+  const int64_t fitting = operations > 0 ? most / operations : units;
+  return fitting < 1 ? 1 : fitting < units ? fitting : units;
+}
+
+// A box of threadgroups, of a grid.
+struct GridPart {
+  int64_t first[3];
+  int64_t count[3];
+};
+
+// The size of the boxes into which a grid is cut when each threadgroup costs `operations`: whole rows before whole planes.
+constexpr GridPart first_grid_part(const int64_t (&grid)[3], int64_t operations,
+                                   int64_t most = kMostOperationsPerDispatch) {
+  GridPart part{{0, 0, 0}, {1, 1, 1}};
+  int64_t cost = operations;
+  for (int axis = 0; axis < 3; axis++) {
+    part.count[axis] = units_per_dispatch(grid[axis], cost, most);
+    if (part.count[axis] < grid[axis]) break;
+    cost *= grid[axis];
+  }
+  return part;
 }
 
 // ---- modulated_norm ----
@@ -33,6 +55,9 @@ constexpr int64_t units_per_dispatch(int64_t units, int64_t operations) {
 constexpr int norm_threads(int64_t width) {
   return static_cast<int>(ceil_div(width, metal_shared::kNormValuesPerThread * 32) * 32);
 }
+
+// Whether the shader takes rows of this width; it keeps a row in the registers of one threadgroup.
+constexpr bool norm_has_shader(int64_t width) { return width >= 1 && width <= metal_shared::kMaxNormWidth; }
 
 // ---- quantized_linear ----
 struct LinearTile {
@@ -90,6 +115,16 @@ constexpr AttentionTile attention_tile(int64_t head_size) {
     if (tile.head_size == head_size) return tile;
   }
   return {0, 0, 0};  // no shader for this head size
+}
+// Whether the shaders take these keys (kv_heads heads of head_size are one row of rope_attention_keys) and rope_axes, the
+// larger number of axes of both rotary tables.
+constexpr bool attention_has_shader(int64_t head_size, int64_t kv_heads, int64_t keys, int64_t rope_axes) {
+  return attention_tile(head_size).queries > 0 && keys >= 1 && rope_axes <= metal_shared::kMostRopeAxes &&
+         head_size * kv_heads <= 1024 * metal_shared::kKeysValuesPerThread;
+}
+// Tokens per threadgroup of rope_attention_keys: four read the norm's weights once, where 64 threadgroups remain.
+constexpr int attention_keys_tokens(int64_t tokens) {
+  return static_cast<int>(tokens / 64 < 1 ? 1 : tokens / 64 > 4 ? 4 : tokens / 64);
 }
 // Threads of rope_attention_keys for rows of `width` values.
 constexpr int attention_keys_threads(int64_t width) {

@@ -67,7 +67,7 @@ template <typename T>
     factor = precise::rsqrt(mean + params.eps);
   }
 
-  const int64 modulation = has_index ? int64(index[row]) * width : 0;
+  const int64 modulation = has_index ? int64(table_row(index[row], params.table_rows)) * width : 0;
   LTX2RT_UNROLL
   for (int i = 0; i < kFours; i++) {
     const int at = (i * int(threads) + int(thread_index)) * 4;

@@ -11,8 +11,10 @@ struct ModulatedNormParams {
   int64 x_row_stride;  // elements between rows of x; scale, shift and out are contiguous
   int32 width;         // values per row, at most kMaxNormWidth
   float eps;
+  int32 table_rows;    // of scale and shift
+  int32 unused;
 };
-static_assert(sizeof(ModulatedNormParams) == 16, "the shader and its host must agree");
+static_assert(sizeof(ModulatedNormParams) == 24, "the shader and its host must agree");
 
 // A thread keeps this many values of its row in registers, so a threadgroup of 1024 serves rows up to kMaxNormWidth.
 enum { kNormValuesPerThread = 16, kMaxNormWidth = 16384 };

@@ -49,7 +49,7 @@ METAL_FUNC void finish_four(float4 sums, int row, int column, int count, const t
   LTX2RT_UNROLL
   for (int j = 0; j < 4; j++) sums[j] = activated(sums[j]);
   if (gate_type != kAbsent) {
-    const int64 gate_row = has_gate_index ? epilogue.gate_index[row] : 0;
+    const int64 gate_row = has_gate_index ? table_row(epilogue.gate_index[row], params.gate_rows) : 0;
     sums *= read_up_to_four_of(epilogue.gate, gate_type, gate_row * params.columns + column, count, aligned_out);
   }
   if (has_residual) {
@@ -82,7 +82,7 @@ METAL_FUNC void stage_rows(threadgroup T* tile, const device T* matrix, int64 ro
 }
 
 // A tile of kRows x kColumns outputs, by kDown x kAcross simdgroups of 32 x 32 each.
-// x (M, K): T; weight (N, K): W. Grid: (ceil(N / kColumns), ceil(M / kRows) or a slice of these, 1).
+// x (M, K): T; weight (N, K): W. Grid: (ceil(N / kColumns), ceil(M / kRows), 1), or a part of it.
 template <typename T, typename W, int kDown, int kAcross>
 [[kernel, max_total_threads_per_threadgroup(kDown * kAcross * 32)]] void linear_tile(
     const device T* x [[buffer(0)]], const device W* weight [[buffer(1)]], const device uchar* bias [[buffer(2)]],
@@ -99,7 +99,7 @@ template <typename T, typename W, int kDown, int kAcross>
   threadgroup T* left = (threadgroup T*)left_storage;
   threadgroup W* right = (threadgroup W*)right_storage;
 
-  const int first_row = (params.first_row_block + group.y) * kRows, first_column = group.x * kColumns;
+  const int first_row = (params.first_row_block + group.y) * kRows, first_column = (params.first_column_block + group.x) * kColumns;
   const int rows = min(kRows, params.rows - first_row), columns = min(kColumns, params.columns - first_column);
   x += first_row * params.x_row_stride;
   weight += first_column * int64(params.depth);
@@ -202,7 +202,7 @@ METAL_FUNC Eight read_eight(const device uchar* weight, int64 i, int count) {
 
 // Up to few_rows rows of x: each simdgroup makes kFewRowsColumns columns, its lanes share the sum over k.
 // x (M, K): T; weight (N, K) in `format`; scale, zero (N, K / group_size): group_type.
-// Grid: (ceil(N / (kFewRowsColumns * kFewRowsSimdgroups)), ceil(M / few_rows), 1) of 32 * kFewRowsSimdgroups threads.
+// Grid: (ceil(N / (kFewRowsColumns * kFewRowsSimdgroups)), ceil(M / few_rows), 1), or a part of it, of 32 * kFewRowsSimdgroups threads.
 template <typename T>
 [[kernel, max_total_threads_per_threadgroup(32 * kFewRowsSimdgroups)]] void linear_few(
     const device T* x [[buffer(0)]], const device uchar* weight [[buffer(1)]], const device uchar* bias [[buffer(2)]],
@@ -213,7 +213,7 @@ template <typename T>
     uint lane [[thread_index_in_simdgroup]], uint simdgroup [[simdgroup_index_in_threadgroup]]) {
   const bool affine = format == kInt8 || format == kInt4;
   const int first_row = (params.first_row_block + group.y) * few_rows;
-  const int first_column = (group.x * kFewRowsSimdgroups + simdgroup) * kFewRowsColumns;
+  const int first_column = ((params.first_column_block + group.x) * kFewRowsSimdgroups + simdgroup) * kFewRowsColumns;
   const int rows = min(few_rows, params.rows - first_row), columns = min(int(kFewRowsColumns), params.columns - first_column);
   if (columns <= 0) return;
   const int depth = params.depth;
@@ -268,9 +268,9 @@ template <typename T>
                            const device uchar* zero [[buffer(2)]], device T* out [[buffer(3)]],
                            constant DequantiseParams& params [[buffer(4)]], uint2 thread_at [[thread_position_in_grid]],
                            uint2 threads [[threads_per_grid]]) {
-  const int64 i = (int64(thread_at.y) * threads.x + thread_at.x) * kDequantisePerThread;
-  if (i >= params.values) return;
-  const int64 count = params.values - i;
+  const int64 i = params.first + (int64(thread_at.y) * threads.x + thread_at.x) * kDequantisePerThread;
+  if (i >= params.end) return;
+  const int64 count = params.end - i;
   const int low_count = count < 4 ? int(count) : 4, high_count = count < 8 ? int(count) - 4 : 4;
   Eight w = read_eight(weight, i, low_count + high_count);
   if (format == kE4m3) {

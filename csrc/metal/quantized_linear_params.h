@@ -17,17 +17,36 @@ struct LinearParams {
   int32 columns;              // N
   int32 depth;                // K
   int32 group_shift;          // log2 of the group size of affine weights
-  int32 first_row_block;      // of this dispatch: its threadgroups are a slice of all row blocks
+  int32 first_row_block;      // of this dispatch: its threadgroups are a part of all
+  int32 first_column_block;
+  int32 gate_rows;
   int32 unused;
 };
-static_assert(sizeof(LinearParams) == 40, "the shader and its host must agree");
+static_assert(sizeof(LinearParams) == 48, "the shader and its host must agree");
 
 struct DequantiseParams {
-  int64 values;  // N * K
+  int64 end;    // of this dispatch, at most N * K
+  int64 first;  // a multiple of kDequantisePerThread
   int32 group_shift;
   int32 unused;
 };
-static_assert(sizeof(DequantiseParams) == 16, "the shader and its host must agree");
+static_assert(sizeof(DequantiseParams) == 24, "the shader and its host must agree");
+
+// Function constants; an element type or kAbsent for bias and gate.
+enum LinearConstant {
+  kLinearBiasId = 0,
+  kLinearActivationId = 1,
+  kLinearHasResidualId = 2,
+  kLinearGateId = 3,
+  kLinearHasGateIndexId = 4,
+  kLinearHasFactorId = 5,
+  kLinearAlignedXId = 6,
+  kLinearAlignedWId = 7,
+  kLinearAlignedOutId = 8,
+  kLinearFormatId = 9,
+  kLinearGroupTypeId = 10,
+  kLinearFewRowsId = 11,
+};
 
 enum {
   kLinearDepthBlock = 32,    // k per step of linear_tile

@@ -18,12 +18,22 @@ constant int bias_type [[function_constant(4)]];
 constant int gate_type [[function_constant(5)]];
 constant bool causal [[function_constant(6)]];
 
-// (cos, sin) of a pair of lanes of the token whose rows `index` gives.
-METAL_FUNC float2 turn_of(int pair, const device int* index, const device float* cosines, const device float* sines,
-                          constant RopeParams& rope) {
+// Where a token stands in the tables, along each axis.
+struct Position {
+  int row[kMostRopeAxes];
+};
+
+// (cos, sin) of a pair of lanes of a token.
+METAL_FUNC float2 turn_of(int pair, const thread Position& position, const device float* cosines,
+                          const device float* sines, constant RopeParams& rope) {
   const int at = pair - rope.pad;
   if (at < 0) return float2(1.0f, 0.0f);
-  const int64 entry = int64(index[at % rope_axes]) * rope.columns + at / rope_axes;
+  const int axis = at % rope_axes;
+  // Chosen, not indexed: an array indexed by a variable would leave the registers.
+  int row = position.row[0];
+  LTX2RT_UNROLL
+  for (int a = 1; a < kMostRopeAxes; a++) row = axis == a ? position.row[a] : row;
+  const int64 entry = int64(row) * rope.columns + at / rope_axes;
   return float2(cosines[entry], sines[entry]);
 }
 
@@ -47,7 +57,7 @@ template <typename T>
     const device T* x [[buffer(0)]], device float* out [[buffer(1)]], constant AttentionRowScaleParams& params [[buffer(2)]],
     uint group [[threadgroup_position_in_grid]], uint lane [[thread_index_in_simdgroup]],
     uint simdgroup [[simdgroup_index_in_threadgroup]]) {
-  const int row = group * kRowScaleSimdgroups + simdgroup;
+  const int row = (params.first_group + group) * kRowScaleSimdgroups + simdgroup;
   if (row >= params.rows) return;
   x += row / params.tokens * params.strides[0] + row % params.tokens * params.strides[1];
   float sum = 0.0f;
@@ -59,8 +69,10 @@ template <typename T>
   if (lane == 0) out[row] = precise::rsqrt(sum / float(params.width) + params.norm_eps);
 }
 
-// k, normed and rotated, as (batch, head, token, K). A thread takes kKeysValuesPerThread / 8 units of four pairs of lanes.
-// Grid: (tokens, batch, 1) of at least heads * K / kKeysValuesPerThread threads, whole simdgroups.
+// k, normed and rotated, as (batch, head, token, K). A thread takes kKeysValuesPerThread / 8 units of four pairs of lanes
+// of params.tokens_per_group tokens, for which it reads the weights of the norm once.
+// Grid: (ceil(tokens / tokens_per_group), batch, 1), or a part of it, of at least heads * K / kKeysValuesPerThread threads,
+// whole simdgroups.
 template <typename T, int K>
 [[kernel]] void rope_attention_keys(
     const device T* k [[buffer(0)]], const device float* norm [[buffer(1)]], const device float* cosines [[buffer(2)]],
@@ -70,92 +82,136 @@ template <typename T, int K>
     uint lane [[thread_index_in_simdgroup]], uint simdgroup [[simdgroup_index_in_threadgroup]],
     uint simdgroups [[simdgroups_per_threadgroup]]) {
   constexpr int kUnits = kKeysValuesPerThread / 8, kUnitsPerHead = K / 8;
-  threadgroup float partial[32];
-  const int token = group.x, batch = group.y;
+  threadgroup float partial[2][32];  // of every other token, so that one barrier per token is enough
+  const int batch = params.first_batch + group.y;
+  const int first_token = (params.first_group + group.x) * params.tokens_per_group;
+  const int tokens = min(params.tokens_per_group, params.tokens - first_token);
   const int units = params.heads * kUnitsPerHead;
-  k += batch * params.k_strides[0] + token * params.k_strides[1];
 
-  float4 first[kUnits], second[kUnits];  // of split pairs: both halves; interleaved: eight neighbours
-  float sum = 0.0f;
+  float4 low_weight[kUnits], high_weight[kUnits];
   LTX2RT_UNROLL
   for (int i = 0; i < kUnits; i++) {
     const int unit = i * int(threads.x) + int(thread_index);
+    low_weight[i] = high_weight[i] = float4(1.0f);
+    if (norm_kind == kNotNormed || unit >= units) continue;
     const int head = unit / kUnitsPerHead, place = unit % kUnitsPerHead;
-    const int at = head * K + (interleaved ? 8 : 4) * place;
-    const bool inside = unit < units;
-    first[i] = inside ? widen<T>(((const device vec<T, 4>*)(k + at))[0]) : float4(0.0f);
-    second[i] = inside ? widen<T>(((const device vec<T, 4>*)(k + at + (interleaved ? 4 : K / 2)))[0]) : float4(0.0f);
-    float square = dot(first[i], first[i]) + dot(second[i], second[i]);
-    if (norm_kind == kNormPerHead) {
-      for (ushort step = 1; step < kUnitsPerHead; step *= 2) square += simd_shuffle_xor(square, step);
-      const float scale = precise::rsqrt(square / float(K) + params.norm_eps);
-      first[i] *= scale;
-      second[i] *= scale;
-    }
-    sum += square;
-  }
-  float scale = 1.0f;
-  if (norm_kind == kNormWholeRow) {
-    sum = simd_sum(sum);
-    if (simdgroups > 1) {
-      if (lane == 0) partial[simdgroup] = sum;
-      threadgroup_barrier(mem_flags::mem_threadgroup);
-      sum = simd_sum(lane < simdgroups ? partial[lane] : 0.0f);
-    }
-    scale = precise::rsqrt(sum / float(params.heads * K) + params.norm_eps);
+    const device float* weight = norm + (norm_kind == kNormWholeRow ? head * K : 0) + (interleaved ? 8 : 4) * place;
+    low_weight[i] = ((const device float4*)weight)[0];
+    high_weight[i] = ((const device float4*)(weight + (interleaved ? 4 : K / 2)))[0];
   }
 
-  if (rope_axes > 0) index += batch * params.rope.index_batch_stride + int64(token) * rope_axes;
-  LTX2RT_UNROLL
-  for (int i = 0; i < kUnits; i++) {
-    const int unit = i * int(threads.x) + int(thread_index);
-    if (unit >= units) continue;
-    const int head = unit / kUnitsPerHead, place = unit % kUnitsPerHead;
-    const int low = (interleaved ? 8 : 4) * place, high = low + (interleaved ? 4 : K / 2);
-    float4 a = first[i] * scale, b = second[i] * scale;
-    if (norm_kind != kNotNormed) {
-      const device float* weight = norm + (norm_kind == kNormWholeRow ? head * K : 0);
-      a *= ((const device float4*)(weight + low))[0];
-      b *= ((const device float4*)(weight + high))[0];
+  for (int t = 0; t < tokens; t++) {
+    const int token = first_token + t;
+    const device T* row_of_k = k + batch * params.k_strides[0] + token * params.k_strides[1];
+    float4 first[kUnits], second[kUnits];  // of split pairs: both halves; interleaved: eight neighbours
+    float sum = 0.0f;
+    LTX2RT_UNROLL
+    for (int i = 0; i < kUnits; i++) {
+      const int unit = i * int(threads.x) + int(thread_index);
+      const int head = unit / kUnitsPerHead, place = unit % kUnitsPerHead;
+      const device T* from = row_of_k + head * K + (interleaved ? 8 : 4) * place;
+      const bool inside = unit < units;
+      first[i] = inside ? widen<T>(((const device vec<T, 4>*)from)[0]) : float4(0.0f);
+      second[i] = inside ? widen<T>(((const device vec<T, 4>*)(from + (interleaved ? 4 : K / 2)))[0]) : float4(0.0f);
+      float square = dot(first[i], first[i]) + dot(second[i], second[i]);
+      if (norm_kind == kNormPerHead) {
+        for (ushort step = 1; step < kUnitsPerHead; step *= 2) square += simd_shuffle_xor(square, step);
+        const float scale = precise::rsqrt(square / float(K) + params.norm_eps);
+        first[i] *= scale;
+        second[i] *= scale;
+      }
+      sum += square;
     }
+    float scale = 1.0f;
+    if (norm_kind == kNormWholeRow) {
+      sum = simd_sum(sum);
+      if (simdgroups > 1) {
+        if (lane == 0) partial[t % 2][simdgroup] = sum;
+        threadgroup_barrier(mem_flags::mem_threadgroup);
+        sum = simd_sum(lane < simdgroups ? partial[t % 2][lane] : 0.0f);
+      }
+      scale = precise::rsqrt(sum / float(params.heads * K) + params.norm_eps);
+    }
+
+    Position position;
     if (rope_axes > 0) {
-      const int pair = 4 * place + (rope_shared ? 0 : head * (K / 2));
+      int row = 0;
+      if (int(lane) < rope_axes) {
+        row = table_row(index[batch * params.rope.index_batch_stride + int64(token) * rope_axes + lane], params.rope.rows);
+      }
       LTX2RT_UNROLL
-      for (int j = 0; j < 4; j++) {
-        const float2 turn = turn_of(pair + j, index, cosines, sines, params.rope);
-        if (interleaved) {
-          thread float4& values = j < 2 ? a : b;
-          const int at = 2 * (j % 2);
-          const float2 pair_of_values = turned(float2(values[at], values[at + 1]), turn);
-          values[at] = pair_of_values.x;
-          values[at + 1] = pair_of_values.y;
-        } else {
-          const float2 pair_of_values = turned(float2(a[j], b[j]), turn);
-          a[j] = pair_of_values.x;
-          b[j] = pair_of_values.y;
+      for (int a = 0; a < kMostRopeAxes; a++) position.row[a] = simd_shuffle(row, ushort(a));
+    }
+    LTX2RT_UNROLL
+    for (int i = 0; i < kUnits; i++) {
+      const int unit = i * int(threads.x) + int(thread_index);
+      if (unit >= units) continue;
+      const int head = unit / kUnitsPerHead, place = unit % kUnitsPerHead;
+      const int low = (interleaved ? 8 : 4) * place, high = low + (interleaved ? 4 : K / 2);
+      float4 a = first[i] * scale * low_weight[i], b = second[i] * scale * high_weight[i];
+      if (rope_axes > 0) {
+        const int pair = 4 * place + (rope_shared ? 0 : head * (K / 2));
+        LTX2RT_UNROLL
+        for (int j = 0; j < 4; j++) {
+          const float2 turn = turn_of(pair + j, position, cosines, sines, params.rope);
+          if (interleaved) {
+            thread float4& values = j < 2 ? a : b;
+            const int at = 2 * (j % 2);
+            const float2 pair_of_values = turned(float2(values[at], values[at + 1]), turn);
+            values[at] = pair_of_values.x;
+            values[at + 1] = pair_of_values.y;
+          } else {
+            const float2 pair_of_values = turned(float2(a[j], b[j]), turn);
+            a[j] = pair_of_values.x;
+            b[j] = pair_of_values.y;
+          }
         }
       }
+      device T* row = out + ((int64(batch) * params.heads + head) * params.tokens + token) * K;
+      ((device vec<T, 4>*)(row + low))[0] = narrow<T>(a);
+      ((device vec<T, 4>*)(row + high))[0] = narrow<T>(b);
     }
-    device T* row = out + ((int64(batch) * params.heads + head) * params.tokens + token) * K;
-    ((device vec<T, 4>*)(row + low))[0] = narrow<T>(a);
-    ((device vec<T, 4>*)(row + high))[0] = narrow<T>(b);
   }
+}
+
+// Lanes of a simdgroup by the place of their elements in a fragment (lane_position): bits 0 and 3 give the column, the
+// others the row.
+METAL_FUNC ushort lane_in_column(uint lane, int row) { return ushort((lane & 9) | (row & 3) << 1 | (row >> 2) << 4); }
+METAL_FUNC ushort lane_in_row(uint lane, int column_of_four) {
+  return ushort((lane & ~9u) | (column_of_four & 1) | (column_of_four >> 1) << 3);
 }
 
 // What rope_attention applies to q; which of it is there is in the function constants.
 struct QueryOperands {
-  const device float* norm;
   const device float* row_scale;
   const device float* cosines;
   const device float* sines;
   const device int* index;
 };
 
+// The weights of q's norm for the lane's part of a row (load_query). The eight lanes of a column need the same ones: each
+// reads an eighth and gets the rest from the others. All lanes of the simdgroup call it together.
+template <int K>
+METAL_FUNC Values<float, K / 4> load_norm(const device float* norm, LanePosition at, uint lane) {
+  constexpr int kOwn = K / 32;
+  float own[kOwn];
+  LTX2RT_UNROLL
+  for (int i = 0; i < kOwn; i++) {
+    const int value = at.row * kOwn + i;
+    own[i] = norm[32 * (value / 8) + 4 * at.column + value % 8];
+  }
+  Values<float, K / 4> weight;
+  LTX2RT_UNROLL
+  for (int i = 0; i < K / 4; i++) weight.v[i] = simd_shuffle(own[i % kOwn], lane_in_column(lane, i / kOwn));
+  return weight;
+}
+
 // The lane's part of one row of q: values 32 m + 4 column + (0 to 7) for each m, normed, rotated and scaled. All lanes of
 // the simdgroup call it together, for rows that exist.
 template <typename T, int K>
-METAL_FUNC Values<float, K / 4> load_query(const device T* q, int batch, int head, int row, LanePosition at,
-                                           const thread QueryOperands& operands, constant AttentionParams& params) {
+METAL_FUNC Values<float, K / 4> load_query(const device T* q, int batch, int head, int row, LanePosition at, uint lane,
+                                           const thread QueryOperands& operands, const thread Values<float, K / 4>& weight,
+                                           constant AttentionParams& params) {
   constexpr int kBlocks = K / 32;
   Values<float, K / 4> values;
   const device T* from = q + batch * params.q_strides[0] + row * params.q_strides[1] + head * K + 4 * at.column;
@@ -174,26 +230,31 @@ METAL_FUNC Values<float, K / 4> load_query(const device T* q, int batch, int hea
   if (norm_kind == kNormPerHead) scale *= precise::rsqrt(sum_of_row(square) / float(K) + params.norm_eps);
   if (norm_kind == kNormWholeRow) scale *= operands.row_scale[int64(batch) * params.queries + row];
   if (norm_kind != kNotNormed) {
-    const device float* weight = operands.norm + (norm_kind == kNormWholeRow ? head * K : 0) + 4 * at.column;
     LTX2RT_UNROLL
-    for (int m = 0; m < kBlocks; m++) {
-      LTX2RT_UNROLL
-      for (int j = 0; j < 8; j++) values.v[8 * m + j] *= weight[32 * m + j];
-    }
+    for (int i = 0; i < K / 4; i++) values.v[i] *= weight.v[i];
   }
   LTX2RT_UNROLL
   for (int i = 0; i < K / 4; i++) values.v[i] *= scale;
   if (rope_axes == 0) return values;
 
-  const device int* index = operands.index + batch * params.rope.index_batch_stride + int64(row) * rope_axes;
+  // Each of the four lanes of a row reads the row's index along one axis.
+  const int own_axis = at.column / 2;
+  int own = 0;
+  if (own_axis < rope_axes) {
+    const int64 entry = batch * params.rope.index_batch_stride + int64(row) * rope_axes + own_axis;
+    own = table_row(operands.index[entry], params.rope.rows);
+  }
+  Position position;
+  LTX2RT_UNROLL
+  for (int a = 0; a < kMostRopeAxes; a++) position.row[a] = simd_shuffle(own, lane_in_row(lane, a));
   const int first_pair = rope_shared ? 0 : head * (K / 2);
   if (K == 32 && !interleaved) {
     // The halves of a head are in lanes that are four columns apart.
     const bool upper = at.column >= 4;
     LTX2RT_UNROLL
-  for (int i = 0; i < K / 4; i++) {
+    for (int i = 0; i < K / 4; i++) {
       const int pair = first_pair + 4 * at.column + i - (upper ? 16 : 0);
-      const float2 turn = turn_of(pair, index, operands.cosines, operands.sines, params.rope);
+      const float2 turn = turn_of(pair, position, operands.cosines, operands.sines, params.rope);
       const float partner = simd_shuffle_xor(values.v[i], ushort(8));
       values.v[i] = values.v[i] * turn.x + (upper ? partner : -partner) * turn.y;
     }
@@ -203,8 +264,8 @@ METAL_FUNC Values<float, K / 4> load_query(const device T* q, int batch, int hea
   for (int i = 0; i < K / 8; i++) {
     // Pair i of this lane: the halves of a head are K / 64 blocks apart, interleaved pairs are neighbours.
     const int a = interleaved ? 2 * i : i, b = interleaved ? a + 1 : i + K / 8;
-    const int position = 32 * (a / 8) + 4 * at.column + a % 8;
-    const float2 turn = turn_of(first_pair + (interleaved ? position / 2 : position), index, operands.cosines,
+    const int place = 32 * (a / 8) + 4 * at.column + a % 8;
+    const float2 turn = turn_of(first_pair + (interleaved ? place / 2 : place), position, operands.cosines,
                                 operands.sines, params.rope);
     const float2 pair = turned(float2(values.v[a], values.v[b]), turn);
     values.v[a] = pair.x;
@@ -227,7 +288,7 @@ METAL_FUNC void stage_tokens(threadgroup T* tile, const device T* from, int64 to
 
 // kSimdgroups simdgroups of 8 * kRowBlocks queries of one head share each block of kKeys keys and values.
 // q: T; k, v: T, k as rope_attention_keys wrote it or in place; out (batch, queries, heads * K): T, contiguous.
-// Grid: (ceil(queries / (8 * kRowBlocks * kSimdgroups)), heads, batch), or a slice of it.
+// Grid: (ceil(queries / (8 * kRowBlocks * kSimdgroups)), heads, batch), or a part of it.
 template <typename T, int K, int kRowBlocks, int kSimdgroups, int kKeys>
 [[kernel, max_total_threads_per_threadgroup(32 * kSimdgroups)]] void rope_attention(
     const device T* q [[buffer(0)]], const device T* k [[buffer(1)]], const device T* v [[buffer(2)]],
@@ -252,13 +313,16 @@ template <typename T, int K, int kRowBlocks, int kSimdgroups, int kKeys>
   k += batch * params.k_strides[0] + kv_head * params.k_strides[1];
   v += batch * params.v_strides[0] + kv_head * params.v_strides[1];
 
-  const QueryOperands operands = {norm, row_scale, cosines, sines, index};
+  const QueryOperands operands = {row_scale, cosines, sines, index};
+  Values<float, K / 4> weight;
+  if (norm_kind != kNotNormed) weight = load_norm<K>(norm + (norm_kind == kNormWholeRow ? head * K : 0), at, lane);
   Values<float, K / 4> query[kRowBlocks];
   simdgroup_float8x8 sums[kRowBlocks][kBlocks][4];
   float largest[kRowBlocks], total[kRowBlocks];
   LTX2RT_UNROLL
   for (int r = 0; r < kRowBlocks; r++) {
-    query[r] = load_query<T, K>(q, batch, head, min(lane_row + 8 * r, params.queries - 1), at, operands, params);
+    const int row = min(lane_row + 8 * r, params.queries - 1);
+    query[r] = load_query<T, K>(q, batch, head, row, at, lane, operands, weight, params);
     largest[r] = -INFINITY;
     total[r] = 0.0f;
     LTX2RT_UNROLL

@@ -155,6 +155,16 @@ class _Report(ctypes.Structure):
     ]
 
 
+class _Parameter(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_int) for name in ("kind", "index", "reference", "writable")),
+        *((name, ctypes.c_int64) for name in ("size", "alignment")),
+    ]
+
+
+_THREADGROUP = 2  # the kind of a threadgroup argument
+
+
 class _Dispatch(ctypes.Structure):
     _fields_ = [
         ("kernel", ctypes.c_void_p),
@@ -232,6 +242,102 @@ def _bind(index: int, argument: Argument) -> np.ndarray:
     return host
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """A kernel compiled and loaded, and the function constants that each launch sets."""
+
+    library: ctypes.CDLL
+    declared: Mapping[str, tuple[int, str]]
+    constants: Mapping[str | int, bool | int | float]
+    specialised: bool
+    checked: bool
+
+    def buffers(self) -> set[int]:
+        """The buffer indices of the kernel's arguments."""
+        indices, at = set(), ctypes.addressof(ctypes.c_char.in_dll(self.library, "msim_parameters"))
+        while (parameter := _Parameter.from_address(at)).kind >= 0:
+            if parameter.kind != _THREADGROUP:
+                indices.add(parameter.index)
+            at += ctypes.sizeof(_Parameter)
+        return indices
+
+
+def prepare(
+    source: Path | str,
+    kernel: str,
+    constants: Mapping[str | int, bool | int | float] | None = None,
+    *,
+    mode: str = "checked",
+    specialise: bool = False,
+    strict: bool = False,
+    include: Sequence[Path] = (),
+    defines: Mapping[str, str] | None = None,
+) -> Prepared:
+    """Compiles and loads a kernel for `run_prepared`; arguments and errors are those of `run`."""
+    if mode not in ("checked", "unchecked"):
+        raise ValueError(f'mode must be "checked" or "unchecked" but is {mode!r}.')
+    constants = constants or {}
+    values = {str(key): _literal(value) for key, value in constants.items()} if specialise else None
+    checked = mode == "checked"
+    built = build_kernel(
+        source, kernel, include=include, defines=defines, values=values, checked=checked, strict=strict
+    )
+    return Prepared(_load(built.library), built.constants, constants, specialise, checked)
+
+
+def run_prepared(
+    prepared: Prepared,
+    buffers: Mapping[int, Argument],
+    grid: tuple[int, int, int],
+    group: tuple[int, int, int],
+    *,
+    grid_is_threads: bool = False,
+    threadgroup_memory: Mapping[int, int] | None = None,
+    trace: bool = False,
+    seed: int = 0,
+    processes: int = 1,
+    timeout_s: int = 120,
+    allow: Iterable[str] = (),
+) -> Result:
+    """One dispatch of a prepared kernel; arguments are those of `run`."""
+    allowed = set(allow)
+    if not allowed <= set(KINDS):
+        raise ValueError(
+            f"allow must name kinds of findings, {', '.join(KINDS)}, but has {sorted(allowed - set(KINDS))}."
+        )
+    library, runtime = prepared.library, _runtime()
+    if not prepared.specialised:
+        _set_constants(library, prepared.declared, prepared.constants)
+    runtime.msim_reset()
+    hosts = {index: _bind(index, argument) for index, argument in buffers.items()}
+    for index, length in (threadgroup_memory or {}).items():
+        runtime.msim_set_threadgroup_memory(index, ctypes.c_uint64(length))
+    dispatch = _Dispatch(
+        ctypes.cast(library.msim_kernel, ctypes.c_void_p),
+        ctypes.addressof(ctypes.c_char.in_dll(library, "msim_parameters")),
+        (ctypes.c_uint32 * 3)(*grid),
+        (ctypes.c_uint32 * 3)(*group),
+        int(grid_is_threads),
+        processes,
+        seed,
+        timeout_s,
+        int(trace),
+        int(prepared.checked),
+    )
+    runtime.msim_launch(ctypes.byref(dispatch))
+    report = runtime.msim_report().contents
+    counters = Counters.from_buffer_copy(report.counters)
+    found = {kind: int(n) for kind, n in zip(KINDS, report.found, strict=True) if n and kind not in allowed}
+    findings = [
+        Finding(KINDS[f.kind], f.message.decode(errors="replace"))
+        for f in report.findings[: report.kept]
+        if KINDS[f.kind] not in allowed
+    ]
+    outputs = {i: hosts[i] for i, argument in buffers.items() if isinstance(argument, Out | InOut)}
+    runtime.msim_reset()
+    return Result(outputs, counters, findings, found)
+
+
 def run(
     source: Path | str,
     kernel: str,
@@ -278,52 +384,25 @@ def run(
         CompileError, TranslationError: for a shader that is refused.
         ValueError: for an unknown mode, kind or function constant.
     """
-    if mode not in ("checked", "unchecked"):
-        raise ValueError(f'mode must be "checked" or "unchecked" but is {mode!r}.')
-    allowed = set(allow)
-    if not allowed <= set(KINDS):
-        raise ValueError(
-            f"allow must name kinds of findings, {', '.join(KINDS)}, but has {sorted(allowed - set(KINDS))}."
-        )
-    constants = constants or {}
-    values = {str(key): _literal(value) for key, value in constants.items()} if specialise else None
-    built = build_kernel(
-        source,
-        kernel,
-        include=include,
-        defines=defines,
-        values=values,
-        checked=mode == "checked",
-        strict=strict,
+    return run_prepared(
+        prepare(
+            source,
+            kernel,
+            constants,
+            mode=mode,
+            specialise=specialise,
+            strict=strict,
+            include=include,
+            defines=defines,
+        ),
+        buffers,
+        grid,
+        group,
+        grid_is_threads=grid_is_threads,
+        threadgroup_memory=threadgroup_memory,
+        trace=trace,
+        seed=seed,
+        processes=processes,
+        timeout_s=timeout_s,
+        allow=allow,
     )
-    library, runtime = _load(built.library), _runtime()
-    if not specialise:
-        _set_constants(library, built.constants, constants)
-    runtime.msim_reset()
-    hosts = {index: _bind(index, argument) for index, argument in buffers.items()}
-    for index, length in (threadgroup_memory or {}).items():
-        runtime.msim_set_threadgroup_memory(index, ctypes.c_uint64(length))
-    dispatch = _Dispatch(
-        ctypes.cast(library.msim_kernel, ctypes.c_void_p),
-        ctypes.addressof(ctypes.c_char.in_dll(library, "msim_parameters")),
-        (ctypes.c_uint32 * 3)(*grid),
-        (ctypes.c_uint32 * 3)(*group),
-        int(grid_is_threads),
-        processes,
-        seed,
-        timeout_s,
-        int(trace),
-        int(mode == "checked"),
-    )
-    runtime.msim_launch(ctypes.byref(dispatch))
-    report = runtime.msim_report().contents
-    counters = Counters.from_buffer_copy(report.counters)
-    found = {kind: int(n) for kind, n in zip(KINDS, report.found, strict=True) if n and kind not in allowed}
-    findings = [
-        Finding(KINDS[f.kind], f.message.decode(errors="replace"))
-        for f in report.findings[: report.kept]
-        if KINDS[f.kind] not in allowed
-    ]
-    outputs = {i: hosts[i] for i, argument in buffers.items() if isinstance(argument, Out | InOut)}
-    runtime.msim_reset()
-    return Result(outputs, counters, findings, found)

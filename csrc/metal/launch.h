@@ -1,0 +1,81 @@
+// What the launch code of all kernels shares: types as shaders number them, layouts they can read, bounded dispatches.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "csrc/metal/kernel_library.h"
+#include "csrc/metal/launch_plans.h"
+#include "mlx/allocator.h"
+#include "mlx/array.h"
+#include "mlx/backend/metal/device.h"
+
+namespace ltx2rt::metal {
+namespace mx = mlx::core;
+
+// metal_shared::ElementType of a float dtype, kAbsent for an operand that is not there.
+int32_t element_type(mx::Dtype dtype);
+int32_t element_type(const mx::array* operand);
+// "float32", "float16" or "bfloat16", as kernels are named.
+std::string type_name(mx::Dtype dtype);
+
+// Whether an array begins, in its buffer, at a multiple of four of its elements: what vector loads need.
+bool starts_at_four(const mx::array& a);
+
+// One primitive's evaluation: its device and encoder, and the arrays it makes.
+class Launch {
+ public:
+  explicit Launch(mx::Stream stream)
+      : device_(mx::metal::device(stream.device)), encoder_(mx::metal::get_command_encoder(stream)) {}
+
+  mx::metal::CommandEncoder& encoder() { return encoder_; }
+  int generation() const { return device_.get_architecture_gen(); }
+
+  // Memory for an output, and for an array that lives until the work is done.
+  static void allocate(mx::array& out) { out.set_data(mx::allocator::malloc(out.nbytes())); }
+  mx::array temporary(mx::Shape shape, mx::Dtype dtype);
+
+  // Makes a kernel current; its arguments follow.
+  void use(std::string_view shader, const std::string& kernel, const std::vector<FunctionConstant>& constants);
+
+  // Operand `idx`, or, for one that the kernel's constants switch off, any buffer: Metal wants every argument bound.
+  void bind(const mx::array* operand, int idx, const mx::array& instead) {
+    encoder_.set_input_array(operand ? *operand : instead, idx);
+  }
+
+  // Dispatches a grid of threadgroups, each of which costs `operations`, in parts of at most
+  // kMostOperationsPerDispatch. set_part tells the kernel where a part begins; parts write disjoint outputs.
+  void dispatch(const int64_t (&grid)[3], int threads, int64_t operations,
+                const std::function<void(const int64_t (&first)[3])>& set_part);
+
+  // The same of `count` threads in a row, of which each costs `operations`. Each part may start a few threads from `end` on,
+  // which must do nothing.
+  void dispatch_threads(int64_t count, int64_t operations,
+                        const std::function<void(int64_t first, int64_t end)>& set_part);
+
+  // The same array in memory of its own, contiguous.
+  mx::array copy(const mx::array& a);
+
+ private:
+  mx::metal::Device& device_;
+  mx::metal::CommandEncoder& encoder_;
+};
+
+// Rows along the last axis at one distance from each other.
+struct EvenRows {
+  mx::array array;
+  int64_t stride;  // elements
+};
+// An array as even rows whose values are neighbours: in place, or copied.
+EvenRows even_rows(Launch& launch, const mx::array& a);
+
+#ifdef LTX2RT_METAL_SIM
+// The limit that dispatch() keeps, so that tests of its parts can be small.
+int64_t& most_operations_per_dispatch();
+#endif
+
+}  // namespace ltx2rt::metal

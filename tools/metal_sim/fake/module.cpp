@@ -1,0 +1,80 @@
+// The Python module _ext_metal_sim: the ops of _ext, evaluated by their Metal launch code on the fake device.
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/string.h>
+
+#include <string>
+
+#include "bindings/register.h"
+#include "csrc/metal/launch.h"
+#include "mlx/version.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+namespace sim = ltx2rt::metal_sim;
+
+namespace {
+
+nb::object constant(const MTL::ConstantValue& value) {
+  switch (value.type) {
+    case MTL::DataTypeBool:
+      return nb::cast(value.b);
+    case MTL::DataTypeInt:
+      return nb::cast(value.i);
+    default:
+      return nb::cast(value.f);
+  }
+}
+
+nb::object argument(const sim::Argument& a) {
+  if (a.kind == sim::Argument::inline_bytes) return nb::bytes(a.bytes.data(), a.bytes.size());
+  std::string dtype;
+  if (a.dtype == mlx::core::float32) dtype = "float32";
+  if (a.dtype == mlx::core::float16) dtype = "float16";
+  if (a.dtype == mlx::core::bfloat16) dtype = "bfloat16";
+  return nb::make_tuple(reinterpret_cast<uintptr_t>(a.data), a.size, a.offset, dtype, a.kind == sim::Argument::output);
+}
+
+nb::tuple triple(const MTL::Size& size) { return nb::make_tuple(size.width, size.height, size.depth); }
+
+// Calls execute(source, kernel, constants, arguments, threadgroup_memory, grid, group, grid_is_threads).
+void call(const nb::object& execute, const sim::Dispatch& dispatch) {
+  nb::dict constants, arguments, threadgroup_memory;
+  for (const auto& value : dispatch.pipeline->constants()) constants[nb::int_(value.index)] = constant(value);
+  for (const auto& [idx, a] : dispatch.arguments) arguments[nb::int_(idx)] = argument(a);
+  for (const auto& [idx, bytes] : dispatch.threadgroup_memory) threadgroup_memory[nb::int_(idx)] = bytes;
+  execute(dispatch.pipeline->library().source(), dispatch.pipeline->function(), constants, arguments,
+          threadgroup_memory, triple(dispatch.grid), triple(dispatch.group), dispatch.grid_is_threads);
+}
+
+void set_executor(nb::object execute) {
+  if (execute.is_none()) return sim::set_executor({});
+  // Held for as long as the process lives unless replaced; the interpreter may be gone by then.
+  PyObject* held = execute.release().ptr();
+  const std::shared_ptr<PyObject> function(held, [](PyObject* object) {
+    if (!Py_IsInitialized()) return;
+    const nb::gil_scoped_acquire gil;
+    Py_DECREF(object);
+  });
+  sim::set_executor([function](const sim::Dispatch& dispatch) {
+    const nb::gil_scoped_acquire gil;
+    call(nb::borrow(function.get()), dispatch);
+  });
+}
+
+}  // namespace
+
+NB_MODULE(_ext_metal_sim, m) {
+  nb::module_::import_("mlx.core");
+  m.attr("MLX_VERSION") = std::to_string(MLX_VERSION_MAJOR) + "." + std::to_string(MLX_VERSION_MINOR) + "." +
+                          std::to_string(MLX_VERSION_PATCH);
+  ltx2rt::bind_antialiased_snake(m);
+  ltx2rt::bind_causal_conv3d(m);
+  ltx2rt::bind_modulated_norm(m);
+  ltx2rt::bind_rope_attention(m);
+  ltx2rt::bind_quantized_linear(m);
+  m.def("set_executor", &set_executor, "execute"_a.none(),
+        "What runs each dispatch: tools.metal_sim.device.SimulatedDevice; None: nothing does, and a dispatch raises.");
+  m.def("set_most_operations_per_dispatch", [](int64_t most) {
+    ltx2rt::metal::most_operations_per_dispatch() = most > 0 ? most : ltx2rt::metal_plan::kMostOperationsPerDispatch;
+  }, "most"_a, "Cuts dispatches at another limit; 0 for the product's.");
+}
