@@ -77,6 +77,7 @@ mx::array rope_attention(const mx::array& q, const mx::array& k, const mx::array
     require_shape(*extras.gate_logits, {q.shape(0), q.shape(1), heads}, kOp, "gate_logits");
   }
 
+  if (q.size() == 0 || k.size() == 0) return mx::zeros(q.shape(), q.dtype(), context.stream);
   std::vector<mx::array> inputs{q, k, v};
   const auto plain = [&](const mx::array& a, mx::Dtype dtype) {
     inputs.push_back(mx::contiguous(mx::astype(a, dtype, context.stream), false, context.stream));

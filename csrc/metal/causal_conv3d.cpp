@@ -141,12 +141,12 @@ void CausalConv3d::eval_gpu(const std::vector<mx::array>& inputs, std::vector<mx
   encoder.set_input_array(x, 0);
   encoder.set_input_array(weight, 1);
   encoder.set_output_array(out, 2);
-  launch.bind(part(halo), 4, x);
-  launch.bind(part(scales), 5, x);
-  launch.bind(scale, 6, x);
-  launch.bind(shift, 7, x);
-  launch.bind(part(bias), 8, x);
-  launch.bind(part(residual), 9, x);
+  launch.bind(part(halo), 4);
+  launch.bind(part(scales), 5);
+  launch.bind(scale, 6);
+  launch.bind(shift, 7);
+  launch.bind(part(bias), 8);
+  launch.bind(part(residual), 9);
   launch.dispatch({metal_plan::ceil_div(params.out_channels, columns),
                    int64_t{plan.tiles[0]} * plan.tiles[1] * plan.tiles[2], x.shape(0)},
                   columns * metal_shared::kConvTile / 32,

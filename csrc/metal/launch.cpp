@@ -74,6 +74,11 @@ void Launch::use(std::string_view shader, const std::string& kernel, const std::
   encoder_.set_compute_pipeline_state(shader_kernel(device_, shader, kernel, constants));
 }
 
+void Launch::bind(const mx::array* operand, int idx) {
+  if (!operand && !unread_) unread_ = temporary({4}, mx::float32);
+  encoder_.set_input_array(operand ? *operand : *unread_, idx);
+}
+
 void Launch::dispatch(const int64_t (&grid)[3], int threads, int64_t operations,
                       const std::function<void(const int64_t (&first)[3])>& set_part) {
   const auto part = metal_plan::first_grid_part(grid, operations, most_operations());

@@ -42,10 +42,9 @@ class Launch {
   // Makes a kernel current; its arguments follow.
   void use(std::string_view shader, const std::string& kernel, const std::vector<FunctionConstant>& constants);
 
-  // Operand `idx`, or, for one that the kernel's constants switch off, any buffer: Metal wants every argument bound.
-  void bind(const mx::array* operand, int idx, const mx::array& instead) {
-    encoder_.set_input_array(operand ? *operand : instead, idx);
-  }
+  // Operand `idx`, or, for one that the kernel's constants switch off, a few bytes that nobody reads: Metal wants every
+  // argument bound, and at an offset that is a multiple of its element.
+  void bind(const mx::array* operand, int idx);
 
   // Dispatches a grid of threadgroups, each of which costs `operations`, in parts of at most
   // kMostOperationsPerDispatch. set_part tells the kernel where a part begins; parts write disjoint outputs.
@@ -63,6 +62,7 @@ class Launch {
  private:
   mx::metal::Device& device_;
   mx::metal::CommandEncoder& encoder_;
+  std::optional<mx::array> unread_;
 };
 
 // Rows along the last axis at one distance from each other.

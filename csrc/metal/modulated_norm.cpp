@@ -30,18 +30,15 @@ void ModulatedNorm::eval_gpu(const std::vector<mx::array>& inputs, std::vector<m
               {metal_shared::kNormHasIndexId, index != nullptr},
               {metal_shared::kNormAlignedId, aligned}});
   auto& encoder = launch.encoder();
-  launch.bind(scale, 1, x.array);
-  launch.bind(shift, 2, x.array);
+  launch.bind(scale, 1);
+  launch.bind(shift, 2);
+  if (!index) launch.bind(nullptr, 3);
   encoder.set_bytes(params, 5);
   launch.dispatch({rows, 1, 1}, metal_plan::norm_threads(width), metal_plan::kOperationsPerByte * 2 * width * item,
                   [&](const int64_t(&first)[3]) {
                     encoder.set_input_array(x.array, 0, first[0] * x.stride * item);
                     encoder.set_output_array(out, 4, first[0] * width * item);
-                    if (index) {
-                      encoder.set_input_array(*index, 3, first[0] * index->itemsize());
-                    } else {
-                      encoder.set_input_array(x.array, 3);
-                    }
+                    if (index) encoder.set_input_array(*index, 3, first[0] * index->itemsize());
                   });
 }
 

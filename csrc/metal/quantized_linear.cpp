@@ -46,8 +46,8 @@ mx::array dequantise(Launch& launch, const Operands& w, int64_t columns, int64_t
               {metal_shared::kLinearGroupTypeId, metal::element_type(w.scale)}});
   auto& encoder = launch.encoder();
   encoder.set_input_array(*w.weight, 0);
-  launch.bind(w.scale, 1, *w.weight);
-  launch.bind(w.zero, 2, *w.weight);
+  launch.bind(w.scale, 1);
+  launch.bind(w.zero, 2);
   encoder.set_output_array(dense, 3);
   metal_shared::DequantiseParams params{0, 0, group_shift, 0};
   constexpr int64_t kPerThread = metal_shared::kDequantisePerThread;
@@ -131,18 +131,17 @@ void QuantizedLinear::eval_gpu(const std::vector<mx::array>& inputs, std::vector
   }
 
   auto& encoder = launch.encoder();
-  const mx::array& any = o.x.array;
   encoder.set_input_array(o.x.array, 0);
   encoder.set_input_array(weight, 1);
-  launch.bind(o.bias, 2, any);
-  launch.bind(o.residual ? &o.residual->array : nullptr, 3, any);
-  launch.bind(o.gate, 4, any);
-  launch.bind(o.gate_index, 5, any);
-  launch.bind(o.factor, 6, any);
+  launch.bind(o.bias, 2);
+  launch.bind(o.residual ? &o.residual->array : nullptr, 3);
+  launch.bind(o.gate, 4);
+  launch.bind(o.gate_index, 5);
+  launch.bind(o.factor, 6);
   encoder.set_output_array(out, 7);
   if (few) {
-    launch.bind(o.scale, 9, any);
-    launch.bind(o.zero, 10, any);
+    launch.bind(o.scale, 9);
+    launch.bind(o.zero, 10);
   }
   metal_shared::LinearParams params{};
   params.x_row_stride = o.x.stride;

@@ -157,6 +157,7 @@ template <typename T, typename W, int kDown, int kAcross>
 
 // Value of an E4M3 code times 2^-8, as the half with the same exponent and mantissa bits.
 METAL_FUNC float e4m3_small(uint code) {
+  if ((code & 0x7f) == 0x7f) return NAN;
   return float(as_type<half>(ushort((code & 0x80) << 8 | (code & 0x7f) << 7)));
 }
 constant constexpr float kE4m3Factor = 256.0f;
@@ -270,9 +271,8 @@ template <typename T>
                            uint2 threads [[threads_per_grid]]) {
   const int64 i = params.first + (int64(thread_at.y) * threads.x + thread_at.x) * kDequantisePerThread;
   if (i >= params.end) return;
-  const int64 count = params.end - i;
-  const int low_count = count < 4 ? int(count) : 4, high_count = count < 8 ? int(count) - 4 : 4;
-  Eight w = read_eight(weight, i, low_count + high_count);
+  const int count = int(min(params.end - i, int64(kDequantisePerThread)));
+  Eight w = read_eight(weight, i, count);
   if (format == kE4m3) {
     w.low *= kE4m3Factor;
     w.high *= kE4m3Factor;
@@ -282,8 +282,8 @@ template <typename T>
     w.low = w.low * s + z;
     w.high = w.high * s + z;
   }
-  write_up_to_four<T>(out, i, low_count, true, w.low);
-  write_up_to_four<T>(out, i + 4, high_count, true, w.high);
+  write_up_to_four<T>(out, i, count, true, w.low);
+  write_up_to_four<T>(out, i + 4, count - 4, true, w.high);
 }
 
 #define LTX2RT_TILE(name, T, W, down, across) \

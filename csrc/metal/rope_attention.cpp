@@ -30,8 +30,8 @@ struct Rope {
     to.push_back({metal_shared::kAttentionRopeSharedId, shared});
   }
 
-  void bind(Launch& launch, int first, const mx::array& instead) const {
-    for (int i = 0; i < 3; ++i) launch.bind(parts ? parts + i : nullptr, first + i, instead);
+  void bind(Launch& launch, int first) const {
+    for (int i = 0; i < 3; ++i) launch.bind(parts ? parts + i : nullptr, first + i);
   }
 };
 
@@ -76,8 +76,8 @@ mx::array prepared_keys(Launch& launch, const mx::array& k, const mx::array* nor
              constants);
   auto& encoder = launch.encoder();
   encoder.set_input_array(k, 0);
-  launch.bind(norm, 1, k);
-  rope.bind(launch, 2, k);
+  launch.bind(norm, 1);
+  rope.bind(launch, 2);
   encoder.set_output_array(keys, 5);
   metal_shared::AttentionKeysParams params{};
   params.k_strides[0] = k.strides(0);
@@ -172,11 +172,11 @@ void RopeAttention::eval_gpu(const std::vector<mx::array>& inputs, std::vector<m
   encoder.set_input_array(k, 1);
   encoder.set_input_array(v, 2);
   encoder.set_output_array(out, 3);
-  launch.bind(q_norm, 5, q);
-  launch.bind(scales ? &*scales : nullptr, 6, q);
-  rope_q.bind(launch, 7, q);
-  launch.bind(bias, 10, q);
-  launch.bind(gate, 11, q);
+  launch.bind(q_norm, 5);
+  launch.bind(scales ? &*scales : nullptr, 6);
+  rope_q.bind(launch, 7);
+  launch.bind(bias, 10);
+  launch.bind(gate, 11);
   launch.dispatch({metal_plan::ceil_div(queries, tile.queries), heads, batch}, tile.threads,
                   4 * int64_t{tile.queries} * keys * head_size, [&](const int64_t(&first)[3]) {
                     params.first_query_block = first[0];

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from pathlib import Path
 
@@ -14,8 +13,11 @@ sys.path.append(str(ROOT))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if importlib.util.find_spec("ziglang") is not None:
+    from tools.metal_sim.extension import missing
+
+    if not missing():
         return
+    reason = f"needs {' and '.join(missing())}: pip install 'ltx2rt[metal]'"
     for item in items:
         if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.skip(reason="needs the simulator's compiler: pip install 'ltx2rt[metal]'"))
+            item.add_marker(pytest.mark.skip(reason=reason))

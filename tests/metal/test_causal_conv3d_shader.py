@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from conv_launcher import TILES, Case, convolve, cut_into
+from conv_cases import Case, Triple, convolve
+from launch_plans import conv_plan
 from shaders_under_test import DTYPES, Operand, assert_accurate
 
 CAUSAL = ((2, 0), (1, 1), (1, 1))
 SAME = ((1, 1), (1, 1), (1, 1))
+ONE = (1, 1, 1)
 
 
 def case(
@@ -21,18 +23,23 @@ def case(
     )
 
 
-def check(c: Case, variant: str = "128x64", **options: object) -> None:
-    result, _ = convolve(c, variant, **options)
-    assert_accurate(result, 2, c.x.dtype, c.formula(), c.formula(c.x.dtype))
+def check(c: Case, **options: object) -> None:
+    assert_accurate(convolve(c, **options), c.x.dtype, c.formula(), c.formula(c.x.dtype))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("variant", ["128x64", "128x32"])
-@pytest.mark.parametrize(("channels", "out_channels"), [(32, 64), (20, 40), (7, 5)])
-def test_three_axes(channels: int, out_channels: int, variant: str, dtype: str) -> None:
+@pytest.mark.parametrize(("channels", "out_channels"), [(32, 64), (20, 40), (7, 5), (32, 32)])
+def test_three_axes(channels: int, out_channels: int, dtype: str) -> None:
     c = case((3, 5, 9), channels, out_channels, (3, 3, 3), dtype)
     c.padding = CAUSAL
-    check(c, variant)
+    check(c)
+
+
+def test_few_channels_have_a_kernel_of_their_own() -> None:
+    for channels, columns in ((32, 32), (33, 64)):
+        assert convolve(case((1, 2, 3), 8, channels, (1, 1, 1), "float16")).kernels == [
+            f"causal_conv3d_float16_128x{columns}"
+        ]
 
 
 @pytest.mark.parametrize("time", ["zeros", "edge", "reflect"])
@@ -40,7 +47,7 @@ def test_three_axes(channels: int, out_channels: int, variant: str, dtype: str) 
 def test_paddings(time: str, space: str) -> None:
     c = case((4, 5, 6), 8, 8, (3, 3, 3), "bfloat16")
     c.padding, c.modes = SAME, (time, space, space)
-    check(c, "128x32")
+    check(c)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -57,14 +64,14 @@ def test_everything_fused(dtype: str) -> None:
 def test_a_halo_is_padded_beyond_its_first_frame() -> None:
     c = case((2, 3, 4), 8, 8, (3, 3, 3), "float32")
     c.halo, c.padding = Operand((1, 1, 3, 4, 8), "float32", 4), ((1, 0), (1, 1), (1, 1))
-    check(c, "128x32")
+    check(c)
 
 
 def test_zero_padding_follows_the_prologue() -> None:
     c = case((2, 3, 4), 8, 8, (3, 3, 3), "float32")
     c.padding, c.modes = SAME, ("zeros", "zeros", "zeros")
     c.shift = Operand((1, 8), "float32", 4)  # an input of zero would become the shift
-    check(c, "128x32")
+    check(c)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -72,7 +79,7 @@ def test_zero_padding_follows_the_prologue() -> None:
 def test_strides(stride: tuple[int, int, int], kernel: tuple[int, ...], dtype: str) -> None:
     c = case((5, 9, 17) if kernel[0] == 3 else (1, 9, 40), 16, 12, kernel, dtype)
     c.stride, c.padding = stride, tuple((k // 2, k // 2) for k in kernel)
-    check(c, "128x32")
+    check(c)
 
 
 @pytest.mark.parametrize("dilation", [1, 3, 5])
@@ -82,36 +89,51 @@ def test_one_axis_with_dilation(kernel: int, dilation: int) -> None:
     reach = dilation * (kernel - 1)
     c.dilation, c.padding = (1, 1, dilation), ((0, 0), (0, 0), (reach // 2, reach - reach // 2))
     c.modes, c.activation = ("zeros", "zeros", "zeros"), "leaky_relu"
-    check(c, "128x32")
+    check(c)
 
 
 def test_two_axes_and_one_voxel_kernels() -> None:
     c = case((1, 7, 20), 16, 20, (1, 3, 3), "float16")
     c.padding = ((0, 0), (1, 1), (1, 1))
-    check(c, "128x32")
+    check(c)
     check(case((2, 3, 5), 40, 70, (1, 1, 1), "float16"))
 
 
-@pytest.mark.parametrize("tile", TILES[:2])
-def test_every_tile_of_three_axes(tile: tuple[int, int, int]) -> None:
-    c = case((5, 9, 9), 8, 8, (3, 3, 3), "bfloat16")
-    c.padding = CAUSAL
-    check(c, "128x32", cut=cut_into(tile, c, True))
+# Sizes for which each tile of launch_plans.h is chosen, with a region for all taps and with a phase per tap.
+TILES = {
+    (4, 4, 8): (4, 4, 8),
+    (2, 8, 8): (2, 8, 8),
+    (1, 8, 16): (1, 8, 16),
+    (2, 4, 16): (2, 4, 16),
+    (1, 4, 32): (1, 3, 32),
+    (1, 1, 128): (1, 1, 100),
+}
 
 
 @pytest.mark.parametrize("tile", TILES)
-def test_a_phase_per_tap(tile: tuple[int, int, int]) -> None:
-    c = case((5, 5, 9), 8, 8, (3, 2, 2), "bfloat16")
-    c.stride, c.padding = (2, 1, 1), ((1, 1), (1, 0), (0, 1))
-    check(c, "128x32", cut=cut_into(tile, c, False))
+@pytest.mark.parametrize("one_phase", [True, False])
+def test_every_tile(one_phase: bool, tile: Triple) -> None:
+    out = TILES[tile]
+    kernel = tuple(min(2, n) for n in out)
+    stride = ONE if one_phase else tuple(4 if n > 1 else 1 for n in out)
+    size = tuple((n - 1) * s + k for n, s, k in zip(out, stride, kernel, strict=True))
+    c = case(size, 8, 8, kernel, "bfloat16")
+    c.stride = stride
+    plan = conv_plan(c.out_size, kernel, stride, ONE)
+    assert (plan.tile, plan.one_phase) == (tile, one_phase)
+    check(c)
 
 
-def test_a_slice_of_the_tiles() -> None:
-    c = case((5, 9, 9), 8, 8, (3, 3, 3), "bfloat16")
-    whole = convolve(c, "128x32")[0].check().outputs[2]
-    part = convolve(c, "128x32", cut=cut_into((4, 4, 8), c, True), first_tile=1)[0].check().outputs[2]
-    np.testing.assert_array_equal(part[:, :, 4:], whole[:, :, 4:])
-    assert (part[:, :, :4] == 0xFFFF).all()
+def test_parts_of_the_grid_make_the_whole() -> None:
+    c = case((5, 9, 9), 8, 40, (3, 3, 3), "bfloat16", batch=2)
+    c.norm, c.padding = True, CAUSAL
+    c.halo = Operand((2, 1, 9, 9, 8), "bfloat16", 4)
+    whole, parts = convolve(c), convolve(c, most_operations=2 * 128 * 64 * 27 * 8 * 2)
+    np.testing.assert_array_equal(parts.bits, whole.bits)
+    assert len(whole.dispatches) == 3 < parts.kernels.count("causal_conv3d_bfloat16_128x64")
+    finer = convolve(c, most_operations=34 * 8 * 8 * 2 * 3)
+    np.testing.assert_array_equal(finer.bits, whole.bits)
+    assert finer.kernels.count("causal_conv3d_row_scale_bfloat16") > 4
 
 
 @pytest.mark.parametrize("weight_type", DTYPES)
@@ -119,7 +141,7 @@ def test_weights_of_any_type(weight_type: str) -> None:
     c = case((2, 4, 8), 8, 8, (3, 3, 3), "float32")
     c.weight, c.bias = Operand((8, 3, 3, 3, 8), weight_type, 2, 0.2), Operand((8,), weight_type, 3)
     c.padding = CAUSAL
-    check(c, "128x32")
+    check(c)
 
 
 @pytest.mark.parametrize("seed", [1, 2])
@@ -131,7 +153,7 @@ def test_random_schedules(seed: int) -> None:
 
 def test_empty_parts_of_a_tile_are_not_loaded() -> None:
     c = case((1, 1, 3), 16, 32, (1, 1, 1), "bfloat16")
-    counters = convolve(c, "128x32")[0].check().counters
+    counters = convolve(c).counters[-1]
     assert counters.device_load_bytes == 2 * (3 * 16 + 32 * 16) + 3 * 32 * 4
     assert counters.device_store_bytes == 3 * 32 * 2
 
@@ -139,6 +161,6 @@ def test_empty_parts_of_a_tile_are_not_loaded() -> None:
 def test_voxels_of_a_batch_item_are_as_they_are_alone() -> None:
     c = case((2, 3, 4), 16, 8, (3, 3, 3), "bfloat16", batch=2)
     c.padding = CAUSAL
-    both = convolve(c, "128x32")[0].check().outputs[2]
+    both = convolve(c).bits
     c.x.bits, c.x.exact = c.x.bits[1:], c.x.exact[1:]
-    np.testing.assert_array_equal(convolve(c, "128x32")[0].check().outputs[2], both[1:])
+    np.testing.assert_array_equal(convolve(c).bits, both[1:])

@@ -62,7 +62,7 @@ def test_generated_code_holds_the_text(tmp_path: Path) -> None:
 
 def test_embedded_text_runs_as_the_file_does() -> None:
     x = np.random.default_rng(0).standard_normal((3, 72)).astype(np.float32)
-    given = {0: In(x), 4: Out((3, 72), "float32"), 5: Inline(struct.pack("<qif", 72, 72, 1e-6))}
+    given = {0: In(x), 4: Out((3, 72), "float32"), 5: Inline(struct.pack("<qif2i", 72, 72, 1e-6, 1, 0))}
     constants = {"norm_kind": 0, "scale_type": -1, "shift_type": -1, "has_index": False, "aligned": True}
     grid, group = (3, 1, 1), (32, 1, 1)
     from_file = launch("modulated_norm", "modulated_norm_float32", given, grid, group, constants)

@@ -61,7 +61,7 @@ def test_conv_columns() -> None:
 
 
 def test_no_dispatch_does_more_than_the_limit() -> None:
-    limit = 75 * 10**9
+    limit = 25 * 10**9
     assert launch_plans.units_per_dispatch(10, 10**9) == 10
     assert launch_plans.units_per_dispatch(100, 10**9) == limit // 10**9
     assert launch_plans.units_per_dispatch(100, 10**12) == 1

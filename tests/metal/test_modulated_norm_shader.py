@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import struct
 from typing import Any
 
+import mlx.core as mx
 import numpy as np
 import pytest
-from launch_plans import norm_threads
-from shaders_under_test import DTYPES, ELEMENT_TYPE, ITEMSIZE, Operand, assert_accurate, launch, rounded
+from shaders_under_test import DTYPES, Launched, Operand, as_mlx, assert_accurate, given, launched, rounded
 
-from tools.metal_sim import In, Inline, Out, Result
+from ltx2rt.kernels import modulated_norm
 
-KINDS = {"rms": 0, "layer": 1, "none": 2}
+KINDS = ["rms", "layer", "none"]
 EPS = 1e-6
 
 
@@ -28,31 +27,12 @@ def norm(
     offset: int = 0,
     width: int = 0,
     **options: Any,
-) -> Result:
+) -> Launched:
     rows, columns = x.shape
-    width = width or columns
-    aligned = width % 4 == 0 and (row_stride or columns) % 4 == 0 and offset % 4 == 0
-    parameters = struct.pack("<qif", row_stride or columns, width, EPS)
-    return launch(
-        "modulated_norm",
-        f"modulated_norm_{dtype}",
-        {
-            0: In(x, offset=offset * ITEMSIZE[dtype]),
-            1: None if scale is None else In(scale.bits),
-            2: None if shift is None else In(shift.bits),
-            3: None if index is None else In(index.astype(np.int32)),
-            4: Out((rows, width), dtype),
-            5: Inline(parameters),
-        },
-        (rows, 1, 1),
-        (norm_threads(width), 1, 1),
-        {
-            "norm_kind": KINDS[kind],
-            "scale_type": ELEMENT_TYPE[scale.dtype if scale else None],
-            "shift_type": ELEMENT_TYPE[shift.dtype if shift else None],
-            "has_index": index is not None,
-            "aligned": aligned,
-        },
+    a = mx.as_strided(as_mlx(x.reshape(-1), dtype), (rows, width or columns), (row_stride or columns, 1), offset)
+    row_of = None if index is None else mx.array(index.astype(np.int32))
+    return launched(
+        lambda: modulated_norm(a, scale=given(scale), shift=given(shift), index=row_of, norm=kind, eps=EPS),
         **options,
     )
 
@@ -82,7 +62,7 @@ def check(width: int, dtype: str, kind: str, side: str | None, rows: int = 3, **
     index = None if side is None else np.array([1, 0, 1])[:rows]
     result = norm(x.bits, dtype, scale, shift, index, kind=kind, **options)
     exact = formula(x.exact, scale, shift, index, kind)
-    assert_accurate(result, 4, dtype, exact, formula(x.exact, scale, shift, index, kind, dtype))
+    assert_accurate(result, dtype, exact, formula(x.exact, scale, shift, index, kind, dtype))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -107,7 +87,7 @@ def test_only_shift_and_one_row() -> None:
     x, shift = Operand((2, 64), "float16", 0), Operand((1, 64), "float32", 1)
     result = norm(x.bits, "float16", None, shift)
     exact = formula(x.exact, None, shift, None, "rms")
-    assert_accurate(result, 4, "float16", exact, formula(x.exact, None, shift, None, "rms", "float16"))
+    assert_accurate(result, "float16", exact, formula(x.exact, None, shift, None, "rms", "float16"))
 
 
 @pytest.mark.parametrize(("stride", "offset"), [(80, 0), (80, 4), (77, 0), (64, 3)])
@@ -118,7 +98,6 @@ def test_strided_and_offset_rows(stride: int, offset: int) -> None:
     rows = np.stack([x.exact.reshape(-1)[offset + r * stride :][:64] for r in range(3)])
     assert_accurate(
         result,
-        4,
         "bfloat16",
         formula(rows, None, None, None, "rms"),
         formula(rows, None, None, None, "rms", "bfloat16"),
@@ -132,15 +111,33 @@ def test_random_schedules(seed: int) -> None:
 
 def test_a_row_of_many_is_as_it_is_alone() -> None:
     x = Operand((4, 300), "bfloat16", 0)
-    many = norm(x.bits, "bfloat16").check().outputs[4]
-    alone = norm(x.bits[2:3], "bfloat16").check().outputs[4]
+    many = norm(x.bits, "bfloat16").bits
+    alone = norm(x.bits[2:3], "bfloat16").bits
     np.testing.assert_array_equal(many[2:3], alone)
 
 
 def test_each_value_is_read_and_written_once() -> None:
     x = Operand((2, 4096), "bfloat16", 0)
-    counters = norm(x.bits, "bfloat16").check().counters
+    counters = norm(x.bits, "bfloat16").counters[-1]
     assert counters.device_load_bytes == counters.device_store_bytes == 2 * 4096 * 2
     assert counters.threadgroup_barriers == 2
-    narrow = norm(x.bits[:, :512].copy(), "bfloat16").check().counters
+    narrow = norm(x.bits[:, :512].copy(), "bfloat16").counters[-1]
     assert narrow.threadgroup_barriers == 0
+
+
+def test_indices_that_count_from_the_end() -> None:
+    x, scale = Operand((4, 64), "float32", 0), Operand((3, 64), "float32", 1)
+    ends = norm(x.bits, "float32", scale, None, np.array([-1, -3, 2, 1])).bits
+    np.testing.assert_array_equal(ends, norm(x.bits, "float32", scale, None, np.array([2, 0, 2, 1])).bits)
+
+
+@pytest.mark.parametrize("stride", [80, 77])
+def test_parts_of_the_grid_make_the_whole(stride: int) -> None:
+    x, scale = Operand((7, 80), "bfloat16", 0), Operand((2, 64), "bfloat16", 1)
+    rows = np.arange(7) % 2
+    whole, parts = (
+        norm(x.bits[:6], "bfloat16", scale, None, rows[:6], row_stride=stride, width=64, most_operations=most)
+        for most in (0, 34 * 2 * 64 * 2 * 4)
+    )
+    np.testing.assert_array_equal(parts.bits, whole.bits)
+    assert [d.grid for d in parts.dispatches] == [(4, 1, 1), (2, 1, 1)]

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from attention_launcher import Case, Rope, attention, prepare_keys, row_scales
+from attention_cases import Case, Rope, attention
 from shaders_under_test import DTYPES, Operand, assert_accurate
-
-from tools.metal_sim import from_bits
 
 
 def case(queries: int, keys: int, size: int, dtype: str, *, heads: int = 2, kv_heads: int = 2, batch: int = 1) -> Case:
@@ -38,8 +36,7 @@ def with_everything(c: Case, *, axes: int = 3, interleaved: bool = False, shared
 
 
 def check(c: Case, **options: object) -> None:
-    result, _ = attention(c, **options)
-    assert_accurate(result, 3, c.dtype, c.formula(), c.formula(c.dtype))
+    assert_accurate(attention(c, **options), c.dtype, c.formula(), c.formula(c.dtype))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -109,7 +106,7 @@ def hidden(c: Case, keys: slice, low: float) -> Case:
 
 def test_a_query_without_keys_gives_zeros() -> None:
     c = hidden(case(8, 40, 64, "float32"), slice(None), -np.inf)
-    values = attention(c)[0].check().outputs[3]
+    values = attention(c).bits
     assert not values[0, 2:5].any()
     assert np.abs(values[0, 5:]).min() > 0
 
@@ -117,7 +114,7 @@ def test_a_query_without_keys_gives_zeros() -> None:
 def test_equally_low_scores_give_the_mean() -> None:
     lowest = float(np.finfo(np.float32).min)
     c = hidden(case(8, 40, 64, "float32"), slice(None), lowest)
-    values = attention(c)[0].check().outputs[3]
+    values = attention(c).bits
     mean = c.v.exact[0].mean(0)
     np.testing.assert_allclose(values[0, 2:5], np.broadcast_to(mean, (3, 128)), atol=1e-5)
 
@@ -128,28 +125,38 @@ def test_a_first_block_of_hidden_keys() -> None:
 
 def test_nothing_is_rounded_twice_in_float32() -> None:
     c = with_everything(case(33, 64, 128, "float32"))
-    values = attention(c)[0].check().outputs[3]
+    values = attention(c).bits
     assert np.abs(values - c.formula()).max() < 2e-6 * np.abs(c.formula()).max()
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_rotated_keys(dtype: str) -> None:
-    c = with_everything(case(4, 11, 64, dtype))
-    keys = from_bits(prepare_keys(c).check().outputs[5], dtype).astype(np.float64)
-    scale = 1 / np.sqrt((c.k.exact**2).mean(-1, keepdims=True) + 1e-6)
-    exact = c.rope_k.turn(c.k.exact * scale * c.k_norm, 2, lambda x: x)
-    exact = exact.reshape(1, 11, 2, 64).transpose(0, 2, 1, 3)
-    step = {"float32": 2**-21, "float16": 2**-11, "bfloat16": 2**-8}[dtype]
-    np.testing.assert_allclose(keys, exact, atol=step * np.abs(exact).max())
+def test_what_needs_no_preparation_gets_none() -> None:
+    assert attention(case(4, 4, 64, "bfloat16")).kernels == ["rope_attention_bfloat16_64"]
+    c = case(4, 4, 64, "bfloat16")
+    c.rope_q = Rope.random(4, 64, 2, 4)
+    c.q_norm = np.ones(64, np.float32)
+    assert attention(c).kernels == ["rope_attention_bfloat16_64"]
+    c.q_norm = np.ones(128, np.float32)
+    c.rope_k = Rope.random(4, 64, 2, 5)
+    assert attention(c).kernels == [
+        "rope_attention_keys_bfloat16_64",
+        "rope_attention_row_scale_bfloat16",
+        "rope_attention_bfloat16_64",
+    ]
 
 
-def test_rows_wider_than_a_simdgroup() -> None:
-    c = case(3, 4, 128, "bfloat16", heads=6, kv_heads=6)
+@pytest.mark.parametrize("keys", [5, 70, 300])
+def test_rows_wider_than_a_simdgroup(keys: int) -> None:
+    c = case(3, keys, 128, "bfloat16", heads=6, kv_heads=6)
     c.q_norm = c.k_norm = np.linspace(0.5, 1.5, 768).astype(np.float32)
-    scales = row_scales(c).check().outputs[1]
-    np.testing.assert_allclose(scales, 1 / np.sqrt((c.q.exact[0] ** 2).mean(-1) + 1e-6), rtol=1e-6)
-    prepared = prepare_keys(c).check()
-    assert prepared.counters.threadgroup_barriers == 4
+    c.rope_k = Rope.random(keys, 64 * 6, 3, 5)
+    check(c)
+
+
+@pytest.mark.parametrize("axes", [2, 4])
+def test_indices_that_count_from_the_end(axes: int) -> None:
+    c = with_everything(case(9, 11, 64, "float32"), axes=axes)
+    for rope in (c.rope_q, c.rope_k):
+        rope.index = np.where(rope.index % 2 == 0, rope.index - rope.angles.shape[0], rope.index).astype(np.int32)
     check(c)
 
 
@@ -158,9 +165,9 @@ def test_random_schedules(seed: int) -> None:
     check(with_everything(case(70, 37, 64, "bfloat16")), seed=seed)
 
 
-def test_a_slice_of_the_heads_and_blocks() -> None:
-    c = case(70, 20, 64, "bfloat16", heads=3, kv_heads=3, batch=2)
-    whole, part = (attention(c, first)[0].check().outputs[3] for first in ((0, 0, 0), (1, 2, 1)))
-    np.testing.assert_array_equal(part[1, 64:, 128:], whole[1, 64:, 128:])
-    part[1, 64:, 128:] = 0xFFFF
-    assert (part == 0xFFFF).all()
+def test_parts_of_the_grid_make_the_whole() -> None:
+    c = with_everything(case(70, 20, 64, "bfloat16", heads=3, kv_heads=3, batch=2))
+    whole, parts = attention(c), attention(c, most_operations=4 * 64 * 20 * 64 * 2)
+    np.testing.assert_array_equal(parts.bits, whole.bits)
+    assert parts.kernels.count("rope_attention_bfloat16_64") == 6
+    assert len(set(parts.kernels)) == 3 < len(parts.kernels) - 5

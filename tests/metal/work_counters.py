@@ -14,9 +14,9 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT))
 
-import attention_launcher  # noqa: E402
-import conv_launcher  # noqa: E402
-import linear_launcher  # noqa: E402
+import attention_cases  # noqa: E402
+import conv_cases  # noqa: E402
+import linear_cases  # noqa: E402
 import mlx_kernels  # noqa: E402
 import numpy as np  # noqa: E402
 from shaders_under_test import Operand  # noqa: E402
@@ -66,22 +66,18 @@ class Problem:
 
 def _norm() -> list[Counters]:
     x, scale, shift = (Operand((16, 4096), DTYPE, seed) for seed in range(3))
-    return [norm(x.bits, DTYPE, scale, shift, np.arange(16), **OPTIONS).check().counters]
+    return norm(x.bits, DTYPE, scale, shift, np.arange(16), **OPTIONS).counters
 
 
 def _linear(rows: int, format_: str, size: str) -> Problem:
-    def case() -> linear_launcher.Case:
-        weight = linear_launcher.random_weight(format_, 128, 512, 2)
-        return linear_launcher.Case(Operand((rows, 512), DTYPE, 1), weight)
+    def case() -> linear_cases.Case:
+        weight = linear_cases.random_weight(format_, 128, 512, 2)
+        return linear_cases.Case(Operand((rows, 512), DTYPE, 1), weight)
 
     def ours() -> list[Counters]:
-        c = case()
-        if size == "few":
-            return [linear_launcher.few(c, min(rows, 4), **OPTIONS).check().counters]
-        parts = []
-        if format_ != DTYPE:
-            parts.append(linear_launcher.dequantise(c.weight, DTYPE, **OPTIONS).check().counters)
-        return [*parts, linear_launcher.tile(c, size, **OPTIONS).check().counters]
+        done = linear_cases.product(case(), **OPTIONS)
+        assert size in done.kernels[-1], f"{done.kernels[-1]} was launched, not the kernel {size}"
+        return done.counters
 
     def mlx() -> list[Counters]:
         c = case()
@@ -98,15 +94,13 @@ def _linear(rows: int, format_: str, size: str) -> Problem:
 def _attention(size: int, tokens: int, fused: bool) -> Problem:
     def ours() -> list[Counters]:
         q, k, v = (Operand((1, tokens, size), DTYPE, seed) for seed in (1, 2, 3))
-        c = attention_launcher.Case(q, k, v, 1, 1)
+        c = attention_cases.Case(q, k, v, 1, 1)
         if fused:
             weight = np.ones(size, np.float32)
             c.q_norm = c.k_norm = weight
-            c.rope_q, c.rope_k = (attention_launcher.Rope.random(tokens, size // 2, 1, seed) for seed in (4, 5))
+            c.rope_q, c.rope_k = (attention_cases.Rope.random(tokens, size // 2, 1, seed) for seed in (4, 5))
             c.gate = Operand((1, tokens, 1), DTYPE, 6)
-        result, parts = attention_launcher.attention(c, **OPTIONS)
-        result.check()
-        return parts
+        return attention_cases.attention(c, **OPTIONS).counters
 
     def mlx() -> list[Counters]:
         q, k, v = (Operand((1, tokens, size), DTYPE, seed).bits for seed in (1, 2, 3))
@@ -116,14 +110,12 @@ def _attention(size: int, tokens: int, fused: bool) -> Problem:
 
 
 def _conv(channels: int) -> Problem:
-    def case() -> conv_launcher.Case:
+    def case() -> conv_cases.Case:
         x = Operand((1, 6, 6, 10, channels), DTYPE, 1)
-        return conv_launcher.Case(x, Operand((64, 3, 3, 3, channels), DTYPE, 2, 0.1))
+        return conv_cases.Case(x, Operand((64, 3, 3, 3, channels), DTYPE, 2, 0.1))
 
     def ours() -> list[Counters]:
-        result, parts = conv_launcher.convolve(case(), **OPTIONS)
-        result.check()
-        return parts
+        return conv_cases.convolve(case(), **OPTIONS).counters
 
     def mlx() -> list[Counters]:
         c = case()
@@ -134,7 +126,7 @@ def _conv(channels: int) -> Problem:
 
 PROBLEMS: dict[str, Problem] = {
     "modulated_norm 16 x 4096": Problem(_norm, None),
-    "linear 128 x 512 x 128, bfloat16, tile 64x64": _linear(128, DTYPE, "64x64"),
+    "linear 64 x 512 x 128, bfloat16, tile 64x64": _linear(64, DTYPE, "64x64"),
     "linear 128 x 512 x 128, bfloat16, tile 128x64": _linear(128, DTYPE, "128x64"),
     "linear 128 x 512 x 128, int8, tile 128x64": _linear(128, "int8", "128x64"),
     "linear 128 x 512 x 128, E4M3, tile 128x64": _linear(128, "e4m3", "128x64"),

@@ -89,12 +89,10 @@ class SimulatedDevice:
                 continue
             # The fake encoder fills outputs with ones, and so does the simulator: what no thread of this dispatch
             # wrote keeps what an earlier one has written.
-            made = result.outputs[index]
-            memory = _memory(argument[0], argument[1])[: made.nbytes].view(made.dtype)
-            np.copyto(memory, made, where=made != np.iinfo(made.dtype).max if made.dtype.kind == "u" else ~np.isnan(made))
+            bits = np.dtype(f"u{result.outputs[index].dtype.itemsize}")
+            made = result.outputs[index].view(bits)
+            np.copyto(_memory(argument[0], made.nbytes).view(bits), made, where=made != np.iinfo(bits).max)
         self.dispatches.append(Dispatch(kernel, dict(constants), grid, group, result.counters))
-
-
 
 
 @contextmanager
