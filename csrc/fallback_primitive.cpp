@@ -4,6 +4,9 @@
 #include <string>
 
 #include "mlx/transforms.h"
+#ifdef LTX2RT_METAL
+#include "mlx/backend/metal/metal.h"
+#endif
 
 namespace ltx2rt {
 namespace {
@@ -54,10 +57,14 @@ void FallbackPrimitive::eval_gpu(const std::vector<mx::array>&, std::vector<mx::
 }
 
 bool wants_reference(const OpContext& context, bool has_shader) {
-#ifdef LTX2RT_METAL_SIM
-  return context.use_reference || !has_shader;  // every stream stands for a GPU
+  if (context.use_reference) return true;
+#if defined(LTX2RT_METAL_SIM)
+  return !has_shader;  // every stream stands for a GPU
+#elif defined(LTX2RT_METAL)
+  return context.stream.device == mx::Device::gpu && (!has_shader || !mx::metal::is_available());
 #else
-  return context.use_reference || context.stream.device == mx::Device::gpu;
+  (void)has_shader;
+  return context.stream.device == mx::Device::gpu;
 #endif
 }
 

@@ -33,14 +33,15 @@ class FallbackPrimitive : public mx::Primitive {
                              const std::vector<int>& argnums, const std::vector<mx::array>& outputs) override;
   std::pair<std::vector<mx::array>, std::vector<int>> vmap(const std::vector<mx::array>& inputs,
                                                            const std::vector<int>& axes) override;
-  // Never reached through the front-ends: lazy_or_reference gives GPU streams the reference graph.
+  // For builds without Metal; never reached through the front-ends, because lazy_or_reference gives GPU streams of such
+  // builds the reference graph.
   void eval_gpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override;
 
  private:
   Reference reference_;
 };
 
-// True when the op must be the reference graph: asked for, or a GPU stream, for which no kernel is built. has_shader: the
+// True when the op must be the reference graph: asked for, or a GPU stream for which there is no kernel. has_shader: the
 // op's Metal shader takes these shapes (launch_plans.h).
 bool wants_reference(const OpContext& context, bool has_shader);
 

@@ -16,10 +16,9 @@ OPS = ["antialiased_snake", "causal_conv3d", "modulated_norm", "quantized_linear
 
 @contextmanager
 def simulated_kernels(most_operations: int = 0, **options: Any) -> Iterator[SimulatedDevice]:
-    """Every kernel of ``ltx2rt.kernels`` runs its launch code on the device that is yielded.
+    """Every kernel of ``ltx2rt.kernels`` runs its launch code on the device that is yielded; evaluate arrays inside.
 
-    ``most_operations`` cuts dispatches at another limit than the product's; ``options`` are the simulator's. Arrays must
-    be evaluated inside.
+    ``most_operations`` cuts dispatches at another limit than the product's; ``options`` are the simulator's.
     """
     module = simulated_extension()
     modules = [importlib.import_module(f"ltx2rt.kernels.{op}") for op in OPS]

@@ -1,4 +1,4 @@
-"""Counts the work of our kernels and of MLX's; ``python tests/metal/work_counters.py`` writes the table anew.
+"""Counts the work of our kernels and of MLX's; ``python tests/metal/work_counters.py [PROBLEM...]`` writes the table.
 
 The counts are kept in work_counters.json, which test_work_counters.py compares, and shown in docs/metal.md.
 """
@@ -91,19 +91,19 @@ def _linear(rows: int, format_: str, size: str) -> Problem:
     return Problem(ours, None if format_ == "e4m3" else mlx)
 
 
-def _attention(size: int, tokens: int, fused: bool) -> Problem:
+def _attention(size: int, tokens: int, heads: int, fused: bool) -> Problem:
     def ours() -> list[Counters]:
-        q, k, v = (Operand((1, tokens, size), DTYPE, seed) for seed in (1, 2, 3))
-        c = attention_cases.Case(q, k, v, 1, 1)
+        width = heads * size
+        q, k, v = (Operand((1, tokens, width), DTYPE, seed) for seed in (1, 2, 3))
+        c = attention_cases.Case(q, k, v, heads, heads)
         if fused:
-            weight = np.ones(size, np.float32)
-            c.q_norm = c.k_norm = weight
-            c.rope_q, c.rope_k = (attention_cases.Rope.random(tokens, size // 2, 1, seed) for seed in (4, 5))
-            c.gate = Operand((1, tokens, 1), DTYPE, 6)
+            c.q_norm = c.k_norm = np.ones(width, np.float32)
+            c.rope_q, c.rope_k = (attention_cases.Rope.random(tokens, width // 2, 3, seed) for seed in (4, 5))
+            c.gate = Operand((1, tokens, heads), DTYPE, 6)
         return attention_cases.attention(c, **OPTIONS).counters
 
     def mlx() -> list[Counters]:
-        q, k, v = (Operand((1, tokens, size), DTYPE, seed).bits for seed in (1, 2, 3))
+        q, k, v = (Operand((heads, tokens, size), DTYPE, seed).bits for seed in (1, 2, 3))
         return [mlx_kernels.attention(q, k, v, DTYPE, **OPTIONS).check().counters]
 
     return Problem(ours, mlx)
@@ -133,10 +133,12 @@ PROBLEMS: dict[str, Problem] = {
     "linear 1 x 512 x 128, int8, few": _linear(1, "int8", "few"),
     "linear 4 x 512 x 128, int8, few": _linear(4, "int8", "few"),
     "linear 4 x 512 x 128, int4, few": _linear(4, "int4", "few"),
-    "attention 512 x 512, head 128": _attention(128, 512, False),
-    "attention 512 x 512, head 128, norm + rope + gate": _attention(128, 512, True),
-    "attention 512 x 512, head 64": _attention(64, 512, False),
-    "attention 512 x 512, head 64, norm + rope + gate": _attention(64, 512, True),
+    "attention 256 x 256, 4 heads of 128": _attention(128, 256, 4, False),
+    "attention 256 x 256, 4 heads of 128, norm + rope + gate": _attention(128, 256, 4, True),
+    "attention 512 x 512, head 128": _attention(128, 512, 1, False),
+    "attention 512 x 512, head 128, norm + rope + gate": _attention(128, 512, 1, True),
+    "attention 512 x 512, head 64": _attention(64, 512, 1, False),
+    "attention 512 x 512, head 64, norm + rope + gate": _attention(64, 512, 1, True),
     "conv 3x3x3, 128 channels, 128 outputs x 64": _conv(128),
     "conv 3x3x3, 256 channels, 128 outputs x 64": _conv(256),
     "conv 3x3x3, 512 channels, 128 outputs x 64": _conv(512),
@@ -153,10 +155,14 @@ def document_table(table: dict[str, dict[str, dict[str, int]]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main() -> None:
-    """Counts everything anew and writes the table and the document's copy of it."""
+def main(chosen: list[str]) -> None:
+    """Counts the problems whose names begin as one of these, by default all, and writes the table and its copy."""
+    before = json.loads(TABLE.read_text()) if chosen else {}
     table: dict[str, dict[str, dict[str, int]]] = {}
     for name, problem in PROBLEMS.items():
+        if name in before and not name.startswith(tuple(chosen)):
+            table[name] = before[name]
+            continue
         table[name] = {"ours": counts(problem.ours())}
         if problem.mlx is not None:
             table[name]["MLX"] = counts(problem.mlx())
@@ -168,4 +174,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -14,7 +14,7 @@ import numpy as np
 from tools.metal_sim.bfloat16 import storage_dtype
 from tools.metal_sim.run import Argument, Counters, In, Inline, Out, Prepared, SimulationError, prepare, run_prepared
 
-# What the module hands over for an argument: bytes set inline; or address, size, offset, dtype and whether it is written.
+# What the module hands over for an argument: bytes set inline; or address, size, offset, dtype, and if it is written.
 Given = bytes | tuple[int, int, int, str, bool]
 Triple = tuple[int, int, int]
 
