@@ -39,6 +39,7 @@ struct PairWords {
   }
   static void store_row(float* words, Operand bits) { memcpy(words, &bits, sizeof bits); }
   static Operand pair(Vec first, Vec second) { return pair_words(first, second); }
+  static Operand pair(const BF16* first, const BF16* second) { return pair_words(first, second); }
   static Operand ones() { return splat_bits(0x3f803f80); }
   static Vec add_product(Vec sum, Operand x, Operand y) { return dot_pairs(sum, x, y); }
 };

@@ -20,13 +20,17 @@ using cpu::AttentionKernel;
 using cpu::AttentionLoops;
 using cpu::kKeyBlock;
 using cpu::kQueryBlock;
+using cpu::kQueryUnit;
 
-// Packed keys and values of the heads that are worked on together: about this much stays in the last-level cache...
-constexpr int64_t kPackedFloats = 2 << 20;
+// Packed keys and values of the heads that are worked on together: about this much stays in the second-level caches...
+constexpr int64_t kPackedFloats = 1 << 19;
 // ...but more is taken to give every thread work, or for one long head. Beyond it, keys are packed piece by piece.
 constexpr int64_t kMostPackedFloats = 8 << 20;
 // States of query blocks that wait for the next piece of keys.
 constexpr int64_t kStateFloats = 4 << 20;
+// Heads are neighbours in memory. Those of one token that lie within so many values are packed one after the other:
+// memory is read far faster in such pieces than a head at a time.
+constexpr int64_t kRowValues = 512;
 
 int64_t blocks_of(int64_t n, int64_t block) { return (n + block - 1) / block; }
 
@@ -58,6 +62,7 @@ class Scheduler {
         loops_(kernel_.loops(args.q.rows.type)),
         group_(args.q.heads / args.k.heads),
         query_blocks_(blocks_of(args.q.tokens, kQueryBlock)),
+        block_queries_(blocks_of(blocks_of(args.q.tokens, query_blocks_), kQueryUnit) * kQueryUnit),
         key_blocks_(blocks_of(args.k.tokens, kKeyBlock)),
         block_floats_(loops_.block_floats(args.head_size)),
         state_floats_(loops_.state_floats(args.head_size)),
@@ -70,18 +75,16 @@ class Scheduler {
     find_rms(args_.q, q_rms.data());
     find_rms(args_.k, k_rms.data());
     const int64_t most_blocks = std::max<int64_t>(1, kMostPackedFloats / block_floats_);
-    if (group_ * query_blocks_ == 1) {
-      attend_packing_privately();
-    } else if (key_blocks_ <= most_blocks) {
-      const int64_t tasks_per_head = group_ * query_blocks_;
-      const int64_t cached = kPackedFloats / block_floats_ / std::max<int64_t>(1, key_blocks_);
+    if (key_blocks_ <= most_blocks) {
+      const int64_t tasks_per_head = group_ * query_blocks_, blocks_per_head = std::max<int64_t>(1, key_blocks_);
+      const int64_t cached = kPackedFloats / block_floats_ / blocks_per_head;
       const int64_t busy = blocks_of(4 * cpu::num_threads(), tasks_per_head);
-      const int64_t most = most_blocks / std::max<int64_t>(1, key_blocks_);
-      const int64_t round = std::min(std::max({cached, busy, int64_t{1}}), most);
+      const int64_t round = std::min({std::max({cached, busy, int64_t{1}}), most_blocks / blocks_per_head, args_.k.heads});
       const cpu::AlignedFloats blocks(round * key_blocks_ * block_floats_);
-      const int64_t heads = args_.batch * args_.k.heads;
-      for (int64_t first = 0; first < heads; first += round)
-        attend_heads(first, std::min(round, heads - first), blocks.data());
+      for (int64_t batch = 0; batch < args_.batch; ++batch) {
+        for (int64_t head = 0; head < args_.k.heads; head += round)
+          attend_heads(batch, head, std::min(round, args_.k.heads - head), blocks.data());
+      }
     } else {
       attend_by_pieces(most_blocks);
     }
@@ -109,49 +112,41 @@ class Scheduler {
     });
   }
 
-  // Query block `block` of the group_ * query_blocks_ that read key head `kv_head` (counted over the batch).
-  cpu::QueryBlock query_block(int64_t kv_head, int64_t block) const {
-    const int64_t first = block % query_blocks_ * kQueryBlock;
-    return {.batch = kv_head / args_.k.heads,
-            .head = kv_head % args_.k.heads * group_ + block / query_blocks_,
+  // Query block `block` of the group_ * query_blocks_ that read a key head.
+  cpu::QueryBlock query_block(int64_t batch, int64_t kv_head, int64_t block) const {
+    const int64_t first = block % query_blocks_ * block_queries_;
+    return {.batch = batch,
+            .head = kv_head * group_ + block / query_blocks_,
             .first = first,
-            .count = static_cast<int>(std::min<int64_t>(kQueryBlock, args_.q.tokens - first))};
+            .count = static_cast<int>(std::min(block_queries_, args_.q.tokens - first))};
   }
 
-  void pack(int64_t kv_head, int64_t block, float* to) const {
+  void pack(int64_t batch, int64_t kv_head, int64_t heads, int64_t block, float* to, int64_t stride) const {
     const int64_t first = block * kKeyBlock;
-    loops_.pack(args_, kv_head / args_.k.heads, kv_head % args_.k.heads, first,
-                 static_cast<int>(std::min<int64_t>(kKeyBlock, args_.k.tokens - first)), to);
-  }
-
-  // Each head's keys are read once: the thread packs them block by block as it goes.
-  void attend_packing_privately() const {
-    cpu::parallel_for(args_.batch * args_.k.heads, 1, [&](int64_t begin, int64_t end) {
-      const cpu::AlignedFloats state(state_floats_), work(work_floats_);
-      for (int64_t head = begin; head < end; ++head) {
-        const auto queries = query_block(head, 0);
-        loops_.start(args_, queries, state.data(), work.data());
-        loops_.advance(args_, queries, 0, args_.k.tokens, nullptr, state.data(), work.data());
-        loops_.finish(args_, queries, state.data());
-      }
-    });
+    loops_.pack(args_, batch, kv_head, heads, first,
+                static_cast<int>(std::min<int64_t>(kKeyBlock, args_.k.tokens - first)), to, stride);
   }
 
   // Packs all keys of some heads, then attends with them.
-  void attend_heads(int64_t first_head, int64_t count, float* blocks) const {
-    cpu::parallel_for(count * key_blocks_, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i)
-        pack(first_head + i / key_blocks_, i % key_blocks_, blocks + i * block_floats_);
+  void attend_heads(int64_t batch, int64_t first_head, int64_t heads, float* blocks) const {
+    const int64_t stride = key_blocks_ * block_floats_;
+    int64_t together = std::clamp<int64_t>(kRowValues / args_.head_size, 1, heads);
+    while (together > 1 && key_blocks_ * blocks_of(heads, together) < 2 * cpu::num_threads()) together = blocks_of(together, 2);
+    cpu::parallel_for(key_blocks_ * blocks_of(heads, together), 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t block = i % key_blocks_, head = i / key_blocks_ * together;
+        pack(batch, first_head + head, std::min(together, heads - head), block,
+             blocks + head * stride + block * block_floats_, stride);
+      }
     });
     const int64_t tasks = group_ * query_blocks_;
-    cpu::parallel_for(count * tasks, 1, [&](int64_t begin, int64_t end) {
+    cpu::parallel_for(heads * tasks, 1, [&](int64_t begin, int64_t end) {
       const cpu::AlignedFloats state(state_floats_), work(work_floats_);
       for (int64_t i = begin; i < end; ++i) {
-        const int64_t head = i / tasks;
-        const auto queries = query_block(first_head + head, i % tasks);
+        const int64_t head = i % heads;  // neighbours read the same rows
+        const auto queries = query_block(batch, first_head + head, i / heads);
         loops_.start(args_, queries, state.data(), work.data());
-        loops_.advance(args_, queries, 0, args_.k.tokens, blocks + head * key_blocks_ * block_floats_, state.data(),
-                        work.data());
+        loops_.advance(args_, queries, 0, args_.k.tokens, blocks + head * stride, state.data(), work.data());
         loops_.finish(args_, queries, state.data());
       }
     });
@@ -162,17 +157,18 @@ class Scheduler {
     const int64_t tasks = group_ * query_blocks_;
     const int64_t together = std::clamp<int64_t>(kStateFloats / state_floats_, 1, tasks);
     const cpu::AlignedFloats blocks(piece_blocks * block_floats_), states(together * state_floats_);
-    for (int64_t head = 0; head < args_.batch * args_.k.heads; ++head) {
+    for (int64_t all = 0; all < args_.batch * args_.k.heads; ++all) {
+      const int64_t batch = all / args_.k.heads, head = all % args_.k.heads;
       for (int64_t first = 0; first < tasks; first += together) {
         for (int64_t piece = 0; piece < key_blocks_; piece += piece_blocks) {
           const int64_t here = std::min(piece_blocks, key_blocks_ - piece);
           cpu::parallel_for(here, 1, [&](int64_t begin, int64_t end) {
-            for (int64_t i = begin; i < end; ++i) pack(head, piece + i, blocks.data() + i * block_floats_);
+            for (int64_t i = begin; i < end; ++i) pack(batch, head, 1, piece + i, blocks.data() + i * block_floats_, 0);
           });
           cpu::parallel_for(std::min(together, tasks - first), 1, [&](int64_t begin, int64_t end) {
             const cpu::AlignedFloats work(work_floats_);
             for (int64_t i = begin; i < end; ++i) {
-              const auto queries = query_block(head, first + i);
+              const auto queries = query_block(batch, head, first + i);
               float* state = states.data() + i * state_floats_;
               if (piece == 0) loops_.start(args_, queries, state, work.data());
               loops_.advance(args_, queries, piece * kKeyBlock,
@@ -190,6 +186,7 @@ class Scheduler {
   const AttentionLoops& loops_;
   int64_t group_;  // query heads per key head
   int64_t query_blocks_;
+  int64_t block_queries_;  // of all blocks but the last: they are made about equal
   int64_t key_blocks_;
   int64_t block_floats_;
   int64_t state_floats_;

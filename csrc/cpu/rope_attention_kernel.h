@@ -7,8 +7,9 @@
 
 namespace ltx2rt::cpu {
 
-constexpr int kQueryBlock = 144;  // queries that share one pass over the keys
-constexpr int kKeyBlock = 128;   // keys per packed block
+constexpr int kQueryBlock = 144;  // most queries that share one pass over the keys
+constexpr int kQueryUnit = 16;    // a multiple of every vector's lanes
+constexpr int kKeyBlock = 128;    // keys per packed block
 
 // An array read in place; strides in elements.
 struct TokenRows {
@@ -65,10 +66,12 @@ struct AttentionLoops {
   int64_t (*block_floats)(int64_t head_size);
   int64_t (*state_floats)(int64_t head_size);
   int64_t (*work_floats)(int64_t head_size);
-  // Normalises, rotates and packs keys and values [first, first + count) of one head, count <= kKeyBlock.
-  void (*pack)(const AttentionArgs& args, int64_t batch, int64_t kv_head, int64_t first, int count, float* block);
+  // Normalises, rotates and packs keys and values [first, first + count) of some heads, count <= kKeyBlock; the blocks
+  // of the heads are `stride` floats apart.
+  void (*pack)(const AttentionArgs& args, int64_t batch, int64_t first_head, int64_t heads, int64_t first, int count,
+               float* blocks, int64_t stride);
   // One query block: start, then advance over ranges of keys in order (first_key a multiple of kKeyBlock), then finish.
-  // blocks: the packed blocks of [first_key, end_key), or null to pack them into `work`.
+  // blocks: the packed blocks of [first_key, end_key).
   void (*start)(const AttentionArgs& args, const QueryBlock& queries, float* state, float* work);
   void (*advance)(const AttentionArgs& args, const QueryBlock& queries, int64_t first_key, int64_t end_key,
                   const float* blocks, float* state, float* work);

@@ -12,6 +12,8 @@ namespace {
 
 // Queries whose scores with one key block stay in the first-level cache.
 constexpr int64_t kStrip = 48;
+// Tokens whose angles are gathered together.
+constexpr int64_t kTokens = 16;
 // Tile of scores: keys by vectors of queries.
 #if LTX2RT_LANES == 16
 constexpr int kScoreRows = 8, kScoreVecs = 3;
@@ -22,6 +24,7 @@ constexpr int kScoreRows = 8, kScoreVecs = 3;
 #else
 constexpr int kScoreRows = 4, kScoreVecs = 2;
 #endif
+static_assert(kTokens % kLanes == 0 && (kTokens + 1) * 2 <= kKeyBlock);
 static_assert(kQueryBlock % kStrip == 0 && kStrip % (kScoreVecs * kLanes) == 0 && kKeyBlock % 2 == 0);
 
 constexpr float kMinusInfinity = -__builtin_inff();
@@ -69,8 +72,8 @@ struct State {
   float* total;
 };
 
-// Scratch of a thread: scores and then weights [kKeyBlock][kStrip], rows of the bias and the same transposed, vectors
-// that are being normalised and rotated, a packed block.
+// Scratch of a thread: scores and then weights [kKeyBlock][kStrip], rows of the bias and the same transposed, rows of
+// queries, and what transform needs.
 template <typename Words>
 struct Work {
   Work(float* memory, int64_t head_size)
@@ -78,18 +81,18 @@ struct Work {
         bias(scores + kKeyBlock * kStrip),
         bias_columns(bias + kKeyBlock * kLanes),
         rows(bias_columns + kKeyBlock * kLanes),
-        block(rows + rows_floats(head_size)) {}
+        scratch(rows + kTokens * (words_of<Words>(head_size) + 1)) {}
 
-  static int64_t rows_floats(int64_t head_size) { return (kLanes + 2) * (head_size + 1); }
   static int64_t floats(int64_t head_size) {
-    return kKeyBlock * (kStrip + 2 * kLanes) + rows_floats(head_size) + block_words<Words>(head_size);
+    return kKeyBlock * (kStrip + 2 * kLanes) + kTokens * (words_of<Words>(head_size) + 1) +
+           (kTokens + 1) * head_size;
   }
 
   float* scores;
   float* bias;
   float* bias_columns;
   float* rows;
-  float* block;
+  float* scratch;
 };
 
 void inverse_rms(const Projection& x, int64_t head_size, float eps, int64_t begin, int64_t end, float* out) {
@@ -108,98 +111,196 @@ void inverse_rms(const Projection& x, int64_t head_size, float eps, int64_t begi
   }
 }
 
-// cos and sin of the `half` rotated pairs of one head of one token.
-void gather_angles(const RopeRows& rope, int64_t batch, int64_t token, int64_t head, int64_t half, float* cos,
-                   float* sin) {
-  const int32_t* index = rope.index + batch * rope.index_batch_stride + token * rope.axes;
+#if defined(__AVX512F__)
+// Which of 16 lanes one of kAxes axes owns, and how many they are, by the first of them.
+template <int kAxes>
+struct AxisLanes {
+  constexpr AxisLanes() {
+    for (int first = 0; first < kAxes; ++first) {
+      int count = 0;
+      for (int lane = 0; lane < 16; ++lane) order[first][lane] = lane % kAxes == first ? 16 + count++ : lane;
+      values[first] = uint16_t((1 << count) - 1);
+    }
+  }
+
+  alignas(64) int32_t order[kAxes][16] = {};  // for permutex2var: old lanes, then consecutive values
+  uint16_t values[kAxes] = {};
+};
+
+// gather_angles for one whole vector of lanes, the first of axis `phase` in `column`. rows[axis][token]: in the tables.
+template <int kAxes>
+void gather_vector(const RopeRows& rope, const int64_t (*rows)[kTokens], int64_t column, int64_t phase, int64_t count,
+                   int64_t half, float* angles) {
+  static constexpr AxisLanes<kAxes> lanes;
+  __m512i order[kAxes];
+  __mmask16 mask[kAxes];
+  const float *cos[kAxes], *sin[kAxes];
+  for (int axis = 0; axis < kAxes; ++axis) {
+    const bool next = axis < phase;  // this axis' first lane is in the next column
+    const int64_t first = axis - phase + (next ? kAxes : 0);
+    order[axis] = _mm512_load_si512(lanes.order[first]);
+    mask[axis] = lanes.values[first];
+    cos[axis] = rope.cos + column + next;
+    sin[axis] = rope.sin + column + next;
+  }
+  // Reading 8 values where 6 or 8 are wanted crosses fewer cache lines than reading 16.
+  const auto read = [&](int axis, const float* values) __attribute__((always_inline)) {
+    if constexpr (kAxes == 1) return _mm512_maskz_loadu_ps(mask[axis], values);
+    return _mm512_castps256_ps512(_mm256_maskz_loadu_ps(__mmask8(mask[axis]), values));
+  };
+  for (int64_t token = 0; token < count; ++token, angles += 2 * half) {
+    __m512 c = _mm512_setzero_ps(), s = c;
+#pragma GCC unroll 4
+    for (int axis = 0; axis < kAxes; ++axis) {
+      const int64_t row = rows[axis][token];
+      c = _mm512_permutex2var_ps(c, order[axis], read(axis, cos[axis] + row));
+      s = _mm512_permutex2var_ps(s, order[axis], read(axis, sin[axis] + row));
+    }
+    store(angles, c);
+    store(angles + half, s);
+  }
+}
+#endif
+
+// angles[t] = cos and then sin of the `half` rotated pairs of one head of token first + t, t < count <= kTokens.
+void gather_angles(const RopeRows& rope, int64_t batch, int64_t first, int64_t count, int64_t head, int64_t half,
+                   float* angles) {
+  const int32_t* index = rope.index + batch * rope.index_batch_stride + first * rope.axes;
   int64_t i = 0;
   int64_t lane = (rope.shared ? 0 : head * half) - rope.pad;
   for (; i < half && lane < 0; ++i, ++lane) {
-    cos[i] = 1.0f;
-    sin[i] = 0.0f;
+    for (int64_t token = 0; token < count; ++token) {
+      angles[token * 2 * half + i] = 1.0f;
+      angles[token * 2 * half + half + i] = 0.0f;
+    }
   }
   if (i == half) return;
-  const int64_t column = int64_t(uint32_t(lane) / uint32_t(rope.axes)), phase = lane - column * rope.axes;
-  for (int64_t axis = 0; axis < rope.axes; ++axis) {
-    const int64_t row = index[axis] < 0 ? index[axis] + rope.rows : index[axis];
-    const bool next = axis < phase;  // this axis' first lane is in the next column
-    const int64_t first = row * rope.columns + column + next;
-    const float* from_cos = rope.cos + first;
-    const float* from_sin = rope.sin + first;
-    for (int64_t l = i + axis - phase + (next ? rope.axes : 0); l < half; l += rope.axes) {
-      cos[l] = *from_cos++;
-      sin[l] = *from_sin++;
+  int64_t column = int64_t(uint32_t(lane) / uint32_t(rope.axes)), phase = lane - column * rope.axes;
+  const auto row_of = [&](int64_t axis, int64_t token) {
+    const int64_t row = index[token * rope.axes + axis];
+    return (row < 0 ? row + rope.rows : row) * rope.columns;
+  };
+#if defined(__AVX512F__)
+  if (rope.axes <= 3) {
+    int64_t rows[3][kTokens];
+    for (int64_t token = 0; token < count; ++token)
+      for (int64_t axis = 0; axis < rope.axes; ++axis) rows[axis][token] = row_of(axis, token);
+    const auto gather = rope.axes == 1 ? gather_vector<1> : rope.axes == 2 ? gather_vector<2> : gather_vector<3>;
+    for (; i + kLanes <= half; i += kLanes) {
+      gather(rope, rows, column, phase, count, half, angles + i);
+      column += (phase + kLanes) / rope.axes;
+      phase = (phase + kLanes) % rope.axes;
+    }
+  }
+#endif
+  for (int64_t token = 0; token < count; ++token) {
+    float* cos = angles + token * 2 * half;
+    float* sin = cos + half;
+    for (int64_t axis = 0; axis < rope.axes; ++axis) {
+      const bool next = axis < phase;
+      const int64_t at = row_of(axis, token) + column + next;
+      const float* from_cos = rope.cos + at;
+      const float* from_sin = rope.sin + at;
+      for (int64_t l = i + axis - phase + (next ? rope.axes : 0); l < half; l += rope.axes) {
+        cos[l] = *from_cos++;
+        sin[l] = *from_sin++;
+      }
     }
   }
 }
 
 void rotate(float* x, int64_t half, bool interleaved, const float* cos, const float* sin) {
-  if (interleaved) {
-    for (int64_t i = 0; i < half; ++i) {
-      const float a = x[2 * i], b = x[2 * i + 1];
-      x[2 * i] = a * cos[i] - b * sin[i];
-      x[2 * i + 1] = b * cos[i] + a * sin[i];
-    }
-    return;
-  }
-  int64_t i = 0;
-  for (; i + kLanes <= half; i += kLanes) {
-    const Vec a = load(x + i), b = load(x + half + i), c = load(cos + i), s = load(sin + i);
-    store(x + i, a * c - b * s);
-    store(x + half + i, b * c + a * s);
-  }
-  for (; i < half; ++i) {
-    const float a = x[i], b = x[half + i];
-    x[i] = a * cos[i] - b * sin[i];
-    x[half + i] = b * cos[i] + a * sin[i];
+  for (int64_t i = 0; i < half; ++i) {
+    float& first = x[interleaved ? 2 * i : i];
+    float& second = x[interleaved ? 2 * i + 1 : half + i];
+    const float a = first, b = second;
+    first = a * cos[i] - b * sin[i];
+    second = b * cos[i] + a * sin[i];
   }
 }
 
-// One head of one token, normalised, rotated and scaled. angles: scratch of head_size floats.
-void transform(const AttentionArgs& args, const Projection& x, int64_t batch, int64_t token, int64_t head, float scale,
-               float* out, float* angles) {
-  const int64_t size = args.head_size;
-  load_floats(x.rows.data, x.rows.type,
-              batch * x.rows.batch_stride + token * x.rows.token_stride + head * size * x.rows.lane_stride,
-              x.rows.lane_stride, size, out);
-  if (x.norm != nullptr) {
-    const float* weight = x.norm_per_head ? x.norm : x.norm + head * size;
-    const float factor = x.norm_per_head
-                             ? 1.0f / __builtin_sqrtf(sum_of_squares(out, size) / float(size) + args.norm_eps)
-                             : x.inverse_rms[batch * x.tokens + token];
-    for (int64_t i = 0; i < size; ++i) out[i] = out[i] * factor * weight[i];
-  }
-  if (x.rope.cos != nullptr) {
-    const int64_t half = size / 2;
-    gather_angles(x.rope, batch, token, head, half, angles, angles + half);
-    rotate(out, half, args.interleaved, angles, angles + half);
-  }
-  for (int64_t i = 0; i < size; ++i) out[i] *= scale;
-}
-
-// Asks for one head of one token, whose neighbours in memory are other heads: no hardware prefetcher follows that.
-void prefetch(const TokenRows& rows, int64_t batch, int64_t token, int64_t first_lane, int64_t lanes) {
+// Asks for one head of `count` tokens, whose neighbours in memory are other heads: no hardware prefetcher follows that.
+// Into the second-level cache: rows of 2048 values of bfloat16 all start in the same set of the first, which holds few.
+void prefetch(const TokenRows& rows, int64_t batch, int64_t token, int64_t count, int64_t first_lane, int64_t lanes) {
   const char* from = (const char*)rows.data;
   const int64_t item = size_of(rows.type);
   from += (batch * rows.batch_stride + token * rows.token_stride + first_lane * rows.lane_stride) * item;
   const int64_t bytes = rows.lane_stride == 1 ? lanes * item : 1;
-  for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(from + i);
+  for (int64_t t = 0; t < count; ++t, from += rows.token_stride * item)
+    for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(from + i, 0, 2);
 }
 
-// Rows ahead of the one being read that are prefetched.
-constexpr int64_t kAhead = 8;
+// Rows ahead of the ones being read that are prefetched.
+constexpr int64_t kAhead = 32;
 
-// Words of n values; a missing second value of the last pair is 0.
+// Vectors of both halves of a head, scaled, times the norm's weight and rotated (either may be null), as words: a word
+// holds a value, or a value of the first half and its partner in the second.
+template <typename Words, typename T>
+void transform_halves(const T* from, int64_t half, float scale, const float* weight, const float* cos,
+                      const float* sin, float* words) {
+  for (int64_t i = 0; i < half; i += kLanes) {
+    Vec a = load(from + i) * scale, b = load(from + half + i) * scale;
+    if (weight != nullptr) {
+      a *= load(weight + i);
+      b *= load(weight + half + i);
+    }
+    if (cos != nullptr) {
+      const Vec c = load(cos + i), s = load(sin + i), first = a;
+      a = a * c - b * s;
+      b = b * c + first * s;
+    }
+    if constexpr (kValues<Words> == 1) {
+      store(words + i, a);
+      store(words + half + i, b);
+    } else {
+      Words::store_row(words + i, Words::pair(a, b));
+    }
+  }
+}
+
+// One head of the tokens [first, first + count), normalised, rotated and scaled, as rows of words in an order of values
+// that depends on the head size alone. scratch: (kTokens + 1) * head_size floats.
 template <typename Words>
-void store_words(const float* x, int64_t n, float* words) {
-  if constexpr (kValues<Words> == 1) {
-    if (words != x) memcpy(words, x, (size_t)n * sizeof(float));
-  } else {
-    BF16* halves = (BF16*)words;
-    int64_t i = 0;
-    for (; i + kLanes <= n; i += kLanes) store(halves + i, load(x + i));
-    for (; i < n; ++i) from_float(x[i], halves[i]);
-    if (n % 2 != 0) halves[n] = BF16{0};
+void transform(const AttentionArgs& args, const Projection& x, int64_t batch, int64_t first, int64_t count,
+               int64_t head, float scale, float* words, int64_t word_stride, float* scratch) {
+  const int64_t size = args.head_size, half = size / 2;
+  float *row = scratch, *angles = scratch + size;
+  const bool rotated = x.rope.cos != nullptr, own_norm = x.norm != nullptr && x.norm_per_head;
+  const float* weight = x.norm == nullptr || own_norm ? x.norm : x.norm + head * size;
+  const bool halves = size % (2 * kLanes) == 0, in_place = halves && !own_norm && x.rows.lane_stride == 1;
+  const int64_t start = batch * x.rows.batch_stride + head * size * x.rows.lane_stride;
+  for (int64_t done = 0; done < count; done += kTokens) {
+    const int64_t here = smaller(kTokens, count - done);
+    if (rotated) gather_angles(x.rope, batch, first + done, here, head, half, angles);
+    with_type(x.rows.type, x.rows.data, [&](auto* data) {
+      for (int64_t i = 0; i < here; ++i, words += word_stride) {
+        const int64_t token = first + done + i, from = start + token * x.rows.token_stride;
+        const float *cos = rotated ? angles + i * size : nullptr, *sin = cos + half;
+        float factor = scale;
+        if (x.norm != nullptr && !own_norm) factor *= x.inverse_rms[batch * x.tokens + token];
+        if (in_place && !(rotated && args.interleaved)) {
+          transform_halves<Words>(data + from, half, factor, weight, cos, sin, words);
+          continue;
+        }
+        load_floats(x.rows.data, x.rows.type, from, x.rows.lane_stride, size, row);
+        if (own_norm) factor /= __builtin_sqrtf(sum_of_squares(row, size) / float(size) + args.norm_eps);
+        if (halves && !(rotated && args.interleaved)) {
+          transform_halves<Words>(row, half, factor, weight, cos, sin, words);
+          continue;
+        }
+        for (int64_t l = 0; l < size; ++l) row[l] *= weight != nullptr ? factor * weight[l] : factor;
+        if (rotated) rotate(row, half, args.interleaved, cos, sin);
+        if (halves) {
+          transform_halves<Words>(row, half, 1.0f, nullptr, nullptr, nullptr, words);
+        } else if constexpr (kValues<Words> == 1) {
+          memcpy(words, row, (size_t)size * sizeof(float));
+        } else {
+          BF16* values = (BF16*)words;
+          for (int64_t l = 0; l < size; ++l) from_float(row[l], values[l]);
+          if (size % 2 != 0) values[size] = BF16{0};
+        }
+      }
+    });
   }
 }
 
@@ -207,6 +308,14 @@ void store_words(const float* x, int64_t n, float* words) {
 // first: where the first row starts.
 template <typename Words>
 void pack_values(const TokenRows& v, int64_t first, bool has_second, int64_t n, float* words) {
+  if constexpr (kValues<Words> == 2) {
+    if (has_second && n == kTileColumns && v.lane_stride == 1) {
+      const BF16* row = (const BF16*)v.data + first;
+      for (int64_t i = 0; i < kTileColumns; i += kLanes)
+        Words::store_row(words + i, Words::pair(row + i, row + v.token_stride + i));
+      return;
+    }
+  }
   load_floats(v.data, v.type, first, v.lane_stride, n, words);
   for (int64_t i = n; i < kTileColumns; ++i) words[i] = 0.0f;
   if constexpr (kValues<Words> == 2) {
@@ -218,25 +327,35 @@ void pack_values(const TokenRows& v, int64_t first, bool has_second, int64_t n, 
 }
 
 template <typename Words>
-void pack(const AttentionArgs& args, int64_t batch, int64_t kv_head, int64_t first, int count, float* block) {
-  const int64_t size = args.head_size, key_stride = words_of<Words>(size);
-  float* values = block + key_words<Words>(size);
-  float* row = values;  // the values overwrite it at the end
-  float* angles = row + size;
-  for (int64_t key = 0; key < count; ++key) {
-    if (key + kAhead < count) prefetch(args.k.rows, batch, first + key + kAhead, kv_head * size, size);
-    transform(args, args.k, batch, first + key, kv_head, 1.0f, row, angles);
-    store_words<Words>(row, size, block + key * key_stride);
-  }
+void pack(const AttentionArgs& args, int64_t batch, int64_t first_head, int64_t heads, int64_t first, int count,
+          float* blocks, int64_t stride) {
+  const int64_t size = args.head_size;
   const TokenRows& v = args.v;
   constexpr int64_t kStep = kValues<Words>;
-  for (int64_t key = 0; key < count; key += kStep) {
-    const int64_t start = batch * v.batch_stride + (first + key) * v.token_stride + kv_head * size * v.lane_stride;
-    for (int64_t i = key + kAhead; i < smaller(count, key + kAhead + kStep); ++i)
-      prefetch(v, batch, first + i, kv_head * size, size);
-    for (int64_t lane = 0; lane < size; lane += kTileColumns) {
-      pack_values<Words>(v, start + lane * v.lane_stride, key + 1 < count, smaller(kTileColumns, size - lane),
-                         values + lane * words_of<Words>(kKeyBlock) + key / kStep * kTileColumns);
+  float* scratch = blocks + (heads - 1) * stride + key_words<Words>(size);  // overwritten by values at the end
+  for (int64_t key = -kAhead; key < count; key += kTokens) {
+    const int64_t ahead = key + kAhead;
+    prefetch(args.k.rows, batch, first + ahead, smaller(kTokens, count - ahead), first_head * size, heads * size);
+    if (key < 0) continue;
+    for (int64_t head = 0; head < heads; ++head) {
+      transform<Words>(args, args.k, batch, first + key, smaller(kTokens, count - key), first_head + head, 1.0f,
+                       blocks + head * stride + key * words_of<Words>(size), words_of<Words>(size), scratch);
+    }
+  }
+  for (int64_t group = -kAhead; group < count; group += kTokens) {
+    const int64_t ahead = group + kAhead;
+    prefetch(v, batch, first + ahead, smaller(kTokens, count - ahead), first_head * size, heads * size);
+    if (group < 0) continue;
+    for (int64_t head = 0; head < heads; ++head) {
+      float* values = blocks + head * stride + key_words<Words>(size);
+      for (int64_t key = group; key < smaller(count, group + kTokens); key += kStep) {
+        const int64_t start =
+            batch * v.batch_stride + (first + key) * v.token_stride + (first_head + head) * size * v.lane_stride;
+        for (int64_t lane = 0; lane < size; lane += kTileColumns) {
+          pack_values<Words>(v, start + lane * v.lane_stride, key + 1 < count, smaller(kTileColumns, size - lane),
+                             values + lane * words_of<Words>(kKeyBlock) + key / kStep * kTileColumns);
+        }
+      }
     }
   }
 }
@@ -245,21 +364,20 @@ template <typename Words>
 void start(const AttentionArgs& args, const QueryBlock& queries, float* state_memory, float* work_memory) {
   const int64_t size = args.head_size, words = words_of<Words>(size);
   const State<Words> state(state_memory, size);
-  float* rows = Work<Words>(work_memory, size).rows;
-  float* angles = rows + kLanes * (size + 1);
-  for (int64_t i = 0; i < queries.count; i += kLanes) {
-    for (int64_t r = 0; r < kLanes; ++r) {
-      float* row = rows + r * (size + 1);
-      if (i + r >= queries.count) {
-        for (int64_t w = 0; w < words; ++w) row[w] = 0.0f;
-        continue;
-      }
-      if (i + r + kAhead < queries.count)
-        prefetch(args.q.rows, queries.batch, queries.first + i + r + kAhead, queries.head * size, size);
-      transform(args, args.q, queries.batch, queries.first + i + r, queries.head, args.scale, row, angles);
-      store_words<Words>(row, size, row);
+  const Work<Words> work(work_memory, size);
+  for (int64_t i = -kAhead; i < queries.count; i += kTokens) {
+    const int64_t here = smaller(kTokens, queries.count - i), stride = words + 1, ahead = i + kAhead;
+    prefetch(args.q.rows, queries.batch, queries.first + ahead, smaller(kTokens, queries.count - ahead),
+             queries.head * size, size);
+    if (i < 0) continue;
+    transform<Words>(args, args.q, queries.batch, queries.first + i, here, queries.head, args.scale, work.rows, stride,
+                     work.scratch);
+    for (int64_t w = here * stride; w < kTokens * stride; ++w) work.rows[w] = 0.0f;
+    for (int64_t r = 0; r < kTokens; r += kStrip / 3) {
+      const int64_t at = i + r;
+      transpose(work.rows + r * stride, stride, kStrip / 3, words, state.queries + at / kStrip * words * kStrip + at % kStrip,
+                kStrip);
     }
-    transpose(rows, size + 1, kLanes, words, state.queries + i / kStrip * words * kStrip + i % kStrip, kStrip);
   }
   for (int64_t i = 0; i < kQueryBlock; ++i) {
     state.largest[i] = kMinusInfinity;
@@ -465,13 +583,7 @@ void advance(const AttentionArgs& args, const QueryBlock& queries, int64_t first
   if (args.causal) end_key = smaller(end_key, queries.first + queries.count + lead);
   for (int64_t first = first_key; first < end_key; first += kKeyBlock) {
     const int64_t in_block = smaller(kKeyBlock, end_key - first);
-    const float* block = blocks;
-    if (blocks != nullptr) {
-      blocks += block_words<Words>(size);
-    } else {
-      pack<Words>(args, queries.batch, queries.head / (args.q.heads / args.k.heads), first, int(in_block), work.block);
-      block = work.block;
-    }
+    const float* block = blocks + (first - first_key) / kKeyBlock * block_words<Words>(size);
     bool new_keys = true;
     for (int64_t done = 0; done < queries.count; done += kStrip) {
       const QueryBlock strip{queries.batch, queries.head, queries.first + done,

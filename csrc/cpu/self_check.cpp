@@ -291,10 +291,17 @@ std::vector<float> attend(const AttentionKernel& kernels, const AttentionProblem
   args.out = out.data();
   args.out_type = FloatType::f32;
   std::vector<float> state(kernel.state_floats(args.head_size)), work(kernel.work_floats(args.head_size));
+  const int64_t count = (problem.keys + kKeyBlock - 1) / kKeyBlock, block = kernel.block_floats(args.head_size);
+  std::vector<float> blocks(kHeads * count * block);
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t first = i * kKeyBlock;
+    kernel.pack(args, 0, 0, kHeads, first, static_cast<int>(std::min<int64_t>(kKeyBlock, problem.keys - first)),
+                blocks.data() + i * block, count * block);
+  }
   for (int64_t head = 0; head < kHeads; ++head) {
     const QueryBlock queries{0, head, 0, static_cast<int>(problem.queries)};
     kernel.start(args, queries, state.data(), work.data());
-    kernel.advance(args, queries, 0, problem.keys, nullptr, state.data(), work.data());
+    kernel.advance(args, queries, 0, problem.keys, blocks.data() + head * count * block, state.data(), work.data());
     kernel.finish(args, queries, state.data());
   }
   return out;

@@ -174,7 +174,25 @@ inline Vec load(const float* p) {
 }
 inline void store(float* p, Vec v) { memcpy(p, &v, sizeof v); }
 
-inline Vec widen_bf16(VecH words) { return (Vec)(__builtin_convertvector(words, VecU) << 16); }
+// Words with zeros above them, and the low words; where the compiler would take the vectors apart, by name.
+inline VecU widen_words(VecH words) {
+#if defined(__AVX512F__)
+  return (VecU)_mm512_maskz_cvtepu16_epi32(0xffff, (__m256i)words);
+#elif LTX2RT_LANES == 8
+  return (VecU)_mm256_cvtepu16_epi32((__m128i)words);
+#else
+  return __builtin_convertvector(words, VecU);
+#endif
+}
+inline VecH low_words(VecU words) {
+#if defined(__AVX512F__)
+  return (VecH)_mm512_maskz_cvtepi32_epi16(0xffff, (__m512i)words);
+#else
+  return __builtin_convertvector(words, VecH);
+#endif
+}
+
+inline Vec widen_bf16(VecH words) { return (Vec)(widen_words(words) << 16); }
 
 inline Vec widen_f16(VecH words) {
 #if defined(__AVX512F__)
@@ -207,7 +225,7 @@ inline VecH narrow_bf16(Vec v) {
   const VecU u = (VecU)v;
   const VecU rounded = (u + 0x7fff + (u >> 16 & 1)) >> 16, nan = u >> 16 | 0x40;
   const VecU is_nan = (VecU)(v != v);
-  return __builtin_convertvector((is_nan & nan) | (~is_nan & rounded), VecH);
+  return low_words((is_nan & nan) | (~is_nan & rounded));
 #endif
 }
 
@@ -282,9 +300,13 @@ inline VecI pair_words(Vec low, Vec high) {
                                         0x001c000c, 0x001d000d, 0x001e000e, 0x001f000f};
   return (VecI)_mm512_maskz_permutexvar_epi16(~0u, order, (__m512i)_mm512_cvtne2ps_pbh(high, low));
 #else
-  const VecU words = __builtin_convertvector(narrow_bf16(low), VecU);
-  return (VecI)(words | __builtin_convertvector(narrow_bf16(high), VecU) << 16);
+  const VecU words = widen_words(narrow_bf16(low));
+  return (VecI)(words | widen_words(narrow_bf16(high)) << 16);
 #endif
+}
+// The same of values that are bfloat16 already.
+inline VecI pair_words(const BF16* low, const BF16* high) {
+  return (VecI)(widen_words(load_words(low)) | widen_words(load_words(high)) << 16);
 }
 
 // v rounded to bfloat16 for dot_pairs alone, which takes subnormal values as zero, so that they may become zero here.
