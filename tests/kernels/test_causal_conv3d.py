@@ -73,8 +73,12 @@ def error(ours, exact):
     return np.abs(as_double(ours) - exact).max(initial=0.0)
 
 
+# Of float32 sums over some thousand products of order 1; a GPU's matrix units add them one after the other.
+CLOSE = 2e-5 if os.environ.get("LTX2RT_TEST_KERNELS") == "metal_sim" else 5e-6
+
+
 def agrees(x, weight, bias=None, **arguments):
-    return error(causal_conv3d(x, weight, bias, **arguments), expected(x, weight, bias, **arguments)) < 5e-6
+    return error(causal_conv3d(x, weight, bias, **arguments), expected(x, weight, bias, **arguments)) < CLOSE
 
 
 def plain(x, weight, bias, scale, shift, residual):

@@ -2,7 +2,11 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>
 
+#include <functional>
+#include <map>
+#include <memory>
 #include <string>
+#include <vector>
 
 #include "bindings/register.h"
 #include "csrc/metal/launch.h"
@@ -61,6 +65,57 @@ void set_executor(nb::object execute) {
   });
 }
 
+// Calls of the encoder that Metal or the order of dispatches forbids; each throws.
+void misuse(const std::string& what) {
+  using mlx::core::array;
+  const auto stream = mlx::core::default_stream(mlx::core::Device::cpu);
+  auto& encoder = mlx::core::metal::get_command_encoder(stream);
+  const auto fresh = [] {
+    array a({8}, mlx::core::float32, nullptr, {});
+    a.set_data(mlx::core::allocator::malloc(a.nbytes()));
+    return a;
+  };
+  encoder.start();
+  auto a = fresh();
+  const MTL::Library library("");
+  MTL::ComputePipelineState pipeline(&library, "none", {});
+  encoder.set_compute_pipeline_state(&pipeline);
+  const MTL::Size one(1, 1, 1);
+  const std::map<std::string, std::function<void()>> calls{
+      {"buffer index", [&] { encoder.set_input_array(a, 31); }},
+      {"bytes index", [&] { encoder.set_bytes(1.0f, -1); }},
+      {"inline bytes", [&] { encoder.set_vector_bytes(std::vector<char>(4097), 0); }},
+      {"no data", [&] { encoder.set_input_array(array({8}, mlx::core::float32, nullptr, {}), 0); }},
+      {"offset", [&] { encoder.set_input_array(a, 0, 32); }},
+      {"threadgroup length", [&] { encoder.set_threadgroup_memory_length(24, 0); }},
+      {"threadgroup memory", [&] { encoder.set_threadgroup_memory_length(32784, 0); }},
+      {"threads", [&] { encoder.dispatch_threadgroups(one, MTL::Size(32, 33, 1)); }},
+      {"no threads", [&] { encoder.dispatch_threads(one, MTL::Size(0, 1, 1)); }},
+      {"empty grid", [&] { encoder.dispatch_threadgroups(MTL::Size(1, 0, 1), one); }},
+      {"no pipeline", [&] { encoder.start(), encoder.dispatch_threadgroups(one, one); }},
+      {"in place", [&] {
+         encoder.set_input_array(a, 0);
+         encoder.set_output_array(a, 1);
+         encoder.dispatch_threadgroups(one, one);
+       }},
+      {"read at once", [&] {
+         auto other = fresh();
+         const auto at_once = encoder.start_concurrent();
+         encoder.set_output_array(a, 0);
+         encoder.dispatch_threadgroups(one, one);
+         encoder.set_output_array(other, 0);
+         encoder.set_input_array(a, 1);
+         encoder.dispatch_threadgroups(one, one);
+       }},
+      {"unwritten", [&] {
+         encoder.set_output_array(a, 0);
+         encoder.dispatch_threadgroups(one, one);
+         encoder.finish();
+       }},
+  };
+  calls.at(what)();
+}
+
 }  // namespace
 
 NB_MODULE(_ext_metal_sim, m) {
@@ -74,6 +129,7 @@ NB_MODULE(_ext_metal_sim, m) {
   ltx2rt::bind_quantized_linear(m);
   m.def("set_executor", &set_executor, "execute"_a.none(),
         "What runs each dispatch: tools.metal_sim.device.SimulatedDevice; None: nothing does, and a dispatch raises.");
+  m.def("misuse", &misuse, "what"_a, "One of the encoder's forbidden calls.");
   m.def("set_most_operations_per_dispatch", [](int64_t most) {
     ltx2rt::metal::most_operations_per_dispatch() = most > 0 ? most : ltx2rt::metal_plan::kMostOperationsPerDispatch;
   }, "most"_a, "Cuts dispatches at another limit; 0 for the product's.");
