@@ -79,10 +79,11 @@ class Operand:
         self.dtype = dtype
         self.bits = to_bits(values, dtype)
         self.exact = from_bits(self.bits, dtype).astype(np.float64)
+        self.strided: mx.array | None = None  # the same values in another layout, for the launch
 
     @property
     def mlx(self) -> mx.array:
-        return as_mlx(self.bits, self.dtype)
+        return as_mlx(self.bits, self.dtype) if self.strided is None else self.strided
 
 
 def rounded(values: np.ndarray, dtype: str) -> np.ndarray:

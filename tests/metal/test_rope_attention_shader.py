@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mlx.core as mx
 import numpy as np
 import pytest
 from attention_cases import Case, Rope, attention
@@ -158,6 +159,22 @@ def test_indices_that_count_from_the_end(axes: int) -> None:
     for rope in (c.rope_q, c.rope_k):
         rope.index = np.where(rope.index % 2 == 0, rope.index - rope.angles.shape[0], rope.index).astype(np.int32)
     check(c)
+
+
+@pytest.mark.parametrize(
+    ("stride", "offset", "copies"), [(384, 0, 0), (384, 128, 0), (388, 4, 0), (385, 0, 1), (384, 2, 1)]
+)
+def test_strided_and_offset_operands_are_copied_only_where_they_must_be(stride: int, offset: int, copies: int) -> None:
+    c = with_everything(case(9, 11, 64, "bfloat16", batch=2))
+    flat = Operand((2 * 9 * 400,), "bfloat16", 1)
+    view = mx.as_strided(flat.mlx, (2, 9, 128), (9 * stride, stride, 1), offset)
+    q = Operand((2, 9, 128), "bfloat16", 1)
+    q.bits = np.array(view.view(mx.uint16))
+    q.exact = np.array(view.astype(mx.float32)).astype(np.float64)
+    q.strided = view
+    c.q = q
+    check(c)
+    assert attention(c).kernels.count("strided_copy_2") == copies
 
 
 @pytest.mark.parametrize("seed", [1, 2])

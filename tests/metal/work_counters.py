@@ -20,6 +20,7 @@ import linear_cases  # noqa: E402
 import mlx_kernels  # noqa: E402
 import numpy as np  # noqa: E402
 from shaders_under_test import Operand  # noqa: E402
+from test_antialiased_snake_shader import operands, snake  # noqa: E402
 from test_modulated_norm_shader import norm  # noqa: E402
 
 from tools.metal_sim import Counters  # noqa: E402
@@ -67,6 +68,11 @@ class Problem:
 def _norm() -> list[Counters]:
     x, scale, shift = (Operand((16, 4096), DTYPE, seed) for seed in range(3))
     return norm(x.bits, DTYPE, scale, shift, np.arange(16), **OPTIONS).counters
+
+
+def _snake() -> list[Counters]:
+    x, parameters = operands(448, 64, DTYPE, "float32")
+    return snake(x, parameters, **OPTIONS).counters
 
 
 def _linear(rows: int, format_: str, size: str) -> Problem:
@@ -126,6 +132,7 @@ def _conv(channels: int) -> Problem:
 
 PROBLEMS: dict[str, Problem] = {
     "modulated_norm 16 x 4096": Problem(_norm, None),
+    "antialiased_snake 448 x 64": Problem(_snake, None),
     "linear 64 x 512 x 128, bfloat16, tile 64x64": _linear(64, DTYPE, "64x64"),
     "linear 128 x 512 x 128, bfloat16, tile 128x64": _linear(128, DTYPE, "128x64"),
     "linear 128 x 512 x 128, int8, tile 128x64": _linear(128, "int8", "128x64"),
