@@ -16,7 +16,7 @@ constexpr int64_t kPanelWords = 4 << 20;  // packed weights at one time, if a pa
 constexpr int64_t kSlabWords = 3 << 20;   // transformed inputs, if one row of four cells does not need more
 constexpr int64_t kLineFloats = 64 << 10; // of a line of inputs that a thread transforms, likewise
 constexpr int64_t kGroupWords = 192;      // of the sum: their part of a panel leaves room in the first-level cache
-constexpr int64_t kTaskCells = 96;        // whose sums, 2 KiB each, stay in the second-level cache
+constexpr int64_t kTaskCells = 48;        // whose sums, 8 KiB each, leave room in the second-level cache
 constexpr int64_t kPackPiece = 128;       // words per point of one packing task
 
 int64_t blocks_of(int64_t n, int64_t block) { return (n + block - 1) / block; }

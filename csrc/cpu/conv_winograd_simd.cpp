@@ -9,6 +9,8 @@ namespace {
 constexpr int64_t kColumns = kTileColumns;
 constexpr int64_t kVecs = kColumns / kLanes;
 constexpr int64_t kPackWords = 16;
+constexpr int64_t kFetchedCells = 6;
+constexpr int64_t kPanelsTogether = 4;  // whose sums of one point share a pass over the inputs
 
 // Words of one cell: what becomes of `kLanes` channels from channel c on.
 inline void store_words(bool pairs, float* words, int64_t c, Vec v) {
@@ -44,7 +46,15 @@ void pack_weight(const ConvArgs& args, const WinogradPlan& plan, int64_t panel_i
   for (int64_t word = first; word < end; word += kPackWords) {
     for (int64_t o = 0; o < present; ++o) {
       const int64_t at = ((out_channel + o) * args.kernel[0] + tap) * 9 * channels + word * per_word;
-      for (int64_t t = 0; t < 9; ++t) load_floats(args.weight, args.weight_type, at + t * channels, 1, kPackWords * per_word, taps[t]);
+      for (int64_t t = 0; t < 9; ++t) {
+        load_floats(args.weight, args.weight_type, at + t * channels, 1, kPackWords * per_word, taps[t]);
+        with_type(args.weight_type, args.weight,
+                  [&](auto* p) {
+                    p += at + t * channels + kPackWords * per_word;
+                    __builtin_prefetch(p, 0, 2);  // the next step's values lie in two lines
+                    __builtin_prefetch((const char*)p + 63, 0, 2);
+                  });
+      }
       for (int64_t c = 0; c < kPackWords * per_word; c += kLanes) {
         Vec half[4][3], whole[4][4];
         for (int i = 0; i < 3; ++i)
@@ -128,8 +138,8 @@ void transform(const ConvArgs& args, const WinogradPlan& plan, const WinogradSla
 
 // ---- products, and sums of 4 x 4 points to 2 x 2 outputs ----
 
-// Work: [kPoints][cells][kColumns] sums, and the addresses of the cells.
-int64_t multiply_floats(int64_t cells) { return cells * (kPoints * kColumns + 2); }
+// Work: [kPanelsTogether][kPoints][cells][kColumns] sums, and the addresses of the cells.
+int64_t multiply_floats(int64_t cells) { return cells * (kPanelsTogether * kPoints * kColumns + 2); }
 
 template <typename T>
 void finish_cells(const ConvArgs& args, const WinogradSlab& slab, int64_t first_cell, int64_t count, int64_t panel,
@@ -140,11 +150,27 @@ void finish_cells(const ConvArgs& args, const WinogradSlab& slab, int64_t first_
     for (int64_t c = 0; c < n; ++c) bias[c] = args.bias[channel + c];
   const Voxels& residual = args.residual;
   const int64_t point = count * kColumns;
-  for (int64_t i = 0; i < count; ++i, sums += kColumns) {
+  struct Place {
+    int64_t frame, row, column;
+  };
+  const auto place = [&](int64_t i) {
     const int64_t cell = first_cell + i;
-    const int64_t frame = slab.first[0] + cell / (slab.count[1] * slab.count[2]);
-    const int64_t row = 2 * (slab.first[1] + cell / slab.count[2] % slab.count[1]);
-    const int64_t column = 2 * (slab.first[2] + cell % slab.count[2]);
+    return Place{slab.first[0] + cell / (slab.count[1] * slab.count[2]),
+                 2 * (slab.first[1] + cell / slab.count[2] % slab.count[1]),
+                 2 * (slab.first[2] + cell % slab.count[2])};
+  };
+  const auto residual_at = [&](const Place& at, int64_t r, int64_t c) {
+    return static_cast<const T*>(residual.data) + slab.batch * residual.strides[0] + at.frame * residual.strides[1] +
+           (at.row + r) * residual.strides[2] + (at.column + c) * residual.strides[3] + channel * residual.strides[4];
+  };
+  for (int64_t i = 0; i < count; ++i, sums += kColumns) {
+    const Place at = place(i);
+    if (residual.data != nullptr) {  // comes from memory: ask for it some cells ahead
+      const Place later = place(smaller(i + kFetchedCells, count - 1));
+      for (int64_t r = 0; r < smaller(2, args.out_size[1] - later.row); ++r)
+        for (int64_t c = 0; c < smaller(2, args.out_size[2] - later.column); ++c)
+          __builtin_prefetch(residual_at(later, r, c));
+    }
     Vec values[2][2][kVecs];
 #pragma GCC unroll 2
     for (int v = 0; v < kVecs; ++v) {
@@ -162,64 +188,80 @@ void finish_cells(const ConvArgs& args, const WinogradSlab& slab, int64_t first_
         values[r][1][v] = (across[r][1] - across[r][2]) - across[r][3];
       }
     }
-    for (int64_t r = 0; r < smaller(2, args.out_size[1] - row); ++r) {
-      for (int64_t c = 0; c < smaller(2, args.out_size[2] - column); ++c) {
-        T* to = out + (((slab.batch * args.out_size[0] + frame) * args.out_size[1] + row + r) * args.out_size[2] +
-                       column + c) * args.out_channels + channel;
-        const T* add = residual.data == nullptr
-                           ? nullptr
-                           : static_cast<const T*>(residual.data) + slab.batch * residual.strides[0] +
-                                 frame * residual.strides[1] + (row + r) * residual.strides[2] +
-                                 (column + c) * residual.strides[3] + channel * residual.strides[4];
+    for (int64_t r = 0; r < smaller(2, args.out_size[1] - at.row); ++r) {
+      for (int64_t c = 0; c < smaller(2, args.out_size[2] - at.column); ++c) {
+        T* to = out + (((slab.batch * args.out_size[0] + at.frame) * args.out_size[1] + at.row + r) * args.out_size[2] +
+                       at.column + c) * args.out_channels + channel;
+        const T* add = residual.data == nullptr ? nullptr : residual_at(at, r, c);
         finish_output(values[r][c], bias, add, residual.strides[4], n, to);
       }
     }
   }
 }
 
+// Asks for the inputs that the runs [run, end) of rows [first, end_row) will read, for the second-level cache.
+void fetch_ahead(const float* const* rows, int64_t first, int64_t end_row, const Run* run, const Run* end) {
+  constexpr int64_t kLine = 16;
+  for (; run < end; ++run)
+    for (int64_t r = first; r < end_row; ++r)
+      for (int64_t i = 0; i < run->length; i += kLine) __builtin_prefetch(rows[r] + run->offset + i, 0, 2);
+}
+
 void multiply(const ConvArgs& args, const WinogradPlan& plan, const WinogradSlab& slab, int64_t first_cell,
               int64_t end_cell, int64_t first_panel, int64_t end_panel, const float* words, const float* panels,
               float* work) {
   const int64_t count = end_cell - first_cell, cells_of_frame = slab.count[1] * slab.count[2];
+  const int64_t point_sums = count * kColumns, point_weights = args.kernel[0] * plan.words * kColumns;
   float* sums = work;
-  const float** cells = (const float**)(work + kPoints * count * kColumns);
+  const float** cells = (const float**)(work + kPanelsTogether * kPoints * point_sums);
   for (int64_t i = 0; i < count; ++i) {
     const int64_t frame = (first_cell + i) / cells_of_frame, cell = (first_cell + i) % cells_of_frame;
     cells[i] = words + frame * args.stride[0] * plan.frame_words + cell * plan.pitch;
   }
-  for (int64_t panel = first_panel; panel < end_panel; ++panel) {
-    const int panel_width = int(smaller(kColumns, args.out_channels - panel * kColumns));
+  for (; first_panel < end_panel; first_panel += kPanelsTogether, panels += kPanelsTogether * kPoints * point_weights) {
+    const int64_t together = smaller(kPanelsTogether, end_panel - first_panel);
+    // The inputs of one point serve all panels while they are in the second-level cache.
     for (int64_t p = 0; p < kPoints; ++p) {
-      float* to = sums + p * count * kColumns;
-      int64_t run = 0;
-      for (int64_t g = 0; g < plan.groups; ++g) {
-        const int64_t run_count = plan.group_ends[g] - run;
-        for (int64_t i = 0; i < count; i += kTileRows) {
-          const int here = int(smaller(kTileRows, count - i));
-          const float* rows[kTileRows];
-          for (int r = 0; r < here; ++r) rows[r] = cells[i + r] + p * plan.point_words;
+      for (int64_t panel = 0; panel < together; ++panel) {
+        const int panel_width = int(smaller(kColumns, args.out_channels - (first_panel + panel) * kColumns));
+        const float* weights = panels + (panel * kPoints + p) * point_weights;
+        float* to = sums + (panel * kPoints + p) * point_sums;
+        const Run* run = plan.runs;
+        for (int64_t g = 0; g < plan.groups; ++g) {
+          const Run* end = plan.runs + plan.group_ends[g];
+          for (int64_t i = 0; i < count; i += kTileRows) {
+            const int here = int(smaller(kTileRows, count - i));
+            const float *rows[kTileRows], *next[kTileRows];
+            for (int r = 0; r < here; ++r) {
+              rows[r] = cells[i + r] + p * plan.point_words;
+              next[r] = rows[r] + plan.point_words;
+            }
+            if (p + 1 < kPoints) fetch_ahead(next, here * panel / together, here * (panel + 1) / together, run, end);
 #ifdef LTX2RT_BF16_DOT
-          if (plan.pairs) {
-            fma_tile<PairWords>(here, panel_width, rows, plan.runs + run, run_count, panels, to + i * kColumns,
-                                kColumns, g > 0);
-            continue;
-          }
+            if (plan.pairs) {
+              fma_tile<PairWords>(here, panel_width, rows, run, end - run, weights, to + i * kColumns, kColumns, g > 0);
+              continue;
+            }
 #endif
-          fma_tile(here, panel_width, rows, plan.runs + run, run_count, panels, to + i * kColumns, kColumns, g > 0);
+            fma_tile(here, panel_width, rows, run, end - run, weights, to + i * kColumns, kColumns, g > 0);
+          }
+          for (; run < end; ++run) weights += run->length * kColumns;
         }
-        for (; run < plan.group_ends[g]; ++run) panels += plan.runs[run].length * kColumns;
       }
     }
-    switch (args.type) {
-      case FloatType::f32:
-        finish_cells(args, slab, first_cell, count, panel, sums, (float*)args.out);
-        break;
-      case FloatType::f16:
-        finish_cells(args, slab, first_cell, count, panel, sums, (F16*)args.out);
-        break;
-      case FloatType::bf16:
-        finish_cells(args, slab, first_cell, count, panel, sums, (BF16*)args.out);
-        break;
+    for (int64_t panel = 0; panel < together; ++panel) {
+      const float* from = sums + panel * kPoints * point_sums;
+      switch (args.type) {
+        case FloatType::f32:
+          finish_cells(args, slab, first_cell, count, first_panel + panel, from, (float*)args.out);
+          break;
+        case FloatType::f16:
+          finish_cells(args, slab, first_cell, count, first_panel + panel, from, (F16*)args.out);
+          break;
+        case FloatType::bf16:
+          finish_cells(args, slab, first_cell, count, first_panel + panel, from, (BF16*)args.out);
+          break;
+      }
     }
   }
 }
