@@ -8,7 +8,7 @@ namespace {
 
 constexpr int64_t kColumns = kTileColumns;
 constexpr int64_t kVecs = kColumns / kLanes;
-constexpr int64_t kPackWords = 16;
+constexpr int64_t kPackWords = 64;
 constexpr int64_t kFetchedCells = 6;
 constexpr int64_t kPanelsTogether = 4;  // whose sums of one point share a pass over the inputs
 
@@ -44,18 +44,12 @@ void pack_weight(const ConvArgs& args, const WinogradPlan& plan, int64_t panel_i
   alignas(64) float taps[9][2 * kPackWords];
   memset(rows, 0, sizeof rows);
   for (int64_t word = first; word < end; word += kPackWords) {
+    const int64_t n = smaller(kPackWords, end - word);
     for (int64_t o = 0; o < present; ++o) {
       const int64_t at = ((out_channel + o) * args.kernel[0] + tap) * 9 * channels + word * per_word;
-      for (int64_t t = 0; t < 9; ++t) {
-        load_floats(args.weight, args.weight_type, at + t * channels, 1, kPackWords * per_word, taps[t]);
-        with_type(args.weight_type, args.weight,
-                  [&](auto* p) {
-                    p += at + t * channels + kPackWords * per_word;
-                    __builtin_prefetch(p, 0, 2);  // the next step's values lie in two lines
-                    __builtin_prefetch((const char*)p + 63, 0, 2);
-                  });
-      }
-      for (int64_t c = 0; c < kPackWords * per_word; c += kLanes) {
+      for (int64_t t = 0; t < 9; ++t)
+        load_floats(args.weight, args.weight_type, at + t * channels, 1, n * per_word, taps[t]);
+      for (int64_t c = 0; c < n * per_word; c += kLanes) {
         Vec half[4][3], whole[4][4];
         for (int i = 0; i < 3; ++i)
           spread(load(taps[i] + c), load(taps[3 + i] + c), load(taps[6 + i] + c), &half[0][i], 3);
@@ -64,7 +58,7 @@ void pack_weight(const ConvArgs& args, const WinogradPlan& plan, int64_t panel_i
       }
     }
     for (int64_t p = 0; p < kPoints; ++p)
-      transpose(rows[p][0], kPackWords, kColumns, kPackWords, panel + (p * depth + tap * plan.words + word) * kColumns);
+      transpose(rows[p][0], kPackWords, kColumns, n, panel + (p * depth + tap * plan.words + word) * kColumns);
   }
 }
 
