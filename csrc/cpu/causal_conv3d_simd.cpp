@@ -21,14 +21,8 @@ void pack_weight(const ConvArgs& args, const ConvPlan& plan, int64_t panel_index
   for (int64_t i = present * kChunk; i < kColumns * kChunk; ++i) rows[i] = 0.0f;
   for (int64_t k = first; k < end; k += kChunk) {
     const int64_t n = smaller(kChunk, end - k);
-    for (int64_t c = 0; c < present; ++c) {
-      const int64_t at = (channel + c) * depth + k;
-      load_floats(args.weight, type, at, 1, n, rows + c * kChunk);
-      // The rows lie so far apart that no hardware prefetcher follows: ask for the next piece of each.
-      with_type(type, args.weight, [&](auto* p) {
-        for (int64_t i = 0; i < kChunk; i += 64 / int64_t(sizeof *p)) __builtin_prefetch(p + at + kChunk + i, 0, 2);
-      });
-    }
+    for (int64_t c = 0; c < present; ++c)
+      load_floats(args.weight, type, (channel + c) * depth + k, 1, n, rows + c * kChunk);
     transpose(rows, kChunk, kColumns, n, panel + k * kColumns);
   }
 }
