@@ -105,7 +105,7 @@ std::string check_conversions(const KernelTables& kernels, const KernelTables& p
 }
 
 struct Weights {
-  Weights(WeightFormat format, int64_t columns, int64_t depth) : depth_(depth) {
+  Weights(WeightFormat format, int64_t columns, int64_t depth) {
     Numbers numbers(static_cast<uint32_t>(format) + 1);
     const int64_t bits = format == WeightFormat::f32 ? 32
                          : format == WeightFormat::f16 || format == WeightFormat::bf16 ? 16
@@ -142,7 +142,6 @@ struct Weights {
   WeightMatrix matrix;
 
  private:
-  int64_t depth_;
   std::vector<uint8_t> bytes_;
   std::vector<uint16_t> scale_, zero_;
 };

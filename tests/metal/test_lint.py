@@ -42,6 +42,39 @@ REFUSED = {
     "pointer without address space": ("void f(float* p) { *p = 1; }", "address-space", "need device"),
     "reference without address space": ("float f(const float& x) { return x; }", "address-space", "need device"),
     "mutable program-scope variable": ("static int counter = 0;", "global", "must be constant"),
+    "mutable program-scope variable without static": ("int counter = 0;", "global", "must be constant"),
+    "mutable variable in a namespace": ("namespace a { float b[2]; }", "global", "must be constant"),
+    "program-scope pointer": ("device float* p = nullptr;", "global", "must be constant"),
+    "threadgroup variable outside functions": ("threadgroup float s[4];", "compiler", "must reside in global"),
+    "static variable in a function": ("int f() { static int n = 0; return n++; }", "global", "must be constant"),
+    "thread_local": ("thread_local int counter;", "word", "no thread_local"),
+    "dynamic_cast": (
+        "struct A {}; int f(thread A* a) { return dynamic_cast<thread A*>(a) != a; }",
+        "word",
+        "no dynamic_cast",
+    ),
+    "buffer index beyond 30": (
+        "kernel void f(device float* y [[buffer(31)]], uint i [[thread_position_in_grid]]) { y[i] = 1; }",
+        "source",
+        "has buffer 31",
+    ),
+    "too many threads": (
+        "[[max_total_threads_per_threadgroup(2048)]] kernel void f(device float* y [[buffer(0)]]) { y[0] = 1; }",
+        "limit",
+        "at most 1024 threads",
+    ),
+    "too much threadgroup memory": (
+        "kernel void f(device float* y [[buffer(0)]], uint i [[thread_position_in_threadgroup]]) { "
+        "threadgroup float a[5000]; threadgroup float b[4000]; a[i] = b[i] = i; y[i] = a[i]; }",
+        "limit",
+        "f has 36000 bytes, Metal allows 32768",
+    ),
+    "too large a struct": (
+        "struct P { float v[1025]; }; kernel void f(device float* y [[buffer(0)]], constant P& p [[buffer(1)]]) "
+        "{ y[0] = p.v[0]; }",
+        "limit",
+        "at most 4096 bytes: f",
+    ),
     "bfloat as half": ("half f(bfloat b) { return b; }", "compiler", "half"),
     "float as bfloat": ("bfloat f(float b) { return b; }", "bfloat", "implicit conversion to bfloat"),
     "function pointer": ("typedef int (*fp)(int); int f(fp g) { return g(1); }", "compiler", "not allowed"),
@@ -71,7 +104,8 @@ def test_it_refuses(name: str, tmp_path: Path) -> None:
     found = problems(tmp_path, HEAD + text + "\n" + KERNEL.format("y[i] = 1;"))
     mine = [p for p in found if p.rule == rule and message in p.message]
     assert mine, found
-    assert mine[0].line == (1 if rule == "recursion" else 3)
+    # Rules that look at compiled code know the file alone.
+    assert mine[0].line == (1 if rule in ("recursion", "source") or "bytes" in message else 3)
 
 
 def test_it_accepts_what_metal_accepts(tmp_path: Path) -> None:

@@ -30,6 +30,10 @@ POSITIONS = {
     "threads_per_threadgroup",
     "threadgroups_per_grid",
 }
+MOST_THREADS = 1024
+MOST_THREADGROUP_BYTES = 32768
+MOST_INLINE_BYTES = 4096
+_INLINE = f"a struct set inline has at most {MOST_INLINE_BYTES} bytes: "
 # Words that the Metal language does not have, and what to say of them.
 FORBIDDEN = {
     "double": "Metal has no double",
@@ -107,8 +111,11 @@ def _token_problems(tokens: Sequence[Token]) -> Iterator[Problem]:
                 first = j == 0 or inside[j - 1].text == ","
                 if first and name.kind == "name" and name.text not in ATTRIBUTES:
                     yield Problem(name.file, name.line, "attribute", f"[[{name.text}]] is not known to be Metal's")
-        if token.text in ("static", "extern") and _is_mutable_global(tokens, i):
-            yield Problem(token.file, token.line, "global", "program-scope variables must be constant")
+        if token.text == "static" and _is_mutable_static(tokens, i):
+            yield Problem(token.file, token.line, "global", "static variables must be constant")
+        has_number = token.text == "max_total_threads_per_threadgroup" and tokens[i + 2].kind == "number"
+        if has_number and int(tokens[i + 2].text, 0) > MOST_THREADS:
+            yield Problem(token.file, token.line, "limit", f"a threadgroup has at most {MOST_THREADS} threads")
 
 
 def _position_problems(tokens: Sequence[Token]) -> Iterator[Problem]:
@@ -130,13 +137,42 @@ def _position_problems(tokens: Sequence[Token]) -> Iterator[Problem]:
         i = close + 1 if components else i + 1
 
 
-def _is_mutable_global(tokens: Sequence[Token], i: int) -> bool:
+def _is_mutable_static(tokens: Sequence[Token], i: int) -> bool:
     words: list[str] = []
     for token in tokens[i : i + 40]:
         if token.text in (";", "=", "{", "("):
             return token.text in (";", "=") and not {"constant", "constexpr", "const", "template"} & set(words)
         words.append(token.text)
     return False
+
+
+def _threadgroup_problems(ir: str, translation: Translation, source: Path) -> Iterator[Problem]:
+    """Kernels whose own threadgroup variables exceed what Metal allows; the IR has a launch function for each."""
+    sizes: dict[str, dict[str, int]] = {}
+    calls: dict[str, set[str]] = {}
+    current = ""
+    for line in ir.splitlines():
+        head = re.match(r"define .*?@([\w.$]+)\(", line)
+        if head:
+            current = head[1]
+            sizes[current], calls[current] = {}, set()
+        found = re.search(r"@msim_allocate_threadgroup\(i32 [^,]*?(\d+), i64 [^,]*?(\d+),", line)
+        if found:
+            sizes[current][found[1]] = int(found[2])
+        elif current and " call " in f" {line}":
+            calls[current].update(re.findall(r"@([\w.$]+)\(", line))
+    for n, instance in enumerate(translation.instances):
+        arrays: dict[str, int] = {}
+        reached, todo = set(), [f"msim_kernel_{n}"]
+        while todo:
+            name = todo.pop()
+            if name not in reached:
+                reached.add(name)
+                arrays |= sizes.get(name, {})
+                todo += calls.get(name, ())
+        if sum(arrays.values()) > MOST_THREADGROUP_BYTES:
+            message = f"{instance.name} has {sum(arrays.values())} bytes, Metal allows {MOST_THREADGROUP_BYTES}"
+            yield Problem(str(source), 1, "limit", f"threadgroup memory of {message}")
 
 
 def _recursion(ir: str) -> list[str]:
@@ -162,10 +198,11 @@ def _recursion(ir: str) -> list[str]:
     return sorted(name for name, reached in reachable.items() if name in reached)
 
 
-def _generic_declarations(dump: str) -> Iterator[Problem]:
-    """Pointers and references without an address space, from the text of a syntax tree."""
+def _declaration_problems(dump: str) -> Iterator[Problem]:
+    """Pointers and references without an address space, and variables outside functions, from a syntax tree's text."""
     file, line = "", 0
     skip_below: int | None = None
+    functions: list[int] = []  # depths of the functions that enclose the current node
     for text in dump.splitlines():
         # Each node names its place relative to the place named before it; the first is where it begins.
         bracket = re.search(r"<(.*?)> ?(\S*)", text) if "0x" in text else None
@@ -179,6 +216,14 @@ def _generic_declarations(dump: str) -> Iterator[Problem]:
         if not declaration:
             continue
         depth = len(declaration["indent"])
+        while functions and functions[-1] >= depth:
+            functions.pop()
+        is_variable = declaration["kind"] == "Var" and not functions
+        if declaration["kind"] not in ("Var", "ParmVar", "Field", "CXXRecord"):
+            functions.append(depth)
+        # Where its name stands: it begins in our headers, with the macro `device`.
+        if is_variable and _own(file) and "__constant" not in declaration["rest"].split("'", 1)[-1]:
+            yield Problem(file, line, "global", "program-scope variables must be constant")
         if skip_below is not None and depth > skip_below:
             continue
         skip_below = depth if " implicit " in f" {declaration['rest']} " else None
@@ -190,10 +235,12 @@ def _generic_declarations(dump: str) -> Iterator[Problem]:
             )
 
 
-def _compiler_problems(stderr: str) -> Iterator[Problem]:
+def _compiler_problems(stderr: str, source: str) -> Iterator[Problem]:
     for found in re.finditer(r"^([^\s:][^:\n]*):(\d+):\d+: (error|warning): (.*)$", stderr, re.MULTILINE):
         file, line, severity, message = found[1], int(found[2]), found[3], found[4]
-        if severity == "error":
+        if severity == "error" and _INLINE in message:
+            yield Problem(source, 1, "limit", message[message.index(_INLINE) :].rstrip('"'))
+        elif severity == "error":
             yield Problem(file, line, "compiler", message)
         elif "__bf16" in message.split(" to ")[-1] and "implicit conversion" in message and _own(file):
             yield Problem(file, line, "bfloat", f"Metal has no implicit conversion to bfloat: {message}")
@@ -207,8 +254,18 @@ def _compile(code: Path, flags: Sequence[str]) -> tuple[bool, str, str]:
 
 def _launch_all(translation: Translation) -> str:
     """Launch code of every kernel, attributed to the simulator and not to the last lines of the shader."""
-    codes = (launch_code(translation, instance.name, f"_{n}") for n, instance in enumerate(translation.instances))
-    return f'# 1 "{HERE}/launch"\n' + "".join(codes)
+    codes = [launch_code(translation, instance.name, f"_{n}") for n, instance in enumerate(translation.instances)]
+    # Launch code sets every struct inline.
+    sizes = []
+    for n, instance in enumerate(translation.instances):
+        for j, parameter in enumerate(translation.parameters[instance.base]):
+            if parameter.kind == "buffer":
+                type_ = f"msim_argument<msim_parameter_type<{j}, msim_function_{n}>::type>"
+                sizes.append(
+                    f"static_assert(!{type_}::describe(0).reference || "
+                    f'{type_}::describe(0).size <= {MOST_INLINE_BYTES}, "{_INLINE}{instance.name}");\n'
+                )
+    return f'# 1 "{HERE}/launch"\n' + "".join(codes + sizes)
 
 
 def lint(source: Path, include: Sequence[Path] = (), defines: Mapping[str, str] | None = None) -> list[Problem]:
@@ -239,13 +296,14 @@ def lint(source: Path, include: Sequence[Path] = (), defines: Mapping[str, str] 
         flags = [f for f in SHADER_FLAGS if f != "-w"] + ["-Wno-everything", "-Wimplicit-float-conversion"]
         flags += ["-ferror-limit=50", "-fsyntax-only", "-Xclang", "-ast-dump", "-fno-color-diagnostics"]
         good, dump, stderr = _compile(code, flags)
-        problems.update(_compiler_problems(stderr))
+        problems.update(_compiler_problems(stderr, str(source)))
         if good:
-            problems.update(_generic_declarations(dump))
+            problems.update(_declaration_problems(dump))
             _, ir, _ = _compile(
                 code, [*SHADER_FLAGS, "-O0", "-Xclang", "-disable-O0-optnone", "-S", "-emit-llvm", "-o", "-"]
             )
             problems.update(Problem(str(source), 1, "recursion", f"{name} calls itself") for name in _recursion(ir))
+            problems.update(_threadgroup_problems(ir, translation, source))
     return sorted(problems)
 
 

@@ -1,0 +1,1 @@
+"""Builds and checks a macOS wheel on Linux."""

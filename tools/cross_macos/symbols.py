@@ -1,0 +1,62 @@
+"""Whether everything that the cross-built module needs exists on a Mac, as far as that can be known from here."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from tools.cross_macos.mach_o import MachO
+
+# What our code uses of Apple's libc++ that neither of MLX's binaries does. All of it is older than macOS 14: the sized
+# and aligned forms of delete came with macOS 10.13, the rest with the first libc++.
+STATED_LIBCXX = frozenset(
+    {
+        "__ZdlPvm",  # operator delete(void*, unsigned long)
+        "__ZdlPvmSt11align_val_t",
+        "__ZNSt3__19to_stringEx",  # std::to_string(long long)
+        "__ZNSt3__19to_stringEf",
+        "__ZNSt3__15mutex8try_lockEv",
+        "__ZNSt3__16thread6detachEv",
+    }
+)
+# Of the Objective-C runtime, which libmlx has loaded: metal-cpp's calls.
+STATED_OBJC = frozenset({"_objc_msgSend", "_sel_registerName", "_objc_lookUpClass", "_objc_getProtocol"})
+
+
+def libcxx_symbols(binaries: Iterable[MachO]) -> set[str]:
+    """What Apple's libc++ exports: what MLX's binaries, built with Apple's tools, take from it, and STATED_LIBCXX."""
+    return {s for b in binaries for s, library in b.undefined.items() if "libc++" in library} | STATED_LIBCXX
+
+
+def system_symbols(stub: Path) -> set[str]:
+    """What libSystem exports: every symbol of the .tbd file that zig brings."""
+    return set(re.findall(r"[\w$.]+", stub.read_text()))
+
+
+def python_symbols(linker_list: Path) -> set[str]:
+    """Names that CPython exports, by nanobind's list for Apple's linker (lines ``-U _PyName``)."""
+    return set(re.findall(r"-U (\S+)", linker_list.read_text()))
+
+
+def unexplained(
+    module: MachO, mlx: MachO, libcxx: set[str], system: set[str], python: set[str]
+) -> tuple[dict[str, int], list[str]]:
+    """How many symbols come from where, and those of which nothing is known."""
+    counts = {"libmlx": 0, "libc++": 0, "libSystem": 0, "Python": 0, "Objective-C": 0}
+    unknown = []
+    for symbol in sorted(module.undefined):
+        if symbol in mlx.exported:
+            counts["libmlx"] += 1
+        elif symbol in libcxx:
+            counts["libc++"] += 1
+        elif symbol in python and hasattr(ctypes.pythonapi, symbol.removeprefix("_")):
+            counts["Python"] += 1
+        elif symbol in STATED_OBJC:
+            counts["Objective-C"] += 1
+        elif symbol in system:
+            counts["libSystem"] += 1
+        else:
+            unknown.append(f"{symbol} ({module.undefined[symbol]})")
+    return counts, unknown
