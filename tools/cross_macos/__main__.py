@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,6 +17,7 @@ from tools.cross_macos.wheel import pack
 from tools.embed_shaders import inline_headers
 
 ROOT = Path(__file__).parents[2]
+TOOLS = ("cmake", "ninja")
 PLATFORM = "macosx_14_0_arm64"
 VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
 
@@ -38,10 +39,7 @@ def run(*command: str | Path, **environment: str) -> str:
 
 def mlx_for_macos(folder: Path) -> Path:
     """MLX's macOS wheels of the version that pyproject.toml pins, unpacked together."""
-    import tomllib  # of Python 3.11, which this tool needs
-
-    pins = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
-    (version,) = (pin.split("==")[1].split(";")[0] for pin in pins if pin.startswith("mlx==") and "darwin" in pin)
+    (version,) = set(re.findall(r'"mlx==([\d.]+); sys_platform == .darwin.', (ROOT / "pyproject.toml").read_text()))
     site, wheels = folder / f"mlx-{version}-{VERSION}", folder / "wheels"
     if not site.exists():
         pip = (sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary=:all:", "--dest", wheels)
@@ -58,10 +56,10 @@ def mlx_for_macos(folder: Path) -> Path:
 def build(folder: Path, mlx: Path, libcxx: set[str]) -> Path:
     """The extension module, by the CMakeLists.txt that a Mac would use."""
     tools, sdk = write_tools(folder, libcxx)
-    cmake = shutil.which("cmake") or shutil.which("cmake", path=str(Path(sys.executable).parent))
-    if cmake is None:
-        raise SystemExit("the cross-build needs cmake: pip install cmake ninja")
-    generator = ["-G", "Ninja"] if shutil.which("ninja") or importlib.util.find_spec("ninja") else []
+    cmake, ninja = (shutil.which(name, path=f"{Path(sys.executable).parent}:{os.environ['PATH']}") for name in TOOLS)
+    if cmake is None or ninja is None:
+        raise SystemExit("the cross-build needs cmake and ninja: pip install 'ltx2rt[metal]'")
+    generator = ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={ninja}"]
     made = folder / "build"
     run(
         *(cmake, *generator, "-S", ROOT, "-B", made),
@@ -88,7 +86,7 @@ def check(module: MachO, mlx: MachO, libcxx: set[str]) -> None:
         faults.append("mlx::core::metal::device is not called: the Metal launch code is missing")
     if module.run_paths != ["@loader_path/../mlx/lib"]:
         faults.append(f"run paths are {module.run_paths}")
-    if module.libraries != ["/usr/lib/libSystem.B.dylib", "@rpath/libmlx.dylib", "/usr/lib/libc++.1.dylib"]:
+    if set(module.libraries) != {"/usr/lib/libSystem.B.dylib", "@rpath/libmlx.dylib", "/usr/lib/libc++.1.dylib"}:
         faults.append(f"it loads {module.libraries}")
     if not module.signed or module.macos > mlx.macos or "_PyInit__ext" not in module.exported:
         faults.append(f"signed: {module.signed}, macOS {module.macos}, exports {sorted(module.exported)[:5]}")
