@@ -58,11 +58,13 @@ void pack(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t k, float* panel
 class Fetcher {
  public:
   Fetcher(const ReadAhead& ahead, int64_t turns)
-      : ahead_(ahead), lines_(ahead.rows * ((ahead.bytes + kLine - 1) / kLine)), share_((lines_ + turns - 1) / turns) {}
+      : ahead_(ahead), lines_(ahead.rows * (ahead.bytes > 0 ? (ahead.bytes - 1) / kLine + 2 : 0)), share_((lines_ + turns - 1) / turns) {}
 
   void fetch_share() {
     for (int64_t i = 0; i < share_ && lines_ > 0; ++i, --lines_) {
-      __builtin_prefetch(ahead_.first + row_ * ahead_.stride + offset_, 0, 2);
+      // The last line holds the last byte, wherever the first one starts.
+      const int64_t at = offset_ < ahead_.bytes ? offset_ : ahead_.bytes - 1;
+      __builtin_prefetch(ahead_.first + row_ * ahead_.stride + at, 0, 2);
       if (++row_ == ahead_.rows) {
         row_ = 0;
         offset_ += kLine;

@@ -519,7 +519,7 @@ inline void expand_pairs(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t 
 // The masks of all ones spare GCC 12 a warning about its own header.
 constexpr __mmask64 kAll = ~(__mmask64)0;
 // How far ahead of the loads rows are fetched: memory takes about 100 ns, in which a core reads about 2 KiB.
-constexpr int64_t kAheadBytes = 256;
+constexpr int64_t kAheadBytes = 512;
 
 // 16 x 16 words of four bytes transposed.
 inline __attribute__((always_inline)) void transpose_words(__m512i r[16]) {
@@ -600,36 +600,45 @@ inline __attribute__((always_inline)) void transpose_lines(const WeightMatrix& w
   const int64_t in_row = w.row_bytes - first, next_columns = (kPanelColumns - 1) * w.row_bytes;
   constexpr int kPairs = kValues / 2;
   int64_t row = 0, at = 0, left = count;
-  const auto whole_line = [&](int v) __attribute__((always_inline)) {
-    // The addresses stay in memory: kept in registers they would drive the vectors out.
-    __asm__("" : "+m"(rows));
+  // Four lines of a row are copied at once: a row that does not start on a cache line would otherwise need every line
+  // twice, which the other rows have driven out in between.
+  constexpr int kLines = 4;
+  const auto whole_lines = [&](int v) __attribute__((always_inline)) {
     const int64_t ahead = at + kAheadBytes < in_row ? at + kAheadBytes : at + kAheadBytes + next_columns;
-    __m512i words[16];
-#pragma GCC unroll 16
+    __m512i lines[kLines][16];
     for (int i = 0; i < 16; ++i) {
       const char* from = rows[16 * v + i];
-      if (kFetch) _mm_prefetch(from + ahead, _MM_HINT_T1);
-      words[i] = _mm512_loadu_si512(from + at);
+#pragma GCC unroll 4
+      for (int line = 0; line < kLines; ++line) lines[line][i] = _mm512_loadu_si512(from + at + 64 * line);
     }
-    transpose_words(words);
+    for (int line = 0; line < kLines; ++line) {
+      __m512i words[16];
 #pragma GCC unroll 16
-    for (int i = 0; i < 16; ++i) put(v, words[i], row + i * kPairs, kValues);
+      for (int i = 0; i < 16; ++i) words[i] = lines[line][i];
+      transpose_words(words);
+#pragma GCC unroll 16
+      for (int i = 0; i < 16; ++i) {
+        // One by one: a processor drops what is asked for all at once.
+        if (kFetch) _mm_prefetch(rows[16 * v + i] + ahead + 64 * line, _MM_HINT_T1);
+        put(v, words[i], row + line * 16 * kPairs + i * kPairs, kValues);
+      }
+    }
   };
   // Zeros fill up the last line; apart, so that the array above stays in registers.
   const auto last_line = [&](int v) __attribute__((always_inline)) {
-    const __mmask64 rest = ((__mmask64)1 << (left * 4 / kValues)) - 1;
+    const __mmask64 rest = left >= 16 * kValues ? kAll : ((__mmask64)1 << (left * 4 / kValues)) - 1;
     __m512i words[16];
     for (int i = 0; i < 16; ++i) words[i] = _mm512_maskz_loadu_epi8(rest, rows[16 * v + i] + at);
     transpose_words(words);
-    for (int64_t i = 0; i * kValues < left; ++i) put(v, words[i], row + i * kPairs, left - i * kValues);
+    for (int64_t i = 0; i < 16 && i * kValues < left; ++i) put(v, words[i], row + i * kPairs, left - i * kValues);
   };
   // Written out, not as loops: a vector of sums indexed by v then stays in its register.
   static_assert(kPanelVecs == 2);
-  for (; left >= 16 * kValues; left -= 16 * kValues, row += 16 * kPairs, at += 64) {
-    whole_line(0);
-    whole_line(1);
+  for (; left >= kLines * 16 * kValues; left -= kLines * 16 * kValues, row += kLines * 16 * kPairs, at += kLines * 64) {
+    whole_lines(0);
+    whole_lines(1);
   }
-  if (left > 0) {
+  for (; left > 0; left -= 16 * kValues, row += 16 * kPairs, at += 64) {
     last_line(0);
     last_line(1);
   }
