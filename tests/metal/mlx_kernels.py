@@ -45,6 +45,15 @@ def softmax(x: np.ndarray, dtype: str, **options: Any) -> Result:
     return _run(source, buffers, (rows, 1, 1), (threads, 1, 1), {}, options)
 
 
+def logsumexp(x: np.ndarray, dtype: str, **options: Any) -> Result:
+    """logsumexp over the last axis of x (rows, n): in registers to n = 4096, else a loop of 1024 threads; output 1."""
+    rows, n = x.shape
+    function, threads = ("logsumexp", (-(-n // 4) + 31) // 32 * 32) if n <= 4096 else ("logsumexp_looped", 1024)
+    source = _source(("logsumexp.h",), function, MSL_TYPES[dtype], "float")
+    buffers = {0: In(x), 1: Out((rows,), dtype), 2: _int(n)}
+    return _run(source, buffers, (rows, 1, 1), (threads, 1, 1), {}, options)
+
+
 def attention(
     q: np.ndarray, k: np.ndarray, v: np.ndarray, dtype: str, *, causal: bool = False, **options: Any
 ) -> Result:

@@ -34,6 +34,15 @@ def test_softmax(dtype: str, width: int) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("width", [100, 4103])
+def test_logsumexp(dtype: str, width: int) -> None:
+    """A reduction over rows, in registers and in a loop, as RMSNorm is, whose source the wheel's headers lack."""
+    x, exact = random((2, width), dtype, 0)
+    largest = exact.max(-1, keepdims=True)
+    agree(mlx_kernels.logsumexp(x, dtype), 1, dtype, np.log(np.exp(exact - largest).sum(-1)) + largest[:, 0])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("queries", "keys", "width"), [(64, 64, 128), (50, 77, 128), (40, 40, 64)])
 def test_steel_attention(dtype: str, queries: int, keys: int, width: int) -> None:
     q, q_exact = random((2, queries, width), dtype, 1)
