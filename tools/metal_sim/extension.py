@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib.util
-import shutil
 import subprocess
 import sys
 from functools import lru_cache
@@ -13,7 +13,7 @@ from types import ModuleType
 from tools.metal_sim.build import cache_folder
 
 ROOT = Path(__file__).parents[2]
-NEEDS = ("ziglang", "cmake", "nanobind")
+NEEDS = ("ziglang", "cmake", "ninja", "nanobind")
 
 
 class BuildError(RuntimeError):
@@ -21,8 +21,8 @@ class BuildError(RuntimeError):
 
 
 def missing() -> list[str]:
-    """What of ``NEEDS`` is not installed (``cmake`` may also be on the path)."""
-    return [n for n in NEEDS if importlib.util.find_spec(n) is None and not (n == "cmake" and shutil.which(n))]
+    """What of ``NEEDS`` is not installed."""
+    return [name for name in NEEDS if importlib.util.find_spec(name) is None]
 
 
 def _run(*command: str) -> None:
@@ -39,12 +39,9 @@ def simulated_extension() -> ModuleType:
         BuildError: if CMake or the compiler fails.
     """
     folder = cache_folder() / f"extension-{sys.implementation.cache_tag}"
-    cmake = [sys.executable, "-m", "cmake"] if importlib.util.find_spec("cmake") else ["cmake"]
-    if not (folder / "CMakeCache.txt").exists():
-        generator = ["-G", "Ninja"] if shutil.which("ninja") else []
-        options = ["-DLTX2RT_METAL_SIM=ON", "-DLTX2RT_ISAS=portable", "-DLTX2RT_STUBS=OFF"]
-        _run(*cmake, *generator, "-S", str(ROOT), "-B", str(folder), f"-DPython_EXECUTABLE={sys.executable}", *options)
-    _run(*cmake, "--build", str(folder), "--target", "_ext_metal_sim", "-j2")
+    with open(cache_folder() / "extension.lock", "w") as lock:  # two test runs may start at once
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _build(folder)
     (path,) = (folder / "metal_sim").glob("_ext_metal_sim*.so")
     spec = importlib.util.spec_from_file_location("_ext_metal_sim", path)
     if spec is None or spec.loader is None:
@@ -52,3 +49,16 @@ def simulated_extension() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def _build(folder: Path) -> None:
+    import ninja  # of the packages in NEEDS, which tests are skipped without
+
+    cmake = [sys.executable, "-m", "cmake"]
+    if not (folder / "CMakeCache.txt").exists():
+        # The package's program: an environment that is not activated has none on the path.
+        program = Path(ninja.BIN_DIR) / "ninja"
+        generator = ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={program}"]
+        options = ["-DLTX2RT_METAL_SIM=ON", "-DLTX2RT_ISAS=portable", "-DLTX2RT_STUBS=OFF"]
+        _run(*cmake, *generator, "-S", str(ROOT), "-B", str(folder), f"-DPython_EXECUTABLE={sys.executable}", *options)
+    _run(*cmake, "--build", str(folder), "--target", "_ext_metal_sim", "-j2")
