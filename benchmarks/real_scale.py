@@ -1,11 +1,13 @@
 """Runs prompt to clip at the real size of the model under memory budgets, and measures the process from outside.
 
-    python benchmarks/real_scale.py FOLDER --manifests DIR --memory 6GB 16GB [--generation 2.3] [--mid] [--cold]
+    python benchmarks/real_scale.py FOLDER --manifests DIR --memory 6GB 16GB [--generation 2.3] [--steps 1] [--mid]
+        [--cold]
 
 Makes (or reuses) synthetic weight files in FOLDER: the FP8 checkpoint, Gemma 3 12B in bf16 and the spatial upscaler,
 53 GB together; --mid makes 4 blocks and 6 Gemma layers of the real width, 13 GB. Runs `ltx2rt generate` once per
-budget, samples its resident memory 20 times a second, and writes for each a table (table-6GB.md), a picture
-(memory-6GB.png), and one results.json. Outputs must be finite, and the same in every bit for all budgets.
+budget (the distilled pipeline, or with --steps so many unguided steps at full size), samples its resident memory 20
+times a second, and writes for each a table (table-6GB.md), a picture (memory-6GB.png), and one results.json. Outputs
+must be finite, and the same in every bit for all budgets.
 """
 
 from __future__ import annotations
@@ -43,6 +45,10 @@ MANIFESTS = {
     "19b": ("ltx-2-19b-distilled-fp8", "ltx-2-spatial-upscaler-x2-1.0"),
     "2.3": ("ltx-2.3-22b-distilled-fp8", "ltx-2.3-spatial-upscaler-x2-1.0"),
 }
+WITHOUT_GUIDANCE = (
+    *("--video-cfg-guidance-scale", "1", "--audio-cfg-guidance-scale", "1", "--stg-scale", "0"),
+    *("--a2v-guidance-scale", "1", "--v2a-guidance-scale", "1"),
+)
 MID_LAYERS, MID_ENCODER_LAYERS = 4, 6
 _READ_BYTES = 16 << 20
 
@@ -236,14 +242,8 @@ def digests(output: Path, latents: Path) -> dict[str, str]:
     return found
 
 
-def has_memory_option() -> bool:
-    """Whether `ltx2rt generate` takes a budget."""
-    shown = subprocess.run([*COMMAND, "generate", "--help"], capture_output=True, text=True, check=True).stdout
-    return "--memory" in shown
-
-
-def run(files: Files, folder: Path, memory: str | None, size: tuple[int, int, int]) -> Result:
-    """Make one clip of (frames, height, width) and measure it.
+def run(files: Files, folder: Path, memory: str | None, size: tuple[int, int, int], steps: int | None) -> Result:
+    """Make one clip of (frames, height, width) and measure it; ``steps`` at full size, None: the distilled pipeline.
 
     Raises:
         Ltx2rtError: the command failed.
@@ -257,6 +257,8 @@ def run(files: Files, folder: Path, memory: str | None, size: tuple[int, int, in
     words += ["--save-latents", str(latents), "--no-sidecar", "--no-state"]
     words += ["--checkpoint-path", str(files.checkpoint), "--gemma-root", str(files.text_encoder)]
     words += ["--spatial-upsampler-path", str(files.upscaler)]
+    if steps is not None:
+        words += ["--pipeline", "one-stage", "--num-inference-steps", str(steps), *WITHOUT_GUIDANCE]
     if memory is not None:
         words += ["--memory", memory]
     _say(f"running with {memory or 'no budget'}")
@@ -299,6 +301,7 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--generation", choices=MANIFESTS, default="19b")
     parser.add_argument("--mid", action="store_true", help="4 blocks and 6 Gemma layers of the real width")
     parser.add_argument("--size", nargs=3, type=int, default=(9, 256, 256), metavar=("FRAMES", "HEIGHT", "WIDTH"))
+    parser.add_argument("--steps", type=int, help="unguided steps at full size in place of the distilled pipeline's")
     parser.add_argument("--cold", action="store_true", help="drop the weight files from the page cache before each run")
     arguments = parser.parse_args(words)
     if not Path("/proc/self/status").exists():
@@ -307,15 +310,12 @@ def main(words: list[str] | None = None) -> int:
     try:
         files = prepare(arguments.folder, arguments.manifests, arguments.generation, arguments.mid)
         budgets: list[str | None] = list(arguments.memory) or [None]
-        if arguments.memory and not has_memory_option():
-            _say("this ltx2rt has no --memory: one run without a budget")
-            budgets = [None]
         rate = disk_rate(files.checkpoint) if arguments.cold else 0.0
         results = []
         for memory in budgets:
             if arguments.cold:
                 forget(files.all())
-            results.append(run(files, arguments.folder, memory, tuple(arguments.size)))
+            results.append(run(files, arguments.folder, memory, tuple(arguments.size), arguments.steps))
             print(f"\n{memory or 'no budget'}: {results[-1].seconds:.0f} s, peak {results[-1].peak / 1e9:.2f} GB\n")
             print(table(results[-1].stages))
     except Ltx2rtError as error:

@@ -1,0 +1,90 @@
+"""Measures the memory of the video decoder and encoder of a weight file for clips of several lengths.
+
+    python benchmarks/clip_length.py CHECKPOINT [--size 256] [--frames 25 121]
+
+Every clip is decoded and encoded in a process of its own, as stages of a pipeline; decoded frames go to an H.264
+encoder. The peak of the process may differ by 5 % between the lengths, and predictions by -2 to +5 % from it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import subprocess
+import sys
+import tempfile
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+from ltx2rt.graph.diffusion.denoising import NO_GUIDANCE
+from ltx2rt.graph.pipelines import decode_stages, encode_stages
+from ltx2rt.graph.pipelines.model_files import ModelFiles
+from ltx2rt.graph.pipelines.request import Request
+from ltx2rt.graph.pipelines.run import Run
+from ltx2rt.media.video_writer import VideoWriter
+from ltx2rt.memory.ledger import Ledger
+from ltx2rt.weights.checkpoint import Checkpoint
+
+BUDGET = 8 * 10**9
+KINDS = ("decode", "encode")
+
+
+def measure(checkpoint: Path, kind: str, size: int, frames: int) -> None:
+    """Run one stage in this process and print its report as JSON."""
+    gc.freeze()
+    request = Request("", "", 0, size, size, frames, Fraction(24), 1, NO_GUIDANCE, NO_GUIDANCE)
+    run = Run(ModelFiles(Checkpoint.open(checkpoint)), request, ledger=Ledger(BUDGET))
+    rng = np.random.default_rng(0)
+    if kind == "decode":
+        shape = (1, (frames - 1) // 8 + 1, size // 32, size // 32, 128)
+        chunks = decode_stages.decode_video(run, rng.standard_normal(shape, dtype=np.float32))
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            VideoWriter(Path(folder) / "clip.mp4", width=size, height=size, frame_rate=24) as writer,
+        ):
+            for chunk in chunks:
+                writer.write(chunk)
+    else:
+        # One frame again and again, so that the caller's clip takes no memory that grows.
+        frame = rng.integers(0, 256, (1, size, size, 3), dtype=np.uint8)
+        encode_stages.encode_pixels(run, "video encoder", [np.broadcast_to(frame, (frames, size, size, 3))])
+    (report,) = run.stages.reports
+    print(json.dumps(report.as_dict()))
+
+
+def main(words: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--size", type=int, default=256, help="height and width in pixels (default 256)")
+    parser.add_argument("--frames", type=int, nargs="+", default=[25, 121])
+    parser.add_argument("--one", choices=KINDS, help=argparse.SUPPRESS)
+    arguments = parser.parse_args(words)
+    if arguments.one:
+        measure(arguments.checkpoint, arguments.one, arguments.size, arguments.frames[0])
+        return 0
+    good = True
+    for kind in KINDS:
+        peaks = []
+        for frames in arguments.frames:
+            command = [sys.executable, __file__, str(arguments.checkpoint), "--size", str(arguments.size)]
+            command += ["--frames", str(frames), "--one", kind]
+            report = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+            peak, planned = report["resident_peak_bytes"], report["planned_peak_bytes"]
+            peaks.append(peak)
+            good &= 0.98 <= planned / peak <= 1.05
+            print(
+                f"{kind} {frames:4} frames of {arguments.size}x{arguments.size}: peak {peak / 1e6:.1f} MB, predicted "
+                f"{planned / 1e6:.1f} MB ({planned / peak:.3f}), {report['seconds']:.1f} s",
+                flush=True,
+            )
+        ratio = max(peaks) / min(peaks)
+        good &= ratio <= 1.05
+        print(f"{kind}: largest / smallest peak {ratio:.3f}", flush=True)
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
