@@ -6,12 +6,14 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from ltx2rt.errors import MemoryBudgetError
-from ltx2rt.memory.limits import format_bytes, hard_limits
-from ltx2rt.memory.measure import resident_bytes, virtual_bytes
+from ltx2rt.memory.limits import format_bytes, free_on_machine, hard_limits
+from ltx2rt.memory.measure import file_resident_bytes, resident_bytes, virtual_bytes
 from ltx2rt.memory.need import Need
 
 # What the process takes more once the first stage has run: the kernels' threads, code pages, Python's objects.
 _RUNTIME_BYTES = 8 << 20
+# Share of the program's pages that the system takes back once more has been read than it had free.
+_COLD_SHARE = 0.25
 # What a stage may find more in the process than was there before the first stage: modules imported since, heaps.
 _DRIFT_BYTES = 64 << 20
 # Kernels and MLX reserve addresses before they use them; only a limit of the address space notices.
@@ -33,12 +35,15 @@ class Ledger:
     def __init__(self, budget: int | None = None, base: int | None = None) -> None:
         self.budget = budget
         self.base = resident_bytes() + _RUNTIME_BYTES if base is None else base
+        self._cold = int(_COLD_SHARE * file_resident_bytes()) if base is None else 0
+        self._free = free_on_machine()
+        self._read = 0
         self.needs: list[Need] = []
         self.carried = 0
 
     def peak(self, need: Need) -> int:
         """Predicted peak of the process while the stage runs."""
-        return self.base + need.total
+        return (need.process or self.base) + need.total
 
     def choose(self, options: Iterable[Need]) -> Need:
         """The first of ``options`` (best first) that fits.
@@ -48,9 +53,12 @@ class Ledger:
         """
         smallest: Need | None = None
         for option in options:
-            need = replace(option, caches=option.caches + self.carried)
+            read = self._read + option.weights + option.streamed
+            process = self.base - (self._cold if read > self._free else 0)
+            need = replace(option, caches=option.caches + self.carried, process=process)
             if self.budget is None or self.peak(need) <= self.budget:
                 self.needs.append(need)
+                self._read = read
                 return need
             if smallest is None or need.total < smallest.total:
                 smallest = need
@@ -98,7 +106,7 @@ class Ledger:
         peak = self.peak(need)
         parts = ", ".join(f"{kind} {format_bytes(nbytes)}" for kind, nbytes in need.parts.items() if nbytes >= 1 << 20)
         return (
-            f"stage {need.name!r} needs {format_bytes(peak)} at the least (the process {format_bytes(self.base)}, "
+            f"stage {need.name!r} needs {format_bytes(peak)} at the least (the process {format_bytes(need.process)}, "
             f"{parts}), {format_bytes(peak - budget)} more than the budget of {format_bytes(budget)}; "
             f"{advice(need, peak)}"
         )

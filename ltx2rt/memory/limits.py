@@ -61,7 +61,7 @@ def format_bytes(nbytes: float) -> str:
 
 def hard_limits() -> list[Limit]:
     """The bounds that the system enforces on this process, by refusing memory or by killing it."""
-    limits = [Limit(resident_bytes() + _free_on_machine(), "free memory of the machine")]
+    limits = [Limit(resident_bytes() + free_on_machine(), "free memory of the machine")]
     limits += [Limit(nbytes, "memory limit of the container (cgroup)") for nbytes in _cgroup_limits()]
     if sys.platform != "win32":
         import resource
@@ -88,7 +88,8 @@ def _spare(limit: Limit) -> int:
     return limit.nbytes - (virtual_bytes() if limit.address_space else resident_bytes())
 
 
-def _free_on_machine() -> int:
+def free_on_machine() -> int:
+    """Memory that the machine could give to its processes now; on systems that do not tell, most of what it has."""
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):

@@ -33,6 +33,11 @@ def resident_bytes() -> int:
     return _status("VmRSS:") or resident_peak_bytes()
 
 
+def file_resident_bytes() -> int:
+    """Pages of files in the resident set, which the system can take back; 0 where it does not tell."""
+    return _status("RssFile:") or 0
+
+
 def virtual_bytes() -> int:
     """The address space in use now; 0 where the system does not tell."""
     return _status("VmSize:") or 0

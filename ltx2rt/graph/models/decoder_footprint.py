@@ -89,33 +89,29 @@ def sound_encode_flops(config: audio_vae.AudioVaeConfig, frames: int) -> float:
 
 def vocoder_footprint(config: vocoder.VocoderConfig, mel_frames: int) -> Footprint:
     """Of `Vocoder` for ``mel_frames`` frames of 10 ms."""
-    moments = [_generator_footprint(config.core, mel_frames)]
+    working = _largest_convolution(vocoder.param_specs(config))
+    moments = [_generator_footprint(config.core, mel_frames, working)]
     if config.bandwidth is not None and config.extension is not None:
         frames = mel_frames * config.core.upsampling // config.bandwidth.hop
-        moments.append(_generator_footprint(config.extension, frames))
-    convolutions = _largest_convolution(vocoder.param_specs(config))
-    rearranged = _rearranged_bytes(config.core)
-    return Footprint(largest(*moments).activations, max(convolutions, max(rearranged) + sum(rearranged)))
+        moments.append(_generator_footprint(config.extension, frames, working))
+    # Before that the weights of the transposed convolutions are put in another order.
+    return largest(*moments, Footprint(_rearranged_bytes(config.core)))
 
 
-def _rearranged_bytes(config: vocoder.GeneratorConfig) -> list[int]:
-    """Of the weights of the transposed convolutions, padded to whole strides, as bfloat16.
-
-    The graph of a generator is evaluated at once, so all of them are padded first; then they are put in another order,
-    one at a time.
-    """
+def _rearranged_bytes(config: vocoder.GeneratorConfig) -> int:
+    """Of the largest weight of a transposed convolution, padded to whole strides, and its copy in another order."""
     widths = [config.width >> stage for stage in range(len(config.rates))]
     taps = (-(-kernel // rate) * rate for rate, kernel in zip(config.rates, config.kernels, strict=True))
-    return [width * (width // 2) * count * 2 for width, count in zip(widths, taps, strict=True)]
+    return 2 * max(width * (width // 2) * count * 2 for width, count in zip(widths, taps, strict=True))
 
 
-def _generator_footprint(config: vocoder.GeneratorConfig, frames: int) -> Footprint:
+def _generator_footprint(config: vocoder.GeneratorConfig, frames: int, working: int) -> Footprint:
     longest, length, width = 0, frames, config.width
     for rate in config.rates:
         length, width = length * rate, width // 2
         longest = max(longest, length * width * _FLOAT32)
-    # The stage's input, the sum of branches so far, and two inside a branch; snake's filters work at twice the rate.
-    return Footprint((10 if config.snake else 4) * longest)
+    # The stage's input and what the three branches hold, which MLX evaluates side by side; measured.
+    return Footprint((10 if config.snake else 15) * longest, working)
 
 
 def vocoder_flops(config: vocoder.VocoderConfig, mel_frames: int) -> float:
