@@ -12,7 +12,8 @@ from ltx2rt.memory.need import Need
 
 # What the process takes more once the first stage has run: the kernels' threads, code pages, Python's objects.
 _RUNTIME_BYTES = 8 << 20
-# Share of the program's pages that the system takes back once more has been read than it had free.
+# Share of the program's pages that the system takes back once twice as much has been read as it had free: pages that
+# were used since it looked last get a second chance.
 _COLD_SHARE = 0.25
 # What a stage may find more in the process than was there before the first stage: modules imported since, heaps.
 _DRIFT_BYTES = 64 << 20
@@ -54,7 +55,7 @@ class Ledger:
         smallest: Need | None = None
         for option in options:
             read = self._read + option.weights + option.streamed
-            process = self.base - (self._cold if read > self._free else 0)
+            process = self.base - (self._cold if read > 2 * self._free else 0)
             need = replace(option, caches=option.caches + self.carried, process=process)
             if self.budget is None or self.peak(need) <= self.budget:
                 self.needs.append(need)
