@@ -47,7 +47,7 @@ def published_table(checkpoints: Sequence[Path], prompt: str) -> Iterator[str]:
         prompt: whose length counts.
     """
     yield "Predicted peak of the process in GB under each budget, sound included."
-    yield "r: transformer blocks resident; s: read from disk in every step; no: the smallest budget that would do."
+    yield "r: transformer blocks resident; s: read from disk in every step; no: does not fit."
     for request in PUBLISHED:
         yield ""
         yield f"{request.pipeline} {request.height}x{request.width}x{request.frames}; published: {request.figures}"

@@ -40,7 +40,8 @@ PUSHES = (4, 2, 1)
 # Sides of the decoder's tiles, in pixels, where whole frames do not fit.
 TILE_SIDES = (768, 512, 384, 256)
 _TILE_OVERLAP = 64
-# A video encoder (x264) with that of the sound (AAC): in themselves, per pixel of the picture, and per pixel of each frame that it looks ahead.
+# Encoders of video (x264) and sound (AAC): in themselves, per pixel of the picture, and per pixel of each frame that
+# the former looks ahead.
 _ENCODER_BYTES = 11 << 20
 _ENCODER_BYTES_PER_PIXEL = 4
 _LOOKAHEAD_BYTES_PER_PIXEL = 4
