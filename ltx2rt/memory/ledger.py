@@ -14,7 +14,7 @@ from ltx2rt.memory.need import Need
 _RUNTIME_BYTES = 8 << 20
 # Share of the program's pages that the system takes back once twice as much has been read as it had free: pages that
 # were used since it looked last get a second chance.
-_COLD_SHARE = 0.4
+_COLD_SHARE = 0.15
 # What a stage may find more in the process than was there before the first stage: modules imported since, heaps.
 _DRIFT_BYTES = 64 << 20
 # Kernels and MLX reserve addresses before they use them; only a limit of the address space notices.
