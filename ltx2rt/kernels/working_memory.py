@@ -14,7 +14,7 @@ _PREPARED_BYTES = 24 << 20
 _DEPTH_BLOCK = 256
 _LEAST_ROWS = 16
 # rope_attention.cpp: packed keys and values, and the states of waiting queries.
-_PACKED_FLOATS = 2 << 20
+_PACKED_FLOATS = 1 << 19
 _MOST_PACKED_FLOATS = 8 << 20
 _STATE_FLOATS = 4 << 20
 _QUERY_BLOCK = 144
@@ -45,14 +45,14 @@ def linear_bytes(rows: int, depth: int, itemsize: int = _FLOAT) -> int:
     return at_a_time * row + _threads() * _THREAD_BYTES
 
 
-def attention_bytes(batch: int, kv_heads: int, head_size: int, queries: int, keys: int, group: int = 1) -> int:
-    """Of `rope_attention`; ``group`` query heads share one of keys and values."""
-    one_head = keys * 2 * head_size
+def attention_bytes(
+    batch: int, kv_heads: int, head_size: int, queries: int, keys: int, group: int = 1, itemsize: int = _FLOAT
+) -> int:
+    """Of `rope_attention`; ``group`` query heads share one of keys and values, two bytes of an item mean bfloat16."""
+    one_head = max(1, keys * head_size * (1 if _has_pairs(itemsize) else 2))
     tasks = group * -(-queries // _QUERY_BLOCK)
-    if tasks == 1:  # keys are packed where they are used
-        return _threads() * _THREAD_BYTES
-    heads = max(_PACKED_FLOATS // max(1, one_head), -(-4 * _threads() // tasks), 1)
-    packed = min(min(heads, batch * kv_heads) * one_head, _MOST_PACKED_FLOATS)
+    heads = max(_PACKED_FLOATS // one_head, -(-4 * _threads() // max(1, tasks)), 1)
+    packed = min(min(heads, kv_heads) * one_head, _MOST_PACKED_FLOATS)
     states = _STATE_FLOATS if one_head > _MOST_PACKED_FLOATS else 0
     return (packed + states) * _FLOAT + _threads() * _THREAD_BYTES
 

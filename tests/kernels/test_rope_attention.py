@@ -140,6 +140,74 @@ def test_is_as_accurate_as_plain_code(tokens, size, dtype):
     assert error(ours, exact) <= budget
 
 
+BF16 = 2.0**-8  # largest rounding of a value below 2
+
+
+@pytest.mark.parametrize("size", [32, 64])
+@pytest.mark.parametrize("loud", [1, 8, 40], ids=lambda loud: f"times-{loud}")
+def test_large_scores_are_as_accurate_as_plain_bfloat16(loud, size):
+    """From flat weights to one key that takes all, with a query that no key resembles."""
+    heads, tokens = 2, 140
+    q, k, v = inputs(1, tokens, tokens, heads, size, dtype=mx.bfloat16)
+    q[:, 7] = 0
+    k[:, 130] = 100  # far above the others for half of the queries, far below for the rest
+    norms = [mx.full((heads * size,), scale, dtype=mx.bfloat16) for scale in (loud, 1)]
+    rope = table(tokens, 7, size // 2, 1, 6)
+    arguments = {"num_heads": heads, "q_norm": norms[0], "k_norm": norms[1], "rope_q": rope, "rope_k": rope}
+    exact = expected(q, k, v, **arguments)
+    ours = rope_attention(q, k, v, **arguments)
+    low = as_double(plain(q, k, v, heads, *norms, rope))
+    assert error(ours, exact) <= 2 * np.abs(low - exact).max()
+    rms = [np.sqrt(np.mean((a - exact) ** 2)) for a in (as_double(ours), low)]
+    assert rms[0] <= 1.2 * rms[1]
+
+
+def test_one_key_gives_its_value_in_bfloat16():
+    q, k, v = inputs(2, 50, 1, 3, 40, dtype=mx.bfloat16)
+    assert mx.array_equal(rope_attention(30 * q, k, v, num_heads=3), mx.broadcast_to(v, q.shape))
+
+
+def test_equal_scores_give_the_mean_in_bfloat16():
+    q, k, v = inputs(1, 20, 301, 2, 64, dtype=mx.bfloat16)
+    mean = np.broadcast_to(as_double(v).mean(1, keepdims=True), q.shape)
+    assert error(rope_attention(mx.zeros_like(q), k, v, num_heads=2), mean) <= BF16 * np.abs(mean).max()
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 15, 17, 20, 31, 33, 40, 72, 96, 256])
+def test_any_head_size_in_bfloat16(size):
+    q, k, v = inputs(1, 20, 131, 3, size, dtype=mx.bfloat16)
+    norm = 1 + normal((size,), 4) / 10
+    arguments = {"num_heads": 3, "q_norm": norm, "k_norm": norm}
+    assert error(rope_attention(q, k, v, **arguments), expected(q, k, v, **arguments)) < 4 * BF16
+
+
+@pytest.mark.parametrize("shape", [(330,), (49, 330), (2, 1, 49, 330)], ids=str)
+def test_blocks_without_an_allowed_key_in_bfloat16(shape):
+    """Masked by -inf at the start, in the middle and at the end of the keys; one query sees none."""
+    q, k, v = inputs(2, 49, 330, 2, 32, dtype=mx.bfloat16)
+    bias = normal(shape, 9, mx.bfloat16)
+    bias[..., :260] = -mx.inf
+    bias[..., 300:] = -mx.inf
+    if len(shape) > 1:
+        bias[..., 5, :] = -mx.inf
+        bias[..., 6, :] = -mx.inf
+        bias[..., 6, 3] = 0.5  # its only key comes first
+    for causal in (False, True):
+        ours = rope_attention(q, k, v, num_heads=2, bias=bias, causal=causal)
+        assert error(ours, expected(q, k, v, num_heads=2, bias=bias, causal=causal)) < 6 * BF16
+        if len(shape) > 1:
+            assert mx.all(ours[:, 5] == 0).item()
+            assert mx.array_equal(ours[:, 6], v[:, 3])
+
+
+def test_nan_stays_with_its_query_in_bfloat16():
+    q, k, v = inputs(1, 50, 140, 1, 32, dtype=mx.bfloat16)
+    q[0, 1, 0] = mx.nan
+    ours = mx.isnan(rope_attention(q, k, v, num_heads=1))
+    assert mx.all(ours[:, 1]).item()
+    assert mx.sum(ours).item() == 32
+
+
 @pytest.mark.parametrize("q_tokens", [1, 5, 6, 7, 143, 144, 145, 301])
 @pytest.mark.parametrize("k_tokens", [1, 15, 17, 127, 128, 129, 300])
 def test_any_length(q_tokens, k_tokens):
@@ -175,6 +243,20 @@ def test_rotation(columns, axes, layout):
     assert error(rope_attention(q, k, v, **arguments), expected(q, k, v, **arguments)) < 2e-6
     arguments["rope_k"] = table(13, 9, columns, axes, 8, batch=2)
     assert error(rope_attention(q, k, v, **arguments), expected(q, k, v, **arguments)) < 2e-6
+
+
+@pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16], ids=str)
+@pytest.mark.parametrize("layout", ["split", "interleaved"])
+@pytest.mark.parametrize(("columns", "axes"), [(10, 3), (21, 3), (31, 3), (32, 3), (32, 2), (47, 2), (96, 1), (12, 5)])
+def test_rotation_of_wide_heads(columns, axes, layout, dtype):
+    """Whole vectors of lanes: 32 lanes per head, 96 in all, of which the first ones may be left alone."""
+    heads, size = 3, 64
+    q, k, v = inputs(2, 18, 14, heads, size, dtype=dtype)
+    arguments = {"num_heads": heads, "rope_layout": layout, "rope_q": table(18, 5, columns, axes, 6)}
+    tolerance = 2e-6 if dtype == mx.float32 else 5 * BF16
+    assert error(rope_attention(q, k, v, **arguments), expected(q, k, v, **arguments)) < tolerance
+    arguments["rope_k"] = table(14, 9, columns, axes, 8, batch=2)
+    assert error(rope_attention(q, k, v, **arguments), expected(q, k, v, **arguments)) < tolerance
 
 
 def test_rotation_index_may_count_from_the_end_and_serve_the_batch():
@@ -322,8 +404,9 @@ def test_accepts_any_strides(dtype):
     ]
     for view in views:
         packed = tuple(mx.contiguous(a) for a in view)
-        ours = [rope_attention(*x, num_heads=4, q_norm=norm, k_norm=norm[:8]) for x in (view, packed)]
-        assert mx.array_equal(*ours)
+        for heads in (4, 1):
+            few = {"num_heads": heads, "q_norm": norm, "k_norm": norm[: 32 // heads]}
+            assert mx.array_equal(*(rope_attention(*x, **few) for x in (view, packed)))
 
 
 def test_gradients_go_through_the_reference():
