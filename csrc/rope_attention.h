@@ -52,8 +52,10 @@ struct RopeAttentionExtras {
 //   bias         broadcastable to (B, N, Tq, Tk), any float dtype
 //   gate_logits  (B, Tq, N)        any float dtype
 //   out          (B, Tq, N*K)      dtype of q
-// Norms, rotation, scores, softmax and sums are float32; one rounding, on store. A query whose scores are all -inf, or
-// that has no key at all, gives zeros; one whose scores are all equally low (finfo.min of a mask) gives the mean of v.
+// Norms, rotation, scores, softmax and sums are float32; one rounding, on store. On processors that multiply pairs of
+// bfloat16, and for bfloat16 inputs, q', k' and the weights p are rounded to bfloat16 before they are multiplied. A
+// query whose scores are all -inf, or that has no key at all, gives zeros; one whose scores are all equally low
+// (finfo.min of a mask) gives the mean of v.
 // Memory besides inputs and output: packed keys and values, at most 32 MB, and under 1 MB per thread.
 mx::array rope_attention(const mx::array& q, const mx::array& k, const mx::array& v, const RopeAttentionExtras& extras,
                          const RopeAttentionOptions& options, const OpContext& context);

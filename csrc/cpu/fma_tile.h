@@ -40,7 +40,13 @@ struct PairWords {
   static void store_row(float* words, Operand bits) { memcpy(words, &bits, sizeof bits); }
   static Operand pair(Vec first, Vec second) { return pair_words(first, second); }
   static Operand pair(const BF16* first, const BF16* second) { return pair_words(first, second); }
-  static Operand ones() { return splat_bits(0x3f803f80); }
+  static Operand ones() {
+    Operand bits = splat_bits(0x3f803f80);
+#ifdef LTX2RT_NEON
+    asm("" : "+w"(bits));  // or GCC 12 writes this constant as float16, which is another number
+#endif
+    return bits;
+  }
   static Vec add_product(Vec sum, Operand x, Operand y) { return dot_pairs(sum, x, y); }
 };
 #endif

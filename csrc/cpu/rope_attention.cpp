@@ -143,8 +143,8 @@ class Scheduler {
     cpu::parallel_for(heads * tasks, 1, [&](int64_t begin, int64_t end) {
       const cpu::AlignedFloats state(state_floats_), work(work_floats_);
       for (int64_t i = begin; i < end; ++i) {
-        const int64_t head = i % heads;  // neighbours read the same rows
-        const auto queries = query_block(batch, first_head + head, i / heads);
+        const int64_t head = i / tasks;  // in turn, so that its keys stay in the second-level cache
+        const auto queries = query_block(batch, first_head + head, i % tasks);
         loops_.start(args_, queries, state.data(), work.data());
         loops_.advance(args_, queries, 0, args_.k.tokens, blocks + head * stride, state.data(), work.data());
         loops_.finish(args_, queries, state.data());
