@@ -51,8 +51,8 @@ def rope_attention(
 
     Returns:
         (B, Tq, N*K), dtype of q. Norms, rotation, softmax and sums are float32; one rounding on store.
-        Where the processor multiplies pairs of bfloat16, bfloat16 inputs after norm and rotation, and the softmax weights,
-        are rounded to bfloat16 before they are multiplied.
+        Where the processor multiplies pairs of bfloat16, bfloat16 inputs after norm and rotation, and the softmax
+        weights, are rounded to bfloat16 before they are multiplied.
         A query whose scores are all -inf, or that has no key, gives zeros; one whose scores are all equally low
         (the finfo.min of a mask) gives the mean of v.
 
