@@ -285,8 +285,9 @@ def verdicts(results: Sequence[Result]) -> list[tuple[str, bool]]:
             found.append((f"{name}: peak {result.peak / 1e9:.2f} GB is within the budget", kept))
         for row in result.stages:
             if row.ratio is not None and row.inside > 100e6:
-                text = f"{name}: {row.name}: predicted / measured is {row.ratio:.3f}, within 0.98 to 1.05"
-                found.append((text, 0.98 <= row.ratio <= 1.05))
+                text = f"{name}: {row.name}: predicted / measured is {row.ratio:.3f}, in 0.98 to 1.05 or 10 MB above"
+                close = row.ratio <= 1.05 or row.planned - row.inside < 10e6
+                found.append((text, row.ratio >= 0.98 and close))
     if len(results) > 1:
         same = all(result.digests == results[0].digests for result in results)
         found.append(("latents, frames and sound have the same bits in all runs", same))

@@ -78,7 +78,7 @@ def run_encode(arguments: argparse.Namespace) -> int:
     if arguments.checkpoint_path is None:
         if arguments.gemma_root is not None:
             raise UsageError("--gemma-root goes with --checkpoint-path, which is missing; give the model's file.")
-        progress.message(embedded.NOTICE)
+        progress.message(embedded.notice(arguments.prompt))
     given = {name: getattr(arguments, dest) for name, dest in ENHANCEMENT.items()}
     given = {name: value for name, value in given.items() if value is not None}
     if given and not arguments.enhance_prompt:

@@ -53,7 +53,7 @@ def run_generate(arguments: argparse.Namespace) -> int:
             if path is not None:
                 check_output_folder(path)
     if "checkpoint" not in command.files:
-        progress.message(embedded.NOTICE)
+        progress.message(embedded.notice(command.settings.get("prompt")))
     for flag in effectless(arguments):
         progress.message(f"{flag.names[0]} has no effect: {flag.why}")
     pipeline = api.load(**command.files)

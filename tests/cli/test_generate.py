@@ -46,7 +46,7 @@ def test_distilled_clip_has_the_asked_size_and_sound(tmp_path: Path, capsys: pyt
     assert run(["generate", *arguments]) == 0
     captured = capsys.readouterr()
     assert captured.out.strip() == str(output)
-    assert "UNTRAINED" in captured.err
+    assert "TOY" in captured.err
     assert "seed=3" in captured.err
     frames, sound, rate = decoded(output)
     assert frames.shape == (9, 64, 128, 3)

@@ -40,37 +40,48 @@ def test_recipe_runs_and_exports(tmp_path: Path) -> None:
         return train.Recorder(tmp_path, name).save
 
     (tmp_path / "tokenizer.json").write_text(tokenizer.build().to_str(pretty=False), encoding="utf-8")
-    vae = video_vae.train(1, 0, recorder.report, saver("video_vae"))
+    video_vae.train_decoder(2, 0, recorder.report, saver("video_decoder"))
+    drawn = train.load(video_vae.VideoVae().decoder, tmp_path / "video_decoder.pt").train().requires_grad_(True)
+    video_vae.finish_decoder(drawn, 1, 0, recorder.report, saver("video_decoder_finish"))
+    video_vae.train_encoder(2, 0, recorder.report, saver("video_encoder"))
+    read = train.load(video_vae.VideoVae().encoder, tmp_path / "video_encoder.pt").train().requires_grad_(True)
+    video_vae.finish_encoder(read, 1, 0, recorder.report, saver("video_encoder_finish"))
     sound = audio.train_vae(2, 0, recorder.report, saver("audio_vae"))
     audio.train_vocoder(2, 0, sound, recorder.report, saver("vocoder"))
     prompts = text.Prompts(tmp_path / "tokenizer.json")
     path = text.train(2, 0, prompts, recorder.report, saver("text"))
 
-    groups = (dataset.Group(128, 9, 8, controlled=True), dataset.Group(128, 9, 32, doubled=True))
-    for index, group in enumerate(groups):
-        encoded = dataset.encode_group(group, index, vae, sound, recorder.report)
-        dataset.save(encoded, tmp_path / f"latents_{group.name}.pt")
     with torch.no_grad():
         pool = flow_matching.CaptionPool(path.eval(), prompts)
-    data = dataset.load(tmp_path / f"latents_{groups[0].name}.pt")
-    shard = flow_matching.make_shard(data, pool, seed=0, batch=4, weight=1.0)
-    model = flow_matching.train(
-        transformer.Transformer(), [shard], pool, steps=6, seed=0, negative="blurry",
-        report=recorder.report, save=saver("transformer"),
-    )  # fmt: skip
-    doubled = dataset.load(tmp_path / f"latents_{groups[1].name}.pt")
-    upscaler.train(
-        config.TEMPORAL_UPSCALER, doubled.video, doubled.doubled, vae.per_channel_statistics, steps=1, seed=0,
-        report=recorder.report, save=saver("temporal_upscaler"),
-    )  # fmt: skip
+    group = dataset.make_group(128, 9, 32, seed=0)
+    shard = flow_matching.make_shard(group, pool, seed=0, batch=4, weight=1.0)
+
+    def trained(steps: int, resume: str):
+        return flow_matching.train(
+            transformer.Transformer(), [shard], pool, steps=steps, fall=2, seed=0, negative="blurry",
+            report=recorder.report, save=saver("transformer"), resume=tmp_path / resume, save_every=4,
+        )  # fmt: skip
+
+    torch.manual_seed(0)
+    model = trained(6, "state.pt")
+    torch.manual_seed(0)
+    resumed = trained(6, "state.pt")  # from the state of step 4
+    for first, second in zip(model.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(first, second)
+    for name, settings, high in (
+        ("temporal_upscaler", config.TEMPORAL_UPSCALER, dataset.video(group.clips, 17, 128)),
+        ("spatial_upscaler", config.SPATIAL_UPSCALER, dataset.video(group.clips, 9, 256)),
+    ):
+        upscaler.train(settings, group.video, high, steps=1, seed=0, report=recorder.report, save=saver(name))
+    references = group.control()
     tensors = loras.train(
-        model, loras.CONTROL_TARGETS, 4, lambda rng: loras.control_batch(shard, pool, rng), steps=2, seed=0,
+        model, loras.CONTROL_TARGETS, 4, lambda rng: loras.control_batch(shard, references, pool, rng), steps=2, seed=0,
         report=recorder.report,
     )  # fmt: skip
     torch.save(tensors, tmp_path / "control_lora.pt")
 
     latent, tokens = sampler.Sampler(tmp_path, registers=8).run(["a red circle moves left"], frames=9)
-    assert latent.shape == (1, 2, 4, 4, 32)
+    assert latent.shape == (1, 2, 4, 4, config.VIDEO_CHANNELS_USED)
     assert tokens.shape == (1, 9, 32)
     export.export(tmp_path, tmp_path / "out")
     errors = parity.compare(tmp_path / "out")

@@ -15,7 +15,7 @@ from ltx2rt.errors import CheckpointError
 from ltx2rt.weights.tokenizer import MAX_TOKENS, GemmaTokenizer
 
 EMBEDDED = Path(ltx2rt.__file__).parent / "embedded" / "text_encoder"
-TOOL = Path(__file__).parents[2] / "tools" / "make_embedded_tokenizer.py"
+TOOL = Path(__file__).parents[2] / "tools" / "train_tiny" / "tokenizer.py"
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def tokenizer() -> GemmaTokenizer:
 
 @pytest.fixture(scope="module")
 def tool() -> Any:
-    spec = importlib.util.spec_from_file_location("make_embedded_tokenizer", TOOL)
+    spec = importlib.util.spec_from_file_location("embedded_tokenizer", TOOL)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

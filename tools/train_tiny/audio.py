@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Callable
 from typing import Any
@@ -11,48 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import config, world
+from . import config, latents, world
+from .channel_statistics import Statistics
 from .muon import Average, for_convolutions, trapezoid
-from .video_vae import Statistics
+from .spectrum import HOP, MEL_FEATURES, RATE, VOCODER_RATE, log_mel
 
-RATE = 16000
-HOP = 160
-WINDOW = 1024
-VOCODER_RATE = 24000
-MEL_FEATURES = 16  # mel bins of the latent
 USED = config.AUDIO_CHANNELS_USED * MEL_FEATURES  # used features of an audio token
-
-
-def _mel_filters() -> Tensor:
-    """(513, 64) triangles on Slaney's scale with unit area."""
-
-    def hertz(mel: Tensor) -> Tensor:
-        return torch.where(mel < 15, mel * 200 / 3, 1000 * torch.exp((mel - 15) * (math.log(6.4) / 27)))
-
-    top = 15 + 27 * math.log(8000 / 1000) / math.log(6.4)
-    edges = hertz(torch.linspace(0, top, 66, dtype=torch.float64))
-    bins = torch.linspace(0, RATE / 2, WINDOW // 2 + 1, dtype=torch.float64)[:, None]
-    low, centre, high = edges[:-2], edges[1:-1], edges[2:]
-    rising, falling = (bins - low) / (centre - low), (high - bins) / (high - centre)
-    return (torch.minimum(rising, falling).clamp(min=0) * 2 / (high - low)).float()
-
-
-MEL_FILTERS = _mel_filters()
-
-
-def log_mel(waves: Tensor) -> Tensor:
-    """(B, 2, S) at 16 kHz to (B, 2, S // 160 + 1, 64)."""
-    batch, channels, samples = waves.shape
-    spectrum = torch.stft(
-        waves.reshape(batch * channels, samples),
-        WINDOW,
-        HOP,
-        window=torch.hann_window(WINDOW),
-        center=True,
-        pad_mode="reflect",
-        return_complex=True,
-    ).abs()
-    return (spectrum.transpose(1, 2) @ MEL_FILTERS).clamp(min=1e-5).log().view(batch, channels, -1, 64)
 
 
 def pixel_norm(x: Tensor) -> Tensor:
@@ -228,10 +191,11 @@ class VocoderBlock(nn.Module):
 
 
 class Vocoder(nn.Module):
-    def __init__(self, settings: dict[str, Any] = config.VOCODER) -> None:
+    def __init__(self, settings: dict[str, Any] = config.VOCODER, ears: int = 2) -> None:
+        """With one ear it has half the channels everywhere."""
         super().__init__()
-        channels = settings["upsample_initial_channel"]
-        self.conv_pre = nn.Conv1d(128, channels, 7, padding=3)
+        channels = settings["upsample_initial_channel"] * ears // 2
+        self.conv_pre = nn.Conv1d(64 * ears, channels, 7, padding=3)
         self.ups, self.resblocks = nn.ModuleList(), nn.ModuleList()
         for rate, kernel in zip(settings["upsample_rates"], settings["upsample_kernel_sizes"], strict=True):
             self.ups.append(nn.ConvTranspose1d(channels, channels // 2, kernel, rate, (kernel - rate) // 2))
@@ -240,11 +204,11 @@ class Vocoder(nn.Module):
                 settings["resblock_kernel_sizes"], settings["resblock_dilation_sizes"], strict=True
             ):
                 self.resblocks.append(VocoderBlock(channels, size, dilations))
-        self.conv_post = nn.Conv1d(channels, 2, 7, padding=3)
+        self.conv_post = nn.Conv1d(channels, ears, 7, padding=3)
         self._branches = len(settings["resblock_kernel_sizes"])
 
     def forward(self, mel: Tensor) -> Tensor:
-        """(B, 2, T, 64) to (B, 2, 240 T) at 24 kHz."""
+        """(B, ears, T, 64) to (B, ears, 240 T) at 24 kHz."""
         x = self.conv_pre(mel.transpose(2, 3).flatten(1, 2))
         for index, upsample in enumerate(self.ups):
             x = upsample(F.leaky_relu(x, 0.1))
@@ -253,7 +217,7 @@ class Vocoder(nn.Module):
         return torch.tanh(self.conv_post(F.leaky_relu(x)))
 
 
-MEL_FRAMES = 101  # of a clip of 25 frames at 24 per second
+MEL_FRAMES = 45  # of a training example
 
 
 def sample_sounds(rng: random.Random, count: int) -> tuple[Tensor, Tensor]:
@@ -264,7 +228,7 @@ def sample_sounds(rng: random.Random, count: int) -> tuple[Tensor, Tensor]:
         clips.append(clip)
         draw = rng.random()
         gain.append(0.0 if draw < 0.02 else rng.uniform(0.3, 1.4) if draw < 0.3 else 1.0)
-    seconds = 25 / 24
+    seconds = rng.uniform(0.45, 1.2)
     return (
         world.sound(clips, (MEL_FRAMES - 1) * HOP, RATE, seconds, gain),
         world.sound(clips, MEL_FRAMES * 240, VOCODER_RATE, seconds, gain),
@@ -272,30 +236,34 @@ def sample_sounds(rng: random.Random, count: int) -> tuple[Tensor, Tensor]:
 
 
 def train_vae(steps: int, seed: int, report: Callable[..., None], save: Callable[[nn.Module], None]) -> AudioVae:
+    """Encoder towards exact latents, decoder from slightly noisy ones, later half from those the encoder reads."""
     torch.manual_seed(seed)
     rng = random.Random(seed)
     vae = AudioVae()
-    average = Average(vae, 0.995)
+    mean, deviation = latents.sound_statistics()
+    vae.per_channel_statistics.set(mean, deviation)
+    for layer in (vae.encoder.conv_out, vae.decoder.conv_out):
+        nn.init.constant_(layer.conv.bias[: config.AUDIO_CHANNELS_USED], float(mean.mean()))
+    average = Average(vae, 0.99)
     optimiser = for_convolutions(vae, matrix_rate=0.02, other_rate=1e-3)
     for step in range(steps):
         mel = log_mel(sample_sounds(rng, 8)[0])
-        latent = vae.encoder(mel)
-        spread = torch.rand(len(mel), 1, 1, 1) * 0.3
-        decoded = vae.decoder(latent + spread * torch.randn_like(latent))
-        loss = (decoded - mel).abs().mean()
-        bound = F.relu(latent.square() - 1).mean()
+        exact = (latents.sound_latent(mel) - mean) / deviation
+        with torch.autocast("cpu", torch.bfloat16):
+            read = vae.encode(mel).float()
+            is_read = (torch.rand(len(mel), 1, 1) < 0.5) & (step > steps // 3)
+            drawn_from = torch.where(is_read, read.detach(), exact)
+            spread = torch.rand(len(mel), 1, 1) * 0.2
+            decoded = vae.decode(drawn_from + spread * torch.randn_like(exact)).float()
+        loss_encoder, loss_decoder = (read - exact).abs().mean(), (decoded - mel).abs().mean()
         optimiser.zero_grad()
-        (loss + 0.05 * bound).backward()
+        (loss_encoder + loss_decoder).backward()
         torch.nn.utils.clip_grad_norm_(optimiser.parameters, 1.0)
         optimiser.step(trapezoid(step, steps, warmup=20, decay=0.6))
         average.update()
         if step % 50 == 0 or step == steps - 1:
-            report(step=step, mel_error=loss.item(), bound=bound.item())
+            report(step=step, latent_error=loss_encoder.item(), mel_error=loss_decoder.item())
     vae.load_state_dict(average.state)
-    with torch.no_grad():
-        tokens = torch.cat([to_tokens(vae.encoder(log_mel(sample_sounds(rng, 16)[0]))) for _ in range(16)])
-    features = tokens.flatten(0, 1)
-    vae.per_channel_statistics.set(features.mean(0), features.std(0))
     save(vae)
     return vae
 
@@ -311,23 +279,47 @@ def spectral_loss(waves: Tensor, truth: Tensor) -> Tensor:
     return total / 3
 
 
+@torch.no_grad()
+def for_both_ears(mono: Vocoder) -> Vocoder:
+    """Two copies of a vocoder of one ear side by side: every ear hears its own log-mel alone."""
+    stereo = Vocoder()
+    state = mono.state_dict()
+    for name, target in stereo.state_dict().items():
+        source = state[name]
+        if source.dim() == 1:
+            target.copy_(source.repeat(2))
+        else:
+            rows, columns = source.shape[:2]
+            target.zero_()
+            target[:rows, :columns] = source
+            target[rows:, columns:] = source
+    return stereo
+
+
 def train_vocoder(
     steps: int, seed: int, vae: AudioVae, report: Callable[..., None], save: Callable[[nn.Module], None]
 ) -> Vocoder:
-    """Half of the batches start from the log-mel that the audio VAE gives back from a slightly noisy latent."""
+    """Learns with one ear; half of the batches start from what the audio VAE gives back from a slightly noisy latent.
+
+    A vocoder that sees both ears at once, and is as small as this one, settles for the same sound in both.
+    """
     torch.manual_seed(seed)
     rng = random.Random(seed)
-    vocoder = Vocoder()
-    average = Average(vocoder, 0.995)
-    optimiser = for_convolutions(vocoder, matrix_rate=0.01, other_rate=1e-3)
+    mono = Vocoder(ears=1)
+    average = Average(mono, 0.98)
+    optimiser = for_convolutions(mono, matrix_rate=0.01, other_rate=1e-3)
+    judge = Vocoder(ears=1)
     for step in range(steps):
-        waves, truth = sample_sounds(rng, 4)
+        waves, truth = sample_sounds(rng, 3)
         with torch.no_grad():
             mel = log_mel(waves)
             if step % 2:
                 tokens = vae.encode(mel)
                 mel = vae.decode(tokens + 0.05 * torch.randn_like(tokens))
-        loss = spectral_loss(vocoder(mel), truth[..., : mel.shape[2] * 240])
+        mel, truth = mel.flatten(0, 1)[:, None], truth.flatten(0, 1)[:, None]
+        with torch.autocast("cpu", torch.bfloat16):
+            waves = mono(mel).float()
+        loss = spectral_loss(waves, truth[..., : mel.shape[2] * 240])
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(optimiser.parameters, 1.0)
@@ -335,6 +327,6 @@ def train_vocoder(
         average.update()
         if step % 50 == 0 or step == steps - 1:
             report(step=step, spectral=loss.item())
-    vocoder.load_state_dict(average.state)
-    save(vocoder)
-    return vocoder
+            judge.load_state_dict(average.state)
+            save(for_both_ears(judge))
+    return for_both_ears(judge)

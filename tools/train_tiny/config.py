@@ -6,7 +6,7 @@ from typing import Any
 
 # Of the 128 latent channels of the video VAE, and of the 8 of the audio VAE, the tiny model uses the first few. The
 # others are exactly zero: a world this small does not fill them, and the transformer learns faster without them.
-VIDEO_CHANNELS_USED = 32
+VIDEO_CHANNELS_USED = 20
 AUDIO_CHANNELS_USED = 2
 
 TRANSFORMER: dict[str, Any] = {
@@ -27,12 +27,12 @@ TRANSFORMER: dict[str, Any] = {
     "norm_elementwise_affine": False,
     "norm_eps": 1e-6,
     "num_layers": 4,
-    "num_attention_heads": 3,
+    "num_attention_heads": 2,
     "attention_head_dim": 64,
-    "cross_attention_dim": 192,
-    "audio_num_attention_heads": 3,
+    "cross_attention_dim": 128,
+    "audio_num_attention_heads": 2,
     "audio_attention_head_dim": 32,
-    "audio_cross_attention_dim": 96,
+    "audio_cross_attention_dim": 64,
     "in_channels": 128,
     "out_channels": 128,
     "audio_out_channels": 128,
@@ -73,7 +73,7 @@ VIDEO_VAE: dict[str, Any] = {
         ["res_x", {"num_layers": 1}],
     ],
     "decoder_blocks": [
-        ["res_x", {"num_layers": 1, "inject_noise": False}],
+        ["res_x", {"num_layers": 2, "inject_noise": False}],
         ["compress_all", {"residual": True, "multiplier": 1}],
         ["res_x", {"num_layers": 1, "inject_noise": False}],
         ["compress_all", {"residual": True, "multiplier": 2}],

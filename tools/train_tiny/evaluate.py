@@ -71,6 +71,8 @@ def judged(pipeline: Any, cases: Sequence[tuple[world.Clip, str]], **settings: A
         seen = probes.look(frames_of(result))
         rows.append(probes.agreement(seen, probes.listen(result.audio, result.sample_rate), truth(clip)))
         errors.append(seen.color_error + seen.background_error)
+        if index % 10 == 9:
+            print(f"{index + 1} clips: {share(rows)}", file=sys.stderr, flush=True)
     return share(rows) | {"colour error": 1000 * float(np.mean(errors))}
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ltx2rt import embedded
 
-from . import config
+from . import config, video_vae
 
 RECIPE = Path(__file__).parent
 ORIGIN = "trained by ltx2rt from procedural clips of coloured shapes; not a Lightricks model, holds nothing of one"
@@ -55,7 +55,8 @@ def checkpoint_tensors(work: Path) -> dict[str, Tensor]:
             tensors[f"model.diffusion_model.{key}"] = value
         elif key.startswith("aggregate_embed"):
             tensors[f"text_embedding_projection.{key}"] = value
-    tensors |= {f"vae.{key}": value for key, value in read("video_vae").items()}
+    vae = video_vae.assemble(read("video_encoder_finish"), read("video_decoder_finish"))
+    tensors |= {f"vae.{key}": value for key, value in vae.state_dict().items()}
     tensors |= {f"audio_vae.{key}": value for key, value in read("audio_vae").items()}
     return tensors | {f"vocoder.{key}": value for key, value in read("vocoder").items()}
 
@@ -63,6 +64,7 @@ def checkpoint_tensors(work: Path) -> dict[str, Tensor]:
 def write(tensors: Mapping[str, Tensor], path: Path, notice: Mapping[str, str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file({key: value.to(torch.bfloat16).contiguous() for key, value in tensors.items()}, path, dict(notice))
+    path.chmod(0o644)
 
 
 def export(work: Path, folder: Path) -> None:
@@ -99,12 +101,23 @@ def export(work: Path, folder: Path) -> None:
     shutil.copyfile(work / "tokenizer.json", text / "tokenizer.json")
 
 
+def write_curves(work: Path, path: Path) -> None:
+    """All curves in one file, every line with the name of its stage; every fourth line of the longer ones."""
+    lines = []
+    for source in sorted(work.glob("*.jsonl")):
+        rows = source.read_text().splitlines()
+        kept = rows if len(rows) < 30 else [*rows[:-1:4], rows[-1]]
+        lines += [json.dumps({"stage": source.stem, **json.loads(row)}) for row in kept]
+    path.write_text("\n".join(lines) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("build/train_tiny"))
     parser.add_argument("--to", type=Path, default=embedded.FOLDER)
     arguments = parser.parse_args()
     export(arguments.work, arguments.to)
+    write_curves(arguments.work, RECIPE / "curves.jsonl")
     total = 0
     for path in sorted(arguments.to.rglob("*")):
         if path.suffix in (".safetensors", ".json"):

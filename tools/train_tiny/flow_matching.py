@@ -5,12 +5,14 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from . import world
-from .dataset import FRAME_RATE, Encoded
+from .dataset import Group
+from .latents import FRAME_RATE
 from .muon import Average, Muon, trapezoid
 from .text import CONTEXT_ROWS, Context, Prompts, TextPath, other_prompt
 from .transformer import Tokens, Transformer
@@ -65,12 +67,13 @@ class CaptionPool:
         for start in range(0, len(new), 256):
             some = new[start : start + 256]
             ids, counts = self._prompts(some)
-            context = self._path(ids, counts, self._registers, self._drawn)
+            with torch.autocast("cpu", torch.bfloat16):
+                context = self._path(ids, counts, self._registers, self._drawn)
             longest = ids.shape[1]
             for i, text in enumerate(some):
                 kept = torch.cat([torch.arange(int(counts[i])), torch.arange(longest, longest + self._registers)])
                 self._index[text] = len(self._rows)
-                self._rows.append((context.video[i, kept].half(), context.audio[i, kept].half()))
+                self._rows.append((context.video[i, kept].float(), context.audio[i, kept].float()))
         return [self._index[text] for text in texts]
 
     def batch(self, indices: Sequence[int]) -> Context:
@@ -81,7 +84,7 @@ class CaptionPool:
         video, sound = torch.zeros(len(rows), longest, width), torch.zeros(len(rows), longest, width)
         bias = torch.full((len(rows), longest), -1e4)
         for i, (seen, heard) in enumerate(rows):
-            video[i, : len(seen)], sound[i, : len(heard)] = seen.float(), heard.float()
+            video[i, : len(seen)], sound[i, : len(heard)] = seen, heard
             words = len(seen) - self._registers
             bias[i, :words] = 0
             stands_for = torch.tensor((CONTEXT_ROWS - words) / self._registers)
@@ -97,30 +100,28 @@ class Shard:
     """A group ready for training.
 
     Attributes:
-        encoded: the latents.
+        group: the latents.
         captions: for every clip, indices of full captions.
         open_captions: for every clip, the caption that leaves the motion open.
         batch: clips per step.
         weight: how often the shard is drawn.
     """
 
-    encoded: Encoded
+    group: Group
     captions: list[list[int]]
     open_captions: list[int]
     batch: int
     weight: float
 
 
-def make_shard(
-    encoded: Encoded, pool: CaptionPool, *, seed: int, batch: int, weight: float, captions: int = 2
-) -> Shard:
+def make_shard(group: Group, pool: CaptionPool, *, seed: int, batch: int, weight: float, captions: int = 2) -> Shard:
     rng = random.Random(seed)
-    full = [[world.caption(rng, clip) for clip in encoded.clips] for _ in range(captions)]
+    full = [[world.caption(rng, clip) for clip in group.clips] for _ in range(captions)]
     indices = [pool.add(texts) for texts in full]
-    one = [clip if len(clip.things) == 1 else None for clip in encoded.clips]
+    one = [clip if len(clip.things) == 1 else None for clip in group.clips]
     open_texts = [world.free_caption(c) if c else full[0][i] for i, c in enumerate(one)]
     return Shard(
-        encoded=encoded,
+        group=group,
         captions=[list(row) for row in zip(*indices, strict=True)],
         open_captions=pool.add(open_texts),
         batch=batch,
@@ -166,11 +167,11 @@ def noised(clean: Tensor, sigma: Tensor, mask: Tensor | None) -> tuple[Tensor, T
 
 def sample_batch(shard: Shard, pool: CaptionPool, unconditional: list[int], rng: random.Random) -> Batch:
     """A batch in one of the ways of conditioning; the mix is fixed by the shares below."""
-    data, count = shard.encoded, shard.batch
+    data, count = shard.group, shard.batch
     chosen = torch.tensor(rng.sample(range(len(data.clips)), count))
-    latent = data.video[chosen].float()
+    latent = data.video[chosen]
     _, frames, height, width, _ = latent.shape
-    clean, sound = latent.flatten(1, 3), data.sound[chosen].float()
+    clean, sound = latent.flatten(1, 3), data.sound[chosen]
     cells, length = height * width, sound.shape[1]
     positions = video_positions(frames, height, width).expand(count, -1, -1)
     refining = height > 4 and rng.random() < 0.65
@@ -181,7 +182,7 @@ def sample_batch(shard: Shard, pool: CaptionPool, unconditional: list[int], rng:
     is_open = torch.zeros(count, dtype=torch.bool)
 
     draw = rng.random()
-    if draw < 0.62:  # plain, and with one stream given as a whole
+    if draw < 0.70:  # plain, and with one stream given as a whole
         kind = torch.rand(count)
         heard = kind < 0.14
         sound_sigma[heard], sound_weight[heard] = 0, 0
@@ -190,7 +191,7 @@ def sample_batch(shard: Shard, pool: CaptionPool, unconditional: list[int], rng:
         is_open = heard & (torch.rand(count) < 0.6)
     else:
         video_mask, sound_mask = torch.ones(count, clean.shape[1]), torch.ones(count, length)
-        if draw < 0.84:  # first frame given; for some a span of time is generated anew instead
+        if draw < 0.86:  # first frame given; for some a span of time is generated anew instead
             kind = torch.rand(count)
             for i in range(count):
                 if kind[i] < 0.72:
@@ -206,7 +207,7 @@ def sample_batch(shard: Shard, pool: CaptionPool, unconditional: list[int], rng:
                     sound_mask[i] = ((time > begin - 0.02) & (time < end + 0.02)).float()
             is_open = (kind < 0.72) & (torch.rand(count) < 0.1)
         else:  # key frames appended: a later one, often with the first
-            appended = [data.keyframe[chosen].float().flatten(1, 2)]
+            appended = [data.keyframe[chosen].flatten(1, 2)]
             places = [keyframe_positions(data.keyframe_index[chosen], height, width)]
             if rng.random() < 0.6:
                 appended.insert(0, clean[:, :cells])
@@ -243,7 +244,7 @@ def losses(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
     video, sound = model(batch.video, batch.sound, batch.context)
 
     def mean(velocity: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-        return ((velocity - target).square().mean(-1) * weight).sum() / weight.sum().clamp(min=1)
+        return ((velocity.float() - target).square().mean(-1) * weight).sum() / weight.sum().clamp(min=1)
 
     return (
         mean(video, batch.video_target, batch.video_weight),
@@ -275,38 +276,66 @@ def train(
     pool: CaptionPool,
     *,
     steps: int,
+    fall: int,
     seed: int,
     negative: str,
     report: Callable[..., None],
     save: Callable[[nn.Module], None],
-    save_every: int = 200,
+    resume: Path,
+    save_every: int = 100,
 ) -> Transformer:
+    """Trains for ``steps``, the last ``fall`` of them with a falling rate.
+
+    ``resume`` is a file that holds the whole state every ``save_every`` steps; where it exists, the run goes on from
+    there and ends with the same weights as an uninterrupted one.
+    """
     torch.manual_seed(seed)
     rng = random.Random(seed)
     unconditional = unconditional_prompts(pool, negative)
     average = Average(model, 0.998)
     optimiser = optimiser_for(model, 0.02, 2e-3)
     smooth: dict[str, float] = {}
-    for step in range(steps):
+    first = 0
+    if resume.exists():
+        saved = torch.load(resume, weights_only=False)
+        first, smooth, average.state, average.updates = (saved[k] for k in ("step", "smooth", "average", "updates"))
+        model.load_state_dict(saved["model"])
+        optimiser.restore(saved["optimiser"])
+        torch.set_rng_state(saved["torch_rng"])
+        rng.setstate(saved["rng"])
+    for step in range(first, steps):
+        if step % save_every == 0 and step > first:
+            save_state(average, save)
+            state = {
+                "step": step,
+                "smooth": smooth,
+                "average": average.state,
+                "updates": average.updates,
+                "model": model.state_dict(),
+                "optimiser": optimiser.state(),
+                "torch_rng": torch.get_rng_state(),
+                "rng": rng.getstate(),
+            }
+            torch.save(state, resume.with_suffix(".new"))
+            resume.with_suffix(".new").replace(resume)
         shard = rng.choices(shards, [s.weight for s in shards])[0]
         batch = sample_batch(shard, pool, unconditional, rng)
-        video, sound = losses(model, batch)
+        with torch.autocast("cpu", torch.bfloat16):
+            video, sound = losses(model, batch)
         optimiser.zero_grad()
         (video + SOUND_WEIGHT * sound).backward()
         torch.nn.utils.clip_grad_norm_(optimiser.parameters, 1.0)
-        optimiser.step(trapezoid(step, steps, warmup=40, decay=0.5))
+        optimiser.step(trapezoid(step, steps, warmup=40, decay=fall / steps))
         average.update()
-        key = f"video_{shard.encoded.video.shape[2] * 32}"
+        key = f"video_{shard.group.size}"
         for name, value in ((key, video.item()), ("sound", sound.item())):
             smooth[name] = 0.97 * smooth.get(name, value) + 0.03 * value
         if step % 50 == 0 or step == steps - 1:
             report(step=step, **smooth)
-        if step and (step % save_every == 0):
-            save_state(average, model, save)
-    return save_state(average, model, save)
+    return save_state(average, save)
 
 
-def save_state(average: Average, model: Transformer, save: Callable[[nn.Module], None]) -> Transformer:
+def save_state(average: Average, save: Callable[[nn.Module], None]) -> Transformer:
     judge = Transformer()
     judge.load_state_dict(average.state)
     save(judge)

@@ -58,14 +58,14 @@ def lora_tensors(adapters: dict[str, AdaptedLinear]) -> dict[str, Tensor]:
     }
 
 
-def control_batch(shard: Shard, pool: CaptionPool, rng: random.Random) -> Batch:
+def control_batch(shard: Shard, references: Tensor, pool: CaptionPool, rng: random.Random) -> Batch:
     """The silhouettes of the clips as reference tokens; captions that mostly leave the motion open."""
-    data, count = shard.encoded, shard.batch
+    data, count = shard.group, shard.batch
     chosen = torch.tensor(rng.sample(range(len(data.clips)), count))
-    latent, control = data.video[chosen].float(), data.control[chosen].float()
+    latent, control = data.video[chosen], references[chosen]
     clean, reference = latent.flatten(1, 3), control.flatten(1, 3)
     positions = video_positions(*latent.shape[1:4]).expand(count, -1, -1)
-    sound = data.sound[chosen].float()
+    sound = data.sound[chosen]
     length, tokens = sound.shape[1], clean.shape[1]
     mask = torch.cat([torch.ones(count, tokens), torch.zeros(count, reference.shape[1])], 1)
     sigma = sample_sigmas(count, refining=False)
@@ -87,9 +87,9 @@ def control_batch(shard: Shard, pool: CaptionPool, rng: random.Random) -> Batch:
 
 def distilled_batch(shard: Shard, pool: CaptionPool, rng: random.Random) -> Batch:
     """Plain clips at exactly the noise levels of the second stage."""
-    data, count = shard.encoded, shard.batch
+    data, count = shard.group, shard.batch
     chosen = torch.tensor(rng.sample(range(len(data.clips)), count))
-    latent, sound = data.video[chosen].float(), data.sound[chosen].float()
+    latent, sound = data.video[chosen], data.sound[chosen]
     levels = torch.tensor(flow_matching.STAGE_2_SIGMAS[:-1])
     sigma = levels[torch.randint(len(levels), (count,))]
     noisy, target = noised(latent.flatten(1, 3), sigma, None)
@@ -126,7 +126,8 @@ def train(
     for step in range(steps):
         for group in optimiser.param_groups:
             group["lr"] = 2e-3 * trapezoid(step, steps, warmup=20, decay=0.5)
-        video, sound = losses(model, sample(rng))
+        with torch.autocast("cpu", torch.bfloat16):
+            video, sound = losses(model, sample(rng))
         optimiser.zero_grad()
         (video + flow_matching.SOUND_WEIGHT * sound).backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)

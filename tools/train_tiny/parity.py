@@ -27,7 +27,7 @@ from ltx2rt.graph.models.video_decoder import VideoDecoder
 from ltx2rt.graph.models.video_encoder import VideoEncoder
 from ltx2rt.weights.checkpoint import Checkpoint
 
-from . import audio, config, flow_matching, text, transformer
+from . import audio, config, flow_matching, spectrum, text, transformer
 from .upscaler import Upscaler
 from .video_vae import VideoVae
 
@@ -91,7 +91,7 @@ def compare_vaes(checkpoint: Checkpoint, tensors: dict[str, Tensor]) -> dict[str
     sound.load_state_dict(state(tensors, "audio_vae."))
     audio_config = audio_vae.AudioVaeConfig.from_dict(checkpoint.section("audio_vae"))
     params = load(checkpoint, "audio_vae", audio_vae.param_specs(audio_config))
-    mel = audio.log_mel(torch.randn(1, 2, 100 * audio.HOP) * 0.1)
+    mel = spectrum.log_mel(torch.randn(1, 2, 100 * spectrum.HOP) * 0.1)
     tokens = sound.encode(mel)
     encoded = audio_vae.AudioEncoder(audio_config, params, mx.float32)(
         mx.array(mel.permute(0, 2, 3, 1).contiguous().numpy())
@@ -144,7 +144,7 @@ def compare_transformer(checkpoint: Checkpoint, tensors: dict[str, Tensor]) -> d
     model.load_state_dict(own)
     batch, length = 2, 18
     shape = VideoLatentShape(batch=batch, frames=3, height=4, width=4)
-    video, sound = torch.randn(batch, shape.tokens, 32), torch.randn(batch, length, audio.USED)
+    video, sound = torch.randn(batch, shape.tokens, config.VIDEO_CHANNELS_USED), torch.randn(batch, length, audio.USED)
     sigma, sound_sigma = torch.tensor([0.9, 0.3]), torch.tensor([0.9, 0.0])
     mask, sound_mask = torch.ones(batch, shape.tokens), torch.ones(batch, length)
     mask[0, :16], sound_mask[1] = 0, 0

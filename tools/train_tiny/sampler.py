@@ -11,10 +11,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from . import audio, dataset, flow_matching
+from . import audio, flow_matching, latents
 from .text import Context, Prompts, TextPath
 from .transformer import AUDIO_USED, VIDEO_USED, Tokens, Transformer
-from .video_vae import VideoVae
+from .video_vae import assemble
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,10 @@ class Sampler:
         self.prompts = Prompts(folder / "tokenizer.json")
         self.text = read(TextPath(self.prompts.vocabulary), "text.pt")
         self.transformer = transformer or read(Transformer(), "transformer.pt")
-        self.video_vae, self.audio_vae = read(VideoVae(), "video_vae.pt"), read(audio.AudioVae(), "audio_vae.pt")
+        self.video_vae = assemble(
+            *(torch.load(folder / f"video_{part}.pt") for part in ("encoder_finish", "decoder_finish"))
+        ).eval()
+        self.audio_vae = read(audio.AudioVae(), "audio_vae.pt")
         self.vocoder = read(audio.Vocoder(), "vocoder.pt")
         self._registers = registers
 
@@ -97,7 +100,7 @@ class Sampler:
         given, guidance = given or Given(), guidance or Guidance()
         generator = torch.Generator().manual_seed(seed)
         batch, side, depth = len(prompts), size // 32, (frames - 1) // 8 + 1
-        length, cells = dataset.audio_tokens(frames), side * side
+        length, cells = latents.audio_tokens(frames), side * side
         video, video_mask, positions = self._video_state(given, batch, depth, side)
         sound, sound_mask = self._sound_state(given, batch, length)
         sound_places = flow_matching.sound_positions(length).expand(batch, -1, -1)
@@ -154,7 +157,7 @@ class Sampler:
         clean, mask = torch.zeros(batch, depth * cells, VIDEO_USED), torch.ones(batch, depth * cells)
         positions = flow_matching.video_positions(depth, side, side)
         if given.source is not None:
-            edges = (torch.arange(depth + 1).float() * 8 - 7).clamp(min=0) / dataset.FRAME_RATE
+            edges = (torch.arange(depth + 1).float() * 8 - 7).clamp(min=0) / latents.FRAME_RATE
             inside = (edges[1:] > given.span[0]) & (edges[:-1] < given.span[1])
             clean = given.source[0].flatten(1, 3).clone()
             mask = inside.float().repeat_interleave(cells).expand(batch, -1).clone()
@@ -195,7 +198,7 @@ class Sampler:
     @torch.no_grad()
     def encode(self, frames: Tensor) -> Tensor:
         """(B, 3, F, H, W) in [-1, 1] to (B, f, h, w, C)."""
-        return torch.cat([dataset.channels_last(self.video_vae.encode(part)) for part in frames.split(8)])
+        return torch.cat([self.video_vae.encode(part).permute(0, 2, 3, 4, 1) for part in frames.split(8)])
 
 
 def _extended(tokens: Tensor, length: int) -> Tensor:

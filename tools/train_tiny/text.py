@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ltx2rt.embedded.world import BACKGROUNDS, MOTIONS, SHAPES
 
 from . import config, world
-from .attention import Attention, FeedForward, Rotation, rms, rotation
+from .attention import Attention, FeedForward, Rotation, modulated, rms, rotation
 from .muon import Average, Muon, trapezoid
 
 CONTEXT_ROWS = 1024
@@ -36,7 +36,7 @@ class Weight(nn.Module):
         self.weight = nn.Parameter(torch.zeros(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, (x.shape[-1],), 1 + self.weight, 1e-6)
+        return modulated(x, 1 + self.weight)
 
 
 class GemmaAttention(nn.Module):
@@ -59,12 +59,15 @@ class GemmaAttention(nn.Module):
         query, key = self._turned(self.q_norm(query), turn), self._turned(self.k_norm(key), turn)
         groups = query.shape[1] // key.shape[1]
         key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
-        attended = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+        scores = (query * self._head**-0.5) @ key.transpose(-1, -2)
+        hidden = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)
+        attended = scores.masked_fill(hidden, -math.inf).softmax(-1).to(value.dtype) @ value
         return self.o_proj(attended.transpose(1, 2).flatten(2))
 
     def _turned(self, x: Tensor, turn: Rotation) -> Tensor:
         first, second = x.chunk(2, -1)
-        return x * turn[0] + torch.cat([-second, first], -1) * turn[1]
+        cos, sin = (part.to(x.dtype) for part in turn)
+        return x * cos + torch.cat([-second, first], -1) * sin
 
 
 class GemmaMlp(nn.Module):
@@ -125,7 +128,7 @@ class Gemma(nn.Module):
 
 def features(states: Sequence[Tensor], counts: Tensor) -> Tensor:
     """V1 features (B, T, D * states): every layer scaled by its range over the real tokens; padding is 0."""
-    x = torch.stack(list(states), -1)
+    x = torch.stack([state.float() for state in states], -1)
     real = (torch.arange(x.shape[1]) < counts[:, None])[:, :, None, None]
     mean = (x * real).sum((1, 2)) / (counts[:, None] * x.shape[2] + 1e-6)
     low = x.masked_fill(~real, math.inf).amin((1, 2))
@@ -330,11 +333,12 @@ def train(
     others = [p for p in (*path.parameters(), *heads.parameters()) if id(p) not in known]
     optimiser = Muon(matrices, others, matrix_rate=0.01, other_rate=3e-3)
     for step in range(steps):
-        texts, truth = sample_captions(rng, 96)
+        texts, truth = sample_captions(rng, 64)
         ids, counts = prompts(texts)
-        context = path(ids, counts, registers=12)
+        with torch.autocast("cpu", torch.bfloat16):
+            context = path(ids, counts, registers=8)
         loss, spread, right = torch.zeros(()), torch.zeros(()), []
-        for stream, rows in (("video", context.video), ("audio", context.audio)):
+        for stream, rows in (("video", context.video.float()), ("audio", context.audio.float())):
             registers = rows[:, ids.shape[1] :]
             summary = registers.mean(1)
             spread = spread + (registers - summary[:, None]).square().mean()

@@ -10,7 +10,6 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,8 @@ class Recorder:
     def __init__(self, folder: Path, stage: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._log = folder / f"{stage}.jsonl"
-        self._log.write_text("")
+        if not (folder / f"{stage}_state.pt").exists():  # a resumed stage goes on with its curve
+            self._log.write_text("")
         self._checkpoint = folder / f"{stage}.pt"
         self._started = time.monotonic()
 
@@ -45,12 +45,30 @@ def load(module: nn.Module, path: Path) -> Any:
     return module.eval().requires_grad_(False)
 
 
-def video_vae_stage(folder: Path, steps: int, recorder: Recorder) -> None:
+def video_decoder_stage(folder: Path, steps: int, recorder: Recorder) -> None:
     from . import video_vae
 
-    earlier = folder / "video_vae_start.pt"
-    start = torch.load(earlier, weights_only=True) if earlier.exists() else None
-    video_vae.train(steps, seed=1, report=recorder.report, save=recorder.save, start=start)
+    video_vae.train_decoder(steps, seed=1, report=recorder.report, save=recorder.save)
+
+
+def video_decoder_finish_stage(folder: Path, steps: int, recorder: Recorder) -> None:
+    from . import video_vae
+
+    decoder = load(video_vae.VideoVae().decoder, folder / "video_decoder.pt").train().requires_grad_(True)
+    video_vae.finish_decoder(decoder, steps, seed=12, report=recorder.report, save=recorder.save)
+
+
+def video_encoder_stage(folder: Path, steps: int, recorder: Recorder) -> None:
+    from . import video_vae
+
+    video_vae.train_encoder(steps, seed=11, report=recorder.report, save=recorder.save)
+
+
+def video_encoder_finish_stage(folder: Path, steps: int, recorder: Recorder) -> None:
+    from . import video_vae
+
+    encoder = load(video_vae.VideoVae().encoder, folder / "video_encoder.pt").train().requires_grad_(True)
+    video_vae.finish_encoder(encoder, steps, seed=13, report=recorder.report, save=recorder.save)
 
 
 def audio_vae_stage(folder: Path, steps: int, recorder: Recorder) -> None:
@@ -74,19 +92,6 @@ def text_stage(folder: Path, steps: int, recorder: Recorder) -> None:
     text.train(steps, seed=4, prompts=prompts, report=recorder.report, save=recorder.save)
 
 
-def encode_stage(folder: Path, steps: int, recorder: Recorder) -> None:
-    """``steps`` is the number of clips of the largest group that are encoded."""
-    from . import audio, dataset, video_vae
-
-    vae = load(video_vae.VideoVae(), folder / "video_vae.pt")
-    sound = load(audio.AudioVae(), folder / "audio_vae.pt")
-    for index, group in enumerate(dataset.GROUPS):
-        path = folder / f"latents_{group.name}.pt"
-        if not path.exists():
-            group = replace(group, count=min(group.count, steps))
-            dataset.save(dataset.encode_group(group, 100 + index, vae, sound, recorder.report), path)
-
-
 def _captions(folder: Path) -> Any:
     from . import flow_matching, text
 
@@ -94,21 +99,24 @@ def _captions(folder: Path) -> Any:
     return flow_matching.CaptionPool(load(text.TextPath(prompts.vocabulary), folder / "text.pt"), prompts)
 
 
-def _group(folder: Path, name: str) -> Any:
-    from . import dataset
-
-    return dataset.load(folder / f"latents_{name}.pt")
-
-
 def transformer_stage(folder: Path, steps: int, recorder: Recorder) -> None:
     from ltx2rt.api import DEFAULT_NEGATIVE_PROMPT
 
-    from . import flow_matching, transformer
+    from . import dataset, flow_matching, transformer
 
     pool = _captions(folder)
+    main_group = dataset.make_group(128, 25, MAIN_CLIPS, seed=100)
     shards = [
-        flow_matching.make_shard(_group(folder, name), pool, seed=index, batch=batch, weight=weight)
-        for index, (name, batch, weight) in enumerate(TRANSFORMER_MIX)
+        flow_matching.make_shard(group, pool, seed=index, batch=batch, weight=weight)
+        for index, (group, batch, weight) in enumerate(
+            (
+                (main_group, 32, 0.63),
+                (dataset.make_group(256, 25, MAIN_CLIPS, seed=100, like=main_group), 8, 0.25),
+                (dataset.make_group(128, 17, 300, seed=101), 32, 0.05),
+                (dataset.make_group(128, 33, 300, seed=102), 24, 0.05),
+                (dataset.make_group(128, 9, 150, seed=103), 32, 0.02),
+            )
+        )
     ]
     torch.manual_seed(5)
     flow_matching.train(
@@ -116,53 +124,57 @@ def transformer_stage(folder: Path, steps: int, recorder: Recorder) -> None:
         shards,
         pool,
         steps=steps,
+        fall=TRANSFORMER_FALL,
         seed=5,
         negative=DEFAULT_NEGATIVE_PROMPT,
         report=recorder.report,
         save=recorder.save,
+        resume=folder / "transformer_state.pt",
     )
 
 
 def spatial_upscaler_stage(folder: Path, steps: int, recorder: Recorder) -> None:
-    from . import config, upscaler, video_vae
+    from . import config, dataset, upscaler
 
-    statistics = load(video_vae.VideoVae(), folder / "video_vae.pt").per_channel_statistics
-    data = _group(folder, "256px25f")
+    clips = dataset.sample_clips(800, seed=104)
+    low, high = dataset.video(clips, 25, 128), dataset.video(clips, 25, 256)
     upscaler.train(
-        config.SPATIAL_UPSCALER, data.small, data.video, statistics, steps=steps, seed=6,
-        report=recorder.report, save=recorder.save,
+        config.SPATIAL_UPSCALER, low, high, steps=steps, seed=6, report=recorder.report, save=recorder.save
     )  # fmt: skip
 
 
 def temporal_upscaler_stage(folder: Path, steps: int, recorder: Recorder) -> None:
-    from . import config, upscaler, video_vae
+    from . import config, dataset, upscaler
 
-    statistics = load(video_vae.VideoVae(), folder / "video_vae.pt").per_channel_statistics
-    data = _group(folder, "128px25fd")
+    clips = dataset.sample_clips(800, seed=105)
+    low = torch.cat([dataset.video(clips[:600], 25, 128)])
+    high = torch.cat([dataset.video(clips[:600], 49, 128)])
     upscaler.train(
-        config.TEMPORAL_UPSCALER, data.video, data.doubled, statistics, steps=steps, seed=7,
-        report=recorder.report, save=recorder.save,
+        config.TEMPORAL_UPSCALER, low, high, steps=steps, seed=7, report=recorder.report, save=recorder.save
     )  # fmt: skip
 
 
 def control_lora_stage(folder: Path, steps: int, recorder: Recorder) -> None:
-    from . import flow_matching, loras, transformer
+    from . import dataset, flow_matching, loras, transformer
 
     pool = _captions(folder)
-    shard = flow_matching.make_shard(_group(folder, "128px25fc"), pool, seed=8, batch=32, weight=1.0)
+    group = dataset.make_group(128, 25, 600, seed=106)
+    control = group.control()
+    shard = flow_matching.make_shard(group, pool, seed=8, batch=16, weight=1.0)
     model = load(transformer.Transformer(), folder / "transformer.pt")
     tensors = loras.train(
-        model, loras.CONTROL_TARGETS, 16, lambda rng: loras.control_batch(shard, pool, rng), steps=steps, seed=8,
-        report=recorder.report,
+        model, loras.CONTROL_TARGETS, 16, lambda rng: loras.control_batch(shard, control, pool, rng), steps=steps,
+        seed=8, report=recorder.report,
     )  # fmt: skip
     torch.save(tensors, folder / "control_lora.pt")
 
 
 def distilled_lora_stage(folder: Path, steps: int, recorder: Recorder) -> None:
-    from . import flow_matching, loras, transformer
+    from . import dataset, flow_matching, loras, transformer
 
     pool = _captions(folder)
-    shard = flow_matching.make_shard(_group(folder, "256px25f"), pool, seed=9, batch=12, weight=1.0)
+    group = dataset.make_group(256, 25, 400, seed=107)
+    shard = flow_matching.make_shard(group, pool, seed=9, batch=8, weight=1.0)
     model = load(transformer.Transformer(), folder / "transformer.pt")
     tensors = loras.train(
         model, loras.DISTILLED_TARGETS, 8, lambda rng: loras.distilled_batch(shard, pool, rng), steps=steps, seed=9,
@@ -171,27 +183,22 @@ def distilled_lora_stage(folder: Path, steps: int, recorder: Recorder) -> None:
     torch.save(tensors, folder / "distilled_lora.pt")
 
 
-# Latents, clips per step and how often they are drawn.
-TRANSFORMER_MIX = (
-    ("128px25f", 64, 0.52),
-    ("128px25fc", 64, 0.10),
-    ("256px25f", 16, 0.26),
-    ("128px17f", 64, 0.05),
-    ("128px33f", 48, 0.05),
-    ("128px9f", 64, 0.02),
-)
+MAIN_CLIPS = 2500
+TRANSFORMER_FALL = 1400  # steps with a falling rate at the end
 
 STAGES: dict[str, tuple[Callable[[Path, int, Recorder], None], int]] = {
-    "video_vae": (video_vae_stage, 2400),
-    "audio_vae": (audio_vae_stage, 600),
-    "vocoder": (vocoder_stage, 800),
-    "text": (text_stage, 1200),
-    "encode": (encode_stage, 1_000_000),
-    "transformer": (transformer_stage, 2500),
-    "spatial_upscaler": (spatial_upscaler_stage, 600),
-    "temporal_upscaler": (temporal_upscaler_stage, 500),
-    "control_lora": (control_lora_stage, 400),
-    "distilled_lora": (distilled_lora_stage, 200),
+    "video_decoder": (video_decoder_stage, 600),
+    "video_decoder_finish": (video_decoder_finish_stage, 1000),
+    "video_encoder": (video_encoder_stage, 4500),
+    "video_encoder_finish": (video_encoder_finish_stage, 2000),
+    "audio_vae": (audio_vae_stage, 350),
+    "vocoder": (vocoder_stage, 500),
+    "text": (text_stage, 500),
+    "transformer": (transformer_stage, 2400),
+    "spatial_upscaler": (spatial_upscaler_stage, 400),
+    "temporal_upscaler": (temporal_upscaler_stage, 200),
+    "control_lora": (control_lora_stage, 200),
+    "distilled_lora": (distilled_lora_stage, 80),
 }
 
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import audio, config
-from .attention import Attention, FeedForward, Rotation, rms, rotation
+from .attention import Attention, FeedForward, Rotation, modulated, rms, rotation
 from .text import Context
 
 VIDEO_USED = config.VIDEO_CHANNELS_USED
@@ -123,33 +123,33 @@ class Block(nn.Module):
             (sound, self.audio_ff, self.audio_scale_shift_table),
         ):
             rows = (table + stream.modulation).unbind(-2)
-            stream.x = stream.x + rows[5] * feed_forward(rms(stream.x) * (1 + rows[4]) + rows[3])
+            stream.x = torch.addcmul(stream.x, rows[5], feed_forward(modulated(stream.x, 1 + rows[4], rows[3])).float())
 
     def _attend(self, stream: Stream, own: Attention, text: Attention, table: Tensor, skip_self: bool) -> None:
         rows = (table + stream.modulation).unbind(-2)
-        normed = rms(stream.x) * (1 + rows[1]) + rows[0]
-        stream.x = stream.x + rows[2] * own(normed, query_rotation=stream.turn, skip=skip_self)
+        normed = modulated(stream.x, 1 + rows[1], rows[0])
+        stream.x = torch.addcmul(stream.x, rows[2], own(normed, query_rotation=stream.turn, skip=skip_self).float())
         stream.x = stream.x + text(rms(stream.x), stream.context, bias=stream.bias)
 
     def _exchange(self, video: Stream, sound: Stream) -> None:
         tables = self.scale_shift_table_a2v_ca_video, self.scale_shift_table_a2v_ca_audio
         seen = (tables[0][:4] + video.cross_modulation).unbind(-2)
         heard = (tables[1][:4] + sound.cross_modulation).unbind(-2)
-        x, y = rms(video.x), rms(sound.x)
+        x, y = video.x, sound.x
         to_video = self.audio_to_video_attn(
-            x * (1 + seen[0]) + seen[1],
-            y * (1 + heard[0]) + heard[1],
+            modulated(x, 1 + seen[0], seen[1]),
+            modulated(y, 1 + heard[0], heard[1]),
             query_rotation=video.cross_turn,
             key_rotation=sound.cross_turn,
         )
         to_sound = self.video_to_audio_attn(
-            y * (1 + heard[2]) + heard[3],
-            x * (1 + seen[2]) + seen[3],
+            modulated(y, 1 + heard[2], heard[3]),
+            modulated(x, 1 + seen[2], seen[3]),
             query_rotation=sound.cross_turn,
             key_rotation=video.cross_turn,
         )
-        video.x = video.x + (tables[0][4] + video.gate) * to_video
-        sound.x = sound.x + (tables[1][4] + sound.gate) * to_sound
+        video.x = torch.addcmul(x, tables[0][4] + video.gate, to_video.float())
+        sound.x = torch.addcmul(y, tables[1][4] + sound.gate, to_sound.float())
 
 
 class Transformer(nn.Module):

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import config
+from . import config, latents
+from .channel_statistics import Statistics
 from .muon import Average, for_convolutions, trapezoid
-from .video_vae import Statistics
 
 USED = config.VIDEO_CHANNELS_USED
 
@@ -73,7 +73,6 @@ def train(
     settings: dict[str, Any],
     low: Tensor,
     high: Tensor,
-    statistics: Statistics,
     *,
     steps: int,
     seed: int,
@@ -87,20 +86,23 @@ def train(
     torch.manual_seed(seed)
     rng = random.Random(seed)
     model = Upscaler(settings)
+    statistics = Statistics()
+    statistics.set(*latents.video_statistics())
     average = Average(model, 0.99)
     optimiser = for_convolutions(model, matrix_rate=0.01, other_rate=1e-3)
-    low, high = (x.float().permute(0, 4, 1, 2, 3) for x in (low, high))
+    low, high = (x.permute(0, 4, 1, 2, 3) for x in (low, high))
     kept = 24
 
     def error(judged: Upscaler, small: Tensor, large: Tensor) -> Tensor:
-        return (statistics.normalise(judged(statistics.restore(small))) - large).square().mean()
+        return (statistics.normalise(judged(statistics.restore(small)).float()) - large).square().mean()
 
     judge = Upscaler(settings)
     for step in range(steps):
         chosen = torch.tensor(rng.sample(range(len(low) - kept), 8))
         small = low[chosen]
         small = small + 0.15 * torch.rand(8, 1, 1, 1, 1) * torch.randn_like(small)
-        loss = error(model, small, high[chosen])
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = error(model, small, high[chosen])
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(optimiser.parameters, 1.0)

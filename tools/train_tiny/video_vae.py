@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from . import config, world
+from . import config, latents, world
+from .channel_statistics import Statistics
 from .muon import Average, for_convolutions, trapezoid
 
 STRIDES = {"space": (1, 2, 2), "time": (2, 1, 1), "all": (2, 2, 2)}
@@ -163,43 +166,126 @@ class Decoder(nn.Module):
                 channels //= multiplier
         self.conv_out = PaddedConv3d(channels, 48, **padding)
 
-    def forward(self, latent: Tensor) -> Tensor:
-        """The used channels of a latent (B, C, f, h, w), not normalised, to frames (B, 3, F, H, W)."""
+    def hidden(self, latent: Tensor) -> Tensor:
+        """What the last convolution sees."""
         unused = self.conv_in.conv.weight.shape[1] - latent.shape[1]
         x = self.conv_in(F.pad(latent, (0, 0, 0, 0, 0, 0, 0, unused)))
         for block in self.up_blocks:
             x = block(x)
-        x = self.conv_out(F.silu(pixel_norm(x)))
+        return F.silu(pixel_norm(x))
+
+    def forward(self, latent: Tensor) -> Tensor:
+        """The used channels of a latent (B, C, f, h, w), not normalised, to frames (B, 3, F, H, W)."""
+        x = self.conv_out(self.hidden(latent))
         batch, _, time, height, width = x.shape
         x = x.view(batch, 3, 4, 4, time, height, width).permute(0, 1, 4, 5, 3, 6, 2)
         return x.reshape(batch, 3, time, height * 4, width * 4)
 
 
-class Statistics(nn.Module):
-    """Mean and deviation of every latent channel, under their official names."""
+CARRIED_DISTANCE, CARRIED_CONSTANT = 2.0, 6.0
+# Places of what the decoder carries behind the first doubling, and of what its last stage makes of it.
+DISTANCE, BACKGROUND, NEAR, COLOR, CONSTANT, MINUS = 0, 1, 4, 5, 13, 14
+INSIDE, OUTSIDE, DRAWN = 21, 22, 23
 
-    def __init__(self, channels: int = 128) -> None:
-        super().__init__()
-        self.register_buffer("mean-of-means", torch.zeros(channels))
-        self.register_buffer("std-of-means", torch.ones(channels))
 
-    def set(self, mean: Tensor, deviation: Tensor) -> None:
-        """Values of the used channels; the others keep 0 and 1."""
-        self.get_buffer("mean-of-means")[: len(mean)] = mean
-        self.get_buffer("std-of-means")[: len(deviation)] = deviation
+@torch.no_grad()
+def start_as_interpolation(decoder: Decoder) -> None:
+    """Sets the decoder to interpolate the latent's channels and to choose between the two colours by the distance.
 
-    def normalise(self, latent: Tensor) -> Tensor:
-        mean, deviation = self._columns(latent)
-        return (latent - mean) / deviation
+    Behind the first doubling channel 0 is the signed distance, which the latent holds for exactly these points,
+    1-12 are the other channels, 13 is constant, 14-20 are the negatives of the distance and of both colours, because
+    silu(x) - silu(-x) = x. The last stage adds whether a point is inside or outside of the object, and the colour drawn
+    there. Of the other weights a small random part is kept.
+    """
+    kernel = torch.tensor([[0.25, 0.75, 0.0], [0.0, 0.75, 0.25]])
+    doubling = torch.einsum("at,bh,cw->abcthw", kernel, kernel, kernel).flatten(0, 2)  # (8, 3, 3, 3)
+    conv = decoder.conv_in.conv
+    conv.weight.mul_(0.3)
+    conv.weight[:21] = 0
+    conv.bias.zero_()
+    for channel in range(config.VIDEO_CHANNELS_USED):
+        conv.weight[channel, channel, 1, 1, 1] = 1
+    conv.bias[20] = CARRIED_CONSTANT
+    is_first = True
+    for block in decoder.up_blocks:
+        if isinstance(block, ResidualStage):
+            for part in block.res_blocks:
+                part.conv2.conv.weight.mul_(0.1)
+                part.conv2.conv.bias.zero_()
+            continue
+        weight = block.conv.conv.weight
+        outputs, inputs = weight.shape[0] // 8, weight.shape[1]
+        weight.mul_(0.3)
+        block.conv.conv.bias.zero_()
+        weight[: 29 * 8] = 0
+        # (output at 14 carried places) <- (input)
+        sources = [*range(12), 20] if is_first else [*range(1, 13), 13]
+        for output, source in enumerate(sources, start=1):
+            weight[output * 8 : output * 8 + 8, source] = doubling
+        for cell in range(8):
+            if is_first:
+                weight[cell, 12 + cell, 1, 1, 1] = CARRIED_DISTANCE
+            else:
+                weight[cell, 0] = doubling[cell]
+        for output, positive in enumerate((DISTANCE, 1, 2, 3, 5, 6, 7), start=MINUS):
+            weight[output * 8 : output * 8 + 8] = -weight[positive * 8 : positive * 8 + 8]
+        for cell in range(8):
+            for output in range(outputs):  # takes away what the block's shortcut adds
+                weight[output * 8 + cell, output % (inputs // 8) * 8 + cell, 1, 1, 1] -= 1
+        is_first = False
+    find_side, choose = decoder.up_blocks[-1].res_blocks
+    # Pixel norm between the two convolutions cuts a steep distance off, at both sides.
+    first, second = _centre_taps(find_side)
+    first[0, DISTANCE], first[0, MINUS] = STEEPNESS, -STEEPNESS
+    first[1, DISTANCE], first[1, MINUS] = -STEEPNESS, STEEPNESS
+    first[2, CONSTANT] = 0.2
+    second[INSIDE, 1] = second[OUTSIDE, 0] = 0.75
+    first, second = _centre_taps(choose)
+    for color in range(3):
+        for row, plus, minus, closed in (
+            (color, COLOR + color, MINUS + 4 + color, OUTSIDE),
+            (color + 3, BACKGROUND + color, MINUS + 1 + color, INSIDE),
+        ):
+            first[row, plus], first[row, minus] = 1, -1
+            first[row, CONSTANT] = 0.2  # colours become positive
+            first[row, closed] = -1.5
+            second[DRAWN + color, row] = 1
+            second[DRAWN + 3 + color, row] = -1
+    first[6, CONSTANT] = 0.3
 
-    def restore(self, latent: Tensor) -> Tensor:
-        mean, deviation = self._columns(latent)
-        return latent * deviation + mean
 
-    def _columns(self, latent: Tensor) -> tuple[Tensor, Tensor]:
-        shape = (1, latent.shape[1]) + (1,) * (latent.dim() - 2)
-        mean, deviation = self.get_buffer("mean-of-means"), self.get_buffer("std-of-means")
-        return mean[: shape[1]].view(shape), deviation[: shape[1]].view(shape)
+STEEPNESS = 12.0
+
+
+def _centre_taps(block: ResidualBlock) -> tuple[Tensor, Tensor]:
+    """Centre taps of both convolutions of a block, whose rows for carried things are emptied first."""
+    first, second = block.conv1.conv, block.conv2.conv
+    first.bias.zero_()
+    first.weight[:8] = 0
+    second.weight[:29] = 0
+    second.weight[:, :8] = 0
+    return first.weight[..., 1, 1, 1], second.weight[..., 1, 1, 1]
+
+
+@torch.no_grad()
+def fit_last_layer(decoder: Decoder, batches: Sequence[tuple[Tensor, Tensor]]) -> None:
+    """Solves ``conv_out`` for (latent, frames) by least squares."""
+    gram, moment = torch.zeros(()), torch.zeros(())
+    for latent, frames in batches:
+        x = decoder.hidden(latent)
+        x = torch.cat([x[:, :, :1], x, x[:, :, -1:]], 2)
+        x = F.pad(x, (1, 1, 1, 1, 0, 0), mode="replicate")
+        taps = x.unfold(2, 3, 1).unfold(3, 3, 1).unfold(4, 3, 1)  # (B, C, T, H, W, 3, 3, 3)
+        rows = taps.permute(0, 2, 3, 4, 1, 5, 6, 7).flatten(4).flatten(0, 3).double()
+        rows = torch.cat([rows, torch.ones(len(rows), 1, dtype=rows.dtype)], 1)
+        batch, channels, time, height, width = frames.shape
+        truth = frames.view(batch, channels, time, height // 4, 4, width // 4, 4).permute(0, 2, 3, 5, 1, 6, 4)
+        truth = truth.reshape(-1, channels * 16).double()
+        gram, moment = gram + rows.T @ rows, moment + rows.T @ truth
+    solution = torch.linalg.solve(gram + 1e-4 * gram.diagonal().mean() * torch.eye(len(gram)), moment).float()
+    conv = decoder.conv_out.conv
+    conv.weight.copy_(solution[:-1].T.view_as(conv.weight))
+    conv.bias.copy_(solution[-1])
 
 
 class VideoVae(nn.Module):
@@ -223,26 +309,56 @@ class VideoVae(nn.Module):
         return self.decoder(self.per_channel_statistics.restore(latent))
 
 
-# Window side, frames and clips of the training batches, taken in turn.
-BATCHES = ((64, 9, 8), (128, 9, 2), (64, 9, 8), (96, 17, 2))
+def assemble(encoder: dict[str, Tensor], decoder: dict[str, Tensor]) -> VideoVae:
+    vae = VideoVae()
+    vae.encoder.load_state_dict(encoder)
+    vae.decoder.load_state_dict(decoder)
+    vae.per_channel_statistics.set(*latents.video_statistics())
+    return vae
 
 
-def sample_batch(rng: random.Random, window: int, frames: int, count: int) -> tuple[Tensor, Tensor]:
-    """Windows of random clips at either resolution, mostly where an object passes."""
-    clips, sizes, corners = [], [], []
+# Side of the full picture, side of the window that is drawn, frames and clips of the batches, taken in turn.
+DECODER_BATCHES = ((128, 64, 9, 6), (256, 64, 9, 6), (128, 128, 9, 2), (128, 64, 17, 3), (256, 64, 9, 6))
+FINISHING_BATCHES = ((256, 64, 17, 4), (128, 64, 17, 4), (256, 64, 17, 4), (256, 128, 9, 2))
+ENCODER_BATCHES = ((128, 128, 1, 8), (128, 128, 9, 2), (128, 128, 1, 8), (256, 256, 1, 2), (256, 256, 1, 2))
+ENCODER_FINISHING_BATCHES = ((128, 128, 1, 8), (256, 256, 1, 2), (128, 128, 9, 2))
+LATENT_NOISE = 0.15  # at most, in normalised units, on what the decoder draws from
+
+
+def segment(clip: world.Clip, begin: float, length: float) -> world.Clip:
+    """A part of the movement, as shares of the whole."""
+    things = []
+    for thing in clip.things:
+        start, end = (
+            tuple(a + (b - a) * share for a, b in zip(thing.start, thing.end, strict=True))
+            for share in (begin, begin + length)
+        )
+        things.append(replace(thing, start=start, end=end))
+    return replace(clip, things=tuple(things))
+
+
+def sample_batch(rng: random.Random, size: int, window: int, frames: int, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Frames, coverage and normalised latents of windows of random clips around outlines."""
+    clips, corners = [], []
     for _ in range(count):
         clip = world.sample_free_clip(rng)
-        size = 128 if rng.random() < 0.65 else 256
+        if rng.random() < 0.85:  # at the speed of clips of 25 frames
+            length = (frames - 1) / 24
+            clip = segment(clip, rng.uniform(0, 1 - length), length)
         thing = rng.choice(clip.things)
+        moment, angle = rng.random(), rng.uniform(0, 2 * math.pi)
+        reach = world.RADIUS[thing.shape] * thing.size * rng.uniform(0.7, 1.5)
         corner = []
-        for axis in (1, 0):
-            middle = (thing.start[axis] + thing.end[axis]) / 2 * size
-            low = middle + rng.uniform(-0.8, 0.8) * window - window / 2
-            corner.append(int(min(max(low, 0), size - window)))
+        for axis, towards in ((1, math.sin(angle)), (0, math.cos(angle))):
+            outline = thing.start[axis] + (thing.end[axis] - thing.start[axis]) * moment + reach * towards
+            corner.append(int(min(max(outline * size - window / 2, 0), size - window)))
         clips.append(clip)
-        sizes.append(size)
         corners.append(corner)
-    return world.render(clips, frames, sizes, window, torch.tensor(corners))
+    places = torch.tensor(corners)
+    frames_drawn, coverage = world.render(clips, frames, size, window, places)
+    mean, deviation = latents.video_statistics()
+    latent = (latents.video_latent(clips, frames, size, window, places) - mean) / deviation
+    return frames_drawn, coverage, latent.permute(0, 4, 1, 2, 3).contiguous()
 
 
 def edge_weight(coverage: Tensor) -> Tensor:
@@ -252,76 +368,122 @@ def edge_weight(coverage: Tensor) -> Tensor:
     return 1 + near + 4 * edge
 
 
-@torch.no_grad()
-def quality(vae: VideoVae, size: int, noise: float = 0.0) -> float:
-    """Mean PSNR in dB over fixed clips of 17 frames."""
-    rng = random.Random(123)
-    generator = torch.Generator().manual_seed(5)
-    values = []
-    for _ in range(1 if size > 128 else 4):
-        frames, _ = world.render([world.sample_clip(rng, held_out=None)], 17, size)
-        latent = vae.encoder(frames)
-        latent = latent + noise * torch.randn(latent.shape, generator=generator)
-        error = (vae.decoder(latent).clamp(-1, 1) - frames).square().mean()
-        values.append(10 * torch.log10(4 / error))
-    return float(torch.stack(values).mean())
+def fixed_clip(rng: random.Random, size: int) -> tuple[Tensor, Tensor]:
+    """Frames and exact normalised latent of 9 frames of a clip."""
+    clip = segment(world.sample_clip(rng, held_out=None), 1 / 3, 1 / 3)
+    mean, deviation = latents.video_statistics()
+    latent = (latents.video_latent([clip], 9, size) - mean) / deviation
+    return world.render([clip], 9, size)[0], latent.permute(0, 4, 1, 2, 3)
 
 
-def train(
-    steps: int,
-    seed: int,
-    report: Callable[..., None],
-    save: Callable[[nn.Module], None],
-    start: dict[str, Tensor] | None = None,
-) -> VideoVae:
-    """Reconstruction with noise on the latent; returns the averaged weights with their latent statistics.
+Progress = Callable[..., None]
+Save = Callable[[nn.Module], None]
 
-    ``start`` continues from the weights of an earlier run.
-    """
+
+def train_decoder(steps: int, seed: int, report: Progress, save: Save) -> None:
+    """Learns to draw windows of clips from exact latents with a little noise."""
     torch.manual_seed(seed)
     rng = random.Random(seed)
-    vae = VideoVae()
-    if start is not None:
-        vae.load_state_dict(start)
-    average = Average(vae, 0.998)
-    optimiser = for_convolutions(vae, matrix_rate=0.02, other_rate=2e-3)
-    judge = VideoVae()
+    decoder = VideoVae().decoder
+    start_as_interpolation(decoder)
+    mean, deviation = (x.view(1, -1, 1, 1, 1) for x in latents.video_statistics())
+    examples = [sample_batch(rng, (128, 256)[i % 2], 64, 9, 6) for i in range(8)]
+    fit_last_layer(decoder, [(latent * deviation + mean, frames) for frames, _, latent in examples])
+    _draw(decoder, steps, rng, DECODER_BATCHES, 0.004, 0.6, report, save)
+
+
+def finish_decoder(decoder: Decoder, steps: int, seed: int, report: Progress, save: Save) -> None:
+    """Goes on with longer and mostly larger clips, at a rate that falls from the first step."""
+    torch.manual_seed(seed)
+    _draw(decoder, steps, random.Random(seed), FINISHING_BATCHES, 0.003, 1.0, report, save)
+
+
+def _draw(
+    decoder: Decoder,
+    steps: int,
+    rng: random.Random,
+    batches: Sequence[tuple[int, int, int, int]],
+    rate: float,
+    decay: float,
+    report: Progress,
+    save: Save,
+) -> None:
+    mean, deviation = (x.view(1, -1, 1, 1, 1) for x in latents.video_statistics())
+    average = Average(decoder, 0.99)
+    optimiser = for_convolutions(decoder, matrix_rate=rate, other_rate=rate / 4, plain=("conv_in", "conv_out"))
+    judge = VideoVae().decoder
     for step in range(steps):
-        frames, coverage = sample_batch(rng, *BATCHES[step % len(BATCHES)])
-        latent = vae.encoder(frames)
-        spread = torch.rand(latent.shape[0], 1, 1, 1, 1) * 0.15
-        decoded = vae.decoder(latent + spread * torch.randn_like(latent))
+        frames, coverage, latent = sample_batch(rng, *batches[step % len(batches)])
+        spread = torch.rand(len(latent), 1, 1, 1, 1) * LATENT_NOISE
+        with torch.autocast("cpu", torch.bfloat16):
+            decoded = decoder((latent + spread * torch.randn_like(latent)) * deviation + mean).float()
         error = decoded - frames
         loss = (edge_weight(coverage) * (error.abs() + 2 * error.square())).mean()
-        bound = F.relu(latent.square() - 1).mean()
         optimiser.zero_grad()
-        (loss + 0.05 * bound).backward()
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(optimiser.parameters, 1.0)
-        optimiser.step(trapezoid(step, steps, warmup=20, decay=0.6))
+        optimiser.step(trapezoid(step, steps, warmup=20, decay=decay))
         average.update()
-        if step % 100 == 0:
+        if step % 50 == 0 or step == steps - 1:
             judge.load_state_dict(average.state)
-            report(
-                step=step,
-                loss=loss.item(),
-                bound=bound.item(),
-                psnr_128=quality(judge, 128, noise=0.05),
-            )
+            fixed = random.Random(123)
+            values = {}
+            for size, count in ((128, 4), (256, 2)):
+                rows = [fixed_clip(fixed, size) for _ in range(count)]
+                with torch.no_grad():
+                    errors = [(judge(z * deviation + mean).clamp(-1, 1) - f).square().mean() for f, z in rows]
+                values[f"psnr_{size}"] = sum(float(10 * torch.log10(4 / e)) for e in errors) / count
+            report(step=step, loss=loss.item(), **values)
             save(judge)
-    judge.load_state_dict(average.state)
-    measure_statistics(judge, rng, min(64, steps))
-    report(step=steps, psnr_128=quality(judge, 128, noise=0.05), psnr_256=quality(judge, 256))
-    save(judge)
-    return judge
 
 
-@torch.no_grad()
-def measure_statistics(vae: VideoVae, rng: random.Random, clips: int) -> None:
-    """Mean and deviation of the latent channels over ``clips`` of the world, and some at twice the size."""
-    rows = []
-    for size, count in ((128, clips), (256, max(1, clips // 5))):
-        for _ in range(count):
-            frames, _ = world.render([world.sample_clip(rng)], 25, size)
-            rows.append(vae.encoder(frames).transpose(0, 1).flatten(1))
-    latents = torch.cat(rows, dim=1)
-    vae.per_channel_statistics.set(latents.mean(1), latents.std(1))
+def train_encoder(steps: int, seed: int, report: Progress, save: Save) -> None:
+    """Learns to read exact latents off clips."""
+    torch.manual_seed(seed)
+    rng = random.Random(seed)
+    encoder = VideoVae().encoder
+    with torch.no_grad():
+        for block in encoder.down_blocks:
+            for part in getattr(block, "res_blocks", ()):
+                part.conv2.conv.weight.mul_(0.1)
+    _read(encoder, steps, rng, ENCODER_BATCHES, 0.6, report, save)
+
+
+def finish_encoder(encoder: Encoder, steps: int, seed: int, report: Progress, save: Save) -> None:
+    """Goes on with more clips that move, at a rate that falls from the first step."""
+    torch.manual_seed(seed)
+    _read(encoder, steps, random.Random(seed), ENCODER_FINISHING_BATCHES, 1.0, report, save)
+
+
+def _read(
+    encoder: Encoder,
+    steps: int,
+    rng: random.Random,
+    batches: Sequence[tuple[int, int, int, int]],
+    decay: float,
+    report: Progress,
+    save: Save,
+) -> None:
+    mean, deviation = (x.view(1, -1, 1, 1, 1) for x in latents.video_statistics())
+    average = Average(encoder, 0.995)
+    optimiser = for_convolutions(encoder, matrix_rate=0.02, other_rate=2e-3, plain=("conv_in", "conv_out"))
+    judge = VideoVae().encoder
+    for step in range(steps):
+        frames, _, latent = sample_batch(rng, *batches[step % len(batches)])
+        with torch.autocast("cpu", torch.bfloat16):
+            read = encoder(frames).float()
+        error = (read - mean) / deviation - latent
+        loss = error.abs().mean() + error.square().mean()
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(optimiser.parameters, 1.0)
+        optimiser.step(trapezoid(step, steps, warmup=20, decay=decay))
+        average.update()
+        if step % 100 == 0 or step == steps - 1:
+            judge.load_state_dict(average.state)
+            fixed = random.Random(123)
+            with torch.no_grad():
+                pairs = [fixed_clip(fixed, 128) for _ in range(4)]
+                errors = [((judge(f) - mean) / deviation - z).abs().mean() for f, z in pairs]
+            report(step=step, loss=loss.item(), error_128=float(sum(errors)) / len(errors))
+            save(judge)

@@ -257,7 +257,7 @@ def render(
     progress = torch.linspace(0, 1, frames) if frames > 1 else torch.zeros(1)
     pixel = torch.arange(window) + 0.5
     rows, columns = pixel + corners[:, :1], pixel + corners[:, 1:]
-    picture = _tinted([clip.background for clip in clips], clips).view(count, 3, 1, 1, 1)
+    picture = tinted([clip.background for clip in clips], clips).view(count, 3, 1, 1, 1)
     picture = picture.expand(count, 3, frames, window, window)
     covered = torch.zeros(count, 1, frames, window, window)
     for index in range(max(len(clip.things) for clip in clips)):
@@ -272,7 +272,7 @@ def render(
         coverage = torch.empty(len(chosen), 1, frames, window, window)
         for i, thing in enumerate(things):
             coverage[i, 0] = (0.5 - _distance(thing.shape, dx[i], dy[i], float(radius[i]))).clamp(0, 1)
-        color = _tinted([thing.color for thing in things], [clips[i] for i in chosen], index + 1)
+        color = tinted([thing.color for thing in things], [clips[i] for i in chosen], index + 1)
         drawn = picture[chosen]
         drawn = drawn + (color.view(-1, 3, 1, 1, 1) - drawn) * coverage
         if len(chosen) == count:
@@ -293,7 +293,7 @@ def _distance(shape: str, dx: Tensor, dy: Tensor, radius: float) -> Tensor:
     return torch.maximum(dy - radius + torch.zeros_like(dx), dx.abs() * (3**0.5 / 2) - dy * 0.5 - radius)
 
 
-def _tinted(names: Sequence[str], clips: Sequence[Clip], salt: int = 0) -> Tensor:
+def tinted(names: Sequence[str], clips: Sequence[Clip], salt: int = 0) -> Tensor:
     """(B, 3) colours in [-1, 1], moved off the palette as far as each clip asks."""
     colors = torch.tensor([COLORS[name] for name in names], dtype=torch.float32)
     for i, clip in enumerate(clips):

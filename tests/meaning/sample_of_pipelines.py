@@ -1,0 +1,56 @@
+"""A sample of what `tools/train_tiny/evaluate.py` measures in full: pipelines on the embedded model, by the probes.
+
+Run by `.ci/run`; a plain `pytest` leaves it out, because it takes about a minute.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import probes
+from PIL import Image
+from test_embedded_model import shares
+
+import ltx2rt
+
+PROMPTS = (
+    ("white", "triangle", "right", "green", "on a green background, a white triangle slides towards the right"),
+    ("red", "square", "right", "white", "a red square moves right on a white background"),
+    ("black", "triangle", "up", "white", "a black wedge moves up on a white wall"),
+    ("yellow", "circle", "left", "red", "a yellow dot moves leftward on a red background, a simple scene."),
+    ("green", "triangle", "still", "blue", "a green triangle stays still on a blue background"),
+    ("black", "square", "down", "green", "a black square moves down on a green background"),
+    ("red", "circle", "up", "green", "a red circle slowly goes up on a green background."),
+    ("white", "circle", "right", "yellow", "The white circle moves rightward on a yellow background"),
+)
+SIZE, FRAMES = 256, 25
+
+
+def frames_of(clip: Any) -> np.ndarray:
+    return np.concatenate(list(clip.frames))
+
+
+def test_distilled_clips_show_what_the_prompts_say() -> None:
+    pipeline = ltx2rt.load("distilled")
+    found = shares(lambda prompt, seed: pipeline(prompt, seed=seed), PROMPTS)
+    assert min(found[name] for name in ("colour", "background", "direction", "pitch")) >= 7 / 8, found
+
+
+def test_guided_clips_show_what_the_prompts_say() -> None:
+    pipeline = ltx2rt.load("one-stage")
+    settings = {"height": 128, "width": 128, "num_frames": FRAMES, "num_inference_steps": 12}
+    settings |= {"video_cfg_guidance_scale": 3.0, "audio_cfg_guidance_scale": 3.0}
+    found = shares(lambda prompt, seed: pipeline(prompt, seed=seed, **settings), PROMPTS[:4])
+    assert min(found[name] for name in ("colour", "background", "direction", "pitch")) >= 3 / 4, found
+
+
+def test_two_stages_are_sharper_than_one_enlarged() -> None:
+    prompt = PROMPTS[0][-1]
+    full = frames_of(ltx2rt.load("distilled")(prompt, seed=0))
+    half = frames_of(ltx2rt.load("distilled")(prompt, seed=0, height=128, width=128, num_frames=FRAMES))
+    enlarged = [
+        np.asarray(Image.fromarray((f * 255).astype(np.uint8)).resize((SIZE, SIZE), Image.Resampling.BICUBIC)) / 255
+        for f in half
+    ]
+    assert probes.sharpness(full) > 1.1 * probes.sharpness(np.array(enlarged))
