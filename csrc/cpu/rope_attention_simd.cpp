@@ -440,18 +440,19 @@ void score(const float* keys, int64_t count, int64_t words, const float* queries
   }
 }
 
-// scores[key][query] += bias[.., query, key] of `count` keys from `first_key` on and the queries of a strip. work.bias
-// still holds the row of the previous strip when all queries share it.
+// scores[key][query] += bias[.., query, key] of `count` keys from `first_key` on and the queries of a strip. When all
+// queries share one row, work.bias keeps it from strip to strip: `new_keys` is how many keys of it there are to load, 0
+// if they are there. A causal strip may see fewer of them than the strips after it.
 template <typename Words>
-void add_bias(const AttentionArgs& args, const QueryBlock& strip, int64_t first_key, int64_t count, bool new_keys,
+void add_bias(const AttentionArgs& args, const QueryBlock& strip, int64_t first_key, int64_t count, int64_t new_keys,
               const Work<Words>& work) {
   const int64_t* strides = args.bias_strides;
   const int64_t start = strip.batch * strides[0] + strip.head * strides[1] + first_key * strides[3];
-  const auto load_row = [&](int64_t query, float* row) {
-    load_floats(args.bias, args.bias_type, start + query * strides[2], strides[3], count, row);
+  const auto load_row = [&](int64_t query, int64_t keys, float* row) {
+    load_floats(args.bias, args.bias_type, start + query * strides[2], strides[3], keys, row);
   };
   if (strides[2] == 0) {
-    if (new_keys) load_row(0, work.bias);
+    if (new_keys != 0) load_row(0, new_keys, work.bias);
     for (int64_t key = 0; key < count; ++key) {
       float* row = work.scores + key * kStrip;
       for (int64_t i = 0; i < strip.count; i += kLanes) store(row + i, load(row + i) + work.bias[key]);
@@ -460,7 +461,7 @@ void add_bias(const AttentionArgs& args, const QueryBlock& strip, int64_t first_
   }
   for (int64_t i = 0; i < strip.count; i += kLanes) {
     for (int64_t r = 0; r < kLanes; ++r)  // the lanes beyond the last query may hold anything: here its own bias
-      load_row(smaller(strip.first + i + r, strip.first + strip.count - 1), work.bias + r * kKeyBlock);
+      load_row(smaller(strip.first + i + r, strip.first + strip.count - 1), count, work.bias + r * kKeyBlock);
     transpose(work.bias, kKeyBlock, kLanes, count, work.bias_columns, kLanes);
     for (int64_t key = 0; key < count; ++key) {
       float* row = work.scores + key * kStrip + i;
@@ -584,7 +585,7 @@ void advance(const AttentionArgs& args, const QueryBlock& queries, int64_t first
   for (int64_t first = first_key; first < end_key; first += kKeyBlock) {
     const int64_t in_block = smaller(kKeyBlock, end_key - first);
     const float* block = blocks + (first - first_key) / kKeyBlock * block_words<Words>(size);
-    bool new_keys = true;
+    int64_t new_keys = in_block;
     for (int64_t done = 0; done < queries.count; done += kStrip) {
       const QueryBlock strip{queries.batch, queries.head, queries.first + done,
                              int(smaller(kStrip, queries.count - done))};
@@ -595,7 +596,7 @@ void advance(const AttentionArgs& args, const QueryBlock& queries, int64_t first
       if (count <= 0) continue;
       score<Words>(block, count, words, state.queries + done * words, vecs, work.scores);
       if (args.bias != nullptr) add_bias(args, strip, first, count, new_keys, work);
-      new_keys = false;
+      new_keys = 0;
       if (args.causal) {
         for (int64_t key = last_seen < 0 ? 0 : last_seen + 1; key < count; ++key)
           for (int64_t i = 0; i < smaller(strip.count, key - last_seen); ++i)

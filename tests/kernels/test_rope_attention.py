@@ -555,3 +555,15 @@ def test_rotation_needs_an_even_head_size():
     q, k, v = inputs(1, 2, 2, 1, 3)
     with pytest.raises(ValueError, match="rope_q needs an even head size but it is 3"):
         rope_attention(q, k, v, num_heads=1, rope_q=table(2, 2, 1, 1, 6))
+
+
+@pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16])
+def test_causal_queries_share_one_row_of_bias(dtype):
+    """Later queries see keys that earlier ones do not; their part of the row must not be left from another call."""
+    q, k, v = inputs(2, 150, 140, 2, 32, dtype=dtype)
+    for seed in (6, 7):  # the second call finds the first one's row in the scratch memory
+        bias = 3 * normal((2, 1, 1, 140), seed)
+        exact = expected(q, k, v, num_heads=2, bias=bias, causal=True)
+        assert error(rope_attention(q, k, v, num_heads=2, bias=bias, causal=True), exact) < (
+            1e-5 if dtype == mx.float32 else 0.03
+        )
