@@ -193,10 +193,10 @@ def _torch_name(name: str) -> str:
 
 
 def block_cases() -> list[BlockCase]:
-    """Blocks of three clip sizes in bfloat16, the smallest of 2.3 too; the middle one with E4M3 weights and float32."""
+    """Three clip sizes in bfloat16, the smaller two of 2.3 too; the middle one with E4M3 weights and in float32."""
     return [
         *(BlockCase(tokens) for tokens in (256, 1024, 4096)),
-        BlockCase(256, generation="2.3"),
+        *(BlockCase(tokens, generation="2.3") for tokens in (256, 1024)),
         BlockCase(1024, form="e4m3"),
         BlockCase(1024, form="f32", dtype="f32"),
     ]
