@@ -603,24 +603,48 @@ inline __attribute__((always_inline)) void transpose_lines(const WeightMatrix& w
   // Four lines of a row are copied at once: a row that does not start on a cache line would otherwise need every line
   // twice, which the other rows have driven out in between.
   constexpr int kLines = 4;
-  const auto whole_lines = [&](int v) __attribute__((always_inline)) {
-    const int64_t ahead = at + kAheadBytes < in_row ? at + kAheadBytes : at + kAheadBytes + next_columns;
-    __m512i lines[kLines][16];
+  const auto load_lines = [&](int v, __m512i (*lines)[16]) __attribute__((always_inline)) {
     for (int i = 0; i < 16; ++i) {
       const char* from = rows[16 * v + i];
 #pragma GCC unroll 4
       for (int line = 0; line < kLines; ++line) lines[line][i] = _mm512_loadu_si512(from + at + 64 * line);
     }
+  };
+  const auto transpose = [](const __m512i* line, __m512i words[16]) __attribute__((always_inline)) {
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; ++i) words[i] = line[i];
+    transpose_words(words);
+  };
+  const auto whole_lines = [&](int v) __attribute__((always_inline)) {
+    __m512i lines[kLines][16];
+    load_lines(v, lines);
     for (int line = 0; line < kLines; ++line) {
       __m512i words[16];
+      transpose(lines[line], words);
 #pragma GCC unroll 16
-      for (int i = 0; i < 16; ++i) words[i] = lines[line][i];
-      transpose_words(words);
+      for (int i = 0; i < 16; ++i) put(v, words[i], row + line * 16 * kPairs + i * kPairs, kValues);
+    }
+  };
+  // Both vectors word by word: what is summed up at once is then two chains, not one whose latency everything waits for.
+  const auto whole_lines_of_both = [&]() __attribute__((always_inline)) {
+    const int64_t ahead = at + kAheadBytes < in_row ? at + kAheadBytes : at + kAheadBytes + next_columns;
+    __m512i lines[2][kLines][16];
+    load_lines(0, lines[0]);
+    load_lines(1, lines[1]);
+    for (int line = 0; line < kLines; ++line) {
+      __m512i words[16];
+      transpose(lines[0][line], words);
+#pragma GCC unroll 16
+      for (int i = 0; i < 16; ++i) lines[0][line][i] = words[i];
+      transpose(lines[1][line], words);
 #pragma GCC unroll 16
       for (int i = 0; i < 16; ++i) {
         // One by one: a processor drops what is asked for all at once.
-        if (kFetch) _mm_prefetch(rows[16 * v + i] + ahead + 64 * line, _MM_HINT_T1);
-        put(v, words[i], row + line * 16 * kPairs + i * kPairs, kValues);
+        _mm_prefetch(rows[i] + ahead + 64 * line, _MM_HINT_T1);
+        _mm_prefetch(rows[16 + i] + ahead + 64 * line, _MM_HINT_T1);
+        const int64_t pair = row + line * 16 * kPairs + i * kPairs;
+        put(0, lines[0][line][i], pair, kValues);
+        put(1, words[i], pair, kValues);
       }
     }
   };
@@ -635,8 +659,12 @@ inline __attribute__((always_inline)) void transpose_lines(const WeightMatrix& w
   // Written out, not as loops: a vector of sums indexed by v then stays in its register.
   static_assert(kPanelVecs == 2);
   for (; left >= kLines * 16 * kValues; left -= kLines * 16 * kValues, row += kLines * 16 * kPairs, at += kLines * 64) {
-    whole_lines(0);
-    whole_lines(1);
+    if constexpr (kFetch) {
+      whole_lines_of_both();
+    } else {
+      whole_lines(0);
+      whole_lines(1);
+    }
   }
   for (; left > 0; left -= 16 * kValues, row += 16 * kPairs, at += 64) {
     last_line(0);

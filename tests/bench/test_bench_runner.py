@@ -60,8 +60,9 @@ def scripted(calls: dict[str, list[float]], rivals: dict[str, Sequence[float]]) 
 
 
 @pytest.fixture(autouse=True)
-def torch_free(monkeypatch: pytest.MonkeyPatch) -> None:
+def one_call_a_turn_and_no_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner, "to_numpy", np.asarray)
+    monkeypatch.setattr(runner, "TURN_SECONDS", 0.0)
 
 
 def test_a_quick_rival_does_the_whole_work_in_every_round(machine: Machine) -> None:
@@ -72,6 +73,20 @@ def test_a_quick_rival_does_the_whole_work_in_every_round(machine: Machine) -> N
     assert row.notes == []
     assert row.error == 0.0
     assert row.error_of == MLX
+
+
+def test_a_turn_is_as_many_calls_as_take_its_time_and_gives_their_mean(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(runner.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(runner, "TURN_SECONDS", 1.0)
+
+    def calls_of(seconds: Sequence[float]) -> tuple[float, int]:
+        durations = list(seconds)
+        mean = runner.call_seconds(lambda: clock.__setitem__(0, clock[0] + durations.pop(0)))
+        return mean, len(seconds) - len(durations)
+
+    assert calls_of([0.25, 0.75, 9.0]) == (0.5, 2)
+    assert calls_of([3.0, 9.0]) == (3.0, 1)
 
 
 def test_a_slow_rival_does_a_share_which_the_row_states_and_scales(machine: Machine) -> None:
