@@ -18,6 +18,7 @@ constexpr int64_t kLineFloats = 64 << 10; // of a line of inputs that a thread t
 constexpr int64_t kGroupWords = 192;      // of the sum: their part of a panel leaves room in the first-level cache
 constexpr int64_t kTaskCells = 48;        // whose sums, 8 KiB each, leave room in the second-level cache
 constexpr int64_t kPackPiece = 128;       // words per point of one packing task
+constexpr int64_t kFewCells = 96;         // of all outputs: then packed weights are used once and never kept
 
 int64_t blocks_of(int64_t n, int64_t block) { return (n + block - 1) / block; }
 
@@ -52,9 +53,13 @@ class Scheduler {
 
   void run() const {
     const int64_t panels = blocks_of(args_.out_channels, kernel_.panel_columns);
+    const int64_t slabs = args_.batch * slabs_[0] * slabs_[1] * slabs_[2];
+    if (slabs == 1 && cells_[0] * cells_[1] * cells_[2] <= kFewCells) {
+      run_few(panels);
+      return;
+    }
     const int64_t rounds = blocks_of(panels, std::max<int64_t>(1, kPanelWords / panel_words_));
     const int64_t together = blocks_of(panels, rounds);
-    const int64_t slabs = args_.batch * slabs_[0] * slabs_[1] * slabs_[2];
     const AlignedFloats packed(together * panel_words_), words(input_frames(plan_.slab[0]) * plan_.frame_words);
     for (int64_t first = 0; first < panels; first += together) {
       const int64_t end = std::min(panels, first + together);
@@ -95,7 +100,8 @@ class Scheduler {
 
   void make_runs() {
     const int64_t depth = args_.kernel[0] * plan_.words;
-    const int64_t group = blocks_of(depth, blocks_of(depth, kGroupWords));
+    const int64_t group = blocks_of(blocks_of(depth, blocks_of(depth, kGroupWords)), kWordStep) * kWordStep;
+    plan_.group_words = group;
     int64_t in_group = 0;
     for (int64_t tap = 0; tap < args_.kernel[0]; ++tap) {
       for (int64_t done = 0; done < plan_.words;) {
@@ -130,6 +136,17 @@ class Scheduler {
         kernel_.pack_weight(args_, plan_, first + panel, i / pieces % taps, start,
                             std::min(plan_.words, start + kPackPiece), packed + panel * panel_words_);
       }
+    });
+  }
+
+  void run_few(int64_t panels) const {
+    const AlignedFloats words(input_frames(plan_.slab[0]) * plan_.frame_words);
+    const WinogradSlab all = slab(0);
+    transform(all, words.data());
+    parallel_for(panels, 1, [&](int64_t from, int64_t to) {
+      const AlignedFloats work(kernel_.pack_and_multiply_floats(plan_, cells_[0] * cells_[1] * cells_[2]));
+      for (int64_t panel = from; panel < to; ++panel)
+        kernel_.pack_and_multiply(args_, plan_, all, panel, words.data(), work.data());
     });
   }
 

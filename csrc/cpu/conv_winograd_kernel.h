@@ -11,7 +11,8 @@
 
 namespace ltx2rt::cpu {
 
-constexpr int64_t kPoints = 16;  // products per cell and input channel
+constexpr int64_t kPoints = 16;    // products per cell and input channel
+constexpr int64_t kWordStep = 16;  // words of a tap and of a group are multiples of it
 
 // How the outputs are cut into slabs: boxes of frames and cells. The transformed inputs under a slab are kept as words
 // (see ConvPlan): [input frames][kPoints][cells of one frame][pitch].
@@ -26,6 +27,7 @@ struct WinogradPlan {
   const Run* runs;
   const int64_t* group_ends;
   int64_t groups;
+  int64_t group_words;  // of the largest group
 };
 
 // Output frames first[0] up to count[0], rows and columns of cells likewise, of one batch item.
@@ -39,8 +41,8 @@ struct WinogradKernel {
   bool has_pairs;
   int64_t panel_columns;  // output channels per packed weight panel
   int64_t tile_rows;      // cells per register tile
-  // Transforms and packs the part of one panel that belongs to tap `tap` of the frames: words [first, end) of each point.
-  // panel: [kPoints][kt][words][panel_columns]. first and end are multiples of 16.
+  // Transforms and packs the part of one panel that belongs to tap `tap` of the frames: words [first, end) of each point,
+  // multiples of kWordStep. panel: [kPoints][kt][words][panel_columns].
   void (*pack_weight)(const ConvArgs& args, const WinogradPlan& plan, int64_t panel_index, int64_t tap, int64_t first,
                       int64_t end, float* panel);
   // Transforms the rows of cells [first_row, end_row) of one input frame of a slab.
@@ -53,6 +55,10 @@ struct WinogradKernel {
                    int64_t end_cell, int64_t first_panel, int64_t end_panel, const float* words, const float* panels,
                    float* work);
   int64_t (*multiply_floats)(int64_t cells);
+  // pack_weight and multiply in one for all cells of a slab and one panel, whose packed words then stay in the cache.
+  void (*pack_and_multiply)(const ConvArgs& args, const WinogradPlan& plan, const WinogradSlab& slab, int64_t panel,
+                            const float* words, float* work);
+  int64_t (*pack_and_multiply_floats)(const WinogradPlan& plan, int64_t cells);
 };
 
 LTX2RT_DISPATCH(const WinogradKernel&, conv_winograd_kernel)

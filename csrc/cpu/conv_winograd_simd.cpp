@@ -8,7 +8,7 @@ namespace {
 
 constexpr int64_t kColumns = kTileColumns;
 constexpr int64_t kVecs = kColumns / kLanes;
-constexpr int64_t kPackWords = 64;
+constexpr int64_t kPackWords = kWordStep;
 constexpr int64_t kFetchedCells = 6;
 constexpr int64_t kPanelsTogether = 4;  // whose sums of one point share a pass over the inputs
 
@@ -34,32 +34,49 @@ inline void spread(Vec a, Vec b, Vec c, Vec* out, int64_t stride) {
   out[3 * stride] = c;
 }
 
-void pack_weight(const ConvArgs& args, const WinogradPlan& plan, int64_t panel_index, int64_t tap, int64_t first,
-                 int64_t end, float* panel) {
-  const int64_t channels = args.channels, per_word = plan.pairs ? 2 : 1;
-  const int64_t out_channel = panel_index * kColumns;
-  const int64_t present = smaller(kColumns, args.out_channels - out_channel);
-  const int64_t depth = args.kernel[0] * plan.words;
-  alignas(64) float rows[kPoints][kColumns][kPackWords];
-  alignas(64) float taps[9][2 * kPackWords];
-  memset(rows, 0, sizeof rows);
-  for (int64_t word = first; word < end; word += kPackWords) {
-    const int64_t n = smaller(kPackWords, end - word);
+// The points of `kLanes` columns and `kPackWords` words stay in the first-level cache until they are transposed.
+template <typename T>
+void pack_columns(const ConvArgs& args, const WinogradPlan& plan, const T* weight, int64_t column, int64_t tap,
+                  int64_t first, int64_t end, float* to, int64_t point) {
+  const int64_t channels = args.channels, per_word = plan.pairs ? 2 : 1, step = kPackWords * per_word;
+  const int64_t present = smaller(kLanes, args.out_channels - column);
+  alignas(64) float rows[kPoints][kLanes][kPackWords];
+  if (present < kLanes) memset(rows, 0, sizeof rows);
+  for (int64_t word = first; word < end; word += kPackWords, to += kPackWords * kColumns) {
     for (int64_t o = 0; o < present; ++o) {
-      const int64_t at = ((out_channel + o) * args.kernel[0] + tap) * 9 * channels + word * per_word;
-      for (int64_t t = 0; t < 9; ++t)
-        load_floats(args.weight, args.weight_type, at + t * channels, 1, n * per_word, taps[t]);
-      for (int64_t c = 0; c < n * per_word; c += kLanes) {
+      const T* taps = weight + ((column + o) * args.kernel[0] + tap) * 9 * channels + word * per_word;
+      for (int64_t t = 0; t < 9; ++t) __builtin_prefetch(taps + t * channels + step);
+      for (int64_t c = 0; c < step; c += kLanes) {
         Vec half[4][3], whole[4][4];
-        for (int i = 0; i < 3; ++i)
-          spread(load(taps[i] + c), load(taps[3 + i] + c), load(taps[6 + i] + c), &half[0][i], 3);
+#pragma GCC unroll 3
+        for (int i = 0; i < 3; ++i) {
+          spread(load(taps + i * channels + c), load(taps + (3 + i) * channels + c), load(taps + (6 + i) * channels + c),
+                 &half[0][i], 3);
+        }
+#pragma GCC unroll 4
         for (int i = 0; i < 4; ++i) spread(half[i][0], half[i][1], half[i][2], whole[i], 1);
+#pragma GCC unroll 16
         for (int p = 0; p < kPoints; ++p) store_words(plan.pairs, rows[p][o], c, whole[p / 4][p % 4]);
       }
     }
     for (int64_t p = 0; p < kPoints; ++p)
-      transpose(rows[p][0], kPackWords, kColumns, n, panel + (p * depth + tap * plan.words + word) * kColumns);
+      transpose(rows[p][0], kPackWords, kLanes, kPackWords, to + p * point, kColumns);
   }
+}
+
+// Words [first, end) of tap `tap` of one panel, to rows of kColumns words; `point` words from point to point.
+void pack_words(const ConvArgs& args, const WinogradPlan& plan, int64_t panel_index, int64_t tap, int64_t first,
+                int64_t end, float* to, int64_t point) {
+  with_type(args.weight_type, args.weight, [&](auto* weight) {
+    for (int64_t v = 0; v < kColumns; v += kLanes)
+      pack_columns(args, plan, weight, panel_index * kColumns + v, tap, first, end, to + v, point);
+  });
+}
+
+void pack_weight(const ConvArgs& args, const WinogradPlan& plan, int64_t panel_index, int64_t tap, int64_t first,
+                 int64_t end, float* panel) {
+  pack_words(args, plan, panel_index, tap, first, end, panel + (tap * plan.words + first) * kColumns,
+             args.kernel[0] * plan.words * kColumns);
 }
 
 // ---- inputs: 4 x 4 values to 4 x 4 points ----
@@ -201,23 +218,56 @@ void fetch_ahead(const float* const* rows, int64_t first, int64_t end_row, const
       for (int64_t i = 0; i < run->length; i += kLine) __builtin_prefetch(rows[r] + run->offset + i, 0, 2);
 }
 
-void multiply(const ConvArgs& args, const WinogradPlan& plan, const WinogradSlab& slab, int64_t first_cell,
-              int64_t end_cell, int64_t first_panel, int64_t end_panel, const float* words, const float* panels,
-              float* work) {
-  const int64_t count = end_cell - first_cell, cells_of_frame = slab.count[1] * slab.count[2];
-  const int64_t point_sums = count * kColumns, point_weights = args.kernel[0] * plan.words * kColumns;
-  float* sums = work;
-  const float** cells = (const float**)(work + kPanelsTogether * kPoints * point_sums);
+void multiply_tile(bool pairs, int rows_here, int width, const float* const* rows, const Run* run, const Run* end,
+                   const float* weights, float* to, bool add) {
+#ifdef LTX2RT_BF16_DOT
+  if (pairs) {
+    fma_tile<PairWords>(rows_here, width, rows, run, end - run, weights, to, kColumns, add);
+    return;
+  }
+#endif
+  (void)pairs;
+  fma_tile(rows_here, width, rows, run, end - run, weights, to, kColumns, add);
+}
+
+void finish(const ConvArgs& args, const WinogradSlab& slab, int64_t first_cell, int64_t count, int64_t panel,
+            const float* sums) {
+  switch (args.type) {
+    case FloatType::f32:
+      return finish_cells(args, slab, first_cell, count, panel, sums, (float*)args.out);
+    case FloatType::f16:
+      return finish_cells(args, slab, first_cell, count, panel, sums, (F16*)args.out);
+    case FloatType::bf16:
+      return finish_cells(args, slab, first_cell, count, panel, sums, (BF16*)args.out);
+  }
+}
+
+void address_cells(const ConvArgs& args, const WinogradPlan& plan, const WinogradSlab& slab, int64_t first_cell,
+                   int64_t count, const float* words, const float** cells) {
+  const int64_t cells_of_frame = slab.count[1] * slab.count[2];
   for (int64_t i = 0; i < count; ++i) {
     const int64_t frame = (first_cell + i) / cells_of_frame, cell = (first_cell + i) % cells_of_frame;
     cells[i] = words + frame * args.stride[0] * plan.frame_words + cell * plan.pitch;
   }
+}
+
+int panel_width(const ConvArgs& args, int64_t panel) {
+  return int(smaller(kColumns, args.out_channels - panel * kColumns));
+}
+
+void multiply(const ConvArgs& args, const WinogradPlan& plan, const WinogradSlab& slab, int64_t first_cell,
+              int64_t end_cell, int64_t first_panel, int64_t end_panel, const float* words, const float* panels,
+              float* work) {
+  const int64_t count = end_cell - first_cell;
+  const int64_t point_sums = count * kColumns, point_weights = args.kernel[0] * plan.words * kColumns;
+  float* sums = work;
+  const float** cells = (const float**)(work + kPanelsTogether * kPoints * point_sums);
+  address_cells(args, plan, slab, first_cell, count, words, cells);
   for (; first_panel < end_panel; first_panel += kPanelsTogether, panels += kPanelsTogether * kPoints * point_weights) {
     const int64_t together = smaller(kPanelsTogether, end_panel - first_panel);
     // The inputs of one point serve all panels while they are in the second-level cache.
     for (int64_t p = 0; p < kPoints; ++p) {
       for (int64_t panel = 0; panel < together; ++panel) {
-        const int panel_width = int(smaller(kColumns, args.out_channels - (first_panel + panel) * kColumns));
         const float* weights = panels + (panel * kPoints + p) * point_weights;
         float* to = sums + (panel * kPoints + p) * point_sums;
         const Run* run = plan.runs;
@@ -231,33 +281,61 @@ void multiply(const ConvArgs& args, const WinogradPlan& plan, const WinogradSlab
               next[r] = rows[r] + plan.point_words;
             }
             if (p + 1 < kPoints) fetch_ahead(next, here * panel / together, here * (panel + 1) / together, run, end);
-#ifdef LTX2RT_BF16_DOT
-            if (plan.pairs) {
-              fma_tile<PairWords>(here, panel_width, rows, run, end - run, weights, to + i * kColumns, kColumns, g > 0);
-              continue;
-            }
-#endif
-            fma_tile(here, panel_width, rows, run, end - run, weights, to + i * kColumns, kColumns, g > 0);
+            multiply_tile(plan.pairs, here, panel_width(args, first_panel + panel), rows, run, end, weights, to + i * kColumns,
+                          g > 0);
           }
           for (; run < end; ++run) weights += run->length * kColumns;
         }
       }
     }
-    for (int64_t panel = 0; panel < together; ++panel) {
-      const float* from = sums + panel * kPoints * point_sums;
-      switch (args.type) {
-        case FloatType::f32:
-          finish_cells(args, slab, first_cell, count, first_panel + panel, from, (float*)args.out);
-          break;
-        case FloatType::f16:
-          finish_cells(args, slab, first_cell, count, first_panel + panel, from, (F16*)args.out);
-          break;
-        case FloatType::bf16:
-          finish_cells(args, slab, first_cell, count, first_panel + panel, from, (BF16*)args.out);
-          break;
+    for (int64_t panel = 0; panel < together; ++panel)
+      finish(args, slab, first_cell, count, first_panel + panel, sums + panel * kPoints * point_sums);
+  }
+}
+
+// Work: [kPoints][cells][kColumns] sums, the addresses of the cells, and the weights of one group.
+int64_t pack_and_multiply_floats(const WinogradPlan& plan, int64_t cells) {
+  return cells * (kPoints * kColumns + 2) + kPoints * plan.group_words * kColumns;
+}
+
+void pack_and_multiply(const ConvArgs& args, const WinogradPlan& plan, const WinogradSlab& slab, int64_t panel,
+                       const float* words, float* work) {
+  const int64_t count = slab.count[0] * slab.count[1] * slab.count[2];
+  const int64_t point_sums = count * kColumns, point_weights = plan.group_words * kColumns;
+  float* sums = work;
+  const float** cells = (const float**)(sums + kPoints * point_sums);
+  float* weights = sums + count * (kPoints * kColumns + 2);
+  address_cells(args, plan, slab, 0, count, words, cells);
+  const Run* run = plan.runs;
+  int64_t tap = 0, word = 0;
+  for (int64_t g = 0; g < plan.groups; ++g) {
+    const Run* end = plan.runs + plan.group_ends[g];
+    float* to = weights;
+    for (const Run* part = run; part < end; ++part) {
+      pack_words(args, plan, panel, tap, word, word + part->length, to, point_weights);
+      to += part->length * kColumns;
+      word += part->length;
+      if (word == plan.words) {
+        word = 0;
+        ++tap;
       }
     }
+    for (int64_t p = 0; p < kPoints; ++p) {
+      for (int64_t i = 0; i < count; i += kTileRows) {
+        const int here = int(smaller(kTileRows, count - i));
+        const float *rows[kTileRows], *next[kTileRows];
+        for (int r = 0; r < here; ++r) {
+          rows[r] = cells[i + r] + p * plan.point_words;
+          next[r] = rows[r] + plan.point_words;
+        }
+        if (p + 1 < kPoints) fetch_ahead(next, 0, here, run, end);
+        multiply_tile(plan.pairs, here, panel_width(args, panel), rows, run, end, weights + p * point_weights,
+                      sums + p * point_sums + i * kColumns, g > 0);
+      }
+    }
+    run = end;
   }
+  finish(args, slab, 0, count, panel, sums);
 }
 
 }  // namespace
@@ -268,8 +346,16 @@ const WinogradKernel& conv_winograd_kernel() {
 #else
   constexpr bool kHasPairs = false;
 #endif
-  static constexpr WinogradKernel kernel{kHasPairs, kColumns,         kTileRows, pack_weight,
-                                         transform, transform_floats, multiply,  multiply_floats};
+  static constexpr WinogradKernel kernel{.has_pairs = kHasPairs,
+                                         .panel_columns = kColumns,
+                                         .tile_rows = kTileRows,
+                                         .pack_weight = pack_weight,
+                                         .transform = transform,
+                                         .transform_floats = transform_floats,
+                                         .multiply = multiply,
+                                         .multiply_floats = multiply_floats,
+                                         .pack_and_multiply = pack_and_multiply,
+                                         .pack_and_multiply_floats = pack_and_multiply_floats};
   return kernel;
 }
 

@@ -402,8 +402,9 @@ std::vector<float> convolve(const ConvKernel& kernel, int64_t channels, int64_t 
   return problem.result();
 }
 
-// Everything in one slab.
-std::vector<float> convolve(const WinogradKernel& kernel, int64_t channels, int64_t out_channels, FloatType type) {
+// Everything in one slab; weights packed first, or panel by panel with the products.
+std::vector<float> convolve(const WinogradKernel& kernel, int64_t channels, int64_t out_channels, FloatType type,
+                            bool packed_first) {
   const ConvProblem problem(channels, out_channels, type, 3);
   const ConvArgs& args = problem.args;
   WinogradPlan plan{};
@@ -419,16 +420,23 @@ std::vector<float> convolve(const WinogradKernel& kernel, int64_t channels, int6
   plan.runs = runs;
   plan.group_ends = group_ends;
   plan.groups = 2;
+  plan.group_words = plan.words;
   const int64_t panels = panels_of(out_channels, kernel.panel_columns), cells = slab.count[0] * slab.count[1] * slab.count[2];
   const int64_t panel_words = kPoints * args.kernel[0] * plan.words * kernel.panel_columns;
   std::vector<float> packed(panels * panel_words), words(args.in_size[0] * plan.frame_words);
-  std::vector<float> work(std::max(kernel.transform_floats(args, plan), kernel.multiply_floats(cells)));
+  std::vector<float> work(std::max({kernel.transform_floats(args, plan), kernel.multiply_floats(cells),
+                                    kernel.pack_and_multiply_floats(plan, cells)}));
   for (int64_t panel = 0; panel < panels; ++panel)
     for (int64_t tap = 0; tap < args.kernel[0]; ++tap)
       kernel.pack_weight(args, plan, panel, tap, 0, plan.words, packed.data() + panel * panel_words);
   for (int64_t frame = 0; frame < args.in_size[0]; ++frame)
     kernel.transform(args, plan, slab, frame, 0, slab.count[1], words.data(), work.data());
-  kernel.multiply(args, plan, slab, 0, cells, 0, panels, words.data(), packed.data(), work.data());
+  if (packed_first) {
+    kernel.multiply(args, plan, slab, 0, cells, 0, panels, words.data(), packed.data(), work.data());
+  } else {
+    for (int64_t panel = 0; panel < panels; ++panel)
+      kernel.pack_and_multiply(args, plan, slab, panel, words.data(), work.data());
+  }
   return problem.result();
 }
 
@@ -443,9 +451,12 @@ std::string check_conv(const KernelTables& kernels, const KernelTables& portable
       if (!fault.empty()) return fault;
     }
     const bool pairs = kernels.winograd.has_pairs && type == FloatType::bf16;
-    const auto fault = compare("causal_conv3d in Winograd form", convolve(kernels.winograd, 32, 37, type),
-                               convolve(portable.winograd, 32, 37, type), pairs ? 16 * rounding : 4 * rounding);
-    if (!fault.empty()) return fault;
+    for (const bool packed_first : {true, false}) {
+      const auto fault = compare("causal_conv3d in Winograd form", convolve(kernels.winograd, 32, 37, type, packed_first),
+                                 convolve(portable.winograd, 32, 37, type, packed_first),
+                                 pairs ? 16 * rounding : 4 * rounding);
+      if (!fault.empty()) return fault;
+    }
   }
   return "";
 }

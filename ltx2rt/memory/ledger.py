@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -15,6 +16,8 @@ _RUNTIME_BYTES = 8 << 20
 # Share of the program's pages that the system takes back once twice as much has been read as it had free: pages that
 # were used since it looked last get a second chance.
 _COLD_SHARE = 0.15
+# How far below the measured peak a predicted one may lie: room that is left in the budget for that.
+_UNCERTAINTY = 0.02
 # What a stage may find more in the process than was there before the first stage: modules imported since, heaps.
 _DRIFT_BYTES = 64 << 20
 # Kernels and MLX reserve addresses before they use them; only a limit of the address space notices.
@@ -46,6 +49,10 @@ class Ledger:
         """Predicted peak of the process while the stage runs."""
         return (need.process or self.base) + need.total
 
+    def least_budget(self, need: Need) -> int:
+        """The smallest budget in which the stage would run."""
+        return math.ceil(self.peak(need) * (1 + _UNCERTAINTY))
+
     def choose(self, options: Iterable[Need]) -> Need:
         """The first of ``options`` (best first) that fits.
 
@@ -57,7 +64,7 @@ class Ledger:
             read = self._read + option.weights + option.streamed
             process = self.base - (self._cold if read > 2 * self._free else 0)
             need = replace(option, caches=option.caches + self.carried, process=process)
-            if self.budget is None or self.peak(need) <= self.budget:
+            if self.budget is None or self.least_budget(need) <= self.budget:
                 self.needs.append(need)
                 self._read = read
                 return need
@@ -65,7 +72,7 @@ class Ledger:
                 smallest = need
         if smallest is None or self.budget is None:
             raise ValueError("a stage must offer at least one way of running.")
-        raise MemoryBudgetError(self._refusal(smallest, self.budget), self.peak(smallest))
+        raise MemoryBudgetError(self._refusal(smallest, self.budget), self.least_budget(smallest))
 
     def admit(self, need: Need) -> None:
         """Check, as a stage begins, that what is really free suffices.
@@ -104,12 +111,12 @@ class Ledger:
             )
 
     def _refusal(self, need: Need, budget: int) -> str:
-        peak = self.peak(need)
+        enough = self.least_budget(need)
         parts = ", ".join(f"{kind} {format_bytes(nbytes)}" for kind, nbytes in need.parts.items() if nbytes >= 1 << 20)
         return (
-            f"stage {need.name!r} needs {format_bytes(peak)} at the least (the process {format_bytes(need.process)}, "
-            f"{parts}), {format_bytes(peak - budget)} more than the budget of {format_bytes(budget)}; "
-            f"{advice(need, peak)}"
+            f"stage {need.name!r} needs {format_bytes(enough)} at the least (the process {format_bytes(need.process)}, "
+            f"{parts}, {_UNCERTAINTY:.0%} to spare), {format_bytes(enough - budget)} more than the budget of "
+            f"{format_bytes(budget)}; {advice(need, enough)}"
         )
 
 
