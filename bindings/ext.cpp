@@ -1,22 +1,37 @@
 // The Python module ltx2rt._ext.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
 
 #include <string>
 
 #include "bindings/register.h"
+#include "mlx/allocator.h"
 #include "mlx/array.h"
 #include "mlx/version.h"
 
 namespace nb = nanobind;
+namespace mx = mlx::core;
 using namespace nb::literals;
+
+namespace {
+
+mx::array uninitialized(const std::vector<int>& shape, mx::Dtype dtype) {
+  size_t bytes = mx::size_of(dtype);
+  for (const int size : shape) bytes *= static_cast<size_t>(size);
+  return mx::array(mx::allocator::malloc(bytes), mx::Shape(shape.begin(), shape.end()), dtype);
+}
+
+}  // namespace
 
 NB_MODULE(_ext, m) {
   nb::module_::import_("mlx.core");  // registers mx.array, so that signatures and stubs can name it
   m.attr("MLX_VERSION") = std::to_string(MLX_VERSION_MAJOR) + "." + std::to_string(MLX_VERSION_MINOR) + "." +
                           std::to_string(MLX_VERSION_PATCH);
-  m.def("shares_arrays", [](const mlx::core::array& a) { return a.size() == 1; }, "a"_a,
+  m.def("shares_arrays", [](const mx::array& a) { return a.size() == 1; }, "a"_a,
         "True for an array of one element; fails when this module and MLX cannot exchange arrays.");
+  m.def("uninitialized", &uninitialized, "shape"_a, "dtype"_a,
+        "An array whose memory holds anything: to be filled before it is used. No pages are touched.");
   ltx2rt::bind_antialiased_snake(m);
   ltx2rt::bind_calibrate(m);
   ltx2rt::bind_causal_conv3d(m);

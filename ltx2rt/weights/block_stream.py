@@ -13,6 +13,7 @@ import mlx.core as mx
 import numpy as np
 
 from ltx2rt.errors import CheckpointError
+from ltx2rt.kernels.uninitialized import uninitialized
 from ltx2rt.types import LinearWeight
 from ltx2rt.weights.safetensors import SafetensorsFile
 from ltx2rt.weights.tensor_source import DTYPES, Array, TensorInfo, TensorSource, bytes_of, check_dimensions, to_mlx
@@ -105,8 +106,7 @@ def _new(dtype: str, shape: tuple[int, ...]) -> _Held:
     if kind is None or 0 in shape:  # for numpy alone
         items: Array = np.empty(shape, DTYPES[dtype].numpy)
         return _Held(mx.zeros(0), items)
-    array = mx.zeros(shape, dtype=kind)
-    mx.eval(array)
+    array = uninitialized(shape, kind)
     return _Held(array, np.array(array, copy=False))
 
 

@@ -16,7 +16,7 @@ API = {"graph.pipelines", "media"} | PIPELINES
 BELOW = {
     "kernels": {"_abi", "types", "errors", "__version__"},
     "media": {"types", "errors"},
-    "weights": {"types", "errors"},
+    "weights": {"kernels", "types", "errors"},
     "memory": {"types", "errors"},
     "graph.models": MODELS,
     "graph.diffusion": {"types", "errors"},

@@ -43,8 +43,8 @@ def test_a_refusal_says_what_is_needed_and_what_to_do() -> None:
     with pytest.raises(MemoryBudgetError) as caught:
         ledger.choose(options)
     assert str(caught.value) == (
-        "stage 'denoise 2' needs 1.53 GB at the least (the process 100 MB, weights 1.10 GB, slots 300 MB, 2% to spare), "
-        "530 MB more than the budget of 1.00 GB; lower --height, or give at least --memory 1.6GB."
+        "stage 'denoise 2' needs 1.53 GB at the least (the process 100 MB, weights 1.10 GB, slots 300 MB, 2% to spare)"
+        ", 530 MB more than the budget of 1.00 GB; lower --height, or give at least --memory 1.6GB."
     )
     assert caught.value.needed_bytes == 1530 * MB
     with pytest.raises(MemoryBudgetError, match=r"give at least --memory 120MB\.$"):

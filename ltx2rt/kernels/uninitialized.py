@@ -1,0 +1,19 @@
+"""Arrays that somebody else fills."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+
+from ltx2rt.kernels.selection import ext
+
+
+def uninitialized(shape: tuple[int, ...], dtype: mx.Dtype) -> mx.array:
+    """An evaluated array of any contents (zeros without the compiled kernels).
+
+    Its pages come with the first write, in the thread that writes.
+    """
+    if ext is not None:
+        return ext.uninitialized(list(shape), dtype)  # type: ignore[no-any-return]
+    array = mx.zeros(shape, dtype=dtype)
+    mx.eval(array)
+    return array
