@@ -13,7 +13,8 @@ def uninitialized(shape: tuple[int, ...], dtype: mx.Dtype) -> mx.array:
     Its pages come with the first write, in the thread that writes.
     """
     if ext is not None:
-        return ext.uninitialized(list(shape), dtype)  # type: ignore[no-any-return]
+        array: mx.array = ext.uninitialized(list(shape), dtype)
+        return array
     array = mx.zeros(shape, dtype=dtype)
     mx.eval(array)
     return array
