@@ -13,7 +13,7 @@ lint:
 	$(PYTHON) -m ruff check . && $(PYTHON) -m ruff format --check . && $(PYTHON) -m mypy
 
 bench:
-	$(PYTHON) -m pytest benchmarks --benchmark-enable
+	$(PYTHON) -m pytest -n0 benchmarks --benchmark-enable
 
 verify:
 	$(PYTHON) -m ltx2rt.cli verify --goldens ../shared/goldens

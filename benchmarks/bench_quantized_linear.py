@@ -1,6 +1,6 @@
 """quantized_linear at the transformer's width, by weight format and number of rows, beside plain MLX.
 
-Run with `pytest benchmarks --benchmark-only --benchmark-enable` (the default options disable timing).
+Run with `pytest -n0 benchmarks --benchmark-only --benchmark-enable` (the default options disable timing).
 """
 
 from __future__ import annotations

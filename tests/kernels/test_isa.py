@@ -100,7 +100,7 @@ def test_a_set_that_is_missing_is_refused():
 def test_kernel_tests_pass_with(isa):
     files = [str(HERE / f"{name}.py") for name in KERNEL_TESTS]
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-k", "not random_cases", *files],
+        [sys.executable, "-m", "pytest", "-q", "-x", "-n0", "-p", "no:cacheprovider", "-k", "not random_cases", *files],
         env={**os.environ, "LTX2RT_ISA": isa},
         capture_output=True,
         text=True,
