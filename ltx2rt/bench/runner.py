@@ -132,8 +132,9 @@ def call_seconds(call: Call) -> float:
 def run_case(case: Case, machine: Machine, rates: RivalRates, wanted: Sequence[str], rounds: int) -> Row:
     """Time one case.
 
-    Every way is run once before the clock starts. In a round each way has one turn, ours first; a rival that needs
-    more than a second per call sits out after two rounds.
+    Every way is run once before the clock starts. In a round each way has one turn, ours first. A rival sits out after
+    two rounds if its call takes more than a second, or more than a quarter and ten times as long as ours: what it
+    leaves behind, freed memory above all, disturbs the turns after it.
     """
     prepared = case.prepare(wanted)
     work, ways = prepared.work, prepared.ways
@@ -146,7 +147,7 @@ def run_case(case: Case, machine: Machine, rates: RivalRates, wanted: Sequence[s
                 calls[name] = (way.make(share), share)
     first = {name: timed(call) for name, (call, _) in calls.items()}
     _compare(row, ways, calls, {name: out for name, (_, out) in first.items()})
-    slow = {name for name, (seconds, _) in first.items() if seconds > 1.0}
+    slow = {name for name, (seconds, _) in first.items() if seconds > 1.0 or seconds > max(0.25, 10 * first[OURS][0])}
     del first
     started = time.perf_counter()
     ceilings: list[Ceilings] = []
