@@ -41,27 +41,70 @@ def test_convolutions_stay_within_64_megabytes(itemsize: int) -> None:
         assert for_two_threads(convolution_bytes(27 * channels * channels, itemsize)) <= MOST
 
 
-PRODUCT = """
+MEASURED = """
 import resource
 import mlx.core as mx
-from ltx2rt.kernels import quantized_linear
+from ltx2rt.kernels import antialiased_snake, causal_conv3d, modulated_norm, quantized_linear, rope_attention
 from ltx2rt.types import LinearWeight
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
-x, w = mx.zeros((6000, 4096), mx.bfloat16), LinearWeight("dense", mx.zeros((32, 4096), mx.bfloat16))
-mx.eval(x, w.values, quantized_linear(x[:12], w))
-before = peak()
-out = quantized_linear(x, w)
-mx.eval(out)
-print(peak() - before - out.nbytes)
+def zeros(*shape, dtype=mx.bfloat16):
+    array = mx.zeros(shape, dtype)
+    mx.eval(array)
+    return array
+
+def beyond(call, small, large):
+    mx.eval(call(*small))
+    before = peak()
+    out = call(*large)
+    mx.eval(out)
+    print(peak() - before - out.nbytes)
+
 """
+CALLS = {
+    "quantized_linear": """
+w = LinearWeight("dense", zeros(32, 4096))
+x = zeros(6000, 4096)
+beyond(lambda x: quantized_linear(x, w), [x[:12]], [x])
+""",
+    "rope_attention": """
+q, k, v = zeros(1, 3000, 1024), zeros(1, 3000, 1024), zeros(1, 3000, 1024)
+beyond(lambda *a: rope_attention(*a, num_heads=8), [a[:, :12] for a in (q, k, v)], [q, k, v])
+""",
+    "causal_conv3d": """
+w = zeros(64, 3, 3, 3, 64)
+x = zeros(1, 9, 96, 96, 64)
+beyond(lambda x: causal_conv3d(x, w, padding=((2, 0), (1, 1), (1, 1))), [x[:, :, :6, :6]], [x])
+""",
+    "modulated_norm": """
+x, scale = zeros(1, 20000, 1024), zeros(1, 1024)
+beyond(lambda x: modulated_norm(x, scale=scale), [x[:, :12]], [x])
+""",
+    "antialiased_snake": """
+x, values, taps = zeros(1, 100000, 128), zeros(128), zeros(12)
+beyond(lambda x: antialiased_snake(x, values, values, taps, taps), [x[:, :32]], [x])
+""",
+}
+# Pages of the allocator and of the second thread's stack.
+OTHER_BYTES = 4 << 20
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in other units elsewhere")
-def test_a_product_takes_what_is_predicted() -> None:
+@pytest.mark.parametrize("kernel", CALLS)
+def test_what_a_kernel_takes_is_predicted_and_at_most_64_megabytes(kernel: str) -> None:
     environment = {**os.environ, "LTX2RT_NUM_THREADS": "2"}
-    run = subprocess.run([sys.executable, "-c", PRODUCT], env=environment, capture_output=True, text=True, check=True)
-    # Beside the kernel's buffers: pages of the allocator and of the second thread's stack.
-    assert int(run.stdout) <= for_two_threads(linear_bytes(6000, 4096, 2)) + (4 << 20)
+    run = subprocess.run(
+        [sys.executable, "-c", MEASURED + CALLS[kernel]], env=environment, capture_output=True, text=True, check=True
+    )
+    predicted = {
+        "quantized_linear": linear_bytes(6000, 4096, 2),
+        "rope_attention": attention_bytes(1, 8, 128, 3000, 3000),
+        "causal_conv3d": convolution_bytes(27 * 64 * 64, 2),
+        "modulated_norm": 0,  # registers and a row
+        "antialiased_snake": 0,  # tiles of a thread
+    }[kernel]
+    taken = int(run.stdout)
+    assert taken <= MOST
+    assert taken <= for_two_threads(predicted) + OTHER_BYTES
