@@ -373,11 +373,7 @@ void start(const AttentionArgs& args, const QueryBlock& queries, float* state_me
     transform<Words>(args, args.q, queries.batch, queries.first + i, here, queries.head, args.scale, work.rows, stride,
                      work.scratch);
     for (int64_t w = here * stride; w < kTokens * stride; ++w) work.rows[w] = 0.0f;
-    for (int64_t r = 0; r < kTokens; r += kStrip / 3) {
-      const int64_t at = i + r;
-      transpose(work.rows + r * stride, stride, kStrip / 3, words, state.queries + at / kStrip * words * kStrip + at % kStrip,
-                kStrip);
-    }
+    transpose(work.rows, stride, kTokens, words, state.queries + i / kStrip * words * kStrip + i % kStrip, kStrip);
   }
   for (int64_t i = 0; i < kQueryBlock; ++i) {
     state.largest[i] = kMinusInfinity;
