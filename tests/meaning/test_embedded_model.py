@@ -6,6 +6,7 @@ for here leave room for another processor's rounding. `docs/embedded-model.md` h
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,18 @@ def test_files_say_what_they_are() -> None:
         assert metadata["license"] == "Apache-2.0"
         assert "not a Lightricks model" in metadata["ltx2rt_origin"]
         assert len(metadata["ltx2rt_recipe_sha256"]) == 64
+
+
+@pytest.mark.parametrize(
+    "path", [*sorted(embedded.FOLDER.glob("*.safetensors")), embedded.TEXT_ENCODER], ids=lambda path: path.name
+)
+def test_inspect_misses_nothing(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["inspect", "--json", str(path)]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["complete"], report["missing"], report["unexpected"]) == (True, [], [])
+    assert not any(component["unchecked"] for component in report["components"])
+    if path == embedded.CHECKPOINT:
+        assert report["generation"] == "19b"
 
 
 def test_the_first_command_of_the_readme(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
