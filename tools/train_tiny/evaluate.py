@@ -64,59 +64,106 @@ def share(rows: Sequence[Mapping[str, bool]]) -> Scores:
     return {name: 100 * float(np.mean([row[name] for row in rows])) for name in rows[0]}
 
 
-def judged(pipeline: Any, cases: Sequence[tuple[world.Clip, str]], **settings: Any) -> Scores:
-    rows, errors = [], []
+def overlap(frames: Array, other: Array) -> float:
+    """Intersection over union of the objects in two clips, their centres laid on each other; mean over the frames."""
+    shares = []
+    for pair in zip(frames, other, strict=True):
+        masks = [probes.object_mask(frame, probes.border_color(frame)) for frame in pair]
+        if masks[0] is None or masks[1] is None:
+            shares.append(0.0)
+            continue
+        places = [np.argwhere(mask) for mask in masks]
+        shift = (places[1].mean(0) - places[0].mean(0)).round().astype(int)
+        moved = np.roll(masks[0], tuple(shift), (0, 1))
+        shares.append((moved & masks[1]).sum() / (moved | masks[1]).sum())
+    return float(np.mean(shares))
+
+
+def judged(pipeline: Any, cases: Sequence[tuple[world.Clip, str]], side: int, **settings: Any) -> Scores:
+    """Shares of right attributes, and by how much clips differ from the rendered ones (±: standard error)."""
+    rows, overlaps, errors = [], [], []
     for index, (clip, caption) in enumerate(cases):
-        result = pipeline(caption, seed=index, num_frames=FRAMES, **settings)
-        seen = probes.look(frames_of(result))
+        result = pipeline(caption, seed=index, height=side, width=side, num_frames=FRAMES, **settings)
+        frames = frames_of(result)
+        seen = probes.look(frames)
         rows.append(probes.agreement(seen, probes.listen(result.audio, result.sample_rate), truth(clip)))
-        errors.append(seen.color_error + seen.background_error)
+        overlaps.append(100 * overlap(frames, rendered(clip, side)))
+        errors.append(1000 * (seen.color_error + seen.background_error))
         if index % 10 == 9:
             print(f"{index + 1} clips: {share(rows)}", file=sys.stderr, flush=True)
-    return share(rows) | {"colour error": 1000 * float(np.mean(errors))}
+    graded: Scores = {}
+    for name, values in (("overlap", overlaps), ("colour error", errors)):
+        graded |= {name: float(np.mean(values)), f"{name} ±": float(np.std(values) / len(values) ** 0.5)}
+    return share(rows) | graded
 
 
 def distilled(count: int) -> Scores:
-    return judged(ltx2rt.load("distilled"), held_out(count), height=SIZE, width=SIZE)
+    return judged(ltx2rt.load("distilled"), held_out(count), SIZE)
 
 
-def one_stage(scale: float) -> Callable[[int], Scores]:
+def classifier_free(scale: float) -> dict[str, Any]:
+    """Settings for classifier-free guidance alone; none at all with a ``scale`` of 1."""
+    others = {"video_stg_guidance_scale": 0.0, "audio_stg_guidance_scale": 0.0, "video_rescale_scale": 0.0}
+    others |= {"a2v_guidance_scale": 1.0, "v2a_guidance_scale": 1.0}
+    return others | {"video_cfg_guidance_scale": scale, "audio_cfg_guidance_scale": scale}
+
+
+def one_stage(scale: float, side: int) -> Callable[[int], Scores]:
     def run(count: int) -> Scores:
-        plain = {"video_stg_guidance_scale": 0.0, "audio_stg_guidance_scale": 0.0}
-        plain |= {"a2v_guidance_scale": 1.0, "v2a_guidance_scale": 1.0, "video_rescale_scale": 0.0}
         pipeline = ltx2rt.load("one-stage")
-        return judged(
-            pipeline,
-            held_out(count),
-            height=128,
-            width=128,
-            num_inference_steps=20,
-            video_cfg_guidance_scale=scale,
-            audio_cfg_guidance_scale=scale,
-            **plain,
-        )
+        return judged(pipeline, held_out(count), side, num_inference_steps=20, **classifier_free(scale))
 
     return run
 
 
+def write_clip(path: Path, frames: Array, waves: Array | None = None) -> None:
+    writer = VideoWriter(path, width=frames.shape[2], height=frames.shape[1], frame_rate=24, sample_rate=RATE)
+    with writer:
+        if waves is not None:
+            writer.write_audio(waves)
+        writer.write(frames.astype(np.float32))
+
+
+def through_codec(path: Path) -> Array:
+    """The clip of a file through encoder and decoder: a retake that keeps all of the video."""
+    pipeline = ltx2rt.load("retake")
+    return frames_of(pipeline("a clip", video_path=path, start_time=0.0, end_time=2.0, regenerate_video=False))
+
+
+def codec_of(frames: Array) -> Array:
+    """Frames as the video VAE alone gives them back."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "clip.mp4"
+        write_clip(path, frames)
+        return through_codec(path)
+
+
+def means(columns: Mapping[str, Sequence[float]]) -> Scores:
+    return {name: float(np.mean(values)) for name, values in columns.items()}
+
+
 def image_to_video(count: int) -> Scores:
     pipeline = ltx2rt.load("distilled")
-    matches, moves = [], []
+    decibels: dict[str, list[float]] = {"first frame dB": [], "codec dB": []}
+    moves = []
     with tempfile.TemporaryDirectory() as folder:
         for index, (clip, caption) in enumerate(held_out(count, seed=7)):
-            first = rendered(clip)[0]
+            shown = rendered(clip)
+            first = shown[0]
             path = Path(folder) / "first.png"
             Image.fromarray((first * 255).round().astype(np.uint8)).save(path)
             image = ltx2rt.ImageInput(path, crf=0)
             frames = frames_of(pipeline(caption, seed=index, height=SIZE, width=SIZE, images=(image,)))
-            matches.append(probes.psnr(frames[0], first))
+            decibels["first frame dB"].append(probes.psnr(frames[0], first))
+            decibels["codec dB"].append(probes.psnr(codec_of(shown)[0], first))
             moves.append(probes.look(frames).motion == clip.first.motion)
-    return {"first frame dB": float(np.mean(matches)), "direction": 100 * float(np.mean(moves))}
+    return means(decibels) | {"direction": 100 * float(np.mean(moves))}
 
 
-def keyframes(count: int) -> Scores:
+def keyframes(count: int, **settings: Any) -> Scores:
     pipeline = ltx2rt.load("keyframe-interpolation", distilled_lora=embedded.DISTILLED_LORA)
-    ends: dict[str, list[float]] = {"first frame dB": [], "last frame dB": []}
+    ends: dict[str, list[float]] = {"first frame dB": [], "codec dB": [], "last frame dB": [], "codec, last dB": []}
+    away, colors = [], []
     with tempfile.TemporaryDirectory() as folder:
         for index, (clip, _) in enumerate(held_out(count, seed=8)):
             shown = rendered(clip)
@@ -133,25 +180,27 @@ def keyframes(count: int) -> Scores:
                 num_frames=FRAMES,
                 images=tuple(images),
                 num_inference_steps=15,
+                **settings,
             )
-            frames = frames_of(result)
+            frames, codec = frames_of(result), codec_of(shown)
             ends["first frame dB"].append(probes.psnr(frames[0], shown[0]))
+            ends["codec dB"].append(probes.psnr(codec[0], shown[0]))
             ends["last frame dB"].append(probes.psnr(frames[-1], shown[-1]))
-    return {name: float(np.mean(values)) for name, values in ends.items()}
-
-
-def write_clip(path: Path, frames: Array, waves: Array | None = None) -> None:
-    writer = VideoWriter(path, width=frames.shape[2], height=frames.shape[1], frame_rate=24, sample_rate=RATE)
-    with writer:
-        if waves is not None:
-            writer.write_audio(waves)
-        writer.write(frames.astype(np.float32))
+            ends["codec, last dB"].append(probes.psnr(codec[-1], shown[-1]))
+            seen = probes.look(frames[-1:])
+            away.append(np.linalg.norm(seen.centres[0] - np.array(clip.first.end)))
+            colors.append((seen.color, seen.background) == (clip.first.color, clip.background))
+    last = {
+        "object off at the end %": 100 * float(np.nanmean(away)),
+        "colours at the end": 100 * float(np.mean(colors)),
+    }
+    return means(ends) | last
 
 
 def retake(count: int) -> Scores:
     """Frames after the first 9 are generated anew with a prompt for another movement from there."""
     pipeline = ltx2rt.load("retake")
-    kept, right = [], []
+    kept, codec, right = [], [], []
     with tempfile.TemporaryDirectory() as folder:
         for index, (clip, _) in enumerate(held_out(count, seed=9, motion="still")):
             shown = rendered(clip)
@@ -162,9 +211,12 @@ def retake(count: int) -> Scores:
             caption = f"a {clip.first.color} {clip.first.shape} moves {other} on a {clip.background} background"
             frames = frames_of(pipeline(caption, seed=index, video_path=path, start_time=9.5 / 24, end_time=2.0))
             kept.append(probes.psnr(frames[:8], shown[:8]))
+            codec.append(probes.psnr(through_codec(path)[:8], shown[:8]))
             centres = probes.look(frames).centres
             right.append(probes.direction(np.nanmean(centres[8:11], 0), np.nanmean(centres[-3:], 0)) == other)
-    return {"kept frames dB": float(np.mean(kept)), "new direction": 100 * float(np.mean(right))}
+    decibels = {"kept frames dB": kept, "codec dB": codec}
+    lost = max(b - a for a, b in zip(kept, codec, strict=True))
+    return means(decibels) | {"most lost dB": lost, "new direction": 100 * float(np.mean(right))}
 
 
 def audio_to_video(count: int) -> Scores:
@@ -240,10 +292,13 @@ def temporal(count: int) -> Scores:
 
 CHECKS: dict[str, Callable[[int], Scores]] = {
     "distilled": distilled,
-    "one-stage, CFG 3": one_stage(3.0),
-    "one-stage, CFG 1": one_stage(1.0),
+    "one-stage, CFG 3": one_stage(3.0, SIZE),
+    "one-stage, CFG 1": one_stage(1.0, SIZE),
+    "one-stage, CFG 3, 128": one_stage(3.0, 128),
+    "one-stage, CFG 1, 128": one_stage(1.0, 128),
     "image-to-video": image_to_video,
     "keyframes": keyframes,
+    "keyframes, unguided": lambda count: keyframes(count, **classifier_free(1.0)),
     "retake": retake,
     "audio-to-video": audio_to_video,
     "ic-lora": control,
