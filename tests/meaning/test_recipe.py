@@ -12,6 +12,8 @@ torch = pytest.importorskip("torch", reason="needs pip install 'ltx2rt[parity]'"
 pytest.importorskip("safetensors.torch")
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
+from ltx2rt import embedded  # noqa: E402
+from ltx2rt.weights.safetensors import SafetensorsFile  # noqa: E402
 from tools.train_tiny import (  # noqa: E402
     audio,
     config,
@@ -46,6 +48,7 @@ def test_recipe_runs_and_exports(tmp_path: Path) -> None:
     video_vae.train_encoder(2, 0, recorder.report, saver("video_encoder"))
     read = train.load(video_vae.VideoVae().encoder, tmp_path / "video_encoder.pt").train().requires_grad_(True)
     video_vae.finish_encoder(read, 1, 0, recorder.report, saver("video_encoder_finish"))
+    video_vae.read_whole_clips(read, drawn, 1, 0, recorder.report, saver("video_encoder_clips"))
     sound = audio.train_vae(2, 0, recorder.report, saver("audio_vae"))
     audio.train_vocoder(2, 0, sound, recorder.report, saver("vocoder"))
     prompts = text.Prompts(tmp_path / "tokenizer.json")
@@ -87,6 +90,16 @@ def test_recipe_runs_and_exports(tmp_path: Path) -> None:
     errors = parity.compare(tmp_path / "out")
     assert len(errors) >= 10
     assert max(errors.values()) < 1e-4, errors
+
+    export.restore(tmp_path / "out", tmp_path / "restored")
+    export.export(tmp_path / "restored", tmp_path / "again")
+    for path in (tmp_path / "out").rglob("*.*"):
+        assert path.read_bytes() == (tmp_path / "again" / path.relative_to(tmp_path / "out")).read_bytes(), path
+
+
+def test_embedded_files_are_of_this_recipe() -> None:
+    for path in embedded.FOLDER.rglob("*.safetensors"):
+        assert SafetensorsFile(path).metadata["ltx2rt_recipe_sha256"] == export.recipe_hash(), path
 
 
 def test_training_never_sees_held_out_combinations() -> None:

@@ -68,9 +68,9 @@ VIDEO_VAE: dict[str, Any] = {
         ["compress_time_res", {"multiplier": 2}],
         ["res_x", {"num_layers": 1}],
         ["compress_all_res", {"multiplier": 1}],
-        ["res_x", {"num_layers": 1}],
+        ["res_x", {"num_layers": 2}],
         ["compress_all_res", {"multiplier": 1}],
-        ["res_x", {"num_layers": 1}],
+        ["res_x", {"num_layers": 2}],
     ],
     "decoder_blocks": [
         ["res_x", {"num_layers": 2, "inject_noise": False}],

@@ -1,6 +1,8 @@
 """Writes the trained parts in the official layout: ``python -m tools.train_tiny.export [--work FOLDER] [--to FOLDER]``.
 
 Everything is bfloat16. The metadata of every file states licence and origin, and carries a hash of the recipe.
+With ``--restore`` the other way round: what the work folder lacks is taken from the exported files, so that one stage
+can be trained again without the others.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ltx2rt import embedded
@@ -21,6 +23,12 @@ from ltx2rt import embedded
 from . import config, video_vae
 
 RECIPE = Path(__file__).parent
+SINGLE_PARTS = {  # parts with a file of their own
+    "spatial_upscaler": embedded.SPATIAL_UPSCALER,
+    "temporal_upscaler": embedded.TEMPORAL_UPSCALER,
+    "distilled_lora": embedded.DISTILLED_LORA,
+    "control_lora": embedded.IC_LORA,
+}
 ORIGIN = "trained by ltx2rt from procedural clips of coloured shapes; not a Lightricks model, holds nothing of one"
 
 
@@ -55,7 +63,7 @@ def checkpoint_tensors(work: Path) -> dict[str, Tensor]:
             tensors[f"model.diffusion_model.{key}"] = value
         elif key.startswith("aggregate_embed"):
             tensors[f"text_embedding_projection.{key}"] = value
-    vae = video_vae.assemble(read("video_encoder_finish"), read("video_decoder_finish"))
+    vae = video_vae.assemble(read("video_encoder_clips"), read("video_decoder_finish"))
     tensors |= {f"vae.{key}": value for key, value in vae.state_dict().items()}
     tensors |= {f"audio_vae.{key}": value for key, value in read("audio_vae").items()}
     return tensors | {f"vocoder.{key}": value for key, value in read("vocoder").items()}
@@ -76,18 +84,15 @@ def export(work: Path, folder: Path) -> None:
         "vocoder": config.VOCODER,
     }
     write(checkpoint_tensors(work), folder / embedded.CHECKPOINT.name, metadata(settings))
-    for name, path, upscaler in (
-        ("spatial_upscaler", embedded.SPATIAL_UPSCALER, config.SPATIAL_UPSCALER),
-        ("temporal_upscaler", embedded.TEMPORAL_UPSCALER, config.TEMPORAL_UPSCALER),
-    ):
+    notices = {
+        "spatial_upscaler": metadata(config.SPATIAL_UPSCALER),
+        "temporal_upscaler": metadata(config.TEMPORAL_UPSCALER),
+        "distilled_lora": metadata(),
+        "control_lora": metadata() | {"reference_downscale_factor": "1"},
+    }
+    for name, path in SINGLE_PARTS.items():
         if (work / f"{name}.pt").exists():
-            write(torch.load(work / f"{name}.pt", weights_only=True), folder / path.name, metadata(upscaler))
-    for name, path, extra in (
-        ("distilled_lora", embedded.DISTILLED_LORA, {}),
-        ("control_lora", embedded.IC_LORA, {"reference_downscale_factor": "1"}),
-    ):
-        if (work / f"{name}.pt").exists():
-            write(torch.load(work / f"{name}.pt", weights_only=True), folder / path.name, metadata() | extra)
+            write(torch.load(work / f"{name}.pt", weights_only=True), folder / path.name, notices[name])
     text = folder / embedded.TEXT_ENCODER.name
     encoder = {
         f"language_model.model.{key.removeprefix('encoder.')}": value
@@ -101,9 +106,45 @@ def export(work: Path, folder: Path) -> None:
     shutil.copyfile(work / "tokenizer.json", text / "tokenizer.json")
 
 
+def restore(folder: Path, work: Path) -> None:
+    """Writes the checkpoints that ``work`` lacks from exported files; their weights are rounded to bfloat16."""
+    work.mkdir(parents=True, exist_ok=True)
+    tensors = {key: value.float() for key, value in load_file(folder / embedded.CHECKPOINT.name).items()}
+
+    def part(prefix: str) -> dict[str, Tensor]:
+        return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+
+    text_folder = folder / embedded.TEXT_ENCODER.name
+    transformer = part("model.diffusion_model.")
+    text = {key: transformer.pop(key) for key in list(transformer) if "connector" in key}
+    text |= part("text_embedding_projection.")
+    for key, value in load_file(text_folder / "model.safetensors").items():
+        text[f"encoder.{key.removeprefix('language_model.model.')}"] = value.float()
+    parts = {
+        "transformer": transformer,
+        "text": text,
+        "video_encoder_clips": part("vae.encoder."),
+        "video_decoder_finish": part("vae.decoder."),
+        "audio_vae": part("audio_vae."),
+        "vocoder": part("vocoder."),
+    }
+    for name, path in SINGLE_PARTS.items():
+        if (folder / path.name).exists():
+            parts[name] = {key: value.float() for key, value in load_file(folder / path.name).items()}
+    for name, state in parts.items():
+        if not (work / f"{name}.pt").exists():
+            torch.save(state, work / f"{name}.pt")
+    if not (work / "tokenizer.json").exists():
+        shutil.copyfile(text_folder / "tokenizer.json", work / "tokenizer.json")
+
+
 def write_curves(work: Path, path: Path) -> None:
-    """All curves in one file, every line with the name of its stage; every fourth line of the longer ones."""
-    lines = []
+    """All curves in one file, every line with the name of its stage; every fourth line of the longer ones.
+
+    Curves of stages that did not run in ``work`` stay.
+    """
+    stages = {source.stem for source in work.glob("*.jsonl")}
+    lines = [line for line in path.read_text().splitlines() if json.loads(line)["stage"] not in stages]
     for source in sorted(work.glob("*.jsonl")):
         rows = source.read_text().splitlines()
         kept = rows if len(rows) < 30 else [*rows[:-1:4], rows[-1]]
@@ -115,7 +156,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("build/train_tiny"))
     parser.add_argument("--to", type=Path, default=embedded.FOLDER)
+    parser.add_argument("--restore", action="store_true", help="from the exported files to the work folder")
     arguments = parser.parse_args()
+    if arguments.restore:
+        restore(arguments.to, arguments.work)
+        return
     export(arguments.work, arguments.to)
     write_curves(arguments.work, RECIPE / "curves.jsonl")
     total = 0

@@ -71,6 +71,14 @@ def video_encoder_finish_stage(folder: Path, steps: int, recorder: Recorder) -> 
     video_vae.finish_encoder(encoder, steps, seed=13, report=recorder.report, save=recorder.save)
 
 
+def video_encoder_clips_stage(folder: Path, steps: int, recorder: Recorder) -> None:
+    from . import video_vae
+
+    encoder = load(video_vae.VideoVae().encoder, folder / "video_encoder_finish.pt").train().requires_grad_(True)
+    decoder = load(video_vae.VideoVae().decoder, folder / "video_decoder_finish.pt")
+    video_vae.read_whole_clips(encoder, decoder, steps, seed=14, report=recorder.report, save=recorder.save)
+
+
 def audio_vae_stage(folder: Path, steps: int, recorder: Recorder) -> None:
     from . import audio
 
@@ -191,6 +199,7 @@ STAGES: dict[str, tuple[Callable[[Path, int, Recorder], None], int]] = {
     "video_decoder_finish": (video_decoder_finish_stage, 1000),
     "video_encoder": (video_encoder_stage, 4500),
     "video_encoder_finish": (video_encoder_finish_stage, 2000),
+    "video_encoder_clips": (video_encoder_clips_stage, 2400),
     "audio_vae": (audio_vae_stage, 350),
     "vocoder": (vocoder_stage, 500),
     "text": (text_stage, 500),

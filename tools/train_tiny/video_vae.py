@@ -322,6 +322,7 @@ DECODER_BATCHES = ((128, 64, 9, 6), (256, 64, 9, 6), (128, 128, 9, 2), (128, 64,
 FINISHING_BATCHES = ((256, 64, 17, 4), (128, 64, 17, 4), (256, 64, 17, 4), (256, 128, 9, 2))
 ENCODER_BATCHES = ((128, 128, 1, 8), (128, 128, 9, 2), (128, 128, 1, 8), (256, 256, 1, 2), (256, 256, 1, 2))
 ENCODER_FINISHING_BATCHES = ((128, 128, 1, 8), (256, 256, 1, 2), (128, 128, 9, 2))
+ENCODER_CLIP_BATCHES = ((256, 256, 25, 1), (128, 128, 25, 3), (256, 256, 1, 4), (256, 256, 17, 1), (128, 128, 25, 3))
 LATENT_NOISE = 0.15  # at most, in normalised units, on what the decoder draws from
 
 
@@ -455,6 +456,31 @@ def finish_encoder(encoder: Encoder, steps: int, seed: int, report: Progress, sa
     _read(encoder, steps, random.Random(seed), ENCODER_FINISHING_BATCHES, 1.0, report, save)
 
 
+def read_whole_clips(encoder: Encoder, decoder: Decoder, steps: int, seed: int, report: Progress, save: Save) -> None:
+    """Goes on with whole clips, whose later latents look back on more frames, and minds what ``decoder`` draws."""
+    torch.manual_seed(seed)
+    _read(encoder, steps, random.Random(seed), ENCODER_CLIP_BATCHES, 1.0, report, save, decoder)
+
+
+def drawing_error(decoder: Decoder, rng: random.Random, latent: Tensor, frames: Tensor, coverage: Tensor) -> Tensor:
+    """Error of what the decoder draws of the first clip in a window of 4x4 cells."""
+    y, x = (rng.randint(0, side - 4) for side in latent.shape[-2:])
+    with torch.autocast("cpu", torch.bfloat16):
+        drawn = decoder(latent[:1, ..., y : y + 4, x : x + 4]).float()
+    window = (slice(0, 1), ..., slice(32 * y, 32 * y + 128), slice(32 * x, 32 * x + 128))
+    error = drawn - frames[window]
+    return (edge_weight(coverage[window]) * (error.abs() + 2 * error.square())).mean()
+
+
+@torch.no_grad()
+def round_trip(encoder: Encoder, decoder: Decoder, size: int, count: int) -> float:
+    """Mean PSNR of fixed clips of 25 frames behind encoder and decoder."""
+    rng = random.Random(124)
+    clips = [world.render([world.sample_clip(rng, held_out=None)], 25, size)[0] for _ in range(count)]
+    errors = [(decoder(encoder(frames)).clamp(-1, 1) - frames).square().mean() for frames in clips]
+    return sum(float(10 * torch.log10(4 / error)) for error in errors) / count
+
+
 def _read(
     encoder: Encoder,
     steps: int,
@@ -463,17 +489,20 @@ def _read(
     decay: float,
     report: Progress,
     save: Save,
+    decoder: Decoder | None = None,
 ) -> None:
     mean, deviation = (x.view(1, -1, 1, 1, 1) for x in latents.video_statistics())
     average = Average(encoder, 0.995)
     optimiser = for_convolutions(encoder, matrix_rate=0.02, other_rate=2e-3, plain=("conv_in", "conv_out"))
     judge = VideoVae().encoder
     for step in range(steps):
-        frames, _, latent = sample_batch(rng, *batches[step % len(batches)])
+        frames, coverage, latent = sample_batch(rng, *batches[step % len(batches)])
         with torch.autocast("cpu", torch.bfloat16):
             read = encoder(frames).float()
         error = (read - mean) / deviation - latent
         loss = error.abs().mean() + error.square().mean()
+        if decoder is not None:
+            loss = loss + drawing_error(decoder, rng, read, frames, coverage)
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(optimiser.parameters, 1.0)
@@ -485,5 +514,10 @@ def _read(
             with torch.no_grad():
                 pairs = [fixed_clip(fixed, 128) for _ in range(4)]
                 errors = [((judge(f) - mean) / deviation - z).abs().mean() for f, z in pairs]
-            report(step=step, loss=loss.item(), error_128=float(sum(errors)) / len(errors))
+            values = {"error_128": float(sum(errors)) / len(errors)}
+            if decoder is not None:
+                values |= {
+                    f"psnr_{size}": round_trip(judge, decoder, size, count) for size, count in ((128, 6), (256, 3))
+                }
+            report(step=step, loss=loss.item(), **values)
             save(judge)
