@@ -260,8 +260,8 @@ def control(count: int) -> Scores:
             start, end = np.array(clip.first.start), np.array(clip.first.end)
             path_truth = start + (end - start) * np.linspace(0, 1, FRAMES)[:, None]
             distances.append(np.nanmean(np.linalg.norm(seen.centres - path_truth, axis=1)))
-            right.append(seen.motion == clip.first.motion and seen.color == clip.first.color)
-    return {"distance to control %": 100 * float(np.mean(distances)), "colour and motion": 100 * float(np.mean(right))}
+            right.append({"direction": seen.motion == clip.first.motion, "colour": seen.color == clip.first.color})
+    return {"distance to control %": 100 * float(np.mean(distances))} | share(right)
 
 
 def sharpness(count: int) -> Scores:
