@@ -89,14 +89,14 @@ def test_recipe_runs_and_exports(tmp_path: Path) -> None:
     export.export(tmp_path, tmp_path / "out")
     errors = parity.compare(tmp_path / "out")
     assert len(errors) >= 10
-    assert max(errors.values()) < 1e-4, errors
+    assert all(error < 1e-4 for error in errors.values()), errors  # NaN is not
 
     export.restore(tmp_path / "out", tmp_path / "restored")
     export.export(tmp_path / "restored", tmp_path / "again")
     for path in (tmp_path / "out").rglob("*.safetensors"):
         again = tmp_path / "again" / path.relative_to(tmp_path / "out")
         assert SafetensorsFile(path).metadata == SafetensorsFile(again).metadata
-        torch.testing.assert_close(load_file(again), load_file(path), rtol=0, atol=0, equal_nan=True)
+        torch.testing.assert_close(load_file(again), load_file(path), rtol=0, atol=0)
 
 
 def test_embedded_files_are_of_this_recipe() -> None:

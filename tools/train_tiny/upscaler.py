@@ -94,15 +94,15 @@ def train(
     kept = 24
 
     def error(judged: Upscaler, small: Tensor, large: Tensor) -> Tensor:
-        return (statistics.normalise(judged(statistics.restore(small)).float()) - large).square().mean()
+        return (statistics.normalise(judged(statistics.restore(small))) - large).square().mean()
 
     judge = Upscaler(settings)
     for step in range(steps):
         chosen = torch.tensor(rng.sample(range(len(low) - kept), 8))
         small = low[chosen]
         small = small + 0.15 * torch.rand(8, 1, 1, 1, 1) * torch.randn_like(small)
-        with torch.autocast("cpu", torch.bfloat16):
-            loss = error(model, small, high[chosen])
+        # In float32: torch 2.13's gradient of a bfloat16 conv3d this small may hold what was in memory before.
+        loss = error(model, small, high[chosen])
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(optimiser.parameters, 1.0)
