@@ -255,6 +255,26 @@ int panel_width(const ConvArgs& args, int64_t panel) {
   return int(smaller(kColumns, args.out_channels - panel * kColumns));
 }
 
+struct Runs {
+  const Run *begin, *end;
+};
+
+// The products of all cells with one group's weights of point p. Fetches part `part` of `parts` of the inputs that the
+// next point will read.
+void multiply_group(const WinogradPlan& plan, int width, const float* const* cells, int64_t count, int64_t p, Runs runs,
+                    const float* weights, float* to, bool add, int64_t part, int64_t parts) {
+  for (int64_t i = 0; i < count; i += kTileRows) {
+    const int here = int(smaller(kTileRows, count - i));
+    const float *rows[kTileRows], *next[kTileRows];
+    for (int r = 0; r < here; ++r) {
+      rows[r] = cells[i + r] + p * plan.point_words;
+      next[r] = rows[r] + plan.point_words;
+    }
+    if (p + 1 < kPoints) fetch_ahead(next, here * part / parts, here * (part + 1) / parts, runs.begin, runs.end);
+    multiply_tile(plan.pairs, here, width, rows, runs.begin, runs.end, weights, to + i * kColumns, add);
+  }
+}
+
 void multiply(const ConvArgs& args, const WinogradPlan& plan, const WinogradSlab& slab, int64_t first_cell,
               int64_t end_cell, int64_t first_panel, int64_t end_panel, const float* words, const float* panels,
               float* work) {
@@ -273,17 +293,8 @@ void multiply(const ConvArgs& args, const WinogradPlan& plan, const WinogradSlab
         const Run* run = plan.runs;
         for (int64_t g = 0; g < plan.groups; ++g) {
           const Run* end = plan.runs + plan.group_ends[g];
-          for (int64_t i = 0; i < count; i += kTileRows) {
-            const int here = int(smaller(kTileRows, count - i));
-            const float *rows[kTileRows], *next[kTileRows];
-            for (int r = 0; r < here; ++r) {
-              rows[r] = cells[i + r] + p * plan.point_words;
-              next[r] = rows[r] + plan.point_words;
-            }
-            if (p + 1 < kPoints) fetch_ahead(next, here * panel / together, here * (panel + 1) / together, run, end);
-            multiply_tile(plan.pairs, here, panel_width(args, first_panel + panel), rows, run, end, weights, to + i * kColumns,
-                          g > 0);
-          }
+          multiply_group(plan, panel_width(args, first_panel + panel), cells, count, p, {run, end}, weights, to, g > 0,
+                         panel, together);
           for (; run < end; ++run) weights += run->length * kColumns;
         }
       }
@@ -321,17 +332,8 @@ void pack_and_multiply(const ConvArgs& args, const WinogradPlan& plan, const Win
       }
     }
     for (int64_t p = 0; p < kPoints; ++p) {
-      for (int64_t i = 0; i < count; i += kTileRows) {
-        const int here = int(smaller(kTileRows, count - i));
-        const float *rows[kTileRows], *next[kTileRows];
-        for (int r = 0; r < here; ++r) {
-          rows[r] = cells[i + r] + p * plan.point_words;
-          next[r] = rows[r] + plan.point_words;
-        }
-        if (p + 1 < kPoints) fetch_ahead(next, 0, here, run, end);
-        multiply_tile(plan.pairs, here, panel_width(args, panel), rows, run, end, weights + p * point_weights,
-                      sums + p * point_sums + i * kColumns, g > 0);
-      }
+      multiply_group(plan, panel_width(args, panel), cells, count, p, {run, end}, weights + p * point_weights,
+                     sums + p * point_sums, g > 0, 0, 1);
     }
     run = end;
   }

@@ -3,6 +3,7 @@
 #include "csrc/cpu/linear_kernels.h"
 #include "csrc/cpu/simd.h"
 #include "csrc/cpu/weight_panels.h"
+#include "csrc/cpu/wide_pairs.h"
 
 namespace ltx2rt::cpu::LTX2RT_ISA {
 namespace {
