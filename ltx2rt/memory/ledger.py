@@ -12,7 +12,7 @@ from ltx2rt.memory.measure import file_resident_bytes, resident_bytes, virtual_b
 from ltx2rt.memory.need import Need
 
 # What the process takes more once the first stage has run: the kernels' threads, code pages, Python's objects.
-_RUNTIME_BYTES = 8 << 20
+_RUNTIME_BYTES = 9 << 20
 # Share of the program's pages that the system takes back once twice as much has been read as it had free: pages that
 # were used since it looked last get a second chance.
 _COLD_SHARE = 0.15

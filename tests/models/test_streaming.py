@@ -121,12 +121,21 @@ def test_streamed_encode_drops_an_incomplete_group(caplog: pytest.LogCaptureFixt
     assert mx.array_equal(latent, model(clip[None, :9]))
 
 
-def peak_of(run: Callable[[], object]) -> int:
-    mx.clear_cache()  # free buffers of other sizes would be counted whole when they are used again
-    before = mx.get_active_memory()
-    mx.reset_peak_memory()
-    run()
-    return mx.get_peak_memory() - before
+def peak_of(run: Callable[[], object], expected: int) -> int:
+    """The highest of up to three runs, of one if it comes near what is expected.
+
+    MLX allocates while kernels run: with that thread held up, a buffer may be given back before the next is asked for.
+    """
+    peak = 0
+    for _ in range(3):
+        mx.clear_cache()  # free buffers of other sizes would be counted whole when they are used again
+        before = mx.get_active_memory()
+        mx.reset_peak_memory()
+        run()
+        peak = max(peak, mx.get_peak_memory() - before)
+        if peak > 0.95 * expected:
+            break
+    return peak
 
 
 def consume(frames: Iterator[Array]) -> None:
@@ -141,9 +150,11 @@ def test_decode_memory_is_predicted_and_does_not_grow_with_the_clip() -> None:
     for length in (4, 16):
         latent = mx.zeros((1, length, 4, 4, 6), dtype=mx.bfloat16)
         mx.eval(latent)
-        peaks[length] = peak_of(lambda latent=latent: consume(model.stream_frames(latent, frames_per_push=2)))
-        predicted = decode_bytes(model.config, (length, 4, 4), frames_per_push=2)
-        assert 0.98 <= predicted.arrays / peaks[length] <= 1.05
+        predicted = decode_bytes(model.config, (length, 4, 4), frames_per_push=2).arrays
+        peaks[length] = peak_of(
+            lambda latent=latent: consume(model.stream_frames(latent, frames_per_push=2)), predicted
+        )
+        assert 0.98 <= predicted / peaks[length] <= 1.05
     assert 0.95 <= peaks[16] / peaks[4] <= 1.05
 
 
@@ -165,12 +176,15 @@ def test_decode_memory_is_predicted(
     model = decoder(PUBLISHED[generation] | {"decoder_base_channels": base}, dtype)
     latent = mx.zeros((1, 4, 4, 3, 6), dtype=dtype)
     mx.eval(latent)
-    if frames_per_push is None:
-        measured = peak_of(lambda: consume(model.decode_frames(latent, tiling)))
-    else:
-        measured = peak_of(lambda: consume(model.stream_frames(latent, tiling, frames_per_push=frames_per_push)))
-    predicted = decode_bytes(model.config, (4, 4, 3), itemsize, tiling, frames_per_push)
-    assert 0.98 <= predicted.arrays / measured <= 1.07
+    predicted = decode_bytes(model.config, (4, 4, 3), itemsize, tiling, frames_per_push).arrays
+
+    def run() -> None:
+        if frames_per_push is None:
+            consume(model.decode_frames(latent, tiling))
+        else:
+            consume(model.stream_frames(latent, tiling, frames_per_push=frames_per_push))
+
+    assert 0.98 <= predicted / peak_of(run, predicted) <= 1.07
 
 
 @needs_kernels
@@ -186,8 +200,8 @@ def test_encode_memory_is_predicted(frames_per_push: int | None) -> None:
             for latent in model.encode_stream(pieces(clip, 1), frames_per_push=frames_per_push):
                 mx.eval(latent)
 
-    predicted = encode_bytes(model.config, (25, 128, 128), frames_per_push=frames_per_push)
-    assert 0.98 <= predicted.arrays / peak_of(run) <= 1.07
+    predicted = encode_bytes(model.config, (25, 128, 128), frames_per_push=frames_per_push).arrays
+    assert 0.98 <= predicted / peak_of(run, predicted) <= 1.07
 
 
 def test_predictions_at_published_sizes() -> None:

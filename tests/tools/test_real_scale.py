@@ -31,9 +31,7 @@ def stage(name: str, seconds: float, **more: Any) -> dict[str, Any]:
 
 
 def test_resident_memory_is_sampled_from_outside(real_scale: ModuleType) -> None:
-    code = (
-        "import time; time.sleep(0.3); a = bytearray(200_000_000); a[::4096] = b'1' * len(a[::4096]); time.sleep(0.3)"
-    )
+    code = "import time; time.sleep(1); a = bytearray(200_000_000); a[::4096] = b'1' * len(a[::4096]); time.sleep(1)"
     samples, exit_code = real_scale.watch([sys.executable, "-c", code])
     assert exit_code == 0
     assert len(samples) >= 6
