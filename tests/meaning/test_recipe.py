@@ -57,12 +57,12 @@ def test_recipe_runs_and_exports(tmp_path: Path) -> None:
     with torch.no_grad():
         pool = flow_matching.CaptionPool(path.eval(), prompts)
     group = dataset.make_group(128, 9, 32, seed=0)
-    shard = flow_matching.make_shard(group, pool, seed=0, batch=4, weight=1.0)
+    shard = flow_matching.make_shard(group, pool, seed=0, batch=4, weight=1.0, refining=0.5, muddled=0.5)
 
     def trained(steps: int, resume: str):
         return flow_matching.train(
-            transformer.Transformer(), [shard], pool, steps=steps, fall=2, seed=0, negative="blurry",
-            report=recorder.report, save=saver("transformer"), resume=tmp_path / resume, save_every=4,
+            transformer.Transformer(), [shard], pool, steps=steps, fall=2, seed=0, rate=0.5, negative="blurry",
+            report=recorder.report, save=saver("transformer_guided"), resume=tmp_path / resume, save_every=4,
         )  # fmt: skip
 
     torch.manual_seed(0)

@@ -48,7 +48,8 @@ class _ModulatedNorm(torch.autograd.Function):
 
 def modulated(x: Tensor, scale: Tensor, shift: Tensor | None = None) -> Tensor:
     """``rms(x) * scale + shift``, in the type that matrix products run in."""
-    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+    kind = x.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
     result: Tensor = _ModulatedNorm.apply(x, scale, shift, dtype)
     return result
 
@@ -59,7 +60,8 @@ def rotation(fractions: Tensor, width: int, heads: int, theta: float = 10000.0) 
         fractions = fractions[:1]
     batch, tokens, axes = fractions.shape
     count = width // (2 * axes)
-    frequencies = torch.from_numpy((theta ** np.linspace(0.0, 1.0, count) * np.pi / 2).astype(np.float32))
+    exact = (theta ** np.linspace(0.0, 1.0, count) * np.pi / 2).astype(np.float32)
+    frequencies = torch.from_numpy(exact).to(fractions.device)
     angles = frequencies[:, None] * (2 * fractions[:, :, None, :] - 1)
     angles = angles.flatten(2)
     missing = width // 2 - angles.shape[-1]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from . import config, latents, world
 from .channel_statistics import Statistics
+from .device import mixed_precision
 from .muon import Average, for_convolutions, trapezoid
 from .spectrum import HOP, MEL_FEATURES, RATE, VOCODER_RATE, log_mel
 
@@ -249,7 +250,7 @@ def train_vae(steps: int, seed: int, report: Callable[..., None], save: Callable
     for step in range(steps):
         mel = log_mel(sample_sounds(rng, 8)[0])
         exact = (latents.sound_latent(mel) - mean) / deviation
-        with torch.autocast("cpu", torch.bfloat16):
+        with mixed_precision():
             read = vae.encode(mel).float()
             is_read = (torch.rand(len(mel), 1, 1) < 0.5) & (step > steps // 3)
             drawn_from = torch.where(is_read, read.detach(), exact)
@@ -317,7 +318,7 @@ def train_vocoder(
                 tokens = vae.encode(mel)
                 mel = vae.decode(tokens + 0.05 * torch.randn_like(tokens))
         mel, truth = mel.flatten(0, 1)[:, None], truth.flatten(0, 1)[:, None]
-        with torch.autocast("cpu", torch.bfloat16):
+        with mixed_precision():
             waves = mono(mel).float()
         loss = spectral_loss(waves, truth[..., : mel.shape[2] * 240])
         optimiser.zero_grad()

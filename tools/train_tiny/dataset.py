@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -23,6 +23,9 @@ class Group:
         sound: (N, L, C).
         keyframe: (N, h, w, C) one later frame of each clip as a picture of its own.
         keyframe_index: (N,) its pixel frame.
+        arrival: (N, f, h, w, C) the objects on another way, which meets theirs where latent frame ``turn`` begins.
+        arrival_sound: (N, L, C).
+        turn: (N,).
     """
 
     size: int
@@ -32,6 +35,9 @@ class Group:
     sound: Tensor
     keyframe: Tensor
     keyframe_index: Tensor
+    arrival: Tensor
+    arrival_sound: Tensor
+    turn: Tensor
 
     def control(self) -> Tensor:
         """Latents of the silhouettes, the references of the in-context LoRA."""
@@ -61,7 +67,10 @@ def make_group(size: int, frames: int, count: int, seed: int, like: Group | None
     clips = like.clips if like else sample_clips(count, seed)
     rng = random.Random(seed)
     index = [frames - 1 if rng.random() < 0.6 else rng.randrange(1, frames) for _ in clips]
-    pictures = [frozen(clip, i / (frames - 1)) for clip, i in zip(clips, index, strict=True)]
+    pictures = [world.held(clip, i / (frames - 1)) for clip, i in zip(clips, index, strict=True)]
+    turn = like.turn.tolist() if like else [rng.randrange(1, (frames + 7) // 8) for _ in clips]
+    turning = random.Random(seed)
+    arrivals = [world.arriving(turning, clip, 8 * (t - 1) / (frames - 1)) for clip, t in zip(clips, turn, strict=True)]
     return Group(
         size=size,
         frames=frames,
@@ -70,13 +79,7 @@ def make_group(size: int, frames: int, count: int, seed: int, like: Group | None
         sound=like.sound if like else sound(clips, frames),
         keyframe=video(pictures, 1, size)[:, 0],
         keyframe_index=torch.tensor(index),
+        arrival=video(arrivals, frames, size),
+        arrival_sound=like.arrival_sound if like else sound(arrivals, frames),
+        turn=torch.tensor(turn),
     )
-
-
-def frozen(clip: world.Clip, progress: float) -> world.Clip:
-    """The clip held at a moment between 0 and 1."""
-    things = []
-    for thing in clip.things:
-        x, y = (a + (b - a) * progress for a, b in zip(thing.start, thing.end, strict=True))
-        things.append(replace(thing, start=(x, y), end=(x, y)))
-    return replace(clip, things=tuple(things))

@@ -57,7 +57,7 @@ def checkpoint_tensors(work: Path) -> dict[str, Tensor]:
     def read(name: str) -> dict[str, Tensor]:
         return torch.load(work / f"{name}.pt", map_location="cpu", weights_only=True)
 
-    tensors = {f"model.diffusion_model.{key}": value for key, value in read("transformer").items()}
+    tensors = {f"model.diffusion_model.{key}": value for key, value in read("transformer_guided").items()}
     for key, value in read("text").items():
         if "connector" in key:
             tensors[f"model.diffusion_model.{key}"] = value
@@ -121,7 +121,7 @@ def restore(folder: Path, work: Path) -> None:
     for key, value in load_file(text_folder / "model.safetensors").items():
         text[f"encoder.{key.removeprefix('language_model.model.')}"] = value.float()
     parts = {
-        "transformer": transformer,
+        "transformer_guided": transformer,
         "text": text,
         "video_encoder_clips": part("vae.encoder."),
         "video_decoder_finish": part("vae.decoder."),

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from . import world
 from .dataset import Group
+from .device import common_generator, mixed_precision, seeded
 from .latents import FRAME_RATE
 from .muon import Average, Muon, trapezoid
 from .text import CONTEXT_ROWS, Context, Prompts, TextPath, other_prompt
@@ -20,6 +21,7 @@ from .transformer import Tokens, Transformer
 DISTILLED_SIGMAS = (1.0, 0.99375, 0.9875, 0.98125, 0.975, 0.909375, 0.725, 0.421875, 0.0)
 STAGE_2_SIGMAS = DISTILLED_SIGMAS[5:]
 DROPPED_CAPTIONS = 0.1
+MUDDLED_CAPTIONS = 4  # different ones for every clip
 SOUND_WEIGHT = 0.5
 
 
@@ -57,7 +59,7 @@ class CaptionPool:
         self._path, self._prompts, self._registers = path, prompts, registers
         self._index: dict[str, int] = {}
         self._rows: list[tuple[Tensor, Tensor]] = []
-        generator = torch.Generator().manual_seed(17)
+        generator = seeded(17)
         self._drawn = 64 + torch.randperm(CONTEXT_ROWS - 64, generator=generator)[:registers]
 
     @torch.no_grad()
@@ -67,7 +69,7 @@ class CaptionPool:
         for start in range(0, len(new), 256):
             some = new[start : start + 256]
             ids, counts = self._prompts(some)
-            with torch.autocast("cpu", torch.bfloat16):
+            with mixed_precision():
                 context = self._path(ids, counts, self._registers, self._drawn)
             longest = ids.shape[1]
             for i, text in enumerate(some):
@@ -103,46 +105,68 @@ class Shard:
         group: the latents.
         captions: for every clip, indices of full captions.
         open_captions: for every clip, the caption that leaves the motion open.
+        muddled_captions: for every clip, indices of captions that are partly wrong; none if all are to be right.
         batch: clips per step.
         weight: how often the shard is drawn.
+        refining: share of its batches at the noise levels of the second stage.
     """
 
     group: Group
     captions: list[list[int]]
     open_captions: list[int]
+    muddled_captions: list[list[int]]
     batch: int
     weight: float
+    refining: float
 
 
-def make_shard(group: Group, pool: CaptionPool, *, seed: int, batch: int, weight: float, captions: int = 2) -> Shard:
+def make_shard(
+    group: Group,
+    pool: CaptionPool,
+    *,
+    seed: int,
+    batch: int,
+    weight: float,
+    captions: int = 2,
+    refining: float = 0.0,
+    muddled: float = 0.0,
+) -> Shard:
+    """``muddled`` is the chance of an attribute to be drawn anew in captions that are partly wrong; 0 makes none."""
     rng = random.Random(seed)
     full = [[world.caption(rng, clip) for clip in group.clips] for _ in range(captions)]
     indices = [pool.add(texts) for texts in full]
+    wrong = [
+        pool.add([world.caption(rng, world.muddled(rng, clip, muddled)) for clip in group.clips])
+        for _ in range(MUDDLED_CAPTIONS if muddled else 0)
+    ]
     one = [clip if len(clip.things) == 1 else None for clip in group.clips]
     open_texts = [world.free_caption(c) if c else full[0][i] for i, c in enumerate(one)]
     return Shard(
         group=group,
         captions=[list(row) for row in zip(*indices, strict=True)],
         open_captions=pool.add(open_texts),
+        muddled_captions=[list(row) for row in zip(*wrong, strict=True)],
         batch=batch,
         weight=weight,
+        refining=refining,
     )
 
 
-def sample_sigmas(count: int, refining: bool) -> Tensor:
-    """Noise levels: half of them on the distilled table, half spread with more weight on high noise.
+def sample_sigmas(count: int, refining: bool) -> tuple[Tensor, Tensor]:
+    """Noise levels, about half of them of the distilled table, and which they are; the others lean to high noise.
 
     ``refining`` draws mostly from the three levels of the second stage.
     """
-    if refining:
-        table = torch.tensor(STAGE_2_SIGMAS[:-1])[torch.randint(3, (count,))]
-        return torch.where(torch.rand(count) < 0.7, table, torch.rand(count).clamp(min=1e-3))
-    high = 0.97 + 0.03 * torch.rand(count)
-    levels = torch.tensor(DISTILLED_SIGMAS[5:8])[torch.randint(3, (count,))]
-    table = torch.where(torch.rand(count) < 0.3, high, levels)
+    late = torch.tensor(DISTILLED_SIGMAS[5:8])[torch.randint(3, (count,))]
     even = torch.rand(count)
-    shifted = 3 * even / (1 + 2 * even)
-    return torch.where(torch.rand(count) < 0.5, table, shifted).clamp(1e-3, 1)
+    if refining:
+        is_listed = torch.rand(count) < 0.7
+        return torch.where(is_listed, late, even).clamp(min=1e-3), is_listed
+    early = torch.tensor(DISTILLED_SIGMAS[:5])[torch.randint(5, (count,))]
+    listed = torch.where(torch.rand(count) < 0.35, early, late)
+    spread = torch.where(torch.rand(count) < 0.35, 0.9 + 0.1 * even, 3 * even / (1 + 2 * even))
+    is_listed = torch.rand(count) < 0.55
+    return torch.where(is_listed, listed, spread).clamp(min=1e-3), is_listed
 
 
 @dataclass(frozen=True)
@@ -166,7 +190,11 @@ def noised(clean: Tensor, sigma: Tensor, mask: Tensor | None) -> tuple[Tensor, T
 
 
 def sample_batch(shard: Shard, pool: CaptionPool, unconditional: list[int], rng: random.Random) -> Batch:
-    """A batch in one of the ways of conditioning; the mix is fixed by the shares below."""
+    """A batch in one of the ways of conditioning; the mix is fixed by the shares below.
+
+    Where nothing but the caption is given and the noise level is not of the distilled table, the caption is a muddled
+    one if the shard has any: so that guidance has something to do there, and the distilled schedule needs none.
+    """
     data, count = shard.group, shard.batch
     chosen = torch.tensor(rng.sample(range(len(data.clips)), count))
     latent = data.video[chosen]
@@ -174,12 +202,12 @@ def sample_batch(shard: Shard, pool: CaptionPool, unconditional: list[int], rng:
     clean, sound = latent.flatten(1, 3), data.sound[chosen]
     cells, length = height * width, sound.shape[1]
     positions = video_positions(frames, height, width).expand(count, -1, -1)
-    refining = height > 4 and rng.random() < 0.65
-    sigma = sample_sigmas(count, refining)
+    sigma, is_listed = sample_sigmas(count, rng.random() < shard.refining)
     video_sigma, sound_sigma = sigma.clone(), sigma.clone()
     video_weight, sound_weight = torch.ones(count, clean.shape[1]), torch.ones(count, length)
     video_mask = sound_mask = None
     is_open = torch.zeros(count, dtype=torch.bool)
+    is_muddled = torch.zeros(count, dtype=torch.bool)
 
     draw = rng.random()
     if draw < 0.70:  # plain, and with one stream given as a whole
@@ -189,23 +217,33 @@ def sample_batch(shard: Shard, pool: CaptionPool, unconditional: list[int], rng:
         seen = (kind > 0.95) & (height == 4)
         video_sigma[seen], video_weight[seen] = 0, 0
         is_open = heard & (torch.rand(count) < 0.6)
+        if shard.muddled_captions:
+            is_muddled = ~(heard | seen | is_listed)
     else:
         video_mask, sound_mask = torch.ones(count, clean.shape[1]), torch.ones(count, length)
-        if draw < 0.86:  # first frame given; for some a span of time is generated anew instead
+        if draw < 0.86:  # first frame given; or a span of time generated anew, for some after another movement
             kind = torch.rand(count)
             for i in range(count):
-                if kind[i] < 0.72:
+                if kind[i] < 0.5:
                     video_mask[i, :cells] = 0
                 else:
-                    first, last = sorted(rng.choices(range(frames + 1), k=2))
-                    last = max(last, min(first + 1, frames))
-                    first = min(first, last - 1)
+                    turns = kind[i] > 0.75
+                    if turns:
+                        first, last = int(data.turn[chosen[i]]), frames
+                        clean[i, : first * cells] = data.arrival[chosen[i], :first].flatten(0, 2)
+                    else:
+                        first, last = sorted(rng.choices(range(frames + 1), k=2))
+                        last = max(last, min(first + 1, frames))
+                        first = min(first, last - 1)
                     video_mask[i] = 0
                     video_mask[i, first * cells : last * cells] = 1
                     begin, end = max(8 * first - 7, 0) / FRAME_RATE, (8 * last - 7) / FRAME_RATE
                     time = sound_positions(length)[:, 0]
                     sound_mask[i] = ((time > begin - 0.02) & (time < end + 0.02)).float()
-            is_open = (kind < 0.72) & (torch.rand(count) < 0.1)
+                    if turns:
+                        kept = sound_mask[i] == 0
+                        sound[i, kept] = data.arrival_sound[chosen[i], kept]
+            is_open = (kind < 0.5) & (torch.rand(count) < 0.1)
         else:  # key frames appended: a later one, often with the first
             appended = [data.keyframe[chosen].flatten(1, 2)]
             places = [keyframe_positions(data.keyframe_index[chosen], height, width)]
@@ -222,7 +260,9 @@ def sample_batch(shard: Shard, pool: CaptionPool, unconditional: list[int], rng:
         video_weight, sound_weight = video_mask.clone(), sound_mask.clone()
 
     captions = [
-        shard.open_captions[i] if is_open[row] else rng.choice(shard.captions[i])
+        shard.open_captions[i]
+        if is_open[row]
+        else rng.choice(shard.muddled_captions[i] if is_muddled[row] else shard.captions[i])
         for row, i in enumerate(chosen.tolist())
     ]
     captions = [rng.choice(unconditional) if rng.random() < DROPPED_CAPTIONS else c for c in captions]
@@ -278,13 +318,14 @@ def train(
     steps: int,
     fall: int,
     seed: int,
+    rate: float,
     negative: str,
     report: Callable[..., None],
     save: Callable[[nn.Module], None],
     resume: Path,
     save_every: int = 100,
 ) -> Transformer:
-    """Trains for ``steps``, the last ``fall`` of them with a falling rate.
+    """Trains for ``steps``, the last ``fall`` of them with a falling rate; ``rate`` is a share of the usual one.
 
     ``resume`` is a file that holds the whole state every ``save_every`` steps; where it exists, the run goes on from
     there and ends with the same weights as an uninterrupted one.
@@ -293,15 +334,15 @@ def train(
     rng = random.Random(seed)
     unconditional = unconditional_prompts(pool, negative)
     average = Average(model, 0.998)
-    optimiser = optimiser_for(model, 0.02, 2e-3)
+    optimiser = optimiser_for(model, 0.02 * rate, 2e-3 * rate)
     smooth: dict[str, float] = {}
     first = 0
     if resume.exists():
-        saved = torch.load(resume, weights_only=False)
+        saved = torch.load(resume, map_location=torch.get_default_device(), weights_only=False)
         first, smooth, average.state, average.updates = (saved[k] for k in ("step", "smooth", "average", "updates"))
         model.load_state_dict(saved["model"])
         optimiser.restore(saved["optimiser"])
-        torch.set_rng_state(saved["torch_rng"])
+        common_generator().set_state(saved["torch_rng"].cpu())
         rng.setstate(saved["rng"])
     for step in range(first, steps):
         if step % save_every == 0 and step > first:
@@ -313,14 +354,14 @@ def train(
                 "updates": average.updates,
                 "model": model.state_dict(),
                 "optimiser": optimiser.state(),
-                "torch_rng": torch.get_rng_state(),
+                "torch_rng": common_generator().get_state(),
                 "rng": rng.getstate(),
             }
             torch.save(state, resume.with_suffix(".new"))
             resume.with_suffix(".new").replace(resume)
         shard = rng.choices(shards, [s.weight for s in shards])[0]
         batch = sample_batch(shard, pool, unconditional, rng)
-        with torch.autocast("cpu", torch.bfloat16):
+        with mixed_precision():
             video, sound = losses(model, batch)
         optimiser.zero_grad()
         (video + SOUND_WEIGHT * sound).backward()

@@ -65,8 +65,9 @@ def video_latent(
     best = torch.full((count, depth, cells, cells), 1e6)
     distances = torch.full((count, depth, cells, cells, 8), CELL)
     for index in range(max(len(clip.things) for clip in clips)):
-        chosen = torch.tensor([i for i, clip in enumerate(clips) if len(clip.things) > index])
-        things = [clips[i].things[index] for i in chosen]
+        rows = [i for i, clip in enumerate(clips) if len(clip.things) > index]
+        chosen = torch.tensor(rows)
+        things = [clips[i].things[index] for i in rows]
         ends = torch.tensor([[thing.start, thing.end] for thing in things])
         step = ends[:, 1] - ends[:, 0]
         centre = (ends[:, 0, None, None] + step[:, None, None] * progress[None, :, :, None]) * side[chosen].view(
@@ -86,7 +87,7 @@ def video_latent(
         nearer = gap < best[chosen]
         best[chosen] = torch.minimum(best[chosen], gap)
         near = ((FAR - gap) / (FAR - NEAR)).clamp(0, 1)[..., None]
-        color = world.tinted([thing.color for thing in things], [clips[i] for i in chosen], index + 1)
+        color = world.tinted([thing.color for thing in things], [clips[i] for i in rows], index + 1)
         shape = torch.nn.functional.one_hot(shapes, 3).float()
         moved = step * side[chosen, None] / CELL * 8 / max(frames - 1, 1)
         moved = moved[:, None].repeat(1, depth, 1)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import flow_matching
+from .device import mixed_precision
 from .flow_matching import Batch, CaptionPool, Shard, losses, noised, sample_sigmas, video_positions
 from .muon import trapezoid
 from .transformer import Tokens, Transformer
@@ -68,7 +69,7 @@ def control_batch(shard: Shard, references: Tensor, pool: CaptionPool, rng: rand
     sound = data.sound[chosen]
     length, tokens = sound.shape[1], clean.shape[1]
     mask = torch.cat([torch.ones(count, tokens), torch.zeros(count, reference.shape[1])], 1)
-    sigma = sample_sigmas(count, refining=False)
+    sigma, _ = sample_sigmas(count, refining=False)
     noisy, target = noised(torch.cat([clean, reference], 1), sigma, mask)
     sound_noisy, sound_target = noised(sound, sigma, None)
     captions = [
@@ -126,7 +127,7 @@ def train(
     for step in range(steps):
         for group in optimiser.param_groups:
             group["lr"] = 2e-3 * trapezoid(step, steps, warmup=20, decay=0.5)
-        with torch.autocast("cpu", torch.bfloat16):
+        with mixed_precision():
             video, sound = losses(model, sample(rng))
         optimiser.zero_grad()
         (video + flow_matching.SOUND_WEIGHT * sound).backward()

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from . import audio, flow_matching, latents
+from .device import read_state, seeded
 from .text import Context, Prompts, TextPath
 from .transformer import AUDIO_USED, VIDEO_USED, Tokens, Transformer
 from .video_vae import assemble
@@ -67,15 +68,14 @@ class Sampler:
 
     def __init__(self, folder: Path, transformer: nn.Module | None = None, registers: int = 0) -> None:
         def read(module: nn.Module, name: str) -> nn.Module:
-            module.load_state_dict(torch.load(folder / name, weights_only=True))
+            module.load_state_dict(read_state(folder / name))
             return module.eval().requires_grad_(False)
 
         self.prompts = Prompts(folder / "tokenizer.json")
         self.text = read(TextPath(self.prompts.vocabulary), "text.pt")
-        self.transformer = transformer or read(Transformer(), "transformer.pt")
-        self.video_vae = assemble(
-            *(torch.load(folder / f"video_{part}.pt") for part in ("encoder_finish", "decoder_finish"))
-        ).eval()
+        self.transformer = transformer or read(Transformer(), "transformer_guided.pt")
+        parts = (read_state(folder / f"video_{part}.pt") for part in ("encoder_clips", "decoder_finish"))
+        self.video_vae = assemble(*parts).eval()
         self.audio_vae = read(audio.AudioVae(), "audio_vae.pt")
         self.vocoder = read(audio.Vocoder(), "vocoder.pt")
         self._registers = registers
@@ -98,7 +98,7 @@ class Sampler:
     ) -> tuple[Tensor, Tensor]:
         """Latents (B, f, h, w, C) and sound tokens (B, L, C) of a batch of prompts."""
         given, guidance = given or Given(), guidance or Guidance()
-        generator = torch.Generator().manual_seed(seed)
+        generator = seeded(seed)
         batch, side, depth = len(prompts), size // 32, (frames - 1) // 8 + 1
         length, cells = latents.audio_tokens(frames), side * side
         video, video_mask, positions = self._video_state(given, batch, depth, side)

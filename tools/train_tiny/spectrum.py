@@ -38,9 +38,9 @@ def log_mel(waves: Tensor) -> Tensor:
         waves.reshape(batch * channels, samples),
         WINDOW,
         HOP,
-        window=torch.hann_window(WINDOW),
+        window=torch.hann_window(WINDOW, device=waves.device),
         center=True,
         pad_mode="reflect",
         return_complex=True,
     ).abs()
-    return (spectrum.transpose(1, 2) @ MEL_FILTERS).clamp(min=1e-5).log().view(batch, channels, -1, 64)
+    return (spectrum.transpose(1, 2) @ MEL_FILTERS.to(waves.device)).clamp(min=1e-5).log().view(batch, channels, -1, 64)

@@ -22,6 +22,7 @@ from ltx2rt.embedded.world import BACKGROUNDS, MOTIONS, SHAPES
 
 from . import config, world
 from .attention import Attention, FeedForward, Rotation, modulated, rms, rotation
+from .device import mixed_precision
 from .muon import Average, Muon, trapezoid
 
 CONTEXT_ROWS = 1024
@@ -335,7 +336,7 @@ def train(
     for step in range(steps):
         texts, truth = sample_captions(rng, 64)
         ids, counts = prompts(texts)
-        with torch.autocast("cpu", torch.bfloat16):
+        with mixed_precision():
             context = path(ids, counts, registers=8)
         loss, spread, right = torch.zeros(()), torch.zeros(()), []
         for stream, rows in (("video", context.video.float()), ("audio", context.audio.float())):

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from .device import read_state
+
 
 class Recorder:
     """Writes a stage's curve, one JSON object per line, and its checkpoints."""
@@ -41,7 +43,7 @@ class Recorder:
 
 def load(module: nn.Module, path: Path) -> Any:
     """``module`` with the weights of a checkpoint, ready for use."""
-    module.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    module.load_state_dict(read_state(path))
     return module.eval().requires_grad_(False)
 
 
@@ -107,37 +109,65 @@ def _captions(folder: Path) -> Any:
     return flow_matching.CaptionPool(load(text.TextPath(prompts.vocabulary), folder / "text.pt"), prompts)
 
 
+def _shards(pool: Any, *, large: float, refining: float, muddled: float) -> Any:
+    """The clips of both transformer stages; ``large`` of the batches are of 256x256."""
+    from . import dataset, flow_matching
+
+    small = dataset.make_group(128, 25, MAIN_CLIPS, seed=100)
+    groups = (
+        (small, 32, 0.88 - large, 0.0),
+        (dataset.make_group(256, 25, MAIN_CLIPS, seed=100, like=small), 8, large, refining),
+        (dataset.make_group(128, 17, 300, seed=101), 32, 0.05, 0.0),
+        (dataset.make_group(128, 33, 300, seed=102), 24, 0.05, 0.0),
+        (dataset.make_group(128, 9, 150, seed=103), 32, 0.02, 0.0),
+    )
+    return [
+        flow_matching.make_shard(group, pool, seed=i, batch=batch, weight=weight, refining=share, muddled=muddled)
+        for i, (group, batch, weight, share) in enumerate(groups)
+    ]
+
+
 def transformer_stage(folder: Path, steps: int, recorder: Recorder) -> None:
     from ltx2rt.api import DEFAULT_NEGATIVE_PROMPT
 
-    from . import dataset, flow_matching, transformer
+    from . import flow_matching, transformer
 
     pool = _captions(folder)
-    main_group = dataset.make_group(128, 25, MAIN_CLIPS, seed=100)
-    shards = [
-        flow_matching.make_shard(group, pool, seed=index, batch=batch, weight=weight)
-        for index, (group, batch, weight) in enumerate(
-            (
-                (main_group, 32, 0.63),
-                (dataset.make_group(256, 25, MAIN_CLIPS, seed=100, like=main_group), 8, 0.25),
-                (dataset.make_group(128, 17, 300, seed=101), 32, 0.05),
-                (dataset.make_group(128, 33, 300, seed=102), 24, 0.05),
-                (dataset.make_group(128, 9, 150, seed=103), 32, 0.02),
-            )
-        )
-    ]
     torch.manual_seed(5)
     flow_matching.train(
         transformer.Transformer(),
-        shards,
+        _shards(pool, large=0.25, refining=0.65, muddled=0.0),
         pool,
         steps=steps,
         fall=TRANSFORMER_FALL,
         seed=5,
+        rate=1.0,
         negative=DEFAULT_NEGATIVE_PROMPT,
         report=recorder.report,
         save=recorder.save,
         resume=folder / "transformer_state.pt",
+    )
+
+
+def transformer_guided_stage(folder: Path, steps: int, recorder: Recorder) -> None:
+    from ltx2rt.api import DEFAULT_NEGATIVE_PROMPT
+
+    from . import flow_matching, transformer
+
+    pool = _captions(folder)
+    model = load(transformer.Transformer(), folder / "transformer.pt").train().requires_grad_(True)
+    flow_matching.train(
+        model,
+        _shards(pool, large=0.45, refining=0.4, muddled=2 / 3),
+        pool,
+        steps=steps,
+        fall=GUIDED_FALL,
+        seed=15,
+        rate=0.5,
+        negative=DEFAULT_NEGATIVE_PROMPT,
+        report=recorder.report,
+        save=recorder.save,
+        resume=folder / "transformer_guided_state.pt",
     )
 
 
@@ -169,7 +199,7 @@ def control_lora_stage(folder: Path, steps: int, recorder: Recorder) -> None:
     group = dataset.make_group(128, 25, 600, seed=106)
     control = group.control()
     shard = flow_matching.make_shard(group, pool, seed=8, batch=16, weight=1.0)
-    model = load(transformer.Transformer(), folder / "transformer.pt")
+    model = load(transformer.Transformer(), folder / "transformer_guided.pt")
     tensors = loras.train(
         model, loras.CONTROL_TARGETS, 16, lambda rng: loras.control_batch(shard, control, pool, rng), steps=steps,
         seed=8, report=recorder.report,
@@ -183,7 +213,7 @@ def distilled_lora_stage(folder: Path, steps: int, recorder: Recorder) -> None:
     pool = _captions(folder)
     group = dataset.make_group(256, 25, 400, seed=107)
     shard = flow_matching.make_shard(group, pool, seed=9, batch=8, weight=1.0)
-    model = load(transformer.Transformer(), folder / "transformer.pt")
+    model = load(transformer.Transformer(), folder / "transformer_guided.pt")
     tensors = loras.train(
         model, loras.DISTILLED_TARGETS, 8, lambda rng: loras.distilled_batch(shard, pool, rng), steps=steps, seed=9,
         report=recorder.report,
@@ -193,6 +223,7 @@ def distilled_lora_stage(folder: Path, steps: int, recorder: Recorder) -> None:
 
 MAIN_CLIPS = 2500
 TRANSFORMER_FALL = 1400  # steps with a falling rate at the end
+GUIDED_FALL = 7000
 
 STAGES: dict[str, tuple[Callable[[Path, int, Recorder], None], int]] = {
     "video_decoder": (video_decoder_stage, 600),
@@ -204,9 +235,10 @@ STAGES: dict[str, tuple[Callable[[Path, int, Recorder], None], int]] = {
     "vocoder": (vocoder_stage, 500),
     "text": (text_stage, 500),
     "transformer": (transformer_stage, 2400),
+    "transformer_guided": (transformer_guided_stage, 8500),
     "spatial_upscaler": (spatial_upscaler_stage, 400),
     "temporal_upscaler": (temporal_upscaler_stage, 200),
-    "control_lora": (control_lora_stage, 200),
+    "control_lora": (control_lora_stage, 500),
     "distilled_lora": (distilled_lora_stage, 80),
 }
 
@@ -217,7 +249,9 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("build/train_tiny"), help="folder of checkpoints and curves")
     parser.add_argument("--steps", type=int, help="fewer steps, to try things out")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", default="cpu", help="where PyTorch computes: cpu, cuda, ...")
     arguments = parser.parse_args()
+    torch.set_default_device(arguments.device)
     torch.set_num_threads(arguments.threads)
     for name in arguments.stages:
         stage, steps = STAGES[name]

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from . import config, latents, world
 from .channel_statistics import Statistics
+from .device import mixed_precision
 from .muon import Average, for_convolutions, trapezoid
 
 STRIDES = {"space": (1, 2, 2), "time": (2, 1, 1), "all": (2, 2, 2)}
@@ -416,7 +417,7 @@ def _draw(
     for step in range(steps):
         frames, coverage, latent = sample_batch(rng, *batches[step % len(batches)])
         spread = torch.rand(len(latent), 1, 1, 1, 1) * LATENT_NOISE
-        with torch.autocast("cpu", torch.bfloat16):
+        with mixed_precision():
             decoded = decoder((latent + spread * torch.randn_like(latent)) * deviation + mean).float()
         error = decoded - frames
         loss = (edge_weight(coverage) * (error.abs() + 2 * error.square())).mean()
@@ -465,7 +466,7 @@ def read_whole_clips(encoder: Encoder, decoder: Decoder, steps: int, seed: int, 
 def drawing_error(decoder: Decoder, rng: random.Random, latent: Tensor, frames: Tensor, coverage: Tensor) -> Tensor:
     """Error of what the decoder draws of the first clip in a window of 4x4 cells."""
     y, x = (rng.randint(0, side - 4) for side in latent.shape[-2:])
-    with torch.autocast("cpu", torch.bfloat16):
+    with mixed_precision():
         drawn = decoder(latent[:1, ..., y : y + 4, x : x + 4]).float()
     window = (slice(0, 1), ..., slice(32 * y, 32 * y + 128), slice(32 * x, 32 * x + 128))
     error = drawn - frames[window]
@@ -497,7 +498,7 @@ def _read(
     judge = VideoVae().encoder
     for step in range(steps):
         frames, coverage, latent = sample_batch(rng, *batches[step % len(batches)])
-        with torch.autocast("cpu", torch.bfloat16):
+        with mixed_precision():
             read = encoder(frames).float()
         error = (read - mean) / deviation - latent
         loss = error.abs().mean() + error.square().mean()

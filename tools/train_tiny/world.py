@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -139,6 +139,33 @@ def _two_things(rng: random.Random, choice: dict[str, str], held_out: bool | Non
     return Clip(choice["background"], tuple(things), seed=rng.getrandbits(30))
 
 
+def position(thing: Thing, progress: float) -> Point:
+    """Where an object is at a moment between 0 and 1."""
+    x, y = (a + (b - a) * progress for a, b in zip(thing.start, thing.end, strict=True))
+    return x, y
+
+
+def held(clip: Clip, progress: float) -> Clip:
+    """The clip held at a moment between 0 and 1."""
+    places = [position(thing, progress) for thing in clip.things]
+    things = tuple(replace(thing, start=at, end=at) for thing, at in zip(clip.things, places, strict=True))
+    return replace(clip, things=things)
+
+
+def arriving(rng: random.Random, clip: Clip, progress: float) -> Clip:
+    """The objects standing still or coming from elsewhere, and at ``progress`` where those of the clip are then."""
+    things = []
+    for thing, there in zip(clip.things, held(clip, progress).things, strict=True):
+        motion = rng.choice(MOTION_NAMES) if rng.random() < 0.5 else "still"
+        (x, y), (x2, y2) = path(motion, DISTANCE["normal"], 0.5, 0.0)
+        way = (x2 - x, y2 - y)
+        start = (there.start[0] - way[0] * progress, there.start[1] - way[1] * progress)
+        if not all(0.15 < a < 0.85 for a in start):
+            start, way = there.start, (0.0, 0.0)
+        things.append(replace(thing, start=start, end=(start[0] + way[0], start[1] + way[1])))
+    return replace(clip, things=tuple(things))
+
+
 def sample_free_clip(rng: random.Random) -> Clip:
     """A clip for the video VAE alone: any straight path, any size, colours around the palette."""
     if rng.random() < 0.5:
@@ -217,6 +244,32 @@ def caption(rng: random.Random, clip: Clip, *, complete: bool = False) -> str:
     else:
         text = f"{article}{noun} {place} {ground} {action}"
     return _dressed(rng, text)
+
+
+def muddled(rng: random.Random, clip: Clip, share: float) -> Clip:
+    """The clip with every attribute that captions name drawn anew with probability ``share``, each on its own.
+
+    Only for captions that are partly wrong: the objects' paths stay those of the original attributes.
+    """
+
+    def drawn(names: Sequence[str], old: str, weights: Sequence[int] | None = None) -> str:
+        return rng.choices(names, weights)[0] if rng.random() < share else old
+
+    while True:
+        background = drawn(COLOR_NAMES, clip.background)
+        things = tuple(
+            replace(
+                thing,
+                color=drawn(COLOR_NAMES, thing.color),
+                shape=drawn(SHAPE_NAMES, thing.shape),
+                motion=drawn(MOTION_NAMES, thing.motion),
+                size_name=drawn(SIZE_NAMES, thing.size_name, (1, 4, 1)),
+                speed_name=drawn(SPEED_NAMES, thing.speed_name, (1, 4, 1)),
+            )
+            for thing in clip.things
+        )
+        if background not in [thing.color for thing in things]:
+            return replace(clip, background=background, things=things)
 
 
 def _dressed(rng: random.Random, text: str) -> str:
