@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from ltx2rt import embedded
+from ltx2rt.weights.safetensors import SafetensorsFile
+
 torch = pytest.importorskip("torch", reason="needs pip install 'ltx2rt[parity]'")
 load_file = pytest.importorskip("safetensors.torch").load_file
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from ltx2rt import embedded  # noqa: E402
-from ltx2rt.weights.safetensors import SafetensorsFile  # noqa: E402
 from tools.train_tiny import (  # noqa: E402
     audio,
     config,
