@@ -3,6 +3,7 @@
 
 #include <string>
 
+#include "csrc/cpu/antialiased_snake_kernels.h"
 #include "csrc/cpu/causal_conv3d_kernel.h"
 #include "csrc/cpu/conv_winograd_kernel.h"
 #include "csrc/cpu/isa.h"
@@ -18,6 +19,7 @@ struct KernelTables {
   AttentionKernel attention;
   ConvKernel conv;
   WinogradKernel winograd;
+  SnakeKernels snake;
 };
 
 KernelTables kernel_tables(Isa isa);
