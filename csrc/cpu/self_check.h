@@ -24,7 +24,7 @@ struct KernelTables {
 
 KernelTables kernel_tables(Isa isa);
 
-// Empty, or which kernel differs from the portable one, where and by how much. Takes a few milliseconds.
+// Empty, or which kernel differs from the portable one, where and by how much. Takes some ten milliseconds.
 std::string find_fault(const KernelTables& kernels);
 
 inline std::string find_kernel_fault(Isa isa) { return find_fault(kernel_tables(isa)); }
