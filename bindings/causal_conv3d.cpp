@@ -40,17 +40,16 @@ void bind_causal_conv3d(nb::module_& m) {
       "causal_conv3d_scratch_bytes",
       [](const std::vector<int>& x, const std::vector<int>& weight, mx::Dtype dtype, mx::Dtype weight_dtype,
          const std::array<int, 3>& stride, const std::array<int, 3>& dilation,
-         const std::array<std::pair<int, int>, 3>& padding, const std::optional<std::string>& activation,
-         const std::optional<std::vector<int>>& halo, int threads) {
-        const auto shape = [](const std::vector<int>& sizes) { return mx::Shape(sizes.begin(), sizes.end()); };
-        CausalConv3dShapes shapes{shape(x), shape(weight), {}, {}, {}, {}, {}};
-        if (halo) shapes.halo = shape(*halo);
-        const CausalConv3dOptions options{stride, dilation, padding, {}, {}, parse_conv_activation(activation), 0.0f};
+         const std::optional<std::string>& activation, int threads) {
+        const CausalConv3dShapes shapes{mx::Shape(x.begin(), x.end()), mx::Shape(weight.begin(), weight.end()),
+                                        {}, {}, {}, {}, {}};
+        const CausalConv3dOptions options{stride, dilation, {}, {}, {}, parse_conv_activation(activation), 0.0f};
         return causal_conv3d_scratch_bytes(shapes, options, dtype, weight_dtype, threads);
       },
-      "x"_a, "weight"_a, nb::kw_only(), "dtype"_a, "weight_dtype"_a, "stride"_a, "dilation"_a, "padding"_a,
-      "activation"_a.none(), "halo"_a.none(), "threads"_a,
-      "Bytes that the CPU kernel takes besides inputs and output, for arguments of these shapes.");
+      "x"_a, "weight"_a, nb::kw_only(), "dtype"_a, "weight_dtype"_a, "stride"_a, "dilation"_a, "activation"_a.none(),
+      "threads"_a,
+      "Bytes that the CPU kernel takes besides inputs and output, for x and weight of these shapes. The x is the one that "
+      "the weight moves over: with its halo and its padding.");
 }
 
 }  // namespace ltx2rt
