@@ -7,7 +7,6 @@
 
 #include "bindings/python_reference.h"
 #include "bindings/register.h"
-#include "csrc/cpu/rows.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -28,16 +27,6 @@ void bind_quantized_linear(nb::module_& m) {
       "x"_a, nb::kw_only(), "mode"_a, "values"_a, "scale"_a.none(), "zero"_a.none(), "group_size"_a, "bits"_a,
       "bias"_a.none(), "activation"_a, "residual"_a.none(), "gate"_a.none(), "gate_index"_a.none(), "reference"_a,
       "use_reference"_a, "stream"_a = nb::none(), "See ltx2rt.kernels.quantized_linear.");
-  m.def(
-      "quantized_linear_scratch_bytes",
-      [](int64_t rows, int64_t depth, int64_t width, mx::Dtype dtype, const std::string& mode, mx::Dtype values_dtype,
-         int bits, bool strided_x, int threads) {
-        return quantized_linear_scratch_bytes(rows, depth, width, cpu::float_type(dtype),
-                                              weight_format(mode, values_dtype, bits), strided_x, threads);
-      },
-      nb::kw_only(), "rows"_a, "depth"_a, "width"_a, "dtype"_a, "mode"_a, "values_dtype"_a, "bits"_a = 0,
-      "strided_x"_a = false, "threads"_a,
-      "Bytes that the CPU kernel takes besides inputs and output, for x of `dtype` and a weight of these values.");
 }
 
 }  // namespace ltx2rt

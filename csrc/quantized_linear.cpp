@@ -17,6 +17,23 @@ cpu::Activation parse_activation(const std::string& activation) {
   return cpu::Activation::none;
 }
 
+// The format of a weight of these values.
+cpu::WeightFormat weight_format(const std::string& mode, mx::Dtype values, int bits) {
+  if (mode == "dense") {
+    require(is_kernel_float(values), kOp, "weight.values must be float32, float16 or bfloat16 but is ", values, ".");
+    if (values == mx::float32) return cpu::WeightFormat::f32;
+    return values == mx::float16 ? cpu::WeightFormat::f16 : cpu::WeightFormat::bf16;
+  }
+  if (mode == "e4m3") {
+    require(values == mx::uint8, kOp, "weight.values must be uint8 in mode \"e4m3\" but is ", values, ".");
+    return cpu::WeightFormat::e4m3;
+  }
+  require(mode == "affine", kOp, "weight.mode must be \"dense\", \"e4m3\" or \"affine\" but is \"", mode, "\".");
+  require(values == mx::uint32, kOp, "weight.values must be uint32 in mode \"affine\" but is ", values, ".");
+  require(bits == 4 || bits == 8, kOp, "weight.bits must be 4 or 8 but is ", bits, ".");
+  return bits == 8 ? cpu::WeightFormat::int8 : cpu::WeightFormat::int4;
+}
+
 // Checks the parts of a weight beside its values, except for their shapes.
 void check_parts(const LinearWeight& weight) {
   const auto& [mode, values, scale, zero, group_size, bits] = weight;
@@ -88,22 +105,6 @@ mx::Shape check_shapes(const Operands& o, cpu::WeightFormat format, int group_si
 }
 
 }  // namespace
-
-cpu::WeightFormat weight_format(const std::string& mode, mx::Dtype values, int bits) {
-  if (mode == "dense") {
-    require(is_kernel_float(values), kOp, "weight.values must be float32, float16 or bfloat16 but is ", values, ".");
-    if (values == mx::float32) return cpu::WeightFormat::f32;
-    return values == mx::float16 ? cpu::WeightFormat::f16 : cpu::WeightFormat::bf16;
-  }
-  if (mode == "e4m3") {
-    require(values == mx::uint8, kOp, "weight.values must be uint8 in mode \"e4m3\" but is ", values, ".");
-    return cpu::WeightFormat::e4m3;
-  }
-  require(mode == "affine", kOp, "weight.mode must be \"dense\", \"e4m3\" or \"affine\" but is \"", mode, "\".");
-  require(values == mx::uint32, kOp, "weight.values must be uint32 in mode \"affine\" but is ", values, ".");
-  require(bits == 4 || bits == 8, kOp, "weight.bits must be 4 or 8 but is ", bits, ".");
-  return bits == 8 ? cpu::WeightFormat::int8 : cpu::WeightFormat::int4;
-}
 
 mx::array quantized_linear(const mx::array& x, const LinearWeight& weight, const std::optional<mx::array>& bias,
                            const std::string& activation, const std::optional<mx::array>& residual,

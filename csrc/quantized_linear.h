@@ -37,9 +37,6 @@ mx::array quantized_linear(const mx::array& x, const LinearWeight& weight, const
                            const std::optional<mx::array>& gate, const std::optional<mx::array>& gate_index,
                            const OpContext& context);
 
-// The format of a weight; throws std::invalid_argument for a mode, dtype of values or bits that are none.
-cpu::WeightFormat weight_format(const std::string& mode, mx::Dtype values, int bits);
-
 // Bytes that the CPU kernel takes besides inputs and output, for `rows` rows of x of width `depth`, all of whose values
 // are neighbours unless strided_x.
 int64_t quantized_linear_scratch_bytes(int64_t rows, int64_t depth, int64_t width, cpu::FloatType x_type,
