@@ -1,9 +1,12 @@
 // Hooks into the machine layer (threads, instruction set) for tests and benchmarks.
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
+#include <atomic>
+#include <chrono>
 #include <mutex>
 #include <set>
 #include <stdexcept>
@@ -13,6 +16,8 @@
 #include <vector>
 
 #include "bindings/register.h"
+#include "csrc/cpu/available_cores.h"
+#include "csrc/cpu/float_mode.h"
 #include "csrc/cpu/isa.h"
 #include "csrc/cpu/isa_choice.h"
 #include "csrc/cpu/self_check.h"
@@ -51,6 +56,50 @@ int count_threads(int64_t n) {
     }
   });
   return static_cast<int>(seen.size());
+}
+
+// How often each worker number was seen in a loop of n slow items, `threads` of them; -1 where a number was out of bounds
+// or two bodies had it at the same time.
+std::vector<int> count_workers(int64_t n, int threads) {
+  std::vector<std::atomic<int>> running(threads), seen(threads);
+  std::atomic<bool> wrong{false};
+  const auto body = [&](int64_t begin, int64_t end, int worker) {
+    if (worker < 0 || worker >= threads || running[worker].fetch_add(1) != 0) {
+      wrong = true;
+      return;
+    }
+    for (int64_t i = begin; i < end; ++i) std::this_thread::sleep_for(std::chrono::microseconds(100));
+    seen[worker] += static_cast<int>(end - begin);
+    running[worker].fetch_sub(1);
+  };
+  cpu::parallel_for(n, 1, body, threads);
+  std::vector<int> counts(seen.begin(), seen.end());
+  if (wrong) counts.assign(threads, -1);
+  return counts;
+}
+
+// Items of a loop of n slow items, each on whichever thread, that computed with the rounding and flush-to-zero modes of
+// the caller, after these were set so that subnormal numbers are flushed, or not.
+int64_t count_modes(int64_t n, bool flush) {
+  const uint64_t before = cpu::float_mode();
+#if defined(__x86_64__)
+  constexpr uint64_t kFlush = 0x8040;  // MXCSR: flush to zero, denormals are zero
+#else
+  constexpr uint64_t kFlush = 1 << 24;  // FPCR: flush to zero
+#endif
+  cpu::set_float_mode(flush ? before | kFlush : before & ~kFlush);
+  const uint64_t mine = cpu::float_mode();
+  std::atomic<int64_t> same{0};
+  cpu::parallel_for(n, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      std::this_thread::sleep_for(std::chrono::microseconds(100));
+      volatile float small = 1e-38f;
+      const volatile float half = small / 4.0f;
+      if (cpu::float_mode() == mine && (half == 0.0f) == flush) ++same;
+    }
+  });
+  cpu::set_float_mode(before);
+  return same;
 }
 
 cpu::Isa isa_named(const std::string& name) {
@@ -168,6 +217,15 @@ void bind_testing(nb::module_& m) {
         nb::call_guard<nb::gil_scoped_release>(), "Visits per item of a parallel loop.");
   m.def("count_threads", &count_threads, "n"_a, nb::call_guard<nb::gil_scoped_release>(),
         "Threads that took part in a loop of n slow items.");
+  m.def("count_workers", &count_workers, "n"_a, "threads"_a, nb::call_guard<nb::gil_scoped_release>(),
+        "Items per worker number of a loop of n slow items; all -1 if two bodies had the same number at one time.");
+  m.def("count_modes", &count_modes, "n"_a, "flush"_a, nb::call_guard<nb::gil_scoped_release>(),
+        "Items of a loop that ran with the caller's treatment of subnormal numbers, which is set first.");
+  m.def("guided_range", &cpu::guided_range, "rest"_a, "threads"_a, "grain"_a,
+        "Items of the next range of a loop of which `rest` are left.");
+  m.def("available_cores", &cpu::available_cores, "Cores' worth of time that this process may use.");
+  m.def("cgroup_cores", &cpu::cgroup_cores, "root"_a = "",
+        "Cores' worth of time that control groups grant, or None; files are looked up below `root`.");
 }
 
 }  // namespace ltx2rt
