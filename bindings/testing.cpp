@@ -2,11 +2,13 @@
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/variant.h>
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <memory>
 #include <mutex>
 #include <set>
 #include <stdexcept>
@@ -17,17 +19,38 @@
 
 #include "bindings/register.h"
 #include "csrc/cpu/available_cores.h"
-#include "csrc/cpu/float_mode.h"
+#include "csrc/cpu/float_environment.h"
 #include "csrc/cpu/isa.h"
 #include "csrc/cpu/isa_choice.h"
 #include "csrc/cpu/self_check.h"
 #include "csrc/cpu/thread_pool.h"
+#include "mlx/primitives.h"
+#include "mlx/utils.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
 
 namespace ltx2rt {
 namespace {
+
+namespace mx = mlx::core;
+
+// An op whose evaluation fails, as one does that is refused memory.
+class FailingKernel : public mx::Primitive {
+ public:
+  using mx::Primitive::Primitive;
+  void eval_cpu(const std::vector<mx::array>&, std::vector<mx::array>&) override { fail(); }
+  void eval_gpu(const std::vector<mx::array>&, std::vector<mx::array>&) override { fail(); }
+  const char* name() const override { return "ltx2rt::FailingKernel"; }
+  std::vector<mx::Shape> output_shapes(const std::vector<mx::array>& inputs) override { return {inputs[0].shape()}; }
+
+ private:
+  [[noreturn]] static void fail() { throw std::runtime_error("[failing_kernel] fails whenever it is evaluated."); }
+};
+
+mx::array failing_kernel(const mx::array& x, const mx::StreamOrDevice& stream) {
+  return mx::array(x.shape(), x.dtype(), std::make_shared<FailingKernel>(mx::to_stream(stream)), {x});
+}
 
 // How often each of n items was visited by a loop, in which item `fail_at` throws; inner > 0 nests a second loop.
 std::vector<int> count_visits(int64_t n, int64_t grain, int64_t inner, int64_t fail_at) {
@@ -78,28 +101,22 @@ std::vector<int> count_workers(int64_t n, int threads) {
   return counts;
 }
 
-// Items of a loop of n slow items, each on whichever thread, that computed with the rounding and flush-to-zero modes of
-// the caller, after these were set so that subnormal numbers are flushed, or not.
-int64_t count_modes(int64_t n, bool flush) {
-  const uint64_t before = cpu::float_mode();
-#if defined(__x86_64__)
-  constexpr uint64_t kFlush = 0x8040;  // MXCSR: flush to zero, denormals are zero
-#else
-  constexpr uint64_t kFlush = 1 << 24;  // FPCR: flush to zero
-#endif
-  cpu::set_float_mode(flush ? before | kFlush : before & ~kFlush);
-  const uint64_t mine = cpu::float_mode();
-  std::atomic<int64_t> same{0};
-  cpu::parallel_for(n, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      std::this_thread::sleep_for(std::chrono::microseconds(100));
-      volatile float small = 1e-38f;
-      const volatile float half = small / 4.0f;
-      if (cpu::float_mode() == mine && (half == 0.0f) == flush) ++same;
-    }
-  });
-  cpu::set_float_mode(before);
-  return same;
+// Items of a loop of n slow items in which a subnormal number stayed what it is, on whichever thread, when the loop's
+// caller is a new thread that flushes such numbers to zero, or does not.
+int64_t count_subnormals(int64_t n, bool flush) {
+  std::atomic<int64_t> kept{0};
+  std::thread([&] {
+    if (flush) cpu::DefaultFloatEnvironment::flush_subnormals();
+    cpu::parallel_for(n, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        std::this_thread::sleep_for(std::chrono::microseconds(100));
+        const volatile float least = 1.17549435e-38f;
+        const volatile float half = least / 2.0f;
+        if (half > 0.0f) ++kept;
+      }
+    });
+  }).join();
+  return kept;
 }
 
 cpu::Isa isa_named(const std::string& name) {
@@ -213,14 +230,16 @@ void bind_testing(nb::module_& m) {
   m.def("choose_isa", &choose_isa, "asked"_a, "usable"_a, "faulty"_a, "proven"_a,
         "The set chosen, and the warning, on a machine that has `usable`, of which `faulty` compute wrongly and `proven` "
         "are not checked.");
+  m.def("failing_kernel", &failing_kernel, "x"_a, nb::kw_only(), "stream"_a = nb::none(),
+        "A lazy array like x whose evaluation raises RuntimeError: for tests of what becomes of errors.");
   m.def("count_visits", &count_visits, "n"_a, "grain"_a, "inner"_a = 0, "fail_at"_a = -1,
         nb::call_guard<nb::gil_scoped_release>(), "Visits per item of a parallel loop.");
   m.def("count_threads", &count_threads, "n"_a, nb::call_guard<nb::gil_scoped_release>(),
         "Threads that took part in a loop of n slow items.");
   m.def("count_workers", &count_workers, "n"_a, "threads"_a, nb::call_guard<nb::gil_scoped_release>(),
         "Items per worker number of a loop of n slow items; all -1 if two bodies had the same number at one time.");
-  m.def("count_modes", &count_modes, "n"_a, "flush"_a, nb::call_guard<nb::gil_scoped_release>(),
-        "Items of a loop that ran with the caller's treatment of subnormal numbers, which is set first.");
+  m.def("count_subnormals", &count_subnormals, "n"_a, "flush"_a, nb::call_guard<nb::gil_scoped_release>(),
+        "Items of a loop of n slow items that kept a subnormal number, called by a thread that flushes them or not.");
   m.def("guided_range", &cpu::guided_range, "rest"_a, "threads"_a, "grain"_a,
         "Items of the next range of a loop of which `rest` are left.");
   m.def("available_cores", &cpu::available_cores, "Cores' worth of time that this process may use.");

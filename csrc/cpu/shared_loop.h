@@ -6,7 +6,6 @@
 #include <exception>
 #include <utility>
 
-#include "csrc/cpu/float_mode.h"
 #include "csrc/cpu/thread_pool.h"
 
 namespace ltx2rt::cpu {
@@ -43,7 +42,6 @@ class SharedLoop {
     grain_ = grain;
     threads_ = threads;
     body_ = &body;
-    mode_ = float_mode();
     error_ = nullptr;
     failed_.store(false, std::memory_order_relaxed);
     age_.store(age, std::memory_order_relaxed);
@@ -78,7 +76,6 @@ class SharedLoop {
 
   // Of the caller, whose number is 0, and of those who joined: runs ranges while there are any.
   void work(int number) {
-    set_float_mode(mode_);
     int64_t begin = next_.load(std::memory_order_relaxed);
     while (begin < n_) {
       const int64_t end = begin + guided_range(n_ - begin, threads_, grain_);
@@ -105,7 +102,6 @@ class SharedLoop {
   alignas(kApart) int64_t n_ = 0;
   int64_t grain_ = 1;
   const LoopBody* body_ = nullptr;
-  uint64_t mode_ = 0;
   std::atomic<uint64_t> age_{0};
   int threads_ = 1;
   std::atomic<bool> failed_{false};

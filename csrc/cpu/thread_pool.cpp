@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "csrc/cpu/available_cores.h"
+#include "csrc/cpu/float_environment.h"
 #include "csrc/cpu/shared_loop.h"
 
 #ifdef __linux__
@@ -205,6 +206,7 @@ class Pool {
   // The life of a worker.
   void serve(int worker) {
     inside_loop = true;
+    const DefaultFloatEnvironment environment;
     if (machine().pin) pin_worker(worker);
     Sleeper self;
     for (;;) {
@@ -276,6 +278,7 @@ int64_t guided_range(int64_t rest, int threads, int64_t grain) {
 
 void parallel_for(int64_t n, int64_t grain, LoopBody body, int most_threads) {
   if (n <= 0) return;
+  const DefaultFloatEnvironment environment;
   grain = std::max<int64_t>(1, grain);
   const int64_t threads = std::min<int64_t>(most_threads, (n + grain - 1) / grain);
   if (threads <= 1 || inside_loop) {

@@ -44,7 +44,8 @@ class LoopBody {
 // Calls body(begin, end) over disjoint ranges that cover [0, n), on the pool and on the calling thread, and returns
 // when all are done. Ranges hold at least `grain` items (the last may hold fewer). What a body writes must not depend
 // on how [0, n) was cut: results have the same bits for every thread count. The first exception thrown by a body is
-// rethrown here; nothing else is thrown. Bodies run with the caller's rounding and flush-to-zero modes.
+// rethrown here; nothing else is thrown. On every thread bodies run in the default floating-point mode
+// (float_environment.h), whatever mode the caller or whoever started a worker was in.
 //
 // Several threads may call at the same time: workers help the oldest loop, range by range, and every caller works in its
 // own. Nested calls run on the calling thread alone. After fork() the child starts workers of its own.

@@ -116,9 +116,15 @@ def test_every_caller_is_helped(threads):
 
 
 @pytest.mark.parametrize("flush", [False, True])
-def test_bodies_treat_subnormal_numbers_as_their_caller_does(threads, flush):
+def test_all_threads_keep_subnormal_numbers_whatever_their_caller_does(threads, flush):
     threads(3)
-    assert _ext.count_modes(300, flush) == 300
+    assert _ext.count_subnormals(300, flush) == 300
+    threads(1)
+    assert _ext.count_subnormals(3, flush) == 3
+
+
+def test_workers_started_by_a_caller_that_flushes_keep_subnormal_numbers():
+    assert run("from ltx2rt import _ext; _ext.set_num_threads(3); print(_ext.count_subnormals(300, True))").stdout == "300\n"
 
 
 def cut(n, threads, grain):
