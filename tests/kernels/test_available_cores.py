@@ -1,4 +1,4 @@
-"""The CPU time that control groups grant: made-up hierarchies of both versions, and a real group where one can be made."""
+"""The CPU time that control groups grant: made-up hierarchies of both versions, and a real group where possible."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ def machine(tmp_path):
         proc = tmp_path / "proc/self"
         proc.mkdir(parents=True)
         (proc / "cgroup").write_text(groups)
-        (proc / "mountinfo").write_text("22 1 8:1 / / rw - ext4 /dev/root rw\n" + "".join(f"{line}\n" for line in mounts))
+        (proc / "mountinfo").write_text(
+            "22 1 8:1 / / rw - ext4 /dev/root rw\n" + "".join(f"{line}\n" for line in mounts)
+        )
         for name, text in files.items():
             path = tmp_path / name.lstrip("/")
             path.parent.mkdir(parents=True, exist_ok=True)

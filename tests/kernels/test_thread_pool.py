@@ -8,7 +8,6 @@ import random
 import subprocess
 import sys
 import threading
-import time
 
 import pytest
 
@@ -124,7 +123,10 @@ def test_all_threads_keep_subnormal_numbers_whatever_their_caller_does(threads, 
 
 
 def test_workers_started_by_a_caller_that_flushes_keep_subnormal_numbers():
-    assert run("from ltx2rt import _ext; _ext.set_num_threads(3); print(_ext.count_subnormals(300, True))").stdout == "300\n"
+    assert (
+        run("from ltx2rt import _ext; _ext.set_num_threads(3); print(_ext.count_subnormals(300, True))").stdout
+        == "300\n"
+    )
 
 
 def cut(n, threads, grain):
@@ -164,20 +166,14 @@ def time_of(ranges, threads, cost, speed, late):
 @pytest.mark.parametrize("items", [16, 37, 200])
 @pytest.mark.parametrize("case", ["equal", "uneven items", "two kinds of cores", "late threads"])
 def test_ranges_keep_all_threads_busy(threads, items, case):
-    """At least 95 % of what no schedule of whole items can exceed, with so many items per thread."""
+    """With 16 items per thread and more, at least 95 % of what all threads together can do."""
     rng = random.Random(threads * 1000 + items)
     n = threads * items + threads // 3
     cost = [rng.uniform(0.5, 1.5) if case == "uneven items" else 1.0 for _ in range(n)]
     speed = [0.5 if case == "two kinds of cores" and i % 2 else 1.0 for i in range(threads)]
     late = [rng.uniform(0, 0.1 * items) if case == "late threads" else 0.0 for _ in range(threads)]
-    took = time_of(cut(n, threads, 1), threads, cost, speed, late)
-    # All threads end together; or the last item starts when they would, where items are whole.
-    ideal = (sum(cost) + sum(a * s for a, s in zip(late, speed, strict=True))) / sum(speed)
-    assert took <= max(ideal / 0.95, ideal + max(cost) / min(speed))
-    equal = -(-n // (4 * threads))  # the ranges of a loop in four equal parts per thread, for comparison
-    parts = [equal] * (n // equal) + ([n % equal] if n % equal else [])
-    if case == "equal" and items >= 37:
-        assert took <= time_of(parts, threads, cost, speed, late)
+    all_end_together = (sum(cost) + sum(a * s for a, s in zip(late, speed, strict=True))) / sum(speed)
+    assert all_end_together / time_of(cut(n, threads, 1), threads, cost, speed, late) >= 0.95
 
 
 def test_the_261_tasks_of_an_attention_take_64_threads_five_rounds():
@@ -333,7 +329,10 @@ def test_pinned_workers_stay_on_one_core():
 
 @LINUX
 def test_the_default_number_of_threads_is_that_of_the_cores_allowed():
-    code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); from ltx2rt import _ext; print(_ext.num_threads())"
+    code = (
+        "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
+        "from ltx2rt import _ext; print(_ext.num_threads())"
+    )
     assert run(code, LTX2RT_NUM_THREADS="").stdout.strip() == "1"
     limit = _ext.cgroup_cores()
     cores = len(os.sched_getaffinity(0))
