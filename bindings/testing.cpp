@@ -52,12 +52,11 @@ mx::array failing_kernel(const mx::array& x, const mx::StreamOrDevice& stream) {
   return mx::array(x.shape(), x.dtype(), std::make_shared<FailingKernel>(mx::to_stream(stream)), {x});
 }
 
-// How often each of n items was visited by a loop, in which item `fail_at` throws; inner > 0 nests a second loop.
-std::vector<int> count_visits(int64_t n, int64_t grain, int64_t inner, int64_t fail_at) {
+// How often each of n items was visited by a loop; inner > 0 nests a second loop.
+std::vector<int> count_visits(int64_t n, int64_t grain, int64_t inner) {
   std::vector<int> visits(n);
   cpu::parallel_for(n, grain, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      if (i == fail_at) throw std::runtime_error("item " + std::to_string(i) + " failed");
       if (inner == 0) ++visits[i];
       cpu::parallel_for(inner, 1, [&](int64_t first, int64_t last) {
         visits[i] += static_cast<int>(last - first);
@@ -238,7 +237,7 @@ void bind_testing(nb::module_& m) {
         "are not checked.");
   m.def("failing_kernel", &failing_kernel, "x"_a, nb::kw_only(), "stream"_a = nb::none(),
         "A lazy array like x whose evaluation raises RuntimeError: for tests of what becomes of errors.");
-  m.def("count_visits", &count_visits, "n"_a, "grain"_a, "inner"_a = 0, "fail_at"_a = -1,
+  m.def("count_visits", &count_visits, "n"_a, "grain"_a, "inner"_a = 0,
         nb::call_guard<nb::gil_scoped_release>(), "Visits per item of a parallel loop.");
   m.def("count_threads", &count_threads, "n"_a, nb::call_guard<nb::gil_scoped_release>(),
         "Threads that took part in a loop of n slow items.");

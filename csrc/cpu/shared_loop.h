@@ -3,8 +3,6 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
-#include <exception>
-#include <utility>
 
 #include "csrc/cpu/thread_pool.h"
 
@@ -42,8 +40,6 @@ class SharedLoop {
     grain_ = grain;
     threads_ = threads;
     body_ = &body;
-    error_ = nullptr;
-    failed_.store(false, std::memory_order_relaxed);
     age_.store(age, std::memory_order_relaxed);
     next_.store(done, std::memory_order_relaxed);
     numbers_.store(1, std::memory_order_relaxed);
@@ -57,9 +53,6 @@ class SharedLoop {
     if (inside == 0 || (may_spin && spin(empty))) return;
     while (!empty()) gate_.wait(inside, std::memory_order_acquire);
   }
-
-  // Of the caller, after close(): what a body threw, if one did.
-  std::exception_ptr take_error() { return std::exchange(error_, nullptr); }
 
   // False: closed; nothing of the loop may be touched then, and there is nothing to leave.
   bool enter() {
@@ -75,17 +68,12 @@ class SharedLoop {
   int join() { return numbers_.fetch_add(1, std::memory_order_relaxed); }
 
   // Of the caller, whose number is 0, and of those who joined: runs ranges while there are any.
-  void work(int number) {
+  void work(int number) noexcept {
     int64_t begin = next_.load(std::memory_order_relaxed);
     while (begin < n_) {
       const int64_t end = begin + guided_range(n_ - begin, threads_, grain_);
       if (!next_.compare_exchange_weak(begin, end, std::memory_order_relaxed)) continue;
-      try {
-        (*body_)(begin, end, number);
-      } catch (...) {
-        if (!failed_.exchange(true)) error_ = std::current_exception();
-        next_.store(n_, std::memory_order_relaxed);
-      }
+      (*body_)(begin, end, number);
       begin = next_.load(std::memory_order_relaxed);
     }
   }
@@ -104,8 +92,6 @@ class SharedLoop {
   const LoopBody* body_ = nullptr;
   std::atomic<uint64_t> age_{0};
   int threads_ = 1;
-  std::atomic<bool> failed_{false};
-  std::exception_ptr error_;  // written by the thread that set failed_
   // Written for every range.
   alignas(kApart) std::atomic<int64_t> next_{0};
   // Written when a thread comes or goes.

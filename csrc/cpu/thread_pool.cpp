@@ -8,11 +8,13 @@
 #include <atomic>
 #include <bit>
 #include <charconv>
+#include <cstddef>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <exception>
 #include <mutex>
+#include <new>
 #include <stdexcept>
 #include <string>
 #include <thread>
@@ -114,9 +116,7 @@ class Pool {
     loop.work(0);
     withdraw(index);
     loop.close(may_spin());
-    const auto error = loop.take_error();
     claimed_.fetch_and(~bit(index), std::memory_order_release);
-    if (error) std::rethrow_exception(error);
   }
 
  private:
@@ -251,13 +251,14 @@ class Pool {
 };
 
 // Never destroyed: workers may still be asleep in it while the process exits.
-std::atomic<Pool*>& current_pool() {
-  static std::atomic<Pool*> pool = [] {
-    // The child of a fork has none of the workers; it leaves the old pool alone and starts afresh.
-    pthread_atfork(nullptr, nullptr, [] { current_pool().store(new Pool); });
-    return new Pool;
+Pool& pool() {
+  alignas(Pool) static std::byte memory[sizeof(Pool)];
+  static Pool* const made = [] {
+    // The child of a fork has none of the workers, and no other thread: it starts afresh.
+    pthread_atfork(nullptr, nullptr, [] { new (memory) Pool; });
+    return new (memory) Pool;
   }();
-  return pool;
+  return *made;
 }
 
 }  // namespace
@@ -276,7 +277,7 @@ int64_t guided_range(int64_t rest, int threads, int64_t grain) {
   return std::min(rest, std::max(grain, rest / (2 * threads)));
 }
 
-void parallel_for(int64_t n, int64_t grain, LoopBody body, int most_threads) {
+void parallel_for(int64_t n, int64_t grain, LoopBody body, int most_threads) noexcept {
   if (n <= 0) return;
   const DefaultFloatEnvironment environment;
   grain = std::max<int64_t>(1, grain);
@@ -286,7 +287,7 @@ void parallel_for(int64_t n, int64_t grain, LoopBody body, int most_threads) {
     return;
   }
   const InsideLoop inside;
-  current_pool().load()->run(n, grain, static_cast<int>(threads), body);
+  pool().run(n, grain, static_cast<int>(threads), body);
 }
 
 }  // namespace ltx2rt::cpu

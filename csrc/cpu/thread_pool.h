@@ -43,15 +43,15 @@ class LoopBody {
 
 // Calls body(begin, end) over disjoint ranges that cover [0, n), on the pool and on the calling thread, and returns
 // when all are done. Ranges hold at least `grain` items (the last may hold fewer). What a body writes must not depend
-// on how [0, n) was cut: results have the same bits for every thread count. The first exception thrown by a body is
-// rethrown here; nothing else is thrown. On every thread bodies run in the default floating-point mode
-// (float_environment.h), whatever mode the caller or whoever started a worker was in.
+// on how [0, n) was cut: results have the same bits for every thread count. A body must not throw: an
+// exception ends the process, so whatever can fail comes before the loop. On every thread bodies run in the default
+// floating-point mode (float_environment.h), whatever mode the caller or whoever started a worker was in.
 //
 // Several threads may call at the same time: workers help the oldest loop, range by range, and every caller works in its
 // own. Nested calls run on the calling thread alone. After fork() the child starts workers of its own.
 //
 // A body that takes (begin, end, worker) gets a number with 0 <= worker < threads, which no other body of the same loop
 // has at the same time: the index of its slot in scratch that the caller took for `threads` threads.
-void parallel_for(int64_t n, int64_t grain, LoopBody body, int threads = num_threads());
+void parallel_for(int64_t n, int64_t grain, LoopBody body, int threads = num_threads()) noexcept;
 
 }  // namespace ltx2rt::cpu

@@ -12,8 +12,9 @@ from ltx2rt.kernels.selection import ext, use_reference
 _FLOAT = 4
 # Instruction sets that multiply pairs of bfloat16, so that kernels keep such values in half the memory.
 _PAIRS = ("avx512bf16", "neonbf16")
-# quantized_linear.cpp: rows of x prepared at a time.
+# quantized_linear.cpp: rows of x prepared at a time, of all threads and at least of each.
 _PREPARED_BYTES = 24 << 20
+_THREAD_PREPARED_BYTES = 3 << 20
 _DEPTH_BLOCK = 256
 _LEAST_ROWS = 16
 # rope_attention.cpp: packed keys and values, and the states of waiting queries.
@@ -46,7 +47,7 @@ def _has_pairs(itemsize: int) -> bool:
 def linear_bytes(rows: int, depth: int, itemsize: int = _FLOAT) -> int:
     """Of `quantized_linear` for ``rows`` rows of x and K = ``depth``; two bytes of an item of x mean bfloat16."""
     row = -(-depth // _DEPTH_BLOCK) * _DEPTH_BLOCK * (2 if _has_pairs(itemsize) else _FLOAT)
-    most = max(_LEAST_ROWS, _PREPARED_BYTES // row)
+    most = max(_LEAST_ROWS, max(_PREPARED_BYTES, _threads() * _THREAD_PREPARED_BYTES) // row)
     # In even parts.
     at_a_time = -(-rows // -(-rows // most))
     return at_a_time * row + _threads() * _THREAD_BYTES

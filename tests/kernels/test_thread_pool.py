@@ -40,15 +40,6 @@ def test_nested_loops_run_in_place(threads):
     assert _ext.count_visits(50, 1, inner=7) == [7] * 50
 
 
-@pytest.mark.parametrize("count", [1, 2, 4])
-def test_an_exception_reaches_the_caller_and_the_pool_lives_on(threads, count):
-    threads(count)
-    for _ in range(20):
-        with pytest.raises(RuntimeError, match="item 93 failed"):
-            _ext.count_visits(100, 1, fail_at=93)
-    assert _ext.count_visits(100, 1) == [1] * 100
-
-
 def test_several_threads_take_part(threads):
     threads(3)
     assert max(_ext.count_threads(24) for _ in range(5)) > 1
