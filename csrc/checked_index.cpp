@@ -54,7 +54,8 @@ mx::array checked_index(const mx::array& index, const mx::array& table, const st
   // The values are looked at by the CPU, wherever they are used.
   if (stream.device != mx::Device::cpu) stream = mx::default_stream(mx::Device::cpu);
   return mx::array(index.shape(), index.dtype(), std::make_shared<CheckedIndex>(stream, subject, object, 0),
-                   {known ? index : mx::contiguous(index, false, stream), table});
+                   {known ? index : mx::contiguous(mx::stop_gradient(index, stream), false, stream),
+                    mx::stop_gradient(table, stream)});
 }
 
 void CheckedIndex::eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) {
@@ -71,18 +72,6 @@ void CheckedIndex::eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx
 
 void CheckedIndex::eval_gpu(const std::vector<mx::array>&, std::vector<mx::array>&) {
   throw std::logic_error("[CheckedIndex] runs on the CPU.");
-}
-
-std::vector<mx::array> CheckedIndex::jvp(const std::vector<mx::array>& primals, const std::vector<mx::array>&,
-                                         const std::vector<int>&) {
-  return {mx::zeros_like(primals[0], stream())};
-}
-
-std::vector<mx::array> CheckedIndex::vjp(const std::vector<mx::array>& primals, const std::vector<mx::array>&,
-                                         const std::vector<int>& argnums, const std::vector<mx::array>&) {
-  std::vector<mx::array> zeros;
-  for (const int i : argnums) zeros.push_back(mx::zeros_like(primals[i], stream()));
-  return zeros;
 }
 
 std::pair<std::vector<mx::array>, std::vector<int>> CheckedIndex::vmap(const std::vector<mx::array>& inputs,

@@ -22,7 +22,7 @@ namespace mx = mlx::core;
 mx::array checked_index(const mx::array& index, const mx::array& table, const std::string& subject,
                         const std::string& object, mx::Stream stream);
 
-// Inputs: the index and its table, of which only the shape is read.
+// Inputs: the index and its table, of which only the shape is read; no derivatives flow through either.
 class CheckedIndex : public mx::Primitive {
  public:
   // rows_axis: the axis of the table along which its rows lie.
@@ -32,10 +32,6 @@ class CheckedIndex : public mx::Primitive {
   void eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override;
   void eval_gpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override;
 
-  std::vector<mx::array> jvp(const std::vector<mx::array>& primals, const std::vector<mx::array>& tangents,
-                             const std::vector<int>& argnums) override;
-  std::vector<mx::array> vjp(const std::vector<mx::array>& primals, const std::vector<mx::array>& cotangents,
-                             const std::vector<int>& argnums, const std::vector<mx::array>& outputs) override;
   std::pair<std::vector<mx::array>, std::vector<int>> vmap(const std::vector<mx::array>& inputs,
                                                            const std::vector<int>& axes) override;
   const char* name() const override { return "ltx2rt::CheckedIndex"; }
