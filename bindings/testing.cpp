@@ -80,8 +80,8 @@ int count_threads(int64_t n) {
   return static_cast<int>(seen.size());
 }
 
-// How often each worker number was seen in a loop of n slow items, `threads` of them; -1 where a number was out of bounds
-// or two bodies had it at the same time.
+// Items that each of `threads` worker numbers got in a loop of n slow items; all -1 if a number was out of bounds or two
+// bodies had it at the same time.
 std::vector<int> count_workers(int64_t n, int threads) {
   std::vector<std::atomic<int>> running(threads), seen(threads);
   std::atomic<bool> wrong{false};

@@ -91,11 +91,12 @@ std::optional<int> group_cores(const std::string& folder, bool version_2) {
   return static_cast<int>(std::min<int64_t>((*quota - 1) / *period + 1, std::numeric_limits<int>::max()));
 }
 
-// The group `path` of a hierarchy as a path below the mount's point. A path outside of the part that is mounted (that of
-// the host, say, seen in a container without a namespace for groups) is that part's top: the container's own group.
+// The group `path` of a hierarchy as a path below the mount's point. A path outside of the part that is mounted (that
+// of the host, say, seen in a container without a namespace for groups) is that part's top: the container's own group.
 std::string below_mount(const std::string& path, const Mount& mount) {
   const std::string root = mount.root == "/" ? "" : mount.root;
-  const bool inside = path.compare(0, root.size(), root) == 0 && (path.size() == root.size() || path[root.size()] == '/');
+  const bool begins = path.compare(0, root.size(), root) == 0;
+  const bool inside = begins && (path.size() == root.size() || path[root.size()] == '/');
   std::string below = inside ? path.substr(root.size()) : "";
   while (!below.empty() && below.back() == '/') below.pop_back();
   return below;
@@ -107,7 +108,7 @@ std::vector<int> allowed_cores() {
   std::vector<int> cores;
 #ifdef __linux__
   // The kernel refuses masks smaller than its own.
-  for (int most = CPU_SETSIZE; most <= 64 * CPU_SETSIZE && cores.empty(); most *= 2) {
+  for (int most = CPU_SETSIZE; most <= kMostCores && cores.empty(); most *= 2) {
     std::vector<cpu_set_t> mask(most / CPU_SETSIZE);
     const size_t bytes = mask.size() * sizeof(cpu_set_t);
     if (sched_getaffinity(0, bytes, mask.data()) != 0) continue;

@@ -6,12 +6,15 @@
 
 namespace ltx2rt::cpu {
 
+// More than any core's number that is looked at.
+inline constexpr int kMostCores = 1 << 16;
+
 // Cores that the scheduler may run this process on (its affinity mask, which a cpuset narrows too), in ascending order.
 // Empty where the system has no such mask.
 std::vector<int> allowed_cores();
 
-// Cores' worth of CPU time, rounded up, that the control groups of this process grant it: the least quota / period of its
-// own group and of all groups above it, as far as they are visible. Reads version 2 (cpu.max) and version 1
+// Cores' worth of CPU time, rounded up, that the control groups of this process grant it: the least quota / period of
+// its own group and of all groups above it, as far as they are visible. Reads version 2 (cpu.max) and version 1
 // (cpu.cfs_quota_us, cpu.cfs_period_us) hierarchies, whichever are mounted. No value: no limit. A group whose files are
 // missing, say "max" or -1, or hold anything but two positive numbers, sets none.
 //

@@ -11,8 +11,8 @@ namespace ltx2rt::cpu {
 // What different threads write lies this far apart: a cache line of Apple's cores, two of others, which fetch in pairs.
 inline constexpr size_t kApart = 128;
 
-// Spins until done() or for 50 microseconds, long enough to bridge the gap between two ops of one graph, short enough not
-// to be felt as load. Returns done().
+// Spins until done() or for 50 microseconds, long enough to bridge the gap between two ops of one graph, short enough
+// not to be felt as load. Returns done().
 template <typename Done>
 bool spin(const Done& done) {
   const auto until = std::chrono::steady_clock::now() + std::chrono::microseconds(50);

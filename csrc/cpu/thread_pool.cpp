@@ -34,8 +34,8 @@ namespace {
 constexpr int kMostThreads = 1024;
 // Loops that workers can see at one time. More callers than that find room when one of these ends.
 constexpr int kLoops = 16;
-// Workers that one thread wakes. They wake others in their turn: after k steps 3^k - 1 are awake, and a loop that is over
-// by then has woken few.
+// Workers that one thread wakes when it opens or joins a loop. They wake others in their turn, so that many are awake
+// soon, and a loop that is over by then has woken few.
 constexpr int kWakes = 2;
 
 thread_local bool inside_loop = false;
@@ -84,16 +84,15 @@ std::atomic<int>& thread_count() {
 }
 
 // Keeps the calling worker on one core. The first worker gets the second core, since the first is likely to be that of
-// the caller, which is not ours to pin. A core that was taken from the process since it started is refused by the system,
-// and the worker then stays free.
+// the caller, which is not ours to pin. A core that was taken from the process since it started is refused by the
+// system, and the worker then stays free.
 void pin_worker([[maybe_unused]] int worker) {
 #ifdef __linux__
   const auto& cores = machine().cores;
   const int core = cores[(worker + 1) % cores.size()];
-  std::vector<cpu_set_t> mask(core / CPU_SETSIZE + 1);
-  const size_t bytes = mask.size() * sizeof(cpu_set_t);
-  CPU_SET_S(core, bytes, mask.data());
-  sched_setaffinity(0, bytes, mask.data());
+  cpu_set_t mask[kMostCores / CPU_SETSIZE] = {};
+  CPU_SET_S(core, sizeof mask, mask);
+  sched_setaffinity(0, sizeof mask, mask);
 #endif
 }
 

@@ -47,8 +47,8 @@ class LoopBody {
 // exception ends the process, so whatever can fail comes before the loop. On every thread bodies run in the default
 // floating-point mode (float_environment.h), whatever mode the caller or whoever started a worker was in.
 //
-// Several threads may call at the same time: workers help the oldest loop, range by range, and every caller works in its
-// own. Nested calls run on the calling thread alone. After fork() the child starts workers of its own.
+// Several threads may call at the same time: workers help the oldest loop, range by range, and every caller works in
+// its own. Nested calls run on the calling thread alone. After fork() the child starts workers of its own.
 //
 // A body that takes (begin, end, worker) gets a number with 0 <= worker < threads, which no other body of the same loop
 // has at the same time: the index of its slot in scratch that the caller took for `threads` threads.
