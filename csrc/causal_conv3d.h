@@ -71,8 +71,8 @@ cpu::ConvActivation parse_conv_activation(const std::optional<std::string>& name
 // (csrc/cpu/conv_winograd_kernel.h), whose transformed inputs and weights are what is rounded. The bits of a frame
 // depend neither on the number of frames nor on tiles or threads. Indices are 64-bit.
 // Memory besides inputs and output: causal_conv3d_scratch_bytes. Packed weights, at most 16 MB or one panel of output
-// channels, transformed inputs, at most 12 MB, and for each thread the inputs of a tile, at most 2 MB unless few outputs
-// need more.
+// channels, transformed inputs, at most 12 MB or, with more than 8 threads, 1.5 MB for each, and for each thread the inputs
+// of a tile, at most 2 MB unless few outputs need more.
 mx::array causal_conv3d(const mx::array& x, const mx::array& weight, const CausalConv3dExtras& extras,
                         const CausalConv3dOptions& options, const OpContext& context);
 

@@ -13,6 +13,7 @@ namespace {
 
 constexpr int64_t kPanelWords = 4 << 20;  // packed weights at one time, if a panel is not larger
 constexpr int64_t kSlabWords = 3 << 20;   // transformed inputs, if one row of four cells does not need more
+constexpr int64_t kThreadSlabWords = 384 << 10;  // of every thread, if that is more: tasks enough between two barriers
 constexpr int64_t kLineFloats = 64 << 10; // of a line of inputs that a thread transforms, likewise
 constexpr int64_t kGroupWords = 192;      // of the sum: their part of a panel leaves room in the first-level cache
 constexpr int64_t kTaskCells = 48;        // whose sums, 8 KiB each, leave room in the second-level cache
@@ -91,13 +92,14 @@ void WinogradSchedule::choose_slab() {
   const auto slab_words = [this](int64_t frames, int64_t rows, int64_t columns) {  // more than an integer may hold
     return double(input_frames(frames)) * double(kPoints * rows * columns) * double(plan_.pitch);
   };
+  const auto most = double(std::max(kSlabWords, threads_ * kThreadSlabWords));
   double least = std::numeric_limits<double>::infinity();
   for (int64_t columns : candidates(cells_[2])) {
     if ((2 * columns + 2) * args_.channels > kLineFloats && columns > 4) continue;
     for (int64_t rows : candidates(cells_[1])) {
       for (int64_t frames : candidates(cells_[0])) {
         const bool smallest = frames == 1 && rows == 1 && columns <= 4;
-        if (slab_words(frames, rows, columns) > double(kSlabWords) && !smallest) continue;
+        if (slab_words(frames, rows, columns) > most && !smallest) continue;
         double cost = double(input_frames(frames)) / double(frames);
         cost *= double(rows + 1) / double(rows) * (double(columns + 1) / double(columns));
         if (cost >= least) continue;

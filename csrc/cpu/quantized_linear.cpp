@@ -2,7 +2,6 @@
 #include "csrc/quantized_linear.h"
 
 #include <algorithm>
-#include <atomic>
 
 #include "csrc/cpu/dispatch.h"
 #include "csrc/cpu/rows.h"
@@ -17,8 +16,12 @@ using cpu::kDepthBlock;
 // sums (130 KiB) and its panel stay in the second-level cache, the panel even in the first.
 constexpr int64_t kBlockRows = 528;
 constexpr int64_t kBlockColumns = 64;
-// Prepared rows of x held at a time.
+// A block of fewer rows spends 4 % of its time and more on the expansion of weights.
+constexpr int64_t kLeastBlockRows = 132;
+constexpr int64_t kItemsPerThread = 4;
+// Prepared rows of x held at a time, or of every thread, if that is more: with many threads a chunk is more items.
 constexpr int64_t kRowBytes = 24 << 20;
+constexpr int64_t kThreadRowBytes = 3 << 20;
 
 int64_t blocks(int64_t n, int64_t size) { return (n + size - 1) / size; }
 // The size of the fewest parts of n that hold at most `most` each, rounded up to whole groups.
@@ -37,12 +40,22 @@ struct Cut {
   Cut(int64_t count, int64_t width, int threads) {
     const auto& kernels = cpu::linear_kernels();
     block_rows = even_part(count, kBlockRows, kernels.tile_rows);
-    row_blocks = blocks(count, block_rows);
     block_columns = kBlockColumns;
-    while (block_columns > kernels.panel_columns && row_blocks * blocks(width, block_columns) < 4 * threads) {
-      block_columns /= 2;
+    const auto enough = [&] {
+      row_blocks = blocks(count, block_rows);
+      items = row_blocks * blocks(width, block_columns);
+      return items >= kItemsPerThread * threads;
+    };
+    // Rows first: an item reads (rows + columns) values for rows * columns products, and the columns are fewer.
+    while (!enough()) {
+      if (block_rows >= 2 * kLeastBlockRows) {
+        block_rows = even_part(count, block_rows / 2, kernels.tile_rows);
+      } else if (block_columns > kernels.panel_columns) {
+        block_columns /= 2;
+      } else {
+        break;
+      }
     }
-    items = row_blocks * blocks(width, block_columns);
     workers = static_cast<int>(std::min<int64_t>(threads, items));
     sum_bytes = std::min(count, block_rows) * block_columns * static_cast<int64_t>(sizeof(float));
   }
@@ -60,7 +73,8 @@ struct Plan {
     const int64_t words = kDepthBlock / loops_for(format, x_type).values_per_word, group = kernels.tile_rows;
     constexpr int64_t kFloat = sizeof(float);
     const int64_t padded_depth = blocks(depth, kDepthBlock) * words;
-    const int64_t most = std::max<int64_t>(1, kRowBytes / kFloat / padded_depth / group) * group;
+    const int64_t bytes = std::max(kRowBytes, threads * kThreadRowBytes);
+    const int64_t most = std::max<int64_t>(1, bytes / kFloat / padded_depth / group) * group;
     chunk = even_part(rows, most, group);
     const int64_t first = std::min(rows, chunk), last = rows - (rows - 1) / chunk * chunk;
     const Cut first_cut(first, width, threads), last_cut(last, width, threads);
@@ -201,12 +215,10 @@ void Product::run(const Plan& plan, const cpu::Scratch& scratch) const {
     const int64_t count = std::min(plan.chunk, rows - first);
     prepare_rows(first, count, prepared, plan, scratch);
     const Cut cut(count, width, plan.threads);
-    // Each thread takes one item after the other, those of the same columns in turn.
-    std::atomic<int64_t> next{0};
-    const auto body = [&](int64_t, int64_t, int worker) {
+    const auto body = [&](int64_t begin, int64_t end, int worker) {
       const int64_t work = plan.work + worker * plan.work_bytes;
       auto *panel = scratch.at<float>(work), *sums = scratch.at<float>(work + plan.panel_bytes);
-      for (int64_t item; (item = next.fetch_add(1, std::memory_order_relaxed)) < cut.items;) {
+      for (int64_t item = begin; item < end; ++item) {  // those of the same columns in turn
         const int64_t m0 = item % cut.row_blocks * cut.block_rows;
         const int64_t n0 = item / cut.row_blocks * cut.block_columns;
         const int64_t m = std::min(cut.block_rows, count - m0);
@@ -215,7 +227,7 @@ void Product::run(const Plan& plan, const cpu::Scratch& scratch) const {
         finish(first + m0, m, n0, columns, sums, cut.block_columns);
       }
     };
-    cpu::parallel_for(cut.workers, 1, body, cut.workers);
+    cpu::parallel_for(cut.items, 1, body, cut.workers);
   }
 }
 

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ltx2rt import _ext
 from ltx2rt.kernels import causal_conv3d, conv2d
 
 DTYPES = [mx.float32, mx.float16, mx.bfloat16]
@@ -315,6 +316,28 @@ def test_same_bits_for_any_number_of_threads_and_close_without_simd():
     assert in_new_process(LTX2RT_NUM_THREADS="2")[0] == one[0]
     assert in_new_process(LTX2RT_NUM_THREADS="3")[0] == one[0]
     assert in_new_process(LTX2RT_ISA="portable")[1] == pytest.approx(one[1], rel=1e-4)
+
+
+def test_many_threads_transform_more_at_a_time_and_keep_the_bits():
+    """What is transformed between two waits grows with the threads from 9 on; results do not change."""
+    mib, sizes = [], {"stride": (1, 1, 1), "dilation": (1, 1, 1), "activation": None}
+    x, weight = normal((1, 10, 82, 82, 128), 0, mx.bfloat16), normal((16, 3, 3, 3, 128), 1, mx.bfloat16)
+    results, before = [], _ext.num_threads()
+    try:
+        for threads in (2, 8, 64):
+            _ext.set_num_threads(threads)
+            results.append(causal_conv3d(x, weight))
+            mx.eval(results[-1])
+            taken = _ext.causal_conv3d_scratch_bytes(
+                (1, 130, 82, 82, 128), weight.shape, dtype=x.dtype, weight_dtype=x.dtype, threads=threads, **sizes
+            )
+            mib.append(taken / 2**20)
+    finally:
+        _ext.set_num_threads(before)
+    assert mx.array_equal(results[0], results[1]).item()
+    assert mx.array_equal(results[0], results[2]).item()
+    assert mib[0] < mib[1] < 20
+    assert 60 < mib[2] < 130
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
