@@ -17,40 +17,43 @@ cpu::Activation parse_activation(const std::string& activation) {
   return cpu::Activation::none;
 }
 
-// Checks mode and dtypes of the weight and gives its format.
-cpu::WeightFormat check_format(const LinearWeight& weight) {
-  const auto& mode = weight.mode;
-  const auto& values = weight.values;
+// The format of a weight of these values.
+cpu::WeightFormat weight_format(const std::string& mode, mx::Dtype values, int bits) {
   if (mode == "dense") {
-    require_float(values, kOp, "weight.values");
-    require(!weight.scale && !weight.zero, kOp, "weight.scale and weight.zero must be None in mode \"dense\".");
-    if (values.dtype() == mx::float32) return cpu::WeightFormat::f32;
-    return values.dtype() == mx::float16 ? cpu::WeightFormat::f16 : cpu::WeightFormat::bf16;
+    require(is_kernel_float(values), kOp, "weight.values must be float32, float16 or bfloat16 but is ", values, ".");
+    if (values == mx::float32) return cpu::WeightFormat::f32;
+    return values == mx::float16 ? cpu::WeightFormat::f16 : cpu::WeightFormat::bf16;
   }
   if (mode == "e4m3") {
-    require(values.dtype() == mx::uint8, kOp, "weight.values must be uint8 in mode \"e4m3\" but is ", values.dtype(),
-            ".");
-    require(weight.scale.has_value(), kOp, "weight.scale is needed in mode \"e4m3\".");
-    require(weight.scale->dtype() == mx::float32 && weight.scale->size() == 1, kOp,
-            "weight.scale must be one float32 in mode \"e4m3\" but is ", weight.scale->dtype(), " of shape ",
-            weight.scale->shape(), ".");
-    require(!weight.zero, kOp, "weight.zero must be None in mode \"e4m3\".");
+    require(values == mx::uint8, kOp, "weight.values must be uint8 in mode \"e4m3\" but is ", values, ".");
     return cpu::WeightFormat::e4m3;
   }
   require(mode == "affine", kOp, "weight.mode must be \"dense\", \"e4m3\" or \"affine\" but is \"", mode, "\".");
-  require(values.dtype() == mx::uint32, kOp, "weight.values must be uint32 in mode \"affine\" but is ",
-          values.dtype(), ".");
-  require(weight.bits == 4 || weight.bits == 8, kOp, "weight.bits must be 4 or 8 but is ", weight.bits, ".");
-  require(weight.group_size == 32 || weight.group_size == 64 || weight.group_size == 128, kOp,
-          "weight.group_size must be 32, 64 or 128 but is ", weight.group_size, ".");
-  for (const auto& [name, part] :
-       {std::pair{"weight.scale", &weight.scale}, std::pair{"weight.zero", &weight.zero}}) {
-    require(part->has_value(), kOp, name, " is needed in mode \"affine\".");
-    require_float(**part, kOp, name);
+  require(values == mx::uint32, kOp, "weight.values must be uint32 in mode \"affine\" but is ", values, ".");
+  require(bits == 4 || bits == 8, kOp, "weight.bits must be 4 or 8 but is ", bits, ".");
+  return bits == 8 ? cpu::WeightFormat::int8 : cpu::WeightFormat::int4;
+}
+
+// Checks the parts of a weight beside its values, except for their shapes.
+void check_parts(const LinearWeight& weight) {
+  const auto& [mode, values, scale, zero, group_size, bits] = weight;
+  if (mode == "dense") {
+    require(!scale && !zero, kOp, "weight.scale and weight.zero must be None in mode \"dense\".");
+  } else if (mode == "e4m3") {
+    require(scale.has_value(), kOp, "weight.scale is needed in mode \"e4m3\".");
+    require(scale->dtype() == mx::float32, kOp, "weight.scale must be one float32 in mode \"e4m3\" but is ",
+            scale->dtype(), ".");
+    require(!zero, kOp, "weight.zero must be None in mode \"e4m3\".");
+  } else {
+    require(group_size == 32 || group_size == 64 || group_size == 128, kOp,
+            "weight.group_size must be 32, 64 or 128 but is ", group_size, ".");
+    for (const auto& [name, part] : {std::pair{"weight.scale", &scale}, std::pair{"weight.zero", &zero}}) {
+      require(part->has_value(), kOp, name, " is needed in mode \"affine\".");
+      require_float(**part, kOp, name);
+    }
+    require(scale->dtype() == zero->dtype(), kOp, "weight.scale and weight.zero must have the same dtype but are ",
+            scale->dtype(), " and ", zero->dtype(), ".");
   }
-  require(weight.scale->dtype() == weight.zero->dtype(), kOp, "weight.scale and weight.zero must have the same dtype ",
-          "but are ", weight.scale->dtype(), " and ", weight.zero->dtype(), ".");
-  return weight.bits == 8 ? cpu::WeightFormat::int8 : cpu::WeightFormat::int4;
 }
 
 // Inputs of the op, null where absent.
@@ -83,7 +86,8 @@ mx::Shape check_shapes(const Operands& o, cpu::WeightFormat format, int group_si
     require_shape(*o.scale, groups, kOp, "weight.scale");
     require_shape(*o.zero, groups, kOp, "weight.zero");
   } else if (o.scale) {
-    require(o.scale->size() == 1, kOp, "weight.scale must be one float32 but has shape ", o.scale->shape(), ".");
+    require(o.scale->size() == 1, kOp, "weight.scale must be one float32 in mode \"e4m3\" but has shape ",
+            o.scale->shape(), ".");
   }
   auto shape = o.x->shape();
   shape.back() = width;
@@ -107,7 +111,8 @@ mx::array quantized_linear(const mx::array& x, const LinearWeight& weight, const
                            const std::optional<mx::array>& gate, const std::optional<mx::array>& gate_index,
                            const OpContext& context) {
   require_float(x, kOp, "x");
-  const auto format = check_format(weight);
+  const auto format = weight_format(weight.mode, weight.values.dtype(), weight.bits);
+  check_parts(weight);
   if (bias) require_float(*bias, kOp, "bias");
   if (residual) {
     require(residual->dtype() == x.dtype(), kOp, "residual must have x's dtype ", x.dtype(), " but is ",

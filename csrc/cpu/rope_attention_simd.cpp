@@ -276,7 +276,7 @@ void transform(const AttentionArgs& args, const Projection& x, int64_t batch, in
     with_type(x.rows.type, x.rows.data, [&](auto* data) {
       for (int64_t i = 0; i < here; ++i, words += word_stride) {
         const int64_t token = first + done + i, from = start + token * x.rows.token_stride;
-        const float *cos = rotated ? angles + i * size : nullptr, *sin = cos + half;
+        const float *cos = rotated ? angles + i * size : nullptr, *sin = rotated ? cos + half : nullptr;
         float factor = scale;
         if (x.norm != nullptr && !own_norm) factor *= x.inverse_rms[batch * x.tokens + token];
         if (in_place && !(rotated && args.interleaved)) {

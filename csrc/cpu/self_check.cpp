@@ -127,8 +127,11 @@ struct Weights {
       std::memcpy(bytes_.data(), values.data(), values.size() * 2);
     } else if (format == WeightFormat::f16) {  // magnitudes below 2
       for (int64_t i = 0; i < columns * depth; ++i) bytes_[2 * i + 1] &= 0xbf;
-    } else if (format == WeightFormat::e4m3) {  // one NaN, the others finite
-      for (int64_t i = 0; i < columns * depth; ++i) bytes_[i] &= i == depth + 3 ? 0xff : 0xf7;
+    } else if (format == WeightFormat::e4m3) {  // all codes, but of those for NaN only one, once
+      for (int64_t i = 0; i < columns * depth; ++i) {
+        const auto code = static_cast<uint8_t>(i);
+        bytes_[i] = (code & 0x7f) == 0x7f ? bytes_[i] & 0xf7 : code;
+      }
       bytes_[depth + 3] |= 0x7f;
     }
     // Affine weights of few bits, which bfloat16 holds.
