@@ -27,7 +27,6 @@ from ltx2rt.graph.pipelines.defaults import GenerationDefaults, defaults_for, hi
 from ltx2rt.graph.pipelines.plan import Plan, Rates, plan
 from ltx2rt.graph.stages.events import Event
 from ltx2rt.graph.stages.model_files import ModelFiles
-from ltx2rt.graph.stages.request import Request
 from ltx2rt.graph.stages.run import Run
 from ltx2rt.graph.stages.text.enhancement import enhance_prompt
 from ltx2rt.memory.ledger import Ledger

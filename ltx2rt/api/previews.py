@@ -16,7 +16,6 @@ from ltx2rt.graph.models.video_vae.statistics import statistics_specs
 from ltx2rt.graph.models.video_vae.tiling import Tiling
 from ltx2rt.graph.stages.events import Evaluated, Event, StageStarted, StepDone
 from ltx2rt.graph.stages.model_files import ModelFiles
-from ltx2rt.graph.stages.request import Request
 from ltx2rt.weights.checkpoint import Checkpoint
 
 Array = np.ndarray[Any, np.dtype[Any]]

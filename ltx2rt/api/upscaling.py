@@ -21,7 +21,6 @@ from ltx2rt.graph.stages.decode.stage import finish
 from ltx2rt.graph.stages.encode.stage import encode_pixels
 from ltx2rt.graph.stages.events import Event
 from ltx2rt.graph.stages.model_files import ModelFiles
-from ltx2rt.graph.stages.request import Request
 from ltx2rt.graph.stages.run import Run
 from ltx2rt.media.video_reader import probe_video
 

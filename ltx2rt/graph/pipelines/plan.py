@@ -1,4 +1,4 @@
-"""The plan of a request: what every stage would take, found by running the pipeline without computing anything."""
+"""The plan of a run: what every stage would take, found by running the pipeline without computing anything."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ltx2rt.graph.pipelines import PIPELINES
+from ltx2rt.graph.pipelines.pipeline import PipelineEntry
+from ltx2rt.graph.stages.inputs import GenerationInputs
 from ltx2rt.graph.stages.model_files import ModelFiles
-from ltx2rt.graph.stages.request import Request
 from ltx2rt.graph.stages.run import Run
 from ltx2rt.memory.ledger import Ledger
 from ltx2rt.memory.need import Need
@@ -60,7 +60,7 @@ class StagePlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a request would take.
+    """What a run would take.
 
     Attributes:
         stages: in the order they run.
@@ -85,15 +85,15 @@ class Plan:
         return {"stages": [stage.as_dict() for stage in self.stages], "peak_bytes": self.peak_bytes}
 
 
-def plan(pipeline: str, files: ModelFiles, request: Request, ledger: Ledger, rates: Rates) -> Plan:
-    """Plan a request; nothing is loaded.
+def plan(entry: PipelineEntry, files: ModelFiles, inputs: GenerationInputs, ledger: Ledger, rates: Rates) -> Plan:
+    """Plan a run; nothing is loaded.
 
     Raises:
         MemoryBudgetError: a stage does not fit the budget, however it is run.
-        UsageError, CheckpointError: the request or a file cannot work.
+        UsageError, CheckpointError: the inputs or a file cannot work.
     """
-    run = Run(files, request, ledger=ledger, planning=True)
-    PIPELINES[pipeline].generate(run)
+    run = Run(files, inputs, ledger=ledger, planning=True)
+    entry.generate(run)
     return planned(ledger, ledger.needs, rates)
 
 

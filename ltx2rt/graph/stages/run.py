@@ -1,4 +1,4 @@
-"""One run of a pipeline: its files, request, noise, stages and observer."""
+"""One run of a pipeline: its files, inputs, noise, stages and observer."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from ltx2rt.graph.diffusion.latent_state import LatentState, add_noise
 from ltx2rt.graph.diffusion.noise import NoiseSource, RecordedNoise, StandardizedNoise, TorchCpuNoise
 from ltx2rt.graph.diffusion.res_2s import STEP_NOISE_SEED, SUBSTEP_NOISE_SEED
 from ltx2rt.graph.stages.events import Event, Noised, Observer, StageFinished, StageStarted
+from ltx2rt.graph.stages.inputs import GenerationInputs
 from ltx2rt.graph.stages.journal import Arrays, Journal
 from ltx2rt.graph.stages.model_files import ModelFiles
-from ltx2rt.graph.stages.request import Request
 from ltx2rt.memory.ledger import Ledger
 from ltx2rt.memory.need import Need
 from ltx2rt.memory.stage import Stage, StageRunner
@@ -55,7 +55,7 @@ class Run:
 
     Args:
         files: opened weight files.
-        request: what to make.
+        inputs: decided settings and opened media.
         observer: told about every event; raising `Cancelled` from it stops the run.
         noise: source of the random draws, in the order of the official code; default: torch's CPU generator.
         journal: where results are kept and looked up, for runs that survive an interruption.
@@ -68,7 +68,7 @@ class Run:
     def __init__(
         self,
         files: ModelFiles,
-        request: Request,
+        inputs: GenerationInputs,
         observer: Observer | None = None,
         noise: NoiseSource | None = None,
         sde_noise: Callable[[], tuple[NoiseSource, NoiseSource]] | None = None,
@@ -77,11 +77,11 @@ class Run:
         planning: bool = False,
     ) -> None:
         self.files = files
-        self.request = request
+        self.inputs = inputs
         self.ledger = Ledger() if ledger is None else ledger
         self.planning = planning
         self.stages = StageRunner(self.ledger)
-        self.noise: NoiseSource = TorchCpuNoise(request.seed) if noise is None else noise
+        self.noise: NoiseSource = TorchCpuNoise(inputs.settings.seed or 0) if noise is None else noise
         self.sde_noise = fixed_sde_noise if sde_noise is None else sde_noise
         self.journal = journal
         self._observer = observer

@@ -40,7 +40,7 @@ def resample_latent(run: Run, name: str, upscaler_file: Checkpoint, latent: Floa
 
 
 def _resample(run: Run, name: str, upscaler_file: Checkpoint, latent: Float32Array) -> Float32Array:
-    checkpoint, dtype = run.files.checkpoint, run.request.dtype
+    checkpoint, dtype = run.files.checkpoint, run.inputs.dtype
     config = upscaler.LatentUpscalerConfig.from_dict(upscaler_file.section("upscaler"))
     grid = (latent.shape[1], latent.shape[2], latent.shape[3])
     need = run.ledger.choose(upscaler_options(checkpoint, upscaler_file, config, name, grid, dtype))
@@ -80,10 +80,11 @@ def decode_video(run: Run, latent: Float32Array) -> Iterator[Array]:
 
     The stage begins with the first chunk and lasts as long as the iteration.
     """
-    checkpoint, request = run.files.checkpoint, run.request
+    checkpoint, inputs = run.files.checkpoint, run.inputs
     config = VideoVaeConfig.from_dict(checkpoint.section("video_vae"))
     grid = (latent.shape[1], latent.shape[2], latent.shape[3])
-    need = run.ledger.choose(video_decoder_options(checkpoint, config, grid, request.tiling, request.dtype))
+    tiling = None if inputs.settings.tiling == "none" else inputs.settings.tiling
+    need = run.ledger.choose(video_decoder_options(checkpoint, config, grid, tiling, inputs.dtype))
     return iter(()) if run.planning else _decoded(run, config, need, latent)
 
 
@@ -91,8 +92,8 @@ def _decoded(run: Run, config: VideoVaeConfig, need: Need, latent: Float32Array)
     tiling, push = need.settings["tiling"], need.settings["push"]
     with run.stage(need) as stage:
         arrays = stage.hold(run.files.checkpoint.load("video_vae", decoder_specs(config) + statistics_specs()))
-        decoder = VideoDecoder(config, Params(arrays), run.request.dtype)
-        values = mx.array(latent).astype(run.request.dtype)
+        decoder = VideoDecoder(config, Params(arrays), run.inputs.dtype)
+        values = mx.array(latent).astype(run.inputs.dtype)
         run.emit(VideoDecodeStarted(values))
         if push is None:
             yield from decoder.decode_frames(values, tiling, noise=run.noise.normal)
@@ -112,19 +113,19 @@ def finish(
 
     What the request asks for beyond its pipeline happens here: upscalers on the final latent, and no decoding.
     """
-    request, frame_rate = run.request, run.request.frame_rate
-    if video is not None and request.upscale_spatial:
+    inputs, frame_rate = run.inputs, run.inputs.frame_rate
+    if video is not None and inputs.settings.upscale_spatial:
         video = resample_latent(run, "final spatial upscaler", _given(run.files.spatial_upscaler, "spatial"), video)
-    if video is not None and request.upscale_temporal:
+    if video is not None and inputs.settings.upscale_temporal:
         video = resample_latent(run, "final temporal upscaler", _given(run.files.temporal_upscaler, "temporal"), video)
         frame_rate *= 2
-    if audio is not None and request.decode:
+    if audio is not None and not inputs.settings.latents_only:
         tokens = audio
         decoded = run.remember("sound", lambda: dict(zip(("waveform", "rate"), _sound(run, tokens), strict=True)))
         waveform, sample_rate = np.array(decoded["waveform"]), int(np.array(decoded["rate"]))
     vae = None if video is None else VideoVaeConfig.from_dict(run.files.checkpoint.section("video_vae"))
     return GeneratedClip(
-        frames=decode_video(run, video) if video is not None and request.decode else None,
+        frames=decode_video(run, video) if video is not None and not inputs.settings.latents_only else None,
         audio=waveform,
         sample_rate=sample_rate,
         frame_rate=frame_rate,

@@ -13,7 +13,7 @@ from ltx2rt.graph.diffusion.precision import Float32Array
 from ltx2rt.graph.diffusion.predictions import denoised_from_velocity
 from ltx2rt.graph.models.transformer.modality import Modality, Perturbation
 from ltx2rt.graph.models.transformer.model import Transformer
-from ltx2rt.graph.stages.request import PromptContext
+from ltx2rt.graph.stages.inputs import PromptContext
 
 
 class TransformerPasses:

@@ -23,7 +23,7 @@ from ltx2rt.graph.models.transformer.model import Transformer, TransformerConfig
 from ltx2rt.graph.stages.denoise.needs import DenoiseTask, block_specs, denoise_options, resident_specs
 from ltx2rt.graph.stages.denoise.passes import TransformerPasses
 from ltx2rt.graph.stages.events import Evaluated, StageRestored, StepDone
-from ltx2rt.graph.stages.request import PromptContext, Request
+from ltx2rt.graph.stages.inputs import GenerationInputs, PromptContext
 from ltx2rt.graph.stages.run import Run
 from ltx2rt.memory.need import Need
 from ltx2rt.memory.stage import Stage
@@ -62,17 +62,17 @@ class Sampling:
 
 
 def guided_sampling(
-    request: Request,
+    inputs: GenerationInputs,
     loras: tuple[tuple[LoraFile, float], ...],
     video_guider: GuiderParams = NO_GUIDANCE,
     audio_guider: GuiderParams = NO_GUIDANCE,
 ) -> Sampling:
     """First-order sampling of a dev checkpoint over the steps that the request asks for."""
     return Sampling(
-        ltx2_sigmas(request.num_inference_steps),
+        ltx2_sigmas(inputs.steps),
         loras,
-        "gradient_estimation" if request.gradient_gamma else "euler",
-        request.gradient_gamma,
+        "gradient_estimation" if inputs.settings.ge_gamma else "euler",
+        inputs.settings.ge_gamma,
         video_guider,
         audio_guider,
     )
@@ -173,9 +173,9 @@ def _task(
         evaluations=evaluations,
         video_guider=sampling.video_guider,
         audio_guider=sampling.audio_guider,
-        max_batch_size=run.request.max_batch_size,
+        max_batch_size=run.inputs.settings.max_batch_size,
         loras=sampling.loras,
-        dtype=run.request.dtype,
+        dtype=run.inputs.dtype,
     )
 
 

@@ -34,7 +34,7 @@ def encode_pixels(run: Run, name: str, clips: list[Array]) -> list[Float32Array]
     """
     if not clips:
         return []
-    checkpoint, dtype = run.files.checkpoint, run.request.dtype
+    checkpoint, dtype = run.files.checkpoint, run.inputs.dtype
     config = VideoVaeConfig.from_dict(checkpoint.section("video_vae"))
     grids = [(clip.shape[0], clip.shape[1], clip.shape[2]) for clip in clips]
     need = run.ledger.choose(video_encoder_options(checkpoint, config, name, grids, dtype))
@@ -78,8 +78,8 @@ def encode_images(run: Run, name: str, height: int, width: int) -> list[Float32A
     """Latents of the request's images at this size."""
     if run.planning:
         blank = np.broadcast_to(np.float32(0), (1, height, width, 3))
-        return encode_pixels(run, name, [blank for _ in run.request.images])
-    return encode_pixels(run, name, [image.pixels(height, width)[None] for image in run.request.images])
+        return encode_pixels(run, name, [blank for _ in run.inputs.media.images])
+    return encode_pixels(run, name, [image.pixels(height, width)[None] for image in run.inputs.media.images])
 
 
 def encode_sound(run: Run, sound: SoundInput, frames: int) -> Float32Array:

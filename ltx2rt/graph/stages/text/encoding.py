@@ -12,7 +12,7 @@ import numpy as np
 from ltx2rt.errors import CheckpointError
 from ltx2rt.graph.models.text.connector import Connector
 from ltx2rt.graph.models.text.feature_extractor import FeatureExtractor, TextFeatures
-from ltx2rt.graph.stages.request import PromptContext
+from ltx2rt.graph.stages.inputs import PromptContext
 from ltx2rt.weights.config import parse_version
 
 # From this model version on, a checkpoint must name its text encoder.

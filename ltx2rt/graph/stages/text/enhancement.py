@@ -69,10 +69,10 @@ def _write(run: Run, prompt: str, options: SamplingOptions, has_image: bool) -> 
     conversation = ChatTemplate.from_directory(folder).render(messages_for(prompt, has_image=has_image))
     stops = [tokenizer.token_id(token) for token in (END_OF_TURN, "<eos>")]
     ids = tokenizer.encode_turns(conversation)
-    need = run.ledger.choose(enhancement_options(encoder, config, len(ids), options.max_new_tokens, run.request.dtype))
+    need = run.ledger.choose(enhancement_options(encoder, config, len(ids), options.max_new_tokens, run.inputs.dtype))
     with run.stage(need) as stage:
         arrays = stage.hold(encoder.load("text_encoder", gemma3.param_specs(config)))
-        model = gemma3.Gemma3(config, Params(arrays), run.request.dtype)
+        model = gemma3.Gemma3(config, Params(arrays), run.inputs.dtype)
         tokens = generate_tokens(model, ids, [stop for stop in stops if stop is not None], options)
         answer = tokenizer.decode(list(tokens))
     return cleaned(answer) or prompt

@@ -12,7 +12,7 @@ from ltx2rt.errors import UsageError
 from ltx2rt.graph.models.layers.params import Params
 from ltx2rt.graph.models.text import connector, feature_extractor, gemma3
 from ltx2rt.graph.models.transformer.model import TransformerConfig
-from ltx2rt.graph.stages.request import PromptContext
+from ltx2rt.graph.stages.inputs import PromptContext
 from ltx2rt.graph.stages.run import Run
 from ltx2rt.graph.stages.text.encoding import check_pairing, connect
 from ltx2rt.graph.stages.text.needs import (
@@ -32,15 +32,15 @@ _ASSUMED_TOKENS = 256
 
 def positive_context(run: Run) -> PromptContext:
     """Context of the prompt, from the request or from the text encoder."""
-    return run.request.context or encode_prompts(run, [run.request.prompt])[0]
+    return run.inputs.context or encode_prompts(run, [run.inputs.prompt])[0]
 
 
 def guided_contexts(run: Run) -> tuple[PromptContext, PromptContext | None]:
     """Contexts of the prompt and the negative prompt, from the request or from the text encoder."""
-    request = run.request
-    if request.context is not None:
-        return request.context, request.negative_context
-    positive, negative = encode_prompts(run, [request.prompt, request.negative_prompt])
+    inputs = run.inputs
+    if inputs.context is not None:
+        return inputs.context, inputs.negative_context
+    positive, negative = encode_prompts(run, [inputs.prompt, inputs.settings.negative_prompt or ""])
     return positive, negative
 
 
@@ -64,7 +64,7 @@ def encode_prompts(run: Run, prompts: Sequence[str]) -> list[PromptContext]:
 
 
 def _encode(run: Run, prompts: Sequence[str]) -> list[PromptContext]:
-    checkpoint, encoder, dtype = run.files.checkpoint, run.files.text_encoder, run.request.dtype
+    checkpoint, encoder, dtype = run.files.checkpoint, run.files.text_encoder, run.inputs.dtype
     tokenizer = run.files.tokenizer
     if encoder is None or (tokenizer is None and not run.planning):
         raise UsageError("the text encoder is missing; give the Gemma folder or a text embedding.")

@@ -12,7 +12,7 @@ from ltx2rt.errors import UsageError
 from ltx2rt.graph.diffusion.guidance import GuiderParams
 from ltx2rt.graph.models.text.token_sampling import SamplingOptions
 from ltx2rt.graph.stages.model_files import ModelFiles
-from ltx2rt.graph.stages.request import Request
+from ltx2rt.graph.stages.inputs import GenerationInputs
 from ltx2rt.graph.stages.run import Run
 from ltx2rt.graph.stages.text.enhancement import cleaned, enhance_prompt, messages_for
 from ltx2rt.graph.stages.text.enhancement_instructions import IMAGE_TO_VIDEO, TEXT_TO_VIDEO
