@@ -51,9 +51,8 @@ def key_value_bytes(config: Gemma3Config, tokens: int, new_tokens: int, itemsize
     """Keys and values of all layers at the end, and of one layer while the last token is added."""
     width = config.num_key_value_heads * config.head_dim
     longest = tokens + new_tokens
-    kept = [
-        longest if is_global else min(longest, config.sliding_window + tokens) for is_global in config.global_layers
-    ]
+    window = min(longest, config.sliding_window + tokens)
+    kept = [longest if is_global else window for is_global in config.global_layers]
     return 2 * (sum(kept) + max(kept)) * width * itemsize
 
 
