@@ -45,6 +45,10 @@ class Ledger:
         self.needs: list[Need] = []
         self.carried = 0
 
+    def unused(self) -> Ledger:
+        """Accounts like these before any stage, for planning what these will be used for."""
+        return Ledger(self.budget, self.base)
+
     def peak(self, need: Need) -> int:
         """Predicted peak of the process while the stage runs."""
         return (need.process or self.base) + need.total
