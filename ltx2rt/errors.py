@@ -33,5 +33,12 @@ class MemoryBudgetError(Ltx2rtError):
         self.needed_bytes = needed_bytes
 
 
+class OutOfMemory(MemoryBudgetError):
+    """The system refused memory while a stage ran, though its plan fitted: the same command may work another time.
+
+    Everything that the stage held has been given back when this is raised.
+    """
+
+
 class Cancelled(Ltx2rtError):
     """The caller asked a running pipeline to stop."""

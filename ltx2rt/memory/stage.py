@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 
 import mlx.core as mx
 
-from ltx2rt.errors import Ltx2rtError, MemoryBudgetError
+from ltx2rt.errors import Ltx2rtError, OutOfMemory
 from ltx2rt.memory.allocator import give_back, settle
 from ltx2rt.memory.ledger import Ledger
 from ltx2rt.memory.limits import format_bytes, tightest_limit
@@ -136,7 +136,8 @@ class StageRunner:
         """Enter a stage; on leaving, also by an exception, it is emptied and the report is written.
 
         Raises:
-            MemoryBudgetError: the stage is not admitted, or the system refused it memory.
+            MemoryBudgetError: the stage is not admitted.
+            OutOfMemory: the system refused it memory while it ran.
         """
         settle()
         if self.ledger is not None and need is not None:
@@ -172,7 +173,7 @@ class StageRunner:
             )
         if refusal is not None:
             # Raised here, after the stage is empty.
-            raise MemoryBudgetError(_out_of_memory(name, need, refusal)) from None
+            raise OutOfMemory(_out_of_memory(name, need, refusal)) from None
 
 
 def is_refusal(error: BaseException) -> bool:
