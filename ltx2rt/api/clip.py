@@ -28,6 +28,36 @@ Array = np.ndarray[Any, np.dtype[Any]]
 AAC_RATES = (7350, 8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 64000, 88200, 96000, 48000)
 
 
+class _Frames(Iterator[Array]):
+    """The chunks of a clip, once: asking for them again is an error and not an empty clip."""
+
+    def __init__(self, chunks: Iterator[Array]) -> None:
+        self._chunks = chunks
+        self.begun = False
+        self._ended = False
+
+    def require_untouched(self) -> None:
+        """Raise UsageError when a chunk has been read."""
+        if self.begun:
+            raise UsageError(
+                "the frames of this clip have been read already, by saving or by a loop, and can be read once; "
+                "keep them, or generate the clip again."
+            )
+
+    def __iter__(self) -> _Frames:
+        if self._ended:
+            self.require_untouched()
+        return self
+
+    def __next__(self) -> Array:
+        self.begun = True
+        try:
+            return next(self._chunks)
+        except BaseException:
+            self._ended = True
+            raise
+
+
 class Clip:
     """A generated clip: the sound is ready, the frames are decoded while they are read, once.
 
@@ -45,7 +75,7 @@ class Clip:
     def __init__(
         self, clip: GeneratedClip, run: Run, resolved: Settings, record: Record, state: RunState | None = None
     ) -> None:
-        self._frames = clip.frames
+        self._frames = None if clip.frames is None else _Frames(clip.frames)
         self._run = run
         self._state = state
         self.resolved = resolved
@@ -64,7 +94,7 @@ class Clip:
         """Chunks of float32 (f, H, W, 3) in [0, 1], in order. They can be read once.
 
         Raises:
-            UsageError: the clip has no frames.
+            UsageError: the clip has no frames; iterating over them again when they have been read.
         """
         if self._frames is None:
             raise UsageError("this clip has no frames: it is sound alone, or was made with skip_vae.")
@@ -99,11 +129,14 @@ class Clip:
             changes: single options.
 
         Raises:
-            UsageError: the options do not fit the clip.
-            MediaError: a file cannot be written.
+            UsageError: the options do not fit the clip, or its frames have been read already, as saving does.
+            MediaError: a file cannot be written (`OutOfSpace`: the disk is full).
+            NotFiniteError: the decoder gave values that are not numbers.
         """
         path, options = Path(path), replace(options or OutputOptions(), **changes)
         options.check()
+        if self._frames is not None and path.suffix.lower() != ".wav":
+            self._frames.require_untouched()
         try:
             self._save(path, options)
         except BaseException:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,12 @@ import mlx.core as mx
 
 from ltx2rt import embedded
 from ltx2rt.api.pipeline import Pipeline, PipelineFiles
+from ltx2rt.api.settings import EDITING
 from ltx2rt.errors import UsageError
 from ltx2rt.graph.pipelines import PIPELINES
 from ltx2rt.graph.stages.model_files import ModelFiles
+
+log = logging.getLogger(__name__)
 
 PathLike = str | Path
 
@@ -56,7 +60,8 @@ def load(
         loras: files with strengths, -2 to 2.
         distilled_lora: the LoRA of the second stage of dev pipelines, with a strength (default 1).
         dtype: of activations: ``bfloat16``, ``float16`` or ``float32``.
-        model_variant: ``distilled`` or ``dev``; None: as the checkpoint's file name says, else distilled.
+        model_variant: ``distilled`` or ``dev``; None: as the checkpoint's file name says, else distilled, with a
+            warning where it matters: nothing inside of a file tells.
 
     Raises:
         UsageError: unknown pipeline, dtype or variant, or files that do not go together.
@@ -89,7 +94,15 @@ def load(
         refinement_paths,
         paths["temporal_upscaler"],
     )
-    variant = model_variant or files.checkpoint.variant or "distilled"
+    variant = model_variant or files.checkpoint.variant
+    if variant is None:
+        variant = "distilled"
+        if checkpoint is not None and (name == AUTOMATIC or name in EDITING):
+            log.warning(
+                "the file name of %s says neither dev nor distilled: it is taken as distilled, with fixed steps and no "
+                "guidance; --model-variant dev (model_variant in Python) says otherwise",
+                checkpoint,
+            )
     if name == AUTOMATIC:
         name = "one-stage" if variant == "dev" else "distilled"
     given: dict[str, Any] = {"pipeline": name}

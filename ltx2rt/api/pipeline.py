@@ -133,7 +133,10 @@ class Pipeline:
             UsageError: a setting cannot work.
             CheckpointError: a weight file lacks something.
             MediaError: an input cannot be read.
-            MemoryBudgetError: a stage does not fit; before anything is loaded, unless the system refuses memory later.
+            StateError: ``resume`` of a state that is damaged.
+            MemoryBudgetError: a stage does not fit; before anything is loaded. `OutOfMemory`: the system refuses memory
+                later.
+            NotFiniteError: a model computed values that are not finite numbers.
         """
         resolved, request, record = self._prepare({"prompt": prompt, **settings}, self._files)
         entry = PIPELINES[self.name]
@@ -147,7 +150,7 @@ class Pipeline:
         if state_folder is not None:
             state = RunState.begin(Path(state_folder), record, resume=resume)
         if on_preview is not None:
-            observer = PreviewObserver(self._files, request, entry.two_stage, on_preview, observer)
+            observer = PreviewObserver(self._files, request, on_preview, observer)
         run = Run(self._files, request, observer, journal=None if state is None else state.journal(), ledger=accounts)
         try:
             run.request, record = self._enhanced(run, resolved, record)

@@ -172,6 +172,7 @@ def read_record(path: Path) -> tuple[Record, dict[str, Any]]:
         )
     sections = ("files", "settings", "weights", "inputs", "environment")
     damaged = [name for name in sections if not isinstance(content.get(name), dict)]
+    damaged += [name for name in ("result", "output") if not isinstance(content.get(name, {}), dict)]
     if damaged:
         raise UsageError(f"{path} lacks {', '.join(damaged)}; the sidecar file is damaged.")
     record = Record(**{name: content[name] for name in sections}, result=content.get("result", {}))

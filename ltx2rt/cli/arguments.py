@@ -81,9 +81,22 @@ def spelling() -> dict[str, str]:
     return {flag.name: flag.names[0] for flag in FLAGS if flag.target == "settings"}
 
 
-def _add_prompt(settings: dict[str, Any], arguments: argparse.Namespace) -> None:
+def given_prompt(arguments: argparse.Namespace) -> str | None:
+    """The prompt, with or without an option's name.
+
+    Raises:
+        UsageError: both are given, and differ.
+    """
+    values = {} if arguments.prompt is None else {"prompt": arguments.prompt}
     if arguments.positional_prompt is not None:
-        _set(settings, "prompt", arguments.positional_prompt, "the prompt without an option's name", "--prompt")
+        _set(values, "prompt", arguments.positional_prompt, "the prompt without an option's name", "--prompt")
+    return values.get("prompt")
+
+
+def _add_prompt(settings: dict[str, Any], arguments: argparse.Namespace) -> None:
+    prompt = given_prompt(arguments)
+    if prompt is not None:
+        settings["prompt"] = prompt
     given = [name for name in ("prompt", "embedding", "no_gemma") if settings.get(name) is not None]
     if not given:
         raise UsageError("--prompt is missing; say what to generate, or give a text embedding with --embedding.")

@@ -19,7 +19,7 @@ from ltx2rt.cli.flag import add_flags
 from ltx2rt.cli.flags import FLAGS
 from ltx2rt.cli.plan_text import plan_text
 from ltx2rt.cli.progress import Progress
-from ltx2rt.errors import Cancelled, MediaError, UsageError
+from ltx2rt.errors import Cancelled, MediaError, OutOfMemory, OutOfSpace, StateError, UsageError, write_failure
 from ltx2rt.media.output_file import OutputFile
 from ltx2rt.media.stills import write_png
 from ltx2rt.media.video_writer import CONTAINERS
@@ -69,10 +69,7 @@ def run_generate(arguments: argparse.Namespace) -> int:
         print(plan_text(found, assumed))
         return 0
     state = None if arguments.no_state else state_folder(output)
-    if state is not None and saved_record(state) is not None and not arguments.resume:
-        progress.message(f"starting over: an interrupted run of {output} is dropped; --resume would continue it")
-    if arguments.resume and (state is None or saved_record(state) is None):
-        progress.message(f"nothing to resume for {output}: starting at the beginning")
+    _tell_of_state(progress, state, output, resume=bool(arguments.resume))
     try:
         clip = pipeline(
             **command.settings,
@@ -85,7 +82,7 @@ def run_generate(arguments: argparse.Namespace) -> int:
             memory=arguments.memory,
         )
         clip.save(output, command.output)
-    except (KeyboardInterrupt, Cancelled):
+    except (KeyboardInterrupt, Cancelled, OutOfSpace, OutOfMemory):
         if state is not None and state.exists():
             progress.message(f"{output} is not written; the same command with --resume continues")
         raise
@@ -96,6 +93,21 @@ def run_generate(arguments: argparse.Namespace) -> int:
         write_report(arguments.report, clip)
     print(output if clip.is_decoded else command.output.save_latents)
     return 0
+
+
+def _tell_of_state(progress: Progress, state: Path | None, output: Path, *, resume: bool) -> None:
+    """What becomes of an interrupted run of the output, unless it is simply continued."""
+    try:
+        left = state is not None and saved_record(state) is not None
+    except StateError:
+        if resume:
+            raise
+        progress.message(f"starting over: an interrupted run of {output} is dropped; its state was damaged")
+        return
+    if resume and not left:
+        progress.message(f"nothing to resume for {output}: starting at the beginning")
+    if left and not resume:
+        progress.message(f"starting over: an interrupted run of {output} is dropped; --resume would continue it")
 
 
 def _merge_other_sources(arguments: argparse.Namespace) -> Record | None:
@@ -166,7 +178,7 @@ def check_output_folder(path: Path) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise MediaError(f"cannot write to the output folder {folder}: {error.strerror}.") from error
+        raise write_failure(path, error) from error
 
 
 def _preview_writer(path: Path) -> Any:
