@@ -1,9 +1,11 @@
 // Hooks into the machine layer (threads, instruction set) for tests and benchmarks.
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/variant.h>
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
+#include <memory>
 #include <mutex>
 #include <set>
 #include <stdexcept>
@@ -17,12 +19,33 @@
 #include "csrc/cpu/isa_choice.h"
 #include "csrc/cpu/self_check.h"
 #include "csrc/cpu/thread_pool.h"
+#include "mlx/primitives.h"
+#include "mlx/utils.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
 
 namespace ltx2rt {
 namespace {
+
+namespace mx = mlx::core;
+
+// An op whose evaluation fails, as one does that is refused memory.
+class FailingKernel : public mx::Primitive {
+ public:
+  using mx::Primitive::Primitive;
+  void eval_cpu(const std::vector<mx::array>&, std::vector<mx::array>&) override { fail(); }
+  void eval_gpu(const std::vector<mx::array>&, std::vector<mx::array>&) override { fail(); }
+  const char* name() const override { return "ltx2rt::FailingKernel"; }
+  std::vector<mx::Shape> output_shapes(const std::vector<mx::array>& inputs) override { return {inputs[0].shape()}; }
+
+ private:
+  [[noreturn]] static void fail() { throw std::runtime_error("[failing_kernel] fails whenever it is evaluated."); }
+};
+
+mx::array failing_kernel(const mx::array& x, const mx::StreamOrDevice& stream) {
+  return mx::array(x.shape(), x.dtype(), std::make_shared<FailingKernel>(mx::to_stream(stream)), {x});
+}
 
 // How often each of n items was visited by a loop, in which item `fail_at` throws; inner > 0 nests a second loop.
 std::vector<int> count_visits(int64_t n, int64_t grain, int64_t inner, int64_t fail_at) {
@@ -164,6 +187,8 @@ void bind_testing(nb::module_& m) {
   m.def("choose_isa", &choose_isa, "asked"_a, "usable"_a, "faulty"_a, "proven"_a,
         "The set chosen, and the warning, on a machine that has `usable`, of which `faulty` compute wrongly and `proven` "
         "are not checked.");
+  m.def("failing_kernel", &failing_kernel, "x"_a, nb::kw_only(), "stream"_a = nb::none(),
+        "A lazy array like x whose evaluation raises RuntimeError: for tests of what becomes of errors.");
   m.def("count_visits", &count_visits, "n"_a, "grain"_a, "inner"_a = 0, "fail_at"_a = -1,
         nb::call_guard<nb::gil_scoped_release>(), "Visits per item of a parallel loop.");
   m.def("count_threads", &count_threads, "n"_a, nb::call_guard<nb::gil_scoped_release>(),

@@ -80,18 +80,18 @@ std::atomic<int>& thread_count() {
 struct Loop {
   int64_t n;
   int64_t range;
-  const std::function<void(int64_t, int64_t)>& body;
+  LoopBody body;
   std::atomic<int64_t> next{0};
   std::atomic<bool> failed{false};
   std::exception_ptr error;  // written by the thread that set `failed`
 
-  void run() {
+  void run(int worker) {
     inside_loop = true;
     for (;;) {
       const int64_t begin = next.fetch_add(range, std::memory_order_relaxed);
       if (begin >= n || failed.load(std::memory_order_relaxed)) break;
       try {
-        body(begin, std::min(n, begin + range));
+        body(begin, std::min(n, begin + range), worker);
       } catch (...) {
         if (!failed.exchange(true)) error = std::current_exception();
       }
@@ -117,7 +117,7 @@ class Pool {
       epoch_.fetch_add(1, std::memory_order_release);
     }
     wake_.notify_all();
-    loop.run();
+    loop.run(0);
     {
       const std::lock_guard<std::mutex> lock(mutex_);
       loop_ = nullptr;  // whoever has not entered by now stays out
@@ -144,7 +144,7 @@ class Pool {
         loop = loop_;
         inside_.fetch_add(1, std::memory_order_relaxed);
       }
-      loop->run();
+      loop->run(id + 1);
       const std::lock_guard<std::mutex> lock(mutex_);
       if (inside_.fetch_sub(1, std::memory_order_release) == 1) finished_.notify_one();
     }
@@ -183,18 +183,18 @@ void set_num_threads(int count) {
   thread_count().store(count, std::memory_order_relaxed);
 }
 
-void parallel_for(int64_t n, int64_t grain, const std::function<void(int64_t begin, int64_t end)>& body) {
+void parallel_for(int64_t n, int64_t grain, LoopBody body, int most_threads) {
   if (n <= 0) return;
   grain = std::max<int64_t>(1, grain);
-  const int64_t threads = std::min<int64_t>(num_threads(), (n + grain - 1) / grain);
-  if (threads == 1 || inside_loop) {
-    body(0, n);
+  const int64_t threads = std::min<int64_t>(most_threads, (n + grain - 1) / grain);
+  if (threads <= 1 || inside_loop) {
+    body(0, n, 0);
     return;
   }
   const int64_t ranges = threads * kRangesPerThread;
   Loop loop{.n = n, .range = std::max(grain, (n + ranges - 1) / ranges), .body = body, .error = nullptr};
   if (!current_pool().load()->try_run(loop, static_cast<int>(threads))) {
-    body(0, n);
+    body(0, n, 0);
     return;
   }
   if (loop.error) std::rethrow_exception(loop.error);

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
@@ -19,6 +20,8 @@ from ltx2rt.graph.settings.setting import plain_values, stored_values
 from ltx2rt.graph.settings.weight_files import WeightFiles
 from ltx2rt.graph.stages.model_files import ModelFiles
 from ltx2rt.spelling import spelled
+
+log = logging.getLogger(__name__)
 
 FilePath = str | PathLike[str]
 Lora = FilePath | tuple[FilePath, float]
@@ -60,7 +63,8 @@ def load(
         loras: files, with strengths of -2 to 2.
         distilled_lora: the LoRA of the second stage of dev pipelines, with a strength (default 1).
         dtype: of activations: ``bfloat16``, ``float16`` or ``float32``.
-        model_variant: ``distilled`` or ``dev``; None: as the checkpoint's file name says, else distilled.
+        model_variant: ``distilled`` or ``dev``; None: as the checkpoint's file name says, else distilled, with a
+            warning where it matters: nothing inside of a file tells.
 
     Raises:
         UsageError: unknown pipeline, dtype or variant, or files that do not go together.
@@ -84,14 +88,23 @@ def open_pipeline(pipeline: str, given: WeightFiles) -> Pipeline:
     name = pipeline_name(pipeline)
     is_embedded = given.checkpoint is None
     if is_embedded and (given.text_encoder is not None or given.spatial_upscaler is not None):
-        needing = spelled("text_encoder") if given.text_encoder is not None else spelled("spatial_upscaler")
-        raise UsageError(f"{needing} goes with {spelled('checkpoint', 'FILE')}, which is missing; give the model's file.")
+        needing = spelled("text_encoder" if given.text_encoder is not None else "spatial_upscaler")
+        raise UsageError(f"{needing} goes with {spelled('checkpoint', 'FILE')}, which is missing; give it, too.")
     used = _with_embedded(given, _ALWAYS_EMBEDDED) if is_embedded else given
     entry = None if name == AUTOMATIC else PIPELINES[name]
     if entry is not None and is_embedded:
         used = _with_embedded(used, entry.files)
     files = ModelFiles.open(used)
-    variant = used.model_variant or files.checkpoint.variant or "distilled"
+    variant = used.model_variant or files.checkpoint.variant
+    if variant is None:
+        variant = "distilled"
+        if not is_embedded and (entry is None or entry.variant is None):
+            log.warning(
+                "the file name of %s says neither dev nor distilled: it is taken as distilled, with fixed steps and no "
+                "guidance; %s says otherwise",
+                given.checkpoint,
+                spelled("model_variant", "dev"),
+            )
     entry = pipeline_for(name, variant)
     return Pipeline(entry, files, MLX_DTYPES[used.dtype], _origin(entry, given, used), is_embedded, variant)
 
@@ -102,7 +115,8 @@ def _with_embedded(given: WeightFiles, names: Sequence[str]) -> WeightFiles:
 
 def _origin(entry: PipelineEntry, given: WeightFiles, used: WeightFiles) -> PipelineFiles:
     """What the pipeline was loaded from: the arguments for a record, and every file."""
-    arguments = {name: value for name, value in plain_values(given).items() if value != plain_values(WeightFiles()).get(name)}
+    defaults = plain_values(WeightFiles())
+    arguments = {name: value for name, value in plain_values(given).items() if value != defaults.get(name)}
     single = (used.checkpoint, used.text_encoder, used.spatial_upscaler, used.temporal_upscaler)
     with_strength = (*used.loras, *(() if used.distilled_lora is None else (used.distilled_lora,)))
     paths: list[Path | None] = [*single, *(path for path, _ in with_strength)]

@@ -4,28 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
-
 from ltx2rt import embedded
-from ltx2rt.api.loading import DTYPES
+from ltx2rt.api.loading import MLX_DTYPES
 from ltx2rt.api.planning import ledger
 from ltx2rt.api.planning import rates as measured_rates
 from ltx2rt.api.record import Record, sidecar_path, write_record
-from ltx2rt.api.resolve import DEFAULT_NEGATIVE_PROMPT
 from ltx2rt.errors import UsageError
-from ltx2rt.graph.diffusion.guidance import GuiderParams
 from ltx2rt.graph.models.text.token_sampling import SamplingOptions
 from ltx2rt.graph.pipelines.plan import Plan, Rates, plan
+from ltx2rt.graph.settings.setting import stored_values
+from ltx2rt.graph.settings.settings import DEFAULT_NEGATIVE_PROMPT, Settings
+from ltx2rt.graph.settings.weight_files import WeightFiles
 from ltx2rt.graph.stages.events import Event
+from ltx2rt.graph.stages.inputs import GenerationInputs, PromptContext
 from ltx2rt.graph.stages.model_files import ModelFiles
-from ltx2rt.graph.stages.request import PromptContext, Request
 from ltx2rt.graph.stages.run import Run
 from ltx2rt.graph.stages.text.enhancement import enhance_prompt
 from ltx2rt.graph.stages.text.stage import encode_prompts
+from ltx2rt.spelling import spelled
 from ltx2rt.weights.embedding_file import TextEmbedding, write_embedding
 
 PathLike = str | Path
@@ -64,14 +63,14 @@ def encode(
         CheckpointError: a file is missing, damaged or of the wrong kind.
         MemoryBudgetError: a stage does not fit; before anything is loaded, unless the system refuses memory later.
     """
-    files, request, work = _prepare(
+    files, inputs, work = _prepare(
         prompt, negative_prompt, checkpoint, text_encoder, dtype, enhancement, has_image=has_image
     )
     accounts = ledger(memory)
-    plan(work, files, request, accounts.unused())
-    run = Run(files, request, observer, ledger=accounts)
+    plan(work, files, inputs, accounts.unused())
+    run = Run(files, inputs, observer, ledger=accounts)
     positive, avoided = work(run)
-    prompt, negative = run.request.prompt, run.request.negative_prompt
+    prompt, negative = run.inputs.prompt, run.inputs.settings.negative_prompt or ""
     assert files.tokenizer is not None
     assert files.text_encoder is not None
     config = files.text_encoder.section("text_encoder")
@@ -118,10 +117,10 @@ def plan_encode(
     Raises:
         UsageError, CheckpointError, MemoryBudgetError: as `encode`.
     """
-    files, request, work = _prepare(
+    files, inputs, work = _prepare(
         prompt, negative_prompt, checkpoint, text_encoder, dtype, enhancement, has_image=has_image
     )
-    return plan(work, files, request, ledger(memory), measured_rates() if rates is None else rates)
+    return plan(work, files, inputs, ledger(memory), measured_rates() if rates is None else rates)
 
 
 def _prepare(
@@ -133,41 +132,25 @@ def _prepare(
     enhancement: SamplingOptions | None,
     *,
     has_image: bool,
-) -> tuple[ModelFiles, Request, Callable[[Run], list[PromptContext]]]:
-    """The opened files, the request, and what is done with a run, planned or real."""
-    if dtype not in DTYPES:
-        raise UsageError(f"unknown dtype {dtype!r}; use one of {', '.join(DTYPES)}.")
+) -> tuple[ModelFiles, GenerationInputs, Callable[[Run], list[PromptContext]]]:
+    """The opened files, the inputs, and what is done with a run, planned or real."""
+    paths: dict[str, Any] = {"checkpoint": checkpoint, "text_encoder": text_encoder, "dtype": dtype}
+    given = WeightFiles(**stored_values(WeightFiles, paths))
     if not prompt.strip():
-        raise UsageError("the prompt is empty; say what to generate with --prompt.")
-    if checkpoint is None:
-        files = ModelFiles.open(embedded.CHECKPOINT, embedded.TEXT_ENCODER)
-    elif text_encoder is None:
-        raise UsageError("the text encoder is missing; give the Gemma folder with --gemma-root.")
-    else:
-        files = ModelFiles.open(Path(checkpoint), Path(text_encoder))
+        raise UsageError(f"the prompt is empty; say what to generate with {spelled('prompt')}.")
+    if given.checkpoint is None:
+        given = replace(given, checkpoint=embedded.CHECKPOINT, text_encoder=embedded.TEXT_ENCODER)
+    elif given.text_encoder is None:
+        raise UsageError(f"the text encoder is missing; give {spelled('text_encoder', 'FOLDER')}.")
     negative = DEFAULT_NEGATIVE_PROMPT if negative_prompt is None else negative_prompt
 
     def work(run: Run) -> list[PromptContext]:
+        settings = run.inputs.settings
         if enhancement is not None:
-            text = enhance_prompt(run, run.request.prompt, enhancement, has_image=has_image)
-            run.request = replace(run.request, prompt=text)
-        return encode_prompts(run, [run.request.prompt, run.request.negative_prompt])
+            text = enhance_prompt(run, run.inputs.prompt, enhancement, has_image=has_image)
+            settings = replace(settings, prompt=text)
+            run.inputs = replace(run.inputs, settings=settings)
+        return encode_prompts(run, [settings.prompt or "", settings.negative_prompt or ""])
 
-    return files, _text_request(prompt, negative, DTYPES[dtype]), work
-
-
-def _text_request(prompt: str, negative_prompt: str, dtype: mx.Dtype) -> Request:
-    """A request of which only the text is used."""
-    return Request(
-        prompt=prompt,
-        negative_prompt=negative_prompt,
-        seed=0,
-        height=64,
-        width=64,
-        num_frames=1,
-        frame_rate=Fraction(24),
-        num_inference_steps=1,
-        video_guider=GuiderParams(),
-        audio_guider=GuiderParams(),
-        dtype=dtype,
-    )
+    settings = Settings(prompt=prompt, negative_prompt=negative)
+    return ModelFiles.open(given), GenerationInputs.without_clip(settings, dtype=MLX_DTYPES[given.dtype]), work

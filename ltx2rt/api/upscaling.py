@@ -3,31 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from fractions import Fraction
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from ltx2rt import embedded
 from ltx2rt.api.clip import Clip
 from ltx2rt.api.latent_file import Latents, read_latents
-from ltx2rt.api.loading import DTYPES
-from ltx2rt.api.media_inputs import source_clip
+from ltx2rt.api.loading import MLX_DTYPES
 from ltx2rt.api.planning import ledger
 from ltx2rt.api.planning import rates as measured_rates
 from ltx2rt.api.record import Record
-from ltx2rt.api.settings import Settings, tiling_text
 from ltx2rt.errors import UsageError
-from ltx2rt.graph.diffusion.guidance import GuiderParams
 from ltx2rt.graph.models.video_vae.tiling import Tiling
 from ltx2rt.graph.pipelines.plan import Plan, Rates, plan
+from ltx2rt.graph.settings.setting import plain_values, stored_values
+from ltx2rt.graph.settings.settings import Settings
+from ltx2rt.graph.settings.weight_files import WeightFiles
 from ltx2rt.graph.stages.decode.stage import finish
 from ltx2rt.graph.stages.encode.stage import encode_pixels
 from ltx2rt.graph.stages.events import Event
+from ltx2rt.graph.stages.inputs import GenerationInputs
+from ltx2rt.graph.stages.media_inputs import source_clip
 from ltx2rt.graph.stages.model_files import ModelFiles
-from ltx2rt.graph.stages.request import Request
 from ltx2rt.graph.stages.run import GeneratedClip, Run
-from ltx2rt.media.video_reader import probe_video
+from ltx2rt.spelling import spelled
 
 PathLike = str | Path
 
@@ -71,11 +71,11 @@ def upscale(
     """
     task = _prepare(source, checkpoint, spatial_upscaler, temporal_upscaler, dtype, seed, tiling)
     accounts = ledger(memory)
-    plan(task.work, task.files, task.request, accounts.unused())
+    plan(task.work, task.files, task.inputs, accounts.unused())
     if on_settings is not None:
         on_settings({**task.record.files, **task.record.settings})
-    run = Run(task.files, task.request, observer, ledger=accounts)
-    return Clip(task.work(run), run, Settings(), task.record)
+    run = Run(task.files, task.inputs, observer, ledger=accounts)
+    return Clip(task.work(run), run, task.record)
 
 
 def plan_upscale(
@@ -100,22 +100,22 @@ def plan_upscale(
         UsageError, CheckpointError, MediaError, MemoryBudgetError: as `upscale`.
     """
     task = _prepare(source, checkpoint, spatial_upscaler, temporal_upscaler, dtype, seed, tiling)
-    return plan(task.work, task.files, task.request, ledger(memory), measured_rates() if rates is None else rates)
+    return plan(task.work, task.files, task.inputs, ledger(memory), measured_rates() if rates is None else rates)
 
 
 @dataclass(frozen=True)
 class _Task:
-    """A checked request to upscale.
+    """What is to be upscaled, checked.
 
     Attributes:
         files: opened weight files.
-        request: what is asked of the stages.
+        inputs: what is asked of the stages.
         record: what the clip is made from.
         work: what is done with a run, planned or real.
     """
 
     files: ModelFiles
-    request: Request
+    inputs: GenerationInputs
     record: Record
     work: Callable[[Run], GeneratedClip]
 
@@ -130,51 +130,45 @@ def _prepare(
     tiling: Tiling | Literal["auto", "none"],
 ) -> _Task:
     source = Path(source)
-    if dtype not in DTYPES:
-        raise UsageError(f"unknown dtype {dtype!r}; use one of {', '.join(DTYPES)}.")
-    if checkpoint is None and spatial_upscaler is None and temporal_upscaler is None:
-        spatial_upscaler = embedded.SPATIAL_UPSCALER
-    if spatial_upscaler is None and temporal_upscaler is None:
-        raise UsageError("nothing to upscale with; give --spatial-upsampler-path, --temporal-upsampler-path or both.")
-    model = embedded.CHECKPOINT if checkpoint is None else Path(checkpoint)
-    files = ModelFiles.open(
-        model,
-        spatial_upscaler=None if spatial_upscaler is None else Path(spatial_upscaler),
-        temporal_upscaler=None if temporal_upscaler is None else Path(temporal_upscaler),
+    paths = {
+        "checkpoint": checkpoint,
+        "spatial_upscaler": spatial_upscaler,
+        "temporal_upscaler": temporal_upscaler,
+        "dtype": dtype,
+    }
+    given = WeightFiles(**stored_values(WeightFiles, paths))
+    if given.checkpoint is None:
+        given = replace(given, checkpoint=embedded.CHECKPOINT)
+        if given.spatial_upscaler is None and given.temporal_upscaler is None:
+            given = replace(given, spatial_upscaler=embedded.SPATIAL_UPSCALER)
+    if given.spatial_upscaler is None and given.temporal_upscaler is None:
+        names = " or ".join(spelled(name) for name in ("spatial_upscaler", "temporal_upscaler"))
+        raise UsageError(f"nothing to upscale with; give {names}, or both.")
+    wanted = Settings.of(
+        {
+            "seed": seed,
+            "tiling": tiling,
+            "upscale_spatial": given.spatial_upscaler is not None,
+            "upscale_temporal": given.temporal_upscaler is not None,
+        }
     )
+    files = ModelFiles.open(given)
     saved, frames, sound = None, None, None
     if source.suffix == ".safetensors":
         saved = _matching_latents(source, files)
         frame_rate = saved.frame_rate
     else:
-        info = probe_video(source)
-        clip = source_clip(source, info)
-        frames, sound, frame_rate = clip.frames, clip.sound, info.frame_rate
-    paths = {"checkpoint": model, "spatial_upscaler": spatial_upscaler, "temporal_upscaler": temporal_upscaler}
-    given = {name: str(Path(path).absolute()) for name, path in paths.items() if path is not None}
-    settings = {
-        "source": str(source.absolute()),
-        "seed": seed,
-        "dtype": dtype,
-        "tiling": tiling_text(tiling) if isinstance(tiling, Tiling) else tiling,
-    }
-    record = Record.of({"pipeline": "upscale", **given}, settings, [Path(path) for path in given.values()], [source])
-    request = Request(
-        prompt="",
-        negative_prompt="",
-        seed=seed,
-        height=64,
-        width=64,
-        num_frames=1,
-        frame_rate=Fraction(frame_rate),
-        num_inference_steps=1,
-        video_guider=GuiderParams(),
-        audio_guider=GuiderParams(),
-        upscale_spatial=spatial_upscaler is not None,
-        upscale_temporal=temporal_upscaler is not None,
-        tiling=None if tiling == "none" else tiling,
-        dtype=DTYPES[dtype],
+        clip = source_clip(source)
+        frames, sound, frame_rate = clip.frames, clip.sound, clip.frame_rate
+    named = {name: value for name, value in plain_values(given).items() if name in paths and value}
+    dtype_and_settings = {"dtype": named.pop("dtype"), **{n: plain_values(wanted)[n] for n in ("seed", "tiling")}}
+    record = Record.of(
+        {"pipeline": "upscale", **named},
+        {"source": str(source.absolute()), **dtype_and_settings},
+        [Path(path) for path in named.values()],
+        [source],
     )
+    inputs = GenerationInputs.without_clip(wanted, frame_rate=frame_rate, dtype=MLX_DTYPES[given.dtype])
 
     def work(run: Run) -> GeneratedClip:
         if saved is not None:
@@ -184,7 +178,7 @@ def _prepare(
         waveform, rate = (None, 0) if sound is None else (sound.waveform, sound.sample_rate)
         return finish(run, latent, None, waveform=waveform, sample_rate=rate)
 
-    return _Task(files, request, record, work)
+    return _Task(files, inputs, record, work)
 
 
 def _matching_latents(path: Path, files: ModelFiles) -> Latents:

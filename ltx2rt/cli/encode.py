@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ltx2rt import api, embedded
+from ltx2rt.cli.arguments import given_prompt
 from ltx2rt.cli.flag import Flag, add_flags
 from ltx2rt.cli.flags import named
 from ltx2rt.cli.generate import check_output_folder
@@ -68,7 +69,7 @@ def add_parser(subparsers: Any) -> None:
 
 def run_encode(arguments: argparse.Namespace) -> int:
     """Exit code 0 when the file has been written."""
-    prompt = arguments.positional_prompt if arguments.prompt is None else arguments.prompt
+    prompt = given_prompt(arguments)
     if prompt is None:
         raise UsageError("--prompt is missing; say what to encode.")
     output = arguments.output_path or DEFAULT_OUTPUT
@@ -79,7 +80,7 @@ def run_encode(arguments: argparse.Namespace) -> int:
     if arguments.checkpoint_path is None:
         if arguments.gemma_root is not None:
             raise UsageError("--gemma-root goes with --checkpoint-path, which is missing; give the model's file.")
-        progress.message(embedded.notice(arguments.prompt))
+        progress.message(embedded.notice(prompt))
     given = {name: getattr(arguments, dest) for name, dest in ENHANCEMENT.items()}
     given = {name: value for name, value in given.items() if value is not None}
     if given and not arguments.enhance_prompt:

@@ -61,8 +61,7 @@ def run_upscale(arguments: argparse.Namespace) -> int:
         raise UsageError(f"the output {arguments.output_path} is the input; name another file.")
     names = [entry.name for entry in fields(OutputOptions)]
     given = {flag.name: getattr(arguments, flag.dest) for flag in FLAGS if flag.name in names}
-    options = OutputOptions(**{name: value for name, value in given.items() if value is not None})
-    options.check()
+    options = OutputOptions.of({name: value for name, value in given.items() if value is not None})
     for path in (arguments.output_path, arguments.report, *options.files()):
         if path is not None:
             check_output_folder(path)

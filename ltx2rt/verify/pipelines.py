@@ -147,7 +147,7 @@ class Comparison:
         chunks = self._run.chunks
         (started,) = self._all(VideoDecodeStarted)
         latent = np.array(started.latent.astype(mx.float32))
-        tiling = self._run.request.tiling
+        tiling = self._run.inputs.settings.tiling
         tiles = decode_plan(latent.shape[1:4], tiling) if isinstance(tiling, Tiling) else None
         inputs = [_cut(latent, tile) for tile in tiles.tiles] if tiles else [latent]
         for key, tile in zip(self._keys("vae_decode.in"), inputs, strict=False):

@@ -13,7 +13,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from ltx2rt.errors import CheckpointError, Ltx2rtError, UsageError
+from ltx2rt.errors import CheckpointError, UsageError, write_failure
 from ltx2rt.weights.safetensors import SafetensorsFile, write_safetensors
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -98,7 +98,7 @@ def write_embedding(path: str | os.PathLike[str], embedding: TextEmbedding) -> N
 
     Raises:
         UsageError: another file name extension.
-        Ltx2rtError: the file cannot be written.
+        MediaError: the file cannot be written.
     """
     path = Path(path)
     texts = {name: str(getattr(embedding, name)) for name in _TEXTS}
@@ -115,9 +115,7 @@ def write_embedding(path: str | os.PathLike[str], embedding: TextEmbedding) -> N
         else:
             raise UsageError(f"a text embedding file must end in .safetensors or .npz, got {path.name!r}.")
     except OSError as error:
-        raise Ltx2rtError(
-            f"cannot write {path}: {error.strerror or error}; check the folder, its permissions and free space."
-        ) from error
+        raise write_failure(path, error) from error
 
 
 def _write_npz(path: Path, entries: dict[str, Any]) -> None:

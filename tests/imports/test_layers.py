@@ -14,8 +14,8 @@ LAYERS = {"kernels", "types", "errors"}
 COMMON = {"graph.models.layers"} | LAYERS
 VIDEO = {"graph.models.video_vae"} | COMMON
 MODELS = {"graph.models"} | LAYERS
-RUN = {"graph.models", "graph.diffusion", "weights", "memory"} | LAYERS
-RUN_FILES = {"run", "request", "inputs", "events", "journal", "model_files", "streamed_blocks", "targets"}
+RUN = {"graph.models", "graph.diffusion", "graph.settings", "weights", "memory", "spelling"} | LAYERS
+RUN_FILES = {"advice", "run", "inputs", "events", "journal", "model_files", "streamed_blocks", "targets"}
 STAGE = {f"graph.stages.{name}" for name in RUN_FILES} | RUN
 PIPELINES = {"graph.stages"} | RUN
 API = {"graph.pipelines", "media"} | PIPELINES
@@ -30,8 +30,10 @@ BELOW = {
     "graph.models.video_vae": COMMON,
     "graph.models.audio": COMMON,
     "graph.models.upscaler": VIDEO,
-    "graph.diffusion": {"types", "errors"},
+    "graph.diffusion": {"types", "errors", "spelling"},
+    "graph.settings": {"graph.models.video_vae", "graph.models.text", "media", "spelling"} | LAYERS,
     **{f"graph.stages.{name}": STAGE for name in sorted(RUN_FILES)},
+    "graph.stages.media_inputs": STAGE | {"media"},
     "graph.stages.text": STAGE,
     "graph.stages.encode": STAGE,
     "graph.stages.denoise": STAGE,
@@ -45,6 +47,7 @@ BELOW = {
     "cli": API | {"api", "verify", "bench", "inspection", "embedded", "__version__", "_ext"},
     "types": set(),
     "errors": set(),
+    "spelling": set(),
 }
 # Packages without code of their own.
 ROOMS = {"graph", "graph.models", "graph.stages"}

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ltx2rt.graph.stages.inputs import GenerationInputs
 from ltx2rt.graph.stages.model_files import ModelFiles
-from ltx2rt.graph.stages.request import Request
 from ltx2rt.graph.stages.run import Run
 from ltx2rt.memory.ledger import Ledger
 from ltx2rt.memory.need import Need
@@ -60,7 +60,7 @@ class StagePlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a request would take.
+    """What a run would take.
 
     Attributes:
         stages: in the order they run.
@@ -86,20 +86,24 @@ class Plan:
 
 
 def plan(
-    work: Callable[[Run], object], files: ModelFiles, request: Request, ledger: Ledger, rates: Rates | None = None
+    work: Callable[[Run], object],
+    files: ModelFiles,
+    inputs: GenerationInputs,
+    ledger: Ledger,
+    rates: Rates | None = None,
 ) -> Plan:
-    """Plan a request; nothing is loaded.
+    """Plan a run; nothing is loaded.
 
     Args:
         work: what will be done with a run: a pipeline's ``generate``, and what comes before it.
-        files, request, ledger: as the run will have them. The ledger is charged with what is chosen.
+        files, inputs, ledger: as the run will have them. The ledger is charged with what is chosen.
         rates: speeds to predict seconds with; None: where only the memory matters.
 
     Raises:
         MemoryBudgetError: a stage does not fit the budget, however it is run.
-        UsageError, CheckpointError: the request or a file cannot work.
+        UsageError, CheckpointError: the inputs or a file cannot work.
     """
-    work(Run(files, request, ledger=ledger, planning=True))
+    work(Run(files, inputs, ledger=ledger, planning=True))
     return planned(ledger, ledger.needs, Rates(math.inf, math.inf) if rates is None else rates)
 
 

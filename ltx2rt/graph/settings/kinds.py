@@ -110,7 +110,7 @@ class FilePath(Kind[Path]):
     wanted, annotation = "a path", "str | os.PathLike[str]"
 
     def __init__(self, metavar: str = "FILE") -> None:
-        self.metavar = metavar
+        self.metavar: str | tuple[str, ...] | None = metavar
 
     def convert(self, value: Any) -> Path:
         if not isinstance(value, (str, os.PathLike)):
@@ -119,6 +119,18 @@ class FilePath(Kind[Path]):
 
     def plain(self, value: Path) -> Any:
         return str(value.absolute())
+
+
+class MaskFile(FilePath):
+    """A file that the command line may give a strength with, which is a setting of its own."""
+
+    words = "+"
+
+    def __init__(self) -> None:
+        self.metavar = ("MASK", "STRENGTH")
+
+    def rows(self, rows: Sequence[Row]) -> Path:
+        return path_and_number(rows[-1], None)[0]
 
 
 class FrameRate(Kind[Fraction]):

@@ -8,7 +8,7 @@ from dataclasses import Field, dataclass, field, fields
 from typing import Any
 
 from ltx2rt.errors import UsageError
-from ltx2rt.graph.settings.kinds import Kind, Switch
+from ltx2rt.graph.settings.kinds import Kind
 from ltx2rt.spelling import spelled
 
 
@@ -26,8 +26,7 @@ class Setting:
         choices: the only values.
         shown_default: what help shows where the field's default is None: "model" = decided by the pipeline and the
             checkpoint's generation.
-        in_records: whether sidecars hold it.
-        names: what is shown for its words in help.
+        turns_off: the flag stands for False, of a switch that is on.
     """
 
     kind: Kind[Any]
@@ -39,7 +38,7 @@ class Setting:
     high: float | None = None
     choices: tuple[str, ...] = ()
     shown_default: str | None = None
-    in_records: bool = True
+    turns_off: bool = False
 
     def stored(self, name: str, value: Any) -> Any:
         """A value in its stored form.
@@ -116,13 +115,8 @@ def plain_values(owner: Any) -> dict[str, Any]:
     return {
         name: said.kind.plain(getattr(owner, name))
         for name, (_, said) in settings_of(type(owner)).items()
-        if said.in_records and getattr(owner, name) is not None
+        if getattr(owner, name) is not None
     }
-
-
-def is_switch(said: Setting) -> bool:
-    """Whether the flag takes no value."""
-    return isinstance(said.kind, Switch)
 
 
 def _hint(name: str, known: Mapping[str, Any], hints: Mapping[str, str]) -> str:

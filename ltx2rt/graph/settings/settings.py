@@ -17,6 +17,7 @@ from ltx2rt.graph.settings.kinds import (
     FilePath,
     FrameRate,
     Images,
+    MaskFile,
     Number,
     Switch,
     Text,
@@ -171,7 +172,7 @@ class Settings:
     canny_high: int = setting(200, Whole(), "gradient from which an edge begins", "Conditions", low=0, **_CONTROL)
     conditioning_attention_mask: Path | None = setting(
         None,
-        FilePath("MASK"),
+        MaskFile(),
         "gray video (or picture): white attends to the references, black does not; a strength may follow",
         "Conditions",
         **_CONTROL,

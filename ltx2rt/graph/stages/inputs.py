@@ -19,6 +19,9 @@ from ltx2rt.spelling import spelled
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
+_SOME_RATE = Fraction(24)
+
+
 @dataclass(frozen=True)
 class ImageCondition:
     """An image that the clip shows at a pixel frame.
@@ -153,6 +156,13 @@ class GenerationInputs:
     audio_guider: GuiderParams = NO_GUIDANCE
     fixed_schedule: bool = False
     dtype: mx.Dtype = mx.bfloat16
+
+    @classmethod
+    def without_clip(
+        cls, settings: Settings, *, frame_rate: Fraction = _SOME_RATE, dtype: mx.Dtype = mx.bfloat16
+    ) -> GenerationInputs:
+        """Of runs that denoise nothing: the size is legal and not used."""
+        return cls(settings, height=64, width=64, num_frames=1, frame_rate=frame_rate, dtype=dtype)
 
     @property
     def prompt(self) -> str:

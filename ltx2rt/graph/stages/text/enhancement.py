@@ -16,6 +16,7 @@ from ltx2rt.graph.stages.text.enhancement_instructions import IMAGE_TO_VIDEO, TE
 from ltx2rt.graph.stages.text.models import writing_model
 from ltx2rt.graph.stages.text.needs import enhancement_options
 from ltx2rt.memory.need import Need
+from ltx2rt.spelling import spelled
 from ltx2rt.weights.chat_template import END_OF_TURN, ChatTemplate
 from ltx2rt.weights.checkpoint import Checkpoint
 from ltx2rt.weights.tokenizer import GemmaTokenizer
@@ -59,18 +60,16 @@ def enhance_prompt(run: Run, prompt: str, options: SamplingOptions, *, has_image
     options.check()
     encoder, tokenizer = run.files.text_encoder, run.files.tokenizer
     if encoder is None or (tokenizer is None and not run.planning):
-        raise UsageError("prompt enhancement needs the text encoder; give the Gemma folder with --gemma-root.")
+        raise UsageError(f"prompt enhancement needs the text encoder; give {spelled('text_encoder', 'FOLDER')}.")
     if not prompt.strip():
-        raise UsageError("there is no prompt to enhance; give one with --prompt.")
+        raise UsageError(f"there is no prompt to enhance; give one with {spelled('prompt')}.")
     config = gemma3.Gemma3Config.from_dict(encoder.section("text_encoder"))
     ids = None if tokenizer is None else _conversation_ids(encoder, tokenizer, prompt, has_image=has_image)
     written = sum(len(message["content"]) for message in messages_for(prompt, has_image=has_image))
     tokens = written // _CHARACTERS_PER_TOKEN if ids is None else len(ids)
 
     def compute() -> dict[str, mx.array]:
-        need = run.ledger.choose(
-            enhancement_options(encoder, config, tokens, options.max_new_tokens, run.request.dtype)
-        )
+        need = run.ledger.choose(enhancement_options(encoder, config, tokens, options.max_new_tokens, run.inputs.dtype))
         if run.planning:
             run.written_tokens = options.max_new_tokens
             return _text_array(prompt)
@@ -104,7 +103,7 @@ def _write(
     assert encoder is not None
     stops = [tokenizer.token_id(token) for token in (END_OF_TURN, "<eos>")]
     with run.stage(need) as stage:
-        model = writing_model(stage, encoder, config, need.settings["depth"], run.request.dtype)
+        model = writing_model(stage, encoder, config, need.settings["depth"], run.inputs.dtype)
         tokens = generate_tokens(model, ids, [stop for stop in stops if stop is not None], options)
         return cleaned(tokenizer.decode(list(tokens)))
 

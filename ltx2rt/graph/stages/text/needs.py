@@ -23,6 +23,7 @@ from ltx2rt.graph.models.text.footprint import (
 )
 from ltx2rt.graph.stages.streamed_blocks import DEPTHS, streamed_text
 from ltx2rt.memory.need import Need
+from ltx2rt.spelling import spelled
 from ltx2rt.types import ParamSpec
 from ltx2rt.weights.block_stream import slots_bytes
 from ltx2rt.weights.checkpoint import Checkpoint
@@ -67,7 +68,7 @@ def encoder_options(
         activations=footprint.activations,
         working=footprint.working,
         flops=sum(encoder_flops(config, n) for n in tokens),
-        advice="shorten the prompt, or encode it once on a larger machine and give the file with --embedding",
+        advice=f"shorten the prompt, or encode it once on a larger machine and give the file with {spelled('embedding')}",
     )
     for depth in DEPTHS:
         yield replace(
@@ -125,7 +126,7 @@ def connector_options(
         activations=largest.activations,
         working=largest.working,
         flops=prompts * sum(connector_flops(config) for config in configs),
-        advice="encode the prompt once on a larger machine and give the file with --embedding",
+        advice=f"encode the prompt once on a larger machine and give the file with {spelled('embedding')}",
     )
 
 
@@ -147,7 +148,7 @@ def enhancement_options(
         working=footprint.working,
         host=footprint.host,
         flops=encoder_flops(config, tokens) + new_tokens * (encoder_flops(config, 1) + head_flops(config)),
-        advice="leave out --enhance-prompt",
+        advice=f"leave out {spelled('enhance_prompt')}",
     )
     yield replace(
         common,

@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from fractions import Fraction
 
 import pytest
 
 from ltx2rt import embedded
 from ltx2rt.errors import UsageError
-from ltx2rt.graph.diffusion.guidance import GuiderParams
 from ltx2rt.graph.models.text.token_sampling import SamplingOptions
-from ltx2rt.graph.stages.model_files import ModelFiles
+from ltx2rt.graph.settings.settings import Settings
+from ltx2rt.graph.settings.weight_files import WeightFiles
 from ltx2rt.graph.stages.inputs import GenerationInputs
+from ltx2rt.graph.stages.model_files import ModelFiles
 from ltx2rt.graph.stages.run import Run
 from ltx2rt.graph.stages.text.enhancement import cleaned, enhance_prompt, messages_for
 from ltx2rt.graph.stages.text.enhancement_instructions import IMAGE_TO_VIDEO, TEXT_TO_VIDEO
 
-REQUEST = Request("a dog", "", 0, 64, 64, 9, Fraction(24), 1, GuiderParams(), GuiderParams())
+INPUTS = GenerationInputs.without_clip(Settings(prompt="a dog"))
 SHORT = SamplingOptions(max_new_tokens=8)
 
 
 @pytest.fixture(scope="module")
 def files() -> ModelFiles:
-    return ModelFiles.open(embedded.CHECKPOINT, embedded.TEXT_ENCODER, embedded.SPATIAL_UPSCALER)
+    return ModelFiles.open(WeightFiles(checkpoint=embedded.CHECKPOINT, text_encoder=embedded.TEXT_ENCODER))
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_labels_and_instructions_follow_the_kind_of_clip() -> None:
 
 def test_the_embedded_model_writes_the_same_text_for_the_same_seed(files: ModelFiles) -> None:
     texts = [
-        enhance_prompt(Run(files, REQUEST), "a dog", replace(SHORT, seed=seed), has_image=False) for seed in (1, 1, 2)
+        enhance_prompt(Run(files, INPUTS), "a dog", replace(SHORT, seed=seed), has_image=False) for seed in (1, 1, 2)
     ]
     assert texts[0] == texts[1] != texts[2]
     assert all(text.strip() for text in texts)
@@ -62,8 +62,8 @@ def test_the_embedded_model_writes_the_same_text_for_the_same_seed(files: ModelF
 
 def test_what_cannot_work_is_refused(files: ModelFiles) -> None:
     with pytest.raises(UsageError, match="needs the text encoder"):
-        enhance_prompt(Run(replace(files, text_encoder=None), REQUEST), "a dog", SHORT, has_image=False)
+        enhance_prompt(Run(replace(files, text_encoder=None), INPUTS), "a dog", SHORT, has_image=False)
     with pytest.raises(UsageError, match="no prompt to enhance"):
-        enhance_prompt(Run(files, REQUEST), " ", SHORT, has_image=False)
+        enhance_prompt(Run(files, INPUTS), " ", SHORT, has_image=False)
     with pytest.raises(UsageError, match="top_p"):
-        enhance_prompt(Run(files, REQUEST), "a dog", replace(SHORT, top_p=2), has_image=False)
+        enhance_prompt(Run(files, INPUTS), "a dog", replace(SHORT, top_p=2), has_image=False)
