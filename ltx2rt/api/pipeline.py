@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
+from ltx2rt.api.call_arguments import CallArguments
 from ltx2rt.api.clip import Clip
+from ltx2rt.api.diffusers_names import DIFFUSERS_NAMES
 from ltx2rt.api.planning import ledger
 from ltx2rt.api.planning import rates as measured_rates
 from ltx2rt.api.previews import Preview, PreviewObserver
@@ -25,6 +28,7 @@ from ltx2rt.graph.pipelines.defaults import GenerationDefaults, defaults_for
 from ltx2rt.graph.pipelines.open_inputs import open_inputs
 from ltx2rt.graph.pipelines.pipeline import PipelineEntry
 from ltx2rt.graph.pipelines.plan import Plan, Rates, plan
+from ltx2rt.graph.settings.setting import settings_of
 from ltx2rt.graph.settings.settings import Settings
 from ltx2rt.graph.stages.events import Event
 from ltx2rt.graph.stages.inputs import GenerationInputs
@@ -32,6 +36,9 @@ from ltx2rt.graph.stages.model_files import ModelFiles
 from ltx2rt.graph.stages.run import GeneratedClip, Run
 from ltx2rt.graph.stages.text.enhancement import enhance_prompt
 from ltx2rt.weights.checkpoint import Checkpoint
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 log = logging.getLogger(__name__)
 
@@ -109,7 +116,7 @@ class Pipeline:
         resume: bool = False,
         repeated: Record | None = None,
         memory: str | int | None = None,
-        **settings: Any,
+        **settings: Unpack[CallArguments],
     ) -> Clip:
         """Generate a clip.
 
@@ -161,7 +168,7 @@ class Pipeline:
                 state.remove_if_empty()
             raise
 
-    def record_for(self, prompt: str | None = None, **settings: Any) -> Record:
+    def record_for(self, prompt: str | None = None, **settings: Unpack[CallArguments]) -> Record:
         """What a call with these settings would be made from; checks them and runs nothing.
 
         Raises:
@@ -175,7 +182,7 @@ class Pipeline:
         *,
         memory: str | int | None = None,
         rates: Rates | None = None,
-        **settings: Any,
+        **settings: Unpack[CallArguments],
     ) -> tuple[Plan, list[str]]:
         """What a call with these settings would take; loads nothing.
 
@@ -207,7 +214,7 @@ class Pipeline:
 
     def _prepare(self, settings: Mapping[str, Any], files: ModelFiles) -> tuple[GenerationInputs, Record]:
         fixed = self.has_fixed_schedule
-        decided = decide(Settings.of(settings), self.entry, self.defaults, fixed_schedule=fixed)
+        decided = decide(Settings.of(settings, DIFFUSERS_NAMES), self.entry, self.defaults, fixed_schedule=fixed)
         inputs = open_inputs(decided, self.entry, files, fixed_schedule=fixed, dtype=self._dtype)
         topics = self.entry.topics - set(GUIDANCE_TOPICS) if fixed else self.entry.topics
         weights = list(self._origin.weights)
@@ -233,3 +240,19 @@ class Pipeline:
             | {key: value for key, value in record.files.items() if key not in shown}
             | {name: record.settings[name] for name in settings.given() if name in record.settings}
         )
+
+
+def _with_settings(method: Callable[..., Any]) -> inspect.Signature:
+    """The signature of a method with every setting spelled out, which completion and `help` show."""
+    signature = inspect.signature(method)
+    own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    settings = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=entry.default, annotation=said.kind.annotation)
+        for name, (entry, said) in settings_of(Settings).items()
+        if name not in signature.parameters
+    ]
+    return signature.replace(parameters=[*own, *settings])
+
+
+for _method in (Pipeline.__call__, Pipeline.plan, Pipeline.record_for):
+    _method.__signature__ = _with_settings(_method)  # type: ignore[union-attr]  # functions take attributes

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from PIL import Image
+
+ImageSource = str | os.PathLike[str] | Image.Image | np.ndarray[Any, np.dtype[Any]]
+VideoSource = str | os.PathLike[str] | np.ndarray[Any, np.dtype[Any]]
 
 
 @dataclass(frozen=True)
@@ -18,7 +25,7 @@ class ImageInput:
         crf: H.264 quality of the round trip it goes through first; 0 = none, None = by model generation.
     """
 
-    image: Any
+    image: ImageSource
     frame_index: int = 0
     strength: float = 1.0
     crf: int | None = None
@@ -37,7 +44,7 @@ class VideoInput:
         strength: 1 keeps it clean.
     """
 
-    video: Any
+    video: VideoSource
     strength: float = 1.0
 
     def __post_init__(self) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ltx2rt.errors import UsageError
-from ltx2rt.graph.settings.inputs import ImageInput, VideoInput
+from ltx2rt.graph.settings.inputs import ImageInput, VideoInput, VideoSource
 from ltx2rt.graph.settings.settings import Settings
 from ltx2rt.graph.stages.inputs import (
     AttentionMask,
@@ -103,28 +103,28 @@ def reference_video(video: VideoInput, settings: Settings) -> ReferenceVideo:
     """
     check_strength("reference video", video.strength)
     check_thresholds(settings.canny_low, settings.canny_high)
-    name, length = "the reference video", 0
-    if isinstance(video.video, Path):
-        info = probe_video(video.video)
-        require_frame_rate(video.video, info, settings.frame_rate)
-        name, length = str(video.video), info.num_frames
+    source = video.video
+    if isinstance(source, np.ndarray):
+        name, length = "the reference video", len(picture_bytes(source, "a reference video"))
     else:
-        length = len(picture_bytes(video.video, "a reference video"))
+        info = probe_video(source)
+        require_frame_rate(Path(source), info, settings.frame_rate)
+        name, length = str(source), info.num_frames
     if length < (settings.num_frames or 0):
         log.warning("%s has %d frames, the clip %s; the reference ends earlier", name, length, settings.num_frames)
     return ReferenceVideo(
-        frames=lambda height, width, count: scaled(control_frames(video.video, settings, height, width, count)),
+        frames=lambda height, width, count: scaled(control_frames(source, settings, height, width, count)),
         strength=video.strength,
     )
 
 
-def control_frames(video: Path | Array, settings: Settings, height: int, width: int, count: int) -> Array:
+def control_frames(video: VideoSource, settings: Settings, height: int, width: int, count: int) -> Array:
     """At most ``count`` frames (F, height, width, 3) of a control video, float32 in 0 to 255."""
     edges = partial(canny, low=settings.canny_low, high=settings.canny_high)
     given: Iterable[Array] = (
-        read_frames(video, limit=count)
-        if isinstance(video, Path)
-        else picture_bytes(video, "a reference video")[:count]
+        picture_bytes(video, "a reference video")[:count]
+        if isinstance(video, np.ndarray)
+        else read_frames(video, limit=count)
     )
     frames = (edges(frame) if settings.control_type == "canny" else frame for frame in given)
     return np.stack([resize_to_cover(frame, height, width) for frame in frames])

@@ -68,7 +68,7 @@ def encoder_options(
         activations=footprint.activations,
         working=footprint.working,
         flops=sum(encoder_flops(config, n) for n in tokens),
-        advice=f"shorten the prompt, or encode it once on a larger machine and give the file with {spelled('embedding')}",
+        advice=f"shorten the prompt, or encode it once on a larger machine and give it as {spelled('embedding')}",
     )
     for depth in DEPTHS:
         yield replace(
