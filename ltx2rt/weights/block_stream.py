@@ -13,6 +13,7 @@ import mlx.core as mx
 import numpy as np
 
 from ltx2rt.errors import CheckpointError
+from ltx2rt.kernels.host import writable_view
 from ltx2rt.kernels.uninitialized import uninitialized
 from ltx2rt.types import LinearWeight
 from ltx2rt.weights.safetensors import SafetensorsFile
@@ -107,7 +108,7 @@ def _new(dtype: str, shape: tuple[int, ...]) -> _Held:
         items: Array = np.empty(shape, DTYPES[dtype].numpy)
         return _Held(mx.zeros(0), items)
     array = uninitialized(shape, kind)
-    return _Held(array, np.array(array, copy=False))
+    return _Held(array, writable_view(array))
 
 
 class SlotTensors(TensorSource):

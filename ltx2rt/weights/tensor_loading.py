@@ -9,6 +9,7 @@ import mlx.core as mx
 import numpy as np
 
 from ltx2rt.errors import CheckpointError
+from ltx2rt.kernels.host import writable_view
 from ltx2rt.types import LinearWeight, ParamSpec
 from ltx2rt.weights.tensor_source import DTYPES, TensorInfo, TensorSource, check_dimensions, to_mlx, widen
 
@@ -68,11 +69,10 @@ def _rearranged(raw: Array, dtype: str, where: str) -> mx.array:
     """`to_mlx` of items that do not lie in order, without an ordered copy between."""
     kind = DTYPES[dtype].mlx
     if kind is None or raw.size == 0:
-        return to_mlx(np.ascontiguousarray(raw), dtype, where)
+        return to_mlx(raw.copy(), dtype, where)
     check_dimensions(raw.shape, where)
     array = mx.zeros(raw.shape, dtype=kind)
-    mx.eval(array)
-    np.copyto(np.array(array, copy=False), raw)
+    writable_view(array)[...] = raw
     return array.view(mx.bfloat16) if dtype == "BF16" else array
 
 

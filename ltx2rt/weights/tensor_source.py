@@ -11,6 +11,7 @@ import mlx.core as mx
 import numpy as np
 
 from ltx2rt.errors import CheckpointError
+from ltx2rt.kernels.host import writable_view
 from ltx2rt.weights.float8 import decode_e4m3, decode_e5m2
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -102,8 +103,7 @@ class TensorSource(ABC):
         check_dimensions(info.shape, where)
         # The file is read straight into the array's own memory, so that a weight never exists twice.
         array = mx.zeros(info.shape, dtype=dtype)
-        mx.eval(array)
-        self.read_into(name, bytes_of(np.array(array, copy=False)))
+        self.read_into(name, bytes_of(writable_view(array)))
         return array.view(mx.bfloat16) if info.dtype == "BF16" else array
 
 
@@ -136,5 +136,5 @@ def to_mlx(raw: Array, dtype: str, where: str) -> mx.array:
     check_dimensions(raw.shape, where)
     if dtype == "F64":
         raw = raw.astype(np.float32)
-    array = mx.array(np.require(raw, requirements=["C", "A"]))
+    array = mx.array(raw if raw.flags.c_contiguous and raw.flags.aligned else raw.copy())
     return array.view(mx.bfloat16) if dtype == "BF16" else array

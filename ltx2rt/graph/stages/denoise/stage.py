@@ -8,7 +8,6 @@ from itertools import count
 from typing import Any, Literal
 
 import mlx.core as mx
-import numpy as np
 
 from ltx2rt.graph.diffusion.denoising import NO_GUIDANCE, GuidedDenoiser
 from ltx2rt.graph.diffusion.guidance import GuiderParams
@@ -25,6 +24,7 @@ from ltx2rt.graph.stages.denoise.passes import TransformerPasses
 from ltx2rt.graph.stages.events import Evaluated, StageRestored, StepDone
 from ltx2rt.graph.stages.request import PromptContext, Request
 from ltx2rt.graph.stages.run import Run
+from ltx2rt.kernels.host import to_numpy
 from ltx2rt.memory.need import Need
 from ltx2rt.memory.stage import Stage
 from ltx2rt.weights.checkpoint import Checkpoint
@@ -100,7 +100,7 @@ def denoise(
 
 
 def _with_latent(state: LatentState | None, latent: mx.array | None) -> LatentState | None:
-    return None if state is None or latent is None else state.with_latent(np.array(latent))
+    return None if state is None or latent is None else state.with_latent(to_numpy(latent))
 
 
 def _denoise(
@@ -227,7 +227,7 @@ def _observed(run: Run, name: str, denoiser: GuidedDenoiser) -> Denoise:
         entry = f"{name}.{next(numbers):04d}"
         found = None if run.journal is None else run.journal.get(entry)
         if found is not None:
-            return denoiser.restore({key: np.array(value) for key, value in found.items()})
+            return denoiser.restore({key: to_numpy(value) for key, value in found.items()})
         x0 = denoiser(video, audio, sigma, step_index)
         if run.journal is not None:
             run.journal.put(entry, denoiser.memory())

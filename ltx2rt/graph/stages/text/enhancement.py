@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import mlx.core as mx
-import numpy as np
 
 from ltx2rt.errors import UsageError
 from ltx2rt.graph.models.layers.params import Params
@@ -13,6 +12,7 @@ from ltx2rt.graph.models.text.token_sampling import SamplingOptions
 from ltx2rt.graph.stages.run import Run
 from ltx2rt.graph.stages.text.enhancement_instructions import IMAGE_TO_VIDEO, TEXT_TO_VIDEO
 from ltx2rt.graph.stages.text.needs import enhancement_options
+from ltx2rt.kernels.host import to_numpy
 from ltx2rt.weights.chat_template import END_OF_TURN, ChatTemplate
 
 STAGE = "prompt enhancement"
@@ -53,11 +53,11 @@ def enhance_prompt(run: Run, prompt: str, options: SamplingOptions, *, has_image
     if not prompt.strip():
         raise UsageError("there is no prompt to enhance; give one with --prompt.")
     stored = run.remember(STAGE, lambda: _text_array(_write(run, prompt, options, has_image)))
-    return bytes(np.array(stored["text"])).decode("utf-8")
+    return bytes(to_numpy(stored["text"])).decode("utf-8")
 
 
 def _text_array(text: str) -> dict[str, mx.array]:
-    return {"text": mx.array(np.frombuffer(text.encode("utf-8"), np.uint8))}
+    return {"text": mx.array(list(text.encode("utf-8")), dtype=mx.uint8)}
 
 
 def _write(run: Run, prompt: str, options: SamplingOptions, has_image: bool) -> str:

@@ -117,7 +117,7 @@ def _text_model(
     (embedding,) = (spec for spec in gemma3.param_specs(config) if spec.name == "embed_tokens.weight")
 
     def embedding_rows(ids: np.ndarray[Any, Any]) -> LinearWeight:
-        rows = encoder.load_rows("text_encoder", embedding, ids.tolist())
+        rows = encoder.load_rows("text_encoder", embedding, [int(i) for i in ids])
         assert isinstance(rows, LinearWeight)
         return rows
 
