@@ -127,7 +127,12 @@ def _arrays(function: ast.FunctionDef | ast.AsyncFunctionDef) -> set[str]:
 
 
 def _says_array(annotation: ast.expr) -> bool:
-    return ast.unparse(annotation).strip("'\"") in ("mx.array", "mx.array | None", "Sequence[mx.array]", "list[mx.array]")
+    return ast.unparse(annotation).strip("'\"") in (
+        "mx.array",
+        "mx.array | None",
+        "Sequence[mx.array]",
+        "list[mx.array]",
+    )
 
 
 MODULES = sorted(path for path in ROOT.rglob("*.py") if not any(path.is_relative_to(free) for free in FREE))

@@ -19,6 +19,7 @@ from ltx2rt.graph.models.video_vae.specs import VideoVaeConfig, decoder_specs
 from ltx2rt.graph.models.video_vae.statistics import LatentStatistics, statistics_specs
 from ltx2rt.graph.stages.decode.needs import audio_decoder_options, upscaler_options, video_decoder_options
 from ltx2rt.graph.stages.events import AudioDecoded, LatentUpscaled, VideoDecodeStarted
+from ltx2rt.graph.stages.finite import require_finite
 from ltx2rt.graph.stages.run import GeneratedClip, Run
 from ltx2rt.kernels.host import to_numpy
 from ltx2rt.memory.need import Need
@@ -53,7 +54,9 @@ def _resample(run: Run, name: str, upscaler_file: Checkpoint, latent: Float32Arr
         before = statistics.un_normalise(mx.array(latent).astype(dtype))
         after = upscaler.LatentUpscaler(config, Params(arrays), dtype)(before)
         run.emit(LatentUpscaled(before, after))
-        return to_numpy(statistics.normalise(after).astype(mx.float32))
+        upscaled = to_numpy(statistics.normalise(after).astype(mx.float32))
+        require_finite(name, "the upscaled latent", upscaled)
+        return upscaled
 
 
 def decode_audio(run: Run, tokens: Float32Array) -> tuple[Array, int]:
@@ -70,10 +73,13 @@ def decode_audio(run: Run, tokens: Float32Array) -> tuple[Array, int]:
         decoder = audio_vae.AudioDecoder(vae_config, Params(arrays), mx.float32)
         log_mel = decoder(mx.array(tokens))
         mx.eval(log_mel)  # what it took is free before the vocoder comes
+        require_finite(need.name, "the decoded spectrogram", log_mel)
         run.emit(AudioDecoded(mx.array(tokens), log_mel))
         vocoder_arrays = stage.hold(checkpoint.load("vocoder", vocoder.param_specs(vocoder_config)))
         waveform = vocoder.Vocoder(vocoder_config, Params(vocoder_arrays))(log_mel)
-        return to_numpy(waveform[0]), vocoder_config.sample_rate
+        sound = to_numpy(waveform[0])
+        require_finite(need.name, "the sound", sound)
+        return sound, vocoder_config.sample_rate
 
 
 def decode_video(run: Run, latent: Float32Array) -> Iterator[Array]:
@@ -96,9 +102,13 @@ def _decoded(run: Run, config: VideoVaeConfig, need: Need, latent: Float32Array)
         values = mx.array(latent).astype(run.request.dtype)
         run.emit(VideoDecodeStarted(values))
         if push is None:
-            yield from decoder.decode_frames(values, tiling, noise=run.noise.normal)
+            chunks = decoder.decode_frames(values, tiling, noise=run.noise.normal)
         else:
-            yield from decoder.stream_frames(values, tiling, frames_per_push=push, noise=run.noise.normal)
+            chunks = decoder.stream_frames(values, tiling, frames_per_push=push, noise=run.noise.normal)
+        for chunk in chunks:
+            require_finite(need.name, "the frames", chunk)
+            yield chunk
+            del chunk  # its memory is free while the next one is decoded
 
 
 def finish(

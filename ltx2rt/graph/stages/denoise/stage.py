@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import mlx.core as mx
 
+from ltx2rt.errors import StateError
 from ltx2rt.graph.diffusion.denoising import NO_GUIDANCE, GuidedDenoiser
 from ltx2rt.graph.diffusion.guidance import GuiderParams
 from ltx2rt.graph.diffusion.latent_state import LatentState
@@ -22,6 +23,7 @@ from ltx2rt.graph.models.transformer.model import Transformer, TransformerConfig
 from ltx2rt.graph.stages.denoise.needs import DenoiseTask, block_specs, denoise_options, resident_specs
 from ltx2rt.graph.stages.denoise.passes import TransformerPasses
 from ltx2rt.graph.stages.events import Evaluated, StageRestored, StepDone
+from ltx2rt.graph.stages.finite import require_finite
 from ltx2rt.graph.stages.request import PromptContext, Request
 from ltx2rt.graph.stages.run import Run
 from ltx2rt.kernels.host import to_numpy
@@ -91,7 +93,7 @@ def denoise(
     finished = None if run.journal is None else run.journal.get(name)
     if finished is not None:
         run.emit(StageRestored(name))
-        return _with_latent(video, finished.get("video")), _with_latent(audio, finished.get("audio"))
+        return _restored(name, "video", video, finished), _restored(name, "audio", audio, finished)
     video, audio = _denoise(run, name, sampling, video, audio, positive, negative)
     if run.journal is not None:
         run.journal.put(name, {k: s.latent for k, s in (("video", video), ("audio", audio)) if s is not None})
@@ -99,8 +101,20 @@ def denoise(
     return video, audio
 
 
-def _with_latent(state: LatentState | None, latent: mx.array | None) -> LatentState | None:
-    return None if state is None or latent is None else state.with_latent(to_numpy(latent))
+def _restored(
+    stage: str, stream: str, state: LatentState | None, finished: Mapping[str, mx.array]
+) -> LatentState | None:
+    """The state of a stream at the end of a stage that an earlier run has finished."""
+    if state is None:
+        return None
+    if stream not in finished or finished[stream].shape != state.latent.shape:
+        raise StateError(
+            f"the interrupted run has kept no {stream} latent of {list(state.latent.shape)} for stage {stage}; "
+            "start over without --resume."
+        )
+    latent = to_numpy(finished[stream])
+    require_finite(stage, f"the {stream} latent that was kept", latent)
+    return state.with_latent(latent)
 
 
 def _denoise(
@@ -227,8 +241,8 @@ def _observed(run: Run, name: str, denoiser: GuidedDenoiser) -> Denoise:
         entry = f"{name}.{next(numbers):04d}"
         found = None if run.journal is None else run.journal.get(entry)
         if found is not None:
-            return denoiser.restore({key: to_numpy(value) for key, value in found.items()})
-        x0 = denoiser(video, audio, sigma, step_index)
+            return _checked(name, step_index, denoiser.restore({key: to_numpy(value) for key, value in found.items()}))
+        x0 = _checked(name, step_index, denoiser(video, audio, sigma, step_index))
         if run.journal is not None:
             run.journal.put(entry, denoiser.memory())
         kept = [
@@ -240,3 +254,11 @@ def _observed(run: Run, name: str, denoiser: GuidedDenoiser) -> Denoise:
         return x0
 
     return evaluate
+
+
+def _checked(stage: str, step_index: int, x0: Denoised) -> Denoised:
+    """The estimates, which are finite: what is not would spread to every token in the next step."""
+    for stream, estimate in zip(("video", "audio"), x0, strict=True):
+        if estimate is not None:
+            require_finite(f"{stage}, step {step_index + 1}", f"the {stream} latent", estimate)
+    return x0
