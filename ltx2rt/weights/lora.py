@@ -135,11 +135,15 @@ class LoraFile:
         return self._file.tensors[pair.b].shape[0], self._file.tensors[pair.a].shape[1]
 
     def factors(self, module: str, strength: float) -> tuple[Array, Array] | None:
-        """(strength * B, A) float32 of a module, whose product is its delta; None if the file does not change it."""
+        """(strength * B, A) float32 of a module, whose product is its delta; None if the file does not change it.
+
+        Raises:
+            CheckpointError: a factor holds values that are not finite.
+        """
         pair = self.pair(module)
         if pair is None:
             return None
-        a, b = (_matrix(self._file.numpy(name)) for name in (pair.a, pair.b))
+        a, b = (_matrix(self._file.numpy(name, finite=True)) for name in (pair.a, pair.b))
         return b * np.float32(strength * pair.scale), a
 
     def delta(self, module: str, strength: float) -> Array | None:
@@ -232,7 +236,7 @@ def _pair(
     rank = a.shape[0]
     scale = 1.0
     if "alpha" in names and file is not None:
-        alpha = file.numpy(names["alpha"])
+        alpha = file.numpy(names["alpha"], finite=True)
         if alpha.size != 1:
             raise CheckpointError(
                 f"{path}: tensor {names['alpha']!r} must be one number, has shape {list(alpha.shape)}."
