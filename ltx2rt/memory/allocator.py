@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import logging
 import os
 import sys
 import threading
@@ -15,6 +16,8 @@ from contextlib import contextmanager
 
 import mlx.core as mx
 import psutil
+
+log = logging.getLogger(__name__)
 
 # Allocations from this size on come from the system and return to it. Fixed: glibc would raise the limit to 32 MB after
 # the first large array is freed, and keep everything below it.
@@ -43,25 +46,42 @@ def _glibc() -> ctypes.CDLL | None:
 @contextmanager
 def settled() -> Iterator[None]:
     """Freed memory goes back at once until this ends; where several overlap, until the last of them ends."""
-    global _running, _cache_limit
+    global _running
     with _lock:
         _running += 1
         if _running == 1:
-            give_back()
-            _limit_heap(_MAPPED_FROM_BYTES, _MAPPED_FROM_BYTES)
-            if mx.default_device() == mx.cpu:
-                # MLX keeps freed buffers for reuse. On a CPU fresh pages cost next to nothing beside the computing.
-                _cache_limit = mx.set_cache_limit(0)
+            _settle()
     try:
         yield
     finally:
         with _lock:
             _running -= 1
             if _running == 0:
-                _limit_heap(_ADAPTED_MAPPED_BYTES, _ADAPTED_TRIM_BYTES)
-                if _cache_limit is not None:
-                    mx.set_cache_limit(_cache_limit)
-                    _cache_limit = None
+                _restore()
+
+
+def _settle() -> None:
+    global _cache_limit
+    give_back()
+    _limit_heap(_MAPPED_FROM_BYTES, _MAPPED_FROM_BYTES)
+    if mx.default_device() == mx.cpu:
+        # MLX keeps freed buffers for reuse. On a CPU fresh pages cost next to nothing beside the computing.
+        limit = mx.set_cache_limit(0)
+        _cache_limit = limit if _cache_limit is None else _cache_limit
+
+
+def _restore() -> None:
+    global _cache_limit
+    _limit_heap(_ADAPTED_MAPPED_BYTES, _ADAPTED_TRIM_BYTES)
+    if _cache_limit is None:
+        return
+    try:
+        mx.set_cache_limit(_cache_limit)
+        _cache_limit = None
+    except RuntimeError as error:
+        # Where the system refuses even a thread. The error that led here is the one to tell, and the limit is put back
+        # after the next stage.
+        log.warning("MLX's cache limit stays 0 for now: %s", error)
 
 
 def _limit_heap(mapped_from: int, trimmed_from: int) -> None:
@@ -74,5 +94,10 @@ def _limit_heap(mapped_from: int, trimmed_from: int) -> None:
 def give_back() -> None:
     """Return free memory to the system."""
     mx.clear_cache()
+    trim_heap()
+
+
+def trim_heap() -> None:
+    """Return what the C library keeps for reuse."""
     if hasattr(psutil, "heap_trim"):  # glibc and macOS
         psutil.heap_trim()

@@ -9,18 +9,35 @@ from dataclasses import replace
 import mlx.core as mx
 
 from ltx2rt.errors import MemoryBudgetError
+from ltx2rt.memory.allocator import trim_heap
 from ltx2rt.memory.limits import format_bytes, hard_limits
 from ltx2rt.memory.measure import freed_pages_leave, resident_bytes
 from ltx2rt.memory.need import Need
 
-# What the process takes more once the first stage has run: the kernels' threads, code pages, Python's objects.
+# What the process takes more once stages have run in it: the kernels' threads, code pages, Python's objects. Measured
+# with the embedded model (Zen 4, November 2026) before each stage of a first run: 3.5 MB at the first, 9.5 to 10.1 MB
+# at the last but one with 1 and 2 threads, 12.2 MB with 16. Nothing more in a second run.
 _RUNTIME_BYTES = 9 << 20
-# How far below the measured peak a predicted one may lie: room that is left in the budget for that.
+# How far below the measured peak a predicted one may lie: room that is left in the budget for that. The lowest ratios
+# measured are 0.977 at full size (docs/memory.md) and 0.981 for the embedded model.
 _UNCERTAINTY = 0.02
-# What a stage may find more in the process than was there before the first stage: modules imported since, heaps.
+# What a stage may find more in the process than was planned for: modules imported since, heaps, a program's own values.
+# Measured before the stages of the embedded model: 6 MB at most. The rest keeps a run from being given up half way for
+# what a program did meanwhile.
 _DRIFT_BYTES = 64 << 20
-# Kernels and MLX reserve addresses before they use them; only a limit of the address space notices.
+# Addresses that are reserved and not used, which only a limit of the address space notices: 8 MB for the stack of every
+# thread, and up to two heaps of 64 MB. Measured: 150 MB with 2 threads. With 16 threads 900 MB, of which 770 MB are
+# heaps that glibc does without where it cannot have them.
 _RESERVED_BYTES = 256 << 20
+
+
+_has_run = False  # whether any stage has run in this process
+
+
+def _process_bytes() -> int:
+    """What the process will take without any stage: what it takes now, less what goes back as the first one begins."""
+    trim_heap()
+    return resident_bytes() - mx.get_cache_memory() + (0 if _has_run else _RUNTIME_BYTES)
 
 
 class Ledger:
@@ -37,8 +54,7 @@ class Ledger:
 
     def __init__(self, budget: int | None = None, base: int | None = None) -> None:
         self.budget = budget
-        # What MLX keeps for reuse goes back when the first stage begins.
-        self.base = resident_bytes() - mx.get_cache_memory() + _RUNTIME_BYTES if base is None else base
+        self.base = _process_bytes() if base is None else base
         self._arrays_before = mx.get_active_memory()
         self.needs: list[Need] = []
         self.carried = 0
@@ -79,6 +95,8 @@ class Ledger:
         Raises:
             MemoryBudgetError: earlier stages left too much behind, or the system allows less than the plan needs.
         """
+        global _has_run
+        _has_run = True
         now, more = self._taken(), max(0, need.total - self.carried)
         if self.budget is not None and now + more > self.budget + _DRIFT_BYTES:
             raise MemoryBudgetError(

@@ -19,6 +19,7 @@ DEFAULT_SHARE = 0.8
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _BINARY_UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _CGROUP_ROOT = Path("/sys/fs/cgroup")
+_PROC_CGROUP = Path("/proc/self/cgroup")
 _UNLIMITED = 1 << 60
 
 
@@ -28,8 +29,8 @@ class Limit(NamedTuple):
     Attributes:
         spare: bytes that the process may still take.
         reason: who says so.
-        counts: what of a stage the bound is about: its ``memory``, the ``addresses`` it reserves, or only what MLX holds,
-            its ``arrays``.
+        counts: what of a stage the bound is about: its ``memory``, the ``addresses`` it reserves, or its ``arrays``,
+            which are what MLX holds.
     """
 
     spare: int
@@ -100,7 +101,7 @@ def _cgroup_spares() -> Iterator[int]:
 
 def _cgroup_folders() -> Iterator[Path]:
     try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
+        lines = _PROC_CGROUP.read_text().splitlines()
     except OSError:
         return
     for line in lines:
