@@ -19,7 +19,7 @@ from ltx2rt.memory.need import Need
 # at the last but one with 1 and 2 threads, 12.2 MB with 16. Nothing more in a second run.
 _RUNTIME_BYTES = 9 << 20
 # How far below the measured peak a predicted one may lie: room that is left in the budget for that. The lowest ratios
-# measured are 0.977 at full size (docs/memory.md) and 0.981 for the embedded model.
+# measured are 0.991 at the middle size (docs/memory.md) and 0.981 for the embedded model.
 _UNCERTAINTY = 0.02
 # What a stage may find more in the process than was planned for: modules imported since, heaps, a program's own values.
 # Measured before the stages of the embedded model: 6 MB at most. The rest keeps a run from being given up half way for
