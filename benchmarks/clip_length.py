@@ -24,7 +24,6 @@ from ltx2rt.graph.diffusion.denoising import NO_GUIDANCE
 from ltx2rt.graph.stages.decode import stage as decode_stages
 from ltx2rt.graph.stages.encode import stage as encode_stages
 from ltx2rt.graph.stages.model_files import ModelFiles
-from ltx2rt.graph.stages.inputs import GenerationInputs
 from ltx2rt.graph.stages.run import Run
 from ltx2rt.media.video_writer import VideoWriter
 from ltx2rt.memory.ledger import Ledger

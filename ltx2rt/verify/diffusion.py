@@ -68,6 +68,7 @@ from ltx2rt.graph.diffusion.schedules import (
     linear_quadratic_sigmas,
     ltx2_sigmas,
 )
+from ltx2rt.kernels.host import from_numbers
 from ltx2rt.verify.golden import Array, Case, Check, GoldenFile
 
 _ATOL, _RTOL = 2e-5, 1e-4
@@ -132,7 +133,7 @@ def _positions_cases(golden: GoldenFile) -> _Named:
 def _audio_frames(golden: GoldenFile, key: str) -> Iterator[Check]:
     table = golden[key]
     counts = [audio_latent_frames(int(frames), float(rate)) for frames, rate, _ in table]
-    yield Check(key, np.array(counts, np.float32), table[:, 2], 0.0)
+    yield Check(key, from_numbers(counts, np.float32), table[:, 2], 0.0)
 
 
 def _patchify(golden: GoldenFile, stream: str) -> Iterator[Check]:
@@ -197,11 +198,11 @@ def _res_2s_tables(golden: GoldenFile) -> Iterator[Check]:
     sizes = [float(h) for h in golden["res2s_h_f64"]]
     key = "res2s_coeff_a21_b1_b2_f64"
     if key in golden:
-        yield Check(key, np.array([res_2s_coefficients(h) for h in sizes]), golden[key], _TABLE_ATOL)
+        yield Check(key, from_numbers([res_2s_coefficients(h) for h in sizes]), golden[key], _TABLE_ATOL)
     key = "phi_1_2_3_of_minus_h_f64"
     if key in golden:
         # The third function belongs to a third-order sampler, which nothing here uses.
-        yield Check(key, np.array([[phi_1(-h), phi_2(-h)] for h in sizes]), golden[key][:, :2], _TABLE_ATOL)
+        yield Check(key, from_numbers([[phi_1(-h), phi_2(-h)] for h in sizes]), golden[key][:, :2], _TABLE_ATOL)
 
 
 def _sampler_steps(golden: GoldenFile, name: str, keys: Sequence[str]) -> Iterator[Check]:
@@ -215,7 +216,7 @@ def _sampler_steps(golden: GoldenFile, name: str, keys: Sequence[str]) -> Iterat
         elif name == "res2s_sde":
             actual = sde_step(sample, denoised, sigma, sigma_next, noise)
         elif name == "sde_coeff":
-            actual = np.array(sde_coefficients(sigma_next, 0.5))
+            actual = from_numbers(sde_coefficients(sigma_next, 0.5))
         else:
             eta = float(name.removeprefix("ancestral.eta"))
             actual = ancestral_step(sample, denoised, float(sigma), float(sigma_next), noise, eta=eta)
@@ -341,7 +342,7 @@ def _skipped_steps(golden: GoldenFile) -> Iterator[Check]:
     for skip, expected in golden.metadata["should_skip_step"].items():
         params = GuiderParams(skip_step=int(skip))
         actual = [params.skips(i) for i in range(len(expected))]
-        yield Check(f"skip_step={skip}", np.array(actual, np.float32), np.array(expected, np.float32), 0.0)
+        yield Check(f"skip_step={skip}", from_numbers(actual, np.float32), from_numbers(expected, np.float32), 0.0)
 
 
 # Conditioning

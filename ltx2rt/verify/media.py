@@ -9,6 +9,7 @@ from functools import partial
 import numpy as np
 
 from ltx2rt.graph.models.video_vae.pixel_range import to_uint8
+from ltx2rt.kernels.host import from_numbers
 from ltx2rt.media.resize import resize_long_side, resize_to_cover, resize_to_fit
 from ltx2rt.media.yuv import yuv420_bt709
 from ltx2rt.verify.golden import Array, Case, Check, GoldenFile
@@ -64,5 +65,5 @@ def _yuv(golden: GoldenFile, key: str) -> Iterator[Check]:
 def _bytes(key: str, actual: Array, expected: Array) -> Iterator[Check]:
     """At most one level off, and few bytes at all."""
     yield Check(key, actual, expected, _BYTE_ATOL)
-    same = np.array([np.mean(actual == expected)])
+    same = from_numbers([np.mean(actual == expected)])
     yield Check(f"{key} (share of equal bytes)", same, np.ones(1), _BYTES_OFF)

@@ -20,6 +20,7 @@ from ltx2rt.graph.stages.events import (
     VideoDecodeStarted,
     VideoEncoded,
 )
+from ltx2rt.kernels.host import from_numbers, to_numpy
 from ltx2rt.verify.golden import Array, Case, Check, GoldenFile
 from ltx2rt.verify.saved_run import SavedRun, pipeline_of
 
@@ -76,7 +77,7 @@ class Comparison:
             for name, actual in given.items():
                 key = f"{name}.{i:02d}"
                 if key in self._golden and actual is not None:
-                    yield self._check(key, np.asarray(actual), **LATENT)
+                    yield self._check(key, from_numbers(actual), **LATENT)
 
     def encoded(self) -> Iterator[Check]:
         """Encoded images and videos, in order."""
@@ -90,7 +91,7 @@ class Comparison:
             # Compared as magnitudes: in bands without energy the logarithm only magnifies the rounding of the
             # Fourier transform (floor 1e-5, differences below 4e-6).
             key = f"audio_encode.in_logmel.{i:02d}"
-            magnitude = np.exp(np.array(event.log_mel).transpose(0, 3, 1, 2))
+            magnitude = np.exp(to_numpy(event.log_mel).transpose(0, 3, 1, 2))
             yield Check(f"{key} (magnitudes)", magnitude, np.exp(self._golden[key]), atol=2e-5)
             yield self._check(f"audio_encode.out.{i:02d}", _audio_grid(event.tokens), **LATENT)
 
@@ -105,14 +106,14 @@ class Comparison:
         """Latents after every sampler step, video and audio in turn."""
         latents = [x for event in self._all(StepDone) for x in (event.video, event.audio) if x is not None]
         keys = self._keys("step.latent")
-        yield Check("number of steps", np.array(len(latents)), np.array(len(keys)), atol=0)
+        yield Check("number of steps", from_numbers(len(latents)), from_numbers(len(keys)), atol=0)
         for key, latent in zip(keys, latents, strict=False):
             yield self._check(key, latent, **LATENT)
 
     def evaluations(self) -> Iterator[Check]:
         """Inputs and predictions of every model evaluation, and the noise of the res_2s steps."""
         events = self._all(Evaluated)
-        yield Check("evaluations", np.array(len(events)), np.array(len(self._keys("eval.video_in"))), atol=0)
+        yield Check("evaluations", from_numbers(len(events)), from_numbers(len(self._keys("eval.video_in"))), atol=0)
         for i, event in enumerate(events):
             given = {
                 "video_in": event.video,
@@ -134,19 +135,21 @@ class Comparison:
         """Audio latent, log-mel spectrogram and waveform."""
         for i, event in enumerate(self._all(AudioDecoded)):
             yield self._check(f"audio_decode.in.{i:02d}", _audio_grid(event.tokens), **LATENT)
-            log_mel = np.array(event.log_mel.astype(mx.float32)).transpose(0, 3, 1, 2)
+            log_mel = to_numpy(event.log_mel.astype(mx.float32)).transpose(0, 3, 1, 2)
             yield self._check(f"audio_decode.out.{i:02d}", log_mel, atol=5e-4, rtol=1e-4)
         waveform, rate = self._run.clip.audio, self._run.clip.sample_rate
         assert waveform is not None
         expected = self._golden["audio_waveform"]
         yield Check("audio_waveform", waveform.T[:, : expected.shape[1]], expected, **WAVEFORM)
-        yield Check("audio_sampling_rate", np.array(rate), np.array(int(self._metadata("audio_sampling_rate"))), atol=0)
+        yield Check(
+            "audio_sampling_rate", from_numbers(rate), from_numbers(int(self._metadata("audio_sampling_rate"))), atol=0
+        )
 
     def frames(self) -> Iterator[Check]:
         """Decoder inputs (one per tile), decoded frames as floats and as bytes, chunk lengths."""
         chunks = self._run.chunks
         (started,) = self._all(VideoDecodeStarted)
-        latent = np.array(started.latent.astype(mx.float32))
+        latent = to_numpy(started.latent.astype(mx.float32))
         tiling = self._run.inputs.settings.tiling
         tiles = decode_plan(latent.shape[1:4], tiling) if isinstance(tiling, Tiling) else None
         inputs = [_cut(latent, tile) for tile in tiles.tiles] if tiles else [latent]
@@ -156,14 +159,14 @@ class Comparison:
         if "vae_decode.out_last_frame.00" in self._golden:
             saved = np.clip((self._golden["vae_decode.out_last_frame.00"] + 1) / 2, 0, 1)
             yield Check("vae_decode.out_last_frame.00", video[-1].transpose(2, 0, 1)[None, :, None], saved, **PIXEL)
-        lengths = np.array([len(chunk) for chunk in chunks])
-        yield Check("chunk_frames", lengths, np.array(self._metadata("chunk_frames")), atol=0)
+        lengths = from_numbers([len(chunk) for chunk in chunks])
+        yield Check("chunk_frames", lengths, from_numbers(self._metadata("chunk_frames")), atol=0)
         as_bytes = np.floor(np.clip(video, 0, 1) * 255).astype(np.uint8)
         for key, frame in (("video_uint8_hwc_first", as_bytes[0]), ("video_uint8_hwc_last", as_bytes[-1])):
             expected = self._golden[key]
             yield Check(key, frame, expected, atol=1)
             off = np.mean(np.any(frame != expected, axis=-1))
-            yield Check(f"{key}: share of pixels off", np.array(off), np.array(0.0), atol=0.01)
+            yield Check(f"{key}: share of pixels off", from_numbers(off), from_numbers(0.0), atol=0.01)
         yield self._check("video_uint8_mean_per_frame", as_bytes.mean(axis=(1, 2, 3)), atol=0.01)
 
     def _all(self, kind: type[E]) -> list[E]:
@@ -182,7 +185,7 @@ class Comparison:
 
 def _audio_grid(tokens: mx.array) -> Array:
     """Tokens (B, L, 128) -> latent (B, 8, L, 16), the layout of the golden files."""
-    values = np.array(tokens.astype(mx.float32))
+    values = to_numpy(tokens.astype(mx.float32))
     return values.reshape(*values.shape[:2], 8, 16).transpose(0, 2, 1, 3)
 
 
@@ -192,4 +195,4 @@ def _cut(latent: Array, tile: Tile) -> Array:
 
 
 def _channels_first(latent: mx.array) -> Array:
-    return np.array(latent.astype(mx.float32)).transpose(0, 4, 1, 2, 3)
+    return to_numpy(latent.astype(mx.float32)).transpose(0, 4, 1, 2, 3)

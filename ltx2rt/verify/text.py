@@ -12,6 +12,7 @@ import numpy as np
 from ltx2rt.graph.models.layers.params import Params
 from ltx2rt.graph.models.text import connector, feature_extractor, gemma3
 from ltx2rt.graph.stages.text.encoding import check_pairing
+from ltx2rt.kernels.host import to_numpy
 from ltx2rt.verify.golden import Array, Case, Check, GoldenFile
 from ltx2rt.weights.checkpoint import Checkpoint
 from ltx2rt.weights.tokenizer import GemmaTokenizer
@@ -81,7 +82,7 @@ def _context(
 
 def _close(golden: GoldenFile, key: str, actual: mx.array, atol: float) -> Iterator[Check]:
     if key in golden:
-        yield Check(key, np.array(actual), golden[key], atol, _RTOL)
+        yield Check(key, to_numpy(actual), golden[key], atol, _RTOL)
 
 
 def _exact(golden: GoldenFile, key: str, actual: Array) -> Iterator[Check]:

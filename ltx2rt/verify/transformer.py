@@ -18,6 +18,7 @@ from ltx2rt.graph.models.layers.rope import frequencies, middle, rope_table
 from ltx2rt.graph.models.transformer.block import Modulation, Stream
 from ltx2rt.graph.models.transformer.model import Modality, Perturbation, Transformer, TransformerConfig, param_specs
 from ltx2rt.kernels import RopeTable, quantized_linear
+from ltx2rt.kernels.host import to_numpy
 from ltx2rt.kernels.reference import rope_lanes, rotate
 from ltx2rt.types import LinearWeight
 from ltx2rt.verify.golden import Case, Check, GoldenFile
@@ -135,7 +136,8 @@ def _compare(
 ) -> Iterator[Check]:
     """The comparison with ``key``; nothing if the file does not have it."""
     if key in golden:
-        yield Check(key, np.array(actual), golden[key], **tolerance)
+        values = to_numpy(actual) if isinstance(actual, mx.array) else actual
+        yield Check(key, values, golden[key], **tolerance)
 
 
 def _prepared(golden: GoldenFile, prefix: str, stream: Stream) -> Iterator[Check]:
@@ -171,7 +173,7 @@ def _dense(table: RopeTable, shape: tuple[int, ...]) -> tuple[Array, Array]:
     lanes = shape[-1] // 2 if interleaved else shape[1] * shape[3]
 
     def arranged(values: mx.array) -> Array:
-        full = np.array(mx.broadcast_to(values, (batch, tokens, lanes)))
+        full = to_numpy(mx.broadcast_to(values, (batch, tokens, lanes)))
         if interleaved:
             return np.repeat(full, 2, axis=-1)
         return full.reshape(batch, tokens, shape[1], shape[3]).transpose(0, 2, 1, 3)
@@ -236,7 +238,7 @@ def _fp8_weights(source: GoldenFile, form: str) -> tuple[TransformerConfig, Weig
 def cast_to_e4m3(weight: mx.array | LinearWeight) -> LinearWeight:
     """A dense weight as E4M3 codes with scale 1."""
     values = weight.values if isinstance(weight, LinearWeight) else weight
-    return LinearWeight("e4m3", mx.array(encode_e4m3(np.array(values.astype(mx.float32)))), mx.array(1.0))
+    return LinearWeight("e4m3", mx.array(encode_e4m3(to_numpy(values.astype(mx.float32)))), mx.array(1.0))
 
 
 def _fp8_transformer(golden: GoldenFile, form: str, case: str) -> Iterator[Check]:
@@ -266,7 +268,7 @@ def _fp8_codes(golden: GoldenFile) -> Iterator[Check]:
     """Every code through the matrix product, which is where the runtime decodes; NaN stands as the file's marker."""
     marker = float(str(golden.metadata["nan_code_marker"]).split()[0])
     codes = LinearWeight("e4m3", mx.arange(256, dtype=mx.uint8)[:, None], mx.array(1.0))
-    values = np.array(quantized_linear(mx.ones((1, 1)), codes))[0]
+    values = to_numpy(quantized_linear(mx.ones((1, 1)), codes))[0]
     yield from _compare(golden, "all_e4m3_codes_as_f32", np.where(np.isnan(values), marker, values), {"atol": 0.0})
 
 

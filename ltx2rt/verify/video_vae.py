@@ -16,6 +16,7 @@ from ltx2rt.graph.models.video_vae.decoder import VideoDecoder
 from ltx2rt.graph.models.video_vae.encoder import VideoEncoder
 from ltx2rt.graph.models.video_vae.specs import VideoVaeConfig, decoder_specs, encoder_specs, statistics_specs
 from ltx2rt.graph.models.video_vae.tiling import TilePlan, TileSize, Tiling, decode_plan, decode_tiled
+from ltx2rt.kernels.host import from_numbers, to_numpy
 from ltx2rt.verify.golden import Case, Check, GoldenFile
 from ltx2rt.weights.checkpoint import Checkpoint
 
@@ -102,11 +103,11 @@ def _decoder(golden: GoldenFile) -> VideoDecoder:
 
 def _first(x: mx.array | Array) -> Array:
     """Ours (B, F, H, W, C) as official (B, C, F, H, W)."""
-    return np.moveaxis(np.array(x), -1, 1)
+    return np.moveaxis(to_numpy(x) if isinstance(x, mx.array) else x, -1, 1)
 
 
 def _last(x: Array) -> mx.array:
-    return mx.array(np.ascontiguousarray(np.moveaxis(x, 1, -1)))
+    return mx.array(np.moveaxis(x, 1, -1).copy())
 
 
 def _encode(golden: GoldenFile, name: str) -> Iterator[Check]:
@@ -159,9 +160,11 @@ def _tiled_decode(golden: GoldenFile, name: str) -> Iterator[Check]:
     chunks = list(decode_tiled(decoder, latent, plan))
     note = golden.metadata.get("notes", {}).get(f"tiled_decode.{name}", {})
     if "chunk_frames" in note:
-        yield Check(prefix + "chunk_frames", np.array(plan.chunk_frames), np.array(note["chunk_frames"]), **_EXACT)
+        yield Check(
+            prefix + "chunk_frames", from_numbers(plan.chunk_frames), from_numbers(note["chunk_frames"]), **_EXACT
+        )
         emitted = [count for count in note["chunk_frames"] if count]
-        yield Check(prefix + "emitted", np.array([len(chunk) for chunk in chunks]), np.array(emitted), **_EXACT)
+        yield Check(prefix + "emitted", from_numbers([len(chunk) for chunk in chunks]), from_numbers(emitted), **_EXACT)
     clip = np.concatenate(chunks)
     for key in _keys(golden, prefix + "out_frames_"):
         actual = _first(clip[None])[:, :, _frame_numbers(key.removeprefix(prefix))]
@@ -187,7 +190,7 @@ def _conditioned(golden: GoldenFile, name: str) -> Iterator[Check]:
 
     timestep = float(name[1:]) if re.fullmatch(r"t[\d.]+", name) else None
     clip = _first(decoder(_last(golden[f"{name}.in"]), noise, timestep))
-    yield Check(f"{name}.draws left", np.array(len(list(draws))), np.array(0), **_EXACT)
+    yield Check(f"{name}.draws left", from_numbers(len(list(draws))), from_numbers(0), **_EXACT)
     for key in _keys(golden, f"{name}.out_frames_"):
         yield Check(key, clip[:, :, _frame_numbers(key.removeprefix(f"{name}."))], golden[key], **_TOLERANCE)
 
@@ -198,12 +201,12 @@ def _plans(golden: GoldenFile) -> Iterator[Check]:
         frames, height, width = entry["latent_fhw"]
         stated = _tiling(entry)
         if entry["config"] == "default":
-            yield Check(f"{name}.default", np.array(stated == Tiling.default()), np.array(True), **_EXACT)
+            yield Check(f"{name}.default", from_numbers(stated == Tiling.default()), from_numbers(True), **_EXACT)
         if entry["config"] == "auto":
             auto = Tiling.auto(32 * height, 32 * width)
-            yield Check(f"{name}.auto", np.array(stated == auto), np.array(True), **_EXACT)
+            yield Check(f"{name}.auto", from_numbers(stated == auto), from_numbers(True), **_EXACT)
         plan = decode_plan((frames, height, width), stated)
-        yield Check(f"{name}.n_tiles", np.array(len(plan.tiles)), np.array(entry["n_tiles"]), **_EXACT)
+        yield Check(f"{name}.n_tiles", from_numbers(len(plan.tiles)), from_numbers(entry["n_tiles"]), **_EXACT)
         yield from _plan_tiles(name, plan, entry["tiles"])
 
 
@@ -214,14 +217,14 @@ def _plan_tiles(name: str, plan: TilePlan, stated: list[dict[str, Any]]) -> Iter
     for number, (ours, theirs) in enumerate(zip(tiles, stated, strict=True)):
         axes = (ours.frames, ours.height, ours.width)
         where = f"{name}.tiles.{number}"
-        yield Check(f"{where}.in", np.array([axis.source for axis in axes]), np.array(theirs["in"]), **_EXACT)
-        yield Check(f"{where}.out", np.array([axis.target for axis in axes]), np.array(theirs["out"]), **_EXACT)
+        yield Check(f"{where}.in", from_numbers([axis.source for axis in axes]), from_numbers(theirs["in"]), **_EXACT)
+        yield Check(f"{where}.out", from_numbers([axis.target for axis in axes]), from_numbers(theirs["out"]), **_EXACT)
         for axis, mask in zip(axes, theirs["masks"], strict=True):
             if isinstance(mask, list):  # short masks are stored whole
-                yield Check(f"{where}.mask", axis.mask, np.array(mask), **_TABLE)
+                yield Check(f"{where}.mask", axis.mask, from_numbers(mask), **_TABLE)
                 continue
-            first, last = np.array(mask["first"]), np.array(mask["last"])
-            yield Check(f"{where}.length", np.array(len(axis.mask)), np.array(mask["len"]), **_EXACT)
+            first, last = from_numbers(mask["first"]), from_numbers(mask["last"])
+            yield Check(f"{where}.length", from_numbers(len(axis.mask)), from_numbers(mask["len"]), **_EXACT)
             yield Check(f"{where}.first", axis.mask[: len(first)], first, **_TABLE)
             yield Check(f"{where}.last", axis.mask[len(axis.mask) - len(last) :], last, **_TABLE)
 
@@ -236,4 +239,4 @@ def _tiling(entry: dict[str, Any]) -> Tiling:
 def _chunk_estimates(golden: GoldenFile) -> Iterator[Check]:
     for frames, chunks in golden.json()["video_chunks_number_default"].items():
         estimate = Tiling.default().chunk_estimate(int(frames))
-        yield Check(f"video_chunks_number_default.{frames}", np.array(estimate), np.array(chunks), **_EXACT)
+        yield Check(f"video_chunks_number_default.{frames}", from_numbers(estimate), from_numbers(chunks), **_EXACT)

@@ -10,6 +10,7 @@ import numpy as np
 import tokenizers
 
 from ltx2rt.errors import CheckpointError
+from ltx2rt.kernels.host import from_numbers
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -81,7 +82,7 @@ class GemmaTokenizer:
         ids = self._tokenizer.encode(text.strip()).ids
         if not ids or ids[0] != self.bos_id:
             ids = [self.bos_id, *ids][:MAX_TOKENS]
-        return np.array(ids, dtype=np.int32)
+        return from_numbers(ids, dtype=np.int32)
 
     def encode_turns(self, text: str) -> Array:
         """Ids of a whole conversation with its turn marks, neither stripped nor cut; BOS only where the text has it.
@@ -94,7 +95,7 @@ class GemmaTokenizer:
             ids = self._tokenizer.encode(text, add_special_tokens=False).ids
         finally:
             self._tokenizer.enable_truncation(MAX_TOKENS)
-        return np.array(ids, dtype=np.int32)
+        return from_numbers(ids, dtype=np.int32)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids, without special tokens."""

@@ -14,6 +14,7 @@ from ltx2rt.errors import CheckpointError
 from ltx2rt.graph.models.layers.params import Params, linear
 from ltx2rt.graph.models.text.key_value_cache import KeyValueCache
 from ltx2rt.kernels import RopeTable, modulated_norm, quantized_linear, rope_attention
+from ltx2rt.kernels.host import from_numbers
 from ltx2rt.kernels.reference import dequantise
 from ltx2rt.types import LinearWeight, ParamSpec
 
@@ -272,7 +273,7 @@ class Gemma3:
 
         Source: transformers 5.23 models/gemma3/modeling_gemma3.py, Gemma3TextModel with output_hidden_states.
         """
-        ids = np.asarray(input_ids)
+        ids = from_numbers(input_ids)
         if ids.ndim != 1 or ids.size == 0:
             raise ValueError(f"input_ids must be a non-empty vector of token ids, got shape {ids.shape}.")
         if ids.min() < 0 or ids.max() >= self.config.vocab_size:

@@ -14,6 +14,7 @@ import mlx.core as mx
 import numpy as np
 
 from ltx2rt.errors import UsageError
+from ltx2rt.kernels.host import to_numpy
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Interval = tuple[int, int]
@@ -417,7 +418,7 @@ def encode_tiled(
 
 def to_host(x: mx.array) -> Array:
     """Evaluate and copy to a float32 numpy array that the caller may change."""
-    return np.array(x.astype(mx.float32))
+    return to_numpy(x.astype(mx.float32))
 
 
 def _cut(x: Any, tile: Tile) -> Any:

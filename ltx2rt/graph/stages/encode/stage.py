@@ -18,8 +18,10 @@ from ltx2rt.graph.models.video_vae.statistics import statistics_specs
 from ltx2rt.graph.models.video_vae.tiling import Tiling
 from ltx2rt.graph.stages.encode.needs import sound_encoder_options, video_encoder_options
 from ltx2rt.graph.stages.events import SoundEncoded, VideoEncoded
+from ltx2rt.graph.stages.finite import require_finite
 from ltx2rt.graph.stages.inputs import SoundInput
 from ltx2rt.graph.stages.run import Run
+from ltx2rt.kernels.host import to_numpy
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -47,7 +49,8 @@ def encode_pixels(run: Run, name: str, clips: list[Array]) -> list[Float32Array]
         for clip in clips:
             latent = _encode(encoder, clip, need.settings["push"])
             run.emit(VideoEncoded(latent))
-            latents.append(np.array(latent.astype(mx.float32)))
+            latents.append(to_numpy(latent.astype(mx.float32)))
+            require_finite(name, "the latent", latents[-1])
             del latent
     return latents
 
@@ -99,5 +102,6 @@ def encode_sound(run: Run, sound: SoundInput, frames: int) -> Float32Array:
         log_mel = mx.array(mel.log_mel(waveform, mel_config))
         encoded = audio_vae.AudioEncoder(config, Params(arrays), mx.float32)(log_mel)
         run.emit(SoundEncoded(log_mel, encoded))
-        tokens = np.array(encoded)[:, :frames]
+        tokens = to_numpy(encoded)[:, :frames]
+        require_finite(need.name, "the audio latent", tokens)
     return np.pad(tokens, ((0, 0), (0, frames - tokens.shape[1]), (0, 0)))

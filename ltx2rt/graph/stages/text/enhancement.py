@@ -15,6 +15,7 @@ from ltx2rt.graph.stages.run import Run
 from ltx2rt.graph.stages.text.enhancement_instructions import IMAGE_TO_VIDEO, TEXT_TO_VIDEO
 from ltx2rt.graph.stages.text.models import writing_model
 from ltx2rt.graph.stages.text.needs import enhancement_options
+from ltx2rt.kernels.host import to_numpy
 from ltx2rt.memory.need import Need
 from ltx2rt.spelling import spelled
 from ltx2rt.weights.chat_template import END_OF_TURN, ChatTemplate
@@ -78,11 +79,11 @@ def enhance_prompt(run: Run, prompt: str, options: SamplingOptions, *, has_image
         return _text_array(_write(run, need, config, ids, tokenizer, options) or prompt)
 
     stored = run.remember(STAGE, compute)
-    return bytes(np.array(stored["text"])).decode("utf-8")
+    return bytes(to_numpy(stored["text"])).decode("utf-8")
 
 
 def _text_array(text: str) -> dict[str, mx.array]:
-    return {"text": mx.array(np.frombuffer(text.encode("utf-8"), np.uint8))}
+    return {"text": mx.array(list(text.encode("utf-8")), dtype=mx.uint8)}
 
 
 def _conversation_ids(encoder: Checkpoint, tokenizer: GemmaTokenizer, prompt: str, *, has_image: bool) -> Array:

@@ -31,7 +31,7 @@ def encoding_model(
         return current[index]
 
     def embedding_rows(ids: np.ndarray[Any, Any]) -> LinearWeight:
-        rows = encoder.load_rows("text_encoder", embedding_spec(config), ids.tolist())
+        rows = encoder.load_rows("text_encoder", embedding_spec(config), [int(i) for i in ids])
         assert isinstance(rows, LinearWeight)
         return rows
 

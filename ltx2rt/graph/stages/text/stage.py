@@ -11,6 +11,7 @@ from ltx2rt.errors import UsageError
 from ltx2rt.graph.models.layers.params import Params
 from ltx2rt.graph.models.text import connector, feature_extractor, gemma3
 from ltx2rt.graph.models.transformer.model import TransformerConfig
+from ltx2rt.graph.stages.finite import require_finite
 from ltx2rt.graph.stages.inputs import PromptContext
 from ltx2rt.graph.stages.run import Run
 from ltx2rt.graph.stages.text.encoding import check_pairing, connect
@@ -95,7 +96,11 @@ def _encode(run: Run, prompts: Sequence[str]) -> list[PromptContext]:
         for component, connector_config in zip(("video_connector", "audio_connector"), connectors, strict=True):
             arrays = stage.hold(checkpoint.load(component, connector.param_specs(connector_config)))
             models.append(connector.Connector(connector_config, Params(arrays), dtype))
-        return [connect(feature, *models) for feature in features]
+        contexts = [connect(feature, *models) for feature in features]
+        for context in contexts:
+            for name, values in context._asdict().items():
+                require_finite(connecting.name, f"the {name} context", values)
+        return contexts
 
 
 def _project(
