@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 
@@ -170,15 +171,13 @@ def _sigmas_cases(golden: GoldenFile) -> _Named:
 
 def _sampling_cases(golden: GoldenFile) -> _Named:
     keys = golden.keys()
-    steps: dict[str, list[str]] = {}
+    cases: dict[str, _Run] = {}
     for key in keys:
-        if match := re.fullmatch(r"(euler|res2s_sde|sde_coeff|ancestral\.eta[\d.]+)\.(\d+)", key):
-            steps.setdefault(match[1], []).append(key)
+        if match := re.fullmatch(r"(euler|res2s_sde|sde_coeff|ancestral\.eta[\d.]+)\.\d+", key):
+            cases[match[1]] = partial(_sampler_steps, golden, match[1])
         elif match := re.fullmatch(r"(loop\.\w+\.(?:plain|masked))\.(euler|ge[\d.]+|res2s\..+)\.(?:video|audio)", key):
-            steps.setdefault(f"{match[1]}.{match[2]}", []).append(key)
-    for name, outputs in steps.items():
-        runner = _sampler_loop if name.startswith("loop.") else _sampler_steps
-        yield name, partial(runner, golden, name, outputs)
+            cases[f"{match[1]}.{match[2]}"] = partial(_sampler_loop, golden, match[1], match[2])
+    yield from cases.items()
     if "res2s_h_f64" in golden:
         yield "res2s_coefficients", partial(_res_2s_tables, golden)
 
@@ -193,12 +192,10 @@ def _res_2s_tables(golden: GoldenFile) -> Iterator[Check]:
     yield Check(key, functions, golden.expected(key)[:, :2], _TABLE_ATOL)
 
 
-def _sampler_steps(golden: GoldenFile, name: str, keys: Sequence[str]) -> Iterator[Check]:
+def _sampler_steps(golden: GoldenFile, name: str) -> Iterator[Check]:
     sigmas = golden.given("sigmas")
-    sample, denoised, noise = (golden.given(name) for name in ("sample", "denoised", "noise"))
-    for key in keys:
-        index = int(key.rsplit(".", 1)[1])
-        sigma, sigma_next = sigmas[index], sigmas[index + 1]
+    sample, denoised, noise = (golden.given(key) for key in ("sample", "denoised", "noise"))
+    for index, (sigma, sigma_next) in enumerate(pairwise(sigmas)):
         if name == "euler":
             actual = euler_step(sample, denoised, float(sigma), float(sigma_next))
         elif name == "res2s_sde":
@@ -208,7 +205,7 @@ def _sampler_steps(golden: GoldenFile, name: str, keys: Sequence[str]) -> Iterat
         else:
             eta = float(name.removeprefix("ancestral.eta"))
             actual = ancestral_step(sample, denoised, float(sigma), float(sigma_next), noise, eta=eta)
-        yield _component(golden, key, actual)
+        yield _component(golden, f"{name}.{index}", actual)
 
 
 def _synthetic_denoiser(video: LatentState | None, audio: LatentState | None, sigma: float, _: int) -> Denoised:
@@ -220,10 +217,7 @@ def _synthetic_denoiser(video: LatentState | None, audio: LatentState | None, si
     )
 
 
-def _sampler_loop(golden: GoldenFile, name: str, keys: Sequence[str]) -> Iterator[Check]:
-    match = re.fullmatch(r"(loop\.\w+\.(?:plain|masked))\.(.+)", name)
-    assert match is not None
-    prefix, kind = match[1], match[2]
+def _sampler_loop(golden: GoldenFile, prefix: str, kind: str) -> Iterator[Check]:
     sigmas = golden.given(f"{prefix}.sigmas")
     video, audio = (_loop_state(golden, f"{prefix}.{stream}") for stream in ("video", "audio"))
     recorded: list[RecordedNoise] = []
@@ -246,10 +240,9 @@ def _sampler_loop(golden: GoldenFile, name: str, keys: Sequence[str]) -> Iterato
             options=Res2sOptions(refine_anchor="nobong" not in flags, masked_timesteps="masked_timesteps" in flags),
         )
     *_, last = loop
-    for key in keys:
-        state = last.video if key.endswith("video") else last.audio
+    for stream, state in (("video", last.video), ("audio", last.audio)):
         assert state is not None
-        yield _component(golden, key, state.latent)
+        yield _component(golden, f"{prefix}.{kind}.{stream}", state.latent)
     if recorded:
         yield Check("noise draws left", np.array([source.left for source in recorded]), np.zeros(2), 0.0)
 
@@ -422,7 +415,7 @@ def _video_items(golden: GoldenFile, name: str) -> list[ConditioningItem[VideoTa
 def _with_reference_audio(golden: GoldenFile, name: str) -> LatentState:
     tokens, positions = golden.given("in.reference_audio_tokens"), golden.given("in.reference_audio_positions")
     # What it is appended to is not saved apart.
-    latent = golden.given(f"{name}.latent")
+    latent = golden.result_as_input(f"{name}.latent")
     length = latent.shape[1] - tokens.shape[1]
     target = AudioTarget(AudioLatentShape(length, tokens.shape[0]))
     item = AppendReferenceAudio(tokens, positions, float(name.rsplit("_s", 1)[1]))

@@ -54,6 +54,10 @@ class GoldenFile:
         """
         return self._read(key)
 
+    def result_as_input(self, key: str) -> Array:
+        """A saved result that one case compares and another one starts from; as `given`, but it stays unread."""
+        return self._tensor(key)
+
     def expected(self, key: str) -> Array:
         """A saved result that the caller compares; as `given`."""
         return self._read(key)
@@ -70,9 +74,13 @@ class GoldenFile:
             yield self.check(f"{stem}.{i:02d}", value, atol, rtol)
 
     def _read(self, key: str) -> Array:
+        tensor = self._tensor(key)
+        self._unread.discard(key)
+        return tensor
+
+    def _tensor(self, key: str) -> Array:
         if self._file is None or key not in self._file.tensors:
             raise KeyError(f"{self.name} holds no tensor {key}")
-        self._unread.discard(key)
         return self._file.numpy(key)
 
     def entry(self, key: str) -> Any:

@@ -42,7 +42,8 @@ _MAX_POSITIONS = {
 }
 _THETA = 10000.0
 
-_FIELDS = ("latent", "sigma", "timesteps", "positions", "context", "context_mask", "attention_mask", "keyframes_mask")
+_FIELDS = ("latent", "sigma", "timesteps", "positions", "context")
+_OPTIONAL_FIELDS = ("context_mask", "attention_mask", "keyframes_mask")
 
 
 def find_cases(golden: GoldenFile) -> Iterator[Case]:
@@ -82,7 +83,8 @@ def _modality(golden: GoldenFile, case: str, stream: str, enabled: bool) -> Moda
     prefix = f"{case}.{stream}."
     if prefix + "latent" not in golden:
         return None
-    fields: dict[str, Any] = {name: golden.given(prefix + name) for name in _FIELDS if prefix + name in golden}
+    names = [*_FIELDS, *(name for name in _OPTIONAL_FIELDS if prefix + name in golden)]
+    fields: dict[str, Any] = {name: golden.given(prefix + name) for name in names}
     for name in ("timesteps", "keyframes_mask"):
         if name in fields:
             fields[name] = fields[name][..., 0]
