@@ -139,7 +139,9 @@ class Comparison:
             # Fourier transform (floor 1e-5, differences below 4e-6).
             key = f"audio_encode.in_logmel.{i:02d}"
             magnitude = np.exp(np.array(event.log_mel).transpose(0, 3, 1, 2))
-            yield Check(f"{key} (magnitudes)", magnitude, np.exp(self._golden.expected(key)), atol=2e-5)
+            with np.errstate(over="ignore"):  # a damaged file; infinity fails the comparison
+                expected = np.exp(self._golden.expected(key))
+            yield Check(f"{key} (magnitudes)", magnitude, expected, atol=2e-5)
         yield from self._series("audio_encode.out", [_audio_grid(event.tokens) for event in events], **LATENT)
 
     def x0(self) -> Iterator[Check]:
