@@ -77,12 +77,3 @@ class OutputFile:
         self.discard()
         if isinstance(error, OSError):
             raise self.failure(error) from error
-
-
-def require_writable(path: str | os.PathLike[str]) -> None:
-    """Find out now, not after minutes of computing, that ``path`` cannot be written.
-
-    Raises:
-        MediaError: as `OutputFile`.
-    """
-    OutputFile(path).discard()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 from functools import cached_property, partial
@@ -34,15 +35,14 @@ from ltx2rt.graph.stages.run import GeneratedClip, Run
 from ltx2rt.media.audio_reader import read_audio
 from ltx2rt.media.images import load_conditioning_image
 from ltx2rt.media.resize import resize_to_cover
+from ltx2rt.verify.diffusion import res_2s_draws
 from ltx2rt.verify.golden import Array, GoldenFile
 
 
 def pipeline_of(golden: GoldenFile) -> str | None:
     """Our name of the pipeline that a golden file was saved from; None if this version does not have it."""
     saved = str(golden.metadata.get("pipeline"))
-    if "checkpoint" not in golden.metadata and "files" not in golden.metadata:
-        return None
-    if "files" in golden.metadata:
+    if "checkpoint" not in golden.metadata:
         return None
     # The official name, which a case's own suffix may follow; the longest of those that fit.
     named = {official.replace("-", "_"): e.name for e in PIPELINES.values() for official in (e.name, *e.aliases)}
@@ -63,8 +63,23 @@ class SavedRun:
         """What the pipeline returned."""
         pipeline = PIPELINES[self._pipeline]
         pipeline.check(self.inputs, self._files)
-        noise = RecordedNoise([self._golden[key] for key in self._numbered("noise")])
-        return pipeline.generate(Run(self._files, self.inputs, self._events.append, noise, self._sde_noise()))
+        return pipeline.generate(Run(self._files, self.inputs, self._events.append, self._noise, self._sde_noise()))
+
+    @cached_property
+    def _noise(self) -> RecordedNoise:
+        return RecordedNoise([self._golden.given(key) for key in self._golden.numbered("noise")])
+
+    @cached_property
+    def _res_2s_noise(self) -> tuple[RecordedNoise, RecordedNoise]:
+        """Of the steps and of the substeps. Every stage takes its own sources; the saved draws follow each other."""
+        step, substep = res_2s_draws(self._golden, "sde_noise")
+        return RecordedNoise(step), RecordedNoise(substep)
+
+    @property
+    def draws_left(self) -> tuple[int, int, int]:
+        """How many saved draws the run did not ask for: of the noiser, of the res_2s steps and of their substeps."""
+        assert self.clip is not None
+        return self._noise.left, self._res_2s_noise[0].left, self._res_2s_noise[1].left
 
     @property
     def events(self) -> list[Event]:
@@ -125,7 +140,7 @@ class SavedRun:
         _, strength = arguments["video_conditioning"]
         mask = None
         if "conditioning_attention_mask" in arguments:
-            saved = self._golden["conditioning_attention_mask_in"][0, 0]
+            saved = self._golden.given("conditioning_attention_mask_in")[0, 0]
             mask = AttentionMask(weights=lambda height, width, count: _fitted(saved[..., None], height, width)[..., 0])
         elif "conditioning_attention_strength" in arguments:
             mask = AttentionMask(strength=arguments["conditioning_attention_strength"])
@@ -151,20 +166,8 @@ class SavedRun:
         sound = read_audio(self._inputs / name, start_s=start_s, duration_s=duration_s)
         return SoundInput(sound.waveform, sound.sample_rate)
 
-    def _sde_noise(self) -> Any:
-        """Noise of the res_2s stages as saved: per step substep video and audio, then step video and audio."""
-        keys = self._numbered("sde_noise")
-        if not keys:
-            return None
-        draws = [self._golden[key] for key in keys]
-        # Every stage takes its own sources; the saved draws of all stages follow each other.
-        substep = RecordedNoise([draw for i, draw in enumerate(draws) if i % 4 < 2])
-        step = RecordedNoise([draw for i, draw in enumerate(draws) if i % 4 >= 2])
-
-        def sources() -> tuple[NoiseSource, NoiseSource]:
-            return step, substep
-
-        return sources
+    def _sde_noise(self) -> Callable[[], tuple[NoiseSource, NoiseSource]] | None:
+        return (lambda: self._res_2s_noise) if self._golden.numbered("sde_noise") else None
 
     @cached_property
     def _files(self) -> ModelFiles:
@@ -197,9 +200,6 @@ class SavedRun:
     @property
     def _arguments(self) -> dict[str, Any]:
         return dict(self._golden.metadata["args"])
-
-    def _numbered(self, stem: str) -> list[str]:
-        return [key for key in self._golden if re.fullmatch(re.escape(stem) + r"\.\d+", key)]
 
 
 def ripple_frames(frames: int, height: int, width: int) -> Array:

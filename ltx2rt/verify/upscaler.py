@@ -40,17 +40,14 @@ def _upscale(golden: GoldenFile, name: str) -> Iterator[Check]:
     checkpoint = Checkpoint.open(path)
     config = LatentUpscalerConfig.from_dict(checkpoint.config)
     upscaler = LatentUpscaler(config, Params(checkpoint.load("upscaler", param_specs(config))), mx.float32)
-    latent = mx.array(np.moveaxis(golden["in"], 1, -1).copy())
+    latent = mx.array(np.ascontiguousarray(np.moveaxis(golden.given("in"), 1, -1)))
     grid = from_numbers(config.upscaled((latent.shape[1], latent.shape[2], latent.shape[3])))
-    if f"{name}.raw" in golden:
-        expected = golden[f"{name}.raw"]
-        yield Check(f"{name}.raw", _first(upscaler(latent)), expected, **_TOLERANCE)
-        yield Check(f"{name}.raw grid", grid, from_numbers(expected.shape[2:]), 0.0)
-    if f"{name}.with_statistics" in golden:
-        vae = Checkpoint.open(golden.root / golden.metadata["checkpoint_for_statistics"])
-        statistics = LatentStatistics(Params(vae.load("video_vae", statistics_specs(config.in_channels))))
-        actual = _first(upscaler.upscale(latent, statistics))
-        yield Check(f"{name}.with_statistics", actual, golden[f"{name}.with_statistics"], **_TOLERANCE)
+    expected = golden.expected(f"{name}.raw")
+    yield Check(f"{name}.raw", _first(upscaler(latent)), expected, **_TOLERANCE)
+    yield Check(f"{name}.raw grid", grid, from_numbers(expected.shape[2:]), 0.0)
+    vae = Checkpoint.open(golden.root / golden.metadata["checkpoint_for_statistics"])
+    statistics = LatentStatistics(Params(vae.load("video_vae", statistics_specs(config.in_channels))))
+    yield golden.check(f"{name}.with_statistics", _first(upscaler.upscale(latent, statistics)), **_TOLERANCE)
 
 
 def _first(x: mx.array) -> Array:

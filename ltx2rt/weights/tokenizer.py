@@ -23,7 +23,7 @@ class GemmaTokenizer:
 
     Attributes:
         bos_id: id that every prompt begins with.
-        pad_id: id that fills `padded`.
+        pad_id: id of ``<pad>``.
         vocab_size: one more than the largest id.
     """
 
@@ -105,20 +105,3 @@ class GemmaTokenizer:
         """Id of a token by its spelling, or None."""
         found = self._tokenizer.token_to_id(token)
         return None if found is None else int(found)
-
-    def padded(self, ids: Array) -> tuple[Array, Array]:
-        """Ids and attention mask as the official code has them: 1024 entries, padding on the left.
-
-        The text encoder needs neither, because padding changes nothing; they serve comparisons.
-
-        Args:
-            ids: (n,) integers, as `encode` returns them.
-
-        Returns:
-            (1024,) int32 ids and (1024,) int32 mask, 1 on real tokens.
-        """
-        pads = MAX_TOKENS - len(ids)
-        if pads < 0:
-            raise ValueError(f"ids must have at most {MAX_TOKENS} entries, got {len(ids)}.")
-        mask = np.repeat(np.array([0, 1], dtype=np.int32), [pads, len(ids)])
-        return np.concatenate([np.full(pads, self.pad_id, dtype=np.int32), ids.astype(np.int32)]), mask

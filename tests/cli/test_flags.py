@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import sys
 from pathlib import Path
@@ -250,8 +251,42 @@ def test_every_option_is_exercised_or_says_why_not() -> None:
     here = Path(__file__).parent
     for name, file in TESTED_ELSEWHERE.items():
         spellings = next(flag.names for flag in FLAGS if flag.names[0] == name)
-        text = (here / file).read_text()
-        assert any(f'"{spelling}"' in text for spelling in spellings), f"{file} does not use {name}"
+        assert command_words((here / file).read_text()) & set(spellings), f"no test of {file} gives {name} to a command"
+
+
+def command_words(source: str) -> set[str]:
+    """Texts that the tests of a file hand on: in calls, lists and tables, but not in comments or comparisons."""
+    words: set[str] = set()
+
+    def visit(node: ast.AST) -> None:
+        if isinstance(node, ast.Compare):
+            for side in (node.left, *node.comparators):
+                if isinstance(side, ast.Call):  # a command whose exit code is compared
+                    visit(side)
+            return
+        parts = {ast.Call: "args", ast.List: "elts", ast.Tuple: "elts", ast.Dict: "keys"}
+        given = getattr(node, parts[type(node)]) if type(node) in parts else []
+        words.update(item.value for item in given if isinstance(item, ast.Constant) and isinstance(item.value, str))
+        for child in ast.iter_child_nodes(node):
+            visit(child)
+
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
+            visit(node)
+    return words
+
+
+def test_an_option_in_a_comment_or_a_comparison_is_not_exercised() -> None:
+    source = """
+def test_it(capsys):
+    "--docstring"
+    # "--comment"
+    assert run(["generate", "--given", "x"], *more("--passed")) == 0
+    assert "--compared" in capsys.readouterr().err
+
+HELPER = ["--constant"]
+"""
+    assert {word for word in command_words(source) if word.startswith("--")} == {"--given", "--passed"}
 
 
 def test_no_option_of_the_other_command_lines_is_missing() -> None:

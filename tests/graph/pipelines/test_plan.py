@@ -179,7 +179,7 @@ def test_evaluations_are_those_that_run(name: str, steps: int, monkeypatch: pyte
     make_task = denoise_stage._task
     monkeypatch.setattr(denoise_stage, "_task", recording)
     pipeline, evaluated = load(name), []
-    settings = {"height": 64, "width": 64, "num_frames": 1, "num_inference_steps": steps, "skip_vae": True}
+    settings = {"height": 64, "width": 64, "num_frames": 1, "num_inference_steps": steps, "latents_only": True}
     pipeline.plan("a red circle", rates=RATES, **settings)
     pipeline("a red circle", observer=lambda e: evaluated.append(e) if isinstance(e, Evaluated) else None, **settings)
     stages = 1 if name == "one-stage" else 2

@@ -15,7 +15,6 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
-from ltx2rt.graph.stages.request import PromptContext
 
 from ltx2rt import _ext, api
 from ltx2rt.graph.diffusion.denoising import GuidancePass, PredictRequest
@@ -27,6 +26,7 @@ from ltx2rt.graph.models.video_vae import tiling
 from ltx2rt.graph.stages.decode import stage as decode
 from ltx2rt.graph.stages.denoise import passes
 from ltx2rt.graph.stages.encode import stage as encode
+from ltx2rt.graph.stages.inputs import PromptContext
 from ltx2rt.graph.stages.run import Run
 from ltx2rt.kernels import host
 from ltx2rt.weights.checkpoint import Checkpoint

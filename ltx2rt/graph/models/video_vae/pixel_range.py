@@ -24,8 +24,3 @@ def to_unit_range(decoded: Array) -> Array:
     decoded += np.float32(1)
     decoded *= np.float32(0.5)
     return np.clip(decoded, 0.0, 1.0, out=decoded)
-
-
-def to_uint8(frames: Array) -> Array:
-    """[0, 1] float32 -> uint8, truncated and not rounded, as the official code does."""
-    return (frames * np.float32(255)).astype(np.uint8)

@@ -54,12 +54,6 @@ class Tiling:
     width: AxisTiling = None
 
     @classmethod
-    def default(cls) -> Tiling:
-        """The official default: 768/64 pixels on both axes, 80/24 frames."""
-        spatial = TileSize(_LONG_SIDE_PX, _OVERLAP_PX)
-        return cls(TileSize(_TILE_FRAMES, _OVERLAP_FRAMES), spatial, spatial)
-
-    @classmethod
     def auto(cls, height: int, width: int, spatial_factor: int = 32) -> Tiling:
         """What the official pipelines choose: 768/64 pixels on the long side, the short side in proportion.
 
@@ -83,12 +77,6 @@ class Tiling:
         """From (tile, overlap) pairs, the spatial one for both axes: ``Tiling.of(spatial=(64, 32))``."""
         side = TileSize(*spatial) if spatial is not None else None
         return cls(TileSize(*temporal) if temporal is not None else None, side, side)
-
-    def chunk_estimate(self, num_frames: int) -> int:
-        """The official figure for the number of chunks of a clip of ``num_frames`` pixel frames, for progress only."""
-        if isinstance(self.frames, TileSize):
-            return -(-(num_frames - 1) // (self.frames.tile - self.frames.overlap))
-        return 1 if self.frames is None else self.frames.count
 
 
 @dataclass(frozen=True)
