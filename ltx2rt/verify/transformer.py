@@ -141,7 +141,8 @@ def _transformer(golden: GoldenFile, case: str) -> Iterator[Check]:
 def _compare(
     golden: GoldenFile, key: str, actual: mx.array | Array, tolerance: Mapping[str, float] = _COMPONENT
 ) -> Check:
-    return golden.check(key, to_numpy(actual), **tolerance)
+    values = to_numpy(actual) if isinstance(actual, mx.array) else actual
+    return golden.check(key, values, **tolerance)
 
 
 def _prepared(golden: GoldenFile, prefix: str, stream: Stream) -> Iterator[Check]:
