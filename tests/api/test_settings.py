@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import ltx2rt
-from ltx2rt import api
+from ltx2rt import api, embedded
 from ltx2rt.api.settings import Settings, pipelines_of
 from ltx2rt.errors import CheckpointError, UsageError
 from ltx2rt.graph.models.video_vae.tiling import Tiling
@@ -90,3 +90,26 @@ def test_other_spellings_of_pipelines() -> None:
     assert api.load("a2v").name == "audio-to-video"
     assert api.load().name == "distilled"
     assert api.load(model_variant="dev").name == "one-stage"
+
+
+@pytest.mark.parametrize(
+    ("name", "pipeline", "variant", "said"),
+    [
+        ("model.safetensors", "text-to-video", None, True),
+        ("model.safetensors", "retake", None, True),
+        ("model.safetensors", "distilled", None, False),
+        ("model.safetensors", "text-to-video", "dev", False),
+        ("model.safetensors", "text-to-video", "distilled", False),
+        ("model-dev.safetensors", "text-to-video", None, False),
+    ],
+)
+def test_a_variant_that_nothing_tells_is_said(
+    name: str, pipeline: str, variant: str | None, said: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / name).symlink_to(embedded.CHECKPOINT)
+    loaded = api.load(pipeline, checkpoint=tmp_path / name, text_encoder=embedded.TEXT_ENCODER, model_variant=variant)
+    warning = f"the file name of {tmp_path / name} says neither dev nor distilled: it is taken as distilled"
+    assert (warning in caplog.text) == said
+    assert ("--model-variant dev" in caplog.text) == said
+    if said:
+        assert loaded.distilled

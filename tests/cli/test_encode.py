@@ -62,6 +62,7 @@ def test_without_gemma_the_clip_does_not_depend_on_the_prompt(tmp_path: Path) ->
         (["x", "--gemma-root", "g"], "--gemma-root goes with --checkpoint-path"),
         (["x", "--enhance-seed", "3"], "go with --enhance-prompt"),
         ([" "], "the prompt is empty"),
+        (["x", "--prompt", "y"], "the prompt without an option's name says x, but --prompt says y; give one of them"),
     ],
 )
 def test_what_cannot_be_encoded_is_refused(
@@ -75,6 +76,16 @@ def test_what_cannot_be_encoded_is_refused(
     assert run(["encode", *arguments]) == 2
     assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "words", [["a red zebra"], ["--prompt", "a red zebra"], ["a red zebra", "--prompt", "a red zebra"]]
+)
+def test_words_that_the_embedded_model_does_not_know_are_said(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["encode", "--quiet", *words, "-o", str(tmp_path / "text.npz")]) == 0
+    assert "it does not know zebra" in capsys.readouterr().err
 
 
 def test_an_embedding_without_a_negative_prompt_cannot_be_guided(
