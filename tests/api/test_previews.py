@@ -21,19 +21,14 @@ def test_the_grid_of_the_first_frame(shape: tuple[int, int, int], frame: int | N
     state = create_video_state(target)
     if frame is not None:
         latent = np.zeros((1, 1, *shape[1:], 128), np.float32)
-        state = apply_conditioning(state, target, [AppendKeyframe(latent, frame, 1.0)])
+        state = apply_conditioning(state, target, [AppendKeyframe(latent, min(frame, target.pixel_frames - 1), 1.0)])
     assert first_grid(state.positions) == shape[1:]
 
 
-def previewed(**settings: object) -> list[tuple[str, tuple[int, ...]]]:
+def previewed() -> list[tuple[str, tuple[int, ...]]]:
     found: list[tuple[str, tuple[int, ...]]] = []
-    api.load()(
-        "a red circle",
-        height=128,
-        width=192,
-        num_frames=9,
-        on_preview=lambda p: found.append((p.stage, p.latent.shape)),
-    )
+    settings = {"height": 128, "width": 192, "num_frames": 9}
+    api.load()("a red circle", **settings, on_preview=lambda p: found.append((p.stage, p.latent.shape)))
     return found
 
 

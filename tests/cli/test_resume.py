@@ -194,7 +194,7 @@ DAMAGES = {
         lambda record: record.write_text(record.read_text().replace('"result": {}', '"result": 5')),
         "lacks result",
     ),
-    "gone": (lambda record: record.unlink(), "lacks its run.json"),
+    "gone": (lambda record: record.unlink(), "has lost its run.json"),
 }
 
 
@@ -237,7 +237,7 @@ def test_a_finished_stage_without_its_latent_is_an_error(tmp_path: Path) -> None
         with pytest.raises(StateError, match="has kept no video latent of"):
             api.load()("a red circle", **SETTINGS, state_folder=tmp_path / "state", resume=True)
     write_safetensors(entry, {**kept, "video": kept["video"] * float("nan")})
-    with pytest.raises(NotFiniteError, match="stage denoise 1: .* the video latent that was kept"):
+    with pytest.raises(NotFiniteError, match=r"stage denoise 1: .* the video latent that was kept"):
         api.load()("a red circle", **SETTINGS, state_folder=tmp_path / "state", resume=True)
 
 
