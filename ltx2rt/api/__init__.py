@@ -11,8 +11,8 @@ from ltx2rt.api.previews import Preview
 from ltx2rt.api.record import Record, read_record
 from ltx2rt.api.resolve import DEFAULT_NEGATIVE_PROMPT
 from ltx2rt.api.settings import Settings
-from ltx2rt.api.text_embedding import encode
-from ltx2rt.api.upscaling import upscale
+from ltx2rt.api.text_embedding import encode, plan_encode
+from ltx2rt.api.upscaling import plan_upscale, upscale
 
 __all__ = [
     "DEFAULT_NEGATIVE_PROMPT",
@@ -28,6 +28,8 @@ __all__ = [
     "VideoInput",
     "encode",
     "load",
+    "plan_encode",
+    "plan_upscale",
     "read_record",
     "upscale",
 ]

@@ -28,9 +28,8 @@ from ltx2rt.graph.pipelines.plan import Plan, Rates, plan
 from ltx2rt.graph.stages.events import Event
 from ltx2rt.graph.stages.model_files import ModelFiles
 from ltx2rt.graph.stages.request import Request
-from ltx2rt.graph.stages.run import Run
+from ltx2rt.graph.stages.run import GeneratedClip, Run
 from ltx2rt.graph.stages.text.enhancement import enhance_prompt
-from ltx2rt.memory.ledger import Ledger
 from ltx2rt.weights.checkpoint import Checkpoint
 
 log = logging.getLogger(__name__)
@@ -139,9 +138,8 @@ class Pipeline:
             NotFiniteError: a model computed values that are not finite numbers.
         """
         resolved, request, record = self._prepare({"prompt": prompt, **settings}, self._files)
-        entry = PIPELINES[self.name]
         accounts = ledger(memory)
-        plan(self.name, self._files, request, Ledger(accounts.budget, accounts.base), Rates(1.0, 1.0))
+        plan(self._work(resolved), self._files, request, accounts.unused())
         if repeated is not None:
             record.require_same_sources(repeated)
         if on_settings is not None:
@@ -153,8 +151,10 @@ class Pipeline:
             observer = PreviewObserver(self._files, request, on_preview, observer)
         run = Run(self._files, request, observer, journal=None if state is None else state.journal(), ledger=accounts)
         try:
-            run.request, record = self._enhanced(run, resolved, record)
-            return Clip(entry.generate(run), run, resolved, record, state)
+            clip = self._work(resolved)(run)
+            if resolved.enhance_prompt:
+                record = replace(record, result={"enhanced_prompt": run.request.prompt})
+            return Clip(clip, run, resolved, record, state)
         except BaseException:
             if state is not None:
                 state.remove_if_empty()
@@ -192,8 +192,9 @@ class Pipeline:
             UsageError, CheckpointError, MediaError: as calling the pipeline.
         """
         files, assumed = with_assumed(self._files)
-        _, request, _ = self._prepare({"prompt": prompt, **settings}, files)
-        found = plan(self.name, files, request, ledger(memory), measured_rates() if rates is None else rates)
+        resolved, request, _ = self._prepare({"prompt": prompt, **settings}, files)
+        speeds = measured_rates() if rates is None else rates
+        found = plan(self._work(resolved), files, request, ledger(memory), speeds)
         names = {stage.need.name for stage in found.stages}
         return found, [text for text in assumed if any(text.startswith(name) for name in names)]
 
@@ -216,15 +217,19 @@ class Pipeline:
         )
         return resolved, request, record
 
-    def _enhanced(self, run: Run, resolved: Settings, record: Record) -> tuple[Request, Record]:
-        """Request and record with the rewritten prompt, if one is wanted."""
-        if not resolved.enhance_prompt:
-            return run.request, record
-        has_image = bool(resolved.images)
-        if has_image:
-            log.warning("the prompt enhancement does not see the image; it rewrites the text alone")
-        text = enhance_prompt(run, run.request.prompt, enhancement_options(resolved), has_image=has_image)
-        return replace(run.request, prompt=text), replace(record, result={"enhanced_prompt": text})
+    def _work(self, resolved: Settings) -> Callable[[Run], GeneratedClip]:
+        """What a call does with a run, planned or real: it rewrites the prompt if that is wanted, then generates."""
+
+        def work(run: Run) -> GeneratedClip:
+            if resolved.enhance_prompt:
+                has_image = bool(resolved.images)
+                if has_image and not run.planning:
+                    log.warning("the prompt enhancement does not see the image; it rewrites the text alone")
+                text = enhance_prompt(run, run.request.prompt, enhancement_options(resolved), has_image=has_image)
+                run.request = replace(run.request, prompt=text)
+            return PIPELINES[self.name].generate(run)
+
+        return work
 
     def _shown(self, record: Record, resolved: Settings) -> dict[str, Any]:
         shown: dict[str, Any] = {"pipeline": self.name, "checkpoint": str(self._files.checkpoint.path)}

@@ -12,14 +12,17 @@ import mlx.core as mx
 
 from ltx2rt import embedded
 from ltx2rt.api.loading import DTYPES
+from ltx2rt.api.planning import ledger
+from ltx2rt.api.planning import rates as measured_rates
 from ltx2rt.api.record import Record, sidecar_path, write_record
 from ltx2rt.api.resolve import DEFAULT_NEGATIVE_PROMPT
 from ltx2rt.errors import UsageError
 from ltx2rt.graph.diffusion.guidance import GuiderParams
 from ltx2rt.graph.models.text.token_sampling import SamplingOptions
+from ltx2rt.graph.pipelines.plan import Plan, Rates, plan
 from ltx2rt.graph.stages.events import Event
 from ltx2rt.graph.stages.model_files import ModelFiles
-from ltx2rt.graph.stages.request import Request
+from ltx2rt.graph.stages.request import PromptContext, Request
 from ltx2rt.graph.stages.run import Run
 from ltx2rt.graph.stages.text.enhancement import enhance_prompt
 from ltx2rt.graph.stages.text.stage import encode_prompts
@@ -38,6 +41,7 @@ def encode(
     dtype: str = "bfloat16",
     enhancement: SamplingOptions | None = None,
     has_image: bool = False,
+    memory: str | int | None = None,
     observer: Callable[[Event], None] | None = None,
 ) -> TextEmbedding:
     """The contexts of a prompt and of a negative prompt.
@@ -52,30 +56,24 @@ def encode(
         dtype: of activations.
         enhancement: rewrite the prompt first, with these options.
         has_image: the rewritten prompt will continue a picture.
+        memory: what the process may take, ``12GB`` or bytes; None: most of what is free. It does not change the result.
         observer: called with every event; raise `Cancelled` from it to stop.
 
     Raises:
         UsageError: an empty prompt, an unknown dtype, or a missing text encoder.
         CheckpointError: a file is missing, damaged or of the wrong kind.
+        MemoryBudgetError: a stage does not fit; before anything is loaded, unless the system refuses memory later.
     """
-    if dtype not in DTYPES:
-        raise UsageError(f"unknown dtype {dtype!r}; use one of {', '.join(DTYPES)}.")
-    if not prompt.strip():
-        raise UsageError("the prompt is empty; say what to generate with --prompt.")
-    if checkpoint is None:
-        files = ModelFiles.open(embedded.CHECKPOINT, embedded.TEXT_ENCODER)
-    elif text_encoder is None:
-        raise UsageError("the text encoder is missing; give the Gemma folder with --gemma-root.")
-    else:
-        files = ModelFiles.open(Path(checkpoint), Path(text_encoder))
-    negative = DEFAULT_NEGATIVE_PROMPT if negative_prompt is None else negative_prompt
-    run = Run(files, _text_request(prompt, negative, DTYPES[dtype]), observer)
-    if enhancement is not None:
-        prompt = enhance_prompt(run, prompt, enhancement, has_image=has_image)
-        run.request = replace(run.request, prompt=prompt)
+    files, request, work = _prepare(
+        prompt, negative_prompt, checkpoint, text_encoder, dtype, enhancement, has_image=has_image
+    )
+    accounts = ledger(memory)
+    plan(work, files, request, accounts.unused())
+    run = Run(files, request, observer, ledger=accounts)
+    positive, avoided = work(run)
+    prompt, negative = run.request.prompt, run.request.negative_prompt
     assert files.tokenizer is not None
     assert files.text_encoder is not None
-    positive, avoided = encode_prompts(run, [prompt, negative])
     config = files.text_encoder.section("text_encoder")
     embedding = TextEmbedding(
         generation=files.checkpoint.generation or "19b",
@@ -97,6 +95,65 @@ def encode(
         given = {"checkpoint": str(paths[0].absolute()), "text_encoder": str(paths[1].absolute())}
         write_record(sidecar_path(Path(output)), Record.of({"pipeline": "encode", **given}, settings, paths, []))
     return embedding
+
+
+def plan_encode(
+    prompt: str,
+    *,
+    negative_prompt: str | None = None,
+    checkpoint: PathLike | None = None,
+    text_encoder: PathLike | None = None,
+    dtype: str = "bfloat16",
+    enhancement: SamplingOptions | None = None,
+    has_image: bool = False,
+    memory: str | int | None = None,
+    rates: Rates | None = None,
+) -> Plan:
+    """What `encode` would take; loads nothing.
+
+    Args:
+        prompt, negative_prompt, checkpoint, text_encoder, dtype, enhancement, has_image, memory: as for `encode`.
+        rates: speeds to predict seconds with; default: measured and assumed ones.
+
+    Raises:
+        UsageError, CheckpointError, MemoryBudgetError: as `encode`.
+    """
+    files, request, work = _prepare(
+        prompt, negative_prompt, checkpoint, text_encoder, dtype, enhancement, has_image=has_image
+    )
+    return plan(work, files, request, ledger(memory), measured_rates() if rates is None else rates)
+
+
+def _prepare(
+    prompt: str,
+    negative_prompt: str | None,
+    checkpoint: PathLike | None,
+    text_encoder: PathLike | None,
+    dtype: str,
+    enhancement: SamplingOptions | None,
+    *,
+    has_image: bool,
+) -> tuple[ModelFiles, Request, Callable[[Run], list[PromptContext]]]:
+    """The opened files, the request, and what is done with a run, planned or real."""
+    if dtype not in DTYPES:
+        raise UsageError(f"unknown dtype {dtype!r}; use one of {', '.join(DTYPES)}.")
+    if not prompt.strip():
+        raise UsageError("the prompt is empty; say what to generate with --prompt.")
+    if checkpoint is None:
+        files = ModelFiles.open(embedded.CHECKPOINT, embedded.TEXT_ENCODER)
+    elif text_encoder is None:
+        raise UsageError("the text encoder is missing; give the Gemma folder with --gemma-root.")
+    else:
+        files = ModelFiles.open(Path(checkpoint), Path(text_encoder))
+    negative = DEFAULT_NEGATIVE_PROMPT if negative_prompt is None else negative_prompt
+
+    def work(run: Run) -> list[PromptContext]:
+        if enhancement is not None:
+            text = enhance_prompt(run, run.request.prompt, enhancement, has_image=has_image)
+            run.request = replace(run.request, prompt=text)
+        return encode_prompts(run, [run.request.prompt, run.request.negative_prompt])
+
+    return files, _text_request(prompt, negative, DTYPES[dtype]), work
 
 
 def _text_request(prompt: str, negative_prompt: str, dtype: mx.Dtype) -> Request:

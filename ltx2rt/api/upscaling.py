@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
@@ -12,17 +13,20 @@ from ltx2rt.api.clip import Clip
 from ltx2rt.api.latent_file import Latents, read_latents
 from ltx2rt.api.loading import DTYPES
 from ltx2rt.api.media_inputs import source_clip
+from ltx2rt.api.planning import ledger
+from ltx2rt.api.planning import rates as measured_rates
 from ltx2rt.api.record import Record
 from ltx2rt.api.settings import Settings, tiling_text
 from ltx2rt.errors import UsageError
 from ltx2rt.graph.diffusion.guidance import GuiderParams
 from ltx2rt.graph.models.video_vae.tiling import Tiling
+from ltx2rt.graph.pipelines.plan import Plan, Rates, plan
 from ltx2rt.graph.stages.decode.stage import finish
 from ltx2rt.graph.stages.encode.stage import encode_pixels
 from ltx2rt.graph.stages.events import Event
 from ltx2rt.graph.stages.model_files import ModelFiles
 from ltx2rt.graph.stages.request import Request
-from ltx2rt.graph.stages.run import Run
+from ltx2rt.graph.stages.run import GeneratedClip, Run
 from ltx2rt.media.video_reader import probe_video
 
 PathLike = str | Path
@@ -37,6 +41,7 @@ def upscale(
     dtype: str = "bfloat16",
     seed: int = 10,
     tiling: Tiling | Literal["auto", "none"] = "auto",
+    memory: str | int | None = None,
     observer: Callable[[Event], None] | None = None,
     on_settings: Callable[[Mapping[str, Any]], None] | None = None,
 ) -> Clip:
@@ -53,6 +58,8 @@ def upscale(
         dtype: of activations.
         seed: of the noise that some video decoders add.
         tiling: of the video decoder.
+        memory: what the process may take, ``12GB`` or bytes; None: most of what is free. It decides what is worked on
+            in parts, not the result; the decoder's tiles, which do change it, are taken only where nothing else fits.
         observer: called with every event; raise `Cancelled` from it to stop.
         on_settings: called once with the settings before anything is loaded.
 
@@ -60,7 +67,68 @@ def upscale(
         UsageError: no upscaler, or a source that does not fit.
         CheckpointError: a file is missing, damaged or of the wrong kind.
         MediaError: the source cannot be read.
+        MemoryBudgetError: a stage does not fit; before anything is loaded, unless the system refuses memory later.
     """
+    task = _prepare(source, checkpoint, spatial_upscaler, temporal_upscaler, dtype, seed, tiling)
+    accounts = ledger(memory)
+    plan(task.work, task.files, task.request, accounts.unused())
+    if on_settings is not None:
+        on_settings({**task.record.files, **task.record.settings})
+    run = Run(task.files, task.request, observer, ledger=accounts)
+    return Clip(task.work(run), run, Settings(), task.record)
+
+
+def plan_upscale(
+    source: PathLike,
+    *,
+    checkpoint: PathLike | None = None,
+    spatial_upscaler: PathLike | None = None,
+    temporal_upscaler: PathLike | None = None,
+    dtype: str = "bfloat16",
+    seed: int = 10,
+    tiling: Tiling | Literal["auto", "none"] = "auto",
+    memory: str | int | None = None,
+    rates: Rates | None = None,
+) -> Plan:
+    """What `upscale` would take; reads the source and loads no weights.
+
+    Args:
+        source, checkpoint, spatial_upscaler, temporal_upscaler, dtype, seed, tiling, memory: as for `upscale`.
+        rates: speeds to predict seconds with; default: measured and assumed ones.
+
+    Raises:
+        UsageError, CheckpointError, MediaError, MemoryBudgetError: as `upscale`.
+    """
+    task = _prepare(source, checkpoint, spatial_upscaler, temporal_upscaler, dtype, seed, tiling)
+    return plan(task.work, task.files, task.request, ledger(memory), measured_rates() if rates is None else rates)
+
+
+@dataclass(frozen=True)
+class _Task:
+    """A checked request to upscale.
+
+    Attributes:
+        files: opened weight files.
+        request: what is asked of the stages.
+        record: what the clip is made from.
+        work: what is done with a run, planned or real.
+    """
+
+    files: ModelFiles
+    request: Request
+    record: Record
+    work: Callable[[Run], GeneratedClip]
+
+
+def _prepare(
+    source: PathLike,
+    checkpoint: PathLike | None,
+    spatial_upscaler: PathLike | None,
+    temporal_upscaler: PathLike | None,
+    dtype: str,
+    seed: int,
+    tiling: Tiling | Literal["auto", "none"],
+) -> _Task:
     source = Path(source)
     if dtype not in DTYPES:
         raise UsageError(f"unknown dtype {dtype!r}; use one of {', '.join(DTYPES)}.")
@@ -91,8 +159,6 @@ def upscale(
         "tiling": tiling_text(tiling) if isinstance(tiling, Tiling) else tiling,
     }
     record = Record.of({"pipeline": "upscale", **given}, settings, [Path(path) for path in given.values()], [source])
-    if on_settings is not None:
-        on_settings({**record.files, **record.settings})
     request = Request(
         prompt="",
         negative_prompt="",
@@ -109,14 +175,16 @@ def upscale(
         tiling=None if tiling == "none" else tiling,
         dtype=DTYPES[dtype],
     )
-    run = Run(files, request, observer)
-    if saved is not None:
-        return Clip(finish(run, saved.video, saved.audio), run, Settings(), record)
-    assert frames is not None
-    (latent,) = encode_pixels(run, "video encoder", [frames])
-    waveform, rate = (None, 0) if sound is None else (sound.waveform, sound.sample_rate)
-    finished = finish(run, latent, None, waveform=waveform, sample_rate=rate)
-    return Clip(finished, run, Settings(), record)
+
+    def work(run: Run) -> GeneratedClip:
+        if saved is not None:
+            return finish(run, saved.video, saved.audio)
+        assert frames is not None
+        (latent,) = encode_pixels(run, "video encoder", [frames])
+        waveform, rate = (None, 0) if sound is None else (sound.waveform, sound.sample_rate)
+        return finish(run, latent, None, waveform=waveform, sample_rate=rate)
+
+    return _Task(files, request, record, work)
 
 
 def _matching_latents(path: Path, files: ModelFiles) -> Latents:

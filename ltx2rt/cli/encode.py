@@ -11,6 +11,7 @@ from ltx2rt.cli.arguments import given_prompt
 from ltx2rt.cli.flag import Flag, add_flags
 from ltx2rt.cli.flags import named
 from ltx2rt.cli.generate import check_output_folder
+from ltx2rt.cli.plan_text import plan_text
 from ltx2rt.cli.progress import Progress
 from ltx2rt.errors import UsageError
 from ltx2rt.graph.models.text.token_sampling import SamplingOptions
@@ -44,7 +45,7 @@ FLAGS = (
         "--enhance-seed",
         "--enhance-max-tokens",
     ),
-    *named("--quiet"),
+    *named("--memory", "--plan", "--quiet"),
 )
 ENHANCEMENT = {
     "temperature": "enhance_temperature",
@@ -84,16 +85,18 @@ def run_encode(arguments: argparse.Namespace) -> int:
     given = {name: value for name, value in given.items() if value is not None}
     if given and not arguments.enhance_prompt:
         raise UsageError("--enhance-... options go with --enhance-prompt, which is missing; give it, too.")
-    embedding = api.encode(
-        prompt,
-        output=output,
-        negative_prompt=arguments.negative_prompt,
-        checkpoint=arguments.checkpoint_path,
-        text_encoder=arguments.gemma_root,
-        dtype=arguments.dtype or "bfloat16",
-        enhancement=SamplingOptions(**given) if arguments.enhance_prompt else None,
-        observer=progress.observe,
-    )
+    wanted: dict[str, Any] = {
+        "negative_prompt": arguments.negative_prompt,
+        "checkpoint": arguments.checkpoint_path,
+        "text_encoder": arguments.gemma_root,
+        "dtype": arguments.dtype or "bfloat16",
+        "enhancement": SamplingOptions(**given) if arguments.enhance_prompt else None,
+        "memory": arguments.memory,
+    }
+    if arguments.plan:
+        print(plan_text(api.plan_encode(prompt, **wanted)))
+        return 0
+    embedding = api.encode(prompt, output=output, observer=progress.observe, **wanted)
     shown = {name: getattr(embedding, name) for name in ("generation", "num_tokens", "prompt", "negative_prompt")}
     progress.settings(shown)
     print(output)

@@ -100,3 +100,19 @@ def test_an_embedding_without_a_negative_prompt_cannot_be_guided(
     write_embedding(path, replace(read_embedding(path), negative_video_context=None, negative_audio_context=None))
     assert run(["generate", "--embedding", str(path), *SMALL, *GUIDED, "-o", str(tmp_path / "a.mp4")]) == 2
     assert "the embedding holds no negative prompt" in capsys.readouterr().err
+
+
+def test_a_budget_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["encode", "--quiet", "a dog", "-o", str(tmp_path / "text.safetensors")]
+    enhance = ["--enhance-prompt", "--enhance-max-tokens", "4"]
+    assert run([*words, *enhance, "--plan", "--memory", "10GB"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    starts = ("prompt enhancement", "text encoder", "text projection", "connectors")
+    assert all(line.startswith(start) for line, start in zip(lines[1:], starts, strict=False))
+    assert run([*words, *enhance, "--memory", "20MB"]) == 1
+    assert "stage 'prompt enhancement' needs" in capsys.readouterr().err
+    assert run([*words, "--memory", "20MB"]) == 1
+    assert "stage 'text encoder' needs" in capsys.readouterr().err
+    assert run([*words, *enhance[:1], "--enhance-top-p", "3", "--plan"]) == 2
+    assert list(tmp_path.iterdir()) == []
+    assert run([*words, "--memory", "10GB"]) == 0

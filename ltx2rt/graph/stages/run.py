@@ -63,6 +63,9 @@ class Run:
         ledger: memory accounts; default: without a budget.
         planning: nothing is loaded or computed. Every stage only declares what it needs, in the ledger, and gives
             zeros of the right shape.
+
+    Attributes:
+        written_tokens: in a plan, the most tokens of a prompt that is still to be written; 0: the prompt is there.
     """
 
     def __init__(
@@ -80,6 +83,7 @@ class Run:
         self.request = request
         self.ledger = Ledger() if ledger is None else ledger
         self.planning = planning
+        self.written_tokens = 0
         self.stages = StageRunner(self.ledger)
         self.noise: NoiseSource = TorchCpuNoise(request.seed) if noise is None else noise
         self.sde_noise = fixed_sde_noise if sde_noise is None else sde_noise
@@ -105,7 +109,9 @@ class Run:
         return {key: value if isinstance(value, mx.array) else mx.array(value) for key, value in compute().items()}
 
     def add_noise(self, modality: str, state: LatentState, noise_scale: float) -> LatentState:
-        """The state noised with the next draw, announced to the observer."""
+        """The state noised with the next draw, announced to the observer; in a plan the state as it is."""
+        if self.planning:
+            return state
         noise = self.noise.normal(state.latent.shape, state.dtype)
         noised = add_noise(state, RecordedNoise([noise]), noise_scale=noise_scale)
         self.emit(Noised(modality, state, noised, noise, noise_scale))

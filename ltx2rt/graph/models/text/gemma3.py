@@ -234,6 +234,9 @@ class Gemma3:
             once per layer and text, in order, after the layer before it has been evaluated; the view it returns is
             used until the next call. Default: ``params``.
         embedding_rows: gives rows of the embedding for token ids, in place of the matrix in ``params``.
+
+    Attributes:
+        keeps_layers: the tensors of all layers stay; without, each layer must be evaluated before the next is asked.
     """
 
     def __init__(
@@ -248,6 +251,7 @@ class Gemma3:
         self.config = config
         self._params = params
         self._dtype = dtype
+        self.keeps_layers = layers is None
         self._layers = layers if layers is not None else lambda index: params.at(f"layers.{index}")
         self._embedding_rows = embedding_rows if embedding_rows is not None else self._rows_of_matrix
 

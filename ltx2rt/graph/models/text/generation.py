@@ -54,8 +54,9 @@ def _tokens(model: Gemma3, ids: Array, stop_ids: Collection[int], options: Sampl
                 hidden = model.layer(layer, hidden, global_rope, None, caches[layer])
             else:
                 hidden = model.layer(layer, hidden, local_rope, window, caches[layer])
-            if ids.size > 1:
-                mx.eval(hidden, *caches[layer].arrays())  # A long prompt layer by layer: one layer's memory at a time.
+            if ids.size > 1 or not model.keeps_layers:
+                # A long prompt layer by layer, for the memory of one layer at a time; and layers that come and go.
+                mx.eval(hidden, *caches[layer].arrays())
         logits = model.logits(model.final_norm(hidden[:, -1:])).astype(mx.float32)
         mx.eval(logits, *(array for cache in caches for array in cache.arrays()))
         token = sampler.choose(to_numpy(logits[0, 0]))

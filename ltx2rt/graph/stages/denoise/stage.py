@@ -15,7 +15,7 @@ from ltx2rt.graph.diffusion.guidance import GuiderParams
 from ltx2rt.graph.diffusion.latent_state import LatentState
 from ltx2rt.graph.diffusion.precision import Float32Array
 from ltx2rt.graph.diffusion.predictions import Denoised, post_process
-from ltx2rt.graph.diffusion.res_2s import res_2s_loop
+from ltx2rt.graph.diffusion.res_2s import res_2s_evaluations, res_2s_loop
 from ltx2rt.graph.diffusion.samplers import Denoise, SamplerStep, euler_loop, gradient_estimation_loop
 from ltx2rt.graph.diffusion.schedules import ltx2_sigmas
 from ltx2rt.graph.models.layers.params import Params
@@ -61,6 +61,11 @@ class Sampling:
     def steps(self) -> int:
         """Number of sampler steps; res_2s adds a last one where the schedule ends in 0."""
         return len(self.sigmas) - 1 + (self.sampler == "res_2s" and float(self.sigmas[-1]) == 0.0)
+
+    @property
+    def evaluations(self) -> int:
+        """Number of evaluations of the guided model."""
+        return res_2s_evaluations(self.sigmas) if self.sampler == "res_2s" else len(self.sigmas) - 1
 
 
 def guided_sampling(
@@ -175,7 +180,6 @@ def _task(
     audio: LatentState | None,
     contexts: Sequence[PromptContext],
 ) -> DenoiseTask:
-    evaluations = sampling.steps * (2 if sampling.sampler == "res_2s" else 1)
     return DenoiseTask(
         name,
         video=0 if video is None else video.latent.shape[1],
@@ -184,7 +188,7 @@ def _task(
         text=contexts[0].video.shape[1],
         given_contexts=sum(array.nbytes for context in contexts for array in context),
         prompts=len(contexts),
-        evaluations=evaluations,
+        evaluations=sampling.evaluations,
         video_guider=sampling.video_guider,
         audio_guider=sampling.audio_guider,
         max_batch_size=run.request.max_batch_size,
