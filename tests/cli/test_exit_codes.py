@@ -195,7 +195,7 @@ def test_memory_that_is_refused_while_running_is_75(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def refused(*_: object) -> None:
-        raise RuntimeError("[malloc_or_wait] Unable to allocate 1000 bytes.")
+        raise RuntimeError("[malloc] Unable to allocate 1000 bytes.")
 
     monkeypatch.setattr(Transformer, "__call__", refused)
     assert run(["generate", *SMALL, "-o", str(tmp_path / "clip.mp4")]) == 75
