@@ -9,15 +9,17 @@ from dataclasses import replace
 import mlx.core as mx
 
 from ltx2rt.errors import MemoryBudgetError
+from ltx2rt.kernels.selection import ext
 from ltx2rt.memory.allocator import trim_heap
 from ltx2rt.memory.limits import format_bytes, hard_limits
 from ltx2rt.memory.measure import freed_pages_leave, resident_bytes
 from ltx2rt.memory.need import Need
 
-# What the process takes more once stages have run in it: the kernels' threads, code pages, Python's objects. Measured
-# with the embedded model (Zen 4, November 2026) before each stage of a first run: 3.5 MB at the first, 9.5 to 10.1 MB
-# at the last but one with 1 and 2 threads, 12.2 MB with 16. Nothing more in a second run.
-_RUNTIME_BYTES = 9 << 20
+# What the process takes more once stages have run in it: code pages, Python's objects, the stacks and heaps of the
+# kernels' threads. Measured with the embedded model (Zen 4, November 2026) before each stage of a first run: 3.5 MB at
+# the first, at the last but one 9.5 MB with 1 thread, 10.1 MB with 2, 11.8 to 12.2 MB with 16. Nothing more in a second
+# run.
+_RUNTIME_BYTES, _RUNTIME_BYTES_PER_THREAD = 9 << 20, 176 << 10
 # How far below the measured peak a predicted one may lie: room that is left in the budget for that. The lowest ratios
 # measured are 0.991 at the middle size (docs/memory.md) and 0.981 for the embedded model.
 _UNCERTAINTY = 0.02
@@ -37,7 +39,9 @@ _has_run = False  # whether any stage has run in this process
 def _process_bytes() -> int:
     """What the process will take without any stage: what it takes now, less what goes back as the first one begins."""
     trim_heap()
-    return resident_bytes() - mx.get_cache_memory() + (0 if _has_run else _RUNTIME_BYTES)
+    threads = 0 if ext is None else int(ext.num_threads())
+    coming = 0 if _has_run else _RUNTIME_BYTES + threads * _RUNTIME_BYTES_PER_THREAD
+    return resident_bytes() - mx.get_cache_memory() + coming
 
 
 class Ledger:

@@ -23,7 +23,7 @@ BELOW = {
     "kernels": {"_abi", "types", "errors", "__version__"},
     "media": {"types", "errors"},
     "weights": {"kernels", "types", "errors"},
-    "memory": {"types", "errors"},
+    "memory": {"kernels", "types", "errors"},
     "graph.models.layers": LAYERS,
     "graph.models.transformer": COMMON,
     "graph.models.text": COMMON,
