@@ -88,6 +88,7 @@ class Comparison:
             "vae_encode.out": len(self._all(VideoEncoded)),
             "audio_encode.out": len(self._all(SoundEncoded)),
             "upsampler.out": len(self._all(LatentUpscaled)),
+            "audio_decode.in": len(self._all(AudioDecoded)),
             "audio_decode.out": len(self._all(AudioDecoded)),
             # A first-order sampler's run has its steps saved, a res_2s run its evaluations.
             "step.latent": len(self._latents()) if by_step else 0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache, partial
@@ -208,11 +209,8 @@ def _sibling(golden: GoldenFile, ending: str) -> Path:
     if not files:
         raise CheckpointError(f"{checkpoint.parent}: no file *-{ending}.safetensors beside {checkpoint.name}.")
 
-    def shared_letters(file: Path) -> int:
-        pairs = zip(file.name, checkpoint.name, strict=False)
-        return next((index for index, (a, b) in enumerate(pairs) if a != b), len(file.name))
-
-    return max(files, key=shared_letters)
+    # Names are compared letter by letter, which is what is meant here.
+    return max(files, key=lambda file: len(os.path.commonprefix([file.name, checkpoint.name])))  # noqa: RUF071
 
 
 def _fp8_cases(golden: GoldenFile) -> Runs:
