@@ -149,8 +149,11 @@ void transform(const ConvArgs& args, const WinogradPlan& plan, const WinogradSla
 
 // ---- products, and sums of 4 x 4 points to 2 x 2 outputs ----
 
-// Work: [kPanelsTogether][kPoints][cells][kColumns] sums, and the addresses of the cells.
-int64_t multiply_floats(int64_t cells) { return cells * (kPanelsTogether * kPoints * kColumns + 2); }
+// Work: [panels, kPanelsTogether at most][kPoints][cells][kColumns] sums, and the addresses of the cells before them.
+int64_t address_floats(int64_t cells) { return (2 * cells + 15) / 16 * 16; }
+int64_t multiply_floats(int64_t cells, int64_t panels) {
+  return address_floats(cells) + cells * smaller(kPanelsTogether, panels) * kPoints * kColumns;
+}
 
 template <typename T>
 void finish_cells(const ConvArgs& args, const WinogradSlab& slab, int64_t first_cell, int64_t count, int64_t panel,
@@ -280,8 +283,8 @@ void multiply(const ConvArgs& args, const WinogradPlan& plan, const WinogradSlab
               float* work) {
   const int64_t count = end_cell - first_cell;
   const int64_t point_sums = count * kColumns, point_weights = args.kernel[0] * plan.words * kColumns;
-  float* sums = work;
-  const float** cells = (const float**)(work + kPanelsTogether * kPoints * point_sums);
+  const float** cells = (const float**)work;
+  float* sums = work + address_floats(count);
   address_cells(args, plan, slab, first_cell, count, words, cells);
   for (; first_panel < end_panel; first_panel += kPanelsTogether, panels += kPanelsTogether * kPoints * point_weights) {
     const int64_t together = smaller(kPanelsTogether, end_panel - first_panel);

@@ -23,7 +23,7 @@ struct KeptBlock {
 
 struct KeptBlocks {
   std::mutex mutex;
-  std::unordered_map<int, std::vector<KeptBlock>> of_stream;
+  std::unordered_map<int, KeptBlock> of_stream;
 };
 
 // Never destroyed: MLX's threads may outlive static objects.
@@ -42,14 +42,11 @@ Scratch::Scratch(int64_t bytes)
 Scratch stream_scratch(const mx::Stream& stream, int64_t bytes) {
   auto& kept = kept_blocks();
   const std::lock_guard<std::mutex> lock(kept.mutex);
-  auto& blocks = kept.of_stream[stream.index];
-  std::erase_if(blocks, [](const KeptBlock& block) { return block.memory.expired(); });
-  for (const auto& block : blocks) {
-    if (block.bytes < bytes || block.bytes / 2 > bytes) continue;
-    if (auto memory = block.memory.lock()) return Scratch(std::move(memory), block.bytes);
-  }
+  KeptBlock& block = kept.of_stream[stream.index];
+  if (auto memory = block.memory.lock(); memory != nullptr && block.bytes >= bytes)
+    return Scratch(std::move(memory), block.bytes);
   Scratch fresh(bytes);
-  blocks.push_back({fresh.memory_, bytes});
+  block = {fresh.memory_, bytes};
   return fresh;
 }
 

@@ -61,9 +61,10 @@ class Scratch {
   int64_t bytes_;
 };
 
-// Scratch for one task of a CPU stream, which runs its tasks one after the other: a block that tasks still waiting on
-// the same stream keep is given again if it is large enough and not more than twice too large. So what MLX runs ahead
-// does not add up.
+// Scratch for one task of a CPU stream, which runs its tasks one after the other: the block that tasks still waiting on
+// the same stream keep is given again if it is large enough. A larger one takes its place, and nobody writes to that
+// before the last task that keeps the smaller one is done: however far MLX runs ahead, the pages in use are those of the
+// task that takes most.
 Scratch stream_scratch(const mlx::core::Stream& stream, int64_t bytes);
 
 // The beginning of an eval_cpu. Gives the output memory and names all arrays to the stream's encoder.
