@@ -10,11 +10,6 @@ namespace {
 
 using metal::Launch;
 
-static_assert(static_cast<int>(cpu::PadMode::edge) == metal_shared::kPadEdge &&
-              static_cast<int>(cpu::PadMode::reflect) == metal_shared::kPadReflect);
-static_assert(static_cast<int>(cpu::ConvActivation::silu) == metal_shared::kConvSilu &&
-              static_cast<int>(cpu::ConvActivation::leaky_relu) == metal_shared::kConvLeakyRelu);
-
 // A channels-last volume whose channels are neighbours; copied if they are not.
 mx::array with_near_channels(Launch& launch, const mx::array& a) {
   return a.shape(4) == 1 || a.strides(4) == 1 ? a : launch.copy(a);

@@ -10,7 +10,7 @@ using namespace metal;
 using namespace ltx2rt;
 using namespace ltx2rt::metal_shared;
 
-constant int padding_frames [[function_constant(0)]];  // ConvPadding
+constant int padding_frames [[function_constant(0)]];  // PadMode
 constant int padding_rows [[function_constant(1)]];
 constant int padding_columns [[function_constant(2)]];
 constant bool has_norm [[function_constant(3)]];
@@ -49,8 +49,8 @@ template <typename T>
 // Where a padded position reads from, or -1 for a zero. Positions that no output needs give some valid place or -1.
 METAL_FUNC int source_of(int position, int size, int padding) {
   if (position >= 0 && position < size) return position;
-  if (padding == kPadEdge) return clamp(position, 0, size - 1);
-  if (padding == kPadReflect) {
+  if (PadMode(padding) == PadMode::edge) return clamp(position, 0, size - 1);
+  if (PadMode(padding) == PadMode::reflect) {
     const int mirrored = position < 0 ? -position : 2 * (size - 1) - position;
     return mirrored >= 0 && mirrored < size ? mirrored : -1;
   }
@@ -69,10 +69,10 @@ METAL_FUNC float4 prepared(float4 v, int64 voxel, int64 channel, int count, cons
   if (has_norm) v *= prologue.row_scale[voxel];
   if (scale_type != kAbsent) v *= 1.0f + read_up_to_four_of(prologue.scale, scale_type, channel, count, aligned);
   if (shift_type != kAbsent) v += read_up_to_four_of(prologue.shift, shift_type, channel, count, aligned);
-  if (activation == kConvSilu) {
+  if (ConvActivation(activation) == ConvActivation::silu) {
     LTX2RT_UNROLL
     for (int j = 0; j < 4; j++) v[j] = v[j] / (1.0f + fast::exp(-v[j]));
-  } else if (activation == kConvLeakyRelu) {
+  } else if (ConvActivation(activation) == ConvActivation::leaky_relu) {
     LTX2RT_UNROLL
     for (int j = 0; j < 4; j++) v[j] = v[j] >= 0.0f ? v[j] : params.negative_slope * v[j];
   }

@@ -83,7 +83,7 @@ constexpr LinearTile linear_tile(int generation, int64_t rows) {
 }
 
 struct FewRows {
-  int format;  // metal_shared::ElementType or WeightFormat
+  WeightFormat format;
   int64_t most_rows;
 };
 // Up to this many rows weights are expanded in registers. Bytes per weight: linear_few reads its codes once per four rows;
@@ -91,10 +91,10 @@ struct FewRows {
 // 4 (b + 4) / b: 20 for 8 bits, 36 for 4 bits. Dense weights have no second pass to save: tiles read them once from five
 // rows on.
 constexpr FewRows kFewRows[] = {
-    {metal_shared::kFloat32, 4}, {metal_shared::kFloat16, 4}, {metal_shared::kBfloat16, 4},
-    {metal_shared::kE4m3, 16},   {metal_shared::kInt8, 16},   {metal_shared::kInt4, 32},
+    {WeightFormat::f32, 4},   {WeightFormat::f16, 4},   {WeightFormat::bf16, 4},
+    {WeightFormat::e4m3, 16}, {WeightFormat::int8, 16}, {WeightFormat::int4, 32},
 };
-constexpr bool linear_uses_few(int format, int64_t rows) {
+constexpr bool linear_uses_few(WeightFormat format, int64_t rows) {
   for (const auto& entry : kFewRows) {
     if (entry.format == format) return rows <= entry.most_rows;
   }

@@ -47,9 +47,9 @@ template <typename T>
   for (int i = 0; i < kFours; i++) {
     const int at = (i * int(threads) + int(thread_index)) * 4;
     values[i] = read_up_to_four<T>(x, at, width - at, aligned);
-    if (norm_kind == kLayer) sum += values[i].x + values[i].y + values[i].z + values[i].w;
+    if (NormKind(norm_kind) == NormKind::layer) sum += values[i].x + values[i].y + values[i].z + values[i].w;
   }
-  if (norm_kind == kLayer) {
+  if (NormKind(norm_kind) == NormKind::layer) {
     const float mean = sum_over_threadgroup(sum, partial_mean, lane, simdgroup, simdgroups) / float(width);
     LTX2RT_UNROLL
     for (int i = 0; i < kFours; i++) {
@@ -59,7 +59,7 @@ template <typename T>
     }
   }
   float factor = 1.0f;
-  if (norm_kind != kNoNorm) {
+  if (NormKind(norm_kind) != NormKind::none) {
     float square = 0.0f;
     LTX2RT_UNROLL
     for (int i = 0; i < kFours; i++) square += dot(values[i], values[i]);

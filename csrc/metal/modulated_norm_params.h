@@ -1,11 +1,10 @@
 // Parameters of the shader modulated_norm, shared with the code that launches it.
 #pragma once
 #include "csrc/metal/shared_types.h"
+#include "csrc/op_types.h"
 
 namespace ltx2rt {
 namespace metal_shared {
-
-enum NormKind { kRms = 0, kLayer = 1, kNoNorm = 2 };
 
 struct ModulatedNormParams {
   int64 x_row_stride;  // elements between rows of x; scale, shift and out are contiguous

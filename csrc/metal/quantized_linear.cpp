@@ -12,13 +12,6 @@ namespace {
 using metal::FunctionConstant;
 using metal::Launch;
 
-static_assert(static_cast<int>(cpu::WeightFormat::bf16) == metal_shared::kBfloat16 &&
-              static_cast<int>(cpu::WeightFormat::e4m3) == metal_shared::kE4m3 &&
-              static_cast<int>(cpu::WeightFormat::int8) == metal_shared::kInt8 &&
-              static_cast<int>(cpu::WeightFormat::int4) == metal_shared::kInt4);
-static_assert(static_cast<int>(cpu::Activation::gelu_tanh) == metal_shared::kLinearGeluTanh &&
-              static_cast<int>(cpu::Activation::silu) == metal_shared::kLinearSilu);
-
 // The operands of one product.
 struct Operands {
   metal::EvenRows x;
@@ -72,7 +65,7 @@ void QuantizedLinear::eval_gpu(const std::vector<mx::array>& inputs, std::vector
   const auto given = [&](bool present) { return present ? &inputs[next++] : nullptr; };
   Operands o{metal::even_rows(launch, inputs[0]), &inputs[1], nullptr, nullptr, nullptr, nullptr, std::nullopt,
              nullptr, nullptr, static_cast<int32_t>(p.format), false};
-  const bool affine = p.format == cpu::WeightFormat::int8 || p.format == cpu::WeightFormat::int4;
+  const bool affine = p.format == WeightFormat::int8 || p.format == WeightFormat::int4;
   const bool dense = o.format <= metal_shared::kBfloat16;
   (affine ? o.scale : o.factor) = given(p.has_scale);
   o.zero = given(p.has_zero);
@@ -88,7 +81,7 @@ void QuantizedLinear::eval_gpu(const std::vector<mx::array>& inputs, std::vector
   const bool aligned_out = columns % 4 == 0 && at_four(o.bias) && at_four(o.gate) &&
                            (!o.residual || (o.residual->stride % 4 == 0 && metal::starts_at_four(o.residual->array)));
 
-  const bool few = metal_plan::linear_uses_few(o.format, rows);
+  const bool few = metal_plan::linear_uses_few(p.format, rows);
   std::optional<mx::array> expanded;
   if (!few && !dense) expanded = dequantise(launch, o, columns, depth, group_shift, out.dtype());
   const mx::array& weight = expanded ? *expanded : *o.weight;

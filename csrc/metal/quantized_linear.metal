@@ -32,11 +32,11 @@ struct Epilogue {
 };
 
 METAL_FUNC float activated(float v) {
-  if (activation == kLinearGeluTanh) {
+  if (Activation(activation) == Activation::gelu_tanh) {
     const float inner = 0.7978845608028654f * (v + 0.044715f * v * v * v);
     return 0.5f * v * (1.0f + precise::tanh(inner));
   }
-  if (activation == kLinearSilu) return v / (1.0f + precise::exp(-v));
+  if (Activation(activation) == Activation::silu) return v / (1.0f + precise::exp(-v));
   return v;
 }
 
@@ -169,7 +169,7 @@ struct Eight {
 };
 METAL_FUNC Eight read_eight(const device uchar* weight, int64 i, int count) {
   Eight w;
-  if (format == kInt8 || format == kE4m3) {
+  if (WeightFormat(format) == WeightFormat::int8 || WeightFormat(format) == WeightFormat::e4m3) {
     uchar codes[8];
     if (aligned_w && count >= 8) {
       const uchar4 low = ((const device uchar4*)weight)[i / 4], high = ((const device uchar4*)weight)[i / 4 + 1];
@@ -184,10 +184,10 @@ METAL_FUNC Eight read_eight(const device uchar* weight, int64 i, int count) {
     }
     LTX2RT_UNROLL
     for (int j = 0; j < 4; j++) {
-      w.low[j] = format == kE4m3 ? e4m3_small(codes[j]) : float(codes[j]);
-      w.high[j] = format == kE4m3 ? e4m3_small(codes[4 + j]) : float(codes[4 + j]);
+      w.low[j] = WeightFormat(format) == WeightFormat::e4m3 ? e4m3_small(codes[j]) : float(codes[j]);
+      w.high[j] = WeightFormat(format) == WeightFormat::e4m3 ? e4m3_small(codes[4 + j]) : float(codes[4 + j]);
     }
-  } else if (format == kInt4) {
+  } else if (WeightFormat(format) == WeightFormat::int4) {
     const uint codes = ((const device uint*)weight)[i / 8];
     LTX2RT_UNROLL
     for (int j = 0; j < 4; j++) {
@@ -212,7 +212,7 @@ template <typename T>
     constant LinearParams& params [[buffer(8)]], const device uchar* scale [[buffer(9)]],
     const device uchar* zero [[buffer(10)]], uint3 group [[threadgroup_position_in_grid]],
     uint lane [[thread_index_in_simdgroup]], uint simdgroup [[simdgroup_index_in_threadgroup]]) {
-  const bool affine = format == kInt8 || format == kInt4;
+  const bool affine = WeightFormat(format) == WeightFormat::int8 || WeightFormat(format) == WeightFormat::int4;
   const int first_row = (params.first_row_block + group.y) * few_rows;
   const int first_column = ((params.first_column_block + group.x) * kFewRowsSimdgroups + simdgroup) * kFewRowsColumns;
   const int rows = min(few_rows, params.rows - first_row), columns = min(int(kFewRowsColumns), params.columns - first_column);
@@ -249,7 +249,7 @@ template <typename T>
   }
 
   const Epilogue epilogue = {bias, gate, gate_index,
-                             (has_factor ? factor[0] : 1.0f) * (format == kE4m3 ? kE4m3Factor : 1.0f)};
+                             (has_factor ? factor[0] : 1.0f) * (WeightFormat(format) == WeightFormat::e4m3 ? kE4m3Factor : 1.0f)};
   LTX2RT_UNROLL
   for (int r = 0; r < kFewRowsMost; r++) {
     if (r >= few_rows) break;
@@ -273,7 +273,7 @@ template <typename T>
   if (i >= params.end) return;
   const int count = int(min(params.end - i, int64(kDequantisePerThread)));
   Eight w = read_eight(weight, i, count);
-  if (format == kE4m3) {
+  if (WeightFormat(format) == WeightFormat::e4m3) {
     w.low *= kE4m3Factor;
     w.high *= kE4m3Factor;
   } else {

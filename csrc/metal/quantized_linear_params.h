@@ -1,14 +1,14 @@
 // Parameters of the shaders of quantized_linear, shared with the code that launches them.
 #pragma once
 #include "csrc/metal/shared_types.h"
+#include "csrc/op_types.h"
 
 namespace ltx2rt {
 namespace metal_shared {
 
-enum LinearActivation { kLinearNone = 0, kLinearGeluTanh = 1, kLinearSilu = 2 };
-
-// How weights are stored; the first three are ElementType.
-enum WeightFormat { kE4m3 = 3, kInt8 = 4, kInt4 = 5 };
+static_assert(int(WeightFormat::f32) == kFloat32 && int(WeightFormat::f16) == kFloat16 &&
+                  int(WeightFormat::bf16) == kBfloat16,
+              "shaders read dense weights by their ElementType");
 
 struct LinearParams {
   int64 x_row_stride;         // elements

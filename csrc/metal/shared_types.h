@@ -15,7 +15,8 @@ typedef int32_t int32;
 typedef int64_t int64;
 #endif
 
-// Element types of operands that are read in the dtype they come in; a function constant holds the number.
+// Element types of operands that are read in the dtype they come in; a function constant holds the number. The first
+// three of WeightFormat (csrc/op_types.h) have the same numbers.
 enum ElementType { kAbsent = -1, kFloat32 = 0, kFloat16 = 1, kBfloat16 = 2 };
 
 }  // namespace metal_shared
