@@ -67,6 +67,7 @@ enum ConvConstant {
   kConvHasHaloId = 10,
   kConvAlignedId = 11,
   kConvAlignedOutId = 12,
+  kConvFencedId = 13,
 };
 
 enum {

@@ -15,8 +15,8 @@ struct ModulatedNormParams {
 };
 static_assert(sizeof(ModulatedNormParams) == 24, "the shader and its host must agree");
 
-// A thread keeps this many values of its row in registers, so a threadgroup of 1024 serves rows up to kMaxNormWidth.
-enum { kNormValuesPerThread = 16, kMaxNormWidth = 16384 };
+// A thread keeps this many values of its row in registers, so that the largest threadgroup serves rows up to kMaxNormWidth.
+enum { kNormValuesPerThread = 16, kNormMostThreads = 1024, kMaxNormWidth = kNormValuesPerThread * kNormMostThreads };
 
 // Function constants: an element type or kAbsent for scale and shift.
 enum ModulatedNormConstant { kNormKindId = 0, kNormScaleId = 1, kNormShiftId = 2, kNormHasIndexId = 3, kNormAlignedId = 4 };

@@ -5,8 +5,8 @@ using namespace ltx2rt::metal_plan;
 
 extern "C" {
 int norm_threads_of(int64_t width) { return norm_threads(width); }
-void linear_tile_of(int generation, int64_t rows, int* out) {
-  const auto tile = linear_tile(generation, rows);
+void linear_tile_of(int64_t rows, int* out) {
+  const auto tile = linear_tile(rows);
   out[0] = tile.rows;
   out[1] = tile.columns;
 }
