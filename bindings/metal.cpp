@@ -1,6 +1,8 @@
 // What Python has to know of the Metal side: whether this build has it, and what it plans, which is plain C++.
 #include <nanobind/nanobind.h>
 
+#include <string_view>
+
 #include "bindings/register.h"
 #include "csrc/metal/launch_plans.h"
 

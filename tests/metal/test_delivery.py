@@ -171,7 +171,9 @@ def test_compiled_libraries_are_for_the_oldest_macos(asked: str, version: str, t
     program = Path(importlib.import_module("ninja").BIN_DIR) / "ninja"
     cmake = [sys.executable, "-m", "cmake", "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={program}"]
     subprocess.run([*cmake, "-S", ROOT, "-B", tmp_path, *options], check=True, capture_output=True)
-    commands = [line for line in (tmp_path / "build.ninja").read_text().splitlines() if "xcrun -sdk macosx metal" in line]
+    commands = [
+        line for line in (tmp_path / "build.ninja").read_text().splitlines() if "xcrun -sdk macosx metal" in line
+    ]
     assert len(commands) == 2 * len(SHADERS)
     assert all(f"-mmacosx-version-min={version}" in line for line in commands)
 

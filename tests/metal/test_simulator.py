@@ -102,7 +102,9 @@ def test_unchecked_runs_compute_the_same() -> None:
 
 
 def test_more_threads_than_the_kernel_is_compiled_for_are_reported() -> None:
-    head = "template <int N> [[kernel, max_total_threads_per_threadgroup(32 * N)]] void k(device float* y [[buffer(0)]], "
+    head = (
+        "template <int N> [[kernel, max_total_threads_per_threadgroup(32 * N)]] void k(device float* y [[buffer(0)]], "
+    )
     body = "uint i [[thread_position_in_grid]]) { y[i] = 1; } "
     last = 'template [[host_name("k2")]] [[kernel]] decltype(k<2>) k<2>;'
     source = "#include <metal_stdlib>\nusing namespace metal;\n" + head + body + last

@@ -76,6 +76,8 @@ def _snake() -> list[Counters]:
 
 
 def linear(rows: int, format_: str, size: str) -> Problem:
+    """x (rows, 512) and a weight (128, 512); ``size`` is the end of the kernel's name."""
+
     def case() -> linear_cases.Case:
         weight = linear_cases.random_weight(format_, 128, 512, 2)
         return linear_cases.Case(Operand((rows, 512), DTYPE, 1), weight)
@@ -98,6 +100,8 @@ def linear(rows: int, format_: str, size: str) -> Problem:
 
 
 def attention(size: int, tokens: int, heads: int, fused: bool) -> Problem:
+    """As many queries as keys; ``fused`` with norms, rotations and gate, of which MLX's kernel does nothing."""
+
     def ours() -> list[Counters]:
         width = heads * size
         q, k, v = (Operand((1, tokens, width), DTYPE, seed) for seed in (1, 2, 3))
@@ -116,6 +120,8 @@ def attention(size: int, tokens: int, heads: int, fused: bool) -> Problem:
 
 
 def convolution(channels: int) -> Problem:
+    """3 x 3 x 3 taps, 128 outputs of 64 channels."""
+
     def case() -> conv_cases.Case:
         x = Operand((1, 6, 6, 10, channels), DTYPE, 1)
         return conv_cases.Case(x, Operand((64, 3, 3, 3, channels), DTYPE, 2, 0.1))
