@@ -1,8 +1,8 @@
-"""``python -m tools.check_apple_sources [FOLDER]``: whether the Metal launch code compiles for a Mac, without building it.
+"""``python -m tools.check_apple_sources [FOLDER]``: whether the Metal launch code compiles for a Mac; nothing is built.
 
 Each source that only a Mac compiles goes through ``zig c++ -fsyntax-only`` with MLX's macOS headers, and the code of
-LTX2RT_METALLIB, which no build on Linux reaches, too. FOLDER keeps MLX's wheels (that of .ci/cross-build-macos will do);
-everything else is in a temporary folder: compilers leave empty objects where a syntax check runs.
+LTX2RT_METALLIB, which no build on Linux reaches, too. FOLDER keeps MLX's wheels (that of .ci/cross-build-macos will
+do); everything else is in a temporary folder: compilers leave empty objects where a syntax check runs.
 """
 
 from __future__ import annotations

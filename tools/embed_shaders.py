@@ -117,7 +117,7 @@ def generate(shaders: Sequence[Path], root: Path) -> str:
         "  for (const auto& [owner, name, line] : kKernels) {",
         "    if (owner == shader && name == kernel) return std::string(body_of(shader)) + std::string(line);",
         "  }",
-        '  throw std::invalid_argument("no shader " + std::string(shader) + " has a kernel " + std::string(kernel) + ".");',
+        '  throw std::invalid_argument("the shader " + std::string(shader) + " has no kernel " + std::string(kernel));',
         "}",
         "",
         "}  // namespace ltx2rt::metal",

@@ -109,7 +109,7 @@ def test_a_kernel_that_needs_more_threads_than_its_pipeline_allows_is_an_error()
         mx.eval(modulated_norm(x))
     with simulated_kernels(most_threads=96) as device:
         with pytest.raises(
-            RuntimeError, match="modulated_norm_float32 needs threadgroups of 128 threads, .* allows it 96;"
+            RuntimeError, match=r"modulated_norm_float32 needs threadgroups of 128 threads, .* allows it 96;"
         ):
             mx.eval(modulated_norm(x))
         assert device.dispatches == []
