@@ -79,10 +79,11 @@ struct FewRows {
   WeightFormat format;
   int64_t most_rows;
 };
-// Up to this many rows weights are expanded in registers, once per four rows; a tile expands them once, but multiplies 32
-// rows whatever their number. On paper, at 10.6 TFLOP/s and 400 GB/s, a byte costs 2.5 ps to read and a weight of a tile
-// 6 ps to multiply, so that they meet at 8 rows for 8 bits and at 16 for 4. Twice that is taken, because N / 64 tiles of
-// two simdgroups are too few to keep a GPU's cores at their peak. Dense weights: tiles read them once from five rows on.
+// Up to this many rows weights are expanded in registers, once per four rows; a tile expands them once, but multiplies
+// 32 rows whatever their number. On paper, at 10.6 TFLOP/s and 400 GB/s, a byte costs 2.5 ps to read and a weight of a
+// tile 6 ps to multiply, so that they meet at 8 rows for 8 bits and at 16 for 4. Twice that is taken, because N / 64
+// tiles of two simdgroups are too few to keep a GPU's cores at their peak. Dense weights: tiles read them once from
+// five rows on.
 constexpr FewRows kFewRows[] = {
     {WeightFormat::f32, 4},   {WeightFormat::f16, 4},   {WeightFormat::bf16, 4},
     {WeightFormat::e4m3, 16}, {WeightFormat::int8, 16}, {WeightFormat::int4, 32},
