@@ -21,10 +21,11 @@ from pathlib import Path
 import numpy as np
 
 from ltx2rt.graph.diffusion.denoising import NO_GUIDANCE
-from ltx2rt.graph.pipelines import decode_stages, encode_stages
-from ltx2rt.graph.pipelines.model_files import ModelFiles
-from ltx2rt.graph.pipelines.request import Request
-from ltx2rt.graph.pipelines.run import Run
+from ltx2rt.graph.stages.decode import stage as decode_stages
+from ltx2rt.graph.stages.encode import stage as encode_stages
+from ltx2rt.graph.stages.model_files import ModelFiles
+from ltx2rt.graph.stages.request import Request
+from ltx2rt.graph.stages.run import Run
 from ltx2rt.media.video_writer import VideoWriter
 from ltx2rt.memory.ledger import Ledger
 from ltx2rt.weights.checkpoint import Checkpoint

@@ -27,11 +27,11 @@ sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "benchmarks")]
 from real_scale import disk_rate, forget  # noqa: E402
 
 from ltx2rt.bench.machine import Machine, cpu_name  # noqa: E402
-from ltx2rt.graph.models.modality import Modality  # noqa: E402
-from ltx2rt.graph.models.params import Params  # noqa: E402
-from ltx2rt.graph.models.transformer import Transformer, TransformerConfig, param_specs  # noqa: E402
-from ltx2rt.graph.models.transformer_footprint import CallShape, call_flops  # noqa: E402
-from ltx2rt.graph.pipelines.denoise_needs import block_specs, resident_specs  # noqa: E402
+from ltx2rt.graph.models.layers.params import Params  # noqa: E402
+from ltx2rt.graph.models.transformer.footprint import CallShape, call_flops  # noqa: E402
+from ltx2rt.graph.models.transformer.modality import Modality  # noqa: E402
+from ltx2rt.graph.models.transformer.model import Transformer, TransformerConfig, param_specs  # noqa: E402
+from ltx2rt.graph.stages.denoise.needs import block_specs, resident_specs  # noqa: E402
 from ltx2rt.memory.allocator import settle  # noqa: E402
 from ltx2rt.weights.block_stream import BlockStream  # noqa: E402
 from ltx2rt.weights.checkpoint import Checkpoint  # noqa: E402

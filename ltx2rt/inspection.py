@@ -10,16 +10,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ltx2rt.errors import CheckpointError
-from ltx2rt.graph.models import (
-    audio_vae,
-    connector,
-    feature_extractor,
-    gemma3,
-    transformer_config,
-    upscaler,
-    video_vae,
-    vocoder,
-)
+from ltx2rt.graph.models.audio import vae as audio_vae
+from ltx2rt.graph.models.audio import vocoder
+from ltx2rt.graph.models.text import connector, feature_extractor, gemma3
+from ltx2rt.graph.models.transformer import config as transformer_config
+from ltx2rt.graph.models.upscaler import model as upscaler
+from ltx2rt.graph.models.video_vae import specs as video_vae
 from ltx2rt.types import ParamSpec
 from ltx2rt.weights.checkpoint import Checkpoint, companion_of, read_manifest
 from ltx2rt.weights.components import is_unused

@@ -12,7 +12,7 @@ from ltx2rt import embedded
 from ltx2rt.api.pipeline import Pipeline, PipelineFiles
 from ltx2rt.errors import UsageError
 from ltx2rt.graph.pipelines import PIPELINES
-from ltx2rt.graph.pipelines.model_files import ModelFiles
+from ltx2rt.graph.stages.model_files import ModelFiles
 
 PathLike = str | Path
 

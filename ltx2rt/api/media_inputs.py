@@ -13,7 +13,7 @@ import numpy as np
 from ltx2rt.api.inputs import ImageInput, VideoInput
 from ltx2rt.api.settings import CONTROL_TYPES, Settings
 from ltx2rt.errors import UsageError
-from ltx2rt.graph.pipelines.inputs import (
+from ltx2rt.graph.stages.inputs import (
     AttentionMask,
     ImageCondition,
     ReferenceVideo,

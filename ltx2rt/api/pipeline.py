@@ -20,16 +20,16 @@ from ltx2rt.api.resolve import build_request, enhancement_options, guidance_sett
 from ltx2rt.api.run_state import RunState
 from ltx2rt.api.settings import EDITING, Settings
 from ltx2rt.graph.diffusion.guidance import GuiderParams
-from ltx2rt.graph.models.transformer import TransformerConfig
+from ltx2rt.graph.models.transformer.model import TransformerConfig
 from ltx2rt.graph.pipelines import PIPELINES
 from ltx2rt.graph.pipelines.assumed_files import with_assumed
 from ltx2rt.graph.pipelines.defaults import GenerationDefaults, defaults_for, high_quality
-from ltx2rt.graph.pipelines.events import Event
-from ltx2rt.graph.pipelines.model_files import ModelFiles
 from ltx2rt.graph.pipelines.plan import Plan, Rates, plan
-from ltx2rt.graph.pipelines.prompt_enhancement import enhance_prompt
-from ltx2rt.graph.pipelines.request import Request
-from ltx2rt.graph.pipelines.run import Run
+from ltx2rt.graph.stages.events import Event
+from ltx2rt.graph.stages.model_files import ModelFiles
+from ltx2rt.graph.stages.request import Request
+from ltx2rt.graph.stages.run import Run
+from ltx2rt.graph.stages.text.enhancement import enhance_prompt
 from ltx2rt.memory.ledger import Ledger
 from ltx2rt.weights.checkpoint import Checkpoint
 

@@ -9,14 +9,14 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from ltx2rt.graph.models.latent_statistics import statistics_specs
-from ltx2rt.graph.models.params import Params
-from ltx2rt.graph.models.tiling import Tiling
-from ltx2rt.graph.models.video_decoder import VideoDecoder
-from ltx2rt.graph.models.video_vae import VideoVaeConfig, decoder_specs
-from ltx2rt.graph.pipelines.events import Evaluated, Event, StageStarted, StepDone
-from ltx2rt.graph.pipelines.model_files import ModelFiles
-from ltx2rt.graph.pipelines.request import Request
+from ltx2rt.graph.models.layers.params import Params
+from ltx2rt.graph.models.video_vae.decoder import VideoDecoder
+from ltx2rt.graph.models.video_vae.specs import VideoVaeConfig, decoder_specs
+from ltx2rt.graph.models.video_vae.statistics import statistics_specs
+from ltx2rt.graph.models.video_vae.tiling import Tiling
+from ltx2rt.graph.stages.events import Evaluated, Event, StageStarted, StepDone
+from ltx2rt.graph.stages.model_files import ModelFiles
+from ltx2rt.graph.stages.request import Request
 from ltx2rt.weights.checkpoint import Checkpoint
 
 Array = np.ndarray[Any, np.dtype[Any]]

@@ -23,13 +23,12 @@ from ltx2rt.api.media_inputs import (
 from ltx2rt.api.settings import AUDIO_GUIDED, EDITING, GUIDED, VIDEO_GUIDED, Settings, pipelines_of
 from ltx2rt.errors import UsageError
 from ltx2rt.graph.diffusion.guidance import ApgOptions, GuiderParams
-from ltx2rt.graph.models.token_sampling import SamplingOptions
-from ltx2rt.graph.models.transformer import TransformerConfig
+from ltx2rt.graph.models.text.token_sampling import SamplingOptions
+from ltx2rt.graph.models.transformer.model import TransformerConfig
 from ltx2rt.graph.pipelines.defaults import GenerationDefaults
-from ltx2rt.graph.pipelines.model_files import ModelFiles
-from ltx2rt.graph.pipelines.prompt_encoding import PromptContext
-from ltx2rt.graph.pipelines.request import Request
-from ltx2rt.graph.pipelines.text_stages import zero_context
+from ltx2rt.graph.stages.model_files import ModelFiles
+from ltx2rt.graph.stages.request import PromptContext, Request
+from ltx2rt.graph.stages.text.stage import zero_context
 from ltx2rt.media.video_reader import probe_video
 from ltx2rt.media.video_writer import exact_frame_rate
 from ltx2rt.weights.embedding_file import read_embedding

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ltx2rt.api.record import Record, read_record, write_record
 from ltx2rt.errors import MediaError, UsageError
-from ltx2rt.graph.pipelines.journal import Journal
+from ltx2rt.graph.stages.journal import Journal
 
 RECORD_NAME = "run.json"
 

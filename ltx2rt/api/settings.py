@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from ltx2rt.api.inputs import ImageInput, VideoInput
 from ltx2rt.errors import UsageError
-from ltx2rt.graph.models.tiling import TileSize, Tiling
+from ltx2rt.graph.models.video_vae.tiling import TileSize, Tiling
 
 TWO_STAGE = ("distilled", "two-stage", "two-stage-hq", "ic-lora", "keyframe-interpolation", "audio-to-video")
 DEV_TWO_STAGE = ("two-stage", "two-stage-hq", "keyframe-interpolation", "audio-to-video")

@@ -16,13 +16,13 @@ from ltx2rt.api.record import Record, sidecar_path, write_record
 from ltx2rt.api.resolve import DEFAULT_NEGATIVE_PROMPT
 from ltx2rt.errors import UsageError
 from ltx2rt.graph.diffusion.guidance import GuiderParams
-from ltx2rt.graph.models.token_sampling import SamplingOptions
-from ltx2rt.graph.pipelines.events import Event
-from ltx2rt.graph.pipelines.model_files import ModelFiles
-from ltx2rt.graph.pipelines.prompt_enhancement import enhance_prompt
-from ltx2rt.graph.pipelines.request import Request
-from ltx2rt.graph.pipelines.run import Run
-from ltx2rt.graph.pipelines.text_stages import encode_prompts
+from ltx2rt.graph.models.text.token_sampling import SamplingOptions
+from ltx2rt.graph.stages.events import Event
+from ltx2rt.graph.stages.model_files import ModelFiles
+from ltx2rt.graph.stages.request import Request
+from ltx2rt.graph.stages.run import Run
+from ltx2rt.graph.stages.text.enhancement import enhance_prompt
+from ltx2rt.graph.stages.text.stage import encode_prompts
 from ltx2rt.weights.embedding_file import TextEmbedding, write_embedding
 
 PathLike = str | Path

@@ -16,13 +16,13 @@ from ltx2rt.api.record import Record
 from ltx2rt.api.settings import Settings, tiling_text
 from ltx2rt.errors import UsageError
 from ltx2rt.graph.diffusion.guidance import GuiderParams
-from ltx2rt.graph.models.tiling import Tiling
-from ltx2rt.graph.pipelines.decode_stages import finish
-from ltx2rt.graph.pipelines.encode_stages import encode_pixels
-from ltx2rt.graph.pipelines.events import Event
-from ltx2rt.graph.pipelines.model_files import ModelFiles
-from ltx2rt.graph.pipelines.request import Request
-from ltx2rt.graph.pipelines.run import Run
+from ltx2rt.graph.models.video_vae.tiling import Tiling
+from ltx2rt.graph.stages.decode.stage import finish
+from ltx2rt.graph.stages.encode.stage import encode_pixels
+from ltx2rt.graph.stages.events import Event
+from ltx2rt.graph.stages.model_files import ModelFiles
+from ltx2rt.graph.stages.request import Request
+from ltx2rt.graph.stages.run import Run
 from ltx2rt.media.video_reader import probe_video
 
 PathLike = str | Path

@@ -26,7 +26,7 @@ from ltx2rt.bench.case import (
     normal,
 )
 from ltx2rt.bench.torch_arrays import to_torch, torch_module
-from ltx2rt.graph.models.rope import rope_table
+from ltx2rt.graph.models.layers.rope import rope_table
 from ltx2rt.kernels import RopeTable, reference, rope_attention
 
 VIDEO_HEAD, AUDIO_HEAD = 128, 64

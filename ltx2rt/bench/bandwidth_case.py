@@ -10,8 +10,8 @@ import mlx.core as mx
 from ltx2rt.bench.case import Call, normal
 from ltx2rt.bench.stage import Part, StageCase, random_params, torch_weights
 from ltx2rt.bench.torch_arrays import diffusers_installed, to_torch, torch_module
-from ltx2rt.graph.models.params import Params
-from ltx2rt.graph.models.vocoder import Vocoder, VocoderConfig, param_specs
+from ltx2rt.graph.models.audio.vocoder import Vocoder, VocoderConfig, param_specs
+from ltx2rt.graph.models.layers.params import Params
 
 MEL_FRAMES = 25  # a quarter of a second
 _LOWPASS = (0.00202896, 0.00938947, -0.02554346, -0.05765738, 0.12857258, 0.44320980)

@@ -13,9 +13,9 @@ from ltx2rt.bench.attention_cases import AUDIO_TOKENS, TEXT_TOKENS, token_rope
 from ltx2rt.bench.case import DTYPES, Call, normal
 from ltx2rt.bench.stage import Part, StageCase, random_params, torch_weights
 from ltx2rt.bench.torch_arrays import diffusers_installed, to_torch, torch_module
-from ltx2rt.graph.models.params import Params
-from ltx2rt.graph.models.transformer_block import KeptSamples, Modulation, Stream, TextContext, run_block
-from ltx2rt.graph.models.transformer_config import StreamConfig, TransformerConfig, block_param_specs
+from ltx2rt.graph.models.layers.params import Params
+from ltx2rt.graph.models.transformer.block import KeptSamples, Modulation, Stream, TextContext, run_block
+from ltx2rt.graph.models.transformer.config import StreamConfig, TransformerConfig, block_param_specs
 from ltx2rt.kernels import RopeTable
 from ltx2rt.kernels.reference import rope_lanes
 

@@ -12,15 +12,15 @@ import mlx.core as mx
 from ltx2rt.bench.case import DTYPES, Call, normal
 from ltx2rt.bench.stage import Part, StageCase, random_params, torch_weights
 from ltx2rt.bench.torch_arrays import diffusers_installed, to_torch, torch_module
-from ltx2rt.graph.models.audio_vae import AudioDecoder, AudioVaeConfig
-from ltx2rt.graph.models.audio_vae import decoder_specs as audio_decoder_specs
-from ltx2rt.graph.models.params import Params
-from ltx2rt.graph.models.video_decoder import VideoDecoder
-from ltx2rt.graph.models.video_layers import Conditions
-from ltx2rt.graph.models.video_vae import VideoVaeConfig, statistics_specs
-from ltx2rt.graph.models.video_vae import decoder_specs as video_decoder_specs
-from ltx2rt.graph.models.vocoder import Vocoder, VocoderConfig
-from ltx2rt.graph.models.vocoder import param_specs as vocoder_specs
+from ltx2rt.graph.models.audio.vae import AudioDecoder, AudioVaeConfig
+from ltx2rt.graph.models.audio.vae import decoder_specs as audio_decoder_specs
+from ltx2rt.graph.models.audio.vocoder import Vocoder, VocoderConfig
+from ltx2rt.graph.models.audio.vocoder import param_specs as vocoder_specs
+from ltx2rt.graph.models.layers.params import Params
+from ltx2rt.graph.models.video_vae.decoder import VideoDecoder
+from ltx2rt.graph.models.video_vae.layers import Conditions
+from ltx2rt.graph.models.video_vae.specs import VideoVaeConfig, statistics_specs
+from ltx2rt.graph.models.video_vae.specs import decoder_specs as video_decoder_specs
 
 MEL_FRAMES = 501  # five seconds
 

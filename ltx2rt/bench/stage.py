@@ -14,7 +14,7 @@ import mlx.core as mx
 from ltx2rt.bench.case import ARITHMETIC, DTYPES, MLX, OURS, TORCH, Call, Prepared, Way, normal
 from ltx2rt.bench.linear_cases import make_weight
 from ltx2rt.bench.observation import count
-from ltx2rt.graph.models.params import Array
+from ltx2rt.graph.models.layers.params import Array
 from ltx2rt.types import LinearWeight, ParamSpec
 
 Build = Callable[[], mx.array]

@@ -12,8 +12,8 @@ import numpy as np
 from ltx2rt.bench.case import DTYPES, Call
 from ltx2rt.bench.stage import Part, StageCase, random_params, torch_weights
 from ltx2rt.bench.torch_arrays import torch_module
-from ltx2rt.graph.models.gemma3 import Gemma3, Gemma3Config, param_specs
-from ltx2rt.graph.models.params import Params
+from ltx2rt.graph.models.layers.params import Params
+from ltx2rt.graph.models.text.gemma3 import Gemma3, Gemma3Config, param_specs
 
 _SECTION: dict[str, Any] = {
     "model_type": "gemma3_text",

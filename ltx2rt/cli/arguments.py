@@ -12,7 +12,7 @@ from ltx2rt.api import ImageInput, OutputOptions, VideoInput
 from ltx2rt.cli.flag import Flag
 from ltx2rt.cli.flags import FLAGS
 from ltx2rt.errors import UsageError
-from ltx2rt.graph.models.tiling import Tiling
+from ltx2rt.graph.models.video_vae.tiling import Tiling
 
 KEYFRAME_STRENGTH = 0.95
 CONTROL_STRENGTH = 0.95

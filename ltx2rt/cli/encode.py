@@ -12,7 +12,7 @@ from ltx2rt.cli.flags import named
 from ltx2rt.cli.generate import check_output_folder
 from ltx2rt.cli.progress import Progress
 from ltx2rt.errors import UsageError
-from ltx2rt.graph.models.token_sampling import SamplingOptions
+from ltx2rt.graph.models.text.token_sampling import SamplingOptions
 
 DEFAULT_OUTPUT = Path("embedding.safetensors")
 

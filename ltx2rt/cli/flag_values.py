@@ -7,7 +7,7 @@ import difflib
 from fractions import Fraction
 
 from ltx2rt.api.loading import PIPELINE_ALIASES, PIPELINE_NAMES
-from ltx2rt.graph.models.tiling import Tiling
+from ltx2rt.graph.models.video_vae.tiling import Tiling
 from ltx2rt.media.video_writer import exact_frame_rate
 
 

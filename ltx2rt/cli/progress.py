@@ -8,7 +8,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ltx2rt.graph.pipelines.events import Event, StageFinished, StageRestored, StageStarted, StepDone
+from ltx2rt.graph.stages.events import Event, StageFinished, StageRestored, StageStarted, StepDone
 from ltx2rt.memory.stage import StageReport
 
 

@@ -9,8 +9,9 @@ from functools import lru_cache, partial
 import mlx.core as mx
 import numpy as np
 
-from ltx2rt.graph.models import audio_vae, mel, vocoder
-from ltx2rt.graph.models.params import Params
+from ltx2rt.graph.models.audio import mel, vocoder
+from ltx2rt.graph.models.audio import vae as audio_vae
+from ltx2rt.graph.models.layers.params import Params
 from ltx2rt.verify.golden import Array, Case, Check, GoldenFile
 from ltx2rt.weights.checkpoint import Checkpoint
 

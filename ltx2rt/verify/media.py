@@ -8,7 +8,7 @@ from functools import partial
 
 import numpy as np
 
-from ltx2rt.graph.models.pixel_range import to_uint8
+from ltx2rt.graph.models.video_vae.pixel_range import to_uint8
 from ltx2rt.media.resize import resize_long_side, resize_to_cover, resize_to_fit
 from ltx2rt.media.yuv import yuv420_bt709
 from ltx2rt.verify.golden import Array, Case, Check, GoldenFile

@@ -9,8 +9,8 @@ from typing import TypeVar
 import mlx.core as mx
 import numpy as np
 
-from ltx2rt.graph.models.tiling import Tile, Tiling, decode_plan
-from ltx2rt.graph.pipelines.events import (
+from ltx2rt.graph.models.video_vae.tiling import Tile, Tiling, decode_plan
+from ltx2rt.graph.stages.events import (
     AudioDecoded,
     Evaluated,
     LatentUpscaled,

@@ -14,10 +14,10 @@ import numpy as np
 
 from ltx2rt.graph.diffusion.guidance import GuiderParams
 from ltx2rt.graph.diffusion.noise import NoiseSource, RecordedNoise
-from ltx2rt.graph.models.tiling import Tiling
+from ltx2rt.graph.models.video_vae.tiling import Tiling
 from ltx2rt.graph.pipelines import PIPELINES
-from ltx2rt.graph.pipelines.events import Event
-from ltx2rt.graph.pipelines.inputs import (
+from ltx2rt.graph.stages.events import Event
+from ltx2rt.graph.stages.inputs import (
     AttentionMask,
     ImageCondition,
     ReferenceVideo,
@@ -25,9 +25,9 @@ from ltx2rt.graph.pipelines.inputs import (
     SourceClip,
     TimeRange,
 )
-from ltx2rt.graph.pipelines.model_files import ModelFiles
-from ltx2rt.graph.pipelines.request import Request
-from ltx2rt.graph.pipelines.run import GeneratedClip, Run
+from ltx2rt.graph.stages.model_files import ModelFiles
+from ltx2rt.graph.stages.request import Request
+from ltx2rt.graph.stages.run import GeneratedClip, Run
 from ltx2rt.media.audio_reader import read_audio
 from ltx2rt.media.images import load_conditioning_image
 from ltx2rt.media.resize import resize_to_cover

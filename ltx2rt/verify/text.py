@@ -9,9 +9,9 @@ from functools import partial
 import mlx.core as mx
 import numpy as np
 
-from ltx2rt.graph.models import connector, feature_extractor, gemma3
-from ltx2rt.graph.models.params import Params
-from ltx2rt.graph.pipelines.prompt_encoding import check_pairing
+from ltx2rt.graph.models.layers.params import Params
+from ltx2rt.graph.models.text import connector, feature_extractor, gemma3
+from ltx2rt.graph.stages.text.encoding import check_pairing
 from ltx2rt.verify.golden import Array, Case, Check, GoldenFile
 from ltx2rt.weights.checkpoint import Checkpoint
 from ltx2rt.weights.tokenizer import GemmaTokenizer

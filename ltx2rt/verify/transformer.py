@@ -12,11 +12,11 @@ import mlx.core as mx
 import numpy as np
 
 from ltx2rt.errors import CheckpointError
-from ltx2rt.graph.models.adaln import sinusoid
-from ltx2rt.graph.models.params import Params
-from ltx2rt.graph.models.rope import frequencies, middle, rope_table
-from ltx2rt.graph.models.transformer import Modality, Perturbation, Transformer, TransformerConfig, param_specs
-from ltx2rt.graph.models.transformer_block import Modulation, Stream
+from ltx2rt.graph.models.layers.adaln import sinusoid
+from ltx2rt.graph.models.layers.params import Params
+from ltx2rt.graph.models.layers.rope import frequencies, middle, rope_table
+from ltx2rt.graph.models.transformer.block import Modulation, Stream
+from ltx2rt.graph.models.transformer.model import Modality, Perturbation, Transformer, TransformerConfig, param_specs
 from ltx2rt.kernels import RopeTable, quantized_linear
 from ltx2rt.kernels.reference import rope_lanes, rotate
 from ltx2rt.types import LinearWeight

@@ -11,9 +11,9 @@ import mlx.core as mx
 import numpy as np
 
 from ltx2rt.errors import CheckpointError
-from ltx2rt.graph.models.latent_statistics import LatentStatistics, statistics_specs
-from ltx2rt.graph.models.params import Params
-from ltx2rt.graph.models.upscaler import LatentUpscaler, LatentUpscalerConfig, param_specs
+from ltx2rt.graph.models.layers.params import Params
+from ltx2rt.graph.models.upscaler.model import LatentUpscaler, LatentUpscalerConfig, param_specs
+from ltx2rt.graph.models.video_vae.statistics import LatentStatistics, statistics_specs
 from ltx2rt.verify.golden import Case, Check, GoldenFile
 from ltx2rt.weights.checkpoint import Checkpoint
 

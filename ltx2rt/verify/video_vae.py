@@ -11,11 +11,11 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from ltx2rt.graph.models.params import Params
-from ltx2rt.graph.models.tiling import TilePlan, TileSize, Tiling, decode_plan, decode_tiled
-from ltx2rt.graph.models.video_decoder import VideoDecoder
-from ltx2rt.graph.models.video_encoder import VideoEncoder
-from ltx2rt.graph.models.video_vae import VideoVaeConfig, decoder_specs, encoder_specs, statistics_specs
+from ltx2rt.graph.models.layers.params import Params
+from ltx2rt.graph.models.video_vae.decoder import VideoDecoder
+from ltx2rt.graph.models.video_vae.encoder import VideoEncoder
+from ltx2rt.graph.models.video_vae.specs import VideoVaeConfig, decoder_specs, encoder_specs, statistics_specs
+from ltx2rt.graph.models.video_vae.tiling import TilePlan, TileSize, Tiling, decode_plan, decode_tiled
 from ltx2rt.verify.golden import Case, Check, GoldenFile
 from ltx2rt.weights.checkpoint import Checkpoint
 

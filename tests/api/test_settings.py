@@ -12,7 +12,7 @@ import ltx2rt
 from ltx2rt import api
 from ltx2rt.api.settings import Settings, pipelines_of
 from ltx2rt.errors import CheckpointError, UsageError
-from ltx2rt.graph.models.tiling import Tiling
+from ltx2rt.graph.models.video_vae.tiling import Tiling
 from ltx2rt.graph.pipelines import PIPELINES
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from ltx2rt import embedded
-from ltx2rt.graph.models.transformer import TransformerConfig, param_specs
-from ltx2rt.graph.models.upscaler import LatentUpscalerConfig
-from ltx2rt.graph.models.upscaler import param_specs as upscaler_specs
+from ltx2rt.graph.models.transformer.model import TransformerConfig, param_specs
+from ltx2rt.graph.models.upscaler.model import LatentUpscalerConfig
+from ltx2rt.graph.models.upscaler.model import param_specs as upscaler_specs
 from ltx2rt.media.video_writer import VideoWriter
 from ltx2rt.weights.checkpoint import Checkpoint
 from ltx2rt.weights.safetensors import write_safetensors

@@ -20,7 +20,7 @@ from command_inputs import distilled_lora, one_file, upscaler
 from ltx2rt import api
 from ltx2rt.cli.main import run
 from ltx2rt.errors import Cancelled
-from ltx2rt.graph.pipelines.events import Event, StepDone
+from ltx2rt.graph.stages.events import Event, StepDone
 
 SMALL = ["--prompt", "a red circle", "--height", "64", "--width", "64", "--num-frames", "9"]
 
@@ -172,7 +172,7 @@ def test_a_damaged_entry_is_computed_again(tmp_path: Path) -> None:
 def test_a_state_that_cannot_be_written_costs_nothing_else(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ltx2rt.graph.pipelines import journal
+    from ltx2rt.graph.stages import journal
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")

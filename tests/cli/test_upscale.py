@@ -13,9 +13,9 @@ from command_inputs import video_file
 from ltx2rt import api, embedded
 from ltx2rt.api.latent_file import Latents, write_latents
 from ltx2rt.cli.main import run
-from ltx2rt.graph.models.latent_statistics import LatentStatistics, statistics_specs
-from ltx2rt.graph.models.params import Params
-from ltx2rt.graph.models.upscaler import LatentUpscaler, LatentUpscalerConfig, param_specs
+from ltx2rt.graph.models.layers.params import Params
+from ltx2rt.graph.models.upscaler.model import LatentUpscaler, LatentUpscalerConfig, param_specs
+from ltx2rt.graph.models.video_vae.statistics import LatentStatistics, statistics_specs
 from ltx2rt.media.video_reader import probe_video
 from ltx2rt.weights.checkpoint import Checkpoint
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ltx2rt.errors import CheckpointError, MemoryBudgetError
-from ltx2rt.graph.models.params import Params
+from ltx2rt.graph.models.layers.params import Params
 from ltx2rt.memory.ledger import Ledger
 from ltx2rt.memory.measure import resident_bytes
 from ltx2rt.memory.need import Need

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 from simulated_kernels import simulated_kernels
 
-from ltx2rt.graph.models import transformer, video_vae, vocoder
-from ltx2rt.graph.models.modality import Modality
-from ltx2rt.graph.models.params import Params
-from ltx2rt.graph.models.video_decoder import VideoDecoder
+from ltx2rt.graph.models.audio import vocoder
+from ltx2rt.graph.models.layers.params import Params
+from ltx2rt.graph.models.transformer import model as transformer
+from ltx2rt.graph.models.transformer.modality import Modality
+from ltx2rt.graph.models.video_vae import specs as video_vae
+from ltx2rt.graph.models.video_vae.decoder import VideoDecoder
 from ltx2rt.kernels.selection import forced
 from ltx2rt.types import LinearWeight
 

@@ -17,10 +17,12 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from ltx2rt.graph.models import connector, feature_extractor, gemma3, transformer, video_vae
-from ltx2rt.graph.models.params import Params
-from ltx2rt.graph.models.transformer import Modality
-from ltx2rt.graph.models.video_decoder import VideoDecoder
+from ltx2rt.graph.models.layers.params import Params
+from ltx2rt.graph.models.text import connector, feature_extractor, gemma3
+from ltx2rt.graph.models.transformer import model as transformer
+from ltx2rt.graph.models.transformer.model import Modality
+from ltx2rt.graph.models.video_vae import specs as video_vae
+from ltx2rt.graph.models.video_vae.decoder import VideoDecoder
 from ltx2rt.kernels.reference import dequantise
 from ltx2rt.weights.checkpoint import Checkpoint
 from ltx2rt.weights.safetensors import SafetensorsFile

@@ -10,15 +10,12 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from ltx2rt.graph.models import (
-    audio_vae,
-    connector,
-    feature_extractor,
-    transformer_config,
-    upscaler,
-    video_vae,
-    vocoder,
-)
+from ltx2rt.graph.models.audio import vae as audio_vae
+from ltx2rt.graph.models.audio import vocoder
+from ltx2rt.graph.models.text import connector, feature_extractor
+from ltx2rt.graph.models.transformer import config as transformer_config
+from ltx2rt.graph.models.upscaler import model as upscaler
+from ltx2rt.graph.models.video_vae import specs as video_vae
 from ltx2rt.types import ParamSpec
 from ltx2rt.weights.safetensors import write_safetensors
 

@@ -19,12 +19,16 @@ from torch import Tensor
 from ltx2rt import embedded
 from ltx2rt.graph.diffusion.latent_geometry import AudioLatentShape, VideoLatentShape
 from ltx2rt.graph.diffusion.positions import audio_positions, video_positions
-from ltx2rt.graph.models import audio_vae, connector, feature_extractor, gemma3, upscaler, video_vae, vocoder
-from ltx2rt.graph.models import transformer as graph_transformer
-from ltx2rt.graph.models.modality import Modality
-from ltx2rt.graph.models.params import Params
-from ltx2rt.graph.models.video_decoder import VideoDecoder
-from ltx2rt.graph.models.video_encoder import VideoEncoder
+from ltx2rt.graph.models.audio import vae as audio_vae
+from ltx2rt.graph.models.audio import vocoder
+from ltx2rt.graph.models.layers.params import Params
+from ltx2rt.graph.models.text import connector, feature_extractor, gemma3
+from ltx2rt.graph.models.transformer import model as graph_transformer
+from ltx2rt.graph.models.transformer.modality import Modality
+from ltx2rt.graph.models.upscaler import model as upscaler
+from ltx2rt.graph.models.video_vae import specs as video_vae
+from ltx2rt.graph.models.video_vae.decoder import VideoDecoder
+from ltx2rt.graph.models.video_vae.encoder import VideoEncoder
 from ltx2rt.weights.checkpoint import Checkpoint
 
 from . import audio, config, flow_matching, spectrum, text, transformer

@@ -16,9 +16,9 @@ from ltx2rt.graph.pipelines import (
     two_stage,
     two_stage_hq,
 )
-from ltx2rt.graph.pipelines.model_files import ModelFiles
-from ltx2rt.graph.pipelines.request import Request
-from ltx2rt.graph.pipelines.run import GeneratedClip, Run
+from ltx2rt.graph.stages.model_files import ModelFiles
+from ltx2rt.graph.stages.request import Request
+from ltx2rt.graph.stages.run import GeneratedClip, Run
 
 
 @dataclass(frozen=True)

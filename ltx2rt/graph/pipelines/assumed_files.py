@@ -8,8 +8,9 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from ltx2rt.graph.models import gemma3, upscaler
-from ltx2rt.graph.pipelines.model_files import ModelFiles
+from ltx2rt.graph.models.text import gemma3
+from ltx2rt.graph.models.upscaler import model as upscaler
+from ltx2rt.graph.stages.model_files import ModelFiles
 from ltx2rt.types import ParamSpec
 from ltx2rt.weights.checkpoint import Checkpoint
 from ltx2rt.weights.tensor_source import DTYPES, TensorInfo

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from ltx2rt.errors import UsageError
 from ltx2rt.graph.diffusion.latent_geometry import check_frame_rate, check_num_frames, check_resolution
-from ltx2rt.graph.models.upscaler import LatentUpscalerConfig
-from ltx2rt.graph.pipelines.model_files import ModelFiles
-from ltx2rt.graph.pipelines.request import Request
+from ltx2rt.graph.models.upscaler.model import LatentUpscalerConfig
+from ltx2rt.graph.stages.model_files import ModelFiles
+from ltx2rt.graph.stages.request import Request
 
 
 def check_request(

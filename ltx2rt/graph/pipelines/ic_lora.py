@@ -12,15 +12,15 @@ from ltx2rt.graph.diffusion.conditioning import (
 from ltx2rt.graph.diffusion.latent_geometry import VideoLatentShape
 from ltx2rt.graph.diffusion.schedules import distilled_sigmas, distilled_stage_2_sigmas
 from ltx2rt.graph.pipelines.checks import check_request
-from ltx2rt.graph.pipelines.decode_stages import finish
-from ltx2rt.graph.pipelines.denoise_stage import Sampling
-from ltx2rt.graph.pipelines.encode_stages import encode_pixels
-from ltx2rt.graph.pipelines.latent_states import VideoItem
-from ltx2rt.graph.pipelines.model_files import ModelFiles
-from ltx2rt.graph.pipelines.request import Request
-from ltx2rt.graph.pipelines.run import GeneratedClip, Run
-from ltx2rt.graph.pipelines.text_stages import positive_context
-from ltx2rt.graph.pipelines.two_stages import Conditions, first_stage, second_stage
+from ltx2rt.graph.pipelines.refinement import Conditions, first_stage, second_stage
+from ltx2rt.graph.stages.decode.stage import finish
+from ltx2rt.graph.stages.denoise.stage import Sampling
+from ltx2rt.graph.stages.denoise.states import VideoItem
+from ltx2rt.graph.stages.encode.stage import encode_pixels
+from ltx2rt.graph.stages.model_files import ModelFiles
+from ltx2rt.graph.stages.request import Request
+from ltx2rt.graph.stages.run import GeneratedClip, Run
+from ltx2rt.graph.stages.text.stage import positive_context
 
 
 def check(request: Request, files: ModelFiles) -> None:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from ltx2rt.graph.diffusion.latent_state import audio_latent, video_latent
 from ltx2rt.graph.pipelines.checks import check_request
-from ltx2rt.graph.pipelines.decode_stages import finish
-from ltx2rt.graph.pipelines.denoise_stage import denoise, guided_sampling
-from ltx2rt.graph.pipelines.encode_stages import encode_images
-from ltx2rt.graph.pipelines.latent_states import audio_state, image_items, video_state
-from ltx2rt.graph.pipelines.model_files import ModelFiles
-from ltx2rt.graph.pipelines.request import Request
-from ltx2rt.graph.pipelines.run import GeneratedClip, Run
-from ltx2rt.graph.pipelines.targets import targets
-from ltx2rt.graph.pipelines.text_stages import guided_contexts
+from ltx2rt.graph.stages.decode.stage import finish
+from ltx2rt.graph.stages.denoise.stage import denoise, guided_sampling
+from ltx2rt.graph.stages.denoise.states import audio_state, image_items, video_state
+from ltx2rt.graph.stages.encode.stage import encode_images
+from ltx2rt.graph.stages.model_files import ModelFiles
+from ltx2rt.graph.stages.request import Request
+from ltx2rt.graph.stages.run import GeneratedClip, Run
+from ltx2rt.graph.stages.targets import targets
+from ltx2rt.graph.stages.text.stage import guided_contexts
 
 
 def check(request: Request, files: ModelFiles) -> None:

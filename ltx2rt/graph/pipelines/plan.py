@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ltx2rt.graph.pipelines import PIPELINES
-from ltx2rt.graph.pipelines.model_files import ModelFiles
-from ltx2rt.graph.pipelines.request import Request
-from ltx2rt.graph.pipelines.run import Run
+from ltx2rt.graph.stages.model_files import ModelFiles
+from ltx2rt.graph.stages.request import Request
+from ltx2rt.graph.stages.run import Run
 from ltx2rt.memory.ledger import Ledger
 from ltx2rt.memory.need import Need
 

@@ -9,15 +9,15 @@ from ltx2rt.graph.diffusion.conditioning import RegenerateTimeRange
 from ltx2rt.graph.diffusion.latent_state import audio_latent, video_latent
 from ltx2rt.graph.diffusion.schedules import distilled_sigmas
 from ltx2rt.graph.pipelines.checks import check_request
-from ltx2rt.graph.pipelines.decode_stages import finish
-from ltx2rt.graph.pipelines.denoise_stage import Sampling, denoise, guided_sampling
-from ltx2rt.graph.pipelines.encode_stages import encode_pixels, encode_sound
-from ltx2rt.graph.pipelines.latent_states import audio_state, video_state
-from ltx2rt.graph.pipelines.model_files import ModelFiles
-from ltx2rt.graph.pipelines.request import Request
-from ltx2rt.graph.pipelines.run import GeneratedClip, Run
-from ltx2rt.graph.pipelines.targets import targets
-from ltx2rt.graph.pipelines.text_stages import guided_contexts, positive_context
+from ltx2rt.graph.stages.decode.stage import finish
+from ltx2rt.graph.stages.denoise.stage import Sampling, denoise, guided_sampling
+from ltx2rt.graph.stages.denoise.states import audio_state, video_state
+from ltx2rt.graph.stages.encode.stage import encode_pixels, encode_sound
+from ltx2rt.graph.stages.model_files import ModelFiles
+from ltx2rt.graph.stages.request import Request
+from ltx2rt.graph.stages.run import GeneratedClip, Run
+from ltx2rt.graph.stages.targets import targets
+from ltx2rt.graph.stages.text.stage import guided_contexts, positive_context
 
 
 def check(request: Request, files: ModelFiles) -> None:

@@ -6,14 +6,14 @@ from dataclasses import replace
 
 from ltx2rt.graph.diffusion.latent_state import audio_latent
 from ltx2rt.graph.pipelines.checks import check_request
-from ltx2rt.graph.pipelines.decode_stages import finish
-from ltx2rt.graph.pipelines.denoise_stage import denoise, guided_sampling
-from ltx2rt.graph.pipelines.latent_states import audio_state
-from ltx2rt.graph.pipelines.model_files import ModelFiles
-from ltx2rt.graph.pipelines.request import Request
-from ltx2rt.graph.pipelines.run import GeneratedClip, Run
-from ltx2rt.graph.pipelines.targets import targets
-from ltx2rt.graph.pipelines.text_stages import guided_contexts
+from ltx2rt.graph.stages.decode.stage import finish
+from ltx2rt.graph.stages.denoise.stage import denoise, guided_sampling
+from ltx2rt.graph.stages.denoise.states import audio_state
+from ltx2rt.graph.stages.model_files import ModelFiles
+from ltx2rt.graph.stages.request import Request
+from ltx2rt.graph.stages.run import GeneratedClip, Run
+from ltx2rt.graph.stages.targets import targets
+from ltx2rt.graph.stages.text.stage import guided_contexts
 
 # The size only has to be legal; no video is made.
 _UNUSED_SIDE = 64

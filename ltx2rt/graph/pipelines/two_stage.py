@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from ltx2rt.graph.diffusion.schedules import distilled_stage_2_sigmas
 from ltx2rt.graph.pipelines.checks import check_request
-from ltx2rt.graph.pipelines.decode_stages import finish
-from ltx2rt.graph.pipelines.denoise_stage import Sampling, guided_sampling
-from ltx2rt.graph.pipelines.model_files import ModelFiles
-from ltx2rt.graph.pipelines.request import Request
-from ltx2rt.graph.pipelines.run import GeneratedClip, Run
-from ltx2rt.graph.pipelines.text_stages import guided_contexts
-from ltx2rt.graph.pipelines.two_stages import Conditions, first_stage, second_stage
+from ltx2rt.graph.pipelines.refinement import Conditions, first_stage, second_stage
+from ltx2rt.graph.stages.decode.stage import finish
+from ltx2rt.graph.stages.denoise.stage import Sampling, guided_sampling
+from ltx2rt.graph.stages.model_files import ModelFiles
+from ltx2rt.graph.stages.request import Request
+from ltx2rt.graph.stages.run import GeneratedClip, Run
+from ltx2rt.graph.stages.text.stage import guided_contexts
 
 
 def check(request: Request, files: ModelFiles) -> None:

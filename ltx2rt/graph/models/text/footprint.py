@@ -1,0 +1,80 @@
+"""Predicts the bytes and the arithmetic of the text encoder, the text projection and the connectors."""
+
+from __future__ import annotations
+
+from ltx2rt.graph.models.layers.footprint import Footprint, largest
+from ltx2rt.graph.models.text.connector import CONTEXT_ROWS, ConnectorConfig
+from ltx2rt.graph.models.text.feature_extractor import STATES_PER_SLAB, FeatureExtractorConfig
+from ltx2rt.graph.models.text.gemma3 import Gemma3Config
+from ltx2rt.kernels.working_memory import attention_bytes, linear_bytes
+
+_FLOAT32 = 4
+
+
+def encoder_footprint(config: Gemma3Config, tokens: int, itemsize: int) -> Footprint:
+    """Of the layer that takes most, for a prompt of ``tokens`` tokens."""
+    unit = tokens * config.hidden_size * itemsize
+    hidden = tokens * config.intermediate_size * itemsize
+    mask = tokens * tokens * _FLOAT32 if tokens > config.sliding_window else 0
+    heads = (2 * config.num_attention_heads + 2 * config.num_key_value_heads) * config.head_dim
+    return largest(
+        # x, normed x, the gate, its partner; or x, both, and their product.
+        Footprint(2 * unit + 2 * hidden + mask, linear_bytes(tokens, config.intermediate_size, itemsize)),
+        Footprint(
+            2 * unit + tokens * heads * itemsize + mask,
+            attention_bytes(
+                1,
+                config.num_key_value_heads,
+                config.head_dim,
+                tokens,
+                tokens,
+                config.num_attention_heads // config.num_key_value_heads,
+            ),
+        ),
+    )
+
+
+def normalised_bytes(config: FeatureExtractorConfig, tokens: int) -> int:
+    """What `FeatureExtractor.normalised` keeps of a prompt, while it is made included."""
+    state = tokens * config.encoder_width * _FLOAT32
+    return (config.encoder_states + 3 * STATES_PER_SLAB) * state
+
+
+def kept_bytes(config: FeatureExtractorConfig, tokens: int) -> int:
+    """What `FeatureExtractor.normalised` keeps of a prompt."""
+    return config.encoder_states * tokens * config.encoder_width * _FLOAT32
+
+
+def projection_footprint(config: FeatureExtractorConfig, tokens: int, rows: int) -> Footprint:
+    """Of multiplying prompts of together ``tokens`` tokens with ``rows`` rows of a weight, which is not counted."""
+    depth = config.encoder_width * STATES_PER_SLAB
+    sums = 3 * tokens * max(width for _, width in config.projections) * _FLOAT32
+    # The columns of some states are copied out, unless there are no others.
+    columns = rows * depth * 2 if config.encoder_states > STATES_PER_SLAB else 0
+    return Footprint(columns + sums, linear_bytes(tokens, depth))
+
+
+def connector_footprint(config: ConnectorConfig, itemsize: int) -> Footprint:
+    """Of one prompt; the context is `CONTEXT_ROWS` long whatever the prompt."""
+    unit = CONTEXT_ROWS * config.width * itemsize
+    rope = 3 * CONTEXT_ROWS * config.width * _FLOAT32 // 2
+    return Footprint(6 * unit + rope, linear_bytes(CONTEXT_ROWS, 4 * config.width, itemsize))
+
+
+def encoder_flops(config: Gemma3Config, tokens: int) -> float:
+    width = config.hidden_size
+    inner = config.num_attention_heads * config.head_dim
+    keys = config.num_key_value_heads * config.head_dim
+    matrices = 2 * tokens * width * (2 * inner + 2 * keys + 3 * config.intermediate_size)
+    return config.num_layers * (matrices + 2.0 * tokens * tokens * inner)  # causal: half of the scores
+
+
+def projection_flops(config: FeatureExtractorConfig, tokens: int) -> float:
+    columns = config.encoder_width * config.encoder_states
+    return 2.0 * tokens * columns * sum(width for _, width in config.projections)
+
+
+def connector_flops(config: ConnectorConfig) -> float:
+    width = config.width
+    per_layer = 2.0 * CONTEXT_ROWS * width * width * 12 + 4.0 * CONTEXT_ROWS * CONTEXT_ROWS * width
+    return config.num_layers * per_layer

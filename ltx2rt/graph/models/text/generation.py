@@ -1,0 +1,64 @@
+"""Writes text with Gemma 3, one token after the other, with a cache of keys and values."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from ltx2rt.graph.models.text.gemma3 import Gemma3, rope_table, window_bias
+from ltx2rt.graph.models.text.key_value_cache import KeyValueCache
+from ltx2rt.graph.models.text.token_sampling import SamplingOptions, TokenSampler
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+def generate_tokens(
+    model: Gemma3, input_ids: Array, stop_ids: Collection[int], options: SamplingOptions
+) -> Iterator[int]:
+    """Token ids that continue a text, until one of ``stop_ids`` (not given out) or ``max_new_tokens``.
+
+    Args:
+        model: the loaded text model.
+        input_ids: (n,) integers, n >= 1.
+        stop_ids: tokens that end the text.
+        options: see `SamplingOptions`.
+
+    Raises:
+        ValueError: empty input, an id outside the vocabulary, or scores that are not numbers.
+
+    Source: transformers 5.23 generation of Gemma3ForCausalLM (order: temperature, top-k, top-p), with our own draws.
+    """
+    ids = np.asarray(input_ids)
+    vocabulary = model.config.vocab_size
+    if ids.ndim != 1 or ids.size == 0 or ids.min() < 0 or ids.max() >= vocabulary:
+        raise ValueError(f"input_ids must be a non-empty vector of ids below {vocabulary}, got shape {ids.shape}.")
+    return _tokens(model, ids, stop_ids, options)
+
+
+def _tokens(model: Gemma3, ids: Array, stop_ids: Collection[int], options: SamplingOptions) -> Iterator[int]:
+    config = model.config
+    longest = ids.size + options.max_new_tokens
+    global_rope = rope_table(config.global_rope, config.head_dim, longest)
+    local_rope = rope_table(config.local_rope, config.head_dim, longest)
+    caches = [KeyValueCache(None if is_global else config.sliding_window) for is_global in config.global_layers]
+    sampler = TokenSampler(options)
+    for _ in range(options.max_new_tokens):
+        window = window_bias(ids.size, config.sliding_window) if ids.size > config.sliding_window else None
+        hidden = model.embed(ids)
+        for layer, is_global in enumerate(config.global_layers):
+            if is_global:
+                hidden = model.layer(layer, hidden, global_rope, None, caches[layer])
+            else:
+                hidden = model.layer(layer, hidden, local_rope, window, caches[layer])
+            if ids.size > 1:
+                mx.eval(hidden, *caches[layer].arrays())  # A long prompt layer by layer: one layer's memory at a time.
+        logits = model.logits(model.final_norm(hidden[:, -1:])).astype(mx.float32)
+        mx.eval(logits, *(array for cache in caches for array in cache.arrays()))
+        token = sampler.choose(np.array(logits[0, 0]))
+        if token in stop_ids:
+            return
+        yield token
+        ids = np.array([token], dtype=np.int32)

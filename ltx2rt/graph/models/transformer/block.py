@@ -1,0 +1,374 @@
+"""One block of the joint audio/video transformer, written once for both streams and all generations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+import numpy as np
+
+from ltx2rt.graph.models.layers.params import Params, linear
+from ltx2rt.graph.models.transformer.config import TransformerConfig
+from ltx2rt.graph.models.transformer.token_parts import bias_part, joined, rope_part, token_parts, with_part
+from ltx2rt.kernels import RopeTable, modulated_norm, rope_attention
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+# Rows of scale_shift_table. Rows 6 to 8 exist with text modulation only.
+_SHIFT_SELF, _SCALE_SELF, _GATE_SELF, _SHIFT_FF, _SCALE_FF, _GATE_FF, _SHIFT_TEXT, _SCALE_TEXT, _GATE_TEXT = range(9)
+# Rows of scale_shift_table_a2v_ca_*: here the scale stands before the shift.
+_A2V_ROWS, _V2A_ROWS, _CROSS_GATE_ROW = (0, 1), (2, 3), 4
+
+
+@dataclass(frozen=True)
+class Modulation:
+    """AdaLN output for the distinct timesteps of a stream.
+
+    Attributes:
+        rows: (k, R, D) float32.
+        index: int32, the row of each token.
+    """
+
+    rows: mx.array
+    index: mx.array
+
+
+@dataclass
+class TextContext:
+    """What a stream reads of the prompt.
+
+    Attributes:
+        tokens: (B, S, D).
+        key_values: k and v of each block's text attention, kept when they are the same in every step; None: not kept.
+    """
+
+    tokens: mx.array
+    key_values: dict[int, tuple[mx.array, mx.array]] | None = field(default=None)
+
+
+@dataclass
+class Stream:
+    """One stream on its way through the blocks: the hidden state and what every block needs beside it.
+
+    Attributes:
+        name: ``video`` or ``audio``.
+        x: (B, T, D) hidden state; the only field that the blocks replace.
+        enabled: whether the blocks update x.
+        context: the prompt.
+        context_bias: (B, 1, 1, S) or None.
+        self_bias: broadcastable to (B, 1, T, T), or None.
+        rope: of the self-attention.
+        modulation: N rows from the timesteps of the tokens.
+        embedded: (R, D) timestep embedding for the output head, with the rows of ``modulation``.
+        prompt: 2 rows from sigma for the context (index (B, S)); None without prompt AdaLN.
+        cross_rope: time-only table of the exchange between the streams; None without the other stream, as the next two.
+        cross_modulation: 4 rows from the timesteps of the tokens.
+        cross_gate: 1 row from the sigma of the other stream.
+    """
+
+    name: str
+    x: mx.array
+    enabled: bool
+    context: TextContext
+    context_bias: mx.array | None
+    self_bias: mx.array | None
+    rope: RopeTable
+    modulation: Modulation
+    embedded: mx.array
+    prompt: Modulation | None
+    cross_rope: RopeTable | None
+    cross_modulation: Modulation | None
+    cross_gate: Modulation | None
+
+    @property
+    def prefix(self) -> str:
+        """What the stream's parameter names begin with."""
+        return "audio_" if self.name == "audio" else ""
+
+
+class KeptSamples(NamedTuple):
+    """(B,) bool per operation: the samples of the batch for which a block carries it out."""
+
+    video_self: Array
+    audio_self: Array
+    a2v: Array
+    v2a: Array
+
+
+def modulation_table(params: Params, name: str, rows: mx.array) -> mx.array:
+    """(k, R, D) float32: the block's own table (k, D) plus the rows from the timesteps."""
+    return params[name].astype(mx.float32)[:, None] + rows
+
+
+def gate_logits(config: TransformerConfig, params: Params, query: mx.array) -> mx.array | None:
+    return linear(query, params.at("to_gate_logits")) if config.gated_attention else None
+
+
+def gate_heads(x: mx.array, logits: mx.array | None, num_heads: int) -> mx.array:
+    """x (B, T, N*K) times 2 * sigmoid(logits) per head: what `rope_attention` does to its output."""
+    if logits is None:
+        return x
+    batch, tokens, _ = x.shape
+    gates = 2.0 * mx.sigmoid(logits.astype(mx.float32))[..., None]
+    return (x.reshape(batch, tokens, num_heads, -1).astype(mx.float32) * gates).reshape(x.shape).astype(x.dtype)
+
+
+def update(stream: Stream, parts: Sequence[slice], compute: Callable[[slice], mx.array]) -> None:
+    """Replace ``stream.x`` part by part; several parts are evaluated one after the other, in the same memory."""
+    if len(parts) == 1:
+        stream.x = compute(parts[0])
+        return
+    for where in parts:
+        part = compute(where)
+        mx.eval(part)
+        stream.x = with_part(stream.x, part, where)
+        del part
+        mx.eval(stream.x)
+
+
+def self_attention(
+    config: TransformerConfig,
+    block: Params,
+    stream: Stream,
+    modulation: mx.array,
+    kept: Array,
+    parts: Sequence[slice],
+) -> None:
+    """Self-attention. In the samples that are not kept the values take the place of the output."""
+    params = block.at(f"{stream.prefix}attn1")
+    num_heads = config.video.num_heads
+    index = stream.modulation.index
+
+    def normed(where: slice) -> mx.array:
+        return modulated_norm(
+            stream.x[:, where],
+            scale=modulation[_SCALE_SELF],
+            shift=modulation[_SHIFT_SELF],
+            index=index[:, where],
+            eps=config.norm_eps,
+        )
+
+    attends = bool(kept.any())
+    # Several parts norm their tokens again for each projection; one part does it once.
+    whole = normed(parts[0]) if len(parts) == 1 else None
+
+    def projected(name: str) -> mx.array:
+        return joined(parts, lambda where: linear(normed(where) if whole is None else whole, params.at(name)))
+
+    values = projected("to_v")
+    keys = projected("to_k") if attends else values
+
+    def attended(where: slice) -> mx.array:
+        h = normed(where) if whole is None else whole
+        logits = gate_logits(config, params, h)
+        out = gate_heads(values[:, where], logits, num_heads) if not kept.all() else None
+        if attends:
+            result = rope_attention(
+                linear(h, params.at("to_q")),
+                keys,
+                values,
+                num_heads=num_heads,
+                q_norm=params["q_norm.weight"],
+                k_norm=params["k_norm.weight"],
+                norm_eps=config.norm_eps,
+                rope_q=rope_part(stream.rope, where),
+                rope_k=stream.rope,
+                rope_layout=config.rope_layout,
+                bias=bias_part(stream.self_bias, where),
+                gate_logits=logits,
+            )
+            out = result if out is None else mx.where(mx.array(kept)[:, None, None], result, out)
+        assert out is not None
+        return linear(
+            out,
+            params.at("to_out.0"),
+            residual=stream.x[:, where],
+            gate=modulation[_GATE_SELF],
+            gate_index=index[:, where],
+        )
+
+    update(stream, parts, attended)
+
+
+def text_key_values(
+    config: TransformerConfig, block: Params, block_index: int, stream: Stream
+) -> tuple[mx.array, mx.array]:
+    """k and v of the text attention; a model with text modulation modulates the context, none normalises it."""
+    kept = stream.context.key_values
+    if kept is not None and block_index in kept:
+        return kept[block_index]
+    params = block.at(f"{stream.prefix}attn2")
+    tokens = stream.context.tokens
+    if config.text_modulation:
+        name = f"{stream.prefix}prompt_scale_shift_table"
+        if stream.prompt is not None:
+            shift, scale = modulation_table(block, name, stream.prompt.rows)
+            tokens = modulated_norm(tokens, scale=scale, shift=shift, index=stream.prompt.index, norm="none")
+        else:
+            shift, scale = block[name][:, None]
+            tokens = modulated_norm(tokens, scale=scale, shift=shift, norm="none")
+    key_values = linear(tokens, params.at("to_k")), linear(tokens, params.at("to_v"))
+    if kept is not None:
+        kept[block_index] = key_values
+    return key_values
+
+
+def text_attention(
+    config: TransformerConfig,
+    block: Params,
+    block_index: int,
+    stream: Stream,
+    modulation: mx.array,
+    parts: Sequence[slice],
+) -> None:
+    """Attention to the prompt."""
+    params = block.at(f"{stream.prefix}attn2")
+    keys, values = text_key_values(config, block, block_index, stream)
+
+    def attended(where: slice) -> mx.array:
+        index = stream.modulation.index[:, where]
+        x = stream.x[:, where]
+        scale = shift = gate = gate_index = None
+        if config.text_modulation:
+            scale, shift = modulation[_SCALE_TEXT], modulation[_SHIFT_TEXT]
+            gate, gate_index = modulation[_GATE_TEXT], index
+        h = modulated_norm(x, scale=scale, shift=shift, index=gate_index, eps=config.norm_eps)
+        out = rope_attention(
+            linear(h, params.at("to_q")),
+            keys,
+            values,
+            num_heads=config.video.num_heads,
+            q_norm=params["q_norm.weight"],
+            k_norm=params["k_norm.weight"],
+            norm_eps=config.norm_eps,
+            bias=bias_part(stream.context_bias, where),
+            gate_logits=gate_logits(config, params, h),
+        )
+        return linear(out, params.at("to_out.0"), residual=x, gate=gate, gate_index=gate_index)
+
+    update(stream, parts, attended)
+
+
+def exchange(
+    config: TransformerConfig,
+    block: Params,
+    target: Stream,
+    source: Stream,
+    name: str,
+    rows: tuple[int, int],
+    kept: Array,
+    limit: int | None,
+) -> mx.array:
+    """Hidden state of ``target`` after attention ``name`` to ``source``; samples that are not kept stay as they are.
+
+    ``rows`` are the scale and the shift row of this direction in the tables of both streams.
+    """
+    assert target.cross_modulation is not None
+    assert target.cross_gate is not None
+    assert source.cross_modulation is not None
+    params = block.at(name)
+
+    def modulated(stream: Stream, own: Modulation, where: slice) -> mx.array:
+        table = block[f"scale_shift_table_a2v_ca_{stream.name}"].astype(mx.float32)
+        scale, shift = (table[row][None] + own.rows[row] for row in rows)
+        return modulated_norm(
+            stream.x[:, where], scale=scale, shift=shift, index=own.index[:, where], eps=config.norm_eps
+        )
+
+    own, other = target.cross_modulation, source.cross_modulation
+    source_parts = token_parts(source.x.shape[1], limit)
+    whole = modulated(source, other, source_parts[0]) if len(source_parts) == 1 else None
+
+    def projected(module: str) -> mx.array:
+        return joined(
+            source_parts,
+            lambda where: linear(modulated(source, other, where) if whole is None else whole, params.at(module)),
+        )
+
+    keys, values = projected("to_k"), projected("to_v")
+    table = block[f"scale_shift_table_a2v_ca_{target.name}"].astype(mx.float32)
+    gate = table[_CROSS_GATE_ROW][None] + target.cross_gate.rows[0]
+    gate_index = target.cross_gate.index
+    if not kept.all():  # one more gate row, of zeros, for the samples that are left out
+        gate_index = mx.where(mx.array(kept)[:, None], gate_index, gate.shape[0])
+        gate = mx.concatenate([gate, mx.zeros_like(gate[:1])])
+
+    def attended(where: slice) -> mx.array:
+        query = modulated(target, own, where)
+        out = rope_attention(
+            linear(query, params.at("to_q")),
+            keys,
+            values,
+            num_heads=config.audio.num_heads,
+            q_norm=params["q_norm.weight"],
+            k_norm=params["k_norm.weight"],
+            norm_eps=config.norm_eps,
+            rope_q=rope_part(target.cross_rope, where),
+            rope_k=source.cross_rope,
+            rope_layout=config.rope_layout,
+            gate_logits=gate_logits(config, params, query),
+        )
+        return linear(
+            out, params.at("to_out.0"), residual=target.x[:, where], gate=gate, gate_index=gate_index[:, where]
+        )
+
+    return joined(token_parts(target.x.shape[1], limit), attended)
+
+
+def feed_forward(
+    config: TransformerConfig, block: Params, stream: Stream, modulation: mx.array, parts: Sequence[slice]
+) -> None:
+    """The feed-forward layers."""
+    params = block.at(f"{stream.prefix}ff")
+
+    def fed(where: slice) -> mx.array:
+        x, index = stream.x[:, where], stream.modulation.index[:, where]
+        h = modulated_norm(
+            x, scale=modulation[_SCALE_FF], shift=modulation[_SHIFT_FF], index=index, eps=config.norm_eps
+        )
+        h = linear(h, params.at("net.0.proj"), activation="gelu_tanh")
+        return linear(h, params.at("net.2"), residual=x, gate=modulation[_GATE_FF], gate_index=index)
+
+    update(stream, parts, fed)
+
+
+def run_block(
+    config: TransformerConfig,
+    block: Params,
+    block_index: int,
+    video: Stream | None,
+    audio: Stream | None,
+    kept: KeptSamples,
+    token_limit: int | None = None,
+) -> None:
+    """Replace ``x`` of the enabled streams by the block's output; lazily, but where tokens are taken in parts.
+
+    Args:
+        block: view of ``transformer_blocks.<block_index>``.
+        video, audio: the streams; None: absent.
+        kept: the samples for which each operation is carried out.
+        token_limit: most tokens that are worked on together, see `token_parts`; it changes memory, not results.
+
+    Source: Lightricks/LTX-2 ltx_core/model/transformer/transformer.py @ v1.2.0.
+    """
+    enabled = [s for s in (video, audio) if s is not None and s.enabled]
+    modulations: dict[str, mx.array] = {}
+    for stream in enabled:
+        modulation = modulation_table(block, f"{stream.prefix}scale_shift_table", stream.modulation.rows)
+        modulations[stream.name] = modulation
+        kept_self = kept.video_self if stream.name == "video" else kept.audio_self
+        parts = token_parts(stream.x.shape[1], token_limit)
+        self_attention(config, block, stream, modulation, kept_self, parts)
+        text_attention(config, block, block_index, stream, modulation, parts)
+    if video is not None and audio is not None:
+        # Both directions read the states from before the exchange.
+        video_x, audio_x = video.x, audio.x
+        if video.enabled and kept.a2v.any():
+            video_x = exchange(config, block, video, audio, "audio_to_video_attn", _A2V_ROWS, kept.a2v, token_limit)
+        if audio.enabled and kept.v2a.any():
+            audio_x = exchange(config, block, audio, video, "video_to_audio_attn", _V2A_ROWS, kept.v2a, token_limit)
+        video.x, audio.x = video_x, audio_x
+    for stream in enabled:
+        feed_forward(config, block, stream, modulations[stream.name], token_parts(stream.x.shape[1], token_limit))

@@ -1,0 +1,124 @@
+"""Predicts the bytes and the arithmetic of the transformer from its configuration and the shapes of a call."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ltx2rt.graph.models.layers.footprint import Footprint, largest
+from ltx2rt.graph.models.transformer.config import StreamConfig, TransformerConfig
+from ltx2rt.graph.models.transformer.token_parts import token_parts
+from ltx2rt.kernels.working_memory import attention_bytes, linear_bytes
+
+_FLOAT32 = 4
+# Latents, estimates, noise and masks of a sampler step, each (T, channels) float32, and positions.
+_HOST_COPIES = 12
+
+
+@dataclass(frozen=True)
+class CallShape:
+    """Shapes of one transformer call.
+
+    Attributes:
+        video, audio: tokens of each stream; 0: absent.
+        text: tokens of the context.
+        batch: samples.
+        itemsize: bytes of an activation.
+        masked: the video's self-attention has a mask (B, T, T).
+    """
+
+    video: int
+    audio: int
+    text: int
+    batch: int = 1
+    itemsize: int = 2
+    masked: bool = False
+
+    def streams(self, config: TransformerConfig) -> list[tuple[StreamConfig, int]]:
+        """(stream, tokens) of the streams that are present."""
+        both = ((config.video, self.video), (config.audio, self.audio))
+        return [(stream, tokens) for stream, tokens in both if tokens]
+
+
+def call_footprint(config: TransformerConfig, shape: CallShape, token_limit: int | None) -> Footprint:
+    """Most bytes of one call; contexts and kept text keys are counted by `context_bytes` and `text_key_bytes`."""
+    moments = []
+    for stream, tokens in shape.streams(config):
+        # The other stream's hidden state waits.
+        waiting = sum(
+            shape.batch * count * other.width * shape.itemsize
+            for other, count in shape.streams(config)
+            if other is not stream
+        )
+        for moment in _stream_moments(config, shape, stream, tokens, token_limit):
+            moments.append(Footprint(moment.activations + waiting, moment.working))
+    mask = 0
+    if shape.masked:  # the bias, and what it is made from
+        mask = shape.batch * shape.video**2 * (shape.itemsize + 2 * _FLOAT32)
+    tokens = shape.batch * sum(tokens * stream.in_channels for stream, tokens in shape.streams(config))
+    peak = largest(*moments)
+    return Footprint(peak.activations + mask, peak.working, _HOST_COPIES * _FLOAT32 * tokens)
+
+
+def _stream_moments(
+    config: TransformerConfig, shape: CallShape, stream: StreamConfig, tokens: int, limit: int | None
+) -> list[Footprint]:
+    """One unit is a hidden state (B, T, D); a part of the tokens is a smaller one."""
+    width, batch = stream.width, shape.batch
+    parts = token_parts(tokens, limit)
+    longest = max(part.stop - part.start for part in parts)
+    unit = batch * tokens * width * shape.itemsize
+    part = batch * longest * width * shape.itemsize
+    rows = batch * longest
+    attention = attention_bytes(batch, stream.num_heads, stream.head_dim, longest, tokens)
+    text_attention = attention_bytes(batch, stream.num_heads, stream.head_dim, longest, shape.text)
+    text_rows = batch * shape.text
+    keys = 2 * text_rows * width * shape.itemsize
+    projection = linear_bytes(rows, width, shape.itemsize)
+    together = len(parts) == 1
+    return [
+        # Feed-forward: x, normed x and the hidden layer of 4 units; then x, the hidden layer and the result.
+        Footprint((6 * unit) if together else unit + 6 * part, linear_bytes(rows, 4 * width, shape.itemsize)),
+        # Self-attention: x, q, k, v and the result.
+        Footprint((5 * unit) if together else 3 * unit + 4 * part, max(attention, projection)),
+        # Attention to the prompt: x, q and the result, keys and values.
+        Footprint((3 * unit if together else unit + 4 * part) + keys, text_attention),
+        Footprint((2 * unit if together else unit) + keys, linear_bytes(text_rows, width, shape.itemsize)),
+    ]
+
+
+def context_bytes(config: TransformerConfig, shape: CallShape) -> int:
+    """Of the projected contexts of one prompt that the model keeps between calls."""
+    if config.caption_channels is None:
+        return 0
+    return shape.text * shape.itemsize * sum(stream.width for stream, _ in shape.streams(config))
+
+
+def text_key_bytes(config: TransformerConfig, shape: CallShape) -> int:
+    """Of the keys and values of one prompt that the model may keep between calls; 0 where they change with sigma."""
+    if config.text_modulation:
+        return 0
+    widths = sum(stream.width for stream, _ in shape.streams(config))
+    return 2 * config.num_layers * shape.text * shape.itemsize * widths
+
+
+def call_flops(config: TransformerConfig, shape: CallShape, *, text_keys: bool = True) -> float:
+    """Operations of one call; ``text_keys``: keys and values of the prompt are computed in this call."""
+    per_block = 0.0
+    for stream, tokens in shape.streams(config):
+        width = stream.width
+        per_block += 2 * tokens * width * width * (4 + 2 + 8)  # self-attention, q and out of text, feed-forward
+        per_block += 4 * tokens * width * (tokens + shape.text)
+        if text_keys or config.text_modulation:
+            per_block += 4 * shape.text * stream.context_dim * width
+    if shape.video and shape.audio:
+        inner, video, audio = config.audio.width, config.video.width, config.audio.width
+        for queries, q_width, keys, k_width in (
+            (shape.video, video, shape.audio, audio),
+            (shape.audio, audio, shape.video, video),
+        ):
+            per_block += 4 * queries * q_width * inner + 4 * keys * k_width * inner + 4 * queries * keys * inner
+    ends = sum(
+        2 * tokens * stream.width * (stream.in_channels + stream.out_channels)
+        for stream, tokens in shape.streams(config)
+    )
+    return shape.batch * (config.num_layers * per_block + ends)

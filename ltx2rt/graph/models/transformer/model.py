@@ -1,0 +1,268 @@
+"""The joint audio/video diffusion transformer: latents and prompt in, velocity out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from ltx2rt.errors import UsageError
+from ltx2rt.graph.models.layers.adaln import Distinct, adaln, distinct
+from ltx2rt.graph.models.layers.params import Params, linear
+from ltx2rt.graph.models.layers.recent import Recent, content_key
+from ltx2rt.graph.models.layers.rope import middle, rope_table
+from ltx2rt.graph.models.transformer.block import KeptSamples, Modulation, Stream, TextContext, run_block
+from ltx2rt.graph.models.transformer.config import (
+    StreamConfig,
+    TransformerConfig,
+    block_param_specs,
+    param_specs,
+)
+from ltx2rt.graph.models.transformer.modality import (
+    Modality,
+    Perturbation,
+    check_modality,
+    check_perturbations,
+    kept_samples,
+)
+from ltx2rt.kernels import RopeTable, modulated_norm
+
+__all__ = [
+    "Modality",
+    "Perturbation",
+    "Transformer",
+    "TransformerConfig",
+    "block_param_specs",
+    "param_specs",
+]
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Streams = tuple["Stream | None", "Stream | None"]
+
+_KEPT_ROPE_TABLES = 16  # small
+_KEPT_MASKS = 2  # T * T values each
+_KEPT_CONTEXTS = 4  # prompt and negative prompt of two streams; with their keys and values 1.2 GB per prompt in 19B
+
+
+class Transformer:
+    """Runs the blocks over one or both streams.
+
+    Args:
+        config: the model.
+        params: its tensors under official names (`param_specs`).
+        dtype: of the activations: bfloat16, float16 or float32.
+        blocks: where the tensors of each block come from. Called once per block and call, in order, after the block
+            before it has been evaluated; the view it returns is used until the next call. Default: ``params``.
+        token_limit: most tokens of a stream that a block works on together, see `token_parts`; None: all.
+        keep_text_keys: keep keys and values of the prompt between calls where they do not depend on sigma (19B): 2 * S
+            values of the width of each stream per block and prompt.
+
+    Derived values are kept between calls only for inputs that do not change during a run: rotary tables and mask
+    biases by content, projected contexts by identity of the ``context`` array (pass the same array again).
+    """
+
+    def __init__(
+        self,
+        config: TransformerConfig,
+        params: Params,
+        dtype: mx.Dtype = mx.bfloat16,
+        *,
+        blocks: Callable[[int], Params] | None = None,
+        token_limit: int | None = None,
+        keep_text_keys: bool = True,
+    ) -> None:
+        self.config = config
+        self.dtype = dtype
+        self._params = params
+        self._blocks = blocks if blocks is not None else lambda index: params.at(f"transformer_blocks.{index}")
+        self._token_limit = token_limit
+        self._keep_text_keys = keep_text_keys and not config.text_modulation
+        self._rope_tables: Recent[RopeTable] = Recent(_KEPT_ROPE_TABLES)
+        self._masks: Recent[mx.array] = Recent(_KEPT_MASKS)
+        self._contexts: Recent[tuple[mx.array, TextContext]] = Recent(_KEPT_CONTEXTS)
+
+    def __call__(
+        self,
+        video: Modality | None,
+        audio: Modality | None,
+        perturbations: Sequence[Sequence[Perturbation]] | None = None,
+    ) -> tuple[mx.array | None, mx.array | None]:
+        """Velocity of each stream.
+
+        Args:
+            video, audio: the streams; None: absent (at least one is needed).
+            perturbations: per sample what to leave out; None: nothing.
+
+        Returns:
+            Video (B, T, C) and audio (B, T, C) velocity in the dtype of the model; None for an absent stream. The
+            denoised estimate is ``latent - timesteps * velocity``.
+
+        Raises:
+            UsageError: for fields that do not fit together or do not fit the model.
+
+        Source: Lightricks/LTX-2 ltx_core/model/transformer/model.py @ v1.2.0.
+        """
+        *_, (video_stream, audio_stream) = self.states(video, audio, perturbations)
+        return self._velocity(video_stream), self._velocity(audio_stream)
+
+    def states(
+        self,
+        video: Modality | None,
+        audio: Modality | None,
+        perturbations: Sequence[Sequence[Perturbation]] | None = None,
+    ) -> Iterator[Streams]:
+        """The streams as prepared for the first block, then again after each block (the same objects, with new ``x``).
+
+        Each block is evaluated before the next one is asked for, so at most one block's tensors and activations are
+        alive at a time.
+        """
+        present = [m for m in (video, audio) if m is not None]
+        if not present:
+            raise UsageError("video and audio are both None; give at least one stream.")
+        for name, modality, stream_config in (("video", video, self.config.video), ("audio", audio, self.config.audio)):
+            if modality is not None:
+                check_modality(
+                    name,
+                    modality,
+                    channels=stream_config.in_channels,
+                    axes=len(stream_config.max_positions),
+                    context_width=self.config.caption_channels or stream_config.context_dim,
+                )
+        batch = present[0].latent.shape[0]
+        if present[-1].latent.shape[0] != batch:
+            raise UsageError(f"video has {batch} samples and audio {present[-1].latent.shape[0]}; they must be equal.")
+        check_perturbations(perturbations, batch)
+
+        video_stream = self._prepare("video", self.config.video, video, audio) if video is not None else None
+        audio_stream = self._prepare("audio", self.config.audio, audio, video) if audio is not None else None
+        streams = (video_stream, audio_stream)
+        mx.eval([s.x for s in streams if s is not None])
+        yield streams
+        for index in range(self.config.num_layers):
+            kept = KeptSamples(
+                video_self=kept_samples(perturbations, "skip_video_self_attn", index, batch),
+                audio_self=kept_samples(perturbations, "skip_audio_self_attn", index, batch),
+                a2v=kept_samples(perturbations, "skip_a2v_cross_attn", index, batch),
+                v2a=kept_samples(perturbations, "skip_v2a_cross_attn", index, batch),
+            )
+            run_block(self.config, self._blocks(index), index, video_stream, audio_stream, kept, self._token_limit)
+            mx.eval([s.x for s in streams if s is not None])
+            yield streams
+
+    def _prepare(self, name: str, config: StreamConfig, own: Modality, other: Modality | None) -> Stream:
+        prefix = "audio_" if name == "audio" else ""
+        tokens = own.latent.shape[1]
+        scale = np.float32(self.config.timestep_scale)
+        timesteps = distinct(own.timesteps.astype(np.float32) * scale)
+        rows, embedded = adaln(self._params.at(f"{prefix}adaln_single"), timesteps.values)
+        index = mx.array(timesteps.index)
+
+        prompt = None
+        if self.config.prompt_adaln:
+            sigma = distinct(own.sigma.astype(np.float32) * scale)
+            prompt = self._modulation(f"{prefix}prompt_adaln_single", sigma, own.context.shape[1])
+        cross_rope = cross_modulation = cross_gate = None
+        if other is not None:
+            cross_rows, _ = adaln(self._params.at(f"av_ca_{name}_scale_shift_adaln_single"), timesteps.values)
+            cross_modulation = Modulation(cross_rows, index)
+            factor = np.float32(self.config.cross_gate_timestep_scale / self.config.timestep_scale)
+            sigma = distinct(other.sigma.astype(np.float32) * scale * factor)
+            gate = "av_ca_a2v_gate_adaln_single" if name == "video" else "av_ca_v2a_gate_adaln_single"
+            cross_gate = self._modulation(gate, sigma, tokens)
+            cross_rope = self._rope(
+                middle(own.positions)[:, :1], self.config.audio.context_dim, (self.config.cross_max_time,)
+            )
+        return Stream(
+            name=name,
+            x=self._embed(prefix, own),
+            enabled=own.enabled,
+            context=self._context(prefix, own.context),
+            context_bias=context_bias(own.context_mask, self.dtype),
+            self_bias=self._self_bias(own.attention_mask),
+            rope=self._rope(middle(own.positions), config.width, config.max_positions),
+            modulation=Modulation(rows, index),
+            embedded=embedded,
+            prompt=prompt,
+            cross_rope=cross_rope,
+            cross_modulation=cross_modulation,
+            cross_gate=cross_gate,
+        )
+
+    def _modulation(self, name: str, per_sample: Distinct, tokens: int) -> Modulation:
+        """AdaLN of one timestep per sample; the index repeats it for every token."""
+        rows, _ = adaln(self._params.at(name), per_sample.values)
+        return Modulation(rows, mx.array(np.repeat(per_sample.index[:, None], tokens, axis=1)))
+
+    def _embed(self, prefix: str, modality: Modality) -> mx.array:
+        x = linear(modality.latent.astype(self.dtype), self._params.at(f"{prefix}patchify_proj"))
+        if prefix == "" and self.config.keyframe_embedding and modality.keyframes_mask is not None:
+            marked = mx.array(modality.keyframes_mask > 0)[..., None]
+            x = x + mx.where(marked, self._params["keyframes_abs_pos_embedding"].astype(self.dtype), 0)
+        return x
+
+    def _context(self, prefix: str, context: mx.array) -> TextContext:
+        def build() -> tuple[mx.array, TextContext]:
+            tokens = context.astype(self.dtype)
+            if self.config.caption_channels is not None:
+                projection = self._params.at(f"{prefix}caption_projection")
+                tokens = linear(tokens, projection.at("linear_1"), activation="gelu_tanh")
+                tokens = linear(tokens, projection.at("linear_2"))
+            return context, TextContext(tokens, {} if self._keep_text_keys else None)
+
+        # The kept pair holds the array itself, so its id cannot be given to another one meanwhile.
+        return self._contexts.get((prefix, id(context)), build)[1]
+
+    def _rope(self, coordinates: Array, dim: int, max_positions: tuple[float, ...]) -> RopeTable:
+        def build() -> RopeTable:
+            return rope_table(
+                coordinates,
+                dim=dim,
+                max_positions=max_positions,
+                theta=self.config.rope_theta,
+                float64=self.config.rope_float64,
+            )
+
+        return self._rope_tables.get((content_key(coordinates), dim, max_positions), build)
+
+    def _self_bias(self, mask: Array | None) -> mx.array | None:
+        if mask is None:
+            return None
+        strength = mask
+        return self._masks.get(content_key(mask), lambda: self_attention_bias(strength, self.dtype))
+
+    def _velocity(self, stream: Stream | None) -> mx.array | None:
+        """Output head: LayerNorm (mean-subtracting, unlike the norms of the blocks), modulation, projection."""
+        if stream is None:
+            return None
+        table = self._params[f"{stream.prefix}scale_shift_table"].astype(mx.float32)
+        h = modulated_norm(
+            stream.x,
+            shift=table[0][None] + stream.embedded,
+            scale=table[1][None] + stream.embedded,
+            index=stream.modulation.index,
+            norm="layer",
+            eps=self.config.norm_eps,
+        )
+        return linear(h, self._params.at(f"{stream.prefix}proj_out"))
+
+
+def context_bias(mask: Array | None, dtype: mx.Dtype) -> mx.array | None:
+    """Score bias (B, 1, 1, S) of a text mask (B, S).
+
+    An integer mask gives 0 where it is 1 and the lowest finite value of ``dtype`` where it is 0; a float mask is the
+    bias itself.
+    """
+    if mask is None:
+        return None
+    bias = mask if np.issubdtype(mask.dtype, np.floating) else (mask.astype(np.float64) - 1.0) * mx.finfo(dtype).max
+    return mx.array(bias.astype(np.float32)).astype(dtype)[:, None, None, :]
+
+
+def self_attention_bias(mask: Array, dtype: mx.Dtype) -> mx.array:
+    """Score bias (B, 1, Tq, Tk) of a self-attention mask (B, Tq, Tk): its logarithm; the lowest finite value for 0."""
+    info = mx.finfo(dtype)
+    mask = mask.astype(np.float32)
+    bias = np.where(mask > 0, np.log(np.maximum(mask, np.float32(info.smallest_normal))), np.float32(info.min))
+    return mx.array(bias.astype(np.float32)).astype(dtype)[:, None]

@@ -1,0 +1,91 @@
+"""Sampling at half size, latent upscaling, and refinement at full size: the part that all two-stage pipelines share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from ltx2rt.graph.diffusion.latent_state import LatentState, audio_latent, video_latent
+from ltx2rt.graph.diffusion.precision import Float32Array
+from ltx2rt.graph.stages.decode.stage import upscale_latent
+from ltx2rt.graph.stages.denoise.stage import Sampling, denoise
+from ltx2rt.graph.stages.denoise.states import VideoItem, audio_state, image_items, video_state
+from ltx2rt.graph.stages.encode.stage import encode_images
+from ltx2rt.graph.stages.request import PromptContext
+from ltx2rt.graph.stages.run import Run
+from ltx2rt.graph.stages.targets import targets
+
+
+@dataclass(frozen=True)
+class Latents:
+    """Final latents of a stage: video (1, f, h, w, 128) and audio (1, L, 128), normalised."""
+
+    video: Float32Array
+    audio: Float32Array
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What conditions both stages.
+
+    Attributes:
+        positive, negative: text contexts.
+        append_all_images: also an image at frame 0 is appended as a key frame.
+        sound: audio tokens (1, L, 128) that drive the video and are kept as they are.
+    """
+
+    positive: PromptContext
+    negative: PromptContext | None = None
+    append_all_images: bool = False
+    sound: Float32Array | None = None
+
+
+def first_stage(
+    run: Run, sampling: Sampling, conditions: Conditions, more_items: Callable[[], Sequence[VideoItem]] = list
+) -> Latents:
+    """Sample at half size from noise. ``more_items`` gives conditions of the video that follow the images."""
+    height, width = run.request.height // 2, run.request.width // 2
+    images = encode_images(run, "image encoder 1", height, width)
+    return _sample(run, "denoise 1", sampling, conditions, height, width, images, more_items(), None)
+
+
+def second_stage(run: Run, sampling: Sampling, conditions: Conditions, first: Latents) -> Latents:
+    """Upscale the video, add noise to both streams and refine at full size."""
+    height, width = run.request.height, run.request.width
+    upscaled = Latents(upscale_latent(run, first.video), first.audio)
+    images = encode_images(run, "image encoder 2", height, width)
+    return _sample(run, "denoise 2", sampling, conditions, height, width, images, (), upscaled)
+
+
+def _sample(
+    run: Run,
+    name: str,
+    sampling: Sampling,
+    conditions: Conditions,
+    height: int,
+    width: int,
+    images: Sequence[Float32Array],
+    more_items: Sequence[VideoItem],
+    initial: Latents | None,
+) -> Latents:
+    video_target, audio_target = targets(run.request, height, width)
+    items = image_items(run.request.images, images, append_all=conditions.append_all_images)
+    video: LatentState | None = video_state(
+        run,
+        video_target,
+        noise_scale=sampling.noise_scale,
+        items=[*items, *more_items],
+        initial=None if initial is None else initial.video,
+    )
+    started_from = None if initial is None else initial.audio
+    audio: LatentState | None = audio_state(
+        run,
+        audio_target,
+        noise_scale=sampling.noise_scale,
+        initial=started_from if conditions.sound is None else conditions.sound,
+        frozen=conditions.sound is not None,
+    )
+    video, audio = denoise(run, name, sampling, video, audio, conditions.positive, conditions.negative)
+    assert video is not None
+    assert audio is not None
+    return Latents(video_latent(video, video_target), audio_latent(audio, audio_target))

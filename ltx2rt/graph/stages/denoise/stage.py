@@ -1,0 +1,242 @@
+"""The stage that samples: it loads the transformer, walks down the sigmas and frees it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count
+from typing import Any, Literal
+
+import mlx.core as mx
+import numpy as np
+
+from ltx2rt.graph.diffusion.denoising import NO_GUIDANCE, GuidedDenoiser
+from ltx2rt.graph.diffusion.guidance import GuiderParams
+from ltx2rt.graph.diffusion.latent_state import LatentState
+from ltx2rt.graph.diffusion.precision import Float32Array
+from ltx2rt.graph.diffusion.predictions import Denoised, post_process
+from ltx2rt.graph.diffusion.res_2s import res_2s_loop
+from ltx2rt.graph.diffusion.samplers import Denoise, SamplerStep, euler_loop, gradient_estimation_loop
+from ltx2rt.graph.diffusion.schedules import ltx2_sigmas
+from ltx2rt.graph.models.layers.params import Params
+from ltx2rt.graph.models.transformer.model import Transformer, TransformerConfig, param_specs
+from ltx2rt.graph.stages.denoise.needs import DenoiseTask, block_specs, denoise_options, resident_specs
+from ltx2rt.graph.stages.denoise.passes import TransformerPasses
+from ltx2rt.graph.stages.events import Evaluated, StageRestored, StepDone
+from ltx2rt.graph.stages.request import PromptContext, Request
+from ltx2rt.graph.stages.run import Run
+from ltx2rt.memory.need import Need
+from ltx2rt.memory.stage import Stage
+from ltx2rt.weights.checkpoint import Checkpoint
+from ltx2rt.weights.lora import LoraFile
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a denoising stage samples.
+
+    Attributes:
+        sigmas: falling noise levels, one more than steps.
+        loras: fused into the transformer, in order, with their strengths.
+        sampler: ``euler``, ``res_2s`` or ``gradient_estimation``.
+        gamma: of gradient estimation.
+        video_guider, audio_guider: guidance of each stream.
+    """
+
+    sigmas: Float32Array
+    loras: tuple[tuple[LoraFile, float], ...] = ()
+    sampler: Literal["euler", "res_2s", "gradient_estimation"] = "euler"
+    gamma: float = 0.0
+    video_guider: GuiderParams = NO_GUIDANCE
+    audio_guider: GuiderParams = NO_GUIDANCE
+
+    @property
+    def noise_scale(self) -> float:
+        """How much noise the states start with: the first sigma."""
+        return float(self.sigmas[0])
+
+    @property
+    def steps(self) -> int:
+        """Number of sampler steps; res_2s adds a last one where the schedule ends in 0."""
+        return len(self.sigmas) - 1 + (self.sampler == "res_2s" and float(self.sigmas[-1]) == 0.0)
+
+
+def guided_sampling(
+    request: Request,
+    loras: tuple[tuple[LoraFile, float], ...],
+    video_guider: GuiderParams = NO_GUIDANCE,
+    audio_guider: GuiderParams = NO_GUIDANCE,
+) -> Sampling:
+    """First-order sampling of a dev checkpoint over the steps that the request asks for."""
+    return Sampling(
+        ltx2_sigmas(request.num_inference_steps),
+        loras,
+        "gradient_estimation" if request.gradient_gamma else "euler",
+        request.gradient_gamma,
+        video_guider,
+        audio_guider,
+    )
+
+
+def denoise(
+    run: Run,
+    name: str,
+    sampling: Sampling,
+    video: LatentState | None,
+    audio: LatentState | None,
+    positive: PromptContext,
+    negative: PromptContext | None = None,
+) -> tuple[LatentState | None, LatentState | None]:
+    """One denoising stage over the streams that are present."""
+    finished = None if run.journal is None else run.journal.get(name)
+    if finished is not None:
+        run.emit(StageRestored(name))
+        return _with_latent(video, finished.get("video")), _with_latent(audio, finished.get("audio"))
+    video, audio = _denoise(run, name, sampling, video, audio, positive, negative)
+    if run.journal is not None:
+        run.journal.put(name, {k: s.latent for k, s in (("video", video), ("audio", audio)) if s is not None})
+        run.journal.drop(name)
+    return video, audio
+
+
+def _with_latent(state: LatentState | None, latent: mx.array | None) -> LatentState | None:
+    return None if state is None or latent is None else state.with_latent(np.array(latent))
+
+
+def _denoise(
+    run: Run,
+    name: str,
+    sampling: Sampling,
+    video: LatentState | None,
+    audio: LatentState | None,
+    positive: PromptContext,
+    negative: PromptContext | None,
+) -> tuple[LatentState | None, LatentState | None]:
+    checkpoint = run.files.checkpoint
+    config = TransformerConfig.from_dict(checkpoint.section("transformer"))
+    task = _task(run, name, sampling, video, audio, [c for c in (positive, negative) if c is not None])
+    need = run.ledger.choose(denoise_options(checkpoint, config, task))
+    if run.planning:
+        return video, audio
+    with run.stage(need, sampling.steps) as stage:
+        # In a function of its own, whose model and caches are gone before the stage ends.
+        return _sample(run, stage, config, task, need, sampling, video, audio, positive, negative)
+
+
+def _sample(
+    run: Run,
+    stage: Stage,
+    config: TransformerConfig,
+    task: DenoiseTask,
+    need: Need,
+    sampling: Sampling,
+    video: LatentState | None,
+    audio: LatentState | None,
+    positive: PromptContext,
+    negative: PromptContext | None,
+) -> tuple[LatentState | None, LatentState | None]:
+    model = _transformer(stage, run.files.checkpoint, config, task, need.settings)
+    passes = TransformerPasses(model, positive, negative, need.settings["batch"])
+    denoiser = GuidedDenoiser(passes, video=sampling.video_guider, audio=sampling.audio_guider)
+    for step in _steps(run, sampling, _observed(run, task.name, denoiser), video, audio):
+        video, audio = step.video, step.audio
+        run.emit(
+            StepDone(
+                task.name,
+                step.index,
+                step.steps,
+                step.sigma,
+                None if video is None else video.latent,
+                None if audio is None else audio.latent,
+            )
+        )
+    return video, audio
+
+
+def _task(
+    run: Run,
+    name: str,
+    sampling: Sampling,
+    video: LatentState | None,
+    audio: LatentState | None,
+    contexts: Sequence[PromptContext],
+) -> DenoiseTask:
+    evaluations = sampling.steps * (2 if sampling.sampler == "res_2s" else 1)
+    return DenoiseTask(
+        name,
+        video=0 if video is None else video.latent.shape[1],
+        audio=0 if audio is None else audio.latent.shape[1],
+        masked=video is not None and video.attention_mask is not None,
+        text=contexts[0].video.shape[1],
+        given_contexts=sum(array.nbytes for context in contexts for array in context),
+        prompts=len(contexts),
+        evaluations=evaluations,
+        video_guider=sampling.video_guider,
+        audio_guider=sampling.audio_guider,
+        max_batch_size=run.request.max_batch_size,
+        loras=sampling.loras,
+        dtype=run.request.dtype,
+    )
+
+
+def _transformer(
+    stage: Stage, checkpoint: Checkpoint, config: TransformerConfig, task: DenoiseTask, settings: Mapping[str, Any]
+) -> Transformer:
+    """The transformer with its blocks resident (depth 0) or streamed."""
+    streams = {"video": task.video > 0, "audio": task.audio > 0}
+    options: dict[str, Any] = {"loras": task.loras, "fuse_dtype": task.fuse_dtype}
+    blocks = None
+    if settings["depth"] == 0:
+        arrays = stage.hold(checkpoint.load("transformer", param_specs(config, **streams), **options))
+    else:
+        arrays = stage.hold(checkpoint.load("transformer", resident_specs(config, **streams), **options))
+        stream = stage.hold_stream(
+            checkpoint.stream("transformer", block_specs(config, **streams), depth=settings["depth"], **options)
+        )
+
+        def blocks(index: int) -> Params:
+            return Params(stream(index)).at(f"transformer_blocks.{index}")
+
+    return Transformer(
+        config,
+        Params(arrays),
+        task.dtype,
+        blocks=blocks,
+        token_limit=settings["token_limit"],
+        keep_text_keys=settings["keep_text_keys"],
+    )
+
+
+def _steps(
+    run: Run, sampling: Sampling, denoiser: Denoise, video: LatentState | None, audio: LatentState | None
+) -> Iterator[SamplerStep]:
+    if sampling.sampler == "euler":
+        return euler_loop(denoiser, sampling.sigmas, video, audio)
+    if sampling.sampler == "gradient_estimation":
+        return gradient_estimation_loop(denoiser, sampling.sigmas, video, audio, gamma=sampling.gamma)
+    step_noise, substep_noise = run.sde_noise()
+    return res_2s_loop(denoiser, sampling.sigmas, video, audio, step_noise=step_noise, substep_noise=substep_noise)
+
+
+def _observed(run: Run, name: str, denoiser: GuidedDenoiser) -> Denoise:
+    """The denoiser, with every evaluation told to the observer and kept in the journal, from where it is taken again
+    when the stage was interrupted."""
+    numbers = count()
+
+    def evaluate(video: LatentState | None, audio: LatentState | None, sigma: float, step_index: int) -> Denoised:
+        entry = f"{name}.{next(numbers):04d}"
+        found = None if run.journal is None else run.journal.get(entry)
+        if found is not None:
+            return denoiser.restore({key: np.array(value) for key, value in found.items()})
+        x0 = denoiser(video, audio, sigma, step_index)
+        if run.journal is not None:
+            run.journal.put(entry, denoiser.memory())
+        kept = [
+            None if state is None or estimate is None else post_process(estimate, state)
+            for state, estimate in zip((video, audio), x0, strict=True)
+        ]
+        inputs = [None if state is None else state.latent for state in (video, audio)]
+        run.emit(Evaluated(sigma, inputs[0], inputs[1], kept[0], kept[1]))
+        return x0
+
+    return evaluate

@@ -1,0 +1,74 @@
+"""What the stages that encode pictures, clips and sound need."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from math import prod
+
+import mlx.core as mx
+
+from ltx2rt.graph.models.audio import vae as audio_vae
+from ltx2rt.graph.models.audio.footprint import sound_encode_flops, sound_encode_footprint
+from ltx2rt.graph.models.layers.footprint import Footprint, largest
+from ltx2rt.graph.models.video_vae.config import VideoVaeConfig
+from ltx2rt.graph.models.video_vae.encoder import encoder_layers
+from ltx2rt.graph.models.video_vae.flops import video_encode_flops
+from ltx2rt.graph.models.video_vae.footprint import encode_bytes
+from ltx2rt.graph.models.video_vae.layers import can_stream
+from ltx2rt.graph.models.video_vae.specs import encoder_specs
+from ltx2rt.graph.models.video_vae.statistics import statistics_specs
+from ltx2rt.graph.models.video_vae.streaming import PUSHES
+from ltx2rt.graph.models.video_vae.tiling import Tiling
+from ltx2rt.memory.need import Need
+from ltx2rt.weights.checkpoint import Checkpoint
+
+Grid = tuple[int, int, int]
+
+_FLOAT32 = 4
+_ADVICE = "lower --height or --width"
+
+
+def video_encoder_options(
+    checkpoint: Checkpoint, config: VideoVaeConfig, name: str, clips: Sequence[Grid], dtype: mx.Dtype
+) -> Iterator[Need]:
+    """A stage that encodes clips of (F, H, W) pixels, single images in one piece."""
+    loaded = checkpoint.loaded_bytes("video_vae", encoder_specs(config) + statistics_specs())
+    streams = can_stream(encoder_layers(config.require_encoder()))
+    flops = sum(video_encode_flops(config, clip) for clip in clips)
+    for push in PUSHES:
+        peak, host = Footprint(0), 0
+        for clip in clips:
+            piece = push if streams and clip[0] > 1 else None
+            tiling = Tiling.auto(*clip[1:]) if clip[0] > 1 and not streams else None
+            peak = largest(peak, encode_bytes(config, clip, dtype.size, tiling, piece).footprint)
+            # Frames of the caller as float32, all of them or those of a piece.
+            frames = clip[0] if piece is None else config.temporal_factor
+            host = max(host, frames * prod(clip[1:]) * 3 * _FLOAT32)
+        yield Need(
+            name,
+            weights=loaded.arrays,
+            activations=peak.activations,
+            working=peak.working,
+            host=peak.host + host,
+            flops=flops,
+            choice={"frames": f"{push} at a time"} if any(clip[0] > 1 for clip in clips) else {},
+            settings={"push": push if streams else None},
+            advice=_ADVICE,
+        ).while_loading(loaded.loading)
+
+
+def sound_encoder_options(
+    checkpoint: Checkpoint, config: audio_vae.AudioVaeConfig, mel_frames: int, samples: int
+) -> Iterator[Need]:
+    """Stage "sound encoder"; ``samples`` of each channel of the waveform."""
+    footprint = sound_encode_footprint(config, mel_frames)
+    loaded = checkpoint.loaded_bytes("audio_vae", audio_vae.encoder_specs(config))
+    yield Need(
+        "sound encoder",
+        weights=loaded.arrays,
+        activations=footprint.activations,
+        working=footprint.working,
+        host=8 * samples * 2 * _FLOAT32,
+        flops=sound_encode_flops(config, mel_frames),
+        advice="give a shorter sound",
+    ).while_loading(loaded.loading)

@@ -1,0 +1,103 @@
+"""Stages that turn images, videos and sound into latents."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from ltx2rt.graph.diffusion.precision import Float32Array
+from ltx2rt.graph.models.audio import mel
+from ltx2rt.graph.models.audio import vae as audio_vae
+from ltx2rt.graph.models.layers.params import Params
+from ltx2rt.graph.models.video_vae.encoder import VideoEncoder
+from ltx2rt.graph.models.video_vae.pixel_range import from_uint8
+from ltx2rt.graph.models.video_vae.specs import VideoVaeConfig, encoder_specs
+from ltx2rt.graph.models.video_vae.statistics import statistics_specs
+from ltx2rt.graph.models.video_vae.tiling import Tiling
+from ltx2rt.graph.stages.encode.needs import sound_encoder_options, video_encoder_options
+from ltx2rt.graph.stages.events import SoundEncoded, VideoEncoded
+from ltx2rt.graph.stages.inputs import SoundInput
+from ltx2rt.graph.stages.run import Run
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+# Frames of a clip that become floating point at a time.
+_CHUNK_FRAMES = 8
+
+
+def encode_pixels(run: Run, name: str, clips: list[Array]) -> list[Float32Array]:
+    """Normalised latents (1, f, h, w, 128) of clips (F, H, W, 3), uint8 or float32 in [-1, 1], in order.
+
+    No stage runs when there are none.
+    """
+    if not clips:
+        return []
+    checkpoint, dtype = run.files.checkpoint, run.request.dtype
+    config = VideoVaeConfig.from_dict(checkpoint.section("video_vae"))
+    grids = [(clip.shape[0], clip.shape[1], clip.shape[2]) for clip in clips]
+    need = run.ledger.choose(video_encoder_options(checkpoint, config, name, grids, dtype))
+    if run.planning:
+        return [_blank_latent(config, grid) for grid in grids]
+    latents = []
+    with run.stage(need) as stage:
+        arrays = stage.hold(checkpoint.load("video_vae", encoder_specs(config) + statistics_specs()))
+        encoder = VideoEncoder(config, Params(arrays), dtype)
+        for clip in clips:
+            latent = _encode(encoder, clip, need.settings["push"])
+            run.emit(VideoEncoded(latent))
+            latents.append(np.array(latent.astype(mx.float32)))
+            del latent
+    return latents
+
+
+def _blank_latent(config: VideoVaeConfig, clip: tuple[int, int, int]) -> Float32Array:
+    frames, height, width = clip
+    factor = config.spatial_factor
+    shape = (1, config.latent_frames(frames), height // factor, width // factor, config.latent_channels)
+    return np.zeros(shape, np.float32)
+
+
+def _encode(encoder: VideoEncoder, clip: Array, push: int | None) -> mx.array:
+    """The latent of one clip: an image at once, a longer clip ``push`` frames at a time, or in tiles (None)."""
+    if push is not None and len(clip) > 1:
+        chunks = (_as_float(clip[start : start + _CHUNK_FRAMES]) for start in range(0, len(clip), _CHUNK_FRAMES))
+        latent = mx.concatenate(list(encoder.encode_stream(chunks, frames_per_push=push)), axis=1)
+    else:
+        latent = encoder.encode_frames(_as_float(clip)[None], Tiling.auto(*clip.shape[1:3]) if len(clip) > 1 else None)
+    mx.eval(latent)
+    return latent
+
+
+def _as_float(frames: Array) -> Array:
+    return from_uint8(frames) if frames.dtype == np.uint8 else frames
+
+
+def encode_images(run: Run, name: str, height: int, width: int) -> list[Float32Array]:
+    """Latents of the request's images at this size."""
+    if run.planning:
+        blank = np.broadcast_to(np.float32(0), (1, height, width, 3))
+        return encode_pixels(run, name, [blank for _ in run.request.images])
+    return encode_pixels(run, name, [image.pixels(height, width)[None] for image in run.request.images])
+
+
+def encode_sound(run: Run, sound: SoundInput, frames: int) -> Float32Array:
+    """Normalised audio tokens (1, frames, 128): the sound is resampled, analysed and encoded, then cut at the end or
+    filled with zeros."""
+    checkpoint = run.files.checkpoint
+    section = checkpoint.section("audio_vae")
+    config, mel_config = audio_vae.AudioVaeConfig.from_dict(section), mel.MelConfig.from_dict(section)
+    samples = round(len(sound.waveform) * mel_config.sample_rate / sound.sample_rate)
+    mel_frames = samples // mel_config.hop + 1
+    need = run.ledger.choose(sound_encoder_options(checkpoint, config, mel_frames, samples))
+    if run.planning:
+        return np.zeros((1, frames, config.token_width), np.float32)
+    with run.stage(need) as stage:
+        arrays = stage.hold(checkpoint.load("audio_vae", audio_vae.encoder_specs(config)))
+        waveform = mel.resample(sound.waveform[None], sound.sample_rate, mel_config.sample_rate)
+        log_mel = mx.array(mel.log_mel(waveform, mel_config))
+        encoded = audio_vae.AudioEncoder(config, Params(arrays), mx.float32)(log_mel)
+        run.emit(SoundEncoded(log_mel, encoded))
+        tokens = np.array(encoded)[:, :frames]
+    return np.pad(tokens, ((0, 0), (0, frames - tokens.shape[1]), (0, 0)))

@@ -1,0 +1,117 @@
+"""One run of a pipeline: its files, request, noise, stages and observer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from ltx2rt.graph.diffusion.latent_state import LatentState, add_noise
+from ltx2rt.graph.diffusion.noise import NoiseSource, RecordedNoise, StandardizedNoise, TorchCpuNoise
+from ltx2rt.graph.diffusion.res_2s import STEP_NOISE_SEED, SUBSTEP_NOISE_SEED
+from ltx2rt.graph.stages.events import Event, Noised, Observer, StageFinished, StageStarted
+from ltx2rt.graph.stages.journal import Arrays, Journal
+from ltx2rt.graph.stages.model_files import ModelFiles
+from ltx2rt.graph.stages.request import Request
+from ltx2rt.memory.ledger import Ledger
+from ltx2rt.memory.need import Need
+from ltx2rt.memory.stage import Stage, StageRunner
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True)
+class GeneratedClip:
+    """What a pipeline returns: sound, and frames that are decoded while they are read.
+
+    Attributes:
+        frames: chunks of float32 (f, H, W, 3) in [0, 1], in order; can be read once. None: sound only.
+        audio: float32 (S, 2) in [-1, 1]; None: silent.
+        sample_rate: of the sound, Hz.
+        frame_rate: frames per second.
+        num_frames, height, width: of the video.
+        video_latent: (1, f, h, w, 128) float32, normalised; None: sound only.
+        audio_latent: (1, L, 128) float32, normalised; None where sound was given.
+    """
+
+    frames: Iterator[Array] | None
+    audio: Array | None
+    sample_rate: int
+    frame_rate: Fraction
+    num_frames: int
+    height: int
+    width: int
+    video_latent: Array | None = None
+    audio_latent: Array | None = None
+
+
+class Run:
+    """State that the stages of one run share.
+
+    Args:
+        files: opened weight files.
+        request: what to make.
+        observer: told about every event; raising `Cancelled` from it stops the run.
+        noise: source of the random draws, in the order of the official code; default: torch's CPU generator.
+        journal: where results are kept and looked up, for runs that survive an interruption.
+        sde_noise: makes the step and substep noise of each res_2s stage; default: the fixed seeds of the official code.
+        ledger: memory accounts; default: without a budget.
+        planning: nothing is loaded or computed. Every stage only declares what it needs, in the ledger, and gives
+            zeros of the right shape.
+    """
+
+    def __init__(
+        self,
+        files: ModelFiles,
+        request: Request,
+        observer: Observer | None = None,
+        noise: NoiseSource | None = None,
+        sde_noise: Callable[[], tuple[NoiseSource, NoiseSource]] | None = None,
+        journal: Journal | None = None,
+        ledger: Ledger | None = None,
+        planning: bool = False,
+    ) -> None:
+        self.files = files
+        self.request = request
+        self.ledger = Ledger() if ledger is None else ledger
+        self.planning = planning
+        self.stages = StageRunner(self.ledger)
+        self.noise: NoiseSource = TorchCpuNoise(request.seed) if noise is None else noise
+        self.sde_noise = fixed_sde_noise if sde_noise is None else sde_noise
+        self.journal = journal
+        self._observer = observer
+
+    def emit(self, event: Event) -> None:
+        if self._observer is not None:
+            self._observer(event)
+
+    @contextmanager
+    def stage(self, need: Need, steps: int = 0) -> Iterator[Stage]:
+        """A stage that is announced, held to what it needs, measured and emptied."""
+        self.emit(StageStarted(need.name, steps))
+        with self.stages.stage(need.name, need) as stage:
+            yield stage
+        self.emit(StageFinished(need.name))
+
+    def remember(self, name: str, compute: Callable[[], Arrays]) -> dict[str, mx.array]:
+        """Arrays from the journal, where an earlier run left them, else from ``compute``."""
+        if self.journal is not None:
+            return self.journal.remember(name, compute)
+        return {key: value if isinstance(value, mx.array) else mx.array(value) for key, value in compute().items()}
+
+    def add_noise(self, modality: str, state: LatentState, noise_scale: float) -> LatentState:
+        """The state noised with the next draw, announced to the observer."""
+        noise = self.noise.normal(state.latent.shape, state.dtype)
+        noised = add_noise(state, RecordedNoise([noise]), noise_scale=noise_scale)
+        self.emit(Noised(modality, state, noised, noise, noise_scale))
+        return noised
+
+
+def fixed_sde_noise() -> tuple[NoiseSource, NoiseSource]:
+    """Step and substep noise of res_2s; it does not depend on the user's seed and starts anew in every stage."""
+    return StandardizedNoise(TorchCpuNoise(STEP_NOISE_SEED)), StandardizedNoise(TorchCpuNoise(SUBSTEP_NOISE_SEED))

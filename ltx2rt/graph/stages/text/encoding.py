@@ -1,0 +1,84 @@
+"""The steps from a prompt to its contexts; the caller decides in which stage each of them runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+import mlx.core as mx
+import numpy as np
+
+from ltx2rt.errors import CheckpointError
+from ltx2rt.graph.models.text.connector import Connector
+from ltx2rt.graph.models.text.feature_extractor import FeatureExtractor, TextFeatures
+from ltx2rt.graph.stages.request import PromptContext
+from ltx2rt.weights.config import parse_version
+
+# From this model version on, a checkpoint must name its text encoder.
+_DECLARES_ENCODER = (2, 4)
+
+
+class TextEncoder(Protocol):
+    """What prompt encoding needs of a text model."""
+
+    def hidden_states(self, input_ids: np.ndarray[Any, Any]) -> Iterator[mx.array]:
+        """Every hidden state (1, n, D) of the token ids (n,), first to last."""
+
+
+def check_pairing(metadata: Mapping[str, str], encoder_config: Mapping[str, Any], origin: str) -> None:
+    """Check that a checkpoint was made for this text encoder.
+
+    Args:
+        metadata: header metadata of the checkpoint (``model_version``, ``gemma_source_checkpoint``).
+        encoder_config: the Hugging Face config of the text encoder.
+        origin: the checkpoint, for the error.
+
+    Raises:
+        CheckpointError: another encoder than the checkpoint declares, or none declared where one must be.
+
+    Source: the encoder check of Lightricks/LTX-2 ltx_pipelines/utils/blocks.py @ v1.2.0.
+    """
+    version = metadata.get("model_version", "")
+    declared = metadata.get("gemma_source_checkpoint")
+    given = encoder_config.get("gemma_version")
+    if declared is not None:
+        try:
+            wanted = json.loads(declared)["gemma_version"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{origin}: gemma_source_checkpoint in its header is damaged ({error}).") from error
+        if wanted != given:
+            raise CheckpointError(
+                f"{origin}: needs the text encoder {wanted!r}, got {given or encoder_config.get('model_type')!r}; "
+                "give the text encoder that was published with the checkpoint."
+            )
+    elif parse_version(version) >= _DECLARES_ENCODER:
+        raise CheckpointError(
+            f"{origin}: model version {version} must declare its text encoder (gemma_source_checkpoint) but does not; "
+            "use the published file."
+        )
+    elif encoder_config.get("model_type") not in ("gemma3", "gemma3_text"):
+        raise CheckpointError(
+            f"{origin}: needs a Gemma 3 text encoder, got model_type {encoder_config.get('model_type')!r}; "
+            "give the Gemma 3 12B folder."
+        )
+
+
+def extract_features(text_encoder: TextEncoder, extractor: FeatureExtractor, ids: np.ndarray[Any, Any]) -> TextFeatures:
+    """Features of one prompt, evaluated; hidden states are consumed one by one and never held together.
+
+    Args:
+        text_encoder: the text model.
+        extractor: the aggregate projections.
+        ids: (n,) token ids of the prompt without padding, as `GemmaTokenizer.encode` gives them.
+    """
+    return extractor(text_encoder.hidden_states(ids))
+
+
+def connect(features: TextFeatures, video_connector: Connector, audio_connector: Connector) -> PromptContext:
+    """Contexts of one prompt, evaluated."""
+    video = video_connector(features.video)
+    mx.eval(video)  # before the other one begins, whose activations would come on top
+    audio = audio_connector(features.audio)
+    mx.eval(audio)
+    return PromptContext(video, audio)

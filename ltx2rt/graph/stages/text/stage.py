@@ -1,0 +1,148 @@
+"""Stages that turn prompts into contexts: the text encoder, the text projection, then the connectors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from ltx2rt.errors import UsageError
+from ltx2rt.graph.models.layers.params import Params
+from ltx2rt.graph.models.text import connector, feature_extractor, gemma3
+from ltx2rt.graph.models.transformer.model import TransformerConfig
+from ltx2rt.graph.stages.request import PromptContext
+from ltx2rt.graph.stages.run import Run
+from ltx2rt.graph.stages.text.encoding import check_pairing, connect
+from ltx2rt.graph.stages.text.needs import (
+    connector_options,
+    encoder_options,
+    projection_options,
+    resident_specs,
+)
+from ltx2rt.memory.stage import Stage
+from ltx2rt.types import LinearWeight
+from ltx2rt.weights.checkpoint import Checkpoint
+from ltx2rt.weights.tokenizer import MAX_TOKENS
+
+# Length of a prompt in a plan that knows no tokenizer.
+_ASSUMED_TOKENS = 256
+
+
+def positive_context(run: Run) -> PromptContext:
+    """Context of the prompt, from the request or from the text encoder."""
+    return run.request.context or encode_prompts(run, [run.request.prompt])[0]
+
+
+def guided_contexts(run: Run) -> tuple[PromptContext, PromptContext | None]:
+    """Contexts of the prompt and the negative prompt, from the request or from the text encoder."""
+    request = run.request
+    if request.context is not None:
+        return request.context, request.negative_context
+    positive, negative = encode_prompts(run, [request.prompt, request.negative_prompt])
+    return positive, negative
+
+
+def zero_context(checkpoint: Checkpoint) -> PromptContext:
+    """A context of zeros, for tests of everything but the text encoder."""
+    config = TransformerConfig.from_dict(checkpoint.section("transformer"))
+    widths = (config.caption_channels or stream.context_dim for stream in (config.video, config.audio))
+    return PromptContext(*(mx.zeros((1, MAX_TOKENS, width), mx.bfloat16) for width in widths))
+
+
+def encode_prompts(run: Run, prompts: Sequence[str]) -> list[PromptContext]:
+    """Contexts of each prompt: stages "text encoder", "text projection" and "connectors"."""
+
+    def compute() -> dict[str, mx.array]:
+        contexts = _encode(run, prompts)
+        return {f"{index}.{name}": value for index, c in enumerate(contexts) for name, value in c._asdict().items()}
+
+    arrays = run.remember("text contexts", compute)
+    run.ledger.carried += sum(array.nbytes for array in arrays.values())
+    return [PromptContext(arrays[f"{index}.video"], arrays[f"{index}.audio"]) for index in range(len(prompts))]
+
+
+def _encode(run: Run, prompts: Sequence[str]) -> list[PromptContext]:
+    checkpoint, encoder, dtype = run.files.checkpoint, run.files.text_encoder, run.request.dtype
+    tokenizer = run.files.tokenizer
+    if encoder is None or (tokenizer is None and not run.planning):
+        raise UsageError("the text encoder is missing; give the Gemma folder or a text embedding.")
+    check_pairing(checkpoint.metadata, encoder.section("text_encoder"), str(checkpoint.path))
+    config = gemma3.Gemma3Config.from_dict(encoder.section("text_encoder"))
+    section = checkpoint.section("transformer")
+    extractor_config = feature_extractor.FeatureExtractorConfig.from_dict(
+        section, encoder_width=config.hidden_size, encoder_states=config.num_states
+    )
+    ids = [np.zeros(_ASSUMED_TOKENS, np.int32) if tokenizer is None else tokenizer.encode(text) for text in prompts]
+    tokens = [len(of_prompt) for of_prompt in ids]
+    encoding = run.ledger.choose(encoder_options(encoder, config, extractor_config, tokens, dtype))
+    projecting = run.ledger.choose(projection_options(checkpoint, extractor_config, tokens))
+    connectors = [connector.ConnectorConfig.from_dict(section, stream) for stream in connector.STREAMS]
+    connecting = run.ledger.choose(connector_options(checkpoint, connectors, len(prompts), dtype))
+    if run.planning:
+        return [zero_context(checkpoint) for _ in prompts]
+
+    with run.stage(encoding) as stage:
+        extractor = feature_extractor.FeatureExtractor(extractor_config, Params({}), dtype)
+        model = _text_model(stage, encoder, config, encoding.settings["depth"], dtype)
+        normalised = extractor.normalised([model.hidden_states(of_prompt) for of_prompt in ids])
+    with run.stage(projecting) as stage:
+        features = _project(stage, checkpoint, extractor_config, projecting.settings["rows"], normalised, dtype)
+        normalised.clear()
+    with run.stage(connecting) as stage:
+        models = []
+        for component, connector_config in zip(("video_connector", "audio_connector"), connectors, strict=True):
+            arrays = stage.hold(checkpoint.load(component, connector.param_specs(connector_config)))
+            models.append(connector.Connector(connector_config, Params(arrays), dtype))
+        return [connect(feature, *models) for feature in features]
+
+
+def _text_model(
+    stage: Stage, encoder: Checkpoint, config: gemma3.Gemma3Config, depth: int, dtype: mx.Dtype
+) -> gemma3.Gemma3:
+    """The text encoder. Its layers are read from disk while it computes, each once; the embedding stays there."""
+    params = Params(stage.hold(encoder.load("text_encoder", resident_specs(config))))
+    specs = [gemma3.layer_specs(config, index) for index in range(config.num_layers)]
+    stream = stage.hold_stream(encoder.stream("text_encoder", specs, depth=depth))
+    current: dict[int, Params] = {}
+
+    def layers(index: int) -> Params:
+        # The prompts run through each layer one after the other.
+        if index not in current:
+            current.clear()
+            current[index] = Params(stream(index)).at(f"layers.{index}")
+        return current[index]
+
+    (embedding,) = (spec for spec in gemma3.param_specs(config) if spec.name == "embed_tokens.weight")
+
+    def embedding_rows(ids: np.ndarray[Any, Any]) -> LinearWeight:
+        rows = encoder.load_rows("text_encoder", embedding, ids.tolist())
+        assert isinstance(rows, LinearWeight)
+        return rows
+
+    return gemma3.Gemma3(config, params, dtype, layers=layers, embedding_rows=embedding_rows)
+
+
+def _project(
+    stage: Stage,
+    checkpoint: Checkpoint,
+    config: feature_extractor.FeatureExtractorConfig,
+    rows: int,
+    normalised: list[list[mx.array]],
+    dtype: mx.Dtype,
+) -> list[feature_extractor.TextFeatures]:
+    """The aggregate projections, whose weights are read ``rows`` rows at a time."""
+    specs = {spec.name: spec for spec in feature_extractor.param_specs(config)}
+    biases = [spec for name, spec in specs.items() if name.endswith(".bias")]
+    arrays = stage.hold(checkpoint.load("text_projection", biases)) if biases else {}
+
+    def weight_rows(name: str, first: int, last: int) -> mx.array:
+        loaded = checkpoint.load_rows("text_projection", specs[name], range(first, last))
+        assert isinstance(loaded, mx.array)
+        return loaded
+
+    extractor = feature_extractor.FeatureExtractor(
+        config, Params(arrays), dtype, weight_rows=weight_rows, rows_per_slab=rows
+    )
+    return extractor.project(normalised)

@@ -1,0 +1,118 @@
+"""Streamed, in parts, batched: whatever the ledger chooses, the clip has the same bits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from streamed_files import write_checkpoint, write_lora
+
+from ltx2rt import api, embedded
+from ltx2rt.graph.pipelines import PIPELINES
+from ltx2rt.graph.stages.run import Run
+from ltx2rt.memory.ledger import Ledger
+from ltx2rt.memory.need import Need
+
+SMALL = {"height": 128, "width": 128, "num_frames": 9, "seed": 3}
+Wanted = Callable[[Need], bool]
+
+
+class Chooser(Ledger):
+    """Takes the first option that is wanted, where a stage has one."""
+
+    def __init__(self, wanted: Wanted) -> None:
+        super().__init__()
+        self._wanted = wanted
+
+    def choose(self, options: Iterable[Need]) -> Need:
+        ways = list(options)
+        return super().choose([need for need in ways if self._wanted(need)] or ways)
+
+
+def made(pipeline: api.Pipeline, wanted: Wanted, **settings: object) -> tuple[list[np.ndarray], Run]:
+    """Latents, sound and frames of a run that takes the wanted options."""
+    _, request, _ = pipeline._prepare({"prompt": "a red circle", **SMALL, **settings}, pipeline._files)
+    run = Run(pipeline._files, request, ledger=Chooser(wanted))
+    clip = PIPELINES[pipeline.name].generate(run)
+    assert clip.frames is not None
+    frames = np.concatenate(list(clip.frames))
+    return [value for value in (clip.video_latent, clip.audio_latent, clip.audio, frames) if value is not None], run
+
+
+def resident(need: Need) -> bool:
+    return need.settings.get("depth", 0) == 0
+
+
+def depth(slots: int) -> Wanted:
+    return lambda need: need.settings.get("depth", slots) == slots
+
+
+def load(name: str, checkpoint: Path, **files: object) -> api.Pipeline:
+    return api.load(
+        name,
+        checkpoint=checkpoint,
+        text_encoder=embedded.TEXT_ENCODER,
+        spatial_upscaler=embedded.SPATIAL_UPSCALER,
+        **files,  # type: ignore[arg-type]
+    )
+
+
+@pytest.mark.parametrize(
+    ("precision", "with_lora"), [("bf16", False), ("bf16", True), ("fp8", True), ("int8", False), ("int8", True)]
+)
+def test_streamed_blocks_give_the_bits_of_resident_ones(tmp_path: Path, precision: str, with_lora: bool) -> None:
+    loras = [(write_lora(tmp_path), 0.8)] if with_lora else []
+    pipeline = load("distilled", write_checkpoint(tmp_path, precision), loras=loras)
+    expected, run = made(pipeline, resident)
+    assert all(report.streamed_bytes == 0 for report in run.stages.reports if report.name.startswith("denoise"))
+    streamed, run = made(pipeline, depth(2))
+    for report in run.stages.reports:
+        if report.name.startswith("denoise"):
+            assert report.streamed_bytes > 0
+    for value, same in zip(streamed, expected, strict=True):
+        np.testing.assert_array_equal(value, same)
+
+
+def test_a_single_slot_and_no_kept_text_keys_give_the_same_bits() -> None:
+    pipeline = api.load("distilled")
+    expected, _ = made(pipeline, resident)
+    single, _ = made(pipeline, lambda need: need.settings.get("depth", 1) == 1)
+    recomputed, _ = made(pipeline, lambda need: not need.settings.get("keep_text_keys"))
+    for values in (single, recomputed):
+        for value, same in zip(values, expected, strict=True):
+            np.testing.assert_array_equal(value, same)
+
+
+def test_batched_guidance_passes_give_the_same_bits() -> None:
+    pipeline = api.load("one-stage")
+    settings = {"num_inference_steps": 2}
+    expected, _ = made(pipeline, resident, **settings)
+    batched, run = made(pipeline, lambda need: need.settings.get("batch", 4) == 4, **settings)
+    assert any(need.settings.get("batch") == 4 for need in run.ledger.needs)
+    for value, same in zip(batched, expected, strict=True):
+        np.testing.assert_array_equal(value, same)
+
+
+def test_the_lora_of_these_tests_changes_something(tmp_path: Path) -> None:
+    plain = load("distilled", embedded.CHECKPOINT)
+    changed = load("distilled", embedded.CHECKPOINT, loras=[(write_lora(tmp_path), 0.8)])
+    assert np.abs(made(plain, resident)[0][0] - made(changed, resident)[0][0]).max() > 1e-3
+
+
+@pytest.mark.parametrize("push", [1, 2])
+def test_fewer_frames_at_a_time_give_the_same_bits(push: int) -> None:
+    pipeline = api.load("distilled")
+    expected, _ = made(pipeline, resident)
+    pieces, run = made(pipeline, lambda need: need.settings.get("push", push) == push)
+    assert run.ledger.needs[-1].settings["push"] == push
+    np.testing.assert_array_equal(pieces[-1], expected[-1])
+
+
+def test_what_a_stage_held_is_gone_after_it() -> None:
+    _, run = made(api.load("distilled"), depth(2))
+    held = sum(report.weight_bytes for report in run.stages.reports)
+    # What remains are the prompt's contexts.
+    assert max(report.left_bytes for report in run.stages.reports) < run.ledger.carried + 1_000_000
+    assert held > 2_000_000
