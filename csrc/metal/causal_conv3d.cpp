@@ -10,11 +10,6 @@ namespace {
 
 using metal::Launch;
 
-static_assert(static_cast<int>(cpu::PadMode::edge) == metal_shared::kPadEdge &&
-              static_cast<int>(cpu::PadMode::reflect) == metal_shared::kPadReflect);
-static_assert(static_cast<int>(cpu::ConvActivation::silu) == metal_shared::kConvSilu &&
-              static_cast<int>(cpu::ConvActivation::leaky_relu) == metal_shared::kConvLeakyRelu);
-
 // A channels-last volume whose channels are neighbours; copied if they are not.
 mx::array with_near_channels(Launch& launch, const mx::array& a) {
   return a.shape(4) == 1 || a.strides(4) == 1 ? a : launch.copy(a);
@@ -33,7 +28,7 @@ void set_strides(metal_shared::int64 (&to)[4], const mx::array* a) {
 
 // Reciprocal norms of the voxels of x, into the frames from first_frame on of `scales` (batch, frames, rows, columns).
 void add_row_scales(Launch& launch, const mx::array& x, int first_frame, float eps, bool aligned, mx::array& scales) {
-  launch.use("causal_conv3d", "causal_conv3d_row_scale_" + metal::type_name(x.dtype()),
+  launch.use("causal_conv3d_row_scale", "causal_conv3d_row_scale_" + metal::type_name(x.dtype()),
              {{metal_shared::kConvAlignedId, aligned}});
   auto& encoder = launch.encoder();
   metal_shared::ConvRowScaleParams params{};
@@ -136,7 +131,8 @@ void CausalConv3d::eval_gpu(const std::vector<mx::array>& inputs, std::vector<mx
               {metal_shared::kConvHasResidualId, residual.has_value()},
               {metal_shared::kConvHasHaloId, halo.has_value()},
               {metal_shared::kConvAlignedId, aligned},
-              {metal_shared::kConvAlignedOutId, aligned_out}});
+              {metal_shared::kConvAlignedOutId, aligned_out},
+              {metal_shared::kConvFencedId, fenced()}});
   auto& encoder = launch.encoder();
   encoder.set_input_array(x, 0);
   encoder.set_input_array(weight, 1);
