@@ -21,7 +21,7 @@ from ltx2rt.memory.need import Need
 # run.
 _RUNTIME_BYTES, _RUNTIME_BYTES_PER_THREAD = 9 << 20, 176 << 10
 # How far below the measured peak a predicted one may lie: room that is left in the budget for that. The lowest ratios
-# measured are 0.991 at the middle size (docs/memory.md) and 0.981 for the embedded model.
+# measured are 0.997 at the middle size (docs/memory.md) and 0.97 for stages of the embedded model, 3 MB of 100.
 _UNCERTAINTY = 0.02
 # What a stage may find more in the process than was planned for: modules imported since, heaps, a program's own values.
 # Measured before the stages of the embedded model: 6 MB at most. The rest keeps a run from being given up half way for

@@ -37,7 +37,9 @@ _FLOAT32 = 4
 TILE_SIDES = (768, 512, 384, 256)
 _TILE_OVERLAP = 64
 # Encoders of video (x264) and sound (AAC): in themselves, per pixel of the picture, and per pixel of each frame that
-# the former looks ahead.
+# the former looks ahead. Measured (November 2026, x264 with 4 threads, the caller's frame included) and predicted:
+# 9.2 and 12.2 MB for 128x128 and 9 frames, 17.4 and 18.4 MB for 256x256, 53.7 and 52.4 MB for 512x768, 254 and 229 MB
+# for 1088x1920, of which 20 MB are the caller's.
 _ENCODER_BYTES = 11 << 20
 _ENCODER_BYTES_PER_PIXEL = 4
 _LOOKAHEAD_BYTES_PER_PIXEL = 4
