@@ -14,6 +14,7 @@ from ltx2rt.kernels.proof_problems import Problem, check_problems, exact_argumen
 from ltx2rt.kernels.proof_store import Outcome
 from ltx2rt.kernels.selection import Implementation, forced
 from ltx2rt.kernels.variants import Variant
+from ltx2rt.refusals import memory_was_refused, work_was_dropped
 
 # The public function of an op.
 FrontEnd = Callable[..., mx.array]
@@ -53,7 +54,11 @@ def prove(front_end: FrontEnd, variant: Variant, runner: Runner, *, timed: bool)
     """Compares, and if ``timed`` times, one variant.
 
     The kernel may err at most twice as much as plain code of the same dtype (MLX's own ops on the CPU), both measured
-    against the float32 reference on the CPU. Where it errs more, or does not run, the reference graph takes its place.
+    against the float32 reference on the CPU. Where it errs more, or does not compile or run, the reference graph takes
+    its place.
+
+    Raises:
+        MemoryError, RuntimeError: memory was refused or the device dropped the work; that says nothing about the kernel.
     """
     worst, mlx_is_sound = Outcome("kernel"), True
     for problem in check_problems(variant):
@@ -62,6 +67,7 @@ def prove(front_end: FrontEnd, variant: Variant, runner: Runner, *, timed: bool)
         try:
             error = _difference(runner.compute(front_end, "kernel", problem), exact)
         except (RuntimeError, ValueError) as failure:
+            _raise_if_blameless(failure)
             return Outcome("reference", fault=f"does not run: {_first_lines(failure)}")
         if not error <= tolerance:
             fault = f"differs from the reference by {error:.3g}, {tolerance:.3g} is allowed"
@@ -81,8 +87,14 @@ def _agrees(front_end: FrontEnd, runner: Runner, problem: Problem, exact: np.nda
     """Whether MLX's own ops on the device would do; their failing is no fault of ours."""
     try:
         return _difference(runner.compute(front_end, "mlx", problem), exact) <= tolerance
-    except (RuntimeError, ValueError):
+    except (RuntimeError, ValueError) as failure:
+        _raise_if_blameless(failure)
         return False
+
+
+def _raise_if_blameless(failure: Exception) -> None:
+    if memory_was_refused(failure) or work_was_dropped(failure):
+        raise failure
 
 
 def _race(front_end: FrontEnd, variant: Variant, runner: Runner) -> dict[str, float]:
