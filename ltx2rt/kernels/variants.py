@@ -10,8 +10,11 @@ import mlx.core as mx
 
 from ltx2rt.types import LinearWeight
 
-# Row classes of quantized_linear, upper ends: as csrc/metal/launch_plans.h changes kernels or tiles between them.
-LINEAR_ROWS = (4, 16, 32, 64)
+# Row classes of quantized_linear, upper ends: csrc/metal/launch_plans.h changes kernels, tiles or function constants
+# between them. tests/metal/test_launch_plans.py compares them, and CONV_FEW_OUTPUTS, with that file.
+LINEAR_ROWS = (1, 2, 3, 4, 16, 32, 64)
+# Up to so many output channels causal_conv3d has a kernel of its own.
+CONV_FEW_OUTPUTS = 32
 # From so many queries on, preparing q and k is small beside the attention itself.
 MANY_QUERIES = 256
 
@@ -168,6 +171,7 @@ class ConvVariant(Variant):
     activation: str = ""
     residual: bool = False
     halo: bool = False
+    few_outputs: bool = False  # at most CONV_FEW_OUTPUTS channels
 
     @classmethod
     def of(
@@ -201,16 +205,23 @@ class ConvVariant(Variant):
             activation or "",
             residual is not None,
             halo is not None,
+            weight.shape[0] <= CONV_FEW_OUTPUTS,
         )
 
 
 @dataclass(frozen=True)
 class SnakeVariant(Variant):
+    """The dtypes of the parameters."""
+
     op: ClassVar[str] = "antialiased_snake"
+    alpha: str = "float32"
+    beta: str = "float32"
+    rise: str = "float32"
+    fall: str = "float32"
 
     @classmethod
-    def of(cls, x: Any) -> SnakeVariant:
-        return cls(dtype_name(x))
+    def of(cls, x: Any, alpha: Any, beta: Any, rise: Any, fall: Any) -> SnakeVariant:
+        return cls(*(dtype_name(a) for a in (x, alpha, beta, rise, fall)))
 
 
 def dtype_of(name: str) -> mx.Dtype:
