@@ -96,7 +96,7 @@ cpu::KernelTables broken(cpu::KernelTables tables, const std::string& part) {
       whole.linear.finish(epilogue, sums, out, n - 1);
     };
   } else if (part == "norm") {
-    tables.norm.row = [](cpu::NormKind kind, float eps, float* x, const float* scale, const float* shift,
+    tables.norm.row = [](NormKind kind, float eps, float* x, const float* scale, const float* shift,
                          cpu::FloatType type, void* out, int64_t n) {
       whole.norm.row(kind, eps * 100, x, scale, shift, type, out, n);
     };

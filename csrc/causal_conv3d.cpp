@@ -28,18 +28,18 @@ mx::Shape out_shape(const CausalConv3dOptions& options, const mx::array& x, cons
 
 }  // namespace
 
-cpu::PadMode parse_padding_mode(const std::string& name) {
-  if (name == "zeros") return cpu::PadMode::zeros;
-  if (name == "edge") return cpu::PadMode::edge;
+PadMode parse_padding_mode(const std::string& name) {
+  if (name == "zeros") return PadMode::zeros;
+  if (name == "edge") return PadMode::edge;
   require(name == "reflect", kOp, "padding_mode must be \"zeros\", \"edge\" or \"reflect\" but is \"", name, "\".");
-  return cpu::PadMode::reflect;
+  return PadMode::reflect;
 }
 
-cpu::ConvActivation parse_conv_activation(const std::optional<std::string>& name) {
-  if (!name) return cpu::ConvActivation::none;
-  if (*name == "silu") return cpu::ConvActivation::silu;
+ConvActivation parse_conv_activation(const std::optional<std::string>& name) {
+  if (!name) return ConvActivation::none;
+  if (*name == "silu") return ConvActivation::silu;
   require(*name == "leaky_relu", kOp, "activation must be None, \"silu\" or \"leaky_relu\" but is \"", *name, "\".");
-  return cpu::ConvActivation::leaky_relu;
+  return ConvActivation::leaky_relu;
 }
 
 mx::array causal_conv3d(const mx::array& x, const mx::array& weight, const CausalConv3dExtras& extras,
@@ -81,7 +81,7 @@ mx::array causal_conv3d(const mx::array& x, const mx::array& weight, const Causa
     require(before >= 0 && after >= 0, kOp, "padding must not be negative but is (", before, ",", after, ") along ",
             kAxes[axis], ".");
     require(size >= 1, kOp, "x must not be empty along ", kAxes[axis], " but has shape ", x.shape(), ".");
-    require(options.padding_mode[axis] != cpu::PadMode::reflect || std::max(before, after) < size, kOp,
+    require(options.padding_mode[axis] != PadMode::reflect || std::max(before, after) < size, kOp,
             "reflect padding must be less than the size ", size, " along ", kAxes[axis], " but is (", before, ",",
             after, ").");
     require(out_size(options, axis, size, weight.shape(axis + 1)) >= 1, kOp, "the kernel spans ",

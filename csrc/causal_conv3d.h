@@ -7,8 +7,8 @@
 #include <utility>
 #include <vector>
 
-#include "csrc/cpu/causal_conv3d_kernel.h"
 #include "csrc/fallback_primitive.h"
+#include "csrc/op_types.h"
 
 namespace ltx2rt {
 
@@ -17,9 +17,9 @@ struct CausalConv3dOptions {
   std::array<int, 3> stride;
   std::array<int, 3> dilation;
   std::array<std::pair<int, int>, 3> padding;  // before, after
-  std::array<cpu::PadMode, 3> padding_mode;
+  std::array<PadMode, 3> padding_mode;
   std::optional<float> pixel_norm_eps;
-  cpu::ConvActivation activation;
+  ConvActivation activation;
   float negative_slope;
 
   bool operator==(const CausalConv3dOptions&) const = default;
@@ -35,8 +35,8 @@ struct CausalConv3dExtras {
 };
 
 // Names as the Python arguments have them; throw std::invalid_argument for others.
-cpu::PadMode parse_padding_mode(const std::string& name);
-cpu::ConvActivation parse_conv_activation(const std::optional<std::string>& name);
+PadMode parse_padding_mode(const std::string& name);
+ConvActivation parse_conv_activation(const std::optional<std::string>& name);
 
 // y   = activation(pixel_norm(concat(halo, x)) * (1 + scale) + shift)
 // out = residual + bias + correlate(pad(y), weight)

@@ -4,8 +4,8 @@
 #include <optional>
 #include <string>
 
-#include "csrc/cpu/modulated_norm_kernels.h"
 #include "csrc/fallback_primitive.h"
+#include "csrc/op_types.h"
 
 namespace ltx2rt {
 
@@ -24,7 +24,7 @@ mx::array modulated_norm(const mx::array& x, const std::optional<mx::array>& sca
 class ModulatedNorm : public FallbackPrimitive {
  public:
   struct Parameters {
-    cpu::NormKind norm;
+    NormKind norm;
     float eps;
     bool has_scale;
     bool has_shift;

@@ -8,21 +8,21 @@ namespace {
 
 constexpr auto kOp = "quantized_linear";
 
-cpu::Activation parse_activation(const std::string& activation) {
-  if (activation == "gelu_tanh") return cpu::Activation::gelu_tanh;
-  if (activation == "silu") return cpu::Activation::silu;
+Activation parse_activation(const std::string& activation) {
+  if (activation == "gelu_tanh") return Activation::gelu_tanh;
+  if (activation == "silu") return Activation::silu;
   require(activation == "none", kOp, "activation must be \"none\", \"gelu_tanh\" or \"silu\" but is \"", activation,
           "\".");
-  return cpu::Activation::none;
+  return Activation::none;
 }
 
-cpu::WeightFormat dense_format(const mx::array& values) {
+WeightFormat dense_format(const mx::array& values) {
   require_float(values, kOp, "weight.values");
-  if (values.dtype() == mx::float32) return cpu::WeightFormat::f32;
-  return values.dtype() == mx::float16 ? cpu::WeightFormat::f16 : cpu::WeightFormat::bf16;
+  if (values.dtype() == mx::float32) return WeightFormat::f32;
+  return values.dtype() == mx::float16 ? WeightFormat::f16 : WeightFormat::bf16;
 }
 
-cpu::WeightFormat e4m3_format(const LinearWeight& weight) {
+WeightFormat e4m3_format(const LinearWeight& weight) {
   require(weight.values.dtype() == mx::uint8, kOp, "weight.values must be uint8 in mode \"e4m3\" but is ",
           weight.values.dtype(), ".");
   require(weight.scale.has_value(), kOp, "weight.scale is needed in mode \"e4m3\".");
@@ -30,10 +30,10 @@ cpu::WeightFormat e4m3_format(const LinearWeight& weight) {
           "weight.scale must be one float32 in mode \"e4m3\" but is ", weight.scale->dtype(), " of shape ",
           weight.scale->shape(), ".");
   require(!weight.zero, kOp, "weight.zero must be None in mode \"e4m3\".");
-  return cpu::WeightFormat::e4m3;
+  return WeightFormat::e4m3;
 }
 
-cpu::WeightFormat affine_format(const LinearWeight& weight, int64_t depth) {
+WeightFormat affine_format(const LinearWeight& weight, int64_t depth) {
   require(weight.values.dtype() == mx::uint32, kOp, "weight.values must be uint32 in mode \"affine\" but is ",
           weight.values.dtype(), ".");
   require(weight.group_size == 32 || weight.group_size == 64 || weight.group_size == 128, kOp,
@@ -49,11 +49,11 @@ cpu::WeightFormat affine_format(const LinearWeight& weight, int64_t depth) {
   }
   require(weight.scale->dtype() == weight.zero->dtype(), kOp, "weight.scale and weight.zero must have the same dtype ",
           "but are ", weight.scale->dtype(), " and ", weight.zero->dtype(), ".");
-  return weight.bits == 8 ? cpu::WeightFormat::int8 : cpu::WeightFormat::int4;
+  return weight.bits == 8 ? WeightFormat::int8 : WeightFormat::int4;
 }
 
 // Checks the weight and gives its format; K is `depth`.
-cpu::WeightFormat check_weight(const LinearWeight& weight, int64_t depth) {
+WeightFormat check_weight(const LinearWeight& weight, int64_t depth) {
   const auto& mode = weight.mode;
   require(mode == "dense" || mode == "e4m3" || mode == "affine", kOp,
           "weight.mode must be \"dense\", \"e4m3\" or \"affine\" but is \"", mode, "\".");

@@ -4,8 +4,8 @@
 #include <optional>
 #include <string>
 
-#include "csrc/cpu/linear_kernels.h"
 #include "csrc/fallback_primitive.h"
+#include "csrc/op_types.h"
 
 namespace ltx2rt {
 
@@ -41,9 +41,9 @@ mx::array quantized_linear(const mx::array& x, const LinearWeight& weight, const
 class QuantizedLinear : public FallbackPrimitive {
  public:
   struct Parameters {
-    cpu::WeightFormat format;
+    WeightFormat format;
     int group_size;
-    cpu::Activation activation;
+    Activation activation;
     bool has_scale;
     bool has_zero;
     bool has_bias;

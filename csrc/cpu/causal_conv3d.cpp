@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "csrc/cpu/aligned_floats.h"
+#include "csrc/cpu/causal_conv3d_kernel.h"
 #include "csrc/cpu/conv_winograd.h"
 #include "csrc/cpu/rows.h"
 #include "csrc/cpu/thread_pool.h"
@@ -64,7 +65,7 @@ double tile_cost(const ConvArgs& args, const ConvKernel& kernel, const ConvPlan&
   const double panels = double(blocks_of(args.out_channels, kernel.panel_columns));
   const double rows = double(kernel.tile_rows) * double(blocks_of(int64_t(outputs), kernel.tile_rows));
   const double products = depth * panels * rows / outputs * (region * double(plan.pitch) > kCachedRegion ? 1.1 : 1.0);
-  const double values = region * double(args.channels) * (args.activation == cpu::ConvActivation::silu ? 3.0 : 1.5);
+  const double values = region * double(args.channels) * (args.activation == ConvActivation::silu ? 3.0 : 1.5);
   const double weights = depth * panels * 8.0;
   double tasks = double(args.batch * blocks_of(int64_t(panels), kLeastPanels));
   for (int axis = 0; axis < 3; ++axis) tasks *= double(blocks_of(args.out_size[axis], plan.tile[axis]));

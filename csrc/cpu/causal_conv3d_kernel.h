@@ -5,11 +5,9 @@
 #include "csrc/cpu/float_type.h"
 #include "csrc/cpu/isa.h"
 #include "csrc/cpu/run.h"
+#include "csrc/op_types.h"
 
 namespace ltx2rt::cpu {
-
-enum class PadMode : uint8_t { zeros, edge, reflect };
-enum class ConvActivation : uint8_t { none, silu, leaky_relu };
 
 // A channels-last array read in place; strides in elements: batch, frame, row, column, channel.
 struct Voxels {

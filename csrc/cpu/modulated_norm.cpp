@@ -5,6 +5,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "csrc/cpu/modulated_norm_kernels.h"
 #include "csrc/cpu/rows.h"
 #include "csrc/cpu/thread_pool.h"
 #include "mlx/allocator.h"

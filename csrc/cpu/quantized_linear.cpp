@@ -7,6 +7,7 @@
 #include <string>
 
 #include "csrc/cpu/aligned_floats.h"
+#include "csrc/cpu/linear_kernels.h"
 #include "csrc/cpu/rows.h"
 #include "csrc/cpu/thread_pool.h"
 #include "mlx/allocator.h"
@@ -37,7 +38,7 @@ struct Product {
   cpu::FloatType x_type;
   int64_t rows, depth, width;
   const float* e4m3_scale = nullptr;
-  cpu::Activation activation = cpu::Activation::none;
+  Activation activation = Activation::none;
   const char* bias = nullptr;
   cpu::FloatType bias_type = cpu::FloatType::f32;
   std::optional<cpu::Rows> residual = std::nullopt;
@@ -66,7 +67,7 @@ struct Product {
 
 const cpu::LinearLoops& Product::loops() const {
   const auto& kernels = cpu::linear_kernels();
-  const bool wide = weight.format == cpu::WeightFormat::f32 || weight.format == cpu::WeightFormat::f16;
+  const bool wide = weight.format == WeightFormat::f32 || weight.format == WeightFormat::f16;
   return kernels.has_pairs && !wide && x_type == cpu::FloatType::bf16 ? kernels.pairs : kernels.values;
 }
 
@@ -216,7 +217,7 @@ void QuantizedLinear::eval_cpu(const std::vector<mx::array>& inputs, std::vector
   encoder.set_output_array(out);
   if (out.size() == 0) return;
 
-  const bool affine = p.format == cpu::WeightFormat::int8 || p.format == cpu::WeightFormat::int4;
+  const bool affine = p.format == WeightFormat::int8 || p.format == WeightFormat::int4;
   Product product{.weight = {.format = p.format,
                              .values = values.data<char>(),
                              .row_bytes = static_cast<int64_t>(values.shape(1) * values.itemsize()),
@@ -232,7 +233,7 @@ void QuantizedLinear::eval_cpu(const std::vector<mx::array>& inputs, std::vector
                   .depth = x.shape(-1),
                   .width = values.shape(0),
                   .activation = p.activation};
-  if (p.format == cpu::WeightFormat::e4m3) product.e4m3_scale = scale->data<float>();
+  if (p.format == WeightFormat::e4m3) product.e4m3_scale = scale->data<float>();
   if (bias != nullptr) {
     product.bias = bias->data<char>();
     product.bias_type = cpu::float_type(bias->dtype());

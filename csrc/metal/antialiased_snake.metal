@@ -99,8 +99,6 @@ template <typename T>
   }
 }
 
-#define LTX2RT_INSTANCE(name, T) \
-  template [[host_name(#name)]] [[kernel]] decltype(antialiased_snake<T>) antialiased_snake<T>;
-LTX2RT_INSTANCE(antialiased_snake_float32, float)
-LTX2RT_INSTANCE(antialiased_snake_float16, half)
-LTX2RT_INSTANCE(antialiased_snake_bfloat16, bfloat)
+LTX2RT_KERNEL(antialiased_snake_float32, antialiased_snake<float>)
+LTX2RT_KERNEL(antialiased_snake_float16, antialiased_snake<half>)
+LTX2RT_KERNEL(antialiased_snake_bfloat16, antialiased_snake<bfloat>)

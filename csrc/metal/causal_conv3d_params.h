@@ -1,12 +1,10 @@
 // Parameters of the shaders of causal_conv3d, shared with the code that launches them.
 #pragma once
 #include "csrc/metal/shared_types.h"
+#include "csrc/op_types.h"
 
 namespace ltx2rt {
 namespace metal_shared {
-
-enum ConvPadding { kPadZeros = 0, kPadEdge = 1, kPadReflect = 2 };
-enum ConvActivation { kConvNone = 0, kConvSilu = 1, kConvLeakyRelu = 2 };
 
 // Axes are frames, rows, columns. Strides count elements of batch, frame, row, column; channels are neighbours.
 //
@@ -69,6 +67,7 @@ enum ConvConstant {
   kConvHasHaloId = 10,
   kConvAlignedId = 11,
   kConvAlignedOutId = 12,
+  kConvFencedId = 13,
 };
 
 enum {

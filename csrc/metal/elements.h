@@ -9,6 +9,11 @@ using namespace metal;
 // Small arrays live in registers only while every index into them is constant, so loops over them are unrolled.
 #define LTX2RT_UNROLL _Pragma("clang loop unroll(full)")
 
+// A kernel that can be launched, each on a line of its own at the end of a shader: its name, and a function. When the
+// source is compiled at run time, only the line of the kernel that is asked for is in it (tools/embed_shaders.py).
+#define LTX2RT_KERNEL(name, ...) \
+  template [[host_name(#name)]] [[kernel]] decltype(__VA_ARGS__) __VA_ARGS__;
+
 namespace ltx2rt {
 
 using metal_shared::int32;

@@ -32,6 +32,13 @@ METAL_FUNC float2 elements_of(thread simdgroup_float8x8& fragment) {
   return reinterpret_cast<thread float2&>(fragment.thread_elements());
 }
 
+// Keeps the compiler from moving loads and products across it, so that fewer values wait in registers: MLX's kernels have
+// it around loads and products, ours where the function constant `fenced` of a pipeline asks for it. It orders nothing
+// that is not ordered already; which of both variants is faster only a GPU can tell.
+METAL_FUNC void fence(bool fenced) {
+  if (fenced) simdgroup_barrier(mem_flags::mem_none);
+}
+
 // Count neighbouring values of a tile, widened; the address is a multiple of Count elements.
 template <typename T, int Count>
 struct Values {

@@ -50,7 +50,7 @@ mx::array readable(Launch& launch, const mx::array& a) {
 mx::array row_scales(Launch& launch, const mx::array& q, float eps) {
   const int64_t rows = int64_t{q.shape(0)} * q.shape(1);
   auto scales = launch.temporary({static_cast<int>(rows)}, mx::float32);
-  launch.use("rope_attention", "rope_attention_row_scale_" + metal::type_name(q.dtype()), {});
+  launch.use("rope_attention_keys", "rope_attention_row_scale_" + metal::type_name(q.dtype()), {});
   auto& encoder = launch.encoder();
   encoder.set_input_array(q, 0);
   encoder.set_output_array(scales, 1);
@@ -72,7 +72,7 @@ mx::array prepared_keys(Launch& launch, const mx::array& k, const mx::array* nor
   auto keys = launch.temporary({k.shape(0), kv_heads, k.shape(1), head_size}, k.dtype());
   std::vector<FunctionConstant> constants{{metal_shared::kAttentionNormKindId, norm_kind(norm, k.shape(2))}};
   rope.add_constants(constants, head_size, interleaved);
-  launch.use("rope_attention", "rope_attention_keys_" + metal::type_name(k.dtype()) + "_" + std::to_string(head_size),
+  launch.use("rope_attention_keys", "rope_attention_keys_" + metal::type_name(k.dtype()) + "_" + std::to_string(head_size),
              constants);
   auto& encoder = launch.encoder();
   encoder.set_input_array(k, 0);
@@ -165,6 +165,7 @@ void RopeAttention::eval_gpu(const std::vector<mx::array>& inputs, std::vector<m
   constants.push_back({metal_shared::kAttentionBiasId, metal::element_type(bias)});
   constants.push_back({metal_shared::kAttentionGateId, metal::element_type(gate)});
   constants.push_back({metal_shared::kAttentionCausalId, causal});
+  constants.push_back({metal_shared::kAttentionFencedId, fenced()});
   launch.use("rope_attention", "rope_attention_" + metal::type_name(q.dtype()) + "_" + std::to_string(head_size),
              constants);
   auto& encoder = launch.encoder();

@@ -24,9 +24,9 @@ def norm_threads(width: int) -> int:
     return int(_library().norm_threads_of(ctypes.c_int64(width)))
 
 
-def linear_tile(rows: int, generation: int = 13) -> str:
+def linear_tile(rows: int) -> str:
     out = (ctypes.c_int * 2)()
-    _library().linear_tile_of(generation, ctypes.c_int64(rows), out)
+    _library().linear_tile_of(ctypes.c_int64(rows), out)
     return f"{out[0]}x{out[1]}"
 
 
