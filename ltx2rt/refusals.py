@@ -5,9 +5,10 @@ Neither MLX nor Metal has exception types for these, only texts; all that are kn
 
 from __future__ import annotations
 
-# MLX's allocators (the CPU's and "[metal::malloc] Attempting to allocate N bytes which is greater than the maximum ...",
-# "[metal::malloc] Resource limit (N) exceeded."), C++, numpy, Python's threads, the C library; and Metal about a command
-# buffer: "[METAL] Command buffer execution failed: Insufficient Memory (00000008:kIOGPUCommandBufferCallbackErrorOutOf...".
+# The texts begin with or contain these. MLX's allocators: "[malloc] Unable to allocate N bytes.", "[metal::malloc]
+# Attempting to allocate N bytes which is greater than the maximum allowed buffer size ...", "[metal::malloc] Resource
+# limit (N) exceeded."; C++; numpy; Python's threads; the C library; Metal about a command buffer: "[METAL] Command
+# buffer execution failed: Insufficient Memory (00000008:kIOGPUCommandBufferCallbackErrorOutOfMemory)".
 _MEMORY = (
     "[malloc",
     "[metal::malloc]",

@@ -102,7 +102,8 @@ def causal_conv3d(
             residual=residual,
             halo=halo,
             reference=graph,
-            use_reference=chosen != "kernel",
+            use_reference=chosen not in ("kernel", "fenced"),
+            fenced=chosen == "fenced",
         )
         return made
 

@@ -79,7 +79,8 @@ def quantized_linear(
             gate=gate,
             gate_index=gate_index,
             reference=graph,
-            use_reference=chosen != "kernel",
+            use_reference=chosen not in ("kernel", "fenced"),
+            fenced=chosen == "fenced",
         )
         return made
 

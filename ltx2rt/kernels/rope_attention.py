@@ -112,7 +112,8 @@ def rope_attention(
             causal=causal,
             scale=scale,
             reference=graph,
-            use_reference=chosen != "kernel",
+            use_reference=chosen not in ("kernel", "fenced"),
+            fenced=chosen == "fenced",
         )
         return made
 

@@ -11,8 +11,10 @@ import mlx.core as mx
 from ltx2rt.types import LinearWeight
 
 # Row classes of quantized_linear, upper ends: csrc/metal/launch_plans.h changes kernels, tiles or function constants
-# between them. tests/metal/test_launch_plans.py compares them, and CONV_FEW_OUTPUTS, with that file.
+# between them. tests/metal/test_launch_plans.py compares them, FEW_ROWS and CONV_FEW_OUTPUTS with that file.
 LINEAR_ROWS = (1, 2, 3, 4, 16, 32, 64)
+# Up to so many rows quantized_linear multiplies no matrices, by weight; dense ones: LINEAR_ROWS[3].
+FEW_ROWS = {"e4m3": 16, "int8": 16, "int4": 32}
 # Up to so many output channels causal_conv3d has a kernel of its own.
 CONV_FEW_OUTPUTS = 32
 # From so many queries on, preparing q and k is small beside the attention itself.
@@ -30,6 +32,11 @@ class Variant:
 
     op: ClassVar[str] = ""
     dtype: str
+
+    @property
+    def has_fences(self) -> bool:
+        """Whether our kernel multiplies matrices, and so exists with scheduling fences, too."""
+        return False
 
     @property
     def key(self) -> str:
@@ -73,6 +80,10 @@ class LinearVariant(Variant):
     gate: str = ""
     gate_index: bool = False
 
+    @property
+    def has_fences(self) -> bool:
+        return self.rows == 0 or self.rows > FEW_ROWS.get(self.weight, LINEAR_ROWS[3])
+
     @classmethod
     def of(
         cls, x: Any, weight: LinearWeight, bias: Any, activation: str | None, residual: Any, gate: Any, gate_index: Any
@@ -109,6 +120,10 @@ class AttentionVariant(Variant):
     bias: str = ""
     gate: str = ""
     causal: bool = False
+
+    @property
+    def has_fences(self) -> bool:
+        return True
 
     @classmethod
     def of(
@@ -172,6 +187,10 @@ class ConvVariant(Variant):
     residual: bool = False
     halo: bool = False
     few_outputs: bool = False  # at most CONV_FEW_OUTPUTS channels
+
+    @property
+    def has_fences(self) -> bool:
+        return True
 
     @classmethod
     def of(

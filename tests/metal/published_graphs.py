@@ -15,7 +15,7 @@ import re
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -42,6 +42,7 @@ from ltx2rt.types import LinearWeight, ParamSpec
 from ltx2rt.weights.quantized_manifest import GROUP_SIZE
 from tools.metal_sim.device import Given, SimulatedDevice, Triple
 
+ROOT = Path(__file__).parents[2]
 PUBLISHED = json.loads(Path(__file__).with_name("published_models.json").read_text())
 # How the matrices of transformer blocks are stored.
 FORMS = ("bf16", "fp8", "int8", "int4")
@@ -192,7 +193,7 @@ def _modality(config: Any, tokens: int, rows: int, batch: int, context_width: in
 
 
 def run_transformer(name: str, form: str, dtype: mx.Dtype) -> None:
-    """One block: a plain step, guidance passes side by side, masks, parts, one stream alone, all numbers of timesteps."""
+    """One block: a plain step, guidance passes, masks, token parts, one stream alone, all numbers of timesteps."""
     config = replace(transformer.TransformerConfig.from_dict(PUBLISHED["models"][name]["transformer"]), num_layers=1)
     arrays = weights(transformer.param_specs(config), form)
     widths = [config.caption_channels or stream.context_dim for stream in (config.video, config.audio)]
@@ -299,3 +300,28 @@ def graphs(dtype: mx.Dtype = mx.bfloat16) -> dict[str, Callable[[], None]]:
     for name in PUBLISHED["upscalers"]:
         made[f"upscaler {name}"] = lambda name=name: run_upscaler(name, dtype)
     return made
+
+
+def used(name: str) -> Uses:
+    """The variants of a published graph and their launches."""
+    with recording() as uses:
+        graphs()[name]()
+    mx.clear_cache()
+    return uses
+
+
+def as_listed(variant: Variant) -> list[Any]:
+    """Op and the fields that differ from their defaults, for ltx2rt/verify/model_variants.json."""
+    changed = {f.name: getattr(variant, f.name) for f in fields(variant) if getattr(variant, f.name) != f.default}
+    return [variant.op, changed]
+
+
+def main() -> None:
+    """Writes that list."""
+    listed = {variant.key: json.dumps(as_listed(variant)) for name in graphs() for variant in used(name)}
+    lines = ",\n".join(listed[key] for key in sorted(listed))
+    (ROOT / "ltx2rt/verify/model_variants.json").write_text(f"[\n{lines}\n]\n")
+
+
+if __name__ == "__main__":
+    main()

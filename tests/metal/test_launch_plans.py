@@ -8,6 +8,8 @@ import launch_plans
 import pytest
 from shaders_under_test import ELEMENT_TYPE
 
+from ltx2rt.kernels import variants
+
 ONE = (1, 1, 1)
 
 
@@ -25,6 +27,29 @@ def test_linear_tiles() -> None:
 def test_few_rows(format_: int, most: int) -> None:
     assert launch_plans.linear_uses_few(format_, most)
     assert not launch_plans.linear_uses_few(format_, most + 1)
+
+
+def test_the_self_proof_knows_where_launches_change() -> None:
+    """Row classes of its variants, and output channels, are those of launch_plans.h."""
+    formats = {**{name: ELEMENT_TYPE[name] for name in ("float32", "bfloat16")}, "e4m3": 3, "int8": 4, "int4": 5}
+
+    def launch(format_: int, rows: int) -> str:
+        if launch_plans.linear_uses_few(format_, rows):
+            return f"few {min(rows, launch_plans.few_rows_most())}"
+        return launch_plans.linear_tile(rows)
+
+    limits = {
+        rows for format_ in formats.values() for rows in range(1, 1000)
+        if launch(format_, rows) != launch(format_, rows + 1)
+    }  # fmt: skip
+    assert limits == set(variants.LINEAR_ROWS)
+    for weight, format_ in formats.items():
+        for rows in range(1, 100):
+            row_class = next((most for most in variants.LINEAR_ROWS if rows <= most), 0)
+            has_tiles = not launch_plans.linear_uses_few(format_, rows)
+            assert variants.LinearVariant("bfloat16", weight, rows=row_class).has_fences == has_tiles
+    channels = [n for n in range(1, 1000) if launch_plans.conv_columns(n) != launch_plans.conv_columns(n + 1)]
+    assert channels == [variants.CONV_FEW_OUTPUTS]
 
 
 def test_attention_tiles() -> None:
