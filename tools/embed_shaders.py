@@ -54,12 +54,21 @@ def _lines(path: Path, root: Path, done: set[Path]) -> list[str]:
 
 
 def split_kernels(text: str) -> tuple[str, dict[str, str]]:
-    """A shader's text without the lines that instantiate kernels, and these lines by the kernels' names."""
-    body, kernels = [], {}
+    """A shader's text without the lines that instantiate kernels, and these lines by the kernels' names.
+
+    Raises:
+        EmbedError: for an instantiation that is not one line, or a name that occurs twice.
+    """
+    body: list[str] = []
+    kernels: dict[str, str] = {}
     for line in text.splitlines(keepends=True):
         found = _KERNEL.fullmatch(line.rstrip("\n"))
         if found is None:
+            if line.lstrip().startswith("LTX2RT_KERNEL"):
+                raise EmbedError(f"{line.strip()}: LTX2RT_KERNEL(name, function) has to be a line of its own.")
             body.append(line)
+        elif found[1] in kernels:
+            raise EmbedError(f"{line.strip()}: there is a kernel of this name already.")
         else:
             kernels[found[1]] = line
     return "".join(body), kernels
@@ -108,7 +117,7 @@ def generate(shaders: Sequence[Path], root: Path) -> str:
         "  for (const auto& [owner, name, line] : kKernels) {",
         "    if (owner == shader && name == kernel) return std::string(body_of(shader)) + std::string(line);",
         "  }",
-        '  throw std::invalid_argument("no shader " + std::string(shader) + " has a kernel " + std::string(kernel) + ".");',
+        '  throw std::invalid_argument("the shader " + std::string(shader) + " has no kernel " + std::string(kernel));',
         "}",
         "",
         "}  // namespace ltx2rt::metal",

@@ -43,6 +43,11 @@ int64_t& most_operations_per_dispatch() {
   static int64_t most = metal_plan::kMostOperationsPerDispatch;
   return most;
 }
+
+int64_t& slab_bytes() {
+  static int64_t bytes = metal_plan::kSlabBytes;
+  return bytes;
+}
 #endif
 
 int32_t element_type(mx::Dtype dtype) {

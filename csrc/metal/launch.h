@@ -76,8 +76,9 @@ struct EvenRows {
 EvenRows even_rows(Launch& launch, const mx::array& a);
 
 #ifdef LTX2RT_METAL_SIM
-// The limit that dispatch() keeps, so that tests of its parts can be small.
+// The limits of dispatch() and of quantized_linear's slabs, so that tests of their parts can be small.
 int64_t& most_operations_per_dispatch();
+int64_t& slab_bytes();
 #endif
 
 }  // namespace ltx2rt::metal

@@ -104,13 +104,13 @@ constexpr int64_t kSlabBytes = int64_t{16} << 20;
 constexpr bool linear_is_dense(WeightFormat format) { return format <= WeightFormat::bf16; }
 
 // Columns of W (N, K) that are expanded at a time, in values of `itemsize` bytes: equal slabs of whole tiles, of at most
-// kSlabBytes where a slab has more than one tile. 0: nothing is expanded into memory.
+// slab_bytes where a slab has more than one tile. 0: nothing is expanded into memory.
 constexpr int64_t linear_slab_columns(WeightFormat format, int64_t rows, int64_t columns, int64_t depth,
-                                      int64_t itemsize) {
+                                      int64_t itemsize, int64_t slab_bytes = kSlabBytes) {
   if (linear_is_dense(format) || linear_uses_few(format, rows)) return 0;
   const LinearTile tile = linear_tile(rows);
   if (ceil_div(rows, tile.rows) <= kMostCodedRowBlocks) return 0;
-  const int64_t fitting = kSlabBytes / (depth * itemsize) / tile.columns * tile.columns;
+  const int64_t fitting = slab_bytes / (depth * itemsize) / tile.columns * tile.columns;
   const int64_t most = fitting > tile.columns ? fitting : tile.columns;
   const int64_t slabs = ceil_div(columns, most);
   const int64_t even = ceil_div(ceil_div(columns, slabs), tile.columns) * tile.columns;

@@ -28,6 +28,14 @@ struct Operands {
   bool aligned_w;
 };
 
+int64_t slab_bytes() {
+#ifdef LTX2RT_METAL_SIM
+  return metal::slab_bytes();
+#else
+  return metal_plan::kSlabBytes;
+#endif
+}
+
 bool at_four(const mx::array* operand) { return !operand || metal::starts_at_four(*operand); }
 
 std::vector<FunctionConstant> codec_constants(const Operands& w) {
@@ -87,7 +95,7 @@ void QuantizedLinear::eval_gpu(const std::vector<mx::array>& inputs, std::vector
   const bool few = metal_plan::linear_uses_few(p.format, rows);
   const auto tile = metal_plan::linear_tile(rows);
   const int64_t slab_columns =
-      metal_plan::linear_slab_columns(p.format, rows, columns, depth, static_cast<int64_t>(out.itemsize()));
+      metal_plan::linear_slab_columns(p.format, rows, columns, depth, static_cast<int64_t>(out.itemsize()), slab_bytes());
   std::optional<mx::array> slab;
   if (slab_columns > 0) {
     slab = launch.temporary({static_cast<int>(slab_columns), static_cast<int>(depth)}, out.dtype());

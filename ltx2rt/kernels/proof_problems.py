@@ -11,7 +11,9 @@ import numpy as np
 from ltx2rt.kernels.reference import RopeTable
 from ltx2rt.kernels.variants import (
     CONV_FEW_OUTPUTS,
+    FEW_ROWS,
     MANY_QUERIES,
+    STAGED_CODE_ROWS,
     AttentionVariant,
     ConvVariant,
     LinearVariant,
@@ -19,6 +21,7 @@ from ltx2rt.kernels.variants import (
     SnakeVariant,
     Variant,
     dtype_of,
+    row_limits,
 )
 from ltx2rt.types import LinearWeight
 
@@ -68,14 +71,20 @@ def check_problems(variant: Variant) -> list[Problem]:
     if isinstance(variant, NormVariant):
         return [_norm(variant, 3, 1032, 0), _norm(variant, 5, 1030, 1, spare=3)]
     if isinstance(variant, LinearVariant):
-        rows = variant.rows or 150
-        fewer = rows if rows <= 4 else max(rows - 3, rows // 2 + 1)
-        return [
+        limits = row_limits(variant.weight)
+        rows = variant.rows or limits[-1] + 86
+        if rows == STAGED_CODE_ROWS:
+            rows = 150
+        fewer = rows if rows <= 4 else max(rows - 3, rows // 2 + 1, limits[-1] + 1 if variant.rows == 0 else 0)
+        problems = [
             _linear(variant, rows, 544, 136, 0),
             _linear(variant, fewer, 333, 69, 1),
             _linear(variant, rows, 333, 136, 2),
             _linear(variant, fewer, 544, 69, 3),
         ]
+        if variant.weight in FEW_ROWS and variant.rows == 0:  # weights of more than one slab of 16 MB
+            problems.append(_linear(variant, fewer, 8192, 1088, 4))
+        return problems
     if isinstance(variant, AttentionVariant):
         queries = MANY_QUERIES + 37 if variant.many else 77
         # A row of k for several simdgroups, and one for a single one; heads share keys in twos.
@@ -103,7 +112,7 @@ def timing_problem(variant: Variant) -> Problem:
     if isinstance(variant, NormVariant):
         return _norm(variant, 2048, 4096, 2)
     if isinstance(variant, LinearVariant):
-        return _linear(variant, variant.rows or 512, 2048, 2048, 2)
+        return _linear(variant, variant.rows or 1024, 2048, 2048, 2)
     if isinstance(variant, AttentionVariant):
         return _attention(variant, 1, 8, 1024 if variant.many else MANY_QUERIES, 1024, 2)
     if isinstance(variant, ConvVariant):

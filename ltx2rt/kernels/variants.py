@@ -13,12 +13,19 @@ from ltx2rt.types import LinearWeight
 # Row classes of quantized_linear, upper ends: csrc/metal/launch_plans.h changes kernels, tiles or function constants
 # between them. tests/metal/test_launch_plans.py compares them, FEW_ROWS and CONV_FEW_OUTPUTS with that file.
 LINEAR_ROWS = (1, 2, 3, 4, 16, 32, 64)
+# Up to so many rows tiles expand quantised weights as they are staged; beyond, a slab is expanded first.
+STAGED_CODE_ROWS = 512
 # Up to so many rows quantized_linear multiplies no matrices, by weight; dense ones: LINEAR_ROWS[3].
 FEW_ROWS = {"e4m3": 16, "int8": 16, "int4": 32}
 # Up to so many output channels causal_conv3d has a kernel of its own.
 CONV_FEW_OUTPUTS = 32
 # From so many queries on, preparing q and k is small beside the attention itself.
 MANY_QUERIES = 256
+
+
+def row_limits(weight: str) -> tuple[int, ...]:
+    """Upper ends of the row classes of quantized_linear for a kind of weight; larger numbers of rows are class 0."""
+    return (*LINEAR_ROWS, STAGED_CODE_ROWS) if weight in FEW_ROWS else LINEAR_ROWS
 
 
 def dtype_name(array: Any) -> str:
@@ -73,7 +80,7 @@ class LinearVariant(Variant):
     weight: str = "bfloat16"
     groups: int = 0
     scale: str = ""
-    rows: int = 0  # at most; 0: more than the last of LINEAR_ROWS
+    rows: int = 0  # at most; 0: more than the last of row_limits
     bias: str = ""
     activation: str = ""
     residual: bool = False
@@ -95,7 +102,7 @@ class LinearVariant(Variant):
             kind,
             weight.group_size if weight.mode == "affine" else 0,
             dtype_name(weight.scale) if weight.mode == "affine" else "",
-            next((most for most in LINEAR_ROWS if rows <= most), 0),
+            next((most for most in row_limits(kind) if rows <= most), 0),
             dtype_name(bias),
             activation or "",
             residual is not None,

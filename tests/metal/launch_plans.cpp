@@ -14,6 +14,12 @@ void linear_tile_of(int64_t rows, int* out) {
 int linear_uses_few_of(int format, int64_t rows) {
   return linear_uses_few(static_cast<ltx2rt::WeightFormat>(format), rows);
 }
+int64_t linear_slab_columns_of(int format, int64_t rows, int64_t columns, int64_t depth, int64_t itemsize) {
+  return linear_slab_columns(static_cast<ltx2rt::WeightFormat>(format), rows, columns, depth, itemsize);
+}
+int64_t linear_temporary_bytes_of(int format, int64_t rows, int64_t columns, int64_t depth, int64_t itemsize) {
+  return linear_temporary_bytes(static_cast<ltx2rt::WeightFormat>(format), rows, columns, depth, itemsize);
+}
 void attention_tile_of(int64_t head_size, int* out) {
   const auto tile = attention_tile(head_size);
   out[0] = tile.queries;

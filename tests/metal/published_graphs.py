@@ -61,7 +61,7 @@ GEMMA = {
     "sliding_window_pattern": 2,
 }
 # Numbers of rows on every side of the limits at which launches change: one to four, up to 16, 32, 64 and more.
-ROWS = (1, 2, 3, 4, 11, 27, 50, 150)
+ROWS = (1, 2, 3, 4, 11, 27, 50, 150, 600)
 VIDEO_TOKENS, AUDIO_TOKENS, TEXT_TOKENS = 1536, 126, 1024
 
 # Where the loader moves axes to, and the dtype numbers of the fake device's parameters.
@@ -79,7 +79,7 @@ class Pipeline:
 
 
 # What else of a launch takes other paths through a pipeline: several simdgroups, several threadgroups along an axis of
-# the grid, more than one step over the depth of a product.
+# the grid, more than one step over the depth of a product, more than one slab of expanded weights.
 Traits = frozenset[str]
 
 
@@ -125,12 +125,17 @@ def recording() -> Iterator[Uses]:
     uses: Uses = {}
     current = Launches()
     cleared: set[int] = set()
+    expanded: set[str] = set()  # kernels of this op
 
     def record(device: SimulatedDevice, source: str, kernel: str, constants: dict[int, Any],
                arguments: dict[int, Given], memory: object, grid: Triple, group: Triple,
                grid_is_threads: bool) -> None:  # fmt: skip
         pipeline = Pipeline(kernel, tuple(sorted(constants.items())))
-        current.add(pipeline, _traits(kernel, arguments, grid, group, grid_is_threads))
+        traits = _traits(kernel, arguments, grid, group, grid_is_threads)
+        if kernel.startswith("dequantise") and kernel in expanded:
+            traits |= {"slabs"}
+        expanded.add(kernel)
+        current.add(pipeline, traits)
         for argument in arguments.values():
             if isinstance(argument, tuple) and argument[4] and argument[0] not in cleared:
                 cleared.add(argument[0])
@@ -141,6 +146,7 @@ def recording() -> Iterator[Uses]:
         out = build("kernel")
         current = uses.setdefault(variant(), Launches())
         cleared.clear()
+        expanded.clear()
         mx.eval(out)
         return out
 
@@ -224,8 +230,9 @@ def run_transformer(name: str, form: str, dtype: mx.Dtype) -> None:
     step(384, 51, frozen=True)
     step(384, 0)
     step(0, AUDIO_TOKENS)
-    for rows in ROWS:
-        step(192, 192, rows=rows)
+    for rows in ROWS[:-1]:
+        step(192, 0, rows=rows)
+        step(0, 192, rows=rows)
 
 
 def run_text(name: str, dtype: mx.Dtype) -> None:

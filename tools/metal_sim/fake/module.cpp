@@ -150,11 +150,18 @@ NB_MODULE(_ext_metal_sim, m) {
   m.def("set_executor", &set_executor, "execute"_a.none(),
         "What runs each dispatch: tools.metal_sim.device.SimulatedDevice; None: nothing does, and a dispatch raises.");
   m.def("misuse", &misuse, "what"_a, "One of the encoder's forbidden calls.");
+  m.def("set_slab_bytes", [](int64_t bytes) {
+    ltx2rt::metal::slab_bytes() = bytes > 0 ? bytes : ltx2rt::metal_plan::kSlabBytes;
+  }, "bytes"_a, "Cuts slabs of expanded weights at another size; 0 for the product's.");
   m.def("set_most_threads_per_threadgroup", [](unsigned most) {
     MTL::ComputePipelineState::most_threads() = most > 0 ? most : 1024;
   }, "most"_a, "What every pipeline allows from now on; 0 for 1024.");
   m.def("compiled_libraries", [] { return mlx::core::metal::device(mlx::core::Device::gpu).libraries(); },
-        "Names of the libraries that the device has compiled since the module was loaded.");
+        "Names of the libraries that the device has compiled and not forgotten.");
+  m.def("forget_libraries", [] {
+    auto& device = mlx::core::metal::device(mlx::core::Device::gpu);
+    for (const auto& name : device.libraries()) device.clear_library(name);
+  }, "As a new process would.");
   m.def("set_most_operations_per_dispatch", [](int64_t most) {
     ltx2rt::metal::most_operations_per_dispatch() = most > 0 ? most : ltx2rt::metal_plan::kMostOperationsPerDispatch;
   }, "most"_a, "Cuts dispatches at another limit; 0 for the product's.");
