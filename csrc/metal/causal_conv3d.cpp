@@ -115,13 +115,18 @@ void CausalConv3d::eval_gpu(const std::vector<mx::array>& inputs, std::vector<mx
     add_row_scales(launch, x, params.halo_frames, *options_.pixel_norm_eps, aligned, *scales);
   }
 
+  // How an axis that is not padded would be padded is no reason for another pipeline.
+  const auto padding_mode = [&](int axis) {
+    const auto [before, after] = options_.padding[axis];
+    return static_cast<int32_t>(before || after ? options_.padding_mode[axis] : PadMode::zeros);
+  };
   const int columns = metal_plan::conv_columns(params.out_channels);
   launch.use("causal_conv3d",
              "causal_conv3d_" + metal::type_name(x.dtype()) + "_" + std::to_string(+metal_shared::kConvTile) + "x" +
                  std::to_string(columns),
-             {{metal_shared::kConvPaddingFramesId, static_cast<int32_t>(options_.padding_mode[0])},
-              {metal_shared::kConvPaddingRowsId, static_cast<int32_t>(options_.padding_mode[1])},
-              {metal_shared::kConvPaddingColumnsId, static_cast<int32_t>(options_.padding_mode[2])},
+             {{metal_shared::kConvPaddingFramesId, padding_mode(0)},
+              {metal_shared::kConvPaddingRowsId, padding_mode(1)},
+              {metal_shared::kConvPaddingColumnsId, padding_mode(2)},
               {metal_shared::kConvHasNormId, scales.has_value()},
               {metal_shared::kConvScaleId, metal::element_type(scale)},
               {metal_shared::kConvShiftId, metal::element_type(shift)},

@@ -9,8 +9,9 @@
 namespace ltx2rt::metal {
 namespace {
 
-// Of dispatch_threads: threads per row of the grid, which has fewer than 2^32 along each axis.
-constexpr int64_t kThreadRow = 1 << 20;
+// Of dispatch_threads: threads per row of the grid, which has fewer than 2^32 along each axis; short enough that the
+// small problems of the self-proof have several rows.
+constexpr int64_t kThreadRow = 1 << 12;
 
 int64_t most_operations() {
 #ifdef LTX2RT_METAL_SIM

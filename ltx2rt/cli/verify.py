@@ -59,7 +59,8 @@ def run_verify(arguments: argparse.Namespace) -> int:
                 print(_row(result), flush=True)
     counts = {s: sum(r.status == s for r in results) for s in ("pass", "fail", "not-covered")}
     counts["pass"] += sum(k.passed for k in kernels)
-    counts["fail"] += sum(not k.passed for k in kernels)
+    counts["fail"] += sum(bool(k.outcome.fault) for k in kernels)
+    counts["not-covered"] += sum(bool(k.skipped) for k in kernels)
     if arguments.json:
         report = {"kernels": [k.as_dict() for k in kernels], "cases": [r.as_dict() for r in results]}
         print(json.dumps(report, indent=1))
@@ -70,6 +71,8 @@ def run_verify(arguments: argparse.Namespace) -> int:
 
 def _kernel_row(result: KernelResult) -> str:
     outcome = result.outcome
+    if result.skipped:
+        return f"{'not-covered':<12}{'':>22}  {result.variant}  ({result.skipped})"
     if outcome.fault:
         return f"{'fail':<12}{'':>22}  {result.variant}  ({outcome.fault}; {outcome.choice} is used)"
     times = ", ".join(f"{name} {1e3 * seconds:.2f} ms" for name, seconds in (outcome.seconds or {}).items())

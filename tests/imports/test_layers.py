@@ -20,7 +20,7 @@ STAGE = {f"graph.stages.{name}" for name in RUN_FILES} | RUN
 PIPELINES = {"graph.stages"} | RUN
 API = {"graph.pipelines", "media"} | PIPELINES
 BELOW = {
-    "kernels": {"_abi", "types", "errors", "__version__"},
+    "kernels": {"_abi", "types", "errors", "refusals", "__version__"},
     "media": {"types", "errors"},
     "weights": {"kernels", "types", "errors"},
     "memory": {"kernels", "types", "errors"},
@@ -42,12 +42,13 @@ BELOW = {
     "api": API | {"embedded", "inspection"},
     "inspection": API,
     "embedded": set(),
-    "verify": API,
+    "verify": API | {"refusals"},
     "bench": MODELS,
     "cli": API | {"api", "verify", "bench", "inspection", "embedded", "__version__", "_ext"},
     "types": set(),
     "errors": set(),
     "spelling": set(),
+    "refusals": set(),
 }
 # Packages without code of their own.
 ROOMS = {"graph", "graph.models", "graph.stages"}

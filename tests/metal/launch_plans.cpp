@@ -5,6 +5,7 @@ using namespace ltx2rt::metal_plan;
 
 extern "C" {
 int norm_threads_of(int64_t width) { return norm_threads(width); }
+int few_rows_most() { return ltx2rt::metal_shared::kFewRowsMost; }
 void linear_tile_of(int64_t rows, int* out) {
   const auto tile = linear_tile(rows);
   out[0] = tile.rows;

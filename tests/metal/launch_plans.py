@@ -21,6 +21,11 @@ def _library() -> ctypes.CDLL:
     return library
 
 
+def few_rows_most() -> int:
+    """Rows per threadgroup of linear_few."""
+    return int(_library().few_rows_most())
+
+
 def norm_threads(width: int) -> int:
     return int(_library().norm_threads_of(ctypes.c_int64(width)))
 

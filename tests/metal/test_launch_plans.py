@@ -8,6 +8,7 @@ import launch_plans
 import pytest
 from shaders_under_test import ELEMENT_TYPE
 
+from ltx2rt.kernels import variants
 from ltx2rt.kernels.selection import ext
 
 ONE = (1, 1, 1)
@@ -62,6 +63,34 @@ def test_the_module_tells_the_plan() -> None:
     assert ext.metal_linear_temporary_bytes("bfloat16", rows=6144, **sizes) == 0
     with pytest.raises(ValueError, match=r"weight must be float32, .* or int4"):
         ext.metal_linear_temporary_bytes("nf4", rows=6144, **sizes)
+
+
+def test_the_self_proof_knows_where_launches_change() -> None:
+    """Row classes of its variants, and output channels, are those of launch_plans.h."""
+    formats = {
+        **{name: ELEMENT_TYPE[name] for name in ("float32", "bfloat16")},
+        "e4m3": E4M3,
+        "int8": INT8,
+        "int4": INT4,
+    }
+    found = set()
+    for weight, format_ in formats.items():
+
+        def launch(rows: int, format_: int = format_) -> str:
+            if launch_plans.linear_uses_few(format_, rows):
+                return f"few {min(rows, launch_plans.few_rows_most())}"
+            return f"{launch_plans.linear_tile(rows)} {launch_plans.linear_slab_columns(format_, rows, 4096, 4096) > 0}"
+
+        limits = {rows for rows in range(1, 2000) if launch(rows) != launch(rows + 1)}
+        assert limits <= set(variants.row_limits(weight))
+        found |= limits
+        for rows in range(1, 600):
+            row_class = next((most for most in variants.row_limits(weight) if rows <= most), 0)
+            has_tiles = not launch_plans.linear_uses_few(format_, rows)
+            assert variants.LinearVariant("bfloat16", weight, rows=row_class).has_fences == has_tiles
+    assert found == set(variants.row_limits("int4"))
+    channels = [n for n in range(1, 1000) if launch_plans.conv_columns(n) != launch_plans.conv_columns(n + 1)]
+    assert channels == [variants.CONV_FEW_OUTPUTS]
 
 
 def test_attention_tiles() -> None:
