@@ -99,9 +99,11 @@ class KernelChoice:
                 outcome = prove(front_end, variant, self._runner, timed=timed)
             except BaseException as failure:
                 self.store.abandon(key)
-                failure.add_note(
-                    f"This ended the check of the Metal kernel {key} before it could tell anything; nothing was noted "
-                    "down, and the next use checks again."
+                logger.warning(
+                    "the check of the Metal kernel %s was ended by %s before it could tell anything; nothing was noted "
+                    "down, and the next use checks again",
+                    key,
+                    type(failure).__name__,
                 )
                 raise
         self.store.finish(key, outcome)
