@@ -59,7 +59,7 @@ def launch_order_fault(front_end: FrontEnd, variant: Variant) -> str:
                 queued = [front_end(**_in_flight(problem, turn, stream)) for problem in problems]
                 mx.async_eval(*queued)
                 for number, (result, expected) in enumerate(zip(queued, alone, strict=True)):
-                    if not mx.array_equal(result, expected, equal_nan=True).item():
+                    if not to_numpy(mx.array_equal(result, expected, equal_nan=True)):
                         return f"problem {number} has other values behind work in flight on {where}"
     return ""
 

@@ -126,7 +126,7 @@ def test_what_is_wrong_with_the_enhancement_surfaces_before_anything_runs(planne
         else:
             pipeline("a red circle", observer=events.append, **settings)
 
-    with pytest.raises(UsageError, match="top_p of the prompt enhancement must be 0 to 1, got 2"):
+    with pytest.raises(UsageError, match="enhance_top_p must be 0 to 1, got 2"):
         use(api.load("distilled"), enhance_top_p=2.0)
     shutil.copytree(embedded.TEXT_ENCODER, tmp_path / "gemma")
     (tmp_path / "gemma" / "chat_template.jinja").write_text("{% for x %}")
