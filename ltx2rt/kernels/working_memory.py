@@ -1,8 +1,10 @@
-"""Bytes of the buffers that the CPU kernels take while they run; the constants are those of csrc/cpu."""
+"""Bytes that a kernel takes while it runs, besides inputs and outputs: the answers of the CPU kernels themselves.
+
+With ``LTX2RT_KERNELS=reference`` nothing is asked: the answers are the arrays that MLX's own ops make on the way.
+"""
 
 from __future__ import annotations
 
-import os
 from math import prod
 
 import mlx.core as mx
@@ -10,20 +12,6 @@ import mlx.core as mx
 from ltx2rt.kernels.selection import ext, use_reference
 
 _FLOAT = 4
-# Instruction sets that multiply pairs of bfloat16, so that kernels keep such values in half the memory.
-_PAIRS = ("avx512bf16", "neonbf16")
-# quantized_linear.cpp: rows of x prepared at a time, of all threads and at least of each.
-_PREPARED_BYTES = 24 << 20
-_THREAD_PREPARED_BYTES = 3 << 20
-_DEPTH_BLOCK = 256
-_LEAST_ROWS = 16
-# rope_attention.cpp: packed keys and values, and the states of waiting queries.
-_PACKED_FLOATS = 1 << 19
-_MOST_PACKED_FLOATS = 8 << 20
-_STATE_FLOATS = 4 << 20
-_QUERY_BLOCK = 144
-# Panels, sums and states of one thread.
-_THREAD_BYTES = 256 << 10
 
 
 def _compiled() -> bool:
@@ -31,38 +19,64 @@ def _compiled() -> bool:
     return ext is not None and not use_reference()
 
 
-def _threads() -> int:
-    return int(ext.num_threads()) if ext is not None else os.cpu_count() or 1
-
-
 def _dtype(itemsize: int) -> mx.Dtype:
     return mx.bfloat16 if itemsize == 2 else mx.float32
 
 
-def _has_pairs(itemsize: int) -> bool:
-    """Whether values of this size, bfloat16 that is, are multiplied as pairs."""
-    return ext is not None and itemsize == 2 and ext.isa() in _PAIRS
+def linear_bytes(rows: int, depth: int, width: int, itemsize: int = _FLOAT) -> int:
+    """Of `quantized_linear` for x (rows, depth) and a weight (width, depth).
 
-
-def linear_bytes(rows: int, depth: int, itemsize: int = _FLOAT) -> int:
-    """Of `quantized_linear` for ``rows`` rows of x and K = ``depth``; two bytes of an item of x mean bfloat16."""
-    row = -(-depth // _DEPTH_BLOCK) * _DEPTH_BLOCK * (2 if _has_pairs(itemsize) else _FLOAT)
-    most = max(_LEAST_ROWS, max(_PREPARED_BYTES, _threads() * _THREAD_PREPARED_BYTES) // row)
-    # In even parts.
-    at_a_time = -(-rows // -(-rows // most))
-    return at_a_time * row + _threads() * _THREAD_BYTES
+    ``itemsize``: bytes of a value of x; 2 means bfloat16. The weight is taken as one that such values are multiplied
+    with as they are: any but float32 and float16 ones.
+    """
+    if not _compiled():
+        return _FLOAT * (rows * depth + depth * width + rows * width)  # x, the weight and the sums in float32
+    return int(
+        ext.quantized_linear_scratch_bytes(
+            rows,
+            depth,
+            width,
+            dtype=_dtype(itemsize),
+            weight_format="bfloat16",
+            strided_x=False,
+            threads=ext.num_threads(),
+        )
+    )
 
 
 def attention_bytes(
-    batch: int, kv_heads: int, head_size: int, queries: int, keys: int, group: int = 1, itemsize: int = _FLOAT
+    batch: int,
+    kv_heads: int,
+    head_size: int,
+    queries: int,
+    keys: int,
+    itemsize: int = _FLOAT,
+    *,
+    group: int = 1,
+    wide_norms: bool = False,
 ) -> int:
-    """Of `rope_attention`; ``group`` query heads share one of keys and values, two bytes of an item mean bfloat16."""
-    one_head = max(1, keys * head_size * (1 if _has_pairs(itemsize) else 2))
-    tasks = group * -(-queries // _QUERY_BLOCK)
-    heads = max(_PACKED_FLOATS // one_head, -(-4 * _threads() // max(1, tasks)), 1)
-    packed = min(min(heads, kv_heads) * one_head, _MOST_PACKED_FLOATS)
-    states = _STATE_FLOATS if one_head > _MOST_PACKED_FLOATS else 0
-    return (packed + states) * _FLOAT + _threads() * _THREAD_BYTES
+    """Of `rope_attention`.
+
+    ``group`` query heads share one of keys and values; two bytes of an item mean bfloat16; ``wide_norms``: q and k are
+    normalised over all heads.
+    """
+    heads = kv_heads * group
+    if not _compiled():
+        # Scores and weights, and in float32 the queries, the result, and keys and values of every query head.
+        return _FLOAT * batch * heads * (2 * queries * keys + 2 * (queries + keys) * head_size)
+    return int(
+        ext.rope_attention_scratch_bytes(
+            batch=batch,
+            queries=queries,
+            keys=keys,
+            heads=heads,
+            kv_heads=kv_heads,
+            head_size=head_size,
+            dtype=_dtype(itemsize),
+            wide_norms=wide_norms,
+            threads=ext.num_threads(),
+        )
+    )
 
 
 def convolution_bytes(
@@ -103,7 +117,7 @@ def convolution_bytes(
             stride=stride,
             dilation=dilation,
             activation=activation,
-            threads=_threads(),
+            threads=ext.num_threads(),
         )
     )
 
@@ -114,4 +128,11 @@ def snake_bytes(samples: int, channels: int, batch: int = 1) -> int:
     if not _compiled():
         # The padded samples, and at twice the rate the values, their squared sines and their padded sum.
         return _FLOAT * 8 * prod(x)
-    return int(ext.antialiased_snake_scratch_bytes(x, threads=_threads()))
+    return int(ext.antialiased_snake_scratch_bytes(x, threads=ext.num_threads()))
+
+
+def norm_bytes(rows: int, width: int) -> int:
+    """Of `modulated_norm` for x (rows, width)."""
+    if not _compiled():
+        return _FLOAT * 2 * rows * width  # x in float32, normalised
+    return int(ext.modulated_norm_scratch_bytes(rows, width, threads=ext.num_threads()))

@@ -20,9 +20,11 @@ def encoder_footprint(config: Gemma3Config, tokens: int, itemsize: int) -> Footp
     hidden = tokens * config.intermediate_size * itemsize
     mask = tokens * tokens * _FLOAT32 if tokens > config.sliding_window else 0
     heads = (2 * config.num_attention_heads + 2 * config.num_key_value_heads) * config.head_dim
+    inner, outer = config.intermediate_size, config.hidden_size
+    feed_forward = max(linear_bytes(tokens, *sizes, itemsize) for sizes in ((outer, inner), (inner, outer)))
     return largest(
         # x, normed x, the gate, its partner; or x, both, and their product.
-        Footprint(2 * unit + 2 * hidden + mask, linear_bytes(tokens, config.intermediate_size, itemsize)),
+        Footprint(2 * unit + 2 * hidden + mask, feed_forward),
         Footprint(
             2 * unit + tokens * heads * itemsize + mask,
             attention_bytes(
@@ -31,7 +33,8 @@ def encoder_footprint(config: Gemma3Config, tokens: int, itemsize: int) -> Footp
                 config.head_dim,
                 tokens,
                 tokens,
-                config.num_attention_heads // config.num_key_value_heads,
+                itemsize,
+                group=config.num_attention_heads // config.num_key_value_heads,
             ),
         ),
     )
@@ -70,17 +73,18 @@ def kept_bytes(config: FeatureExtractorConfig, tokens: int) -> int:
 def projection_footprint(config: FeatureExtractorConfig, tokens: int, rows: int) -> Footprint:
     """Of multiplying prompts of together ``tokens`` tokens with ``rows`` rows of a weight, which is not counted."""
     depth = config.encoder_width * STATES_PER_SLAB
-    sums = 3 * tokens * max(width for _, width in config.projections) * _FLOAT32
+    widest = max(width for _, width in config.projections)
+    sums = 3 * tokens * widest * _FLOAT32
     # The columns of some states are copied out, unless there are no others.
     columns = rows * depth * 2 if config.encoder_states > STATES_PER_SLAB else 0
-    return Footprint(columns + sums, linear_bytes(tokens, depth))
+    return Footprint(columns + sums, linear_bytes(tokens, depth, widest))
 
 
 def connector_footprint(config: ConnectorConfig, itemsize: int) -> Footprint:
     """Of one prompt; the context is `CONTEXT_ROWS` long whatever the prompt."""
     unit = CONTEXT_ROWS * config.width * itemsize
     rope = 3 * CONTEXT_ROWS * config.width * _FLOAT32 // 2
-    return Footprint(6 * unit + rope, linear_bytes(CONTEXT_ROWS, 4 * config.width, itemsize))
+    return Footprint(6 * unit + rope, linear_bytes(CONTEXT_ROWS, 4 * config.width, config.width, itemsize))
 
 
 def encoder_flops(config: Gemma3Config, tokens: int) -> float:
