@@ -25,17 +25,17 @@ void bind_causal_conv3d(nb::module_& m) {
          std::optional<float> pixel_norm_eps, const std::optional<mx::array>& scale,
          const std::optional<mx::array>& shift, const std::optional<std::string>& activation, float negative_slope,
          const std::optional<mx::array>& residual, const std::optional<mx::array>& halo, nb::callable reference,
-         bool use_reference, const mx::StreamOrDevice& stream) {
+         bool use_reference, bool fenced, const mx::StreamOrDevice& stream) {
         CausalConv3dOptions options{stride, dilation, padding, {}, pixel_norm_eps, parse_conv_activation(activation),
                                     negative_slope};
         for (int axis = 0; axis < 3; ++axis) options.padding_mode[axis] = parse_padding_mode(padding_mode[axis]);
         return causal_conv3d(x, weight, {bias, scale, shift, residual, halo}, options,
-                             op_context(std::move(reference), use_reference, stream));
+                             op_context(std::move(reference), use_reference, stream, fenced));
       },
       "x"_a, "weight"_a, "bias"_a.none(), nb::kw_only(), "stride"_a, "dilation"_a, "padding"_a, "padding_mode"_a,
       "pixel_norm_eps"_a.none(), "scale"_a.none(), "shift"_a.none(), "activation"_a.none(), "negative_slope"_a,
-      "residual"_a.none(), "halo"_a.none(), "reference"_a, "use_reference"_a, "stream"_a = nb::none(),
-      "See ltx2rt.kernels.causal_conv3d.");
+      "residual"_a.none(), "halo"_a.none(), "reference"_a, "use_reference"_a, "fenced"_a = false,
+      "stream"_a = nb::none(), "See ltx2rt.kernels.causal_conv3d.");
   m.def(
       "causal_conv3d_scratch_bytes",
       [](const std::vector<int>& x, const std::vector<int>& weight, mx::Dtype dtype, mx::Dtype weight_dtype,
@@ -48,8 +48,8 @@ void bind_causal_conv3d(nb::module_& m) {
       },
       "x"_a, "weight"_a, nb::kw_only(), "dtype"_a, "weight_dtype"_a, "stride"_a, "dilation"_a, "activation"_a.none(),
       "threads"_a,
-      "Bytes that the CPU kernel takes besides inputs and output, for x and weight of these shapes. The x is the one that "
-      "the weight moves over: with its halo and its padding.");
+      "Bytes that the CPU kernel takes besides inputs and output, for x and weight of these shapes. The x is the one "
+      "that the weight moves over: with its halo and its padding.");
 }
 
 }  // namespace ltx2rt

@@ -33,8 +33,8 @@ Reference python_reference(nb::callable reference) {
   };
 }
 
-OpContext op_context(nb::callable reference, bool use_reference, const mx::StreamOrDevice& stream) {
-  return {mx::to_stream(stream), python_reference(std::move(reference)), use_reference};
+OpContext op_context(nb::callable reference, bool use_reference, const mx::StreamOrDevice& stream, bool fenced) {
+  return {mx::to_stream(stream), python_reference(std::move(reference)), use_reference, fenced};
 }
 
 }  // namespace ltx2rt

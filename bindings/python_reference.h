@@ -11,7 +11,8 @@ namespace ltx2rt {
 // outlive the interpreter, in which case the function is left to the operating system.
 Reference python_reference(nanobind::callable reference);
 
-// The three arguments that every binding ends with.
-OpContext op_context(nanobind::callable reference, bool use_reference, const mx::StreamOrDevice& stream);
+// The three arguments that every binding ends with, and `fenced` of the ops that have matrix kernels.
+OpContext op_context(nanobind::callable reference, bool use_reference, const mx::StreamOrDevice& stream,
+                     bool fenced = false);
 
 }  // namespace ltx2rt

@@ -19,10 +19,10 @@ using namespace nb::literals;
 namespace ltx2rt {
 namespace {
 
-cpu::WeightFormat weight_format(const std::string& name) {
-  constexpr std::pair<const char*, cpu::WeightFormat> kFormats[] = {
-      {"float32", cpu::WeightFormat::f32}, {"float16", cpu::WeightFormat::f16}, {"bfloat16", cpu::WeightFormat::bf16},
-      {"e4m3", cpu::WeightFormat::e4m3},   {"int8", cpu::WeightFormat::int8},   {"int4", cpu::WeightFormat::int4}};
+WeightFormat weight_format(const std::string& name) {
+  constexpr std::pair<const char*, WeightFormat> kFormats[] = {
+      {"float32", WeightFormat::f32}, {"float16", WeightFormat::f16}, {"bfloat16", WeightFormat::bf16},
+      {"e4m3", WeightFormat::e4m3},   {"int8", WeightFormat::int8},   {"int4", WeightFormat::int4}};
   for (const auto& [known, format] : kFormats)
     if (name == known) return format;
   throw std::invalid_argument("weight_format must be float32, float16, bfloat16, e4m3, int8 or int4, got \"" + name +
@@ -38,13 +38,13 @@ void bind_quantized_linear(nb::module_& m) {
       [](const mx::array& x, const std::string& mode, const mx::array& values, const Optional& scale,
          const Optional& zero, int group_size, int bits, const Optional& bias, const std::string& activation,
          const Optional& residual, const Optional& gate, const Optional& gate_index, nb::callable reference,
-         bool use_reference, const mx::StreamOrDevice& stream) {
+         bool use_reference, bool fenced, const mx::StreamOrDevice& stream) {
         return quantized_linear(x, {mode, values, scale, zero, group_size, bits}, bias, activation, residual, gate,
-                                gate_index, op_context(std::move(reference), use_reference, stream));
+                                gate_index, op_context(std::move(reference), use_reference, stream, fenced));
       },
       "x"_a, nb::kw_only(), "mode"_a, "values"_a, "scale"_a.none(), "zero"_a.none(), "group_size"_a, "bits"_a,
       "bias"_a.none(), "activation"_a, "residual"_a.none(), "gate"_a.none(), "gate_index"_a.none(), "reference"_a,
-      "use_reference"_a, "stream"_a = nb::none(), "See ltx2rt.kernels.quantized_linear.");
+      "use_reference"_a, "fenced"_a = false, "stream"_a = nb::none(), "See ltx2rt.kernels.quantized_linear.");
   m.def(
       "quantized_linear_scratch_bytes",
       [](int64_t rows, int64_t depth, int64_t width, mx::Dtype dtype, const std::string& format, bool strided_x,

@@ -34,21 +34,22 @@ void bind_rope_attention(nb::module_& m) {
          const std::optional<mx::array>& q_norm, const std::optional<mx::array>& k_norm, float norm_eps,
          const Table& rope_q, const Table& rope_k, bool interleaved, const std::optional<mx::array>& bias,
          const std::optional<mx::array>& gate_logits, bool causal, float scale, nb::callable reference,
-         bool use_reference, const mx::StreamOrDevice& stream) {
+         bool use_reference, bool fenced, const mx::StreamOrDevice& stream) {
         return rope_attention(q, k, v, {q_norm, k_norm, rope_table(rope_q), rope_table(rope_k), bias, gate_logits},
                               {num_heads, num_kv_heads, norm_eps, interleaved, causal, scale},
-                              op_context(std::move(reference), use_reference, stream));
+                              op_context(std::move(reference), use_reference, stream, fenced));
       },
       "q"_a, "k"_a, "v"_a, nb::kw_only(), "num_heads"_a, "num_kv_heads"_a, "q_norm"_a.none(), "k_norm"_a.none(),
       "norm_eps"_a, "rope_q"_a.none(), "rope_k"_a.none(), "interleaved"_a, "bias"_a.none(), "gate_logits"_a.none(),
-      "causal"_a, "scale"_a, "reference"_a, "use_reference"_a, "stream"_a = nb::none(),
+      "causal"_a, "scale"_a, "reference"_a, "use_reference"_a, "fenced"_a = false, "stream"_a = nb::none(),
       "See ltx2rt.kernels.rope_attention.");
   m.def(
       "rope_attention_scratch_bytes",
       [](int64_t batch, int64_t queries, int64_t keys, int64_t heads, int64_t kv_heads, int64_t head_size,
          mx::Dtype dtype, bool wide_norms, int threads) {
         return rope_attention_scratch_bytes(
-            {batch, queries, keys, heads, kv_heads, head_size, cpu::float_type(dtype), wide_norms, wide_norms}, threads);
+            {batch, queries, keys, heads, kv_heads, head_size, cpu::float_type(dtype), wide_norms, wide_norms},
+            threads);
       },
       nb::kw_only(), "batch"_a, "queries"_a, "keys"_a, "heads"_a, "kv_heads"_a, "head_size"_a, "dtype"_a,
       "wide_norms"_a, "threads"_a,

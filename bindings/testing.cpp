@@ -35,21 +35,30 @@ namespace {
 
 namespace mx = mlx::core;
 
-// An op whose evaluation fails, as one does that is refused memory.
+// An op whose evaluation fails, as one does that is refused memory. A late failure leaves an array that counts as
+// evaluated, over memory that nobody wrote: so fail tasks that had been handed to a GPU or to MLX's threads.
 class FailingKernel : public mx::Primitive {
  public:
-  using mx::Primitive::Primitive;
-  void eval_cpu(const std::vector<mx::array>&, std::vector<mx::array>&) override { fail(); }
-  void eval_gpu(const std::vector<mx::array>&, std::vector<mx::array>&) override { fail(); }
+  FailingKernel(mx::Stream stream, bool late) : mx::Primitive(stream), late_(late) {}
+  void eval_cpu(const std::vector<mx::array>&, std::vector<mx::array>& outputs) override { fail(outputs[0]); }
+  void eval_gpu(const std::vector<mx::array>&, std::vector<mx::array>& outputs) override { fail(outputs[0]); }
   const char* name() const override { return "ltx2rt::FailingKernel"; }
   std::vector<mx::Shape> output_shapes(const std::vector<mx::array>& inputs) override { return {inputs[0].shape()}; }
 
  private:
-  [[noreturn]] static void fail() { throw std::runtime_error("[failing_kernel] fails whenever it is evaluated."); }
+  [[noreturn]] void fail(mx::array& output) const {
+    if (late_) {
+      output.set_data(mx::allocator::malloc(output.nbytes()));
+      output.set_status(mx::array::Status::available);
+    }
+    throw std::runtime_error("[failing_kernel] fails whenever it is evaluated.");
+  }
+
+  bool late_;
 };
 
-mx::array failing_kernel(const mx::array& x, const mx::StreamOrDevice& stream) {
-  return mx::array(x.shape(), x.dtype(), std::make_shared<FailingKernel>(mx::to_stream(stream)), {x});
+mx::array failing_kernel(const mx::array& x, bool late, const mx::StreamOrDevice& stream) {
+  return mx::array(x.shape(), x.dtype(), std::make_shared<FailingKernel>(mx::to_stream(stream), late), {x});
 }
 
 // How often each of n items was visited by a loop; inner > 0 nests a second loop.
@@ -161,7 +170,7 @@ cpu::KernelTables broken(cpu::KernelTables tables, const std::string& part) {
       whole.linear.finish(epilogue, sums, out, n - 1);
     };
   } else if (part == "norm") {
-    tables.norm.row = [](cpu::NormKind kind, float eps, float* x, const float* scale, const float* shift,
+    tables.norm.row = [](NormKind kind, float eps, float* x, const float* scale, const float* shift,
                          cpu::FloatType type, void* out, int64_t n) {
       whole.norm.row(kind, eps * 100, x, scale, shift, type, out, n);
     };
@@ -235,8 +244,9 @@ void bind_testing(nb::module_& m) {
   m.def("choose_isa", &choose_isa, "asked"_a, "usable"_a, "faulty"_a, "proven"_a,
         "The set chosen, and the warning, on a machine that has `usable`, of which `faulty` compute wrongly and `proven` "
         "are not checked.");
-  m.def("failing_kernel", &failing_kernel, "x"_a, nb::kw_only(), "stream"_a = nb::none(),
-        "A lazy array like x whose evaluation raises RuntimeError: for tests of what becomes of errors.");
+  m.def("failing_kernel", &failing_kernel, "x"_a, nb::kw_only(), "late"_a = false, "stream"_a = nb::none(),
+        "A lazy array like x whose evaluation raises RuntimeError: for tests of what becomes of errors. With late it "
+        "raises once, and then counts as evaluated, as arrays do whose work fails after it was handed on.");
   m.def("count_visits", &count_visits, "n"_a, "grain"_a, "inner"_a = 0,
         nb::call_guard<nb::gil_scoped_release>(), "Visits per item of a parallel loop.");
   m.def("count_threads", &count_threads, "n"_a, nb::call_guard<nb::gil_scoped_release>(),

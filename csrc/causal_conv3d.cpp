@@ -27,25 +27,26 @@ std::optional<mx::Shape> shape_of(const std::optional<mx::array>& a) {
 
 }  // namespace
 
-cpu::PadMode parse_padding_mode(const std::string& name) {
-  if (name == "zeros") return cpu::PadMode::zeros;
-  if (name == "edge") return cpu::PadMode::edge;
+PadMode parse_padding_mode(const std::string& name) {
+  if (name == "zeros") return PadMode::zeros;
+  if (name == "edge") return PadMode::edge;
   require(name == "reflect", kOp, "padding_mode must be \"zeros\", \"edge\" or \"reflect\" but is \"", name, "\".");
-  return cpu::PadMode::reflect;
+  return PadMode::reflect;
 }
 
-cpu::ConvActivation parse_conv_activation(const std::optional<std::string>& name) {
-  if (!name) return cpu::ConvActivation::none;
-  if (*name == "silu") return cpu::ConvActivation::silu;
+ConvActivation parse_conv_activation(const std::optional<std::string>& name) {
+  if (!name) return ConvActivation::none;
+  if (*name == "silu") return ConvActivation::silu;
   require(*name == "leaky_relu", kOp, "activation must be None, \"silu\" or \"leaky_relu\" but is \"", *name, "\".");
-  return cpu::ConvActivation::leaky_relu;
+  return ConvActivation::leaky_relu;
 }
 
 mx::Shape causal_conv3d_shape(const CausalConv3dShapes& shapes, const CausalConv3dOptions& options) {
   const auto &x = shapes.x, &weight = shapes.weight;
   require(x.size() == 5, kOp, "x must have shape (B,F,H,W,C) but has ", x, ".");
-  require(weight.size() == 5 && weight[4] == x[4] && std::all_of(weight.begin(), weight.end(), [](int n) { return n > 0; }),
-          kOp, "weight must have shape (O,kt,kh,kw,", x[4], ") and values but has ", weight, ".");
+  const bool filled = std::all_of(weight.begin(), weight.end(), [](int n) { return n > 0; });
+  require(weight.size() == 5 && weight[4] == x[4] && filled, kOp, "weight must have shape (O,kt,kh,kw,", x[4],
+          ") and values but has ", weight, ".");
   if (shapes.bias) require_shape(*shapes.bias, {weight[0]}, kOp, "bias");
   if (shapes.scale) require_shape(*shapes.scale, {x[0], x[4]}, kOp, "scale");
   if (shapes.shift) require_shape(*shapes.shift, {x[0], x[4]}, kOp, "shift");
@@ -69,7 +70,7 @@ mx::Shape causal_conv3d_shape(const CausalConv3dShapes& shapes, const CausalConv
     require(before >= 0 && after >= 0, kOp, "padding must not be negative but is (", before, ",", after, ") along ",
             kAxes[axis], ".");
     require(size >= 1, kOp, "x must not be empty along ", kAxes[axis], " but has shape ", x, ".");
-    require(options.padding_mode[axis] != cpu::PadMode::reflect || std::max(before, after) < size, kOp,
+    require(options.padding_mode[axis] != PadMode::reflect || std::max(before, after) < size, kOp,
             "reflect padding must be less than the size ", size, " along ", kAxes[axis], " but is (", before, ",",
             after, ").");
     const int64_t outputs = out_size(options, axis, size, weight[axis + 1]);

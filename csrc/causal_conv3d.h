@@ -7,8 +7,8 @@
 #include <utility>
 #include <vector>
 
-#include "csrc/cpu/causal_conv3d_kernel.h"
 #include "csrc/fallback_primitive.h"
+#include "csrc/op_types.h"
 
 namespace ltx2rt {
 
@@ -17,9 +17,9 @@ struct CausalConv3dOptions {
   std::array<int, 3> stride;
   std::array<int, 3> dilation;
   std::array<std::pair<int, int>, 3> padding;  // before, after
-  std::array<cpu::PadMode, 3> padding_mode;
+  std::array<PadMode, 3> padding_mode;
   std::optional<float> pixel_norm_eps;
-  cpu::ConvActivation activation;
+  ConvActivation activation;
   float negative_slope;
 
   bool operator==(const CausalConv3dOptions&) const = default;
@@ -50,8 +50,8 @@ int64_t causal_conv3d_scratch_bytes(const CausalConv3dShapes& shapes, const Caus
                                     mx::Dtype dtype, mx::Dtype weight_dtype, int threads);
 
 // Names as the Python arguments have them; throw std::invalid_argument for others.
-cpu::PadMode parse_padding_mode(const std::string& name);
-cpu::ConvActivation parse_conv_activation(const std::optional<std::string>& name);
+PadMode parse_padding_mode(const std::string& name);
+ConvActivation parse_conv_activation(const std::optional<std::string>& name);
 
 // y   = activation(pixel_norm(concat(halo, x)) * (1 + scale) + shift)
 // out = residual + bias + correlate(pad(y), weight)
@@ -66,13 +66,13 @@ cpu::ConvActivation parse_conv_activation(const std::optional<std::string>& name
 // pixel_norm(x) = x / sqrt(mean over C of x^2 + eps), only with pixel_norm_eps. Padding: zeros, edge (repeat the
 // border) or reflect (mirror without the border; less than the size). The prologue and all sums are float32, and the
 // result is rounded once, on store. With x and weight both bfloat16 the results of the prologue are rounded to bfloat16
-// where the processor multiplies pairs of it and C is even. With 16-bit x, 3 x 3 taps of stride and dilation 1 over height
-// and width, C a multiple of 32, O >= 16 and frames of at least 4 x 4 outputs the sums are taken in the Winograd form
-// (csrc/cpu/conv_winograd_kernel.h), whose transformed inputs and weights are what is rounded. The bits of a frame
+// where the processor multiplies pairs of it and C is even. With 16-bit x, 3 x 3 taps of stride and dilation 1 over
+// height and width, C a multiple of 32, O >= 16 and frames of at least 4 x 4 outputs the sums are taken in the Winograd form
+// (csrc/cpu/conv_winograd_kernels.h), whose transformed inputs and weights are what is rounded. The bits of a frame
 // depend neither on the number of frames nor on tiles or threads. Indices are 64-bit.
 // Memory besides inputs and output: causal_conv3d_scratch_bytes. Packed weights, at most 16 MB or one panel of output
-// channels, transformed inputs, at most 12 MB or, with more than 8 threads, 1.5 MB for each, and for each thread the inputs
-// of a tile, at most 2 MB unless few outputs need more.
+// channels, transformed inputs, at most 12 MB or, with more than 8 threads, 1.5 MB for each, and for each thread the
+// inputs of a tile, at most 2 MB unless few outputs need more.
 mx::array causal_conv3d(const mx::array& x, const mx::array& weight, const CausalConv3dExtras& extras,
                         const CausalConv3dOptions& options, const OpContext& context);
 

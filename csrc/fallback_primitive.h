@@ -20,6 +20,7 @@ struct OpContext {
   mx::Stream stream;
   Reference reference;
   bool use_reference;  // return the reference graph, after the same checks, instead of the kernel
+  bool fenced = false;  // on a GPU: the variant of the matrix kernels with scheduling fences; the bits are the same
 };
 
 class FallbackPrimitive : public mx::Primitive {
@@ -37,8 +38,15 @@ class FallbackPrimitive : public mx::Primitive {
   // builds the reference graph.
   void eval_gpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override;
 
+  // Whether eval_gpu launches the matrix kernels with scheduling fences (csrc/metal/fragments.h); before evaluation.
+  void set_fenced(bool fenced) { fenced_ = fenced; }
+
+ protected:
+  bool fenced() const { return fenced_; }
+
  private:
   Reference reference_;
+  bool fenced_ = false;
 };
 
 // True when the op must be the reference graph: asked for, or a GPU stream for which there is no kernel. has_shader: the
@@ -61,10 +69,9 @@ mx::array lazy_or_reference(const OpContext& context, bool has_shader, mx::Shape
     return context.reference(inputs).at(0);
   }
   check_cpu_settings();
-  return mx::array(
-      std::move(shape), dtype,
-      std::make_shared<P>(context.stream, context.reference, std::forward<Arguments>(arguments)...),
-      std::move(inputs));
+  auto primitive = std::make_shared<P>(context.stream, context.reference, std::forward<Arguments>(arguments)...);
+  primitive->set_fenced(context.fenced);
+  return mx::array(std::move(shape), dtype, std::move(primitive), std::move(inputs));
 }
 
 }  // namespace ltx2rt

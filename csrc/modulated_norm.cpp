@@ -10,11 +10,11 @@ namespace {
 
 constexpr auto kOp = "modulated_norm";
 
-cpu::NormKind parse_norm(const std::string& norm) {
-  if (norm == "rms") return cpu::NormKind::rms;
-  if (norm == "layer") return cpu::NormKind::layer;
+NormKind parse_norm(const std::string& norm) {
+  if (norm == "rms") return NormKind::rms;
+  if (norm == "layer") return NormKind::layer;
   require(norm == "none", kOp, "norm must be \"rms\", \"layer\" or \"none\" but is \"", norm, "\".");
-  return cpu::NormKind::none;
+  return NormKind::none;
 }
 
 // Inputs of the op, null where absent.

@@ -4,8 +4,8 @@
 #include <optional>
 #include <string>
 
-#include "csrc/cpu/modulated_norm_kernels.h"
 #include "csrc/fallback_primitive.h"
+#include "csrc/op_types.h"
 
 namespace ltx2rt {
 
@@ -27,7 +27,7 @@ int64_t modulated_norm_scratch_bytes(int64_t rows, int64_t width, int threads);
 class ModulatedNorm : public FallbackPrimitive {
  public:
   struct Parameters {
-    cpu::NormKind norm;
+    NormKind norm;
     float eps;
     bool has_scale;
     bool has_shift;

@@ -9,29 +9,29 @@ namespace {
 
 constexpr auto kOp = "quantized_linear";
 
-cpu::Activation parse_activation(const std::string& activation) {
-  if (activation == "gelu_tanh") return cpu::Activation::gelu_tanh;
-  if (activation == "silu") return cpu::Activation::silu;
+Activation parse_activation(const std::string& activation) {
+  if (activation == "gelu_tanh") return Activation::gelu_tanh;
+  if (activation == "silu") return Activation::silu;
   require(activation == "none", kOp, "activation must be \"none\", \"gelu_tanh\" or \"silu\" but is \"", activation,
           "\".");
-  return cpu::Activation::none;
+  return Activation::none;
 }
 
 // The format of a weight of these values.
-cpu::WeightFormat weight_format(const std::string& mode, mx::Dtype values, int bits) {
+WeightFormat weight_format(const std::string& mode, mx::Dtype values, int bits) {
   if (mode == "dense") {
     require(is_kernel_float(values), kOp, "weight.values must be float32, float16 or bfloat16 but is ", values, ".");
-    if (values == mx::float32) return cpu::WeightFormat::f32;
-    return values == mx::float16 ? cpu::WeightFormat::f16 : cpu::WeightFormat::bf16;
+    if (values == mx::float32) return WeightFormat::f32;
+    return values == mx::float16 ? WeightFormat::f16 : WeightFormat::bf16;
   }
   if (mode == "e4m3") {
     require(values == mx::uint8, kOp, "weight.values must be uint8 in mode \"e4m3\" but is ", values, ".");
-    return cpu::WeightFormat::e4m3;
+    return WeightFormat::e4m3;
   }
   require(mode == "affine", kOp, "weight.mode must be \"dense\", \"e4m3\" or \"affine\" but is \"", mode, "\".");
   require(values == mx::uint32, kOp, "weight.values must be uint32 in mode \"affine\" but is ", values, ".");
   require(bits == 4 || bits == 8, kOp, "weight.bits must be 4 or 8 but is ", bits, ".");
-  return bits == 8 ? cpu::WeightFormat::int8 : cpu::WeightFormat::int4;
+  return bits == 8 ? WeightFormat::int8 : WeightFormat::int4;
 }
 
 // Checks the parts of a weight beside its values, except for their shapes.
@@ -69,15 +69,15 @@ struct Operands {
 };
 
 // Gives the shape of the output.
-mx::Shape check_shapes(const Operands& o, cpu::WeightFormat format, int group_size) {
+mx::Shape check_shapes(const Operands& o, WeightFormat format, int group_size) {
   require(o.x->ndim() >= 1, kOp, "x must have at least one axis but is a scalar.");
   const int64_t depth = o.x->shape(-1);
   require(o.values->ndim() == 2, kOp, "weight.values must have two axes but has shape ", o.values->shape(), ".");
   require(o.values->shape(0) >= 1 && o.values->shape(1) >= 1, kOp, "weight.values must not be empty but has shape ",
           o.values->shape(), ".");
   const auto width = o.values->shape(0);
-  const bool affine = format == cpu::WeightFormat::int8 || format == cpu::WeightFormat::int4;
-  const int values_per_word = format == cpu::WeightFormat::int8 ? 4 : 8;
+  const bool affine = format == WeightFormat::int8 || format == WeightFormat::int4;
+  const int values_per_word = format == WeightFormat::int8 ? 4 : 8;
   const int64_t columns = int64_t{o.values->shape(1)} * (affine ? values_per_word : 1);
   require(columns == depth, kOp, "x must end in K = ", columns, ", the width of the weight, but ends in ", depth, ".");
   if (affine) {

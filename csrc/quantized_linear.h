@@ -4,8 +4,9 @@
 #include <optional>
 #include <string>
 
-#include "csrc/cpu/linear_kernels.h"
+#include "csrc/cpu/float_type.h"
 #include "csrc/fallback_primitive.h"
+#include "csrc/op_types.h"
 
 namespace ltx2rt {
 
@@ -40,15 +41,15 @@ mx::array quantized_linear(const mx::array& x, const LinearWeight& weight, const
 // Bytes that the CPU kernel takes besides inputs and output, for `rows` rows of x of width `depth`, all of whose values
 // are neighbours unless strided_x.
 int64_t quantized_linear_scratch_bytes(int64_t rows, int64_t depth, int64_t width, cpu::FloatType x_type,
-                                       cpu::WeightFormat format, bool strided_x, int threads);
+                                       WeightFormat format, bool strided_x, int threads);
 
 // Inputs: x, values, then those of scale, zero, bias, residual, gate and gate_index that are present.
 class QuantizedLinear : public FallbackPrimitive {
  public:
   struct Parameters {
-    cpu::WeightFormat format;
+    WeightFormat format;
     int group_size;
-    cpu::Activation activation;
+    Activation activation;
     bool has_scale;
     bool has_zero;
     bool has_bias;

@@ -11,6 +11,8 @@ from pathlib import Path
 LITERAL_BYTES = 16000
 _INCLUDE = re.compile(r'[ \t]*#[ \t]*include[ \t]*"([^"]+)"[ \t]*(//.*)?')
 _ONCE = re.compile(r"[ \t]*#[ \t]*pragma[ \t]+once[ \t]*(//.*)?")
+# A kernel that a shader instantiates (csrc/metal/elements.h).
+_KERNEL = re.compile(r"LTX2RT_KERNEL\((\w+), .+\)")
 
 
 class EmbedError(Exception):
@@ -51,6 +53,27 @@ def _lines(path: Path, root: Path, done: set[Path]) -> list[str]:
     return lines[:-1] if lines and not lines[-1] else lines
 
 
+def split_kernels(text: str) -> tuple[str, dict[str, str]]:
+    """A shader's text without the lines that instantiate kernels, and these lines by the kernels' names.
+
+    Raises:
+        EmbedError: for an instantiation that is not one line, or a name that occurs twice.
+    """
+    body: list[str] = []
+    kernels: dict[str, str] = {}
+    for line in text.splitlines(keepends=True):
+        found = _KERNEL.fullmatch(line.rstrip("\n"))
+        if found is None:
+            if line.lstrip().startswith("LTX2RT_KERNEL"):
+                raise EmbedError(f"{line.strip()}: LTX2RT_KERNEL(name, function) has to be a line of its own.")
+            body.append(line)
+        elif found[1] in kernels:
+            raise EmbedError(f"{line.strip()}: there is a kernel of this name already.")
+        else:
+            kernels[found[1]] = line
+    return "".join(body), kernels
+
+
 def literals(text: str) -> str:
     """C++ string literals that together are ``text``, one per line of output, each of at most LITERAL_BYTES."""
     pieces, start = [], 0
@@ -77,15 +100,29 @@ def generate(shaders: Sequence[Path], root: Path) -> str:
         "namespace ltx2rt::metal {",
         "namespace {",
     ]
-    names = [shader.stem for shader in shaders]
-    for name, shader in zip(names, shaders, strict=True):
-        parts += ["", f"constexpr std::string_view k_{name} =", literals(inline_headers(shader, root)) + ";"]
-    parts += ["", "}  // namespace", "", "std::vector<std::string_view> shader_names() {"]
-    parts += ["  return {" + ", ".join(f'"{name}"' for name in names) + "};", "}"]
-    parts += ["", "std::string_view shader_source(std::string_view name) {"]
-    parts += [f'  if (name == "{name}") return k_{name};' for name in names]
-    parts += ['  throw std::invalid_argument("no shader is named " + std::string(name) + ".");', "}"]
-    parts += ["", "}  // namespace ltx2rt::metal", ""]
+    parts += ["", "struct Kernel {", "  std::string_view shader, name, line;", "};"]
+    bodies: dict[str, str] = {}
+    table: list[str] = []
+    for shader in shaders:
+        bodies[shader.stem], kernels = split_kernels(inline_headers(shader, root))
+        table += [f'    {{"{shader.stem}", "{name}", {literals(line)}}},' for name, line in kernels.items()]
+    parts += ["", "constexpr Kernel kKernels[] = {", *table, "};"]
+    for name, body in bodies.items():
+        parts += ["", f"constexpr std::string_view k_{name} =", literals(body) + ";"]
+    parts += ["", "std::string_view body_of(std::string_view shader) {"]
+    parts += [f'  if (shader == "{name}") return k_{name};' for name in bodies]
+    parts += ["  return {};", "}", "", "}  // namespace", ""]
+    parts += [
+        "std::string shader_source(std::string_view shader, std::string_view kernel) {",
+        "  for (const auto& [owner, name, line] : kKernels) {",
+        "    if (owner == shader && name == kernel) return std::string(body_of(shader)) + std::string(line);",
+        "  }",
+        '  throw std::invalid_argument("the shader " + std::string(shader) + " has no kernel " + std::string(kernel));',
+        "}",
+        "",
+        "}  // namespace ltx2rt::metal",
+        "",
+    ]
     return "\n".join(parts)
 
 

@@ -1,5 +1,5 @@
 // Convolution inner loops: packing of weights and of the inputs under a tile, the products, the epilogue.
-#include "csrc/cpu/causal_conv3d_kernel.h"
+#include "csrc/cpu/causal_conv3d_kernels.h"
 #include "csrc/cpu/conv_lines.h"
 #include "csrc/cpu/fma_tile.h"
 

@@ -1,6 +1,6 @@
 // Inner loops of the Winograd form: the transforms of weights, inputs and sums, and the products between them.
 #include "csrc/cpu/conv_lines.h"
-#include "csrc/cpu/conv_winograd_kernel.h"
+#include "csrc/cpu/conv_winograd_kernels.h"
 #include "csrc/cpu/fma_tile.h"
 
 namespace ltx2rt::cpu::LTX2RT_ISA {

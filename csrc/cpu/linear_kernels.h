@@ -3,11 +3,9 @@
 
 #include "csrc/cpu/float_type.h"
 #include "csrc/cpu/isa.h"
+#include "csrc/op_types.h"
 
 namespace ltx2rt::cpu {
-
-enum class WeightFormat : uint8_t { f32, f16, bf16, e4m3, int8, int4 };
-enum class Activation : uint8_t { none, gelu_tanh, silu };
 
 // Products are summed over blocks of this many k. Within a block each sum is one chain of fused multiply-adds in the
 // order of k; the sums of the blocks are added in order. So a row's bits depend neither on the other rows nor on how

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "csrc/cpu/dispatch.h"
+#include "csrc/cpu/modulated_norm_kernels.h"
 #include "csrc/cpu/rows.h"
 #include "csrc/cpu/thread_pool.h"
 

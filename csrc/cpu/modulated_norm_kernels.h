@@ -3,10 +3,9 @@
 
 #include "csrc/cpu/float_type.h"
 #include "csrc/cpu/isa.h"
+#include "csrc/op_types.h"
 
 namespace ltx2rt::cpu {
-
-enum class NormKind : uint8_t { rms, layer, none };
 
 struct NormKernels {
   // Widens n contiguous values.

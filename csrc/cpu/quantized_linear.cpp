@@ -4,6 +4,8 @@
 #include <algorithm>
 
 #include "csrc/cpu/dispatch.h"
+#include "csrc/cpu/aligned_floats.h"
+#include "csrc/cpu/linear_kernels.h"
 #include "csrc/cpu/rows.h"
 #include "csrc/cpu/thread_pool.h"
 
@@ -29,9 +31,9 @@ int64_t even_part(int64_t n, int64_t most, int64_t group) {
   return blocks(blocks(n, blocks(n, most)), group) * group;
 }
 
-const cpu::LinearLoops& loops_for(cpu::WeightFormat format, cpu::FloatType x_type) {
+const cpu::LinearLoops& loops_for(WeightFormat format, cpu::FloatType x_type) {
   const auto& kernels = cpu::linear_kernels();
-  const bool wide = format == cpu::WeightFormat::f32 || format == cpu::WeightFormat::f16;
+  const bool wide = format == WeightFormat::f32 || format == WeightFormat::f16;
   return kernels.has_pairs && !wide && x_type == cpu::FloatType::bf16 ? kernels.pairs : kernels.values;
 }
 
@@ -66,7 +68,7 @@ struct Cut {
 
 // How the rows are cut into chunks, and where the scratch of one chunk and of each thread lies.
 struct Plan {
-  Plan(int64_t rows, int64_t depth, int64_t width, cpu::FloatType x_type, cpu::WeightFormat format, bool strided_x,
+  Plan(int64_t rows, int64_t depth, int64_t width, cpu::FloatType x_type, WeightFormat format, bool strided_x,
        int most_threads)
       : threads(most_threads) {
     const auto& kernels = cpu::linear_kernels();
@@ -104,7 +106,7 @@ struct Product {
   cpu::FloatType x_type;
   int64_t rows, depth, width;
   const float* e4m3_scale = nullptr;
-  cpu::Activation activation = cpu::Activation::none;
+  Activation activation = Activation::none;
   const char* bias = nullptr;
   cpu::FloatType bias_type = cpu::FloatType::f32;
   std::optional<cpu::Rows> residual = std::nullopt;
@@ -234,7 +236,7 @@ void Product::run(const Plan& plan, const cpu::Scratch& scratch) const {
 }  // namespace
 
 int64_t quantized_linear_scratch_bytes(int64_t rows, int64_t depth, int64_t width, cpu::FloatType x_type,
-                                       cpu::WeightFormat format, bool strided_x, int threads) {
+                                       WeightFormat format, bool strided_x, int threads) {
   return rows == 0 ? 0 : Plan(rows, depth, width, x_type, format, strided_x, threads).layout.bytes();
 }
 
@@ -256,7 +258,7 @@ void QuantizedLinear::eval_cpu(const std::vector<mx::array>& inputs, std::vector
   cpu::Evaluation evaluation(*this, inputs, outputs, residual);
   if (evaluation.empty()) return;
 
-  const bool affine = p.format == cpu::WeightFormat::int8 || p.format == cpu::WeightFormat::int4;
+  const bool affine = p.format == WeightFormat::int8 || p.format == WeightFormat::int4;
   Product product{.weight = {.format = p.format,
                              .values = values.data<char>(),
                              .row_bytes = static_cast<int64_t>(values.shape(1) * values.itemsize()),
@@ -272,7 +274,7 @@ void QuantizedLinear::eval_cpu(const std::vector<mx::array>& inputs, std::vector
                   .depth = x.shape(-1),
                   .width = values.shape(0),
                   .activation = p.activation};
-  if (p.format == cpu::WeightFormat::e4m3) product.e4m3_scale = scale->data<float>();
+  if (p.format == WeightFormat::e4m3) product.e4m3_scale = scale->data<float>();
   if (bias != nullptr) {
     product.bias = bias->data<char>();
     product.bias_type = cpu::float_type(bias->dtype());

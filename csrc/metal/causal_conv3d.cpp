@@ -10,11 +10,6 @@ namespace {
 
 using metal::Launch;
 
-static_assert(static_cast<int>(cpu::PadMode::edge) == metal_shared::kPadEdge &&
-              static_cast<int>(cpu::PadMode::reflect) == metal_shared::kPadReflect);
-static_assert(static_cast<int>(cpu::ConvActivation::silu) == metal_shared::kConvSilu &&
-              static_cast<int>(cpu::ConvActivation::leaky_relu) == metal_shared::kConvLeakyRelu);
-
 // A channels-last volume whose channels are neighbours; copied if they are not.
 mx::array with_near_channels(Launch& launch, const mx::array& a) {
   return a.shape(4) == 1 || a.strides(4) == 1 ? a : launch.copy(a);
@@ -33,7 +28,7 @@ void set_strides(metal_shared::int64 (&to)[4], const mx::array* a) {
 
 // Reciprocal norms of the voxels of x, into the frames from first_frame on of `scales` (batch, frames, rows, columns).
 void add_row_scales(Launch& launch, const mx::array& x, int first_frame, float eps, bool aligned, mx::array& scales) {
-  launch.use("causal_conv3d", "causal_conv3d_row_scale_" + metal::type_name(x.dtype()),
+  launch.use("causal_conv3d_row_scale", "causal_conv3d_row_scale_" + metal::type_name(x.dtype()),
              {{metal_shared::kConvAlignedId, aligned}});
   auto& encoder = launch.encoder();
   metal_shared::ConvRowScaleParams params{};
@@ -120,13 +115,18 @@ void CausalConv3d::eval_gpu(const std::vector<mx::array>& inputs, std::vector<mx
     add_row_scales(launch, x, params.halo_frames, *options_.pixel_norm_eps, aligned, *scales);
   }
 
+  // How an axis that is not padded would be padded is no reason for another pipeline.
+  const auto padding_mode = [&](int axis) {
+    const auto [before, after] = options_.padding[axis];
+    return static_cast<int32_t>(before || after ? options_.padding_mode[axis] : PadMode::zeros);
+  };
   const int columns = metal_plan::conv_columns(params.out_channels);
   launch.use("causal_conv3d",
              "causal_conv3d_" + metal::type_name(x.dtype()) + "_" + std::to_string(+metal_shared::kConvTile) + "x" +
                  std::to_string(columns),
-             {{metal_shared::kConvPaddingFramesId, static_cast<int32_t>(options_.padding_mode[0])},
-              {metal_shared::kConvPaddingRowsId, static_cast<int32_t>(options_.padding_mode[1])},
-              {metal_shared::kConvPaddingColumnsId, static_cast<int32_t>(options_.padding_mode[2])},
+             {{metal_shared::kConvPaddingFramesId, padding_mode(0)},
+              {metal_shared::kConvPaddingRowsId, padding_mode(1)},
+              {metal_shared::kConvPaddingColumnsId, padding_mode(2)},
               {metal_shared::kConvHasNormId, scales.has_value()},
               {metal_shared::kConvScaleId, metal::element_type(scale)},
               {metal_shared::kConvShiftId, metal::element_type(shift)},
@@ -136,7 +136,8 @@ void CausalConv3d::eval_gpu(const std::vector<mx::array>& inputs, std::vector<mx
               {metal_shared::kConvHasResidualId, residual.has_value()},
               {metal_shared::kConvHasHaloId, halo.has_value()},
               {metal_shared::kConvAlignedId, aligned},
-              {metal_shared::kConvAlignedOutId, aligned_out}});
+              {metal_shared::kConvAlignedOutId, aligned_out},
+              {metal_shared::kConvFencedId, fenced()}});
   auto& encoder = launch.encoder();
   encoder.set_input_array(x, 0);
   encoder.set_input_array(weight, 1);

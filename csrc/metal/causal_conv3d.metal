@@ -1,5 +1,6 @@
-// out = residual + bias + correlate(pad(activation(pixel_norm(x) * (1 + scale) + shift)), weight), channels last. The inputs
-// under a tile of outputs are staged once per slab of channels and serve all taps; padding is an index, not a copy.
+// out = residual + bias + correlate(pad(activation(pixel_norm(x) * (1 + scale) + shift)), weight), channels last. The
+// inputs under a tile of outputs are staged once per slab of channels and serve all taps; padding is an index, not a
+// copy.
 #include <metal_stdlib>
 
 #include "csrc/metal/causal_conv3d_params.h"
@@ -10,7 +11,7 @@ using namespace metal;
 using namespace ltx2rt;
 using namespace ltx2rt::metal_shared;
 
-constant int padding_frames [[function_constant(0)]];  // ConvPadding
+constant int padding_frames [[function_constant(0)]];  // PadMode
 constant int padding_rows [[function_constant(1)]];
 constant int padding_columns [[function_constant(2)]];
 constant bool has_norm [[function_constant(3)]];
@@ -23,34 +24,13 @@ constant bool has_residual [[function_constant(9)]];
 constant bool has_halo [[function_constant(10)]];
 constant bool aligned [[function_constant(11)]];      // channels and the strides of x and halo are multiples of 4
 constant bool aligned_out [[function_constant(12)]];  // out_channels and the strides of the residual are multiples of 4
-
-// 1 / sqrt(mean over channels of x^2 + eps) of each voxel, into (batch, total_frames, rows, columns). One simdgroup each.
-template <typename T>
-[[kernel, max_total_threads_per_threadgroup(32 * kConvRowScaleSimdgroups)]] void causal_conv3d_row_scale(
-    const device T* x [[buffer(0)]], device float* out [[buffer(1)]], constant ConvRowScaleParams& params [[buffer(2)]],
-    uint2 group [[threadgroup_position_in_grid]], uint lane [[thread_index_in_simdgroup]],
-    uint simdgroup [[simdgroup_index_in_threadgroup]]) {
-  const int voxels = params.size[0] * params.size[1] * params.size[2];
-  const int voxel = (params.first_group + group.x) * kConvRowScaleSimdgroups + simdgroup, batch = group.y;
-  if (voxel >= voxels) return;
-  const int column = voxel % params.size[2], line = voxel / params.size[2];
-  const int row = line % params.size[1], frame = line / params.size[1];
-  x += batch * params.strides[0] + frame * params.strides[1] + row * params.strides[2] + column * params.strides[3];
-  float sum = 0.0f;
-  for (int c = 4 * int(lane); c < params.channels; c += 4 * 32) {
-    const float4 v = read_up_to_four<T>(x, c, params.channels - c, aligned);
-    sum += dot(v, v);
-  }
-  sum = simd_sum(sum);
-  const int64 at = (int64(batch) * params.total_frames + params.first_frame) * params.size[1] * params.size[2] + voxel;
-  if (lane == 0) out[at] = precise::rsqrt(sum / float(params.channels) + params.eps);
-}
+constant bool fenced [[function_constant(13)]];
 
 // Where a padded position reads from, or -1 for a zero. Positions that no output needs give some valid place or -1.
 METAL_FUNC int source_of(int position, int size, int padding) {
   if (position >= 0 && position < size) return position;
-  if (padding == kPadEdge) return clamp(position, 0, size - 1);
-  if (padding == kPadReflect) {
+  if (PadMode(padding) == PadMode::edge) return clamp(position, 0, size - 1);
+  if (PadMode(padding) == PadMode::reflect) {
     const int mirrored = position < 0 ? -position : 2 * (size - 1) - position;
     return mirrored >= 0 && mirrored < size ? mirrored : -1;
   }
@@ -69,10 +49,10 @@ METAL_FUNC float4 prepared(float4 v, int64 voxel, int64 channel, int count, cons
   if (has_norm) v *= prologue.row_scale[voxel];
   if (scale_type != kAbsent) v *= 1.0f + read_up_to_four_of(prologue.scale, scale_type, channel, count, aligned);
   if (shift_type != kAbsent) v += read_up_to_four_of(prologue.shift, shift_type, channel, count, aligned);
-  if (activation == kConvSilu) {
+  if (ConvActivation(activation) == ConvActivation::silu) {
     LTX2RT_UNROLL
     for (int j = 0; j < 4; j++) v[j] = v[j] / (1.0f + fast::exp(-v[j]));
-  } else if (activation == kConvLeakyRelu) {
+  } else if (ConvActivation(activation) == ConvActivation::leaky_relu) {
     LTX2RT_UNROLL
     for (int j = 0; j < 4; j++) v[j] = v[j] >= 0.0f ? v[j] : params.negative_slope * v[j];
   }
@@ -81,8 +61,8 @@ METAL_FUNC float4 prepared(float4 v, int64 voxel, int64 channel, int count, cons
   return v;
 }
 
-// x, halo, residual, out: T; weight (O, taps, C): weight_type; row_scale: of causal_conv3d_row_scale; scale, shift (B, C).
-// kDown x kAcross simdgroups of 32 outputs x 32 channels. Grid: (ceil(O / (32 * kAcross)), tiles, batch) or a
+// x, halo, residual, out: T; weight (O, taps, C): weight_type; row_scale: of causal_conv3d_row_scale; scale, shift:
+// (B, C). kDown x kAcross simdgroups of 32 outputs x 32 channels. Grid: (ceil(O / (32 * kAcross)), tiles, batch) or a
 // slice of it.
 template <typename T, int kDown, int kAcross>
 [[kernel, max_total_threads_per_threadgroup(32 * kDown * kAcross)]] void causal_conv3d(
@@ -149,7 +129,8 @@ template <typename T, int kDown, int kAcross>
         float4 v = float4(0.0f);
         const int count = channels - c;
         if (count > 0 && frame < needed[0] && row < needed[1] && column < needed[2]) {
-          const int f = source_of(origin[0] + frame * params.region_step[0] + tap_frame, params.in_size[0], padding_frames);
+          const int f = source_of(origin[0] + frame * params.region_step[0] + tap_frame, params.in_size[0],
+                                  padding_frames);
           const int r = source_of(origin[1] + row * params.region_step[1] + tap_row, params.in_size[1], padding_rows);
           const int w = source_of(origin[2] + column * params.region_step[2] + tap_column, params.in_size[2],
                                   padding_columns);
@@ -204,13 +185,16 @@ template <typename T, int kDown, int kAcross>
           for (int j = 0; j < 4; j++) {
             const threadgroup T* column =
                 weights + (tap * kColumns + tile_column + column_in_block(j, at.column)) * kPitch;
+            fence(fenced);
             const RightFragments<T, kFragments> w = load_right<T, kFragments>(column, column + kPitch, at);
+            fence(fenced);
             LTX2RT_UNROLL
             for (int f = 0; f < kFragments; f++) {
-              const simdgroup_float8x8 right = w.fragment(f);
+              simdgroup_float8x8 right = w.fragment(f);
               LTX2RT_UNROLL
               for (int i = 0; i < 4; i++) {
-                simdgroup_multiply_accumulate(sums[i][j], inputs[i].fragment(f), right, sums[i][j]);
+                simdgroup_float8x8 left = inputs[i].fragment(f);
+                simdgroup_multiply_accumulate(sums[i][j], left, right, sums[i][j]);
               }
             }
           }
@@ -246,13 +230,9 @@ template <typename T, int kDown, int kAcross>
   }
 }
 
-#define LTX2RT_CONV(name, T, down, across) \
-  template [[host_name(#name)]] [[kernel]] decltype(causal_conv3d<T, down, across>) causal_conv3d<T, down, across>;
-#define LTX2RT_TYPE(t, T)                            \
-  LTX2RT_CONV(causal_conv3d_##t##_128x64, T, 4, 2)   \
-  LTX2RT_CONV(causal_conv3d_##t##_128x32, T, 4, 1)   \
-  template [[host_name("causal_conv3d_row_scale_" #t)]] [[kernel]] \
-  decltype(causal_conv3d_row_scale<T>) causal_conv3d_row_scale<T>;
-LTX2RT_TYPE(float32, float)
-LTX2RT_TYPE(float16, half)
-LTX2RT_TYPE(bfloat16, bfloat)
+LTX2RT_KERNEL(causal_conv3d_float32_128x64, causal_conv3d<float, 4, 2>)
+LTX2RT_KERNEL(causal_conv3d_float32_128x32, causal_conv3d<float, 4, 1>)
+LTX2RT_KERNEL(causal_conv3d_float16_128x64, causal_conv3d<half, 4, 2>)
+LTX2RT_KERNEL(causal_conv3d_float16_128x32, causal_conv3d<half, 4, 1>)
+LTX2RT_KERNEL(causal_conv3d_bfloat16_128x64, causal_conv3d<bfloat, 4, 2>)
+LTX2RT_KERNEL(causal_conv3d_bfloat16_128x32, causal_conv3d<bfloat, 4, 1>)

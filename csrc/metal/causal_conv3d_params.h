@@ -1,19 +1,17 @@
 // Parameters of the shaders of causal_conv3d, shared with the code that launches them.
 #pragma once
 #include "csrc/metal/shared_types.h"
+#include "csrc/op_types.h"
 
 namespace ltx2rt {
 namespace metal_shared {
-
-enum ConvPadding { kPadZeros = 0, kPadEdge = 1, kPadReflect = 2 };
-enum ConvActivation { kConvNone = 0, kConvSilu = 1, kConvLeakyRelu = 2 };
 
 // Axes are frames, rows, columns. Strides count elements of batch, frame, row, column; channels are neighbours.
 //
 // A threadgroup makes a tile of kConvTile outputs. For every slab of channels it stages the inputs under the tile, the
 // region, and then sums over the taps of the kernel. Where the region of all taps fits into kConvRegion voxels there is
-// one phase: region_step is 1, region_per_output the stride, and taps address the region at their distance. Else each tap
-// is a phase of its own with a region of one voxel per output: region_step is the stride, region_per_output 1.
+// one phase: region_step is 1, region_per_output the stride, and taps address the region at their distance. Else each
+// tap is a phase of its own with a region of one voxel per output: region_step is the stride, region_per_output 1.
 struct ConvParams {
   int64 x_strides[4];
   int64 halo_strides[4];
@@ -69,6 +67,7 @@ enum ConvConstant {
   kConvHasHaloId = 10,
   kConvAlignedId = 11,
   kConvAlignedOutId = 12,
+  kConvFencedId = 13,
 };
 
 enum {

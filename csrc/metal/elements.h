@@ -9,6 +9,11 @@ using namespace metal;
 // Small arrays live in registers only while every index into them is constant, so loops over them are unrolled.
 #define LTX2RT_UNROLL _Pragma("clang loop unroll(full)")
 
+// A kernel that can be launched, each on a line of its own at the end of a shader: its name, and a function. When the
+// source is compiled at run time, only the line of the kernel that is asked for is in it (tools/embed_shaders.py).
+#define LTX2RT_KERNEL(name, ...) \
+  template [[host_name(#name)]] [[kernel]] decltype(__VA_ARGS__) __VA_ARGS__;
+
 namespace ltx2rt {
 
 using metal_shared::int32;
@@ -25,8 +30,8 @@ METAL_FUNC vec<T, 4> narrow(float4 v) {
   return vec<T, 4>(static_cast<T>(v.x), static_cast<T>(v.y), static_cast<T>(v.z), static_cast<T>(v.w));
 }
 
-// The row of a table that an index names: negative ones count from the end. Others are errors that a kernel cannot report;
-// they read the nearest row.
+// The row of a table that an index names: negative ones count from the end. Others are errors that a kernel cannot
+// report; they read the nearest row.
 METAL_FUNC int table_row(int index, int rows) { return clamp(index < 0 ? index + rows : index, 0, rows - 1); }
 
 // Element i of an array of the given type.

@@ -13,19 +13,20 @@
 namespace ltx2rt::metal {
 namespace {
 
-MTL::Library* shader_library(mlx::core::metal::Device& device, std::string_view shader) {
-  const std::string name = "ltx2rt_" + std::string(shader);
+MTL::Library* kernel_library(mlx::core::metal::Device& device, std::string_view shader, const std::string& kernel) {
 #ifdef LTX2RT_METALLIB
+  (void)kernel;  // the shader's library holds all its kernels
   Dl_info module{};
-  if (dladdr(reinterpret_cast<const void*>(&shader_library), &module) == 0 || module.dli_fname == nullptr) {
+  if (dladdr(reinterpret_cast<const void*>(&kernel_library), &module) == 0 || module.dli_fname == nullptr) {
     throw std::runtime_error("cannot find the folder of ltx2rt's compiled module, which holds its Metal libraries.");
   }
   const auto folder = std::filesystem::path(module.dli_fname).parent_path();
-  return device.get_library(name, (folder / "metal" / (std::string(shader) + ".metallib")).string());
+  const auto file = folder / "metal" / (std::string(shader) + ".metallib");
+  return device.get_library("ltx2rt_" + std::string(shader), file.string());
 #else
   mlx::core::CompileOptions options;
-  options.math_mode = mlx::core::MathMode::Safe;  // attention compares with infinity
-  return device.get_library(name, options, [shader] { return std::string(shader_source(shader)); });
+  options.math_mode = mlx::core::MathMode::Safe;  // NaN and infinities of the operands mean what they mean on a CPU
+  return device.get_library("ltx2rt_" + kernel, options, [&] { return shader_source(shader, kernel); });
 #endif
 }
 
@@ -50,7 +51,7 @@ MTL::ComputePipelineState* shader_kernel(mlx::core::metal::Device& device, std::
       values.emplace_back(&std::get<int32_t>(value), MTL::DataType::DataTypeInt, index);
     }
   }
-  return device.get_kernel(kernel, shader_library(device, shader), kernel_key(kernel, constants), values);
+  return device.get_kernel(kernel, kernel_library(device, shader, kernel), kernel_key(kernel, constants), values);
 }
 
 }  // namespace ltx2rt::metal

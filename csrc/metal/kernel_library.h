@@ -1,4 +1,5 @@
-// Compiled kernels of our shaders: each shader is compiled once per process, each set of function constants once.
+// Compiled kernels of our shaders: each kernel is compiled when it is first asked for, each set of function constants
+// once.
 #pragma once
 
 #include <cstdint>
@@ -21,7 +22,8 @@ struct FunctionConstant {
 std::string kernel_key(const std::string& kernel, const std::vector<FunctionConstant>& constants);
 
 // The pipeline of kernel `kernel` of shader `shader` ("rope_attention"), with every function constant that it uses.
-// Compiled on first use, with precise arithmetic (MathMode::Safe); MLX keeps library and pipeline. Thread-safe.
+// Compiled on first use, with precise arithmetic (MathMode::Safe), as a library of its own: what the compiler makes of
+// one kernel neither delays nor spoils the others. MLX keeps library and pipeline. Thread-safe.
 // Throws what MLX throws when Metal's compiler refuses the source, with its message, or the kernel does not exist.
 MTL::ComputePipelineState* shader_kernel(mlx::core::metal::Device& device, std::string_view shader,
                                          const std::string& kernel, const std::vector<FunctionConstant>& constants);

@@ -9,9 +9,9 @@
 namespace ltx2rt::metal {
 namespace {
 
-// Of dispatch_threads: threads per threadgroup, and per row of the grid, which has fewer than 2^32 along each axis.
-constexpr int64_t kThreads = 256;
-constexpr int64_t kThreadRow = 1 << 20;
+// Of dispatch_threads: threads per row of the grid, which has fewer than 2^32 along each axis; short enough that the
+// small problems of the self-proof have several rows.
+constexpr int64_t kThreadRow = 1 << 12;
 
 int64_t most_operations() {
 #ifdef LTX2RT_METAL_SIM
@@ -43,6 +43,11 @@ int64_t& most_operations_per_dispatch() {
   static int64_t most = metal_plan::kMostOperationsPerDispatch;
   return most;
 }
+
+int64_t& slab_bytes() {
+  static int64_t bytes = metal_plan::kSlabBytes;
+  return bytes;
+}
 #endif
 
 int32_t element_type(mx::Dtype dtype) {
@@ -71,7 +76,10 @@ mx::array Launch::temporary(mx::Shape shape, mx::Dtype dtype) {
 }
 
 void Launch::use(std::string_view shader, const std::string& kernel, const std::vector<FunctionConstant>& constants) {
-  encoder_.set_compute_pipeline_state(shader_kernel(device_, shader, kernel, constants));
+  MTL::ComputePipelineState* pipeline = shader_kernel(device_, shader, kernel, constants);
+  kernel_ = kernel;
+  most_threads_ = static_cast<int64_t>(pipeline->maxTotalThreadsPerThreadgroup());
+  encoder_.set_compute_pipeline_state(pipeline);
 }
 
 void Launch::bind(const mx::array* operand, int idx) {
@@ -81,6 +89,11 @@ void Launch::bind(const mx::array* operand, int idx) {
 
 void Launch::dispatch(const int64_t (&grid)[3], int threads, int64_t operations,
                       const std::function<void(const int64_t (&first)[3])>& set_part) {
+  if (threads > most_threads_) {
+    throw std::runtime_error("the Metal kernel " + kernel_ + " needs threadgroups of " + std::to_string(threads) +
+                             " threads, of which this GPU allows it " + std::to_string(most_threads_) +
+                             "; LTX2RT_KERNELS=reference does without our kernels.");
+  }
   const auto part = metal_plan::first_grid_part(grid, operations, most_operations());
   // Nothing orders the parts among themselves, so that the last threadgroups of one do not wait for the next.
   const auto at_once = encoder_.start_concurrent();
@@ -100,12 +113,13 @@ void Launch::dispatch(const int64_t (&grid)[3], int threads, int64_t operations,
 void Launch::dispatch_threads(int64_t count, int64_t operations,
                               const std::function<void(int64_t first, int64_t end)>& set_part) {
   const int64_t step = metal_plan::units_per_dispatch(count, operations, most_operations());
+  const int64_t threads = std::min<int64_t>(metal_shared::kRowThreads, most_threads_);
   const auto at_once = encoder_.start_concurrent();
   for (int64_t first = 0; first < count; first += step) {
     const int64_t part = std::min(step, count - first), row = std::min(part, kThreadRow);
     set_part(first, first + part);
-    encoder_.dispatch_threads(MTL::Size(row, metal_plan::ceil_div(part, row), 1),
-                              MTL::Size(std::min(row, kThreads), 1, 1));
+    const MTL::Size grid(row, metal_plan::ceil_div(part, row), 1), group(std::min(row, threads), 1, 1);
+    encoder_.dispatch_threads(grid, group);
   }
 }
 

@@ -33,13 +33,13 @@ class Launch {
       : device_(mx::metal::device(stream.device)), encoder_(mx::metal::get_command_encoder(stream)) {}
 
   mx::metal::CommandEncoder& encoder() { return encoder_; }
-  int generation() const { return device_.get_architecture_gen(); }
 
   // Memory for an output, and for an array that lives until the work is done.
   static void allocate(mx::array& out) { out.set_data(mx::allocator::malloc(out.nbytes())); }
   mx::array temporary(mx::Shape shape, mx::Dtype dtype);
 
-  // Makes a kernel current; its arguments follow.
+  // Makes a kernel current; its arguments follow. A dispatch of more threads per threadgroup than its pipeline allows
+  // on this GPU throws std::runtime_error, which names both.
   void use(std::string_view shader, const std::string& kernel, const std::vector<FunctionConstant>& constants);
 
   // Operand `idx`, or, for one that the kernel's constants switch off, a few bytes that nobody reads: Metal wants every
@@ -51,8 +51,8 @@ class Launch {
   void dispatch(const int64_t (&grid)[3], int threads, int64_t operations,
                 const std::function<void(const int64_t (&first)[3])>& set_part);
 
-  // The same of `count` threads in a row, of which each costs `operations`. Each part may start a few threads from `end` on,
-  // which must do nothing.
+  // The same of `count` threads in a row, of which each costs `operations`, in threadgroups of as many as the pipeline
+  // allows, at most kRowThreads. Each part may start a few threads from `end` on, which must do nothing.
   void dispatch_threads(int64_t count, int64_t operations,
                         const std::function<void(int64_t first, int64_t end)>& set_part);
 
@@ -62,6 +62,8 @@ class Launch {
  private:
   mx::metal::Device& device_;
   mx::metal::CommandEncoder& encoder_;
+  std::string kernel_;        // that is current
+  int64_t most_threads_ = 0;  // per threadgroup, of its pipeline
   std::optional<mx::array> unread_;
 };
 
@@ -74,8 +76,9 @@ struct EvenRows {
 EvenRows even_rows(Launch& launch, const mx::array& a);
 
 #ifdef LTX2RT_METAL_SIM
-// The limit that dispatch() keeps, so that tests of its parts can be small.
+// The limits of dispatch() and of quantized_linear's slabs, so that tests of their parts can be small.
 int64_t& most_operations_per_dispatch();
+int64_t& slab_bytes();
 #endif
 
 }  // namespace ltx2rt::metal

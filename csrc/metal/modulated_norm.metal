@@ -15,7 +15,8 @@ constant bool has_index [[function_constant(3)]];
 constant bool aligned [[function_constant(4)]];  // four elements at once: width and strides are multiples of 4
 
 // The sum over the threadgroup, in every thread. `partial` holds one float per simdgroup.
-METAL_FUNC float sum_over_threadgroup(float value, threadgroup float* partial, uint lane, uint simdgroup, uint simdgroups) {
+METAL_FUNC float sum_over_threadgroup(float value, threadgroup float* partial, uint lane, uint simdgroup,
+                                      uint simdgroups) {
   const float sum = simd_sum(value);
   if (simdgroups == 1) return sum;
   if (lane == 0) partial[simdgroup] = sum;
@@ -26,13 +27,13 @@ METAL_FUNC float sum_over_threadgroup(float value, threadgroup float* partial, u
 // x, out: T; scale, shift: of their function constants' types; index: the row of scale and shift for each row of x.
 // Grid: one threadgroup per row, of at least width / kNormValuesPerThread threads, whole simdgroups.
 template <typename T>
-[[kernel]] void modulated_norm(const device T* x [[buffer(0)]], const device uchar* scale [[buffer(1)]],
-                               const device uchar* shift [[buffer(2)]], const device int* index [[buffer(3)]],
-                               device T* out [[buffer(4)]], constant ModulatedNormParams& params [[buffer(5)]],
-                               uint row [[threadgroup_position_in_grid]], uint thread_index [[thread_index_in_threadgroup]],
-                               uint threads [[threads_per_threadgroup]], uint lane [[thread_index_in_simdgroup]],
-                               uint simdgroup [[simdgroup_index_in_threadgroup]],
-                               uint simdgroups [[simdgroups_per_threadgroup]]) {
+[[kernel, max_total_threads_per_threadgroup(kNormMostThreads)]] void modulated_norm(
+    const device T* x [[buffer(0)]], const device uchar* scale [[buffer(1)]], const device uchar* shift [[buffer(2)]],
+    const device int* index [[buffer(3)]], device T* out [[buffer(4)]],
+    constant ModulatedNormParams& params [[buffer(5)]], uint row [[threadgroup_position_in_grid]],
+    uint thread_index [[thread_index_in_threadgroup]], uint threads [[threads_per_threadgroup]],
+    uint lane [[thread_index_in_simdgroup]], uint simdgroup [[simdgroup_index_in_threadgroup]],
+    uint simdgroups [[simdgroups_per_threadgroup]]) {
   constexpr int kFours = kNormValuesPerThread / 4;
   threadgroup float partial_mean[32];
   threadgroup float partial_square[32];
@@ -47,9 +48,9 @@ template <typename T>
   for (int i = 0; i < kFours; i++) {
     const int at = (i * int(threads) + int(thread_index)) * 4;
     values[i] = read_up_to_four<T>(x, at, width - at, aligned);
-    if (norm_kind == kLayer) sum += values[i].x + values[i].y + values[i].z + values[i].w;
+    if (NormKind(norm_kind) == NormKind::layer) sum += values[i].x + values[i].y + values[i].z + values[i].w;
   }
-  if (norm_kind == kLayer) {
+  if (NormKind(norm_kind) == NormKind::layer) {
     const float mean = sum_over_threadgroup(sum, partial_mean, lane, simdgroup, simdgroups) / float(width);
     LTX2RT_UNROLL
     for (int i = 0; i < kFours; i++) {
@@ -59,7 +60,7 @@ template <typename T>
     }
   }
   float factor = 1.0f;
-  if (norm_kind != kNoNorm) {
+  if (NormKind(norm_kind) != NormKind::none) {
     float square = 0.0f;
     LTX2RT_UNROLL
     for (int i = 0; i < kFours; i++) square += dot(values[i], values[i]);
@@ -79,8 +80,6 @@ template <typename T>
   }
 }
 
-#define LTX2RT_INSTANCE(name, T) \
-  template [[host_name(#name)]] [[kernel]] decltype(modulated_norm<T>) modulated_norm<T>;
-LTX2RT_INSTANCE(modulated_norm_float32, float)
-LTX2RT_INSTANCE(modulated_norm_float16, half)
-LTX2RT_INSTANCE(modulated_norm_bfloat16, bfloat)
+LTX2RT_KERNEL(modulated_norm_float32, modulated_norm<float>)
+LTX2RT_KERNEL(modulated_norm_float16, modulated_norm<half>)
+LTX2RT_KERNEL(modulated_norm_bfloat16, modulated_norm<bfloat>)

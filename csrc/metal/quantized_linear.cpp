@@ -1,4 +1,5 @@
-// Metal evaluation of quantized_linear: few rows at once, or tiles, for which quantised weights are expanded first.
+// Metal evaluation of quantized_linear: few rows at once, or tiles. Quantised weights are expanded as tiles are staged,
+// or slab by slab where each would be expanded too often.
 #include "csrc/quantized_linear.h"
 
 #include <algorithm>
@@ -12,13 +13,6 @@ namespace {
 using metal::FunctionConstant;
 using metal::Launch;
 
-static_assert(static_cast<int>(cpu::WeightFormat::bf16) == metal_shared::kBfloat16 &&
-              static_cast<int>(cpu::WeightFormat::e4m3) == metal_shared::kE4m3 &&
-              static_cast<int>(cpu::WeightFormat::int8) == metal_shared::kInt8 &&
-              static_cast<int>(cpu::WeightFormat::int4) == metal_shared::kInt4);
-static_assert(static_cast<int>(cpu::Activation::gelu_tanh) == metal_shared::kLinearGeluTanh &&
-              static_cast<int>(cpu::Activation::silu) == metal_shared::kLinearSilu);
-
 // The operands of one product.
 struct Operands {
   metal::EvenRows x;
@@ -30,34 +24,44 @@ struct Operands {
   std::optional<metal::EvenRows> residual;
   const mx::array* gate;
   const mx::array* gate_index;
-  int32_t format;
+  WeightFormat format;
   bool aligned_w;
 };
 
+int64_t slab_bytes() {
+#ifdef LTX2RT_METAL_SIM
+  return metal::slab_bytes();
+#else
+  return metal_plan::kSlabBytes;
+#endif
+}
+
 bool at_four(const mx::array* operand) { return !operand || metal::starts_at_four(*operand); }
 
-// All weights in the dtype of x, E4M3 without their factor.
-mx::array dequantise(Launch& launch, const Operands& w, int64_t columns, int64_t depth, int32_t group_shift,
-                     mx::Dtype dtype) {
-  auto dense = launch.temporary({static_cast<int>(columns), static_cast<int>(depth)}, dtype);
-  launch.use("quantized_linear", "dequantise_" + metal::type_name(dtype),
-             {{metal_shared::kLinearAlignedWId, w.aligned_w},
-              {metal_shared::kLinearFormatId, w.format},
-              {metal_shared::kLinearGroupTypeId, metal::element_type(w.scale)}});
+std::vector<FunctionConstant> codec_constants(const Operands& w) {
+  return {{metal_shared::kLinearFormatId, static_cast<int32_t>(w.format)},
+          {metal_shared::kLinearGroupTypeId, metal::element_type(w.scale)}};
+}
+
+// Rows first_row to end_row of W (N, K) in the dtype of `slab`, E4M3 without their factor, into its beginning.
+void dequantise(Launch& launch, const Operands& w, int64_t first_row, int64_t end_row, int64_t depth,
+                int32_t group_shift, mx::array& slab) {
+  auto constants = codec_constants(w);
+  constants.push_back({metal_shared::kLinearAlignedWId, w.aligned_w});
+  launch.use("linear_few", "dequantise_" + metal::type_name(slab.dtype()), constants);
   auto& encoder = launch.encoder();
   encoder.set_input_array(*w.weight, 0);
   launch.bind(w.scale, 1);
   launch.bind(w.zero, 2);
-  encoder.set_output_array(dense, 3);
-  metal_shared::DequantiseParams params{0, 0, group_shift, 0};
+  encoder.set_output_array(slab, 3);
+  metal_shared::DequantiseParams params{0, 0, first_row * depth, group_shift, 0};
   constexpr int64_t kPerThread = metal_shared::kDequantisePerThread;
-  launch.dispatch_threads(metal_plan::ceil_div(columns * depth, kPerThread),
+  launch.dispatch_threads(metal_plan::ceil_div((end_row - first_row) * depth, kPerThread),
                           metal_plan::kOperationsPerByte * 4 * kPerThread, [&](int64_t first, int64_t end) {
-                            params.first = first * kPerThread;
-                            params.end = std::min(end * kPerThread, columns * depth);
+                            params.first = params.slab + first * kPerThread;
+                            params.end = std::min(params.slab + end * kPerThread, end_row * depth);
                             encoder.set_bytes(params, 4);
                           });
-  return dense;
 }
 
 }  // namespace
@@ -71,9 +75,9 @@ void QuantizedLinear::eval_gpu(const std::vector<mx::array>& inputs, std::vector
   size_t next = 2;
   const auto given = [&](bool present) { return present ? &inputs[next++] : nullptr; };
   Operands o{metal::even_rows(launch, inputs[0]), &inputs[1], nullptr, nullptr, nullptr, nullptr, std::nullopt,
-             nullptr, nullptr, static_cast<int32_t>(p.format), false};
-  const bool affine = p.format == cpu::WeightFormat::int8 || p.format == cpu::WeightFormat::int4;
-  const bool dense = o.format <= metal_shared::kBfloat16;
+             nullptr, nullptr, p.format, false};
+  const bool affine = p.format == WeightFormat::int8 || p.format == WeightFormat::int4;
+  const bool dense = metal_plan::linear_is_dense(p.format);
   (affine ? o.scale : o.factor) = given(p.has_scale);
   o.zero = given(p.has_zero);
   o.bias = given(p.has_bias);
@@ -88,10 +92,16 @@ void QuantizedLinear::eval_gpu(const std::vector<mx::array>& inputs, std::vector
   const bool aligned_out = columns % 4 == 0 && at_four(o.bias) && at_four(o.gate) &&
                            (!o.residual || (o.residual->stride % 4 == 0 && metal::starts_at_four(o.residual->array)));
 
-  const bool few = metal_plan::linear_uses_few(o.format, rows);
-  std::optional<mx::array> expanded;
-  if (!few && !dense) expanded = dequantise(launch, o, columns, depth, group_shift, out.dtype());
-  const mx::array& weight = expanded ? *expanded : *o.weight;
+  const bool few = metal_plan::linear_uses_few(p.format, rows);
+  const auto tile = metal_plan::linear_tile(rows);
+  const int64_t itemsize = out.itemsize();
+  const int64_t slab_columns = metal_plan::linear_slab_columns(p.format, rows, columns, depth, itemsize, slab_bytes());
+  std::optional<mx::array> slab;
+  if (slab_columns > 0) {
+    slab = launch.temporary({static_cast<int>(slab_columns), static_cast<int>(depth)}, out.dtype());
+  }
+  const bool coded = !dense && !slab;  // the kernel reads codes
+  const mx::array& weight = slab ? *slab : *o.weight;
 
   std::vector<FunctionConstant> constants{
       {metal_shared::kLinearBiasId, metal::element_type(o.bias)},
@@ -101,48 +111,36 @@ void QuantizedLinear::eval_gpu(const std::vector<mx::array>& inputs, std::vector
       {metal_shared::kLinearHasGateIndexId, o.gate_index != nullptr},
       {metal_shared::kLinearHasFactorId, o.factor != nullptr},
       {metal_shared::kLinearAlignedXId, aligned_x},
-      {metal_shared::kLinearAlignedWId, expanded ? depth % 4 == 0 : o.aligned_w},
+      {metal_shared::kLinearAlignedWId, slab ? depth % 4 == 0 : o.aligned_w},
       {metal_shared::kLinearAlignedOutId, aligned_out},
   };
+  if (few || coded) {
+    for (const auto& constant : codec_constants(o)) constants.push_back(constant);
+  }
+  std::string shader, kernel;
+  int64_t group_rows, group_columns, cost;
+  int threads;
   const std::string x_type = metal::type_name(out.dtype());
-  int64_t grid[3] = {0, 0, 1}, cost = 0;
-  int threads = 0;
   if (few) {
-    const int64_t group_rows = std::min<int64_t>(rows, metal_shared::kFewRowsMost);
-    constexpr int64_t kColumns = metal_shared::kFewRowsColumns * metal_shared::kFewRowsSimdgroups;
-    constants.push_back({metal_shared::kLinearFormatId, o.format});
-    constants.push_back({metal_shared::kLinearGroupTypeId, metal::element_type(o.scale)});
+    group_rows = std::min<int64_t>(rows, metal_shared::kFewRowsMost);
+    group_columns = metal_shared::kFewRowsColumns * metal_shared::kFewRowsSimdgroups;
     constants.push_back({metal_shared::kLinearFewRowsId, static_cast<int32_t>(group_rows)});
-    launch.use("quantized_linear", "linear_few_" + x_type, constants);
-    grid[0] = metal_plan::ceil_div(columns, kColumns);
-    grid[1] = metal_plan::ceil_div(rows, group_rows);
+    shader = "linear_few";
+    kernel = "linear_few_" + x_type;
     threads = 32 * metal_shared::kFewRowsSimdgroups;
-    cost = metal_plan::kOperationsPerByte * kColumns * depth * (dense ? weight.itemsize() : 1);
+    cost = metal_plan::kOperationsPerByte * group_columns * depth * (dense ? weight.itemsize() : 1);
   } else {
-    const auto tile = metal_plan::linear_tile(launch.generation(), rows);
-    launch.use("quantized_linear",
-               "linear_tile_" + x_type + "_" + metal::type_name(weight.dtype()) + "_" + std::to_string(tile.rows) + "x" +
-                   std::to_string(tile.columns),
-               constants);
-    grid[0] = metal_plan::ceil_div(columns, tile.columns);
-    grid[1] = metal_plan::ceil_div(rows, tile.rows);
+    group_rows = tile.rows;
+    group_columns = tile.columns;
+    constants.push_back({metal_shared::kLinearFencedId, fenced()});
+    shader = "linear_tile";
+    kernel = "linear_tile_" + x_type + "_" + (coded ? "codes" : metal::type_name(weight.dtype())) + "_" +
+             std::to_string(tile.rows) + "x" + std::to_string(tile.columns);
     threads = tile.rows * tile.columns / 32;
     cost = 2 * depth * tile.rows * tile.columns;
   }
 
   auto& encoder = launch.encoder();
-  encoder.set_input_array(o.x.array, 0);
-  encoder.set_input_array(weight, 1);
-  launch.bind(o.bias, 2);
-  launch.bind(o.residual ? &o.residual->array : nullptr, 3);
-  launch.bind(o.gate, 4);
-  launch.bind(o.gate_index, 5);
-  launch.bind(o.factor, 6);
-  encoder.set_output_array(out, 7);
-  if (few) {
-    launch.bind(o.scale, 9);
-    launch.bind(o.zero, 10);
-  }
   metal_shared::LinearParams params{};
   params.x_row_stride = o.x.stride;
   params.residual_row_stride = o.residual ? o.residual->stride : 0;
@@ -151,11 +149,37 @@ void QuantizedLinear::eval_gpu(const std::vector<mx::array>& inputs, std::vector
   params.depth = depth;
   params.group_shift = group_shift;
   params.gate_rows = o.gate ? o.gate->shape(0) : 1;
-  launch.dispatch(grid, threads, cost, [&](const int64_t(&first)[3]) {
-    params.first_column_block = first[0];
-    params.first_row_block = first[1];
-    encoder.set_bytes(params, 8);
-  });
+  // One pass over all columns, or one per slab of them.
+  const int64_t step = slab ? slab_columns : columns;
+  for (int64_t column = 0; column < columns; column += step) {
+    const int64_t end = std::min(columns, column + step);
+    if (slab) {
+      // MLX's encoder orders a read after the write that it needs, but not a write after reads: the last tiles may
+      // still read the slab that is about to be overwritten.
+      if (column > 0) encoder.barrier();
+      dequantise(launch, o, column, end, depth, group_shift, *slab);
+    }
+    launch.use(shader, kernel, constants);
+    encoder.set_input_array(o.x.array, 0);
+    encoder.set_input_array(weight, 1);
+    launch.bind(o.bias, 2);
+    launch.bind(o.residual ? &o.residual->array : nullptr, 3);
+    launch.bind(o.gate, 4);
+    launch.bind(o.gate_index, 5);
+    launch.bind(o.factor, 6);
+    encoder.set_output_array(out, 7);
+    if (few || coded) {
+      launch.bind(o.scale, 9);
+      launch.bind(o.zero, 10);
+    }
+    params.first_weight_row = column;
+    launch.dispatch({metal_plan::ceil_div(end - column, group_columns), metal_plan::ceil_div(rows, group_rows), 1},
+                    threads, cost, [&](const int64_t(&first)[3]) {
+                      params.first_column_block = column / group_columns + first[0];
+                      params.first_row_block = first[1];
+                      encoder.set_bytes(params, 8);
+                    });
+  }
 }
 
 }  // namespace ltx2rt

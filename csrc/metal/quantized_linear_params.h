@@ -1,14 +1,14 @@
 // Parameters of the shaders of quantized_linear, shared with the code that launches them.
 #pragma once
 #include "csrc/metal/shared_types.h"
+#include "csrc/op_types.h"
 
 namespace ltx2rt {
 namespace metal_shared {
 
-enum LinearActivation { kLinearNone = 0, kLinearGeluTanh = 1, kLinearSilu = 2 };
-
-// How weights are stored; the first three are ElementType.
-enum WeightFormat { kE4m3 = 3, kInt8 = 4, kInt4 = 5 };
+static_assert(int(WeightFormat::f32) == kFloat32 && int(WeightFormat::f16) == kFloat16 &&
+                  int(WeightFormat::bf16) == kBfloat16,
+              "shaders read dense weights by their ElementType");
 
 struct LinearParams {
   int64 x_row_stride;         // elements
@@ -20,17 +20,19 @@ struct LinearParams {
   int32 first_row_block;      // of this dispatch: its threadgroups are a part of all
   int32 first_column_block;
   int32 gate_rows;
-  int32 unused;
+  int32 first_weight_row;     // row of W with which the weights of linear_tile begin
 };
 static_assert(sizeof(LinearParams) == 48, "the shader and its host must agree");
 
+// Places count values of W.
 struct DequantiseParams {
-  int64 end;    // of this dispatch, at most N * K
+  int64 end;    // of this dispatch
   int64 first;  // a multiple of kDequantisePerThread
+  int64 slab;   // with which the output begins, a multiple of kDequantisePerThread
   int32 group_shift;
   int32 unused;
 };
-static_assert(sizeof(DequantiseParams) == 24, "the shader and its host must agree");
+static_assert(sizeof(DequantiseParams) == 32, "the shader and its host must agree");
 
 // Function constants; an element type or kAbsent for bias and gate.
 enum LinearConstant {
@@ -46,6 +48,7 @@ enum LinearConstant {
   kLinearFormatId = 9,
   kLinearGroupTypeId = 10,
   kLinearFewRowsId = 11,
+  kLinearFencedId = 12,
 };
 
 enum {

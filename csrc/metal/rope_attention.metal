@@ -1,45 +1,20 @@
-// Attention with RMSNorm and rotary embedding of q applied as it is loaded, bias, and a gate per head. Keys are normed and
-// rotated once, by rope_attention_keys; whole-row statistics of q come from rope_attention_row_scale.
+// Attention with RMSNorm and rotary embedding of q applied as it is loaded, bias, and a gate per head. Keys are normed
+// and rotated once, by rope_attention_keys; whole-row statistics of q come from rope_attention_row_scale.
 #include <metal_stdlib>
 
 #include "csrc/metal/elements.h"
 #include "csrc/metal/fragments.h"
+#include "csrc/metal/rope.h"
 #include "csrc/metal/rope_attention_params.h"
 
 using namespace metal;
 using namespace ltx2rt;
 using namespace ltx2rt::metal_shared;
 
-constant int norm_kind [[function_constant(0)]];     // AttentionNorm of the operand that the kernel prepares
-constant int rope_axes [[function_constant(1)]];     // P; 0 without rotation
-constant bool interleaved [[function_constant(2)]];  // pairs lanes 2i, 2i + 1; else i, i + K/2
-constant bool rope_shared [[function_constant(3)]];  // all heads turn by the same angles
 constant int bias_type [[function_constant(4)]];
 constant int gate_type [[function_constant(5)]];
 constant bool causal [[function_constant(6)]];
-
-// Where a token stands in the tables, along each axis.
-struct Position {
-  int row[kMostRopeAxes];
-};
-
-// (cos, sin) of a pair of lanes of a token.
-METAL_FUNC float2 turn_of(int pair, const thread Position& position, const device float* cosines,
-                          const device float* sines, constant RopeParams& rope) {
-  const int at = pair - rope.pad;
-  if (at < 0) return float2(1.0f, 0.0f);
-  const int axis = at % rope_axes;
-  // Chosen, not indexed: an array indexed by a variable would leave the registers.
-  int row = position.row[0];
-  LTX2RT_UNROLL
-  for (int a = 1; a < kMostRopeAxes; a++) row = axis == a ? position.row[a] : row;
-  const int64 entry = int64(row) * rope.columns + at / rope_axes;
-  return float2(cosines[entry], sines[entry]);
-}
-
-METAL_FUNC float2 turned(float2 pair, float2 turn) {
-  return float2(pair.x * turn.x - pair.y * turn.y, pair.y * turn.x + pair.x * turn.y);
-}
+constant bool fenced [[function_constant(7)]];
 
 // The sum over the four lanes that hold one row of a fragment.
 METAL_FUNC float sum_of_row(float v) {
@@ -51,127 +26,23 @@ METAL_FUNC float max_of_row(float v) {
   return max(v, simd_shuffle_xor(v, ushort(8)));
 }
 
-// 1 / sqrt(mean of squares + eps) of whole rows. x: T; out (rows): float. One simdgroup per row.
-template <typename T>
-[[kernel, max_total_threads_per_threadgroup(32 * kRowScaleSimdgroups)]] void rope_attention_row_scale(
-    const device T* x [[buffer(0)]], device float* out [[buffer(1)]], constant AttentionRowScaleParams& params [[buffer(2)]],
-    uint group [[threadgroup_position_in_grid]], uint lane [[thread_index_in_simdgroup]],
-    uint simdgroup [[simdgroup_index_in_threadgroup]]) {
-  const int row = (params.first_group + group) * kRowScaleSimdgroups + simdgroup;
-  if (row >= params.rows) return;
-  x += row / params.tokens * params.strides[0] + row % params.tokens * params.strides[1];
-  float sum = 0.0f;
-  for (int i = 4 * int(lane); i < params.width; i += 4 * 32) {
-    const float4 v = widen<T>(((const device vec<T, 4>*)(x + i))[0]);
-    sum += dot(v, v);
-  }
-  sum = simd_sum(sum);
-  if (lane == 0) out[row] = precise::rsqrt(sum / float(params.width) + params.norm_eps);
+// Scores are finite, so that no arithmetic mode may treat them as it likes. A key that a query does not see has the
+// lowest float; those that it sees have at least the next one, whatever their bias: masks use the lowest float too.
+constant constexpr float kHidden = -3.40282347e38f;
+constant constexpr float kLowestSeen = -3.40282326e38f;
+constant constexpr uint kMinusInfinityBits = 0xff800000;
+
+// A score with its bias; a bias of minus infinity hides the key.
+METAL_FUNC float biased(float score, float bias) {
+  const float sum = score + bias;
+  if (as_type<uint>(sum) == kMinusInfinityBits) return kHidden;
+  return sum < kLowestSeen ? kLowestSeen : sum;
 }
 
-// k, normed and rotated, as (batch, head, token, K). A thread takes kKeysValuesPerThread / 8 units of four pairs of lanes
-// of params.tokens_per_group tokens, for which it reads the weights of the norm once.
-// Grid: (ceil(tokens / tokens_per_group), batch, 1), or a part of it, of at least heads * K / kKeysValuesPerThread threads,
-// whole simdgroups.
-template <typename T, int K>
-[[kernel]] void rope_attention_keys(
-    const device T* k [[buffer(0)]], const device float* norm [[buffer(1)]], const device float* cosines [[buffer(2)]],
-    const device float* sines [[buffer(3)]], const device int* index [[buffer(4)]], device T* out [[buffer(5)]],
-    constant AttentionKeysParams& params [[buffer(6)]], uint2 group [[threadgroup_position_in_grid]],
-    uint thread_index [[thread_index_in_threadgroup]], uint2 threads [[threads_per_threadgroup]],
-    uint lane [[thread_index_in_simdgroup]], uint simdgroup [[simdgroup_index_in_threadgroup]],
-    uint simdgroups [[simdgroups_per_threadgroup]]) {
-  constexpr int kUnits = kKeysValuesPerThread / 8, kUnitsPerHead = K / 8;
-  threadgroup float partial[2][32];  // of every other token, so that one barrier per token is enough
-  const int batch = params.first_batch + group.y;
-  const int first_token = (params.first_group + group.x) * params.tokens_per_group;
-  const int tokens = min(params.tokens_per_group, params.tokens - first_token);
-  const int units = params.heads * kUnitsPerHead;
-
-  float4 low_weight[kUnits], high_weight[kUnits];
-  LTX2RT_UNROLL
-  for (int i = 0; i < kUnits; i++) {
-    const int unit = i * int(threads.x) + int(thread_index);
-    low_weight[i] = high_weight[i] = float4(1.0f);
-    if (norm_kind == kNotNormed || unit >= units) continue;
-    const int head = unit / kUnitsPerHead, place = unit % kUnitsPerHead;
-    const device float* weight = norm + (norm_kind == kNormWholeRow ? head * K : 0) + (interleaved ? 8 : 4) * place;
-    low_weight[i] = ((const device float4*)weight)[0];
-    high_weight[i] = ((const device float4*)(weight + (interleaved ? 4 : K / 2)))[0];
-  }
-
-  for (int t = 0; t < tokens; t++) {
-    const int token = first_token + t;
-    const device T* row_of_k = k + batch * params.k_strides[0] + token * params.k_strides[1];
-    float4 first[kUnits], second[kUnits];  // of split pairs: both halves; interleaved: eight neighbours
-    float sum = 0.0f;
-    LTX2RT_UNROLL
-    for (int i = 0; i < kUnits; i++) {
-      const int unit = i * int(threads.x) + int(thread_index);
-      const int head = unit / kUnitsPerHead, place = unit % kUnitsPerHead;
-      const device T* from = row_of_k + head * K + (interleaved ? 8 : 4) * place;
-      const bool inside = unit < units;
-      first[i] = inside ? widen<T>(((const device vec<T, 4>*)from)[0]) : float4(0.0f);
-      second[i] = inside ? widen<T>(((const device vec<T, 4>*)(from + (interleaved ? 4 : K / 2)))[0]) : float4(0.0f);
-      float square = dot(first[i], first[i]) + dot(second[i], second[i]);
-      if (norm_kind == kNormPerHead) {
-        for (ushort step = 1; step < kUnitsPerHead; step *= 2) square += simd_shuffle_xor(square, step);
-        const float scale = precise::rsqrt(square / float(K) + params.norm_eps);
-        first[i] *= scale;
-        second[i] *= scale;
-      }
-      sum += square;
-    }
-    float scale = 1.0f;
-    if (norm_kind == kNormWholeRow) {
-      sum = simd_sum(sum);
-      if (simdgroups > 1) {
-        if (lane == 0) partial[t % 2][simdgroup] = sum;
-        threadgroup_barrier(mem_flags::mem_threadgroup);
-        sum = simd_sum(lane < simdgroups ? partial[t % 2][lane] : 0.0f);
-      }
-      scale = precise::rsqrt(sum / float(params.heads * K) + params.norm_eps);
-    }
-
-    Position position;
-    if (rope_axes > 0) {
-      int row = 0;
-      if (int(lane) < rope_axes) {
-        row = table_row(index[batch * params.rope.index_batch_stride + int64(token) * rope_axes + lane], params.rope.rows);
-      }
-      LTX2RT_UNROLL
-      for (int a = 0; a < kMostRopeAxes; a++) position.row[a] = simd_shuffle(row, ushort(a));
-    }
-    LTX2RT_UNROLL
-    for (int i = 0; i < kUnits; i++) {
-      const int unit = i * int(threads.x) + int(thread_index);
-      if (unit >= units) continue;
-      const int head = unit / kUnitsPerHead, place = unit % kUnitsPerHead;
-      const int low = (interleaved ? 8 : 4) * place, high = low + (interleaved ? 4 : K / 2);
-      float4 a = first[i] * scale * low_weight[i], b = second[i] * scale * high_weight[i];
-      if (rope_axes > 0) {
-        const int pair = 4 * place + (rope_shared ? 0 : head * (K / 2));
-        LTX2RT_UNROLL
-        for (int j = 0; j < 4; j++) {
-          const float2 turn = turn_of(pair + j, position, cosines, sines, params.rope);
-          if (interleaved) {
-            thread float4& values = j < 2 ? a : b;
-            const int at = 2 * (j % 2);
-            const float2 pair_of_values = turned(float2(values[at], values[at + 1]), turn);
-            values[at] = pair_of_values.x;
-            values[at + 1] = pair_of_values.y;
-          } else {
-            const float2 pair_of_values = turned(float2(a[j], b[j]), turn);
-            a[j] = pair_of_values.x;
-            b[j] = pair_of_values.y;
-          }
-        }
-      }
-      device T* row = out + ((int64(batch) * params.heads + head) * params.tokens + token) * K;
-      ((device vec<T, 4>*)(row + low))[0] = narrow<T>(a);
-      ((device vec<T, 4>*)(row + high))[0] = narrow<T>(b);
-    }
-  }
+// exp of a difference that is at most 0. Far below it is 0 in float, also where the difference has no float or no
+// multiple; NaN stays NaN.
+METAL_FUNC float exp_below(float difference) {
+  return fast::exp2((difference < -128.0f ? -128.0f : difference) * M_LOG2E_F);
 }
 
 // Lanes of a simdgroup by the place of their elements in a fragment (lane_position): bits 0 and 3 give the column, the
@@ -189,8 +60,8 @@ struct QueryOperands {
   const device int* index;
 };
 
-// The weights of q's norm for the lane's part of a row (load_query). The eight lanes of a column need the same ones: each
-// reads an eighth and gets the rest from the others. All lanes of the simdgroup call it together.
+// The weights of q's norm for the lane's part of a row (load_query). The eight lanes of a column need the same ones:
+// each reads an eighth and gets the rest from the others. All lanes of the simdgroup call it together.
 template <int K>
 METAL_FUNC Values<float, K / 4> load_norm(const device float* norm, LanePosition at, uint lane) {
   constexpr int kOwn = K / 32;
@@ -206,11 +77,12 @@ METAL_FUNC Values<float, K / 4> load_norm(const device float* norm, LanePosition
   return weight;
 }
 
-// The lane's part of one row of q: values 32 m + 4 column + (0 to 7) for each m, normed, rotated and scaled. All lanes of
-// the simdgroup call it together, for rows that exist.
+// The lane's part of one row of q: values 32 m + 4 column + (0 to 7) for each m, normed, rotated and scaled. All lanes
+// of the simdgroup call it together, for rows that exist.
 template <typename T, int K>
 METAL_FUNC Values<float, K / 4> load_query(const device T* q, int batch, int head, int row, LanePosition at, uint lane,
-                                           const thread QueryOperands& operands, const thread Values<float, K / 4>& weight,
+                                           const thread QueryOperands& operands,
+                                           const thread Values<float, K / 4>& weight,
                                            constant AttentionParams& params) {
   constexpr int kBlocks = K / 32;
   Values<float, K / 4> values;
@@ -276,7 +148,8 @@ METAL_FUNC Values<float, K / 4> load_query(const device T* q, int batch, int hea
 
 // Copies `rows` of Rows rows of K values into a tile with rows of Pitch values; the others become zeros.
 template <typename T, int Rows, int K, int Pitch, int Threads>
-METAL_FUNC void stage_tokens(threadgroup T* tile, const device T* from, int64 token_stride, int rows, uint thread_index) {
+METAL_FUNC void stage_tokens(threadgroup T* tile, const device T* from, int64 token_stride, int rows,
+                             uint thread_index) {
   constexpr int kFours = K / 4;
   for (int unit = thread_index; unit < Rows * kFours; unit += Threads) {
     const int row = unit / kFours, at = unit % kFours * 4;
@@ -323,7 +196,7 @@ template <typename T, int K, int kRowBlocks, int kSimdgroups, int kKeys>
   for (int r = 0; r < kRowBlocks; r++) {
     const int row = min(lane_row + 8 * r, params.queries - 1);
     query[r] = load_query<T, K>(q, batch, head, row, at, lane, operands, weight, params);
-    largest[r] = -INFINITY;
+    largest[r] = kHidden;
     total[r] = 0.0f;
     LTX2RT_UNROLL
     for (int m = 0; m < kBlocks; m++) {
@@ -353,13 +226,15 @@ template <typename T, int K, int kRowBlocks, int kSimdgroups, int kKeys>
       const threadgroup T* column = k_tile + (8 * j + at.column) * kPitch;
       LTX2RT_UNROLL
       for (int m = 0; m < kBlocks; m++) {
+        fence(fenced);
         const RightFragments<T, 4> keys_of_block = load_right<T, 4>(column + 32 * m, column + kPitch + 32 * m, at);
+        fence(fenced);
         LTX2RT_UNROLL
         for (int f = 0; f < 4; f++) {
-          const simdgroup_float8x8 right = keys_of_block.fragment(f);
+          simdgroup_float8x8 right = keys_of_block.fragment(f);
           LTX2RT_UNROLL
           for (int r = 0; r < kRowBlocks; r++) {
-            const simdgroup_float8x8 left = fragment_of(query[r].v[8 * m + f], query[r].v[8 * m + 4 + f]);
+            simdgroup_float8x8 left = fragment_of(query[r].v[8 * m + f], query[r].v[8 * m + 4 + f]);
             simdgroup_multiply_accumulate(scores[r][j], left, right, scores[r][j]);
           }
         }
@@ -378,24 +253,24 @@ template <typename T, int K, int kRowBlocks, int kSimdgroups, int kKeys>
         for (int e = 0; e < 2; e++) {
           const int key = first_key + 8 * j + at.column + e;
           if (key >= params.keys || (causal && key > row + reach)) {
-            s[j][e] = -INFINITY;
+            s[j][e] = kHidden;
           } else if (bias_type != kAbsent && row < params.queries) {
-            s[j][e] += read_element(bias, bias_type, batch * params.bias_strides[0] + head * params.bias_strides[1] +
-                                                         row * params.bias_strides[2] + key * params.bias_strides[3]);
+            const int64 entry = batch * params.bias_strides[0] + head * params.bias_strides[1] +
+                                row * params.bias_strides[2] + key * params.bias_strides[3];
+            s[j][e] = biased(s[j][e], read_element(bias, bias_type, entry));
           }
           most = max(most, s[j][e]);
         }
       }
       most = max_of_row(most);
-      // A row of which no key is seen yet keeps weights of 0. The difference comes before the factor: the lowest finite
-      // float, which masks use, has no multiple.
-      const float base = most == -INFINITY ? 0.0f : most;
-      const float kept = fast::exp2((largest[r] - base) * M_LOG2E_F);
+      // A row of which no key is seen yet keeps weights of 0.
+      const float base = most == kHidden ? 0.0f : most;
+      const float kept = exp_below(largest[r] - base);
       largest[r] = most;
       total[r] *= kept;
       LTX2RT_UNROLL
       for (int j = 0; j < kKeyBlocks; j++) {
-        s[j] = float2(fast::exp2((s[j].x - base) * M_LOG2E_F), fast::exp2((s[j].y - base) * M_LOG2E_F));
+        s[j] = float2(exp_below(s[j].x - base), exp_below(s[j].y - base));
         total[r] += s[j].x + s[j].y;
         scores[r][j] = fragment_of(s[j].x, s[j].y);
       }
@@ -414,10 +289,12 @@ template <typename T, int K, int kRowBlocks, int kSimdgroups, int kKeys>
       const threadgroup T* row_of_v = v_tile + (8 * j + at.row) * kPitch + 4 * at.column;
       LTX2RT_UNROLL
       for (int m = 0; m < kBlocks; m++) {
+        fence(fenced);
         const Values<T, 8> values = load_values<T, 8>(row_of_v + 32 * m);
+        fence(fenced);
         LTX2RT_UNROLL
         for (int i = 0; i < 4; i++) {
-          const simdgroup_float8x8 right = fragment_of(values.v[2 * i], values.v[2 * i + 1]);
+          simdgroup_float8x8 right = fragment_of(values.v[2 * i], values.v[2 * i + 1]);
           LTX2RT_UNROLL
           for (int r = 0; r < kRowBlocks; r++) {
             simdgroup_multiply_accumulate(sums[r][m][i], scores[r][j], right, sums[r][m][i]);
@@ -450,19 +327,12 @@ template <typename T, int K, int kRowBlocks, int kSimdgroups, int kKeys>
   }
 }
 
-#define LTX2RT_ATTENTION(name, ...) \
-  template [[host_name(#name)]] [[kernel]] decltype(rope_attention<__VA_ARGS__>) rope_attention<__VA_ARGS__>;
-#define LTX2RT_KEYS(name, T, K) \
-  template [[host_name(#name)]] [[kernel]] decltype(rope_attention_keys<T, K>) rope_attention_keys<T, K>;
-#define LTX2RT_TYPE(t, T, keys_128)                                 \
-  LTX2RT_ATTENTION(rope_attention_##t##_32, T, 32, 2, 4, 32)        \
-  LTX2RT_ATTENTION(rope_attention_##t##_64, T, 64, 2, 4, 32)        \
-  LTX2RT_ATTENTION(rope_attention_##t##_128, T, 128, 1, 8, keys_128) \
-  LTX2RT_KEYS(rope_attention_keys_##t##_32, T, 32)                  \
-  LTX2RT_KEYS(rope_attention_keys_##t##_64, T, 64)                  \
-  LTX2RT_KEYS(rope_attention_keys_##t##_128, T, 128)                \
-  template [[host_name("rope_attention_row_scale_" #t)]] [[kernel]] \
-  decltype(rope_attention_row_scale<T>) rope_attention_row_scale<T>;
-LTX2RT_TYPE(float32, float, 16)
-LTX2RT_TYPE(float16, half, 32)
-LTX2RT_TYPE(bfloat16, bfloat, 32)
+LTX2RT_KERNEL(rope_attention_float32_32, rope_attention<float, 32, 2, 4, 32>)
+LTX2RT_KERNEL(rope_attention_float32_64, rope_attention<float, 64, 2, 4, 32>)
+LTX2RT_KERNEL(rope_attention_float32_128, rope_attention<float, 128, 1, 8, 16>)
+LTX2RT_KERNEL(rope_attention_float16_32, rope_attention<half, 32, 2, 4, 32>)
+LTX2RT_KERNEL(rope_attention_float16_64, rope_attention<half, 64, 2, 4, 32>)
+LTX2RT_KERNEL(rope_attention_float16_128, rope_attention<half, 128, 1, 8, 32>)
+LTX2RT_KERNEL(rope_attention_bfloat16_32, rope_attention<bfloat, 32, 2, 4, 32>)
+LTX2RT_KERNEL(rope_attention_bfloat16_64, rope_attention<bfloat, 64, 2, 4, 32>)
+LTX2RT_KERNEL(rope_attention_bfloat16_128, rope_attention<bfloat, 128, 1, 8, 32>)

@@ -17,8 +17,8 @@ struct RopeParams {
   int32 unused;
 };
 
-// Strides count elements; the lanes of a head are neighbours. All are multiples of 4, and so are the offsets of q, k and v
-// in their buffers.
+// Strides count elements; the lanes of a head are neighbours. All are multiples of 4, and so are the offsets of q, k
+// and v in their buffers.
 struct AttentionParams {
   int64 q_strides[2];     // batch, token; head h starts at h * K
   int64 k_strides[3];     // batch, kv head, token
@@ -71,11 +71,13 @@ enum AttentionConstant {
   kAttentionBiasId = 4,
   kAttentionGateId = 5,
   kAttentionCausalId = 6,
+  kAttentionFencedId = 7,
 };
 
 enum {
   kMostRopeAxes = 4,          // P; the four lanes of a row read one index each
-  kKeysValuesPerThread = 16,  // of rope_attention_keys, so that rows have at most 16384 values
+  kKeysValuesPerThread = 16,  // of rope_attention_keys
+  kKeysMostThreads = 512,     // of rope_attention_keys, so that rows have at most 8192 values
   kRowScaleSimdgroups = 8,    // rows per threadgroup of rope_attention_row_scale
 };
 

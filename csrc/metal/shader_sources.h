@@ -1,15 +1,13 @@
 // The Metal sources that this build carries, each complete in itself; the build writes them from csrc/metal/*.metal.
 #pragma once
 
+#include <string>
 #include <string_view>
-#include <vector>
 
 namespace ltx2rt::metal {
 
-// Names without ".metal".
-std::vector<std::string_view> shader_names();
-
-// The source of one of them, ASCII, our headers inlined. Throws std::invalid_argument for any other name.
-std::string_view shader_source(std::string_view name);
+// The source of shader `shader` (a file's name without ".metal") with kernel `kernel` as the only one that it
+// instantiates: ASCII, our headers inlined. Throws std::invalid_argument for any other shader or kernel.
+std::string shader_source(std::string_view shader, std::string_view kernel);
 
 }  // namespace ltx2rt::metal

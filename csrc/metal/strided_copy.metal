@@ -10,9 +10,9 @@ using namespace ltx2rt::metal_shared;
 
 // T has the size of the elements. One thread per element, in rows of threads of any length.
 template <typename T>
-[[kernel]] void strided_copy(const device T* from [[buffer(0)]], device T* to [[buffer(1)]],
-                             constant StridedCopyParams& params [[buffer(2)]], uint2 thread_at [[thread_position_in_grid]],
-                             uint2 threads [[threads_per_grid]]) {
+[[kernel, max_total_threads_per_threadgroup(kRowThreads)]] void strided_copy(
+    const device T* from [[buffer(0)]], device T* to [[buffer(1)]], constant StridedCopyParams& params [[buffer(2)]],
+    uint2 thread_at [[thread_position_in_grid]], uint2 threads [[threads_per_grid]]) {
   const int64 i = params.first + int64(thread_at.y) * threads.x + thread_at.x;
   if (i >= params.end) return;
   int64 rest = i, source = 0;
@@ -24,7 +24,5 @@ template <typename T>
   to[i] = from[source];
 }
 
-#define LTX2RT_INSTANCE(name, T) \
-  template [[host_name(#name)]] [[kernel]] decltype(strided_copy<T>) strided_copy<T>;
-LTX2RT_INSTANCE(strided_copy_2, ushort)
-LTX2RT_INSTANCE(strided_copy_4, uint)
+LTX2RT_KERNEL(strided_copy_2, strided_copy<ushort>)
+LTX2RT_KERNEL(strided_copy_4, strided_copy<uint>)

@@ -66,7 +66,7 @@ def gpu_facts(metal: KernelChoice | None) -> list[tuple[str, str]]:
 
 def _proof_summary(metal: KernelChoice) -> str:
     outcomes = metal.store.outcomes().values()
-    ours = sum(o.choice == "kernel" for o in outcomes)
+    ours = sum(o.choice in ("kernel", "fenced") for o in outcomes)
     others = sum(o.choice == "mlx" for o in outcomes)
     replaced = sum(bool(o.fault) for o in outcomes)
     text = f"{ours} variants use our kernel, {others} MLX's own op, {replaced} the reference graph ({metal.store.path})"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import mlx.core as mx
 
 from ltx2rt.kernels import mlx_ops, reference
-from ltx2rt.kernels.kernel_choice import implementation
-from ltx2rt.kernels.selection import ext
+from ltx2rt.kernels.kernel_choice import built
+from ltx2rt.kernels.selection import Implementation, ext
 from ltx2rt.kernels.variants import SnakeVariant
 
 
@@ -32,6 +32,12 @@ def antialiased_snake(x: mx.array, alpha: mx.array, beta: mx.array, rise: mx.arr
     """
     if ext is None:
         return reference.antialiased_snake(x, alpha, beta, rise, fall)
-    chosen = implementation(antialiased_snake, lambda: SnakeVariant.of(x))
-    formula = mlx_ops.antialiased_snake if chosen == "mlx" else reference.antialiased_snake
-    return ext.antialiased_snake(x, alpha, beta, rise, fall, reference=formula, use_reference=chosen != "kernel")
+
+    def build(chosen: Implementation) -> mx.array:
+        formula = mlx_ops.antialiased_snake if chosen == "mlx" else reference.antialiased_snake
+        made: mx.array = ext.antialiased_snake(
+            x, alpha, beta, rise, fall, reference=formula, use_reference=chosen != "kernel"
+        )
+        return made
+
+    return built(antialiased_snake, build, lambda: SnakeVariant.of(x, alpha, beta, rise, fall))

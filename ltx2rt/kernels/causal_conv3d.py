@@ -5,8 +5,8 @@ from __future__ import annotations
 import mlx.core as mx
 
 from ltx2rt.kernels import mlx_ops, reference
-from ltx2rt.kernels.kernel_choice import implementation
-from ltx2rt.kernels.selection import ext, spread
+from ltx2rt.kernels.kernel_choice import built
+from ltx2rt.kernels.selection import Implementation, ext, spread
 from ltx2rt.kernels.variants import ConvVariant
 
 Pair = tuple[int, int]
@@ -60,8 +60,56 @@ def causal_conv3d(
     Source: CausalConv3d and PixelNorm of Lightricks/LTX-2 ltx_core/model/video_vae @ v1.2.0.
     """
     optional = (bias, scale, shift, residual, halo)
-    chosen = implementation(
+    present = tuple(a is not None for a in optional)
+
+    def build(chosen: Implementation) -> mx.array:
+        formula = mlx_ops.causal_conv3d if chosen == "mlx" else reference.causal_conv3d
+
+        def graph(x: mx.array, weight: mx.array, *others: mx.array) -> mx.array:
+            bias, scale, shift, residual, halo = spread(others, present)
+            return formula(
+                x,
+                weight,
+                bias,
+                stride=stride,
+                dilation=dilation,
+                padding=padding,
+                padding_mode=padding_mode,
+                pixel_norm_eps=pixel_norm_eps,
+                scale=scale,
+                shift=shift,
+                activation=activation,
+                negative_slope=negative_slope,
+                residual=residual,
+                halo=halo,
+            )
+
+        if ext is None:
+            return graph(x, weight, *(a for a in optional if a is not None))
+        made: mx.array = ext.causal_conv3d(
+            x,
+            weight,
+            bias,
+            stride=stride,
+            dilation=dilation,
+            padding=padding,
+            padding_mode=padding_mode,
+            pixel_norm_eps=pixel_norm_eps,
+            scale=scale,
+            shift=shift,
+            activation=activation,
+            negative_slope=negative_slope,
+            residual=residual,
+            halo=halo,
+            reference=graph,
+            use_reference=chosen not in ("kernel", "fenced"),
+            fenced=chosen == "fenced",
+        )
+        return made
+
+    return built(
         causal_conv3d,
+        build,
         lambda: ConvVariant.of(
             x,
             weight,
@@ -77,48 +125,6 @@ def causal_conv3d(
             residual,
             halo,
         ),
-    )
-    formula = mlx_ops.causal_conv3d if chosen == "mlx" else reference.causal_conv3d
-    present = tuple(a is not None for a in optional)
-
-    def graph(x: mx.array, weight: mx.array, *others: mx.array) -> mx.array:
-        bias, scale, shift, residual, halo = spread(others, present)
-        return formula(
-            x,
-            weight,
-            bias,
-            stride=stride,
-            dilation=dilation,
-            padding=padding,
-            padding_mode=padding_mode,
-            pixel_norm_eps=pixel_norm_eps,
-            scale=scale,
-            shift=shift,
-            activation=activation,
-            negative_slope=negative_slope,
-            residual=residual,
-            halo=halo,
-        )
-
-    if ext is None:
-        return graph(x, weight, *(a for a in optional if a is not None))
-    return ext.causal_conv3d(
-        x,
-        weight,
-        bias,
-        stride=stride,
-        dilation=dilation,
-        padding=padding,
-        padding_mode=padding_mode,
-        pixel_norm_eps=pixel_norm_eps,
-        scale=scale,
-        shift=shift,
-        activation=activation,
-        negative_slope=negative_slope,
-        residual=residual,
-        halo=halo,
-        reference=graph,
-        use_reference=chosen != "kernel",
     )
 
 

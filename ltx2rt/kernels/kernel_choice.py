@@ -21,28 +21,27 @@ from ltx2rt.kernels.variants import Variant
 logger = logging.getLogger("ltx2rt")
 
 
-def implementation(front_end: FrontEnd, variant: Callable[[], Variant]) -> Implementation:
-    """How to build an op now.
+def built(front_end: FrontEnd, build: Callable[[Implementation], mx.array], variant: Callable[[], Variant]) -> mx.array:
+    """An op, built as it is best built now.
 
     Args:
         front_end: the op's public function, which the self-proof calls.
-        variant: gives the variant of the arguments.
+        build: builds the op in a given way; our kernel checks the arguments as it is built.
+        variant: gives the variant of arguments that have been checked.
     """
     forced = selection.forced_implementation()
     if forced is not None:
-        return forced
+        return build(forced)
     if selection.use_reference():
-        return "reference"
+        return build("reference")
     if mx.default_device().type != mx.DeviceType.gpu:
-        return "kernel"
+        return build("kernel")
     chooser = metal_kernels()
     if chooser is None:
-        return "reference"
-    try:
-        wanted = variant()
-    except (AttributeError, IndexError, TypeError, ValueError):
-        return "kernel"  # arguments that do not fit: the op's own checks say why
-    return chooser.choose(front_end, wanted)
+        return build("reference")
+    kernel = build("kernel")  # first: what the op says about wrong arguments must not depend on a proof of them
+    chosen = chooser.choose(front_end, variant())
+    return kernel if chosen == "kernel" else build(chosen)
 
 
 @functools.cache
@@ -98,8 +97,14 @@ class KernelChoice:
             timed = self.store.start(key)
             try:
                 outcome = prove(front_end, variant, self._runner, timed=timed)
-            except BaseException:
+            except BaseException as failure:
                 self.store.abandon(key)
+                logger.warning(
+                    "the check of the Metal kernel %s was ended by %s before it could tell anything; nothing was noted "
+                    "down, and the next use checks again",
+                    key,
+                    type(failure).__name__,
+                )
                 raise
         self.store.finish(key, outcome)
         return outcome

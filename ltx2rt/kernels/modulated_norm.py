@@ -5,8 +5,8 @@ from __future__ import annotations
 import mlx.core as mx
 
 from ltx2rt.kernels import mlx_ops, reference
-from ltx2rt.kernels.kernel_choice import implementation
-from ltx2rt.kernels.selection import ext, spread
+from ltx2rt.kernels.kernel_choice import built
+from ltx2rt.kernels.selection import Implementation, ext, spread
 from ltx2rt.kernels.variants import NormVariant
 
 
@@ -40,21 +40,25 @@ def modulated_norm(
     """
     if ext is None:
         return reference.modulated_norm(x, scale=scale, shift=shift, index=index, norm=norm, eps=eps)
-    chosen = implementation(modulated_norm, lambda: NormVariant.of(x, scale, shift, index, norm))
-    formula = mlx_ops.modulated_norm if chosen == "mlx" else reference.modulated_norm
     present = (scale is not None, shift is not None, index is not None)
 
-    def graph(x: mx.array, *others: mx.array) -> mx.array:
-        scale, shift, index = spread(others, present)
-        return formula(x, scale=scale, shift=shift, index=index, norm=norm, eps=eps)
+    def build(chosen: Implementation) -> mx.array:
+        formula = mlx_ops.modulated_norm if chosen == "mlx" else reference.modulated_norm
 
-    return ext.modulated_norm(
-        x,
-        scale=scale,
-        shift=shift,
-        index=index,
-        norm=norm,
-        eps=eps,
-        reference=graph,
-        use_reference=chosen != "kernel",
-    )
+        def graph(x: mx.array, *others: mx.array) -> mx.array:
+            scale, shift, index = spread(others, present)
+            return formula(x, scale=scale, shift=shift, index=index, norm=norm, eps=eps)
+
+        made: mx.array = ext.modulated_norm(
+            x,
+            scale=scale,
+            shift=shift,
+            index=index,
+            norm=norm,
+            eps=eps,
+            reference=graph,
+            use_reference=chosen != "kernel",
+        )
+        return made
+
+    return built(modulated_norm, build, lambda: NormVariant.of(x, scale, shift, index, norm))

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import mlx.core as mx
 import numpy as np
 
+from ltx2rt.kernels.host import to_numpy
 from ltx2rt.kernels.proof_problems import Problem, check_problems, exact_arguments, timing_problem
 from ltx2rt.kernels.proof_store import Outcome
 from ltx2rt.kernels.selection import Implementation, forced
 from ltx2rt.kernels.variants import Variant
+from ltx2rt.refusals import memory_was_refused, work_was_dropped
 
 # The public function of an op.
 FrontEnd = Callable[..., mx.array]
@@ -53,43 +55,60 @@ def prove(front_end: FrontEnd, variant: Variant, runner: Runner, *, timed: bool)
     """Compares, and if ``timed`` times, one variant.
 
     The kernel may err at most twice as much as plain code of the same dtype (MLX's own ops on the CPU), both measured
-    against the float32 reference on the CPU. Where it errs more, or does not run, the reference graph takes its place.
+    against the float32 reference on the CPU. Where it errs more, or does not compile or run, the reference graph takes
+    its place.
+
+    Raises:
+        MemoryError, RuntimeError: memory was refused or the device dropped the work, which says nothing about the
+            kernel.
     """
-    worst, mlx_is_sound = Outcome("kernel"), True
+    worst = Outcome("kernel")
+    ways: list[Implementation] = ["kernel"]
+    if timed:
+        ways += ["fenced", "mlx"] if variant.has_fences else ["mlx"]
     for problem in check_problems(variant):
         exact, plain = _on_cpu(front_end, "reference", exact_arguments(problem)), _on_cpu(front_end, "mlx", problem)
         tolerance = _tolerance(exact, plain, variant.dtype)
         try:
             error = _difference(runner.compute(front_end, "kernel", problem), exact)
         except (RuntimeError, ValueError) as failure:
+            _raise_if_blameless(failure)
             return Outcome("reference", fault=f"does not run: {_first_lines(failure)}")
         if not error <= tolerance:
             fault = f"differs from the reference by {error:.3g}, {tolerance:.3g} is allowed"
             return Outcome("reference", error if math.isfinite(error) else -1.0, tolerance, fault=fault)
         if worst.error < 0 or error * worst.tolerance > worst.error * tolerance:
             worst = Outcome("kernel", error, tolerance)
-        if timed and mlx_is_sound:
-            mlx_is_sound = _agrees(front_end, runner, problem, exact, tolerance)
-    if not timed or not mlx_is_sound:
+        ways[1:] = [way for way in ways[1:] if _agrees(front_end, way, runner, problem, exact, tolerance)]
+    if len(ways) == 1:
         return worst
-    seconds = _race(front_end, variant, runner)
-    choice: Implementation = "mlx" if seconds["mlx"] < CLEARLY_FASTER * seconds["kernel"] else "kernel"
+    seconds = _race(front_end, variant, runner, ways)
+    # With fences or without, the bits are the same, so the faster one it is.
+    ours: Implementation = "fenced" if seconds.get("fenced", math.inf) < seconds["kernel"] else "kernel"
+    choice: Implementation = "mlx" if seconds.get("mlx", math.inf) < CLEARLY_FASTER * seconds[ours] else ours
     return Outcome(choice, worst.error, worst.tolerance, seconds)
 
 
-def _agrees(front_end: FrontEnd, runner: Runner, problem: Problem, exact: np.ndarray, tolerance: float) -> bool:
-    """Whether MLX's own ops on the device would do; their failing is no fault of ours."""
+def _agrees(
+    front_end: FrontEnd, way: Implementation, runner: Runner, problem: Problem, exact: np.ndarray, tolerance: float
+) -> bool:
+    """Whether another way on the device would do; one that fails is left out of the race."""
     try:
-        return _difference(runner.compute(front_end, "mlx", problem), exact) <= tolerance
-    except (RuntimeError, ValueError):
+        return _difference(runner.compute(front_end, way, problem), exact) <= tolerance
+    except (RuntimeError, ValueError) as failure:
+        _raise_if_blameless(failure)
         return False
 
 
-def _race(front_end: FrontEnd, variant: Variant, runner: Runner) -> dict[str, float]:
+def _raise_if_blameless(failure: Exception) -> None:
+    if memory_was_refused(failure) or work_was_dropped(failure):
+        raise failure
+
+
+def _race(front_end: FrontEnd, variant: Variant, runner: Runner, ways: Sequence[Implementation]) -> dict[str, float]:
     """The best time of each, in turns, after one call that compiles and warms up."""
     problem = timing_problem(variant)
-    best: dict[str, float] = {"kernel": math.inf, "mlx": math.inf}
-    ways: tuple[Implementation, ...] = ("kernel", "mlx")
+    best: dict[str, float] = dict.fromkeys(ways, math.inf)
     for way in ways:
         runner.seconds(front_end, way, problem)
     for _ in range(_ROUNDS):
@@ -104,7 +123,7 @@ def _on_cpu(front_end: FrontEnd, implementation: Implementation, problem: Proble
 
 
 def _float32(values: mx.array) -> np.ndarray:
-    return np.array(values.astype(mx.float32))
+    return to_numpy(values.astype(mx.float32))
 
 
 def _tolerance(exact: np.ndarray, plain: np.ndarray, dtype: str) -> float:

@@ -10,7 +10,10 @@ import numpy as np
 
 from ltx2rt.kernels.reference import RopeTable
 from ltx2rt.kernels.variants import (
+    CONV_FEW_OUTPUTS,
+    FEW_ROWS,
     MANY_QUERIES,
+    STAGED_CODE_ROWS,
     AttentionVariant,
     ConvVariant,
     LinearVariant,
@@ -18,6 +21,7 @@ from ltx2rt.kernels.variants import (
     SnakeVariant,
     Variant,
     dtype_of,
+    row_limits,
 )
 from ltx2rt.types import LinearWeight
 
@@ -58,20 +62,48 @@ class _Values:
 
 
 def check_problems(variant: Variant) -> list[Problem]:
-    """Aligned and ragged in every dimension."""
+    """Small problems that take every path through the kernels of a variant.
+
+    Each way of reading and writing (whole vectors where four divides the sizes, single values where not, and one of
+    each); several threadgroups along every axis of a grid, several simdgroups and several steps over the depth, with
+    a rest, wherever the graphs of the published models have them (tests/metal/test_published_graphs.py).
+    """
     if isinstance(variant, NormVariant):
-        return [_norm(variant, 3, 72, 0), _norm(variant, 5, 1030, 1, spare=3)]
+        return [_norm(variant, 3, 1032, 0), _norm(variant, 5, 1030, 1, spare=3)]
     if isinstance(variant, LinearVariant):
-        rows = variant.rows or 150
-        return [_linear(variant, rows, 96, 40, 0), _linear(variant, max(rows - 3, rows // 2 + 1), 77, 37, 1)]
+        limits = row_limits(variant.weight)
+        rows = variant.rows or limits[-1] + 86
+        if rows == STAGED_CODE_ROWS:
+            rows = 150
+        fewer = rows if rows <= 4 else max(rows - 3, rows // 2 + 1, limits[-1] + 1 if variant.rows == 0 else 0)
+        problems = [
+            _linear(variant, rows, 544, 136, 0),
+            _linear(variant, fewer, 333, 69, 1),
+            _linear(variant, rows, 333, 136, 2),
+            _linear(variant, fewer, 544, 69, 3),
+        ]
+        if variant.weight in FEW_ROWS and variant.rows == 0:  # weights of more than one slab of 16 MB
+            problems.append(_linear(variant, fewer, 8192, 1088, 4))
+        return problems
     if isinstance(variant, AttentionVariant):
-        queries = MANY_QUERIES + 37 if variant.many else 37
-        heads = 4 if variant.shared_kv else 2  # one head of k would be normed over its row
-        return [_attention(variant, 2, heads, queries, 70, 0), _attention(variant, 1, 4, queries - 5, 29, 1)]
+        queries = MANY_QUERIES + 37 if variant.many else 77
+        # A row of k for several simdgroups, and one for a single one; heads share keys in twos.
+        many, few = max(6, 768 // max(1, variant.head)), 4
+        if variant.shared_kv:
+            many *= 2
+        return [_attention(variant, 2, many, queries, 70, 0), _attention(variant, 1, few, queries - 5, 29, 1)]
     if isinstance(variant, ConvVariant):
-        return [_conv(variant, 20, 36, 3, 0), _conv(variant, 17, 33, 4, 1)]
+        few, more = CONV_FEW_OUTPUTS - 12, CONV_FEW_OUTPUTS - 15
+        if not variant.few_outputs:
+            few, more = 2 * CONV_FEW_OUTPUTS + 8, 2 * CONV_FEW_OUTPUTS + 5
+        return [
+            _conv(variant, 20, few, 9, 0),
+            _conv(variant, 17, more, 5, 1),
+            _conv(variant, 20, more, 3, 2),
+            _conv(variant, 17, few, 3, 3),
+        ]
     if isinstance(variant, SnakeVariant):
-        return [_snake(variant, 2, 150, 20, 0), _snake(variant, 1, 7, 17, 1)]
+        return [_snake(variant, 2, 250, 40, 0), _snake(variant, 1, 7, 17, 1)]
     raise TypeError(f"no problems for {variant}")
 
 
@@ -80,11 +112,11 @@ def timing_problem(variant: Variant) -> Problem:
     if isinstance(variant, NormVariant):
         return _norm(variant, 2048, 4096, 2)
     if isinstance(variant, LinearVariant):
-        return _linear(variant, variant.rows or 512, 2048, 2048, 2)
+        return _linear(variant, variant.rows or 1024, 2048, 2048, 2)
     if isinstance(variant, AttentionVariant):
         return _attention(variant, 1, 8, 1024 if variant.many else MANY_QUERIES, 1024, 2)
     if isinstance(variant, ConvVariant):
-        return _conv(variant, 128, 128, 16, 2)
+        return _conv(variant, 128, CONV_FEW_OUTPUTS if variant.few_outputs else 128, 16, 2)
     if isinstance(variant, SnakeVariant):
         return _snake(variant, 1, 65536, 64, 2)
     raise TypeError(f"no problems for {variant}")
@@ -183,8 +215,11 @@ def _conv(variant: ConvVariant, channels: int, out_channels: int, outputs: int, 
     padding = [
         (0, 0) if mode == "none" else (max(1, r), max(0, r - 1)) for mode, r in zip(variant.modes, reach, strict=True)
     ]
-    x = values.array((2 if seed == 0 else 1, *size, channels), variant.dtype)
-    batch = x.shape[0]
+    batch = 2
+    if seed % 2 == 0:
+        x = values.array((batch, *size, channels), variant.dtype)
+    else:  # channels that are not neighbours are copied first
+        x = values.array((batch, channels, *size), variant.dtype).transpose(0, 2, 3, 4, 1)
     out = [(n + sum(p) - r - 1) // s + 1 for n, p, r, s in zip(size, padding, reach, variant.stride, strict=True)]
     halo_frames = 2 if variant.halo else 0
     out[0] = (size[0] + halo_frames + sum(padding[0]) - reach[0] - 1) // variant.stride[0] + 1
@@ -210,8 +245,8 @@ def _snake(variant: SnakeVariant, batch: int, samples: int, channels: int, seed:
     values = _Values(seed)
     return {
         "x": values.array((batch, samples, channels), variant.dtype),
-        "alpha": values.array((channels,), "float32", 0.5),
-        "beta": values.array((channels,), "float32", 0.5),
-        "rise": values.array((12,), "float32", 0.3),
-        "fall": values.array((12,), "float32", 0.3),
+        "alpha": values.array((channels,), variant.alpha, 0.5),
+        "beta": values.array((channels,), variant.beta, 0.5),
+        "rise": values.array((12,), variant.rise, 0.3),
+        "fall": values.array((12,), variant.fall, 0.3),
     }

@@ -15,7 +15,7 @@ from typing import Any, get_args
 from ltx2rt.kernels.selection import Implementation
 
 # Raised when outcomes mean something else than before.
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)

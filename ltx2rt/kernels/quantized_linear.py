@@ -5,8 +5,8 @@ from __future__ import annotations
 import mlx.core as mx
 
 from ltx2rt.kernels import mlx_ops, reference
-from ltx2rt.kernels.kernel_choice import implementation
-from ltx2rt.kernels.selection import ext, spread
+from ltx2rt.kernels.kernel_choice import built
+from ltx2rt.kernels.selection import Implementation, ext, spread
 from ltx2rt.kernels.variants import LinearVariant
 from ltx2rt.types import LinearWeight
 
@@ -48,37 +48,42 @@ def quantized_linear(
             x, weight, bias, activation=activation, residual=residual, gate=gate, gate_index=gate_index
         )
     mode, values, scale, zero, group_size, bits = weight
-    chosen = implementation(
-        quantized_linear, lambda: LinearVariant.of(x, weight, bias, activation, residual, gate, gate_index)
-    )
-    formula = mlx_ops.quantized_linear if chosen == "mlx" else reference.quantized_linear
     present = tuple(a is not None for a in (scale, zero, bias, residual, gate, gate_index))
 
-    def graph(x: mx.array, values: mx.array, *others: mx.array) -> mx.array:
-        scale, zero, bias, residual, gate, gate_index = spread(others, present)
-        return formula(
+    def build(chosen: Implementation) -> mx.array:
+        formula = mlx_ops.quantized_linear if chosen == "mlx" else reference.quantized_linear
+
+        def graph(x: mx.array, values: mx.array, *others: mx.array) -> mx.array:
+            scale, zero, bias, residual, gate, gate_index = spread(others, present)
+            return formula(
+                x,
+                LinearWeight(mode, values, scale, zero, group_size, bits),
+                bias,
+                activation=activation,
+                residual=residual,
+                gate=gate,
+                gate_index=gate_index,
+            )
+
+        made: mx.array = ext.quantized_linear(
             x,
-            LinearWeight(mode, values, scale, zero, group_size, bits),
-            bias,
-            activation=activation,
+            mode=mode,
+            values=values,
+            scale=scale,
+            zero=zero,
+            group_size=group_size,
+            bits=bits,
+            bias=bias,
+            activation=activation or "none",
             residual=residual,
             gate=gate,
             gate_index=gate_index,
+            reference=graph,
+            use_reference=chosen not in ("kernel", "fenced"),
+            fenced=chosen == "fenced",
         )
+        return made
 
-    return ext.quantized_linear(
-        x,
-        mode=mode,
-        values=values,
-        scale=scale,
-        zero=zero,
-        group_size=group_size,
-        bits=bits,
-        bias=bias,
-        activation=activation or "none",
-        residual=residual,
-        gate=gate,
-        gate_index=gate_index,
-        reference=graph,
-        use_reference=chosen != "kernel",
+    return built(
+        quantized_linear, build, lambda: LinearVariant.of(x, weight, bias, activation, residual, gate, gate_index)
     )

@@ -5,9 +5,9 @@ from __future__ import annotations
 import mlx.core as mx
 
 from ltx2rt.kernels import mlx_ops, reference
-from ltx2rt.kernels.kernel_choice import implementation
+from ltx2rt.kernels.kernel_choice import built
 from ltx2rt.kernels.reference import RopeTable
-from ltx2rt.kernels.selection import ext, spread
+from ltx2rt.kernels.selection import Implementation, ext, spread
 from ltx2rt.kernels.variants import AttentionVariant
 
 
@@ -68,18 +68,34 @@ def rope_attention(
     if rope_layout not in ("split", "interleaved"):
         raise ValueError(f'[rope_attention] rope_layout must be "split" or "interleaved" but is "{rope_layout}".')
     optional = (q_norm, k_norm, *(rope_q or (None,) * 3), *(rope_k or (None,) * 3), bias, gate_logits)
-    chosen = implementation(
-        rope_attention,
-        lambda: AttentionVariant.of(
-            q, k, num_heads, num_kv_heads, q_norm, k_norm, rope_q, rope_k, rope_layout, bias, gate_logits, causal
-        ),
-    )
-    formula = mlx_ops.rope_attention if chosen == "mlx" else reference.rope_attention
     present = tuple(a is not None for a in optional)
 
-    def graph(q: mx.array, k: mx.array, v: mx.array, *others: mx.array) -> mx.array:
-        q_norm, k_norm, cos_q, sin_q, index_q, cos_k, sin_k, index_k, bias, gate_logits = spread(others, present)
-        return formula(
+    def build(chosen: Implementation) -> mx.array:
+        formula = mlx_ops.rope_attention if chosen == "mlx" else reference.rope_attention
+
+        def graph(q: mx.array, k: mx.array, v: mx.array, *others: mx.array) -> mx.array:
+            q_norm, k_norm, cos_q, sin_q, index_q, cos_k, sin_k, index_k, bias, gate_logits = spread(others, present)
+            return formula(
+                q,
+                k,
+                v,
+                num_heads=num_heads,
+                num_kv_heads=num_kv_heads,
+                q_norm=q_norm,
+                k_norm=k_norm,
+                norm_eps=norm_eps,
+                rope_q=reference.rope_table(cos_q, sin_q, index_q),
+                rope_k=reference.rope_table(cos_k, sin_k, index_k),
+                rope_layout=rope_layout,
+                bias=bias,
+                gate_logits=gate_logits,
+                causal=causal,
+                scale=scale,
+            )
+
+        if ext is None:
+            return graph(q, k, v, *(a for a in optional if a is not None))
+        made: mx.array = ext.rope_attention(
             q,
             k,
             v,
@@ -88,33 +104,23 @@ def rope_attention(
             q_norm=q_norm,
             k_norm=k_norm,
             norm_eps=norm_eps,
-            rope_q=reference.rope_table(cos_q, sin_q, index_q),
-            rope_k=reference.rope_table(cos_k, sin_k, index_k),
-            rope_layout=rope_layout,
+            rope_q=rope_q,
+            rope_k=rope_k,
+            interleaved=rope_layout == "interleaved",
             bias=bias,
             gate_logits=gate_logits,
             causal=causal,
             scale=scale,
+            reference=graph,
+            use_reference=chosen not in ("kernel", "fenced"),
+            fenced=chosen == "fenced",
         )
+        return made
 
-    if ext is None:
-        return graph(q, k, v, *(a for a in optional if a is not None))
-    return ext.rope_attention(
-        q,
-        k,
-        v,
-        num_heads=num_heads,
-        num_kv_heads=num_kv_heads,
-        q_norm=q_norm,
-        k_norm=k_norm,
-        norm_eps=norm_eps,
-        rope_q=rope_q,
-        rope_k=rope_k,
-        interleaved=rope_layout == "interleaved",
-        bias=bias,
-        gate_logits=gate_logits,
-        causal=causal,
-        scale=scale,
-        reference=graph,
-        use_reference=chosen != "kernel",
+    return built(
+        rope_attention,
+        build,
+        lambda: AttentionVariant.of(
+            q, k, num_heads, num_kv_heads, q_norm, k_norm, rope_q, rope_k, rope_layout, bias, gate_logits, causal
+        ),
     )

@@ -16,8 +16,9 @@ from ltx2rt.errors import UsageError
 # None when it does not fit the installed MLX and LTX2RT_KERNELS=reference allows that.
 ext: Any = load_extension()
 
-# How an op is built: our compiled kernel, MLX's own ops in the dtype of the arguments, or the reference graph.
-Implementation = Literal["kernel", "mlx", "reference"]
+# How an op is built: our compiled kernel, on a GPU also with scheduling fences (the same bits), MLX's own ops in the
+# dtype of the arguments, or the reference graph.
+Implementation = Literal["kernel", "fenced", "mlx", "reference"]
 _forced: ContextVar[Implementation | None] = ContextVar("forced", default=None)
 
 

@@ -10,10 +10,22 @@ import mlx.core as mx
 
 from ltx2rt.types import LinearWeight
 
-# Row classes of quantized_linear, upper ends: as csrc/metal/launch_plans.h changes kernels or tiles between them.
-LINEAR_ROWS = (4, 16, 32, 64)
+# Row classes of quantized_linear, upper ends: csrc/metal/launch_plans.h changes kernels, tiles or function constants
+# between them. tests/metal/test_launch_plans.py compares them, FEW_ROWS and CONV_FEW_OUTPUTS with that file.
+LINEAR_ROWS = (1, 2, 3, 4, 16, 32, 64)
+# Up to so many rows tiles expand quantised weights as they are staged; beyond, a slab is expanded first.
+STAGED_CODE_ROWS = 512
+# Up to so many rows quantized_linear multiplies no matrices, by weight; dense ones: LINEAR_ROWS[3].
+FEW_ROWS = {"e4m3": 16, "int8": 16, "int4": 32}
+# Up to so many output channels causal_conv3d has a kernel of its own.
+CONV_FEW_OUTPUTS = 32
 # From so many queries on, preparing q and k is small beside the attention itself.
 MANY_QUERIES = 256
+
+
+def row_limits(weight: str) -> tuple[int, ...]:
+    """Upper ends of the row classes of quantized_linear for a kind of weight; larger numbers of rows are class 0."""
+    return (*LINEAR_ROWS, STAGED_CODE_ROWS) if weight in FEW_ROWS else LINEAR_ROWS
 
 
 def dtype_name(array: Any) -> str:
@@ -27,6 +39,11 @@ class Variant:
 
     op: ClassVar[str] = ""
     dtype: str
+
+    @property
+    def has_fences(self) -> bool:
+        """Whether our kernel multiplies matrices, and so exists with scheduling fences, too."""
+        return False
 
     @property
     def key(self) -> str:
@@ -63,12 +80,16 @@ class LinearVariant(Variant):
     weight: str = "bfloat16"
     groups: int = 0
     scale: str = ""
-    rows: int = 0  # at most; 0: more than the last of LINEAR_ROWS
+    rows: int = 0  # at most; 0: more than the last of row_limits
     bias: str = ""
     activation: str = ""
     residual: bool = False
     gate: str = ""
     gate_index: bool = False
+
+    @property
+    def has_fences(self) -> bool:
+        return self.rows == 0 or self.rows > FEW_ROWS.get(self.weight, LINEAR_ROWS[3])
 
     @classmethod
     def of(
@@ -81,7 +102,7 @@ class LinearVariant(Variant):
             kind,
             weight.group_size if weight.mode == "affine" else 0,
             dtype_name(weight.scale) if weight.mode == "affine" else "",
-            next((most for most in LINEAR_ROWS if rows <= most), 0),
+            next((most for most in row_limits(kind) if rows <= most), 0),
             dtype_name(bias),
             activation or "",
             residual is not None,
@@ -106,6 +127,10 @@ class AttentionVariant(Variant):
     bias: str = ""
     gate: str = ""
     causal: bool = False
+
+    @property
+    def has_fences(self) -> bool:
+        return True
 
     @classmethod
     def of(
@@ -168,6 +193,11 @@ class ConvVariant(Variant):
     activation: str = ""
     residual: bool = False
     halo: bool = False
+    few_outputs: bool = False  # at most CONV_FEW_OUTPUTS channels
+
+    @property
+    def has_fences(self) -> bool:
+        return True
 
     @classmethod
     def of(
@@ -201,16 +231,23 @@ class ConvVariant(Variant):
             activation or "",
             residual is not None,
             halo is not None,
+            weight.shape[0] <= CONV_FEW_OUTPUTS,
         )
 
 
 @dataclass(frozen=True)
 class SnakeVariant(Variant):
+    """The dtypes of the parameters."""
+
     op: ClassVar[str] = "antialiased_snake"
+    alpha: str = "float32"
+    beta: str = "float32"
+    rise: str = "float32"
+    fall: str = "float32"
 
     @classmethod
-    def of(cls, x: Any) -> SnakeVariant:
-        return cls(dtype_name(x))
+    def of(cls, x: Any, alpha: Any, beta: Any, rise: Any, fall: Any) -> SnakeVariant:
+        return cls(*(dtype_name(a) for a in (x, alpha, beta, rise, fall)))
 
 
 def dtype_of(name: str) -> mx.Dtype:

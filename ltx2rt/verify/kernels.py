@@ -2,36 +2,65 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from importlib import resources
 from typing import Any
+
+import mlx.core as mx
 
 from ltx2rt.kernels import antialiased_snake, causal_conv3d, modulated_norm, quantized_linear, rope_attention
 from ltx2rt.kernels.kernel_choice import metal_kernels
 from ltx2rt.kernels.proof import DeviceRunner, FrontEnd, prove
 from ltx2rt.kernels.proof_store import Outcome
 from ltx2rt.kernels.variants import AttentionVariant, ConvVariant, LinearVariant, NormVariant, SnakeVariant, Variant
+from ltx2rt.verify.kernel_stress import STRESSED, far_buffer, far_operands_fault, launch_order_fault
 
+_FRONT_ENDS: dict[str, tuple[FrontEnd, type[Variant]]] = {
+    "modulated_norm": (modulated_norm, NormVariant),
+    "quantized_linear": (quantized_linear, LinearVariant),
+    "rope_attention": (rope_attention, AttentionVariant),
+    "causal_conv3d": (causal_conv3d, ConvVariant),
+    "antialiased_snake": (antialiased_snake, SnakeVariant),
+}
 DTYPES = ("bfloat16", "float16", "float32")
 
 
 @dataclass(frozen=True)
 class KernelResult:
-    """One variant and what proving it found."""
+    """One variant, or a check of one under stress, and what was found; ``skipped`` says why nothing was compared."""
 
     variant: str
     outcome: Outcome
+    skipped: str = ""
 
     @property
     def passed(self) -> bool:
-        return not self.outcome.fault
+        return not self.outcome.fault and not self.skipped
 
     def as_dict(self) -> dict[str, Any]:
-        return {"variant": self.variant, **asdict(self.outcome)}
+        return {"variant": self.variant, **asdict(self.outcome), "skipped": self.skipped}
+
+
+def model_variants() -> list[tuple[FrontEnd, Variant]]:
+    """What the graphs of LTX-2 19B and 2.3 use in bfloat16, with weights in every published form.
+
+    ``model_variants.json`` lists them; tests/metal/test_published_graphs.py derives them from the graphs.
+    """
+    listed = json.loads(resources.files("ltx2rt.verify").joinpath("model_variants.json").read_text("utf-8"))
+    found = []
+    for op, options in listed:
+        front_end, kind = _FRONT_ENDS[op]
+        fields: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in options.items()
+        }
+        found.append((front_end, kind(**fields)))
+    return found
 
 
 def variants(dtype: str) -> list[tuple[FrontEnd, Variant]]:
-    """The variants of one activation dtype."""
+    """A choice of variants of one activation dtype: every op's options, also those that no published model uses."""
     edges = ("edge", "zeros", "zeros")
     chosen: list[tuple[FrontEnd, Variant]] = [
         (modulated_norm, NormVariant(dtype)),
@@ -92,12 +121,39 @@ def run_kernels(only: str = "") -> Iterator[KernelResult]:
     metal = metal_kernels()
     if metal is not None and not only:
         metal.store.forget()
-    for dtype in DTYPES:
-        for front_end, variant in variants(dtype):
-            if only not in variant.key:
-                continue
-            if metal is not None:
-                outcome = metal.outcome(front_end, variant, again=True)
-            else:
-                outcome = prove(front_end, variant, DeviceRunner(), timed=False)
-            yield KernelResult(variant.key, outcome)
+    every = model_variants() + [pair for dtype in DTYPES for pair in variants(dtype)]
+    for front_end, variant in dict.fromkeys(every):
+        if only not in variant.key:
+            continue
+        if metal is not None:
+            outcome = metal.outcome(front_end, variant, again=True)
+        else:
+            outcome = prove(front_end, variant, DeviceRunner(), timed=False)
+        yield KernelResult(variant.key, outcome)
+    yield from _stress(only)
+
+
+def _stress(only: str) -> Iterator[KernelResult]:
+    """Every op behind work in flight, and over operands far inside a large buffer; see `kernel_stress`."""
+    for front_end, variant in STRESSED:
+        name = f"launch order: {variant.key}"
+        if only in name:
+            yield _stressed(name, launch_order_fault(front_end, variant))
+    named = [(f"beyond 2**31 elements: {variant.key}", front_end, variant) for front_end, variant in STRESSED]
+    if not any(only in name for name, *_ in named):
+        return
+    made = far_buffer()
+    for name, front_end, variant in named:
+        if only not in name:
+            continue
+        if isinstance(made, str):
+            yield KernelResult(name, Outcome("kernel"), skipped=made)
+        else:
+            yield _stressed(name, far_operands_fault(front_end, variant, *made))
+    del made
+    mx.clear_cache()  # the buffer is too large to be kept for a later array
+
+
+def _stressed(name: str, fault: str) -> KernelResult:
+    """Exact: the bits are compared."""
+    return KernelResult(name, Outcome("kernel", 0.0 if not fault else -1.0, 0.0, fault=fault))

@@ -21,7 +21,7 @@ from ltx2rt.cli import verify as verify_command
 from ltx2rt.cli.main import run as run_command
 from ltx2rt.kernels import kernel_choice, modulated_norm, quantized_linear, reference, selection
 from ltx2rt.kernels.gpu_device import GpuDevice, advice, metal_device
-from ltx2rt.kernels.kernel_choice import KernelChoice, implementation
+from ltx2rt.kernels.kernel_choice import KernelChoice, built
 from ltx2rt.kernels.proof import DeviceRunner, prove
 from ltx2rt.kernels.proof_problems import check_problems, exact_arguments, timing_problem
 from ltx2rt.kernels.proof_store import Outcome, ProofStore, cache_folder
@@ -29,7 +29,7 @@ from ltx2rt.kernels.selection import forced
 from ltx2rt.kernels.variants import AttentionVariant, ConvVariant, LinearVariant, NormVariant
 from ltx2rt.types import LinearWeight
 from ltx2rt.verify import kernels as verify_kernels
-from ltx2rt.verify.kernels import variants
+from ltx2rt.verify.kernels import model_variants, variants
 
 M3 = GpuDevice("Apple M3 Max", "applegpu_g15s", "15.3.1", 64 * 10**9, 48 * 10**9, "0.32.4", "macosx_15_0_arm64")
 NORM = NormVariant("bfloat16")
@@ -152,7 +152,7 @@ def test_mlx_is_not_used_where_it_is_wrong(tmp_path: Path) -> None:
         "",
         "{",
         "[]",
-        '{"format": 1}',
+        '{"format": 2}',
         '{"format": 0, "identity": {}, "outcomes": {}, "started": {}}',
         "OUTCOMES:[1]",
         'OUTCOMES:{"modulated_norm bfloat16 norm=rms": {"choice": "anything"}}',
@@ -163,7 +163,7 @@ def test_mlx_is_not_used_where_it_is_wrong(tmp_path: Path) -> None:
 )
 def test_a_damaged_file_means_checking_again(text: str, tmp_path: Path) -> None:
     store = choice(tmp_path, Device()).store
-    whole = {"format": 1, "identity": store.identity, "started": {}}
+    whole = {"format": 2, "identity": store.identity, "started": {}}
     if text.startswith("OUTCOMES:"):
         text = json.dumps({**whole, "outcomes": json.loads(text.removeprefix("OUTCOMES:"))})
     store.path.write_bytes(b"\xff\xfe\x00" if text == "BYTES" else text.encode())
@@ -180,7 +180,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path, caplog: pytest.LogCaptu
     device = Device(mlx=0.1 * FAST)
     chooser = choice(folder, device)
     assert chooser.choose(modulated_norm, NORM) == chooser.choose(modulated_norm, NORM) == "kernel"
-    assert device.calls == ["kernel", "kernel"]  # once for each problem
+    assert device.calls == ["kernel"] * len(check_problems(NORM))  # once for each problem
     assert chooser.outcome(modulated_norm, NORM).seconds is None
     assert "every process checks again: " in doctor.gpu_facts(chooser)[-1][1]
     assert choice(folder, Device(one_wrong)).choose(modulated_norm, NORM) == "reference"
@@ -286,7 +286,7 @@ X = mx.random.normal((3, 5, 64), key=mx.random.key(0)).astype(mx.bfloat16)
 
 def built_as(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Collects how the extension is asked to build modulated_norm."""
-    asked = []
+    asked: list[Any] = []
 
     class Extension:
         @staticmethod
@@ -305,8 +305,9 @@ def test_ops_are_built_as_chosen(device: Device, expected: str, on_gpu: Any, mon
     on_gpu(device).choose(modulated_norm, NORM)
     asked = built_as(monkeypatch)
     modulated_norm(X)
+    assert asked.pop(0) == "kernel"  # for its checks of the arguments
     if expected == "kernel":
-        assert asked == ["kernel"]
+        assert asked == []
         return
     with forced(expected):  # type: ignore[arg-type]
         options = {"scale": None, "shift": None, "index": None, "norm": "rms", "eps": 1e-6}
@@ -319,22 +320,103 @@ def kernel_mlx_norm(x: mx.array, **options: Any) -> mx.array:
     return mx.fast.rms_norm(x, None, options["eps"])
 
 
-def test_implementations_without_a_proof(on_gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert implementation(modulated_norm, lambda: NORM) == "kernel"  # the CPU
+def way(variant: Callable[[], Any] = lambda: NORM) -> str:
+    """How an op is built now."""
+    asked: list[str] = []
+
+    def build(implementation: str) -> mx.array:
+        asked.append(implementation)
+        return X
+
+    built(modulated_norm, build, variant)
+    return asked[-1]
+
+
+def test_ways_without_a_proof(on_gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert way() == "kernel"  # the CPU
     on_gpu(Device(one_wrong))
-    assert implementation(modulated_norm, lambda: NORM) == "reference"
+    assert way() == "reference"
     with forced("kernel"):
-        assert implementation(modulated_norm, lambda: NORM) == "kernel"
+        assert way() == "kernel"
     monkeypatch.setattr(kernel_choice, "metal_kernels", lambda: None)
-    assert implementation(modulated_norm, lambda: NORM) == "reference"  # CUDA, or a build without launch code
+    assert way() == "reference"  # CUDA, or a build without launch code
     monkeypatch.setenv("LTX2RT_KERNELS", "reference")
-    assert implementation(modulated_norm, lambda: NORM) == "reference"
+    assert way() == "reference"
 
 
-def test_bad_arguments_are_still_refused_by_the_op(on_gpu: Any) -> None:
-    on_gpu(Device())
+def test_bad_arguments_are_refused_by_the_op_and_nothing_is_proven(on_gpu: Any) -> None:
+    device = Device()
+    on_gpu(device)
     with pytest.raises(ValueError, match=r"\[quantized_linear\]"):
         quantized_linear(mx.array(1.0), LinearWeight("dense", mx.ones((4, 4))))
+    assert device.calls == []
+
+
+def test_a_mistake_in_a_variant_is_not_hidden(on_gpu: Any) -> None:
+    on_gpu(Device())
+    with pytest.raises(AttributeError):
+        way(lambda: NORM.nothing)  # type: ignore[attr-defined]
+
+
+LINEAR = LinearVariant("bfloat16")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        ({"fenced": 0.99 * FAST}, "fenced"),
+        ({"fenced": 1.01 * FAST}, "kernel"),
+        ({"fenced": 0.7 * FAST, "mlx": 0.8 * FAST}, "fenced"),
+        ({"fenced": 0.7 * FAST, "mlx": 0.5 * FAST}, "mlx"),
+    ],
+)
+def test_fences_are_used_where_they_help(seconds: dict[str, float], expected: str, tmp_path: Path) -> None:
+    assert choice(tmp_path, Device(**seconds)).choose(quantized_linear, LINEAR) == expected
+
+
+def test_only_matrix_kernels_have_fences(tmp_path: Path) -> None:
+    device = Device(fenced=0.5 * FAST)
+    assert choice(tmp_path, device).choose(modulated_norm, NORM) == "kernel"
+    assert choice(tmp_path, device).choose(quantized_linear, LinearVariant("bfloat16", "e4m3", rows=16)) == "kernel"
+    assert "fenced" not in device.calls
+
+
+REFUSALS = [
+    MemoryError(),
+    RuntimeError("[malloc] Unable to allocate 99 bytes."),
+    RuntimeError(
+        "[metal::malloc] Attempting to allocate 9 bytes which is greater than the maximum allowed buffer size"
+    ),
+    RuntimeError(
+        "[METAL] Command buffer execution failed: Insufficient Memory "
+        "(00000008:kIOGPUCommandBufferCallbackErrorOutOfMemory)"
+    ),
+    RuntimeError("[METAL] Command buffer execution failed: (00000005:kIOGPUCommandBufferCallbackErrorInnocentVictim)"),
+]
+
+
+@pytest.mark.parametrize("refusal", REFUSALS, ids=str)
+def test_refused_memory_is_no_fault_of_the_kernel(refusal: Exception, tmp_path: Path) -> None:
+    """It is reported, with what it interrupted; nothing is noted, and the next check decides."""
+    with pytest.raises(type(refusal)) as raised:
+        choice(tmp_path, Device(raising(refusal))).choose(modulated_norm, NORM)
+    assert f"check of the Metal kernel {NORM.key}" in raised.value.__notes__[0]
+    chooser = choice(tmp_path, Device())
+    assert chooser.store.outcomes() == {}
+    assert not chooser.store.ended_the_process(NORM.key)
+    assert chooser.choose(modulated_norm, NORM) == "kernel"
+
+
+def test_memory_refused_to_mlx_ops_does_not_decide_either(tmp_path: Path) -> None:
+    class Refused(Device):
+        def compute(self, front_end: Any, implementation: Any, problem: Any) -> np.ndarray:
+            if implementation == "mlx":
+                raise RuntimeError("[malloc] Unable to allocate 99 bytes.")
+            return super().compute(front_end, implementation, problem)
+
+    with pytest.raises(RuntimeError, match="Unable to allocate"):
+        choice(tmp_path, Refused()).choose(modulated_norm, NORM)
+    assert choice(tmp_path, Device()).store.outcomes() == {}
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
@@ -367,19 +449,19 @@ def test_a_variant_describes_the_problem_made_for_it(monkeypatch: pytest.MonkeyP
     """Front-ends see the variant they were given a problem for, or the proof would prove something else."""
     seen: list[Any] = []
 
-    def record(front_end: Any, variant: Callable[[], Any]) -> str:
+    def record(front_end: Any, build: Callable[[str], mx.array], variant: Callable[[], Any]) -> mx.array:
         seen.append(variant())
-        return "reference"
+        return build("reference")
 
     for op in ("modulated_norm", "quantized_linear", "rope_attention", "causal_conv3d", "antialiased_snake"):
-        monkeypatch.setattr(sys.modules[f"ltx2rt.kernels.{op}"], "implementation", record)
+        monkeypatch.setattr(sys.modules[f"ltx2rt.kernels.{op}"], "built", record)
     extra = [
         (
             quantized_linear,
             LinearVariant("float16", "int4", 64, "bfloat16", 16, "float32", "silu", True, "float16", True),
         )
     ]
-    for front_end, variant in variants("bfloat16") + extra:
+    for front_end, variant in variants("bfloat16") + model_variants() + extra:
         for problem in [*check_problems(variant), timing_problem(variant)]:
             seen.clear()
             front_end(**problem)

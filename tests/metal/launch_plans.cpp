@@ -5,12 +5,21 @@ using namespace ltx2rt::metal_plan;
 
 extern "C" {
 int norm_threads_of(int64_t width) { return norm_threads(width); }
-void linear_tile_of(int generation, int64_t rows, int* out) {
-  const auto tile = linear_tile(generation, rows);
+int few_rows_most() { return ltx2rt::metal_shared::kFewRowsMost; }
+void linear_tile_of(int64_t rows, int* out) {
+  const auto tile = linear_tile(rows);
   out[0] = tile.rows;
   out[1] = tile.columns;
 }
-int linear_uses_few_of(int format, int64_t rows) { return linear_uses_few(format, rows); }
+int linear_uses_few_of(int format, int64_t rows) {
+  return linear_uses_few(static_cast<ltx2rt::WeightFormat>(format), rows);
+}
+int64_t linear_slab_columns_of(int format, int64_t rows, int64_t columns, int64_t depth, int64_t itemsize) {
+  return linear_slab_columns(static_cast<ltx2rt::WeightFormat>(format), rows, columns, depth, itemsize);
+}
+int64_t linear_temporary_bytes_of(int format, int64_t rows, int64_t columns, int64_t depth, int64_t itemsize) {
+  return linear_temporary_bytes(static_cast<ltx2rt::WeightFormat>(format), rows, columns, depth, itemsize);
+}
 void attention_tile_of(int64_t head_size, int* out) {
   const auto tile = attention_tile(head_size);
   out[0] = tile.queries;

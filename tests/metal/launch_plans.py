@@ -16,22 +16,39 @@ Triple = tuple[int, int, int]
 @lru_cache
 def _library() -> ctypes.CDLL:
     library = ctypes.CDLL(str(build_host_library([Path(__file__).with_suffix(".cpp")], [ROOT])))
-    library.units_per_dispatch_of.restype = ctypes.c_int64
+    for name in ("units_per_dispatch_of", "linear_slab_columns_of", "linear_temporary_bytes_of"):
+        getattr(library, name).restype = ctypes.c_int64
     return library
+
+
+def few_rows_most() -> int:
+    """Rows per threadgroup of linear_few."""
+    return int(_library().few_rows_most())
 
 
 def norm_threads(width: int) -> int:
     return int(_library().norm_threads_of(ctypes.c_int64(width)))
 
 
-def linear_tile(rows: int, generation: int = 13) -> str:
+def linear_tile(rows: int) -> str:
     out = (ctypes.c_int * 2)()
-    _library().linear_tile_of(generation, ctypes.c_int64(rows), out)
+    _library().linear_tile_of(ctypes.c_int64(rows), out)
     return f"{out[0]}x{out[1]}"
 
 
 def linear_uses_few(format_: int, rows: int) -> bool:
     return bool(_library().linear_uses_few_of(format_, ctypes.c_int64(rows)))
+
+
+def linear_slab_columns(format_: int, rows: int, columns: int, depth: int, itemsize: int = 2) -> int:
+    """Output columns whose weights are expanded at a time; 0: none are."""
+    sizes = (ctypes.c_int64(n) for n in (rows, columns, depth, itemsize))
+    return int(_library().linear_slab_columns_of(format_, *sizes))
+
+
+def linear_temporary_bytes(format_: int, rows: int, columns: int, depth: int, itemsize: int = 2) -> int:
+    sizes = (ctypes.c_int64(n) for n in (rows, columns, depth, itemsize))
+    return int(_library().linear_temporary_bytes_of(format_, *sizes))
 
 
 def attention_tile(head_size: int) -> tuple[int, int]:

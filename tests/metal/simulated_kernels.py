@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
+from types import ModuleType
 from typing import Any
 from unittest import mock
 
@@ -14,19 +16,40 @@ from tools.metal_sim.extension import simulated_extension
 OPS = ["antialiased_snake", "causal_conv3d", "modulated_norm", "quantized_linear", "rope_attention"]
 
 
+class _Fenced:
+    """The module with ``fenced`` set for the ops that take it."""
+
+    def __init__(self, module: ModuleType) -> None:
+        for op in OPS:
+            function = getattr(module, op)
+            fenced = op in ("causal_conv3d", "quantized_linear", "rope_attention")
+            setattr(self, op, partial(function, fenced=True) if fenced else function)
+
+
 @contextmanager
-def simulated_kernels(most_operations: int = 0, **options: Any) -> Iterator[SimulatedDevice]:
+def simulated_kernels(
+    most_operations: int = 0, slab_bytes: int = 0, most_threads: int = 0, fenced: bool = False, **options: Any
+) -> Iterator[SimulatedDevice]:
     """Every kernel of ``ltx2rt.kernels`` runs its launch code on the device that is yielded; evaluate arrays inside.
 
-    ``most_operations`` cuts dispatches at another limit than the product's; ``options`` are the simulator's.
+    Args:
+        most_operations: cuts dispatches at another limit than the product's.
+        slab_bytes: cuts slabs of expanded weights at another size than the product's.
+        most_threads: what pipelines allow per threadgroup; 0 for 1024.
+        fenced: builds the variants with scheduling fences, where an op has them.
+        options: the simulator's.
     """
     module = simulated_extension()
     modules = [importlib.import_module(f"ltx2rt.kernels.{op}") for op in OPS]
     module.set_most_operations_per_dispatch(most_operations)
+    module.set_slab_bytes(slab_bytes)
+    module.set_most_threads_per_threadgroup(most_threads)
     try:
         with simulated(module, **options) as device, ExitStack() as patches:
             for changed in modules:
-                patches.enter_context(mock.patch.object(changed, "ext", module))
+                patches.enter_context(mock.patch.object(changed, "ext", _Fenced(module) if fenced else module))
             yield device
     finally:
         module.set_most_operations_per_dispatch(0)
+        module.set_slab_bytes(0)
+        module.set_most_threads_per_threadgroup(0)

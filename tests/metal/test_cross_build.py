@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tools.check_apple_sources import ROOT, faults, sources
 from tools.cross_macos.compiler import TARGET, write_tools, zig
 from tools.cross_macos.mach_o import MachO, read_mach_o
 from tools.cross_macos.symbols import libcxx_symbols, python_symbols, system_symbols, unexplained
@@ -46,6 +47,22 @@ def test_symbols_of_a_mach_o_file(tmp_path: Path) -> None:
     assert made.macos == (14, 0)
     assert TARGET.endswith("14.0")
     assert made.signed
+
+
+def test_the_check_of_apple_sources_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    good, bad = tmp_path / "good.cpp", tmp_path / "bad.cpp"
+    good.write_text("int one() { return LTX2RT_ONE; }\n")
+    bad.write_text("int one() { int unused; return 1; }\n")
+    monkeypatch.chdir(tmp_path)
+    (fault,) = faults([good, bad], ["-DLTX2RT_ONE=1"])
+    assert fault.startswith("bad.cpp:")
+    assert "unused" in fault
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.cpp", "good.cpp"]
+
+
+def test_the_check_of_apple_sources_knows_every_source_of_the_launch_code() -> None:
+    assert set((ROOT / "csrc/metal").glob("*.cpp")) < set(sources())
+    assert all(path.is_file() for path in sources())
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from tools.metal_sim.extension import simulated_extension
 FAKE = ROOT / "tools/metal_sim/fake/mlx/backend/metal/device.h"
 MLX = Path(mx.__file__).parent / "include/mlx/backend/metal/device.h"
 # Of the simulator alone.
-EXTRA = {"CommandEncoder": {"void start()", "void finish()"}, "Device": set()}
+EXTRA = {"CommandEncoder": {"void start()", "void finish()"}, "Device": {"std::vector<std::string> libraries() const"}}
 
 
 def without_bodies(text: str) -> str:
@@ -76,6 +76,7 @@ MISUSES = {
     "no pipeline": "without a pipeline",
     "in place": "buffer 0 is read while it is written",
     "read at once": "buffer 1 is read while it is written",
+    "written after a read": "buffer 2 is written while an earlier dispatch may still read it",
     "unwritten": "8 of 8 elements of an output were never written",
 }
 
@@ -100,6 +101,31 @@ def test_findings_of_a_dispatch_are_errors_of_the_evaluation() -> None:
         assert device.dispatches == []
         mx.eval(modulated_norm(mx.ones((2, 64))))
         assert len(device.dispatches) == 1
+
+
+def test_a_kernel_that_needs_more_threads_than_its_pipeline_allows_is_an_error() -> None:
+    x = mx.ones((2, 2000))  # 128 threads of 16 values
+    with simulated_kernels(most_threads=128):
+        mx.eval(modulated_norm(x))
+    with simulated_kernels(most_threads=96) as device:
+        with pytest.raises(
+            RuntimeError, match=r"modulated_norm_float32 needs threadgroups of 128 threads, .* allows it 96;"
+        ):
+            mx.eval(modulated_norm(x))
+        assert device.dispatches == []
+        mx.eval(modulated_norm(mx.ones((2, 1500))))  # the device is as it was
+
+
+@pytest.mark.parametrize("most", [0, 96])
+def test_threads_in_a_row_come_in_threadgroups_that_the_pipeline_allows(most: int) -> None:
+    x = mx.random.normal((40, 50))
+    with simulated_kernels(most_threads=most) as device:
+        out = modulated_norm(x.T)
+        mx.eval(out)
+    exact = x.T / mx.sqrt((x.T * x.T).mean(-1, keepdims=True) + 1e-6)
+    np.testing.assert_allclose(np.array(out), np.array(exact), rtol=1e-5)
+    copy = device.dispatches[0]
+    assert (copy.kernel, copy.grid, copy.group) == ("strided_copy_4", (2000, 1, 1), (most or 256, 1, 1))
 
 
 def test_a_dispatch_without_a_device_is_an_error() -> None:

@@ -8,6 +8,9 @@ import launch_plans
 import pytest
 from shaders_under_test import ELEMENT_TYPE
 
+from ltx2rt.kernels import variants
+from ltx2rt.kernels.selection import ext
+
 ONE = (1, 1, 1)
 
 
@@ -19,13 +22,75 @@ def test_linear_tiles() -> None:
     assert [launch_plans.linear_tile(n) for n in (5, 32, 33, 64, 65, 10**6)] == [
         *("32x64", "32x64", "64x64", "64x64", "128x64", "128x64")
     ]
-    assert launch_plans.linear_tile(10**6, generation=17) == "128x64"
 
 
 @pytest.mark.parametrize(("format_", "most"), [(ELEMENT_TYPE["bfloat16"], 4), (3, 16), (4, 16), (5, 32)])
 def test_few_rows(format_: int, most: int) -> None:
     assert launch_plans.linear_uses_few(format_, most)
     assert not launch_plans.linear_uses_few(format_, most + 1)
+
+
+E4M3, INT8, INT4 = 3, 4, 5
+SLAB = 16 << 20
+
+
+def test_slabs_of_expanded_weights() -> None:
+    slab = launch_plans.linear_slab_columns
+    assert slab(ELEMENT_TYPE["bfloat16"], 6144, 16384, 4096) == 0  # dense
+    assert slab(INT8, 16, 16384, 4096) == 0  # few rows
+    assert [slab(E4M3, rows, 16384, 4096) for rows in (17, 512, 513, 6144)] == [0, 0, 2048, 2048]
+    assert slab(INT4, 6144, 40, 4096) == 40
+    assert slab(INT4, 6144, 4096, 16384) == 512
+    assert slab(INT4, 6144, 4096, 1 << 24) == 64  # one tile, however deep
+
+
+@pytest.mark.parametrize("columns", [1, 64, 65, 2047, 2049, 3000, 16384])
+@pytest.mark.parametrize(("depth", "itemsize"), [(64, 2), (4096, 2), (4096, 4), (15360, 2)])
+def test_slabs_are_even_whole_tiles_within_their_bytes(columns: int, depth: int, itemsize: int) -> None:
+    slab = launch_plans.linear_slab_columns(E4M3, 1000, columns, depth, itemsize)
+    assert 0 < slab <= columns
+    assert slab % 64 == 0 or slab == columns
+    slabs = math.ceil(columns / slab)
+    assert columns > (slabs - 1) * slab >= 0
+    assert slabs == 1 or slab - columns / slabs < 64
+    assert launch_plans.linear_temporary_bytes(E4M3, 1000, columns, depth, itemsize) == slab * depth * itemsize <= SLAB
+
+
+def test_the_module_tells_the_plan() -> None:
+    sizes = {"columns": 16384, "depth": 4096, "itemsize": 2}
+    assert ext.metal_linear_temporary_bytes("int8", rows=6144, **sizes) == SLAB
+    assert ext.metal_linear_temporary_bytes("int4", rows=512, **sizes) == 0
+    assert ext.metal_linear_temporary_bytes("bfloat16", rows=6144, **sizes) == 0
+    with pytest.raises(ValueError, match=r"weight must be float32, .* or int4"):
+        ext.metal_linear_temporary_bytes("nf4", rows=6144, **sizes)
+
+
+def test_the_self_proof_knows_where_launches_change() -> None:
+    """Row classes of its variants, and output channels, are those of launch_plans.h."""
+    formats = {
+        **{name: ELEMENT_TYPE[name] for name in ("float32", "bfloat16")},
+        "e4m3": E4M3,
+        "int8": INT8,
+        "int4": INT4,
+    }
+    found = set()
+    for weight, format_ in formats.items():
+
+        def launch(rows: int, format_: int = format_) -> str:
+            if launch_plans.linear_uses_few(format_, rows):
+                return f"few {min(rows, launch_plans.few_rows_most())}"
+            return f"{launch_plans.linear_tile(rows)} {launch_plans.linear_slab_columns(format_, rows, 4096, 4096) > 0}"
+
+        limits = {rows for rows in range(1, 2000) if launch(rows) != launch(rows + 1)}
+        assert limits <= set(variants.row_limits(weight))
+        found |= limits
+        for rows in range(1, 600):
+            row_class = next((most for most in variants.row_limits(weight) if rows <= most), 0)
+            has_tiles = not launch_plans.linear_uses_few(format_, rows)
+            assert variants.LinearVariant("bfloat16", weight, rows=row_class).has_fences == has_tiles
+    assert found == set(variants.row_limits("int4"))
+    channels = [n for n in range(1, 1000) if launch_plans.conv_columns(n) != launch_plans.conv_columns(n + 1)]
+    assert channels == [variants.CONV_FEW_OUTPUTS]
 
 
 def test_attention_tiles() -> None:
@@ -44,6 +109,12 @@ def test_conv_plans() -> None:
     patches = launch_plans.conv_plan((1, 40, 40), (1, 7, 7), (1, 4, 4), ONE)
     assert not patches.one_phase
     assert patches.region == patches.tile
+
+
+def test_regions_beyond_an_int_fit_nowhere() -> None:
+    plan = launch_plans.conv_plan((1, 1, 1), (3, 3, 3), (2**29,) * 3, (2**30,) * 3)
+    assert not plan.one_phase
+    assert plan.region == plan.tile
 
 
 @pytest.mark.parametrize("out", [(1, 1, 1), (1, 3, 200), (9, 17, 33), (121, 512, 768)])

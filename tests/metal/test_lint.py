@@ -76,6 +76,16 @@ REFUSED = {
         "at most 4096 bytes: f",
     ),
     "bfloat as half": ("half f(bfloat b) { return b; }", "compiler", "half"),
+    "temporary matrix operand": (
+        "void f(thread simdgroup_float8x8& s) { simdgroup_multiply_accumulate(s, simdgroup_float8x8(1.0f), s, s); }",
+        "compiler",
+        "no matching function",
+    ),
+    "constant matrix operand": (
+        "void f(thread simdgroup_float8x8& s, const thread simdgroup_float8x8& w) { simdgroup_multiply(s, s, w); }",
+        "compiler",
+        "no matching function",
+    ),
     "float as bfloat": ("bfloat f(float b) { return b; }", "bfloat", "implicit conversion to bfloat"),
     "function pointer": ("typedef int (*fp)(int); int f(fp g) { return g(1); }", "compiler", "not allowed"),
     "goto": ("int f(int n) { goto end; end: return n; }", "word", "no goto"),

@@ -39,11 +39,12 @@ def kernels(c: Case) -> list[str]:
 @pytest.mark.parametrize("format_", FORMATS)
 def test_the_number_of_rows_chooses_the_kernels(format_: str) -> None:
     most, dense = FEW[format_], format_ in DTYPES
-    before = [] if dense else ["dequantise_float16"]
-    weight = format_ if dense else "float16"
-    assert kernels(case(most, 8, 64, "float16", format_)) == ["few_float16"]
-    for rows, size in ((most + 1, "32x64" if most < 32 else "64x64"), (33, "64x64"), (65, "128x64")):
-        assert kernels(case(rows, 8, 64, "float16", format_)) == [*before, f"tile_float16_{weight}_{size}"]
+    weight = format_ if dense else "codes"
+    assert kernels(case(most, 8, 32, "float16", format_)) == ["few_float16"]
+    for rows, size in ((most + 1, "32x64" if most < 32 else "64x64"), (33, "64x64"), (65, "128x64"), (512, "128x64")):
+        assert kernels(case(rows, 8, 32, "float16", format_)) == [f"tile_float16_{weight}_{size}"]
+    many = [f"tile_float16_{format_}_128x64"] if dense else ["dequantise_float16", "tile_float16_float16_128x64"]
+    assert kernels(case(513, 8, 32, "float16", format_)) == many
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -75,6 +76,39 @@ def test_types_of_groups(rows: int, group_type: str) -> None:
 @pytest.mark.parametrize("rows", [21, 40, 70])
 def test_tiles(rows: int, format_: str, dtype: str) -> None:
     check(case(rows, 72, 64, dtype, format_))
+
+
+@pytest.mark.parametrize("format_", ["e4m3", "int8", "int4"])
+@pytest.mark.parametrize(("columns", "slabs"), [(64, 1), (65, 2), (200, 4)])
+def test_slabs_of_expanded_weights(columns: int, slabs: int, format_: str) -> None:
+    # One buffer of 64 columns for all slabs: the simulated device finds one that is overwritten while it may be read.
+    c = case(520, columns, 32, "bfloat16", format_, epilogue=columns == 200)
+    done = product(c, slab_bytes=64 * 32 * 2)
+    assert_accurate(done, "bfloat16", c.formula(), c.formula("bfloat16"))
+    assert done.kernels == ["dequantise_bfloat16", "linear_tile_bfloat16_bfloat16_128x64"] * slabs
+
+
+@pytest.mark.parametrize("format_", ["e4m3", "int4"])
+def test_weights_expanded_before_and_in_the_tiles_give_the_same_bits(format_: str) -> None:
+    many = case(520, 70, 32, "bfloat16", format_, epilogue=False)
+    few = Case(Operand((520, 32), "bfloat16", 1), many.weight)
+    few.x.bits, few.x.exact = few.x.bits[:70], few.x.exact[:70]
+    np.testing.assert_array_equal(product(few).bits, product(many).bits[:70])
+
+
+def test_slabs_of_ragged_depth_and_other_types() -> None:
+    check(case(513, 67, 45, "float16", "e4m3"), slab_bytes=1)
+    check(case(513, 67, 32, "float32", "int4"), slab_bytes=1)
+
+
+@pytest.mark.parametrize("format_", ["bfloat16", "int8"])
+def test_fences_change_no_bit(format_: str) -> None:
+    c = case(40, 70, 64, "bfloat16", format_)
+    plain, fenced = product(c), product(c, fenced=True)
+    np.testing.assert_array_equal(fenced.bits, plain.bits)
+    assert plain.counters[-1].simdgroup_barriers == 0
+    assert fenced.counters[-1].simdgroup_barriers > 0
+    assert product(case(2, 70, 64, "bfloat16", format_), fenced=True).counters[0].simdgroup_barriers == 0
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -128,7 +162,7 @@ def test_a_row_of_many_is_as_it_is_with_others(rows: int, some: slice) -> None:
     np.testing.assert_array_equal(product(c).bits[some], product(part).bits)
 
 
-@pytest.mark.parametrize(("rows", "dispatches"), [(3, 2), (70, 1 + 3)])
+@pytest.mark.parametrize(("rows", "dispatches"), [(3, 2), (70, 3), (513, 1 + 3 * 5)])
 def test_parts_of_the_grid_make_the_whole(rows: int, dispatches: int) -> None:
     # Parts of whole column blocks or of rows of them, and of the weights that are expanded first.
     c = case(rows, 150, 32, "bfloat16", "int8")

@@ -101,6 +101,19 @@ def test_unchecked_runs_compute_the_same() -> None:
     assert result.counters.device_load_bytes == 0
 
 
+def test_more_threads_than_the_kernel_is_compiled_for_are_reported() -> None:
+    head = (
+        "template <int N> [[kernel, max_total_threads_per_threadgroup(32 * N)]] void k(device float* y [[buffer(0)]], "
+    )
+    body = "uint i [[thread_position_in_grid]]) { y[i] = 1; } "
+    last = 'template [[host_name("k2")]] [[kernel]] decltype(k<2>) k<2>;'
+    source = "#include <metal_stdlib>\nusing namespace metal;\n" + head + body + last
+    run(source, "k2", {0: Out((64,), "float32")}, (1, 1, 1), (64, 1, 1)).check()
+    assert only(run(source, "k2", {0: Out((96,), "float32")}, (1, 1, 1), (96, 1, 1))).startswith(
+        "limit: a threadgroup of 96 threads, for which the kernel is compiled with at most 64"
+    )
+
+
 def scale(arguments: dict[int, Any] | None = None, n: int = 64, **options: Any) -> Result:
     buffers = {0: In(X[:n]), 1: Out((n,), "float32"), 2: Inline(struct.pack("<ifq", n, 2.0, 0))} | (arguments or {})
     return run(SHADERS, "scale", buffers, (n // 32, 1, 1), (32, 1, 1), **options)

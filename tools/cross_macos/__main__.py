@@ -14,7 +14,7 @@ from tools.cross_macos.compiler import write_tools, zig
 from tools.cross_macos.mach_o import MachO, read_mach_o
 from tools.cross_macos.symbols import libcxx_symbols, python_symbols, system_symbols, unexplained
 from tools.cross_macos.wheel import pack
-from tools.embed_shaders import inline_headers
+from tools.embed_shaders import inline_headers, split_kernels
 
 ROOT = Path(__file__).parents[2]
 TOOLS = ("cmake", "ninja")
@@ -104,7 +104,11 @@ def check_installed(wheel: Path, folder: Path) -> None:
         raise SystemExit(f"a Mac's Python would not import {module.name}")
     content = module.read_bytes()
     shaders = sorted((ROOT / "csrc/metal").glob("*.metal"))
-    absent = [s.name for s in shaders if inline_headers(s, ROOT).encode() not in content]
+    absent = []
+    for shader in shaders:
+        body, kernels = split_kernels(inline_headers(shader, ROOT))
+        absent += [shader.name] * (body.encode() not in content)
+        absent += [name for name, line in kernels.items() if line.encode() not in content]
     if absent:
         raise SystemExit(f"the module lacks the text of {', '.join(absent)}")
     size = f"{wheel.stat().st_size / 1e6:.1f} MB"

@@ -51,6 +51,15 @@ def zig() -> str:
     return str(Path(found.submodule_search_locations[0]) / "zig")
 
 
+def write_stand_ins(folder: Path) -> Path:
+    """A folder, made in ``folder``, with the headers of Apple's SDK that metal-cpp includes."""
+    sdk = folder / "sdk"
+    for name, text in STAND_INS.items():
+        (sdk / name).parent.mkdir(parents=True, exist_ok=True)
+        (sdk / name).write_text(f"#pragma once{text}")
+    return sdk
+
+
 def write_tools(folder: Path, libcxx_symbols: Iterable[str]) -> tuple[Path, Path]:
     """The compiler's front and its companions, and the stand-ins of the SDK.
 
@@ -61,10 +70,7 @@ def write_tools(folder: Path, libcxx_symbols: Iterable[str]) -> tuple[Path, Path
     Returns:
         The folders of the tools and of the stand-ins.
     """
-    tools, sdk = folder / "tools", folder / "sdk"
-    for name, text in STAND_INS.items():
-        (sdk / name).parent.mkdir(parents=True, exist_ok=True)
-        (sdk / name).write_text(f"#pragma once{text}")
+    tools, sdk = folder / "tools", write_stand_ins(folder)
     tools.mkdir(parents=True, exist_ok=True)
     libcxx = sdk / "libc++.1.tbd"
     libcxx.write_text(_library_stub("/usr/lib/libc++.1.dylib", libcxx_symbols))

@@ -147,9 +147,9 @@ def build_host_library(
     command = ["cc", "-target", triple, *flags, "-x", "c++", "-std=c++20", "-O2", "-Wall", "-Wextra", "-Werror"]
     command += ["-fno-exceptions", "-fno-rtti", "-fno-sanitize=all", "-shared", "-fPIC", *map(str, sources)]
     command += [part for folder in include for part in ("-I", str(folder))]
-    # Everything beside the sources, and every header of the included folders' csrc/metal, may matter.
+    # Everything beside the sources, and every header of the included folders' csrc and csrc/metal, may matter.
     headers = [f for source in sources for f in source.parent.glob("*.h")]
-    headers += [f for folder in include for f in (folder / "csrc/metal").glob("*.h")]
+    headers += [f for folder in include for part in ("csrc", "csrc/metal") for f in (folder / part).glob("*.h")]
     contents = [f.read_bytes() for f in [*sources, *sorted(headers)]]
     library = cache_folder() / f"{sources[0].stem}-{_digest(triple, *contents)}.so"
     if not library.exists():

@@ -90,6 +90,7 @@ class _Translator:
         self.statement = 0  # first token of the current statement
         self.pending_kernel = False
         self.in_kernel_head = False
+        self.most_threads = ""  # of the attribute that the next kernel has
         self.arrays = 0
         self.derived: dict[str, str] = {}  # constants computed from function constants, as expressions
 
@@ -161,7 +162,10 @@ class _Translator:
         return self.result
 
     def _at_brace(self) -> bool:
+        limit = ""
         if self.text() == "{":
+            if self.in_kernel_head and self.most_threads:
+                limit, self.most_threads = f" msim_most_threads(int({self.most_threads}));", ""
             self.scopes.append(self._scope_of_brace())
         elif self.text() == "}":
             if len(self.scopes) == 1:
@@ -170,6 +174,7 @@ class _Translator:
         else:
             return False
         self.copy()
+        self.out.append(limit)
         self.statement = self.i
         return True
 
@@ -192,8 +197,12 @@ class _Translator:
         if self.text() != "[" or self.text(1) != "[" or self.tokens[self.i + 1].space:
             return False
         end = matching(self.tokens, self.i) + 1
-        if any(t.text == "kernel" for t in self.tokens[self.i : end]):
+        inside = self.tokens[self.i : end]
+        if any(t.text == "kernel" for t in inside):
             self.pending_kernel = True
+        bound = next((j for j, t in enumerate(inside) if t.text == "max_total_threads_per_threadgroup"), None)
+        if bound is not None:
+            self.most_threads = flat_text_of(inside[bound + 2 : matching(inside, bound + 1)])
         self.drop_to(end)
         return True
 

@@ -1,5 +1,5 @@
-// The fake Device and CommandEncoder: they keep what Metal would be told, check the limits of its documentation, and pass
-// each dispatch to the simulator.
+// The fake Device and CommandEncoder: they keep what Metal would be told, check the limits of its documentation, and
+// pass each dispatch to the simulator.
 #include "mlx/backend/metal/device.h"
 
 #include <algorithm>
@@ -33,7 +33,6 @@ namespace sim = ltx2rt::metal_sim;
 constexpr int kMostBuffers = 31;
 constexpr size_t kMostInlineBytes = 4096;
 constexpr size_t kMostThreadgroupBytes = 32768;
-constexpr NS::UInteger kMostThreads = 1024;
 
 void require(bool ok, const std::string& message) {
   if (!ok) throw std::logic_error("Metal: " + message);
@@ -123,23 +122,49 @@ void CommandEncoder::set_threadgroup_memory_length(size_t length, int idx) {
 void CommandEncoder::dispatch(MTL::Size grid, MTL::Size group, bool grid_is_threads) {
   require(pipeline_ != nullptr, "a dispatch without a pipeline.");
   const auto threads = group.width * group.height * group.depth;
-  require(threads >= 1 && threads <= kMostThreads,
-          "a threadgroup of " + std::to_string(threads) + " threads; 1 to 1024 are allowed.");
+  const auto most = pipeline_->maxTotalThreadsPerThreadgroup();
+  require(threads >= 1 && threads <= most, "a threadgroup of " + std::to_string(threads) + " threads; 1 to " +
+                                               std::to_string(most) + " are allowed.");
   require(grid.width >= 1 && grid.height >= 1 && grid.depth >= 1, "an empty grid.");
   require(grid.width <= UINT32_MAX && grid.height <= UINT32_MAX && grid.depth <= UINT32_MAX, "a grid beyond 2^32.");
-  // Nothing orders the dispatches of a concurrent context: none may read what another writes.
-  if (!concurrent_) outputs_at_once_.clear();
+  order();
+  sim::execute({pipeline_, arguments_, threadgroup_memory_, grid, group, grid_is_threads});
+}
+
+// Metal runs dispatches at once unless a barrier is between them. MLX's encoder puts one before a dispatch that uses
+// what an earlier one wrote; it is not relied upon for a write after reads, which is found here.
+void CommandEncoder::order() {
+  Ranges reads, writes;
   for (const auto& [idx, argument] : arguments_) {
-    if (argument.kind == sim::Argument::output) outputs_at_once_.emplace(argument.data, argument.data + argument.size);
+    if (argument.kind == sim::Argument::inline_bytes) continue;
+    (argument.kind == sim::Argument::output ? writes : reads).emplace(argument.data, argument.data + argument.size);
   }
+  const auto meets = [](const Ranges& earlier, const sim::Argument& argument) {
+    return std::any_of(earlier.begin(), earlier.end(), [&](const auto& range) {
+      return argument.data < range.second && range.first < argument.data + argument.size;
+    });
+  };
+  bool uses_written = false;
   for (const auto& [idx, argument] : arguments_) {
-    if (argument.kind != sim::Argument::input) continue;
-    for (const auto& [begin, end] : outputs_at_once_) {
-      require(argument.data + argument.size <= begin || end <= argument.data,
+    if (argument.kind != sim::Argument::inline_bytes) uses_written = uses_written || meets(written_, argument);
+  }
+  if (uses_written) barrier();
+  for (const auto& [idx, argument] : arguments_) {
+    if (argument.kind == sim::Argument::input) {
+      require(!meets(writes, argument) && !meets(written_at_once_, argument),
               "buffer " + std::to_string(idx) + " is read while it is written.");
+    } else if (argument.kind == sim::Argument::output) {
+      require(!meets(read_, argument), "buffer " + std::to_string(idx) + " is written while an earlier dispatch may "
+                                           "still read it; a barrier has to be between them.");
     }
   }
-  sim::execute({pipeline_, arguments_, threadgroup_memory_, grid, group, grid_is_threads});
+  read_.merge(reads);
+  (concurrent_ ? written_at_once_ : written_).merge(writes);
+}
+
+void CommandEncoder::barrier() {
+  read_.clear();
+  written_.clear();
 }
 
 void CommandEncoder::dispatch_threadgroups(MTL::Size grid_dims, MTL::Size group_dims) {
@@ -154,6 +179,8 @@ void CommandEncoder::start() {
   outputs_.clear();
   temporaries_.clear();
   concurrent_ = false;
+  barrier();
+  written_at_once_.clear();
   set_compute_pipeline_state(nullptr);
 }
 
@@ -185,6 +212,12 @@ void Device::clear_library(const std::string& name) {
   if (found == libraries_.end()) return;
   kernels_.erase(found->second.get());
   libraries_.erase(found);
+}
+
+std::vector<std::string> Device::libraries() const {
+  std::vector<std::string> names;
+  for (const auto& [name, _] : libraries_) names.push_back(name);
+  return names;
 }
 
 MTL::ComputePipelineState* Device::get_kernel(const std::string& base_name, MTL::Library* mtl_lib,

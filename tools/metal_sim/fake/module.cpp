@@ -1,6 +1,7 @@
 // The Python module _ext_metal_sim: the ops of _ext, evaluated by their Metal launch code on the fake device.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
 
 #include <functional>
 #include <map>
@@ -107,6 +108,25 @@ void misuse(const std::string& what) {
          encoder.set_input_array(a, 1);
          encoder.dispatch_threadgroups(one, one);
        }},
+      {"written after a read", [&] {
+         auto other = fresh(), third = fresh();
+         encoder.set_input_array(a, 0);
+         encoder.set_output_array(other, 1);
+         encoder.dispatch_threadgroups(one, one);
+         encoder.set_compute_pipeline_state(&pipeline);
+         encoder.set_output_array(third, 0);
+         encoder.dispatch_threadgroups(one, one);
+         encoder.barrier();
+         encoder.set_output_array(a, 0);  // allowed: a barrier is between
+         encoder.dispatch_threadgroups(one, one);
+         encoder.set_compute_pipeline_state(&pipeline);
+         encoder.set_input_array(third, 0);
+         encoder.set_output_array(other, 1);
+         encoder.dispatch_threadgroups(one, one);
+         encoder.set_compute_pipeline_state(&pipeline);
+         encoder.set_output_array(third, 2);
+         encoder.dispatch_threadgroups(one, one);
+       }},
       {"unwritten", [&] {
          encoder.set_output_array(a, 0);
          encoder.dispatch_threadgroups(one, one);
@@ -130,6 +150,18 @@ NB_MODULE(_ext_metal_sim, m) {
   m.def("set_executor", &set_executor, "execute"_a.none(),
         "What runs each dispatch: tools.metal_sim.device.SimulatedDevice; None: nothing does, and a dispatch raises.");
   m.def("misuse", &misuse, "what"_a, "One of the encoder's forbidden calls.");
+  m.def("set_slab_bytes", [](int64_t bytes) {
+    ltx2rt::metal::slab_bytes() = bytes > 0 ? bytes : ltx2rt::metal_plan::kSlabBytes;
+  }, "bytes"_a, "Cuts slabs of expanded weights at another size; 0 for the product's.");
+  m.def("set_most_threads_per_threadgroup", [](unsigned most) {
+    MTL::ComputePipelineState::most_threads() = most > 0 ? most : 1024;
+  }, "most"_a, "What every pipeline allows from now on; 0 for 1024.");
+  m.def("compiled_libraries", [] { return mlx::core::metal::device(mlx::core::Device::gpu).libraries(); },
+        "Names of the libraries that the device has compiled and not forgotten.");
+  m.def("forget_libraries", [] {
+    auto& device = mlx::core::metal::device(mlx::core::Device::gpu);
+    for (const auto& name : device.libraries()) device.clear_library(name);
+  }, "As a new process would.");
   m.def("set_most_operations_per_dispatch", [](int64_t most) {
     ltx2rt::metal::most_operations_per_dispatch() = most > 0 ? most : ltx2rt::metal_plan::kMostOperationsPerDispatch;
   }, "most"_a, "Cuts dispatches at another limit; 0 for the product's.");

@@ -23,6 +23,8 @@ struct msim_parameter {
 };
 
 extern "C" void* msim_allocate_threadgroup(int id, ulong bytes, ulong alignment, const __constant char* name);
+// At the beginning of a kernel with [[max_total_threads_per_threadgroup(most)]].
+extern "C" void msim_most_threads(int most);
 
 template <int I, class... P>
 struct msim_nth;

@@ -34,17 +34,20 @@ METAL_FUNC simdgroup_matrix<T, R, C> make_filled_simdgroup_matrix(T value) {
   return simdgroup_matrix<T, R, C>(value);
 }
 
+// All operands are `thread simdgroup_matrix&` in Metal's specification: neither temporaries nor constants.
 template <class D, class A, class B, class C>
-METAL_FUNC void simdgroup_multiply_accumulate(simdgroup_matrix<D, 8, 8>& d, simdgroup_matrix<A, 8, 8> a,
-                                              simdgroup_matrix<B, 8, 8> b, simdgroup_matrix<C, 8, 8> c) {
+METAL_FUNC void simdgroup_multiply_accumulate(thread simdgroup_matrix<D, 8, 8>& d, thread simdgroup_matrix<A, 8, 8>& a,
+                                              thread simdgroup_matrix<B, 8, 8>& b,
+                                              thread simdgroup_matrix<C, 8, 8>& c) {
   msim_multiply_accumulate(msim_type<D>::number | msim_type<A>::number << 8 | msim_type<B>::number << 16 |
                                msim_type<C>::number << 24,
                            &d.elements, &a.elements, &b.elements, &c.elements);
 }
 template <class D, class A, class B>
-METAL_FUNC void simdgroup_multiply(simdgroup_matrix<D, 8, 8>& d, simdgroup_matrix<A, 8, 8> a,
-                                   simdgroup_matrix<B, 8, 8> b) {
-  simdgroup_multiply_accumulate(d, a, b, simdgroup_matrix<D, 8, 8>(D(0)));
+METAL_FUNC void simdgroup_multiply(thread simdgroup_matrix<D, 8, 8>& d, thread simdgroup_matrix<A, 8, 8>& a,
+                                   thread simdgroup_matrix<B, 8, 8>& b) {
+  simdgroup_matrix<D, 8, 8> zero(D(0));
+  simdgroup_multiply_accumulate(d, a, b, zero);
 }
 
 // (column, row) of the first of the calling lane's two elements.

@@ -389,6 +389,13 @@ void* __tsan_memset(void* to, int value, size_t n) {
   return memset(to, value, n);
 }
 
+void msim_most_threads(int most) {
+  const Triple& threads = current->arguments.threads_per_threadgroup;
+  const uint64_t count = uint64_t(threads.x) * threads.y * threads.z;
+  if (current->id == 0 && count > uint64_t(most))
+    find(kLimit, "a threadgroup of %llu threads, for which the kernel is compiled with at most %d",
+         (unsigned long long)count, most);
+}
 void* msim_allocate_threadgroup(int id, uint64_t bytes, uint64_t alignment, const char* name) {
   for (int i = 0; i < allocation_count; i++) {
     if (allocations[i].id == id) return tg_memory + allocations[i].offset;

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ltx2rt.graph.models.layers.footprint import Footprint, largest
 from ltx2rt.graph.models.text.connector import CONTEXT_ROWS, ConnectorConfig
 from ltx2rt.graph.models.text.feature_extractor import STATES_PER_SLAB, FeatureExtractorConfig
 from ltx2rt.graph.models.text.gemma3 import Gemma3Config
+from ltx2rt.graph.models.text.token_sampling import SAMPLING_BYTES
 from ltx2rt.kernels.working_memory import attention_bytes, linear_bytes
 
 _FLOAT32 = 4
@@ -35,6 +38,25 @@ def encoder_footprint(config: Gemma3Config, tokens: int, itemsize: int) -> Footp
             ),
         ),
     )
+
+
+def writing_footprint(config: Gemma3Config, tokens: int, new_tokens: int, itemsize: int) -> Footprint:
+    """Of continuing ``tokens`` tokens: reading them, or choosing one of the new ones."""
+    rope = 4 * (tokens + new_tokens) * config.head_dim // 2 * _FLOAT32  # cosines and sines of both kinds of layers
+    reading = encoder_footprint(config, tokens, itemsize)
+    logits = config.vocab_size * (itemsize + _FLOAT32)
+    choosing = Footprint(logits, linear_bytes(1, config.hidden_size, itemsize), config.vocab_size * SAMPLING_BYTES)
+    most = largest(reading, choosing)
+    return replace(most, activations=most.activations + rope)
+
+
+def key_value_bytes(config: Gemma3Config, tokens: int, new_tokens: int, itemsize: int) -> int:
+    """Keys and values of all layers at the end, and of one layer while the last token is added."""
+    width = config.num_key_value_heads * config.head_dim
+    longest = tokens + new_tokens
+    window = min(longest, config.sliding_window + tokens)
+    kept = [longest if is_global else window for is_global in config.global_layers]
+    return 2 * (sum(kept) + max(kept)) * width * itemsize
 
 
 def normalised_bytes(config: FeatureExtractorConfig, tokens: int) -> int:
@@ -71,6 +93,11 @@ def encoder_flops(config: Gemma3Config, tokens: int) -> float:
     keys = config.num_key_value_heads * config.head_dim
     matrices = 2 * tokens * width * (2 * inner + 2 * keys + 3 * config.intermediate_size)
     return config.num_layers * (matrices + 2.0 * tokens * tokens * inner)  # causal: half of the scores
+
+
+def head_flops(config: Gemma3Config) -> float:
+    """Of the scores of one token."""
+    return 2.0 * config.hidden_size * config.vocab_size
 
 
 def projection_flops(config: FeatureExtractorConfig, tokens: int) -> float:

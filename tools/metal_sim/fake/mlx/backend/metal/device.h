@@ -31,10 +31,11 @@ class CommandEncoder {
   struct ConcurrentContext {
     ConcurrentContext(CommandEncoder& enc) : enc(enc) {
       enc.concurrent_ = true;
-      enc.outputs_at_once_.clear();
     }
     ~ConcurrentContext() {
       enc.concurrent_ = false;
+      enc.written_.merge(enc.written_at_once_);
+      enc.written_at_once_.clear();
     }
 
    private:
@@ -49,6 +50,7 @@ class CommandEncoder {
   void dispatch_threads(MTL::Size grid_dims, MTL::Size group_dims);
   void set_compute_pipeline_state(MTL::ComputePipelineState* kernel);
   void set_threadgroup_memory_length(size_t length, int idx);
+  void barrier();
 
   template <typename Vec, typename = std::enable_if_t<is_vector_v<Vec>>>
   void set_vector_bytes(const Vec& vec, size_t nelems, int idx) {
@@ -79,6 +81,7 @@ class CommandEncoder {
   void set_inline(const void* bytes, size_t size, int idx);
   void set_array(const array& a, int idx, int64_t offset, bool writes);
   void dispatch(MTL::Size grid, MTL::Size group, bool grid_is_threads);
+  void order();
 
   MTL::ComputePipelineState* pipeline_ = nullptr;
   std::map<int, ltx2rt::metal_sim::Argument> arguments_;
@@ -86,16 +89,16 @@ class CommandEncoder {
   std::vector<array> temporaries_;
   std::map<const void*, array> outputs_;  // by the start of their data
   bool concurrent_ = false;
-  std::set<std::pair<const char*, const char*>> outputs_at_once_;
+  // Memory, from its first byte to beyond its last, that dispatches since the last barrier read and wrote, and that
+  // those of the current concurrent context wrote.
+  using Ranges = std::set<std::pair<const char*, const char*>>;
+  Ranges read_, written_, written_at_once_;
 };
 
 class Device {
  public:
   const std::string& get_architecture() const {
     return architecture_;
-  }
-  int get_architecture_gen() const {
-    return 13;
   }
 
   MTL::Library* get_library(
@@ -111,6 +114,8 @@ class Device {
     return get_library(name, {}, builder);
   }
   void clear_library(const std::string& name);
+  // Names of the libraries that are compiled, of which each is compiled once.
+  std::vector<std::string> libraries() const;
 
   MTL::ComputePipelineState* get_kernel(
       const std::string& base_name,
