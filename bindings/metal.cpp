@@ -34,8 +34,8 @@ void bind_metal(nb::module_& m) {
         return metal_plan::linear_temporary_bytes(format_of(weight), rows, columns, depth, itemsize);
       },
       "weight"_a, nb::kw_only(), "rows"_a, "columns"_a, "depth"_a, "itemsize"_a,
-      "Bytes that one quantized_linear takes on Metal besides its operands and output: expanded weights, for x of `rows` "
-      "rows of `depth` values of `itemsize` bytes and a weight of `columns` rows, of a dtype or e4m3, int8 or int4.");
+      "Bytes of expanded weights that one quantized_linear takes on Metal: x has `rows` rows of `depth` values of "
+      "`itemsize` bytes, the weight `columns` rows of a dtype or e4m3, int8 or int4.");
 }
 
 }  // namespace ltx2rt

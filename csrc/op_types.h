@@ -1,5 +1,5 @@
-// The options of the ops, as the front ends, the CPU kernels, the Metal launch code and the shaders number them. Plain C++
-// and Metal. Function constants are ints: shaders compare PadMode(constant) with PadMode::edge.
+// The options of the ops, as the front ends, the CPU kernels, the Metal launch code and the shaders number them. Plain
+// C++ and Metal. Function constants are ints: shaders compare PadMode(constant) with PadMode::edge.
 #pragma once
 
 namespace ltx2rt {

@@ -1,8 +1,8 @@
 """``python -m tools.check_apple_sources [FOLDER]``: whether the Metal launch code compiles for a Mac; nothing is built.
 
-Each source that only a Mac compiles goes through ``zig c++ -fsyntax-only`` with MLX's macOS headers, and the code of
-LTX2RT_METALLIB, which no build on Linux reaches, too. FOLDER keeps MLX's wheels (that of .ci/cross-build-macos will
-do); everything else is in a temporary folder: compilers leave empty objects where a syntax check runs.
+Each source that only a Mac compiles goes through ``zig c++`` with MLX's macOS headers, and the code of LTX2RT_METALLIB,
+which no build on Linux reaches, too. FOLDER keeps MLX's wheels (that of .ci/cross-build-macos will do); everything
+else, objects included, is in a temporary folder.
 """
 
 from __future__ import annotations
@@ -31,10 +31,12 @@ def sources() -> list[Path]:
 
 def faults(files: Sequence[Path], options: Sequence[str]) -> Iterator[str]:
     """The compiler's messages for each file that it refuses."""
-    command = [zig(), "c++", "-target", TARGET, "-std=c++20", "-fsyntax-only", "-Wall", "-Wextra", "-Werror", *options]
+    # Not -fsyntax-only: zig takes it for a link, compiles its C++ library first and leaves an empty object.
+    command = [zig(), "c++", "-target", TARGET, "-std=c++20", "-O0", "-Wall", "-Wextra", "-Werror", *options]
     with tempfile.TemporaryDirectory() as scratch:
         for file in files:
-            done = subprocess.run([*command, str(file)], cwd=scratch, capture_output=True, text=True, check=False)
+            words = [*command, "-c", str(file), "-o", str(Path(scratch) / "made.o")]
+            done = subprocess.run(words, cwd=scratch, capture_output=True, text=True, check=False)
             if done.returncode:
                 yield f"{file.name}:\n{done.stderr[:6000]}"
 

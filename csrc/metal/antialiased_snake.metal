@@ -1,5 +1,5 @@
-// x + sin(exp(alpha) x)^2 / (exp(beta) + 1e-9) at twice the sample rate, between interpolation and decimation by filters of
-// 12 taps. A thread walks along one channel and keeps what both filters need in registers.
+// x + sin(exp(alpha) x)^2 / (exp(beta) + 1e-9) at twice the sample rate, between interpolation and decimation by
+// filters of 12 taps. A thread walks along one channel and keeps what both filters need in registers.
 #include <metal_stdlib>
 
 #include "csrc/metal/antialiased_snake_params.h"
@@ -55,8 +55,8 @@ template <typename T>
   const float frequency = precise::exp(read_element(alpha, alpha_type, channel));
   const float gain = 1.0f / (precise::exp(read_element(beta, beta_type, channel)) + 1e-9f);
 
-  // Pair j, the values at 2j and 2j + 1 of the doubled rate, needs samples j - 3 to j + 3; output p pairs p - 3 to p + 3.
-  // The window of samples moves with j inside the sound; pairs outside repeat the value at the end.
+  // Pair j, the values at 2j and 2j + 1 of the doubled rate, needs samples j - 3 to j + 3; output p pairs
+  // p - 3 to p + 3. The window of samples moves with j inside the sound; pairs outside repeat the value at the end.
   float window[kWindow];
   const int start = first - 3;
   LTX2RT_UNROLL

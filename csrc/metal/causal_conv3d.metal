@@ -1,5 +1,6 @@
-// out = residual + bias + correlate(pad(activation(pixel_norm(x) * (1 + scale) + shift)), weight), channels last. The inputs
-// under a tile of outputs are staged once per slab of channels and serve all taps; padding is an index, not a copy.
+// out = residual + bias + correlate(pad(activation(pixel_norm(x) * (1 + scale) + shift)), weight), channels last. The
+// inputs under a tile of outputs are staged once per slab of channels and serve all taps; padding is an index, not a
+// copy.
 #include <metal_stdlib>
 
 #include "csrc/metal/causal_conv3d_params.h"
@@ -60,8 +61,8 @@ METAL_FUNC float4 prepared(float4 v, int64 voxel, int64 channel, int count, cons
   return v;
 }
 
-// x, halo, residual, out: T; weight (O, taps, C): weight_type; row_scale: of causal_conv3d_row_scale; scale, shift (B, C).
-// kDown x kAcross simdgroups of 32 outputs x 32 channels. Grid: (ceil(O / (32 * kAcross)), tiles, batch) or a
+// x, halo, residual, out: T; weight (O, taps, C): weight_type; row_scale: of causal_conv3d_row_scale; scale, shift:
+// (B, C). kDown x kAcross simdgroups of 32 outputs x 32 channels. Grid: (ceil(O / (32 * kAcross)), tiles, batch) or a
 // slice of it.
 template <typename T, int kDown, int kAcross>
 [[kernel, max_total_threads_per_threadgroup(32 * kDown * kAcross)]] void causal_conv3d(
@@ -128,7 +129,8 @@ template <typename T, int kDown, int kAcross>
         float4 v = float4(0.0f);
         const int count = channels - c;
         if (count > 0 && frame < needed[0] && row < needed[1] && column < needed[2]) {
-          const int f = source_of(origin[0] + frame * params.region_step[0] + tap_frame, params.in_size[0], padding_frames);
+          const int f = source_of(origin[0] + frame * params.region_step[0] + tap_frame, params.in_size[0],
+                                  padding_frames);
           const int r = source_of(origin[1] + row * params.region_step[1] + tap_row, params.in_size[1], padding_rows);
           const int w = source_of(origin[2] + column * params.region_step[2] + tap_column, params.in_size[2],
                                   padding_columns);

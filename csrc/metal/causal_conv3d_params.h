@@ -10,8 +10,8 @@ namespace metal_shared {
 //
 // A threadgroup makes a tile of kConvTile outputs. For every slab of channels it stages the inputs under the tile, the
 // region, and then sums over the taps of the kernel. Where the region of all taps fits into kConvRegion voxels there is
-// one phase: region_step is 1, region_per_output the stride, and taps address the region at their distance. Else each tap
-// is a phase of its own with a region of one voxel per output: region_step is the stride, region_per_output 1.
+// one phase: region_step is 1, region_per_output the stride, and taps address the region at their distance. Else each
+// tap is a phase of its own with a region of one voxel per output: region_step is the stride, region_per_output 1.
 struct ConvParams {
   int64 x_strides[4];
   int64 halo_strides[4];

@@ -1,5 +1,5 @@
-// The pixel norm that causal_conv3d applies to its input: the reciprocal norm of each voxel. Nothing here needs simdgroup
-// matrices.
+// The pixel norm that causal_conv3d applies to its input: the reciprocal norm of each voxel. Nothing here needs
+// simdgroup matrices.
 #include <metal_stdlib>
 
 #include "csrc/metal/causal_conv3d_params.h"
@@ -11,7 +11,8 @@ using namespace ltx2rt::metal_shared;
 
 constant bool aligned [[function_constant(11)]];  // channels and strides are multiples of 4
 
-// 1 / sqrt(mean over channels of x^2 + eps) of each voxel, into (batch, total_frames, rows, columns). One simdgroup each.
+// 1 / sqrt(mean over channels of x^2 + eps) of each voxel, into (batch, total_frames, rows, columns). One simdgroup
+// each.
 template <typename T>
 [[kernel, max_total_threads_per_threadgroup(32 * kConvRowScaleSimdgroups)]] void causal_conv3d_row_scale(
     const device T* x [[buffer(0)]], device float* out [[buffer(1)]], constant ConvRowScaleParams& params [[buffer(2)]],

@@ -30,8 +30,8 @@ METAL_FUNC vec<T, 4> narrow(float4 v) {
   return vec<T, 4>(static_cast<T>(v.x), static_cast<T>(v.y), static_cast<T>(v.z), static_cast<T>(v.w));
 }
 
-// The row of a table that an index names: negative ones count from the end. Others are errors that a kernel cannot report;
-// they read the nearest row.
+// The row of a table that an index names: negative ones count from the end. Others are errors that a kernel cannot
+// report; they read the nearest row.
 METAL_FUNC int table_row(int index, int rows) { return clamp(index < 0 ? index + rows : index, 0, rows - 1); }
 
 // Element i of an array of the given type.

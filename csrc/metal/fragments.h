@@ -1,5 +1,5 @@
-// 8 x 8 simdgroup matrices loaded with whole vectors. A sum over depth may run in any order, and so may the columns of a
-// tile; both orders are chosen here so that each lane's elements of several fragments are neighbours in memory.
+// 8 x 8 simdgroup matrices loaded with whole vectors. A sum over depth may run in any order, and so may the columns of
+// a tile; both orders are chosen here so that each lane's elements of several fragments are neighbours in memory.
 #pragma once
 #include <metal_simdgroup>
 #include <metal_simdgroup_matrix>
@@ -32,9 +32,9 @@ METAL_FUNC float2 elements_of(thread simdgroup_float8x8& fragment) {
   return reinterpret_cast<thread float2&>(fragment.thread_elements());
 }
 
-// Keeps the compiler from moving loads and products across it, so that fewer values wait in registers: MLX's kernels have
-// it around loads and products, ours where the function constant `fenced` of a pipeline asks for it. It orders nothing
-// that is not ordered already; which of both variants is faster only a GPU can tell.
+// Keeps the compiler from moving loads and products across it, so that fewer values wait in registers: MLX's kernels
+// have it around loads and products, ours where the function constant `fenced` of a pipeline asks for it. It orders
+// nothing that is not ordered already; which of both variants is faster only a GPU can tell.
 METAL_FUNC void fence(bool fenced) {
   if (fenced) simdgroup_barrier(mem_flags::mem_none);
 }
@@ -89,7 +89,8 @@ METAL_FUNC LeftFragments<T, F> load_left(const threadgroup T* row, LanePosition 
   return LeftFragments<T, F>{load_values<T, 2 * F>(row + F * at.column)};
 }
 
-// The right operand, stored with one row of depth per column: fragment f holds element f of F neighbours of two columns.
+// The right operand, stored with one row of depth per column: fragment f holds element f of F neighbours of two
+// columns.
 template <typename T, int F>
 struct RightFragments {
   Values<T, F> first, second;
@@ -100,8 +101,8 @@ METAL_FUNC RightFragments<T, F> load_right(const threadgroup T* first, const thr
   return RightFragments<T, F>{load_values<T, F>(first + F * at.row), load_values<T, F>(second + F * at.row)};
 }
 
-// Columns of a block of 32: column c of fragment j stands for 8 * (c / 2) + 2 * j + c % 2, so that a lane's columns of all
-// four fragments are the eight neighbours from 4 * at.column on.
+// Columns of a block of 32: column c of fragment j stands for 8 * (c / 2) + 2 * j + c % 2, so that a lane's columns of
+// all four fragments are the eight neighbours from 4 * at.column on.
 METAL_FUNC short column_in_block(short fragment, short column) { return column / 2 * 8 + 2 * fragment + column % 2; }
 
 }  // namespace ltx2rt

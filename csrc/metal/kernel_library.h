@@ -1,4 +1,5 @@
-// Compiled kernels of our shaders: each kernel is compiled when it is first asked for, each set of function constants once.
+// Compiled kernels of our shaders: each kernel is compiled when it is first asked for, each set of function constants
+// once.
 #pragma once
 
 #include <cstdint>

@@ -118,7 +118,8 @@ void Launch::dispatch_threads(int64_t count, int64_t operations,
   for (int64_t first = 0; first < count; first += step) {
     const int64_t part = std::min(step, count - first), row = std::min(part, kThreadRow);
     set_part(first, first + part);
-    encoder_.dispatch_threads(MTL::Size(row, metal_plan::ceil_div(part, row), 1), MTL::Size(std::min(row, threads), 1, 1));
+    const MTL::Size grid(row, metal_plan::ceil_div(part, row), 1), group(std::min(row, threads), 1, 1);
+    encoder_.dispatch_threads(grid, group);
   }
 }
 

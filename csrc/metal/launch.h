@@ -38,8 +38,8 @@ class Launch {
   static void allocate(mx::array& out) { out.set_data(mx::allocator::malloc(out.nbytes())); }
   mx::array temporary(mx::Shape shape, mx::Dtype dtype);
 
-  // Makes a kernel current; its arguments follow. A dispatch of more threads per threadgroup than its pipeline allows on
-  // this GPU throws std::runtime_error, which names both.
+  // Makes a kernel current; its arguments follow. A dispatch of more threads per threadgroup than its pipeline allows
+  // on this GPU throws std::runtime_error, which names both.
   void use(std::string_view shader, const std::string& kernel, const std::vector<FunctionConstant>& constants);
 
   // Operand `idx`, or, for one that the kernel's constants switch off, a few bytes that nobody reads: Metal wants every

@@ -1,5 +1,5 @@
-// How the shaders are launched: which variant, how many threads, how the work is cut. Plain C++ without MLX, so that the
-// simulator's tests call the very functions that the launch code calls.
+// How the shaders are launched: which variant, how many threads, how the work is cut. Plain C++ without MLX, so that
+// the simulator's tests call the very functions that the launch code calls.
 #pragma once
 #include <stdint.h>
 
@@ -11,9 +11,10 @@
 namespace ltx2rt {
 namespace metal_plan {
 
-// No dispatch does more than this many floating point operations: 11 ms at 2.3 TFLOP/s, the float32 peak of the smallest
-// M1 (7 cores), about 2.5 ms on an M1 Max. MLX commits a command buffer after 20 to 50 dispatches (MLX_MAX_OPS_PER_BUFFER),
-// so that one holds about a second of the smallest GPU's work at most and keeps the display waiting no longer.
+// No dispatch does more than this many floating point operations: 11 ms at 2.3 TFLOP/s, the float32 peak of the
+// smallest M1 (7 cores), about 2.5 ms on an M1 Max. MLX commits a command buffer after 20 to 50 dispatches
+// (MLX_MAX_OPS_PER_BUFFER), so that one holds about a second of the smallest GPU's work at most and keeps the display
+// waiting no longer.
 constexpr int64_t kMostOperationsPerDispatch = int64_t{25} * 1000 * 1000 * 1000;
 // What a byte costs in operations where memory is the limit: 2.3 TFLOP/s over the 68 GB/s of an M1.
 constexpr int64_t kOperationsPerByte = 34;
@@ -32,7 +33,8 @@ struct GridPart {
   int64_t count[3];
 };
 
-// The size of the boxes into which a grid is cut when each threadgroup costs `operations`: whole rows before whole planes.
+// The size of the boxes into which a grid is cut when each threadgroup costs `operations`: whole rows before whole
+// planes.
 constexpr GridPart first_grid_part(const int64_t (&grid)[3], int64_t operations,
                                    int64_t most = kMostOperationsPerDispatch) {
   GridPart part{{0, 0, 0}, {1, 1, 1}};
@@ -46,8 +48,8 @@ constexpr GridPart first_grid_part(const int64_t (&grid)[3], int64_t operations,
 }
 
 // ---- modulated_norm ----
-// Threads of the threadgroup of one row. A thread keeps 16 values, the most that leaves a row of 4096 at 256 threads and
-// one of 512 in a single simdgroup, which needs no barrier.
+// Threads of the threadgroup of one row. A thread keeps 16 values, the most that leaves a row of 4096 at 256 threads
+// and one of 512 in a single simdgroup, which needs no barrier.
 constexpr int norm_threads(int64_t width) {
   return static_cast<int>(ceil_div(width, metal_shared::kNormValuesPerThread * 32) * 32);
 }
@@ -77,10 +79,11 @@ struct FewRows {
   WeightFormat format;
   int64_t most_rows;
 };
-// Up to this many rows weights are expanded in registers. Bytes per weight: linear_few reads its codes once per four rows;
-// the other path reads the codes, writes 2 bytes and reads them again. With b bytes per code they meet at rows =
-// 4 (b + 4) / b: 20 for 8 bits, 36 for 4 bits. Dense weights have no second pass to save: tiles read them once from five
-// rows on.
+// Up to this many rows weights are expanded in registers, once per four rows; a tile expands them once, but multiplies
+// 32 rows whatever their number. On paper, at 10.6 TFLOP/s and 400 GB/s, a byte costs 2.5 ps to read and a weight of a
+// tile 6 ps to multiply, so that they meet at 8 rows for 8 bits and at 16 for 4. Twice that is taken, because N / 64
+// tiles of two simdgroups are too few to keep a GPU's cores at their peak. Dense weights: tiles read them once from
+// five rows on.
 constexpr FewRows kFewRows[] = {
     {WeightFormat::f32, 4},   {WeightFormat::f16, 4},   {WeightFormat::bf16, 4},
     {WeightFormat::e4m3, 16}, {WeightFormat::int8, 16}, {WeightFormat::int4, 32},
@@ -92,10 +95,10 @@ constexpr bool linear_uses_few(WeightFormat format, int64_t rows) {
   return false;
 }
 
-// Quantised weights of more rows. Up to this many blocks of rows linear_tile_codes expands them as it stages them, once per
-// block. For more, dequantise expands a slab of W's rows (output columns) at a time for linear_tile, into one buffer that
-// all slabs share. Unmeasured, as all of this: expanding costs about 10 operations per weight, a block of 128 rows
-// multiplies it 256 times.
+// Quantised weights of more rows. Up to this many blocks of rows linear_tile_codes expands them as it stages them, once
+// per block. For more, dequantise expands a slab of W's rows (output columns) at a time for linear_tile, into one
+// buffer that all slabs share. Unmeasured, as all of this: expanding costs about 10 operations per weight, a block of
+// 128 rows multiplies it 256 times.
 constexpr int64_t kMostCodedRowBlocks = 4;
 // Of the buffer: 2048 columns of K = 4096 in 16 bits, so 1536 threadgroups per slab of 6144 rows. The whole of a
 // feed-forward's W would be 128 MB, and MLX lets ten command buffers run ahead whose temporaries are all alive.
@@ -103,8 +106,8 @@ constexpr int64_t kSlabBytes = int64_t{16} << 20;
 
 constexpr bool linear_is_dense(WeightFormat format) { return format <= WeightFormat::bf16; }
 
-// Columns of W (N, K) that are expanded at a time, in values of `itemsize` bytes: equal slabs of whole tiles, of at most
-// slab_bytes where a slab has more than one tile. 0: nothing is expanded into memory.
+// Columns of W (N, K) that are expanded at a time, in values of `itemsize` bytes: equal slabs of whole tiles, of at
+// most slab_bytes where a slab has more than one tile. 0: nothing is expanded into memory.
 constexpr int64_t linear_slab_columns(WeightFormat format, int64_t rows, int64_t columns, int64_t depth,
                                       int64_t itemsize, int64_t slab_bytes = kSlabBytes) {
   if (linear_is_dense(format) || linear_uses_few(format, rows)) return 0;
@@ -131,8 +134,8 @@ struct AttentionTile {
   int queries;  // per threadgroup
   int threads;
 };
-// 64 queries share a block of keys: half of the keys' bytes of MLX's 32. A simdgroup holds 8 queries of a head of 128 (72
-// registers of fragments per lane) or 16 of one of 64 or less.
+// 64 queries share a block of keys: half of the keys' bytes of MLX's 32. A simdgroup holds 8 queries of a head of 128
+// (72 registers of fragments per lane) or 16 of one of 64 or less.
 constexpr AttentionTile kAttentionTiles[] = {{32, 64, 128}, {64, 64, 128}, {128, 64, 256}};
 constexpr AttentionTile attention_tile(int64_t head_size) {
   for (const auto& tile : kAttentionTiles) {
@@ -140,8 +143,8 @@ constexpr AttentionTile attention_tile(int64_t head_size) {
   }
   return {0, 0, 0};  // no shader for this head size
 }
-// Whether the shaders take these keys (kv_heads heads of head_size are one row of rope_attention_keys) and rope_axes, the
-// larger number of axes of both rotary tables.
+// Whether the shaders take these keys (kv_heads heads of head_size are one row of rope_attention_keys) and rope_axes,
+// the larger number of axes of both rotary tables.
 constexpr bool attention_has_shader(int64_t head_size, int64_t kv_heads, int64_t keys, int64_t rope_axes) {
   return attention_tile(head_size).queries > 0 && keys >= 1 && rope_axes <= metal_shared::kMostRopeAxes &&
          head_size * kv_heads <= metal_shared::kKeysMostThreads * metal_shared::kKeysValuesPerThread;

@@ -1,5 +1,5 @@
-// quantized_linear for few rows, and the pass that expands a slab of quantised weights for linear_tile. Nothing here needs
-// simdgroup matrices.
+// quantized_linear for few rows, and the pass that expands a slab of quantised weights for linear_tile. Nothing here
+// needs simdgroup matrices.
 #include <metal_stdlib>
 
 #include "csrc/metal/elements.h"
@@ -62,8 +62,8 @@ template <typename T>
     }
   }
 
-  const Epilogue epilogue = {bias, gate, gate_index,
-                             (has_factor ? factor[0] : 1.0f) * (WeightFormat(format) == WeightFormat::e4m3 ? kE4m3Factor : 1.0f)};
+  const float of_codes = WeightFormat(format) == WeightFormat::e4m3 ? kE4m3Factor : 1.0f;
+  const Epilogue epilogue = {bias, gate, gate_index, has_factor ? factor[0] * of_codes : of_codes};
   LTX2RT_UNROLL
   for (int r = 0; r < kFewRowsMost; r++) {
     if (r >= few_rows) break;
@@ -76,8 +76,8 @@ template <typename T>
   }
 }
 
-// Rows of W (N, K), quantised, in type T: E4M3 codes without their factor, which is left to the epilogue; affine weights
-// complete. One thread per kDequantisePerThread values; out begins with value params.slab of W.
+// Rows of W (N, K), quantised, in type T: E4M3 codes without their factor, which is left to the epilogue; affine
+// weights complete. One thread per kDequantisePerThread values; out begins with value params.slab of W.
 template <typename T>
 [[kernel, max_total_threads_per_threadgroup(kRowThreads)]] void dequantise(
     const device uchar* weight [[buffer(0)]], const device uchar* scale [[buffer(1)]],

@@ -37,7 +37,8 @@ METAL_FUNC void stage_rows(threadgroup T* tile, const device T* matrix, int64 ro
   }
 }
 
-// Where the columns of a tile come from. Each stages 32 values of depth of them as rows of a tile with kRightPitch values.
+// Where the columns of a tile come from. Each stages 32 values of depth of them as rows of a tile with kRightPitch
+// values.
 constant constexpr int kRightPitch = kLinearDepthBlock + 4;
 
 template <typename W>

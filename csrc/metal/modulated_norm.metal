@@ -15,7 +15,8 @@ constant bool has_index [[function_constant(3)]];
 constant bool aligned [[function_constant(4)]];  // four elements at once: width and strides are multiples of 4
 
 // The sum over the threadgroup, in every thread. `partial` holds one float per simdgroup.
-METAL_FUNC float sum_over_threadgroup(float value, threadgroup float* partial, uint lane, uint simdgroup, uint simdgroups) {
+METAL_FUNC float sum_over_threadgroup(float value, threadgroup float* partial, uint lane, uint simdgroup,
+                                      uint simdgroups) {
   const float sum = simd_sum(value);
   if (simdgroups == 1) return sum;
   if (lane == 0) partial[simdgroup] = sum;

@@ -15,11 +15,18 @@ struct ModulatedNormParams {
 };
 static_assert(sizeof(ModulatedNormParams) == 24, "the shader and its host must agree");
 
-// A thread keeps this many values of its row in registers, so that the largest threadgroup serves rows up to kMaxNormWidth.
+// A thread keeps this many values of its row in registers, so that the largest threadgroup serves rows up to
+// kMaxNormWidth.
 enum { kNormValuesPerThread = 16, kNormMostThreads = 1024, kMaxNormWidth = kNormValuesPerThread * kNormMostThreads };
 
 // Function constants: an element type or kAbsent for scale and shift.
-enum ModulatedNormConstant { kNormKindId = 0, kNormScaleId = 1, kNormShiftId = 2, kNormHasIndexId = 3, kNormAlignedId = 4 };
+enum ModulatedNormConstant {
+  kNormKindId = 0,
+  kNormScaleId = 1,
+  kNormShiftId = 2,
+  kNormHasIndexId = 3,
+  kNormAlignedId = 4,
+};
 
 }  // namespace metal_shared
 }  // namespace ltx2rt

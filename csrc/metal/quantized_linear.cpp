@@ -1,5 +1,5 @@
-// Metal evaluation of quantized_linear: few rows at once, or tiles. Quantised weights are expanded as tiles are staged, or
-// slab by slab where each would be expanded too often.
+// Metal evaluation of quantized_linear: few rows at once, or tiles. Quantised weights are expanded as tiles are staged,
+// or slab by slab where each would be expanded too often.
 #include "csrc/quantized_linear.h"
 
 #include <algorithm>
@@ -94,8 +94,8 @@ void QuantizedLinear::eval_gpu(const std::vector<mx::array>& inputs, std::vector
 
   const bool few = metal_plan::linear_uses_few(p.format, rows);
   const auto tile = metal_plan::linear_tile(rows);
-  const int64_t slab_columns =
-      metal_plan::linear_slab_columns(p.format, rows, columns, depth, static_cast<int64_t>(out.itemsize()), slab_bytes());
+  const int64_t itemsize = out.itemsize();
+  const int64_t slab_columns = metal_plan::linear_slab_columns(p.format, rows, columns, depth, itemsize, slab_bytes());
   std::optional<mx::array> slab;
   if (slab_columns > 0) {
     slab = launch.temporary({static_cast<int>(slab_columns), static_cast<int>(depth)}, out.dtype());

@@ -40,7 +40,8 @@ int32_t norm_kind(const mx::array* norm, int64_t width) {
   return norm->size() == static_cast<size_t>(width) ? metal_shared::kNormWholeRow : metal_shared::kNormPerHead;
 }
 
-// q, k or v as the shaders read them: lanes that are neighbours, everything a multiple of four elements; copied if not so.
+// q, k or v as the shaders read them: lanes that are neighbours, everything a multiple of four elements; copied if not
+// so.
 mx::array readable(Launch& launch, const mx::array& a) {
   bool fits = metal::starts_at_four(a) && (a.shape(2) == 1 || a.strides(2) == 1);
   for (int axis = 0; axis < 2; ++axis) fits = fits && (a.shape(axis) == 1 || a.strides(axis) % 4 == 0);
@@ -72,8 +73,8 @@ mx::array prepared_keys(Launch& launch, const mx::array& k, const mx::array* nor
   auto keys = launch.temporary({k.shape(0), kv_heads, k.shape(1), head_size}, k.dtype());
   std::vector<FunctionConstant> constants{{metal_shared::kAttentionNormKindId, norm_kind(norm, k.shape(2))}};
   rope.add_constants(constants, head_size, interleaved);
-  launch.use("rope_attention_keys", "rope_attention_keys_" + metal::type_name(k.dtype()) + "_" + std::to_string(head_size),
-             constants);
+  const std::string kernel = "rope_attention_keys_" + metal::type_name(k.dtype()) + "_" + std::to_string(head_size);
+  launch.use("rope_attention_keys", kernel, constants);
   auto& encoder = launch.encoder();
   encoder.set_input_array(k, 0);
   launch.bind(norm, 1);
@@ -150,7 +151,9 @@ void RopeAttention::eval_gpu(const std::vector<mx::array>& inputs, std::vector<m
   const int32_t kind = norm_kind(q_norm, q.shape(2));
   std::optional<mx::array> scales;
   if (kind == metal_shared::kNormWholeRow) scales = row_scales(launch, q, eps);
-  for (int axis = 0; bias && axis < 4; ++axis) params.bias_strides[axis] = bias->shape(axis) == 1 ? 0 : bias->strides(axis);
+  for (int axis = 0; bias && axis < 4; ++axis) {
+    params.bias_strides[axis] = bias->shape(axis) == 1 ? 0 : bias->strides(axis);
+  }
   for (int axis = 0; gate && axis < 3; ++axis) params.gate_strides[axis] = gate->strides(axis);
   params.rope = rope_q.params(heads, head_size);
   params.heads = heads;

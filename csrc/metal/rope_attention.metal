@@ -1,5 +1,5 @@
-// Attention with RMSNorm and rotary embedding of q applied as it is loaded, bias, and a gate per head. Keys are normed and
-// rotated once, by rope_attention_keys; whole-row statistics of q come from rope_attention_row_scale.
+// Attention with RMSNorm and rotary embedding of q applied as it is loaded, bias, and a gate per head. Keys are normed
+// and rotated once, by rope_attention_keys; whole-row statistics of q come from rope_attention_row_scale.
 #include <metal_stdlib>
 
 #include "csrc/metal/elements.h"
@@ -26,8 +26,8 @@ METAL_FUNC float max_of_row(float v) {
   return max(v, simd_shuffle_xor(v, ushort(8)));
 }
 
-// Scores are finite, so that no arithmetic mode may treat them as it likes. A key that a query does not see has the lowest
-// float; those that it sees have at least the next one, whatever their bias: masks use the lowest float too.
+// Scores are finite, so that no arithmetic mode may treat them as it likes. A key that a query does not see has the
+// lowest float; those that it sees have at least the next one, whatever their bias: masks use the lowest float too.
 constant constexpr float kHidden = -3.40282347e38f;
 constant constexpr float kLowestSeen = -3.40282326e38f;
 constant constexpr uint kMinusInfinityBits = 0xff800000;
@@ -39,8 +39,8 @@ METAL_FUNC float biased(float score, float bias) {
   return sum < kLowestSeen ? kLowestSeen : sum;
 }
 
-// exp of a difference that is at most 0. Far below it is 0 in float, also where the difference has no float or no multiple;
-// NaN stays NaN.
+// exp of a difference that is at most 0. Far below it is 0 in float, also where the difference has no float or no
+// multiple; NaN stays NaN.
 METAL_FUNC float exp_below(float difference) {
   return fast::exp2((difference < -128.0f ? -128.0f : difference) * M_LOG2E_F);
 }
@@ -60,8 +60,8 @@ struct QueryOperands {
   const device int* index;
 };
 
-// The weights of q's norm for the lane's part of a row (load_query). The eight lanes of a column need the same ones: each
-// reads an eighth and gets the rest from the others. All lanes of the simdgroup call it together.
+// The weights of q's norm for the lane's part of a row (load_query). The eight lanes of a column need the same ones:
+// each reads an eighth and gets the rest from the others. All lanes of the simdgroup call it together.
 template <int K>
 METAL_FUNC Values<float, K / 4> load_norm(const device float* norm, LanePosition at, uint lane) {
   constexpr int kOwn = K / 32;
@@ -77,11 +77,12 @@ METAL_FUNC Values<float, K / 4> load_norm(const device float* norm, LanePosition
   return weight;
 }
 
-// The lane's part of one row of q: values 32 m + 4 column + (0 to 7) for each m, normed, rotated and scaled. All lanes of
-// the simdgroup call it together, for rows that exist.
+// The lane's part of one row of q: values 32 m + 4 column + (0 to 7) for each m, normed, rotated and scaled. All lanes
+// of the simdgroup call it together, for rows that exist.
 template <typename T, int K>
 METAL_FUNC Values<float, K / 4> load_query(const device T* q, int batch, int head, int row, LanePosition at, uint lane,
-                                           const thread QueryOperands& operands, const thread Values<float, K / 4>& weight,
+                                           const thread QueryOperands& operands,
+                                           const thread Values<float, K / 4>& weight,
                                            constant AttentionParams& params) {
   constexpr int kBlocks = K / 32;
   Values<float, K / 4> values;
@@ -147,7 +148,8 @@ METAL_FUNC Values<float, K / 4> load_query(const device T* q, int batch, int hea
 
 // Copies `rows` of Rows rows of K values into a tile with rows of Pitch values; the others become zeros.
 template <typename T, int Rows, int K, int Pitch, int Threads>
-METAL_FUNC void stage_tokens(threadgroup T* tile, const device T* from, int64 token_stride, int rows, uint thread_index) {
+METAL_FUNC void stage_tokens(threadgroup T* tile, const device T* from, int64 token_stride, int rows,
+                             uint thread_index) {
   constexpr int kFours = K / 4;
   for (int unit = thread_index; unit < Rows * kFours; unit += Threads) {
     const int row = unit / kFours, at = unit % kFours * 4;

@@ -13,8 +13,9 @@ using namespace ltx2rt::metal_shared;
 // 1 / sqrt(mean of squares + eps) of whole rows. x: T; out (rows): float. One simdgroup per row.
 template <typename T>
 [[kernel, max_total_threads_per_threadgroup(32 * kRowScaleSimdgroups)]] void rope_attention_row_scale(
-    const device T* x [[buffer(0)]], device float* out [[buffer(1)]], constant AttentionRowScaleParams& params [[buffer(2)]],
-    uint group [[threadgroup_position_in_grid]], uint lane [[thread_index_in_simdgroup]],
+    const device T* x [[buffer(0)]], device float* out [[buffer(1)]],
+    constant AttentionRowScaleParams& params [[buffer(2)]], uint group [[threadgroup_position_in_grid]],
+    uint lane [[thread_index_in_simdgroup]],
     uint simdgroup [[simdgroup_index_in_threadgroup]]) {
   const int row = (params.first_group + group) * kRowScaleSimdgroups + simdgroup;
   if (row >= params.rows) return;
@@ -28,10 +29,10 @@ template <typename T>
   if (lane == 0) out[row] = precise::rsqrt(sum / float(params.width) + params.norm_eps);
 }
 
-// k, normed and rotated, as (batch, head, token, K). A thread takes kKeysValuesPerThread / 8 units of four pairs of lanes
-// of params.tokens_per_group tokens, for which it reads the weights of the norm once.
-// Grid: (ceil(tokens / tokens_per_group), batch, 1), or a part of it, of at least heads * K / kKeysValuesPerThread threads,
-// whole simdgroups.
+// k, normed and rotated, as (batch, head, token, K). A thread takes kKeysValuesPerThread / 8 units of four pairs of
+// lanes of params.tokens_per_group tokens, for which it reads the weights of the norm once.
+// Grid: (ceil(tokens / tokens_per_group), batch, 1), or a part of it, of at least heads * K / kKeysValuesPerThread
+// threads, whole simdgroups.
 template <typename T, int K>
 [[kernel, max_total_threads_per_threadgroup(kKeysMostThreads)]] void rope_attention_keys(
     const device T* k [[buffer(0)]], const device float* norm [[buffer(1)]], const device float* cosines [[buffer(2)]],
@@ -96,7 +97,8 @@ template <typename T, int K>
     if (rope_axes > 0) {
       int row = 0;
       if (int(lane) < rope_axes) {
-        row = table_row(index[batch * params.rope.index_batch_stride + int64(token) * rope_axes + lane], params.rope.rows);
+        const int64 entry = batch * params.rope.index_batch_stride + int64(token) * rope_axes + lane;
+        row = table_row(index[entry], params.rope.rows);
       }
       LTX2RT_UNROLL
       for (int a = 0; a < kMostRopeAxes; a++) position.row[a] = simd_shuffle(row, ushort(a));

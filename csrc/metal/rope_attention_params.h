@@ -17,8 +17,8 @@ struct RopeParams {
   int32 unused;
 };
 
-// Strides count elements; the lanes of a head are neighbours. All are multiples of 4, and so are the offsets of q, k and v
-// in their buffers.
+// Strides count elements; the lanes of a head are neighbours. All are multiples of 4, and so are the offsets of q, k
+// and v in their buffers.
 struct AttentionParams {
   int64 q_strides[2];     // batch, token; head h starts at h * K
   int64 k_strides[3];     // batch, kv head, token

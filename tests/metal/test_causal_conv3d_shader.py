@@ -151,6 +151,14 @@ def test_random_schedules(seed: int) -> None:
     check(c, seed=seed)
 
 
+def test_fences_change_no_bit() -> None:
+    c = case((3, 5, 9), 20, 40, (3, 3, 3), "bfloat16")
+    plain, fenced = convolve(c), convolve(c, fenced=True)
+    np.testing.assert_array_equal(fenced.bits, plain.bits)
+    assert plain.counters[-1].simdgroup_barriers == 0
+    assert fenced.counters[-1].simdgroup_barriers > 0
+
+
 def test_empty_parts_of_a_tile_are_not_loaded() -> None:
     c = case((1, 1, 3), 16, 32, (1, 1, 1), "bfloat16")
     counters = convolve(c).counters[-1]

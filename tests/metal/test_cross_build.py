@@ -49,7 +49,7 @@ def test_symbols_of_a_mach_o_file(tmp_path: Path) -> None:
     assert made.signed
 
 
-def test_a_syntax_check_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_check_of_apple_sources_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     good, bad = tmp_path / "good.cpp", tmp_path / "bad.cpp"
     good.write_text("int one() { return LTX2RT_ONE; }\n")
     bad.write_text("int one() { int unused; return 1; }\n")
@@ -60,7 +60,7 @@ def test_a_syntax_check_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytes
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.cpp", "good.cpp"]
 
 
-def test_the_syntax_check_knows_every_source_of_the_launch_code() -> None:
+def test_the_check_of_apple_sources_knows_every_source_of_the_launch_code() -> None:
     assert set((ROOT / "csrc/metal").glob("*.cpp")) < set(sources())
     assert all(path.is_file() for path in sources())
 

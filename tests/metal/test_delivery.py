@@ -125,6 +125,12 @@ def test_kernels_without_matrices_do_not_depend_on_those_with() -> None:
     assert with_matrices == {"causal_conv3d", "linear_tile", "rope_attention"}
 
 
+def test_every_kernel_states_its_largest_threadgroup() -> None:
+    for shader in SHADERS:
+        text = shader.read_text()
+        assert text.count("[[kernel") == text.count("[[kernel, max_total_threads_per_threadgroup(") > 0, shader.name
+
+
 @pytest.fixture
 def libraries() -> Iterator[Callable[[], list[str]]]:
     """What the simulated device has compiled since the test began."""

@@ -124,6 +124,27 @@ def test_a_first_block_of_hidden_keys() -> None:
     check(hidden(case(8, 70, 64, "float32"), slice(0, 40), -np.inf))
 
 
+def test_lowest_scores_weigh_nothing_beside_others() -> None:
+    check(hidden(case(8, 70, 64, "float32"), slice(0, 40), float(np.finfo(np.float32).min)))
+
+
+def test_hidden_keys_are_not_among_equally_low_ones() -> None:
+    c = hidden(case(8, 70, 64, "float32"), slice(None), float(np.finfo(np.float32).min))
+    c.bias.bits[0, 0, 2:5, 10:50] = -np.inf
+    seen = np.r_[0:10, 50:70]
+    mean = c.v.exact[0, seen].mean(0)
+    np.testing.assert_allclose(attention(c).bits[0, 2:5], np.broadcast_to(mean, (3, 128)), atol=1e-5)
+
+
+def test_fences_change_no_bit() -> None:
+    problem = with_everything(case(70, 37, 64, "bfloat16"))
+    plain, fenced = attention(problem), attention(problem, fenced=True)
+    np.testing.assert_array_equal(fenced.bits, plain.bits)
+    with_fences = [k for k, c in zip(fenced.kernels, fenced.counters, strict=True) if c.simdgroup_barriers]
+    assert with_fences == ["rope_attention_bfloat16_64"]
+    assert not any(d.simdgroup_barriers for d in plain.counters)
+
+
 def test_nothing_is_rounded_twice_in_float32() -> None:
     c = with_everything(case(33, 64, 128, "float32"))
     values = attention(c).bits

@@ -1,5 +1,5 @@
-// The fake Device and CommandEncoder: they keep what Metal would be told, check the limits of its documentation, and pass
-// each dispatch to the simulator.
+// The fake Device and CommandEncoder: they keep what Metal would be told, check the limits of its documentation, and
+// pass each dispatch to the simulator.
 #include "mlx/backend/metal/device.h"
 
 #include <algorithm>
@@ -131,8 +131,8 @@ void CommandEncoder::dispatch(MTL::Size grid, MTL::Size group, bool grid_is_thre
   sim::execute({pipeline_, arguments_, threadgroup_memory_, grid, group, grid_is_threads});
 }
 
-// Metal runs dispatches at once unless a barrier is between them. MLX's encoder puts one before a dispatch that uses what
-// an earlier one wrote; it is not relied upon for a write after reads, which is found here.
+// Metal runs dispatches at once unless a barrier is between them. MLX's encoder puts one before a dispatch that uses
+// what an earlier one wrote; it is not relied upon for a write after reads, which is found here.
 void CommandEncoder::order() {
   Ranges reads, writes;
   for (const auto& [idx, argument] : arguments_) {

@@ -15,8 +15,13 @@ void evaluate(mx::Primitive& primitive, const std::vector<mx::array>& inputs, st
   mx::synchronize(primitive.stream());
   auto& encoder = mx::metal::get_command_encoder(primitive.stream());
   encoder.start();
-  primitive.eval_gpu(inputs, outputs);
-  encoder.finish();
+  try {
+    primitive.eval_gpu(inputs, outputs);
+    encoder.finish();
+  } catch (...) {
+    encoder.start();  // lets go of the arrays, which would outlive MLX
+    throw;
+  }
 }
 
 }  // namespace
