@@ -50,7 +50,7 @@ def launch_order_fault(front_end: FrontEnd, variant: Variant) -> str:
     Every operand comes out of a long computation, on the same stream and on another one, and all problems are under way
     at once. The bits must be those of the kernel alone.
     """
-    problems = check_problems(variant)
+    problems = check_problems(variant, metal=False)
     with forced("kernel"):
         alone = [front_end(**problem) for problem in problems]
         mx.eval(alone)
@@ -101,7 +101,7 @@ def far_operands_fault(front_end: FrontEnd, variant: Variant, buffer: mx.array, 
         buffer: of `far_buffer`.
         memory: the same elements for numpy, of which the first and the last ones are written.
     """
-    for number, problem in enumerate(check_problems(variant)):
+    for number, problem in enumerate(check_problems(variant, metal=False)):
         for name, value in _activations(problem):
             problem_here = {**problem, name: mx.contiguous(value)}
             with forced("kernel"):
