@@ -25,8 +25,8 @@ from ltx2rt.graph.stages.encode.stage import encode_pixels
 from ltx2rt.graph.stages.events import Event
 from ltx2rt.graph.stages.inputs import GenerationInputs
 from ltx2rt.graph.stages.media_inputs import source_clip
-from ltx2rt.graph.stages.model_files import ModelFiles
 from ltx2rt.graph.stages.run import GeneratedClip, Run
+from ltx2rt.graph.stages.weight_set import WeightSet
 from ltx2rt.spelling import spelled
 
 PathLike = str | Path
@@ -114,7 +114,7 @@ class _Task:
         work: what is done with a run, planned or real.
     """
 
-    files: ModelFiles
+    files: WeightSet
     inputs: GenerationInputs
     record: Record
     work: Callable[[Run], GeneratedClip]
@@ -152,7 +152,7 @@ def _prepare(
             "upscale_temporal": given.temporal_upscaler is not None,
         }
     )
-    files = ModelFiles.open(given)
+    files = WeightSet.open(given)
     saved, frames, sound = None, None, None
     if source.suffix == ".safetensors":
         saved = _matching_latents(source, files)
@@ -181,9 +181,9 @@ def _prepare(
     return _Task(files, inputs, record, work)
 
 
-def _matching_latents(path: Path, files: ModelFiles) -> Latents:
+def _matching_latents(path: Path, files: WeightSet) -> Latents:
     latents = read_latents(path)
-    generation = files.checkpoint.generation or "19b"
+    generation = files.generation.name
     if latents.video is None:
         raise UsageError(f"{path} holds no video latent; give the latents of a clip with pictures.")
     if latents.generation not in ("", generation):

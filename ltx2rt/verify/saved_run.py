@@ -30,8 +30,8 @@ from ltx2rt.graph.stages.inputs import (
     SourceClip,
     TimeRange,
 )
-from ltx2rt.graph.stages.model_files import ModelFiles
 from ltx2rt.graph.stages.run import GeneratedClip, Run
+from ltx2rt.graph.stages.weight_set import WeightSet
 from ltx2rt.media.audio_reader import read_audio
 from ltx2rt.media.images import load_conditioning_image
 from ltx2rt.media.resize import resize_to_cover
@@ -170,7 +170,7 @@ class SavedRun:
         return (lambda: self._res_2s_noise) if self._golden.numbered("sde_noise") else None
 
     @cached_property
-    def _files(self) -> ModelFiles:
+    def _files(self) -> WeightSet:
         root, checkpoint = self._golden.root, str(self._golden.metadata["checkpoint"])
         family = checkpoint.removesuffix("-style.safetensors")
         arguments = self._arguments
@@ -183,7 +183,7 @@ class SavedRun:
         def lora_paths(names: list[tuple[str, float]]) -> tuple[tuple[Path, float], ...]:
             return tuple((root / f"{family}-{name}.safetensors", strength) for name, strength in names)
 
-        return ModelFiles.open(
+        return WeightSet.open(
             WeightFiles(
                 checkpoint=root / checkpoint,
                 text_encoder=root / "tiny-gemma3",

@@ -11,6 +11,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from ltx2rt.graph.components import VIDEO_VAE
 from ltx2rt.graph.models.layers.params import Params
 from ltx2rt.graph.models.video_vae.decoder import VideoDecoder
 from ltx2rt.graph.models.video_vae.encoder import VideoEncoder
@@ -88,7 +89,7 @@ def _keys(golden: GoldenFile, prefix: str) -> list[str]:
 @lru_cache(maxsize=2)
 def _weights(path: Path, half: str) -> tuple[VideoVaeConfig, Params]:
     checkpoint = Checkpoint.open(path)
-    config = VideoVaeConfig.from_dict(checkpoint.config["vae"], checkpoint.names("video_vae"))
+    config = VIDEO_VAE.parse(checkpoint)
     specs = encoder_specs(config) if half == "encoder" else decoder_specs(config)
     return config, Params(checkpoint.load("video_vae", specs + statistics_specs(config.latent_channels)))
 

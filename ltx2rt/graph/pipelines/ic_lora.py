@@ -21,13 +21,13 @@ from ltx2rt.graph.stages.denoise.states import VideoItem
 from ltx2rt.graph.stages.encode.stage import encode_pixels
 from ltx2rt.graph.stages.inputs import GenerationInputs
 from ltx2rt.graph.stages.media_inputs import open_references
-from ltx2rt.graph.stages.model_files import ModelFiles
 from ltx2rt.graph.stages.run import GeneratedClip, Run
 from ltx2rt.graph.stages.text.stage import positive_context
+from ltx2rt.graph.stages.weight_set import WeightSet
 from ltx2rt.spelling import spelled
 
 
-def check(inputs: GenerationInputs, files: ModelFiles) -> None:
+def check(inputs: GenerationInputs, files: WeightSet) -> None:
     """Raise UsageError or CheckpointError when the run cannot work; loads nothing."""
     check_inputs(inputs, files, multiple=64, upscaler=not inputs.settings.skip_stage_2)
     if not files.loras:
@@ -58,7 +58,7 @@ def generate(run: Run) -> GeneratedClip:
     return finish(run, final.video, final.audio)
 
 
-def reference_factors(files: ModelFiles) -> tuple[int, int]:
+def reference_factors(files: WeightSet) -> tuple[int, int]:
     """(spatial downscale, temporal scale) of the references, as the LoRAs' metadata says; they must agree."""
     factors = []
     for name in ("reference_downscale_factor", "reference_temporal_scale_factor"):

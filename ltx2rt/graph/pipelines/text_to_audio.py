@@ -12,16 +12,16 @@ from ltx2rt.graph.stages.decode.stage import finish
 from ltx2rt.graph.stages.denoise.stage import denoise, guided_sampling
 from ltx2rt.graph.stages.denoise.states import audio_state
 from ltx2rt.graph.stages.inputs import GenerationInputs
-from ltx2rt.graph.stages.model_files import ModelFiles
 from ltx2rt.graph.stages.run import GeneratedClip, Run
 from ltx2rt.graph.stages.targets import targets
 from ltx2rt.graph.stages.text.stage import guided_contexts
+from ltx2rt.graph.stages.weight_set import WeightSet
 
 # The size only has to be legal; no video is made.
 _UNUSED_SIDE = 64
 
 
-def check(inputs: GenerationInputs, files: ModelFiles) -> None:
+def check(inputs: GenerationInputs, files: WeightSet) -> None:
     """Raise UsageError or CheckpointError when the run cannot work; loads nothing."""
     check_inputs(inputs, files, multiple=None, guided=True)
 

@@ -8,6 +8,7 @@ from typing import Literal
 
 import mlx.core as mx
 
+from ltx2rt.graph.components import AUDIO_VAE, VOCODER
 from ltx2rt.graph.models.audio import vae as audio_vae
 from ltx2rt.graph.models.audio import vocoder
 from ltx2rt.graph.models.audio.footprint import (
@@ -27,6 +28,7 @@ from ltx2rt.graph.models.video_vae.statistics import statistics_specs
 from ltx2rt.graph.models.video_vae.streaming import PUSHES
 from ltx2rt.graph.models.video_vae.tiling import TileSize, Tiling
 from ltx2rt.graph.stages.advice import smaller
+from ltx2rt.graph.stages.weight_set import WeightSet
 from ltx2rt.memory.need import Need
 from ltx2rt.weights.checkpoint import Checkpoint
 
@@ -136,15 +138,14 @@ def upscaler_options(
     ).while_loading(loaded.loading)
 
 
-def audio_decoder_options(
-    checkpoint: Checkpoint, config: audio_vae.AudioVaeConfig, sound: vocoder.VocoderConfig, tokens: int
-) -> Iterator[Need]:
+def audio_decoder_options(files: WeightSet, tokens: int) -> Iterator[Need]:
     """Stage "audio decoder": VAE, then vocoder."""
+    config, sound = files.config(AUDIO_VAE).vae, files.config(VOCODER)
     mel_frames = config.downsampling * (tokens - 1) + 1
     vae, generator = audio_decode_footprint(config, tokens), vocoder_footprint(sound, mel_frames)
     loaded = (
-        checkpoint.loaded_bytes("audio_vae", audio_vae.decoder_specs(config)),
-        checkpoint.loaded_bytes("vocoder", vocoder.param_specs(sound)),
+        files.source(AUDIO_VAE).loaded_bytes("audio_vae", audio_vae.decoder_specs(config)),
+        files.source(VOCODER).loaded_bytes("vocoder", vocoder.param_specs(sound)),
     )
     peak = max(vae, generator, key=lambda footprint: footprint.total)
     yield Need(

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import mlx.core as mx
 
 from ltx2rt.errors import StateError
+from ltx2rt.graph.components import TRANSFORMER
 from ltx2rt.graph.diffusion.denoising import NO_GUIDANCE, GuidedDenoiser
 from ltx2rt.graph.diffusion.guidance import GuiderParams
 from ltx2rt.graph.diffusion.latent_state import LatentState
@@ -131,8 +132,7 @@ def _denoise(
     positive: PromptContext,
     negative: PromptContext | None,
 ) -> tuple[LatentState | None, LatentState | None]:
-    checkpoint = run.files.checkpoint
-    config = TransformerConfig.from_dict(checkpoint.section("transformer"))
+    checkpoint, config = run.files.source(TRANSFORMER), run.files.config(TRANSFORMER)
     task = _task(run, name, sampling, video, audio, [c for c in (positive, negative) if c is not None])
     need = run.ledger.choose(denoise_options(checkpoint, config, task))
     if run.planning:
@@ -154,7 +154,7 @@ def _sample(
     positive: PromptContext,
     negative: PromptContext | None,
 ) -> tuple[LatentState | None, LatentState | None]:
-    model = _transformer(stage, run.files.checkpoint, config, task, need.settings)
+    model = _transformer(stage, run.files.source(TRANSFORMER), config, task, need.settings)
     passes = TransformerPasses(model, positive, negative, need.settings["batch"])
     denoiser = GuidedDenoiser(passes, video=sampling.video_guider, audio=sampling.audio_guider)
     for step in _steps(run, sampling, _observed(run, task.name, denoiser), video, audio):

@@ -7,6 +7,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from ltx2rt.graph.components import AUDIO_VAE, VIDEO_VAE
 from ltx2rt.graph.diffusion.precision import Float32Array
 from ltx2rt.graph.models.audio import mel
 from ltx2rt.graph.models.audio import vae as audio_vae
@@ -36,8 +37,7 @@ def encode_pixels(run: Run, name: str, clips: list[Array]) -> list[Float32Array]
     """
     if not clips:
         return []
-    checkpoint, dtype = run.files.checkpoint, run.inputs.dtype
-    config = VideoVaeConfig.from_dict(checkpoint.section("video_vae"))
+    checkpoint, config, dtype = run.files.source(VIDEO_VAE), run.files.config(VIDEO_VAE), run.inputs.dtype
     grids = [(clip.shape[0], clip.shape[1], clip.shape[2]) for clip in clips]
     need = run.ledger.choose(video_encoder_options(checkpoint, config, name, grids, dtype))
     if run.planning:
@@ -88,9 +88,8 @@ def encode_images(run: Run, name: str, height: int, width: int) -> list[Float32A
 def encode_sound(run: Run, sound: SoundInput, frames: int) -> Float32Array:
     """Normalised audio tokens (1, frames, 128): the sound is resampled, analysed and encoded, then cut at the end or
     filled with zeros."""
-    checkpoint = run.files.checkpoint
-    section = checkpoint.section("audio_vae")
-    config, mel_config = audio_vae.AudioVaeConfig.from_dict(section), mel.MelConfig.from_dict(section)
+    checkpoint = run.files.source(AUDIO_VAE)
+    config, mel_config = run.files.config(AUDIO_VAE)
     samples = round(len(sound.waveform) * mel_config.sample_rate / sound.sample_rate)
     mel_frames = samples // mel_config.hop + 1
     need = run.ledger.choose(sound_encoder_options(checkpoint, config, mel_frames, samples))

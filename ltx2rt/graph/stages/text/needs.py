@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import mlx.core as mx
 
+from ltx2rt.graph.components import CONNECTORS
 from ltx2rt.graph.models.text import connector, feature_extractor, gemma3
 from ltx2rt.graph.models.text.footprint import (
     connector_flops,
@@ -22,6 +23,7 @@ from ltx2rt.graph.models.text.footprint import (
     writing_footprint,
 )
 from ltx2rt.graph.stages.streamed_blocks import DEPTHS, streamed_text
+from ltx2rt.graph.stages.weight_set import WeightSet
 from ltx2rt.memory.need import Need
 from ltx2rt.spelling import spelled
 from ltx2rt.types import ParamSpec
@@ -105,16 +107,12 @@ def projection_options(
         )
 
 
-def connector_options(
-    checkpoint: Checkpoint,
-    configs: Sequence[connector.ConnectorConfig],
-    prompts: int,
-    dtype: mx.Dtype,
-) -> Iterator[Need]:
+def connector_options(files: WeightSet, prompts: int, dtype: mx.Dtype) -> Iterator[Need]:
     """Stage "connectors": the two of them together or one after the other."""
+    configs = [files.config(component) for component in CONNECTORS]
     loaded = [
-        checkpoint.loaded_bytes(component, connector.param_specs(config)).arrays
-        for component, config in zip(("video_connector", "audio_connector"), configs, strict=True)
+        files.source(component).loaded_bytes(component.stored_name, connector.param_specs(config)).arrays
+        for component, config in zip(CONNECTORS, configs, strict=True)
     ]
     footprints = [connector_footprint(config, dtype.size) for config in configs]
     largest = max(footprints, key=lambda footprint: footprint.total)
