@@ -12,12 +12,16 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from ltx2rt.errors import CheckpointError
 from ltx2rt.graph.models.audio import mel, vocoder
 from ltx2rt.graph.models.audio import vae as audio_vae
-from ltx2rt.graph.models.text import connector, feature_extractor, gemma3
+from ltx2rt.graph.models.text import connector, feature_extractor
+from ltx2rt.graph.models.text.gemma3_encoder import Gemma3Encoder
 from ltx2rt.graph.models.transformer import config as transformer
 from ltx2rt.graph.models.upscaler import model as upscaler
 from ltx2rt.graph.models.video_vae import specs as video_vae
+from ltx2rt.graph.models.video_vae.convolutional_decoder import ConvolutionalDecoder
+from ltx2rt.graph.protocols import TextEncoder, VideoDecoder
 from ltx2rt.types import ParamSpec
 from ltx2rt.weights.checkpoint import Checkpoint
+from ltx2rt.weights.generations import LTX_2
 
 Config = TypeVar("Config")
 
@@ -134,9 +138,53 @@ def _expected_audio_vae(checkpoint: Checkpoint) -> Expected:
 
 
 def _expected_text_encoder(checkpoint: Checkpoint) -> Expected:
-    if str(checkpoint.section("text_encoder").get("model_type", "")).startswith("gemma4"):
+    if str(checkpoint.section("text_encoder").get("model_type", "")).startswith(_WITHOUT_MODEL):
         return NOTHING_KNOWN
     return Expected(TEXT_ENCODER.specs(TEXT_ENCODER.parse(checkpoint)))
+
+
+def text_encoder(config: Mapping[str, Any]) -> TextEncoder:
+    """The text encoder of a Hugging Face ``config.json``, by its ``model_type``.
+
+    Raises:
+        CheckpointError: another kind than those of `TEXT_ENCODERS`, or a configuration that is not supported.
+    """
+    model_type = config.get("text_config", config).get("model_type", config.get("model_type"))
+    if model_type not in TEXT_ENCODERS:
+        raise CheckpointError(
+            f"a text encoder of model_type {model_type!r} is not supported, only {', '.join(TEXT_ENCODERS)}; use the "
+            f"{LTX_2.text_encoder_name} folder."
+        )
+    return TEXT_ENCODERS[model_type](config)
+
+
+def _text_encoder_specs(encoder: TextEncoder) -> list[ParamSpec]:
+    layers = [spec for specs in encoder.layer_specs() for spec in specs]
+    return [encoder.embedding_spec(), *layers, *encoder.resident_specs()]
+
+
+def video_decoder(config: video_vae.VideoVaeConfig) -> VideoDecoder:
+    """The decoder of a video VAE, by its class.
+
+    Raises:
+        CheckpointError: the file holds no decoder of a kind of `VIDEO_DECODERS`.
+    """
+    if config.decoder_class not in VIDEO_DECODERS:
+        config.require_decoder()  # raises, naming the file to use
+    return VIDEO_DECODERS[config.decoder_class](config)
+
+
+# By ``model_type``.
+TEXT_ENCODERS: dict[str, Callable[[Mapping[str, Any]], TextEncoder]] = {
+    "gemma3": Gemma3Encoder.from_dict,
+    "gemma3_text": Gemma3Encoder.from_dict,
+}
+# Recognised, but no model of ours.
+_WITHOUT_MODEL = ("gemma4",)
+# By ``_class_name``.
+VIDEO_DECODERS: dict[str, Callable[[video_vae.VideoVaeConfig], VideoDecoder]] = {
+    "CausalVideoAutoencoder": ConvolutionalDecoder,
+}
 
 
 TRANSFORMER = Component(
@@ -171,8 +219,8 @@ AUDIO_VAE = Component(
 VOCODER = Component("vocoder", _from_section("vocoder", vocoder.VocoderConfig.from_dict), vocoder.param_specs)
 TEXT_ENCODER = Component(
     "text_encoder",
-    _from_section("text_encoder", gemma3.Gemma3Config.from_dict),
-    gemma3.param_specs,
+    _from_section("text_encoder", text_encoder),
+    _text_encoder_specs,
     _expected_text_encoder,
 )
 UPSCALER = Component(

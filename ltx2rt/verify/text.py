@@ -12,7 +12,7 @@ import numpy as np
 
 from ltx2rt.graph.components import CONNECTORS, TEXT_ENCODER, TEXT_PROJECTION, Component
 from ltx2rt.graph.models.layers.params import Params
-from ltx2rt.graph.models.text import connector, feature_extractor, gemma3
+from ltx2rt.graph.models.text import connector, feature_extractor
 from ltx2rt.graph.stages.text.encoding import check_pairing
 from ltx2rt.kernels.host import to_numpy
 from ltx2rt.verify.golden import Case, Check, GoldenFile
@@ -53,15 +53,15 @@ def _run(golden: GoldenFile, prompt: str) -> Iterator[Check]:
         yield golden.check(f"{prompt}.input_ids", padded, 0.0)
         yield golden.check(f"{prompt}.attention_mask", mask[None], 0.0)
 
-    gemma_config = TEXT_ENCODER.parse(encoder)
-    gemma_params = Params(encoder.load("text_encoder", gemma3.param_specs(gemma_config)))
-    states = list(gemma3.Gemma3(gemma_config, gemma_params, mx.float32).hidden_states(ids))
+    kind = TEXT_ENCODER.parse(encoder)
+    gemma_params = Params(encoder.load("text_encoder", TEXT_ENCODER.specs(kind)))
+    states = list(kind.model(gemma_params, mx.float32).hidden_states(ids))
     yield _close(golden, f"{prompt}.hidden_states_valid", mx.concatenate(states), _STACK_ATOL)
 
     config = replace(
         TEXT_PROJECTION.parse(checkpoint),
-        encoder_width=gemma_config.hidden_size,
-        encoder_states=gemma_config.num_states,
+        encoder_width=kind.hidden_size,
+        encoder_states=kind.num_states,
     )
     params = Params(checkpoint.load("text_projection", feature_extractor.param_specs(config)))
     features = feature_extractor.FeatureExtractor(config, params, mx.float32)(states)

@@ -17,6 +17,7 @@ MODELS = {"graph.models"} | LAYERS
 RUN = {
     "graph.models",
     "graph.components",
+    "graph.protocols",
     "graph.diffusion",
     "graph.settings",
     "weights",
@@ -38,7 +39,8 @@ BELOW = {
     "graph.models.video_vae": COMMON,
     "graph.models.audio": COMMON,
     "graph.models.upscaler": VIDEO,
-    "graph.components": {"graph.models", "weights"} | LAYERS,
+    "graph.components": {"graph.models", "graph.protocols", "weights"} | LAYERS,
+    "graph.protocols": MODELS,
     "graph.diffusion": {"types", "errors", "spelling"},
     "graph.settings": {"graph.models.video_vae", "graph.models.text", "media", "spelling"} | LAYERS,
     **{f"graph.stages.{name}": STAGE for name in sorted(RUN_FILES)},

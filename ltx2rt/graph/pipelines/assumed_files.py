@@ -7,8 +7,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from ltx2rt.graph.components import SPATIAL_UPSCALER, TEMPORAL_UPSCALER, TEXT_ENCODER
-from ltx2rt.graph.models.text import gemma3
+from ltx2rt.graph.components import SPATIAL_UPSCALER, TEMPORAL_UPSCALER, TEXT_ENCODER, UPSCALER, text_encoder
 from ltx2rt.graph.models.upscaler import model as upscaler
 from ltx2rt.graph.stages.weight_set import WeightSet
 from ltx2rt.types import ParamSpec
@@ -45,7 +44,7 @@ def with_assumed(files: WeightSet) -> tuple[WeightSet, list[str]]:
     """``files`` with manifests in the place of what is missing, and what they stand for, for people."""
     assumed = []
     if not files.has(TEXT_ENCODER):
-        specs = gemma3.param_specs(gemma3.Gemma3Config.from_dict(_TEXT_ENCODER))
+        specs = TEXT_ENCODER.specs(text_encoder(_TEXT_ENCODER))
         encoder = _manifest("assumed text encoder", "language_model.model.", specs, _TEXT_ENCODER)
         files = files.with_sources({TEXT_ENCODER.name: encoder})
         assumed.append("text encoder: Gemma 3 12B, bf16")
@@ -59,7 +58,7 @@ def with_assumed(files: WeightSet) -> tuple[WeightSet, list[str]]:
 
 
 def _upscaler(config: dict[str, Any]) -> Checkpoint:
-    specs = upscaler.param_specs(upscaler.LatentUpscalerConfig.from_dict(config))
+    specs = UPSCALER.specs(upscaler.LatentUpscalerConfig.from_dict(config))
     return _manifest("assumed upscaler", "", specs, config)
 
 

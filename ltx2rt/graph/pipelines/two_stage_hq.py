@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ltx2rt.graph.diffusion.res_2s import Res2s
 from ltx2rt.graph.diffusion.schedules import distilled_stage_2_sigmas, ltx2_sigmas
 from ltx2rt.graph.pipelines.checks import check_inputs
 from ltx2rt.graph.pipelines.defaults import high_quality
@@ -45,7 +46,7 @@ def generate(run: Run) -> GeneratedClip:
     guided = Sampling(
         ltx2_sigmas(inputs.steps, tokens=video_target.shape.tokens),
         (*files.loras, *((lora, strength_1) for lora, _ in files.distilled_lora)),
-        sampler="res_2s",
+        sampler=Res2s(),
         video_guider=inputs.video_guider,
         audio_guider=inputs.audio_guider,
     )
@@ -53,7 +54,7 @@ def generate(run: Run) -> GeneratedClip:
     refine = Sampling(
         distilled_stage_2_sigmas(),
         (*files.loras, *((lora, strength_2) for lora, _ in files.distilled_lora)),
-        sampler="res_2s",
+        sampler=Res2s(),
     )
     final = second_stage(run, refine, conditions, first)
     return finish(run, final.video, first.audio)

@@ -16,15 +16,15 @@ from ltx2rt.graph.components import (
     VIDEO_VAE,
     VOCODER,
     Component,
+    video_decoder,
 )
 from ltx2rt.graph.diffusion.precision import Float32Array
 from ltx2rt.graph.models.audio import vae as audio_vae
 from ltx2rt.graph.models.audio import vocoder
 from ltx2rt.graph.models.layers.params import Params
 from ltx2rt.graph.models.upscaler import model as upscaler
-from ltx2rt.graph.models.video_vae.decoder import VideoDecoder
-from ltx2rt.graph.models.video_vae.specs import VideoVaeConfig, decoder_specs
 from ltx2rt.graph.models.video_vae.statistics import LatentStatistics, statistics_specs
+from ltx2rt.graph.protocols import VideoDecoder
 from ltx2rt.graph.stages.decode.needs import audio_decoder_options, upscaler_options, video_decoder_options
 from ltx2rt.graph.stages.events import AudioDecoded, LatentUpscaled, VideoDecodeStarted
 from ltx2rt.graph.stages.finite import require_finite
@@ -104,21 +104,16 @@ def decode_video(run: Run, latent: Float32Array) -> Iterator[Array]:
     grid = (latent.shape[1], latent.shape[2], latent.shape[3])
     tiling = None if inputs.settings.tiling == "none" else inputs.settings.tiling
     need = run.ledger.choose(video_decoder_options(checkpoint, config, grid, tiling, inputs.dtype))
-    return iter(()) if run.planning else _decoded(run, config, need, latent)
+    return iter(()) if run.planning else _decoded(run, video_decoder(config), need, latent)
 
 
-def _decoded(run: Run, config: VideoVaeConfig, need: Need, latent: Float32Array) -> Iterator[Array]:
-    tiling, push = need.settings["tiling"], need.settings["push"]
+def _decoded(run: Run, decoder: VideoDecoder, need: Need, latent: Float32Array) -> Iterator[Array]:
+    dtype = run.inputs.dtype
     with run.stage(need) as stage:
-        arrays = stage.hold(run.files.source(VIDEO_VAE).load("video_vae", decoder_specs(config) + statistics_specs()))
-        decoder = VideoDecoder(config, Params(arrays), run.inputs.dtype)
-        values = mx.array(latent).astype(run.inputs.dtype)
+        params = Params(stage.hold(run.files.source(VIDEO_VAE).load("video_vae", decoder.specs())))
+        values = mx.array(latent).astype(dtype)
         run.emit(VideoDecodeStarted(values))
-        if push is None:
-            chunks = decoder.decode_frames(values, tiling, noise=run.noise.normal)
-        else:
-            chunks = decoder.stream_frames(values, tiling, frames_per_push=push, noise=run.noise.normal)
-        for chunk in chunks:
+        for chunk in decoder.frames(params, dtype, values, need.settings, run.noise.normal):
             require_finite(need.name, "the frames", chunk)
             yield chunk
             del chunk  # its memory is free while the next one is decoded

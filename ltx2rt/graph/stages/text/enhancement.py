@@ -9,7 +9,6 @@ import numpy as np
 
 from ltx2rt.errors import UsageError
 from ltx2rt.graph.components import TEXT_ENCODER
-from ltx2rt.graph.models.text.generation import generate_tokens
 from ltx2rt.graph.models.text.token_sampling import SamplingOptions
 from ltx2rt.graph.stages.run import Run
 from ltx2rt.graph.stages.text.enhancement_instructions import IMAGE_TO_VIDEO, TEXT_TO_VIDEO
@@ -64,13 +63,13 @@ def enhance_prompt(run: Run, prompt: str, options: SamplingOptions, *, has_image
         raise UsageError(f"prompt enhancement needs the text encoder; give {spelled('text_encoder', 'FOLDER')}.")
     if not prompt.strip():
         raise UsageError(f"there is no prompt to enhance; give one with {spelled('prompt')}.")
-    encoder, config = run.files.source(TEXT_ENCODER), run.files.config(TEXT_ENCODER)
+    encoder, kind = run.files.source(TEXT_ENCODER), run.files.config(TEXT_ENCODER)
     ids = None if tokenizer is None else _conversation_ids(encoder, tokenizer, prompt, has_image=has_image)
     written = sum(len(message["content"]) for message in messages_for(prompt, has_image=has_image))
     tokens = written // _CHARACTERS_PER_TOKEN if ids is None else len(ids)
 
     def compute() -> dict[str, mx.array]:
-        need = run.ledger.choose(enhancement_options(encoder, config, tokens, options.max_new_tokens, run.inputs.dtype))
+        need = run.ledger.choose(enhancement_options(encoder, kind, tokens, options.max_new_tokens, run.inputs.dtype))
         if run.planning:
             run.written_tokens = options.max_new_tokens
             return _text_array(prompt)
@@ -99,11 +98,11 @@ def _write(
     tokenizer: GemmaTokenizer,
     options: SamplingOptions,
 ) -> str:
-    encoder, config = run.files.source(TEXT_ENCODER), run.files.config(TEXT_ENCODER)
+    encoder, kind = run.files.source(TEXT_ENCODER), run.files.config(TEXT_ENCODER)
     stops = [tokenizer.token_id(token) for token in (END_OF_TURN, "<eos>")]
     with run.stage(need) as stage:
-        model = writing_model(stage, encoder, config, need.settings["depth"], run.inputs.dtype)
-        tokens = generate_tokens(model, ids, [stop for stop in stops if stop is not None], options)
+        model = writing_model(stage, encoder, kind, need.settings["depth"], run.inputs.dtype)
+        tokens = model.written(ids, [stop for stop in stops if stop is not None], options)
         return cleaned(tokenizer.decode(list(tokens)))
 
 

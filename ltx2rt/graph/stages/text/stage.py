@@ -71,15 +71,15 @@ def _encode(run: Run, prompts: Sequence[str]) -> list[PromptContext]:
         raise UsageError("the text encoder is missing; give the Gemma folder or a text embedding.")
     encoder = files.source(TEXT_ENCODER)
     check_pairing(files.checkpoint.metadata, encoder.section("text_encoder"), str(files.checkpoint.path))
-    config = files.config(TEXT_ENCODER)
+    kind = files.config(TEXT_ENCODER)
     extractor_config = replace(
-        files.config(TEXT_PROJECTION), encoder_width=config.hidden_size, encoder_states=config.num_states
+        files.config(TEXT_PROJECTION), encoder_width=kind.hidden_size, encoder_states=kind.num_states
     )
     ids = [np.zeros(_ASSUMED_TOKENS, np.int32) if tokenizer is None else tokenizer.encode(text) for text in prompts]
     tokens = [len(of_prompt) for of_prompt in ids]
     # The first prompt is the one that enhancement rewrites.
     tokens[0] = min(max(tokens[0], run.written_tokens + 1), MAX_TOKENS)
-    encoding = run.ledger.choose(encoder_options(encoder, config, extractor_config, tokens, dtype))
+    encoding = run.ledger.choose(encoder_options(encoder, kind, extractor_config, tokens, dtype))
     projecting = run.ledger.choose(projection_options(files.source(TEXT_PROJECTION), extractor_config, tokens))
     connecting = run.ledger.choose(connector_options(files, len(prompts), dtype))
     if run.planning:
@@ -87,7 +87,7 @@ def _encode(run: Run, prompts: Sequence[str]) -> list[PromptContext]:
 
     with run.stage(encoding) as stage:
         extractor = feature_extractor.FeatureExtractor(extractor_config, Params({}), dtype)
-        model = encoding_model(stage, encoder, config, encoding.settings["depth"], dtype)
+        model = encoding_model(stage, encoder, kind, encoding.settings["depth"], dtype)
         normalised = extractor.normalised([model.hidden_states(of_prompt) for of_prompt in ids])
     with run.stage(projecting) as stage:
         source = files.source(TEXT_PROJECTION)
