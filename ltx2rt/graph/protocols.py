@@ -15,7 +15,7 @@ from ltx2rt.graph.models.layers.decode_way import DecodeWay
 from ltx2rt.graph.models.layers.footprint import Footprint
 from ltx2rt.graph.models.layers.params import Params
 from ltx2rt.graph.models.text.token_sampling import SamplingOptions
-from ltx2rt.graph.models.video_vae.layers import NoiseDraw
+from ltx2rt.graph.models.video_vae.surroundings import NoiseDraw
 from ltx2rt.graph.models.video_vae.tiling import Tiling
 from ltx2rt.types import LinearWeight, ParamSpec
 

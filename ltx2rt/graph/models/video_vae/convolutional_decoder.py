@@ -15,10 +15,11 @@ from ltx2rt.graph.models.video_vae.config import VideoVaeConfig
 from ltx2rt.graph.models.video_vae.decoder import VideoDecoder, decoder_layers
 from ltx2rt.graph.models.video_vae.flops import video_decode_flops
 from ltx2rt.graph.models.video_vae.footprint import decode_bytes
-from ltx2rt.graph.models.video_vae.layers import NoiseDraw, can_stream
+from ltx2rt.graph.models.video_vae.layers import can_stream
 from ltx2rt.graph.models.video_vae.specs import decoder_specs
 from ltx2rt.graph.models.video_vae.statistics import statistics_specs
 from ltx2rt.graph.models.video_vae.streaming import PUSHES
+from ltx2rt.graph.models.video_vae.surroundings import NoiseDraw
 from ltx2rt.graph.models.video_vae.tiling import TileSize, Tiling
 from ltx2rt.types import ParamSpec
 
