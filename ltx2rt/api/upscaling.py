@@ -15,6 +15,7 @@ from ltx2rt.api.planning import ledger
 from ltx2rt.api.planning import rates as measured_rates
 from ltx2rt.api.record import Record
 from ltx2rt.errors import UsageError
+from ltx2rt.graph.components import VIDEO_VAE
 from ltx2rt.graph.models.video_vae.tiling import Tiling
 from ltx2rt.graph.pipelines.plan import Plan, Rates, plan
 from ltx2rt.graph.settings.setting import plain_values, stored_values
@@ -158,7 +159,7 @@ def _prepare(
         saved = _matching_latents(source, files)
         frame_rate = saved.frame_rate
     else:
-        clip = source_clip(source)
+        clip = source_clip(source, files.config(VIDEO_VAE))
         frames, sound, frame_rate = clip.frames, clip.sound, clip.frame_rate
     named = {name: value for name, value in plain_values(given).items() if name in paths and value}
     dtype_and_settings = {"dtype": named.pop("dtype"), **{n: plain_values(wanted)[n] for n in ("seed", "tiling")}}

@@ -13,8 +13,10 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from ltx2rt.graph.components import VIDEO_VAE
 from ltx2rt.graph.diffusion.guidance import GuiderParams
 from ltx2rt.graph.diffusion.noise import NoiseSource, RecordedNoise
+from ltx2rt.graph.models.video_vae.config import VideoVaeConfig
 from ltx2rt.graph.models.video_vae.tiling import Tiling
 from ltx2rt.graph.pipelines import PIPELINES
 from ltx2rt.graph.settings.settings import Settings
@@ -74,6 +76,11 @@ class SavedRun:
         """Of the steps and of the substeps. Every stage takes its own sources; the saved draws follow each other."""
         step, substep = res_2s_draws(self._golden, "sde_noise")
         return RecordedNoise(step), RecordedNoise(substep)
+
+    @property
+    def vae(self) -> VideoVaeConfig:
+        """Of the checkpoint that ran."""
+        return self._files.config(VIDEO_VAE)
 
     @property
     def draws_left(self) -> tuple[int, int, int]:

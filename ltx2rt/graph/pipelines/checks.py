@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from ltx2rt.errors import UsageError
-from ltx2rt.graph.components import SPATIAL_UPSCALER, TEMPORAL_UPSCALER, TEXT_ENCODER
+from ltx2rt.graph.components import SPATIAL_UPSCALER, TEMPORAL_UPSCALER, TEXT_ENCODER, VIDEO_VAE
 from ltx2rt.graph.diffusion.latent_geometry import check_frame_rate, check_num_frames, check_resolution
 from ltx2rt.graph.stages.inputs import GenerationInputs
+from ltx2rt.graph.stages.targets import video_scale
 from ltx2rt.graph.stages.weight_set import WeightSet
 from ltx2rt.spelling import spelled
 
@@ -14,7 +15,7 @@ def check_inputs(
     inputs: GenerationInputs,
     files: WeightSet,
     *,
-    multiple: int | None,
+    stages: int,
     upscaler: bool = False,
     guided: bool = False,
     distilled_lora: bool = False,
@@ -23,7 +24,7 @@ def check_inputs(
 
     Args:
         inputs, files: what is asked for and what is there.
-        multiple: of which height and width must be multiples; None: no video.
+        stages: of sampling, each at twice the size of the one before; 0: no video.
         upscaler: a spatial upscaler is needed.
         guided: a negative context is needed where classifier-free guidance is on.
         distilled_lora: the distilled LoRA is needed.
@@ -32,9 +33,11 @@ def check_inputs(
         UsageError: a value or a combination cannot work; the message says what to give.
     """
     inputs.check()
-    check_num_frames(inputs.num_frames)
     check_frame_rate(float(inputs.frame_rate))
-    if multiple is not None:
+    if stages or files.has(VIDEO_VAE):
+        check_num_frames(inputs.num_frames, video_scale(files.config(VIDEO_VAE)))
+    if stages:
+        multiple = files.config(VIDEO_VAE).spatial_factor << (stages - 1)
         check_resolution(inputs.height, inputs.width, multiple=multiple)
     if inputs.context is None and not files.has(TEXT_ENCODER):
         raise UsageError(

@@ -29,7 +29,7 @@ from ltx2rt.spelling import spelled
 
 def check(inputs: GenerationInputs, files: WeightSet) -> None:
     """Raise UsageError or CheckpointError when the run cannot work; loads nothing."""
-    check_inputs(inputs, files, multiple=64, upscaler=True, guided=True, distilled_lora=True)
+    check_inputs(inputs, files, stages=2, upscaler=True, guided=True, distilled_lora=True)
     if not inputs.media.images:
         raise UsageError(f"keyframe interpolation needs at least one key frame; give {spelled('images')}.")
     frames = [image.frame_index for image in inputs.media.images]

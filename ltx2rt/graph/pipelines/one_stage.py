@@ -29,14 +29,14 @@ from ltx2rt.graph.stages.weight_set import WeightSet
 
 def check(inputs: GenerationInputs, files: WeightSet) -> None:
     """Raise UsageError or CheckpointError when the run cannot work; loads nothing."""
-    check_inputs(inputs, files, multiple=32, guided=True)
+    check_inputs(inputs, files, stages=1, guided=True)
 
 
 def generate(run: Run) -> GeneratedClip:
     """Source: Lightricks/LTX-2 ltx_pipelines/ti2vid_one_stage.py @ v1.2.0."""
     inputs = run.inputs
     positive, negative = guided_contexts(run)
-    video_target, audio_target = targets(inputs, inputs.height, inputs.width)
+    video_target, audio_target = targets(run, inputs.height, inputs.width)
     sampling = guided_sampling(
         inputs,
         run.files.loras,

@@ -33,7 +33,7 @@ def open_inputs(
         UsageError, CheckpointError, MediaError: as the inputs.
     """
     context, negative = _contexts(settings, files)
-    media = entry.open_media(settings)
+    media = entry.open_media(settings, files)
     num_frames, height, width = settings.num_frames, settings.height, settings.width
     frame_rate = settings.frame_rate
     if media.source is not None:

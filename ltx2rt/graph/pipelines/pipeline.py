@@ -50,7 +50,7 @@ class PipelineEntry:
     topics: frozenset[str]
     check: Callable[[GenerationInputs, WeightSet], None]
     generate: Callable[[Run], GeneratedClip]
-    open_media: Callable[[Settings], Media] = open_images
+    open_media: Callable[[Settings, WeightSet], Media] = open_images
     files: tuple[str, ...] = ()
     variant: Literal["distilled", "dev"] | None = "dev"
     two_stage: bool = False

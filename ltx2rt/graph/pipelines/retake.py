@@ -35,7 +35,7 @@ from ltx2rt.spelling import spelled
 
 def check(inputs: GenerationInputs, files: WeightSet) -> None:
     """Raise UsageError or CheckpointError when the run cannot work; loads nothing."""
-    check_inputs(inputs, files, multiple=32, guided=not inputs.fixed_schedule)
+    check_inputs(inputs, files, stages=1, guided=not inputs.fixed_schedule)
     if inputs.media.source is None or inputs.media.region is None:
         raise UsageError(
             f"an edit needs a clip and a time range; give {spelled('video_path')}, {spelled('start_time')} and "
@@ -74,7 +74,7 @@ def generate(run: Run) -> GeneratedClip:
             video_guider=inputs.video_guider,
             audio_guider=inputs.audio_guider,
         )
-    video_target, audio_target = targets(inputs, inputs.height, inputs.width)
+    video_target, audio_target = targets(run, inputs.height, inputs.width)
     (source,) = encode_pixels(run, "video encoder", [inputs.media.source.frames])
     sound = None
     if inputs.media.source.sound is not None:

@@ -27,7 +27,7 @@ from ltx2rt.graph.stages.weight_set import WeightSet
 
 def check(inputs: GenerationInputs, files: WeightSet) -> None:
     """Raise UsageError or CheckpointError when the run cannot work; loads nothing."""
-    check_inputs(inputs, files, multiple=64, upscaler=True, guided=True, distilled_lora=True)
+    check_inputs(inputs, files, stages=2, upscaler=True, guided=True, distilled_lora=True)
 
 
 def generate(run: Run) -> GeneratedClip:

@@ -30,7 +30,7 @@ from ltx2rt.graph.stages.weight_set import WeightSet
 
 def check(inputs: GenerationInputs, files: WeightSet) -> None:
     """Raise UsageError or CheckpointError when the run cannot work; loads nothing."""
-    check_inputs(inputs, files, multiple=64, upscaler=True, guided=True, distilled_lora=True)
+    check_inputs(inputs, files, stages=2, upscaler=True, guided=True, distilled_lora=True)
 
 
 def generate(run: Run) -> GeneratedClip:
@@ -40,7 +40,7 @@ def generate(run: Run) -> GeneratedClip:
     """
     inputs, files = run.inputs, run.files
     conditions = Conditions(*guided_contexts(run))
-    video_target, _ = targets(inputs, inputs.height // 2, inputs.width // 2)
+    video_target, _ = targets(run, inputs.height // 2, inputs.width // 2)
     settings = inputs.settings
     strength_1, strength_2 = settings.distilled_lora_strength_stage_1, settings.distilled_lora_strength_stage_2
     guided = Sampling(

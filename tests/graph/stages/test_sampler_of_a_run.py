@@ -14,7 +14,7 @@ from ltx2rt.graph.stages.denoise.states import audio_state
 from ltx2rt.graph.stages.events import Event, StepDone
 from ltx2rt.graph.stages.inputs import GenerationInputs
 from ltx2rt.graph.stages.run import Run
-from ltx2rt.graph.stages.targets import targets
+from ltx2rt.graph.stages.targets import audio_target
 from ltx2rt.graph.stages.text.stage import zero_context
 from ltx2rt.graph.stages.weight_set import WeightSet, sources_of
 from ltx2rt.weights.checkpoint import Checkpoint
@@ -28,7 +28,7 @@ def sampled(sampler: Sampler, seed: int) -> tuple[np.ndarray, list[StepDone]]:
     events: list[Event] = []
     inputs = GenerationInputs(Settings(seed=seed), 64, 64, 9, Fraction(24))
     run = Run(WEIGHTS, inputs, events.append)
-    start = audio_state(run, targets(inputs, 64, 64)[1], noise_scale=1.0)
+    start = audio_state(run, audio_target(run), noise_scale=1.0)
     _, audio = denoise(run, "denoise", Sampling(SIGMAS, sampler=sampler), None, start, zero_context(WEIGHTS))
     assert audio is not None
     return audio.latent, [event for event in events if isinstance(event, StepDone)]

@@ -39,7 +39,7 @@ def video_encoder_options(
         peak, host = Footprint(0), 0
         for clip in clips:
             piece = push if streams and clip[0] > 1 else None
-            tiling = Tiling.auto(*clip[1:]) if clip[0] > 1 and not streams else None
+            tiling = Tiling.auto(*clip[1:], config.spatial_factor) if clip[0] > 1 and not streams else None
             peak = largest(peak, encode_bytes(config, clip, dtype.size, tiling, piece).footprint)
             # Frames of the caller as float32, all of them or those of a piece.
             frames = clip[0] if piece is None else config.temporal_factor

@@ -68,7 +68,9 @@ def _encode(encoder: VideoEncoder, clip: Array, push: int | None) -> mx.array:
         chunks = (_as_float(clip[start : start + _CHUNK_FRAMES]) for start in range(0, len(clip), _CHUNK_FRAMES))
         latent = mx.concatenate(list(encoder.encode_stream(chunks, frames_per_push=push)), axis=1)
     else:
-        latent = encoder.encode_frames(_as_float(clip)[None], Tiling.auto(*clip.shape[1:3]) if len(clip) > 1 else None)
+        height, width = clip.shape[1:3]
+        tiling = Tiling.auto(height, width, encoder.config.spatial_factor) if len(clip) > 1 else None
+        latent = encoder.encode_frames(_as_float(clip)[None], tiling)
     mx.eval(latent)
     return latent
 
