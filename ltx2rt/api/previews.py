@@ -56,7 +56,8 @@ class Preview:
     def _decode(self, latent: Array) -> Array:
         config = self._weights.config(VIDEO_VAE)
         factor = config.spatial_factor
-        arrays = self._weights.source(VIDEO_VAE).load("video_vae", decoder_specs(config) + statistics_specs())
+        specs = decoder_specs(config) + statistics_specs(config.latent_channels)
+        arrays = self._weights.source(VIDEO_VAE).load("video_vae", specs)
         decoder = VideoDecoder(config, Params(arrays), self._dtype)
         tiling = Tiling.auto(latent.shape[2] * factor, latent.shape[3] * factor, factor)
         # Noise that some decoders add is left out: a preview draws nothing from the run's generator.

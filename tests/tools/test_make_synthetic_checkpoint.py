@@ -222,7 +222,7 @@ def test_decoded_frames_are_not_flat(tmp_path: Path) -> None:
     tool.write_from_manifest(manifest(tmp_path, 1), path)
     checkpoint = Checkpoint.open(path)
     config = video_vae.VideoVaeConfig.from_dict(checkpoint.section("video_vae"))
-    specs = video_vae.decoder_specs(config) + video_vae.statistics_specs()
+    specs = video_vae.decoder_specs(config) + video_vae.statistics_specs(config.latent_channels)
     decoder = VideoDecoder(config, Params(checkpoint.load("video_vae", specs)))
     frames = decoder(normal(1, 2, 4, 4, 128))
     assert 0.2 < rms(frames) < 3.0

@@ -100,9 +100,11 @@ class WeightSet:
             CheckpointError: nothing does.
         """
         if component.name not in self.sources:
+            paths = ", ".join(dict.fromkeys(str(checkpoint.path) for checkpoint in self.sources.values()))
             held = ", ".join(sorted(self.sources)) or "nothing"
-            where = f"{self.checkpoint.path}: has" if self.has(TRANSFORMER) else "the files given have"
-            raise CheckpointError(f"{where} no {component.name}; it holds {held}. Give the file that has it.")
+            raise CheckpointError(
+                f"{paths or 'no weight file'}: there is no {component.name}, only {held}; give the file that has it."
+            )
         return self.sources[component.name]
 
     def config(self, component: Component[Config]) -> Config:

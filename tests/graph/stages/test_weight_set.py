@@ -64,7 +64,7 @@ def test_a_configuration_is_parsed_once(two_files: WeightSet) -> None:
 
 def test_what_nothing_holds(two_files: WeightSet) -> None:
     without = WeightSet({name: c for name, c in two_files.sources.items() if name != VOCODER.name})
-    with pytest.raises(CheckpointError, match=r"rest\.safetensors: has no vocoder; it holds .*video_vae"):
+    with pytest.raises(CheckpointError, match=r"rest\.safetensors.*: there is no vocoder, only .*video_vae"):
         without.config(VOCODER)
-    with pytest.raises(CheckpointError, match="the files given have no transformer"):
+    with pytest.raises(CheckpointError, match="no weight file: there is no transformer, only nothing"):
         WeightSet({}).source(TRANSFORMER)

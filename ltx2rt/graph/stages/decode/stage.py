@@ -63,7 +63,8 @@ def _resample(run: Run, name: str, component: Upscaler, latent: Float32Array) ->
         return np.zeros((1, *config.upscaled(grid), config.in_channels), np.float32)
     with run.stage(need) as stage:
         arrays = stage.hold(upscaler_file.load("upscaler", upscaler.param_specs(config)))
-        statistics = LatentStatistics(Params(stage.hold(checkpoint.load("video_vae", statistics_specs()))))
+        specs = statistics_specs(config.in_channels)
+        statistics = LatentStatistics(Params(stage.hold(checkpoint.load("video_vae", specs))))
         before = statistics.un_normalise(mx.array(latent).astype(dtype))
         after = upscaler.LatentUpscaler(config, Params(arrays), dtype)(before)
         run.emit(LatentUpscaled(before, after))

@@ -32,7 +32,7 @@ def video_encoder_options(
     checkpoint: Checkpoint, config: VideoVaeConfig, name: str, clips: Sequence[Grid], dtype: mx.Dtype
 ) -> Iterator[Need]:
     """A stage that encodes clips of (F, H, W) pixels, single images in one piece."""
-    loaded = checkpoint.loaded_bytes("video_vae", encoder_specs(config) + statistics_specs())
+    loaded = checkpoint.loaded_bytes("video_vae", encoder_specs(config) + statistics_specs(config.latent_channels))
     streams = can_stream(encoder_layers(config.require_encoder()))
     flops = sum(video_encode_flops(config, clip) for clip in clips)
     for push in PUSHES:

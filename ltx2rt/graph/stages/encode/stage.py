@@ -44,7 +44,8 @@ def encode_pixels(run: Run, name: str, clips: list[Array]) -> list[Float32Array]
         return [_blank_latent(config, grid) for grid in grids]
     latents = []
     with run.stage(need) as stage:
-        arrays = stage.hold(checkpoint.load("video_vae", encoder_specs(config) + statistics_specs()))
+        specs = encoder_specs(config) + statistics_specs(config.latent_channels)
+        arrays = stage.hold(checkpoint.load("video_vae", specs))
         encoder = VideoEncoder(config, Params(arrays), dtype)
         for clip in clips:
             latent = _encode(encoder, clip, need.settings["push"])
