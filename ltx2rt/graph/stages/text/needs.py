@@ -58,6 +58,7 @@ def encoder_options(
 ) -> Iterator[Need]:
     """Stage "text encoder". Every layer is used once, so its layers are always read while it computes."""
     layers = [encoder.loaded_bytes("text_encoder", specs) for specs in layer_specs(config)]
+    made = max(layer.made + layer.working for layer in layers)
     ends = encoder.loaded_bytes("text_encoder", resident_specs(config)).arrays
     footprint = encoder_footprint(config, max(tokens), dtype.size)
     # What the projection will read, of all prompts.
@@ -74,7 +75,7 @@ def encoder_options(
         yield replace(
             common,
             weights=ends,
-            slots=slots_bytes([layer.stored for layer in layers], depth),
+            slots=slots_bytes([layer.stored for layer in layers], depth) + made,
             streamed=sum(layer.stored for layer in layers),
             choice={"layers": streamed_text(depth)},
             settings={"depth": depth},
@@ -139,6 +140,7 @@ def enhancement_options(
     """
     layers = [encoder.loaded_bytes("text_encoder", specs) for specs in layer_specs(config)]
     stored = sum(layer.stored for layer in layers)
+    made = max(layer.made + layer.working for layer in layers)
     ends = encoder.loaded_bytes("text_encoder", [embedding_spec(config), *resident_specs(config)]).arrays
     footprint = writing_footprint(config, tokens, new_tokens, dtype.size)
     common = Need(
@@ -160,7 +162,7 @@ def enhancement_options(
         yield replace(
             common,
             weights=ends,
-            slots=slots_bytes([layer.stored for layer in layers], depth),
+            slots=slots_bytes([layer.stored for layer in layers], depth) + made,
             streamed=new_tokens * stored,
             choice={"layers": f"{streamed_text(depth)}, for every token"},
             settings={"depth": depth},
