@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 import numpy as np
 
+from ltx2rt.atomic_file import AtomicFile
 from ltx2rt.errors import CheckpointError
 from ltx2rt.kernels.host import to_numpy
 from ltx2rt.weights.positioned_file import PositionedFile
@@ -77,7 +78,7 @@ class SelectedRows(TensorSource):
     Args:
         file: the whole tensors.
         rows: indices.
-        count: first dimension of the matrix and of what accompanies each of its rows; at least 2.
+        count: first dimension of the matrix and of what accompanies its rows; of a single row everything is read.
     """
 
     def __init__(self, file: TensorSource, rows: Sequence[int], count: int) -> None:
@@ -111,7 +112,7 @@ class SelectedRows(TensorSource):
             done += here
 
     def _has_rows(self, info: TensorInfo) -> bool:
-        return len(info.shape) in (1, 2) and info.shape[0] == self._count
+        return len(info.shape) in (1, 2) and info.shape[0] == self._count > 1
 
 
 def _read_header(file: PositionedFile) -> tuple[dict[str, Any], int]:
@@ -264,15 +265,9 @@ def write_safetensors(
         position += items.nbytes
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with temporary.open("wb") as file:
-            file.write(len(text).to_bytes(8, "little"))
-            file.write(text)
-            for name in order:
-                items = raws[name].items
-                file.write(items.astype(items.dtype.newbyteorder("<"), order="C", copy=False).tobytes())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with AtomicFile(path, shared=True) as file:
+        file.write(len(text).to_bytes(8, "little"))
+        file.write(text)
+        for name in order:
+            items = raws[name].items
+            file.write(items.astype(items.dtype.newbyteorder("<"), order="C", copy=False).tobytes())

@@ -184,7 +184,7 @@ def bytes_of(items: Array) -> memoryview:
 def widen(raw: Array, dtype: str) -> Array:
     """float32 values of raw BF16 or 8-bit float items; other dtypes unchanged (still a view)."""
     if dtype == "BF16":
-        return np.ascontiguousarray(raw).view(ml_dtypes.bfloat16).astype(np.float32)
+        return raw.view(ml_dtypes.bfloat16).astype(np.float32)
     return _FLOAT8[dtype][raw] if dtype in _FLOAT8 else raw
 
 

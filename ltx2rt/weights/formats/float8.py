@@ -32,7 +32,7 @@ class Float8(ExpandedFormat):
         return encoding.info.dtype == self.dtype
 
     def decoder(self, stored: Stored, shape: tuple[int, ...]) -> Callable[[Rows], Array]:
-        raw, scale = stored.raw(), self._scale(stored)
+        scale, raw = self._scale(stored), stored.raw()
         return lambda rows: widen(raw[rows], self.dtype) * scale
 
     def _scale(self, stored: Stored) -> np.float32:
@@ -67,7 +67,8 @@ class E4M3(Float8):
         return True
 
     def load(self, stored: Stored, shape: tuple[int, ...]) -> LinearWeight:
-        return LinearWeight("e4m3", stored.mlx(), mx.array(float(self._scale(stored)), dtype=mx.float32))
+        scale = mx.array(float(self._scale(stored)), dtype=mx.float32)
+        return LinearWeight("e4m3", stored.mlx(), scale)
 
     def encode(self, values: mx.array, stored: Stored, shape: tuple[int, ...]) -> LinearWeight:
         items = writable_view(values)
