@@ -12,14 +12,15 @@ from typing import Any
 from ltx2rt.errors import CheckpointError, UsageError
 from ltx2rt.graph.components import COMPONENTS, NOTHING_KNOWN
 from ltx2rt.types import ParamSpec
-from ltx2rt.weights.checkpoint import Checkpoint, companion_of, read_manifest
+from ltx2rt.weights.checkpoint import Checkpoint, read_manifest
 from ltx2rt.weights.components import is_unused
 from ltx2rt.weights.detection import is_lora, refuse_foreign_file
 from ltx2rt.weights.finite import NotFinite, find_not_finite
+from ltx2rt.weights.formats import companion_of
 from ltx2rt.weights.generations import Generation, generation_of_lora
 from ltx2rt.weights.lora import lora_pairs
 from ltx2rt.weights.safetensors import SafetensorsFile
-from ltx2rt.weights.tensor_source import TensorInfo
+from ltx2rt.weights.tensor_source import TensorInfo, WeightFile
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class ComponentReport:
     Attributes:
         tensors, parameters, bytes: how many tensors, values (scales of quantised weights not counted) and bytes.
         dtypes: safetensors dtype -> number of tensors.
+        formats: how tensors are stored -> number of them; scales and the like belong to a tensor.
         missing: tensors the model needs and the file lacks.
         misshapen: tensors of another shape than the model needs, with both shapes.
         unexpected: tensors the model does not know.
@@ -42,6 +44,7 @@ class ComponentReport:
     parameters: int
     bytes: int
     dtypes: dict[str, int]
+    formats: dict[str, int]
     missing: list[str] = field(default_factory=list)
     misshapen: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
@@ -123,7 +126,8 @@ def inspect(path: str | os.PathLike[str], *, deep: bool = False) -> Report:
     path = Path(path)
     lora = _inspect_lora(path)
     if lora is not None:
-        report, files = lora, [] if lora.kind.endswith("manifest") else [SafetensorsFile(path)]
+        report = lora
+        files: list[WeightFile] = [] if lora.kind.endswith("manifest") else [SafetensorsFile(path)]
     else:
         checkpoint = Checkpoint.open(path)
         report, files = _inspect_checkpoint(checkpoint), checkpoint.files
@@ -178,6 +182,7 @@ def _inspect_component(checkpoint: Checkpoint, component: str) -> ComponentRepor
         parameters=sum(_parameters(name, info, specs) for name, info in tensors.items()),
         bytes=sum(info.nbytes for info in tensors.values()),
         dtypes=dict(Counter(info.dtype for info in tensors.values())),
+        formats=dict(checkpoint.formats(component)),
         missing=missing,
         misshapen=misshapen,
         unexpected=unexpected,
@@ -202,6 +207,8 @@ def _parameters(name: str, info: TensorInfo, specs: Mapping[str, ParamSpec]) -> 
 def _inspect_lora(path: Path) -> Report | None:
     """The report of a LoRA file or manifest; None for anything else (whose errors `Checkpoint.open` raises)."""
     file: SafetensorsFile | None = None
+    tensors: Mapping[str, TensorInfo]
+    metadata: Mapping[str, str]
     if path.suffix == ".json":
         tensors, metadata = read_manifest(path)
     elif path.is_file():

@@ -14,10 +14,10 @@ from ltx2rt.api.outputs import OutputOptions
 from ltx2rt.api.record import Record, sidecar_path, write_record
 from ltx2rt.api.run_state import RunState
 from ltx2rt.errors import MediaError, UsageError
-from ltx2rt.graph.models.audio.mel import resample
 from ltx2rt.graph.stages.inputs import GenerationInputs
 from ltx2rt.graph.stages.run import GeneratedClip, Run
 from ltx2rt.media.pcm import write_wav
+from ltx2rt.media.resampling import resample
 from ltx2rt.media.stills import ContactSheet, write_png
 from ltx2rt.media.video_writer import VideoWriter
 from ltx2rt.memory.stage import StageReport

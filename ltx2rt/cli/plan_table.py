@@ -11,6 +11,7 @@ from ltx2rt.api.pipeline import Pipeline
 from ltx2rt.errors import MemoryBudgetError
 from ltx2rt.graph.pipelines.plan import Plan, Rates
 from ltx2rt.weights.checkpoint import Checkpoint
+from ltx2rt.weights.formats import DENSE
 from ltx2rt.weights.quantized_manifest import affine_manifest
 
 BUDGETS_GB = (8, 12, 16, 24, 32, 64)
@@ -70,8 +71,7 @@ def _pipelines(checkpoints: Sequence[Path], name: str) -> Iterator[tuple[str, Pi
 
 
 def _kind(checkpoint: Checkpoint) -> str:
-    dtypes = {info.dtype for name, info in checkpoint.tensors.items() if "transformer_blocks." in name}
-    return "fp8" if "F8_E4M3" in dtypes else "int8/int4" if "U32" in dtypes else "bf16"
+    return next((name for name, _ in checkpoint.formats("transformer").most_common() if name != DENSE.name), "bf16")
 
 
 def _cell(pipeline: Pipeline, request: Published, prompt: str, budget: int) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from ltx2rt.atomic_file import AtomicFile
 from ltx2rt.errors import CheckpointError, UsageError, write_failure
 from ltx2rt.kernels.host import to_numpy
 from ltx2rt.weights.generations import LTX_2
@@ -113,21 +114,13 @@ def write_embedding(path: str | os.PathLike[str], embedding: TextEmbedding) -> N
             numbers_npz = {"format_version": FORMAT_VERSION, "num_tokens": embedding.num_tokens}
             mask = np.ones(embedding.video_context.shape[:2], dtype=np.int32)
             aliases = {"embedding": arrays["video_context"], "attention_mask": mask}
-            _write_npz(path, {"format": FORMAT, **numbers_npz, **texts, **arrays, **aliases})
+            entries: dict[str, Any] = {"format": FORMAT, **numbers_npz, **texts, **arrays, **aliases}
+            with AtomicFile(path, shared=True) as file:
+                np.savez(file, **entries)
         else:
             raise UsageError(f"a text embedding file must end in .safetensors or .npz, got {path.name!r}.")
     except OSError as error:
         raise write_failure(path, error) from error
-
-
-def _write_npz(path: Path, entries: dict[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with temporary.open("wb") as file:
-            np.savez(file, **entries)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_embedding(path: str | os.PathLike[str]) -> TextEmbedding:

@@ -29,9 +29,9 @@ STAGE = {f"graph.stages.{name}" for name in RUN_FILES} | RUN
 PIPELINES = {"graph.stages"} | RUN
 API = {"graph.pipelines", "media"} | PIPELINES
 BELOW = {
-    "kernels": {"_abi", "types", "errors", "refusals", "__version__"},
-    "media": {"types", "errors"},
-    "weights": {"kernels", "types", "errors"},
+    "kernels": {"_abi", "types", "errors", "refusals", "atomic_file", "__version__"},
+    "media": {"types", "errors", "atomic_file"},
+    "weights": {"kernels", "types", "errors", "atomic_file"},
     "memory": {"kernels", "types", "errors"},
     "graph.models.layers": LAYERS,
     "graph.models.transformer": COMMON,
@@ -57,6 +57,7 @@ BELOW = {
     "bench": MODELS,
     "cli": API | {"api", "verify", "bench", "inspection", "embedded", "__version__", "_ext"},
     "types": set(),
+    "atomic_file": set(),
     "errors": set(),
     "spelling": set(),
     "refusals": set(),

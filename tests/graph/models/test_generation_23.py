@@ -22,9 +22,10 @@ from ltx2rt.graph.pipelines import PIPELINES
 from ltx2rt.graph.pipelines.defaults import defaults_for
 from ltx2rt.types import ParamSpec
 from ltx2rt.weights.checkpoint import Checkpoint
-from ltx2rt.weights.float8 import decode_e4m3, encode_e4m3
+from ltx2rt.weights.float8 import encode_e4m3
 from ltx2rt.weights.generations import LTX_2_3, stated_generation
 from ltx2rt.weights.safetensors import RawTensor, write_safetensors
+from ltx2rt.weights.tensor_source import widen
 
 GENERATOR: dict[str, Any] = {
     "resblock": "AMP1",
@@ -207,7 +208,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             codes = encode_e4m3(np.array(tensors[name].astype(mx.float32)) * 64)
             quantized[name] = RawTensor("F8_E4M3", codes)
             quantized[f"{name}_scale"] = mx.array(1 / 64)
-            widened[name] = mx.array(decode_e4m3(codes) / 64)
+            widened[name] = mx.array(widen(codes, "F8_E4M3") / 64)
     paths |= {"fp8": folder / "fp8.safetensors", "widened": folder / "widened.safetensors"}
     write_safetensors(paths["fp8"], quantized, stated)
     write_safetensors(paths["widened"], widened, stated)

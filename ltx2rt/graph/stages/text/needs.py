@@ -38,6 +38,7 @@ def encoder_options(
 ) -> Iterator[Need]:
     """Stage "text encoder". Every layer is used once, so its layers are always read while it computes."""
     layers = [encoder.loaded_bytes("text_encoder", specs) for specs in model.layer_specs()]
+    made = max(layer.made + layer.working for layer in layers)
     ends = encoder.loaded_bytes("text_encoder", model.resident_specs()).arrays
     footprint = model.encoding_footprint(max(tokens), dtype.size)
     # What the projection will read, of all prompts.
@@ -54,7 +55,7 @@ def encoder_options(
         yield replace(
             common,
             weights=ends,
-            slots=slots_bytes([layer.stored for layer in layers], depth),
+            slots=slots_bytes([layer.stored for layer in layers], depth) + made,
             streamed=sum(layer.stored for layer in layers),
             choice={"layers": streamed_text(depth)},
             settings={"depth": depth},
@@ -115,6 +116,7 @@ def enhancement_options(
     """
     layers = [encoder.loaded_bytes("text_encoder", specs) for specs in model.layer_specs()]
     stored = sum(layer.stored for layer in layers)
+    made = max(layer.made + layer.working for layer in layers)
     ends = encoder.loaded_bytes("text_encoder", [model.embedding_spec(), *model.resident_specs()]).arrays
     footprint = model.writing_footprint(tokens, new_tokens, dtype.size)
     common = Need(
@@ -136,7 +138,7 @@ def enhancement_options(
         yield replace(
             common,
             weights=ends,
-            slots=slots_bytes([layer.stored for layer in layers], depth),
+            slots=slots_bytes([layer.stored for layer in layers], depth) + made,
             streamed=new_tokens * stored,
             choice={"layers": f"{streamed_text(depth)}, for every token"},
             settings={"depth": depth},
