@@ -218,7 +218,10 @@ class Pipeline:
         inputs = open_inputs(decided, self.entry, files, fixed_schedule=fixed, dtype=self._dtype)
         topics = self.entry.topics - set(GUIDANCE_TOPICS) if fixed else self.entry.topics
         weights = list(self._origin.weights)
-        return inputs, Record.of(self._origin.arguments, decided.as_dict(topics), weights, decided.input_files())
+        stored = decided.as_dict(topics)
+        return inputs, Record.of(
+            self._origin.arguments, stored, weights, decided.input_files(), decided.inputs_in_memory()
+        )
 
     def _generate(self, run: Run) -> GeneratedClip:
         """What a call does with a run, planned or real: it rewrites the prompt if that is wanted, then generates."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
 from ltx2rt.errors import UsageError
+from ltx2rt.graph.diffusion.noise import NoiseSource
 from ltx2rt.graph.diffusion.precision import Float32Array
 from ltx2rt.graph.models.audio import vae as audio_vae
 from ltx2rt.graph.models.audio import vocoder
@@ -82,20 +83,22 @@ def decode_audio(run: Run, tokens: Float32Array) -> tuple[Array, int]:
         return sound, vocoder_config.sample_rate
 
 
-def decode_video(run: Run, latent: Float32Array) -> Iterator[Array]:
-    """Chunks of float32 (f, H, W, 3) in [0, 1] of a normalised latent (1, f, h, w, 128).
+def decode_video(run: Run, latent: Float32Array) -> Callable[[], Iterator[Array]]:
+    """What decodes a normalised latent (1, f, h, w, 128): chunks of float32 (f, H, W, 3) in [0, 1].
 
-    The stage begins with the first chunk and lasts as long as the iteration.
+    Called again, it gives the same bits. How it is decoded is chosen now. The stage begins with the first chunk and
+    lasts as long as the iteration.
     """
     checkpoint, inputs = run.files.checkpoint, run.inputs
     config = VideoVaeConfig.from_dict(checkpoint.section("video_vae"))
     grid = (latent.shape[1], latent.shape[2], latent.shape[3])
     tiling = None if inputs.settings.tiling == "none" else inputs.settings.tiling
     need = run.ledger.choose(video_decoder_options(checkpoint, config, grid, tiling, inputs.dtype))
-    return iter(()) if run.planning else _decoded(run, config, need, latent)
+    noise = run.noise.fork()
+    return lambda: iter(()) if run.planning else _decoded(run, config, need, latent, noise.fork())
 
 
-def _decoded(run: Run, config: VideoVaeConfig, need: Need, latent: Float32Array) -> Iterator[Array]:
+def _decoded(run: Run, config: VideoVaeConfig, need: Need, latent: Float32Array, noise: NoiseSource) -> Iterator[Array]:
     tiling, push = need.settings["tiling"], need.settings["push"]
     with run.stage(need) as stage:
         arrays = stage.hold(run.files.checkpoint.load("video_vae", decoder_specs(config) + statistics_specs()))
@@ -103,9 +106,9 @@ def _decoded(run: Run, config: VideoVaeConfig, need: Need, latent: Float32Array)
         values = mx.array(latent).astype(run.inputs.dtype)
         run.emit(VideoDecodeStarted(values))
         if push is None:
-            chunks = decoder.decode_frames(values, tiling, noise=run.noise.normal)
+            chunks = decoder.decode_frames(values, tiling, noise=noise.normal)
         else:
-            chunks = decoder.stream_frames(values, tiling, frames_per_push=push, noise=run.noise.normal)
+            chunks = decoder.stream_frames(values, tiling, frames_per_push=push, noise=noise.normal)
         for chunk in chunks:
             require_finite(need.name, "the frames", chunk)
             yield chunk
