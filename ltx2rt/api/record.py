@@ -107,8 +107,8 @@ class Record:
         """Raise UsageError when a part of the run lay in memory; ``origin`` is the file of this record."""
         if self.in_memory:
             raise UsageError(
-                f"{origin} is of a run from Python whose {', '.join(self.in_memory)} lay in memory: files cannot repeat "
-                "it; give the same objects to the pipeline in Python."
+                f"{origin} is of a run from Python whose {', '.join(self.in_memory)} lay in memory: files cannot "
+                "repeat it; give the same objects to the pipeline in Python."
             )
 
     def as_dict(self) -> dict[str, Any]:
