@@ -48,8 +48,8 @@ def pipeline_name(text: str) -> str:
     """
     if not isinstance(text, str) or "/" in text or "\\" in text or text.endswith(".safetensors"):
         raise UsageError(
-            f"{text!r} is no name of a pipeline; weights are given with {spelled('checkpoint', 'FILE')}, and the pipelines "
-            f"are {', '.join(PIPELINE_NAMES)}."
+            f"{text!r} is no name of a pipeline; weights are given with {spelled('checkpoint', 'FILE')}, and the "
+            f"pipelines are {', '.join(PIPELINE_NAMES)}."
         )
     name = text.replace("_", "-")
     name = next((entry.name for entry in PIPELINES.values() if name in entry.aliases), name)
