@@ -22,6 +22,9 @@ from ltx2rt.weights.embedding_file import TextEmbedding
 class CallArguments(TypedDict, total=False):
     """What a pipeline call takes besides the prompt; None is the default."""
 
+    prompt_file: str | os.PathLike[str] | None
+    """text file that holds the prompt, in place of it (default: None)."""
+
     height: int | None
     """final height in pixels, a multiple of 64 (one stage: 32), 32 or more (default: model)."""
 
