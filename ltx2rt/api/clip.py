@@ -66,6 +66,14 @@ class Clip:
         self.video_latent = clip.video_latent
         self.audio_latent = clip.audio_latent
 
+    def __repr__(self) -> str:
+        parts = []
+        if self.num_frames:
+            parts.append(f"{self.num_frames} frames of {self.height}x{self.width} at {float(self.frame_rate):g}/s")
+        if self.audio is not None:
+            parts.append(f"{len(self.audio) / self.sample_rate:.2f} s of sound at {self.sample_rate} Hz")
+        return f"<Clip: {', '.join(parts)}>"
+
     @property
     def frames(self) -> Iterable[Array]:
         """Chunks of float32 (f, H, W, 3) in [0, 1], in order.

@@ -86,6 +86,9 @@ class Pipeline:
     def name(self) -> str:
         return self.entry.name
 
+    def __repr__(self) -> str:
+        return f"<Pipeline {self.name}: {self._files.checkpoint.path}>"
+
     @property
     def components(self) -> dict[str, OpenedComponent]:
         """Name -> what has been opened, with its file, configuration and tensors: ``transformer``, ``video_vae``."""

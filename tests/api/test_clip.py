@@ -105,6 +105,12 @@ def test_wrong_arguments_of_save(clip: api.Clip) -> None:
         clip.save("a.mp4", codek="h264")
 
 
+def test_a_clip_says_what_it_is(clip: api.Clip) -> None:
+    assert repr(clip).startswith("<Clip: 9 frames of 64x64 at ")
+    assert f"s of sound at {clip.sample_rate} Hz>" in repr(clip)
+    assert repr(api.load("retake")) == f"<Pipeline retake: {embedded.CHECKPOINT}>"
+
+
 def test_latents_alone_have_no_frames() -> None:
     clip = ltx2rt.load()("a red circle", **SMALL, latents_only=True)
     with pytest.raises(UsageError, match="this clip has no frames"):
