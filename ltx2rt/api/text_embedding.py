@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +29,16 @@ from ltx2rt.graph.stages.weight_set import WeightSet
 from ltx2rt.spelling import spelled
 from ltx2rt.weights.embedding_file import TextEmbedding, write_embedding
 
-PathLike = str | Path
+FilePath = str | PathLike[str]
 
 
 def encode(
     prompt: str,
     *,
-    output: PathLike | None = None,
+    output: FilePath | None = None,
     negative_prompt: str | None = None,
-    checkpoint: PathLike | None = None,
-    text_encoder: PathLike | None = None,
+    checkpoint: FilePath | None = None,
+    text_encoder: FilePath | None = None,
     dtype: str = "bfloat16",
     enhancement: SamplingOptions | None = None,
     has_image: bool = False,
@@ -101,8 +102,8 @@ def plan_encode(
     prompt: str,
     *,
     negative_prompt: str | None = None,
-    checkpoint: PathLike | None = None,
-    text_encoder: PathLike | None = None,
+    checkpoint: FilePath | None = None,
+    text_encoder: FilePath | None = None,
     dtype: str = "bfloat16",
     enhancement: SamplingOptions | None = None,
     has_image: bool = False,
@@ -127,8 +128,8 @@ def plan_encode(
 def _prepare(
     prompt: str,
     negative_prompt: str | None,
-    checkpoint: PathLike | None,
-    text_encoder: PathLike | None,
+    checkpoint: FilePath | None,
+    text_encoder: FilePath | None,
     dtype: str,
     enhancement: SamplingOptions | None,
     *,
@@ -137,13 +138,14 @@ def _prepare(
     """The opened files, the inputs, and what is done with a run, planned or real."""
     paths: dict[str, Any] = {"checkpoint": checkpoint, "text_encoder": text_encoder, "dtype": dtype}
     given = WeightFiles(**stored_values(WeightFiles, paths))
-    if not prompt.strip():
+    settings = Settings.of({"prompt": prompt, "negative_prompt": negative_prompt})
+    settings = settings.with_defaults(prompt="", negative_prompt=DEFAULT_NEGATIVE_PROMPT)
+    if not settings.prompt or not settings.prompt.strip():
         raise UsageError(f"the prompt is empty; say what to generate with {spelled('prompt')}.")
     if given.checkpoint is None:
         given = replace(given, checkpoint=embedded.CHECKPOINT, text_encoder=embedded.TEXT_ENCODER)
     elif given.text_encoder is None:
         raise UsageError(f"the text encoder is missing; give {spelled('text_encoder', 'FOLDER')}.")
-    negative = DEFAULT_NEGATIVE_PROMPT if negative_prompt is None else negative_prompt
 
     def work(run: Run) -> list[PromptContext]:
         settings = run.inputs.settings
@@ -153,5 +155,4 @@ def _prepare(
             run.inputs = replace(run.inputs, settings=settings)
         return encode_prompts(run, [settings.prompt or "", settings.negative_prompt or ""])
 
-    settings = Settings(prompt=prompt, negative_prompt=negative)
     return WeightSet.open(given), GenerationInputs.without_clip(settings, dtype=MLX_DTYPES[given.dtype]), work

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,15 +31,15 @@ from ltx2rt.graph.stages.run import GeneratedClip, Run
 from ltx2rt.graph.stages.weight_set import WeightSet
 from ltx2rt.spelling import spelled
 
-PathLike = str | Path
+FilePath = str | PathLike[str]
 
 
 def upscale(
-    source: PathLike,
+    source: FilePath,
     *,
-    checkpoint: PathLike | None = None,
-    spatial_upscaler: PathLike | None = None,
-    temporal_upscaler: PathLike | None = None,
+    checkpoint: FilePath | None = None,
+    spatial_upscaler: FilePath | None = None,
+    temporal_upscaler: FilePath | None = None,
     dtype: str = "bfloat16",
     seed: int = 10,
     tiling: Tiling | Literal["auto", "none"] = "auto",
@@ -80,11 +81,11 @@ def upscale(
 
 
 def plan_upscale(
-    source: PathLike,
+    source: FilePath,
     *,
-    checkpoint: PathLike | None = None,
-    spatial_upscaler: PathLike | None = None,
-    temporal_upscaler: PathLike | None = None,
+    checkpoint: FilePath | None = None,
+    spatial_upscaler: FilePath | None = None,
+    temporal_upscaler: FilePath | None = None,
     dtype: str = "bfloat16",
     seed: int = 10,
     tiling: Tiling | Literal["auto", "none"] = "auto",
@@ -122,14 +123,16 @@ class _Task:
 
 
 def _prepare(
-    source: PathLike,
-    checkpoint: PathLike | None,
-    spatial_upscaler: PathLike | None,
-    temporal_upscaler: PathLike | None,
+    source: FilePath,
+    checkpoint: FilePath | None,
+    spatial_upscaler: FilePath | None,
+    temporal_upscaler: FilePath | None,
     dtype: str,
     seed: int,
     tiling: Tiling | Literal["auto", "none"],
 ) -> _Task:
+    if not isinstance(source, (str, PathLike)):
+        raise UsageError(f"the source must be a path, got {source!r}; give a video or a latent file.")
     source = Path(source)
     paths = {
         "checkpoint": checkpoint,
