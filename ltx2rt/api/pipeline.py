@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import inspect
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +15,13 @@ import mlx.core as mx
 from ltx2rt.api.call_arguments import CallArguments
 from ltx2rt.api.clip import Clip
 from ltx2rt.api.diffusers_names import DIFFUSERS_NAMES
+from ltx2rt.api.pipeline_files import Lora, PipelineFiles
 from ltx2rt.api.planning import ledger
 from ltx2rt.api.planning import rates as measured_rates
 from ltx2rt.api.previews import Preview, PreviewObserver
 from ltx2rt.api.record import Record
 from ltx2rt.api.run_state import RunState
+from ltx2rt.errors import MemoryBudgetError, OutOfMemory
 from ltx2rt.graph.diffusion.guidance import GuiderParams
 from ltx2rt.graph.models.transformer.model import TransformerConfig
 from ltx2rt.graph.pipelines.assumed_files import with_assumed
@@ -27,15 +29,20 @@ from ltx2rt.graph.pipelines.decide import GUIDANCE_TOPICS, decide
 from ltx2rt.graph.pipelines.defaults import GenerationDefaults, defaults_for
 from ltx2rt.graph.pipelines.open_inputs import open_inputs
 from ltx2rt.graph.pipelines.pipeline import PipelineEntry
-from ltx2rt.graph.pipelines.plan import Plan, Rates, plan
-from ltx2rt.graph.settings.setting import settings_of
+from ltx2rt.graph.pipelines.plan import Plan, Rates, plan, plan_keeping
+from ltx2rt.graph.settings.setting import settings_of, stored_values
 from ltx2rt.graph.settings.settings import Settings
+from ltx2rt.graph.settings.weight_files import WeightFiles
 from ltx2rt.graph.stages.events import Event
 from ltx2rt.graph.stages.inputs import GenerationInputs
+from ltx2rt.graph.stages.keeping import Keeping
 from ltx2rt.graph.stages.model_files import ModelFiles
 from ltx2rt.graph.stages.run import GeneratedClip, Run
 from ltx2rt.graph.stages.text.enhancement import enhance_prompt
+from ltx2rt.memory.allocator import give_back
+from ltx2rt.memory.ledger import Ledger
 from ltx2rt.weights.checkpoint import Checkpoint
+from ltx2rt.weights.kept_weights import KeptWeights
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -46,21 +53,19 @@ log = logging.getLogger(__name__)
 EMBEDDED_HEIGHT, EMBEDDED_WIDTH, EMBEDDED_FRAMES = 256, 256, 25
 
 
-@dataclass(frozen=True)
-class PipelineFiles:
-    """What a pipeline was loaded from, as `load` got it, for records."""
-
-    arguments: Mapping[str, Any]
-    weights: tuple[Path, ...]
-
-
 class Pipeline:
-    """A pipeline with its opened weight files. Calling it loads, runs and frees one stage after the other.
+    """A pipeline with its opened weight files. Calling it loads and runs one stage after the other.
+
+    Where the weights of all stages fit the budget of a call together, beside what the largest stage needs, they stay in
+    memory: the next call reads none of them. `close`, or the end of a ``with`` block, gives that memory back. Otherwise
+    each stage frees its weights before the next one begins. The result is the same.
 
     Attributes:
         entry: what the pipeline says about itself.
         has_fixed_schedule: whether it takes the fixed distilled schedule, without guidance.
         is_embedded: whether it runs the small model inside the package.
+        keep_loaded: whether weights stay in memory. None: where they fit; True: a call in whose budget they do not fit
+            is an error; False: never. A change counts from the next call on.
     """
 
     def __init__(
@@ -69,15 +74,60 @@ class Pipeline:
         files: ModelFiles,
         dtype: mx.Dtype,
         origin: PipelineFiles,
-        is_embedded: bool,
         variant: str,
+        keep_loaded: bool | None = None,
     ) -> None:
         self.entry = entry
-        self.is_embedded = is_embedded
+        self.is_embedded = origin.is_embedded
+        self.keep_loaded = keep_loaded
         self.has_fixed_schedule = entry.has_fixed_schedule(variant)
         self._files = files
         self._dtype = dtype
         self._origin = origin
+        self._kept = KeptWeights()
+
+    def __enter__(self) -> Pipeline:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the memory of the weights back.
+
+        Clips that were made can still be read, and the pipeline can be called: what is needed is loaded again.
+        """
+        # Runs that are not at their end (frames still to be read) know the old store alone, and keep nothing any more.
+        self._kept = KeptWeights()
+        give_back()
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes of the weights that are in memory for the next call."""
+        return self._kept.nbytes
+
+    @property
+    def loras(self) -> tuple[tuple[Path, float], ...]:
+        """The LoRA files in use, with their strengths."""
+        return self._origin.used.loras
+
+    def set_loras(self, loras: Sequence[Lora]) -> None:
+        """Take other LoRAs or strengths from the next call on, whose result is that of a pipeline loaded with them.
+
+        Weights that no LoRA changes stay in memory.
+
+        Args:
+            loras: as for `ltx2rt.load`; empty: none.
+
+        Raises:
+            UsageError: a strength outside its range.
+            CheckpointError: a file is missing, damaged or for another model. The LoRAs are then those from before.
+        """
+        stored = stored_values(WeightFiles, {"loras": tuple(loras) or None})
+        origin = replace(self._origin, given=replace(self._origin.given, **stored))
+        self._files = self._files.with_loras(origin.used.loras)
+        self._origin = origin
+        self._kept.want([key for key in self._kept.sizes if not key.loras])
 
     @property
     def name(self) -> str:
@@ -141,13 +191,15 @@ class Pipeline:
             CheckpointError: a weight file lacks something.
             MediaError: an input cannot be read.
             StateError: ``resume`` of a state that is damaged.
-            MemoryBudgetError: a stage does not fit; before anything is loaded. `OutOfMemory`: the system refuses memory
-                later.
+            MemoryBudgetError: a stage does not fit, or with ``keep_loaded=True`` the weights of all; before anything is
+                loaded. `OutOfMemory`: the system refuses memory later.
             NotFiniteError: a model computed values that are not finite numbers.
         """
         inputs, record = self._prepare({"prompt": prompt, **settings}, self._files)
-        accounts = ledger(memory)
-        plan(self._generate, self._files, inputs, accounts.unused())
+        store = self._kept
+        accounts = ledger(memory, store.nbytes)
+        planned = self._plan(inputs, self._files, accounts)
+        accounts.reserved = sum(planned.kept.values())
         if repeated is not None:
             record.require_same_sources(repeated)
         if on_settings is not None:
@@ -157,13 +209,24 @@ class Pipeline:
             state = RunState.begin(Path(state_folder), record, resume=resume)
         if on_preview is not None:
             observer = PreviewObserver(self._files, inputs, on_preview, observer)
-        run = Run(self._files, inputs, observer, journal=None if state is None else state.journal(), ledger=accounts)
+        store.want(planned.kept)
+        give_back()
+        run = Run(
+            self._files,
+            inputs,
+            observer,
+            journal=None if state is None else state.journal(),
+            ledger=accounts,
+            keeping=Keeping(store) if planned.kept else None,
+        )
         try:
             clip = self._generate(run)
             if inputs.settings.enhance_prompt:
                 record = replace(record, result={"enhanced_prompt": run.inputs.prompt})
             return Clip(clip, run, record, state)
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, OutOfMemory):
+                store.want([])  # so that the same call may work another time
             if state is not None:
                 state.remove_if_empty()
             raise
@@ -202,7 +265,7 @@ class Pipeline:
         files, assumed = with_assumed(self._files)
         inputs, _ = self._prepare({"prompt": prompt, **settings}, files)
         speeds = measured_rates() if rates is None else rates
-        found = plan(self._generate, files, inputs, ledger(memory), speeds)
+        found = self._plan(inputs, files, ledger(memory, self._kept.nbytes), speeds)
         names = {stage.need.name for stage in found.stages}
         return found, [text for text in assumed if any(text.startswith(name) for name in names)]
 
@@ -210,7 +273,19 @@ class Pipeline:
         """The same pipeline with another checkpoint of the same generation."""
         other = copy.copy(self)
         other._files = replace(self._files, checkpoint=checkpoint)
+        other._kept = KeptWeights()
         return other
+
+    def _plan(self, inputs: GenerationInputs, files: ModelFiles, accounts: Ledger, speeds: Rates | None = None) -> Plan:
+        """The plan of a call: its weights stay in memory where that is wanted and they fit."""
+        if self.keep_loaded is not False:
+            try:
+                return plan_keeping(self._generate, files, inputs, accounts, self._kept, speeds)
+            except MemoryBudgetError as error:
+                if self.keep_loaded:
+                    raise
+                log.info("each stage frees its weights: %s", error)
+        return plan(self._generate, files, inputs, accounts.unused(), speeds)
 
     def _prepare(self, settings: Mapping[str, Any], files: ModelFiles) -> tuple[GenerationInputs, Record]:
         fixed = self.has_fixed_schedule

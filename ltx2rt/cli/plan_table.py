@@ -61,7 +61,7 @@ def _pipelines(checkpoints: Sequence[Path], name: str) -> Iterator[tuple[str, Pi
     for path in checkpoints:
         checkpoint = Checkpoint.open(path)
         kind = _kind(checkpoint)
-        pipeline = load(name, checkpoint=path)
+        pipeline = load(name, checkpoint=path, keep_loaded=False)
         generation = checkpoint.generation or "19b"
         yield f"{generation} {kind}", pipeline
         if kind == "bf16":

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ltx2rt.errors import MemoryBudgetError
 from ltx2rt.graph.stages.inputs import GenerationInputs
+from ltx2rt.graph.stages.keeping import Keeping
 from ltx2rt.graph.stages.model_files import ModelFiles
 from ltx2rt.graph.stages.run import Run
-from ltx2rt.memory.ledger import Ledger
+from ltx2rt.memory.ledger import Ledger, rounded_up
+from ltx2rt.memory.limits import format_bytes
 from ltx2rt.memory.need import Need
+from ltx2rt.spelling import spelled
+from ltx2rt.weights.kept_weights import KeptWeights, WeightKey
 
 
 @dataclass(frozen=True)
@@ -30,7 +35,7 @@ class Rates:
         """Of a stage: its weights are read first; streamed ones while it computes."""
         computing, reading = need.flops / self.flops, need.streamed / self.read
         ahead = need.settings.get("depth", 2) != 1
-        return need.weights / self.read + (max(computing, reading) if ahead else computing + reading)
+        return (need.weights - need.present) / self.read + (max(computing, reading) if ahead else computing + reading)
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,7 @@ class StagePlan:
             "name": self.need.name,
             "resident_bytes": self.need.resident,
             "streamed_bytes": self.need.streamed,
+            "kept_bytes": self.need.left,
             "peak_bytes": self.peak_bytes,
             "flops": self.need.flops,
             "seconds": round(self.seconds, 3),
@@ -66,11 +72,13 @@ class Plan:
         stages: in the order they run.
         base_bytes: what the process takes without any stage.
         budget: what was allowed; None: no limit.
+        kept: weights that stay in memory after their stages, with their bytes; empty: each stage frees its own.
     """
 
     stages: tuple[StagePlan, ...]
     base_bytes: int
     budget: int | None
+    kept: Mapping[WeightKey, int] = field(default_factory=dict)
 
     @property
     def peak_bytes(self) -> int:
@@ -111,3 +119,62 @@ def planned(ledger: Ledger, needs: Sequence[Need], rates: Rates) -> Plan:
     """The plan that a ledger's choices make."""
     stages = tuple(StagePlan(need, ledger.peak(need), rates.seconds(need)) for need in needs)
     return Plan(stages, ledger.base, ledger.budget)
+
+
+def plan_keeping(
+    work: Callable[[Run], object],
+    files: ModelFiles,
+    inputs: GenerationInputs,
+    ledger: Ledger,
+    store: KeptWeights,
+    rates: Rates | None = None,
+) -> Plan:
+    """Plan a run whose weights stay in memory: all of them, beside the largest stage. Nothing is loaded or dropped.
+
+    What earlier calls have left in the store stays, too, if it fits.
+
+    Args:
+        work, files, inputs, rates: as for `plan`.
+        ledger: as the run will have it; not changed.
+        store: where weights will stay.
+
+    Raises:
+        MemoryBudgetError: they do not fit; says in which budget they would.
+        UsageError, CheckpointError: as for `plan`.
+    """
+
+    def charged(budget: int | None, wanted: Mapping[WeightKey, int], keeping: Keeping) -> Ledger:
+        accounts = Ledger(budget, ledger.base)
+        accounts.reserved = sum(wanted.values())
+        work(Run(files, inputs, ledger=accounts, planning=True, keeping=keeping))
+        return accounts
+
+    everything = Keeping(store)
+    charged(None, {}, everything)
+    own, here = everything.used, store.sizes
+    for wanted in (here | own, own):
+        try:
+            accounts = charged(ledger.budget, wanted, Keeping(store, wanted))
+        except MemoryBudgetError:
+            continue
+        found = planned(accounts, accounts.needs, Rates(math.inf, math.inf) if rates is None else rates)
+        return replace(found, kept=wanted)
+    enough = _least(lambda budget: charged(budget, own, Keeping(store, own)))
+    raise MemoryBudgetError(
+        f"the weights of all stages, {format_bytes(sum(own.values()))}, cannot stay in memory: with the largest stage "
+        f"beside them they take {format_bytes(enough)}, and the budget is {format_bytes(ledger.budget or 0)}; give at "
+        f"least {spelled('memory', rounded_up(enough))}, or leave out {spelled('keep_loaded')}.",
+        enough,
+    )
+
+
+def _least(attempt: Callable[[int], object]) -> int:
+    """The smallest budget in which every stage fits: a stage that does not says what it needs."""
+    budget = 0
+    while True:
+        try:
+            attempt(budget)
+        except MemoryBudgetError as error:
+            budget = error.needed_bytes
+        else:
+            return budget

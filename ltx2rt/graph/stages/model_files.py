@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ltx2rt.errors import CheckpointError, UsageError
@@ -52,12 +53,7 @@ class ModelFiles:
         model = Checkpoint.open(given.checkpoint)
         _require(model, "transformer", "a model checkpoint")
         distilled = () if given.distilled_lora is None else (given.distilled_lora,)
-        for path, strength in (*given.loras, *distilled):
-            if not abs(strength) <= LARGEST_LORA_STRENGTH:
-                raise UsageError(
-                    f"the strength of LoRA {path} must be -{LARGEST_LORA_STRENGTH:g} to {LARGEST_LORA_STRENGTH:g}, "
-                    f"got {strength}."
-                )
+        _check_strengths((*given.loras, *distilled))
         gemma = None
         if given.text_encoder is not None:
             gemma = Checkpoint.open(given.text_encoder)
@@ -68,9 +64,31 @@ class ModelFiles:
             tokenizer=None if given.text_encoder is None else GemmaTokenizer.from_directory(given.text_encoder),
             spatial_upscaler=_open_upscaler(given.spatial_upscaler, "spatial"),
             temporal_upscaler=_open_upscaler(given.temporal_upscaler, "temporal"),
-            loras=tuple((_open_lora(path, model), strength) for path, strength in given.loras),
-            distilled_lora=tuple((_open_lora(path, model), strength) for path, strength in distilled),
+            loras=_open_loras(given.loras, model),
+            distilled_lora=_open_loras(distilled, model),
         )
+
+    def with_loras(self, loras: Sequence[tuple[Path, float]]) -> ModelFiles:
+        """The same files with other LoRAs.
+
+        Raises:
+            UsageError, CheckpointError: as `open`.
+        """
+        _check_strengths(loras)
+        return replace(self, loras=_open_loras(loras, self.checkpoint))
+
+
+def _check_strengths(loras: Sequence[tuple[Path, float]]) -> None:
+    for path, strength in loras:
+        if not abs(strength) <= LARGEST_LORA_STRENGTH:
+            raise UsageError(
+                f"the strength of LoRA {path} must be -{LARGEST_LORA_STRENGTH:g} to {LARGEST_LORA_STRENGTH:g}, "
+                f"got {strength}."
+            )
+
+
+def _open_loras(loras: Sequence[tuple[Path, float]], checkpoint: Checkpoint) -> tuple[tuple[LoraFile, float], ...]:
+    return tuple((_open_lora(path, checkpoint), strength) for path, strength in loras)
 
 
 def _open_lora(path: Path, checkpoint: Checkpoint) -> LoraFile:

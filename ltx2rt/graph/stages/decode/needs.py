@@ -64,7 +64,7 @@ def video_decoder_options(
     encoder = _ENCODER_BYTES + int(pixels * (_ENCODER_BYTES_PER_PIXEL + ahead))
     streams = can_stream(decoder_layers(config.require_decoder()))
 
-    def need(cut: Tiling | None, push: int | None) -> Need:
+    def need(cut: Tiling | None, push: int | None, *, can_be_kept: bool = True) -> Need:
         peak = decode_bytes(config, latent, dtype.size, cut, push).footprint
         converted = 2 * min(push or 1, frames) * pixels * 3 * _FLOAT32  # while a chunk becomes bytes
         return Need(
@@ -78,6 +78,7 @@ def video_decoder_options(
             choice={"frames": "in one piece" if push is None else f"{push} at a time", "tiles": _tiles(cut)},
             settings={"tiling": cut, "push": push},
             advice=smaller("height", "width"),
+            can_be_kept=can_be_kept,
         ).while_loading(loaded.loading)
 
     if isinstance(tiling, Tiling):
@@ -96,7 +97,8 @@ def video_decoder_options(
         for side in TILE_SIDES:
             if side < max(height, width):
                 cut = Tiling(height=_side(side, height), width=_side(side, width))
-                yield from (need(cut, push) for push in PUSHES[1:])
+                # Not beside kept weights: tiles change the result, which must not depend on these.
+                yield from (need(cut, push, can_be_kept=False) for push in PUSHES[1:])
 
 
 def _side(side: int, length: int) -> TileSize | None:

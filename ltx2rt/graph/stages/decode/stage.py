@@ -24,6 +24,7 @@ from ltx2rt.graph.stages.run import GeneratedClip, Run
 from ltx2rt.kernels.host import to_numpy
 from ltx2rt.memory.need import Need
 from ltx2rt.weights.checkpoint import Checkpoint
+from ltx2rt.weights.kept_weights import WeightSet
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -45,12 +46,15 @@ def _resample(run: Run, name: str, upscaler_file: Checkpoint, latent: Float32Arr
     checkpoint, dtype = run.files.checkpoint, run.inputs.dtype
     config = upscaler.LatentUpscalerConfig.from_dict(upscaler_file.section("upscaler"))
     grid = (latent.shape[1], latent.shape[2], latent.shape[3])
-    need = run.ledger.choose(upscaler_options(checkpoint, upscaler_file, config, name, grid, dtype))
+    enlarging = WeightSet(upscaler_file, "upscaler", upscaler.param_specs(config))
+    of_latents = WeightSet(checkpoint, "video_vae", statistics_specs(config.in_channels))
+    options = upscaler_options(checkpoint, upscaler_file, config, name, grid, dtype)
+    need = run.choose(options, enlarging, of_latents)
     if run.planning:
         return np.zeros((1, *config.upscaled(grid), config.in_channels), np.float32)
     with run.stage(need) as stage:
-        arrays = stage.hold(upscaler_file.load("upscaler", upscaler.param_specs(config)))
-        statistics = LatentStatistics(Params(stage.hold(checkpoint.load("video_vae", statistics_specs()))))
+        arrays = run.load(stage, enlarging)
+        statistics = LatentStatistics(Params(run.load(stage, of_latents)))
         before = statistics.un_normalise(mx.array(latent).astype(dtype))
         after = upscaler.LatentUpscaler(config, Params(arrays), dtype)(before)
         run.emit(LatentUpscaled(before, after))
@@ -64,19 +68,21 @@ def decode_audio(run: Run, tokens: Float32Array) -> tuple[Array, int]:
     checkpoint = run.files.checkpoint
     vae_config = audio_vae.AudioVaeConfig.from_dict(checkpoint.section("audio_vae"))
     vocoder_config = vocoder.VocoderConfig.from_dict(checkpoint.section("vocoder"))
-    need = run.ledger.choose(audio_decoder_options(checkpoint, vae_config, vocoder_config, tokens.shape[1]))
+    of_vae = WeightSet(checkpoint, "audio_vae", audio_vae.decoder_specs(vae_config))
+    of_vocoder = WeightSet(checkpoint, "vocoder", vocoder.param_specs(vocoder_config))
+    options = audio_decoder_options(checkpoint, vae_config, vocoder_config, tokens.shape[1])
+    need = run.choose(options, of_vae, of_vocoder)
     if run.planning:
         return np.zeros((1, vocoder.CHANNELS), np.float32), vocoder_config.sample_rate
     with run.stage(need) as stage:
-        arrays = stage.hold(checkpoint.load("audio_vae", audio_vae.decoder_specs(vae_config)))
+        arrays = run.load(stage, of_vae)
         # The audio path is small; float32 costs little and keeps the sound clean.
         decoder = audio_vae.AudioDecoder(vae_config, Params(arrays), mx.float32)
         log_mel = decoder(mx.array(tokens))
         mx.eval(log_mel)  # what it took is free before the vocoder comes
         require_finite(need.name, "the decoded spectrogram", log_mel)
         run.emit(AudioDecoded(mx.array(tokens), log_mel))
-        vocoder_arrays = stage.hold(checkpoint.load("vocoder", vocoder.param_specs(vocoder_config)))
-        waveform = vocoder.Vocoder(vocoder_config, Params(vocoder_arrays))(log_mel)
+        waveform = vocoder.Vocoder(vocoder_config, Params(run.load(stage, of_vocoder)))(log_mel)
         sound = to_numpy(waveform[0])
         require_finite(need.name, "the sound", sound)
         return sound, vocoder_config.sample_rate
@@ -91,15 +97,15 @@ def decode_video(run: Run, latent: Float32Array) -> Iterator[Array]:
     config = VideoVaeConfig.from_dict(checkpoint.section("video_vae"))
     grid = (latent.shape[1], latent.shape[2], latent.shape[3])
     tiling = None if inputs.settings.tiling == "none" else inputs.settings.tiling
-    need = run.ledger.choose(video_decoder_options(checkpoint, config, grid, tiling, inputs.dtype))
-    return iter(()) if run.planning else _decoded(run, config, need, latent)
+    weights = WeightSet(checkpoint, "video_vae", decoder_specs(config) + statistics_specs())
+    need = run.choose(video_decoder_options(checkpoint, config, grid, tiling, inputs.dtype), weights)
+    return iter(()) if run.planning else _decoded(run, config, weights, need, latent)
 
 
-def _decoded(run: Run, config: VideoVaeConfig, need: Need, latent: Float32Array) -> Iterator[Array]:
+def _decoded(run: Run, config: VideoVaeConfig, weights: WeightSet, need: Need, latent: Float32Array) -> Iterator[Array]:
     tiling, push = need.settings["tiling"], need.settings["push"]
     with run.stage(need) as stage:
-        arrays = stage.hold(run.files.checkpoint.load("video_vae", decoder_specs(config) + statistics_specs()))
-        decoder = VideoDecoder(config, Params(arrays), run.inputs.dtype)
+        decoder = VideoDecoder(config, Params(run.load(stage, weights)), run.inputs.dtype)
         values = mx.array(latent).astype(run.inputs.dtype)
         run.emit(VideoDecodeStarted(values))
         if push is None:

@@ -22,6 +22,7 @@ from ltx2rt.graph.stages.finite import require_finite
 from ltx2rt.graph.stages.inputs import SoundInput
 from ltx2rt.graph.stages.run import Run
 from ltx2rt.kernels.host import to_numpy
+from ltx2rt.weights.kept_weights import WeightSet
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -39,13 +40,13 @@ def encode_pixels(run: Run, name: str, clips: list[Array]) -> list[Float32Array]
     checkpoint, dtype = run.files.checkpoint, run.inputs.dtype
     config = VideoVaeConfig.from_dict(checkpoint.section("video_vae"))
     grids = [(clip.shape[0], clip.shape[1], clip.shape[2]) for clip in clips]
-    need = run.ledger.choose(video_encoder_options(checkpoint, config, name, grids, dtype))
+    weights = WeightSet(checkpoint, "video_vae", encoder_specs(config) + statistics_specs())
+    need = run.choose(video_encoder_options(checkpoint, config, name, grids, dtype), weights)
     if run.planning:
         return [_blank_latent(config, grid) for grid in grids]
     latents = []
     with run.stage(need) as stage:
-        arrays = stage.hold(checkpoint.load("video_vae", encoder_specs(config) + statistics_specs()))
-        encoder = VideoEncoder(config, Params(arrays), dtype)
+        encoder = VideoEncoder(config, Params(run.load(stage, weights)), dtype)
         for clip in clips:
             latent = _encode(encoder, clip, need.settings["push"])
             run.emit(VideoEncoded(latent))
@@ -93,14 +94,14 @@ def encode_sound(run: Run, sound: SoundInput, frames: int) -> Float32Array:
     config, mel_config = audio_vae.AudioVaeConfig.from_dict(section), mel.MelConfig.from_dict(section)
     samples = round(len(sound.waveform) * mel_config.sample_rate / sound.sample_rate)
     mel_frames = samples // mel_config.hop + 1
-    need = run.ledger.choose(sound_encoder_options(checkpoint, config, mel_frames, samples))
+    weights = WeightSet(checkpoint, "audio_vae", audio_vae.encoder_specs(config))
+    need = run.choose(sound_encoder_options(checkpoint, config, mel_frames, samples), weights)
     if run.planning:
         return np.zeros((1, frames, config.token_width), np.float32)
     with run.stage(need) as stage:
-        arrays = stage.hold(checkpoint.load("audio_vae", audio_vae.encoder_specs(config)))
         waveform = mel.resample(sound.waveform[None], sound.sample_rate, mel_config.sample_rate)
         log_mel = mx.array(mel.log_mel(waveform, mel_config))
-        encoded = audio_vae.AudioEncoder(config, Params(arrays), mx.float32)(log_mel)
+        encoded = audio_vae.AudioEncoder(config, Params(run.load(stage, weights)), mx.float32)(log_mel)
         run.emit(SoundEncoded(log_mel, encoded))
         tokens = to_numpy(encoded)[:, :frames]
         require_finite(need.name, "the audio latent", tokens)

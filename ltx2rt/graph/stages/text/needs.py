@@ -55,8 +55,11 @@ def encoder_options(
     extractor: feature_extractor.FeatureExtractorConfig,
     tokens: Sequence[int],
     dtype: mx.Dtype,
+    *,
+    resident: bool,
 ) -> Iterator[Need]:
-    """Stage "text encoder". Every layer is used once, so its layers are always read while it computes."""
+    """Stage "text encoder". Every layer is used once, so its layers are read while it computes; with ``resident`` first
+    the way for weights that stay, with all of them and the embedding in memory."""
     layers = [encoder.loaded_bytes("text_encoder", specs) for specs in layer_specs(config)]
     ends = encoder.loaded_bytes("text_encoder", resident_specs(config)).arrays
     footprint = encoder_footprint(config, max(tokens), dtype.size)
@@ -70,9 +73,17 @@ def encoder_options(
         flops=sum(encoder_flops(config, n) for n in tokens),
         advice=f"shorten the prompt, or encode it once on a larger machine and give it as {spelled('embedding')}",
     )
+    if resident:
+        yield replace(
+            common,
+            weights=encoder.loaded_bytes("text_encoder", gemma3.param_specs(config)).arrays,
+            choice={"layers": "resident"},
+            settings={"depth": 0},
+        )
     for depth in DEPTHS:
         yield replace(
             common,
+            can_be_kept=False,
             weights=ends,
             slots=slots_bytes([layer.stored for layer in layers], depth),
             streamed=sum(layer.stored for layer in layers),
@@ -82,9 +93,14 @@ def encoder_options(
 
 
 def projection_options(
-    checkpoint: Checkpoint, config: feature_extractor.FeatureExtractorConfig, tokens: Sequence[int]
+    checkpoint: Checkpoint,
+    config: feature_extractor.FeatureExtractorConfig,
+    tokens: Sequence[int],
+    *,
+    resident: bool,
 ) -> Iterator[Need]:
-    """Stage "text projection". Every row of its weight is used once, so a part of them is read at a time."""
+    """Stage "text projection". Every row of its weight is used once, so a part of them is read at a time; with
+    ``resident`` all of them are there, and a part is used at a time."""
     specs = feature_extractor.param_specs(config)
     loaded = checkpoint.loaded_bytes("text_projection", specs)
     widths = [width for _, width in config.projections]
@@ -93,15 +109,17 @@ def projection_options(
         footprint = projection_footprint(config, max(tokens), rows)
         yield Need(
             "text projection",
-            slots=loaded.arrays * rows // sum(widths),
-            streamed=loaded.stored,
+            weights=loaded.arrays if resident else 0,
+            slots=0 if resident else loaded.arrays * rows // sum(widths),
+            streamed=0 if resident else loaded.stored,
             caches=sum(kept_bytes(config, n) for n in tokens),
             activations=footprint.activations,
             working=footprint.working,
             flops=sum(projection_flops(config, n) for n in tokens),
-            choice={"weight": f"{rows} rows at a time"},
+            choice={"weight": "resident" if resident else f"{rows} rows at a time"},
             settings={"rows": rows},
             advice="shorten the prompt",
+            can_be_kept=resident,
         )
 
 
@@ -164,4 +182,5 @@ def enhancement_options(
             streamed=new_tokens * stored,
             choice={"layers": f"{streamed_text(depth)}, for every token"},
             settings={"depth": depth},
+            can_be_kept=False,
         )

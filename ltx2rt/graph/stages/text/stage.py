@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import mlx.core as mx
 import numpy as np
@@ -15,7 +16,7 @@ from ltx2rt.graph.stages.finite import require_finite
 from ltx2rt.graph.stages.inputs import PromptContext
 from ltx2rt.graph.stages.run import Run
 from ltx2rt.graph.stages.text.encoding import check_pairing, connect
-from ltx2rt.graph.stages.text.models import encoding_model
+from ltx2rt.graph.stages.text.models import encoding_model, whole_model
 from ltx2rt.graph.stages.text.needs import (
     connector_options,
     encoder_options,
@@ -23,6 +24,7 @@ from ltx2rt.graph.stages.text.needs import (
 )
 from ltx2rt.memory.stage import Stage
 from ltx2rt.weights.checkpoint import Checkpoint
+from ltx2rt.weights.kept_weights import WeightSet
 from ltx2rt.weights.tokenizer import MAX_TOKENS
 
 # Length of a prompt in a plan that knows no tokenizer.
@@ -77,25 +79,34 @@ def _encode(run: Run, prompts: Sequence[str]) -> list[PromptContext]:
     tokens = [len(of_prompt) for of_prompt in ids]
     # The first prompt is the one that enhancement rewrites.
     tokens[0] = min(max(tokens[0], run.written_tokens + 1), MAX_TOKENS)
-    encoding = run.ledger.choose(encoder_options(encoder, config, extractor_config, tokens, dtype))
-    projecting = run.ledger.choose(projection_options(checkpoint, extractor_config, tokens))
+    resident = run.keeps_weights
+    encoding = run.choose(
+        encoder_options(encoder, config, extractor_config, tokens, dtype, resident=resident),
+        whole_model(encoder, config),
+    )
+    projection = WeightSet(checkpoint, "text_projection", feature_extractor.param_specs(extractor_config))
+    projecting = run.choose(projection_options(checkpoint, extractor_config, tokens, resident=resident), projection)
     connectors = [connector.ConnectorConfig.from_dict(section, stream) for stream in connector.STREAMS]
-    connecting = run.ledger.choose(connector_options(checkpoint, connectors, len(prompts), dtype))
+    connections = [
+        WeightSet(checkpoint, component, connector.param_specs(connector_config))
+        for component, connector_config in zip(("video_connector", "audio_connector"), connectors, strict=True)
+    ]
+    connecting = run.choose(connector_options(checkpoint, connectors, len(prompts), dtype), *connections)
     if run.planning:
         return [zero_context(checkpoint) for _ in prompts]
 
     with run.stage(encoding) as stage:
         extractor = feature_extractor.FeatureExtractor(extractor_config, Params({}), dtype)
-        model = encoding_model(stage, encoder, config, encoding.settings["depth"], dtype)
+        model = encoding_model(run, stage, encoder, config, encoding.settings["depth"])
         normalised = extractor.normalised([model.hidden_states(of_prompt) for of_prompt in ids])
     with run.stage(projecting) as stage:
-        features = _project(stage, checkpoint, extractor_config, projecting.settings["rows"], normalised, dtype)
+        features = _project(run, stage, extractor_config, projection, projecting.settings["rows"], normalised)
         normalised.clear()
     with run.stage(connecting) as stage:
-        models = []
-        for component, connector_config in zip(("video_connector", "audio_connector"), connectors, strict=True):
-            arrays = stage.hold(checkpoint.load(component, connector.param_specs(connector_config)))
-            models.append(connector.Connector(connector_config, Params(arrays), dtype))
+        models = [
+            connector.Connector(connector_config, Params(run.load(stage, weights)), dtype)
+            for connector_config, weights in zip(connectors, connections, strict=True)
+        ]
         contexts = [connect(feature, *models) for feature in features]
         for context in contexts:
             for name, values in context._asdict().items():
@@ -104,17 +115,21 @@ def _encode(run: Run, prompts: Sequence[str]) -> list[PromptContext]:
 
 
 def _project(
+    run: Run,
     stage: Stage,
-    checkpoint: Checkpoint,
     config: feature_extractor.FeatureExtractorConfig,
+    projection: WeightSet,
     rows: int,
     normalised: list[list[mx.array]],
-    dtype: mx.Dtype,
 ) -> list[feature_extractor.TextFeatures]:
-    """The aggregate projections, whose weights are read ``rows`` rows at a time."""
-    specs = {spec.name: spec for spec in feature_extractor.param_specs(config)}
+    """The aggregate projections, whose weights are used ``rows`` rows at a time, and read so where they do not stay."""
+    dtype, checkpoint = run.inputs.dtype, projection.checkpoint
+    if run.keeps_weights:
+        params = Params(run.load(stage, projection))
+        return feature_extractor.FeatureExtractor(config, params, dtype, rows_per_slab=rows).project(normalised)
+    specs = {spec.name: spec for spec in projection.specs}
     biases = [spec for name, spec in specs.items() if name.endswith(".bias")]
-    arrays = stage.hold(checkpoint.load("text_projection", biases)) if biases else {}
+    arrays = run.load(stage, replace(projection, specs=biases)) if biases else {}
 
     def weight_rows(name: str, first: int, last: int) -> mx.array:
         loaded = checkpoint.load_rows("text_projection", specs[name], range(first, last))
