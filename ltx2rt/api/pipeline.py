@@ -43,6 +43,7 @@ from ltx2rt.memory.allocator import give_back
 from ltx2rt.memory.ledger import Ledger
 from ltx2rt.weights.checkpoint import Checkpoint
 from ltx2rt.weights.kept_weights import KeptWeights
+from ltx2rt.weights.lora import is_changed
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -127,7 +128,14 @@ class Pipeline:
         origin = replace(self._origin, given=replace(self._origin.given, **stored))
         self._files = self._files.with_loras(origin.used.loras)
         self._origin = origin
-        self._kept.want([key for key in self._kept.sizes if not key.loras])
+        changed = self._files.loras
+        self._kept.want(
+            {
+                key: size
+                for key, size in self._kept.sizes.items()
+                if not key.loras and not is_changed(key.component, key.spec.name, changed)
+            }
+        )
 
     @property
     def name(self) -> str:
@@ -226,7 +234,7 @@ class Pipeline:
             return Clip(clip, run, record, state)
         except BaseException as error:
             if isinstance(error, OutOfMemory):
-                store.want([])  # so that the same call may work another time
+                store.want({})  # so that the same call may work another time
             if state is not None:
                 state.remove_if_empty()
             raise

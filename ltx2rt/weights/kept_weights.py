@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -48,12 +48,17 @@ class WeightSet:
             loras = tuple(lora for lora in self.loras if is_changed(self.component, spec.name, [lora]))
         return WeightKey(self.checkpoint, self.component, spec, loras, self.fuse_dtype if loras else None)
 
-    def sizes(self) -> dict[WeightKey, int]:
-        """Bytes of each tensor once it is loaded; nothing is read. Tensors that the file lacks take none."""
-        return {
-            self.key(spec): self.checkpoint.loaded_bytes(self.component, [spec], self.loras, self.fuse_dtype).arrays
-            for spec in self.specs
-        }
+    def sizes(self, known: Mapping[WeightKey, int]) -> dict[WeightKey, int]:
+        """Bytes of each tensor once it is loaded; nothing is read. Tensors that the file lacks take none.
+
+        Args:
+            known: those that need not be found out.
+        """
+        keys = {self.key(spec): spec for spec in self.specs}
+        return {key: known[key] if key in known else self._size(spec) for key, spec in keys.items()}
+
+    def _size(self, spec: ParamSpec) -> int:
+        return self.checkpoint.loaded_bytes(self.component, [spec], self.loras, self.fuse_dtype).arrays
 
     def load(self, specs: Iterable[ParamSpec] | None = None) -> dict[str, Loaded]:
         """The tensors, or those of some of the specs, read from the file."""
@@ -64,11 +69,11 @@ class KeptWeights:
     """The arrays that stay, by what decides their values. Any thread may use it.
 
     Attributes:
-        wanted: keys of what may stay; other weights are loaded for their stage alone.
+        wanted: what may stay, with its bytes; other weights are loaded for their stage alone.
     """
 
     def __init__(self) -> None:
-        self.wanted: Collection[WeightKey] = frozenset()
+        self.wanted: Mapping[WeightKey, int] = {}
         self._arrays: dict[WeightKey, Loaded] = {}
         self._lock = threading.Lock()
 
@@ -82,11 +87,11 @@ class KeptWeights:
     def nbytes(self) -> int:
         return sum(self.sizes.values())
 
-    def want(self, keys: Collection[WeightKey]) -> None:
+    def want(self, wanted: Mapping[WeightKey, int]) -> None:
         """Say what may stay from now on; everything else is dropped."""
         with self._lock:
-            self.wanted = frozenset(keys)
-            for key in self._arrays.keys() - self.wanted:
+            self.wanted = dict(wanted)
+            for key in self._arrays.keys() - self.wanted.keys():
                 del self._arrays[key]
 
     def load(self, weights: WeightSet) -> tuple[dict[str, Loaded], int]:

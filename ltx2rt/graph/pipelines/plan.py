@@ -149,16 +149,21 @@ def plan_keeping(
         work(Run(files, inputs, ledger=accounts, planning=True, keeping=keeping))
         return accounts
 
-    everything = Keeping(store)
-    charged(None, {}, everything)
-    own, here = everything.used, store.sizes
+    def found(accounts: Ledger, kept: Mapping[WeightKey, int]) -> Plan:
+        speeds = Rates(math.inf, math.inf) if rates is None else rates
+        return replace(planned(accounts, accounts.needs, speeds), budget=ledger.budget, kept=kept)
+
+    everything, here = Keeping(store), store.sizes
+    best = charged(None, {}, everything)  # every stage as it is fastest
+    own = everything.used
+    best.reserved = sum((here | own).values())
+    if ledger.budget is None or all(best.least_budget(need) <= ledger.budget for need in best.needs):
+        return found(best, here | own)
     for wanted in (here | own, own):
         try:
-            accounts = charged(ledger.budget, wanted, Keeping(store, wanted))
+            return found(charged(ledger.budget, wanted, Keeping(store, wanted)), wanted)
         except MemoryBudgetError:
             continue
-        found = planned(accounts, accounts.needs, Rates(math.inf, math.inf) if rates is None else rates)
-        return replace(found, kept=wanted)
     enough = _least(lambda budget: charged(budget, own, Keeping(store, own)))
     raise MemoryBudgetError(
         f"the weights of all stages, {format_bytes(sum(own.values()))}, cannot stay in memory: with the largest stage "

@@ -27,13 +27,14 @@ class Keeping:
     def __init__(self, store: KeptWeights, only: Container[WeightKey] | None = None) -> None:
         self.used: dict[WeightKey, int] = {}
         self._store = weakref.ref(store)
+        self._known = store.wanted
         self._there = {key: size for key, size in store.sizes.items() if only is None or key in only}
 
     def options(self, options: Iterable[Need], weights: Iterable[WeightSet]) -> Iterator[Need]:
         """The ways of running the next stage that leave its weights in memory, with what is kept beside them."""
         own: dict[WeightKey, int] = {}
         for part in weights:
-            own |= part.sizes()
+            own |= part.sizes(self._known)
         present = sum(size for key, size in own.items() if key in self._there)
         kept = sum(self._there.values()) - present
         self._there |= own
