@@ -62,7 +62,8 @@ class WeightSet:
 
     def load(self, specs: Iterable[ParamSpec] | None = None) -> dict[str, Loaded]:
         """The tensors, or those of some of the specs, read from the file."""
-        return self.checkpoint.load(self.component, self.specs if specs is None else specs, self.loras, self.fuse_dtype)
+        wanted = self.specs if specs is None else specs
+        return self.checkpoint.load(self.component, wanted, loras=self.loras, fuse_dtype=self.fuse_dtype)
 
 
 class KeptWeights:

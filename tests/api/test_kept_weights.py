@@ -21,7 +21,7 @@ from ltx2rt.graph.stages.events import Event, StageStarted, StepDone
 from ltx2rt.weights.positioned_file import PositionedFile
 
 SETTINGS = {"prompt": "a red circle", "height": 64, "width": 64, "num_frames": 9, "seed": 3}
-GUIDED = {**SETTINGS, "num_inference_steps": 1}
+GUIDED = {**SETTINGS, "num_inference_steps": 2}
 LORA = embedded.DISTILLED_LORA
 # What MLX may hold more or less for reasons of its own: constants of the program.
 FEW_BYTES = 64 << 10

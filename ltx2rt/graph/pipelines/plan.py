@@ -57,7 +57,6 @@ class StagePlan:
             "name": self.need.name,
             "resident_bytes": self.need.resident,
             "streamed_bytes": self.need.streamed,
-            "kept_bytes": self.need.left,
             "peak_bytes": self.peak_bytes,
             "flops": self.need.flops,
             "seconds": round(self.seconds, 3),

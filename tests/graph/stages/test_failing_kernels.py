@@ -54,7 +54,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Run:
     """A run of the embedded model that reads each component once."""
     pipeline = api.load("distilled")
     settings = {"prompt": "a red circle", "height": 64, "width": 64, "num_frames": 9}
-    _, request, _ = pipeline._prepare(settings, pipeline._files)
+    request, _ = pipeline._prepare(settings, pipeline._files)
     loaded: dict[tuple[str, ...], dict[str, Any]] = {}
     load = Checkpoint.load
 
