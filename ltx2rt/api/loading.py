@@ -69,6 +69,8 @@ def load(
 
 def open_pipeline(pipeline: str, given: WeightFiles, keep_loaded: bool | None = None) -> Pipeline:
     """The same from checked settings; see `load`."""
+    if not (keep_loaded is None or isinstance(keep_loaded, bool)):
+        raise UsageError(f"keep_loaded must be True, False or None, got {keep_loaded!r}.")
     name = pipeline_name(pipeline)
     is_embedded = given.checkpoint is None
     if is_embedded and (given.text_encoder is not None or given.spatial_upscaler is not None):

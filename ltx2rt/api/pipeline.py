@@ -40,7 +40,9 @@ from ltx2rt.graph.stages.model_files import ModelFiles
 from ltx2rt.graph.stages.run import GeneratedClip, Run
 from ltx2rt.graph.stages.text.enhancement import enhance_prompt
 from ltx2rt.memory.allocator import give_back
-from ltx2rt.memory.ledger import Ledger
+from ltx2rt.memory.ledger import Ledger, rounded_up
+from ltx2rt.memory.limits import format_bytes
+from ltx2rt.spelling import spelled
 from ltx2rt.weights.checkpoint import Checkpoint
 from ltx2rt.weights.kept_weights import KeptWeights
 from ltx2rt.weights.lora import is_changed
@@ -287,12 +289,21 @@ class Pipeline:
     def _plan(self, inputs: GenerationInputs, files: ModelFiles, accounts: Ledger, speeds: Rates | None = None) -> Plan:
         """The plan of a call: its weights stay in memory where that is wanted and they fit."""
         if self.keep_loaded is not False:
-            try:
-                return plan_keeping(self._generate, files, inputs, accounts, self._kept, speeds)
-            except MemoryBudgetError as error:
-                if self.keep_loaded:
-                    raise
-                log.info("each stage frees its weights: %s", error)
+            found = plan_keeping(self._generate, files, inputs, accounts, self._kept, speeds)
+            if isinstance(found, Plan):
+                return found
+            refused = (
+                f"the weights of all stages, {format_bytes(found.weights)}, do not fit the budget of "
+                f"{format_bytes(accounts.budget or 0)} together, beside what the largest stage needs"
+            )
+            if self.keep_loaded:
+                enough = found.least_budget()
+                raise MemoryBudgetError(
+                    f"{refused}; give at least {spelled('memory', rounded_up(enough))}, or leave out "
+                    f"{spelled('keep_loaded')}.",
+                    enough,
+                )
+            log.info("%s: each stage frees its own", refused)
         return plan(self._generate, files, inputs, accounts.unused(), speeds)
 
     def _prepare(self, settings: Mapping[str, Any], files: ModelFiles) -> tuple[GenerationInputs, Record]:

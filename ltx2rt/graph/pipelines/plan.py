@@ -5,17 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from ltx2rt.errors import MemoryBudgetError
 from ltx2rt.graph.stages.inputs import GenerationInputs
 from ltx2rt.graph.stages.keeping import Keeping
 from ltx2rt.graph.stages.model_files import ModelFiles
 from ltx2rt.graph.stages.run import Run
-from ltx2rt.memory.ledger import Ledger, rounded_up
-from ltx2rt.memory.limits import format_bytes
+from ltx2rt.memory.ledger import Ledger
 from ltx2rt.memory.need import Need
-from ltx2rt.spelling import spelled
 from ltx2rt.weights.kept_weights import KeptWeights, WeightKey
 
 
@@ -120,6 +118,18 @@ def planned(ledger: Ledger, needs: Sequence[Need], rates: Rates) -> Plan:
     return Plan(stages, ledger.base, ledger.budget)
 
 
+class Unkept(NamedTuple):
+    """Weights that cannot stay in memory.
+
+    Attributes:
+        weights: bytes of all of them.
+        least_budget: finds the smallest budget in which they could.
+    """
+
+    weights: int
+    least_budget: Callable[[], int]
+
+
 def plan_keeping(
     work: Callable[[Run], object],
     files: ModelFiles,
@@ -127,7 +137,7 @@ def plan_keeping(
     ledger: Ledger,
     store: KeptWeights,
     rates: Rates | None = None,
-) -> Plan:
+) -> Plan | Unkept:
     """Plan a run whose weights stay in memory: all of them, beside the largest stage. Nothing is loaded or dropped.
 
     What earlier calls have left in the store stays, too, if it fits.
@@ -138,38 +148,32 @@ def plan_keeping(
         store: where weights will stay.
 
     Raises:
-        MemoryBudgetError: they do not fit; says in which budget they would.
         UsageError, CheckpointError: as for `plan`.
     """
 
-    def charged(budget: int | None, wanted: Mapping[WeightKey, int], keeping: Keeping) -> Ledger:
+    def charged(budget: int | None, wanted: Mapping[WeightKey, int]) -> Ledger:
         accounts = Ledger(budget, ledger.base)
         accounts.reserved = sum(wanted.values())
-        work(Run(files, inputs, ledger=accounts, planning=True, keeping=keeping))
+        work(Run(files, inputs, ledger=accounts, planning=True, keeping=Keeping(store, wanted)))
         return accounts
 
     def found(accounts: Ledger, kept: Mapping[WeightKey, int]) -> Plan:
         speeds = Rates(math.inf, math.inf) if rates is None else rates
         return replace(planned(accounts, accounts.needs, speeds), budget=ledger.budget, kept=kept)
 
-    everything, here = Keeping(store), store.sizes
-    best = charged(None, {}, everything)  # every stage as it is fastest
-    own = everything.used
-    best.reserved = sum((here | own).values())
-    if ledger.budget is None or all(best.least_budget(need) <= ledger.budget for need in best.needs):
-        return found(best, here | own)
-    for wanted in (here | own, own):
-        try:
-            return found(charged(ledger.budget, wanted, Keeping(store, wanted)), wanted)
-        except MemoryBudgetError:
-            continue
-    enough = _least(lambda budget: charged(budget, own, Keeping(store, own)))
-    raise MemoryBudgetError(
-        f"the weights of all stages, {format_bytes(sum(own.values()))}, cannot stay in memory: with the largest stage "
-        f"beside them they take {format_bytes(enough)}, and the budget is {format_bytes(ledger.budget or 0)}; give at "
-        f"least {spelled('memory', rounded_up(enough))}, or leave out {spelled('keep_loaded')}.",
-        enough,
-    )
+    keeping, fastest = Keeping(store), Ledger(None, ledger.base)
+    work(Run(files, inputs, ledger=fastest, planning=True, keeping=keeping))
+    own, all_weights = keeping.used, store.sizes | keeping.used
+    fastest.reserved = sum(all_weights.values())
+    if ledger.budget is None or all(fastest.least_budget(need) <= ledger.budget for need in fastest.needs):
+        return found(fastest, all_weights)
+    for wanted in (all_weights, own):
+        if ledger.base + sum(wanted.values()) < ledger.budget:
+            try:
+                return found(charged(ledger.budget, wanted), wanted)
+            except MemoryBudgetError:
+                continue
+    return Unkept(sum(own.values()), lambda: _least(lambda budget: charged(budget, own)))
 
 
 def _least(attempt: Callable[[int], object]) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from ltx2rt.memory.need import Need
@@ -18,16 +18,16 @@ class Keeping:
 
     Args:
         store: where weights stay.
-        only: what of the store this run will find; None: all that is there.
+        only: what of the store this run will find, with its bytes; None: all that is there.
 
     Attributes:
         used: bytes of every tensor that the stages so far have asked for.
     """
 
-    def __init__(self, store: KeptWeights, only: Container[WeightKey] | None = None) -> None:
+    def __init__(self, store: KeptWeights, only: Mapping[WeightKey, int] | None = None) -> None:
         self.used: dict[WeightKey, int] = {}
         self._store = weakref.ref(store)
-        self._known = store.wanted
+        self._known = {**store.wanted, **(only or {})}
         self._there = {key: size for key, size in store.sizes.items() if only is None or key in only}
 
     def options(self, options: Iterable[Need], weights: Iterable[WeightSet]) -> Iterator[Need]:
@@ -39,6 +39,7 @@ class Keeping:
         kept = sum(self._there.values()) - present
         self._there |= own
         self.used |= own
+        self._known |= own
         return (replace(option, present=present, kept=kept, keeps=True) for option in options if option.can_be_kept)
 
     def load(self, weights: WeightSet) -> tuple[dict[str, Loaded], int]:
