@@ -54,7 +54,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Run:
     """A run of the embedded model that reads each component once."""
     pipeline = api.load("distilled")
     settings = {"prompt": "a red circle", "height": 64, "width": 64, "num_frames": 9}
-    request, _ = pipeline._prepare(settings, pipeline._files)
+    inputs, _ = pipeline._prepare(settings, pipeline._files)
     loaded: dict[tuple[str, ...], dict[str, Any]] = {}
     load = Checkpoint.load
 
@@ -66,7 +66,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Run:
         return dict(loaded[key])
 
     monkeypatch.setattr(Checkpoint, "load", load_once)
-    return Run(pipeline._files, request)
+    return Run(pipeline._files, inputs)
 
 
 class Place:
