@@ -70,7 +70,7 @@ def _pipelines(checkpoints: Sequence[Path], name: str) -> Iterator[tuple[str, Pi
     for path in checkpoints:
         checkpoint = Checkpoint.open(path)
         kind = _kind(checkpoint)
-        pipeline = load(name, checkpoint=path)
+        pipeline = load(name, checkpoint=path, keep_loaded=False)
         generation = pipeline.generation
         yield f"{generation} {kind}", pipeline
         if kind == "bf16":

@@ -57,7 +57,7 @@ def run_generate(arguments: argparse.Namespace) -> int:
         progress.message(embedded.notice(command.settings.get("prompt")))
     for flag in effectless(arguments):
         progress.message(f"{flag.names[0]} has no effect: {flag.why}")
-    pipeline = api.load(**command.files)
+    pipeline = api.load(**command.files, keep_loaded=False)  # there is no second call
     _check_outputs(arguments, command)
     if arguments.print_config:
         record = pipeline.record_for(**command.settings)

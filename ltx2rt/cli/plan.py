@@ -47,7 +47,7 @@ def run_plan(arguments: argparse.Namespace) -> int:
     if all(value is None for value in given):
         arguments.prompt = _SOME_PROMPT
     command = command_of(arguments)
-    pipeline = api.load(**command.files)
+    pipeline = api.load(**command.files, keep_loaded=False)  # as the command line runs it
     if arguments.compute_rate is not None and arguments.compute_rate <= 0:
         raise UsageError(f"--compute-rate must be positive, got {arguments.compute_rate}.")
     flops = None if arguments.compute_rate is None else arguments.compute_rate * 1e9

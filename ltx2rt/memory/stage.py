@@ -61,6 +61,8 @@ class StageReport:
         resident_peak_bytes: peak resident set of the process during the stage; None where the system, macOS for one,
             only tells the peak since the process began.
         left_bytes: what MLX still held after the stage was emptied.
+        loaded_bytes: the part of ``weight_bytes`` that was read from files, as arrays.
+        kept_bytes: weights of this and earlier stages that stay for later ones and later calls; 0: each frees its own.
         planned_peak_bytes: the resident peak that was predicted; 0 without a plan.
         streamed_bytes: weights read from disk while the stage ran.
         read_seconds: the reader thread spent reading them.
@@ -77,6 +79,8 @@ class StageReport:
     streamed_bytes: int = 0
     read_seconds: float = 0.0
     waited_seconds: float = 0.0
+    loaded_bytes: int = 0
+    kept_bytes: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -94,15 +98,23 @@ class Stage:
     def __init__(self, name: str, need: Need | None = None, ledger: Ledger | None = None) -> None:
         self.name = name
         self.weight_bytes = 0
+        self.loaded_bytes = 0
         self.streams: list[Stream] = []
         self._need = need
         self._ledger = ledger
         self._held: list[dict[str, Any]] = []
 
-    def hold(self, arrays: dict[str, Any]) -> dict[str, Any]:
-        """Take ownership of a component's arrays until the stage ends; returns the same mapping."""
+    def hold(self, arrays: dict[str, Any], loaded: int | None = None) -> dict[str, Any]:
+        """Take ownership of a component's arrays until the stage ends; returns the same mapping.
+
+        Args:
+            arrays: emptied when the stage ends; arrays that somebody else keeps stay with them.
+            loaded: bytes of them that were read from files; None: all.
+        """
         self._held.append(arrays)
-        self._count(sum(_nbytes(a) for a in arrays.values()))
+        nbytes = sum(_nbytes(a) for a in arrays.values())
+        self.loaded_bytes += nbytes if loaded is None else loaded
+        self._count(nbytes)
         return arrays
 
     def hold_stream(self, stream: AnyStream) -> AnyStream:
@@ -180,6 +192,8 @@ class StageRunner:
                     streamed_bytes=sum(stream.bytes_read for stream in stage.streams),
                     read_seconds=sum(stream.read_seconds for stream in stage.streams),
                     waited_seconds=sum(stream.waited_seconds for stream in stage.streams),
+                    loaded_bytes=stage.loaded_bytes,
+                    kept_bytes=0 if need is None else need.left,
                 )
             )
         if refusal is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -24,10 +24,13 @@ from ltx2rt.graph.settings.settings import Settings
 from ltx2rt.graph.stages.events import Event, Noised, Observer, StageFinished, StageStarted
 from ltx2rt.graph.stages.inputs import GenerationInputs
 from ltx2rt.graph.stages.journal import Arrays, Journal
+from ltx2rt.graph.stages.keeping import Keeping
 from ltx2rt.graph.stages.weight_set import WeightSet
 from ltx2rt.memory.ledger import Ledger
 from ltx2rt.memory.need import Need
 from ltx2rt.memory.stage import Stage, StageRunner
+from ltx2rt.weights.checkpoint import Loaded
+from ltx2rt.weights.kept_weights import StageWeights
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -71,6 +74,7 @@ class Run:
         ledger: memory accounts; default: without a budget.
         planning: nothing is loaded or computed. Every stage only declares what it needs, in the ledger, and gives
             zeros of the right shape.
+        keeping: where weights stay after their stages; None: each stage frees its own.
 
     Attributes:
         written_tokens: in a plan, the most tokens of a prompt that is still to be written; 0: the prompt is there.
@@ -86,6 +90,7 @@ class Run:
         journal: Journal | None = None,
         ledger: Ledger | None = None,
         planning: bool = False,
+        keeping: Keeping | None = None,
     ) -> None:
         self.files = files
         self.inputs = inputs
@@ -96,16 +101,43 @@ class Run:
         self.noise: NoiseSource = noise_of(inputs.settings) if noise is None else noise
         self.sde_noise = fixed_sde_noise if sde_noise is None else sde_noise
         self.journal = journal
+        self._keeping = keeping
         self._observer = observer
 
     def emit(self, event: Event) -> None:
         if self._observer is not None:
             self._observer(event)
 
+    @property
+    def keeps_weights(self) -> bool:
+        """Whether weights stay after their stages: then each is loaded whole, though a stage may use it only once."""
+        return self._keeping is not None
+
+    def choose(self, options: Iterable[Need], *weights: StageWeights) -> Need:
+        """The way in which the next stage will run.
+
+        Args:
+            options: best first.
+            weights: what the stage loads where its weights are held whole.
+
+        Raises:
+            MemoryBudgetError: none fits.
+        """
+        return self.ledger.choose(options if self._keeping is None else self._keeping.options(options, weights))
+
+    def load(self, stage: Stage, weights: StageWeights) -> dict[str, Loaded]:
+        """Weights for a running stage: those that are kept, and the others from their file."""
+        if self._keeping is None:
+            return stage.hold(weights.load())
+        arrays, loaded = self._keeping.load(weights)
+        return stage.hold(arrays, loaded)
+
     @contextmanager
     def stage(self, need: Need, steps: int = 0) -> Iterator[Stage]:
         """A stage that is announced, held to what it needs, measured and emptied."""
         self.emit(StageStarted(need.name, steps))
+        if self._keeping is not None:
+            need = self._keeping.now(need)
         with self.stages.stage(need.name, need) as stage:
             yield stage
         self.emit(StageFinished(need.name))

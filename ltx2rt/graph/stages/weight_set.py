@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+import mlx.core as mx
 
 from ltx2rt.errors import CheckpointError, UsageError
 from ltx2rt.graph.components import (
@@ -19,8 +21,10 @@ from ltx2rt.graph.components import (
 from ltx2rt.graph.models.transformer.config import TransformerConfig, param_specs
 from ltx2rt.graph.settings.weight_files import WeightFiles
 from ltx2rt.spelling import spelled
+from ltx2rt.types import ParamSpec
 from ltx2rt.weights.checkpoint import Checkpoint
 from ltx2rt.weights.generations import LTX_2, Generation
+from ltx2rt.weights.kept_weights import Loras, StageWeights
 from ltx2rt.weights.lora import LoraFile
 from ltx2rt.weights.tokenizer import GemmaTokenizer
 
@@ -50,8 +54,8 @@ class WeightSet:
 
     sources: Mapping[str, Checkpoint]
     tokenizer: GemmaTokenizer | None = None
-    loras: tuple[tuple[LoraFile, float], ...] = ()
-    distilled_lora: tuple[tuple[LoraFile, float], ...] = ()
+    loras: Loras = ()
+    distilled_lora: Loras = ()
     _configs: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
@@ -67,12 +71,7 @@ class WeightSet:
         model = Checkpoint.open(given.checkpoint)
         _require(model, TRANSFORMER, "a model checkpoint")
         distilled = () if given.distilled_lora is None else (given.distilled_lora,)
-        for path, strength in (*given.loras, *distilled):
-            if not abs(strength) <= LARGEST_LORA_STRENGTH:
-                raise UsageError(
-                    f"the strength of LoRA {path} must be -{LARGEST_LORA_STRENGTH:g} to {LARGEST_LORA_STRENGTH:g}, "
-                    f"got {strength}."
-                )
+        _check_strengths((*given.loras, *distilled))
         sources = sources_of(model)
         tokenizer = None
         if given.text_encoder is not None:
@@ -83,11 +82,7 @@ class WeightSet:
             if path is not None:
                 sources[_UPSCALERS[axis][0].name] = _open_upscaler(path, axis)
         weights = cls(sources, tokenizer)
-        return replace(
-            weights,
-            loras=tuple((weights._open_lora(path), strength) for path, strength in given.loras),
-            distilled_lora=tuple((weights._open_lora(path), strength) for path, strength in distilled),
-        )
+        return replace(weights, loras=weights._open_loras(given.loras), distilled_lora=weights._open_loras(distilled))
 
     def has(self, component: Component[Any]) -> bool:
         """Whether something holds the component."""
@@ -118,6 +113,20 @@ class WeightSet:
         config: Config = self._configs[component.name]
         return config
 
+    def weights(
+        self,
+        component: Component[Any],
+        specs: Sequence[ParamSpec],
+        loras: Loras = (),
+        fuse_dtype: mx.Dtype | None = None,
+    ) -> StageWeights:
+        """Tensors of the component as a stage wants them; nothing is read. See `Checkpoint.load` for the arguments.
+
+        Raises:
+            CheckpointError: nothing holds the component.
+        """
+        return StageWeights(self.source(component), component.stored_name, specs, loras, fuse_dtype)
+
     @property
     def checkpoint(self) -> Checkpoint:
         """What holds the transformer; its header says which model this is."""
@@ -132,8 +141,27 @@ class WeightSet:
         """The same set, with some components from elsewhere."""
         return replace(self, sources={**self.sources, **sources})
 
-    def _open_lora(self, path: Path) -> LoraFile:
-        return _fitting_lora(LoraFile(path), self.config(TRANSFORMER), self.checkpoint.path.name)
+    def with_loras(self, loras: Sequence[tuple[Path, float]]) -> WeightSet:
+        """The same set with other LoRAs.
+
+        Raises:
+            UsageError, CheckpointError: as `open`.
+        """
+        _check_strengths(loras)
+        return replace(self, loras=self._open_loras(loras))
+
+    def _open_loras(self, loras: Sequence[tuple[Path, float]]) -> Loras:
+        config, model = self.config(TRANSFORMER), self.checkpoint.path.name
+        return tuple((_fitting_lora(LoraFile(path), config, model), strength) for path, strength in loras)
+
+
+def _check_strengths(loras: Sequence[tuple[Path, float]]) -> None:
+    for path, strength in loras:
+        if not abs(strength) <= LARGEST_LORA_STRENGTH:
+            raise UsageError(
+                f"the strength of LoRA {path} must be -{LARGEST_LORA_STRENGTH:g} to {LARGEST_LORA_STRENGTH:g}, "
+                f"got {strength}."
+            )
 
 
 def _fitting_lora(lora: LoraFile, config: TransformerConfig, model: str) -> LoraFile:

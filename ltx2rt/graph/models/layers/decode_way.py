@@ -18,9 +18,12 @@ class DecodeWay:
         choice: the same for people.
         footprint: what it takes besides the weights.
         chunk_frames: frames that become bytes at a time.
+        exact: whether the result is that of every other way. Others (tiles for want of memory) are not gone beside
+            weights that stay in memory, on which no result may depend.
     """
 
     settings: Mapping[str, Any]
     choice: Mapping[str, str]
     footprint: Footprint
     chunk_frames: int
+    exact: bool = True

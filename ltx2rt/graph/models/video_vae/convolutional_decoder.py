@@ -47,12 +47,13 @@ class ConvolutionalDecoder:
         height, width = (cells * self.config.spatial_factor for cells in latent[1:])
         streams = can_stream(decoder_layers(self.config.require_decoder()))
 
-        def way(cut: Tiling | None, push: int | None) -> DecodeWay:
+        def way(cut: Tiling | None, push: int | None, *, exact: bool = True) -> DecodeWay:
             return DecodeWay(
                 {"tiling": cut, "push": push},
                 {"frames": "in one piece" if push is None else f"{push} at a time", "tiles": _tiles(cut)},
                 decode_bytes(self.config, latent, itemsize, cut, push).footprint,
                 min(push or 1, self.config.pixel_frames(latent[0])),
+                exact,
             )
 
         if isinstance(tiling, Tiling):
@@ -71,7 +72,7 @@ class ConvolutionalDecoder:
             for side in TILE_SIDES:
                 if side < max(height, width):
                     cut = Tiling(height=_side(side, height), width=_side(side, width))
-                    yield from (way(cut, push) for push in PUSHES[1:])
+                    yield from (way(cut, push, exact=False) for push in PUSHES[1:])
 
     def frames(
         self, params: Params, dtype: mx.Dtype, latent: mx.array, settings: Mapping[str, Any], noise: NoiseDraw

@@ -67,6 +67,7 @@ def video_decoder_options(
             choice=dict(way.choice),
             settings=dict(way.settings),
             advice=smaller("height", "width"),
+            can_be_kept=way.exact,
         ).while_loading(loaded.loading)
 
 

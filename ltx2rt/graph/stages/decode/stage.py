@@ -33,6 +33,7 @@ from ltx2rt.graph.stages.run import GeneratedClip, Run
 from ltx2rt.kernels.host import to_numpy
 from ltx2rt.memory.need import Need
 from ltx2rt.spelling import spelled
+from ltx2rt.weights.kept_weights import StageWeights
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Upscaler = Component[upscaler.LatentUpscalerConfig]
@@ -59,13 +60,15 @@ def _resample(run: Run, name: str, component: Upscaler, latent: Float32Array) ->
     checkpoint, upscaler_file = run.files.source(VIDEO_VAE), run.files.source(component)
     config, dtype = run.files.config(component), run.inputs.dtype
     grid = (latent.shape[1], latent.shape[2], latent.shape[3])
-    need = run.ledger.choose(upscaler_options(checkpoint, upscaler_file, config, name, grid, dtype))
+    enlarging = run.files.weights(component, upscaler.param_specs(config))
+    of_latents = run.files.weights(VIDEO_VAE, statistics_specs(config.in_channels))
+    options = upscaler_options(checkpoint, upscaler_file, config, name, grid, dtype)
+    need = run.choose(options, enlarging, of_latents)
     if run.planning:
         return np.zeros((1, *config.upscaled(grid), config.in_channels), np.float32)
     with run.stage(need) as stage:
-        arrays = stage.hold(upscaler_file.load("upscaler", upscaler.param_specs(config)))
-        specs = statistics_specs(config.in_channels)
-        statistics = LatentStatistics(Params(stage.hold(checkpoint.load("video_vae", specs))))
+        arrays = run.load(stage, enlarging)
+        statistics = LatentStatistics(Params(run.load(stage, of_latents)))
         before = statistics.un_normalise(mx.array(latent).astype(dtype))
         after = upscaler.LatentUpscaler(config, Params(arrays), dtype)(before)
         run.emit(LatentUpscaled(before, after))
@@ -78,19 +81,20 @@ def decode_audio(run: Run, tokens: Float32Array) -> tuple[Array, int]:
     """Audio tokens (1, L, 128) -> waveform (S, 2) float32 and its sample rate in Hz."""
     files = run.files
     vae_config, vocoder_config = files.config(AUDIO_VAE).vae, files.config(VOCODER)
-    need = run.ledger.choose(audio_decoder_options(files, tokens.shape[1]))
+    of_vae = files.weights(AUDIO_VAE, audio_vae.decoder_specs(vae_config))
+    of_vocoder = files.weights(VOCODER, vocoder.param_specs(vocoder_config))
+    need = run.choose(audio_decoder_options(files, tokens.shape[1]), of_vae, of_vocoder)
     if run.planning:
         return np.zeros((1, vocoder.CHANNELS), np.float32), vocoder_config.sample_rate
     with run.stage(need) as stage:
-        arrays = stage.hold(files.source(AUDIO_VAE).load("audio_vae", audio_vae.decoder_specs(vae_config)))
+        arrays = run.load(stage, of_vae)
         # The audio path is small; float32 costs little and keeps the sound clean.
         decoder = audio_vae.AudioDecoder(vae_config, Params(arrays), mx.float32)
         log_mel = decoder(mx.array(tokens))
         mx.eval(log_mel)  # what it took is free before the vocoder comes
         require_finite(need.name, "the decoded spectrogram", log_mel)
         run.emit(AudioDecoded(mx.array(tokens), log_mel))
-        vocoder_arrays = stage.hold(files.source(VOCODER).load("vocoder", vocoder.param_specs(vocoder_config)))
-        waveform = vocoder.Vocoder(vocoder_config, Params(vocoder_arrays))(log_mel)
+        waveform = vocoder.Vocoder(vocoder_config, Params(run.load(stage, of_vocoder)))(log_mel)
         sound = to_numpy(waveform[0])
         require_finite(need.name, "the sound", sound)
         return sound, vocoder_config.sample_rate
@@ -106,15 +110,19 @@ def decode_video(run: Run, latent: Float32Array) -> Callable[[], Iterator[Array]
     checkpoint, config = run.files.source(VIDEO_VAE), run.files.config(VIDEO_VAE)
     grid = (latent.shape[1], latent.shape[2], latent.shape[3])
     tiling = None if inputs.settings.tiling == "none" else inputs.settings.tiling
-    need = run.ledger.choose(video_decoder_options(checkpoint, config, grid, tiling, inputs.dtype))
+    decoder = video_decoder(config)
+    weights = run.files.weights(VIDEO_VAE, decoder.specs())
+    need = run.choose(video_decoder_options(checkpoint, config, grid, tiling, inputs.dtype), weights)
     noise = run.noise.fork()
-    return lambda: iter(()) if run.planning else _decoded(run, video_decoder(config), need, latent, noise.fork())
+    return lambda: iter(()) if run.planning else _decoded(run, decoder, weights, need, latent, noise.fork())
 
 
-def _decoded(run: Run, decoder: VideoDecoder, need: Need, latent: Float32Array, noise: NoiseSource) -> Iterator[Array]:
+def _decoded(
+    run: Run, decoder: VideoDecoder, weights: StageWeights, need: Need, latent: Float32Array, noise: NoiseSource
+) -> Iterator[Array]:
     dtype = run.inputs.dtype
     with run.stage(need) as stage:
-        params = Params(stage.hold(run.files.source(VIDEO_VAE).load("video_vae", decoder.specs())))
+        params = Params(run.load(stage, weights))
         values = mx.array(latent).astype(dtype)
         run.emit(VideoDecodeStarted(values))
         for chunk in decoder.frames(params, dtype, values, need.settings, noise.normal):

@@ -70,6 +70,11 @@ class DenoiseTask:
         return len(plan_step(video, audio, 0).passes)
 
     @property
+    def streams(self) -> dict[str, bool]:
+        """Which parts of the transformer are needed."""
+        return {"video": self.video > 0, "audio": self.audio > 0}
+
+    @property
     def fuse_dtype(self) -> mx.Dtype | None:
         """Of weights that LoRAs change: exact where the activations are."""
         return mx.float32 if self.dtype == mx.float32 else None
@@ -88,7 +93,7 @@ def block_specs(config: TransformerConfig, *, video: bool, audio: bool) -> list[
 
 def denoise_options(checkpoint: Checkpoint, config: TransformerConfig, task: DenoiseTask) -> Iterator[Need]:
     """Every way of running the stage, the fastest first."""
-    streams = {"video": task.video > 0, "audio": task.audio > 0}
+    streams = task.streams
     ends = checkpoint.loaded_bytes("transformer", resident_specs(config, **streams), task.loras, task.fuse_dtype)
     blocks = [
         checkpoint.loaded_bytes("transformer", specs, task.loras, task.fuse_dtype)
@@ -186,4 +191,5 @@ def _need(
         choice=choice,
         settings={"depth": depth, "token_limit": limit, "keep_text_keys": keeps, "batch": batch},
         advice=smaller("height", "width", "num_frames"),
+        can_be_kept=depth == 0,
     )

@@ -29,7 +29,8 @@ from ltx2rt.graph.stages.run import Run
 from ltx2rt.kernels.host import to_numpy
 from ltx2rt.memory.need import Need
 from ltx2rt.memory.stage import Stage
-from ltx2rt.weights.checkpoint import Checkpoint
+from ltx2rt.types import ParamSpec
+from ltx2rt.weights.kept_weights import StageWeights
 from ltx2rt.weights.lora import LoraFile
 
 
@@ -130,7 +131,9 @@ def _denoise(
 ) -> tuple[LatentState | None, LatentState | None]:
     checkpoint, config = run.files.source(TRANSFORMER), run.files.config(TRANSFORMER)
     task = _task(run, name, sampling, video, audio, [c for c in (positive, negative) if c is not None])
-    need = run.ledger.choose(denoise_options(checkpoint, config, task))
+    need = run.choose(
+        denoise_options(checkpoint, config, task), _weights(run, task, param_specs(config, **task.streams))
+    )
     if run.planning:
         return video, audio
     with run.stage(need, sampling.steps) as stage:
@@ -150,7 +153,7 @@ def _sample(
     positive: PromptContext,
     negative: PromptContext | None,
 ) -> tuple[LatentState | None, LatentState | None]:
-    model = _transformer(stage, run.files.source(TRANSFORMER), config, task, need.settings)
+    model = _transformer(run, stage, config, task, need.settings)
     passes = TransformerPasses(model, positive, negative, need.settings["batch"])
     denoiser = GuidedDenoiser(passes, video=sampling.video_guider, audio=sampling.audio_guider)
     observed, noise = _observed(run, task.name, denoiser), SamplerNoise(run.noise, run.sde_noise)
@@ -194,19 +197,28 @@ def _task(
     )
 
 
+def _weights(run: Run, task: DenoiseTask, specs: Sequence[ParamSpec]) -> StageWeights:
+    """Tensors of the transformer with the LoRAs of the stage."""
+    return run.files.weights(TRANSFORMER, specs, task.loras, task.fuse_dtype)
+
+
 def _transformer(
-    stage: Stage, checkpoint: Checkpoint, config: TransformerConfig, task: DenoiseTask, settings: Mapping[str, Any]
+    run: Run, stage: Stage, config: TransformerConfig, task: DenoiseTask, settings: Mapping[str, Any]
 ) -> Transformer:
     """The transformer with its blocks resident (depth 0) or streamed."""
-    streams = {"video": task.video > 0, "audio": task.audio > 0}
-    options: dict[str, Any] = {"loras": task.loras, "fuse_dtype": task.fuse_dtype}
     blocks = None
     if settings["depth"] == 0:
-        arrays = stage.hold(checkpoint.load("transformer", param_specs(config, **streams), **options))
+        arrays = run.load(stage, _weights(run, task, param_specs(config, **task.streams)))
     else:
-        arrays = stage.hold(checkpoint.load("transformer", resident_specs(config, **streams), **options))
+        arrays = run.load(stage, _weights(run, task, resident_specs(config, **task.streams)))
         stream = stage.hold_stream(
-            checkpoint.stream("transformer", block_specs(config, **streams), depth=settings["depth"], **options)
+            run.files.source(TRANSFORMER).stream(
+                "transformer",
+                block_specs(config, **task.streams),
+                task.loras,
+                task.fuse_dtype,
+                depth=settings["depth"],
+            )
         )
 
         def blocks(index: int) -> Params:

@@ -39,14 +39,13 @@ def encode_pixels(run: Run, name: str, clips: list[Array]) -> list[Float32Array]
         return []
     checkpoint, config, dtype = run.files.source(VIDEO_VAE), run.files.config(VIDEO_VAE), run.inputs.dtype
     grids = [(clip.shape[0], clip.shape[1], clip.shape[2]) for clip in clips]
-    need = run.ledger.choose(video_encoder_options(checkpoint, config, name, grids, dtype))
+    weights = run.files.weights(VIDEO_VAE, encoder_specs(config) + statistics_specs(config.latent_channels))
+    need = run.choose(video_encoder_options(checkpoint, config, name, grids, dtype), weights)
     if run.planning:
         return [_blank_latent(config, grid) for grid in grids]
     latents = []
     with run.stage(need) as stage:
-        specs = encoder_specs(config) + statistics_specs(config.latent_channels)
-        arrays = stage.hold(checkpoint.load("video_vae", specs))
-        encoder = VideoEncoder(config, Params(arrays), dtype)
+        encoder = VideoEncoder(config, Params(run.load(stage, weights)), dtype)
         for clip in clips:
             latent = _encode(encoder, clip, need.settings["push"])
             run.emit(VideoEncoded(latent))
@@ -95,14 +94,14 @@ def encode_sound(run: Run, sound: SoundInput, frames: int) -> Float32Array:
     config, mel_config = run.files.config(AUDIO_VAE)
     samples = round(len(sound.waveform) * mel_config.sample_rate / sound.sample_rate)
     mel_frames = samples // mel_config.hop + 1
-    need = run.ledger.choose(sound_encoder_options(checkpoint, config, mel_frames, samples))
+    weights = run.files.weights(AUDIO_VAE, audio_vae.encoder_specs(config))
+    need = run.choose(sound_encoder_options(checkpoint, config, mel_frames, samples), weights)
     if run.planning:
         return np.zeros((1, frames, config.token_width), np.float32)
     with run.stage(need) as stage:
-        arrays = stage.hold(checkpoint.load("audio_vae", audio_vae.encoder_specs(config)))
         waveform = mel.resample(sound.waveform[None], sound.sample_rate, mel_config.sample_rate)
         log_mel = mx.array(mel.log_mel(waveform, mel_config))
-        encoded = audio_vae.AudioEncoder(config, Params(arrays), mx.float32)(log_mel)
+        encoded = audio_vae.AudioEncoder(config, Params(run.load(stage, weights)), mx.float32)(log_mel)
         run.emit(SoundEncoded(log_mel, encoded))
         tokens = to_numpy(encoded)[:, :frames]
         require_finite(need.name, "the audio latent", tokens)

@@ -12,7 +12,7 @@ from ltx2rt.graph.components import TEXT_ENCODER
 from ltx2rt.graph.models.text.token_sampling import SamplingOptions
 from ltx2rt.graph.stages.run import Run
 from ltx2rt.graph.stages.text.enhancement_instructions import IMAGE_TO_VIDEO, TEXT_TO_VIDEO
-from ltx2rt.graph.stages.text.models import writing_model
+from ltx2rt.graph.stages.text.models import whole_model, writing_model
 from ltx2rt.graph.stages.text.needs import enhancement_options
 from ltx2rt.kernels.host import to_numpy
 from ltx2rt.memory.need import Need
@@ -69,7 +69,8 @@ def enhance_prompt(run: Run, prompt: str, options: SamplingOptions, *, has_image
     tokens = written // _CHARACTERS_PER_TOKEN if ids is None else len(ids)
 
     def compute() -> dict[str, mx.array]:
-        need = run.ledger.choose(enhancement_options(encoder, kind, tokens, options.max_new_tokens, run.inputs.dtype))
+        ways = enhancement_options(encoder, kind, tokens, options.max_new_tokens, run.inputs.dtype)
+        need = run.choose(ways, whole_model(run.files))
         if run.planning:
             run.written_tokens = options.max_new_tokens
             return _text_array(prompt)
@@ -98,10 +99,9 @@ def _write(
     tokenizer: GemmaTokenizer,
     options: SamplingOptions,
 ) -> str:
-    encoder, kind = run.files.source(TEXT_ENCODER), run.files.config(TEXT_ENCODER)
     stops = [tokenizer.token_id(token) for token in (END_OF_TURN, "<eos>")]
     with run.stage(need) as stage:
-        model = writing_model(stage, encoder, kind, need.settings["depth"], run.inputs.dtype)
+        model = writing_model(run, stage, need.settings["depth"])
         tokens = model.written(ids, [stop for stop in stops if stop is not None], options)
         return cleaned(tokenizer.decode(list(tokens)))
 

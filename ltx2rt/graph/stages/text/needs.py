@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import mlx.core as mx
 
-from ltx2rt.graph.components import CONNECTORS
+from ltx2rt.graph.components import CONNECTORS, TEXT_ENCODER
 from ltx2rt.graph.models.text import connector, feature_extractor
 from ltx2rt.graph.models.text.footprint import (
     connector_flops,
@@ -35,8 +35,11 @@ def encoder_options(
     extractor: feature_extractor.FeatureExtractorConfig,
     tokens: Sequence[int],
     dtype: mx.Dtype,
+    *,
+    resident: bool,
 ) -> Iterator[Need]:
-    """Stage "text encoder". Every layer is used once, so its layers are always read while it computes."""
+    """Stage "text encoder". Every layer is used once, so its layers are read while it computes; with ``resident`` first
+    the way for weights that stay, with all of them and the embedding in memory."""
     layers = [encoder.loaded_bytes("text_encoder", specs) for specs in model.layer_specs()]
     made = max(layer.made + layer.working for layer in layers)
     ends = encoder.loaded_bytes("text_encoder", model.resident_specs()).arrays
@@ -51,9 +54,17 @@ def encoder_options(
         flops=sum(model.encoding_flops(n) for n in tokens),
         advice=f"shorten the prompt, or encode it once on a larger machine and give it as {spelled('embedding')}",
     )
+    if resident:
+        yield replace(
+            common,
+            weights=encoder.loaded_bytes("text_encoder", TEXT_ENCODER.specs(model)).arrays,
+            choice={"layers": "resident"},
+            settings={"depth": 0},
+        )
     for depth in DEPTHS:
         yield replace(
             common,
+            can_be_kept=False,
             weights=ends,
             slots=slots_bytes([layer.stored for layer in layers], depth) + made,
             streamed=sum(layer.stored for layer in layers),
@@ -63,9 +74,14 @@ def encoder_options(
 
 
 def projection_options(
-    checkpoint: Checkpoint, config: feature_extractor.FeatureExtractorConfig, tokens: Sequence[int]
+    checkpoint: Checkpoint,
+    config: feature_extractor.FeatureExtractorConfig,
+    tokens: Sequence[int],
+    *,
+    resident: bool,
 ) -> Iterator[Need]:
-    """Stage "text projection". Every row of its weight is used once, so a part of them is read at a time."""
+    """Stage "text projection". Every row of its weight is used once, so a part of them is read at a time; with
+    ``resident`` all of them are there, and a part is used at a time."""
     specs = feature_extractor.param_specs(config)
     loaded = checkpoint.loaded_bytes("text_projection", specs)
     widths = [width for _, width in config.projections]
@@ -74,15 +90,17 @@ def projection_options(
         footprint = projection_footprint(config, max(tokens), rows)
         yield Need(
             "text projection",
-            slots=loaded.arrays * rows // sum(widths),
-            streamed=loaded.stored,
+            weights=loaded.arrays if resident else 0,
+            slots=0 if resident else loaded.arrays * rows // sum(widths),
+            streamed=0 if resident else loaded.stored,
             caches=sum(kept_bytes(config, n) for n in tokens),
             activations=footprint.activations,
             working=footprint.working,
             flops=sum(projection_flops(config, n) for n in tokens),
-            choice={"weight": f"{rows} rows at a time"},
+            choice={"weight": "resident" if resident else f"{rows} rows at a time"},
             settings={"rows": rows},
             advice="shorten the prompt",
+            can_be_kept=resident,
         )
 
 
@@ -142,4 +160,5 @@ def enhancement_options(
             streamed=new_tokens * stored,
             choice={"layers": f"{streamed_text(depth)}, for every token"},
             settings={"depth": depth},
+            can_be_kept=False,
         )

@@ -16,7 +16,7 @@ from ltx2rt.graph.stages.finite import require_finite
 from ltx2rt.graph.stages.inputs import PromptContext
 from ltx2rt.graph.stages.run import Run
 from ltx2rt.graph.stages.text.encoding import check_pairing, connect
-from ltx2rt.graph.stages.text.models import encoding_model
+from ltx2rt.graph.stages.text.models import encoding_model, whole_model
 from ltx2rt.graph.stages.text.needs import (
     connector_options,
     encoder_options,
@@ -24,7 +24,7 @@ from ltx2rt.graph.stages.text.needs import (
 )
 from ltx2rt.graph.stages.weight_set import WeightSet
 from ltx2rt.memory.stage import Stage
-from ltx2rt.weights.checkpoint import Checkpoint
+from ltx2rt.weights.kept_weights import StageWeights
 from ltx2rt.weights.tokenizer import MAX_TOKENS
 
 # Length of a prompt in a plan that knows no tokenizer.
@@ -79,27 +79,35 @@ def _encode(run: Run, prompts: Sequence[str]) -> list[PromptContext]:
     tokens = [len(of_prompt) for of_prompt in ids]
     # The first prompt is the one that enhancement rewrites.
     tokens[0] = min(max(tokens[0], run.written_tokens + 1), MAX_TOKENS)
-    encoding = run.ledger.choose(encoder_options(encoder, kind, extractor_config, tokens, dtype))
-    projecting = run.ledger.choose(projection_options(files.source(TEXT_PROJECTION), extractor_config, tokens))
-    connecting = run.ledger.choose(connector_options(files, len(prompts), dtype))
+    resident = run.keeps_weights
+    encoding = run.choose(
+        encoder_options(encoder, kind, extractor_config, tokens, dtype, resident=resident), whole_model(files)
+    )
+    projection = files.weights(TEXT_PROJECTION, feature_extractor.param_specs(extractor_config))
+    projecting = run.choose(
+        projection_options(projection.checkpoint, extractor_config, tokens, resident=resident), projection
+    )
+    connectors = [files.config(component) for component in CONNECTORS]
+    connections = [
+        files.weights(component, connector.param_specs(config))
+        for component, config in zip(CONNECTORS, connectors, strict=True)
+    ]
+    connecting = run.choose(connector_options(files, len(prompts), dtype), *connections)
     if run.planning:
         return [zero_context(files) for _ in prompts]
 
     with run.stage(encoding) as stage:
         extractor = feature_extractor.FeatureExtractor(extractor_config, Params({}), dtype)
-        model = encoding_model(stage, encoder, kind, encoding.settings["depth"], dtype)
+        model = encoding_model(run, stage, encoding.settings["depth"])
         normalised = extractor.normalised([model.hidden_states(of_prompt) for of_prompt in ids])
     with run.stage(projecting) as stage:
-        source = files.source(TEXT_PROJECTION)
-        features = _project(stage, source, extractor_config, projecting.settings["rows"], normalised, dtype)
+        features = _project(run, stage, extractor_config, projection, projecting.settings["rows"], normalised)
         normalised.clear()
     with run.stage(connecting) as stage:
-        models = []
-        for component in CONNECTORS:
-            connector_config = files.config(component)
-            specs = connector.param_specs(connector_config)
-            arrays = stage.hold(files.source(component).load(component.stored_name, specs))
-            models.append(connector.Connector(connector_config, Params(arrays), dtype))
+        models = [
+            connector.Connector(config, Params(run.load(stage, weights)), dtype)
+            for config, weights in zip(connectors, connections, strict=True)
+        ]
         contexts = [connect(feature, *models) for feature in features]
         for context in contexts:
             for name, values in context._asdict().items():
@@ -108,17 +116,21 @@ def _encode(run: Run, prompts: Sequence[str]) -> list[PromptContext]:
 
 
 def _project(
+    run: Run,
     stage: Stage,
-    checkpoint: Checkpoint,
     config: feature_extractor.FeatureExtractorConfig,
+    projection: StageWeights,
     rows: int,
     normalised: list[list[mx.array]],
-    dtype: mx.Dtype,
 ) -> list[feature_extractor.TextFeatures]:
-    """The aggregate projections, whose weights are read ``rows`` rows at a time."""
-    specs = {spec.name: spec for spec in feature_extractor.param_specs(config)}
+    """The aggregate projections, whose weights are used ``rows`` rows at a time, and read so where they do not stay."""
+    dtype, checkpoint = run.inputs.dtype, projection.checkpoint
+    if run.keeps_weights:
+        params = Params(run.load(stage, projection))
+        return feature_extractor.FeatureExtractor(config, params, dtype, rows_per_slab=rows).project(normalised)
+    specs = {spec.name: spec for spec in projection.specs}
     biases = [spec for name, spec in specs.items() if name.endswith(".bias")]
-    arrays = stage.hold(checkpoint.load("text_projection", biases)) if biases else {}
+    arrays = run.load(stage, replace(projection, specs=biases)) if biases else {}
 
     def weight_rows(name: str, first: int, last: int) -> mx.array:
         loaded = checkpoint.load_rows("text_projection", specs[name], range(first, last))
