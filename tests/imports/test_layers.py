@@ -24,7 +24,18 @@ RUN = {
     "memory",
     "spelling",
 } | LAYERS
-RUN_FILES = {"advice", "run", "inputs", "events", "finite", "journal", "weight_set", "streamed_blocks", "targets"}
+RUN_FILES = {
+    "advice",
+    "run",
+    "inputs",
+    "events",
+    "finite",
+    "journal",
+    "keeping",
+    "weight_set",
+    "streamed_blocks",
+    "targets",
+}
 STAGE = {f"graph.stages.{name}" for name in RUN_FILES} | RUN
 PIPELINES = {"graph.stages"} | RUN
 API = {"graph.pipelines", "media"} | PIPELINES
