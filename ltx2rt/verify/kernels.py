@@ -52,7 +52,9 @@ def model_variants() -> list[tuple[FrontEnd, Variant]]:
     found = []
     for op, options in listed:
         front_end, kind = _FRONT_ENDS[op]
-        fields = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
+        fields: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in options.items()
+        }
         found.append((front_end, kind(**fields)))
     return found
 
