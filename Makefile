@@ -15,5 +15,6 @@ lint:
 bench:
 	$(PYTHON) -m pytest -n0 benchmarks --benchmark-enable
 
+# LTX2RT_GOLDENS names further folders of golden files, with colons between them.
 verify:
-	$(PYTHON) -m ltx2rt.cli verify --goldens ../shared/goldens
+	$(PYTHON) -m ltx2rt.cli verify --goldens tests/goldens $(patsubst %,--goldens %,$(subst :, ,$(LTX2RT_GOLDENS)))

@@ -45,6 +45,15 @@ def run_reference(x: mx.array, weight: mx.array, bias: mx.array, **arguments: ob
     return reference.causal_conv3d(x, weight, bias, **absent, **arguments)  # type: ignore[arg-type]
 
 
+def evaluated(call, *arrays):
+    def run():
+        y = call(*arrays)
+        mx.eval(y)
+        return y
+
+    return run
+
+
 @pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16], ids=["f32", "bf16"])
 @pytest.mark.parametrize(
     ("name", "impl"),
@@ -68,7 +77,14 @@ def bench_causal_conv3d(benchmark, name, impl, dtype):
     )
     benchmark.group = f"causal_conv3d {name} {dtype}"
     benchmark.extra_info["flop"] = 54 * frames * height * width * channels * out_channels
-    benchmark.pedantic(lambda: mx.eval(call(x, weight, bias)), rounds=5, warmup_rounds=1)
+    result = benchmark.pedantic(evaluated(call, x, weight, bias), rounds=5, warmup_rounds=1).astype(mx.float32)
+    assert result.shape == residual.shape
+    assert mx.isfinite(result).all()
+    if name in REFERENCE_CASES:
+        wide = [a.astype(mx.float32) for a in (x, weight, bias)]
+        exact = run_reference(*wide, **(call.keywords | {"residual": residual.astype(mx.float32)}))
+        tolerance = 2**-6 if dtype == mx.bfloat16 else 1e-4
+        assert mx.abs(result - exact).max() <= tolerance * mx.abs(exact).max()
 
 
 @pytest.mark.parametrize("name", AUDIO)
@@ -81,4 +97,9 @@ def bench_conv1d(benchmark, name):
     call = functools.partial(conv1d, dilation=dilation, padding=(width, width), activation="leaky_relu")
     benchmark.group = f"conv1d {name}"
     benchmark.extra_info["flop"] = 2 * samples * channels * out_channels * taps
-    benchmark.pedantic(lambda: mx.eval(call(x, weight, bias)), rounds=5, warmup_rounds=1)
+    result = benchmark.pedantic(evaluated(call, x, weight, bias), rounds=5, warmup_rounds=1)
+    # The last sample, by the formula; the activation stands before the convolution.
+    padded = mx.pad(mx.where(x > 0, x, 0.1 * x), [(0, 0), (width, width), (0, 0)])
+    exact = (weight * padded[:, samples - 1 :: dilation]).sum((1, 2)) + bias
+    assert result.shape == (1, samples, out_channels)
+    assert mx.abs(result[0, -1] - exact).max() <= 1e-4 * mx.abs(exact).max()

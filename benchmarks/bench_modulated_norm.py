@@ -24,4 +24,14 @@ def bench_modulated_norm(benchmark, op, tokens, dtype):
     mx.eval(x, table, index)
     benchmark.group = f"modulated_norm T={tokens} D={WIDTH} {dtype}"
     benchmark.extra_info["bytes"] = 2 * x.nbytes
-    benchmark(lambda: mx.eval(op(x, scale=table, shift=table, index=index, norm="rms", eps=1e-6)))
+    arguments = {"scale": table, "shift": table, "index": index, "norm": "rms", "eps": 1e-6}
+
+    def run():
+        y = op(x, **arguments)
+        mx.eval(y)
+        return y
+
+    result = benchmark(run)
+    exact = reference.modulated_norm(x.astype(mx.float32), **arguments)
+    tolerance = 2**-7 if dtype == mx.bfloat16 else 1e-5
+    assert mx.abs(result.astype(mx.float32) - exact).max() <= tolerance * mx.abs(exact).max()

@@ -14,6 +14,7 @@ from ltx2rt.types import LinearWeight
 WIDTH = 4096
 # As ordinary tests (--benchmark-disable) each case runs once; MLX's own product takes seconds beyond this many rows.
 MOST_PLAIN_ROWS = 16
+CHECKED_ROWS = 2
 
 
 def make_weight(form: str) -> LinearWeight:
@@ -34,6 +35,18 @@ def weight(request):
     return request.param, made
 
 
+def evaluated(y):
+    mx.eval(y)
+    return y
+
+
+def check(result, x, weight):
+    """The first rows against the product of the expanded weight in float32."""
+    exact = x[:CHECKED_ROWS].astype(mx.float32) @ reference.dequantise(weight).astype(mx.float32).T
+    assert result.shape == (x.shape[0], WIDTH)
+    assert mx.abs(result[:CHECKED_ROWS].astype(mx.float32) - exact).max() <= 2**-6 * mx.abs(exact).max()
+
+
 def describe(benchmark, form, weight, rows):
     benchmark.group = f"quantized_linear M={rows} K=N={WIDTH} {form}"
     benchmark.extra_info["flops"] = 2 * rows * WIDTH * WIDTH
@@ -46,7 +59,7 @@ def bench_kernel(benchmark, weight, rows):
     x = mx.random.normal((rows, WIDTH), key=mx.random.key(1)).astype(mx.bfloat16)
     mx.eval(x)
     describe(benchmark, form, weight, rows)
-    benchmark(lambda: mx.eval(quantized_linear(x, weight)))
+    check(benchmark(lambda: evaluated(quantized_linear(x, weight))), x, weight)
 
 
 @pytest.mark.parametrize("rows", [1, MOST_PLAIN_ROWS])
@@ -56,7 +69,7 @@ def bench_plain_mlx(benchmark, weight, rows):
     dense = reference.dequantise(weight).astype(mx.bfloat16)
     mx.eval(x, dense)
     describe(benchmark, form, weight, rows)
-    benchmark(lambda: mx.eval(x @ dense.T))
+    check(benchmark(lambda: evaluated(x @ dense.T)), x, weight)
 
 
 def bench_kernel_with_epilogue(benchmark):
@@ -65,4 +78,9 @@ def bench_kernel_with_epilogue(benchmark):
     weight, bias, gate = make_weight("e4m3"), mx.ones(WIDTH), mx.ones((1, WIDTH))
     mx.eval(x, residual, weight.values, weight.scale, bias, gate)
     describe(benchmark, "e4m3 + epilogue", weight, rows)
-    benchmark(lambda: mx.eval(quantized_linear(x, weight, bias, activation="gelu_tanh", residual=residual, gate=gate)))
+    arguments = {"activation": "gelu_tanh", "residual": residual, "gate": gate}
+    result = benchmark(lambda: evaluated(quantized_linear(x, weight, bias, **arguments)))
+    rows_seen = slice(0, CHECKED_ROWS)
+    sums = x[rows_seen].astype(mx.float32) @ reference.dequantise(weight).astype(mx.float32).T + bias
+    exact = residual[rows_seen] + gate * 0.5 * sums * (1 + mx.tanh((2 / mx.pi) ** 0.5 * (sums + 0.044715 * sums**3)))
+    assert mx.abs(result[rows_seen].astype(mx.float32) - exact).max() <= 2**-6 * mx.abs(exact).max()

@@ -63,4 +63,16 @@ def bench_rope_attention(benchmark, name, impl, dtype):
     mx.eval(q, k, v, norms, [r for r in (arguments["rope_q"], arguments["rope_k"]) if r is not None])
     benchmark.group = f"rope_attention {name} {dtype}"
     benchmark.extra_info["flop"] = 4 * q_tokens * k_tokens * heads * size // (2 if causal else 1)
-    benchmark.pedantic(lambda: mx.eval(impl(q, k, v, **arguments)), rounds=5, warmup_rounds=1)
+
+    def run():
+        y = impl(q, k, v, **arguments)
+        mx.eval(y)
+        return y
+
+    result = benchmark.pedantic(run, rounds=5, warmup_rounds=1).astype(mx.float32)
+    assert result.shape == q.shape
+    assert mx.isfinite(result).all()
+    if name in REFERENCE_CASES:
+        exact = run_reference(*(a.astype(mx.float32) for a in (q, k, v)), **arguments)
+        tolerance = 2**-6 if dtype == mx.bfloat16 else 1e-4
+        assert mx.abs(result - exact).max() <= tolerance * mx.abs(exact).max()

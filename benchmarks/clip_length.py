@@ -20,11 +20,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ltx2rt.graph.diffusion.denoising import NO_GUIDANCE
+from ltx2rt.graph.settings.settings import Settings
 from ltx2rt.graph.stages.decode import stage as decode_stages
 from ltx2rt.graph.stages.encode import stage as encode_stages
+from ltx2rt.graph.stages.inputs import GenerationInputs
 from ltx2rt.graph.stages.model_files import ModelFiles
-from ltx2rt.graph.stages.request import Request
 from ltx2rt.graph.stages.run import Run
 from ltx2rt.media.video_writer import VideoWriter
 from ltx2rt.memory.ledger import Ledger
@@ -37,8 +37,8 @@ KINDS = ("decode", "encode")
 def measure(checkpoint: Path, kind: str, size: int, frames: int) -> None:
     """Run one stage in this process and print its report as JSON."""
     gc.freeze()
-    request = Request("", "", 0, size, size, frames, Fraction(24), 1, NO_GUIDANCE, NO_GUIDANCE)
-    run = Run(ModelFiles(Checkpoint.open(checkpoint)), request, ledger=Ledger(BUDGET))
+    inputs = GenerationInputs(Settings(), size, size, frames, Fraction(24))
+    run = Run(ModelFiles(Checkpoint.open(checkpoint)), inputs, ledger=Ledger(BUDGET))
     rng = np.random.default_rng(0)
     if kind == "decode":
         shape = (1, (frames - 1) // 8 + 1, size // 32, size // 32, 128)

@@ -32,7 +32,7 @@ from ltx2rt.graph.models.transformer.footprint import CallShape, call_flops  # n
 from ltx2rt.graph.models.transformer.modality import Modality  # noqa: E402
 from ltx2rt.graph.models.transformer.model import Transformer, TransformerConfig, param_specs  # noqa: E402
 from ltx2rt.graph.stages.denoise.needs import block_specs, resident_specs  # noqa: E402
-from ltx2rt.memory.allocator import settle  # noqa: E402
+from ltx2rt.memory.allocator import settled  # noqa: E402
 from ltx2rt.weights.block_stream import BlockStream  # noqa: E402
 from ltx2rt.weights.checkpoint import Checkpoint  # noqa: E402
 
@@ -72,7 +72,11 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--cold", action="store_true", help="also streamed steps from a file that is not cached")
     arguments = parser.parse_args(words)
-    settle()
+    with settled():
+        return compare(arguments)
+
+
+def compare(arguments: argparse.Namespace) -> int:
     checkpoint = Checkpoint.open(arguments.checkpoint)
     config = TransformerConfig.from_dict(checkpoint.section("transformer"))
     video = modality(arguments.tokens, config.video.in_channels, 3, config.caption_channels or config.video.context_dim)

@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 
 import av
 import numpy as np
+import psutil
 
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "benchmarks")]
@@ -163,12 +164,11 @@ def watch(words: Sequence[str], interval: float = INTERVAL_S) -> tuple[list[Samp
 
 
 def resident_bytes(pid: int) -> int:
-    """Resident set of a process as /proc has it; 0 when it has ended."""
+    """Resident set of a process; 0 when it has ended."""
     try:
-        text = Path(f"/proc/{pid}/status").read_text()
-    except OSError:
+        return int(psutil.Process(pid).memory_info().rss)
+    except psutil.NoSuchProcess:
         return 0
-    return next((int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith("VmRSS:")), 0)
 
 
 def stage_rows(stages: Sequence[dict[str, Any]], samples: Sequence[Sample]) -> list[StageRow]:
@@ -185,7 +185,7 @@ def stage_rows(stages: Sequence[dict[str, Any]], samples: Sequence[Sample]) -> l
                 ends=ends,
                 seconds=stage["seconds"],
                 planned=stage.get("planned_peak_bytes", 0),
-                inside=stage.get("resident_peak_bytes", 0),
+                inside=stage.get("resident_peak_bytes") or 0,
                 outside=max(inside, default=0),
                 streamed=stage.get("streamed_bytes", 0),
                 read_seconds=stage.get("read_seconds", 0.0),

@@ -20,6 +20,10 @@ double calibrate_arithmetic(const std::string& dtype, double seconds) {
     throw std::invalid_argument("[calibrate_arithmetic] dtype must be \"float32\" or \"bfloat16\" but is \"" + dtype +
                                 "\".");
   }
+  if (!(seconds > 0 && seconds <= 3600)) {
+    throw std::invalid_argument("[calibrate_arithmetic] seconds must be above 0 and at most 3600 but is " +
+                                std::to_string(seconds) + ".");
+  }
   const nb::gil_scoped_release released;
   return cpu::arithmetic_rate(dtype == "bfloat16", seconds);
 }

@@ -3,7 +3,9 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "bindings/register.h"
 #include "mlx/allocator.h"
@@ -17,8 +19,14 @@ using namespace nb::literals;
 namespace {
 
 mx::array uninitialized(const std::vector<int>& shape, mx::Dtype dtype) {
-  size_t bytes = mx::size_of(dtype);
-  for (const int size : shape) bytes *= static_cast<size_t>(size);
+  int64_t bytes = mx::size_of(dtype);
+  for (const int size : shape) {
+    if (size < 0) throw std::invalid_argument("[uninitialized] sizes must not be negative but one is " +
+                                              std::to_string(size) + ".");
+    if (__builtin_mul_overflow(bytes, int64_t{size}, &bytes)) {
+      throw std::invalid_argument("[uninitialized] an array of this shape has more than 2^63 bytes.");
+    }
+  }
   return mx::array(mx::allocator::malloc(bytes), mx::Shape(shape.begin(), shape.end()), dtype);
 }
 

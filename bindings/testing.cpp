@@ -1,9 +1,14 @@
 // Hooks into the machine layer (threads, instruction set) for tests and benchmarks.
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/variant.h>
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <memory>
 #include <mutex>
 #include <set>
 #include <stdexcept>
@@ -13,10 +18,14 @@
 #include <vector>
 
 #include "bindings/register.h"
+#include "csrc/cpu/available_cores.h"
+#include "csrc/cpu/float_environment.h"
 #include "csrc/cpu/isa.h"
 #include "csrc/cpu/isa_choice.h"
 #include "csrc/cpu/self_check.h"
 #include "csrc/cpu/thread_pool.h"
+#include "mlx/primitives.h"
+#include "mlx/utils.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -24,12 +33,39 @@ using namespace nb::literals;
 namespace ltx2rt {
 namespace {
 
-// How often each of n items was visited by a loop, in which item `fail_at` throws; inner > 0 nests a second loop.
-std::vector<int> count_visits(int64_t n, int64_t grain, int64_t inner, int64_t fail_at) {
+namespace mx = mlx::core;
+
+// An op whose evaluation fails, as one does that is refused memory. A late failure leaves an array that counts as
+// evaluated, over memory that nobody wrote: so fail tasks that had been handed to a GPU or to MLX's threads.
+class FailingKernel : public mx::Primitive {
+ public:
+  FailingKernel(mx::Stream stream, bool late) : mx::Primitive(stream), late_(late) {}
+  void eval_cpu(const std::vector<mx::array>&, std::vector<mx::array>& outputs) override { fail(outputs[0]); }
+  void eval_gpu(const std::vector<mx::array>&, std::vector<mx::array>& outputs) override { fail(outputs[0]); }
+  const char* name() const override { return "ltx2rt::FailingKernel"; }
+  std::vector<mx::Shape> output_shapes(const std::vector<mx::array>& inputs) override { return {inputs[0].shape()}; }
+
+ private:
+  [[noreturn]] void fail(mx::array& output) const {
+    if (late_) {
+      output.set_data(mx::allocator::malloc(output.nbytes()));
+      output.set_status(mx::array::Status::available);
+    }
+    throw std::runtime_error("[failing_kernel] fails whenever it is evaluated.");
+  }
+
+  bool late_;
+};
+
+mx::array failing_kernel(const mx::array& x, bool late, const mx::StreamOrDevice& stream) {
+  return mx::array(x.shape(), x.dtype(), std::make_shared<FailingKernel>(mx::to_stream(stream), late), {x});
+}
+
+// How often each of n items was visited by a loop; inner > 0 nests a second loop.
+std::vector<int> count_visits(int64_t n, int64_t grain, int64_t inner) {
   std::vector<int> visits(n);
   cpu::parallel_for(n, grain, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
-      if (i == fail_at) throw std::runtime_error("item " + std::to_string(i) + " failed");
       if (inner == 0) ++visits[i];
       cpu::parallel_for(inner, 1, [&](int64_t first, int64_t last) {
         visits[i] += static_cast<int>(last - first);
@@ -51,6 +87,44 @@ int count_threads(int64_t n) {
     }
   });
   return static_cast<int>(seen.size());
+}
+
+// Items that each of `threads` worker numbers got in a loop of n slow items; all -1 if a number was out of bounds or two
+// bodies had it at the same time.
+std::vector<int> count_workers(int64_t n, int threads) {
+  std::vector<std::atomic<int>> running(threads), seen(threads);
+  std::atomic<bool> wrong{false};
+  const auto body = [&](int64_t begin, int64_t end, int worker) {
+    if (worker < 0 || worker >= threads || running[worker].fetch_add(1) != 0) {
+      wrong = true;
+      return;
+    }
+    for (int64_t i = begin; i < end; ++i) std::this_thread::sleep_for(std::chrono::microseconds(100));
+    seen[worker] += static_cast<int>(end - begin);
+    running[worker].fetch_sub(1);
+  };
+  cpu::parallel_for(n, 1, body, threads);
+  std::vector<int> counts(seen.begin(), seen.end());
+  if (wrong) counts.assign(threads, -1);
+  return counts;
+}
+
+// Items of a loop of n slow items in which a subnormal number stayed what it is, on whichever thread, when the loop's
+// caller is a new thread that flushes such numbers to zero, or does not.
+int64_t count_subnormals(int64_t n, bool flush) {
+  std::atomic<int64_t> kept{0};
+  std::thread([&] {
+    if (flush) cpu::DefaultFloatEnvironment::flush_subnormals();
+    cpu::parallel_for(n, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        std::this_thread::sleep_for(std::chrono::microseconds(100));
+        const volatile float least = 1.17549435e-38f;
+        const volatile float half = least / 2.0f;
+        if (half > 0.0f) ++kept;
+      }
+    });
+  }).join();
+  return kept;
 }
 
 cpu::Isa isa_named(const std::string& name) {
@@ -124,6 +198,12 @@ cpu::KernelTables broken(cpu::KernelTables tables, const std::string& part) {
                                   float* work) {
       whole.winograd.multiply(args, plan, slab, first_cell, end_cell - 1, first_panel, end_panel, words, panels, work);
     };
+  } else if (part == "snake") {
+    tables.snake.tile = [](const cpu::SnakeArgs& args, int64_t batch, int64_t tile, int64_t group, float* work) {
+      auto short_by_one = args;
+      --short_by_one.samples;
+      whole.snake.tile(short_by_one, batch, tile, group, work);
+    };
   } else if (!part.empty()) {
     throw std::invalid_argument("no part \"" + part + "\" to break");
   }
@@ -164,10 +244,22 @@ void bind_testing(nb::module_& m) {
   m.def("choose_isa", &choose_isa, "asked"_a, "usable"_a, "faulty"_a, "proven"_a,
         "The set chosen, and the warning, on a machine that has `usable`, of which `faulty` compute wrongly and `proven` "
         "are not checked.");
-  m.def("count_visits", &count_visits, "n"_a, "grain"_a, "inner"_a = 0, "fail_at"_a = -1,
+  m.def("failing_kernel", &failing_kernel, "x"_a, nb::kw_only(), "late"_a = false, "stream"_a = nb::none(),
+        "A lazy array like x whose evaluation raises RuntimeError: for tests of what becomes of errors. With late it "
+        "raises once, and then counts as evaluated, as arrays do whose work fails after it was handed on.");
+  m.def("count_visits", &count_visits, "n"_a, "grain"_a, "inner"_a = 0,
         nb::call_guard<nb::gil_scoped_release>(), "Visits per item of a parallel loop.");
   m.def("count_threads", &count_threads, "n"_a, nb::call_guard<nb::gil_scoped_release>(),
         "Threads that took part in a loop of n slow items.");
+  m.def("count_workers", &count_workers, "n"_a, "threads"_a, nb::call_guard<nb::gil_scoped_release>(),
+        "Items per worker number of a loop of n slow items; all -1 if two bodies had the same number at one time.");
+  m.def("count_subnormals", &count_subnormals, "n"_a, "flush"_a, nb::call_guard<nb::gil_scoped_release>(),
+        "Items of a loop of n slow items that kept a subnormal number, called by a thread that flushes them or not.");
+  m.def("guided_range", &cpu::guided_range, "rest"_a, "threads"_a, "grain"_a,
+        "Items of the next range of a loop of which `rest` are left.");
+  m.def("available_cores", &cpu::available_cores, "Cores' worth of time that this process may use.");
+  m.def("cgroup_cores", &cpu::cgroup_cores, "root"_a = "",
+        "Cores' worth of time that control groups grant, or None; files are looked up below `root`.");
 }
 
 }  // namespace ltx2rt

@@ -13,9 +13,14 @@ namespace ltx2rt {
 //   alpha, beta  (C,)       any of these dtypes
 //   rise, fall   (12,)      any of these dtypes
 // Computes in float32 and rounds once, on store; sin^2 is within 3e-7 of the exact value of its float32 angle, for
-// every angle. A sample's result depends on its neighbours within 6 samples alone.
+// every angle. A sample's result depends on its neighbours within 6 samples alone. Memory besides inputs and output:
+// antialiased_snake_scratch_bytes.
 mx::array antialiased_snake(const mx::array& x, const mx::array& alpha, const mx::array& beta, const mx::array& rise,
                             const mx::array& fall, const OpContext& context);
+
+// Bytes that the CPU kernel takes for x (B, S, C) besides inputs and output, with so many threads. Throws
+// std::invalid_argument for other shapes.
+int64_t antialiased_snake_scratch_bytes(const mx::Shape& x, int threads);
 
 // Inputs: x, alpha, beta, rise, fall, all contiguous.
 class AntialiasedSnake : public FallbackPrimitive {
@@ -28,7 +33,7 @@ class AntialiasedSnake : public FallbackPrimitive {
 #endif
   const char* name() const override { return "ltx2rt::AntialiasedSnake"; }
   bool is_equivalent(const mx::Primitive&) const override { return true; }
-  std::vector<mx::Shape> output_shapes(const std::vector<mx::array>& inputs) override { return {inputs[0].shape()}; }
+  std::vector<mx::Shape> output_shapes(const std::vector<mx::array>& inputs) override;
 };
 
 }  // namespace ltx2rt

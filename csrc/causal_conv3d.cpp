@@ -1,6 +1,9 @@
 // Checks of causal_conv3d and its lazy array.
 #include "csrc/causal_conv3d.h"
 
+#include <algorithm>
+#include <limits>
+
 #include "csrc/checks.h"
 #include "mlx/ops.h"
 
@@ -8,6 +11,7 @@ namespace ltx2rt {
 namespace {
 
 constexpr auto kOp = "causal_conv3d";
+constexpr int64_t kMaxValues = int64_t{1} << 60;  // whose bytes a signed integer counts
 constexpr const char* kAxes[] = {"frames", "height", "width"};
 
 // Outputs along one axis; 0 or less when the kernel does not fit.
@@ -17,13 +21,8 @@ int64_t out_size(const CausalConv3dOptions& options, int axis, int64_t size, int
   return room < 0 ? 0 : room / options.stride[axis] + 1;
 }
 
-mx::Shape out_shape(const CausalConv3dOptions& options, const mx::array& x, const mx::array& weight, int halo_frames) {
-  mx::Shape shape{x.shape(0), 0, 0, 0, weight.shape(0)};
-  for (int axis = 0; axis < 3; ++axis) {
-    const int64_t size = int64_t{x.shape(axis + 1)} + (axis == 0 ? halo_frames : 0);
-    shape[axis + 1] = static_cast<int>(out_size(options, axis, size, weight.shape(axis + 1)));
-  }
-  return shape;
+std::optional<mx::Shape> shape_of(const std::optional<mx::array>& a) {
+  return a ? std::optional(a->shape()) : std::nullopt;
 }
 
 }  // namespace
@@ -42,58 +41,71 @@ ConvActivation parse_conv_activation(const std::optional<std::string>& name) {
   return ConvActivation::leaky_relu;
 }
 
-mx::array causal_conv3d(const mx::array& x, const mx::array& weight, const CausalConv3dExtras& extras,
-                        const CausalConv3dOptions& options, const OpContext& context) {
-  require_float(x, kOp, "x");
-  require(x.ndim() == 5, kOp, "x must have shape (B,F,H,W,C) but has ", x.shape(), ".");
-  require_float(weight, kOp, "weight");
-  require(weight.ndim() == 5 && weight.size() > 0 && weight.shape(4) == x.shape(4), kOp,
-          "weight must have shape (O,kt,kh,kw,", x.shape(4), ") and values but has ", weight.shape(), ".");
-  const int channels = x.shape(4), out_channels = weight.shape(0);
-  if (extras.bias) {
-    require_float(*extras.bias, kOp, "bias");
-    require_shape(*extras.bias, {out_channels}, kOp, "bias");
-  }
-  for (const auto& [name, values] : {std::pair{"scale", &extras.scale}, std::pair{"shift", &extras.shift}}) {
-    if (!*values) continue;
-    require_float(**values, kOp, name);
-    require_shape(**values, {x.shape(0), channels}, kOp, name);
-  }
+mx::Shape causal_conv3d_shape(const CausalConv3dShapes& shapes, const CausalConv3dOptions& options) {
+  const auto &x = shapes.x, &weight = shapes.weight;
+  require(x.size() == 5, kOp, "x must have shape (B,F,H,W,C) but has ", x, ".");
+  const bool filled = std::all_of(weight.begin(), weight.end(), [](int n) { return n > 0; });
+  require(weight.size() == 5 && weight[4] == x[4] && filled, kOp, "weight must have shape (O,kt,kh,kw,", x[4],
+          ") and values but has ", weight, ".");
+  if (shapes.bias) require_shape(*shapes.bias, {weight[0]}, kOp, "bias");
+  if (shapes.scale) require_shape(*shapes.scale, {x[0], x[4]}, kOp, "scale");
+  if (shapes.shift) require_shape(*shapes.shift, {x[0], x[4]}, kOp, "shift");
   int halo_frames = 0;
-  if (extras.halo) {
-    const auto& halo = *extras.halo;
-    require(halo.dtype() == x.dtype(), kOp, "halo must have x's dtype ", x.dtype(), " but has ", halo.dtype(), ".");
-    mx::Shape like = x.shape();
-    if (halo.ndim() == 5) like[1] = halo.shape(1);
-    require(halo.shape() == like, kOp, "halo must have the shape of x, ", x.shape(), ", but for its frames, and has ",
-            halo.shape(), ".");
-    halo_frames = halo.shape(1);
+  if (shapes.halo) {
+    const auto& halo = *shapes.halo;
+    mx::Shape like = x;
+    if (halo.size() == 5) like[1] = halo[1];
+    require(halo == like, kOp, "halo must have the shape of x, ", x, ", but for its frames, and has ", halo, ".");
+    halo_frames = halo[1];
   }
-  require(!options.pixel_norm_eps || *options.pixel_norm_eps >= 0, kOp, "pixel_norm_eps must not be negative but is ",
-          options.pixel_norm_eps.value_or(0), ".");
+  mx::Shape out{x[0], 0, 0, 0, weight[0]};
+  int64_t values = int64_t{x[0]} * weight[0];
   for (int axis = 0; axis < 3; ++axis) {
     const auto [before, after] = options.padding[axis];
-    const int64_t size = int64_t{x.shape(axis + 1)} + (axis == 0 ? halo_frames : 0);
+    const int64_t size = int64_t{x[axis + 1]} + (axis == 0 ? halo_frames : 0);
     require(options.stride[axis] >= 1, kOp, "stride must be positive but is ", options.stride[axis], " along ",
             kAxes[axis], ".");
     require(options.dilation[axis] >= 1, kOp, "dilation must be positive but is ", options.dilation[axis], " along ",
             kAxes[axis], ".");
     require(before >= 0 && after >= 0, kOp, "padding must not be negative but is (", before, ",", after, ") along ",
             kAxes[axis], ".");
-    require(size >= 1, kOp, "x must not be empty along ", kAxes[axis], " but has shape ", x.shape(), ".");
+    require(size >= 1, kOp, "x must not be empty along ", kAxes[axis], " but has shape ", x, ".");
     require(options.padding_mode[axis] != PadMode::reflect || std::max(before, after) < size, kOp,
             "reflect padding must be less than the size ", size, " along ", kAxes[axis], " but is (", before, ",",
             after, ").");
-    require(out_size(options, axis, size, weight.shape(axis + 1)) >= 1, kOp, "the kernel spans ",
-            options.dilation[axis] * (int64_t{weight.shape(axis + 1)} - 1) + 1, " along ", kAxes[axis],
-            " but x with its padding only ", size + before + after, ".");
+    const int64_t outputs = out_size(options, axis, size, weight[axis + 1]);
+    require(outputs >= 1, kOp, "the kernel spans ", options.dilation[axis] * (int64_t{weight[axis + 1]} - 1) + 1,
+            " along ", kAxes[axis], " but x with its padding only ", size + before + after, ".");
+    require(outputs <= std::numeric_limits<int>::max(), kOp, "the result would have ", outputs, " values along ",
+            kAxes[axis], ", more than ", std::numeric_limits<int>::max(), "; use less padding than (", before, ",",
+            after, ").");
+    out[axis + 1] = static_cast<int>(outputs);
+    require(!__builtin_mul_overflow(values, outputs, &values) && values <= kMaxValues, kOp,
+            "the result would have more than 2^60 values, ", x[0], " x ... x ", outputs, " along ", kAxes[axis],
+            "; use less padding.");
   }
-  const auto shape = out_shape(options, x, weight, halo_frames);
-  if (extras.residual) {
-    require(extras.residual->dtype() == x.dtype(), kOp, "residual must have x's dtype ", x.dtype(), " but has ",
-            extras.residual->dtype(), ".");
-    require_shape(*extras.residual, shape, kOp, "residual");
+  if (shapes.residual) require_shape(*shapes.residual, out, kOp, "residual");
+  return out;
+}
+
+mx::array causal_conv3d(const mx::array& x, const mx::array& weight, const CausalConv3dExtras& extras,
+                        const CausalConv3dOptions& options, const OpContext& context) {
+  require_float(x, kOp, "x");
+  require_float(weight, kOp, "weight");
+  for (const auto& [name, values] :
+       {std::pair{"bias", &extras.bias}, std::pair{"scale", &extras.scale}, std::pair{"shift", &extras.shift}}) {
+    if (*values) require_float(**values, kOp, name);
   }
+  for (const auto& [name, values] : {std::pair{"residual", &extras.residual}, std::pair{"halo", &extras.halo}}) {
+    if (!*values) continue;
+    require((*values)->dtype() == x.dtype(), kOp, name, " must have x's dtype ", x.dtype(), " but has ",
+            (*values)->dtype(), ".");
+  }
+  require(!options.pixel_norm_eps || *options.pixel_norm_eps >= 0, kOp, "pixel_norm_eps must not be negative but is ",
+          options.pixel_norm_eps.value_or(0), ".");
+  const auto shape = causal_conv3d_shape({x.shape(), weight.shape(), shape_of(extras.bias), shape_of(extras.scale),
+                                          shape_of(extras.shift), shape_of(extras.residual), shape_of(extras.halo)},
+                                         options);
 
   std::vector<mx::array> inputs{x, mx::contiguous(weight, false, context.stream)};
   for (const auto* values : {&extras.bias, &extras.scale, &extras.shift}) {
@@ -108,7 +120,17 @@ mx::array causal_conv3d(const mx::array& x, const mx::array& weight, const Causa
 }
 
 std::vector<mx::Shape> CausalConv3d::output_shapes(const std::vector<mx::array>& inputs) {
-  return {out_shape(options_, inputs[0], inputs[1], present_.halo ? inputs.back().shape(1) : 0)};
+  CausalConv3dShapes shapes{inputs[0].shape(), inputs[1].shape(), {}, {}, {}, {}, {}};
+  size_t next = 2;
+  const auto take = [&](bool present) {
+    return present ? std::optional(inputs[next++].shape()) : std::nullopt;
+  };
+  shapes.bias = take(present_.bias);
+  shapes.scale = take(present_.scale);
+  shapes.shift = take(present_.shift);
+  shapes.residual = take(present_.residual);
+  shapes.halo = take(present_.halo);
+  return {causal_conv3d_shape(shapes, options_)};
 }
 
 }  // namespace ltx2rt

@@ -34,6 +34,21 @@ struct CausalConv3dExtras {
   std::optional<mx::array> halo;
 };
 
+// Shapes of the arguments; of those that may be left out, where they are given.
+struct CausalConv3dShapes {
+  mx::Shape x, weight;
+  std::optional<mx::Shape> bias, scale, shift, residual, halo;
+};
+
+// Shape of the result. Throws std::invalid_argument where shapes and options do not fit together, and where the result
+// would not fit into 32 bits along an axis or 2^60 values in all.
+mx::Shape causal_conv3d_shape(const CausalConv3dShapes& shapes, const CausalConv3dOptions& options);
+
+// Bytes that the CPU kernel takes for such a call besides inputs and output, with so many threads. Throws as
+// causal_conv3d_shape, and where a single output needs more inputs in memory than can be addressed.
+int64_t causal_conv3d_scratch_bytes(const CausalConv3dShapes& shapes, const CausalConv3dOptions& options,
+                                    mx::Dtype dtype, mx::Dtype weight_dtype, int threads);
+
 // Names as the Python arguments have them; throw std::invalid_argument for others.
 PadMode parse_padding_mode(const std::string& name);
 ConvActivation parse_conv_activation(const std::optional<std::string>& name);
@@ -51,12 +66,13 @@ ConvActivation parse_conv_activation(const std::optional<std::string>& name);
 // pixel_norm(x) = x / sqrt(mean over C of x^2 + eps), only with pixel_norm_eps. Padding: zeros, edge (repeat the
 // border) or reflect (mirror without the border; less than the size). The prologue and all sums are float32, and the
 // result is rounded once, on store. With x and weight both bfloat16 the results of the prologue are rounded to bfloat16
-// where the processor multiplies pairs of it and C is even. With 16-bit x, 3 x 3 taps of stride and dilation 1 over height
-// and width, C a multiple of 32, O >= 16 and frames of at least 4 x 4 outputs the sums are taken in the Winograd form
-// (csrc/cpu/conv_winograd_kernel.h), whose transformed inputs and weights are what is rounded. The bits of a frame
+// where the processor multiplies pairs of it and C is even. With 16-bit x, 3 x 3 taps of stride and dilation 1 over
+// height and width, C a multiple of 32, O >= 16 and frames of at least 4 x 4 outputs the sums are taken in the Winograd form
+// (csrc/cpu/conv_winograd_kernels.h), whose transformed inputs and weights are what is rounded. The bits of a frame
 // depend neither on the number of frames nor on tiles or threads. Indices are 64-bit.
-// Memory besides inputs and output: packed weights, at most 16 MB or one panel of output channels, transformed inputs,
-// at most 12 MB, and about 2 MB per thread.
+// Memory besides inputs and output: causal_conv3d_scratch_bytes. Packed weights, at most 16 MB or one panel of output
+// channels, transformed inputs, at most 12 MB or, with more than 8 threads, 1.5 MB for each, and for each thread the
+// inputs of a tile, at most 2 MB unless few outputs need more.
 mx::array causal_conv3d(const mx::array& x, const mx::array& weight, const CausalConv3dExtras& extras,
                         const CausalConv3dOptions& options, const OpContext& context);
 

@@ -28,15 +28,19 @@ inline void require_float(const mx::array& a, const char* op, const char* name) 
   require(is_kernel_float(a.dtype()), op, name, " must be float32, float16 or bfloat16 but is ", a.dtype(), ".");
 }
 
-inline void require_shape(const mx::array& a, const mx::Shape& shape, const char* op, const char* name) {
-  require(a.shape() == shape, op, name, " must have shape ", shape, " but has ", a.shape(), ".");
+inline void require_shape(const mx::Shape& has, const mx::Shape& shape, const char* op, const char* name) {
+  require(has == shape, op, name, " must have shape ", shape, " but has ", has, ".");
 }
 
-inline void require_index(const std::optional<mx::array>& index, const mx::Shape& shape, const char* op,
-                          const char* name) {
-  if (!index) return;
-  require(index->dtype() == mx::int32, op, name, " must be int32 but is ", index->dtype(), ".");
-  require_shape(*index, shape, op, name);
+inline void require_shape(const mx::array& a, const mx::Shape& shape, const char* op, const char* name) {
+  require_shape(a.shape(), shape, op, name);
 }
+
+inline void require_int32(const mx::array& a, const char* op, const char* name) {
+  require(a.dtype() == mx::int32, op, name, " must be int32 but is ", a.dtype(), ".");
+}
+
+// An array's shape without its last axis.
+inline mx::Shape leading_shape(const mx::array& a) { return {a.shape().begin(), a.shape().end() - 1}; }
 
 }  // namespace ltx2rt

@@ -3,6 +3,7 @@
 
 #include <string>
 
+#include "csrc/checks.h"
 #include "mlx/transforms.h"
 #ifdef LTX2RT_METAL
 #include "mlx/backend/metal/metal.h"
@@ -66,6 +67,11 @@ bool wants_reference(const OpContext& context, bool has_shader) {
   (void)has_shader;
   return context.stream.device == mx::Device::gpu;
 #endif
+}
+
+void require_kernel(mx::Stream stream, bool has_shader, const char* op) {
+  require(!wants_reference({stream, {}, false}, has_shader), op, "has no kernel for the new shapes on this device; ",
+          "compile the function without shapeless=True.");
 }
 
 }  // namespace ltx2rt

@@ -53,6 +53,10 @@ class FallbackPrimitive : public mx::Primitive {
 // op's Metal shader takes these shapes (launch_plans.h).
 bool wants_reference(const OpContext& context, bool has_shader);
 
+// For output_shapes, which MLX calls when a function traced once runs with other shapes: throws unless a kernel on this
+// stream still takes them, because it is too late for the reference graph.
+void require_kernel(mx::Stream stream, bool has_shader, const char* op);
+
 // Throws now what a kernel could otherwise only report from a worker (a bad LTX2RT_NUM_THREADS or LTX2RT_ISA).
 void check_cpu_settings();
 

@@ -13,12 +13,15 @@ namespace ltx2rt {
 //   x      (..., D)  float32 | float16 | bfloat16
 //   scale  (R, D)    any of these dtypes, optional
 //   shift  (R, D)    any of these dtypes, optional
-//   index  (...)     int32, the row of scale and shift for each row of x; optional when R is 1
+//   index  (...)     int32, the row of scale and shift for each row of x (see checked_index.h); optional when R is 1
 //   norm   "rms": x / sqrt(mean(x^2) + eps);  "layer": the same after subtracting the mean;  "none": x
 // Computes in float32 and rounds once, on store. A row's result does not depend on the other rows.
 mx::array modulated_norm(const mx::array& x, const std::optional<mx::array>& scale,
                          const std::optional<mx::array>& shift, const std::optional<mx::array>& index,
                          const std::string& norm, float eps, const OpContext& context);
+
+// Bytes that the CPU kernel takes besides inputs and output, for `rows` rows of x.
+int64_t modulated_norm_scratch_bytes(int64_t rows, int64_t width, int threads);
 
 // Inputs: x, then those of scale, shift and index that are present.
 class ModulatedNorm : public FallbackPrimitive {
@@ -43,7 +46,7 @@ class ModulatedNorm : public FallbackPrimitive {
   bool is_equivalent(const mx::Primitive& other) const override {
     return parameters_ == static_cast<const ModulatedNorm&>(other).parameters_;
   }
-  std::vector<mx::Shape> output_shapes(const std::vector<mx::array>& inputs) override { return {inputs[0].shape()}; }
+  std::vector<mx::Shape> output_shapes(const std::vector<mx::array>& inputs) override;
 
  private:
   Parameters parameters_;

@@ -1,6 +1,7 @@
 // Checks of quantized_linear and its lazy array.
 #include "csrc/quantized_linear.h"
 
+#include "csrc/checked_index.h"
 #include "csrc/checks.h"
 
 namespace ltx2rt {
@@ -16,61 +17,91 @@ Activation parse_activation(const std::string& activation) {
   return Activation::none;
 }
 
-WeightFormat dense_format(const mx::array& values) {
-  require_float(values, kOp, "weight.values");
-  if (values.dtype() == mx::float32) return WeightFormat::f32;
-  return values.dtype() == mx::float16 ? WeightFormat::f16 : WeightFormat::bf16;
-}
-
-WeightFormat e4m3_format(const LinearWeight& weight) {
-  require(weight.values.dtype() == mx::uint8, kOp, "weight.values must be uint8 in mode \"e4m3\" but is ",
-          weight.values.dtype(), ".");
-  require(weight.scale.has_value(), kOp, "weight.scale is needed in mode \"e4m3\".");
-  require(weight.scale->dtype() == mx::float32 && weight.scale->size() == 1, kOp,
-          "weight.scale must be one float32 in mode \"e4m3\" but is ", weight.scale->dtype(), " of shape ",
-          weight.scale->shape(), ".");
-  require(!weight.zero, kOp, "weight.zero must be None in mode \"e4m3\".");
-  return WeightFormat::e4m3;
-}
-
-WeightFormat affine_format(const LinearWeight& weight, int64_t depth) {
-  require(weight.values.dtype() == mx::uint32, kOp, "weight.values must be uint32 in mode \"affine\" but is ",
-          weight.values.dtype(), ".");
-  require(weight.group_size == 32 || weight.group_size == 64 || weight.group_size == 128, kOp,
-          "weight.group_size must be 32, 64 or 128 but is ", weight.group_size, ".");
-  require(depth % weight.group_size == 0, kOp, "weight.group_size ", weight.group_size, " must divide K, which is ",
-          depth, ".");
-  const mx::Shape groups{weight.values.shape(0), static_cast<mx::ShapeElem>(depth / weight.group_size)};
-  for (const auto& [name, part] :
-       {std::pair{"weight.scale", &weight.scale}, std::pair{"weight.zero", &weight.zero}}) {
-    require(part->has_value(), kOp, name, " is needed in mode \"affine\".");
-    require_float(**part, kOp, name);
-    require_shape(**part, groups, kOp, name);
+// The format of a weight of these values.
+WeightFormat weight_format(const std::string& mode, mx::Dtype values, int bits) {
+  if (mode == "dense") {
+    require(is_kernel_float(values), kOp, "weight.values must be float32, float16 or bfloat16 but is ", values, ".");
+    if (values == mx::float32) return WeightFormat::f32;
+    return values == mx::float16 ? WeightFormat::f16 : WeightFormat::bf16;
   }
-  require(weight.scale->dtype() == weight.zero->dtype(), kOp, "weight.scale and weight.zero must have the same dtype ",
-          "but are ", weight.scale->dtype(), " and ", weight.zero->dtype(), ".");
-  return weight.bits == 8 ? WeightFormat::int8 : WeightFormat::int4;
+  if (mode == "e4m3") {
+    require(values == mx::uint8, kOp, "weight.values must be uint8 in mode \"e4m3\" but is ", values, ".");
+    return WeightFormat::e4m3;
+  }
+  require(mode == "affine", kOp, "weight.mode must be \"dense\", \"e4m3\" or \"affine\" but is \"", mode, "\".");
+  require(values == mx::uint32, kOp, "weight.values must be uint32 in mode \"affine\" but is ", values, ".");
+  require(bits == 4 || bits == 8, kOp, "weight.bits must be 4 or 8 but is ", bits, ".");
+  return bits == 8 ? WeightFormat::int8 : WeightFormat::int4;
 }
 
-// Checks the weight and gives its format; K is `depth`.
-WeightFormat check_weight(const LinearWeight& weight, int64_t depth) {
-  const auto& mode = weight.mode;
-  require(mode == "dense" || mode == "e4m3" || mode == "affine", kOp,
-          "weight.mode must be \"dense\", \"e4m3\" or \"affine\" but is \"", mode, "\".");
-  require(weight.values.ndim() == 2, kOp, "weight.values must have two axes but has shape ", weight.values.shape(),
-          ".");
-  require(weight.values.shape(0) >= 1 && weight.values.shape(1) >= 1, kOp, "weight.values must not be empty but has ",
-          "shape ", weight.values.shape(), ".");
-  int64_t columns = weight.values.shape(1);
-  if (mode == "affine") {
-    require(weight.bits == 4 || weight.bits == 8, kOp, "weight.bits must be 4 or 8 but is ", weight.bits, ".");
-    columns = columns * 32 / weight.bits;
+// Checks the parts of a weight beside its values, except for their shapes.
+void check_parts(const LinearWeight& weight) {
+  const auto& [mode, values, scale, zero, group_size, bits] = weight;
+  if (mode == "dense") {
+    require(!scale && !zero, kOp, "weight.scale and weight.zero must be None in mode \"dense\".");
+  } else if (mode == "e4m3") {
+    require(scale.has_value(), kOp, "weight.scale is needed in mode \"e4m3\".");
+    require(scale->dtype() == mx::float32, kOp, "weight.scale must be one float32 in mode \"e4m3\" but is ",
+            scale->dtype(), ".");
+    require(!zero, kOp, "weight.zero must be None in mode \"e4m3\".");
+  } else {
+    require(group_size == 32 || group_size == 64 || group_size == 128, kOp,
+            "weight.group_size must be 32, 64 or 128 but is ", group_size, ".");
+    for (const auto& [name, part] : {std::pair{"weight.scale", &scale}, std::pair{"weight.zero", &zero}}) {
+      require(part->has_value(), kOp, name, " is needed in mode \"affine\".");
+      require_float(**part, kOp, name);
+    }
+    require(scale->dtype() == zero->dtype(), kOp, "weight.scale and weight.zero must have the same dtype but are ",
+            scale->dtype(), " and ", zero->dtype(), ".");
   }
+}
+
+// Inputs of the op, null where absent.
+struct Operands {
+  const mx::array* x;
+  const mx::array* values;
+  const mx::array* scale;
+  const mx::array* zero;
+  const mx::array* bias;
+  const mx::array* residual;
+  const mx::array* gate;
+  const mx::array* gate_index;
+};
+
+// Gives the shape of the output.
+mx::Shape check_shapes(const Operands& o, WeightFormat format, int group_size) {
+  require(o.x->ndim() >= 1, kOp, "x must have at least one axis but is a scalar.");
+  const int64_t depth = o.x->shape(-1);
+  require(o.values->ndim() == 2, kOp, "weight.values must have two axes but has shape ", o.values->shape(), ".");
+  require(o.values->shape(0) >= 1 && o.values->shape(1) >= 1, kOp, "weight.values must not be empty but has shape ",
+          o.values->shape(), ".");
+  const auto width = o.values->shape(0);
+  const bool affine = format == WeightFormat::int8 || format == WeightFormat::int4;
+  const int values_per_word = format == WeightFormat::int8 ? 4 : 8;
+  const int64_t columns = int64_t{o.values->shape(1)} * (affine ? values_per_word : 1);
   require(columns == depth, kOp, "x must end in K = ", columns, ", the width of the weight, but ends in ", depth, ".");
-  if (mode == "affine") return affine_format(weight, depth);
-  if (mode == "e4m3") return e4m3_format(weight);
-  require(!weight.scale && !weight.zero, kOp, "weight.scale and weight.zero must be None in mode \"dense\".");
-  return dense_format(weight.values);
+  if (affine) {
+    require(depth % group_size == 0, kOp, "weight.group_size ", group_size, " must divide K, which is ", depth, ".");
+    const mx::Shape groups{width, static_cast<mx::ShapeElem>(depth / group_size)};
+    require_shape(*o.scale, groups, kOp, "weight.scale");
+    require_shape(*o.zero, groups, kOp, "weight.zero");
+  } else if (o.scale) {
+    require(o.scale->size() == 1, kOp, "weight.scale must be one float32 in mode \"e4m3\" but has shape ",
+            o.scale->shape(), ".");
+  }
+  auto shape = o.x->shape();
+  shape.back() = width;
+  if (o.bias) require_shape(*o.bias, {width}, kOp, "bias");
+  if (o.residual) require_shape(*o.residual, shape, kOp, "residual");
+  if (o.gate) {
+    require(o.gate->ndim() == 2 && o.gate->shape(1) == width && o.gate->shape(0) >= 1, kOp, "gate must have shape (R,",
+            width, ") with R >= 1 but has ", o.gate->shape(), ".");
+    require(o.gate_index || o.gate->shape(0) == 1, kOp, "gate_index is needed because gate has ", o.gate->shape(0),
+            " rows.");
+  }
+  require(o.gate || !o.gate_index, kOp, "gate_index needs gate, which is not given.");
+  if (o.gate_index) require_shape(*o.gate_index, leading_shape(*o.x), kOp, "gate_index");
+  return shape;
 }
 
 }  // namespace
@@ -80,29 +111,19 @@ mx::array quantized_linear(const mx::array& x, const LinearWeight& weight, const
                            const std::optional<mx::array>& gate, const std::optional<mx::array>& gate_index,
                            const OpContext& context) {
   require_float(x, kOp, "x");
-  require(x.ndim() >= 1, kOp, "x must have at least one axis but is a scalar.");
-  const auto format = check_weight(weight, x.shape(-1));
-  const auto width = weight.values.shape(0);
-  auto shape = x.shape();
-  shape.back() = width;
-  if (bias) {
-    require_float(*bias, kOp, "bias");
-    require_shape(*bias, {width}, kOp, "bias");
-  }
+  const auto format = weight_format(weight.mode, weight.values.dtype(), weight.bits);
+  check_parts(weight);
+  if (bias) require_float(*bias, kOp, "bias");
   if (residual) {
     require(residual->dtype() == x.dtype(), kOp, "residual must have x's dtype ", x.dtype(), " but is ",
             residual->dtype(), ".");
-    require_shape(*residual, shape, kOp, "residual");
   }
-  if (gate) {
-    require_float(*gate, kOp, "gate");
-    require(gate->ndim() == 2 && gate->shape(1) == width && gate->shape(0) >= 1, kOp, "gate must have shape (R,",
-            width, ") with R >= 1 but has ", gate->shape(), ".");
-    require(gate_index || gate->shape(0) == 1, kOp, "gate_index is needed because gate has ", gate->shape(0),
-            " rows.");
-  }
-  require(gate || !gate_index, kOp, "gate_index needs gate, which is not given.");
-  require_index(gate_index, mx::Shape(x.shape().begin(), x.shape().end() - 1), kOp, "gate_index");
+  if (gate) require_float(*gate, kOp, "gate");
+  if (gate_index) require_int32(*gate_index, kOp, "gate_index");
+  const auto given = [](const std::optional<mx::array>& a) { return a ? &*a : nullptr; };
+  auto shape = check_shapes({&x, &weight.values, given(weight.scale), given(weight.zero), given(bias), given(residual),
+                             given(gate), given(gate_index)},
+                            format, weight.group_size);
 
   const QuantizedLinear::Parameters parameters{.format = format,
                                                .group_size = weight.group_size,
@@ -119,16 +140,24 @@ mx::array quantized_linear(const mx::array& x, const LinearWeight& weight, const
     if (*part) inputs.push_back(rows(**part));
   }
   if (residual) inputs.push_back(*residual);
-  for (const auto* part : {&gate, &gate_index}) {
-    if (*part) inputs.push_back(rows(**part));
+  if (gate) inputs.push_back(rows(*gate));
+  if (gate_index) {
+    inputs.push_back(checked_index(*gate_index, *gate, "[quantized_linear] gate_index", "gate has", context.stream));
   }
   return lazy_or_reference<QuantizedLinear>(context, true, std::move(shape), x.dtype(), std::move(inputs), parameters);
 }
 
 std::vector<mx::Shape> QuantizedLinear::output_shapes(const std::vector<mx::array>& inputs) {
-  auto shape = inputs[0].shape();
-  shape.back() = inputs[1].shape(0);
-  return {shape};
+  const auto& p = parameters_;
+  auto part = [&inputs, next = size_t{2}](bool present) mutable { return present ? &inputs[next++] : nullptr; };
+  Operands o{&inputs[0], &inputs[1], nullptr, nullptr, nullptr, nullptr, nullptr, nullptr};
+  o.scale = part(p.has_scale);
+  o.zero = part(p.has_zero);
+  o.bias = part(p.has_bias);
+  o.residual = part(p.has_residual);
+  o.gate = part(p.has_gate);
+  o.gate_index = part(p.has_gate_index);
+  return {check_shapes(o, p.format, p.group_size)};
 }
 
 }  // namespace ltx2rt

@@ -4,6 +4,7 @@
 #include <optional>
 #include <string>
 
+#include "csrc/cpu/float_type.h"
 #include "csrc/fallback_primitive.h"
 #include "csrc/op_types.h"
 
@@ -29,13 +30,18 @@ struct LinearWeight {
 //   activation  "none", "gelu_tanh" or "silu"
 //   residual    (..., N)  dtype of x, optional, any strides
 //   gate        (R, N)    any of these dtypes, optional
-//   gate_index  (...)     int32, the gate row of each row of x; optional when R is 1
+//   gate_index  (...)     int32, the gate row of each row of x (see checked_index.h); optional when R is 1
 // Products and sums are float32, rounded once on store. A row's bits depend on that row, W and the epilogue's operands
 // alone: not on the other rows, their number, or the number of threads (the order of sums is in linear_kernels.h).
 mx::array quantized_linear(const mx::array& x, const LinearWeight& weight, const std::optional<mx::array>& bias,
                            const std::string& activation, const std::optional<mx::array>& residual,
                            const std::optional<mx::array>& gate, const std::optional<mx::array>& gate_index,
                            const OpContext& context);
+
+// Bytes that the CPU kernel takes besides inputs and output, for `rows` rows of x of width `depth`, all of whose values
+// are neighbours unless strided_x.
+int64_t quantized_linear_scratch_bytes(int64_t rows, int64_t depth, int64_t width, cpu::FloatType x_type,
+                                       WeightFormat format, bool strided_x, int threads);
 
 // Inputs: x, values, then those of scale, zero, bias, residual, gate and gate_index that are present.
 class QuantizedLinear : public FallbackPrimitive {

@@ -4,6 +4,7 @@
 #include <optional>
 #include <vector>
 
+#include "csrc/cpu/float_type.h"
 #include "csrc/fallback_primitive.h"
 
 namespace ltx2rt {
@@ -11,7 +12,7 @@ namespace ltx2rt {
 // Rotary angles shared by all tokens with the same position: the angle of lane l of token t is
 // table[index[t, p], j] with l - pad = j * P + p; the first pad = lanes - M * P lanes are not rotated.
 //   cos, sin  (R, M)                 any float dtype
-//   index     (T, P) or (B, T, P)    int32, negative ones count from R; others throw std::out_of_range when evaluated
+//   index     (T, P) or (B, T, P)    int32, negative ones count from R (see checked_index.h)
 struct RopeTable {
   mx::array cos;
   mx::array sin;
@@ -60,6 +61,16 @@ struct RopeAttentionExtras {
 mx::array rope_attention(const mx::array& q, const mx::array& k, const mx::array& v, const RopeAttentionExtras& extras,
                          const RopeAttentionOptions& options, const OpContext& context);
 
+// What decides how much memory the CPU kernel takes.
+struct AttentionShape {
+  int64_t batch, queries, keys, heads, kv_heads, head_size;
+  cpu::FloatType type;  // of q
+  bool q_norm_is_wide, k_norm_is_wide;  // over all heads rather than over each
+};
+
+// Bytes that the CPU kernel takes besides inputs and output.
+int64_t rope_attention_scratch_bytes(const AttentionShape& shape, int threads);
+
 class RopeAttention : public FallbackPrimitive {
  public:
   struct Present {
@@ -79,7 +90,7 @@ class RopeAttention : public FallbackPrimitive {
     const auto& same = static_cast<const RopeAttention&>(other);
     return options_ == same.options_ && present_ == same.present_;
   }
-  std::vector<mx::Shape> output_shapes(const std::vector<mx::array>& inputs) override { return {inputs[0].shape()}; }
+  std::vector<mx::Shape> output_shapes(const std::vector<mx::array>& inputs) override;
 
  private:
   RopeAttentionOptions options_;

@@ -9,10 +9,51 @@ from ltx2rt._abi import load_extension
 
 if TYPE_CHECKING:
     from ltx2rt import api
-    from ltx2rt.api import ImageInput, VideoInput, encode, load, upscale
+    from ltx2rt.api import (
+        Clip,
+        ImageInput,
+        OutputOptions,
+        Pipeline,
+        VideoInput,
+        encode,
+        load,
+        upscale,
+    )
+    from ltx2rt.errors import (
+        Cancelled,
+        CheckpointError,
+        Ltx2rtError,
+        MediaError,
+        MemoryBudgetError,
+        NotFiniteError,
+        OutOfMemory,
+        OutOfSpace,
+        StateError,
+        UsageError,
+    )
 
 __version__ = "0.1.0"
-__all__ = ["ImageInput", "VideoInput", "api", "encode", "load", "upscale"]
+__all__ = [
+    "Cancelled",
+    "CheckpointError",
+    "Clip",
+    "ImageInput",
+    "Ltx2rtError",
+    "MediaError",
+    "MemoryBudgetError",
+    "NotFiniteError",
+    "OutOfMemory",
+    "OutOfSpace",
+    "OutputOptions",
+    "Pipeline",
+    "StateError",
+    "UsageError",
+    "VideoInput",
+    "api",
+    "encode",
+    "load",
+    "upscale",
+]
 
 load_extension()
 
@@ -21,5 +62,8 @@ def __getattr__(name: str) -> Any:
     """The Python interface, imported when it is first used: ``ltx2rt.load`` is `ltx2rt.api.load`."""
     if name not in __all__:
         raise AttributeError(f"module 'ltx2rt' has no attribute {name!r}")
+    errors = importlib.import_module("ltx2rt.errors")
+    if hasattr(errors, name):
+        return getattr(errors, name)
     api = importlib.import_module("ltx2rt.api")
     return api if name == "api" else getattr(api, name)

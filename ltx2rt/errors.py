@@ -1,8 +1,13 @@
 """The exceptions ltx2rt raises on purpose; anything else is a bug.
 
 Every message has three parts: what is wrong, the value seen, what to do.
-The command line turns `UsageError` into exit code 2 and the others into exit code 1.
+`ltx2rt/cli/exit_codes.py` says which exit code each has.
 """
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
 
 
 class Ltx2rtError(Exception):
@@ -18,7 +23,19 @@ class CheckpointError(Ltx2rtError):
 
 
 class MediaError(Ltx2rtError):
-    """An image, video or audio file cannot be read or written."""
+    """An image, video or audio file, or another output, cannot be read or written."""
+
+
+class OutOfSpace(MediaError):
+    """The disk is full or its quota is used up: the same command may work once there is space."""
+
+
+class StateError(Ltx2rtError):
+    """What an interrupted run has left cannot be continued: files of its state are damaged or missing."""
+
+
+class NotFiniteError(Ltx2rtError):
+    """A model computed values that are not finite numbers. Names the stage."""
 
 
 class MemoryBudgetError(Ltx2rtError):
@@ -33,5 +50,21 @@ class MemoryBudgetError(Ltx2rtError):
         self.needed_bytes = needed_bytes
 
 
+class OutOfMemory(MemoryBudgetError):
+    """The system refused memory while a stage ran, though its plan fitted: the same command may work another time.
+
+    Everything that the stage held has been given back when this is raised.
+    """
+
+
 class Cancelled(Ltx2rtError):
     """The caller asked a running pipeline to stop."""
+
+
+def write_failure(path: Path, error: OSError) -> MediaError:
+    """The error to raise for an OSError met while ``path`` was written: `OutOfSpace` for a full disk."""
+    kind = OutOfSpace if error.errno in (errno.ENOSPC, errno.EDQUOT) else MediaError
+    return kind(
+        f"cannot write {path}: {error.strerror or error}; "
+        "check free space and permissions of the folder or choose another output."
+    )

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ltx2rt.errors import CheckpointError
+from ltx2rt.errors import CheckpointError, UsageError
 from ltx2rt.graph.models.audio import vae as audio_vae
 from ltx2rt.graph.models.audio import vocoder
 from ltx2rt.graph.models.text import connector, feature_extractor, gemma3
@@ -21,6 +21,7 @@ from ltx2rt.weights.checkpoint import Checkpoint, companion_of, read_manifest
 from ltx2rt.weights.components import is_unused
 from ltx2rt.weights.config import parse_version
 from ltx2rt.weights.detection import is_lora, refuse_foreign_file
+from ltx2rt.weights.finite import NotFinite, find_not_finite
 from ltx2rt.weights.lora import LoraPair, lora_pairs
 from ltx2rt.weights.safetensors import SafetensorsFile
 from ltx2rt.weights.tensor_source import TensorInfo
@@ -72,7 +73,10 @@ class LoraReport:
 
 @dataclass(frozen=True)
 class Report:
-    """A whole file. ``kind`` is ``checkpoint``, ``lora`` or, for names without data, the same with `` manifest``."""
+    """A whole file. ``kind`` is ``checkpoint``, ``lora`` or, for names without data, the same with `` manifest``.
+
+    ``not_finite``: tensors with values that are NaN or infinite; None where nobody looked.
+    """
 
     path: str
     kind: str
@@ -87,6 +91,7 @@ class Report:
     unknown: list[str]
     ignored: int
     lora: LoraReport | None = None
+    not_finite: list[NotFinite] | None = None
 
     @property
     def missing(self) -> list[str]:
@@ -100,28 +105,45 @@ class Report:
 
     @property
     def complete(self) -> bool:
-        """Whether nothing is missing, mis-shaped, unexpected or unreadable."""
-        return not (self.missing or self.unexpected or any(c.misshapen or c.error for c in self.components))
+        """Whether nothing is missing, mis-shaped, unexpected, unreadable or known to hold bad values."""
+        wrong = any(c.misshapen or c.error for c in self.components)
+        return not (self.missing or self.unexpected or self.not_finite or wrong)
 
     def as_dict(self) -> dict[str, Any]:
         """The report for JSON, with the joined lists ``missing`` and ``unexpected`` and the flag ``complete``."""
         return {
             **asdict(self),
+            "not_finite": None if self.not_finite is None else [bad._asdict() for bad in self.not_finite],
             "missing": self.missing,
             "unexpected": self.unexpected,
             "complete": self.complete,
         }
 
 
-def inspect(path: str | os.PathLike[str]) -> Report:
+def inspect(path: str | os.PathLike[str], *, deep: bool = False) -> Report:
     """Look at a weight file, Gemma folder or manifest without reading its tensors.
+
+    Args:
+        path: what to look at.
+        deep: read every tensor, too, and look for values that are NaN or infinite; takes as long as reading the file
+            and 32 MB of memory.
 
     Raises:
         CheckpointError: it cannot be opened, is damaged, or is of a kind that is not supported.
+        UsageError: a deep look at a manifest, which has no values.
     """
     path = Path(path)
     lora = _inspect_lora(path)
-    return lora if lora is not None else _inspect_checkpoint(Checkpoint.open(path))
+    if lora is not None:
+        report, files = lora, [] if lora.kind.endswith("manifest") else [SafetensorsFile(path)]
+    else:
+        checkpoint = Checkpoint.open(path)
+        report, files = _inspect_checkpoint(checkpoint), checkpoint.files
+    if not deep:
+        return report
+    if not files:
+        raise UsageError(f"{path} is a manifest, which lists tensors without their values; give the weight file.")
+    return replace(report, not_finite=[bad for file in files for bad in find_not_finite(file)])
 
 
 def _inspect_checkpoint(checkpoint: Checkpoint) -> Report:

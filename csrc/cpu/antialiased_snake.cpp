@@ -1,77 +1,91 @@
-// CPU evaluation of antialiased_snake: tiles of samples and channels in parallel.
+// CPU evaluation of antialiased_snake and its schedule.
 #include "csrc/antialiased_snake.h"
 
 #include <algorithm>
 #include <cmath>
 
-#include "csrc/cpu/aligned_floats.h"
-#include "csrc/cpu/antialiased_snake_kernels.h"
-#include "csrc/cpu/modulated_norm_kernels.h"
+#include "csrc/checks.h"
+#include "csrc/cpu/antialiased_snake.h"
+#include "csrc/cpu/ceil_div.h"
 #include "csrc/cpu/rows.h"
 #include "csrc/cpu/thread_pool.h"
-#include "mlx/allocator.h"
-#include "mlx/backend/cpu/encoder.h"
 
 namespace ltx2rt {
+namespace cpu {
 namespace {
 
-constexpr float kLeastAmplitude = 1e-9f;
+constexpr float kMinAmplitude = 1e-9f;
 constexpr int64_t kGrainTiles = 4;  // some 10 microseconds
-
-// A contiguous vector of any float dtype, read once per task.
-class FloatVector {
- public:
-  explicit FloatVector(const mx::array& a)
-      : data_(a.data<char>()), type_(cpu::float_type(a.dtype())), size_(static_cast<int64_t>(a.size())) {}
-
-  // f of every value, zeros up to a multiple of `multiple`.
-  template <typename F>
-  std::vector<float> map(int64_t multiple, const F& f) const {
-    std::vector<float> values((size_ + multiple - 1) / multiple * multiple);
-    cpu::norm_kernels().widen(type_, data_, values.data(), size_);
-    std::transform(values.begin(), values.begin() + size_, values.begin(), f);
-    return values;
-  }
-
- private:
-  const char* data_;
-  cpu::FloatType type_;
-  int64_t size_;
-};
+constexpr int64_t kTaps = 12;
+constexpr int64_t kFloatBytes = sizeof(float);
 
 }  // namespace
 
-void AntialiasedSnake::eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) {
-  const auto& x = inputs[0];
-  auto& out = outputs[0];
-  out.set_data(mx::allocator::malloc(out.nbytes()));
-  auto& encoder = mx::cpu::get_command_encoder(stream());
-  for (const auto& input : inputs) encoder.set_input_array(input);
-  encoder.set_output_array(out);
+SnakeSchedule::SnakeSchedule(const SnakeCall& call, int threads, const SnakeKernels& kernels, const NormKernels& norms)
+    : call_(call),
+      kernels_(kernels),
+      norms_(norms),
+      tiles_(ceil_div(call.samples, kernels.tile_samples)),
+      groups_(ceil_div(call.channels, kernels.group_channels)),
+      workers_(std::min<int64_t>(threads, ceil_div(call.batch * tiles_ * groups_, kGrainTiles))),
+      work_bytes_(ScratchLayout::round_up(kernels.work_floats * kFloatBytes)) {
+  const int64_t channel_bytes = groups_ * kernels.group_channels * kFloatBytes;
+  frequency_at_ = layout_.add(channel_bytes);
+  gain_at_ = layout_.add(channel_bytes);
+  rise_at_ = layout_.add(kTaps * kFloatBytes);
+  fall_at_ = layout_.add(kTaps * kFloatBytes);
+  work_at_ = layout_.add_slots(workers_, work_bytes_);
+}
 
-  const cpu::SnakeArgs shape{cpu::float_type(x.dtype()), x.data<char>(), out.data<char>(), x.shape(1), x.shape(2),
-                             nullptr, nullptr, nullptr, nullptr};
-  encoder.dispatch([shape, batch = static_cast<int64_t>(x.shape(0)), alpha = FloatVector(inputs[1]),
-                    beta = FloatVector(inputs[2]), rise = FloatVector(inputs[3]), fall = FloatVector(inputs[4])] {
-    const auto& kernels = cpu::snake_kernels();
-    const auto frequency = alpha.map(kernels.group_channels, [](float a) { return std::exp(a); });
-    const auto gain = beta.map(kernels.group_channels, [](float b) { return 1.0f / (std::exp(b) + kLeastAmplitude); });
-    const auto doubled_rise = rise.map(1, [](float tap) { return 2.0f * tap; });
-    const auto plain_fall = fall.map(1, [](float tap) { return tap; });
-    auto args = shape;
-    args.frequency = frequency.data();
-    args.gain = gain.data();
-    args.rise = doubled_rise.data();
-    args.fall = plain_fall.data();
-    const int64_t tiles = (args.samples + kernels.tile_samples - 1) / kernels.tile_samples;
-    const int64_t groups = (args.channels + kernels.group_channels - 1) / kernels.group_channels;
-    cpu::parallel_for(batch * tiles * groups, kGrainTiles, [&](int64_t begin, int64_t end) {
-      const cpu::AlignedFloats work(kernels.work_floats);
-      for (int64_t i = begin; i < end; ++i) {
-        kernels.tile(args, i / groups / tiles, i / groups % tiles, i % groups, work.data());
-      }
-    });
-  });
+void SnakeSchedule::run(const Scratch& scratch) const noexcept {
+  // f of the n values of a vector, and zeros up to `whole`.
+  const auto map = [&](const FloatVector& from, int64_t n, int64_t whole, int64_t at, const auto& f) {
+    auto* const to = scratch.at<float>(at);
+    norms_.widen(from.type, from.data, to, n);
+    std::transform(to, to + n, to, f);
+    std::fill(to + n, to + whole, 0.0f);
+    return to;
+  };
+  const int64_t whole = groups_ * kernels_.group_channels;
+  const SnakeArgs args{
+      call_.type, call_.x, call_.out, call_.samples, call_.channels,
+      map(call_.alpha, call_.channels, whole, frequency_at_, [](float a) { return std::exp(a); }),
+      map(call_.beta, call_.channels, whole, gain_at_, [](float b) { return 1.0f / (std::exp(b) + kMinAmplitude); }),
+      map(call_.rise, kTaps, kTaps, rise_at_, [](float tap) { return 2.0f * tap; }),
+      map(call_.fall, kTaps, kTaps, fall_at_, [](float tap) { return tap; })};
+  const auto body = [&](int64_t begin, int64_t end, int worker) noexcept {
+    auto* const work = scratch.at<float>(work_at_ + worker * work_bytes_);
+    for (int64_t i = begin; i < end; ++i) {
+      kernels_.tile(args, i / groups_ / tiles_, i / groups_ % tiles_, i % groups_, work);
+    }
+  };
+  parallel_for(call_.batch * tiles_ * groups_, kGrainTiles, body, static_cast<int>(workers_));
+}
+
+}  // namespace cpu
+
+int64_t antialiased_snake_scratch_bytes(const mx::Shape& x, int threads) {
+  require(x.size() == 3, "antialiased_snake", "x must have shape (B,S,C) but has ", x, ".");
+  if (x[0] == 0 || x[1] == 0 || x[2] == 0) return 0;
+  cpu::SnakeCall call{};
+  call.batch = x[0];
+  call.samples = x[1];
+  call.channels = x[2];
+  return cpu::SnakeSchedule(call, threads).scratch_bytes();
+}
+
+void AntialiasedSnake::eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) {
+  cpu::Evaluation evaluation(*this, inputs, outputs);
+  if (evaluation.empty()) return;
+  const auto& x = inputs[0];
+  const auto vector = [&](int input) {
+    return cpu::FloatVector{inputs[input].data<char>(), cpu::float_type(inputs[input].dtype())};
+  };
+  const cpu::SnakeCall call{cpu::float_type(x.dtype()), x.data<char>(), outputs[0].data<char>(), x.shape(0), x.shape(1),
+                            x.shape(2), vector(1), vector(2), vector(3), vector(4)};
+  const cpu::SnakeSchedule schedule(call, cpu::num_threads());
+  auto scratch = evaluation.scratch(schedule.scratch_bytes());
+  evaluation.dispatch([schedule, scratch = std::move(scratch)]() noexcept { schedule.run(scratch); });
 }
 
 }  // namespace ltx2rt

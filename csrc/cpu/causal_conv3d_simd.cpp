@@ -1,5 +1,5 @@
 // Convolution inner loops: packing of weights and of the inputs under a tile, the products, the epilogue.
-#include "csrc/cpu/causal_conv3d_kernel.h"
+#include "csrc/cpu/causal_conv3d_kernels.h"
 #include "csrc/cpu/conv_lines.h"
 #include "csrc/cpu/fma_tile.h"
 
@@ -13,16 +13,20 @@ void pack_weight(const ConvArgs& args, const ConvPlan& plan, int64_t panel_index
   constexpr int64_t kChunk = 128;
   float rows[kColumns * kChunk];
   const int64_t values = args.kernel[0] * args.kernel[1] * args.kernel[2] * args.channels;
-  // Pairs lie in the weight as they are wanted: words like those of float32.
   const int64_t depth = plan.pairs ? values / 2 : values;
-  const FloatType type = plan.pairs ? FloatType::f32 : args.weight_type;
   const int64_t channel = panel_index * kColumns;
   const int64_t present = smaller(kColumns, args.out_channels - channel);
   for (int64_t i = present * kChunk; i < kColumns * kChunk; ++i) rows[i] = 0.0f;
   for (int64_t k = first; k < end; k += kChunk) {
     const int64_t n = smaller(kChunk, end - k);
-    for (int64_t c = 0; c < present; ++c)
-      load_floats(args.weight, type, (channel + c) * depth + k, 1, n, rows + c * kChunk);
+    for (int64_t c = 0; c < present; ++c) {
+      const int64_t word = (channel + c) * depth + k;
+      if (plan.pairs) {  // lie in the weight as they are wanted, but perhaps between the addresses of floats
+        memcpy(rows + c * kChunk, (const BF16*)args.weight + 2 * word, size_t(n) * sizeof(float));
+      } else {
+        load_floats(args.weight, args.weight_type, word, 1, n, rows + c * kChunk);
+      }
+    }
     transpose(rows, kChunk, kColumns, n, panel + k * kColumns);
   }
 }
@@ -97,9 +101,9 @@ void convolve(const ConvArgs& args, const ConvPlan& plan, const ConvTile& tile, 
               const float* panels, float* work) {
   float* region = work;
   float* sums = region + region_floats(plan);
-  const float** rows = (const float**)(sums + outputs_of(plan) * kColumns);
-  int64_t* columns = (int64_t*)(rows + outputs_of(plan));
-  load_region(args, plan, tile, region, columns, (float*)(columns + plan.region[2]));
+  const float** rows = as_array<const float*>(sums + outputs_of(plan) * kColumns);
+  int64_t* columns = as_array<int64_t>(rows + outputs_of(plan));
+  load_region(args, plan, tile, region, columns, as_array<float>(columns + plan.region[2]));
   int64_t row_count = 0;
   for (int64_t f = 0; f < tile.count[0]; ++f) {
     for (int64_t r = 0; r < tile.count[1]; ++r) {

@@ -2,14 +2,11 @@
 #include "csrc/modulated_norm.h"
 
 #include <algorithm>
-#include <stdexcept>
-#include <string>
 
+#include "csrc/cpu/dispatch.h"
 #include "csrc/cpu/modulated_norm_kernels.h"
 #include "csrc/cpu/rows.h"
 #include "csrc/cpu/thread_pool.h"
-#include "mlx/allocator.h"
-#include "mlx/backend/cpu/encoder.h"
 
 namespace ltx2rt {
 namespace {
@@ -17,51 +14,69 @@ namespace {
 // About 16k values per range: below that a second thread costs more than it brings.
 constexpr int64_t kGrainValues = 16384;
 
-// The rows of scale or shift, widened on demand; consecutive rows of x usually share one.
-class Table {
+// How the rows are shared out, and what each thread keeps of a row.
+struct Plan {
+  Plan(int64_t rows, int64_t width, int threads)
+      : grain(std::max<int64_t>(1, kGrainValues / width)),
+        slots(static_cast<int>(std::clamp<int64_t>((rows + grain - 1) / grain, 1, threads))),
+        row_bytes(cpu::ScratchLayout::round_up(width * static_cast<int64_t>(sizeof(float)))) {
+    // The row widened, the same gathered where it has gaps, and the rows of scale and shift.
+    start = layout.add_slots(slots, 4 * row_bytes);
+  }
+
+  template <typename T>
+  T* part(const cpu::Scratch& scratch, int worker, int idx) const {
+    return scratch.at<T>(start + (4 * worker + idx) * row_bytes);
+  }
+
+  int64_t grain;
+  int slots;  // threads that work at the same time at most
+  int64_t row_bytes, start;
+  cpu::ScratchLayout layout;
+};
+
+// The rows of scale or shift.
+struct Table {
+  explicit Table(const mx::array& values)
+      : data(values.data<char>()), type(cpu::float_type(values.dtype())), width(values.shape(1)) {}
+
+  const char* data;
+  cpu::FloatType type;
+  int64_t width;
+};
+
+// Widens rows of a table on demand; consecutive rows of x usually share one.
+class TableReader {
  public:
-  Table(const mx::array& values)
-      : data_(values.data<char>()), type_(cpu::float_type(values.dtype())), width_(values.shape(1)) {}
+  TableReader(const std::optional<Table>& table, float* row) : table_(table ? &*table : nullptr), row_(row) {}
 
-  class Reader {
-   public:
-    explicit Reader(const Table* table) : table_(table), row_(table ? table->width_ : 0) {}
-    const float* operator[](int64_t r) {
-      if (table_ == nullptr) return nullptr;
-      if (r != current_) {
-        const auto* from = table_->data_ + r * table_->width_ * cpu::size_of(table_->type_);
-        cpu::norm_kernels().widen(table_->type_, from, row_.data(), table_->width_);
-        current_ = r;
-      }
-      return row_.data();
+  // Null without a table.
+  const float* operator[](int64_t r) {
+    if (table_ == nullptr) return nullptr;
+    if (r != current_) {
+      cpu::norm_kernels().widen(table_->type, table_->data + r * table_->width * cpu::size_of(table_->type), row_,
+                                table_->width);
+      current_ = r;
     }
-
-   private:
-    const Table* table_;
-    std::vector<float> row_;
-    int64_t current_ = -1;
-  };
+    return row_;
+  }
 
  private:
-  const char* data_;
-  cpu::FloatType type_;
-  int64_t width_;
+  const Table* table_;
+  float* row_;
+  int64_t current_ = -1;
 };
 
 }  // namespace
 
+int64_t modulated_norm_scratch_bytes(int64_t rows, int64_t width, int threads) {
+  return rows == 0 || width == 0 ? 0 : Plan(rows, width, threads).layout.bytes();
+}
+
 void ModulatedNorm::eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) {
   const auto& x = inputs[0];
-  auto& out = outputs[0];
-  if (x.is_donatable() && x.flags().row_contiguous) {
-    out.copy_shared_buffer(x);
-  } else {
-    out.set_data(mx::allocator::malloc(out.nbytes()));
-  }
-  auto& encoder = mx::cpu::get_command_encoder(stream());
-  for (const auto& input : inputs) encoder.set_input_array(input);
-  encoder.set_output_array(out);
-  if (out.size() == 0) return;
+  cpu::Evaluation evaluation(*this, inputs, outputs, &x);
+  if (evaluation.empty()) return;
 
   size_t next = 1;
   std::optional<Table> scale, shift;
@@ -69,29 +84,25 @@ void ModulatedNorm::eval_cpu(const std::vector<mx::array>& inputs, std::vector<m
   if (parameters_.has_shift) shift.emplace(inputs[next++]);
   const int64_t table_rows = next > 1 ? inputs[1].shape(0) : 1;
   const int32_t* index = parameters_.has_index ? inputs[next].data<int32_t>() : nullptr;
-  const int64_t width = x.shape(-1);
-  encoder.dispatch([=, parameters = parameters_, x = cpu::Rows(x), type = cpu::float_type(x.dtype()),
-                    to = out.data<char>(), count = static_cast<int64_t>(out.size()) / width] {
+  const int64_t width = x.shape(-1), count = static_cast<int64_t>(x.size()) / width;
+  const int threads = cpu::num_threads();
+  const auto scratch = evaluation.scratch(modulated_norm_scratch_bytes(count, width, threads));
+  evaluation.dispatch([=, parameters = parameters_, x = cpu::Rows(x), type = cpu::float_type(x.dtype()),
+                       to = outputs[0].data<char>(), plan = Plan(count, width, threads)]() noexcept {
     const auto& kernels = cpu::norm_kernels();
-    cpu::parallel_for(count, std::max<int64_t>(1, kGrainValues / width), [&](int64_t begin, int64_t end) {
-      std::vector<float> values(width);
-      std::vector<char> gathered;
-      Table::Reader scale_rows(scale ? &*scale : nullptr);
-      Table::Reader shift_rows(shift ? &*shift : nullptr);
+    const auto body = [&](int64_t begin, int64_t end, int worker) {
+      float* values = plan.part<float>(scratch, worker, 0);
+      char* gathered = plan.part<char>(scratch, worker, 1);
+      TableReader scale_rows(scale, plan.part<float>(scratch, worker, 2));
+      TableReader shift_rows(shift, plan.part<float>(scratch, worker, 3));
       for (int64_t r = begin; r < end; ++r) {
-        int64_t row = 0;
-        if (index != nullptr) {
-          row = index[r] < 0 ? index[r] + table_rows : index[r];
-          if (row < 0 || row >= table_rows) {
-            throw std::out_of_range("[modulated_norm] index holds " + std::to_string(index[r]) +
-                                    " but scale and shift have " + std::to_string(table_rows) + " rows.");
-          }
-        }
-        kernels.widen(type, cpu::contiguous_row(x, r, 0, width, gathered), values.data(), width);
-        kernels.row(parameters.norm, parameters.eps, values.data(), scale_rows[row], shift_rows[row], type,
+        const int64_t row = index != nullptr ? cpu::table_row(index[r], table_rows) : 0;
+        kernels.widen(type, cpu::contiguous_row(x, r, 0, width, gathered), values, width);
+        kernels.row(parameters.norm, parameters.eps, values, scale_rows[row], shift_rows[row], type,
                     to + r * width * cpu::size_of(type), width);
       }
-    });
+    };
+    cpu::parallel_for(count, plan.grain, body, plan.slots);
   });
 }
 

@@ -2,16 +2,12 @@
 #include "csrc/quantized_linear.h"
 
 #include <algorithm>
-#include <atomic>
-#include <stdexcept>
-#include <string>
 
+#include "csrc/cpu/dispatch.h"
 #include "csrc/cpu/aligned_floats.h"
 #include "csrc/cpu/linear_kernels.h"
 #include "csrc/cpu/rows.h"
 #include "csrc/cpu/thread_pool.h"
-#include "mlx/allocator.h"
-#include "mlx/backend/cpu/encoder.h"
 
 namespace ltx2rt {
 namespace {
@@ -22,14 +18,86 @@ using cpu::kDepthBlock;
 // sums (130 KiB) and its panel stay in the second-level cache, the panel even in the first.
 constexpr int64_t kBlockRows = 528;
 constexpr int64_t kBlockColumns = 64;
-// Prepared rows of x held at a time.
+// A block of fewer rows spends 4 % of its time and more on the expansion of weights.
+constexpr int64_t kLeastBlockRows = 132;
+constexpr int64_t kItemsPerThread = 4;
+// Prepared rows of x held at a time, or of every thread, if that is more: with many threads a chunk is more items.
 constexpr int64_t kRowBytes = 24 << 20;
+constexpr int64_t kThreadRowBytes = 3 << 20;
 
 int64_t blocks(int64_t n, int64_t size) { return (n + size - 1) / size; }
 // The size of the fewest parts of n that hold at most `most` each, rounded up to whole groups.
 int64_t even_part(int64_t n, int64_t most, int64_t group) {
   return blocks(blocks(n, blocks(n, most)), group) * group;
 }
+
+const cpu::LinearLoops& loops_for(WeightFormat format, cpu::FloatType x_type) {
+  const auto& kernels = cpu::linear_kernels();
+  const bool wide = format == WeightFormat::f32 || format == WeightFormat::f16;
+  return kernels.has_pairs && !wide && x_type == cpu::FloatType::bf16 ? kernels.pairs : kernels.values;
+}
+
+// How `count` prepared rows times all columns are cut into items of work.
+struct Cut {
+  Cut(int64_t count, int64_t width, int threads) {
+    const auto& kernels = cpu::linear_kernels();
+    block_rows = even_part(count, kBlockRows, kernels.tile_rows);
+    block_columns = kBlockColumns;
+    const auto enough = [&] {
+      row_blocks = blocks(count, block_rows);
+      items = row_blocks * blocks(width, block_columns);
+      return items >= kItemsPerThread * threads;
+    };
+    // Rows first: an item reads (rows + columns) values for rows * columns products, and the columns are fewer.
+    while (!enough()) {
+      if (block_rows >= 2 * kLeastBlockRows) {
+        block_rows = even_part(count, block_rows / 2, kernels.tile_rows);
+      } else if (block_columns > kernels.panel_columns) {
+        block_columns /= 2;
+      } else {
+        break;
+      }
+    }
+    workers = static_cast<int>(std::min<int64_t>(threads, items));
+    sum_bytes = std::min(count, block_rows) * block_columns * static_cast<int64_t>(sizeof(float));
+  }
+
+  int64_t block_rows, block_columns, row_blocks, items, sum_bytes;
+  int workers;
+};
+
+// How the rows are cut into chunks, and where the scratch of one chunk and of each thread lies.
+struct Plan {
+  Plan(int64_t rows, int64_t depth, int64_t width, cpu::FloatType x_type, WeightFormat format, bool strided_x,
+       int most_threads)
+      : threads(most_threads) {
+    const auto& kernels = cpu::linear_kernels();
+    const int64_t words = kDepthBlock / loops_for(format, x_type).values_per_word, group = kernels.tile_rows;
+    constexpr int64_t kFloat = sizeof(float);
+    const int64_t padded_depth = blocks(depth, kDepthBlock) * words;
+    const int64_t bytes = std::max(kRowBytes, threads * kThreadRowBytes);
+    const int64_t most = std::max<int64_t>(1, bytes / kFloat / padded_depth / group) * group;
+    chunk = even_part(rows, most, group);
+    const int64_t first = std::min(rows, chunk), last = rows - (rows - 1) / chunk * chunk;
+    const Cut first_cut(first, width, threads), last_cut(last, width, threads);
+    prepared = layout.add(first * padded_depth * kFloat);
+    panel_bytes = cpu::ScratchLayout::round_up(kDepthBlock * kernels.panel_columns * kFloat);
+    work_bytes = panel_bytes + cpu::ScratchLayout::round_up(std::max(first_cut.sum_bytes, last_cut.sum_bytes));
+    work = layout.add_slots(std::max(first_cut.workers, last_cut.workers), work_bytes);
+    if (strided_x) {
+      gathered_row_bytes = depth * cpu::size_of(x_type);
+      gathered_bytes = cpu::ScratchLayout::round_up(group * gathered_row_bytes);
+      gathered = layout.add_slots(std::min<int64_t>(threads, blocks(first, group)), gathered_bytes);
+    }
+  }
+
+  int threads;
+  int64_t chunk;     // rows that are prepared and multiplied at a time
+  int64_t prepared;  // of one chunk
+  int64_t work, work_bytes, panel_bytes;  // of each thread: a panel, then sums
+  int64_t gathered = 0, gathered_bytes = 0, gathered_row_bytes = 0;  // of each thread: rows of x whose values have gaps
+  cpu::ScratchLayout layout;
+};
 
 // Everything a dispatched product needs; buffers belong to arrays that MLX keeps alive.
 struct Product {
@@ -48,45 +116,41 @@ struct Product {
   const int32_t* gate_index = nullptr;
   char* out = nullptr;
 
-  void run() const;
+  void run(const Plan& plan, const cpu::Scratch& scratch) const;
 
  private:
-  const cpu::LinearLoops& loops() const;
+  const cpu::LinearLoops& loops() const { return loops_for(weight.format, x_type); }
   // Words of one depth block.
   int64_t block_words() const { return kDepthBlock / loops().values_per_word; }
   // Rows [first, first + count) as blocks of kDepthBlock columns, each interleaved (see LinearLoops).
-  void prepare_rows(int64_t first, int64_t count, float* to) const;
+  void prepare_rows(int64_t first, int64_t count, float* to, const Plan& plan, const cpu::Scratch& scratch) const;
   // Sums of `count` prepared rows (of `stride` per depth block) and panel columns [n0, n0 + columns).
   void multiply(const float* a, int64_t stride, int64_t count, int64_t n0, int64_t columns, float* panel, float* sums,
                 int64_t lds) const;
   // Where the weights of a panel lie.
   cpu::ReadAhead panel_bytes(int64_t n0, int64_t k0) const;
   void finish(int64_t first, int64_t count, int64_t n0, int64_t columns, const float* sums, int64_t lds) const;
-  int64_t gate_row(int64_t r) const;
 };
 
-const cpu::LinearLoops& Product::loops() const {
-  const auto& kernels = cpu::linear_kernels();
-  const bool wide = weight.format == WeightFormat::f32 || weight.format == WeightFormat::f16;
-  return kernels.has_pairs && !wide && x_type == cpu::FloatType::bf16 ? kernels.pairs : kernels.values;
-}
-
-void Product::prepare_rows(int64_t first, int64_t count, float* to) const {
+void Product::prepare_rows(int64_t first, int64_t count, float* to, const Plan& plan,
+                           const cpu::Scratch& scratch) const {
   const auto& loops = this->loops();
   const int64_t words = block_words(), group = cpu::linear_kernels().tile_rows;
-  cpu::parallel_for(blocks(count, group), std::max<int64_t>(1, 32768 / depth / group), [&](int64_t begin, int64_t end) {
-    std::vector<char> gathered[cpu::kMaxTileRows];
+  const auto body = [&](int64_t begin, int64_t end, int worker) {
     const char* from[cpu::kMaxTileRows];
+    char* gathered = scratch.at<char>(plan.gathered + worker * plan.gathered_bytes);
     for (int64_t r0 = begin * group; r0 < std::min(count, end * group); r0 += group) {
       const int64_t rows = std::min(group, count - r0);
-      for (int64_t r = 0; r < rows; ++r) from[r] = cpu::contiguous_row(x, first + r0 + r, 0, depth, gathered[r]);
+      for (int64_t r = 0; r < rows; ++r)
+        from[r] = cpu::contiguous_row(x, first + r0 + r, 0, depth, gathered + r * plan.gathered_row_bytes);
       for (int64_t k0 = 0; k0 < depth; k0 += kDepthBlock) {
         const int64_t k = std::min(kDepthBlock, depth - k0);
         loops.prepare(x_type, from, rows, k, to + (k0 / kDepthBlock * count + r0) * words);
         for (int64_t r = 0; r < rows; ++r) from[r] += k * cpu::size_of(x_type);
       }
     }
-  });
+  };
+  cpu::parallel_for(blocks(count, group), std::max<int64_t>(1, 32768 / depth / group), body, plan.threads);
 }
 
 cpu::ReadAhead Product::panel_bytes(int64_t n0, int64_t k0) const {
@@ -120,21 +184,11 @@ void Product::multiply(const float* a, int64_t stride, int64_t count, int64_t n0
   }
 }
 
-int64_t Product::gate_row(int64_t r) const {
-  if (gate_index == nullptr) return 0;
-  const int64_t row = gate_index[r] < 0 ? gate_index[r] + gate_rows : gate_index[r];
-  if (row < 0 || row >= gate_rows) {
-    throw std::out_of_range("[quantized_linear] gate_index holds " + std::to_string(gate_index[r]) +
-                            " but gate has " + std::to_string(gate_rows) + " rows.");
-  }
-  return row;
-}
-
 void Product::finish(int64_t first, int64_t count, int64_t n0, int64_t columns, const float* sums,
                      int64_t lds) const {
   const auto& kernels = cpu::linear_kernels();
   float bias_values[kBlockColumns], gate_values[kBlockColumns];
-  std::vector<char> gathered;
+  char gathered[kBlockColumns * sizeof(float)];
   cpu::LinearEpilogue epilogue{.factor = e4m3_scale ? *e4m3_scale * cpu::kE4m3Factor : 1.0f,
                                .activation = activation,
                                .bias = bias ? bias_values : nullptr,
@@ -145,7 +199,7 @@ void Product::finish(int64_t first, int64_t count, int64_t n0, int64_t columns, 
   int64_t widened = -1;
   for (int64_t r = first; r < first + count; ++r, sums += lds) {
     if (gate) {
-      const int64_t row = gate_row(r);
+      const int64_t row = gate_index != nullptr ? cpu::table_row(gate_index[r], gate_rows) : 0;
       if (row != widened) {
         kernels.widen(gate_type, gate + (row * width + n0) * cpu::size_of(gate_type), gate_values, columns);
         widened = row;
@@ -156,45 +210,39 @@ void Product::finish(int64_t first, int64_t count, int64_t n0, int64_t columns, 
   }
 }
 
-void Product::run() const {
-  const auto& kernels = cpu::linear_kernels();
-  const int64_t words = block_words(), padded_depth = blocks(depth, kDepthBlock) * words, group = kernels.tile_rows;
-  const int64_t most = std::max<int64_t>(1, kRowBytes / 4 / padded_depth / group) * group;
-  const int64_t chunk = even_part(rows, most, group);
-  const cpu::AlignedFloats prepared(std::min(rows, chunk) * padded_depth);
-  for (int64_t first = 0; first < rows; first += chunk) {
-    const int64_t count = std::min(chunk, rows - first);
-    prepare_rows(first, count, prepared.data());
-    const int64_t block_rows = even_part(count, kBlockRows, group), row_blocks = blocks(count, block_rows);
-    int64_t block_columns = kBlockColumns;
-    while (block_columns > kernels.panel_columns &&
-           row_blocks * blocks(width, block_columns) < 4 * cpu::num_threads()) {
-      block_columns /= 2;
-    }
-    const int64_t items = row_blocks * blocks(width, block_columns);
-    // Each thread takes one item after the other, those of the same columns in turn.
-    std::atomic<int64_t> next{0};
-    cpu::parallel_for(std::min<int64_t>(cpu::num_threads(), items), 1, [&](int64_t, int64_t) {
-      const cpu::AlignedFloats panel(kDepthBlock * kernels.panel_columns);
-      const cpu::AlignedFloats sums(std::min(count, block_rows) * block_columns);
-      for (int64_t item; (item = next.fetch_add(1, std::memory_order_relaxed)) < items;) {
-        const int64_t m0 = item % row_blocks * block_rows;
-        const int64_t n0 = item / row_blocks * block_columns;
-        const int64_t m = std::min(block_rows, count - m0);
-        const int64_t columns = std::min(block_columns, width - n0);
-        multiply(prepared.data() + m0 * words, count, m, n0, columns, panel.data(), sums.data(), block_columns);
-        finish(first + m0, m, n0, columns, sums.data(), block_columns);
+void Product::run(const Plan& plan, const cpu::Scratch& scratch) const {
+  const int64_t words = block_words();
+  float* prepared = scratch.at<float>(plan.prepared);
+  for (int64_t first = 0; first < rows; first += plan.chunk) {
+    const int64_t count = std::min(plan.chunk, rows - first);
+    prepare_rows(first, count, prepared, plan, scratch);
+    const Cut cut(count, width, plan.threads);
+    const auto body = [&](int64_t begin, int64_t end, int worker) {
+      const int64_t work = plan.work + worker * plan.work_bytes;
+      auto *panel = scratch.at<float>(work), *sums = scratch.at<float>(work + plan.panel_bytes);
+      for (int64_t item = begin; item < end; ++item) {  // those of the same columns in turn
+        const int64_t m0 = item % cut.row_blocks * cut.block_rows;
+        const int64_t n0 = item / cut.row_blocks * cut.block_columns;
+        const int64_t m = std::min(cut.block_rows, count - m0);
+        const int64_t columns = std::min(cut.block_columns, width - n0);
+        multiply(prepared + m0 * words, count, m, n0, columns, panel, sums, cut.block_columns);
+        finish(first + m0, m, n0, columns, sums, cut.block_columns);
       }
-    });
+    };
+    cpu::parallel_for(cut.items, 1, body, cut.workers);
   }
 }
 
 }  // namespace
 
+int64_t quantized_linear_scratch_bytes(int64_t rows, int64_t depth, int64_t width, cpu::FloatType x_type,
+                                       WeightFormat format, bool strided_x, int threads) {
+  return rows == 0 ? 0 : Plan(rows, depth, width, x_type, format, strided_x, threads).layout.bytes();
+}
+
 void QuantizedLinear::eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) {
   const auto& x = inputs[0];
   const auto& values = inputs[1];
-  auto& out = outputs[0];
   const auto& p = parameters_;
   auto part = [&inputs, next = size_t{2}](bool present) mutable {
     return present ? &inputs[next++] : nullptr;
@@ -207,15 +255,8 @@ void QuantizedLinear::eval_cpu(const std::vector<mx::array>& inputs, std::vector
   const mx::array* gate_index = part(p.has_gate_index);
 
   // Each element of the residual is read just before the same element of the result is written.
-  if (residual != nullptr && residual->is_donatable() && residual->flags().row_contiguous) {
-    out.copy_shared_buffer(*residual);
-  } else {
-    out.set_data(mx::allocator::malloc(out.nbytes()));
-  }
-  auto& encoder = mx::cpu::get_command_encoder(stream());
-  for (const auto& input : inputs) encoder.set_input_array(input);
-  encoder.set_output_array(out);
-  if (out.size() == 0) return;
+  cpu::Evaluation evaluation(*this, inputs, outputs, residual);
+  if (evaluation.empty()) return;
 
   const bool affine = p.format == WeightFormat::int8 || p.format == WeightFormat::int4;
   Product product{.weight = {.format = p.format,
@@ -245,8 +286,11 @@ void QuantizedLinear::eval_cpu(const std::vector<mx::array>& inputs, std::vector
     product.gate_rows = gate->shape(0);
   }
   if (gate_index != nullptr) product.gate_index = gate_index->data<int32_t>();
-  product.out = out.data<char>();
-  encoder.dispatch([product] { product.run(); });
+  product.out = outputs[0].data<char>();
+  const Plan plan(product.rows, product.depth, product.width, product.x_type, p.format, product.x.stride() != 1,
+                  cpu::num_threads());
+  const auto scratch = evaluation.scratch(plan.layout.bytes());
+  evaluation.dispatch([product, plan, scratch]() noexcept { product.run(plan, scratch); });
 }
 
 }  // namespace ltx2rt

@@ -2,15 +2,12 @@
 #include "csrc/rope_attention.h"
 
 #include <algorithm>
-#include <stdexcept>
-#include <string>
+#include <utility>
 
-#include "csrc/cpu/aligned_floats.h"
+#include "csrc/cpu/dispatch.h"
 #include "csrc/cpu/rope_attention_kernel.h"
 #include "csrc/cpu/rows.h"
 #include "csrc/cpu/thread_pool.h"
-#include "mlx/allocator.h"
-#include "mlx/backend/cpu/encoder.h"
 
 namespace ltx2rt {
 namespace {
@@ -34,6 +31,9 @@ constexpr int64_t kRowValues = 512;
 
 int64_t blocks_of(int64_t n, int64_t block) { return (n + block - 1) / block; }
 
+// Whether the norm takes the mean over all heads, which is found before.
+bool norm_is_wide(const cpu::Projection& x) { return x.norm != nullptr && !x.norm_per_head; }
+
 cpu::TokenRows token_rows(const mx::array& a) {
   return {a.data<char>(), cpu::float_type(a.dtype()), a.strides(0), a.strides(1), a.strides(2)};
 }
@@ -54,71 +54,94 @@ cpu::RopeRows rope_rows(const mx::array& cos, const mx::array& sin, const mx::ar
           .shared = shared};
 }
 
-class Scheduler {
+// What is packed together, and where the scratch of the whole call and of each thread lies.
+struct Plan {
+  explicit Plan(const AttentionShape& s, int most_threads) : threads(most_threads) {
+    const auto& loops = cpu::rope_attention_kernel().loops(s.type);
+    constexpr int64_t kFloat = sizeof(float);
+    group = s.heads / s.kv_heads;
+    query_blocks = blocks_of(s.queries, kQueryBlock);
+    block_queries = blocks_of(blocks_of(s.queries, query_blocks), kQueryUnit) * kQueryUnit;
+    key_blocks = blocks_of(s.keys, kKeyBlock);
+    block_floats = loops.block_floats(s.head_size);
+    state_floats = loops.state_floats(s.head_size);
+    q_rms = layout.add(s.q_norm_is_wide ? s.batch * s.queries * kFloat : 0);
+    k_rms = layout.add(s.k_norm_is_wide ? s.batch * s.keys * kFloat : 0);
+    const int64_t tasks_per_head = group * query_blocks;
+    const int64_t most_blocks = std::max<int64_t>(1, kMostPackedFloats / block_floats);
+    in_pieces = key_blocks > most_blocks;
+    int64_t packed_blocks, tasks;
+    if (in_pieces) {
+      piece_blocks = packed_blocks = most_blocks;
+      waiting_states = tasks = std::clamp<int64_t>(kStateFloats / state_floats, 1, tasks_per_head);
+      states = layout.add(waiting_states * state_floats * kFloat);
+    } else {
+      const int64_t blocks_per_head = std::max<int64_t>(1, key_blocks);
+      const int64_t cached = kPackedFloats / block_floats / blocks_per_head;
+      const int64_t busy = blocks_of(4 * threads, tasks_per_head);
+      round_heads = std::min({std::max({cached, busy, int64_t{1}}), most_blocks / blocks_per_head, s.kv_heads});
+      packed_blocks = round_heads * key_blocks;
+      tasks = round_heads * tasks_per_head;
+    }
+    blocks = layout.add(packed_blocks * block_floats * kFloat);
+    workers = static_cast<int>(std::min<int64_t>(threads, tasks));
+    state_bytes = in_pieces ? 0 : cpu::ScratchLayout::round_up(state_floats * kFloat);
+    worker_bytes = state_bytes + cpu::ScratchLayout::round_up(loops.work_floats(s.head_size) * kFloat);
+    work = layout.add_slots(workers, worker_bytes);
+  }
+
+  int threads;
+  int64_t group;  // query heads per key head
+  int64_t query_blocks;
+  int64_t block_queries;  // of all blocks but the last: they are made about equal
+  int64_t key_blocks;
+  int64_t block_floats, state_floats;
+  bool in_pieces;           // the keys of one head do not fit
+  int64_t round_heads = 0;  // else: key heads that are packed together
+  int64_t piece_blocks = 0, waiting_states = 0;  // in pieces: blocks of one, query blocks that wait for the next
+
+  int64_t q_rms, k_rms, blocks, states = 0;
+  int workers;  // threads that attend at the same time at most
+  int64_t work, worker_bytes, state_bytes;  // of each of them: a state unless states wait, then the loops' own scratch
+  cpu::ScratchLayout layout;
+};
+
+class AttentionSchedule {
  public:
-  explicit Scheduler(const AttentionArgs& args)
+  AttentionSchedule(const AttentionArgs& args, const Plan& plan, const cpu::Scratch& scratch)
       : args_(args),
+        plan_(plan),
+        scratch_(scratch),
         kernel_(cpu::rope_attention_kernel()),
-        loops_(kernel_.loops(args.q.rows.type)),
-        group_(args.q.heads / args.k.heads),
-        query_blocks_(blocks_of(args.q.tokens, kQueryBlock)),
-        block_queries_(blocks_of(blocks_of(args.q.tokens, query_blocks_), kQueryUnit) * kQueryUnit),
-        key_blocks_(blocks_of(args.k.tokens, kKeyBlock)),
-        block_floats_(loops_.block_floats(args.head_size)),
-        state_floats_(loops_.state_floats(args.head_size)),
-        work_floats_(loops_.work_floats(args.head_size)) {}
+        loops_(kernel_.loops(args.q.rows.type)) {}
 
   void run() {
-    check_index(args_.q, "rope_q");
-    check_index(args_.k, "rope_k");
-    const cpu::AlignedFloats q_rms(rms_count(args_.q)), k_rms(rms_count(args_.k));
-    find_rms(args_.q, q_rms.data());
-    find_rms(args_.k, k_rms.data());
-    const int64_t most_blocks = std::max<int64_t>(1, kMostPackedFloats / block_floats_);
-    if (key_blocks_ <= most_blocks) {
-      const int64_t tasks_per_head = group_ * query_blocks_, blocks_per_head = std::max<int64_t>(1, key_blocks_);
-      const int64_t cached = kPackedFloats / block_floats_ / blocks_per_head;
-      const int64_t busy = blocks_of(4 * cpu::num_threads(), tasks_per_head);
-      const int64_t round = std::min({std::max({cached, busy, int64_t{1}}), most_blocks / blocks_per_head, args_.k.heads});
-      const cpu::AlignedFloats blocks(round * key_blocks_ * block_floats_);
-      for (int64_t batch = 0; batch < args_.batch; ++batch) {
-        for (int64_t head = 0; head < args_.k.heads; head += round)
-          attend_heads(batch, head, std::min(round, args_.k.heads - head), blocks.data());
-      }
-    } else {
-      attend_by_pieces(most_blocks);
+    find_rms(args_.q, scratch_.at<float>(plan_.q_rms));
+    find_rms(args_.k, scratch_.at<float>(plan_.k_rms));
+    if (plan_.in_pieces) return attend_by_pieces();
+    for (int64_t batch = 0; batch < args_.batch; ++batch) {
+      for (int64_t head = 0; head < args_.k.heads; head += plan_.round_heads)
+        attend_heads(batch, head, std::min(plan_.round_heads, args_.k.heads - head));
     }
   }
 
  private:
-  void check_index(const cpu::Projection& x, const char* name) const {
-    if (x.rope.cos == nullptr) return;
-    const int64_t count = (x.rope.index_batch_stride > 0 ? args_.batch : 1) * x.tokens * x.rope.axes;
-    for (int64_t i = 0; i < count; ++i) {
-      if (x.rope.index[i] >= -x.rope.rows && x.rope.index[i] < x.rope.rows) continue;
-      throw std::out_of_range(std::string("[rope_attention] ") + name + ".index holds " +
-                              std::to_string(x.rope.index[i]) + " but the table has " + std::to_string(x.rope.rows) +
-                              " rows.");
-    }
-  }
-
-  static bool needs_rms(const cpu::Projection& x) { return x.norm != nullptr && !x.norm_per_head; }
-  int64_t rms_count(const cpu::Projection& x) const { return needs_rms(x) ? args_.batch * x.tokens : 0; }
-
   void find_rms(cpu::Projection& x, float* out) {
+    if (!norm_is_wide(x)) return;
     x.inverse_rms = out;
-    cpu::parallel_for(rms_count(x), 16, [&](int64_t begin, int64_t end) {
+    const auto body = [&](int64_t begin, int64_t end) {
       kernel_.inverse_rms(x, args_.head_size, args_.norm_eps, begin, end, out);
-    });
+    };
+    cpu::parallel_for(args_.batch * x.tokens, 16, body, plan_.threads);
   }
 
-  // Query block `block` of the group_ * query_blocks_ that read a key head.
+  // Query block `block` of the group * query_blocks that read a key head.
   cpu::QueryBlock query_block(int64_t batch, int64_t kv_head, int64_t block) const {
-    const int64_t first = block % query_blocks_ * block_queries_;
+    const int64_t first = block % plan_.query_blocks * plan_.block_queries;
     return {.batch = batch,
-            .head = kv_head * group_ + block / query_blocks_,
+            .head = kv_head * plan_.group + block / plan_.query_blocks,
             .first = first,
-            .count = static_cast<int>(std::min(block_queries_, args_.q.tokens - first))};
+            .count = static_cast<int>(std::min(plan_.block_queries, args_.q.tokens - first))};
   }
 
   void pack(int64_t batch, int64_t kv_head, int64_t heads, int64_t block, float* to, int64_t stride) const {
@@ -128,80 +151,86 @@ class Scheduler {
   }
 
   // Packs all keys of some heads, then attends with them.
-  void attend_heads(int64_t batch, int64_t first_head, int64_t heads, float* blocks) const {
-    const int64_t stride = key_blocks_ * block_floats_;
+  void attend_heads(int64_t batch, int64_t first_head, int64_t heads) const {
+    const int64_t key_blocks = plan_.key_blocks, stride = key_blocks * plan_.block_floats;
+    float* blocks = scratch_.at<float>(plan_.blocks);
     int64_t together = std::clamp<int64_t>(kRowValues / args_.head_size, 1, heads);
-    while (together > 1 && key_blocks_ * blocks_of(heads, together) < 2 * cpu::num_threads()) together = blocks_of(together, 2);
-    cpu::parallel_for(key_blocks_ * blocks_of(heads, together), 1, [&](int64_t begin, int64_t end) {
+    while (together > 1 && key_blocks * blocks_of(heads, together) < 2 * plan_.threads)
+      together = blocks_of(together, 2);
+    const auto pack_some = [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
-        const int64_t block = i % key_blocks_, head = i / key_blocks_ * together;
+        const int64_t block = i % key_blocks, head = i / key_blocks * together;
         pack(batch, first_head + head, std::min(together, heads - head), block,
-             blocks + head * stride + block * block_floats_, stride);
+             blocks + head * stride + block * plan_.block_floats, stride);
       }
-    });
-    const int64_t tasks = group_ * query_blocks_;
-    cpu::parallel_for(heads * tasks, 1, [&](int64_t begin, int64_t end) {
-      const cpu::AlignedFloats state(state_floats_), work(work_floats_);
+    };
+    cpu::parallel_for(key_blocks * blocks_of(heads, together), 1, pack_some, plan_.threads);
+    const int64_t tasks = plan_.group * plan_.query_blocks;
+    const auto attend = [&](int64_t begin, int64_t end, int worker) {
+      auto [state, work] = worker_scratch(worker);
       for (int64_t i = begin; i < end; ++i) {
         const int64_t head = i / tasks;  // in turn, so that its keys stay in the second-level cache
         const auto queries = query_block(batch, first_head + head, i % tasks);
-        loops_.start(args_, queries, state.data(), work.data());
-        loops_.advance(args_, queries, 0, args_.k.tokens, blocks + head * stride, state.data(), work.data());
-        loops_.finish(args_, queries, state.data());
+        loops_.start(args_, queries, state, work);
+        loops_.advance(args_, queries, 0, args_.k.tokens, blocks + head * stride, state, work);
+        loops_.finish(args_, queries, state);
       }
-    });
+    };
+    cpu::parallel_for(heads * tasks, 1, attend, plan_.workers);
   }
 
-  // One head at a time, its keys in pieces of piece_blocks blocks, for as many query blocks as fit with their states.
-  void attend_by_pieces(int64_t piece_blocks) const {
-    const int64_t tasks = group_ * query_blocks_;
-    const int64_t together = std::clamp<int64_t>(kStateFloats / state_floats_, 1, tasks);
-    const cpu::AlignedFloats blocks(piece_blocks * block_floats_), states(together * state_floats_);
+  // One head at a time, its keys in pieces, for as many query blocks as there is room for their states.
+  void attend_by_pieces() const {
+    const int64_t tasks = plan_.group * plan_.query_blocks;
+    auto *blocks = scratch_.at<float>(plan_.blocks), *states = scratch_.at<float>(plan_.states);
     for (int64_t all = 0; all < args_.batch * args_.k.heads; ++all) {
       const int64_t batch = all / args_.k.heads, head = all % args_.k.heads;
-      for (int64_t first = 0; first < tasks; first += together) {
-        for (int64_t piece = 0; piece < key_blocks_; piece += piece_blocks) {
-          const int64_t here = std::min(piece_blocks, key_blocks_ - piece);
-          cpu::parallel_for(here, 1, [&](int64_t begin, int64_t end) {
-            for (int64_t i = begin; i < end; ++i) pack(batch, head, 1, piece + i, blocks.data() + i * block_floats_, 0);
-          });
-          cpu::parallel_for(std::min(together, tasks - first), 1, [&](int64_t begin, int64_t end) {
-            const cpu::AlignedFloats work(work_floats_);
+      for (int64_t first = 0; first < tasks; first += plan_.waiting_states) {
+        for (int64_t piece = 0; piece < plan_.key_blocks; piece += plan_.piece_blocks) {
+          const int64_t here = std::min(plan_.piece_blocks, plan_.key_blocks - piece);
+          const auto pack_some = [&](int64_t begin, int64_t end) {
+            for (int64_t i = begin; i < end; ++i) pack(batch, head, 1, piece + i, blocks + i * plan_.block_floats, 0);
+          };
+          cpu::parallel_for(here, 1, pack_some, plan_.threads);
+          const auto attend = [&](int64_t begin, int64_t end, int worker) {
+            float* work = worker_scratch(worker).second;
             for (int64_t i = begin; i < end; ++i) {
               const auto queries = query_block(batch, head, first + i);
-              float* state = states.data() + i * state_floats_;
-              if (piece == 0) loops_.start(args_, queries, state, work.data());
-              loops_.advance(args_, queries, piece * kKeyBlock,
-                              std::min((piece + here) * kKeyBlock, args_.k.tokens), blocks.data(), state, work.data());
-              if (piece + here == key_blocks_) loops_.finish(args_, queries, state);
+              float* state = states + i * plan_.state_floats;
+              if (piece == 0) loops_.start(args_, queries, state, work);
+              loops_.advance(args_, queries, piece * kKeyBlock, std::min((piece + here) * kKeyBlock, args_.k.tokens),
+                             blocks, state, work);
+              if (piece + here == plan_.key_blocks) loops_.finish(args_, queries, state);
             }
-          });
+          };
+          cpu::parallel_for(std::min(plan_.waiting_states, tasks - first), 1, attend, plan_.workers);
         }
       }
     }
   }
 
+  // A thread's state and the scratch of the loops.
+  std::pair<float*, float*> worker_scratch(int worker) const {
+    const int64_t start = plan_.work + worker * plan_.worker_bytes;
+    return {scratch_.at<float>(start), scratch_.at<float>(start + plan_.state_bytes)};
+  }
+
   AttentionArgs args_;
+  const Plan& plan_;
+  const cpu::Scratch& scratch_;
   const AttentionKernel& kernel_;
   const AttentionLoops& loops_;
-  int64_t group_;  // query heads per key head
-  int64_t query_blocks_;
-  int64_t block_queries_;  // of all blocks but the last: they are made about equal
-  int64_t key_blocks_;
-  int64_t block_floats_;
-  int64_t state_floats_;
-  int64_t work_floats_;
 };
 
 }  // namespace
 
+int64_t rope_attention_scratch_bytes(const AttentionShape& shape, int threads) {
+  return shape.batch * shape.queries == 0 ? 0 : Plan(shape, threads).layout.bytes();
+}
+
 void RopeAttention::eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) {
-  auto& out = outputs[0];
-  out.set_data(mx::allocator::malloc(out.nbytes()));
-  auto& encoder = mx::cpu::get_command_encoder(stream());
-  for (const auto& input : inputs) encoder.set_input_array(input);
-  encoder.set_output_array(out);
-  if (out.size() == 0) return;
+  cpu::Evaluation evaluation(*this, inputs, outputs);
+  if (evaluation.empty()) return;
 
   const auto &q = inputs[0], &k = inputs[1], &v = inputs[2];
   const int64_t head_size = q.shape(2) / options_.num_heads;
@@ -243,9 +272,20 @@ void RopeAttention::eval_cpu(const std::vector<mx::array>& inputs, std::vector<m
     args.gate_type = cpu::float_type(gate.dtype());
     for (int axis = 0; axis < 3; ++axis) args.gate_strides[axis] = gate.strides(axis);
   }
-  args.out = out.data<char>();
-  args.out_type = cpu::float_type(out.dtype());
-  encoder.dispatch([args] { Scheduler(args).run(); });
+  args.out = outputs[0].data<char>();
+  args.out_type = cpu::float_type(q.dtype());
+  const Plan plan({.batch = args.batch,
+                   .queries = args.q.tokens,
+                   .keys = args.k.tokens,
+                   .heads = args.q.heads,
+                   .kv_heads = args.k.heads,
+                   .head_size = head_size,
+                   .type = args.q.rows.type,
+                   .q_norm_is_wide = norm_is_wide(args.q),
+                   .k_norm_is_wide = norm_is_wide(args.k)},
+                  cpu::num_threads());
+  const auto scratch = evaluation.scratch(plan.layout.bytes());
+  evaluation.dispatch([args, plan, scratch]() noexcept { AttentionSchedule(args, plan, scratch).run(); });
 }
 
 }  // namespace ltx2rt

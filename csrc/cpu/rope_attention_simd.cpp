@@ -177,8 +177,9 @@ void gather_angles(const RopeRows& rope, int64_t batch, int64_t first, int64_t c
   if (i == half) return;
   int64_t column = int64_t(uint32_t(lane) / uint32_t(rope.axes)), phase = lane - column * rope.axes;
   const auto row_of = [&](int64_t axis, int64_t token) {
-    const int64_t row = index[token * rope.axes + axis];
-    return (row < 0 ? row + rope.rows : row) * rope.columns;
+    const int64_t i = index[token * rope.axes + axis], row = i < 0 ? i + rope.rows : i;
+    // Checked before (csrc/checked_index.h). Should the memory have been changed since: the nearest row, as in shaders.
+    return (row < 0 ? 0 : smaller(row, rope.rows - 1)) * rope.columns;
   };
 #if defined(__AVX512F__)
   if (rope.axes <= 3) {
@@ -275,7 +276,7 @@ void transform(const AttentionArgs& args, const Projection& x, int64_t batch, in
     with_type(x.rows.type, x.rows.data, [&](auto* data) {
       for (int64_t i = 0; i < here; ++i, words += word_stride) {
         const int64_t token = first + done + i, from = start + token * x.rows.token_stride;
-        const float *cos = rotated ? angles + i * size : nullptr, *sin = cos + half;
+        const float *cos = rotated ? angles + i * size : nullptr, *sin = rotated ? cos + half : nullptr;
         float factor = scale;
         if (x.norm != nullptr && !own_norm) factor *= x.inverse_rms[batch * x.tokens + token];
         if (in_place && !(rotated && args.interleaved)) {
@@ -295,9 +296,12 @@ void transform(const AttentionArgs& args, const Projection& x, int64_t batch, in
         } else if constexpr (kValues<Words> == 1) {
           memcpy(words, row, (size_t)size * sizeof(float));
         } else {
-          BF16* values = (BF16*)words;
-          for (int64_t l = 0; l < size; ++l) from_float(row[l], values[l]);
-          if (size % 2 != 0) values[size] = BF16{0};
+          for (int64_t l = 0; l < size; l += 2) {
+            BF16 pair[2] = {};
+            from_float(row[l], pair[0]);
+            if (l + 1 < size) from_float(row[l + 1], pair[1]);
+            memcpy(words + l / 2, pair, sizeof pair);
+          }
         }
       }
     });

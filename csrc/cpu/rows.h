@@ -1,7 +1,9 @@
 // An array seen as rows along its last axis, whatever its strides.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
+#include <cstring>
 #include <stdexcept>
 #include <utility>
 #include <vector>
@@ -58,15 +60,18 @@ class Rows {
 };
 
 // Row r, n values from `first` on, as contiguous values: in place, or copied to `buffer` (n * item_size bytes).
-inline const char* contiguous_row(const Rows& rows, int64_t r, int64_t first, int64_t n, std::vector<char>& buffer) {
+inline const char* contiguous_row(const Rows& rows, int64_t r, int64_t first, int64_t n, char* buffer) {
   const int64_t item = rows.item_size();
   const char* from = rows.row(r) + first * rows.stride() * item;
   if (rows.stride() == 1) return from;
-  buffer.resize(static_cast<size_t>(n * item));
-  for (int64_t i = 0; i < n; ++i) {
-    for (int64_t byte = 0; byte < item; ++byte) buffer[i * item + byte] = from[i * rows.stride() * item + byte];
-  }
-  return buffer.data();
+  for (int64_t i = 0; i < n; ++i) std::memcpy(buffer + i * item, from + i * rows.stride() * item, item);
+  return buffer;
+}
+
+// The row of a table of `rows` rows that an index means. The index was checked before (csrc/checked_index.h); should its
+// memory have been changed since, the nearest row is read, as shaders do, and nothing outside the table.
+inline int64_t table_row(int32_t index, int64_t rows) {
+  return std::clamp<int64_t>(index < 0 ? index + rows : index, 0, rows - 1);
 }
 
 }  // namespace ltx2rt::cpu

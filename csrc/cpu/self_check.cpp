@@ -7,6 +7,11 @@
 #include <utility>
 #include <vector>
 
+#include "csrc/cpu/antialiased_snake.h"
+#include "csrc/cpu/conv_direct.h"
+#include "csrc/cpu/conv_winograd.h"
+#include "csrc/cpu/dispatch.h"
+
 namespace ltx2rt::cpu {
 namespace {
 
@@ -122,8 +127,11 @@ struct Weights {
       std::memcpy(bytes_.data(), values.data(), values.size() * 2);
     } else if (format == WeightFormat::f16) {  // magnitudes below 2
       for (int64_t i = 0; i < columns * depth; ++i) bytes_[2 * i + 1] &= 0xbf;
-    } else if (format == WeightFormat::e4m3) {  // one NaN, the others finite
-      for (int64_t i = 0; i < columns * depth; ++i) bytes_[i] &= i == depth + 3 ? 0xff : 0xf7;
+    } else if (format == WeightFormat::e4m3) {  // all codes, but of those for NaN only one, once
+      for (int64_t i = 0; i < columns * depth; ++i) {
+        const auto code = static_cast<uint8_t>(i);
+        bytes_[i] = (code & 0x7f) == 0x7f ? bytes_[i] & 0xf7 : code;
+      }
       bytes_[depth + 3] |= 0x7f;
     }
     // Affine weights of few bits, which bfloat16 holds.
@@ -320,143 +328,110 @@ std::string check_attention(const KernelTables& kernels, const KernelTables& por
   return "";
 }
 
-// A kernel of 2 x 3 x `width_taps` over 3 x 5 x 7 voxels, with norm, modulation, SiLU and bias.
-class ConvProblem {
- public:
-  ConvProblem(int64_t channels, int64_t out_channels, FloatType type, int64_t width_taps) {
-    const int64_t in[3] = {3, 5, 7}, taps[3] = {2, 3, width_taps};
-    args.type = args.weight_type = type;
-    args.batch = 1;
-    args.channels = channels;
-    args.out_channels = out_channels;
-    int64_t inputs = channels, depth = channels, outputs = out_channels;
-    for (int axis = 0; axis < 3; ++axis) {
-      args.in_size[axis] = in[axis];
-      args.kernel[axis] = taps[axis];
-      args.stride[axis] = args.dilation[axis] = 1;
-      args.out_size[axis] = in[axis] - taps[axis] + 1;
-      inputs *= in[axis];
-      depth *= taps[axis];
-      outputs *= args.out_size[axis];
-    }
-    Numbers numbers(3);
-    x_ = numbers.floats(inputs);
-    weight_ = numbers.floats(depth * out_channels);
-    bias_ = numbers.floats(out_channels);
-    scale_ = numbers.floats(channels);
-    shift_ = numbers.floats(channels);
-    narrow_x_ = bfloat16s(x_);
-    narrow_weight_ = bfloat16s(weight_);
-    const bool narrow = type == FloatType::bf16;
-    args.x = {narrow ? static_cast<const void*>(narrow_x_.data()) : x_.data(),
-              {inputs, in[1] * in[2] * channels, in[2] * channels, channels, 1}};
-    args.weight = narrow ? static_cast<const void*>(narrow_weight_.data()) : weight_.data();
-    args.bias = bias_.data();
-    args.scale = scale_.data();
-    args.shift = shift_.data();
-    args.pixel_norm = true;
-    args.pixel_norm_eps = 1e-6f;
-    args.activation = ConvActivation::silu;
-    out_.resize(outputs);
-    args.out = out_.data();
-  }
-  ConvProblem(const ConvProblem&) = delete;
+// The checks may run while another thread has the pool, and before it is known how many threads there are.
+constexpr int kThreads = 1;
 
-  std::vector<float> result() const { return read(args.type, out_.data(), static_cast<int64_t>(out_.size())); }
-
-  ConvArgs args{};
-
- private:
-  std::vector<float> x_, weight_, bias_, scale_, shift_, out_;
-  std::vector<uint16_t> narrow_x_, narrow_weight_;
+struct ConvSizes {
+  int64_t in[3], taps[3];
+  int64_t channels, out_channels;
 };
 
-int64_t panels_of(int64_t out_channels, int64_t columns) { return (out_channels + columns - 1) / columns; }
-
-// Everything in one tile.
-std::vector<float> convolve(const ConvKernel& kernel, int64_t channels, int64_t out_channels, FloatType type) {
-  const ConvProblem problem(channels, out_channels, type, 2);
-  const ConvArgs& args = problem.args;
-  ConvPlan plan{};
-  plan.pairs = kernel.has_pairs && type == FloatType::bf16 && channels % 2 == 0;
-  plan.pitch = plan.pairs ? channels / 2 : channels;
-  ConvTile tile{};
+// A convolution with norm, modulation, SiLU and bias, by the schedule of one of its forms.
+template <typename Schedule, typename Kernel>
+std::vector<float> convolve(const Kernel& kernel, const ConvSizes& sizes, FloatType type) {
+  ConvArgs args{};
+  args.type = args.weight_type = type;
+  args.batch = 1;
+  args.channels = sizes.channels;
+  args.out_channels = sizes.out_channels;
+  int64_t inputs = sizes.channels, depth = sizes.channels, outputs = sizes.out_channels;
   for (int axis = 0; axis < 3; ++axis) {
-    plan.region[axis] = args.in_size[axis];
-    plan.tile[axis] = tile.count[axis] = args.out_size[axis];
+    args.in_size[axis] = sizes.in[axis];
+    args.kernel[axis] = sizes.taps[axis];
+    args.stride[axis] = args.dilation[axis] = 1;
+    args.out_size[axis] = sizes.in[axis] - sizes.taps[axis] + 1;
+    inputs *= args.in_size[axis];
+    depth *= args.kernel[axis];
+    outputs *= args.out_size[axis];
   }
-  std::vector<Run> runs;
-  for (int64_t f = 0; f < args.kernel[0]; ++f)
-    for (int64_t r = 0; r < args.kernel[1]; ++r)
-      runs.push_back({(f * plan.region[1] + r) * plan.region[2] * plan.pitch, args.kernel[2] * plan.pitch});
-  const int64_t group_ends[] = {2, static_cast<int64_t>(runs.size())};
-  plan.runs = runs.data();
-  plan.group_ends = group_ends;
-  plan.groups = 2;
-  const int64_t panels = panels_of(out_channels, kernel.panel_columns);
-  const int64_t depth = args.kernel[0] * args.kernel[1] * args.kernel[2] * plan.pitch;
-  std::vector<float> packed(panels * depth * kernel.panel_columns), work(kernel.work_floats(args, plan) + 16);
-  for (int64_t panel = 0; panel < panels; ++panel)
-    kernel.pack_weight(args, plan, panel, 0, depth, packed.data() + panel * depth * kernel.panel_columns);
-  kernel.convolve(args, plan, tile, 0, panels, packed.data(), work.data());
-  return problem.result();
-}
-
-// Everything in one slab; weights packed first, or panel by panel with the products.
-std::vector<float> convolve(const WinogradKernel& kernel, int64_t channels, int64_t out_channels, FloatType type,
-                            bool packed_first) {
-  const ConvProblem problem(channels, out_channels, type, 3);
-  const ConvArgs& args = problem.args;
-  WinogradPlan plan{};
-  plan.pairs = kernel.has_pairs && type == FloatType::bf16;
-  plan.words = plan.pitch = plan.pairs ? channels / 2 : channels;
-  WinogradSlab slab{};
-  for (int axis = 0; axis < 3; ++axis)
-    plan.slab[axis] = slab.count[axis] = axis == 0 ? args.out_size[0] : (args.out_size[axis] + 1) / 2;
-  plan.point_words = plan.slab[1] * plan.slab[2] * plan.pitch;
-  plan.frame_words = kPoints * plan.point_words;
-  const Run runs[] = {{0, plan.words}, {plan.frame_words, plan.words}};
-  const int64_t group_ends[] = {1, 2};
-  plan.runs = runs;
-  plan.group_ends = group_ends;
-  plan.groups = 2;
-  plan.group_words = plan.words;
-  const int64_t panels = panels_of(out_channels, kernel.panel_columns), cells = slab.count[0] * slab.count[1] * slab.count[2];
-  const int64_t panel_words = kPoints * args.kernel[0] * plan.words * kernel.panel_columns;
-  std::vector<float> packed(panels * panel_words), words(args.in_size[0] * plan.frame_words);
-  std::vector<float> work(std::max({kernel.transform_floats(args, plan), kernel.multiply_floats(cells),
-                                    kernel.pack_and_multiply_floats(plan, cells)}));
-  for (int64_t panel = 0; panel < panels; ++panel)
-    for (int64_t tap = 0; tap < args.kernel[0]; ++tap)
-      kernel.pack_weight(args, plan, panel, tap, 0, plan.words, packed.data() + panel * panel_words);
-  for (int64_t frame = 0; frame < args.in_size[0]; ++frame)
-    kernel.transform(args, plan, slab, frame, 0, slab.count[1], words.data(), work.data());
-  if (packed_first) {
-    kernel.multiply(args, plan, slab, 0, cells, 0, panels, words.data(), packed.data(), work.data());
-  } else {
-    for (int64_t panel = 0; panel < panels; ++panel)
-      kernel.pack_and_multiply(args, plan, slab, panel, words.data(), work.data());
-  }
-  return problem.result();
+  Numbers numbers(3);
+  const auto x = numbers.floats(inputs), weight = numbers.floats(depth * sizes.out_channels);
+  const auto bias = numbers.floats(sizes.out_channels);
+  const auto scale = numbers.floats(sizes.channels), shift = numbers.floats(sizes.channels);
+  const auto narrow_x = bfloat16s(x), narrow_weight = bfloat16s(weight);
+  const bool narrow = type == FloatType::bf16;
+  args.x = {narrow ? static_cast<const void*>(narrow_x.data()) : x.data(),
+            {inputs, sizes.in[1] * sizes.in[2] * sizes.channels, sizes.in[2] * sizes.channels, sizes.channels, 1}};
+  args.weight = narrow ? static_cast<const void*>(narrow_weight.data()) : weight.data();
+  args.bias = bias.data();
+  args.scale = scale.data();
+  args.shift = shift.data();
+  args.pixel_norm = true;
+  args.pixel_norm_eps = 1e-6f;
+  args.activation = ConvActivation::silu;
+  std::vector<float> out(outputs);
+  args.out = out.data();
+  const Schedule schedule(args, kThreads, kernel);
+  schedule.run(Scratch(schedule.scratch_bytes()));
+  return read(type, out.data(), outputs);
 }
 
 std::string check_conv(const KernelTables& kernels, const KernelTables& portable) {
   for (const FloatType type : {FloatType::f32, FloatType::bf16}) {
     const double rounding = type == FloatType::f32 ? 2 * kRounding : kHalfRounding;
-    for (const int64_t channels : {19, 20}) {
+    for (const int64_t channels : {19, 20}) {  // several groups of the sum
       // An even number of bfloat16 channels may be multiplied in pairs; the portable kernel does not round them first.
       const bool pairs = kernels.conv.has_pairs && type == FloatType::bf16 && channels % 2 == 0;
-      const auto fault = compare("causal_conv3d", convolve(kernels.conv, channels, 37, type),
-                                 convolve(portable.conv, channels, 37, type), pairs ? 8 * rounding : rounding);
+      const ConvSizes sizes{{3, 5, 7}, {2, 3, 2}, channels, 37};
+      const auto fault = compare("causal_conv3d", convolve<ConvSchedule>(kernels.conv, sizes, type),
+                                 convolve<ConvSchedule>(portable.conv, sizes, type), pairs ? 8 * rounding : rounding);
       if (!fault.empty()) return fault;
     }
+    // Several groups of the sum in few cells, whose weights are packed where they are used, and one group in many.
     const bool pairs = kernels.winograd.has_pairs && type == FloatType::bf16;
-    for (const bool packed_first : {true, false}) {
-      const auto fault = compare("causal_conv3d in Winograd form", convolve(kernels.winograd, 32, 37, type, packed_first),
-                                 convolve(portable.winograd, 32, 37, type, packed_first),
-                                 pairs ? 16 * rounding : 4 * rounding);
+    const int64_t deep = type == FloatType::f32 ? 128 : 224;
+    for (const auto& sizes : {ConvSizes{{3, 5, 7}, {2, 3, 3}, deep, 37}, ConvSizes{{2, 21, 21}, {2, 3, 3}, 32, 37}}) {
+      const auto fault = compare("causal_conv3d in Winograd form",
+                                 convolve<WinogradSchedule>(kernels.winograd, sizes, type),
+                                 convolve<WinogradSchedule>(portable.winograd, sizes, type),
+                                 (pairs ? 24 : 4) * rounding * std::sqrt(double(sizes.channels) / 32.0));
       if (!fault.empty()) return fault;
     }
+  }
+  return "";
+}
+
+// The numbers rounded down to a few bits, whose sums of products are exact in any order.
+std::vector<float> coarse(std::vector<float> values) {
+  for (auto& value : values) value = std::floor(value * 16.0f) / 16.0f;
+  return values;
+}
+
+// Two tiles, the last of them short, with angles on both sides of the limit of the fast sine: only of exact sums can
+// so many turns be compared.
+std::vector<float> activate(const KernelTables& kernels, FloatType type) {
+  constexpr int64_t kBatch = 1, kSamples = 150, kChannels = 37, kCount = kBatch * kSamples * kChannels;
+  Numbers numbers(13);
+  const auto x = coarse(numbers.floats(kCount)), beta = numbers.floats(kChannels);
+  auto alpha = numbers.floats(kChannels);
+  alpha[kChannels / 2] = 12.0f;
+  const auto rise = coarse(numbers.floats(12)), fall = numbers.floats(12);
+  const auto narrow = bfloat16s(x);
+  std::vector<float> out(kCount);
+  const void* const data = type == FloatType::bf16 ? static_cast<const void*>(narrow.data()) : x.data();
+  const auto vector = [](const std::vector<float>& values) { return FloatVector{values.data(), FloatType::f32}; };
+  const SnakeCall call{type,          data,         out.data(),   kBatch,      kSamples, kChannels,
+                       vector(alpha), vector(beta), vector(rise), vector(fall)};
+  const SnakeSchedule schedule(call, kThreads, kernels.snake, kernels.norm);
+  schedule.run(Scratch(schedule.scratch_bytes()));
+  return read(type, out.data(), kCount);
+}
+
+std::string check_snake(const KernelTables& kernels, const KernelTables& portable) {
+  for (const FloatType type : {FloatType::f32, FloatType::bf16}) {
+    const auto fault = compare("antialiased_snake", activate(kernels, type), activate(portable, type),
+                               type == FloatType::f32 ? 2 * kRounding : kHalfRounding);
+    if (!fault.empty()) return fault;
   }
   return "";
 }
@@ -465,12 +440,12 @@ std::string check_conv(const KernelTables& kernels, const KernelTables& portable
 
 KernelTables kernel_tables(Isa isa) {
   return {linear_kernels(isa), norm_kernels(isa), rope_attention_kernel(isa), causal_conv3d_kernel(isa),
-          conv_winograd_kernel(isa)};
+          conv_winograd_kernel(isa), snake_kernels(isa)};
 }
 
 std::string find_fault(const KernelTables& kernels) {
   const KernelTables portable = kernel_tables(Isa::portable);
-  for (const auto check : {check_conversions, check_linear, check_norm, check_attention, check_conv}) {
+  for (const auto check : {check_conversions, check_linear, check_norm, check_attention, check_conv, check_snake}) {
     auto fault = check(kernels, portable);
     if (!fault.empty()) return fault;
   }

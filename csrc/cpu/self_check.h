@@ -3,8 +3,9 @@
 
 #include <string>
 
-#include "csrc/cpu/causal_conv3d_kernel.h"
-#include "csrc/cpu/conv_winograd_kernel.h"
+#include "csrc/cpu/antialiased_snake_kernels.h"
+#include "csrc/cpu/causal_conv3d_kernels.h"
+#include "csrc/cpu/conv_winograd_kernels.h"
 #include "csrc/cpu/isa.h"
 #include "csrc/cpu/linear_kernels.h"
 #include "csrc/cpu/modulated_norm_kernels.h"
@@ -18,11 +19,12 @@ struct KernelTables {
   AttentionKernel attention;
   ConvKernel conv;
   WinogradKernel winograd;
+  SnakeKernels snake;
 };
 
 KernelTables kernel_tables(Isa isa);
 
-// Empty, or which kernel differs from the portable one, where and by how much. Takes a few milliseconds.
+// Empty, or which kernel differs from the portable one, where and by how much. Takes some ten milliseconds.
 std::string find_fault(const KernelTables& kernels);
 
 inline std::string find_kernel_fault(Isa isa) { return find_fault(kernel_tables(isa)); }

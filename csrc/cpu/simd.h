@@ -353,8 +353,9 @@ inline float reduce_max(Vec v) {
   return most;
 }
 
-// e**x to about 1 unit in the last place for x in [-87, 88], clamped outside; NaN stays NaN.
+// e**x to about 1 unit in the last place for x in [-87, 88]; below, e**-87.3; above 88.37, infinity; NaN stays NaN.
 inline Vec exp(Vec x) {
+  const auto too_large = x > splat(88.37626f);
   x = min(splat(88.37626f), max(splat(-87.33654f), x));
   // x = n ln 2 + r with n an integer and |r| <= ln(2)/2; adding 1.5 * 2^23 rounds to the nearest integer.
   const Vec shifted = fma(x, splat(1.44269504f), splat(12582912.0f));
@@ -369,7 +370,8 @@ inline Vec exp(Vec x) {
   p = fma(p, r, splat(0.5f));
   p = fma(p, r, splat(1.0f));
   p = fma(p, r, splat(1.0f));
-  return p * from_bits((bits_of(shifted) - bits_of(splat(12582912.0f)) + 127) << 23);
+  p *= from_bits((bits_of(shifted) - bits_of(splat(12582912.0f)) + 127) << 23);
+  return select(too_large, splat(__builtin_inff()), p);
 }
 
 // e**x for x <= 0 with a relative error below 1e-4, which does not show in bfloat16; 0 where e**x is subnormal or the
@@ -402,6 +404,12 @@ inline Vec silu(Vec x) { return x / (splat(1.0f) + exp(-x)); }
 inline Vec gelu_tanh(Vec x) {
   const Vec u = x * fma(x * x, splat(1.5957691216f * 0.044715f), splat(1.5957691216f));
   return x / (splat(1.0f) + exp(-u));
+}
+
+// Memory of a workspace that nobody has written yet, or that is only read as T from here on, as an array of T.
+template <typename T>
+inline T* as_array(void* memory) {
+  return (T*)memory;
 }
 
 // Calls action(T*) with the storage type of `type` in place of the type of data.

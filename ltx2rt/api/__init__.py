@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from ltx2rt.api.clip import Clip
-from ltx2rt.api.inputs import ImageInput, VideoInput
-from ltx2rt.api.loading import DTYPES, PIPELINE_NAMES, load
+from ltx2rt.api.loading import load
 from ltx2rt.api.outputs import OutputOptions
 from ltx2rt.api.pipeline import Pipeline
 from ltx2rt.api.previews import Preview
 from ltx2rt.api.record import Record, read_record
-from ltx2rt.api.resolve import DEFAULT_NEGATIVE_PROMPT
-from ltx2rt.api.settings import Settings
-from ltx2rt.api.text_embedding import encode
-from ltx2rt.api.upscaling import upscale
+from ltx2rt.api.text_embedding import encode, plan_encode
+from ltx2rt.api.upscaling import plan_upscale, upscale
+from ltx2rt.graph.pipelines import PIPELINE_NAMES
+from ltx2rt.graph.settings.inputs import ImageInput, VideoInput
+from ltx2rt.graph.settings.settings import DEFAULT_NEGATIVE_PROMPT, Settings
+from ltx2rt.graph.settings.weight_files import DTYPES
 
 __all__ = [
     "DEFAULT_NEGATIVE_PROMPT",
@@ -28,6 +29,8 @@ __all__ = [
     "VideoInput",
     "encode",
     "load",
+    "plan_encode",
+    "plan_upscale",
     "read_record",
     "upscale",
 ]

@@ -13,9 +13,9 @@ from ltx2rt.api.latent_file import Latents, write_latents
 from ltx2rt.api.outputs import OutputOptions
 from ltx2rt.api.record import Record, sidecar_path, write_record
 from ltx2rt.api.run_state import RunState
-from ltx2rt.api.settings import Settings
 from ltx2rt.errors import MediaError, UsageError
 from ltx2rt.graph.models.audio.mel import resample
+from ltx2rt.graph.stages.inputs import GenerationInputs
 from ltx2rt.graph.stages.run import GeneratedClip, Run
 from ltx2rt.media.pcm import write_wav
 from ltx2rt.media.stills import ContactSheet, write_png
@@ -28,6 +28,36 @@ Array = np.ndarray[Any, np.dtype[Any]]
 AAC_RATES = (7350, 8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 64000, 88200, 96000, 48000)
 
 
+class _Frames(Iterator[Array]):
+    """The chunks of a clip, once: asking for them again is an error and not an empty clip."""
+
+    def __init__(self, chunks: Iterator[Array]) -> None:
+        self._chunks = chunks
+        self.begun = False
+        self._ended = False
+
+    def require_untouched(self) -> None:
+        """Raise UsageError when a chunk has been read."""
+        if self.begun:
+            raise UsageError(
+                "the frames of this clip have been read already, by saving or by a loop, and can be read once; "
+                "keep them, or generate the clip again."
+            )
+
+    def __iter__(self) -> _Frames:
+        if self._ended:
+            self.require_untouched()
+        return self
+
+    def __next__(self) -> Array:
+        self.begun = True
+        try:
+            return next(self._chunks)
+        except BaseException:
+            self._ended = True
+            raise
+
+
 class Clip:
     """A generated clip: the sound is ready, the frames are decoded while they are read, once.
 
@@ -38,17 +68,13 @@ class Clip:
         num_frames, height, width: of the video; 0 for sound alone.
         video_latent: (1, f, h, w, 128) float32, normalised, or None.
         audio_latent: (1, L, 128) float32, normalised, or None.
-        resolved: the settings it was made with.
         record: what it was made from, as JSON values.
     """
 
-    def __init__(
-        self, clip: GeneratedClip, run: Run, resolved: Settings, record: Record, state: RunState | None = None
-    ) -> None:
-        self._frames = clip.frames
+    def __init__(self, clip: GeneratedClip, run: Run, record: Record, state: RunState | None = None) -> None:
+        self._frames = None if clip.frames is None else _Frames(clip.frames)
         self._run = run
         self._state = state
-        self.resolved = resolved
         self.record = record
         self.audio = clip.audio
         self.sample_rate = clip.sample_rate
@@ -64,10 +90,10 @@ class Clip:
         """Chunks of float32 (f, H, W, 3) in [0, 1], in order. They can be read once.
 
         Raises:
-            UsageError: the clip has no frames.
+            UsageError: the clip has no frames; iterating over them again when they have been read.
         """
         if self._frames is None:
-            raise UsageError("this clip has no frames: it is sound alone, or was made with skip_vae.")
+            raise UsageError("this clip has no frames: it is sound alone, or was made with latents_only.")
         return self._frames
 
     @property
@@ -78,6 +104,11 @@ class Clip:
     def is_decoded(self) -> bool:
         """Whether there is anything to see or hear, and not only latents."""
         return self.has_frames or self.audio is not None
+
+    @property
+    def inputs(self) -> GenerationInputs:
+        """The decided settings and the inputs that it was made from."""
+        return self._run.inputs
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -94,16 +125,19 @@ class Clip:
 
         Args:
             path: ``.mp4``, ``.m4v`` or ``.mov``, or ``.wav`` for the sound alone. Not written when the clip was made
-                with ``skip_vae``.
+                with ``latents_only``.
             options: see `OutputOptions`.
             changes: single options.
 
         Raises:
-            UsageError: the options do not fit the clip.
-            MediaError: a file cannot be written.
+            UsageError: the options do not fit the clip, or its frames have been read already, as saving does.
+            MediaError: a file cannot be written (`OutOfSpace`: the disk is full).
+            NotFiniteError: the decoder gave values that are not numbers.
         """
-        path, options = Path(path), replace(options or OutputOptions(), **changes)
-        options.check()
+        path = Path(path)
+        options = OutputOptions.of(vars(options or OutputOptions()) | changes)
+        if self._frames is not None and path.suffix.lower() != ".wav":
+            self._frames.require_untouched()
         try:
             self._save(path, options)
         except BaseException:
@@ -125,7 +159,7 @@ class Clip:
             else:
                 self._save_video(path, options, audio, rate, frame_rate)
         elif options.save_latents is None:
-            raise UsageError("a clip made with skip_vae has only latents; save them with save_latents.")
+            raise UsageError("a clip made with latents_only has only latents; save them with save_latents.")
         if options.sidecar:
             target = path if self.is_decoded or options.save_latents is None else options.save_latents
             write_record(sidecar_path(target), replace(self.record, result=self._result()), options.as_dict())

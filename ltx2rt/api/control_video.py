@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from ltx2rt.api.clip import Clip
-from ltx2rt.api.media_inputs import control_frames
-from ltx2rt.api.settings import Settings
 from ltx2rt.errors import UsageError
+from ltx2rt.graph.stages.media_inputs import control_frames
 from ltx2rt.media.video_writer import VideoWriter
+from ltx2rt.spelling import spelled
 
 
 def write_control_video(path: Path, clip: Clip) -> None:
@@ -20,9 +20,9 @@ def write_control_video(path: Path, clip: Clip) -> None:
         UsageError: the clip had no control video.
         MediaError: the file cannot be written.
     """
-    settings: Settings = clip.resolved
+    settings = clip.inputs.settings
     if not settings.video_conditioning:
-        raise UsageError("--save-control needs a control video; give --video-conditioning FILE.")
-    frames = control_frames(settings.video_conditioning[0].path, settings, clip.height, clip.width, clip.num_frames)
+        raise UsageError(f"there is no control video to save; give {spelled('video_conditioning')}.")
+    frames = control_frames(settings.video_conditioning[0].video, settings, clip.height, clip.width, clip.num_frames)
     with VideoWriter(path, clip.width, clip.height, clip.frame_rate) as writer:
         writer.write(np.clip(frames, 0, 255).astype(np.uint8))

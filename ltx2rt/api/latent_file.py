@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ltx2rt.errors import CheckpointError, MediaError
+from ltx2rt.errors import CheckpointError, write_failure
 from ltx2rt.weights.safetensors import SafetensorsFile, write_safetensors
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -43,16 +43,16 @@ def write_latents(path: Path, latents: Latents) -> None:
     """
     arrays = {}
     if latents.video is not None:
-        arrays["video"] = np.ascontiguousarray(np.moveaxis(latents.video, -1, 1))
+        arrays["video"] = np.moveaxis(latents.video, -1, 1)
     if latents.audio is not None:
         batch, length, features = latents.audio.shape
         channels = latents.audio.reshape(batch, length, 8, features // 8)
-        arrays["audio"] = np.ascontiguousarray(channels.transpose(0, 2, 1, 3))
+        arrays["audio"] = channels.transpose(0, 2, 1, 3)
     metadata = {"format": FORMAT, "generation": latents.generation, "frame_rate": str(latents.frame_rate)}
     try:
         write_safetensors(path, arrays, metadata)
     except OSError as error:
-        raise MediaError(f"cannot write {path}: {error.strerror or error}; check the folder and free space.") from error
+        raise write_failure(path, error) from error
 
 
 def read_latents(path: Path) -> Latents:
@@ -78,6 +78,6 @@ def read_latents(path: Path) -> Latents:
     return Latents(
         metadata.get("generation", ""),
         frame_rate,
-        None if video is None else np.ascontiguousarray(np.moveaxis(video, 1, -1)),
+        None if video is None else np.moveaxis(video, 1, -1).copy(),
         None if audio is None else audio.transpose(0, 2, 1, 3).reshape(1, audio.shape[2], -1),
     )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -11,37 +14,41 @@ import mlx.core as mx
 from ltx2rt import embedded
 from ltx2rt.api.pipeline import Pipeline, PipelineFiles
 from ltx2rt.errors import UsageError
-from ltx2rt.graph.pipelines import PIPELINES
+from ltx2rt.graph.pipelines import AUTOMATIC, PIPELINES, pipeline_for, pipeline_name
+from ltx2rt.graph.pipelines.pipeline import PipelineEntry
+from ltx2rt.graph.settings.setting import plain_values, stored_values
+from ltx2rt.graph.settings.weight_files import WeightFiles
 from ltx2rt.graph.stages.model_files import ModelFiles
+from ltx2rt.spelling import spelled
 
-PathLike = str | Path
+log = logging.getLogger(__name__)
 
-DTYPES: Mapping[str, mx.Dtype] = {"bfloat16": mx.bfloat16, "float16": mx.float16, "float32": mx.float32}
-VARIANTS = ("distilled", "dev")
-AUTOMATIC = "text-to-video"
-PIPELINE_NAMES = (AUTOMATIC, *PIPELINES)
-# Other spellings, of the official modules and of other programs.
-PIPELINE_ALIASES = {
-    "ti2vid-one-stage": "one-stage",
-    "ti2vid-two-stages": "two-stage",
-    "ti2vid-two-stages-hq": "two-stage-hq",
-    "a2v": "audio-to-video",
-    "a2vid-two-stage": "audio-to-video",
-    "keyframe": "keyframe-interpolation",
-    "t2a": "text-to-audio",
-    "t2a-one-stage": "text-to-audio",
+FilePath = str | PathLike[str]
+Lora = FilePath | tuple[FilePath, float]
+
+MLX_DTYPES: Mapping[str, mx.Dtype] = {"bfloat16": mx.bfloat16, "float16": mx.float16, "float32": mx.float32}
+
+# What stands for each file that a pipeline needs and nobody gave, where the embedded model runs.
+_EMBEDDED: Mapping[str, Any] = {
+    "checkpoint": embedded.CHECKPOINT,
+    "text_encoder": embedded.TEXT_ENCODER,
+    "spatial_upscaler": embedded.SPATIAL_UPSCALER,
+    "temporal_upscaler": embedded.TEMPORAL_UPSCALER,
+    "distilled_lora": (embedded.DISTILLED_LORA, 1.0),
+    "loras": ((embedded.IC_LORA, 1.0),),
 }
+_ALWAYS_EMBEDDED = ("checkpoint", "text_encoder", "spatial_upscaler", "temporal_upscaler")
 
 
 def load(
     pipeline: str = AUTOMATIC,
     *,
-    checkpoint: PathLike | None = None,
-    text_encoder: PathLike | None = None,
-    spatial_upscaler: PathLike | None = None,
-    temporal_upscaler: PathLike | None = None,
-    loras: Sequence[tuple[PathLike, float]] = (),
-    distilled_lora: tuple[PathLike, float] | PathLike | None = None,
+    checkpoint: FilePath | None = None,
+    text_encoder: FilePath | None = None,
+    spatial_upscaler: FilePath | None = None,
+    temporal_upscaler: FilePath | None = None,
+    loras: Sequence[Lora] = (),
+    distilled_lora: Lora | None = None,
     dtype: str = "bfloat16",
     model_variant: str | None = None,
 ) -> Pipeline:
@@ -53,68 +60,64 @@ def load(
         text_encoder: Gemma folder; may be missing when every call gives an embedding.
         spatial_upscaler: latent upscaler x2, for two-stage pipelines and ``upscale_spatial``.
         temporal_upscaler: for ``upscale_temporal``.
-        loras: files with strengths, -2 to 2.
+        loras: files, with strengths of -2 to 2.
         distilled_lora: the LoRA of the second stage of dev pipelines, with a strength (default 1).
         dtype: of activations: ``bfloat16``, ``float16`` or ``float32``.
-        model_variant: ``distilled`` or ``dev``; None: as the checkpoint's file name says, else distilled.
+        model_variant: ``distilled`` or ``dev``; None: as the checkpoint's file name says, else distilled, with a
+            warning where it matters: nothing inside of a file tells.
 
     Raises:
         UsageError: unknown pipeline, dtype or variant, or files that do not go together.
         CheckpointError: a file is missing, damaged or of the wrong kind, or a LoRA is for another model.
     """
-    name = PIPELINE_ALIASES.get(pipeline.replace("_", "-"), pipeline.replace("_", "-"))
-    if name not in PIPELINE_NAMES:
-        raise UsageError(f"unknown pipeline {pipeline!r}; use one of {', '.join(PIPELINE_NAMES)}.")
-    if dtype not in DTYPES:
-        raise UsageError(f"unknown dtype {dtype!r}; use one of {', '.join(DTYPES)}.")
-    if model_variant is not None and model_variant not in VARIANTS:
-        raise UsageError(f"unknown model variant {model_variant!r}; use one of {', '.join(VARIANTS)}.")
-    if checkpoint is None and (text_encoder is not None or spatial_upscaler is not None):
-        raise UsageError("text_encoder and spatial_upscaler need a checkpoint; give the model's file.")
-    refinement = (distilled_lora, 1.0) if isinstance(distilled_lora, (str, Path)) else distilled_lora
-    lora_paths = tuple((Path(path), float(strength)) for path, strength in loras)
-    refinement_paths = () if refinement is None else ((Path(refinement[0]), float(refinement[1])),)
-    paths = {
-        "checkpoint": embedded.CHECKPOINT if checkpoint is None else Path(checkpoint),
-        "text_encoder": embedded.TEXT_ENCODER if checkpoint is None else _path(text_encoder),
-        "spatial_upscaler": embedded.SPATIAL_UPSCALER if checkpoint is None else _path(spatial_upscaler),
-        "temporal_upscaler": _path(temporal_upscaler),
+    given = {
+        "checkpoint": checkpoint,
+        "text_encoder": text_encoder,
+        "spatial_upscaler": spatial_upscaler,
+        "temporal_upscaler": temporal_upscaler,
+        "loras": tuple(loras) or None,
+        "distilled_lora": distilled_lora,
+        "dtype": dtype,
+        "model_variant": model_variant,
     }
-    assert paths["checkpoint"] is not None
-    files = ModelFiles.open(
-        paths["checkpoint"],
-        paths["text_encoder"],
-        paths["spatial_upscaler"],
-        lora_paths,
-        refinement_paths,
-        paths["temporal_upscaler"],
-    )
-    variant = model_variant or files.checkpoint.variant or "distilled"
-    if name == AUTOMATIC:
-        name = "one-stage" if variant == "dev" else "distilled"
-    given: dict[str, Any] = {"pipeline": name}
-    if checkpoint is not None:
-        given |= {key: str(path.absolute()) for key, path in paths.items() if path is not None}
-    elif temporal_upscaler is not None:
-        given["temporal_upscaler"] = str(Path(temporal_upscaler).absolute())
-    given |= {"loras": [[str(path.absolute()), strength] for path, strength in lora_paths]} if lora_paths else {}
-    if refinement_paths:
-        given["distilled_lora"] = [str(refinement_paths[0][0].absolute()), refinement_paths[0][1]]
-    given |= {"dtype": dtype} if dtype != "bfloat16" else {}
-    given |= {"model_variant": model_variant} if model_variant is not None else {}
-    weights = (
-        *(path for path in paths.values() if path is not None),
-        *(p for p, _ in (*lora_paths, *refinement_paths)),
-    )
-    return Pipeline(
-        name,
-        files,
-        DTYPES[dtype],
-        PipelineFiles(given, weights),
-        is_embedded=checkpoint is None,
-        distilled_checkpoint=variant == "distilled",
-    )
+    return open_pipeline(pipeline, WeightFiles(**stored_values(WeightFiles, given)))
 
 
-def _path(path: PathLike | None) -> Path | None:
-    return None if path is None else Path(path)
+def open_pipeline(pipeline: str, given: WeightFiles) -> Pipeline:
+    """The same from checked settings; see `load`."""
+    name = pipeline_name(pipeline)
+    is_embedded = given.checkpoint is None
+    if is_embedded and (given.text_encoder is not None or given.spatial_upscaler is not None):
+        needing = spelled("text_encoder" if given.text_encoder is not None else "spatial_upscaler")
+        raise UsageError(f"{needing} goes with {spelled('checkpoint', 'FILE')}, which is missing; give it, too.")
+    used = _with_embedded(given, _ALWAYS_EMBEDDED) if is_embedded else given
+    entry = None if name == AUTOMATIC else PIPELINES[name]
+    if entry is not None and is_embedded:
+        used = _with_embedded(used, entry.files)
+    files = ModelFiles.open(used)
+    variant = used.model_variant or files.checkpoint.variant
+    if variant is None:
+        variant = "distilled"
+        if not is_embedded and (entry is None or entry.variant is None):
+            log.warning(
+                "the file name of %s says neither dev nor distilled: it is taken as distilled, with fixed steps and no "
+                "guidance; %s says otherwise",
+                given.checkpoint,
+                spelled("model_variant", "dev"),
+            )
+    entry = pipeline_for(name, variant)
+    return Pipeline(entry, files, MLX_DTYPES[used.dtype], _origin(entry, given, used), is_embedded, variant)
+
+
+def _with_embedded(given: WeightFiles, names: Sequence[str]) -> WeightFiles:
+    return replace(given, **{name: _EMBEDDED[name] for name in names if not getattr(given, name)})
+
+
+def _origin(entry: PipelineEntry, given: WeightFiles, used: WeightFiles) -> PipelineFiles:
+    """What the pipeline was loaded from: the arguments for a record, and every file."""
+    defaults = plain_values(WeightFiles())
+    arguments = {name: value for name, value in plain_values(given).items() if value != defaults.get(name)}
+    single = (used.checkpoint, used.text_encoder, used.spatial_upscaler, used.temporal_upscaler)
+    with_strength = (*used.loras, *(() if used.distilled_lora is None else (used.distilled_lora,)))
+    paths: list[Path | None] = [*single, *(path for path, _ in with_strength)]
+    return PipelineFiles({"pipeline": entry.name, **arguments}, tuple(path for path in paths if path is not None))

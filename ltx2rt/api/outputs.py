@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ltx2rt.errors import UsageError
+from ltx2rt.graph.settings.kinds import FilePath, Number, Switch, Text, Whole
+from ltx2rt.graph.settings.setting import plain_values, setting, stored_values
 from ltx2rt.media.video_writer import CODECS, DEFAULT_PRESET, PRESETS
+
+# ruff: noqa: RUF009  (the calls make dataclass fields)
 
 
 @dataclass(frozen=True)
@@ -26,35 +30,34 @@ class OutputOptions:
         sidecar: write FILE.json with every setting beside the clip.
     """
 
-    codec: str = "h264"
-    crf: int | None = None
-    preset: str = DEFAULT_PRESET
-    speed: float = 1.0
-    save_wav: Path | None = None
-    save_first_frame: Path | None = None
-    contact_sheet: Path | None = None
-    save_latents: Path | None = None
-    sidecar: bool = True
+    codec: str = setting("h264", Text(), "of the video", "Output", choices=tuple(CODECS))
+    crf: int | None = setting(
+        None,
+        Whole(),
+        f"quality of the video, 0 (best) to 51 (default: {', '.join(f'{n} {c.crf}' for n, c in CODECS.items())})",
+        "Output",
+        low=0,
+        high=51,
+    )
+    preset: str = setting(DEFAULT_PRESET, Text(), "speed of the encoder", "Output", choices=PRESETS)
+    speed: float = setting(1.0, Number(), "playback speed", "Output", low=0.1, high=10)
+    save_wav: Path | None = setting(None, FilePath("FILE.wav"), "also write the sound", "Output")
+    save_first_frame: Path | None = setting(None, FilePath("FILE.png"), "also write the first frame", "Output")
+    contact_sheet: Path | None = setting(None, FilePath("FILE.png"), "also write frames in rows", "Output")
+    save_latents: Path | None = setting(None, FilePath("FILE.safetensors"), "also write the final latents", "Output")
+    sidecar: bool = setting(
+        True, Switch(), "do not write FILE.json beside the clip", "Output", flags=("--no-sidecar",), turns_off=True
+    )
 
-    def check(self) -> None:
-        """Raise UsageError for values that no encoder takes."""
-        if self.codec not in CODECS:
-            raise UsageError(f"unknown video codec {self.codec!r}; use one of {', '.join(CODECS)}.")
-        if self.crf is not None and not 0 <= self.crf <= 51:
-            raise UsageError(f"crf must be 0 to 51, got {self.crf}; smaller is better quality.")
-        if self.preset not in PRESETS:
-            raise UsageError(f"unknown encoder preset {self.preset!r}; use one of {', '.join(PRESETS)}.")
-        if not 0.1 <= self.speed <= 10.0:
-            raise UsageError(f"the playback speed must be 0.1 to 10, got {self.speed}.")
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> OutputOptions:
+        """Options from named values, each converted and checked; UsageError for what does not fit."""
+        return cls(**stored_values(cls, values))
 
     def as_dict(self) -> dict[str, Any]:
         """The options that differ from their defaults as JSON values."""
-        values = {e.name: (getattr(self, e.name), e.default) for e in fields(self)}
-        return {
-            name: str(value.absolute()) if isinstance(value, Path) else value
-            for name, (value, default) in values.items()
-            if value != default
-        }
+        defaults = plain_values(OutputOptions())
+        return {name: value for name, value in plain_values(self).items() if value != defaults.get(name)}
 
     def files(self) -> list[Path]:
         """The further files."""

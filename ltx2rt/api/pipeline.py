@@ -3,35 +3,42 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 
+from ltx2rt.api.call_arguments import CallArguments
 from ltx2rt.api.clip import Clip
+from ltx2rt.api.diffusers_names import DIFFUSERS_NAMES
 from ltx2rt.api.planning import ledger
 from ltx2rt.api.planning import rates as measured_rates
 from ltx2rt.api.previews import Preview, PreviewObserver
 from ltx2rt.api.record import Record
-from ltx2rt.api.resolve import build_request, enhancement_options, guidance_settings, input_files, resolve
 from ltx2rt.api.run_state import RunState
-from ltx2rt.api.settings import EDITING, Settings
 from ltx2rt.graph.diffusion.guidance import GuiderParams
 from ltx2rt.graph.models.transformer.model import TransformerConfig
-from ltx2rt.graph.pipelines import PIPELINES
 from ltx2rt.graph.pipelines.assumed_files import with_assumed
-from ltx2rt.graph.pipelines.defaults import GenerationDefaults, defaults_for, high_quality
+from ltx2rt.graph.pipelines.decide import GUIDANCE_TOPICS, decide
+from ltx2rt.graph.pipelines.defaults import GenerationDefaults, defaults_for
+from ltx2rt.graph.pipelines.open_inputs import open_inputs
+from ltx2rt.graph.pipelines.pipeline import PipelineEntry
 from ltx2rt.graph.pipelines.plan import Plan, Rates, plan
+from ltx2rt.graph.settings.setting import settings_of
+from ltx2rt.graph.settings.settings import Settings
 from ltx2rt.graph.stages.events import Event
+from ltx2rt.graph.stages.inputs import GenerationInputs
 from ltx2rt.graph.stages.model_files import ModelFiles
-from ltx2rt.graph.stages.request import Request
-from ltx2rt.graph.stages.run import Run
+from ltx2rt.graph.stages.run import GeneratedClip, Run
 from ltx2rt.graph.stages.text.enhancement import enhance_prompt
-from ltx2rt.memory.ledger import Ledger
 from ltx2rt.weights.checkpoint import Checkpoint
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 log = logging.getLogger(__name__)
 
@@ -51,38 +58,38 @@ class Pipeline:
     """A pipeline with its opened weight files. Calling it loads, runs and frees one stage after the other.
 
     Attributes:
-        name: of the pipeline.
-        distilled: whether it takes the fixed distilled schedule, without guidance.
+        entry: what the pipeline says about itself.
+        has_fixed_schedule: whether it takes the fixed distilled schedule, without guidance.
         is_embedded: whether it runs the small model inside the package.
     """
 
     def __init__(
         self,
-        name: str,
+        entry: PipelineEntry,
         files: ModelFiles,
         dtype: mx.Dtype,
         origin: PipelineFiles,
-        *,
         is_embedded: bool,
-        distilled_checkpoint: bool,
+        variant: str,
     ) -> None:
-        self.name = name
-        self.distilled = not PIPELINES[name].guided or (name in EDITING and distilled_checkpoint)
+        self.entry = entry
         self.is_embedded = is_embedded
+        self.has_fixed_schedule = entry.has_fixed_schedule(variant)
         self._files = files
         self._dtype = dtype
         self._origin = origin
 
     @property
+    def name(self) -> str:
+        return self.entry.name
+
+    @property
     def defaults(self) -> GenerationDefaults:
         """What a call uses for everything it is not given."""
-        defaults = defaults_for(self._files.checkpoint.model_version)
-        if self.name == "two-stage-hq":
-            defaults = high_quality(defaults)
-        defaults = self._for_small_model(defaults)
+        defaults = self._for_small_model(self.entry.adjusted(defaults_for(self._files.checkpoint.model_version)))
         if self.is_embedded:
             return replace(defaults, height=EMBEDDED_HEIGHT, width=EMBEDDED_WIDTH, num_frames=EMBEDDED_FRAMES)
-        if PIPELINES[self.name].two_stage:
+        if self.entry.two_stage:
             return replace(defaults, height=2 * defaults.height, width=2 * defaults.width)
         return defaults
 
@@ -109,12 +116,12 @@ class Pipeline:
         resume: bool = False,
         repeated: Record | None = None,
         memory: str | int | None = None,
-        **settings: Any,
+        **settings: Unpack[CallArguments],
     ) -> Clip:
         """Generate a clip.
 
         Args:
-            prompt: what to generate; may be missing when ``embedding`` or ``no_gemma`` is given.
+            prompt: what to generate; may be missing when ``embedding`` or ``zero_text`` is given.
             observer: called with every event; raise `Cancelled` from it to stop.
             on_settings: called once with the resolved settings before anything is loaded.
             on_preview: called after every sampler step with a `Preview` that can be decoded on demand.
@@ -133,37 +140,41 @@ class Pipeline:
             UsageError: a setting cannot work.
             CheckpointError: a weight file lacks something.
             MediaError: an input cannot be read.
-            MemoryBudgetError: a stage does not fit; before anything is loaded, unless the system refuses memory later.
+            StateError: ``resume`` of a state that is damaged.
+            MemoryBudgetError: a stage does not fit; before anything is loaded. `OutOfMemory`: the system refuses memory
+                later.
+            NotFiniteError: a model computed values that are not finite numbers.
         """
-        resolved, request, record = self._prepare({"prompt": prompt, **settings}, self._files)
-        entry = PIPELINES[self.name]
+        inputs, record = self._prepare({"prompt": prompt, **settings}, self._files)
         accounts = ledger(memory)
-        plan(self.name, self._files, request, Ledger(accounts.budget, accounts.base), Rates(1.0, 1.0))
+        plan(self._generate, self._files, inputs, accounts.unused())
         if repeated is not None:
             record.require_same_sources(repeated)
         if on_settings is not None:
-            on_settings(self._shown(record, resolved))
+            on_settings(self._shown(record, inputs.settings))
         state = None
         if state_folder is not None:
             state = RunState.begin(Path(state_folder), record, resume=resume)
         if on_preview is not None:
-            observer = PreviewObserver(self._files, request, entry.two_stage, on_preview, observer)
-        run = Run(self._files, request, observer, journal=None if state is None else state.journal(), ledger=accounts)
+            observer = PreviewObserver(self._files, inputs, on_preview, observer)
+        run = Run(self._files, inputs, observer, journal=None if state is None else state.journal(), ledger=accounts)
         try:
-            run.request, record = self._enhanced(run, resolved, record)
-            return Clip(entry.generate(run), run, resolved, record, state)
+            clip = self._generate(run)
+            if inputs.settings.enhance_prompt:
+                record = replace(record, result={"enhanced_prompt": run.inputs.prompt})
+            return Clip(clip, run, record, state)
         except BaseException:
             if state is not None:
                 state.remove_if_empty()
             raise
 
-    def resolve(self, prompt: str | None = None, **settings: Any) -> Record:
+    def record_for(self, prompt: str | None = None, **settings: Unpack[CallArguments]) -> Record:
         """What a call with these settings would be made from; checks them and runs nothing.
 
         Raises:
             UsageError, CheckpointError, MediaError: as calling the pipeline.
         """
-        return self._prepare({"prompt": prompt, **settings}, self._files)[2]
+        return self._prepare({"prompt": prompt, **settings}, self._files)[1]
 
     def plan(
         self,
@@ -171,7 +182,7 @@ class Pipeline:
         *,
         memory: str | int | None = None,
         rates: Rates | None = None,
-        **settings: Any,
+        **settings: Unpack[CallArguments],
     ) -> tuple[Plan, list[str]]:
         """What a call with these settings would take; loads nothing.
 
@@ -189,8 +200,9 @@ class Pipeline:
             UsageError, CheckpointError, MediaError: as calling the pipeline.
         """
         files, assumed = with_assumed(self._files)
-        _, request, _ = self._prepare({"prompt": prompt, **settings}, files)
-        found = plan(self.name, files, request, ledger(memory), measured_rates() if rates is None else rates)
+        inputs, _ = self._prepare({"prompt": prompt, **settings}, files)
+        speeds = measured_rates() if rates is None else rates
+        found = plan(self._generate, files, inputs, ledger(memory), speeds)
         names = {stage.need.name for stage in found.stages}
         return found, [text for text in assumed if any(text.startswith(name) for name in names)]
 
@@ -200,35 +212,47 @@ class Pipeline:
         other._files = replace(self._files, checkpoint=checkpoint)
         return other
 
-    def _prepare(self, settings: Mapping[str, Any], files: ModelFiles) -> tuple[Settings, Request, Record]:
-        given = Settings.of(settings)
-        resolved = resolve(given, self.name, self.defaults, distilled=self.distilled)
-        request = build_request(resolved, self.name, files, distilled=self.distilled, dtype=self._dtype)
-        PIPELINES[self.name].check(request, files)
-        record = Record.of(
-            self._origin.arguments,
-            resolved.as_dict(self.name, without=guidance_settings() if self.distilled else ()),
-            list(self._origin.weights),
-            input_files(resolved),
-        )
-        return resolved, request, record
+    def _prepare(self, settings: Mapping[str, Any], files: ModelFiles) -> tuple[GenerationInputs, Record]:
+        fixed = self.has_fixed_schedule
+        decided = decide(Settings.of(settings, DIFFUSERS_NAMES), self.entry, self.defaults, fixed_schedule=fixed)
+        inputs = open_inputs(decided, self.entry, files, fixed_schedule=fixed, dtype=self._dtype)
+        topics = self.entry.topics - set(GUIDANCE_TOPICS) if fixed else self.entry.topics
+        weights = list(self._origin.weights)
+        return inputs, Record.of(self._origin.arguments, decided.as_dict(topics), weights, decided.input_files())
 
-    def _enhanced(self, run: Run, resolved: Settings, record: Record) -> tuple[Request, Record]:
-        """Request and record with the rewritten prompt, if one is wanted."""
-        if not resolved.enhance_prompt:
-            return run.request, record
-        has_image = bool(resolved.images)
-        if has_image:
-            log.warning("the prompt enhancement does not see the image; it rewrites the text alone")
-        text = enhance_prompt(run, run.request.prompt, enhancement_options(resolved), has_image=has_image)
-        return replace(run.request, prompt=text), replace(record, result={"enhanced_prompt": text})
+    def _generate(self, run: Run) -> GeneratedClip:
+        """What a call does with a run, planned or real: it rewrites the prompt if that is wanted, then generates."""
+        settings = run.inputs.settings
+        if settings.enhance_prompt:
+            has_image = bool(settings.images)
+            if has_image and not run.planning:
+                log.warning("the prompt enhancement does not see the image; it rewrites the text alone")
+            text = enhance_prompt(run, run.inputs.prompt, settings.enhancement, has_image=has_image)
+            run.inputs = replace(run.inputs, settings=replace(settings, prompt=text))
+        return self.entry.generate(run)
 
-    def _shown(self, record: Record, resolved: Settings) -> dict[str, Any]:
+    def _shown(self, record: Record, settings: Settings) -> dict[str, Any]:
         shown: dict[str, Any] = {"pipeline": self.name, "checkpoint": str(self._files.checkpoint.path)}
         if self.is_embedded:
             shown["embedded_model"] = True
         return (
             shown
             | {key: value for key, value in record.files.items() if key not in shown}
-            | {name: record.settings[name] for name in resolved.given() if name in record.settings}
+            | {name: record.settings[name] for name in settings.given() if name in record.settings}
         )
+
+
+def _with_settings(method: Callable[..., Any]) -> inspect.Signature:
+    """The signature of a method with every setting spelled out, which completion and `help` show."""
+    signature = inspect.signature(method)
+    own = [p for p in signature.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    settings = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=entry.default, annotation=said.kind.annotation)
+        for name, (entry, said) in settings_of(Settings).items()
+        if name not in signature.parameters
+    ]
+    return signature.replace(parameters=[*own, *settings])
+
+
+for _method in (Pipeline.__call__, Pipeline.plan, Pipeline.record_for):
+    _method.__signature__ = _with_settings(_method)  # type: ignore[union-attr]  # functions take attributes

@@ -14,9 +14,9 @@ from ltx2rt.graph.models.video_vae.decoder import VideoDecoder
 from ltx2rt.graph.models.video_vae.specs import VideoVaeConfig, decoder_specs
 from ltx2rt.graph.models.video_vae.statistics import statistics_specs
 from ltx2rt.graph.models.video_vae.tiling import Tiling
-from ltx2rt.graph.stages.events import Evaluated, Event, StageStarted, StepDone
+from ltx2rt.graph.stages.events import Evaluated, Event, Noised, StageStarted, StepDone
+from ltx2rt.graph.stages.inputs import GenerationInputs
 from ltx2rt.graph.stages.model_files import ModelFiles
-from ltx2rt.graph.stages.request import Request
 from ltx2rt.weights.checkpoint import Checkpoint
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -77,22 +77,23 @@ class PreviewObserver:
     def __init__(
         self,
         files: ModelFiles,
-        request: Request,
-        two_stage: bool,
+        inputs: GenerationInputs,
         on_preview: Callable[[Preview], None],
         observer: Callable[[Event], None] | None,
     ) -> None:
         self._files = files
-        self._request = request
-        self._two_stage = two_stage
+        self._inputs = inputs
         self._on_preview = on_preview
         self._observer = observer
         self._estimate: Array | None = None
+        self._positions: Array | None = None
 
     def __call__(self, event: Event) -> None:
         if self._observer is not None:
             self._observer(event)
-        if isinstance(event, StageStarted):
+        if isinstance(event, Noised) and event.modality == "video":
+            self._positions = event.state.positions
+        elif isinstance(event, StageStarted):
             self._estimate = None
         elif isinstance(event, Evaluated):
             self._estimate = event.video_denoised
@@ -102,17 +103,32 @@ class PreviewObserver:
                     event.stage,
                     event.index + 1,
                     event.steps,
-                    self._grid(event.stage, self._estimate),
+                    self._grid(self._estimate),
                     self._files.checkpoint,
-                    self._request.dtype,
+                    self._inputs.dtype,
                 )
             )
 
-    def _grid(self, stage: str, tokens: Array) -> Array:
+    def _grid(self, tokens: Array) -> Array:
         """The clip's own tokens, which come first, as a latent."""
+        assert self._positions is not None  # every denoised video has been noised before
+        height, width = first_grid(self._positions)
         vae = VideoVaeConfig.from_dict(self._files.checkpoint.section("video_vae"))
-        divisor = vae.spatial_factor * (2 if self._two_stage and stage.endswith("1") else 1)
-        frames = (self._request.num_frames - 1) // vae.temporal_factor + 1
-        height, width = self._request.height // divisor, self._request.width // divisor
+        frames = (self._inputs.num_frames - 1) // vae.temporal_factor + 1
         grid: Array = tokens[:, : frames * height * width].reshape(1, frames, height, width, -1)
         return grid
+
+
+def first_grid(positions: Array) -> tuple[int, int]:
+    """Rows and columns of the first frame of tokens whose positions (B, 3, T, 2) run along time, height and width."""
+    starts = positions[0, 1:, :, 0]
+    at_left = starts[1] == starts[1, 0]
+    at_corner = at_left & (starts[0] == starts[0, 0])
+    columns = _next_after_first(at_left)
+    return _next_after_first(at_corner) // columns, columns
+
+
+def _next_after_first(marks: Array) -> int:
+    """Where the second mark is, the first being at 0; the length where there is none."""
+    found = np.flatnonzero(marks[1:])
+    return int(found[0]) + 1 if len(found) else len(marks)

@@ -17,6 +17,7 @@ import ltx2rt
 from ltx2rt.errors import MediaError, UsageError
 from ltx2rt.kernels.selection import use_reference
 from ltx2rt.media.output_file import OutputFile
+from ltx2rt.spelling import spelled
 from ltx2rt.weights.fingerprint import fingerprint
 
 log = logging.getLogger(__name__)
@@ -80,7 +81,7 @@ class Record:
             if changed:
                 raise UsageError(
                     f"{changed[0]} is not the file that the repeated run used; restore it, or run without "
-                    "--from-sidecar."
+                    f"{spelled('repeated')}."
                 )
         for name, version in other.environment.items():
             mine = self.environment.get(name)
@@ -172,6 +173,7 @@ def read_record(path: Path) -> tuple[Record, dict[str, Any]]:
         )
     sections = ("files", "settings", "weights", "inputs", "environment")
     damaged = [name for name in sections if not isinstance(content.get(name), dict)]
+    damaged += [name for name in ("result", "output") if not isinstance(content.get(name, {}), dict)]
     if damaged:
         raise UsageError(f"{path} lacks {', '.join(damaged)}; the sidecar file is damaged.")
     record = Record(**{name: content[name] for name in sections}, result=content.get("result", {}))

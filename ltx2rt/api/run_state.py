@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 from pathlib import Path
 
 from ltx2rt.api.record import Record, read_record, write_record
-from ltx2rt.errors import MediaError, UsageError
+from ltx2rt.errors import StateError, UsageError, write_failure
 from ltx2rt.graph.stages.journal import Journal
+from ltx2rt.spelling import spelled
 
 RECORD_NAME = "run.json"
 
@@ -41,15 +41,16 @@ class RunState:
 
         Raises:
             UsageError: what is there belongs to a run with other settings, weights, inputs or programs.
+            StateError: what is there is damaged, and is to be continued. Without ``resume`` it is dropped.
             MediaError: the folder cannot be written.
         """
-        saved = saved_record(folder)
-        if saved is not None and resume:
+        saved = saved_record(folder) if resume else None
+        if saved is not None:
             differences = saved.differences(record)
             if differences:
                 raise UsageError(
                     f"the interrupted run in {folder} differs from this one: {'; '.join(differences)}; "
-                    "give the same settings, or start over without --resume."
+                    f"give the same settings, or start over without {spelled('resume')}."
                 )
             return cls(folder, continued=True)
         state = cls(folder, continued=False)
@@ -57,7 +58,7 @@ class RunState:
         try:
             folder.mkdir()
         except OSError as error:
-            raise MediaError(f"cannot make the folder {folder}: {error.strerror}; choose another output.") from error
+            raise write_failure(folder, error) from error
         write_record(folder / RECORD_NAME, record)
         return state
 
@@ -76,17 +77,31 @@ class RunState:
             self.remove()
 
     def remove(self) -> None:
-        """Forget the run."""
-        with contextlib.suppress(FileNotFoundError):
-            shutil.rmtree(self.folder)
+        """Forget the run. The record goes last, so that a kill on the way leaves a state that can be continued."""
+        if not self.folder.is_dir():
+            return
+        for path in self.folder.iterdir():
+            if path.name != RECORD_NAME:
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        shutil.rmtree(self.folder)
 
 
 def saved_record(folder: Path) -> Record | None:
-    """The record of an interrupted run; None where there is none, or not enough to continue from."""
+    """The record of an interrupted run; None where there is none, or it had not computed anything.
+
+    Raises:
+        StateError: there is one whose record is damaged or missing: nothing says what its results belong to.
+    """
     path = folder / RECORD_NAME
     if not path.is_file():
+        if any(folder.glob("*.safetensors")):
+            raise StateError(
+                f"the interrupted run in {folder} has lost its {RECORD_NAME}; start over without {spelled('resume')}."
+            )
         return None
     try:
         return read_record(path)[0]
-    except UsageError:
-        return None
+    except UsageError as error:
+        raise StateError(
+            f"the interrupted run in {folder} cannot be continued: {error} Start over without {spelled('resume')}."
+        ) from error

@@ -4,25 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import mlx.core as mx
-
 from ltx2rt import embedded
-from ltx2rt.api.loading import DTYPES
+from ltx2rt.api.loading import MLX_DTYPES
+from ltx2rt.api.planning import ledger
+from ltx2rt.api.planning import rates as measured_rates
 from ltx2rt.api.record import Record, sidecar_path, write_record
-from ltx2rt.api.resolve import DEFAULT_NEGATIVE_PROMPT
 from ltx2rt.errors import UsageError
-from ltx2rt.graph.diffusion.guidance import GuiderParams
 from ltx2rt.graph.models.text.token_sampling import SamplingOptions
+from ltx2rt.graph.pipelines.plan import Plan, Rates, plan
+from ltx2rt.graph.settings.setting import stored_values
+from ltx2rt.graph.settings.settings import DEFAULT_NEGATIVE_PROMPT, Settings
+from ltx2rt.graph.settings.weight_files import WeightFiles
 from ltx2rt.graph.stages.events import Event
+from ltx2rt.graph.stages.inputs import GenerationInputs, PromptContext
 from ltx2rt.graph.stages.model_files import ModelFiles
-from ltx2rt.graph.stages.request import Request
 from ltx2rt.graph.stages.run import Run
 from ltx2rt.graph.stages.text.enhancement import enhance_prompt
 from ltx2rt.graph.stages.text.stage import encode_prompts
+from ltx2rt.spelling import spelled
 from ltx2rt.weights.embedding_file import TextEmbedding, write_embedding
 
 PathLike = str | Path
@@ -38,6 +40,7 @@ def encode(
     dtype: str = "bfloat16",
     enhancement: SamplingOptions | None = None,
     has_image: bool = False,
+    memory: str | int | None = None,
     observer: Callable[[Event], None] | None = None,
 ) -> TextEmbedding:
     """The contexts of a prompt and of a negative prompt.
@@ -52,30 +55,24 @@ def encode(
         dtype: of activations.
         enhancement: rewrite the prompt first, with these options.
         has_image: the rewritten prompt will continue a picture.
+        memory: what the process may take, ``12GB`` or bytes; None: most of what is free. It does not change the result.
         observer: called with every event; raise `Cancelled` from it to stop.
 
     Raises:
         UsageError: an empty prompt, an unknown dtype, or a missing text encoder.
         CheckpointError: a file is missing, damaged or of the wrong kind.
+        MemoryBudgetError: a stage does not fit; before anything is loaded, unless the system refuses memory later.
     """
-    if dtype not in DTYPES:
-        raise UsageError(f"unknown dtype {dtype!r}; use one of {', '.join(DTYPES)}.")
-    if not prompt.strip():
-        raise UsageError("the prompt is empty; say what to generate with --prompt.")
-    if checkpoint is None:
-        files = ModelFiles.open(embedded.CHECKPOINT, embedded.TEXT_ENCODER)
-    elif text_encoder is None:
-        raise UsageError("the text encoder is missing; give the Gemma folder with --gemma-root.")
-    else:
-        files = ModelFiles.open(Path(checkpoint), Path(text_encoder))
-    negative = DEFAULT_NEGATIVE_PROMPT if negative_prompt is None else negative_prompt
-    run = Run(files, _text_request(prompt, negative, DTYPES[dtype]), observer)
-    if enhancement is not None:
-        prompt = enhance_prompt(run, prompt, enhancement, has_image=has_image)
-        run.request = replace(run.request, prompt=prompt)
+    files, inputs, work = _prepare(
+        prompt, negative_prompt, checkpoint, text_encoder, dtype, enhancement, has_image=has_image
+    )
+    accounts = ledger(memory)
+    plan(work, files, inputs, accounts.unused())
+    run = Run(files, inputs, observer, ledger=accounts)
+    positive, avoided = work(run)
+    prompt, negative = run.inputs.prompt, run.inputs.settings.negative_prompt or ""
     assert files.tokenizer is not None
     assert files.text_encoder is not None
-    positive, avoided = encode_prompts(run, [prompt, negative])
     config = files.text_encoder.section("text_encoder")
     embedding = TextEmbedding(
         generation=files.checkpoint.generation or "19b",
@@ -99,18 +96,61 @@ def encode(
     return embedding
 
 
-def _text_request(prompt: str, negative_prompt: str, dtype: mx.Dtype) -> Request:
-    """A request of which only the text is used."""
-    return Request(
-        prompt=prompt,
-        negative_prompt=negative_prompt,
-        seed=0,
-        height=64,
-        width=64,
-        num_frames=1,
-        frame_rate=Fraction(24),
-        num_inference_steps=1,
-        video_guider=GuiderParams(),
-        audio_guider=GuiderParams(),
-        dtype=dtype,
+def plan_encode(
+    prompt: str,
+    *,
+    negative_prompt: str | None = None,
+    checkpoint: PathLike | None = None,
+    text_encoder: PathLike | None = None,
+    dtype: str = "bfloat16",
+    enhancement: SamplingOptions | None = None,
+    has_image: bool = False,
+    memory: str | int | None = None,
+    rates: Rates | None = None,
+) -> Plan:
+    """What `encode` would take; loads nothing.
+
+    Args:
+        prompt, negative_prompt, checkpoint, text_encoder, dtype, enhancement, has_image, memory: as for `encode`.
+        rates: speeds to predict seconds with; default: measured and assumed ones.
+
+    Raises:
+        UsageError, CheckpointError, MemoryBudgetError: as `encode`.
+    """
+    files, inputs, work = _prepare(
+        prompt, negative_prompt, checkpoint, text_encoder, dtype, enhancement, has_image=has_image
     )
+    return plan(work, files, inputs, ledger(memory), measured_rates() if rates is None else rates)
+
+
+def _prepare(
+    prompt: str,
+    negative_prompt: str | None,
+    checkpoint: PathLike | None,
+    text_encoder: PathLike | None,
+    dtype: str,
+    enhancement: SamplingOptions | None,
+    *,
+    has_image: bool,
+) -> tuple[ModelFiles, GenerationInputs, Callable[[Run], list[PromptContext]]]:
+    """The opened files, the inputs, and what is done with a run, planned or real."""
+    paths: dict[str, Any] = {"checkpoint": checkpoint, "text_encoder": text_encoder, "dtype": dtype}
+    given = WeightFiles(**stored_values(WeightFiles, paths))
+    if not prompt.strip():
+        raise UsageError(f"the prompt is empty; say what to generate with {spelled('prompt')}.")
+    if given.checkpoint is None:
+        given = replace(given, checkpoint=embedded.CHECKPOINT, text_encoder=embedded.TEXT_ENCODER)
+    elif given.text_encoder is None:
+        raise UsageError(f"the text encoder is missing; give {spelled('text_encoder', 'FOLDER')}.")
+    negative = DEFAULT_NEGATIVE_PROMPT if negative_prompt is None else negative_prompt
+
+    def work(run: Run) -> list[PromptContext]:
+        settings = run.inputs.settings
+        if enhancement is not None:
+            text = enhance_prompt(run, run.inputs.prompt, enhancement, has_image=has_image)
+            settings = replace(settings, prompt=text)
+            run.inputs = replace(run.inputs, settings=settings)
+        return encode_prompts(run, [settings.prompt or "", settings.negative_prompt or ""])
+
+    settings = Settings(prompt=prompt, negative_prompt=negative)
+    return ModelFiles.open(given), GenerationInputs.without_clip(settings, dtype=MLX_DTYPES[given.dtype]), work

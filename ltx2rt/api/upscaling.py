@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from fractions import Fraction
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from ltx2rt import embedded
 from ltx2rt.api.clip import Clip
 from ltx2rt.api.latent_file import Latents, read_latents
-from ltx2rt.api.loading import DTYPES
-from ltx2rt.api.media_inputs import source_clip
+from ltx2rt.api.loading import MLX_DTYPES
+from ltx2rt.api.planning import ledger
+from ltx2rt.api.planning import rates as measured_rates
 from ltx2rt.api.record import Record
-from ltx2rt.api.settings import Settings, tiling_text
 from ltx2rt.errors import UsageError
-from ltx2rt.graph.diffusion.guidance import GuiderParams
 from ltx2rt.graph.models.video_vae.tiling import Tiling
+from ltx2rt.graph.pipelines.plan import Plan, Rates, plan
+from ltx2rt.graph.settings.setting import plain_values, stored_values
+from ltx2rt.graph.settings.settings import Settings
+from ltx2rt.graph.settings.weight_files import WeightFiles
 from ltx2rt.graph.stages.decode.stage import finish
 from ltx2rt.graph.stages.encode.stage import encode_pixels
 from ltx2rt.graph.stages.events import Event
+from ltx2rt.graph.stages.inputs import GenerationInputs
+from ltx2rt.graph.stages.media_inputs import source_clip
 from ltx2rt.graph.stages.model_files import ModelFiles
-from ltx2rt.graph.stages.request import Request
-from ltx2rt.graph.stages.run import Run
-from ltx2rt.media.video_reader import probe_video
+from ltx2rt.graph.stages.run import GeneratedClip, Run
+from ltx2rt.spelling import spelled
 
 PathLike = str | Path
 
@@ -37,6 +41,7 @@ def upscale(
     dtype: str = "bfloat16",
     seed: int = 10,
     tiling: Tiling | Literal["auto", "none"] = "auto",
+    memory: str | int | None = None,
     observer: Callable[[Event], None] | None = None,
     on_settings: Callable[[Mapping[str, Any]], None] | None = None,
 ) -> Clip:
@@ -53,6 +58,8 @@ def upscale(
         dtype: of activations.
         seed: of the noise that some video decoders add.
         tiling: of the video decoder.
+        memory: what the process may take, ``12GB`` or bytes; None: most of what is free. It decides what is worked on
+            in parts, not the result; the decoder's tiles, which do change it, are taken only where nothing else fits.
         observer: called with every event; raise `Cancelled` from it to stop.
         on_settings: called once with the settings before anything is loaded.
 
@@ -60,63 +67,118 @@ def upscale(
         UsageError: no upscaler, or a source that does not fit.
         CheckpointError: a file is missing, damaged or of the wrong kind.
         MediaError: the source cannot be read.
+        MemoryBudgetError: a stage does not fit; before anything is loaded, unless the system refuses memory later.
     """
+    task = _prepare(source, checkpoint, spatial_upscaler, temporal_upscaler, dtype, seed, tiling)
+    accounts = ledger(memory)
+    plan(task.work, task.files, task.inputs, accounts.unused())
+    if on_settings is not None:
+        on_settings({**task.record.files, **task.record.settings})
+    run = Run(task.files, task.inputs, observer, ledger=accounts)
+    return Clip(task.work(run), run, task.record)
+
+
+def plan_upscale(
+    source: PathLike,
+    *,
+    checkpoint: PathLike | None = None,
+    spatial_upscaler: PathLike | None = None,
+    temporal_upscaler: PathLike | None = None,
+    dtype: str = "bfloat16",
+    seed: int = 10,
+    tiling: Tiling | Literal["auto", "none"] = "auto",
+    memory: str | int | None = None,
+    rates: Rates | None = None,
+) -> Plan:
+    """What `upscale` would take; reads the source and loads no weights.
+
+    Args:
+        source, checkpoint, spatial_upscaler, temporal_upscaler, dtype, seed, tiling, memory: as for `upscale`.
+        rates: speeds to predict seconds with; default: measured and assumed ones.
+
+    Raises:
+        UsageError, CheckpointError, MediaError, MemoryBudgetError: as `upscale`.
+    """
+    task = _prepare(source, checkpoint, spatial_upscaler, temporal_upscaler, dtype, seed, tiling)
+    return plan(task.work, task.files, task.inputs, ledger(memory), measured_rates() if rates is None else rates)
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What is to be upscaled, checked.
+
+    Attributes:
+        files: opened weight files.
+        inputs: what is asked of the stages.
+        record: what the clip is made from.
+        work: what is done with a run, planned or real.
+    """
+
+    files: ModelFiles
+    inputs: GenerationInputs
+    record: Record
+    work: Callable[[Run], GeneratedClip]
+
+
+def _prepare(
+    source: PathLike,
+    checkpoint: PathLike | None,
+    spatial_upscaler: PathLike | None,
+    temporal_upscaler: PathLike | None,
+    dtype: str,
+    seed: int,
+    tiling: Tiling | Literal["auto", "none"],
+) -> _Task:
     source = Path(source)
-    if dtype not in DTYPES:
-        raise UsageError(f"unknown dtype {dtype!r}; use one of {', '.join(DTYPES)}.")
-    if checkpoint is None and spatial_upscaler is None and temporal_upscaler is None:
-        spatial_upscaler = embedded.SPATIAL_UPSCALER
-    if spatial_upscaler is None and temporal_upscaler is None:
-        raise UsageError("nothing to upscale with; give --spatial-upsampler-path, --temporal-upsampler-path or both.")
-    model = embedded.CHECKPOINT if checkpoint is None else Path(checkpoint)
-    files = ModelFiles.open(
-        model,
-        spatial_upscaler=None if spatial_upscaler is None else Path(spatial_upscaler),
-        temporal_upscaler=None if temporal_upscaler is None else Path(temporal_upscaler),
+    paths = {
+        "checkpoint": checkpoint,
+        "spatial_upscaler": spatial_upscaler,
+        "temporal_upscaler": temporal_upscaler,
+        "dtype": dtype,
+    }
+    given = WeightFiles(**stored_values(WeightFiles, paths))
+    if given.checkpoint is None:
+        given = replace(given, checkpoint=embedded.CHECKPOINT)
+        if given.spatial_upscaler is None and given.temporal_upscaler is None:
+            given = replace(given, spatial_upscaler=embedded.SPATIAL_UPSCALER)
+    if given.spatial_upscaler is None and given.temporal_upscaler is None:
+        names = " or ".join(spelled(name) for name in ("spatial_upscaler", "temporal_upscaler"))
+        raise UsageError(f"nothing to upscale with; give {names}, or both.")
+    wanted = Settings.of(
+        {
+            "seed": seed,
+            "tiling": tiling,
+            "upscale_spatial": given.spatial_upscaler is not None,
+            "upscale_temporal": given.temporal_upscaler is not None,
+        }
     )
+    files = ModelFiles.open(given)
     saved, frames, sound = None, None, None
     if source.suffix == ".safetensors":
         saved = _matching_latents(source, files)
         frame_rate = saved.frame_rate
     else:
-        info = probe_video(source)
-        clip = source_clip(source, info)
-        frames, sound, frame_rate = clip.frames, clip.sound, info.frame_rate
-    paths = {"checkpoint": model, "spatial_upscaler": spatial_upscaler, "temporal_upscaler": temporal_upscaler}
-    given = {name: str(Path(path).absolute()) for name, path in paths.items() if path is not None}
-    settings = {
-        "source": str(source.absolute()),
-        "seed": seed,
-        "dtype": dtype,
-        "tiling": tiling_text(tiling) if isinstance(tiling, Tiling) else tiling,
-    }
-    record = Record.of({"pipeline": "upscale", **given}, settings, [Path(path) for path in given.values()], [source])
-    if on_settings is not None:
-        on_settings({**record.files, **record.settings})
-    request = Request(
-        prompt="",
-        negative_prompt="",
-        seed=seed,
-        height=64,
-        width=64,
-        num_frames=1,
-        frame_rate=Fraction(frame_rate),
-        num_inference_steps=1,
-        video_guider=GuiderParams(),
-        audio_guider=GuiderParams(),
-        upscale_spatial=spatial_upscaler is not None,
-        upscale_temporal=temporal_upscaler is not None,
-        tiling=None if tiling == "none" else tiling,
-        dtype=DTYPES[dtype],
+        clip = source_clip(source)
+        frames, sound, frame_rate = clip.frames, clip.sound, clip.frame_rate
+    named = {name: value for name, value in plain_values(given).items() if name in paths and value}
+    dtype_and_settings = {"dtype": named.pop("dtype"), **{n: plain_values(wanted)[n] for n in ("seed", "tiling")}}
+    record = Record.of(
+        {"pipeline": "upscale", **named},
+        {"source": str(source.absolute()), **dtype_and_settings},
+        [Path(path) for path in named.values()],
+        [source],
     )
-    run = Run(files, request, observer)
-    if saved is not None:
-        return Clip(finish(run, saved.video, saved.audio), run, Settings(), record)
-    assert frames is not None
-    (latent,) = encode_pixels(run, "video encoder", [frames])
-    waveform, rate = (None, 0) if sound is None else (sound.waveform, sound.sample_rate)
-    finished = finish(run, latent, None, waveform=waveform, sample_rate=rate)
-    return Clip(finished, run, Settings(), record)
+    inputs = GenerationInputs.without_clip(wanted, frame_rate=frame_rate, dtype=MLX_DTYPES[given.dtype])
+
+    def work(run: Run) -> GeneratedClip:
+        if saved is not None:
+            return finish(run, saved.video, saved.audio)
+        assert frames is not None
+        (latent,) = encode_pixels(run, "video encoder", [frames])
+        waveform, rate = (None, 0) if sound is None else (sound.waveform, sound.sample_rate)
+        return finish(run, latent, None, waveform=waveform, sample_rate=rate)
+
+    return _Task(files, inputs, record, work)
 
 
 def _matching_latents(path: Path, files: ModelFiles) -> Latents:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -77,7 +76,7 @@ class Machine:
         """For reports; the rates are the highest calibrated."""
         return {
             "cpu": cpu_name(),
-            "cores": available_cores(),
+            "cores": ext.available_cores(),
             "threads": ext.num_threads(),
             "isa": ext.isa(),
             "float32_gflops": round(self.best.float32 / 1e9, 1),
@@ -87,11 +86,6 @@ class Machine:
             "python": platform.python_version(),
             **{name: installed_version(name) for name in ("ltx2rt", "mlx", "torch", "diffusers")},
         }
-
-
-def available_cores() -> int:
-    """Cores this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def installed_version(package: str) -> str | None:

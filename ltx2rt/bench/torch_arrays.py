@@ -10,6 +10,7 @@ import mlx.core as mx
 import numpy as np
 
 from ltx2rt.errors import UsageError
+from ltx2rt.kernels import host
 
 
 def torch_module() -> ModuleType:
@@ -34,12 +35,13 @@ def to_torch(array: mx.array) -> Any:
     """A torch tensor with the values and the dtype of ``array``; uint8 stays uint8."""
     torch = torch_module()
     if array.dtype == mx.bfloat16:
-        return torch.from_numpy(np.array(array.view(mx.uint16)).view(np.int16)).view(torch.bfloat16)
-    return torch.from_numpy(np.array(array))
+        return torch.from_numpy(host.to_numpy(array.view(mx.uint16)).view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(host.to_numpy(array))
 
 
 def to_numpy(result: Any) -> np.ndarray[Any, Any]:
     """Float32 values of an MLX array or a torch tensor."""
     if isinstance(result, mx.array):
-        return np.array(result.astype(mx.float32))
-    return np.asarray(result.detach().float().numpy())
+        return host.to_numpy(result.astype(mx.float32))
+    values: np.ndarray[Any, Any] = result.detach().float().numpy()
+    return values

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ from ltx2rt.cli.flag import Flag
 from ltx2rt.cli.flags import FLAGS
 from ltx2rt.errors import UsageError
 from ltx2rt.graph.models.video_vae.tiling import Tiling
+from ltx2rt.graph.pipelines import AUTOMATIC
+from ltx2rt.graph.settings.kinds import Images, path_and_number
 
 KEYFRAME_STRENGTH = 0.95
 CONTROL_STRENGTH = 0.95
@@ -37,7 +39,7 @@ class Command:
     @property
     def pipeline(self) -> str:
         """As the user named it."""
-        return str(self.files.get("pipeline", "text-to-video"))
+        return str(self.files.get("pipeline", AUTOMATIC))
 
 
 def command_of(arguments: argparse.Namespace) -> Command:
@@ -65,8 +67,9 @@ def command_of(arguments: argparse.Namespace) -> Command:
     _add_guidance(settings, arguments)
     if arguments.tiled_vae:
         _set(settings, "tiling", TILED_VAE, "--tiled-vae", "--tiling")
-    options = OutputOptions(**{e.name: output[e.name] for e in fields(OutputOptions) if e.name in output})
-    command = Command(files, settings, options)
+    for flag in FLAGS:
+        _convert_rows(values.get(flag.target, {}), flag)
+    command = Command(files, settings, OutputOptions.of(output))
     _check_shorthands(command, arguments)
     return command
 
@@ -76,15 +79,34 @@ def effectless(arguments: argparse.Namespace) -> list[Flag]:
     return [flag for flag in FLAGS if flag.target == "inert" and getattr(arguments, flag.dest) is not None]
 
 
-def spelling() -> dict[str, str]:
-    """Setting -> the option that sets it, for errors."""
-    return {flag.name: flag.names[0] for flag in FLAGS if flag.target == "settings"}
+def _convert_rows(values: dict[str, Any], flag: Flag) -> None:
+    """Options with several words have rows of them until here."""
+    if flag.said is None or flag.said.kind.words is None or not isinstance(values.get(flag.name), list):
+        return
+    words = values[flag.name]
+    try:
+        values[flag.name] = flag.said.kind.rows(words if flag.repeat else [words])
+    except ValueError as error:
+        raise UsageError(f"{flag.names[0]} {error}.") from None
+
+
+def given_prompt(arguments: argparse.Namespace) -> str | None:
+    """The prompt, with or without an option's name.
+
+    Raises:
+        UsageError: both are given, and differ.
+    """
+    values = {} if arguments.prompt is None else {"prompt": arguments.prompt}
+    if arguments.positional_prompt is not None:
+        _set(values, "prompt", arguments.positional_prompt, "the prompt without an option's name", "--prompt")
+    return values.get("prompt")
 
 
 def _add_prompt(settings: dict[str, Any], arguments: argparse.Namespace) -> None:
-    if arguments.positional_prompt is not None:
-        _set(settings, "prompt", arguments.positional_prompt, "the prompt without an option's name", "--prompt")
-    given = [name for name in ("prompt", "embedding", "no_gemma") if settings.get(name) is not None]
+    prompt = given_prompt(arguments)
+    if prompt is not None:
+        settings["prompt"] = prompt
+    given = [name for name in ("prompt", "prompt_file", "embedding", "zero_text") if settings.get(name) is not None]
     if not given:
         raise UsageError("--prompt is missing; say what to generate, or give a text embedding with --embedding.")
 
@@ -99,51 +121,43 @@ def _add_weights(files: dict[str, Any], arguments: argparse.Namespace) -> None:
         if given:
             _set(files, "dtype", dtype, name, "--dtype or another of its short forms")
     strength = 1.0 if arguments.lora_strength is None else arguments.lora_strength
-    loras = [lora(values, "--lora", strength) for values in files.get("loras", ())]
+    loras = [_row(values, "--lora", strength) for values in files.get("loras", ())]
     if arguments.lora_strength is not None and not loras and arguments.ic_lora_weights is None:
         raise UsageError("--lora-strength goes with --lora, which is missing; give the LoRA file.")
     if arguments.ic_lora_weights is not None:
         loras.append((arguments.ic_lora_weights, strength))
     if loras:
-        files["loras"] = loras
+        files["loras"] = tuple(loras)
     scale = 1.0 if arguments.distilled_lora_scale is None else arguments.distilled_lora_scale
     if "distilled_lora" in files:
-        files["distilled_lora"] = lora(files["distilled_lora"], "--distilled-lora", scale)
+        files["distilled_lora"] = _row(files["distilled_lora"], "--distilled-lora", scale)
     elif arguments.distilled_lora_scale is not None:
         raise UsageError("--distilled-lora-scale goes with --distilled-lora, which is missing; give the LoRA file.")
-    with_checkpoint = ("text_encoder", "spatial_upscaler", "loras", "distilled_lora", "model_variant")
-    if "checkpoint" not in files and any(name in files for name in with_checkpoint):
-        raise UsageError(
-            "--gemma-root, --spatial-upsampler-path, --lora, --distilled-lora and --model-variant go with "
-            "--checkpoint-path, which is missing; give the model's .safetensors file."
-        )
 
 
 def _add_images(settings: dict[str, Any], arguments: argparse.Namespace) -> None:
     strength = 1.0 if arguments.image_strength is None else arguments.image_strength
-    images = [image(values, strength) for values in settings.get("images", ())]
+    images = [_image(values, strength) for values in settings.get("images", ())]
     if arguments.image_strength is not None and not images:
         raise UsageError("--image-strength goes with --image, which is missing; give the image.")
     images += [keyframe(text) for text in arguments.keyframe or ()]
     if images:
-        settings["images"] = images
+        settings["images"] = tuple(images)
 
 
 def _add_controls(files: dict[str, Any], settings: dict[str, Any], arguments: argparse.Namespace) -> None:
-    videos = []
-    for values in settings.get("video_conditioning", ()):
-        path, strength = _path_and_number(values, "--video-conditioning", 1.0)
-        videos.append(VideoInput(path, strength))
+    given = settings.get("video_conditioning", ())
+    videos = [VideoInput(*_row(values, "--video-conditioning", 1.0)) for values in given]
     if arguments.control_video is not None:
         strength = CONTROL_STRENGTH if arguments.control_strength is None else arguments.control_strength
         videos.append(VideoInput(arguments.control_video, strength))
     elif arguments.control_strength is not None:
         raise UsageError("--control-strength goes with --control-video, which is missing; give the video.")
     if videos:
-        settings["video_conditioning"] = videos
+        settings["video_conditioning"] = tuple(videos)
     mask = settings.get("conditioning_attention_mask")
-    if mask is not None:
-        path, strength = _path_and_number(mask, "--conditioning-attention-mask", None)
+    if isinstance(mask, list):
+        path, strength = _row(mask, "--conditioning-attention-mask", None)
         settings["conditioning_attention_mask"] = path
         if strength is not None:
             _set(
@@ -175,13 +189,14 @@ def _add_guidance(settings: dict[str, Any], arguments: argparse.Namespace) -> No
 
 
 def _check_shorthands(command: Command, arguments: argparse.Namespace) -> None:
-    name = "distilled" if command.pipeline == "text-to-video" else command.pipeline
+    if command.pipeline == AUTOMATIC:
+        return
     for flag in FLAGS:
         if flag.target != "shorthand" or not flag.pipelines or getattr(arguments, flag.dest) is None:
             continue
-        if name not in flag.pipelines and command.pipeline != "text-to-video":
+        if command.pipeline not in flag.pipelines:
             raise UsageError(
-                f"{flag.names[0]} has no meaning for the pipeline {name}; leave it out or use "
+                f"{flag.names[0]} has no meaning for the pipeline {command.pipeline}; leave it out or use "
                 f"--pipeline {flag.pipelines[0]}."
             )
 
@@ -193,28 +208,20 @@ def _set(values: dict[str, Any], name: str, value: Any, origin: str, other: str)
     values[name] = value
 
 
-def lora(values: Sequence[str], name: str, strength: float) -> tuple[Path, float]:
+def _row(values: Sequence[Any], name: str, default: Any) -> tuple[Path, Any]:
     """``PATH [STRENGTH]`` of one option."""
-    path, given = _path_and_number(values, name, strength)
-    return path, given
+    try:
+        return path_and_number(values, default)
+    except ValueError as error:
+        raise UsageError(f"{name} {error}.") from None
 
 
-def image(values: Sequence[str], strength: float) -> ImageInput:
+def _image(values: Sequence[Any], strength: float) -> ImageInput:
     """``PATH [FRAME [STRENGTH [CRF]]]`` of one --image."""
-    if len(values) > 4:
-        raise UsageError(f"--image takes PATH [FRAME [STRENGTH [CRF]]], got {len(values)} values: {' '.join(values)}.")
-    numbers = [
-        number(text, "--image " + name) for text, name in zip(values[1:], ("FRAME", "STRENGTH", "CRF"), strict=False)
-    ]
-    for index in (0, 2):
-        if len(numbers) > index and numbers[index] != int(numbers[index]):
-            raise UsageError(f"--image FRAME and CRF must be whole numbers, got {values[index + 1]!r}.")
-    return ImageInput(
-        path=Path(values[0]),
-        frame_index=int(numbers[0]) if numbers else 0,
-        strength=numbers[1] if len(numbers) > 1 else strength,
-        crf=int(numbers[2]) if len(numbers) > 2 else None,
-    )
+    try:
+        return Images().row(values, strength)
+    except ValueError as error:
+        raise UsageError(f"--image {error}.") from None
 
 
 def keyframe(text: str) -> ImageInput:
@@ -229,22 +236,9 @@ def keyframe(text: str) -> ImageInput:
     return ImageInput(Path(":".join(parts)), int(float(numbers[0])), strength)
 
 
-def number(text: str, name: str) -> float:
-    """A number given as part of an option."""
-    if not _is_number(text):
-        raise UsageError(f"{name} must be a number, got {text!r}.")
-    return float(text)
-
-
 def _is_number(text: str) -> bool:
     try:
         float(text)
     except ValueError:
         return False
     return True
-
-
-def _path_and_number(values: Sequence[str], name: str, default: Any) -> tuple[Path, Any]:
-    if len(values) > 2:
-        raise UsageError(f"{name} takes PATH [STRENGTH], got {len(values)} values: {' '.join(values)}.")
-    return Path(values[0]), number(values[1], f"{name} STRENGTH") if len(values) == 2 else default

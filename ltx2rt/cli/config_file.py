@@ -1,13 +1,15 @@
-"""Options from a TOML file or a sidecar, as the command line would have them; and resolved options as TOML."""
+"""Options from a TOML file or a sidecar, in the form that the parser gives them; and resolved options as TOML."""
 
 from __future__ import annotations
 
 import difflib
-import json
 import sys
+from argparse import ArgumentTypeError
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import tomli_w
 
 from ltx2rt.cli.flag import Flag
 from ltx2rt.errors import UsageError
@@ -18,8 +20,8 @@ else:
     import tomli as tomllib
 
 
-def read_config(path: Path, flags: Sequence[Flag]) -> list[str]:
-    """The options of a TOML file as command line words.
+def read_config(path: Path, flags: Sequence[Flag]) -> dict[str, Any]:
+    """The options of a TOML file: attribute of the parsed arguments -> value.
 
     Keys are option names without dashes in front, ``num-frames`` or ``num_frames``. An option with several values takes
     a list, one that may be repeated a list of lists.
@@ -34,7 +36,7 @@ def read_config(path: Path, flags: Sequence[Flag]) -> list[str]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise UsageError(f"the config file {path} is not TOML: {error}.") from error
     by_name = {name.lstrip("-").replace("-", "_"): (flag, name) for flag in flags for name in flag.names}
-    words: list[str] = []
+    values: dict[str, Any] = {}
     for key, value in content.items():
         plain = key.replace("-", "_")
         if plain not in by_name:
@@ -42,49 +44,51 @@ def read_config(path: Path, flags: Sequence[Flag]) -> list[str]:
             hint = f"did you mean {near[0]}?" if near else "see ltx2rt generate --help."
             raise UsageError(f"{path}: unknown option {key!r}; {hint}")
         flag, name = by_name[plain]
-        words += words_of(flag, name, value, str(path))
-    return words
+        values[flag.dest] = option_value(flag, name, value, str(path))
+    return values
 
 
-def words_of(flag: Flag, name: str, value: Any, origin: str) -> list[str]:
-    """Command line words that give ``value`` to an option.
+def option_value(flag: Flag, name: str, value: Any, origin: str) -> Any:
+    """A value of a TOML or JSON file as the parser would give it.
+
+    Args:
+        flag: the option.
+        name: as the file spells it.
+        value: what the file says.
+        origin: the file, for errors.
 
     Raises:
         UsageError: the value has another form than the option.
     """
+    shown = name.lstrip("-")
     if flag.kind is None:
         if not isinstance(value, bool):
-            raise UsageError(f"{origin}: {name.lstrip('-')} is a switch and must be true or false, got {value!r}.")
-        return [name] if value else []
+            raise UsageError(f"{origin}: {shown} is a switch and must be true or false, got {value!r}.")
+        return flag.const if value else None
     if flag.repeat and flag.nargs is not None:
         rows = value if isinstance(value, list) and any(isinstance(item, list) for item in value) else [value]
-        return [word for row in rows for word in (name, *_texts(row))]
-    if flag.repeat:
-        return [f"{name}={text}" for text in _texts(value)]
-    if flag.nargs is not None:
-        return [name, *_texts(value)]
+        return [row if isinstance(row, list) else [row] for row in rows]
+    if flag.repeat or flag.nargs is not None:
+        return value if isinstance(value, list) else [value]
     if isinstance(value, (list, dict, bool)):
-        raise UsageError(f"{origin}: {name.lstrip('-')} takes one value, got {value!r}.")
-    return [f"{name}={value}"]
+        raise UsageError(f"{origin}: {shown} takes one value, got {value!r}.")
+    try:
+        return flag.kind(str(value)) if flag.said is None else flag.said.kind.convert(value)
+    except (TypeError, ValueError, ArgumentTypeError) as error:
+        wanted = "another kind of value" if flag.said is None else flag.said.wanted
+        raise UsageError(f"{origin}: {shown} must be {wanted}, got {value!r}.") from error
 
 
-def _texts(value: Any) -> list[str]:
-    items = value if isinstance(value, list) else [value]
-    return [str(item) for item in items if item is not None]
-
-
-def words_of_record(sections: Mapping[str, Mapping[str, Any]], flags: Sequence[Flag], origin: str) -> list[str]:
+def values_of_record(sections: Mapping[str, Mapping[str, Any]], flags: Sequence[Flag], origin: str) -> dict[str, Any]:
     """The options that a sidecar's sections ``files``, ``settings`` and ``output`` stand for."""
-    words: list[str] = []
-    for flag, value in _flags_of_record(sections, flags):
-        words += words_of(flag, flag.names[0], value, origin)
-    return words
+    return {
+        flag.dest: option_value(flag, flag.names[0], value, origin) for flag, value in _flags_of_record(sections, flags)
+    }
 
 
 def toml_of_record(sections: Mapping[str, Mapping[str, Any]], flags: Sequence[Flag]) -> str:
     """The same as a TOML file."""
-    lines = [f"{flag.names[0].lstrip('-')} = {_toml_value(value)}" for flag, value in _flags_of_record(sections, flags)]
-    return "\n".join(lines) + "\n"
+    return tomli_w.dumps({flag.names[0].lstrip("-"): value for flag, value in _flags_of_record(sections, flags)})
 
 
 def _flags_of_record(sections: Mapping[str, Mapping[str, Any]], flags: Sequence[Flag]) -> Iterator[tuple[Flag, Any]]:
@@ -98,10 +102,3 @@ def _flags_of_record(sections: Mapping[str, Mapping[str, Any]], flags: Sequence[
                 yield flag, True
         elif not (flag.repeat and value == []):
             yield flag, value
-
-
-def _toml_value(value: Any) -> str:
-    if isinstance(value, list):
-        return f"[{', '.join(_toml_value(item) for item in value)}]"
-    # A JSON string, number or truth value is one in TOML too.
-    return json.dumps(value, ensure_ascii=False)

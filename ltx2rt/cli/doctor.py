@@ -14,7 +14,7 @@ import mlx.core as mx
 import ltx2rt
 from ltx2rt.kernels.gpu_device import advice, has_launch_code
 from ltx2rt.kernels.kernel_choice import KernelChoice, metal_kernels
-from ltx2rt.kernels.selection import use_reference
+from ltx2rt.kernels.selection import ext, use_reference
 
 
 def add_parser(subparsers: Any) -> None:
@@ -42,7 +42,7 @@ def facts() -> list[tuple[str, str]]:
         ("system", f"{platform.system()} {platform.release()} {platform.machine()}"),
         ("device", str(mx.default_device())),
         ("metal", "available" if mx.metal.is_available() else "not available"),
-        ("cores", str(len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count())),
+        ("cores", _cores()),
         ("kernels", _kernels()),
         ("instructions", _instruction_sets()),
         *gpu_facts(None if use_reference() else metal_kernels()),
@@ -73,6 +73,12 @@ def _proof_summary(metal: KernelChoice) -> str:
     if metal.store.problem:
         text += f"; cannot be kept, so every process checks again: {metal.store.problem}"
     return text if outcomes else f"no variant was used yet; ltx2rt verify checks them all ({metal.store.path})"
+
+
+def _cores() -> str:
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
+    quota = None if ext is None else ext.cgroup_cores()
+    return f"{cores}" if quota is None else f"{cores}, of which the control group grants the time of {quota}"
 
 
 def _kernels() -> str:

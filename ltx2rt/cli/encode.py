@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from ltx2rt import api, embedded
+from ltx2rt.cli.arguments import given_prompt
 from ltx2rt.cli.flag import Flag, add_flags
 from ltx2rt.cli.flags import named
 from ltx2rt.cli.generate import check_output_folder
+from ltx2rt.cli.plan_text import plan_text
 from ltx2rt.cli.progress import Progress
 from ltx2rt.errors import UsageError
 from ltx2rt.graph.models.text.token_sampling import SamplingOptions
@@ -43,7 +45,7 @@ FLAGS = (
         "--enhance-seed",
         "--enhance-max-tokens",
     ),
-    *named("--quiet"),
+    *named("--memory", "--plan", "--quiet"),
 )
 ENHANCEMENT = {
     "temperature": "enhance_temperature",
@@ -67,7 +69,7 @@ def add_parser(subparsers: Any) -> None:
 
 def run_encode(arguments: argparse.Namespace) -> int:
     """Exit code 0 when the file has been written."""
-    prompt = arguments.positional_prompt if arguments.prompt is None else arguments.prompt
+    prompt = given_prompt(arguments)
     if prompt is None:
         raise UsageError("--prompt is missing; say what to encode.")
     output = arguments.output_path or DEFAULT_OUTPUT
@@ -78,21 +80,23 @@ def run_encode(arguments: argparse.Namespace) -> int:
     if arguments.checkpoint_path is None:
         if arguments.gemma_root is not None:
             raise UsageError("--gemma-root goes with --checkpoint-path, which is missing; give the model's file.")
-        progress.message(embedded.notice(arguments.prompt))
+        progress.message(embedded.notice(prompt))
     given = {name: getattr(arguments, dest) for name, dest in ENHANCEMENT.items()}
     given = {name: value for name, value in given.items() if value is not None}
     if given and not arguments.enhance_prompt:
         raise UsageError("--enhance-... options go with --enhance-prompt, which is missing; give it, too.")
-    embedding = api.encode(
-        prompt,
-        output=output,
-        negative_prompt=arguments.negative_prompt,
-        checkpoint=arguments.checkpoint_path,
-        text_encoder=arguments.gemma_root,
-        dtype=arguments.dtype or "bfloat16",
-        enhancement=SamplingOptions(**given) if arguments.enhance_prompt else None,
-        observer=progress.observe,
-    )
+    wanted: dict[str, Any] = {
+        "negative_prompt": arguments.negative_prompt,
+        "checkpoint": arguments.checkpoint_path,
+        "text_encoder": arguments.gemma_root,
+        "dtype": arguments.dtype or "bfloat16",
+        "enhancement": SamplingOptions(**given) if arguments.enhance_prompt else None,
+        "memory": arguments.memory,
+    }
+    if arguments.plan:
+        print(plan_text(api.plan_encode(prompt, **wanted)))
+        return 0
+    embedding = api.encode(prompt, output=output, observer=progress.observe, **wanted)
     shown = {name: getattr(embedding, name) for name in ("generation", "num_tokens", "prompt", "negative_prompt")}
     progress.settings(shown)
     print(output)

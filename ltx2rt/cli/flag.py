@@ -7,7 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ltx2rt.api.settings import pipelines_of
+from ltx2rt.graph.pipelines import pipelines_taking
+from ltx2rt.graph.settings.kinds import Switch
+from ltx2rt.graph.settings.setting import Setting, settings_of
 
 Target = Literal["settings", "files", "output", "run", "shorthand", "inert", "refused"]
 
@@ -30,7 +32,8 @@ class Flag:
         nargs: as argparse.
         repeat: the option may be given several times.
         default: shown in ``--help``; "model" = decided by the pipeline and the checkpoint's generation.
-        pipelines: pipelines that use a shorthand; those of settings are known from the settings.
+        pipelines: pipelines that use a shorthand; those of settings are known from the pipelines.
+        said: what is said about the setting that it sets.
         why: why an inert option changes nothing, or a refused one is refused.
     """
 
@@ -48,6 +51,7 @@ class Flag:
     choices: tuple[str, ...] | None = None
     pipelines: tuple[str, ...] = ()
     why: str = ""
+    said: Setting | None = None
 
     @property
     def dest(self) -> str:
@@ -62,7 +66,43 @@ class Flag:
     @property
     def used_by(self) -> tuple[str, ...]:
         """Pipelines in which it has a meaning; empty = all."""
-        return self.pipelines or (pipelines_of(self.name) if self.target == "settings" else ())
+        return self.pipelines or (pipelines_taking(self.name) if self.target == "settings" else ())
+
+
+def flags_of(owner: type, target: Target) -> tuple[Flag, ...]:
+    """The options of a dataclass of settings, in its order."""
+    return tuple(_flag(name, entry.default, said, target) for name, (entry, said) in settings_of(owner).items())
+
+
+def _flag(name: str, default: Any, said: Setting, target: Target) -> Flag:
+    names = said.flags or (f"--{name.replace('_', '-')}",)
+    if isinstance(said.kind, Switch):
+        return Flag(names, said.help, said.group, target, name, kind=None, const=not said.turns_off, said=said)
+    shown = said.shown_default or (default if isinstance(default, (str, int, float)) else None)
+    words: dict[str, Any] = {"nargs": said.kind.words, "repeat": said.kind.repeats}
+    return Flag(
+        names,
+        said.help,
+        said.group,
+        target,
+        name,
+        kind=str if said.kind.words is not None else _parser(said),
+        metavar=None if said.choices else said.kind.metavar,
+        default=shown,
+        choices=said.choices or None,
+        said=said,
+        **words,
+    )
+
+
+def _parser(said: Setting) -> Callable[[str], Any]:
+    def parse(word: str) -> Any:
+        try:
+            return said.kind.parse(word)
+        except (TypeError, ValueError, ZeroDivisionError):
+            raise argparse.ArgumentTypeError(f"must be {said.wanted}, got {word!r}") from None
+
+    return parse
 
 
 class _Store(argparse.Action):

@@ -1,29 +1,47 @@
-"""The table of ``generate`` options: the one source of the parser, ``--help``, the documentation and the tests."""
+"""The table of ``generate`` options: the one source of the parser, ``--help``, the documentation and the tests.
+
+Options that set something are derived from what is said about it; what is said here concerns the command itself.
+"""
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Mapping
 from pathlib import Path
 
-from ltx2rt.api.loading import PIPELINE_NAMES, VARIANTS
-from ltx2rt.api.settings import CONTROL_TYPES, DIRECTIONS, GUIDED, TWO_STAGE
-from ltx2rt.cli import flag_values as values
-from ltx2rt.cli.flag import Flag
+from ltx2rt.api.outputs import OutputOptions
+from ltx2rt.cli.flag import Flag, flags_of
 from ltx2rt.cli.foreign_flags import FOREIGN_FLAGS
-from ltx2rt.media.video_writer import CODECS, DEFAULT_PRESET, PRESETS
+from ltx2rt.cli.shorthands import SHORTHANDS
+from ltx2rt.errors import UsageError
+from ltx2rt.graph.pipelines import AUTOMATIC, PIPELINE_NAMES, PIPELINES, pipeline_name
+from ltx2rt.graph.settings.settings import Settings
+from ltx2rt.graph.settings.weight_files import WeightFiles
 
 _FILE = "FILE"
+_GROUPS = ("Request", "Text", "Conditions", "Guidance", "Weights", "Output", "Run")
+_AUTOMATIC_NAMES = {entry.variant: entry.name for entry in PIPELINES.values() if entry.automatic}
 
-REQUEST = (
-    Flag(("--prompt",), "what to generate; may also be given without the option's name", "Request", metavar="TEXT"),
-    Flag(
-        ("--pipeline",),
-        f"one of {', '.join(PIPELINE_NAMES)}; text-to-video is one-stage for a dev checkpoint, else distilled",
-        "Request",
-        "files",
-        kind=values.pipeline,
-        metavar="NAME",
-        default="text-to-video",
-    ),
+
+def _pipeline(text: str) -> str:
+    try:
+        return pipeline_name(text)
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(str(error).rstrip(".")) from None
+
+
+_PIPELINE = Flag(
+    ("--pipeline",),
+    f"one of {', '.join(PIPELINE_NAMES)}; {AUTOMATIC} is {_AUTOMATIC_NAMES['dev']} for a dev checkpoint, else "
+    f"{_AUTOMATIC_NAMES['distilled']}",
+    "Request",
+    "files",
+    kind=_pipeline,
+    metavar="NAME",
+    default=AUTOMATIC,
+)
+
+RUN = (
     Flag(
         ("--output-path", "--output", "-o"),
         "the .mp4 file to write (text-to-audio: .wav)",
@@ -33,498 +51,7 @@ REQUEST = (
         metavar=_FILE,
         default="output.mp4",
     ),
-    Flag(
-        ("--height",), "final height in pixels, a multiple of 64 (one-stage: 32)", "Request", kind=int, default="model"
-    ),
-    Flag(("--width",), "final width in pixels, a multiple of 64 (one-stage: 32)", "Request", kind=int, default="model"),
-    Flag(("--num-frames", "--frames"), "number of frames, 8*k + 1", "Request", kind=int, metavar="N", default="model"),
-    Flag(
-        ("--frame-rate", "--fps"),
-        "frames per second, 24 or 23.976 or 30000/1001",
-        "Request",
-        kind=values.frame_rate,
-        metavar="RATE",
-        default="model",
-    ),
-    Flag(
-        ("--seed",),
-        "seed of the noise; the same as in the official code on a CPU",
-        "Request",
-        kind=int,
-        metavar="N",
-        default="model",
-    ),
-)
-
-WEIGHTS = (
-    Flag(
-        ("--checkpoint-path", "--weights"),
-        "the model's .safetensors file; without it the small embedded model runs",
-        "Weights",
-        "files",
-        "checkpoint",
-        kind=Path,
-        metavar=_FILE,
-    ),
-    Flag(
-        ("--distilled-checkpoint-path",),
-        "the same, of a distilled model whatever its name",
-        "Weights",
-        "shorthand",
-        kind=Path,
-        metavar=_FILE,
-    ),
-    Flag(
-        ("--model-variant",),
-        "kind of checkpoint, where the file name does not tell",
-        "Weights",
-        "files",
-        choices=VARIANTS,
-    ),
-    Flag(
-        ("--gemma-root", "--gemma-path"),
-        "folder of the Gemma 3 text encoder",
-        "Weights",
-        "files",
-        "text_encoder",
-        kind=Path,
-        metavar="DIR",
-    ),
-    Flag(
-        ("--spatial-upsampler-path", "--spatial-upscaler-weights"),
-        "latent upscaler x2, for two-stage pipelines and --upscale-spatial",
-        "Weights",
-        "files",
-        "spatial_upscaler",
-        kind=Path,
-        metavar=_FILE,
-    ),
-    Flag(
-        ("--temporal-upsampler-path", "--temporal-upscaler-weights", "--temporal-weights"),
-        "latent upscaler in time, for --upscale-temporal",
-        "Weights",
-        "files",
-        "temporal_upscaler",
-        kind=Path,
-        metavar=_FILE,
-    ),
-    Flag(
-        ("--lora",),
-        "LoRA file with a strength of -2 to 2 (default 1)",
-        "Weights",
-        "files",
-        "loras",
-        metavar=("PATH", "STRENGTH"),
-        nargs="+",
-        repeat=True,
-    ),
-    Flag(
-        ("--lora-strength",),
-        "strength of every --lora that names none",
-        "Weights",
-        "shorthand",
-        kind=float,
-        metavar="S",
-    ),
-    Flag(
-        ("--distilled-lora",),
-        "LoRA of the second stage of dev pipelines, with a strength (default 1)",
-        "Weights",
-        "files",
-        metavar=("PATH", "STRENGTH"),
-        nargs="+",
-    ),
-    Flag(("--distilled-lora-scale",), "strength of --distilled-lora", "Weights", "shorthand", kind=float, metavar="S"),
-    Flag(
-        ("--distilled-lora-strength-stage-1",),
-        "strength of --distilled-lora in the first stage",
-        "Weights",
-        kind=float,
-        metavar="S",
-        default=0.25,
-    ),
-    Flag(
-        ("--distilled-lora-strength-stage-2",),
-        "strength of --distilled-lora in the second stage",
-        "Weights",
-        kind=float,
-        metavar="S",
-        default=0.5,
-    ),
-    Flag(
-        ("--dtype",),
-        "of activations",
-        "Weights",
-        "files",
-        choices=("bfloat16", "float16", "float32"),
-        default="bfloat16",
-    ),
-    Flag(("--fp16",), "short for --dtype float16", "Weights", "shorthand", kind=None),
-    Flag(("--fp32", "--no-fp16"), "short for --dtype float32", "Weights", "shorthand", kind=None),
-)
-
-TEXT = (
-    Flag(
-        ("--negative-prompt",),
-        "what to avoid; the default is in docs/options.md",
-        "Text",
-        metavar="TEXT",
-        default="model",
-    ),
-    Flag(("--embedding",), "text embedding file in place of the text encoder", "Text", kind=Path, metavar=_FILE),
-    Flag(("--no-gemma",), "zeros in place of the text encoder's output, to test everything else", "Text", kind=None),
-    Flag(("--enhance-prompt",), "let the text encoder's language model rewrite the prompt first", "Text", kind=None),
-    Flag(
-        ("--enhance-temperature",),
-        "how freely it writes; 0 = always the likeliest word",
-        "Text",
-        kind=float,
-        default=0.7,
-    ),
-    Flag(("--enhance-top-k",), "it chooses among so many words; 0 = all", "Text", kind=int, default=64),
-    Flag(("--enhance-top-p",), "and among those that together have this probability", "Text", kind=float, default=0.95),
-    Flag(
-        ("--enhance-seed",),
-        "seed of its choices; default: --seed, in distilled and audio-to-video 42",
-        "Text",
-        kind=int,
-        metavar="N",
-    ),
-    Flag(("--enhance-max-tokens",), "longest text it writes", "Text", kind=int, metavar="N", default=512),
-)
-
-CONDITIONS = (
-    Flag(
-        ("--image",),
-        "condition on an image at a pixel frame (default 0) with a strength (default 1.0)",
-        "Conditions",
-        sets="images",
-        metavar=("PATH", "FRAME STRENGTH CRF"),
-        nargs="+",
-        repeat=True,
-    ),
-    Flag(
-        ("--image-strength",),
-        "strength of every --image that names none",
-        "Conditions",
-        "shorthand",
-        kind=float,
-        metavar="S",
-    ),
-    Flag(
-        ("--keyframe",),
-        "an image as PATH:FRAME[:STRENGTH], strength 0.95",
-        "Conditions",
-        "shorthand",
-        metavar="PATH:FRAME:STRENGTH",
-        repeat=True,
-    ),
-    Flag(
-        ("--video-conditioning",),
-        "reference (control) video with a strength",
-        "Conditions",
-        metavar=("PATH", "STRENGTH"),
-        nargs="+",
-        repeat=True,
-    ),
-    Flag(("--control-video",), "the same", "Conditions", "shorthand", kind=Path, metavar=_FILE, pipelines=("ic-lora",)),
-    Flag(
-        ("--control-strength",),
-        "strength of --control-video",
-        "Conditions",
-        "shorthand",
-        kind=float,
-        metavar="S",
-        default=0.95,
-        pipelines=("ic-lora",),
-    ),
-    Flag(
-        ("--control-type",),
-        "what is made of the control videos: canny finds edges, the others take them as they are",
-        "Conditions",
-        choices=CONTROL_TYPES,
-        default="raw",
-    ),
-    Flag(
-        ("--canny-low",), "gradient down to which an edge continues", "Conditions", kind=int, metavar="N", default=100
-    ),
-    Flag(("--canny-high",), "gradient from which an edge begins", "Conditions", kind=int, metavar="N", default=200),
     Flag(("--save-control",), "write the control video that was used beside the clip", "Conditions", "run", kind=None),
-    Flag(
-        ("--ic-lora-weights",),
-        "IC-LoRA file, as --lora",
-        "Conditions",
-        "shorthand",
-        kind=Path,
-        metavar=_FILE,
-        pipelines=("ic-lora",),
-    ),
-    Flag(
-        ("--conditioning-attention-mask",),
-        "gray video (or picture): white attends to the references, black does not; with a strength (default 1)",
-        "Conditions",
-        metavar=("MASK", "STRENGTH"),
-        nargs="+",
-    ),
-    Flag(
-        ("--conditioning-attention-strength",),
-        "how strongly the clip attends to the references",
-        "Conditions",
-        kind=float,
-        metavar="S",
-        default=1.0,
-    ),
-    Flag(("--skip-stage-2",), "stop after the half-size stage", "Conditions", kind=None),
-    Flag(("--audio-path",), "sound that drives the video", "Conditions", kind=Path, metavar=_FILE),
-    Flag(
-        ("--audio-start-time",), "where in the sound to begin", "Conditions", kind=float, metavar="SECONDS", default=0
-    ),
-    Flag(
-        ("--audio-max-duration",),
-        "how much of it to use, at most the length of the clip",
-        "Conditions",
-        kind=float,
-        metavar="SECONDS",
-    ),
-    Flag(("--video-path",), "the clip to edit", "Conditions", kind=Path, metavar=_FILE),
-    Flag(
-        ("--start-time",), "where the part begins that is generated anew", "Conditions", kind=float, metavar="SECONDS"
-    ),
-    Flag(("--end-time",), "where it ends", "Conditions", kind=float, metavar="SECONDS"),
-    Flag(
-        ("--keep-video",),
-        "leave the pictures as they are",
-        "Conditions",
-        sets="regenerate_video",
-        kind=None,
-        const=False,
-    ),
-    Flag(("--keep-audio",), "leave the sound as it is", "Conditions", sets="regenerate_audio", kind=None, const=False),
-    Flag(
-        ("--extend-frames",), "how many frames to add, a multiple of 8", "Conditions", kind=int, metavar="N", default=48
-    ),
-    Flag(("--direction",), "where to add them", "Conditions", choices=DIRECTIONS, default="after"),
-)
-
-GUIDANCE = (
-    Flag(
-        ("--num-inference-steps", "--steps", "--steps-stage1"),
-        "sampler steps; distilled pipelines always take 8 + 3",
-        "Guidance",
-        kind=int,
-        metavar="N",
-        default="model",
-    ),
-    Flag(
-        ("--steps-stage2",),
-        "steps of the second stage: 3",
-        "Guidance",
-        "shorthand",
-        kind=int,
-        metavar="N",
-        pipelines=TWO_STAGE,
-    ),
-    Flag(
-        ("--video-cfg-guidance-scale", "--cfg", "--cfg-stage1"),
-        "classifier-free guidance of the video",
-        "Guidance",
-        kind=float,
-        metavar="S",
-        default="model",
-    ),
-    Flag(
-        ("--video-stg-guidance-scale",),
-        "spatio-temporal guidance of the video",
-        "Guidance",
-        kind=float,
-        metavar="S",
-        default="model",
-    ),
-    Flag(
-        ("--video-rescale-scale",),
-        "share of the deviation that guidance gives back to the video",
-        "Guidance",
-        kind=float,
-        metavar="S",
-        default="model",
-    ),
-    Flag(
-        ("--video-stg-blocks",),
-        "transformer blocks of the video's spatio-temporal guidance",
-        "Guidance",
-        kind=int,
-        metavar="BLOCK",
-        nargs="*",
-        default="model",
-    ),
-    Flag(
-        ("--a2v-guidance-scale",),
-        "modality guidance of the video",
-        "Guidance",
-        kind=float,
-        metavar="S",
-        default="model",
-    ),
-    Flag(
-        ("--video-skip-step",),
-        "reuse the video's prediction for N steps after each computed one",
-        "Guidance",
-        kind=int,
-        metavar="N",
-        default="model",
-    ),
-    Flag(
-        ("--audio-cfg-guidance-scale",),
-        "classifier-free guidance of the sound",
-        "Guidance",
-        kind=float,
-        metavar="S",
-        default="model",
-    ),
-    Flag(
-        ("--audio-stg-guidance-scale",),
-        "spatio-temporal guidance of the sound",
-        "Guidance",
-        kind=float,
-        metavar="S",
-        default="model",
-    ),
-    Flag(
-        ("--audio-rescale-scale",),
-        "share of the deviation that guidance gives back to the sound",
-        "Guidance",
-        kind=float,
-        metavar="S",
-        default="model",
-    ),
-    Flag(
-        ("--audio-stg-blocks",),
-        "transformer blocks of the sound's spatio-temporal guidance",
-        "Guidance",
-        kind=int,
-        metavar="BLOCK",
-        nargs="*",
-        default="model",
-    ),
-    Flag(
-        ("--v2a-guidance-scale",),
-        "modality guidance of the sound",
-        "Guidance",
-        kind=float,
-        metavar="S",
-        default="model",
-    ),
-    Flag(
-        ("--audio-skip-step",),
-        "reuse the sound's prediction for N steps after each computed one",
-        "Guidance",
-        kind=int,
-        metavar="N",
-        default="model",
-    ),
-    Flag(
-        ("--guidance-rescale",),
-        "both rescale scales at once",
-        "Guidance",
-        "shorthand",
-        kind=float,
-        metavar="S",
-        pipelines=GUIDED,
-    ),
-    Flag(
-        ("--stg-scale",),
-        "spatio-temporal guidance, see --stg-mode",
-        "Guidance",
-        "shorthand",
-        kind=float,
-        pipelines=GUIDED,
-    ),
-    Flag(
-        ("--stg-mode",),
-        "which streams --stg-scale concerns",
-        "Guidance",
-        "shorthand",
-        choices=("video", "audio", "both"),
-        default="video",
-        pipelines=GUIDED,
-    ),
-    Flag(
-        ("--max-batch-size",),
-        "guidance passes that go through the transformer together",
-        "Guidance",
-        kind=int,
-        metavar="N",
-        default=1,
-    ),
-    Flag(
-        ("--ge-gamma",),
-        "gradient estimation in place of Euler steps, 2 is usual; 0 = off",
-        "Guidance",
-        kind=float,
-        default=0,
-    ),
-    Flag(
-        ("--apg-scale",),
-        "adaptive projected guidance in place of CFG; 1 = off",
-        "Guidance",
-        kind=float,
-        metavar="S",
-        default=1,
-    ),
-    Flag(("--apg-eta",), "weight of its part along the prediction", "Guidance", kind=float, metavar="S", default=1),
-    Flag(("--apg-norm-threshold",), "largest norm of its difference; 0 = no limit", "Guidance", kind=float, default=0),
-    Flag(
-        ("--apg-momentum",),
-        "weight of the differences of earlier steps",
-        "Guidance",
-        kind=float,
-        metavar="S",
-        default=0,
-    ),
-)
-
-OUTPUT = (
-    Flag(("--codec",), "of the video", "Output", "output", choices=tuple(CODECS), default="h264"),
-    Flag(
-        ("--crf",),
-        f"quality of the video, 0 (best) to 51 (default: {', '.join(f'{n} {c.crf}' for n, c in CODECS.items())})",
-        "Output",
-        "output",
-        kind=int,
-        metavar="N",
-    ),
-    Flag(("--preset",), "speed of the encoder", "Output", "output", choices=PRESETS, default=DEFAULT_PRESET),
-    Flag(("--speed",), "playback speed", "Output", "output", kind=float, metavar="S", default=1),
-    Flag(("--save-wav",), "also write the sound", "Output", "output", kind=Path, metavar="FILE.wav"),
-    Flag(("--save-first-frame",), "also write the first frame", "Output", "output", kind=Path, metavar="FILE.png"),
-    Flag(("--contact-sheet",), "also write frames in rows", "Output", "output", kind=Path, metavar="FILE.png"),
-    Flag(
-        ("--save-latents",), "also write the final latents", "Output", "output", kind=Path, metavar="FILE.safetensors"
-    ),
-    Flag(
-        ("--no-sidecar",),
-        "do not write FILE.json beside the clip",
-        "Output",
-        "output",
-        "sidecar",
-        kind=None,
-        const=False,
-    ),
-    Flag(("--skip-vae",), "make latents only, see --save-latents", "Output", kind=None),
-    Flag(("--upscale-spatial",), "enlarge the final latent with the spatial upscaler, unrefined", "Output", kind=None),
-    Flag(("--upscale-temporal",), "double the frame rate with the temporal upscaler, unrefined", "Output", kind=None),
-    Flag(
-        ("--tiling",),
-        "video decoder tiles: auto (by size), none, or SPATIAL/OVERLAP[,FRAMES/OVERLAP]",
-        "Output",
-        kind=values.tiling,
-        metavar="TILES",
-        default="auto",
-    ),
-    Flag(("--tiled-vae",), "short for --tiling 512/64,64/24", "Output", "shorthand", kind=None),
-)
-
-RUN = (
     Flag(
         ("--config",),
         "TOML file with options; those of the command line come first",
@@ -539,6 +66,7 @@ RUN = (
         "repeat the run that wrote this .json; other options change it",
         "Run",
         "run",
+        "repeated",
         kind=Path,
         metavar="FILE.json",
     ),
@@ -565,10 +93,26 @@ RUN = (
     Flag(("--quiet",), "no settings, progress or report on the terminal", "Run", "run", kind=None),
 )
 
-FLAGS: tuple[Flag, ...] = (*REQUEST, *TEXT, *CONDITIONS, *GUIDANCE, *WEIGHTS, *OUTPUT, *RUN, *FOREIGN_FLAGS)
+_OWN = (
+    _PIPELINE,
+    *flags_of(Settings, "settings"),
+    *flags_of(WeightFiles, "files"),
+    *SHORTHANDS,
+    *flags_of(OutputOptions, "output"),
+    *RUN,
+)
+FLAGS: tuple[Flag, ...] = (
+    *(flag for group in _GROUPS for flag in _OWN if flag.group == group),
+    *FOREIGN_FLAGS,
+)
 
 
 def named(*names: str) -> tuple[Flag, ...]:
     """The flags with these first spellings, for other verbs."""
     by_name = {flag.names[0]: flag for flag in FLAGS}
     return tuple(by_name[name] for name in names)
+
+
+def spelling() -> Mapping[str, str]:
+    """Setting -> the option that sets it, for errors."""
+    return {flag.name: flag.names[0] for flag in FLAGS if flag.target in ("settings", "files", "output", "run")}

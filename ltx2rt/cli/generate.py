@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,14 @@ from ltx2rt import api, embedded
 from ltx2rt.api.control_video import write_control_video
 from ltx2rt.api.record import Record, read_record
 from ltx2rt.api.run_state import saved_record, state_folder
-from ltx2rt.cli.arguments import Command, command_of, effectless, spelling
-from ltx2rt.cli.config_file import read_config, toml_of_record, words_of_record
+from ltx2rt.cli.arguments import Command, command_of, effectless
+from ltx2rt.cli.config_file import read_config, toml_of_record, values_of_record
 from ltx2rt.cli.flag import add_flags
 from ltx2rt.cli.flags import FLAGS
 from ltx2rt.cli.plan_text import plan_text
 from ltx2rt.cli.progress import Progress
-from ltx2rt.errors import Cancelled, MediaError, UsageError
+from ltx2rt.errors import Cancelled, MediaError, OutOfMemory, OutOfSpace, StateError, UsageError, write_failure
+from ltx2rt.graph.pipelines import PIPELINES
 from ltx2rt.media.output_file import OutputFile
 from ltx2rt.media.stills import write_png
 from ltx2rt.media.video_writer import CONTAINERS
@@ -57,10 +58,9 @@ def run_generate(arguments: argparse.Namespace) -> int:
     for flag in effectless(arguments):
         progress.message(f"{flag.names[0]} has no effect: {flag.why}")
     pipeline = api.load(**command.files)
-    api.Settings.of(command.settings).require_meaning(pipeline.name, spelling())
     _check_outputs(arguments, command)
     if arguments.print_config:
-        record = pipeline.resolve(**command.settings)
+        record = pipeline.record_for(**command.settings)
         sections = {"files": record.files, "settings": record.settings, "output": command.output.as_dict()}
         print(toml_of_record(sections, FLAGS), end="")
         return 0
@@ -69,10 +69,7 @@ def run_generate(arguments: argparse.Namespace) -> int:
         print(plan_text(found, assumed))
         return 0
     state = None if arguments.no_state else state_folder(output)
-    if state is not None and saved_record(state) is not None and not arguments.resume:
-        progress.message(f"starting over: an interrupted run of {output} is dropped; --resume would continue it")
-    if arguments.resume and (state is None or saved_record(state) is None):
-        progress.message(f"nothing to resume for {output}: starting at the beginning")
+    _tell_of_state(progress, state, output, resume=bool(arguments.resume))
     try:
         clip = pipeline(
             **command.settings,
@@ -85,7 +82,7 @@ def run_generate(arguments: argparse.Namespace) -> int:
             memory=arguments.memory,
         )
         clip.save(output, command.output)
-    except (KeyboardInterrupt, Cancelled):
+    except (KeyboardInterrupt, Cancelled, OutOfSpace, OutOfMemory):
         if state is not None and state.exists():
             progress.message(f"{output} is not written; the same command with --resume continues")
         raise
@@ -96,6 +93,21 @@ def run_generate(arguments: argparse.Namespace) -> int:
         write_report(arguments.report, clip)
     print(output if clip.is_decoded else command.output.save_latents)
     return 0
+
+
+def _tell_of_state(progress: Progress, state: Path | None, output: Path, *, resume: bool) -> None:
+    """What becomes of an interrupted run of the output, unless it is simply continued."""
+    try:
+        left = state is not None and saved_record(state) is not None
+    except StateError:
+        if resume:
+            raise
+        progress.message(f"starting over: an interrupted run of {output} is dropped; its state was damaged")
+        return
+    if resume and not left:
+        progress.message(f"nothing to resume for {output}: starting at the beginning")
+    if left and not resume:
+        progress.message(f"starting over: an interrupted run of {output} is dropped; --resume would continue it")
 
 
 def _merge_other_sources(arguments: argparse.Namespace) -> Record | None:
@@ -111,7 +123,7 @@ def _merge_other_sources(arguments: argparse.Namespace) -> Record | None:
         if verb in ("upscale", "encode"):
             raise UsageError(f"{arguments.from_sidecar} was written by ltx2rt {verb}; repeat it with that command.")
         sections = {"files": record.files, "settings": record.settings, "output": output}
-        _merge(arguments, words_of_record(sections, FLAGS, str(arguments.from_sidecar)))
+        _merge(arguments, values_of_record(sections, FLAGS, str(arguments.from_sidecar)))
         if arguments.output_path is None and arguments.from_sidecar.suffix == ".json":
             arguments.output_path = arguments.from_sidecar.with_suffix("")
     if arguments.config is not None:
@@ -121,29 +133,27 @@ def _merge_other_sources(arguments: argparse.Namespace) -> Record | None:
         saved = next(filter(None, (saved_record(state_folder(path)) for path in outputs)), None)
         if saved is not None:
             sections = {"files": saved.files, "settings": saved.settings}
-            _merge(arguments, words_of_record(sections, FLAGS, "the interrupted run"))
+            _merge(arguments, values_of_record(sections, FLAGS, "the interrupted run"))
     return record
 
 
-def _merge(arguments: argparse.Namespace, words: Sequence[str]) -> None:
-    """Give every option that is still open the value that ``words`` give it."""
-    others = arguments.parser.parse_args(list(words))
-    for flag in FLAGS:
-        if getattr(arguments, flag.dest) is None:
-            setattr(arguments, flag.dest, getattr(others, flag.dest))
+def _merge(arguments: argparse.Namespace, others: Mapping[str, Any]) -> None:
+    """Give every option that is still open the value that it has in ``others``."""
+    for name, value in others.items():
+        if getattr(arguments, name) is None:
+            setattr(arguments, name, value)
 
 
 def _check_outputs(arguments: argparse.Namespace, command: Command) -> None:
     """Refuse outputs that the run will not have, before it runs."""
-    command.output.check()
-    if command.settings.get("skip_vae") and command.output.save_latents is None:
+    if command.settings.get("latents_only") and command.output.save_latents is None:
         raise UsageError("--skip-vae makes latents only; name their file with --save-latents.")
     if arguments.save_control and not command.settings.get("video_conditioning"):
         raise UsageError("--save-control needs a control video; give --video-conditioning FILE.")
 
 
 def _output_path(arguments: argparse.Namespace, command: Command) -> Path:
-    is_sound = command.pipeline == "text-to-audio"
+    is_sound = command.pipeline in PIPELINES and PIPELINES[command.pipeline].output == "sound"
     output: Path | None = arguments.output_path
     if output is None:
         return DEFAULT_SOUND_OUTPUT if is_sound else DEFAULT_OUTPUT
@@ -166,7 +176,7 @@ def check_output_folder(path: Path) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise MediaError(f"cannot write to the output folder {folder}: {error.strerror}.") from error
+        raise write_failure(path, error) from error
 
 
 def _preview_writer(path: Path) -> Any:

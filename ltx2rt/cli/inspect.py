@@ -18,17 +18,20 @@ def add_parser(subparsers: Any) -> None:
         "inspect",
         help="say what a weight file is",
         description="Show generation, variant, components, dtypes and sizes of a weight file, Gemma folder or tensor "
-        "manifest, and the tensors that our models miss in it or do not know. Reads only the header. "
-        "Exit code 1 if anything is missing, of a wrong shape or unexpected.",
+        "manifest, and the tensors that our models miss in it or do not know. Reads only the header, unless --deep is "
+        "given. Exit code 1 if anything is missing, of a wrong shape, unexpected or no finite number.",
     )
     parser.add_argument("path", type=Path, metavar="FILE", help=".safetensors file, Gemma folder, or manifest .json")
     parser.add_argument("--json", action="store_true", help="print the report as JSON, with all names")
+    parser.add_argument(
+        "--deep", action="store_true", help="read every tensor and name those with values that are NaN or infinite"
+    )
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Exit code: 0 if the file is complete, 1 if not."""
-    report = inspect(args.path)
+    report = inspect(args.path, deep=args.deep)
     if args.json:
         print(json.dumps(report.as_dict(), indent=1))
     else:
@@ -44,6 +47,8 @@ def _lines(report: Report) -> Iterator[str]:
     yield f"{'variant':<12}{report.variant or 'not stated in the file name'}"
     yield f"{'tensors':<12}{report.tensors} ({_counts(report.dtypes)}; {report.ignored} known and not used)"
     yield f"{'parameters':<12}{report.parameters:,} in {_size(report.bytes)}"
+    if report.not_finite is not None:
+        yield f"{'values':<12}{'all finite' if not report.not_finite else 'not all finite, see below'}"
     if report.lora is not None:
         yield f"{'lora':<12}{report.lora.targets} weights, rank {report.lora.rank}"
         for key, value in report.lora.metadata.items():
@@ -84,6 +89,7 @@ def _findings(report: Report) -> Iterator[tuple[str, Sequence[str]]]:
         "missing": report.missing,
         "wrong shape": misshapen,
         "unexpected": report.unexpected,
+        "not finite": [f"{bad.name}: {bad.values} of {bad.size} values" for bad in report.not_finite or ()],
         "not readable as a model": errors,
         "not checked, no model for them in this version": unchecked,
     }

@@ -5,17 +5,19 @@ from __future__ import annotations
 import argparse
 import difflib
 import gc
+import os
+import signal
 import sys
 from collections.abc import Sequence
+from types import FrameType
 from typing import Any
 
 import ltx2rt
 from ltx2rt.cli import bench, doctor, encode, generate, inspect, plan, upscale, verify
-from ltx2rt.errors import Cancelled, Ltx2rtError, UsageError
-
-EXIT_OK = 0
-EXIT_FAILED = 1
-EXIT_USAGE = 2
+from ltx2rt.cli.exit_codes import EXPECTED, ExitCode, exit_code, table
+from ltx2rt.cli.flags import spelling
+from ltx2rt.errors import Cancelled
+from ltx2rt.spelling import spelled_as
 
 VERBS = (generate, encode, upscale, plan, inspect, verify, bench, doctor)
 
@@ -27,12 +29,17 @@ class _Parser(argparse.ArgumentParser):
         super().__init__(**{"allow_abbrev": False, **options})
 
     def error(self, message: str) -> None:  # type: ignore[override]  # never returns, as in the base class
-        self.exit(EXIT_USAGE, f"error: {message}\nhint: {self.prog} --help lists every option\n")
+        self.exit(ExitCode.USAGE, f"error: {message}\nhint: {self.prog} --help lists every option\n")
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of ``ltx2rt``."""
-    parser = _Parser(prog="ltx2rt", description="Run Lightricks' LTX-2 audio-video models with fused kernels.")
+    parser = _Parser(
+        prog="ltx2rt",
+        description="Run Lightricks' LTX-2 audio-video models with fused kernels.",
+        epilog=table(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--version", action="version", version=f"ltx2rt {ltx2rt.__version__}")
     subparsers = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     for verb in VERBS:
@@ -41,25 +48,48 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def run(argv: Sequence[str]) -> int:
-    """Run one command line and return its exit code; deliberate errors become one message on stderr."""
+    """Run one command line and return its exit code, see `ExitCode`; expected errors become one message on stderr."""
     parser = build_parser()
     arguments, unknown = parser.parse_known_args(argv)
     if unknown:
         parser.error(_unknown_options(arguments.verb, parser, unknown))
     try:
-        return int(arguments.run(arguments))
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_USAGE
-    except (KeyboardInterrupt, Cancelled):
-        print("interrupted", file=sys.stderr)
-        return EXIT_FAILED
-    except Ltx2rtError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_FAILED
-    except BrokenPipeError:
-        sys.stderr.close()
-        return EXIT_FAILED
+        with spelled_as(spelling()):
+            return int(arguments.run(arguments))
+    except EXPECTED as error:
+        _say(error)
+        return exit_code(error)
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came: the run ends as after Ctrl-C, so that it cleans up and can be resumed."""
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise Terminated
+
+
+def _say(error: BaseException) -> None:
+    if isinstance(error, BrokenPipeError):
+        return  # nobody reads what we write
+    text = f"error: {error}"
+    if isinstance(error, (KeyboardInterrupt, Cancelled)):
+        text = "interrupted"
+    elif isinstance(error, MemoryError):
+        text = f"error: the system refused memory ({str(error) or 'none is left'}); give --memory or a smaller size."
+    print(text, file=sys.stderr)
+
+
+def _flush_stdout(code: int) -> int:
+    """Write what is left for stdout; a failure, as on a full disk, has its exit code like any other."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        _say(error)
+        with open(os.devnull, "w") as nowhere:  # so that Python does not try once more when it ends
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
+        return code or exit_code(error)
+    return code
 
 
 def _unknown_options(verb: str, parser: argparse.ArgumentParser, unknown: Sequence[str]) -> str:
@@ -76,8 +106,9 @@ def _unknown_options(verb: str, parser: argparse.ArgumentParser, unknown: Sequen
 
 def main(words: Sequence[str] = ()) -> None:
     """Entry point of ``ltx2rt``; ``words`` come before those of the command line."""
+    signal.signal(signal.SIGTERM, _terminate)
     gc.freeze()  # What the imports have made stays; every stage ends with a collection, which need not look at it.
-    sys.exit(run([*words, *sys.argv[1:]]))
+    sys.exit(_flush_stdout(run([*words, *sys.argv[1:]])))
 
 
 def generate_main() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ltx2rt.api import DEFAULT_NEGATIVE_PROMPT
+from ltx2rt.cli.exit_codes import MEANINGS
 from ltx2rt.cli.flag import Flag
 from ltx2rt.cli.flags import FLAGS
 
@@ -32,6 +33,14 @@ def _lines() -> Iterator[str]:
         yield "|---|---|---|---|" if own else "|---|---|---|"
         for flag in flags:
             yield _row(flag) if own else f"| {_names(flag)} | {_cell(flag.help)} | {_cell(flag.why)} |"
+    yield ""
+    yield "## Exit codes"
+    yield ""
+    yield "Of every verb, from the table in `ltx2rt/cli/exit_codes.py`."
+    yield ""
+    yield "| code | meaning |"
+    yield "|---|---|"
+    yield from (f"| {code.value} | {_cell(text)} |" for code, text in MEANINGS.items())
     yield ""
     yield "## Default negative prompt"
     yield ""

@@ -50,7 +50,7 @@ def draw(plan: Plan) -> Image.Image:
     for stage in plan.stages:
         pen.text((_LABEL - 8, top + _BAR / 2), stage.need.name, fill="black", font=font, anchor="rm")
         start = 0
-        for kind, nbytes in {"process": stage.need.process, **stage.need.parts}.items():
+        for kind, nbytes in {"process": plan.base_bytes, **stage.need.parts}.items():
             if nbytes:
                 pen.rectangle((place(start), top, place(start + nbytes), top + _BAR), fill=_COLOURS[kind])
             start += nbytes

@@ -52,7 +52,7 @@ class Progress:
             self._bar = None
 
     def finish(self, report: Sequence[StageReport]) -> None:
-        """A table of the stages; the peaks are those of the whole process."""
+        """A table of the stages; the peaks are those of the whole process, ``-`` where the system does not tell."""
         if self._quiet:
             return
         print(f"{'stage':<20}{'seconds':>9}{'weights':>11}{'streamed':>11}{'planned':>11}{'peak':>11}", file=sys.stderr)
@@ -66,5 +66,5 @@ class Progress:
         print(f"{'total':<20}{sum(stage.seconds for stage in report):>9.2f}", file=sys.stderr)
 
 
-def _megabytes(count: int) -> str:
-    return f"{count / 1e6:>8.1f} MB"
+def _megabytes(count: int | None) -> str:
+    return f"{'-':>11}" if count is None else f"{count / 1e6:>8.1f} MB"

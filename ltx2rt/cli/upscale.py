@@ -12,6 +12,7 @@ from ltx2rt.api import OutputOptions
 from ltx2rt.cli.flag import add_flags
 from ltx2rt.cli.flags import named
 from ltx2rt.cli.generate import check_output_folder, write_report
+from ltx2rt.cli.plan_text import plan_text
 from ltx2rt.cli.progress import Progress
 from ltx2rt.errors import UsageError
 
@@ -33,6 +34,8 @@ FLAGS = named(
     "--contact-sheet",
     "--save-latents",
     "--no-sidecar",
+    "--memory",
+    "--plan",
     "--report",
     "--quiet",
 )
@@ -58,8 +61,7 @@ def run_upscale(arguments: argparse.Namespace) -> int:
         raise UsageError(f"the output {arguments.output_path} is the input; name another file.")
     names = [entry.name for entry in fields(OutputOptions)]
     given = {flag.name: getattr(arguments, flag.dest) for flag in FLAGS if flag.name in names}
-    options = OutputOptions(**{name: value for name, value in given.items() if value is not None})
-    options.check()
+    options = OutputOptions.of({name: value for name, value in given.items() if value is not None})
     for path in (arguments.output_path, arguments.report, *options.files()):
         if path is not None:
             check_output_folder(path)
@@ -68,17 +70,19 @@ def run_upscale(arguments: argparse.Namespace) -> int:
     progress = Progress(quiet=bool(arguments.quiet))
     if arguments.checkpoint_path is None:
         progress.message(embedded.NOTICE)
+    wanted: dict[str, Any] = {
+        "checkpoint": arguments.checkpoint_path,
+        "spatial_upscaler": arguments.spatial_upsampler_path,
+        "temporal_upscaler": arguments.temporal_upsampler_path,
+        "dtype": "float16" if arguments.fp16 else arguments.dtype or "bfloat16",
+        "memory": arguments.memory,
+    }
     optional = {"seed": arguments.seed, "tiling": arguments.tiling}
-    clip = api.upscale(
-        arguments.source,
-        checkpoint=arguments.checkpoint_path,
-        spatial_upscaler=arguments.spatial_upsampler_path,
-        temporal_upscaler=arguments.temporal_upsampler_path,
-        dtype="float16" if arguments.fp16 else arguments.dtype or "bfloat16",
-        observer=progress.observe,
-        on_settings=progress.settings,
-        **{name: value for name, value in optional.items() if value is not None},
-    )
+    wanted |= {name: value for name, value in optional.items() if value is not None}
+    if arguments.plan:
+        print(plan_text(api.plan_upscale(arguments.source, **wanted)))
+        return 0
+    clip = api.upscale(arguments.source, observer=progress.observe, on_settings=progress.settings, **wanted)
     clip.save(arguments.output_path, options)
     progress.finish(clip.report)
     if arguments.report is not None:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import mlx.core as mx
 import numpy as np
 
+from ltx2rt.kernels.host import to_numpy
 from ltx2rt.kernels.proof_problems import Problem, check_problems, exact_arguments, timing_problem
 from ltx2rt.kernels.proof_store import Outcome
 from ltx2rt.kernels.selection import Implementation, forced
@@ -122,7 +123,7 @@ def _on_cpu(front_end: FrontEnd, implementation: Implementation, problem: Proble
 
 
 def _float32(values: mx.array) -> np.ndarray:
-    return np.array(values.astype(mx.float32))
+    return to_numpy(values.astype(mx.float32))
 
 
 def _tolerance(exact: np.ndarray, plain: np.ndarray, dtype: str) -> float:

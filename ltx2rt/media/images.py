@@ -22,11 +22,14 @@ Array = np.ndarray[Any, np.dtype[Any]]
 log = logging.getLogger(__name__)
 
 
-def load_conditioning_image(path: str | os.PathLike[str], height: int, width: int, *, crf: int) -> Array:
+ImageSource = str | os.PathLike[str] | Image.Image | Array
+
+
+def load_conditioning_image(source: ImageSource, height: int, width: int, *, crf: int) -> Array:
     """A photograph as the model wants a frame.
 
     Args:
-        path: PNG, JPEG or another format Pillow reads.
+        source: PNG, JPEG or another format Pillow reads; a PIL image; an array (H, W, 3), uint8 or float in [0, 1].
         height, width: pixels of the frame; the image is scaled to cover it and cut at the centre.
         crf: strength of the H.264 round trip, see `compress_as_video`; 0 skips it.
 
@@ -39,26 +42,35 @@ def load_conditioning_image(path: str | os.PathLike[str], height: int, width: in
 
     Source: Lightricks/LTX-2 ltx_pipelines/utils/media_io/decode.py @ v1.2.0 (load_image_and_preprocess).
     """
-    frame = resize_to_cover(compress_as_video(read_image(path), crf), height, width)
+    frame = resize_to_cover(compress_as_video(read_image(source), crf), height, width)
     scaled: Array = frame / np.float32(127.5) - np.float32(1.0)
     return scaled
 
 
-def read_image(path: str | os.PathLike[str]) -> Array:
-    """The pixels of an image file, upright and in sRGB; transparency is dropped.
+def read_image(source: ImageSource) -> Array:
+    """The pixels of an image, upright and in sRGB; transparency is dropped.
+
+    Args:
+        source: as `load_conditioning_image`.
 
     Returns:
         (H, W, 3) uint8.
 
     Raises:
         MediaError: the file is missing, is no image, is damaged or is too large.
+        UsageError: an array that is no picture.
     """
-    name = os.fspath(path)
+    if isinstance(source, np.ndarray):
+        return picture_bytes(source, "an image")
+    if isinstance(source, Image.Image):
+        upright = ImageOps.exif_transpose(source)
+        return np.array(_to_srgb(upright, source.info.get("icc_profile"), "a PIL image"), dtype=np.uint8)
+    name = os.fspath(source)
     try:
         with warnings.catch_warnings():
             # Pillow warns above 89 megapixels and refuses above 179; only the refusal matters here.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as stored:
+            with Image.open(source) as stored:
                 stored.load()
                 upright = ImageOps.exif_transpose(stored)
                 return np.array(_to_srgb(upright, stored.info.get("icc_profile"), name), dtype=np.uint8)
@@ -70,6 +82,23 @@ def read_image(path: str | os.PathLike[str]) -> Array:
         raise MediaError(f"image {name} is too large: {error}; scale it down first.") from error
     except (OSError, SyntaxError, ValueError, EOFError) as error:  # What Pillow's decoders raise for damaged data.
         raise MediaError(f"image {name} cannot be read: {error}; the file may be damaged, save it again.") from error
+
+
+def picture_bytes(pixels: Array, what: str) -> Array:
+    """uint8 values of an array (..., H, W, 3): uint8 as it is, floating point in [0, 1] scaled and rounded.
+
+    Raises:
+        UsageError: another shape, dtype or range.
+    """
+    if pixels.ndim < 3 or pixels.shape[-1] != 3 or 0 in pixels.shape:
+        raise UsageError(f"{what} as an array must be (..., height, width, 3), got {pixels.shape}.")
+    if pixels.dtype == np.uint8:
+        return pixels
+    if not np.issubdtype(pixels.dtype, np.floating):
+        raise UsageError(f"{what} as an array must be uint8 or floating point in [0, 1], got {pixels.dtype}.")
+    if not (pixels.min() >= 0 and pixels.max() <= 1):
+        raise UsageError(f"{what} as floating point must lie in [0, 1], got {pixels.min():g} to {pixels.max():g}.")
+    return np.rint(pixels * 255).astype(np.uint8)
 
 
 def _to_srgb(image: Image.Image, profile: bytes | None, name: str) -> Image.Image:

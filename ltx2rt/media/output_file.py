@@ -8,7 +8,7 @@ from io import BufferedWriter, FileIO
 from pathlib import Path
 from types import TracebackType
 
-from ltx2rt.errors import MediaError
+from ltx2rt.errors import MediaError, write_failure
 
 
 class OutputFile:
@@ -18,7 +18,8 @@ class OutputFile:
     so that what a killed run left behind is replaced by the next one.
 
     Raises:
-        MediaError: the folder is missing, is no folder or refuses new files; the target is a folder; the disk is full.
+        MediaError: the folder is missing, is no folder or refuses new files; the target is a folder.
+        OutOfSpace: the disk is full.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -39,16 +40,13 @@ class OutputFile:
 
     def failure(self, error: OSError) -> MediaError:
         """The error to raise for an OSError met while writing."""
-        return MediaError(
-            f"cannot write {self.path}: {error.strerror or error}; "
-            "check free space and permissions of the folder or choose another output."
-        )
+        return write_failure(self.path, error)
 
     def commit(self) -> None:
         """Flush to the disk, close and rename; on failure nothing is left.
 
         Raises:
-            MediaError: the last bytes could not be written or the file could not be renamed.
+            MediaError: the last bytes could not be written (`OutOfSpace`: the disk is full) or the file not renamed.
         """
         try:
             self.file.flush()
@@ -79,12 +77,3 @@ class OutputFile:
         self.discard()
         if isinstance(error, OSError):
             raise self.failure(error) from error
-
-
-def require_writable(path: str | os.PathLike[str]) -> None:
-    """Find out now, not after minutes of computing, that ``path`` cannot be written.
-
-    Raises:
-        MediaError: as `OutputFile`.
-    """
-    OutputFile(path).discard()

@@ -65,23 +65,6 @@ def resize_to_cover(image: Array, height: int, width: int) -> Array:
     return bilinear(image, tall, wide)[..., top : top + height, left : left + width, :]
 
 
-def resize_long_side(image: Array, long_side: int) -> Array:
-    """Scale so that the longer side becomes ``long_side``; the other one is rounded down.
-
-    Args:
-        image: (..., H, W, C).
-        long_side: pixels.
-
-    Returns:
-        (..., H', W', C) float32.
-
-    Source: Lightricks/LTX-2 ltx_pipelines/utils/media_io/resize.py @ v1.2.0 (resize_aspect_ratio_preserving).
-    """
-    rows, columns = image.shape[-3], image.shape[-2]
-    scale = long_side / max(rows, columns)
-    return resize_to_cover(image, int(rows * scale), int(columns * scale))
-
-
 def resize_to_fit(image: Array, height: int, width: int) -> Array:
     """Shrink until the image fits into the target (never enlarge), then fill the right and the bottom by mirroring.
 

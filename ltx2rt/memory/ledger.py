@@ -6,22 +6,42 @@ import math
 from collections.abc import Iterable
 from dataclasses import replace
 
+import mlx.core as mx
+
 from ltx2rt.errors import MemoryBudgetError
-from ltx2rt.memory.limits import format_bytes, free_on_machine, hard_limits
-from ltx2rt.memory.measure import file_resident_bytes, resident_bytes, virtual_bytes
+from ltx2rt.kernels.selection import ext
+from ltx2rt.memory.allocator import trim_heap
+from ltx2rt.memory.limits import format_bytes, hard_limits
+from ltx2rt.memory.measure import freed_pages_leave, resident_bytes
 from ltx2rt.memory.need import Need
 
-# What the process takes more once the first stage has run: the kernels' threads, code pages, Python's objects.
-_RUNTIME_BYTES = 9 << 20
-# Share of the program's pages that the system takes back once twice as much has been read as it had free: pages that
-# were used since it looked last get a second chance.
-_COLD_SHARE = 0.15
-# How far below the measured peak a predicted one may lie: room that is left in the budget for that.
+# What the process takes more once stages have run in it: code pages, Python's objects, the stacks and heaps of the
+# kernels' threads. Measured with the embedded model (Zen 4, November 2026) before each stage of a first run: 3.5 MB at
+# the first, at the last but one 9.5 MB with 1 thread, 10.1 MB with 2, 11.8 to 12.2 MB with 16. Nothing more in a second
+# run.
+_RUNTIME_BYTES, _RUNTIME_BYTES_PER_THREAD = 9 << 20, 176 << 10
+# How far below the measured peak a predicted one may lie: room that is left in the budget for that. The lowest ratios
+# measured are 0.997 at the middle size (docs/memory.md) and 0.97 for stages of the embedded model, 3 MB of 100.
 _UNCERTAINTY = 0.02
-# What a stage may find more in the process than was there before the first stage: modules imported since, heaps.
+# What a stage may find more in the process than was planned for: modules imported since, heaps, a program's own values.
+# Measured before the stages of the embedded model: 6 MB at most. The rest keeps a run from being given up half way for
+# what a program did meanwhile.
 _DRIFT_BYTES = 64 << 20
-# Kernels and MLX reserve addresses before they use them; only a limit of the address space notices.
+# Addresses that are reserved and not used, which only a limit of the address space notices: 8 MB for the stack of every
+# thread, and up to two heaps of 64 MB. Measured: 150 MB with 2 threads. With 16 threads 900 MB, of which 770 MB are
+# heaps that glibc does without where it cannot have them.
 _RESERVED_BYTES = 256 << 20
+
+
+_has_run = False  # whether any stage has run in this process
+
+
+def _process_bytes() -> int:
+    """What the process will take without any stage: what it takes now, less what goes back as the first one begins."""
+    trim_heap()
+    threads = 0 if ext is None else int(ext.num_threads())
+    coming = 0 if _has_run else _RUNTIME_BYTES + threads * _RUNTIME_BYTES_PER_THREAD
+    return resident_bytes() - mx.get_cache_memory() + coming
 
 
 class Ledger:
@@ -38,16 +58,18 @@ class Ledger:
 
     def __init__(self, budget: int | None = None, base: int | None = None) -> None:
         self.budget = budget
-        self.base = resident_bytes() + _RUNTIME_BYTES if base is None else base
-        self._cold = int(_COLD_SHARE * file_resident_bytes()) if base is None else 0
-        self._free = free_on_machine()
-        self._read = 0
+        self.base = _process_bytes() if base is None else base
+        self._arrays_before = mx.get_active_memory()
         self.needs: list[Need] = []
         self.carried = 0
 
+    def unused(self) -> Ledger:
+        """Accounts like these before any stage, for planning what these will be used for."""
+        return Ledger(self.budget, self.base)
+
     def peak(self, need: Need) -> int:
         """Predicted peak of the process while the stage runs."""
-        return (need.process or self.base) + need.total
+        return self.base + need.total
 
     def least_budget(self, need: Need) -> int:
         """The smallest budget in which the stage would run."""
@@ -61,12 +83,9 @@ class Ledger:
         """
         smallest: Need | None = None
         for option in options:
-            read = self._read + option.weights + option.streamed
-            process = self.base - (self._cold if read > 2 * self._free else 0)
-            need = replace(option, caches=option.caches + self.carried, process=process)
+            need = replace(option, caches=option.caches + self.carried)
             if self.budget is None or self.least_budget(need) <= self.budget:
                 self.needs.append(need)
-                self._read = read
                 return need
             if smallest is None or need.total < smallest.total:
                 smallest = need
@@ -80,21 +99,30 @@ class Ledger:
         Raises:
             MemoryBudgetError: earlier stages left too much behind, or the system allows less than the plan needs.
         """
-        now = resident_bytes()
-        if self.budget is not None and now + need.total > self.budget + _DRIFT_BYTES:
+        global _has_run
+        _has_run = True
+        now, more = self._taken(), max(0, need.total - self.carried)
+        if self.budget is not None and now + more > self.budget + _DRIFT_BYTES:
             raise MemoryBudgetError(
-                f"stage {need.name!r} needs {format_bytes(need.total)} and the process already takes "
-                f"{format_bytes(now)}, {format_bytes(now + need.total - self.budget)} above the budget of "
+                f"stage {need.name!r} needs {format_bytes(more)} and the process already takes "
+                f"{format_bytes(now)}, {format_bytes(now + more - self.budget)} above the budget of "
                 f"{format_bytes(self.budget)}; give more with --memory, or close what else runs in this process."
             )
+        wanted = {"memory": more, "addresses": more + _RESERVED_BYTES, "arrays": max(0, more - need.host)}
         for limit in hard_limits():
-            used = virtual_bytes() + _RESERVED_BYTES if limit.address_space else now
-            if used + need.total > limit.nbytes:
+            if wanted[limit.counts] > limit.spare:
                 raise MemoryBudgetError(
-                    f"stage {need.name!r} needs {format_bytes(need.total)} more, but the {limit.reason} leaves "
-                    f"{format_bytes(max(0, limit.nbytes - used))}; raise that limit"
+                    f"stage {need.name!r} needs {format_bytes(wanted[limit.counts])} more, but the {limit.reason} "
+                    f"leaves {format_bytes(limit.spare)}; raise that limit"
                     + (f", or {need.advice}." if need.advice else ".")
                 )
+
+    def _taken(self) -> int:
+        """What the process takes now and no stage can have."""
+        if freed_pages_leave():
+            return resident_bytes()
+        # Elsewhere the resident set still holds what earlier stages freed. What MLX holds is known everywhere.
+        return self.base + max(0, mx.get_active_memory() - self._arrays_before)
 
     def charge(self, need: Need, held: int) -> None:
         """Check what a stage holds against what it declared.
@@ -114,7 +142,7 @@ class Ledger:
         enough = self.least_budget(need)
         parts = ", ".join(f"{kind} {format_bytes(nbytes)}" for kind, nbytes in need.parts.items() if nbytes >= 1 << 20)
         return (
-            f"stage {need.name!r} needs {format_bytes(enough)} at the least (the process {format_bytes(need.process)}, "
+            f"stage {need.name!r} needs {format_bytes(enough)} at the least (the process {format_bytes(self.base)}, "
             f"{parts}, {_UNCERTAINTY:.0%} to spare), {format_bytes(enough - budget)} more than the budget of "
             f"{format_bytes(budget)}; {advice(need, enough)}"
         )

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-import sys
+import resource
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import mlx.core as mx
 
 from ltx2rt.errors import UsageError
-from ltx2rt.memory.measure import resident_bytes, virtual_bytes
+from ltx2rt.memory.measure import available_bytes, resident_bytes, virtual_bytes
 
 # Share of what is free that is used when no budget is given.
 DEFAULT_SHARE = 0.8
@@ -19,6 +19,7 @@ DEFAULT_SHARE = 0.8
 _UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 _BINARY_UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _CGROUP_ROOT = Path("/sys/fs/cgroup")
+_PROC_CGROUP = Path("/proc/self/cgroup")
 _UNLIMITED = 1 << 60
 
 
@@ -26,14 +27,15 @@ class Limit(NamedTuple):
     """An upper bound of this process's memory.
 
     Attributes:
-        nbytes: what the whole process may take.
+        spare: bytes that the process may still take.
         reason: who says so.
-        address_space: the bound counts what is reserved, not what is used.
+        counts: what of a stage the bound is about: its ``memory``, the ``addresses`` it reserves, or its ``arrays``,
+            which are what MLX holds.
     """
 
-    nbytes: int
+    spare: int
     reason: str
-    address_space: bool = False
+    counts: Literal["memory", "addresses", "arrays"] = "memory"
 
 
 def parse_bytes(text: str) -> int:
@@ -60,62 +62,46 @@ def format_bytes(nbytes: float) -> str:
 
 
 def hard_limits() -> list[Limit]:
-    """The bounds that the system enforces on this process, by refusing memory or by killing it."""
-    limits = [Limit(resident_bytes() + free_on_machine(), "free memory of the machine")]
-    limits += [Limit(nbytes, "memory limit of the container (cgroup)") for nbytes in _cgroup_limits()]
-    if sys.platform != "win32":
-        import resource
+    """The bounds that the system sets for this process now, by refusing memory, by killing it or by becoming slow.
 
-        soft, _ = resource.getrlimit(resource.RLIMIT_AS)
-        if 0 <= soft < _UNLIMITED:
-            limits.append(Limit(soft, "limit of the shell (ulimit -v)", address_space=True))
+    On a Mac the machine and the GPU set them: control groups exist on Linux only, where a file system shows them.
+    """
+    limits = [Limit(available_bytes(), "free memory of the machine")]
+    limits += [Limit(spare, "memory limit of the container (cgroup)") for spare in _cgroup_spares()]
+    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if 0 <= soft < _UNLIMITED:
+        limits.append(Limit(max(0, soft - virtual_bytes()), "limit of the shell (ulimit -v)", "addresses"))
+    # What a Mac lets the GPU keep: a constant of the machine, above which arrays are moved in and out.
+    working_set = mx.device_info().get("max_recommended_working_set_size")
+    if working_set:
+        spare = max(0, int(working_set) - mx.get_active_memory())
+        limits.append(Limit(spare, "working set that the system recommends for the GPU", "arrays"))
     return limits
 
 
-def default_budget() -> int:
-    """Memory of the whole process when the user gives none: a fixed share of the tightest limit."""
-    spare = min(_spare(limit) for limit in hard_limits())
-    return resident_bytes() + int(DEFAULT_SHARE * max(0, spare))
-
-
 def tightest_limit() -> Limit:
-    """The hard limit that leaves least, as a bound of resident memory."""
-    limit = min(hard_limits(), key=_spare)
-    return limit._replace(nbytes=resident_bytes() + max(0, _spare(limit)))
+    """The hard limit that leaves least."""
+    return min(hard_limits(), key=lambda limit: limit.spare)
 
 
-def _spare(limit: Limit) -> int:
-    return limit.nbytes - (virtual_bytes() if limit.address_space else resident_bytes())
+def default_budget() -> int:
+    """Memory of the whole process when the user gives none: a fixed share of what the tightest limit leaves."""
+    return resident_bytes() + int(DEFAULT_SHARE * tightest_limit().spare)
 
 
-def free_on_machine() -> int:
-    """Memory that the machine could give to its processes now; on systems that do not tell, most of what it has."""
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    # Elsewhere: what the system lets the GPU keep, or all of the memory.
-    info = mx.device_info()
-    return int(info.get("max_recommended_working_set_size") or info.get("memory_size") or _UNLIMITED)
-
-
-def _cgroup_limits() -> Iterator[int]:
-    """Resident bytes this process may reach under each control group above it: its limit less what others use."""
-    own = resident_bytes()
+def _cgroup_spares() -> Iterator[int]:
+    """What each control group above this process leaves. File pages count as used there, but give way."""
     for folder in _cgroup_folders():
         limit = _number(folder / "memory.max", folder / "memory.limit_in_bytes")
         used = _number(folder / "memory.current", folder / "memory.usage_in_bytes")
         if limit is None or used is None or limit >= _UNLIMITED:
             continue
-        # File pages count as used but give way.
-        yield max(0, limit - max(0, used - _file_pages(folder) - own))
+        yield max(0, limit - max(0, used - _file_pages(folder)))
 
 
 def _cgroup_folders() -> Iterator[Path]:
     try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
+        lines = _PROC_CGROUP.read_text().splitlines()
     except OSError:
         return
     for line in lines:

@@ -1,17 +1,45 @@
-"""How much memory this process uses: resident and reserved bytes as the operating system reports them."""
+"""How much memory this process has in use and the machine has left: psutil, and /proc for what only Linux tells."""
 
 from __future__ import annotations
 
-import resource
-import sys
 from pathlib import Path
+
+import psutil
 
 _CLEAR_REFS = Path("/proc/self/clear_refs")
 _STATUS = Path("/proc/self/status")
 
 
+def resident_bytes() -> int:
+    """The resident set of this process now; see `freed_pages_leave` for what that means."""
+    return int(psutil.Process().memory_info().rss)
+
+
+def freed_pages_leave() -> bool:
+    """Whether the resident set falls when memory is given back.
+
+    It does on Linux. macOS may leave freed pages in it until another program wants them, and leaves buffers out that
+    only the GPU has touched, so there it bounds nothing.
+    """
+    return bool(psutil.LINUX)
+
+
+def virtual_bytes() -> int:
+    """The address space in use now."""
+    return int(psutil.Process().memory_info().vms)
+
+
+def available_bytes() -> int:
+    """Memory that the machine could give to its processes now without swapping."""
+    return int(psutil.virtual_memory().available)
+
+
 def reset_resident_peak() -> bool:
-    """Start a new measurement of the resident peak; False where the system can only report the peak since start."""
+    """Start a new measurement of the resident peak.
+
+    Returns:
+        False where the system cannot do that, macOS for one: it only knows the peak since the process began.
+    """
     try:
         _CLEAR_REFS.write_text("5")
     except OSError:
@@ -19,34 +47,11 @@ def reset_resident_peak() -> bool:
     return True
 
 
-def resident_peak_bytes() -> int:
-    """Largest resident set since the last reset (Linux) or since the process began (elsewhere)."""
-    peak = _status("VmHWM:")
-    if peak is not None:
-        return peak
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
-def resident_bytes() -> int:
-    """The resident set now (Linux), or its peak so far (elsewhere)."""
-    return _status("VmRSS:") or resident_peak_bytes()
-
-
-def file_resident_bytes() -> int:
-    """Pages of files in the resident set, which the system can take back; 0 where it does not tell."""
-    return _status("RssFile:") or 0
-
-
-def virtual_bytes() -> int:
-    """The address space in use now; 0 where the system does not tell."""
-    return _status("VmSize:") or 0
-
-
-def _status(field: str) -> int | None:
+def resident_peak_bytes() -> int | None:
+    """Largest resident set since the last `reset_resident_peak`; None where that cannot be told."""
     try:
         for line in _STATUS.read_text().splitlines():
-            if line.startswith(field):
+            if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
     except OSError:
         pass

@@ -24,7 +24,6 @@ class Need:
         choice: what was chosen, for people: ``{"blocks": "streamed, 2 slots"}``.
         settings: the same for the stage itself.
         advice: what a user may change to need less.
-        process: what the process takes besides, as the ledger predicts it; 0: not known yet.
     """
 
     name: str
@@ -39,7 +38,6 @@ class Need:
     choice: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     advice: str = ""
-    process: int = 0
 
     def while_loading(self, excess: int) -> Need:
         """The need of a stage whose peak may lie where its weights are loaded, ``excess`` bytes above them."""

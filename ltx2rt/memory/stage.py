@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import time
 from collections.abc import Iterator
@@ -11,16 +12,23 @@ from typing import Any, Protocol, TypeVar
 
 import mlx.core as mx
 
-from ltx2rt.errors import Ltx2rtError, MemoryBudgetError
-from ltx2rt.memory.allocator import give_back, settle
+from ltx2rt.errors import Ltx2rtError, OutOfMemory
+from ltx2rt.memory.allocator import give_back, settled
 from ltx2rt.memory.ledger import Ledger
 from ltx2rt.memory.limits import format_bytes, tightest_limit
 from ltx2rt.memory.measure import reset_resident_peak, resident_peak_bytes
 from ltx2rt.memory.need import Need
 from ltx2rt.types import LinearWeight
 
-# How MLX, numpy, the kernels and Python's threads say that the system refused memory.
-_REFUSALS = ("[malloc", "bad_alloc", "Unable to allocate", "can't start new thread", "Cannot allocate memory")
+# What says only by its words, as a RuntimeError, that the system refused memory. All else is a MemoryError (numpy,
+# std::bad_alloc of MLX and of the kernels, the encoders) or has an error number.
+_REFUSALS = (
+    "[malloc] Unable to allocate",  # MLX, a buffer of the GPU: mlx/backend/metal/allocator.cpp
+    "[metal::malloc] ",  # the same: a buffer above the largest size, or too many buffers
+    "[METAL] Command buffer execution failed: Insufficient Memory",  # MLX: mlx/backend/metal/eval.cpp
+    "can't start new thread",  # CPython, the stack of a thread: Modules/_threadmodule.c
+    "Resource temporarily unavailable",  # std::system_error of std::thread, the same in MLX
+)
 
 
 class Stream(Protocol):
@@ -50,8 +58,8 @@ class StageReport:
         seconds: wall time from entering to having emptied it.
         weight_bytes: arrays and buffers held by the stage.
         peak_bytes: peak of MLX's allocator during the stage.
-        resident_peak_bytes: peak resident set of the process during the stage
-            (since process start where the system cannot reset it).
+        resident_peak_bytes: peak resident set of the process during the stage; None where the system, macOS for one,
+            only tells the peak since the process began.
         left_bytes: what MLX still held after the stage was emptied.
         planned_peak_bytes: the resident peak that was predicted; 0 without a plan.
         streamed_bytes: weights read from disk while the stage ran.
@@ -63,7 +71,7 @@ class StageReport:
     seconds: float
     weight_bytes: int
     peak_bytes: int
-    resident_peak_bytes: int
+    resident_peak_bytes: int | None
     left_bytes: int
     planned_peak_bytes: int = 0
     streamed_bytes: int = 0
@@ -136,25 +144,29 @@ class StageRunner:
         """Enter a stage; on leaving, also by an exception, it is emptied and the report is written.
 
         Raises:
-            MemoryBudgetError: the stage is not admitted, or the system refused it memory.
+            MemoryBudgetError: the stage is not admitted.
+            OutOfMemory: the system refused it memory while it ran.
         """
-        settle()
+        with settled():
+            yield from self._run(name, need)
+
+    def _run(self, name: str, need: Need | None) -> Iterator[Stage]:
         if self.ledger is not None and need is not None:
             self.ledger.admit(need)
         stage = Stage(name, need, self.ledger)
         mx.reset_peak_memory()
-        reset_resident_peak()
+        knows_peak = reset_resident_peak()
         start = time.perf_counter()
         refusal: str | None = None
         try:
             yield stage
-        except (MemoryError, RuntimeError) as error:
+        except (MemoryError, RuntimeError, OSError) as error:
             if isinstance(error, Ltx2rtError) or not is_refusal(error):
                 raise
             refusal = str(error)
         finally:
             peak = mx.get_peak_memory()
-            resident = resident_peak_bytes()
+            resident = resident_peak_bytes() if knows_peak else None
             stage.empty()
             self.reports.append(
                 StageReport(
@@ -172,19 +184,21 @@ class StageRunner:
             )
         if refusal is not None:
             # Raised here, after the stage is empty.
-            raise MemoryBudgetError(_out_of_memory(name, need, refusal)) from None
+            raise OutOfMemory(_out_of_memory(name, need, refusal)) from None
 
 
 def is_refusal(error: BaseException) -> bool:
     """Whether an error says that the system refused memory."""
-    return isinstance(error, MemoryError) or any(words in str(error) for words in _REFUSALS)
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, MemoryError) or str(error).startswith(_REFUSALS)
 
 
 def _out_of_memory(name: str, need: Need | None, refusal: str) -> str:
     limit = tightest_limit()
     return (
-        f"stage {name!r} ran out of memory ({refusal or 'the system refused it'}); the {limit.reason} allows "
-        f"{format_bytes(limit.nbytes)}. Give a budget below that with --memory, so that the run is planned for it, "
+        f"stage {name!r} ran out of memory ({refusal or 'the system refused it'}); the {limit.reason} leaves "
+        f"{format_bytes(limit.spare)} more. Give a budget below that with --memory, so that the run is planned for it, "
         f"or {need.advice if need is not None and need.advice else 'run with fewer frames or a smaller size'}."
     )
 

@@ -1,24 +1,27 @@
-"""Golden files: saved inputs and outputs of the official code, with a record of which tensors were looked at."""
+"""Golden files: saved inputs and results of the official code, with a record of which ones a case used."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ltx2rt.kernels.host import from_numbers
 from ltx2rt.weights.safetensors import SafetensorsFile
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
 class GoldenFile:
-    """One golden file (safetensors, or JSON without tensors).
+    """One golden file: tensors in safetensors, or entries in JSON.
 
-    Reading a tensor marks it as covered; what nobody reads is reported as not covered.
+    A case takes its inputs with `given` and compares results with `check` or `expected`. What remains in `unread` when
+    all cases have run is a saved result that nothing compared.
     """
 
     def __init__(self, path: Path, root: Path) -> None:
@@ -26,31 +29,71 @@ class GoldenFile:
         self.root = root
         self.name = path.name
         self._file = SafetensorsFile(path) if path.suffix == ".safetensors" else None
-        self._unread = set(self._file.tensors) if self._file else set()
+        self._entries: dict[str, Any] = json.loads(path.read_text()) if path.suffix == ".json" else {}
+        self._unread = set(self._file.tensors if self._file else self._entries)
 
     def keys(self) -> list[str]:
-        return sorted(self._file.tensors) if self._file else []
+        return sorted(self._file.tensors if self._file else self._entries)
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.keys())
+    def numbered(self, stem: str) -> list[str]:
+        """The tensors ``stem.N`` in the order of their numbers."""
+        keys = [key for key in self.keys() if re.fullmatch(re.escape(stem) + r"\.\d+", key)]
+        return sorted(keys, key=lambda key: int(key.rpartition(".")[2]))
+
+    def shapes(self) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """Dtype and shape of every tensor, as the file states them."""
+        return {key: (entry.dtype, entry.shape) for key, entry in self._file.tensors.items()} if self._file else {}
 
     def __contains__(self, key: str) -> bool:
         return self._file is not None and key in self._file.tensors
 
-    def __getitem__(self, key: str) -> Array:
-        """The tensor as numpy; BF16 and F8_E4M3 are widened to float32."""
-        if self._file is None:
-            raise KeyError(key)
+    def given(self, key: str) -> Array:
+        """A saved input, as numpy; BF16 and F8_E4M3 are widened to float32.
+
+        Raises:
+            KeyError: the file does not hold it.
+        """
+        return self._read(key)
+
+    def result_as_input(self, key: str) -> Array:
+        """A saved result that one case compares and another one starts from; as `given`, but it stays unread."""
+        return self._tensor(key)
+
+    def expected(self, key: str) -> Array:
+        """A saved result that the caller compares; as `given`."""
+        return self._read(key)
+
+    def check(self, key: str, actual: Array, atol: float, rtol: float = 0.0) -> Check:
+        """Our ``actual`` beside the saved result ``key``; errors as `given`."""
+        return Check(key, actual, self._read(key), atol, rtol)
+
+    def check_all(self, stem: str, actual: Sequence[Array], atol: float, rtol: float = 0.0) -> Iterator[Check]:
+        """Our results, in order, beside ``stem.00``, ``stem.01``, ...: the same number, and each compared."""
+        keys = self.numbered(stem)
+        yield Check(f"number of {stem}", from_numbers(len(actual)), from_numbers(len(keys)), 0.0)
+        for i, value in enumerate(actual):
+            yield self.check(f"{stem}.{i:02d}", value, atol, rtol)
+
+    def _read(self, key: str) -> Array:
+        tensor = self._tensor(key)
         self._unread.discard(key)
+        return tensor
+
+    def _tensor(self, key: str) -> Array:
+        if self._file is None or key not in self._file.tensors:
+            raise KeyError(f"{self.name} holds no tensor {key}")
         return self._file.numpy(key)
 
-    def json(self) -> Any:
-        """The content of a JSON golden file."""
-        return json.loads(self.path.read_text())
+    def entry(self, key: str) -> Any:
+        """A top-level entry of a JSON file, all of which the caller compares.
 
-    def skip(self, *keys: str) -> None:
-        """Mark tensors as covered that are only bookkeeping (not inputs, not outputs)."""
-        self._unread.difference_update(keys)
+        Raises:
+            KeyError: the file does not hold it.
+        """
+        if key not in self._entries:
+            raise KeyError(f"{self.name} holds no entry {key}")
+        self._unread.discard(key)
+        return self._entries[key]
 
     @property
     def unread(self) -> list[str]:

@@ -12,12 +12,14 @@ import mlx.core as mx
 import numpy as np
 
 from ltx2rt.kernels import antialiased_snake, causal_conv3d, modulated_norm, quantized_linear, rope_attention
+from ltx2rt.kernels.host import to_numpy, writable_view
 from ltx2rt.kernels.proof import FrontEnd
 from ltx2rt.kernels.proof_problems import Problem, check_problems
 from ltx2rt.kernels.selection import forced
 from ltx2rt.kernels.uninitialized import uninitialized
 from ltx2rt.kernels.variants import AttentionVariant, ConvVariant, LinearVariant, NormVariant, SnakeVariant, Variant
-from ltx2rt.memory.limits import format_bytes, free_on_machine
+from ltx2rt.memory.limits import format_bytes
+from ltx2rt.memory.measure import available_bytes as free_bytes
 from ltx2rt.refusals import memory_was_refused
 from ltx2rt.types import LinearWeight
 
@@ -61,7 +63,7 @@ def launch_order_fault(front_end: FrontEnd, variant: Variant) -> str:
                 queued = [front_end(**_in_flight(problem, nothing, stream)) for problem in problems]
                 mx.async_eval(*queued)
                 for number, (result, expected) in enumerate(zip(queued, alone, strict=True)):
-                    if not mx.array_equal(result, expected, equal_nan=True).item():
+                    if not to_numpy(mx.array_equal(result, expected, equal_nan=True)):
                         return f"problem {number} has other values behind work in flight on {where}"
     return ""
 
@@ -108,7 +110,7 @@ def far_operands_fault(front_end: FrontEnd, variant: Variant, buffer: mx.array, 
                 expected = front_end(**problem_here)
                 mx.eval(expected)
                 for what, view in _far_views(value, buffer, memory):
-                    if not mx.array_equal(front_end(**{**problem, name: view}), expected, equal_nan=True).item():
+                    if not to_numpy(mx.array_equal(front_end(**{**problem, name: view}), expected, equal_nan=True)):
                         return f"problem {number} has other values when {name} {what}"
     return ""
 
@@ -122,7 +124,7 @@ def _activations(problem: Problem) -> Iterator[tuple[str, mx.array]]:
 
 def _far_views(value: mx.array, buffer: mx.array, memory: Numbers) -> Iterator[tuple[str, mx.array]]:
     """The values of ``value`` in the last elements of the buffer; its batches at both ends."""
-    items = np.array(mx.contiguous(value)).ravel()
+    items = to_numpy(mx.contiguous(value)).ravel()
     memory[_FAR_ROW, _LEAD : _LEAD + items.size] = items
     yield "lies beyond 2**31 elements", buffer[_FAR_ROW, _LEAD : _LEAD + items.size].reshape(value.shape)
     if value.ndim >= 3 and value.shape[0] == 2:
@@ -141,12 +143,12 @@ def far_buffer(available_bytes: int | None = None) -> tuple[mx.array, Numbers] |
     """
     elements = (_FAR_ROW + 1) * _ROW
     needed = 2 * elements if mx.default_device().type == mx.DeviceType.gpu else 1 << 30
-    available = free_on_machine() if available_bytes is None else available_bytes
+    available = free_bytes() if available_bytes is None else available_bytes
     if available < 2 * needed:
         return f"needs {format_bytes(2 * needed)} of free memory, {format_bytes(available)} are free"
     try:
         buffer = uninitialized((_FAR_ROW + 1, _ROW), mx.float16)
-        return buffer, np.array(buffer, copy=False)
+        return buffer, writable_view(buffer)
     except (RuntimeError, MemoryError) as error:
         if not memory_was_refused(error):
             raise

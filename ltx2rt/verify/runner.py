@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 
 from ltx2rt.errors import Ltx2rtError, UsageError
 from ltx2rt.verify import audio, diffusion, media, pipelines, text, transformer, upscaler, video_vae
+from ltx2rt.verify.coverage import file_not_covered, result_not_covered
 from ltx2rt.verify.golden import Case, CaseFinder, Check, GoldenFile
 
 FINDERS: tuple[CaseFinder, ...] = (
@@ -23,6 +25,10 @@ FINDERS: tuple[CaseFinder, ...] = (
     diffusion.find_cases,
     pipelines.find_cases,
 )
+# The table of contents that a golden folder may have: per file its tensors with dtype and shape.
+INDEX = "INDEX.json"
+# What a damaged or foreign golden file makes of a case; the other cases still run.
+_ERRORS = (Ltx2rtError, ValueError, LookupError, RuntimeError)
 
 
 @dataclass(frozen=True)
@@ -32,9 +38,9 @@ class Result:
     Attributes:
         name: golden file name, a slash, the case.
         status: ``pass``, ``fail`` or ``not-covered``.
-        error: largest relative error of the case's worst tensor; None when not covered.
-        tolerance: what that error may be at most; None when not covered.
-        detail: the worst tensor's name, the failure, or what is not covered.
+        error: largest relative error of the case's worst tensor; None where nothing was compared.
+        tolerance: what that error may be at most; None where nothing was compared.
+        detail: the worst tensor's name, the failure, or why it is not covered.
     """
 
     name: str
@@ -55,13 +61,20 @@ class Result:
 
 
 def golden_files(root: Path) -> list[Path]:
-    """The golden files of a folder: everything below ``components`` and ``pipelines``."""
+    """The golden files of a folder: what lies in ``components`` and ``pipelines``, and the results in ``formats``.
+
+    Everything else is weights, inputs or text.
+
+    Raises:
+        UsageError: there are none.
+    """
     files = [
         path
         for folder in ("components", "pipelines")
         for path in sorted((root / folder).glob("*"))
-        if path.suffix in (".safetensors", ".json")
+        if path.is_file() and path.suffix != ".md"
     ]
+    files += sorted(path for path in (root / "formats").rglob("*.expected*") if path.is_file())
     if not files:
         raise UsageError(
             f"no golden files below {root}: expected components/*.safetensors or pipelines/*.safetensors; "
@@ -71,20 +84,78 @@ def golden_files(root: Path) -> list[Path]:
 
 
 def run(root: Path, only: str = "") -> Iterator[Result]:
-    """Results of every case whose name contains ``only``, in file order, each as soon as it is known."""
-    for path in golden_files(root):
+    """Results of every case whose name contains ``only``, in file order, each as soon as it is known.
+
+    Of a file whose cases were all run, every saved result that none of them used is a failure, too; so is what
+    the folder's table of contents lists and the folder lacks.
+    """
+    index = _read_index(root)
+    paths = golden_files(root)
+    for path in paths:
+        yield from run_file(path, root, only, index)
+    present = {path.relative_to(root).as_posix() for path in paths}
+    for name in sorted(index):
+        if name.startswith(("components/", "pipelines/")) and name not in present and only in name:
+            yield _failure(Path(name).name, f"{INDEX} lists this file, but it is missing")
+
+
+def run_file(path: Path, root: Path, only: str = "", index: dict[str, Any] | None = None) -> Iterator[Result]:
+    """As `run`, for one golden file of the folder ``root`` (with its index, or None to read it)."""
+    name = path.relative_to(root).as_posix()
+    reason = file_not_covered(name)
+    if reason is not None:
+        if only in name:
+            yield Result(name.partition("/")[2], "not-covered", detail=reason)
+        return
+    try:
         golden = GoldenFile(path, root)
         cases = [case for finder in FINDERS for case in finder(golden)]
-        chosen = [case for case in cases if only in case.name]
-        for case in chosen:
-            yield run_case(case)
-        if not cases:
-            if only in golden.name:
-                yield Result(golden.name, "not-covered", detail="no case of ltx2rt knows this file")
-        elif len(chosen) == len(cases) and golden.unread:
-            names = golden.unread
-            shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-            yield Result(f"{golden.name}/unread", "not-covered", detail=f"{len(names)} tensors nobody reads: {shown}")
+    except _ERRORS as error:
+        if only in path.name:
+            yield _failure(path.name, _described(error))
+        return
+    if not cases:
+        if only in path.name:
+            yield _failure(path.name, "no case knows this file, and it is not listed as not covered")
+        return
+    chosen = [case for case in cases if only in case.name]
+    for case in chosen:
+        yield run_case(case)
+    if len(chosen) == len(cases):
+        yield from _completeness(golden, name, _read_index(root) if index is None else index)
+
+
+def _completeness(golden: GoldenFile, name: str, index: dict[str, Any]) -> Iterator[Result]:
+    """Failures for what the file holds and no case used, or what it should hold and does not."""
+    skipped: dict[str, list[str]] = {}
+    unused = []
+    for key in golden.unread:
+        reason = result_not_covered(name, key)
+        if reason is None:
+            unused.append(key)
+        else:
+            skipped.setdefault(reason, []).append(key)
+    for reason, keys in skipped.items():
+        yield Result(f"{golden.name}/{_listed(keys, 1)}", "not-covered", detail=reason)
+    if unused:
+        yield _failure(f"{golden.name}/unread", f"saved, but compared with nothing: {_listed(unused)}")
+    if name in index:
+        listed = {key: (dtype, tuple(shape)) for key, (dtype, shape) in index[name]["tensors"].items()}
+        present = golden.shapes()
+        odd = [key for key in sorted(listed.keys() | present.keys()) if listed.get(key) != present.get(key)]
+        if odd:
+            detail = f"missing, added or of another shape than in {INDEX}: {_listed(odd)}"
+            yield _failure(f"{golden.name}/contents", detail)
+
+
+def _read_index(root: Path) -> dict[str, Any]:
+    path = root / INDEX
+    index: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return index
+
+
+def _listed(names: list[str], shown: int = 5) -> str:
+    return ", ".join(names[:shown]) + (f" and {len(names) - shown} more" if len(names) > shown else "")
 
 
 def run_case(case: Case) -> Result:
@@ -94,12 +165,20 @@ def run_case(case: Case) -> Result:
         for check in case.run():
             if worst is None or _badness(check) > _badness(worst):
                 worst = check
-    except (Ltx2rtError, ValueError, KeyError) as error:
-        return Result(case.name, "fail", float("inf"), 0.0, f"{type(error).__name__}: {error}")
+    except _ERRORS as error:
+        return _failure(case.name, _described(error))
     if worst is None:
-        return Result(case.name, "not-covered", detail="the case compares nothing")
+        return _failure(case.name, "the case compares nothing")
     status = "pass" if worst.passed else "fail"
     return Result(case.name, status, worst.error, worst.tolerance, worst.name)
+
+
+def _failure(name: str, detail: str) -> Result:
+    return Result(name, "fail", detail=detail)
+
+
+def _described(error: Exception) -> str:
+    return f"{type(error).__name__}: {error.args[0] if isinstance(error, KeyError) and error.args else error}"
 
 
 def _badness(check: Check) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 from functools import cached_property, partial
@@ -16,48 +17,37 @@ from ltx2rt.graph.diffusion.guidance import GuiderParams
 from ltx2rt.graph.diffusion.noise import NoiseSource, RecordedNoise
 from ltx2rt.graph.models.video_vae.tiling import Tiling
 from ltx2rt.graph.pipelines import PIPELINES
+from ltx2rt.graph.settings.settings import Settings
+from ltx2rt.graph.settings.weight_files import WeightFiles
 from ltx2rt.graph.stages.events import Event
 from ltx2rt.graph.stages.inputs import (
     AttentionMask,
+    GenerationInputs,
     ImageCondition,
+    Media,
     ReferenceVideo,
     SoundInput,
     SourceClip,
     TimeRange,
 )
 from ltx2rt.graph.stages.model_files import ModelFiles
-from ltx2rt.graph.stages.request import Request
 from ltx2rt.graph.stages.run import GeneratedClip, Run
 from ltx2rt.media.audio_reader import read_audio
 from ltx2rt.media.images import load_conditioning_image
 from ltx2rt.media.resize import resize_to_cover
+from ltx2rt.verify.diffusion import res_2s_draws
 from ltx2rt.verify.golden import Array, GoldenFile
-
-# The names of the official pipelines, which a case's own suffix may follow.
-PIPELINE_NAMES = {
-    "distilled": "distilled",
-    "ti2vid_one_stage": "one-stage",
-    "ti2vid_two_stages_hq": "two-stage-hq",
-    "ti2vid_two_stages": "two-stage",
-    "ic_lora": "ic-lora",
-    "keyframe_interpolation": "keyframe-interpolation",
-    "a2vid_two_stage": "audio-to-video",
-    "retake": "retake",
-    "t2a_one_stage": "text-to-audio",
-}
 
 
 def pipeline_of(golden: GoldenFile) -> str | None:
     """Our name of the pipeline that a golden file was saved from; None if this version does not have it."""
     saved = str(golden.metadata.get("pipeline"))
-    if "checkpoint" not in golden.metadata and "files" not in golden.metadata:
+    if "checkpoint" not in golden.metadata:
         return None
-    if "files" in golden.metadata:
-        return None
-    for official, ours in PIPELINE_NAMES.items():
-        if re.fullmatch(rf"{official}(_[a-z].*)?", saved):
-            return ours
-    return None
+    # The official name, which a case's own suffix may follow; the longest of those that fit.
+    named = {official.replace("-", "_"): e.name for e in PIPELINES.values() for official in (e.name, *e.aliases)}
+    fitting = [official for official in named if re.fullmatch(rf"{official}(_[a-z].*)?", saved)]
+    return named[max(fitting, key=len)] if fitting else None
 
 
 class SavedRun:
@@ -72,9 +62,24 @@ class SavedRun:
     def clip(self) -> GeneratedClip:
         """What the pipeline returned."""
         pipeline = PIPELINES[self._pipeline]
-        pipeline.check(self.request, self._files)
-        noise = RecordedNoise([self._golden[key] for key in self._numbered("noise")])
-        return pipeline.generate(Run(self._files, self.request, self._events.append, noise, self._sde_noise()))
+        pipeline.check(self.inputs, self._files)
+        return pipeline.generate(Run(self._files, self.inputs, self._events.append, self._noise, self._sde_noise()))
+
+    @cached_property
+    def _noise(self) -> RecordedNoise:
+        return RecordedNoise([self._golden.given(key) for key in self._golden.numbered("noise")])
+
+    @cached_property
+    def _res_2s_noise(self) -> tuple[RecordedNoise, RecordedNoise]:
+        """Of the steps and of the substeps. Every stage takes its own sources; the saved draws follow each other."""
+        step, substep = res_2s_draws(self._golden, "sde_noise")
+        return RecordedNoise(step), RecordedNoise(substep)
+
+    @property
+    def draws_left(self) -> tuple[int, int, int]:
+        """How many saved draws the run did not ask for: of the noiser, of the res_2s steps and of their substeps."""
+        assert self.clip is not None
+        return self._noise.left, self._res_2s_noise[0].left, self._res_2s_noise[1].left
 
     @property
     def events(self) -> list[Event]:
@@ -88,69 +93,72 @@ class SavedRun:
         return list(self.clip.frames or ())
 
     @cached_property
-    def request(self) -> Request:
-        """The saved arguments as a request, in float32."""
+    def inputs(self) -> GenerationInputs:
+        """The saved arguments as inputs of a run, in float32."""
         arguments = self._arguments
         tiling = arguments.get("tiling")
-        request = Request(
+        settings = Settings(
             prompt=arguments["prompt"],
             negative_prompt=arguments.get("negative_prompt", ""),
             seed=arguments["seed"],
+            num_inference_steps=arguments.get("num_inference_steps", 1),
+            tiling="none" if tiling is None else _tiling(tiling),
+            skip_stage_2=bool(arguments.get("skip_stage_2", False)),
+            distilled_lora_strength_stage_1=arguments.get("distilled_lora_strength_stage_1", 1.0),
+            distilled_lora_strength_stage_2=arguments.get("distilled_lora_strength_stage_2", 1.0),
+        )
+        inputs = GenerationInputs(
+            settings,
             height=arguments.get("height", 64),
             width=arguments.get("width", 64),
             num_frames=arguments["num_frames"],
             frame_rate=Fraction(arguments["frame_rate"] if "frame_rate" in arguments else arguments["fps"]),
-            num_inference_steps=arguments.get("num_inference_steps", 1),
             video_guider=_guider(arguments.get("video_guider", {})),
             audio_guider=_guider(arguments.get("audio_guider", {})),
+            fixed_schedule=bool(arguments.get("distilled", False)),
+            dtype=mx.float32,
+        )
+        return replace(inputs, media=self._media(inputs))
+
+    def _media(self, inputs: GenerationInputs) -> Media:
+        arguments = self._arguments
+        media = Media(
             images=tuple(
                 ImageCondition(partial(_pixels, self._inputs / name, crf), frame, strength)
                 for name, frame, strength, crf in arguments.get("images", [])
-            ),
-            tiling=None if tiling is None else _tiling(tiling),
-            dtype=mx.float32,
+            )
         )
-        if self._pipeline == "ic-lora":
-            return self._with_references(request)
-        if self._pipeline == "audio-to-video":
+        if "video_conditioning" in arguments:
+            return self._with_references(media, inputs)
+        if "audio_start_time" in arguments:
             sound = self._sound(arguments["audio_start_time"], arguments["audio_max_duration"])
-            return replace(request, sound=sound)
-        if self._pipeline == "retake":
-            return self._with_source(request)
-        if self._pipeline == "two-stage-hq":
-            strengths = [arguments[f"distilled_lora_strength_stage_{i}"] for i in (1, 2)]
-            return replace(request, distilled_lora_strengths=(strengths[0], strengths[1]))
-        return request
+            return replace(media, sound=sound)
+        return self._with_source(media, inputs) if "start_time" in arguments else media
 
-    def _with_references(self, request: Request) -> Request:
+    def _with_references(self, media: Media, inputs: GenerationInputs) -> Media:
         arguments = self._arguments
         _, strength = arguments["video_conditioning"]
         mask = None
         if "conditioning_attention_mask" in arguments:
-            saved = self._golden["conditioning_attention_mask_in"][0, 0]
+            saved = self._golden.given("conditioning_attention_mask_in")[0, 0]
             mask = AttentionMask(weights=lambda height, width, count: _fitted(saved[..., None], height, width)[..., 0])
         elif "conditioning_attention_strength" in arguments:
             mask = AttentionMask(strength=arguments["conditioning_attention_strength"])
-        frames = ripple_frames(request.num_frames, request.height, request.width)
+        frames = ripple_frames(inputs.num_frames, inputs.height, inputs.width)
         reference = ReferenceVideo(lambda height, width, count: from_uint8_resized(frames, height, width), strength)
-        return replace(
-            request,
-            references=(reference,),
-            attention_mask=mask,
-            skip_stage_2=bool(arguments.get("skip_stage_2", False)),
-        )
+        return replace(media, references=(reference,), attention_mask=mask)
 
-    def _with_source(self, request: Request) -> Request:
+    def _with_source(self, media: Media, inputs: GenerationInputs) -> Media:
         arguments = self._arguments
         sound = None
         if arguments["audio"] is not None:
             duration = re.search(r"first ([0-9.]+) s", arguments["audio"])
             sound = self._sound(0.0, float(duration.group(1)) if duration else None)
+        frames = ripple_frames(inputs.num_frames, inputs.height, inputs.width)
         return replace(
-            request,
-            source=SourceClip(ripple_frames(request.num_frames, request.height, request.width), sound),
+            media,
+            source=SourceClip(frames, inputs.frame_rate, sound),
             region=TimeRange(arguments["start_time"], arguments["end_time"]),
-            distilled=bool(arguments["distilled"]),
         )
 
     def _sound(self, start_s: float, duration_s: float | None) -> SoundInput:
@@ -158,20 +166,8 @@ class SavedRun:
         sound = read_audio(self._inputs / name, start_s=start_s, duration_s=duration_s)
         return SoundInput(sound.waveform, sound.sample_rate)
 
-    def _sde_noise(self) -> Any:
-        """Noise of the res_2s stages as saved: per step substep video and audio, then step video and audio."""
-        keys = self._numbered("sde_noise")
-        if not keys:
-            return None
-        draws = [self._golden[key] for key in keys]
-        # Every stage takes its own sources; the saved draws of all stages follow each other.
-        substep = RecordedNoise([draw for i, draw in enumerate(draws) if i % 4 < 2])
-        step = RecordedNoise([draw for i, draw in enumerate(draws) if i % 4 >= 2])
-
-        def sources() -> tuple[NoiseSource, NoiseSource]:
-            return step, substep
-
-        return sources
+    def _sde_noise(self) -> Callable[[], tuple[NoiseSource, NoiseSource]] | None:
+        return (lambda: self._res_2s_noise) if self._golden.numbered("sde_noise") else None
 
     @cached_property
     def _files(self) -> ModelFiles:
@@ -179,20 +175,22 @@ class SavedRun:
         family = checkpoint.removesuffix("-style.safetensors")
         arguments = self._arguments
         loras = [(str(name), float(strength)) for name, strength in arguments.get("loras", [])]
-        if self._pipeline == "ic-lora":
+        if "ic_lora_strength" in arguments:
             loras.append(("ic-lora", float(arguments["ic_lora_strength"])))
-        needs_distilled = self._pipeline in ("two-stage", "two-stage-hq", "keyframe-interpolation", "audio-to-video")
-        distilled = [("distilled-lora", float(arguments.get("distilled_lora", 1.0)))] if needs_distilled else []
+        needed = "distilled_lora" in PIPELINES[self._pipeline].files
+        distilled = [("distilled-lora", float(arguments.get("distilled_lora", 1.0)))] if needed else []
 
         def lora_paths(names: list[tuple[str, float]]) -> tuple[tuple[Path, float], ...]:
             return tuple((root / f"{family}-{name}.safetensors", strength) for name, strength in names)
 
         return ModelFiles.open(
-            root / checkpoint,
-            root / "tiny-gemma3",
-            root / "tiny-spatial-upscaler-x2.safetensors",
-            lora_paths(loras),
-            lora_paths(distilled),
+            WeightFiles(
+                checkpoint=root / checkpoint,
+                text_encoder=root / "tiny-gemma3",
+                spatial_upscaler=root / "tiny-spatial-upscaler-x2.safetensors",
+                loras=lora_paths(loras),
+                distilled_lora=next(iter(lora_paths(distilled)), None),
+            )
         )
 
     @property
@@ -202,9 +200,6 @@ class SavedRun:
     @property
     def _arguments(self) -> dict[str, Any]:
         return dict(self._golden.metadata["args"])
-
-    def _numbered(self, stem: str) -> list[str]:
-        return [key for key in self._golden if re.fullmatch(re.escape(stem) + r"\.\d+", key)]
 
 
 def ripple_frames(frames: int, height: int, width: int) -> Array:

@@ -14,6 +14,7 @@ from ltx2rt.errors import CheckpointError
 from ltx2rt.graph.models.layers.params import Params
 from ltx2rt.graph.models.upscaler.model import LatentUpscaler, LatentUpscalerConfig, param_specs
 from ltx2rt.graph.models.video_vae.statistics import LatentStatistics, statistics_specs
+from ltx2rt.kernels.host import from_numbers, to_numpy
 from ltx2rt.verify.golden import Case, Check, GoldenFile
 from ltx2rt.weights.checkpoint import Checkpoint
 
@@ -39,19 +40,16 @@ def _upscale(golden: GoldenFile, name: str) -> Iterator[Check]:
     checkpoint = Checkpoint.open(path)
     config = LatentUpscalerConfig.from_dict(checkpoint.config)
     upscaler = LatentUpscaler(config, Params(checkpoint.load("upscaler", param_specs(config))), mx.float32)
-    latent = mx.array(np.ascontiguousarray(np.moveaxis(golden["in"], 1, -1)))
-    grid = np.array(config.upscaled((latent.shape[1], latent.shape[2], latent.shape[3])))
-    if f"{name}.raw" in golden:
-        expected = golden[f"{name}.raw"]
-        yield Check(f"{name}.raw", _first(upscaler(latent)), expected, **_TOLERANCE)
-        yield Check(f"{name}.raw grid", grid, np.array(expected.shape[2:]), 0.0)
-    if f"{name}.with_statistics" in golden:
-        vae = Checkpoint.open(golden.root / golden.metadata["checkpoint_for_statistics"])
-        statistics = LatentStatistics(Params(vae.load("video_vae", statistics_specs(config.in_channels))))
-        actual = _first(upscaler.upscale(latent, statistics))
-        yield Check(f"{name}.with_statistics", actual, golden[f"{name}.with_statistics"], **_TOLERANCE)
+    latent = mx.array(np.moveaxis(golden.given("in"), 1, -1).copy())
+    grid = from_numbers(config.upscaled((latent.shape[1], latent.shape[2], latent.shape[3])))
+    expected = golden.expected(f"{name}.raw")
+    yield Check(f"{name}.raw", _first(upscaler(latent)), expected, **_TOLERANCE)
+    yield Check(f"{name}.raw grid", grid, from_numbers(expected.shape[2:]), 0.0)
+    vae = Checkpoint.open(golden.root / golden.metadata["checkpoint_for_statistics"])
+    statistics = LatentStatistics(Params(vae.load("video_vae", statistics_specs(config.in_channels))))
+    yield golden.check(f"{name}.with_statistics", _first(upscaler.upscale(latent, statistics)), **_TOLERANCE)
 
 
 def _first(x: mx.array) -> Array:
     """Ours (B, F, H, W, C) as official (B, C, F, H, W)."""
-    return np.moveaxis(np.array(x), -1, 1)
+    return np.moveaxis(to_numpy(x), -1, 1)

@@ -13,8 +13,10 @@ import mlx.core as mx
 import numpy as np
 
 from ltx2rt.errors import CheckpointError
+from ltx2rt.kernels.host import writable_view
 from ltx2rt.kernels.uninitialized import uninitialized
 from ltx2rt.types import LinearWeight
+from ltx2rt.weights.finite import require_finite
 from ltx2rt.weights.safetensors import SafetensorsFile
 from ltx2rt.weights.tensor_source import DTYPES, Array, TensorInfo, TensorSource, bytes_of, check_dimensions, to_mlx
 
@@ -107,7 +109,7 @@ def _new(dtype: str, shape: tuple[int, ...]) -> _Held:
         items: Array = np.empty(shape, DTYPES[dtype].numpy)
         return _Held(mx.zeros(0), items)
     array = uninitialized(shape, kind)
-    return _Held(array, np.array(array, copy=False))
+    return _Held(array, writable_view(array))
 
 
 class SlotTensors(TensorSource):
@@ -121,16 +123,21 @@ class SlotTensors(TensorSource):
     def info(self, name: str) -> TensorInfo:
         return self._places[name].info
 
-    def raw(self, name: str) -> Array:
-        return self._slot.held(self._places[name]).items
+    def raw(self, name: str, *, finite: bool = False) -> Array:
+        items = self._slot.held(self._places[name]).items
+        if finite:
+            require_finite(items, self._places[name].info.dtype, self.where(name))
+        return items
 
     def read_into(self, name: str, target: memoryview) -> None:
         target[:] = bytes_of(self.raw(name))
 
-    def mlx(self, name: str) -> mx.array:
+    def mlx(self, name: str, *, finite: bool = False) -> mx.array:
         place = self._places[name]
-        where = f"{self.path}: tensor {name!r}"
+        where = self.where(name)
         check_dimensions(place.info.shape, where)
+        if finite:
+            require_finite(self.raw(name), place.info.dtype, where)
         if DTYPES[place.info.dtype].mlx is None or place.info.size == 0:
             return to_mlx(self.raw(name), place.info.dtype, where)
         array = self._slot.held(place).array

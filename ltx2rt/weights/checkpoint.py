@@ -206,6 +206,12 @@ class Checkpoint:
         return next((variant for variant in ("distilled", "dev") if variant in words), None)
 
     @property
+    def files(self) -> list[SafetensorsFile]:
+        """The weight files, several in a folder of shards; none for a manifest."""
+        places = (place for places in self._components.values() for place in places.values())
+        return list(dict.fromkeys(place.file for place in places if place.file is not None))
+
+    @property
     def is_manifest(self) -> bool:
         """Whether only names, dtypes and shapes are known."""
         return any(place.file is None for places in self._components.values() for place in places.values())

@@ -13,7 +13,8 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from ltx2rt.errors import CheckpointError, Ltx2rtError, UsageError
+from ltx2rt.errors import CheckpointError, UsageError, write_failure
+from ltx2rt.kernels.host import to_numpy
 from ltx2rt.weights.safetensors import SafetensorsFile, write_safetensors
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -98,7 +99,7 @@ def write_embedding(path: str | os.PathLike[str], embedding: TextEmbedding) -> N
 
     Raises:
         UsageError: another file name extension.
-        Ltx2rtError: the file cannot be written.
+        MediaError: the file cannot be written.
     """
     path = Path(path)
     texts = {name: str(getattr(embedding, name)) for name in _TEXTS}
@@ -107,7 +108,7 @@ def write_embedding(path: str | os.PathLike[str], embedding: TextEmbedding) -> N
             numbers = {"format_version": str(FORMAT_VERSION), "num_tokens": str(embedding.num_tokens)}
             write_safetensors(path, embedding.contexts(), {"format": FORMAT, **numbers, **texts})
         elif path.suffix == ".npz":
-            arrays = {name: _to_numpy(value) for name, value in embedding.contexts().items()}
+            arrays = {name: to_numpy(value) for name, value in embedding.contexts().items()}
             numbers_npz = {"format_version": FORMAT_VERSION, "num_tokens": embedding.num_tokens}
             mask = np.ones(embedding.video_context.shape[:2], dtype=np.int32)
             aliases = {"embedding": arrays["video_context"], "attention_mask": mask}
@@ -115,9 +116,7 @@ def write_embedding(path: str | os.PathLike[str], embedding: TextEmbedding) -> N
         else:
             raise UsageError(f"a text embedding file must end in .safetensors or .npz, got {path.name!r}.")
     except OSError as error:
-        raise Ltx2rtError(
-            f"cannot write {path}: {error.strerror or error}; check the folder, its permissions and free space."
-        ) from error
+        raise write_failure(path, error) from error
 
 
 def _write_npz(path: Path, entries: dict[str, Any]) -> None:
@@ -128,11 +127,6 @@ def _write_npz(path: Path, entries: dict[str, Any]) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _to_numpy(context: mx.array) -> Array:
-    """numpy has no bfloat16; float32 holds its values exactly."""
-    return np.array(context if context.dtype == mx.float16 else context.astype(mx.float32))
 
 
 def read_embedding(path: str | os.PathLike[str]) -> TextEmbedding:

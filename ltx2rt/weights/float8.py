@@ -51,7 +51,7 @@ def decode_e5m2(codes: Array) -> Array:
 
 def encode_e4m3(values: Array) -> Array:
     """uint8 E4M3 (fn) codes of float32 values, rounded to nearest even; beyond 448 saturates, NaN stays NaN."""
-    values = np.ascontiguousarray(values, dtype=np.float32)
+    values = values.astype(np.float32, order="C", copy=False)
     bits = values.view(np.uint32)
     magnitude = bits & np.uint32(0x7FFFFFFF)
     # Normal results: keep three mantissa bits, round the other twenty to nearest even, move the bias from 127 to 7.

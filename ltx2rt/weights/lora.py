@@ -13,6 +13,7 @@ import mlx.core as mx
 import numpy as np
 
 from ltx2rt.errors import CheckpointError
+from ltx2rt.kernels.host import to_numpy, writable_view
 from ltx2rt.types import LinearWeight
 from ltx2rt.weights.detection import refuse_foreign_file
 from ltx2rt.weights.float8 import E4M3_MAX, encode_e4m3
@@ -134,11 +135,15 @@ class LoraFile:
         return self._file.tensors[pair.b].shape[0], self._file.tensors[pair.a].shape[1]
 
     def factors(self, module: str, strength: float) -> tuple[Array, Array] | None:
-        """(strength * B, A) float32 of a module, whose product is its delta; None if the file does not change it."""
+        """(strength * B, A) float32 of a module, whose product is its delta; None if the file does not change it.
+
+        Raises:
+            CheckpointError: a factor holds values that are not finite.
+        """
         pair = self.pair(module)
         if pair is None:
             return None
-        a, b = (_matrix(self._file.numpy(name)) for name in (pair.a, pair.b))
+        a, b = (_matrix(self._file.numpy(name, finite=True)) for name in (pair.a, pair.b))
         return b * np.float32(strength * pair.scale), a
 
     def delta(self, module: str, strength: float) -> Array | None:
@@ -231,7 +236,7 @@ def _pair(
     rank = a.shape[0]
     scale = 1.0
     if "alpha" in names and file is not None:
-        alpha = file.numpy(names["alpha"])
+        alpha = file.numpy(names["alpha"], finite=True)
         if alpha.size != 1:
             raise CheckpointError(
                 f"{path}: tensor {names['alpha']!r} must be one number, has shape {list(alpha.shape)}."
@@ -284,7 +289,7 @@ def fuse(
     if not changes:
         return weight
     fused = _float32_copy(weight)
-    values = np.array(fused, copy=False)
+    values = writable_view(fused)
     for rows in _slabs(shape[0]):
         total = np.matmul(changes[0][0][rows], changes[0][1])
         for b, a in changes[1:]:
@@ -319,7 +324,7 @@ def _slabs(rows: int) -> list[slice]:
 def _float32_copy(weight: LinearWeight) -> mx.array:
     """The values of a weight in memory of their own."""
     values = dequantize(weight)
-    values = mx.array(np.array(values)) if values.dtype == mx.float32 else values.astype(mx.float32)
+    values = mx.array(to_numpy(values)) if values.dtype == mx.float32 else values.astype(mx.float32)
     mx.eval(values)
     return values
 
@@ -327,7 +332,7 @@ def _float32_copy(weight: LinearWeight) -> mx.array:
 def _in_format_of(weight: LinearWeight, values: mx.array) -> LinearWeight:
     """float32 ``values`` (N, K) in the storage format of ``weight``."""
     if weight.mode == "e4m3":
-        items, slabs = np.array(values, copy=False), _slabs(values.shape[0])
+        items, slabs = writable_view(values), _slabs(values.shape[0])
         largest = max((float(np.abs(items[rows]).max(initial=0.0)) for rows in slabs), default=0.0)
         scale = np.float32(max(largest, 1e-12) / E4M3_MAX)
         codes = np.empty(items.shape, np.uint8)

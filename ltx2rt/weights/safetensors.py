@@ -13,6 +13,7 @@ import mlx.core as mx
 import numpy as np
 
 from ltx2rt.errors import CheckpointError
+from ltx2rt.kernels.host import to_numpy
 from ltx2rt.weights.positioned_file import PositionedFile
 from ltx2rt.weights.tensor_source import DTYPES, TensorInfo, TensorSource
 
@@ -239,8 +240,8 @@ def _raw_of(name: str, value: mx.array | Array | RawTensor) -> RawTensor:
         return value
     if isinstance(value, mx.array):
         if value.dtype == mx.bfloat16:
-            return RawTensor("BF16", np.array(value.view(mx.uint16)))
-        value = np.array(value)
+            return RawTensor("BF16", to_numpy(value.view(mx.uint16)))
+        value = to_numpy(value)
     if value.dtype.name not in _DTYPE_OF_NUMPY:
         raise ValueError(f"tensor {name!r}: safetensors has no dtype for numpy {value.dtype}.")
     return RawTensor(_DTYPE_OF_NUMPY[value.dtype.name], value)
@@ -281,7 +282,7 @@ def write_safetensors(
             file.write(text)
             for name in order:
                 items = raws[name].items
-                file.write(np.ascontiguousarray(items, dtype=items.dtype.newbyteorder("<")).tobytes())
+                file.write(items.astype(items.dtype.newbyteorder("<"), order="C", copy=False).tobytes())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -9,7 +9,9 @@ import mlx.core as mx
 import numpy as np
 
 from ltx2rt.errors import CheckpointError
+from ltx2rt.kernels.host import writable_view
 from ltx2rt.types import LinearWeight, ParamSpec
+from ltx2rt.weights.finite import SMALL_VALUES
 from ltx2rt.weights.tensor_source import DTYPES, TensorInfo, TensorSource, check_dimensions, to_mlx, widen
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -35,7 +37,15 @@ class Stored(NamedTuple):
     @property
     def where(self) -> str:
         """How errors name the tensor."""
-        return f"{self.file.path}: tensor {self.name!r}"
+        return self.file.where(self.name)
+
+    def mlx(self) -> mx.array:
+        """The stored tensor as an MLX array, checked if it is small."""
+        return self.file.mlx(self.name, finite=self.info.size <= SMALL_VALUES)
+
+    def raw(self) -> Array:
+        """The stored items, checked if they are few."""
+        return self.file.raw(self.name, finite=self.info.size <= SMALL_VALUES)
 
 
 def load_array(stored: Stored, spec: ParamSpec) -> mx.array:
@@ -45,7 +55,8 @@ def load_array(stored: Stored, spec: ParamSpec) -> mx.array:
         ``spec.shape`` for ``as_stored``; ``conv`` (O, *kernel, I); ``conv_transpose1d`` (O, k, I).
 
     Raises:
-        CheckpointError: the layout does not go with the rank, or the dtype has no dense form.
+        CheckpointError: the layout does not go with the rank, the dtype has no dense form, or the tensor is small
+            (`SMALL_VALUES`) and holds values that are not finite.
     """
     axes = _axes(spec, stored.where)
     dtype = stored.info.dtype
@@ -53,8 +64,8 @@ def load_array(stored: Stored, spec: ParamSpec) -> mx.array:
         dense = dequantize(_affine(stored, spec))
         return dense if axes is None else mx.contiguous(dense.transpose(axes))
     if axes is None and dtype not in FLOAT8:
-        return stored.file.mlx(stored.name)
-    raw = stored.file.raw(stored.name)
+        return stored.mlx()
+    raw = stored.raw()
     if dtype in FLOAT8:
         values = widen(raw, dtype)
         scale = _scale(stored)
@@ -68,11 +79,10 @@ def _rearranged(raw: Array, dtype: str, where: str) -> mx.array:
     """`to_mlx` of items that do not lie in order, without an ordered copy between."""
     kind = DTYPES[dtype].mlx
     if kind is None or raw.size == 0:
-        return to_mlx(np.ascontiguousarray(raw), dtype, where)
+        return to_mlx(raw.copy(), dtype, where)
     check_dimensions(raw.shape, where)
     array = mx.zeros(raw.shape, dtype=kind)
-    mx.eval(array)
-    np.copyto(np.array(array, copy=False), raw)
+    writable_view(array)[...] = raw
     return array.view(mx.bfloat16) if dtype == "BF16" else array
 
 
@@ -80,20 +90,19 @@ def load_linear(stored: Stored, spec: ParamSpec) -> LinearWeight:
     """The weight matrix in the format of the file: dense, E4M3 with its scale, or MLX affine.
 
     Raises:
-        CheckpointError: not a matrix, or a dtype or quantisation that the kernels do not take.
+        CheckpointError: not a matrix, a dtype or quantisation that the kernels do not take, or scales, biases or a
+            small matrix with values that are not finite.
     """
     if len(spec.shape) != 2:
         raise CheckpointError(f"{stored.where}: shape {list(spec.shape)} is not a matrix.")
     dtype = stored.info.dtype
     if dtype == "F8_E4M3":
         scale = _scale(stored)
-        return LinearWeight(
-            "e4m3", stored.file.mlx(stored.name), mx.array(1.0 if scale is None else scale, dtype=mx.float32)
-        )
+        return LinearWeight("e4m3", stored.mlx(), mx.array(1.0 if scale is None else scale, dtype=mx.float32))
     if dtype == "F8_E5M2":
         return LinearWeight("dense", load_array(stored, spec))
     if dtype in _DENSE:
-        return LinearWeight("dense", stored.file.mlx(stored.name))
+        return LinearWeight("dense", stored.mlx())
     if dtype == "U32" and ".scales" in stored.companions:
         return _affine(stored, spec)
     raise CheckpointError(
@@ -171,8 +180,8 @@ def _affine(stored: Stored, spec: ParamSpec) -> LinearWeight:
     return LinearWeight(
         "affine",
         stored.file.mlx(stored.name),
-        scales_file.mlx(scales_name),
-        zero_file.mlx(zero_name),
+        scales_file.mlx(scales_name, finite=True),
+        zero_file.mlx(zero_name, finite=True),
         group_size=group_size,
         bits=bits,
     )

@@ -11,6 +11,8 @@ import mlx.core as mx
 import numpy as np
 
 from ltx2rt.errors import CheckpointError
+from ltx2rt.kernels.host import writable_view
+from ltx2rt.weights.finite import require_finite
 from ltx2rt.weights.float8 import decode_e4m3, decode_e5m2
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -78,32 +80,48 @@ class TensorSource(ABC):
     def read_into(self, name: str, target: memoryview) -> None:
         """Fill ``target`` with the bytes of a tensor."""
 
-    def raw(self, name: str) -> Array:
-        """The stored items; BF16 appears as uint16, 8-bit floats as uint8."""
+    def where(self, name: str) -> str:
+        """How errors name a tensor."""
+        return f"{self.path}: tensor {name!r}"
+
+    def raw(self, name: str, *, finite: bool = False) -> Array:
+        """The stored items; BF16 appears as uint16, 8-bit floats as uint8.
+
+        Args:
+            name: of the tensor.
+            finite: check the values.
+
+        Raises:
+            CheckpointError: there is no such tensor, it cannot be read, or (``finite``) a value is NaN or infinite.
+        """
         info = self.info(name)
         items = np.empty(info.shape, dtype=DTYPES[info.dtype].numpy)
         self.read_into(name, bytes_of(items))
+        if finite:
+            require_finite(items, info.dtype, self.where(name))
         return items
 
-    def numpy(self, name: str) -> Array:
-        """The tensor as numpy; BF16, F8_E4M3 and F8_E5M2 are widened to float32."""
-        return widen(self.raw(name), self.info(name).dtype)
+    def numpy(self, name: str, *, finite: bool = False) -> Array:
+        """The tensor as numpy; BF16, F8_E4M3 and F8_E5M2 are widened to float32. Arguments and errors as of `raw`."""
+        return widen(self.raw(name, finite=finite), self.info(name).dtype)
 
-    def mlx(self, name: str) -> mx.array:
-        """The tensor as an MLX array in the dtype of the file.
+    def mlx(self, name: str, *, finite: bool = False) -> mx.array:
+        """The tensor as an MLX array in the dtype of the file. Arguments and errors as of `raw`.
 
         F8_E4M3 and F8_E5M2 give their uint8 codes. F64 is narrowed to float32, which is all that GPUs have.
         """
         info = self.info(name)
-        where = f"{self.path}: tensor {name!r}"
+        where = self.where(name)
         dtype = DTYPES[info.dtype].mlx
         if dtype is None or info.size == 0:
-            return to_mlx(self.raw(name), info.dtype, where)
+            return to_mlx(self.raw(name, finite=finite), info.dtype, where)
         check_dimensions(info.shape, where)
         # The file is read straight into the array's own memory, so that a weight never exists twice.
         array = mx.zeros(info.shape, dtype=dtype)
-        mx.eval(array)
-        self.read_into(name, bytes_of(np.array(array, copy=False)))
+        items = writable_view(array)
+        self.read_into(name, bytes_of(items))
+        if finite:
+            require_finite(items, info.dtype, where)
         return array.view(mx.bfloat16) if info.dtype == "BF16" else array
 
 
@@ -136,5 +154,5 @@ def to_mlx(raw: Array, dtype: str, where: str) -> mx.array:
     check_dimensions(raw.shape, where)
     if dtype == "F64":
         raw = raw.astype(np.float32)
-    array = mx.array(np.require(raw, requirements=["C", "A"]))
+    array = mx.array(raw if raw.flags.c_contiguous and raw.flags.aligned else raw.copy())
     return array.view(mx.bfloat16) if dtype == "BF16" else array

@@ -10,6 +10,7 @@ import numpy as np
 import tokenizers
 
 from ltx2rt.errors import CheckpointError
+from ltx2rt.kernels.host import from_numbers
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -22,7 +23,7 @@ class GemmaTokenizer:
 
     Attributes:
         bos_id: id that every prompt begins with.
-        pad_id: id that fills `padded`.
+        pad_id: id of ``<pad>``.
         vocab_size: one more than the largest id.
     """
 
@@ -81,7 +82,7 @@ class GemmaTokenizer:
         ids = self._tokenizer.encode(text.strip()).ids
         if not ids or ids[0] != self.bos_id:
             ids = [self.bos_id, *ids][:MAX_TOKENS]
-        return np.array(ids, dtype=np.int32)
+        return from_numbers(ids, dtype=np.int32)
 
     def encode_turns(self, text: str) -> Array:
         """Ids of a whole conversation with its turn marks, neither stripped nor cut; BOS only where the text has it.
@@ -94,7 +95,7 @@ class GemmaTokenizer:
             ids = self._tokenizer.encode(text, add_special_tokens=False).ids
         finally:
             self._tokenizer.enable_truncation(MAX_TOKENS)
-        return np.array(ids, dtype=np.int32)
+        return from_numbers(ids, dtype=np.int32)
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids, without special tokens."""
@@ -104,20 +105,3 @@ class GemmaTokenizer:
         """Id of a token by its spelling, or None."""
         found = self._tokenizer.token_to_id(token)
         return None if found is None else int(found)
-
-    def padded(self, ids: Array) -> tuple[Array, Array]:
-        """Ids and attention mask as the official code has them: 1024 entries, padding on the left.
-
-        The text encoder needs neither, because padding changes nothing; they serve comparisons.
-
-        Args:
-            ids: (n,) integers, as `encode` returns them.
-
-        Returns:
-            (1024,) int32 ids and (1024,) int32 mask, 1 on real tokens.
-        """
-        pads = MAX_TOKENS - len(ids)
-        if pads < 0:
-            raise ValueError(f"ids must have at most {MAX_TOKENS} entries, got {len(ids)}.")
-        mask = np.repeat(np.array([0, 1], dtype=np.int32), [pads, len(ids)])
-        return np.concatenate([np.full(pads, self.pad_id, dtype=np.int32), ids.astype(np.int32)]), mask

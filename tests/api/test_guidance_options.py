@@ -14,8 +14,8 @@ BASE: dict[str, Any] = {
     "width": 64,
     "num_frames": 9,
     "num_inference_steps": 3,
-    "no_gemma": True,
-    "skip_vae": True,
+    "zero_text": True,
+    "latents_only": True,
 }
 
 
@@ -59,7 +59,7 @@ def test_strengths_have_an_effect(pipeline: api.Pipeline, plain: np.ndarray, cha
 
 def test_projected_guidance_with_eta_one_is_plain_guidance() -> None:
     pipeline = api.load("one-stage", dtype="float32")
-    settings = {**BASE, "no_gemma": False, "prompt": "a red circle", "num_inference_steps": 2}
+    settings = {**BASE, "zero_text": False, "prompt": "a red circle", "num_inference_steps": 2}
     plain = pipeline(**settings, video_cfg_guidance_scale=3.0, audio_cfg_guidance_scale=3.0).video_latent
     projected = pipeline(**settings, apg_scale=3.0, apg_eta=1.0).video_latent
     changed = pipeline(**settings, apg_scale=3.0, apg_eta=0.0).video_latent

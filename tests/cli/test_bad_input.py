@@ -63,7 +63,10 @@ CASES = {
     ),
     "retake of a corrupt container": (RETAKE + "{b}/corrupt.mp4", "corrupt.mp4 cannot be read"),
     "retake of a picture": (RETAKE + "{m}/music.wav", "has no video stream"),
-    "retake of nothing": ("--pipeline retake {distilled} --start-time 0 --end-time 1", "retake needs a clip"),
+    "retake of nothing": (
+        "--pipeline retake {distilled} --start-time 0 --end-time 1",
+        "no clip to edit; give --video-path FILE",
+    ),
     "retake without times": ("--pipeline retake {distilled} --video-path {m}/clip.mp4", "retake needs a time range"),
     "retake that ends before it begins": (
         RETAKE + "{m}/clip.mp4 --start-time 0.3 --end-time 0.2",
@@ -95,7 +98,7 @@ CASES = {
     ),
     "mask strength": (
         IC_LORA + "{m}/clip.mp4 --conditioning-attention-mask {b}/black.png 2",
-        "attention strength must be between 0 and 1, got 2.0",
+        "--conditioning-attention-strength must be 0 to 1, got 2.0",
     ),
     "canny thresholds": (
         IC_LORA + "{m}/clip.mp4 --control-type canny --canny-low 300",
@@ -125,7 +128,10 @@ CASES = {
     "corrupt sound file": (SOUND + "{b}/corrupt.wav", "corrupt.wav cannot be read"),
     "sound from beyond its end": (SOUND + "{m}/music.wav --audio-start-time 9", "has no sound from 9 s on"),
     "sound from before its beginning": (SOUND + "{m}/music.wav --audio-start-time -1", "start time must be 0 or more"),
-    "no sound": ("--pipeline a2v {dev} {upscaler} {lora} {small}", "audio-to-video needs sound"),
+    "no sound": (
+        "--pipeline a2v {dev} {upscaler} {lora} {small}",
+        "no sound to make pictures for; give --audio-path FILE",
+    ),
     "LoRA for another generation": (
         "{distilled} {upscaler} --lora {b}/other-generation.safetensors",
         "use a LoRA made for this generation of the model",
@@ -153,11 +159,14 @@ CASES = {
         "needs the distilled LoRA; give it with --distilled-lora",
     ),
     "distilled with other step counts": ("--steps 4", "fixed at 8 + 3 steps, got 4"),
-    "a final upscaler that is missing": ("{small} --upscale-temporal", "--upscale-temporal needs its upscaler"),
+    "a final upscaler that is missing": (
+        "{distilled} {upscaler} {small} --upscale-temporal",
+        "--upscale-temporal needs its upscaler; give it with --temporal-upsampler-path",
+    ),
     "blocks that do not exist": ("--pipeline one-stage {dev} --video-stg-blocks 29", "must name blocks 0 to"),
-    "a playback speed": ("{small} --speed 0", "the playback speed must be 0.1 to 10, got 0.0"),
-    "a batch of nothing": ("--pipeline one-stage {dev} --max-batch-size 0", "max_batch_size must be 1 to 8, got 0"),
-    "a quality": ("{small} --crf 60", "crf must be 0 to 51, got 60"),
+    "a playback speed": ("{small} --speed 0", "--speed must be 0.1 to 10, got 0.0"),
+    "a batch of nothing": ("--pipeline one-stage {dev} --max-batch-size 0", "--max-batch-size must be 1 to 8, got 0"),
+    "a quality": ("{small} --crf 60", "--crf must be 0 to 51, got 60"),
     "a text-to-audio clip": ("--pipeline t2a {dev} --num-frames 9 -o {out}/x.mp4", "of text-to-audio must end in .wav"),
 }
 

@@ -12,7 +12,7 @@ import pytest
 from command_inputs import moving_square, tones, video_file
 from PIL import Image
 
-from ltx2rt.api.loading import PIPELINE_NAMES
+from ltx2rt.api import PIPELINE_NAMES
 from ltx2rt.cli.main import run
 from ltx2rt.media.pcm import write_wav
 from ltx2rt.media.video_reader import probe_video, read_frames

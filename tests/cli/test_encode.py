@@ -62,6 +62,7 @@ def test_without_gemma_the_clip_does_not_depend_on_the_prompt(tmp_path: Path) ->
         (["x", "--gemma-root", "g"], "--gemma-root goes with --checkpoint-path"),
         (["x", "--enhance-seed", "3"], "go with --enhance-prompt"),
         ([" "], "the prompt is empty"),
+        (["x", "--prompt", "y"], "the prompt without an option's name says x, but --prompt says y; give one of them"),
     ],
 )
 def test_what_cannot_be_encoded_is_refused(
@@ -77,6 +78,16 @@ def test_what_cannot_be_encoded_is_refused(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    "words", [["a red zebra"], ["--prompt", "a red zebra"], ["a red zebra", "--prompt", "a red zebra"]]
+)
+def test_words_that_the_embedded_model_does_not_know_are_said(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["encode", "--quiet", *words, "-o", str(tmp_path / "text.npz")]) == 0
+    assert "it does not know zebra" in capsys.readouterr().err
+
+
 def test_an_embedding_without_a_negative_prompt_cannot_be_guided(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -89,3 +100,19 @@ def test_an_embedding_without_a_negative_prompt_cannot_be_guided(
     write_embedding(path, replace(read_embedding(path), negative_video_context=None, negative_audio_context=None))
     assert run(["generate", "--embedding", str(path), *SMALL, *GUIDED, "-o", str(tmp_path / "a.mp4")]) == 2
     assert "the embedding holds no negative prompt" in capsys.readouterr().err
+
+
+def test_a_budget_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["encode", "--quiet", "a dog", "-o", str(tmp_path / "text.safetensors")]
+    enhance = ["--enhance-prompt", "--enhance-max-tokens", "4"]
+    assert run([*words, *enhance, "--plan", "--memory", "10GB"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    starts = ("prompt enhancement", "text encoder", "text projection", "connectors")
+    assert all(line.startswith(start) for line, start in zip(lines[1:], starts, strict=False))
+    assert run([*words, *enhance, "--memory", "20MB"]) == 1
+    assert "stage 'prompt enhancement' needs" in capsys.readouterr().err
+    assert run([*words, "--memory", "20MB"]) == 1
+    assert "stage 'text encoder' needs" in capsys.readouterr().err
+    assert run([*words, *enhance[:1], "--enhance-top-p", "3", "--plan"]) == 2
+    assert list(tmp_path.iterdir()) == []
+    assert run([*words, "--memory", "10GB"]) == 0

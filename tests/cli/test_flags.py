@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -47,17 +50,23 @@ TESTED_ELSEWHERE = {
     "--preview": "test_outputs.py",
     "--save-control": "test_outputs.py",
     "--embedding": "test_encode.py",
+    "--prompt-file": "test_generate.py",
     "--memory": "test_pipelines.py",
     "--plan": "test_pipelines.py",
 }
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 SMALL = ["--height", "64", "--width", "64", "--frames", "9"]
 
 
 def resolved(*arguments: str, capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
-    """The lines of --print-config, by option."""
+    """What --print-config prints, by option, as JSON."""
     assert run(["generate", "--print-config", *arguments]) == 0, capsys.readouterr().err
-    return dict(line.split(" = ", 1) for line in capsys.readouterr().out.splitlines())
+    return {name: json.dumps(value) for name, value in tomllib.loads(capsys.readouterr().out).items()}
 
 
 # pipeline -> (options, what --print-config must then say); {w} and {m} are the folders of weights and media.
@@ -243,8 +252,42 @@ def test_every_option_is_exercised_or_says_why_not() -> None:
     here = Path(__file__).parent
     for name, file in TESTED_ELSEWHERE.items():
         spellings = next(flag.names for flag in FLAGS if flag.names[0] == name)
-        text = (here / file).read_text()
-        assert any(f'"{spelling}"' in text for spelling in spellings), f"{file} does not use {name}"
+        assert command_words((here / file).read_text()) & set(spellings), f"no test of {file} gives {name} to a command"
+
+
+def command_words(source: str) -> set[str]:
+    """Texts that the tests of a file hand on: in calls, lists and tables, but not in comments or comparisons."""
+    words: set[str] = set()
+
+    def visit(node: ast.AST) -> None:
+        if isinstance(node, ast.Compare):
+            for side in (node.left, *node.comparators):
+                if isinstance(side, ast.Call):  # a command whose exit code is compared
+                    visit(side)
+            return
+        parts = {ast.Call: "args", ast.List: "elts", ast.Tuple: "elts", ast.Dict: "keys"}
+        given = getattr(node, parts[type(node)]) if type(node) in parts else []
+        words.update(item.value for item in given if isinstance(item, ast.Constant) and isinstance(item.value, str))
+        for child in ast.iter_child_nodes(node):
+            visit(child)
+
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
+            visit(node)
+    return words
+
+
+def test_an_option_in_a_comment_or_a_comparison_is_not_exercised() -> None:
+    source = """
+def test_it(capsys):
+    "--docstring"
+    # "--comment"
+    assert run(["generate", "--given", "x"], *more("--passed")) == 0
+    assert "--compared" in capsys.readouterr().err
+
+HELPER = ["--constant"]
+"""
+    assert {word for word in command_words(source) if word.startswith("--")} == {"--given", "--passed"}
 
 
 def test_no_option_of_the_other_command_lines_is_missing() -> None:
@@ -282,7 +325,7 @@ def test_options_without_effect_say_so(capsys: pytest.CaptureFixture[str]) -> No
     [
         (["--num-frame", "9"], "did you mean --num-frames instead of --num-frame?"),
         (["--sed", "9"], "did you mean --seed instead of --sed?"),
-        (["--pipeline", "two-stages"], "invalid choice: 'two-stages'; did you mean two-stage?"),
+        (["--pipeline", "two-stages"], "unknown pipeline 'two-stages'; did you mean two-stage?"),
         (["--steps", "3", "--num-inference-steps", "4"], "--steps says 3, but --num-inference-steps, another name"),
         (
             ["--fp16", "--dtype", "float32"],

@@ -56,7 +56,7 @@ def test_speed_changes_pictures_and_sound(tmp_path: Path) -> None:
     assert abs(lengths[0] - 2 * lengths[1]) <= 2 * 2048
 
 
-def test_skip_vae_writes_latents_only_and_upscale_reads_them(
+def test_latents_only_writes_latents_only_and_upscale_reads_them(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     saved, output = tmp_path / "l.safetensors", tmp_path / "clip.mp4"
@@ -68,7 +68,7 @@ def test_skip_vae_writes_latents_only_and_upscale_reads_them(
     assert (info.num_frames, info.height, info.width, info.audio_rate is not None) == (9, 128, 128, True)
 
 
-def test_skip_vae_without_a_latent_file_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_latents_only_without_a_latent_file_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["generate", *SMALL, "--skip-vae", "-o", str(tmp_path / "clip.mp4")]) == 2
     assert "--skip-vae makes latents only; name their file with --save-latents" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -18,9 +19,11 @@ import pytest
 from command_inputs import distilled_lora, one_file, upscaler
 
 from ltx2rt import api
+from ltx2rt.api.run_state import RunState
 from ltx2rt.cli.main import run
-from ltx2rt.errors import Cancelled
+from ltx2rt.errors import Cancelled, NotFiniteError, StateError
 from ltx2rt.graph.stages.events import Event, StepDone
+from ltx2rt.weights.safetensors import SafetensorsFile, write_safetensors
 
 SMALL = ["--prompt", "a red circle", "--height", "64", "--width", "64", "--num-frames", "9"]
 
@@ -92,7 +95,7 @@ def test_ctrl_c_leaves_a_state_and_no_clip(tmp_path: Path) -> None:
             time.sleep(0.005)
         process.send_signal(signal.SIGINT)
         _, error = process.communicate(timeout=60)
-    assert process.returncode == 1
+    assert process.returncode == 75
     assert "--resume continues" in error
     assert "interrupted" in error
     assert "Traceback" not in error
@@ -117,7 +120,7 @@ def test_every_sampler_continues_with_the_same_bits(
     words = [*one_file(weights, "dev"), *upscaler(weights), *distilled_lora(weights)]
     files = {names[option]: path for option, path in zip(words[::2], words[1::2], strict=True)}
     loaded = api.load(pipeline, **files)
-    settings = {"height": 64, "width": 64, "num_frames": 9, "num_inference_steps": 3, "no_gemma": True, **more}
+    settings = {"height": 64, "width": 64, "num_frames": 9, "num_inference_steps": 3, "zero_text": True, **more}
     whole = loaded(**settings)
     with pytest.raises(Cancelled):
         loaded(**settings, state_folder=tmp_path / "state", observer=stop_at(stage, index))
@@ -157,16 +160,101 @@ def test_without_resume_an_interrupted_run_is_dropped(tmp_path: Path, capsys: py
     assert not state.exists()
 
 
-def test_a_damaged_entry_is_computed_again(tmp_path: Path) -> None:
-    settings = {"height": 64, "width": 64, "num_frames": 9}
-    pipeline, state = api.load(), tmp_path / "state"
-    whole = pipeline("x", **settings)
+SETTINGS = {"height": 64, "width": 64, "num_frames": 9}
+
+
+def interrupted(state: Path, stage: str = "denoise 1", index: int = 3) -> None:
     with pytest.raises(Cancelled):
-        pipeline("x", **settings, state_folder=state, observer=stop_at("denoise 1", 3))
+        api.load()("a red circle", **SETTINGS, state_folder=state, observer=stop_at(stage, index))
+
+
+def test_a_damaged_entry_is_computed_again_and_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    pipeline, state = api.load(), tmp_path / "state"
+    whole = pipeline("a red circle", **SETTINGS)
+    interrupted(state)
     entry = state / "denoise-1.0002.safetensors"
     entry.write_bytes(entry.read_bytes()[:-100])
-    resumed = pipeline("x", **settings, state_folder=state, resume=True)
+    resumed = pipeline("a red circle", **SETTINGS, state_folder=state, resume=True)
     assert (resumed.video_latent == whole.video_latent).all()
+    assert caplog.text.count("a result of the interrupted run is damaged and is computed again") == 1
+    assert "denoise-1.0002.safetensors: truncated" in caplog.text
+
+
+# What is done to the state of an interrupted run, and what --resume says of it.
+DAMAGES = {
+    "cut off": (lambda record: record.write_text(record.read_text()[:200]), "run.json is not JSON"),
+    "emptied": (lambda record: record.write_text(""), "run.json is not JSON"),
+    "no text": (lambda record: record.write_bytes(b"\xff\xfe\x00"), "run.json is not JSON"),
+    "of something else": (lambda record: record.write_text('{"format": "x"}'), "is not a sidecar file"),
+    "without weights": (
+        lambda record: record.write_text(record.read_text().replace('"weights"', '"weight"')),
+        "lacks weights",
+    ),
+    "with a strange result": (
+        lambda record: record.write_text(record.read_text().replace('"result": {}', '"result": 5')),
+        "lacks result",
+    ),
+    "gone": (lambda record: record.unlink(), "has lost its run.json"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_damaged_state_is_an_error_with_resume_and_said_without(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damage, said = DAMAGES[name]
+    state, words = tmp_path / ".clip.mp4.state", ["generate", *SMALL, "-o", str(tmp_path / "clip.mp4")]
+    interrupted(state)
+    damage(state / "run.json")
+    kept = sorted(path.name for path in state.iterdir())
+    assert run([*words, "--resume"]) == 1
+    error = capsys.readouterr().err
+    assert said in error
+    assert "start over without --resume" in error.lower()
+    assert sorted(path.name for path in state.iterdir()) == kept
+    with pytest.raises(StateError, match="without resume"):
+        api.load()("a red circle", **SETTINGS, state_folder=state, resume=True)
+    assert run(words) == 0
+    assert "an interrupted run of" in (error := capsys.readouterr().err)
+    assert "its state was damaged" in error
+    assert {path.name for path in tmp_path.iterdir()} == {"clip.mp4", "clip.mp4.json"}
+
+
+def test_a_state_without_results_is_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / ".clip.mp4.state").mkdir()  # killed before anything was written
+    assert run(["generate", *SMALL, "-o", str(tmp_path / "clip.mp4"), "--resume"]) == 0
+    assert "nothing to resume" in capsys.readouterr().err
+
+
+def test_a_finished_stage_without_its_latent_is_an_error(tmp_path: Path) -> None:
+    interrupted(tmp_path / "state", "denoise 2", 0)
+    entry = tmp_path / "state" / "denoise-1.safetensors"
+    with closing(SafetensorsFile(entry)) as file:
+        kept = {name: file.mlx(name) for name in file.tensors}
+    assert set(kept) == {"video", "audio"}
+    for wrong in ({"audio": kept["audio"]}, {**kept, "video": kept["video"][:, :1]}):
+        write_safetensors(entry, wrong)
+        with pytest.raises(StateError, match="has kept no video latent of"):
+            api.load()("a red circle", **SETTINGS, state_folder=tmp_path / "state", resume=True)
+    write_safetensors(entry, {**kept, "video": kept["video"] * float("nan")})
+    with pytest.raises(NotFiniteError, match=r"stage denoise 1: .* the video latent that was kept"):
+        api.load()("a red circle", **SETTINGS, state_folder=tmp_path / "state", resume=True)
+
+
+def test_a_kill_while_the_state_is_removed_leaves_one_that_continues(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupted(tmp_path / "state")
+
+    def killed(path: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("ltx2rt.api.run_state.shutil.rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            RunState(tmp_path / "state", continued=True).remove()
+    assert [path.name for path in (tmp_path / "state").iterdir()] == ["run.json"]
+    api.load()("a red circle", **SETTINGS, state_folder=tmp_path / "state", resume=True)
 
 
 def test_a_state_that_cannot_be_written_costs_nothing_else(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from fractions import Fraction
 from pathlib import Path
 
@@ -99,3 +100,23 @@ def test_what_cannot_be_upscaled_is_refused(
 def test_without_an_output_nothing_is_computed(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["upscale", "clip.mp4"]) == 2
     assert "--output-path is missing" in capsys.readouterr().err
+
+
+def test_a_budget_is_kept_and_the_smaller_way_taken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = video_file(tmp_path / "in.mp4", frames=17, side=192)
+    words = ["upscale", "--quiet", str(source), "-o", str(tmp_path / "out.mp4")]
+    wide = api.plan_upscale(source, memory="100GB")
+    names = ["video encoder", "final spatial upscaler", "video decoder"]
+    assert [stage.need.name for stage in wide.stages] == names
+    budget = wide.peak_bytes * 97 // 100
+    narrow = api.plan_upscale(source, memory=budget)
+    assert narrow.peak_bytes <= budget < wide.peak_bytes
+    assert narrow.stages[-1].need.settings != wide.stages[-1].need.settings
+    assert run([*words, "--plan", "--memory", "100GB"]) == 0
+    assert "video encoder" in capsys.readouterr().out
+    assert not (tmp_path / "out.mp4").exists()
+    assert run([*words, "--memory", "20MB"]) == 1
+    assert "stage 'video encoder' needs" in capsys.readouterr().err
+    report = tmp_path / "report.json"
+    assert run([*words, "--memory", str(budget + 64_000_000), "--report", str(report)]) == 0
+    assert [stage["name"] for stage in json.loads(report.read_text())["stages"]] == names

@@ -15,12 +15,9 @@ if ON not in ("compiled", "metal_sim"):
     raise ValueError(f'LTX2RT_TEST_KERNELS must be "compiled" or "metal_sim" but is "{ON}".')
 
 # Files about the machine layer of the CPU or the choice of kernels.
-NOT_OF_KERNELS = ("test_isa", "test_thread_pool", "test_package", "test_kernel_choice")
+NOT_OF_KERNELS = ("test_errors", "test_isa", "test_thread_pool", "test_package", "test_kernel_choice")
 # Why a test does not hold on a GPU.
 EXEMPT = {
-    "test_an_index_out_of_range_is_an_error_not_a_crash": "a kernel cannot raise: the nearest row is read",
-    "test_a_gate_index_out_of_range_is_an_error_not_a_crash": "a kernel cannot raise: the nearest row is read",
-    "test_rotation_index_outside_the_table": "a kernel cannot raise: the nearest row is read",
     "test_bits_depend_neither_on_threads_nor_on_other_rows": "few rows and many have kernels of their own",
     "test_dtypes_mix": "weights of a wider dtype than x are rounded to that of x",
     "test_same_bits_for_any_number_of_threads_and_close_without_simd": "threads of the CPU, in new processes",

@@ -176,3 +176,15 @@ def test_names_the_bad_argument(message, mode, monkeypatch):
     monkeypatch.setenv("LTX2RT_KERNELS", mode)
     with pytest.raises(ValueError, match=r"^\[antialiased_snake\] " + message):
         antialiased_snake(*REJECTED[message])
+
+
+def test_a_retraced_graph_computes_other_lengths_and_refuses_other_channels():
+    x, alpha, beta, rise, fall = inputs(7, 5)
+    mx.eval(alpha, beta, rise, fall)
+    compiled = mx.compile(lambda x: antialiased_snake(2 * x, alpha, beta, rise, fall), shapeless=True)
+    for samples in (7, 300):
+        x = normal((3, samples, 5), 6)
+        assert mx.allclose(compiled(x), antialiased_snake(2 * x, alpha, beta, rise, fall), atol=1e-6)
+    assert compiled(mx.zeros((0, 7, 5))).shape == (0, 7, 5)
+    with pytest.raises(ValueError, match=r"\[antialiased_snake\] alpha must have shape \(4000\) but has \(5\)"):
+        mx.eval(compiled(mx.zeros((3, 7, 4000))))

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ltx2rt import _ext
 from ltx2rt.kernels import causal_conv3d, conv2d
 
 DTYPES = [mx.float32, mx.float16, mx.bfloat16]
@@ -317,6 +318,28 @@ def test_same_bits_for_any_number_of_threads_and_close_without_simd():
     assert in_new_process(LTX2RT_ISA="portable")[1] == pytest.approx(one[1], rel=1e-4)
 
 
+def test_many_threads_transform_more_at_a_time_and_keep_the_bits():
+    """What is transformed between two waits grows with the threads from 9 on; results do not change."""
+    mib, sizes = [], {"stride": (1, 1, 1), "dilation": (1, 1, 1), "activation": None}
+    x, weight = normal((1, 10, 82, 82, 128), 0, mx.bfloat16), normal((16, 3, 3, 3, 128), 1, mx.bfloat16)
+    results, before = [], _ext.num_threads()
+    try:
+        for threads in (2, 8, 64):
+            _ext.set_num_threads(threads)
+            results.append(causal_conv3d(x, weight))
+            mx.eval(results[-1])
+            taken = _ext.causal_conv3d_scratch_bytes(
+                (1, 130, 82, 82, 128), weight.shape, dtype=x.dtype, weight_dtype=x.dtype, threads=threads, **sizes
+            )
+            mib.append(taken / 2**20)
+    finally:
+        _ext.set_num_threads(before)
+    assert mx.array_equal(results[0], results[1]).item()
+    assert mx.array_equal(results[0], results[2]).item()
+    assert mib[0] < mib[1] < 20
+    assert 60 < mib[2] < 130
+
+
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_random_cases(data):
@@ -388,6 +411,95 @@ def test_rejects(change, message):
     arguments = {"x": mx.zeros((1, 2, 3, 4, 5)), "weight": mx.zeros((6, 1, 1, 2, 5)), **change}
     with pytest.raises(ValueError, match=r"\[causal_conv3d\] " + message):
         causal_conv3d(**arguments)
+
+
+HUGE, LARGEST = 2**30, 2**31 - 1
+
+
+@pytest.mark.parametrize(
+    ("padding", "message"),
+    [
+        (((0, 0), (0, 0), (HUGE, HUGE)), "the result would have 2147483652 values along width, more than 2147483647"),
+        (((0, 0), (LARGEST, LARGEST), (0, 0)), "the result would have 4294967298 values along height"),
+        (((LARGEST, LARGEST), (0, 0), (0, 0)), "the result would have 4294967296 values along frames"),
+        (((HUGE, 0), (HUGE, 0), (HUGE, 0)), r"the result would have more than 2\^60 values"),
+    ],
+)
+def test_a_result_too_large_for_its_sizes_is_an_error(padding, message):
+    with pytest.raises(ValueError, match=r"\[causal_conv3d\] " + message):
+        causal_conv3d(mx.ones((1, 2, 4, 4, 4)), mx.ones((2, 1, 1, 1, 4)), padding=padding, padding_mode=("zeros",) * 3)
+
+
+@pytest.mark.parametrize(
+    ("apart", "error"),
+    [
+        (2**15, MemoryError),  # more bytes than a process can address
+        (2**30, ValueError),  # more than 64 bits can count
+    ],
+)
+def test_what_cannot_be_in_memory_is_an_error_of_its_evaluation_alone(apart, error):
+    x, weight = normal((1, 2, 4, 4, 1), 0), kernel(2, (2, 2, 2), 1)
+    distant = {"dilation": (apart,) * 3, "padding": ((apart, 0),) * 3, "padding_mode": ("zeros",) * 3}
+    good = expected(x, weight)
+    for _ in range(30):
+        with pytest.raises(error):
+            mx.eval(causal_conv3d(x, weight, **distant))
+        assert np.abs(as_double(causal_conv3d(x, weight)) - good).max() < CLOSE
+
+
+@pytest.mark.parametrize("dtype", [mx.float16, mx.bfloat16], ids=str)
+@pytest.mark.parametrize(("size", "channels"), [((2, 3, 4), 6), ((2, 3, 4), 7), ((2, 5, 6), 64)])
+def test_weights_may_start_between_the_addresses_of_floats(size, channels, dtype):
+    x, weight = normal((1, *size, channels), 0, dtype), kernel(17, (2, 3, 3), channels, dtype=dtype)
+    between = mx.concatenate([mx.zeros((1,), dtype), weight.reshape(-1)])[1:].reshape(weight.shape)
+    address = np.frombuffer(memoryview(between.view(mx.uint16)), np.uint16).ctypes.data
+    assert address % 4 == 2
+    assert mx.array_equal(causal_conv3d(x, between, padding=SAME), causal_conv3d(x, weight, padding=SAME))
+
+
+# MLX traces a function once and runs the graph with other shapes: what was checked then need not hold now.
+
+
+def retraced(size, **extras):
+    """A compiled convolution traced at (2, 3, 4), to be called with arrays of other sizes."""
+    weight = kernel(6, (3, 3, 3), 5)
+    mx.eval(weight)  # how it was made is no part of the graph
+    names = list(extras)
+
+    def convolution(x, *others):
+        return causal_conv3d(x, weight, padding=SAME, **dict(zip(names, others, strict=True)))
+
+    compiled = mx.compile(convolution, shapeless=True)
+    first = {name: mx.zeros(shape) for name, shape in extras.items()}
+    mx.eval(compiled(mx.zeros((1, *size, 5)), *first.values()))
+    return compiled, convolution
+
+
+def test_a_retraced_graph_computes_other_sizes():
+    compiled, convolution = retraced((2, 3, 4), residual=(1, 3, 3, 4, 6), halo=(1, 1, 3, 4, 5))
+    for size in ((2, 3, 4), (5, 7, 6)):
+        frames, height, width = size
+        x, residual = normal((2, *size, 5), 0), normal((2, frames + 1, height, width, 6), 1)
+        halo = normal((2, 1, height, width, 5), 2)
+        assert mx.allclose(compiled(x, residual, halo), convolution(x, residual, halo), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("extras", "other", "message"),
+    [
+        ({"residual": (1, 2, 3, 4, 6)}, {}, r"residual must have shape \(1,2,300,400,6\) but has \(1,2,3,4,6\)"),
+        ({"halo": (1, 1, 3, 4, 5)}, {}, r"halo must have the shape of x, \(1,2,300,400,5\)"),
+        ({"scale": (1, 5)}, {"scale": (1, 4)}, r"scale must have shape \(1,5\) but has \(1,4\)"),
+        ({"shift": (1, 5)}, {"shift": (3, 5)}, r"shift must have shape \(1,5\) but has \(3,5\)"),
+        ({"bias": (6,)}, {"bias": (5,)}, r"bias must have shape \(6\) but has \(5\)"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_a_retraced_graph_refuses_sizes_that_do_not_fit(extras, other, message):
+    compiled, _ = retraced((2, 3, 4), **extras)
+    given = [mx.zeros({**extras, **other}[name]) for name in extras]
+    with pytest.raises(ValueError, match=r"\[causal_conv3d\] " + message):
+        mx.eval(compiled(mx.zeros((1, 2, 300, 400, 5)), *given))
 
 
 # The Winograd form: 3 x 3 taps over 16-bit activations, channels in whole multiples of 32.

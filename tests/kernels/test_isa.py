@@ -14,7 +14,13 @@ from ltx2rt import _ext
 HERE = Path(__file__).parent
 USABLE = [name for name, state in _ext.isas() if not state.startswith("not supported")]
 OTHERS = [name for name in USABLE if name != _ext.isa()]
-KERNEL_TESTS = ["test_quantized_linear", "test_rope_attention", "test_causal_conv3d", "test_modulated_norm"]
+KERNEL_TESTS = [
+    "test_quantized_linear",
+    "test_rope_attention",
+    "test_causal_conv3d",
+    "test_modulated_norm",
+    "test_antialiased_snake",
+]
 
 
 def test_the_set_in_use_is_reported_and_the_portable_one_is_always_there():
@@ -38,6 +44,7 @@ def test_kernels_compute_what_the_portable_ones_do(isa):
         ("attention", "rope_attention["),
         ("conv", "causal_conv3d["),
         ("winograd", "causal_conv3d in Winograd form["),
+        ("snake", "antialiased_snake["),
     ],
 )
 @pytest.mark.parametrize("isa", USABLE)

@@ -127,6 +127,67 @@ def test_every_e4m3_code():
     assert mx.isnan(out[:, 0x7F]).all()
 
 
+@pytest.mark.parametrize("rows", [1, 5, 200])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_every_e4m3_code_in_every_dtype(dtype, rows):
+    """Rows of one code each, at every place of a pair, a vector and the remainder after the last vector."""
+    codes = mx.arange(256).astype(mx.uint8)
+    values = mx.from_fp8(codes, mx.float32)
+    finite = ~mx.isnan(values)
+    for depth in (1, 2, 37):
+        weight = LinearWeight("e4m3", mx.repeat(codes[:, None], depth, axis=1), mx.array(0.5))
+        ones = [0, depth // 2, depth - 1]
+        x = (mx.arange(depth) == mx.array(ones)[:, None]).astype(dtype)
+        x = mx.tile(x, (rows // 3 + 1, 1))[:rows]
+        out = quantized_linear(x, weight).astype(mx.float32)
+        assert mx.isnan(mx.where(finite, mx.nan, out)).all()  # 0x7f and 0xff
+        assert mx.array_equal(mx.where(finite, out, 0), mx.broadcast_to(mx.where(finite, values * 0.5, 0), out.shape))
+
+
+@pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16], ids=str)
+@pytest.mark.parametrize("activation", ["silu", "gelu_tanh"])
+def test_activations_of_huge_values_agree_with_the_reference(activation, dtype):
+    huge = [3e38, 1e37, 100.0, 90.0, 88.5, 30.0, float("inf"), 0.0]
+    x = mx.array([[sign * value] for value in huge for sign in (1, -1)] + [[mx.nan]]).astype(dtype)
+    weight = LinearWeight("dense", mx.ones((1, 1)))
+    parts = {"bias": None, "activation": activation, "residual": None, "gate": None, "gate_index": None}
+    ours, exact = quantized_linear(x, weight, activation=activation), reference.quantized_linear(x, weight, **parts)
+    assert mx.array_equal(mx.isnan(ours), mx.isnan(exact))
+    assert mx.array_equal(mx.isinf(ours), mx.isinf(exact))
+    sound = mx.isfinite(exact)
+    assert mx.allclose(mx.where(sound, ours, 0), mx.where(sound, exact, 0), rtol=1e-5, atol=1e-30)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_weights_and_rows_at_odd_offsets(form):
+    """Views that start in the middle of a vector, of a word, or of nothing that is aligned."""
+    n, k = 19, 256
+    weight = make_weight(form, n, k)
+
+    def shifted(a, first):
+        padded = mx.concatenate([mx.zeros((first,), a.dtype), a.reshape(-1)])
+        mx.eval(padded)
+        return padded[first:].reshape(a.shape)
+
+    for rows in (1, 5, 30):
+        for dtype in (mx.float32, mx.bfloat16):
+            x, bias = normal((rows, k), rows, dtype), normal((n,), 2)
+            residual, gate = normal((rows, n), 3, dtype), normal((1, n), 4)
+            right = quantized_linear(x, weight, bias=bias, residual=residual, gate=gate)
+            for first in (1, 3):
+                moved = LinearWeight(
+                    weight.mode,
+                    shifted(weight.values, first),
+                    weight.scale if weight.scale is None else shifted(weight.scale, first),
+                    weight.zero if weight.zero is None else shifted(weight.zero, first),
+                    weight.group_size,
+                    weight.bits,
+                )
+                parts = {"bias": bias, "residual": residual, "gate": gate}
+                parts = {name: shifted(part, first) for name, part in parts.items()}
+                assert mx.array_equal(quantized_linear(shifted(x, first), moved, **parts), right)
+
+
 def test_nan_and_infinity_pass_through():
     x = mx.array([[1.0, float("nan")], [1.0, float("inf")], [1.0, 2.0]])
     for activation in (None, "gelu_tanh", "silu"):
@@ -188,12 +249,12 @@ def test_no_rows(shape):
 
 @pytest.mark.parametrize("form", ["float32", "bfloat16", "e4m3", "int4/32", "int8/64"])
 def test_bits_depend_neither_on_threads_nor_on_other_rows(form):
-    n, k, m = 150, 320, 211
+    n, k, m = 150, 320, 600  # cut differently for each number of threads
     x, weight = normal((m, k), 0, mx.bfloat16), make_weight(form, n, k)
     threads = _ext.num_threads()
     results = []
     try:
-        for count in (1, 2, 3, 5):
+        for count in (1, 2, 3, 5, 64):
             _ext.set_num_threads(count)
             results.append(quantized_linear(x, weight, activation="silu"))
             mx.eval(results[-1])

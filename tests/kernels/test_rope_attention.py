@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ltx2rt.kernels import RopeTable, rope_attention
+from ltx2rt.kernels import RopeTable, reference, rope_attention
 
 DTYPES = [mx.float32, mx.float16, mx.bfloat16]
 EPS = 1e-6
@@ -274,7 +274,9 @@ def test_rotation_index_outside_the_table(bad):
     rope.index[3] = bad
     with pytest.raises(RuntimeError, match=rf"rope_k.index holds {bad} but the table has 6 rows"):
         mx.eval(rope_attention(q, k, v, num_heads=2, rope_k=rope))
-    assert rope_attention(q, k, v, num_heads=2).shape == q.shape
+    good = RopeTable(rope.cos, rope.sin, mx.zeros_like(rope.index))
+    arguments = {"num_heads": 2, "rope_k": good}
+    assert error(rope_attention(q, k, v, **arguments), expected(q, k, v, **arguments)) < 2e-6
 
 
 def test_a_head_owns_its_part_of_a_wide_table():
@@ -362,6 +364,49 @@ def test_infinite_bias_masks_and_a_query_without_keys_gives_zeros():
         ours = rope_attention(q, k, v, num_heads=2, bias=bias, gate_logits=gate)
         assert error(ours, expected(q, k, v, num_heads=2, bias=bias, gate_logits=gate)) < 2e-6
         assert mx.all(ours[:, 0] == 0).item()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_nan_of_a_key_reaches_the_queries_that_see_it(dtype):
+    q, k, v = inputs(1, 150, 150, 2, 32, dtype=dtype)
+    k[0, 140, 3] = mx.nan  # of the first head
+    ours = np.array(mx.isnan(rope_attention(q, k, v, num_heads=2, causal=True)))
+    assert ours[0, 140:, :32].all()
+    assert ours.sum() == 10 * 32
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_nan_of_a_value_stays_in_its_lane(dtype):
+    q, k, v = inputs(1, 150, 150, 2, 32, dtype=dtype)
+    v[0, 140, 3] = mx.nan
+    ours = np.array(mx.isnan(rope_attention(q, k, v, num_heads=2)))
+    assert ours[0, :, 3].all()
+    assert ours.sum() == 150
+
+
+@pytest.mark.parametrize("masked", ["bias", "infinite score"])
+def test_nan_and_infinities_agree_with_the_reference(masked):
+    """Softmax weights of exactly 0 times NaN are NaN, as in the formula; an infinite score is NaN."""
+    q, k, v = mx.zeros((1, 2, 32)), mx.zeros((1, 4, 32)), mx.ones((1, 4, 32))
+    v[0, 3] = mx.nan
+    bias = mx.array([0, 0, 0, -mx.inf]) if masked == "bias" else mx.array([0, 0, mx.inf, 0])
+    options = {"q_norm": None, "k_norm": None, "norm_eps": EPS, "rope_q": None, "rope_k": None, "rope_layout": "split",
+               "gate_logits": None, "causal": False, "scale": 1.0}  # fmt: skip
+    exact = reference.rope_attention(q, k, v, num_heads=1, num_kv_heads=1, bias=bias, **options)
+    ours = rope_attention(q, k, v, num_heads=1, bias=bias)
+    assert mx.array_equal(ours, exact, equal_nan=True)
+    assert mx.isnan(ours).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_negative_zeros_are_zeros(dtype):
+    q, k, v = inputs(1, 20, 130, 2, 16, dtype=dtype)
+    assert mx.array_equal(
+        rope_attention(mx.where(q > 0, q, -0.0), k, v, num_heads=2),
+        rope_attention(mx.where(q > 0, q, 0.0), k, v, num_heads=2),
+    )
+    out = rope_attention(q, k, mx.full(v.shape, -0.0, dtype), num_heads=2)
+    assert mx.array_equal(out, mx.zeros_like(out))
 
 
 def test_nan_stays_with_its_query():

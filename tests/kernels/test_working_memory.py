@@ -1,110 +1,176 @@
-"""Working memory of the kernels: at most 64 MB on two threads whatever the size, and not more than predicted."""
+"""Working memory of the kernels: as predicted, and on two threads at most 64 MB whatever the size."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import pytest
 
 from ltx2rt import _ext
-from ltx2rt.kernels.working_memory import attention_bytes, convolution_bytes, linear_bytes
+from ltx2rt.kernels import working_memory
+from ltx2rt.kernels.working_memory import attention_bytes, convolution_bytes, linear_bytes, norm_bytes, snake_bytes
 
 MOST = 64 << 20
-THREAD = 256 << 10
-"""What `working_memory` books for a thread; other numbers of threads are taken out below."""
 
 
-def for_two_threads(count: int) -> int:
-    """Bytes of this process as two threads would need them; regions of convolutions are as large as `THREAD`."""
-    return count + (2 - _ext.num_threads()) * 2 * THREAD
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = _ext.num_threads()
+    _ext.set_num_threads(2)
+    yield
+    _ext.set_num_threads(before)
 
 
+@pytest.mark.usefixtures("two_threads")
 @pytest.mark.parametrize("itemsize", [2, 4])
 @pytest.mark.parametrize("rows", [1, 126, 1024, 100_000])
 def test_products_stay_within_64_megabytes(rows: int, itemsize: int) -> None:
-    for depth in (2048, 4096, 16384, 15360):
-        assert for_two_threads(linear_bytes(rows, depth, itemsize)) <= MOST
+    for depth, width in ((2048, 8192), (4096, 4096), (16384, 4096), (15360, 3840)):
+        assert 0 < linear_bytes(rows, depth, width, itemsize) <= MOST
 
 
+@pytest.mark.usefixtures("two_threads")
 @pytest.mark.parametrize("queries", [1, 126, 4096, 60_000])
 @pytest.mark.parametrize("keys", [126, 1024, 4096, 60_000])
 def test_attention_stays_within_64_megabytes(queries: int, keys: int) -> None:
     for heads, size in ((32, 128), (32, 64), (8, 256)):
-        assert for_two_threads(attention_bytes(2, heads, size, queries, keys)) <= MOST
+        for itemsize in (2, 4):
+            assert 0 < attention_bytes(2, heads, size, queries, keys, itemsize, wide_norms=True) <= MOST
 
 
+@pytest.mark.usefixtures("two_threads")
 @pytest.mark.parametrize("itemsize", [2, 4])
 def test_convolutions_stay_within_64_megabytes(itemsize: int) -> None:
-    for channels in (128, 512, 1024, 2048):
-        assert for_two_threads(convolution_bytes(27 * channels * channels, itemsize)) <= MOST
+    for channels, outputs in ((128, (25, 256, 384)), (512, (9, 64, 96)), (1024, (5, 32, 48)), (2048, (1, 1, 1))):
+        assert 0 < convolution_bytes(outputs, (channels, 3, 3, 3, channels), itemsize) <= MOST
+
+
+def test_scratch_grows_with_the_threads_but_not_with_the_clip() -> None:
+    def scratch(frames: int, threads: int) -> int:
+        x, weight = (1, frames + 2, 66, 66, 64), (64, 3, 3, 3, 64)
+        size: int = _ext.causal_conv3d_scratch_bytes(
+            x,
+            weight,
+            dtype=working_memory._dtype(4),
+            weight_dtype=working_memory._dtype(4),
+            stride=(1, 1, 1),
+            dilation=(1, 1, 1),
+            activation=None,
+            threads=threads,
+        )
+        return size
+
+    assert scratch(64, 1) < scratch(64, 2) < scratch(64, 16)
+    assert scratch(640, 2) <= 1.1 * scratch(64, 2)
+
+
+def test_sizes_that_no_kernel_takes_are_refused() -> None:
+    sizes = {"stride": (1, 1, 1), "dilation": (1, 1, 1), "activation": None, "threads": 2}
+    types = {"dtype": working_memory._dtype(4), "weight_dtype": working_memory._dtype(4)}
+    with pytest.raises(ValueError, match=r"weight must have shape \(O,kt,kh,kw,5\) .* but has \(6,1,1,1,4\)"):
+        _ext.causal_conv3d_scratch_bytes((1, 2, 3, 4, 5), (6, 1, 1, 1, 4), **types, **sizes)
+    with pytest.raises(ValueError, match=r"x must have shape \(B,S,C\) but has \(2,3\)"):
+        _ext.antialiased_snake_scratch_bytes((2, 3), threads=2)
+
+
+def test_with_plain_formulas_it_is_what_mlx_makes_on_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LTX2RT_KERNELS", "reference")
+    assert convolution_bytes((2, 8, 8), (16, 3, 3, 3, 4)) >= 4 * (2 * 8 * 8) * (27 * 4)  # the values under every output
+    assert linear_bytes(10, 64, 32) >= 4 * 64 * 32  # the weight
+    assert attention_bytes(2, 4, 16, 100, 200) >= 4 * 2 * 4 * 100 * 200  # the scores
+    assert snake_bytes(100, 8) >= 4 * 2 * 100 * 8  # twice the samples
+    assert norm_bytes(100, 8) >= 4 * 100 * 8
 
 
 MEASURED = """
-import resource
+import sys
 import mlx.core as mx
 from ltx2rt.kernels import antialiased_snake, causal_conv3d, modulated_norm, quantized_linear, rope_attention
+from ltx2rt.kernels.working_memory import attention_bytes, convolution_bytes, linear_bytes, norm_bytes, snake_bytes
+from ltx2rt.memory import allocator, measure
 from ltx2rt.types import LinearWeight
 
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+DTYPE = getattr(mx, sys.argv[1])
+ITEM = DTYPE.size
 
-def zeros(*shape, dtype=mx.bfloat16):
-    array = mx.zeros(shape, dtype)
+def zeros(*shape):
+    array = mx.zeros(shape, DTYPE)
     mx.eval(array)
     return array
 
-def beyond(call, small, large):
-    mx.eval(call(*small))
-    before = peak()
-    out = call(*large)
-    mx.eval(out)
-    print(peak() - before - out.nbytes)
+def compare(predicted, call):
+    mx.eval(call())
+    for _ in range(8):
+        allocator.give_back()
+        before = measure.resident_bytes()
+        if not measure.reset_resident_peak():
+            sys.exit("cannot reset")
+        out = call()
+        mx.eval(out)
+        taken = measure.resident_peak_bytes() - before - out.nbytes
+        del out
+        print(predicted, taken)
+        if abs(taken - predicted) <= 0.05 * taken:
+            break
 
+allocator.settle()
 """
 CALLS = {
     "quantized_linear": """
-w = LinearWeight("dense", zeros(32, 4096))
-x = zeros(6000, 4096)
-beyond(lambda x: quantized_linear(x, w), [x[:12]], [x])
+w, x = LinearWeight("dense", zeros(1024, 4096)), zeros(6000, 4096)
+compare(linear_bytes(6000, 4096, 1024, ITEM), lambda: quantized_linear(x, w))
 """,
     "rope_attention": """
 q, k, v = zeros(1, 3000, 1024), zeros(1, 3000, 1024), zeros(1, 3000, 1024)
-beyond(lambda *a: rope_attention(*a, num_heads=8), [a[:, :12] for a in (q, k, v)], [q, k, v])
+compare(attention_bytes(1, 8, 128, 3000, 3000, ITEM), lambda: rope_attention(q, k, v, num_heads=8))
 """,
     "causal_conv3d": """
-w = zeros(64, 3, 3, 3, 64)
-x = zeros(1, 9, 96, 96, 64)
-beyond(lambda x: causal_conv3d(x, w, padding=((2, 0), (1, 1), (1, 1))), [x[:, :, :6, :6]], [x])
+w, x = zeros(256, 3, 3, 3, 256), zeros(1, 5, 64, 64, 256)
+predicted = convolution_bytes((5, 64, 64), w.shape, ITEM)
+compare(predicted, lambda: causal_conv3d(x, w, padding=((2, 0), (1, 1), (1, 1))))
+""",
+    "causal_conv3d, deep": """
+w, x = zeros(64, 3, 3, 3, 1024), zeros(1, 4, 40, 40, 1024)
+predicted = convolution_bytes((4, 40, 40), w.shape, ITEM)
+compare(predicted, lambda: causal_conv3d(x, w, padding=((2, 0), (1, 1), (1, 1))))
 """,
     "modulated_norm": """
 x, scale = zeros(1, 20000, 1024), zeros(1, 1024)
-beyond(lambda x: modulated_norm(x, scale=scale), [x[:, :12]], [x])
+compare(norm_bytes(20000, 1024), lambda: modulated_norm(x, scale=scale))
 """,
     "antialiased_snake": """
 x, values, taps = zeros(1, 100000, 128), zeros(128), zeros(12)
-beyond(lambda x: antialiased_snake(x, values, values, taps, taps), [x[:, :32]], [x])
+compare(snake_bytes(100000, 128), lambda: antialiased_snake(x, values, values, taps, taps))
 """,
 }
-# Pages of the allocator and of the second thread's stack.
-OTHER_BYTES = 4 << 20
+# Pages that MLX's bookkeeping and the stacks of threads take, and those that a busy system takes back.
+OTHER_BYTES = 512 << 10
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in other units elsewhere")
-@pytest.mark.parametrize("kernel", CALLS)
-def test_what_a_kernel_takes_is_predicted_and_at_most_64_megabytes(kernel: str) -> None:
-    environment = {**os.environ, "LTX2RT_NUM_THREADS": "2"}
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux's resettable resident peak")
+@pytest.mark.parametrize(
+    ("kernel", "dtype", "threads"),
+    [
+        (kernel, dtype, threads)
+        for kernel in CALLS
+        for dtype in ("float32", "bfloat16")
+        for threads in (1, 2, 16)
+        # Too small for each of many threads to get a turn, on a machine with fewer cores.
+        if not (kernel == "causal_conv3d, deep" and threads == 16)
+    ],
+)
+def test_what_a_kernel_takes_is_what_is_predicted(kernel: str, dtype: str, threads: int) -> None:
+    environment = {**os.environ, "LTX2RT_NUM_THREADS": str(threads), "LTX2RT_KERNELS": "compiled"}
     run = subprocess.run(
-        [sys.executable, "-c", MEASURED + CALLS[kernel]], env=environment, capture_output=True, text=True, check=True
+        [sys.executable, "-c", MEASURED + CALLS[kernel], dtype], env=environment, capture_output=True, text=True
     )
-    predicted = {
-        "quantized_linear": linear_bytes(6000, 4096, 2),
-        "rope_attention": attention_bytes(1, 8, 128, 3000, 3000),
-        "causal_conv3d": convolution_bytes(27 * 64 * 64, 2),
-        "modulated_norm": 0,  # registers and a row
-        "antialiased_snake": 0,  # tiles of a thread
-    }[kernel]
-    taken = int(run.stdout)
-    assert taken <= MOST
-    assert taken <= for_two_threads(predicted) + OTHER_BYTES
+    if "cannot reset" in run.stderr:
+        pytest.skip("this system does not reset the resident peak: /proc/self/clear_refs cannot be written")
+    assert run.returncode == 0, run.stderr
+    pairs = [tuple(map(int, line.split())) for line in run.stdout.splitlines()]
+    # Of several calls, since not every thread of many gets a turn in each, and pages may be taken back meanwhile.
+    off, predicted, taken = min((abs(taken - predicted), predicted, taken) for predicted, taken in pairs)
+    assert off <= max(0.05 * taken, OTHER_BYTES), f"{predicted / 1e6:.2f} MB predicted, {taken / 1e6:.2f} MB taken"

@@ -94,14 +94,18 @@ def test_recipe_runs_and_exports(tmp_path: Path) -> None:
 
     export.restore(tmp_path / "out", tmp_path / "restored")
     export.export(tmp_path / "restored", tmp_path / "again")
-    for path in (tmp_path / "out").rglob("*.safetensors"):
+    paths = list((tmp_path / "out").rglob("*.safetensors"))
+    assert paths
+    for path in paths:
         again = tmp_path / "again" / path.relative_to(tmp_path / "out")
         assert SafetensorsFile(path).metadata == SafetensorsFile(again).metadata
         torch.testing.assert_close(load_file(again), load_file(path), rtol=0, atol=0)
 
 
 def test_embedded_files_are_of_this_recipe() -> None:
-    for path in embedded.FOLDER.rglob("*.safetensors"):
+    paths = list(embedded.FOLDER.rglob("*.safetensors"))
+    assert paths
+    for path in paths:
         assert SafetensorsFile(path).metadata["ltx2rt_recipe_sha256"] == export.recipe_hash(), path
 
 

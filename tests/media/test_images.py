@@ -12,7 +12,7 @@ from PIL import Image, ImageCms
 
 from ltx2rt.errors import MediaError, UsageError
 from ltx2rt.media.images import compress_as_video, load_conditioning_image, read_image
-from ltx2rt.media.resize import bilinear, resize_long_side, resize_to_cover, resize_to_fit
+from ltx2rt.media.resize import bilinear, resize_to_cover, resize_to_fit
 
 
 def picture(height: int = 61, width: int = 91) -> np.ndarray:
@@ -65,11 +65,6 @@ def test_fit_never_enlarges_and_mirrors_the_rest() -> None:
     shrunk = resize_to_fit(image, 4, 4)
     np.testing.assert_array_equal(shrunk[:3], bilinear(image, 3, 4))
     np.testing.assert_array_equal(shrunk[3], shrunk[1])
-
-
-def test_long_side_rounds_the_other_one_down() -> None:
-    assert resize_long_side(np.zeros((37, 51, 3)), 40).shape == (29, 40, 3)
-    assert resize_long_side(np.zeros((51, 37, 3)), 40).shape == (40, 29, 3)
 
 
 def test_empty_sizes_are_refused() -> None:

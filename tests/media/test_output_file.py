@@ -10,7 +10,7 @@ import pytest
 
 from ltx2rt.errors import MediaError, UsageError
 from ltx2rt.media import output_file
-from ltx2rt.media.output_file import OutputFile, require_writable
+from ltx2rt.media.output_file import OutputFile
 from ltx2rt.media.pcm import to_int16, write_wav
 
 
@@ -55,8 +55,8 @@ def test_places_that_cannot_be_written_are_refused_before_any_work(tmp_path: Pat
         ("folder", "it is a folder; give a file name"),
     ):
         with pytest.raises(MediaError, match=message):
-            require_writable(tmp_path / name)
-    require_writable(tmp_path / "folder" / "result.mp4")
+            OutputFile(tmp_path / name)
+    OutputFile(tmp_path / "folder" / "result.mp4").discard()
     assert list((tmp_path / "folder").iterdir()) == []
 
 
@@ -66,7 +66,7 @@ def test_a_folder_that_refuses_files_is_named(tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.setattr(output_file, "FileIO", refuse)
     with pytest.raises(MediaError, match=r"cannot write .*result\.mp4: Permission denied; check free space"):
-        require_writable(tmp_path / "result.mp4")
+        OutputFile(tmp_path / "result.mp4")
 
 
 def test_samples_are_clipped_and_truncated_toward_zero() -> None:

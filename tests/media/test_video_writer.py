@@ -14,7 +14,8 @@ import pytest
 
 from ltx2rt.errors import MediaError, UsageError
 from ltx2rt.media import output_file
-from ltx2rt.media.video_writer import VideoWriter, exact_frame_rate
+from ltx2rt.media.frame_rate import exact_frame_rate
+from ltx2rt.media.video_writer import VideoWriter
 from ltx2rt.media.yuv import yuv420_bt709
 
 WIDTH, HEIGHT = 96, 64

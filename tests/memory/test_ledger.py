@@ -74,15 +74,3 @@ def test_the_peak_may_lie_where_weights_are_loaded() -> None:
     need = Need("a", weights=100, activations=10, working=5)
     assert need.while_loading(12) is need
     assert need.while_loading(40).total == 140
-
-
-def test_pages_of_the_program_go_when_much_more_is_read_than_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ltx2rt.memory.ledger.free_on_machine", lambda: 1000 * MB)
-    monkeypatch.setattr("ltx2rt.memory.ledger.file_resident_bytes", lambda: 40 * MB)
-    ledger = Ledger(None)
-    few, many, after = (
-        ledger.choose([Need(n, weights=10 * MB, streamed=read * MB)]) for n, read in (("a", 1900), ("b", 200), ("c", 0))
-    )
-    assert few.process == ledger.base
-    assert many.process == after.process == ledger.base - 6 * MB
-    assert ledger.peak(many) == many.process + many.total

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import subprocess
+import sys
+
+import av
 import mlx.core as mx
 import numpy as np
 import pytest
 
-from ltx2rt.errors import CheckpointError, MemoryBudgetError
+from ltx2rt.errors import CheckpointError, MemoryBudgetError, OutOfMemory
 from ltx2rt.graph.models.layers.params import Params
 from ltx2rt.memory.ledger import Ledger
 from ltx2rt.memory.measure import resident_bytes
@@ -85,25 +90,93 @@ def refuse(error: Exception) -> None:
         raise error
 
 
-def test_refused_memory_becomes_an_error_that_says_so() -> None:
-    errors = [
-        MemoryError("no"),
-        RuntimeError("[malloc_or_wait] Unable to allocate 5 bytes."),
-        RuntimeError("std::bad_alloc"),
-    ]
-    for error in errors:
-        with pytest.raises(
-            MemoryBudgetError, match=r"stage 'denoise' ran out of memory .*, or lower --height\."
-        ) as caught:
-            refuse(error)
-        assert caught.value.__suppress_context__
-    with pytest.raises(MemoryBudgetError, match="ran out of memory"):
-        refuse(np._core._exceptions._ArrayMemoryError((2,), np.dtype("f4")))
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("std::bad_alloc"),
+        np._core._exceptions._ArrayMemoryError((2,), np.dtype("f4")),
+        av.error.MemoryError(errno.ENOMEM, "Cannot allocate memory"),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+        # Those of the GPU cannot be provoked here; the texts are those of MLX 0.32.4.
+        RuntimeError("[malloc] Unable to allocate 5 bytes."),
+        RuntimeError("[metal::malloc] Attempting to allocate 9 bytes which is greater than the maximum allowed"),
+        RuntimeError("[metal::malloc] Resource limit (499000) exceeded."),
+        RuntimeError("[METAL] Command buffer execution failed: Insufficient Memory (00000008:kIOGPUCommand...)"),
+    ],
+    ids=lambda error: str(error)[:20],
+)
+def test_refused_memory_becomes_an_error_that_says_so(error: Exception) -> None:
+    with pytest.raises(OutOfMemory, match=r"stage 'denoise' ran out of memory .*, or lower --height\.") as caught:
+        refuse(error)
+    assert caught.value.__suppress_context__
+
+
+# The process may take as many addresses as it has, and a few more.
+REFUSING = """
+import mmap, resource, sys, threading, time
+import mlx.core as mx
+import numpy as np
+import psutil
+from ltx2rt.errors import OutOfMemory
+from ltx2rt.memory.stage import StageRunner
+
+mx.eval(mx.ones(4))
+with StageRunner().stage("before"):
+    pass
+
+def threads():
+    for _ in range(1000):
+        threading.Thread(target=time.sleep, args=(3,), daemon=True).start()
+
+def stream():
+    taken = []
+    try:
+        while True:
+            taken.append(mmap.mmap(-1, 4 << 20))
+    except OSError:
+        mx.eval(mx.add(mx.ones(4), 1, stream=mx.new_stream(mx.cpu)))  # whose thread has no room for its stack
+
+ways = {
+    "numpy": lambda: np.ones(1 << 28),
+    "bytes": lambda: bytearray(1 << 30),
+    "mmap": lambda: mmap.mmap(-1, 1 << 30),
+    "thread": threads,
+    "stream": stream,
+}
+now = psutil.Process().memory_info().vms + (80 << 20)
+resource.setrlimit(resource.RLIMIT_AS, (now, now))
+try:
+    with StageRunner().stage("denoise"):
+        ways[sys.argv[1]]()
+except OutOfMemory as error:
+    sys.stdout.write(str(error))
+    sys.stdout.flush()
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux's address space limit")
+@pytest.mark.parametrize(
+    ("way", "words"),
+    [
+        ("numpy", "Unable to allocate"),
+        ("bytes", "the system refused it"),
+        ("mmap", "Cannot allocate memory"),
+        ("thread", "can't start new thread"),
+        ("stream", "Resource temporarily unavailable"),
+    ],
+)
+def test_memory_that_the_system_really_refuses(way: str, words: str) -> None:
+    done = subprocess.run([sys.executable, "-c", REFUSING, way], capture_output=True, text=True, timeout=120)
+    assert done.stdout.startswith("stage 'denoise' ran out of memory ("), done.stdout + done.stderr
+    assert words in done.stdout
+    assert "the limit of the shell (ulimit -v) leaves" in done.stdout
 
 
 def test_other_errors_pass() -> None:
     with pytest.raises(RuntimeError, match="something else"):
-        refuse(RuntimeError("something else"))
+        refuse(RuntimeError("something else, [malloc] Unable to allocate"))
+    with pytest.raises(OSError, match="No space"):
+        refuse(OSError(errno.ENOSPC, "No space left on device"))
     with pytest.raises(CheckpointError):
         refuse(CheckpointError("[malloc"))
 

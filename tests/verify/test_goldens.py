@@ -1,31 +1,46 @@
-"""Every golden case in reach, when the golden folder lies beside the project."""
+"""Every golden file of the project's corpus, and of the folders that LTX2RT_GOLDENS names."""
 
 from __future__ import annotations
 
+import json
+import os
 from pathlib import Path
 
 import pytest
 
+from ltx2rt.graph.pipelines import PIPELINES
 from ltx2rt.verify import runner
-from ltx2rt.verify.golden import Case, GoldenFile
+from ltx2rt.verify.coverage import file_not_covered
+from ltx2rt.verify.golden import GoldenFile
+from ltx2rt.verify.saved_run import pipeline_of
 
-ROOT = Path(__file__).parents[3] / "shared" / "goldens"
-
-
-def cases() -> list[Case]:
-    if not ROOT.is_dir():
-        return []
-    files = [GoldenFile(path, ROOT) for path in runner.golden_files(ROOT)]
-    return [case for golden in files for finder in runner.FINDERS for case in finder(golden)]
+CORPUS = Path(__file__).parents[1] / "goldens"
+FURTHER = [Path(folder) for folder in os.environ.get("LTX2RT_GOLDENS", "").split(os.pathsep) if folder]
 
 
-def test_goldens_are_present() -> None:
-    if not ROOT.is_dir():
-        pytest.skip("put the golden folder at ../shared/goldens to compare with the official code's results")
-    assert len(cases()) > 50
+def files() -> list[tuple[Path, Path]]:
+    """Every golden file that must be compared, with its corpus."""
+    return [
+        (root, path)
+        for root in (CORPUS, *FURTHER)
+        for path in runner.golden_files(root)
+        if file_not_covered(path.relative_to(root).as_posix()) is None
+    ]
 
 
-@pytest.mark.parametrize("case", cases(), ids=lambda case: case.name)
-def test_golden(case: Case) -> None:
-    result = runner.run_case(case)
-    assert result.status == "pass", f"{result.detail}: error {result.error} > {result.tolerance}"
+@pytest.mark.parametrize(("root", "path"), files(), ids=lambda path: path.name)
+def test_golden_file(root: Path, path: Path) -> None:
+    results = list(runner.run_file(path, root))
+    assert any(result.status == "pass" for result in results)
+    assert [result for result in results if result.status == "fail"] == []
+
+
+def test_the_corpus_is_complete() -> None:
+    listed = set(json.loads((CORPUS / "INDEX.json").read_text()))
+    assert listed == {path.relative_to(CORPUS).as_posix() for path in runner.golden_files(CORPUS)}
+    assert sum(path.stat().st_size for path in CORPUS.rglob("*") if path.is_file()) <= 16_000_000
+
+
+def test_the_corpus_has_every_pipeline_that_the_official_code_has() -> None:
+    goldens = [GoldenFile(path, CORPUS) for path in (CORPUS / "pipelines").glob("*.safetensors")]
+    assert PIPELINES.keys() - {pipeline_of(golden) for golden in goldens} == {"extend"}

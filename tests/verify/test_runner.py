@@ -27,7 +27,7 @@ def check(actual: float, expected: float, atol: float) -> Check:
         ([check(1.0, 1.0, 1e-3), check(1.1, 1.0, 1e-3)], "fail"),
         ([check(float("nan"), 1.0, 1e9)], "fail"),
         ([Check("x", np.zeros(3), np.zeros(4), 1.0)], "fail"),
-        ([], "not-covered"),
+        ([], "fail"),
     ],
 )
 def test_status_of_a_case(checks: list[Check], status: str) -> None:
@@ -50,29 +50,48 @@ def test_an_error_of_ours_fails_the_case() -> None:
     assert "no such thing" in result.detail
 
 
-def folder(tmp_path: Path, **tensors: np.ndarray) -> Path:
+def folder(tmp_path: Path, name: str = "unheard_of", **tensors: np.ndarray) -> Path:
     (tmp_path / "components").mkdir()
-    write_safetensors(tmp_path / "components" / "unheard_of.safetensors", tensors, {})
+    write_safetensors(tmp_path / "components" / f"{name}.safetensors", tensors, {})
     return tmp_path
 
 
-def test_unknown_files_are_not_covered(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_that_no_case_knows_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = folder(tmp_path, a=np.zeros(3, np.float32))
-    assert run_command(["verify", "--goldens", str(root), "--json"]) == 1  # nothing was compared
+    assert run_command(["verify", "--goldens", str(root), "--json"]) == 1
     (case,) = json.loads(capsys.readouterr().out)["cases"]
     assert case["name"] == "unheard_of.safetensors"
-    assert case["status"] == "not-covered"
+    assert case["status"] == "fail"
+    assert "no case knows this file" in case["detail"]
 
 
-def test_unread_tensors_are_not_covered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_is_listed_as_not_covered_is_no_failure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = folder(tmp_path, "25_joint_attention", a=np.zeros(3, np.float32))
+    (root / "formats").mkdir()
+    (root / "formats" / "x.expected.json").write_text("{}")
+    assert run_command(["verify", "--goldens", str(root)]) == 0
+    assert "0 passed, 0 failed, 2 not covered" in capsys.readouterr().out
+    assert run_command(["verify", "--goldens", str(root), "--only", "no such case"]) == 1
+
+
+def test_a_result_that_no_case_uses_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = folder(tmp_path, a=np.ones(3, np.float32), b=np.ones(3, np.float32))
 
     def finder(golden: GoldenFile) -> Iterable[Case]:
-        yield Case(f"{golden.name}/a", lambda: [Check("a", np.ones(3), golden["a"], 0.0)])
+        yield Case(f"{golden.name}/a", lambda: [golden.check("a", np.ones(3), 0.0)])
 
     monkeypatch.setattr(runner, "FINDERS", (finder,))
     statuses = {result.name: result.status for result in runner.run(root)}
-    assert statuses == {"unheard_of.safetensors/a": "pass", "unheard_of.safetensors/unread": "not-covered"}
+    assert statuses == {"unheard_of.safetensors/a": "pass", "unheard_of.safetensors/unread": "fail"}
+
+
+def test_several_folders_are_verified(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    one = folder(tmp_path / "one", "25_text")
+    two = folder(tmp_path / "two", a=np.zeros(1, np.float32))
+    assert run_command(["verify", "--goldens", str(one), "--goldens", str(two)]) == 1
+    assert "0 passed, 1 failed, 1 not covered" in capsys.readouterr().out
 
 
 def test_a_folder_without_goldens_is_a_usage_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -92,17 +92,6 @@ def test_settings_in_the_file_do_not_matter(tokenizer: GemmaTokenizer) -> None:
         np.testing.assert_array_equal(other.encode(text), tokenizer.encode(text))
 
 
-def test_padding_goes_left(tokenizer: GemmaTokenizer) -> None:
-    ids = tokenizer.encode("a red ball")
-    padded, mask = tokenizer.padded(ids)
-    assert padded.shape == mask.shape == (1024,)
-    assert padded[:1020].tolist() == [0] * 1020
-    assert padded[1020:].tolist() == ids.tolist()
-    assert mask.tolist() == [0] * 1020 + [1] * 4
-    with pytest.raises(ValueError, match="at most 1024 entries, got 1025"):
-        tokenizer.padded(np.zeros(1025, dtype=np.int32))
-
-
 def test_embedded_vocabulary(tokenizer: GemmaTokenizer, tool: Any) -> None:
     vocabulary = embedded_json()["model"]["vocab"]
     fixed = ("<pad>", "<eos>", "<bos>", "<unk>", "<0x00>", "<0xFF>")

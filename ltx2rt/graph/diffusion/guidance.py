@@ -16,7 +16,7 @@ from ltx2rt.graph.diffusion.precision import Float32Array, StateDtype, round_to
 
 @dataclass(frozen=True)
 class ApgOptions:
-    """Adaptive projected guidance in place of plain classifier-free guidance (see `apg_delta`).
+    """Adaptive projected guidance in place of plain classifier-free guidance (see `MomentumApg`).
 
     Attributes:
         eta: weight of the part along the prediction.
@@ -140,35 +140,6 @@ def combine_predictions(
     return round_to(guided, dtype)
 
 
-def cfg_delta(scale: float, cond: Float32Array, uncond: Float32Array) -> Float32Array:
-    """What classifier-free guidance adds to ``cond``: ``(scale - 1)*(cond - uncond)``."""
-    return np.float32(scale - 1) * (cond - uncond)
-
-
-def cfg_star_delta(scale: float, cond: Float32Array, uncond: Float32Array) -> Float32Array:
-    """As `cfg_delta`, with ``uncond`` first scaled per batch row to the part of ``cond`` that lies along it."""
-    return np.float32(scale - 1) * (cond - _projection(cond, uncond))
-
-
-def stg_delta(scale: float, cond: Float32Array, perturbed: Float32Array) -> Float32Array:
-    """What perturbation guidance adds to ``cond``: ``scale*(cond - perturbed)``."""
-    return np.float32(scale) * (cond - perturbed)
-
-
-def apg_delta(
-    scale: float, cond: Float32Array, uncond: Float32Array, *, eta: float = 1.0, norm_threshold: float = 0.0
-) -> Float32Array:
-    """Adaptive projected guidance: `cfg_delta` whose part along ``cond`` is weighted by ``eta``.
-
-    Args:
-        scale: guidance strength; 1 = none.
-        cond, uncond: denoised predictions (B, T, C).
-        eta: weight of the parallel part.
-        norm_threshold: largest norm of ``cond - uncond`` over the last three axes; 0 = no limit.
-    """
-    return np.float32(scale - 1) * _project_guidance(cond - uncond, cond, eta, norm_threshold)
-
-
 class MomentumApg:
     """Adaptive projected guidance over a running sum of differences; one object per stream and run.
 
@@ -185,7 +156,8 @@ class MomentumApg:
         momentum: float = 0.0,
         running: Float32Array | None = None,
     ) -> None:
-        """Strength ``scale`` (0 = none, unlike `apg_delta`); ``momentum`` weights the sum of earlier differences."""
+        """Strength ``scale`` (0 = none, one less than a guidance scale); ``momentum`` weights the sum of earlier
+        differences."""
         self._scale = scale
         self._eta = eta
         self._norm_threshold = norm_threshold

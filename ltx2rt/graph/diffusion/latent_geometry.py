@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ltx2rt.errors import UsageError
+from ltx2rt.spelling import spelled
 
 AUDIO_SAMPLE_RATE_HZ = 16000
 AUDIO_HOP_SAMPLES = 160
@@ -122,7 +123,7 @@ def audio_latent_frames(num_frames: int, frame_rate: float) -> int:
 def check_frame_rate(frame_rate: float) -> None:
     """Raise `UsageError` unless ``frame_rate`` is a positive finite number of frames/s."""
     if not 0 < frame_rate < float("inf"):
-        raise UsageError(f"frame_rate must be a positive number of frames per second, got {frame_rate}.")
+        raise UsageError(f"{spelled('frame_rate')} must be a positive number of frames per second, got {frame_rate}.")
 
 
 def check_num_frames(num_frames: int, *, scale: VideoScale = VIDEO_SCALE) -> None:
@@ -132,7 +133,7 @@ def check_num_frames(num_frames: int, *, scale: VideoScale = VIDEO_SCALE) -> Non
         return
     below = (num_frames - 1) // step * step + 1
     choices = f"{below + step} or {below}" if below >= 1 else "1"
-    raise UsageError(f"num_frames must be {step}*k + 1, got {num_frames}; use {choices}.")
+    raise UsageError(f"{spelled('num_frames')} must be {step}*k + 1, got {num_frames}; use {choices}.")
 
 
 def check_resolution(height: int, width: int, *, multiple: int | tuple[int, int]) -> None:
@@ -148,4 +149,6 @@ def check_resolution(height: int, width: int, *, multiple: int | tuple[int, int]
             continue
         below = size // step * step
         choices = f"{below + step} or {below}" if below > 0 else str(step)
-        raise UsageError(f"{name} must be a multiple of {step}, got {size} (of {height}x{width}); use {choices}.")
+        raise UsageError(
+            f"{spelled(name)} must be a multiple of {step}, got {size} (of {height}x{width}); use {choices}."
+        )

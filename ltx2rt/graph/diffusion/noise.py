@@ -123,8 +123,13 @@ class RecordedNoise:
     """Plays back saved draws in order; for golden files and for repeating runs made with another generator."""
 
     def __init__(self, draws: Iterable[NDArray[Any]]) -> None:
-        self._draws = iter(draws)
+        self._draws = list(draws)
         self._count = 0
+
+    @property
+    def left(self) -> int:
+        """How many saved draws were not asked for yet."""
+        return len(self._draws) - self._count
 
     def normal(self, shape: tuple[int, ...], dtype: NoiseDtype = "float32") -> NDArray[Any]:
         """The next saved draw.
@@ -132,9 +137,9 @@ class RecordedNoise:
         Raises:
             ValueError: if none is left or the next one has another shape.
         """
-        draw = next(self._draws, None)
-        if draw is None:
+        if not self.left:
             raise ValueError(f"Only {self._count} noise draws were recorded, but another {shape} was asked for.")
+        draw = self._draws[self._count]
         if draw.shape != shape:
             raise ValueError(f"Recorded noise {self._count} has shape {draw.shape}, but {shape} was asked for.")
         self._count += 1

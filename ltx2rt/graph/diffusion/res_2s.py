@@ -52,9 +52,10 @@ class Res2sOptions:
     masked_timesteps: bool = False
 
 
-def res_2s_evaluations(steps: int) -> int:
-    """Model evaluations of a run over ``steps + 1`` sigmas that end in 0."""
-    return 2 * steps + 1
+def res_2s_evaluations(sigmas: ArrayLike) -> int:
+    """Model evaluations of a run over (N + 1,) sigmas: two a step, and one more where they end in 0."""
+    schedule = check_sigmas(sigmas)
+    return 2 * (schedule.size - 1) + int(schedule[-1] == 0)
 
 
 def res_2s_loop(

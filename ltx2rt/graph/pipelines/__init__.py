@@ -1,13 +1,14 @@
-"""Every pipeline under the name a user gives it."""
+"""Every pipeline under the name a user gives it. A new one is a module here and a line in `_MODULES`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import difflib
 
+from ltx2rt.errors import UsageError
 from ltx2rt.graph.pipelines import (
     audio_to_video,
     distilled,
+    extend,
     ic_lora,
     keyframe_interpolation,
     one_stage,
@@ -16,99 +17,51 @@ from ltx2rt.graph.pipelines import (
     two_stage,
     two_stage_hq,
 )
-from ltx2rt.graph.stages.model_files import ModelFiles
-from ltx2rt.graph.stages.request import Request
-from ltx2rt.graph.stages.run import GeneratedClip, Run
+from ltx2rt.graph.pipelines.pipeline import PipelineEntry
+from ltx2rt.graph.settings.settings import topic_of
+
+_MODULES = (
+    distilled,
+    one_stage,
+    two_stage,
+    two_stage_hq,
+    ic_lora,
+    keyframe_interpolation,
+    audio_to_video,
+    retake,
+    extend,
+    text_to_audio,
+)
+PIPELINES: dict[str, PipelineEntry] = {module.PIPELINE.name: module.PIPELINE for module in _MODULES}
+
+# Chooses among the pipelines by the kind of checkpoint.
+AUTOMATIC = "text-to-video"
+PIPELINE_NAMES = (AUTOMATIC, *PIPELINES)
 
 
-@dataclass(frozen=True)
-class PipelineEntry:
-    """One pipeline.
+def pipeline_name(text: str) -> str:
+    """The name of a pipeline that is written with underscores or in the spelling of another program.
 
-    Attributes:
-        check: raises when a request cannot work; loads nothing.
-        generate: runs it.
-        two_stage: renders at half size first.
-        guided: uses negative prompt, steps and guidance strengths.
-        summary: one line for users.
+    Raises:
+        UsageError: no such pipeline; names the nearest one.
     """
+    name = text.replace("_", "-")
+    name = next((entry.name for entry in PIPELINES.values() if name in entry.aliases), name)
+    if name not in PIPELINE_NAMES:
+        near = difflib.get_close_matches(name, PIPELINE_NAMES, n=1)
+        hint = f"did you mean {near[0]}? All are" if near else "use one of"
+        raise UsageError(f"unknown pipeline {text!r}; {hint} {', '.join(PIPELINE_NAMES)}.")
+    return name
 
-    check: Callable[[Request, ModelFiles], None]
-    generate: Callable[[Run], GeneratedClip]
-    two_stage: bool
-    guided: bool
-    summary: str
+
+def pipeline_for(name: str, variant: str) -> PipelineEntry:
+    """The pipeline of that name; ``text-to-video`` is the one for the variant of the checkpoint."""
+    if name != AUTOMATIC:
+        return PIPELINES[name]
+    return next(entry for entry in PIPELINES.values() if entry.automatic and entry.variant == variant)
 
 
-PIPELINES: dict[str, PipelineEntry] = {
-    "distilled": PipelineEntry(
-        distilled.check,
-        distilled.generate,
-        two_stage=True,
-        guided=False,
-        summary="distilled checkpoint: 8 steps at half size, latent upscaling, 3 steps at full size",
-    ),
-    "one-stage": PipelineEntry(
-        one_stage.check,
-        one_stage.generate,
-        two_stage=False,
-        guided=True,
-        summary="dev checkpoint: guided sampling at full size",
-    ),
-    "two-stage": PipelineEntry(
-        two_stage.check,
-        two_stage.generate,
-        two_stage=True,
-        guided=True,
-        summary="dev checkpoint and distilled LoRA: guided at half size, refined at full size",
-    ),
-    "two-stage-hq": PipelineEntry(
-        two_stage_hq.check,
-        two_stage_hq.generate,
-        two_stage=True,
-        guided=True,
-        summary="as two-stage with the second-order res_2s sampler",
-    ),
-    "ic-lora": PipelineEntry(
-        ic_lora.check,
-        ic_lora.generate,
-        two_stage=True,
-        guided=False,
-        summary="distilled checkpoint and IC-LoRA: control videos steer the clip",
-    ),
-    "keyframe-interpolation": PipelineEntry(
-        keyframe_interpolation.check,
-        keyframe_interpolation.generate,
-        two_stage=True,
-        guided=True,
-        summary="dev checkpoint and distilled LoRA: a clip between given key frames",
-    ),
-    "audio-to-video": PipelineEntry(
-        audio_to_video.check,
-        audio_to_video.generate,
-        two_stage=True,
-        guided=True,
-        summary="dev checkpoint and distilled LoRA: given sound drives the video",
-    ),
-    "retake": PipelineEntry(
-        retake.check,
-        retake.generate,
-        two_stage=False,
-        guided=True,
-        summary="a time range of an existing clip is generated anew",
-    ),
-    "extend": PipelineEntry(
-        retake.check,
-        retake.generate,
-        two_stage=False,
-        guided=True,
-        summary="an existing clip goes on, forwards or backwards",
-    ),
-    "text-to-audio": PipelineEntry(
-        text_to_audio.check,
-        text_to_audio.generate,
-        two_stage=False,
-        guided=True,
-        summary="dev checkpoint: sound alone",
-    ),
-}
+def pipelines_taking(setting: str) -> tuple[str, ...]:
+    """The pipelines that take a setting; empty: all of them."""
+    topic = topic_of(setting)
+    return tuple(entry.name for entry in PIPELINES.values() if topic in entry.topics) if topic else ()

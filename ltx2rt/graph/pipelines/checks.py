@@ -1,16 +1,17 @@
-"""Checks of a request against its files, made before anything is loaded."""
+"""Checks of a run's inputs against its files, made before anything is loaded."""
 
 from __future__ import annotations
 
 from ltx2rt.errors import UsageError
 from ltx2rt.graph.diffusion.latent_geometry import check_frame_rate, check_num_frames, check_resolution
 from ltx2rt.graph.models.upscaler.model import LatentUpscalerConfig
+from ltx2rt.graph.stages.inputs import GenerationInputs
 from ltx2rt.graph.stages.model_files import ModelFiles
-from ltx2rt.graph.stages.request import Request
+from ltx2rt.spelling import spelled
 
 
-def check_request(
-    request: Request,
+def check_inputs(
+    inputs: GenerationInputs,
     files: ModelFiles,
     *,
     multiple: int | None,
@@ -21,7 +22,7 @@ def check_request(
     """What every pipeline requires.
 
     Args:
-        request, files: what is asked for and what is there.
+        inputs, files: what is asked for and what is there.
         multiple: of which height and width must be multiples; None: no video.
         upscaler: a spatial upscaler is needed.
         guided: a negative context is needed where classifier-free guidance is on.
@@ -30,15 +31,17 @@ def check_request(
     Raises:
         UsageError: a value or a combination cannot work; the message says what to give.
     """
-    request.check()
-    check_num_frames(request.num_frames)
-    check_frame_rate(float(request.frame_rate))
+    inputs.check()
+    check_num_frames(inputs.num_frames)
+    check_frame_rate(float(inputs.frame_rate))
     if multiple is not None:
-        check_resolution(request.height, request.width, multiple=multiple)
-    if request.context is None and files.text_encoder is None:
-        raise UsageError("the text encoder is missing; give the Gemma folder with --gemma-root, or --embedding.")
+        check_resolution(inputs.height, inputs.width, multiple=multiple)
+    if inputs.context is None and files.text_encoder is None:
+        raise UsageError(
+            f"the text encoder is missing; give {spelled('text_encoder', 'FOLDER')}, or {spelled('embedding', 'FILE')}."
+        )
     if upscaler and files.spatial_upscaler is None:
-        raise UsageError("this pipeline works in two stages; give the upscaler with --spatial-upsampler-path.")
+        raise UsageError(f"this pipeline works in two stages; give the upscaler with {spelled('spatial_upscaler')}.")
     if upscaler and files.spatial_upscaler is not None:
         config = LatentUpscalerConfig.from_dict(files.spatial_upscaler.section("upscaler"))
         if (config.up, config.down) != (2, 1):
@@ -47,16 +50,20 @@ def check_request(
                 f"{config.up / config.down:g} times; give the x2 upscaler."
             )
     for wanted, file, axis in (
-        (request.upscale_spatial, files.spatial_upscaler, "spatial"),
-        (request.upscale_temporal, files.temporal_upscaler, "temporal"),
+        (inputs.settings.upscale_spatial, files.spatial_upscaler, "spatial"),
+        (inputs.settings.upscale_temporal, files.temporal_upscaler, "temporal"),
     ):
         if wanted and file is None:
-            raise UsageError(f"--upscale-{axis} needs its upscaler; give it with --{axis}-upsampler-path.")
+            raise UsageError(
+                f"{spelled(f'upscale_{axis}')} needs its upscaler; give it with {spelled(f'{axis}_upscaler')}."
+            )
     if distilled_lora and not files.distilled_lora:
-        raise UsageError("the second stage of this pipeline needs the distilled LoRA; give it with --distilled-lora.")
+        raise UsageError(
+            f"the second stage of this pipeline needs the distilled LoRA; give it with {spelled('distilled_lora')}."
+        )
     if guided:
-        needs_negative = request.video_guider.needs_uncond or request.audio_guider.needs_uncond
-        if request.context is not None and request.negative_context is None and needs_negative:
+        needs_negative = inputs.video_guider.needs_uncond or inputs.audio_guider.needs_uncond
+        if inputs.context is not None and inputs.negative_context is None and needs_negative:
             raise UsageError(
                 "the embedding holds no negative prompt, which classifier-free guidance needs; encode it with one, "
                 "or turn guidance off with scales of 1."

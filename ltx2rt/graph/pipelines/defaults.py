@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from fractions import Fraction
 
 from ltx2rt.graph.diffusion.guidance import GuiderParams
 
@@ -24,7 +25,7 @@ class GenerationDefaults:
     height: int
     width: int
     num_frames: int
-    frame_rate: float
+    frame_rate: Fraction
     num_inference_steps: int
     video_guider: GuiderParams
     audio_guider: GuiderParams
@@ -54,7 +55,7 @@ def defaults_for(model_version: tuple[int, ...]) -> GenerationDefaults:
         height=512,
         width=768,
         num_frames=121,
-        frame_rate=24.0,
+        frame_rate=Fraction(24),
         num_inference_steps=30 if model_version >= (2, 3) else 40,
         video_guider=GuiderParams(
             cfg_scale=3.0, stg_scale=1.0, rescale_scale=0.7, modality_scale=3.0, skip_step=0, stg_blocks=(stg_block,)

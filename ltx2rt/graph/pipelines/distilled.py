@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from ltx2rt.graph.diffusion.schedules import distilled_sigmas, distilled_stage_2_sigmas
-from ltx2rt.graph.pipelines.checks import check_request
+from ltx2rt.graph.pipelines.checks import check_inputs
+from ltx2rt.graph.pipelines.pipeline import PipelineEntry
 from ltx2rt.graph.pipelines.refinement import Conditions, first_stage, second_stage
+from ltx2rt.graph.settings.settings import FRAMES, IMAGES, LENGTH, SIZE
 from ltx2rt.graph.stages.decode.stage import finish
 from ltx2rt.graph.stages.denoise.stage import Sampling
+from ltx2rt.graph.stages.inputs import GenerationInputs
 from ltx2rt.graph.stages.model_files import ModelFiles
-from ltx2rt.graph.stages.request import Request
 from ltx2rt.graph.stages.run import GeneratedClip, Run
 from ltx2rt.graph.stages.text.stage import positive_context
 
 
-def check(request: Request, files: ModelFiles) -> None:
+def check(inputs: GenerationInputs, files: ModelFiles) -> None:
     """Raise UsageError or CheckpointError when the run cannot work; loads nothing."""
-    check_request(request, files, multiple=64, upscaler=True)
+    check_inputs(inputs, files, multiple=64, upscaler=True)
 
 
 def generate(run: Run) -> GeneratedClip:
@@ -24,3 +26,20 @@ def generate(run: Run) -> GeneratedClip:
     first = first_stage(run, Sampling(distilled_sigmas(), run.files.loras), conditions)
     final = second_stage(run, Sampling(distilled_stage_2_sigmas(), run.files.loras), conditions, first)
     return finish(run, final.video, final.audio)
+
+
+PIPELINE = PipelineEntry(
+    name="distilled",
+    summary="8 steps at half size, latent upscaling, 3 steps at full size",
+    checkpoint="distilled",
+    size="multiples of 64",
+    example='--pipeline distilled --prompt "a red circle moves left"',
+    files=("spatial_upscaler",),
+    variant="distilled",
+    two_stage=True,
+    enhancement_seed=42,
+    automatic=True,
+    topics=frozenset({FRAMES, IMAGES, LENGTH, SIZE}),
+    check=check,
+    generate=generate,
+)

@@ -11,32 +11,36 @@ from ltx2rt.graph.diffusion.conditioning import (
 )
 from ltx2rt.graph.diffusion.latent_geometry import VideoLatentShape
 from ltx2rt.graph.diffusion.schedules import distilled_sigmas, distilled_stage_2_sigmas
-from ltx2rt.graph.pipelines.checks import check_request
+from ltx2rt.graph.pipelines.checks import check_inputs
+from ltx2rt.graph.pipelines.pipeline import PipelineEntry
 from ltx2rt.graph.pipelines.refinement import Conditions, first_stage, second_stage
+from ltx2rt.graph.settings.settings import FRAMES, IMAGES, LENGTH, REFERENCES, SIZE
 from ltx2rt.graph.stages.decode.stage import finish
 from ltx2rt.graph.stages.denoise.stage import Sampling
 from ltx2rt.graph.stages.denoise.states import VideoItem
 from ltx2rt.graph.stages.encode.stage import encode_pixels
+from ltx2rt.graph.stages.inputs import GenerationInputs
+from ltx2rt.graph.stages.media_inputs import open_references
 from ltx2rt.graph.stages.model_files import ModelFiles
-from ltx2rt.graph.stages.request import Request
 from ltx2rt.graph.stages.run import GeneratedClip, Run
 from ltx2rt.graph.stages.text.stage import positive_context
+from ltx2rt.spelling import spelled
 
 
-def check(request: Request, files: ModelFiles) -> None:
+def check(inputs: GenerationInputs, files: ModelFiles) -> None:
     """Raise UsageError or CheckpointError when the run cannot work; loads nothing."""
-    check_request(request, files, multiple=64, upscaler=not request.skip_stage_2)
+    check_inputs(inputs, files, multiple=64, upscaler=not inputs.settings.skip_stage_2)
     if not files.loras:
-        raise UsageError("ic-lora needs an IC-LoRA; give --lora FILE STRENGTH.")
-    if not request.references and not request.images:
-        raise UsageError("ic-lora needs a control video or an image; give --video-conditioning FILE STRENGTH.")
+        raise UsageError(f"{PIPELINE.name} needs an IC-LoRA; give {spelled('loras')}.")
+    if not inputs.media.references and not inputs.media.images:
+        raise UsageError(f"{PIPELINE.name} needs a control video or an image; give {spelled('video_conditioning')}.")
     downscale, _ = reference_factors(files)
-    if (request.height // 2) % (32 * downscale) or (request.width // 2) % (32 * downscale):
+    if (inputs.height // 2) % (32 * downscale) or (inputs.width // 2) % (32 * downscale):
         raise UsageError(
             f"this IC-LoRA takes references at 1/{downscale} of the size: height and width must be multiples of "
-            f"{64 * downscale}, got {request.height}x{request.width}."
+            f"{64 * downscale}, got {inputs.height}x{inputs.width}."
         )
-    mask = request.attention_mask
+    mask = inputs.media.attention_mask
     if mask is not None and not 0.0 <= mask.strength <= 1.0:
         raise UsageError(f"the attention strength must be between 0 and 1, got {mask.strength}.")
 
@@ -48,7 +52,7 @@ def generate(run: Run) -> GeneratedClip:
     """
     conditions = Conditions(positive_context(run))
     first = first_stage(run, Sampling(distilled_sigmas(), run.files.loras), conditions, lambda: reference_items(run))
-    if run.request.skip_stage_2:
+    if run.inputs.settings.skip_stage_2:
         return finish(run, first.video, first.audio)
     final = second_stage(run, Sampling(distilled_stage_2_sigmas()), conditions, first)
     return finish(run, final.video, final.audio)
@@ -67,27 +71,43 @@ def reference_factors(files: ModelFiles) -> tuple[int, int]:
 
 def reference_items(run: Run) -> list[VideoItem]:
     """The control videos, encoded at the reference size of the first stage."""
-    request = run.request
+    inputs = run.inputs
     downscale, temporal_scale = reference_factors(run.files)
-    height, width = request.height // 2, request.width // 2
+    height, width = inputs.height // 2, inputs.width // 2
     small = (height // downscale, width // downscale)
     clips = []
-    for reference in request.references:
-        frames = reference.frames(*small, request.num_frames)
+    for reference in inputs.media.references:
+        frames = reference.frames(*small, inputs.num_frames)
         if temporal_scale != 1:
             frames = frames[reference_frame_indices(len(frames), temporal_scale)]
         clips.append(frames[: (len(frames) - 1) // 8 * 8 + 1])
     items: list[VideoItem] = []
-    for reference, latent in zip(request.references, encode_pixels(run, "reference encoder", clips), strict=True):
+    for reference, latent in zip(inputs.media.references, encode_pixels(run, "reference encoder", clips), strict=True):
         item = AppendReferenceVideo(latent, downscale, temporal_scale, reference.strength)
-        mask = request.attention_mask
+        mask = inputs.media.attention_mask
         if mask is None or (mask.weights is None and mask.strength == 1.0):
             items.append(item)
         elif mask.weights is None:
             items.append(WithAttentionStrength(item, mask.strength))
         else:
             _, f, h, w, _ = latent.shape
-            weights = mask.weights(*small, request.num_frames)[None]
+            weights = mask.weights(*small, inputs.num_frames)[None]
             tokens = mask_video_to_tokens(weights, VideoLatentShape(f, h, w)) * mask.strength
             items.append(WithAttentionStrength(item, tokens))
     return items
+
+
+PIPELINE = PipelineEntry(
+    name="ic-lora",
+    summary="control videos steer the clip",
+    checkpoint="distilled, with upscaler and IC-LoRA",
+    size="multiples of 64",
+    example='--pipeline ic-lora --prompt "a red circle moves left" --video-conditioning {clip}',
+    open_media=open_references,
+    files=("spatial_upscaler", "loras"),
+    variant="distilled",
+    two_stage=True,
+    topics=frozenset({FRAMES, IMAGES, LENGTH, REFERENCES, SIZE}),
+    check=check,
+    generate=generate,
+)

@@ -4,22 +4,35 @@ from __future__ import annotations
 
 from ltx2rt.errors import UsageError
 from ltx2rt.graph.diffusion.schedules import distilled_stage_2_sigmas
-from ltx2rt.graph.pipelines.checks import check_request
+from ltx2rt.graph.pipelines.checks import check_inputs
+from ltx2rt.graph.pipelines.pipeline import PipelineEntry
 from ltx2rt.graph.pipelines.refinement import Conditions, first_stage, second_stage
+from ltx2rt.graph.settings.settings import (
+    AUDIO_GUIDANCE,
+    AUDIO_MODALITY_GUIDANCE,
+    FIRST_ORDER,
+    FRAMES,
+    IMAGES,
+    LENGTH,
+    NEGATIVE,
+    SIZE,
+    VIDEO_GUIDANCE,
+)
 from ltx2rt.graph.stages.decode.stage import finish
 from ltx2rt.graph.stages.denoise.stage import Sampling, guided_sampling
+from ltx2rt.graph.stages.inputs import GenerationInputs
 from ltx2rt.graph.stages.model_files import ModelFiles
-from ltx2rt.graph.stages.request import Request
 from ltx2rt.graph.stages.run import GeneratedClip, Run
 from ltx2rt.graph.stages.text.stage import guided_contexts
+from ltx2rt.spelling import spelled
 
 
-def check(request: Request, files: ModelFiles) -> None:
+def check(inputs: GenerationInputs, files: ModelFiles) -> None:
     """Raise UsageError or CheckpointError when the run cannot work; loads nothing."""
-    check_request(request, files, multiple=64, upscaler=True, guided=True, distilled_lora=True)
-    if not request.images:
-        raise UsageError("keyframe interpolation needs at least one key frame; give --image PATH FRAME STRENGTH.")
-    frames = [image.frame_index for image in request.images]
+    check_inputs(inputs, files, multiple=64, upscaler=True, guided=True, distilled_lora=True)
+    if not inputs.media.images:
+        raise UsageError(f"keyframe interpolation needs at least one key frame; give {spelled('images')}.")
+    frames = [image.frame_index for image in inputs.media.images]
     repeated = sorted({frame for frame in frames if frames.count(frame) > 1})
     if repeated:
         raise UsageError(f"two key frames stand at frame {repeated[0]}; give each its own frame index.")
@@ -27,15 +40,32 @@ def check(request: Request, files: ModelFiles) -> None:
 
 def generate(run: Run) -> GeneratedClip:
     """Source: Lightricks/LTX-2 ltx_pipelines/keyframe_interpolation.py @ v1.2.0."""
-    request, files = run.request, run.files
+    inputs, files = run.inputs, run.files
     conditions = Conditions(*guided_contexts(run), append_all_images=True)
     guided = guided_sampling(
-        request,
+        inputs,
         files.loras,
-        video_guider=request.video_guider,
-        audio_guider=request.audio_guider,
+        video_guider=inputs.video_guider,
+        audio_guider=inputs.audio_guider,
     )
     first = first_stage(run, guided, conditions)
     refine = Sampling(distilled_stage_2_sigmas(), (*files.loras, *files.distilled_lora))
     final = second_stage(run, refine, conditions, first)
     return finish(run, final.video, final.audio)
+
+
+PIPELINE = PipelineEntry(
+    name="keyframe-interpolation",
+    summary="a clip between given pictures",
+    checkpoint="dev, with upscaler and distilled LoRA",
+    size="multiples of 64",
+    example='--pipeline keyframe-interpolation --prompt "a red circle moves left" --image {image} 0 --image {image} 24',
+    files=("spatial_upscaler", "distilled_lora"),
+    two_stage=True,
+    aliases=("keyframe",),
+    topics=frozenset(
+        {AUDIO_GUIDANCE, AUDIO_MODALITY_GUIDANCE, FIRST_ORDER, FRAMES, IMAGES, LENGTH, NEGATIVE, SIZE, VIDEO_GUIDANCE}
+    ),
+    check=check,
+    generate=generate,
+)

@@ -1,14 +1,14 @@
-"""The plan of a request: what every stage would take, found by running the pipeline without computing anything."""
+"""The plan of a run: what every stage would take, found by going through the work without computing anything."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ltx2rt.graph.pipelines import PIPELINES
+from ltx2rt.graph.stages.inputs import GenerationInputs
 from ltx2rt.graph.stages.model_files import ModelFiles
-from ltx2rt.graph.stages.request import Request
 from ltx2rt.graph.stages.run import Run
 from ltx2rt.memory.ledger import Ledger
 from ltx2rt.memory.need import Need
@@ -60,7 +60,7 @@ class StagePlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """What a request would take.
+    """What a run would take.
 
     Attributes:
         stages: in the order they run.
@@ -85,16 +85,26 @@ class Plan:
         return {"stages": [stage.as_dict() for stage in self.stages], "peak_bytes": self.peak_bytes}
 
 
-def plan(pipeline: str, files: ModelFiles, request: Request, ledger: Ledger, rates: Rates) -> Plan:
-    """Plan a request; nothing is loaded.
+def plan(
+    work: Callable[[Run], object],
+    files: ModelFiles,
+    inputs: GenerationInputs,
+    ledger: Ledger,
+    rates: Rates | None = None,
+) -> Plan:
+    """Plan a run; nothing is loaded.
+
+    Args:
+        work: what will be done with a run: a pipeline's ``generate``, and what comes before it.
+        files, inputs, ledger: as the run will have them. The ledger is charged with what is chosen.
+        rates: speeds to predict seconds with; None: where only the memory matters.
 
     Raises:
         MemoryBudgetError: a stage does not fit the budget, however it is run.
-        UsageError, CheckpointError: the request or a file cannot work.
+        UsageError, CheckpointError: the inputs or a file cannot work.
     """
-    run = Run(files, request, ledger=ledger, planning=True)
-    PIPELINES[pipeline].generate(run)
-    return planned(ledger, ledger.needs, rates)
+    work(Run(files, inputs, ledger=ledger, planning=True))
+    return planned(ledger, ledger.needs, Rates(math.inf, math.inf) if rates is None else rates)
 
 
 def planned(ledger: Ledger, needs: Sequence[Need], rates: Rates) -> Plan:

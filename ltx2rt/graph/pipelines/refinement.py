@@ -11,7 +11,7 @@ from ltx2rt.graph.stages.decode.stage import upscale_latent
 from ltx2rt.graph.stages.denoise.stage import Sampling, denoise
 from ltx2rt.graph.stages.denoise.states import VideoItem, audio_state, image_items, video_state
 from ltx2rt.graph.stages.encode.stage import encode_images
-from ltx2rt.graph.stages.request import PromptContext
+from ltx2rt.graph.stages.inputs import PromptContext
 from ltx2rt.graph.stages.run import Run
 from ltx2rt.graph.stages.targets import targets
 
@@ -44,14 +44,14 @@ def first_stage(
     run: Run, sampling: Sampling, conditions: Conditions, more_items: Callable[[], Sequence[VideoItem]] = list
 ) -> Latents:
     """Sample at half size from noise. ``more_items`` gives conditions of the video that follow the images."""
-    height, width = run.request.height // 2, run.request.width // 2
+    height, width = run.inputs.height // 2, run.inputs.width // 2
     images = encode_images(run, "image encoder 1", height, width)
     return _sample(run, "denoise 1", sampling, conditions, height, width, images, more_items(), None)
 
 
 def second_stage(run: Run, sampling: Sampling, conditions: Conditions, first: Latents) -> Latents:
     """Upscale the video, add noise to both streams and refine at full size."""
-    height, width = run.request.height, run.request.width
+    height, width = run.inputs.height, run.inputs.width
     upscaled = Latents(upscale_latent(run, first.video), first.audio)
     images = encode_images(run, "image encoder 2", height, width)
     return _sample(run, "denoise 2", sampling, conditions, height, width, images, (), upscaled)
@@ -68,8 +68,8 @@ def _sample(
     more_items: Sequence[VideoItem],
     initial: Latents | None,
 ) -> Latents:
-    video_target, audio_target = targets(run.request, height, width)
-    items = image_items(run.request.images, images, append_all=conditions.append_all_images)
+    video_target, audio_target = targets(run.inputs, height, width)
+    items = image_items(run.inputs.media.images, images, append_all=conditions.append_all_images)
     video: LatentState | None = video_state(
         run,
         video_target,

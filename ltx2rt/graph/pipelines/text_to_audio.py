@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ltx2rt.graph.diffusion.latent_state import audio_latent
-from ltx2rt.graph.pipelines.checks import check_request
+from ltx2rt.graph.pipelines.checks import check_inputs
+from ltx2rt.graph.pipelines.pipeline import PipelineEntry
+from ltx2rt.graph.settings.settings import AUDIO_GUIDANCE, FIRST_ORDER, LENGTH, NEGATIVE
 from ltx2rt.graph.stages.decode.stage import finish
 from ltx2rt.graph.stages.denoise.stage import denoise, guided_sampling
 from ltx2rt.graph.stages.denoise.states import audio_state
+from ltx2rt.graph.stages.inputs import GenerationInputs
 from ltx2rt.graph.stages.model_files import ModelFiles
-from ltx2rt.graph.stages.request import Request
 from ltx2rt.graph.stages.run import GeneratedClip, Run
 from ltx2rt.graph.stages.targets import targets
 from ltx2rt.graph.stages.text.stage import guided_contexts
@@ -19,9 +21,9 @@ from ltx2rt.graph.stages.text.stage import guided_contexts
 _UNUSED_SIDE = 64
 
 
-def check(request: Request, files: ModelFiles) -> None:
+def check(inputs: GenerationInputs, files: ModelFiles) -> None:
     """Raise UsageError or CheckpointError when the run cannot work; loads nothing."""
-    check_request(request, files, multiple=None, guided=True)
+    check_inputs(inputs, files, multiple=None, guided=True)
 
 
 def generate(run: Run) -> GeneratedClip:
@@ -30,12 +32,26 @@ def generate(run: Run) -> GeneratedClip:
     Source: Lightricks/LTX-2 ltx_pipelines/t2a_one_stage.py @ v1.2.0; 19B too, whose audio caption projection that code
     leaves out.
     """
-    request = run.request
+    inputs = run.inputs
     positive, negative = guided_contexts(run)
-    _, target = targets(request, _UNUSED_SIDE, _UNUSED_SIDE)
-    guider = replace(request.audio_guider, modality_scale=1.0)
-    sampling = guided_sampling(request, run.files.loras, audio_guider=guider)
+    _, target = targets(inputs, _UNUSED_SIDE, _UNUSED_SIDE)
+    guider = replace(inputs.audio_guider, modality_scale=1.0)
+    sampling = guided_sampling(inputs, run.files.loras, audio_guider=guider)
     start = audio_state(run, target, noise_scale=sampling.noise_scale)
     _, audio = denoise(run, "denoise", sampling, None, start, positive, negative)
     assert audio is not None
     return finish(run, None, audio_latent(audio, target))
+
+
+PIPELINE = PipelineEntry(
+    name="text-to-audio",
+    summary="sound alone",
+    checkpoint="dev",
+    size="",
+    example='--pipeline text-to-audio --prompt "a red circle moves left"',
+    output="sound",
+    aliases=("t2a", "t2a-one-stage"),
+    topics=frozenset({AUDIO_GUIDANCE, FIRST_ORDER, LENGTH, NEGATIVE}),
+    check=check,
+    generate=generate,
+)

@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 from ltx2rt.graph.diffusion.schedules import distilled_stage_2_sigmas, ltx2_sigmas
-from ltx2rt.graph.pipelines.checks import check_request
+from ltx2rt.graph.pipelines.checks import check_inputs
+from ltx2rt.graph.pipelines.defaults import high_quality
+from ltx2rt.graph.pipelines.pipeline import PipelineEntry
 from ltx2rt.graph.pipelines.refinement import Conditions, first_stage, second_stage
+from ltx2rt.graph.settings.settings import (
+    AUDIO_GUIDANCE,
+    AUDIO_MODALITY_GUIDANCE,
+    FRAMES,
+    IMAGES,
+    LENGTH,
+    LORA_STRENGTHS,
+    NEGATIVE,
+    SIZE,
+    VIDEO_GUIDANCE,
+)
 from ltx2rt.graph.stages.decode.stage import finish
 from ltx2rt.graph.stages.denoise.stage import Sampling
+from ltx2rt.graph.stages.inputs import GenerationInputs
 from ltx2rt.graph.stages.model_files import ModelFiles
-from ltx2rt.graph.stages.request import Request
 from ltx2rt.graph.stages.run import GeneratedClip, Run
 from ltx2rt.graph.stages.targets import targets
 from ltx2rt.graph.stages.text.stage import guided_contexts
 
 
-def check(request: Request, files: ModelFiles) -> None:
+def check(inputs: GenerationInputs, files: ModelFiles) -> None:
     """Raise UsageError or CheckpointError when the run cannot work; loads nothing."""
-    check_request(request, files, multiple=64, upscaler=True, guided=True, distilled_lora=True)
+    check_inputs(inputs, files, multiple=64, upscaler=True, guided=True, distilled_lora=True)
 
 
 def generate(run: Run) -> GeneratedClip:
@@ -24,16 +37,17 @@ def generate(run: Run) -> GeneratedClip:
 
     Source: Lightricks/LTX-2 ltx_pipelines/ti2vid_two_stages_hq.py @ v1.2.0.
     """
-    request, files = run.request, run.files
+    inputs, files = run.inputs, run.files
     conditions = Conditions(*guided_contexts(run))
-    video_target, _ = targets(request, request.height // 2, request.width // 2)
-    strength_1, strength_2 = request.distilled_lora_strengths
+    video_target, _ = targets(inputs, inputs.height // 2, inputs.width // 2)
+    settings = inputs.settings
+    strength_1, strength_2 = settings.distilled_lora_strength_stage_1, settings.distilled_lora_strength_stage_2
     guided = Sampling(
-        ltx2_sigmas(request.num_inference_steps, tokens=video_target.shape.tokens),
+        ltx2_sigmas(inputs.steps, tokens=video_target.shape.tokens),
         (*files.loras, *((lora, strength_1) for lora, _ in files.distilled_lora)),
         sampler="res_2s",
-        video_guider=request.video_guider,
-        audio_guider=request.audio_guider,
+        video_guider=inputs.video_guider,
+        audio_guider=inputs.audio_guider,
     )
     first = first_stage(run, guided, conditions)
     refine = Sampling(
@@ -43,3 +57,31 @@ def generate(run: Run) -> GeneratedClip:
     )
     final = second_stage(run, refine, conditions, first)
     return finish(run, final.video, first.audio)
+
+
+PIPELINE = PipelineEntry(
+    name="two-stage-hq",
+    summary="as two-stage, with the second-order sampler res_2s",
+    checkpoint="dev, with upscaler and distilled LoRA",
+    size="multiples of 64",
+    example='--pipeline two-stage-hq --prompt "a red circle moves left"',
+    files=("spatial_upscaler", "distilled_lora"),
+    two_stage=True,
+    adjusted=high_quality,
+    aliases=("ti2vid-two-stages-hq",),
+    topics=frozenset(
+        {
+            AUDIO_GUIDANCE,
+            AUDIO_MODALITY_GUIDANCE,
+            FRAMES,
+            IMAGES,
+            LENGTH,
+            LORA_STRENGTHS,
+            NEGATIVE,
+            SIZE,
+            VIDEO_GUIDANCE,
+        }
+    ),
+    check=check,
+    generate=generate,
+)

@@ -1,14 +1,25 @@
-"""Media that condition a run, as arrays or as functions that give them at the size a stage needs."""
+"""What a run is made from: decided settings, and inputs as arrays or as functions that give them at a stage's size."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any, NamedTuple
 
+import mlx.core as mx
 import numpy as np
 
+from ltx2rt.errors import UsageError
+from ltx2rt.graph.diffusion.denoising import NO_GUIDANCE
+from ltx2rt.graph.diffusion.guidance import GuiderParams
+from ltx2rt.graph.settings.settings import Settings
+from ltx2rt.spelling import spelled
+
 Array = np.ndarray[Any, np.dtype[Any]]
+
+
+_SOME_RATE = Fraction(24)
 
 
 @dataclass(frozen=True)
@@ -72,10 +83,12 @@ class SourceClip:
 
     Attributes:
         frames: uint8 or float32 in [-1, 1], (F, H, W, 3); F is 8*k + 1, H and W are multiples of 32.
+        frame_rate: frames per second.
         sound: its sound, if any.
     """
 
     frames: Array
+    frame_rate: Fraction
     sound: SoundInput | None = None
 
 
@@ -87,3 +100,87 @@ class TimeRange:
     end_s: float
     video: bool = True
     audio: bool = True
+
+
+@dataclass(frozen=True)
+class Media:
+    """Everything that conditions a run besides the text.
+
+    Attributes:
+        images: applied in order.
+        references, attention_mask: control videos of an IC-LoRA, and where the clip attends to them.
+        sound: drives the video.
+        source, region: the clip that is edited, and where.
+    """
+
+    images: tuple[ImageCondition, ...] = ()
+    references: tuple[ReferenceVideo, ...] = ()
+    attention_mask: AttentionMask | None = None
+    sound: SoundInput | None = None
+    source: SourceClip | None = None
+    region: TimeRange | None = None
+
+
+class PromptContext(NamedTuple):
+    """What the transformer reads: video (B, 1024, Cv) and audio (B, 1024, Ca)."""
+
+    video: mx.array
+    audio: mx.array
+
+
+@dataclass(frozen=True)
+class GenerationInputs:
+    """Decided settings with opened inputs.
+
+    Attributes:
+        settings: with nothing left open that the pipeline uses.
+        height, width: final size in pixels.
+        num_frames: 8*k + 1.
+        frame_rate: frames per second.
+        media: conditions besides the text.
+        context, negative_context: text contexts in place of the text encoder.
+        video_guider, audio_guider: guidance of guided pipelines.
+        fixed_schedule: the distilled schedule, without guidance.
+        dtype: of activations.
+    """
+
+    settings: Settings
+    height: int
+    width: int
+    num_frames: int
+    frame_rate: Fraction
+    media: Media = field(default_factory=Media)
+    context: PromptContext | None = None
+    negative_context: PromptContext | None = None
+    video_guider: GuiderParams = NO_GUIDANCE
+    audio_guider: GuiderParams = NO_GUIDANCE
+    fixed_schedule: bool = False
+    dtype: mx.Dtype = mx.bfloat16
+
+    @classmethod
+    def without_clip(
+        cls, settings: Settings, *, frame_rate: Fraction = _SOME_RATE, dtype: mx.Dtype = mx.bfloat16
+    ) -> GenerationInputs:
+        """Of runs that denoise nothing: the size is legal and not used."""
+        return cls(settings, height=64, width=64, num_frames=1, frame_rate=frame_rate, dtype=dtype)
+
+    @property
+    def prompt(self) -> str:
+        return self.settings.prompt or ""
+
+    @property
+    def steps(self) -> int:
+        """Sampler steps of the guided stage."""
+        return self.settings.num_inference_steps or 1
+
+    def check(self) -> None:
+        """Raise UsageError for values that no pipeline can work with; sizes are checked by each pipeline."""
+        if self.context is None and not self.prompt.strip():
+            raise UsageError(
+                f"the prompt is empty; say what to generate with {spelled('prompt')}, or give {spelled('embedding')}."
+            )
+        for image in self.media.images:
+            if not 0 <= image.frame_index < self.num_frames:
+                raise UsageError(
+                    f"image frame index must be 0 to {self.num_frames - 1} for this clip, got {image.frame_index}."
+                )

@@ -36,14 +36,20 @@ class Journal:
         self._is_full = False
 
     def get(self, name: str) -> dict[str, mx.array] | None:
-        """What was stored under a name; None if nothing was, or if the writing of it was interrupted."""
+        """What was stored under a name; None if nothing was.
+
+        An entry that is damaged is dropped and counts as none, which a warning says: computing it again gives the same
+        bits.
+        """
         path = self._path(name)
         if not path.exists():
             return None
         try:
             with contextlib.closing(SafetensorsFile(path)) as file:
                 return {key: file.mlx(key) for key in file.tensors}
-        except CheckpointError:
+        except CheckpointError as error:
+            log.warning("a result of the interrupted run is damaged and is computed again: %s", error)
+            path.unlink(missing_ok=True)
             return None
 
     def put(self, name: str, arrays: Arrays) -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 from ltx2rt.errors import CheckpointError, UsageError
 from ltx2rt.graph.models.transformer.model import TransformerConfig, param_specs
 from ltx2rt.graph.models.upscaler.model import LatentUpscalerConfig
+from ltx2rt.graph.settings.weight_files import WeightFiles
+from ltx2rt.spelling import spelled
 from ltx2rt.weights.checkpoint import Checkpoint
 from ltx2rt.weights.lora import LoraFile
 from ltx2rt.weights.tokenizer import GemmaTokenizer
@@ -38,41 +40,36 @@ class ModelFiles:
     distilled_lora: tuple[tuple[LoraFile, float], ...] = ()
 
     @classmethod
-    def open(
-        cls,
-        checkpoint: Path,
-        text_encoder: Path | None = None,
-        spatial_upscaler: Path | None = None,
-        loras: tuple[tuple[Path, float], ...] = (),
-        distilled_lora: tuple[tuple[Path, float], ...] = (),
-        temporal_upscaler: Path | None = None,
-    ) -> ModelFiles:
+    def open(cls, given: WeightFiles) -> ModelFiles:
         """Open the files and check that each is of the kind its place asks for.
 
         Raises:
+            UsageError: no checkpoint, or a LoRA strength outside its range.
             CheckpointError: a file is missing, damaged or of the wrong kind.
-            UsageError: a LoRA strength is not finite.
         """
-        model = Checkpoint.open(checkpoint)
+        if given.checkpoint is None:
+            raise UsageError(f"there is no model; give {spelled('checkpoint', 'FILE')}.")
+        model = Checkpoint.open(given.checkpoint)
         _require(model, "transformer", "a model checkpoint")
-        for path, strength in (*loras, *distilled_lora):
+        distilled = () if given.distilled_lora is None else (given.distilled_lora,)
+        for path, strength in (*given.loras, *distilled):
             if not abs(strength) <= LARGEST_LORA_STRENGTH:
                 raise UsageError(
                     f"the strength of LoRA {path} must be -{LARGEST_LORA_STRENGTH:g} to {LARGEST_LORA_STRENGTH:g}, "
                     f"got {strength}."
                 )
         gemma = None
-        if text_encoder is not None:
-            gemma = Checkpoint.open(text_encoder)
+        if given.text_encoder is not None:
+            gemma = Checkpoint.open(given.text_encoder)
             _require(gemma, "text_encoder", "a Gemma text encoder")
         return cls(
             checkpoint=model,
             text_encoder=gemma,
-            tokenizer=None if text_encoder is None else GemmaTokenizer.from_directory(text_encoder),
-            spatial_upscaler=None if spatial_upscaler is None else _open_upscaler(spatial_upscaler, "spatial"),
-            temporal_upscaler=None if temporal_upscaler is None else _open_upscaler(temporal_upscaler, "temporal"),
-            loras=tuple((_open_lora(path, model), strength) for path, strength in loras),
-            distilled_lora=tuple((_open_lora(path, model), strength) for path, strength in distilled_lora),
+            tokenizer=None if given.text_encoder is None else GemmaTokenizer.from_directory(given.text_encoder),
+            spatial_upscaler=_open_upscaler(given.spatial_upscaler, "spatial"),
+            temporal_upscaler=_open_upscaler(given.temporal_upscaler, "temporal"),
+            loras=tuple((_open_lora(path, model), strength) for path, strength in given.loras),
+            distilled_lora=tuple((_open_lora(path, model), strength) for path, strength in distilled),
         )
 
 
@@ -98,7 +95,9 @@ def _open_lora(path: Path, checkpoint: Checkpoint) -> LoraFile:
     return lora
 
 
-def _open_upscaler(path: Path, axis: str) -> Checkpoint:
+def _open_upscaler(path: Path | None, axis: str) -> Checkpoint | None:
+    if path is None:
+        return None
     checkpoint = Checkpoint.open(path)
     _require(checkpoint, "upscaler", "a latent upscaler")
     kind = LatentUpscalerConfig.from_dict(checkpoint.section("upscaler")).kind

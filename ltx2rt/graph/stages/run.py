@@ -1,4 +1,4 @@
-"""One run of a pipeline: its files, request, noise, stages and observer."""
+"""One run of a pipeline: its files, inputs, noise, stages and observer."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from ltx2rt.graph.diffusion.latent_state import LatentState, add_noise
 from ltx2rt.graph.diffusion.noise import NoiseSource, RecordedNoise, StandardizedNoise, TorchCpuNoise
 from ltx2rt.graph.diffusion.res_2s import STEP_NOISE_SEED, SUBSTEP_NOISE_SEED
 from ltx2rt.graph.stages.events import Event, Noised, Observer, StageFinished, StageStarted
+from ltx2rt.graph.stages.inputs import GenerationInputs
 from ltx2rt.graph.stages.journal import Arrays, Journal
 from ltx2rt.graph.stages.model_files import ModelFiles
-from ltx2rt.graph.stages.request import Request
 from ltx2rt.memory.ledger import Ledger
 from ltx2rt.memory.need import Need
 from ltx2rt.memory.stage import Stage, StageRunner
@@ -55,7 +55,7 @@ class Run:
 
     Args:
         files: opened weight files.
-        request: what to make.
+        inputs: decided settings and opened media.
         observer: told about every event; raising `Cancelled` from it stops the run.
         noise: source of the random draws, in the order of the official code; default: torch's CPU generator.
         journal: where results are kept and looked up, for runs that survive an interruption.
@@ -63,12 +63,15 @@ class Run:
         ledger: memory accounts; default: without a budget.
         planning: nothing is loaded or computed. Every stage only declares what it needs, in the ledger, and gives
             zeros of the right shape.
+
+    Attributes:
+        written_tokens: in a plan, the most tokens of a prompt that is still to be written; 0: the prompt is there.
     """
 
     def __init__(
         self,
         files: ModelFiles,
-        request: Request,
+        inputs: GenerationInputs,
         observer: Observer | None = None,
         noise: NoiseSource | None = None,
         sde_noise: Callable[[], tuple[NoiseSource, NoiseSource]] | None = None,
@@ -77,11 +80,12 @@ class Run:
         planning: bool = False,
     ) -> None:
         self.files = files
-        self.request = request
+        self.inputs = inputs
         self.ledger = Ledger() if ledger is None else ledger
         self.planning = planning
+        self.written_tokens = 0
         self.stages = StageRunner(self.ledger)
-        self.noise: NoiseSource = TorchCpuNoise(request.seed) if noise is None else noise
+        self.noise: NoiseSource = TorchCpuNoise(inputs.settings.seed or 0) if noise is None else noise
         self.sde_noise = fixed_sde_noise if sde_noise is None else sde_noise
         self.journal = journal
         self._observer = observer
@@ -105,7 +109,9 @@ class Run:
         return {key: value if isinstance(value, mx.array) else mx.array(value) for key, value in compute().items()}
 
     def add_noise(self, modality: str, state: LatentState, noise_scale: float) -> LatentState:
-        """The state noised with the next draw, announced to the observer."""
+        """The state noised with the next draw, announced to the observer; in a plan the state as it is."""
+        if self.planning:
+            return state
         noise = self.noise.normal(state.latent.shape, state.dtype)
         noised = add_noise(state, RecordedNoise([noise]), noise_scale=noise_scale)
         self.emit(Noised(modality, state, noised, noise, noise_scale))

@@ -11,11 +11,7 @@ from ltx2rt.graph.diffusion.guidance import (
     GuiderParams,
     GuiderSchedule,
     MomentumApg,
-    apg_delta,
-    cfg_delta,
-    cfg_star_delta,
     combine_predictions,
-    stg_delta,
 )
 from ltx2rt.graph.diffusion.latent_state import LatentState
 
@@ -45,21 +41,25 @@ def test_full_rescale_restores_the_deviation() -> None:
     assert guided.std(ddof=1) == pytest.approx(COND.std(ddof=1), rel=1e-6)
 
 
-def test_deltas() -> None:
-    np.testing.assert_allclose(cfg_delta(4, COND, UNCOND), 3 * (COND - UNCOND), rtol=1e-6)
-    np.testing.assert_allclose(stg_delta(1.5, COND, PERTURBED), 1.5 * (COND - PERTURBED), rtol=1e-6)
-    # A negative prediction parallel to the positive one explains it fully.
-    np.testing.assert_allclose(cfg_star_delta(4, COND, 2 * COND), 0, atol=1e-5)
+def test_each_strength_adds_its_difference() -> None:
+    negative = combine_predictions(GuiderParams(cfg_scale=4), COND, uncond=UNCOND)
+    np.testing.assert_allclose(negative, COND + 3 * (COND - UNCOND), rtol=1e-6)
+    perturbed = combine_predictions(GuiderParams(stg_scale=1.5), COND, perturbed=PERTURBED)
+    np.testing.assert_allclose(perturbed, COND + 1.5 * (COND - PERTURBED), rtol=1e-6)
 
 
 def test_projected_guidance_splits_along_the_prediction() -> None:
     cond = np.array([[[1.0, 0.0]]], np.float32)
     uncond = cond - np.array([[[3.0, 4.0]]], np.float32)
-    np.testing.assert_allclose(apg_delta(2, cond, uncond), [[[3, 4]]], rtol=1e-6)
-    np.testing.assert_allclose(apg_delta(3, cond, uncond, eta=0.5), [[[3, 8]]], rtol=1e-6)
-    np.testing.assert_allclose(apg_delta(2, cond, uncond, norm_threshold=2.5), [[[1.5, 2]]], rtol=1e-6)
-    np.testing.assert_allclose(apg_delta(2, cond, uncond, norm_threshold=50), [[[3, 4]]], rtol=1e-6)
-    np.testing.assert_allclose(apg_delta(2, cond, cond, norm_threshold=1), 0)
+
+    def delta(scale: float, other: np.ndarray, *, eta: float = 1.0, norm_threshold: float = 0.0) -> np.ndarray:
+        return MomentumApg(scale, eta, norm_threshold=norm_threshold).delta(cond, other)
+
+    np.testing.assert_allclose(delta(1, uncond), [[[3, 4]]], rtol=1e-6)
+    np.testing.assert_allclose(delta(2, uncond, eta=0.5), [[[3, 8]]], rtol=1e-6)
+    np.testing.assert_allclose(delta(1, uncond, norm_threshold=2.5), [[[1.5, 2]]], rtol=1e-6)
+    np.testing.assert_allclose(delta(1, uncond, norm_threshold=50), [[[3, 4]]], rtol=1e-6)
+    np.testing.assert_allclose(delta(1, cond, norm_threshold=1), 0)
 
 
 def test_momentum_accumulates_differences() -> None:

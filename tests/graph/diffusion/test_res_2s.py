@@ -140,7 +140,7 @@ def test_evaluations_and_step_indices() -> None:
     noise = TorchCpuNoise(0)
     list(res_2s_loop(recording, SIGMAS, None, make_state(4, 1), step_noise=noise, substep_noise=TorchCpuNoise(1)))
     assert seen == [(1.0, 0), (0.8944, 0), (0.8, 1), (0.6325, 0), (0.5, 2), (0.0235, 0), (0.0011, 3)]
-    assert len(seen) == res_2s_evaluations(3)
+    assert len(seen) == res_2s_evaluations(SIGMAS)
 
 
 def test_masked_timesteps_noise_nothing_while_a_token_is_kept() -> None:

@@ -5,14 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ltx2rt.errors import UsageError
-from ltx2rt.graph.diffusion.beta_quantile import beta_distribution, beta_quantile
 from ltx2rt.graph.diffusion.schedules import (
-    beta_sigmas,
-    check_distilled_steps,
     distilled_sigmas,
     distilled_stage_2_sigmas,
-    linear_quadratic_sigmas,
     ltx2_sigmas,
 )
 
@@ -27,7 +22,6 @@ STEPS_15_HQ = [
     1.0, 0.9934907, 0.9860149, 0.9773396, 0.9671507, 0.9550146, 0.9403136, 0.9221396, 0.8990960, 0.8689231, 0.8277072,
     0.7680275, 0.6738966, 0.5033779, 0.1, 0,
 ]  # fmt: skip
-BETA_8 = [0.9999999, 0.9943605, 0.9804638, 0.9561170, 0.9145421, 0.8401172, 0.6952826, 0.3940195, 0]
 
 
 @pytest.mark.parametrize(
@@ -37,9 +31,8 @@ BETA_8 = [0.9999999, 0.9943605, 0.9804638, 0.9561170, 0.9145421, 0.8401172, 0.69
         (ltx2_sigmas(8, stretch=False), STEPS_8_PLAIN),
         (ltx2_sigmas(30), STEPS_30),
         (ltx2_sigmas(15, tokens=16 * 17 * 30), STEPS_15_HQ),
-        (beta_sigmas(8), BETA_8),
     ],
-    ids=["8", "8-unstretched", "30", "15-high-quality", "beta-8"],
+    ids=["8", "8-unstretched", "30", "15-high-quality"],
 )
 def test_values_of_the_reference(actual: np.ndarray, expected: list[float]) -> None:
     assert actual.dtype == np.float32
@@ -65,23 +58,9 @@ def test_distilled_tables() -> None:
     assert distilled_stage_2_sigmas().tolist() == [np.float32(s) for s in (0.909375, 0.725, 0.421875, 0)]
 
 
-def test_distilled_table_is_the_linear_quadratic_one() -> None:
-    np.testing.assert_allclose(linear_quadratic_sigmas(8), distilled_sigmas(), rtol=0, atol=1e-7)
-    assert linear_quadratic_sigmas(1).tolist() == [1, 0]
-    np.testing.assert_allclose(linear_quadratic_sigmas(4, linear_steps=4), [1, 0.99375, 0.9875, 0.98125, 0], atol=1e-7)
-
-
 def test_callers_cannot_change_the_tables() -> None:
     distilled_sigmas()[0] = 0
     assert distilled_sigmas()[0] == 1
-
-
-def test_beta_quantiles() -> None:
-    # Beta(1, 1) is uniform and Beta(2, 1) has the distribution function x^2.
-    for p in (0.0, 0.01, 0.3, 0.9, 1.0):
-        assert beta_quantile(p, 1, 1) == pytest.approx(p, abs=1e-15)
-        assert beta_quantile(p, 2, 1) == pytest.approx(p**0.5, abs=1e-14)
-        assert beta_distribution(beta_quantile(p, 0.6, 0.6), 0.6, 0.6) == pytest.approx(p, abs=1e-13)
 
 
 @pytest.mark.parametrize(
@@ -89,23 +68,11 @@ def test_beta_quantiles() -> None:
     [
         (lambda: ltx2_sigmas(0), "at least 1, got 0"),
         (lambda: ltx2_sigmas(8, tokens=0), "at least 1 token, got 0"),
-        (lambda: linear_quadratic_sigmas(4, linear_steps=5), r"within \[1, 4\], got 5"),
-        (lambda: beta_sigmas(4, alpha=0), "positive alpha and beta, got 0"),
-        (lambda: beta_quantile(1.5, 1, 1), "probability 1.5"),
-        (lambda: check_distilled_steps(7), "exactly 8 steps in stage 1, got 7"),
-        (lambda: check_distilled_steps(4, stage=2), "exactly 3 steps in stage 2, got 4"),
     ],
 )
 def test_refused_arguments(call: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()  # type: ignore[operator]
-
-
-def test_the_right_distilled_step_counts_pass() -> None:
-    check_distilled_steps(8)
-    check_distilled_steps(3, stage=2)
-    with pytest.raises(UsageError):
-        check_distilled_steps(9)
 
 
 @pytest.mark.parity

@@ -251,9 +251,9 @@ def options_of(pipeline: str, files: dict[str, Path]) -> tuple[dict[str, Any], d
     call: dict[str, Any] = {
         "seed": 7,
         "embedding": files["embedding"],
-        **({"num_inference_steps": 2} if entry.guided else {}),
+        **({"num_inference_steps": 2} if entry.is_guided else {}),
     }
-    if entry.two_stage and entry.guided:
+    if entry.two_stage and entry.is_guided:
         loading["distilled_lora"] = files["distilled_lora"]
     if pipeline == "ic-lora":
         # Its references have half the size, and the first stage half of that.
@@ -289,7 +289,7 @@ def test_every_pipeline_makes_a_clip(pipeline: str, files: dict[str, Path]) -> N
 
 def latents(pipeline: api.Pipeline, files: dict[str, Path], **call: Any) -> np.ndarray:
     """The final video and audio latent of a short run, as one vector."""
-    clip = pipeline(**{**SIZE, "embedding": files["embedding"], "seed": 5, "skip_vae": True, **call})
+    clip = pipeline(**{**SIZE, "embedding": files["embedding"], "seed": 5, "latents_only": True, **call})
     assert clip.video_latent is not None
     assert clip.audio_latent is not None
     return np.concatenate([np.array(clip.video_latent).ravel(), np.array(clip.audio_latent).ravel()])

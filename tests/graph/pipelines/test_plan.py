@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,12 @@ import pytest
 
 from ltx2rt import api, embedded
 from ltx2rt.api.planning import ledger
-from ltx2rt.errors import MemoryBudgetError, UsageError
+from ltx2rt.errors import CheckpointError, MemoryBudgetError, UsageError
+from ltx2rt.graph.diffusion.noise import TorchCpuNoise
 from ltx2rt.graph.pipelines.plan import Plan, Rates, StagePlan
+from ltx2rt.graph.stages.denoise import stage as denoise_stage
+from ltx2rt.graph.stages.denoise.needs import DenoiseTask
+from ltx2rt.graph.stages.events import Evaluated
 from ltx2rt.memory.need import Need
 from ltx2rt.weights.safetensors import SafetensorsFile
 
@@ -58,8 +62,7 @@ def test_a_manifest_is_planned_like_the_file(tmp_path: Path) -> None:
     of_manifest, _ = api.load("distilled", checkpoint=manifest(tmp_path), **files).plan(  # type: ignore[arg-type]
         "a red circle", memory=10**9, rates=RATES, **SMALL
     )
-    needs = ([replace(stage.need, process=0) for stage in plan.stages] for plan in (of_file, of_manifest))
-    assert next(needs) == next(needs)
+    assert [stage.need for stage in of_file.stages] == [stage.need for stage in of_manifest.stages]
 
 
 def test_missing_files_are_assumed_and_named(tmp_path: Path) -> None:
@@ -92,3 +95,93 @@ def test_seconds_overlap_reading_and_computing() -> None:
     assert RATES.seconds(Need("x", streamed=4 * 10**9, flops=3e9, settings={"depth": 1})) == 7.0
     plan = Plan((StagePlan(need, 7, 5.0), StagePlan(need, 9, 2.0)), 1, None)
     assert (plan.peak_bytes, plan.seconds) == (9, 7.0)
+
+
+ENHANCED: dict[str, Any] = {"enhance_prompt": True, "enhance_max_tokens": 6}
+
+
+def test_prompt_enhancement_stands_in_the_plan(tmp_path: Path) -> None:
+    pipeline = api.load("distilled")
+    plan, _ = pipeline.plan("a red circle", rates=RATES, **SMALL, **ENHANCED)
+    clip = pipeline("a red circle", **SMALL, **ENHANCED)
+    clip.save(tmp_path / "clip.mp4", sidecar=False)
+    assert [stage.need.name for stage in plan.stages] == [report.name for report in clip.report]
+    assert plan.stages[0].need.name == "prompt enhancement"
+    assert clip.report[0].weight_bytes <= plan.stages[0].need.resident
+    short, _ = pipeline.plan("a red circle", rates=RATES, **SMALL)
+    # The text encoder is planned for the longest prompt that may be written.
+    assert plan.stages[1].need.flops >= short.stages[0].need.flops
+    long, _ = pipeline.plan("a red circle", rates=RATES, **SMALL, enhance_prompt=True, enhance_max_tokens=400)
+    assert long.stages[1].need.total > plan.stages[1].need.total
+
+
+@pytest.mark.parametrize("planned", [True, False])
+def test_what_is_wrong_with_the_enhancement_surfaces_before_anything_runs(planned: bool, tmp_path: Path) -> None:
+    events: list[object] = []
+
+    def use(pipeline: api.Pipeline, **more: Any) -> None:
+        settings = {**SMALL, **ENHANCED, **more}
+        if planned:
+            pipeline.plan("a red circle", rates=RATES, **settings)
+        else:
+            pipeline("a red circle", observer=events.append, **settings)
+
+    with pytest.raises(UsageError, match="enhance_top_p must be 0 to 1, got 2"):
+        use(api.load("distilled"), enhance_top_p=2.0)
+    shutil.copytree(embedded.TEXT_ENCODER, tmp_path / "gemma")
+    (tmp_path / "gemma" / "chat_template.jinja").write_text("{% for x %}")
+    files = {"checkpoint": embedded.CHECKPOINT, "spatial_upscaler": embedded.SPATIAL_UPSCALER}
+    with pytest.raises(CheckpointError, match=r"chat_template\.jinja: the chat template cannot be used"):
+        use(api.load("distilled", text_encoder=tmp_path / "gemma", **files))
+    assert events == []
+
+
+def test_an_assumed_text_encoder_enhances_in_a_plan(tmp_path: Path) -> None:
+    files = {"checkpoint": manifest(tmp_path), "spatial_upscaler": embedded.SPATIAL_UPSCALER}
+    pipeline = api.load("distilled", **files)
+    wide, assumed = pipeline.plan("a red circle", memory=10**12, rates=RATES, **SMALL, **ENHANCED)
+    assert assumed == ["text encoder: Gemma 3 12B, bf16"]
+    need = wide.stages[0].need
+    assert need.choice["layers"] == "resident"
+    assert 23e9 < need.weights < 24.5e9
+    # The embedding, which is the head, stays: 2 GB; two layers of 0.45 GB.
+    narrow, _ = pipeline.plan("a red circle", memory=8 * 10**9, rates=RATES, **SMALL, **ENHANCED)
+    need = narrow.stages[0].need
+    assert need.choice["layers"] == "streamed, read ahead, for every token"
+    assert 1.9e9 < need.weights < 2.1e9
+    assert 0.85e9 < need.slots < 0.95e9
+    assert need.streamed > 6 * 21e9
+
+
+def load(name: str) -> api.Pipeline:
+    """A pipeline of the embedded model, with the distilled LoRA where it needs one."""
+    return api.load(name, distilled_lora=embedded.DISTILLED_LORA if name == "two-stage-hq" else None)
+
+
+def test_a_plan_draws_no_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    def draw(*arguments: object) -> None:
+        raise AssertionError("a plan needs no noise")
+
+    monkeypatch.setattr(TorchCpuNoise, "normal", draw)
+    for name in ("distilled", "two-stage-hq", "one-stage"):
+        load(name).plan("a red circle", rates=RATES, **SMALL)
+
+
+@pytest.mark.parametrize(("name", "steps"), [("two-stage-hq", 2), ("one-stage", 3)])
+def test_evaluations_are_those_that_run(name: str, steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    planned: list[int] = []
+
+    def recording(*arguments: Any) -> DenoiseTask:
+        task = make_task(*arguments)
+        planned.append(task.evaluations)
+        return task
+
+    make_task = denoise_stage._task
+    monkeypatch.setattr(denoise_stage, "_task", recording)
+    pipeline, evaluated = load(name), []
+    settings = {"height": 64, "width": 64, "num_frames": 1, "num_inference_steps": steps, "latents_only": True}
+    pipeline.plan("a red circle", rates=RATES, **settings)
+    pipeline("a red circle", observer=lambda e: evaluated.append(e) if isinstance(e, Evaluated) else None, **settings)
+    stages = 1 if name == "one-stage" else 2
+    assert len(planned) == 3 * stages  # the plan, the plan before the run, and the run
+    assert sum(planned[:stages]) == len(evaluated)

@@ -10,7 +10,6 @@ import pytest
 from streamed_files import write_checkpoint, write_lora
 
 from ltx2rt import api, embedded
-from ltx2rt.graph.pipelines import PIPELINES
 from ltx2rt.graph.stages.run import Run
 from ltx2rt.memory.ledger import Ledger
 from ltx2rt.memory.need import Need
@@ -33,9 +32,9 @@ class Chooser(Ledger):
 
 def made(pipeline: api.Pipeline, wanted: Wanted, **settings: object) -> tuple[list[np.ndarray], Run]:
     """Latents, sound and frames of a run that takes the wanted options."""
-    _, request, _ = pipeline._prepare({"prompt": "a red circle", **SMALL, **settings}, pipeline._files)
-    run = Run(pipeline._files, request, ledger=Chooser(wanted))
-    clip = PIPELINES[pipeline.name].generate(run)
+    inputs, _ = pipeline._prepare({"prompt": "a red circle", **SMALL, **settings}, pipeline._files)
+    run = Run(pipeline._files, inputs, ledger=Chooser(wanted))
+    clip = pipeline.entry.generate(run)
     assert clip.frames is not None
     frames = np.concatenate(list(clip.frames))
     return [value for value in (clip.video_latent, clip.audio_latent, clip.audio, frames) if value is not None], run

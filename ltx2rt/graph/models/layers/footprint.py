@@ -3,12 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import prod
-
-from ltx2rt.kernels.working_memory import convolution_bytes
-from ltx2rt.types import ParamSpec
-
-_FLOAT32 = 4
 
 
 @dataclass(frozen=True)
@@ -33,8 +27,3 @@ class Footprint:
 def largest(*moments: Footprint) -> Footprint:
     """The moment that takes most."""
     return max(moments, key=lambda moment: moment.total)
-
-
-def largest_convolution(specs: list[ParamSpec], itemsize: int = _FLOAT32, values: int | None = None) -> int:
-    """`convolution_bytes` of the largest weight."""
-    return convolution_bytes(max(prod(spec.shape) for spec in specs), itemsize, values)

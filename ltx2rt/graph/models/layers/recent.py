@@ -13,7 +13,7 @@ Value = TypeVar("Value")
 
 def content_key(array: np.ndarray[Any, np.dtype[Any]]) -> Hashable:
     """A key that equal arrays share (shape, dtype and a digest of the bytes)."""
-    return array.shape, array.dtype.str, hashlib.blake2b(np.ascontiguousarray(array).data).digest()
+    return array.shape, array.dtype.str, hashlib.blake2b(array.tobytes()).digest()
 
 
 class Recent(Generic[Value]):

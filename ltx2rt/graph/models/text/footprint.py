@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ltx2rt.graph.models.layers.footprint import Footprint, largest
 from ltx2rt.graph.models.text.connector import CONTEXT_ROWS, ConnectorConfig
 from ltx2rt.graph.models.text.feature_extractor import STATES_PER_SLAB, FeatureExtractorConfig
 from ltx2rt.graph.models.text.gemma3 import Gemma3Config
+from ltx2rt.graph.models.text.token_sampling import SAMPLING_BYTES
 from ltx2rt.kernels.working_memory import attention_bytes, linear_bytes
 
 _FLOAT32 = 4
@@ -17,9 +20,11 @@ def encoder_footprint(config: Gemma3Config, tokens: int, itemsize: int) -> Footp
     hidden = tokens * config.intermediate_size * itemsize
     mask = tokens * tokens * _FLOAT32 if tokens > config.sliding_window else 0
     heads = (2 * config.num_attention_heads + 2 * config.num_key_value_heads) * config.head_dim
+    inner, outer = config.intermediate_size, config.hidden_size
+    feed_forward = max(linear_bytes(tokens, *sizes, itemsize) for sizes in ((outer, inner), (inner, outer)))
     return largest(
         # x, normed x, the gate, its partner; or x, both, and their product.
-        Footprint(2 * unit + 2 * hidden + mask, linear_bytes(tokens, config.intermediate_size, itemsize)),
+        Footprint(2 * unit + 2 * hidden + mask, feed_forward),
         Footprint(
             2 * unit + tokens * heads * itemsize + mask,
             attention_bytes(
@@ -28,10 +33,30 @@ def encoder_footprint(config: Gemma3Config, tokens: int, itemsize: int) -> Footp
                 config.head_dim,
                 tokens,
                 tokens,
-                config.num_attention_heads // config.num_key_value_heads,
+                itemsize,
+                group=config.num_attention_heads // config.num_key_value_heads,
             ),
         ),
     )
+
+
+def writing_footprint(config: Gemma3Config, tokens: int, new_tokens: int, itemsize: int) -> Footprint:
+    """Of continuing ``tokens`` tokens: reading them, or choosing one of the new ones."""
+    rope = 4 * (tokens + new_tokens) * config.head_dim // 2 * _FLOAT32  # cosines and sines of both kinds of layers
+    reading = encoder_footprint(config, tokens, itemsize)
+    logits = config.vocab_size * (itemsize + _FLOAT32)
+    choosing = Footprint(logits, linear_bytes(1, config.hidden_size, itemsize), config.vocab_size * SAMPLING_BYTES)
+    most = largest(reading, choosing)
+    return replace(most, activations=most.activations + rope)
+
+
+def key_value_bytes(config: Gemma3Config, tokens: int, new_tokens: int, itemsize: int) -> int:
+    """Keys and values of all layers at the end, and of one layer while the last token is added."""
+    width = config.num_key_value_heads * config.head_dim
+    longest = tokens + new_tokens
+    window = min(longest, config.sliding_window + tokens)
+    kept = [longest if is_global else window for is_global in config.global_layers]
+    return 2 * (sum(kept) + max(kept)) * width * itemsize
 
 
 def normalised_bytes(config: FeatureExtractorConfig, tokens: int) -> int:
@@ -48,17 +73,18 @@ def kept_bytes(config: FeatureExtractorConfig, tokens: int) -> int:
 def projection_footprint(config: FeatureExtractorConfig, tokens: int, rows: int) -> Footprint:
     """Of multiplying prompts of together ``tokens`` tokens with ``rows`` rows of a weight, which is not counted."""
     depth = config.encoder_width * STATES_PER_SLAB
-    sums = 3 * tokens * max(width for _, width in config.projections) * _FLOAT32
+    widest = max(width for _, width in config.projections)
+    sums = 3 * tokens * widest * _FLOAT32
     # The columns of some states are copied out, unless there are no others.
     columns = rows * depth * 2 if config.encoder_states > STATES_PER_SLAB else 0
-    return Footprint(columns + sums, linear_bytes(tokens, depth))
+    return Footprint(columns + sums, linear_bytes(tokens, depth, widest))
 
 
 def connector_footprint(config: ConnectorConfig, itemsize: int) -> Footprint:
     """Of one prompt; the context is `CONTEXT_ROWS` long whatever the prompt."""
     unit = CONTEXT_ROWS * config.width * itemsize
     rope = 3 * CONTEXT_ROWS * config.width * _FLOAT32 // 2
-    return Footprint(6 * unit + rope, linear_bytes(CONTEXT_ROWS, 4 * config.width, itemsize))
+    return Footprint(6 * unit + rope, linear_bytes(CONTEXT_ROWS, 4 * config.width, config.width, itemsize))
 
 
 def encoder_flops(config: Gemma3Config, tokens: int) -> float:
@@ -67,6 +93,11 @@ def encoder_flops(config: Gemma3Config, tokens: int) -> float:
     keys = config.num_key_value_heads * config.head_dim
     matrices = 2 * tokens * width * (2 * inner + 2 * keys + 3 * config.intermediate_size)
     return config.num_layers * (matrices + 2.0 * tokens * tokens * inner)  # causal: half of the scores
+
+
+def head_flops(config: Gemma3Config) -> float:
+    """Of the scores of one token."""
+    return 2.0 * config.hidden_size * config.vocab_size
 
 
 def projection_flops(config: FeatureExtractorConfig, tokens: int) -> float:

@@ -14,6 +14,7 @@ from ltx2rt.errors import CheckpointError
 from ltx2rt.graph.models.layers.params import Params, linear
 from ltx2rt.graph.models.text.key_value_cache import KeyValueCache
 from ltx2rt.kernels import RopeTable, modulated_norm, quantized_linear, rope_attention
+from ltx2rt.kernels.host import from_numbers
 from ltx2rt.kernels.reference import dequantise
 from ltx2rt.types import LinearWeight, ParamSpec
 
@@ -233,6 +234,9 @@ class Gemma3:
             once per layer and text, in order, after the layer before it has been evaluated; the view it returns is
             used until the next call. Default: ``params``.
         embedding_rows: gives rows of the embedding for token ids, in place of the matrix in ``params``.
+
+    Attributes:
+        keeps_layers: the tensors of all layers stay; without, each layer must be evaluated before the next is asked.
     """
 
     def __init__(
@@ -247,6 +251,7 @@ class Gemma3:
         self.config = config
         self._params = params
         self._dtype = dtype
+        self.keeps_layers = layers is None
         self._layers = layers if layers is not None else lambda index: params.at(f"layers.{index}")
         self._embedding_rows = embedding_rows if embedding_rows is not None else self._rows_of_matrix
 
@@ -268,7 +273,7 @@ class Gemma3:
 
         Source: transformers 5.23 models/gemma3/modeling_gemma3.py, Gemma3TextModel with output_hidden_states.
         """
-        ids = np.asarray(input_ids)
+        ids = from_numbers(input_ids)
         if ids.ndim != 1 or ids.size == 0:
             raise ValueError(f"input_ids must be a non-empty vector of token ids, got shape {ids.shape}.")
         if ids.min() < 0 or ids.max() >= self.config.vocab_size:

@@ -11,6 +11,7 @@ import numpy as np
 from ltx2rt.graph.models.text.gemma3 import Gemma3, rope_table, window_bias
 from ltx2rt.graph.models.text.key_value_cache import KeyValueCache
 from ltx2rt.graph.models.text.token_sampling import SamplingOptions, TokenSampler
+from ltx2rt.kernels.host import from_numbers, to_numpy
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -31,7 +32,7 @@ def generate_tokens(
 
     Source: transformers 5.23 generation of Gemma3ForCausalLM (order: temperature, top-k, top-p), with our own draws.
     """
-    ids = np.asarray(input_ids)
+    ids = from_numbers(input_ids)
     vocabulary = model.config.vocab_size
     if ids.ndim != 1 or ids.size == 0 or ids.min() < 0 or ids.max() >= vocabulary:
         raise ValueError(f"input_ids must be a non-empty vector of ids below {vocabulary}, got shape {ids.shape}.")
@@ -53,12 +54,13 @@ def _tokens(model: Gemma3, ids: Array, stop_ids: Collection[int], options: Sampl
                 hidden = model.layer(layer, hidden, global_rope, None, caches[layer])
             else:
                 hidden = model.layer(layer, hidden, local_rope, window, caches[layer])
-            if ids.size > 1:
-                mx.eval(hidden, *caches[layer].arrays())  # A long prompt layer by layer: one layer's memory at a time.
+            if ids.size > 1 or not model.keeps_layers:
+                # A long prompt layer by layer, for the memory of one layer at a time; and layers that come and go.
+                mx.eval(hidden, *caches[layer].arrays())
         logits = model.logits(model.final_norm(hidden[:, -1:])).astype(mx.float32)
         mx.eval(logits, *(array for cache in caches for array in cache.arrays()))
-        token = sampler.choose(np.array(logits[0, 0]))
+        token = sampler.choose(to_numpy(logits[0, 0]))
         if token in stop_ids:
             return
         yield token
-        ids = np.array([token], dtype=np.int32)
+        ids = from_numbers([token], dtype=np.int32)

@@ -11,6 +11,10 @@ from ltx2rt.errors import UsageError
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
+# Of the host for every score while a token is chosen: the score as given, as float64 and negated, its place in the
+# order, the sort's room, and the score, weight and cumulative weight in order.
+SAMPLING_BYTES = 4 + 7 * 8
+
 
 @dataclass(frozen=True)
 class SamplingOptions:

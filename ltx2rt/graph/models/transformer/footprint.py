@@ -69,20 +69,24 @@ def _stream_moments(
     unit = batch * tokens * width * shape.itemsize
     part = batch * longest * width * shape.itemsize
     rows = batch * longest
-    attention = attention_bytes(batch, stream.num_heads, stream.head_dim, longest, tokens)
-    text_attention = attention_bytes(batch, stream.num_heads, stream.head_dim, longest, shape.text)
+
+    def attention(keys: int) -> int:
+        heads, size = stream.num_heads, stream.head_dim
+        return attention_bytes(batch, heads, size, longest, keys, shape.itemsize, wide_norms=True)
+
     text_rows = batch * shape.text
     keys = 2 * text_rows * width * shape.itemsize
-    projection = linear_bytes(rows, width, shape.itemsize)
+    projection = linear_bytes(rows, width, width, shape.itemsize)
+    feed_forward = max(linear_bytes(rows, *sizes, shape.itemsize) for sizes in ((width, 4 * width), (4 * width, width)))
     together = len(parts) == 1
     return [
         # Feed-forward: x, normed x and the hidden layer of 4 units; then x, the hidden layer and the result.
-        Footprint((6 * unit) if together else unit + 6 * part, linear_bytes(rows, 4 * width, shape.itemsize)),
+        Footprint((6 * unit) if together else unit + 6 * part, feed_forward),
         # Self-attention: x, q, k, v and the result.
-        Footprint((5 * unit) if together else 3 * unit + 4 * part, max(attention, projection)),
+        Footprint((5 * unit) if together else 3 * unit + 4 * part, max(attention(tokens), projection)),
         # Attention to the prompt: x, q and the result, keys and values.
-        Footprint((3 * unit if together else unit + 4 * part) + keys, text_attention),
-        Footprint((2 * unit if together else unit) + keys, linear_bytes(text_rows, width, shape.itemsize)),
+        Footprint((3 * unit if together else unit + 4 * part) + keys, attention(shape.text)),
+        Footprint((2 * unit if together else unit) + keys, linear_bytes(text_rows, width, width, shape.itemsize)),
     ]
 
 

@@ -10,6 +10,7 @@ import mlx.core as mx
 import numpy as np
 
 from ltx2rt.errors import UsageError
+from ltx2rt.kernels.host import from_numbers
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -78,7 +79,7 @@ def kept_samples(
     """(B,) bool: the samples whose operation ``kind`` is carried out in ``block``."""
     if perturbations is None:
         return np.ones(batch, dtype=bool)
-    return np.array([not any(p.applies_to(kind, block) for p in sample) for sample in perturbations], dtype=bool)
+    return from_numbers([not any(p.applies_to(kind, block) for p in sample) for sample in perturbations], dtype=bool)
 
 
 def check_modality(name: str, modality: Modality, *, channels: int, axes: int, context_width: int) -> None:

@@ -26,6 +26,7 @@ from ltx2rt.graph.models.video_vae.pixel_range import to_unit_range
 from ltx2rt.graph.models.video_vae.statistics import LatentStatistics
 from ltx2rt.graph.models.video_vae.streaming import FRAMES_PER_PUSH, ClipStream, FrameStream, stream_layers
 from ltx2rt.graph.models.video_vae.tiling import Tiling, blend_streams, decode_plan, decode_tiled, to_host
+from ltx2rt.kernels.host import from_numbers
 
 DECODE_TIMESTEP = 0.05
 DECODE_NOISE_SCALE = 0.025
@@ -206,7 +207,7 @@ class VideoDecoder:
     def _timestep(self, timestep: float | None) -> mx.array:
         value = DECODE_TIMESTEP if timestep is None else timestep
         multiplier = to_host(self._params["timestep_scale_multiplier"])
-        return mx.array(sinusoid(np.array([value], np.float32) * multiplier)).astype(self._dtype)
+        return mx.array(sinusoid(from_numbers([value], np.float32) * multiplier)).astype(self._dtype)
 
     def _check(self, latent: mx.array, noise: NoiseDraw | None) -> None:
         channels = self.config.latent_channels

@@ -13,7 +13,7 @@ from math import prod
 from typing import NamedTuple
 
 from ltx2rt.graph.models.layers.footprint import Footprint
-from ltx2rt.graph.models.video_vae.config import VideoVaeConfig
+from ltx2rt.graph.models.video_vae.config import Stride, VideoVaeConfig
 from ltx2rt.graph.models.video_vae.decoder import decoder_layers
 from ltx2rt.graph.models.video_vae.encoder import encoder_layers
 from ltx2rt.graph.models.video_vae.layers import (
@@ -60,9 +60,15 @@ class _Clip(NamedTuple):
     """Frames between two layers; ``kept`` counts those that their buffer holds besides."""
 
     frames: int
-    cells: int
+    height: int
+    width: int
     channels: int
     kept: int = 0
+
+    @property
+    def cells(self) -> int:
+        """Of one frame."""
+        return self.height * self.width
 
     def plane(self, itemsize: int) -> int:
         """Bytes of one frame."""
@@ -110,7 +116,7 @@ def decode_bytes(
     plane = plan.shape[1] * plan.shape[2] * pixel  # a frame as numpy keeps it
 
     def start(tile: Tile) -> _Clip:
-        return _Clip(_length(tile.frames.source), _cells(tile), decoder.latent_channels)
+        return _Clip(*_source(tile), decoder.latent_channels)
 
     if frames_per_push is not None:
         clips = [start(tile) for tile in plan.tiles]
@@ -156,7 +162,8 @@ def encode_bytes(
     patched = encoder.pixel_channels * encoder.patch_size**2
 
     def start(tile: Tile) -> _Clip:
-        return _Clip(_length(tile.frames.source), _cells(tile) // encoder.patch_size**2, patched)
+        count, height, width = _source(tile)
+        return _Clip(count, height // encoder.patch_size, width // encoder.patch_size, patched)
 
     if frames_per_push is not None:
         clip = start(plan.tiles[0])
@@ -184,8 +191,9 @@ def _length(interval: tuple[int, int]) -> int:
     return interval[1] - interval[0]
 
 
-def _cells(tile: Tile) -> int:
-    return _length(tile.height.source) * _length(tile.width.source)
+def _source(tile: Tile) -> FrameGrid:
+    """Frames, height and width that a tile reads."""
+    return _length(tile.frames.source), _length(tile.height.source), _length(tile.width.source)
 
 
 def _carried(plan: TilePlan) -> list[int]:
@@ -214,28 +222,51 @@ def _whole(clip: _Clip, layers: Sequence[Layer], itemsize: int) -> tuple[list[_M
 
 
 def _inside_kernels(layer: Layer, clip: _Clip, itemsize: int) -> int:
-    """Working memory of a layer's largest convolution."""
-    sizes = [prod(spec.shape) for spec in layer.specs() if spec.layout == "conv"]
-    return convolution_bytes(max(sizes), itemsize, clip.bytes(itemsize) // itemsize) if sizes else 0
+    """Working memory of the kernel of a layer that takes most; the clip is what the results belong to."""
+    sizes = []
+    for spec in layer.specs():
+        if spec.layout != "conv":
+            continue
+        out, channels, *taps = spec.shape
+        if isinstance(layer, FrameAttention):  # one frame after the other
+            outputs, weight = (1, clip.height, clip.width), (out, 1, taps[0], taps[1], channels)
+            sizes.append(convolution_bytes(outputs, weight, itemsize, batch=clip.frames))
+            continue
+        stride = layer.stride if isinstance(layer, Convolution) else (1, 1, 1)
+        outputs = _strided(clip, stride)
+        shortcut = taps == [1, 1, 1]
+        silu = isinstance(layer, OutputConvolution) or (isinstance(layer, ResidualLayer) and not shortcut)
+        silu = silu or (isinstance(layer, Convolution) and layer.activated)
+        sizes.append(
+            convolution_bytes(
+                outputs,
+                (out, taps[0], taps[1], taps[2], channels),
+                itemsize,
+                stride=stride,
+                activation="silu" if silu else None,
+            )
+        )
+    return max(sizes, default=0)
+
+
+def _strided(clip: _Clip, stride: Stride) -> FrameGrid:
+    """Frames, height and width after a step of ``stride``; what does not fill one is padded."""
+    return -(-clip.frames // stride[0]), -(-clip.height // stride[1]), -(-clip.width // stride[2])
 
 
 def _after(layer: Layer, clip: _Clip) -> _Clip:
     """The result of a layer; for a `Downsample` the clip has its frame in front."""
     if isinstance(layer, Upsample):
-        growth, area = layer.stride[0], layer.stride[1] * layer.stride[2]
+        growth, height, width = layer.stride
         # The first frame is dropped, but its place in the buffer remains.
         drop = growth - 1
-        return _Clip(clip.frames * growth - drop, clip.cells * area, layer.out_channels, drop)
+        return _Clip(clip.frames * growth - drop, clip.height * height, clip.width * width, layer.out_channels, drop)
     if isinstance(layer, FrameAttention):
         return clip
     if isinstance(layer, Downsample) or (isinstance(layer, Convolution) and layer.stride != (1, 1, 1)):
-        return _Clip(
-            -(-clip.frames // layer.stride[0]),
-            clip.cells // (layer.stride[1] * layer.stride[2]),
-            layer.out_channels,
-        )
+        return _Clip(*_strided(clip, layer.stride), layer.out_channels)
     assert isinstance(layer, (Convolution, OutputConvolution, ResidualLayer))
-    return _Clip(clip.frames, clip.cells, layer.out_channels)
+    return _Clip(clip.frames, clip.height, clip.width, layer.out_channels)
 
 
 def _work(layer: Layer, clip: _Clip, itemsize: int) -> int:
@@ -284,7 +315,7 @@ class _Streamed(NamedTuple):
 def _streamed(clip: _Clip, layers: Sequence[Layer], itemsize: int, limit: int) -> _Streamed:
     shares, working = [], []
     for layer in layers:
-        piece = clip._replace(frames=min(limit + 2, clip.frames), kept=0)
+        piece = clip._replace(frames=min(limit, clip.frames), kept=0)
         working.append(_inside_kernels(layer, piece, itemsize))
         share, limit = _share(layer, clip, itemsize, limit)
         shares.append(share)

@@ -15,12 +15,12 @@ def from_uint8(pixels: Array) -> Array:
 
 
 def to_unit_range(decoded: Array) -> Array:
-    """Decoder output, about [-1, 1] float32 -> [0, 1] clamped. Works in place and returns its argument."""
+    """Decoder output, about [-1, 1] float32 -> [0, 1] clamped. Works in place and returns its argument.
+
+    Infinities become NaN, like everything that is no number: clamped, they would pass as black and white.
+    """
+    if decoded.size and not (np.isfinite(decoded.min()) and np.isfinite(decoded.max())):
+        decoded[~np.isfinite(decoded)] = np.nan
     decoded += np.float32(1)
     decoded *= np.float32(0.5)
     return np.clip(decoded, 0.0, 1.0, out=decoded)
-
-
-def to_uint8(frames: Array) -> Array:
-    """[0, 1] float32 -> uint8, truncated and not rounded, as the official code does."""
-    return (frames * np.float32(255)).astype(np.uint8)

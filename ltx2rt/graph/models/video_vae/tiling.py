@@ -14,6 +14,7 @@ import mlx.core as mx
 import numpy as np
 
 from ltx2rt.errors import UsageError
+from ltx2rt.kernels.host import to_numpy
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Interval = tuple[int, int]
@@ -53,12 +54,6 @@ class Tiling:
     width: AxisTiling = None
 
     @classmethod
-    def default(cls) -> Tiling:
-        """The official default: 768/64 pixels on both axes, 80/24 frames."""
-        spatial = TileSize(_LONG_SIDE_PX, _OVERLAP_PX)
-        return cls(TileSize(_TILE_FRAMES, _OVERLAP_FRAMES), spatial, spatial)
-
-    @classmethod
     def auto(cls, height: int, width: int, spatial_factor: int = 32) -> Tiling:
         """What the official pipelines choose: 768/64 pixels on the long side, the short side in proportion.
 
@@ -82,12 +77,6 @@ class Tiling:
         """From (tile, overlap) pairs, the spatial one for both axes: ``Tiling.of(spatial=(64, 32))``."""
         side = TileSize(*spatial) if spatial is not None else None
         return cls(TileSize(*temporal) if temporal is not None else None, side, side)
-
-    def chunk_estimate(self, num_frames: int) -> int:
-        """The official figure for the number of chunks of a clip of ``num_frames`` pixel frames, for progress only."""
-        if isinstance(self.frames, TileSize):
-            return -(-(num_frames - 1) // (self.frames.tile - self.frames.overlap))
-        return 1 if self.frames is None else self.frames.count
 
 
 @dataclass(frozen=True)
@@ -417,7 +406,7 @@ def encode_tiled(
 
 def to_host(x: mx.array) -> Array:
     """Evaluate and copy to a float32 numpy array that the caller may change."""
-    return np.array(x.astype(mx.float32))
+    return to_numpy(x.astype(mx.float32))
 
 
 def _cut(x: Any, tile: Tile) -> Any:

@@ -19,7 +19,9 @@ from ltx2rt.graph.models.video_vae.specs import VideoVaeConfig, decoder_specs
 from ltx2rt.graph.models.video_vae.statistics import LatentStatistics, statistics_specs
 from ltx2rt.graph.stages.decode.needs import audio_decoder_options, upscaler_options, video_decoder_options
 from ltx2rt.graph.stages.events import AudioDecoded, LatentUpscaled, VideoDecodeStarted
+from ltx2rt.graph.stages.finite import require_finite
 from ltx2rt.graph.stages.run import GeneratedClip, Run
+from ltx2rt.kernels.host import to_numpy
 from ltx2rt.memory.need import Need
 from ltx2rt.weights.checkpoint import Checkpoint
 
@@ -36,11 +38,11 @@ def upscale_latent(run: Run, latent: Float32Array) -> Float32Array:
 def resample_latent(run: Run, name: str, upscaler_file: Checkpoint, latent: Float32Array) -> Float32Array:
     """Normalised video latent (1, f, h, w, 128) through the upscaler of a file: larger in space, or 2f - 1 in time."""
     latents = run.remember(name, lambda: {"latent": _resample(run, name, upscaler_file, latent)})
-    return np.array(latents["latent"])
+    return to_numpy(latents["latent"])
 
 
 def _resample(run: Run, name: str, upscaler_file: Checkpoint, latent: Float32Array) -> Float32Array:
-    checkpoint, dtype = run.files.checkpoint, run.request.dtype
+    checkpoint, dtype = run.files.checkpoint, run.inputs.dtype
     config = upscaler.LatentUpscalerConfig.from_dict(upscaler_file.section("upscaler"))
     grid = (latent.shape[1], latent.shape[2], latent.shape[3])
     need = run.ledger.choose(upscaler_options(checkpoint, upscaler_file, config, name, grid, dtype))
@@ -52,7 +54,9 @@ def _resample(run: Run, name: str, upscaler_file: Checkpoint, latent: Float32Arr
         before = statistics.un_normalise(mx.array(latent).astype(dtype))
         after = upscaler.LatentUpscaler(config, Params(arrays), dtype)(before)
         run.emit(LatentUpscaled(before, after))
-        return np.array(statistics.normalise(after).astype(mx.float32))
+        upscaled = to_numpy(statistics.normalise(after).astype(mx.float32))
+        require_finite(name, "the upscaled latent", upscaled)
+        return upscaled
 
 
 def decode_audio(run: Run, tokens: Float32Array) -> tuple[Array, int]:
@@ -69,10 +73,13 @@ def decode_audio(run: Run, tokens: Float32Array) -> tuple[Array, int]:
         decoder = audio_vae.AudioDecoder(vae_config, Params(arrays), mx.float32)
         log_mel = decoder(mx.array(tokens))
         mx.eval(log_mel)  # what it took is free before the vocoder comes
+        require_finite(need.name, "the decoded spectrogram", log_mel)
         run.emit(AudioDecoded(mx.array(tokens), log_mel))
         vocoder_arrays = stage.hold(checkpoint.load("vocoder", vocoder.param_specs(vocoder_config)))
         waveform = vocoder.Vocoder(vocoder_config, Params(vocoder_arrays))(log_mel)
-        return np.array(waveform[0]), vocoder_config.sample_rate
+        sound = to_numpy(waveform[0])
+        require_finite(need.name, "the sound", sound)
+        return sound, vocoder_config.sample_rate
 
 
 def decode_video(run: Run, latent: Float32Array) -> Iterator[Array]:
@@ -80,10 +87,11 @@ def decode_video(run: Run, latent: Float32Array) -> Iterator[Array]:
 
     The stage begins with the first chunk and lasts as long as the iteration.
     """
-    checkpoint, request = run.files.checkpoint, run.request
+    checkpoint, inputs = run.files.checkpoint, run.inputs
     config = VideoVaeConfig.from_dict(checkpoint.section("video_vae"))
     grid = (latent.shape[1], latent.shape[2], latent.shape[3])
-    need = run.ledger.choose(video_decoder_options(checkpoint, config, grid, request.tiling, request.dtype))
+    tiling = None if inputs.settings.tiling == "none" else inputs.settings.tiling
+    need = run.ledger.choose(video_decoder_options(checkpoint, config, grid, tiling, inputs.dtype))
     return iter(()) if run.planning else _decoded(run, config, need, latent)
 
 
@@ -91,13 +99,17 @@ def _decoded(run: Run, config: VideoVaeConfig, need: Need, latent: Float32Array)
     tiling, push = need.settings["tiling"], need.settings["push"]
     with run.stage(need) as stage:
         arrays = stage.hold(run.files.checkpoint.load("video_vae", decoder_specs(config) + statistics_specs()))
-        decoder = VideoDecoder(config, Params(arrays), run.request.dtype)
-        values = mx.array(latent).astype(run.request.dtype)
+        decoder = VideoDecoder(config, Params(arrays), run.inputs.dtype)
+        values = mx.array(latent).astype(run.inputs.dtype)
         run.emit(VideoDecodeStarted(values))
         if push is None:
-            yield from decoder.decode_frames(values, tiling, noise=run.noise.normal)
+            chunks = decoder.decode_frames(values, tiling, noise=run.noise.normal)
         else:
-            yield from decoder.stream_frames(values, tiling, frames_per_push=push, noise=run.noise.normal)
+            chunks = decoder.stream_frames(values, tiling, frames_per_push=push, noise=run.noise.normal)
+        for chunk in chunks:
+            require_finite(need.name, "the frames", chunk)
+            yield chunk
+            del chunk  # its memory is free while the next one is decoded
 
 
 def finish(
@@ -112,19 +124,19 @@ def finish(
 
     What the request asks for beyond its pipeline happens here: upscalers on the final latent, and no decoding.
     """
-    request, frame_rate = run.request, run.request.frame_rate
-    if video is not None and request.upscale_spatial:
+    inputs, frame_rate = run.inputs, run.inputs.frame_rate
+    if video is not None and inputs.settings.upscale_spatial:
         video = resample_latent(run, "final spatial upscaler", _given(run.files.spatial_upscaler, "spatial"), video)
-    if video is not None and request.upscale_temporal:
+    if video is not None and inputs.settings.upscale_temporal:
         video = resample_latent(run, "final temporal upscaler", _given(run.files.temporal_upscaler, "temporal"), video)
         frame_rate *= 2
-    if audio is not None and request.decode:
+    if audio is not None and not inputs.settings.latents_only:
         tokens = audio
         decoded = run.remember("sound", lambda: dict(zip(("waveform", "rate"), _sound(run, tokens), strict=True)))
-        waveform, sample_rate = np.array(decoded["waveform"]), int(np.array(decoded["rate"]))
+        waveform, sample_rate = to_numpy(decoded["waveform"]), int(to_numpy(decoded["rate"]))
     vae = None if video is None else VideoVaeConfig.from_dict(run.files.checkpoint.section("video_vae"))
     return GeneratedClip(
-        frames=decode_video(run, video) if video is not None and request.decode else None,
+        frames=decode_video(run, video) if video is not None and not inputs.settings.latents_only else None,
         audio=waveform,
         sample_rate=sample_rate,
         frame_rate=frame_rate,
@@ -138,7 +150,7 @@ def finish(
 
 def _sound(run: Run, tokens: Float32Array) -> tuple[Array, Array]:
     waveform, sample_rate = decode_audio(run, tokens)
-    return waveform, np.array(sample_rate, np.int32)
+    return waveform, np.full((), sample_rate, np.int32)
 
 
 def _given(upscaler_file: Checkpoint | None, kind: str) -> Checkpoint:

@@ -18,6 +18,7 @@ from ltx2rt.graph.models.transformer.footprint import (
     text_key_bytes,
 )
 from ltx2rt.graph.models.transformer.model import TransformerConfig, block_param_specs, param_specs
+from ltx2rt.graph.stages.advice import smaller
 from ltx2rt.graph.stages.streamed_blocks import DEPTHS, streamed_text
 from ltx2rt.memory.need import Need
 from ltx2rt.types import ParamSpec
@@ -27,8 +28,6 @@ from ltx2rt.weights.lora import LoraFile
 
 # Most tokens that a block works on together. Larger parts give nothing, smaller ones read the weights more often.
 TOKEN_LIMITS = (8192, 2048, 768)
-
-_ADVICE = "lower --height, --width or --num-frames"
 
 
 @dataclass(frozen=True)
@@ -186,5 +185,5 @@ def _need(
         flops=flops,
         choice=choice,
         settings={"depth": depth, "token_limit": limit, "keep_text_keys": keeps, "batch": batch},
-        advice=_ADVICE,
+        advice=smaller("height", "width", "num_frames"),
     )

@@ -13,7 +13,8 @@ from ltx2rt.graph.diffusion.precision import Float32Array
 from ltx2rt.graph.diffusion.predictions import denoised_from_velocity
 from ltx2rt.graph.models.transformer.modality import Modality, Perturbation
 from ltx2rt.graph.models.transformer.model import Transformer
-from ltx2rt.graph.stages.request import PromptContext
+from ltx2rt.graph.stages.inputs import PromptContext
+from ltx2rt.kernels.host import to_numpy
 
 
 class TransformerPasses:
@@ -109,7 +110,7 @@ def _denoised(
     """The estimate of pass ``index``."""
     if state is None or velocity is None or not runs:
         return None
-    values = np.array(velocity[index * state.batch : (index + 1) * state.batch].astype(mx.float32))
+    values = to_numpy(velocity[index * state.batch : (index + 1) * state.batch].astype(mx.float32))
     return denoised_from_velocity(state.latent, values, state.timesteps(sigma), state.dtype)
 
 

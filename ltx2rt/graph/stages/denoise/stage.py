@@ -8,14 +8,14 @@ from itertools import count
 from typing import Any, Literal
 
 import mlx.core as mx
-import numpy as np
 
+from ltx2rt.errors import StateError
 from ltx2rt.graph.diffusion.denoising import NO_GUIDANCE, GuidedDenoiser
 from ltx2rt.graph.diffusion.guidance import GuiderParams
 from ltx2rt.graph.diffusion.latent_state import LatentState
 from ltx2rt.graph.diffusion.precision import Float32Array
 from ltx2rt.graph.diffusion.predictions import Denoised, post_process
-from ltx2rt.graph.diffusion.res_2s import res_2s_loop
+from ltx2rt.graph.diffusion.res_2s import res_2s_evaluations, res_2s_loop
 from ltx2rt.graph.diffusion.samplers import Denoise, SamplerStep, euler_loop, gradient_estimation_loop
 from ltx2rt.graph.diffusion.schedules import ltx2_sigmas
 from ltx2rt.graph.models.layers.params import Params
@@ -23,8 +23,10 @@ from ltx2rt.graph.models.transformer.model import Transformer, TransformerConfig
 from ltx2rt.graph.stages.denoise.needs import DenoiseTask, block_specs, denoise_options, resident_specs
 from ltx2rt.graph.stages.denoise.passes import TransformerPasses
 from ltx2rt.graph.stages.events import Evaluated, StageRestored, StepDone
-from ltx2rt.graph.stages.request import PromptContext, Request
+from ltx2rt.graph.stages.finite import require_finite
+from ltx2rt.graph.stages.inputs import GenerationInputs, PromptContext
 from ltx2rt.graph.stages.run import Run
+from ltx2rt.kernels.host import to_numpy
 from ltx2rt.memory.need import Need
 from ltx2rt.memory.stage import Stage
 from ltx2rt.weights.checkpoint import Checkpoint
@@ -60,19 +62,24 @@ class Sampling:
         """Number of sampler steps; res_2s adds a last one where the schedule ends in 0."""
         return len(self.sigmas) - 1 + (self.sampler == "res_2s" and float(self.sigmas[-1]) == 0.0)
 
+    @property
+    def evaluations(self) -> int:
+        """Number of evaluations of the guided model."""
+        return res_2s_evaluations(self.sigmas) if self.sampler == "res_2s" else len(self.sigmas) - 1
+
 
 def guided_sampling(
-    request: Request,
+    inputs: GenerationInputs,
     loras: tuple[tuple[LoraFile, float], ...],
     video_guider: GuiderParams = NO_GUIDANCE,
     audio_guider: GuiderParams = NO_GUIDANCE,
 ) -> Sampling:
     """First-order sampling of a dev checkpoint over the steps that the request asks for."""
     return Sampling(
-        ltx2_sigmas(request.num_inference_steps),
+        ltx2_sigmas(inputs.steps),
         loras,
-        "gradient_estimation" if request.gradient_gamma else "euler",
-        request.gradient_gamma,
+        "gradient_estimation" if inputs.settings.ge_gamma else "euler",
+        inputs.settings.ge_gamma,
         video_guider,
         audio_guider,
     )
@@ -91,7 +98,7 @@ def denoise(
     finished = None if run.journal is None else run.journal.get(name)
     if finished is not None:
         run.emit(StageRestored(name))
-        return _with_latent(video, finished.get("video")), _with_latent(audio, finished.get("audio"))
+        return _restored(name, "video", video, finished), _restored(name, "audio", audio, finished)
     video, audio = _denoise(run, name, sampling, video, audio, positive, negative)
     if run.journal is not None:
         run.journal.put(name, {k: s.latent for k, s in (("video", video), ("audio", audio)) if s is not None})
@@ -99,8 +106,20 @@ def denoise(
     return video, audio
 
 
-def _with_latent(state: LatentState | None, latent: mx.array | None) -> LatentState | None:
-    return None if state is None or latent is None else state.with_latent(np.array(latent))
+def _restored(
+    stage: str, stream: str, state: LatentState | None, finished: Mapping[str, mx.array]
+) -> LatentState | None:
+    """The state of a stream at the end of a stage that an earlier run has finished."""
+    if state is None:
+        return None
+    if stream not in finished or finished[stream].shape != state.latent.shape:
+        raise StateError(
+            f"the interrupted run has kept no {stream} latent of {list(state.latent.shape)} for stage {stage}; "
+            "start over without --resume."
+        )
+    latent = to_numpy(finished[stream])
+    require_finite(stage, f"the {stream} latent that was kept", latent)
+    return state.with_latent(latent)
 
 
 def _denoise(
@@ -161,7 +180,6 @@ def _task(
     audio: LatentState | None,
     contexts: Sequence[PromptContext],
 ) -> DenoiseTask:
-    evaluations = sampling.steps * (2 if sampling.sampler == "res_2s" else 1)
     return DenoiseTask(
         name,
         video=0 if video is None else video.latent.shape[1],
@@ -170,12 +188,12 @@ def _task(
         text=contexts[0].video.shape[1],
         given_contexts=sum(array.nbytes for context in contexts for array in context),
         prompts=len(contexts),
-        evaluations=evaluations,
+        evaluations=sampling.evaluations,
         video_guider=sampling.video_guider,
         audio_guider=sampling.audio_guider,
-        max_batch_size=run.request.max_batch_size,
+        max_batch_size=run.inputs.settings.max_batch_size,
         loras=sampling.loras,
-        dtype=run.request.dtype,
+        dtype=run.inputs.dtype,
     )
 
 
@@ -227,8 +245,8 @@ def _observed(run: Run, name: str, denoiser: GuidedDenoiser) -> Denoise:
         entry = f"{name}.{next(numbers):04d}"
         found = None if run.journal is None else run.journal.get(entry)
         if found is not None:
-            return denoiser.restore({key: np.array(value) for key, value in found.items()})
-        x0 = denoiser(video, audio, sigma, step_index)
+            return _checked(name, step_index, denoiser.restore({key: to_numpy(value) for key, value in found.items()}))
+        x0 = _checked(name, step_index, denoiser(video, audio, sigma, step_index))
         if run.journal is not None:
             run.journal.put(entry, denoiser.memory())
         kept = [
@@ -240,3 +258,11 @@ def _observed(run: Run, name: str, denoiser: GuidedDenoiser) -> Denoise:
         return x0
 
     return evaluate
+
+
+def _checked(stage: str, step_index: int, x0: Denoised) -> Denoised:
+    """The estimates, which are finite: what is not would spread to every token in the next step."""
+    for stream, estimate in zip(("video", "audio"), x0, strict=True):
+        if estimate is not None:
+            require_finite(f"{stage}, step {step_index + 1}", f"the {stream} latent", estimate)
+    return x0

@@ -51,7 +51,7 @@ def video_state(
     frozen: bool = False,
 ) -> LatentState:
     """Create, condition and noise the video state; draws its noise. A frozen stream is kept as ``initial``."""
-    state = create_video_state(target, initial=initial, dtype=STATE_DTYPES[run.request.dtype])
+    state = create_video_state(target, initial=initial, dtype=STATE_DTYPES[run.inputs.dtype])
     state = run.add_noise("video", apply_conditioning(state, target, items), 0.0 if frozen else noise_scale)
     return freeze(state) if frozen else state
 
@@ -66,6 +66,6 @@ def audio_state(
     frozen: bool = False,
 ) -> LatentState:
     """The same for the audio; it draws after the video."""
-    state = create_audio_state(target, initial=initial, dtype=STATE_DTYPES[run.request.dtype])
+    state = create_audio_state(target, initial=initial, dtype=STATE_DTYPES[run.inputs.dtype])
     state = run.add_noise("audio", apply_conditioning(state, target, items), 0.0 if frozen else noise_scale)
     return freeze(state) if frozen else state

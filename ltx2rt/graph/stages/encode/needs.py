@@ -19,13 +19,13 @@ from ltx2rt.graph.models.video_vae.specs import encoder_specs
 from ltx2rt.graph.models.video_vae.statistics import statistics_specs
 from ltx2rt.graph.models.video_vae.streaming import PUSHES
 from ltx2rt.graph.models.video_vae.tiling import Tiling
+from ltx2rt.graph.stages.advice import smaller
 from ltx2rt.memory.need import Need
 from ltx2rt.weights.checkpoint import Checkpoint
 
 Grid = tuple[int, int, int]
 
 _FLOAT32 = 4
-_ADVICE = "lower --height or --width"
 
 
 def video_encoder_options(
@@ -53,7 +53,7 @@ def video_encoder_options(
             flops=flops,
             choice={"frames": f"{push} at a time"} if any(clip[0] > 1 for clip in clips) else {},
             settings={"push": push if streams else None},
-            advice=_ADVICE,
+            advice=smaller("height", "width"),
         ).while_loading(loaded.loading)
 
 

@@ -18,8 +18,10 @@ from ltx2rt.graph.models.video_vae.statistics import statistics_specs
 from ltx2rt.graph.models.video_vae.tiling import Tiling
 from ltx2rt.graph.stages.encode.needs import sound_encoder_options, video_encoder_options
 from ltx2rt.graph.stages.events import SoundEncoded, VideoEncoded
+from ltx2rt.graph.stages.finite import require_finite
 from ltx2rt.graph.stages.inputs import SoundInput
 from ltx2rt.graph.stages.run import Run
+from ltx2rt.kernels.host import to_numpy
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -34,7 +36,7 @@ def encode_pixels(run: Run, name: str, clips: list[Array]) -> list[Float32Array]
     """
     if not clips:
         return []
-    checkpoint, dtype = run.files.checkpoint, run.request.dtype
+    checkpoint, dtype = run.files.checkpoint, run.inputs.dtype
     config = VideoVaeConfig.from_dict(checkpoint.section("video_vae"))
     grids = [(clip.shape[0], clip.shape[1], clip.shape[2]) for clip in clips]
     need = run.ledger.choose(video_encoder_options(checkpoint, config, name, grids, dtype))
@@ -47,7 +49,8 @@ def encode_pixels(run: Run, name: str, clips: list[Array]) -> list[Float32Array]
         for clip in clips:
             latent = _encode(encoder, clip, need.settings["push"])
             run.emit(VideoEncoded(latent))
-            latents.append(np.array(latent.astype(mx.float32)))
+            latents.append(to_numpy(latent.astype(mx.float32)))
+            require_finite(name, "the latent", latents[-1])
             del latent
     return latents
 
@@ -78,8 +81,8 @@ def encode_images(run: Run, name: str, height: int, width: int) -> list[Float32A
     """Latents of the request's images at this size."""
     if run.planning:
         blank = np.broadcast_to(np.float32(0), (1, height, width, 3))
-        return encode_pixels(run, name, [blank for _ in run.request.images])
-    return encode_pixels(run, name, [image.pixels(height, width)[None] for image in run.request.images])
+        return encode_pixels(run, name, [blank for _ in run.inputs.media.images])
+    return encode_pixels(run, name, [image.pixels(height, width)[None] for image in run.inputs.media.images])
 
 
 def encode_sound(run: Run, sound: SoundInput, frames: int) -> Float32Array:
@@ -99,5 +102,6 @@ def encode_sound(run: Run, sound: SoundInput, frames: int) -> Float32Array:
         log_mel = mx.array(mel.log_mel(waveform, mel_config))
         encoded = audio_vae.AudioEncoder(config, Params(arrays), mx.float32)(log_mel)
         run.emit(SoundEncoded(log_mel, encoded))
-        tokens = np.array(encoded)[:, :frames]
+        tokens = to_numpy(encoded)[:, :frames]
+        require_finite(need.name, "the audio latent", tokens)
     return np.pad(tokens, ((0, 0), (0, frames - tokens.shape[1]), (0, 0)))

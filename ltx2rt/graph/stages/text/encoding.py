@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from collections.abc import Mapping
+from typing import Any
 
 import mlx.core as mx
-import numpy as np
 
 from ltx2rt.errors import CheckpointError
 from ltx2rt.graph.models.text.connector import Connector
-from ltx2rt.graph.models.text.feature_extractor import FeatureExtractor, TextFeatures
-from ltx2rt.graph.stages.request import PromptContext
+from ltx2rt.graph.models.text.feature_extractor import TextFeatures
+from ltx2rt.graph.stages.inputs import PromptContext
 from ltx2rt.weights.config import parse_version
 
 # From this model version on, a checkpoint must name its text encoder.
 _DECLARES_ENCODER = (2, 4)
-
-
-class TextEncoder(Protocol):
-    """What prompt encoding needs of a text model."""
-
-    def hidden_states(self, input_ids: np.ndarray[Any, Any]) -> Iterator[mx.array]:
-        """Every hidden state (1, n, D) of the token ids (n,), first to last."""
 
 
 def check_pairing(metadata: Mapping[str, str], encoder_config: Mapping[str, Any], origin: str) -> None:
@@ -62,17 +54,6 @@ def check_pairing(metadata: Mapping[str, str], encoder_config: Mapping[str, Any]
             f"{origin}: needs a Gemma 3 text encoder, got model_type {encoder_config.get('model_type')!r}; "
             "give the Gemma 3 12B folder."
         )
-
-
-def extract_features(text_encoder: TextEncoder, extractor: FeatureExtractor, ids: np.ndarray[Any, Any]) -> TextFeatures:
-    """Features of one prompt, evaluated; hidden states are consumed one by one and never held together.
-
-    Args:
-        text_encoder: the text model.
-        extractor: the aggregate projections.
-        ids: (n,) token ids of the prompt without padding, as `GemmaTokenizer.encode` gives them.
-    """
-    return extractor(text_encoder.hidden_states(ids))
 
 
 def connect(features: TextFeatures, video_connector: Connector, audio_connector: Connector) -> PromptContext:

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import mlx.core as mx
 import numpy as np
 
 from ltx2rt.errors import UsageError
-from ltx2rt.graph.models.layers.params import Params
 from ltx2rt.graph.models.text import gemma3
 from ltx2rt.graph.models.text.generation import generate_tokens
 from ltx2rt.graph.models.text.token_sampling import SamplingOptions
 from ltx2rt.graph.stages.run import Run
 from ltx2rt.graph.stages.text.enhancement_instructions import IMAGE_TO_VIDEO, TEXT_TO_VIDEO
+from ltx2rt.graph.stages.text.models import writing_model
 from ltx2rt.graph.stages.text.needs import enhancement_options
+from ltx2rt.kernels.host import to_numpy
+from ltx2rt.memory.need import Need
+from ltx2rt.spelling import spelled
 from ltx2rt.weights.chat_template import END_OF_TURN, ChatTemplate
+from ltx2rt.weights.checkpoint import Checkpoint
+from ltx2rt.weights.tokenizer import GemmaTokenizer
+
+Array = np.ndarray[Any, np.dtype[Any]]
 
 STAGE = "prompt enhancement"
+# Of the conversation in a plan that knows no tokenizer. English takes more characters for a token.
+_CHARACTERS_PER_TOKEN = 4
 
 _REPLACEMENTS = str.maketrans(
     {
@@ -33,7 +44,7 @@ _REPLACEMENTS = str.maketrans(
 
 
 def enhance_prompt(run: Run, prompt: str, options: SamplingOptions, *, has_image: bool) -> str:
-    """The prompt rewritten by the language model; the prompt itself where the model answers nothing.
+    """The prompt rewritten by the language model; the prompt itself where the model answers nothing, and in a plan.
 
     Args:
         run: its files must hold the text encoder.
@@ -48,34 +59,54 @@ def enhance_prompt(run: Run, prompt: str, options: SamplingOptions, *, has_image
     Source: prompt enhancement of Lightricks/LTX-2 ltx_core/text_encoders/gemma @ v1.2.0, with instructions of our own.
     """
     options.check()
-    if run.files.text_encoder is None or run.files.tokenizer is None:
-        raise UsageError("prompt enhancement needs the text encoder; give the Gemma folder with --gemma-root.")
+    encoder, tokenizer = run.files.text_encoder, run.files.tokenizer
+    if encoder is None or (tokenizer is None and not run.planning):
+        raise UsageError(f"prompt enhancement needs the text encoder; give {spelled('text_encoder', 'FOLDER')}.")
     if not prompt.strip():
-        raise UsageError("there is no prompt to enhance; give one with --prompt.")
-    stored = run.remember(STAGE, lambda: _text_array(_write(run, prompt, options, has_image)))
-    return bytes(np.array(stored["text"])).decode("utf-8")
+        raise UsageError(f"there is no prompt to enhance; give one with {spelled('prompt')}.")
+    config = gemma3.Gemma3Config.from_dict(encoder.section("text_encoder"))
+    ids = None if tokenizer is None else _conversation_ids(encoder, tokenizer, prompt, has_image=has_image)
+    written = sum(len(message["content"]) for message in messages_for(prompt, has_image=has_image))
+    tokens = written // _CHARACTERS_PER_TOKEN if ids is None else len(ids)
+
+    def compute() -> dict[str, mx.array]:
+        need = run.ledger.choose(enhancement_options(encoder, config, tokens, options.max_new_tokens, run.inputs.dtype))
+        if run.planning:
+            run.written_tokens = options.max_new_tokens
+            return _text_array(prompt)
+        assert tokenizer is not None
+        assert ids is not None
+        return _text_array(_write(run, need, config, ids, tokenizer, options) or prompt)
+
+    stored = run.remember(STAGE, compute)
+    return bytes(to_numpy(stored["text"])).decode("utf-8")
 
 
 def _text_array(text: str) -> dict[str, mx.array]:
-    return {"text": mx.array(np.frombuffer(text.encode("utf-8"), np.uint8))}
+    return {"text": mx.array(list(text.encode("utf-8")), dtype=mx.uint8)}
 
 
-def _write(run: Run, prompt: str, options: SamplingOptions, has_image: bool) -> str:
-    encoder, tokenizer = run.files.text_encoder, run.files.tokenizer
-    assert encoder is not None
-    assert tokenizer is not None
-    config = gemma3.Gemma3Config.from_dict(encoder.section("text_encoder"))
+def _conversation_ids(encoder: Checkpoint, tokenizer: GemmaTokenizer, prompt: str, *, has_image: bool) -> Array:
     folder = encoder.path if encoder.path.is_dir() else encoder.path.parent
     conversation = ChatTemplate.from_directory(folder).render(messages_for(prompt, has_image=has_image))
+    return tokenizer.encode_turns(conversation)
+
+
+def _write(
+    run: Run,
+    need: Need,
+    config: gemma3.Gemma3Config,
+    ids: Array,
+    tokenizer: GemmaTokenizer,
+    options: SamplingOptions,
+) -> str:
+    encoder = run.files.text_encoder
+    assert encoder is not None
     stops = [tokenizer.token_id(token) for token in (END_OF_TURN, "<eos>")]
-    ids = tokenizer.encode_turns(conversation)
-    need = run.ledger.choose(enhancement_options(encoder, config, len(ids), options.max_new_tokens, run.request.dtype))
     with run.stage(need) as stage:
-        arrays = stage.hold(encoder.load("text_encoder", gemma3.param_specs(config)))
-        model = gemma3.Gemma3(config, Params(arrays), run.request.dtype)
+        model = writing_model(stage, encoder, config, need.settings["depth"], run.inputs.dtype)
         tokens = generate_tokens(model, ids, [stop for stop in stops if stop is not None], options)
-        answer = tokenizer.decode(list(tokens))
-    return cleaned(answer) or prompt
+        return cleaned(tokenizer.decode(list(tokens)))
 
 
 def messages_for(prompt: str, *, has_image: bool) -> list[dict[str, str]]:

@@ -13,13 +13,17 @@ from ltx2rt.graph.models.text.footprint import (
     connector_footprint,
     encoder_flops,
     encoder_footprint,
+    head_flops,
     kept_bytes,
+    key_value_bytes,
     normalised_bytes,
     projection_flops,
     projection_footprint,
+    writing_footprint,
 )
 from ltx2rt.graph.stages.streamed_blocks import DEPTHS, streamed_text
 from ltx2rt.memory.need import Need
+from ltx2rt.spelling import spelled
 from ltx2rt.types import ParamSpec
 from ltx2rt.weights.block_stream import slots_bytes
 from ltx2rt.weights.checkpoint import Checkpoint
@@ -28,10 +32,21 @@ from ltx2rt.weights.checkpoint import Checkpoint
 PROJECTION_ROWS = (960, 128)
 
 
+def layer_specs(config: gemma3.Gemma3Config) -> list[list[ParamSpec]]:
+    """What each layer needs."""
+    return [gemma3.layer_specs(config, index) for index in range(config.num_layers)]
+
+
+def embedding_spec(config: gemma3.Gemma3Config) -> ParamSpec:
+    """The embedding, which is the head of the language model, too."""
+    (embedding,) = (spec for spec in gemma3.param_specs(config) if spec.name == "embed_tokens.weight")
+    return embedding
+
+
 def resident_specs(config: gemma3.Gemma3Config) -> list[ParamSpec]:
     """What the encoder needs besides its layers and the embedding, of which only the rows of the prompt are read."""
-    layers = {spec.name for index in range(config.num_layers) for spec in gemma3.layer_specs(config, index)}
-    return [s for s in gemma3.param_specs(config) if s.name not in layers and s.name != "embed_tokens.weight"]
+    layers = {spec.name for specs in layer_specs(config) for spec in specs}
+    return [s for s in gemma3.param_specs(config) if s.name not in layers and s != embedding_spec(config)]
 
 
 def encoder_options(
@@ -42,9 +57,7 @@ def encoder_options(
     dtype: mx.Dtype,
 ) -> Iterator[Need]:
     """Stage "text encoder". Every layer is used once, so its layers are always read while it computes."""
-    layers = [
-        encoder.loaded_bytes("text_encoder", gemma3.layer_specs(config, index)) for index in range(config.num_layers)
-    ]
+    layers = [encoder.loaded_bytes("text_encoder", specs) for specs in layer_specs(config)]
     ends = encoder.loaded_bytes("text_encoder", resident_specs(config)).arrays
     footprint = encoder_footprint(config, max(tokens), dtype.size)
     # What the projection will read, of all prompts.
@@ -55,7 +68,7 @@ def encoder_options(
         activations=footprint.activations,
         working=footprint.working,
         flops=sum(encoder_flops(config, n) for n in tokens),
-        advice="shorten the prompt, or encode it once on a larger machine and give the file with --embedding",
+        advice=f"shorten the prompt, or encode it once on a larger machine and give it as {spelled('embedding')}",
     )
     for depth in DEPTHS:
         yield replace(
@@ -113,24 +126,42 @@ def connector_options(
         activations=largest.activations,
         working=largest.working,
         flops=prompts * sum(connector_flops(config) for config in configs),
-        advice="encode the prompt once on a larger machine and give the file with --embedding",
+        advice=f"encode the prompt once on a larger machine and give the file with {spelled('embedding')}",
     )
 
 
 def enhancement_options(
     encoder: Checkpoint, config: gemma3.Gemma3Config, tokens: int, new_tokens: int, dtype: mx.Dtype
 ) -> Iterator[Need]:
-    """Stage "prompt enhancement": writing reads all layers for every token, so they are resident."""
-    loaded = encoder.loaded_bytes("text_encoder", gemma3.param_specs(config))
-    footprint = encoder_footprint(config, tokens, dtype.size)
-    width = config.num_key_value_heads * config.head_dim
-    yield Need(
+    """Stage "prompt enhancement", for a conversation of ``tokens`` tokens and at most ``new_tokens`` written ones.
+
+    Every layer is used for every token: resident, or read from disk as many times.
+    """
+    layers = [encoder.loaded_bytes("text_encoder", specs) for specs in layer_specs(config)]
+    stored = sum(layer.stored for layer in layers)
+    ends = encoder.loaded_bytes("text_encoder", [embedding_spec(config), *resident_specs(config)]).arrays
+    footprint = writing_footprint(config, tokens, new_tokens, dtype.size)
+    common = Need(
         "prompt enhancement",
-        weights=loaded.arrays,
-        caches=2 * config.num_layers * (tokens + new_tokens) * width * dtype.size,
+        caches=key_value_bytes(config, tokens, new_tokens, dtype.size),
         activations=footprint.activations,
         working=footprint.working,
-        flops=encoder_flops(config, tokens) + new_tokens * encoder_flops(config, 1),
-        choice={"layers": "resident"},
-        advice="leave out --enhance-prompt",
+        host=footprint.host,
+        flops=encoder_flops(config, tokens) + new_tokens * (encoder_flops(config, 1) + head_flops(config)),
+        advice=f"leave out {spelled('enhance_prompt')}",
     )
+    yield replace(
+        common,
+        weights=ends + sum(layer.arrays for layer in layers),
+        choice={"layers": "resident"},
+        settings={"depth": 0},
+    )
+    for depth in DEPTHS:
+        yield replace(
+            common,
+            weights=ends,
+            slots=slots_bytes([layer.stored for layer in layers], depth),
+            streamed=new_tokens * stored,
+            choice={"layers": f"{streamed_text(depth)}, for every token"},
+            settings={"depth": depth},
+        )

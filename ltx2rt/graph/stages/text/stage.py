@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -12,17 +11,17 @@ from ltx2rt.errors import UsageError
 from ltx2rt.graph.models.layers.params import Params
 from ltx2rt.graph.models.text import connector, feature_extractor, gemma3
 from ltx2rt.graph.models.transformer.model import TransformerConfig
-from ltx2rt.graph.stages.request import PromptContext
+from ltx2rt.graph.stages.finite import require_finite
+from ltx2rt.graph.stages.inputs import PromptContext
 from ltx2rt.graph.stages.run import Run
 from ltx2rt.graph.stages.text.encoding import check_pairing, connect
+from ltx2rt.graph.stages.text.models import encoding_model
 from ltx2rt.graph.stages.text.needs import (
     connector_options,
     encoder_options,
     projection_options,
-    resident_specs,
 )
 from ltx2rt.memory.stage import Stage
-from ltx2rt.types import LinearWeight
 from ltx2rt.weights.checkpoint import Checkpoint
 from ltx2rt.weights.tokenizer import MAX_TOKENS
 
@@ -32,15 +31,15 @@ _ASSUMED_TOKENS = 256
 
 def positive_context(run: Run) -> PromptContext:
     """Context of the prompt, from the request or from the text encoder."""
-    return run.request.context or encode_prompts(run, [run.request.prompt])[0]
+    return run.inputs.context or encode_prompts(run, [run.inputs.prompt])[0]
 
 
 def guided_contexts(run: Run) -> tuple[PromptContext, PromptContext | None]:
     """Contexts of the prompt and the negative prompt, from the request or from the text encoder."""
-    request = run.request
-    if request.context is not None:
-        return request.context, request.negative_context
-    positive, negative = encode_prompts(run, [request.prompt, request.negative_prompt])
+    inputs = run.inputs
+    if inputs.context is not None:
+        return inputs.context, inputs.negative_context
+    positive, negative = encode_prompts(run, [inputs.prompt, inputs.settings.negative_prompt or ""])
     return positive, negative
 
 
@@ -64,7 +63,7 @@ def encode_prompts(run: Run, prompts: Sequence[str]) -> list[PromptContext]:
 
 
 def _encode(run: Run, prompts: Sequence[str]) -> list[PromptContext]:
-    checkpoint, encoder, dtype = run.files.checkpoint, run.files.text_encoder, run.request.dtype
+    checkpoint, encoder, dtype = run.files.checkpoint, run.files.text_encoder, run.inputs.dtype
     tokenizer = run.files.tokenizer
     if encoder is None or (tokenizer is None and not run.planning):
         raise UsageError("the text encoder is missing; give the Gemma folder or a text embedding.")
@@ -76,6 +75,8 @@ def _encode(run: Run, prompts: Sequence[str]) -> list[PromptContext]:
     )
     ids = [np.zeros(_ASSUMED_TOKENS, np.int32) if tokenizer is None else tokenizer.encode(text) for text in prompts]
     tokens = [len(of_prompt) for of_prompt in ids]
+    # The first prompt is the one that enhancement rewrites.
+    tokens[0] = min(max(tokens[0], run.written_tokens + 1), MAX_TOKENS)
     encoding = run.ledger.choose(encoder_options(encoder, config, extractor_config, tokens, dtype))
     projecting = run.ledger.choose(projection_options(checkpoint, extractor_config, tokens))
     connectors = [connector.ConnectorConfig.from_dict(section, stream) for stream in connector.STREAMS]
@@ -85,7 +86,7 @@ def _encode(run: Run, prompts: Sequence[str]) -> list[PromptContext]:
 
     with run.stage(encoding) as stage:
         extractor = feature_extractor.FeatureExtractor(extractor_config, Params({}), dtype)
-        model = _text_model(stage, encoder, config, encoding.settings["depth"], dtype)
+        model = encoding_model(stage, encoder, config, encoding.settings["depth"], dtype)
         normalised = extractor.normalised([model.hidden_states(of_prompt) for of_prompt in ids])
     with run.stage(projecting) as stage:
         features = _project(stage, checkpoint, extractor_config, projecting.settings["rows"], normalised, dtype)
@@ -95,33 +96,11 @@ def _encode(run: Run, prompts: Sequence[str]) -> list[PromptContext]:
         for component, connector_config in zip(("video_connector", "audio_connector"), connectors, strict=True):
             arrays = stage.hold(checkpoint.load(component, connector.param_specs(connector_config)))
             models.append(connector.Connector(connector_config, Params(arrays), dtype))
-        return [connect(feature, *models) for feature in features]
-
-
-def _text_model(
-    stage: Stage, encoder: Checkpoint, config: gemma3.Gemma3Config, depth: int, dtype: mx.Dtype
-) -> gemma3.Gemma3:
-    """The text encoder. Its layers are read from disk while it computes, each once; the embedding stays there."""
-    params = Params(stage.hold(encoder.load("text_encoder", resident_specs(config))))
-    specs = [gemma3.layer_specs(config, index) for index in range(config.num_layers)]
-    stream = stage.hold_stream(encoder.stream("text_encoder", specs, depth=depth))
-    current: dict[int, Params] = {}
-
-    def layers(index: int) -> Params:
-        # The prompts run through each layer one after the other.
-        if index not in current:
-            current.clear()
-            current[index] = Params(stream(index)).at(f"layers.{index}")
-        return current[index]
-
-    (embedding,) = (spec for spec in gemma3.param_specs(config) if spec.name == "embed_tokens.weight")
-
-    def embedding_rows(ids: np.ndarray[Any, Any]) -> LinearWeight:
-        rows = encoder.load_rows("text_encoder", embedding, ids.tolist())
-        assert isinstance(rows, LinearWeight)
-        return rows
-
-    return gemma3.Gemma3(config, params, dtype, layers=layers, embedding_rows=embedding_rows)
+        contexts = [connect(feature, *models) for feature in features]
+        for context in contexts:
+            for name, values in context._asdict().items():
+                require_finite(connecting.name, f"the {name} context", values)
+        return contexts
 
 
 def _project(

@@ -24,6 +24,7 @@ from ltx2rt.graph.models.video_vae.tiling import (
 )
 
 Array = np.ndarray[Any, np.dtype[Any]]
+OFFICIAL = Tiling.of(spatial=(768, 64), temporal=(80, 24))
 
 
 def sources(plan: TilePlan) -> list[tuple[int, int]]:
@@ -42,7 +43,7 @@ def test_trapezoid_ramps() -> None:
 
 
 def test_sixteen_latent_frames_with_the_default() -> None:
-    plan = decode_plan((16, 16, 24), Tiling.default())
+    plan = decode_plan((16, 16, 24), OFFICIAL)
     assert plan.shape == (121, 512, 768)
     assert sources(plan) == [(0, 10), (6, 16)]
     assert targets(plan) == [(0, 73), (48, 121)]
@@ -55,7 +56,7 @@ def test_sixteen_latent_frames_with_the_default() -> None:
 
 
 def test_thirty_one_latent_frames_with_the_default() -> None:
-    plan = decode_plan((31, 2, 2), Tiling.default())
+    plan = decode_plan((31, 2, 2), OFFICIAL)
     assert sources(plan) == [(0, 10), (6, 17), (13, 24), (20, 31)]
     assert targets(plan) == [(0, 73), (48, 129), (104, 185), (160, 241)]
 
@@ -89,7 +90,7 @@ def test_tiles_run_time_slowest_width_fastest() -> None:
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 4, 5, 7, 16, 23, 31])
-@pytest.mark.parametrize("tiling", [Tiling.of(spatial=(128, 64), temporal=(48, 16)), Tiling.default()])
+@pytest.mark.parametrize("tiling", [Tiling.of(spatial=(128, 64), temporal=(48, 16)), OFFICIAL])
 def test_masks_sum_to_one_when_overlaps_are_at_most_half(length: int, tiling: Tiling) -> None:
     assert decode_plan((length, length, length), tiling).weights() is None
 
@@ -107,13 +108,6 @@ def test_split_by_count() -> None:
     uneven = split_axis(11, TileCount(3, 1), 8, "temporal")
     assert [(i.start, i.stop) for i in uneven] == [(0, 5), (4, 8), (7, 11)]
     assert len(split_axis(5, TileCount(1), 8, "temporal")) == 1
-
-
-def test_chunk_estimate() -> None:
-    default = Tiling.default()
-    assert [default.chunk_estimate(n) for n in (1, 9, 25, 97, 121, 161, 241, 481)] == [0, 1, 1, 2, 3, 3, 5, 9]
-    assert Tiling().chunk_estimate(121) == 1
-    assert Tiling(frames=TileCount(4)).chunk_estimate(121) == 4
 
 
 def nearest(latent: mx.array) -> mx.array:
@@ -171,7 +165,7 @@ def test_chunks_leave_before_the_next_tile_and_belong_to_the_consumer() -> None:
         return nearest(tile)
 
     result = []
-    for chunk in decode_tiled(decode, latent, decode_plan((16, 2, 2), Tiling.default())):
+    for chunk in decode_tiled(decode, latent, decode_plan((16, 2, 2), OFFICIAL)):
         result.append((len(calls), chunk.copy()))
         chunk[...] = np.nan
     assert [count for count, _ in result] == [1, 2]

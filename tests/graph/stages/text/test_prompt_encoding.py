@@ -13,7 +13,7 @@ import pytest
 from ltx2rt.errors import CheckpointError
 from ltx2rt.graph.models.layers.params import Params
 from ltx2rt.graph.models.text import connector, feature_extractor
-from ltx2rt.graph.stages.text.encoding import check_pairing, connect, extract_features
+from ltx2rt.graph.stages.text.encoding import check_pairing, connect
 from ltx2rt.types import LinearWeight, ParamSpec
 
 SECTION = {
@@ -52,13 +52,13 @@ def test_steps_fit_together() -> None:
         params = random_params(connector.param_specs(stream_config), seed)
         connectors.append(connector.Connector(stream_config, params, mx.float32))
     ids = np.array([2, 5, 9])
-    features = extract_features(CountingEncoder(), extractor, ids)
+    features = extractor(CountingEncoder().hidden_states(ids))
     assert features.video.shape == features.audio.shape == (1, 3, 16)
     context = connect(features, *connectors)
     assert mx.array_equal(context.video, connectors[0](features.video))
     assert mx.array_equal(context.audio, connectors[1](features.audio))
     assert not mx.array_equal(context.video, context.audio)
-    other = connect(extract_features(CountingEncoder(), extractor, np.array([2, 5, 8])), *connectors)
+    other = connect(extractor(CountingEncoder().hidden_states(np.array([2, 5, 8]))), *connectors)
     assert mx.abs(other.video - context.video).max() > 1e-3
 
 

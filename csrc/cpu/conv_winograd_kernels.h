@@ -5,7 +5,7 @@
 #pragma once
 #include <stdint.h>
 
-#include "csrc/cpu/causal_conv3d_kernel.h"
+#include "csrc/cpu/causal_conv3d_kernels.h"
 #include "csrc/cpu/isa.h"
 #include "csrc/cpu/run.h"
 
@@ -54,7 +54,7 @@ struct WinogradKernel {
   void (*multiply)(const ConvArgs& args, const WinogradPlan& plan, const WinogradSlab& slab, int64_t first_cell,
                    int64_t end_cell, int64_t first_panel, int64_t end_panel, const float* words, const float* panels,
                    float* work);
-  int64_t (*multiply_floats)(int64_t cells);
+  int64_t (*multiply_floats)(int64_t cells, int64_t panels);
   // pack_weight and multiply in one for all cells of a slab and one panel, whose packed words then stay in the cache.
   void (*pack_and_multiply)(const ConvArgs& args, const WinogradPlan& plan, const WinogradSlab& slab, int64_t panel,
                             const float* words, float* work);

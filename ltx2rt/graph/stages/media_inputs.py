@@ -1,21 +1,23 @@
-"""Reads and checks the media that condition a run."""
+"""Opens and checks the media that condition a run."""
 
 from __future__ import annotations
 
 import logging
-from fractions import Fraction
+from collections.abc import Iterable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ltx2rt.api.inputs import ImageInput, VideoInput
-from ltx2rt.api.settings import CONTROL_TYPES, Settings
 from ltx2rt.errors import UsageError
+from ltx2rt.graph.settings.inputs import ImageInput, VideoInput, VideoSource
+from ltx2rt.graph.settings.settings import Settings
 from ltx2rt.graph.stages.inputs import (
     AttentionMask,
     ImageCondition,
+    Media,
     ReferenceVideo,
     SoundInput,
     SourceClip,
@@ -23,9 +25,10 @@ from ltx2rt.graph.stages.inputs import (
 )
 from ltx2rt.media.audio_reader import read_audio
 from ltx2rt.media.canny import canny, check_thresholds
-from ltx2rt.media.images import load_conditioning_image, read_image
+from ltx2rt.media.images import load_conditioning_image, picture_bytes, read_image
 from ltx2rt.media.resize import resize_to_cover
 from ltx2rt.media.video_reader import VideoInfo, probe_video, read_frames
+from ltx2rt.spelling import spelled
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -35,21 +38,58 @@ _RATE_TOLERANCE = 1e-3
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
-def image_condition(image: ImageInput, default_crf: int) -> ImageCondition:
+def open_images(settings: Settings) -> Media:
+    """The images alone."""
+    return Media(images=tuple(image_condition(image) for image in settings.images))
+
+
+def open_references(settings: Settings) -> Media:
+    """Images, control videos and where the clip attends to them."""
+    return replace(
+        open_images(settings),
+        references=tuple(reference_video(video, settings) for video in settings.video_conditioning),
+        attention_mask=attention_mask(settings),
+    )
+
+
+def open_driving_sound(settings: Settings) -> Media:
+    """Images, and the sound that drives the video."""
+    return replace(open_images(settings), sound=driving_sound(settings))
+
+
+def open_retake(settings: Settings) -> Media:
+    """The clip that is edited, and the range that is made anew."""
+    source = source_clip(_edited(settings))
+    return Media(source=source, region=retake_range(settings, len(source.frames) / float(source.frame_rate)))
+
+
+def open_extension(settings: Settings) -> Media:
+    """The clip with room for new frames, and the range they take."""
+    source, region = extended(source_clip(_edited(settings)), settings)
+    return Media(source=source, region=region)
+
+
+def _edited(settings: Settings) -> Path:
+    if settings.video_path is None:
+        raise UsageError(f"there is no clip to edit; give {spelled('video_path', 'FILE')}.")
+    return settings.video_path
+
+
+def image_condition(image: ImageInput) -> ImageCondition:
     """An image, read when a stage asks for it at its size; unreadable files are reported now.
 
     Raises:
         UsageError: a strength outside 0 to 1 or a crf outside 0 to 51.
         MediaError: the file cannot be read.
     """
-    crf = default_crf if image.crf is None else image.crf
+    crf = image.crf or 0
     if not 0 <= crf <= 51:
         raise UsageError(f"image crf must be 0 to 51, got {crf}; 0 keeps the image as it is.")
     check_strength("image", image.strength)
-    read_image(image.path)
+    read_image(image.image)
 
     def pixels(height: int, width: int) -> Array:
-        return load_conditioning_image(image.path, height, width, crf=crf)
+        return load_conditioning_image(image.image, height, width, crf=crf)
 
     return ImageCondition(pixels=pixels, frame_index=image.frame_index, strength=image.strength)
 
@@ -58,32 +98,35 @@ def reference_video(video: VideoInput, settings: Settings) -> ReferenceVideo:
     """A control video; its frames are read, and turned into edges if asked for, when the stage needs them.
 
     Raises:
-        UsageError: another frame rate than the clip's, a strength outside 0 to 1, an unknown control type.
+        UsageError: another frame rate than the clip's, or a strength outside 0 to 1.
         MediaError: the file cannot be read.
     """
     check_strength("reference video", video.strength)
-    if settings.control_type not in CONTROL_TYPES:
-        raise UsageError(f"unknown control type {settings.control_type!r}; use one of {', '.join(CONTROL_TYPES)}.")
     check_thresholds(settings.canny_low, settings.canny_high)
-    info = probe_video(video.path)
-    require_frame_rate(video.path, info, settings.frame_rate)
-    if info.num_frames < (settings.num_frames or 0):
-        log.warning(
-            "%s has %d frames, the clip %s; the reference ends earlier",
-            video.path,
-            info.num_frames,
-            settings.num_frames,
-        )
+    source = video.video
+    if isinstance(source, np.ndarray):
+        name, length = "the reference video", len(picture_bytes(source, "a reference video"))
+    else:
+        info = probe_video(source)
+        require_frame_rate(Path(source), info, settings.frame_rate)
+        name, length = str(source), info.num_frames
+    if length < (settings.num_frames or 0):
+        log.warning("%s has %d frames, the clip %s; the reference ends earlier", name, length, settings.num_frames)
     return ReferenceVideo(
-        frames=lambda height, width, count: scaled(control_frames(video.path, settings, height, width, count)),
+        frames=lambda height, width, count: scaled(control_frames(source, settings, height, width, count)),
         strength=video.strength,
     )
 
 
-def control_frames(path: Path, settings: Settings, height: int, width: int, count: int) -> Array:
+def control_frames(video: VideoSource, settings: Settings, height: int, width: int, count: int) -> Array:
     """At most ``count`` frames (F, height, width, 3) of a control video, float32 in 0 to 255."""
     edges = partial(canny, low=settings.canny_low, high=settings.canny_high)
-    frames = (edges(frame) if settings.control_type == "canny" else frame for frame in read_frames(path, limit=count))
+    given: Iterable[Array] = (
+        picture_bytes(video, "a reference video")[:count]
+        if isinstance(video, np.ndarray)
+        else read_frames(video, limit=count)
+    )
+    frames = (edges(frame) if settings.control_type == "canny" else frame for frame in given)
     return np.stack([resize_to_cover(frame, height, width) for frame in frames])
 
 
@@ -129,7 +172,7 @@ def driving_sound(settings: Settings) -> SoundInput:
         MediaError: the file cannot be read or has no sound there.
     """
     if settings.audio_path is None:
-        raise UsageError("audio-to-video needs sound; give --audio-path FILE.")
+        raise UsageError(f"there is no sound to make pictures for; give {spelled('audio_path', 'FILE')}.")
     assert settings.num_frames is not None
     length_s = settings.num_frames / float(settings.frame_rate or 1)
     if settings.audio_start_time < 0:
@@ -152,13 +195,14 @@ def driving_sound(settings: Settings) -> SoundInput:
     return SoundInput(waveform, sound.sample_rate)
 
 
-def source_clip(path: Path, info: VideoInfo) -> SourceClip:
-    """The whole clip that is edited.
+def source_clip(path: Path) -> SourceClip:
+    """A whole clip.
 
     Raises:
         UsageError: its frames are not 8*k + 1 or its sides not multiples of 32.
         MediaError: the file cannot be read.
     """
+    info = probe_video(path)
     if info.num_frames % 8 != 1:
         shorter = (info.num_frames - 1) // 8 * 8 + 1
         raise UsageError(
@@ -175,7 +219,7 @@ def source_clip(path: Path, info: VideoInfo) -> SourceClip:
             f"{path} claims {info.num_frames} frames but holds {len(frames)}; the file is damaged, convert it first."
         )
     sound = None if info.audio_rate is None else read_audio(path)
-    return SourceClip(frames, None if sound is None else SoundInput(sound.waveform, sound.sample_rate))
+    return SourceClip(frames, info.frame_rate, None if sound is None else SoundInput(sound.waveform, sound.sample_rate))
 
 
 def retake_range(settings: Settings, duration_s: float) -> TimeRange:
@@ -186,44 +230,44 @@ def retake_range(settings: Settings, duration_s: float) -> TimeRange:
     """
     start, end = settings.start_time, settings.end_time
     if start is None or end is None:
-        raise UsageError("retake needs a time range; give --start-time and --end-time in seconds.")
+        raise UsageError(
+            f"retake needs a time range; give {spelled('start_time')} and {spelled('end_time')} in seconds."
+        )
     if start >= end:
         raise UsageError(f"the time range must begin before it ends, got {start} s to {end} s; exchange them.")
     if start < 0 or start >= duration_s:
         raise UsageError(f"the start time must lie within the clip, 0 to {duration_s:.3f} s, got {start}.")
-    return TimeRange(start, end, video=settings.regenerate_video, audio=settings.regenerate_audio)
+    return TimeRange(start, end, video=not settings.keep_video, audio=not settings.keep_audio)
 
 
-def extended(source: SourceClip, settings: Settings, frame_rate: Fraction) -> tuple[SourceClip, TimeRange]:
+def extended(source: SourceClip, settings: Settings) -> tuple[SourceClip, TimeRange]:
     """A clip with room for new frames, and the range they take.
 
     The room is filled with the nearest frame and silence; both are generated anew. In front of a clip its own first
     frame is generated anew as well, because it then shares a latent frame with new ones.
 
     Raises:
-        UsageError: a number of frames that is not a positive multiple of 8, or an unknown direction.
+        UsageError: a number of frames that is not a positive multiple of 8.
     """
     count = settings.extend_frames
     if count < 8 or count % 8:
         raise UsageError(f"extend adds a positive multiple of 8 frames, got {count}; use {max(8, count // 8 * 8)}.")
-    rate, frames = float(frame_rate), source.frames
+    rate, frames = float(source.frame_rate), source.frames
     margin = round(count / rate * source.sound.sample_rate) if source.sound is not None else 0
     # Half a frame of distance keeps rounding away from the borders of latent frames.
     if settings.direction == "after":
         padded = np.concatenate([frames, np.repeat(frames[-1:], count, axis=0)])
         pads, region = (0, margin), TimeRange((len(frames) + 0.5) / rate, (len(padded) + 1) / rate)
-    elif settings.direction == "before":
+    else:
         padded = np.concatenate([np.repeat(frames[:1], count, axis=0), frames])
         pads, region = (margin, 0), TimeRange(0.0, (count + 0.5) / rate)
-    else:
-        raise UsageError(f"extend works 'after' or 'before' a clip, got {settings.direction!r}.")
     sound = source.sound
     if sound is not None:
         length = round(len(frames) / rate * sound.sample_rate)
         waveform = sound.waveform[:length]
         waveform = np.pad(waveform, ((0, length - len(waveform)), (0, 0)))
         sound = SoundInput(np.pad(waveform, (pads, (0, 0))), sound.sample_rate)
-    return SourceClip(padded, sound), region
+    return SourceClip(padded, source.frame_rate, sound), region
 
 
 def require_frame_rate(path: Path, info: VideoInfo, frame_rate: Any) -> None:
@@ -231,7 +275,7 @@ def require_frame_rate(path: Path, info: VideoInfo, frame_rate: Any) -> None:
     if abs(float(info.frame_rate) / float(frame_rate) - 1) > _RATE_TOLERANCE:
         raise UsageError(
             f"{path} has {float(info.frame_rate):g} frames/s, the clip {float(frame_rate):g}; "
-            f"give --frame-rate {float(info.frame_rate):g} or convert the video."
+            f"give {spelled('frame_rate', f'{float(info.frame_rate):g}')} or convert the video."
         )
 
 

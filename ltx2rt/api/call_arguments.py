@@ -1,0 +1,193 @@
+"""Every setting of a pipeline call with its type, for editors and type checkers.
+
+Made from `ltx2rt.graph.settings.settings` by tools/make_call_arguments.py; change it there.
+"""
+
+# ruff: noqa: E501  (generated)
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import TypedDict
+
+from ltx2rt.graph.models.video_vae.tiling import Tiling
+from ltx2rt.graph.settings.inputs import ImageInput, ImageSource, VideoInput, VideoSource
+
+
+class CallArguments(TypedDict, total=False):
+    """What a pipeline call takes besides the prompt; None is the default."""
+
+    prompt_file: str | os.PathLike[str] | None
+    """text file that holds the prompt, in place of it (default: None)."""
+
+    height: int | None
+    """final height in pixels, a multiple of 64 (one stage: 32), 32 or more (default: model)."""
+
+    width: int | None
+    """final width in pixels, a multiple of 64 (one stage: 32), 32 or more (default: model)."""
+
+    num_frames: int | None
+    """number of frames, 8*k + 1 (default: model)."""
+
+    frame_rate: float | Fraction | None
+    """frames per second, 24 or 23.976 or 30000/1001 (default: model)."""
+
+    seed: int | None
+    """seed of the noise; the same as in the official code on a CPU (default: model)."""
+
+    negative_prompt: str | None
+    """what to avoid; the default is in docs/options.md (default: model)."""
+
+    embedding: str | os.PathLike[str] | None
+    """text embedding file in place of the text encoder (default: None)."""
+
+    zero_text: bool | None
+    """zeros in place of the text encoder's output, to test everything else (default: False)."""
+
+    enhance_prompt: bool | None
+    """let the text encoder's language model rewrite the prompt first (default: False)."""
+
+    enhance_temperature: float | None
+    """how freely it writes; 0 = always the likeliest word, 0 or more (default: 0.7)."""
+
+    enhance_top_k: int | None
+    """it chooses among so many words; 0 = all, 0 or more (default: 64)."""
+
+    enhance_top_p: float | None
+    """and among those that together have this probability, 0 to 1 (default: 0.95)."""
+
+    enhance_seed: int | None
+    """seed of its choices; where the official code hands on no seed it is 42 (default: seed)."""
+
+    enhance_max_tokens: int | None
+    """longest text it writes, 1 or more (default: 512)."""
+
+    images: Sequence[ImageInput | ImageSource] | ImageInput | ImageSource | None
+    """condition on an image at a pixel frame (default 0) with a strength (default 1.0) (default: ())."""
+
+    video_conditioning: Sequence[VideoInput | VideoSource] | VideoInput | VideoSource | None
+    """reference (control) video with a strength (default: ())."""
+
+    control_type: str | None
+    """what is made of the control videos: canny finds edges, the others take them as they are; one of raw, canny, depth, pose (default: 'raw')."""
+
+    canny_low: int | None
+    """gradient down to which an edge continues, 0 or more (default: 100)."""
+
+    canny_high: int | None
+    """gradient from which an edge begins, 0 or more (default: 200)."""
+
+    conditioning_attention_mask: str | os.PathLike[str] | None
+    """gray video (or picture): white attends to the references, black does not; a strength may follow (default: None)."""
+
+    conditioning_attention_strength: float | None
+    """how strongly the clip attends to the references, 0 to 1 (default: 1.0)."""
+
+    skip_stage_2: bool | None
+    """stop after the half-size stage (default: False)."""
+
+    audio_path: str | os.PathLike[str] | None
+    """sound that drives the video (default: None)."""
+
+    audio_start_time: float | None
+    """where in the sound to begin (default: 0.0)."""
+
+    audio_max_duration: float | None
+    """how much of it to use, at most the length of the clip (default: None)."""
+
+    video_path: str | os.PathLike[str] | None
+    """the clip to edit (default: None)."""
+
+    start_time: float | None
+    """where the part begins that is generated anew (default: None)."""
+
+    end_time: float | None
+    """where it ends (default: None)."""
+
+    keep_video: bool | None
+    """leave the pictures as they are (default: False)."""
+
+    keep_audio: bool | None
+    """leave the sound as it is (default: False)."""
+
+    extend_frames: int | None
+    """how many frames to add, a multiple of 8 (default: 48)."""
+
+    direction: str | None
+    """where to add them; one of after, before (default: 'after')."""
+
+    num_inference_steps: int | None
+    """sampler steps; distilled pipelines always take 8 + 3, 1 to 1000 (default: model)."""
+
+    video_cfg_guidance_scale: float | None
+    """classifier-free guidance of the video (default: model)."""
+
+    video_stg_guidance_scale: float | None
+    """spatio-temporal guidance of the video (default: model)."""
+
+    video_rescale_scale: float | None
+    """share of the deviation that guidance gives back to the video (default: model)."""
+
+    video_stg_blocks: Sequence[int] | None
+    """transformer blocks of the video's spatio-temporal guidance (default: model)."""
+
+    a2v_guidance_scale: float | None
+    """modality guidance of the video (default: model)."""
+
+    video_skip_step: int | None
+    """reuse the video's prediction for N steps after each computed one, 0 or more (default: model)."""
+
+    audio_cfg_guidance_scale: float | None
+    """classifier-free guidance of the sound (default: model)."""
+
+    audio_stg_guidance_scale: float | None
+    """spatio-temporal guidance of the sound (default: model)."""
+
+    audio_rescale_scale: float | None
+    """share of the deviation that guidance gives back to the sound (default: model)."""
+
+    audio_stg_blocks: Sequence[int] | None
+    """transformer blocks of the sound's spatio-temporal guidance (default: model)."""
+
+    v2a_guidance_scale: float | None
+    """modality guidance of the sound (default: model)."""
+
+    audio_skip_step: int | None
+    """reuse the sound's prediction for N steps after each computed one, 0 or more (default: model)."""
+
+    max_batch_size: int | None
+    """guidance passes that go through the transformer together, 1 to 8 (default: 1)."""
+
+    ge_gamma: float | None
+    """gradient estimation in place of Euler steps, 2 is usual; 0 = off, 0 to 10 (default: 0.0)."""
+
+    apg_scale: float | None
+    """adaptive projected guidance in place of CFG; 1 = off (default: 1.0)."""
+
+    apg_eta: float | None
+    """weight of its part along the prediction (default: 1.0)."""
+
+    apg_norm_threshold: float | None
+    """largest norm of its difference; 0 = no limit (default: 0.0)."""
+
+    apg_momentum: float | None
+    """weight of the differences of earlier steps (default: 0.0)."""
+
+    distilled_lora_strength_stage_1: float | None
+    """strength of the distilled LoRA in the first stage (default: 0.25)."""
+
+    distilled_lora_strength_stage_2: float | None
+    """strength of the distilled LoRA in the second stage (default: 0.5)."""
+
+    latents_only: bool | None
+    """make latents only, see --save-latents (default: False)."""
+
+    upscale_spatial: bool | None
+    """enlarge the final latent with the spatial upscaler, unrefined (default: False)."""
+
+    upscale_temporal: bool | None
+    """double the frame rate with the temporal upscaler, unrefined (default: False)."""
+
+    tiling: Tiling | str | None
+    """video decoder tiles: auto (by size), none, or SPATIAL/OVERLAP[,FRAMES/OVERLAP] (default: 'auto')."""

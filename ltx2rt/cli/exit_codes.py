@@ -1,0 +1,54 @@
+"""Which exit code an outcome has, in one table."""
+
+from __future__ import annotations
+
+import errno
+from enum import IntEnum
+
+from ltx2rt.errors import Cancelled, Ltx2rtError, OutOfMemory, OutOfSpace, UsageError
+
+
+class ExitCode(IntEnum):
+    """What the shell gets. A script may repeat the same command after ``TRY_AGAIN``, and after no other failure."""
+
+    GOOD = 0
+    FAILED = 1
+    USAGE = 2
+    TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h
+
+
+# In words, for --help; docs/options.md repeats it.
+MEANINGS = {
+    ExitCode.GOOD: "done",
+    ExitCode.FAILED: "a file is missing, damaged or does not fit, a check found something, or the run failed",
+    ExitCode.USAGE: "options that cannot work; nothing was computed",
+    ExitCode.TRY_AGAIN: "interrupted (Ctrl-C, SIGTERM), disk full, or memory refused while running: the same command "
+    "can work another time, with --resume from where it was",
+}
+
+# The first row whose kind an error is of decides.
+_CODES: tuple[tuple[type[BaseException], ExitCode], ...] = (
+    (UsageError, ExitCode.USAGE),
+    (KeyboardInterrupt, ExitCode.TRY_AGAIN),
+    (Cancelled, ExitCode.TRY_AGAIN),
+    (OutOfSpace, ExitCode.TRY_AGAIN),
+    (OutOfMemory, ExitCode.TRY_AGAIN),
+    (MemoryError, ExitCode.TRY_AGAIN),
+    (Ltx2rtError, ExitCode.FAILED),
+    (OSError, ExitCode.FAILED),
+)
+# What the loop of the command line turns into a message; anything else is a bug and shows where it happened.
+EXPECTED = tuple(kind for kind, _ in _CODES)
+
+
+def exit_code(error: BaseException) -> ExitCode:
+    """The exit code of an error of one of the `EXPECTED` kinds."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return ExitCode.TRY_AGAIN
+    return next(code for kind, code in _CODES if isinstance(error, kind))
+
+
+def table() -> str:
+    """The table in words, one row per code, for the end of --help."""
+    rows = (f"  {code.value:>2}  {text}" for code, text in MEANINGS.items())
+    return "exit codes:\n" + "\n".join(rows)

@@ -1,0 +1,130 @@
+"""Fills in what a user left open: defaults of the pipeline and of the checkpoint's generation."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ltx2rt.errors import MediaError, UsageError
+from ltx2rt.graph.pipelines.defaults import GenerationDefaults
+from ltx2rt.graph.pipelines.pipeline import PipelineEntry
+from ltx2rt.graph.settings.settings import (
+    AUDIO_GUIDANCE,
+    AUDIO_MODALITY_GUIDANCE,
+    DEFAULT_NEGATIVE_PROMPT,
+    FIRST_ORDER,
+    LENGTH,
+    NEGATIVE,
+    SIZE,
+    VIDEO_GUIDANCE,
+    Settings,
+    names_of,
+)
+from ltx2rt.spelling import spelled
+
+# Settings of these have no meaning where the schedule is fixed.
+GUIDANCE_TOPICS = (NEGATIVE, FIRST_ORDER, VIDEO_GUIDANCE, AUDIO_GUIDANCE, AUDIO_MODALITY_GUIDANCE)
+FIXED_STEPS = 8
+
+
+def decide(settings: Settings, entry: PipelineEntry, defaults: GenerationDefaults, *, fixed_schedule: bool) -> Settings:
+    """Settings with everything decided.
+
+    Args:
+        settings: as the user gave them.
+        entry: the pipeline.
+        defaults: of the checkpoint's generation and the pipeline.
+        fixed_schedule: the run takes the fixed distilled schedule.
+
+    Raises:
+        UsageError: settings without a meaning here, or that contradict each other.
+    """
+    settings.require_topics(entry.name, entry.topics)
+    settings = _with_prompt_of_file(settings)
+    if fixed_schedule:
+        _require_no_guidance(settings)
+    _check_text(settings)
+    settings = settings.with_defaults(seed=defaults.seed)
+    if LENGTH in entry.topics:
+        settings = settings.with_defaults(num_frames=defaults.num_frames, frame_rate=defaults.frame_rate)
+    if SIZE in entry.topics:
+        settings = settings.with_defaults(height=defaults.height, width=defaults.width)
+    if settings.images:
+        images = (replace(i, crf=defaults.image_crf if i.crf is None else i.crf) for i in settings.images)
+        settings = replace(settings, images=tuple(images))
+    if settings.enhance_prompt:
+        own = entry.enhancement_seed
+        settings = settings.with_defaults(enhance_seed=settings.seed if own is None else own)
+    return settings if fixed_schedule else _with_guidance(settings, entry, defaults)
+
+
+def _with_prompt_of_file(settings: Settings) -> Settings:
+    """The settings with the text of the prompt's file; records then hold the text and not the file."""
+    path = settings.prompt_file
+    if path is None:
+        return settings
+    if settings.prompt is not None:
+        raise UsageError(f"{spelled('prompt')} and {spelled('prompt_file')} are both given; give one of them.")
+    try:
+        text = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise MediaError(f"the prompt file {path} cannot be read: {reason}; check the file.") from error
+    if not text:
+        raise UsageError(f"the prompt file {path} is empty; write what to generate into it.")
+    return replace(settings, prompt=text, prompt_file=None)
+
+
+def _with_guidance(settings: Settings, entry: PipelineEntry, defaults: GenerationDefaults) -> Settings:
+    settings = settings.with_defaults(num_inference_steps=defaults.num_inference_steps)
+    if settings.embedding is None and not settings.zero_text:
+        settings = settings.with_defaults(negative_prompt=DEFAULT_NEGATIVE_PROMPT)
+    video, audio = defaults.video_guider, defaults.audio_guider
+    if VIDEO_GUIDANCE in entry.topics:
+        settings = settings.with_defaults(
+            video_cfg_guidance_scale=video.cfg_scale,
+            video_stg_guidance_scale=video.stg_scale,
+            video_rescale_scale=video.rescale_scale,
+            video_stg_blocks=video.stg_blocks,
+            a2v_guidance_scale=video.modality_scale,
+            video_skip_step=video.skip_step,
+        )
+    if AUDIO_GUIDANCE in entry.topics:
+        settings = settings.with_defaults(
+            audio_cfg_guidance_scale=audio.cfg_scale,
+            audio_stg_guidance_scale=audio.stg_scale,
+            audio_rescale_scale=audio.rescale_scale,
+            audio_stg_blocks=audio.stg_blocks,
+            audio_skip_step=audio.skip_step,
+        )
+    if AUDIO_MODALITY_GUIDANCE in entry.topics:
+        settings = settings.with_defaults(v2a_guidance_scale=audio.modality_scale)
+    return settings
+
+
+def _require_no_guidance(settings: Settings) -> None:
+    meaningless = [spelled(name) for name in names_of(GUIDANCE_TOPICS) if name in settings.given()]
+    if meaningless:
+        raise UsageError(
+            f"{', '.join(meaningless)}: guidance has no meaning for a distilled checkpoint; leave it out or use a "
+            "dev checkpoint."
+        )
+    if settings.num_inference_steps not in (None, FIXED_STEPS):
+        raise UsageError(
+            f"the distilled schedule is fixed at {FIXED_STEPS} + 3 steps, got {settings.num_inference_steps}; leave "
+            f"{spelled('num_inference_steps')} out."
+        )
+
+
+def _check_text(settings: Settings) -> None:
+    if settings.embedding is not None and settings.zero_text:
+        raise UsageError(f"{spelled('embedding')} and {spelled('zero_text')} contradict each other; give one of them.")
+    without_encoder = settings.embedding is not None or settings.zero_text
+    named = spelled("embedding" if settings.embedding is not None else "zero_text")
+    if without_encoder and settings.enhance_prompt:
+        raise UsageError(
+            f"{spelled('enhance_prompt')} rewrites a prompt, but {named} stands in its place; leave one out."
+        )
+    if without_encoder and settings.negative_prompt is not None:
+        raise UsageError(
+            f"{spelled('negative_prompt')} has no effect with {named}, which brings its own; leave one out."
+        )

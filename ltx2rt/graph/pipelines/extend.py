@@ -1,0 +1,41 @@
+"""The extend pipeline: a clip goes on, forwards or backwards. It is a retake of the part that is added."""
+
+from __future__ import annotations
+
+from ltx2rt.graph.pipelines import retake
+from ltx2rt.graph.pipelines.pipeline import PipelineEntry
+from ltx2rt.graph.settings.settings import (
+    AUDIO_GUIDANCE,
+    AUDIO_MODALITY_GUIDANCE,
+    EXTENSION,
+    FIRST_ORDER,
+    FRAMES,
+    NEGATIVE,
+    SOURCE,
+    VIDEO_GUIDANCE,
+)
+from ltx2rt.graph.stages.media_inputs import open_extension
+
+PIPELINE = PipelineEntry(
+    name="extend",
+    summary="a clip that goes on, forwards or backwards",
+    checkpoint="distilled or dev",
+    size="that of the clip",
+    example='--pipeline extend --prompt "a red circle moves left" --video-path {clip} --extend-frames 8',
+    open_media=open_extension,
+    variant=None,
+    topics=frozenset(
+        {
+            SOURCE,
+            EXTENSION,
+            FRAMES,
+            NEGATIVE,
+            FIRST_ORDER,
+            VIDEO_GUIDANCE,
+            AUDIO_GUIDANCE,
+            AUDIO_MODALITY_GUIDANCE,
+        }
+    ),
+    check=retake.check,
+    generate=retake.generate,
+)

@@ -1,0 +1,122 @@
+"""Opens what decided settings name: media, text contexts, guidance."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+
+import mlx.core as mx
+
+from ltx2rt.errors import UsageError
+from ltx2rt.graph.diffusion.guidance import ApgOptions, GuiderParams
+from ltx2rt.graph.models.transformer.config import TransformerConfig
+from ltx2rt.graph.pipelines.pipeline import PipelineEntry
+from ltx2rt.graph.settings.settings import Settings
+from ltx2rt.graph.stages.inputs import GenerationInputs, PromptContext
+from ltx2rt.graph.stages.model_files import ModelFiles
+from ltx2rt.graph.stages.text.stage import zero_context
+from ltx2rt.spelling import spelled
+from ltx2rt.weights.embedding_file import read_embedding
+
+# Of what has no pictures; legal and small.
+_NO_SIDE = 64
+_NO_FRAMES = 9
+_NO_RATE = Fraction(24)
+
+
+def open_inputs(
+    settings: Settings, entry: PipelineEntry, files: ModelFiles, *, fixed_schedule: bool, dtype: mx.Dtype
+) -> GenerationInputs:
+    """The inputs of decided settings; media are probed, and read where a pipeline needs them whole.
+
+    Raises:
+        UsageError, CheckpointError, MediaError: as the inputs.
+    """
+    context, negative = _contexts(settings, files)
+    media = entry.open_media(settings)
+    num_frames, height, width = settings.num_frames, settings.height, settings.width
+    frame_rate = settings.frame_rate
+    if media.source is not None:
+        num_frames, height, width = (int(n) for n in media.source.frames.shape[:3])
+        frame_rate = media.source.frame_rate
+    video, audio = _guiders(settings, files)
+    inputs = GenerationInputs(
+        settings,
+        height=height or _NO_SIDE,
+        width=width or _NO_SIDE,
+        num_frames=num_frames or _NO_FRAMES,
+        frame_rate=frame_rate or _NO_RATE,
+        media=media,
+        context=context,
+        negative_context=negative,
+        video_guider=video,
+        audio_guider=audio,
+        fixed_schedule=fixed_schedule,
+        dtype=dtype,
+    )
+    entry.check(inputs, files)
+    return inputs
+
+
+def _contexts(settings: Settings, files: ModelFiles) -> tuple[PromptContext | None, PromptContext | None]:
+    """Contexts that stand in place of the text encoder, checked against the checkpoint."""
+    if settings.zero_text:
+        zeros = zero_context(files.checkpoint)
+        return zeros, zeros
+    if settings.embedding is None:
+        return None, None
+    checkpoint = files.checkpoint
+    config = TransformerConfig.from_dict(checkpoint.section("transformer"))
+    saved = read_embedding(settings.embedding)
+    saved.require_match(
+        str(settings.embedding),
+        generation=checkpoint.generation or "19b",
+        video_width=config.caption_channels or config.video.context_dim,
+        audio_width=config.caption_channels or config.audio.context_dim,
+    )
+    assert saved.audio_context is not None  # require_match has refused a file without it
+    positive = PromptContext(saved.video_context, saved.audio_context)
+    if saved.negative_video_context is None or saved.negative_audio_context is None:
+        return positive, None
+    return positive, PromptContext(saved.negative_video_context, saved.negative_audio_context)
+
+
+def _guiders(settings: Settings, files: ModelFiles) -> tuple[GuiderParams, GuiderParams]:
+    layers = TransformerConfig.from_dict(files.checkpoint.section("transformer")).num_layers
+    for name in ("video_stg_blocks", "audio_stg_blocks"):
+        for block in getattr(settings, name) or ():
+            if not 0 <= block < layers:
+                raise UsageError(
+                    f"{spelled(name)} must name blocks 0 to {layers - 1} of this transformer, got {block}."
+                )
+    apg = None
+    cfg = {"video": settings.video_cfg_guidance_scale, "audio": settings.audio_cfg_guidance_scale}
+    if not math.isclose(settings.apg_scale, 1.0):
+        apg = ApgOptions(settings.apg_eta, settings.apg_norm_threshold, settings.apg_momentum)
+        cfg = dict.fromkeys(cfg, settings.apg_scale)
+    elif (settings.apg_eta, settings.apg_norm_threshold, settings.apg_momentum) != (1.0, 0.0, 0.0):
+        names = ", ".join(spelled(name) for name in ("apg_eta", "apg_norm_threshold", "apg_momentum"))
+        raise UsageError(f"{names}: they need {spelled('apg_scale')} other than 1.")
+    video = GuiderParams(
+        cfg_scale=_or(cfg["video"], 1.0),
+        stg_scale=_or(settings.video_stg_guidance_scale, 0.0),
+        rescale_scale=_or(settings.video_rescale_scale, 0.0),
+        modality_scale=_or(settings.a2v_guidance_scale, 1.0),
+        skip_step=settings.video_skip_step or 0,
+        stg_blocks=settings.video_stg_blocks or (),
+        apg=apg,
+    )
+    audio = GuiderParams(
+        cfg_scale=_or(cfg["audio"], 1.0),
+        stg_scale=_or(settings.audio_stg_guidance_scale, 0.0),
+        rescale_scale=_or(settings.audio_rescale_scale, 0.0),
+        modality_scale=_or(settings.v2a_guidance_scale, 1.0),
+        skip_step=settings.audio_skip_step or 0,
+        stg_blocks=settings.audio_stg_blocks or (),
+        apg=apg,
+    )
+    return video, audio
+
+
+def _or(value: float | None, default: float) -> float:
+    return default if value is None else value

@@ -1,0 +1,55 @@
+"""Images and videos that a user gives a run, with their strengths."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+ImageSource = str | os.PathLike[str] | Image.Image | np.ndarray[Any, np.dtype[Any]]
+VideoSource = str | os.PathLike[str] | np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True)
+class ImageInput:
+    """An image as a condition.
+
+    Attributes:
+        image: a file that Pillow reads, a PIL image, or an array (H, W, 3): uint8, or floating point in [0, 1].
+        frame_index: pixel frame at which the image appears.
+        strength: 1 keeps it exactly, 0 ignores it.
+        crf: H.264 quality of the round trip it goes through first; 0 = none, None = by model generation.
+    """
+
+    image: ImageSource
+    frame_index: int = 0
+    strength: float = 1.0
+    crf: int | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "image", _stored(self.image))
+
+
+@dataclass(frozen=True)
+class VideoInput:
+    """A video as a reference (control video) of an IC-LoRA.
+
+    Attributes:
+        video: a file that PyAV reads, whose frame rate must be that of the clip; or the clip's frames as an array
+            (F, H, W, 3), uint8, or floating point in [0, 1].
+        strength: 1 keeps it clean.
+    """
+
+    video: VideoSource
+    strength: float = 1.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "video", _stored(self.video))
+
+
+def _stored(source: Any) -> Any:
+    return Path(source) if isinstance(source, str) else source

@@ -1,0 +1,320 @@
+"""The kinds of values that settings have: what they take from Python, TOML and JSON, and from words of a command."""
+
+from __future__ import annotations
+
+import math
+import operator
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+from PIL import Image
+
+from ltx2rt.graph.models.video_vae.tiling import TileSize, Tiling
+from ltx2rt.graph.settings.inputs import ImageInput, VideoInput
+from ltx2rt.media.frame_rate import exact_frame_rate
+
+T = TypeVar("T")
+
+# What a row of words of one occurrence of an option is called: ``--image PATH FRAME STRENGTH CRF``.
+Row = Sequence[Any]
+
+
+class Kind(ABC, Generic[T]):
+    """One kind of value.
+
+    Attributes:
+        wanted: what it is, for errors: "a whole number".
+        annotation: its type, for signatures.
+        metavar: names of its words on the command line.
+        words: how many words an occurrence of the option has, as argparse's nargs; None: one.
+        repeats: the option may be given several times.
+    """
+
+    wanted = ""
+    annotation = ""
+    metavar: str | tuple[str, ...] | None = None
+    words: str | int | None = None
+    repeats = False
+
+    @abstractmethod
+    def convert(self, value: Any) -> T:
+        """The stored form of a value from Python, TOML or JSON; ValueError or TypeError for anything else."""
+
+    def parse(self, word: str) -> T:
+        """The stored form of one word of a command line; ValueError for anything else."""
+        return self.convert(word)
+
+    def rows(self, rows: Sequence[Row]) -> T:
+        """The stored form of the words of every occurrence of the option."""
+        raise NotImplementedError(f"{type(self).__name__} takes one word")
+
+    def plain(self, value: T) -> Any:
+        """The value for JSON and TOML; `convert` or `rows` take it back."""
+        return value
+
+
+class Text(Kind[str]):
+    wanted, annotation, metavar = "a text", "str", "TEXT"
+
+    def convert(self, value: Any) -> str:
+        if not isinstance(value, str):
+            raise TypeError
+        return value
+
+
+class Whole(Kind[int]):
+    wanted, annotation, metavar = "a whole number", "int", "N"
+
+    def convert(self, value: Any) -> int:
+        if isinstance(value, (bool, str)):
+            raise TypeError
+        return operator.index(value)
+
+    def parse(self, word: str) -> int:
+        return int(word)
+
+
+class Number(Kind[float]):
+    wanted, annotation, metavar = "a number", "float", "S"
+
+    def __init__(self, metavar: str = "S") -> None:
+        self.metavar = metavar
+
+    def convert(self, value: Any) -> float:
+        if isinstance(value, (bool, str)):
+            raise TypeError
+        number = float(value)
+        if not math.isfinite(number):
+            raise ValueError
+        return number
+
+    def parse(self, word: str) -> float:
+        return self.convert(float(word))
+
+
+class Switch(Kind[bool]):
+    wanted, annotation = "True or False", "bool"
+
+    def convert(self, value: Any) -> bool:
+        if not isinstance(value, bool):
+            raise TypeError
+        return value
+
+
+class FilePath(Kind[Path]):
+    wanted, annotation = "a path", "str | os.PathLike[str]"
+
+    def __init__(self, metavar: str = "FILE") -> None:
+        self.metavar: str | tuple[str, ...] | None = metavar
+
+    def convert(self, value: Any) -> Path:
+        if not isinstance(value, (str, os.PathLike)):
+            raise TypeError
+        return Path(value)
+
+    def plain(self, value: Path) -> Any:
+        return str(value.absolute())
+
+
+class MaskFile(FilePath):
+    """A file that the command line may give a strength with, which is a setting of its own."""
+
+    words = "+"
+
+    def __init__(self) -> None:
+        self.metavar = ("MASK", "STRENGTH")
+
+    def rows(self, rows: Sequence[Row]) -> Path:
+        return path_and_number(rows[-1], None)[0]
+
+
+class FrameRate(Kind[Fraction]):
+    wanted, annotation, metavar = (
+        "a positive number or ratio such as 24, 23.976 or 30000/1001",
+        "float | Fraction",
+        "RATE",
+    )
+
+    def convert(self, value: Any) -> Fraction:
+        if isinstance(value, bool) or not isinstance(value, (str, int, float, Fraction)):
+            value = float(value)
+        if isinstance(value, str):
+            value = Fraction(value) if "/" in value else float(value)
+        return exact_frame_rate(value)
+
+    def plain(self, value: Fraction) -> str:
+        return str(value)
+
+
+class TilesKind(Kind[Any]):
+    wanted, annotation, metavar = "auto, none or like 512/64,64/24 (pixels, frames)", "Tiling | str", "TILES"
+
+    def convert(self, value: Any) -> Tiling | str:
+        if isinstance(value, Tiling) or value in ("auto", "none"):
+            return value
+        if not isinstance(value, str):
+            raise TypeError
+        axes = [_interval(part) for part in value.split(",")]
+        if len(axes) > 2:
+            raise ValueError
+        return Tiling.of(spatial=axes[0], temporal=axes[1] if len(axes) == 2 else None)
+
+    def plain(self, value: Tiling | str) -> str:
+        if isinstance(value, str):
+            return value
+        axes = [axis for axis in (value.height, value.frames) if isinstance(axis, TileSize)]
+        return ",".join(f"{axis.tile}/{axis.overlap}" for axis in axes)
+
+
+def _interval(text: str) -> tuple[int, int]:
+    tile, overlap = text.split("/")
+    return int(tile), int(overlap)
+
+
+class Blocks(Kind[tuple[int, ...]]):
+    wanted, annotation, metavar, words = "a list of block numbers", "Sequence[int]", "BLOCK", "*"
+
+    def convert(self, value: Any) -> tuple[int, ...]:
+        if isinstance(value, str):
+            raise TypeError
+        return tuple(Whole().convert(item) for item in value)
+
+    def rows(self, rows: Sequence[Row]) -> tuple[int, ...]:
+        return tuple(_whole(item, "a block number") for row in rows for item in row)
+
+    def plain(self, value: tuple[int, ...]) -> list[int]:
+        return list(value)
+
+
+class Images(Kind[tuple[ImageInput, ...]]):
+    wanted = "a list of images: paths, PIL images, arrays (H, W, 3) or ImageInput(image, frame_index, strength, crf)"
+    annotation = "Sequence[ImageInput | ImageSource] | ImageInput | ImageSource"
+    metavar, words, repeats = ("PATH", "FRAME STRENGTH CRF"), "+", True
+
+    def convert(self, value: Any) -> tuple[ImageInput, ...]:
+        items = list(value) if isinstance(value, (list, tuple)) else [value]
+        return tuple(self._one(item) for item in items)
+
+    def rows(self, rows: Sequence[Row]) -> tuple[ImageInput, ...]:
+        return tuple(self.row(row) for row in rows)
+
+    def row(self, row: Row, strength: float = 1.0) -> ImageInput:
+        """``PATH [FRAME [STRENGTH [CRF]]]``."""
+        if not 1 <= len(row) <= 4:
+            raise ValueError(f"takes PATH [FRAME [STRENGTH [CRF]]], got {len(row)} values: {_joined(row)}")
+        path, frame, given, crf = [*row, None, None, None][:4]
+        return ImageInput(
+            Path(path),
+            0 if frame is None else _whole(frame, "FRAME"),
+            strength if given is None else _number(given, "STRENGTH"),
+            None if crf is None else _whole(crf, "CRF"),
+        )
+
+    def plain(self, value: tuple[ImageInput, ...]) -> list[Any]:
+        return [[_source(i.image), i.frame_index, i.strength, *([] if i.crf is None else [i.crf])] for i in value]
+
+    @staticmethod
+    def _one(item: Any) -> ImageInput:
+        if isinstance(item, ImageInput):
+            return item
+        if isinstance(item, (str, os.PathLike)) or _is_picture(item):
+            return ImageInput(item)
+        raise TypeError
+
+
+class Videos(Kind[tuple[VideoInput, ...]]):
+    wanted = "a list of videos: paths, arrays (F, H, W, 3) or VideoInput(video, strength)"
+    annotation = "Sequence[VideoInput | VideoSource] | VideoInput | VideoSource"
+    metavar, words, repeats = ("PATH", "STRENGTH"), "+", True
+
+    def convert(self, value: Any) -> tuple[VideoInput, ...]:
+        items = list(value) if isinstance(value, (list, tuple)) else [value]
+        return tuple(self._one(item) for item in items)
+
+    def rows(self, rows: Sequence[Row]) -> tuple[VideoInput, ...]:
+        return tuple(VideoInput(path, strength) for path, strength in (path_and_number(row, 1.0) for row in rows))
+
+    def plain(self, value: tuple[VideoInput, ...]) -> list[Any]:
+        return [[_source(video.video), video.strength] for video in value]
+
+    @staticmethod
+    def _one(item: Any) -> VideoInput:
+        if isinstance(item, VideoInput):
+            return item
+        if isinstance(item, (str, os.PathLike, np.ndarray)):
+            return VideoInput(item)
+        raise TypeError
+
+
+class Loras(Kind[tuple[tuple[Path, float], ...]]):
+    wanted = "a list of LoRA files, each a path or (path, strength)"
+    annotation = "Sequence[str | os.PathLike[str] | tuple[str | os.PathLike[str], float]]"
+    metavar, words, repeats = ("PATH", "STRENGTH"), "+", True
+
+    def convert(self, value: Any) -> tuple[tuple[Path, float], ...]:
+        if isinstance(value, (str, os.PathLike)):
+            raise TypeError
+        return tuple(LoraKind().convert(item) for item in value)
+
+    def rows(self, rows: Sequence[Row]) -> tuple[tuple[Path, float], ...]:
+        return tuple(path_and_number(row, 1.0) for row in rows)
+
+    def plain(self, value: tuple[tuple[Path, float], ...]) -> list[Any]:
+        return [LoraKind().plain(item) for item in value]
+
+
+class LoraKind(Kind[tuple[Path, float]]):
+    wanted = "a LoRA file, a path or (path, strength)"
+    annotation = "str | os.PathLike[str] | tuple[str | os.PathLike[str], float]"
+    metavar, words = ("PATH", "STRENGTH"), "+"
+
+    def convert(self, value: Any) -> tuple[Path, float]:
+        path, strength = (value, 1.0) if isinstance(value, (str, os.PathLike)) else value
+        return FilePath().convert(path), Number().convert(strength)
+
+    def rows(self, rows: Sequence[Row]) -> tuple[Path, float]:
+        return path_and_number(rows[-1], 1.0)
+
+    def plain(self, value: tuple[Path, float]) -> list[Any]:
+        return [str(value[0].absolute()), value[1]]
+
+
+def path_and_number(row: Row, default: Any) -> tuple[Path, Any]:
+    """``PATH [STRENGTH]``."""
+    if not 1 <= len(row) <= 2:
+        raise ValueError(f"takes PATH [STRENGTH], got {len(row)} values: {_joined(row)}")
+    return Path(row[0]), _number(row[1], "STRENGTH") if len(row) == 2 else default
+
+
+def _whole(item: Any, name: str) -> int:
+    number = _number(item, name)
+    if not number.is_integer():
+        raise ValueError(f"{name} must be a whole number, got {item!r}")
+    return int(number)
+
+
+def _number(item: Any, name: str) -> float:
+    try:
+        return Number().convert(float(item))
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} must be a number, got {item!r}") from None
+
+
+def _joined(row: Row) -> str:
+    return " ".join(str(item) for item in row)
+
+
+def _is_picture(item: Any) -> bool:
+    return isinstance(item, (np.ndarray, Image.Image))
+
+
+def _source(item: Any) -> str:
+    """A path as it is; pictures in memory as what they are, which no later run can read."""
+    if isinstance(item, Path):
+        return str(item.absolute())
+    return f"<{type(item).__name__} in memory>"

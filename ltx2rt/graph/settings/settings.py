@@ -1,0 +1,408 @@
+"""Every setting of a pipeline call: the one place that says its type, default, range, help and flags."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal
+
+from ltx2rt.errors import UsageError
+from ltx2rt.graph.models.text.token_sampling import SamplingOptions
+from ltx2rt.graph.models.video_vae.tiling import Tiling
+from ltx2rt.graph.settings.inputs import ImageInput, VideoInput
+from ltx2rt.graph.settings.kinds import (
+    Blocks,
+    FilePath,
+    FrameRate,
+    Images,
+    MaskFile,
+    Number,
+    Switch,
+    Text,
+    TilesKind,
+    Videos,
+    Whole,
+)
+from ltx2rt.graph.settings.setting import plain_values, setting, settings_of, stored_values
+from ltx2rt.spelling import spelled
+
+DEFAULT_NEGATIVE_PROMPT = (
+    "low quality, blurry, noisy, flickering, washed-out colours, wrong exposure, distorted faces and hands, "
+    "unnatural motion, frozen picture, text overlays, watermarks, muffled or crackling sound, sound out of sync"
+)
+
+# What pipelines take, besides the settings without a topic, which all of them take.
+NEGATIVE = "negative prompt and guidance"
+FIRST_ORDER = "first-order sampler"
+SIZE = "size"
+LENGTH = "length"
+VIDEO_GUIDANCE = "guidance of the video"
+AUDIO_GUIDANCE = "guidance of the sound"
+AUDIO_MODALITY_GUIDANCE = "modality guidance of the sound"
+IMAGES = "images"
+REFERENCES = "reference videos"
+LORA_STRENGTHS = "strengths of the distilled LoRA"
+DRIVING_SOUND = "driving sound"
+SOURCE = "source clip"
+RETAKE_RANGE = "range of a retake"
+EXTENSION = "extension"
+FRAMES = "frames"
+
+CONTROL_TYPES = ("raw", "canny", "depth", "pose")
+DIRECTIONS = ("after", "before")
+
+# ruff: noqa: RUF009  (the calls make dataclass fields)
+_SECONDS = Number("SECONDS")
+_CONTROL = {"topic": REFERENCES}
+_MODEL = {"shown_default": "model"}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a pipeline call can be given. None means: decided by the pipeline and the checkpoint's generation.
+
+    The fields say everything else: `setting_docs` prints it.
+    """
+
+    # Request
+    prompt: str | None = setting(
+        None, Text(), "what to generate; may also be given without the option's name", "Request"
+    )
+    prompt_file: Path | None = setting(
+        None, FilePath("FILE.txt"), "text file that holds the prompt, in place of it", "Request"
+    )
+    height: int | None = setting(
+        None,
+        Whole(),
+        "final height in pixels, a multiple of 64 (one stage: 32)",
+        "Request",
+        topic=SIZE,
+        low=32,
+        **_MODEL,
+    )
+    width: int | None = setting(
+        None,
+        Whole(),
+        "final width in pixels, a multiple of 64 (one stage: 32)",
+        "Request",
+        topic=SIZE,
+        low=32,
+        **_MODEL,
+    )
+    num_frames: int | None = setting(
+        None,
+        Whole(),
+        "number of frames, 8*k + 1",
+        "Request",
+        topic=LENGTH,
+        flags=("--num-frames", "--frames"),
+        **_MODEL,
+    )
+    frame_rate: Fraction | None = setting(
+        None,
+        FrameRate(),
+        "frames per second, 24 or 23.976 or 30000/1001",
+        "Request",
+        topic=LENGTH,
+        flags=("--frame-rate", "--fps"),
+        **_MODEL,
+    )
+    seed: int | None = setting(
+        None, Whole(), "seed of the noise; the same as in the official code on a CPU", "Request", **_MODEL
+    )
+
+    # Text
+    negative_prompt: str | None = setting(
+        None, Text(), "what to avoid; the default is in docs/options.md", "Text", topic=NEGATIVE, **_MODEL
+    )
+    embedding: Path | None = setting(None, FilePath(), "text embedding file in place of the text encoder", "Text")
+    zero_text: bool = setting(
+        False,
+        Switch(),
+        "zeros in place of the text encoder's output, to test everything else",
+        "Text",
+        flags=("--no-gemma",),
+    )
+    enhance_prompt: bool = setting(
+        False, Switch(), "let the text encoder's language model rewrite the prompt first", "Text"
+    )
+    enhance_temperature: float = setting(
+        SamplingOptions.temperature, Number(), "how freely it writes; 0 = always the likeliest word", "Text", low=0
+    )
+    enhance_top_k: int = setting(
+        SamplingOptions.top_k, Whole(), "it chooses among so many words; 0 = all", "Text", low=0
+    )
+    enhance_top_p: float = setting(
+        SamplingOptions.top_p,
+        Number(),
+        "and among those that together have this probability",
+        "Text",
+        low=0,
+        high=1,
+    )
+    enhance_seed: int | None = setting(
+        None,
+        Whole(),
+        "seed of its choices; where the official code hands on no seed it is 42",
+        "Text",
+        shown_default="seed",
+    )
+    enhance_max_tokens: int = setting(SamplingOptions.max_new_tokens, Whole(), "longest text it writes", "Text", low=1)
+
+    # Conditions
+    images: tuple[ImageInput, ...] = setting(
+        (),
+        Images(),
+        "condition on an image at a pixel frame (default 0) with a strength (default 1.0)",
+        "Conditions",
+        topic=IMAGES,
+        flags=("--image",),
+    )
+    video_conditioning: tuple[VideoInput, ...] = setting(
+        (), Videos(), "reference (control) video with a strength", "Conditions", **_CONTROL
+    )
+    control_type: str = setting(
+        "raw",
+        Text(),
+        "what is made of the control videos: canny finds edges, the others take them as they are",
+        "Conditions",
+        choices=CONTROL_TYPES,
+        **_CONTROL,
+    )
+    canny_low: int = setting(100, Whole(), "gradient down to which an edge continues", "Conditions", low=0, **_CONTROL)
+    canny_high: int = setting(200, Whole(), "gradient from which an edge begins", "Conditions", low=0, **_CONTROL)
+    conditioning_attention_mask: Path | None = setting(
+        None,
+        MaskFile(),
+        "gray video (or picture): white attends to the references, black does not; a strength may follow",
+        "Conditions",
+        **_CONTROL,
+    )
+    conditioning_attention_strength: float = setting(
+        1.0, Number(), "how strongly the clip attends to the references", "Conditions", low=0, high=1, **_CONTROL
+    )
+    skip_stage_2: bool = setting(False, Switch(), "stop after the half-size stage", "Conditions", **_CONTROL)
+    audio_path: Path | None = setting(
+        None, FilePath(), "sound that drives the video", "Conditions", topic=DRIVING_SOUND
+    )
+    audio_start_time: float = setting(0.0, _SECONDS, "where in the sound to begin", "Conditions", topic=DRIVING_SOUND)
+    audio_max_duration: float | None = setting(
+        None, _SECONDS, "how much of it to use, at most the length of the clip", "Conditions", topic=DRIVING_SOUND
+    )
+    video_path: Path | None = setting(None, FilePath(), "the clip to edit", "Conditions", topic=SOURCE)
+    start_time: float | None = setting(
+        None, _SECONDS, "where the part begins that is generated anew", "Conditions", topic=RETAKE_RANGE
+    )
+    end_time: float | None = setting(None, _SECONDS, "where it ends", "Conditions", topic=RETAKE_RANGE)
+    keep_video: bool = setting(False, Switch(), "leave the pictures as they are", "Conditions", topic=RETAKE_RANGE)
+    keep_audio: bool = setting(False, Switch(), "leave the sound as it is", "Conditions", topic=RETAKE_RANGE)
+    extend_frames: int = setting(48, Whole(), "how many frames to add, a multiple of 8", "Conditions", topic=EXTENSION)
+    direction: str = setting("after", Text(), "where to add them", "Conditions", topic=EXTENSION, choices=DIRECTIONS)
+
+    # Guidance
+    num_inference_steps: int | None = setting(
+        None,
+        Whole(),
+        "sampler steps; distilled pipelines always take 8 + 3",
+        "Guidance",
+        flags=("--num-inference-steps", "--steps", "--steps-stage1"),
+        low=1,
+        high=1000,
+        **_MODEL,
+    )
+    video_cfg_guidance_scale: float | None = setting(
+        None,
+        Number(),
+        "classifier-free guidance of the video",
+        "Guidance",
+        topic=VIDEO_GUIDANCE,
+        flags=("--video-cfg-guidance-scale", "--cfg", "--cfg-stage1"),
+        **_MODEL,
+    )
+    video_stg_guidance_scale: float | None = setting(
+        None, Number(), "spatio-temporal guidance of the video", "Guidance", topic=VIDEO_GUIDANCE, **_MODEL
+    )
+    video_rescale_scale: float | None = setting(
+        None,
+        Number(),
+        "share of the deviation that guidance gives back to the video",
+        "Guidance",
+        topic=VIDEO_GUIDANCE,
+        **_MODEL,
+    )
+    video_stg_blocks: tuple[int, ...] | None = setting(
+        None,
+        Blocks(),
+        "transformer blocks of the video's spatio-temporal guidance",
+        "Guidance",
+        topic=VIDEO_GUIDANCE,
+        **_MODEL,
+    )
+    a2v_guidance_scale: float | None = setting(
+        None, Number(), "modality guidance of the video", "Guidance", topic=VIDEO_GUIDANCE, **_MODEL
+    )
+    video_skip_step: int | None = setting(
+        None,
+        Whole(),
+        "reuse the video's prediction for N steps after each computed one",
+        "Guidance",
+        topic=VIDEO_GUIDANCE,
+        low=0,
+        **_MODEL,
+    )
+    audio_cfg_guidance_scale: float | None = setting(
+        None, Number(), "classifier-free guidance of the sound", "Guidance", topic=AUDIO_GUIDANCE, **_MODEL
+    )
+    audio_stg_guidance_scale: float | None = setting(
+        None, Number(), "spatio-temporal guidance of the sound", "Guidance", topic=AUDIO_GUIDANCE, **_MODEL
+    )
+    audio_rescale_scale: float | None = setting(
+        None,
+        Number(),
+        "share of the deviation that guidance gives back to the sound",
+        "Guidance",
+        topic=AUDIO_GUIDANCE,
+        **_MODEL,
+    )
+    audio_stg_blocks: tuple[int, ...] | None = setting(
+        None,
+        Blocks(),
+        "transformer blocks of the sound's spatio-temporal guidance",
+        "Guidance",
+        topic=AUDIO_GUIDANCE,
+        **_MODEL,
+    )
+    v2a_guidance_scale: float | None = setting(
+        None, Number(), "modality guidance of the sound", "Guidance", topic=AUDIO_MODALITY_GUIDANCE, **_MODEL
+    )
+    audio_skip_step: int | None = setting(
+        None,
+        Whole(),
+        "reuse the sound's prediction for N steps after each computed one",
+        "Guidance",
+        topic=AUDIO_GUIDANCE,
+        low=0,
+        **_MODEL,
+    )
+    max_batch_size: int = setting(
+        1,
+        Whole(),
+        "guidance passes that go through the transformer together",
+        "Guidance",
+        topic=NEGATIVE,
+        low=1,
+        high=8,
+    )
+    ge_gamma: float = setting(
+        0.0,
+        Number("GE_GAMMA"),
+        "gradient estimation in place of Euler steps, 2 is usual; 0 = off",
+        "Guidance",
+        topic=FIRST_ORDER,
+        low=0,
+        high=10,
+    )
+    apg_scale: float = setting(
+        1.0, Number(), "adaptive projected guidance in place of CFG; 1 = off", "Guidance", topic=NEGATIVE
+    )
+    apg_eta: float = setting(1.0, Number(), "weight of its part along the prediction", "Guidance", topic=NEGATIVE)
+    apg_norm_threshold: float = setting(
+        0.0,
+        Number("APG_NORM_THRESHOLD"),
+        "largest norm of its difference; 0 = no limit",
+        "Guidance",
+        topic=NEGATIVE,
+    )
+    apg_momentum: float = setting(
+        0.0, Number(), "weight of the differences of earlier steps", "Guidance", topic=NEGATIVE
+    )
+    distilled_lora_strength_stage_1: float = setting(
+        0.25, Number(), "strength of the distilled LoRA in the first stage", "Guidance", topic=LORA_STRENGTHS
+    )
+    distilled_lora_strength_stage_2: float = setting(
+        0.5, Number(), "strength of the distilled LoRA in the second stage", "Guidance", topic=LORA_STRENGTHS
+    )
+
+    # Output
+    latents_only: bool = setting(
+        False, Switch(), "make latents only, see --save-latents", "Output", flags=("--skip-vae",)
+    )
+    upscale_spatial: bool = setting(
+        False, Switch(), "enlarge the final latent with the spatial upscaler, unrefined", "Output", topic=FRAMES
+    )
+    upscale_temporal: bool = setting(
+        False, Switch(), "double the frame rate with the temporal upscaler, unrefined", "Output", topic=FRAMES
+    )
+    tiling: Tiling | Literal["auto", "none"] = setting(
+        "auto",
+        TilesKind(),
+        "video decoder tiles: auto (by size), none, or SPATIAL/OVERLAP[,FRAMES/OVERLAP]",
+        "Output",
+        topic=FRAMES,
+    )
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any], hints: Mapping[str, str] | None = None) -> Settings:
+        """Settings from named values, each converted and checked.
+
+        Args:
+            values: name -> value; None stands for the default.
+            hints: what to say about names that other programs use.
+
+        Raises:
+            UsageError: a name that does not exist, or a value that does not fit.
+        """
+        return cls(**stored_values(cls, values, hints))
+
+    def given(self) -> dict[str, Any]:
+        """The settings that differ from their defaults."""
+        return {
+            name: getattr(self, name)
+            for name, (entry, _) in settings_of(Settings).items()
+            if getattr(self, name) != entry.default
+        }
+
+    def require_topics(self, pipeline: str, topics: Collection[str]) -> None:
+        """Raise UsageError for a setting that a pipeline with these topics does not use."""
+        for name in self.given():
+            topic = topic_of(name)
+            if topic and topic not in topics:
+                raise UsageError(f"{spelled(name)} has no meaning for the pipeline {pipeline}; leave it out.")
+
+    def with_defaults(self, **defaults: Any) -> Settings:
+        """These settings, with ``defaults`` in place of what is None."""
+        return replace(self, **{name: value for name, value in defaults.items() if getattr(self, name) is None})
+
+    def as_dict(self, topics: Collection[str]) -> dict[str, Any]:
+        """Every decided setting of these topics, and those without one, as JSON values."""
+        return {name: value for name, value in plain_values(self).items() if topic_of(name) in ("", *topics)}
+
+    @property
+    def enhancement(self) -> SamplingOptions:
+        """How the prompt enhancement writes."""
+        return SamplingOptions(
+            temperature=self.enhance_temperature,
+            top_k=self.enhance_top_k,
+            top_p=self.enhance_top_p,
+            seed=self.enhance_seed or 0,
+            max_new_tokens=self.enhance_max_tokens,
+        )
+
+    def input_files(self) -> list[Path]:
+        """Every media and embedding file that the settings name."""
+        named = (self.embedding, self.conditioning_attention_mask, self.audio_path, self.video_path)
+        media = (*(image.image for image in self.images), *(video.video for video in self.video_conditioning))
+        return [path for path in (*named, *media) if isinstance(path, Path)]
+
+
+def topic_of(name: str) -> str:
+    """The topic of a setting; empty: all pipelines take it."""
+    return settings_of(Settings)[name][1].topic
+
+
+def names_of(topics: Iterable[str]) -> list[str]:
+    """The settings of these topics."""
+    wanted = set(topics)
+    return [name for name, (_, said) in settings_of(Settings).items() if said.topic in wanted]
