@@ -23,7 +23,7 @@ BELOW = {
     "kernels": {"_abi", "types", "errors", "refusals", "__version__"},
     "media": {"types", "errors"},
     "weights": {"kernels", "types", "errors"},
-    "memory": {"kernels", "types", "errors"},
+    "memory": {"kernels", "types", "errors", "refusals"},
     "graph.models.layers": LAYERS,
     "graph.models.transformer": COMMON,
     "graph.models.text": COMMON,
