@@ -32,7 +32,7 @@ BELOW = {
     "kernels": {"_abi", "types", "errors", "refusals", "atomic_file", "__version__"},
     "media": {"types", "errors", "atomic_file"},
     "weights": {"kernels", "types", "errors", "atomic_file"},
-    "memory": {"kernels", "types", "errors"},
+    "memory": {"kernels", "types", "errors", "refusals"},
     "graph.models.layers": LAYERS,
     "graph.models.transformer": COMMON,
     "graph.models.text": COMMON,
