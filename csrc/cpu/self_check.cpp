@@ -216,7 +216,9 @@ std::string check_linear(const KernelTables& kernels, const KernelTables& portab
   for (const FloatType type : kTypes) {
     for (const Activation activation : {Activation::none, Activation::gelu_tanh, Activation::silu}) {
       std::vector<float> residual(kColumns), got(kColumns), expected(kColumns);
-      for (int64_t i = 0; i < kColumns; ++i) reinterpret_cast<uint16_t*>(residual.data())[i] = uint16_t(0x3c00 + i);
+      std::vector<uint16_t> words(kColumns);  // sound values of every type, of float32 in half of the columns
+      for (int64_t i = 0; i < kColumns; ++i) words[i] = static_cast<uint16_t>(0x3c00 + i);
+      std::memcpy(residual.data(), words.data(), words.size() * sizeof words[0]);
       const LinearEpilogue epilogue{3.0f, activation, bias.data(), gate.data(), residual.data(), type};
       kernels.linear.finish(epilogue, sums.data(), got.data(), kColumns);
       portable.linear.finish(epilogue, sums.data(), expected.data(), kColumns);
