@@ -18,6 +18,9 @@ from ltx2rt.graph.settings.inputs import ImageInput, ImageSource, VideoInput, Vi
 class CallArguments(TypedDict, total=False):
     """What a pipeline call takes besides the prompt; None is the default."""
 
+    prompt_file: str | os.PathLike[str] | None
+    """text file that holds the prompt, in place of it (default: None)."""
+
     height: int | None
     """final height in pixels, a multiple of 64 (one stage: 32), 32 or more (default: model)."""
 

@@ -204,7 +204,7 @@ class Clip:
         return audio, self.sample_rate, float(self.frame_rate) * speed
 
     def _latents(self) -> Latents:
-        generation = self._run.files.checkpoint.generation or "19b"
+        generation = self._run.files.generation.name
         return Latents(generation, self.frame_rate, self.video_latent, self.audio_latent)
 
     def _result(self) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from ltx2rt.graph.pipelines import AUTOMATIC, PIPELINES, pipeline_for, pipeline_
 from ltx2rt.graph.pipelines.pipeline import PipelineEntry
 from ltx2rt.graph.settings.setting import plain_values, stored_values
 from ltx2rt.graph.settings.weight_files import WeightFiles
-from ltx2rt.graph.stages.model_files import ModelFiles
+from ltx2rt.graph.stages.weight_set import WeightSet
 from ltx2rt.spelling import spelled
 
 log = logging.getLogger(__name__)
@@ -94,7 +94,7 @@ def open_pipeline(pipeline: str, given: WeightFiles) -> Pipeline:
     entry = None if name == AUTOMATIC else PIPELINES[name]
     if entry is not None and is_embedded:
         used = _with_embedded(used, entry.files)
-    files = ModelFiles.open(used)
+    files = WeightSet.open(used)
     variant = used.model_variant or files.checkpoint.variant
     if variant is None:
         variant = "distilled"

@@ -20,8 +20,8 @@ from ltx2rt.api.planning import rates as measured_rates
 from ltx2rt.api.previews import Preview, PreviewObserver
 from ltx2rt.api.record import Record
 from ltx2rt.api.run_state import RunState
+from ltx2rt.graph.components import TRANSFORMER
 from ltx2rt.graph.diffusion.guidance import GuiderParams
-from ltx2rt.graph.models.transformer.model import TransformerConfig
 from ltx2rt.graph.pipelines.assumed_files import with_assumed
 from ltx2rt.graph.pipelines.decide import GUIDANCE_TOPICS, decide
 from ltx2rt.graph.pipelines.defaults import GenerationDefaults, defaults_for
@@ -32,9 +32,9 @@ from ltx2rt.graph.settings.setting import settings_of
 from ltx2rt.graph.settings.settings import Settings
 from ltx2rt.graph.stages.events import Event
 from ltx2rt.graph.stages.inputs import GenerationInputs
-from ltx2rt.graph.stages.model_files import ModelFiles
 from ltx2rt.graph.stages.run import GeneratedClip, Run
 from ltx2rt.graph.stages.text.enhancement import enhance_prompt
+from ltx2rt.graph.stages.weight_set import WeightSet, sources_of
 from ltx2rt.weights.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class Pipeline:
     def __init__(
         self,
         entry: PipelineEntry,
-        files: ModelFiles,
+        files: WeightSet,
         dtype: mx.Dtype,
         origin: PipelineFiles,
         is_embedded: bool,
@@ -84,9 +84,14 @@ class Pipeline:
         return self.entry.name
 
     @property
+    def generation(self) -> str:
+        """Name of the model's generation."""
+        return self._files.generation.name
+
+    @property
     def defaults(self) -> GenerationDefaults:
         """What a call uses for everything it is not given."""
-        defaults = self._for_small_model(self.entry.adjusted(defaults_for(self._files.checkpoint.model_version)))
+        defaults = self._for_small_model(self.entry.adjusted(defaults_for(self._files.generation)))
         if self.is_embedded:
             return replace(defaults, height=EMBEDDED_HEIGHT, width=EMBEDDED_WIDTH, num_frames=EMBEDDED_FRAMES)
         if self.entry.two_stage:
@@ -95,7 +100,7 @@ class Pipeline:
 
     def _for_small_model(self, defaults: GenerationDefaults) -> GenerationDefaults:
         """Perturbed blocks at the same relative depth; the official ones do not exist in a small transformer."""
-        layers = TransformerConfig.from_dict(self._files.checkpoint.section("transformer")).num_layers
+        layers = self._files.config(TRANSFORMER).num_layers
         official_layers = 48
         if layers >= official_layers:
             return defaults
@@ -209,10 +214,10 @@ class Pipeline:
     def with_checkpoint(self, checkpoint: Checkpoint) -> Pipeline:
         """The same pipeline with another checkpoint of the same generation."""
         other = copy.copy(self)
-        other._files = replace(self._files, checkpoint=checkpoint)
+        other._files = self._files.with_sources(sources_of(checkpoint))
         return other
 
-    def _prepare(self, settings: Mapping[str, Any], files: ModelFiles) -> tuple[GenerationInputs, Record]:
+    def _prepare(self, settings: Mapping[str, Any], files: WeightSet) -> tuple[GenerationInputs, Record]:
         fixed = self.has_fixed_schedule
         decided = decide(Settings.of(settings, DIFFUSERS_NAMES), self.entry, self.defaults, fixed_schedule=fixed)
         inputs = open_inputs(decided, self.entry, files, fixed_schedule=fixed, dtype=self._dtype)

@@ -63,7 +63,7 @@ def _pipelines(checkpoints: Sequence[Path], name: str) -> Iterator[tuple[str, Pi
         checkpoint = Checkpoint.open(path)
         kind = _kind(checkpoint)
         pipeline = load(name, checkpoint=path)
-        generation = checkpoint.generation or "19b"
+        generation = pipeline.generation
         yield f"{generation} {kind}", pipeline
         if kind == "bf16":
             for bits in (8, 4):

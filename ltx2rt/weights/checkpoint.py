@@ -20,7 +20,7 @@ from ltx2rt.errors import CheckpointError
 from ltx2rt.types import LinearWeight, ParamSpec
 from ltx2rt.weights.block_stream import BlockLayout, BlockStream, Wanted
 from ltx2rt.weights.components import assign
-from ltx2rt.weights.config import complete_config, config_section, generation_of_tensors, parse_config, parse_version
+from ltx2rt.weights.config import complete_config, config_section, parse_config
 from ltx2rt.weights.detection import (
     is_lora,
     read_json,
@@ -31,6 +31,7 @@ from ltx2rt.weights.detection import (
 )
 from ltx2rt.weights.formats import companion_of, companions, format_of, require_marker
 from ltx2rt.weights.formats.linear_format import Encoding, Stored
+from ltx2rt.weights.generations import Generation, generation_of
 from ltx2rt.weights.lora import LoraFile, fuse, fusing_bytes, is_changed
 from ltx2rt.weights.safetensors import SafetensorsFile, SelectedRows
 from ltx2rt.weights.tensor_loading import load_array, require_matrix
@@ -202,18 +203,9 @@ class Checkpoint:
         return config_section(self._stated, self._tensors, _SECTIONS[component], str(self.path))
 
     @property
-    def generation(self) -> str | None:
-        """``19b``, ``2.3`` or ``2.5``, from the model version or else the tensors; None where neither tells."""
-        version = parse_version(self.metadata.get("model_version", ""))
-        if version:
-            return "2.5" if version >= (2, 4) else "2.3" if version >= (2, 3) else "19b"
-        return generation_of_tensors(self._tensors)
-
-    @property
-    def model_version(self) -> tuple[int, ...]:
-        """As the header states it, else the first of the generation that the tensors show; empty for LTX-2 (19B)."""
-        stated = parse_version(self.metadata.get("model_version", ""))
-        return stated or {"2.3": (2, 3), "2.5": (2, 5)}.get(generation_of_tensors(self._tensors) or "", ())
+    def generation(self) -> Generation | None:
+        """From the model version or else the tensors; None where neither tells."""
+        return generation_of(self.metadata, self._tensors)
 
     @property
     def variant(self) -> str | None:

@@ -16,6 +16,7 @@ import numpy as np
 from ltx2rt.atomic_file import AtomicFile
 from ltx2rt.errors import CheckpointError, UsageError, write_failure
 from ltx2rt.kernels.host import to_numpy
+from ltx2rt.weights.generations import LTX_2
 from ltx2rt.weights.safetensors import SafetensorsFile, write_safetensors
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -192,7 +193,7 @@ def _read_npz(path: Path) -> TextEmbedding:
     for name, mask_name in (("embedding", "attention_mask"), ("text_encoding", "text_mask")):
         if name in entries:
             context = _float(path, name, entries[name])
-            return TextEmbedding("19b", mx.array(_unmasked(path, context, entries.get(mask_name))))
+            return TextEmbedding(LTX_2.name, mx.array(_unmasked(path, context, entries.get(mask_name))))
     raise CheckpointError(f"{path}: holds no text embedding (no array `embedding`); make one with `ltx2rt encode`.")
 
 

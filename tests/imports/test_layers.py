@@ -14,8 +14,17 @@ LAYERS = {"kernels", "types", "errors"}
 COMMON = {"graph.models.layers"} | LAYERS
 VIDEO = {"graph.models.video_vae"} | COMMON
 MODELS = {"graph.models"} | LAYERS
-RUN = {"graph.models", "graph.diffusion", "graph.settings", "weights", "memory", "spelling"} | LAYERS
-RUN_FILES = {"advice", "run", "inputs", "events", "finite", "journal", "model_files", "streamed_blocks", "targets"}
+RUN = {
+    "graph.models",
+    "graph.components",
+    "graph.protocols",
+    "graph.diffusion",
+    "graph.settings",
+    "weights",
+    "memory",
+    "spelling",
+} | LAYERS
+RUN_FILES = {"advice", "run", "inputs", "events", "finite", "journal", "weight_set", "streamed_blocks", "targets"}
 STAGE = {f"graph.stages.{name}" for name in RUN_FILES} | RUN
 PIPELINES = {"graph.stages"} | RUN
 API = {"graph.pipelines", "media"} | PIPELINES
@@ -30,6 +39,8 @@ BELOW = {
     "graph.models.video_vae": COMMON,
     "graph.models.audio": COMMON,
     "graph.models.upscaler": VIDEO,
+    "graph.components": {"graph.models", "graph.protocols", "weights"} | LAYERS,
+    "graph.protocols": MODELS,
     "graph.diffusion": {"types", "errors", "spelling"},
     "graph.settings": {"graph.models.video_vae", "graph.models.text", "media", "spelling"} | LAYERS,
     **{f"graph.stages.{name}": STAGE for name in sorted(RUN_FILES)},

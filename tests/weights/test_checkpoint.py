@@ -16,6 +16,7 @@ from ltx2rt.kernels.reference import dequantise
 from ltx2rt.types import LinearWeight, ParamSpec
 from ltx2rt.weights.checkpoint import Checkpoint
 from ltx2rt.weights.components import locate
+from ltx2rt.weights.generations import LTX_2, LTX_2_3, LTX_2_5
 from ltx2rt.weights.safetensors import RawTensor, write_safetensors
 from ltx2rt.weights.tensor_source import widen
 
@@ -75,7 +76,7 @@ def test_a_single_file(tmp_path: Path) -> None:
         "audio_vae",
         "vocoder",
     }
-    assert (checkpoint.generation, checkpoint.variant) == ("19b", "distilled")
+    assert (checkpoint.generation, checkpoint.variant) == (LTX_2, "distilled")
     assert checkpoint.names("vocoder")["conv_pre.weight"].shape == (64, 128, 7)
     assert checkpoint.names("duration_head") == {}
     assert checkpoint.section("video_connector")["connector_num_layers"] == 1
@@ -284,7 +285,7 @@ def test_packed_gemma_config_and_assets(tmp_path: Path) -> None:
     tensors["model.layers.0.layer_scalar"] = W[0, :1]
     path = save(tmp_path / "a.safetensors", tensors, gemma_config='{"model_type": "gemma4_unified"}')
     checkpoint = Checkpoint.open(path)
-    assert checkpoint.generation == "2.5"
+    assert checkpoint.generation == LTX_2_5
     assert checkpoint.section("text_encoder") == {"model_type": "gemma4_unified"}
     assert checkpoint.bytes("text_assets", "tokenizer_json") == b"{}"
     with pytest.raises(CheckpointError, match="no tensor 'other' in the text_assets"):
@@ -368,7 +369,7 @@ def test_manifest(tmp_path: Path) -> None:
     tensors = {name: [spec.dtype, list(spec.shape)] for name, spec in model_specs(CONFIG_23).items()}
     path.write_text(json.dumps({"tensors": tensors, "metadata": {"config": CONFIG_23}}))
     checkpoint = Checkpoint.open(path)
-    assert (checkpoint.generation, checkpoint.variant, checkpoint.is_manifest) == ("2.3", "dev", True)
+    assert (checkpoint.generation, checkpoint.variant, checkpoint.is_manifest) == (LTX_2_3, "dev", True)
     assert checkpoint.names("vocoder")["vocoder.conv_pre.weight"].nbytes == 64 * 128 * 7 * 2
     with pytest.raises(CheckpointError, match="a manifest lists tensors without their data"):
         checkpoint.load("transformer", [ParamSpec("proj_out.bias", (128,))])

@@ -70,6 +70,9 @@ class Settings:
     prompt: str | None = setting(
         None, Text(), "what to generate; may also be given without the option's name", "Request"
     )
+    prompt_file: Path | None = setting(
+        None, FilePath("FILE.txt"), "text file that holds the prompt, in place of it", "Request"
+    )
     height: int | None = setting(
         None,
         Whole(),

@@ -17,7 +17,7 @@ from ltx2rt.graph.diffusion.res_2s import STEP_NOISE_SEED, SUBSTEP_NOISE_SEED
 from ltx2rt.graph.stages.events import Event, Noised, Observer, StageFinished, StageStarted
 from ltx2rt.graph.stages.inputs import GenerationInputs
 from ltx2rt.graph.stages.journal import Arrays, Journal
-from ltx2rt.graph.stages.model_files import ModelFiles
+from ltx2rt.graph.stages.weight_set import WeightSet
 from ltx2rt.memory.ledger import Ledger
 from ltx2rt.memory.need import Need
 from ltx2rt.memory.stage import Stage, StageRunner
@@ -70,7 +70,7 @@ class Run:
 
     def __init__(
         self,
-        files: ModelFiles,
+        files: WeightSet,
         inputs: GenerationInputs,
         observer: Observer | None = None,
         noise: NoiseSource | None = None,
