@@ -26,18 +26,17 @@ from ltx2rt.graph.stages.text.enhancement import enhance_prompt
 from ltx2rt.graph.stages.text.stage import encode_prompts
 from ltx2rt.graph.stages.weight_set import WeightSet
 from ltx2rt.spelling import spelled
+from ltx2rt.types import FilePath
 from ltx2rt.weights.embedding_file import TextEmbedding, write_embedding
-
-PathLike = str | Path
 
 
 def encode(
     prompt: str,
     *,
-    output: PathLike | None = None,
+    output: FilePath | None = None,
     negative_prompt: str | None = None,
-    checkpoint: PathLike | None = None,
-    text_encoder: PathLike | None = None,
+    checkpoint: FilePath | None = None,
+    text_encoder: FilePath | None = None,
     dtype: str = "bfloat16",
     enhancement: SamplingOptions | None = None,
     has_image: bool = False,
@@ -101,8 +100,8 @@ def plan_encode(
     prompt: str,
     *,
     negative_prompt: str | None = None,
-    checkpoint: PathLike | None = None,
-    text_encoder: PathLike | None = None,
+    checkpoint: FilePath | None = None,
+    text_encoder: FilePath | None = None,
     dtype: str = "bfloat16",
     enhancement: SamplingOptions | None = None,
     has_image: bool = False,
@@ -127,8 +126,8 @@ def plan_encode(
 def _prepare(
     prompt: str,
     negative_prompt: str | None,
-    checkpoint: PathLike | None,
-    text_encoder: PathLike | None,
+    checkpoint: FilePath | None,
+    text_encoder: FilePath | None,
     dtype: str,
     enhancement: SamplingOptions | None,
     *,

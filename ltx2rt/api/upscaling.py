@@ -29,16 +29,15 @@ from ltx2rt.graph.stages.media_inputs import source_clip
 from ltx2rt.graph.stages.run import GeneratedClip, Run
 from ltx2rt.graph.stages.weight_set import WeightSet
 from ltx2rt.spelling import spelled
-
-PathLike = str | Path
+from ltx2rt.types import FilePath
 
 
 def upscale(
-    source: PathLike,
+    source: FilePath,
     *,
-    checkpoint: PathLike | None = None,
-    spatial_upscaler: PathLike | None = None,
-    temporal_upscaler: PathLike | None = None,
+    checkpoint: FilePath | None = None,
+    spatial_upscaler: FilePath | None = None,
+    temporal_upscaler: FilePath | None = None,
     dtype: str = "bfloat16",
     seed: int = 10,
     tiling: Tiling | Literal["auto", "none"] = "auto",
@@ -80,11 +79,11 @@ def upscale(
 
 
 def plan_upscale(
-    source: PathLike,
+    source: FilePath,
     *,
-    checkpoint: PathLike | None = None,
-    spatial_upscaler: PathLike | None = None,
-    temporal_upscaler: PathLike | None = None,
+    checkpoint: FilePath | None = None,
+    spatial_upscaler: FilePath | None = None,
+    temporal_upscaler: FilePath | None = None,
     dtype: str = "bfloat16",
     seed: int = 10,
     tiling: Tiling | Literal["auto", "none"] = "auto",
@@ -122,10 +121,10 @@ class _Task:
 
 
 def _prepare(
-    source: PathLike,
-    checkpoint: PathLike | None,
-    spatial_upscaler: PathLike | None,
-    temporal_upscaler: PathLike | None,
+    source: FilePath,
+    checkpoint: FilePath | None,
+    spatial_upscaler: FilePath | None,
+    temporal_upscaler: FilePath | None,
     dtype: str,
     seed: int,
     tiling: Tiling | Literal["auto", "none"],
