@@ -6,11 +6,12 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import mlx.core as mx
 
 from ltx2rt import embedded
+from ltx2rt.api.diffusers_names import LOADING_NAMES
 from ltx2rt.api.pipeline import Pipeline, PipelineFiles
 from ltx2rt.errors import UsageError
 from ltx2rt.graph.pipelines import AUTOMATIC, PIPELINES, pipeline_for, pipeline_name
@@ -50,6 +51,7 @@ def load(
     distilled_lora: Lora | None = None,
     dtype: str = "bfloat16",
     model_variant: str | None = None,
+    **unknown: NoReturn,
 ) -> Pipeline:
     """Open the files of a pipeline; only headers are read.
 
@@ -64,6 +66,7 @@ def load(
         dtype: of activations: ``bfloat16``, ``float16`` or ``float32``.
         model_variant: ``distilled`` or ``dev``; None: as the checkpoint's file name says, else distilled, with a
             warning where it matters: nothing inside of a file tells.
+        unknown: refused, with what the argument of another program is called here.
 
     Raises:
         UsageError: unknown pipeline, dtype or variant, or files that do not go together.
@@ -74,12 +77,13 @@ def load(
         "text_encoder": text_encoder,
         "spatial_upscaler": spatial_upscaler,
         "temporal_upscaler": temporal_upscaler,
-        "loras": tuple(loras) or None,
+        "loras": loras,
         "distilled_lora": distilled_lora,
         "dtype": dtype,
         "model_variant": model_variant,
+        **unknown,
     }
-    return open_pipeline(pipeline, WeightFiles(**stored_values(WeightFiles, given)))
+    return open_pipeline(pipeline, WeightFiles(**stored_values(WeightFiles, given, LOADING_NAMES)))
 
 
 def open_pipeline(pipeline: str, given: WeightFiles) -> Pipeline:

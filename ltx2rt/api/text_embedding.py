@@ -136,13 +136,14 @@ def _prepare(
     """The opened files, the inputs, and what is done with a run, planned or real."""
     paths: dict[str, Any] = {"checkpoint": checkpoint, "text_encoder": text_encoder, "dtype": dtype}
     given = WeightFiles(**stored_values(WeightFiles, paths))
-    if not prompt.strip():
+    settings = Settings.of({"prompt": prompt, "negative_prompt": negative_prompt})
+    settings = settings.with_defaults(prompt="", negative_prompt=DEFAULT_NEGATIVE_PROMPT)
+    if not settings.prompt or not settings.prompt.strip():
         raise UsageError(f"the prompt is empty; say what to generate with {spelled('prompt')}.")
     if given.checkpoint is None:
         given = replace(given, checkpoint=embedded.CHECKPOINT, text_encoder=embedded.TEXT_ENCODER)
     elif given.text_encoder is None:
         raise UsageError(f"the text encoder is missing; give {spelled('text_encoder', 'FOLDER')}.")
-    negative = DEFAULT_NEGATIVE_PROMPT if negative_prompt is None else negative_prompt
 
     def work(run: Run) -> list[PromptContext]:
         settings = run.inputs.settings
@@ -152,5 +153,4 @@ def _prepare(
             run.inputs = replace(run.inputs, settings=settings)
         return encode_prompts(run, [settings.prompt or "", settings.negative_prompt or ""])
 
-    settings = Settings(prompt=prompt, negative_prompt=negative)
     return WeightSet.open(given), GenerationInputs.without_clip(settings, dtype=MLX_DTYPES[given.dtype]), work

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
 
@@ -129,6 +130,8 @@ def _prepare(
     seed: int,
     tiling: Tiling | Literal["auto", "none"],
 ) -> _Task:
+    if not isinstance(source, (str, PathLike)):
+        raise UsageError(f"the source must be a path, got {source!r}; give a video or a latent file.")
     source = Path(source)
     paths = {
         "checkpoint": checkpoint,

@@ -98,7 +98,7 @@ class SavedRun:
     @cached_property
     def chunks(self) -> list[Array]:
         """Decoded chunks."""
-        return list(self.clip.frames or ())
+        return [] if self.clip.frames is None else list(self.clip.frames())
 
     @cached_property
     def inputs(self) -> GenerationInputs:

@@ -34,7 +34,7 @@ class TextEmbedding:
 
     Attributes:
         generation: ``19b``, ``2.3`` or ``2.5``: contexts of one generation mean nothing to another.
-        video_context: (1, T, Cv) float, T = 1024 except in files of other programs.
+        video_context: (1, T, Cv) float, of MLX or numpy; T = 1024 except in files of other programs.
         audio_context: (1, T, Ca) float; None in files of other programs.
         negative_video_context: (1, T, Cv) or None.
         negative_audio_context: (1, T, Ca) or None.
@@ -54,9 +54,24 @@ class TextEmbedding:
     negative_prompt: str = ""
     num_tokens: int = 0
 
+    def __post_init__(self) -> None:
+        for name in _CONTEXTS:
+            if isinstance(value := getattr(self, name), np.ndarray):
+                object.__setattr__(self, name, mx.array(value))
+
     def contexts(self) -> dict[str, mx.array]:
         """The contexts that are present, by attribute name."""
         return {name: value for name in _CONTEXTS if (value := getattr(self, name)) is not None}
+
+    def check(self, origin: str) -> None:
+        """Raise CheckpointError for contexts of impossible shapes or values; ``origin`` says whose they are."""
+        for name, context in self.contexts().items():
+            if context.ndim != 3 or context.shape[0] != 1 or 0 in context.shape:
+                raise CheckpointError(f"{origin}: {name} must have shape (1, rows, channels), got {context.shape}.")
+            if not mx.issubdtype(context.dtype, mx.floating) or not bool(mx.isfinite(context).all()):
+                raise CheckpointError(
+                    f"{origin}: {name} holds values that are not finite numbers; encode the prompt again."
+                )
 
     def require_match(self, origin: str, *, generation: str, video_width: int, audio_width: int | None) -> None:
         """Check that a transformer can use this embedding.
@@ -134,7 +149,7 @@ def read_embedding(path: str | os.PathLike[str]) -> TextEmbedding:
     """
     path = Path(path)
     embedding = _read_npz(path) if path.suffix == ".npz" else _read_safetensors(path)
-    _check(path, embedding)
+    embedding.check(str(path))
     return embedding
 
 
@@ -209,11 +224,3 @@ def _unmasked(path: Path, context: Array, mask: Array | None) -> Array:
     if mask.shape != context.shape[:2]:
         raise CheckpointError(f"{path}: the mask has shape {mask.shape}, the embedding {context.shape}; make it again.")
     return context[:, mask[0] != 0]
-
-
-def _check(path: Path, embedding: TextEmbedding) -> None:
-    for name, context in embedding.contexts().items():
-        if context.ndim != 3 or context.shape[0] != 1 or 0 in context.shape:
-            raise CheckpointError(f"{path}: {name} must have shape (1, rows, channels), got {context.shape}.")
-        if not mx.issubdtype(context.dtype, mx.floating) or not bool(mx.isfinite(context).all()):
-            raise CheckpointError(f"{path}: {name} holds values that are not finite numbers; encode the prompt again.")

@@ -94,6 +94,11 @@ class LoraFile:
         self.pairs = lora_pairs(self.path, self._file.tensors, self._file)
 
     @property
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        """Entry of every tensor of the file."""
+        return self._file.tensors
+
+    @property
     def rank(self) -> int:
         """The largest rank in the file."""
         return max(pair.rank for pair in self.pairs.values())

@@ -42,7 +42,8 @@ BELOW = {
     "graph.components": {"graph.models", "graph.protocols", "weights"} | LAYERS,
     "graph.protocols": MODELS,
     "graph.diffusion": {"types", "errors", "spelling"},
-    "graph.settings": {"graph.models.video_vae", "graph.models.text", "media", "spelling"} | LAYERS,
+    "graph.settings": {"graph.models.video_vae", "graph.models.text", "graph.diffusion", "media", "weights", "spelling"}
+    | LAYERS,
     **{f"graph.stages.{name}": STAGE for name in sorted(RUN_FILES)},
     "graph.stages.media_inputs": STAGE | {"media"},
     "graph.stages.text": STAGE,

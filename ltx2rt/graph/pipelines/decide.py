@@ -43,6 +43,7 @@ def decide(settings: Settings, entry: PipelineEntry, defaults: GenerationDefault
     if fixed_schedule:
         _require_no_guidance(settings)
     _check_text(settings)
+    _check_noise(settings)
     settings = settings.with_defaults(seed=defaults.seed)
     if LENGTH in entry.topics:
         settings = settings.with_defaults(num_frames=defaults.num_frames, frame_rate=defaults.frame_rate)
@@ -113,6 +114,14 @@ def _require_no_guidance(settings: Settings) -> None:
             f"the distilled schedule is fixed at {FIXED_STEPS} + 3 steps, got {settings.num_inference_steps}; leave "
             f"{spelled('num_inference_steps')} out."
         )
+
+
+def _check_noise(settings: Settings) -> None:
+    if settings.noise is None:
+        return
+    for name in ("seed", "latents"):
+        if getattr(settings, name) is not None:
+            raise UsageError(f"{spelled('noise')} and {spelled(name)} contradict each other; give one of them.")
 
 
 def _check_text(settings: Settings) -> None:

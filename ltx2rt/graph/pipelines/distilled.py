@@ -31,7 +31,7 @@ def generate(run: Run) -> GeneratedClip:
 PIPELINE = PipelineEntry(
     name="distilled",
     summary="8 steps at half size, latent upscaling, 3 steps at full size",
-    checkpoint="distilled",
+    checkpoint="distilled, with upscaler",
     size="multiples of 64",
     example='--pipeline distilled --prompt "a red circle moves left"',
     files=("spatial_upscaler",),

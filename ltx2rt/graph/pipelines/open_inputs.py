@@ -13,10 +13,11 @@ from ltx2rt.graph.diffusion.guidance import ApgOptions, GuiderParams
 from ltx2rt.graph.pipelines.pipeline import PipelineEntry
 from ltx2rt.graph.settings.settings import Settings
 from ltx2rt.graph.stages.inputs import GenerationInputs, PromptContext
+from ltx2rt.graph.stages.targets import video_shape
 from ltx2rt.graph.stages.text.stage import zero_context
 from ltx2rt.graph.stages.weight_set import WeightSet
 from ltx2rt.spelling import spelled
-from ltx2rt.weights.embedding_file import read_embedding
+from ltx2rt.weights.embedding_file import TextEmbedding, read_embedding
 
 # Of what has no pictures; legal and small.
 _NO_SIDE = 64
@@ -55,7 +56,20 @@ def open_inputs(
         dtype=dtype,
     )
     entry.check(inputs, files)
+    if settings.latents is not None:
+        _check_latents(settings.latents.shape, inputs, entry, files)
     return inputs
+
+
+def _check_latents(shape: tuple[int, ...], inputs: GenerationInputs, entry: PipelineEntry, files: WeightSet) -> None:
+    """Raise UsageError for noise that is not of the shape of the first stage."""
+    smaller = 2 if entry.two_stage else 1
+    wanted = video_shape(files, inputs, inputs.height // smaller, inputs.width // smaller).array_shape
+    if shape != wanted:
+        raise UsageError(
+            f"{spelled('latents')} must be the noise of the first stage, {wanted}, got {shape}; channels come last: "
+            "diffusers' (1, 128, f, h, w) is given as latents.transpose(0, 2, 3, 4, 1)."
+        )
 
 
 def _contexts(settings: Settings, files: WeightSet) -> tuple[PromptContext | None, PromptContext | None]:
@@ -66,9 +80,13 @@ def _contexts(settings: Settings, files: WeightSet) -> tuple[PromptContext | Non
     if settings.embedding is None:
         return None, None
     config = files.config(TRANSFORMER)
-    saved = read_embedding(settings.embedding)
+    given = settings.embedding
+    origin = spelled("embedding") if isinstance(given, TextEmbedding) else str(given)
+    if isinstance(given, TextEmbedding):
+        given.check(origin)
+    saved = given if isinstance(given, TextEmbedding) else read_embedding(given)
     saved.require_match(
-        str(settings.embedding),
+        origin,
         generation=files.generation.name,
         video_width=config.caption_channels or config.video.context_dim,
         audio_width=config.caption_channels or config.audio.context_dim,

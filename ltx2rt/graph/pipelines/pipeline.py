@@ -25,9 +25,10 @@ class PipelineEntry:
     Attributes:
         name: as users give it.
         summary: one line for users.
-        checkpoint: the kind of checkpoint it needs, for users.
+        checkpoint: the kind of checkpoint it needs, and what it needs beside it, for users.
         size: what height and width must be, for users.
-        example: words of a command that runs without weights; ``{clip}`` is any clip.
+        example: words of a command that runs without weight files; ``{clip}`` is a clip with sound, ``{image}`` a
+            picture.
         topics: of the settings that it takes.
         check: raises when the inputs and the files cannot work; loads nothing.
         generate: runs it.

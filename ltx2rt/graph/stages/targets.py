@@ -12,7 +12,9 @@ from ltx2rt.graph.diffusion.latent_geometry import (
 )
 from ltx2rt.graph.diffusion.latent_state import AudioTarget, VideoTarget
 from ltx2rt.graph.models.video_vae.config import VideoVaeConfig
+from ltx2rt.graph.stages.inputs import GenerationInputs
 from ltx2rt.graph.stages.run import Run
+from ltx2rt.graph.stages.weight_set import WeightSet
 
 
 def video_scale(vae: VideoVaeConfig) -> VideoScale:
@@ -27,10 +29,17 @@ def audio_scale(audio: AudioConfig) -> AudioScale:
 
 def targets(run: Run, height: int, width: int) -> tuple[VideoTarget, AudioTarget]:
     """Video at ``height`` x ``width`` pixels and the sound of the same length."""
-    vae = run.files.config(VIDEO_VAE)
-    scale = video_scale(vae)
-    shape = VideoLatentShape.from_pixels(run.inputs.num_frames, height, width, scale, channels=vae.latent_channels)
+    scale = video_scale(run.files.config(VIDEO_VAE))
+    shape = video_shape(run.files, run.inputs, height, width)
     return VideoTarget(shape, float(run.inputs.frame_rate), scale), audio_target(run)
+
+
+def video_shape(files: WeightSet, inputs: GenerationInputs, height: int, width: int) -> VideoLatentShape:
+    """Of the clip's latent at ``height`` x ``width`` pixels."""
+    vae = files.config(VIDEO_VAE)
+    return VideoLatentShape.from_pixels(
+        inputs.num_frames, height, width, video_scale(vae), channels=vae.latent_channels
+    )
 
 
 def audio_target(run: Run) -> AudioTarget:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import mlx.core as mx
 import numpy as np
@@ -17,6 +17,7 @@ from ltx2rt.graph.components import (
     Component,
     video_decoder,
 )
+from ltx2rt.graph.diffusion.noise import NoiseSource
 from ltx2rt.graph.diffusion.precision import Float32Array
 from ltx2rt.graph.models.audio import vae as audio_vae
 from ltx2rt.graph.models.audio import vocoder
@@ -94,26 +95,28 @@ def decode_audio(run: Run, tokens: Float32Array) -> tuple[Array, int]:
         return sound, vocoder_config.sample_rate
 
 
-def decode_video(run: Run, latent: Float32Array) -> Iterator[Array]:
-    """Chunks of float32 (f, H, W, 3) in [0, 1] of a normalised latent (1, f, h, w, 128).
+def decode_video(run: Run, latent: Float32Array) -> Callable[[], Iterator[Array]]:
+    """What decodes a normalised latent (1, f, h, w, 128): chunks of float32 (f, H, W, 3) in [0, 1].
 
-    The stage begins with the first chunk and lasts as long as the iteration.
+    Called again, it gives the same bits. How it is decoded is chosen now. The stage begins with the first chunk and
+    lasts as long as the iteration.
     """
     inputs = run.inputs
     checkpoint, config = run.files.source(VIDEO_VAE), run.files.config(VIDEO_VAE)
     grid = (latent.shape[1], latent.shape[2], latent.shape[3])
     tiling = None if inputs.settings.tiling == "none" else inputs.settings.tiling
     need = run.ledger.choose(video_decoder_options(checkpoint, config, grid, tiling, inputs.dtype))
-    return iter(()) if run.planning else _decoded(run, video_decoder(config), need, latent)
+    noise = run.noise.fork()
+    return lambda: iter(()) if run.planning else _decoded(run, video_decoder(config), need, latent, noise.fork())
 
 
-def _decoded(run: Run, decoder: VideoDecoder, need: Need, latent: Float32Array) -> Iterator[Array]:
+def _decoded(run: Run, decoder: VideoDecoder, need: Need, latent: Float32Array, noise: NoiseSource) -> Iterator[Array]:
     dtype = run.inputs.dtype
     with run.stage(need) as stage:
         params = Params(stage.hold(run.files.source(VIDEO_VAE).load("video_vae", decoder.specs())))
         values = mx.array(latent).astype(dtype)
         run.emit(VideoDecodeStarted(values))
-        for chunk in decoder.frames(params, dtype, values, need.settings, run.noise.normal):
+        for chunk in decoder.frames(params, dtype, values, need.settings, noise.normal):
             require_finite(need.name, "the frames", chunk)
             yield chunk
             del chunk  # its memory is free while the next one is decoded
