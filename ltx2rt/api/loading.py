@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from os import PathLike
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -21,10 +20,10 @@ from ltx2rt.graph.settings.setting import plain_values, stored_values
 from ltx2rt.graph.settings.weight_files import WeightFiles
 from ltx2rt.graph.stages.weight_set import WeightSet
 from ltx2rt.spelling import spelled
+from ltx2rt.types import FilePath
 
 log = logging.getLogger(__name__)
 
-FilePath = str | PathLike[str]
 Lora = FilePath | tuple[FilePath, float]
 
 MLX_DTYPES: Mapping[str, mx.Dtype] = {"bfloat16": mx.bfloat16, "float16": mx.float16, "float32": mx.float32}

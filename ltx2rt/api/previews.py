@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -18,8 +17,7 @@ from ltx2rt.graph.models.video_vae.tiling import Tiling
 from ltx2rt.graph.stages.events import Evaluated, Event, Noised, StageStarted, StepDone
 from ltx2rt.graph.stages.inputs import GenerationInputs
 from ltx2rt.graph.stages.weight_set import WeightSet
-
-Array = np.ndarray[Any, np.dtype[Any]]
+from ltx2rt.types import Array
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 import wave
-from typing import Any
 
 import numpy as np
 
 from ltx2rt.errors import UsageError
 from ltx2rt.media.output_file import OutputFile
-
-Array = np.ndarray[Any, np.dtype[Any]]
+from ltx2rt.types import Array
 
 
 def to_int16(waveform: Array) -> Array:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import io
 import os
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from ltx2rt.errors import UsageError
 from ltx2rt.media.output_file import OutputFile
-
-Array = np.ndarray[Any, np.dtype[Any]]
+from ltx2rt.types import Array
 
 SHEET_COLUMNS = 4
 SHEET_ROWS = 3

@@ -19,8 +19,7 @@ from ltx2rt.media.frame_rate import exact_frame_rate
 from ltx2rt.media.output_file import OutputFile
 from ltx2rt.media.pcm import to_int16
 from ltx2rt.media.yuv import yuv420_bt709
-
-Array = np.ndarray[Any, np.dtype[Any]]
+from ltx2rt.types import Array
 
 CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov"}
 BT709 = 1  # The code of BT.709 in the colour tags of H.264 (primaries, transfer, matrix).

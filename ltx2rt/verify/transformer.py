@@ -22,13 +22,12 @@ from ltx2rt.graph.models.transformer.model import Modality, Perturbation, Transf
 from ltx2rt.kernels import RopeTable, quantized_linear
 from ltx2rt.kernels.host import to_numpy
 from ltx2rt.kernels.reference import rope_lanes, rotate
-from ltx2rt.types import LinearWeight
+from ltx2rt.types import Array, LinearWeight
 from ltx2rt.verify.golden import Case, Check, GoldenFile
 from ltx2rt.weights.checkpoint import Checkpoint
 from ltx2rt.weights.float8 import encode_e4m3
 from ltx2rt.weights.lora import LoraFile
 
-Array = np.ndarray[Any, np.dtype[Any]]
 Weights = dict[str, mx.array | LinearWeight]
 Runs = dict[str, Callable[[], Iterable[Check]]]
 

@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import ml_dtypes
 import mlx.core as mx
@@ -14,9 +14,8 @@ import numpy as np
 
 from ltx2rt.errors import CheckpointError
 from ltx2rt.kernels.host import writable_view
+from ltx2rt.types import Array
 from ltx2rt.weights.finite import require_finite
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 _MAX_MLX_DIMENSION = 2**31 - 1
 

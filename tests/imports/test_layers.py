@@ -47,7 +47,7 @@ BELOW = {
     **{f"graph.stages.{name}": STAGE for name in sorted(RUN_FILES)},
     "graph.stages.media_inputs": STAGE | {"media"},
     "graph.stages.text": STAGE,
-    "graph.stages.encode": STAGE,
+    "graph.stages.encode": STAGE | {"media.pixel_range"},
     "graph.stages.denoise": STAGE,
     "graph.stages.decode": STAGE,
     "graph.pipelines": PIPELINES,

@@ -6,10 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
 
 import mlx.core as mx
-import numpy as np
 
 from ltx2rt.graph.diffusion.latent_state import LatentState, add_noise
 from ltx2rt.graph.diffusion.noise import (
@@ -28,8 +26,7 @@ from ltx2rt.graph.stages.weight_set import WeightSet
 from ltx2rt.memory.ledger import Ledger
 from ltx2rt.memory.need import Need
 from ltx2rt.memory.stage import Stage, StageRunner
-
-Array = np.ndarray[Any, np.dtype[Any]]
+from ltx2rt.types import Array
 
 
 @dataclass(frozen=True)
