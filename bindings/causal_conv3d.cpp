@@ -24,7 +24,7 @@ void bind_causal_conv3d(nb::module_& m) {
          const std::array<std::pair<int, int>, 3>& padding, const std::array<std::string, 3>& padding_mode,
          std::optional<float> pixel_norm_eps, const std::optional<mx::array>& scale,
          const std::optional<mx::array>& shift, const std::optional<std::string>& activation, float negative_slope,
-         const std::optional<mx::array>& residual, const std::optional<mx::array>& halo, nb::callable reference,
+         const std::optional<mx::array>& residual, const std::optional<mx::array>& halo, PythonReference reference,
          bool use_reference, bool fenced, const mx::StreamOrDevice& stream) {
         CausalConv3dOptions options{stride, dilation, padding, {}, pixel_norm_eps, parse_conv_activation(activation),
                                     negative_slope};

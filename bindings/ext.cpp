@@ -43,9 +43,9 @@ NB_MODULE(_ext, m) {
   ltx2rt::bind_antialiased_snake(m);
   ltx2rt::bind_calibrate(m);
   ltx2rt::bind_causal_conv3d(m);
-  ltx2rt::bind_metal(m);
   ltx2rt::bind_modulated_norm(m);
   ltx2rt::bind_rope_attention(m);
   ltx2rt::bind_quantized_linear(m);
+  ltx2rt::bind_runtime(m);
   ltx2rt::bind_testing(m);
 }

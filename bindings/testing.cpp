@@ -1,4 +1,4 @@
-// Hooks into the machine layer (threads, instruction set) for tests and benchmarks.
+// Hooks into the machine layer (threads, instruction set) for tests alone; what programs ask is in runtime.cpp.
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
@@ -134,22 +134,6 @@ cpu::Isa isa_named(const std::string& name) {
   throw std::invalid_argument("instruction set \"" + name + "\" is not built or not supported here");
 }
 
-std::vector<std::pair<std::string, std::string>> describe_isas() {
-  std::vector<std::pair<std::string, std::string>> rows;
-  for (const auto& state : cpu::isa_states()) {
-    if (!state.built) continue;
-    std::string text = state.isa == cpu::active_isa() ? "in use" : "available";
-    if (!state.supported) {
-      text = "not supported by this machine";
-    } else if (!state.proven) {
-      const auto fault = cpu::find_kernel_fault(state.isa);
-      text = fault.empty() ? text + ", self-check passed" : "failed its self-check: " + fault;
-    }
-    rows.emplace_back(cpu::isa_name(state.isa), text);
-  }
-  return rows;
-}
-
 // The kernels of a set of which one part is made to compute something slightly wrong.
 cpu::KernelTables broken(cpu::KernelTables tables, const std::string& part) {
   static cpu::KernelTables whole;  // function pointers cannot capture
@@ -230,10 +214,6 @@ std::pair<std::string, std::string> choose_isa(const std::string& asked, const s
 }  // namespace
 
 void bind_testing(nb::module_& m) {
-  m.def("num_threads", &cpu::num_threads, "Threads that kernels use.");
-  m.def("set_num_threads", &cpu::set_num_threads, "count"_a, "Changes num_threads() for this process.");
-  m.def("isa", [] { return std::string(cpu::isa_name(cpu::active_isa())); }, "Instruction set of the kernels.");
-  m.def("isas", &describe_isas, "Name and state of every instruction set that was built.");
   m.def(
       "kernel_fault",
       [](const std::string& isa, const std::string& part) {
@@ -257,7 +237,6 @@ void bind_testing(nb::module_& m) {
         "Items of a loop of n slow items that kept a subnormal number, called by a thread that flushes them or not.");
   m.def("guided_range", &cpu::guided_range, "rest"_a, "threads"_a, "grain"_a,
         "Items of the next range of a loop of which `rest` are left.");
-  m.def("available_cores", &cpu::available_cores, "Cores' worth of time that this process may use.");
   m.def("cgroup_cores", &cpu::cgroup_cores, "root"_a = "",
         "Cores' worth of time that control groups grant, or None; files are looked up below `root`.");
 }

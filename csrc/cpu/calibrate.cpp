@@ -5,6 +5,7 @@
 #include <atomic>
 #include <chrono>
 
+#include "csrc/cpu/calibrate_amx.h"
 #include "csrc/cpu/calibrate_kernels.h"
 #include "csrc/cpu/thread_pool.h"
 
@@ -13,6 +14,7 @@ namespace {
 
 // About 30 microseconds: long beside the cost of handing it out, short beside a measurement.
 constexpr int64_t kIterations = 8192;
+constexpr int64_t kTileIterations = 1024;  // of 64 cycles
 constexpr int64_t kItemsPerThread = 16;
 constexpr int64_t kReadBlock = 1 << 18;
 
@@ -20,18 +22,15 @@ double now() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
-}  // namespace
-
-double arithmetic_rate(bool bf16, double seconds) {
-  const auto& kernels = calibration_kernels();
-  const auto multiply = bf16 ? kernels.multiply_bf16 : kernels.multiply_f32;
+// Operations per second of a measuring loop, `iterations` passes at a time, on all threads.
+double rate(int64_t (*multiply)(int64_t iterations, float* sink), int64_t iterations, double seconds) {
   std::atomic<int64_t> operations{0};
   std::atomic<float> sink{0.0f};
   const auto loop = [&] {
     parallel_for(num_threads() * kItemsPerThread, 1, [&](int64_t begin, int64_t end) {
       int64_t done = 0;
       float result = 1.0f;
-      for (int64_t i = begin; i < end; ++i) done += multiply(kIterations, &result);
+      for (int64_t i = begin; i < end; ++i) done += multiply(iterations, &result);
       operations += done;
       sink.store(result, std::memory_order_relaxed);
     });
@@ -45,6 +44,18 @@ double arithmetic_rate(bool bf16, double seconds) {
     elapsed = now() - start;
   } while (elapsed < seconds);
   return static_cast<double>(operations.load()) / elapsed;
+}
+
+}  // namespace
+
+double arithmetic_rate(bool bf16, double seconds) {
+  const auto& kernels = calibration_kernels();
+  return rate(bf16 ? kernels.multiply_bf16 : kernels.multiply_f32, kIterations, seconds);
+}
+
+std::optional<double> tile_rate(double seconds) {
+  if (!amx_usable()) return std::nullopt;
+  return rate(multiply_amx, kTileIterations, seconds);
 }
 
 double read_rate(const char* from, size_t bytes) {

@@ -212,7 +212,8 @@ def ripple_frames(frames: int, height: int, width: int) -> Array:
 def from_uint8_resized(frames: Array, height: int, width: int) -> Array:
     """uint8 frames resized to cover the size, float32 in [-1, 1]."""
     resized: Array = resize_to_cover(frames.astype(np.float32), height, width)
-    return resized / np.float32(127.5) - np.float32(1)
+    result: Array = resized / np.float32(127.5) - np.float32(1)
+    return result
 
 
 def _fitted(values: Array, height: int, width: int) -> Array:

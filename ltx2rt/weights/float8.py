@@ -60,4 +60,5 @@ def encode_e4m3(values: Array) -> Array:
     subnormal = np.rint(np.fmin(np.abs(values), 1.0) * 512.0).astype(np.uint32)
     code = np.where(magnitude < np.uint32(0x3C800000), subnormal, normal)  # 2**-6, the smallest normal
     code = np.where(magnitude > np.uint32(0x7F800000), np.uint32(0x7F), code)
-    return (code | (bits >> np.uint32(24)) & np.uint32(0x80)).astype(np.uint8)
+    result: Array = (code | (bits >> np.uint32(24)) & np.uint32(0x80)).astype(np.uint8)
+    return result

@@ -114,10 +114,12 @@ def load_linear(stored: Stored, spec: ParamSpec) -> LinearWeight:
 def dequantize(weight: LinearWeight) -> mx.array:
     """The dense (N, K) values: float32 for E4M3, else the dtype of the weight or its scales."""
     if weight.mode == "e4m3":
-        return mx.from_fp8(weight.values, mx.float32) * weight.scale
+        expanded: mx.array = mx.from_fp8(weight.values, mx.float32) * weight.scale
+        return expanded
     if weight.mode == "affine":
         return mx.dequantize(weight.values, weight.scale, weight.zero, group_size=weight.group_size, bits=weight.bits)
-    return weight.values
+    values: mx.array = weight.values
+    return values
 
 
 def _axes(spec: ParamSpec, where: str) -> tuple[int, ...] | None:

@@ -21,7 +21,8 @@ def video_grid_bounds(shape: VideoLatentShape) -> Float32Array:
     """Bounds of each latent cell in latent units, (B, 3, T, 2) float32 as (frame, row, column) and (start, end)."""
     cells = np.indices((shape.frames, shape.height, shape.width), dtype=np.float32).reshape(3, -1)
     bounds = np.stack([cells, cells + 1], axis=-1)
-    return np.broadcast_to(bounds, (shape.batch, *bounds.shape)).copy()
+    result: Float32Array = np.broadcast_to(bounds, (shape.batch, *bounds.shape)).copy()
+    return result
 
 
 def video_pixel_bounds(
@@ -65,7 +66,7 @@ def video_positions(
 
 def frames_to_seconds(bounds: Float32Array, frame_rate: float) -> Float32Array:
     """Pixel bounds (B, 3, T, 2) with the time axis divided by ``frame_rate``, in float32 (never bfloat16)."""
-    positions = bounds.copy()
+    positions: Float32Array = bounds.copy()
     positions[:, 0] /= np.float32(frame_rate)
     return positions
 
@@ -79,4 +80,5 @@ def audio_positions(shape: AudioLatentShape) -> Float32Array:
     mel_frames = np.maximum(edges + np.float32(1 - AUDIO_TIME_SCALE), 0)
     seconds = mel_frames * np.float32(AUDIO_HOP_SAMPLES) / np.float32(AUDIO_SAMPLE_RATE_HZ)
     bounds = np.stack([seconds[:-1], seconds[1:]], axis=-1)
-    return np.broadcast_to(bounds, (shape.batch, 1, shape.frames, 2)).copy()
+    result: Float32Array = np.broadcast_to(bounds, (shape.batch, 1, shape.frames, 2)).copy()
+    return result

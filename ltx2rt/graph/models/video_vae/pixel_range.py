@@ -11,7 +11,8 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 def from_uint8(pixels: Array) -> Array:
     """uint8 -> float32 in [-1, 1], what the encoder takes."""
-    return pixels.astype(np.float32) / np.float32(127.5) - np.float32(1)
+    result: Array = pixels.astype(np.float32) / np.float32(127.5) - np.float32(1)
+    return result
 
 
 def to_unit_range(decoded: Array) -> Array:
