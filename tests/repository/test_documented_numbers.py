@@ -1,4 +1,4 @@
-"""Numbers in the documents that follow from the code: a change there must change them here, and is found by these tests."""
+"""Numbers in the documents that follow from the code."""
 
 from __future__ import annotations
 
