@@ -56,6 +56,8 @@ def load_rivals(checkouts: Sequence[Path] | None = None) -> Rivals:
     spec = importlib.util.spec_from_file_location(_MODULE, file, submodule_search_locations=[str(file.parent)])
     assert spec is not None
     assert spec.loader is not None
+    for name in [n for n in sys.modules if n == _MODULE or n.startswith(f"{_MODULE}.")]:
+        del sys.modules[name]  # of another checkout
     module: Any = importlib.util.module_from_spec(spec)
     sys.modules[_MODULE] = module  # its files import each other by this name
     spec.loader.exec_module(module)

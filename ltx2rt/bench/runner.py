@@ -140,18 +140,21 @@ class Limits:
         whole: seconds per call of one that cannot.
         case: after the round that passes this, no other begins ...
         rounds: ... but not before so many.
+        tried: a rival's smallest share is timed before a larger one is begun, because what one small product foretells
+            may be wrong by a factor of ten.
     """
 
     part: float = PART_SECONDS
     whole: float = STAGE_SECONDS
     case: float = CASE_SECONDS
     rounds: int = 2
+    tried: bool = False
 
     @classmethod
     def within(cls, seconds: float) -> Limits:
         """For a case that has about ``seconds``."""
         call = seconds / _LEAST_CALLS
-        return cls(min(PART_SECONDS, call), min(STAGE_SECONDS, 2 * call), min(CASE_SECONDS, seconds / 3), 1)
+        return cls(min(PART_SECONDS, call), min(STAGE_SECONDS, 2 * call), min(CASE_SECONDS, seconds / 3), 1, True)
 
 
 @dataclass(frozen=True)
@@ -227,7 +230,11 @@ def _share(name: str, way: Way, work: Work, rates: RivalRates, limits: Limits, n
     arithmetic = ARITHMETIC["bf16"] if name == TORCH_DENSE else work.arithmetic
     expected = work.operations / rates.rate(name, arithmetic)
     limit = limits.whole if len(way.shares) == 1 else limits.part
-    share = next((s for s in way.shares if expected * s <= limit), way.shares[-1])
+    smallest = way.shares[-1]
+    share = next((s for s in way.shares if expected * s <= limit), smallest)
+    if limits.tried and share > smallest:
+        whole = timed(way.make(smallest))[0] / smallest
+        share = next((s for s in way.shares if s <= share and whole * s <= limit), smallest)
     if len(way.shares) == 1 and expected > limit:
         notes.append(f"{name} not run: about {expected:.0f} s per call")
         return None

@@ -191,3 +191,15 @@ def test_a_case_with_little_time_makes_one_round_and_leaves_slow_rivals_out(mach
     assert calls[MLX] == []
     assert "mlx not run: about 10 s per call" in row.notes
     assert "1 of 5 rounds, for time" in row.notes
+
+
+def test_with_little_time_a_share_is_timed_before_a_larger_one_is_begun(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: dict[str, list[float]] = {OURS: [], REFERENCE: []}
+    case = scripted(calls, {REFERENCE: (1.0, 0.5, 0.25)})
+    # Foreseen: 1e9 operations in a millisecond. Measured: a quarter takes 0.3 s, so a half does not fit into 0.5 s.
+    monkeypatch.setattr(runner, "timed", lambda call: (0.3, call()))
+    row = run_case(case, machine, Rates(1e12), (REFERENCE,), 1, limits=runner.Limits.within(5.0))  # type: ignore[arg-type]
+    assert set(calls[REFERENCE]) == {0.25}
+    assert row.notes == ["reference on 1/4 of the parts, scaled"]

@@ -20,7 +20,10 @@ ROOT = Path(__file__).parents[2]
 REDUCED = {case.reduced().name: case.reduced() for case in table.all_cases()}
 IN_DIFFUSERS = ("transformer_block/f32", "video_decoder/f32", "vocoder/", "vocoder-2.3/")
 BARE = ("linear/f32", "linear/bf16", "linear/e4m3")
-WITHOUT_WAYS = ("transformer_block-2.3", "video_layer", "audio_decoder")
+WITHOUT_WAYS = (
+    *("transformer_block-2.3", "transformer_block/e4m3", "text_layer/int8"),
+    *("video_layer", "audio_decoder"),
+)
 
 
 @pytest.fixture
