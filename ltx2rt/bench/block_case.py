@@ -70,17 +70,17 @@ class Block:
     """
 
     def __init__(self, case: BlockCase) -> None:
-        self._case = case
-        self._config = TransformerConfig.from_dict({**_SECTIONS[case.generation], **(_SMALL if case.small else {})})
-        self._specs = block_param_specs(self._config, 0)
-        self._params = random_params(self._specs, case.dtype, None if case.form in DTYPES else case.form)
+        self.case = case
+        self.config = TransformerConfig.from_dict({**_SECTIONS[case.generation], **(_SMALL if case.small else {})})
+        self.specs = block_param_specs(self.config, 0)
+        self.params = random_params(self.specs, case.dtype, None if case.form in DTYPES else case.form)
         self._kept = KeptSamples(*(np.ones(1, dtype=bool) for _ in range(4)))
         audio, text = (24, 40) if case.small else (AUDIO_TOKENS, TEXT_TOKENS)
-        self._video = self._stream("video", self._config.video, case.tokens, text, axes=3, seed=100)
-        self._audio = self._stream("audio", self._config.audio, audio, text, axes=1, seed=200)
+        self.video = self._stream("video", self.config.video, case.tokens, text, axes=3, seed=100)
+        self.audio = self._stream("audio", self.config.audio, audio, text, axes=1, seed=200)
 
     def _stream(self, name: str, config: StreamConfig, tokens: int, text: int, axes: int, seed: int) -> Stream:
-        dtype, width = DTYPES[self._case.dtype], config.width
+        dtype, width = DTYPES[self.case.dtype], config.width
 
         def modulation(rows: int, number: int, of: int = tokens) -> Modulation:
             return Modulation(
@@ -95,18 +95,18 @@ class Block:
             context_bias=None,
             self_bias=None,
             rope=token_rope(tokens, axes, width),
-            modulation=modulation(self._config.modulation_rows, 2),
+            modulation=modulation(self.config.modulation_rows, 2),
             embedded=mx.zeros((1, width)),
-            prompt=modulation(2, 5, text) if self._config.prompt_adaln else None,
-            cross_rope=token_rope(tokens, 1, self._config.audio.width),
+            prompt=modulation(2, 5, text) if self.config.prompt_adaln else None,
+            cross_rope=token_rope(tokens, 1, self.config.audio.width),
             cross_modulation=modulation(4, 3),
             cross_gate=modulation(1, 4),
         )
 
     def build(self) -> mx.array:
         """Both streams after the block, (1, T, D) side by side as one vector, so that there is one result."""
-        video, audio = replace(self._video), replace(self._audio)
-        run_block(self._config, Params(self._params, "transformer_blocks.0."), 0, video, audio, self._kept)
+        video, audio = replace(self.video), replace(self.audio)
+        run_block(self.config, Params(self.params, "transformer_blocks.0."), 0, video, audio, self._kept)
         return mx.concatenate([video.x.reshape(-1), audio.x.reshape(-1)])
 
 
