@@ -48,8 +48,8 @@ void bind_causal_conv3d(nb::module_& m) {
       },
       "x"_a, "weight"_a, nb::kw_only(), "dtype"_a, "weight_dtype"_a, "stride"_a, "dilation"_a, "activation"_a.none(),
       "threads"_a,
-      "Bytes that the CPU kernel takes besides inputs and output, for x and weight of these shapes. The x is the one that "
-      "the weight moves over: with its halo and its padding.");
+      "Bytes that the CPU kernel takes besides inputs and output, for x and weight of these shapes. The x is the one "
+      "that the weight moves over: with its halo and its padding.");
 }
 
 }  // namespace ltx2rt

@@ -48,7 +48,8 @@ void bind_rope_attention(nb::module_& m) {
       [](int64_t batch, int64_t queries, int64_t keys, int64_t heads, int64_t kv_heads, int64_t head_size,
          mx::Dtype dtype, bool wide_norms, int threads) {
         return rope_attention_scratch_bytes(
-            {batch, queries, keys, heads, kv_heads, head_size, cpu::float_type(dtype), wide_norms, wide_norms}, threads);
+            {batch, queries, keys, heads, kv_heads, head_size, cpu::float_type(dtype), wide_norms, wide_norms},
+            threads);
       },
       nb::kw_only(), "batch"_a, "queries"_a, "keys"_a, "heads"_a, "kv_heads"_a, "head_size"_a, "dtype"_a,
       "wide_norms"_a, "threads"_a,

@@ -44,8 +44,9 @@ ConvActivation parse_conv_activation(const std::optional<std::string>& name) {
 mx::Shape causal_conv3d_shape(const CausalConv3dShapes& shapes, const CausalConv3dOptions& options) {
   const auto &x = shapes.x, &weight = shapes.weight;
   require(x.size() == 5, kOp, "x must have shape (B,F,H,W,C) but has ", x, ".");
-  require(weight.size() == 5 && weight[4] == x[4] && std::all_of(weight.begin(), weight.end(), [](int n) { return n > 0; }),
-          kOp, "weight must have shape (O,kt,kh,kw,", x[4], ") and values but has ", weight, ".");
+  const bool filled = std::all_of(weight.begin(), weight.end(), [](int n) { return n > 0; });
+  require(weight.size() == 5 && weight[4] == x[4] && filled, kOp, "weight must have shape (O,kt,kh,kw,", x[4],
+          ") and values but has ", weight, ".");
   if (shapes.bias) require_shape(*shapes.bias, {weight[0]}, kOp, "bias");
   if (shapes.scale) require_shape(*shapes.scale, {x[0], x[4]}, kOp, "scale");
   if (shapes.shift) require_shape(*shapes.shift, {x[0], x[4]}, kOp, "shift");

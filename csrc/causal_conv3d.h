@@ -66,13 +66,13 @@ ConvActivation parse_conv_activation(const std::optional<std::string>& name);
 // pixel_norm(x) = x / sqrt(mean over C of x^2 + eps), only with pixel_norm_eps. Padding: zeros, edge (repeat the
 // border) or reflect (mirror without the border; less than the size). The prologue and all sums are float32, and the
 // result is rounded once, on store. With x and weight both bfloat16 the results of the prologue are rounded to bfloat16
-// where the processor multiplies pairs of it and C is even. With 16-bit x, 3 x 3 taps of stride and dilation 1 over height
-// and width, C a multiple of 32, O >= 16 and frames of at least 4 x 4 outputs the sums are taken in the Winograd form
-// (csrc/cpu/conv_winograd_kernel.h), whose transformed inputs and weights are what is rounded. The bits of a frame
+// where the processor multiplies pairs of it and C is even. With 16-bit x, 3 x 3 taps of stride and dilation 1 over
+// height and width, C a multiple of 32, O >= 16 and frames of at least 4 x 4 outputs the sums are taken in the Winograd form
+// (csrc/cpu/conv_winograd_kernels.h), whose transformed inputs and weights are what is rounded. The bits of a frame
 // depend neither on the number of frames nor on tiles or threads. Indices are 64-bit.
 // Memory besides inputs and output: causal_conv3d_scratch_bytes. Packed weights, at most 16 MB or one panel of output
-// channels, transformed inputs, at most 12 MB or, with more than 8 threads, 1.5 MB for each, and for each thread the inputs
-// of a tile, at most 2 MB unless few outputs need more.
+// channels, transformed inputs, at most 12 MB or, with more than 8 threads, 1.5 MB for each, and for each thread the
+// inputs of a tile, at most 2 MB unless few outputs need more.
 mx::array causal_conv3d(const mx::array& x, const mx::array& weight, const CausalConv3dExtras& extras,
                         const CausalConv3dOptions& options, const OpContext& context);
 

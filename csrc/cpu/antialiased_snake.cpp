@@ -6,6 +6,7 @@
 
 #include "csrc/checks.h"
 #include "csrc/cpu/antialiased_snake.h"
+#include "csrc/cpu/ceil_div.h"
 #include "csrc/cpu/rows.h"
 #include "csrc/cpu/thread_pool.h"
 
@@ -13,12 +14,10 @@ namespace ltx2rt {
 namespace cpu {
 namespace {
 
-constexpr float kLeastAmplitude = 1e-9f;
+constexpr float kMinAmplitude = 1e-9f;
 constexpr int64_t kGrainTiles = 4;  // some 10 microseconds
 constexpr int64_t kTaps = 12;
 constexpr int64_t kFloatBytes = sizeof(float);
-
-int64_t blocks_of(int64_t n, int64_t block) { return (n + block - 1) / block; }
 
 }  // namespace
 
@@ -26,9 +25,9 @@ SnakeSchedule::SnakeSchedule(const SnakeCall& call, int threads, const SnakeKern
     : call_(call),
       kernels_(kernels),
       norms_(norms),
-      tiles_(blocks_of(call.samples, kernels.tile_samples)),
-      groups_(blocks_of(call.channels, kernels.group_channels)),
-      workers_(std::min<int64_t>(threads, blocks_of(call.batch * tiles_ * groups_, kGrainTiles))),
+      tiles_(ceil_div(call.samples, kernels.tile_samples)),
+      groups_(ceil_div(call.channels, kernels.group_channels)),
+      workers_(std::min<int64_t>(threads, ceil_div(call.batch * tiles_ * groups_, kGrainTiles))),
       work_bytes_(ScratchLayout::round_up(kernels.work_floats * kFloatBytes)) {
   const int64_t channel_bytes = groups_ * kernels.group_channels * kFloatBytes;
   frequency_at_ = layout_.add(channel_bytes);
@@ -51,7 +50,7 @@ void SnakeSchedule::run(const Scratch& scratch) const noexcept {
   const SnakeArgs args{
       call_.type, call_.x, call_.out, call_.samples, call_.channels,
       map(call_.alpha, call_.channels, whole, frequency_at_, [](float a) { return std::exp(a); }),
-      map(call_.beta, call_.channels, whole, gain_at_, [](float b) { return 1.0f / (std::exp(b) + kLeastAmplitude); }),
+      map(call_.beta, call_.channels, whole, gain_at_, [](float b) { return 1.0f / (std::exp(b) + kMinAmplitude); }),
       map(call_.rise, kTaps, kTaps, rise_at_, [](float tap) { return 2.0f * tap; }),
       map(call_.fall, kTaps, kTaps, fall_at_, [](float tap) { return tap; })};
   const auto body = [&](int64_t begin, int64_t end, int worker) noexcept {

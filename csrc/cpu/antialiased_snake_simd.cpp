@@ -14,7 +14,7 @@ constexpr int64_t kWorkFloats = (kTileSamples + 2 * kHalo + 2 * (kTileSamples + 
 
 constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to the nearest integer
 // Up to this many half turns the reduction below is exact to float32 without fused multiply-add.
-constexpr int32_t kMostHalfTurns = 2048;
+constexpr int32_t kMaxHalfTurns = 2048;
 
 // What the sine of many values needs once.
 struct Snake {
@@ -26,7 +26,7 @@ struct Snake {
 // below 3e-7. `large` collects, beside lower bits, high bits that are set where |n| is too large for the reduction.
 inline Vec sine_squared(Vec z, VecI& large) {
   const Vec shifted = fma(z, splat(0.318309886f), splat(kRound));
-  large |= bits_of(shifted) - (bits_of(splat(kRound)) - kMostHalfTurns);
+  large |= bits_of(shifted) - (bits_of(splat(kRound)) - kMaxHalfTurns);
   const Vec n = shifted - splat(kRound);
   // pi in three parts, the first two short enough for exact products.
   Vec r = fma(n, splat(-3.140625f), z);
@@ -41,7 +41,7 @@ inline Vec sine_squared(Vec z, VecI& large) {
   return sine * sine;
 }
 
-inline bool any_large(VecI bits) { return any(bits & ~(2 * kMostHalfTurns - 1)); }
+inline bool any_large(VecI bits) { return any(bits & ~(2 * kMaxHalfTurns - 1)); }
 
 // The same by the C library, for lanes beyond the reduction; infinities and NaN end here too.
 __attribute__((noinline)) Vec sine_squared_far(Vec z) {

@@ -1,5 +1,5 @@
 // Convolution inner loops: packing of weights and of the inputs under a tile, the products, the epilogue.
-#include "csrc/cpu/causal_conv3d_kernel.h"
+#include "csrc/cpu/causal_conv3d_kernels.h"
 #include "csrc/cpu/conv_lines.h"
 #include "csrc/cpu/fma_tile.h"
 
@@ -101,9 +101,9 @@ void convolve(const ConvArgs& args, const ConvPlan& plan, const ConvTile& tile, 
               const float* panels, float* work) {
   float* region = work;
   float* sums = region + region_floats(plan);
-  const float** rows = (const float**)(sums + outputs_of(plan) * kColumns);
-  int64_t* columns = (int64_t*)(rows + outputs_of(plan));
-  load_region(args, plan, tile, region, columns, (float*)(columns + plan.region[2]));
+  const float** rows = as_array<const float*>(sums + outputs_of(plan) * kColumns);
+  int64_t* columns = as_array<int64_t>(rows + outputs_of(plan));
+  load_region(args, plan, tile, region, columns, as_array<float>(columns + plan.region[2]));
   int64_t row_count = 0;
   for (int64_t f = 0; f < tile.count[0]; ++f) {
     for (int64_t r = 0; r < tile.count[1]; ++r) {

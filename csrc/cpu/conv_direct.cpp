@@ -7,6 +7,7 @@
 #include <sstream>
 #include <stdexcept>
 
+#include "csrc/cpu/ceil_div.h"
 #include "csrc/cpu/thread_pool.h"
 
 namespace ltx2rt::cpu {
@@ -15,14 +16,12 @@ namespace {
 constexpr int64_t kPanelFloats = 4 << 20;   // packed weights at one time, if a panel is not larger
 constexpr int64_t kGroupFloats = 4096;      // of a weight panel, half the first-level cache
 constexpr int64_t kCachedRegion = 48 << 10; // words of a region that leave room in the second-level cache
-constexpr int64_t kMostRegion = 512 << 10;  // words of a region, if one register tile does not need more
-constexpr int64_t kMostOutputs = 384;
+constexpr int64_t kMaxRegion = 512 << 10;  // words of a region, if one register tile does not need more
+constexpr int64_t kMaxOutputs = 384;
 constexpr int64_t kPackPiece = 2048;        // summed words of one packing task
-constexpr int64_t kLeastPanels = 4;         // of one task: fewer repeat the prologue too often
+constexpr int64_t kMinPanels = 4;         // of one task: fewer repeat the prologue too often
 constexpr int64_t kFloatBytes = sizeof(float);
 constexpr double kAddressable = double(int64_t{1} << 46);  // words of the largest region
-
-int64_t blocks_of(int64_t n, int64_t block) { return (n + block - 1) / block; }
 
 int64_t extent(const ConvArgs& args, int axis, int64_t outputs) {
   return (outputs - 1) * args.stride[axis] + (args.kernel[axis] - 1) * args.dilation[axis] + 1;
@@ -35,7 +34,7 @@ int64_t words_of(const ConvArgs& args, const ConvPlan& plan) { return plan.pairs
 std::vector<int64_t> candidates(int64_t size) {
   std::vector<int64_t> sizes;
   for (int64_t most : {1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384}) {
-    const int64_t even = blocks_of(size, blocks_of(size, most));
+    const int64_t even = ceil_div(size, ceil_div(size, most));
     if (sizes.empty() || sizes.back() != even) sizes.push_back(even);
     if (most >= size) break;
   }
@@ -49,13 +48,13 @@ double tile_cost(const ConvArgs& args, const ConvKernel& kernel, const ConvPlan&
   const double outputs = double(plan.tile[0] * plan.tile[1] * plan.tile[2]);
   const double region = double(plan.region[0]) * double(plan.region[1]) * double(plan.region[2]);
   const double depth = double(args.kernel[0] * args.kernel[1] * args.kernel[2] * words_of(args, plan));
-  const double panels = double(blocks_of(args.out_channels, kernel.panel_columns));
-  const double rows = double(kernel.tile_rows) * double(blocks_of(int64_t(outputs), kernel.tile_rows));
+  const double panels = double(ceil_div(args.out_channels, kernel.panel_columns));
+  const double rows = double(kernel.tile_rows) * double(ceil_div(int64_t(outputs), kernel.tile_rows));
   const double products = depth * panels * rows / outputs * (region * double(plan.pitch) > kCachedRegion ? 1.1 : 1.0);
   const double values = region * double(args.channels) * (args.activation == ConvActivation::silu ? 3.0 : 1.5);
   const double weights = depth * panels * 8.0;
-  double tasks = double(args.batch * blocks_of(int64_t(panels), kLeastPanels));
-  for (int axis = 0; axis < 3; ++axis) tasks *= double(blocks_of(args.out_size[axis], plan.tile[axis]));
+  double tasks = double(args.batch * ceil_div(int64_t(panels), kMinPanels));
+  for (int axis = 0; axis < 3; ++axis) tasks *= double(ceil_div(args.out_size[axis], plan.tile[axis]));
   const double turns = std::ceil(tasks / threads);
   return (products + (values + weights) / outputs) * turns * threads / tasks;
 }
@@ -79,7 +78,7 @@ ConvPlan choose_tile(const ConvArgs& args, const ConvKernel& kernel, int threads
           outputs *= plan.tile[axis];
           region *= double(plan.region[axis]);
         }
-        if (outputs > kMostOutputs || (region > kMostRegion && outputs > kernel.tile_rows)) break;
+        if (outputs > kMaxOutputs || (region > kMaxRegion && outputs > kernel.tile_rows)) break;
         const double cost = tile_cost(args, kernel, plan, threads);
         if (cost >= least) continue;
         least = cost;
@@ -109,12 +108,12 @@ ConvSchedule::ConvSchedule(const ConvArgs& args, int threads, const ConvKernel& 
   plan_.groups = static_cast<int64_t>(group_ends_.size());
   tiles_ = args.batch;
   for (int axis = 0; axis < 3; ++axis) {
-    axis_tiles_[axis] = blocks_of(args.out_size[axis], plan_.tile[axis]);
+    axis_tiles_[axis] = ceil_div(args.out_size[axis], plan_.tile[axis]);
     tiles_ *= axis_tiles_[axis];
   }
-  panels_ = blocks_of(args.out_channels, kernel.panel_columns);
-  const int64_t rounds = blocks_of(panels_, std::max<int64_t>(1, kPanelFloats / panel_floats_));
-  round_panels_ = blocks_of(panels_, rounds);
+  panels_ = ceil_div(args.out_channels, kernel.panel_columns);
+  const int64_t rounds = ceil_div(panels_, std::max<int64_t>(1, kPanelFloats / panel_floats_));
+  round_panels_ = ceil_div(panels_, rounds);
   workers_ = std::min<int64_t>(threads, tiles_ * tasks(round_panels_).parts);
   work_bytes_ = ScratchLayout::round_up(kernel.work_floats(args_, plan_) * kFloatBytes);
   packed_at_ = layout_.add(round_panels_ * panel_floats_ * kFloatBytes);
@@ -157,9 +156,9 @@ void ConvSchedule::make_runs() {
 }
 
 ConvSchedule::Tasks ConvSchedule::tasks(int64_t panels) const {
-  const int64_t wanted = blocks_of(4 * threads_, tiles_);  // tasks per tile that keep all threads busy
-  const int64_t part = std::max(std::min(kLeastPanels, panels), blocks_of(panels, wanted));
-  return {part, blocks_of(panels, part)};
+  const int64_t wanted = ceil_div(4 * threads_, tiles_);  // tasks per tile that keep all threads busy
+  const int64_t part = std::max(std::min(kMinPanels, panels), ceil_div(panels, wanted));
+  return {part, ceil_div(panels, part)};
 }
 
 ConvTile ConvSchedule::tile(int64_t index) const {
@@ -175,7 +174,7 @@ ConvTile ConvSchedule::tile(int64_t index) const {
 
 void ConvSchedule::pack(int64_t first, int64_t end, const Scratch& scratch) const noexcept {
   auto* const packed = scratch.at<float>(packed_at_);
-  const int64_t pieces = blocks_of(depth_, kPackPiece);
+  const int64_t pieces = ceil_div(depth_, kPackPiece);
   const auto body = [&](int64_t from, int64_t to) noexcept {
     for (int64_t i = from; i < to; ++i) {
       const int64_t panel = i / pieces, start = i % pieces * kPackPiece;

@@ -1,6 +1,6 @@
 // The inputs of a convolution after its prologue and padding, line by line, for *_simd.cpp files.
 #pragma once
-#include "csrc/cpu/causal_conv3d_kernel.h"
+#include "csrc/cpu/causal_conv3d_kernels.h"
 #include "csrc/cpu/float_rows.h"
 
 namespace ltx2rt::cpu::LTX2RT_ISA {

@@ -6,6 +6,7 @@
 #include <sstream>
 #include <stdexcept>
 
+#include "csrc/cpu/ceil_div.h"
 #include "csrc/cpu/thread_pool.h"
 
 namespace ltx2rt::cpu {
@@ -22,12 +23,10 @@ constexpr int64_t kFewCells = 96;         // of all outputs: then packed weights
 constexpr int64_t kFloatBytes = sizeof(float);
 constexpr double kAddressable = double(int64_t{1} << 46);  // words of the largest slab
 
-int64_t blocks_of(int64_t n, int64_t block) { return (n + block - 1) / block; }
-
 std::vector<int64_t> candidates(int64_t size) {
   std::vector<int64_t> sizes;
   for (int64_t parts = 1; parts <= size; ++parts) {
-    const int64_t even = blocks_of(size, parts);
+    const int64_t even = ceil_div(size, parts);
     if (sizes.empty() || sizes.back() != even) sizes.push_back(even);
   }
   return sizes;
@@ -42,7 +41,7 @@ WinogradSchedule::WinogradSchedule(const ConvArgs& args, int threads, const Wino
   // Wide cells get a gap, so that neighbours do not compete for the same cache sets.
   plan_.pitch = plan_.words >= 256 ? plan_.words + 16 : plan_.words;
   cells_[0] = args.out_size[0];
-  for (int axis = 1; axis < 3; ++axis) cells_[axis] = blocks_of(args.out_size[axis], 2);
+  for (int axis = 1; axis < 3; ++axis) cells_[axis] = ceil_div(args.out_size[axis], 2);
   choose_slab();
   plan_.point_words = plan_.slab[1] * plan_.slab[2] * plan_.pitch;
   plan_.frame_words = kPoints * plan_.point_words;
@@ -53,13 +52,13 @@ WinogradSchedule::WinogradSchedule(const ConvArgs& args, int threads, const Wino
   panel_words_ = kPoints * args.kernel[0] * plan_.words * kernel_.panel_columns;
   slabs_ = args.batch;
   for (int axis = 0; axis < 3; ++axis) {
-    axis_slabs_[axis] = blocks_of(cells_[axis], plan_.slab[axis]);
+    axis_slabs_[axis] = ceil_div(cells_[axis], plan_.slab[axis]);
     slabs_ *= axis_slabs_[axis];
   }
-  panels_ = blocks_of(args.out_channels, kernel_.panel_columns);
+  panels_ = ceil_div(args.out_channels, kernel_.panel_columns);
   few_ = slabs_ == 1 && cells_[0] * cells_[1] * cells_[2] <= kFewCells;
-  const int64_t rounds = blocks_of(panels_, std::max<int64_t>(1, kPanelWords / panel_words_));
-  round_panels_ = blocks_of(panels_, rounds);
+  const int64_t rounds = ceil_div(panels_, std::max<int64_t>(1, kPanelWords / panel_words_));
+  round_panels_ = ceil_div(panels_, rounds);
   share_out();
   words_at_ = layout_.add(input_frames(plan_.slab[0]) * plan_.frame_words * kFloatBytes);
   packed_at_ = layout_.add(few_ ? 0 : round_panels_ * panel_words_ * kFloatBytes);
@@ -119,7 +118,7 @@ void WinogradSchedule::choose_slab() {
 
 void WinogradSchedule::make_runs() {
   const int64_t depth = args_.kernel[0] * plan_.words;
-  const int64_t group = blocks_of(blocks_of(depth, blocks_of(depth, kGroupWords)), kWordStep) * kWordStep;
+  const int64_t group = ceil_div(ceil_div(depth, ceil_div(depth, kGroupWords)), kWordStep) * kWordStep;
   plan_.group_words = group;
   int64_t in_group = 0;
   for (int64_t tap = 0; tap < args_.kernel[0]; ++tap) {
@@ -163,15 +162,15 @@ void WinogradSchedule::share_out() {
 }
 
 WinogradSchedule::Tasks WinogradSchedule::tasks(int64_t cells, int64_t panels) const {
-  const int64_t tiles = blocks_of(cells, kernel_.tile_rows);  // register tiles, the last one may be partly filled
-  const int64_t task = blocks_of(tiles, blocks_of(tiles, kTaskCells / kernel_.tile_rows)) * kernel_.tile_rows;
-  const int64_t tasks = blocks_of(cells, task);
-  const int64_t parts = std::min(panels, blocks_of(8 * threads_, tasks));
-  return {task, blocks_of(panels, parts), parts, tasks * parts};
+  const int64_t tiles = ceil_div(cells, kernel_.tile_rows);  // register tiles, the last one may be partly filled
+  const int64_t task = ceil_div(tiles, ceil_div(tiles, kTaskCells / kernel_.tile_rows)) * kernel_.tile_rows;
+  const int64_t tasks = ceil_div(cells, task);
+  const int64_t parts = std::min(panels, ceil_div(8 * threads_, tasks));
+  return {task, ceil_div(panels, parts), parts, tasks * parts};
 }
 
 WinogradSchedule::Rows WinogradSchedule::rows(int64_t frames, int64_t rows) const {
-  const int64_t task = blocks_of(rows, blocks_of(4 * threads_, frames)), pieces = blocks_of(rows, task);
+  const int64_t task = ceil_div(rows, ceil_div(4 * threads_, frames)), pieces = ceil_div(rows, task);
   return {task, pieces, frames * pieces};
 }
 
@@ -188,7 +187,7 @@ WinogradSlab WinogradSchedule::slab(int64_t index) const {
 
 void WinogradSchedule::pack(int64_t first, int64_t end, const Scratch& scratch) const noexcept {
   auto* const packed = scratch.at<float>(packed_at_);
-  const int64_t pieces = blocks_of(plan_.words, kPackPiece), taps = args_.kernel[0];
+  const int64_t pieces = ceil_div(plan_.words, kPackPiece), taps = args_.kernel[0];
   const auto body = [&](int64_t from, int64_t to) noexcept {
     for (int64_t i = from; i < to; ++i) {
       const int64_t panel = i / (taps * pieces), start = i % pieces * kPackPiece;

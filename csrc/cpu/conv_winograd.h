@@ -4,8 +4,8 @@
 #include <cstdint>
 #include <vector>
 
-#include "csrc/cpu/causal_conv3d_kernel.h"
-#include "csrc/cpu/conv_winograd_kernel.h"
+#include "csrc/cpu/causal_conv3d_kernels.h"
+#include "csrc/cpu/conv_winograd_kernels.h"
 #include "csrc/cpu/dispatch.h"
 #include "csrc/cpu/run.h"
 

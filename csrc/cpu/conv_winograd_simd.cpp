@@ -1,6 +1,6 @@
 // Inner loops of the Winograd form: the transforms of weights, inputs and sums, and the products between them.
 #include "csrc/cpu/conv_lines.h"
-#include "csrc/cpu/conv_winograd_kernel.h"
+#include "csrc/cpu/conv_winograd_kernels.h"
 #include "csrc/cpu/fma_tile.h"
 
 namespace ltx2rt::cpu::LTX2RT_ISA {
@@ -16,7 +16,7 @@ constexpr int64_t kPanelsTogether = 4;  // whose sums of one point share a pass 
 inline void store_words(bool pairs, float* words, int64_t c, Vec v) {
 #ifdef LTX2RT_BF16_DOT
   if (pairs) {
-    store_for_dot((BF16*)words + c, v);
+    store_for_dot(as_array<BF16>(words) + c, v);
     return;
   }
 #endif
@@ -119,7 +119,7 @@ void transform_row(const ConvArgs& args, const WinogradPlan& plan, const float* 
 void transform(const ConvArgs& args, const WinogradPlan& plan, const WinogradSlab& slab, int64_t frame_index,
                int64_t first_row, int64_t end_row, float* words, float* work) {
   const int64_t width = 2 * slab.count[2] + 2, line = line_floats(args, plan);
-  int64_t* columns = (int64_t*)(work + 4 * line);
+  int64_t* columns = as_array<int64_t>(work + 4 * line);
   // In outputs; what lies under no output of the clip is read as zeros and reaches none.
   const ConvTile tile{slab.batch,
                       {slab.first[0], 2 * slab.first[1], 2 * slab.first[2]},
@@ -283,7 +283,7 @@ void multiply(const ConvArgs& args, const WinogradPlan& plan, const WinogradSlab
               float* work) {
   const int64_t count = end_cell - first_cell;
   const int64_t point_sums = count * kColumns, point_weights = args.kernel[0] * plan.words * kColumns;
-  const float** cells = (const float**)work;
+  const float** cells = as_array<const float*>(work);
   float* sums = work + address_floats(count);
   address_cells(args, plan, slab, first_cell, count, words, cells);
   for (; first_panel < end_panel; first_panel += kPanelsTogether, panels += kPanelsTogether * kPoints * point_weights) {
@@ -317,7 +317,7 @@ void pack_and_multiply(const ConvArgs& args, const WinogradPlan& plan, const Win
   const int64_t count = slab.count[0] * slab.count[1] * slab.count[2];
   const int64_t point_sums = count * kColumns, point_weights = plan.group_words * kColumns;
   float* sums = work;
-  const float** cells = (const float**)(sums + kPoints * point_sums);
+  const float** cells = as_array<const float*>(sums + kPoints * point_sums);
   float* weights = sums + count * (kPoints * kColumns + 2);
   address_cells(args, plan, slab, 0, count, words, cells);
   const Run* run = plan.runs;

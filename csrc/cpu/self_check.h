@@ -4,8 +4,8 @@
 #include <string>
 
 #include "csrc/cpu/antialiased_snake_kernels.h"
-#include "csrc/cpu/causal_conv3d_kernel.h"
-#include "csrc/cpu/conv_winograd_kernel.h"
+#include "csrc/cpu/causal_conv3d_kernels.h"
+#include "csrc/cpu/conv_winograd_kernels.h"
 #include "csrc/cpu/isa.h"
 #include "csrc/cpu/linear_kernels.h"
 #include "csrc/cpu/modulated_norm_kernels.h"

@@ -406,6 +406,12 @@ inline Vec gelu_tanh(Vec x) {
   return x / (splat(1.0f) + exp(-u));
 }
 
+// Memory of a workspace that nobody has written yet, or that is only read as T from here on, as an array of T.
+template <typename T>
+inline T* as_array(void* memory) {
+  return (T*)memory;
+}
+
 // Calls action(T*) with the storage type of `type` in place of the type of data.
 template <typename Action>
 inline void with_type(FloatType type, const void* data, const Action& action) {

@@ -7,18 +7,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import mlx.core as mx
 
 from ltx2rt import embedded
+from ltx2rt.api.diffusers_names import LOADING_NAMES
 from ltx2rt.api.pipeline import Pipeline, PipelineFiles
 from ltx2rt.errors import UsageError
 from ltx2rt.graph.pipelines import AUTOMATIC, PIPELINES, pipeline_for, pipeline_name
 from ltx2rt.graph.pipelines.pipeline import PipelineEntry
 from ltx2rt.graph.settings.setting import plain_values, stored_values
 from ltx2rt.graph.settings.weight_files import WeightFiles
-from ltx2rt.graph.stages.model_files import ModelFiles
+from ltx2rt.graph.stages.weight_set import WeightSet
 from ltx2rt.spelling import spelled
 
 log = logging.getLogger(__name__)
@@ -51,6 +52,7 @@ def load(
     distilled_lora: Lora | None = None,
     dtype: str = "bfloat16",
     model_variant: str | None = None,
+    **unknown: NoReturn,
 ) -> Pipeline:
     """Open the files of a pipeline; only headers are read.
 
@@ -65,6 +67,7 @@ def load(
         dtype: of activations: ``bfloat16``, ``float16`` or ``float32``.
         model_variant: ``distilled`` or ``dev``; None: as the checkpoint's file name says, else distilled, with a
             warning where it matters: nothing inside of a file tells.
+        unknown: refused, with what the argument of another program is called here.
 
     Raises:
         UsageError: unknown pipeline, dtype or variant, or files that do not go together.
@@ -75,12 +78,13 @@ def load(
         "text_encoder": text_encoder,
         "spatial_upscaler": spatial_upscaler,
         "temporal_upscaler": temporal_upscaler,
-        "loras": tuple(loras) or None,
+        "loras": loras,
         "distilled_lora": distilled_lora,
         "dtype": dtype,
         "model_variant": model_variant,
+        **unknown,
     }
-    return open_pipeline(pipeline, WeightFiles(**stored_values(WeightFiles, given)))
+    return open_pipeline(pipeline, WeightFiles(**stored_values(WeightFiles, given, LOADING_NAMES)))
 
 
 def open_pipeline(pipeline: str, given: WeightFiles) -> Pipeline:
@@ -94,7 +98,7 @@ def open_pipeline(pipeline: str, given: WeightFiles) -> Pipeline:
     entry = None if name == AUTOMATIC else PIPELINES[name]
     if entry is not None and is_embedded:
         used = _with_embedded(used, entry.files)
-    files = ModelFiles.open(used)
+    files = WeightSet.open(used)
     variant = used.model_variant or files.checkpoint.variant
     if variant is None:
         variant = "distilled"

@@ -5,23 +5,26 @@ from __future__ import annotations
 import copy
 import inspect
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import mlx.core as mx
 
 from ltx2rt.api.call_arguments import CallArguments
 from ltx2rt.api.clip import Clip
 from ltx2rt.api.diffusers_names import DIFFUSERS_NAMES
+from ltx2rt.api.opened_component import OpenedComponent, components_of
 from ltx2rt.api.planning import ledger
 from ltx2rt.api.planning import rates as measured_rates
 from ltx2rt.api.previews import Preview, PreviewObserver
 from ltx2rt.api.record import Record
 from ltx2rt.api.run_state import RunState
+from ltx2rt.errors import UsageError
+from ltx2rt.graph.components import TRANSFORMER
 from ltx2rt.graph.diffusion.guidance import GuiderParams
-from ltx2rt.graph.models.transformer.model import TransformerConfig
 from ltx2rt.graph.pipelines.assumed_files import with_assumed
 from ltx2rt.graph.pipelines.decide import GUIDANCE_TOPICS, decide
 from ltx2rt.graph.pipelines.defaults import GenerationDefaults, defaults_for
@@ -32,9 +35,9 @@ from ltx2rt.graph.settings.setting import settings_of
 from ltx2rt.graph.settings.settings import Settings
 from ltx2rt.graph.stages.events import Event
 from ltx2rt.graph.stages.inputs import GenerationInputs
-from ltx2rt.graph.stages.model_files import ModelFiles
 from ltx2rt.graph.stages.run import GeneratedClip, Run
 from ltx2rt.graph.stages.text.enhancement import enhance_prompt
+from ltx2rt.graph.stages.weight_set import WeightSet, sources_of
 from ltx2rt.weights.checkpoint import Checkpoint
 
 if TYPE_CHECKING:
@@ -66,7 +69,7 @@ class Pipeline:
     def __init__(
         self,
         entry: PipelineEntry,
-        files: ModelFiles,
+        files: WeightSet,
         dtype: mx.Dtype,
         origin: PipelineFiles,
         is_embedded: bool,
@@ -83,10 +86,23 @@ class Pipeline:
     def name(self) -> str:
         return self.entry.name
 
+    def __repr__(self) -> str:
+        return f"<Pipeline {self.name}: {self._files.checkpoint.path}>"
+
+    @property
+    def components(self) -> dict[str, OpenedComponent]:
+        """Name -> what has been opened, with its file, configuration and tensors: ``transformer``, ``video_vae``."""
+        return components_of(self._files)
+
+    @property
+    def generation(self) -> str:
+        """Name of the model's generation."""
+        return self._files.generation.name
+
     @property
     def defaults(self) -> GenerationDefaults:
         """What a call uses for everything it is not given."""
-        defaults = self._for_small_model(self.entry.adjusted(defaults_for(self._files.checkpoint.model_version)))
+        defaults = self._for_small_model(self.entry.adjusted(defaults_for(self._files.generation)))
         if self.is_embedded:
             return replace(defaults, height=EMBEDDED_HEIGHT, width=EMBEDDED_WIDTH, num_frames=EMBEDDED_FRAMES)
         if self.entry.two_stage:
@@ -95,7 +111,7 @@ class Pipeline:
 
     def _for_small_model(self, defaults: GenerationDefaults) -> GenerationDefaults:
         """Perturbed blocks at the same relative depth; the official ones do not exist in a small transformer."""
-        layers = TransformerConfig.from_dict(self._files.checkpoint.section("transformer")).num_layers
+        layers = self._files.config(TRANSFORMER).num_layers
         official_layers = 48
         if layers >= official_layers:
             return defaults
@@ -105,6 +121,7 @@ class Pipeline:
 
         return replace(defaults, video_guider=moved(defaults.video_guider), audio_guider=moved(defaults.audio_guider))
 
+    @overload
     def __call__(
         self,
         prompt: str | None = None,
@@ -112,16 +129,43 @@ class Pipeline:
         observer: Callable[[Event], None] | None = None,
         on_settings: Callable[[Mapping[str, Any]], None] | None = None,
         on_preview: Callable[[Preview], None] | None = None,
-        state_folder: str | Path | None = None,
+        state_folder: str | PathLike[str] | None = None,
         resume: bool = False,
         repeated: Record | None = None,
         memory: str | int | None = None,
         **settings: Unpack[CallArguments],
-    ) -> Clip:
-        """Generate a clip.
+    ) -> Clip: ...
+
+    @overload
+    def __call__(
+        self,
+        prompt: list[str] | tuple[str, ...],
+        *,
+        observer: Callable[[Event], None] | None = None,
+        on_settings: Callable[[Mapping[str, Any]], None] | None = None,
+        on_preview: Callable[[Preview], None] | None = None,
+        memory: str | int | None = None,
+        **settings: Unpack[CallArguments],
+    ) -> list[Clip]: ...
+
+    def __call__(
+        self,
+        prompt: str | list[str] | tuple[str, ...] | None = None,
+        *,
+        observer: Callable[[Event], None] | None = None,
+        on_settings: Callable[[Mapping[str, Any]], None] | None = None,
+        on_preview: Callable[[Preview], None] | None = None,
+        state_folder: str | PathLike[str] | None = None,
+        resume: bool = False,
+        repeated: Record | None = None,
+        memory: str | int | None = None,
+        **settings: Unpack[CallArguments],
+    ) -> Clip | list[Clip]:
+        """Generate a clip, or one for each prompt of a list, one after the other.
 
         Args:
-            prompt: what to generate; may be missing when ``embedding`` or ``zero_text`` is given.
+            prompt: what to generate; may be missing when ``embedding`` or ``zero_text`` is given. Of a list every
+                prompt has the same settings, the seed included; all are checked before the first one runs.
             observer: called with every event; raise `Cancelled` from it to stop.
             on_settings: called once with the resolved settings before anything is loaded.
             on_preview: called after every sampler step with a `Preview` that can be decoded on demand.
@@ -134,7 +178,7 @@ class Pipeline:
             settings: see `Settings`.
 
         Returns:
-            A `Clip` whose sound is ready and whose frames decode while they are read.
+            A `Clip` whose sound is ready and whose frames decode while they are read; a list of them for a list.
 
         Raises:
             UsageError: a setting cannot work.
@@ -145,6 +189,17 @@ class Pipeline:
                 later.
             NotFiniteError: a model computed values that are not finite numbers.
         """
+        for name, called in (("observer", observer), ("on_settings", on_settings), ("on_preview", on_preview)):
+            if called is not None and not callable(called):
+                raise UsageError(f"{name} must be a function, got {called!r}.")
+        if isinstance(prompt, (list, tuple)):
+            if state_folder is not None or repeated is not None:
+                raise UsageError("state_folder and repeated are of one run; give one prompt with them, not a list.")
+            self._check_all(prompt, settings)
+            return [
+                self(one, observer=observer, on_settings=on_settings, on_preview=on_preview, memory=memory, **settings)
+                for one in prompt
+            ]
         inputs, record = self._prepare({"prompt": prompt, **settings}, self._files)
         accounts = ledger(memory)
         plan(self._generate, self._files, inputs, accounts.unused())
@@ -154,7 +209,7 @@ class Pipeline:
             on_settings(self._shown(record, inputs.settings))
         state = None
         if state_folder is not None:
-            state = RunState.begin(Path(state_folder), record, resume=resume)
+            state = RunState.begin(_folder(state_folder), record, resume=resume)
         if on_preview is not None:
             observer = PreviewObserver(self._files, inputs, on_preview, observer)
         run = Run(self._files, inputs, observer, journal=None if state is None else state.journal(), ledger=accounts)
@@ -167,6 +222,15 @@ class Pipeline:
             if state is not None:
                 state.remove_if_empty()
             raise
+
+    def _check_all(self, prompts: Sequence[Any], settings: CallArguments) -> None:
+        """Raise UsageError when one of a list of prompts cannot work."""
+        if not prompts:
+            raise UsageError("the list of prompts is empty; give one prompt or more.")
+        for one in prompts:
+            if not isinstance(one, str):
+                raise UsageError(f"prompt must be a text or a list of texts, got {one!r} in a list.")
+            self.record_for(one, **settings)
 
     def record_for(self, prompt: str | None = None, **settings: Unpack[CallArguments]) -> Record:
         """What a call with these settings would be made from; checks them and runs nothing.
@@ -209,16 +273,19 @@ class Pipeline:
     def with_checkpoint(self, checkpoint: Checkpoint) -> Pipeline:
         """The same pipeline with another checkpoint of the same generation."""
         other = copy.copy(self)
-        other._files = replace(self._files, checkpoint=checkpoint)
+        other._files = self._files.with_sources(sources_of(checkpoint))
         return other
 
-    def _prepare(self, settings: Mapping[str, Any], files: ModelFiles) -> tuple[GenerationInputs, Record]:
+    def _prepare(self, settings: Mapping[str, Any], files: WeightSet) -> tuple[GenerationInputs, Record]:
         fixed = self.has_fixed_schedule
         decided = decide(Settings.of(settings, DIFFUSERS_NAMES), self.entry, self.defaults, fixed_schedule=fixed)
         inputs = open_inputs(decided, self.entry, files, fixed_schedule=fixed, dtype=self._dtype)
         topics = self.entry.topics - set(GUIDANCE_TOPICS) if fixed else self.entry.topics
         weights = list(self._origin.weights)
-        return inputs, Record.of(self._origin.arguments, decided.as_dict(topics), weights, decided.input_files())
+        stored = decided.as_dict(topics)
+        return inputs, Record.of(
+            self._origin.arguments, stored, weights, decided.input_files(), decided.inputs_in_memory()
+        )
 
     def _generate(self, run: Run) -> GeneratedClip:
         """What a call does with a run, planned or real: it rewrites the prompt if that is wanted, then generates."""
@@ -240,6 +307,12 @@ class Pipeline:
             | {key: value for key, value in record.files.items() if key not in shown}
             | {name: record.settings[name] for name in settings.given() if name in record.settings}
         )
+
+
+def _folder(path: Any) -> Path:
+    if not isinstance(path, (str, PathLike)):
+        raise UsageError(f"state_folder must be a path, got {path!r}.")
+    return Path(path)
 
 
 def _with_settings(method: Callable[..., Any]) -> inspect.Signature:

@@ -7,6 +7,7 @@ from ltx2rt.graph.pipelines.plan import Rates
 from ltx2rt.kernels.speed import stage_flops
 from ltx2rt.memory.ledger import Ledger
 from ltx2rt.memory.limits import default_budget, parse_bytes
+from ltx2rt.spelling import spelled
 
 # Bytes per second from disk where the user does not say: a solid-state disk.
 READ_RATE = 2e9
@@ -23,6 +24,8 @@ def ledger(memory: str | int | None) -> Ledger:
     """
     if memory is None:
         return Ledger(default_budget())
+    if isinstance(memory, bool) or not isinstance(memory, (str, int)):
+        raise UsageError(f"{spelled('memory')} must be like 12GB, or a whole number of bytes, got {memory!r}.")
     budget = memory if isinstance(memory, int) else parse_bytes(memory)
     if budget <= 0:
         raise UsageError(f"memory must be positive, got {budget}.")

@@ -9,15 +9,15 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from ltx2rt.graph.components import VIDEO_VAE
 from ltx2rt.graph.models.layers.params import Params
 from ltx2rt.graph.models.video_vae.decoder import VideoDecoder
-from ltx2rt.graph.models.video_vae.specs import VideoVaeConfig, decoder_specs
+from ltx2rt.graph.models.video_vae.specs import decoder_specs
 from ltx2rt.graph.models.video_vae.statistics import statistics_specs
 from ltx2rt.graph.models.video_vae.tiling import Tiling
 from ltx2rt.graph.stages.events import Evaluated, Event, Noised, StageStarted, StepDone
 from ltx2rt.graph.stages.inputs import GenerationInputs
-from ltx2rt.graph.stages.model_files import ModelFiles
-from ltx2rt.weights.checkpoint import Checkpoint
+from ltx2rt.graph.stages.weight_set import WeightSet
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -37,7 +37,7 @@ class Preview:
     step: int
     steps: int
     latent: Array
-    _checkpoint: Checkpoint
+    _weights: WeightSet
     _dtype: mx.Dtype
 
     @property
@@ -55,10 +55,12 @@ class Preview:
         return self._decode(self.latent)
 
     def _decode(self, latent: Array) -> Array:
-        config = VideoVaeConfig.from_dict(self._checkpoint.section("video_vae"))
-        arrays = self._checkpoint.load("video_vae", decoder_specs(config) + statistics_specs())
+        config = self._weights.config(VIDEO_VAE)
+        factor = config.spatial_factor
+        specs = decoder_specs(config) + statistics_specs(config.latent_channels)
+        arrays = self._weights.source(VIDEO_VAE).load("video_vae", specs)
         decoder = VideoDecoder(config, Params(arrays), self._dtype)
-        tiling = Tiling.auto(latent.shape[2] * config.spatial_factor, latent.shape[3] * config.spatial_factor)
+        tiling = Tiling.auto(latent.shape[2] * factor, latent.shape[3] * factor, factor)
         # Noise that some decoders add is left out: a preview draws nothing from the run's generator.
         chunks = decoder.decode_frames(
             mx.array(latent).astype(self._dtype),
@@ -77,7 +79,7 @@ class PreviewObserver:
 
     def __init__(
         self,
-        files: ModelFiles,
+        files: WeightSet,
         inputs: GenerationInputs,
         on_preview: Callable[[Preview], None],
         observer: Callable[[Event], None] | None,
@@ -105,7 +107,7 @@ class PreviewObserver:
                     event.index + 1,
                     event.steps,
                     self._grid(self._estimate),
-                    self._files.checkpoint,
+                    self._files,
                     self._inputs.dtype,
                 )
             )
@@ -114,7 +116,7 @@ class PreviewObserver:
         """The clip's own tokens, which come first, as a latent."""
         assert self._positions is not None  # every denoised video has been noised before
         height, width = first_grid(self._positions)
-        vae = VideoVaeConfig.from_dict(self._files.checkpoint.section("video_vae"))
+        vae = self._files.config(VIDEO_VAE)
         frames = (self._inputs.num_frames - 1) // vae.temporal_factor + 1
         grid: Array = tokens[:, : frames * height * width].reshape(1, frames, height, width, -1)
         return grid

@@ -16,9 +16,9 @@ from ltx2rt.graph.models.audio.vocoder import Vocoder, VocoderConfig
 from ltx2rt.graph.models.audio.vocoder import param_specs as vocoder_specs
 from ltx2rt.graph.models.layers.params import Params
 from ltx2rt.graph.models.video_vae.decoder import VideoDecoder
-from ltx2rt.graph.models.video_vae.layers import Conditions
 from ltx2rt.graph.models.video_vae.specs import VideoVaeConfig, statistics_specs
 from ltx2rt.graph.models.video_vae.specs import decoder_specs as video_decoder_specs
+from ltx2rt.graph.models.video_vae.surroundings import Conditions
 
 MEL_FRAMES = 501  # five seconds
 

@@ -106,7 +106,7 @@ def _add_prompt(settings: dict[str, Any], arguments: argparse.Namespace) -> None
     prompt = given_prompt(arguments)
     if prompt is not None:
         settings["prompt"] = prompt
-    given = [name for name in ("prompt", "embedding", "zero_text") if settings.get(name) is not None]
+    given = [name for name in ("prompt", "prompt_file", "embedding", "zero_text") if settings.get(name) is not None]
     if not given:
         raise UsageError("--prompt is missing; say what to generate, or give a text embedding with --embedding.")
 

@@ -61,12 +61,16 @@ class _Values:
         return RopeTable(mx.array(np.cos(angles)), mx.array(np.sin(angles)), index)
 
 
-def check_problems(variant: Variant) -> list[Problem]:
+def check_problems(variant: Variant, *, metal: bool = True) -> list[Problem]:
     """Small problems that take every path through the kernels of a variant.
 
     Each way of reading and writing (whole vectors where four divides the sizes, single values where not, and one of
     each); several threadgroups along every axis of a grid, several simdgroups and several steps over the depth, with
     a rest, wherever the graphs of the published models have them (tests/metal/test_published_graphs.py).
+
+    Args:
+        variant: what to make them for.
+        metal: with a problem of many weights, for a path that only the Metal kernels have.
     """
     if isinstance(variant, NormVariant):
         return [_norm(variant, 3, 1032, 0), _norm(variant, 5, 1030, 1, spare=3)]
@@ -82,7 +86,7 @@ def check_problems(variant: Variant) -> list[Problem]:
             _linear(variant, rows, 333, 136, 2),
             _linear(variant, fewer, 544, 69, 3),
         ]
-        if variant.weight in FEW_ROWS and variant.rows == 0:  # weights of more than one slab of 16 MB
+        if metal and variant.weight in FEW_ROWS and variant.rows == 0:  # weights of more than one slab of 16 MB
             problems.append(_linear(variant, fewer, 8192, 1088, 4))
         return problems
     if isinstance(variant, AttentionVariant):

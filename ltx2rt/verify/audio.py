@@ -8,6 +8,7 @@ from functools import lru_cache, partial
 
 import mlx.core as mx
 
+from ltx2rt.graph.components import AUDIO_VAE, VOCODER
 from ltx2rt.graph.models.audio import mel, vocoder
 from ltx2rt.graph.models.audio import vae as audio_vae
 from ltx2rt.graph.models.layers.params import Params
@@ -42,13 +43,11 @@ class _Models:
     """The audio components of one checkpoint in float32."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
-        section = checkpoint.section("audio_vae")
-        config = audio_vae.AudioVaeConfig.from_dict(section)
+        config, self.mel = AUDIO_VAE.parse(checkpoint)
         params = Params(checkpoint.load("audio_vae", audio_vae.param_specs(config)))
-        self.mel = mel.MelConfig.from_dict(section)
         self.encoder = audio_vae.AudioEncoder(config, params, mx.float32)
         self.decoder = audio_vae.AudioDecoder(config, params, mx.float32)
-        voice = vocoder.VocoderConfig.from_dict(checkpoint.section("vocoder"))
+        voice = VOCODER.parse(checkpoint)
         self.vocoder = vocoder.Vocoder(voice, Params(checkpoint.load("vocoder", vocoder.param_specs(voice))))
 
 

@@ -198,7 +198,9 @@ class Comparison:
         (started,) = self._all(VideoDecodeStarted)
         latent = to_numpy(started.latent.astype(mx.float32))
         tiling = self._run.inputs.settings.tiling
-        tiles = decode_plan(latent.shape[1:4], tiling) if isinstance(tiling, Tiling) else None
+        vae = self._run.vae
+        factors = {"temporal_factor": vae.temporal_factor, "spatial_factor": vae.spatial_factor}
+        tiles = decode_plan(latent.shape[1:4], tiling, **factors) if isinstance(tiling, Tiling) else None
         inputs = [_cut(latent, tile) for tile in tiles.tiles] if tiles else [latent]
         yield from self._series("vae_decode.in", [tile.transpose(0, 4, 1, 2, 3) for tile in inputs], **LATENT)
         video = np.concatenate(chunks)

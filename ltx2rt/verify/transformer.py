@@ -13,6 +13,7 @@ import mlx.core as mx
 import numpy as np
 
 from ltx2rt.errors import CheckpointError
+from ltx2rt.graph.components import TRANSFORMER
 from ltx2rt.graph.models.layers.adaln import sinusoid
 from ltx2rt.graph.models.layers.params import Params
 from ltx2rt.graph.models.layers.rope import frequencies, middle, rope_table
@@ -77,7 +78,7 @@ def _prefixes(keys: Iterable[str], separator: str) -> list[str]:
 @lru_cache(maxsize=1)
 def _transformer_of(path: Path) -> Transformer:
     checkpoint = Checkpoint.open(path)
-    config = TransformerConfig.from_dict(checkpoint.section("transformer"))
+    config = TRANSFORMER.parse(checkpoint)
     return Transformer(config, Params(checkpoint.load("transformer", param_specs(config))), mx.float32)
 
 
@@ -232,7 +233,7 @@ def _fp8_cases(golden: GoldenFile) -> Runs:
 def _fp8_weights(source: GoldenFile, form: str) -> tuple[TransformerConfig, Weights]:
     """Weights of the FP8 file: with their scales, or as the dense file's values cast to E4M3 without a scale."""
     quantized = Checkpoint.open(_sibling(source, "fp8"))
-    config = TransformerConfig.from_dict(quantized.section("transformer"))
+    config = TRANSFORMER.parse(quantized)
     weights = quantized.load("transformer", param_specs(config))
     if form == "scaled":
         return config, weights
@@ -287,7 +288,7 @@ def _lora(golden: GoldenFile, name: str) -> Iterator[Check]:
     """Fused weights and outputs for a set of LoRAs, named ``<lora>_<strength>+...``."""
     source = _input_golden(golden)
     checkpoint = Checkpoint.open(source.root / source.metadata["checkpoint"])
-    config = TransformerConfig.from_dict(checkpoint.section("transformer"))
+    config = TRANSFORMER.parse(checkpoint)
     loras = []
     for part in name.split("+"):
         lora, strength = part.rsplit("_", 1)

@@ -27,7 +27,7 @@ def test_values_are_stored_in_one_form() -> None:
 def test_unknown_names_get_a_suggestion() -> None:
     with pytest.raises(UsageError, match=r"unknown setting .sed.; did you mean seed\?"):
         Settings.of({"sed": 1})
-    with pytest.raises(UsageError, match="unknown setting 'xyz'; the settings are prompt, height"):
+    with pytest.raises(UsageError, match="unknown setting 'xyz'; the settings are prompt, prompt_file"):
         Settings.of({"xyz": 1})
 
 

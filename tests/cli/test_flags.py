@@ -50,6 +50,7 @@ TESTED_ELSEWHERE = {
     "--preview": "test_outputs.py",
     "--save-control": "test_outputs.py",
     "--embedding": "test_encode.py",
+    "--prompt-file": "test_generate.py",
     "--memory": "test_pipelines.py",
     "--plan": "test_pipelines.py",
 }

@@ -107,6 +107,7 @@ def test_the_number_of_threads_does_not_change_the_file(tmp_path: Path) -> None:
         (["--fps", "0"], 2, "must be a positive number or ratio such as 24"),
         (["--embedding", "{tmp}/missing.safetensors"], 1, "missing.safetensors"),
         (["--seeds", "1"], 2, "unrecognized arguments"),
+        (["--prompt-file", "{tmp}/broken.png"], 2, "--prompt and --prompt-file are both given"),
     ],
 )
 def test_bad_input_gives_one_error_and_no_file(
@@ -146,3 +147,22 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, capsys: pytest.Captur
     assert code == 1
     assert "clip.mp4" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_prompt_may_stand_in_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "prompt.txt").write_text("a red circle\n", encoding="utf-8")
+    words = ["generate", *SMALL, "--no-state", "--prompt-file", str(tmp_path / "prompt.txt")]
+    assert run([*words, "-o", str(tmp_path / "of-file.mp4")]) == 0
+    assert (
+        run(["generate", *SMALL, "--no-state", "--prompt", "a red circle", "-o", str(tmp_path / "of-words.mp4")]) == 0
+    )
+    assert (tmp_path / "of-file.mp4").read_bytes() == (tmp_path / "of-words.mp4").read_bytes()
+    settings = json.loads((tmp_path / "of-file.mp4.json").read_text())["settings"]
+    assert settings["prompt"] == "a red circle"
+    assert "prompt_file" not in settings
+    capsys.readouterr()
+    for content, message in ((b"\xff\xfe\x00", "is not UTF-8 text"), (b" \n", "is empty")):
+        (tmp_path / "bad.txt").write_bytes(content)
+        assert run([*words[:-1], str(tmp_path / "bad.txt"), "-o", str(tmp_path / "bad.mp4")]) in (1, 2)
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "bad.mp4").exists()

@@ -212,7 +212,7 @@ def test_a_damaged_state_is_an_error_with_resume_and_said_without(
     assert said in error
     assert "start over without --resume" in error.lower()
     assert sorted(path.name for path in state.iterdir()) == kept
-    with pytest.raises(StateError, match="without --resume"):
+    with pytest.raises(StateError, match="without resume"):
         api.load()("a red circle", **SETTINGS, state_folder=state, resume=True)
     assert run(words) == 0
     assert "an interrupted run of" in (error := capsys.readouterr().err)

@@ -110,8 +110,11 @@ def compare(predicted, call):
             sys.exit("cannot reset")
         out = call()
         mx.eval(out)
-        print(predicted, measure.resident_peak_bytes() - before - out.nbytes)
+        taken = measure.resident_peak_bytes() - before - out.nbytes
         del out
+        print(predicted, taken)
+        if abs(taken - predicted) <= 0.05 * taken:
+            break
 
 allocator.settle()
 """

@@ -64,7 +64,7 @@ def test_a_folder_that_refuses_files_is_named(tmp_path: Path, monkeypatch: pytes
     def refuse(path: Path, mode: str) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(output_file, "FileIO", refuse)
+    monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(MediaError, match=r"cannot write .*result\.mp4: Permission denied; check free space"):
         OutputFile(tmp_path / "result.mp4")
 

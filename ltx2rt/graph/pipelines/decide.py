@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ltx2rt.errors import UsageError
+from ltx2rt.errors import MediaError, UsageError
 from ltx2rt.graph.pipelines.defaults import GenerationDefaults
 from ltx2rt.graph.pipelines.pipeline import PipelineEntry
 from ltx2rt.graph.settings.settings import (
@@ -39,9 +39,11 @@ def decide(settings: Settings, entry: PipelineEntry, defaults: GenerationDefault
         UsageError: settings without a meaning here, or that contradict each other.
     """
     settings.require_topics(entry.name, entry.topics)
+    settings = _with_prompt_of_file(settings)
     if fixed_schedule:
         _require_no_guidance(settings)
     _check_text(settings)
+    _check_noise(settings)
     settings = settings.with_defaults(seed=defaults.seed)
     if LENGTH in entry.topics:
         settings = settings.with_defaults(num_frames=defaults.num_frames, frame_rate=defaults.frame_rate)
@@ -54,6 +56,23 @@ def decide(settings: Settings, entry: PipelineEntry, defaults: GenerationDefault
         own = entry.enhancement_seed
         settings = settings.with_defaults(enhance_seed=settings.seed if own is None else own)
     return settings if fixed_schedule else _with_guidance(settings, entry, defaults)
+
+
+def _with_prompt_of_file(settings: Settings) -> Settings:
+    """The settings with the text of the prompt's file; records then hold the text and not the file."""
+    path = settings.prompt_file
+    if path is None:
+        return settings
+    if settings.prompt is not None:
+        raise UsageError(f"{spelled('prompt')} and {spelled('prompt_file')} are both given; give one of them.")
+    try:
+        text = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise MediaError(f"the prompt file {path} cannot be read: {reason}; check the file.") from error
+    if not text:
+        raise UsageError(f"the prompt file {path} is empty; write what to generate into it.")
+    return replace(settings, prompt=text, prompt_file=None)
 
 
 def _with_guidance(settings: Settings, entry: PipelineEntry, defaults: GenerationDefaults) -> Settings:
@@ -95,6 +114,14 @@ def _require_no_guidance(settings: Settings) -> None:
             f"the distilled schedule is fixed at {FIXED_STEPS} + 3 steps, got {settings.num_inference_steps}; leave "
             f"{spelled('num_inference_steps')} out."
         )
+
+
+def _check_noise(settings: Settings) -> None:
+    if settings.noise is None:
+        return
+    for name in ("seed", "latents"):
+        if getattr(settings, name) is not None:
+            raise UsageError(f"{spelled('noise')} and {spelled(name)} contradict each other; give one of them.")
 
 
 def _check_text(settings: Settings) -> None:

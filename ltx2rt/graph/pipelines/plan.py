@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ltx2rt.graph.stages.inputs import GenerationInputs
-from ltx2rt.graph.stages.model_files import ModelFiles
 from ltx2rt.graph.stages.run import Run
+from ltx2rt.graph.stages.weight_set import WeightSet
 from ltx2rt.memory.ledger import Ledger
 from ltx2rt.memory.need import Need
 
@@ -87,7 +87,7 @@ class Plan:
 
 def plan(
     work: Callable[[Run], object],
-    files: ModelFiles,
+    files: WeightSet,
     inputs: GenerationInputs,
     ledger: Ledger,
     rates: Rates | None = None,

@@ -26,16 +26,16 @@ from ltx2rt.graph.stages.denoise.states import audio_state, video_state
 from ltx2rt.graph.stages.encode.stage import encode_pixels, encode_sound
 from ltx2rt.graph.stages.inputs import GenerationInputs
 from ltx2rt.graph.stages.media_inputs import open_retake
-from ltx2rt.graph.stages.model_files import ModelFiles
 from ltx2rt.graph.stages.run import GeneratedClip, Run
 from ltx2rt.graph.stages.targets import targets
 from ltx2rt.graph.stages.text.stage import guided_contexts, positive_context
+from ltx2rt.graph.stages.weight_set import WeightSet
 from ltx2rt.spelling import spelled
 
 
-def check(inputs: GenerationInputs, files: ModelFiles) -> None:
+def check(inputs: GenerationInputs, files: WeightSet) -> None:
     """Raise UsageError or CheckpointError when the run cannot work; loads nothing."""
-    check_inputs(inputs, files, multiple=32, guided=not inputs.fixed_schedule)
+    check_inputs(inputs, files, stages=1, guided=not inputs.fixed_schedule)
     if inputs.media.source is None or inputs.media.region is None:
         raise UsageError(
             f"an edit needs a clip and a time range; give {spelled('video_path')}, {spelled('start_time')} and "
@@ -74,7 +74,7 @@ def generate(run: Run) -> GeneratedClip:
             video_guider=inputs.video_guider,
             audio_guider=inputs.audio_guider,
         )
-    video_target, audio_target = targets(inputs, inputs.height, inputs.width)
+    video_target, audio_target = targets(run, inputs.height, inputs.width)
     (source,) = encode_pixels(run, "video encoder", [inputs.media.source.frames])
     sound = None
     if inputs.media.source.sound is not None:

@@ -94,7 +94,7 @@ def denoise_options(checkpoint: Checkpoint, config: TransformerConfig, task: Den
         checkpoint.loaded_bytes("transformer", specs, task.loras, task.fuse_dtype)
         for specs in block_specs(config, **streams)
     ]
-    fusing = max(ends.fusing, *(block.fusing for block in blocks))
+    fusing = max(ends.working, *(block.working for block in blocks))
     stored = sum(block.stored for block in blocks)
     passes = task.passes
     own_batch = min(task.max_batch_size, passes)
@@ -113,7 +113,7 @@ def denoise_options(checkpoint: Checkpoint, config: TransformerConfig, task: Den
             fusing=max(0, fusing - _computing(config, task, own_batch, limit)),
             depth=0,
         )
-    changed = max(block.changed for block in blocks)
+    made = max(block.made for block in blocks)
     for depth, keep, batch, limit in product(DEPTHS, (True, False), range(passes, own_batch - 1, -1), TOKEN_LIMITS):
         calls = task.evaluations * -(-passes // batch)
         yield _need(
@@ -123,7 +123,7 @@ def denoise_options(checkpoint: Checkpoint, config: TransformerConfig, task: Den
             keep,
             limit,
             weights=ends.arrays,
-            slots=slots_bytes([block.stored for block in blocks], depth) + changed,
+            slots=slots_bytes([block.stored for block in blocks], depth) + made,
             streamed=calls * stored,
             fusing=fusing,
             depth=depth,

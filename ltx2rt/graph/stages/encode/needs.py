@@ -32,14 +32,14 @@ def video_encoder_options(
     checkpoint: Checkpoint, config: VideoVaeConfig, name: str, clips: Sequence[Grid], dtype: mx.Dtype
 ) -> Iterator[Need]:
     """A stage that encodes clips of (F, H, W) pixels, single images in one piece."""
-    loaded = checkpoint.loaded_bytes("video_vae", encoder_specs(config) + statistics_specs())
+    loaded = checkpoint.loaded_bytes("video_vae", encoder_specs(config) + statistics_specs(config.latent_channels))
     streams = can_stream(encoder_layers(config.require_encoder()))
     flops = sum(video_encode_flops(config, clip) for clip in clips)
     for push in PUSHES:
         peak, host = Footprint(0), 0
         for clip in clips:
             piece = push if streams and clip[0] > 1 else None
-            tiling = Tiling.auto(*clip[1:]) if clip[0] > 1 and not streams else None
+            tiling = Tiling.auto(*clip[1:], config.spatial_factor) if clip[0] > 1 and not streams else None
             peak = largest(peak, encode_bytes(config, clip, dtype.size, tiling, piece).footprint)
             # Frames of the caller as float32, all of them or those of a piece.
             frames = clip[0] if piece is None else config.temporal_factor

@@ -7,6 +7,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from ltx2rt.graph.components import AUDIO_VAE, VIDEO_VAE
 from ltx2rt.graph.diffusion.precision import Float32Array
 from ltx2rt.graph.models.audio import mel
 from ltx2rt.graph.models.audio import vae as audio_vae
@@ -36,15 +37,15 @@ def encode_pixels(run: Run, name: str, clips: list[Array]) -> list[Float32Array]
     """
     if not clips:
         return []
-    checkpoint, dtype = run.files.checkpoint, run.inputs.dtype
-    config = VideoVaeConfig.from_dict(checkpoint.section("video_vae"))
+    checkpoint, config, dtype = run.files.source(VIDEO_VAE), run.files.config(VIDEO_VAE), run.inputs.dtype
     grids = [(clip.shape[0], clip.shape[1], clip.shape[2]) for clip in clips]
     need = run.ledger.choose(video_encoder_options(checkpoint, config, name, grids, dtype))
     if run.planning:
         return [_blank_latent(config, grid) for grid in grids]
     latents = []
     with run.stage(need) as stage:
-        arrays = stage.hold(checkpoint.load("video_vae", encoder_specs(config) + statistics_specs()))
+        specs = encoder_specs(config) + statistics_specs(config.latent_channels)
+        arrays = stage.hold(checkpoint.load("video_vae", specs))
         encoder = VideoEncoder(config, Params(arrays), dtype)
         for clip in clips:
             latent = _encode(encoder, clip, need.settings["push"])
@@ -68,7 +69,9 @@ def _encode(encoder: VideoEncoder, clip: Array, push: int | None) -> mx.array:
         chunks = (_as_float(clip[start : start + _CHUNK_FRAMES]) for start in range(0, len(clip), _CHUNK_FRAMES))
         latent = mx.concatenate(list(encoder.encode_stream(chunks, frames_per_push=push)), axis=1)
     else:
-        latent = encoder.encode_frames(_as_float(clip)[None], Tiling.auto(*clip.shape[1:3]) if len(clip) > 1 else None)
+        height, width = clip.shape[1:3]
+        tiling = Tiling.auto(height, width, encoder.config.spatial_factor) if len(clip) > 1 else None
+        latent = encoder.encode_frames(_as_float(clip)[None], tiling)
     mx.eval(latent)
     return latent
 
@@ -88,9 +91,8 @@ def encode_images(run: Run, name: str, height: int, width: int) -> list[Float32A
 def encode_sound(run: Run, sound: SoundInput, frames: int) -> Float32Array:
     """Normalised audio tokens (1, frames, 128): the sound is resampled, analysed and encoded, then cut at the end or
     filled with zeros."""
-    checkpoint = run.files.checkpoint
-    section = checkpoint.section("audio_vae")
-    config, mel_config = audio_vae.AudioVaeConfig.from_dict(section), mel.MelConfig.from_dict(section)
+    checkpoint = run.files.source(AUDIO_VAE)
+    config, mel_config = run.files.config(AUDIO_VAE)
     samples = round(len(sound.waveform) * mel_config.sample_rate / sound.sample_rate)
     mel_frames = samples // mel_config.hop + 1
     need = run.ledger.choose(sound_encoder_options(checkpoint, config, mel_frames, samples))

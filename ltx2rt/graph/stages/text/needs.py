@@ -7,24 +7,21 @@ from dataclasses import replace
 
 import mlx.core as mx
 
-from ltx2rt.graph.models.text import connector, feature_extractor, gemma3
+from ltx2rt.graph.components import CONNECTORS
+from ltx2rt.graph.models.text import connector, feature_extractor
 from ltx2rt.graph.models.text.footprint import (
     connector_flops,
     connector_footprint,
-    encoder_flops,
-    encoder_footprint,
-    head_flops,
     kept_bytes,
-    key_value_bytes,
     normalised_bytes,
     projection_flops,
     projection_footprint,
-    writing_footprint,
 )
+from ltx2rt.graph.protocols import TextEncoder
 from ltx2rt.graph.stages.streamed_blocks import DEPTHS, streamed_text
+from ltx2rt.graph.stages.weight_set import WeightSet
 from ltx2rt.memory.need import Need
 from ltx2rt.spelling import spelled
-from ltx2rt.types import ParamSpec
 from ltx2rt.weights.block_stream import slots_bytes
 from ltx2rt.weights.checkpoint import Checkpoint
 
@@ -32,34 +29,18 @@ from ltx2rt.weights.checkpoint import Checkpoint
 PROJECTION_ROWS = (960, 128)
 
 
-def layer_specs(config: gemma3.Gemma3Config) -> list[list[ParamSpec]]:
-    """What each layer needs."""
-    return [gemma3.layer_specs(config, index) for index in range(config.num_layers)]
-
-
-def embedding_spec(config: gemma3.Gemma3Config) -> ParamSpec:
-    """The embedding, which is the head of the language model, too."""
-    (embedding,) = (spec for spec in gemma3.param_specs(config) if spec.name == "embed_tokens.weight")
-    return embedding
-
-
-def resident_specs(config: gemma3.Gemma3Config) -> list[ParamSpec]:
-    """What the encoder needs besides its layers and the embedding, of which only the rows of the prompt are read."""
-    layers = {spec.name for specs in layer_specs(config) for spec in specs}
-    return [s for s in gemma3.param_specs(config) if s.name not in layers and s != embedding_spec(config)]
-
-
 def encoder_options(
     encoder: Checkpoint,
-    config: gemma3.Gemma3Config,
+    model: TextEncoder,
     extractor: feature_extractor.FeatureExtractorConfig,
     tokens: Sequence[int],
     dtype: mx.Dtype,
 ) -> Iterator[Need]:
     """Stage "text encoder". Every layer is used once, so its layers are always read while it computes."""
-    layers = [encoder.loaded_bytes("text_encoder", specs) for specs in layer_specs(config)]
-    ends = encoder.loaded_bytes("text_encoder", resident_specs(config)).arrays
-    footprint = encoder_footprint(config, max(tokens), dtype.size)
+    layers = [encoder.loaded_bytes("text_encoder", specs) for specs in model.layer_specs()]
+    made = max(layer.made + layer.working for layer in layers)
+    ends = encoder.loaded_bytes("text_encoder", model.resident_specs()).arrays
+    footprint = model.encoding_footprint(max(tokens), dtype.size)
     # What the projection will read, of all prompts.
     caches = sum(normalised_bytes(extractor, n) for n in tokens)
     common = Need(
@@ -67,14 +48,14 @@ def encoder_options(
         caches=caches,
         activations=footprint.activations,
         working=footprint.working,
-        flops=sum(encoder_flops(config, n) for n in tokens),
+        flops=sum(model.encoding_flops(n) for n in tokens),
         advice=f"shorten the prompt, or encode it once on a larger machine and give it as {spelled('embedding')}",
     )
     for depth in DEPTHS:
         yield replace(
             common,
             weights=ends,
-            slots=slots_bytes([layer.stored for layer in layers], depth),
+            slots=slots_bytes([layer.stored for layer in layers], depth) + made,
             streamed=sum(layer.stored for layer in layers),
             choice={"layers": streamed_text(depth)},
             settings={"depth": depth},
@@ -105,16 +86,12 @@ def projection_options(
         )
 
 
-def connector_options(
-    checkpoint: Checkpoint,
-    configs: Sequence[connector.ConnectorConfig],
-    prompts: int,
-    dtype: mx.Dtype,
-) -> Iterator[Need]:
+def connector_options(files: WeightSet, prompts: int, dtype: mx.Dtype) -> Iterator[Need]:
     """Stage "connectors": the two of them together or one after the other."""
+    configs = [files.config(component) for component in CONNECTORS]
     loaded = [
-        checkpoint.loaded_bytes(component, connector.param_specs(config)).arrays
-        for component, config in zip(("video_connector", "audio_connector"), configs, strict=True)
+        files.source(component).loaded_bytes(component.stored_name, connector.param_specs(config)).arrays
+        for component, config in zip(CONNECTORS, configs, strict=True)
     ]
     footprints = [connector_footprint(config, dtype.size) for config in configs]
     largest = max(footprints, key=lambda footprint: footprint.total)
@@ -131,23 +108,24 @@ def connector_options(
 
 
 def enhancement_options(
-    encoder: Checkpoint, config: gemma3.Gemma3Config, tokens: int, new_tokens: int, dtype: mx.Dtype
+    encoder: Checkpoint, model: TextEncoder, tokens: int, new_tokens: int, dtype: mx.Dtype
 ) -> Iterator[Need]:
     """Stage "prompt enhancement", for a conversation of ``tokens`` tokens and at most ``new_tokens`` written ones.
 
     Every layer is used for every token: resident, or read from disk as many times.
     """
-    layers = [encoder.loaded_bytes("text_encoder", specs) for specs in layer_specs(config)]
+    layers = [encoder.loaded_bytes("text_encoder", specs) for specs in model.layer_specs()]
     stored = sum(layer.stored for layer in layers)
-    ends = encoder.loaded_bytes("text_encoder", [embedding_spec(config), *resident_specs(config)]).arrays
-    footprint = writing_footprint(config, tokens, new_tokens, dtype.size)
+    made = max(layer.made + layer.working for layer in layers)
+    ends = encoder.loaded_bytes("text_encoder", [model.embedding_spec(), *model.resident_specs()]).arrays
+    footprint = model.writing_footprint(tokens, new_tokens, dtype.size)
     common = Need(
         "prompt enhancement",
-        caches=key_value_bytes(config, tokens, new_tokens, dtype.size),
+        caches=model.kept_bytes(tokens, new_tokens, dtype.size),
         activations=footprint.activations,
         working=footprint.working,
         host=footprint.host,
-        flops=encoder_flops(config, tokens) + new_tokens * (encoder_flops(config, 1) + head_flops(config)),
+        flops=model.writing_flops(tokens, new_tokens),
         advice=f"leave out {spelled('enhance_prompt')}",
     )
     yield replace(
@@ -160,7 +138,7 @@ def enhancement_options(
         yield replace(
             common,
             weights=ends,
-            slots=slots_bytes([layer.stored for layer in layers], depth),
+            slots=slots_bytes([layer.stored for layer in layers], depth) + made,
             streamed=new_tokens * stored,
             choice={"layers": f"{streamed_text(depth)}, for every token"},
             settings={"depth": depth},

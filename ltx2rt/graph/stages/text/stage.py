@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import mlx.core as mx
 import numpy as np
 
 from ltx2rt.errors import UsageError
+from ltx2rt.graph.components import CONNECTORS, TEXT_ENCODER, TEXT_PROJECTION, TRANSFORMER
 from ltx2rt.graph.models.layers.params import Params
-from ltx2rt.graph.models.text import connector, feature_extractor, gemma3
-from ltx2rt.graph.models.transformer.model import TransformerConfig
+from ltx2rt.graph.models.text import connector, feature_extractor
 from ltx2rt.graph.stages.finite import require_finite
 from ltx2rt.graph.stages.inputs import PromptContext
 from ltx2rt.graph.stages.run import Run
@@ -21,6 +22,7 @@ from ltx2rt.graph.stages.text.needs import (
     encoder_options,
     projection_options,
 )
+from ltx2rt.graph.stages.weight_set import WeightSet
 from ltx2rt.memory.stage import Stage
 from ltx2rt.weights.checkpoint import Checkpoint
 from ltx2rt.weights.tokenizer import MAX_TOKENS
@@ -43,9 +45,9 @@ def guided_contexts(run: Run) -> tuple[PromptContext, PromptContext | None]:
     return positive, negative
 
 
-def zero_context(checkpoint: Checkpoint) -> PromptContext:
+def zero_context(files: WeightSet) -> PromptContext:
     """A context of zeros, for tests of everything but the text encoder."""
-    config = TransformerConfig.from_dict(checkpoint.section("transformer"))
+    config = files.config(TRANSFORMER)
     widths = (config.caption_channels or stream.context_dim for stream in (config.video, config.audio))
     return PromptContext(*(mx.zeros((1, MAX_TOKENS, width), mx.bfloat16) for width in widths))
 
@@ -63,38 +65,40 @@ def encode_prompts(run: Run, prompts: Sequence[str]) -> list[PromptContext]:
 
 
 def _encode(run: Run, prompts: Sequence[str]) -> list[PromptContext]:
-    checkpoint, encoder, dtype = run.files.checkpoint, run.files.text_encoder, run.inputs.dtype
-    tokenizer = run.files.tokenizer
-    if encoder is None or (tokenizer is None and not run.planning):
+    files, dtype = run.files, run.inputs.dtype
+    tokenizer = files.tokenizer
+    if not files.has(TEXT_ENCODER) or (tokenizer is None and not run.planning):
         raise UsageError("the text encoder is missing; give the Gemma folder or a text embedding.")
-    check_pairing(checkpoint.metadata, encoder.section("text_encoder"), str(checkpoint.path))
-    config = gemma3.Gemma3Config.from_dict(encoder.section("text_encoder"))
-    section = checkpoint.section("transformer")
-    extractor_config = feature_extractor.FeatureExtractorConfig.from_dict(
-        section, encoder_width=config.hidden_size, encoder_states=config.num_states
+    encoder = files.source(TEXT_ENCODER)
+    check_pairing(files.checkpoint.metadata, encoder.section("text_encoder"), str(files.checkpoint.path))
+    kind = files.config(TEXT_ENCODER)
+    extractor_config = replace(
+        files.config(TEXT_PROJECTION), encoder_width=kind.hidden_size, encoder_states=kind.num_states
     )
     ids = [np.zeros(_ASSUMED_TOKENS, np.int32) if tokenizer is None else tokenizer.encode(text) for text in prompts]
     tokens = [len(of_prompt) for of_prompt in ids]
     # The first prompt is the one that enhancement rewrites.
     tokens[0] = min(max(tokens[0], run.written_tokens + 1), MAX_TOKENS)
-    encoding = run.ledger.choose(encoder_options(encoder, config, extractor_config, tokens, dtype))
-    projecting = run.ledger.choose(projection_options(checkpoint, extractor_config, tokens))
-    connectors = [connector.ConnectorConfig.from_dict(section, stream) for stream in connector.STREAMS]
-    connecting = run.ledger.choose(connector_options(checkpoint, connectors, len(prompts), dtype))
+    encoding = run.ledger.choose(encoder_options(encoder, kind, extractor_config, tokens, dtype))
+    projecting = run.ledger.choose(projection_options(files.source(TEXT_PROJECTION), extractor_config, tokens))
+    connecting = run.ledger.choose(connector_options(files, len(prompts), dtype))
     if run.planning:
-        return [zero_context(checkpoint) for _ in prompts]
+        return [zero_context(files) for _ in prompts]
 
     with run.stage(encoding) as stage:
         extractor = feature_extractor.FeatureExtractor(extractor_config, Params({}), dtype)
-        model = encoding_model(stage, encoder, config, encoding.settings["depth"], dtype)
+        model = encoding_model(stage, encoder, kind, encoding.settings["depth"], dtype)
         normalised = extractor.normalised([model.hidden_states(of_prompt) for of_prompt in ids])
     with run.stage(projecting) as stage:
-        features = _project(stage, checkpoint, extractor_config, projecting.settings["rows"], normalised, dtype)
+        source = files.source(TEXT_PROJECTION)
+        features = _project(stage, source, extractor_config, projecting.settings["rows"], normalised, dtype)
         normalised.clear()
     with run.stage(connecting) as stage:
         models = []
-        for component, connector_config in zip(("video_connector", "audio_connector"), connectors, strict=True):
-            arrays = stage.hold(checkpoint.load(component, connector.param_specs(connector_config)))
+        for component in CONNECTORS:
+            connector_config = files.config(component)
+            specs = connector.param_specs(connector_config)
+            arrays = stage.hold(files.source(component).load(component.stored_name, specs))
             models.append(connector.Connector(connector_config, Params(arrays), dtype))
         contexts = [connect(feature, *models) for feature in features]
         for context in contexts:

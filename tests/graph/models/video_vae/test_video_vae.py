@@ -289,8 +289,8 @@ def test_pixel_ranges() -> None:
 )
 def test_published_parameter_counts(section: dict[str, Any], encoder: int, decoder: int) -> None:
     config = VideoVaeConfig.from_dict(section)
-    assert sum(prod(spec.shape) for spec in encoder_specs(config) + statistics_specs()) == encoder
-    assert sum(prod(spec.shape) for spec in decoder_specs(config) + statistics_specs()) == decoder
+    assert sum(prod(spec.shape) for spec in encoder_specs(config) + statistics_specs(config.latent_channels)) == encoder
+    assert sum(prod(spec.shape) for spec in decoder_specs(config) + statistics_specs(config.latent_channels)) == decoder
     assert (config.spatial_factor, config.temporal_factor, config.latent_channels) == (32, 8, 128)
     assert config.latent_frames(121) == 16
     assert config.pixel_frames(16) == 121

@@ -5,7 +5,7 @@
 #pragma once
 #include <stdint.h>
 
-#include "csrc/cpu/causal_conv3d_kernel.h"
+#include "csrc/cpu/causal_conv3d_kernels.h"
 #include "csrc/cpu/isa.h"
 #include "csrc/cpu/run.h"
 
