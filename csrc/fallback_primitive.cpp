@@ -16,9 +16,10 @@ namespace {
 
 // The reference as a function of the inputs `argnums` alone, on `stream`; the others (indices, codes) stay fixed,
 // because MLX would otherwise ask for their derivatives.
-std::function<std::vector<mx::array>(const std::vector<mx::array>&)> in_arguments(
-    const Reference& reference, const std::vector<mx::array>& primals, const std::vector<int>& argnums,
-    mx::Stream stream) {
+std::function<std::vector<mx::array>(const std::vector<mx::array>&)> in_arguments(const Reference& reference,
+                                                                                  const std::vector<mx::array>& primals,
+                                                                                  const std::vector<int>& argnums,
+                                                                                  mx::Stream stream) {
   return [&reference, &primals, &argnums, stream](const std::vector<mx::array>& varied) {
     auto inputs = primals;
     for (size_t i = 0; i < argnums.size(); ++i) inputs[argnums[i]] = varied[i];
@@ -36,14 +37,13 @@ std::vector<mx::array> pick(const std::vector<mx::array>& arrays, const std::vec
 }  // namespace
 
 std::vector<mx::array> FallbackPrimitive::jvp(const std::vector<mx::array>& primals,
-                                              const std::vector<mx::array>& tangents,
-                                              const std::vector<int>& argnums) {
+                                              const std::vector<mx::array>& tangents, const std::vector<int>& argnums) {
   return mx::jvp(in_arguments(reference_, primals, argnums, stream()), pick(primals, argnums), tangents).second;
 }
 
 std::vector<mx::array> FallbackPrimitive::vjp(const std::vector<mx::array>& primals,
-                                              const std::vector<mx::array>& cotangents,
-                                              const std::vector<int>& argnums, const std::vector<mx::array>&) {
+                                              const std::vector<mx::array>& cotangents, const std::vector<int>& argnums,
+                                              const std::vector<mx::array>&) {
   return mx::vjp(in_arguments(reference_, primals, argnums, stream()), pick(primals, argnums), cotangents).second;
 }
 

@@ -18,9 +18,7 @@ constexpr int64_t kTileIterations = 1024;  // of 64 cycles
 constexpr int64_t kItemsPerThread = 16;
 constexpr int64_t kReadBlock = 1 << 18;
 
-double now() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
+double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 // Operations per second of a measuring loop, `iterations` passes at a time, on all threads.
 double rate(int64_t (*multiply)(int64_t iterations, float* sink), int64_t iterations, double seconds) {
@@ -64,9 +62,8 @@ double read_rate(const char* from, size_t bytes) {
   const int64_t block = static_cast<int64_t>(bytes) / blocks / 512 * 512;
   std::atomic<uint64_t> sink{0};
   const double start = now();
-  parallel_for(blocks, 1, [&](int64_t begin, int64_t end) {
-    sink += kernels.read(from + begin * block, (end - begin) * block);
-  });
+  parallel_for(blocks, 1,
+               [&](int64_t begin, int64_t end) { sink += kernels.read(from + begin * block, (end - begin) * block); });
   return static_cast<double>(blocks * block) / (now() - start);
 }
 
