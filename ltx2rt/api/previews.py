@@ -41,11 +41,12 @@ class Preview:
     @property
     def is_decodable(self) -> bool:
         """Whether the stage is large enough for the video decoder: at least 64 pixels on each side."""
-        return min(self.latent.shape[2:4]) >= 2
+        return bool(min(self.latent.shape[2:4]) >= 2)
 
     def picture(self) -> Array:
         """The first frame, (H, W, 3) float32 in [0, 1]; loads the video decoder for it."""
-        return self._decode(self.latent[:, :1])[0]
+        result: Array = self._decode(self.latent[:, :1])[0]
+        return result
 
     def frames(self) -> Array:
         """The whole clip, (F, H, W, 3) float32 in [0, 1]; takes as long as the final decoding."""

@@ -96,7 +96,8 @@ def picture_bytes(pixels: Array, what: str) -> Array:
         raise UsageError(f"{what} as an array must be uint8 or floating point in [0, 1], got {pixels.dtype}.")
     if not (pixels.min() >= 0 and pixels.max() <= 1):
         raise UsageError(f"{what} as floating point must lie in [0, 1], got {pixels.min():g} to {pixels.max():g}.")
-    return np.rint(pixels * 255).astype(np.uint8)
+    result: Array = np.rint(pixels * 255).astype(np.uint8)
+    return result
 
 
 def _to_srgb(image: Image.Image, profile: bytes | None, name: str) -> Image.Image:

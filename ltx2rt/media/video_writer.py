@@ -276,7 +276,8 @@ class VideoWriter:
 def _unit_float(frame: Array) -> Array:
     """Bytes divided by 255; float as it is, in single precision."""
     if frame.dtype == np.uint8:
-        return frame.astype(np.float32) / np.float32(255.0)
+        result: Array = frame.astype(np.float32) / np.float32(255.0)
+        return result
     if frame.dtype.kind != "f":
         raise UsageError(f"frames must be uint8 or float, got {frame.dtype}; convert them first.")
     return frame.astype(np.float32, copy=False)

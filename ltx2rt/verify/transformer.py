@@ -185,7 +185,8 @@ def _dense(table: RopeTable, shape: tuple[int, ...]) -> tuple[Array, Array]:
         full = to_numpy(mx.broadcast_to(values, (batch, tokens, lanes)))
         if interleaved:
             return np.repeat(full, 2, axis=-1)
-        return full.reshape(batch, tokens, shape[1], shape[3]).transpose(0, 2, 1, 3)
+        result: Array = full.reshape(batch, tokens, shape[1], shape[3]).transpose(0, 2, 1, 3)
+        return result
 
     cos, sin = rope_lanes(table, lanes)
     return arranged(cos), arranged(sin)
@@ -210,7 +211,8 @@ def _sibling(golden: GoldenFile, ending: str) -> Path:
         raise CheckpointError(f"{checkpoint.parent}: no file *-{ending}.safetensors beside {checkpoint.name}.")
 
     # Names are compared letter by letter, which is what is meant here.
-    return max(files, key=lambda file: len(os.path.commonprefix([file.name, checkpoint.name])))  # noqa: RUF071
+    result: Path = max(files, key=lambda file: len(os.path.commonprefix([file.name, checkpoint.name])))  # noqa: RUF071
+    return result
 
 
 def _fp8_cases(golden: GoldenFile) -> Runs:

@@ -212,7 +212,8 @@ def _flattened(module: str) -> str:
 
 def _matrix(values: Array) -> Array:
     """A factor as float32 matrix; 1x1 convolution factors lose their trailing axes."""
-    return values.reshape(values.shape[:2]).astype(np.float32)
+    result: Array = values.reshape(values.shape[:2]).astype(np.float32)
+    return result
 
 
 def _pair(

@@ -183,7 +183,8 @@ def bytes_of(items: Array) -> memoryview:
 def widen(raw: Array, dtype: str) -> Array:
     """float32 values of raw BF16 or 8-bit float items; other dtypes unchanged (still a view)."""
     if dtype == "BF16":
-        return raw.view(ml_dtypes.bfloat16).astype(np.float32)
+        result: Array = raw.view(ml_dtypes.bfloat16).astype(np.float32)
+        return result
     return _FLOAT8[dtype][raw] if dtype in _FLOAT8 else raw
 
 
