@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+from io import BufferedWriter, FileIO
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
@@ -29,7 +30,7 @@ class AtomicFile:
         self.path = Path(path)
         writer = f".{os.getpid()}.{threading.get_ident()}" if shared else ""
         self.temporary = self.path.with_name(f".{self.path.name}{writer}.part")
-        self.file: BinaryIO = self.temporary.open("wb")
+        self.file: BinaryIO = BufferedWriter(FileIO(self.temporary, "w"))
 
     def commit(self) -> None:
         """Flush to the disk, close and rename; on failure nothing is left."""

@@ -7,6 +7,7 @@ A test compares the file with what this prints.
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterator
 
 from ltx2rt.graph.settings.setting import settings_of
@@ -53,4 +54,5 @@ def lines() -> Iterator[str]:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0]).parse_args()
     print("\n".join(lines()))

@@ -8,8 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ltx2rt.api.latent_file import Latents, write_latents
 from ltx2rt.api.outputs import OutputOptions
 from ltx2rt.api.record import Record, sidecar_path, write_record
@@ -22,8 +20,7 @@ from ltx2rt.media.resampling import resample
 from ltx2rt.media.stills import ContactSheet, write_png
 from ltx2rt.media.video_writer import VideoWriter
 from ltx2rt.memory.stage import StageReport
-
-Array = np.ndarray[Any, np.dtype[Any]]
+from ltx2rt.types import Array
 
 # What AAC can carry, in Hz; other sound is resampled to the last one.
 AAC_RATES = (7350, 8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 64000, 88200, 96000, 48000)

@@ -11,13 +11,14 @@ import mlx.core as mx
 
 from ltx2rt.api.diffusers_names import LOADING_NAMES
 from ltx2rt.api.pipeline import Pipeline
-from ltx2rt.api.pipeline_files import FilePath, Lora, PipelineFiles
+from ltx2rt.api.pipeline_files import Lora, PipelineFiles
 from ltx2rt.errors import UsageError
 from ltx2rt.graph.pipelines import AUTOMATIC, PIPELINES, pipeline_for, pipeline_name
 from ltx2rt.graph.settings.setting import stored_values
 from ltx2rt.graph.settings.weight_files import WeightFiles
 from ltx2rt.graph.stages.weight_set import WeightSet
 from ltx2rt.spelling import spelled
+from ltx2rt.types import FilePath
 
 log = logging.getLogger(__name__)
 

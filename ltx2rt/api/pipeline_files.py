@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,8 @@ from ltx2rt import embedded
 from ltx2rt.graph.pipelines.pipeline import PipelineEntry
 from ltx2rt.graph.settings.setting import plain_values
 from ltx2rt.graph.settings.weight_files import WeightFiles
+from ltx2rt.types import FilePath
 
-FilePath = str | PathLike[str]
 Lora = FilePath | tuple[FilePath, float]
 
 # What stands for each file that a pipeline needs and nobody gave, where the embedded model runs.

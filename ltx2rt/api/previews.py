@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -18,8 +17,7 @@ from ltx2rt.graph.models.video_vae.tiling import Tiling
 from ltx2rt.graph.stages.events import Evaluated, Event, Noised, StageStarted, StepDone
 from ltx2rt.graph.stages.inputs import GenerationInputs
 from ltx2rt.graph.stages.weight_set import WeightSet
-
-Array = np.ndarray[Any, np.dtype[Any]]
+from ltx2rt.types import Array
 
 
 @dataclass(frozen=True)
@@ -43,11 +41,12 @@ class Preview:
     @property
     def is_decodable(self) -> bool:
         """Whether the stage is large enough for the video decoder: at least 64 pixels on each side."""
-        return min(self.latent.shape[2:4]) >= 2
+        return bool(min(self.latent.shape[2:4]) >= 2)
 
     def picture(self) -> Array:
         """The first frame, (H, W, 3) float32 in [0, 1]; loads the video decoder for it."""
-        return self._decode(self.latent[:, :1])[0]
+        result: Array = self._decode(self.latent[:, :1])[0]
+        return result
 
     def frames(self) -> Array:
         """The whole clip, (F, H, W, 3) float32 in [0, 1]; takes as long as the final decoding."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +26,8 @@ from ltx2rt.graph.stages.text.enhancement import enhance_prompt
 from ltx2rt.graph.stages.text.stage import encode_prompts
 from ltx2rt.graph.stages.weight_set import WeightSet
 from ltx2rt.spelling import spelled
+from ltx2rt.types import FilePath
 from ltx2rt.weights.embedding_file import TextEmbedding, write_embedding
-
-FilePath = str | PathLike[str]
 
 
 def encode(

@@ -30,8 +30,7 @@ from ltx2rt.graph.stages.media_inputs import source_clip
 from ltx2rt.graph.stages.run import GeneratedClip, Run
 from ltx2rt.graph.stages.weight_set import WeightSet
 from ltx2rt.spelling import spelled
-
-FilePath = str | PathLike[str]
+from ltx2rt.types import FilePath
 
 
 def upscale(

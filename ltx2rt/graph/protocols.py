@@ -9,7 +9,6 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, Literal, Protocol
 
 import mlx.core as mx
-import numpy as np
 
 from ltx2rt.graph.models.layers.decode_way import DecodeWay
 from ltx2rt.graph.models.layers.footprint import Footprint
@@ -17,9 +16,8 @@ from ltx2rt.graph.models.layers.params import Params
 from ltx2rt.graph.models.text.token_sampling import SamplingOptions
 from ltx2rt.graph.models.video_vae.surroundings import NoiseDraw
 from ltx2rt.graph.models.video_vae.tiling import Tiling
-from ltx2rt.types import LinearWeight, ParamSpec
+from ltx2rt.types import Array, LinearWeight, ParamSpec
 
-Array = np.ndarray[Any, np.dtype[Any]]
 Grid = tuple[int, int, int]
 
 

@@ -95,7 +95,9 @@ def check_problems(variant: Variant, *, metal: bool = True) -> list[Problem]:
         many, few = max(6, 768 // max(1, variant.head)), 4
         if variant.shared_kv:
             many *= 2
-        return [_attention(variant, 2, many, queries, 70, 0), _attention(variant, 1, few, queries - 5, 29, 1)]
+        # A causal query sees nothing where the keys are fewer; few of these are enough.
+        keys = queries - 8 if variant.causal else 29
+        return [_attention(variant, 2, many, queries, 70, 0), _attention(variant, 1, few, queries - 5, keys, 1)]
     if isinstance(variant, ConvVariant):
         few, more = CONV_FEW_OUTPUTS - 12, CONV_FEW_OUTPUTS - 15
         if not variant.few_outputs:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from fractions import Fraction
-from typing import Any
 
 import av
 import numpy as np
 
 from ltx2rt.errors import MediaError
-
-Array = np.ndarray[Any, np.dtype[Any]]
+from ltx2rt.types import Array
 
 _SAMPLES_AT_A_TIME = 1 << 16
 _FILTER_SAMPLES = 128  # more than its length, in samples of the lower rate

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import gc
 import time
 from collections.abc import Iterator
@@ -18,17 +17,8 @@ from ltx2rt.memory.ledger import Ledger
 from ltx2rt.memory.limits import format_bytes, tightest_limit
 from ltx2rt.memory.measure import reset_resident_peak, resident_peak_bytes
 from ltx2rt.memory.need import Need
+from ltx2rt.refusals import memory_was_refused
 from ltx2rt.types import LinearWeight
-
-# What says only by its words, as a RuntimeError, that the system refused memory. All else is a MemoryError (numpy,
-# std::bad_alloc of MLX and of the kernels, the encoders) or has an error number.
-_REFUSALS = (
-    "[malloc] Unable to allocate",  # MLX, a buffer of the GPU: mlx/backend/metal/allocator.cpp
-    "[metal::malloc] ",  # the same: a buffer above the largest size, or too many buffers
-    "[METAL] Command buffer execution failed: Insufficient Memory",  # MLX: mlx/backend/metal/eval.cpp
-    "can't start new thread",  # CPython, the stack of a thread: Modules/_threadmodule.c
-    "Resource temporarily unavailable",  # std::system_error of std::thread, the same in MLX
-)
 
 
 class Stream(Protocol):
@@ -173,7 +163,7 @@ class StageRunner:
         try:
             yield stage
         except (MemoryError, RuntimeError, OSError) as error:
-            if isinstance(error, Ltx2rtError) or not is_refusal(error):
+            if isinstance(error, Ltx2rtError) or not memory_was_refused(error):
                 raise
             refusal = str(error)
         finally:
@@ -199,13 +189,6 @@ class StageRunner:
         if refusal is not None:
             # Raised here, after the stage is empty.
             raise OutOfMemory(_out_of_memory(name, need, refusal)) from None
-
-
-def is_refusal(error: BaseException) -> bool:
-    """Whether an error says that the system refused memory."""
-    if isinstance(error, OSError):
-        return error.errno == errno.ENOMEM
-    return isinstance(error, MemoryError) or str(error).startswith(_REFUSALS)
 
 
 def _out_of_memory(name: str, need: Need | None, refusal: str) -> str:

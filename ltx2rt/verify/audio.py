@@ -97,8 +97,10 @@ def _encoded(models: _Models, spectrum: Array) -> Array:
     """The latent of a spectrogram (B, T, bins, 2) in the layout of the golden files (B, channels, L, bins)."""
     config = models.encoder.config
     tokens = to_numpy(models.encoder(mx.array(spectrum)))
-    return tokens.reshape(*tokens.shape[:2], config.latent_channels, config.latent_bins).transpose(0, 2, 1, 3)
+    result: Array = tokens.reshape(*tokens.shape[:2], config.latent_channels, config.latent_bins).transpose(0, 2, 1, 3)
+    return result
 
 
 def _spectrum_to_golden(spectrum: Array) -> Array:
-    return spectrum.transpose(0, 3, 1, 2)
+    result: Array = spectrum.transpose(0, 3, 1, 2)
+    return result

@@ -242,7 +242,8 @@ class Comparison:
 def _audio_grid(tokens: mx.array) -> Array:
     """Tokens (B, L, 128) -> latent (B, 8, L, 16), the layout of the golden files."""
     values = to_numpy(tokens.astype(mx.float32))
-    return values.reshape(*values.shape[:2], 8, 16).transpose(0, 2, 1, 3)
+    result: Array = values.reshape(*values.shape[:2], 8, 16).transpose(0, 2, 1, 3)
+    return result
 
 
 def _cut(latent: Array, tile: Tile) -> Array:
@@ -251,4 +252,5 @@ def _cut(latent: Array, tile: Tile) -> Array:
 
 
 def _channels_first(latent: mx.array) -> Array:
-    return to_numpy(latent.astype(mx.float32)).transpose(0, 4, 1, 2, 3)
+    result: Array = to_numpy(latent.astype(mx.float32)).transpose(0, 4, 1, 2, 3)
+    return result

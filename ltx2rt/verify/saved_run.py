@@ -36,6 +36,7 @@ from ltx2rt.graph.stages.run import GeneratedClip, Run
 from ltx2rt.graph.stages.weight_set import WeightSet
 from ltx2rt.media.audio_reader import read_audio
 from ltx2rt.media.images import load_conditioning_image
+from ltx2rt.media.pixel_range import to_signed_range
 from ltx2rt.media.resize import resize_to_cover
 from ltx2rt.verify.diffusion import res_2s_draws
 from ltx2rt.verify.golden import Array, GoldenFile
@@ -218,8 +219,7 @@ def ripple_frames(frames: int, height: int, width: int) -> Array:
 
 def from_uint8_resized(frames: Array, height: int, width: int) -> Array:
     """uint8 frames resized to cover the size, float32 in [-1, 1]."""
-    resized: Array = resize_to_cover(frames.astype(np.float32), height, width)
-    return resized / np.float32(127.5) - np.float32(1)
+    return to_signed_range(resize_to_cover(frames.astype(np.float32), height, width))
 
 
 def _fitted(values: Array, height: int, width: int) -> Array:

@@ -22,13 +22,12 @@ from ltx2rt.graph.models.transformer.model import Modality, Perturbation, Transf
 from ltx2rt.kernels import RopeTable, quantized_linear
 from ltx2rt.kernels.host import to_numpy
 from ltx2rt.kernels.reference import rope_lanes, rotate
-from ltx2rt.types import LinearWeight
+from ltx2rt.types import Array, LinearWeight
 from ltx2rt.verify.golden import Case, Check, GoldenFile
 from ltx2rt.weights.checkpoint import Checkpoint
 from ltx2rt.weights.float8 import encode_e4m3
 from ltx2rt.weights.lora import LoraFile
 
-Array = np.ndarray[Any, np.dtype[Any]]
 Weights = dict[str, mx.array | LinearWeight]
 Runs = dict[str, Callable[[], Iterable[Check]]]
 
@@ -186,7 +185,8 @@ def _dense(table: RopeTable, shape: tuple[int, ...]) -> tuple[Array, Array]:
         full = to_numpy(mx.broadcast_to(values, (batch, tokens, lanes)))
         if interleaved:
             return np.repeat(full, 2, axis=-1)
-        return full.reshape(batch, tokens, shape[1], shape[3]).transpose(0, 2, 1, 3)
+        result: Array = full.reshape(batch, tokens, shape[1], shape[3]).transpose(0, 2, 1, 3)
+        return result
 
     cos, sin = rope_lanes(table, lanes)
     return arranged(cos), arranged(sin)
@@ -211,7 +211,8 @@ def _sibling(golden: GoldenFile, ending: str) -> Path:
         raise CheckpointError(f"{checkpoint.parent}: no file *-{ending}.safetensors beside {checkpoint.name}.")
 
     # Names are compared letter by letter, which is what is meant here.
-    return max(files, key=lambda file: len(os.path.commonprefix([file.name, checkpoint.name])))  # noqa: RUF071
+    result: Path = max(files, key=lambda file: len(os.path.commonprefix([file.name, checkpoint.name])))  # noqa: RUF071
+    return result
 
 
 def _fp8_cases(golden: GoldenFile) -> Runs:

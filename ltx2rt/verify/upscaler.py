@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -16,10 +15,9 @@ from ltx2rt.graph.models.layers.params import Params
 from ltx2rt.graph.models.upscaler.model import LatentUpscaler, param_specs
 from ltx2rt.graph.models.video_vae.statistics import LatentStatistics, statistics_specs
 from ltx2rt.kernels.host import from_numbers, to_numpy
+from ltx2rt.types import Array
 from ltx2rt.verify.golden import Case, Check, GoldenFile
 from ltx2rt.weights.checkpoint import Checkpoint
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 _TOLERANCE = {"atol": 1e-4, "rtol": 1e-4}
 

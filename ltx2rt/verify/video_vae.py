@@ -18,10 +18,9 @@ from ltx2rt.graph.models.video_vae.encoder import VideoEncoder
 from ltx2rt.graph.models.video_vae.specs import VideoVaeConfig, decoder_specs, encoder_specs, statistics_specs
 from ltx2rt.graph.models.video_vae.tiling import TilePlan, TileSize, Tiling, decode_plan, decode_tiled
 from ltx2rt.kernels.host import from_numbers, to_numpy
+from ltx2rt.types import Array
 from ltx2rt.verify.golden import Case, Check, GoldenFile
 from ltx2rt.weights.checkpoint import Checkpoint
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 _TOLERANCE = {"atol": 1e-4, "rtol": 1e-4}
 _TABLE = {"atol": 1e-6}

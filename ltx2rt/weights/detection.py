@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ltx2rt.errors import CheckpointError
-from ltx2rt.weights.formats import MARKER, MARKERS
+from ltx2rt.weights.formats import MARKERS
+from ltx2rt.weights.formats.linear_format import MARKER
 from ltx2rt.weights.tensor_source import TensorInfo, WeightFile
 
 OFFICIAL = "the official .safetensors file"

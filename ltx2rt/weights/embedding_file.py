@@ -16,10 +16,9 @@ import numpy as np
 from ltx2rt.atomic_file import AtomicFile
 from ltx2rt.errors import CheckpointError, UsageError, write_failure
 from ltx2rt.kernels.host import to_numpy
+from ltx2rt.types import Array
 from ltx2rt.weights.generations import LTX_2
 from ltx2rt.weights.safetensors import SafetensorsFile, write_safetensors
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 FORMAT = "ltx2rt-embedding"
 FORMAT_VERSION = 1

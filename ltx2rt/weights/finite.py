@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ltx2rt.errors import CheckpointError
+from ltx2rt.types import Array
 
 if TYPE_CHECKING:  # that file reads tensors, and asks this one about them
     from ltx2rt.weights.tensor_source import WeightFile
 
-Array = np.ndarray[Any, np.dtype[Any]]
 
 # Tensors of up to so many values are checked whenever they are loaded: norms, biases, tables, scales. Larger ones are
 # the matrices and convolutions, which `ltx2rt inspect --deep` looks at. A check takes about 10 microseconds and 0.2 to

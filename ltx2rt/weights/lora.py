@@ -7,14 +7,14 @@ import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import mlx.core as mx
 import numpy as np
 
 from ltx2rt.errors import CheckpointError
 from ltx2rt.kernels.host import writable_view
-from ltx2rt.types import LinearWeight
+from ltx2rt.types import Array, LinearWeight
 from ltx2rt.weights.detection import refuse_foreign_file
 from ltx2rt.weights.formats.linear_format import SLAB_ROWS, LinearFormat, Stored, slabs
 from ltx2rt.weights.safetensors import SafetensorsFile
@@ -22,7 +22,6 @@ from ltx2rt.weights.tensor_source import TensorInfo
 
 logger = logging.getLogger(__name__)
 
-Array = np.ndarray[Any, np.dtype[Any]]
 
 # Longest first. A is (rank, in), B is (out, rank).
 _SUFFIXES = {
@@ -213,7 +212,8 @@ def _flattened(module: str) -> str:
 
 def _matrix(values: Array) -> Array:
     """A factor as float32 matrix; 1x1 convolution factors lose their trailing axes."""
-    return values.reshape(values.shape[:2]).astype(np.float32)
+    result: Array = values.reshape(values.shape[:2]).astype(np.float32)
+    return result
 
 
 def _pair(

@@ -10,15 +10,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import mlx.core as mx
-import numpy as np
 
 from ltx2rt.atomic_file import AtomicFile
 from ltx2rt.errors import CheckpointError
 from ltx2rt.kernels.host import to_numpy
+from ltx2rt.types import Array
 from ltx2rt.weights.positioned_file import PositionedFile
 from ltx2rt.weights.tensor_source import DTYPES, TensorInfo, TensorSource, WeightFile
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 MAX_HEADER_BYTES = 100_000_000
 _MAX_RANK = 32

@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import ml_dtypes
 import mlx.core as mx
@@ -14,9 +14,8 @@ import numpy as np
 
 from ltx2rt.errors import CheckpointError
 from ltx2rt.kernels.host import writable_view
+from ltx2rt.types import Array
 from ltx2rt.weights.finite import require_finite
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 _MAX_MLX_DIMENSION = 2**31 - 1
 
@@ -184,7 +183,8 @@ def bytes_of(items: Array) -> memoryview:
 def widen(raw: Array, dtype: str) -> Array:
     """float32 values of raw BF16 or 8-bit float items; other dtypes unchanged (still a view)."""
     if dtype == "BF16":
-        return raw.view(ml_dtypes.bfloat16).astype(np.float32)
+        result: Array = raw.view(ml_dtypes.bfloat16).astype(np.float32)
+        return result
     return _FLOAT8[dtype][raw] if dtype in _FLOAT8 else raw
 
 

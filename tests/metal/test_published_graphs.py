@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 from published_graphs import Launches, Uses, graphs, recording, used
 
@@ -14,6 +16,7 @@ from ltx2rt.kernels.variants import Variant
 from ltx2rt.verify.kernels import model_variants
 
 
+@functools.cache
 def proven(variant: Variant) -> Uses:
     """What the problems of the self-proof launch."""
     with recording() as uses:

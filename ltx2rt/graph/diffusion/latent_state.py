@@ -84,7 +84,8 @@ class LatentState:
 
     def timesteps(self, sigma: float) -> Float32Array:
         """Noise level of each token, (B, T) float32: ``denoise_mask * sigma``."""
-        return self.denoise_mask * np.float32(sigma)
+        result: Float32Array = self.denoise_mask * np.float32(sigma)
+        return result
 
     def model_sigma(self, sigma: float) -> float:
         """The noise level of the stream as a whole: ``sigma``, or 0 when frozen."""

@@ -79,12 +79,14 @@ class TorchCpuNoise:
         return self._words.randint(0, 2**32, size=count, dtype=np.uint32)
 
     def _uniform32(self, count: int) -> NDArray[np.float32]:
-        return (self._draw32(count) & np.uint32(0xFFFFFF)).astype(np.float32) * _UNIT_24
+        result: NDArray[np.float32] = (self._draw32(count) & np.uint32(0xFFFFFF)).astype(np.float32) * _UNIT_24
+        return result
 
     def _uniform64(self, count: int) -> NDArray[np.float64]:
         words = self._draw32(2 * count).astype(np.uint64).reshape(count, 2)
         bits = ((words[:, 0] << np.uint64(32)) | words[:, 1]) & np.uint64(2**53 - 1)
-        return bits.astype(np.float64) * _UNIT_53
+        result: NDArray[np.float64] = bits.astype(np.float64) * _UNIT_53
+        return result
 
     def _one_by_one(self, count: int) -> NDArray[np.float64]:
         values = np.empty(count, np.float64)
@@ -230,7 +232,10 @@ class StandardizedNoise:
         noise = self._source.normal(shape, dtype)
         noise = (noise - noise.mean()) / noise.std(ddof=1)
         rows = tuple(range(len(shape) - 2, len(shape)))
-        return (noise - noise.mean(axis=rows, keepdims=True)) / noise.std(axis=rows, ddof=1, keepdims=True)
+        result: NDArray[Any] = (noise - noise.mean(axis=rows, keepdims=True)) / noise.std(
+            axis=rows, ddof=1, keepdims=True
+        )
+        return result
 
     def fork(self) -> StandardizedNoise:
         """See `NoiseSource.fork`."""

@@ -18,7 +18,8 @@ def video_grid_bounds(shape: VideoLatentShape) -> Float32Array:
     """Bounds of each latent cell in latent units, (B, 3, T, 2) float32 as (frame, row, column) and (start, end)."""
     cells = np.indices((shape.frames, shape.height, shape.width), dtype=np.float32).reshape(3, -1)
     bounds = np.stack([cells, cells + 1], axis=-1)
-    return np.broadcast_to(bounds, (shape.batch, *bounds.shape)).copy()
+    result: Float32Array = np.broadcast_to(bounds, (shape.batch, *bounds.shape)).copy()
+    return result
 
 
 def video_pixel_bounds(shape: VideoLatentShape, scale: VideoScale, *, causal: bool = True) -> Float32Array:
@@ -60,7 +61,7 @@ def video_positions(
 
 def frames_to_seconds(bounds: Float32Array, frame_rate: float) -> Float32Array:
     """Pixel bounds (B, 3, T, 2) with the time axis divided by ``frame_rate``, in float32 (never bfloat16)."""
-    positions = bounds.copy()
+    positions: Float32Array = bounds.copy()
     positions[:, 0] /= np.float32(frame_rate)
     return positions
 
@@ -75,4 +76,5 @@ def audio_positions(shape: AudioLatentShape, scale: AudioScale) -> Float32Array:
     mel_frames = np.maximum(edges + np.float32(1 - scale.time), 0)
     seconds = mel_frames * np.float32(scale.hop) / np.float32(scale.sample_rate)
     bounds = np.stack([seconds[:-1], seconds[1:]], axis=-1)
-    return np.broadcast_to(bounds, (shape.batch, 1, shape.frames, 2)).copy()
+    result: Float32Array = np.broadcast_to(bounds, (shape.batch, 1, shape.frames, 2)).copy()
+    return result

@@ -205,7 +205,8 @@ def sde_step(
         return moved
     old_noise = (sample - moved) / (sigma - sigma_next)
     signal = sample - sigma * old_noise
-    return (alpha * (signal + sigma_down * old_noise) + sigma_up * noise).astype(moved.dtype)
+    result: NDArray[Any] = (alpha * (signal + sigma_down * old_noise) + sigma_up * noise).astype(moved.dtype)
+    return result
 
 
 @dataclass(frozen=True, eq=False)

@@ -263,7 +263,7 @@ def ancestral_step(
     one = np.float32(1)
     level_down = level_next * (one + (level_next / level - one) * np.float32(eta))
     ratio = level_down / level
-    moved = ratio * sample + (one - ratio) * denoised
+    moved: Float32Array = ratio * sample + (one - ratio) * denoised
     if eta > 0 and noise is not None:
         signal_next, signal_down = one - level_next, one - level_down
         variance = level_next**2 - level_down**2 * signal_next**2 / signal_down**2

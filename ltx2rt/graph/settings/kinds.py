@@ -212,8 +212,10 @@ class TilesKind(Kind[Any]):
     wanted, annotation, metavar = "auto, none or like 512/64,64/24 (pixels, frames)", "Tiling | str", "TILES"
 
     def convert(self, value: Any) -> Tiling | str:
-        if isinstance(value, Tiling) or value in ("auto", "none"):
+        if isinstance(value, Tiling):
             return value
+        if value in ("auto", "none"):
+            return str(value)
         if not isinstance(value, str):
             raise TypeError
         axes = [_interval(part) for part in value.split(",")]

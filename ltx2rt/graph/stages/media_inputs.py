@@ -29,16 +29,15 @@ from ltx2rt.graph.stages.weight_set import WeightSet
 from ltx2rt.media.audio_reader import read_audio
 from ltx2rt.media.canny import canny, check_thresholds
 from ltx2rt.media.images import load_conditioning_image, picture_bytes, read_image
+from ltx2rt.media.pixel_range import LUMA, to_signed_range
 from ltx2rt.media.resize import resize_to_cover
 from ltx2rt.media.video_reader import VideoInfo, probe_video, read_frames
 from ltx2rt.spelling import spelled
-
-Array = np.ndarray[Any, np.dtype[Any]]
+from ltx2rt.types import Array
 
 log = logging.getLogger(__name__)
 
 _RATE_TOLERANCE = 1e-3
-_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 def open_images(settings: Settings, files: WeightSet) -> Media:
@@ -117,7 +116,7 @@ def reference_video(video: VideoInput, settings: Settings) -> ReferenceVideo:
     if length < (settings.num_frames or 0):
         log.warning("%s has %d frames, the clip %s; the reference ends earlier", name, length, settings.num_frames)
     return ReferenceVideo(
-        frames=lambda height, width, count: scaled(control_frames(source, settings, height, width, count)),
+        frames=lambda height, width, count: to_signed_range(control_frames(source, settings, height, width, count)),
         strength=video.strength,
     )
 
@@ -162,7 +161,7 @@ def attention_mask(settings: Settings) -> AttentionMask | None:
         )
 
     def weights(height: int, width: int, count: int) -> Array:
-        grey = np.clip(resize_to_cover(frames, height, width) @ _LUMA / np.float32(255), 0, 1)
+        grey = np.clip(resize_to_cover(frames, height, width) @ LUMA / np.float32(255), 0, 1)
         return np.broadcast_to(grey, (count, height, width)) if len(grey) == 1 else grey[:count]
 
     return AttentionMask(weights, strength)
@@ -295,9 +294,3 @@ def check_strength(what: str, strength: float) -> None:
     """Raise UsageError for a conditioning strength outside 0 to 1."""
     if not 0.0 <= strength <= 1.0:
         raise UsageError(f"{what} strength must be between 0 and 1, got {strength}.")
-
-
-def scaled(frames: Array) -> Array:
-    """0..255 -> [-1, 1] float32."""
-    values: Array = frames / np.float32(127.5) - np.float32(1.0)
-    return values.astype(np.float32, copy=False)

@@ -6,10 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
 
 import mlx.core as mx
-import numpy as np
 
 from ltx2rt.graph.diffusion.latent_state import LatentState, add_noise
 from ltx2rt.graph.diffusion.noise import (
@@ -29,10 +27,9 @@ from ltx2rt.graph.stages.weight_set import WeightSet
 from ltx2rt.memory.ledger import Ledger
 from ltx2rt.memory.need import Need
 from ltx2rt.memory.stage import Stage, StageRunner
+from ltx2rt.types import Array
 from ltx2rt.weights.checkpoint import Loaded
 from ltx2rt.weights.kept_weights import StageWeights
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 
 @dataclass(frozen=True)

@@ -40,9 +40,11 @@ class Float8(ExpandedFormat):
             (suffix for suffix in (*self.companions, *self.bias_companions) if suffix in stored.companions), None
         )
         if suffix is None:
-            return np.float32(1)
+            one_scale: np.float32 = np.float32(1)
+            return one_scale
         one = [(1,) * rank for rank in range(3)]
-        return np.float32(scales(stored, suffix, one, _EXPECTED).reshape(()))
+        result: np.float32 = np.float32(scales(stored, suffix, one, _EXPECTED).reshape(()))
+        return result
 
 
 class E5M2(Float8):

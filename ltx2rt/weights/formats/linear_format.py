@@ -15,11 +15,10 @@ import numpy as np
 
 from ltx2rt.errors import CheckpointError
 from ltx2rt.kernels.host import writable_view
-from ltx2rt.types import LinearWeight
+from ltx2rt.types import Array, LinearWeight
 from ltx2rt.weights.finite import SMALL_VALUES
 from ltx2rt.weights.tensor_source import TensorInfo, TensorSource, check_dimensions
 
-Array = np.ndarray[Any, np.dtype[Any]]
 # Part of the first axis of a tensor; ``...`` for a scalar.
 Rows = slice | EllipsisType
 

@@ -7,16 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
-import numpy as np
 
 from ltx2rt.graph.models.layers.footprint import Footprint
 from ltx2rt.graph.models.layers.params import Params
 from ltx2rt.graph.models.text import footprint, gemma3
 from ltx2rt.graph.models.text.generation import generate_tokens
 from ltx2rt.graph.models.text.token_sampling import SamplingOptions
-from ltx2rt.types import LinearWeight, ParamSpec
-
-Array = np.ndarray[Any, np.dtype[Any]]
+from ltx2rt.types import Array, LinearWeight, ParamSpec
 
 _EMBEDDING = "embed_tokens.weight"
 

@@ -15,8 +15,8 @@ import numpy as np
 
 from ltx2rt.errors import UsageError
 from ltx2rt.kernels.host import to_numpy
+from ltx2rt.types import Array
 
-Array = np.ndarray[Any, np.dtype[Any]]
 Interval = tuple[int, int]
 FrameGrid = tuple[int, int, int]
 

@@ -25,11 +25,11 @@ from ltx2rt.graph.models.video_vae.tiling import Tiling
 from ltx2rt.graph.stages.advice import smaller
 from ltx2rt.graph.stages.weight_set import WeightSet
 from ltx2rt.memory.need import Need
+from ltx2rt.types import FLOAT32_BYTES
 from ltx2rt.weights.checkpoint import Checkpoint
 
 Grid = tuple[int, int, int]
 
-_FLOAT32 = 4
 # Encoders of video (x264) and sound (AAC): in themselves, per pixel of the picture, and per pixel of each frame that
 # the former looks ahead. Measured (November 2026, x264 with 4 threads, the caller's frame included) and predicted:
 # 9.2 and 12.2 MB for 128x128 and 9 frames, 17.4 and 18.4 MB for 256x256, 53.7 and 52.4 MB for 512x768, 254 and 229 MB
@@ -55,14 +55,14 @@ def video_decoder_options(
     ahead = _LOOKAHEAD_BYTES_PER_PIXEL * min(frames, _LOOKAHEAD_FRAMES)
     encoder = _ENCODER_BYTES + int(pixels * (_ENCODER_BYTES_PER_PIXEL + ahead))
     for way in decoder.ways(latent, tiling, dtype.size):
-        converted = 2 * way.chunk_frames * pixels * 3 * _FLOAT32  # while a chunk becomes bytes
+        converted = 2 * way.chunk_frames * pixels * 3 * FLOAT32_BYTES  # while a chunk becomes bytes
         yield Need(
             "video decoder",
             weights=loaded.arrays,
             activations=way.footprint.activations,
             working=way.footprint.working,
             host=way.footprint.host + converted + encoder,
-            caches=prod(latent) * config.latent_channels * (dtype.size + _FLOAT32),
+            caches=prod(latent) * config.latent_channels * (dtype.size + FLOAT32_BYTES),
             flops=decoder.flops(latent),
             choice=dict(way.choice),
             settings=dict(way.settings),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -33,9 +32,9 @@ from ltx2rt.graph.stages.run import GeneratedClip, Run
 from ltx2rt.kernels.host import to_numpy
 from ltx2rt.memory.need import Need
 from ltx2rt.spelling import spelled
+from ltx2rt.types import Array
 from ltx2rt.weights.kept_weights import StageWeights
 
-Array = np.ndarray[Any, np.dtype[Any]]
 Upscaler = Component[upscaler.LatentUpscalerConfig]
 
 

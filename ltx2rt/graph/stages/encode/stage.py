@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import mlx.core as mx
 import numpy as np
 
@@ -13,7 +11,6 @@ from ltx2rt.graph.models.audio import mel
 from ltx2rt.graph.models.audio import vae as audio_vae
 from ltx2rt.graph.models.layers.params import Params
 from ltx2rt.graph.models.video_vae.encoder import VideoEncoder
-from ltx2rt.graph.models.video_vae.pixel_range import from_uint8
 from ltx2rt.graph.models.video_vae.specs import VideoVaeConfig, encoder_specs
 from ltx2rt.graph.models.video_vae.statistics import statistics_specs
 from ltx2rt.graph.models.video_vae.tiling import Tiling
@@ -23,8 +20,8 @@ from ltx2rt.graph.stages.finite import require_finite
 from ltx2rt.graph.stages.inputs import SoundInput
 from ltx2rt.graph.stages.run import Run
 from ltx2rt.kernels.host import to_numpy
-
-Array = np.ndarray[Any, np.dtype[Any]]
+from ltx2rt.media.pixel_range import to_signed_range
+from ltx2rt.types import Array
 
 # Frames of a clip that become floating point at a time.
 _CHUNK_FRAMES = 8
@@ -76,7 +73,7 @@ def _encode(encoder: VideoEncoder, clip: Array, push: int | None) -> mx.array:
 
 
 def _as_float(frames: Array) -> Array:
-    return from_uint8(frames) if frames.dtype == np.uint8 else frames
+    return to_signed_range(frames) if frames.dtype == np.uint8 else frames
 
 
 def encode_images(run: Run, name: str, height: int, width: int) -> list[Float32Array]:

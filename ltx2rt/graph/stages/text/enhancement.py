@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import mlx.core as mx
-import numpy as np
 
 from ltx2rt.errors import UsageError
 from ltx2rt.graph.components import TEXT_ENCODER
@@ -17,11 +14,10 @@ from ltx2rt.graph.stages.text.needs import enhancement_options
 from ltx2rt.kernels.host import to_numpy
 from ltx2rt.memory.need import Need
 from ltx2rt.spelling import spelled
+from ltx2rt.types import Array
 from ltx2rt.weights.chat_template import END_OF_TURN, ChatTemplate
 from ltx2rt.weights.checkpoint import Checkpoint
 from ltx2rt.weights.tokenizer import GemmaTokenizer
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 STAGE = "prompt enhancement"
 # Of the conversation in a plan that knows no tokenizer. English takes more characters for a token.
