@@ -64,7 +64,7 @@ class GreyDecoder:
 def test_another_video_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(components.VIDEO_DECODERS, "CausalVideoAutoencoder", GreyDecoder)
     run = Run(weights(), INPUTS)
-    frames = np.concatenate(list(decode_video(run, np.zeros((1, 2, 2, 2, 128), np.float32))))
+    frames = np.concatenate(list(decode_video(run, np.zeros((1, 2, 2, 2, 128), np.float32))()))
     assert frames.shape == (9, 64, 64, 3)
     assert (frames == 0.25).all()
     assert run.ledger.needs[-1].choice == {"frames": "grey"}

@@ -45,7 +45,7 @@ def frames(weights: WeightSet) -> np.ndarray:
     inputs = GenerationInputs(settings, 64, 64, 9, Fraction(24), context=context, negative_context=context)
     clip = PIPELINES["one-stage"].generate(Run(weights, inputs))
     assert clip.frames is not None
-    return np.concatenate(list(clip.frames))
+    return np.concatenate(list(clip.frames()))
 
 
 def test_transformer_and_vae_from_two_files(two_files: WeightSet) -> None:
