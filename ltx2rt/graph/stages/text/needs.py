@@ -55,11 +55,9 @@ def encoder_options(
         advice=f"shorten the prompt, or encode it once on a larger machine and give it as {spelled('embedding')}",
     )
     if resident:
-        yield replace(
-            common,
-            weights=encoder.loaded_bytes("text_encoder", TEXT_ENCODER.specs(model)).arrays,
-            choice={"layers": "resident"},
-            settings={"depth": 0},
+        whole = encoder.loaded_bytes("text_encoder", TEXT_ENCODER.specs(model))
+        yield replace(common, weights=whole.arrays, choice={"layers": "resident"}, settings={"depth": 0}).while_loading(
+            whole.loading
         )
     for depth in DEPTHS:
         yield replace(
@@ -101,7 +99,7 @@ def projection_options(
             settings={"rows": rows},
             advice="shorten the prompt",
             can_be_kept=resident,
-        )
+        ).while_loading(loaded.loading if resident else 0)
 
 
 def connector_options(files: WeightSet, prompts: int, dtype: mx.Dtype) -> Iterator[Need]:
@@ -146,11 +144,9 @@ def enhancement_options(
         flops=model.writing_flops(tokens, new_tokens),
         advice=f"leave out {spelled('enhance_prompt')}",
     )
-    yield replace(
-        common,
-        weights=ends + sum(layer.arrays for layer in layers),
-        choice={"layers": "resident"},
-        settings={"depth": 0},
+    whole = encoder.loaded_bytes("text_encoder", TEXT_ENCODER.specs(model))
+    yield replace(common, weights=whole.arrays, choice={"layers": "resident"}, settings={"depth": 0}).while_loading(
+        whole.loading
     )
     for depth in DEPTHS:
         yield replace(
