@@ -125,10 +125,10 @@ class Pipeline:
             loras: as for `ltx2rt.load`; empty: none.
 
         Raises:
-            UsageError: a strength outside its range.
+            UsageError: no list of LoRA files, or a strength outside its range.
             CheckpointError: a file is missing, damaged or for another model. The LoRAs are then those from before.
         """
-        stored = stored_values(WeightFiles, {"loras": tuple(loras) or None})
+        stored = stored_values(WeightFiles, {"loras": loras})
         origin = replace(self._origin, given=replace(self._origin.given, **stored))
         self._files = self._files.with_loras(origin.used.loras)
         self._origin = origin

@@ -305,5 +305,6 @@ def test_the_call_is_typed_and_spelled_out() -> None:
     assert parameters["height"].annotation == "int"
     assert {name for name in inspect.signature(api.load).parameters if name != "unknown"} == {
         "pipeline",
+        "keep_loaded",
         *settings_of(WeightFiles),
     }

@@ -17,7 +17,12 @@ import pytest
 
 from ltx2rt import api, embedded
 from ltx2rt.errors import Cancelled, CheckpointError, MemoryBudgetError, OutOfMemory, UsageError
+from ltx2rt.graph.components import VIDEO_VAE
+from ltx2rt.graph.models.video_vae.tiling import Tiling
+from ltx2rt.graph.settings.weight_files import WeightFiles
+from ltx2rt.graph.stages.decode.needs import video_decoder_options
 from ltx2rt.graph.stages.events import Event, StageStarted, StepDone
+from ltx2rt.graph.stages.weight_set import WeightSet
 from ltx2rt.weights.positioned_file import PositionedFile
 
 SETTINGS = {"prompt": "a red circle", "height": 64, "width": 64, "num_frames": 9, "seed": 3}
@@ -209,6 +214,9 @@ def test_loras_that_cannot_be_are_refused_and_change_nothing() -> None:
             pipeline.set_loras([(LORA, 3.0)])
         with pytest.raises(CheckpointError):
             pipeline.set_loras([("missing.safetensors", 1.0)])
+        for wrong in (str(LORA), 5):
+            with pytest.raises(UsageError, match="loras must be a list of LoRA files"):
+                pipeline.set_loras(wrong)  # type: ignore[arg-type]
         assert pipeline.loras == ((LORA, 0.5),)
         assert bits(pipeline(**SETTINGS)) == first
 
@@ -270,6 +278,39 @@ def test_frames_that_are_read_after_another_call() -> None:
         kept = pipeline.kept_bytes
         assert bits(pipeline(**SETTINGS)) == plain()
         assert pipeline.kept_bytes == kept
+
+
+def test_frames_that_are_read_again_read_no_weights(reads: list[int]) -> None:
+    expected = plain()
+    with api.load() as pipeline:
+        clip = pipeline(**SETTINGS)
+        assert bits(clip) == expected
+        reads.clear()
+        assert bits(clip) == expected
+        assert reads == []
+    assert bits(clip) == expected
+    assert reads  # the decoder, from its file
+
+
+def test_of_a_list_of_prompts_the_first_one_reads_the_weights(reads: list[int]) -> None:
+    expected = plain()
+    reads.clear()
+    with api.load() as pipeline:
+        clips = pipeline(**{**SETTINGS, "prompt": ["a blue square", "a red circle"]})
+        assert [sum(stage.loaded_bytes for stage in clip.report) > 0 for clip in clips] == [True, False]
+        assert bits(clips[0]) != bits(clips[1]) == expected
+        assert sum(reads) == pytest.approx(pipeline.kept_bytes, rel=0.3)  # everything once
+
+
+def test_tiles_for_want_of_memory_are_not_taken_beside_kept_weights() -> None:
+    grid = (2, 16, 16)
+    weights = WeightSet.open(WeightFiles(checkpoint=embedded.CHECKPOINT))
+    needs = list(video_decoder_options(weights.source(VIDEO_VAE), weights.config(VIDEO_VAE), grid, "auto", mx.float32))
+    assert {need.settings["tiling"] is None for need in needs} == {True, False}
+    assert all(need.can_be_kept == (need.settings["tiling"] is None) for need in needs)
+    asked = Tiling.of(spatial=(256, 64))
+    own = video_decoder_options(weights.source(VIDEO_VAE), weights.config(VIDEO_VAE), grid, asked, mx.float32)
+    assert {need.can_be_kept for need in own} == {True}
 
 
 def test_a_call_that_needs_less_leaves_the_rest() -> None:
