@@ -13,7 +13,8 @@ from ltx2rt.graph.models.audio import mel, vocoder
 from ltx2rt.graph.models.audio import vae as audio_vae
 from ltx2rt.graph.models.layers.params import Params
 from ltx2rt.kernels.host import from_numbers, to_numpy
-from ltx2rt.verify.golden import Array, Case, Check, GoldenFile
+from ltx2rt.types import Array
+from ltx2rt.verify.golden import Case, Check, GoldenFile
 from ltx2rt.weights.checkpoint import Checkpoint
 
 _ATOL, _STACK_ATOL, _RTOL = 2e-5, 1e-4, 1e-4

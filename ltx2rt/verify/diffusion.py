@@ -70,7 +70,8 @@ from ltx2rt.graph.diffusion.schedules import (
     ltx2_sigmas,
 )
 from ltx2rt.kernels.host import from_numbers
-from ltx2rt.verify.golden import Array, Case, Check, GoldenFile
+from ltx2rt.types import Array
+from ltx2rt.verify.golden import Case, Check, GoldenFile
 
 _ATOL, _RTOL = 2e-5, 1e-4
 _TABLE_ATOL = 1e-6

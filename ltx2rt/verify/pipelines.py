@@ -21,7 +21,8 @@ from ltx2rt.graph.stages.events import (
     VideoEncoded,
 )
 from ltx2rt.kernels.host import from_numbers, to_numpy
-from ltx2rt.verify.golden import Array, Case, Check, GoldenFile
+from ltx2rt.types import Array
+from ltx2rt.verify.golden import Case, Check, GoldenFile
 from ltx2rt.verify.saved_run import SavedRun, pipeline_of
 
 # The parts of a run, each with the tensors that it compares. A part is compared when any of them was saved.

@@ -38,8 +38,9 @@ from ltx2rt.media.audio_reader import read_audio
 from ltx2rt.media.images import load_conditioning_image
 from ltx2rt.media.pixel_range import to_signed_range
 from ltx2rt.media.resize import resize_to_cover
+from ltx2rt.types import Array
 from ltx2rt.verify.diffusion import res_2s_draws
-from ltx2rt.verify.golden import Array, GoldenFile
+from ltx2rt.verify.golden import GoldenFile
 
 
 def pipeline_of(golden: GoldenFile) -> str | None:

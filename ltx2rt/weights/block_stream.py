@@ -15,11 +15,10 @@ import numpy as np
 from ltx2rt.errors import CheckpointError
 from ltx2rt.kernels.host import writable_view
 from ltx2rt.kernels.uninitialized import uninitialized
-from ltx2rt.types import LinearWeight
+from ltx2rt.types import Array, LinearWeight
 from ltx2rt.weights.finite import require_finite
 from ltx2rt.weights.tensor_source import (
     DTYPES,
-    Array,
     TensorInfo,
     TensorSource,
     WeightFile,

@@ -8,9 +8,9 @@ import mlx.core as mx
 import numpy as np
 
 from ltx2rt.kernels.host import writable_view
-from ltx2rt.types import LinearWeight
+from ltx2rt.types import Array, LinearWeight
 from ltx2rt.weights.float8 import E4M3_MAX, encode_e4m3
-from ltx2rt.weights.formats.linear_format import Array, Encoding, ExpandedFormat, Rows, Stored, scales, slabs
+from ltx2rt.weights.formats.linear_format import Encoding, ExpandedFormat, Rows, Stored, scales, slabs
 from ltx2rt.weights.tensor_source import widen
 
 _EXPECTED = "supported are one float scale per tensor, and one per row of a matrix"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ltx2rt.weights.formats.linear_format import Array, Encoding, ExpandedFormat, Rows, Stored, scales
+from ltx2rt.types import Array
+from ltx2rt.weights.formats.linear_format import Encoding, ExpandedFormat, Rows, Stored, scales
 from ltx2rt.weights.tensor_source import widen
 
 
