@@ -12,5 +12,5 @@ LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 def to_signed_range(pixels: Array) -> Array:
     """0..255, uint8 or float32 -> float32 in [-1, 1], what the encoder takes."""
-    signed: Array = pixels.astype(np.float32, copy=False) / np.float32(127.5) - np.float32(1)
-    return signed
+    values: Array = pixels.astype(np.float32, copy=False) / np.float32(127.5) - np.float32(1)
+    return values
