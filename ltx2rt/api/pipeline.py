@@ -27,13 +27,13 @@ from ltx2rt.errors import MemoryBudgetError, OutOfMemory, UsageError
 from ltx2rt.graph.components import TRANSFORMER
 from ltx2rt.graph.diffusion.guidance import GuiderParams
 from ltx2rt.graph.pipelines.assumed_files import with_assumed
-from ltx2rt.graph.pipelines.decide import GUIDANCE_TOPICS, decide
+from ltx2rt.graph.pipelines.decide import decide
 from ltx2rt.graph.pipelines.defaults import GenerationDefaults, defaults_for
 from ltx2rt.graph.pipelines.open_inputs import open_inputs
 from ltx2rt.graph.pipelines.pipeline import PipelineEntry
 from ltx2rt.graph.pipelines.plan import Plan, Rates, plan, plan_keeping
 from ltx2rt.graph.settings.setting import settings_of, stored_values
-from ltx2rt.graph.settings.settings import Settings
+from ltx2rt.graph.settings.settings import GUIDANCE, Settings
 from ltx2rt.graph.settings.weight_files import WeightFiles
 from ltx2rt.graph.stages.events import Event
 from ltx2rt.graph.stages.inputs import GenerationInputs
@@ -373,7 +373,7 @@ class Pipeline:
         fixed = self.has_fixed_schedule
         decided = decide(Settings.of(settings, DIFFUSERS_NAMES), self.entry, self.defaults, fixed_schedule=fixed)
         inputs = open_inputs(decided, self.entry, files, fixed_schedule=fixed, dtype=self._dtype)
-        topics = self.entry.topics - set(GUIDANCE_TOPICS) if fixed else self.entry.topics
+        topics = self.entry.topics - GUIDANCE if fixed else self.entry.topics
         weights = list(self._origin.weights)
         stored = decided.as_dict(topics)
         return inputs, Record.of(

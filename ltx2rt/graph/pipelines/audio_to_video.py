@@ -7,16 +7,7 @@ from ltx2rt.graph.diffusion.schedules import distilled_stage_2_sigmas
 from ltx2rt.graph.pipelines.checks import check_inputs
 from ltx2rt.graph.pipelines.pipeline import PipelineEntry
 from ltx2rt.graph.pipelines.refinement import Conditions, first_stage, second_stage
-from ltx2rt.graph.settings.settings import (
-    DRIVING_SOUND,
-    FIRST_ORDER,
-    FRAMES,
-    IMAGES,
-    LENGTH,
-    NEGATIVE,
-    SIZE,
-    VIDEO_GUIDANCE,
-)
+from ltx2rt.graph.settings.settings import AUDIO_GUIDANCE, AUDIO_MODALITY_GUIDANCE, DRIVING_SOUND, GUIDANCE, NEW_CLIP
 from ltx2rt.graph.stages.decode.stage import finish
 from ltx2rt.graph.stages.denoise.stage import Sampling, guided_sampling
 from ltx2rt.graph.stages.encode.stage import encode_sound
@@ -68,7 +59,7 @@ PIPELINE = PipelineEntry(
     two_stage=True,
     enhancement_seed=42,
     aliases=("a2v", "a2vid-two-stage"),
-    topics=frozenset({DRIVING_SOUND, FIRST_ORDER, FRAMES, IMAGES, LENGTH, NEGATIVE, SIZE, VIDEO_GUIDANCE}),
+    topics=NEW_CLIP | {DRIVING_SOUND} | GUIDANCE - {AUDIO_GUIDANCE, AUDIO_MODALITY_GUIDANCE},
     check=check,
     generate=generate,
 )

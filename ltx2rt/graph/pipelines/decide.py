@@ -11,9 +11,8 @@ from ltx2rt.graph.settings.settings import (
     AUDIO_GUIDANCE,
     AUDIO_MODALITY_GUIDANCE,
     DEFAULT_NEGATIVE_PROMPT,
-    FIRST_ORDER,
+    GUIDANCE,
     LENGTH,
-    NEGATIVE,
     SIZE,
     VIDEO_GUIDANCE,
     Settings,
@@ -21,8 +20,6 @@ from ltx2rt.graph.settings.settings import (
 )
 from ltx2rt.spelling import spelled
 
-# Settings of these have no meaning where the schedule is fixed.
-GUIDANCE_TOPICS = (NEGATIVE, FIRST_ORDER, VIDEO_GUIDANCE, AUDIO_GUIDANCE, AUDIO_MODALITY_GUIDANCE)
 FIXED_STEPS = 8
 
 
@@ -103,7 +100,7 @@ def _with_guidance(settings: Settings, entry: PipelineEntry, defaults: Generatio
 
 
 def _require_no_guidance(settings: Settings) -> None:
-    meaningless = [spelled(name) for name in names_of(GUIDANCE_TOPICS) if name in settings.given()]
+    meaningless = [spelled(name) for name in names_of(GUIDANCE) if name in settings.given()]
     if meaningless:
         raise UsageError(
             f"{', '.join(meaningless)}: guidance has no meaning for a distilled checkpoint; leave it out or use a "

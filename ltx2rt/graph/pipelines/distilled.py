@@ -6,7 +6,7 @@ from ltx2rt.graph.diffusion.schedules import distilled_sigmas, distilled_stage_2
 from ltx2rt.graph.pipelines.checks import check_inputs
 from ltx2rt.graph.pipelines.pipeline import PipelineEntry
 from ltx2rt.graph.pipelines.refinement import Conditions, first_stage, second_stage
-from ltx2rt.graph.settings.settings import FRAMES, IMAGES, LENGTH, SIZE
+from ltx2rt.graph.settings.settings import NEW_CLIP
 from ltx2rt.graph.stages.decode.stage import finish
 from ltx2rt.graph.stages.denoise.stage import Sampling
 from ltx2rt.graph.stages.inputs import GenerationInputs
@@ -39,7 +39,7 @@ PIPELINE = PipelineEntry(
     two_stage=True,
     enhancement_seed=42,
     automatic=True,
-    topics=frozenset({FRAMES, IMAGES, LENGTH, SIZE}),
+    topics=NEW_CLIP,
     check=check,
     generate=generate,
 )

@@ -7,17 +7,7 @@ from ltx2rt.graph.diffusion.schedules import distilled_stage_2_sigmas
 from ltx2rt.graph.pipelines.checks import check_inputs
 from ltx2rt.graph.pipelines.pipeline import PipelineEntry
 from ltx2rt.graph.pipelines.refinement import Conditions, first_stage, second_stage
-from ltx2rt.graph.settings.settings import (
-    AUDIO_GUIDANCE,
-    AUDIO_MODALITY_GUIDANCE,
-    FIRST_ORDER,
-    FRAMES,
-    IMAGES,
-    LENGTH,
-    NEGATIVE,
-    SIZE,
-    VIDEO_GUIDANCE,
-)
+from ltx2rt.graph.settings.settings import GUIDANCE, NEW_CLIP
 from ltx2rt.graph.stages.decode.stage import finish
 from ltx2rt.graph.stages.denoise.stage import Sampling, guided_sampling
 from ltx2rt.graph.stages.inputs import GenerationInputs
@@ -63,9 +53,7 @@ PIPELINE = PipelineEntry(
     files=("spatial_upscaler", "distilled_lora"),
     two_stage=True,
     aliases=("keyframe",),
-    topics=frozenset(
-        {AUDIO_GUIDANCE, AUDIO_MODALITY_GUIDANCE, FIRST_ORDER, FRAMES, IMAGES, LENGTH, NEGATIVE, SIZE, VIDEO_GUIDANCE}
-    ),
+    topics=NEW_CLIP | GUIDANCE,
     check=check,
     generate=generate,
 )

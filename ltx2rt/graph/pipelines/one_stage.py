@@ -5,17 +5,7 @@ from __future__ import annotations
 from ltx2rt.graph.diffusion.latent_state import audio_latent, video_latent
 from ltx2rt.graph.pipelines.checks import check_inputs
 from ltx2rt.graph.pipelines.pipeline import PipelineEntry
-from ltx2rt.graph.settings.settings import (
-    AUDIO_GUIDANCE,
-    AUDIO_MODALITY_GUIDANCE,
-    FIRST_ORDER,
-    FRAMES,
-    IMAGES,
-    LENGTH,
-    NEGATIVE,
-    SIZE,
-    VIDEO_GUIDANCE,
-)
+from ltx2rt.graph.settings.settings import GUIDANCE, NEW_CLIP
 from ltx2rt.graph.stages.decode.stage import finish
 from ltx2rt.graph.stages.denoise.stage import denoise, guided_sampling
 from ltx2rt.graph.stages.denoise.states import audio_state, image_items, video_state
@@ -61,9 +51,7 @@ PIPELINE = PipelineEntry(
     example='--pipeline one-stage --prompt "a red circle moves left"',
     aliases=("ti2vid-one-stage",),
     automatic=True,
-    topics=frozenset(
-        {AUDIO_GUIDANCE, AUDIO_MODALITY_GUIDANCE, FIRST_ORDER, FRAMES, IMAGES, LENGTH, NEGATIVE, SIZE, VIDEO_GUIDANCE}
-    ),
+    topics=NEW_CLIP | GUIDANCE,
     check=check,
     generate=generate,
 )

@@ -10,16 +10,7 @@ from ltx2rt.graph.diffusion.latent_state import audio_latent, video_latent
 from ltx2rt.graph.diffusion.schedules import distilled_sigmas
 from ltx2rt.graph.pipelines.checks import check_inputs
 from ltx2rt.graph.pipelines.pipeline import PipelineEntry
-from ltx2rt.graph.settings.settings import (
-    AUDIO_GUIDANCE,
-    AUDIO_MODALITY_GUIDANCE,
-    FIRST_ORDER,
-    FRAMES,
-    NEGATIVE,
-    RETAKE_RANGE,
-    SOURCE,
-    VIDEO_GUIDANCE,
-)
+from ltx2rt.graph.settings.settings import FRAMES, GUIDANCE, RETAKE_RANGE, SOURCE
 from ltx2rt.graph.stages.decode.stage import finish
 from ltx2rt.graph.stages.denoise.stage import Sampling, denoise, guided_sampling
 from ltx2rt.graph.stages.denoise.states import audio_state, video_state
@@ -111,9 +102,7 @@ PIPELINE = PipelineEntry(
     example='--pipeline retake --prompt "a red circle moves left" --video-path {clip} --start-time 0.4 --end-time 0.8',
     open_media=open_retake,
     variant=None,
-    topics=frozenset(
-        {AUDIO_GUIDANCE, AUDIO_MODALITY_GUIDANCE, FIRST_ORDER, FRAMES, NEGATIVE, RETAKE_RANGE, SOURCE, VIDEO_GUIDANCE}
-    ),
+    topics=GUIDANCE | {SOURCE, RETAKE_RANGE, FRAMES},
     check=check,
     generate=generate,
 )

@@ -8,17 +8,7 @@ from ltx2rt.graph.pipelines.checks import check_inputs
 from ltx2rt.graph.pipelines.defaults import high_quality
 from ltx2rt.graph.pipelines.pipeline import PipelineEntry
 from ltx2rt.graph.pipelines.refinement import Conditions, first_stage, second_stage
-from ltx2rt.graph.settings.settings import (
-    AUDIO_GUIDANCE,
-    AUDIO_MODALITY_GUIDANCE,
-    FRAMES,
-    IMAGES,
-    LENGTH,
-    LORA_STRENGTHS,
-    NEGATIVE,
-    SIZE,
-    VIDEO_GUIDANCE,
-)
+from ltx2rt.graph.settings.settings import FIRST_ORDER, GUIDANCE, LORA_STRENGTHS, NEW_CLIP
 from ltx2rt.graph.stages.decode.stage import finish
 from ltx2rt.graph.stages.denoise.stage import Sampling
 from ltx2rt.graph.stages.inputs import GenerationInputs
@@ -70,19 +60,7 @@ PIPELINE = PipelineEntry(
     two_stage=True,
     adjusted=high_quality,
     aliases=("ti2vid-two-stages-hq",),
-    topics=frozenset(
-        {
-            AUDIO_GUIDANCE,
-            AUDIO_MODALITY_GUIDANCE,
-            FRAMES,
-            IMAGES,
-            LENGTH,
-            LORA_STRENGTHS,
-            NEGATIVE,
-            SIZE,
-            VIDEO_GUIDANCE,
-        }
-    ),
+    topics=NEW_CLIP | {LORA_STRENGTHS} | GUIDANCE - {FIRST_ORDER},
     check=check,
     generate=generate,
 )

@@ -58,6 +58,9 @@ SOURCE = "source clip"
 RETAKE_RANGE = "range of a retake"
 EXTENSION = "extension"
 FRAMES = "frames"
+# Several together: of pipelines that make a clip of a given size, and of those that sample with guidance.
+NEW_CLIP = frozenset({SIZE, LENGTH, IMAGES, FRAMES})
+GUIDANCE = frozenset({NEGATIVE, FIRST_ORDER, VIDEO_GUIDANCE, AUDIO_GUIDANCE, AUDIO_MODALITY_GUIDANCE})
 
 CONTROL_TYPES = ("raw", "canny", "depth", "pose")
 DIRECTIONS = ("after", "before")
