@@ -24,8 +24,8 @@ from ltx2rt.graph.settings.settings import Settings
 from ltx2rt.graph.stages.decode import stage as decode_stages
 from ltx2rt.graph.stages.encode import stage as encode_stages
 from ltx2rt.graph.stages.inputs import GenerationInputs
-from ltx2rt.graph.stages.model_files import ModelFiles
 from ltx2rt.graph.stages.run import Run
+from ltx2rt.graph.stages.weight_set import WeightSet, sources_of
 from ltx2rt.media.video_writer import VideoWriter
 from ltx2rt.memory.ledger import Ledger
 from ltx2rt.weights.checkpoint import Checkpoint
@@ -38,7 +38,7 @@ def measure(checkpoint: Path, kind: str, size: int, frames: int) -> None:
     """Run one stage in this process and print its report as JSON."""
     gc.freeze()
     inputs = GenerationInputs(Settings(), size, size, frames, Fraction(24))
-    run = Run(ModelFiles(Checkpoint.open(checkpoint)), inputs, ledger=Ledger(BUDGET))
+    run = Run(WeightSet(sources_of(Checkpoint.open(checkpoint))), inputs, ledger=Ledger(BUDGET))
     rng = np.random.default_rng(0)
     if kind == "decode":
         shape = (1, (frames - 1) // 8 + 1, size // 32, size // 32, 128)

@@ -27,6 +27,7 @@ sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "benchmarks")]
 from real_scale import disk_rate, forget  # noqa: E402
 
 from ltx2rt.bench.machine import Machine, cpu_name  # noqa: E402
+from ltx2rt.graph.components import TRANSFORMER  # noqa: E402
 from ltx2rt.graph.models.layers.params import Params  # noqa: E402
 from ltx2rt.graph.models.transformer.footprint import CallShape, call_flops  # noqa: E402
 from ltx2rt.graph.models.transformer.modality import Modality  # noqa: E402
@@ -78,7 +79,7 @@ def main(words: list[str] | None = None) -> int:
 
 def compare(arguments: argparse.Namespace) -> int:
     checkpoint = Checkpoint.open(arguments.checkpoint)
-    config = TransformerConfig.from_dict(checkpoint.section("transformer"))
+    config = TRANSFORMER.parse(checkpoint)
     video = modality(arguments.tokens, config.video.in_channels, 3, config.caption_channels or config.video.context_dim)
     audio = modality(
         arguments.audio_tokens, config.audio.in_channels, 1, config.caption_channels or config.audio.context_dim

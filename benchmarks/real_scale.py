@@ -144,11 +144,15 @@ def disk_rate(path: Path, limit: int = 2 << 30) -> float:
     return done / (time.perf_counter() - start)
 
 
-def watch(words: Sequence[str], interval: float = INTERVAL_S) -> tuple[list[Sample], int]:
-    """Run a command and sample its resident memory until it ends; (samples, exit code)."""
+def watch(words: Sequence[str], folder: Path, interval: float = INTERVAL_S) -> tuple[list[Sample], int]:
+    """Run a command in ``folder`` and sample its resident memory until it ends; (samples, exit code).
+
+    Not in the current folder: ``python -m`` would take ltx2rt from a checkout's root, whose sources hold no compiled
+    kernels, in place of the installed package.
+    """
     samples: list[Sample] = []
     start = time.perf_counter()
-    with subprocess.Popen(words) as process:
+    with subprocess.Popen(words, cwd=folder) as process:
         try:
             while process.poll() is None:
                 resident = resident_bytes(process.pid)
@@ -262,7 +266,7 @@ def run(files: Files, folder: Path, memory: str | None, size: tuple[int, int, in
     if memory is not None:
         words += ["--memory", memory]
     _say(f"running with {memory or 'no budget'}")
-    samples, code = watch(words)
+    samples, code = watch(words, folder)
     if code != 0:
         raise Ltx2rtError(f"ltx2rt generate ended with exit code {code} after {samples[-1].seconds:.0f} s.")
     rows = stage_rows(json.loads(report.read_text())["stages"], samples)
@@ -305,6 +309,7 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, help="unguided steps at full size in place of the distilled pipeline's")
     parser.add_argument("--cold", action="store_true", help="drop the weight files from the page cache before each run")
     arguments = parser.parse_args(words)
+    arguments.folder = arguments.folder.resolve()
     if not Path("/proc/self/status").exists():
         print("error: memory is sampled from /proc, which this system does not have", file=sys.stderr)
         return 1

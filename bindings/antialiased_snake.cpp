@@ -16,7 +16,7 @@ void bind_antialiased_snake(nb::module_& m) {
   m.def(
       "antialiased_snake",
       [](const mx::array& x, const mx::array& alpha, const mx::array& beta, const mx::array& rise,
-         const mx::array& fall, nb::callable reference, bool use_reference, const mx::StreamOrDevice& stream) {
+         const mx::array& fall, PythonReference reference, bool use_reference, const mx::StreamOrDevice& stream) {
         return antialiased_snake(x, alpha, beta, rise, fall, op_context(std::move(reference), use_reference, stream));
       },
       "x"_a, "alpha"_a, "beta"_a, "rise"_a, "fall"_a, nb::kw_only(), "reference"_a, "use_reference"_a,

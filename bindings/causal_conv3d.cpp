@@ -24,10 +24,10 @@ void bind_causal_conv3d(nb::module_& m) {
          const std::array<std::pair<int, int>, 3>& padding, const std::array<std::string, 3>& padding_mode,
          std::optional<float> pixel_norm_eps, const std::optional<mx::array>& scale,
          const std::optional<mx::array>& shift, const std::optional<std::string>& activation, float negative_slope,
-         const std::optional<mx::array>& residual, const std::optional<mx::array>& halo, nb::callable reference,
+         const std::optional<mx::array>& residual, const std::optional<mx::array>& halo, PythonReference reference,
          bool use_reference, bool fenced, const mx::StreamOrDevice& stream) {
-        CausalConv3dOptions options{stride, dilation, padding, {}, pixel_norm_eps, parse_conv_activation(activation),
-                                    negative_slope};
+        CausalConv3dOptions options{
+            stride, dilation, padding, {}, pixel_norm_eps, parse_conv_activation(activation), negative_slope};
         for (int axis = 0; axis < 3; ++axis) options.padding_mode[axis] = parse_padding_mode(padding_mode[axis]);
         return causal_conv3d(x, weight, {bias, scale, shift, residual, halo}, options,
                              op_context(std::move(reference), use_reference, stream, fenced));
@@ -41,8 +41,8 @@ void bind_causal_conv3d(nb::module_& m) {
       [](const std::vector<int>& x, const std::vector<int>& weight, mx::Dtype dtype, mx::Dtype weight_dtype,
          const std::array<int, 3>& stride, const std::array<int, 3>& dilation,
          const std::optional<std::string>& activation, int threads) {
-        const CausalConv3dShapes shapes{mx::Shape(x.begin(), x.end()), mx::Shape(weight.begin(), weight.end()),
-                                        {}, {}, {}, {}, {}};
+        const CausalConv3dShapes shapes{
+            mx::Shape(x.begin(), x.end()), mx::Shape(weight.begin(), weight.end()), {}, {}, {}, {}, {}};
         const CausalConv3dOptions options{stride, dilation, {}, {}, {}, parse_conv_activation(activation), 0.0f};
         return causal_conv3d_scratch_bytes(shapes, options, dtype, weight_dtype, threads);
       },

@@ -17,7 +17,7 @@ void bind_modulated_norm(nb::module_& m) {
   m.def(
       "modulated_norm",
       [](const mx::array& x, const std::optional<mx::array>& scale, const std::optional<mx::array>& shift,
-         const std::optional<mx::array>& index, const std::string& norm, float eps, nb::callable reference,
+         const std::optional<mx::array>& index, const std::string& norm, float eps, PythonReference reference,
          bool use_reference, const mx::StreamOrDevice& stream) {
         return modulated_norm(x, scale, shift, index, norm, eps,
                               op_context(std::move(reference), use_reference, stream));

@@ -4,8 +4,12 @@
 #include <nanobind/nanobind.h>
 
 #include "csrc/fallback_primitive.h"
+#include "mlx/array.h"
 
 namespace ltx2rt {
+
+// As an argument of a binding, for the generated stub: Callable[..., mlx.core.array].
+using PythonReference = nanobind::typed<nanobind::callable, mx::array(...)>;
 
 // reference(*inputs) -> mx.array. The result may be copied and dropped on any thread, with or without the GIL, and
 // outlive the interpreter, in which case the function is left to the operating system.

@@ -37,7 +37,7 @@ void bind_quantized_linear(nb::module_& m) {
       "quantized_linear",
       [](const mx::array& x, const std::string& mode, const mx::array& values, const Optional& scale,
          const Optional& zero, int group_size, int bits, const Optional& bias, const std::string& activation,
-         const Optional& residual, const Optional& gate, const Optional& gate_index, nb::callable reference,
+         const Optional& residual, const Optional& gate, const Optional& gate_index, PythonReference reference,
          bool use_reference, bool fenced, const mx::StreamOrDevice& stream) {
         return quantized_linear(x, {mode, values, scale, zero, group_size, bits}, bias, activation, residual, gate,
                                 gate_index, op_context(std::move(reference), use_reference, stream, fenced));

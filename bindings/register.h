@@ -8,10 +8,10 @@ namespace ltx2rt {
 void bind_antialiased_snake(nanobind::module_& m);
 void bind_calibrate(nanobind::module_& m);
 void bind_causal_conv3d(nanobind::module_& m);
-void bind_metal(nanobind::module_& m);
 void bind_modulated_norm(nanobind::module_& m);
 void bind_rope_attention(nanobind::module_& m);
 void bind_quantized_linear(nanobind::module_& m);
+void bind_runtime(nanobind::module_& m);
 void bind_testing(nanobind::module_& m);
 
 }  // namespace ltx2rt

@@ -33,7 +33,7 @@ void bind_rope_attention(nb::module_& m) {
       [](const mx::array& q, const mx::array& k, const mx::array& v, int num_heads, int num_kv_heads,
          const std::optional<mx::array>& q_norm, const std::optional<mx::array>& k_norm, float norm_eps,
          const Table& rope_q, const Table& rope_k, bool interleaved, const std::optional<mx::array>& bias,
-         const std::optional<mx::array>& gate_logits, bool causal, float scale, nb::callable reference,
+         const std::optional<mx::array>& gate_logits, bool causal, float scale, PythonReference reference,
          bool use_reference, bool fenced, const mx::StreamOrDevice& stream) {
         return rope_attention(q, k, v, {q_norm, k_norm, rope_table(rope_q), rope_table(rope_k), bias, gate_logits},
                               {num_heads, num_kv_heads, norm_eps, interleaved, causal, scale},

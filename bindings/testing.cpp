@@ -1,4 +1,4 @@
-// Hooks into the machine layer (threads, instruction set) for tests and benchmarks.
+// Hooks into the machine layer (threads, instruction set) for tests alone; what programs ask is in runtime.cpp.
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
@@ -67,9 +67,7 @@ std::vector<int> count_visits(int64_t n, int64_t grain, int64_t inner) {
   cpu::parallel_for(n, grain, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       if (inner == 0) ++visits[i];
-      cpu::parallel_for(inner, 1, [&](int64_t first, int64_t last) {
-        visits[i] += static_cast<int>(last - first);
-      });
+      cpu::parallel_for(inner, 1, [&](int64_t first, int64_t last) { visits[i] += static_cast<int>(last - first); });
     }
   });
   return visits;
@@ -134,22 +132,6 @@ cpu::Isa isa_named(const std::string& name) {
   throw std::invalid_argument("instruction set \"" + name + "\" is not built or not supported here");
 }
 
-std::vector<std::pair<std::string, std::string>> describe_isas() {
-  std::vector<std::pair<std::string, std::string>> rows;
-  for (const auto& state : cpu::isa_states()) {
-    if (!state.built) continue;
-    std::string text = state.isa == cpu::active_isa() ? "in use" : "available";
-    if (!state.supported) {
-      text = "not supported by this machine";
-    } else if (!state.proven) {
-      const auto fault = cpu::find_kernel_fault(state.isa);
-      text = fault.empty() ? text + ", self-check passed" : "failed its self-check: " + fault;
-    }
-    rows.emplace_back(cpu::isa_name(state.isa), text);
-  }
-  return rows;
-}
-
 // The kernels of a set of which one part is made to compute something slightly wrong.
 cpu::KernelTables broken(cpu::KernelTables tables, const std::string& part) {
   static cpu::KernelTables whole;  // function pointers cannot capture
@@ -162,7 +144,7 @@ cpu::KernelTables broken(cpu::KernelTables tables, const std::string& part) {
   } else if (part == "pairs") {
     if (!tables.linear.has_pairs) throw std::invalid_argument("this instruction set has no pairs");
     tables.linear.pairs.multiply = [](const float* a, int64_t rows, const float* panel, int64_t k, float* c,
-                                       int64_t ldc, bool add, const cpu::ReadAhead& ahead) {
+                                      int64_t ldc, bool add, const cpu::ReadAhead& ahead) {
       whole.linear.pairs.multiply(a, rows, panel, k - 2, c, ldc, add, ahead);
     };
   } else if (part == "finish") {
@@ -171,9 +153,8 @@ cpu::KernelTables broken(cpu::KernelTables tables, const std::string& part) {
     };
   } else if (part == "norm") {
     tables.norm.row = [](NormKind kind, float eps, float* x, const float* scale, const float* shift,
-                         cpu::FloatType type, void* out, int64_t n) {
-      whole.norm.row(kind, eps * 100, x, scale, shift, type, out, n);
-    };
+                         cpu::FloatType type, void* out,
+                         int64_t n) { whole.norm.row(kind, eps * 100, x, scale, shift, type, out, n); };
   } else if (part == "attention") {
     tables.attention.values.advance = [](const cpu::AttentionArgs& args, const cpu::QueryBlock& queries, int64_t first,
                                          int64_t end, const float* blocks, float* state, float* work) {
@@ -221,19 +202,14 @@ std::pair<std::string, std::string> choose_isa(const std::string& asked, const s
     state.built = state.supported = holds(usable, state.isa);
     state.proven = holds(proven, state.isa);
   }
-  const auto choice = cpu::choose_isa(states, asked.c_str(), [&](cpu::Isa isa) {
-    return std::string(holds(faulty, isa) ? "a difference" : "");
-  });
+  const auto choice = cpu::choose_isa(
+      states, asked.c_str(), [&](cpu::Isa isa) { return std::string(holds(faulty, isa) ? "a difference" : ""); });
   return {cpu::isa_name(choice.isa), choice.warning};
 }
 
 }  // namespace
 
 void bind_testing(nb::module_& m) {
-  m.def("num_threads", &cpu::num_threads, "Threads that kernels use.");
-  m.def("set_num_threads", &cpu::set_num_threads, "count"_a, "Changes num_threads() for this process.");
-  m.def("isa", [] { return std::string(cpu::isa_name(cpu::active_isa())); }, "Instruction set of the kernels.");
-  m.def("isas", &describe_isas, "Name and state of every instruction set that was built.");
   m.def(
       "kernel_fault",
       [](const std::string& isa, const std::string& part) {
@@ -241,14 +217,15 @@ void bind_testing(nb::module_& m) {
       },
       "isa"_a, "broken"_a = "",
       "What the self-check finds in an instruction set, of which one part may be broken for the test.");
-  m.def("choose_isa", &choose_isa, "asked"_a, "usable"_a, "faulty"_a, "proven"_a,
-        "The set chosen, and the warning, on a machine that has `usable`, of which `faulty` compute wrongly and `proven` "
-        "are not checked.");
+  m.def(
+      "choose_isa", &choose_isa, "asked"_a, "usable"_a, "faulty"_a, "proven"_a,
+      "The set chosen, and the warning, on a machine that has `usable`, of which `faulty` compute wrongly and `proven` "
+      "are not checked.");
   m.def("failing_kernel", &failing_kernel, "x"_a, nb::kw_only(), "late"_a = false, "stream"_a = nb::none(),
         "A lazy array like x whose evaluation raises RuntimeError: for tests of what becomes of errors. With late it "
         "raises once, and then counts as evaluated, as arrays do whose work fails after it was handed on.");
-  m.def("count_visits", &count_visits, "n"_a, "grain"_a, "inner"_a = 0,
-        nb::call_guard<nb::gil_scoped_release>(), "Visits per item of a parallel loop.");
+  m.def("count_visits", &count_visits, "n"_a, "grain"_a, "inner"_a = 0, nb::call_guard<nb::gil_scoped_release>(),
+        "Visits per item of a parallel loop.");
   m.def("count_threads", &count_threads, "n"_a, nb::call_guard<nb::gil_scoped_release>(),
         "Threads that took part in a loop of n slow items.");
   m.def("count_workers", &count_workers, "n"_a, "threads"_a, nb::call_guard<nb::gil_scoped_release>(),
@@ -257,7 +234,6 @@ void bind_testing(nb::module_& m) {
         "Items of a loop of n slow items that kept a subnormal number, called by a thread that flushes them or not.");
   m.def("guided_range", &cpu::guided_range, "rest"_a, "threads"_a, "grain"_a,
         "Items of the next range of a loop of which `rest` are left.");
-  m.def("available_cores", &cpu::available_cores, "Cores' worth of time that this process may use.");
   m.def("cgroup_cores", &cpu::cgroup_cores, "root"_a = "",
         "Cores' worth of time that control groups grant, or None; files are looked up below `root`.");
 }

@@ -33,8 +33,8 @@ mx::array antialiased_snake(const mx::array& x, const mx::array& alpha, const mx
 }
 
 std::vector<mx::Shape> AntialiasedSnake::output_shapes(const std::vector<mx::array>& inputs) {
-  return {checked_shape({inputs[0].shape(), inputs[1].shape(), inputs[2].shape(), inputs[3].shape(),
-                         inputs[4].shape()})};
+  return {
+      checked_shape({inputs[0].shape(), inputs[1].shape(), inputs[2].shape(), inputs[3].shape(), inputs[4].shape()})};
 }
 
 }  // namespace ltx2rt

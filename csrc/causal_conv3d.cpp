@@ -122,9 +122,7 @@ mx::array causal_conv3d(const mx::array& x, const mx::array& weight, const Causa
 std::vector<mx::Shape> CausalConv3d::output_shapes(const std::vector<mx::array>& inputs) {
   CausalConv3dShapes shapes{inputs[0].shape(), inputs[1].shape(), {}, {}, {}, {}, {}};
   size_t next = 2;
-  const auto take = [&](bool present) {
-    return present ? std::optional(inputs[next++].shape()) : std::nullopt;
-  };
+  const auto take = [&](bool present) { return present ? std::optional(inputs[next++].shape()) : std::nullopt; };
   shapes.bias = take(present_.bias);
   shapes.scale = take(present_.scale);
   shapes.shift = take(present_.shift);

@@ -20,8 +20,8 @@ void check_values(const mx::array& index, int64_t rows, const std::string& subje
   const auto* values = index.data<int32_t>();
   const auto [least, most] = std::minmax_element(values, values + index.size());
   if (index.size() == 0 || (*least >= -rows && *most < rows)) return;
-  throw std::runtime_error(subject + " holds " + std::to_string(*most >= rows ? *most : *least) + " but " + object + " " +
-                           std::to_string(rows) + " rows.");
+  throw std::runtime_error(subject + " holds " + std::to_string(*most >= rows ? *most : *least) + " but " + object +
+                           " " + std::to_string(rows) + " rows.");
 }
 
 // A GPU's work is only handed over now and then; what is not would be waited for in vain. Streams of other threads have

@@ -1,9 +1,11 @@
-// Transforms of our primitives through their reference graphs.
+// Transforms of our primitives through their reference graphs, and what is checked before a kernel is built.
 #include "csrc/fallback_primitive.h"
 
 #include <string>
 
 #include "csrc/checks.h"
+#include "csrc/cpu/isa.h"
+#include "csrc/cpu/thread_pool.h"
 #include "mlx/transforms.h"
 #ifdef LTX2RT_METAL
 #include "mlx/backend/metal/metal.h"
@@ -14,9 +16,10 @@ namespace {
 
 // The reference as a function of the inputs `argnums` alone, on `stream`; the others (indices, codes) stay fixed,
 // because MLX would otherwise ask for their derivatives.
-std::function<std::vector<mx::array>(const std::vector<mx::array>&)> in_arguments(
-    const Reference& reference, const std::vector<mx::array>& primals, const std::vector<int>& argnums,
-    mx::Stream stream) {
+std::function<std::vector<mx::array>(const std::vector<mx::array>&)> in_arguments(const Reference& reference,
+                                                                                  const std::vector<mx::array>& primals,
+                                                                                  const std::vector<int>& argnums,
+                                                                                  mx::Stream stream) {
   return [&reference, &primals, &argnums, stream](const std::vector<mx::array>& varied) {
     auto inputs = primals;
     for (size_t i = 0; i < argnums.size(); ++i) inputs[argnums[i]] = varied[i];
@@ -34,14 +37,13 @@ std::vector<mx::array> pick(const std::vector<mx::array>& arrays, const std::vec
 }  // namespace
 
 std::vector<mx::array> FallbackPrimitive::jvp(const std::vector<mx::array>& primals,
-                                              const std::vector<mx::array>& tangents,
-                                              const std::vector<int>& argnums) {
+                                              const std::vector<mx::array>& tangents, const std::vector<int>& argnums) {
   return mx::jvp(in_arguments(reference_, primals, argnums, stream()), pick(primals, argnums), tangents).second;
 }
 
 std::vector<mx::array> FallbackPrimitive::vjp(const std::vector<mx::array>& primals,
-                                              const std::vector<mx::array>& cotangents,
-                                              const std::vector<int>& argnums, const std::vector<mx::array>&) {
+                                              const std::vector<mx::array>& cotangents, const std::vector<int>& argnums,
+                                              const std::vector<mx::array>&) {
   return mx::vjp(in_arguments(reference_, primals, argnums, stream()), pick(primals, argnums), cotangents).second;
 }
 
@@ -72,6 +74,11 @@ bool wants_reference(const OpContext& context, bool has_shader) {
 void require_kernel(mx::Stream stream, bool has_shader, const char* op) {
   require(!wants_reference({stream, {}, false}, has_shader), op, "has no kernel for the new shapes on this device; ",
           "compile the function without shapeless=True.");
+}
+
+void check_cpu_settings() {
+  cpu::num_threads();
+  cpu::active_isa();
 }
 
 }  // namespace ltx2rt

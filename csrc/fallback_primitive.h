@@ -19,14 +19,13 @@ using Reference = std::function<std::vector<mx::array>(const std::vector<mx::arr
 struct OpContext {
   mx::Stream stream;
   Reference reference;
-  bool use_reference;  // return the reference graph, after the same checks, instead of the kernel
+  bool use_reference;   // return the reference graph, after the same checks, instead of the kernel
   bool fenced = false;  // on a GPU: the variant of the matrix kernels with scheduling fences; the bits are the same
 };
 
 class FallbackPrimitive : public mx::Primitive {
  public:
-  FallbackPrimitive(mx::Stream stream, Reference reference)
-      : mx::Primitive(stream), reference_(std::move(reference)) {}
+  FallbackPrimitive(mx::Stream stream, Reference reference) : mx::Primitive(stream), reference_(std::move(reference)) {}
 
   std::vector<mx::array> jvp(const std::vector<mx::array>& primals, const std::vector<mx::array>& tangents,
                              const std::vector<int>& argnums) override;

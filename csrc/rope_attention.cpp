@@ -46,9 +46,9 @@ void check_rope(const RopeOperand& rope, const mx::array& x, int heads, int head
   require(cos.ndim() == 2 && cos.shape(0) >= 1, kOp, name, ".cos must have shape (R,M) with R >= 1 but has ",
           cos.shape(), ".");
   require_shape(*rope.sin, cos.shape(), kOp, (name + ".sin").c_str());
-  const bool fits = (index.ndim() == 2 && index.shape(0) == x.shape(1)) ||
-                    (index.ndim() == 3 && (index.shape(0) == x.shape(0) || index.shape(0) == 1) &&
-                     index.shape(1) == x.shape(1));
+  const bool fits =
+      (index.ndim() == 2 && index.shape(0) == x.shape(1)) ||
+      (index.ndim() == 3 && (index.shape(0) == x.shape(0) || index.shape(0) == 1) && index.shape(1) == x.shape(1));
   require(fits && index.shape(-1) >= 1, kOp, name, ".index must have shape (", x.shape(1), ",P) or (", x.shape(0), ",",
           x.shape(1), ",P) but has ", index.shape(), ".");
   const int64_t used = int64_t{cos.shape(1)} * index.shape(-1), lanes = int64_t{heads} * head_size / 2;
@@ -63,8 +63,8 @@ void check_shapes(const Operands& o, int heads, int kv_heads) {
   require(q.ndim() == 3 && q.shape(2) >= heads && q.shape(2) % heads == 0, kOp,
           "q must have shape (B,Tq,N*K) with N = ", heads, " but has ", q.shape(), ".");
   const int head_size = q.shape(2) / heads;
-  require(k.ndim() == 3 && k.shape(0) == q.shape(0) && k.shape(2) == kv_heads * head_size, kOp,
-          "k must have shape (", q.shape(0), ",Tk,", kv_heads * head_size, ") but has ", k.shape(), ".");
+  require(k.ndim() == 3 && k.shape(0) == q.shape(0) && k.shape(2) == kv_heads * head_size, kOp, "k must have shape (",
+          q.shape(0), ",Tk,", kv_heads * head_size, ") but has ", k.shape(), ".");
   require_shape(*o.v, k.shape(), kOp, "v");
   check_norm(o.q_norm, heads, head_size, "q_norm");
   check_norm(o.k_norm, kv_heads, head_size, "k_norm");

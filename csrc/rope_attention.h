@@ -64,7 +64,7 @@ mx::array rope_attention(const mx::array& q, const mx::array& k, const mx::array
 // What decides how much memory the CPU kernel takes.
 struct AttentionShape {
   int64_t batch, queries, keys, heads, kv_heads, head_size;
-  cpu::FloatType type;  // of q
+  cpu::FloatType type;                  // of q
   bool q_norm_is_wide, k_norm_is_wide;  // over all heads rather than over each
 };
 

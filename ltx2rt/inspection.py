@@ -4,34 +4,23 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from ltx2rt.errors import CheckpointError, UsageError
-from ltx2rt.graph.models.audio import vae as audio_vae
-from ltx2rt.graph.models.audio import vocoder
-from ltx2rt.graph.models.text import connector, feature_extractor, gemma3
-from ltx2rt.graph.models.transformer import config as transformer_config
-from ltx2rt.graph.models.upscaler import model as upscaler
-from ltx2rt.graph.models.video_vae import specs as video_vae
+from ltx2rt.graph.components import COMPONENTS, NOTHING_KNOWN
 from ltx2rt.types import ParamSpec
-from ltx2rt.weights.checkpoint import Checkpoint, companion_of, read_manifest
+from ltx2rt.weights.checkpoint import Checkpoint, read_manifest
 from ltx2rt.weights.components import is_unused
-from ltx2rt.weights.config import parse_version
 from ltx2rt.weights.detection import is_lora, refuse_foreign_file
 from ltx2rt.weights.finite import NotFinite, find_not_finite
-from ltx2rt.weights.lora import LoraPair, lora_pairs
+from ltx2rt.weights.formats import companion_of
+from ltx2rt.weights.generations import Generation, generation_of_lora
+from ltx2rt.weights.lora import lora_pairs
 from ltx2rt.weights.safetensors import SafetensorsFile
-from ltx2rt.weights.tensor_source import TensorInfo
-
-
-class Expected(NamedTuple):
-    """The tensors a component should have; those under ``unchecked`` belong to models that do not exist yet."""
-
-    specs: list[ParamSpec]
-    unchecked: tuple[str, ...] = ()
+from ltx2rt.weights.tensor_source import TensorInfo, WeightFile
 
 
 @dataclass(frozen=True)
@@ -41,6 +30,7 @@ class ComponentReport:
     Attributes:
         tensors, parameters, bytes: how many tensors, values (scales of quantised weights not counted) and bytes.
         dtypes: safetensors dtype -> number of tensors.
+        formats: how tensors are stored -> number of them; scales and the like belong to a tensor.
         missing: tensors the model needs and the file lacks.
         misshapen: tensors of another shape than the model needs, with both shapes.
         unexpected: tensors the model does not know.
@@ -54,6 +44,7 @@ class ComponentReport:
     parameters: int
     bytes: int
     dtypes: dict[str, int]
+    formats: dict[str, int]
     missing: list[str] = field(default_factory=list)
     misshapen: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
@@ -135,7 +126,8 @@ def inspect(path: str | os.PathLike[str], *, deep: bool = False) -> Report:
     path = Path(path)
     lora = _inspect_lora(path)
     if lora is not None:
-        report, files = lora, [] if lora.kind.endswith("manifest") else [SafetensorsFile(path)]
+        report = lora
+        files: list[WeightFile] = [] if lora.kind.endswith("manifest") else [SafetensorsFile(path)]
     else:
         checkpoint = Checkpoint.open(path)
         report, files = _inspect_checkpoint(checkpoint), checkpoint.files
@@ -152,7 +144,7 @@ def _inspect_checkpoint(checkpoint: Checkpoint) -> Report:
     return Report(
         path=str(checkpoint.path),
         kind="checkpoint manifest" if checkpoint.is_manifest else "checkpoint",
-        generation=checkpoint.generation,
+        generation=_name(checkpoint.generation),
         variant=checkpoint.variant,
         model_version=checkpoint.metadata.get("model_version", ""),
         tensors=sum(report.tensors for report in reports) + len(checkpoint.ignored) + len(checkpoint.unknown),
@@ -175,7 +167,7 @@ def _inspect_component(checkpoint: Checkpoint, component: str) -> ComponentRepor
     unchecked: list[str] = []
     error = ""
     try:
-        expected = expectation(checkpoint, component)
+        expected = COMPONENTS[component].expectation(checkpoint) if component in COMPONENTS else NOTHING_KNOWN
     except CheckpointError as problem:
         error = str(problem)
     else:
@@ -190,6 +182,7 @@ def _inspect_component(checkpoint: Checkpoint, component: str) -> ComponentRepor
         parameters=sum(_parameters(name, info, specs) for name, info in tensors.items()),
         bytes=sum(info.nbytes for info in tensors.values()),
         dtypes=dict(Counter(info.dtype for info in tensors.values())),
+        formats=dict(checkpoint.formats(component)),
         missing=missing,
         misshapen=misshapen,
         unexpected=unexpected,
@@ -197,6 +190,10 @@ def _inspect_component(checkpoint: Checkpoint, component: str) -> ComponentRepor
         unchecked=len(unchecked),
         error=error,
     )
+
+
+def _name(generation: Generation | None) -> str | None:
+    return None if generation is None else generation.name
 
 
 def _parameters(name: str, info: TensorInfo, specs: Mapping[str, ParamSpec]) -> int:
@@ -207,100 +204,11 @@ def _parameters(name: str, info: TensorInfo, specs: Mapping[str, ParamSpec]) -> 
     return TensorInfo(info.dtype, spec.shape).size if spec is not None else info.size
 
 
-def expectation(checkpoint: Checkpoint, component: str) -> Expected:
-    """The tensors that our model of a component needs, from the configuration of the file.
-
-    Raises:
-        CheckpointError: the configuration is missing, contradictory or not supported.
-    """
-    find = _EXPECTATIONS.get(component)
-    return find(checkpoint) if find is not None else Expected([], ("",))
-
-
-def _transformer(checkpoint: Checkpoint) -> Expected:
-    names = checkpoint.names("transformer")
-    config = transformer_config.TransformerConfig.from_dict(checkpoint.section("transformer"))
-    video = "patchify_proj.weight" in names or "audio_patchify_proj.weight" not in names
-    audio = "audio_patchify_proj.weight" in names
-    return Expected(transformer_config.param_specs(config, video=video, audio=audio))
-
-
-def _video_connector(checkpoint: Checkpoint) -> Expected:
-    config = connector.ConnectorConfig.from_dict(checkpoint.section("video_connector"), "video")
-    return Expected(connector.param_specs(config))
-
-
-def _audio_connector(checkpoint: Checkpoint) -> Expected:
-    config = connector.ConnectorConfig.from_dict(checkpoint.section("audio_connector"), "audio")
-    return Expected(connector.param_specs(config))
-
-
-def _text_projection(checkpoint: Checkpoint) -> Expected:
-    # The projection reads all states of the text encoder at once; only the product of both numbers shows in shapes.
-    columns = {info.shape[1] for info in checkpoint.names("text_projection").values() if len(info.shape) == 2}
-    if len(columns) != 1:
-        raise CheckpointError(
-            f"{checkpoint.path}: the text projections have input widths {sorted(columns)}, expected one."
-        )
-    if not checkpoint.components & {"transformer", "video_connector"}:
-        return Expected([], ("",))  # its output widths are stated in another file, that of the connectors
-    section = checkpoint.section("text_projection")
-    config = feature_extractor.FeatureExtractorConfig.from_dict(section, encoder_width=columns.pop(), encoder_states=1)
-    return Expected(feature_extractor.param_specs(config))
-
-
-def _video_vae(checkpoint: Checkpoint) -> Expected:
-    names = list(checkpoint.names("video_vae"))
-    config = video_vae.VideoVaeConfig.from_dict(checkpoint.section("video_vae"), names)
-    specs = video_vae.statistics_specs(config.latent_channels)
-    if any(name.startswith("encoder.") for name in names):  # files with one half alone are complete in themselves
-        specs += video_vae.encoder_specs(config)
-    if config.decoder is None:
-        return Expected(specs, ("decoder.",))
-    if any(name.startswith("decoder.") for name in names):
-        specs += video_vae.decoder_specs(config)
-    return Expected(specs)
-
-
-def _audio_vae(checkpoint: Checkpoint) -> Expected:
-    config = audio_vae.AudioVaeConfig.from_dict(checkpoint.section("audio_vae"))
-    halves = {name.partition(".")[0] for name in checkpoint.names("audio_vae")}
-    if "encoder" not in halves:
-        return Expected(audio_vae.decoder_specs(config))
-    return Expected(audio_vae.param_specs(config) if "decoder" in halves else audio_vae.encoder_specs(config))
-
-
-def _vocoder(checkpoint: Checkpoint) -> Expected:
-    return Expected(vocoder.param_specs(vocoder.VocoderConfig.from_dict(checkpoint.section("vocoder"))))
-
-
-def _upscaler(checkpoint: Checkpoint) -> Expected:
-    return Expected(upscaler.param_specs(upscaler.LatentUpscalerConfig.from_dict(checkpoint.section("upscaler"))))
-
-
-def _text_encoder(checkpoint: Checkpoint) -> Expected:
-    section = checkpoint.section("text_encoder")
-    if str(section.get("model_type", "")).startswith("gemma4"):
-        return Expected([], ("",))
-    return Expected(gemma3.param_specs(gemma3.Gemma3Config.from_dict(section)))
-
-
-_EXPECTATIONS: dict[str, Callable[[Checkpoint], Expected]] = {
-    "transformer": _transformer,
-    "video_connector": _video_connector,
-    "audio_connector": _audio_connector,
-    "text_projection": _text_projection,
-    "video_vae": _video_vae,
-    "audio_vae": _audio_vae,
-    "vocoder": _vocoder,
-    "upscaler": _upscaler,
-    "text_encoder": _text_encoder,
-}
-
-
 def _inspect_lora(path: Path) -> Report | None:
     """The report of a LoRA file or manifest; None for anything else (whose errors `Checkpoint.open` raises)."""
     file: SafetensorsFile | None = None
+    tensors: Mapping[str, TensorInfo]
+    metadata: Mapping[str, str]
     if path.suffix == ".json":
         tensors, metadata = read_manifest(path)
     elif path.is_file():
@@ -316,7 +224,7 @@ def _inspect_lora(path: Path) -> Report | None:
     return Report(
         path=str(path),
         kind="lora" if file is not None else "lora manifest",
-        generation=_lora_generation(metadata, pairs),
+        generation=_name(generation_of_lora(metadata, pairs)),
         variant="distilled" if "distilled" in names else None,
         model_version=metadata.get("model_version", ""),
         tensors=len(tensors),
@@ -328,15 +236,3 @@ def _inspect_lora(path: Path) -> Report | None:
         ignored=len(tensors) - 2 * len(pairs),
         lora=LoraReport(len(pairs), max(pair.rank for pair in pairs.values()), dict(metadata)),
     )
-
-
-def _lora_generation(metadata: Mapping[str, str], pairs: Mapping[str, LoraPair]) -> str | None:
-    """By the stated version, else by modules that only some generations have; None if neither tells."""
-    version = parse_version(metadata.get("model_version", ""))
-    if version:
-        return "2.5" if version >= (2, 4) else "2.3" if version >= (2, 3) else "19b"
-    if any("caption_projection" in module for module in pairs):
-        return "19b"
-    if any("to_gate_logits" in module or "prompt_adaln" in module for module in pairs):
-        return "2.3"
-    return None

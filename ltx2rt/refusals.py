@@ -5,19 +5,16 @@ Neither MLX nor Metal has exception types for these, only texts; all that are kn
 
 from __future__ import annotations
 
-# The texts begin with or contain these. MLX's allocators: "[malloc] Unable to allocate N bytes.", "[metal::malloc]
-# Attempting to allocate N bytes which is greater than the maximum allowed buffer size ...", "[metal::malloc] Resource
-# limit (N) exceeded."; C++; numpy; Python's threads; the C library; Metal about a command buffer: "[METAL] Command
-# buffer execution failed: Insufficient Memory (00000008:kIOGPUCommandBufferCallbackErrorOutOfMemory)".
+import errno
+
+# What says only by its words, as a RuntimeError, that the system refused memory. All else is a MemoryError (numpy,
+# std::bad_alloc of MLX and of the kernels, the encoders) or has an error number.
 _MEMORY = (
-    "[malloc",
-    "[metal::malloc]",
-    "bad_alloc",
-    "Unable to allocate",
-    "can't start new thread",
-    "Cannot allocate memory",
-    "kIOGPUCommandBufferCallbackErrorOutOfMemory",
-    "Insufficient Memory",
+    "[malloc] Unable to allocate",  # MLX, a buffer of the GPU: mlx/backend/metal/allocator.cpp
+    "[metal::malloc] ",  # the same: a buffer above the largest size, or too many buffers
+    "[METAL] Command buffer execution failed: Insufficient Memory",  # MLX: mlx/backend/metal/eval.cpp
+    "can't start new thread",  # CPython, the stack of a thread: Modules/_threadmodule.c
+    "Resource temporarily unavailable",  # std::system_error of std::thread, the same in MLX
 )
 # Metal about a command buffer that it gave up because of another one's error.
 _DROPPED = (
@@ -28,8 +25,10 @@ _DROPPED = (
 
 
 def memory_was_refused(error: BaseException) -> bool:
-    """Whether the system, MLX's allocator or the GPU had no memory left to give."""
-    return isinstance(error, MemoryError) or any(words in str(error) for words in _MEMORY)
+    """Whether an error says that the system, MLX's allocator or the GPU refused memory."""
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, MemoryError) or str(error).startswith(_MEMORY)
 
 
 def work_was_dropped(error: BaseException) -> bool:

@@ -1,9 +1,17 @@
-"""Small value types that several layers share; standard library only."""
+"""Small types and values that several layers share; the standard library and numpy only."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from os import PathLike
 from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+# An array of any shape and dtype; docstrings say which.
+Array = np.ndarray[Any, np.dtype[Any]]
+FilePath = str | PathLike[str]
+FLOAT32_BYTES = 4
 
 Layout = Literal["as_stored", "linear", "conv", "conv_transpose1d"]
 

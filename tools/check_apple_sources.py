@@ -7,6 +7,7 @@ else, objects included, is in a temporary folder.
 
 from __future__ import annotations
 
+import argparse
 import re
 import subprocess
 import sys
@@ -43,8 +44,11 @@ def faults(files: Sequence[Path], options: Sequence[str]) -> Iterator[str]:
 
 def main(arguments: Sequence[str]) -> int:
     """1, with the compiler's messages, when a source does not compile."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("folder", type=Path, nargs="?", help="keeps MLX's wheels; none: they are fetched and dropped")
+    kept = parser.parse_args(arguments).folder
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(arguments[0]).resolve() if arguments else Path(scratch)
+        folder = kept.resolve() if kept is not None else Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
         mlx = mlx_for_macos(folder)
         include = [write_stand_ins(Path(scratch)), mlx / "include", mlx / "include/metal_cpp"]

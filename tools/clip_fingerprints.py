@@ -10,6 +10,7 @@ weight options and without.
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import sys
@@ -82,6 +83,7 @@ def made(name: str, files: Mapping[str, Any], settings: Mapping[str, Any]) -> di
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0]).parse_args()
     found: dict[str, dict[str, str]] = {}
     with tempfile.TemporaryDirectory() as name:
         media(Path(name))

@@ -7,6 +7,7 @@ A test compares the file with what this prints.
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterator
 
 from ltx2rt.graph.settings.setting import settings_of
@@ -23,10 +24,14 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import TypedDict
+from typing import Any, TypedDict
 
+import numpy as np
+
+from ltx2rt.graph.diffusion.noise import NoiseSource
 from ltx2rt.graph.models.video_vae.tiling import Tiling
 from ltx2rt.graph.settings.inputs import ImageInput, ImageSource, VideoInput, VideoSource
+from ltx2rt.weights.embedding_file import TextEmbedding
 
 
 class CallArguments(TypedDict, total=False):
@@ -49,4 +54,5 @@ def lines() -> Iterator[str]:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0]).parse_args()
     print("\n".join(lines()))

@@ -1,4 +1,6 @@
-"""Copies the part of a larger golden corpus that the project carries: ``select_goldens.py CORPUS tests/goldens``.
+"""Copies the part of a larger golden corpus that the project carries.
+
+    python tools/select_goldens.py CORPUS tests/goldens
 
 Tensors keep their bytes. Of a file whose cases are many, some are left out whole; of a pipeline run, results that
 others imply or repeat are left out, and the file's metadata says so under ``left_out``. ``INDEX.json`` lists what is
@@ -7,10 +9,10 @@ there, so that `ltx2rt verify` notices when something gets lost.
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -122,4 +124,8 @@ def _part(corpus: Path, target: Path, name: str, kept: str | None, left_out: str
 
 
 if __name__ == "__main__":
-    select(Path(sys.argv[1]), Path(sys.argv[2]))
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("corpus", type=Path, help="folder of the larger corpus")
+    parser.add_argument("target", type=Path, help="folder to copy to, such as tests/goldens")
+    arguments = parser.parse_args()
+    select(arguments.corpus, arguments.target)

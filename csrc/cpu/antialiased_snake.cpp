@@ -48,7 +48,11 @@ void SnakeSchedule::run(const Scratch& scratch) const noexcept {
   };
   const int64_t whole = groups_ * kernels_.group_channels;
   const SnakeArgs args{
-      call_.type, call_.x, call_.out, call_.samples, call_.channels,
+      call_.type,
+      call_.x,
+      call_.out,
+      call_.samples,
+      call_.channels,
       map(call_.alpha, call_.channels, whole, frequency_at_, [](float a) { return std::exp(a); }),
       map(call_.beta, call_.channels, whole, gain_at_, [](float b) { return 1.0f / (std::exp(b) + kMinAmplitude); }),
       map(call_.rise, kTaps, kTaps, rise_at_, [](float tap) { return 2.0f * tap; }),
@@ -81,8 +85,16 @@ void AntialiasedSnake::eval_cpu(const std::vector<mx::array>& inputs, std::vecto
   const auto vector = [&](int input) {
     return cpu::FloatVector{inputs[input].data<char>(), cpu::float_type(inputs[input].dtype())};
   };
-  const cpu::SnakeCall call{cpu::float_type(x.dtype()), x.data<char>(), outputs[0].data<char>(), x.shape(0), x.shape(1),
-                            x.shape(2), vector(1), vector(2), vector(3), vector(4)};
+  const cpu::SnakeCall call{cpu::float_type(x.dtype()),
+                            x.data<char>(),
+                            outputs[0].data<char>(),
+                            x.shape(0),
+                            x.shape(1),
+                            x.shape(2),
+                            vector(1),
+                            vector(2),
+                            vector(3),
+                            vector(4)};
   const cpu::SnakeSchedule schedule(call, cpu::num_threads());
   auto scratch = evaluation.scratch(schedule.scratch_bytes());
   evaluation.dispatch([schedule, scratch = std::move(scratch)]() noexcept { schedule.run(scratch); });

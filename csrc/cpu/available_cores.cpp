@@ -82,9 +82,9 @@ std::string first_line(const std::string& path) {
 
 // Quota / period of one group, rounded up.
 std::optional<int> group_cores(const std::string& folder, bool version_2) {
-  const auto words = version_2 ? words_of(first_line(folder + "/cpu.max"))
-                               : std::vector{first_line(folder + "/cpu.cfs_quota_us"),
-                                             first_line(folder + "/cpu.cfs_period_us")};
+  const auto words =
+      version_2 ? words_of(first_line(folder + "/cpu.max"))
+                : std::vector{first_line(folder + "/cpu.cfs_quota_us"), first_line(folder + "/cpu.cfs_period_us")};
   if (words.size() != 2) return std::nullopt;
   const auto quota = positive(words[0]), period = positive(words[1]);
   if (!quota || !period) return std::nullopt;

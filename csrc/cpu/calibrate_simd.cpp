@@ -34,8 +34,8 @@ void run_chains(int64_t iterations, float* sink, const Start& start, const Step&
 int64_t multiply_f32(int64_t iterations, float* sink) {
   const Vec factor = splat(0.999f), offset = splat(0.001f);
   run_chains<Vec>(
-      iterations, sink, [](float value) { return splat(value); },
-      [&](Vec chain) { return fma(chain, factor, offset); }, [](Vec chain) { return chain[0]; });
+      iterations, sink, [](float value) { return splat(value); }, [&](Vec chain) { return fma(chain, factor, offset); },
+      [](Vec chain) { return chain[0]; });
   return iterations * kChains * kLanes * 2;
 }
 

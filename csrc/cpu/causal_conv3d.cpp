@@ -50,9 +50,8 @@ template <typename Schedule>
 void dispatch(cpu::Evaluation& evaluation, const ConvArgs& args) {
   auto schedule = std::make_shared<const Schedule>(args, cpu::num_threads());
   auto scratch = evaluation.scratch(schedule->scratch_bytes());
-  evaluation.dispatch([schedule = std::move(schedule), scratch = std::move(scratch)]() noexcept {
-    schedule->run(scratch);
-  });
+  evaluation.dispatch(
+      [schedule = std::move(schedule), scratch = std::move(scratch)]() noexcept { schedule->run(scratch); });
 }
 
 }  // namespace
@@ -61,8 +60,8 @@ int64_t causal_conv3d_scratch_bytes(const CausalConv3dShapes& shapes, const Caus
                                     mx::Dtype dtype, mx::Dtype weight_dtype, int threads) {
   const auto out = causal_conv3d_shape(shapes, options);
   if (out[0] == 0) return 0;
-  const auto args = shape_args(shapes.x, shapes.weight, out, shapes.halo ? (*shapes.halo)[1] : 0, dtype, weight_dtype,
-                               options);
+  const auto args =
+      shape_args(shapes.x, shapes.weight, out, shapes.halo ? (*shapes.halo)[1] : 0, dtype, weight_dtype, options);
   return cpu::suits_winograd(args) ? cpu::WinogradSchedule(args, threads).scratch_bytes()
                                    : cpu::ConvSchedule(args, threads).scratch_bytes();
 }

@@ -68,8 +68,10 @@ void epilogue(const ConvArgs& args, const ConvTile& tile, int64_t panel, const f
   for (int64_t f = 0; f < tile.count[0]; ++f) {
     for (int64_t r = 0; r < tile.count[1]; ++r) {
       const int64_t frame = tile.first[0] + f, row = tile.first[1] + r, column = tile.first[2];
-      T* to = out + (((tile.batch * args.out_size[0] + frame) * args.out_size[1] + row) * args.out_size[2] + column) *
-                        args.out_channels + channel;
+      T* to = out +
+              (((tile.batch * args.out_size[0] + frame) * args.out_size[1] + row) * args.out_size[2] + column) *
+                  args.out_channels +
+              channel;
       const T* add = residual.data == nullptr
                          ? nullptr
                          : static_cast<const T*>(residual.data) + tile.batch * residual.strides[0] +

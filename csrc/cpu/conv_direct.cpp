@@ -13,13 +13,13 @@
 namespace ltx2rt::cpu {
 namespace {
 
-constexpr int64_t kPanelFloats = 4 << 20;   // packed weights at one time, if a panel is not larger
-constexpr int64_t kGroupFloats = 4096;      // of a weight panel, half the first-level cache
-constexpr int64_t kCachedRegion = 48 << 10; // words of a region that leave room in the second-level cache
-constexpr int64_t kMaxRegion = 512 << 10;  // words of a region, if one register tile does not need more
+constexpr int64_t kPanelFloats = 4 << 20;    // packed weights at one time, if a panel is not larger
+constexpr int64_t kGroupFloats = 4096;       // of a weight panel, half the first-level cache
+constexpr int64_t kCachedRegion = 48 << 10;  // words of a region that leave room in the second-level cache
+constexpr int64_t kMaxRegion = 512 << 10;    // words of a region, if one register tile does not need more
 constexpr int64_t kMaxOutputs = 384;
-constexpr int64_t kPackPiece = 2048;        // summed words of one packing task
-constexpr int64_t kMinPanels = 4;         // of one task: fewer repeat the prologue too often
+constexpr int64_t kPackPiece = 2048;  // summed words of one packing task
+constexpr int64_t kMinPanels = 4;     // of one task: fewer repeat the prologue too often
 constexpr int64_t kFloatBytes = sizeof(float);
 constexpr double kAddressable = double(int64_t{1} << 46);  // words of the largest region
 
@@ -62,8 +62,8 @@ double tile_cost(const ConvArgs& args, const ConvKernel& kernel, const ConvPlan&
 ConvPlan choose_tile(const ConvArgs& args, const ConvKernel& kernel, int threads) {
   ConvPlan best{}, plan{};
   // Wide voxels get a gap, so that neighbours do not compete for the same cache sets.
-  plan.pairs = kernel.has_pairs && args.type == FloatType::bf16 && args.weight_type == FloatType::bf16 &&
-               args.channels % 2 == 0;
+  plan.pairs =
+      kernel.has_pairs && args.type == FloatType::bf16 && args.weight_type == FloatType::bf16 && args.channels % 2 == 0;
   plan.pitch = words_of(args, plan) >= 256 ? words_of(args, plan) + 16 : words_of(args, plan);
   double least = std::numeric_limits<double>::infinity();
   for (int64_t frames : candidates(std::min<int64_t>(args.out_size[0], 8))) {
@@ -138,8 +138,8 @@ void ConvSchedule::make_runs() {
   for (int64_t f = 0; f < args_.kernel[0]; ++f) {
     for (int64_t r = 0; r < args_.kernel[1]; ++r) {
       for (int64_t c = 0; c < taps; ++c) {
-        const int64_t voxel = (f * args_.dilation[0] * plan_.region[1] + r * args_.dilation[1]) * plan_.region[2] +
-                              c * args_.dilation[2];
+        const int64_t voxel =
+            (f * args_.dilation[0] * plan_.region[1] + r * args_.dilation[1]) * plan_.region[2] + c * args_.dilation[2];
         for (int64_t done = 0; done < length;) {
           const int64_t here = std::min(length - done, group - in_group);
           runs_.push_back({voxel * plan_.pitch + done, here});

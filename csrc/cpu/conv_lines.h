@@ -88,8 +88,8 @@ inline void load_line(const ConvArgs& args, int64_t batch, int64_t frame, int64_
   const int64_t channels = args.channels;
   const bool in_halo = frame >= 0 && frame < args.halo_frames;
   const Voxels& from = in_halo ? args.halo : args.x;
-  const int64_t first = batch * from.strides[0] + (in_halo ? frame : frame - args.halo_frames) * from.strides[1] +
-                        row * from.strides[2];
+  const int64_t first =
+      batch * from.strides[0] + (in_halo ? frame : frame - args.halo_frames) * from.strides[1] + row * from.strides[2];
   const bool together = pitch == channels && from.strides[3] == channels && from.strides[4] == 1;
   for (int64_t i = 0; i < count;) {
     const int64_t column = columns[i];

@@ -12,14 +12,14 @@
 namespace ltx2rt::cpu {
 namespace {
 
-constexpr int64_t kPanelWords = 4 << 20;  // packed weights at one time, if a panel is not larger
-constexpr int64_t kSlabWords = 3 << 20;   // transformed inputs, if one row of four cells does not need more
+constexpr int64_t kPanelWords = 4 << 20;         // packed weights at one time, if a panel is not larger
+constexpr int64_t kSlabWords = 3 << 20;          // transformed inputs, if one row of four cells does not need more
 constexpr int64_t kThreadSlabWords = 384 << 10;  // of every thread, if that is more: tasks enough between two barriers
-constexpr int64_t kLineFloats = 64 << 10; // of a line of inputs that a thread transforms, likewise
-constexpr int64_t kGroupWords = 192;      // of the sum: their part of a panel leaves room in the first-level cache
-constexpr int64_t kTaskCells = 48;        // whose sums, 8 KiB each, leave room in the second-level cache
-constexpr int64_t kPackPiece = 128;       // words per point of one packing task
-constexpr int64_t kFewCells = 96;         // of all outputs: then packed weights are used once and never kept
+constexpr int64_t kLineFloats = 64 << 10;        // of a line of inputs that a thread transforms, likewise
+constexpr int64_t kGroupWords = 192;  // of the sum: their part of a panel leaves room in the first-level cache
+constexpr int64_t kTaskCells = 48;    // whose sums, 8 KiB each, leave room in the second-level cache
+constexpr int64_t kPackPiece = 128;   // words per point of one packing task
+constexpr int64_t kFewCells = 96;     // of all outputs: then packed weights are used once and never kept
 constexpr int64_t kFloatBytes = sizeof(float);
 constexpr double kAddressable = double(int64_t{1} << 46);  // words of the largest slab
 
@@ -140,9 +140,9 @@ void WinogradSchedule::share_out() {
   const auto line_bytes = [](int64_t floats) { return ScratchLayout::round_up(floats * kFloatBytes); };
   const int64_t all = cells_[0] * cells_[1] * cells_[2];
   transforming_ = {0, line_bytes(kernel_.transform_floats(args_, plan_))};
-  multiplying_ = few_ ? Share{std::min<int64_t>(threads_, panels_),
-                              line_bytes(kernel_.pack_and_multiply_floats(plan_, all))}
-                      : Share{0, 0};
+  multiplying_ =
+      few_ ? Share{std::min<int64_t>(threads_, panels_), line_bytes(kernel_.pack_and_multiply_floats(plan_, all))}
+           : Share{0, 0};
   for (int border = 0; border < 8; ++border) {
     int64_t count[3];
     for (int axis = 0; axis < 3; ++axis) {

@@ -50,8 +50,8 @@ void pack_columns(const ConvArgs& args, const WinogradPlan& plan, const T* weigh
         Vec half[4][3], whole[4][4];
 #pragma GCC unroll 3
         for (int i = 0; i < 3; ++i) {
-          spread(load(taps + i * channels + c), load(taps + (3 + i) * channels + c), load(taps + (6 + i) * channels + c),
-                 &half[0][i], 3);
+          spread(load(taps + i * channels + c), load(taps + (3 + i) * channels + c),
+                 load(taps + (6 + i) * channels + c), &half[0][i], 3);
         }
 #pragma GCC unroll 4
         for (int i = 0; i < 4; ++i) spread(half[i][0], half[i][1], half[i][2], whole[i], 1);
@@ -89,7 +89,8 @@ int64_t transform_floats(const ConvArgs& args, const WinogradPlan& plan) {
 }
 
 template <bool kPairs>
-void transform_row(const ConvArgs& args, const WinogradPlan& plan, const float* const* lines, int64_t cells, float* to) {
+void transform_row(const ConvArgs& args, const WinogradPlan& plan, const float* const* lines, int64_t cells,
+                   float* to) {
   const int64_t channels = args.channels;
   for (int64_t cell = 0; cell < cells; ++cell, to += plan.pitch) {
     const float* from[4];
@@ -204,8 +205,11 @@ void finish_cells(const ConvArgs& args, const WinogradSlab& slab, int64_t first_
     }
     for (int64_t r = 0; r < smaller(2, args.out_size[1] - at.row); ++r) {
       for (int64_t c = 0; c < smaller(2, args.out_size[2] - at.column); ++c) {
-        T* to = out + (((slab.batch * args.out_size[0] + at.frame) * args.out_size[1] + at.row + r) * args.out_size[2] +
-                       at.column + c) * args.out_channels + channel;
+        T* to = out +
+                (((slab.batch * args.out_size[0] + at.frame) * args.out_size[1] + at.row + r) * args.out_size[2] +
+                 at.column + c) *
+                    args.out_channels +
+                channel;
         const T* add = residual.data == nullptr ? nullptr : residual_at(at, r, c);
         finish_output(values[r][c], bias, add, residual.strides[4], n, to);
       }

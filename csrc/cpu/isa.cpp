@@ -44,7 +44,8 @@ bool supports_avx512() {
 // Every processor with BF16 but one (Cooper Lake, which then runs avx512) has VBMI too.
 bool supports_avx512bf16() {
   uint32_t eax = 0, ebx, ecx, edx;
-  return supports_avx512() && __builtin_cpu_supports("avx512vbmi") && __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) && (eax >> 5 & 1) != 0;
+  return supports_avx512() && __builtin_cpu_supports("avx512vbmi") && __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) &&
+         (eax >> 5 & 1) != 0;
 }
 
 bool supports_neonbf16() { return false; }

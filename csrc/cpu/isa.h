@@ -56,14 +56,10 @@ const char* isa_name(Isa isa);
 #else
 #define LTX2RT_IF_neonbf16(X, ...)
 #endif
-#define LTX2RT_EACH_ISA(X, ...)                                      \
-  LTX2RT_IF_avx2(X, __VA_ARGS__)                                     \
-  LTX2RT_IF_avx512(X, __VA_ARGS__)                                   \
-  LTX2RT_IF_avx512bf16(X, __VA_ARGS__)                               \
-  LTX2RT_IF_avx512_emulated(X, __VA_ARGS__)                          \
-  LTX2RT_IF_avx512bf16_emulated(X, __VA_ARGS__)                      \
-  LTX2RT_IF_neon(X, __VA_ARGS__)                                     \
-  LTX2RT_IF_neonbf16(X, __VA_ARGS__)
+#define LTX2RT_EACH_ISA(X, ...)                                                                        \
+  LTX2RT_IF_avx2(X, __VA_ARGS__) LTX2RT_IF_avx512(X, __VA_ARGS__) LTX2RT_IF_avx512bf16(X, __VA_ARGS__) \
+      LTX2RT_IF_avx512_emulated(X, __VA_ARGS__) LTX2RT_IF_avx512bf16_emulated(X, __VA_ARGS__)          \
+          LTX2RT_IF_neon(X, __VA_ARGS__) LTX2RT_IF_neonbf16(X, __VA_ARGS__)
 
 // Declares `return_type function();` in the namespace of every built instruction set, and the dispatchers
 // `return_type function(Isa)` and `return_type function()`, which takes the active one, in ltx2rt::cpu itself. Used at

@@ -24,7 +24,7 @@ struct WeightMatrix {
   WeightFormat format;
   const void* values;
   int64_t row_bytes;
-  int64_t columns;          // N
+  int64_t columns;  // N
   // Affine formats: W = scale * code + zero, (N, groups) each.
   const void* scale;
   const void* zero;

@@ -21,7 +21,8 @@ void widen(FloatType type, const void* from, float* to, int64_t n) {
 // expand for either kind of words: sink(row of words, vector of the panel, its operand). kFetch: nobody has fetched the
 // weights before.
 template <typename Words, bool kFetch, typename Sink>
-inline __attribute__((always_inline)) void expand_words(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t k, const Sink& sink) {
+inline __attribute__((always_inline)) void expand_words(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t k,
+                                                        const Sink& sink) {
   const auto both = [&sink](int64_t row, const typename Words::Operand* operands) __attribute__((always_inline)) {
 #pragma GCC unroll 2
     for (int v = 0; v < kPanelVecs; ++v) sink(row, v, operands[v]);
@@ -49,17 +50,19 @@ int64_t words_of(int64_t values) {
 
 template <typename Words>
 void pack(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t k, float* panel) {
-  expand_words<Words, false>(w, n0, k0, k, [panel](int64_t row, int v, typename Words::Operand operand)
-                                        __attribute__((always_inline)) {
-    memcpy(panel + row * kPanelColumns + v * kLanes, &operand, sizeof operand);
-  });
+  expand_words<Words, false>(
+      w, n0, k0, k, [panel](int64_t row, int v, typename Words::Operand operand) __attribute__((always_inline)) {
+        memcpy(panel + row * kPanelColumns + v * kLanes, &operand, sizeof operand);
+      });
 }
 
 // Fetches its share of `ahead` with each of a number of turns: a processor drops what is asked for all at once.
 class Fetcher {
  public:
   Fetcher(const ReadAhead& ahead, int64_t turns)
-      : ahead_(ahead), lines_(ahead.rows * (ahead.bytes > 0 ? (ahead.bytes - 1) / kLine + 2 : 0)), share_((lines_ + turns - 1) / turns) {}
+      : ahead_(ahead),
+        lines_(ahead.rows * (ahead.bytes > 0 ? (ahead.bytes - 1) / kLine + 2 : 0)),
+        share_((lines_ + turns - 1) / turns) {}
 
   void fetch_share() {
     for (int64_t i = 0; i < share_ && lines_ > 0; ++i, --lines_) {
@@ -116,8 +119,8 @@ void multiply_tile(const float* a, int64_t words, const float* panel, float* c, 
 }
 
 template <typename Words, int kRows = kTileRows>
-void multiply_tile_of(int64_t rows, const float* a, int64_t words, const float* panel, float* c, int64_t ldc,
-                      bool add, Fetcher& fetcher) {
+void multiply_tile_of(int64_t rows, const float* a, int64_t words, const float* panel, float* c, int64_t ldc, bool add,
+                      Fetcher& fetcher) {
   if (rows == kRows) {
     multiply_tile<Words, kRows>(a, words, panel, c, ldc, add, fetcher);
   } else if constexpr (kRows > 1) {
@@ -132,8 +135,8 @@ void multiply(const float* a, int64_t rows, const float* panel, int64_t k, float
   const int64_t words = words_of<Words>(k);
   Fetcher fetcher(ahead, (rows + kTileRows - 1) / kTileRows * ((words + kFetchWords - 1) / kFetchWords));
   for (int64_t m = 0; m < rows; m += kTileRows) {
-    multiply_tile_of<Words>(rows - m < kTileRows ? rows - m : kTileRows, a + m * kBlockWords, words, panel,
-                            c + m * ldc, ldc, add, fetcher);
+    multiply_tile_of<Words>(rows - m < kTileRows ? rows - m : kTileRows, a + m * kBlockWords, words, panel, c + m * ldc,
+                            ldc, add, fetcher);
   }
 }
 
@@ -141,13 +144,13 @@ template <typename Words, int kRows>
 void multiply_rows(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t k, const float* a, float* c, int64_t ldc,
                    bool add) {
   Vec sums[kRows][kPanelVecs] = {};
-  expand_words<Words, true>(w, n0, k0, k, [&sums, a](int64_t row, int v, typename Words::Operand operand)
-                                        __attribute__((always_inline)) {
+  expand_words<Words, true>(
+      w, n0, k0, k, [&sums, a](int64_t row, int v, typename Words::Operand operand) __attribute__((always_inline)) {
 #pragma GCC unroll 4
-    for (int i = 0; i < kRows; ++i) {
-      sums[i][v] = Words::add_product(sums[i][v], Words::broadcast(a + row * kRows + i), operand);
-    }
-  });
+        for (int i = 0; i < kRows; ++i) {
+          sums[i][v] = Words::add_product(sums[i][v], Words::broadcast(a + row * kRows + i), operand);
+        }
+      });
   for (int i = 0; i < kRows; ++i) {
     for (int v = 0; v < kPanelVecs; ++v) {
       float* target = c + i * ldc + v * kLanes;

@@ -27,9 +27,7 @@ constexpr int64_t kThreadRowBytes = 3 << 20;
 
 int64_t blocks(int64_t n, int64_t size) { return (n + size - 1) / size; }
 // The size of the fewest parts of n that hold at most `most` each, rounded up to whole groups.
-int64_t even_part(int64_t n, int64_t most, int64_t group) {
-  return blocks(blocks(n, blocks(n, most)), group) * group;
-}
+int64_t even_part(int64_t n, int64_t most, int64_t group) { return blocks(blocks(n, blocks(n, most)), group) * group; }
 
 const cpu::LinearLoops& loops_for(WeightFormat format, cpu::FloatType x_type) {
   const auto& kernels = cpu::linear_kernels();
@@ -92,9 +90,9 @@ struct Plan {
   }
 
   int threads;
-  int64_t chunk;     // rows that are prepared and multiplied at a time
-  int64_t prepared;  // of one chunk
-  int64_t work, work_bytes, panel_bytes;  // of each thread: a panel, then sums
+  int64_t chunk;                                                     // rows that are prepared and multiplied at a time
+  int64_t prepared;                                                  // of one chunk
+  int64_t work, work_bytes, panel_bytes;                             // of each thread: a panel, then sums
   int64_t gathered = 0, gathered_bytes = 0, gathered_row_bytes = 0;  // of each thread: rows of x whose values have gaps
   cpu::ScratchLayout layout;
 };
@@ -184,8 +182,7 @@ void Product::multiply(const float* a, int64_t stride, int64_t count, int64_t n0
   }
 }
 
-void Product::finish(int64_t first, int64_t count, int64_t n0, int64_t columns, const float* sums,
-                     int64_t lds) const {
+void Product::finish(int64_t first, int64_t count, int64_t n0, int64_t columns, const float* sums, int64_t lds) const {
   const auto& kernels = cpu::linear_kernels();
   float bias_values[kBlockColumns], gate_values[kBlockColumns];
   char gathered[kBlockColumns * sizeof(float)];
@@ -244,9 +241,7 @@ void QuantizedLinear::eval_cpu(const std::vector<mx::array>& inputs, std::vector
   const auto& x = inputs[0];
   const auto& values = inputs[1];
   const auto& p = parameters_;
-  auto part = [&inputs, next = size_t{2}](bool present) mutable {
-    return present ? &inputs[next++] : nullptr;
-  };
+  auto part = [&inputs, next = size_t{2}](bool present) mutable { return present ? &inputs[next++] : nullptr; };
   const mx::array* scale = part(p.has_scale);
   const mx::array* zero = part(p.has_zero);
   const mx::array* bias = part(p.has_bias);

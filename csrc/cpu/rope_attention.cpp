@@ -96,12 +96,12 @@ struct Plan {
   int64_t block_queries;  // of all blocks but the last: they are made about equal
   int64_t key_blocks;
   int64_t block_floats, state_floats;
-  bool in_pieces;           // the keys of one head do not fit
-  int64_t round_heads = 0;  // else: key heads that are packed together
+  bool in_pieces;                                // the keys of one head do not fit
+  int64_t round_heads = 0;                       // else: key heads that are packed together
   int64_t piece_blocks = 0, waiting_states = 0;  // in pieces: blocks of one, query blocks that wait for the next
 
   int64_t q_rms, k_rms, blocks, states = 0;
-  int workers;  // threads that attend at the same time at most
+  int workers;                              // threads that attend at the same time at most
   int64_t work, worker_bytes, state_bytes;  // of each of them: a state unless states wait, then the loops' own scratch
   cpu::ScratchLayout layout;
 };

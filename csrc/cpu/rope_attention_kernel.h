@@ -32,9 +32,9 @@ struct RopeRows {
 struct Projection {
   TokenRows rows;
   int64_t tokens, heads;
-  const float* norm;            // weight, or null
-  bool norm_per_head;           // norm has head_size values, else heads * head_size
-  const float* inverse_rms;     // (batch, tokens), when norm is not per head
+  const float* norm;         // weight, or null
+  bool norm_per_head;        // norm has head_size values, else heads * head_size
+  const float* inverse_rms;  // (batch, tokens), when norm is not per head
   RopeRows rope;
 };
 
@@ -86,9 +86,7 @@ struct AttentionKernel {
   AttentionLoops pairs;
 
   // Pairs round normalised and rotated q and k and the softmax weights to bfloat16; v must hold bfloat16 values already.
-  const AttentionLoops& loops(FloatType type) const {
-    return has_pairs && type == FloatType::bf16 ? pairs : values;
-  }
+  const AttentionLoops& loops(FloatType type) const { return has_pairs && type == FloatType::bf16 ? pairs : values; }
 };
 
 LTX2RT_DISPATCH(const AttentionKernel&, rope_attention_kernel)

@@ -84,8 +84,7 @@ struct Work {
         scratch(rows + kTokens * (words_of<Words>(head_size) + 1)) {}
 
   static int64_t floats(int64_t head_size) {
-    return kKeyBlock * (kStrip + 2 * kLanes) + kTokens * (words_of<Words>(head_size) + 1) +
-           (kTokens + 1) * head_size;
+    return kKeyBlock * (kStrip + 2 * kLanes) + kTokens * (words_of<Words>(head_size) + 1) + (kTokens + 1) * head_size;
   }
 
   float* scores;
@@ -237,8 +236,8 @@ constexpr int64_t kAhead = 32;
 // Vectors of both halves of a head, scaled, times the norm's weight and rotated (either may be null), as words: a word
 // holds a value, or a value of the first half and its partner in the second.
 template <typename Words, typename T>
-void transform_halves(const T* from, int64_t half, float scale, const float* weight, const float* cos,
-                      const float* sin, float* words) {
+void transform_halves(const T* from, int64_t half, float scale, const float* weight, const float* cos, const float* sin,
+                      float* words) {
   for (int64_t i = 0; i < half; i += kLanes) {
     Vec a = load(from + i) * scale, b = load(from + half + i) * scale;
     if (weight != nullptr) {

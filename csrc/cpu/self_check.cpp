@@ -97,8 +97,8 @@ std::string check_conversions(const KernelTables& kernels, const KernelTables& p
   std::vector<uint16_t> words;
   for (int64_t i = 0; i < kCount; ++i) words.push_back(static_cast<uint16_t>(i * 7));
   for (const FloatType type : {FloatType::f16, FloatType::bf16}) {
-    for (const auto& [got, expected] : {std::pair{kernels.linear.widen, portable.linear.widen},
-                                        std::pair{kernels.norm.widen, portable.norm.widen}}) {
+    for (const auto& [got, expected] :
+         {std::pair{kernels.linear.widen, portable.linear.widen}, std::pair{kernels.norm.widen, portable.norm.widen}}) {
       std::vector<float> a(kCount), b(kCount);
       got(type, words.data(), a.data(), kCount);
       expected(type, words.data(), b.data(), kCount);
@@ -112,10 +112,10 @@ std::string check_conversions(const KernelTables& kernels, const KernelTables& p
 struct Weights {
   Weights(WeightFormat format, int64_t columns, int64_t depth) {
     Numbers numbers(static_cast<uint32_t>(format) + 1);
-    const int64_t bits = format == WeightFormat::f32 ? 32
+    const int64_t bits = format == WeightFormat::f32                                   ? 32
                          : format == WeightFormat::f16 || format == WeightFormat::bf16 ? 16
-                         : format == WeightFormat::int4 ? 4
-                                                        : 8;
+                         : format == WeightFormat::int4                                ? 4
+                                                                                       : 8;
     const int64_t row = depth * bits / 8;
     bytes_.resize(columns * row + 64);  // kernels may prefetch beyond it, never read
     for (auto& byte : bytes_) byte = static_cast<uint8_t>(numbers.bits());
@@ -201,11 +201,11 @@ std::string check_linear(const KernelTables& kernels, const KernelTables& portab
         const auto& loops = pairs ? kernels.linear.pairs : kernels.linear.values;
         for (const bool few : {false, true}) {
           if (few && rows > kFewRows) continue;
-          const auto got = product(kernels.linear, loops, weights.matrix, rows, first, count, FloatType::bf16,
-                                   x.data(), few);
-          const auto fault = compare(std::string(few ? "multiply_few " : "multiply ") + kNames[int(format)] +
-                                         (pairs ? " pairs" : ""),
-                                     got, expected, kRounding / 10 * std::sqrt(sum));
+          const auto got =
+              product(kernels.linear, loops, weights.matrix, rows, first, count, FloatType::bf16, x.data(), few);
+          const auto fault =
+              compare(std::string(few ? "multiply_few " : "multiply ") + kNames[int(format)] + (pairs ? " pairs" : ""),
+                      got, expected, kRounding / 10 * std::sqrt(sum));
           if (!fault.empty()) return fault;
         }
       }
@@ -393,10 +393,10 @@ std::string check_conv(const KernelTables& kernels, const KernelTables& portable
     const bool pairs = kernels.winograd.has_pairs && type == FloatType::bf16;
     const int64_t deep = type == FloatType::f32 ? 128 : 224;
     for (const auto& sizes : {ConvSizes{{3, 5, 7}, {2, 3, 3}, deep, 37}, ConvSizes{{2, 21, 21}, {2, 3, 3}, 32, 37}}) {
-      const auto fault = compare("causal_conv3d in Winograd form",
-                                 convolve<WinogradSchedule>(kernels.winograd, sizes, type),
-                                 convolve<WinogradSchedule>(portable.winograd, sizes, type),
-                                 (pairs ? 24 : 4) * rounding * std::sqrt(double(sizes.channels) / 32.0));
+      const auto fault =
+          compare("causal_conv3d in Winograd form", convolve<WinogradSchedule>(kernels.winograd, sizes, type),
+                  convolve<WinogradSchedule>(portable.winograd, sizes, type),
+                  (pairs ? 24 : 4) * rounding * std::sqrt(double(sizes.channels) / 32.0));
       if (!fault.empty()) return fault;
     }
   }
@@ -422,8 +422,8 @@ std::vector<float> activate(const KernelTables& kernels, FloatType type) {
   std::vector<float> out(kCount);
   const void* const data = type == FloatType::bf16 ? static_cast<const void*>(narrow.data()) : x.data();
   const auto vector = [](const std::vector<float>& values) { return FloatVector{values.data(), FloatType::f32}; };
-  const SnakeCall call{type,          data,         out.data(),   kBatch,      kSamples, kChannels,
-                       vector(alpha), vector(beta), vector(rise), vector(fall)};
+  const SnakeCall call{type,      data,          out.data(),   kBatch,       kSamples,
+                       kChannels, vector(alpha), vector(beta), vector(rise), vector(fall)};
   const SnakeSchedule schedule(call, kThreads, kernels.snake, kernels.norm);
   schedule.run(Scratch(schedule.scratch_bytes()));
   return read(type, out.data(), kCount);
@@ -441,8 +441,8 @@ std::string check_snake(const KernelTables& kernels, const KernelTables& portabl
 }  // namespace
 
 KernelTables kernel_tables(Isa isa) {
-  return {linear_kernels(isa), norm_kernels(isa), rope_attention_kernel(isa), causal_conv3d_kernel(isa),
-          conv_winograd_kernel(isa), snake_kernels(isa)};
+  return {linear_kernels(isa),       norm_kernels(isa),         rope_attention_kernel(isa),
+          causal_conv3d_kernel(isa), conv_winograd_kernel(isa), snake_kernels(isa)};
 }
 
 std::string find_fault(const KernelTables& kernels) {

@@ -282,9 +282,7 @@ inline Vec dot_pairs(Vec sum, VecI x, VecI y) {
 #elif defined(LTX2RT_NEON)
   return (Vec)vbfdotq_f32((float32x4_t)sum, (bfloat16x8_t)x, (bfloat16x8_t)y);
 #else
-  const auto flush = [](VecI v) {
-    return from_bits(v & (((v & 0x7f800000) != 0) | (int32_t)0x80000000));
-  };
+  const auto flush = [](VecI v) { return from_bits(v & (((v & 0x7f800000) != 0) | (int32_t)0x80000000)); };
   sum = fma(flush(x & (int32_t)0xffff0000), flush(y & (int32_t)0xffff0000), flush(bits_of(sum)));
   sum = fma(flush(x << 16), flush(y << 16), flush(bits_of(sum)));
   return flush(bits_of(sum));
@@ -295,9 +293,9 @@ inline Vec dot_pairs(Vec sum, VecI x, VecI y) {
 // processor's own conversion does that.
 inline VecI pair_words(Vec low, Vec high) {
 #if defined(__AVX512BF16__)
-  const __m512i order = (__m512i)(VecU){0x00100000, 0x00110001, 0x00120002, 0x00130003, 0x00140004, 0x00150005,
-                                        0x00160006, 0x00170007, 0x00180008, 0x00190009, 0x001a000a, 0x001b000b,
-                                        0x001c000c, 0x001d000d, 0x001e000e, 0x001f000f};
+  const __m512i order =
+      (__m512i)(VecU){0x00100000, 0x00110001, 0x00120002, 0x00130003, 0x00140004, 0x00150005, 0x00160006, 0x00170007,
+                      0x00180008, 0x00190009, 0x001a000a, 0x001b000b, 0x001c000c, 0x001d000d, 0x001e000e, 0x001f000f};
   return (VecI)_mm512_maskz_permutexvar_epi16(~0u, order, (__m512i)_mm512_cvtne2ps_pbh(high, low));
 #else
   const VecU words = widen_words(narrow_bf16(low));

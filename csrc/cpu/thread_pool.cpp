@@ -66,8 +66,7 @@ struct Machine {
 
   Machine() {
     if (pin && cores.empty()) {
-      throw std::invalid_argument(
-          "LTX2RT_PIN_THREADS is 1, but this system cannot keep a thread on a core; unset it.");
+      throw std::invalid_argument("LTX2RT_PIN_THREADS is 1, but this system cannot keep a thread on a core; unset it.");
     }
   }
 };

@@ -490,10 +490,10 @@ inline void expand_pairs_of(const WeightMatrix& w, int64_t n0, int64_t k0, int64
 #if defined(__AVX2__)
   if (w.format == WeightFormat::bf16 && k0 % 2 == 0) {  // the pairs lie in the rows as they are
     done = 2 * expand_f32(w, n0, k0 / 2, count / 2, [&sink](int64_t row, const Vec* vecs) {
-      VecI words[kPanelVecs];
-      for (int v = 0; v < kPanelVecs; ++v) words[v] = bits_of(vecs[v]);
-      sink(row, words);
-    });
+             VecI words[kPanelVecs];
+             for (int v = 0; v < kPanelVecs; ++v) words[v] = bits_of(vecs[v]);
+             sink(row, words);
+           });
   } else if (w.format != WeightFormat::bf16) {
     done = expand_fast(w, n0, k0, count, pair_up);
   }

@@ -95,7 +95,7 @@ inline __attribute__((always_inline)) void transpose_lines(const WeightMatrix& w
   // Four lines of a row are copied at once: a row that does not start on a cache line would otherwise need every line
   // twice, which the other rows have driven out in between.
   constexpr int kLines = 4;
-  const auto load_lines = [&](int v, __m512i (*lines)[16]) __attribute__((always_inline)) {
+  const auto load_lines = [&](int v, __m512i(*lines)[16]) __attribute__((always_inline)) {
     for (int i = 0; i < 16; ++i) {
       const char* from = rows[16 * v + i];
 #pragma GCC unroll 4
@@ -191,25 +191,25 @@ inline __attribute__((always_inline)) void expand_wide_codes(const WeightMatrix&
   constexpr int kValues = 32 / kBits, kMask = (1 << kBits) - 1;
   WideGroup groups[kPanelVecs] = {};
   int64_t next_group[kPanelVecs] = {};  // in pairs
-  transpose_lines<kValues, kFetch>(w, n0, k0, count, [&](int v, __m512i word, int64_t row, int64_t)
-                                                 __attribute__((always_inline)) {
-    if (row == next_group[v]) {
-      groups[v] = load_wide_group(w, n0 + 16 * v, (k0 + 2 * row) / w.group_size);
-      next_group[v] += (w.group_size - (k0 + 2 * row) % w.group_size) / 2;
-    }
+  transpose_lines<kValues, kFetch>(
+      w, n0, k0, count, [&](int v, __m512i word, int64_t row, int64_t) __attribute__((always_inline)) {
+        if (row == next_group[v]) {
+          groups[v] = load_wide_group(w, n0 + 16 * v, (k0 + 2 * row) / w.group_size);
+          next_group[v] += (w.group_size - (k0 + 2 * row) % w.group_size) / 2;
+        }
 #pragma GCC unroll 4
-    for (int i = 0; i < kValues / 2; ++i) {
-      Vec pair[2];
+        for (int i = 0; i < kValues / 2; ++i) {
+          Vec pair[2];
 #pragma GCC unroll 2
-      for (int j = 0; j < 2; ++j) {
-        const VecI codes = (VecI)((VecU)word >> kBits * (2 * i + j)) & kMask;
-        pair[j] = fma(__builtin_convertvector(codes, Vec), groups[v].scale, groups[v].zero);
-      }
-      // The first 16 values, then the second, each lane's two brought together.
-      const __m512i halves = (__m512i)_mm512_cvtne2ps_pbh(pair[1], pair[0]);
-      sink(row + i, v, (VecI)_mm512_maskz_permutexvar_epi16(~(__mmask32)0, (__m512i)kInterleaved, halves));
-    }
-  });
+          for (int j = 0; j < 2; ++j) {
+            const VecI codes = (VecI)((VecU)word >> kBits * (2 * i + j)) & kMask;
+            pair[j] = fma(__builtin_convertvector(codes, Vec), groups[v].scale, groups[v].zero);
+          }
+          // The first 16 values, then the second, each lane's two brought together.
+          const __m512i halves = (__m512i)_mm512_cvtne2ps_pbh(pair[1], pair[0]);
+          sink(row + i, v, (VecI)_mm512_maskz_permutexvar_epi16(~(__mmask32)0, (__m512i)kInterleaved, halves));
+        }
+      });
 }
 
 // expand_pairs with sink(k / 2, vector of the panel, words).
@@ -218,18 +218,19 @@ inline __attribute__((always_inline)) void expand_wide_pairs(const WeightMatrix&
                                                              int64_t count, const Sink& sink) {
   switch (w.format) {
     case WeightFormat::bf16:
-      return transpose_lines<2, kFetch>(w, n0, k0, count, [&](int v, __m512i word, int64_t row, int64_t)
-                                                      __attribute__((always_inline)) { sink(row, v, (VecI)word); });
+      return transpose_lines<2, kFetch>(w, n0, k0, count,
+                                        [&](int v, __m512i word, int64_t row, int64_t)
+                                            __attribute__((always_inline)) { sink(row, v, (VecI)word); });
     case WeightFormat::e4m3: {
       static const E4m3Table shared_table;
       const E4m3Table table = shared_table;
-      return transpose_lines<4, kFetch>(w, n0, k0, count, [&](int v, __m512i word, int64_t row, int64_t left)
-                                                      __attribute__((always_inline)) {
-        __m512i first, second;
-        table.expand(word, &first, &second);
-        sink(row, v, (VecI)first);
-        if (left > 2) sink(row + 1, v, (VecI)second);
-      });
+      return transpose_lines<4, kFetch>(
+          w, n0, k0, count, [&](int v, __m512i word, int64_t row, int64_t left) __attribute__((always_inline)) {
+            __m512i first, second;
+            table.expand(word, &first, &second);
+            sink(row, v, (VecI)first);
+            if (left > 2) sink(row + 1, v, (VecI)second);
+          });
     }
     case WeightFormat::int8:
       return expand_wide_codes<8, kFetch>(w, n0, k0, count, sink);

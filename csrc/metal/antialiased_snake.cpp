@@ -23,7 +23,7 @@ void AntialiasedSnake::eval_gpu(const std::vector<mx::array>& inputs, std::vecto
   constexpr int64_t kRuns = metal_shared::kSnakeRun * metal_shared::kSnakeSimdgroups;
   const int64_t cost = 32 * kRuns * metal_plan::kOperationsPerByte * 2 * static_cast<int64_t>(x.itemsize());
   launch.dispatch({metal_plan::ceil_div(x.shape(2), 32), metal_plan::ceil_div(x.shape(1), kRuns), x.shape(0)},
-                  32 * metal_shared::kSnakeSimdgroups, cost, [&](const int64_t(&first)[3]) {
+                  32 * metal_shared::kSnakeSimdgroups, cost, [&](const int64_t (&first)[3]) {
                     params.first_channel_block = first[0];
                     params.first_run_block = first[1];
                     params.first_batch = first[2];

@@ -41,7 +41,7 @@ void add_row_scales(Launch& launch, const mx::array& x, int first_frame, float e
   constexpr int64_t kVoxels = metal_shared::kConvRowScaleSimdgroups;
   const int64_t voxels = int64_t{params.size[0]} * params.size[1] * params.size[2];
   launch.dispatch({metal_plan::ceil_div(voxels, kVoxels), x.shape(0), 1}, 32 * kVoxels,
-                  metal_plan::kOperationsPerByte * kVoxels * x.shape(4) * x.itemsize(), [&](const int64_t(&first)[3]) {
+                  metal_plan::kOperationsPerByte * kVoxels * x.shape(4) * x.itemsize(), [&](const int64_t (&first)[3]) {
                     params.first_group = first[0];
                     encoder.set_bytes(params, 2);
                     encoder.set_input_array(x, 0, first[1] * x.strides(0) * x.itemsize());
@@ -152,7 +152,7 @@ void CausalConv3d::eval_gpu(const std::vector<mx::array>& inputs, std::vector<mx
                    int64_t{plan.tiles[0]} * plan.tiles[1] * plan.tiles[2], x.shape(0)},
                   columns * metal_shared::kConvTile / 32,
                   2 * int64_t{metal_shared::kConvTile} * columns * taps * params.channels,
-                  [&](const int64_t(&first)[3]) {
+                  [&](const int64_t (&first)[3]) {
                     params.first_channel_block = first[0];
                     params.first_tile = first[1];
                     params.first_batch = first[2];

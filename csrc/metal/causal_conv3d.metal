@@ -109,8 +109,10 @@ template <typename T, int kDown, int kAcross>
     const int m = tile_row + 8 * i + at.row;
     const int frame = m >> params.tile_shift_frame;
     const int row = (m >> params.tile_shift_row) & (params.tile_size[1] - 1), column = m & (params.tile_size[2] - 1);
-    region_row[i] = ((frame * params.region_per_output[0] * region_rows + row * params.region_per_output[1]) *
-                         region_columns + column * params.region_per_output[2]) * kSlab;
+    region_row[i] =
+        ((frame * params.region_per_output[0] * region_rows + row * params.region_per_output[1]) * region_columns +
+         column * params.region_per_output[2]) *
+        kSlab;
     LTX2RT_UNROLL
     for (int j = 0; j < 4; j++) sums[i][j] = fragment_of(0.0f, 0.0f);
   }
@@ -129,11 +131,11 @@ template <typename T, int kDown, int kAcross>
         float4 v = float4(0.0f);
         const int count = channels - c;
         if (count > 0 && frame < needed[0] && row < needed[1] && column < needed[2]) {
-          const int f = source_of(origin[0] + frame * params.region_step[0] + tap_frame, params.in_size[0],
-                                  padding_frames);
+          const int f =
+              source_of(origin[0] + frame * params.region_step[0] + tap_frame, params.in_size[0], padding_frames);
           const int r = source_of(origin[1] + row * params.region_step[1] + tap_row, params.in_size[1], padding_rows);
-          const int w = source_of(origin[2] + column * params.region_step[2] + tap_column, params.in_size[2],
-                                  padding_columns);
+          const int w =
+              source_of(origin[2] + column * params.region_step[2] + tap_column, params.in_size[2], padding_columns);
           if (f >= 0 && r >= 0 && w >= 0) {
             const bool in_halo = has_halo && f < params.halo_frames;
             if (in_halo) {
@@ -175,8 +177,10 @@ template <typename T, int kDown, int kAcross>
           if (params.taps_per_phase > 1) {
             const int number = tap0 + tap, line = number / params.kernel_size[2];
             offset = ((line / params.kernel_size[1] * params.dilation[0] * region_rows +
-                       line % params.kernel_size[1] * params.dilation[1]) * region_columns +
-                      number % params.kernel_size[2] * params.dilation[2]) * kSlab;
+                       line % params.kernel_size[1] * params.dilation[1]) *
+                          region_columns +
+                      number % params.kernel_size[2] * params.dilation[2]) *
+                     kSlab;
           }
           LeftFragments<T, kFragments> inputs[4];
           LTX2RT_UNROLL

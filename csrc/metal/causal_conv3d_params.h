@@ -22,18 +22,18 @@ struct ConvParams {
   int32 stride[3];
   int32 dilation[3];
   int32 pad_before[3];
-  int32 tiles[3];          // along each axis
-  int32 tile_size[3];      // outputs: powers of two with product kConvTile
-  int32 region_size[3];    // voxels
+  int32 tiles[3];        // along each axis
+  int32 tile_size[3];    // outputs: powers of two with product kConvTile
+  int32 region_size[3];  // voxels
   int32 region_step[3];
   int32 region_per_output[3];
-  int32 taps_per_phase;    // all taps of the kernel, or 1
+  int32 taps_per_phase;  // all taps of the kernel, or 1
   int32 halo_frames;
   int32 channels;
   int32 out_channels;
   float negative_slope;
-  int32 tile_shift_row;     // log2 of tile_size[2]
-  int32 tile_shift_frame;   // log2 of tile_size[1] * tile_size[2]
+  int32 tile_shift_row;       // log2 of tile_size[2]
+  int32 tile_shift_frame;     // log2 of tile_size[1] * tile_size[2]
   int32 first_channel_block;  // of this dispatch: its threadgroups are a part of all
   int32 first_tile;
   int32 first_batch;
@@ -44,11 +44,11 @@ static_assert(sizeof(ConvParams) == 272, "the shader and its host must agree");
 struct ConvRowScaleParams {
   int64 strides[4];
   int32 size[3];
-  int32 first_frame;   // of these frames among all, halo and x
+  int32 first_frame;  // of these frames among all, halo and x
   int32 total_frames;
   int32 channels;
   float eps;
-  int32 first_group;   // of this dispatch
+  int32 first_group;  // of this dispatch
 };
 static_assert(sizeof(ConvRowScaleParams) == 64, "the shader and its host must agree");
 
@@ -71,10 +71,10 @@ enum ConvConstant {
 };
 
 enum {
-  kConvTile = 128,          // outputs per threadgroup
-  kConvRegion = 432,        // voxels that a region may have
-  kConvSlabBytes = 32,      // of channels per voxel of the region
-  kConvTapsPerStep = 3,     // whose weights are staged together
+  kConvTile = 128,       // outputs per threadgroup
+  kConvRegion = 432,     // voxels that a region may have
+  kConvSlabBytes = 32,   // of channels per voxel of the region
+  kConvTapsPerStep = 3,  // whose weights are staged together
   kConvRowScaleSimdgroups = 8,
 };
 

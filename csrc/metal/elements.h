@@ -11,8 +11,7 @@ using namespace metal;
 
 // A kernel that can be launched, each on a line of its own at the end of a shader: its name, and a function. When the
 // source is compiled at run time, only the line of the kernel that is asked for is in it (tools/embed_shaders.py).
-#define LTX2RT_KERNEL(name, ...) \
-  template [[host_name(#name)]] [[kernel]] decltype(__VA_ARGS__) __VA_ARGS__;
+#define LTX2RT_KERNEL(name, ...) template [[host_name(#name)]] [[kernel]] decltype(__VA_ARGS__) __VA_ARGS__;
 
 namespace ltx2rt {
 

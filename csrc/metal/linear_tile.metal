@@ -149,12 +149,12 @@ METAL_FUNC void make_tile(const device T* x, const thread Columns& columns_of_w,
 }
 
 // Threadgroup memory of make_tile and the first row and column of the threadgroup's tile.
-#define LTX2RT_TILE(T, W, kDown, kAcross)                                                                      \
+#define LTX2RT_TILE(T, W, kDown, kAcross)                                                                        \
   threadgroup float4 left_storage[32 * kDown * (kLinearDepthBlock + (sizeof(T) == 2 ? 8 : 4)) * sizeof(T) / 16]; \
-  threadgroup float4 right_storage[32 * kAcross * kRightPitch * sizeof(W) / 16];                               \
-  threadgroup T* left = (threadgroup T*)left_storage;                                                          \
-  threadgroup W* right = (threadgroup W*)right_storage;                                                        \
-  const int first_row = (params.first_row_block + group.y) * 32 * kDown;                                       \
+  threadgroup float4 right_storage[32 * kAcross * kRightPitch * sizeof(W) / 16];                                 \
+  threadgroup T* left = (threadgroup T*)left_storage;                                                            \
+  threadgroup W* right = (threadgroup W*)right_storage;                                                          \
+  const int first_row = (params.first_row_block + group.y) * 32 * kDown;                                         \
   const int first_column = (params.first_column_block + group.x) * 32 * kAcross;
 
 // x (M, K): T; weight: W, rows of W (N, K) from row params.first_weight_row on.

@@ -35,7 +35,7 @@ void ModulatedNorm::eval_gpu(const std::vector<mx::array>& inputs, std::vector<m
   if (!index) launch.bind(nullptr, 3);
   encoder.set_bytes(params, 5);
   launch.dispatch({rows, 1, 1}, metal_plan::norm_threads(width), metal_plan::kOperationsPerByte * 2 * width * item,
-                  [&](const int64_t(&first)[3]) {
+                  [&](const int64_t (&first)[3]) {
                     encoder.set_input_array(x.array, 0, first[0] * x.stride * item);
                     encoder.set_output_array(out, 4, first[0] * width * item);
                     if (index) encoder.set_input_array(*index, 3, first[0] * index->itemsize());

@@ -10,7 +10,7 @@ struct ModulatedNormParams {
   int64 x_row_stride;  // elements between rows of x; scale, shift and out are contiguous
   int32 width;         // values per row, at most kMaxNormWidth
   float eps;
-  int32 table_rows;    // of scale and shift
+  int32 table_rows;  // of scale and shift
   int32 unused;
 };
 static_assert(sizeof(ModulatedNormParams) == 24, "the shader and its host must agree");

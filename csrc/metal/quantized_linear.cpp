@@ -74,8 +74,17 @@ void QuantizedLinear::eval_gpu(const std::vector<mx::array>& inputs, std::vector
   if (out.size() == 0) return;
   size_t next = 2;
   const auto given = [&](bool present) { return present ? &inputs[next++] : nullptr; };
-  Operands o{metal::even_rows(launch, inputs[0]), &inputs[1], nullptr, nullptr, nullptr, nullptr, std::nullopt,
-             nullptr, nullptr, p.format, false};
+  Operands o{metal::even_rows(launch, inputs[0]),
+             &inputs[1],
+             nullptr,
+             nullptr,
+             nullptr,
+             nullptr,
+             std::nullopt,
+             nullptr,
+             nullptr,
+             p.format,
+             false};
   const bool affine = p.format == WeightFormat::int8 || p.format == WeightFormat::int4;
   const bool dense = metal_plan::linear_is_dense(p.format);
   (affine ? o.scale : o.factor) = given(p.has_scale);
@@ -174,7 +183,7 @@ void QuantizedLinear::eval_gpu(const std::vector<mx::array>& inputs, std::vector
     }
     params.first_weight_row = column;
     launch.dispatch({metal_plan::ceil_div(end - column, group_columns), metal_plan::ceil_div(rows, group_rows), 1},
-                    threads, cost, [&](const int64_t(&first)[3]) {
+                    threads, cost, [&](const int64_t (&first)[3]) {
                       params.first_column_block = column / group_columns + first[0];
                       params.first_row_block = first[1];
                       encoder.set_bytes(params, 8);

@@ -20,7 +20,7 @@ struct LinearParams {
   int32 first_row_block;      // of this dispatch: its threadgroups are a part of all
   int32 first_column_block;
   int32 gate_rows;
-  int32 first_weight_row;     // row of W with which the weights of linear_tile begin
+  int32 first_weight_row;  // row of W with which the weights of linear_tile begin
 };
 static_assert(sizeof(LinearParams) == 48, "the shader and its host must agree");
 

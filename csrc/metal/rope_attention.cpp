@@ -55,11 +55,11 @@ mx::array row_scales(Launch& launch, const mx::array& q, float eps) {
   auto& encoder = launch.encoder();
   encoder.set_input_array(q, 0);
   encoder.set_output_array(scales, 1);
-  metal_shared::AttentionRowScaleParams params{
-      {q.strides(0), q.strides(1)}, q.shape(1), q.shape(2), eps, static_cast<int32_t>(rows), 0, 0};
+  metal_shared::AttentionRowScaleParams params{{q.strides(0), q.strides(1)}, q.shape(1), q.shape(2), eps,
+                                               static_cast<int32_t>(rows),   0,          0};
   constexpr int64_t kRows = metal_shared::kRowScaleSimdgroups;
   launch.dispatch({metal_plan::ceil_div(rows, kRows), 1, 1}, 32 * kRows,
-                  metal_plan::kOperationsPerByte * kRows * q.shape(2) * q.itemsize(), [&](const int64_t(&first)[3]) {
+                  metal_plan::kOperationsPerByte * kRows * q.shape(2) * q.itemsize(), [&](const int64_t (&first)[3]) {
                     params.first_group = first[0];
                     encoder.set_bytes(params, 2);
                   });
@@ -92,7 +92,7 @@ mx::array prepared_keys(Launch& launch, const mx::array& k, const mx::array* nor
   const int64_t bytes = int64_t{params.tokens_per_group} * k.shape(2) * (2 * k.itemsize() + 4);
   launch.dispatch({metal_plan::ceil_div(params.tokens, params.tokens_per_group), k.shape(0), 1},
                   metal_plan::attention_keys_threads(k.shape(2)), metal_plan::kOperationsPerByte * bytes,
-                  [&](const int64_t(&first)[3]) {
+                  [&](const int64_t (&first)[3]) {
                     params.first_group = first[0];
                     params.first_batch = first[1];
                     encoder.set_bytes(params, 6);
@@ -182,7 +182,7 @@ void RopeAttention::eval_gpu(const std::vector<mx::array>& inputs, std::vector<m
   launch.bind(bias, 10);
   launch.bind(gate, 11);
   launch.dispatch({metal_plan::ceil_div(queries, tile.queries), heads, batch}, tile.threads,
-                  4 * int64_t{tile.queries} * keys * head_size, [&](const int64_t(&first)[3]) {
+                  4 * int64_t{tile.queries} * keys * head_size, [&](const int64_t (&first)[3]) {
                     params.first_query_block = first[0];
                     params.first_head = first[1];
                     params.first_batch = first[2];

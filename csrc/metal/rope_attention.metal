@@ -311,8 +311,9 @@ template <typename T, int K, int kRowBlocks, int kSimdgroups, int kKeys>
     if (row >= params.queries) continue;
     float factor = sum > 0.0f ? 1.0f / sum : 0.0f;
     if (gate_type != kAbsent) {
-      const float logit = read_element(gate, gate_type, batch * params.gate_strides[0] + row * params.gate_strides[1] +
-                                                            head * params.gate_strides[2]);
+      const float logit =
+          read_element(gate, gate_type,
+                       batch * params.gate_strides[0] + row * params.gate_strides[1] + head * params.gate_strides[2]);
       factor *= 2.0f / (1.0f + precise::exp(-logit));
     }
     device T* to = out + ((int64(batch) * params.queries + row) * params.heads + head) * K + 4 * at.column;

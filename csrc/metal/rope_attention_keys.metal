@@ -15,8 +15,7 @@ template <typename T>
 [[kernel, max_total_threads_per_threadgroup(32 * kRowScaleSimdgroups)]] void rope_attention_row_scale(
     const device T* x [[buffer(0)]], device float* out [[buffer(1)]],
     constant AttentionRowScaleParams& params [[buffer(2)]], uint group [[threadgroup_position_in_grid]],
-    uint lane [[thread_index_in_simdgroup]],
-    uint simdgroup [[simdgroup_index_in_threadgroup]]) {
+    uint lane [[thread_index_in_simdgroup]], uint simdgroup [[simdgroup_index_in_threadgroup]]) {
   const int row = (params.first_group + group) * kRowScaleSimdgroups + simdgroup;
   if (row >= params.rows) return;
   x += row / params.tokens * params.strides[0] + row % params.tokens * params.strides[1];

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ltx2rt.api.clip import Clip
 from ltx2rt.api.loading import load
+from ltx2rt.api.opened_component import OpenedComponent
 from ltx2rt.api.outputs import OutputOptions
 from ltx2rt.api.pipeline import Pipeline
 from ltx2rt.api.previews import Preview
@@ -14,6 +15,7 @@ from ltx2rt.graph.pipelines import PIPELINE_NAMES
 from ltx2rt.graph.settings.inputs import ImageInput, VideoInput
 from ltx2rt.graph.settings.settings import DEFAULT_NEGATIVE_PROMPT, Settings
 from ltx2rt.graph.settings.weight_files import DTYPES
+from ltx2rt.weights.embedding_file import TextEmbedding
 
 __all__ = [
     "DEFAULT_NEGATIVE_PROMPT",
@@ -21,11 +23,13 @@ __all__ = [
     "PIPELINE_NAMES",
     "Clip",
     "ImageInput",
+    "OpenedComponent",
     "OutputOptions",
     "Pipeline",
     "Preview",
     "Record",
     "Settings",
+    "TextEmbedding",
     "VideoInput",
     "encode",
     "load",

@@ -9,10 +9,14 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import TypedDict
+from typing import Any, TypedDict
 
+import numpy as np
+
+from ltx2rt.graph.diffusion.noise import NoiseSource
 from ltx2rt.graph.models.video_vae.tiling import Tiling
 from ltx2rt.graph.settings.inputs import ImageInput, ImageSource, VideoInput, VideoSource
+from ltx2rt.weights.embedding_file import TextEmbedding
 
 
 class CallArguments(TypedDict, total=False):
@@ -36,10 +40,16 @@ class CallArguments(TypedDict, total=False):
     seed: int | None
     """seed of the noise; the same as in the official code on a CPU (default: model)."""
 
+    noise: NoiseSource | Sequence[np.ndarray[Any, np.dtype[Any]]] | None
+    """the draws themselves in place of a seed: arrays in the order in which a run asks for them, or a source (default: None)."""
+
+    latents: np.ndarray[Any, np.dtype[Any]] | None
+    """noise of the video in the first stage, (1, f, h, w, 128), in place of the first draw (default: None)."""
+
     negative_prompt: str | None
     """what to avoid; the default is in docs/options.md (default: model)."""
 
-    embedding: str | os.PathLike[str] | None
+    embedding: str | os.PathLike[str] | TextEmbedding | None
     """text embedding file in place of the text encoder (default: None)."""
 
     zero_text: bool | None

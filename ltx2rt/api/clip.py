@@ -2,64 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from ltx2rt.api.latent_file import Latents, write_latents
 from ltx2rt.api.outputs import OutputOptions
 from ltx2rt.api.record import Record, sidecar_path, write_record
 from ltx2rt.api.run_state import RunState
 from ltx2rt.errors import MediaError, UsageError
-from ltx2rt.graph.models.audio.mel import resample
 from ltx2rt.graph.stages.inputs import GenerationInputs
 from ltx2rt.graph.stages.run import GeneratedClip, Run
 from ltx2rt.media.pcm import write_wav
+from ltx2rt.media.resampling import resample
 from ltx2rt.media.stills import ContactSheet, write_png
 from ltx2rt.media.video_writer import VideoWriter
 from ltx2rt.memory.stage import StageReport
-
-Array = np.ndarray[Any, np.dtype[Any]]
+from ltx2rt.types import Array
 
 # What AAC can carry, in Hz; other sound is resampled to the last one.
 AAC_RATES = (7350, 8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 64000, 88200, 96000, 48000)
 
 
-class _Frames(Iterator[Array]):
-    """The chunks of a clip, once: asking for them again is an error and not an empty clip."""
+class _Frames(Iterable[Array]):
+    """The chunks of a clip: every loop over them decodes the final latent anew, with the same bits."""
 
-    def __init__(self, chunks: Iterator[Array]) -> None:
-        self._chunks = chunks
-        self.begun = False
-        self._ended = False
+    def __init__(self, decode: Callable[[], Iterator[Array]]) -> None:
+        self._decode = decode
 
-    def require_untouched(self) -> None:
-        """Raise UsageError when a chunk has been read."""
-        if self.begun:
-            raise UsageError(
-                "the frames of this clip have been read already, by saving or by a loop, and can be read once; "
-                "keep them, or generate the clip again."
-            )
-
-    def __iter__(self) -> _Frames:
-        if self._ended:
-            self.require_untouched()
-        return self
-
-    def __next__(self) -> Array:
-        self.begun = True
-        try:
-            return next(self._chunks)
-        except BaseException:
-            self._ended = True
-            raise
+    def __iter__(self) -> Iterator[Array]:
+        return self._decode()
 
 
 class Clip:
-    """A generated clip: the sound is ready, the frames are decoded while they are read, once.
+    """A generated clip: the sound is ready, the frames are decoded from the final latent whenever they are read.
 
     Attributes:
         audio: float32 (S, 2) in [-1, 1]; None: silent.
@@ -85,12 +63,23 @@ class Clip:
         self.video_latent = clip.video_latent
         self.audio_latent = clip.audio_latent
 
+    def __repr__(self) -> str:
+        parts = []
+        if self.num_frames:
+            parts.append(f"{self.num_frames} frames of {self.height}x{self.width} at {float(self.frame_rate):g}/s")
+        if self.audio is not None:
+            parts.append(f"{len(self.audio) / self.sample_rate:.2f} s of sound at {self.sample_rate} Hz")
+        return f"<Clip: {', '.join(parts)}>"
+
     @property
-    def frames(self) -> Iterator[Array]:
-        """Chunks of float32 (f, H, W, 3) in [0, 1], in order. They can be read once.
+    def frames(self) -> Iterable[Array]:
+        """Chunks of float32 (f, H, W, 3) in [0, 1], in order.
+
+        A loop decodes them one after the other; another loop, or saving, decodes again and gets the same bits. The
+        decoder's weights are in memory from the first chunk to the end of the loop.
 
         Raises:
-            UsageError: the clip has no frames; iterating over them again when they have been read.
+            UsageError: the clip has no frames.
         """
         if self._frames is None:
             raise UsageError("this clip has no frames: it is sound alone, or was made with latents_only.")
@@ -117,10 +106,10 @@ class Clip:
 
     @property
     def report(self) -> list[StageReport]:
-        """What each finished stage cost."""
+        """What each finished stage cost; every decoding of the frames is one."""
         return list(self._run.stages.reports)
 
-    def save(self, path: str | Path, options: OutputOptions | None = None, **changes: Any) -> None:
+    def save(self, path: str | os.PathLike[str], options: OutputOptions | None = None, **changes: Any) -> None:
         """Write the clip and what ``options`` asks for beside it; a file appears only when it is complete.
 
         Args:
@@ -130,14 +119,16 @@ class Clip:
             changes: single options.
 
         Raises:
-            UsageError: the options do not fit the clip, or its frames have been read already, as saving does.
+            UsageError: the options do not fit the clip.
             MediaError: a file cannot be written (`OutOfSpace`: the disk is full).
             NotFiniteError: the decoder gave values that are not numbers.
         """
+        if not isinstance(path, (str, os.PathLike)):
+            raise UsageError(f"a clip is saved to a path, got {path!r}; give for example clip.mp4.")
+        if options is not None and not isinstance(options, OutputOptions):
+            raise UsageError(f"options must be OutputOptions, got {options!r}; single ones are given by their names.")
         path = Path(path)
         options = OutputOptions.of(vars(options or OutputOptions()) | changes)
-        if self._frames is not None and path.suffix.lower() != ".wav":
-            self._frames.require_untouched()
         try:
             self._save(path, options)
         except BaseException:
@@ -146,6 +137,7 @@ class Clip:
             raise
         if self._state is not None:
             self._state.remove()
+            self._state = None  # the folder may belong to another run from here on
 
     def _save(self, path: Path, options: OutputOptions) -> None:
         if options.save_latents is not None:
@@ -204,7 +196,7 @@ class Clip:
         return audio, self.sample_rate, float(self.frame_rate) * speed
 
     def _latents(self) -> Latents:
-        generation = self._run.files.checkpoint.generation or "19b"
+        generation = self._run.files.generation.name
         return Latents(generation, self.frame_rate, self.video_latent, self.audio_latent)
 
     def _result(self) -> dict[str, Any]:

@@ -26,6 +26,10 @@ DIFFUSERS_NAMES = {
     "callback_on_step_end": "here it is observer, called with every event; raise ltx2rt.Cancelled from it to stop.",
     "sigmas": "here the schedule is that of the pipeline; num_inference_steps sets its length.",
     "timesteps": "here the schedule is that of the pipeline; num_inference_steps sets its length.",
+    "callback_on_step_end_tensor_inputs": "here the event StepDone holds the latents of video and sound.",
+    "callback": "here it is observer, called with every event.",
+    "conditioning_strength": "here every ImageInput has a strength.",
+    "audio": "here it is audio_path.",
     "max_sequence_length": "here prompts have up to 1024 tokens.",
     "noise_scale": "here it follows from the schedule.",
     "decode_timestep": "here it is a constant of the video decoder, as in the official code.",
@@ -33,4 +37,24 @@ DIFFUSERS_NAMES = {
     "attention_kwargs": "here LoRAs are given to ltx2rt.load(loras=...).",
     "use_cross_timestep": "here the checkpoint's configuration says it.",
     "system_prompt": "here enhance_prompt=True has instructions of its own.",
+}
+
+# What other programs call the arguments of `load`.
+LOADING_NAMES = {
+    "pretrained_model_name_or_path": "here it is checkpoint, a file.",
+    "path": "here it is checkpoint, a file.",
+    "model": "here it is checkpoint, a file.",
+    "torch_dtype": "here it is dtype, 'bfloat16', 'float16' or 'float32'.",
+    "variant": "here it is model_variant, 'distilled' or 'dev'.",
+    "transformer": "here it is a part of checkpoint.",
+    "vae": "here it is a part of checkpoint.",
+    "audio_vae": "here it is a part of checkpoint.",
+    "vocoder": "here it is a part of checkpoint.",
+    "connectors": "here they are a part of checkpoint.",
+    "tokenizer": "here it is a part of text_encoder, a folder.",
+    "scheduler": "here the pipeline has its own.",
+    "latent_upsampler": "here it is spatial_upscaler, and temporal_upscaler for the frame rate.",
+    "adapter_path": "here it is loras, a list of files.",
+    "device_map": "here the device is the one that MLX uses; budgets are given to a call, memory='12GB'.",
+    "quantization_config": "here weights are used as their file stores them; give a quantised checkpoint.",
 }

@@ -6,14 +6,12 @@ from contextlib import closing
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ltx2rt.errors import CheckpointError, write_failure
+from ltx2rt.types import Array
 from ltx2rt.weights.safetensors import SafetensorsFile, write_safetensors
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 FORMAT = "ltx2rt-latents"
 

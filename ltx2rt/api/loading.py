@@ -5,39 +5,24 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from os import PathLike
-from pathlib import Path
-from typing import Any
+from typing import NoReturn
 
 import mlx.core as mx
 
-from ltx2rt import embedded
-from ltx2rt.api.pipeline import Pipeline, PipelineFiles
+from ltx2rt.api.diffusers_names import LOADING_NAMES
+from ltx2rt.api.pipeline import Pipeline
+from ltx2rt.api.pipeline_files import Lora, PipelineFiles
 from ltx2rt.errors import UsageError
 from ltx2rt.graph.pipelines import AUTOMATIC, PIPELINES, pipeline_for, pipeline_name
-from ltx2rt.graph.pipelines.pipeline import PipelineEntry
-from ltx2rt.graph.settings.setting import plain_values, stored_values
+from ltx2rt.graph.settings.setting import stored_values
 from ltx2rt.graph.settings.weight_files import WeightFiles
-from ltx2rt.graph.stages.model_files import ModelFiles
+from ltx2rt.graph.stages.weight_set import WeightSet
 from ltx2rt.spelling import spelled
+from ltx2rt.types import FilePath
 
 log = logging.getLogger(__name__)
 
-FilePath = str | PathLike[str]
-Lora = FilePath | tuple[FilePath, float]
-
 MLX_DTYPES: Mapping[str, mx.Dtype] = {"bfloat16": mx.bfloat16, "float16": mx.float16, "float32": mx.float32}
-
-# What stands for each file that a pipeline needs and nobody gave, where the embedded model runs.
-_EMBEDDED: Mapping[str, Any] = {
-    "checkpoint": embedded.CHECKPOINT,
-    "text_encoder": embedded.TEXT_ENCODER,
-    "spatial_upscaler": embedded.SPATIAL_UPSCALER,
-    "temporal_upscaler": embedded.TEMPORAL_UPSCALER,
-    "distilled_lora": (embedded.DISTILLED_LORA, 1.0),
-    "loras": ((embedded.IC_LORA, 1.0),),
-}
-_ALWAYS_EMBEDDED = ("checkpoint", "text_encoder", "spatial_upscaler", "temporal_upscaler")
 
 
 def load(
@@ -51,6 +36,8 @@ def load(
     distilled_lora: Lora | None = None,
     dtype: str = "bfloat16",
     model_variant: str | None = None,
+    keep_loaded: bool | None = None,
+    **unknown: NoReturn,
 ) -> Pipeline:
     """Open the files of a pipeline; only headers are read.
 
@@ -65,6 +52,8 @@ def load(
         dtype: of activations: ``bfloat16``, ``float16`` or ``float32``.
         model_variant: ``distilled`` or ``dev``; None: as the checkpoint's file name says, else distilled, with a
             warning where it matters: nothing inside of a file tells.
+        keep_loaded: whether weights stay in memory for later stages and calls; see `Pipeline`.
+        unknown: refused, with what the argument of another program is called here.
 
     Raises:
         UsageError: unknown pipeline, dtype or variant, or files that do not go together.
@@ -75,26 +64,28 @@ def load(
         "text_encoder": text_encoder,
         "spatial_upscaler": spatial_upscaler,
         "temporal_upscaler": temporal_upscaler,
-        "loras": tuple(loras) or None,
+        "loras": loras,
         "distilled_lora": distilled_lora,
         "dtype": dtype,
         "model_variant": model_variant,
+        **unknown,
     }
-    return open_pipeline(pipeline, WeightFiles(**stored_values(WeightFiles, given)))
+    return open_pipeline(pipeline, WeightFiles(**stored_values(WeightFiles, given, LOADING_NAMES)), keep_loaded)
 
 
-def open_pipeline(pipeline: str, given: WeightFiles) -> Pipeline:
+def open_pipeline(pipeline: str, given: WeightFiles, keep_loaded: bool | None = None) -> Pipeline:
     """The same from checked settings; see `load`."""
+    if not (keep_loaded is None or isinstance(keep_loaded, bool)):
+        raise UsageError(f"keep_loaded must be True, False or None, got {keep_loaded!r}.")
     name = pipeline_name(pipeline)
     is_embedded = given.checkpoint is None
     if is_embedded and (given.text_encoder is not None or given.spatial_upscaler is not None):
         needing = spelled("text_encoder" if given.text_encoder is not None else "spatial_upscaler")
         raise UsageError(f"{needing} goes with {spelled('checkpoint', 'FILE')}, which is missing; give it, too.")
-    used = _with_embedded(given, _ALWAYS_EMBEDDED) if is_embedded else given
     entry = None if name == AUTOMATIC else PIPELINES[name]
-    if entry is not None and is_embedded:
-        used = _with_embedded(used, entry.files)
-    files = ModelFiles.open(used)
+    origin = PipelineFiles(entry, given)
+    used = origin.used
+    files = WeightSet.open(used)
     variant = used.model_variant or files.checkpoint.variant
     if variant is None:
         variant = "distilled"
@@ -106,18 +97,5 @@ def open_pipeline(pipeline: str, given: WeightFiles) -> Pipeline:
                 spelled("model_variant", "dev"),
             )
     entry = pipeline_for(name, variant)
-    return Pipeline(entry, files, MLX_DTYPES[used.dtype], _origin(entry, given, used), is_embedded, variant)
-
-
-def _with_embedded(given: WeightFiles, names: Sequence[str]) -> WeightFiles:
-    return replace(given, **{name: _EMBEDDED[name] for name in names if not getattr(given, name)})
-
-
-def _origin(entry: PipelineEntry, given: WeightFiles, used: WeightFiles) -> PipelineFiles:
-    """What the pipeline was loaded from: the arguments for a record, and every file."""
-    defaults = plain_values(WeightFiles())
-    arguments = {name: value for name, value in plain_values(given).items() if value != defaults.get(name)}
-    single = (used.checkpoint, used.text_encoder, used.spatial_upscaler, used.temporal_upscaler)
-    with_strength = (*used.loras, *(() if used.distilled_lora is None else (used.distilled_lora,)))
-    paths: list[Path | None] = [*single, *(path for path, _ in with_strength)]
-    return PipelineFiles({"pipeline": entry.name, **arguments}, tuple(path for path in paths if path is not None))
+    dtype = MLX_DTYPES[used.dtype]
+    return Pipeline(entry, files, dtype, replace(origin, entry=entry), variant, keep_loaded)

@@ -5,37 +5,49 @@ from __future__ import annotations
 import copy
 import inspect
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 import mlx.core as mx
 
 from ltx2rt.api.call_arguments import CallArguments
 from ltx2rt.api.clip import Clip
 from ltx2rt.api.diffusers_names import DIFFUSERS_NAMES
+from ltx2rt.api.opened_component import OpenedComponent, components_of
+from ltx2rt.api.pipeline_files import Lora, PipelineFiles
 from ltx2rt.api.planning import ledger
 from ltx2rt.api.planning import rates as measured_rates
 from ltx2rt.api.previews import Preview, PreviewObserver
 from ltx2rt.api.record import Record
 from ltx2rt.api.run_state import RunState
+from ltx2rt.errors import MemoryBudgetError, OutOfMemory, UsageError
+from ltx2rt.graph.components import TRANSFORMER
 from ltx2rt.graph.diffusion.guidance import GuiderParams
-from ltx2rt.graph.models.transformer.model import TransformerConfig
 from ltx2rt.graph.pipelines.assumed_files import with_assumed
-from ltx2rt.graph.pipelines.decide import GUIDANCE_TOPICS, decide
+from ltx2rt.graph.pipelines.decide import decide
 from ltx2rt.graph.pipelines.defaults import GenerationDefaults, defaults_for
 from ltx2rt.graph.pipelines.open_inputs import open_inputs
 from ltx2rt.graph.pipelines.pipeline import PipelineEntry
-from ltx2rt.graph.pipelines.plan import Plan, Rates, plan
-from ltx2rt.graph.settings.setting import settings_of
-from ltx2rt.graph.settings.settings import Settings
+from ltx2rt.graph.pipelines.plan import Plan, Rates, plan, plan_keeping
+from ltx2rt.graph.settings.setting import settings_of, stored_values
+from ltx2rt.graph.settings.settings import GUIDANCE, Settings
+from ltx2rt.graph.settings.weight_files import WeightFiles
 from ltx2rt.graph.stages.events import Event
 from ltx2rt.graph.stages.inputs import GenerationInputs
-from ltx2rt.graph.stages.model_files import ModelFiles
+from ltx2rt.graph.stages.keeping import Keeping
 from ltx2rt.graph.stages.run import GeneratedClip, Run
 from ltx2rt.graph.stages.text.enhancement import enhance_prompt
+from ltx2rt.graph.stages.weight_set import WeightSet, sources_of
+from ltx2rt.memory.allocator import give_back
+from ltx2rt.memory.ledger import Ledger, rounded_up
+from ltx2rt.memory.limits import format_bytes
+from ltx2rt.spelling import spelled
 from ltx2rt.weights.checkpoint import Checkpoint
+from ltx2rt.weights.kept_weights import KeptWeights
+from ltx2rt.weights.lora import is_changed
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -46,47 +58,110 @@ log = logging.getLogger(__name__)
 EMBEDDED_HEIGHT, EMBEDDED_WIDTH, EMBEDDED_FRAMES = 256, 256, 25
 
 
-@dataclass(frozen=True)
-class PipelineFiles:
-    """What a pipeline was loaded from, as `load` got it, for records."""
-
-    arguments: Mapping[str, Any]
-    weights: tuple[Path, ...]
-
-
 class Pipeline:
-    """A pipeline with its opened weight files. Calling it loads, runs and frees one stage after the other.
+    """A pipeline with its opened weight files. Calling it loads and runs one stage after the other.
+
+    Where the weights of all stages fit the budget of a call together, beside what the largest stage needs, they stay in
+    memory: the next call reads none of them. `close`, or the end of a ``with`` block, gives that memory back. Otherwise
+    each stage frees its weights before the next one begins. The result is the same.
 
     Attributes:
         entry: what the pipeline says about itself.
         has_fixed_schedule: whether it takes the fixed distilled schedule, without guidance.
         is_embedded: whether it runs the small model inside the package.
+        keep_loaded: whether weights stay in memory. None: where they fit; True: a call in whose budget they do not fit
+            is an error; False: never. A change counts from the next call on.
     """
 
     def __init__(
         self,
         entry: PipelineEntry,
-        files: ModelFiles,
+        files: WeightSet,
         dtype: mx.Dtype,
         origin: PipelineFiles,
-        is_embedded: bool,
         variant: str,
+        keep_loaded: bool | None = None,
     ) -> None:
         self.entry = entry
-        self.is_embedded = is_embedded
+        self.is_embedded = origin.is_embedded
+        self.keep_loaded = keep_loaded
         self.has_fixed_schedule = entry.has_fixed_schedule(variant)
         self._files = files
         self._dtype = dtype
         self._origin = origin
+        self._kept = KeptWeights()
+
+    def __enter__(self) -> Pipeline:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the memory of the weights back.
+
+        Clips that were made can still be read, and the pipeline can be called: what is needed is loaded again.
+        """
+        # Runs that are not at their end (frames still to be read) know the old store alone, and keep nothing any more.
+        self._kept = KeptWeights()
+        give_back()
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes of the weights that are in memory for the next call."""
+        return self._kept.nbytes
+
+    @property
+    def loras(self) -> tuple[tuple[Path, float], ...]:
+        """The LoRA files in use, with their strengths."""
+        return self._origin.used.loras
+
+    def set_loras(self, loras: Sequence[Lora]) -> None:
+        """Take other LoRAs or strengths from the next call on, whose result is that of a pipeline loaded with them.
+
+        Weights that no LoRA changes stay in memory.
+
+        Args:
+            loras: as for `ltx2rt.load`; empty: none.
+
+        Raises:
+            UsageError: no list of LoRA files, or a strength outside its range.
+            CheckpointError: a file is missing, damaged or for another model. The LoRAs are then those from before.
+        """
+        stored = stored_values(WeightFiles, {"loras": loras})
+        origin = replace(self._origin, given=replace(self._origin.given, **stored))
+        self._files = self._files.with_loras(origin.used.loras)
+        self._origin = origin
+        changed = self._files.loras
+        self._kept.want(
+            {
+                key: size
+                for key, size in self._kept.sizes.items()
+                if not key.loras and not is_changed(key.component, key.spec.name, changed)
+            }
+        )
 
     @property
     def name(self) -> str:
         return self.entry.name
 
+    def __repr__(self) -> str:
+        return f"<Pipeline {self.name}: {self._files.checkpoint.path}>"
+
+    @property
+    def components(self) -> dict[str, OpenedComponent]:
+        """Name -> what has been opened, with its file, configuration and tensors: ``transformer``, ``video_vae``."""
+        return components_of(self._files)
+
+    @property
+    def generation(self) -> str:
+        """Name of the model's generation."""
+        return self._files.generation.name
+
     @property
     def defaults(self) -> GenerationDefaults:
         """What a call uses for everything it is not given."""
-        defaults = self._for_small_model(self.entry.adjusted(defaults_for(self._files.checkpoint.model_version)))
+        defaults = self._for_small_model(self.entry.adjusted(defaults_for(self._files.generation)))
         if self.is_embedded:
             return replace(defaults, height=EMBEDDED_HEIGHT, width=EMBEDDED_WIDTH, num_frames=EMBEDDED_FRAMES)
         if self.entry.two_stage:
@@ -95,7 +170,7 @@ class Pipeline:
 
     def _for_small_model(self, defaults: GenerationDefaults) -> GenerationDefaults:
         """Perturbed blocks at the same relative depth; the official ones do not exist in a small transformer."""
-        layers = TransformerConfig.from_dict(self._files.checkpoint.section("transformer")).num_layers
+        layers = self._files.config(TRANSFORMER).num_layers
         official_layers = 48
         if layers >= official_layers:
             return defaults
@@ -105,6 +180,7 @@ class Pipeline:
 
         return replace(defaults, video_guider=moved(defaults.video_guider), audio_guider=moved(defaults.audio_guider))
 
+    @overload
     def __call__(
         self,
         prompt: str | None = None,
@@ -112,16 +188,43 @@ class Pipeline:
         observer: Callable[[Event], None] | None = None,
         on_settings: Callable[[Mapping[str, Any]], None] | None = None,
         on_preview: Callable[[Preview], None] | None = None,
-        state_folder: str | Path | None = None,
+        state_folder: str | PathLike[str] | None = None,
         resume: bool = False,
         repeated: Record | None = None,
         memory: str | int | None = None,
         **settings: Unpack[CallArguments],
-    ) -> Clip:
-        """Generate a clip.
+    ) -> Clip: ...
+
+    @overload
+    def __call__(
+        self,
+        prompt: list[str] | tuple[str, ...],
+        *,
+        observer: Callable[[Event], None] | None = None,
+        on_settings: Callable[[Mapping[str, Any]], None] | None = None,
+        on_preview: Callable[[Preview], None] | None = None,
+        memory: str | int | None = None,
+        **settings: Unpack[CallArguments],
+    ) -> list[Clip]: ...
+
+    def __call__(
+        self,
+        prompt: str | list[str] | tuple[str, ...] | None = None,
+        *,
+        observer: Callable[[Event], None] | None = None,
+        on_settings: Callable[[Mapping[str, Any]], None] | None = None,
+        on_preview: Callable[[Preview], None] | None = None,
+        state_folder: str | PathLike[str] | None = None,
+        resume: bool = False,
+        repeated: Record | None = None,
+        memory: str | int | None = None,
+        **settings: Unpack[CallArguments],
+    ) -> Clip | list[Clip]:
+        """Generate a clip, or one for each prompt of a list, one after the other.
 
         Args:
-            prompt: what to generate; may be missing when ``embedding`` or ``zero_text`` is given.
+            prompt: what to generate; may be missing when ``embedding`` or ``zero_text`` is given. Of a list every
+                prompt has the same settings, the seed included; all are checked before the first one runs.
             observer: called with every event; raise `Cancelled` from it to stop.
             on_settings: called once with the resolved settings before anything is loaded.
             on_preview: called after every sampler step with a `Preview` that can be decoded on demand.
@@ -134,39 +237,72 @@ class Pipeline:
             settings: see `Settings`.
 
         Returns:
-            A `Clip` whose sound is ready and whose frames decode while they are read.
+            A `Clip` whose sound is ready and whose frames decode while they are read; a list of them for a list.
 
         Raises:
             UsageError: a setting cannot work.
             CheckpointError: a weight file lacks something.
             MediaError: an input cannot be read.
             StateError: ``resume`` of a state that is damaged.
-            MemoryBudgetError: a stage does not fit; before anything is loaded. `OutOfMemory`: the system refuses memory
-                later.
+            MemoryBudgetError: a stage does not fit, or with ``keep_loaded=True`` the weights of all; before anything is
+                loaded. `OutOfMemory`: the system refuses memory later.
             NotFiniteError: a model computed values that are not finite numbers.
         """
+        for name, called in (("observer", observer), ("on_settings", on_settings), ("on_preview", on_preview)):
+            if called is not None and not callable(called):
+                raise UsageError(f"{name} must be a function, got {called!r}.")
+        if isinstance(prompt, (list, tuple)):
+            if state_folder is not None or repeated is not None:
+                raise UsageError("state_folder and repeated are of one run; give one prompt with them, not a list.")
+            self._check_all(prompt, settings)
+            return [
+                self(one, observer=observer, on_settings=on_settings, on_preview=on_preview, memory=memory, **settings)
+                for one in prompt
+            ]
         inputs, record = self._prepare({"prompt": prompt, **settings}, self._files)
-        accounts = ledger(memory)
-        plan(self._generate, self._files, inputs, accounts.unused())
+        store = self._kept
+        accounts = ledger(memory, store.nbytes)
+        planned = self._plan(inputs, self._files, accounts)
+        accounts.reserved = sum(planned.kept.values())
         if repeated is not None:
             record.require_same_sources(repeated)
         if on_settings is not None:
             on_settings(self._shown(record, inputs.settings))
         state = None
         if state_folder is not None:
-            state = RunState.begin(Path(state_folder), record, resume=resume)
+            state = RunState.begin(_folder(state_folder), record, resume=resume)
         if on_preview is not None:
             observer = PreviewObserver(self._files, inputs, on_preview, observer)
-        run = Run(self._files, inputs, observer, journal=None if state is None else state.journal(), ledger=accounts)
+        store.want(planned.kept)
+        give_back()
+        run = Run(
+            self._files,
+            inputs,
+            observer,
+            journal=None if state is None else state.journal(),
+            ledger=accounts,
+            keeping=Keeping(store) if planned.kept else None,
+        )
         try:
             clip = self._generate(run)
             if inputs.settings.enhance_prompt:
                 record = replace(record, result={"enhanced_prompt": run.inputs.prompt})
             return Clip(clip, run, record, state)
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, OutOfMemory):
+                store.want({})  # so that the same call may work another time
             if state is not None:
                 state.remove_if_empty()
             raise
+
+    def _check_all(self, prompts: Sequence[Any], settings: CallArguments) -> None:
+        """Raise UsageError when one of a list of prompts cannot work."""
+        if not prompts:
+            raise UsageError("the list of prompts is empty; give one prompt or more.")
+        for one in prompts:
+            if not isinstance(one, str):
+                raise UsageError(f"prompt must be a text or a list of texts, got {one!r} in a list.")
+            self.record_for(one, **settings)
 
     def record_for(self, prompt: str | None = None, **settings: Unpack[CallArguments]) -> Record:
         """What a call with these settings would be made from; checks them and runs nothing.
@@ -202,23 +338,47 @@ class Pipeline:
         files, assumed = with_assumed(self._files)
         inputs, _ = self._prepare({"prompt": prompt, **settings}, files)
         speeds = measured_rates() if rates is None else rates
-        found = plan(self._generate, files, inputs, ledger(memory), speeds)
+        found = self._plan(inputs, files, ledger(memory, self._kept.nbytes), speeds)
         names = {stage.need.name for stage in found.stages}
         return found, [text for text in assumed if any(text.startswith(name) for name in names)]
 
     def with_checkpoint(self, checkpoint: Checkpoint) -> Pipeline:
         """The same pipeline with another checkpoint of the same generation."""
         other = copy.copy(self)
-        other._files = replace(self._files, checkpoint=checkpoint)
+        other._files = self._files.with_sources(sources_of(checkpoint))
+        other._kept = KeptWeights()
         return other
 
-    def _prepare(self, settings: Mapping[str, Any], files: ModelFiles) -> tuple[GenerationInputs, Record]:
+    def _plan(self, inputs: GenerationInputs, files: WeightSet, accounts: Ledger, speeds: Rates | None = None) -> Plan:
+        """The plan of a call: its weights stay in memory where that is wanted and they fit."""
+        if self.keep_loaded is not False:
+            found = plan_keeping(self._generate, files, inputs, accounts, self._kept, speeds)
+            if isinstance(found, Plan):
+                return found
+            refused = (
+                f"the weights of all stages, {format_bytes(found.weights)}, do not fit the budget of "
+                f"{format_bytes(accounts.budget or 0)} together, beside what the largest stage needs"
+            )
+            if self.keep_loaded:
+                enough = found.least_budget()
+                raise MemoryBudgetError(
+                    f"{refused}; give at least {spelled('memory', rounded_up(enough))}, or leave out "
+                    f"{spelled('keep_loaded')}.",
+                    enough,
+                )
+            log.info("%s: each stage frees its own", refused)
+        return plan(self._generate, files, inputs, accounts.unused(), speeds)
+
+    def _prepare(self, settings: Mapping[str, Any], files: WeightSet) -> tuple[GenerationInputs, Record]:
         fixed = self.has_fixed_schedule
         decided = decide(Settings.of(settings, DIFFUSERS_NAMES), self.entry, self.defaults, fixed_schedule=fixed)
         inputs = open_inputs(decided, self.entry, files, fixed_schedule=fixed, dtype=self._dtype)
-        topics = self.entry.topics - set(GUIDANCE_TOPICS) if fixed else self.entry.topics
+        topics = self.entry.topics - GUIDANCE if fixed else self.entry.topics
         weights = list(self._origin.weights)
-        return inputs, Record.of(self._origin.arguments, decided.as_dict(topics), weights, decided.input_files())
+        stored = decided.as_dict(topics)
+        return inputs, Record.of(
+            self._origin.arguments, stored, weights, decided.input_files(), decided.inputs_in_memory()
+        )
 
     def _generate(self, run: Run) -> GeneratedClip:
         """What a call does with a run, planned or real: it rewrites the prompt if that is wanted, then generates."""
@@ -240,6 +400,12 @@ class Pipeline:
             | {key: value for key, value in record.files.items() if key not in shown}
             | {name: record.settings[name] for name in settings.given() if name in record.settings}
         )
+
+
+def _folder(path: Any) -> Path:
+    if not isinstance(path, (str, PathLike)):
+        raise UsageError(f"state_folder must be a path, got {path!r}.")
+    return Path(path)
 
 
 def _with_settings(method: Callable[..., Any]) -> inspect.Signature:

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
+from ltx2rt.graph.components import VIDEO_VAE
 from ltx2rt.graph.models.layers.params import Params
 from ltx2rt.graph.models.video_vae.decoder import VideoDecoder
-from ltx2rt.graph.models.video_vae.specs import VideoVaeConfig, decoder_specs
+from ltx2rt.graph.models.video_vae.specs import decoder_specs
 from ltx2rt.graph.models.video_vae.statistics import statistics_specs
 from ltx2rt.graph.models.video_vae.tiling import Tiling
 from ltx2rt.graph.stages.events import Evaluated, Event, Noised, StageStarted, StepDone
 from ltx2rt.graph.stages.inputs import GenerationInputs
-from ltx2rt.graph.stages.model_files import ModelFiles
-from ltx2rt.weights.checkpoint import Checkpoint
-
-Array = np.ndarray[Any, np.dtype[Any]]
+from ltx2rt.graph.stages.weight_set import WeightSet
+from ltx2rt.types import Array
 
 
 @dataclass(frozen=True)
@@ -37,27 +35,30 @@ class Preview:
     step: int
     steps: int
     latent: Array
-    _checkpoint: Checkpoint
+    _weights: WeightSet
     _dtype: mx.Dtype
 
     @property
     def is_decodable(self) -> bool:
         """Whether the stage is large enough for the video decoder: at least 64 pixels on each side."""
-        return min(self.latent.shape[2:4]) >= 2
+        return bool(min(self.latent.shape[2:4]) >= 2)
 
     def picture(self) -> Array:
         """The first frame, (H, W, 3) float32 in [0, 1]; loads the video decoder for it."""
-        return self._decode(self.latent[:, :1])[0]
+        result: Array = self._decode(self.latent[:, :1])[0]
+        return result
 
     def frames(self) -> Array:
         """The whole clip, (F, H, W, 3) float32 in [0, 1]; takes as long as the final decoding."""
         return self._decode(self.latent)
 
     def _decode(self, latent: Array) -> Array:
-        config = VideoVaeConfig.from_dict(self._checkpoint.section("video_vae"))
-        arrays = self._checkpoint.load("video_vae", decoder_specs(config) + statistics_specs())
+        config = self._weights.config(VIDEO_VAE)
+        factor = config.spatial_factor
+        specs = decoder_specs(config) + statistics_specs(config.latent_channels)
+        arrays = self._weights.source(VIDEO_VAE).load("video_vae", specs)
         decoder = VideoDecoder(config, Params(arrays), self._dtype)
-        tiling = Tiling.auto(latent.shape[2] * config.spatial_factor, latent.shape[3] * config.spatial_factor)
+        tiling = Tiling.auto(latent.shape[2] * factor, latent.shape[3] * factor, factor)
         # Noise that some decoders add is left out: a preview draws nothing from the run's generator.
         chunks = decoder.decode_frames(
             mx.array(latent).astype(self._dtype),
@@ -76,7 +77,7 @@ class PreviewObserver:
 
     def __init__(
         self,
-        files: ModelFiles,
+        files: WeightSet,
         inputs: GenerationInputs,
         on_preview: Callable[[Preview], None],
         observer: Callable[[Event], None] | None,
@@ -104,7 +105,7 @@ class PreviewObserver:
                     event.index + 1,
                     event.steps,
                     self._grid(self._estimate),
-                    self._files.checkpoint,
+                    self._files,
                     self._inputs.dtype,
                 )
             )
@@ -113,7 +114,7 @@ class PreviewObserver:
         """The clip's own tokens, which come first, as a latent."""
         assert self._positions is not None  # every denoised video has been noised before
         height, width = first_grid(self._positions)
-        vae = VideoVaeConfig.from_dict(self._files.checkpoint.section("video_vae"))
+        vae = self._files.config(VIDEO_VAE)
         frames = (self._inputs.num_frames - 1) // vae.temporal_factor + 1
         grid: Array = tokens[:, : frames * height * width].reshape(1, frames, height, width, -1)
         return grid

@@ -36,6 +36,7 @@ class Record:
         settings: resolved settings of the call as JSON values, without those that have no meaning for the pipeline.
         weights: path -> fingerprint of every weight file.
         inputs: path -> SHA-256 of every image, sound, video and embedding file.
+        in_memory: name -> SHA-256 of every input that was given in memory; such a run cannot be repeated from files.
         environment: versions of the programs and which kernels ran.
         result: what came out: frames, size, enhanced prompt.
     """
@@ -46,10 +47,16 @@ class Record:
     inputs: Mapping[str, str]
     environment: Mapping[str, str]
     result: Mapping[str, Any] = field(default_factory=dict)
+    in_memory: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(
-        cls, files: Mapping[str, Any], settings: Mapping[str, Any], weights: Sequence[Path], inputs: Sequence[Path]
+        cls,
+        files: Mapping[str, Any],
+        settings: Mapping[str, Any],
+        weights: Sequence[Path],
+        inputs: Sequence[Path],
+        in_memory: Mapping[str, str] | None = None,
     ) -> Record:
         """The record of a run that is about to begin."""
         return cls(
@@ -58,12 +65,13 @@ class Record:
             weights={str(path.absolute()): fingerprint(path) for path in weights},
             inputs={str(path.absolute()): sha256(path) for path in inputs},
             environment=environment(),
+            in_memory=in_memory or {},
         )
 
     def differences(self, other: Record) -> list[str]:
         """What differs in ``other``, in words; results do not count."""
         found = []
-        for name in ("files", "settings", "weights", "inputs", "environment"):
+        for name in ("files", "settings", "weights", "inputs", "in_memory", "environment"):
             mine, theirs = getattr(self, name), getattr(other, name)
             for key in sorted({*mine, *theirs}):
                 if mine.get(key) != theirs.get(key):
@@ -83,10 +91,25 @@ class Record:
                     f"{changed[0]} is not the file that the repeated run used; restore it, or run without "
                     f"{spelled('repeated')}."
                 )
+        if self.in_memory != other.in_memory:
+            names = sorted({*self.in_memory, *other.in_memory})
+            changed = [name for name in names if self.in_memory.get(name) != other.in_memory.get(name)]
+            raise UsageError(
+                f"{changed[0]} in memory is not what the repeated run used; give the same, or run without "
+                f"{spelled('repeated')}."
+            )
         for name, version in other.environment.items():
             mine = self.environment.get(name)
             if mine != version:
                 log.warning("the repeated run used %s %s, this is %s: bits may differ", name, version, mine)
+
+    def require_files(self, origin: str) -> None:
+        """Raise UsageError when a part of the run lay in memory; ``origin`` is the file of this record."""
+        if self.in_memory:
+            raise UsageError(
+                f"{origin} is of a run from Python whose {', '.join(self.in_memory)} lay in memory: files cannot "
+                "repeat it; give the same objects to the pipeline in Python."
+            )
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -96,6 +119,7 @@ class Record:
             "settings": dict(self.settings),
             "weights": dict(self.weights),
             "inputs": dict(self.inputs),
+            **({"in_memory": dict(self.in_memory)} if self.in_memory else {}),
             "environment": dict(self.environment),
             "result": dict(self.result),
         }
@@ -173,8 +197,9 @@ def read_record(path: Path) -> tuple[Record, dict[str, Any]]:
         )
     sections = ("files", "settings", "weights", "inputs", "environment")
     damaged = [name for name in sections if not isinstance(content.get(name), dict)]
-    damaged += [name for name in ("result", "output") if not isinstance(content.get(name, {}), dict)]
+    damaged += [name for name in ("result", "output", "in_memory") if not isinstance(content.get(name, {}), dict)]
     if damaged:
         raise UsageError(f"{path} lacks {', '.join(damaged)}; the sidecar file is damaged.")
-    record = Record(**{name: content[name] for name in sections}, result=content.get("result", {}))
+    more = {name: content.get(name, {}) for name in ("result", "in_memory")}
+    record = Record(**{name: content[name] for name in sections}, **more)
     return record, dict(content.get("output", {}))

@@ -13,6 +13,7 @@ from ltx2rt.api.planning import ledger
 from ltx2rt.api.planning import rates as measured_rates
 from ltx2rt.api.record import Record, sidecar_path, write_record
 from ltx2rt.errors import UsageError
+from ltx2rt.graph.components import TEXT_ENCODER
 from ltx2rt.graph.models.text.token_sampling import SamplingOptions
 from ltx2rt.graph.pipelines.plan import Plan, Rates, plan
 from ltx2rt.graph.settings.setting import stored_values
@@ -20,23 +21,22 @@ from ltx2rt.graph.settings.settings import DEFAULT_NEGATIVE_PROMPT, Settings
 from ltx2rt.graph.settings.weight_files import WeightFiles
 from ltx2rt.graph.stages.events import Event
 from ltx2rt.graph.stages.inputs import GenerationInputs, PromptContext
-from ltx2rt.graph.stages.model_files import ModelFiles
 from ltx2rt.graph.stages.run import Run
 from ltx2rt.graph.stages.text.enhancement import enhance_prompt
 from ltx2rt.graph.stages.text.stage import encode_prompts
+from ltx2rt.graph.stages.weight_set import WeightSet
 from ltx2rt.spelling import spelled
+from ltx2rt.types import FilePath
 from ltx2rt.weights.embedding_file import TextEmbedding, write_embedding
-
-PathLike = str | Path
 
 
 def encode(
     prompt: str,
     *,
-    output: PathLike | None = None,
+    output: FilePath | None = None,
     negative_prompt: str | None = None,
-    checkpoint: PathLike | None = None,
-    text_encoder: PathLike | None = None,
+    checkpoint: FilePath | None = None,
+    text_encoder: FilePath | None = None,
     dtype: str = "bfloat16",
     enhancement: SamplingOptions | None = None,
     has_image: bool = False,
@@ -72,16 +72,16 @@ def encode(
     positive, avoided = work(run)
     prompt, negative = run.inputs.prompt, run.inputs.settings.negative_prompt or ""
     assert files.tokenizer is not None
-    assert files.text_encoder is not None
-    config = files.text_encoder.section("text_encoder")
+    encoder = files.source(TEXT_ENCODER)
+    config = encoder.section("text_encoder")
     embedding = TextEmbedding(
-        generation=files.checkpoint.generation or "19b",
+        generation=files.generation.name,
         video_context=positive.video,
         audio_context=positive.audio,
         negative_video_context=avoided.video,
         negative_audio_context=avoided.audio,
         model_version=files.checkpoint.metadata.get("model_version", ""),
-        encoder_id=str(config.get("gemma_version") or files.text_encoder.path.name),
+        encoder_id=str(config.get("gemma_version") or encoder.path.name),
         prompt=prompt,
         negative_prompt=negative,
         num_tokens=len(files.tokenizer.encode(prompt)),
@@ -90,7 +90,7 @@ def encode(
         write_embedding(output, embedding)
         settings: dict[str, Any] = {"prompt": prompt, "negative_prompt": negative, "dtype": dtype}
         settings |= {} if enhancement is None else {"enhanced": asdict(enhancement), "has_image": has_image}
-        paths = (files.checkpoint.path, files.text_encoder.path)
+        paths = (files.checkpoint.path, encoder.path)
         given = {"checkpoint": str(paths[0].absolute()), "text_encoder": str(paths[1].absolute())}
         write_record(sidecar_path(Path(output)), Record.of({"pipeline": "encode", **given}, settings, paths, []))
     return embedding
@@ -100,8 +100,8 @@ def plan_encode(
     prompt: str,
     *,
     negative_prompt: str | None = None,
-    checkpoint: PathLike | None = None,
-    text_encoder: PathLike | None = None,
+    checkpoint: FilePath | None = None,
+    text_encoder: FilePath | None = None,
     dtype: str = "bfloat16",
     enhancement: SamplingOptions | None = None,
     has_image: bool = False,
@@ -126,23 +126,24 @@ def plan_encode(
 def _prepare(
     prompt: str,
     negative_prompt: str | None,
-    checkpoint: PathLike | None,
-    text_encoder: PathLike | None,
+    checkpoint: FilePath | None,
+    text_encoder: FilePath | None,
     dtype: str,
     enhancement: SamplingOptions | None,
     *,
     has_image: bool,
-) -> tuple[ModelFiles, GenerationInputs, Callable[[Run], list[PromptContext]]]:
+) -> tuple[WeightSet, GenerationInputs, Callable[[Run], list[PromptContext]]]:
     """The opened files, the inputs, and what is done with a run, planned or real."""
     paths: dict[str, Any] = {"checkpoint": checkpoint, "text_encoder": text_encoder, "dtype": dtype}
     given = WeightFiles(**stored_values(WeightFiles, paths))
-    if not prompt.strip():
+    settings = Settings.of({"prompt": prompt, "negative_prompt": negative_prompt})
+    settings = settings.with_defaults(prompt="", negative_prompt=DEFAULT_NEGATIVE_PROMPT)
+    if not settings.prompt or not settings.prompt.strip():
         raise UsageError(f"the prompt is empty; say what to generate with {spelled('prompt')}.")
     if given.checkpoint is None:
         given = replace(given, checkpoint=embedded.CHECKPOINT, text_encoder=embedded.TEXT_ENCODER)
     elif given.text_encoder is None:
         raise UsageError(f"the text encoder is missing; give {spelled('text_encoder', 'FOLDER')}.")
-    negative = DEFAULT_NEGATIVE_PROMPT if negative_prompt is None else negative_prompt
 
     def work(run: Run) -> list[PromptContext]:
         settings = run.inputs.settings
@@ -152,5 +153,4 @@ def _prepare(
             run.inputs = replace(run.inputs, settings=settings)
         return encode_prompts(run, [settings.prompt or "", settings.negative_prompt or ""])
 
-    settings = Settings(prompt=prompt, negative_prompt=negative)
-    return ModelFiles.open(given), GenerationInputs.without_clip(settings, dtype=MLX_DTYPES[given.dtype]), work
+    return WeightSet.open(given), GenerationInputs.without_clip(settings, dtype=MLX_DTYPES[given.dtype]), work

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ from ltx2rt.api.planning import ledger
 from ltx2rt.api.planning import rates as measured_rates
 from ltx2rt.api.record import Record
 from ltx2rt.errors import UsageError
+from ltx2rt.graph.components import VIDEO_VAE
 from ltx2rt.graph.models.video_vae.tiling import Tiling
 from ltx2rt.graph.pipelines.plan import Plan, Rates, plan
 from ltx2rt.graph.settings.setting import plain_values, stored_values
@@ -25,19 +27,18 @@ from ltx2rt.graph.stages.encode.stage import encode_pixels
 from ltx2rt.graph.stages.events import Event
 from ltx2rt.graph.stages.inputs import GenerationInputs
 from ltx2rt.graph.stages.media_inputs import source_clip
-from ltx2rt.graph.stages.model_files import ModelFiles
 from ltx2rt.graph.stages.run import GeneratedClip, Run
+from ltx2rt.graph.stages.weight_set import WeightSet
 from ltx2rt.spelling import spelled
-
-PathLike = str | Path
+from ltx2rt.types import FilePath
 
 
 def upscale(
-    source: PathLike,
+    source: FilePath,
     *,
-    checkpoint: PathLike | None = None,
-    spatial_upscaler: PathLike | None = None,
-    temporal_upscaler: PathLike | None = None,
+    checkpoint: FilePath | None = None,
+    spatial_upscaler: FilePath | None = None,
+    temporal_upscaler: FilePath | None = None,
     dtype: str = "bfloat16",
     seed: int = 10,
     tiling: Tiling | Literal["auto", "none"] = "auto",
@@ -79,11 +80,11 @@ def upscale(
 
 
 def plan_upscale(
-    source: PathLike,
+    source: FilePath,
     *,
-    checkpoint: PathLike | None = None,
-    spatial_upscaler: PathLike | None = None,
-    temporal_upscaler: PathLike | None = None,
+    checkpoint: FilePath | None = None,
+    spatial_upscaler: FilePath | None = None,
+    temporal_upscaler: FilePath | None = None,
     dtype: str = "bfloat16",
     seed: int = 10,
     tiling: Tiling | Literal["auto", "none"] = "auto",
@@ -114,21 +115,23 @@ class _Task:
         work: what is done with a run, planned or real.
     """
 
-    files: ModelFiles
+    files: WeightSet
     inputs: GenerationInputs
     record: Record
     work: Callable[[Run], GeneratedClip]
 
 
 def _prepare(
-    source: PathLike,
-    checkpoint: PathLike | None,
-    spatial_upscaler: PathLike | None,
-    temporal_upscaler: PathLike | None,
+    source: FilePath,
+    checkpoint: FilePath | None,
+    spatial_upscaler: FilePath | None,
+    temporal_upscaler: FilePath | None,
     dtype: str,
     seed: int,
     tiling: Tiling | Literal["auto", "none"],
 ) -> _Task:
+    if not isinstance(source, (str, PathLike)):
+        raise UsageError(f"the source must be a path, got {source!r}; give a video or a latent file.")
     source = Path(source)
     paths = {
         "checkpoint": checkpoint,
@@ -152,13 +155,13 @@ def _prepare(
             "upscale_temporal": given.temporal_upscaler is not None,
         }
     )
-    files = ModelFiles.open(given)
+    files = WeightSet.open(given)
     saved, frames, sound = None, None, None
     if source.suffix == ".safetensors":
         saved = _matching_latents(source, files)
         frame_rate = saved.frame_rate
     else:
-        clip = source_clip(source)
+        clip = source_clip(source, files.config(VIDEO_VAE))
         frames, sound, frame_rate = clip.frames, clip.sound, clip.frame_rate
     named = {name: value for name, value in plain_values(given).items() if name in paths and value}
     dtype_and_settings = {"dtype": named.pop("dtype"), **{n: plain_values(wanted)[n] for n in ("seed", "tiling")}}
@@ -181,9 +184,9 @@ def _prepare(
     return _Task(files, inputs, record, work)
 
 
-def _matching_latents(path: Path, files: ModelFiles) -> Latents:
+def _matching_latents(path: Path, files: WeightSet) -> Latents:
     latents = read_latents(path)
-    generation = files.checkpoint.generation or "19b"
+    generation = files.generation.name
     if latents.video is None:
         raise UsageError(f"{path} holds no video latent; give the latents of a clip with pictures.")
     if latents.generation not in ("", generation):

@@ -16,7 +16,6 @@ from ltx2rt.bench.case import (
     MLX,
     OURS,
     REFERENCE,
-    TORCH,
     Call,
     Prepared,
     Way,
@@ -25,7 +24,6 @@ from ltx2rt.bench.case import (
     halves,
     normal,
 )
-from ltx2rt.bench.torch_arrays import to_torch, torch_module
 from ltx2rt.graph.models.layers.rope import rope_table
 from ltx2rt.kernels import RopeTable, reference, rope_attention
 
@@ -115,23 +113,7 @@ class AttentionCase:
             ways[REFERENCE] = some(lambda share: make(share, True))
         if MLX in wanted:
             ways[MLX] = some(plain)
-        if TORCH in wanted:
-            ways[TORCH] = some(lambda share: self._torch((q, k, v), share))
-        return Prepared(self.work, ways)
-
-    def _torch(self, arrays: Sequence[mx.array], share: float) -> Call:
-        """torch's attention alone, without norms and rotation."""
-        torch = torch_module()
-        heads = max(1, round(self.heads * share))
-        q, k, v = (
-            to_torch(a).reshape(1, -1, self.heads, self.head)[:, :, :heads].transpose(1, 2).contiguous() for a in arrays
-        )
-
-        def call() -> Any:
-            with torch.inference_mode():
-                return torch.nn.functional.scaled_dot_product_attention(q, k, v)
-
-        return call
+        return Prepared(self.work, ways, (q, k, v))
 
 
 def attention_cases() -> list[AttentionCase]:

@@ -7,21 +7,13 @@ from typing import Any
 
 import mlx.core as mx
 
-from ltx2rt.bench.case import Call, normal
-from ltx2rt.bench.stage import Part, StageCase, random_params, torch_weights
-from ltx2rt.bench.torch_arrays import diffusers_installed, to_torch, torch_module
+from ltx2rt.bench.case import normal
+from ltx2rt.bench.stage import Part, StageCase, random_params
 from ltx2rt.graph.models.audio.vocoder import Vocoder, VocoderConfig, param_specs
 from ltx2rt.graph.models.layers.params import Params
 
 MEL_FRAMES = 25  # a quarter of a second
 _LOWPASS = (0.00202896, 0.00938947, -0.02554346, -0.05765738, 0.12857258, 0.44320980)
-_RENAMED = {
-    "conv_pre": "conv_in",
-    "conv_post": "conv_out",
-    "act_post": "act_out",
-    "ups": "upsamplers",
-    "resblocks": "resnets",
-}
 
 
 @dataclass(frozen=True)
@@ -40,7 +32,7 @@ class BandwidthCase(StageCase):
         return replace(self, frames=5, small=True)
 
     def part(self) -> Part:
-        return _Bandwidth(self)
+        return Bandwidth(self)
 
 
 def _section(core: int, extension: int) -> dict[str, Any]:
@@ -76,46 +68,21 @@ def _section(core: int, extension: int) -> dict[str, Any]:
     }
 
 
-class _Bandwidth:
+class Bandwidth:
     def __init__(self, case: BandwidthCase) -> None:
-        self._widths = (64, 32) if case.small else (1536, 512)
-        config = VocoderConfig.from_dict(_section(*self._widths))
-        self._specs = param_specs(config)
-        self._params = random_params(self._specs, case.dtype)
-        for name, array in self._params.items():
+        self.widths = (64, 32) if case.small else (1536, 512)
+        config = VocoderConfig.from_dict(_section(*self.widths))
+        self.specs = param_specs(config)
+        self.params = random_params(self.specs, case.dtype)
+        for name, array in self.params.items():
             if name.endswith(".filter"):
-                self._params[name] = mx.array([*_LOWPASS, *reversed(_LOWPASS)]).reshape(1, 1, -1)
+                self.params[name] = mx.array([*_LOWPASS, *reversed(_LOWPASS)]).reshape(1, 1, -1)
             elif name.endswith(".weight") and isinstance(array, mx.array):
                 # The sound must stay within [-1, 1], where diffusers, unlike the official code, cuts nothing off.
-                self._params[name] = 0.3 * array
-        mx.eval([array for array in self._params.values() if isinstance(array, mx.array)])
-        self._vocoder = Vocoder(config, Params(self._params))
-        self._log_mel = normal((1, case.frames, 64, 2), 1, mx.float32)
+                self.params[name] = 0.3 * array
+        mx.eval([array for array in self.params.values() if isinstance(array, mx.array)])
+        self._vocoder = Vocoder(config, Params(self.params))
+        self.log_mel = normal((1, case.frames, 64, 2), 1, mx.float32)
 
     def build(self) -> mx.array:
-        return self._vocoder(self._log_mel)
-
-    def torch_call(self) -> Call | None:
-        if not diffusers_installed():
-            return None
-        from diffusers.pipelines.ltx2.vocoder import LTX2VocoderWithBWE, UpSample1d
-
-        torch = torch_module()
-        with torch.device("meta"):
-            model = LTX2VocoderWithBWE(hidden_channels=self._widths[0], bwe_hidden_channels=self._widths[1])
-        model.load_state_dict(torch_weights(self._params, self._specs, _torch_name, "f32"), strict=True, assign=True)
-        # The one filter that no file stores.
-        model.resampler = UpSample1d(ratio=3, window_type="hann", persistent=False)
-        model.eval()
-        log_mel = to_torch(self._log_mel).permute(0, 3, 1, 2).contiguous()
-
-        def call() -> Any:
-            with torch.inference_mode():
-                return model(log_mel).transpose(1, 2)
-
-        return call
-
-
-def _torch_name(name: str) -> str:
-    renamed = ".".join(_RENAMED.get(part, part) for part in name.split("."))
-    return renamed.replace("downsample.lowpass.filter", "downsample.filter")
+        return self._vocoder(self.log_mel)

@@ -57,10 +57,12 @@ class Prepared:
     Attributes:
         work: of one call.
         ways: `OURS` and those of the wanted rivals that exist.
+        inputs: what the ways share, for the ways that `rivals` adds; each kind of case says what its own are.
     """
 
     work: Work
     ways: dict[str, Way]
+    inputs: Any = None
 
 
 class Case(Protocol):

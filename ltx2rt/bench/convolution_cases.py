@@ -16,7 +16,6 @@ from ltx2rt.bench.case import (
     MLX,
     OURS,
     REFERENCE,
-    TORCH,
     Call,
     Prepared,
     Way,
@@ -25,7 +24,6 @@ from ltx2rt.bench.case import (
     halves,
     normal,
 )
-from ltx2rt.bench.torch_arrays import to_torch, torch_module
 from ltx2rt.kernels import causal_conv3d, reference
 
 Triple = tuple[int, int, int]
@@ -68,7 +66,8 @@ class ConvolutionCase:
         )
 
     @property
-    def _padding(self) -> tuple[tuple[int, int], ...]:
+    def padding(self) -> tuple[tuple[int, int], ...]:
+        """Before and after along each axis."""
         return tuple((d * (k - 1) // 2,) * 2 for k, d in zip(self.kernel, (1, 1, self.dilation), strict=True))
 
     def prepare(self, wanted: Sequence[str]) -> Prepared:
@@ -85,7 +84,7 @@ class ConvolutionCase:
             w, b, r = mx.contiguous(weight[:count]), bias[:count], mx.contiguous(residual[..., :count])
             mx.eval(w, b, r)
             arguments: dict[str, Any] = {
-                "padding": self._padding,
+                "padding": self.padding,
                 "dilation": (1, 1, self.dilation),
                 "padding_mode": ("edge" if self.kernel[0] > 1 else "zeros", "zeros", "zeros"),
                 "pixel_norm_eps": 1e-8 if self.pixel_norm else None,
@@ -100,7 +99,7 @@ class ConvolutionCase:
         def plain(share: float) -> Call:
             w = mx.contiguous(weight[: max(1, round(self.out_channels * share))])
             mx.eval(w)
-            padding = tuple(before for before, _ in self._padding)
+            padding = tuple(before for before, _ in self.padding)
             dilation = (1, 1, self.dilation)
             return evaluated(lambda: mx.conv_general(x, w, padding=padding, kernel_dilation=dilation))
 
@@ -110,27 +109,7 @@ class ConvolutionCase:
             ways[REFERENCE] = some(lambda share: make(share, True))
         if MLX in wanted:
             ways[MLX] = some(plain)
-        if TORCH in wanted:
-            ways[TORCH] = some(lambda share: self._torch(x, weight, share))
-        return Prepared(self.work, ways)
-
-    def _torch(self, x: mx.array, weight: mx.array, share: float) -> Call:
-        """torch's convolution alone, channels first as in diffusers, over as few axes as it needs."""
-        torch = torch_module()
-        w = weight[: max(1, round(self.out_channels * share))]
-        axes = [axis for axis in range(3) if self.size[axis] > 1 or self.kernel[axis] > 1]
-        convolution = {1: torch.nn.functional.conv1d, 2: torch.nn.functional.conv2d, 3: torch.nn.functional.conv3d}
-        tx = to_torch(x).permute(0, 4, 1, 2, 3).reshape(1, self.channels, *(self.size[a] for a in axes)).contiguous()
-        tw = to_torch(mx.contiguous(w)).permute(0, 4, 1, 2, 3)
-        tw = tw.reshape(*tw.shape[:2], *(self.kernel[a] for a in axes)).contiguous()
-        padding = tuple(self._padding[a][0] for a in axes)
-        dilation = tuple((1, 1, self.dilation)[a] for a in axes)
-
-        def call() -> Any:
-            with torch.inference_mode():
-                return convolution[len(axes)](tx, tw, padding=padding, dilation=dilation)
-
-        return call
+        return Prepared(self.work, ways, (x, weight))
 
 
 def convolution_cases() -> list[ConvolutionCase]:

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import mlx.core as mx
 
-from ltx2rt.bench.case import DTYPES, Call, normal
-from ltx2rt.bench.stage import Part, StageCase, random_params, torch_weights
-from ltx2rt.bench.torch_arrays import diffusers_installed, to_torch, torch_module
+from ltx2rt.bench.case import DTYPES, normal
+from ltx2rt.bench.stage import Part, StageCase, random_params
 from ltx2rt.graph.models.audio.vae import AudioDecoder, AudioVaeConfig
 from ltx2rt.graph.models.audio.vae import decoder_specs as audio_decoder_specs
 from ltx2rt.graph.models.audio.vocoder import Vocoder, VocoderConfig
 from ltx2rt.graph.models.audio.vocoder import param_specs as vocoder_specs
 from ltx2rt.graph.models.layers.params import Params
 from ltx2rt.graph.models.video_vae.decoder import VideoDecoder
-from ltx2rt.graph.models.video_vae.layers import Conditions
 from ltx2rt.graph.models.video_vae.specs import VideoVaeConfig, statistics_specs
 from ltx2rt.graph.models.video_vae.specs import decoder_specs as video_decoder_specs
+from ltx2rt.graph.models.video_vae.surroundings import Conditions
 
 MEL_FRAMES = 501  # five seconds
 
@@ -69,58 +67,18 @@ class VideoDecodeCase(StageCase):
         return replace(self, frames=9, height=64, width=64, small=True)
 
     def part(self) -> Part:
-        return _VideoDecode(self)
+        return VideoDecode(self)
 
 
-class _VideoDecode(_VideoPart):
+class VideoDecode(_VideoPart):
     def __init__(self, case: VideoDecodeCase) -> None:
         super().__init__(case.dtype, case.small)
         shape = (1, (case.frames - 1) // 8 + 1, case.height // 32, case.width // 32, 128)
-        self._latent = normal(shape, 1, DTYPES[case.dtype])
-        self._dtype = case.dtype
+        self.latent = normal(shape, 1, DTYPES[case.dtype])
+        self.dtype = case.dtype
 
     def build(self) -> mx.array:
-        return self.decoder(self._latent)
-
-    def torch_call(self) -> Call | None:
-        if not diffusers_installed():
-            return None
-        from diffusers.models.autoencoders.autoencoder_kl_ltx2 import LTX2VideoDecoder3d
-
-        torch = torch_module()
-        section = self.config.require_decoder()
-        residual = [block for block in section.blocks if block.kind != "resample"]
-        widths = tuple(section.base_channels * 2**level for level in range(1, len(residual)))
-        with torch.device("meta"):
-            model = LTX2VideoDecoder3d(
-                in_channels=section.latent_channels,
-                block_out_channels=widths,
-                layers_per_block=tuple(block.num_layers for block in residual),
-                inject_noise=False,
-            )
-        own = {n: a for n, a in self.params.items() if n.startswith("decoder.")}
-        model.load_state_dict(torch_weights(own, self.specs, _torch_video_name, self._dtype), strict=True, assign=True)
-        model.eval()
-        # diffusers leaves the statistics to its pipeline.
-        latent = to_torch(self.decoder.statistics.un_normalise(self._latent)).permute(0, 4, 1, 2, 3).contiguous()
-
-        def call() -> Any:
-            with torch.inference_mode():
-                return model(latent).permute(0, 2, 3, 4, 1)
-
-        return call
-
-
-def _torch_video_name(name: str) -> str:
-    name = name.removeprefix("decoder.").replace("res_blocks", "resnets")
-    block = re.match(r"up_blocks\.(\d+)\.", name)
-    if block is None:
-        return name
-    number, rest = int(block[1]), name[block.end() :]
-    if number == 0:
-        return f"mid_block.{rest}"
-    level = (number - 1) // 2
-    return f"up_blocks.{level}.upsamplers.0.{rest}" if number % 2 else f"up_blocks.{level}.{rest}"
+        return self.decoder(self.latent)
 
 
 @dataclass(frozen=True)
@@ -155,9 +113,6 @@ class _VideoLayer(_VideoPart):
     def build(self) -> mx.array:
         out: mx.array = self._layer(self._x, Params(self.params, "decoder."), Conditions())
         return out
-
-    def torch_call(self) -> Call | None:
-        return None
 
 
 @dataclass(frozen=True)
@@ -205,9 +160,6 @@ class _AudioDecode:
     def build(self) -> mx.array:
         return self._decoder(self._tokens)
 
-    def torch_call(self) -> Call | None:
-        return None
-
 
 @dataclass(frozen=True)
 class VocoderCase(StageCase):
@@ -225,14 +177,14 @@ class VocoderCase(StageCase):
         return replace(self, frames=5, small=True)
 
     def part(self) -> Part:
-        return _Vocode(self)
+        return Vocode(self)
 
 
-class _Vocode:
+class Vocode:
     def __init__(self, case: VocoderCase) -> None:
-        self._channels = 64 if case.small else 1024
+        self.channels = 64 if case.small else 1024
         section = {
-            "upsample_initial_channel": self._channels,
+            "upsample_initial_channel": self.channels,
             "resblock": "1",
             "upsample_rates": [6, 5, 2, 2, 2],
             "upsample_kernel_sizes": [16, 15, 8, 4, 4],
@@ -241,40 +193,13 @@ class _Vocode:
             "stereo": True,
         }
         config = VocoderConfig.from_dict(section)
-        self._specs = vocoder_specs(config)
-        self._params = random_params(self._specs, case.dtype)
-        self._vocoder = Vocoder(config, Params(self._params))
-        self._log_mel = normal((1, case.frames, 64, 2), 1, mx.float32)
+        self.specs = vocoder_specs(config)
+        self.params = random_params(self.specs, case.dtype)
+        self._vocoder = Vocoder(config, Params(self.params))
+        self.log_mel = normal((1, case.frames, 64, 2), 1, mx.float32)
 
     def build(self) -> mx.array:
-        return self._vocoder(self._log_mel)
-
-    def torch_call(self) -> Call | None:
-        if not diffusers_installed():
-            return None
-        from diffusers.pipelines.ltx2.vocoder import LTX2Vocoder
-
-        torch = torch_module()
-        with torch.device("meta"):
-            model = LTX2Vocoder(hidden_channels=self._channels)
-        weights = torch_weights(self._params, self._specs, _torch_vocoder_name, "f32")
-        model.load_state_dict(weights, strict=False, assign=True)
-        model.eval()
-        log_mel = to_torch(self._log_mel).permute(0, 3, 1, 2).contiguous()
-
-        def call() -> Any:
-            with torch.inference_mode():
-                return model(log_mel).transpose(1, 2)
-
-        return call
-
-
-def _torch_vocoder_name(name: str) -> str:
-    renamed = (("conv_pre", "conv_in"), ("conv_post", "conv_out"), ("ups.", "upsamplers."), ("resblocks.", "resnets."))
-    for ours, theirs in renamed:
-        if name.startswith(ours):
-            return theirs + name.removeprefix(ours)
-    return name
+        return self._vocoder(self.log_mel)
 
 
 def decoder_cases() -> list[StageCase]:

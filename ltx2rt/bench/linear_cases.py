@@ -6,7 +6,7 @@ import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 
@@ -16,8 +16,6 @@ from ltx2rt.bench.case import (
     MLX,
     OURS,
     REFERENCE,
-    TORCH,
-    TORCH_DENSE,
     Call,
     Prepared,
     Way,
@@ -26,7 +24,6 @@ from ltx2rt.bench.case import (
     halves,
     normal,
 )
-from ltx2rt.bench.torch_arrays import to_torch, torch_module
 from ltx2rt.kernels import quantized_linear, reference
 from ltx2rt.types import LinearWeight
 
@@ -67,6 +64,15 @@ def some_columns(weight: LinearWeight, share: float) -> LinearWeight:
         part = part._replace(scale=mx.contiguous(weight.scale[:count]), zero=mx.contiguous(weight.zero[:count]))
     mx.eval([a for a in part[1:4] if a is not None])
     return part
+
+
+class LinearInputs(NamedTuple):
+    """What every way of a case multiplies."""
+
+    x: mx.array
+    weight: LinearWeight
+    bias: mx.array
+    residual: mx.array
 
 
 @dataclass(frozen=True)
@@ -140,11 +146,7 @@ class LinearCase:
             ways[REFERENCE] = some(on_copies(formula))
         if MLX in wanted and not self.epilogue:
             ways[MLX] = some(on_copies(plain))
-        if TORCH in wanted and self.form in ("f32", "bf16", "e4m3"):
-            ways[TORCH] = some(lambda share: self._torch(x, weight, bias, residual, share, dense=False))
-        if TORCH_DENSE in wanted and self.form not in DTYPES:
-            ways[TORCH_DENSE] = some(lambda share: self._torch(x, weight, bias, residual, share, dense=True))
-        return Prepared(self.work, ways)
+        return Prepared(self.work, ways, LinearInputs(x, weight, bias, residual))
 
     def _copies(self, weight: LinearWeight) -> Iterator[LinearWeight]:
         count = 1
@@ -158,36 +160,6 @@ class LinearCase:
             mx.eval([a for a in copy[1:4] if a is not None])
             yield copy
 
-    def _torch(
-        self, x: mx.array, weight: LinearWeight, bias: mx.array, residual: mx.array, share: float, *, dense: bool
-    ) -> Call:
-        """torch's linear; an E4M3 weight is converted in every call unless ``dense``."""
-        torch = torch_module()
-        part = some_columns(weight, share)
-        columns = part.out_features
-        tx, tbias = to_torch(x), to_torch(bias[:columns])
-        tresidual = to_torch(mx.contiguous(residual[:, :columns]))
-        tgate = torch.ones(columns, dtype=tx.dtype)
-        if part.mode == "e4m3" and not dense:
-            values = to_torch(part.values).view(torch.float8_e4m3fn)
-        else:
-            values = to_torch(reference.dequantise(part).astype(DTYPES[self.dtype]))
-        size = values.numel() * values.element_size()
-        count = -(-cold_bytes(self.columns * self.depth) // size) if self.rows <= FEW_ROWS else 1
-        turns = itertools.cycle([values, *(values.clone() for _ in range(count - 1))])
-
-        def call() -> Any:
-            with torch.inference_mode():
-                w = next(turns)
-                out = torch.nn.functional.linear(tx, w if w.dtype == tx.dtype else w.to(tx.dtype), tbias)
-                if self.epilogue == "gelu":
-                    out = torch.nn.functional.gelu(out, approximate="tanh")
-                elif self.epilogue == "residual":
-                    out = tresidual + out * tgate
-                return out
-
-        return call
-
 
 def plain_mlx(x: mx.array, weight: LinearWeight) -> mx.array:
     """The product as one writes it with MLX's own ops."""
@@ -196,8 +168,10 @@ def plain_mlx(x: mx.array, weight: LinearWeight) -> mx.array:
             x, weight.values, weight.scale, weight.zero, True, group_size=weight.group_size, bits=weight.bits
         )
     if weight.mode == "e4m3":
-        return x @ (mx.from_fp8(weight.values, x.dtype) * weight.scale.astype(x.dtype)).T
-    return x @ weight.values.T
+        product: mx.array = x @ (mx.from_fp8(weight.values, x.dtype) * weight.scale.astype(x.dtype)).T
+        return product
+    dense: mx.array = x @ weight.values.T
+    return dense
 
 
 def linear_cases() -> list[LinearCase]:

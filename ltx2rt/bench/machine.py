@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import psutil
 
 from ltx2rt.bench.case import Arithmetic, Work
 from ltx2rt.errors import UsageError
 from ltx2rt.kernels.selection import ext
 
 ARITHMETIC_SECONDS = 0.005
+TILE_SECONDS = 0.02
 READ_BYTES = 256 << 20
 
 
@@ -47,11 +49,17 @@ class Ceilings:
 class Machine:
     """Calibrates again and again, and remembers the highest values seen.
 
+    Attributes:
+        best: of the kernels' own instructions.
+        tiles: operations per second of bfloat16 products in the processor's AMX tiles, which the kernels do not use;
+            None where there are none.
+
     Raises:
         UsageError: without the compiled kernels, whose loops measure the ceilings.
     """
 
     best: Ceilings = field(init=False)
+    tiles: float | None = field(init=False)
 
     def __post_init__(self) -> None:
         if ext is None:
@@ -61,6 +69,8 @@ class Machine:
         self.best = Ceilings(0.0, 0.0, 0.0)
         for _ in range(3):
             self.calibrate()
+        rates = [ext.calibrate_tiles(TILE_SECONDS) for _ in range(3)]
+        self.tiles = None if None in rates else max(rates)
 
     def calibrate(self) -> Ceilings:
         """The ceilings now; takes about 25 ms."""
@@ -74,13 +84,19 @@ class Machine:
 
     def as_dict(self) -> dict[str, Any]:
         """For reports; the rates are the highest calibrated."""
+        memory = psutil.virtual_memory()
         return {
             "cpu": cpu_name(),
+            "cpu_family": cpu_family(),
+            "memory_bytes": memory.total,
+            "memory_available_bytes": memory.available,
             "cores": ext.available_cores(),
             "threads": ext.num_threads(),
             "isa": ext.isa(),
             "float32_gflops": round(self.best.float32 / 1e9, 1),
             "bfloat16_gflops": round(self.best.bfloat16 / 1e9, 1),
+            "bfloat16_tiles_gflops": None if self.tiles is None else round(self.tiles / 1e9, 1),
+            "unmeasured_units": unmeasured_units(),
             "read_gbytes_per_s": round(self.best.read / 1e9, 1),
             "system": f"{platform.system()} {platform.machine()}",
             "python": platform.python_version(),
@@ -97,9 +113,32 @@ def installed_version(package: str) -> str | None:
 
 def cpu_name() -> str:
     """The processor's own name for itself, as far as the system tells it."""
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
+    return _cpuinfo().get("model name") or platform.processor() or platform.machine()
+
+
+def cpu_family() -> str:
+    """What distinguishes processors of one name: ``GenuineIntel family 6 model 207``; empty if the system has none."""
+    info = _cpuinfo()
+    names = {
+        "vendor_id": "{}",
+        "cpu family": "family {}",
+        "model": "model {}",
+        "CPU implementer": "implementer {}",
+        "CPU part": "part {}",
+    }
+    return " ".join(form.format(info[name]) for name, form in names.items() if name in info)
+
+
+def unmeasured_units() -> list[str]:
+    """Units for matrix products that this processor has and nothing here measures or uses."""
+    if platform.system() == "Darwin":
+        return ["the matrix units of Apple's cores"]
+    return ["SME"] if "sme" in _cpuinfo().get("Features", "").split() else []
+
+
+def _cpuinfo() -> dict[str, str]:
+    """The first processor of /proc/cpuinfo; empty where there is none."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().split("\n\n")[0].splitlines() if path.is_file() else []
+    pairs = (line.partition(":") for line in lines)
+    return {name.strip(): value.strip() for name, _, value in pairs}

@@ -15,15 +15,12 @@ from ltx2rt.bench.case import (
     MLX,
     OURS,
     REFERENCE,
-    TORCH,
-    Call,
     Prepared,
     Way,
     Work,
     evaluated,
     normal,
 )
-from ltx2rt.bench.torch_arrays import to_torch, torch_module
 from ltx2rt.kernels import modulated_norm, reference
 
 EPS = 1e-6
@@ -64,21 +61,7 @@ class NormCase:
             ways[REFERENCE] = Way(lambda share: evaluated(lambda: reference.modulated_norm(x, **arguments)))
         if MLX in wanted:
             ways[MLX] = Way(lambda share: evaluated(plain))
-        if TORCH in wanted:
-            ways[TORCH] = Way(lambda share: self._torch(x, scale, shift, index))
-        return Prepared(self.work, ways)
-
-    def _torch(self, x: mx.array, scale: mx.array, shift: mx.array, index: mx.array) -> Call:
-        torch = torch_module()
-        tx, tindex = to_torch(x), to_torch(index).long()
-        tscale, tshift = (to_torch(a).to(tx.dtype) for a in (scale, shift))
-
-        def call() -> Any:
-            with torch.inference_mode():
-                normed = torch.nn.functional.rms_norm(tx, (self.width,), None, EPS)
-                return normed * (1 + tscale[tindex]) + tshift[tindex]
-
-        return call
+        return Prepared(self.work, ways, (x, scale, shift, index))
 
 
 def norm_cases() -> list[NormCase]:

@@ -98,15 +98,15 @@ def _arrays(value: Any) -> Iterator[Any]:
 def operations(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], out: mx.array) -> float:
     """Multiplications and additions of the products in one kernel call."""
     if name == "quantized_linear":
-        return 2.0 * out.size * args[0].shape[-1]
+        return float(2.0 * out.size * args[0].shape[-1])
     if name == "rope_attention":
         products = 4.0 * out.size * args[1].shape[1]
-        return products / 2 if kwargs["causal"] and out.shape[1] == args[1].shape[1] else products
+        return float(products / 2 if kwargs["causal"] and out.shape[1] == args[1].shape[1] else products)
     if name == "causal_conv3d":
         weight = args[1]
-        return 2.0 * out.size * (weight.size // weight.shape[0])
+        return float(2.0 * out.size * (weight.size // weight.shape[0]))
     if name == "antialiased_snake":
-        return 2.0 * out.size * (args[3].size + args[4].size)
+        return float(2.0 * out.size * (args[3].size + args[4].size))
     return 0.0
 
 

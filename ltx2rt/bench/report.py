@@ -15,7 +15,8 @@ HEADER = (
     f"{'/ref':>8}{'/mlx':>8}{'/torch':>8}{'/dense':>8}  {'error':>8}"
 )
 LEGEND = (
-    "ceiling: share of the calibrated peak (a) or read bandwidth (r), whichever is the tighter bound. "
+    "ceiling: share of what the kernels' own instructions reach here (a) or of the read bandwidth (r), whichever is "
+    "the tighter bound. "
     "/x: how many times longer x takes (dense: torch with a bf16 copy of the weight). "
     "error: root mean square against the reference, else torch or plain MLX."
 )
@@ -36,6 +37,26 @@ def text_row(row: Row) -> str:
 
 
 def text_machine(machine: Machine) -> str:
+    """Four lines: the processor and its memory, the ceiling of each dtype, and of reading."""
+    values = machine.as_dict()
+    family = f" ({values['cpu_family']})" if values["cpu_family"] else ""
+    others = [f"{unit} not measured" for unit in values["unmeasured_units"]]
+    tiles = values["bfloat16_tiles_gflops"]
+    if tiles is not None:
+        others.append(f"the processor's AMX tiles, which the kernels do not use: {tiles}")
+    return "\n".join(
+        [
+            f"{values['cpu']}{family}, {values['threads']} threads of {values['cores']} cores, "
+            f"{values['memory_bytes'] / 1e9:.1f} GB memory, {values['memory_available_bytes'] / 1e9:.1f} GB available",
+            f"  float32   {values['float32_gflops']:>8} GFLOP/s with {values['isa']}",
+            f"  bfloat16  {values['bfloat16_gflops']:>8} GFLOP/s with {'; '.join([values['isa'], *others])}",
+            f"  read      {values['read_gbytes_per_s']:>8} GB/s (all highest calibrated)",
+        ]
+    )
+
+
+def title(machine: Machine) -> str:
+    """The processor and the ceilings of the kernels in one line."""
     values = machine.as_dict()
     return (
         f"{values['cpu']}, {values['threads']} threads of {values['cores']} cores, {values['isa']}: "

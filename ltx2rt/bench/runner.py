@@ -11,15 +11,18 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from ltx2rt.bench.case import ARITHMETIC, MLX, OURS, REFERENCE, TORCH_DENSE, Arithmetic, Call, Case, Way, Work
+from ltx2rt.bench.case import ARITHMETIC, MLX, OURS, REFERENCE, TORCH, TORCH_DENSE, Arithmetic, Call, Case, Way, Work
 from ltx2rt.bench.machine import Ceilings, Machine
-from ltx2rt.bench.torch_arrays import to_numpy, torch_module
+from ltx2rt.bench.rivals import Rivals
+from ltx2rt.kernels import host
 
 # A rival that would take longer per call is timed on a share of the work, or left out if it cannot be shared.
 PART_SECONDS = 2.0
 STAGE_SECONDS = 90.0
 # A case ends after the round in which it has taken this long, but not before its second round.
 CASE_SECONDS = 60.0
+# Of a case's part of a limited time: a rival is called at least three times, and preparing the inputs takes time too.
+_LEAST_CALLS = 10
 # A turn makes calls until it has taken this long: one call of a millisecond tells more of the wake-up of threads.
 TURN_SECONDS = 0.02
 
@@ -89,7 +92,8 @@ def _rounded(value: float | None) -> float | None:
 class RivalRates:
     """How fast the rivals are on this machine, from one small product each, to foresee who would take minutes."""
 
-    def __init__(self) -> None:
+    def __init__(self, rivals: Rivals | None = None) -> None:
+        self._rivals = rivals
         self._known: dict[tuple[str, str], float] = {}
 
     def rate(self, rival: str, arithmetic: Arithmetic) -> float:
@@ -98,20 +102,18 @@ class RivalRates:
         dtype = "float32" if rival == REFERENCE else arithmetic
         if (library, dtype) not in self._known:
             rows, width = (64, 1024) if library == "torch" else (16, 512)
-            call = self._torch(dtype, rows, width) if library == "torch" else self._mlx(dtype, rows, width)
+            call = self._product(library, dtype, rows, width)
             call()
             self._known[library, dtype] = 2 * rows * width * width / min(timed(call)[0] for _ in range(2))
         return self._known[library, dtype]
 
-    def _mlx(self, dtype: str, rows: int, width: int) -> Call:
+    def _product(self, library: str, dtype: str, rows: int, width: int) -> Call:
+        if library != "mlx":
+            assert self._rivals is not None, f"{library} is not loaded"
+            return self._rivals.product(dtype, rows, width)
         x, w = (mx.ones((n, width), dtype=getattr(mx, dtype)) for n in (rows, width))
         mx.eval(x, w)
         return lambda: mx.eval(x @ w.T)
-
-    def _torch(self, dtype: str, rows: int, width: int) -> Call:
-        torch = torch_module()
-        x, w = (torch.ones((n, width), dtype=getattr(torch, dtype)) for n in (rows, width))
-        return lambda: torch.nn.functional.linear(x, w)
 
 
 def timed(call: Call) -> tuple[float, Any]:
@@ -129,7 +131,57 @@ def call_seconds(call: Call) -> float:
     return elapsed / count
 
 
-def run_case(case: Case, machine: Machine, rates: RivalRates, wanted: Sequence[str], rounds: int) -> Row:
+@dataclass(frozen=True)
+class Limits:
+    """How long one case may take.
+
+    Attributes:
+        part: seconds per call of a rival that can be timed on a share of the work.
+        whole: seconds per call of one that cannot.
+        case: after the round that passes this, no other begins ...
+        rounds: ... but not before so many.
+        tried: a rival's smallest share is timed before a larger one is begun, because what one small product foretells
+            may be wrong by a factor of ten.
+    """
+
+    part: float = PART_SECONDS
+    whole: float = STAGE_SECONDS
+    case: float = CASE_SECONDS
+    rounds: int = 2
+    tried: bool = False
+
+    @classmethod
+    def within(cls, seconds: float) -> Limits:
+        """For a case that has about ``seconds``."""
+        call = seconds / _LEAST_CALLS
+        return cls(min(PART_SECONDS, call), min(STAGE_SECONDS, 2 * call), min(CASE_SECONDS, seconds / 3), 1, True)
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a run stands when a case begins.
+
+    Attributes:
+        number, count: the case is the ``number``th of ``count``, from 1.
+        seconds_left: until the end, at the pace so far; None before the first case is done.
+    """
+
+    number: int
+    count: int
+    name: str
+    seconds_left: float | None
+
+
+def run_case(
+    case: Case,
+    machine: Machine,
+    rates: RivalRates,
+    wanted: Sequence[str],
+    rounds: int,
+    *,
+    rivals: Rivals | None = None,
+    limits: Limits = Limits(),  # immutable
+) -> Row:
     """Time one case.
 
     Every way is run once before the clock starts. In a round each way has one turn, ours first. A rival sits out after
@@ -137,22 +189,24 @@ def run_case(case: Case, machine: Machine, rates: RivalRates, wanted: Sequence[s
     leaves behind, freed memory above all, disturbs the turns after it.
     """
     prepared = case.prepare(wanted)
-    work, ways = prepared.work, prepared.ways
+    work, ways = prepared.work, dict(prepared.ways)
+    if rivals is not None:
+        ways |= rivals.ways(case, prepared.inputs, wanted)
     row = Row(case.name, work, "")
     calls = {OURS: (ways[OURS].make(1.0), 1.0)}
     for name, way in ways.items():
         if name != OURS:
-            share = _share(name, way, work, rates, row.notes)
+            share = _share(name, way, work, rates, limits, row.notes)
             if share is not None:
                 calls[name] = (way.make(share), share)
     first = {name: timed(call) for name, (call, _) in calls.items()}
-    _compare(row, ways, calls, {name: out for name, (_, out) in first.items()})
+    _compare(row, ways, calls, rivals, {name: out for name, (_, out) in first.items()})
     slow = {name for name, (seconds, _) in first.items() if seconds > 1.0 or seconds > max(0.25, 10 * first[OURS][0])}
     del first
     started = time.perf_counter()
     ceilings: list[Ceilings] = []
     for number in range(rounds):
-        if number >= 2 and time.perf_counter() - started > CASE_SECONDS:
+        if number >= limits.rounds and time.perf_counter() - started > limits.case:
             row.notes.append(f"{number} of {rounds} rounds, for time")
             break
         for name, (call, share) in calls.items():
@@ -171,12 +225,16 @@ def run_case(case: Case, machine: Machine, rates: RivalRates, wanted: Sequence[s
     return row
 
 
-def _share(name: str, way: Way, work: Work, rates: RivalRates, notes: list[str]) -> float | None:
+def _share(name: str, way: Way, work: Work, rates: RivalRates, limits: Limits, notes: list[str]) -> float | None:
     """The share of the work that a rival can do in time; None: it is left out. Says so in the notes."""
     arithmetic = ARITHMETIC["bf16"] if name == TORCH_DENSE else work.arithmetic
     expected = work.operations / rates.rate(name, arithmetic)
-    limit = STAGE_SECONDS if len(way.shares) == 1 else PART_SECONDS
-    share = next((s for s in way.shares if expected * s <= limit), way.shares[-1])
+    limit = limits.whole if len(way.shares) == 1 else limits.part
+    smallest = way.shares[-1]
+    share = next((s for s in way.shares if expected * s <= limit), smallest)
+    if limits.tried and share > smallest:
+        whole = timed(way.make(smallest))[0] / smallest
+        share = next((s for s in way.shares if s <= share and whole * s <= limit), smallest)
     if len(way.shares) == 1 and expected > limit:
         notes.append(f"{name} not run: about {expected:.0f} s per call")
         return None
@@ -185,15 +243,28 @@ def _share(name: str, way: Way, work: Work, rates: RivalRates, notes: list[str])
     return share
 
 
-def _compare(row: Row, ways: dict[str, Way], calls: dict[str, tuple[Call, float]], outputs: dict[str, Any]) -> None:
+def _compare(
+    row: Row,
+    ways: dict[str, Way],
+    calls: dict[str, tuple[Call, float]],
+    rivals: Rivals | None,
+    outputs: dict[str, Any],
+) -> None:
     """Our result beside the reference's, or else another rival's, on the rival's share of the work."""
-    for rival in (REFERENCE, "torch", MLX):
+    for rival in (REFERENCE, TORCH, MLX):
         if rival not in outputs or (rival != REFERENCE and REFERENCE in ways):
             continue
         share = calls[rival][1]
         ours = outputs[OURS] if share == 1 else ways[OURS].make(share)()
-        row.error, row.error_of = relative_error(to_numpy(ours), to_numpy(outputs[rival])), rival
+        theirs = outputs[rival]
+        expected = rivals.to_numpy(theirs) if rival == TORCH and rivals is not None else to_numpy(theirs)
+        row.error, row.error_of = relative_error(to_numpy(ours), expected), rival
         return
+
+
+def to_numpy(result: mx.array) -> np.ndarray[Any, Any]:
+    """Float32 values."""
+    return host.to_numpy(result.astype(mx.float32))
 
 
 def relative_error(actual: np.ndarray[Any, Any], expected: np.ndarray[Any, Any]) -> float:
@@ -206,12 +277,37 @@ def relative_error(actual: np.ndarray[Any, Any], expected: np.ndarray[Any, Any])
 
 
 def run(
-    cases: Sequence[Case], wanted: Sequence[str], rounds: int, finished: Callable[[Row], None]
+    cases: Sequence[Case],
+    wanted: Sequence[str],
+    rounds: int,
+    finished: Callable[[Row], None],
+    *,
+    begins: Callable[[Position], None] = lambda position: None,
+    rivals: Rivals | None = None,
+    seconds: float | None = None,
 ) -> tuple[Machine, list[Row]]:
-    """Time the cases one after the other; ``finished`` is told of each row."""
-    machine, rates, rows = Machine(), RivalRates(), []
-    for case in cases:
-        rows.append(run_case(case, machine, rates, wanted, rounds))
+    """Time the cases one after the other.
+
+    Args:
+        finished, begins: told of each row, and of each case before it.
+        rivals: ways of other libraries.
+        seconds: for all cases; each gets an equal part of what is left, and those that time has run out for have no
+            row. The last one that ran may pass it by what its first calls take.
+    """
+    machine, rates, rows = Machine(), RivalRates(rivals), []
+    started = time.perf_counter()
+    for number, case in enumerate(cases):
+        elapsed, coming = time.perf_counter() - started, len(cases) - number
+        left = elapsed / number * coming if number else None
+        limits = Limits()
+        if seconds is not None:
+            rest = seconds - elapsed
+            if rest <= 0:
+                break
+            left = rest if left is None else min(left, rest)
+            limits = Limits.within(rest / coming)
+        begins(Position(number + 1, len(cases), case.name, left))
+        rows.append(run_case(case, machine, rates, wanted, rounds, rivals=rivals, limits=limits))
         finished(rows[-1])
         mx.clear_cache()
     return machine, rows

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import abc
 import math
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
 
 import mlx.core as mx
 
-from ltx2rt.bench.case import ARITHMETIC, DTYPES, MLX, OURS, TORCH, Call, Prepared, Way, normal
+from ltx2rt.bench.case import ARITHMETIC, DTYPES, MLX, OURS, Call, Prepared, Way, normal
 from ltx2rt.bench.linear_cases import make_weight
 from ltx2rt.bench.observation import count
 from ltx2rt.graph.models.layers.params import Array
+from ltx2rt.kernels.selection import forced
 from ltx2rt.types import LinearWeight, ParamSpec
 
 Build = Callable[[], mx.array]
@@ -26,9 +25,6 @@ class Part(Protocol):
 
     def build(self) -> mx.array:
         """One call as a graph."""
-
-    def torch_call(self) -> Call | None:
-        """The same with torch, from the same weights and inputs; None: not written in torch here."""
 
 
 class StageCase(abc.ABC):
@@ -61,7 +57,7 @@ class StageCase(abc.ABC):
 
         def plain(share: float) -> Call:
             def call() -> mx.array:
-                with reference_formulas():
+                with forced("reference"):
                     return evaluate(part.build())
 
             return call
@@ -69,30 +65,12 @@ class StageCase(abc.ABC):
         ways = {OURS: Way(make)}
         if MLX in wanted:
             ways[MLX] = Way(plain)
-        torch_call = part.torch_call() if TORCH in wanted else None
-        if torch_call is not None:
-            call = torch_call
-            ways[TORCH] = Way(lambda share: call)
-        return Prepared(count(part.build).work(ARITHMETIC[self.dtype]), ways)
+        return Prepared(count(part.build).work(ARITHMETIC[self.dtype]), ways, part)
 
 
 def evaluate(out: mx.array) -> mx.array:
     mx.eval(out)
     return out
-
-
-@contextmanager
-def reference_formulas() -> Iterator[None]:
-    """Ops built inside the block are plain MLX graphs."""
-    before = os.environ.get("LTX2RT_KERNELS")
-    os.environ["LTX2RT_KERNELS"] = "reference"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["LTX2RT_KERNELS"]
-        else:
-            os.environ["LTX2RT_KERNELS"] = before
 
 
 def random_params(specs: Iterable[ParamSpec], dtype: str, linear: str | None = None) -> dict[str, Array]:
@@ -122,26 +100,3 @@ def random_params(specs: Iterable[ParamSpec], dtype: str, linear: str | None = N
             params[spec.name] = normal(shape, number, own, 0.02)
     mx.eval([a for a in params.values() if isinstance(a, mx.array)])
     return params
-
-
-def official_layout(name: str, array: Array, specs: dict[str, ParamSpec]) -> mx.array:
-    """A parameter as it stands in the official file."""
-    if isinstance(array, LinearWeight):
-        return array.values
-    layout = specs[name].layout
-    if layout == "conv":
-        return mx.contiguous(mx.moveaxis(array, -1, 1))
-    return mx.contiguous(array.transpose(2, 0, 1)) if layout == "conv_transpose1d" else array
-
-
-def torch_weights(
-    params: dict[str, Array], specs: Iterable[ParamSpec], rename: Callable[[str], str], dtype: str
-) -> dict[str, Any]:
-    """A state dict: every parameter in ``dtype`` under its name in the other implementation."""
-    from ltx2rt.bench.torch_arrays import to_torch
-
-    by_name = {spec.name: spec for spec in specs}
-    return {
-        rename(name): to_torch(official_layout(name, array, by_name).astype(DTYPES[dtype]))
-        for name, array in params.items()
-    }

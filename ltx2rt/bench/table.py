@@ -30,6 +30,33 @@ def all_cases() -> list[Case]:
     ]
 
 
+SHORT = (
+    "linear/bf16/4096x4096/m1",
+    "linear/bf16/4096x4096/m1024",
+    "linear/f32/4096x4096/m128",
+    "linear/e4m3/4096x4096/m1",
+    "linear/e4m3/4096x4096/m1024",
+    "linear/int8/4096x4096/m128",
+    "linear/int4/4096x4096/m1",
+    "attention/video/bf16/32x128/q1024-k1024",
+    "attention/video-text/bf16/32x128/q1024-k1024",
+    "conv/video/bf16/512-512/7x16x16",
+    "conv/vocoder-k11/f32/256-256/15030",
+    "modulated_norm/bf16/1024x4096",
+    "text_layer/bf16/128",
+    "video_layer/bf16/up_blocks.4.res_blocks.0/13x32x32",
+    "audio_decoder/bf16/126",
+    "vocoder-2.3/f32/25",
+    "transformer_block/bf16/v256-a126-t1024",
+)
+"""The cases of a run without a choice: every kernel and format, and one of each model part that takes seconds."""
+
+
+def short_cases() -> list[Case]:
+    by_name = {case.name: case for case in all_cases()}
+    return [by_name[name] for name in SHORT]
+
+
 def select(only: Sequence[str]) -> list[Case]:
     """The cases whose name contains one of the texts; all for no text.
 

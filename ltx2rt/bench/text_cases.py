@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import dataclass, replace
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
-from ltx2rt.bench.case import DTYPES, Call
-from ltx2rt.bench.stage import Part, StageCase, random_params, torch_weights
-from ltx2rt.bench.torch_arrays import torch_module
+from ltx2rt.bench.case import DTYPES
+from ltx2rt.bench.stage import Part, StageCase, random_params
 from ltx2rt.graph.models.layers.params import Params
 from ltx2rt.graph.models.text.gemma3 import Gemma3, Gemma3Config, param_specs
 
@@ -57,45 +55,24 @@ class TextLayerCase(StageCase):
         return replace(self, tokens=12, small=True)
 
     def part(self) -> Part:
-        return _TextLayer(self)
+        return TextLayer(self)
 
 
-class _TextLayer:
+class TextLayer:
     """A text encoder of one layer: embedding, layer, final norm."""
 
     def __init__(self, case: TextLayerCase) -> None:
-        self._case = case
-        self._section = {**_SECTION, **(_SMALL if case.small else {})}
-        config = Gemma3Config.from_dict(self._section)
-        self._specs = param_specs(config)
-        self._params = random_params(self._specs, case.dtype, None if case.form in DTYPES else case.form)
-        self._model = Gemma3(config, Params(self._params), DTYPES[case.dtype])
-        self._ids = np.arange(case.tokens) % config.vocab_size
+        self.case = case
+        self.section = {**_SECTION, **(_SMALL if case.small else {})}
+        config = Gemma3Config.from_dict(self.section)
+        self.specs = param_specs(config)
+        self.params = random_params(self.specs, case.dtype, None if case.form in DTYPES else case.form)
+        self._model = Gemma3(config, Params(self.params), DTYPES[case.dtype])
+        self.ids = np.arange(case.tokens) % config.vocab_size
 
     def build(self) -> mx.array:
-        *_, out = self._model.hidden_states(self._ids)
+        *_, out = self._model.hidden_states(self.ids)
         return out
-
-    def torch_call(self) -> Call | None:
-        if self._case.form not in DTYPES or importlib.util.find_spec("transformers") is None:
-            return None
-        from transformers.models.gemma3.configuration_gemma3 import Gemma3TextConfig
-        from transformers.models.gemma3.modeling_gemma3 import Gemma3TextModel
-
-        torch = torch_module()
-        # Made for real and not on the meta device: the rotary frequencies are no weights.
-        model = Gemma3TextModel(Gemma3TextConfig(**self._section))
-        model.load_state_dict(
-            torch_weights(self._params, self._specs, str, self._case.dtype), strict=False, assign=True
-        )
-        model.eval()
-        ids = torch.from_numpy(self._ids[None])
-
-        def call() -> Any:
-            with torch.inference_mode():
-                return model(input_ids=ids, use_cache=False).last_hidden_state
-
-        return call
 
 
 def text_cases() -> list[TextLayerCase]:

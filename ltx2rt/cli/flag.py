@@ -71,7 +71,11 @@ class Flag:
 
 def flags_of(owner: type, target: Target) -> tuple[Flag, ...]:
     """The options of a dataclass of settings, in its order."""
-    return tuple(_flag(name, entry.default, said, target) for name, (entry, said) in settings_of(owner).items())
+    return tuple(
+        _flag(name, entry.default, said, target)
+        for name, (entry, said) in settings_of(owner).items()
+        if not said.for_python
+    )
 
 
 def _flag(name: str, default: Any, said: Setting, target: Target) -> Flag:

@@ -20,6 +20,7 @@ from ltx2rt.graph.settings.weight_files import WeightFiles
 
 _FILE = "FILE"
 _GROUPS = ("Request", "Text", "Conditions", "Guidance", "Weights", "Output", "Run")
+_SOUND_NAMES = [entry.name for entry in PIPELINES.values() if entry.output == "sound"]
 _AUTOMATIC_NAMES = {entry.variant: entry.name for entry in PIPELINES.values() if entry.automatic}
 
 
@@ -44,7 +45,7 @@ _PIPELINE = Flag(
 RUN = (
     Flag(
         ("--output-path", "--output", "-o"),
-        "the .mp4 file to write (text-to-audio: .wav)",
+        f"the .mp4 file to write ({', '.join(_SOUND_NAMES)}: .wav)",
         "Request",
         "run",
         kind=Path,

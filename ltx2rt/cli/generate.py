@@ -57,7 +57,7 @@ def run_generate(arguments: argparse.Namespace) -> int:
         progress.message(embedded.notice(command.settings.get("prompt")))
     for flag in effectless(arguments):
         progress.message(f"{flag.names[0]} has no effect: {flag.why}")
-    pipeline = api.load(**command.files)
+    pipeline = api.load(**command.files, keep_loaded=False)  # there is no second call
     _check_outputs(arguments, command)
     if arguments.print_config:
         record = pipeline.record_for(**command.settings)
@@ -122,6 +122,7 @@ def _merge_other_sources(arguments: argparse.Namespace) -> Record | None:
         verb = record.files.get("pipeline")
         if verb in ("upscale", "encode"):
             raise UsageError(f"{arguments.from_sidecar} was written by ltx2rt {verb}; repeat it with that command.")
+        record.require_files(str(arguments.from_sidecar))
         sections = {"files": record.files, "settings": record.settings, "output": output}
         _merge(arguments, values_of_record(sections, FLAGS, str(arguments.from_sidecar)))
         if arguments.output_path is None and arguments.from_sidecar.suffix == ".json":
@@ -132,6 +133,7 @@ def _merge_other_sources(arguments: argparse.Namespace) -> Record | None:
         outputs = [arguments.output_path] if arguments.output_path else [DEFAULT_OUTPUT, DEFAULT_SOUND_OUTPUT]
         saved = next(filter(None, (saved_record(state_folder(path)) for path in outputs)), None)
         if saved is not None:
+            saved.require_files("the interrupted run")
             sections = {"files": saved.files, "settings": saved.settings}
             _merge(arguments, values_of_record(sections, FLAGS, "the interrupted run"))
     return record

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ltx2rt.inspection import ComponentReport, Report, inspect
+from ltx2rt.weights.formats import DENSE
 
 _NAMES_SHOWN = 10
 
@@ -47,6 +49,9 @@ def _lines(report: Report) -> Iterator[str]:
     yield f"{'variant':<12}{report.variant or 'not stated in the file name'}"
     yield f"{'tensors':<12}{report.tensors} ({_counts(report.dtypes)}; {report.ignored} known and not used)"
     yield f"{'parameters':<12}{report.parameters:,} in {_size(report.bytes)}"
+    formats = sum((Counter(component.formats) for component in report.components), Counter())
+    if set(formats) - {DENSE.name}:
+        yield f"{'formats':<12}{_counts(formats)}"
     if report.not_finite is not None:
         yield f"{'values':<12}{'all finite' if not report.not_finite else 'not all finite, see below'}"
     if report.lora is not None:

@@ -14,7 +14,6 @@ from ltx2rt.cli.flag import add_flags
 from ltx2rt.cli.flags import FLAGS
 from ltx2rt.cli.generate import check_output_folder
 from ltx2rt.cli.plan_picture import write_picture
-from ltx2rt.cli.plan_table import published_table
 from ltx2rt.cli.plan_text import plan_text
 from ltx2rt.errors import UsageError
 from ltx2rt.memory.limits import parse_bytes
@@ -34,13 +33,6 @@ def add_parser(subparsers: Any) -> None:
     group = parser.add_argument_group("Plan")
     group.add_argument("--json", action="store_true", help="print JSON")
     group.add_argument("--plot", type=Path, metavar="FILE.png", help="also draw the stages as stacked bars")
-    group.add_argument(
-        "--table",
-        type=Path,
-        nargs="+",
-        metavar="FILE",
-        help="a table of these checkpoints for published sizes and usual budgets; other options are not used",
-    )
     group.add_argument("--compute-rate", type=float, metavar="GFLOPS", help="arithmetic that stages reach")
     group.add_argument("--read-rate", metavar="BYTES", help="read from disk in a second, for example 2GB")
     add_flags(parser, FLAGS)
@@ -49,17 +41,13 @@ def add_parser(subparsers: Any) -> None:
 
 def run_plan(arguments: argparse.Namespace) -> int:
     """Exit code 0 when everything fits."""
-    if arguments.table is not None:
-        for line in published_table(arguments.table, _SOME_PROMPT):
-            print(line)
-        return 0
     if arguments.plot is not None:
         check_output_folder(arguments.plot)
     given = (arguments.positional_prompt, arguments.prompt, arguments.embedding, arguments.no_gemma)
     if all(value is None for value in given):
         arguments.prompt = _SOME_PROMPT
     command = command_of(arguments)
-    pipeline = api.load(**command.files)
+    pipeline = api.load(**command.files, keep_loaded=False)  # as the command line runs it
     if arguments.compute_rate is not None and arguments.compute_rate <= 0:
         raise UsageError(f"--compute-rate must be positive, got {arguments.compute_rate}.")
     flops = None if arguments.compute_rate is None else arguments.compute_rate * 1e9

@@ -8,7 +8,7 @@ import mlx.core as mx
 import numpy as np
 from numpy.typing import DTypeLike
 
-Array = np.ndarray[Any, np.dtype[Any]]
+from ltx2rt.types import Array
 
 
 def to_numpy(x: mx.array) -> Array:

@@ -99,12 +99,13 @@ class KernelChoice:
                 outcome = prove(front_end, variant, self._runner, timed=timed)
             except BaseException as failure:
                 self.store.abandon(key)
-                logger.warning(
-                    "the check of the Metal kernel %s was ended by %s before it could tell anything; nothing was noted "
-                    "down, and the next use checks again",
-                    key,
-                    type(failure).__name__,
-                )
+                if isinstance(failure, Exception):
+                    logger.warning(
+                        "warning: the check of the Metal kernel %s was ended by: %s. Nothing was noted down; the next "
+                        "use checks again.",
+                        key,
+                        str(failure) or type(failure).__name__,
+                    )
                 raise
         self.store.finish(key, outcome)
         return outcome

@@ -51,12 +51,12 @@ class DeviceRunner:
             return time.perf_counter() - start
 
 
-def prove(front_end: FrontEnd, variant: Variant, runner: Runner, *, timed: bool) -> Outcome:
+def prove(front_end: FrontEnd, variant: Variant, runner: Runner, *, timed: bool, metal: bool = True) -> Outcome:
     """Compares, and if ``timed`` times, one variant.
 
     The kernel may err at most twice as much as plain code of the same dtype (MLX's own ops on the CPU), both measured
     against the float32 reference on the CPU. Where it errs more, or does not compile or run, the reference graph takes
-    its place.
+    its place. Without ``metal`` the kernels are those of the CPU.
 
     Raises:
         MemoryError, RuntimeError: memory was refused or the device dropped the work, which says nothing about the
@@ -66,7 +66,7 @@ def prove(front_end: FrontEnd, variant: Variant, runner: Runner, *, timed: bool)
     ways: list[Implementation] = ["kernel"]
     if timed:
         ways += ["fenced", "mlx"] if variant.has_fences else ["mlx"]
-    for problem in check_problems(variant):
+    for problem in check_problems(variant, metal=metal):
         exact, plain = _on_cpu(front_end, "reference", exact_arguments(problem)), _on_cpu(front_end, "mlx", problem)
         tolerance = _tolerance(exact, plain, variant.dtype)
         try:

@@ -61,12 +61,16 @@ class _Values:
         return RopeTable(mx.array(np.cos(angles)), mx.array(np.sin(angles)), index)
 
 
-def check_problems(variant: Variant) -> list[Problem]:
+def check_problems(variant: Variant, *, metal: bool = True) -> list[Problem]:
     """Small problems that take every path through the kernels of a variant.
 
     Each way of reading and writing (whole vectors where four divides the sizes, single values where not, and one of
     each); several threadgroups along every axis of a grid, several simdgroups and several steps over the depth, with
     a rest, wherever the graphs of the published models have them (tests/metal/test_published_graphs.py).
+
+    Args:
+        variant: what to make them for.
+        metal: with a problem of many weights, for a path that only the Metal kernels have.
     """
     if isinstance(variant, NormVariant):
         return [_norm(variant, 3, 1032, 0), _norm(variant, 5, 1030, 1, spare=3)]
@@ -82,7 +86,7 @@ def check_problems(variant: Variant) -> list[Problem]:
             _linear(variant, rows, 333, 136, 2),
             _linear(variant, fewer, 544, 69, 3),
         ]
-        if variant.weight in FEW_ROWS and variant.rows == 0:  # weights of more than one slab of 16 MB
+        if metal and variant.weight in FEW_ROWS and variant.rows == 0:  # weights of more than one slab of 16 MB
             problems.append(_linear(variant, fewer, 8192, 1088, 4))
         return problems
     if isinstance(variant, AttentionVariant):
@@ -91,7 +95,9 @@ def check_problems(variant: Variant) -> list[Problem]:
         many, few = max(6, 768 // max(1, variant.head)), 4
         if variant.shared_kv:
             many *= 2
-        return [_attention(variant, 2, many, queries, 70, 0), _attention(variant, 1, few, queries - 5, 29, 1)]
+        # A causal query sees nothing where the keys are fewer; few of these are enough.
+        keys = queries - 8 if variant.causal else 29
+        return [_attention(variant, 2, many, queries, 70, 0), _attention(variant, 1, few, queries - 5, keys, 1)]
     if isinstance(variant, ConvVariant):
         few, more = CONV_FEW_OUTPUTS - 12, CONV_FEW_OUTPUTS - 15
         if not variant.few_outputs:

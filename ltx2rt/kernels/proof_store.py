@@ -6,12 +6,12 @@ import hashlib
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+from ltx2rt.atomic_file import AtomicFile
 from ltx2rt.kernels.selection import Implementation
 
 # Raised when outcomes mean something else than before.
@@ -114,23 +114,13 @@ class ProofStore:
             "started": self._started,
         }
         try:
-            _replace(self.path, json.dumps(content, indent=1))
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with AtomicFile(self.path, shared=True) as file:
+                file.write(json.dumps(content, indent=1).encode())
         except OSError as error:
             self.problem = str(error)
             return False
         return True
-
-
-def _replace(path: Path, text: str) -> None:
-    """Writes a file so that readers see the old one or the new one, whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
-        file.write(text)
-    try:
-        os.replace(file.name, path)
-    except OSError:
-        os.unlink(file.name)
-        raise
 
 
 def _outcome(value: Any) -> Outcome:

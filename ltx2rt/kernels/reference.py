@@ -129,7 +129,8 @@ def rope_attention(
 def dequantise(weight: LinearWeight) -> mx.array:
     """W (N, K) float32."""
     if weight.mode == "e4m3":
-        return mx.from_fp8(weight.values, mx.float32) * weight.scale.astype(mx.float32)
+        expanded: mx.array = mx.from_fp8(weight.values, mx.float32) * weight.scale.astype(mx.float32)
+        return expanded
     if weight.mode == "affine":
         return mx.dequantize(
             weight.values,
@@ -138,7 +139,8 @@ def dequantise(weight: LinearWeight) -> mx.array:
             group_size=weight.group_size,
             bits=weight.bits,
         ).astype(mx.float32)
-    return weight.values.astype(mx.float32)
+    dense: mx.array = weight.values.astype(mx.float32)
+    return dense
 
 
 def gelu_tanh(x: mx.array) -> mx.array:

@@ -10,8 +10,7 @@ from math import prod
 import mlx.core as mx
 
 from ltx2rt.kernels.selection import ext, use_reference
-
-_FLOAT = 4
+from ltx2rt.types import FLOAT32_BYTES
 
 
 def _compiled() -> bool:
@@ -23,14 +22,14 @@ def _dtype(itemsize: int) -> mx.Dtype:
     return mx.bfloat16 if itemsize == 2 else mx.float32
 
 
-def linear_bytes(rows: int, depth: int, width: int, itemsize: int = _FLOAT) -> int:
+def linear_bytes(rows: int, depth: int, width: int, itemsize: int = FLOAT32_BYTES) -> int:
     """Of `quantized_linear` for x (rows, depth) and a weight (width, depth).
 
     ``itemsize``: bytes of a value of x; 2 means bfloat16. The weight is taken as one that such values are multiplied
     with as they are: any but float32 and float16 ones.
     """
     if not _compiled():
-        return _FLOAT * (rows * depth + depth * width + rows * width)  # x, the weight and the sums in float32
+        return FLOAT32_BYTES * (rows * depth + depth * width + rows * width)  # x, the weight and the sums in float32
     return int(
         ext.quantized_linear_scratch_bytes(
             rows,
@@ -50,7 +49,7 @@ def attention_bytes(
     head_size: int,
     queries: int,
     keys: int,
-    itemsize: int = _FLOAT,
+    itemsize: int = FLOAT32_BYTES,
     *,
     group: int = 1,
     wide_norms: bool = False,
@@ -63,7 +62,7 @@ def attention_bytes(
     heads = kv_heads * group
     if not _compiled():
         # Scores and weights, and in float32 the queries, the result, and keys and values of every query head.
-        return _FLOAT * batch * heads * (2 * queries * keys + 2 * (queries + keys) * head_size)
+        return FLOAT32_BYTES * batch * heads * (2 * queries * keys + 2 * (queries + keys) * head_size)
     return int(
         ext.rope_attention_scratch_bytes(
             batch=batch,
@@ -82,7 +81,7 @@ def attention_bytes(
 def convolution_bytes(
     outputs: tuple[int, int, int],
     weight: tuple[int, int, int, int, int],
-    itemsize: int = _FLOAT,
+    itemsize: int = FLOAT32_BYTES,
     *,
     batch: int = 1,
     stride: tuple[int, int, int] = (1, 1, 1),
@@ -106,7 +105,7 @@ def convolution_bytes(
     x = (batch, *sizes, weight[4])
     if not _compiled():
         # MLX copies the values under every output, padded float32 activations and the weight in float32.
-        return _FLOAT * (batch * prod(outputs) * prod(weight[1:]) + 2 * prod(x) + prod(weight))
+        return FLOAT32_BYTES * (batch * prod(outputs) * prod(weight[1:]) + 2 * prod(x) + prod(weight))
     dtype = _dtype(itemsize)
     return int(
         ext.causal_conv3d_scratch_bytes(
@@ -127,12 +126,12 @@ def snake_bytes(samples: int, channels: int, batch: int = 1) -> int:
     x = (batch, samples, channels)
     if not _compiled():
         # The padded samples, and at twice the rate the values, their squared sines and their padded sum.
-        return _FLOAT * 8 * prod(x)
+        return FLOAT32_BYTES * 8 * prod(x)
     return int(ext.antialiased_snake_scratch_bytes(x, threads=ext.num_threads()))
 
 
 def norm_bytes(rows: int, width: int) -> int:
     """Of `modulated_norm` for x (rows, width)."""
     if not _compiled():
-        return _FLOAT * 2 * rows * width  # x in float32, normalised
+        return FLOAT32_BYTES * 2 * rows * width  # x in float32, normalised
     return int(ext.modulated_norm_scratch_bytes(rows, width, threads=ext.num_threads()))

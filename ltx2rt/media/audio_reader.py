@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import av
 import numpy as np
@@ -13,8 +12,7 @@ from av.container import InputContainer
 
 from ltx2rt.errors import MediaError
 from ltx2rt.media.container import reading
-
-Array = np.ndarray[Any, np.dtype[Any]]
+from ltx2rt.types import Array
 
 # (offset, full scale) of the integer sample formats; float formats are taken as they are.
 _INTEGER_SCALES = {"u8": (128.0, 128.0), "s16": (0.0, 2.0**15), "s32": (0.0, 2.0**31), "s64": (0.0, 2.0**63)}

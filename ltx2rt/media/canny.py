@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from ltx2rt.errors import UsageError
+from ltx2rt.media.pixel_range import LUMA
+from ltx2rt.types import Array
 
-Array = np.ndarray[Any, np.dtype[Any]]
-
-_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 _TAN_22 = np.tan(np.pi / 8)
 
 
@@ -33,7 +30,7 @@ def canny(picture: Array, low: int = 100, high: int = 200) -> Array:
     Source: J. Canny, A Computational Approach to Edge Detection, 1986; thresholds and gradient as OpenCV's cv2.Canny.
     """
     check_thresholds(low, high)
-    grey = np.rint(picture.astype(np.float32) @ _LUMA)
+    grey = np.rint(picture.astype(np.float32) @ LUMA)
     g = np.pad(grey, 1, mode="edge")
     across = (g[:-2, 2:] + 2 * g[1:-1, 2:] + g[2:, 2:]) - (g[:-2, :-2] + 2 * g[1:-1, :-2] + g[2:, :-2])
     down = (g[2:, :-2] + 2 * g[2:, 1:-1] + g[2:, 2:]) - (g[:-2, :-2] + 2 * g[:-2, 1:-1] + g[:-2, 2:])

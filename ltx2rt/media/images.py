@@ -6,7 +6,6 @@ import io
 import logging
 import os
 import warnings
-from typing import Any
 
 import av
 import av.error
@@ -15,9 +14,9 @@ from av.video.stream import VideoStream
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from ltx2rt.errors import MediaError, UsageError
+from ltx2rt.media.pixel_range import to_signed_range
 from ltx2rt.media.resize import resize_to_cover
-
-Array = np.ndarray[Any, np.dtype[Any]]
+from ltx2rt.types import Array
 
 log = logging.getLogger(__name__)
 
@@ -43,8 +42,7 @@ def load_conditioning_image(source: ImageSource, height: int, width: int, *, crf
     Source: Lightricks/LTX-2 ltx_pipelines/utils/media_io/decode.py @ v1.2.0 (load_image_and_preprocess).
     """
     frame = resize_to_cover(compress_as_video(read_image(source), crf), height, width)
-    scaled: Array = frame / np.float32(127.5) - np.float32(1.0)
-    return scaled
+    return to_signed_range(frame)
 
 
 def read_image(source: ImageSource) -> Array:
@@ -98,7 +96,8 @@ def picture_bytes(pixels: Array, what: str) -> Array:
         raise UsageError(f"{what} as an array must be uint8 or floating point in [0, 1], got {pixels.dtype}.")
     if not (pixels.min() >= 0 and pixels.max() <= 1):
         raise UsageError(f"{what} as floating point must lie in [0, 1], got {pixels.min():g} to {pixels.max():g}.")
-    return np.rint(pixels * 255).astype(np.uint8)
+    result: Array = np.rint(pixels * 255).astype(np.uint8)
+    return result
 
 
 def _to_srgb(image: Image.Image, profile: bytes | None, name: str) -> Image.Image:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-from io import BufferedWriter, FileIO
 from pathlib import Path
 from types import TracebackType
 
+from ltx2rt.atomic_file import AtomicFile
 from ltx2rt.errors import MediaError, write_failure
 
 
 class OutputFile:
-    """A binary file written beside its target as ``.NAME.part`` and renamed on `commit`.
+    """An `AtomicFile` for what a user asked for: its failures are errors that say what to do.
 
-    Leaving the ``with`` block by an exception (Ctrl-C included) removes what was written. The temporary name is fixed,
-    so that what a killed run left behind is replaced by the next one.
+    Leaving the ``with`` block by an exception (Ctrl-C included) removes what was written.
 
     Raises:
         MediaError: the folder is missing, is no folder or refuses new files; the target is a folder.
@@ -24,7 +22,6 @@ class OutputFile:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        self.temporary = self.path.with_name(f".{self.path.name}.part")
         folder = self.path.parent
         if not folder.is_dir():
             problem = "is not a folder" if folder.exists() else "does not exist"
@@ -34,9 +31,11 @@ class OutputFile:
         if self.path.is_dir():
             raise MediaError(f"cannot write {self.path}: it is a folder; give a file name.")
         try:
-            self.file = BufferedWriter(FileIO(self.temporary, "w"))
+            self._target = AtomicFile(self.path)
         except OSError as error:
             raise self.failure(error) from error
+        self.file = self._target.file
+        self.temporary = self._target.temporary
 
     def failure(self, error: OSError) -> MediaError:
         """The error to raise for an OSError met while writing."""
@@ -49,21 +48,13 @@ class OutputFile:
             MediaError: the last bytes could not be written (`OutOfSpace`: the disk is full) or the file not renamed.
         """
         try:
-            self.file.flush()
-            os.fsync(self.file.fileno())
-            self.file.close()
-            os.replace(self.temporary, self.path)
+            self._target.commit()
         except OSError as error:
-            self.discard()
             raise self.failure(error) from error
 
     def discard(self) -> None:
         """Remove what was written; harmless after `commit` and when repeated."""
-        if self.file.closed and not self.temporary.exists():
-            return
-        with contextlib.suppress(OSError):  # On a full disk the last flush fails once more; the file is closed anyway.
-            self.file.close()
-        self.temporary.unlink(missing_ok=True)
+        self._target.discard()
 
     def __enter__(self) -> OutputFile:
         return self

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 import wave
-from typing import Any
 
 import numpy as np
 
 from ltx2rt.errors import UsageError
 from ltx2rt.media.output_file import OutputFile
-
-Array = np.ndarray[Any, np.dtype[Any]]
+from ltx2rt.types import Array
 
 
 def to_int16(waveform: Array) -> Array:
@@ -34,7 +32,8 @@ def to_int16(waveform: Array) -> Array:
         )
     if not np.isfinite(waveform).all():
         raise UsageError("waveform holds values that are not finite; the model that made it overflowed, try float32.")
-    return (np.clip(waveform, -1.0, 1.0) * np.float32(32767.0)).astype(np.int16)
+    result: Array = (np.clip(waveform, -1.0, 1.0) * np.float32(32767.0)).astype(np.int16)
+    return result
 
 
 def write_wav(path: str | os.PathLike[str], waveform: Array, sample_rate: int) -> None:

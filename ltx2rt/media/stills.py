@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import io
 import os
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from ltx2rt.errors import UsageError
 from ltx2rt.media.output_file import OutputFile
-
-Array = np.ndarray[Any, np.dtype[Any]]
+from ltx2rt.types import Array
 
 SHEET_COLUMNS = 4
 SHEET_ROWS = 3
@@ -33,7 +31,8 @@ def to_uint8(frame: Array) -> Array:
         return frame
     if frame.dtype.kind != "f":
         raise UsageError(f"a picture must be uint8 or float in [0, 1], got {frame.dtype}; convert it first.")
-    return (np.clip(frame, 0.0, 1.0) * np.float32(255.0)).astype(np.uint8)
+    result: Array = (np.clip(frame, 0.0, 1.0) * np.float32(255.0)).astype(np.uint8)
+    return result
 
 
 def write_png(path: str | os.PathLike[str], frame: Array) -> None:

@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
 
 import av
 import numpy as np
@@ -15,8 +14,7 @@ from av.video.stream import VideoStream
 
 from ltx2rt.errors import MediaError
 from ltx2rt.media.container import reading
-
-Array = np.ndarray[Any, np.dtype[Any]]
+from ltx2rt.types import Array
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,7 @@ from ltx2rt.media.frame_rate import exact_frame_rate
 from ltx2rt.media.output_file import OutputFile
 from ltx2rt.media.pcm import to_int16
 from ltx2rt.media.yuv import yuv420_bt709
-
-Array = np.ndarray[Any, np.dtype[Any]]
+from ltx2rt.types import Array
 
 CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov"}
 BT709 = 1  # The code of BT.709 in the colour tags of H.264 (primaries, transfer, matrix).
@@ -277,7 +276,8 @@ class VideoWriter:
 def _unit_float(frame: Array) -> Array:
     """Bytes divided by 255; float as it is, in single precision."""
     if frame.dtype == np.uint8:
-        return frame.astype(np.float32) / np.float32(255.0)
+        result: Array = frame.astype(np.float32) / np.float32(255.0)
+        return result
     if frame.dtype.kind != "f":
         raise UsageError(f"frames must be uint8 or float, got {frame.dtype}; convert them first.")
     return frame.astype(np.float32, copy=False)

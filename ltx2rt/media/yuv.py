@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from ltx2rt.errors import UsageError
-
-Array = np.ndarray[Any, np.dtype[Any]]
+from ltx2rt.types import Array
 
 KR, KG, KB = np.float32(0.2126), np.float32(0.7152), np.float32(0.0722)
 

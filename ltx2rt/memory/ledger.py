@@ -49,17 +49,21 @@ class Ledger:
 
     Args:
         budget: what the whole process may take, in bytes; None: no limit.
-        base: what the process takes without any stage; default: what it takes now.
+        base: what the process takes without any stage; default: what it takes now, less ``kept``.
+        kept: bytes of weights that are there from earlier calls; those that stay are part of the needs of the stages.
 
     Attributes:
+        reserved: bytes of all weights that stay after their stages. Every stage must fit beside all of them, also when
+            most are still to be loaded, so that the next call finds no less room.
         needs: what was chosen for each stage, in order.
         carried: bytes that earlier stages leave to later ones, set by who runs the stages.
     """
 
-    def __init__(self, budget: int | None = None, base: int | None = None) -> None:
+    def __init__(self, budget: int | None = None, base: int | None = None, kept: int = 0) -> None:
         self.budget = budget
-        self.base = _process_bytes() if base is None else base
-        self._arrays_before = mx.get_active_memory()
+        self.base = max(0, _process_bytes() - kept) if base is None else base
+        self.reserved = 0
+        self._arrays_before = mx.get_active_memory() - kept
         self.needs: list[Need] = []
         self.carried = 0
 
@@ -73,7 +77,8 @@ class Ledger:
 
     def least_budget(self, need: Need) -> int:
         """The smallest budget in which the stage would run."""
-        return math.ceil(self.peak(need) * (1 + _UNCERTAINTY))
+        beside_all = need.total - need.weights - need.kept + self.reserved
+        return math.ceil((self.base + max(need.total, beside_all)) * (1 + _UNCERTAINTY))
 
     def choose(self, options: Iterable[Need]) -> Need:
         """The first of ``options`` (best first) that fits.
@@ -101,7 +106,7 @@ class Ledger:
         """
         global _has_run
         _has_run = True
-        now, more = self._taken(), max(0, need.total - self.carried)
+        now, more = self._taken(), max(0, need.total - self.carried - need.kept - need.present)
         if self.budget is not None and now + more > self.budget + _DRIFT_BYTES:
             raise MemoryBudgetError(
                 f"stage {need.name!r} needs {format_bytes(more)} and the process already takes "
@@ -150,8 +155,12 @@ class Ledger:
 
 def advice(need: Need, enough: int) -> str:
     """What a user may change when a stage does not fit; ``enough``: a budget that would do."""
-    step = 10**7 if enough < 10**9 else 10**8
-    size = -(-enough // step) * step
-    text = f"{size / 1e9:.10g}GB" if size >= 10**9 else f"{size // 10**6}MB"
-    more = f"give at least --memory {text}"
+    more = f"give at least --memory {rounded_up(enough)}"
     return f"{need.advice}, or {more}." if need.advice else f"{more}."
+
+
+def rounded_up(nbytes: int) -> str:
+    """A budget of at least so many bytes, as a user writes it: ``1.3GB``."""
+    step = 10**7 if nbytes < 10**9 else 10**8
+    size = -(-nbytes // step) * step
+    return f"{size / 1e9:.10g}GB" if size >= 10**9 else f"{size // 10**6}MB"

@@ -14,6 +14,8 @@ class Need:
     Attributes:
         name: of the stage.
         weights: arrays held for the whole stage.
+        present: the part of ``weights`` that is there already, from earlier stages or calls.
+        kept: weights of other stages and calls that stay in memory meanwhile.
         slots: buffers that streamed blocks are read into.
         streamed: bytes read from disk during the stage besides ``weights``.
         caches: values kept between calls of a model (keys and values of the prompt), and what earlier stages left.
@@ -24,10 +26,15 @@ class Need:
         choice: what was chosen, for people: ``{"blocks": "streamed, 2 slots"}``.
         settings: the same for the stage itself.
         advice: what a user may change to need less.
+        can_be_kept: the weights are held whole and the result is that of every other way, so that they may stay after
+            the stage.
+        keeps: they do stay.
     """
 
     name: str
     weights: int = 0
+    present: int = 0
+    kept: int = 0
     slots: int = 0
     streamed: int = 0
     caches: int = 0
@@ -38,6 +45,8 @@ class Need:
     choice: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     advice: str = ""
+    can_be_kept: bool = True
+    keeps: bool = False
 
     def while_loading(self, excess: int) -> Need:
         """The need of a stage whose peak may lie where its weights are loaded, ``excess`` bytes above them."""
@@ -49,6 +58,7 @@ class Need:
         """The bytes that are there at the peak, by kind."""
         return {
             "weights": self.weights,
+            "kept weights": self.kept,
             "slots": self.slots,
             "caches": self.caches,
             "activations": self.activations,
@@ -60,6 +70,11 @@ class Need:
     def resident(self) -> int:
         """What is held for the whole stage."""
         return self.weights + self.slots
+
+    @property
+    def left(self) -> int:
+        """Weights that stay when the stage has ended."""
+        return self.kept + self.weights if self.keeps else 0
 
     @property
     def total(self) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import gc
 import time
 from collections.abc import Iterator
@@ -18,17 +17,8 @@ from ltx2rt.memory.ledger import Ledger
 from ltx2rt.memory.limits import format_bytes, tightest_limit
 from ltx2rt.memory.measure import reset_resident_peak, resident_peak_bytes
 from ltx2rt.memory.need import Need
+from ltx2rt.refusals import memory_was_refused
 from ltx2rt.types import LinearWeight
-
-# What says only by its words, as a RuntimeError, that the system refused memory. All else is a MemoryError (numpy,
-# std::bad_alloc of MLX and of the kernels, the encoders) or has an error number.
-_REFUSALS = (
-    "[malloc] Unable to allocate",  # MLX, a buffer of the GPU: mlx/backend/metal/allocator.cpp
-    "[metal::malloc] ",  # the same: a buffer above the largest size, or too many buffers
-    "[METAL] Command buffer execution failed: Insufficient Memory",  # MLX: mlx/backend/metal/eval.cpp
-    "can't start new thread",  # CPython, the stack of a thread: Modules/_threadmodule.c
-    "Resource temporarily unavailable",  # std::system_error of std::thread, the same in MLX
-)
 
 
 class Stream(Protocol):
@@ -61,6 +51,8 @@ class StageReport:
         resident_peak_bytes: peak resident set of the process during the stage; None where the system, macOS for one,
             only tells the peak since the process began.
         left_bytes: what MLX still held after the stage was emptied.
+        loaded_bytes: the part of ``weight_bytes`` that was read from files, as arrays.
+        kept_bytes: weights of this and earlier stages that stay for later ones and later calls; 0: each frees its own.
         planned_peak_bytes: the resident peak that was predicted; 0 without a plan.
         streamed_bytes: weights read from disk while the stage ran.
         read_seconds: the reader thread spent reading them.
@@ -77,6 +69,8 @@ class StageReport:
     streamed_bytes: int = 0
     read_seconds: float = 0.0
     waited_seconds: float = 0.0
+    loaded_bytes: int = 0
+    kept_bytes: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -94,15 +88,23 @@ class Stage:
     def __init__(self, name: str, need: Need | None = None, ledger: Ledger | None = None) -> None:
         self.name = name
         self.weight_bytes = 0
+        self.loaded_bytes = 0
         self.streams: list[Stream] = []
         self._need = need
         self._ledger = ledger
         self._held: list[dict[str, Any]] = []
 
-    def hold(self, arrays: dict[str, Any]) -> dict[str, Any]:
-        """Take ownership of a component's arrays until the stage ends; returns the same mapping."""
+    def hold(self, arrays: dict[str, Any], loaded: int | None = None) -> dict[str, Any]:
+        """Take ownership of a component's arrays until the stage ends; returns the same mapping.
+
+        Args:
+            arrays: emptied when the stage ends; arrays that somebody else keeps stay with them.
+            loaded: bytes of them that were read from files; None: all.
+        """
         self._held.append(arrays)
-        self._count(sum(_nbytes(a) for a in arrays.values()))
+        nbytes = sum(_nbytes(a) for a in arrays.values())
+        self.loaded_bytes += nbytes if loaded is None else loaded
+        self._count(nbytes)
         return arrays
 
     def hold_stream(self, stream: AnyStream) -> AnyStream:
@@ -161,7 +163,7 @@ class StageRunner:
         try:
             yield stage
         except (MemoryError, RuntimeError, OSError) as error:
-            if isinstance(error, Ltx2rtError) or not is_refusal(error):
+            if isinstance(error, Ltx2rtError) or not memory_was_refused(error):
                 raise
             refusal = str(error)
         finally:
@@ -180,18 +182,13 @@ class StageRunner:
                     streamed_bytes=sum(stream.bytes_read for stream in stage.streams),
                     read_seconds=sum(stream.read_seconds for stream in stage.streams),
                     waited_seconds=sum(stream.waited_seconds for stream in stage.streams),
+                    loaded_bytes=stage.loaded_bytes,
+                    kept_bytes=0 if need is None else need.left,
                 )
             )
         if refusal is not None:
             # Raised here, after the stage is empty.
             raise OutOfMemory(_out_of_memory(name, need, refusal)) from None
-
-
-def is_refusal(error: BaseException) -> bool:
-    """Whether an error says that the system refused memory."""
-    if isinstance(error, OSError):
-        return error.errno == errno.ENOMEM
-    return isinstance(error, MemoryError) or str(error).startswith(_REFUSALS)
 
 
 def _out_of_memory(name: str, need: Need | None, refusal: str) -> str:

@@ -8,11 +8,13 @@ from functools import lru_cache, partial
 
 import mlx.core as mx
 
+from ltx2rt.graph.components import AUDIO_VAE, VOCODER
 from ltx2rt.graph.models.audio import mel, vocoder
 from ltx2rt.graph.models.audio import vae as audio_vae
 from ltx2rt.graph.models.layers.params import Params
 from ltx2rt.kernels.host import from_numbers, to_numpy
-from ltx2rt.verify.golden import Array, Case, Check, GoldenFile
+from ltx2rt.types import Array
+from ltx2rt.verify.golden import Case, Check, GoldenFile
 from ltx2rt.weights.checkpoint import Checkpoint
 
 _ATOL, _STACK_ATOL, _RTOL = 2e-5, 1e-4, 1e-4
@@ -42,13 +44,11 @@ class _Models:
     """The audio components of one checkpoint in float32."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
-        section = checkpoint.section("audio_vae")
-        config = audio_vae.AudioVaeConfig.from_dict(section)
+        config, self.mel = AUDIO_VAE.parse(checkpoint)
         params = Params(checkpoint.load("audio_vae", audio_vae.param_specs(config)))
-        self.mel = mel.MelConfig.from_dict(section)
         self.encoder = audio_vae.AudioEncoder(config, params, mx.float32)
         self.decoder = audio_vae.AudioDecoder(config, params, mx.float32)
-        voice = vocoder.VocoderConfig.from_dict(checkpoint.section("vocoder"))
+        voice = VOCODER.parse(checkpoint)
         self.vocoder = vocoder.Vocoder(voice, Params(checkpoint.load("vocoder", vocoder.param_specs(voice))))
 
 
@@ -98,8 +98,10 @@ def _encoded(models: _Models, spectrum: Array) -> Array:
     """The latent of a spectrogram (B, T, bins, 2) in the layout of the golden files (B, channels, L, bins)."""
     config = models.encoder.config
     tokens = to_numpy(models.encoder(mx.array(spectrum)))
-    return tokens.reshape(*tokens.shape[:2], config.latent_channels, config.latent_bins).transpose(0, 2, 1, 3)
+    result: Array = tokens.reshape(*tokens.shape[:2], config.latent_channels, config.latent_bins).transpose(0, 2, 1, 3)
+    return result
 
 
 def _spectrum_to_golden(spectrum: Array) -> Array:
-    return spectrum.transpose(0, 3, 1, 2)
+    result: Array = spectrum.transpose(0, 3, 1, 2)
+    return result

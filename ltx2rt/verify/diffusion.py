@@ -27,7 +27,13 @@ from ltx2rt.graph.diffusion.guidance import (
     MomentumApg,
     combine_predictions,
 )
-from ltx2rt.graph.diffusion.latent_geometry import AudioLatentShape, VideoLatentShape, audio_latent_frames
+from ltx2rt.graph.diffusion.latent_geometry import (
+    AudioLatentShape,
+    AudioScale,
+    VideoLatentShape,
+    VideoScale,
+    audio_latent_frames,
+)
 from ltx2rt.graph.diffusion.latent_state import (
     AudioTarget,
     LatentState,
@@ -64,11 +70,15 @@ from ltx2rt.graph.diffusion.schedules import (
     ltx2_sigmas,
 )
 from ltx2rt.kernels.host import from_numbers
-from ltx2rt.verify.golden import Array, Case, Check, GoldenFile
+from ltx2rt.types import Array
+from ltx2rt.verify.golden import Case, Check, GoldenFile
 
 _ATOL, _RTOL = 2e-5, 1e-4
 _TABLE_ATOL = 1e-6
 _FRAME_RATE = 24.0
+# Of the models that the files were saved with.
+_VIDEO_SCALE = VideoScale(8, 32, 32)
+_AUDIO_SCALE = AudioScale(16000, 160, 4)
 
 
 def find_cases(golden: GoldenFile) -> Iterator[Case]:
@@ -116,9 +126,9 @@ def _positions_cases(golden: GoldenFile) -> _Named:
             if match[1]:
                 yield key, _one(key, partial(video_grid_bounds, shape), golden)
             elif match[5]:
-                yield key, _one(key, partial(video_positions, shape, float(match[5])), golden)
+                yield key, _one(key, partial(video_positions, shape, float(match[5]), _VIDEO_SCALE), golden)
         elif match := re.fullmatch(r"audio\.(\d+)", key):
-            yield key, _one(key, partial(audio_positions, AudioLatentShape(int(match[1]))), golden)
+            yield key, _one(key, partial(audio_positions, AudioLatentShape(int(match[1])), _AUDIO_SCALE), golden)
         elif key == "audio_frames_for_duration":
             yield key, partial(_audio_frames, golden, key)
         elif match := re.fullmatch(r"patchify_(video|audio)\.in", key):
@@ -127,7 +137,7 @@ def _positions_cases(golden: GoldenFile) -> _Named:
 
 def _audio_frames(golden: GoldenFile, key: str) -> Iterator[Check]:
     table = golden.expected(key)
-    counts = [audio_latent_frames(int(frames), float(rate)) for frames, rate, _ in table]
+    counts = [audio_latent_frames(int(frames), float(rate), _AUDIO_SCALE) for frames, rate, _ in table]
     yield Check(key, from_numbers(counts, np.float32), table[:, 2], 0.0)
 
 
@@ -355,7 +365,7 @@ def _conditioning_cases(golden: GoldenFile) -> _Named:
 
 def _video_target(golden: GoldenFile) -> VideoTarget:
     batch, channels, frames, height, width = golden.given("in.base").shape
-    return VideoTarget(VideoLatentShape(frames, height, width, batch, channels), _FRAME_RATE)
+    return VideoTarget(VideoLatentShape(frames, height, width, batch, channels), _FRAME_RATE, _VIDEO_SCALE)
 
 
 def _latent(golden: GoldenFile, name: str) -> Array:
@@ -418,7 +428,7 @@ def _with_reference_audio(golden: GoldenFile, name: str) -> LatentState:
     # What it is appended to is not saved apart.
     latent = golden.result_as_input(f"{name}.latent")
     length = latent.shape[1] - tokens.shape[1]
-    target = AudioTarget(AudioLatentShape(length, tokens.shape[0]))
+    target = AudioTarget(AudioLatentShape(length, tokens.shape[0]), _AUDIO_SCALE)
     item = AppendReferenceAudio(tokens, positions, float(name.rsplit("_s", 1)[1]))
     return item.apply(create_audio_state(target, initial=latent[:, :length]), target)
 
@@ -451,11 +461,11 @@ def _time_range(golden: GoldenFile, key: str, stream: str, start_s: float, end_s
     item = RegenerateTimeRange(start_s, end_s)
     expected = golden.expected(key)[..., 0]
     if stream == "audio":
-        audio = AudioTarget(AudioLatentShape(expected.shape[1]))
+        audio = AudioTarget(AudioLatentShape(expected.shape[1]), _AUDIO_SCALE)
         state = item.apply(create_audio_state(audio), audio)
     else:
         # Only the frame count matters to the mask; the saved grid is one cell high and two wide.
-        video = VideoTarget(VideoLatentShape(expected.shape[1] // 2, 1, 2), _FRAME_RATE)
+        video = VideoTarget(VideoLatentShape(expected.shape[1] // 2, 1, 2), _FRAME_RATE, _VIDEO_SCALE)
         state = item.apply(create_video_state(video), video)
     yield Check(key, state.denoise_mask, expected, 0.0)
 

@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 
 from ltx2rt.kernels.host import from_numbers
+from ltx2rt.types import Array
 from ltx2rt.weights.safetensors import SafetensorsFile
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 
 class GoldenFile:

@@ -26,10 +26,13 @@ from ltx2rt.types import LinearWeight
 Numbers = np.ndarray[Any, np.dtype[Any]]
 
 _ROUNDS = 3
-# Products of square matrices before the operands are there: tens of milliseconds of a processor.
-_BUSY_SIZE, _BUSY_STEPS = 512, 8
-# Elements before an operand that is far away: more than 32 bits with a sign can count.
-FAR = 2**31 + 64
+# Products of square matrices before the operands are there, by device type: milliseconds.
+_BUSY_SIZE = {mx.DeviceType.cpu: 256, mx.DeviceType.gpu: 1536}
+_BUSY_STEPS = 6
+# A buffer of which the last row begins 2**31 elements after the first; an axis of MLX cannot be so long.
+_ROW, _FAR_ROW = 1 << 23, 1 << 8
+# Elements of the last row before an operand, so that its offset is no power of two.
+_LEAD = 64
 
 _EDGES = ("edge", "zeros", "zeros")
 STRESSED: list[tuple[FrontEnd, Variant]] = [
@@ -49,39 +52,46 @@ def launch_order_fault(front_end: FrontEnd, variant: Variant) -> str:
     Every operand comes out of a long computation, on the same stream and on another one, and all problems are under way
     at once. The bits must be those of the kernel alone.
     """
-    problems = check_problems(variant)
+    problems = check_problems(variant, metal=False)
     with forced("kernel"):
         alone = [front_end(**problem) for problem in problems]
         mx.eval(alone)
         other = mx.new_stream(mx.default_device())
         for turn in range(_ROUNDS):
-            for where, stream in (("the same stream", None), ("another stream", other)):
-                queued = [front_end(**_in_flight(problem, turn, stream)) for problem in problems]
-                mx.async_eval(*queued)
+            for where, stream in (("the same stream", mx.default_device()), ("another stream", other)):
+                nothing = _zero_after_a_while(turn, stream)
+                queued = [front_end(**_in_flight(problem, nothing, stream)) for problem in problems]
+                mx.async_eval(*queued)  # type: ignore[no-untyped-call]  # MLX's stub gives no types
                 for number, (result, expected) in enumerate(zip(queued, alone, strict=True)):
                     if not to_numpy(mx.array_equal(result, expected, equal_nan=True)):
                         return f"problem {number} has other values behind work in flight on {where}"
     return ""
 
 
-def _in_flight(problem: Problem, turn: int, stream: mx.Stream | None) -> Problem:
-    """The same values, not there before a long computation has ended."""
-    with mx.stream(stream if stream is not None else mx.default_stream(mx.default_device())):
-        key = mx.random.key(turn)
-        busy = mx.random.uniform(shape=(_BUSY_SIZE, _BUSY_SIZE), key=key)
+def _zero_after_a_while(turn: int, stream: mx.Stream | mx.Device) -> mx.array:
+    """A zero that is known after a long computation."""
+    size = _BUSY_SIZE[mx.default_device().type]
+    with mx.stream(stream):
+        # Rows that add up to one, and so do those of the products: nothing grows, and nothing becomes subnormal.
+        busy = mx.softmax(mx.random.uniform(shape=(size, size), key=mx.random.key(turn)), axis=-1)
         for _ in range(_BUSY_STEPS):
-            busy = busy @ busy / _BUSY_SIZE
-        nothing = mx.minimum(mx.abs(busy).sum(), 0.0)
+            busy = busy @ busy
+        return mx.minimum(busy.sum(), 0.0)
 
-        def later(value: Any) -> Any:
-            if isinstance(value, LinearWeight):
-                return value._replace(values=later(value.values))
-            if isinstance(value, mx.array):
-                return value + nothing.astype(value.dtype)
-            if isinstance(value, tuple) and all(isinstance(part, mx.array) for part in value):
-                return type(value)(*(later(part) for part in value))  # a rotary table
-            return value
 
+def _in_flight(problem: Problem, nothing: mx.array, stream: mx.Stream | mx.Device) -> Problem:
+    """The same values, there no sooner than ``nothing``."""
+
+    def later(value: Any) -> Any:
+        if isinstance(value, LinearWeight):
+            return value._replace(values=later(value.values))
+        if isinstance(value, mx.array):
+            return value + nothing.astype(value.dtype)
+        if isinstance(value, tuple) and all(isinstance(part, mx.array) for part in value):
+            return type(value)(*(later(part) for part in value))  # a rotary table
+        return value
+
+    with mx.stream(stream):
         return {name: later(value) for name, value in problem.items()}
 
 
@@ -90,10 +100,10 @@ def far_operands_fault(front_end: FrontEnd, variant: Variant, buffer: mx.array, 
 
     Args:
         front_end, variant: of an op in float16.
-        buffer: more than `FAR` elements of float16.
-        memory: the same elements for numpy, of which the first and the last few are written.
+        buffer: of `far_buffer`.
+        memory: the same elements for numpy, of which the first and the last ones are written.
     """
-    for number, problem in enumerate(check_problems(variant)):
+    for number, problem in enumerate(check_problems(variant, metal=False)):
         for name, value in _activations(problem):
             problem_here = {**problem, name: mx.contiguous(value)}
             with forced("kernel"):
@@ -114,32 +124,30 @@ def _activations(problem: Problem) -> Iterator[tuple[str, mx.array]]:
 
 def _far_views(value: mx.array, buffer: mx.array, memory: Numbers) -> Iterator[tuple[str, mx.array]]:
     """The values of ``value`` in the last elements of the buffer; its batches at both ends."""
-    bits = to_numpy(mx.contiguous(value)).ravel()
-    memory[FAR : FAR + bits.size] = bits
-    yield "lies beyond 2**31 elements", buffer[FAR : FAR + bits.size].reshape(value.shape)
+    items = to_numpy(mx.contiguous(value)).ravel()
+    memory[_FAR_ROW, _LEAD : _LEAD + items.size] = items
+    yield "lies beyond 2**31 elements", buffer[_FAR_ROW, _LEAD : _LEAD + items.size].reshape(value.shape)
     if value.ndim >= 3 and value.shape[0] == 2:
-        half = bits.size // 2
-        memory[:half] = bits[:half]
-        memory[FAR : FAR + half] = bits[half:]
-        inner = [int(np.prod(value.shape[axis + 1 :])) for axis in range(1, value.ndim)]
-        yield "has batches 2**31 elements apart", mx.as_strided(buffer, value.shape, [FAR, *inner], 0)
+        half = items.size // 2
+        memory[0, :half], memory[_FAR_ROW, :half] = items[:half], items[half:]
+        yield "has batches 2**31 elements apart", buffer[::_FAR_ROW, :half].reshape(value.shape)
 
 
 def far_buffer(available_bytes: int | None = None) -> tuple[mx.array, Numbers] | str:
-    """A buffer of more than `FAR` elements of float16 whose pages nobody has touched, or why there is none.
+    """A buffer of more than 2**31 elements of float16 whose pages nobody has touched, or why there is none.
 
     On a GPU the whole buffer becomes resident, on a CPU a few pages of it.
 
     Args:
         available_bytes: memory that is free; None: asked of the machine.
     """
-    elements = FAR + (1 << 20)
+    elements = (_FAR_ROW + 1) * _ROW
     needed = 2 * elements if mx.default_device().type == mx.DeviceType.gpu else 1 << 30
     available = free_bytes() if available_bytes is None else available_bytes
     if available < 2 * needed:
         return f"needs {format_bytes(2 * needed)} of free memory, {format_bytes(available)} are free"
     try:
-        buffer = uninitialized((elements,), mx.float16)
+        buffer = uninitialized((_FAR_ROW + 1, _ROW), mx.float16)
         return buffer, writable_view(buffer)
     except (RuntimeError, MemoryError) as error:
         if not memory_was_refused(error):

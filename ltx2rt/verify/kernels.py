@@ -128,7 +128,7 @@ def run_kernels(only: str = "") -> Iterator[KernelResult]:
         if metal is not None:
             outcome = metal.outcome(front_end, variant, again=True)
         else:
-            outcome = prove(front_end, variant, DeviceRunner(), timed=False)
+            outcome = prove(front_end, variant, DeviceRunner(), timed=False, metal=False)
         yield KernelResult(variant.key, outcome)
     yield from _stress(only)
 

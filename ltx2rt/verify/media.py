@@ -12,7 +12,8 @@ from ltx2rt.kernels.host import from_numbers
 from ltx2rt.media.resize import resize_to_cover, resize_to_fit
 from ltx2rt.media.stills import to_uint8
 from ltx2rt.media.yuv import yuv420_bt709
-from ltx2rt.verify.golden import Array, Case, Check, GoldenFile
+from ltx2rt.types import Array
+from ltx2rt.verify.golden import Case, Check, GoldenFile
 
 _ATOL, _RTOL = 2e-5, 1e-4
 _BYTE_ATOL = 1.0

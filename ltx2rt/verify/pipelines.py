@@ -21,7 +21,8 @@ from ltx2rt.graph.stages.events import (
     VideoEncoded,
 )
 from ltx2rt.kernels.host import from_numbers, to_numpy
-from ltx2rt.verify.golden import Array, Case, Check, GoldenFile
+from ltx2rt.types import Array
+from ltx2rt.verify.golden import Case, Check, GoldenFile
 from ltx2rt.verify.saved_run import SavedRun, pipeline_of
 
 # The parts of a run, each with the tensors that it compares. A part is compared when any of them was saved.
@@ -198,7 +199,9 @@ class Comparison:
         (started,) = self._all(VideoDecodeStarted)
         latent = to_numpy(started.latent.astype(mx.float32))
         tiling = self._run.inputs.settings.tiling
-        tiles = decode_plan(latent.shape[1:4], tiling) if isinstance(tiling, Tiling) else None
+        vae = self._run.vae
+        factors = {"temporal_factor": vae.temporal_factor, "spatial_factor": vae.spatial_factor}
+        tiles = decode_plan(latent.shape[1:4], tiling, **factors) if isinstance(tiling, Tiling) else None
         inputs = [_cut(latent, tile) for tile in tiles.tiles] if tiles else [latent]
         yield from self._series("vae_decode.in", [tile.transpose(0, 4, 1, 2, 3) for tile in inputs], **LATENT)
         video = np.concatenate(chunks)
@@ -240,7 +243,8 @@ class Comparison:
 def _audio_grid(tokens: mx.array) -> Array:
     """Tokens (B, L, 128) -> latent (B, 8, L, 16), the layout of the golden files."""
     values = to_numpy(tokens.astype(mx.float32))
-    return values.reshape(*values.shape[:2], 8, 16).transpose(0, 2, 1, 3)
+    result: Array = values.reshape(*values.shape[:2], 8, 16).transpose(0, 2, 1, 3)
+    return result
 
 
 def _cut(latent: Array, tile: Tile) -> Array:
@@ -249,4 +253,5 @@ def _cut(latent: Array, tile: Tile) -> Array:
 
 
 def _channels_first(latent: mx.array) -> Array:
-    return to_numpy(latent.astype(mx.float32)).transpose(0, 4, 1, 2, 3)
+    result: Array = to_numpy(latent.astype(mx.float32)).transpose(0, 4, 1, 2, 3)
+    return result

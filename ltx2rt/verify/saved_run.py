@@ -13,8 +13,10 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from ltx2rt.graph.components import VIDEO_VAE
 from ltx2rt.graph.diffusion.guidance import GuiderParams
 from ltx2rt.graph.diffusion.noise import NoiseSource, RecordedNoise
+from ltx2rt.graph.models.video_vae.config import VideoVaeConfig
 from ltx2rt.graph.models.video_vae.tiling import Tiling
 from ltx2rt.graph.pipelines import PIPELINES
 from ltx2rt.graph.settings.settings import Settings
@@ -30,13 +32,15 @@ from ltx2rt.graph.stages.inputs import (
     SourceClip,
     TimeRange,
 )
-from ltx2rt.graph.stages.model_files import ModelFiles
 from ltx2rt.graph.stages.run import GeneratedClip, Run
+from ltx2rt.graph.stages.weight_set import WeightSet
 from ltx2rt.media.audio_reader import read_audio
 from ltx2rt.media.images import load_conditioning_image
+from ltx2rt.media.pixel_range import to_signed_range
 from ltx2rt.media.resize import resize_to_cover
+from ltx2rt.types import Array
 from ltx2rt.verify.diffusion import res_2s_draws
-from ltx2rt.verify.golden import Array, GoldenFile
+from ltx2rt.verify.golden import GoldenFile
 
 
 def pipeline_of(golden: GoldenFile) -> str | None:
@@ -76,6 +80,11 @@ class SavedRun:
         return RecordedNoise(step), RecordedNoise(substep)
 
     @property
+    def vae(self) -> VideoVaeConfig:
+        """Of the checkpoint that ran."""
+        return self._files.config(VIDEO_VAE)
+
+    @property
     def draws_left(self) -> tuple[int, int, int]:
         """How many saved draws the run did not ask for: of the noiser, of the res_2s steps and of their substeps."""
         assert self.clip is not None
@@ -90,7 +99,7 @@ class SavedRun:
     @cached_property
     def chunks(self) -> list[Array]:
         """Decoded chunks."""
-        return list(self.clip.frames or ())
+        return [] if self.clip.frames is None else list(self.clip.frames())
 
     @cached_property
     def inputs(self) -> GenerationInputs:
@@ -170,7 +179,7 @@ class SavedRun:
         return (lambda: self._res_2s_noise) if self._golden.numbered("sde_noise") else None
 
     @cached_property
-    def _files(self) -> ModelFiles:
+    def _files(self) -> WeightSet:
         root, checkpoint = self._golden.root, str(self._golden.metadata["checkpoint"])
         family = checkpoint.removesuffix("-style.safetensors")
         arguments = self._arguments
@@ -183,7 +192,7 @@ class SavedRun:
         def lora_paths(names: list[tuple[str, float]]) -> tuple[tuple[Path, float], ...]:
             return tuple((root / f"{family}-{name}.safetensors", strength) for name, strength in names)
 
-        return ModelFiles.open(
+        return WeightSet.open(
             WeightFiles(
                 checkpoint=root / checkpoint,
                 text_encoder=root / "tiny-gemma3",
@@ -211,8 +220,7 @@ def ripple_frames(frames: int, height: int, width: int) -> Array:
 
 def from_uint8_resized(frames: Array, height: int, width: int) -> Array:
     """uint8 frames resized to cover the size, float32 in [-1, 1]."""
-    resized: Array = resize_to_cover(frames.astype(np.float32), height, width)
-    return resized / np.float32(127.5) - np.float32(1)
+    return to_signed_range(resize_to_cover(frames.astype(np.float32), height, width))
 
 
 def _fitted(values: Array, height: int, width: int) -> Array:

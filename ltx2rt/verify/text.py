@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 
 import mlx.core as mx
 import numpy as np
 
+from ltx2rt.graph.components import CONNECTORS, TEXT_ENCODER, TEXT_PROJECTION, Component
 from ltx2rt.graph.models.layers.params import Params
-from ltx2rt.graph.models.text import connector, feature_extractor, gemma3
+from ltx2rt.graph.models.text import connector, feature_extractor
 from ltx2rt.graph.stages.text.encoding import check_pairing
 from ltx2rt.kernels.host import to_numpy
 from ltx2rt.verify.golden import Case, Check, GoldenFile
@@ -51,14 +53,15 @@ def _run(golden: GoldenFile, prompt: str) -> Iterator[Check]:
         yield golden.check(f"{prompt}.input_ids", padded, 0.0)
         yield golden.check(f"{prompt}.attention_mask", mask[None], 0.0)
 
-    gemma_config = gemma3.Gemma3Config.from_dict(encoder.section("text_encoder"))
-    gemma_params = Params(encoder.load("text_encoder", gemma3.param_specs(gemma_config)))
-    states = list(gemma3.Gemma3(gemma_config, gemma_params, mx.float32).hidden_states(ids))
+    kind = TEXT_ENCODER.parse(encoder)
+    gemma_params = Params(encoder.load("text_encoder", TEXT_ENCODER.specs(kind)))
+    states = list(kind.model(gemma_params, mx.float32).hidden_states(ids))
     yield _close(golden, f"{prompt}.hidden_states_valid", mx.concatenate(states), _STACK_ATOL)
 
-    transformer = checkpoint.section("text_projection")
-    config = feature_extractor.FeatureExtractorConfig.from_dict(
-        transformer, encoder_width=gemma_config.hidden_size, encoder_states=gemma_config.num_states
+    config = replace(
+        TEXT_PROJECTION.parse(checkpoint),
+        encoder_width=kind.hidden_size,
+        encoder_states=kind.num_states,
     )
     params = Params(checkpoint.load("text_projection", feature_extractor.param_specs(config)))
     features = feature_extractor.FeatureExtractor(config, params, mx.float32)(states)
@@ -66,17 +69,21 @@ def _run(golden: GoldenFile, prompt: str) -> Iterator[Check]:
     if config.per_token:  # else both connectors read the same features
         yield _close(golden, f"{prompt}.audio_features_valid", features.audio, _ATOL)
 
-    for stream, stream_features in zip(connector.STREAMS, features, strict=True):
-        yield _context(golden, f"{prompt}.{stream}_context", checkpoint, stream, stream_features)
+    for component, stream, stream_features in zip(CONNECTORS, connector.STREAMS, features, strict=True):
+        yield _context(golden, f"{prompt}.{stream}_context", checkpoint, component, stream_features)
     # Registers take the place of padding, so no row of a context is masked.
     yield golden.check(f"{prompt}.context_mask", np.ones((1, connector.CONTEXT_ROWS), dtype=np.int32), 0.0)
 
 
 def _context(
-    golden: GoldenFile, key: str, checkpoint: Checkpoint, stream: connector.Stream, features: mx.array
+    golden: GoldenFile,
+    key: str,
+    checkpoint: Checkpoint,
+    component: Component[connector.ConnectorConfig],
+    features: mx.array,
 ) -> Check:
-    config = connector.ConnectorConfig.from_dict(checkpoint.section(f"{stream}_connector"), stream)
-    params = Params(checkpoint.load(f"{stream}_connector", connector.param_specs(config)))
+    config = component.parse(checkpoint)
+    params = Params(checkpoint.load(component.stored_name, connector.param_specs(config)))
     context = connector.Connector(config, params, mx.float32)(features)
     expected = golden.expected(key)
     # Some files hold the first rows only.

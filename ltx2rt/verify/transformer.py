@@ -13,6 +13,7 @@ import mlx.core as mx
 import numpy as np
 
 from ltx2rt.errors import CheckpointError
+from ltx2rt.graph.components import TRANSFORMER
 from ltx2rt.graph.models.layers.adaln import sinusoid
 from ltx2rt.graph.models.layers.params import Params
 from ltx2rt.graph.models.layers.rope import frequencies, middle, rope_table
@@ -21,13 +22,12 @@ from ltx2rt.graph.models.transformer.model import Modality, Perturbation, Transf
 from ltx2rt.kernels import RopeTable, quantized_linear
 from ltx2rt.kernels.host import to_numpy
 from ltx2rt.kernels.reference import rope_lanes, rotate
-from ltx2rt.types import LinearWeight
+from ltx2rt.types import Array, LinearWeight
 from ltx2rt.verify.golden import Case, Check, GoldenFile
 from ltx2rt.weights.checkpoint import Checkpoint
 from ltx2rt.weights.float8 import encode_e4m3
 from ltx2rt.weights.lora import LoraFile
 
-Array = np.ndarray[Any, np.dtype[Any]]
 Weights = dict[str, mx.array | LinearWeight]
 Runs = dict[str, Callable[[], Iterable[Check]]]
 
@@ -77,7 +77,7 @@ def _prefixes(keys: Iterable[str], separator: str) -> list[str]:
 @lru_cache(maxsize=1)
 def _transformer_of(path: Path) -> Transformer:
     checkpoint = Checkpoint.open(path)
-    config = TransformerConfig.from_dict(checkpoint.section("transformer"))
+    config = TRANSFORMER.parse(checkpoint)
     return Transformer(config, Params(checkpoint.load("transformer", param_specs(config))), mx.float32)
 
 
@@ -185,7 +185,8 @@ def _dense(table: RopeTable, shape: tuple[int, ...]) -> tuple[Array, Array]:
         full = to_numpy(mx.broadcast_to(values, (batch, tokens, lanes)))
         if interleaved:
             return np.repeat(full, 2, axis=-1)
-        return full.reshape(batch, tokens, shape[1], shape[3]).transpose(0, 2, 1, 3)
+        result: Array = full.reshape(batch, tokens, shape[1], shape[3]).transpose(0, 2, 1, 3)
+        return result
 
     cos, sin = rope_lanes(table, lanes)
     return arranged(cos), arranged(sin)
@@ -210,7 +211,8 @@ def _sibling(golden: GoldenFile, ending: str) -> Path:
         raise CheckpointError(f"{checkpoint.parent}: no file *-{ending}.safetensors beside {checkpoint.name}.")
 
     # Names are compared letter by letter, which is what is meant here.
-    return max(files, key=lambda file: len(os.path.commonprefix([file.name, checkpoint.name])))  # noqa: RUF071
+    result: Path = max(files, key=lambda file: len(os.path.commonprefix([file.name, checkpoint.name])))  # noqa: RUF071
+    return result
 
 
 def _fp8_cases(golden: GoldenFile) -> Runs:
@@ -230,7 +232,7 @@ def _fp8_cases(golden: GoldenFile) -> Runs:
 def _fp8_weights(source: GoldenFile, form: str) -> tuple[TransformerConfig, Weights]:
     """Weights of the FP8 file: with their scales, or as the dense file's values cast to E4M3 without a scale."""
     quantized = Checkpoint.open(_sibling(source, "fp8"))
-    config = TransformerConfig.from_dict(quantized.section("transformer"))
+    config = TRANSFORMER.parse(quantized)
     weights = quantized.load("transformer", param_specs(config))
     if form == "scaled":
         return config, weights
@@ -285,7 +287,7 @@ def _lora(golden: GoldenFile, name: str) -> Iterator[Check]:
     """Fused weights and outputs for a set of LoRAs, named ``<lora>_<strength>+...``."""
     source = _input_golden(golden)
     checkpoint = Checkpoint.open(source.root / source.metadata["checkpoint"])
-    config = TransformerConfig.from_dict(checkpoint.section("transformer"))
+    config = TRANSFORMER.parse(checkpoint)
     loras = []
     for part in name.split("+"):
         lora, strength = part.rsplit("_", 1)

@@ -5,20 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
 from ltx2rt.errors import CheckpointError
+from ltx2rt.graph.components import UPSCALER
 from ltx2rt.graph.models.layers.params import Params
-from ltx2rt.graph.models.upscaler.model import LatentUpscaler, LatentUpscalerConfig, param_specs
+from ltx2rt.graph.models.upscaler.model import LatentUpscaler, param_specs
 from ltx2rt.graph.models.video_vae.statistics import LatentStatistics, statistics_specs
 from ltx2rt.kernels.host import from_numbers, to_numpy
+from ltx2rt.types import Array
 from ltx2rt.verify.golden import Case, Check, GoldenFile
 from ltx2rt.weights.checkpoint import Checkpoint
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 _TOLERANCE = {"atol": 1e-4, "rtol": 1e-4}
 
@@ -38,7 +37,7 @@ def _upscale(golden: GoldenFile, name: str) -> Iterator[Check]:
     if not path.exists():
         raise CheckpointError(f"{path.name}: not in the golden folder; it is needed by {golden.name}.")
     checkpoint = Checkpoint.open(path)
-    config = LatentUpscalerConfig.from_dict(checkpoint.config)
+    config = UPSCALER.parse(checkpoint)
     upscaler = LatentUpscaler(config, Params(checkpoint.load("upscaler", param_specs(config))), mx.float32)
     latent = mx.array(np.moveaxis(golden.given("in"), 1, -1).copy())
     grid = from_numbers(config.upscaled((latent.shape[1], latent.shape[2], latent.shape[3])))

@@ -11,19 +11,22 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from ltx2rt.graph.components import VIDEO_VAE
 from ltx2rt.graph.models.layers.params import Params
 from ltx2rt.graph.models.video_vae.decoder import VideoDecoder
 from ltx2rt.graph.models.video_vae.encoder import VideoEncoder
 from ltx2rt.graph.models.video_vae.specs import VideoVaeConfig, decoder_specs, encoder_specs, statistics_specs
 from ltx2rt.graph.models.video_vae.tiling import TilePlan, TileSize, Tiling, decode_plan, decode_tiled
 from ltx2rt.kernels.host import from_numbers, to_numpy
+from ltx2rt.types import Array
 from ltx2rt.verify.golden import Case, Check, GoldenFile
 from ltx2rt.weights.checkpoint import Checkpoint
 
-Array = np.ndarray[Any, np.dtype[Any]]
-
 _TOLERANCE = {"atol": 1e-4, "rtol": 1e-4}
 _TABLE = {"atol": 1e-6}
+# Pixels of a latent cell's side, and both sizes of it, of the models that the plans were saved with.
+_SIDE = 32
+_FACTORS = {"temporal_factor": 8, "spatial_factor": _SIDE}
 _EXACT = {"atol": 0.0}
 
 # What the tiled cases mean, from the description of the goldens.
@@ -88,7 +91,7 @@ def _keys(golden: GoldenFile, prefix: str) -> list[str]:
 @lru_cache(maxsize=2)
 def _weights(path: Path, half: str) -> tuple[VideoVaeConfig, Params]:
     checkpoint = Checkpoint.open(path)
-    config = VideoVaeConfig.from_dict(checkpoint.config["vae"], checkpoint.names("video_vae"))
+    config = VIDEO_VAE.parse(checkpoint)
     specs = encoder_specs(config) if half == "encoder" else decoder_specs(config)
     return config, Params(checkpoint.load("video_vae", specs + statistics_specs(config.latent_channels)))
 
@@ -164,7 +167,7 @@ def _tiled_decode(golden: GoldenFile, name: str) -> Iterator[Check]:
     prefix = f"tiled_decode.{name}."
     decoder, latent, tiling = _decoder(golden), _last(golden.given(prefix + "in")), _DECODE_TILINGS[name]
     frames, height, width = latent.shape[1:4]
-    plan = decode_plan((frames, height, width), tiling)
+    plan = decode_plan((frames, height, width), tiling, **_FACTORS)
     chunks = list(decode_tiled(decoder, latent, plan))
     note = golden.metadata.get("notes", {}).get(f"tiled_decode.{name}", {})
     if "chunk_frames" in note:
@@ -210,9 +213,9 @@ def _plans(golden: GoldenFile) -> Iterator[Check]:
         frames, height, width = entry["latent_fhw"]
         stated = _tiling(entry)
         if entry["config"] == "auto":
-            auto = Tiling.auto(32 * height, 32 * width)
+            auto = Tiling.auto(_SIDE * height, _SIDE * width, _SIDE)
             yield Check(f"{name}.auto", from_numbers(stated == auto), from_numbers(True), **_EXACT)
-        plan = decode_plan((frames, height, width), stated)
+        plan = decode_plan((frames, height, width), stated, **_FACTORS)
         yield Check(f"{name}.n_tiles", from_numbers(len(plan.tiles)), from_numbers(entry["n_tiles"]), **_EXACT)
         yield from _plan_tiles(name, plan, entry["tiles"])
 

@@ -15,13 +15,20 @@ import numpy as np
 from ltx2rt.errors import CheckpointError
 from ltx2rt.kernels.host import writable_view
 from ltx2rt.kernels.uninitialized import uninitialized
-from ltx2rt.types import LinearWeight
+from ltx2rt.types import Array, LinearWeight
 from ltx2rt.weights.finite import require_finite
-from ltx2rt.weights.safetensors import SafetensorsFile
-from ltx2rt.weights.tensor_source import DTYPES, Array, TensorInfo, TensorSource, bytes_of, check_dimensions, to_mlx
+from ltx2rt.weights.tensor_source import (
+    DTYPES,
+    TensorInfo,
+    TensorSource,
+    WeightFile,
+    bytes_of,
+    check_dimensions,
+    to_mlx,
+)
 
 Loaded = mx.array | LinearWeight
-Wanted = tuple[SafetensorsFile, str]
+Wanted = tuple[WeightFile, str]
 
 Kind = tuple[str, tuple[int, ...]]
 
@@ -29,7 +36,7 @@ Kind = tuple[str, tuple[int, ...]]
 class _Place(NamedTuple):
     """A tensor of a block: file and name, its entry, and which array of its kind in the slot holds it."""
 
-    file: SafetensorsFile
+    file: WeightFile
     name: str
     info: TensorInfo
     number: int
@@ -115,7 +122,7 @@ def _new(dtype: str, shape: tuple[int, ...]) -> _Held:
 class SlotTensors(TensorSource):
     """The tensors of one file in a filled slot. MLX arrays are the slot's own, valid until it is filled again."""
 
-    def __init__(self, file: SafetensorsFile, layout: BlockLayout, slot: _Slot) -> None:
+    def __init__(self, file: WeightFile, layout: BlockLayout, slot: _Slot) -> None:
         self.path = file.path
         self._places = {place.name: place for run in layout.reads for place in run if place.file is file}
         self._slot = slot
@@ -129,8 +136,8 @@ class SlotTensors(TensorSource):
             require_finite(items, self._places[name].info.dtype, self.where(name))
         return items
 
-    def read_into(self, name: str, target: memoryview) -> None:
-        target[:] = bytes_of(self.raw(name))
+    def read_into(self, name: str, target: memoryview, start: int = 0) -> None:
+        target[:] = bytes_of(self.raw(name))[start : start + len(target)]
 
     def mlx(self, name: str, *, finite: bool = False) -> mx.array:
         place = self._places[name]
@@ -144,7 +151,7 @@ class SlotTensors(TensorSource):
         return array.view(mx.bfloat16) if place.info.dtype == "BF16" else array
 
 
-Build = Callable[[int, Callable[[SafetensorsFile], TensorSource]], dict[str, Loaded]]
+Build = Callable[[int, Callable[[WeightFile], TensorSource]], dict[str, Loaded]]
 
 
 def slots_bytes(blocks: Sequence[int], depth: int) -> int:
@@ -249,6 +256,7 @@ class BlockStream:
         for run in layout.reads:
             if self._closing.is_set():
                 return
-            run[0].file.file.read_into(run[0].info.offset, *(bytes_of(slot.held(place).items) for place in run))
+            targets = [bytes_of(slot.held(place).items) for place in run]
+            run[0].file.read_neighbours([place.name for place in run], targets)
             self.bytes_read += sum(place.info.nbytes for place in run)
         self.read_seconds += time.perf_counter() - start

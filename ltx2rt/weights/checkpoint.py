@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -18,13 +19,23 @@ import mlx.core as mx
 from ltx2rt.errors import CheckpointError
 from ltx2rt.types import LinearWeight, ParamSpec
 from ltx2rt.weights.block_stream import BlockLayout, BlockStream, Wanted
-from ltx2rt.weights.components import COMPANION_SUFFIXES, UNUSED_SUFFIXES, assign
-from ltx2rt.weights.config import complete_config, config_section, generation_of_tensors, parse_config, parse_version
-from ltx2rt.weights.detection import is_lora, read_json, refuse_foreign_file, refuse_foreign_tensors, weight_files
+from ltx2rt.weights.components import assign
+from ltx2rt.weights.config import complete_config, config_section, parse_config
+from ltx2rt.weights.detection import (
+    is_lora,
+    read_json,
+    read_markers,
+    refuse_foreign_file,
+    refuse_foreign_tensors,
+    weight_files,
+)
+from ltx2rt.weights.formats import companion_of, companions, format_of, require_marker
+from ltx2rt.weights.formats.linear_format import Encoding, Stored
+from ltx2rt.weights.generations import Generation, generation_of
 from ltx2rt.weights.lora import LoraFile, fuse, fusing_bytes, is_changed
 from ltx2rt.weights.safetensors import SafetensorsFile, SelectedRows
-from ltx2rt.weights.tensor_loading import FLOAT8, Stored, load_array, load_linear
-from ltx2rt.weights.tensor_source import DTYPES, TensorInfo, TensorSource
+from ltx2rt.weights.tensor_loading import load_array, require_matrix
+from ltx2rt.weights.tensor_source import DTYPES, TensorInfo, TensorSource, WeightFile, entry
 
 logger = logging.getLogger(__name__)
 
@@ -47,25 +58,26 @@ _SECTIONS = {
 
 
 class _Place(NamedTuple):
-    """A tensor of a component: the file that holds it (None for a manifest), its name there, and its entry."""
+    """A tensor of a component: the file that holds it (None for a manifest), its name there, entry and marker."""
 
-    file: SafetensorsFile | None
+    file: WeightFile | None
     name: str
     info: TensorInfo
+    marker: Mapping[str, Any]
 
 
 class LoadedBytes(NamedTuple):
     """What some tensors take.
 
-    ``stored`` in the file; ``arrays`` once loaded; ``changed``: the part of ``arrays`` that LoRAs change, which a
-    streamed block holds beside its slot; ``fusing``: temporary arrays while one of them is changed; ``loading``: by
-    how much the peak while all are loaded, in order, is above ``arrays``.
+    ``stored`` in the file; ``arrays`` once loaded; ``made``: the part of ``arrays`` that LoRAs change or that is not
+    held as it is stored, which a streamed block has beside its slot; ``working``: temporary arrays while one of these
+    is made; ``loading``: by how much the peak while all are loaded, in order, is above ``arrays``.
     """
 
     stored: int
     arrays: int
-    changed: int
-    fusing: int
+    made: int
+    working: int
     loading: int
 
 
@@ -82,7 +94,7 @@ class Checkpoint:
     def __init__(
         self,
         path: Path,
-        sources: Sequence[tuple[SafetensorsFile | None, Mapping[str, TensorInfo]]],
+        sources: Sequence[tuple[WeightFile | None, Mapping[str, TensorInfo]]],
         metadata: Mapping[str, str],
         hf_config: Mapping[str, Any] | None = None,
     ) -> None:
@@ -92,11 +104,12 @@ class Checkpoint:
         self._warned_loras: set[Path] = set()
         places: dict[str, _Place] = {}
         for file, tensors in sources:
-            refuse_foreign_tensors(file.path if file else path, tensors, file)
+            refuse_foreign_tensors(file.path if file else path, tensors)
+            markers = read_markers(file) if file else {}
             for name, info in tensors.items():
                 if name in places:
                     raise CheckpointError(f"{path}: tensor {name!r} is in more than one file of the folder.")
-                places[name] = _Place(file, name, info)
+                places[name] = _Place(file, name, info, markers.get(name, {}))
         if is_lora(places):
             raise CheckpointError(f"{path}: a LoRA file, not a checkpoint; give it with --lora, beside a checkpoint.")
         assignment = assign(places, str(path))
@@ -111,6 +124,10 @@ class Checkpoint:
                 f"{path}: none of its {len(places)} tensors belongs to an LTX-2 model"
                 + (f" (the first is {next(iter(places))!r})." if places else ".")
             )
+        for component, names in self._components.items():
+            for local, place in names.items():
+                if place.marker:
+                    require_marker(self._encoding(component, local), f"{path}: tensor {place.name!r}")
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Checkpoint:
@@ -186,18 +203,9 @@ class Checkpoint:
         return config_section(self._stated, self._tensors, _SECTIONS[component], str(self.path))
 
     @property
-    def generation(self) -> str | None:
-        """``19b``, ``2.3`` or ``2.5``, from the model version or else the tensors; None where neither tells."""
-        version = parse_version(self.metadata.get("model_version", ""))
-        if version:
-            return "2.5" if version >= (2, 4) else "2.3" if version >= (2, 3) else "19b"
-        return generation_of_tensors(self._tensors)
-
-    @property
-    def model_version(self) -> tuple[int, ...]:
-        """As the header states it, else the first of the generation that the tensors show; empty for LTX-2 (19B)."""
-        stated = parse_version(self.metadata.get("model_version", ""))
-        return stated or {"2.3": (2, 3), "2.5": (2, 5)}.get(generation_of_tensors(self._tensors) or "", ())
+    def generation(self) -> Generation | None:
+        """From the model version or else the tensors; None where neither tells."""
+        return generation_of(self.metadata, self._tensors)
 
     @property
     def variant(self) -> str | None:
@@ -206,7 +214,7 @@ class Checkpoint:
         return next((variant for variant in ("distilled", "dev") if variant in words), None)
 
     @property
-    def files(self) -> list[SafetensorsFile]:
+    def files(self) -> list[WeightFile]:
         """The weight files, several in a folder of shards; none for a manifest."""
         places = (place for places in self._components.values() for place in places.values())
         return list(dict.fromkeys(place.file for place in places if place.file is not None))
@@ -236,10 +244,11 @@ class Checkpoint:
             component: whose tensors to read.
             specs: what the model needs; ``layout`` decides what becomes of each tensor.
             loras: (file, strength) pairs, added to the linear weights in this order.
-            fuse_dtype: dtype of the weights that a LoRA changed. None keeps the stored format: dense weights are
-                rounded once to their dtype, FP8 gets a fresh per-tensor scale, affine keeps its groups and bits.
-                The quantised formats round the sum again (E4M3: up to 1/16 of each value), so small
-                deltas are partly lost there; a dtype gives dense weights without that loss.
+            fuse_dtype: dtype of the weights that a LoRA changed. None keeps the form in which they are held: dense
+                weights are rounded once to their dtype, FP8 gets a fresh per-tensor scale, affine keeps its groups
+                and bits, what is expanded when loaded becomes dense. The quantised forms round the sum again (E4M3:
+                up to 1/16 of each value), so small deltas are partly lost there; a dtype gives dense weights without
+                that loss.
 
         Returns:
             local name -> ``mx.array``, or `LinearWeight` for the layout ``linear``. Values are copies.
@@ -260,8 +269,9 @@ class Checkpoint:
             CheckpointError: as `load`.
         """
         self._ready(component, [spec], ())
+        count = spec.shape[0]
         part = replace(spec, shape=(len(rows), *spec.shape[1:]))
-        return self._materialise(component, part, (), None, lambda file: SelectedRows(file, rows))
+        return self._materialise(component, part, (), None, lambda file: SelectedRows(file, rows, count))
 
     def stream(
         self,
@@ -285,7 +295,7 @@ class Checkpoint:
         places = self._components[component]
         present = [[spec for spec in block if spec.name in places] for block in blocks]
 
-        def build(index: int, source: Callable[[SafetensorsFile], TensorSource]) -> dict[str, Loaded]:
+        def build(index: int, source: Callable[[WeightFile], TensorSource]) -> dict[str, Loaded]:
             return {
                 spec.name: self._materialise(component, spec, active, fuse_dtype, source) for spec in present[index]
             }
@@ -301,26 +311,35 @@ class Checkpoint:
     ) -> LoadedBytes:
         """What `load` and `stream` with the same arguments would take; nothing is read, tensors may be missing."""
         places = self._components.get(component, {})
-        stored = arrays = changed = fusing = peak = 0
+        stored = arrays = made = working = peak = 0
         for spec in specs:
             if spec.name not in places:
                 continue
-            info = places[spec.name].info
-            own = info.nbytes + sum(places[name].info.nbytes for name in self._companions(component, spec.name))
-            stored += own
-            # What is rearranged is read in the order of the file first.
-            temporary = info.nbytes if spec.layout.startswith("conv") else 0
-            size = prod(spec.shape)
-            if spec.layout == "linear" and is_changed(component, spec.name, loras):
-                temporary = own + fusing_bytes(*spec.shape)
-                fusing = max(fusing, fusing_bytes(*spec.shape))
-                own = own if fuse_dtype is None else size * fuse_dtype.size
-                changed += own
-            elif spec.layout != "linear" and info.dtype in FLOAT8:
-                own = 2 * size
+            encoding = self._encoding(component, spec.name)
+            form = format_of(encoding)
+            stored += encoding.nbytes
+            as_weight = spec.layout == "linear"
+            own = form.weight_bytes(encoding, spec.shape) if as_weight else form.array_bytes(encoding, spec.shape)
+            expanded = not form.is_held_as_stored(encoding) if as_weight else own != encoding.nbytes
+            temporary = form.loading_bytes(encoding, spec.shape) if expanded else 0
+            if spec.layout.startswith("conv"):
+                temporary += encoding.nbytes  # it is read in the order of the file first
+            if as_weight and is_changed(component, spec.name, loras):
+                temporary = encoding.nbytes + fusing_bytes(*spec.shape)
+                working = max(working, fusing_bytes(*spec.shape))
+                own = own if fuse_dtype is None else prod(spec.shape) * fuse_dtype.size
+                made += own
+            elif expanded:
+                made += own
+                working = max(working, temporary)
             arrays += own
             peak = max(peak, arrays + temporary)
-        return LoadedBytes(stored, arrays, changed, fusing, max(0, peak - arrays))
+        return LoadedBytes(stored, arrays, made, working, max(0, peak - arrays))
+
+    def formats(self, component: str) -> Counter[str]:
+        """Name of a format -> how many tensors of a component are stored so; what accompanies them is not counted."""
+        names = [name for name in self._components.get(component, {}) if companion_of(name) == name]
+        return Counter(format_of(self._encoding(component, name)).name for name in names)
 
     def problems(self, component: str, specs: Iterable[ParamSpec]) -> tuple[list[str], list[str]]:
         """(missing names, descriptions of wrong shapes) of a component against ``specs``."""
@@ -331,7 +350,7 @@ class Checkpoint:
             if info is None:
                 if not spec.optional:
                     missing.append(spec.name)
-            elif not _fits(info, spec, tensors):
+            elif not self._fits(component, spec):
                 wrong.append(f"{spec.name} is {info.dtype} {list(info.shape)}, expected {list(spec.shape)}")
         return missing, wrong
 
@@ -361,23 +380,36 @@ class Checkpoint:
         self._warn_unmatched(component, active)
         return specs, active
 
+    def _fits(self, component: str, spec: ParamSpec) -> bool:
+        """Whether the stored tensor can be the one that the model needs."""
+        encoding = self._encoding(component, spec.name)
+        return format_of(encoding).fits(encoding, spec.shape)
+
+    def _encoding(self, component: str, name: str) -> Encoding:
+        """How a tensor is stored."""
+        places = self._components[component]
+        found = {suffix: places[other].info for suffix, other in companions(name, places).items()}
+        return Encoding(places[name].info, found, places[name].marker)
+
     def _materialise(
         self,
         component: str,
         spec: ParamSpec,
         loras: Sequence[tuple[LoraFile, float]],
         fuse_dtype: mx.Dtype | None,
-        source: Callable[[SafetensorsFile], TensorSource] = lambda file: file,
+        source: Callable[[WeightFile], TensorSource] = lambda file: file,
     ) -> Loaded:
         """One tensor in the form its spec asks for; ``source`` says where the tensors of a file are read from."""
-        (file, name), *companions = self._wanted(component, spec.name)
+        (file, name), *others = self._wanted(component, spec.name)
         base = name.rpartition(".")[0]
         stored = Stored(
-            source(file), name, {other.removeprefix(base): (source(place), other) for place, other in companions}
+            source(file), name, {other.removeprefix(base): (source(place), other) for place, other in others}
         )
+        form = format_of(self._encoding(component, spec.name))
         if spec.layout != "linear":
-            return load_array(stored, spec)
-        return fuse(load_linear(stored, spec), component, spec.name, loras, fuse_dtype)
+            return load_array(stored, form, spec)
+        require_matrix(spec, stored.where)
+        return fuse(stored, form, spec.shape, component, spec.name, loras, fuse_dtype)
 
     def _layout(self, component: str, block: Sequence[ParamSpec]) -> BlockLayout:
         return BlockLayout.of([wanted for spec in block for wanted in self._wanted(component, spec.name)])
@@ -385,18 +417,11 @@ class Checkpoint:
     def _wanted(self, component: str, name: str) -> list[Wanted]:
         """Where a tensor is, then its quantisation companions."""
         places = self._components[component]
-        found = [places[name], *(places[companion] for companion in self._companions(component, name))]
+        found = [places[name], *(places[companion] for companion in companions(name, places).values())]
         wanted = [(place.file, place.name) for place in found if place.file is not None]
         if len(wanted) < len(found):
             raise CheckpointError(f"{self.path}: a manifest lists tensors without their data; give the weight file.")
         return wanted
-
-    def _companions(self, component: str, name: str) -> list[str]:
-        """The quantisation tensors that belong to one."""
-        places = self._components[component]
-        base, _, kind = name.rpartition(".")
-        suffixes = [".bias_scale"] if kind == "bias" else [s for s in COMPANION_SUFFIXES if s != ".bias_scale"]
-        return [base + suffix for suffix in suffixes if base + suffix in places]
 
     def _warn_unmatched(self, component: str, loras: Sequence[tuple[LoraFile, float]]) -> None:
         for lora, _ in loras:
@@ -415,28 +440,9 @@ class Checkpoint:
                 )
 
 
-def companion_of(name: str) -> str:
-    """The weight or bias that a quantisation tensor belongs to; the name itself for anything else."""
-    for suffix in COMPANION_SUFFIXES + UNUSED_SUFFIXES:
-        if name.endswith(suffix):
-            return name.removesuffix(suffix) + (".bias" if suffix == ".bias_scale" else ".weight")
-    return name
-
-
 def _shortened(names: Sequence[str]) -> str:
     more = len(names) - _MAX_NAMES_IN_ERROR
     return ", ".join(names[:_MAX_NAMES_IN_ERROR]) + (f" and {more} more" if more > 0 else "")
-
-
-def _fits(info: TensorInfo, spec: ParamSpec, tensors: Mapping[str, TensorInfo]) -> bool:
-    """Whether the stored shape is the one the model needs; packed affine weights have fewer columns."""
-    if info.shape == spec.shape:
-        return True
-    packed = info.dtype == "U32" and spec.name.removesuffix(".weight") + ".scales" in tensors
-    if packed and len(info.shape) == len(spec.shape) == 2:
-        rows, columns = spec.shape
-        return info.shape[0] == rows and columns > 0 and info.shape[1] * 32 % columns == 0
-    return False
 
 
 def read_manifest(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
@@ -450,17 +456,16 @@ def read_manifest(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
     if not isinstance(listed, dict):
         raise CheckpointError(f"{path}: not a tensor manifest: it has no object named 'tensors'.")
     tensors = {}
-    for name, entry in listed.items():
+    for name, listing in listed.items():
         valid = (
-            isinstance(entry, list)
-            and len(entry) == 2
-            and entry[0] in DTYPES
-            and isinstance(entry[1], list)
-            and all(isinstance(n, int) and n >= 0 for n in entry[1])
+            isinstance(listing, list)
+            and len(listing) == 2
+            and listing[0] in DTYPES
+            and isinstance(listing[1], list)
+            and all(isinstance(n, int) and n >= 0 for n in listing[1])
         )
         if not valid:
-            raise CheckpointError(f"{path}: tensor {name!r} must be [dtype, shape], got {entry!r}.")
-        info = TensorInfo(entry[0], tuple(entry[1]))
-        tensors[name] = info._replace(nbytes=info.size * DTYPES[info.dtype].itemsize)
+            raise CheckpointError(f"{path}: tensor {name!r} must be [dtype, shape], got {listing!r}.")
+        tensors[name] = entry(listing[0], tuple(listing[1]))
     metadata = manifest.get("metadata") or {}
     return tensors, {key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()}

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ltx2rt.errors import CheckpointError
+from ltx2rt.weights.formats import UNUSED_SUFFIXES
 
 
 class _Rule(NamedTuple):
@@ -78,11 +79,6 @@ _RULES = (
 _TRANSFORMER_PREFIX = "model.diffusion_model."
 # A transformer saved without the official prefix starts with one of these.
 _BARE_TRANSFORMER = ("transformer_blocks.", "diffusion_model.transformer_blocks.")
-
-# Suffixes of the tensors that accompany a quantised weight, and which are read with it.
-COMPANION_SUFFIXES = (".weight_scale", ".bias_scale", ".scale_weight", ".scales", ".biases")
-# Companions that are only needed to quantise activations, or that repeat what the dtypes say.
-UNUSED_SUFFIXES = (".input_scale", ".scale_input", ".comfy_quant")
 
 # Stored by the training code, read by nothing: (component, name).
 _UNUSED = {

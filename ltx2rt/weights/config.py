@@ -20,16 +20,6 @@ from ltx2rt.weights.tensor_source import TensorInfo
 Tensors = Mapping[str, TensorInfo]
 
 
-def parse_version(text: str) -> tuple[int, ...]:
-    """Leading numeric parts of a model version: ``2.3.0`` -> (2, 3, 0), ``2.5-rc1`` -> (2, 5), anything else -> ()."""
-    parts: list[int] = []
-    for part in text.replace("-", ".").split("."):
-        if not (part.isascii() and part.isdigit()):
-            break
-        parts.append(int(part))
-    return tuple(parts)
-
-
 def parse_config(metadata: Mapping[str, str], where: str) -> dict[str, Any]:
     """The ``config`` metadata, with ``gemma_config`` as its section ``text_encoder``; empty if neither is stated.
 
@@ -109,24 +99,3 @@ _INFERRED: dict[str, tuple[tuple[str, ...], Callable[[Mapping[str, Tensors], str
     "vocoder": (("vocoder",), vocoder_section),
     "text_encoder": (("text_encoder",), text_encoder_section),
 }
-
-
-def generation_of_tensors(components: Mapping[str, Tensors]) -> str | None:
-    """``19b``, ``2.3`` or ``2.5`` by the tensors that only one generation has; None if nothing decides."""
-    transformer = components.get("transformer", {})
-    table = transformer.get("transformer_blocks.0.scale_shift_table")
-    if table is not None:
-        if "keyframes_abs_pos_embedding" in transformer or "transformer_blocks.0.ff.net.0.proj.bias" not in transformer:
-            return "2.5"
-        return "2.3" if table.shape[:1] == (9,) else "19b"
-    if any(name.endswith(".layer_scalar") for name in components.get("text_encoder", {})):
-        return "2.5"  # Gemma 4
-    projection = components.get("text_projection", {})
-    if projection:
-        return "19b" if "aggregate_embed.weight" in projection else "2.3"
-    if any(name.startswith("decoder.det_stages.") for name in components.get("video_vae", {})):
-        return "2.5"
-    if "vocoder" in components:
-        extended = any(name.startswith("bwe_generator.") for name in components["vocoder"])
-        return None if extended else "19b"  # 2.3 and 2.5 have the same vocoder
-    return None

@@ -13,11 +13,12 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
+from ltx2rt.atomic_file import AtomicFile
 from ltx2rt.errors import CheckpointError, UsageError, write_failure
 from ltx2rt.kernels.host import to_numpy
+from ltx2rt.types import Array
+from ltx2rt.weights.generations import LTX_2
 from ltx2rt.weights.safetensors import SafetensorsFile, write_safetensors
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 FORMAT = "ltx2rt-embedding"
 FORMAT_VERSION = 1
@@ -33,7 +34,7 @@ class TextEmbedding:
 
     Attributes:
         generation: ``19b``, ``2.3`` or ``2.5``: contexts of one generation mean nothing to another.
-        video_context: (1, T, Cv) float, T = 1024 except in files of other programs.
+        video_context: (1, T, Cv) float, of MLX or numpy; T = 1024 except in files of other programs.
         audio_context: (1, T, Ca) float; None in files of other programs.
         negative_video_context: (1, T, Cv) or None.
         negative_audio_context: (1, T, Ca) or None.
@@ -53,9 +54,24 @@ class TextEmbedding:
     negative_prompt: str = ""
     num_tokens: int = 0
 
+    def __post_init__(self) -> None:
+        for name in _CONTEXTS:
+            if isinstance(value := getattr(self, name), np.ndarray):
+                object.__setattr__(self, name, mx.array(value))
+
     def contexts(self) -> dict[str, mx.array]:
         """The contexts that are present, by attribute name."""
         return {name: value for name in _CONTEXTS if (value := getattr(self, name)) is not None}
+
+    def check(self, origin: str) -> None:
+        """Raise CheckpointError for contexts of impossible shapes or values; ``origin`` says whose they are."""
+        for name, context in self.contexts().items():
+            if context.ndim != 3 or context.shape[0] != 1 or 0 in context.shape:
+                raise CheckpointError(f"{origin}: {name} must have shape (1, rows, channels), got {context.shape}.")
+            if not mx.issubdtype(context.dtype, mx.floating) or not bool(mx.isfinite(context).all()):
+                raise CheckpointError(
+                    f"{origin}: {name} holds values that are not finite numbers; encode the prompt again."
+                )
 
     def require_match(self, origin: str, *, generation: str, video_width: int, audio_width: int | None) -> None:
         """Check that a transformer can use this embedding.
@@ -112,21 +128,13 @@ def write_embedding(path: str | os.PathLike[str], embedding: TextEmbedding) -> N
             numbers_npz = {"format_version": FORMAT_VERSION, "num_tokens": embedding.num_tokens}
             mask = np.ones(embedding.video_context.shape[:2], dtype=np.int32)
             aliases = {"embedding": arrays["video_context"], "attention_mask": mask}
-            _write_npz(path, {"format": FORMAT, **numbers_npz, **texts, **arrays, **aliases})
+            entries: dict[str, Any] = {"format": FORMAT, **numbers_npz, **texts, **arrays, **aliases}
+            with AtomicFile(path, shared=True) as file:
+                np.savez(file, **entries)
         else:
             raise UsageError(f"a text embedding file must end in .safetensors or .npz, got {path.name!r}.")
     except OSError as error:
         raise write_failure(path, error) from error
-
-
-def _write_npz(path: Path, entries: dict[str, Any]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with temporary.open("wb") as file:
-            np.savez(file, **entries)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_embedding(path: str | os.PathLike[str]) -> TextEmbedding:
@@ -141,7 +149,7 @@ def read_embedding(path: str | os.PathLike[str]) -> TextEmbedding:
     """
     path = Path(path)
     embedding = _read_npz(path) if path.suffix == ".npz" else _read_safetensors(path)
-    _check(path, embedding)
+    embedding.check(str(path))
     return embedding
 
 
@@ -199,7 +207,7 @@ def _read_npz(path: Path) -> TextEmbedding:
     for name, mask_name in (("embedding", "attention_mask"), ("text_encoding", "text_mask")):
         if name in entries:
             context = _float(path, name, entries[name])
-            return TextEmbedding("19b", mx.array(_unmasked(path, context, entries.get(mask_name))))
+            return TextEmbedding(LTX_2.name, mx.array(_unmasked(path, context, entries.get(mask_name))))
     raise CheckpointError(f"{path}: holds no text embedding (no array `embedding`); make one with `ltx2rt encode`.")
 
 
@@ -216,11 +224,3 @@ def _unmasked(path: Path, context: Array, mask: Array | None) -> Array:
     if mask.shape != context.shape[:2]:
         raise CheckpointError(f"{path}: the mask has shape {mask.shape}, the embedding {context.shape}; make it again.")
     return context[:, mask[0] != 0]
-
-
-def _check(path: Path, embedding: TextEmbedding) -> None:
-    for name, context in embedding.contexts().items():
-        if context.ndim != 3 or context.shape[0] != 1 or 0 in context.shape:
-            raise CheckpointError(f"{path}: {name} must have shape (1, rows, channels), got {context.shape}.")
-        if not mx.issubdtype(context.dtype, mx.floating) or not bool(mx.isfinite(context).all()):
-            raise CheckpointError(f"{path}: {name} holds values that are not finite numbers; encode the prompt again.")

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ltx2rt.errors import CheckpointError
+from ltx2rt.types import Array
 
 if TYPE_CHECKING:  # that file reads tensors, and asks this one about them
-    from ltx2rt.weights.safetensors import SafetensorsFile
+    from ltx2rt.weights.tensor_source import WeightFile
 
-Array = np.ndarray[Any, np.dtype[Any]]
 
 # Tensors of up to so many values are checked whenever they are loaded: norms, biases, tables, scales. Larger ones are
 # the matrices and convolutions, which `ltx2rt inspect --deep` looks at. A check takes about 10 microseconds and 0.2 to
@@ -84,7 +84,7 @@ def require_finite(items: Array, dtype: str, where: str) -> None:
         )
 
 
-def find_not_finite(file: SafetensorsFile) -> Iterator[NotFinite]:
+def find_not_finite(file: WeightFile) -> Iterator[NotFinite]:
     """Every tensor of a file that has such values, in the order of the file. It is read once, in bounded memory.
 
     Raises:
@@ -98,7 +98,7 @@ def find_not_finite(file: SafetensorsFile) -> Iterator[NotFinite]:
         count = 0
         for start in range(0, info.nbytes, _BYTES_AT_A_TIME):
             part = buffer[: min(_BYTES_AT_A_TIME, info.nbytes - start)]
-            file.file.read_into(info.offset + start, part.data)
+            file.read_into(name, part.data, start)
             count += count_not_finite(part.view(bits.dtype), info.dtype)
         if count:
             yield NotFinite(name, count, info.size)

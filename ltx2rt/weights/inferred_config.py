@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ltx2rt.errors import CheckpointError
+from ltx2rt.weights.formats import encoding_of, format_of
 from ltx2rt.weights.tensor_source import TensorInfo
 
 Tensors = Mapping[str, TensorInfo]
@@ -40,18 +41,35 @@ _AUDIO_MEL_COMPRESSION = 4
 
 
 def _shape(tensors: Tensors, name: str, rank: int, where: str) -> tuple[int, ...]:
-    """The shape of a tensor that the inference rests on."""
-    info = tensors.get(name)
-    if info is None:
+    """The logical shape of a tensor that the inference rests on."""
+    found = _shapes(tensors, name, rank, where)
+    if len(found) > 1:
+        raise CheckpointError(
+            f"{where}: it has no config metadata, and tensor {name!r}, which would tell the configuration, may be "
+            f"{' or '.join(str(list(shape)) for shape in found)} as it is packed. Use a file with metadata."
+        )
+    return found[0]
+
+
+def _rows(tensors: Tensors, name: str, where: str) -> int:
+    """The rows of a matrix that the inference rests on; no packing leaves them in doubt."""
+    return _shapes(tensors, name, 2, where)[0][0]
+
+
+def _shapes(tensors: Tensors, name: str, rank: int, where: str) -> list[tuple[int, ...]]:
+    """What `LinearFormat.shapes` says of a tensor."""
+    if name not in tensors:
         raise CheckpointError(
             f"{where}: it has no config metadata, and tensor {name!r}, which would tell the configuration, is missing. "
             "Use a file with metadata."
         )
-    if len(info.shape) != rank or 0 in info.shape:
+    encoding = encoding_of(name, tensors)
+    found = format_of(encoding).shapes(encoding)
+    if not found or any(len(shape) != rank or 0 in shape for shape in found):
         raise CheckpointError(
-            f"{where}: tensor {name!r} should have {rank} dimensions, its shape is {list(info.shape)}."
+            f"{where}: tensor {name!r} should have {rank} dimensions, its shape is {list(encoding.info.shape)}."
         )
-    return info.shape
+    return found
 
 
 def _count(names: Iterable[str], pattern: str) -> int:
@@ -63,7 +81,7 @@ def _count(names: Iterable[str], pattern: str) -> int:
 def _heads(tensors: Tensors, gate: str, width: int, head_dim: int, where: str) -> int:
     """Attention heads: the rows of the gate if there is one, else what the published head size gives."""
     if gate in tensors:
-        heads = _shape(tensors, gate, 2, where)[0]
+        heads = _rows(tensors, gate, where)
         if width % heads:
             raise CheckpointError(f"{where}: tensor {gate!r} has {heads} rows, which do not divide the width {width}.")
         return heads
@@ -105,14 +123,14 @@ def transformer_section(components: Mapping[str, Tensors], where: str) -> dict[s
 
 def _main_transformer(tensors: Tensors, where: str) -> dict[str, Any]:
     width, in_channels = _shape(tensors, "patchify_proj.weight", 2, where)
-    table_rows = _shape(tensors, "transformer_blocks.0.scale_shift_table", 2, where)[0]
+    table_rows = _rows(tensors, "transformer_blocks.0.scale_shift_table", where)
     heads = _heads(tensors, "transformer_blocks.0.attn1.to_gate_logits.weight", width, 128, where)
     section = {
         "num_layers": _count(tensors, r"transformer_blocks\.(\d+)\."),
         "num_attention_heads": heads,
         "attention_head_dim": width // heads,
         "in_channels": in_channels,
-        "out_channels": _shape(tensors, "proj_out.weight", 2, where)[0],
+        "out_channels": _rows(tensors, "proj_out.weight", where),
         "cross_attention_dim": _shape(tensors, "transformer_blocks.0.attn2.to_k.weight", 2, where)[1],
         "cross_attention_adaln": table_rows == 9,
         "use_prompt_adaln_single": "prompt_adaln_single.linear.weight" in tensors or table_rows != 9,
@@ -129,7 +147,7 @@ def _main_transformer(tensors: Tensors, where: str) -> dict[str, Any]:
             audio_num_attention_heads=audio_heads,
             audio_attention_head_dim=audio_width // audio_heads,
             audio_in_channels=audio_in,
-            audio_out_channels=_shape(tensors, "audio_proj_out.weight", 2, where)[0],
+            audio_out_channels=_rows(tensors, "audio_proj_out.weight", where),
             audio_cross_attention_dim=_shape(tensors, "transformer_blocks.0.audio_attn2.to_k.weight", 2, where)[1],
             audio_ff_bias="transformer_blocks.0.audio_ff.net.0.proj.bias" in tensors,
         )
@@ -391,12 +409,12 @@ def text_encoder_section(components: Mapping[str, Tensors], where: str) -> dict[
     head_dim = _shape(tensors, "layers.0.self_attn.q_norm.weight", 1, where)[0]
     text = {
         "model_type": "gemma3_text",
-        "vocab_size": _shape(tensors, "embed_tokens.weight", 2, where)[0],
+        "vocab_size": _rows(tensors, "embed_tokens.weight", where),
         "hidden_size": _shape(tensors, "norm.weight", 1, where)[0],
-        "intermediate_size": _shape(tensors, "layers.0.mlp.gate_proj.weight", 2, where)[0],
+        "intermediate_size": _rows(tensors, "layers.0.mlp.gate_proj.weight", where),
         "num_hidden_layers": _count(tensors, r"layers\.(\d+)\."),
-        "num_attention_heads": _shape(tensors, "layers.0.self_attn.q_proj.weight", 2, where)[0] // head_dim,
-        "num_key_value_heads": _shape(tensors, "layers.0.self_attn.k_proj.weight", 2, where)[0] // head_dim,
+        "num_attention_heads": _rows(tensors, "layers.0.self_attn.q_proj.weight", where) // head_dim,
+        "num_key_value_heads": _rows(tensors, "layers.0.self_attn.k_proj.weight", where) // head_dim,
         "head_dim": head_dim,
         "query_pre_attn_scalar": head_dim,
         "rms_norm_eps": 1e-6,

@@ -7,26 +7,21 @@ import os
 import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import mlx.core as mx
 import numpy as np
 
 from ltx2rt.errors import CheckpointError
-from ltx2rt.kernels.host import to_numpy, writable_view
-from ltx2rt.types import LinearWeight
+from ltx2rt.kernels.host import writable_view
+from ltx2rt.types import Array, LinearWeight
 from ltx2rt.weights.detection import refuse_foreign_file
-from ltx2rt.weights.float8 import E4M3_MAX, encode_e4m3
+from ltx2rt.weights.formats.linear_format import SLAB_ROWS, LinearFormat, Stored, slabs
 from ltx2rt.weights.safetensors import SafetensorsFile
-from ltx2rt.weights.tensor_loading import dequantize
 from ltx2rt.weights.tensor_source import TensorInfo
 
 logger = logging.getLogger(__name__)
 
-Array = np.ndarray[Any, np.dtype[Any]]
-
-# Rows of a weight that are changed at a time.
-_SLAB_ROWS = 512
 
 # Longest first. A is (rank, in), B is (out, rank).
 _SUFFIXES = {
@@ -97,6 +92,11 @@ class LoraFile:
         self._file = SafetensorsFile(self.path)
         self.metadata = self._file.metadata
         self.pairs = lora_pairs(self.path, self._file.tensors, self._file)
+
+    @property
+    def tensors(self) -> Mapping[str, TensorInfo]:
+        """Entry of every tensor of the file."""
+        return self._file.tensors
 
     @property
     def rank(self) -> int:
@@ -212,7 +212,8 @@ def _flattened(module: str) -> str:
 
 def _matrix(values: Array) -> Array:
     """A factor as float32 matrix; 1x1 convolution factors lose their trailing axes."""
-    return values.reshape(values.shape[:2]).astype(np.float32)
+    result: Array = values.reshape(values.shape[:2]).astype(np.float32)
+    return result
 
 
 def _pair(
@@ -255,25 +256,26 @@ def _module_prefix(component: str) -> str | None:
 
 
 def fuse(
-    weight: LinearWeight,
+    stored: Stored,
+    form: LinearFormat,
+    shape: tuple[int, ...],
     component: str,
     name: str,
     loras: Sequence[tuple[LoraFile, float]],
     fuse_dtype: mx.Dtype | None = None,
 ) -> LinearWeight:
-    """``weight`` plus the deltas of all LoRAs that name it; the same object if none does.
+    """The stored matrix plus the deltas of all LoRAs that name it; as `LinearFormat.load` gives it if none does.
 
     Deltas are summed in list order in float32 and added to the float32 weight, which is rounded once, to
-    ``fuse_dtype`` as a dense weight, or with None to the format of ``weight``: its dense dtype, E4M3 with a fresh
-    scale max|W| / 448, or affine with the same group size and bits.
+    ``fuse_dtype`` as a dense weight, or with None as the format encodes it.
 
     Raises:
-        CheckpointError: a delta has another shape than the weight (a LoRA for another model).
+        CheckpointError: a delta has another shape than the weight (a LoRA for another model), or as
+            `LinearFormat.load`.
     """
     module = _module(component, name)
     if module is None:
-        return weight
-    shape = (weight.out_features, weight.in_features)
+        return form.load(stored, shape)
     changes = []
     for lora, strength in loras:
         factors = lora.factors(module, strength)
@@ -287,15 +289,15 @@ def fuse(
             )
         changes.append(factors)
     if not changes:
-        return weight
-    fused = _float32_copy(weight)
+        return form.load(stored, shape)
+    fused = form.values(stored, shape)
     values = writable_view(fused)
-    for rows in _slabs(shape[0]):
+    for rows in slabs(shape):
         total = np.matmul(changes[0][0][rows], changes[0][1])
         for b, a in changes[1:]:
             total += np.matmul(b[rows], a)
         values[rows] += total
-    result = LinearWeight("dense", fused.astype(fuse_dtype)) if fuse_dtype else _in_format_of(weight, fused)
+    result = LinearWeight("dense", fused.astype(fuse_dtype)) if fuse_dtype else form.encode(fused, stored, shape)
     mx.eval([part for part in result if isinstance(part, mx.array)])  # so that the float32 values go now
     return result
 
@@ -308,40 +310,10 @@ def is_changed(component: str, name: str, loras: Sequence[tuple[LoraFile, float]
 
 def fusing_bytes(rows: int, columns: int) -> int:
     """Most bytes of temporary arrays while a weight is changed: its float32 values, and slabs of what is added."""
-    return 4 * columns * (rows + 2 * min(rows, _SLAB_ROWS))
+    return 4 * columns * (rows + 2 * min(rows, SLAB_ROWS))
 
 
 def _module(component: str, name: str) -> str | None:
     """The module path that LoRA files use for a weight; None where LoRAs do not reach."""
     prefix = _module_prefix(component)
     return None if prefix is None else prefix + name.removesuffix(".weight")
-
-
-def _slabs(rows: int) -> list[slice]:
-    return [slice(first, min(first + _SLAB_ROWS, rows)) for first in range(0, rows, _SLAB_ROWS)]
-
-
-def _float32_copy(weight: LinearWeight) -> mx.array:
-    """The values of a weight in memory of their own."""
-    values = dequantize(weight)
-    values = mx.array(to_numpy(values)) if values.dtype == mx.float32 else values.astype(mx.float32)
-    mx.eval(values)
-    return values
-
-
-def _in_format_of(weight: LinearWeight, values: mx.array) -> LinearWeight:
-    """float32 ``values`` (N, K) in the storage format of ``weight``."""
-    if weight.mode == "e4m3":
-        items, slabs = writable_view(values), _slabs(values.shape[0])
-        largest = max((float(np.abs(items[rows]).max(initial=0.0)) for rows in slabs), default=0.0)
-        scale = np.float32(max(largest, 1e-12) / E4M3_MAX)
-        codes = np.empty(items.shape, np.uint8)
-        for rows in slabs:
-            codes[rows] = encode_e4m3(items[rows] / scale)
-        return LinearWeight("e4m3", mx.array(codes), mx.array(scale))
-    if weight.mode == "affine":
-        packed, scale, zero = mx.quantize(
-            values.astype(weight.scale.dtype), group_size=weight.group_size, bits=weight.bits
-        )
-        return weight._replace(values=packed, scale=scale, zero=zero)
-    return LinearWeight("dense", values.astype(weight.values.dtype))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from math import prod
 from pathlib import Path
 
 from ltx2rt.weights.checkpoint import Checkpoint
-from ltx2rt.weights.tensor_source import DTYPES, TensorInfo
+from ltx2rt.weights.formats import AFFINE
+from ltx2rt.weights.tensor_source import TensorInfo
 
 GROUP_SIZE = 64
 _DENSE = ("BF16", "F16", "F32")
@@ -26,13 +26,6 @@ def affine_manifest(checkpoint: Checkpoint, bits: int) -> Checkpoint:
             tensors[name] = info
             continue
         rows, columns = info.shape
-        base = name.removesuffix(".weight")
-        tensors[name] = _entry("U32", (rows, columns * bits // 32))
-        for companion in ("scales", "biases"):
-            tensors[f"{base}.{companion}"] = _entry("BF16", (rows, columns // GROUP_SIZE))
+        tensors |= AFFINE.entries(name.removesuffix(".weight"), (rows, columns), bits, GROUP_SIZE)
     path = Path(f"{checkpoint.path.name} int{bits}")
     return Checkpoint(path, [(None, tensors)], checkpoint.metadata)
-
-
-def _entry(dtype: str, shape: tuple[int, ...]) -> TensorInfo:
-    return TensorInfo(dtype, shape, 0, prod(shape) * DTYPES[dtype].itemsize)

@@ -10,14 +10,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import mlx.core as mx
-import numpy as np
 
+from ltx2rt.atomic_file import AtomicFile
 from ltx2rt.errors import CheckpointError
 from ltx2rt.kernels.host import to_numpy
+from ltx2rt.types import Array
 from ltx2rt.weights.positioned_file import PositionedFile
-from ltx2rt.weights.tensor_source import DTYPES, TensorInfo, TensorSource
-
-Array = np.ndarray[Any, np.dtype[Any]]
+from ltx2rt.weights.tensor_source import DTYPES, TensorInfo, TensorSource, WeightFile
 
 MAX_HEADER_BYTES = 100_000_000
 _MAX_RANK = 32
@@ -39,7 +38,7 @@ _DTYPE_OF_NUMPY = {
 }
 
 
-class SafetensorsFile(TensorSource):
+class SafetensorsFile(WeightFile):
     """One safetensors file. Opening it reads the header and nothing else; tensors are read when they are asked for.
 
     Attributes:
@@ -61,67 +60,57 @@ class SafetensorsFile(TensorSource):
         self.metadata = _check_metadata(self.path, header.pop("__metadata__", None))
         self.tensors = _check_tensors(self.path, header, data_start, self.file.length)
 
-    def info(self, name: str) -> TensorInfo:
-        """The entry of ``name``; `CheckpointError` when the file has no such tensor."""
-        try:
-            return self.tensors[name]
-        except KeyError:
-            raise CheckpointError(
-                f"{self.path}: no tensor named {name!r} ({len(self.tensors)} tensors in the file)."
-            ) from None
+    def read_into(self, name: str, target: memoryview, start: int = 0) -> None:
+        self.file.read_into(self.info(name).offset + start, target)
 
-    def read_into(self, name: str, target: memoryview) -> None:
-        self.file.read_into(self.info(name).offset, target)
-
-    def bytes(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
-        """The raw bytes [start, stop) of a tensor."""
-        info = self.info(name)
-        start, stop, _ = slice(start, stop).indices(info.nbytes)
-        return self.file.read(info.offset + start, max(0, stop - start))
+    def read_neighbours(self, names: Sequence[str], targets: Sequence[memoryview]) -> None:
+        self.file.read_into(self.info(names[0]).offset, *targets)
 
     def close(self) -> None:
-        """Close the file; nothing can be read afterwards."""
         self.file.close()
 
 
 class SelectedRows(TensorSource):
-    """The matrices of a file reduced to some of their rows; others and single rows as they are. Nothing else is read.
+    """The tensors of ``count`` rows reduced to some of them, others as they are. Nothing else is read.
 
     Args:
         file: the whole tensors.
         rows: indices.
+        count: first dimension of the matrix and of what accompanies its rows; of a single row everything is read.
     """
 
-    def __init__(self, file: SafetensorsFile, rows: Sequence[int]) -> None:
+    def __init__(self, file: TensorSource, rows: Sequence[int], count: int) -> None:
         self.path = file.path
         self._file = file
         self._rows = rows
+        self._count = count
 
     def info(self, name: str) -> TensorInfo:
         whole = self._file.info(name)
-        if not _has_rows(whole):
+        if not self._has_rows(whole):
             return whole
-        shape = (len(self._rows), whole.shape[1])
+        shape = (len(self._rows), *whole.shape[1:])
         return whole._replace(shape=shape, nbytes=math.prod(shape) * DTYPES[whole.dtype].itemsize)
 
-    def read_into(self, name: str, target: memoryview) -> None:
+    def read_into(self, name: str, target: memoryview, start: int = 0) -> None:
         whole = self._file.info(name)
-        if not _has_rows(whole):
-            self._file.read_into(name, target)
+        if not self._has_rows(whole):
+            self._file.read_into(name, target, start)
             return
-        nbytes = whole.shape[1] * DTYPES[whole.dtype].itemsize
+        if start:
+            raise ValueError("selected rows are read from their beginning.")
+        nbytes = whole.nbytes // whole.shape[0]
         done = 0
         while done < len(self._rows):
             first = count = self._rows[done]
             while done + count - first < len(self._rows) and self._rows[done + count - first] == count:
                 count += 1
             here = count - first  # rows that follow each other are one read
-            self._file.file.read_into(whole.offset + first * nbytes, target[done * nbytes : (done + here) * nbytes])
+            self._file.read_into(name, target[done * nbytes : (done + here) * nbytes], first * nbytes)
             done += here
 
-
-def _has_rows(info: TensorInfo) -> bool:
-    return len(info.shape) == 2 and info.shape[0] > 1
+    def _has_rows(self, info: TensorInfo) -> bool:
+        return len(info.shape) in (1, 2) and info.shape[0] == self._count > 1
 
 
 def _read_header(file: PositionedFile) -> tuple[dict[str, Any], int]:
@@ -274,15 +263,9 @@ def write_safetensors(
         position += items.nbytes
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with temporary.open("wb") as file:
-            file.write(len(text).to_bytes(8, "little"))
-            file.write(text)
-            for name in order:
-                items = raws[name].items
-                file.write(items.astype(items.dtype.newbyteorder("<"), order="C", copy=False).tobytes())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with AtomicFile(path, shared=True) as file:
+        file.write(len(text).to_bytes(8, "little"))
+        file.write(text)
+        for name in order:
+            items = raws[name].items
+            file.write(items.astype(items.dtype.newbyteorder("<"), order="C", copy=False).tobytes())

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import ml_dtypes
 import mlx.core as mx
 import numpy as np
 
 from ltx2rt.errors import CheckpointError
 from ltx2rt.kernels.host import writable_view
+from ltx2rt.types import Array
 from ltx2rt.weights.finite import require_finite
-from ltx2rt.weights.float8 import decode_e4m3, decode_e5m2
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 _MAX_MLX_DIMENSION = 2**31 - 1
 
 
 class _Dtype(NamedTuple):
     itemsize: int
-    numpy: str  # how the raw items look to numpy; BF16 and 8-bit floats have no numpy type of their own
+    numpy: str  # of the raw items; those of BF16 and 8-bit floats are their codes, which MLX can share
     mlx: mx.Dtype | None  # the same for MLX; None: it has none
 
 
@@ -45,6 +45,14 @@ DTYPES: dict[str, _Dtype] = {
 }
 
 
+_CODES = np.arange(256, dtype=np.uint8)
+# The float32 value of every code.
+_FLOAT8 = {
+    "F8_E4M3": _CODES.view(ml_dtypes.float8_e4m3fn).astype(np.float32),
+    "F8_E5M2": _CODES.view(ml_dtypes.float8_e5m2).astype(np.float32),
+}
+
+
 class TensorInfo(NamedTuple):
     """Where one tensor lies in its file.
 
@@ -63,6 +71,11 @@ class TensorInfo(NamedTuple):
         return math.prod(self.shape)
 
 
+def entry(dtype: str, shape: tuple[int, ...], offset: int = 0) -> TensorInfo:
+    """The entry of a tensor, its length from dtype and shape."""
+    return TensorInfo(dtype, shape, offset, math.prod(shape) * DTYPES[dtype].itemsize)
+
+
 class TensorSource(ABC):
     """Named tensors that can be read.
 
@@ -77,8 +90,8 @@ class TensorSource(ABC):
         """The entry of ``name``; `CheckpointError` when there is no such tensor."""
 
     @abstractmethod
-    def read_into(self, name: str, target: memoryview) -> None:
-        """Fill ``target`` with the bytes of a tensor."""
+    def read_into(self, name: str, target: memoryview, start: int = 0) -> None:
+        """Fill ``target`` with the bytes of a tensor from byte ``start`` on."""
 
     def where(self, name: str) -> str:
         """How errors name a tensor."""
@@ -125,6 +138,43 @@ class TensorSource(ABC):
         return array.view(mx.bfloat16) if info.dtype == "BF16" else array
 
 
+class WeightFile(TensorSource):
+    """A whole file of tensors.
+
+    Attributes:
+        tensors: name -> entry, in the order of the header.
+        metadata: strings of the header.
+    """
+
+    tensors: Mapping[str, TensorInfo]
+    metadata: Mapping[str, str]
+
+    def info(self, name: str) -> TensorInfo:
+        """The entry of ``name``; `CheckpointError` when the file has no such tensor."""
+        try:
+            return self.tensors[name]
+        except KeyError:
+            raise CheckpointError(
+                f"{self.path}: no tensor named {name!r} ({len(self.tensors)} tensors in the file)."
+            ) from None
+
+    def bytes(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
+        """The raw bytes [start, stop) of a tensor."""
+        start, stop, _ = slice(start, stop).indices(self.info(name).nbytes)
+        result = np.empty(max(0, stop - start), np.uint8)
+        self.read_into(name, bytes_of(result), start)
+        return result.tobytes()
+
+    def read_neighbours(self, names: Sequence[str], targets: Sequence[memoryview]) -> None:
+        """Fill each of ``targets`` with the bytes of a tensor; they follow each other in the file without a gap."""
+        for name, target in zip(names, targets, strict=True):
+            self.read_into(name, target)
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close the file; nothing can be read afterwards."""
+
+
 def bytes_of(items: Array) -> memoryview:
     """The writable bytes of a contiguous array."""
     return items.reshape(-1).view(np.uint8).data
@@ -133,12 +183,9 @@ def bytes_of(items: Array) -> memoryview:
 def widen(raw: Array, dtype: str) -> Array:
     """float32 values of raw BF16 or 8-bit float items; other dtypes unchanged (still a view)."""
     if dtype == "BF16":
-        return (raw.astype(np.uint32) << 16).view(np.float32)
-    if dtype == "F8_E4M3":
-        return decode_e4m3(raw)
-    if dtype == "F8_E5M2":
-        return decode_e5m2(raw)
-    return raw
+        result: Array = raw.view(ml_dtypes.bfloat16).astype(np.float32)
+        return result
+    return _FLOAT8[dtype][raw] if dtype in _FLOAT8 else raw
 
 
 def check_dimensions(shape: tuple[int, ...], where: str) -> None:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import tokenizers
 
 from ltx2rt.errors import CheckpointError
 from ltx2rt.kernels.host import from_numbers
-
-Array = np.ndarray[Any, np.dtype[Any]]
+from ltx2rt.types import Array
 
 # The text encoder reads at most this many tokens, and the connectors fill every context up to it.
 MAX_TOKENS = 1024

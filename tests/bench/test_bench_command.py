@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
 from ltx2rt import _ext
+from ltx2rt.bench import report, runner, table
 from ltx2rt.bench.case import Work
+from ltx2rt.bench.machine import Machine
 from ltx2rt.bench.plot import draw, write_plot
 from ltx2rt.bench.runner import Row
+from ltx2rt.cli.bench import _show_position
 from ltx2rt.cli.main import run
 from ltx2rt.errors import MediaError
 
@@ -47,6 +51,45 @@ def test_text_has_a_line_per_case_and_names_the_machine(capsys: pytest.CaptureFi
     assert lines[0].startswith("case")
     assert lines[1].startswith("modulated_norm/f32/1024x4096")
     assert "1 threads of" in lines[2]
+    assert "GB memory" in lines[2]
+    assert [line.split()[0] for line in lines[3:6]] == ["float32", "bfloat16", "read"]
+
+
+def test_the_text_states_what_the_kernels_do_not_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = Machine()
+    machine.tiles = 2.5e12
+    monkeypatch.setattr("ltx2rt.bench.machine.unmeasured_units", lambda: ["SME"])
+    line = report.text_machine(machine).splitlines()[2]
+    assert line.endswith("; SME not measured; the processor's AMX tiles, which the kernels do not use: 2500.0")
+
+
+def test_a_run_without_a_choice_is_the_short_one_and_says_what_it_left_out(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: dict[str, object] = {}
+
+    def run_some(cases: list[Any], *arguments: object, seconds: float | None, **more: object) -> tuple[Machine, list]:
+        asked.update(names=[case.name for case in cases], seconds=seconds)
+        return Machine(), [row(case.name, 50.0, "read") for case in cases[:-1]]
+
+    monkeypatch.setattr(runner, "run", run_some)
+    assert run(["bench"]) == 0
+    assert asked["names"] == list(table.SHORT)
+    assert asked["seconds"] <= 240  # type: ignore[operator]
+    assert f"not run, for time: {table.SHORT[-1]}; --all or --only runs them" in capsys.readouterr().err
+    assert run(["bench", "--all"]) == 0
+    assert asked["names"] == [case.name for case in table.all_cases()]
+    assert asked["seconds"] is None
+
+
+def test_a_terminal_shows_the_case_and_the_time_left(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    assert run([*QUICK, "--compare", "none"]) == 0
+    assert "[1/1] modulated_norm/f32/1024x4096" in capsys.readouterr().err
+    _show_position(runner.Position(3, 17, "linear/bf16", 125.4))
+    assert capsys.readouterr().err.endswith("[3/17] linear/bf16, about 2:05 left")
 
 
 def test_the_names_of_the_cases(capsys: pytest.CaptureFixture[str]) -> None:
@@ -60,6 +103,7 @@ def test_the_names_of_the_cases(capsys: pytest.CaptureFixture[str]) -> None:
         (["--only", "nothing of this name"], "no benchmark case contains"),
         (["--profile", "--only", "linear"], "--profile needs a model part"),
         (["--profile", "--plot", "x.png"], "--plot and --profile exclude each other"),
+        (["--all", "--only", "linear"], "--all and --only exclude each other"),
         (["--rounds", "0"], "must be a number from 1 to 1024, got '0'"),
         (["--compare", "jax"], "invalid choice"),
     ],

@@ -137,3 +137,69 @@ def test_the_ceiling_is_the_tighter_bound() -> None:
     assert ceilings.least_seconds(Work(2e9, 1e8, "bfloat16")) == 1.0
     assert ceilings.bound(Work(2e9, 1e8, "bfloat16")) == "read"
     assert ceilings.at_least(Ceilings(2e9, 1e9, 5e7)) == Ceilings(2e9, 4e9, 1e8)
+
+
+def test_a_limited_time_is_shared_by_the_cases_that_are_left(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(runner.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(runner, "Machine", lambda: machine)
+    seen: list[float] = []
+
+    def run_case(case: Scripted, *arguments: object, limits: runner.Limits, **more: object) -> Row:
+        seen.append(limits.case)
+        clock[0] += 50.0
+        return Row(case.name, case.work, "read", [1.0], [1.0])
+
+    monkeypatch.setattr(runner, "run_case", run_case)
+    positions: list[runner.Position] = []
+    cases = [Scripted({}, f"case/{number}/1") for number in range(6)]
+    _, rows = runner.run(cases, (), 5, lambda row: None, begins=positions.append, seconds=120.0)  # type: ignore[arg-type]
+    assert [row.name for row in rows] == ["case/0/1", "case/1/1", "case/2/1"]  # 120 s are over before the fourth
+    assert seen == [pytest.approx(120 / 6 / 3), pytest.approx(70 / 5 / 3), pytest.approx(20 / 4 / 3)]
+    assert [(p.number, p.count, p.name, p.seconds_left) for p in positions] == [
+        (1, 6, "case/0/1", 120.0),
+        (2, 6, "case/1/1", 70.0),
+        (3, 6, "case/2/1", 20.0),
+    ]
+
+
+def test_without_a_limit_the_time_left_is_foreseen_from_the_pace(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(runner.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(runner, "Machine", lambda: machine)
+
+    def run_case(case: Scripted, *arguments: object, **more: object) -> Row:
+        assert more["limits"] == runner.Limits()
+        clock[0] += 7.0
+        return Row(case.name, case.work, "read", [1.0], [1.0])
+
+    monkeypatch.setattr(runner, "run_case", run_case)
+    left: list[float | None] = []
+    runner.run([Scripted({})] * 3, (), 5, lambda row: None, begins=lambda p: left.append(p.seconds_left))  # type: ignore[arg-type]
+    assert left == [None, 14.0, 7.0]
+
+
+def test_a_case_with_little_time_makes_one_round_and_leaves_slow_rivals_out(machine: Machine) -> None:
+    calls: dict[str, list[float]] = {OURS: [], REFERENCE: [], MLX: []}
+    case = scripted(calls, {REFERENCE: (1.0, 0.5, 0.25), MLX: (1.0,)})
+    limits = runner.Limits.within(0.0001)
+    row = run_case(case, machine, Rates(1e8), (REFERENCE, MLX), 5, limits=limits)  # type: ignore[arg-type]
+    assert len(row.seconds) == 1
+    assert set(calls[REFERENCE]) == {0.25}  # its smallest share
+    assert calls[MLX] == []
+    assert "mlx not run: about 10 s per call" in row.notes
+    assert "1 of 5 rounds, for time" in row.notes
+
+
+def test_with_little_time_a_share_is_timed_before_a_larger_one_is_begun(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: dict[str, list[float]] = {OURS: [], REFERENCE: []}
+    case = scripted(calls, {REFERENCE: (1.0, 0.5, 0.25)})
+    # Foreseen: 1e9 operations in a millisecond. Measured: a quarter takes 0.3 s, so a half does not fit into 0.5 s.
+    monkeypatch.setattr(runner, "timed", lambda call: (0.3, call()))
+    row = run_case(case, machine, Rates(1e12), (REFERENCE,), 1, limits=runner.Limits.within(5.0))  # type: ignore[arg-type]
+    assert set(calls[REFERENCE]) == {0.25}
+    assert row.notes == ["reference on 1/4 of the parts, scaled"]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import mlx.core as mx
 import pytest
 
@@ -27,9 +30,33 @@ def test_more_work_than_a_reading_loop_can_do_is_not_reported() -> None:
     assert _ext.calibrate_arithmetic("float32", 0.002) < highest * _ext.num_threads()
 
 
+def test_amx_tiles_are_measured_where_the_processor_has_them() -> None:
+    info = Path("/proc/cpuinfo")
+    has_tiles = info.is_file() and "amx_bf16" in info.read_text()
+    rate = _ext.calibrate_tiles(0.01)
+    machine = Machine()
+    if rate is None:
+        assert not has_tiles or sys.platform != "linux"
+        assert machine.tiles is None
+        return
+    assert has_tiles
+    # 16384 operations begin every 16 cycles at most, on every thread.
+    assert 0.1 * machine.best.bfloat16 < rate < 6e9 * 1024 * _ext.num_threads()
+    assert machine.as_dict()["bfloat16_tiles_gflops"] > 0
+
+
+def test_the_machine_says_its_family_and_memory() -> None:
+    values = Machine().as_dict()
+    assert 0 < values["memory_available_bytes"] <= values["memory_bytes"]
+    if sys.platform == "linux":
+        assert values["cpu_family"] != ""
+
+
 def test_rejected_arguments() -> None:
     with pytest.raises(ValueError, match='dtype must be "float32" or "bfloat16" but is "float16"'):
         _ext.calibrate_arithmetic("float16", 0.001)
+    with pytest.raises(ValueError, match="seconds must be above 0 and at most 3600 but is 0"):
+        _ext.calibrate_tiles(0.0)
     with pytest.raises(ValueError, match="at least 4096 bytes"):
         _ext.calibrate_read(mx.zeros((16,)))
     with pytest.raises(ValueError, match="must be contiguous"):

@@ -15,11 +15,10 @@ from typing import Any
 
 import pytest
 
-from ltx2rt import errors
+from ltx2rt import atomic_file, errors
 from ltx2rt.cli.exit_codes import ExitCode, exit_code
 from ltx2rt.cli.main import Terminated, build_parser, run
 from ltx2rt.graph.models.transformer.model import Transformer
-from ltx2rt.media import output_file
 from ltx2rt.weights import embedding_file, safetensors
 
 SMALL = ["--prompt", "a red circle", "--height", "64", "--width", "64", "--num-frames", "9"]
@@ -180,13 +179,13 @@ def test_every_write_that_is_refused_is_75(
     monkeypatch.setattr(safetensors.os, "replace", refused)
     monkeypatch.setattr(embedding_file.np, "savez", refused)
     if "latents" not in name and "embedding" not in name:
-        real = output_file.FileIO
+        real = atomic_file.FileIO
 
         def open_file(path: Path, mode: str) -> FileIO:
             wanted = {"a clip": ".mp4", "sound": ".wav", "a report": "report.json"}[name]
             return (RefusingFile if wanted in path.name and "run.json" not in path.name else real)(path, mode)
 
-        monkeypatch.setattr(output_file, "FileIO", open_file)
+        monkeypatch.setattr(atomic_file, "FileIO", open_file)
     assert run(filled(WRITES[name], d=tmp_path, t=tmp_path)) == 75
     assert os.strerror(number) in capsys.readouterr().err
 

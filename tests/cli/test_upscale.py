@@ -55,7 +55,7 @@ def test_latents_pass_the_statistics_both_ways(tmp_path: Path) -> None:
     upscaler_file, checkpoint = Checkpoint.open(embedded.SPATIAL_UPSCALER), Checkpoint.open(embedded.CHECKPOINT)
     config = LatentUpscalerConfig.from_dict(upscaler_file.section("upscaler"))
     model = LatentUpscaler(config, Params(upscaler_file.load("upscaler", param_specs(config))), mx.float32)
-    statistics = LatentStatistics(Params(checkpoint.load("video_vae", statistics_specs())))
+    statistics = LatentStatistics(Params(checkpoint.load("video_vae", statistics_specs(config.in_channels))))
     wanted = statistics.normalise(model(statistics.un_normalise(mx.array(latent))))
     np.testing.assert_array_equal(clip.video_latent, np.array(wanted))
     assert clip.audio is None

@@ -14,28 +14,51 @@ LAYERS = {"kernels", "types", "errors"}
 COMMON = {"graph.models.layers"} | LAYERS
 VIDEO = {"graph.models.video_vae"} | COMMON
 MODELS = {"graph.models"} | LAYERS
-RUN = {"graph.models", "graph.diffusion", "graph.settings", "weights", "memory", "spelling"} | LAYERS
-RUN_FILES = {"advice", "run", "inputs", "events", "finite", "journal", "model_files", "streamed_blocks", "targets"}
+RUN = {
+    "graph.models",
+    "graph.components",
+    "graph.protocols",
+    "graph.diffusion",
+    "graph.settings",
+    "weights",
+    "memory",
+    "spelling",
+} | LAYERS
+RUN_FILES = {
+    "advice",
+    "run",
+    "inputs",
+    "events",
+    "finite",
+    "journal",
+    "keeping",
+    "weight_set",
+    "streamed_blocks",
+    "targets",
+}
 STAGE = {f"graph.stages.{name}" for name in RUN_FILES} | RUN
 PIPELINES = {"graph.stages"} | RUN
 API = {"graph.pipelines", "media"} | PIPELINES
 BELOW = {
-    "kernels": {"_abi", "types", "errors", "refusals", "__version__"},
-    "media": {"types", "errors"},
-    "weights": {"kernels", "types", "errors"},
-    "memory": {"kernels", "types", "errors"},
+    "kernels": {"_abi", "types", "errors", "refusals", "atomic_file", "__version__"},
+    "media": {"types", "errors", "atomic_file"},
+    "weights": {"kernels", "types", "errors", "atomic_file"},
+    "memory": {"kernels", "types", "errors", "refusals"},
     "graph.models.layers": LAYERS,
     "graph.models.transformer": COMMON,
     "graph.models.text": COMMON,
     "graph.models.video_vae": COMMON,
     "graph.models.audio": COMMON,
     "graph.models.upscaler": VIDEO,
+    "graph.components": {"graph.models", "graph.protocols", "weights"} | LAYERS,
+    "graph.protocols": MODELS,
     "graph.diffusion": {"types", "errors", "spelling"},
-    "graph.settings": {"graph.models.video_vae", "graph.models.text", "media", "spelling"} | LAYERS,
+    "graph.settings": {"graph.models.video_vae", "graph.models.text", "graph.diffusion", "media", "weights", "spelling"}
+    | LAYERS,
     **{f"graph.stages.{name}": STAGE for name in sorted(RUN_FILES)},
     "graph.stages.media_inputs": STAGE | {"media"},
     "graph.stages.text": STAGE,
-    "graph.stages.encode": STAGE,
+    "graph.stages.encode": STAGE | {"media.pixel_range"},
     "graph.stages.denoise": STAGE,
     "graph.stages.decode": STAGE,
     "graph.pipelines": PIPELINES,
@@ -46,6 +69,7 @@ BELOW = {
     "bench": MODELS,
     "cli": API | {"api", "verify", "bench", "inspection", "embedded", "__version__", "_ext"},
     "types": set(),
+    "atomic_file": set(),
     "errors": set(),
     "spelling": set(),
     "refusals": set(),

@@ -29,7 +29,7 @@ from ltx2rt.kernels.selection import forced
 from ltx2rt.kernels.variants import AttentionVariant, ConvVariant, LinearVariant, NormVariant
 from ltx2rt.types import LinearWeight
 from ltx2rt.verify import kernels as verify_kernels
-from ltx2rt.verify.kernels import model_variants, variants
+from ltx2rt.verify.kernels import variants
 
 M3 = GpuDevice("Apple M3 Max", "applegpu_g15s", "15.3.1", 64 * 10**9, 48 * 10**9, "0.32.4", "macosx_15_0_arm64")
 NORM = NormVariant("bfloat16")
@@ -396,11 +396,14 @@ REFUSALS = [
 
 
 @pytest.mark.parametrize("refusal", REFUSALS, ids=str)
-def test_refused_memory_is_no_fault_of_the_kernel(refusal: Exception, tmp_path: Path) -> None:
+def test_refused_memory_is_no_fault_of_the_kernel(
+    refusal: Exception, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """It is reported, with what it interrupted; nothing is noted, and the next check decides."""
-    with pytest.raises(type(refusal)) as raised:
+    with pytest.raises(type(refusal)):
         choice(tmp_path, Device(raising(refusal))).choose(modulated_norm, NORM)
-    assert f"check of the Metal kernel {NORM.key}" in raised.value.__notes__[0]
+    (record,) = caplog.records
+    assert f"the check of the Metal kernel {NORM.key} was ended by: " in record.getMessage()
     chooser = choice(tmp_path, Device())
     assert chooser.store.outcomes() == {}
     assert not chooser.store.ended_the_process(NORM.key)
@@ -423,10 +426,10 @@ def test_memory_refused_to_mlx_ops_does_not_decide_either(tmp_path: Path) -> Non
 def test_every_variant_that_verify_checks_passes_here(dtype: str) -> None:
     """The CPU kernels, and MLX's own ops in float32, agree with the reference on all problems of the proof."""
     for front_end, variant in variants(dtype):
-        outcome = prove(front_end, variant, DeviceRunner(), timed=False)
+        outcome = prove(front_end, variant, DeviceRunner(), timed=False, metal=False)
         assert not outcome.fault, variant.key
         if dtype == "float32":
-            for problem in check_problems(variant):
+            for problem in check_problems(variant, metal=False):
                 with forced("reference"):
                     exact = np.array(front_end(**problem))
                 with forced("mlx"):
@@ -461,8 +464,8 @@ def test_a_variant_describes_the_problem_made_for_it(monkeypatch: pytest.MonkeyP
             LinearVariant("float16", "int4", 64, "bfloat16", 16, "float32", "silu", True, "float16", True),
         )
     ]
-    for front_end, variant in variants("bfloat16") + model_variants() + extra:
-        for problem in [*check_problems(variant), timing_problem(variant)]:
+    for front_end, variant in variants("bfloat16") + extra:
+        for problem in [*check_problems(variant, metal=False), timing_problem(variant)]:
             seen.clear()
             front_end(**problem)
             assert seen == [variant]

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ltx2rt import atomic_file
 from ltx2rt.errors import MediaError, UsageError
 from ltx2rt.media import output_file
 from ltx2rt.media.output_file import OutputFile
@@ -64,7 +65,7 @@ def test_a_folder_that_refuses_files_is_named(tmp_path: Path, monkeypatch: pytes
     def refuse(path: Path, mode: str) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(output_file, "FileIO", refuse)
+    monkeypatch.setattr(atomic_file, "FileIO", refuse)
     with pytest.raises(MediaError, match=r"cannot write .*result\.mp4: Permission denied; check free space"):
         OutputFile(tmp_path / "result.mp4")
 

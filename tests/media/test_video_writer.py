@@ -12,8 +12,8 @@ import av
 import numpy as np
 import pytest
 
+from ltx2rt import atomic_file
 from ltx2rt.errors import MediaError, UsageError
-from ltx2rt.media import output_file
 from ltx2rt.media.frame_rate import exact_frame_rate
 from ltx2rt.media.video_writer import VideoWriter
 from ltx2rt.media.yuv import yuv420_bt709
@@ -175,7 +175,7 @@ class FullDisk(FileIO):
 @pytest.mark.parametrize("room", [0, 100, 6000])
 def test_a_full_disk_is_one_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int) -> None:
     monkeypatch.setattr(FullDisk, "room", room)
-    monkeypatch.setattr(output_file, "FileIO", FullDisk)
+    monkeypatch.setattr(atomic_file, "FileIO", FullDisk)
     noise = np.random.default_rng(0).random((40, HEIGHT, WIDTH, 3), np.float32)
 
     def write() -> None:

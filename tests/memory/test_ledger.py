@@ -34,6 +34,31 @@ def test_what_stages_leave_counts() -> None:
     assert ledger.choose([Need("a", weights=840 * MB), Need("a", weights=800 * MB)]).weights == 800 * MB
 
 
+def test_a_stage_must_fit_beside_all_weights_that_stay() -> None:
+    ledger = Ledger(budget=1020 * MB, base=100 * MB)
+    ledger.reserved = 700 * MB
+    fast = Need("a", weights=300 * MB, present=100 * MB, kept=50 * MB, activations=201 * MB, keeps=True)
+    slow = Need("a", weights=300 * MB, present=100 * MB, kept=50 * MB, activations=200 * MB, keeps=True)
+    chosen = ledger.choose([fast, slow])
+    assert chosen.activations == 200 * MB
+    assert ledger.peak(chosen) == 650 * MB  # while the others are still to come
+    assert ledger.least_budget(chosen) == 1020 * MB
+    assert chosen.left == 350 * MB
+    assert Need("a", weights=300 * MB, kept=50 * MB).left == 0
+
+
+def test_weights_that_are_there_are_not_wanted_again() -> None:
+    now = resident_bytes()
+    ledger = Ledger(budget=now + 200 * MB, base=0)
+    ledger.admit(Need("a", weights=900 * MB, present=800 * MB, kept=500 * MB, activations=100 * MB, keeps=True))
+    with pytest.raises(MemoryBudgetError, match=r"'a' needs 900 MB and the process already takes"):
+        ledger.admit(Need("a", weights=900 * MB, kept=500 * MB, keeps=True))
+
+
+def test_weights_of_earlier_calls_are_no_part_of_the_process() -> None:
+    assert abs(Ledger().base - Ledger(kept=20 * MB).base - 20 * MB) < 5 * MB
+
+
 def test_a_refusal_says_what_is_needed_and_what_to_do() -> None:
     ledger = Ledger(budget=1000 * MB, base=100 * MB)
     options = [

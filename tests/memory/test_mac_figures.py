@@ -122,6 +122,7 @@ for call in range(2):
     clip = pipeline("a red circle", height=128, width=128, num_frames=9, memory=int(budget))
     clip.save(f"{folder}/{call}.mp4")
     found.append({"base": accounts.base, "stages": [report.as_dict() for report in clip.report]})
+    pipeline.close()  # its weights are no part of the next one's process
 print(json.dumps(found))
 """
 

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 from published_graphs import Launches, Uses, graphs, recording, used
 
@@ -14,6 +16,7 @@ from ltx2rt.kernels.variants import Variant
 from ltx2rt.verify.kernels import model_variants
 
 
+@functools.cache
 def proven(variant: Variant) -> Uses:
     """What the problems of the self-proof launch."""
     with recording() as uses:
@@ -22,7 +25,15 @@ def proven(variant: Variant) -> Uses:
     return uses
 
 
-@pytest.mark.parametrize("name", graphs())
+# Wide graphs, whose variants take minutes in the simulator.
+SLOW = ("transformer", "text encoder")
+
+
+def _marked(name: str) -> object:
+    return pytest.param(name, marks=pytest.mark.slow) if name.startswith(SLOW) else name
+
+
+@pytest.mark.parametrize("name", [_marked(name) for name in graphs()])
 def test_the_self_proof_covers_a_published_graph(name: str) -> None:
     uses = used(name)
     assert uses

@@ -25,6 +25,7 @@ from ltx2rt.graph.models.video_vae import specs as video_vae
 from ltx2rt.graph.models.video_vae.decoder import VideoDecoder
 from ltx2rt.kernels.reference import dequantise
 from ltx2rt.weights.checkpoint import Checkpoint
+from ltx2rt.weights.generations import LTX_2
 from ltx2rt.weights.safetensors import SafetensorsFile
 from ltx2rt.weights.tokenizer import GemmaTokenizer
 
@@ -161,7 +162,7 @@ def test_the_file_is_what_the_manifest_says(tmp_path: Path) -> None:
     assert "_quantization_metadata" not in file.metadata
     assert "not a trained model" in file.metadata["ltx2rt_note"]
     checkpoint = Checkpoint.open(path)
-    assert (checkpoint.generation, checkpoint.variant, checkpoint.unknown) == ("19b", "distilled", [])
+    assert (checkpoint.generation, checkpoint.variant, checkpoint.unknown) == (LTX_2, "distilled", [])
     # Matrices by their inputs, residual outputs smaller, norms one, tables around zero.
     block = "model.diffusion_model.transformer_blocks.1."
     for name, expected in {"attn1.to_q": 64**-0.5, "ff.net.2": 256**-0.5 / 2, "attn1.to_out.0": 64**-0.5 / 2}.items():
@@ -221,7 +222,7 @@ def test_decoded_frames_are_not_flat(tmp_path: Path) -> None:
     tool.write_from_manifest(manifest(tmp_path, 1), path)
     checkpoint = Checkpoint.open(path)
     config = video_vae.VideoVaeConfig.from_dict(checkpoint.section("video_vae"))
-    specs = video_vae.decoder_specs(config) + video_vae.statistics_specs()
+    specs = video_vae.decoder_specs(config) + video_vae.statistics_specs(config.latent_channels)
     decoder = VideoDecoder(config, Params(checkpoint.load("video_vae", specs)))
     frames = decoder(normal(1, 2, 4, 4, 128))
     assert 0.2 < rms(frames) < 3.0

@@ -30,9 +30,9 @@ def stage(name: str, seconds: float, **more: Any) -> dict[str, Any]:
     return {"name": name, "seconds": seconds, **more}
 
 
-def test_resident_memory_is_sampled_from_outside(real_scale: ModuleType) -> None:
+def test_resident_memory_is_sampled_from_outside(real_scale: ModuleType, tmp_path: Path) -> None:
     code = "import time; time.sleep(1); a = bytearray(200_000_000); a[::4096] = b'1' * len(a[::4096]); time.sleep(1)"
-    samples, exit_code = real_scale.watch([sys.executable, "-c", code])
+    samples, exit_code = real_scale.watch([sys.executable, "-c", code], tmp_path)
     assert exit_code == 0
     assert len(samples) >= 6
     residents = [sample.resident for sample in samples]
@@ -40,7 +40,7 @@ def test_resident_memory_is_sampled_from_outside(real_scale: ModuleType) -> None
     assert 200e6 < max(residents) < 280e6
     assert residents[-1] == 0
     assert [sample.seconds for sample in samples] == sorted(sample.seconds for sample in samples)
-    assert real_scale.watch([sys.executable, "-c", "raise SystemExit(3)"])[1] == 3
+    assert real_scale.watch([sys.executable, "-c", "raise SystemExit(3)"], tmp_path)[1] == 3
 
 
 def test_stages_lie_one_after_the_other_up_to_the_end(real_scale: ModuleType) -> None:

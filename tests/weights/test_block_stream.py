@@ -176,7 +176,7 @@ def test_selected_rows_read_no_more_than_them(tmp_path: Path, monkeypatch: pytes
         original(self, offset, *targets)
 
     monkeypatch.setattr(PositionedFile, "read_into", counted)
-    rows = SelectedRows(file, [7, 8, 2]).numpy("x")
+    rows = SelectedRows(file, [7, 8, 2], 100).numpy("x")
     np.testing.assert_array_equal(rows[:, 0], [42, 48, 12])
     assert sizes == [48, 24]
 

@@ -12,12 +12,13 @@ import pytest
 from tiny_files import CONFIG_19B, CONFIG_23, model_specs, tensors_of, write_model
 
 from ltx2rt.errors import CheckpointError
+from ltx2rt.kernels.reference import dequantise
 from ltx2rt.types import LinearWeight, ParamSpec
 from ltx2rt.weights.checkpoint import Checkpoint
 from ltx2rt.weights.components import locate
-from ltx2rt.weights.float8 import decode_e4m3
+from ltx2rt.weights.generations import LTX_2, LTX_2_3, LTX_2_5
 from ltx2rt.weights.safetensors import RawTensor, write_safetensors
-from ltx2rt.weights.tensor_loading import dequantize
+from ltx2rt.weights.tensor_source import widen
 
 LINEAR = ParamSpec("transformer_blocks.0.attn1.to_q.weight", (8, 64), layout="linear")
 PREFIX = "model.diffusion_model.transformer_blocks.0.attn1.to_q"
@@ -75,7 +76,7 @@ def test_a_single_file(tmp_path: Path) -> None:
         "audio_vae",
         "vocoder",
     }
-    assert (checkpoint.generation, checkpoint.variant) == ("19b", "distilled")
+    assert (checkpoint.generation, checkpoint.variant) == (LTX_2, "distilled")
     assert checkpoint.names("vocoder")["conv_pre.weight"].shape == (64, 128, 7)
     assert checkpoint.names("duration_head") == {}
     assert checkpoint.section("video_connector")["connector_num_layers"] == 1
@@ -162,7 +163,7 @@ def test_fp8(tmp_path: Path, companions: dict[str, Any], scale: float) -> None:
     assert weight.mode == "e4m3"
     assert weight.scale.shape == ()
     np.testing.assert_array_equal(np.array(weight.values), codes)
-    np.testing.assert_array_equal(np.array(dequantize(weight)), decode_e4m3(codes) * np.float32(scale))
+    np.testing.assert_array_equal(np.array(dequantise(weight)), widen(codes, "F8_E4M3") * np.float32(scale))
 
 
 def test_fp8_where_no_kernel_takes_it(tmp_path: Path) -> None:
@@ -184,7 +185,7 @@ def test_affine(tmp_path: Path, bits: int, group: int) -> None:
     assert (weight.mode, weight.bits, weight.group_size) == ("affine", bits, group)
     assert (weight.out_features, weight.in_features) == (8, 64)
     expected = np.array(mx.dequantize(packed, scales, biases, group_size=group, bits=bits))
-    np.testing.assert_array_equal(np.array(dequantize(weight)), expected)
+    np.testing.assert_array_equal(np.array(dequantise(weight)), expected)
     plain = Checkpoint.open(path).load("transformer", [ParamSpec(LINEAR.name, (8, 64))])[LINEAR.name]
     np.testing.assert_array_equal(np.array(plain), expected)
 
@@ -194,12 +195,12 @@ def test_affine(tmp_path: Path, bits: int, group: int) -> None:
     [
         ({"weight": W.astype(np.int32)}, "dtype I32 cannot be used as a weight matrix"),
         (
-            {"weight": RawTensor("F8_E4M3", W.astype(np.uint8)), "weight_scale": np.ones(8, np.float32)},
-            r"F32 \[8\]; only one float scale per tensor",
+            {"weight": RawTensor("F8_E4M3", W.astype(np.uint8)), "weight_scale": np.ones((8, 2), np.float32)},
+            r"F32 \[8, 2\]; supported are one float scale per tensor, and one per row",
         ),
         (
             {"weight": RawTensor("F8_E4M3", W.astype(np.uint8)), "weight_scale": np.array(np.nan, np.float32)},
-            "weight_scale' is nan; the file is damaged",
+            "weight_scale': 1 of 1 values are not finite numbers; the file is damaged",
         ),
         ({"weight": np.zeros((8, 8), np.uint32), "scales": W[:, :2]}, "has '.scales' but no '.biases'"),
         (
@@ -284,7 +285,7 @@ def test_packed_gemma_config_and_assets(tmp_path: Path) -> None:
     tensors["model.layers.0.layer_scalar"] = W[0, :1]
     path = save(tmp_path / "a.safetensors", tensors, gemma_config='{"model_type": "gemma4_unified"}')
     checkpoint = Checkpoint.open(path)
-    assert checkpoint.generation == "2.5"
+    assert checkpoint.generation == LTX_2_5
     assert checkpoint.section("text_encoder") == {"model_type": "gemma4_unified"}
     assert checkpoint.bytes("text_assets", "tokenizer_json") == b"{}"
     with pytest.raises(CheckpointError, match="no tensor 'other' in the text_assets"):
@@ -368,7 +369,7 @@ def test_manifest(tmp_path: Path) -> None:
     tensors = {name: [spec.dtype, list(spec.shape)] for name, spec in model_specs(CONFIG_23).items()}
     path.write_text(json.dumps({"tensors": tensors, "metadata": {"config": CONFIG_23}}))
     checkpoint = Checkpoint.open(path)
-    assert (checkpoint.generation, checkpoint.variant, checkpoint.is_manifest) == ("2.3", "dev", True)
+    assert (checkpoint.generation, checkpoint.variant, checkpoint.is_manifest) == (LTX_2_3, "dev", True)
     assert checkpoint.names("vocoder")["vocoder.conv_pre.weight"].nbytes == 64 * 128 * 7 * 2
     with pytest.raises(CheckpointError, match="a manifest lists tensors without their data"):
         checkpoint.load("transformer", [ParamSpec("proj_out.bias", (128,))])

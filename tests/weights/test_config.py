@@ -21,7 +21,7 @@ from tiny_files import (
 
 from ltx2rt.errors import CheckpointError
 from ltx2rt.weights.checkpoint import Checkpoint
-from ltx2rt.weights.config import parse_version
+from ltx2rt.weights.generations import LTX_2, LTX_2_3, LTX_2_5, Generation, parse_version
 from ltx2rt.weights.safetensors import write_safetensors
 
 
@@ -41,16 +41,16 @@ def test_everything_stated_is_inferred(tmp_path: Path, config: dict[str, Any]) -
 @pytest.mark.parametrize(
     ("config", "metadata", "generation"),
     [
-        (CONFIG_19B, {}, "19b"),
-        (CONFIG_23, {}, "2.3"),
-        ({"transformer": TRANSFORMER_25}, {}, "2.5"),
-        (CONFIG_19B, {"model_version": "2.3.0"}, "2.3"),
-        (CONFIG_19B, {"model_version": "2.5-rc1"}, "2.5"),
-        (CONFIG_23, {"model_version": "2.0"}, "19b"),
-        (CONFIG_23, {"model_version": "new"}, "2.3"),
+        (CONFIG_19B, {}, LTX_2),
+        (CONFIG_23, {}, LTX_2_3),
+        ({"transformer": TRANSFORMER_25}, {}, LTX_2_5),
+        (CONFIG_19B, {"model_version": "2.3.0"}, LTX_2_3),
+        (CONFIG_19B, {"model_version": "2.5-rc1"}, LTX_2_5),
+        (CONFIG_23, {"model_version": "2.0"}, LTX_2),
+        (CONFIG_23, {"model_version": "new"}, LTX_2_3),
     ],
 )
-def test_generation(tmp_path: Path, config: dict[str, Any], metadata: dict[str, str], generation: str) -> None:
+def test_generation(tmp_path: Path, config: dict[str, Any], metadata: dict[str, str], generation: Generation) -> None:
     path = write_model(tmp_path / "a.safetensors", model_specs(config), None, **metadata)
     assert Checkpoint.open(path).generation == generation
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from ltx2rt.errors import CheckpointError
+from ltx2rt.weights import fingerprint as fingerprint_module
 from ltx2rt.weights.fingerprint import SAMPLE_BYTES, SAMPLES, fingerprint
 from ltx2rt.weights.safetensors import write_safetensors
 
@@ -29,6 +31,23 @@ def test_copies_agree_and_changes_show(tmp_path: Path) -> None:
         changed[index] += 1
         assert written(tmp_path / "e.safetensors", changed, version="2.0") != first
     assert written(tmp_path / "f.safetensors", values + 1, version="2.0") != first
+
+
+def test_a_file_that_has_not_changed_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, values = tmp_path / "a.safetensors", np.zeros(1000, np.float32)
+    opened: list[Path] = []
+    read = fingerprint_module._add
+    monkeypatch.setattr(fingerprint_module, "_add", lambda digest, file: (opened.append(file), read(digest, file)))
+    first = written(path, values)
+    assert fingerprint(path) == first
+    assert len(opened) == 2  # written a moment ago: the next change might not show in its time
+    monkeypatch.setattr(fingerprint_module, "_SETTLED_SECONDS", -1e9)
+    assert fingerprint(path) == fingerprint(path) == first
+    assert len(opened) == 3
+    os.utime(path, (1, 1))
+    assert fingerprint(path) == first
+    assert len(opened) == 4
+    assert written(path, values[1:]) != first
 
 
 def test_a_folder_counts_with_its_names(tmp_path: Path) -> None:

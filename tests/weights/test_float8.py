@@ -6,7 +6,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from ltx2rt.weights.float8 import decode_e4m3, decode_e5m2, encode_e4m3
+from ltx2rt.weights.float8 import encode_e4m3
+from ltx2rt.weights.tensor_source import widen
 
 CODES = np.arange(256, dtype=np.uint8)
 
@@ -24,20 +25,20 @@ def formula(code: int, exponent_bits: int, mantissa_bits: int) -> float:
 
 def test_every_e4m3_code() -> None:
     expected = np.array([np.nan if code & 0x7F == 0x7F else formula(code, 4, 3) for code in range(256)], np.float32)
-    np.testing.assert_array_equal(decode_e4m3(CODES), expected)
-    assert decode_e4m3(CODES)[0x7E] == 448.0
-    assert decode_e4m3(CODES)[1] == 2.0**-9
+    np.testing.assert_array_equal(widen(CODES, "F8_E4M3"), expected)
+    assert widen(CODES, "F8_E4M3")[0x7E] == 448.0
+    assert widen(CODES, "F8_E4M3")[1] == 2.0**-9
 
 
 def test_every_e5m2_code() -> None:
     special = {0x7C: np.inf, 0xFC: -np.inf} | dict.fromkeys((0x7D, 0x7E, 0x7F, 0xFD, 0xFE, 0xFF), np.nan)
     expected = np.array([special.get(code, formula(code, 5, 2)) for code in range(256)], np.float32)
-    np.testing.assert_array_equal(decode_e5m2(CODES), expected)
+    np.testing.assert_array_equal(widen(CODES, "F8_E5M2"), expected)
 
 
 def test_encoding_undoes_decoding() -> None:
     finite = CODES[(CODES & 0x7F) != 0x7F]
-    np.testing.assert_array_equal(encode_e4m3(decode_e4m3(finite)), finite)
+    np.testing.assert_array_equal(encode_e4m3(widen(finite, "F8_E4M3")), finite)
 
 
 @pytest.mark.parametrize(
@@ -65,4 +66,11 @@ def test_mlx_agrees() -> None:
     values = np.random.default_rng(0).normal(size=20000).astype(np.float32) * np.float32(20)
     values = np.clip(values, -448, 448)
     np.testing.assert_array_equal(np.array(mx.to_fp8(mx.array(values))), encode_e4m3(values))
-    np.testing.assert_array_equal(np.array(mx.from_fp8(mx.array(CODES), mx.float32)), decode_e4m3(CODES))
+    np.testing.assert_array_equal(np.array(mx.from_fp8(mx.array(CODES), mx.float32)), widen(CODES, "F8_E4M3"))
+
+
+def test_every_bfloat16_code() -> None:
+    codes = np.arange(1 << 16, dtype=np.uint16)
+    expected = (codes.astype(np.uint32) << 16).view(np.float32)
+    np.testing.assert_array_equal(widen(codes, "BF16").view(np.uint32), expected.view(np.uint32))
+    np.testing.assert_array_equal(widen(codes[::2], "BF16"), expected[::2])

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 
 from ltx2rt.errors import CheckpointError
+from ltx2rt.kernels.reference import dequantise
 from ltx2rt.types import LinearWeight, ParamSpec
 from ltx2rt.weights.checkpoint import Checkpoint
-from ltx2rt.weights.float8 import decode_e4m3, encode_e4m3
+from ltx2rt.weights.float8 import encode_e4m3
 from ltx2rt.weights.lora import LoraFile
 from ltx2rt.weights.safetensors import RawTensor, write_safetensors
-from ltx2rt.weights.tensor_loading import dequantize
+from ltx2rt.weights.tensor_source import widen
 
 Array = np.ndarray[Any, np.dtype[Any]]
 MODULE = "transformer_blocks.0.attn1.to_q"
@@ -123,11 +124,11 @@ def test_fp8_gets_a_fresh_scale(tmp_path: Path, scaled: bool) -> None:
     companions = {"weight_scale": np.array(scale), "input_scale": np.array(np.float32(3))} if scaled else {}
     base = checkpoint(tmp_path / "base.safetensors", RawTensor("F8_E4M3", codes), **companions)
     change = lora(tmp_path / "lora.safetensors")
-    exact = decode_e4m3(codes) * scale + B @ A
+    exact = widen(codes, "F8_E4M3") * scale + B @ A
     fused = load(base, [(change, 1.0)])
     assert fused.mode == "e4m3"
     np.testing.assert_allclose(float(fused.scale.item()), np.abs(exact).max() / 448, rtol=1e-6)
-    error = np.abs(np.array(dequantize(fused)) - exact)
+    error = np.abs(np.array(dequantise(fused)) - exact)
     # Half a step of the three mantissa bits, or of the subnormals.
     assert (error <= np.maximum(np.abs(exact) / 16, float(fused.scale.item()) * 2.0**-10) * 1.001).all()
     np.testing.assert_array_equal(np.array(load(base, [(change, 1.0)], mx.float32).values), exact)
@@ -137,13 +138,13 @@ def test_fp8_gets_a_fresh_scale(tmp_path: Path, scaled: bool) -> None:
 def test_affine_keeps_its_form(tmp_path: Path, bits: int) -> None:
     packed, scales, biases = mx.quantize(mx.array(W).astype(mx.bfloat16), group_size=32, bits=bits)
     base = checkpoint(tmp_path / "base.safetensors", packed, scales=scales, biases=biases)
-    plain = np.array(dequantize(load(base, [])).astype(mx.float32))
+    plain = np.array(dequantise(load(base, [])).astype(mx.float32))
     exact = plain + B @ A
     fused = load(base, [(lora(tmp_path / "lora.safetensors"), 1.0)])
     assert (fused.mode, fused.bits, fused.group_size) == ("affine", bits, 32)
     groups = exact.reshape(8, 2, 32)
     step = (groups.max(-1) - groups.min(-1)) / (2**bits - 1)
-    error = np.abs(np.array(dequantize(fused).astype(mx.float32)) - exact).reshape(8, 2, 32).max(-1)
+    error = np.abs(np.array(dequantise(fused).astype(mx.float32)) - exact).reshape(8, 2, 32).max(-1)
     # One step of the group, and the bfloat16 rounding of values, scales and biases.
     assert (error <= step + np.abs(groups).max(-1) * 2.0**-6).all()
 

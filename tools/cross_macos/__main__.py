@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 import shutil
@@ -116,7 +117,9 @@ def check_installed(wheel: Path, folder: Path) -> None:
 
 
 def main() -> None:
-    folder = Path(sys.argv[1] if len(sys.argv) > 1 else ROOT / "build/cross_macos").resolve()
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("folder", type=Path, nargs="?", default=ROOT / "build/cross_macos", help="keeps what is built")
+    folder = parser.parse_args().folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     mlx = mlx_for_macos(folder)
     library, core = read_mach_o(mlx / "lib/libmlx.dylib"), read_mach_o(next(mlx.glob("core.*.so")))

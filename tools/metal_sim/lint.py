@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 import sys
 import tempfile
@@ -309,7 +310,9 @@ def lint(source: Path, include: Sequence[Path] = (), defines: Mapping[str, str] 
 
 def main(files: Sequence[str]) -> int:
     """Prints the problems of each file; 1 if there are any."""
-    problems = [p for name in files for p in lint(Path(name), [Path.cwd()])]
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("files", type=Path, nargs="+", help="shaders")
+    problems = [problem for file in parser.parse_args(files).files for problem in lint(file, [Path.cwd()])]
     for problem in problems:
         sys.stdout.write(f"{problem}\n")
     return 1 if problems else 0

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ltx2rt import embedded
-from ltx2rt.graph.diffusion.latent_geometry import AudioLatentShape, VideoLatentShape
+from ltx2rt.graph.diffusion.latent_geometry import AudioLatentShape, AudioScale, VideoLatentShape, VideoScale
 from ltx2rt.graph.diffusion.positions import audio_positions, video_positions
 from ltx2rt.graph.models.audio import vae as audio_vae
 from ltx2rt.graph.models.audio import vocoder
@@ -36,6 +36,9 @@ from .upscaler import Upscaler
 from .video_vae import VideoVae
 
 PREFIX = "model.diffusion_model."
+
+# The geometry of the tiny VAEs.
+VIDEO_SCALE, AUDIO_SCALE = VideoScale(8, 32, 32), AudioScale(16000, 160, 4)
 
 
 def state(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -167,14 +170,14 @@ def compare_transformer(checkpoint: Checkpoint, tensors: dict[str, Tensor]) -> d
             latent=padded(video),
             sigma=sigma.numpy(),
             timesteps=(mask * sigma[:, None]).numpy(),
-            positions=video_positions(shape, 24.0),
+            positions=video_positions(shape, 24.0, VIDEO_SCALE),
             context=mx.array(context.video.numpy()),
         ),
         Modality(
             latent=padded(sound),
             sigma=sound_sigma.numpy(),
             timesteps=(sound_mask * sound_sigma[:, None]).numpy(),
-            positions=audio_positions(AudioLatentShape(batch=batch, frames=length)),
+            positions=audio_positions(AudioLatentShape(batch=batch, frames=length), AUDIO_SCALE),
             context=mx.array(context.audio.numpy()),
         ),
     )

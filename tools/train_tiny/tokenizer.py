@@ -9,9 +9,9 @@ one too), and punctuation and digits stand alone. Running the tool again writes 
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
-import sys
 from pathlib import Path
 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -100,7 +100,9 @@ def build() -> Tokenizer:
 
 
 def main() -> None:
-    output = Path(sys.argv[1]) if len(sys.argv) > 1 else OUTPUT
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("output", type=Path, nargs="?", default=OUTPUT)
+    output: Path = parser.parse_args().output
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(build().to_str(pretty=False), encoding="utf-8")
 

@@ -114,7 +114,7 @@ class AppendKeyframe:
                 f"Keyframe index {self.frame_index} is outside the clip of {target.pixel_frames} frames; "
                 f"use 0 to {target.pixel_frames - 1}."
             )
-        bounds = video_pixel_bounds(_shape_of(self.latent), scale=target.scale, causal=self.frame_index == 0)
+        bounds = video_pixel_bounds(_shape_of(self.latent), target.scale, causal=self.frame_index == 0)
         bounds[:, 0] += np.float32(self.frame_index)
         if self.num_pixel_frames == 1:
             bounds[:, 0, :, 1] = bounds[:, 0, :, 0] + 1
@@ -153,7 +153,7 @@ class AppendReferenceVideo:
                 f"{self.temporal_scale}; check the metadata of the LoRA."
             )
         rate = target.frame_rate / self.temporal_scale
-        positions = video_positions(_shape_of(self.latent), rate, scale=target.scale)
+        positions = video_positions(_shape_of(self.latent), rate, target.scale)
         if self.temporal_scale != 1:
             # The first token lasts one frame of the target; moved back, both clips end at the same time.
             first_token = state.positions[:, :1, :1, 1:]
@@ -227,9 +227,9 @@ class RegenerateTimeRange:
         """
         _check_nothing_appended(state, target)
         if isinstance(target, VideoTarget):
-            time = video_positions(target.shape, target.frame_rate, scale=target.scale)[:, 0]
+            time = video_positions(target.shape, target.frame_rate, target.scale)[:, 0]
         else:
-            time = audio_positions(target.shape)[:, 0]
+            time = audio_positions(target.shape, target.scale)[:, 0]
         inside = (time[..., 1] > np.float32(self.start_s)) & (time[..., 0] < np.float32(self.end_s))
         return replace(state, denoise_mask=inside.astype(np.float32))
 
@@ -302,7 +302,7 @@ class GeneratedKeyframes:
             raise ConditioningError(f"Initial keyframes must be {expected}, got shape {self.initial.shape}.")
         latent = np.zeros(expected, np.float32) if self.initial is None else self.initial
         slots = KeyframeSlots(frames, shape.tokens_per_frame, state.tokens)
-        bounds = video_pixel_bounds(replace(shape, frames=len(frames), batch=state.batch), scale=target.scale)
+        bounds = video_pixel_bounds(replace(shape, frames=len(frames), batch=state.batch), target.scale)
         starts = np.repeat(np.array(frames, np.float32), shape.tokens_per_frame)
         bounds[:, 0] = np.stack([starts, starts + 1], axis=-1)
         extended = append_tokens(

@@ -171,7 +171,10 @@ class MomentumApg:
             if self.running is not None:
                 guidance = np.float32(self._momentum) * self.running + guidance
             self.running = guidance
-        return np.float32(self._scale) * _project_guidance(guidance, cond, self._eta, self._norm_threshold)
+        result: Float32Array = np.float32(self._scale) * _project_guidance(
+            guidance, cond, self._eta, self._norm_threshold
+        )
+        return result
 
 
 def _project_guidance(guidance: Float32Array, cond: Float32Array, eta: float, norm_threshold: float) -> Float32Array:
@@ -180,14 +183,16 @@ def _project_guidance(guidance: Float32Array, cond: Float32Array, eta: float, no
         norm = np.sqrt(np.sum(guidance.astype(np.float64) ** 2, axis=axes, keepdims=True))
         guidance = guidance * (norm_threshold / np.maximum(norm, norm_threshold)).astype(np.float32)
     parallel = _projection(guidance, cond)
-    return parallel * np.float32(eta) + (guidance - parallel)
+    result: Float32Array = parallel * np.float32(eta) + (guidance - parallel)
+    return result
 
 
 def _projection(vector: Float32Array, onto: Float32Array) -> Float32Array:
     """Per batch row, the part of ``vector`` along ``onto``."""
     rows, axis = (array.reshape(array.shape[0], -1).astype(np.float64) for array in (vector, onto))
     coefficient = (rows * axis).sum(axis=1) / ((axis * axis).sum(axis=1) + 1e-8)
-    return coefficient.astype(np.float32).reshape(-1, *([1] * (onto.ndim - 1))) * onto
+    result: Float32Array = coefficient.astype(np.float32).reshape(-1, *([1] * (onto.ndim - 1))) * onto
+    return result
 
 
 def _deviation(values: NDArray[Any]) -> float:

@@ -7,22 +7,33 @@ from dataclasses import dataclass
 from ltx2rt.errors import UsageError
 from ltx2rt.spelling import spelled
 
-AUDIO_SAMPLE_RATE_HZ = 16000
-AUDIO_HOP_SAMPLES = 160
-AUDIO_TIME_SCALE = 4
-AUDIO_LATENTS_PER_SECOND = AUDIO_SAMPLE_RATE_HZ / AUDIO_HOP_SAMPLES / AUDIO_TIME_SCALE
-
 
 @dataclass(frozen=True)
 class VideoScale:
     """How many frames and pixels one latent cell of the video VAE stands for."""
 
-    time: int = 8
-    height: int = 32
-    width: int = 32
+    time: int
+    height: int
+    width: int
 
 
-VIDEO_SCALE = VideoScale()
+@dataclass(frozen=True)
+class AudioScale:
+    """How much sound one latent of the audio VAE stands for.
+
+    Attributes:
+        sample_rate: Hz.
+        hop: samples between spectrogram frames.
+        time: spectrogram frames per latent.
+    """
+
+    sample_rate: int
+    hop: int
+    time: int
+
+    @property
+    def latents_per_second(self) -> float:
+        return self.sample_rate / self.hop / self.time
 
 
 @dataclass(frozen=True)
@@ -45,17 +56,17 @@ class VideoLatentShape:
         num_frames: int,
         height: int,
         width: int,
+        scale: VideoScale,
         *,
         batch: int = 1,
         channels: int = 128,
-        scale: VideoScale = VIDEO_SCALE,
     ) -> VideoLatentShape:
         """The latent of ``num_frames`` frames of ``height`` x ``width`` pixels.
 
         Raises:
             UsageError: if frames are not ``scale.time*k + 1`` or a side is not a multiple of the scale.
         """
-        check_num_frames(num_frames, scale=scale)
+        check_num_frames(num_frames, scale)
         check_resolution(height, width, multiple=(scale.height, scale.width))
         return cls(
             frames=(num_frames - 1) // scale.time + 1,
@@ -78,7 +89,7 @@ class VideoLatentShape:
     def tokens(self) -> int:
         return self.frames * self.tokens_per_frame
 
-    def pixel_frames(self, scale: VideoScale = VIDEO_SCALE) -> int:
+    def pixel_frames(self, scale: VideoScale) -> int:
         """Frames of the decoded clip: the first latent frame holds one, the others ``scale.time``."""
         return (self.frames - 1) * scale.time + 1
 
@@ -108,8 +119,8 @@ class AudioLatentShape:
         return self.frames
 
 
-def audio_latent_frames(num_frames: int, frame_rate: float) -> int:
-    """Audio latents for a clip of ``num_frames`` at ``frame_rate`` frames/s: 25 per second, ties to the even count.
+def audio_latent_frames(num_frames: int, frame_rate: float, scale: AudioScale) -> int:
+    """Audio latents for a clip of ``num_frames`` at ``frame_rate`` frames/s; ties go to the even count.
 
     Raises:
         UsageError: if ``frame_rate`` is not positive.
@@ -117,7 +128,7 @@ def audio_latent_frames(num_frames: int, frame_rate: float) -> int:
     Source: Lightricks/LTX-2 ltx_core/types.py @ v1.2.0.
     """
     check_frame_rate(frame_rate)
-    return round(num_frames / frame_rate * AUDIO_LATENTS_PER_SECOND)
+    return round(num_frames / frame_rate * scale.latents_per_second)
 
 
 def check_frame_rate(frame_rate: float) -> None:
@@ -126,7 +137,7 @@ def check_frame_rate(frame_rate: float) -> None:
         raise UsageError(f"{spelled('frame_rate')} must be a positive number of frames per second, got {frame_rate}.")
 
 
-def check_num_frames(num_frames: int, *, scale: VideoScale = VIDEO_SCALE) -> None:
+def check_num_frames(num_frames: int, scale: VideoScale) -> None:
     """Raise `UsageError`, naming the nearest good counts, unless ``num_frames`` is ``scale.time*k + 1``."""
     step = scale.time
     if num_frames >= 1 and num_frames % step == 1 % step:
@@ -141,7 +152,7 @@ def check_resolution(height: int, width: int, *, multiple: int | tuple[int, int]
 
     Args:
         height, width: pixels.
-        multiple: 32 for pipelines of one stage, 64 for two stages; a pair gives (height, width) separately.
+        multiple: of which both must be multiples; a pair gives (height, width) separately.
     """
     per_height, per_width = (multiple, multiple) if isinstance(multiple, int) else multiple
     for name, size, step in (("height", height, per_height), ("width", width, per_width)):

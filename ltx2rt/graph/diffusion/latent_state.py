@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ltx2rt.graph.diffusion.latent_geometry import VIDEO_SCALE, AudioLatentShape, VideoLatentShape, VideoScale
+from ltx2rt.graph.diffusion.latent_geometry import AudioLatentShape, AudioScale, VideoLatentShape, VideoScale
 from ltx2rt.graph.diffusion.noise import NoiseSource
 from ltx2rt.graph.diffusion.patchify import patchify_video, unpatchify_video
 from ltx2rt.graph.diffusion.positions import audio_positions, video_positions
@@ -20,7 +20,7 @@ class VideoTarget:
 
     shape: VideoLatentShape
     frame_rate: float
-    scale: VideoScale = VIDEO_SCALE
+    scale: VideoScale
 
     @property
     def pixel_frames(self) -> int:
@@ -29,9 +29,10 @@ class VideoTarget:
 
 @dataclass(frozen=True)
 class AudioTarget:
-    """The audio to be made."""
+    """The audio to be made, and what a latent stands for."""
 
     shape: AudioLatentShape
+    scale: AudioScale
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,8 @@ class LatentState:
 
     def timesteps(self, sigma: float) -> Float32Array:
         """Noise level of each token, (B, T) float32: ``denoise_mask * sigma``."""
-        return self.denoise_mask * np.float32(sigma)
+        result: Float32Array = self.denoise_mask * np.float32(sigma)
+        return result
 
     def model_sigma(self, sigma: float) -> float:
         """The noise level of the stream as a whole: ``sigma``, or 0 when frozen."""
@@ -118,7 +120,7 @@ def create_video_state(
     return LatentState(
         latent=tokens,
         denoise_mask=np.ones(tokens.shape[:2], np.float32),
-        positions=video_positions(shape, target.frame_rate, scale=target.scale),
+        positions=video_positions(shape, target.frame_rate, target.scale),
         clean_latent=tokens,
         keyframes_mask=keyframes_mask,
         dtype=dtype,
@@ -146,7 +148,7 @@ def create_audio_state(
     return LatentState(
         latent=tokens,
         denoise_mask=np.ones(expected[:2], np.float32),
-        positions=audio_positions(shape),
+        positions=audio_positions(shape, target.scale),
         clean_latent=tokens,
         dtype=dtype,
     )

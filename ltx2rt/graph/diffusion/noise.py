@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterable
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ltx2rt.errors import UsageError
 from ltx2rt.graph.diffusion.precision import round_to
 
 NoiseDtype = Literal["float32", "bfloat16", "float16", "float64"]
@@ -18,6 +20,7 @@ _UNIT_24 = np.float32(2.0**-24)
 _UNIT_53 = 2.0**-53
 
 
+@runtime_checkable
 class NoiseSource(Protocol):
     """Anything that yields standard normal values, one array per call, in an order that a seed fixes."""
 
@@ -31,6 +34,10 @@ class NoiseSource(Protocol):
         Returns:
             float64 array for ``float64``, else float32.
         """
+        ...
+
+    def fork(self) -> NoiseSource:
+        """A source that gives, from here on, the values that this one would give; neither moves the other."""
         ...
 
 
@@ -64,16 +71,22 @@ class TorchCpuNoise:
             values = _fill(count, drawn, self._uniform32, _transform32)
         return values.reshape(shape) if dtype == "float64" else round_to(values, dtype).reshape(shape)
 
+    def fork(self) -> TorchCpuNoise:
+        """See `NoiseSource.fork`."""
+        return copy.deepcopy(self)
+
     def _draw32(self, count: int) -> NDArray[np.uint32]:
         return self._words.randint(0, 2**32, size=count, dtype=np.uint32)
 
     def _uniform32(self, count: int) -> NDArray[np.float32]:
-        return (self._draw32(count) & np.uint32(0xFFFFFF)).astype(np.float32) * _UNIT_24
+        result: NDArray[np.float32] = (self._draw32(count) & np.uint32(0xFFFFFF)).astype(np.float32) * _UNIT_24
+        return result
 
     def _uniform64(self, count: int) -> NDArray[np.float64]:
         words = self._draw32(2 * count).astype(np.uint64).reshape(count, 2)
         bits = ((words[:, 0] << np.uint64(32)) | words[:, 1]) & np.uint64(2**53 - 1)
-        return bits.astype(np.float64) * _UNIT_53
+        result: NDArray[np.float64] = bits.astype(np.float64) * _UNIT_53
+        return result
 
     def _one_by_one(self, count: int) -> NDArray[np.float64]:
         values = np.empty(count, np.float64)
@@ -131,19 +144,78 @@ class RecordedNoise:
         """How many saved draws were not asked for yet."""
         return len(self._draws) - self._count
 
+    @property
+    def draws(self) -> tuple[NDArray[Any], ...]:
+        """The saved draws that were not asked for yet."""
+        return tuple(self._draws[self._count :])
+
     def normal(self, shape: tuple[int, ...], dtype: NoiseDtype = "float32") -> NDArray[Any]:
         """The next saved draw.
 
         Raises:
-            ValueError: if none is left or the next one has another shape.
+            UsageError: none is left, or the next one has another shape.
         """
+        draw = self._next(shape)
+        return draw.astype(np.float64) if dtype == "float64" else round_to(draw, dtype)
+
+    def skip(self, shape: tuple[int, ...]) -> None:
+        """Pass over the next saved draw; raises as `normal` does."""
+        self._next(shape)
+
+    def fork(self) -> RecordedNoise:
+        """See `NoiseSource.fork`."""
+        return copy.copy(self)
+
+    def _next(self, shape: tuple[int, ...]) -> NDArray[Any]:
         if not self.left:
-            raise ValueError(f"Only {self._count} noise draws were recorded, but another {shape} was asked for.")
+            raise UsageError(
+                f"Only {self._count} noise draws were recorded, but another {shape} was asked for; give one more."
+            )
         draw = self._draws[self._count]
         if draw.shape != shape:
-            raise ValueError(f"Recorded noise {self._count} has shape {draw.shape}, but {shape} was asked for.")
+            raise UsageError(
+                f"Recorded noise {self._count} has shape {draw.shape}, but {shape} was asked for; give that one."
+            )
         self._count += 1
-        return draw.astype(np.float64) if dtype == "float64" else round_to(draw, dtype)
+        return draw
+
+
+class StartingNoise:
+    """Given values in the place of the first draw, everything later from another source.
+
+    Args:
+        first: (1, T, C). Where the first draw asks for more than T tokens, which conditions have appended, the rest
+            comes from ``later``.
+        later: gives the rest.
+    """
+
+    def __init__(self, first: NDArray[Any], later: NoiseSource) -> None:
+        self._first: NDArray[Any] | None = first
+        self._later = later
+
+    def normal(self, shape: tuple[int, ...], dtype: NoiseDtype = "float32") -> NDArray[Any]:
+        """See `NoiseSource.normal`.
+
+        Raises:
+            UsageError: the first draw is smaller than the given values, or of other channels.
+        """
+        if self._first is None:
+            return self._later.normal(shape, dtype)
+        first = self._first
+        batch, tokens, channels = first.shape
+        if len(shape) != 3 or (shape[0], shape[2]) != (batch, channels) or shape[1] < tokens:
+            raise UsageError(f"The noise to start from has shape {first.shape}, but {shape} was asked for; give that.")
+        self._first = None
+        values = first if dtype == "float64" else round_to(first, dtype)
+        if shape[1] == tokens:
+            return values
+        return np.concatenate([values, self._later.normal((batch, shape[1] - tokens, channels), dtype)], axis=1)
+
+    def fork(self) -> StartingNoise:
+        """See `NoiseSource.fork`."""
+        other = copy.copy(self)
+        other._later = self._later.fork()
+        return other
 
 
 class StandardizedNoise:
@@ -160,4 +232,11 @@ class StandardizedNoise:
         noise = self._source.normal(shape, dtype)
         noise = (noise - noise.mean()) / noise.std(ddof=1)
         rows = tuple(range(len(shape) - 2, len(shape)))
-        return (noise - noise.mean(axis=rows, keepdims=True)) / noise.std(axis=rows, ddof=1, keepdims=True)
+        result: NDArray[Any] = (noise - noise.mean(axis=rows, keepdims=True)) / noise.std(
+            axis=rows, ddof=1, keepdims=True
+        )
+        return result
+
+    def fork(self) -> StandardizedNoise:
+        """See `NoiseSource.fork`."""
+        return StandardizedNoise(self._source.fork())

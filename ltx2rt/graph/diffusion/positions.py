@@ -5,11 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from ltx2rt.graph.diffusion.latent_geometry import (
-    AUDIO_HOP_SAMPLES,
-    AUDIO_SAMPLE_RATE_HZ,
-    AUDIO_TIME_SCALE,
-    VIDEO_SCALE,
     AudioLatentShape,
+    AudioScale,
     VideoLatentShape,
     VideoScale,
     check_frame_rate,
@@ -21,12 +18,11 @@ def video_grid_bounds(shape: VideoLatentShape) -> Float32Array:
     """Bounds of each latent cell in latent units, (B, 3, T, 2) float32 as (frame, row, column) and (start, end)."""
     cells = np.indices((shape.frames, shape.height, shape.width), dtype=np.float32).reshape(3, -1)
     bounds = np.stack([cells, cells + 1], axis=-1)
-    return np.broadcast_to(bounds, (shape.batch, *bounds.shape)).copy()
+    result: Float32Array = np.broadcast_to(bounds, (shape.batch, *bounds.shape)).copy()
+    return result
 
 
-def video_pixel_bounds(
-    shape: VideoLatentShape, *, scale: VideoScale = VIDEO_SCALE, causal: bool = True
-) -> Float32Array:
+def video_pixel_bounds(shape: VideoLatentShape, scale: VideoScale, *, causal: bool = True) -> Float32Array:
     """Bounds of each latent cell in frames and pixels, (B, 3, T, 2) float32.
 
     Args:
@@ -41,7 +37,7 @@ def video_pixel_bounds(
 
 
 def video_positions(
-    shape: VideoLatentShape, frame_rate: float, *, scale: VideoScale = VIDEO_SCALE, causal: bool = True
+    shape: VideoLatentShape, frame_rate: float, scale: VideoScale, *, causal: bool = True
 ) -> Float32Array:
     """Token coordinates of a video latent.
 
@@ -60,23 +56,25 @@ def video_positions(
     Source: Lightricks/LTX-2 ltx_core/components/patchifiers.py, ltx_core/tools.py @ v1.2.0.
     """
     check_frame_rate(frame_rate)
-    return frames_to_seconds(video_pixel_bounds(shape, scale=scale, causal=causal), frame_rate)
+    return frames_to_seconds(video_pixel_bounds(shape, scale, causal=causal), frame_rate)
 
 
 def frames_to_seconds(bounds: Float32Array, frame_rate: float) -> Float32Array:
     """Pixel bounds (B, 3, T, 2) with the time axis divided by ``frame_rate``, in float32 (never bfloat16)."""
-    positions = bounds.copy()
+    positions: Float32Array = bounds.copy()
     positions[:, 0] /= np.float32(frame_rate)
     return positions
 
 
-def audio_positions(shape: AudioLatentShape) -> Float32Array:
-    """Token coordinates of an audio latent, (B, 1, L, 2) float32 seconds: [0, 0.01), [0.01, 0.05), [0.05, 0.09) ...
+def audio_positions(shape: AudioLatentShape, scale: AudioScale) -> Float32Array:
+    """Token coordinates of an audio latent, (B, 1, L, 2) float32 seconds; of the published audio VAE [0, 0.01),
+    [0.01, 0.05), [0.05, 0.09) ...
 
     Source: Lightricks/LTX-2 ltx_core/components/patchifiers.py @ v1.2.0.
     """
-    edges = np.arange(shape.frames + 1, dtype=np.float32) * np.float32(AUDIO_TIME_SCALE)
-    mel_frames = np.maximum(edges + np.float32(1 - AUDIO_TIME_SCALE), 0)
-    seconds = mel_frames * np.float32(AUDIO_HOP_SAMPLES) / np.float32(AUDIO_SAMPLE_RATE_HZ)
+    edges = np.arange(shape.frames + 1, dtype=np.float32) * np.float32(scale.time)
+    mel_frames = np.maximum(edges + np.float32(1 - scale.time), 0)
+    seconds = mel_frames * np.float32(scale.hop) / np.float32(scale.sample_rate)
     bounds = np.stack([seconds[:-1], seconds[1:]], axis=-1)
-    return np.broadcast_to(bounds, (shape.batch, 1, shape.frames, 2)).copy()
+    result: Float32Array = np.broadcast_to(bounds, (shape.batch, 1, shape.frames, 2)).copy()
+    return result

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
 StateDtype = Literal["float32", "bfloat16", "float16"]
 Float32Array = NDArray[np.float32]
+
+_DTYPES = {"bfloat16": np.dtype(ml_dtypes.bfloat16), "float16": np.dtype(np.float16)}
 
 
 def round_to(values: NDArray[Any], dtype: StateDtype) -> Float32Array:
@@ -27,13 +30,7 @@ def round_to(values: NDArray[Any], dtype: StateDtype) -> Float32Array:
     single = np.asarray(values, dtype=np.float32)
     if dtype == "float32":
         return single
-    if dtype == "float16":
-        with np.errstate(over="ignore"):
-            return single.astype(np.float16).astype(np.float32)
-    if dtype == "bfloat16":
-        bits = np.ascontiguousarray(single).view(np.uint32)
-        # Half of the lowest kept bit, minus one when that bit is even: carries exactly when rounding goes up.
-        rounded = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) & np.uint32(0xFFFF0000)
-        # Adding could turn a NaN's payload into infinity or wrap it around; keep NaN as it is.
-        return np.where(np.isnan(single), single, rounded.view(np.float32)).reshape(single.shape)
-    raise ValueError(f"The state dtype must be float32, bfloat16 or float16, got {dtype!r}.")
+    if dtype not in _DTYPES:
+        raise ValueError(f"The state dtype must be float32, bfloat16 or float16, got {dtype!r}.")
+    with np.errstate(over="ignore", invalid="ignore"):
+        return single.astype(_DTYPES[dtype]).astype(np.float32)

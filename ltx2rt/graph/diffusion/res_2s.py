@@ -16,6 +16,7 @@ from ltx2rt.graph.diffusion.precision import Float32Array
 from ltx2rt.graph.diffusion.predictions import Denoised, keep_clean
 from ltx2rt.graph.diffusion.samplers import (
     Denoise,
+    SamplerNoise,
     SamplerStep,
     Streams,
     check_sigmas,
@@ -56,6 +57,30 @@ def res_2s_evaluations(sigmas: ArrayLike) -> int:
     """Model evaluations of a run over (N + 1,) sigmas: two a step, and one more where they end in 0."""
     schedule = check_sigmas(sigmas)
     return 2 * (schedule.size - 1) + int(schedule[-1] == 0)
+
+
+@dataclass(frozen=True)
+class Res2s:
+    """`res_2s_loop` as a sampler."""
+
+    options: Res2sOptions = Res2sOptions()
+
+    def steps(self, sigmas: Float32Array) -> int:
+        return len(sigmas) - 1 + int(sigmas[-1] == 0)
+
+    def evaluations(self, sigmas: Float32Array) -> int:
+        return res_2s_evaluations(sigmas)
+
+    def loop(
+        self,
+        denoise: Denoise,
+        sigmas: Float32Array,
+        video: LatentState | None,
+        audio: LatentState | None,
+        noise: SamplerNoise,
+    ) -> Iterator[SamplerStep]:
+        step, substep = noise.fixed()
+        return res_2s_loop(denoise, sigmas, video, audio, step_noise=step, substep_noise=substep, options=self.options)
 
 
 def res_2s_loop(
@@ -180,7 +205,8 @@ def sde_step(
         return moved
     old_noise = (sample - moved) / (sigma - sigma_next)
     signal = sample - sigma * old_noise
-    return (alpha * (signal + sigma_down * old_noise) + sigma_up * noise).astype(moved.dtype)
+    result: NDArray[Any] = (alpha * (signal + sigma_down * old_noise) + sigma_up * noise).astype(moved.dtype)
+    return result
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -47,6 +47,101 @@ class SamplerStep:
     audio: LatentState | None
     video_denoised: Float32Array | None
     audio_denoised: Float32Array | None
+
+
+class SamplerNoise(NamedTuple):
+    """Random numbers that a sampler may draw.
+
+    Attributes:
+        run: of the run; they depend on the user's seed.
+        fixed: gives the step and the substep noise of res_2s, which start anew in every stage.
+    """
+
+    run: NoiseSource
+    fixed: Callable[[], tuple[NoiseSource, NoiseSource]]
+
+
+class Sampler(Protocol):
+    """How a denoising stage walks down its noise levels."""
+
+    def steps(self, sigmas: Float32Array) -> int:
+        """Steps over ``sigmas``, (N + 1,) falling noise levels: as many as `loop` yields."""
+
+    def evaluations(self, sigmas: Float32Array) -> int:
+        """Evaluations of the guided model."""
+
+    def loop(
+        self,
+        denoise: Denoise,
+        sigmas: Float32Array,
+        video: LatentState | None,
+        audio: LatentState | None,
+        noise: SamplerNoise,
+    ) -> Iterator[SamplerStep]:
+        """The steps; see `euler_loop` for the arguments."""
+
+
+class _FirstOrder:
+    """One evaluation a step."""
+
+    def steps(self, sigmas: Float32Array) -> int:
+        return len(sigmas) - 1
+
+    def evaluations(self, sigmas: Float32Array) -> int:
+        return len(sigmas) - 1
+
+
+@dataclass(frozen=True)
+class Euler(_FirstOrder):
+    """`euler_loop` as a sampler."""
+
+    def loop(
+        self,
+        denoise: Denoise,
+        sigmas: Float32Array,
+        video: LatentState | None,
+        audio: LatentState | None,
+        noise: SamplerNoise,
+    ) -> Iterator[SamplerStep]:
+        return euler_loop(denoise, sigmas, video, audio)
+
+
+EULER = Euler()
+
+
+@dataclass(frozen=True)
+class GradientEstimation(_FirstOrder):
+    """`gradient_estimation_loop` as a sampler."""
+
+    gamma: float = 2.0
+
+    def loop(
+        self,
+        denoise: Denoise,
+        sigmas: Float32Array,
+        video: LatentState | None,
+        audio: LatentState | None,
+        noise: SamplerNoise,
+    ) -> Iterator[SamplerStep]:
+        return gradient_estimation_loop(denoise, sigmas, video, audio, gamma=self.gamma)
+
+
+@dataclass(frozen=True)
+class AncestralEuler(_FirstOrder):
+    """`ancestral_loop` as a sampler; it draws from the run's noise."""
+
+    eta: float = 1.0
+    s_noise: float = 1.0
+
+    def loop(
+        self,
+        denoise: Denoise,
+        sigmas: Float32Array,
+        video: LatentState | None,
+        audio: LatentState | None,
+        noise: SamplerNoise,
+    ) -> Iterator[SamplerStep]:
+        return ancestral_loop(denoise, sigmas, video, audio, noise.run, eta=self.eta, s_noise=self.s_noise)
 
 
 def euler_loop(
@@ -168,7 +263,7 @@ def ancestral_step(
     one = np.float32(1)
     level_down = level_next * (one + (level_next / level - one) * np.float32(eta))
     ratio = level_down / level
-    moved = ratio * sample + (one - ratio) * denoised
+    moved: Float32Array = ratio * sample + (one - ratio) * denoised
     if eta > 0 and noise is not None:
         signal_next, signal_down = one - level_next, one - level_down
         variance = level_next**2 - level_down**2 * signal_next**2 / signal_down**2

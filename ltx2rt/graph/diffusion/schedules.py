@@ -89,4 +89,5 @@ def _shift_time(levels: NDArray[Any], shift: float) -> Float32Array:
     """``e^shift / (e^shift + 1/t - 1)`` in float32; the division is a reciprocal and a product, as in torch."""
     factor = np.float32(math.exp(shift))
     one = np.float32(1)
-    return one / (factor + (one / levels - one)) * factor
+    result: Float32Array = one / (factor + (one / levels - one)) * factor
+    return result

@@ -19,6 +19,7 @@ from ltx2rt.graph.pipelines import (
 )
 from ltx2rt.graph.pipelines.pipeline import PipelineEntry
 from ltx2rt.graph.settings.settings import topic_of
+from ltx2rt.spelling import spelled
 
 _MODULES = (
     distilled,
@@ -45,6 +46,11 @@ def pipeline_name(text: str) -> str:
     Raises:
         UsageError: no such pipeline; names the nearest one.
     """
+    if not isinstance(text, str) or "/" in text or "\\" in text or text.endswith(".safetensors"):
+        raise UsageError(
+            f"{text!r} is no name of a pipeline; weights are given with {spelled('checkpoint', 'FILE')}, and the "
+            f"pipelines are {', '.join(PIPELINE_NAMES)}."
+        )
     name = text.replace("_", "-")
     name = next((entry.name for entry in PIPELINES.values() if name in entry.aliases), name)
     if name not in PIPELINE_NAMES:

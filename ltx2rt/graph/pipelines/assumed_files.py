@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from math import prod
 from pathlib import Path
 from typing import Any
 
-from ltx2rt.graph.models.text import gemma3
+from ltx2rt.graph.components import SPATIAL_UPSCALER, TEMPORAL_UPSCALER, TEXT_ENCODER, UPSCALER, text_encoder
 from ltx2rt.graph.models.upscaler import model as upscaler
-from ltx2rt.graph.stages.model_files import ModelFiles
+from ltx2rt.graph.stages.weight_set import WeightSet
 from ltx2rt.types import ParamSpec
 from ltx2rt.weights.checkpoint import Checkpoint
 from ltx2rt.weights.tensor_source import DTYPES, TensorInfo
@@ -41,25 +40,25 @@ _SPATIAL_UPSCALER: dict[str, Any] = {
 _TEMPORAL_UPSCALER = _SPATIAL_UPSCALER | {"mid_channels": 512, "spatial_upsample": False, "temporal_upsample": True}
 
 
-def with_assumed(files: ModelFiles) -> tuple[ModelFiles, list[str]]:
+def with_assumed(files: WeightSet) -> tuple[WeightSet, list[str]]:
     """``files`` with manifests in the place of what is missing, and what they stand for, for people."""
     assumed = []
-    if files.text_encoder is None:
-        specs = gemma3.param_specs(gemma3.Gemma3Config.from_dict(_TEXT_ENCODER))
+    if not files.has(TEXT_ENCODER):
+        specs = TEXT_ENCODER.specs(text_encoder(_TEXT_ENCODER))
         encoder = _manifest("assumed text encoder", "language_model.model.", specs, _TEXT_ENCODER)
-        files = replace(files, text_encoder=encoder)
+        files = files.with_sources({TEXT_ENCODER.name: encoder})
         assumed.append("text encoder: Gemma 3 12B, bf16")
-    if files.spatial_upscaler is None:
-        files = replace(files, spatial_upscaler=_upscaler(_SPATIAL_UPSCALER))
+    if not files.has(SPATIAL_UPSCALER):
+        files = files.with_sources({SPATIAL_UPSCALER.name: _upscaler(_SPATIAL_UPSCALER)})
         assumed.append("spatial upscaler: LTX-2 x2, bf16")
-    if files.temporal_upscaler is None:
-        files = replace(files, temporal_upscaler=_upscaler(_TEMPORAL_UPSCALER))
+    if not files.has(TEMPORAL_UPSCALER):
+        files = files.with_sources({TEMPORAL_UPSCALER.name: _upscaler(_TEMPORAL_UPSCALER)})
         assumed.append("temporal upscaler: LTX-2 x2, bf16")
     return files, assumed
 
 
 def _upscaler(config: dict[str, Any]) -> Checkpoint:
-    specs = upscaler.param_specs(upscaler.LatentUpscalerConfig.from_dict(config))
+    specs = UPSCALER.specs(upscaler.LatentUpscalerConfig.from_dict(config))
     return _manifest("assumed upscaler", "", specs, config)
 
 

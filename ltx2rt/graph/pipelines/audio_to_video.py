@@ -7,31 +7,22 @@ from ltx2rt.graph.diffusion.schedules import distilled_stage_2_sigmas
 from ltx2rt.graph.pipelines.checks import check_inputs
 from ltx2rt.graph.pipelines.pipeline import PipelineEntry
 from ltx2rt.graph.pipelines.refinement import Conditions, first_stage, second_stage
-from ltx2rt.graph.settings.settings import (
-    DRIVING_SOUND,
-    FIRST_ORDER,
-    FRAMES,
-    IMAGES,
-    LENGTH,
-    NEGATIVE,
-    SIZE,
-    VIDEO_GUIDANCE,
-)
+from ltx2rt.graph.settings.settings import AUDIO_GUIDANCE, AUDIO_MODALITY_GUIDANCE, DRIVING_SOUND, GUIDANCE, NEW_CLIP
 from ltx2rt.graph.stages.decode.stage import finish
 from ltx2rt.graph.stages.denoise.stage import Sampling, guided_sampling
 from ltx2rt.graph.stages.encode.stage import encode_sound
 from ltx2rt.graph.stages.inputs import GenerationInputs, PromptContext
 from ltx2rt.graph.stages.media_inputs import open_driving_sound
-from ltx2rt.graph.stages.model_files import ModelFiles
 from ltx2rt.graph.stages.run import GeneratedClip, Run
-from ltx2rt.graph.stages.targets import targets
+from ltx2rt.graph.stages.targets import audio_target
 from ltx2rt.graph.stages.text.stage import guided_contexts
+from ltx2rt.graph.stages.weight_set import WeightSet
 from ltx2rt.spelling import spelled
 
 
-def check(inputs: GenerationInputs, files: ModelFiles) -> None:
+def check(inputs: GenerationInputs, files: WeightSet) -> None:
     """Raise UsageError or CheckpointError when the run cannot work; loads nothing."""
-    check_inputs(inputs, files, multiple=64, upscaler=True, guided=True, distilled_lora=True)
+    check_inputs(inputs, files, stages=2, upscaler=True, guided=True, distilled_lora=True)
     if inputs.media.sound is None:
         raise UsageError(f"{PIPELINE.name} needs sound; give {spelled('audio_path', 'FILE')}.")
 
@@ -47,8 +38,7 @@ def generate(run: Run) -> GeneratedClip:
     if negative is not None:
         # The sound is not guided; in the unconditional pass it keeps the prompt.
         negative = PromptContext(negative.video, positive.audio)
-    _, audio_target = targets(inputs, inputs.height, inputs.width)
-    sound = encode_sound(run, inputs.media.sound, audio_target.shape.frames)
+    sound = encode_sound(run, inputs.media.sound, audio_target(run).shape.frames)
     conditions = Conditions(positive, negative, sound=sound)
     guided = guided_sampling(inputs, files.loras, video_guider=inputs.video_guider)
     first = first_stage(run, guided, conditions)
@@ -69,7 +59,7 @@ PIPELINE = PipelineEntry(
     two_stage=True,
     enhancement_seed=42,
     aliases=("a2v", "a2vid-two-stage"),
-    topics=frozenset({DRIVING_SOUND, FIRST_ORDER, FRAMES, IMAGES, LENGTH, NEGATIVE, SIZE, VIDEO_GUIDANCE}),
+    topics=NEW_CLIP | {DRIVING_SOUND} | GUIDANCE - {AUDIO_GUIDANCE, AUDIO_MODALITY_GUIDANCE},
     check=check,
     generate=generate,
 )

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from ltx2rt.errors import UsageError
+from ltx2rt.graph.components import SPATIAL_UPSCALER, TEMPORAL_UPSCALER, TEXT_ENCODER, VIDEO_VAE
 from ltx2rt.graph.diffusion.latent_geometry import check_frame_rate, check_num_frames, check_resolution
-from ltx2rt.graph.models.upscaler.model import LatentUpscalerConfig
 from ltx2rt.graph.stages.inputs import GenerationInputs
-from ltx2rt.graph.stages.model_files import ModelFiles
+from ltx2rt.graph.stages.targets import video_scale
+from ltx2rt.graph.stages.weight_set import WeightSet
 from ltx2rt.spelling import spelled
 
 
 def check_inputs(
     inputs: GenerationInputs,
-    files: ModelFiles,
+    files: WeightSet,
     *,
-    multiple: int | None,
+    stages: int,
     upscaler: bool = False,
     guided: bool = False,
     distilled_lora: bool = False,
@@ -23,7 +24,7 @@ def check_inputs(
 
     Args:
         inputs, files: what is asked for and what is there.
-        multiple: of which height and width must be multiples; None: no video.
+        stages: of sampling, each at twice the size of the one before; 0: no video.
         upscaler: a spatial upscaler is needed.
         guided: a negative context is needed where classifier-free guidance is on.
         distilled_lora: the distilled LoRA is needed.
@@ -32,28 +33,30 @@ def check_inputs(
         UsageError: a value or a combination cannot work; the message says what to give.
     """
     inputs.check()
-    check_num_frames(inputs.num_frames)
     check_frame_rate(float(inputs.frame_rate))
-    if multiple is not None:
+    if stages or files.has(VIDEO_VAE):
+        check_num_frames(inputs.num_frames, video_scale(files.config(VIDEO_VAE)))
+    if stages:
+        multiple = files.config(VIDEO_VAE).spatial_factor << (stages - 1)
         check_resolution(inputs.height, inputs.width, multiple=multiple)
-    if inputs.context is None and files.text_encoder is None:
+    if inputs.context is None and not files.has(TEXT_ENCODER):
         raise UsageError(
             f"the text encoder is missing; give {spelled('text_encoder', 'FOLDER')}, or {spelled('embedding', 'FILE')}."
         )
-    if upscaler and files.spatial_upscaler is None:
+    if upscaler and not files.has(SPATIAL_UPSCALER):
         raise UsageError(f"this pipeline works in two stages; give the upscaler with {spelled('spatial_upscaler')}.")
-    if upscaler and files.spatial_upscaler is not None:
-        config = LatentUpscalerConfig.from_dict(files.spatial_upscaler.section("upscaler"))
+    if upscaler:
+        config = files.config(SPATIAL_UPSCALER)
         if (config.up, config.down) != (2, 1):
             raise UsageError(
-                f"this pipeline doubles the size between its stages, but {files.spatial_upscaler.path} enlarges "
-                f"{config.up / config.down:g} times; give the x2 upscaler."
+                f"this pipeline doubles the size between its stages, but {files.source(SPATIAL_UPSCALER).path} "
+                f"enlarges {config.up / config.down:g} times; give the x2 upscaler."
             )
-    for wanted, file, axis in (
-        (inputs.settings.upscale_spatial, files.spatial_upscaler, "spatial"),
-        (inputs.settings.upscale_temporal, files.temporal_upscaler, "temporal"),
+    for wanted, component, axis in (
+        (inputs.settings.upscale_spatial, SPATIAL_UPSCALER, "spatial"),
+        (inputs.settings.upscale_temporal, TEMPORAL_UPSCALER, "temporal"),
     ):
-        if wanted and file is None:
+        if wanted and not files.has(component):
             raise UsageError(
                 f"{spelled(f'upscale_{axis}')} needs its upscaler; give it with {spelled(f'{axis}_upscaler')}."
             )

@@ -11,9 +11,8 @@ from ltx2rt.graph.settings.settings import (
     AUDIO_GUIDANCE,
     AUDIO_MODALITY_GUIDANCE,
     DEFAULT_NEGATIVE_PROMPT,
-    FIRST_ORDER,
+    GUIDANCE,
     LENGTH,
-    NEGATIVE,
     SIZE,
     VIDEO_GUIDANCE,
     Settings,
@@ -21,8 +20,6 @@ from ltx2rt.graph.settings.settings import (
 )
 from ltx2rt.spelling import spelled
 
-# Settings of these have no meaning where the schedule is fixed.
-GUIDANCE_TOPICS = (NEGATIVE, FIRST_ORDER, VIDEO_GUIDANCE, AUDIO_GUIDANCE, AUDIO_MODALITY_GUIDANCE)
 FIXED_STEPS = 8
 
 
@@ -43,6 +40,7 @@ def decide(settings: Settings, entry: PipelineEntry, defaults: GenerationDefault
     if fixed_schedule:
         _require_no_guidance(settings)
     _check_text(settings)
+    _check_noise(settings)
     settings = settings.with_defaults(seed=defaults.seed)
     if LENGTH in entry.topics:
         settings = settings.with_defaults(num_frames=defaults.num_frames, frame_rate=defaults.frame_rate)
@@ -102,7 +100,7 @@ def _with_guidance(settings: Settings, entry: PipelineEntry, defaults: Generatio
 
 
 def _require_no_guidance(settings: Settings) -> None:
-    meaningless = [spelled(name) for name in names_of(GUIDANCE_TOPICS) if name in settings.given()]
+    meaningless = [spelled(name) for name in names_of(GUIDANCE) if name in settings.given()]
     if meaningless:
         raise UsageError(
             f"{', '.join(meaningless)}: guidance has no meaning for a distilled checkpoint; leave it out or use a "
@@ -113,6 +111,14 @@ def _require_no_guidance(settings: Settings) -> None:
             f"the distilled schedule is fixed at {FIXED_STEPS} + 3 steps, got {settings.num_inference_steps}; leave "
             f"{spelled('num_inference_steps')} out."
         )
+
+
+def _check_noise(settings: Settings) -> None:
+    if settings.noise is None:
+        return
+    for name in ("seed", "latents"):
+        if getattr(settings, name) is not None:
+            raise UsageError(f"{spelled('noise')} and {spelled(name)} contradict each other; give one of them.")
 
 
 def _check_text(settings: Settings) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from ltx2rt.graph.diffusion.guidance import GuiderParams
+from ltx2rt.weights.generations import Generation
 
 
 @dataclass(frozen=True)
@@ -44,24 +45,33 @@ def high_quality(defaults: GenerationDefaults) -> GenerationDefaults:
     )
 
 
-def defaults_for(model_version: tuple[int, ...]) -> GenerationDefaults:
-    """Defaults of a model version; an empty version means LTX-2 (19B).
+def defaults_for(generation: Generation) -> GenerationDefaults:
+    """Defaults of a generation.
 
     Source: Lightricks/LTX-2 ltx_pipelines/utils/constants.py @ v1.2.0.
     """
-    stg_block = 28 if model_version >= (2, 3) else 29
     return GenerationDefaults(
         seed=10,
         height=512,
         width=768,
         num_frames=121,
         frame_rate=Fraction(24),
-        num_inference_steps=30 if model_version >= (2, 3) else 40,
+        num_inference_steps=generation.num_inference_steps,
         video_guider=GuiderParams(
-            cfg_scale=3.0, stg_scale=1.0, rescale_scale=0.7, modality_scale=3.0, skip_step=0, stg_blocks=(stg_block,)
+            cfg_scale=3.0,
+            stg_scale=1.0,
+            rescale_scale=0.7,
+            modality_scale=3.0,
+            skip_step=0,
+            stg_blocks=(generation.stg_block,),
         ),
         audio_guider=GuiderParams(
-            cfg_scale=7.0, stg_scale=1.0, rescale_scale=0.7, modality_scale=3.0, skip_step=0, stg_blocks=(stg_block,)
+            cfg_scale=7.0,
+            stg_scale=1.0,
+            rescale_scale=0.7,
+            modality_scale=3.0,
+            skip_step=0,
+            stg_blocks=(generation.stg_block,),
         ),
-        image_crf=18 if model_version >= (2, 4) else 33,
+        image_crf=generation.image_crf,
     )

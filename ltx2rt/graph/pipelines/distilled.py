@@ -6,18 +6,18 @@ from ltx2rt.graph.diffusion.schedules import distilled_sigmas, distilled_stage_2
 from ltx2rt.graph.pipelines.checks import check_inputs
 from ltx2rt.graph.pipelines.pipeline import PipelineEntry
 from ltx2rt.graph.pipelines.refinement import Conditions, first_stage, second_stage
-from ltx2rt.graph.settings.settings import FRAMES, IMAGES, LENGTH, SIZE
+from ltx2rt.graph.settings.settings import NEW_CLIP
 from ltx2rt.graph.stages.decode.stage import finish
 from ltx2rt.graph.stages.denoise.stage import Sampling
 from ltx2rt.graph.stages.inputs import GenerationInputs
-from ltx2rt.graph.stages.model_files import ModelFiles
 from ltx2rt.graph.stages.run import GeneratedClip, Run
 from ltx2rt.graph.stages.text.stage import positive_context
+from ltx2rt.graph.stages.weight_set import WeightSet
 
 
-def check(inputs: GenerationInputs, files: ModelFiles) -> None:
+def check(inputs: GenerationInputs, files: WeightSet) -> None:
     """Raise UsageError or CheckpointError when the run cannot work; loads nothing."""
-    check_inputs(inputs, files, multiple=64, upscaler=True)
+    check_inputs(inputs, files, stages=2, upscaler=True)
 
 
 def generate(run: Run) -> GeneratedClip:
@@ -31,7 +31,7 @@ def generate(run: Run) -> GeneratedClip:
 PIPELINE = PipelineEntry(
     name="distilled",
     summary="8 steps at half size, latent upscaling, 3 steps at full size",
-    checkpoint="distilled",
+    checkpoint="distilled, with upscaler",
     size="multiples of 64",
     example='--pipeline distilled --prompt "a red circle moves left"',
     files=("spatial_upscaler",),
@@ -39,7 +39,7 @@ PIPELINE = PipelineEntry(
     two_stage=True,
     enhancement_seed=42,
     automatic=True,
-    topics=frozenset({FRAMES, IMAGES, LENGTH, SIZE}),
+    topics=NEW_CLIP,
     check=check,
     generate=generate,
 )

@@ -4,16 +4,7 @@ from __future__ import annotations
 
 from ltx2rt.graph.pipelines import retake
 from ltx2rt.graph.pipelines.pipeline import PipelineEntry
-from ltx2rt.graph.settings.settings import (
-    AUDIO_GUIDANCE,
-    AUDIO_MODALITY_GUIDANCE,
-    EXTENSION,
-    FIRST_ORDER,
-    FRAMES,
-    NEGATIVE,
-    SOURCE,
-    VIDEO_GUIDANCE,
-)
+from ltx2rt.graph.settings.settings import EXTENSION, FRAMES, GUIDANCE, SOURCE
 from ltx2rt.graph.stages.media_inputs import open_extension
 
 PIPELINE = PipelineEntry(
@@ -24,18 +15,7 @@ PIPELINE = PipelineEntry(
     example='--pipeline extend --prompt "a red circle moves left" --video-path {clip} --extend-frames 8',
     open_media=open_extension,
     variant=None,
-    topics=frozenset(
-        {
-            SOURCE,
-            EXTENSION,
-            FRAMES,
-            NEGATIVE,
-            FIRST_ORDER,
-            VIDEO_GUIDANCE,
-            AUDIO_GUIDANCE,
-            AUDIO_MODALITY_GUIDANCE,
-        }
-    ),
+    topics=GUIDANCE | {SOURCE, EXTENSION, FRAMES},
     check=retake.check,
     generate=retake.generate,
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ltx2rt.errors import UsageError
+from ltx2rt.graph.components import VIDEO_VAE
 from ltx2rt.graph.diffusion.attention_masks import mask_video_to_tokens
 from ltx2rt.graph.diffusion.conditioning import (
     AppendReferenceVideo,
@@ -14,31 +15,32 @@ from ltx2rt.graph.diffusion.schedules import distilled_sigmas, distilled_stage_2
 from ltx2rt.graph.pipelines.checks import check_inputs
 from ltx2rt.graph.pipelines.pipeline import PipelineEntry
 from ltx2rt.graph.pipelines.refinement import Conditions, first_stage, second_stage
-from ltx2rt.graph.settings.settings import FRAMES, IMAGES, LENGTH, REFERENCES, SIZE
+from ltx2rt.graph.settings.settings import NEW_CLIP, REFERENCES
 from ltx2rt.graph.stages.decode.stage import finish
 from ltx2rt.graph.stages.denoise.stage import Sampling
 from ltx2rt.graph.stages.denoise.states import VideoItem
 from ltx2rt.graph.stages.encode.stage import encode_pixels
 from ltx2rt.graph.stages.inputs import GenerationInputs
 from ltx2rt.graph.stages.media_inputs import open_references
-from ltx2rt.graph.stages.model_files import ModelFiles
 from ltx2rt.graph.stages.run import GeneratedClip, Run
 from ltx2rt.graph.stages.text.stage import positive_context
+from ltx2rt.graph.stages.weight_set import WeightSet
 from ltx2rt.spelling import spelled
 
 
-def check(inputs: GenerationInputs, files: ModelFiles) -> None:
+def check(inputs: GenerationInputs, files: WeightSet) -> None:
     """Raise UsageError or CheckpointError when the run cannot work; loads nothing."""
-    check_inputs(inputs, files, multiple=64, upscaler=not inputs.settings.skip_stage_2)
+    check_inputs(inputs, files, stages=2, upscaler=not inputs.settings.skip_stage_2)
     if not files.loras:
         raise UsageError(f"{PIPELINE.name} needs an IC-LoRA; give {spelled('loras')}.")
     if not inputs.media.references and not inputs.media.images:
         raise UsageError(f"{PIPELINE.name} needs a control video or an image; give {spelled('video_conditioning')}.")
     downscale, _ = reference_factors(files)
-    if (inputs.height // 2) % (32 * downscale) or (inputs.width // 2) % (32 * downscale):
+    multiple = 2 * files.config(VIDEO_VAE).spatial_factor * downscale
+    if inputs.height % multiple or inputs.width % multiple:
         raise UsageError(
             f"this IC-LoRA takes references at 1/{downscale} of the size: height and width must be multiples of "
-            f"{64 * downscale}, got {inputs.height}x{inputs.width}."
+            f"{multiple}, got {inputs.height}x{inputs.width}."
         )
     mask = inputs.media.attention_mask
     if mask is not None and not 0.0 <= mask.strength <= 1.0:
@@ -58,7 +60,7 @@ def generate(run: Run) -> GeneratedClip:
     return finish(run, final.video, final.audio)
 
 
-def reference_factors(files: ModelFiles) -> tuple[int, int]:
+def reference_factors(files: WeightSet) -> tuple[int, int]:
     """(spatial downscale, temporal scale) of the references, as the LoRAs' metadata says; they must agree."""
     factors = []
     for name in ("reference_downscale_factor", "reference_temporal_scale_factor"):
@@ -71,7 +73,7 @@ def reference_factors(files: ModelFiles) -> tuple[int, int]:
 
 def reference_items(run: Run) -> list[VideoItem]:
     """The control videos, encoded at the reference size of the first stage."""
-    inputs = run.inputs
+    inputs, vae = run.inputs, run.files.config(VIDEO_VAE)
     downscale, temporal_scale = reference_factors(run.files)
     height, width = inputs.height // 2, inputs.width // 2
     small = (height // downscale, width // downscale)
@@ -80,7 +82,7 @@ def reference_items(run: Run) -> list[VideoItem]:
         frames = reference.frames(*small, inputs.num_frames)
         if temporal_scale != 1:
             frames = frames[reference_frame_indices(len(frames), temporal_scale)]
-        clips.append(frames[: (len(frames) - 1) // 8 * 8 + 1])
+        clips.append(frames[: vae.pixel_frames(vae.latent_frames(len(frames)))])
     items: list[VideoItem] = []
     for reference, latent in zip(inputs.media.references, encode_pixels(run, "reference encoder", clips), strict=True):
         item = AppendReferenceVideo(latent, downscale, temporal_scale, reference.strength)
@@ -107,7 +109,7 @@ PIPELINE = PipelineEntry(
     files=("spatial_upscaler", "loras"),
     variant="distilled",
     two_stage=True,
-    topics=frozenset({FRAMES, IMAGES, LENGTH, REFERENCES, SIZE}),
+    topics=NEW_CLIP | {REFERENCES},
     check=check,
     generate=generate,
 )

@@ -5,38 +5,28 @@ from __future__ import annotations
 from ltx2rt.graph.diffusion.latent_state import audio_latent, video_latent
 from ltx2rt.graph.pipelines.checks import check_inputs
 from ltx2rt.graph.pipelines.pipeline import PipelineEntry
-from ltx2rt.graph.settings.settings import (
-    AUDIO_GUIDANCE,
-    AUDIO_MODALITY_GUIDANCE,
-    FIRST_ORDER,
-    FRAMES,
-    IMAGES,
-    LENGTH,
-    NEGATIVE,
-    SIZE,
-    VIDEO_GUIDANCE,
-)
+from ltx2rt.graph.settings.settings import GUIDANCE, NEW_CLIP
 from ltx2rt.graph.stages.decode.stage import finish
 from ltx2rt.graph.stages.denoise.stage import denoise, guided_sampling
 from ltx2rt.graph.stages.denoise.states import audio_state, image_items, video_state
 from ltx2rt.graph.stages.encode.stage import encode_images
 from ltx2rt.graph.stages.inputs import GenerationInputs
-from ltx2rt.graph.stages.model_files import ModelFiles
 from ltx2rt.graph.stages.run import GeneratedClip, Run
 from ltx2rt.graph.stages.targets import targets
 from ltx2rt.graph.stages.text.stage import guided_contexts
+from ltx2rt.graph.stages.weight_set import WeightSet
 
 
-def check(inputs: GenerationInputs, files: ModelFiles) -> None:
+def check(inputs: GenerationInputs, files: WeightSet) -> None:
     """Raise UsageError or CheckpointError when the run cannot work; loads nothing."""
-    check_inputs(inputs, files, multiple=32, guided=True)
+    check_inputs(inputs, files, stages=1, guided=True)
 
 
 def generate(run: Run) -> GeneratedClip:
     """Source: Lightricks/LTX-2 ltx_pipelines/ti2vid_one_stage.py @ v1.2.0."""
     inputs = run.inputs
     positive, negative = guided_contexts(run)
-    video_target, audio_target = targets(inputs, inputs.height, inputs.width)
+    video_target, audio_target = targets(run, inputs.height, inputs.width)
     sampling = guided_sampling(
         inputs,
         run.files.loras,
@@ -61,9 +51,7 @@ PIPELINE = PipelineEntry(
     example='--pipeline one-stage --prompt "a red circle moves left"',
     aliases=("ti2vid-one-stage",),
     automatic=True,
-    topics=frozenset(
-        {AUDIO_GUIDANCE, AUDIO_MODALITY_GUIDANCE, FIRST_ORDER, FRAMES, IMAGES, LENGTH, NEGATIVE, SIZE, VIDEO_GUIDANCE}
-    ),
+    topics=NEW_CLIP | GUIDANCE,
     check=check,
     generate=generate,
 )

@@ -8,15 +8,16 @@ from fractions import Fraction
 import mlx.core as mx
 
 from ltx2rt.errors import UsageError
+from ltx2rt.graph.components import TRANSFORMER
 from ltx2rt.graph.diffusion.guidance import ApgOptions, GuiderParams
-from ltx2rt.graph.models.transformer.config import TransformerConfig
 from ltx2rt.graph.pipelines.pipeline import PipelineEntry
 from ltx2rt.graph.settings.settings import Settings
 from ltx2rt.graph.stages.inputs import GenerationInputs, PromptContext
-from ltx2rt.graph.stages.model_files import ModelFiles
+from ltx2rt.graph.stages.targets import video_shape
 from ltx2rt.graph.stages.text.stage import zero_context
+from ltx2rt.graph.stages.weight_set import WeightSet
 from ltx2rt.spelling import spelled
-from ltx2rt.weights.embedding_file import read_embedding
+from ltx2rt.weights.embedding_file import TextEmbedding, read_embedding
 
 # Of what has no pictures; legal and small.
 _NO_SIDE = 64
@@ -25,7 +26,7 @@ _NO_RATE = Fraction(24)
 
 
 def open_inputs(
-    settings: Settings, entry: PipelineEntry, files: ModelFiles, *, fixed_schedule: bool, dtype: mx.Dtype
+    settings: Settings, entry: PipelineEntry, files: WeightSet, *, fixed_schedule: bool, dtype: mx.Dtype
 ) -> GenerationInputs:
     """The inputs of decided settings; media are probed, and read where a pipeline needs them whole.
 
@@ -33,7 +34,7 @@ def open_inputs(
         UsageError, CheckpointError, MediaError: as the inputs.
     """
     context, negative = _contexts(settings, files)
-    media = entry.open_media(settings)
+    media = entry.open_media(settings, files)
     num_frames, height, width = settings.num_frames, settings.height, settings.width
     frame_rate = settings.frame_rate
     if media.source is not None:
@@ -55,22 +56,38 @@ def open_inputs(
         dtype=dtype,
     )
     entry.check(inputs, files)
+    if settings.latents is not None:
+        _check_latents(settings.latents.shape, inputs, entry, files)
     return inputs
 
 
-def _contexts(settings: Settings, files: ModelFiles) -> tuple[PromptContext | None, PromptContext | None]:
+def _check_latents(shape: tuple[int, ...], inputs: GenerationInputs, entry: PipelineEntry, files: WeightSet) -> None:
+    """Raise UsageError for noise that is not of the shape of the first stage."""
+    smaller = 2 if entry.two_stage else 1
+    wanted = video_shape(files, inputs, inputs.height // smaller, inputs.width // smaller).array_shape
+    if shape != wanted:
+        raise UsageError(
+            f"{spelled('latents')} must be the noise of the first stage, {wanted}, got {shape}; channels come last: "
+            "diffusers' (1, 128, f, h, w) is given as latents.transpose(0, 2, 3, 4, 1)."
+        )
+
+
+def _contexts(settings: Settings, files: WeightSet) -> tuple[PromptContext | None, PromptContext | None]:
     """Contexts that stand in place of the text encoder, checked against the checkpoint."""
     if settings.zero_text:
-        zeros = zero_context(files.checkpoint)
+        zeros = zero_context(files)
         return zeros, zeros
     if settings.embedding is None:
         return None, None
-    checkpoint = files.checkpoint
-    config = TransformerConfig.from_dict(checkpoint.section("transformer"))
-    saved = read_embedding(settings.embedding)
+    config = files.config(TRANSFORMER)
+    given = settings.embedding
+    origin = spelled("embedding") if isinstance(given, TextEmbedding) else str(given)
+    if isinstance(given, TextEmbedding):
+        given.check(origin)
+    saved = given if isinstance(given, TextEmbedding) else read_embedding(given)
     saved.require_match(
-        str(settings.embedding),
-        generation=checkpoint.generation or "19b",
+        origin,
+        generation=files.generation.name,
         video_width=config.caption_channels or config.video.context_dim,
         audio_width=config.caption_channels or config.audio.context_dim,
     )
@@ -81,8 +98,8 @@ def _contexts(settings: Settings, files: ModelFiles) -> tuple[PromptContext | No
     return positive, PromptContext(saved.negative_video_context, saved.negative_audio_context)
 
 
-def _guiders(settings: Settings, files: ModelFiles) -> tuple[GuiderParams, GuiderParams]:
-    layers = TransformerConfig.from_dict(files.checkpoint.section("transformer")).num_layers
+def _guiders(settings: Settings, files: WeightSet) -> tuple[GuiderParams, GuiderParams]:
+    layers = files.config(TRANSFORMER).num_layers
     for name in ("video_stg_blocks", "audio_stg_blocks"):
         for block in getattr(settings, name) or ():
             if not 0 <= block < layers:

@@ -10,8 +10,8 @@ from ltx2rt.graph.pipelines.defaults import GenerationDefaults
 from ltx2rt.graph.settings.settings import AUDIO_GUIDANCE, VIDEO_GUIDANCE, Settings
 from ltx2rt.graph.stages.inputs import GenerationInputs, Media
 from ltx2rt.graph.stages.media_inputs import open_images
-from ltx2rt.graph.stages.model_files import ModelFiles
 from ltx2rt.graph.stages.run import GeneratedClip, Run
+from ltx2rt.graph.stages.weight_set import WeightSet
 
 
 def _unchanged(defaults: GenerationDefaults) -> GenerationDefaults:
@@ -25,9 +25,10 @@ class PipelineEntry:
     Attributes:
         name: as users give it.
         summary: one line for users.
-        checkpoint: the kind of checkpoint it needs, for users.
+        checkpoint: the kind of checkpoint it needs, and what it needs beside it, for users.
         size: what height and width must be, for users.
-        example: words of a command that runs without weights; ``{clip}`` is any clip.
+        example: words of a command that runs without weight files; ``{clip}`` is a clip with sound, ``{image}`` a
+            picture.
         topics: of the settings that it takes.
         check: raises when the inputs and the files cannot work; loads nothing.
         generate: runs it.
@@ -48,9 +49,9 @@ class PipelineEntry:
     size: str
     example: str
     topics: frozenset[str]
-    check: Callable[[GenerationInputs, ModelFiles], None]
+    check: Callable[[GenerationInputs, WeightSet], None]
     generate: Callable[[Run], GeneratedClip]
-    open_media: Callable[[Settings], Media] = open_images
+    open_media: Callable[[Settings, WeightSet], Media] = open_images
     files: tuple[str, ...] = ()
     variant: Literal["distilled", "dev"] | None = "dev"
     two_stage: bool = False

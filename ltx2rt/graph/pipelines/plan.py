@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
+from ltx2rt.errors import MemoryBudgetError
 from ltx2rt.graph.stages.inputs import GenerationInputs
-from ltx2rt.graph.stages.model_files import ModelFiles
+from ltx2rt.graph.stages.keeping import Keeping
 from ltx2rt.graph.stages.run import Run
+from ltx2rt.graph.stages.weight_set import WeightSet
 from ltx2rt.memory.ledger import Ledger
 from ltx2rt.memory.need import Need
+from ltx2rt.weights.kept_weights import KeptWeights, WeightKey
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class Rates:
         """Of a stage: its weights are read first; streamed ones while it computes."""
         computing, reading = need.flops / self.flops, need.streamed / self.read
         ahead = need.settings.get("depth", 2) != 1
-        return need.weights / self.read + (max(computing, reading) if ahead else computing + reading)
+        return (need.weights - need.present) / self.read + (max(computing, reading) if ahead else computing + reading)
 
 
 @dataclass(frozen=True)
@@ -66,11 +69,13 @@ class Plan:
         stages: in the order they run.
         base_bytes: what the process takes without any stage.
         budget: what was allowed; None: no limit.
+        kept: weights that stay in memory after their stages, with their bytes; empty: each stage frees its own.
     """
 
     stages: tuple[StagePlan, ...]
     base_bytes: int
     budget: int | None
+    kept: Mapping[WeightKey, int] = field(default_factory=dict)
 
     @property
     def peak_bytes(self) -> int:
@@ -87,7 +92,7 @@ class Plan:
 
 def plan(
     work: Callable[[Run], object],
-    files: ModelFiles,
+    files: WeightSet,
     inputs: GenerationInputs,
     ledger: Ledger,
     rates: Rates | None = None,
@@ -111,3 +116,73 @@ def planned(ledger: Ledger, needs: Sequence[Need], rates: Rates) -> Plan:
     """The plan that a ledger's choices make."""
     stages = tuple(StagePlan(need, ledger.peak(need), rates.seconds(need)) for need in needs)
     return Plan(stages, ledger.base, ledger.budget)
+
+
+class Unkept(NamedTuple):
+    """Weights that cannot stay in memory.
+
+    Attributes:
+        weights: bytes of all of them.
+        least_budget: finds the smallest budget in which they could.
+    """
+
+    weights: int
+    least_budget: Callable[[], int]
+
+
+def plan_keeping(
+    work: Callable[[Run], object],
+    files: WeightSet,
+    inputs: GenerationInputs,
+    ledger: Ledger,
+    store: KeptWeights,
+    rates: Rates | None = None,
+) -> Plan | Unkept:
+    """Plan a run whose weights stay in memory: all of them, beside the largest stage. Nothing is loaded or dropped.
+
+    What earlier calls have left in the store stays, too, if it fits.
+
+    Args:
+        work, files, inputs, rates: as for `plan`.
+        ledger: as the run will have it; not changed.
+        store: where weights will stay.
+
+    Raises:
+        UsageError, CheckpointError: as for `plan`.
+    """
+
+    def charged(budget: int | None, wanted: Mapping[WeightKey, int]) -> Ledger:
+        accounts = Ledger(budget, ledger.base)
+        accounts.reserved = sum(wanted.values())
+        work(Run(files, inputs, ledger=accounts, planning=True, keeping=Keeping(store, wanted)))
+        return accounts
+
+    def found(accounts: Ledger, kept: Mapping[WeightKey, int]) -> Plan:
+        speeds = Rates(math.inf, math.inf) if rates is None else rates
+        return replace(planned(accounts, accounts.needs, speeds), budget=ledger.budget, kept=kept)
+
+    keeping, fastest = Keeping(store), Ledger(None, ledger.base)
+    work(Run(files, inputs, ledger=fastest, planning=True, keeping=keeping))
+    own, all_weights = keeping.used, store.sizes | keeping.used
+    fastest.reserved = sum(all_weights.values())
+    if ledger.budget is None or all(fastest.least_budget(need) <= ledger.budget for need in fastest.needs):
+        return found(fastest, all_weights)
+    for wanted in (all_weights, own):
+        if ledger.base + sum(wanted.values()) < ledger.budget:
+            try:
+                return found(charged(ledger.budget, wanted), wanted)
+            except MemoryBudgetError:
+                continue
+    return Unkept(sum(own.values()), lambda: _least(lambda budget: charged(budget, own)))
+
+
+def _least(attempt: Callable[[int], object]) -> int:
+    """The smallest budget in which every stage fits: a stage that does not says what it needs."""
+    budget = 0
+    while True:
+        try:
+            attempt(budget)
+        except MemoryBudgetError as error:
+            budget = error.needed_bytes
+        else:
+            return budget

@@ -68,7 +68,7 @@ def _sample(
     more_items: Sequence[VideoItem],
     initial: Latents | None,
 ) -> Latents:
-    video_target, audio_target = targets(run.inputs, height, width)
+    video_target, audio_target = targets(run, height, width)
     items = image_items(run.inputs.media.images, images, append_all=conditions.append_all_images)
     video: LatentState | None = video_state(
         run,

@@ -10,32 +10,23 @@ from ltx2rt.graph.diffusion.latent_state import audio_latent, video_latent
 from ltx2rt.graph.diffusion.schedules import distilled_sigmas
 from ltx2rt.graph.pipelines.checks import check_inputs
 from ltx2rt.graph.pipelines.pipeline import PipelineEntry
-from ltx2rt.graph.settings.settings import (
-    AUDIO_GUIDANCE,
-    AUDIO_MODALITY_GUIDANCE,
-    FIRST_ORDER,
-    FRAMES,
-    NEGATIVE,
-    RETAKE_RANGE,
-    SOURCE,
-    VIDEO_GUIDANCE,
-)
+from ltx2rt.graph.settings.settings import FRAMES, GUIDANCE, RETAKE_RANGE, SOURCE
 from ltx2rt.graph.stages.decode.stage import finish
 from ltx2rt.graph.stages.denoise.stage import Sampling, denoise, guided_sampling
 from ltx2rt.graph.stages.denoise.states import audio_state, video_state
 from ltx2rt.graph.stages.encode.stage import encode_pixels, encode_sound
 from ltx2rt.graph.stages.inputs import GenerationInputs
 from ltx2rt.graph.stages.media_inputs import open_retake
-from ltx2rt.graph.stages.model_files import ModelFiles
 from ltx2rt.graph.stages.run import GeneratedClip, Run
 from ltx2rt.graph.stages.targets import targets
 from ltx2rt.graph.stages.text.stage import guided_contexts, positive_context
+from ltx2rt.graph.stages.weight_set import WeightSet
 from ltx2rt.spelling import spelled
 
 
-def check(inputs: GenerationInputs, files: ModelFiles) -> None:
+def check(inputs: GenerationInputs, files: WeightSet) -> None:
     """Raise UsageError or CheckpointError when the run cannot work; loads nothing."""
-    check_inputs(inputs, files, multiple=32, guided=not inputs.fixed_schedule)
+    check_inputs(inputs, files, stages=1, guided=not inputs.fixed_schedule)
     if inputs.media.source is None or inputs.media.region is None:
         raise UsageError(
             f"an edit needs a clip and a time range; give {spelled('video_path')}, {spelled('start_time')} and "
@@ -74,7 +65,7 @@ def generate(run: Run) -> GeneratedClip:
             video_guider=inputs.video_guider,
             audio_guider=inputs.audio_guider,
         )
-    video_target, audio_target = targets(inputs, inputs.height, inputs.width)
+    video_target, audio_target = targets(run, inputs.height, inputs.width)
     (source,) = encode_pixels(run, "video encoder", [inputs.media.source.frames])
     sound = None
     if inputs.media.source.sound is not None:
@@ -111,9 +102,7 @@ PIPELINE = PipelineEntry(
     example='--pipeline retake --prompt "a red circle moves left" --video-path {clip} --start-time 0.4 --end-time 0.8',
     open_media=open_retake,
     variant=None,
-    topics=frozenset(
-        {AUDIO_GUIDANCE, AUDIO_MODALITY_GUIDANCE, FIRST_ORDER, FRAMES, NEGATIVE, RETAKE_RANGE, SOURCE, VIDEO_GUIDANCE}
-    ),
+    topics=GUIDANCE | {SOURCE, RETAKE_RANGE, FRAMES},
     check=check,
     generate=generate,
 )

@@ -7,23 +7,20 @@ from dataclasses import replace
 from ltx2rt.graph.diffusion.latent_state import audio_latent
 from ltx2rt.graph.pipelines.checks import check_inputs
 from ltx2rt.graph.pipelines.pipeline import PipelineEntry
-from ltx2rt.graph.settings.settings import AUDIO_GUIDANCE, FIRST_ORDER, LENGTH, NEGATIVE
+from ltx2rt.graph.settings.settings import AUDIO_MODALITY_GUIDANCE, GUIDANCE, LENGTH, VIDEO_GUIDANCE
 from ltx2rt.graph.stages.decode.stage import finish
 from ltx2rt.graph.stages.denoise.stage import denoise, guided_sampling
 from ltx2rt.graph.stages.denoise.states import audio_state
 from ltx2rt.graph.stages.inputs import GenerationInputs
-from ltx2rt.graph.stages.model_files import ModelFiles
 from ltx2rt.graph.stages.run import GeneratedClip, Run
-from ltx2rt.graph.stages.targets import targets
+from ltx2rt.graph.stages.targets import audio_target
 from ltx2rt.graph.stages.text.stage import guided_contexts
-
-# The size only has to be legal; no video is made.
-_UNUSED_SIDE = 64
+from ltx2rt.graph.stages.weight_set import WeightSet
 
 
-def check(inputs: GenerationInputs, files: ModelFiles) -> None:
+def check(inputs: GenerationInputs, files: WeightSet) -> None:
     """Raise UsageError or CheckpointError when the run cannot work; loads nothing."""
-    check_inputs(inputs, files, multiple=None, guided=True)
+    check_inputs(inputs, files, stages=0, guided=True)
 
 
 def generate(run: Run) -> GeneratedClip:
@@ -34,7 +31,7 @@ def generate(run: Run) -> GeneratedClip:
     """
     inputs = run.inputs
     positive, negative = guided_contexts(run)
-    _, target = targets(inputs, _UNUSED_SIDE, _UNUSED_SIDE)
+    target = audio_target(run)
     guider = replace(inputs.audio_guider, modality_scale=1.0)
     sampling = guided_sampling(inputs, run.files.loras, audio_guider=guider)
     start = audio_state(run, target, noise_scale=sampling.noise_scale)
@@ -51,7 +48,7 @@ PIPELINE = PipelineEntry(
     example='--pipeline text-to-audio --prompt "a red circle moves left"',
     output="sound",
     aliases=("t2a", "t2a-one-stage"),
-    topics=frozenset({AUDIO_GUIDANCE, FIRST_ORDER, LENGTH, NEGATIVE}),
+    topics=GUIDANCE - {VIDEO_GUIDANCE, AUDIO_MODALITY_GUIDANCE} | {LENGTH},
     check=check,
     generate=generate,
 )

@@ -6,28 +6,18 @@ from ltx2rt.graph.diffusion.schedules import distilled_stage_2_sigmas
 from ltx2rt.graph.pipelines.checks import check_inputs
 from ltx2rt.graph.pipelines.pipeline import PipelineEntry
 from ltx2rt.graph.pipelines.refinement import Conditions, first_stage, second_stage
-from ltx2rt.graph.settings.settings import (
-    AUDIO_GUIDANCE,
-    AUDIO_MODALITY_GUIDANCE,
-    FIRST_ORDER,
-    FRAMES,
-    IMAGES,
-    LENGTH,
-    NEGATIVE,
-    SIZE,
-    VIDEO_GUIDANCE,
-)
+from ltx2rt.graph.settings.settings import GUIDANCE, NEW_CLIP
 from ltx2rt.graph.stages.decode.stage import finish
 from ltx2rt.graph.stages.denoise.stage import Sampling, guided_sampling
 from ltx2rt.graph.stages.inputs import GenerationInputs
-from ltx2rt.graph.stages.model_files import ModelFiles
 from ltx2rt.graph.stages.run import GeneratedClip, Run
 from ltx2rt.graph.stages.text.stage import guided_contexts
+from ltx2rt.graph.stages.weight_set import WeightSet
 
 
-def check(inputs: GenerationInputs, files: ModelFiles) -> None:
+def check(inputs: GenerationInputs, files: WeightSet) -> None:
     """Raise UsageError or CheckpointError when the run cannot work; loads nothing."""
-    check_inputs(inputs, files, multiple=64, upscaler=True, guided=True, distilled_lora=True)
+    check_inputs(inputs, files, stages=2, upscaler=True, guided=True, distilled_lora=True)
 
 
 def generate(run: Run) -> GeneratedClip:
@@ -58,9 +48,7 @@ PIPELINE = PipelineEntry(
     files=("spatial_upscaler", "distilled_lora"),
     two_stage=True,
     aliases=("ti2vid-two-stages",),
-    topics=frozenset(
-        {AUDIO_GUIDANCE, AUDIO_MODALITY_GUIDANCE, FIRST_ORDER, FRAMES, IMAGES, LENGTH, NEGATIVE, SIZE, VIDEO_GUIDANCE}
-    ),
+    topics=NEW_CLIP | GUIDANCE,
     check=check,
     generate=generate,
 )

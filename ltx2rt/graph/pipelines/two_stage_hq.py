@@ -2,34 +2,25 @@
 
 from __future__ import annotations
 
+from ltx2rt.graph.diffusion.res_2s import Res2s
 from ltx2rt.graph.diffusion.schedules import distilled_stage_2_sigmas, ltx2_sigmas
 from ltx2rt.graph.pipelines.checks import check_inputs
 from ltx2rt.graph.pipelines.defaults import high_quality
 from ltx2rt.graph.pipelines.pipeline import PipelineEntry
 from ltx2rt.graph.pipelines.refinement import Conditions, first_stage, second_stage
-from ltx2rt.graph.settings.settings import (
-    AUDIO_GUIDANCE,
-    AUDIO_MODALITY_GUIDANCE,
-    FRAMES,
-    IMAGES,
-    LENGTH,
-    LORA_STRENGTHS,
-    NEGATIVE,
-    SIZE,
-    VIDEO_GUIDANCE,
-)
+from ltx2rt.graph.settings.settings import FIRST_ORDER, GUIDANCE, LORA_STRENGTHS, NEW_CLIP
 from ltx2rt.graph.stages.decode.stage import finish
 from ltx2rt.graph.stages.denoise.stage import Sampling
 from ltx2rt.graph.stages.inputs import GenerationInputs
-from ltx2rt.graph.stages.model_files import ModelFiles
 from ltx2rt.graph.stages.run import GeneratedClip, Run
 from ltx2rt.graph.stages.targets import targets
 from ltx2rt.graph.stages.text.stage import guided_contexts
+from ltx2rt.graph.stages.weight_set import WeightSet
 
 
-def check(inputs: GenerationInputs, files: ModelFiles) -> None:
+def check(inputs: GenerationInputs, files: WeightSet) -> None:
     """Raise UsageError or CheckpointError when the run cannot work; loads nothing."""
-    check_inputs(inputs, files, multiple=64, upscaler=True, guided=True, distilled_lora=True)
+    check_inputs(inputs, files, stages=2, upscaler=True, guided=True, distilled_lora=True)
 
 
 def generate(run: Run) -> GeneratedClip:
@@ -39,13 +30,13 @@ def generate(run: Run) -> GeneratedClip:
     """
     inputs, files = run.inputs, run.files
     conditions = Conditions(*guided_contexts(run))
-    video_target, _ = targets(inputs, inputs.height // 2, inputs.width // 2)
+    video_target, _ = targets(run, inputs.height // 2, inputs.width // 2)
     settings = inputs.settings
     strength_1, strength_2 = settings.distilled_lora_strength_stage_1, settings.distilled_lora_strength_stage_2
     guided = Sampling(
         ltx2_sigmas(inputs.steps, tokens=video_target.shape.tokens),
         (*files.loras, *((lora, strength_1) for lora, _ in files.distilled_lora)),
-        sampler="res_2s",
+        sampler=Res2s(),
         video_guider=inputs.video_guider,
         audio_guider=inputs.audio_guider,
     )
@@ -53,7 +44,7 @@ def generate(run: Run) -> GeneratedClip:
     refine = Sampling(
         distilled_stage_2_sigmas(),
         (*files.loras, *((lora, strength_2) for lora, _ in files.distilled_lora)),
-        sampler="res_2s",
+        sampler=Res2s(),
     )
     final = second_stage(run, refine, conditions, first)
     return finish(run, final.video, first.audio)
@@ -69,19 +60,7 @@ PIPELINE = PipelineEntry(
     two_stage=True,
     adjusted=high_quality,
     aliases=("ti2vid-two-stages-hq",),
-    topics=frozenset(
-        {
-            AUDIO_GUIDANCE,
-            AUDIO_MODALITY_GUIDANCE,
-            FRAMES,
-            IMAGES,
-            LENGTH,
-            LORA_STRENGTHS,
-            NEGATIVE,
-            SIZE,
-            VIDEO_GUIDANCE,
-        }
-    ),
+    topics=NEW_CLIP | {LORA_STRENGTHS} | GUIDANCE - {FIRST_ORDER},
     check=check,
     generate=generate,
 )

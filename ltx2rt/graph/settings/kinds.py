@@ -14,9 +14,12 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from PIL import Image
 
+from ltx2rt.graph.diffusion.noise import NoiseSource, RecordedNoise
 from ltx2rt.graph.models.video_vae.tiling import TileSize, Tiling
+from ltx2rt.graph.settings.in_memory import described
 from ltx2rt.graph.settings.inputs import ImageInput, VideoInput
 from ltx2rt.media.frame_rate import exact_frame_rate
+from ltx2rt.weights.embedding_file import TextEmbedding
 
 T = TypeVar("T")
 
@@ -54,8 +57,12 @@ class Kind(ABC, Generic[T]):
         raise NotImplementedError(f"{type(self).__name__} takes one word")
 
     def plain(self, value: T) -> Any:
-        """The value for JSON and TOML; `convert` or `rows` take it back."""
+        """The value for JSON and TOML; `convert` or `rows` take it back, unless it lies in memory."""
         return value
+
+    def in_memory(self, value: T) -> list[Any]:
+        """What of a value lies in memory alone, so that no later run can read it."""
+        return []
 
 
 class Text(Kind[str]):
@@ -121,6 +128,56 @@ class FilePath(Kind[Path]):
         return str(value.absolute())
 
 
+class EmbeddingKind(Kind[Path | TextEmbedding]):
+    wanted = "a text embedding file, or what ltx2rt.encode gives"
+    annotation, metavar = "str | os.PathLike[str] | TextEmbedding", "FILE"
+
+    def convert(self, value: Any) -> Path | TextEmbedding:
+        return value if isinstance(value, TextEmbedding) else FilePath().convert(value)
+
+    def plain(self, value: Path | TextEmbedding) -> str:
+        return described(value) if isinstance(value, TextEmbedding) else str(value.absolute())
+
+    def in_memory(self, value: Path | TextEmbedding) -> list[Any]:
+        return [value] if isinstance(value, TextEmbedding) else []
+
+
+class LatentArray(Kind[np.ndarray[Any, np.dtype[Any]]]):
+    wanted = "an array (1, f, h, w, 128) of floating-point numbers"
+    annotation = "np.ndarray[Any, np.dtype[Any]]"
+
+    def convert(self, value: Any) -> np.ndarray[Any, np.dtype[Any]]:
+        if not isinstance(value, np.ndarray) or value.ndim != 5 or value.dtype.kind != "f":
+            raise TypeError
+        return value.astype(np.float32)
+
+    def plain(self, value: np.ndarray[Any, np.dtype[Any]]) -> str:
+        return described(value)
+
+    def in_memory(self, value: np.ndarray[Any, np.dtype[Any]]) -> list[Any]:
+        return [value]
+
+
+class NoiseKind(Kind[NoiseSource]):
+    wanted = "a list of arrays of floating-point numbers, in the order of the draws, or an object with normal and fork"
+    annotation = "NoiseSource | Sequence[np.ndarray[Any, np.dtype[Any]]]"
+
+    def convert(self, value: Any) -> NoiseSource:
+        if isinstance(value, NoiseSource):
+            return value
+        if not isinstance(value, (list, tuple)):
+            raise TypeError
+        if not all(isinstance(draw, np.ndarray) and draw.dtype.kind == "f" for draw in value):
+            raise TypeError
+        return RecordedNoise(value)
+
+    def plain(self, value: NoiseSource) -> str:
+        return described(value)
+
+    def in_memory(self, value: NoiseSource) -> list[Any]:
+        return [value]
+
+
 class MaskFile(FilePath):
     """A file that the command line may give a strength with, which is a setting of its own."""
 
@@ -155,8 +212,10 @@ class TilesKind(Kind[Any]):
     wanted, annotation, metavar = "auto, none or like 512/64,64/24 (pixels, frames)", "Tiling | str", "TILES"
 
     def convert(self, value: Any) -> Tiling | str:
-        if isinstance(value, Tiling) or value in ("auto", "none"):
+        if isinstance(value, Tiling):
             return value
+        if value in ("auto", "none"):
+            return str(value)
         if not isinstance(value, str):
             raise TypeError
         axes = [_interval(part) for part in value.split(",")]
@@ -218,6 +277,9 @@ class Images(Kind[tuple[ImageInput, ...]]):
     def plain(self, value: tuple[ImageInput, ...]) -> list[Any]:
         return [[_source(i.image), i.frame_index, i.strength, *([] if i.crf is None else [i.crf])] for i in value]
 
+    def in_memory(self, value: tuple[ImageInput, ...]) -> list[Any]:
+        return [item.image for item in value if not isinstance(item.image, os.PathLike)]
+
     @staticmethod
     def _one(item: Any) -> ImageInput:
         if isinstance(item, ImageInput):
@@ -241,6 +303,9 @@ class Videos(Kind[tuple[VideoInput, ...]]):
 
     def plain(self, value: tuple[VideoInput, ...]) -> list[Any]:
         return [[_source(video.video), video.strength] for video in value]
+
+    def in_memory(self, value: tuple[VideoInput, ...]) -> list[Any]:
+        return [item.video for item in value if not isinstance(item.video, os.PathLike)]
 
     @staticmethod
     def _one(item: Any) -> VideoInput:
@@ -314,7 +379,4 @@ def _is_picture(item: Any) -> bool:
 
 
 def _source(item: Any) -> str:
-    """A path as it is; pictures in memory as what they are, which no later run can read."""
-    if isinstance(item, Path):
-        return str(item.absolute())
-    return f"<{type(item).__name__} in memory>"
+    return str(Path(item).absolute()) if isinstance(item, os.PathLike) else described(item)

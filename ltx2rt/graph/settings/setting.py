@@ -21,7 +21,8 @@ class Setting:
         help: one line.
         group: heading in ``--help``.
         topic: pipelines state which topics they take; empty: all take it.
-        flags: spellings on the command line, the documented one first; empty: none, for Python only.
+        flags: spellings on the command line, the documented one first; empty: ``--name-of-the-field``.
+        for_python: what no command line can say; it has no option.
         low, high: the range, both ends included.
         choices: the only values.
         shown_default: what help shows where the field's default is None: "model" = decided by the pipeline and the
@@ -34,6 +35,7 @@ class Setting:
     group: str
     topic: str = ""
     flags: tuple[str, ...] = ()
+    for_python: bool = False
     low: float | None = None
     high: float | None = None
     choices: tuple[str, ...] = ()
@@ -80,7 +82,7 @@ class Setting:
 
 
 def setting(default: Any, kind: Kind[Any], help_line: str, group: str, **more: Any) -> Any:
-    """A dataclass field that carries a `Setting`. ``flags`` defaults to ``--name-of-the-field``."""
+    """A dataclass field that carries a `Setting`."""
     return field(default=default, metadata={"setting": Setting(kind, help_line, group, **more)})
 
 

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from ltx2rt.errors import UsageError
+from ltx2rt.graph.diffusion.noise import NoiseSource
 from ltx2rt.graph.models.text.token_sampling import SamplingOptions
 from ltx2rt.graph.models.video_vae.tiling import Tiling
+from ltx2rt.graph.settings.in_memory import digest
 from ltx2rt.graph.settings.inputs import ImageInput, VideoInput
 from ltx2rt.graph.settings.kinds import (
     Blocks,
+    EmbeddingKind,
     FilePath,
     FrameRate,
     Images,
+    LatentArray,
     MaskFile,
+    NoiseKind,
     Number,
     Switch,
     Text,
@@ -27,6 +35,7 @@ from ltx2rt.graph.settings.kinds import (
 )
 from ltx2rt.graph.settings.setting import plain_values, setting, settings_of, stored_values
 from ltx2rt.spelling import spelled
+from ltx2rt.weights.embedding_file import TextEmbedding
 
 DEFAULT_NEGATIVE_PROMPT = (
     "low quality, blurry, noisy, flickering, washed-out colours, wrong exposure, distorted faces and hands, "
@@ -49,6 +58,9 @@ SOURCE = "source clip"
 RETAKE_RANGE = "range of a retake"
 EXTENSION = "extension"
 FRAMES = "frames"
+# Several together: of pipelines that make a clip of a given size, and of those that sample with guidance.
+NEW_CLIP = frozenset({SIZE, LENGTH, IMAGES, FRAMES})
+GUIDANCE = frozenset({NEGATIVE, FIRST_ORDER, VIDEO_GUIDANCE, AUDIO_GUIDANCE, AUDIO_MODALITY_GUIDANCE})
 
 CONTROL_TYPES = ("raw", "canny", "depth", "pose")
 DIRECTIONS = ("after", "before")
@@ -113,11 +125,29 @@ class Settings:
         None, Whole(), "seed of the noise; the same as in the official code on a CPU", "Request", **_MODEL
     )
 
+    noise: NoiseSource | None = setting(
+        None,
+        NoiseKind(),
+        "the draws themselves in place of a seed: arrays in the order in which a run asks for them, or a source",
+        "Request",
+        for_python=True,
+    )
+    latents: np.ndarray[Any, np.dtype[Any]] | None = setting(
+        None,
+        LatentArray(),
+        "noise of the video in the first stage, (1, f, h, w, 128), in place of the first draw",
+        "Request",
+        topic=SIZE,
+        for_python=True,
+    )
+
     # Text
     negative_prompt: str | None = setting(
         None, Text(), "what to avoid; the default is in docs/options.md", "Text", topic=NEGATIVE, **_MODEL
     )
-    embedding: Path | None = setting(None, FilePath(), "text embedding file in place of the text encoder", "Text")
+    embedding: Path | TextEmbedding | None = setting(
+        None, EmbeddingKind(), "text embedding file in place of the text encoder", "Text"
+    )
     zero_text: bool = setting(
         False,
         Switch(),
@@ -361,7 +391,7 @@ class Settings:
         return {
             name: getattr(self, name)
             for name, (entry, _) in settings_of(Settings).items()
-            if getattr(self, name) != entry.default
+            if not _is_default(getattr(self, name), entry.default)
         }
 
     def require_topics(self, pipeline: str, topics: Collection[str]) -> None:
@@ -394,7 +424,20 @@ class Settings:
         """Every media and embedding file that the settings name."""
         named = (self.embedding, self.conditioning_attention_mask, self.audio_path, self.video_path)
         media = (*(image.image for image in self.images), *(video.video for video in self.video_conditioning))
-        return [path for path in (*named, *media) if isinstance(path, Path)]
+        return [Path(path) for path in (*named, *media) if isinstance(path, os.PathLike)]
+
+    def inputs_in_memory(self) -> dict[str, str]:
+        """SHA-256 of everything that was given in memory, by the names of the settings: ``images[0]``."""
+        return {
+            f"{name}[{index}]" if said.kind.repeats else name: digest(held)
+            for name, (_, said) in settings_of(Settings).items()
+            if (value := getattr(self, name)) is not None
+            for index, held in enumerate(said.kind.in_memory(value))
+        }
+
+
+def _is_default(value: Any, default: Any) -> bool:
+    return value is default or (not isinstance(value, np.ndarray) and bool(value == default))
 
 
 def topic_of(name: str) -> str:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import mlx.core as mx
 import numpy as np
 
 from ltx2rt.errors import NotFiniteError
 from ltx2rt.kernels.host import to_numpy
-
-Array = np.ndarray[Any, np.dtype[Any]]
+from ltx2rt.types import Array
 
 
 def require_finite(stage: str, what: str, values: mx.array | Array) -> None:

@@ -5,19 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import mlx.core as mx
-import numpy as np
 
 from ltx2rt.errors import UsageError
 from ltx2rt.graph.diffusion.denoising import NO_GUIDANCE
 from ltx2rt.graph.diffusion.guidance import GuiderParams
 from ltx2rt.graph.settings.settings import Settings
 from ltx2rt.spelling import spelled
-
-Array = np.ndarray[Any, np.dtype[Any]]
-
+from ltx2rt.types import Array
 
 _SOME_RATE = Fraction(24)
 

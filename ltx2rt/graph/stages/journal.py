@@ -7,15 +7,13 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import mlx.core as mx
-import numpy as np
 
 from ltx2rt.errors import CheckpointError
+from ltx2rt.types import Array
 from ltx2rt.weights.safetensors import SafetensorsFile, write_safetensors
 
-Array = np.ndarray[Any, np.dtype[Any]]
 log = logging.getLogger(__name__)
 
 Arrays = Mapping[str, mx.array | Array]

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 
 from ltx2rt.errors import UsageError
+from ltx2rt.graph.components import VIDEO_VAE
+from ltx2rt.graph.models.video_vae.config import VideoVaeConfig
 from ltx2rt.graph.settings.inputs import ImageInput, VideoInput, VideoSource
 from ltx2rt.graph.settings.settings import Settings
 from ltx2rt.graph.stages.inputs import (
@@ -23,49 +25,50 @@ from ltx2rt.graph.stages.inputs import (
     SourceClip,
     TimeRange,
 )
+from ltx2rt.graph.stages.weight_set import WeightSet
 from ltx2rt.media.audio_reader import read_audio
 from ltx2rt.media.canny import canny, check_thresholds
 from ltx2rt.media.images import load_conditioning_image, picture_bytes, read_image
+from ltx2rt.media.pixel_range import LUMA, to_signed_range
 from ltx2rt.media.resize import resize_to_cover
 from ltx2rt.media.video_reader import VideoInfo, probe_video, read_frames
 from ltx2rt.spelling import spelled
-
-Array = np.ndarray[Any, np.dtype[Any]]
+from ltx2rt.types import Array
 
 log = logging.getLogger(__name__)
 
 _RATE_TOLERANCE = 1e-3
-_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
-def open_images(settings: Settings) -> Media:
+def open_images(settings: Settings, files: WeightSet) -> Media:
     """The images alone."""
     return Media(images=tuple(image_condition(image) for image in settings.images))
 
 
-def open_references(settings: Settings) -> Media:
+def open_references(settings: Settings, files: WeightSet) -> Media:
     """Images, control videos and where the clip attends to them."""
     return replace(
-        open_images(settings),
+        open_images(settings, files),
         references=tuple(reference_video(video, settings) for video in settings.video_conditioning),
         attention_mask=attention_mask(settings),
     )
 
 
-def open_driving_sound(settings: Settings) -> Media:
+def open_driving_sound(settings: Settings, files: WeightSet) -> Media:
     """Images, and the sound that drives the video."""
-    return replace(open_images(settings), sound=driving_sound(settings))
+    return replace(open_images(settings, files), sound=driving_sound(settings))
 
 
-def open_retake(settings: Settings) -> Media:
+def open_retake(settings: Settings, files: WeightSet) -> Media:
     """The clip that is edited, and the range that is made anew."""
-    source = source_clip(_edited(settings))
+    source = source_clip(_edited(settings), files.config(VIDEO_VAE))
     return Media(source=source, region=retake_range(settings, len(source.frames) / float(source.frame_rate)))
 
 
-def open_extension(settings: Settings) -> Media:
+def open_extension(settings: Settings, files: WeightSet) -> Media:
     """The clip with room for new frames, and the range they take."""
-    source, region = extended(source_clip(_edited(settings)), settings)
+    vae = files.config(VIDEO_VAE)
+    source, region = extended(source_clip(_edited(settings), vae), settings, vae.temporal_factor)
     return Media(source=source, region=region)
 
 
@@ -113,7 +116,7 @@ def reference_video(video: VideoInput, settings: Settings) -> ReferenceVideo:
     if length < (settings.num_frames or 0):
         log.warning("%s has %d frames, the clip %s; the reference ends earlier", name, length, settings.num_frames)
     return ReferenceVideo(
-        frames=lambda height, width, count: scaled(control_frames(source, settings, height, width, count)),
+        frames=lambda height, width, count: to_signed_range(control_frames(source, settings, height, width, count)),
         strength=video.strength,
     )
 
@@ -158,7 +161,7 @@ def attention_mask(settings: Settings) -> AttentionMask | None:
         )
 
     def weights(height: int, width: int, count: int) -> Array:
-        grey = np.clip(resize_to_cover(frames, height, width) @ _LUMA / np.float32(255), 0, 1)
+        grey = np.clip(resize_to_cover(frames, height, width) @ LUMA / np.float32(255), 0, 1)
         return np.broadcast_to(grey, (count, height, width)) if len(grey) == 1 else grey[:count]
 
     return AttentionMask(weights, strength)
@@ -195,23 +198,24 @@ def driving_sound(settings: Settings) -> SoundInput:
     return SoundInput(waveform, sound.sample_rate)
 
 
-def source_clip(path: Path) -> SourceClip:
-    """A whole clip.
+def source_clip(path: Path, vae: VideoVaeConfig) -> SourceClip:
+    """A whole clip, of a size that the video VAE can encode.
 
     Raises:
-        UsageError: its frames are not 8*k + 1 or its sides not multiples of 32.
+        UsageError: its frames or its sides do not fill latent cells.
         MediaError: the file cannot be read.
     """
     info = probe_video(path)
-    if info.num_frames % 8 != 1:
-        shorter = (info.num_frames - 1) // 8 * 8 + 1
+    step, side = vae.temporal_factor, vae.spatial_factor
+    if info.num_frames % step != 1 % step:
+        shorter = vae.pixel_frames(vae.latent_frames(info.num_frames))
         raise UsageError(
-            f"{path} has {info.num_frames} frames; the number must be 8*k + 1, cut it to {max(shorter, 1)} first."
+            f"{path} has {info.num_frames} frames; the number must be {step}*k + 1, cut it to {max(shorter, 1)} first."
         )
-    if info.height % 32 or info.width % 32:
+    if info.height % side or info.width % side:
         raise UsageError(
-            f"{path} is {info.width}x{info.height}; both sides must be multiples of 32, "
-            f"scale it to {info.width // 32 * 32}x{info.height // 32 * 32} first."
+            f"{path} is {info.width}x{info.height}; both sides must be multiples of {side}, "
+            f"scale it to {info.width // side * side}x{info.height // side * side} first."
         )
     frames = np.stack(list(read_frames(path)))
     if len(frames) != info.num_frames:
@@ -240,18 +244,25 @@ def retake_range(settings: Settings, duration_s: float) -> TimeRange:
     return TimeRange(start, end, video=not settings.keep_video, audio=not settings.keep_audio)
 
 
-def extended(source: SourceClip, settings: Settings) -> tuple[SourceClip, TimeRange]:
+def extended(source: SourceClip, settings: Settings, step: int) -> tuple[SourceClip, TimeRange]:
     """A clip with room for new frames, and the range they take.
 
     The room is filled with the nearest frame and silence; both are generated anew. In front of a clip its own first
     frame is generated anew as well, because it then shares a latent frame with new ones.
 
+    Args:
+        source: the clip.
+        settings: say how many frames, and where.
+        step: pixel frames per latent frame.
+
     Raises:
-        UsageError: a number of frames that is not a positive multiple of 8.
+        UsageError: a number of frames that is not a positive multiple of ``step``.
     """
     count = settings.extend_frames
-    if count < 8 or count % 8:
-        raise UsageError(f"extend adds a positive multiple of 8 frames, got {count}; use {max(8, count // 8 * 8)}.")
+    if count < step or count % step:
+        raise UsageError(
+            f"extend adds a positive multiple of {step} frames, got {count}; use {max(step, count // step * step)}."
+        )
     rate, frames = float(source.frame_rate), source.frames
     margin = round(count / rate * source.sound.sample_rate) if source.sound is not None else 0
     # Half a frame of distance keeps rounding away from the borders of latent frames.
@@ -283,9 +294,3 @@ def check_strength(what: str, strength: float) -> None:
     """Raise UsageError for a conditioning strength outside 0 to 1."""
     if not 0.0 <= strength <= 1.0:
         raise UsageError(f"{what} strength must be between 0 and 1, got {strength}.")
-
-
-def scaled(frames: Array) -> Array:
-    """0..255 -> [-1, 1] float32."""
-    values: Array = frames / np.float32(127.5) - np.float32(1.0)
-    return values.astype(np.float32, copy=False)

@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
 
 import mlx.core as mx
-import numpy as np
 
 from ltx2rt.graph.diffusion.latent_state import LatentState, add_noise
-from ltx2rt.graph.diffusion.noise import NoiseSource, RecordedNoise, StandardizedNoise, TorchCpuNoise
+from ltx2rt.graph.diffusion.noise import (
+    NoiseSource,
+    RecordedNoise,
+    StandardizedNoise,
+    StartingNoise,
+    TorchCpuNoise,
+)
 from ltx2rt.graph.diffusion.res_2s import STEP_NOISE_SEED, SUBSTEP_NOISE_SEED
+from ltx2rt.graph.settings.settings import Settings
 from ltx2rt.graph.stages.events import Event, Noised, Observer, StageFinished, StageStarted
 from ltx2rt.graph.stages.inputs import GenerationInputs
 from ltx2rt.graph.stages.journal import Arrays, Journal
-from ltx2rt.graph.stages.model_files import ModelFiles
+from ltx2rt.graph.stages.keeping import Keeping
+from ltx2rt.graph.stages.weight_set import WeightSet
 from ltx2rt.memory.ledger import Ledger
 from ltx2rt.memory.need import Need
 from ltx2rt.memory.stage import Stage, StageRunner
-
-Array = np.ndarray[Any, np.dtype[Any]]
+from ltx2rt.types import Array
+from ltx2rt.weights.checkpoint import Loaded
+from ltx2rt.weights.kept_weights import StageWeights
 
 
 @dataclass(frozen=True)
@@ -30,7 +37,8 @@ class GeneratedClip:
     """What a pipeline returns: sound, and frames that are decoded while they are read.
 
     Attributes:
-        frames: chunks of float32 (f, H, W, 3) in [0, 1], in order; can be read once. None: sound only.
+        frames: called, it decodes from the beginning: chunks of float32 (f, H, W, 3) in [0, 1], in order, with the same
+            bits each time. None: sound only.
         audio: float32 (S, 2) in [-1, 1]; None: silent.
         sample_rate: of the sound, Hz.
         frame_rate: frames per second.
@@ -39,7 +47,7 @@ class GeneratedClip:
         audio_latent: (1, L, 128) float32, normalised; None where sound was given.
     """
 
-    frames: Iterator[Array] | None
+    frames: Callable[[], Iterator[Array]] | None
     audio: Array | None
     sample_rate: int
     frame_rate: Fraction
@@ -57,12 +65,13 @@ class Run:
         files: opened weight files.
         inputs: decided settings and opened media.
         observer: told about every event; raising `Cancelled` from it stops the run.
-        noise: source of the random draws, in the order of the official code; default: torch's CPU generator.
+        noise: source of the random draws, in the order of the official code; default: what the settings say.
         journal: where results are kept and looked up, for runs that survive an interruption.
         sde_noise: makes the step and substep noise of each res_2s stage; default: the fixed seeds of the official code.
         ledger: memory accounts; default: without a budget.
         planning: nothing is loaded or computed. Every stage only declares what it needs, in the ledger, and gives
             zeros of the right shape.
+        keeping: where weights stay after their stages; None: each stage frees its own.
 
     Attributes:
         written_tokens: in a plan, the most tokens of a prompt that is still to be written; 0: the prompt is there.
@@ -70,7 +79,7 @@ class Run:
 
     def __init__(
         self,
-        files: ModelFiles,
+        files: WeightSet,
         inputs: GenerationInputs,
         observer: Observer | None = None,
         noise: NoiseSource | None = None,
@@ -78,6 +87,7 @@ class Run:
         journal: Journal | None = None,
         ledger: Ledger | None = None,
         planning: bool = False,
+        keeping: Keeping | None = None,
     ) -> None:
         self.files = files
         self.inputs = inputs
@@ -85,19 +95,46 @@ class Run:
         self.planning = planning
         self.written_tokens = 0
         self.stages = StageRunner(self.ledger)
-        self.noise: NoiseSource = TorchCpuNoise(inputs.settings.seed or 0) if noise is None else noise
+        self.noise: NoiseSource = noise_of(inputs.settings) if noise is None else noise
         self.sde_noise = fixed_sde_noise if sde_noise is None else sde_noise
         self.journal = journal
+        self._keeping = keeping
         self._observer = observer
 
     def emit(self, event: Event) -> None:
         if self._observer is not None:
             self._observer(event)
 
+    @property
+    def keeps_weights(self) -> bool:
+        """Whether weights stay after their stages: then each is loaded whole, though a stage may use it only once."""
+        return self._keeping is not None
+
+    def choose(self, options: Iterable[Need], *weights: StageWeights) -> Need:
+        """The way in which the next stage will run.
+
+        Args:
+            options: best first.
+            weights: what the stage loads where its weights are held whole.
+
+        Raises:
+            MemoryBudgetError: none fits.
+        """
+        return self.ledger.choose(options if self._keeping is None else self._keeping.options(options, weights))
+
+    def load(self, stage: Stage, weights: StageWeights) -> dict[str, Loaded]:
+        """Weights for a running stage: those that are kept, and the others from their file."""
+        if self._keeping is None:
+            return stage.hold(weights.load())
+        arrays, loaded = self._keeping.load(weights)
+        return stage.hold(arrays, loaded)
+
     @contextmanager
     def stage(self, need: Need, steps: int = 0) -> Iterator[Stage]:
         """A stage that is announced, held to what it needs, measured and emptied."""
         self.emit(StageStarted(need.name, steps))
+        if self._keeping is not None:
+            need = self._keeping.now(need)
         with self.stages.stage(need.name, need) as stage:
             yield stage
         self.emit(StageFinished(need.name))
@@ -111,11 +148,24 @@ class Run:
     def add_noise(self, modality: str, state: LatentState, noise_scale: float) -> LatentState:
         """The state noised with the next draw, announced to the observer; in a plan the state as it is."""
         if self.planning:
+            if isinstance(self.noise, RecordedNoise):
+                self.noise.skip(state.latent.shape)
             return state
         noise = self.noise.normal(state.latent.shape, state.dtype)
         noised = add_noise(state, RecordedNoise([noise]), noise_scale=noise_scale)
         self.emit(Noised(modality, state, noised, noise, noise_scale))
         return noised
+
+
+def noise_of(settings: Settings) -> NoiseSource:
+    """The draws of a run: those given, or of torch's CPU generator with the seed; ``latents`` stand for the first."""
+    if settings.noise is not None:
+        return settings.noise.fork()
+    source = TorchCpuNoise(settings.seed or 0)
+    if settings.latents is None:
+        return source
+    channels = settings.latents.shape[-1]
+    return StartingNoise(settings.latents.reshape(1, -1, channels), source)
 
 
 def fixed_sde_noise() -> tuple[NoiseSource, NoiseSource]:

@@ -1,15 +1,51 @@
-"""The latent targets of a request at a given size."""
+"""The latent targets of a request at a given size, in the geometry of the model's VAEs."""
 
 from __future__ import annotations
 
-from ltx2rt.graph.diffusion.latent_geometry import AudioLatentShape, VideoLatentShape, audio_latent_frames
+from ltx2rt.graph.components import AUDIO_VAE, VIDEO_VAE, AudioConfig
+from ltx2rt.graph.diffusion.latent_geometry import (
+    AudioLatentShape,
+    AudioScale,
+    VideoLatentShape,
+    VideoScale,
+    audio_latent_frames,
+)
 from ltx2rt.graph.diffusion.latent_state import AudioTarget, VideoTarget
+from ltx2rt.graph.models.video_vae.config import VideoVaeConfig
 from ltx2rt.graph.stages.inputs import GenerationInputs
+from ltx2rt.graph.stages.run import Run
+from ltx2rt.graph.stages.weight_set import WeightSet
 
 
-def targets(inputs: GenerationInputs, height: int, width: int) -> tuple[VideoTarget, AudioTarget]:
+def video_scale(vae: VideoVaeConfig) -> VideoScale:
+    """What a latent cell of the video VAE stands for."""
+    return VideoScale(vae.temporal_factor, vae.spatial_factor, vae.spatial_factor)
+
+
+def audio_scale(audio: AudioConfig) -> AudioScale:
+    """What a latent of the audio VAE stands for."""
+    return AudioScale(audio.mel.sample_rate, audio.mel.hop, audio.vae.downsampling)
+
+
+def targets(run: Run, height: int, width: int) -> tuple[VideoTarget, AudioTarget]:
     """Video at ``height`` x ``width`` pixels and the sound of the same length."""
-    frame_rate = float(inputs.frame_rate)
-    video = VideoTarget(VideoLatentShape.from_pixels(inputs.num_frames, height, width), frame_rate)
-    audio = AudioTarget(AudioLatentShape(audio_latent_frames(inputs.num_frames, frame_rate)))
-    return video, audio
+    scale = video_scale(run.files.config(VIDEO_VAE))
+    shape = video_shape(run.files, run.inputs, height, width)
+    return VideoTarget(shape, float(run.inputs.frame_rate), scale), audio_target(run)
+
+
+def video_shape(files: WeightSet, inputs: GenerationInputs, height: int, width: int) -> VideoLatentShape:
+    """Of the clip's latent at ``height`` x ``width`` pixels."""
+    vae = files.config(VIDEO_VAE)
+    return VideoLatentShape.from_pixels(
+        inputs.num_frames, height, width, video_scale(vae), channels=vae.latent_channels
+    )
+
+
+def audio_target(run: Run) -> AudioTarget:
+    """The sound of the clip's length."""
+    audio = run.files.config(AUDIO_VAE)
+    scale = audio_scale(audio)
+    frames = audio_latent_frames(run.inputs.num_frames, float(run.inputs.frame_rate), scale)
+    shape = AudioLatentShape(frames, channels=audio.vae.latent_channels, mel_bins=audio.vae.latent_bins)
+    return AudioTarget(shape, scale)

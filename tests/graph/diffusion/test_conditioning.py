@@ -24,7 +24,7 @@ from ltx2rt.graph.diffusion.conditioning import (
     image_condition,
     reference_frame_indices,
 )
-from ltx2rt.graph.diffusion.latent_geometry import AudioLatentShape, VideoLatentShape
+from ltx2rt.graph.diffusion.latent_geometry import AudioLatentShape, AudioScale, VideoLatentShape, VideoScale
 from ltx2rt.graph.diffusion.latent_state import (
     AudioTarget,
     LatentState,
@@ -34,8 +34,8 @@ from ltx2rt.graph.diffusion.latent_state import (
     generated_keyframes,
 )
 
-TARGET = VideoTarget(VideoLatentShape(3, 2, 4, channels=4), 24.0)
-AUDIO = AudioTarget(AudioLatentShape(6))
+TARGET = VideoTarget(VideoLatentShape(3, 2, 4, channels=4), 24.0, VideoScale(8, 32, 32))
+AUDIO = AudioTarget(AudioLatentShape(6), AudioScale(16000, 160, 4))
 
 
 def latent(frames: int, height: int = 2, width: int = 4, seed: int = 0) -> np.ndarray:
@@ -161,7 +161,7 @@ def test_generated_keyframes_are_marked_and_found_again() -> None:
 def test_generated_keyframes_of_another_resolution_are_not_cut_out() -> None:
     state = apply(GeneratedKeyframes((6,)))
     with pytest.raises(ValueError, match="slots of 8 tokens"):
-        generated_keyframes(state, VideoTarget(VideoLatentShape(3, 2, 2, channels=4), 24.0))
+        generated_keyframes(state, VideoTarget(VideoLatentShape(3, 2, 2, channels=4), 24.0, VideoScale(8, 32, 32)))
 
 
 def test_even_spacing() -> None:

@@ -8,6 +8,7 @@ import pytest
 from ltx2rt.errors import UsageError
 from ltx2rt.graph.diffusion.latent_geometry import (
     AudioLatentShape,
+    AudioScale,
     VideoLatentShape,
     VideoScale,
     audio_latent_frames,
@@ -17,18 +18,20 @@ from ltx2rt.graph.diffusion.latent_geometry import (
 from ltx2rt.graph.diffusion.patchify import patchify_audio, patchify_video, unpatchify_audio, unpatchify_video
 from ltx2rt.graph.diffusion.positions import audio_positions, video_grid_bounds, video_pixel_bounds, video_positions
 
+SCALE, SOUND = VideoScale(8, 32, 32), AudioScale(16000, 160, 4)
+
 
 def test_latent_of_a_clip() -> None:
-    shape = VideoLatentShape.from_pixels(121, 512, 768)
+    shape = VideoLatentShape.from_pixels(121, 512, 768, SCALE)
     assert shape.array_shape == (1, 16, 16, 24, 128)
-    assert (shape.tokens, shape.tokens_per_frame, shape.pixel_frames()) == (6144, 384, 121)
+    assert (shape.tokens, shape.tokens_per_frame, shape.pixel_frames(SCALE)) == (6144, 384, 121)
 
 
 @pytest.mark.parametrize(
     ("frames", "rate", "expected"), [(121, 24, 126), (1, 50, 0), (3, 50, 2), (9, 30, 8), (97, 25, 97), (17, 25, 17)]
 )
 def test_audio_latents_are_25_per_second_with_ties_to_even(frames: int, rate: float, expected: int) -> None:
-    assert audio_latent_frames(frames, rate) == expected
+    assert audio_latent_frames(frames, rate, SOUND) == expected
 
 
 @pytest.mark.parametrize(
@@ -36,9 +39,9 @@ def test_audio_latents_are_25_per_second_with_ties_to_even(frames: int, rate: fl
 )
 def test_frame_counts_other_than_8k_plus_1_are_refused(frames: int, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        check_num_frames(frames)
-    check_num_frames(97)
-    check_num_frames(1)
+        check_num_frames(frames, SCALE)
+    check_num_frames(97, SCALE)
+    check_num_frames(1, SCALE)
 
 
 @pytest.mark.parametrize(
@@ -66,9 +69,9 @@ def test_empty_latents_and_bad_rates_are_refused() -> None:
     with pytest.raises(UsageError, match="frames 0"):
         AudioLatentShape(0)
     with pytest.raises(UsageError, match=r"frame_rate must be a positive number .* got 0"):
-        audio_latent_frames(9, 0)
+        audio_latent_frames(9, 0, SOUND)
     with pytest.raises(UsageError, match="got -1"):
-        video_positions(VideoLatentShape(1, 1, 1), -1)
+        video_positions(VideoLatentShape(1, 1, 1), -1, SCALE)
 
 
 def test_video_tokens_run_over_width_first() -> None:
@@ -101,7 +104,7 @@ def test_wrong_shapes_are_refused(call: object) -> None:
 
 
 def test_middles_of_video_tokens_at_24_frames_per_second() -> None:
-    positions = video_positions(VideoLatentShape(3, 4, 5), 24.0)
+    positions = video_positions(VideoLatentShape(3, 4, 5), 24.0, SCALE)
     assert positions.shape == (1, 3, 60, 2)
     assert positions.dtype == np.float32
     middles = positions.mean(axis=-1)[0].T
@@ -111,21 +114,21 @@ def test_middles_of_video_tokens_at_24_frames_per_second() -> None:
 
 
 def test_first_latent_frame_holds_one_frame() -> None:
-    frames = video_pixel_bounds(VideoLatentShape(3, 1, 1))[0, 0]
+    frames = video_pixel_bounds(VideoLatentShape(3, 1, 1), SCALE)[0, 0]
     assert frames.tolist() == [[0, 1], [1, 9], [9, 17]]
-    assert video_pixel_bounds(VideoLatentShape(2, 1, 1), causal=False)[0, 0].tolist() == [[0, 8], [8, 16]]
-    assert video_pixel_bounds(VideoLatentShape(2, 1, 1), scale=VideoScale(4, 16, 16))[0, :, 1].tolist() == [
+    assert video_pixel_bounds(VideoLatentShape(2, 1, 1), SCALE, causal=False)[0, 0].tolist() == [[0, 8], [8, 16]]
+    assert video_pixel_bounds(VideoLatentShape(2, 1, 1), VideoScale(4, 16, 16))[0, :, 1].tolist() == [
         [1, 5], [0, 16], [0, 16],
     ]  # fmt: skip
 
 
 def test_positions_stay_exact_where_bfloat16_would_not() -> None:
-    columns = video_positions(VideoLatentShape(1, 1, 40), 24.0)[0, 2]
+    columns = video_positions(VideoLatentShape(1, 1, 40), 24.0, SCALE)[0, 2]
     assert columns[35].tolist() == [1120, 1152]
     assert video_grid_bounds(VideoLatentShape(1, 1, 40, batch=2))[1, 2, 35].tolist() == [35, 36]
 
 
 def test_audio_positions_in_seconds() -> None:
-    positions = audio_positions(AudioLatentShape(4, batch=2))
+    positions = audio_positions(AudioLatentShape(4, batch=2), SOUND)
     assert positions.shape == (2, 1, 4, 2)
     np.testing.assert_allclose(positions[1, 0], [[0, 0.01], [0.01, 0.05], [0.05, 0.09], [0.09, 0.13]], atol=1e-7)

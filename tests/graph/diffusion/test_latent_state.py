@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ltx2rt.graph.diffusion.latent_geometry import AudioLatentShape, VideoLatentShape
+from ltx2rt.graph.diffusion.latent_geometry import AudioLatentShape, AudioScale, VideoLatentShape, VideoScale
 from ltx2rt.graph.diffusion.latent_state import (
     AudioTarget,
     VideoTarget,
@@ -23,8 +23,8 @@ from ltx2rt.graph.diffusion.latent_state import (
 from ltx2rt.graph.diffusion.noise import RecordedNoise, TorchCpuNoise
 from ltx2rt.graph.diffusion.precision import round_to
 
-VIDEO = VideoTarget(VideoLatentShape(3, 2, 4, channels=8), 24.0)
-AUDIO = AudioTarget(AudioLatentShape(5))
+VIDEO = VideoTarget(VideoLatentShape(3, 2, 4, channels=8), 24.0, VideoScale(8, 32, 32))
+AUDIO = AudioTarget(AudioLatentShape(5), AudioScale(16000, 160, 4))
 LATENT = np.random.default_rng(0).standard_normal(VIDEO.shape.array_shape).astype(np.float32)
 
 
@@ -131,4 +131,4 @@ def test_result_is_cut_out() -> None:
 
 def test_target_larger_than_the_state_is_refused() -> None:
     with pytest.raises(ValueError, match="target has 6 tokens but the state only 5"):
-        drop_conditioning(create_audio_state(AUDIO), AudioTarget(AudioLatentShape(6)))
+        drop_conditioning(create_audio_state(AUDIO), AudioTarget(AudioLatentShape(6), AudioScale(16000, 160, 4)))

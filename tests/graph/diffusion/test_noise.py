@@ -5,7 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ltx2rt.graph.diffusion.noise import NoiseDtype, RecordedNoise, StandardizedNoise, TorchCpuNoise
+from ltx2rt.errors import UsageError
+from ltx2rt.graph.diffusion.noise import (
+    NoiseDtype,
+    NoiseSource,
+    RecordedNoise,
+    StandardizedNoise,
+    StartingNoise,
+    TorchCpuNoise,
+)
 
 SEED_10 = [-0.817334, -0.555569, -0.826690, -1.296954, -0.197379, -0.964334, -0.513299, 2.627785]
 
@@ -87,3 +95,42 @@ def test_stream_is_that_of_torch(dtype: NoiseDtype) -> None:
         expected = torch.randn(shape, generator=generator, dtype=getattr(torch, dtype)).double().numpy()
         tolerance = {"float32": 1e-6, "float64": 1e-14, "bfloat16": 2**-7, "float16": 2**-10}[dtype]
         np.testing.assert_allclose(source.normal(shape, dtype), expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        TorchCpuNoise(3),
+        RecordedNoise([np.full((1, 4, 3), float(index), np.float32) for index in range(4)]),
+        StandardizedNoise(TorchCpuNoise(3)),
+        StartingNoise(np.ones((1, 4, 3), np.float32), TorchCpuNoise(3)),
+    ],
+)
+def test_a_fork_goes_on_by_itself(source: NoiseSource) -> None:
+    early = source.fork()
+    first = source.normal((1, 4, 3))
+    late = source.fork()
+    second = source.normal((1, 4, 3))
+    assert not np.array_equal(first, second)
+    assert np.array_equal(late.normal((1, 4, 3)), second)
+    assert [np.array_equal(early.normal((1, 4, 3)), draw) for draw in (first, second)] == [True, True]
+
+
+def test_starting_noise_stands_for_the_first_draw_only() -> None:
+    source = StartingNoise(np.ones((1, 2, 3), np.float32), TorchCpuNoise(3))
+    with pytest.raises(UsageError, match=r"has shape \(1, 2, 3\), but \(1, 1, 3\) was asked for"):
+        source.normal((1, 1, 3))
+    rest = TorchCpuNoise(3)
+    drawn = source.normal((1, 4, 3))
+    assert (drawn[:, :2] == 1).all()
+    assert np.array_equal(drawn[:, 2:], rest.normal((1, 2, 3)))
+    assert np.array_equal(source.normal((5,)), rest.normal((5,)))
+
+
+def test_a_recorded_draw_can_be_passed_over() -> None:
+    source = RecordedNoise([np.zeros((2,)), np.ones((3,))])
+    source.skip((2,))
+    assert source.left == 1
+    with pytest.raises(UsageError, match=r"Recorded noise 1 has shape \(3,\), but \(2,\)"):
+        source.skip((2,))
+    assert [draw.shape for draw in source.draws] == [(3,)]

@@ -13,7 +13,13 @@ from ltx2rt.graph.diffusion.latent_state import LatentState
 from ltx2rt.graph.diffusion.noise import RecordedNoise, TorchCpuNoise
 from ltx2rt.graph.diffusion.precision import round_to
 from ltx2rt.graph.diffusion.predictions import denoised_from_velocity, post_process, velocity_from_denoised
+from ltx2rt.graph.diffusion.res_2s import Res2s
 from ltx2rt.graph.diffusion.samplers import (
+    EULER,
+    AncestralEuler,
+    GradientEstimation,
+    Sampler,
+    SamplerNoise,
     SamplerStep,
     ancestral_loop,
     ancestral_step,
@@ -200,3 +206,37 @@ def test_stopping_early_evaluates_no_further_step(loop: Callable[..., Iterator[S
 
     next(loop(counting, SIGMAS, make_state(3, 0), None))
     assert calls == [0]
+
+
+def fixed_noise() -> tuple[TorchCpuNoise, TorchCpuNoise]:
+    return TorchCpuNoise(1), TorchCpuNoise(2)
+
+
+@pytest.mark.parametrize("sigmas", [SIGMAS, [0.9, 0.5, 0.2]], ids=["to clean", "to noise"])
+@pytest.mark.parametrize(
+    "sampler", [EULER, GradientEstimation(1.5), AncestralEuler(), Res2s()], ids=lambda sampler: type(sampler).__name__
+)
+def test_samplers_make_the_steps_and_evaluations_they_state(sampler: Sampler, sigmas: list[float]) -> None:
+    levels, evaluated = np.array(sigmas, np.float32), []
+
+    def counted(video: LatentState | None, audio: LatentState | None, sigma: float, step: int) -> tuple:
+        evaluated.append(sigma)
+        return half(video, audio, sigma, step)
+
+    noise = SamplerNoise(TorchCpuNoise(0), fixed_noise)
+    steps = list(sampler.loop(counted, levels, make_state(3, 1), make_state(2, 2), noise))
+    assert len(steps) == sampler.steps(levels) == steps[0].steps
+    assert len(evaluated) == sampler.evaluations(levels)
+
+
+def test_the_ancestral_sampler_draws_from_the_noise_of_the_run() -> None:
+    state, levels = make_state(3, 1), np.array(SIGMAS, np.float32)
+    results = [
+        [*AncestralEuler(0.7).loop(half, levels, state, None, SamplerNoise(TorchCpuNoise(seed), fixed_noise))][-1]
+        for seed in (4, 4, 5)
+    ]
+    *_, expected = ancestral_loop(half, levels, state, None, TorchCpuNoise(4), eta=0.7)
+    latents = [result.video.latent for result in (*results, expected) if result.video is not None]
+    np.testing.assert_array_equal(latents[0], latents[1])
+    np.testing.assert_array_equal(latents[0], latents[3])
+    assert np.abs(latents[0] - latents[2]).max() > 1e-3

@@ -22,8 +22,10 @@ from ltx2rt.graph.pipelines import PIPELINES
 from ltx2rt.graph.pipelines.defaults import defaults_for
 from ltx2rt.types import ParamSpec
 from ltx2rt.weights.checkpoint import Checkpoint
-from ltx2rt.weights.float8 import decode_e4m3, encode_e4m3
+from ltx2rt.weights.float8 import encode_e4m3
+from ltx2rt.weights.generations import LTX_2_3, stated_generation
 from ltx2rt.weights.safetensors import RawTensor, write_safetensors
+from ltx2rt.weights.tensor_source import widen
 
 GENERATOR: dict[str, Any] = {
     "resblock": "AMP1",
@@ -206,7 +208,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
             codes = encode_e4m3(np.array(tensors[name].astype(mx.float32)) * 64)
             quantized[name] = RawTensor("F8_E4M3", codes)
             quantized[f"{name}_scale"] = mx.array(1 / 64)
-            widened[name] = mx.array(decode_e4m3(codes) / 64)
+            widened[name] = mx.array(widen(codes, "F8_E4M3") / 64)
     paths |= {"fp8": folder / "fp8.safetensors", "widened": folder / "widened.safetensors"}
     write_safetensors(paths["fp8"], quantized, stated)
     write_safetensors(paths["widened"], widened, stated)
@@ -298,9 +300,7 @@ def latents(pipeline: api.Pipeline, files: dict[str, Path], **call: Any) -> np.n
 def test_a_file_without_metadata_is_recognised(files: dict[str, Path]) -> None:
     bare, stated = Checkpoint.open(files["bare"]), Checkpoint.open(files["model"])
     assert not bare.metadata
-    assert bare.generation == stated.generation == "2.3"
-    assert bare.model_version == (2, 3)
-    assert stated.model_version == (2, 3, 0)
+    assert bare.generation == stated.generation == LTX_2_3
     pipelines = [load(files, "one-stage", name) for name in ("model", "bare")]
     assert pipelines[0].defaults == pipelines[1].defaults
     assert pipelines[0].defaults.num_inference_steps == 30
@@ -360,12 +360,12 @@ def test_upscalers_enlarge_the_clip(
 
 @pytest.mark.parametrize(
     ("version", "steps", "stg_blocks", "crf"),
-    [((), 40, (29,), 33), ((2, 3), 30, (28,), 33), ((2, 3, 0), 30, (28,), 33), ((2, 4), 30, (28,), 18)],
+    [("2.0", 40, (29,), 33), ("2.3", 30, (28,), 33), ("2.3.0", 30, (28,), 33), ("2.4", 30, (28,), 18)],
 )
-def test_defaults_follow_the_model_version(
-    version: tuple[int, ...], steps: int, stg_blocks: tuple[int, ...], crf: int
-) -> None:
-    defaults = defaults_for(version)
+def test_defaults_follow_the_model_version(version: str, steps: int, stg_blocks: tuple[int, ...], crf: int) -> None:
+    generation = stated_generation({"model_version": version})
+    assert generation is not None
+    defaults = defaults_for(generation)
     assert defaults.num_inference_steps == steps
     assert defaults.video_guider.stg_blocks == defaults.audio_guider.stg_blocks == stg_blocks
     assert defaults.image_crf == crf

@@ -66,7 +66,7 @@ def test_a_manifest_is_planned_like_the_file(tmp_path: Path) -> None:
 
 
 def test_missing_files_are_assumed_and_named(tmp_path: Path) -> None:
-    pipeline = api.load("distilled", checkpoint=manifest(tmp_path))
+    pipeline = api.load("distilled", checkpoint=manifest(tmp_path), keep_loaded=False)
     plan, assumed = pipeline.plan("a red circle", memory=10**12, rates=RATES, **SMALL)
     assert [text.split(":")[0] for text in assumed] == ["text encoder", "spatial upscaler"]
     # Gemma 3 12B: 48 layers of 0.45 GB, of which two are in memory.

@@ -18,7 +18,7 @@ import pytest
 
 from ltx2rt import _ext, api
 from ltx2rt.graph.diffusion.denoising import GuidancePass, PredictRequest
-from ltx2rt.graph.diffusion.latent_geometry import VideoLatentShape
+from ltx2rt.graph.diffusion.latent_geometry import VideoLatentShape, VideoScale
 from ltx2rt.graph.diffusion.latent_state import VideoTarget, create_video_state
 from ltx2rt.graph.models.audio import vocoder
 from ltx2rt.graph.models.upscaler import model as upscaler
@@ -86,7 +86,7 @@ class OneTransformer:
 
 
 def through_passes(run: Run) -> Array:
-    state = create_video_state(VideoTarget(VideoLatentShape(2, 2, 2), 24.0))
+    state = create_video_state(VideoTarget(VideoLatentShape(2, 2, 2), 24.0, VideoScale(8, 32, 32)))
     context = PromptContext(mx.zeros((1, 4, 8)), mx.zeros((1, 4, 8)))
     predict = passes.TransformerPasses(OneTransformer(), context, None)  # type: ignore[arg-type]
     ((video, _),) = predict(PredictRequest((GuidancePass("cond"),), state, None, 0.5, run_video=True, run_audio=False))

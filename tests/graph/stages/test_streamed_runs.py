@@ -36,7 +36,7 @@ def made(pipeline: api.Pipeline, wanted: Wanted, **settings: object) -> tuple[li
     run = Run(pipeline._files, inputs, ledger=Chooser(wanted))
     clip = pipeline.entry.generate(run)
     assert clip.frames is not None
-    frames = np.concatenate(list(clip.frames))
+    frames = np.concatenate(list(clip.frames()))
     return [value for value in (clip.video_latent, clip.audio_latent, clip.audio, frames) if value is not None], run
 
 

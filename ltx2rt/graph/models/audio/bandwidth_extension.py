@@ -142,4 +142,7 @@ def _interpolation_phases(ratio: int) -> np.ndarray[Any, np.dtype[np.float32]]:
     # The filter is not normalised; the factor `ratio` of interpolation cancels its 1 / ratio.
     taps = np.zeros(((2 * reach + 1) * ratio,), np.float64)
     taps[: t.size] = np.sinc(t) * window * ROLLOFF
-    return taps.reshape(2 * reach + 1, ratio)[::-1].T.astype(np.float32, order="C")
+    result: np.ndarray[Any, np.dtype[np.float32]] = taps.reshape(2 * reach + 1, ratio)[::-1].T.astype(
+        np.float32, order="C"
+    )
+    return result

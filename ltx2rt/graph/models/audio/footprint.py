@@ -8,14 +8,12 @@ from ltx2rt.graph.models.audio import vae as audio_vae
 from ltx2rt.graph.models.audio import vocoder
 from ltx2rt.graph.models.layers.footprint import Footprint, largest
 from ltx2rt.kernels.working_memory import convolution_bytes, snake_bytes
-from ltx2rt.types import ParamSpec
-
-_FLOAT32 = 4
+from ltx2rt.types import FLOAT32_BYTES, ParamSpec
 
 
 def audio_decode_footprint(config: audio_vae.AudioVaeConfig, tokens: int) -> Footprint:
     """Of `AudioDecoder` in float32."""
-    unit = tokens * config.downsampling * config.mel_bins * config.channels * _FLOAT32
+    unit = tokens * config.downsampling * config.mel_bins * config.channels * FLOAT32_BYTES
     # The first residual block at the finest level: its input has twice the channels.
     working = max(
         _conv2d_bytes(spec, _decoded_grid(config, tokens, _finer(config, spec)))
@@ -62,7 +60,7 @@ def audio_decode_flops(config: audio_vae.AudioVaeConfig, tokens: int) -> float:
 
 def sound_encode_footprint(config: audio_vae.AudioVaeConfig, frames: int) -> Footprint:
     """Of `AudioEncoder` in float32 for ``frames`` mel frames, and of the spectrogram."""
-    unit = frames * config.mel_bins * config.channels * _FLOAT32
+    unit = frames * config.mel_bins * config.channels * FLOAT32_BYTES
     working = 0
     for spec in audio_vae.encoder_specs(config):
         if spec.layout == "conv":
@@ -129,7 +127,7 @@ def _generator_footprint(config: vocoder.GeneratorConfig, frames: int) -> Footpr
     longest, length, width = 0, frames, config.width
     for rate in config.rates:
         length, width = length * rate, width // 2
-        longest = max(longest, length * width * _FLOAT32)
+        longest = max(longest, length * width * FLOAT32_BYTES)
     # The stage's input and what the three branches hold, which MLX evaluates side by side; measured.
     return Footprint((10 if config.snake else 15) * longest, _generator_working_bytes(config, frames))
 

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 
 from ltx2rt.errors import CheckpointError, UsageError
-
-Array = np.ndarray[Any, np.dtype[Any]]
+from ltx2rt.types import Array
 
 SINC_ZEROS = 6  # Zero crossings of the resampling filter on each side.
 ROLLOFF = 0.99  # Its cutoff as a part of the lower Nyquist frequency.

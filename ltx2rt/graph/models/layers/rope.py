@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
 from ltx2rt.kernels import RopeTable
-
-Array = np.ndarray[Any, np.dtype[Any]]
+from ltx2rt.types import Array
 
 
 def frequencies(dim: int, axes: int, *, theta: float, float64: bool) -> Array:
@@ -41,13 +39,15 @@ def frequencies(dim: int, axes: int, *, theta: float, float64: bool) -> Array:
     if count == 1:
         exponents = np.zeros(1, dtype=np.float32)
     powers = np.power(float(theta), exponents.astype(np.float64)).astype(np.float32)
-    return powers * np.float32(math.pi / 2)
+    result: Array = powers * np.float32(math.pi / 2)
+    return result
 
 
 def middle(positions: Array) -> Array:
     """(B, P, T, 2) bounds of tokens -> (B, P, T) float32 mid-points."""
     bounds = positions.astype(np.float32)
-    return (bounds[..., 0] + bounds[..., 1]) / np.float32(2.0)
+    result: Array = (bounds[..., 0] + bounds[..., 1]) / np.float32(2.0)
+    return result
 
 
 def rope_table(

@@ -10,15 +10,14 @@ from ltx2rt.graph.models.text.feature_extractor import STATES_PER_SLAB, FeatureE
 from ltx2rt.graph.models.text.gemma3 import Gemma3Config
 from ltx2rt.graph.models.text.token_sampling import SAMPLING_BYTES
 from ltx2rt.kernels.working_memory import attention_bytes, linear_bytes
-
-_FLOAT32 = 4
+from ltx2rt.types import FLOAT32_BYTES
 
 
 def encoder_footprint(config: Gemma3Config, tokens: int, itemsize: int) -> Footprint:
     """Of the layer that takes most, for a prompt of ``tokens`` tokens."""
     unit = tokens * config.hidden_size * itemsize
     hidden = tokens * config.intermediate_size * itemsize
-    mask = tokens * tokens * _FLOAT32 if tokens > config.sliding_window else 0
+    mask = tokens * tokens * FLOAT32_BYTES if tokens > config.sliding_window else 0
     heads = (2 * config.num_attention_heads + 2 * config.num_key_value_heads) * config.head_dim
     inner, outer = config.intermediate_size, config.hidden_size
     feed_forward = max(linear_bytes(tokens, *sizes, itemsize) for sizes in ((outer, inner), (inner, outer)))
@@ -42,9 +41,9 @@ def encoder_footprint(config: Gemma3Config, tokens: int, itemsize: int) -> Footp
 
 def writing_footprint(config: Gemma3Config, tokens: int, new_tokens: int, itemsize: int) -> Footprint:
     """Of continuing ``tokens`` tokens: reading them, or choosing one of the new ones."""
-    rope = 4 * (tokens + new_tokens) * config.head_dim // 2 * _FLOAT32  # cosines and sines of both kinds of layers
+    rope = 4 * (tokens + new_tokens) * config.head_dim // 2 * FLOAT32_BYTES  # cosines and sines of both kinds of layers
     reading = encoder_footprint(config, tokens, itemsize)
-    logits = config.vocab_size * (itemsize + _FLOAT32)
+    logits = config.vocab_size * (itemsize + FLOAT32_BYTES)
     choosing = Footprint(logits, linear_bytes(1, config.hidden_size, itemsize), config.vocab_size * SAMPLING_BYTES)
     most = largest(reading, choosing)
     return replace(most, activations=most.activations + rope)
@@ -61,20 +60,20 @@ def key_value_bytes(config: Gemma3Config, tokens: int, new_tokens: int, itemsize
 
 def normalised_bytes(config: FeatureExtractorConfig, tokens: int) -> int:
     """What `FeatureExtractor.normalised` keeps of a prompt, while it is made included."""
-    state = tokens * config.encoder_width * _FLOAT32
+    state = tokens * config.encoder_width * FLOAT32_BYTES
     return (config.encoder_states + 3 * STATES_PER_SLAB) * state
 
 
 def kept_bytes(config: FeatureExtractorConfig, tokens: int) -> int:
     """What `FeatureExtractor.normalised` keeps of a prompt."""
-    return config.encoder_states * tokens * config.encoder_width * _FLOAT32
+    return config.encoder_states * tokens * config.encoder_width * FLOAT32_BYTES
 
 
 def projection_footprint(config: FeatureExtractorConfig, tokens: int, rows: int) -> Footprint:
     """Of multiplying prompts of together ``tokens`` tokens with ``rows`` rows of a weight, which is not counted."""
     depth = config.encoder_width * STATES_PER_SLAB
     widest = max(width for _, width in config.projections)
-    sums = 3 * tokens * widest * _FLOAT32
+    sums = 3 * tokens * widest * FLOAT32_BYTES
     # The columns of some states are copied out, unless there are no others.
     columns = rows * depth * 2 if config.encoder_states > STATES_PER_SLAB else 0
     return Footprint(columns + sums, linear_bytes(tokens, depth, widest))
@@ -83,7 +82,7 @@ def projection_footprint(config: FeatureExtractorConfig, tokens: int, rows: int)
 def connector_footprint(config: ConnectorConfig, itemsize: int) -> Footprint:
     """Of one prompt; the context is `CONTEXT_ROWS` long whatever the prompt."""
     unit = CONTEXT_ROWS * config.width * itemsize
-    rope = 3 * CONTEXT_ROWS * config.width * _FLOAT32 // 2
+    rope = 3 * CONTEXT_ROWS * config.width * FLOAT32_BYTES // 2
     return Footprint(6 * unit + rope, linear_bytes(CONTEXT_ROWS, 4 * config.width, config.width, itemsize))
 
 

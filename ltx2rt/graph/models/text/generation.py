@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -12,8 +11,7 @@ from ltx2rt.graph.models.text.gemma3 import Gemma3, rope_table, window_bias
 from ltx2rt.graph.models.text.key_value_cache import KeyValueCache
 from ltx2rt.graph.models.text.token_sampling import SamplingOptions, TokenSampler
 from ltx2rt.kernels.host import from_numbers, to_numpy
-
-Array = np.ndarray[Any, np.dtype[Any]]
+from ltx2rt.types import Array
 
 
 def generate_tokens(

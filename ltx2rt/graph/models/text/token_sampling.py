@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from ltx2rt.errors import UsageError
-
-Array = np.ndarray[Any, np.dtype[Any]]
+from ltx2rt.types import Array
 
 # Of the host for every score while a token is chosen: the score as given, as float64 and negated, its place in the
 # order, the sort's room, and the score, weight and cumulative weight in order.

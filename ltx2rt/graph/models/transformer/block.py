@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import mlx.core as mx
-import numpy as np
 
 from ltx2rt.graph.models.layers.params import Params, linear
 from ltx2rt.graph.models.transformer.config import TransformerConfig
 from ltx2rt.graph.models.transformer.token_parts import bias_part, joined, rope_part, token_parts, with_part
 from ltx2rt.kernels import RopeTable, modulated_norm, rope_attention
-
-Array = np.ndarray[Any, np.dtype[Any]]
+from ltx2rt.types import Array
 
 # Rows of scale_shift_table. Rows 6 to 8 exist with text modulation only.
 _SHIFT_SELF, _SCALE_SELF, _GATE_SELF, _SHIFT_FF, _SCALE_FF, _GATE_FF, _SHIFT_TEXT, _SCALE_TEXT, _GATE_TEXT = range(9)

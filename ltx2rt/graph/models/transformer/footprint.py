@@ -8,8 +8,8 @@ from ltx2rt.graph.models.layers.footprint import Footprint, largest
 from ltx2rt.graph.models.transformer.config import StreamConfig, TransformerConfig
 from ltx2rt.graph.models.transformer.token_parts import token_parts
 from ltx2rt.kernels.working_memory import attention_bytes, linear_bytes
+from ltx2rt.types import FLOAT32_BYTES
 
-_FLOAT32 = 4
 # Latents, estimates, noise and masks of a sampler step, each (T, channels) float32, and positions.
 _HOST_COPIES = 12
 
@@ -53,10 +53,10 @@ def call_footprint(config: TransformerConfig, shape: CallShape, token_limit: int
             moments.append(Footprint(moment.activations + waiting, moment.working))
     mask = 0
     if shape.masked:  # the bias, and what it is made from
-        mask = shape.batch * shape.video**2 * (shape.itemsize + 2 * _FLOAT32)
+        mask = shape.batch * shape.video**2 * (shape.itemsize + 2 * FLOAT32_BYTES)
     tokens = shape.batch * sum(tokens * stream.in_channels for stream, tokens in shape.streams(config))
     peak = largest(*moments)
-    return Footprint(peak.activations + mask, peak.working, _HOST_COPIES * _FLOAT32 * tokens)
+    return Footprint(peak.activations + mask, peak.working, _HOST_COPIES * FLOAT32_BYTES * tokens)
 
 
 def _stream_moments(

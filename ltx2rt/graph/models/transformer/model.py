@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -28,6 +27,7 @@ from ltx2rt.graph.models.transformer.modality import (
     kept_samples,
 )
 from ltx2rt.kernels import RopeTable, modulated_norm
+from ltx2rt.types import Array
 
 __all__ = [
     "Modality",
@@ -38,7 +38,6 @@ __all__ = [
     "param_specs",
 ]
 
-Array = np.ndarray[Any, np.dtype[Any]]
 Streams = tuple["Stream | None", "Stream | None"]
 
 _KEPT_ROPE_TABLES = 16  # small

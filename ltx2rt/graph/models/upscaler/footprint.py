@@ -7,16 +7,14 @@ from math import prod
 from ltx2rt.graph.models.layers.footprint import Footprint
 from ltx2rt.graph.models.upscaler import model as upscaler
 from ltx2rt.kernels.working_memory import convolution_bytes
-from ltx2rt.types import ParamSpec
-
-_FLOAT32 = 4
+from ltx2rt.types import FLOAT32_BYTES, ParamSpec
 
 
 def upscaler_footprint(config: upscaler.LatentUpscalerConfig, latent: tuple[int, int, int], itemsize: int) -> Footprint:
     """Of `LatentUpscaler` for latent cells (f, h, w)."""
     unit = prod(config.upscaled(latent)) * config.mid_channels
     # The block's input, a convolution's result, and the norm of it in float32 and as it goes on.
-    activations = unit * (3 * itemsize + _FLOAT32)
+    activations = unit * (3 * itemsize + FLOAT32_BYTES)
     after = config.upscaled(latent)
     working = max(
         _convolution_bytes(spec, after if _follows_resampling(spec) else latent, itemsize)

@@ -13,11 +13,9 @@ from ltx2rt.errors import UsageError
 from ltx2rt.graph.models.layers.adaln import sinusoid
 from ltx2rt.graph.models.layers.params import Params
 from ltx2rt.graph.models.video_vae.config import DecoderConfig, VideoVaeConfig
+from ltx2rt.graph.models.video_vae.layer import Layer
 from ltx2rt.graph.models.video_vae.layers import (
-    Conditions,
     Convolution,
-    Layer,
-    NoiseDraw,
     OutputConvolution,
     block_layers,
     unpatchify_pixels,
@@ -25,6 +23,7 @@ from ltx2rt.graph.models.video_vae.layers import (
 from ltx2rt.graph.models.video_vae.pixel_range import to_unit_range
 from ltx2rt.graph.models.video_vae.statistics import LatentStatistics
 from ltx2rt.graph.models.video_vae.streaming import FRAMES_PER_PUSH, ClipStream, FrameStream, stream_layers
+from ltx2rt.graph.models.video_vae.surroundings import Conditions, NoiseDraw
 from ltx2rt.graph.models.video_vae.tiling import Tiling, blend_streams, decode_plan, decode_tiled, to_host
 from ltx2rt.kernels.host import from_numbers
 

@@ -13,9 +13,11 @@ import numpy as np
 from ltx2rt.errors import UsageError
 from ltx2rt.graph.models.layers.params import Params
 from ltx2rt.graph.models.video_vae.config import EncoderConfig, VideoVaeConfig
-from ltx2rt.graph.models.video_vae.layers import Conditions, Convolution, Layer, block_layers, patchify_pixels
+from ltx2rt.graph.models.video_vae.layer import Layer
+from ltx2rt.graph.models.video_vae.layers import Convolution, block_layers, patchify_pixels
 from ltx2rt.graph.models.video_vae.statistics import LatentStatistics
 from ltx2rt.graph.models.video_vae.streaming import FRAMES_PER_PUSH, IteratedStream, stream_layers
+from ltx2rt.graph.models.video_vae.surroundings import Conditions
 from ltx2rt.graph.models.video_vae.tiling import Tiling, encode_plan, encode_tiled
 
 logger = logging.getLogger(__name__)

@@ -13,22 +13,11 @@ from math import prod
 from typing import NamedTuple
 
 from ltx2rt.graph.models.layers.footprint import Footprint
-from ltx2rt.graph.models.video_vae.config import Stride, VideoVaeConfig
+from ltx2rt.graph.models.video_vae.config import VideoVaeConfig
 from ltx2rt.graph.models.video_vae.decoder import decoder_layers
 from ltx2rt.graph.models.video_vae.encoder import encoder_layers
-from ltx2rt.graph.models.video_vae.layers import (
-    Convolution,
-    Downsample,
-    FrameAttention,
-    Layer,
-    OutputConvolution,
-    ResidualLayer,
-    Upsample,
-)
+from ltx2rt.graph.models.video_vae.layer import FLOAT32, ClipShape, Layer
 from ltx2rt.graph.models.video_vae.tiling import FrameGrid, Tile, TilePlan, Tiling, decode_plan, encode_plan
-from ltx2rt.kernels.working_memory import convolution_bytes
-
-_FLOAT32 = 4
 
 
 @dataclass(frozen=True)
@@ -54,28 +43,6 @@ class _Moment(NamedTuple):
     @property
     def total(self) -> float:
         return self.arrays + self.host + self.working
-
-
-class _Clip(NamedTuple):
-    """Frames between two layers; ``kept`` counts those that their buffer holds besides."""
-
-    frames: int
-    height: int
-    width: int
-    channels: int
-    kept: int = 0
-
-    @property
-    def cells(self) -> int:
-        """Of one frame."""
-        return self.height * self.width
-
-    def plane(self, itemsize: int) -> int:
-        """Bytes of one frame."""
-        return self.cells * self.channels * itemsize
-
-    def bytes(self, itemsize: int) -> int:
-        return (self.frames + self.kept) * self.plane(itemsize)
 
 
 def _peaks(moments: Sequence[_Moment]) -> ActivationBytes:
@@ -112,11 +79,11 @@ def decode_bytes(
         temporal_factor=config.temporal_factor,
         spatial_factor=config.spatial_factor,
     )
-    pixel = decoder.pixel_channels * _FLOAT32
+    pixel = decoder.pixel_channels * FLOAT32
     plane = plan.shape[1] * plan.shape[2] * pixel  # a frame as numpy keeps it
 
-    def start(tile: Tile) -> _Clip:
-        return _Clip(*_source(tile), decoder.latent_channels)
+    def start(tile: Tile) -> ClipShape:
+        return ClipShape(*_source(tile), decoder.latent_channels)
 
     if frames_per_push is not None:
         clips = [start(tile) for tile in plan.tiles]
@@ -161,9 +128,9 @@ def encode_bytes(
     plan = encode_plan(frames, tiling or Tiling(), **factors)
     patched = encoder.pixel_channels * encoder.patch_size**2
 
-    def start(tile: Tile) -> _Clip:
+    def start(tile: Tile) -> ClipShape:
         count, height, width = _source(tile)
-        return _Clip(count, height // encoder.patch_size, width // encoder.patch_size, patched)
+        return ClipShape(count, height // encoder.patch_size, width // encoder.patch_size, patched)
 
     if frames_per_push is not None:
         clip = start(plan.tiles[0])
@@ -173,16 +140,16 @@ def encode_bytes(
         # Frames come in groups. While the last piece of one is read, the next one is there too, and before it is put
         # together of its frames.
         group = config.temporal_factor * clip.plane(itemsize)
-        reading = _share(layers[0], clip, itemsize, frames_per_push)[0].work
+        reading = layers[0].share(clip, itemsize, frames_per_push)[0].work
         moments = [_Moment(group + m.arrays, working=m.working) for m in streamed.moments]
         return _peaks([*moments, _Moment(streamed.kept + 2 * group + max(reading, group))])
     moments = []
-    blended = prod(plan.shape) * config.latent_channels * _FLOAT32 if tiling is not None else 0
+    blended = prod(plan.shape) * config.latent_channels * FLOAT32 if tiling is not None else 0
     for tile in plan.tiles:
         clip = start(tile)
         run, _ = _whole(clip, layers, itemsize)
         # The frames as float32 and in the activations' dtype, and then patchified.
-        given = clip.bytes(itemsize) + clip.bytes(_FLOAT32)
+        given = clip.bytes(itemsize) + clip.bytes(FLOAT32)
         moments += [_Moment(given, blended), *(moment._replace(host=blended) for moment in run)]
     return _peaks(moments)
 
@@ -200,108 +167,24 @@ def _carried(plan: TilePlan) -> list[int]:
     return [_length(tile.target) - final for tile, final in zip(plan.frames, plan.chunk_frames, strict=True)]
 
 
-def _to_pixels(out: _Clip, itemsize: int, pixels: int, host: float) -> list[_Moment]:
+def _to_pixels(out: ClipShape, itemsize: int, pixels: int, host: float) -> list[_Moment]:
     """conv_out's result, unpatchified, as float32, and then in numpy (``pixels`` bytes)."""
-    cast = pixels if itemsize != _FLOAT32 else 0
+    cast = pixels if itemsize != FLOAT32 else 0
     return [_Moment(2 * out.bytes(itemsize) + cast, host), _Moment(pixels, host + pixels)]
 
 
-def _whole(clip: _Clip, layers: Sequence[Layer], itemsize: int) -> tuple[list[_Moment], _Clip]:
+def _whole(clip: ClipShape, layers: Sequence[Layer], itemsize: int) -> tuple[list[_Moment], ClipShape]:
     """The moments of running the layers one after the other, and the result."""
     moments = []
     for layer in layers:
         held = clip.bytes(itemsize)
-        if isinstance(layer, Downsample) and layer.stride[0] == 2:
-            # The frame in front is added in a copy.
-            clip = clip._replace(frames=clip.frames + 1, kept=0)
-            held += clip.bytes(itemsize)
-        clip = clip._replace(kept=0)
-        moments.append(_Moment(held + _work(layer, clip, itemsize), working=_inside_kernels(layer, clip, itemsize)))
-        clip = _after(layer, clip)
+        completed = layer.completed(clip)
+        if completed.frames > clip.frames:  # in a copy
+            held += completed.bytes(itemsize)
+        clip = completed._replace(kept=0)
+        moments.append(_Moment(held + layer.work(clip, itemsize), working=layer.kernel_bytes(clip, itemsize)))
+        clip = layer.after(clip)
     return moments, clip
-
-
-def _inside_kernels(layer: Layer, clip: _Clip, itemsize: int) -> int:
-    """Working memory of the kernel of a layer that takes most; the clip is what the results belong to."""
-    sizes = []
-    for spec in layer.specs():
-        if spec.layout != "conv":
-            continue
-        out, channels, *taps = spec.shape
-        if isinstance(layer, FrameAttention):  # one frame after the other
-            outputs, weight = (1, clip.height, clip.width), (out, 1, taps[0], taps[1], channels)
-            sizes.append(convolution_bytes(outputs, weight, itemsize, batch=clip.frames))
-            continue
-        stride = layer.stride if isinstance(layer, Convolution) else (1, 1, 1)
-        outputs = _strided(clip, stride)
-        shortcut = taps == [1, 1, 1]
-        silu = isinstance(layer, OutputConvolution) or (isinstance(layer, ResidualLayer) and not shortcut)
-        silu = silu or (isinstance(layer, Convolution) and layer.activated)
-        sizes.append(
-            convolution_bytes(
-                outputs,
-                (out, taps[0], taps[1], taps[2], channels),
-                itemsize,
-                stride=stride,
-                activation="silu" if silu else None,
-            )
-        )
-    return max(sizes, default=0)
-
-
-def _strided(clip: _Clip, stride: Stride) -> FrameGrid:
-    """Frames, height and width after a step of ``stride``; what does not fill one is padded."""
-    return -(-clip.frames // stride[0]), -(-clip.height // stride[1]), -(-clip.width // stride[2])
-
-
-def _after(layer: Layer, clip: _Clip) -> _Clip:
-    """The result of a layer; for a `Downsample` the clip has its frame in front."""
-    if isinstance(layer, Upsample):
-        growth, height, width = layer.stride
-        # The first frame is dropped, but its place in the buffer remains.
-        drop = growth - 1
-        return _Clip(clip.frames * growth - drop, clip.height * height, clip.width * width, layer.out_channels, drop)
-    if isinstance(layer, FrameAttention):
-        return clip
-    if isinstance(layer, Downsample) or (isinstance(layer, Convolution) and layer.stride != (1, 1, 1)):
-        return _Clip(*_strided(clip, layer.stride), layer.out_channels)
-    assert isinstance(layer, (Convolution, OutputConvolution, ResidualLayer))
-    return _Clip(clip.frames, clip.height, clip.width, layer.out_channels)
-
-
-def _work(layer: Layer, clip: _Clip, itemsize: int) -> int:
-    """Most bytes that a layer takes besides its input, its result included."""
-    inner, out = clip.bytes(itemsize), _after(layer, clip).bytes(itemsize)
-    if isinstance(layer, Upsample):
-        # The convolution's result and its unfolding, then the sum and the unfolded input in place of the former.
-        return 2 * out + (inner if layer.residual else 0)
-    if isinstance(layer, Downsample):
-        mean = out // itemsize * _FLOAT32
-        folding = inner + clip.bytes(_FLOAT32) + mean
-        return max(folding, mean + 3 * out + mean)
-    if isinstance(layer, ResidualLayer):
-        noise = 2 * clip.bytes(_FLOAT32) if layer.inject_noise else 0
-        shortcut = 2 * clip.bytes(_FLOAT32) + inner + out if layer.looks_at_whole_clip else 0
-        return max(2 * out + noise, shortcut)
-    if isinstance(layer, FrameAttention):
-        return 2 * clip.bytes(_FLOAT32) + 8 * inner
-    return out
-
-
-class _Share(NamedTuple):
-    """What one layer of a streamed run takes.
-
-    Attributes:
-        recent: frames that it keeps between pieces.
-        rest: of a piece longer than a step, kept while later layers work.
-        ready: results too few for a piece, kept while earlier layers work.
-        work: while it works, besides ``recent``.
-    """
-
-    recent: int = 0
-    rest: int = 0
-    ready: int = 0
-    work: int = 0
 
 
 class _Streamed(NamedTuple):
@@ -309,19 +192,16 @@ class _Streamed(NamedTuple):
 
     kept: int
     moments: list[_Moment]
-    result: _Clip
+    result: ClipShape
 
 
-def _streamed(clip: _Clip, layers: Sequence[Layer], itemsize: int, limit: int) -> _Streamed:
+def _streamed(clip: ClipShape, layers: Sequence[Layer], itemsize: int, limit: int) -> _Streamed:
     shares, working = [], []
     for layer in layers:
-        piece = clip._replace(frames=min(limit, clip.frames), kept=0)
-        working.append(_inside_kernels(layer, piece, itemsize))
-        share, limit = _share(layer, clip, itemsize, limit)
+        working.append(layer.kernel_bytes(clip.piece(limit), itemsize))
+        share, limit = layer.share(clip, itemsize, limit)
         shares.append(share)
-        if isinstance(layer, Downsample):
-            clip = clip._replace(frames=clip.frames + layer.stride[0] - 1)
-        clip = _after(layer, clip)
+        clip = layer.after(layer.completed(clip))
     recent = sum(share.recent for share in shares)
     before = 0
     after = sum(share.ready for share in shares)
@@ -330,43 +210,11 @@ def _streamed(clip: _Clip, layers: Sequence[Layer], itemsize: int, limit: int) -
         after -= share.ready
         moments.append(_Moment(recent + before + share.work + after, working=inside))
         before += share.rest
-    return _Streamed(recent + before, moments, clip._replace(frames=min(limit, clip.frames), kept=0))
-
-
-def _share(layer: Layer, clip: _Clip, itemsize: int, limit: int) -> tuple[_Share, int]:
-    """What a layer takes that reads pieces of up to ``limit`` frames, and the longest pieces that it gives."""
-    plane = clip.plane(itemsize)
-    # Of a single frame, what its buffer holds besides is kept with it.
-    recent = min(2, clip.frames + clip.kept) * plane
-    piece = clip._replace(frames=min(limit, clip.frames), kept=0)
-    if isinstance(layer, FrameAttention):
-        return _Share(work=piece.bytes(itemsize) + _work(layer, piece, itemsize)), limit
-    if isinstance(layer, Upsample):
-        step = max(1, limit // layer.stride[0])
-        rest = piece.bytes(itemsize) if piece.frames > step else 0
-        piece = piece._replace(frames=min(step, clip.frames))
-        joined = min(piece.frames + 2, clip.frames) * plane
-        work = rest + joined + _work(layer, piece, itemsize)
-        return _Share(recent, rest=rest, work=work), step * layer.stride[0]
-    if isinstance(layer, ResidualLayer):
-        joined = min(piece.frames + 2, clip.frames) * plane
-        hidden = min(2, clip.frames) * _after(layer, piece).plane(itemsize)
-        joining = piece.bytes(itemsize) + joined + recent
-        work = max(joining, joined + _work(layer, piece, itemsize) + hidden)
-        return _Share(recent + hidden, work=work), limit if layer.causal else max(limit, 2)
-    if isinstance(layer, Downsample) or (isinstance(layer, Convolution) and layer.stride != (1, 1, 1)):
-        # A frame may wait for its partner, if pieces are odd; results arrive by half pieces.
-        waiting = piece.frames % layer.stride[0]
-        whole = piece._replace(frames=(piece.frames + waiting) // layer.stride[0] * layer.stride[0])
-        after = _after(layer, clip)
-        ready = min(limit - max(1, limit // layer.stride[0]), after.frames) * after.plane(itemsize)
-        work = (piece.frames + waiting) * plane + recent + _work(layer, whole, itemsize) + ready
-        return _Share(recent + waiting * plane, ready=ready, work=work), limit
-    return _Share(recent, work=piece.bytes(itemsize) + recent + _work(layer, piece, itemsize)), limit
+    return _Streamed(recent + before, moments, clip.piece(limit))
 
 
 def _streamed_decode(
-    tiles: Sequence[_Clip], layers: Sequence[Layer], itemsize: int, limit: int, plane: int, cell: int
+    tiles: Sequence[ClipShape], layers: Sequence[Layer], itemsize: int, limit: int, plane: int, cell: int
 ) -> ActivationBytes:
     """Tiles side by side: all of them keep their frames, one of them works.
 

@@ -8,71 +8,41 @@ convolution and runs the same list over successive ranges of frames.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import mlx.core as mx
-import numpy as np
 
+from ltx2rt.errors import UsageError
 from ltx2rt.graph.models.layers.adaln import SINUSOID_WIDTH
 from ltx2rt.graph.models.layers.group_norm import group_norm
 from ltx2rt.graph.models.layers.params import Params, linear
 from ltx2rt.graph.models.video_vae.config import Block, Stride
+from ltx2rt.graph.models.video_vae.layer import (
+    FLOAT32,
+    WHOLE,
+    ClipShape,
+    Layer,
+    Share,
+    convolution_kernel_bytes,
+    folding_share,
+    matrix_values,
+)
+from ltx2rt.graph.models.video_vae.streaming import (
+    Context,
+    ConvolutionStream,
+    FoldingStream,
+    FrameStream,
+    FrameWiseStream,
+    ResidualStream,
+    UpsampleStream,
+)
+from ltx2rt.graph.models.video_vae.surroundings import Conditions, Neighbours
 from ltx2rt.kernels import causal_conv3d, conv2d, rope_attention
+from ltx2rt.kernels.working_memory import convolution_bytes
 from ltx2rt.types import ParamSpec
 
 PIXEL_NORM_EPS = 1e-8
-
-NoiseDraw = Callable[[tuple[int, ...]], "np.ndarray[Any, np.dtype[Any]]"]
-"""Draws standard normal numbers of the given shape, float32; called in the order of the official code."""
-
-
-@dataclass(frozen=True)
-class Neighbours:
-    """What a convolution sees around its input along time.
-
-    Attributes:
-        halo: (B, 1 or 2, H, W, C) frames before the input; None when it begins the clip.
-        before: copies of the first frame in front of halo and input.
-        after: copies of the last frame behind the input.
-    """
-
-    halo: mx.array | None
-    before: int
-    after: int
-
-    @classmethod
-    def of_clip(cls, causal: bool) -> Neighbours:
-        """What surrounds a whole clip."""
-        return cls(None, 2, 0) if causal else cls(None, 1, 1)
-
-
-@dataclass(frozen=True)
-class Conditions:
-    """What a layer may need besides its input.
-
-    Attributes:
-        timestep: (B, 256) sinusoid of the scaled decode timestep, compute dtype; None without timestep conditioning.
-        noise: source of the injected noise; None where no layer injects any.
-    """
-
-    timestep: mx.array | None = None
-    noise: NoiseDraw | None = None
-
-
-class Layer(Protocol):
-    """One step of the encoder or decoder."""
-
-    @property
-    def path(self) -> str:
-        """Name in the file below ``encoder.`` or ``decoder.``."""
-
-    def specs(self) -> list[ParamSpec]:
-        """The tensors the layer needs, named below ``encoder.`` or ``decoder.``."""
-
-    def __call__(self, x: mx.array, params: Params, conditions: Conditions) -> mx.array:
-        """(B, F, H, W, C) -> (B, F', H', W', C')."""
 
 
 def time_embedder_specs(path: str, width: int) -> list[ParamSpec]:
@@ -133,7 +103,7 @@ def unpatchify_pixels(x: mx.array, size: int) -> mx.array:
 
 
 @dataclass(frozen=True)
-class Convolution:
+class Convolution(Layer):
     """3x3x3 convolution: time padded by repeating border frames, space by ``padding_mode``.
 
     Attributes:
@@ -148,7 +118,7 @@ class Convolution:
     out_channels: int
     causal: bool
     padding_mode: str
-    stride: Stride = (1, 1, 1)
+    stride: Stride = WHOLE
     activated: bool = False
 
     def specs(self) -> list[ParamSpec]:
@@ -161,6 +131,37 @@ class Convolution:
         self, x: mx.array, params: Params, conditions: Conditions, neighbours: Neighbours | None = None
     ) -> mx.array:
         return self.modulated(x, params, neighbours=neighbours)
+
+    def begun(self, x: mx.array) -> mx.array:
+        """The first frames of a clip with what stands in front of them: nothing."""
+        return x
+
+    def fold(
+        self, x: mx.array, params: Params, conditions: Conditions, neighbours: Neighbours | None = None
+    ) -> mx.array:
+        """Whole groups of frames -> one frame for each."""
+        return self(x, params, conditions, neighbours)
+
+    def stream(self, source: FrameStream, context: Context, size: tuple[int, int]) -> FrameStream:
+        if self.stride != WHOLE:
+            return FoldingStream(source, self, context)
+        return ConvolutionStream(source, self, context)
+
+    def after(self, clip: ClipShape) -> ClipShape:
+        return clip.folded(self.stride, self.out_channels)
+
+    def flops(self, clip: ClipShape) -> float:
+        # A strided convolution works on the cells it gives.
+        after = self.after(clip)
+        return 2.0 * matrix_values(self.specs()) * (after.frames * after.cells)
+
+    def kernel_bytes(self, clip: ClipShape, itemsize: int) -> int:
+        return convolution_kernel_bytes(self.specs(), clip, itemsize, self.stride, activated=self.activated)
+
+    def share(self, clip: ClipShape, itemsize: int, limit: int) -> tuple[Share, int]:
+        if self.stride != WHOLE:
+            return folding_share(self, self.stride, clip, itemsize, limit)
+        return super().share(clip, itemsize, limit)
 
     def modulated(
         self,
@@ -195,7 +196,7 @@ class Convolution:
 
 
 @dataclass(frozen=True)
-class OutputConvolution:
+class OutputConvolution(Layer):
     """The decoder's conv_out behind PixelNorm, the last timestep modulation where there is one, and SiLU."""
 
     path: str
@@ -228,9 +229,18 @@ class OutputConvolution:
             shift, scale = scale_shift(params, "last_scale_shift_table", "last_time_embedder", conditions.timestep)
         return self._convolution().modulated(x, params, scale=scale, shift=shift, neighbours=neighbours)
 
+    def stream(self, source: FrameStream, context: Context, size: tuple[int, int]) -> FrameStream:
+        return ConvolutionStream(source, self, context)
+
+    def after(self, clip: ClipShape) -> ClipShape:
+        return clip._replace(channels=self.out_channels, kept=0)
+
+    def kernel_bytes(self, clip: ClipShape, itemsize: int) -> int:
+        return convolution_kernel_bytes(self.specs(), clip, itemsize, activated=True)
+
 
 @dataclass(frozen=True)
-class ResidualLayer:
+class ResidualLayer(Layer):
     """x + conv2(silu(norm(conv1(silu(norm(x)))))), with optional timestep modulation and injected noise.
 
     Attributes:
@@ -286,6 +296,34 @@ class ResidualLayer:
         """Whether the shortcut normalises over all frames."""
         return self.in_channels != self.out_channels
 
+    def stream(self, source: FrameStream, context: Context, size: tuple[int, int]) -> FrameStream:
+        if self.looks_at_whole_clip:
+            raise UsageError(
+                f"{self.path} normalises over the whole clip, so this model cannot run piece by piece; "
+                "run it in one piece or in tiles."
+            )
+        return ResidualStream(source, self, context, size)
+
+    def after(self, clip: ClipShape) -> ClipShape:
+        return clip._replace(channels=self.out_channels, kept=0)
+
+    def work(self, clip: ClipShape, itemsize: int) -> int:
+        inner, out = clip.bytes(itemsize), self.after(clip).bytes(itemsize)
+        noise = 2 * clip.bytes(FLOAT32) if self.inject_noise else 0
+        shortcut = 2 * clip.bytes(FLOAT32) + inner + out if self.looks_at_whole_clip else 0
+        return max(2 * out + noise, shortcut)
+
+    def kernel_bytes(self, clip: ClipShape, itemsize: int) -> int:
+        return convolution_kernel_bytes(self.specs(), clip, itemsize, activated=True)
+
+    def share(self, clip: ClipShape, itemsize: int, limit: int) -> tuple[Share, int]:
+        recent, piece = clip.recent(itemsize), clip.piece(limit)
+        joined = min(piece.frames + 2, clip.frames) * clip.plane(itemsize)
+        hidden = min(2, clip.frames) * self.after(piece).plane(itemsize)
+        joining = piece.bytes(itemsize) + joined + recent
+        work = max(joining, joined + self.work(piece, itemsize) + hidden)
+        return Share(recent + hidden, work=work), limit if self.causal else max(limit, 2)
+
     def draw_noise(self, conditions: Conditions, size: tuple[int, int]) -> tuple[mx.array, mx.array] | None:
         """The two planes (H, W, 1) that the layer adds, one draw each for all frames, channels and batch items."""
         if not self.inject_noise or conditions.noise is None:
@@ -340,7 +378,7 @@ class ResidualLayer:
 
 
 @dataclass(frozen=True)
-class Downsample:
+class Downsample(Layer):
     """Space-to-depth of a convolution, plus the mean over groups of channels of the space-to-depth of the input."""
 
     path: str
@@ -359,6 +397,27 @@ class Downsample:
 
     def __call__(self, x: mx.array, params: Params, conditions: Conditions) -> mx.array:
         return self.fold(self.begun(x), params, conditions)
+
+    def stream(self, source: FrameStream, context: Context, size: tuple[int, int]) -> FrameStream:
+        return FoldingStream(source, self, context)
+
+    def completed(self, clip: ClipShape) -> ClipShape:
+        return clip._replace(frames=clip.frames + self.stride[0] - 1, kept=0) if self.stride[0] > 1 else clip
+
+    def after(self, clip: ClipShape) -> ClipShape:
+        return clip.folded(self.stride, self.out_channels)
+
+    def work(self, clip: ClipShape, itemsize: int) -> int:
+        out = self.after(clip).bytes(itemsize)
+        mean = out // itemsize * FLOAT32
+        folding = clip.bytes(itemsize) + clip.bytes(FLOAT32) + mean
+        return max(folding, mean + 3 * out + mean)
+
+    def kernel_bytes(self, clip: ClipShape, itemsize: int) -> int:
+        return convolution_kernel_bytes(self.specs(), clip, itemsize)
+
+    def share(self, clip: ClipShape, itemsize: int, limit: int) -> tuple[Share, int]:
+        return folding_share(self, self.stride, clip, itemsize, limit)
 
     def begun(self, x: mx.array) -> mx.array:
         """The first frames of a clip with what stands in front of them.
@@ -379,7 +438,7 @@ class Downsample:
 
 
 @dataclass(frozen=True)
-class Upsample:
+class Upsample(Layer):
     """Depth-to-space of a convolution; with stride 2 in time the first frame of the result is dropped.
 
     Attributes:
@@ -403,6 +462,32 @@ class Upsample:
 
     def __call__(self, x: mx.array, params: Params, conditions: Conditions) -> mx.array:
         return self.unfold(x, x, params, conditions, begins=True)
+
+    def stream(self, source: FrameStream, context: Context, size: tuple[int, int]) -> FrameStream:
+        return UpsampleStream(source, self, context)
+
+    def after(self, clip: ClipShape) -> ClipShape:
+        growth, height, width = self.stride
+        # The first frame is dropped, but its place in the buffer remains.
+        drop = growth - 1
+        frames = clip.frames * growth - drop
+        return ClipShape(frames, clip.height * height, clip.width * width, self.out_channels, drop)
+
+    def work(self, clip: ClipShape, itemsize: int) -> int:
+        # The convolution's result and its unfolding, then the sum and the unfolded input in place of the former.
+        return 2 * self.after(clip).bytes(itemsize) + (clip.bytes(itemsize) if self.residual else 0)
+
+    def kernel_bytes(self, clip: ClipShape, itemsize: int) -> int:
+        return convolution_kernel_bytes(self.specs(), clip, itemsize)
+
+    def share(self, clip: ClipShape, itemsize: int, limit: int) -> tuple[Share, int]:
+        piece = clip.piece(limit)
+        step = max(1, limit // self.stride[0])
+        rest = piece.bytes(itemsize) if piece.frames > step else 0
+        piece = clip.piece(step)
+        joined = min(piece.frames + 2, clip.frames) * clip.plane(itemsize)
+        work = rest + joined + self.work(piece, itemsize)
+        return Share(clip.recent(itemsize), rest=rest, work=work), step * self.stride[0]
 
     def unfold(
         self,
@@ -431,7 +516,7 @@ class Upsample:
 
 
 @dataclass(frozen=True)
-class FrameAttention:
+class FrameAttention(Layer):
     """Single-head attention over the cells of each frame, added to the input."""
 
     path: str
@@ -446,6 +531,28 @@ class FrameAttention:
             ParamSpec(f"{self.path}.proj.weight", (width, width, 1, 1), layout="conv"),
             ParamSpec(f"{self.path}.proj.bias", (width,)),
         ]
+
+    def stream(self, source: FrameStream, context: Context, size: tuple[int, int]) -> FrameStream:
+        return FrameWiseStream(source, self, context)
+
+    def after(self, clip: ClipShape) -> ClipShape:
+        return clip
+
+    def work(self, clip: ClipShape, itemsize: int) -> int:
+        return 2 * clip.bytes(FLOAT32) + 8 * clip.bytes(itemsize)
+
+    def kernel_bytes(self, clip: ClipShape, itemsize: int) -> int:
+        # One frame after the other.
+        frame = (1, clip.height, clip.width)
+        matrices = [spec.shape for spec in self.specs() if spec.layout == "conv"]
+        return max(
+            convolution_bytes(frame, (out, 1, taps, more, channels), itemsize, batch=clip.frames)
+            for out, channels, taps, more in matrices
+        )
+
+    def share(self, clip: ClipShape, itemsize: int, limit: int) -> tuple[Share, int]:
+        piece = clip.piece(limit)
+        return Share(work=piece.bytes(itemsize) + self.work(piece, itemsize)), limit
 
     def __call__(self, x: mx.array, params: Params, conditions: Conditions) -> mx.array:
         own = params.at(self.path)
@@ -502,4 +609,4 @@ def block_layers(
 
 def can_stream(layers: Sequence[Layer]) -> bool:
     """Whether the layers can run piece by piece."""
-    return not any(isinstance(layer, ResidualLayer) and layer.looks_at_whole_clip for layer in layers)
+    return not any(layer.looks_at_whole_clip for layer in layers)

@@ -1,17 +1,10 @@
-"""Conversions between the pixel ranges: uint8, [0, 1] and the VAE's [-1, 1]."""
+"""From the range of the decoder's output, [-1, 1], to that of frames, [0, 1]."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
-Array = np.ndarray[Any, np.dtype[Any]]
-
-
-def from_uint8(pixels: Array) -> Array:
-    """uint8 -> float32 in [-1, 1], what the encoder takes."""
-    return pixels.astype(np.float32) / np.float32(127.5) - np.float32(1)
+from ltx2rt.types import Array
 
 
 def to_unit_range(decoded: Array) -> Array:

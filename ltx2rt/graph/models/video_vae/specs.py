@@ -7,7 +7,7 @@ from dataclasses import replace
 from ltx2rt.graph.models.video_vae.config import VideoVaeConfig
 from ltx2rt.graph.models.video_vae.decoder import decoder_layers
 from ltx2rt.graph.models.video_vae.encoder import encoder_layers
-from ltx2rt.graph.models.video_vae.layers import Layer
+from ltx2rt.graph.models.video_vae.layer import Layer
 from ltx2rt.graph.models.video_vae.statistics import statistics_specs
 from ltx2rt.types import ParamSpec
 

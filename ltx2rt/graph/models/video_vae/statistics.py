@@ -11,7 +11,7 @@ MEAN = "per_channel_statistics.mean-of-means"
 STD = "per_channel_statistics.std-of-means"
 
 
-def statistics_specs(latent_channels: int = 128) -> list[ParamSpec]:
+def statistics_specs(latent_channels: int) -> list[ParamSpec]:
     """The two statistics vectors; further ones in 19B-era files are not used."""
     return [ParamSpec(MEAN, (latent_channels,)), ParamSpec(STD, (latent_channels,))]
 

@@ -9,23 +9,24 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import mlx.core as mx
 
 from ltx2rt.errors import UsageError
 from ltx2rt.graph.models.layers.params import Params
-from ltx2rt.graph.models.video_vae.layers import (
-    Conditions,
-    Convolution,
-    Downsample,
-    FrameAttention,
-    Layer,
-    Neighbours,
-    OutputConvolution,
-    ResidualLayer,
-    Upsample,
-)
+from ltx2rt.graph.models.video_vae.surroundings import Conditions, Neighbours
+
+if TYPE_CHECKING:  # the layers, which state how they stream, import this module
+    from ltx2rt.graph.models.video_vae.layer import Layer
+    from ltx2rt.graph.models.video_vae.layers import (
+        Convolution,
+        Downsample,
+        FrameAttention,
+        OutputConvolution,
+        ResidualLayer,
+        Upsample,
+    )
 
 FRAMES_PER_PUSH = 4
 # What a budget chooses from.
@@ -174,7 +175,7 @@ class _LaggingStream(ABC):
         """Take in the frames that have arrived, and give the results of ``results`` frames, None if there are none."""
 
 
-class _ConvolutionStream(_LaggingStream):
+class ConvolutionStream(_LaggingStream):
     """One convolution of stride 1."""
 
     def __init__(self, source: FrameStream, layer: Convolution | OutputConvolution, context: Context) -> None:
@@ -196,7 +197,7 @@ class _ConvolutionStream(_LaggingStream):
         return out
 
 
-class _ResidualStream(_LaggingStream):
+class ResidualStream(_LaggingStream):
     """A residual layer: two convolutions, and the input delayed by what they lag."""
 
     def __init__(self, source: FrameStream, layer: ResidualLayer, context: Context, size: tuple[int, int]) -> None:
@@ -223,7 +224,7 @@ class _ResidualStream(_LaggingStream):
         return out
 
 
-class _UpsampleStream(_LaggingStream):
+class UpsampleStream(_LaggingStream):
     """A depth-to-space layer; where time is doubled, the first frame of the clip's results is dropped."""
 
     def __init__(self, source: FrameStream, layer: Upsample, context: Context) -> None:
@@ -246,7 +247,7 @@ class _UpsampleStream(_LaggingStream):
         return out
 
 
-class _FoldingStream:
+class FoldingStream:
     """A layer that makes one frame of one or two, as the encoder's do; its convolution is causal."""
 
     def __init__(self, source: FrameStream, layer: Downsample | Convolution, context: Context) -> None:
@@ -270,7 +271,7 @@ class _FoldingStream:
         x, last = self._source.read()
         if self._rest is not None:
             x = mx.concatenate([self._rest, x], axis=1)
-        elif self._recent.count == 0 and isinstance(self._layer, Downsample):
+        elif self._recent.count == 0:
             x = self._layer.begun(x)
         mx.eval(x)
         surplus = 0 if last else x.shape[1] % self._layer.stride[0]
@@ -280,10 +281,7 @@ class _FoldingStream:
         x = x[:, :whole]
         if whole:
             around = self._recent.neighbours(last=last)
-            if isinstance(self._layer, Downsample):
-                out = self._layer.fold(x, *self._context, around)
-            else:
-                out = self._layer(x, *self._context, around)
+            out = self._layer.fold(x, *self._context, around)
             mx.eval(out, self._recent.remember(x))
             ready.append(out)
         if self._rest is not None:
@@ -291,7 +289,7 @@ class _FoldingStream:
         return last
 
 
-class _FrameWiseStream:
+class FrameWiseStream:
     """A layer that looks at one frame at a time."""
 
     def __init__(self, source: FrameStream, layer: FrameAttention, context: Context) -> None:
@@ -322,25 +320,7 @@ def stream_layers(
     Raises:
         UsageError: for a layer that needs the whole clip at once.
     """
-    context = (params, conditions)
     for layer in layers:
-        if isinstance(layer, ResidualLayer):
-            if layer.looks_at_whole_clip:
-                raise UsageError(
-                    f"{layer.path} normalises over the whole clip, so this model cannot run piece by piece; "
-                    "run it in one piece or in tiles."
-                )
-            source = _ResidualStream(source, layer, context, size)
-        elif isinstance(layer, Upsample):
-            source = _UpsampleStream(source, layer, context)
-            size = size[0] * layer.stride[1], size[1] * layer.stride[2]
-        elif isinstance(layer, FrameAttention):
-            source = _FrameWiseStream(source, layer, context)
-        elif isinstance(layer, Downsample) or (isinstance(layer, Convolution) and layer.stride != (1, 1, 1)):
-            source = _FoldingStream(source, layer, context)
-            size = size[0] // layer.stride[1], size[1] // layer.stride[2]
-        elif isinstance(layer, (Convolution, OutputConvolution)):
-            source = _ConvolutionStream(source, layer, context)
-        else:
-            raise UsageError(f"{layer.path} cannot run piece by piece; run this model in one piece or in tiles.")
+        source = layer.stream(source, (params, conditions), size)
+        size = layer.resized(size)
     return source

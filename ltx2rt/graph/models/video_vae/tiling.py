@@ -15,8 +15,8 @@ import numpy as np
 
 from ltx2rt.errors import UsageError
 from ltx2rt.kernels.host import to_numpy
+from ltx2rt.types import Array
 
-Array = np.ndarray[Any, np.dtype[Any]]
 Interval = tuple[int, int]
 FrameGrid = tuple[int, int, int]
 
@@ -54,7 +54,7 @@ class Tiling:
     width: AxisTiling = None
 
     @classmethod
-    def auto(cls, height: int, width: int, spatial_factor: int = 32) -> Tiling:
+    def auto(cls, height: int, width: int, spatial_factor: int) -> Tiling:
         """What the official pipelines choose: 768/64 pixels on the long side, the short side in proportion.
 
         Args:
@@ -238,7 +238,7 @@ def _pixel_frames(interval: LatentInterval, factor: int) -> Interval:
     return interval.start * factor, 1 + (interval.stop - 1) * factor
 
 
-def decode_plan(latent: FrameGrid, tiling: Tiling, *, temporal_factor: int = 8, spatial_factor: int = 32) -> TilePlan:
+def decode_plan(latent: FrameGrid, tiling: Tiling, *, temporal_factor: int, spatial_factor: int) -> TilePlan:
     """Tiles of a decode: sources on the latent grid (f, h, w), targets and masks on the pixel grid."""
     frames, height, width = _split(latent, tiling, temporal_factor, spatial_factor)
 
@@ -261,7 +261,7 @@ def decode_plan(latent: FrameGrid, tiling: Tiling, *, temporal_factor: int = 8, 
     )
 
 
-def encode_plan(pixels: FrameGrid, tiling: Tiling, *, temporal_factor: int = 8, spatial_factor: int = 32) -> TilePlan:
+def encode_plan(pixels: FrameGrid, tiling: Tiling, *, temporal_factor: int, spatial_factor: int) -> TilePlan:
     """Tiles of an encode: sources on the pixel grid (F, H, W), targets and masks on the latent grid.
 
     Raises:

@@ -8,6 +8,7 @@ from typing import Literal
 
 import mlx.core as mx
 
+from ltx2rt.graph.components import AUDIO_VAE, VOCODER, video_decoder
 from ltx2rt.graph.models.audio import vae as audio_vae
 from ltx2rt.graph.models.audio import vocoder
 from ltx2rt.graph.models.audio.footprint import (
@@ -18,24 +19,17 @@ from ltx2rt.graph.models.audio.footprint import (
 )
 from ltx2rt.graph.models.upscaler import model as upscaler
 from ltx2rt.graph.models.upscaler.footprint import upscaler_flops, upscaler_footprint
-from ltx2rt.graph.models.video_vae.decoder import decoder_layers
-from ltx2rt.graph.models.video_vae.flops import video_decode_flops
-from ltx2rt.graph.models.video_vae.footprint import decode_bytes
-from ltx2rt.graph.models.video_vae.layers import can_stream
-from ltx2rt.graph.models.video_vae.specs import VideoVaeConfig, decoder_specs
+from ltx2rt.graph.models.video_vae.config import VideoVaeConfig
 from ltx2rt.graph.models.video_vae.statistics import statistics_specs
-from ltx2rt.graph.models.video_vae.streaming import PUSHES
-from ltx2rt.graph.models.video_vae.tiling import TileSize, Tiling
+from ltx2rt.graph.models.video_vae.tiling import Tiling
 from ltx2rt.graph.stages.advice import smaller
+from ltx2rt.graph.stages.weight_set import WeightSet
 from ltx2rt.memory.need import Need
+from ltx2rt.types import FLOAT32_BYTES
 from ltx2rt.weights.checkpoint import Checkpoint
 
 Grid = tuple[int, int, int]
 
-_FLOAT32 = 4
-# Sides of the decoder's tiles, in pixels, where whole frames do not fit.
-TILE_SIDES = (768, 512, 384, 256)
-_TILE_OVERLAP = 64
 # Encoders of video (x264) and sound (AAC): in themselves, per pixel of the picture, and per pixel of each frame that
 # the former looks ahead. Measured (November 2026, x264 with 4 threads, the caller's frame included) and predicted:
 # 9.2 and 12.2 MB for 128x128 and 9 frames, 17.4 and 18.4 MB for 256x256, 53.7 and 52.4 MB for 512x768, 254 and 229 MB
@@ -53,65 +47,28 @@ def video_decoder_options(
     tiling: Tiling | Literal["auto"] | None,
     dtype: mx.Dtype,
 ) -> Iterator[Need]:
-    """Stage "video decoder".
-
-    ``auto``: piece by piece, in tiles where that does not fit. None: never in tiles, and in one piece if that fits.
-    """
-    loaded = checkpoint.loaded_bytes("video_vae", decoder_specs(config) + statistics_specs())
+    """Stage "video decoder", in the ways that the decoder offers."""
+    decoder = video_decoder(config)
+    loaded = checkpoint.loaded_bytes("video_vae", decoder.specs())
     height, width = (cells * config.spatial_factor for cells in latent[1:])
     pixels, frames = height * width, config.pixel_frames(latent[0])
     ahead = _LOOKAHEAD_BYTES_PER_PIXEL * min(frames, _LOOKAHEAD_FRAMES)
     encoder = _ENCODER_BYTES + int(pixels * (_ENCODER_BYTES_PER_PIXEL + ahead))
-    streams = can_stream(decoder_layers(config.require_decoder()))
-
-    def need(cut: Tiling | None, push: int | None) -> Need:
-        peak = decode_bytes(config, latent, dtype.size, cut, push).footprint
-        converted = 2 * min(push or 1, frames) * pixels * 3 * _FLOAT32  # while a chunk becomes bytes
-        return Need(
+    for way in decoder.ways(latent, tiling, dtype.size):
+        converted = 2 * way.chunk_frames * pixels * 3 * FLOAT32_BYTES  # while a chunk becomes bytes
+        yield Need(
             "video decoder",
             weights=loaded.arrays,
-            activations=peak.activations,
-            working=peak.working,
-            host=peak.host + converted + encoder,
-            caches=prod(latent) * config.latent_channels * (dtype.size + _FLOAT32),
-            flops=video_decode_flops(config, latent),
-            choice={"frames": "in one piece" if push is None else f"{push} at a time", "tiles": _tiles(cut)},
-            settings={"tiling": cut, "push": push},
+            activations=way.footprint.activations,
+            working=way.footprint.working,
+            host=way.footprint.host + converted + encoder,
+            caches=prod(latent) * config.latent_channels * (dtype.size + FLOAT32_BYTES),
+            flops=decoder.flops(latent),
+            choice=dict(way.choice),
+            settings=dict(way.settings),
             advice=smaller("height", "width"),
+            can_be_kept=way.exact,
         ).while_loading(loaded.loading)
-
-    if isinstance(tiling, Tiling):
-        if streams and tiling.frames is None:
-            yield from (need(tiling, push) for push in PUSHES)
-        else:
-            yield need(tiling, None)
-        return
-    if not streams:
-        yield need(None if tiling is None else Tiling.auto(height, width), None)
-        return
-    if tiling is None:
-        yield need(None, None)
-    yield from (need(None, push) for push in PUSHES)
-    if tiling == "auto":
-        for side in TILE_SIDES:
-            if side < max(height, width):
-                cut = Tiling(height=_side(side, height), width=_side(side, width))
-                yield from (need(cut, push) for push in PUSHES[1:])
-
-
-def _side(side: int, length: int) -> TileSize | None:
-    return TileSize(side, _TILE_OVERLAP) if side < length else None
-
-
-def _tiles(tiling: Tiling | None) -> str:
-    if tiling is None:
-        return "none"
-    axes = {"frames": tiling.frames, "height": tiling.height, "width": tiling.width}
-    return ", ".join(
-        f"{axis} {size.tile}/{size.overlap}" if isinstance(size, TileSize) else f"{axis} in {size.count}"
-        for axis, size in axes.items()
-        if size is not None
-    )
 
 
 def upscaler_options(
@@ -136,15 +93,14 @@ def upscaler_options(
     ).while_loading(loaded.loading)
 
 
-def audio_decoder_options(
-    checkpoint: Checkpoint, config: audio_vae.AudioVaeConfig, sound: vocoder.VocoderConfig, tokens: int
-) -> Iterator[Need]:
+def audio_decoder_options(files: WeightSet, tokens: int) -> Iterator[Need]:
     """Stage "audio decoder": VAE, then vocoder."""
+    config, sound = files.config(AUDIO_VAE).vae, files.config(VOCODER)
     mel_frames = config.downsampling * (tokens - 1) + 1
     vae, generator = audio_decode_footprint(config, tokens), vocoder_footprint(sound, mel_frames)
     loaded = (
-        checkpoint.loaded_bytes("audio_vae", audio_vae.decoder_specs(config)),
-        checkpoint.loaded_bytes("vocoder", vocoder.param_specs(sound)),
+        files.source(AUDIO_VAE).loaded_bytes("audio_vae", audio_vae.decoder_specs(config)),
+        files.source(VOCODER).loaded_bytes("vocoder", vocoder.param_specs(sound)),
     )
     peak = max(vae, generator, key=lambda footprint: footprint.total)
     yield Need(

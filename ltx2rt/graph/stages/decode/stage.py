@@ -2,55 +2,72 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import mlx.core as mx
 import numpy as np
 
 from ltx2rt.errors import UsageError
+from ltx2rt.graph.components import (
+    AUDIO_VAE,
+    SPATIAL_UPSCALER,
+    TEMPORAL_UPSCALER,
+    VIDEO_VAE,
+    VOCODER,
+    Component,
+    video_decoder,
+)
+from ltx2rt.graph.diffusion.noise import NoiseSource
 from ltx2rt.graph.diffusion.precision import Float32Array
 from ltx2rt.graph.models.audio import vae as audio_vae
 from ltx2rt.graph.models.audio import vocoder
 from ltx2rt.graph.models.layers.params import Params
 from ltx2rt.graph.models.upscaler import model as upscaler
-from ltx2rt.graph.models.video_vae.decoder import VideoDecoder
-from ltx2rt.graph.models.video_vae.specs import VideoVaeConfig, decoder_specs
 from ltx2rt.graph.models.video_vae.statistics import LatentStatistics, statistics_specs
+from ltx2rt.graph.protocols import VideoDecoder
 from ltx2rt.graph.stages.decode.needs import audio_decoder_options, upscaler_options, video_decoder_options
 from ltx2rt.graph.stages.events import AudioDecoded, LatentUpscaled, VideoDecodeStarted
 from ltx2rt.graph.stages.finite import require_finite
 from ltx2rt.graph.stages.run import GeneratedClip, Run
 from ltx2rt.kernels.host import to_numpy
 from ltx2rt.memory.need import Need
-from ltx2rt.weights.checkpoint import Checkpoint
+from ltx2rt.spelling import spelled
+from ltx2rt.types import Array
+from ltx2rt.weights.kept_weights import StageWeights
 
-Array = np.ndarray[Any, np.dtype[Any]]
+Upscaler = Component[upscaler.LatentUpscalerConfig]
 
 
 def upscale_latent(run: Run, latent: Float32Array) -> Float32Array:
     """Normalised video latent (1, f, h, w, 128) -> (1, f, 2h, 2w, 128)."""
-    if run.files.spatial_upscaler is None:
-        raise UsageError("the spatial upscaler is missing; give its file.")
-    return resample_latent(run, "spatial upscaler", run.files.spatial_upscaler, latent)
+    return resample_latent(run, "spatial upscaler", SPATIAL_UPSCALER, latent)
 
 
-def resample_latent(run: Run, name: str, upscaler_file: Checkpoint, latent: Float32Array) -> Float32Array:
-    """Normalised video latent (1, f, h, w, 128) through the upscaler of a file: larger in space, or 2f - 1 in time."""
-    latents = run.remember(name, lambda: {"latent": _resample(run, name, upscaler_file, latent)})
+def resample_latent(run: Run, name: str, component: Upscaler, latent: Float32Array) -> Float32Array:
+    """Normalised video latent (1, f, h, w, 128) through an upscaler: larger in space, or 2f - 1 in time.
+
+    Raises:
+        UsageError: the upscaler is missing.
+    """
+    if not run.files.has(component):
+        raise UsageError(f"the {component.name.replace('_', ' ')} is missing; give {spelled(component.name, 'FILE')}.")
+    latents = run.remember(name, lambda: {"latent": _resample(run, name, component, latent)})
     return to_numpy(latents["latent"])
 
 
-def _resample(run: Run, name: str, upscaler_file: Checkpoint, latent: Float32Array) -> Float32Array:
-    checkpoint, dtype = run.files.checkpoint, run.inputs.dtype
-    config = upscaler.LatentUpscalerConfig.from_dict(upscaler_file.section("upscaler"))
+def _resample(run: Run, name: str, component: Upscaler, latent: Float32Array) -> Float32Array:
+    checkpoint, upscaler_file = run.files.source(VIDEO_VAE), run.files.source(component)
+    config, dtype = run.files.config(component), run.inputs.dtype
     grid = (latent.shape[1], latent.shape[2], latent.shape[3])
-    need = run.ledger.choose(upscaler_options(checkpoint, upscaler_file, config, name, grid, dtype))
+    enlarging = run.files.weights(component, upscaler.param_specs(config))
+    of_latents = run.files.weights(VIDEO_VAE, statistics_specs(config.in_channels))
+    options = upscaler_options(checkpoint, upscaler_file, config, name, grid, dtype)
+    need = run.choose(options, enlarging, of_latents)
     if run.planning:
         return np.zeros((1, *config.upscaled(grid), config.in_channels), np.float32)
     with run.stage(need) as stage:
-        arrays = stage.hold(upscaler_file.load("upscaler", upscaler.param_specs(config)))
-        statistics = LatentStatistics(Params(stage.hold(checkpoint.load("video_vae", statistics_specs()))))
+        arrays = run.load(stage, enlarging)
+        statistics = LatentStatistics(Params(run.load(stage, of_latents)))
         before = statistics.un_normalise(mx.array(latent).astype(dtype))
         after = upscaler.LatentUpscaler(config, Params(arrays), dtype)(before)
         run.emit(LatentUpscaled(before, after))
@@ -61,52 +78,53 @@ def _resample(run: Run, name: str, upscaler_file: Checkpoint, latent: Float32Arr
 
 def decode_audio(run: Run, tokens: Float32Array) -> tuple[Array, int]:
     """Audio tokens (1, L, 128) -> waveform (S, 2) float32 and its sample rate in Hz."""
-    checkpoint = run.files.checkpoint
-    vae_config = audio_vae.AudioVaeConfig.from_dict(checkpoint.section("audio_vae"))
-    vocoder_config = vocoder.VocoderConfig.from_dict(checkpoint.section("vocoder"))
-    need = run.ledger.choose(audio_decoder_options(checkpoint, vae_config, vocoder_config, tokens.shape[1]))
+    files = run.files
+    vae_config, vocoder_config = files.config(AUDIO_VAE).vae, files.config(VOCODER)
+    of_vae = files.weights(AUDIO_VAE, audio_vae.decoder_specs(vae_config))
+    of_vocoder = files.weights(VOCODER, vocoder.param_specs(vocoder_config))
+    need = run.choose(audio_decoder_options(files, tokens.shape[1]), of_vae, of_vocoder)
     if run.planning:
         return np.zeros((1, vocoder.CHANNELS), np.float32), vocoder_config.sample_rate
     with run.stage(need) as stage:
-        arrays = stage.hold(checkpoint.load("audio_vae", audio_vae.decoder_specs(vae_config)))
+        arrays = run.load(stage, of_vae)
         # The audio path is small; float32 costs little and keeps the sound clean.
         decoder = audio_vae.AudioDecoder(vae_config, Params(arrays), mx.float32)
         log_mel = decoder(mx.array(tokens))
         mx.eval(log_mel)  # what it took is free before the vocoder comes
         require_finite(need.name, "the decoded spectrogram", log_mel)
         run.emit(AudioDecoded(mx.array(tokens), log_mel))
-        vocoder_arrays = stage.hold(checkpoint.load("vocoder", vocoder.param_specs(vocoder_config)))
-        waveform = vocoder.Vocoder(vocoder_config, Params(vocoder_arrays))(log_mel)
+        waveform = vocoder.Vocoder(vocoder_config, Params(run.load(stage, of_vocoder)))(log_mel)
         sound = to_numpy(waveform[0])
         require_finite(need.name, "the sound", sound)
         return sound, vocoder_config.sample_rate
 
 
-def decode_video(run: Run, latent: Float32Array) -> Iterator[Array]:
-    """Chunks of float32 (f, H, W, 3) in [0, 1] of a normalised latent (1, f, h, w, 128).
+def decode_video(run: Run, latent: Float32Array) -> Callable[[], Iterator[Array]]:
+    """What decodes a normalised latent (1, f, h, w, 128): chunks of float32 (f, H, W, 3) in [0, 1].
 
-    The stage begins with the first chunk and lasts as long as the iteration.
+    Called again, it gives the same bits. How it is decoded is chosen now. The stage begins with the first chunk and
+    lasts as long as the iteration.
     """
-    checkpoint, inputs = run.files.checkpoint, run.inputs
-    config = VideoVaeConfig.from_dict(checkpoint.section("video_vae"))
+    inputs = run.inputs
+    checkpoint, config = run.files.source(VIDEO_VAE), run.files.config(VIDEO_VAE)
     grid = (latent.shape[1], latent.shape[2], latent.shape[3])
     tiling = None if inputs.settings.tiling == "none" else inputs.settings.tiling
-    need = run.ledger.choose(video_decoder_options(checkpoint, config, grid, tiling, inputs.dtype))
-    return iter(()) if run.planning else _decoded(run, config, need, latent)
+    decoder = video_decoder(config)
+    weights = run.files.weights(VIDEO_VAE, decoder.specs())
+    need = run.choose(video_decoder_options(checkpoint, config, grid, tiling, inputs.dtype), weights)
+    noise = run.noise.fork()
+    return lambda: iter(()) if run.planning else _decoded(run, decoder, weights, need, latent, noise.fork())
 
 
-def _decoded(run: Run, config: VideoVaeConfig, need: Need, latent: Float32Array) -> Iterator[Array]:
-    tiling, push = need.settings["tiling"], need.settings["push"]
+def _decoded(
+    run: Run, decoder: VideoDecoder, weights: StageWeights, need: Need, latent: Float32Array, noise: NoiseSource
+) -> Iterator[Array]:
+    dtype = run.inputs.dtype
     with run.stage(need) as stage:
-        arrays = stage.hold(run.files.checkpoint.load("video_vae", decoder_specs(config) + statistics_specs()))
-        decoder = VideoDecoder(config, Params(arrays), run.inputs.dtype)
-        values = mx.array(latent).astype(run.inputs.dtype)
+        params = Params(run.load(stage, weights))
+        values = mx.array(latent).astype(dtype)
         run.emit(VideoDecodeStarted(values))
-        if push is None:
-            chunks = decoder.decode_frames(values, tiling, noise=run.noise.normal)
-        else:
-            chunks = decoder.stream_frames(values, tiling, frames_per_push=push, noise=run.noise.normal)
-        for chunk in chunks:
+        for chunk in decoder.frames(params, dtype, values, need.settings, noise.normal):
             require_finite(need.name, "the frames", chunk)
             yield chunk
             del chunk  # its memory is free while the next one is decoded
@@ -126,15 +144,15 @@ def finish(
     """
     inputs, frame_rate = run.inputs, run.inputs.frame_rate
     if video is not None and inputs.settings.upscale_spatial:
-        video = resample_latent(run, "final spatial upscaler", _given(run.files.spatial_upscaler, "spatial"), video)
+        video = resample_latent(run, "final spatial upscaler", SPATIAL_UPSCALER, video)
     if video is not None and inputs.settings.upscale_temporal:
-        video = resample_latent(run, "final temporal upscaler", _given(run.files.temporal_upscaler, "temporal"), video)
+        video = resample_latent(run, "final temporal upscaler", TEMPORAL_UPSCALER, video)
         frame_rate *= 2
     if audio is not None and not inputs.settings.latents_only:
         tokens = audio
         decoded = run.remember("sound", lambda: dict(zip(("waveform", "rate"), _sound(run, tokens), strict=True)))
         waveform, sample_rate = to_numpy(decoded["waveform"]), int(to_numpy(decoded["rate"]))
-    vae = None if video is None else VideoVaeConfig.from_dict(run.files.checkpoint.section("video_vae"))
+    vae = None if video is None else run.files.config(VIDEO_VAE)
     return GeneratedClip(
         frames=decode_video(run, video) if video is not None and not inputs.settings.latents_only else None,
         audio=waveform,
@@ -151,9 +169,3 @@ def finish(
 def _sound(run: Run, tokens: Float32Array) -> tuple[Array, Array]:
     waveform, sample_rate = decode_audio(run, tokens)
     return waveform, np.full((), sample_rate, np.int32)
-
-
-def _given(upscaler_file: Checkpoint | None, kind: str) -> Checkpoint:
-    if upscaler_file is None:
-        raise UsageError(f"the {kind} upscaler is missing; give its file with --{kind}-upsampler-path.")
-    return upscaler_file

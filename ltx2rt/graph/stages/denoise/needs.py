@@ -70,6 +70,11 @@ class DenoiseTask:
         return len(plan_step(video, audio, 0).passes)
 
     @property
+    def streams(self) -> dict[str, bool]:
+        """Which parts of the transformer are needed."""
+        return {"video": self.video > 0, "audio": self.audio > 0}
+
+    @property
     def fuse_dtype(self) -> mx.Dtype | None:
         """Of weights that LoRAs change: exact where the activations are."""
         return mx.float32 if self.dtype == mx.float32 else None
@@ -88,13 +93,13 @@ def block_specs(config: TransformerConfig, *, video: bool, audio: bool) -> list[
 
 def denoise_options(checkpoint: Checkpoint, config: TransformerConfig, task: DenoiseTask) -> Iterator[Need]:
     """Every way of running the stage, the fastest first."""
-    streams = {"video": task.video > 0, "audio": task.audio > 0}
+    streams = task.streams
     ends = checkpoint.loaded_bytes("transformer", resident_specs(config, **streams), task.loras, task.fuse_dtype)
     blocks = [
         checkpoint.loaded_bytes("transformer", specs, task.loras, task.fuse_dtype)
         for specs in block_specs(config, **streams)
     ]
-    fusing = max(ends.fusing, *(block.fusing for block in blocks))
+    fusing = max(ends.working, *(block.working for block in blocks))
     stored = sum(block.stored for block in blocks)
     passes = task.passes
     own_batch = min(task.max_batch_size, passes)
@@ -113,7 +118,7 @@ def denoise_options(checkpoint: Checkpoint, config: TransformerConfig, task: Den
             fusing=max(0, fusing - _computing(config, task, own_batch, limit)),
             depth=0,
         )
-    changed = max(block.changed for block in blocks)
+    made = max(block.made for block in blocks)
     for depth, keep, batch, limit in product(DEPTHS, (True, False), range(passes, own_batch - 1, -1), TOKEN_LIMITS):
         calls = task.evaluations * -(-passes // batch)
         yield _need(
@@ -123,7 +128,7 @@ def denoise_options(checkpoint: Checkpoint, config: TransformerConfig, task: Den
             keep,
             limit,
             weights=ends.arrays,
-            slots=slots_bytes([block.stored for block in blocks], depth) + changed,
+            slots=slots_bytes([block.stored for block in blocks], depth) + made,
             streamed=calls * stored,
             fusing=fusing,
             depth=depth,
@@ -186,4 +191,5 @@ def _need(
         choice=choice,
         settings={"depth": depth, "token_limit": limit, "keep_text_keys": keeps, "batch": batch},
         advice=smaller("height", "width", "num_frames"),
+        can_be_kept=depth == 0,
     )

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import mlx.core as mx
 import numpy as np
 
-from ltx2rt.graph.diffusion.denoising import Denoised, GuidancePass, PredictRequest
+from ltx2rt.graph.diffusion.denoising import GuidancePass, PredictRequest
 from ltx2rt.graph.diffusion.latent_state import LatentState
 from ltx2rt.graph.diffusion.precision import Float32Array
-from ltx2rt.graph.diffusion.predictions import denoised_from_velocity
+from ltx2rt.graph.diffusion.predictions import Denoised, denoised_from_velocity
 from ltx2rt.graph.models.transformer.modality import Modality, Perturbation
 from ltx2rt.graph.models.transformer.model import Transformer
 from ltx2rt.graph.stages.inputs import PromptContext

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
-from typing import Any, Literal
+from typing import Any
 
 import mlx.core as mx
 
 from ltx2rt.errors import StateError
+from ltx2rt.graph.components import TRANSFORMER
 from ltx2rt.graph.diffusion.denoising import NO_GUIDANCE, GuidedDenoiser
 from ltx2rt.graph.diffusion.guidance import GuiderParams
 from ltx2rt.graph.diffusion.latent_state import LatentState
 from ltx2rt.graph.diffusion.precision import Float32Array
 from ltx2rt.graph.diffusion.predictions import Denoised, post_process
-from ltx2rt.graph.diffusion.res_2s import res_2s_evaluations, res_2s_loop
-from ltx2rt.graph.diffusion.samplers import Denoise, SamplerStep, euler_loop, gradient_estimation_loop
+from ltx2rt.graph.diffusion.samplers import EULER, Denoise, GradientEstimation, Sampler, SamplerNoise
 from ltx2rt.graph.diffusion.schedules import ltx2_sigmas
 from ltx2rt.graph.models.layers.params import Params
 from ltx2rt.graph.models.transformer.model import Transformer, TransformerConfig, param_specs
@@ -29,7 +29,8 @@ from ltx2rt.graph.stages.run import Run
 from ltx2rt.kernels.host import to_numpy
 from ltx2rt.memory.need import Need
 from ltx2rt.memory.stage import Stage
-from ltx2rt.weights.checkpoint import Checkpoint
+from ltx2rt.types import ParamSpec
+from ltx2rt.weights.kept_weights import StageWeights
 from ltx2rt.weights.lora import LoraFile
 
 
@@ -40,15 +41,13 @@ class Sampling:
     Attributes:
         sigmas: falling noise levels, one more than steps.
         loras: fused into the transformer, in order, with their strengths.
-        sampler: ``euler``, ``res_2s`` or ``gradient_estimation``.
-        gamma: of gradient estimation.
+        sampler: how the noise levels are walked down.
         video_guider, audio_guider: guidance of each stream.
     """
 
     sigmas: Float32Array
     loras: tuple[tuple[LoraFile, float], ...] = ()
-    sampler: Literal["euler", "res_2s", "gradient_estimation"] = "euler"
-    gamma: float = 0.0
+    sampler: Sampler = EULER
     video_guider: GuiderParams = NO_GUIDANCE
     audio_guider: GuiderParams = NO_GUIDANCE
 
@@ -59,13 +58,13 @@ class Sampling:
 
     @property
     def steps(self) -> int:
-        """Number of sampler steps; res_2s adds a last one where the schedule ends in 0."""
-        return len(self.sigmas) - 1 + (self.sampler == "res_2s" and float(self.sigmas[-1]) == 0.0)
+        """Number of sampler steps."""
+        return self.sampler.steps(self.sigmas)
 
     @property
     def evaluations(self) -> int:
         """Number of evaluations of the guided model."""
-        return res_2s_evaluations(self.sigmas) if self.sampler == "res_2s" else len(self.sigmas) - 1
+        return self.sampler.evaluations(self.sigmas)
 
 
 def guided_sampling(
@@ -78,8 +77,7 @@ def guided_sampling(
     return Sampling(
         ltx2_sigmas(inputs.steps),
         loras,
-        "gradient_estimation" if inputs.settings.ge_gamma else "euler",
-        inputs.settings.ge_gamma,
+        GradientEstimation(inputs.settings.ge_gamma) if inputs.settings.ge_gamma else EULER,
         video_guider,
         audio_guider,
     )
@@ -131,10 +129,11 @@ def _denoise(
     positive: PromptContext,
     negative: PromptContext | None,
 ) -> tuple[LatentState | None, LatentState | None]:
-    checkpoint = run.files.checkpoint
-    config = TransformerConfig.from_dict(checkpoint.section("transformer"))
+    checkpoint, config = run.files.source(TRANSFORMER), run.files.config(TRANSFORMER)
     task = _task(run, name, sampling, video, audio, [c for c in (positive, negative) if c is not None])
-    need = run.ledger.choose(denoise_options(checkpoint, config, task))
+    need = run.choose(
+        denoise_options(checkpoint, config, task), _weights(run, task, param_specs(config, **task.streams))
+    )
     if run.planning:
         return video, audio
     with run.stage(need, sampling.steps) as stage:
@@ -154,10 +153,11 @@ def _sample(
     positive: PromptContext,
     negative: PromptContext | None,
 ) -> tuple[LatentState | None, LatentState | None]:
-    model = _transformer(stage, run.files.checkpoint, config, task, need.settings)
+    model = _transformer(run, stage, config, task, need.settings)
     passes = TransformerPasses(model, positive, negative, need.settings["batch"])
     denoiser = GuidedDenoiser(passes, video=sampling.video_guider, audio=sampling.audio_guider)
-    for step in _steps(run, sampling, _observed(run, task.name, denoiser), video, audio):
+    observed, noise = _observed(run, task.name, denoiser), SamplerNoise(run.noise, run.sde_noise)
+    for step in sampling.sampler.loop(observed, sampling.sigmas, video, audio, noise):
         video, audio = step.video, step.audio
         run.emit(
             StepDone(
@@ -197,19 +197,28 @@ def _task(
     )
 
 
+def _weights(run: Run, task: DenoiseTask, specs: Sequence[ParamSpec]) -> StageWeights:
+    """Tensors of the transformer with the LoRAs of the stage."""
+    return run.files.weights(TRANSFORMER, specs, task.loras, task.fuse_dtype)
+
+
 def _transformer(
-    stage: Stage, checkpoint: Checkpoint, config: TransformerConfig, task: DenoiseTask, settings: Mapping[str, Any]
+    run: Run, stage: Stage, config: TransformerConfig, task: DenoiseTask, settings: Mapping[str, Any]
 ) -> Transformer:
     """The transformer with its blocks resident (depth 0) or streamed."""
-    streams = {"video": task.video > 0, "audio": task.audio > 0}
-    options: dict[str, Any] = {"loras": task.loras, "fuse_dtype": task.fuse_dtype}
     blocks = None
     if settings["depth"] == 0:
-        arrays = stage.hold(checkpoint.load("transformer", param_specs(config, **streams), **options))
+        arrays = run.load(stage, _weights(run, task, param_specs(config, **task.streams)))
     else:
-        arrays = stage.hold(checkpoint.load("transformer", resident_specs(config, **streams), **options))
+        arrays = run.load(stage, _weights(run, task, resident_specs(config, **task.streams)))
         stream = stage.hold_stream(
-            checkpoint.stream("transformer", block_specs(config, **streams), depth=settings["depth"], **options)
+            run.files.source(TRANSFORMER).stream(
+                "transformer",
+                block_specs(config, **task.streams),
+                task.loras,
+                task.fuse_dtype,
+                depth=settings["depth"],
+            )
         )
 
         def blocks(index: int) -> Params:
@@ -223,17 +232,6 @@ def _transformer(
         token_limit=settings["token_limit"],
         keep_text_keys=settings["keep_text_keys"],
     )
-
-
-def _steps(
-    run: Run, sampling: Sampling, denoiser: Denoise, video: LatentState | None, audio: LatentState | None
-) -> Iterator[SamplerStep]:
-    if sampling.sampler == "euler":
-        return euler_loop(denoiser, sampling.sigmas, video, audio)
-    if sampling.sampler == "gradient_estimation":
-        return gradient_estimation_loop(denoiser, sampling.sigmas, video, audio, gamma=sampling.gamma)
-    step_noise, substep_noise = run.sde_noise()
-    return res_2s_loop(denoiser, sampling.sigmas, video, audio, step_noise=step_noise, substep_noise=substep_noise)
 
 
 def _observed(run: Run, name: str, denoiser: GuidedDenoiser) -> Denoise:

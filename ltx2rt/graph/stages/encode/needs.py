@@ -21,29 +21,28 @@ from ltx2rt.graph.models.video_vae.streaming import PUSHES
 from ltx2rt.graph.models.video_vae.tiling import Tiling
 from ltx2rt.graph.stages.advice import smaller
 from ltx2rt.memory.need import Need
+from ltx2rt.types import FLOAT32_BYTES
 from ltx2rt.weights.checkpoint import Checkpoint
 
 Grid = tuple[int, int, int]
-
-_FLOAT32 = 4
 
 
 def video_encoder_options(
     checkpoint: Checkpoint, config: VideoVaeConfig, name: str, clips: Sequence[Grid], dtype: mx.Dtype
 ) -> Iterator[Need]:
     """A stage that encodes clips of (F, H, W) pixels, single images in one piece."""
-    loaded = checkpoint.loaded_bytes("video_vae", encoder_specs(config) + statistics_specs())
+    loaded = checkpoint.loaded_bytes("video_vae", encoder_specs(config) + statistics_specs(config.latent_channels))
     streams = can_stream(encoder_layers(config.require_encoder()))
     flops = sum(video_encode_flops(config, clip) for clip in clips)
     for push in PUSHES:
         peak, host = Footprint(0), 0
         for clip in clips:
             piece = push if streams and clip[0] > 1 else None
-            tiling = Tiling.auto(*clip[1:]) if clip[0] > 1 and not streams else None
+            tiling = Tiling.auto(*clip[1:], config.spatial_factor) if clip[0] > 1 and not streams else None
             peak = largest(peak, encode_bytes(config, clip, dtype.size, tiling, piece).footprint)
             # Frames of the caller as float32, all of them or those of a piece.
             frames = clip[0] if piece is None else config.temporal_factor
-            host = max(host, frames * prod(clip[1:]) * 3 * _FLOAT32)
+            host = max(host, frames * prod(clip[1:]) * 3 * FLOAT32_BYTES)
         yield Need(
             name,
             weights=loaded.arrays,
@@ -68,7 +67,7 @@ def sound_encoder_options(
         weights=loaded.arrays,
         activations=footprint.activations,
         working=footprint.working,
-        host=8 * samples * 2 * _FLOAT32,
+        host=8 * samples * 2 * FLOAT32_BYTES,
         flops=sound_encode_flops(config, mel_frames),
         advice="give a shorter sound",
     ).while_loading(loaded.loading)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import mlx.core as mx
 import numpy as np
 
+from ltx2rt.graph.components import AUDIO_VAE, VIDEO_VAE
 from ltx2rt.graph.diffusion.precision import Float32Array
 from ltx2rt.graph.models.audio import mel
 from ltx2rt.graph.models.audio import vae as audio_vae
 from ltx2rt.graph.models.layers.params import Params
 from ltx2rt.graph.models.video_vae.encoder import VideoEncoder
-from ltx2rt.graph.models.video_vae.pixel_range import from_uint8
 from ltx2rt.graph.models.video_vae.specs import VideoVaeConfig, encoder_specs
 from ltx2rt.graph.models.video_vae.statistics import statistics_specs
 from ltx2rt.graph.models.video_vae.tiling import Tiling
@@ -22,8 +20,8 @@ from ltx2rt.graph.stages.finite import require_finite
 from ltx2rt.graph.stages.inputs import SoundInput
 from ltx2rt.graph.stages.run import Run
 from ltx2rt.kernels.host import to_numpy
-
-Array = np.ndarray[Any, np.dtype[Any]]
+from ltx2rt.media.pixel_range import to_signed_range
+from ltx2rt.types import Array
 
 # Frames of a clip that become floating point at a time.
 _CHUNK_FRAMES = 8
@@ -36,16 +34,15 @@ def encode_pixels(run: Run, name: str, clips: list[Array]) -> list[Float32Array]
     """
     if not clips:
         return []
-    checkpoint, dtype = run.files.checkpoint, run.inputs.dtype
-    config = VideoVaeConfig.from_dict(checkpoint.section("video_vae"))
+    checkpoint, config, dtype = run.files.source(VIDEO_VAE), run.files.config(VIDEO_VAE), run.inputs.dtype
     grids = [(clip.shape[0], clip.shape[1], clip.shape[2]) for clip in clips]
-    need = run.ledger.choose(video_encoder_options(checkpoint, config, name, grids, dtype))
+    weights = run.files.weights(VIDEO_VAE, encoder_specs(config) + statistics_specs(config.latent_channels))
+    need = run.choose(video_encoder_options(checkpoint, config, name, grids, dtype), weights)
     if run.planning:
         return [_blank_latent(config, grid) for grid in grids]
     latents = []
     with run.stage(need) as stage:
-        arrays = stage.hold(checkpoint.load("video_vae", encoder_specs(config) + statistics_specs()))
-        encoder = VideoEncoder(config, Params(arrays), dtype)
+        encoder = VideoEncoder(config, Params(run.load(stage, weights)), dtype)
         for clip in clips:
             latent = _encode(encoder, clip, need.settings["push"])
             run.emit(VideoEncoded(latent))
@@ -68,13 +65,15 @@ def _encode(encoder: VideoEncoder, clip: Array, push: int | None) -> mx.array:
         chunks = (_as_float(clip[start : start + _CHUNK_FRAMES]) for start in range(0, len(clip), _CHUNK_FRAMES))
         latent = mx.concatenate(list(encoder.encode_stream(chunks, frames_per_push=push)), axis=1)
     else:
-        latent = encoder.encode_frames(_as_float(clip)[None], Tiling.auto(*clip.shape[1:3]) if len(clip) > 1 else None)
+        height, width = clip.shape[1:3]
+        tiling = Tiling.auto(height, width, encoder.config.spatial_factor) if len(clip) > 1 else None
+        latent = encoder.encode_frames(_as_float(clip)[None], tiling)
     mx.eval(latent)
     return latent
 
 
 def _as_float(frames: Array) -> Array:
-    return from_uint8(frames) if frames.dtype == np.uint8 else frames
+    return to_signed_range(frames) if frames.dtype == np.uint8 else frames
 
 
 def encode_images(run: Run, name: str, height: int, width: int) -> list[Float32Array]:
@@ -88,19 +87,18 @@ def encode_images(run: Run, name: str, height: int, width: int) -> list[Float32A
 def encode_sound(run: Run, sound: SoundInput, frames: int) -> Float32Array:
     """Normalised audio tokens (1, frames, 128): the sound is resampled, analysed and encoded, then cut at the end or
     filled with zeros."""
-    checkpoint = run.files.checkpoint
-    section = checkpoint.section("audio_vae")
-    config, mel_config = audio_vae.AudioVaeConfig.from_dict(section), mel.MelConfig.from_dict(section)
+    checkpoint = run.files.source(AUDIO_VAE)
+    config, mel_config = run.files.config(AUDIO_VAE)
     samples = round(len(sound.waveform) * mel_config.sample_rate / sound.sample_rate)
     mel_frames = samples // mel_config.hop + 1
-    need = run.ledger.choose(sound_encoder_options(checkpoint, config, mel_frames, samples))
+    weights = run.files.weights(AUDIO_VAE, audio_vae.encoder_specs(config))
+    need = run.choose(sound_encoder_options(checkpoint, config, mel_frames, samples), weights)
     if run.planning:
         return np.zeros((1, frames, config.token_width), np.float32)
     with run.stage(need) as stage:
-        arrays = stage.hold(checkpoint.load("audio_vae", audio_vae.encoder_specs(config)))
         waveform = mel.resample(sound.waveform[None], sound.sample_rate, mel_config.sample_rate)
         log_mel = mx.array(mel.log_mel(waveform, mel_config))
-        encoded = audio_vae.AudioEncoder(config, Params(arrays), mx.float32)(log_mel)
+        encoded = audio_vae.AudioEncoder(config, Params(run.load(stage, weights)), mx.float32)(log_mel)
         run.emit(SoundEncoded(log_mel, encoded))
         tokens = to_numpy(encoded)[:, :frames]
         require_finite(need.name, "the audio latent", tokens)

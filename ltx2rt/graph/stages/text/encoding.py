@@ -12,10 +12,7 @@ from ltx2rt.errors import CheckpointError
 from ltx2rt.graph.models.text.connector import Connector
 from ltx2rt.graph.models.text.feature_extractor import TextFeatures
 from ltx2rt.graph.stages.inputs import PromptContext
-from ltx2rt.weights.config import parse_version
-
-# From this model version on, a checkpoint must name its text encoder.
-_DECLARES_ENCODER = (2, 4)
+from ltx2rt.weights.generations import LTX_2, stated_generation
 
 
 def check_pairing(metadata: Mapping[str, str], encoder_config: Mapping[str, Any], origin: str) -> None:
@@ -31,7 +28,7 @@ def check_pairing(metadata: Mapping[str, str], encoder_config: Mapping[str, Any]
 
     Source: the encoder check of Lightricks/LTX-2 ltx_pipelines/utils/blocks.py @ v1.2.0.
     """
-    version = metadata.get("model_version", "")
+    generation = stated_generation(metadata) or LTX_2
     declared = metadata.get("gemma_source_checkpoint")
     given = encoder_config.get("gemma_version")
     if declared is not None:
@@ -44,15 +41,15 @@ def check_pairing(metadata: Mapping[str, str], encoder_config: Mapping[str, Any]
                 f"{origin}: needs the text encoder {wanted!r}, got {given or encoder_config.get('model_type')!r}; "
                 "give the text encoder that was published with the checkpoint."
             )
-    elif parse_version(version) >= _DECLARES_ENCODER:
+    elif generation.declares_text_encoder:
         raise CheckpointError(
-            f"{origin}: model version {version} must declare its text encoder (gemma_source_checkpoint) but does not; "
-            "use the published file."
+            f"{origin}: model version {metadata['model_version']} must declare its text encoder "
+            "(gemma_source_checkpoint) but does not; use the published file."
         )
-    elif encoder_config.get("model_type") not in ("gemma3", "gemma3_text"):
+    elif encoder_config.get("model_type") not in generation.text_encoder_types:
         raise CheckpointError(
-            f"{origin}: needs a Gemma 3 text encoder, got model_type {encoder_config.get('model_type')!r}; "
-            "give the Gemma 3 12B folder."
+            f"{origin}: needs the text encoder {generation.text_encoder_name}, got model_type "
+            f"{encoder_config.get('model_type')!r}; give the {generation.text_encoder_name} folder."
         )
 
 

@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import mlx.core as mx
-import numpy as np
 
 from ltx2rt.errors import UsageError
-from ltx2rt.graph.models.text import gemma3
-from ltx2rt.graph.models.text.generation import generate_tokens
+from ltx2rt.graph.components import TEXT_ENCODER
 from ltx2rt.graph.models.text.token_sampling import SamplingOptions
 from ltx2rt.graph.stages.run import Run
 from ltx2rt.graph.stages.text.enhancement_instructions import IMAGE_TO_VIDEO, TEXT_TO_VIDEO
-from ltx2rt.graph.stages.text.models import writing_model
+from ltx2rt.graph.stages.text.models import whole_model, writing_model
 from ltx2rt.graph.stages.text.needs import enhancement_options
 from ltx2rt.kernels.host import to_numpy
 from ltx2rt.memory.need import Need
 from ltx2rt.spelling import spelled
+from ltx2rt.types import Array
 from ltx2rt.weights.chat_template import END_OF_TURN, ChatTemplate
 from ltx2rt.weights.checkpoint import Checkpoint
 from ltx2rt.weights.tokenizer import GemmaTokenizer
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 STAGE = "prompt enhancement"
 # Of the conversation in a plan that knows no tokenizer. English takes more characters for a token.
@@ -59,24 +54,25 @@ def enhance_prompt(run: Run, prompt: str, options: SamplingOptions, *, has_image
     Source: prompt enhancement of Lightricks/LTX-2 ltx_core/text_encoders/gemma @ v1.2.0, with instructions of our own.
     """
     options.check()
-    encoder, tokenizer = run.files.text_encoder, run.files.tokenizer
-    if encoder is None or (tokenizer is None and not run.planning):
+    tokenizer = run.files.tokenizer
+    if not run.files.has(TEXT_ENCODER) or (tokenizer is None and not run.planning):
         raise UsageError(f"prompt enhancement needs the text encoder; give {spelled('text_encoder', 'FOLDER')}.")
     if not prompt.strip():
         raise UsageError(f"there is no prompt to enhance; give one with {spelled('prompt')}.")
-    config = gemma3.Gemma3Config.from_dict(encoder.section("text_encoder"))
+    encoder, kind = run.files.source(TEXT_ENCODER), run.files.config(TEXT_ENCODER)
     ids = None if tokenizer is None else _conversation_ids(encoder, tokenizer, prompt, has_image=has_image)
     written = sum(len(message["content"]) for message in messages_for(prompt, has_image=has_image))
     tokens = written // _CHARACTERS_PER_TOKEN if ids is None else len(ids)
 
     def compute() -> dict[str, mx.array]:
-        need = run.ledger.choose(enhancement_options(encoder, config, tokens, options.max_new_tokens, run.inputs.dtype))
+        ways = enhancement_options(encoder, kind, tokens, options.max_new_tokens, run.inputs.dtype)
+        need = run.choose(ways, whole_model(run.files))
         if run.planning:
             run.written_tokens = options.max_new_tokens
             return _text_array(prompt)
         assert tokenizer is not None
         assert ids is not None
-        return _text_array(_write(run, need, config, ids, tokenizer, options) or prompt)
+        return _text_array(_write(run, need, ids, tokenizer, options) or prompt)
 
     stored = run.remember(STAGE, compute)
     return bytes(to_numpy(stored["text"])).decode("utf-8")
@@ -95,17 +91,14 @@ def _conversation_ids(encoder: Checkpoint, tokenizer: GemmaTokenizer, prompt: st
 def _write(
     run: Run,
     need: Need,
-    config: gemma3.Gemma3Config,
     ids: Array,
     tokenizer: GemmaTokenizer,
     options: SamplingOptions,
 ) -> str:
-    encoder = run.files.text_encoder
-    assert encoder is not None
     stops = [tokenizer.token_id(token) for token in (END_OF_TURN, "<eos>")]
     with run.stage(need) as stage:
-        model = writing_model(stage, encoder, config, need.settings["depth"], run.inputs.dtype)
-        tokens = generate_tokens(model, ids, [stop for stop in stops if stop is not None], options)
+        model = writing_model(run, stage, need.settings["depth"])
+        tokens = model.written(ids, [stop for stop in stops if stop is not None], options)
         return cleaned(tokenizer.decode(list(tokens)))
 
 

@@ -4,23 +4,34 @@ from __future__ import annotations
 
 from typing import Any
 
-import mlx.core as mx
 import numpy as np
 
+from ltx2rt.graph.components import TEXT_ENCODER
 from ltx2rt.graph.models.layers.params import Params
-from ltx2rt.graph.models.text import gemma3
-from ltx2rt.graph.stages.text.needs import embedding_spec, layer_specs, resident_specs
+from ltx2rt.graph.protocols import TextModel
+from ltx2rt.graph.stages.run import Run
+from ltx2rt.graph.stages.weight_set import WeightSet
 from ltx2rt.memory.stage import Stage
 from ltx2rt.types import LinearWeight
-from ltx2rt.weights.checkpoint import Checkpoint
+from ltx2rt.weights.kept_weights import StageWeights
 
 
-def encoding_model(
-    stage: Stage, encoder: Checkpoint, config: gemma3.Gemma3Config, depth: int, dtype: mx.Dtype
-) -> gemma3.Gemma3:
-    """The text encoder. Its layers are read from disk while it computes, each once; the embedding stays there."""
-    params = Params(stage.hold(encoder.load("text_encoder", resident_specs(config))))
-    stream = stage.hold_stream(encoder.stream("text_encoder", layer_specs(config), depth=depth))
+def whole_model(files: WeightSet) -> StageWeights:
+    """All weights, for encoding as for writing."""
+    return files.weights(TEXT_ENCODER, TEXT_ENCODER.specs(files.config(TEXT_ENCODER)))
+
+
+def encoding_model(run: Run, stage: Stage, depth: int) -> TextModel:
+    """The text encoder, all of it resident (depth 0), or its layers read from disk while it computes, each once.
+
+    In the second case the embedding stays on disk, too: only the rows of the prompts are read.
+    """
+    files, dtype = run.files, run.inputs.dtype
+    encoder, kind = files.source(TEXT_ENCODER), files.config(TEXT_ENCODER)
+    if depth == 0:
+        return kind.model(Params(run.load(stage, whole_model(files))), dtype)
+    params = Params(run.load(stage, files.weights(TEXT_ENCODER, kind.resident_specs())))
+    stream = stage.hold_stream(encoder.stream("text_encoder", kind.layer_specs(), depth=depth))
     current: dict[int, Params] = {}
 
     def layers(index: int) -> Params:
@@ -31,25 +42,23 @@ def encoding_model(
         return current[index]
 
     def embedding_rows(ids: np.ndarray[Any, Any]) -> LinearWeight:
-        rows = encoder.load_rows("text_encoder", embedding_spec(config), [int(i) for i in ids])
+        rows = encoder.load_rows("text_encoder", kind.embedding_spec(), [int(i) for i in ids])
         assert isinstance(rows, LinearWeight)
         return rows
 
-    return gemma3.Gemma3(config, params, dtype, layers=layers, embedding_rows=embedding_rows)
+    return kind.model(params, dtype, layers=layers, embedding_rows=embedding_rows)
 
 
-def writing_model(
-    stage: Stage, encoder: Checkpoint, config: gemma3.Gemma3Config, depth: int, dtype: mx.Dtype
-) -> gemma3.Gemma3:
+def writing_model(run: Run, stage: Stage, depth: int) -> TextModel:
     """The language model, all of it resident (depth 0), or its layers read from disk anew for every token.
 
     The embedding is resident in both: as the head it is used whole for every token.
     """
+    files, dtype = run.files, run.inputs.dtype
+    encoder, kind = files.source(TEXT_ENCODER), files.config(TEXT_ENCODER)
     if depth == 0:
-        return gemma3.Gemma3(
-            config, Params(stage.hold(encoder.load("text_encoder", gemma3.param_specs(config)))), dtype
-        )
-    resident = [embedding_spec(config), *resident_specs(config)]
-    params = Params(stage.hold(encoder.load("text_encoder", resident)))
-    stream = stage.hold_stream(encoder.stream("text_encoder", layer_specs(config), depth=depth))
-    return gemma3.Gemma3(config, params, dtype, layers=lambda index: Params(stream(index)).at(f"layers.{index}"))
+        return kind.model(Params(run.load(stage, whole_model(files))), dtype)
+    resident = [kind.embedding_spec(), *kind.resident_specs()]
+    params = Params(run.load(stage, files.weights(TEXT_ENCODER, resident)))
+    stream = stage.hold_stream(encoder.stream("text_encoder", kind.layer_specs(), depth=depth))
+    return kind.model(params, dtype, layers=lambda index: Params(stream(index)).at(f"layers.{index}"))

@@ -7,24 +7,21 @@ from dataclasses import replace
 
 import mlx.core as mx
 
-from ltx2rt.graph.models.text import connector, feature_extractor, gemma3
+from ltx2rt.graph.components import CONNECTORS, TEXT_ENCODER
+from ltx2rt.graph.models.text import connector, feature_extractor
 from ltx2rt.graph.models.text.footprint import (
     connector_flops,
     connector_footprint,
-    encoder_flops,
-    encoder_footprint,
-    head_flops,
     kept_bytes,
-    key_value_bytes,
     normalised_bytes,
     projection_flops,
     projection_footprint,
-    writing_footprint,
 )
+from ltx2rt.graph.protocols import TextEncoder
 from ltx2rt.graph.stages.streamed_blocks import DEPTHS, streamed_text
+from ltx2rt.graph.stages.weight_set import WeightSet
 from ltx2rt.memory.need import Need
 from ltx2rt.spelling import spelled
-from ltx2rt.types import ParamSpec
 from ltx2rt.weights.block_stream import slots_bytes
 from ltx2rt.weights.checkpoint import Checkpoint
 
@@ -32,34 +29,21 @@ from ltx2rt.weights.checkpoint import Checkpoint
 PROJECTION_ROWS = (960, 128)
 
 
-def layer_specs(config: gemma3.Gemma3Config) -> list[list[ParamSpec]]:
-    """What each layer needs."""
-    return [gemma3.layer_specs(config, index) for index in range(config.num_layers)]
-
-
-def embedding_spec(config: gemma3.Gemma3Config) -> ParamSpec:
-    """The embedding, which is the head of the language model, too."""
-    (embedding,) = (spec for spec in gemma3.param_specs(config) if spec.name == "embed_tokens.weight")
-    return embedding
-
-
-def resident_specs(config: gemma3.Gemma3Config) -> list[ParamSpec]:
-    """What the encoder needs besides its layers and the embedding, of which only the rows of the prompt are read."""
-    layers = {spec.name for specs in layer_specs(config) for spec in specs}
-    return [s for s in gemma3.param_specs(config) if s.name not in layers and s != embedding_spec(config)]
-
-
 def encoder_options(
     encoder: Checkpoint,
-    config: gemma3.Gemma3Config,
+    model: TextEncoder,
     extractor: feature_extractor.FeatureExtractorConfig,
     tokens: Sequence[int],
     dtype: mx.Dtype,
+    *,
+    resident: bool,
 ) -> Iterator[Need]:
-    """Stage "text encoder". Every layer is used once, so its layers are always read while it computes."""
-    layers = [encoder.loaded_bytes("text_encoder", specs) for specs in layer_specs(config)]
-    ends = encoder.loaded_bytes("text_encoder", resident_specs(config)).arrays
-    footprint = encoder_footprint(config, max(tokens), dtype.size)
+    """Stage "text encoder". Every layer is used once, so its layers are read while it computes; with ``resident`` first
+    the way for weights that stay, with all of them and the embedding in memory."""
+    layers = [encoder.loaded_bytes("text_encoder", specs) for specs in model.layer_specs()]
+    made = max(layer.made + layer.working for layer in layers)
+    ends = encoder.loaded_bytes("text_encoder", model.resident_specs()).arrays
+    footprint = model.encoding_footprint(max(tokens), dtype.size)
     # What the projection will read, of all prompts.
     caches = sum(normalised_bytes(extractor, n) for n in tokens)
     common = Need(
@@ -67,14 +51,20 @@ def encoder_options(
         caches=caches,
         activations=footprint.activations,
         working=footprint.working,
-        flops=sum(encoder_flops(config, n) for n in tokens),
+        flops=sum(model.encoding_flops(n) for n in tokens),
         advice=f"shorten the prompt, or encode it once on a larger machine and give it as {spelled('embedding')}",
     )
+    if resident:
+        whole = encoder.loaded_bytes("text_encoder", TEXT_ENCODER.specs(model))
+        yield replace(common, weights=whole.arrays, choice={"layers": "resident"}, settings={"depth": 0}).while_loading(
+            whole.loading
+        )
     for depth in DEPTHS:
         yield replace(
             common,
+            can_be_kept=False,
             weights=ends,
-            slots=slots_bytes([layer.stored for layer in layers], depth),
+            slots=slots_bytes([layer.stored for layer in layers], depth) + made,
             streamed=sum(layer.stored for layer in layers),
             choice={"layers": streamed_text(depth)},
             settings={"depth": depth},
@@ -82,9 +72,14 @@ def encoder_options(
 
 
 def projection_options(
-    checkpoint: Checkpoint, config: feature_extractor.FeatureExtractorConfig, tokens: Sequence[int]
+    checkpoint: Checkpoint,
+    config: feature_extractor.FeatureExtractorConfig,
+    tokens: Sequence[int],
+    *,
+    resident: bool,
 ) -> Iterator[Need]:
-    """Stage "text projection". Every row of its weight is used once, so a part of them is read at a time."""
+    """Stage "text projection". Every row of its weight is used once, so a part of them is read at a time; with
+    ``resident`` all of them are there, and a part is used at a time."""
     specs = feature_extractor.param_specs(config)
     loaded = checkpoint.loaded_bytes("text_projection", specs)
     widths = [width for _, width in config.projections]
@@ -93,28 +88,26 @@ def projection_options(
         footprint = projection_footprint(config, max(tokens), rows)
         yield Need(
             "text projection",
-            slots=loaded.arrays * rows // sum(widths),
-            streamed=loaded.stored,
+            weights=loaded.arrays if resident else 0,
+            slots=0 if resident else loaded.arrays * rows // sum(widths),
+            streamed=0 if resident else loaded.stored,
             caches=sum(kept_bytes(config, n) for n in tokens),
             activations=footprint.activations,
             working=footprint.working,
             flops=sum(projection_flops(config, n) for n in tokens),
-            choice={"weight": f"{rows} rows at a time"},
+            choice={"weight": "resident" if resident else f"{rows} rows at a time"},
             settings={"rows": rows},
             advice="shorten the prompt",
-        )
+            can_be_kept=resident,
+        ).while_loading(loaded.loading if resident else 0)
 
 
-def connector_options(
-    checkpoint: Checkpoint,
-    configs: Sequence[connector.ConnectorConfig],
-    prompts: int,
-    dtype: mx.Dtype,
-) -> Iterator[Need]:
+def connector_options(files: WeightSet, prompts: int, dtype: mx.Dtype) -> Iterator[Need]:
     """Stage "connectors": the two of them together or one after the other."""
+    configs = [files.config(component) for component in CONNECTORS]
     loaded = [
-        checkpoint.loaded_bytes(component, connector.param_specs(config)).arrays
-        for component, config in zip(("video_connector", "audio_connector"), configs, strict=True)
+        files.source(component).loaded_bytes(component.stored_name, connector.param_specs(config)).arrays
+        for component, config in zip(CONNECTORS, configs, strict=True)
     ]
     footprints = [connector_footprint(config, dtype.size) for config in configs]
     largest = max(footprints, key=lambda footprint: footprint.total)
@@ -131,37 +124,37 @@ def connector_options(
 
 
 def enhancement_options(
-    encoder: Checkpoint, config: gemma3.Gemma3Config, tokens: int, new_tokens: int, dtype: mx.Dtype
+    encoder: Checkpoint, model: TextEncoder, tokens: int, new_tokens: int, dtype: mx.Dtype
 ) -> Iterator[Need]:
     """Stage "prompt enhancement", for a conversation of ``tokens`` tokens and at most ``new_tokens`` written ones.
 
     Every layer is used for every token: resident, or read from disk as many times.
     """
-    layers = [encoder.loaded_bytes("text_encoder", specs) for specs in layer_specs(config)]
+    layers = [encoder.loaded_bytes("text_encoder", specs) for specs in model.layer_specs()]
     stored = sum(layer.stored for layer in layers)
-    ends = encoder.loaded_bytes("text_encoder", [embedding_spec(config), *resident_specs(config)]).arrays
-    footprint = writing_footprint(config, tokens, new_tokens, dtype.size)
+    made = max(layer.made + layer.working for layer in layers)
+    ends = encoder.loaded_bytes("text_encoder", [model.embedding_spec(), *model.resident_specs()]).arrays
+    footprint = model.writing_footprint(tokens, new_tokens, dtype.size)
     common = Need(
         "prompt enhancement",
-        caches=key_value_bytes(config, tokens, new_tokens, dtype.size),
+        caches=model.kept_bytes(tokens, new_tokens, dtype.size),
         activations=footprint.activations,
         working=footprint.working,
         host=footprint.host,
-        flops=encoder_flops(config, tokens) + new_tokens * (encoder_flops(config, 1) + head_flops(config)),
+        flops=model.writing_flops(tokens, new_tokens),
         advice=f"leave out {spelled('enhance_prompt')}",
     )
-    yield replace(
-        common,
-        weights=ends + sum(layer.arrays for layer in layers),
-        choice={"layers": "resident"},
-        settings={"depth": 0},
+    whole = encoder.loaded_bytes("text_encoder", TEXT_ENCODER.specs(model))
+    yield replace(common, weights=whole.arrays, choice={"layers": "resident"}, settings={"depth": 0}).while_loading(
+        whole.loading
     )
     for depth in DEPTHS:
         yield replace(
             common,
             weights=ends,
-            slots=slots_bytes([layer.stored for layer in layers], depth),
+            slots=slots_bytes([layer.stored for layer in layers], depth) + made,
             streamed=new_tokens * stored,
             choice={"layers": f"{streamed_text(depth)}, for every token"},
             settings={"depth": depth},
+            can_be_kept=False,
         )

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import mlx.core as mx
 import numpy as np
 
 from ltx2rt.errors import UsageError
+from ltx2rt.graph.components import CONNECTORS, TEXT_ENCODER, TEXT_PROJECTION, TRANSFORMER
 from ltx2rt.graph.models.layers.params import Params
-from ltx2rt.graph.models.text import connector, feature_extractor, gemma3
-from ltx2rt.graph.models.transformer.model import TransformerConfig
+from ltx2rt.graph.models.text import connector, feature_extractor
 from ltx2rt.graph.stages.finite import require_finite
 from ltx2rt.graph.stages.inputs import PromptContext
 from ltx2rt.graph.stages.run import Run
 from ltx2rt.graph.stages.text.encoding import check_pairing, connect
-from ltx2rt.graph.stages.text.models import encoding_model
+from ltx2rt.graph.stages.text.models import encoding_model, whole_model
 from ltx2rt.graph.stages.text.needs import (
     connector_options,
     encoder_options,
     projection_options,
 )
+from ltx2rt.graph.stages.weight_set import WeightSet
 from ltx2rt.memory.stage import Stage
-from ltx2rt.weights.checkpoint import Checkpoint
+from ltx2rt.weights.kept_weights import StageWeights
 from ltx2rt.weights.tokenizer import MAX_TOKENS
 
 # Length of a prompt in a plan that knows no tokenizer.
@@ -43,9 +45,9 @@ def guided_contexts(run: Run) -> tuple[PromptContext, PromptContext | None]:
     return positive, negative
 
 
-def zero_context(checkpoint: Checkpoint) -> PromptContext:
+def zero_context(files: WeightSet) -> PromptContext:
     """A context of zeros, for tests of everything but the text encoder."""
-    config = TransformerConfig.from_dict(checkpoint.section("transformer"))
+    config = files.config(TRANSFORMER)
     widths = (config.caption_channels or stream.context_dim for stream in (config.video, config.audio))
     return PromptContext(*(mx.zeros((1, MAX_TOKENS, width), mx.bfloat16) for width in widths))
 
@@ -63,39 +65,49 @@ def encode_prompts(run: Run, prompts: Sequence[str]) -> list[PromptContext]:
 
 
 def _encode(run: Run, prompts: Sequence[str]) -> list[PromptContext]:
-    checkpoint, encoder, dtype = run.files.checkpoint, run.files.text_encoder, run.inputs.dtype
-    tokenizer = run.files.tokenizer
-    if encoder is None or (tokenizer is None and not run.planning):
+    files, dtype = run.files, run.inputs.dtype
+    tokenizer = files.tokenizer
+    if not files.has(TEXT_ENCODER) or (tokenizer is None and not run.planning):
         raise UsageError("the text encoder is missing; give the Gemma folder or a text embedding.")
-    check_pairing(checkpoint.metadata, encoder.section("text_encoder"), str(checkpoint.path))
-    config = gemma3.Gemma3Config.from_dict(encoder.section("text_encoder"))
-    section = checkpoint.section("transformer")
-    extractor_config = feature_extractor.FeatureExtractorConfig.from_dict(
-        section, encoder_width=config.hidden_size, encoder_states=config.num_states
+    encoder = files.source(TEXT_ENCODER)
+    check_pairing(files.checkpoint.metadata, encoder.section("text_encoder"), str(files.checkpoint.path))
+    kind = files.config(TEXT_ENCODER)
+    extractor_config = replace(
+        files.config(TEXT_PROJECTION), encoder_width=kind.hidden_size, encoder_states=kind.num_states
     )
     ids = [np.zeros(_ASSUMED_TOKENS, np.int32) if tokenizer is None else tokenizer.encode(text) for text in prompts]
     tokens = [len(of_prompt) for of_prompt in ids]
     # The first prompt is the one that enhancement rewrites.
     tokens[0] = min(max(tokens[0], run.written_tokens + 1), MAX_TOKENS)
-    encoding = run.ledger.choose(encoder_options(encoder, config, extractor_config, tokens, dtype))
-    projecting = run.ledger.choose(projection_options(checkpoint, extractor_config, tokens))
-    connectors = [connector.ConnectorConfig.from_dict(section, stream) for stream in connector.STREAMS]
-    connecting = run.ledger.choose(connector_options(checkpoint, connectors, len(prompts), dtype))
+    resident = run.keeps_weights
+    encoding = run.choose(
+        encoder_options(encoder, kind, extractor_config, tokens, dtype, resident=resident), whole_model(files)
+    )
+    projection = files.weights(TEXT_PROJECTION, feature_extractor.param_specs(extractor_config))
+    projecting = run.choose(
+        projection_options(projection.checkpoint, extractor_config, tokens, resident=resident), projection
+    )
+    connectors = [files.config(component) for component in CONNECTORS]
+    connections = [
+        files.weights(component, connector.param_specs(config))
+        for component, config in zip(CONNECTORS, connectors, strict=True)
+    ]
+    connecting = run.choose(connector_options(files, len(prompts), dtype), *connections)
     if run.planning:
-        return [zero_context(checkpoint) for _ in prompts]
+        return [zero_context(files) for _ in prompts]
 
     with run.stage(encoding) as stage:
         extractor = feature_extractor.FeatureExtractor(extractor_config, Params({}), dtype)
-        model = encoding_model(stage, encoder, config, encoding.settings["depth"], dtype)
+        model = encoding_model(run, stage, encoding.settings["depth"])
         normalised = extractor.normalised([model.hidden_states(of_prompt) for of_prompt in ids])
     with run.stage(projecting) as stage:
-        features = _project(stage, checkpoint, extractor_config, projecting.settings["rows"], normalised, dtype)
+        features = _project(run, stage, extractor_config, projection, projecting.settings["rows"], normalised)
         normalised.clear()
     with run.stage(connecting) as stage:
-        models = []
-        for component, connector_config in zip(("video_connector", "audio_connector"), connectors, strict=True):
-            arrays = stage.hold(checkpoint.load(component, connector.param_specs(connector_config)))
-            models.append(connector.Connector(connector_config, Params(arrays), dtype))
+        models = [
+            connector.Connector(config, Params(run.load(stage, weights)), dtype)
+            for config, weights in zip(connectors, connections, strict=True)
+        ]
         contexts = [connect(feature, *models) for feature in features]
         for context in contexts:
             for name, values in context._asdict().items():
@@ -104,17 +116,21 @@ def _encode(run: Run, prompts: Sequence[str]) -> list[PromptContext]:
 
 
 def _project(
+    run: Run,
     stage: Stage,
-    checkpoint: Checkpoint,
     config: feature_extractor.FeatureExtractorConfig,
+    projection: StageWeights,
     rows: int,
     normalised: list[list[mx.array]],
-    dtype: mx.Dtype,
 ) -> list[feature_extractor.TextFeatures]:
-    """The aggregate projections, whose weights are read ``rows`` rows at a time."""
-    specs = {spec.name: spec for spec in feature_extractor.param_specs(config)}
+    """The aggregate projections, whose weights are used ``rows`` rows at a time, and read so where they do not stay."""
+    dtype, checkpoint = run.inputs.dtype, projection.checkpoint
+    if run.keeps_weights:
+        params = Params(run.load(stage, projection))
+        return feature_extractor.FeatureExtractor(config, params, dtype, rows_per_slab=rows).project(normalised)
+    specs = {spec.name: spec for spec in projection.specs}
     biases = [spec for name, spec in specs.items() if name.endswith(".bias")]
-    arrays = stage.hold(checkpoint.load("text_projection", biases)) if biases else {}
+    arrays = run.load(stage, replace(projection, specs=biases)) if biases else {}
 
     def weight_rows(name: str, first: int, last: int) -> mx.array:
         loaded = checkpoint.load_rows("text_projection", specs[name], range(first, last))

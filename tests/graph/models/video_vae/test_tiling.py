@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import mlx.core as mx
@@ -10,20 +11,22 @@ import numpy as np
 import pytest
 
 from ltx2rt.errors import UsageError
+from ltx2rt.graph.models.video_vae import tiling as tiling_module
 from ltx2rt.graph.models.video_vae.tiling import (
     TileCount,
     TilePlan,
     TileSize,
     Tiling,
-    decode_plan,
     decode_tiled,
-    encode_plan,
     encode_tiled,
     split_axis,
     trapezoid,
 )
 
 Array = np.ndarray[Any, np.dtype[Any]]
+# Plans of the published VAEs.
+decode_plan = partial(tiling_module.decode_plan, temporal_factor=8, spatial_factor=32)
+encode_plan = partial(tiling_module.encode_plan, temporal_factor=8, spatial_factor=32)
 OFFICIAL = Tiling.of(spatial=(768, 64), temporal=(80, 24))
 
 
@@ -73,13 +76,13 @@ def test_thirty_one_latent_frames_with_the_default() -> None:
     ],
 )
 def test_auto_keeps_the_aspect(size: tuple[int, int], tiles: tuple[int, int]) -> None:
-    tiling = Tiling.auto(*size)
+    tiling = Tiling.auto(*size, 32)
     assert (tiling.height, tiling.width) == (TileSize(tiles[0], 64), TileSize(tiles[1], 64))
     assert tiling.frames == TileSize(80, 24)
 
 
 def test_auto_leaves_a_small_clip_in_one_tile() -> None:
-    assert len(decode_plan((10, 16, 24), Tiling.auto(512, 768)).tiles) == 1
+    assert len(decode_plan((10, 16, 24), Tiling.auto(512, 768, 32)).tiles) == 1
 
 
 def test_tiles_run_time_slowest_width_fastest() -> None:
@@ -225,4 +228,4 @@ def test_short_encode_overlaps_are_refused(tiling: Tiling, message: str) -> None
 
 def test_auto_refuses_less_than_a_cell() -> None:
     with pytest.raises(UsageError, match="at least 32, got 16x64"):
-        Tiling.auto(16, 64)
+        Tiling.auto(16, 64, 32)

@@ -17,7 +17,7 @@ from ltx2rt.graph.models.layers.params import Params
 from ltx2rt.graph.models.video_vae.decoder import VideoDecoder
 from ltx2rt.graph.models.video_vae.encoder import VideoEncoder
 from ltx2rt.graph.models.video_vae.layers import depth_to_space, patchify_pixels, space_to_depth, unpatchify_pixels
-from ltx2rt.graph.models.video_vae.pixel_range import from_uint8, to_unit_range
+from ltx2rt.graph.models.video_vae.pixel_range import to_unit_range
 from ltx2rt.graph.models.video_vae.specs import (
     VideoVaeConfig,
     decoder_specs,
@@ -27,6 +27,7 @@ from ltx2rt.graph.models.video_vae.specs import (
 )
 from ltx2rt.graph.models.video_vae.statistics import LatentStatistics
 from ltx2rt.graph.models.video_vae.tiling import Tiling
+from ltx2rt.media.pixel_range import to_signed_range
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -278,7 +279,7 @@ def test_statistics() -> None:
 
 
 def test_pixel_ranges() -> None:
-    assert from_uint8(np.array([0, 255], np.uint8)).tolist() == [-1, 1]
+    assert to_signed_range(np.array([0, 255], np.uint8)).tolist() == [-1, 1]
     np.testing.assert_allclose(to_unit_range(np.array([-3, -1, 0.5, 2], np.float32)), [0, 0, 0.75, 1])
 
 
@@ -289,8 +290,8 @@ def test_pixel_ranges() -> None:
 )
 def test_published_parameter_counts(section: dict[str, Any], encoder: int, decoder: int) -> None:
     config = VideoVaeConfig.from_dict(section)
-    assert sum(prod(spec.shape) for spec in encoder_specs(config) + statistics_specs()) == encoder
-    assert sum(prod(spec.shape) for spec in decoder_specs(config) + statistics_specs()) == decoder
+    assert sum(prod(spec.shape) for spec in encoder_specs(config) + statistics_specs(config.latent_channels)) == encoder
+    assert sum(prod(spec.shape) for spec in decoder_specs(config) + statistics_specs(config.latent_channels)) == decoder
     assert (config.spatial_factor, config.temporal_factor, config.latent_channels) == (32, 8, 128)
     assert config.latent_frames(121) == 16
     assert config.pixel_frames(16) == 121

@@ -80,7 +80,7 @@ def test_pairs_that_belong_together(metadata: dict[str, str], encoder: dict[str,
 @pytest.mark.parametrize(
     ("metadata", "encoder", "message"),
     [
-        ({}, {"model_type": "gemma4_unified"}, "needs a Gemma 3 text encoder, got model_type 'gemma4_unified'"),
+        ({}, {"model_type": "gemma4_unified"}, "needs the text encoder Gemma 3 12B, got model_type 'gemma4_unified'"),
         (DECLARED, {"model_type": "gemma3"}, "needs the text encoder 'gemma4-12b-ltx-v1', got 'gemma3'"),
         (DECLARED, {"gemma_version": "other"}, "got 'other'"),
         ({"model_version": "2.4.1"}, {"model_type": "gemma3"}, r"model version 2\.4\.1 must declare"),

@@ -9,16 +9,16 @@ import pytest
 
 from ltx2rt import embedded
 from ltx2rt.errors import UsageError
-from ltx2rt.graph.models.text.gemma3 import Gemma3Config
+from ltx2rt.graph.components import TEXT_ENCODER
 from ltx2rt.graph.models.text.token_sampling import SamplingOptions
 from ltx2rt.graph.settings.settings import Settings
 from ltx2rt.graph.settings.weight_files import WeightFiles
 from ltx2rt.graph.stages.inputs import GenerationInputs
-from ltx2rt.graph.stages.model_files import ModelFiles
 from ltx2rt.graph.stages.run import Run
 from ltx2rt.graph.stages.text.enhancement import cleaned, enhance_prompt, messages_for
 from ltx2rt.graph.stages.text.enhancement_instructions import IMAGE_TO_VIDEO, TEXT_TO_VIDEO
 from ltx2rt.graph.stages.text.needs import enhancement_options
+from ltx2rt.graph.stages.weight_set import WeightSet, sources_of
 from ltx2rt.memory.ledger import Ledger
 
 INPUTS = GenerationInputs.without_clip(Settings(prompt="a dog"))
@@ -26,8 +26,8 @@ SHORT = SamplingOptions(max_new_tokens=8)
 
 
 @pytest.fixture(scope="module")
-def files() -> ModelFiles:
-    return ModelFiles.open(WeightFiles(checkpoint=embedded.CHECKPOINT, text_encoder=embedded.TEXT_ENCODER))
+def files() -> WeightSet:
+    return WeightSet.open(WeightFiles(checkpoint=embedded.CHECKPOINT, text_encoder=embedded.TEXT_ENCODER))
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_labels_and_instructions_follow_the_kind_of_clip() -> None:
     ]
 
 
-def test_the_embedded_model_writes_the_same_text_for_the_same_seed(files: ModelFiles) -> None:
+def test_the_embedded_model_writes_the_same_text_for_the_same_seed(files: WeightSet) -> None:
     texts = [
         enhance_prompt(Run(files, INPUTS), "a dog", replace(SHORT, seed=seed), has_image=False) for seed in (1, 1, 2)
     ]
@@ -64,9 +64,11 @@ def test_the_embedded_model_writes_the_same_text_for_the_same_seed(files: ModelF
     assert all(text.strip() for text in texts)
 
 
-def test_what_cannot_work_is_refused(files: ModelFiles) -> None:
+def test_what_cannot_work_is_refused(files: WeightSet) -> None:
     with pytest.raises(UsageError, match="needs the text encoder"):
-        enhance_prompt(Run(replace(files, text_encoder=None), INPUTS), "a dog", SHORT, has_image=False)
+        enhance_prompt(
+            Run(replace(files, sources=sources_of(files.checkpoint)), INPUTS), "a dog", SHORT, has_image=False
+        )
     with pytest.raises(UsageError, match="no prompt to enhance"):
         enhance_prompt(Run(files, INPUTS), " ", SHORT, has_image=False)
     with pytest.raises(UsageError, match="top_p"):
@@ -74,15 +76,13 @@ def test_what_cannot_work_is_refused(files: ModelFiles) -> None:
 
 
 @pytest.mark.parametrize(("depth", "way"), [(2, "streamed, read ahead"), (1, "streamed, not read ahead")])
-def test_layers_are_streamed_where_they_do_not_fit(files: ModelFiles, depth: int, way: str) -> None:
+def test_layers_are_streamed_where_they_do_not_fit(files: WeightSet, depth: int, way: str) -> None:
     """The same text, from a run whose budget has no room for all layers."""
     wide = Run(files, INPUTS, ledger=Ledger(budget=10**9, base=0))
     text = enhance_prompt(wide, "a dog", SHORT, has_image=False)
     (resident,) = wide.ledger.needs
     assert resident.settings["depth"] == 0
-    encoder = files.text_encoder
-    assert encoder is not None
-    config = Gemma3Config.from_dict(encoder.section("text_encoder"))
+    encoder, config = files.source(TEXT_ENCODER), files.config(TEXT_ENCODER)
     tokens = 1  # what it needs besides weights is the same in every way of running
     options = list(enhancement_options(encoder, config, tokens, SHORT.max_new_tokens, INPUTS.dtype))
     wanted = next(option for option in options if option.settings["depth"] == depth)

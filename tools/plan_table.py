@@ -1,7 +1,13 @@
-"""The plans of models for the published sizes and for the memory that computers have, as a table."""
+"""The plans of models for the published sizes and for the memory that computers have, as a table.
+
+    python tools/plan_table.py FILE [FILE ...]
+
+Files are checkpoints or tensor manifests (.json). docs/memory.md has its output.
+"""
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -11,8 +17,11 @@ from ltx2rt.api.pipeline import Pipeline
 from ltx2rt.errors import MemoryBudgetError
 from ltx2rt.graph.pipelines.plan import Plan, Rates
 from ltx2rt.weights.checkpoint import Checkpoint
+from ltx2rt.weights.formats import DENSE
 from ltx2rt.weights.quantized_manifest import affine_manifest
 
+# A prompt whose length counts.
+PROMPT = "a prompt of the usual length, " * 20
 BUDGETS_GB = (8, 12, 16, 24, 32, 64)
 
 
@@ -39,7 +48,7 @@ PUBLISHED = (
 )
 
 
-def published_table(checkpoints: Sequence[Path], prompt: str) -> Iterator[str]:
+def published_table(checkpoints: Sequence[Path], prompt: str = PROMPT) -> Iterator[str]:
     """Lines: per published request and precision the peak under every budget.
 
     Args:
@@ -61,8 +70,8 @@ def _pipelines(checkpoints: Sequence[Path], name: str) -> Iterator[tuple[str, Pi
     for path in checkpoints:
         checkpoint = Checkpoint.open(path)
         kind = _kind(checkpoint)
-        pipeline = load(name, checkpoint=path)
-        generation = checkpoint.generation or "19b"
+        pipeline = load(name, checkpoint=path, keep_loaded=False)
+        generation = pipeline.generation
         yield f"{generation} {kind}", pipeline
         if kind == "bf16":
             for bits in (8, 4):
@@ -70,8 +79,7 @@ def _pipelines(checkpoints: Sequence[Path], name: str) -> Iterator[tuple[str, Pi
 
 
 def _kind(checkpoint: Checkpoint) -> str:
-    dtypes = {info.dtype for name, info in checkpoint.tensors.items() if "transformer_blocks." in name}
-    return "fp8" if "F8_E4M3" in dtypes else "int8/int4" if "U32" in dtypes else "bf16"
+    return next((name for name, _ in checkpoint.formats("transformer").most_common() if name != DENSE.name), "bf16")
 
 
 def _cell(pipeline: Pipeline, request: Published, prompt: str, budget: int) -> str:
@@ -91,3 +99,15 @@ def _cell(pipeline: Pipeline, request: Published, prompt: str, budget: int) -> s
 
 def _residence(plan: Plan) -> str:
     return "s" if any(s.need.streamed and s.need.name.startswith("denoise") for s in plan.stages) else "r"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Predicted peaks for published sizes and usual budgets.")
+    parser.add_argument(
+        "checkpoints", type=Path, nargs="+", metavar="FILE", help="a checkpoint or a manifest of tensors"
+    )
+    print("\n".join(published_table(parser.parse_args().checkpoints)))
+
+
+if __name__ == "__main__":
+    main()

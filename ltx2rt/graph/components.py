@@ -1,0 +1,246 @@
+"""The parts of a model, each stated once: its name, how its configuration is read, and which tensors it needs.
+
+A new kind of a part (another text encoder, another video decoder) is a model and one entry here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from ltx2rt.errors import CheckpointError
+from ltx2rt.graph.models.audio import mel, vocoder
+from ltx2rt.graph.models.audio import vae as audio_vae
+from ltx2rt.graph.models.text import connector, feature_extractor
+from ltx2rt.graph.models.text.gemma3_encoder import Gemma3Encoder
+from ltx2rt.graph.models.transformer import config as transformer
+from ltx2rt.graph.models.upscaler import model as upscaler
+from ltx2rt.graph.models.video_vae import specs as video_vae
+from ltx2rt.graph.models.video_vae.convolutional_decoder import ConvolutionalDecoder
+from ltx2rt.graph.protocols import TextEncoder, VideoDecoder
+from ltx2rt.types import ParamSpec
+from ltx2rt.weights.checkpoint import Checkpoint
+from ltx2rt.weights.generations import LTX_2
+
+Config = TypeVar("Config")
+
+
+class Expected(NamedTuple):
+    """The tensors that a file should have of a component; those under ``unchecked`` belong to no model of ours."""
+
+    specs: list[ParamSpec]
+    unchecked: tuple[str, ...] = ()
+
+
+# Every tensor belongs to a model that does not exist yet, or to none.
+NOTHING_KNOWN = Expected([], ("",))
+
+
+@dataclass(frozen=True)
+class Component(Generic[Config]):
+    """One part of a model.
+
+    Attributes:
+        name: its place in a `WeightSet`.
+        parse: the configuration, from the checkpoint that holds the component.
+        specs: every tensor that the model of a configuration may need.
+        expected: what a file that holds the component should have of it; None: all of ``specs``. Files may hold a part
+            of a component, and models that we do not have.
+        stored: its name in `Checkpoint`; empty: ``name``.
+    """
+
+    name: str
+    parse: Callable[[Checkpoint], Config]
+    specs: Callable[[Config], list[ParamSpec]]
+    expected: Callable[[Checkpoint], Expected] | None = None
+    stored: str = ""
+
+    @property
+    def stored_name(self) -> str:
+        return self.stored or self.name
+
+    def expectation(self, checkpoint: Checkpoint) -> Expected:
+        """What ``checkpoint``, which holds the component, should have of it.
+
+        Raises:
+            CheckpointError: the configuration is missing, contradictory or not supported.
+        """
+        if self.expected is not None:
+            return self.expected(checkpoint)
+        return Expected(self.specs(self.parse(checkpoint)))
+
+
+def _from_section(name: str, from_dict: Callable[[Mapping[str, Any]], Config]) -> Callable[[Checkpoint], Config]:
+    """Reads the section of the configuration that describes ``name``."""
+    return lambda checkpoint: from_dict(checkpoint.section(name))
+
+
+def _expected_transformer(checkpoint: Checkpoint) -> Expected:
+    names = checkpoint.names("transformer")
+    audio = "audio_patchify_proj.weight" in names
+    video = "patchify_proj.weight" in names or not audio
+    return Expected(transformer.param_specs(TRANSFORMER.parse(checkpoint), video=video, audio=audio))
+
+
+def _parse_text_projection(checkpoint: Checkpoint) -> feature_extractor.FeatureExtractorConfig:
+    # The projection reads all states of the text encoder at once; only the product of both numbers shows in shapes.
+    columns = {info.shape[1] for info in checkpoint.names("text_projection").values() if len(info.shape) == 2}
+    if len(columns) != 1:
+        raise CheckpointError(
+            f"{checkpoint.path}: the text projections have input widths {sorted(columns)}, expected one."
+        )
+    return feature_extractor.FeatureExtractorConfig.from_dict(
+        checkpoint.section("text_projection"), encoder_width=columns.pop(), encoder_states=1
+    )
+
+
+def _expected_text_projection(checkpoint: Checkpoint) -> Expected:
+    if not checkpoint.components & {"transformer", "video_connector"}:
+        return NOTHING_KNOWN  # its output widths are stated in another file, that of the connectors
+    return Expected(feature_extractor.param_specs(TEXT_PROJECTION.parse(checkpoint)))
+
+
+def _parse_video_vae(checkpoint: Checkpoint) -> video_vae.VideoVaeConfig:
+    return video_vae.VideoVaeConfig.from_dict(checkpoint.section("video_vae"), checkpoint.names("video_vae"))
+
+
+def _expected_video_vae(checkpoint: Checkpoint) -> Expected:
+    names, config = checkpoint.names("video_vae"), VIDEO_VAE.parse(checkpoint)
+    specs = video_vae.statistics_specs(config.latent_channels)
+    if any(name.startswith("encoder.") for name in names):  # files with one half alone are complete in themselves
+        specs += video_vae.encoder_specs(config)
+    if config.decoder is None:
+        return Expected(specs, ("decoder.",))
+    if any(name.startswith("decoder.") for name in names):
+        specs += video_vae.decoder_specs(config)
+    return Expected(specs)
+
+
+class AudioConfig(NamedTuple):
+    """The audio VAE, and the analysis of sound that its encoder reads."""
+
+    vae: audio_vae.AudioVaeConfig
+    mel: mel.MelConfig
+
+
+def _parse_audio_vae(checkpoint: Checkpoint) -> AudioConfig:
+    section = checkpoint.section("audio_vae")
+    return AudioConfig(audio_vae.AudioVaeConfig.from_dict(section), mel.MelConfig.from_dict(section))
+
+
+def _expected_audio_vae(checkpoint: Checkpoint) -> Expected:
+    config = AUDIO_VAE.parse(checkpoint).vae
+    halves = {name.partition(".")[0] for name in checkpoint.names("audio_vae")}
+    if "encoder" not in halves:
+        return Expected(audio_vae.decoder_specs(config))
+    return Expected(audio_vae.param_specs(config) if "decoder" in halves else audio_vae.encoder_specs(config))
+
+
+def _expected_text_encoder(checkpoint: Checkpoint) -> Expected:
+    if str(checkpoint.section("text_encoder").get("model_type", "")).startswith(_WITHOUT_MODEL):
+        return NOTHING_KNOWN
+    return Expected(TEXT_ENCODER.specs(TEXT_ENCODER.parse(checkpoint)))
+
+
+def text_encoder(config: Mapping[str, Any]) -> TextEncoder:
+    """The text encoder of a Hugging Face ``config.json``, by its ``model_type``.
+
+    Raises:
+        CheckpointError: another kind than those of `TEXT_ENCODERS`, or a configuration that is not supported.
+    """
+    model_type = config.get("text_config", config).get("model_type", config.get("model_type"))
+    if model_type not in TEXT_ENCODERS:
+        raise CheckpointError(
+            f"a text encoder of model_type {model_type!r} is not supported, only {', '.join(TEXT_ENCODERS)}; use the "
+            f"{LTX_2.text_encoder_name} folder."
+        )
+    return TEXT_ENCODERS[model_type](config)
+
+
+def _text_encoder_specs(encoder: TextEncoder) -> list[ParamSpec]:
+    layers = [spec for specs in encoder.layer_specs() for spec in specs]
+    return [encoder.embedding_spec(), *layers, *encoder.resident_specs()]
+
+
+def video_decoder(config: video_vae.VideoVaeConfig) -> VideoDecoder:
+    """The decoder of a video VAE, by its class.
+
+    Raises:
+        CheckpointError: the file holds no decoder of a kind of `VIDEO_DECODERS`.
+    """
+    if config.decoder_class not in VIDEO_DECODERS:
+        config.require_decoder()  # raises, naming the file to use
+    return VIDEO_DECODERS[config.decoder_class](config)
+
+
+# By ``model_type``.
+TEXT_ENCODERS: dict[str, Callable[[Mapping[str, Any]], TextEncoder]] = {
+    "gemma3": Gemma3Encoder.from_dict,
+    "gemma3_text": Gemma3Encoder.from_dict,
+}
+# Recognised, but no model of ours.
+_WITHOUT_MODEL = ("gemma4",)
+# By ``_class_name``.
+VIDEO_DECODERS: dict[str, Callable[[video_vae.VideoVaeConfig], VideoDecoder]] = {
+    "CausalVideoAutoencoder": ConvolutionalDecoder,
+}
+
+
+TRANSFORMER = Component(
+    "transformer",
+    _from_section("transformer", transformer.TransformerConfig.from_dict),
+    transformer.param_specs,
+    _expected_transformer,
+)
+VIDEO_CONNECTOR = Component(
+    "video_connector",
+    _from_section("video_connector", lambda section: connector.ConnectorConfig.from_dict(section, "video")),
+    connector.param_specs,
+)
+AUDIO_CONNECTOR = Component(
+    "audio_connector",
+    _from_section("audio_connector", lambda section: connector.ConnectorConfig.from_dict(section, "audio")),
+    connector.param_specs,
+)
+CONNECTORS = (VIDEO_CONNECTOR, AUDIO_CONNECTOR)
+TEXT_PROJECTION = Component(
+    "text_projection", _parse_text_projection, feature_extractor.param_specs, _expected_text_projection
+)
+VIDEO_VAE = Component(
+    "video_vae",
+    _parse_video_vae,
+    video_vae.param_specs,
+    _expected_video_vae,
+)
+AUDIO_VAE = Component(
+    "audio_vae", _parse_audio_vae, lambda config: audio_vae.param_specs(config.vae), _expected_audio_vae
+)
+VOCODER = Component("vocoder", _from_section("vocoder", vocoder.VocoderConfig.from_dict), vocoder.param_specs)
+TEXT_ENCODER = Component(
+    "text_encoder",
+    _from_section("text_encoder", text_encoder),
+    _text_encoder_specs,
+    _expected_text_encoder,
+)
+UPSCALER = Component(
+    "upscaler", _from_section("upscaler", upscaler.LatentUpscalerConfig.from_dict), upscaler.param_specs
+)
+SPATIAL_UPSCALER = Component("spatial_upscaler", UPSCALER.parse, UPSCALER.specs, stored=UPSCALER.name)
+TEMPORAL_UPSCALER = Component("temporal_upscaler", UPSCALER.parse, UPSCALER.specs, stored=UPSCALER.name)
+
+# By their names in files.
+COMPONENTS: dict[str, Component[Any]] = {
+    component.stored_name: component
+    for component in (
+        TRANSFORMER,
+        VIDEO_CONNECTOR,
+        AUDIO_CONNECTOR,
+        TEXT_PROJECTION,
+        VIDEO_VAE,
+        AUDIO_VAE,
+        VOCODER,
+        UPSCALER,
+        TEXT_ENCODER,
+    )
+}

@@ -1,0 +1,119 @@
+"""What the stages ask of the models that there is more than one kind of: text encoders and video decoders.
+
+An object of these protocols is made from a configuration and knows no weights; `components` chooses its kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any, Literal, Protocol
+
+import mlx.core as mx
+
+from ltx2rt.graph.models.layers.decode_way import DecodeWay
+from ltx2rt.graph.models.layers.footprint import Footprint
+from ltx2rt.graph.models.layers.params import Params
+from ltx2rt.graph.models.text.token_sampling import SamplingOptions
+from ltx2rt.graph.models.video_vae.surroundings import NoiseDraw
+from ltx2rt.graph.models.video_vae.tiling import Tiling
+from ltx2rt.types import Array, LinearWeight, ParamSpec
+
+Grid = tuple[int, int, int]
+
+
+class TextModel(Protocol):
+    """A text encoder with its weights."""
+
+    def hidden_states(self, input_ids: Array) -> Iterator[mx.array]:
+        """The states (1, n, D) of token ids (n,), each evaluated before it is yielded."""
+
+    def written(self, input_ids: Array, stop_ids: Collection[int], options: SamplingOptions) -> Iterator[int]:
+        """Token ids that continue a text, until one of ``stop_ids`` (not given out) or ``max_new_tokens``."""
+
+
+class TextEncoder(Protocol):
+    """A text encoder: an embedding, a list of layers, and a head that is the embedding.
+
+    Attributes:
+        hidden_size: D, channels of a state.
+        num_states: how many states it gives for a prompt.
+    """
+
+    @property
+    def hidden_size(self) -> int: ...
+
+    @property
+    def num_states(self) -> int: ...
+
+    def embedding_spec(self) -> ParamSpec:
+        """The embedding, which is the head of the language model, too."""
+
+    def layer_specs(self) -> list[list[ParamSpec]]:
+        """What each layer needs, named below ``layers.N.``."""
+
+    def resident_specs(self) -> list[ParamSpec]:
+        """What it needs besides its layers and the embedding."""
+
+    def encoding_footprint(self, tokens: int, itemsize: int) -> Footprint:
+        """Of a prompt of ``tokens`` tokens; ``itemsize`` is the bytes of an activation."""
+
+    def encoding_flops(self, tokens: int) -> float:
+        """Operations of a prompt."""
+
+    def writing_footprint(self, tokens: int, new_tokens: int, itemsize: int) -> Footprint:
+        """Of continuing ``tokens`` tokens by ``new_tokens``, without what is kept of earlier tokens."""
+
+    def writing_flops(self, tokens: int, new_tokens: int) -> float:
+        """Operations of the same."""
+
+    def kept_bytes(self, tokens: int, new_tokens: int, itemsize: int) -> int:
+        """What is kept of earlier tokens."""
+
+    def model(
+        self,
+        params: Params,
+        dtype: mx.Dtype,
+        *,
+        layers: Callable[[int], Params] | None = None,
+        embedding_rows: Callable[[Array], LinearWeight] | None = None,
+    ) -> TextModel:
+        """The model.
+
+        Args:
+            params: the tensors that are in memory.
+            dtype: of activations.
+            layers: gives the tensors of a layer (without ``layers.N.``), asked in order; None: they are in ``params``.
+            embedding_rows: gives rows of the embedding for token ids; None: the embedding is in ``params``.
+        """
+
+
+class VideoDecoder(Protocol):
+    """A decoder of normalised video latents."""
+
+    def specs(self) -> list[ParamSpec]:
+        """Its tensors in the component ``video_vae``."""
+
+    def flops(self, latent: Grid) -> float:
+        """Operations of decoding (f, h, w) cells."""
+
+    def ways(self, latent: Grid, tiling: Tiling | Literal["auto"] | None, itemsize: int) -> Iterator[DecodeWay]:
+        """The ways of decoding a clip, best first, of which the memory decides.
+
+        Args:
+            latent: (f, h, w) cells.
+            tiling: ``auto``: in tiles where memory asks for it. None: never in tiles.
+            itemsize: bytes of an activation.
+        """
+
+    def frames(
+        self, params: Params, dtype: mx.Dtype, latent: mx.array, settings: Mapping[str, Any], noise: NoiseDraw
+    ) -> Iterator[Array]:
+        """Chunks of float32 (f, H, W, 3) in [0, 1] of a latent (1, f, h, w, C).
+
+        Args:
+            params: view of the component ``video_vae``.
+            dtype: of activations.
+            latent: normalised.
+            settings: of a `DecodeWay`.
+            noise: source of the random numbers of decoders that take some.
+        """

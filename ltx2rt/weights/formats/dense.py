@@ -1,0 +1,57 @@
+"""Tensors stored as their values: floating point, which the kernels take, and whatever else a file holds."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+
+from ltx2rt.errors import CheckpointError
+from ltx2rt.kernels.host import to_numpy, writable_view
+from ltx2rt.types import LinearWeight
+from ltx2rt.weights.formats.linear_format import FLOATS, Encoding, LinearFormat, Stored
+from ltx2rt.weights.tensor_source import DTYPES, check_dimensions, to_mlx
+
+
+class Dense(LinearFormat):
+    """The values themselves, in the dtype of the file; float64 becomes float32, which is all that GPUs have."""
+
+    name = "dense"
+
+    def recognises(self, encoding: Encoding) -> bool:
+        return True
+
+    def array_dtype(self, encoding: Encoding) -> mx.Dtype:
+        dtype = encoding.info.dtype
+        return mx.bfloat16 if dtype == "BF16" else DTYPES[dtype].mlx or mx.float32
+
+    def is_held_as_stored(self, encoding: Encoding) -> bool:
+        return DTYPES[encoding.info.dtype].mlx is not None
+
+    def array(self, stored: Stored, shape: tuple[int, ...], axes: tuple[int, ...] | None = None) -> mx.array:
+        if axes is None:
+            return stored.mlx()
+        # Without an ordered copy between.
+        raw, dtype = stored.raw().transpose(axes), stored.info.dtype
+        kind = DTYPES[dtype].mlx
+        if kind is None or raw.size == 0:
+            return to_mlx(raw.copy(), dtype, stored.where)
+        check_dimensions(raw.shape, stored.where)
+        array = mx.zeros(raw.shape, dtype=kind)
+        writable_view(array)[...] = raw
+        return array.view(mx.bfloat16) if dtype == "BF16" else array
+
+    def values(self, stored: Stored, shape: tuple[int, ...]) -> mx.array:
+        array = self.load(stored, shape).values
+        array = mx.array(to_numpy(array)) if array.dtype == mx.float32 else array.astype(mx.float32)
+        mx.eval(array)
+        return array
+
+    def load(self, stored: Stored, shape: tuple[int, ...]) -> LinearWeight:
+        if stored.info.dtype not in FLOATS:
+            raise CheckpointError(
+                f"{stored.where}: dtype {stored.info.dtype} cannot be used as a weight matrix; "
+                "supported are BF16, F16, F32, F8_E4M3, F8_E5M2 and MLX int4/int8."
+            )
+        return LinearWeight("dense", stored.mlx())
+
+    def encode(self, values: mx.array, stored: Stored, shape: tuple[int, ...]) -> LinearWeight:
+        return LinearWeight("dense", values.astype(self.array_dtype(Encoding(stored.info))))

@@ -1,0 +1,117 @@
+"""Ways of other libraries: found in a checkout, or one sentence says what is missing."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ltx2rt.bench import rivals, runner, table
+from ltx2rt.bench.case import OURS, TORCH
+from ltx2rt.cli.main import run
+from ltx2rt.errors import UsageError
+
+ROOT = Path(__file__).parents[2]
+REDUCED = {case.reduced().name: case.reduced() for case in table.all_cases()}
+IN_DIFFUSERS = ("transformer_block/f32", "video_decoder/f32", "vocoder/", "vocoder-2.3/")
+BARE = ("linear/f32", "linear/bf16")  # torch converts E4M3 codes without their scale
+WITHOUT_WAYS = (
+    *("transformer_block-2.3", "transformer_block/e4m3", "text_layer/int8"),
+    *("video_layer", "audio_decoder"),
+)
+
+
+@pytest.fixture
+def torch_seems_installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    found = importlib.util.find_spec
+
+    def find_spec(name: str, package: str | None = None) -> object:
+        return object() if name == "torch" else found(name, package)
+
+    monkeypatch.setattr(importlib.util, "find_spec", find_spec)
+    yield
+    sys.modules.pop("ltx2rt_torch_rivals", None)
+
+
+def test_without_torch_one_sentence_says_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, package=None: None)
+    assert run(["bench", "--compare", "torch", "--only", "modulated_norm"]) == 2
+    message = capsys.readouterr().err
+    assert "torch is not installed, so it cannot be compared; pip install 'ltx2rt[parity]'." in message
+
+
+@pytest.mark.usefixtures("torch_seems_installed")
+def test_outside_a_checkout_one_sentence_says_so(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"there is no benchmarks/torch_rivals in .* in the root of a checkout"):
+        rivals.load_rivals([tmp_path])
+
+
+@pytest.mark.usefixtures("torch_seems_installed")
+def test_the_first_checkout_that_has_rivals_is_taken(tmp_path: Path) -> None:
+    folder = tmp_path / "second" / rivals.FOLDER
+    folder.mkdir(parents=True)
+    (folder / "arrays.py").write_text("NAME = 'of the second'\n")
+    (folder / "__init__.py").write_text("from .arrays import NAME\n")
+    loaded = rivals.load_rivals([tmp_path / "first", tmp_path / "second"])
+    assert loaded.NAME == "of the second"  # type: ignore[attr-defined]
+
+
+def test_the_checkout_offers_all_that_is_asked_for() -> None:
+    """The module itself needs no torch before it computes: its names are checked without one."""
+    code = (
+        "import importlib.util, json, sys; from ltx2rt.bench import rivals; "
+        "found = importlib.util.find_spec; "
+        "importlib.util.find_spec = lambda name, package=None: True if name == 'torch' else found(name, package); "
+        f"loaded = rivals.load_rivals([__import__('pathlib').Path({str(ROOT)!r})]); "
+        "names = [n for n in vars(rivals.Rivals) if not n.startswith('_')]; "
+        "missing = [n for n in names if not callable(getattr(loaded, n, None))]; "
+        "print(json.dumps([names, missing, 'torch' in sys.modules]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    names, missing, has_torch = json.loads(done.stdout)
+    assert set(names) == {"ways", "product", "to_numpy", "set_threads"}
+    assert missing == []
+    assert has_torch is False
+
+
+@pytest.mark.parametrize("module", ["ltx2rt.cli.main", "ltx2rt.bench.table", "ltx2rt.api", "ltx2rt.verify.runner"])
+def test_nothing_needs_torch_diffusers_or_pytest(module: str) -> None:
+    code = (
+        "import sys; banned = ('torch', 'diffusers', 'transformers', 'pytest'); "
+        "sys.modules.update(dict.fromkeys(banned)); "  # importing one of them is an error now
+        f"import {module}"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("name", [n for n in REDUCED if not n.startswith(WITHOUT_WAYS)])
+def test_torch_computes_every_case_and_model_parts_alike(name: str) -> None:
+    loaded = rivals.load_rivals([ROOT])
+    prepared = REDUCED[name].prepare(())
+    ways = loaded.ways(REDUCED[name], prepared.inputs, (TORCH, "torch_dense"))
+    assert ways
+    for way in ways.values():
+        theirs = loaded.to_numpy(way.make(1.0)())
+        if name.startswith(IN_DIFFUSERS):
+            ours = runner.to_numpy(prepared.ways[OURS].make(1.0)())
+            assert runner.relative_error(ours, theirs) < 1e-5
+        elif name.startswith(BARE) and not name.endswith(("gelu/m24", "residual/m24")):
+            ours = runner.to_numpy(prepared.ways[OURS].make(1.0)())
+            assert runner.relative_error(ours, theirs) < 2e-2
+        else:
+            assert theirs.size > 0
+
+
+@pytest.mark.parity
+def test_cases_without_a_counterpart_have_no_way() -> None:
+    loaded = rivals.load_rivals([ROOT])
+    for name in (n for n in REDUCED if n.startswith(WITHOUT_WAYS)):
+        assert loaded.ways(REDUCED[name], REDUCED[name].prepare(()).inputs, (TORCH,)) == {}
