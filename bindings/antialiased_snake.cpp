@@ -2,7 +2,6 @@
 #include "csrc/antialiased_snake.h"
 
 #include <nanobind/stl/variant.h>
-#include <nanobind/stl/vector.h>
 
 #include "bindings/python_reference.h"
 #include "bindings/register.h"
@@ -21,13 +20,6 @@ void bind_antialiased_snake(nb::module_& m) {
       },
       "x"_a, "alpha"_a, "beta"_a, "rise"_a, "fall"_a, nb::kw_only(), "reference"_a, "use_reference"_a,
       "stream"_a = nb::none(), "See ltx2rt.kernels.antialiased_snake.");
-  m.def(
-      "antialiased_snake_scratch_bytes",
-      [](const std::vector<int>& x, int threads) {
-        return antialiased_snake_scratch_bytes(mx::Shape(x.begin(), x.end()), threads);
-      },
-      "x"_a, nb::kw_only(), "threads"_a,
-      "Bytes that the CPU kernel takes besides inputs and output, for x of this shape.");
 }
 
 }  // namespace ltx2rt

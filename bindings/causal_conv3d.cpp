@@ -6,7 +6,6 @@
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/variant.h>
-#include <nanobind/stl/vector.h>
 
 #include "bindings/python_reference.h"
 #include "bindings/register.h"
@@ -36,20 +35,6 @@ void bind_causal_conv3d(nb::module_& m) {
       "pixel_norm_eps"_a.none(), "scale"_a.none(), "shift"_a.none(), "activation"_a.none(), "negative_slope"_a,
       "residual"_a.none(), "halo"_a.none(), "reference"_a, "use_reference"_a, "fenced"_a = false,
       "stream"_a = nb::none(), "See ltx2rt.kernels.causal_conv3d.");
-  m.def(
-      "causal_conv3d_scratch_bytes",
-      [](const std::vector<int>& x, const std::vector<int>& weight, mx::Dtype dtype, mx::Dtype weight_dtype,
-         const std::array<int, 3>& stride, const std::array<int, 3>& dilation,
-         const std::optional<std::string>& activation, int threads) {
-        const CausalConv3dShapes shapes{
-            mx::Shape(x.begin(), x.end()), mx::Shape(weight.begin(), weight.end()), {}, {}, {}, {}, {}};
-        const CausalConv3dOptions options{stride, dilation, {}, {}, {}, parse_conv_activation(activation), 0.0f};
-        return causal_conv3d_scratch_bytes(shapes, options, dtype, weight_dtype, threads);
-      },
-      "x"_a, "weight"_a, nb::kw_only(), "dtype"_a, "weight_dtype"_a, "stride"_a, "dilation"_a, "activation"_a.none(),
-      "threads"_a,
-      "Bytes that the CPU kernel takes besides inputs and output, for x and weight of these shapes. The x is the one "
-      "that the weight moves over: with its halo and its padding.");
 }
 
 }  // namespace ltx2rt

@@ -49,5 +49,6 @@ NB_MODULE(_ext, m) {
   ltx2rt::bind_rope_attention(m);
   ltx2rt::bind_quantized_linear(m);
   ltx2rt::bind_runtime(m);
+  ltx2rt::bind_scratch_bytes(m);
   ltx2rt::bind_testing(m);
 }

@@ -24,8 +24,6 @@ void bind_modulated_norm(nb::module_& m) {
       },
       "x"_a, nb::kw_only(), "scale"_a.none(), "shift"_a.none(), "index"_a.none(), "norm"_a, "eps"_a, "reference"_a,
       "use_reference"_a, "stream"_a = nb::none(), "See ltx2rt.kernels.modulated_norm.");
-  m.def("modulated_norm_scratch_bytes", &modulated_norm_scratch_bytes, "rows"_a, "width"_a, nb::kw_only(), "threads"_a,
-        "Bytes that the CPU kernel takes besides inputs and output, for x (rows, width).");
 }
 
 }  // namespace ltx2rt

@@ -12,6 +12,7 @@ void bind_modulated_norm(nanobind::module_& m);
 void bind_rope_attention(nanobind::module_& m);
 void bind_quantized_linear(nanobind::module_& m);
 void bind_runtime(nanobind::module_& m);
+void bind_scratch_bytes(nanobind::module_& m);
 void bind_testing(nanobind::module_& m);
 
 }  // namespace ltx2rt

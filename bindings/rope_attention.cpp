@@ -9,7 +9,6 @@
 
 #include "bindings/python_reference.h"
 #include "bindings/register.h"
-#include "csrc/cpu/rows.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -43,17 +42,6 @@ void bind_rope_attention(nb::module_& m) {
       "norm_eps"_a, "rope_q"_a.none(), "rope_k"_a.none(), "interleaved"_a, "bias"_a.none(), "gate_logits"_a.none(),
       "causal"_a, "scale"_a, "reference"_a, "use_reference"_a, "fenced"_a = false, "stream"_a = nb::none(),
       "See ltx2rt.kernels.rope_attention.");
-  m.def(
-      "rope_attention_scratch_bytes",
-      [](int64_t batch, int64_t queries, int64_t keys, int64_t heads, int64_t kv_heads, int64_t head_size,
-         mx::Dtype dtype, bool wide_norms, int threads) {
-        return rope_attention_scratch_bytes(
-            {batch, queries, keys, heads, kv_heads, head_size, cpu::float_type(dtype), wide_norms, wide_norms},
-            threads);
-      },
-      nb::kw_only(), "batch"_a, "queries"_a, "keys"_a, "heads"_a, "kv_heads"_a, "head_size"_a, "dtype"_a,
-      "wide_norms"_a, "threads"_a,
-      "Bytes that the CPU kernel takes besides inputs and output. wide_norms: q and k are normalised over all heads.");
 }
 
 }  // namespace ltx2rt
