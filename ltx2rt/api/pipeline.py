@@ -29,10 +29,10 @@ from ltx2rt.graph.diffusion.guidance import GuiderParams
 from ltx2rt.graph.pipelines.assumed_files import with_assumed
 from ltx2rt.graph.pipelines.decide import decide
 from ltx2rt.graph.pipelines.defaults import GenerationDefaults, defaults_for
-from ltx2rt.graph.pipelines.open_inputs import open_inputs
+from ltx2rt.graph.pipelines.open_inputs import input_files, open_inputs
 from ltx2rt.graph.pipelines.pipeline import PipelineEntry
 from ltx2rt.graph.pipelines.plan import Plan, Rates, plan, plan_keeping
-from ltx2rt.graph.settings.setting import settings_of, stored_values
+from ltx2rt.graph.settings.setting import plain_values, settings_of, stored_values
 from ltx2rt.graph.settings.settings import GUIDANCE, Settings
 from ltx2rt.graph.settings.weight_files import WeightFiles
 from ltx2rt.graph.stages.events import Event
@@ -267,14 +267,12 @@ class Pipeline:
         if repeated is not None:
             record.require_same_sources(repeated)
         if on_settings is not None:
-            on_settings(self._shown(record, inputs.settings))
+            on_settings(self._shown(record))
         state = None
         if state_folder is not None:
             state = RunState.begin(_folder(state_folder), record, resume=resume)
         if on_preview is not None:
-            observer = PreviewObserver(self._files, inputs, on_preview, observer)
-        store.want(planned.kept)
-        give_back()
+            observer = PreviewObserver(self._files, inputs.num_frames, inputs.dtype, on_preview, observer)
         run = Run(
             self._files,
             inputs,
@@ -283,6 +281,8 @@ class Pipeline:
             ledger=accounts,
             keeping=Keeping(store) if planned.kept else None,
         )
+        store.want(planned.kept)
+        give_back()
         try:
             clip = self._generate(run)
             if inputs.settings.enhance_prompt:
@@ -377,7 +377,7 @@ class Pipeline:
         weights = list(self._origin.weights)
         stored = decided.as_dict(topics)
         return inputs, Record.of(
-            self._origin.arguments, stored, weights, decided.input_files(), decided.inputs_in_memory()
+            self._origin.arguments, stored, weights, input_files(decided), decided.inputs_in_memory()
         )
 
     def _generate(self, run: Run) -> GeneratedClip:
@@ -391,14 +391,15 @@ class Pipeline:
             run.inputs = replace(run.inputs, settings=replace(settings, prompt=text))
         return self.entry.generate(run)
 
-    def _shown(self, record: Record, settings: Settings) -> dict[str, Any]:
+    def _shown(self, record: Record) -> dict[str, Any]:
+        defaults = plain_values(Settings())
         shown: dict[str, Any] = {"pipeline": self.name, "checkpoint": str(self._files.checkpoint.path)}
         if self.is_embedded:
             shown["embedded_model"] = True
         return (
             shown
             | {key: value for key, value in record.files.items() if key not in shown}
-            | {name: record.settings[name] for name in settings.given() if name in record.settings}
+            | {name: value for name, value in record.settings.items() if value != defaults.get(name)}
         )
 
 

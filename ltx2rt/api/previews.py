@@ -15,7 +15,6 @@ from ltx2rt.graph.models.video_vae.specs import decoder_specs
 from ltx2rt.graph.models.video_vae.statistics import statistics_specs
 from ltx2rt.graph.models.video_vae.tiling import Tiling
 from ltx2rt.graph.stages.events import Evaluated, Event, Noised, StageStarted, StepDone
-from ltx2rt.graph.stages.inputs import GenerationInputs
 from ltx2rt.graph.stages.weight_set import WeightSet
 from ltx2rt.types import Array
 
@@ -78,12 +77,14 @@ class PreviewObserver:
     def __init__(
         self,
         files: WeightSet,
-        inputs: GenerationInputs,
+        num_frames: int,
+        dtype: mx.Dtype,
         on_preview: Callable[[Preview], None],
         observer: Callable[[Event], None] | None,
     ) -> None:
         self._files = files
-        self._inputs = inputs
+        self._num_frames = num_frames
+        self._dtype = dtype
         self._on_preview = on_preview
         self._observer = observer
         self._estimate: Array | None = None
@@ -106,7 +107,7 @@ class PreviewObserver:
                     event.steps,
                     self._grid(self._estimate),
                     self._files,
-                    self._inputs.dtype,
+                    self._dtype,
                 )
             )
 
@@ -115,7 +116,7 @@ class PreviewObserver:
         assert self._positions is not None  # every denoised video has been noised before
         height, width = first_grid(self._positions)
         vae = self._files.config(VIDEO_VAE)
-        frames = (self._inputs.num_frames - 1) // vae.temporal_factor + 1
+        frames = (self._num_frames - 1) // vae.temporal_factor + 1
         grid: Array = tokens[:, : frames * height * width].reshape(1, frames, height, width, -1)
         return grid
 

@@ -15,6 +15,7 @@ from ltx2rt.api.record import Record, sidecar_path, write_record
 from ltx2rt.errors import UsageError
 from ltx2rt.graph.components import TEXT_ENCODER
 from ltx2rt.graph.models.text.token_sampling import SamplingOptions
+from ltx2rt.graph.pipelines.decide import with_defaults
 from ltx2rt.graph.pipelines.plan import Plan, Rates, plan
 from ltx2rt.graph.settings.setting import stored_values
 from ltx2rt.graph.settings.settings import DEFAULT_NEGATIVE_PROMPT, Settings
@@ -137,7 +138,7 @@ def _prepare(
     paths: dict[str, Any] = {"checkpoint": checkpoint, "text_encoder": text_encoder, "dtype": dtype}
     given = WeightFiles(**stored_values(WeightFiles, paths))
     settings = Settings.of({"prompt": prompt, "negative_prompt": negative_prompt})
-    settings = settings.with_defaults(prompt="", negative_prompt=DEFAULT_NEGATIVE_PROMPT)
+    settings = with_defaults(settings, prompt="", negative_prompt=DEFAULT_NEGATIVE_PROMPT)
     if not settings.prompt or not settings.prompt.strip():
         raise UsageError(f"the prompt is empty; say what to generate with {spelled('prompt')}.")
     if given.checkpoint is None:

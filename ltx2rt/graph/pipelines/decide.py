@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from ltx2rt.errors import MediaError, UsageError
 from ltx2rt.graph.pipelines.defaults import GenerationDefaults
@@ -17,6 +18,7 @@ from ltx2rt.graph.settings.settings import (
     VIDEO_GUIDANCE,
     Settings,
     names_of,
+    topic_of,
 )
 from ltx2rt.spelling import spelled
 
@@ -35,24 +37,37 @@ def decide(settings: Settings, entry: PipelineEntry, defaults: GenerationDefault
     Raises:
         UsageError: settings without a meaning here, or that contradict each other.
     """
-    settings.require_topics(entry.name, entry.topics)
+    _require_meaning(settings, entry)
     settings = _with_prompt_of_file(settings)
     if fixed_schedule:
         _require_no_guidance(settings)
     _check_text(settings)
     _check_noise(settings)
-    settings = settings.with_defaults(seed=defaults.seed)
+    settings = with_defaults(settings, seed=defaults.seed)
     if LENGTH in entry.topics:
-        settings = settings.with_defaults(num_frames=defaults.num_frames, frame_rate=defaults.frame_rate)
+        settings = with_defaults(settings, num_frames=defaults.num_frames, frame_rate=defaults.frame_rate)
     if SIZE in entry.topics:
-        settings = settings.with_defaults(height=defaults.height, width=defaults.width)
+        settings = with_defaults(settings, height=defaults.height, width=defaults.width)
     if settings.images:
         images = (replace(i, crf=defaults.image_crf if i.crf is None else i.crf) for i in settings.images)
         settings = replace(settings, images=tuple(images))
     if settings.enhance_prompt:
         own = entry.enhancement_seed
-        settings = settings.with_defaults(enhance_seed=settings.seed if own is None else own)
+        settings = with_defaults(settings, enhance_seed=settings.seed if own is None else own)
     return settings if fixed_schedule else _with_guidance(settings, entry, defaults)
+
+
+def with_defaults(settings: Settings, **defaults: Any) -> Settings:
+    """The settings, with ``defaults`` in place of what is None."""
+    return replace(settings, **{name: value for name, value in defaults.items() if getattr(settings, name) is None})
+
+
+def _require_meaning(settings: Settings, entry: PipelineEntry) -> None:
+    """Raise UsageError for a setting that the pipeline does not take."""
+    for name in settings.given():
+        topic = topic_of(name)
+        if topic and topic not in entry.topics:
+            raise UsageError(f"{spelled(name)} has no meaning for the pipeline {entry.name}; leave it out.")
 
 
 def _with_prompt_of_file(settings: Settings) -> Settings:
@@ -73,12 +88,13 @@ def _with_prompt_of_file(settings: Settings) -> Settings:
 
 
 def _with_guidance(settings: Settings, entry: PipelineEntry, defaults: GenerationDefaults) -> Settings:
-    settings = settings.with_defaults(num_inference_steps=defaults.num_inference_steps)
+    settings = with_defaults(settings, num_inference_steps=defaults.num_inference_steps)
     if settings.embedding is None and not settings.zero_text:
-        settings = settings.with_defaults(negative_prompt=DEFAULT_NEGATIVE_PROMPT)
+        settings = with_defaults(settings, negative_prompt=DEFAULT_NEGATIVE_PROMPT)
     video, audio = defaults.video_guider, defaults.audio_guider
     if VIDEO_GUIDANCE in entry.topics:
-        settings = settings.with_defaults(
+        settings = with_defaults(
+            settings,
             video_cfg_guidance_scale=video.cfg_scale,
             video_stg_guidance_scale=video.stg_scale,
             video_rescale_scale=video.rescale_scale,
@@ -87,7 +103,8 @@ def _with_guidance(settings: Settings, entry: PipelineEntry, defaults: Generatio
             video_skip_step=video.skip_step,
         )
     if AUDIO_GUIDANCE in entry.topics:
-        settings = settings.with_defaults(
+        settings = with_defaults(
+            settings,
             audio_cfg_guidance_scale=audio.cfg_scale,
             audio_stg_guidance_scale=audio.stg_scale,
             audio_rescale_scale=audio.rescale_scale,
@@ -95,7 +112,7 @@ def _with_guidance(settings: Settings, entry: PipelineEntry, defaults: Generatio
             audio_skip_step=audio.skip_step,
         )
     if AUDIO_MODALITY_GUIDANCE in entry.topics:
-        settings = settings.with_defaults(v2a_guidance_scale=audio.modality_scale)
+        settings = with_defaults(settings, v2a_guidance_scale=audio.modality_scale)
     return settings
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 from fractions import Fraction
+from pathlib import Path
 
 import mlx.core as mx
 
@@ -59,6 +61,13 @@ def open_inputs(
     if settings.latents is not None:
         _check_latents(settings.latents.shape, inputs, entry, files)
     return inputs
+
+
+def input_files(settings: Settings) -> list[Path]:
+    """Every media and embedding file that the settings name."""
+    named = (settings.embedding, settings.conditioning_attention_mask, settings.audio_path, settings.video_path)
+    media = (*(image.image for image in settings.images), *(video.video for video in settings.video_conditioning))
+    return [Path(path) for path in (*named, *media) if isinstance(path, os.PathLike)]
 
 
 def _check_latents(shape: tuple[int, ...], inputs: GenerationInputs, entry: PipelineEntry, files: WeightSet) -> None:

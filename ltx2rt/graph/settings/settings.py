@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from ltx2rt.errors import UsageError
 from ltx2rt.graph.diffusion.noise import NoiseSource
 from ltx2rt.graph.models.text.token_sampling import SamplingOptions
 from ltx2rt.graph.models.video_vae.tiling import Tiling
@@ -34,7 +32,6 @@ from ltx2rt.graph.settings.kinds import (
     Whole,
 )
 from ltx2rt.graph.settings.setting import plain_values, setting, settings_of, stored_values
-from ltx2rt.spelling import spelled
 from ltx2rt.weights.embedding_file import TextEmbedding
 
 DEFAULT_NEGATIVE_PROMPT = (
@@ -394,17 +391,6 @@ class Settings:
             if not _is_default(getattr(self, name), entry.default)
         }
 
-    def require_topics(self, pipeline: str, topics: Collection[str]) -> None:
-        """Raise UsageError for a setting that a pipeline with these topics does not use."""
-        for name in self.given():
-            topic = topic_of(name)
-            if topic and topic not in topics:
-                raise UsageError(f"{spelled(name)} has no meaning for the pipeline {pipeline}; leave it out.")
-
-    def with_defaults(self, **defaults: Any) -> Settings:
-        """These settings, with ``defaults`` in place of what is None."""
-        return replace(self, **{name: value for name, value in defaults.items() if getattr(self, name) is None})
-
     def as_dict(self, topics: Collection[str]) -> dict[str, Any]:
         """Every decided setting of these topics, and those without one, as JSON values."""
         return {name: value for name, value in plain_values(self).items() if topic_of(name) in ("", *topics)}
@@ -419,12 +405,6 @@ class Settings:
             seed=self.enhance_seed or 0,
             max_new_tokens=self.enhance_max_tokens,
         )
-
-    def input_files(self) -> list[Path]:
-        """Every media and embedding file that the settings name."""
-        named = (self.embedding, self.conditioning_attention_mask, self.audio_path, self.video_path)
-        media = (*(image.image for image in self.images), *(video.video for video in self.video_conditioning))
-        return [Path(path) for path in (*named, *media) if isinstance(path, os.PathLike)]
 
     def inputs_in_memory(self) -> dict[str, str]:
         """SHA-256 of everything that was given in memory, by the names of the settings: ``images[0]``."""
