@@ -4,8 +4,6 @@
 #include <string>
 
 #include "csrc/checks.h"
-#include "csrc/cpu/isa.h"
-#include "csrc/cpu/thread_pool.h"
 #include "mlx/transforms.h"
 #ifdef LTX2RT_METAL
 #include "mlx/backend/metal/metal.h"
@@ -74,11 +72,6 @@ bool wants_reference(const OpContext& context, bool has_shader) {
 void require_kernel(mx::Stream stream, bool has_shader, const char* op) {
   require(!wants_reference({stream, {}, false}, has_shader), op, "has no kernel for the new shapes on this device; ",
           "compile the function without shapeless=True.");
-}
-
-void check_cpu_settings() {
-  cpu::num_threads();
-  cpu::active_isa();
 }
 
 }  // namespace ltx2rt

@@ -1,4 +1,4 @@
-// Memory of outputs, and scratch that the waiting tasks of a stream share.
+// Memory of outputs, scratch that the waiting tasks of a stream share, and the settings that every kernel reads.
 #include "csrc/cpu/dispatch.h"
 
 #include <algorithm>
@@ -7,6 +7,9 @@
 #include <new>
 #include <unordered_map>
 
+#include "csrc/cpu/isa.h"
+#include "csrc/cpu/thread_pool.h"
+#include "csrc/fallback_primitive.h"
 #include "mlx/allocator.h"
 
 namespace ltx2rt::cpu {
@@ -67,3 +70,12 @@ Evaluation::Evaluation(mx::Primitive& primitive, const std::vector<mx::array>& i
 }
 
 }  // namespace ltx2rt::cpu
+
+namespace ltx2rt {
+
+void check_cpu_settings() {
+  cpu::num_threads();
+  cpu::active_isa();
+}
+
+}  // namespace ltx2rt
