@@ -146,7 +146,7 @@ def test_every_e4m3_code_in_every_dtype(dtype, rows):
 
 @pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16], ids=str)
 @pytest.mark.parametrize("activation", ["silu", "gelu_tanh"])
-def test_activations_of_huge_values_agree_with_the_reference(activation, dtype):
+def test_activations_of_huge_values_and_nan_agree_with_the_reference(activation, dtype):
     huge = [3e38, 1e37, 100.0, 90.0, 88.5, 30.0, float("inf"), 0.0]
     x = mx.array([[sign * value] for value in huge for sign in (1, -1)] + [[mx.nan]]).astype(dtype)
     weight = LinearWeight("dense", mx.ones((1, 1)))
