@@ -116,7 +116,8 @@ def compare(predicted, call):
         if abs(taken - predicted) <= 0.05 * taken:
             break
 
-allocator.settle()
+settings = allocator.settled()
+settings.__enter__()  # until the process ends
 """
 CALLS = {
     "quantized_linear": """
