@@ -8,6 +8,7 @@ A test compares them.
 
 from __future__ import annotations
 
+import argparse
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -114,5 +115,6 @@ def _here(hint: str) -> str:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0]).parse_args()
     for path in pages():
         path.write_text(updated(path.read_text()))

