@@ -10,13 +10,23 @@ from pathlib import Path
 from tools.cross_macos.mach_o import MachO
 
 # What our code uses of Apple's libc++ that neither of MLX's binaries does. All of it is older than macOS 14: the sized
-# and aligned forms of delete came with macOS 10.13, the rest with the first libc++.
+# and aligned forms of delete came with macOS 10.13, waiting on an atomic with macOS 11, the rest with the first libc++.
 STATED_LIBCXX = frozenset(
     {
         "__ZdlPvm",  # operator delete(void*, unsigned long)
         "__ZdlPvmSt11align_val_t",
         "__ZNSt3__19to_stringEx",  # std::to_string(long long)
         "__ZNSt3__19to_stringEf",
+        "__ZNSt3__19to_stringEd",
+        "__ZNSt11logic_errorC1EPKc",  # std::logic_error: of libc++abi, which libc++ exports again
+        "__ZNSt11logic_errorD1Ev",
+        "__ZTISt11logic_error",
+        "__ZNSt3__113basic_istreamIcNS_11char_traitsIcEEE6sentryC1ERS3_b",  # std::istringstream
+        "__ZTTNSt3__119basic_istringstreamIcNS_11char_traitsIcEENS_9allocatorIcEEEE",
+        "__ZTVNSt3__119basic_istringstreamIcNS_11char_traitsIcEENS_9allocatorIcEEEE",
+        "__ZNSt3__120__libcpp_atomic_waitEPVKvx",  # std::atomic::wait and notify_one
+        "__ZNSt3__123__cxx_atomic_notify_oneEPVKv",
+        "__ZNSt3__123__libcpp_atomic_monitorEPVKv",
         "__ZNSt3__15mutex8try_lockEv",
         "__ZNSt3__16thread6detachEv",
     }
