@@ -100,7 +100,7 @@ def check_installed(wheel: Path, folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     pip = (sys.executable, "-m", "pip", "install", "-q", "--target", folder, "--no-deps", "--only-binary=:all:")
     run(*pip, "--platform", PLATFORM, "--python-version", VERSION, wheel)
-    (module,) = (folder / "ltx2rt").glob("_ext.*")
+    (module,) = (folder / "ltx2rt").glob("_ext.*.so")
     if module.name != f"_ext.cpython-{VERSION.replace('.', '')}-darwin.so":
         raise SystemExit(f"a Mac's Python would not import {module.name}")
     content = module.read_bytes()
