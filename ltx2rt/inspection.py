@@ -13,7 +13,7 @@ from ltx2rt.errors import CheckpointError, UsageError
 from ltx2rt.graph.components import COMPONENTS, NOTHING_KNOWN
 from ltx2rt.types import ParamSpec
 from ltx2rt.weights.checkpoint import Checkpoint, read_manifest
-from ltx2rt.weights.components import is_unused
+from ltx2rt.weights.names import is_unused
 from ltx2rt.weights.detection import is_lora, refuse_foreign_file
 from ltx2rt.weights.finite import NotFinite, find_not_finite
 from ltx2rt.weights.formats import companion_of

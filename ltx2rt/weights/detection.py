@@ -55,15 +55,6 @@ def refuse_foreign_tensors(path: Path, tensors: Mapping[str, TensorInfo]) -> Non
                 f"{path}: tensor {name!r} is I8: a ComfyUI int8 (convrot) checkpoint, which is not supported; "
                 "use the bf16 file."
             )
-        if ".ff.proj_in." in name or ".timestep_embedder.linear1." in name or name.endswith("._mean_of_means"):
-            raise CheckpointError(
-                f"{path}: a checkpoint converted for another MLX program (tensor {name!r}), which is not supported; "
-                f"use {OFFICIAL}."
-            )
-        if name.startswith(("time_embed.", "transformer.time_embed.", "audio_time_embed.")) or ".norm_q." in name:
-            raise CheckpointError(
-                f"{path}: diffusers layout (tensor {name!r}), which is not supported; use {OFFICIAL}."
-            )
 
 
 def read_markers(file: WeightFile) -> dict[str, dict[str, Any]]:
