@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import os
@@ -24,9 +25,7 @@ from ltx2rt.weights.detection import (
     is_lora,
     read_json,
     read_markers,
-    refuse_foreign_file,
     refuse_foreign_tensors,
-    weight_files,
 )
 from ltx2rt.weights.formats import companion_of, companions, format_of, require_marker
 from ltx2rt.weights.formats.linear_format import Encoding, Stored
@@ -34,7 +33,9 @@ from ltx2rt.weights.generations import Generation, generation_of
 from ltx2rt.weights.lora import LoraFile, fuse, fusing_bytes, is_changed
 from ltx2rt.weights.names import assign
 from ltx2rt.weights.names.origin import OfficialTensors, Origin
-from ltx2rt.weights.safetensors import SafetensorsFile, SelectedRows
+from ltx2rt.weights.safetensors import SelectedRows
+from ltx2rt.weights.sets.description import Description
+from ltx2rt.weights.sets.units import Unit, followed, open_file, units_of
 from ltx2rt.weights.tensor_loading import load_array, require_matrix
 from ltx2rt.weights.tensor_source import DTYPES, TensorInfo, TensorSource, WeightFile, entry
 
@@ -43,6 +44,8 @@ logger = logging.getLogger(__name__)
 Loaded = mx.array | LinearWeight
 
 _MAX_NAMES_IN_ERROR = 10
+# Metadata that may say whether a model is distilled.
+_VARIANT_KEYS = ("model_variant", "variant", "modelspec.title", "general.finetune", "general.name")
 
 # Component -> section of the official configuration that describes it.
 _SECTIONS = {
@@ -120,6 +123,7 @@ class Checkpoint:
         self.path = path
         self.metadata = dict(metadata)
         self._hf_config = dict(hf_config) if hf_config else None
+        self._description: Description | None = None
         self._warned_loras: set[Path] = set()
         self.ignored: list[str] = []
         self.unknown: list[str] = []
@@ -167,22 +171,40 @@ class Checkpoint:
         Raises:
             CheckpointError: missing, damaged, or of a kind that is not supported; the message says which.
         """
-        path = Path(path)
+        path = followed(Path(path))
         if path.is_dir():
-            files = [SafetensorsFile(file) for file in weight_files(path)]
-            config = path / "config.json"
-            hf_config = read_json(config) if config.exists() else None
-            return cls(path, [(file, file.tensors) for file in files], files[0].metadata, hf_config)
+            return cls.of_units(path, units_of(path))
         if path.suffix == ".json":
             tensors, metadata = read_manifest(path)
             return cls(path, [(None, tensors)], metadata)
-        refuse_foreign_file(path)
-        single = SafetensorsFile(path)
+        single = open_file(path)
         checkpoint = cls(path, [(single, single.tensors)], single.metadata)
         beside = path.with_name("config.json")
         if "text_encoder" in checkpoint.components and "gemma_config" not in single.metadata and beside.exists():
             checkpoint._hf_config = read_json(beside)
         return checkpoint
+
+    @classmethod
+    def of_units(cls, path: Path, units: Sequence[Unit]) -> Checkpoint:
+        """Several files as one; what files beside them state counts more than their headers.
+
+        Raises:
+            CheckpointError: as `open`, or two files hold the same tensor of a component.
+        """
+        if len(units) == 1 and units[0].files == (units[0].path,) and not units[0].metadata:
+            return cls.open(units[0].path)
+        files = [open_file(file) for unit in units for file in unit.files]
+        metadata: dict[str, str] = {}
+        for found in (*(unit.metadata for unit in units), *(file.metadata for file in files)):
+            metadata = _merged(metadata, found, str(path))
+        hf_config = next((unit.hf_config for unit in units if unit.hf_config is not None), None)
+        return cls(path, [(file, file.tensors) for file in files], metadata, hf_config)
+
+    def described(self, description: Description) -> Checkpoint:
+        """The same checkpoint, whose configuration is that of the set of files that it belongs to."""
+        other = copy.copy(self)
+        other._description = description
+        return other
 
     @property
     def components(self) -> frozenset[str]:
@@ -204,12 +226,13 @@ class Checkpoint:
 
         For an upscaler it is the flat module configuration, for a Gemma folder its ``config.json``.
         """
-        if self._hf_config is not None and not self._stated:
+        if self._hf_config is not None and not self.stated:
             return self._hf_config
-        return complete_config(self._stated, self._tensors, str(self.path))
+        return complete_config(self.stated, self._tensors, str(self.path))
 
     @cached_property
-    def _stated(self) -> dict[str, Any]:
+    def stated(self) -> dict[str, Any]:
+        """The configuration as far as the metadata states it."""
         return parse_config(self.metadata, str(self.path))
 
     @cached_property
@@ -231,7 +254,9 @@ class Checkpoint:
             return self._hf_config
         if component not in _SECTIONS:
             return self.config
-        return config_section(self._stated, self._tensors, _SECTIONS[component], str(self.path))
+        if self._description is not None:
+            return self._description.section(component, _SECTIONS[component], str(self.path))
+        return config_section(self.stated, self._tensors, _SECTIONS[component], str(self.path))
 
     @property
     def generation(self) -> Generation | None:
@@ -240,9 +265,16 @@ class Checkpoint:
 
     @property
     def variant(self) -> str | None:
-        """``dev`` or ``distilled``, which only the file name tells; None if it does not."""
-        words = re.split(r"[^a-z]+", self.path.name.lower())
-        return next((variant for variant in ("distilled", "dev") if variant in words), None)
+        """``dev`` or ``distilled``, as the metadata, the file name or the folder's name tells; None if none does."""
+        texts = [self.metadata.get(key, "") for key in _VARIANT_KEYS] + [self.path.name]
+        if self.path.is_dir():
+            texts += [" ".join(file.path.name for file in self.files), self.path.parent.name]
+        for text in texts:
+            words = re.split(r"[^a-z]+", text.lower())
+            found = [variant for variant in ("distilled", "dev") if variant in words]
+            if len(found) == 1:
+                return found[0]
+        return None
 
     @property
     def files(self) -> list[WeightFile]:
@@ -474,6 +506,19 @@ class Checkpoint:
                     self.path.name,
                     _shortened(unmatched),
                 )
+
+
+def _merged(metadata: dict[str, str], more: Mapping[str, str], where: str) -> dict[str, str]:
+    """Metadata with what ``more`` adds, and the configuration with the sections, and their entries, that it adds."""
+    result = {**more, **metadata}
+    if "config" in metadata and "config" in more:
+        config, other = parse_config(metadata, where), parse_config(more, where)
+        for section, values in other.items():
+            if isinstance(values, dict):
+                config[section] = {**values, **(config.get(section) or {})}
+        config.pop("text_encoder", None)
+        result["config"] = json.dumps(config)
+    return result
 
 
 def _is_repeated(local: str, place: _Place, first: _Place) -> bool:
