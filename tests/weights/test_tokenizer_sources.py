@@ -226,7 +226,7 @@ def test_no_tokenizer_anywhere(tmp_path: Path) -> None:
         ({"tokenizer.ggml.scores": np.zeros(3, np.float32)}, "tokenizer.ggml.model is 'llama', which needs"),
         (
             {"tokenizer.ggml.token_type": np.zeros(3, np.int32)},
-            "a number for each token",
+            "token_type must be a number for each",
         ),
         ({"tokenizer.ggml.tokens": "abc"}, "a number for each"),
         ({"tokenizer.ggml.model": "gemma4", "tokenizer.ggml.merges": ["ab"]}, "'ab' is no pair of tokens"),
