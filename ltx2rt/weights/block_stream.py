@@ -136,6 +136,10 @@ class SlotTensors(TensorSource):
             require_finite(items, self._places[name].info.dtype, self.where(name))
         return items
 
+    def rows(self, name: str, rows: slice | Array) -> Array:
+        part: Array = self.raw(name)[rows]
+        return part
+
     def read_into(self, name: str, target: memoryview, start: int = 0) -> None:
         target[:] = bytes_of(self.raw(name))[start : start + len(target)]
 

@@ -33,6 +33,7 @@ DTYPES: dict[str, _Dtype] = {
     "BF16": _Dtype(2, "<u2", mx.uint16),
     "F8_E4M3": _Dtype(1, "u1", mx.uint8),
     "F8_E5M2": _Dtype(1, "u1", mx.uint8),
+    "F8_E8M0": _Dtype(1, "u1", mx.uint8),
     "I64": _Dtype(8, "<i8", mx.int64),
     "I32": _Dtype(4, "<i4", mx.int32),
     "I16": _Dtype(2, "<i2", mx.int16),
@@ -114,6 +115,21 @@ class TensorSource(ABC):
             require_finite(items, info.dtype, self.where(name))
         return items
 
+    def rows(self, name: str, rows: slice | Array) -> Array:
+        """The stored items of some rows, a range without a step or their numbers; nothing else is read."""
+        info = self.info(name)
+        numbers = range(*rows.indices(info.shape[0])) if isinstance(rows, slice) else rows
+        items = np.empty((len(numbers), *info.shape[1:]), dtype=DTYPES[info.dtype].numpy)
+        if items.size == 0:
+            return items
+        target, row_bytes = bytes_of(items), items.nbytes // len(numbers)
+        done = 0
+        for run in _runs(numbers):
+            here = len(run) * row_bytes
+            self.read_into(name, target[done : done + here], int(run[0]) * row_bytes)
+            done += here
+        return items
+
     def numpy(self, name: str, *, finite: bool = False) -> Array:
         """The tensor as numpy; BF16, F8_E4M3 and F8_E5M2 are widened to float32. Arguments and errors as of `raw`."""
         return widen(self.raw(name, finite=finite), self.info(name).dtype)
@@ -173,6 +189,13 @@ class WeightFile(TensorSource):
     @abstractmethod
     def close(self) -> None:
         """Close the file; nothing can be read afterwards."""
+
+
+def _runs(numbers: range | Array) -> list[range | Array]:
+    """Row numbers, cut where one does not follow the one before: each part is one read."""
+    if isinstance(numbers, range):
+        return [numbers]
+    return np.split(numbers, np.flatnonzero(np.diff(numbers) != 1) + 1)
 
 
 def bytes_of(items: Array) -> memoryview:
