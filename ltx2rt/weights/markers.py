@@ -53,12 +53,13 @@ def read_markers(file: WeightFile) -> dict[str, Marker]:
     for name in file.tensors:
         if name.endswith(MARKER):
             weight = name.removesuffix(MARKER) + ".weight"
+            marker = _of_tensor(file, name)
             if weight not in file.tensors:
                 raise CheckpointError(
                     f"{file.path}: tensor {name!r} declares the format of {weight!r}, which is missing; download the "
                     "file again."
                 )
-            markers[weight] = _of_tensor(file, name)
+            markers[weight] = marker
     for name, kind in _scaled_files(file).items():
         for weight, info in file.tensors.items():
             eight_bits = info.dtype in ("F8_E4M3", "F8_E5M2", "U8") and len(info.shape) == 2

@@ -11,6 +11,7 @@ from ltx2rt.weights.formats.dense import Dense
 from ltx2rt.weights.formats.float8 import E4M3, E5M2
 from ltx2rt.weights.formats.float8_blocks import Float8Blocks
 from ltx2rt.weights.formats.float8_rows import Float8Rows
+from ltx2rt.weights.formats.ggml import GGML_FORMATS
 from ltx2rt.weights.formats.int8 import Int8, Int8Blocks
 from ltx2rt.weights.formats.linear_format import Encoding, LinearFormat
 from ltx2rt.weights.formats.mlx_floats import MlxFloats
@@ -37,6 +38,7 @@ FORMATS: tuple[LinearFormat, ...] = (
     Float8Rows(),
     E4M3(),
     E5M2(),
+    *GGML_FORMATS,
     DENSE,
 )
 

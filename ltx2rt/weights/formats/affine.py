@@ -8,9 +8,9 @@ import mlx.core as mx
 import numpy as np
 
 from ltx2rt.types import Array, LinearWeight
-from ltx2rt.weights.formats.linear_format import Encoding, ExpandedFormat, Rows, Stored
 from ltx2rt.weights.finite import require_finite
-from ltx2rt.weights.tensor_source import TensorInfo, TensorSource, entry, widen
+from ltx2rt.weights.formats.linear_format import Encoding, ExpandedFormat, Stored
+from ltx2rt.weights.tensor_source import Rows, TensorInfo, TensorSource, entry, widen
 
 _BITS = (2, 3, 4, 5, 6, 8)
 # Those that the kernels take; the others are expanded.
@@ -153,9 +153,10 @@ def _unpacked(packed: Array, bits: int) -> Array:
     """The codes of rows of words: each row is one string of bits, the first code lowest."""
     if bits in (2, 4, 8):
         in_word = np.arange(0, 32, bits, dtype=np.uint32)
-        return (packed[:, :, None] >> in_word & np.uint32(2**bits - 1)).reshape(len(packed), -1)
+        codes: Array = packed[:, :, None] >> in_word & np.uint32(2**bits - 1)
+        return codes.reshape(len(packed), -1)
     # Eight codes are `bits` bytes, whatever the number of bits.
-    data = np.ascontiguousarray(packed).view(np.uint8).reshape(-1, bits)
+    data = packed.view(np.uint8).reshape(-1, bits)
     eight = np.zeros(len(data), np.uint64)
     for byte in range(bits):
         eight |= data[:, byte].astype(np.uint64) << np.uint64(8 * byte)

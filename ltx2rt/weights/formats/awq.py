@@ -10,12 +10,12 @@ from ltx2rt.types import Array
 from ltx2rt.weights.formats.linear_format import (
     Encoding,
     ExpandedFormat,
-    Rows,
     Stored,
     companion_values,
     whole_number,
     wrong_scales,
 )
+from ltx2rt.weights.tensor_source import Rows
 
 _SCALE, _ZEROS = ".weight_scale", (".weight_zero", ".weight_zeros")
 _DEFAULT_GROUP = 64
@@ -28,7 +28,8 @@ class Awq(ExpandedFormat):
 
     name = "awq int4"
     companions = (_SCALE, *_ZEROS)
-    markers = {"awq_w4a16": ("I8", "U8")}
+    markers = ("awq_w4a16",)
+    marked_dtypes = ("I8", "U8")
 
     def recognises(self, encoding: Encoding) -> bool:
         return encoding.info.dtype in ("I8", "U8") and encoding.companion(*_ZEROS) is not None

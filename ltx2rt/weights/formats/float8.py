@@ -14,14 +14,13 @@ from ltx2rt.weights.formats.linear_format import (
     FLOATS,
     Encoding,
     ExpandedFormat,
-    Rows,
     Stored,
     companion_values,
     slabs,
     wrong_scales,
 )
 from ltx2rt.weights.markers import FILE_KIND
-from ltx2rt.weights.tensor_source import widen
+from ltx2rt.weights.tensor_source import Rows, widen
 
 SCALES = (".weight_scale", ".scale_weight")
 _BIAS_SCALES = (".bias_scale",)
@@ -82,7 +81,8 @@ class E5M2(Float8):
     """E5M2, which no kernel takes."""
 
     name = "fp8 E5M2"
-    markers = {"float8_e5m2": ("F8_E5M2", "U8")}
+    markers = ("float8_e5m2",)
+    marked_dtypes = ("F8_E5M2", "U8")
     dtype = "F8_E5M2"
 
 
@@ -90,7 +90,8 @@ class E4M3(Float8):
     """E4M3 (fn): as a matrix it stays as it is, which the kernels take; a LoRA gives it a fresh scale max|W| / 448."""
 
     name = "fp8"
-    markers = {"float8_e4m3fn": ("F8_E4M3", "U8")}
+    markers = ("float8_e4m3fn",)
+    marked_dtypes = ("F8_E4M3", "U8")
     dtype = "F8_E4M3"
 
     def weight_bytes(self, encoding: Encoding, shape: tuple[int, ...]) -> int:

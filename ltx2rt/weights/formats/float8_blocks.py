@@ -11,13 +11,12 @@ from ltx2rt.weights.formats.float8 import SCALES, float8_kind
 from ltx2rt.weights.formats.linear_format import (
     Encoding,
     ExpandedFormat,
-    Rows,
     Stored,
     companion_values,
     whole_number,
     wrong_scales,
 )
-from ltx2rt.weights.tensor_source import widen
+from ltx2rt.weights.tensor_source import Rows, widen
 
 _TILES, _RUNS = "float8_e4m3fn_blockwise", "float8_e4m3fn_block3d"
 
@@ -80,7 +79,8 @@ class Float8Blocks(Tiles):
     """E4M3 (fn) with a scale per square of values, (N / b, K / b), or per b columns of a row, (N, K / b, 1)."""
 
     name = "fp8 with block scales"
-    markers = {_TILES: ("F8_E4M3", "U8"), _RUNS: ("F8_E4M3", "U8")}
+    markers = (_TILES, _RUNS)
+    marked_dtypes = ("F8_E4M3", "U8")
     default_size = 64
 
     def height(self, encoding: Encoding, size: int) -> int:

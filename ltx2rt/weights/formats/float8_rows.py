@@ -9,12 +9,11 @@ from ltx2rt.weights.formats.float8 import SCALES, float8_kind
 from ltx2rt.weights.formats.linear_format import (
     Encoding,
     ExpandedFormat,
-    Rows,
     Stored,
     companion_values,
     wrong_scales,
 )
-from ltx2rt.weights.tensor_source import widen
+from ltx2rt.weights.tensor_source import Rows, widen
 
 
 class Float8Rows(ExpandedFormat):
@@ -25,11 +24,8 @@ class Float8Rows(ExpandedFormat):
 
     name = "fp8 with row scales"
     companions = SCALES
-    markers = {
-        "float8_e4m3fn_rowwise": ("F8_E4M3", "U8"),
-        "float8_e4m3fn": ("F8_E4M3", "U8"),
-        "float8_e5m2": ("F8_E5M2", "U8"),
-    }
+    markers = ("float8_e4m3fn_rowwise", "float8_e4m3fn", "float8_e5m2")
+    marked_dtypes = ("F8_E4M3", "F8_E5M2", "U8")
 
     def recognises(self, encoding: Encoding) -> bool:
         shape, scale = encoding.info.shape, encoding.companion(*SCALES)
@@ -42,6 +38,9 @@ class Float8Rows(ExpandedFormat):
         scale = encoding.companion(*SCALES)
         if scale is None:
             return "it has no weight_scale"
+        dtype = encoding.info.dtype
+        if encoding.declared is not None and dtype != "U8" and ("e5m2" in encoding.declared) != (dtype == "F8_E5M2"):
+            return f"marked {encoding.declared} but the weight is {dtype}"
         return wrong_scales(encoding, scale[0], _shapes(encoding.info.shape[0]))
 
     def decoder(self, stored: Stored, shape: tuple[int, ...]) -> Callable[[Rows], Array]:

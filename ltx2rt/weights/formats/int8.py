@@ -12,12 +12,12 @@ from ltx2rt.weights.formats.float8_blocks import Tiles
 from ltx2rt.weights.formats.linear_format import (
     Encoding,
     ExpandedFormat,
-    Rows,
     Stored,
     companion_values,
     wrong_scales,
 )
 from ltx2rt.weights.rotation import DEFAULT_GROUP, is_rotation_group, rotate
+from ltx2rt.weights.tensor_source import Rows
 
 _SCALE = ".weight_scale"
 
@@ -36,7 +36,8 @@ class Int8(ExpandedFormat):
 
     name = "int8"
     companions = (_SCALE,)
-    markers = {"int8_tensorwise": ("I8",)}
+    markers = ("int8_tensorwise",)
+    marked_dtypes = ("I8",)
 
     def recognises(self, encoding: Encoding) -> bool:
         return encoding.info.dtype == "I8" and len(encoding.info.shape) > 1
@@ -79,7 +80,8 @@ class Int8Blocks(Tiles):
     """W = code * scale with a scale per square of values, (N / b, K / b)."""
 
     name = "int8 with block scales"
-    markers = {"int8_blockwise": ("I8",)}
+    markers = ("int8_blockwise",)
+    marked_dtypes = ("I8",)
     default_size = 128
 
     def codes(self, stored: Stored, rows: Rows) -> Array:

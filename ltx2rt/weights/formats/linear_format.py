@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
-from types import EllipsisType, MappingProxyType
+from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple
 
 import ml_dtypes
@@ -14,14 +14,11 @@ import mlx.core as mx
 import numpy as np
 
 from ltx2rt.errors import CheckpointError
-from ltx2rt.kernels.host import writable_view
+from ltx2rt.kernels.host import from_numbers, writable_view
 from ltx2rt.types import Array, LinearWeight
 from ltx2rt.weights.finite import SMALL_VALUES, require_finite
 from ltx2rt.weights.safetensors import SelectedRows
-from ltx2rt.weights.tensor_source import TensorInfo, TensorSource, check_dimensions
-
-# Part of the first axis of a tensor: a range, or the numbers of some rows; ``...`` for a scalar.
-Rows = slice | Array | EllipsisType
+from ltx2rt.weights.tensor_source import Rows, TensorInfo, TensorSource, check_dimensions
 
 FLOATS = ("BF16", "F16", "F32", "F64")
 # Rows that are decoded, or changed by a LoRA, at a time.
@@ -101,8 +98,6 @@ class Stored(NamedTuple):
 
     def rows(self, rows: Rows) -> Array:
         """The stored items of some rows, checked if the tensor is small; only these are read."""
-        if isinstance(rows, EllipsisType):
-            return self.raw()
         items = self.file.rows(self.name, rows)
         if self.info.size <= SMALL_VALUES:
             require_finite(items, self.info.dtype, self.where)
@@ -126,14 +121,16 @@ class LinearFormat(ABC):
         companions: suffixes of the tensors that are read with a ``.weight`` in this format.
         bias_companions: the same for a ``.bias``.
         unused: suffixes of accompanying tensors that are known and not read.
-        markers: a format that a file may declare (`ltx2rt.weights.markers`) -> dtypes that the tensor then has.
+        markers: the formats that a file may declare for it (`ltx2rt.weights.markers`).
+        marked_dtypes: dtypes that a tensor may have of which the file declares one of them.
     """
 
     name: ClassVar[str]
     companions: ClassVar[Sequence[str]] = ()
     bias_companions: ClassVar[Sequence[str]] = ()
     unused: ClassVar[Sequence[str]] = ()
-    markers: ClassVar[Mapping[str, Sequence[str]]] = MappingProxyType({})
+    markers: ClassVar[Sequence[str]] = ()
+    marked_dtypes: ClassVar[Sequence[str]] = ()
 
     @abstractmethod
     def recognises(self, encoding: Encoding) -> bool:
@@ -147,7 +144,7 @@ class LinearFormat(ABC):
         """What is wrong with a tensor, its companions and its marker, whatever its logical shape; None for nothing."""
         declared, info = encoding.declared, encoding.info
         if declared is not None:
-            if info.dtype not in self.markers.get(declared, ()):
+            if declared not in self.markers or info.dtype not in self.marked_dtypes:
                 return f"marked {declared} but the weight is {info.dtype}"
             if len(info.shape) != 2:
                 return f"marked {declared} but of shape {list(info.shape)}; only matrices can be stored so"
@@ -273,7 +270,7 @@ class ExpandedFormat(LinearFormat):
         return LinearWeight("dense", values.astype(mx.bfloat16))
 
     def array_rows(self, stored: Stored, shape: tuple[int, ...], rows: Sequence[int]) -> mx.array:
-        wanted = [np.asarray(rows[first : first + SLAB_ROWS], np.int64) for first in range(0, len(rows), SLAB_ROWS)]
+        wanted = [from_numbers(rows[first : first + SLAB_ROWS], np.int64) for first in range(0, len(rows), SLAB_ROWS)]
         return self._expanded(stored, shape, wanted, (len(rows), *shape[1:]))
 
     def load_rows(self, stored: Stored, shape: tuple[int, ...], rows: Sequence[int]) -> LinearWeight:

@@ -11,8 +11,8 @@ from ltx2rt.errors import CheckpointError
 from ltx2rt.types import Array
 from ltx2rt.weights.block_floats import E8M0, LOW_FIRST
 from ltx2rt.weights.formats.affine import ZEROS
-from ltx2rt.weights.formats.linear_format import CURE, Encoding, ExpandedFormat, Rows, Stored
-from ltx2rt.weights.tensor_source import widen
+from ltx2rt.weights.formats.linear_format import CURE, Encoding, ExpandedFormat, Stored
+from ltx2rt.weights.tensor_source import Rows, widen
 
 _SCALES = ".scales"
 
@@ -71,8 +71,8 @@ class MlxFloats(ExpandedFormat):
             scale = E8M0[codes] if mode.power_of_two else widen(codes, "F8_E4M3")
             if not np.isfinite(scale).all():
                 raise CheckpointError(f"{file.where(name)}: scales that are not finite numbers; {CURE}.")
-            packed = np.ascontiguousarray(stored.rows(rows)).view(np.uint8)
-            values = widen(packed, "F8_E4M3") if mode.bits == 8 else LOW_FIRST[packed]
+            packed = stored.rows(rows).view(np.uint8)
+            values: Array = widen(packed, "F8_E4M3") if mode.bits == 8 else LOW_FIRST[packed]
             values = values.reshape(-1, scale.shape[1], mode.group_size) * scale[:, :, None]
             return values.reshape(-1, shape[1])
 

@@ -9,8 +9,8 @@ import numpy as np
 from ltx2rt.errors import CheckpointError
 from ltx2rt.types import Array
 from ltx2rt.weights.block_floats import E8M0, padded, tiled_rows, tiled_shape
-from ltx2rt.weights.formats.linear_format import CURE, Encoding, ExpandedFormat, Rows, Stored
-from ltx2rt.weights.tensor_source import widen
+from ltx2rt.weights.formats.linear_format import CURE, Encoding, ExpandedFormat, Stored
+from ltx2rt.weights.tensor_source import Rows, widen
 
 _SCALES = ".weight_scale"
 _BLOCK = 32
@@ -27,7 +27,8 @@ class Mxfp8(ExpandedFormat):
     name = "mxfp8"
     companions = (_SCALES,)
     unused = (".weight_scalar",)  # one scale for the matrix, for programs without block scales
-    markers = {"mxfp8": ("F8_E4M3", "U8"), "hybrid_mxfp8": ("F8_E4M3", "U8")}
+    markers = ("mxfp8", "hybrid_mxfp8")
+    marked_dtypes = ("F8_E4M3", "U8")
 
     def recognises(self, encoding: Encoding) -> bool:
         scales = encoding.companions.get(_SCALES)
@@ -47,7 +48,10 @@ class Mxfp8(ExpandedFormat):
             return f"mxfp8 of shape {list(info.shape)}, which is not padded to multiples of {_BLOCK} rows and columns"
         expected = tiled_shape(info.shape[0], info.shape[1] // _BLOCK)
         if scales.shape != expected:
-            return f"mxfp8 block scales (weight_scale) have shape {list(scales.shape)}; expected {list(expected)} in tile order"
+            return (
+                f"mxfp8 block scales (weight_scale) have shape {list(scales.shape)}; expected {list(expected)} in tile "
+                "order"
+            )
         if scales.dtype not in ("F8_E8M0", "U8"):
             return f"mxfp8 block scales (weight_scale) are {scales.dtype}; expected F8_E8M0 or U8"
         return None

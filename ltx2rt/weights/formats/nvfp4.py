@@ -13,12 +13,11 @@ from ltx2rt.weights.formats.linear_format import (
     CURE,
     Encoding,
     ExpandedFormat,
-    Rows,
     Stored,
     companion_values,
     wrong_scales,
 )
-from ltx2rt.weights.tensor_source import widen
+from ltx2rt.weights.tensor_source import Rows, widen
 
 _SCALES, _WHOLE, _SMOOTHING = ".weight_scale", ".weight_scale_2", ".pre_quant_scale"
 _BLOCK = 16
@@ -34,7 +33,8 @@ class Nvfp4(ExpandedFormat):
 
     name = "nvfp4"
     companions = (_SCALES, _WHOLE, _SMOOTHING)
-    markers = {"nvfp4": ("U8",)}
+    markers = ("nvfp4",)
+    marked_dtypes = ("U8",)
 
     def recognises(self, encoding: Encoding) -> bool:
         scales = encoding.companions.get(_SCALES)
@@ -54,7 +54,10 @@ class Nvfp4(ExpandedFormat):
             return f"nvfp4 of shape {list(shape)}, which is not padded to multiples of {_BLOCK} rows and columns"
         scales, expected = encoding.companions[_SCALES], tiled_shape(shape[0], 2 * shape[1] // _BLOCK)
         if scales.shape != expected:
-            return f"nvfp4 block scales (weight_scale) have shape {list(scales.shape)}; expected {list(expected)} in tile order"
+            return (
+                f"nvfp4 block scales (weight_scale) have shape {list(scales.shape)}; expected {list(expected)} in tile "
+                "order"
+            )
         if scales.dtype not in _SCALE_DTYPES:
             return f"nvfp4 block scales (weight_scale) are {scales.dtype}; expected {' or '.join(_SCALE_DTYPES)}"
         return wrong_scales(encoding, _WHOLE, [(), (1,), (1, 1)], "one value")
@@ -75,7 +78,7 @@ class Nvfp4(ExpandedFormat):
             scale = widen(tiled_rows(tiled, np.arange(shape[0])[rows], blocks), "F8_E4M3") * whole
             if not np.isfinite(scale).all():
                 raise CheckpointError(f"{file.where(name)}: scales that are not finite numbers; {CURE}.")
-            values = HIGH_FIRST[stored.rows(rows)].reshape(-1, blocks, _BLOCK)
+            values: Array = HIGH_FIRST[stored.rows(rows)].reshape(-1, blocks, _BLOCK)
             values *= scale[:, :, None]
             return values.reshape(-1, blocks * _BLOCK)[:, : shape[1]]
 

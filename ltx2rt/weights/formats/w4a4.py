@@ -11,12 +11,12 @@ from ltx2rt.weights.formats.int8 import rotation_fault
 from ltx2rt.weights.formats.linear_format import (
     Encoding,
     ExpandedFormat,
-    Rows,
     Stored,
     companion_values,
     wrong_scales,
 )
 from ltx2rt.weights.rotation import DEFAULT_GROUP, rotate
+from ltx2rt.weights.tensor_source import Rows
 
 _SCALE = ".weight_scale"
 # Activations are quantised in groups of this size by the programs that compute so; no other size is defined.
@@ -36,7 +36,8 @@ class W4A4(ExpandedFormat):
 
     name = "w4a4"
     companions = (_SCALE,)
-    markers = {"convrot_w4a4": ("I8", "U8")}
+    markers = ("convrot_w4a4",)
+    marked_dtypes = ("I8", "U8")
 
     def recognises(self, encoding: Encoding) -> bool:
         return encoding.declared in self.markers

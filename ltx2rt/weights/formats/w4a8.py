@@ -14,14 +14,13 @@ from ltx2rt.weights.formats.linear_format import (
     FLOATS,
     Encoding,
     ExpandedFormat,
-    Rows,
     Stored,
     companion_values,
     whole_number,
     wrong_scales,
 )
 from ltx2rt.weights.rotation import DEFAULT_GROUP, rotate
-from ltx2rt.weights.tensor_source import widen
+from ltx2rt.weights.tensor_source import Rows, widen
 
 _RELATIVE, _CHANNEL = ".weight_s_rel", ".weight_s_channel"
 _CODEBOOK, _CORRECTION = ".weight_codebook", ".weight_correction"
@@ -38,7 +37,8 @@ class W4A8(ExpandedFormat):
 
     name = "w4a8"
     companions = (_RELATIVE, _CHANNEL, _CODEBOOK, _CORRECTION)
-    markers = {"asym_w4a8_int8": ("I8", "U8")}
+    markers = ("asym_w4a8_int8",)
+    marked_dtypes = ("I8", "U8")
 
     def recognises(self, encoding: Encoding) -> bool:
         named = _RELATIVE in encoding.companions or _CHANNEL in encoding.companions
@@ -56,12 +56,14 @@ class W4A8(ExpandedFormat):
         if relative.dtype not in ("F8_E4M3", "U8", *FLOATS):
             return f"weight_s_rel is {relative.dtype}; expected F8_E4M3, U8 or F32"
         if len(shape) != 2 or len(relative.shape) != 2 or relative.shape[0] != shape[0]:
-            return f"weight_s_rel has shape {list(relative.shape)} for a weight of {list(shape)}; expected a row for each"
+            return (
+                f"weight_s_rel has shape {list(relative.shape)} for a weight of {list(shape)}; expected a row for each"
+            )
         group = whole_number(encoding.marker, "group_size", _DEFAULT_GROUP)
         if group is None or group < 4 or (group % 16 and 16 % group):
             return (
-                f"group_size {encoding.marker.get('group_size')!r}; expected a number from 4 on that divides 16 or is a "
-                "multiple of it"
+                f"group_size {encoding.marker.get('group_size')!r}; expected a number from 4 on that divides 16 or is "
+                "a multiple of it"
             )
         columns, bits = group * relative.shape[1], _bits(encoding)
         if bits is None:
@@ -148,4 +150,5 @@ def _six_bit_codes(packed: Array, columns: int) -> Array:
     """A row holds the low nibbles of all codes, two per byte, then their high pairs, four per byte."""
     low = _nibbles(packed[:, : columns // 2])
     pairs = packed[:, columns // 2 :, None] >> np.array([0, 2, 4, 6], np.uint8) & 3
-    return low | pairs.reshape(len(packed), columns) << 4
+    codes: Array = low | pairs.reshape(len(packed), columns) << 4
+    return codes
