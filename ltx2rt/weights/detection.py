@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ltx2rt.errors import CheckpointError
-from ltx2rt.weights.formats import MARKERS
-from ltx2rt.weights.formats.linear_format import MARKER
-from ltx2rt.weights.tensor_source import TensorInfo, WeightFile
+from ltx2rt.weights.tensor_source import TensorInfo
 
 OFFICIAL = "the official .safetensors file"
 
@@ -22,68 +21,39 @@ def is_lora(names: Mapping[str, object]) -> bool:
     return any(mark in name for name in names for mark in _LORA_MARKS)
 
 
-def refuse_foreign_file(path: Path) -> None:
-    """Raise `CheckpointError` for files that are recognisably something other than safetensors."""
-    try:
-        with path.open("rb") as file:
-            magic = file.read(4)
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot open the weight file ({error.strerror}); check the path.") from error
-    if magic == b"GGUF":
-        raise CheckpointError(f"{path}: a GGUF file, which is not supported; use {OFFICIAL} (bf16 or fp8).")
-    if magic == b"PK\x03\x04" or (magic[:1] == b"\x80" and magic[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")):
-        raise CheckpointError(
-            f"{path}: a pickle or zip file (PyTorch .pt/.ckpt/.bin), which can run code when read and is refused; "
-            f"use {OFFICIAL}."
-        )
-
-
 def refuse_foreign_tensors(path: Path, tensors: Mapping[str, TensorInfo]) -> None:
-    """Raise `CheckpointError` when tensor names or dtypes show a layout or quantisation that is not supported.
+    """Raise `CheckpointError` when tensor names show another model that is easily taken for one of ours.
 
     Args:
         path: named in the error.
         tensors: name -> entry.
     """
-    for name, info in tensors.items():
-        if name.endswith(".weight_scale_2"):
-            raise CheckpointError(
-                f"{path}: an NVFP4 checkpoint (tensor {name!r}), which is not supported; use the bf16 or fp8 file."
-            )
-        if name.endswith(".weight") and info.dtype == "I8":
-            raise CheckpointError(
-                f"{path}: tensor {name!r} is I8: a ComfyUI int8 (convrot) checkpoint, which is not supported; "
-                "use the bf16 file."
-            )
-
-
-def read_markers(file: WeightFile) -> dict[str, dict[str, Any]]:
-    """Name of a weight -> what its marker declares, for every weight of a file that has one.
-
-    Raises:
-        CheckpointError: a marker is no JSON object, or declares a format that is not supported.
-    """
-    markers = {}
-    for name in file.tensors:
-        if name.endswith(MARKER):
-            markers[name.removesuffix(MARKER) + ".weight"] = _marker(file, name)
-    return markers
-
-
-def _marker(file: WeightFile, name: str) -> dict[str, Any]:
-    try:
-        declared = json.loads(file.bytes(name).decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{file.path}: tensor {name!r} should hold JSON ({error}).") from error
-    kind = declared.get("format") if isinstance(declared, dict) else declared
-    if isinstance(declared, dict) and declared.get("convrot"):
-        kind = "int8 convrot"
-    if not isinstance(declared, dict) or kind not in MARKERS:
+    if _is_ltx_video(tensors):
         raise CheckpointError(
-            f"{file.path}: tensor {name!r} declares the ComfyUI quantisation {kind!r}; supported are "
-            f"{', '.join(MARKERS)}. Use the bf16 or fp8 file."
+            f"{path}: a transformer of LTX-Video (0.9 or 13B), which has no audio layers; LTX-2, 2.3 and 2.5 are "
+            "supported: use a checkpoint of LTX-2."
         )
-    return declared
+    if _is_preview_decoder(tensors):
+        raise CheckpointError(
+            f"{path}: a preview decoder (tiny autoencoder, taehv), which cannot stand in for the video VAE; use the "
+            "video VAE of the model."
+        )
+    if any(name.startswith("encoder.block.0.layer.0.SelfAttention.") for name in tensors):
+        raise CheckpointError(
+            f"{path}: a T5 text encoder, not a Gemma; LTX-2 reads prompts with Gemma 3 12B: use that."
+        )
+
+
+def _is_ltx_video(tensors: Mapping[str, TensorInfo]) -> bool:
+    """Whether these are a whole transformer without anything for sound."""
+    wholes = [name for name in tensors if name.endswith(("patchify_proj.weight", "proj_in.weight"))]
+    blocks = any("transformer_blocks.0." in name for name in tensors)
+    return blocks and any("audio" not in name for name in wholes) and not any("audio_" in name for name in tensors)
+
+
+def _is_preview_decoder(tensors: Mapping[str, TensorInfo]) -> bool:
+    numbered = any(re.match(r"(?:taehv\.)?decoder\.\d+\.(?:weight$|conv\.)", name) for name in tensors)
+    return numbered and not any("per_channel_statistics." in name for name in tensors)
 
 
 def read_json(path: Path) -> dict[str, Any]:

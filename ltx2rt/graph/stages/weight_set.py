@@ -86,7 +86,8 @@ class WeightSet:
         if TEXT_ENCODER.name in sources:
             try:
                 _check_text_encoder(sources)
-                tokenizer = _tokenizer(given.tokenizer, sources[TEXT_ENCODER.name])
+                encoder = sources[TEXT_ENCODER.name]
+                tokenizer = None if encoder.is_manifest else GemmaTokenizer.of(encoder, given.tokenizer)
             except CheckpointError as error:
                 if TEXT_ENCODER.name not in model.taken:
                     raise
@@ -223,9 +224,3 @@ def _check_text_encoder(sources: Mapping[str, Checkpoint]) -> None:
             f"give the text encoder of 12B that the model was made for ({LTX_2.text_encoder_name}), not a smaller or "
             "larger one."
         )
-
-
-def _tokenizer(given: Path | None, encoder: Checkpoint) -> GemmaTokenizer:
-    """The tokenizer of a text encoder: the one that was given, or in its folder, or beside its file."""
-    place = encoder.path if given is None else given
-    return GemmaTokenizer.from_directory(place if place.is_dir() else place.parent)

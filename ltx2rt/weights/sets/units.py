@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ltx2rt.errors import CheckpointError
-from ltx2rt.weights.detection import OFFICIAL, read_json, refuse_foreign_file
+from ltx2rt.weights.detection import OFFICIAL, read_json
 from ltx2rt.weights.names.official import IGNORED, locate
-from ltx2rt.weights.safetensors import SafetensorsFile
 from ltx2rt.weights.sets.diffusers_config import official_config
-from ltx2rt.weights.tensor_source import WeightFile
+from ltx2rt.weights.weight_file import open_weight_file
 
 Layout = Literal["diffusers", "mlx", "gemma", "comfyui", "flat"]
 
@@ -50,16 +49,6 @@ class Unit:
     files: tuple[Path, ...]
     metadata: Mapping[str, str] = field(default_factory=dict)
     hf_config: Mapping[str, Any] | None = None
-
-
-def open_file(path: Path) -> WeightFile:
-    """A weight file, its header read.
-
-    Raises:
-        CheckpointError: missing, damaged, or of a kind that is not supported.
-    """
-    refuse_foreign_file(path)
-    return SafetensorsFile(path)
 
 
 def followed(path: Path) -> Path:
@@ -236,7 +225,7 @@ def _indexed(folder: Path, index: Path) -> list[Path]:
     if not missing:
         return [folder / name for name in names]
     there = [path for path in _weights(folder) if _FP16 not in path.name]
-    held = {locate(name) for path in there for name in open_file(path).tensors}
+    held = {locate(name) for path in there for name in open_weight_file(path).tensors}
     absent = [
         name
         for name, file in weight_map.items()
