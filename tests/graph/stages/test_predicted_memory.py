@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-# Above: predicted too little. Below: so much too much that smaller machines would be refused without a reason.
-LEAST, MOST = 0.98, 1.05
+# Of the measured peak: what docs/memory.md promises. The pages of libraries that happen to be mapped come to 2 % alone at
+# this size, and differ between machines.
+LEAST, MOST = 0.95, 1.05
 COUNTS_FROM = 100e6
 # Of the peak, by which the error of a prediction may differ beside kept weights, which are 14 MB.
 KEPT_TOLERANCE, KEPT_AT_LEAST = 0.05, 10e6
