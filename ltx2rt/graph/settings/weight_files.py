@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ltx2rt.graph.settings.kinds import FilePath, LoraKind, Loras, Text
+from ltx2rt.graph.settings.kinds import LoraKind, Loras, Text, WeightPath
 from ltx2rt.graph.settings.setting import setting
 
 DTYPES = ("bfloat16", "float16", "float32")
 VARIANTS = ("distilled", "dev")
 
-_FILE = FilePath()
+_FILE = WeightPath()
 
 # ruff: noqa: RUF009  (the calls make dataclass fields)
 
@@ -32,7 +32,7 @@ class WeightFiles:
     )
     text_encoder: Path | None = setting(
         None,
-        FilePath("DIR"),
+        WeightPath("DIR"),
         "folder of the Gemma 3 text encoder",
         "Weights",
         flags=("--gemma-root", "--gemma-path"),
