@@ -23,7 +23,6 @@ from ltx2rt.hub.reference import HubReference
 
 log = logging.getLogger(__name__)
 
-_CHUNK = 1 << 20
 _ATTEMPTS = 5  # without a byte in between
 _TIMEOUT_S = 30.0
 
@@ -194,8 +193,9 @@ class Hub:
             get_session().stream("GET", url, headers=headers, timeout=_TIMEOUT_S, follow_redirects=True) as response,
         ):
             hf_raise_for_status(response)
+            # As they come, and not gathered to blocks, of which a broken connection would lose the last one.
             continued = response.status_code == HTTPStatus.PARTIAL_CONTENT
-            yield begin if continued else 0, response.iter_bytes(_CHUNK)
+            yield begin if continued else 0, response.iter_bytes()
 
 
 @contextmanager
