@@ -20,6 +20,7 @@ from ltx2rt.hub.download import (
     free_bytes,
     known_set,
     parts_of,
+    require_access,
     require_space,
     survey,
     survey_offline,
@@ -110,11 +111,20 @@ def run_download(arguments: argparse.Namespace) -> int:
         _require_here(items)
     else:
         require_space(cache, items)
+        require_access(hub, items)
         needed = sum(item.missing_bytes for item in items)
         with TransferProgress(needed, "fetched", arguments.quiet or not needed) as progress:
-            fetch(hub, items, progress)
+            _fetch(hub, items, progress)
     print(_next_command(known, wanted, arguments.set))
     return 0
+
+
+def _fetch(hub: Hub, items: Sequence[Item], progress: TransferProgress) -> None:
+    try:
+        fetch(hub, items, progress)
+    except KeyboardInterrupt:
+        print("what has come is kept: the same command goes on", file=sys.stderr)
+        raise
 
 
 def _asked_for(arguments: argparse.Namespace) -> tuple[KnownSet | None, tuple[Wanted, ...]]:

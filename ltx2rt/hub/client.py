@@ -94,6 +94,19 @@ class Hub:
             raise DownloadError(f"{self.endpoint} lists no files of {reference.repository}; is it a copy of the hub?")
         return Listing(reference, info.sha, files)
 
+    def require_access(self, listing: Listing, file: HubFile) -> None:
+        """Ask whether the hub would give a file; nothing of it is fetched. Its listing is shown to everybody.
+
+        Raises:
+            DownloadError: it would not, with what to do.
+            BrokenDownload: the hub does not answer.
+        """
+        from huggingface_hub import get_hf_file_metadata
+
+        reference = HubReference(listing.reference.repository, file.path, listing.reference.revision)
+        with _explained(reference, self.endpoint):
+            get_hf_file_metadata(self._url(reference, listing.commit), endpoint=self.endpoint, timeout=_TIMEOUT_S)
+
     def fetch(self, listing: Listing, file: HubFile, advance: Callable[[int], None]) -> Path:
         """Fetch a file into the cache, beginning with what an earlier transfer left, and check its content.
 
@@ -159,12 +172,13 @@ class Hub:
                             digest.update(chunk)
                             here += len(chunk)
                             advance(len(chunk))
-                except BrokenDownload as error:
+                except BrokenDownload:
                     failures = 1 if here > before else failures + 1
                     if failures >= _ATTEMPTS:
                         raise
-                    log.info("%s; trying again", error)
-                    self._wait(2.0 ** (failures - 1))
+                    pause = 2.0 ** (failures - 1)
+                    log.warning("%s broke off after %d bytes; trying again in %.0f s", reference, here, pause)
+                    self._wait(pause)
                 else:
                     if here < file.bytes and here == before:
                         raise BrokenDownload(_broken(reference, f"only {here} of {file.bytes} bytes came"))
@@ -177,13 +191,18 @@ class Hub:
                 f"({file.bytes} bytes, {file.etag}). It was removed; repeat the command."
             )
 
+    def _url(self, reference: HubReference, commit: str) -> str:
+        from huggingface_hub import hf_hub_url
+
+        return str(hf_hub_url(reference.repository, reference.file, revision=commit, endpoint=self.endpoint))
+
     @contextmanager
     def _open(self, reference: HubReference, commit: str, begin: int) -> Iterator[tuple[int, Iterator[bytes]]]:
         """The bytes of a file from ``begin`` on, and where they really begin."""
-        from huggingface_hub import get_session, hf_hub_url
+        from huggingface_hub import get_session
         from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
 
-        url = hf_hub_url(reference.repository, reference.file, revision=commit, endpoint=self.endpoint)
+        url = self._url(reference, commit)
         headers = {**build_hf_headers(library_name="ltx2rt"), "Accept-Encoding": "identity"}
         if begin:
             headers["Range"] = f"bytes={begin}-"

@@ -254,6 +254,19 @@ def require_space(cache: HubCache, items: Sequence[Item]) -> None:
         )
 
 
+def require_access(hub: Hub, items: Sequence[Item]) -> None:
+    """Refuse a download of which a part would not be given, before gigabytes of the others are fetched.
+
+    Raises:
+        DownloadError: a repository is gated or private, with what to do.
+        BrokenDownload: the hub does not answer.
+    """
+    first = {item.reference.repository: item for item in reversed(items) if item.state is not State.HERE}
+    for item in first.values():
+        if item.file is not None and item.listing is not None:
+            hub.require_access(item.listing, item.file)
+
+
 def verify(items: Sequence[Item], cache: HubCache, transfer: Transfer) -> list[Item]:
     """The same items, those marked as damaged whose content has another checksum than the hub states.
 

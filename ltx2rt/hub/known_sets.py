@@ -41,7 +41,7 @@ MLX_2_5_Q8 = Repository("dgrauet/ltx-2.5-mlx-q8", _LTX, gated=True)
 MLX_2_5_Q4 = Repository("dgrauet/ltx-2.5-mlx-q4", _LTX, gated=True)
 
 # A model folder as the hub's own libraries keep it, without pictures and other forms of the same weights.
-_FOLDER = ("*.safetensors", "*.json", "tokenizer.model")
+_FOLDER = ("*.safetensors", "*.json", "tokenizer.*")
 
 # Text encoders.
 _GEMMA_3 = Part("text_encoder", GEMMA_3, _FOLDER, about=24.4)

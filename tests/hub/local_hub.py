@@ -70,6 +70,8 @@ class LocalHub:
     ignores_ranges: bool = False
     damages: set[str] = field(default_factory=set)  # paths that are sent with one wrong byte
     known_tokens: set[str] = field(default_factory=set)
+    pause_at: int | None = None  # a transfer waits here, once, until it may go on
+    go_on: threading.Event = field(default_factory=threading.Event)
     endpoint: str = ""
     content: str = ""
 
@@ -193,7 +195,14 @@ class _Handler(BaseHTTPRequestHandler):
         if counted and self.hub.break_after:
             cut = min(cut, self.hub.break_after.pop(0))
         for begin in range(0, cut, _BLOCK):
-            self.wfile.write(body[begin : min(cut, begin + _BLOCK)])
+            if counted and self.hub.pause_at is not None and begin >= self.hub.pause_at:
+                self.hub.pause_at = None
+                self.hub.go_on.wait(60)
+            try:
+                self.wfile.write(body[begin : min(cut, begin + _BLOCK)])
+            except ConnectionError:  # nobody reads any more
+                self.close_connection = True
+                return
             if counted:
                 self.request_.body += min(cut, begin + _BLOCK) - begin
         if cut < len(body):
