@@ -41,7 +41,7 @@ class WeightFiles:
 
     checkpoint: Path | None = setting(
         None,
-        FilePath("PATH"),
+        WeightPath("PATH"),
         "the model: a weight file, or a folder with its parts; without it the small embedded model runs",
         "Weights",
         flags=("--checkpoint-path", "--weights"),
