@@ -11,14 +11,15 @@ from typing import Any
 
 from ltx2rt.errors import CheckpointError, UsageError
 from ltx2rt.graph.components import COMPONENTS, NOTHING_KNOWN
+from ltx2rt.paths import expanded
 from ltx2rt.types import ParamSpec
 from ltx2rt.weights.checkpoint import Checkpoint, read_manifest
-from ltx2rt.weights.components import is_unused
 from ltx2rt.weights.detection import is_lora
 from ltx2rt.weights.finite import NotFinite, find_not_finite
 from ltx2rt.weights.formats import companion_of
 from ltx2rt.weights.generations import Generation, generation_of_lora
 from ltx2rt.weights.lora import lora_pairs
+from ltx2rt.weights.names import is_unused
 from ltx2rt.weights.tensor_source import TensorInfo, WeightFile
 from ltx2rt.weights.weight_file import open_weight_file
 
@@ -123,7 +124,7 @@ def inspect(path: str | os.PathLike[str], *, deep: bool = False) -> Report:
         CheckpointError: it cannot be opened, is damaged, or is of a kind that is not supported.
         UsageError: a deep look at a manifest, which has no values.
     """
-    path = Path(path)
+    path = expanded(path)
     lora = _inspect_lora(path)
     if lora is not None:
         report = lora

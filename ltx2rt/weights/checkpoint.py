@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import os
@@ -18,20 +19,25 @@ import mlx.core as mx
 from ltx2rt.errors import CheckpointError
 from ltx2rt.types import LinearWeight, ParamSpec
 from ltx2rt.weights.block_stream import BlockLayout, BlockStream, Wanted
-from ltx2rt.weights.components import assign
 from ltx2rt.weights.config import complete_config, config_section, parse_config
 from ltx2rt.weights.detection import (
     is_lora,
     read_json,
     refuse_foreign_tensors,
-    weight_files,
 )
 from ltx2rt.weights.foreign_formats import refuse_foreign_formats
 from ltx2rt.weights.formats import companion_of, companions, fault_of, format_of
 from ltx2rt.weights.formats.linear_format import CURE, FLOATS, Encoding, Stored
 from ltx2rt.weights.generations import Generation, generation_of
+from ltx2rt.weights.gguf import GgufFile
+from ltx2rt.weights.gguf_config import gemma_config
 from ltx2rt.weights.lora import LoraFile, fuse, fusing_bytes, is_changed
 from ltx2rt.weights.markers import read_markers
+from ltx2rt.weights.names import assign
+from ltx2rt.weights.names.llama_cpp import GEMMA_ARCHITECTURES
+from ltx2rt.weights.names.origin import OfficialTensors, Origin
+from ltx2rt.weights.sets.description import Description
+from ltx2rt.weights.sets.units import Unit, followed, units_of
 from ltx2rt.weights.tensor_loading import load_array, require_matrix
 from ltx2rt.weights.tensor_source import DTYPES, TensorInfo, TensorSource, WeightFile, entry
 from ltx2rt.weights.weight_file import open_weight_file
@@ -41,6 +47,8 @@ logger = logging.getLogger(__name__)
 Loaded = mx.array | LinearWeight
 
 _MAX_NAMES_IN_ERROR = 10
+# Metadata that may say whether a model is distilled.
+_VARIANT_KEYS = ("model_variant", "variant", "modelspec.title", "general.finetune", "general.name")
 
 # Component -> section of the official configuration that describes it.
 _SECTIONS = {
@@ -61,12 +69,30 @@ _WITHOUT_FORMATS = ("text_assets",)
 
 
 class _Place(NamedTuple):
-    """A tensor of a component: the file that holds it (None for a manifest), its name there, entry and marker."""
+    """A tensor of a component.
+
+    Attributes:
+        file: the file that holds it; None for a manifest.
+        origin: its name there, and what makes the official tensor of it.
+        info: entry of the official tensor, as far as it is known without the shape that the model needs.
+        stored: entries of the tensors in the file that it is made of.
+        marker: what the file declares about it.
+    """
 
     file: WeightFile | None
-    name: str
+    origin: Origin
     info: TensorInfo
+    stored: tuple[TensorInfo, ...]
     marker: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """In the file."""
+        return self.origin.name
+
+    def as_needed(self, shape: Sequence[int] | None) -> TensorInfo:
+        """The entry where the model needs this shape."""
+        return self.info if shape is None or self.origin.is_plain else self.origin.info(self.stored, shape)
 
 
 class LoadedBytes(NamedTuple):
@@ -104,31 +130,45 @@ class Checkpoint:
         self.path = path
         self.metadata = dict(metadata)
         self._hf_config = dict(hf_config) if hf_config else None
+        self._description: Description | None = None
         self._warned_loras: set[Path] = set()
-        places: dict[str, _Place] = {}
+        self.ignored: list[str] = []
+        self.unknown: list[str] = []
+        self._components: dict[str, dict[str, _Place]] = {}
+        names: dict[str, TensorInfo] = {}
         for file, tensors in sources:
-            refuse_foreign_tensors(file.path if file else path, tensors)
-            refuse_foreign_formats(file.path if file else path, tensors, file.metadata if file else metadata)
-            markers = read_markers(file) if file else {}
-            for name, info in tensors.items():
-                if name in places:
-                    raise CheckpointError(f"{path}: tensor {name!r} is in more than one file of the folder.")
-                places[name] = _Place(file, name, info, markers.get(name, {}))
-        if is_lora(places):
+            self._add(file, tensors)
+            names |= tensors
+        if is_lora(names):
             raise CheckpointError(f"{path}: a LoRA file, not a checkpoint; give it with --lora, beside a checkpoint.")
-        assignment = assign(places, str(path))
-        self.ignored = assignment.ignored
-        self.unknown = assignment.unknown
-        self._components = {
-            component: {local: places[name] for local, name in names.items()}
-            for component, names in assignment.components.items()
-        }
         if not self._components:
             raise CheckpointError(
-                f"{path}: none of its {len(places)} tensors belongs to an LTX-2 model"
-                + (f" (the first is {next(iter(places))!r})." if places else ".")
+                f"{path}: none of its {len(names)} tensors belongs to an LTX-2 model"
+                + (f" (the first is {next(iter(names))!r})." if names else ".")
             )
         self._check_formats()
+
+    def _add(self, file: WeightFile | None, tensors: Mapping[str, TensorInfo]) -> None:
+        """Sort the tensors of one more file in."""
+        path = file.path if file else self.path
+        metadata = file.metadata if file else self.metadata
+        refuse_foreign_tensors(path, tensors)
+        refuse_foreign_formats(path, tensors, metadata)
+        markers = read_markers(file) if file else {}
+        assignment = assign(tensors, str(path), metadata)
+        self.ignored += assignment.ignored
+        self.unknown += assignment.unknown
+        for component, origins in assignment.components.items():
+            places = self._components.setdefault(component, {})
+            for local, origin in origins.items():
+                stored = tuple(tensors[name] for name in (origin.name, *origin.joined))
+                place = _Place(file, origin, origin.info(stored), stored, markers.get(origin.name, {}))
+                if local not in places:
+                    places[local] = place
+                elif not _is_repeated(local, place, places[local]):
+                    raise CheckpointError(
+                        f"{self.path}: tensor {origin.name!r} is in more than one file of the folder."
+                    )
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Checkpoint:
@@ -137,12 +177,9 @@ class Checkpoint:
         Raises:
             CheckpointError: missing, damaged, or of a kind that is not supported; the message says which.
         """
-        path = Path(path)
+        path = followed(Path(path))
         if path.is_dir():
-            files = [open_weight_file(file) for file in weight_files(path)]
-            config = path / "config.json"
-            hf_config = read_json(config) if config.exists() else None
-            return cls(path, [(file, file.tensors) for file in files], files[0].metadata, hf_config)
+            return cls.of_units(path, units_of(path))
         if path.suffix == ".json":
             tensors, metadata = read_manifest(path)
             return cls(path, [(None, tensors)], metadata)
@@ -152,6 +189,28 @@ class Checkpoint:
         if "text_encoder" in checkpoint.components and "gemma_config" not in single.metadata and beside.exists():
             checkpoint._hf_config = read_json(beside)
         return checkpoint
+
+    @classmethod
+    def of_units(cls, path: Path, units: Sequence[Unit]) -> Checkpoint:
+        """Several files as one; what files beside them state counts more than their headers.
+
+        Raises:
+            CheckpointError: as `open`, or two files hold the same tensor of a component.
+        """
+        if len(units) == 1 and units[0].files == (units[0].path,) and not units[0].metadata:
+            return cls.open(units[0].path)
+        files = [open_weight_file(file) for unit in units for file in unit.files]
+        metadata: dict[str, str] = {}
+        for found in (*(unit.metadata for unit in units), *(file.metadata for file in files)):
+            metadata = _merged(metadata, found, str(path))
+        hf_config = next((unit.hf_config for unit in units if unit.hf_config is not None), None)
+        return cls(path, [(file, file.tensors) for file in files], metadata, hf_config)
+
+    def described(self, description: Description) -> Checkpoint:
+        """The same checkpoint, whose configuration is that of the set of files that it belongs to."""
+        other = copy.copy(self)
+        other._description = description
+        return other
 
     def _check_formats(self) -> None:
         """Refuse, naming the tensor, what no format takes, and scales of one value that are no finite numbers."""
@@ -189,12 +248,28 @@ class Checkpoint:
 
         For an upscaler it is the flat module configuration, for a Gemma folder its ``config.json``.
         """
-        if self._hf_config is not None and not self._stated:
-            return self._hf_config
-        return complete_config(self._stated, self._tensors, str(self.path))
+        if self._text_config is not None and not self.stated:
+            return self._text_config
+        return complete_config(self.stated, self._tensors, str(self.path))
 
     @cached_property
-    def _stated(self) -> dict[str, Any]:
+    def _text_config(self) -> dict[str, Any] | None:
+        """The Hugging Face configuration of the text encoder, where it is beside the file or in a GGUF header."""
+        if self._hf_config is None and isinstance(file := self._gemma_file, GgufFile):
+            return gemma_config(file)
+        return self._hf_config
+
+    @property
+    def _gemma_file(self) -> WeightFile | None:
+        """The file of llama.cpp's Gemma, whose header has the sizes; None: it states them otherwise, or is another."""
+        if "gemma_config" in self.metadata:
+            return None
+        found = (place.file for place in self._components.get("text_encoder", {}).values())
+        return next((f for f in found if f and f.metadata.get("general.architecture") in GEMMA_ARCHITECTURES), None)
+
+    @cached_property
+    def stated(self) -> dict[str, Any]:
+        """The configuration as far as the metadata states it."""
         return parse_config(self.metadata, str(self.path))
 
     @cached_property
@@ -226,11 +301,13 @@ class Checkpoint:
                 f"{self.path}: has no {component}; it holds {', '.join(sorted(self._components))}. "
                 "Give the file that has it."
             )
-        if component == "text_encoder" and self._hf_config is not None:
-            return self._hf_config
+        if component == "text_encoder" and self._text_config is not None:
+            return self._text_config
         if component not in _SECTIONS:
             return self.config
-        return config_section(self._stated, self._tensors, _SECTIONS[component], str(self.path))
+        if self._description is not None:
+            return self._description.section(component, _SECTIONS[component], str(self.path))
+        return config_section(self.stated, self._tensors, _SECTIONS[component], str(self.path))
 
     @property
     def generation(self) -> Generation | None:
@@ -239,9 +316,16 @@ class Checkpoint:
 
     @property
     def variant(self) -> str | None:
-        """``dev`` or ``distilled``, which only the file name tells; None if it does not."""
-        words = re.split(r"[^a-z]+", self.path.name.lower())
-        return next((variant for variant in ("distilled", "dev") if variant in words), None)
+        """``dev`` or ``distilled``, as the metadata, the file name or the folder's name tells; None if none does."""
+        texts = [self.metadata.get(key, "") for key in _VARIANT_KEYS] + [self.path.name]
+        if self.path.is_dir():
+            texts += [" ".join(file.path.name for file in self.files), self.path.parent.name]
+        for text in texts:
+            words = re.split(r"[^a-z]+", text.lower())
+            found = [variant for variant in ("distilled", "dev") if variant in words]
+            if len(found) == 1:
+                return found[0]
+        return None
 
     @property
     def files(self) -> list[WeightFile]:
@@ -346,14 +430,16 @@ class Checkpoint:
         for spec in specs:
             if spec.name not in places:
                 continue
-            encoding = self._encoding(component, spec.name)
+            encoding = self._encoding(component, spec.name, spec.shape)
             form = format_of(encoding)
             stored += encoding.nbytes
             as_weight = spec.layout == "linear"
             own = form.weight_bytes(encoding, spec.shape) if as_weight else form.array_bytes(encoding, spec.shape)
             expanded = not form.is_held_as_stored(encoding, spec.shape) if as_weight else own != encoding.nbytes
             temporary = form.loading_bytes(encoding, spec.shape) if expanded else 0
-            if spec.layout.startswith("conv"):
+            if not places[spec.name].origin.is_plain:
+                expanded, temporary = True, temporary + encoding.nbytes
+            elif spec.layout.startswith("conv"):
                 temporary += encoding.nbytes  # it is read in the order of the file first
             if as_weight and is_changed(component, spec.name, loras):
                 temporary = encoding.nbytes + fusing_bytes(*spec.shape)
@@ -415,23 +501,32 @@ class Checkpoint:
 
     def _fits(self, component: str, spec: ParamSpec) -> bool:
         """Whether the stored tensor can be the one that the model needs."""
-        encoding = self._encoding(component, spec.name)
+        encoding = self._encoding(component, spec.name, spec.shape)
         return format_of(encoding).fits(encoding, spec.shape)
 
-    def _encoding(self, component: str, name: str) -> Encoding:
-        """How a tensor is stored."""
+    def _encoding(self, component: str, name: str, shape: Sequence[int] | None = None) -> Encoding:
+        """How a tensor is stored; ``shape`` is what the model needs."""
         places = self._components[component]
         found = {suffix: places[other].info for suffix, other in companions(name, places).items()}
-        return Encoding(places[name].info, found, places[name].marker)
+        return Encoding(places[name].as_needed(shape), found, places[name].marker)
 
     def _stored_tensor(
-        self, component: str, name: str, source: Callable[[WeightFile], TensorSource] = lambda file: file
+        self,
+        component: str,
+        name: str,
+        source: Callable[[WeightFile], TensorSource] = lambda file: file,
+        shape: Sequence[int] | None = None,
     ) -> Stored:
-        """A tensor to read; ``source`` says where the tensors of a file are read from."""
+        """A tensor to read; ``source`` says where the tensors of a file are read from, ``shape`` what is needed."""
         (file, stored_name), *others = self._wanted(component, name)
-        base = stored_name.rpartition(".")[0]
-        found = {other.removeprefix(base): (source(place), other) for place, other in others}
-        return Stored(source(file), stored_name, found, self._components[component][name].marker)
+        places = self._components[component]
+        place = places[name]
+        tensors = source(file)
+        if not place.origin.is_plain:
+            tensors = OfficialTensors(tensors, place.origin, place.info.shape if shape is None else shape)
+        accompanying = zip(companions(name, places), others, strict=False)  # what is joined follows
+        found = {suffix: (source(of), other) for suffix, (of, other) in accompanying}
+        return Stored(tensors, stored_name, found, place.marker)
 
     def _materialise(
         self,
@@ -442,8 +537,8 @@ class Checkpoint:
         source: Callable[[WeightFile], TensorSource] = lambda file: file,
     ) -> Loaded:
         """One tensor in the form its spec asks for; ``source`` says where the tensors of a file are read from."""
-        stored = self._stored_tensor(component, spec.name, source)
-        form = format_of(self._encoding(component, spec.name))
+        stored = self._stored_tensor(component, spec.name, source, spec.shape)
+        form = format_of(self._encoding(component, spec.name, spec.shape))
         if spec.layout != "linear":
             return load_array(stored, form, spec)
         require_matrix(spec, stored.where)
@@ -459,7 +554,9 @@ class Checkpoint:
         wanted = [(place.file, place.name) for place in found if place.file is not None]
         if len(wanted) < len(found):
             raise CheckpointError(f"{self.path}: a manifest lists tensors without their data; give the weight file.")
-        return wanted
+        return wanted + [
+            (file, part) for (file, _), place in zip(wanted, found, strict=True) for part in place.origin.joined
+        ]
 
     def _warn_unmatched(self, component: str, loras: Sequence[tuple[LoraFile, float]]) -> None:
         for lora, _ in loras:
@@ -476,6 +573,24 @@ class Checkpoint:
                     self.path.name,
                     _shortened(unmatched),
                 )
+
+
+def _merged(metadata: dict[str, str], more: Mapping[str, str], where: str) -> dict[str, str]:
+    """Metadata with what ``more`` adds, and the configuration with the sections, and their entries, that it adds."""
+    result = {**more, **metadata}
+    if "config" in metadata and "config" in more:
+        config, other = parse_config(metadata, where), parse_config(more, where)
+        for section, values in other.items():
+            if isinstance(values, dict):
+                config[section] = {**values, **(config.get(section) or {})}
+        config.pop("text_encoder", None)
+        result["config"] = json.dumps(config)
+    return result
+
+
+def _is_repeated(local: str, place: _Place, first: _Place) -> bool:
+    """Whether a tensor may be in two files: the statistics of a VAE whose halves are files of their own."""
+    return local.startswith("per_channel_statistics.") and place.info.shape == first.info.shape
 
 
 def _shortened(names: Sequence[str]) -> str:
