@@ -155,8 +155,8 @@ def text_encoder(config: Mapping[str, Any]) -> TextEncoder:
     model_type = text.get("model_type", config.get("model_type"))
     if not isinstance(model_type, str) or model_type not in TEXT_ENCODERS:
         raise CheckpointError(
-            f"a text encoder of model_type {str(model_type)[:80]!r} is not supported, only {', '.join(TEXT_ENCODERS)}; use the "
-            f"{LTX_2.text_encoder_name} folder."
+            f"a text encoder of model_type {str(model_type)[:80]!r} is not supported, only {', '.join(TEXT_ENCODERS)}; "
+            f"use the {LTX_2.text_encoder_name} folder."
         )
     return TEXT_ENCODERS[model_type](config)
 
