@@ -23,7 +23,6 @@ from ltx2rt.weights.config import complete_config, config_section, parse_config
 from ltx2rt.weights.detection import (
     is_lora,
     read_json,
-    refuse_foreign_tensors,
 )
 from ltx2rt.weights.foreign_formats import refuse_foreign_formats
 from ltx2rt.weights.formats import companion_of, companions, fault_of, format_of
@@ -34,7 +33,7 @@ from ltx2rt.weights.gguf_config import gemma_config
 from ltx2rt.weights.lora import LoraFile, fuse, fusing_bytes, is_changed
 from ltx2rt.weights.markers import read_markers
 from ltx2rt.weights.names import assign
-from ltx2rt.weights.names.llama_cpp import GEMMA_ARCHITECTURES
+from ltx2rt.weights.names.llama_cpp import is_gemma
 from ltx2rt.weights.names.origin import OfficialTensors, Origin
 from ltx2rt.weights.sets.description import Description
 from ltx2rt.weights.sets.units import Unit, followed, units_of
@@ -139,6 +138,8 @@ class Checkpoint:
         for file, tensors in sources:
             self._add(file, tensors)
             names |= tensors
+            if self._hf_config is None and isinstance(file, GgufFile) and "gemma_config" not in self.metadata:
+                self._hf_config = gemma_config(file) if is_gemma(file.metadata) else None
         if is_lora(names):
             raise CheckpointError(f"{path}: a LoRA file, not a checkpoint; give it with --lora, beside a checkpoint.")
         if not self._components:
@@ -150,12 +151,10 @@ class Checkpoint:
 
     def _add(self, file: WeightFile | None, tensors: Mapping[str, TensorInfo]) -> None:
         """Sort the tensors of one more file in."""
-        path = file.path if file else self.path
         metadata = file.metadata if file else self.metadata
-        refuse_foreign_tensors(path, tensors)
-        refuse_foreign_formats(path, tensors, metadata)
+        refuse_foreign_formats(file.path if file else self.path, tensors, metadata)
         markers = read_markers(file) if file else {}
-        assignment = assign(tensors, str(path), metadata)
+        assignment = assign(tensors, str(file.path if file else self.path), metadata)
         self.ignored += assignment.ignored
         self.unknown += assignment.unknown
         for component, origins in assignment.components.items():
@@ -190,6 +189,22 @@ class Checkpoint:
             checkpoint._hf_config = read_json(beside)
         return checkpoint
 
+    def _check_formats(self) -> None:
+        """Refuse, naming the tensor, what no format takes, and scales of one value that are no finite numbers."""
+        for component, places in self._components.items():
+            for local, place in places.items():
+                if component in _WITHOUT_FORMATS or not local.endswith((".weight", ".bias")):
+                    continue
+                where = f"{place.file.path if place.file else self.path}: tensor {place.name!r}"
+                encoding = self._encoding(component, local)
+                fault = fault_of(encoding)
+                if fault is not None:
+                    raise CheckpointError(f"{where}: {fault}; {CURE}.")
+                for name in companions(local, places).values():
+                    scale = places[name]
+                    if scale.file is not None and scale.info.size == 1 and scale.info.dtype in FLOATS:
+                        scale.file.raw(scale.name, finite=True)
+
     @classmethod
     def of_units(cls, path: Path, units: Sequence[Unit]) -> Checkpoint:
         """Several files as one; what files beside them state counts more than their headers.
@@ -212,22 +227,6 @@ class Checkpoint:
         other._description = description
         return other
 
-    def _check_formats(self) -> None:
-        """Refuse, naming the tensor, what no format takes, and scales of one value that are no finite numbers."""
-        for component, places in self._components.items():
-            for local, place in places.items():
-                if component in _WITHOUT_FORMATS or not local.endswith((".weight", ".bias")):
-                    continue
-                where = f"{place.file.path if place.file else self.path}: tensor {place.name!r}"
-                encoding = self._encoding(component, local)
-                fault = fault_of(encoding)
-                if fault is not None:
-                    raise CheckpointError(f"{where}: {fault}; {CURE}.")
-                for name in companions(local, places).values():
-                    scale = places[name]
-                    if scale.file is not None and scale.info.size == 1 and scale.info.dtype in FLOATS:
-                        scale.file.raw(scale.name, finite=True)
-
     @property
     def components(self) -> frozenset[str]:
         """The components the file has tensors of."""
@@ -248,24 +247,9 @@ class Checkpoint:
 
         For an upscaler it is the flat module configuration, for a Gemma folder its ``config.json``.
         """
-        if self._text_config is not None and not self.stated:
-            return self._text_config
+        if self._hf_config is not None and not self.stated:
+            return self._hf_config
         return complete_config(self.stated, self._tensors, str(self.path))
-
-    @cached_property
-    def _text_config(self) -> dict[str, Any] | None:
-        """The Hugging Face configuration of the text encoder, where it is beside the file or in a GGUF header."""
-        if self._hf_config is None and isinstance(file := self._gemma_file, GgufFile):
-            return gemma_config(file)
-        return self._hf_config
-
-    @property
-    def _gemma_file(self) -> WeightFile | None:
-        """The file of llama.cpp's Gemma, whose header has the sizes; None: it states them otherwise, or is another."""
-        if "gemma_config" in self.metadata:
-            return None
-        found = (place.file for place in self._components.get("text_encoder", {}).values())
-        return next((f for f in found if f and f.metadata.get("general.architecture") in GEMMA_ARCHITECTURES), None)
 
     @cached_property
     def stated(self) -> dict[str, Any]:
@@ -301,8 +285,8 @@ class Checkpoint:
                 f"{self.path}: has no {component}; it holds {', '.join(sorted(self._components))}. "
                 "Give the file that has it."
             )
-        if component == "text_encoder" and self._text_config is not None:
-            return self._text_config
+        if component == "text_encoder" and self._hf_config is not None:
+            return self._hf_config
         if component not in _SECTIONS:
             return self.config
         if self._description is not None:
@@ -383,7 +367,7 @@ class Checkpoint:
             CheckpointError: as `load`.
         """
         self._ready(component, [spec], ())
-        stored = self._stored_tensor(component, spec.name)
+        stored = self._stored_tensor(component, spec.name, spec.shape)
         require_matrix(spec, stored.where)
         form = format_of(stored.encoding)
         return (form.load_rows if spec.layout == "linear" else form.array_rows)(stored, spec.shape, rows)
@@ -514,19 +498,16 @@ class Checkpoint:
         self,
         component: str,
         name: str,
+        shape: Sequence[int],
         source: Callable[[WeightFile], TensorSource] = lambda file: file,
-        shape: Sequence[int] | None = None,
     ) -> Stored:
-        """A tensor to read; ``source`` says where the tensors of a file are read from, ``shape`` what is needed."""
+        """A tensor of ``shape`` to read; ``source`` says where the tensors of a file are read from."""
         (file, stored_name), *others = self._wanted(component, name)
-        places = self._components[component]
-        place = places[name]
-        tensors = source(file)
-        if not place.origin.is_plain:
-            tensors = OfficialTensors(tensors, place.origin, place.info.shape if shape is None else shape)
-        accompanying = zip(companions(name, places), others, strict=False)  # what is joined follows
-        found = {suffix: (source(of), other) for suffix, (of, other) in accompanying}
-        return Stored(tensors, stored_name, found, place.marker)
+        place = self._components[component][name]
+        tensors = source(file) if place.origin.is_plain else OfficialTensors(source(file), place.origin, shape)
+        found = companions(name, self._components[component])
+        accompanying = {suffix: (source(of), other) for suffix, (of, other) in zip(found, others, strict=False)}
+        return Stored(tensors, stored_name, accompanying, place.marker)
 
     def _materialise(
         self,
@@ -537,7 +518,7 @@ class Checkpoint:
         source: Callable[[WeightFile], TensorSource] = lambda file: file,
     ) -> Loaded:
         """One tensor in the form its spec asks for; ``source`` says where the tensors of a file are read from."""
-        stored = self._stored_tensor(component, spec.name, source, spec.shape)
+        stored = self._stored_tensor(component, spec.name, spec.shape, source)
         form = format_of(self._encoding(component, spec.name, spec.shape))
         if spec.layout != "linear":
             return load_array(stored, form, spec)

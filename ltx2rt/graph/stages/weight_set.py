@@ -86,8 +86,7 @@ class WeightSet:
         if TEXT_ENCODER.name in sources:
             try:
                 _check_text_encoder(sources)
-                encoder = sources[TEXT_ENCODER.name]
-                tokenizer = None if encoder.is_manifest else GemmaTokenizer.of(encoder, given.tokenizer)
+                tokenizer = GemmaTokenizer.of(sources[TEXT_ENCODER.name], given.tokenizer)
             except CheckpointError as error:
                 if TEXT_ENCODER.name not in model.taken:
                     raise

@@ -64,30 +64,14 @@ def assign(tensors: Mapping[str, TensorInfo], where: str, metadata: Mapping[str,
 
 
 def _official_names(tensors: Mapping[str, TensorInfo], metadata: Mapping[str, str]) -> list[tuple[str, Origin]]:
-    architecture = metadata.get("general.architecture", "")
-    if architecture in llama_cpp.GEMMA_ARCHITECTURES:
-        return _of_llama_cpp(tensors, architecture)
+    if llama_cpp.is_gemma(metadata):
+        return llama_cpp.official_names(tensors, metadata)
     kind = diffusers.component(tensors)
     if kind is not None:
         return diffusers.official_names(tensors, kind)
     if mlx_packs.recognises(tensors, metadata):
         return mlx_packs.official_names(tensors)
     return official.official_names(tensors)
-
-
-def _of_llama_cpp(tensors: Mapping[str, TensorInfo], architecture: str) -> list[tuple[str, Origin]]:
-    """As the families give it; what has no name of llama.cpp may have an official one."""
-    others = dict(zip(tensors, official.official_names(tensors), strict=True))
-    result = []
-    for name in tensors:
-        found = llama_cpp.official_name(name, architecture)
-        if found is None:
-            result.append(others[name])
-        elif found.official is None:
-            result.append(("lm_head.weight", Origin(name)))  # known and not used
-        else:
-            result.append((found.official, Origin(name, minus_one=found.minus_one)))
-    return result
 
 
 def _in_one_order(origins: dict[str, Origin], tensors: Mapping[str, TensorInfo]) -> dict[str, Origin]:
