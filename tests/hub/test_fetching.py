@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import NAME, content
 from huggingface_hub import hf_hub_download, scan_cache_dir, try_to_load_from_cache
-from local_hub import LocalHub, Repository, etag
+from local_hub import NAME, LocalHub, Repository, content, etag
 
 from ltx2rt.errors import BrokenDownload, DownloadError, OutOfSpace, UsageError
 from ltx2rt.hub import download
