@@ -61,7 +61,7 @@ def test_the_module_tells_the_plan() -> None:
     assert ext.metal_linear_temporary_bytes("int8", rows=6144, **sizes) == SLAB
     assert ext.metal_linear_temporary_bytes("int4", rows=512, **sizes) == 0
     assert ext.metal_linear_temporary_bytes("bfloat16", rows=6144, **sizes) == 0
-    with pytest.raises(ValueError, match=r"weight must be float32, .* or int4"):
+    with pytest.raises(ValueError, match=r'weight format must be one of float32, .* but is "nf4"'):
         ext.metal_linear_temporary_bytes("nf4", rows=6144, **sizes)
 
 
