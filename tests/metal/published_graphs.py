@@ -67,7 +67,7 @@ VIDEO_TOKENS, AUDIO_TOKENS, TEXT_TOKENS = 1536, 126, 1024
 # Where the loader moves axes to, and the dtype numbers of the fake device's parameters.
 _AXES = {"conv": (1, -1), "conv_transpose1d": (0, -1)}
 _DTYPES = {"BF16": mx.bfloat16, "F32": mx.float32}
-_LINEAR_PARAMS = "<qq8i"  # metal_shared::LinearParams
+_LINEAR_PARAMS = "<qq10i"  # metal_shared::LinearParams
 
 
 @dataclass(frozen=True)

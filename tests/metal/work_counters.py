@@ -75,11 +75,17 @@ def _snake() -> list[Counters]:
     return snake(x, parameters, **OPTIONS).counters
 
 
-def linear(rows: int, format_: str, size: str) -> Problem:
+PACKED = ("int8_rows", "q8_0", "q4_k", "q5_k", "q6_k", "nvfp4", "mxfp8", "w4a8")
+
+
+def linear(rows: int, format_: str, size: str, rotation: int = 0) -> Problem:
     """x (rows, 512) and a weight (128, 512); ``size`` is the end of the kernel's name."""
 
     def case() -> linear_cases.Case:
-        weight = linear_cases.random_weight(format_, 128, 512, 2)
+        if format_ in PACKED:
+            weight = linear_cases.packed_weight(format_, 128, 512, 2, rotation=rotation)
+        else:
+            weight = linear_cases.random_weight(format_, 128, 512, 2)
         return linear_cases.Case(Operand((rows, 512), DTYPE, 1), weight)
 
     def ours() -> list[Counters]:
@@ -96,7 +102,7 @@ def linear(rows: int, format_: str, size: str) -> Problem:
         result = kernel(c.x.bits, w.stored, w.scale, w.zero, DTYPE, 32, int(format_[3:]), **OPTIONS)
         return [result.check().counters]
 
-    return Problem(ours, None if format_ == "e4m3" else mlx)
+    return Problem(ours, None if format_ in ("e4m3", *PACKED) else mlx)
 
 
 def attention(size: int, tokens: int, heads: int, fused: bool) -> Problem:
@@ -147,6 +153,11 @@ PROBLEMS: dict[str, Problem] = {
     "linear 1 x 512 x 128, int8, few": linear(1, "int8", "few"),
     "linear 4 x 512 x 128, int8, few": linear(4, "int8", "few"),
     "linear 4 x 512 x 128, int4, few": linear(4, "int4", "few"),
+    "linear 4 x 512 x 128, bfloat16, few": linear(4, DTYPE, "few"),
+    **{f"linear 4 x 512 x 128, {format_}, few": linear(4, format_, "few") for format_ in PACKED},
+    **{f"linear 128 x 512 x 128, {format_}, tile 128x64": linear(128, format_, "128x64") for format_ in PACKED},
+    "linear 640 x 512 x 128, q4_k, tile 128x64": linear(640, "q4_k", "128x64"),
+    "linear 128 x 512 x 128, int8_rows rotated by 256, tile 128x64": linear(128, "int8_rows", "128x64", 256),
     "attention 256 x 256, 4 heads of 128": attention(128, 256, 4, False),
     "attention 256 x 256, 4 heads of 128, norm + rope + gate": attention(128, 256, 4, True),
     "attention 512 x 512, head 128": attention(128, 512, 1, False),
