@@ -57,6 +57,10 @@ def linear_has_shader(rotation: int) -> bool:
     return bool(_library().linear_has_shader_of(ctypes.c_int64(rotation)))
 
 
+def rotated_per_thread() -> int:
+    return int(_library().rotated_per_thread())
+
+
 def rotate_threads(depth: int) -> int:
     return int(_library().rotate_threads_of(ctypes.c_int64(depth)))
 

@@ -87,7 +87,7 @@ def test_the_module_tells_the_plan() -> None:
     for name, number in FORMATS.items():
         told = ext.metal_linear_temporary_bytes(name, rows=600, **sizes)
         assert told == launch_plans.linear_temporary_bytes(number, 600, 16384, 4096)
-    with pytest.raises(ValueError, match=r"format must be one of float32, .*w4a8"):
+    with pytest.raises(ValueError, match=r'weight format must be one of float32, .* but is "nf4"'):
         ext.metal_linear_temporary_bytes("nf4", rows=6144, **sizes)
 
 
@@ -110,6 +110,7 @@ def test_the_self_proof_knows_where_launches_change() -> None:
             assert variants.LinearVariant("bfloat16", weight, rows=row_class).has_fences == has_tiles
     assert found == set(variants.row_limits("int4"))
     assert set(variants.FEW_ROWS) == set(FORMATS) - set(ELEMENT_TYPE)
+    assert launch_plans.rotate_threads(10**6) * launch_plans.rotated_per_thread() == variants.ROTATED_AT_ONCE
     channels = [n for n in range(1, 1000) if launch_plans.conv_columns(n) != launch_plans.conv_columns(n + 1)]
     assert channels == [variants.CONV_FEW_OUTPUTS]
 
