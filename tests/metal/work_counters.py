@@ -28,6 +28,7 @@ from tools.metal_sim import Counters  # noqa: E402
 TABLE = Path(__file__).with_suffix(".json")
 DOCUMENT = ROOT / "docs/metal.md"
 BEGIN, END = "<!-- work counters: begin -->\n", "<!-- work counters: end -->\n"
+WEIGHTS_BEGIN, WEIGHTS_END = "<!-- weight requests: begin -->\n", "<!-- weight requests: end -->\n"
 DTYPE = "bfloat16"
 # What is kept of the counters, and how the document calls it. Barriers of a simdgroup are not among them: they order
 # instructions for the compiler, and what they cost or save only a GPU can tell.
@@ -154,7 +155,7 @@ PROBLEMS: dict[str, Problem] = {
     "linear 4 x 512 x 128, int8, few": linear(4, "int8", "few"),
     "linear 4 x 512 x 128, int4, few": linear(4, "int4", "few"),
     "linear 4 x 512 x 128, bfloat16, few": linear(4, DTYPE, "few"),
-    **{f"linear 4 x 512 x 128, {format_}, few": linear(4, format_, "few") for format_ in PACKED},
+    **{f"linear 4 x 512 x 128, {format_}, few": linear(4, format_, "few") for format_ in ("e4m3", *PACKED)},
     **{f"linear 128 x 512 x 128, {format_}, tile 128x64": linear(128, format_, "128x64") for format_ in PACKED},
     "linear 640 x 512 x 128, q4_k, tile 128x64": linear(640, "q4_k", "128x64"),
     "linear 128 x 512 x 128, int8_rows rotated by 256, tile 128x64": linear(128, "int8_rows", "128x64", 256),
@@ -180,6 +181,32 @@ def document_table(table: dict[str, dict[str, dict[str, int]]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def weights_table(table: dict[str, dict[str, dict[str, int]]]) -> str:
+    """What four rows of x cost for each format of W, as the document shows it."""
+    rows, depth, columns = 4, 512, 128
+    # Each simdgroup reads x for its four columns, and there is the output, both of two bytes.
+    others = 2 * rows * (depth * columns // 4 + columns)
+    lines = ["| W | stored bytes per weight | requested | 128-byte lines |", "|---|---|---|---|"]
+    for format_ in (DTYPE, "e4m3", "int8", "int4", *PACKED):
+        made = linear_cases.packed_weight if format_ in PACKED else linear_cases.random_weight
+        weight = made(format_, columns, depth, 2)
+        if weight.packed is not None:
+            stored = sum(a.nbytes for a in (weight.packed.values, weight.packed.scale) if a is not None)
+        else:
+            stored = sum(a.nbytes for a in (weight.stored, weight.scale, weight.zero) if a is not None)
+        counted = table[f"linear {rows} x {depth} x {columns}, {format_}, few"]["ours"]
+        requested = (counted["device_bytes"] - others) / (columns * depth)
+        kind = f"affine {format_}" if format_ in ("int8", "int4") else format_
+        lines.append(f"| {kind} | {stored / (columns * depth):.2f} | {requested:.2f} | {counted['device_lines']:,} |")
+    return "\n".join(lines).replace(",", " ") + "\n"
+
+
+def shown(text: str, begin: str, end: str, table: str) -> str:
+    """The document with a table between its marks."""
+    before, _, rest = text.partition(begin)
+    return f"{before}{begin}{table}{end}{rest.partition(end)[2]}"
+
+
 def main(chosen: list[str]) -> None:
     """Counts the problems whose names begin as one of these, by default all, and writes the table and its copy."""
     before = json.loads(TABLE.read_text()) if chosen else {}
@@ -193,9 +220,8 @@ def main(chosen: list[str]) -> None:
             table[name]["MLX"] = counts(problem.mlx())
     TABLE.write_text(json.dumps(table, indent=1) + "\n")
     if DOCUMENT.exists():
-        before, _, rest = DOCUMENT.read_text().partition(BEGIN)
-        after = rest.partition(END)[2]
-        DOCUMENT.write_text(f"{before}{BEGIN}{document_table(table)}{END}{after}")
+        text = shown(DOCUMENT.read_text(), BEGIN, END, document_table(table))
+        DOCUMENT.write_text(shown(text, WEIGHTS_BEGIN, WEIGHTS_END, weights_table(table)))
 
 
 if __name__ == "__main__":
