@@ -7,7 +7,7 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from math import prod
@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 
 from ltx2rt.errors import CheckpointError
-from ltx2rt.types import LinearWeight, ParamSpec
+from ltx2rt.types import Array, LinearWeight, ParamSpec
 from ltx2rt.weights.block_stream import BlockLayout, BlockStream, Wanted
 from ltx2rt.weights.components import assign
 from ltx2rt.weights.config import complete_config, config_section, parse_config
@@ -30,7 +30,7 @@ from ltx2rt.weights.detection import (
     weight_files,
 )
 from ltx2rt.weights.formats import companion_of, companions, format_of, require_marker
-from ltx2rt.weights.formats.linear_format import Encoding, Stored
+from ltx2rt.weights.formats.linear_format import Encoding, LinearFormat, Stored
 from ltx2rt.weights.generations import Generation, generation_of
 from ltx2rt.weights.lora import LoraFile, fuse, fusing_bytes, is_changed
 from ltx2rt.weights.safetensors import SafetensorsFile, SelectedRows
@@ -273,6 +273,16 @@ class Checkpoint:
         part = replace(spec, shape=(len(rows), *spec.shape[1:]))
         return self._materialise(component, part, (), None, lambda file: SelectedRows(file, rows, count))
 
+    def value_slabs(self, component: str, spec: ParamSpec) -> Iterator[Array]:
+        """The exact float32 values of one tensor, in the shape of ``spec``, some rows at a time.
+
+        Raises:
+            CheckpointError: as `load`.
+        """
+        self._ready(component, [spec], ())
+        form = format_of(self._encoding(component, spec.name))
+        yield from form.value_slabs(self._stored(component, spec.name), spec.shape)
+
     def stream(
         self,
         component: str,
@@ -335,6 +345,11 @@ class Checkpoint:
             arrays += own
             peak = max(peak, arrays + temporary)
         return LoadedBytes(stored, arrays, made, working, max(0, peak - arrays))
+
+    def stored_form(self, component: str, name: str) -> tuple[LinearFormat, Encoding]:
+        """How a tensor of a component is stored: its format and its entries."""
+        encoding = self._encoding(component, name)
+        return format_of(encoding), encoding
 
     def formats(self, component: str) -> Counter[str]:
         """Name of a format -> how many tensors of a component are stored so; what accompanies them is not counted."""
@@ -400,16 +415,22 @@ class Checkpoint:
         source: Callable[[WeightFile], TensorSource] = lambda file: file,
     ) -> Loaded:
         """One tensor in the form its spec asks for; ``source`` says where the tensors of a file are read from."""
-        (file, name), *others = self._wanted(component, spec.name)
-        base = name.rpartition(".")[0]
-        stored = Stored(
-            source(file), name, {other.removeprefix(base): (source(place), other) for place, other in others}
-        )
+        stored = self._stored(component, spec.name, source)
         form = format_of(self._encoding(component, spec.name))
         if spec.layout != "linear":
             return load_array(stored, form, spec)
         require_matrix(spec, stored.where)
         return fuse(stored, form, spec.shape, component, spec.name, loras, fuse_dtype)
+
+    def _stored(
+        self, component: str, name: str, source: Callable[[WeightFile], TensorSource] = lambda file: file
+    ) -> Stored:
+        """Where a tensor and its companions are read from."""
+        (file, stored_name), *others = self._wanted(component, name)
+        base = stored_name.rpartition(".")[0]
+        return Stored(
+            source(file), stored_name, {other.removeprefix(base): (source(place), other) for place, other in others}
+        )
 
     def _layout(self, component: str, block: Sequence[ParamSpec]) -> BlockLayout:
         return BlockLayout.of([wanted for spec in block for wanted in self._wanted(component, spec.name)])

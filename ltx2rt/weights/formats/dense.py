@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from math import prod
+
 import mlx.core as mx
+import numpy as np
 
 from ltx2rt.errors import CheckpointError
 from ltx2rt.kernels.host import to_numpy, writable_view
-from ltx2rt.types import LinearWeight
-from ltx2rt.weights.formats.linear_format import FLOATS, Encoding, LinearFormat, Stored
-from ltx2rt.weights.tensor_source import DTYPES, check_dimensions, to_mlx
+from ltx2rt.types import Array, LinearWeight
+from ltx2rt.weights.formats.linear_format import FLOATS, SLAB_ROWS, Encoding, LinearFormat, Stored
+from ltx2rt.weights.tensor_source import DTYPES, bytes_of, check_dimensions, to_mlx, widen
+
+# Of a matrix with long rows, in memory at a time.
+_SLAB_VALUES = 1 << 20
 
 
 class Dense(LinearFormat):
@@ -45,13 +52,30 @@ class Dense(LinearFormat):
         mx.eval(array)
         return array
 
+    def value_slabs(self, stored: Stored, shape: tuple[int, ...]) -> Iterator[Array]:
+        self._require_floats(stored)
+        if not shape:
+            yield widen(stored.raw(), stored.info.dtype).astype(np.float32)
+            return
+        # Only some rows are in memory at a time: an embedding has gigabytes.
+        kind, row = DTYPES[stored.info.dtype], max(1, prod(shape[1:]))
+        step = max(1, min(SLAB_ROWS, _SLAB_VALUES // row))
+        for first in range(0, shape[0], step):
+            raw = np.empty((min(step, shape[0] - first), *shape[1:]), kind.numpy)
+            stored.file.read_into(stored.name, bytes_of(raw), first * row * kind.itemsize)
+            yield widen(raw, stored.info.dtype).astype(np.float32, copy=False)
+
     def load(self, stored: Stored, shape: tuple[int, ...]) -> LinearWeight:
+        self._require_floats(stored)
+        return LinearWeight("dense", stored.mlx())
+
+    def encode(self, values: mx.array, stored: Stored, shape: tuple[int, ...]) -> LinearWeight:
+        return LinearWeight("dense", values.astype(self.array_dtype(Encoding(stored.info))))
+
+    @staticmethod
+    def _require_floats(stored: Stored) -> None:
         if stored.info.dtype not in FLOATS:
             raise CheckpointError(
                 f"{stored.where}: dtype {stored.info.dtype} cannot be used as a weight matrix; "
                 "supported are BF16, F16, F32, F8_E4M3, F8_E5M2 and MLX int4/int8."
             )
-        return LinearWeight("dense", stored.mlx())
-
-    def encode(self, values: mx.array, stored: Stored, shape: tuple[int, ...]) -> LinearWeight:
-        return LinearWeight("dense", values.astype(self.array_dtype(Encoding(stored.info))))
