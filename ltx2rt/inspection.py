@@ -14,13 +14,13 @@ from ltx2rt.graph.components import COMPONENTS, NOTHING_KNOWN
 from ltx2rt.types import ParamSpec
 from ltx2rt.weights.checkpoint import Checkpoint, read_manifest
 from ltx2rt.weights.components import is_unused
-from ltx2rt.weights.detection import is_lora, refuse_foreign_file
+from ltx2rt.weights.detection import is_lora
 from ltx2rt.weights.finite import NotFinite, find_not_finite
 from ltx2rt.weights.formats import companion_of
 from ltx2rt.weights.generations import Generation, generation_of_lora
 from ltx2rt.weights.lora import lora_pairs
-from ltx2rt.weights.safetensors import SafetensorsFile
 from ltx2rt.weights.tensor_source import TensorInfo, WeightFile
+from ltx2rt.weights.weight_file import open_weight_file
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def inspect(path: str | os.PathLike[str], *, deep: bool = False) -> Report:
     lora = _inspect_lora(path)
     if lora is not None:
         report = lora
-        files: list[WeightFile] = [] if lora.kind.endswith("manifest") else [SafetensorsFile(path)]
+        files: list[WeightFile] = [] if lora.kind.endswith("manifest") else [open_weight_file(path)]
     else:
         checkpoint = Checkpoint.open(path)
         report, files = _inspect_checkpoint(checkpoint), checkpoint.files
@@ -206,14 +206,13 @@ def _parameters(name: str, info: TensorInfo, specs: Mapping[str, ParamSpec]) -> 
 
 def _inspect_lora(path: Path) -> Report | None:
     """The report of a LoRA file or manifest; None for anything else (whose errors `Checkpoint.open` raises)."""
-    file: SafetensorsFile | None = None
+    file: WeightFile | None = None
     tensors: Mapping[str, TensorInfo]
     metadata: Mapping[str, str]
     if path.suffix == ".json":
         tensors, metadata = read_manifest(path)
     elif path.is_file():
-        refuse_foreign_file(path)
-        file = SafetensorsFile(path)
+        file = open_weight_file(path)
         tensors, metadata = file.tensors, file.metadata
     else:
         return None

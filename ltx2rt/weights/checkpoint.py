@@ -25,7 +25,6 @@ from ltx2rt.weights.detection import (
     is_lora,
     read_json,
     read_markers,
-    refuse_foreign_file,
     refuse_foreign_tensors,
     weight_files,
 )
@@ -33,9 +32,10 @@ from ltx2rt.weights.formats import companion_of, companions, format_of, require_
 from ltx2rt.weights.formats.linear_format import Encoding, LinearFormat, Stored
 from ltx2rt.weights.generations import Generation, generation_of
 from ltx2rt.weights.lora import LoraFile, fuse, fusing_bytes, is_changed
-from ltx2rt.weights.safetensors import SafetensorsFile, SelectedRows
+from ltx2rt.weights.safetensors import SelectedRows
 from ltx2rt.weights.tensor_loading import load_array, require_matrix
 from ltx2rt.weights.tensor_source import DTYPES, TensorInfo, TensorSource, WeightFile, entry
+from ltx2rt.weights.weight_file import open_weight_file
 
 logger = logging.getLogger(__name__)
 
@@ -131,22 +131,21 @@ class Checkpoint:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Checkpoint:
-        """Open a safetensors file, a Gemma folder, or a manifest (``.json``: names, dtypes and shapes without data).
+        """Open a weight file (safetensors or GGUF), a Gemma folder, or a manifest (``.json``: names and shapes alone).
 
         Raises:
             CheckpointError: missing, damaged, or of a kind that is not supported; the message says which.
         """
         path = Path(path)
         if path.is_dir():
-            files = [SafetensorsFile(file) for file in weight_files(path)]
+            files = [open_weight_file(file) for file in weight_files(path)]
             config = path / "config.json"
             hf_config = read_json(config) if config.exists() else None
             return cls(path, [(file, file.tensors) for file in files], files[0].metadata, hf_config)
         if path.suffix == ".json":
             tensors, metadata = read_manifest(path)
             return cls(path, [(None, tensors)], metadata)
-        refuse_foreign_file(path)
-        single = SafetensorsFile(path)
+        single = open_weight_file(path)
         checkpoint = cls(path, [(single, single.tensors)], single.metadata)
         beside = path.with_name("config.json")
         if "text_encoder" in checkpoint.components and "gemma_config" not in single.metadata and beside.exists():

@@ -22,22 +22,6 @@ def is_lora(names: Mapping[str, object]) -> bool:
     return any(mark in name for name in names for mark in _LORA_MARKS)
 
 
-def refuse_foreign_file(path: Path) -> None:
-    """Raise `CheckpointError` for files that are recognisably something other than safetensors."""
-    try:
-        with path.open("rb") as file:
-            magic = file.read(4)
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot open the weight file ({error.strerror}); check the path.") from error
-    if magic == b"GGUF":
-        raise CheckpointError(f"{path}: a GGUF file, which is not supported; use {OFFICIAL} (bf16 or fp8).")
-    if magic == b"PK\x03\x04" or (magic[:1] == b"\x80" and magic[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")):
-        raise CheckpointError(
-            f"{path}: a pickle or zip file (PyTorch .pt/.ckpt/.bin), which can run code when read and is refused; "
-            f"use {OFFICIAL}."
-        )
-
-
 def refuse_foreign_tensors(path: Path, tensors: Mapping[str, TensorInfo]) -> None:
     """Raise `CheckpointError` when tensor names or dtypes show a layout or quantisation that is not supported.
 

@@ -15,10 +15,9 @@ import numpy as np
 from ltx2rt.errors import CheckpointError
 from ltx2rt.kernels.host import writable_view
 from ltx2rt.types import Array, LinearWeight
-from ltx2rt.weights.detection import refuse_foreign_file
 from ltx2rt.weights.formats.linear_format import SLAB_ROWS, LinearFormat, Stored, slabs
-from ltx2rt.weights.safetensors import SafetensorsFile
-from ltx2rt.weights.tensor_source import TensorInfo
+from ltx2rt.weights.tensor_source import TensorInfo, WeightFile
+from ltx2rt.weights.weight_file import open_weight_file
 
 logger = logging.getLogger(__name__)
 
@@ -88,8 +87,7 @@ class LoraFile:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        refuse_foreign_file(self.path)
-        self._file = SafetensorsFile(self.path)
+        self._file = open_weight_file(self.path)
         self.metadata = self._file.metadata
         self.pairs = lora_pairs(self.path, self._file.tensors, self._file)
 
@@ -162,7 +160,7 @@ class LoraFile:
         return [module for module in self.pairs if module not in modules and module not in flattened]
 
 
-def lora_pairs(path: Path, tensors: Mapping[str, TensorInfo], file: SafetensorsFile | None) -> dict[str, LoraPair]:
+def lora_pairs(path: Path, tensors: Mapping[str, TensorInfo], file: WeightFile | None) -> dict[str, LoraPair]:
     """Module -> factors, checked; ``file`` gives the alpha values and may be None for a manifest."""
     parts: dict[str, dict[str, str]] = {}
     strangers = []
@@ -217,7 +215,7 @@ def _matrix(values: Array) -> Array:
 
 
 def _pair(
-    path: Path, module: str, names: Mapping[str, str], tensors: Mapping[str, TensorInfo], file: SafetensorsFile | None
+    path: Path, module: str, names: Mapping[str, str], tensors: Mapping[str, TensorInfo], file: WeightFile | None
 ) -> LoraPair:
     if "A" not in names or "B" not in names:
         lacking = "down (A)" if "A" not in names else "up (B)"

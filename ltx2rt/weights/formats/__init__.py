@@ -9,12 +9,13 @@ from ltx2rt.weights.formats.affine import Affine
 from ltx2rt.weights.formats.dense import Dense
 from ltx2rt.weights.formats.float8 import E4M3, E5M2
 from ltx2rt.weights.formats.float8_rows import Float8Rows
+from ltx2rt.weights.formats.ggml import GGML_FORMATS
 from ltx2rt.weights.formats.linear_format import MARKER, Encoding, LinearFormat
 from ltx2rt.weights.tensor_source import TensorInfo
 
 DENSE, AFFINE = Dense(), Affine()
 # The first that recognises a tensor is its format; the last one takes everything.
-FORMATS: tuple[LinearFormat, ...] = (AFFINE, Float8Rows(), E4M3(), E5M2(), DENSE)
+FORMATS: tuple[LinearFormat, ...] = (AFFINE, Float8Rows(), E4M3(), E5M2(), *GGML_FORMATS, DENSE)
 
 # Suffix of every accompanying tensor that is read -> ``weight`` or ``bias``.
 _COMPANIONS = {suffix: "weight" for known in FORMATS for suffix in known.companions} | {
