@@ -44,7 +44,7 @@ def _run(golden: GoldenFile, prompt: str) -> Iterator[Check]:
     if text is None:
         ids = golden.given(f"{prompt}.input_ids")[0][golden.given(f"{prompt}.attention_mask")[0] != 0]
     else:
-        tokenizer = GemmaTokenizer.from_directory(folder)
+        tokenizer = GemmaTokenizer.from_path(folder)
         ids = tokenizer.encode(text)
         # The official code fills up to the context's length on the left; ours has no use for that.
         padded = np.full((1, MAX_TOKENS), tokenizer.pad_id, np.int32)

@@ -40,20 +40,38 @@ def file_kind(path: Path) -> FileKind:
     Raises:
         CheckpointError: it cannot be read, or is recognisably neither; the message says what it is.
     """
-    try:
-        with path.open("rb") as file:
-            begin = file.read(512)
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot open the weight file ({error.strerror}); check the path.") from error
-    if begin.startswith(b"GGUF"):
-        return "gguf"
-    # The length of a safetensors header may look like the beginning of a pickle, so this comes before.
-    if int.from_bytes(begin[:8], "little") <= MAX_HEADER_BYTES and begin[8:9] == b"{":
-        return "safetensors"
-    found = _other_kind(begin)
+    begin = _beginning(path)
+    kind = _kind(begin)
+    found = "" if kind else _other_kind(begin)
     if found:
         raise CheckpointError(f"{path}: {found}.")
-    return "safetensors"
+    return kind or "safetensors"
+
+
+def begins_as(path: Path) -> FileKind | None:
+    """The kind of a weight file; None for any other file.
+
+    Raises:
+        CheckpointError: it cannot be read.
+    """
+    return _kind(_beginning(path))
+
+
+def _beginning(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(512)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot open the weight file ({error.strerror}); check the path.") from error
+
+
+def _kind(begin: bytes) -> FileKind | None:
+    if begin.startswith(b"GGUF"):
+        return "gguf"
+    # The length of a safetensors header may look like the beginning of a pickle, so nothing else is tried before.
+    if int.from_bytes(begin[:8], "little") <= MAX_HEADER_BYTES and begin[8:9] == b"{":
+        return "safetensors"
+    return None
 
 
 def _other_kind(begin: bytes) -> str:

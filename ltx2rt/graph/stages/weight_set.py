@@ -77,7 +77,7 @@ class WeightSet:
         if given.text_encoder is not None:
             sources[TEXT_ENCODER.name] = Checkpoint.open(given.text_encoder)
             _require(sources[TEXT_ENCODER.name], TEXT_ENCODER, "a Gemma text encoder")
-            tokenizer = GemmaTokenizer.from_directory(given.text_encoder)
+            tokenizer = GemmaTokenizer.of(sources[TEXT_ENCODER.name])
         for axis, path in (("spatial", given.spatial_upscaler), ("temporal", given.temporal_upscaler)):
             if path is not None:
                 sources[_UPSCALERS[axis][0].name] = _open_upscaler(path, axis)
