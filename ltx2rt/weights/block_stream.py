@@ -18,6 +18,7 @@ from ltx2rt.kernels.uninitialized import uninitialized
 from ltx2rt.types import Array, LinearWeight
 from ltx2rt.weights.finite import require_finite
 from ltx2rt.weights.tensor_source import (
+    Rows,
     TensorInfo,
     TensorSource,
     WeightFile,
@@ -134,6 +135,10 @@ class SlotTensors(TensorSource):
         if finite:
             require_finite(items, self._places[name].info.dtype, self.where(name))
         return items
+
+    def rows(self, name: str, rows: Rows) -> Array:
+        part: Array = self.raw(name)[rows]
+        return part
 
     def read_into(self, name: str, target: memoryview, start: int = 0) -> None:
         target[:] = bytes_of(self.raw(name))[start : start + len(target)]

@@ -8,7 +8,6 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from functools import cached_property
 from math import prod
 from pathlib import Path
@@ -24,15 +23,15 @@ from ltx2rt.weights.config import complete_config, config_section, parse_config
 from ltx2rt.weights.detection import (
     is_lora,
     read_json,
-    read_markers,
     refuse_foreign_tensors,
     weight_files,
 )
-from ltx2rt.weights.formats import companion_of, companions, format_of, require_marker
-from ltx2rt.weights.formats.linear_format import Encoding, LinearFormat, Stored
+from ltx2rt.weights.foreign_formats import refuse_foreign_formats
+from ltx2rt.weights.formats import companion_of, companions, fault_of, format_of
+from ltx2rt.weights.formats.linear_format import CURE, FLOATS, Encoding, LinearFormat, Stored
 from ltx2rt.weights.generations import Generation, generation_of
 from ltx2rt.weights.lora import LoraFile, fuse, fusing_bytes, is_changed
-from ltx2rt.weights.safetensors import SelectedRows
+from ltx2rt.weights.markers import read_markers
 from ltx2rt.weights.tensor_loading import load_array, require_matrix
 from ltx2rt.weights.tensor_source import DTYPES, TensorInfo, TensorSource, WeightFile, entry
 from ltx2rt.weights.weight_file import open_weight_file
@@ -55,6 +54,10 @@ _SECTIONS = {
     "duration_head": "duration_head",
     "text_encoder": "text_encoder",
 }
+
+
+# Components whose tensors are no weights.
+_WITHOUT_FORMATS = ("text_assets",)
 
 
 class _Place(NamedTuple):
@@ -105,6 +108,7 @@ class Checkpoint:
         places: dict[str, _Place] = {}
         for file, tensors in sources:
             refuse_foreign_tensors(file.path if file else path, tensors)
+            refuse_foreign_formats(file.path if file else path, tensors, file.metadata if file else metadata)
             markers = read_markers(file) if file else {}
             for name, info in tensors.items():
                 if name in places:
@@ -124,10 +128,7 @@ class Checkpoint:
                 f"{path}: none of its {len(places)} tensors belongs to an LTX-2 model"
                 + (f" (the first is {next(iter(places))!r})." if places else ".")
             )
-        for component, names in self._components.items():
-            for local, place in names.items():
-                if place.marker:
-                    require_marker(self._encoding(component, local), f"{path}: tensor {place.name!r}")
+        self._check_formats()
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Checkpoint:
@@ -151,6 +152,22 @@ class Checkpoint:
         if "text_encoder" in checkpoint.components and "gemma_config" not in single.metadata and beside.exists():
             checkpoint._hf_config = read_json(beside)
         return checkpoint
+
+    def _check_formats(self) -> None:
+        """Refuse, naming the tensor, what no format takes, and scales of one value that are no finite numbers."""
+        for component, places in self._components.items():
+            for local, place in places.items():
+                if component in _WITHOUT_FORMATS or not local.endswith((".weight", ".bias")):
+                    continue
+                where = f"{place.file.path if place.file else self.path}: tensor {place.name!r}"
+                encoding = self._encoding(component, local)
+                fault = fault_of(encoding)
+                if fault is not None:
+                    raise CheckpointError(f"{where}: {fault}; {CURE}.")
+                for name in companions(local, places).values():
+                    scale = places[name]
+                    if scale.file is not None and scale.info.size == 1 and scale.info.dtype in FLOATS:
+                        scale.file.raw(scale.name, finite=True)
 
     @property
     def components(self) -> frozenset[str]:
@@ -182,7 +199,21 @@ class Checkpoint:
 
     @cached_property
     def _tensors(self) -> dict[str, dict[str, TensorInfo]]:
-        return {component: self.names(component) for component in self._components}
+        """Component -> tensors, those that are packed or padded with their logical shape where that is told."""
+        return {component: self._logical(component) for component in self._components}
+
+    def _logical(self, component: str) -> dict[str, TensorInfo]:
+        tensors = self.names(component)
+        for name in [name for name in tensors if companions(name, tensors)]:
+            encoding = self._encoding(component, name)
+            form = format_of(encoding)
+            shapes = form.shapes(encoding)
+            if len(shapes) != 1 or shapes[0] == encoding.info.shape:
+                continue
+            bias = tensors.get(f"{name.removesuffix('.weight')}.bias")
+            unpadded = (*bias.shape, *shapes[0][1:]) if bias is not None else shapes[0]
+            tensors[name] = entry("BF16", unpadded if form.fits(encoding, unpadded) else shapes[0])
+        return tensors
 
     def section(self, component: str) -> dict[str, Any]:
         """The part of `config` that describes ``component``.
@@ -243,11 +274,11 @@ class Checkpoint:
             component: whose tensors to read.
             specs: what the model needs; ``layout`` decides what becomes of each tensor.
             loras: (file, strength) pairs, added to the linear weights in this order.
-            fuse_dtype: dtype of the weights that a LoRA changed. None keeps the form in which they are held: dense
-                weights are rounded once to their dtype, FP8 gets a fresh per-tensor scale, affine keeps its groups
-                and bits, what is expanded when loaded becomes dense. The quantised forms round the sum again (E4M3:
-                up to 1/16 of each value), so small deltas are partly lost there; a dtype gives dense weights without
-                that loss.
+            fuse_dtype: dtype of the weights that a LoRA changed. None keeps an 8-bit form in which they are held: dense
+                weights are rounded once to their dtype, FP8 gets a fresh per-tensor scale, affine of 8 bits keeps its
+                groups, everything else becomes dense bfloat16. The quantised forms round the sum again (E4M3: up to
+                1/16 of each value), so small deltas are partly lost there; a dtype gives dense weights without that
+                loss.
 
         Returns:
             local name -> ``mx.array``, or `LinearWeight` for the layout ``linear``. Values are copies.
@@ -268,9 +299,10 @@ class Checkpoint:
             CheckpointError: as `load`.
         """
         self._ready(component, [spec], ())
-        count = spec.shape[0]
-        part = replace(spec, shape=(len(rows), *spec.shape[1:]))
-        return self._materialise(component, part, (), None, lambda file: SelectedRows(file, rows, count))
+        stored = self._stored_tensor(component, spec.name)
+        require_matrix(spec, stored.where)
+        form = format_of(stored.encoding)
+        return (form.load_rows if spec.layout == "linear" else form.array_rows)(stored, spec.shape, rows)
 
     def value_slabs(self, component: str, spec: ParamSpec) -> Iterator[Array]:
         """The exact float32 values of one tensor, in the shape of ``spec``, some rows at a time.
@@ -279,8 +311,8 @@ class Checkpoint:
             CheckpointError: as `load`.
         """
         self._ready(component, [spec], ())
-        form = format_of(self._encoding(component, spec.name))
-        yield from form.value_slabs(self._stored(component, spec.name), spec.shape)
+        stored = self._stored_tensor(component, spec.name)
+        yield from format_of(stored.encoding).value_slabs(stored, spec.shape)
 
     def stream(
         self,
@@ -329,14 +361,15 @@ class Checkpoint:
             stored += encoding.nbytes
             as_weight = spec.layout == "linear"
             own = form.weight_bytes(encoding, spec.shape) if as_weight else form.array_bytes(encoding, spec.shape)
-            expanded = not form.is_held_as_stored(encoding) if as_weight else own != encoding.nbytes
+            expanded = not form.is_held_as_stored(encoding, spec.shape) if as_weight else own != encoding.nbytes
             temporary = form.loading_bytes(encoding, spec.shape) if expanded else 0
             if spec.layout.startswith("conv"):
                 temporary += encoding.nbytes  # it is read in the order of the file first
             if as_weight and is_changed(component, spec.name, loras):
                 temporary = encoding.nbytes + fusing_bytes(*spec.shape)
                 working = max(working, fusing_bytes(*spec.shape))
-                own = own if fuse_dtype is None else prod(spec.shape) * fuse_dtype.size
+                fused = None if fuse_dtype is None else prod(spec.shape) * fuse_dtype.size
+                own = form.encoded_bytes(encoding, spec.shape) if fused is None else fused
                 made += own
             elif expanded:
                 made += own
@@ -353,7 +386,8 @@ class Checkpoint:
     def formats(self, component: str) -> Counter[str]:
         """Name of a format -> how many tensors of a component are stored so; what accompanies them is not counted."""
         names = [name for name in self._components.get(component, {}) if companion_of(name) == name]
-        return Counter(format_of(self._encoding(component, name)).name for name in names)
+        encodings = (self._encoding(component, name) for name in names)
+        return Counter(format_of(encoding).label(encoding) for encoding in encodings)
 
     def problems(self, component: str, specs: Iterable[ParamSpec]) -> tuple[list[str], list[str]]:
         """(missing names, descriptions of wrong shapes) of a component against ``specs``."""
@@ -405,6 +439,15 @@ class Checkpoint:
         found = {suffix: places[other].info for suffix, other in companions(name, places).items()}
         return Encoding(places[name].info, found, places[name].marker)
 
+    def _stored_tensor(
+        self, component: str, name: str, source: Callable[[WeightFile], TensorSource] = lambda file: file
+    ) -> Stored:
+        """A tensor to read; ``source`` says where the tensors of a file are read from."""
+        (file, stored_name), *others = self._wanted(component, name)
+        base = stored_name.rpartition(".")[0]
+        found = {other.removeprefix(base): (source(place), other) for place, other in others}
+        return Stored(source(file), stored_name, found, self._components[component][name].marker)
+
     def _materialise(
         self,
         component: str,
@@ -414,22 +457,12 @@ class Checkpoint:
         source: Callable[[WeightFile], TensorSource] = lambda file: file,
     ) -> Loaded:
         """One tensor in the form its spec asks for; ``source`` says where the tensors of a file are read from."""
-        stored = self._stored(component, spec.name, source)
+        stored = self._stored_tensor(component, spec.name, source)
         form = format_of(self._encoding(component, spec.name))
         if spec.layout != "linear":
             return load_array(stored, form, spec)
         require_matrix(spec, stored.where)
         return fuse(stored, form, spec.shape, component, spec.name, loras, fuse_dtype)
-
-    def _stored(
-        self, component: str, name: str, source: Callable[[WeightFile], TensorSource] = lambda file: file
-    ) -> Stored:
-        """Where a tensor and its companions are read from."""
-        (file, stored_name), *others = self._wanted(component, name)
-        base = stored_name.rpartition(".")[0]
-        return Stored(
-            source(file), stored_name, {other.removeprefix(base): (source(place), other) for place, other in others}
-        )
 
     def _layout(self, component: str, block: Sequence[ParamSpec]) -> BlockLayout:
         return BlockLayout.of([wanted for spec in block for wanted in self._wanted(component, spec.name)])

@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ltx2rt.errors import CheckpointError
-from ltx2rt.weights.formats import MARKERS
-from ltx2rt.weights.formats.linear_format import MARKER
-from ltx2rt.weights.tensor_source import TensorInfo, WeightFile
+from ltx2rt.weights.tensor_source import TensorInfo
 
 OFFICIAL = "the official .safetensors file"
 
@@ -23,22 +21,13 @@ def is_lora(names: Mapping[str, object]) -> bool:
 
 
 def refuse_foreign_tensors(path: Path, tensors: Mapping[str, TensorInfo]) -> None:
-    """Raise `CheckpointError` when tensor names or dtypes show a layout or quantisation that is not supported.
+    """Raise `CheckpointError` when tensor names or dtypes show a layout that is not supported.
 
     Args:
         path: named in the error.
         tensors: name -> entry.
     """
-    for name, info in tensors.items():
-        if name.endswith(".weight_scale_2"):
-            raise CheckpointError(
-                f"{path}: an NVFP4 checkpoint (tensor {name!r}), which is not supported; use the bf16 or fp8 file."
-            )
-        if name.endswith(".weight") and info.dtype == "I8":
-            raise CheckpointError(
-                f"{path}: tensor {name!r} is I8: a ComfyUI int8 (convrot) checkpoint, which is not supported; "
-                "use the bf16 file."
-            )
+    for name in tensors:
         if ".ff.proj_in." in name or ".timestep_embedder.linear1." in name or name.endswith("._mean_of_means"):
             raise CheckpointError(
                 f"{path}: a checkpoint converted for another MLX program (tensor {name!r}), which is not supported; "
@@ -48,35 +37,6 @@ def refuse_foreign_tensors(path: Path, tensors: Mapping[str, TensorInfo]) -> Non
             raise CheckpointError(
                 f"{path}: diffusers layout (tensor {name!r}), which is not supported; use {OFFICIAL}."
             )
-
-
-def read_markers(file: WeightFile) -> dict[str, dict[str, Any]]:
-    """Name of a weight -> what its marker declares, for every weight of a file that has one.
-
-    Raises:
-        CheckpointError: a marker is no JSON object, or declares a format that is not supported.
-    """
-    markers = {}
-    for name in file.tensors:
-        if name.endswith(MARKER):
-            markers[name.removesuffix(MARKER) + ".weight"] = _marker(file, name)
-    return markers
-
-
-def _marker(file: WeightFile, name: str) -> dict[str, Any]:
-    try:
-        declared = json.loads(file.bytes(name).decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{file.path}: tensor {name!r} should hold JSON ({error}).") from error
-    kind = declared.get("format") if isinstance(declared, dict) else declared
-    if isinstance(declared, dict) and declared.get("convrot"):
-        kind = "int8 convrot"
-    if not isinstance(declared, dict) or kind not in MARKERS:
-        raise CheckpointError(
-            f"{file.path}: tensor {name!r} declares the ComfyUI quantisation {kind!r}; supported are "
-            f"{', '.join(MARKERS)}. Use the bf16 or fp8 file."
-        )
-    return declared
 
 
 def weight_files(folder: Path) -> list[Path]:

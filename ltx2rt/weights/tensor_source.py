@@ -6,6 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import EllipsisType
 from typing import NamedTuple
 
 import ml_dtypes
@@ -17,6 +18,9 @@ from ltx2rt.kernels.host import writable_view
 from ltx2rt.types import Array
 from ltx2rt.weights.block_types import BLOCK_TYPES, raw_shape
 from ltx2rt.weights.finite import require_finite
+
+# Part of the first axis of a tensor: a range without a step, or the numbers of some rows; ``...`` for all there is.
+Rows = slice | Array | EllipsisType
 
 _MAX_MLX_DIMENSION = 2**31 - 1
 
@@ -136,6 +140,23 @@ class TensorSource(ABC):
             require_finite(items, info.dtype, self.where(name))
         return items
 
+    def rows(self, name: str, rows: Rows) -> Array:
+        """The stored items of some rows; nothing else is read."""
+        if isinstance(rows, EllipsisType):
+            return self.raw(name)
+        form = self.info(name).raw
+        numbers = range(*rows.indices(form.shape[0])) if isinstance(rows, slice) else rows
+        items = np.empty((len(numbers), *form.shape[1:]), dtype=form.numpy)
+        if items.size == 0:
+            return items
+        target, row_bytes = bytes_of(items), items.nbytes // len(numbers)
+        done = 0
+        for run in _runs(numbers):
+            here = len(run) * row_bytes
+            self.read_into(name, target[done : done + here], int(run[0]) * row_bytes)
+            done += here
+        return items
+
     def numpy(self, name: str, *, finite: bool = False) -> Array:
         """The tensor as numpy; BF16 and 8-bit floats are widened to float32. Arguments and errors as of `raw`."""
         return widen(self.raw(name, finite=finite), self.info(name).dtype)
@@ -195,6 +216,13 @@ class WeightFile(TensorSource):
     @abstractmethod
     def close(self) -> None:
         """Close the file; nothing can be read afterwards."""
+
+
+def _runs(numbers: range | Array) -> Sequence[range | Array]:
+    """Row numbers, cut where one does not follow the one before: each part is one read."""
+    if isinstance(numbers, range):
+        return [numbers]
+    return np.split(numbers, np.flatnonzero(np.diff(numbers) != 1) + 1)
 
 
 def bytes_of(items: Array) -> memoryview:

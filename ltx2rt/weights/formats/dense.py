@@ -8,11 +8,10 @@ from math import prod
 import mlx.core as mx
 import numpy as np
 
-from ltx2rt.errors import CheckpointError
 from ltx2rt.kernels.host import to_numpy, writable_view
 from ltx2rt.types import Array, LinearWeight
 from ltx2rt.weights.formats.linear_format import FLOATS, SLAB_ROWS, Encoding, LinearFormat, Stored
-from ltx2rt.weights.tensor_source import DTYPES, bytes_of, check_dimensions, to_mlx, widen
+from ltx2rt.weights.tensor_source import DTYPES, check_dimensions, to_mlx, widen
 
 # Of a matrix with long rows, in memory at a time.
 _SLAB_VALUES = 1 << 20
@@ -30,7 +29,13 @@ class Dense(LinearFormat):
         dtype = encoding.info.dtype
         return mx.bfloat16 if dtype == "BF16" else DTYPES[dtype].mlx or mx.float32
 
-    def is_held_as_stored(self, encoding: Encoding) -> bool:
+    def own_fault(self, encoding: Encoding) -> str | None:
+        dtype = encoding.info.dtype
+        if dtype in FLOATS:
+            return None
+        return f"{dtype} without the scales of a known format cannot be used as a weight"
+
+    def is_held_as_stored(self, encoding: Encoding, shape: tuple[int, ...]) -> bool:
         return DTYPES[encoding.info.dtype].mlx is not None
 
     def array(self, stored: Stored, shape: tuple[int, ...], axes: tuple[int, ...] | None = None) -> mx.array:
@@ -53,29 +58,15 @@ class Dense(LinearFormat):
         return array
 
     def value_slabs(self, stored: Stored, shape: tuple[int, ...]) -> Iterator[Array]:
-        self._require_floats(stored)
-        if not shape:
-            yield widen(stored.raw(), stored.info.dtype).astype(np.float32)
-            return
-        # Only some rows are in memory at a time: an embedding has gigabytes.
-        kind, row = DTYPES[stored.info.dtype], max(1, prod(shape[1:]))
-        step = max(1, min(SLAB_ROWS, _SLAB_VALUES // row))
-        for first in range(0, shape[0], step):
-            raw = np.empty((min(step, shape[0] - first), *shape[1:]), kind.numpy)
-            stored.file.read_into(stored.name, bytes_of(raw), first * row * kind.itemsize)
-            yield widen(raw, stored.info.dtype).astype(np.float32, copy=False)
+        self.require_sound(stored, shape)
+        # Rows may be long: those of a text projection have megabytes.
+        step = max(1, min(SLAB_ROWS, _SLAB_VALUES // max(1, prod(shape[1:]))))
+        parts = [slice(first, min(first + step, shape[0])) for first in range(0, shape[0], step)] if shape else [...]
+        yield from (widen(stored.rows(rows), stored.info.dtype).astype(np.float32, copy=False) for rows in parts)
 
     def load(self, stored: Stored, shape: tuple[int, ...]) -> LinearWeight:
-        self._require_floats(stored)
+        self.require_sound(stored, shape)
         return LinearWeight("dense", stored.mlx())
 
     def encode(self, values: mx.array, stored: Stored, shape: tuple[int, ...]) -> LinearWeight:
         return LinearWeight("dense", values.astype(self.array_dtype(Encoding(stored.info))))
-
-    @staticmethod
-    def _require_floats(stored: Stored) -> None:
-        if stored.info.dtype not in FLOATS:
-            raise CheckpointError(
-                f"{stored.where}: dtype {stored.info.dtype} cannot be used as a weight matrix; "
-                "supported are BF16, F16, F32, F8_E4M3, F8_E5M2 and MLX int4/int8."
-            )

@@ -11,12 +11,15 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from math import prod
+from types import EllipsisType
 
 import numpy as np
 
 from ltx2rt.types import Array
 from ltx2rt.weights.block_types import BLOCK_TYPES, BlockType
-from ltx2rt.weights.formats.linear_format import SLAB_ROWS, Encoding, ExpandedFormat, Rows, Stored
+from ltx2rt.weights.finite import require_finite
+from ltx2rt.weights.formats.linear_format import Encoding, ExpandedFormat, Stored
+from ltx2rt.weights.tensor_source import Rows, TensorInfo
 
 # What a code of the IQ4 types stands for.
 _IQ4 = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.float32)
@@ -41,25 +44,39 @@ class GgmlBlocks(ExpandedFormat):
         return encoding.info.dtype == self.name
 
     def loading_bytes(self, encoding: Encoding, shape: tuple[int, ...]) -> int:
-        slab = min(shape[0], SLAB_ROWS) * prod(shape[1:]) if shape else 1
-        # Codes while they are taken apart, their float32 values, and those of the slab before.
-        return encoding.nbytes + (2 + 2 * 4) * slab
+        return super().loading_bytes(encoding, shape) + (0 if _has_rows(encoding.info, shape) else encoding.nbytes)
 
     def decoder(self, stored: Stored, shape: tuple[int, ...]) -> Callable[[Rows], Array]:
         values, nbytes = self.block.values, self.block.nbytes
+        if _has_rows(stored.info, shape):
+
+            def decode_rows(rows: Rows) -> Array:
+                assert not isinstance(rows, EllipsisType)
+                items = stored.file.rows(stored.name, rows)
+                require_finite(items, stored.info.dtype, stored.where)
+                return self.decode(items.reshape(-1, nbytes)).reshape(len(items), *shape[1:])
+
+            return decode_rows
         blocks = stored.file.raw(stored.name, finite=True).reshape(-1, nbytes)
         row_values = prod(shape[1:])
 
         def decode(rows: Rows) -> Array:
-            first, stop = (rows.start, rows.stop) if isinstance(rows, slice) else (0, 1)
-            # Rows are whole blocks, except in a tensor that was packed under another shape.
-            begin, end = first * row_values, stop * row_values
+            if not isinstance(rows, slice):
+                every: Array = self.decode(blocks).reshape(shape)[rows]
+                return every
+            begin, end = rows.start * row_values, rows.stop * row_values
             first_block = begin // values
             decoded = self.decode(blocks[first_block : -(-end // values)]).reshape(-1)
             skipped = first_block * values
-            return decoded[begin - skipped : end - skipped].reshape(stop - first, *shape[1:])
+            part: Array = decoded[begin - skipped : end - skipped].reshape(rows.stop - rows.start, *shape[1:])
+            return part
 
         return decode
+
+
+def _has_rows(info: TensorInfo, shape: tuple[int, ...]) -> bool:
+    """Whether rows are whole blocks; they are not in a tensor that was packed under another shape, or of one axis."""
+    return len(shape) > 1 and info.raw.shape[0] == shape[0]
 
 
 class Q8_0(GgmlBlocks):
