@@ -261,7 +261,7 @@ def _token_ids(path: Path, expected: GoldenFile) -> Iterator[Check]:
     for text in texts:
         ids = from_numbers(expected.entry(text), np.int32)
         # As it stands: `encode` would drop spaces around it, which prompts have no use for.
-        found = from_numbers([tokenizer.bos_id, *tokenizer.encode_turns(text).tolist()], np.int32)
+        found = from_numbers([tokenizer.bos_id, *tokenizer.encode_turns(text)], np.int32)
         yield Check(f"ids of {text[:20]!r}", found, ids, 0.0)
 
 

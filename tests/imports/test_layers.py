@@ -66,7 +66,7 @@ BELOW = {
     "inspection": API,
     "convert": {"graph.components", "weights", "memory", "kernels", "types", "errors", "atomic_file"},
     "embedded": set(),
-    "verify": API | {"refusals"},
+    "verify": API | {"refusals", "inspection"},
     "bench": MODELS,
     "cli": API | {"api", "verify", "bench", "inspection", "convert", "atomic_file", "embedded", "__version__", "_ext"},
     "types": set(),

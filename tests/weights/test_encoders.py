@@ -11,10 +11,11 @@ from ltx2rt.convert.encoders.affine4 import Affine4
 from ltx2rt.convert.encoders.cast import Cast
 from ltx2rt.convert.encoders.encoder import Encoder
 from ltx2rt.convert.encoders.float8 import Float8
-from ltx2rt.convert.encoders.int8_convrot import Int8Convrot, rotation
+from ltx2rt.convert.encoders.int8_convrot import Int8Convrot
 from ltx2rt.convert.encoders.q8_0 import Q8_0
 from ltx2rt.errors import CheckpointError
 from ltx2rt.types import Array
+from ltx2rt.weights.rotation import rotate, rotation_matrix
 
 ENCODERS = (Int8Convrot(), Float8(), Affine4(), Q8_0())
 
@@ -78,10 +79,13 @@ def test_marker_and_group_of_the_official_files(columns: int, group: int) -> Non
 
 def test_rotation() -> None:
     for group in (4, 16, 64, 256):
-        turned = rotation(group)
+        turned = rotation_matrix(group)
         assert (turned == turned.T).all()
         assert (turned @ turned == np.eye(group)).all()
-    assert (rotation(4) * 2 == [[1, 1, 1, -1], [1, 1, -1, 1], [1, -1, 1, 1], [-1, 1, 1, 1]]).all()
+        values = normal(3, 2 * group)
+        rotated = (values.reshape(-1, group) @ turned).reshape(values.shape)
+        assert np.abs(rotated - rotate(values, group)).max() < 1e-5
+    assert (rotation_matrix(4) * 2 == [[1, 1, 1, -1], [1, 1, -1, 1], [1, -1, 1, 1], [-1, 1, 1, 1]]).all()
 
 
 def test_shapes_that_do_not_fit() -> None:

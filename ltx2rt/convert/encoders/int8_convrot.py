@@ -8,14 +8,13 @@ from collections.abc import Iterator
 import numpy as np
 
 from ltx2rt.convert.encoders.encoder import Encoder, Entry, Piece, Reader, energy, largest
-from ltx2rt.types import Array
+from ltx2rt.weights.rotation import DEFAULT_GROUP, rotation_matrix
 
-GROUP = 256
 _CODES = 127
 
 
 class Int8Convrot(Encoder):
-    """Stored are rint(W R / scale) with scale = max|row of W R| / 127; R is `rotation`, of the largest group that fits.
+    """Stored are rint(W R / scale), scale = max|row of W R| / 127; R is `rotation_matrix` of the largest group that fits.
 
     Source: Comfy-Org/comfy-kitchen TensorWiseINT8Layout @ 0.2.40.
     """
@@ -36,7 +35,7 @@ class Int8Convrot(Encoder):
 
     def pieces(self, read: Reader, shape: tuple[int, ...], where: str) -> Iterator[Piece]:
         group = _group(shape[1])
-        turned = rotation(group)
+        turned = rotation_matrix(group)
         yield Piece({".comfy_quant": _marker(group)})
         for values in read():
             rotated = (values.reshape(-1, group) @ turned).reshape(values.shape)
@@ -51,23 +50,10 @@ class Int8Convrot(Encoder):
             yield Piece(items, energy(rotated), energy(codes))
 
 
-def rotation(group: int) -> Array:
-    """The symmetric (group, group) float32 matrix R with R R = 1; ``group`` is a power of 4.
-
-    A Kronecker power of the 4 x 4 matrix with -1 on its anti-diagonal and 1 elsewhere, divided by sqrt(group).
-    """
-    smallest = np.ones((4, 4), np.float32) - 2 * np.fliplr(np.eye(4, dtype=np.float32))
-    result: Array = np.ones((1, 1), np.float32)
-    while len(result) < group:
-        result = np.kron(result, smallest)
-    result /= np.float32(np.sqrt(group))
-    return result
-
-
 def _group(columns: int) -> int:
-    """The largest power of 4 up to `GROUP` that divides ``columns``."""
+    """The largest power of 4 up to `DEFAULT_GROUP` that divides ``columns``."""
     group = 4
-    while group < GROUP and columns % (4 * group) == 0:
+    while group < DEFAULT_GROUP and columns % (4 * group) == 0:
         group *= 4
     return group
 
