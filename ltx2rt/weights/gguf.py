@@ -197,24 +197,24 @@ class GgufFile(WeightFile):
             if record.name in tensors:
                 raise CheckpointError(f"{self.path}: {record.name!r} occurs twice in the header; the file is damaged.")
             tensors[record.name] = self._check_tensor(record, data_start, alignment)
+        length = self.file.length
+        needed = max((info.offset + info.nbytes for info in tensors.values()), default=0)
+        if needed > length:
+            first_cut = next(name for name, info in tensors.items() if info.offset + info.nbytes > length)
+            raise CheckpointError(
+                f"{self.path}: truncated: it needs {needed} bytes, the file has {length} ({needed - length} missing, "
+                f"tensor {first_cut!r} is cut); download it again."
+            )
         end, previous = data_start, "the header"
         for name, info in sorted(tensors.items(), key=lambda item: (item[1].offset, item[1].nbytes)):
             if info.offset < end:
-                raise CheckpointError(
-                    f"{self.path}: tensor {name!r} overlaps {previous!r} by {end - info.offset} bytes."
-                )
+                overlap = end - info.offset
+                raise CheckpointError(f"{self.path}: tensor {name!r} overlaps {previous!r} by {overlap} bytes.")
             if info.offset - end >= alignment:
                 raise CheckpointError(
                     f"{self.path}: {info.offset - end} bytes between {previous!r} and {name!r} belong to no tensor."
                 )
             end, previous = info.offset + info.nbytes, name
-        length = self.file.length
-        if end > length and tensors:
-            first_cut = next(name for name, info in tensors.items() if info.offset + info.nbytes > length)
-            raise CheckpointError(
-                f"{self.path}: truncated: it needs {end} bytes, the file has {length} ({end - length} missing, "
-                f"tensor {first_cut!r} is cut); download it again."
-            )
         if length - end >= alignment:
             raise CheckpointError(
                 f"{self.path}: {length - end} bytes after the last tensor belong to no tensor; download it again."

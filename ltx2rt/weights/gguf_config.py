@@ -50,7 +50,9 @@ class _Header:
             return default
         if not isinstance(found, (int, float)) or isinstance(found, bool) or not 0 < found < 1e12:
             raise self._wrong(key, f"must be a positive number, got {_shown(found)}")
-        return found
+        # Files of Hugging Face state decimals, of which these are the nearest float32.
+        decimal = float(str(np.float32(found)))
+        return decimal if found == np.float32(found) else found
 
     def sizes(self, key: str, count: int) -> list[int]:
         """A positive integer for each of ``count`` layers; the header may state one for all."""

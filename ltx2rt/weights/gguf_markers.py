@@ -37,15 +37,13 @@ def _marker(file: GgufFile, name: str, text: str) -> dict[str, Any]:
     if name not in file.tensors:
         raise CheckpointError(f"{where}: {_KEY}{name} declares a quantisation, but there is no such tensor.")
     if len(text) > _MAX_MARKER_BYTES:
-        raise CheckpointError(
-            f"{where}: {_KEY} holds {len(text)} characters; at most {_MAX_MARKER_BYTES} are accepted."
-        )
+        raise CheckpointError(f"{where}: its {_KEY} holds {len(text)} bytes; at most {_MAX_MARKER_BYTES} are accepted.")
     try:
         declared = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{where}: {_KEY} is not readable as JSON ({error}).") from error
+        raise CheckpointError(f"{where}: its {_KEY} is not readable as JSON ({error}).") from error
     if not isinstance(declared, dict):
-        raise CheckpointError(f"{where}: {_KEY} must hold a JSON object, got a {type(declared).__name__}.")
+        raise CheckpointError(f"{where}: its {_KEY} must hold a JSON object, got a {type(declared).__name__}.")
     kind = declared.get("format")
     group = declared.get("convrot_groupsize", _DEFAULT_GROUP)
     shape = file.tensors[name].shape

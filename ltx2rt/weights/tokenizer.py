@@ -81,8 +81,8 @@ class GemmaTokenizer:
         if beside is None:
             raise CheckpointError(
                 f"{encoder.path}: holds no tokenizer (a tensor {_PACKED_JSON} or {_PACKED_SENTENCEPIECE}, or "
-                f"tokenizer.ggml.tokens of a GGUF file), and there is no {_JSON} or {_SENTENCEPIECE} beside it; put the "
-                f"{_JSON} of the Gemma model there."
+                f"tokenizer.ggml.tokens of a GGUF file), and there is no {_JSON} or {_SENTENCEPIECE} beside it; put "
+                f"the {_JSON} of the Gemma model there."
             )
         return cls.from_path(beside)
 
