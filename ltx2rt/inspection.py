@@ -13,12 +13,12 @@ from ltx2rt.errors import CheckpointError, UsageError
 from ltx2rt.graph.components import COMPONENTS, NOTHING_KNOWN
 from ltx2rt.types import ParamSpec
 from ltx2rt.weights.checkpoint import Checkpoint, read_manifest
-from ltx2rt.weights.components import is_unused
 from ltx2rt.weights.detection import is_lora
 from ltx2rt.weights.finite import NotFinite, find_not_finite
 from ltx2rt.weights.formats import companion_of
 from ltx2rt.weights.generations import Generation, generation_of_lora
 from ltx2rt.weights.lora import lora_pairs
+from ltx2rt.weights.names import is_unused
 from ltx2rt.weights.tensor_source import TensorInfo, WeightFile
 from ltx2rt.weights.weight_file import open_weight_file
 

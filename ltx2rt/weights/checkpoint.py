@@ -18,12 +18,10 @@ import mlx.core as mx
 from ltx2rt.errors import CheckpointError
 from ltx2rt.types import Array, LinearWeight, ParamSpec
 from ltx2rt.weights.block_stream import BlockLayout, BlockStream, Wanted
-from ltx2rt.weights.components import assign
 from ltx2rt.weights.config import complete_config, config_section, parse_config
 from ltx2rt.weights.detection import (
     is_lora,
     read_json,
-    refuse_foreign_tensors,
     weight_files,
 )
 from ltx2rt.weights.foreign_formats import refuse_foreign_formats
@@ -32,6 +30,8 @@ from ltx2rt.weights.formats.linear_format import CURE, FLOATS, Encoding, LinearF
 from ltx2rt.weights.generations import Generation, generation_of
 from ltx2rt.weights.lora import LoraFile, fuse, fusing_bytes, is_changed
 from ltx2rt.weights.markers import read_markers
+from ltx2rt.weights.names import assign
+from ltx2rt.weights.names.origin import OfficialTensors, Origin
 from ltx2rt.weights.tensor_loading import load_array, require_matrix
 from ltx2rt.weights.tensor_source import DTYPES, TensorInfo, TensorSource, WeightFile, entry
 from ltx2rt.weights.weight_file import open_weight_file
@@ -61,12 +61,30 @@ _WITHOUT_FORMATS = ("text_assets",)
 
 
 class _Place(NamedTuple):
-    """A tensor of a component: the file that holds it (None for a manifest), its name there, entry and marker."""
+    """A tensor of a component.
+
+    Attributes:
+        file: the file that holds it; None for a manifest.
+        origin: its name there, and what makes the official tensor of it.
+        info: entry of the official tensor, as far as it is known without the shape that the model needs.
+        stored: entries of the tensors in the file that it is made of.
+        marker: what the file declares about it.
+    """
 
     file: WeightFile | None
-    name: str
+    origin: Origin
     info: TensorInfo
+    stored: tuple[TensorInfo, ...]
     marker: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """In the file."""
+        return self.origin.name
+
+    def as_needed(self, shape: Sequence[int] | None) -> TensorInfo:
+        """The entry where the model needs this shape."""
+        return self.info if shape is None or self.origin.is_plain else self.origin.info(self.stored, shape)
 
 
 class LoadedBytes(NamedTuple):
@@ -105,30 +123,41 @@ class Checkpoint:
         self.metadata = dict(metadata)
         self._hf_config = dict(hf_config) if hf_config else None
         self._warned_loras: set[Path] = set()
-        places: dict[str, _Place] = {}
+        self.ignored: list[str] = []
+        self.unknown: list[str] = []
+        self._components: dict[str, dict[str, _Place]] = {}
+        names: dict[str, TensorInfo] = {}
         for file, tensors in sources:
-            refuse_foreign_tensors(file.path if file else path, tensors)
-            refuse_foreign_formats(file.path if file else path, tensors, file.metadata if file else metadata)
-            markers = read_markers(file) if file else {}
-            for name, info in tensors.items():
-                if name in places:
-                    raise CheckpointError(f"{path}: tensor {name!r} is in more than one file of the folder.")
-                places[name] = _Place(file, name, info, markers.get(name, {}))
-        if is_lora(places):
+            self._add(file, tensors)
+            names |= tensors
+        if is_lora(names):
             raise CheckpointError(f"{path}: a LoRA file, not a checkpoint; give it with --lora, beside a checkpoint.")
-        assignment = assign(places, str(path))
-        self.ignored = assignment.ignored
-        self.unknown = assignment.unknown
-        self._components = {
-            component: {local: places[name] for local, name in names.items()}
-            for component, names in assignment.components.items()
-        }
         if not self._components:
             raise CheckpointError(
-                f"{path}: none of its {len(places)} tensors belongs to an LTX-2 model"
-                + (f" (the first is {next(iter(places))!r})." if places else ".")
+                f"{path}: none of its {len(names)} tensors belongs to an LTX-2 model"
+                + (f" (the first is {next(iter(names))!r})." if names else ".")
             )
         self._check_formats()
+
+    def _add(self, file: WeightFile | None, tensors: Mapping[str, TensorInfo]) -> None:
+        """Sort the tensors of one more file in."""
+        metadata = file.metadata if file else self.metadata
+        refuse_foreign_formats(file.path if file else self.path, tensors, metadata)
+        markers = read_markers(file) if file else {}
+        assignment = assign(tensors, str(file.path if file else self.path), metadata)
+        self.ignored += assignment.ignored
+        self.unknown += assignment.unknown
+        for component, origins in assignment.components.items():
+            places = self._components.setdefault(component, {})
+            for local, origin in origins.items():
+                stored = tuple(tensors[name] for name in (origin.name, *origin.joined))
+                place = _Place(file, origin, origin.info(stored), stored, markers.get(origin.name, {}))
+                if local not in places:
+                    places[local] = place
+                elif not _is_repeated(local, place, places[local]):
+                    raise CheckpointError(
+                        f"{self.path}: tensor {origin.name!r} is in more than one file of the folder."
+                    )
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Checkpoint:
@@ -299,7 +328,7 @@ class Checkpoint:
             CheckpointError: as `load`.
         """
         self._ready(component, [spec], ())
-        stored = self._stored_tensor(component, spec.name)
+        stored = self._stored_tensor(component, spec)
         require_matrix(spec, stored.where)
         form = format_of(stored.encoding)
         return (form.load_rows if spec.layout == "linear" else form.array_rows)(stored, spec.shape, rows)
@@ -356,14 +385,16 @@ class Checkpoint:
         for spec in specs:
             if spec.name not in places:
                 continue
-            encoding = self._encoding(component, spec.name)
+            encoding = self._encoding(component, spec.name, spec.shape)
             form = format_of(encoding)
             stored += encoding.nbytes
             as_weight = spec.layout == "linear"
             own = form.weight_bytes(encoding, spec.shape) if as_weight else form.array_bytes(encoding, spec.shape)
             expanded = not form.is_held_as_stored(encoding, spec.shape) if as_weight else own != encoding.nbytes
             temporary = form.loading_bytes(encoding, spec.shape) if expanded else 0
-            if spec.layout.startswith("conv"):
+            if not places[spec.name].origin.is_plain:
+                expanded, temporary = True, temporary + encoding.nbytes
+            elif spec.layout.startswith("conv"):
                 temporary += encoding.nbytes  # it is read in the order of the file first
             if as_weight and is_changed(component, spec.name, loras):
                 temporary = encoding.nbytes + fusing_bytes(*spec.shape)
@@ -430,23 +461,25 @@ class Checkpoint:
 
     def _fits(self, component: str, spec: ParamSpec) -> bool:
         """Whether the stored tensor can be the one that the model needs."""
-        encoding = self._encoding(component, spec.name)
+        encoding = self._encoding(component, spec.name, spec.shape)
         return format_of(encoding).fits(encoding, spec.shape)
 
-    def _encoding(self, component: str, name: str) -> Encoding:
-        """How a tensor is stored."""
+    def _encoding(self, component: str, name: str, shape: Sequence[int] | None = None) -> Encoding:
+        """How a tensor is stored; ``shape`` is what the model needs."""
         places = self._components[component]
         found = {suffix: places[other].info for suffix, other in companions(name, places).items()}
-        return Encoding(places[name].info, found, places[name].marker)
+        return Encoding(places[name].as_needed(shape), found, places[name].marker)
 
     def _stored_tensor(
-        self, component: str, name: str, source: Callable[[WeightFile], TensorSource] = lambda file: file
+        self, component: str, spec: ParamSpec, source: Callable[[WeightFile], TensorSource] = lambda file: file
     ) -> Stored:
-        """A tensor to read; ``source`` says where the tensors of a file are read from."""
-        (file, stored_name), *others = self._wanted(component, name)
-        base = stored_name.rpartition(".")[0]
-        found = {other.removeprefix(base): (source(place), other) for place, other in others}
-        return Stored(source(file), stored_name, found, self._components[component][name].marker)
+        """The tensor of ``spec`` to read; ``source`` says where the tensors of a file are read from."""
+        (file, name), *others = self._wanted(component, spec.name)
+        place = self._components[component][spec.name]
+        tensors = source(file) if place.origin.is_plain else OfficialTensors(source(file), place.origin, spec.shape)
+        found = companions(spec.name, self._components[component])
+        accompanying = {suffix: (source(of), other) for suffix, (of, other) in zip(found, others, strict=False)}
+        return Stored(tensors, name, accompanying, place.marker)
 
     def _materialise(
         self,
@@ -457,8 +490,8 @@ class Checkpoint:
         source: Callable[[WeightFile], TensorSource] = lambda file: file,
     ) -> Loaded:
         """One tensor in the form its spec asks for; ``source`` says where the tensors of a file are read from."""
-        stored = self._stored_tensor(component, spec.name, source)
-        form = format_of(self._encoding(component, spec.name))
+        stored = self._stored_tensor(component, spec, source)
+        form = format_of(stored.encoding)
         if spec.layout != "linear":
             return load_array(stored, form, spec)
         require_matrix(spec, stored.where)
@@ -474,7 +507,9 @@ class Checkpoint:
         wanted = [(place.file, place.name) for place in found if place.file is not None]
         if len(wanted) < len(found):
             raise CheckpointError(f"{self.path}: a manifest lists tensors without their data; give the weight file.")
-        return wanted
+        return wanted + [
+            (file, part) for (file, _), place in zip(wanted, found, strict=True) for part in place.origin.joined
+        ]
 
     def _warn_unmatched(self, component: str, loras: Sequence[tuple[LoraFile, float]]) -> None:
         for lora, _ in loras:
@@ -491,6 +526,11 @@ class Checkpoint:
                     self.path.name,
                     _shortened(unmatched),
                 )
+
+
+def _is_repeated(local: str, place: _Place, first: _Place) -> bool:
+    """Whether a tensor may be in two files: the statistics of a VAE whose halves are files of their own."""
+    return local.startswith("per_channel_statistics.") and place.info.shape == first.info.shape
 
 
 def _shortened(names: Sequence[str]) -> str:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from ltx2rt.errors import CheckpointError
-from ltx2rt.weights.tensor_source import TensorInfo
 
 OFFICIAL = "the official .safetensors file"
 
@@ -18,25 +17,6 @@ _LORA_MARKS = (".lora_A", ".lora_B", ".lora_down", ".lora_up", ".lora.down", ".l
 def is_lora(names: Mapping[str, object]) -> bool:
     """Whether the tensor names are those of a LoRA file."""
     return any(mark in name for name in names for mark in _LORA_MARKS)
-
-
-def refuse_foreign_tensors(path: Path, tensors: Mapping[str, TensorInfo]) -> None:
-    """Raise `CheckpointError` when tensor names or dtypes show a layout that is not supported.
-
-    Args:
-        path: named in the error.
-        tensors: name -> entry.
-    """
-    for name in tensors:
-        if ".ff.proj_in." in name or ".timestep_embedder.linear1." in name or name.endswith("._mean_of_means"):
-            raise CheckpointError(
-                f"{path}: a checkpoint converted for another MLX program (tensor {name!r}), which is not supported; "
-                f"use {OFFICIAL}."
-            )
-        if name.startswith(("time_embed.", "transformer.time_embed.", "audio_time_embed.")) or ".norm_q." in name:
-            raise CheckpointError(
-                f"{path}: diffusers layout (tensor {name!r}), which is not supported; use {OFFICIAL}."
-            )
 
 
 def weight_files(folder: Path) -> list[Path]:
