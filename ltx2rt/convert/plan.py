@@ -152,7 +152,7 @@ def _component_writes(checkpoint: Checkpoint, component: str, target: Target) ->
 def _write(
     checkpoint: Checkpoint, component: str, name: str, spec: ParamSpec | None, target: Target, depth: int
 ) -> Write:
-    form, encoding = checkpoint.stored_form(component, name)
+    form, encoding = checkpoint.stored_form(component, name, spec.shape if spec else None)
     shapes = form.shapes(encoding) if spec is None else [spec.shape]
     if len(shapes) != 1:
         raise CheckpointError(

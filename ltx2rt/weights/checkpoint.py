@@ -340,7 +340,7 @@ class Checkpoint:
             CheckpointError: as `load`.
         """
         self._ready(component, [spec], ())
-        stored = self._stored_tensor(component, spec.name)
+        stored = self._stored_tensor(component, spec)
         yield from format_of(stored.encoding).value_slabs(stored, spec.shape)
 
     def stream(
@@ -409,9 +409,11 @@ class Checkpoint:
             peak = max(peak, arrays + temporary)
         return LoadedBytes(stored, arrays, made, working, max(0, peak - arrays))
 
-    def stored_form(self, component: str, name: str) -> tuple[LinearFormat, Encoding]:
-        """How a tensor of a component is stored: its format and its entries."""
-        encoding = self._encoding(component, name)
+    def stored_form(
+        self, component: str, name: str, shape: Sequence[int] | None = None
+    ) -> tuple[LinearFormat, Encoding]:
+        """How a tensor of a component is stored: its format and its entries; ``shape`` is what the model needs."""
+        encoding = self._encoding(component, name, shape)
         return format_of(encoding), encoding
 
     def formats(self, component: str) -> Counter[str]:
