@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import os
@@ -22,16 +23,20 @@ from ltx2rt.weights.config import complete_config, config_section, parse_config
 from ltx2rt.weights.detection import (
     is_lora,
     read_json,
-    weight_files,
 )
 from ltx2rt.weights.foreign_formats import refuse_foreign_formats
 from ltx2rt.weights.formats import companion_of, companions, fault_of, format_of
 from ltx2rt.weights.formats.linear_format import CURE, FLOATS, Encoding, LinearFormat, Stored
 from ltx2rt.weights.generations import Generation, generation_of
+from ltx2rt.weights.gguf import GgufFile
+from ltx2rt.weights.gguf_config import gemma_config
 from ltx2rt.weights.lora import LoraFile, fuse, fusing_bytes, is_changed
 from ltx2rt.weights.markers import read_markers
 from ltx2rt.weights.names import assign
+from ltx2rt.weights.names.llama_cpp import is_gemma
 from ltx2rt.weights.names.origin import OfficialTensors, Origin
+from ltx2rt.weights.sets.description import Description
+from ltx2rt.weights.sets.units import Unit, followed, units_of
 from ltx2rt.weights.tensor_loading import load_array, require_matrix
 from ltx2rt.weights.tensor_source import DTYPES, TensorInfo, TensorSource, WeightFile, entry
 from ltx2rt.weights.weight_file import open_weight_file
@@ -41,6 +46,8 @@ logger = logging.getLogger(__name__)
 Loaded = mx.array | LinearWeight
 
 _MAX_NAMES_IN_ERROR = 10
+# Metadata that may say whether a model is distilled.
+_VARIANT_KEYS = ("model_variant", "variant", "modelspec.title", "general.finetune", "general.name")
 
 # Component -> section of the official configuration that describes it.
 _SECTIONS = {
@@ -122,6 +129,7 @@ class Checkpoint:
         self.path = path
         self.metadata = dict(metadata)
         self._hf_config = dict(hf_config) if hf_config else None
+        self._description: Description | None = None
         self._warned_loras: set[Path] = set()
         self.ignored: list[str] = []
         self.unknown: list[str] = []
@@ -130,6 +138,8 @@ class Checkpoint:
         for file, tensors in sources:
             self._add(file, tensors)
             names |= tensors
+            if self._hf_config is None and isinstance(file, GgufFile) and "gemma_config" not in self.metadata:
+                self._hf_config = gemma_config(file) if is_gemma(file.metadata) else None
         if is_lora(names):
             raise CheckpointError(f"{path}: a LoRA file, not a checkpoint; give it with --lora, beside a checkpoint.")
         if not self._components:
@@ -166,12 +176,9 @@ class Checkpoint:
         Raises:
             CheckpointError: missing, damaged, or of a kind that is not supported; the message says which.
         """
-        path = Path(path)
+        path = followed(Path(path))
         if path.is_dir():
-            files = [open_weight_file(file) for file in weight_files(path)]
-            config = path / "config.json"
-            hf_config = read_json(config) if config.exists() else None
-            return cls(path, [(file, file.tensors) for file in files], files[0].metadata, hf_config)
+            return cls.of_units(path, units_of(path))
         if path.suffix == ".json":
             tensors, metadata = read_manifest(path)
             return cls(path, [(None, tensors)], metadata)
@@ -198,6 +205,28 @@ class Checkpoint:
                     if scale.file is not None and scale.info.size == 1 and scale.info.dtype in FLOATS:
                         scale.file.raw(scale.name, finite=True)
 
+    @classmethod
+    def of_units(cls, path: Path, units: Sequence[Unit]) -> Checkpoint:
+        """Several files as one; what files beside them state counts more than their headers.
+
+        Raises:
+            CheckpointError: as `open`, or two files hold the same tensor of a component.
+        """
+        if len(units) == 1 and units[0].files == (units[0].path,) and not units[0].metadata:
+            return cls.open(units[0].path)
+        files = [open_weight_file(file) for unit in units for file in unit.files]
+        metadata: dict[str, str] = {}
+        for found in (*(unit.metadata for unit in units), *(file.metadata for file in files)):
+            metadata = _merged(metadata, found, str(path))
+        hf_config = next((unit.hf_config for unit in units if unit.hf_config is not None), None)
+        return cls(path, [(file, file.tensors) for file in files], metadata, hf_config)
+
+    def described(self, description: Description) -> Checkpoint:
+        """The same checkpoint, whose configuration is that of the set of files that it belongs to."""
+        other = copy.copy(self)
+        other._description = description
+        return other
+
     @property
     def components(self) -> frozenset[str]:
         """The components the file has tensors of."""
@@ -218,12 +247,13 @@ class Checkpoint:
 
         For an upscaler it is the flat module configuration, for a Gemma folder its ``config.json``.
         """
-        if self._hf_config is not None and not self._stated:
+        if self._hf_config is not None and not self.stated:
             return self._hf_config
-        return complete_config(self._stated, self._tensors, str(self.path))
+        return complete_config(self.stated, self._tensors, str(self.path))
 
     @cached_property
-    def _stated(self) -> dict[str, Any]:
+    def stated(self) -> dict[str, Any]:
+        """The configuration as far as the metadata states it."""
         return parse_config(self.metadata, str(self.path))
 
     @cached_property
@@ -259,7 +289,9 @@ class Checkpoint:
             return self._hf_config
         if component not in _SECTIONS:
             return self.config
-        return config_section(self._stated, self._tensors, _SECTIONS[component], str(self.path))
+        if self._description is not None:
+            return self._description.section(component, _SECTIONS[component], str(self.path))
+        return config_section(self.stated, self._tensors, _SECTIONS[component], str(self.path))
 
     @property
     def generation(self) -> Generation | None:
@@ -268,9 +300,16 @@ class Checkpoint:
 
     @property
     def variant(self) -> str | None:
-        """``dev`` or ``distilled``, which only the file name tells; None if it does not."""
-        words = re.split(r"[^a-z]+", self.path.name.lower())
-        return next((variant for variant in ("distilled", "dev") if variant in words), None)
+        """``dev`` or ``distilled``, as the metadata, the file name or the folder's name tells; None if none does."""
+        texts = [self.metadata.get(key, "") for key in _VARIANT_KEYS] + [self.path.name]
+        if self.path.is_dir():
+            texts += [" ".join(file.path.name for file in self.files), self.path.parent.name]
+        for text in texts:
+            words = re.split(r"[^a-z]+", text.lower())
+            found = [variant for variant in ("distilled", "dev") if variant in words]
+            if len(found) == 1:
+                return found[0]
+        return None
 
     @property
     def files(self) -> list[WeightFile]:
@@ -328,7 +367,7 @@ class Checkpoint:
             CheckpointError: as `load`.
         """
         self._ready(component, [spec], ())
-        stored = self._stored_tensor(component, spec)
+        stored = self._stored_tensor(component, spec.name, spec.shape)
         require_matrix(spec, stored.where)
         form = format_of(stored.encoding)
         return (form.load_rows if spec.layout == "linear" else form.array_rows)(stored, spec.shape, rows)
@@ -340,7 +379,7 @@ class Checkpoint:
             CheckpointError: as `load`.
         """
         self._ready(component, [spec], ())
-        stored = self._stored_tensor(component, spec)
+        stored = self._stored_tensor(component, spec.name, spec.shape)
         yield from format_of(stored.encoding).value_slabs(stored, spec.shape)
 
     def stream(
@@ -473,15 +512,19 @@ class Checkpoint:
         return Encoding(places[name].as_needed(shape), found, places[name].marker)
 
     def _stored_tensor(
-        self, component: str, spec: ParamSpec, source: Callable[[WeightFile], TensorSource] = lambda file: file
+        self,
+        component: str,
+        name: str,
+        shape: Sequence[int],
+        source: Callable[[WeightFile], TensorSource] = lambda file: file,
     ) -> Stored:
-        """The tensor of ``spec`` to read; ``source`` says where the tensors of a file are read from."""
-        (file, name), *others = self._wanted(component, spec.name)
-        place = self._components[component][spec.name]
-        tensors = source(file) if place.origin.is_plain else OfficialTensors(source(file), place.origin, spec.shape)
-        found = companions(spec.name, self._components[component])
+        """A tensor of ``shape`` to read; ``source`` says where the tensors of a file are read from."""
+        (file, stored_name), *others = self._wanted(component, name)
+        place = self._components[component][name]
+        tensors = source(file) if place.origin.is_plain else OfficialTensors(source(file), place.origin, shape)
+        found = companions(name, self._components[component])
         accompanying = {suffix: (source(of), other) for suffix, (of, other) in zip(found, others, strict=False)}
-        return Stored(tensors, name, accompanying, place.marker)
+        return Stored(tensors, stored_name, accompanying, place.marker)
 
     def _materialise(
         self,
@@ -492,8 +535,8 @@ class Checkpoint:
         source: Callable[[WeightFile], TensorSource] = lambda file: file,
     ) -> Loaded:
         """One tensor in the form its spec asks for; ``source`` says where the tensors of a file are read from."""
-        stored = self._stored_tensor(component, spec, source)
-        form = format_of(stored.encoding)
+        stored = self._stored_tensor(component, spec.name, spec.shape, source)
+        form = format_of(self._encoding(component, spec.name, spec.shape))
         if spec.layout != "linear":
             return load_array(stored, form, spec)
         require_matrix(spec, stored.where)
@@ -528,6 +571,19 @@ class Checkpoint:
                     self.path.name,
                     _shortened(unmatched),
                 )
+
+
+def _merged(metadata: dict[str, str], more: Mapping[str, str], where: str) -> dict[str, str]:
+    """Metadata with what ``more`` adds, and the configuration with the sections, and their entries, that it adds."""
+    result = {**more, **metadata}
+    if "config" in metadata and "config" in more:
+        config, other = parse_config(metadata, where), parse_config(more, where)
+        for section, values in other.items():
+            if isinstance(values, dict):
+                config[section] = {**values, **(config.get(section) or {})}
+        config.pop("text_encoder", None)
+        result["config"] = json.dumps(config)
+    return result
 
 
 def _is_repeated(local: str, place: _Place, first: _Place) -> bool:

@@ -23,6 +23,7 @@ RUN = {
     "weights",
     "memory",
     "spelling",
+    "paths",
 } | LAYERS
 RUN_FILES = {
     "advice",
@@ -42,7 +43,7 @@ API = {"graph.pipelines", "media"} | PIPELINES
 BELOW = {
     "kernels": {"_abi", "types", "errors", "refusals", "atomic_file", "__version__"},
     "media": {"types", "errors", "atomic_file"},
-    "weights": {"kernels", "types", "errors", "atomic_file"},
+    "weights": {"kernels", "types", "errors", "atomic_file", "spelling", "paths"},
     "memory": {"kernels", "types", "errors", "refusals"},
     "graph.models.layers": LAYERS,
     "graph.models.transformer": COMMON,
@@ -53,7 +54,15 @@ BELOW = {
     "graph.components": {"graph.models", "graph.protocols", "weights"} | LAYERS,
     "graph.protocols": MODELS,
     "graph.diffusion": {"types", "errors", "spelling"},
-    "graph.settings": {"graph.models.video_vae", "graph.models.text", "graph.diffusion", "media", "weights", "spelling"}
+    "graph.settings": {
+        "graph.models.video_vae",
+        "graph.models.text",
+        "graph.diffusion",
+        "media",
+        "weights",
+        "spelling",
+        "paths",
+    }
     | LAYERS,
     **{f"graph.stages.{name}": STAGE for name in sorted(RUN_FILES)},
     "graph.stages.media_inputs": STAGE | {"media"},
@@ -73,6 +82,7 @@ BELOW = {
     "atomic_file": set(),
     "errors": set(),
     "spelling": set(),
+    "paths": {"types"},
     "refusals": set(),
 }
 # Packages without code of their own.

@@ -326,15 +326,21 @@ def test_files_of_other_kinds_are_refused(tmp_path: Path, content: bytes, messag
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        (["split_model.json"], "converted for another MLX program"),
-        (["model_index.json"], "a diffusers folder"),
-        (["config.json", "transformer-dev.safetensors"], "converted for another MLX program"),
-        ([], "no .safetensors file in this folder"),
+        ({"split_model.json": "{}"}, "a pack without weight files"),
+        (
+            {"split_model.json": '{"components": ["transformer", "vocoder"], "transformer_variants": ["dev"]}'},
+            "split_model.json names vocoder.safetensors, transformer-dev.safetensors, which are missing",
+        ),
+        ({"model_index.json": '{"_class_name": "LTX2Pipeline"}'}, "a diffusers folder without weights"),
+        ({"model_index.json": '{"_class_name": "LTXPipeline"}'}, r"an LTX-Video pipeline \(LTXPipeline\)"),
+        ({"model_index.json": '{"_class_name": "FluxPipeline"}'}, r"another pipeline \(FluxPipeline\)"),
+        ({"adapter_config.json": "{}"}, "the folder of a PEFT adapter"),
+        ({}, "no .safetensors or .gguf file in this folder"),
     ],
 )
-def test_folders_of_other_kinds_are_refused(tmp_path: Path, files: list[str], message: str) -> None:
-    for name in files:
-        (tmp_path / name).write_text("{}")
+def test_folders_of_other_kinds_are_refused(tmp_path: Path, files: dict[str, str], message: str) -> None:
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
     with pytest.raises(CheckpointError, match=message):
         Checkpoint.open(tmp_path)
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ltx2rt.errors import CheckpointError
-from ltx2rt.weights.names import diffusers, mlx_packs, official
+from ltx2rt.weights.names import diffusers, llama_cpp, mlx_packs, official
 from ltx2rt.weights.names.official import IGNORED, is_unused, locate
 from ltx2rt.weights.names.origin import Origin, keeps_channels_last
 from ltx2rt.weights.tensor_source import TensorInfo
@@ -64,6 +64,8 @@ def assign(tensors: Mapping[str, TensorInfo], where: str, metadata: Mapping[str,
 
 
 def _official_names(tensors: Mapping[str, TensorInfo], metadata: Mapping[str, str]) -> list[tuple[str, Origin]]:
+    if llama_cpp.is_gemma(metadata):
+        return llama_cpp.official_names(tensors, metadata)
     kind = diffusers.component(tensors)
     if kind is not None:
         return diffusers.official_names(tensors, kind)

@@ -120,7 +120,7 @@ def _encoder_block(name: str) -> str:
 
 
 def _decoder_block(name: str) -> str:
-    """``mid_block`` is the flat block 0, the upsampler of ``up_blocks.j`` the block 2j + 1, others the block 2j + 2."""
+    """``mid_block`` is the flat block 0, the upsampler of ``up_blocks.j`` the block 2j + 1, its rest 2j + 2."""
     found = re.fullmatch(r"up_blocks\.(\d+)\.(upsamplers\.0\.)?(.*)", name)
     if found:
         index = 2 * int(found.group(1)) + (1 if found.group(2) else 2)

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import NamedTuple
 
+from ltx2rt.weights.names import official
+from ltx2rt.weights.names.origin import Origin
+from ltx2rt.weights.tensor_source import TensorInfo
+
 GEMMA_ARCHITECTURES = ("gemma3", "gemma4")
+_ARCHITECTURE = "general.architecture"
 
 _WHOLE = {"token_embd": "model.embed_tokens", "output_norm": "model.norm"}
 _OF_A_LAYER = {
@@ -25,6 +31,7 @@ _OF_A_LAYER = {
 }
 # Tied to the embedding; and what the configuration says in other words.
 _UNUSED = ("output", "rope_freqs")
+_TIED = "lm_head.weight"  # known, and read by nothing
 _LAYER = re.compile(r"blk\.(\d{1,4})\.(.+)")
 
 
@@ -64,3 +71,21 @@ def official_name(name: str, architecture: str) -> LlamaCppName | None:
     if layer[2] not in _OF_A_LAYER:
         return None
     return LlamaCppName(f"{prefix}{_OF_A_LAYER[layer[2]]}.{kind}", minus_one)
+
+
+def is_gemma(metadata: Mapping[str, str]) -> bool:
+    """Whether the header of a GGUF file states a Gemma text encoder."""
+    return metadata.get(_ARCHITECTURE) in GEMMA_ARCHITECTURES
+
+
+def official_names(tensors: Mapping[str, TensorInfo], metadata: Mapping[str, str]) -> list[tuple[str, Origin]]:
+    """(official name, origin) of the tensors of a GGUF text encoder; names that llama.cpp does not have are kept."""
+    found = []
+    others = {}
+    for name, info in tensors.items():
+        known = official_name(name, metadata[_ARCHITECTURE])
+        if known is None:
+            others[name] = info
+        else:
+            found.append((known.official or _TIED, Origin(name, minus_one=known.minus_one)))
+    return found + official.official_names(others)
