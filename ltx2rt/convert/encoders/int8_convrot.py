@@ -14,7 +14,7 @@ _CODES = 127
 
 
 class Int8Convrot(Encoder):
-    """Stored are rint(W R / scale), scale = max|row of W R| / 127; R is `rotation_matrix` of the largest group possible.
+    """Stored are rint(W R / scale), scale = max|row of W R| / 127; R is `rotation_matrix` of the largest group.
 
     Source: Comfy-Org/comfy-kitchen TensorWiseINT8Layout @ 0.2.40.
     """
