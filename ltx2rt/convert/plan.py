@@ -18,22 +18,8 @@ from ltx2rt.types import ParamSpec
 from ltx2rt.weights.checkpoint import Checkpoint
 from ltx2rt.weights.formats import DENSE, companion_of
 from ltx2rt.weights.formats.linear_format import FLOATS
+from ltx2rt.weights.names.official import TRANSFORMER, full_name
 
-# Component -> what precedes its names in official files.
-_PREFIXES = {
-    "transformer": "model.diffusion_model.",
-    "video_connector": "model.diffusion_model.video_embeddings_connector.",
-    "audio_connector": "model.diffusion_model.audio_embeddings_connector.",
-    "text_projection": "text_embedding_projection.",
-    "video_vae": "vae.",
-    "audio_vae": "audio_vae.",
-    "vocoder": "vocoder.",
-    "duration_head": "duration_head.",
-    "upscaler": "",
-    "text_encoder": "model.",
-    "text_assets": "hf_asset__",
-}
-_TRANSFORMER_PREFIX = _PREFIXES["transformer"]
 _TEXT_ENCODER, _TEXT_ASSETS = "text_encoder", "text_assets"
 # A file that holds one of these states its configuration.
 _CONFIGURED = frozenset(("transformer", "video_vae", "audio_vae", "vocoder", "upscaler"))
@@ -172,24 +158,17 @@ def _write(
         encoder = Cast(spec.dtype)
     else:
         encoder = Cast(dtype if form is DENSE and dtype in ("BF16", "F16", "F32") else "BF16")
-    full = _official_name(component, name)
+    full = full_name(component, name)
     return Write(
         component,
         spec or ParamSpec(name, shape),
-        full.removeprefix(_TRANSFORMER_PREFIX) if target.container is GGUF else full,
+        full.removeprefix(TRANSFORMER) if target.container is GGUF else full,
         encoder,
         {"": Entry(dtype, shape, encoding.info.nbytes)} if encoder is None else encoder.entries(shape),
         layer_class(component, name) if encoder is target.encoder or form is not DENSE else component,
         form.name,
         encoding.nbytes,
     )
-
-
-def _official_name(component: str, name: str) -> str:
-    """The name that a tensor of a component has in official files."""
-    if component == _TEXT_ASSETS and name in _PACKED_FILES.values():
-        return name
-    return _PREFIXES[component] + name
 
 
 def _packed_files(checkpoint: Checkpoint, chosen: Collection[str]) -> dict[str, bytes]:
