@@ -8,7 +8,7 @@ import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from math import prod
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 
 from ltx2rt.errors import CheckpointError
-from ltx2rt.types import LinearWeight, ParamSpec
+from ltx2rt.types import Array, LinearWeight, ParamSpec
 from ltx2rt.weights.block_stream import BlockLayout, BlockStream, Wanted
 from ltx2rt.weights.config import complete_config, config_section, parse_config
 from ltx2rt.weights.detection import (
@@ -27,7 +27,7 @@ from ltx2rt.weights.detection import (
 )
 from ltx2rt.weights.foreign_formats import refuse_foreign_formats
 from ltx2rt.weights.formats import DENSE, companion_of, companions, fault_of, format_of
-from ltx2rt.weights.formats.linear_format import CURE, FLOATS, Encoding, Stored
+from ltx2rt.weights.formats.linear_format import CURE, FLOATS, Encoding, LinearFormat, Stored
 from ltx2rt.weights.generations import Generation, generation_of
 from ltx2rt.weights.gguf import GgufFile
 from ltx2rt.weights.gguf_config import gemma_config
@@ -399,6 +399,16 @@ class Checkpoint:
         form = format_of(stored.encoding)
         return (form.load_rows if spec.layout == "linear" else form.array_rows)(stored, spec.shape, rows)
 
+    def value_slabs(self, component: str, spec: ParamSpec) -> Iterator[Array]:
+        """The exact float32 values of one tensor, in the shape of ``spec``, some rows at a time.
+
+        Raises:
+            CheckpointError: as `load`.
+        """
+        self._ready(component, [spec], ())
+        stored = self._stored_tensor(component, spec.name, spec.shape)
+        yield from format_of(stored.encoding).value_slabs(stored, spec.shape)
+
     def stream(
         self,
         component: str,
@@ -464,6 +474,13 @@ class Checkpoint:
             arrays += own
             peak = max(peak, arrays + temporary)
         return LoadedBytes(stored, arrays, made, working, max(0, peak - arrays))
+
+    def stored_form(
+        self, component: str, name: str, shape: Sequence[int] | None = None
+    ) -> tuple[LinearFormat, Encoding]:
+        """How a tensor of a component is stored: its format and its entries; ``shape`` is what the model needs."""
+        encoding = self._encoding(component, name, shape)
+        return format_of(encoding), encoding
 
     def formats(self, component: str, *, by_dtype: bool = False) -> Counter[str]:
         """Name of a format -> how many tensors of a component are stored so; what accompanies them is not counted.

@@ -76,10 +76,13 @@ BELOW = {
     "api": API | {"embedded", "inspection"},
     "inspection": API | {"hub"},
     "set_inspection": API | {"inspection"},
+    "convert": {"graph.components", "weights", "memory", "kernels", "types", "errors", "atomic_file", "hub"},
     "embedded": set(),
-    "verify": API | {"refusals"},
+    "verify": API | {"refusals", "inspection"},
     "bench": MODELS,
-    "cli": API | {"api", "verify", "bench", "hub", "inspection", "set_inspection", "embedded", "__version__", "_ext"},
+    "cli": API
+    | {"api", "verify", "bench", "hub", "inspection", "set_inspection", "convert", "atomic_file", "embedded"}
+    | {"__version__", "_ext"},
     "types": set(),
     "atomic_file": set(),
     "errors": set(),
