@@ -261,7 +261,11 @@ def _different(parts: Sequence[Part]) -> list[Part]:
     """The parts without those that hold the same as an earlier one."""
     different: list[Part] = []
     for part in parts:
-        if not any(part.checkpoint.holds_the_same(other.checkpoint, part.stored) for other in different):
+        same = (
+            part.variant == other.variant and part.checkpoint.holds_the_same(other.checkpoint, part.stored)
+            for other in different
+        )
+        if not any(same):
             different.append(part)
     return different
 
