@@ -19,9 +19,11 @@ import ml_dtypes
 import mlx.core as mx
 import numpy as np
 
+from ltx2rt.errors import CheckpointError
 from ltx2rt.kernels.host import from_numbers, to_numpy
 from ltx2rt.kernels.reference import dequantise
 from ltx2rt.types import Array, LinearWeight, ParamSpec
+from ltx2rt.verify.format_runs import can_run, check_run
 from ltx2rt.verify.format_sets import check_folder
 from ltx2rt.verify.golden import Case, Check, GoldenFile
 from ltx2rt.verify.refusals import refusal
@@ -36,6 +38,8 @@ INDEX = "INDEX.json"
 _READ = {"kind", "expected", "hashes", "ids", "tolerance", "equals", "base", "mention", "optional", "shapes", "info"}
 _FOR_PEOPLE = {"format", "notes", "error"}
 _FOLDERS = ("layers", "files", "sets", "lora", "bad")
+# Folders of whole models, or whole parts of models.
+_WHOLE = ("files/", "sets/")
 # The saved products W x are float32, rounded once.
 _PROBE_ROUNDING = 2.0**-23
 # What the kernels get: bfloat16, or packed integers whose scales are; relative to the value and to the largest one.
@@ -57,13 +61,26 @@ def is_formats_folder(folder: Path) -> bool:
 
 
 def find_cases(golden: GoldenFile) -> Iterator[Case]:
-    """One case per entry of the table of contents of a folder of weight formats, and one for its files."""
+    """One case per entry of the table of contents of a folder of weight formats, a second one where a run can be made
+    with it, and one for the files of the folder.
+    """
     if golden.path.name != INDEX or not is_formats_folder(golden.path.parent):
         return
     keys = golden.keys()
     for name in keys:
         yield Case(f"formats/{name}", partial(_run, golden, name))
+        path = golden.path.parent / name
+        if name.startswith(_WHOLE) and _runs(path):
+            yield Case(f"formats/{name} in a run", partial(check_run, path, golden.path.parent.parent))
     yield Case("formats/files of the folder", partial(_contents, golden))
+
+
+def _runs(path: Path) -> bool:
+    """Whether there is something to run; what cannot be read fails where its tensors are compared."""
+    try:
+        return can_run(path)
+    except CheckpointError:
+        return False
 
 
 def _run(golden: GoldenFile, name: str) -> Iterator[Check]:
