@@ -50,17 +50,16 @@ _BASES: dict[str, dict[str, str]] = {
 _NOT_THERE = ("text_encoder", "text_projection", "audio_vae", "vocoder")
 
 
-def can_run(path: Path) -> bool:
-    """Whether a clip can be made with what a path holds.
-
-    It cannot with text encoders that have no model in this version, and with small transformers that do not state their
-    configuration: without it, shapes are taken for those of the published sizes.
-    """
+def no_run(path: Path) -> str:
+    """Why no clip can be made with what a path holds; empty if one can."""
     found = find(path)
     if found.of("transformer"):
-        return bool(found.of("transformer")[0].checkpoint.stated)
+        stated = found.of("transformer")[0].checkpoint.stated
+        return "" if stated else "states no configuration, and its shapes are not those of a published size"
     encoders = found.of("text_encoder")
-    return not encoders or has_model(encoders[0].checkpoint.section("text_encoder"))
+    if encoders and not has_model(encoders[0].checkpoint.section("text_encoder")):
+        return "its text encoder has no model in this version"
+    return ""
 
 
 def check_run(path: Path, goldens: Path) -> Iterator[Check]:

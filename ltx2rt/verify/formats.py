@@ -23,7 +23,7 @@ from ltx2rt.errors import CheckpointError
 from ltx2rt.kernels.host import from_numbers, to_numpy
 from ltx2rt.kernels.reference import dequantise
 from ltx2rt.types import Array, LinearWeight, ParamSpec
-from ltx2rt.verify.format_runs import can_run, check_run
+from ltx2rt.verify.format_runs import check_run, no_run
 from ltx2rt.verify.format_sets import check_folder
 from ltx2rt.verify.golden import Case, Check, GoldenFile
 from ltx2rt.verify.refusals import refusal
@@ -69,17 +69,18 @@ def find_cases(golden: GoldenFile) -> Iterator[Case]:
     for name in sorted(table):
         yield Case(f"formats/{name}", partial(_run, golden, name))
         path = golden.path.parent / name
-        if name.startswith(_WHOLE) and table[name].keys() & _OF_VALUES and _runs(path):
-            yield Case(f"formats/{name} in a run", partial(check_run, path, golden.path.parent.parent))
+        if name.startswith(_WHOLE) and table[name].keys() & _OF_VALUES:
+            run = partial(check_run, path, golden.path.parent.parent)
+            yield Case(f"formats/{name} in a run", run, _why_not(path))
     yield Case("formats/files of the folder", partial(_contents, golden))
 
 
-def _runs(path: Path) -> bool:
-    """Whether there is something to run; what cannot be read fails where its tensors are compared."""
+def _why_not(path: Path) -> str:
+    """Why no run can be made with a path; empty if one can. A file that cannot be read fails in its run."""
     try:
-        return can_run(path)
+        return no_run(path)
     except CheckpointError:
-        return False
+        return ""
 
 
 def _run(golden: GoldenFile, name: str) -> Iterator[Check]:
