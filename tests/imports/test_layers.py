@@ -75,7 +75,7 @@ BELOW = {
     "graph.pipelines": PIPELINES,
     "api": API | {"embedded", "inspection"},
     "inspection": API | {"hub"},
-    "convert": {"graph.components", "weights", "memory", "kernels", "types", "errors", "atomic_file", "hub"},
+    "convert": {"graph.components", "weights", "memory", "kernels", "types", "errors", "atomic_file", "paths", "hub"},
     "embedded": set(),
     "verify": API | {"refusals", "inspection"},
     "bench": MODELS,
