@@ -129,6 +129,7 @@ class Checkpoint:
         self.path = path
         self.metadata = dict(metadata)
         self._hf_config = dict(hf_config) if hf_config else None
+        self._gguf_encoder: GgufFile | None = None
         self._description: Description | None = None
         self._warned_loras: set[Path] = set()
         self.ignored: list[str] = []
@@ -138,8 +139,8 @@ class Checkpoint:
         for file, tensors in sources:
             self._add(file, tensors)
             names |= tensors
-            if self._hf_config is None and isinstance(file, GgufFile) and "gemma_config" not in self.metadata:
-                self._hf_config = gemma_config(file) if is_gemma(file.metadata) else None
+            if isinstance(file, GgufFile) and is_gemma(file.metadata):
+                self._gguf_encoder = file
         if is_lora(names):
             raise CheckpointError(f"{path}: a LoRA file, not a checkpoint; give it with --lora, beside a checkpoint.")
         if not self._components:
@@ -247,9 +248,16 @@ class Checkpoint:
 
         For an upscaler it is the flat module configuration, for a Gemma folder its ``config.json``.
         """
-        if self._hf_config is not None and not self.stated:
-            return self._hf_config
+        if self._gemma_config is not None and not self.stated:
+            return self._gemma_config
         return complete_config(self.stated, self._tensors, str(self.path))
+
+    @cached_property
+    def _gemma_config(self) -> dict[str, Any] | None:
+        """Of a text encoder whose configuration is a ``config.json``, or the header of its GGUF file."""
+        if self._hf_config is None and self._gguf_encoder is not None and "gemma_config" not in self.metadata:
+            return gemma_config(self._gguf_encoder)
+        return self._hf_config
 
     @cached_property
     def stated(self) -> dict[str, Any]:
@@ -285,8 +293,8 @@ class Checkpoint:
                 f"{self.path}: has no {component}; it holds {', '.join(sorted(self._components))}. "
                 "Give the file that has it."
             )
-        if component == "text_encoder" and self._hf_config is not None:
-            return self._hf_config
+        if component == "text_encoder" and self._gemma_config is not None:
+            return self._gemma_config
         if component not in _SECTIONS:
             return self.config
         if self._description is not None:
