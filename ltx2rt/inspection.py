@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ltx2rt.errors import CheckpointError, UsageError
-from ltx2rt.graph.components import COMPONENTS, NOTHING_KNOWN
+from ltx2rt.graph.components import COMPONENTS, NOTHING_KNOWN, TEXT_ENCODER
 from ltx2rt.hub.weight_path import resolve_weight_path
 from ltx2rt.paths import expanded
 from ltx2rt.types import ParamSpec
@@ -22,6 +22,7 @@ from ltx2rt.weights.generations import Generation, generation_of_lora
 from ltx2rt.weights.lora import lora_pairs
 from ltx2rt.weights.names import is_unused
 from ltx2rt.weights.tensor_source import TensorInfo, WeightFile
+from ltx2rt.weights.tokenizer import require_vocabulary
 from ltx2rt.weights.weight_file import open_weight_file
 
 
@@ -169,6 +170,8 @@ def _inspect_component(checkpoint: Checkpoint, component: str) -> ComponentRepor
     unchecked: list[str] = []
     error = ""
     try:
+        if component == TEXT_ENCODER.name:
+            require_vocabulary(checkpoint)
         expected = COMPONENTS[component].expectation(checkpoint) if component in COMPONENTS else NOTHING_KNOWN
     except CheckpointError as problem:
         error = str(problem)
