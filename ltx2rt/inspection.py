@@ -11,6 +11,7 @@ from typing import Any
 
 from ltx2rt.errors import CheckpointError, UsageError
 from ltx2rt.graph.components import COMPONENTS, NOTHING_KNOWN
+from ltx2rt.hub.weight_path import resolve_weight_path
 from ltx2rt.paths import expanded
 from ltx2rt.types import ParamSpec
 from ltx2rt.weights.checkpoint import Checkpoint, read_manifest
@@ -124,7 +125,7 @@ def inspect(path: str | os.PathLike[str], *, deep: bool = False) -> Report:
         CheckpointError: it cannot be opened, is damaged, or is of a kind that is not supported.
         UsageError: a deep look at a manifest, which has no values.
     """
-    path = expanded(path)
+    path = resolve_weight_path(expanded(path))
     lora = _inspect_lora(path)
     if lora is not None:
         report = lora

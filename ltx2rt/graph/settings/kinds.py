@@ -18,6 +18,7 @@ from ltx2rt.graph.diffusion.noise import NoiseSource, RecordedNoise
 from ltx2rt.graph.models.video_vae.tiling import TileSize, Tiling
 from ltx2rt.graph.settings.in_memory import described
 from ltx2rt.graph.settings.inputs import ImageInput, VideoInput
+from ltx2rt.hub.weight_path import resolve_weight_path
 from ltx2rt.media.frame_rate import exact_frame_rate
 from ltx2rt.paths import expanded
 from ltx2rt.weights.embedding_file import TextEmbedding
@@ -127,6 +128,18 @@ class FilePath(Kind[Path]):
 
     def plain(self, value: Path) -> Any:
         return str(value.absolute())
+
+
+class WeightPath(FilePath):
+    """A path of weights, or what the hub's cache has of a repository; it is looked up when a setting is stored."""
+
+    wanted = "a path, or ORG/NAME or ORG/NAME:FILE of the hub"
+
+    def convert(self, value: Any) -> Path:
+        return resolve_weight_path(super().convert(value))
+
+    def parse(self, word: str) -> Path:
+        return super().convert(word)
 
 
 class EmbeddingKind(Kind[Path | TextEmbedding]):
@@ -341,7 +354,7 @@ class LoraKind(Kind[tuple[Path, float]]):
 
     def convert(self, value: Any) -> tuple[Path, float]:
         path, strength = (value, 1.0) if isinstance(value, (str, os.PathLike)) else value
-        return FilePath().convert(path), Number().convert(strength)
+        return WeightPath().convert(path), Number().convert(strength)
 
     def rows(self, rows: Sequence[Row]) -> tuple[Path, float]:
         return path_and_number(rows[-1], 1.0)
