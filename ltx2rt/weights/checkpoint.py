@@ -439,10 +439,10 @@ class Checkpoint:
             stored += encoding.nbytes
             as_weight = spec.layout == "linear"
             own = form.weight_bytes(encoding, spec.shape) if as_weight else form.array_bytes(encoding, spec.shape)
-            expanded = not form.is_held_as_stored(encoding, spec.shape) if as_weight else own != encoding.nbytes
-            temporary = form.loading_bytes(encoding, spec.shape) if expanded else 0
+            own_made = form.made_bytes(encoding, spec.shape) if as_weight else own * (own != encoding.nbytes)
+            temporary = form.loading_bytes(encoding, spec.shape) if own_made else 0
             if not places[spec.name].origin.is_plain:
-                expanded, temporary = True, temporary + encoding.nbytes
+                own_made, temporary = own, temporary + encoding.nbytes
             elif spec.layout.startswith("conv"):
                 temporary += encoding.nbytes  # it is read in the order of the file first
             if as_weight and is_changed(component, spec.name, loras):
@@ -451,8 +451,8 @@ class Checkpoint:
                 fused = None if fuse_dtype is None else prod(spec.shape) * fuse_dtype.size
                 own = form.encoded_bytes(encoding, spec.shape) if fused is None else fused
                 made += own
-            elif expanded:
-                made += own
+            elif own_made:
+                made += own_made
                 working = max(working, temporary)
             arrays += own
             peak = max(peak, arrays + temporary)
