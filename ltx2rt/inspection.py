@@ -22,7 +22,7 @@ from ltx2rt.weights.generations import Generation, generation_of_lora
 from ltx2rt.weights.lora import lora_pairs
 from ltx2rt.weights.names import is_unused
 from ltx2rt.weights.tensor_source import TensorInfo, WeightFile
-from ltx2rt.weights.tokenizer import require_vocabulary
+from ltx2rt.weights.tokenizer import GemmaTokenizer, require_vocabulary
 from ltx2rt.weights.weight_file import open_weight_file
 
 
@@ -142,7 +142,7 @@ def inspect(path: str | os.PathLike[str], *, deep: bool = False) -> Report:
 
 
 def _inspect_checkpoint(checkpoint: Checkpoint) -> Report:
-    reports = [_inspect_component(checkpoint, name) for name in sorted(checkpoint.components)]
+    reports = [inspect_component(checkpoint, name) for name in sorted(checkpoint.components)]
     dtypes = sum((Counter(report.dtypes) for report in reports), Counter())
     return Report(
         path=str(checkpoint.path),
@@ -160,7 +160,7 @@ def _inspect_checkpoint(checkpoint: Checkpoint) -> Report:
     )
 
 
-def _inspect_component(checkpoint: Checkpoint, component: str) -> ComponentReport:
+def inspect_component(checkpoint: Checkpoint, component: str) -> ComponentReport:
     tensors = checkpoint.names(component)
     specs: dict[str, ParamSpec] = {}
     missing: list[str] = []
@@ -172,6 +172,7 @@ def _inspect_component(checkpoint: Checkpoint, component: str) -> ComponentRepor
     try:
         if component == TEXT_ENCODER.name:
             require_vocabulary(checkpoint)
+            _require_tokenizer(checkpoint)
         expected = COMPONENTS[component].expectation(checkpoint) if component in COMPONENTS else NOTHING_KNOWN
     except CheckpointError as problem:
         error = str(problem)
@@ -195,6 +196,13 @@ def _inspect_component(checkpoint: Checkpoint, component: str) -> ComponentRepor
         unchecked=len(unchecked),
         error=error,
     )
+
+
+def _require_tokenizer(checkpoint: Checkpoint) -> None:
+    """Raise CheckpointError where a run would: a text encoder of ours has its tokenizer inside or beside it."""
+    is_ours = not any(name.endswith(".layer_scalar") for name in checkpoint.names(TEXT_ENCODER.name))
+    if is_ours and not checkpoint.is_manifest:
+        GemmaTokenizer.of(checkpoint)
 
 
 def _name(generation: Generation | None) -> str | None:

@@ -26,7 +26,7 @@ from ltx2rt.weights.detection import (
     refuse_foreign_tensors,
 )
 from ltx2rt.weights.foreign_formats import refuse_foreign_formats
-from ltx2rt.weights.formats import companion_of, companions, fault_of, format_of
+from ltx2rt.weights.formats import DENSE, companion_of, companions, fault_of, format_of
 from ltx2rt.weights.formats.linear_format import CURE, FLOATS, Encoding, LinearFormat, Stored
 from ltx2rt.weights.generations import Generation, generation_of
 from ltx2rt.weights.gguf import GgufFile
@@ -47,6 +47,8 @@ logger = logging.getLogger(__name__)
 Loaded = mx.array | LinearWeight
 
 _MAX_NAMES_IN_ERROR = 10
+# What is compared of two files to tell whether they hold the same.
+_SAMPLED_TENSORS, _SAMPLED_BYTES = 32, 4096
 # Metadata that may say whether a model is distilled.
 _VARIANT_KEYS = ("model_variant", "variant", "modelspec.title", "general.finetune", "general.name")
 
@@ -332,6 +334,21 @@ class Checkpoint:
         """Whether only names, dtypes and shapes are known."""
         return any(place.file is None for places in self._components.values() for place in places.values())
 
+    def holds_the_same(self, other: Checkpoint, component: str) -> bool:
+        """Whether both have the same tensors of a component, by their headers and by the beginnings of some of them."""
+        mine, theirs = self._components.get(component, {}), other._components.get(component, {})
+        if [(n, p.info.dtype, p.info.shape) for n, p in sorted(mine.items())] != [
+            (n, p.info.dtype, p.info.shape) for n, p in sorted(theirs.items())
+        ]:
+            return False
+        names = sorted(mine)
+        for name in names[:: max(1, len(names) // _SAMPLED_TENSORS)]:
+            sampled = [(p.file, p.name) for p in (mine[name], theirs[name]) if p.file is not None]
+            values = [file.bytes(stored, 0, _SAMPLED_BYTES) for file, stored in sampled]
+            if len(values) < 2 or values[0] != values[1]:
+                return False
+        return True
+
     def bytes(self, component: str, name: str) -> bytes:
         """A copy of the raw bytes of one tensor (packed tokenizers and templates)."""
         place = self._components.get(component, {}).get(name)
@@ -465,11 +482,19 @@ class Checkpoint:
         encoding = self._encoding(component, name, shape)
         return format_of(encoding), encoding
 
-    def formats(self, component: str) -> Counter[str]:
-        """Name of a format -> how many tensors of a component are stored so; what accompanies them is not counted."""
+    def formats(self, component: str, *, by_dtype: bool = False) -> Counter[str]:
+        """Name of a format -> how many tensors of a component are stored so; what accompanies them is not counted.
+
+        Args:
+            component: whose tensors.
+            by_dtype: dense tensors count under their dtype, ``bf16``.
+        """
         names = [name for name in self._components.get(component, {}) if companion_of(name) == name]
-        encodings = (self._encoding(component, name) for name in names)
-        return Counter(format_of(encoding).label(encoding) for encoding in encodings)
+        found: Counter[str] = Counter()
+        for encoding in (self._encoding(component, name) for name in names):
+            form = format_of(encoding)
+            found[encoding.info.dtype.lower() if by_dtype and form is DENSE else form.label(encoding)] += 1
+        return found
 
     def problems(self, component: str, specs: Iterable[ParamSpec]) -> tuple[list[str], list[str]]:
         """(missing names, descriptions of wrong shapes) of a component against ``specs``."""
