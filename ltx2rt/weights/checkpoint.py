@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import re
 from collections import Counter
@@ -22,7 +21,6 @@ from ltx2rt.weights.block_stream import BlockLayout, BlockStream, Wanted
 from ltx2rt.weights.components import assign
 from ltx2rt.weights.config import complete_config, config_section, parse_config
 from ltx2rt.weights.detection import (
-    is_lora,
     read_json,
     read_markers,
     refuse_foreign_file,
@@ -32,12 +30,12 @@ from ltx2rt.weights.detection import (
 from ltx2rt.weights.formats import companion_of, companions, format_of, require_marker
 from ltx2rt.weights.formats.linear_format import Encoding, Stored
 from ltx2rt.weights.generations import Generation, generation_of
-from ltx2rt.weights.lora import LoraFile, fuse, fusing_bytes, is_changed
+from ltx2rt.weights.lora.file import LoraFile
+from ltx2rt.weights.lora.fusing import Changes, changes_of, fuse, fuse_array, fusing_bytes
+from ltx2rt.weights.lora.keys import is_lora
 from ltx2rt.weights.safetensors import SafetensorsFile, SelectedRows
 from ltx2rt.weights.tensor_loading import load_array, require_matrix
 from ltx2rt.weights.tensor_source import DTYPES, TensorInfo, TensorSource, WeightFile, entry
-
-logger = logging.getLogger(__name__)
 
 Loaded = mx.array | LinearWeight
 
@@ -101,7 +99,6 @@ class Checkpoint:
         self.path = path
         self.metadata = dict(metadata)
         self._hf_config = dict(hf_config) if hf_config else None
-        self._warned_loras: set[Path] = set()
         places: dict[str, _Place] = {}
         for file, tensors in sources:
             refuse_foreign_tensors(file.path if file else path, tensors)
@@ -256,22 +253,41 @@ class Checkpoint:
         Raises:
             CheckpointError: tensors missing or mis-shaped (up to ten are named), or not usable.
         """
-        specs, active = self._ready(component, specs, loras)
+        specs = self._ready(component, specs)
         places = self._components[component]
         return {
-            spec.name: self._materialise(component, spec, active, fuse_dtype) for spec in specs if spec.name in places
+            spec.name: self._materialise(component, spec, loras, fuse_dtype) for spec in specs if spec.name in places
         }
 
-    def load_rows(self, component: str, spec: ParamSpec, rows: Sequence[int]) -> Loaded:
+    def load_rows(
+        self,
+        component: str,
+        spec: ParamSpec,
+        rows: Sequence[int],
+        loras: Sequence[tuple[LoraFile, float]] = (),
+        fuse_dtype: mx.Dtype | None = None,
+    ) -> Loaded:
         """The tensor of ``spec`` (a matrix) reduced to ``rows``; only these are read.
+
+        Args:
+            component, loras, fuse_dtype: as for `load`. With LoRAs the rows must follow each other.
+            spec: of the whole matrix.
+            rows: indices.
 
         Raises:
             CheckpointError: as `load`.
         """
-        self._ready(component, [spec], ())
+        self._ready(component, [spec])
         count = spec.shape[0]
         part = replace(spec, shape=(len(rows), *spec.shape[1:]))
-        return self._materialise(component, part, (), None, lambda file: SelectedRows(file, rows, count))
+        return self._materialise(
+            component,
+            part,
+            loras,
+            fuse_dtype,
+            lambda file: SelectedRows(file, rows, count),
+            first=rows[0] if len(rows) else 0,
+        )
 
     def stream(
         self,
@@ -291,14 +307,12 @@ class Checkpoint:
         Raises:
             CheckpointError: as `load`; nothing is read yet.
         """
-        _, active = self._ready(component, [spec for block in blocks for spec in block], loras)
+        self._ready(component, [spec for block in blocks for spec in block])
         places = self._components[component]
         present = [[spec for spec in block if spec.name in places] for block in blocks]
 
         def build(index: int, source: Callable[[WeightFile], TensorSource]) -> dict[str, Loaded]:
-            return {
-                spec.name: self._materialise(component, spec, active, fuse_dtype, source) for spec in present[index]
-            }
+            return {spec.name: self._materialise(component, spec, loras, fuse_dtype, source) for spec in present[index]}
 
         return BlockStream([self._layout(component, block) for block in present], build, depth)
 
@@ -324,9 +338,11 @@ class Checkpoint:
             temporary = form.loading_bytes(encoding, spec.shape) if expanded else 0
             if spec.layout.startswith("conv"):
                 temporary += encoding.nbytes  # it is read in the order of the file first
-            if as_weight and is_changed(component, spec.name, loras):
-                temporary = encoding.nbytes + fusing_bytes(*spec.shape)
-                working = max(working, fusing_bytes(*spec.shape))
+            changes = changes_of(component, spec.name, loras)
+            if changes:
+                fusing = fusing_bytes(spec.shape, changes)
+                temporary = encoding.nbytes + fusing
+                working = max(working, fusing)
                 own = own if fuse_dtype is None else prod(spec.shape) * fuse_dtype.size
                 made += own
             elif expanded:
@@ -370,15 +386,11 @@ class Checkpoint:
                 f"{self.path}: {component}: {'; '.join(found)}. The file is incomplete or not for this model."
             )
 
-    def _ready(
-        self, component: str, specs: Iterable[ParamSpec], loras: Sequence[tuple[LoraFile, float]]
-    ) -> tuple[list[ParamSpec], Sequence[tuple[LoraFile, float]]]:
-        """The specs, checked against the file, and the LoRAs that change anything."""
+    def _ready(self, component: str, specs: Iterable[ParamSpec]) -> list[ParamSpec]:
+        """The specs, checked against the file."""
         specs = list(specs)
         self._check(component, specs)
-        active = [(lora, strength) for lora, strength in loras if strength != 0.0]
-        self._warn_unmatched(component, active)
-        return specs, active
+        return specs
 
     def _fits(self, component: str, spec: ParamSpec) -> bool:
         """Whether the stored tensor can be the one that the model needs."""
@@ -398,18 +410,24 @@ class Checkpoint:
         loras: Sequence[tuple[LoraFile, float]],
         fuse_dtype: mx.Dtype | None,
         source: Callable[[WeightFile], TensorSource] = lambda file: file,
+        first: int = 0,
     ) -> Loaded:
-        """One tensor in the form its spec asks for; ``source`` says where the tensors of a file are read from."""
+        """One tensor in the form its spec asks for, or its rows from ``first`` on; ``source`` says where the tensors of
+        a file are read from."""
         (file, name), *others = self._wanted(component, spec.name)
         base = name.rpartition(".")[0]
         stored = Stored(
             source(file), name, {other.removeprefix(base): (source(place), other) for place, other in others}
         )
-        form = format_of(self._encoding(component, spec.name))
+        encoding = self._encoding(component, spec.name)
+        form = format_of(encoding)
+        changes: Changes = changes_of(component, spec.name, loras)
+        if spec.layout == "as_stored" and changes:
+            return fuse_array(stored, form, spec.shape, encoding, changes, fuse_dtype, first)
         if spec.layout != "linear":
             return load_array(stored, form, spec)
         require_matrix(spec, stored.where)
-        return fuse(stored, form, spec.shape, component, spec.name, loras, fuse_dtype)
+        return fuse(stored, form, spec.shape, changes, fuse_dtype) if changes else form.load(stored, spec.shape)
 
     def _layout(self, component: str, block: Sequence[ParamSpec]) -> BlockLayout:
         return BlockLayout.of([wanted for spec in block for wanted in self._wanted(component, spec.name)])
@@ -422,22 +440,6 @@ class Checkpoint:
         if len(wanted) < len(found):
             raise CheckpointError(f"{self.path}: a manifest lists tensors without their data; give the weight file.")
         return wanted
-
-    def _warn_unmatched(self, component: str, loras: Sequence[tuple[LoraFile, float]]) -> None:
-        for lora, _ in loras:
-            if lora.path in self._warned_loras:
-                continue
-            self._warned_loras.add(lora.path)
-            unmatched = lora.unmatched({c: self._components[c].keys() for c in self._components})
-            if unmatched:
-                logger.warning(
-                    "%s: %d of %d LoRA targets are not in %s and are skipped (%s)",
-                    lora.path,
-                    len(unmatched),
-                    len(lora.pairs),
-                    self.path.name,
-                    _shortened(unmatched),
-                )
 
 
 def _shortened(names: Sequence[str]) -> str:

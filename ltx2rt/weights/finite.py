@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -78,14 +78,23 @@ def require_finite(items: Array, dtype: str, where: str) -> None:
     """
     count = count_not_finite(items, dtype)
     if count:
-        raise CheckpointError(
-            f"{where}: {count} of {items.size} values are not finite numbers; the file is damaged, download or convert "
-            "it again (`ltx2rt inspect --deep` looks at every tensor)."
-        )
+        raise not_finite_error(where, count, items.size)
 
 
-def find_not_finite(file: WeightFile) -> Iterator[NotFinite]:
+def not_finite_error(where: str, count: int, size: int) -> CheckpointError:
+    """The error of a tensor with such values; ``where`` names file and tensor."""
+    return CheckpointError(
+        f"{where}: {count} of {size} values are not finite numbers; the file is damaged, download or convert "
+        "it again (`ltx2rt inspect --deep` looks at every tensor)."
+    )
+
+
+def find_not_finite(file: WeightFile, names: Container[str] | None = None) -> Iterator[NotFinite]:
     """Every tensor of a file that has such values, in the order of the file. It is read once, in bounded memory.
+
+    Args:
+        file: to look at.
+        names: of the tensors to read; None: all.
 
     Raises:
         CheckpointError: the file shrank or the disk fails.
@@ -93,7 +102,7 @@ def find_not_finite(file: WeightFile) -> Iterator[NotFinite]:
     buffer = np.empty(_BYTES_AT_A_TIME, np.uint8)
     for name, info in sorted(file.tensors.items(), key=lambda item: item[1].offset):
         bits = _BITS.get(info.dtype)
-        if bits is None:
+        if bits is None or (names is not None and name not in names):
             continue
         count = 0
         for start in range(0, info.nbytes, _BYTES_AT_A_TIME):

@@ -5,7 +5,7 @@ A generation's architecture is not here: it is in the configuration of its check
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ltx2rt.weights.tensor_source import TensorInfo
@@ -91,17 +91,4 @@ def _of_tensors(components: Mapping[str, Mapping[str, TensorInfo]]) -> Generatio
     if "vocoder" in components:
         extended = any(name.startswith("bwe_generator.") for name in components["vocoder"])
         return None if extended else LTX_2  # 2.3 and 2.5 have the same vocoder
-    return None
-
-
-def generation_of_lora(metadata: Mapping[str, str], modules: Iterable[str]) -> Generation | None:
-    """Of a LoRA: as its header states, else by ``modules`` that only some generations have; None if neither tells."""
-    stated = stated_generation(metadata)
-    if stated is not None:
-        return stated
-    modules = list(modules)
-    if any("caption_projection" in module for module in modules):
-        return LTX_2
-    if any("to_gate_logits" in module or "prompt_adaln" in module for module in modules):
-        return LTX_2_3
     return None
