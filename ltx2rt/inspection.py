@@ -11,9 +11,10 @@ from typing import Any
 
 from ltx2rt.errors import CheckpointError, UsageError
 from ltx2rt.graph.components import COMPONENTS, NOTHING_KNOWN
+from ltx2rt.hub.weight_path import resolve_weight_path
+from ltx2rt.paths import expanded
 from ltx2rt.types import ParamSpec
 from ltx2rt.weights.checkpoint import Checkpoint
-from ltx2rt.weights.components import is_unused
 from ltx2rt.weights.finite import NotFinite, find_not_finite
 from ltx2rt.weights.formats import companion_of
 from ltx2rt.weights.generations import Generation
@@ -21,6 +22,7 @@ from ltx2rt.weights.lora.file import LoraFile
 from ltx2rt.weights.lora.generation import shown, stated
 from ltx2rt.weights.lora.keys import component_of
 from ltx2rt.weights.lora.opening import is_lora_path, open_lora
+from ltx2rt.weights.names import is_unused
 from ltx2rt.weights.tensor_source import TensorInfo, WeightFile
 
 
@@ -144,7 +146,7 @@ def inspect(path: str | os.PathLike[str], *, deep: bool = False) -> Report:
         CheckpointError: it cannot be opened, is damaged, or is of a kind that is not supported.
         UsageError: a deep look at a manifest, which has no values.
     """
-    path = Path(path)
+    path = resolve_weight_path(expanded(path))
     found = _inspect_lora(path)
     if found is not None:
         report, lora = found

@@ -6,10 +6,10 @@ import argparse
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from ltx2rt.inspection import ComponentReport, LoraReport, Report, inspect
+from ltx2rt.paths import expanded
 from ltx2rt.weights.formats import DENSE
 
 _NAMES_SHOWN = 10
@@ -23,7 +23,9 @@ def add_parser(subparsers: Any) -> None:
         "manifest, and the tensors that our models miss in it or do not know. Reads only the header, unless --deep is "
         "given. Exit code 1 if anything is missing, of a wrong shape, unexpected or no finite number.",
     )
-    parser.add_argument("path", type=Path, metavar="FILE", help=".safetensors file, Gemma folder, or manifest .json")
+    parser.add_argument(
+        "path", type=expanded, metavar="FILE", help=".safetensors file, Gemma folder, or manifest .json"
+    )
     parser.add_argument("--json", action="store_true", help="print the report as JSON, with all names")
     parser.add_argument(
         "--deep", action="store_true", help="read every tensor and name those with values that are NaN or infinite"

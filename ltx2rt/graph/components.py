@@ -158,6 +158,11 @@ def text_encoder(config: Mapping[str, Any]) -> TextEncoder:
     return TEXT_ENCODERS[model_type](config)
 
 
+def has_model(config: Mapping[str, Any]) -> bool:
+    """Whether there is a model for the text encoder of a Hugging Face ``config.json``."""
+    return config.get("text_config", config).get("model_type", config.get("model_type")) in TEXT_ENCODERS
+
+
 def _text_encoder_specs(encoder: TextEncoder) -> list[ParamSpec]:
     layers = [spec for specs in encoder.layer_specs() for spec in specs]
     return [encoder.embedding_spec(), *layers, *encoder.resident_specs()]

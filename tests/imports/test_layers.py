@@ -23,6 +23,7 @@ RUN = {
     "weights",
     "memory",
     "spelling",
+    "paths",
 } | LAYERS
 RUN_FILES = {
     "advice",
@@ -43,7 +44,8 @@ API = {"graph.pipelines", "media"} | PIPELINES
 BELOW = {
     "kernels": {"_abi", "types", "errors", "refusals", "atomic_file", "__version__"},
     "media": {"types", "errors", "atomic_file"},
-    "weights": {"kernels", "types", "errors", "atomic_file"},
+    "weights": {"kernels", "types", "errors", "atomic_file", "spelling", "paths"},
+    "hub": {"memory.limits", "errors"},
     "memory": {"kernels", "types", "errors", "refusals"},
     "graph.models.layers": LAYERS,
     "graph.models.transformer": COMMON,
@@ -54,7 +56,16 @@ BELOW = {
     "graph.components": {"graph.models", "graph.protocols", "weights"} | LAYERS,
     "graph.protocols": MODELS,
     "graph.diffusion": {"types", "errors", "spelling"},
-    "graph.settings": {"graph.models.video_vae", "graph.models.text", "graph.diffusion", "media", "weights", "spelling"}
+    "graph.settings": {
+        "graph.models.video_vae",
+        "graph.models.text",
+        "graph.diffusion",
+        "media",
+        "hub",
+        "weights",
+        "spelling",
+        "paths",
+    }
     | LAYERS,
     **{f"graph.stages.{name}": STAGE for name in sorted(RUN_FILES)},
     "graph.stages.media_inputs": STAGE | {"media"},
@@ -64,15 +75,16 @@ BELOW = {
     "graph.stages.decode": STAGE,
     "graph.pipelines": PIPELINES,
     "api": API | {"embedded", "inspection"},
-    "inspection": API,
+    "inspection": API | {"hub"},
     "embedded": set(),
     "verify": API | {"refusals"},
     "bench": MODELS,
-    "cli": API | {"api", "verify", "bench", "inspection", "embedded", "__version__", "_ext"},
+    "cli": API | {"api", "verify", "bench", "hub", "inspection", "embedded", "__version__", "_ext"},
     "types": set(),
     "atomic_file": set(),
     "errors": set(),
     "spelling": set(),
+    "paths": {"types"},
     "refusals": set(),
 }
 # Packages without code of their own.

@@ -7,6 +7,8 @@ import logging
 from ltx2rt.errors import UsageError
 from ltx2rt.graph.components import SPATIAL_UPSCALER, TEMPORAL_UPSCALER, TEXT_ENCODER, VIDEO_VAE
 from ltx2rt.graph.diffusion.latent_geometry import check_frame_rate, check_num_frames, check_resolution
+from ltx2rt.graph.pipelines.pipeline import PipelineEntry
+from ltx2rt.graph.settings.settings import Settings
 from ltx2rt.graph.stages.fitting_loras import text_modules
 from ltx2rt.graph.stages.inputs import GenerationInputs
 from ltx2rt.graph.stages.targets import video_scale
@@ -14,6 +16,20 @@ from ltx2rt.graph.stages.weight_set import WeightSet
 from ltx2rt.spelling import spelled
 
 log = logging.getLogger(__name__)
+
+
+def require_parts(files: WeightSet, settings: Settings, entry: PipelineEntry) -> None:
+    """Raise CheckpointError, which names them all, when parts of the model are missing that a run reads."""
+    encodes = settings.embedding is None and not settings.zero_text
+    decodes = not settings.latents_only
+    needed = {
+        "connectors": encodes,
+        "text_projection": encodes,
+        "video_vae": entry.output == "video",
+        "audio_vae": decodes,
+        "vocoder": decodes,
+    }
+    files.require(*(name for name, wanted in needed.items() if wanted))
 
 
 def check_inputs(
@@ -45,8 +61,10 @@ def check_inputs(
         multiple = files.config(VIDEO_VAE).spatial_factor << (stages - 1)
         check_resolution(inputs.height, inputs.width, multiple=multiple)
     if inputs.context is None and not files.has(TEXT_ENCODER):
+        found = files.gaps.get("text_encoder", "")
         raise UsageError(
-            f"the text encoder is missing; give {spelled('text_encoder', 'FOLDER')}, or {spelled('embedding', 'FILE')}."
+            f"the text encoder is missing; give {spelled('text_encoder', 'PATH')}, or {spelled('embedding', 'FILE')}."
+            + (f" Not taken: {found}" if found and not found.startswith("no ") else "")
         )
     if upscaler and not files.has(SPATIAL_UPSCALER):
         raise UsageError(f"this pipeline works in two stages; give the upscaler with {spelled('spatial_upscaler')}.")

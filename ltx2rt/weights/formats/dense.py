@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import mlx.core as mx
 
-from ltx2rt.errors import CheckpointError
 from ltx2rt.kernels.host import to_numpy, writable_view
 from ltx2rt.types import LinearWeight
 from ltx2rt.weights.formats.linear_format import FLOATS, Encoding, LinearFormat, Stored
@@ -23,7 +22,13 @@ class Dense(LinearFormat):
         dtype = encoding.info.dtype
         return mx.bfloat16 if dtype == "BF16" else DTYPES[dtype].mlx or mx.float32
 
-    def is_held_as_stored(self, encoding: Encoding) -> bool:
+    def own_fault(self, encoding: Encoding) -> str | None:
+        dtype = encoding.info.dtype
+        if dtype in FLOATS:
+            return None
+        return f"{dtype} without the scales of a known format cannot be used as a weight"
+
+    def is_held_as_stored(self, encoding: Encoding, shape: tuple[int, ...]) -> bool:
         return DTYPES[encoding.info.dtype].mlx is not None
 
     def array(self, stored: Stored, shape: tuple[int, ...], axes: tuple[int, ...] | None = None) -> mx.array:
@@ -46,11 +51,7 @@ class Dense(LinearFormat):
         return array
 
     def load(self, stored: Stored, shape: tuple[int, ...]) -> LinearWeight:
-        if stored.info.dtype not in FLOATS:
-            raise CheckpointError(
-                f"{stored.where}: dtype {stored.info.dtype} cannot be used as a weight matrix; "
-                "supported are BF16, F16, F32, F8_E4M3, F8_E5M2 and MLX int4/int8."
-            )
+        self.require_sound(stored, shape)
         return LinearWeight("dense", stored.mlx())
 
     def encode(self, values: mx.array, stored: Stored, shape: tuple[int, ...]) -> LinearWeight:

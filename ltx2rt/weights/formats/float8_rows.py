@@ -5,8 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ltx2rt.types import Array
-from ltx2rt.weights.formats.linear_format import Encoding, ExpandedFormat, Rows, Stored, scales
-from ltx2rt.weights.tensor_source import widen
+from ltx2rt.weights.formats.float8 import SCALES, float8_kind
+from ltx2rt.weights.formats.linear_format import (
+    Encoding,
+    ExpandedFormat,
+    Stored,
+    companion_values,
+    wrong_scales,
+)
+from ltx2rt.weights.tensor_source import Rows, widen
 
 
 class Float8Rows(ExpandedFormat):
@@ -16,20 +23,32 @@ class Float8Rows(ExpandedFormat):
     """
 
     name = "fp8 with row scales"
-    companions = (".weight_scale", ".scale_weight")
+    companions = SCALES
     markers = ("float8_e4m3fn_rowwise", "float8_e4m3fn", "float8_e5m2")
+    marked_dtypes = ("F8_E4M3", "F8_E5M2", "U8")
 
     def recognises(self, encoding: Encoding) -> bool:
-        info = encoding.info
-        found = [encoding.companions[suffix].shape for suffix in self.companions if suffix in encoding.companions]
-        is_matrix = info.dtype in ("F8_E4M3", "F8_E5M2") and len(info.shape) == 2 and info.shape[0] > 1
-        return is_matrix and any(shape in _shapes(info.shape[0]) for shape in found)
+        shape, scale = encoding.info.shape, encoding.companion(*SCALES)
+        if float8_kind(encoding) is None or scale is None or len(shape) != 2:
+            return False
+        declared = encoding.declared == "float8_e4m3fn_rowwise"
+        return scale[1].shape in _shapes(shape[0]) and (shape[0] > 1 or declared)
+
+    def own_fault(self, encoding: Encoding) -> str | None:
+        scale = encoding.companion(*SCALES)
+        if scale is None:
+            return "it has no weight_scale"
+        dtype = encoding.info.dtype
+        if encoding.declared is not None and dtype != "U8" and ("e5m2" in encoding.declared) != (dtype == "F8_E5M2"):
+            return f"marked {encoding.declared} but the weight is {dtype}"
+        return wrong_scales(encoding, scale[0], _shapes(encoding.info.shape[0]))
 
     def decoder(self, stored: Stored, shape: tuple[int, ...]) -> Callable[[Rows], Array]:
-        suffix = next(suffix for suffix in self.companions if suffix in stored.companions)
-        scale = scales(stored, suffix, _shapes(shape[0]), f"expected are {shape[0]} float scales").reshape(-1, 1)
-        raw, dtype = stored.raw(), stored.info.dtype
-        return lambda rows: widen(raw[rows], dtype) * scale[rows]
+        encoding = stored.encoding
+        suffix = next(suffix for suffix in SCALES if suffix in stored.companions)
+        scale = companion_values(stored, suffix).reshape(-1, 1)
+        kind = float8_kind(encoding) or encoding.info.dtype
+        return lambda rows: widen(stored.rows(rows), kind) * scale[rows]
 
 
 def _shapes(rows: int) -> list[tuple[int, ...]]:

@@ -13,9 +13,11 @@ from ltx2rt.errors import CheckpointError
 from ltx2rt.kernels.host import to_numpy
 from ltx2rt.types import FLOAT32_BYTES, Array
 from ltx2rt.weights.finite import require_finite
-from ltx2rt.weights.formats import format_of, require_marker
-from ltx2rt.weights.formats.linear_format import FLOATS, Encoding, Stored
+from ltx2rt.weights.formats import fault_of, format_of
+from ltx2rt.weights.formats.linear_format import CURE, FLOATS, Encoding, Stored
 from ltx2rt.weights.tensor_source import DTYPES, WeightFile, bytes_of, widen
+
+_WHOLE = ("I64", "I32", "I16", "I8", "U8")
 
 
 @dataclass(frozen=True)
@@ -45,17 +47,17 @@ class Factor:
         """Of the values, with every axis that the file has.
 
         Raises:
-            CheckpointError: the tensor is no number of floating point, or packed so that its shape is not known.
+            CheckpointError: no format takes the tensor, or it is packed so that its shape is not known.
         """
         form, encoding = format_of(self.encoding), self.encoding
-        require_marker(encoding, self.where)
+        fault = fault_of(encoding)
+        if fault is not None:
+            raise CheckpointError(f"{self.where}: {fault}; {CURE}.")
         shapes = form.shapes(encoding)
         if len(shapes) != 1:
             raise CheckpointError(
                 f"{self.where}: stored as {form.name}, which does not tell the shape of a factor; use the LoRA in bf16."
             )
-        if not encoding.companions and encoding.info.dtype not in (*FLOATS, "F8_E4M3", "F8_E5M2"):
-            raise CheckpointError(f"{self.where} is {encoding.info.dtype}; LoRA factors must be floating point.")
         return shapes[0]
 
     @property
@@ -86,7 +88,8 @@ class Factor:
         file = self._opened()
         if not self.encoding.companions and not self.encoding.marker:
             return file.numpy(self.name, finite=True).astype(np.float32)
-        stored = Stored(file, self.name, {suffix: (file, name) for suffix, name in self.companions.items()})
+        found = {suffix: (file, name) for suffix, name in self.companions.items()}
+        stored = Stored(file, self.name, found, self.encoding.marker)
         values = to_numpy(format_of(self.encoding).values(stored, self.stored_shape))
         require_finite(values, "F32", self.where)
         return values
@@ -96,13 +99,14 @@ class Factor:
         return self.read().reshape(self.shape)
 
     def number(self) -> float | None:
-        """The only value; None for a manifest.
+        """The only value, which may be a whole number; None for a manifest.
 
         Raises:
             CheckpointError: there are several, or it is not finite.
         """
-        if prod(self.stored_shape) != 1:
-            raise CheckpointError(f"{self.where} must be one number, has shape {list(self.stored_shape)}.")
+        info = self.encoding.info
+        if info.size != 1 or info.dtype not in (*FLOATS, *_WHOLE):
+            raise CheckpointError(f"{self.where} must be one number, is {info.dtype} {list(info.shape)}.")
         return None if self.file is None else float(self.read().reshape(()))
 
     @property

@@ -8,10 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ltx2rt.errors import CheckpointError
-from ltx2rt.weights.components import assign
 from ltx2rt.weights.finite import find_not_finite, not_finite_error
-from ltx2rt.weights.formats import companion_of, companions
-from ltx2rt.weights.formats.linear_format import Encoding
+from ltx2rt.weights.formats import companion_of, companions, encoding_of
 from ltx2rt.weights.lora.factor import Factor
 from ltx2rt.weights.lora.keys import (
     Key,
@@ -26,6 +24,7 @@ from ltx2rt.weights.lora.keys import (
 )
 from ltx2rt.weights.lora.kinds import Bias, Change, Difference, DoRA, LoHa, LoKr, PlainLora, Replacement
 from ltx2rt.weights.lora.scale import Scale, Scales
+from ltx2rt.weights.names import assign
 from ltx2rt.weights.tensor_source import TensorInfo, WeightFile
 
 _LORA_PARTS = ("A", "B")
@@ -174,7 +173,7 @@ class LoraFile:
     def _refuse_foreign(self) -> None:
         """Raise CheckpointError for files of methods that are not supported, and for what is no LoRA at all."""
         if not is_lora(self.tensors):
-            held = sorted(assign(self.tensors, str(self.path)).components)
+            held = sorted(assign(self.tensors, str(self.path), self.metadata).components)
             if held:
                 raise CheckpointError(
                     f"{self.path}: a checkpoint (it holds {', '.join(held)}), not a LoRA; give it as the checkpoint."
@@ -242,13 +241,8 @@ class LoraFile:
         return f"{self.path}: tensors {first!r} and {second!r} are the same factor of {readable(key.module)}."
 
     def _factor(self, name: str) -> Factor:
-        found = companions(name, self.tensors)
-        encoding = Encoding(
-            self.tensors[name],
-            {suffix: self.tensors[other] for suffix, other in found.items()},
-            self._markers.get(name, {}),
-        )
-        return Factor(self.path, self.file, name, encoding, found)
+        encoding = encoding_of(name, self.tensors, self._markers.get(name))
+        return Factor(self.path, self.file, name, encoding, companions(name, self.tensors))
 
     def _add(self, module: str, parts: dict[str, Factor], scales: Scales) -> None:
         """The changes of one module."""

@@ -10,7 +10,7 @@ import mlx.core as mx
 from ltx2rt.errors import CheckpointError
 from ltx2rt.kernels.host import writable_view
 from ltx2rt.types import FLOAT32_BYTES, LinearWeight
-from ltx2rt.weights.formats.linear_format import SLAB_ROWS, Encoding, LinearFormat, Stored, slabs
+from ltx2rt.weights.formats.linear_format import SLAB_ROWS, LinearFormat, Stored
 from ltx2rt.weights.lora.file import LoraFile
 from ltx2rt.weights.lora.kinds import Change
 
@@ -40,7 +40,7 @@ def fuse(
     Raises:
         CheckpointError: a change is for a tensor of another shape, or as `Change.begin` and `LinearFormat.values`.
     """
-    changed = _changed(stored, form, shape, changes, 0)
+    changed = _changed(stored, form, shape, changes)
     result = LinearWeight("dense", changed.astype(dtype)) if dtype else form.encode(changed, stored, shape)
     mx.eval([part for part in result if isinstance(part, mx.array)])  # so that the float32 values go now
     return result
@@ -50,13 +50,17 @@ def fuse_array(
     stored: Stored,
     form: LinearFormat,
     shape: tuple[int, ...],
-    encoding: Encoding,
     changes: Changes,
     dtype: mx.Dtype | None = None,
-    first: int = 0,
+    rows: Sequence[int] | None = None,
 ) -> mx.array:
-    """The same for a tensor that is held as an array (a bias, a norm, a table), or for its rows from ``first`` on."""
-    result = _changed(stored, form, shape, changes, first).astype(dtype or form.array_dtype(encoding))
+    """The same for a tensor that is held as an array (a bias, a norm, a table, a projection).
+
+    Args:
+        stored, form, shape, changes, dtype: as for `fuse`.
+        rows: numbers of those that are wanted, which follow each other; None: all.
+    """
+    result = _changed(stored, form, shape, changes, rows).astype(dtype or form.array_dtype(stored.encoding))
     mx.eval(result)
     return result
 
@@ -70,30 +74,32 @@ def fusing_bytes(shape: tuple[int, ...], changes: Changes) -> int:
     return FLOAT32_BYTES * (prod(shape) + arrays * slab) + held
 
 
-def _changed(stored: Stored, form: LinearFormat, shape: tuple[int, ...], changes: Changes, first: int) -> mx.array:
-    """The float32 values of a tensor, or of its rows from ``first`` on, with all deltas."""
-    fused = form.values(stored, shape)
+def _changed(
+    stored: Stored, form: LinearFormat, shape: tuple[int, ...], changes: Changes, rows: Sequence[int] | None = None
+) -> mx.array:
+    """The float32 values of a tensor, or of some rows that follow each other, with all deltas."""
+    fused = form.values(stored, shape) if rows is None else form.values_rows(stored, shape, rows)
     values = writable_view(fused)
+    first = rows[0] if rows else 0
     deltas = []
     for change, strength in changes:
-        if change.shape[1:] != shape[1:] or (not first and change.shape[0] < shape[0]):
+        if change.shape != shape:
             raise CheckpointError(
                 f"{stored.where}: a change of {list(change.shape)} does not fit {list(shape)}; use a LoRA made for "
                 "this model."
             )
         deltas.append((change.begin(strength, values, first), change.replaces))
-    for rows in slabs(shape):
-        if not isinstance(rows, slice):  # a scalar has none, and no change is for one
-            continue
+    for start in range(0, len(values), SLAB_ROWS):
+        slab = slice(start, min(start + SLAB_ROWS, len(values)))
         total = None
         for delta, replaces in deltas:
-            part = delta(rows)
+            part = delta(slab)
             if replaces:
-                values[rows] = part
+                values[slab] = part
             elif total is None:
                 total = part
             else:
                 total += part
         if total is not None:
-            values[rows] += total
+            values[slab] += total
     return fused

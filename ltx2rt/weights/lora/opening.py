@@ -9,11 +9,12 @@ from typing import Any
 
 from ltx2rt.errors import CheckpointError
 from ltx2rt.weights.checkpoint import read_manifest
-from ltx2rt.weights.detection import read_json, read_markers, refuse_foreign_file
+from ltx2rt.weights.detection import read_json
 from ltx2rt.weights.lora.file import LoraFile
 from ltx2rt.weights.lora.keys import is_lora
 from ltx2rt.weights.lora.scale import CONFIG_FILE
-from ltx2rt.weights.safetensors import SafetensorsFile
+from ltx2rt.weights.markers import read_markers
+from ltx2rt.weights.weight_file import open_weight_file
 
 # As PEFT calls its files.
 _PEFT_STEM = "adapter_model"
@@ -35,8 +36,7 @@ def open_lora(path: str | os.PathLike[str]) -> LoraFile:
     if path.suffix == ".json":
         tensors, metadata = read_manifest(path)
         return LoraFile(path, tensors, metadata)
-    refuse_foreign_file(path)
-    file = SafetensorsFile(path)
+    file = open_weight_file(path)
     # A checkpoint is refused as such before its markers are looked at.
     markers = read_markers(file) if is_lora(file.tensors) else {}
     return LoraFile(path, file.tensors, file.metadata, file, _config_of(path), markers)
@@ -46,19 +46,18 @@ def is_lora_path(path: Path) -> bool:
     """Whether there is a LoRA at a path, usable or not, and nothing else."""
     if path.is_dir():
         found = sorted(path.glob("*.safetensors"))
-        return bool(found) and all(is_lora(SafetensorsFile(file).tensors) for file in found)
+        return bool(found) and all(is_lora(open_weight_file(file).tensors) for file in found)
     if path.suffix == ".json":
         return is_lora(read_manifest(path)[0])
     if not path.is_file():
         return False
-    refuse_foreign_file(path)
-    return is_lora(SafetensorsFile(path).tensors)
+    return is_lora(open_weight_file(path).tensors)
 
 
 def _only_lora(folder: Path) -> Path:
     """The LoRA file of a folder."""
     found = sorted(folder.glob("*.safetensors"))
-    loras = [file for file in found if is_lora(SafetensorsFile(file).tensors)]
+    loras = [file for file in found if is_lora(open_weight_file(file).tensors)]
     if len(loras) == 1:
         return loras[0]
     if loras:

@@ -108,8 +108,8 @@ def test_fp8_gets_a_fresh_scale(tmp_path: Path, scaled: bool) -> None:
     np.testing.assert_array_equal(np.array(load(base, [(change, 1.0)], mx.float32).values), exact)
 
 
-@pytest.mark.parametrize("bits", [4, 8])
-def test_affine_keeps_its_form(tmp_path: Path, bits: int) -> None:
+def test_affine_of_8_bits_keeps_its_form(tmp_path: Path) -> None:
+    bits = 8
     packed, scales, biases = mx.quantize(mx.array(W).astype(mx.bfloat16), group_size=32, bits=bits)
     base = checkpoint(tmp_path / "base.safetensors", packed, scales=scales, biases=biases)
     plain = np.array(dequantise(load(base, [])).astype(mx.float32))
@@ -121,6 +121,15 @@ def test_affine_keeps_its_form(tmp_path: Path, bits: int) -> None:
     error = np.abs(np.array(dequantise(fused).astype(mx.float32)) - exact).reshape(8, 2, 32).max(-1)
     # One step of the group, and the bfloat16 rounding of values, scales and biases.
     assert (error <= step + np.abs(groups).max(-1) * 2.0**-6).all()
+
+
+def test_affine_of_4_bits_becomes_dense(tmp_path: Path) -> None:
+    packed, scales, biases = mx.quantize(mx.array(W), group_size=32, bits=4)
+    base = checkpoint(tmp_path / "base.safetensors", packed, scales=scales, biases=biases)
+    exact = np.array(mx.dequantize(packed, scales, biases, group_size=32, bits=4)) + B @ A
+    fused = load(base, [(lora(tmp_path / "lora.safetensors"), 1.0)])
+    assert (fused.mode, fused.values.dtype) == ("dense", mx.bfloat16)
+    np.testing.assert_allclose(np.array(fused.values.astype(mx.float32)), exact, rtol=2.0**-8)
 
 
 def test_biases_norms_and_tables_take_differences(tmp_path: Path) -> None:

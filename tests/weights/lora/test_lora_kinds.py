@@ -60,9 +60,9 @@ def product(b: Array, a: Array) -> Array:
     return b.astype(np.float64) @ a.astype(np.float64)
 
 
-@pytest.mark.parametrize("alpha", [None, 6.0])
+@pytest.mark.parametrize("alpha", [None, 6.0, 6], ids=str)
 def test_lora(tmp_path: Path, alpha: float | None) -> None:
-    more = {} if alpha is None else {"alpha": np.float32(alpha) * np.ones(())}
+    more = {} if alpha is None else {"alpha": np.array(alpha)}
     change = change_of(tmp_path, lora_A__weight=A, lora_B__weight=B, **more)
     assert (change.method, change.rank) == ("LoRA", 3)
     close(delta(change), T * (1 if alpha is None else alpha / 3) * product(B, A))
@@ -202,7 +202,7 @@ def test_a_scale_in_an_unknown_place_is_no_stranger(tmp_path: Path) -> None:
         ({"lora_A__weight": A[:0], "lora_B__weight": B[:, :0]}, "the ranks of A"),
         ({"lora_A__weight": A[0], "lora_B__weight": B}, r"is \[8\]; only LoRA factors of linear layers"),
         ({"lora_A__weight": A[..., None] * np.ones(3), "lora_B__weight": B}, "only LoRA factors of linear layers"),
-        ({"lora_A__weight": A.astype(np.int32), "lora_B__weight": B}, "is I32; LoRA factors must be floating point"),
+        ({"lora_A__weight": A.astype(np.int32), "lora_B__weight": B}, "I32 without the scales of a known format"),
         ({"lora_A__weight": A, "lora_B__weight": B, "alpha": np.zeros(2)}, "must be one number"),
         (
             {"lora_A__weight": A, "lora_B__weight": B, "alpha": np.full((), np.nan)},
@@ -223,3 +223,22 @@ def test_a_scale_in_an_unknown_place_is_no_stranger(tmp_path: Path) -> None:
 def test_parts_that_do_not_go_together(tmp_path: Path, parts: dict[str, Any], message: str) -> None:
     with pytest.raises(CheckpointError, match=rf"a\.safetensors.*{message}"):
         opened(tmp_path, **parts)
+
+
+def test_factors_in_int8_with_markers(tmp_path: Path) -> None:
+    """Rows of integers with a scale each, as ComfyUI's tools store weights."""
+    parts: dict[str, Any] = {}
+    exact = {}
+    marker = np.frombuffer(b'{"format": "int8_tensorwise"}', np.uint8)
+    for name, factor in (("lora_down", A), ("lora_up", B)):
+        scale = np.abs(factor).max(1, keepdims=True) / np.float32(127)
+        codes = np.rint(factor / scale).astype(np.int8)
+        exact[name] = codes * scale
+        parts |= {f"{name}__weight": codes, f"{name}__weight_scale": scale, f"{name}__comfy_quant": marker}
+    lora = opened(tmp_path, **parts)
+    assert lora.strangers == []
+    change = lora.change("transformer", NAME)
+    assert change is not None
+    assert change.held_bytes == 4 * (A.size + B.size)
+    close(delta(change), T * product(exact["lora_up"], exact["lora_down"]))
+    lora.require_finite()

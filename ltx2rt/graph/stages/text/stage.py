@@ -15,7 +15,7 @@ from ltx2rt.graph.models.text import connector, feature_extractor
 from ltx2rt.graph.stages.finite import require_finite
 from ltx2rt.graph.stages.inputs import PromptContext
 from ltx2rt.graph.stages.run import Run
-from ltx2rt.graph.stages.text.encoding import check_pairing, connect
+from ltx2rt.graph.stages.text.encoding import connect
 from ltx2rt.graph.stages.text.models import encoding_model, whole_model
 from ltx2rt.graph.stages.text.needs import (
     connector_options,
@@ -70,7 +70,6 @@ def _encode(run: Run, prompts: Sequence[str]) -> list[PromptContext]:
     if not files.has(TEXT_ENCODER) or (tokenizer is None and not run.planning):
         raise UsageError("the text encoder is missing; give the Gemma folder or a text embedding.")
     encoder = files.source(TEXT_ENCODER)
-    check_pairing(files.checkpoint.metadata, encoder.section("text_encoder"), str(files.checkpoint.path))
     kind = files.config(TEXT_ENCODER)
     extractor_config = replace(
         files.config(TEXT_PROJECTION), encoder_width=kind.hidden_size, encoder_states=kind.num_states

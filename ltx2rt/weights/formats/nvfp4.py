@@ -1,0 +1,85 @@
+"""NVFP4: 4-bit floats with an 8-bit float scale per 16 columns and one float for the whole matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from ltx2rt.errors import CheckpointError
+from ltx2rt.types import Array
+from ltx2rt.weights.block_floats import HIGH_FIRST, padded, tiled_rows, tiled_shape
+from ltx2rt.weights.formats.linear_format import (
+    CURE,
+    Encoding,
+    ExpandedFormat,
+    Stored,
+    companion_values,
+    wrong_scales,
+)
+from ltx2rt.weights.tensor_source import Rows, widen
+
+_SCALES, _WHOLE, _SMOOTHING = ".weight_scale", ".weight_scale_2", ".pre_quant_scale"
+_BLOCK = 16
+_SCALE_DTYPES = ("F8_E4M3", "U8")
+
+
+class Nvfp4(ExpandedFormat):
+    """W = value * (scale of the matrix * scale of the block), stored padded to multiples of 16 in both directions.
+
+    ``weight`` U8 (N', K' / 2), the even column in the high nibble; ``weight_scale`` E4M3 in tile order;
+    ``weight_scale_2`` float32.
+    """
+
+    name = "nvfp4"
+    companions = (_SCALES, _WHOLE, _SMOOTHING)
+    markers = ("nvfp4",)
+    marked_dtypes = ("U8",)
+
+    def recognises(self, encoding: Encoding) -> bool:
+        scales = encoding.companions.get(_SCALES)
+        blocks = scales is not None and scales.dtype in _SCALE_DTYPES and len(scales.shape) == 2 and scales.size > 1
+        return encoding.info.dtype == "U8" and (_WHOLE in encoding.companions or blocks)
+
+    def own_fault(self, encoding: Encoding) -> str | None:
+        shape = encoding.info.shape
+        if _SMOOTHING in encoding.companions:
+            return "nvfp4 with pre_quant_scale (activation smoothing) is not supported"
+        for suffix in (_SCALES, _WHOLE):
+            if suffix not in encoding.companions:
+                return f"nvfp4 needs {suffix.removeprefix('.')}"
+        if len(shape) != 2:
+            return f"nvfp4 of shape {list(shape)}; only matrices can be stored so"
+        if shape[0] % _BLOCK or 2 * shape[1] % _BLOCK:
+            return f"nvfp4 of shape {list(shape)}, which is not padded to multiples of {_BLOCK} rows and columns"
+        scales, expected = encoding.companions[_SCALES], tiled_shape(shape[0], 2 * shape[1] // _BLOCK)
+        if scales.shape != expected:
+            return (
+                f"nvfp4 block scales (weight_scale) have shape {list(scales.shape)}; expected {list(expected)} in tile "
+                "order"
+            )
+        if scales.dtype not in _SCALE_DTYPES:
+            return f"nvfp4 block scales (weight_scale) are {scales.dtype}; expected {' or '.join(_SCALE_DTYPES)}"
+        return wrong_scales(encoding, _WHOLE, [(), (1,), (1, 1)], "one value")
+
+    def shapes(self, encoding: Encoding) -> list[tuple[int, ...]]:
+        shape = encoding.info.shape
+        return [(shape[0], 2 * shape[1])] if len(shape) == 2 else []
+
+    def fits(self, encoding: Encoding, shape: tuple[int, ...]) -> bool:
+        return tuple(padded(n, _BLOCK) for n in shape) in self.shapes(encoding)
+
+    def decoder(self, stored: Stored, shape: tuple[int, ...]) -> Callable[[Rows], Array]:
+        file, name = stored.companions[_SCALES]
+        tiled, whole = file.raw(name), companion_values(stored, _WHOLE).reshape(())
+        blocks = padded(shape[1], _BLOCK) // _BLOCK
+
+        def decode(rows: Rows) -> Array:
+            scale = widen(tiled_rows(tiled, np.arange(shape[0])[rows], blocks), "F8_E4M3") * whole
+            if not np.isfinite(scale).all():
+                raise CheckpointError(f"{file.where(name)}: scales that are not finite numbers; {CURE}.")
+            values: Array = HIGH_FIRST[stored.rows(rows)].reshape(-1, blocks, _BLOCK)
+            values *= scale[:, :, None]
+            return values.reshape(-1, blocks * _BLOCK)[:, : shape[1]]
+
+        return decode
