@@ -6,7 +6,6 @@
 #include <nanobind/stl/vector.h>
 
 #include <string>
-#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -17,6 +16,7 @@
 #include "csrc/cpu/self_check.h"
 #include "csrc/cpu/thread_pool.h"
 #include "csrc/metal/launch_plans.h"
+#include "csrc/quantized_linear.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -40,14 +40,6 @@ std::vector<std::pair<std::string, std::string>> describe_isas() {
   return rows;
 }
 
-WeightFormat format_of(const char* name) {
-  constexpr const char* kNames[] = {"float32", "float16", "bfloat16", "e4m3", "int8", "int4"};
-  for (int i = 0; i < 6; ++i) {
-    if (std::string_view(name) == kNames[i]) return static_cast<WeightFormat>(i);
-  }
-  throw nb::value_error("weight must be float32, float16, bfloat16, e4m3, int8 or int4");
-}
-
 }  // namespace
 
 void bind_runtime(nb::module_& m) {
@@ -63,12 +55,13 @@ void bind_runtime(nb::module_& m) {
 #endif
   m.def(
       "metal_linear_temporary_bytes",
-      [](const char* weight, int64_t rows, int64_t columns, int64_t depth, int64_t itemsize) {
-        return metal_plan::linear_temporary_bytes(format_of(weight), rows, columns, depth, itemsize);
+      [](const std::string& weight, int64_t rows, int64_t columns, int64_t depth, int64_t itemsize, int64_t rotation) {
+        return metal_plan::linear_temporary_bytes(parse_weight_format(weight), rows, columns, depth, itemsize,
+                                                  rotation);
       },
-      "weight"_a, nb::kw_only(), "rows"_a, "columns"_a, "depth"_a, "itemsize"_a,
-      "Bytes of expanded weights that one quantized_linear takes on Metal: x has `rows` rows of `depth` values of "
-      "`itemsize` bytes, the weight `columns` rows of a dtype or e4m3, int8 or int4.");
+      "weight"_a, nb::kw_only(), "rows"_a, "columns"_a, "depth"_a, "itemsize"_a, "rotation"_a = 0,
+      "Bytes of rotated rows and expanded weights that one quantized_linear takes on Metal: x has `rows` rows of "
+      "`depth` values of `itemsize` bytes, the weight `columns` rows of this format.");
 }
 
 }  // namespace ltx2rt

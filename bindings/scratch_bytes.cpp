@@ -24,20 +24,6 @@ namespace nb = nanobind;
 using namespace nb::literals;
 
 namespace ltx2rt {
-namespace {
-
-WeightFormat weight_format(const std::string& name) {
-  constexpr std::pair<const char*, WeightFormat> kFormats[] = {
-      {"float32", WeightFormat::f32}, {"float16", WeightFormat::f16}, {"bfloat16", WeightFormat::bf16},
-      {"e4m3", WeightFormat::e4m3},   {"int8", WeightFormat::int8},   {"int4", WeightFormat::int4}};
-  for (const auto& [known, format] : kFormats)
-    if (name == known) return format;
-  throw std::invalid_argument("weight_format must be float32, float16, bfloat16, e4m3, int8 or int4, got \"" + name +
-                              "\".");
-}
-
-}  // namespace
-
 void bind_scratch_bytes(nb::module_& m) {
   m.def(
       "antialiased_snake_scratch_bytes",
@@ -65,11 +51,12 @@ void bind_scratch_bytes(nb::module_& m) {
   m.def(
       "quantized_linear_scratch_bytes",
       [](int64_t rows, int64_t depth, int64_t width, mx::Dtype dtype, const std::string& format, bool strided_x,
-         int threads) {
-        return quantized_linear_scratch_bytes(rows, depth, width, cpu::float_type(dtype), weight_format(format),
-                                              strided_x, threads);
+         int rotation, int threads) {
+        return quantized_linear_scratch_bytes(rows, depth, width, cpu::float_type(dtype), parse_weight_format(format),
+                                              strided_x, rotation, threads);
       },
-      "rows"_a, "depth"_a, "width"_a, nb::kw_only(), "dtype"_a, "weight_format"_a, "strided_x"_a, "threads"_a,
+      "rows"_a, "depth"_a, "width"_a, nb::kw_only(), "dtype"_a, "weight_format"_a, "strided_x"_a, "rotation"_a,
+      "threads"_a,
       "Bytes that the CPU kernel takes besides inputs and output, for x (rows, depth) and a weight (width, depth).");
   m.def(
       "rope_attention_scratch_bytes",

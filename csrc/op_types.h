@@ -4,8 +4,57 @@
 
 namespace ltx2rt {
 
-// How weights of quantized_linear are stored. The first three are metal_shared::ElementType too.
-enum class WeightFormat : unsigned char { f32, f16, bf16, e4m3, int8, int4 };
+// How weights of quantized_linear are stored (csrc/quantized_linear.h). The first three are metal_shared::ElementType
+// too; int8 and int4 are affine.
+enum class WeightFormat : unsigned char {
+  f32,
+  f16,
+  bf16,
+  e4m3,
+  int8,
+  int4,
+  int8_rows,
+  q8_0,
+  q4_k,
+  q5_k,
+  q6_k,
+  nvfp4,
+  mxfp8,
+  w4a8
+};
+
+// A row of `values` of a weight is a sequence of blocks: `count` weights in `bytes` bytes.
+struct WeightBlock {
+  int count;
+  int bytes;
+};
+constexpr WeightBlock weight_block(WeightFormat format) {
+  switch (format) {
+    case WeightFormat::f32:
+      return {1, 4};
+    case WeightFormat::f16:
+    case WeightFormat::bf16:
+      return {1, 2};
+    case WeightFormat::e4m3:
+    case WeightFormat::int8:
+    case WeightFormat::int8_rows:
+    case WeightFormat::mxfp8:
+      return {1, 1};
+    case WeightFormat::int4:
+    case WeightFormat::nvfp4:
+    case WeightFormat::w4a8:
+      return {2, 1};
+    case WeightFormat::q8_0:
+      return {32, 34};
+    case WeightFormat::q4_k:
+      return {256, 144};
+    case WeightFormat::q5_k:
+      return {256, 176};
+    case WeightFormat::q6_k:
+      return {256, 210};
+  }
+  return {1, 1};
+}
 
 // What quantized_linear does to its sums.
 enum class Activation : unsigned char { none, gelu_tanh, silu };

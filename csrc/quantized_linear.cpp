@@ -3,6 +3,7 @@
 
 #include "csrc/checked_index.h"
 #include "csrc/checks.h"
+#include "csrc/metal/launch_plans.h"
 
 namespace ltx2rt {
 namespace {
@@ -17,6 +18,22 @@ Activation parse_activation(const std::string& activation) {
   return Activation::none;
 }
 
+struct Mode {
+  const char* name;
+  std::optional<WeightFormat> format;  // of the modes with one
+};
+constexpr Mode kModes[] = {{"dense", {}},
+                           {"e4m3", WeightFormat::e4m3},
+                           {"affine", {}},
+                           {"int8", WeightFormat::int8_rows},
+                           {"q8_0", WeightFormat::q8_0},
+                           {"q4_k", WeightFormat::q4_k},
+                           {"q5_k", WeightFormat::q5_k},
+                           {"q6_k", WeightFormat::q6_k},
+                           {"nvfp4", WeightFormat::nvfp4},
+                           {"mxfp8", WeightFormat::mxfp8},
+                           {"w4a8", WeightFormat::w4a8}};
+
 // The format of a weight of these values.
 WeightFormat weight_format(const std::string& mode, mx::Dtype values, int bits) {
   if (mode == "dense") {
@@ -24,36 +41,101 @@ WeightFormat weight_format(const std::string& mode, mx::Dtype values, int bits) 
     if (values == mx::float32) return WeightFormat::f32;
     return values == mx::float16 ? WeightFormat::f16 : WeightFormat::bf16;
   }
-  if (mode == "e4m3") {
-    require(values == mx::uint8, kOp, "weight.values must be uint8 in mode \"e4m3\" but is ", values, ".");
-    return WeightFormat::e4m3;
+  if (mode == "affine") {
+    require(values == mx::uint32, kOp, "weight.values must be uint32 in mode \"affine\" but is ", values, ".");
+    require(bits == 4 || bits == 8, kOp, "weight.bits must be 4 or 8 but is ", bits, ".");
+    return bits == 8 ? WeightFormat::int8 : WeightFormat::int4;
   }
-  require(mode == "affine", kOp, "weight.mode must be \"dense\", \"e4m3\" or \"affine\" but is \"", mode, "\".");
-  require(values == mx::uint32, kOp, "weight.values must be uint32 in mode \"affine\" but is ", values, ".");
-  require(bits == 4 || bits == 8, kOp, "weight.bits must be 4 or 8 but is ", bits, ".");
-  return bits == 8 ? WeightFormat::int8 : WeightFormat::int4;
+  std::string names;
+  for (const auto& [name, format] : kModes) {
+    if (mode == name) {
+      const auto expected = format == WeightFormat::int8_rows ? mx::int8 : mx::uint8;
+      require(values == expected, kOp, "weight.values must be ", expected, " in mode \"", mode, "\" but is ", values,
+              ".");
+      return *format;
+    }
+    names += std::string(names.empty() ? "" : ", ") + "\"" + name + "\"";
+  }
+  throw std::invalid_argument(std::string("[") + kOp + "] weight.mode must be one of " + names + " but is \"" + mode +
+                              "\".");
+}
+
+bool is_affine(WeightFormat format) { return format == WeightFormat::int8 || format == WeightFormat::int4; }
+
+// Which values a scale belongs to. 0: to all of W, or (N,) to a row's.
+int64_t scale_group(WeightFormat format, int group_size) {
+  switch (format) {
+    case WeightFormat::int8:
+    case WeightFormat::int4:
+    case WeightFormat::w4a8:
+      return group_size;
+    case WeightFormat::nvfp4:
+      return 16;
+    case WeightFormat::mxfp8:
+      return 32;
+    default:
+      return 0;
+  }
 }
 
 // Checks the parts of a weight beside its values, except for their shapes.
-void check_parts(const LinearWeight& weight) {
-  const auto& [mode, values, scale, zero, group_size, bits] = weight;
-  if (mode == "dense") {
-    require(!scale && !zero, kOp, "weight.scale and weight.zero must be None in mode \"dense\".");
-  } else if (mode == "e4m3") {
-    require(scale.has_value(), kOp, "weight.scale is needed in mode \"e4m3\".");
-    require(scale->dtype() == mx::float32, kOp, "weight.scale must be one float32 in mode \"e4m3\" but is ",
-            scale->dtype(), ".");
-    require(!zero, kOp, "weight.zero must be None in mode \"e4m3\".");
-  } else {
-    require(group_size == 32 || group_size == 64 || group_size == 128, kOp,
-            "weight.group_size must be 32, 64 or 128 but is ", group_size, ".");
-    for (const auto& [name, part] : {std::pair{"weight.scale", &scale}, std::pair{"weight.zero", &zero}}) {
-      require(part->has_value(), kOp, name, " is needed in mode \"affine\".");
-      require_float(**part, kOp, name);
+void check_parts(const LinearWeight& weight, WeightFormat format) {
+  const auto check = [&](const char* name, const std::optional<mx::array>& part, std::optional<mx::Dtype> dtype) {
+    require(part.has_value() == dtype.has_value(), kOp, name,
+            dtype ? " is needed in mode \"" : " must be None in mode \"", weight.mode, "\".");
+    if (dtype) {
+      require(part->dtype() == *dtype, kOp, name, " must be ", *dtype, " in mode \"", weight.mode, "\" but is ",
+              part->dtype(), ".");
     }
-    require(scale->dtype() == zero->dtype(), kOp, "weight.scale and weight.zero must have the same dtype but are ",
-            scale->dtype(), " and ", zero->dtype(), ".");
+  };
+  std::optional<mx::Dtype> scale, zero, table;
+  switch (format) {
+    case WeightFormat::int8:
+    case WeightFormat::int4:
+      for (const auto& [name, part] :
+           {std::pair{"weight.scale", &weight.scale}, std::pair{"weight.zero", &weight.zero}}) {
+        require(part->has_value(), kOp, name, " is needed in mode \"affine\".");
+        require_float(**part, kOp, name);
+      }
+      require(weight.scale->dtype() == weight.zero->dtype(), kOp,
+              "weight.scale and weight.zero must have the same dtype but are ", weight.scale->dtype(), " and ",
+              weight.zero->dtype(), ".");
+      scale = zero = weight.scale->dtype();
+      require(weight.group_size == 32 || weight.group_size == 64 || weight.group_size == 128, kOp,
+              "weight.group_size must be 32, 64 or 128 but is ", weight.group_size, ".");
+      break;
+    case WeightFormat::e4m3:
+    case WeightFormat::int8_rows:
+      scale = mx::float32;
+      break;
+    case WeightFormat::mxfp8:
+      scale = mx::uint8;
+      break;
+    case WeightFormat::nvfp4:
+      scale = mx::uint8;
+      zero = mx::float32;
+      break;
+    case WeightFormat::w4a8:
+      scale = mx::uint8;
+      zero = table = mx::float32;
+      require(
+          weight.group_size == 4 || weight.group_size == 8 || (weight.group_size > 0 && weight.group_size % 16 == 0),
+          kOp, "weight.group_size must be 4, 8 or a multiple of 16 in mode \"w4a8\" but is ", weight.group_size, ".");
+      break;
+    default:
+      break;
   }
+  check("weight.scale", weight.scale, scale);
+  check("weight.zero", weight.zero, zero);
+  check("weight.table", weight.table, table);
+}
+
+void check_rotation(int rotation, int64_t depth) {
+  if (rotation == 0) return;
+  bool power_of_four = rotation >= 4;
+  for (int rest = rotation; power_of_four && rest > 1; rest /= 4) power_of_four = rest % 4 == 0;
+  require(power_of_four, kOp, "weight.rotation must be 0 or a power of 4 but is ", rotation, ".");
+  require(depth % rotation == 0, kOp, "weight.rotation ", rotation, " must divide K, which is ", depth, ".");
 }
 
 // Inputs of the op, null where absent.
@@ -62,6 +144,7 @@ struct Operands {
   const mx::array* values;
   const mx::array* scale;
   const mx::array* zero;
+  const mx::array* table;
   const mx::array* bias;
   const mx::array* residual;
   const mx::array* gate;
@@ -69,26 +152,51 @@ struct Operands {
 };
 
 // Gives the shape of the output.
-mx::Shape check_shapes(const Operands& o, WeightFormat format, int group_size) {
+mx::Shape check_shapes(const Operands& o, const QuantizedLinear::Parameters& p) {
+  const auto format = p.format;
   require(o.x->ndim() >= 1, kOp, "x must have at least one axis but is a scalar.");
   const int64_t depth = o.x->shape(-1);
   require(o.values->ndim() == 2, kOp, "weight.values must have two axes but has shape ", o.values->shape(), ".");
   require(o.values->shape(0) >= 1 && o.values->shape(1) >= 1, kOp, "weight.values must not be empty but has shape ",
           o.values->shape(), ".");
   const auto width = o.values->shape(0);
-  const bool affine = format == WeightFormat::int8 || format == WeightFormat::int4;
-  const int values_per_word = format == WeightFormat::int8 ? 4 : 8;
-  const int64_t columns = int64_t{o.values->shape(1)} * (affine ? values_per_word : 1);
+  const auto block = weight_block(format);
+  const int64_t row_bytes = int64_t{o.values->shape(1)} * static_cast<int64_t>(o.values->itemsize());
+  require(row_bytes % block.bytes == 0, kOp, "weight.values must have rows of whole blocks of ", block.bytes,
+          " bytes but has shape ", o.values->shape(), ".");
+  const int64_t columns = row_bytes / block.bytes * block.count;
   require(columns == depth, kOp, "x must end in K = ", columns, ", the width of the weight, but ends in ", depth, ".");
-  if (affine) {
-    require(depth % group_size == 0, kOp, "weight.group_size ", group_size, " must divide K, which is ", depth, ".");
-    const mx::Shape groups{width, static_cast<mx::ShapeElem>(depth / group_size)};
+  if (const int64_t group = scale_group(format, p.group_size); group != 0) {
+    if (is_affine(format) || format == WeightFormat::w4a8) {
+      require(depth % group == 0, kOp, "weight.group_size ", group, " must divide K, which is ", depth, ".");
+    } else {
+      require(depth % group == 0, kOp, "K must be a multiple of ", group, " but is ", depth, ".");
+    }
+    const mx::Shape groups{width, static_cast<mx::ShapeElem>(depth / group)};
     require_shape(*o.scale, groups, kOp, "weight.scale");
-    require_shape(*o.zero, groups, kOp, "weight.zero");
-  } else if (o.scale) {
-    require(o.scale->size() == 1, kOp, "weight.scale must be one float32 in mode \"e4m3\" but has shape ",
-            o.scale->shape(), ".");
+    if (is_affine(format)) require_shape(*o.zero, groups, kOp, "weight.zero");
   }
+  switch (format) {
+    case WeightFormat::e4m3:
+      require(o.scale->size() == 1 || o.scale->shape() == mx::Shape{width}, kOp,
+              "weight.scale must be one float32 or have shape (", width, ") in mode \"e4m3\" but has shape ",
+              o.scale->shape(), ".");
+      break;
+    case WeightFormat::int8_rows:
+      require_shape(*o.scale, {width}, kOp, "weight.scale");
+      break;
+    case WeightFormat::nvfp4:
+      require(o.zero->size() == 1, kOp, "weight.zero must be one float32 in mode \"nvfp4\" but has shape ",
+              o.zero->shape(), ".");
+      break;
+    case WeightFormat::w4a8:
+      require_shape(*o.zero, {width}, kOp, "weight.zero");
+      require_shape(*o.table, {16}, kOp, "weight.table");
+      break;
+    default:
+      break;
+  }
+  check_rotation(p.rotation, depth);
   auto shape = o.x->shape();
   shape.back() = width;
   if (o.bias) require_shape(*o.bias, {width}, kOp, "bias");
@@ -112,7 +220,7 @@ mx::array quantized_linear(const mx::array& x, const LinearWeight& weight, const
                            const OpContext& context) {
   require_float(x, kOp, "x");
   const auto format = weight_format(weight.mode, weight.values.dtype(), weight.bits);
-  check_parts(weight);
+  check_parts(weight, format);
   if (bias) require_float(*bias, kOp, "bias");
   if (residual) {
     require(residual->dtype() == x.dtype(), kOp, "residual must have x's dtype ", x.dtype(), " but is ",
@@ -120,23 +228,24 @@ mx::array quantized_linear(const mx::array& x, const LinearWeight& weight, const
   }
   if (gate) require_float(*gate, kOp, "gate");
   if (gate_index) require_int32(*gate_index, kOp, "gate_index");
-  const auto given = [](const std::optional<mx::array>& a) { return a ? &*a : nullptr; };
-  auto shape = check_shapes({&x, &weight.values, given(weight.scale), given(weight.zero), given(bias), given(residual),
-                             given(gate), given(gate_index)},
-                            format, weight.group_size);
-
   const QuantizedLinear::Parameters parameters{.format = format,
                                                .group_size = weight.group_size,
+                                               .rotation = weight.rotation,
                                                .activation = parse_activation(activation),
                                                .has_scale = weight.scale.has_value(),
                                                .has_zero = weight.zero.has_value(),
+                                               .has_table = weight.table.has_value(),
                                                .has_bias = bias.has_value(),
                                                .has_residual = residual.has_value(),
                                                .has_gate = gate.has_value(),
                                                .has_gate_index = gate_index.has_value()};
+  const auto given = [](const std::optional<mx::array>& a) { return a ? &*a : nullptr; };
+  auto shape = check_shapes({&x, &weight.values, given(weight.scale), given(weight.zero), given(weight.table),
+                             given(bias), given(residual), given(gate), given(gate_index)},
+                            parameters);
   const auto rows = [&](const mx::array& a) { return mx::contiguous(a, false, context.stream); };
   std::vector<mx::array> inputs{x, rows(weight.values)};
-  for (const auto* part : {&weight.scale, &weight.zero, &bias}) {
+  for (const auto* part : {&weight.scale, &weight.zero, &weight.table, &bias}) {
     if (*part) inputs.push_back(rows(**part));
   }
   if (residual) inputs.push_back(*residual);
@@ -144,20 +253,33 @@ mx::array quantized_linear(const mx::array& x, const LinearWeight& weight, const
   if (gate_index) {
     inputs.push_back(checked_index(*gate_index, *gate, "[quantized_linear] gate_index", "gate has", context.stream));
   }
-  return lazy_or_reference<QuantizedLinear>(context, true, std::move(shape), x.dtype(), std::move(inputs), parameters);
+  return lazy_or_reference<QuantizedLinear>(context, metal_plan::linear_has_shader(weight.rotation), std::move(shape),
+                                            x.dtype(), std::move(inputs), parameters);
+}
+
+WeightFormat parse_weight_format(const std::string& name) {
+  constexpr const char* kNames[] = {"float32", "float16", "bfloat16", "e4m3", "int8",  "int4",  "int8_rows",
+                                    "q8_0",    "q4_k",    "q5_k",     "q6_k", "nvfp4", "mxfp8", "w4a8"};
+  std::string names;
+  for (size_t i = 0; i < std::size(kNames); ++i) {
+    if (name == kNames[i]) return static_cast<WeightFormat>(i);
+    names += std::string(i == 0 ? "" : ", ") + kNames[i];
+  }
+  throw std::invalid_argument("the weight format must be one of " + names + " but is \"" + name + "\".");
 }
 
 std::vector<mx::Shape> QuantizedLinear::output_shapes(const std::vector<mx::array>& inputs) {
   const auto& p = parameters_;
   auto part = [&inputs, next = size_t{2}](bool present) mutable { return present ? &inputs[next++] : nullptr; };
-  Operands o{&inputs[0], &inputs[1], nullptr, nullptr, nullptr, nullptr, nullptr, nullptr};
+  Operands o{&inputs[0], &inputs[1], nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr};
   o.scale = part(p.has_scale);
   o.zero = part(p.has_zero);
+  o.table = part(p.has_table);
   o.bias = part(p.has_bias);
   o.residual = part(p.has_residual);
   o.gate = part(p.has_gate);
   o.gate_index = part(p.has_gate_index);
-  return {check_shapes(o, p.format, p.group_size)};
+  return {check_shapes(o, p)};
 }
 
 }  // namespace ltx2rt

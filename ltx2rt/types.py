@@ -39,20 +39,45 @@ class ParamSpec:
     optional: bool = False
 
 
+LinearMode = Literal["dense", "e4m3", "affine", "int8", "q8_0", "q4_k", "q5_k", "q6_k", "nvfp4", "mxfp8", "w4a8"]
+# Modes whose values are GGML's blocks: weights in a block, and its bytes.
+GGML_BLOCKS = {"q8_0": (32, 34), "q4_k": (256, 144), "q5_k": (256, 176), "q6_k": (256, 210)}
+
+
 class LinearWeight(NamedTuple):
-    """A weight matrix W (N, K) of ``y = x @ W.T``, dense or quantised; all fields are ``mlx.core.array``.
+    """A weight matrix W (N, K) of ``y = x @ W.T``, dense or quantised; arrays are ``mlx.core.array``.
 
     ``dense``   values (N, K) float32 | float16 | bfloat16.
-    ``e4m3``    values (N, K) uint8 codes of float8 E4M3 (fn), scale () float32: W = decode(values) * scale.
+    ``e4m3``    values (N, K) uint8 codes of float8 E4M3 (fn), scale float32, one or (N,): W = decode(values) * scale.
     ``affine``  values (N, K*bits/32) uint32, scale and zero (N, K/group_size): W = scale * q + zero (MLX affine).
+    ``int8``    values (N, K) int8, scale (N,) float32: W = values * scale.
+    ``q8_0``, ``q4_k``, ``q5_k``, ``q6_k``  values (N, bytes of a row) uint8, GGML's blocks as they are in the file.
+    ``nvfp4``   values (N, K/2) uint8 codes of E2M1, high four bits first; scale (N, K/16) uint8 codes of E4M3; zero one
+                float32, the scale of all: W = decode(values) * decode(scale) * zero. K is a multiple of 16.
+    ``mxfp8``   values (N, K) uint8 codes of E4M3; scale (N, K/32) uint8 codes b of E8M0, 2^(b - 127) but 0 for b = 0:
+                W = decode(values) * decode(scale). K is a multiple of 32.
+    ``w4a8``    values (N, K/2) uint8 codes of four bits, low ones first; scale (N, K/group_size) uint8 codes of E4M3,
+                not NaN; zero (N,) float32; table (16,) float32; group_size 4, 8 or a multiple of 16:
+                W = clip(round(table[code] * decode(scale)), -127, 127) * zero, rounded half to even.
+
+    With a ``rotation`` G (a power of 4 that divides K) the product is ``y = (x R) @ W.T``: each G values of x are
+    multiplied by the Kronecker power R of h / 2, h (4, 4) with -1 on its anti-diagonal and 1 elsewhere, in float32, and
+    rounded to the dtype of x. R is symmetric and its own inverse, so the matrix that plain code multiplies with is W R.
     """
 
-    mode: Literal["dense", "e4m3", "affine"]
+    mode: LinearMode
     values: Any
     scale: Any = None
     zero: Any = None
     group_size: int = 0
     bits: int = 0
+    table: Any = None
+    rotation: int = 0
+
+    @property
+    def arrays(self) -> tuple[Any, ...]:
+        """Those of values, scale, zero and table that are there."""
+        return tuple(a for a in (self.values, self.scale, self.zero, self.table) if a is not None)
 
     @property
     def out_features(self) -> int:
@@ -61,8 +86,13 @@ class LinearWeight(NamedTuple):
     @property
     def in_features(self) -> int:
         columns = int(self.values.shape[1])
-        return columns * 32 // self.bits if self.mode == "affine" else columns
+        if self.mode == "affine":
+            return columns * 32 // self.bits
+        if self.mode in ("nvfp4", "w4a8"):
+            return 2 * columns
+        weights, size = GGML_BLOCKS.get(self.mode, (1, 1))
+        return columns // size * weights
 
     @property
     def nbytes(self) -> int:
-        return sum(int(a.nbytes) for a in (self.values, self.scale, self.zero) if a is not None)
+        return sum(int(a.nbytes) for a in self.arrays)

@@ -18,25 +18,28 @@ constexpr int64_t kMaxTileRows = 12;
 // Up to this many rows, weights are expanded in registers and never stored.
 constexpr int64_t kFewRows = 4;
 
-// W (N, K), rows contiguous. Panels hold float32 values except for e4m3, whose values are 2^-8 of the true ones
-// (times the tensor's scale), see kE4m3Factor.
+// W (N, K), rows contiguous. Panels hold float32 values, without what belongs to a whole row or all of W: the epilogue
+// multiplies the sums with the scale of e4m3 and int8_rows and the zero of nvfp4 and w4a8. Those of e4m3 are 2^-8 of the
+// true ones besides, see kE4m3Factor.
 struct WeightMatrix {
   WeightFormat format;
   const void* values;
   int64_t row_bytes;
   int64_t columns;  // N
-  // Affine formats: W = scale * code + zero, (N, groups) each.
+  // Affine formats: W = scale * code + zero, (N, groups) each. nvfp4, mxfp8 and w4a8: codes of scales (N, groups).
   const void* scale;
   const void* zero;
   FloatType group_type;
   int64_t groups;
   int64_t group_size;
+  const int8_t* levels;  // of w4a8, (256, 16): by the code of a scale and that of a weight
 };
 constexpr float kE4m3Factor = 256.0f;
 
-// What becomes of n sums of one row: residual + gate * activation(factor * sum + bias). Null parts are left out.
+// What becomes of n sums of one row: residual + gate * activation(factor * scale * sum + bias). Null parts are left out.
 struct LinearEpilogue {
   float factor;
+  const float* scale;
   Activation activation;
   const float* bias;
   const float* gate;
@@ -80,6 +83,10 @@ struct LinearKernels {
   LinearLoops pairs;
   // Widens n contiguous values.
   void (*widen)(FloatType type, const void* from, float* to, int64_t n);
+  // Rotates groups of n contiguous values (see LinearWeight in csrc/quantized_linear.h); from may be to. work: n floats.
+  void (*rotate)(FloatType type, const void* from, int64_t n, int64_t group, float* work, void* to);
+  // The levels of w4a8 of a table of 16.
+  void (*make_levels)(const float* table, int8_t* levels);
   void (*finish)(const LinearEpilogue& epilogue, const float* sums, void* out, int64_t n);
 };
 

@@ -1,4 +1,5 @@
 // Matrix product loops of quantized_linear for one instruction set.
+#include "csrc/cpu/float_rows.h"
 #include "csrc/cpu/fma_tile.h"
 #include "csrc/cpu/linear_kernels.h"
 #include "csrc/cpu/simd.h"
@@ -179,6 +180,7 @@ void finish_as(const LinearEpilogue& e, const float* sums, T* out, int64_t n) {
   const T* residual = (const T*)e.residual;
   const auto value = [&e, residual](Vec v, int64_t i, auto read) {
     v *= splat(e.factor);
+    if (e.scale != nullptr) v *= read(e.scale + i);
     if (e.bias != nullptr) v += read(e.bias + i);
     if (e.activation == Activation::gelu_tanh) v = gelu_tanh(v);
     if (e.activation == Activation::silu) v = silu(v);
@@ -202,6 +204,42 @@ void finish(const LinearEpilogue& epilogue, const float* sums, void* out, int64_
       return finish_as(epilogue, sums, (F16*)out, n);
     case FloatType::bf16:
       return finish_as(epilogue, sums, (BF16*)out, n);
+  }
+}
+
+// One pass: each x_i of four values `stride` apart becomes half their sum minus x_(3 - i).
+inline void rotate_fours(float* x, int64_t n, int64_t stride) {
+  for (int64_t first = 0; first < n; first += 4 * stride) {
+    float* a = x + first;
+    for (int64_t i = 0; i < stride; ++i) {
+      const float x0 = a[i], x1 = a[i + stride], x2 = a[i + 2 * stride], x3 = a[i + 3 * stride];
+      const float half = 0.5f * ((x0 + x1) + (x2 + x3));
+      a[i] = half - x3;
+      a[i + stride] = half - x2;
+      a[i + 2 * stride] = half - x1;
+      a[i + 3 * stride] = half - x0;
+    }
+  }
+}
+
+void rotate(FloatType type, const void* from, int64_t n, int64_t group, float* work, void* to) {
+  widen(type, from, work, n);
+  // Everything is done to one group before the next, which stays in the first-level cache.
+  for (int64_t first = 0; first < n; first += group) {
+    for (int64_t stride = 1; stride < group; stride *= 4) rotate_fours(work + first, group, stride);
+  }
+  store_floats(work, n, to, type, 0);
+}
+
+void make_levels(const float* table, int8_t* levels) {
+  for (int code = 0; code < 256; ++code) {
+    const float scale = e4m3_value((uint8_t)code);
+    for (int i = 0; i < 16; ++i) {
+      const float level = table[i] * scale;
+      const float bounded = level > 127.0f ? 127.0f : level > -127.0f ? level : -127.0f;
+      // Adding 1.5 * 2^23 rounds to the nearest integer, to the even one of two.
+      levels[16 * code + i] = (int8_t)(bounded + 12582912.0f - 12582912.0f);
+    }
   }
 }
 
@@ -254,6 +292,8 @@ const LinearKernels& linear_kernels() {
       .pairs = {},
 #endif
       .widen = widen,
+      .rotate = rotate,
+      .make_levels = make_levels,
       .finish = finish};
   return kernels;
 }

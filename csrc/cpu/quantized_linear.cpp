@@ -25,6 +25,9 @@ constexpr int64_t kItemsPerThread = 4;
 constexpr int64_t kRowBytes = 24 << 20;
 constexpr int64_t kThreadRowBytes = 3 << 20;
 
+// Bytes of the levels of w4a8.
+constexpr int64_t kLevels = 256 * 16;
+
 int64_t blocks(int64_t n, int64_t size) { return (n + size - 1) / size; }
 // The size of the fewest parts of n that hold at most `most` each, rounded up to whole groups.
 int64_t even_part(int64_t n, int64_t most, int64_t group) { return blocks(blocks(n, blocks(n, most)), group) * group; }
@@ -67,7 +70,7 @@ struct Cut {
 // How the rows are cut into chunks, and where the scratch of one chunk and of each thread lies.
 struct Plan {
   Plan(int64_t rows, int64_t depth, int64_t width, cpu::FloatType x_type, WeightFormat format, bool strided_x,
-       int most_threads)
+       int64_t rotation, int most_threads)
       : threads(most_threads) {
     const auto& kernels = cpu::linear_kernels();
     const int64_t words = kDepthBlock / loops_for(format, x_type).values_per_word, group = kernels.tile_rows;
@@ -82,18 +85,27 @@ struct Plan {
     panel_bytes = cpu::ScratchLayout::round_up(kDepthBlock * kernels.panel_columns * kFloat);
     work_bytes = panel_bytes + cpu::ScratchLayout::round_up(std::max(first_cut.sum_bytes, last_cut.sum_bytes));
     work = layout.add_slots(std::max(first_cut.workers, last_cut.workers), work_bytes);
-    if (strided_x) {
+    const bool long_groups = rotation > kDepthBlock;  // others are rotated block by block on the way
+    if (strided_x || long_groups) {
       gathered_row_bytes = depth * cpu::size_of(x_type);
       gathered_bytes = cpu::ScratchLayout::round_up(group * gathered_row_bytes);
       gathered = layout.add_slots(std::min<int64_t>(threads, blocks(first, group)), gathered_bytes);
     }
+    if (long_groups) {
+      wide_bytes = cpu::ScratchLayout::round_up(depth * kFloat);
+      wide = layout.add_slots(std::min<int64_t>(threads, blocks(first, group)), wide_bytes);
+    }
+    if (format == WeightFormat::w4a8) levels = layout.add(kLevels);
   }
 
   int threads;
-  int64_t chunk;                                                     // rows that are prepared and multiplied at a time
-  int64_t prepared;                                                  // of one chunk
-  int64_t work, work_bytes, panel_bytes;                             // of each thread: a panel, then sums
-  int64_t gathered = 0, gathered_bytes = 0, gathered_row_bytes = 0;  // of each thread: rows of x whose values have gaps
+  int64_t chunk;                          // rows that are prepared and multiplied at a time
+  int64_t prepared;                       // of one chunk
+  int64_t work, work_bytes, panel_bytes;  // of each thread: a panel, then sums
+  // Of each thread: rows of x that are not read in place.
+  int64_t gathered = 0, gathered_bytes = 0, gathered_row_bytes = 0;
+  int64_t wide = 0, wide_bytes = 0;  // of each thread: a row of x in float32 that is rotated in long groups
+  int64_t levels = 0;                // of w4a8
   cpu::ScratchLayout layout;
 };
 
@@ -103,7 +115,11 @@ struct Product {
   cpu::Rows x;
   cpu::FloatType x_type;
   int64_t rows, depth, width;
-  const float* e4m3_scale = nullptr;
+  int64_t rotation = 0;
+  float factor = 1.0f;            // of all sums
+  const float* scale = nullptr;   // of all sums, or
+  const float* scales = nullptr;  // of those of each column
+  const float* table = nullptr;   // of w4a8
   Activation activation = Activation::none;
   const char* bias = nullptr;
   cpu::FloatType bias_type = cpu::FloatType::f32;
@@ -133,18 +149,34 @@ struct Product {
 void Product::prepare_rows(int64_t first, int64_t count, float* to, const Plan& plan,
                            const cpu::Scratch& scratch) const {
   const auto& loops = this->loops();
-  const int64_t words = block_words(), group = cpu::linear_kernels().tile_rows;
+  const auto& kernels = cpu::linear_kernels();
+  const int64_t words = block_words(), group = kernels.tile_rows;
   const auto body = [&](int64_t begin, int64_t end, int worker) {
     const char* from[cpu::kMaxTileRows];
     char* gathered = scratch.at<char>(plan.gathered + worker * plan.gathered_bytes);
     for (int64_t r0 = begin * group; r0 < std::min(count, end * group); r0 += group) {
       const int64_t rows = std::min(group, count - r0);
-      for (int64_t r = 0; r < rows; ++r)
-        from[r] = cpu::contiguous_row(x, first + r0 + r, 0, depth, gathered + r * plan.gathered_row_bytes);
+      for (int64_t r = 0; r < rows; ++r) {
+        char* copy = gathered + r * plan.gathered_row_bytes;
+        from[r] = cpu::contiguous_row(x, first + r0 + r, 0, depth, copy);
+        if (rotation > kDepthBlock) {
+          auto* wide = scratch.at<float>(plan.wide + worker * plan.wide_bytes);
+          kernels.rotate(x_type, from[r], depth, rotation, wide, copy);
+          from[r] = copy;
+        }
+      }
       for (int64_t k0 = 0; k0 < depth; k0 += kDepthBlock) {
         const int64_t k = std::min(kDepthBlock, depth - k0);
-        loops.prepare(x_type, from, rows, k, to + (k0 / kDepthBlock * count + r0) * words);
-        for (int64_t r = 0; r < rows; ++r) from[r] += k * cpu::size_of(x_type);
+        const char* parts[cpu::kMaxTileRows];
+        alignas(64) char rotated[cpu::kMaxTileRows][kDepthBlock * sizeof(float)];
+        for (int64_t r = 0; r < rows; ++r) {
+          parts[r] = from[r] + k0 * cpu::size_of(x_type);
+          if (rotation == 0 || rotation > kDepthBlock) continue;
+          alignas(64) float wide[kDepthBlock];
+          kernels.rotate(x_type, parts[r], k, rotation, wide, rotated[r]);
+          parts[r] = rotated[r];
+        }
+        loops.prepare(x_type, parts, rows, k, to + (k0 / kDepthBlock * count + r0) * words);
       }
     }
   };
@@ -186,7 +218,8 @@ void Product::finish(int64_t first, int64_t count, int64_t n0, int64_t columns, 
   const auto& kernels = cpu::linear_kernels();
   float bias_values[kBlockColumns], gate_values[kBlockColumns];
   char gathered[kBlockColumns * sizeof(float)];
-  cpu::LinearEpilogue epilogue{.factor = e4m3_scale ? *e4m3_scale * cpu::kE4m3Factor : 1.0f,
+  cpu::LinearEpilogue epilogue{.factor = scale ? *scale * factor : factor,
+                               .scale = scales ? scales + n0 : nullptr,
                                .activation = activation,
                                .bias = bias ? bias_values : nullptr,
                                .gate = gate ? gate_values : nullptr,
@@ -208,6 +241,7 @@ void Product::finish(int64_t first, int64_t count, int64_t n0, int64_t columns, 
 }
 
 void Product::run(const Plan& plan, const cpu::Scratch& scratch) const {
+  if (table != nullptr) cpu::linear_kernels().make_levels(table, scratch.at<int8_t>(plan.levels));
   const int64_t words = block_words();
   float* prepared = scratch.at<float>(plan.prepared);
   for (int64_t first = 0; first < rows; first += plan.chunk) {
@@ -233,8 +267,8 @@ void Product::run(const Plan& plan, const cpu::Scratch& scratch) const {
 }  // namespace
 
 int64_t quantized_linear_scratch_bytes(int64_t rows, int64_t depth, int64_t width, cpu::FloatType x_type,
-                                       WeightFormat format, bool strided_x, int threads) {
-  return rows == 0 ? 0 : Plan(rows, depth, width, x_type, format, strided_x, threads).layout.bytes();
+                                       WeightFormat format, bool strided_x, int rotation, int threads) {
+  return rows == 0 ? 0 : Plan(rows, depth, width, x_type, format, strided_x, rotation, threads).layout.bytes();
 }
 
 void QuantizedLinear::eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) {
@@ -244,6 +278,7 @@ void QuantizedLinear::eval_cpu(const std::vector<mx::array>& inputs, std::vector
   auto part = [&inputs, next = size_t{2}](bool present) mutable { return present ? &inputs[next++] : nullptr; };
   const mx::array* scale = part(p.has_scale);
   const mx::array* zero = part(p.has_zero);
+  const mx::array* table = part(p.has_table);
   const mx::array* bias = part(p.has_bias);
   const mx::array* residual = part(p.has_residual);
   const mx::array* gate = part(p.has_gate);
@@ -253,23 +288,32 @@ void QuantizedLinear::eval_cpu(const std::vector<mx::array>& inputs, std::vector
   cpu::Evaluation evaluation(*this, inputs, outputs, residual);
   if (evaluation.empty()) return;
 
+  // Scales and zeros of groups, and those of whole rows or all of W.
   const bool affine = p.format == WeightFormat::int8 || p.format == WeightFormat::int4;
+  const bool coded =
+      p.format == WeightFormat::nvfp4 || p.format == WeightFormat::mxfp8 || p.format == WeightFormat::w4a8;
+  const bool grouped = affine || coded;
+  const mx::array* factor = coded ? zero : affine ? nullptr : scale;
   Product product{.weight = {.format = p.format,
                              .values = values.data<char>(),
                              .row_bytes = static_cast<int64_t>(values.shape(1) * values.itemsize()),
                              .columns = values.shape(0),
-                             .scale = affine ? scale->data<char>() : nullptr,
+                             .scale = grouped ? scale->data<char>() : nullptr,
                              .zero = affine ? zero->data<char>() : nullptr,
                              .group_type = affine ? cpu::float_type(scale->dtype()) : cpu::FloatType::f32,
-                             .groups = affine ? scale->shape(1) : 0,
-                             .group_size = p.group_size},
+                             .groups = grouped ? scale->shape(1) : 0,
+                             .group_size = p.group_size,
+                             .levels = nullptr},
                   .x = cpu::Rows(x),
                   .x_type = cpu::float_type(x.dtype()),
                   .rows = static_cast<int64_t>(x.size()) / x.shape(-1),
                   .depth = x.shape(-1),
                   .width = values.shape(0),
+                  .rotation = p.rotation,
+                  .factor = p.format == WeightFormat::e4m3 ? cpu::kE4m3Factor : 1.0f,
                   .activation = p.activation};
-  if (p.format == WeightFormat::e4m3) product.e4m3_scale = scale->data<float>();
+  if (factor != nullptr) (factor->size() == 1 ? product.scale : product.scales) = factor->data<float>();
+  if (table != nullptr) product.table = table->data<float>();
   if (bias != nullptr) {
     product.bias = bias->data<char>();
     product.bias_type = cpu::float_type(bias->dtype());
@@ -283,8 +327,9 @@ void QuantizedLinear::eval_cpu(const std::vector<mx::array>& inputs, std::vector
   if (gate_index != nullptr) product.gate_index = gate_index->data<int32_t>();
   product.out = outputs[0].data<char>();
   const Plan plan(product.rows, product.depth, product.width, product.x_type, p.format, product.x.stride() != 1,
-                  cpu::num_threads());
+                  p.rotation, cpu::num_threads());
   const auto scratch = evaluation.scratch(plan.layout.bytes());
+  if (table != nullptr) product.weight.levels = scratch.at<int8_t>(plan.levels);
   evaluation.dispatch([product, plan, scratch]() noexcept { product.run(plan, scratch); });
 }
 

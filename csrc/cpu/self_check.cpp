@@ -112,11 +112,8 @@ std::string check_conversions(const KernelTables& kernels, const KernelTables& p
 struct Weights {
   Weights(WeightFormat format, int64_t columns, int64_t depth) {
     Numbers numbers(static_cast<uint32_t>(format) + 1);
-    const int64_t bits = format == WeightFormat::f32                                   ? 32
-                         : format == WeightFormat::f16 || format == WeightFormat::bf16 ? 16
-                         : format == WeightFormat::int4                                ? 4
-                                                                                       : 8;
-    const int64_t row = depth * bits / 8;
+    const auto block = weight_block(format);
+    const int64_t row = depth / block.count * block.bytes;
     bytes_.resize(columns * row + 64);  // kernels may prefetch beyond it, never read
     for (auto& byte : bytes_) byte = static_cast<uint8_t>(numbers.bits());
     if (format == WeightFormat::f32) {
@@ -133,6 +130,26 @@ struct Weights {
         bytes_[i] = (code & 0x7f) == 0x7f ? bytes_[i] & 0xf7 : code;
       }
       bytes_[depth + 3] |= 0x7f;
+    } else if (format == WeightFormat::mxfp8) {  // scales of all kinds, zero and those outside of bfloat16 among them
+      for (int64_t i = 0; i < columns * depth; ++i) bytes_[i] = (bytes_[i] & 0x7f) == 0x7f ? 0x80 : bytes_[i];
+      bytes_[depth + 40] |= 0x7f;
+      for (int64_t i = 0; i < columns * depth / 32; ++i) {
+        scale_codes_.push_back(static_cast<uint8_t>(i % 11 == 0 ? 0 : 117 + numbers.bits() % 6));
+      }
+      scale_codes_[5 * (depth / 32)] = 3;
+    } else if (format == WeightFormat::nvfp4 || format == WeightFormat::w4a8) {
+      for (int64_t i = 0; i < columns * depth / 16; ++i) {  // -15 to 15, subnormal ones among them
+        scale_codes_.push_back(static_cast<uint8_t>(numbers.bits() % 88 | numbers.bits() % 2 << 7));
+      }
+      for (int i = 0; i < 256 * 16; ++i) levels_.push_back(static_cast<int8_t>(numbers.bits() % 255 - 127));
+    } else if (format > WeightFormat::int8_rows) {  // GGML's blocks: the scales are float16
+      const auto put_scale = [&](int64_t at) {
+        for (int64_t i = at; i < columns * row; i += block.bytes) {
+          bytes_[i + 1] = static_cast<uint8_t>((bytes_[i + 1] & 0x80) | 0x1c);  // 2^-8 to 2^-7
+        }
+      };
+      put_scale(format == WeightFormat::q6_k ? 208 : 0);
+      if (format == WeightFormat::q4_k || format == WeightFormat::q5_k) put_scale(2);
     }
     // Affine weights of few bits, which bfloat16 holds.
     const int64_t groups = (depth + 31) / 32;
@@ -143,7 +160,13 @@ struct Weights {
     }
     scale_ = bfloat16s(scale);
     zero_ = bfloat16s(zero);
-    matrix = {format, bytes_.data(), row, columns, scale_.data(), zero_.data(), FloatType::bf16, groups, 32};
+    matrix = {format, bytes_.data(), row, columns, scale_.data(), zero_.data(), FloatType::bf16, groups, 32, nullptr};
+    if (!scale_codes_.empty()) {
+      matrix.scale = scale_codes_.data();
+      matrix.group_size = format == WeightFormat::mxfp8 ? 32 : 16;
+      matrix.groups = depth / matrix.group_size;
+      matrix.levels = levels_.data();
+    }
   }
   Weights(const Weights&) = delete;
 
@@ -152,6 +175,8 @@ struct Weights {
  private:
   std::vector<uint8_t> bytes_;
   std::vector<uint16_t> scale_, zero_;
+  std::vector<uint8_t> scale_codes_;
+  std::vector<int8_t> levels_;
 };
 
 // Sums of `rows` rows and every column of one depth block, by one kind of loops.
@@ -182,21 +207,44 @@ std::vector<float> product(const LinearKernels& kernels, const LinearLoops& loop
   return result;
 }
 
+// What weights of a format are below, about.
+double largest(WeightFormat format) {
+  switch (format) {
+    case WeightFormat::int8:
+    case WeightFormat::int8_rows:
+    case WeightFormat::w4a8:
+      return 128.0;
+    case WeightFormat::nvfp4:
+      return 90.0;
+    case WeightFormat::q4_k:
+    case WeightFormat::q5_k:
+    case WeightFormat::q6_k:
+      return 64.0;
+    default:
+      return 8.0;
+  }
+}
+
 std::string check_linear(const KernelTables& kernels, const KernelTables& portable) {
-  constexpr const char* kNames[] = {"f32", "f16", "bf16", "e4m3", "int8", "int4"};
-  constexpr int64_t kColumns = 37, kDepth = 96 + 64;
-  for (const WeightFormat format : {WeightFormat::f32, WeightFormat::f16, WeightFormat::bf16, WeightFormat::e4m3,
-                                    WeightFormat::int8, WeightFormat::int4}) {
-    const bool affine = format == WeightFormat::int8 || format == WeightFormat::int4;
-    const Weights weights(format, kColumns, kDepth);
-    const int64_t first = 32, count = affine ? 96 : 93;
+  constexpr const char* kNames[] = {"f32",  "f16",  "bf16", "e4m3", "int8",  "int4",  "int8_rows",
+                                    "q8_0", "q4_k", "q5_k", "q6_k", "nvfp4", "mxfp8", "w4a8"};
+  constexpr int64_t kColumns = 37;
+  for (int i = 0; i < static_cast<int>(std::size(kNames)); ++i) {
+    const auto format = static_cast<WeightFormat>(i);
+    const bool k_quants = weight_block(format).count == kDepthBlock;
+    const bool groups = format == WeightFormat::int8 || format == WeightFormat::int4 || format == WeightFormat::q8_0 ||
+                        format > WeightFormat::q6_k;
+    const int64_t first = k_quants ? kDepthBlock : 32, count = k_quants ? kDepthBlock : groups ? 96 : 93;
+    const Weights weights(format, kColumns, k_quants ? 2 * kDepthBlock : first + count + (groups ? 32 : 35));
     for (const int64_t rows : {1, 3, 4, 29}) {
       const auto x = bfloat16s(Numbers(7).floats(rows * count));
       const auto expected = product(portable.linear, portable.linear.values, weights.matrix, rows, first, count,
                                     FloatType::bf16, x.data(), false);
-      const double sum = static_cast<double>(count) * (format == WeightFormat::int8 ? 128.0 : 8.0);
+      const double sum = static_cast<double>(count) * largest(format);
       for (const bool pairs : {false, true}) {
         const bool wide = format == WeightFormat::f32 || format == WeightFormat::f16;
+        // Values of more bits than bfloat16 has are rounded in pairs.
+        const bool rounded = pairs && format >= WeightFormat::q8_0 && format <= WeightFormat::q6_k;
         if (pairs && (wide || !kernels.linear.has_pairs)) continue;
         const auto& loops = pairs ? kernels.linear.pairs : kernels.linear.values;
         for (const bool few : {false, true}) {
@@ -205,21 +253,43 @@ std::string check_linear(const KernelTables& kernels, const KernelTables& portab
               product(kernels.linear, loops, weights.matrix, rows, first, count, FloatType::bf16, x.data(), few);
           const auto fault =
               compare(std::string(few ? "multiply_few " : "multiply ") + kNames[int(format)] + (pairs ? " pairs" : ""),
-                      got, expected, kRounding / 10 * std::sqrt(sum));
+                      got, expected, rounded ? kHalfRounding / 2 * std::sqrt(sum) : kRounding / 10 * std::sqrt(sum));
           if (!fault.empty()) return fault;
         }
       }
     }
   }
+  for (const FloatType type : kTypes) {
+    constexpr int64_t kGroup = 64, kCount = 3 * kGroup;
+    const auto x = Numbers(13).floats(kCount);
+    const auto words = bfloat16s(x);  // sound values of both types of 16 bits
+    const void* from = type == FloatType::f32 ? static_cast<const void*>(x.data()) : words.data();
+    std::vector<float> work(kCount), got(kCount), expected(kCount);
+    kernels.linear.rotate(type, from, kCount, kGroup, work.data(), got.data());
+    portable.linear.rotate(type, from, kCount, kGroup, work.data(), expected.data());
+    const auto fault = compare("rotate", read(type, got.data(), kCount), read(type, expected.data(), kCount),
+                               type == FloatType::f32 ? kRounding : kHalfRounding);
+    if (!fault.empty()) return fault;
+  }
+  {
+    auto table = Numbers(17).floats(16);
+    for (auto& value : table) value *= 60.0f;
+    table[3] = 2.5f;  // times powers of two: a tie
+    std::vector<int8_t> got(256 * 16), expected(256 * 16);
+    kernels.linear.make_levels(table.data(), got.data());
+    portable.linear.make_levels(table.data(), expected.data());
+    if (got != expected) return "make_levels has other levels";
+  }
   Numbers numbers(11);
   const auto sums = numbers.floats(kColumns), bias = numbers.floats(kColumns), gate = numbers.floats(kColumns);
+  const auto scale = numbers.floats(kColumns);
   for (const FloatType type : kTypes) {
     for (const Activation activation : {Activation::none, Activation::gelu_tanh, Activation::silu}) {
       std::vector<float> residual(kColumns), got(kColumns), expected(kColumns);
       std::vector<uint16_t> words(kColumns);  // sound values of every type, of float32 in half of the columns
       for (int64_t i = 0; i < kColumns; ++i) words[i] = static_cast<uint16_t>(0x3c00 + i);
       std::memcpy(residual.data(), words.data(), words.size() * sizeof words[0]);
-      const LinearEpilogue epilogue{3.0f, activation, bias.data(), gate.data(), residual.data(), type};
+      const LinearEpilogue epilogue{3.0f, scale.data(), activation, bias.data(), gate.data(), residual.data(), type};
       kernels.linear.finish(epilogue, sums.data(), got.data(), kColumns);
       portable.linear.finish(epilogue, sums.data(), expected.data(), kColumns);
       const auto fault = compare("finish", read(type, got.data(), kColumns), read(type, expected.data(), kColumns),

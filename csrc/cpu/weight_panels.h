@@ -2,6 +2,7 @@
 #pragma once
 
 #include "csrc/cpu/linear_kernels.h"
+#include "csrc/cpu/packed_rows.h"
 #include "csrc/cpu/simd.h"
 
 namespace ltx2rt::cpu::LTX2RT_ISA {
@@ -59,6 +60,8 @@ inline void decode_row(const WeightMatrix& w, int64_t n, int64_t k0, int64_t cou
     case WeightFormat::int8:
     case WeightFormat::int4:
       break;
+    default:
+      return decode_packed(w, n, k0, count, out);
   }
   const uint8_t* codes = (const uint8_t*)row;
   with_type(w.group_type, w.scale, [&](auto* scales) {
@@ -324,8 +327,24 @@ inline int64_t expand_e4m3(const WeightMatrix& w, int64_t n0, int64_t k0, int64_
   return k;
 }
 
+// One depth block of the rows of a panel as float32.
+class DecodedRows {
+ public:
+  DecodedRows(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t count) {
+    for (int64_t n = 0; n < kPanelColumns; ++n) {
+      decode_packed(w, n0 + n < w.columns ? n0 + n : w.columns - 1, k0, count, rows_[n]);
+    }
+  }
+  const float* operator[](int64_t n) const { return rows_[n]; }
+
+ private:
+  // Rows are no power of two apart, which would push each other out of the cache.
+  alignas(64) float rows_[kPanelColumns][kDepthBlock + 16];
+};
+
 // [columns 0-7 or 8-15][k] of 16 columns from n on and eight k.
-inline void load_floats_across(const PanelRows& rows, int64_t n, int64_t k, __m256 halves[2][8]) {
+template <typename Rows>
+inline void load_floats_across(const Rows& rows, int64_t n, int64_t k, __m256 halves[2][8]) {
 #pragma GCC unroll 4
   for (int part = 0; part < 4; ++part) {  // 8 columns by 4 values of k
     const int half = part / 2, first = 4 * (part % 2);
@@ -356,6 +375,26 @@ inline int64_t expand_f32(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t
   int64_t k = 0;
   for (; k + 8 <= count; k += 8) {
     rows.fetch_ahead<8>(k);
+    __m256 halves[kSixteens][2][8];
+#pragma GCC unroll 2
+    for (int s = 0; s < kSixteens; ++s) load_floats_across(rows, 16 * s, k, halves[s]);
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; ++i) {
+      Vec vecs[kPanelVecs];
+#pragma GCC unroll 2
+      for (int s = 0; s < kSixteens; ++s) put(halves[s][0][i], halves[s][1][i], vecs + s * kVecsOfSixteen);
+      sink(k + i, vecs);
+    }
+  }
+  return k;
+}
+
+// Formats that decode_packed reads.
+template <typename Sink>
+inline int64_t expand_packed(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t count, const Sink& sink) {
+  const DecodedRows rows(w, n0, k0, count);
+  int64_t k = 0;
+  for (; k + 8 <= count; k += 8) {
     __m256 halves[kSixteens][2][8];
 #pragma GCC unroll 2
     for (int s = 0; s < kSixteens; ++s) load_floats_across(rows, 16 * s, k, halves[s]);
@@ -444,8 +483,9 @@ inline int64_t expand_fast(const WeightMatrix& w, int64_t n0, int64_t k0, int64_
       return expand_affine(w, PanelRows(w, n0, k0, count), n0, k0, count, sink);
     case WeightFormat::int4:
       return expand_int4(w, n0, k0, count, sink);
+    default:
+      return expand_packed(w, n0, k0, count, sink);
   }
-  return 0;
 }
 
 #else

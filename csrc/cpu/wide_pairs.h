@@ -236,9 +236,11 @@ inline __attribute__((always_inline)) void expand_wide_pairs(const WeightMatrix&
       return expand_wide_codes<8, kFetch>(w, n0, k0, count, sink);
     case WeightFormat::int4:
       return expand_wide_codes<4, kFetch>(w, n0, k0, count, sink);
-    case WeightFormat::f32:
-    case WeightFormat::f16:
-      break;
+    default:
+      return expand_pairs(w, n0, k0, count, [&sink](int64_t row, const VecI* words) __attribute__((always_inline)) {
+        sink(row, 0, words[0]);
+        sink(row, 1, words[1]);
+      });
   }
 }
 

@@ -91,6 +91,8 @@ def run_download(arguments: argparse.Namespace) -> int:
     if arguments.list:
         print("\n".join([f"{arguments.set}"] if known is None else _one_set(known)))
         return 0
+    if known is not None and known.note:
+        print(f"note: {known.note}", file=sys.stderr)
     # What was only asked for is the answer; in a download it goes before the answer.
     answer = sys.stdout if arguments.dry_run else sys.stderr
     cache = HubCache()
@@ -115,7 +117,7 @@ def run_download(arguments: argparse.Namespace) -> int:
         needed = sum(item.missing_bytes for item in items)
         with TransferProgress(needed, "fetched", arguments.quiet or not needed) as progress:
             _fetch(hub, items, progress)
-    print(_next_command(known, wanted, arguments.set))
+    print(next_command(known, wanted, arguments.set))
     return 0
 
 
@@ -151,7 +153,7 @@ def _require_here(items: Sequence[Item]) -> None:
         )
 
 
-def _next_command(known: KnownSet | None, wanted: Sequence[Wanted], target: str) -> str:
+def next_command(known: KnownSet | None, wanted: Sequence[Wanted], target: str) -> str:
     """The command that uses what was fetched."""
     if known is None:
         reference = HubReference.parse(target)
@@ -183,6 +185,8 @@ def _all_sets() -> Iterator[str]:
 
 def _one_set(known: KnownSet) -> Iterator[str]:
     yield f"{known.name}, {known.format}: {_total(known.usual)} without the optional parts"
+    if known.note:
+        yield f"note: {known.note}"
     yield ""
     for part in known.parts:
         size = "?" if part.gigabytes is None else format_bytes(part.gigabytes * 1e9)

@@ -149,11 +149,14 @@ def text_encoder(config: Mapping[str, Any]) -> TextEncoder:
     Raises:
         CheckpointError: another kind than those of `TEXT_ENCODERS`, or a configuration that is not supported.
     """
-    model_type = config.get("text_config", config).get("model_type", config.get("model_type"))
-    if model_type not in TEXT_ENCODERS:
+    text = config.get("text_config", config)
+    if not isinstance(text, Mapping):
+        raise CheckpointError(f"text_config must be a JSON object, got a {type(text).__name__}; the file is damaged.")
+    model_type = text.get("model_type", config.get("model_type"))
+    if not isinstance(model_type, str) or model_type not in TEXT_ENCODERS:
         raise CheckpointError(
-            f"a text encoder of model_type {model_type!r} is not supported, only {', '.join(TEXT_ENCODERS)}; use the "
-            f"{LTX_2.text_encoder_name} folder."
+            f"a text encoder of model_type {str(model_type)[:80]!r} is not supported, only {', '.join(TEXT_ENCODERS)}; "
+            f"use the {LTX_2.text_encoder_name} folder."
         )
     return TEXT_ENCODERS[model_type](config)
 

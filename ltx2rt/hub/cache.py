@@ -104,8 +104,11 @@ class HubCache:
 
     def checksum_of(self, file: Path) -> str | None:
         """The checksum that a file of the cache must have, as its place says; None where it is no link to a blob."""
-        target = Path(os.path.realpath(file))
-        return target.name if target.parent.name == "blobs" and target != file else None
+        if not file.is_symlink():
+            return None
+        # One step alone: a blob may itself be a link, to what several repositories share, which has another name.
+        target = file.parent / os.readlink(file)
+        return target.name if target.parent.name == "blobs" else None
 
 
 def hasher(etag: str, size: int) -> Any:

@@ -76,12 +76,14 @@ class KnownSet:
         format: how the transformer's weights are stored.
         parts: its files; the first one is the model.
         pipeline: for which the optional parts are not needed.
+        note: what to know before it is fetched.
     """
 
     name: str
     format: str
     parts: tuple[Part, ...]
     pipeline: str
+    note: str = ""
 
     @property
     def settings(self) -> tuple[str, ...]:

@@ -150,8 +150,12 @@ def _pack_2_5(repository: Repository, variant: str) -> tuple[Part, ...]:
     return (Part("checkpoint", repository, files), upscaler)
 
 
+_NOT_YET = "this version reads the files of LTX-2.5, but makes no clips with them yet"
+
+
 def _sets(name: str, pipeline: str, **formats: tuple[Part, ...]) -> tuple[KnownSet, ...]:
-    return tuple(KnownSet(name, form.replace("_", "-"), parts, pipeline) for form, parts in formats.items())
+    note = _NOT_YET if name.startswith("ltx-2.5") else ""
+    return tuple(KnownSet(name, form.replace("_", "-"), parts, pipeline, note) for form, parts in formats.items())
 
 
 # Of one name the first format is the one that is fetched where none is named.

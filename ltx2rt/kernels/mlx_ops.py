@@ -44,6 +44,8 @@ def quantized_linear(
     gate_index: mx.array | None,
 ) -> mx.array:
     dtype = x.dtype
+    if weight.rotation:
+        x = reference.rotate_groups(x.astype(mx.float32), weight.rotation).astype(dtype)
     if weight.mode == "affine":
         out = mx.quantized_matmul(
             x,
@@ -56,6 +58,8 @@ def quantized_linear(
         )
     elif weight.mode == "e4m3":
         out = (x @ mx.from_fp8(weight.values, dtype).T) * weight.scale.astype(dtype)
+    elif weight.mode != "dense":
+        out = x @ reference.stored_weight(weight).astype(dtype).T
     else:
         out = x @ weight.values.astype(dtype).T
     if bias is not None:

@@ -13,6 +13,7 @@ from ltx2rt.kernels.variants import (
     CONV_FEW_OUTPUTS,
     FEW_ROWS,
     MANY_QUERIES,
+    ROTATED_AT_ONCE,
     STAGED_CODE_ROWS,
     AttentionVariant,
     ConvVariant,
@@ -23,7 +24,7 @@ from ltx2rt.kernels.variants import (
     dtype_of,
     row_limits,
 )
-from ltx2rt.types import LinearWeight
+from ltx2rt.types import GGML_BLOCKS, Array, LinearWeight
 
 # The arguments of an op's front-end.
 Problem = dict[str, Any]
@@ -45,6 +46,13 @@ class _Values:
 
     def integers(self, shape: tuple[int, ...], below: int) -> mx.array:
         return mx.array(self._rng.integers(0, below, shape).astype(np.int32))
+
+    def uniform(self, shape: tuple[int, ...], low: float, high: float) -> Array:
+        return self._rng.uniform(low, high, shape)
+
+    def bytes(self, shape: tuple[int, ...], low: int = 0, high: int = 256) -> Array:
+        """uint8 below ``high``."""
+        return self._rng.integers(low, high, shape).astype(np.uint8)
 
     def codes(self, shape: tuple[int, ...]) -> mx.array:
         """E4M3 codes without NaN."""
@@ -88,6 +96,8 @@ def check_problems(variant: Variant, *, metal: bool = True) -> list[Problem]:
         ]
         if metal and variant.weight in FEW_ROWS and variant.rows == 0:  # weights of more than one slab of 16 MB
             problems.append(_linear(variant, fewer, 8192, 1088, 4))
+        elif metal and variant.rotation:  # rows that several threadgroups rotate
+            problems.append(_linear(variant, fewer, ROTATED_AT_ONCE + variant.rotation, 24, 4))
         return problems
     if isinstance(variant, AttentionVariant):
         queries = MANY_QUERIES + 37 if variant.many else 77
@@ -134,7 +144,7 @@ def exact_arguments(problem: Problem) -> Problem:
     def widen(value: Any) -> Any:
         if isinstance(value, LinearWeight):
             scale, zero = widen(value.scale), widen(value.zero)
-            return value._replace(values=widen(value.values), scale=scale, zero=zero)
+            return value._replace(values=widen(value.values), scale=scale, zero=zero, table=widen(value.table))
         if isinstance(value, mx.array) and mx.issubdtype(value.dtype, mx.floating):
             return value.astype(mx.float32, stream=mx.cpu)
         return value
@@ -156,12 +166,66 @@ def _norm(variant: NormVariant, rows: int, width: int, seed: int, spare: int = 0
     }
 
 
+# Of packed weights: how many values of a row share a scale or a block.
+_PACKED_UNITS = {"int8_rows": 1, "nvfp4": 16, "mxfp8": 32} | {
+    mode: weights for mode, (weights, _) in GGML_BLOCKS.items()
+}
+
+
+def packed_weight(kind: str, columns: int, depth: int, seed: int, group_size: int = 16) -> LinearWeight:
+    """A random weight (columns, depth), values about 1 / sqrt(depth), of a packed kind of `LinearVariant.weight`."""
+    values = _Values(seed)
+    size = depth**-0.5
+    per_row = (size * values.uniform((columns,), 0.5, 1.5)).astype(np.float32)
+    if kind == "int8_rows":
+        return LinearWeight("int8", mx.array(values.bytes((columns, depth)).view(np.int8)), mx.array(per_row / 64))
+    if kind == "nvfp4":
+        scale = values.bytes((columns, depth // 16), 0x28, 0x40)  # 0.25 to 1.875
+        return LinearWeight(
+            "nvfp4", mx.array(values.bytes((columns, depth // 2))), mx.array(scale), mx.array(np.float32(size / 3))
+        )
+    if kind == "mxfp8":
+        exponent = 118 + math.frexp(size)[1]
+        scale = values.bytes((columns, depth // 32), exponent, exponent + 4)
+        scale[::5, ::3] = 0
+        return LinearWeight("mxfp8", values.codes((columns, depth)), mx.array(scale))
+    if kind == "w4a8":
+        table = np.sort(values.uniform((16,), -127, 127).astype(np.float32))
+        scale = values.bytes((columns, depth // group_size), 0x28, 0x40)
+        codes = mx.array(values.bytes((columns, depth // 2)))
+        return LinearWeight(
+            "w4a8", codes, mx.array(scale), mx.array(per_row / 64), group_size=group_size, table=mx.array(table)
+        )
+    weights, size_of_block = GGML_BLOCKS[kind]
+    blocks = values.bytes((columns, depth // weights, size_of_block))
+
+    def put_half(byte: int, largest: float) -> None:
+        halves = values.uniform((*blocks.shape[:2], 1), 0.5 * largest, largest).astype(np.float16)
+        blocks[..., byte : byte + 2] = halves.view(np.uint8)
+
+    # What makes the largest values of a block about three times `size`.
+    if kind == "q8_0":
+        put_half(0, size / 42)
+    elif kind == "q6_k":
+        put_half(208, size / 1300)
+    else:
+        put_half(0, size / (150 if kind == "q4_k" else 300))
+        put_half(2, size / 20)
+    return LinearWeight(kind, mx.array(blocks.reshape(columns, -1)))  # type: ignore[arg-type]  # a mode, too
+
+
 def _linear(variant: LinearVariant, rows: int, depth: int, columns: int, seed: int) -> Problem:
     values = _Values(seed)
+    unit = math.lcm(_PACKED_UNITS.get(variant.weight, 1), variant.groups or 1, variant.rotation or 1)
+    depth = -(-depth // unit) * unit
     if variant.weight == "e4m3":
-        weight = LinearWeight("e4m3", values.codes((columns, depth)), mx.array(0.37 / math.sqrt(depth)))
+        scale = mx.array(0.37 / math.sqrt(depth))
+        if variant.groups:
+            scale = scale * mx.abs(values.array((columns,), "float32"))
+        weight = LinearWeight("e4m3", values.codes((columns, depth)), scale)
+    elif variant.weight in _PACKED_UNITS or variant.weight == "w4a8":
+        weight = packed_weight(variant.weight, columns, depth, seed, variant.groups)
     elif variant.groups:
-        depth = -(-depth // variant.groups) * variant.groups
         dense = values.array((columns, depth), "float32", depth**-0.5)
         bits = int(variant.weight.removeprefix("int"))
         codes, scale, zero = mx.quantize(dense, group_size=variant.groups, bits=bits, stream=mx.cpu)
@@ -173,7 +237,7 @@ def _linear(variant: LinearVariant, rows: int, depth: int, columns: int, seed: i
     table = 3 if variant.gate_index else 1
     return {
         "x": values.array((rows, depth), variant.dtype),
-        "weight": weight,
+        "weight": weight._replace(rotation=variant.rotation),
         "bias": values.optional((columns,), variant.bias),
         "activation": variant.activation or None,
         "residual": values.array((rows, columns), variant.dtype) if variant.residual else None,

@@ -25,8 +25,8 @@ def quantized_linear(
 
     Args:
         x: (..., K) float32 | float16 | bfloat16.
-        weight: W (N, K): dense float32 | float16 | bfloat16, E4M3 codes with one scale, or MLX affine int4/int8.
-            Its dtype is independent of x's.
+        weight: W (N, K), dense or in one of the packed forms of `LinearWeight`, whose dtype is independent of x's.
+            Rotated weights multiply a rotated x.
         bias: (N,), any float dtype.
         activation: None, ``gelu_tanh`` or ``silu``.
         residual: (..., N), dtype of x.
@@ -47,17 +47,16 @@ def quantized_linear(
         return reference.quantized_linear(
             x, weight, bias, activation=activation, residual=residual, gate=gate, gate_index=gate_index
         )
-    mode, values, scale, zero, group_size, bits = weight
-    present = tuple(a is not None for a in (scale, zero, bias, residual, gate, gate_index))
+    present = tuple(a is not None for a in (weight.scale, weight.zero, weight.table, bias, residual, gate, gate_index))
 
     def build(chosen: Implementation) -> mx.array:
         formula = mlx_ops.quantized_linear if chosen == "mlx" else reference.quantized_linear
 
         def graph(x: mx.array, values: mx.array, *others: mx.array) -> mx.array:
-            scale, zero, bias, residual, gate, gate_index = spread(others, present)
+            scale, zero, table, bias, residual, gate, gate_index = spread(others, present)
             return formula(
                 x,
-                LinearWeight(mode, values, scale, zero, group_size, bits),
+                weight._replace(values=values, scale=scale, zero=zero, table=table),
                 bias,
                 activation=activation,
                 residual=residual,
@@ -67,12 +66,14 @@ def quantized_linear(
 
         made: mx.array = ext.quantized_linear(
             x,
-            mode=mode,
-            values=values,
-            scale=scale,
-            zero=zero,
-            group_size=group_size,
-            bits=bits,
+            mode=weight.mode,
+            values=weight.values,
+            scale=weight.scale,
+            zero=weight.zero,
+            table=weight.table,
+            group_size=weight.group_size,
+            bits=weight.bits,
+            rotation=weight.rotation,
             bias=bias,
             activation=activation or "none",
             residual=residual,

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
-from ltx2rt.types import LinearWeight
+from ltx2rt.types import GGML_BLOCKS, LinearWeight
 
 
 class RopeTable(NamedTuple):
@@ -126,21 +126,92 @@ def rope_attention(
     return out.reshape(batch, q_tokens, width).astype(dtype)
 
 
+# Values of the codes of E2M1, whose highest bit is the sign.
+E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0)
+
+
+def rotate_groups(x: mx.array, group: int) -> mx.array:
+    """x (..., K) float32 with each ``group`` values multiplied by R (`LinearWeight`); by itself it undoes it."""
+    shape, stride = x.shape, 1
+    while stride < group:
+        fours = x.reshape(*shape[:-1], -1, 4, stride)
+        x = (0.5 * mx.sum(fours, axis=-2, keepdims=True) - fours[..., ::-1, :]).reshape(shape)
+        stride *= 4
+    return x
+
+
 def dequantise(weight: LinearWeight) -> mx.array:
-    """W (N, K) float32."""
-    if weight.mode == "e4m3":
-        expanded: mx.array = mx.from_fp8(weight.values, mx.float32) * weight.scale.astype(mx.float32)
-        return expanded
-    if weight.mode == "affine":
+    """The matrix (N, K) float32 that x is multiplied with: W, or W R if x is to be rotated."""
+    stored = stored_weight(weight)
+    return rotate_groups(stored, weight.rotation) if weight.rotation else stored
+
+
+def stored_weight(weight: LinearWeight) -> mx.array:
+    """W (N, K) float32 as stored: that of a rotated x, if there is a rotation."""
+    mode, values = weight.mode, weight.values
+    decoded: mx.array
+    if mode == "affine":
         return mx.dequantize(
-            weight.values,
+            values,
             weight.scale.astype(mx.float32),
             weight.zero.astype(mx.float32),
             group_size=weight.group_size,
             bits=weight.bits,
         ).astype(mx.float32)
-    dense: mx.array = weight.values.astype(mx.float32)
-    return dense
+    if mode in GGML_BLOCKS:
+        return _ggml_values(mode, values)
+    if mode == "e4m3":
+        scale = weight.scale.astype(mx.float32)
+        decoded = mx.from_fp8(values, mx.float32) * (scale[:, None] if scale.ndim == 1 else scale)
+    elif mode == "int8":
+        decoded = values.astype(mx.float32) * weight.scale[:, None]
+    elif mode == "nvfp4":
+        codes = mx.stack([values >> 4, values & 15], axis=-1).reshape(values.shape[0], -1)
+        scale = mx.repeat(mx.from_fp8(weight.scale, mx.float32), 16, axis=1)
+        decoded = mx.array(E2M1)[codes] * scale * weight.zero.reshape(())
+    elif mode == "mxfp8":
+        exponents = (weight.scale.astype(mx.uint32) << 23).view(mx.float32)
+        decoded = mx.from_fp8(values, mx.float32) * mx.repeat(exponents, 32, axis=1)
+    elif mode == "w4a8":
+        codes = mx.stack([values & 15, values >> 4], axis=-1).reshape(values.shape[0], -1)
+        scale = mx.repeat(mx.from_fp8(weight.scale, mx.float32), weight.group_size, axis=1)
+        decoded = mx.clip(mx.round(weight.table[codes] * scale), -127, 127) * weight.zero[:, None]
+    else:
+        decoded = values.astype(mx.float32)
+    return decoded
+
+
+def _ggml_values(mode: str, values: mx.array) -> mx.array:
+    """Rows of GGML's blocks (N, bytes) uint8 as (N, K) float32."""
+    blocks = values.reshape(values.shape[0], -1, GGML_BLOCKS[mode][1])
+
+    def half_at(byte: int) -> mx.array:
+        """(N, blocks, 1, 1) float32."""
+        return mx.contiguous(blocks[..., byte : byte + 2]).view(mx.float16).astype(mx.float32)[..., None]
+
+    def bits(piece: mx.array, shifts: tuple[int, ...], mask: int) -> mx.array:
+        """(N, blocks, len(shifts), bytes) of (N, blocks, bytes)."""
+        return (piece[..., None, :] >> mx.array(shifts, mx.uint8)[:, None]) & mask
+
+    if mode == "q8_0":
+        decoded = half_at(0) * blocks[..., None, 2:].view(mx.int8).astype(mx.float32)
+    elif mode == "q6_k":
+        low = bits(blocks[..., :128].reshape(*blocks.shape[:-1], 2, 64), (0, 4), 15)  # (..., half, shift, 64)
+        high = bits(blocks[..., 128:192].reshape(*blocks.shape[:-1], 2, 32), (0, 2, 4, 6), 3)  # (..., half, run, 32)
+        codes = (low.reshape(*high.shape) | high << 4).astype(mx.float32) - 32
+        scales = blocks[..., 192:208].view(mx.int8).astype(mx.float32)[..., None]
+        decoded = half_at(208) * scales * codes.reshape(*blocks.shape[:-1], 16, 16)
+    else:  # q4_k and q5_k: eight sub-blocks of 32
+        s = blocks[..., 4:16]
+        first, second, third = s[..., :4], s[..., 4:8], s[..., 8:]
+        scale = mx.concatenate([first & 63, (third & 15) | (first >> 6) << 4], axis=-1).astype(mx.float32)
+        least = mx.concatenate([second & 63, (third >> 4) | (second >> 6) << 4], axis=-1).astype(mx.float32)
+        packed = blocks[..., -128:].reshape(*blocks.shape[:-1], 4, 32)
+        codes = bits(packed, (0, 4), 15).reshape(*blocks.shape[:-1], 8, 32)
+        if mode == "q5_k":
+            codes = codes | bits(blocks[..., 16:48], tuple(range(8)), 1) << 4
+        decoded = half_at(0) * scale[..., None] * codes.astype(mx.float32) - half_at(2) * least[..., None]
+    return decoded.reshape(values.shape[0], -1)
 
 
 def gelu_tanh(x: mx.array) -> mx.array:
@@ -157,7 +228,10 @@ def quantized_linear(
     gate: mx.array | None,
     gate_index: mx.array | None,
 ) -> mx.array:
-    out = x.astype(mx.float32) @ dequantise(weight).T
+    wide = x.astype(mx.float32)
+    if weight.rotation:
+        wide = rotate_groups(wide, weight.rotation).astype(x.dtype).astype(mx.float32)
+    out = wide @ stored_weight(weight).T
     if bias is not None:
         out = out + bias.astype(mx.float32)
     if activation == "gelu_tanh":

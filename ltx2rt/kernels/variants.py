@@ -16,7 +16,21 @@ LINEAR_ROWS = (1, 2, 3, 4, 16, 32, 64)
 # Up to so many rows tiles expand quantised weights as they are staged; beyond, a slab is expanded first.
 STAGED_CODE_ROWS = 512
 # Up to so many rows quantized_linear multiplies no matrices, by weight; dense ones: LINEAR_ROWS[3].
-FEW_ROWS = {"e4m3": 16, "int8": 16, "int4": 32}
+FEW_ROWS = {
+    "e4m3": 16,
+    "int8": 16,
+    "int4": 32,
+    "int8_rows": 16,
+    "q8_0": 16,
+    "q4_k": 16,
+    "q5_k": 16,
+    "q6_k": 16,
+    "nvfp4": 32,
+    "mxfp8": 16,
+    "w4a8": 16,
+}
+# Values of a row that one threadgroup rotates at most.
+ROTATED_AT_ONCE = 4096
 # Up to so many output channels causal_conv3d has a kernel of its own.
 CONV_FEW_OUTPUTS = 32
 # From so many queries on, preparing q and k is small beside the attention itself.
@@ -74,7 +88,11 @@ class NormVariant(Variant):
 
 @dataclass(frozen=True)
 class LinearVariant(Variant):
-    """``weight`` is a dtype, ``e4m3``, or ``int8`` and ``int4`` with ``groups`` values per scale of dtype ``scale``."""
+    """A product for one kind of weight.
+
+    ``weight`` is a dtype, ``int8`` and ``int4`` with ``groups`` values per scale of dtype ``scale`` for affine ones,
+    ``int8_rows`` for mode ``int8``, else the mode; ``e4m3`` with a scale for each row has ``groups`` 1.
+    """
 
     op: ClassVar[str] = "quantized_linear"
     weight: str = "bfloat16"
@@ -86,6 +104,7 @@ class LinearVariant(Variant):
     residual: bool = False
     gate: str = ""
     gate_index: bool = False
+    rotation: int = 0
 
     @property
     def has_fences(self) -> bool:
@@ -96,11 +115,16 @@ class LinearVariant(Variant):
         cls, x: Any, weight: LinearWeight, bias: Any, activation: str | None, residual: Any, gate: Any, gate_index: Any
     ) -> LinearVariant:
         rows = x.size // max(1, x.shape[-1])
-        kind = {"dense": dtype_name(weight.values), "e4m3": "e4m3"}.get(weight.mode, f"int{weight.bits}")
+        kind = {"dense": dtype_name(weight.values), "affine": f"int{weight.bits}", "int8": "int8_rows"}.get(
+            weight.mode, weight.mode
+        )
+        groups = weight.group_size
+        if weight.mode == "e4m3":
+            groups = int(weight.scale.ndim == 1 and weight.scale.size > 1)
         return cls(
             dtype_name(x),
             kind,
-            weight.group_size if weight.mode == "affine" else 0,
+            groups,
             dtype_name(weight.scale) if weight.mode == "affine" else "",
             next((most for most in row_limits(kind) if rows <= most), 0),
             dtype_name(bias),
@@ -108,6 +132,7 @@ class LinearVariant(Variant):
             residual is not None,
             dtype_name(gate),
             gate_index is not None,
+            weight.rotation,
         )
 
 

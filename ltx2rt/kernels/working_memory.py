@@ -26,7 +26,7 @@ def linear_bytes(rows: int, depth: int, width: int, itemsize: int = FLOAT32_BYTE
     """Of `quantized_linear` for x (rows, depth) and a weight (width, depth).
 
     ``itemsize``: bytes of a value of x; 2 means bfloat16. The weight is taken as one that such values are multiplied
-    with as they are: any but float32 and float16 ones.
+    with as they are, any but float32 and float16 ones. Rotated ones take no more for groups of at most 256.
     """
     if not _compiled():
         return FLOAT32_BYTES * (rows * depth + depth * width + rows * width)  # x, the weight and the sums in float32
@@ -38,6 +38,7 @@ def linear_bytes(rows: int, depth: int, width: int, itemsize: int = FLOAT32_BYTE
             dtype=_dtype(itemsize),
             weight_format="bfloat16",
             strided_x=False,
+            rotation=0,
             threads=ext.num_threads(),
         )
     )

@@ -7,7 +7,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from math import prod
 from pathlib import Path
@@ -16,13 +16,13 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 
 from ltx2rt.errors import CheckpointError
-from ltx2rt.types import LinearWeight, ParamSpec
+from ltx2rt.types import Array, LinearWeight, ParamSpec
 from ltx2rt.weights.block_stream import BlockLayout, BlockStream, Wanted
 from ltx2rt.weights.config import complete_config, config_section, parse_config
-from ltx2rt.weights.detection import read_json
+from ltx2rt.weights.detection import read_json, refuse_foreign_tensors
 from ltx2rt.weights.foreign_formats import refuse_foreign_formats
 from ltx2rt.weights.formats import companion_of, companions, fault_of, format_of
-from ltx2rt.weights.formats.linear_format import CURE, FLOATS, Encoding, Stored
+from ltx2rt.weights.formats.linear_format import CURE, FLOATS, Encoding, LinearFormat, Stored
 from ltx2rt.weights.generations import Generation, generation_of
 from ltx2rt.weights.gguf import GgufFile
 from ltx2rt.weights.gguf_config import gemma_config
@@ -133,8 +133,6 @@ class Checkpoint:
         for file, tensors in sources:
             self._add(file, tensors)
             names |= tensors
-            if self._hf_config is None and isinstance(file, GgufFile) and "gemma_config" not in self.metadata:
-                self._hf_config = gemma_config(file) if is_gemma(file.metadata) else None
         if is_lora(names):
             raise CheckpointError(f"{path}: a LoRA file, not a checkpoint; give it with --lora, beside a checkpoint.")
         if not self._components:
@@ -146,10 +144,12 @@ class Checkpoint:
 
     def _add(self, file: WeightFile | None, tensors: Mapping[str, TensorInfo]) -> None:
         """Sort the tensors of one more file in."""
+        path = file.path if file else self.path
         metadata = file.metadata if file else self.metadata
-        refuse_foreign_formats(file.path if file else self.path, tensors, metadata)
+        refuse_foreign_tensors(path, tensors)
+        refuse_foreign_formats(path, tensors, metadata)
         markers = read_markers(file) if file else {}
-        assignment = assign(tensors, str(file.path if file else self.path), metadata)
+        assignment = assign(tensors, str(path), metadata)
         self.ignored += assignment.ignored
         self.unknown += assignment.unknown
         for component, origins in assignment.components.items():
@@ -242,9 +242,18 @@ class Checkpoint:
 
         For an upscaler it is the flat module configuration, for a Gemma folder its ``config.json``.
         """
-        if self._hf_config is not None and not self.stated:
-            return self._hf_config
+        if self._text_config is not None and not self.stated:
+            return self._text_config
         return complete_config(self.stated, self._tensors, str(self.path))
+
+    @cached_property
+    def _text_config(self) -> dict[str, Any] | None:
+        """The Hugging Face configuration of the text encoder, where it is beside the file or in a GGUF header."""
+        if self._hf_config is None and "gemma_config" not in self.metadata:
+            for file in self.files:
+                if isinstance(file, GgufFile) and is_gemma(file.metadata):
+                    return gemma_config(file)
+        return self._hf_config
 
     @cached_property
     def stated(self) -> dict[str, Any]:
@@ -280,8 +289,8 @@ class Checkpoint:
                 f"{self.path}: has no {component}; it holds {', '.join(sorted(self._components))}. "
                 "Give the file that has it."
             )
-        if component == "text_encoder" and self._hf_config is not None:
-            return self._hf_config
+        if component == "text_encoder" and self._text_config is not None:
+            return self._text_config
         if component not in _SECTIONS:
             return self.config
         if self._description is not None:
@@ -382,6 +391,16 @@ class Checkpoint:
             return fuse_array(stored, form, spec.shape, changes, fuse_dtype, rows)
         return (form.load_rows if spec.layout == "linear" else form.array_rows)(stored, spec.shape, rows)
 
+    def value_slabs(self, component: str, spec: ParamSpec) -> Iterator[Array]:
+        """The exact float32 values of one tensor, in the shape of ``spec``, some rows at a time.
+
+        Raises:
+            CheckpointError: as `load`.
+        """
+        self._ready(component, [spec])
+        stored = self._stored_tensor(component, spec.name, spec.shape)
+        yield from format_of(stored.encoding).value_slabs(stored, spec.shape)
+
     def stream(
         self,
         component: str,
@@ -448,6 +467,13 @@ class Checkpoint:
             arrays += own
             peak = max(peak, arrays + temporary)
         return LoadedBytes(stored, arrays, made, working, max(0, peak - arrays))
+
+    def stored_form(
+        self, component: str, name: str, shape: Sequence[int] | None = None
+    ) -> tuple[LinearFormat, Encoding]:
+        """How a tensor of a component is stored: its format and its entries; ``shape`` is what the model needs."""
+        encoding = self._encoding(component, name, shape)
+        return format_of(encoding), encoding
 
     def formats(self, component: str) -> Counter[str]:
         """Name of a format -> how many tensors of a component are stored so; what accompanies them is not counted."""

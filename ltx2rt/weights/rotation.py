@@ -34,3 +34,16 @@ def rotate(values: Array, group: int) -> Array:
         values = (half[:, :, None] - fours[:, :, ::-1]).reshape(rows, columns)
         stride *= 4
     return values
+
+
+def rotation_matrix(group: int) -> Array:
+    """R, (group, group) float32; many rows are rotated faster by it, with sums in another order than those of `rotate`.
+
+    ``group`` is a power of 4.
+    """
+    smallest = np.ones((4, 4), np.float32) - 2 * np.fliplr(np.eye(4, dtype=np.float32))
+    result: Array = np.ones((1, 1), np.float32)
+    while len(result) < group:
+        result = np.kron(result, smallest)
+    result /= np.float32(np.sqrt(group))
+    return result

@@ -35,17 +35,20 @@ def open_weight_file(path: str | os.PathLike[str]) -> WeightFile:
 
 def _require_architecture(file: GgufFile) -> None:
     architecture = file.value("general.architecture")
-    if architecture is None or architecture in _ARCHITECTURES:
+    if architecture is None:
         return
+    if not isinstance(architecture, str):
+        raise CheckpointError(f"{file.path}: general.architecture must be a text; the file is damaged.")
     if architecture == "clip":
         raise CheckpointError(
             f"{file.path}: GGUF of architecture 'clip', a vision projector (mmproj) and no text encoder; give the GGUF "
             "file of the language model."
         )
-    raise CheckpointError(
-        f"{file.path}: GGUF of architecture {architecture!r}, which is neither an LTX-2 transformer ('ltxv') nor a "
-        "Gemma text encoder ('gemma3', 'gemma4')."
-    )
+    if architecture not in _ARCHITECTURES:
+        raise CheckpointError(
+            f"{file.path}: GGUF of architecture {architecture[:80]!r}, which is neither an LTX-2 transformer ('ltxv') "
+            "nor a Gemma text encoder ('gemma3', 'gemma4')."
+        )
 
 
 def _refuse_shard(file: GgufFile) -> None:

@@ -6,19 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import huggingface_hub
-import numpy as np
 import pytest
 from huggingface_hub import constants
-from local_hub import LocalHub, Repository, local_hub
+from local_hub import NAME, LocalHub, Repository, content, local_hub
 
 from ltx2rt.hub.cache import HubCache
 from ltx2rt.hub.client import Hub
-
-NAME = "org/model"
-
-
-def content(size: int, seed: int) -> bytes:
-    return np.random.default_rng(seed).bytes(size)
 
 
 @pytest.fixture

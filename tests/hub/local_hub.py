@@ -17,9 +17,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar
 from urllib.parse import unquote, urlsplit
 
+import numpy as np
+
 _LISTING = re.compile(r"/api/models/([^/]+/[^/]+)/revision/(.+)")
 _RESOLVE = re.compile(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
 _BLOCK = 1 << 16
+NAME = "org/model"  # what the tests' hub has
+
+
+def content(size: int, seed: int) -> bytes:
+    return np.random.default_rng(seed).bytes(size)
 
 
 @dataclass

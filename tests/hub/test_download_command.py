@@ -14,17 +14,21 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from conftest import NAME, content
 from huggingface_hub import constants
-from local_hub import LocalHub, Repository
+from local_hub import NAME, LocalHub, Repository, content
 
 from ltx2rt import embedded
 from ltx2rt.cli import transfer_progress
+from ltx2rt.cli.download import next_command
+from ltx2rt.cli.flags import spelling
 from ltx2rt.cli.main import build_parser, run
 from ltx2rt.hub import download
 from ltx2rt.hub.cache import HubCache
+from ltx2rt.hub.download import wanted_parts
+from ltx2rt.hub.known_set import KnownSet
 from ltx2rt.hub.known_sets import OTHERS, SETS
 from ltx2rt.hub.reference import HubReference
+from ltx2rt.spelling import spelled_as
 
 GEMMA = "google/gemma-3-12b-it-qat-q4_0-unquantized"
 DOCS = Path(__file__).parents[2] / "docs"
@@ -347,3 +351,17 @@ def test_one_file_has_one_size() -> None:
     for part in (*(part for known in SETS for part in known.parts), *OTHERS):
         key = (part.repository.name, part.files)
         assert sizes.setdefault(key, (part.bytes, part.about)) == (part.bytes, part.about)
+
+
+@pytest.mark.parametrize("known", SETS, ids=lambda known: f"{known.name}-{known.format}")
+def test_the_command_of_every_set_is_understood(known: KnownSet) -> None:
+    """With every part, the optional ones too."""
+    with spelled_as(spelling()):
+        for parts in (known.usual, known.parts):
+            command = shlex.split(next_command(known, wanted_parts(parts), known.name))
+            assert command[0] == "ltx2rt-generate"
+            arguments = build_parser().parse_args(["generate", *command[1:]])
+            values = {str(value) for value in vars(arguments).values()}
+            for part in {part.setting: part for part in (*known.usual, *parts)}.values():
+                reference = str(part.reference)
+                assert reference in values or str([reference]) in values

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import NAME, content
 from huggingface_hub import hf_hub_download, scan_cache_dir, try_to_load_from_cache
-from local_hub import LocalHub, Repository, etag
+from local_hub import NAME, LocalHub, Repository, content, etag
 
 from ltx2rt.errors import BrokenDownload, DownloadError, OutOfSpace, UsageError
 from ltx2rt.hub import download
@@ -435,6 +434,23 @@ def test_verifying_finds_a_damaged_file(name: str, online: bool, server: LocalHu
     if online:
         fetch(hub, checked, Counted())
         assert paths[name].read_bytes() == server.repositories[NAME].files[name]
+
+
+def test_a_blob_that_repositories_share_is_verified_by_its_name(
+    server: LocalHub, hub: Hub, cache: HubCache, tmp_path: Path
+) -> None:
+    """huggingface_hub keeps contents in one place for all, under another checksum, and links to them."""
+    (path,) = fetched(hub)
+    blob = path.parent / os.readlink(path)
+    shared = cache.folder / "blobs" / "ab" / ("ab" * 32)
+    shared.parent.mkdir(parents=True)
+    os.replace(blob, shared)
+    blob.symlink_to(os.path.relpath(shared, blob.parent))
+    wanted = wanted_reference(MODEL)
+    assert [item.state for item in verify(survey_offline(cache, wanted), cache, Counted())] == [State.HERE]
+    assert [item.state for item in verify(survey(hub, wanted), cache, Counted())] == [State.HERE]
+    shared.write_bytes(b"y" + shared.read_bytes()[1:])
+    assert [item.state for item in verify(survey_offline(cache, wanted), cache, Counted())] == [State.DAMAGED]
 
 
 def test_a_file_of_another_size_is_fetched_again(server: LocalHub, hub: Hub) -> None:

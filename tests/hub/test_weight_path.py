@@ -7,8 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import NAME
-from local_hub import LocalHub
+from local_hub import NAME, LocalHub
 
 import ltx2rt
 from ltx2rt import embedded

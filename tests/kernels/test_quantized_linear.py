@@ -8,17 +8,39 @@ import pytest
 
 from ltx2rt import _ext
 from ltx2rt.kernels import quantized_linear, reference
-from ltx2rt.types import LinearWeight
+from ltx2rt.kernels.proof_problems import packed_weight
+from ltx2rt.types import GGML_BLOCKS, LinearWeight
 
 DTYPES = [mx.float32, mx.float16, mx.bfloat16]
 FORMATS = ["float32", "float16", "bfloat16", "e4m3"] + [f"int{b}/{g}" for b in (4, 8) for g in (32, 64, 128)]
+# Packed formats, with the numbers of values that a row may have multiples of.
+PACKED = {
+    "int8_rows": 1,
+    "e4m3_rows": 1,
+    "q8_0": 32,
+    "q4_k": 256,
+    "q5_k": 256,
+    "q6_k": 256,
+    "nvfp4": 16,
+    "mxfp8": 32,
+    "w4a8/4": 4,
+    "w4a8/8": 8,
+    "w4a8/16": 16,
+    "w4a8/48": 48,
+}
 
 
 def normal(shape, seed, dtype=mx.float32):
     return mx.random.normal(shape, key=mx.random.key(seed)).astype(dtype)
 
 
-def make_weight(form, n, k, seed=7):
+def make_weight(form, n, k, seed=7, rotation=0):
+    if form == "e4m3_rows":
+        weight = make_weight("e4m3", n, k, seed)
+        return weight._replace(scale=weight.scale * (0.5 + mx.arange(n) / n), rotation=rotation)
+    if form in PACKED:
+        kind, _, group = form.partition("/")
+        return packed_weight(kind, n, k, seed, int(group or 0))._replace(rotation=rotation)
     w = normal((n, k), seed) * k**-0.5
     if form == "e4m3":
         scale = mx.abs(w).max() / 448
@@ -49,7 +71,9 @@ def exactly(x, weight, bias=None, activation=None, residual=None, gate=None):
 
 def plain(x, weight, bias=None, activation=None, residual=None, gate=None):
     """The op as written by hand in the dtype of x."""
-    out = x @ reference.dequantise(weight).astype(x.dtype).T
+    out = (reference.rotate_groups(x.astype(mx.float32), weight.rotation).astype(x.dtype) if weight.rotation else x) @ (
+        reference.stored_weight(weight).astype(x.dtype).T
+    )
     if bias is not None:
         out = out + bias.astype(x.dtype)
     if activation == "gelu_tanh":
@@ -81,6 +105,123 @@ def test_is_as_accurate_as_plain_code(form, dtype):
     weight = make_weight(form, n, k)
     for rows in (1, 3, 13):
         check(normal((rows, k), rows, dtype), weight)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("form", PACKED)
+def test_packed_weights_are_as_accurate_as_plain_code(form, dtype):
+    unit = PACKED[form]
+    for n, k in ((50, 768), (33, 512 + unit), (7, unit), (16, 3 * unit)):
+        weight = make_weight(form, n, -(-k // unit) * unit, seed=n)
+        assert weight.in_features == -(-k // unit) * unit
+        for rows in (1, 3, 4, 5, 17):
+            check(normal((rows, weight.in_features), rows, dtype), weight)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("group", [4, 16, 64, 256, 1024])
+@pytest.mark.parametrize("form", ["int8_rows", "w4a8/16", "q8_0", "bfloat16", "int4/32"])
+def test_rotated_weights_multiply_a_rotated_x(form, group, dtype):
+    weight = make_weight(form, 21, 1024)._replace(rotation=group)
+    for rows in (1, 5, 13):
+        x = normal((rows, 1024), rows, dtype)
+        check(x, weight)
+        ours = quantized_linear(x, weight)
+        rotated = reference.rotate_groups(x.astype(mx.float32), group).astype(dtype)
+        by_hand = quantized_linear(rotated, weight._replace(rotation=0))
+        # A value next to a tie of x's dtype may go the other way, as the order of four additions differs.
+        bound = 1e-5 if dtype == mx.float32 else 1e-2
+        assert error(ours, np.array(by_hand.astype(mx.float32))) <= bound * (1 + float(mx.abs(by_hand).max()))
+    wide = normal((5, 2048), 3, dtype)
+    assert mx.array_equal(quantized_linear(wide[:, ::2], weight), quantized_linear(mx.contiguous(wide[:, ::2]), weight))
+
+
+def test_the_rotation_is_the_kronecker_power_of_h4():
+    h4 = np.ones((4, 4)) - 2 * np.eye(4)[::-1]
+    for group, power in ((4, h4), (16, np.kron(h4, h4)), (64, np.kron(h4, np.kron(h4, h4)))):
+        rows = mx.eye(2 * group)
+        expected = np.kron(np.eye(2), power / np.sqrt(group))
+        assert np.allclose(np.array(reference.rotate_groups(rows, group)), expected, atol=1e-6)
+        identity = LinearWeight("dense", mx.eye(2 * group), rotation=group)
+        assert np.allclose(np.array(quantized_linear(rows, identity)), expected, atol=1e-6)
+        assert np.allclose(np.array(reference.dequantise(identity)), expected, atol=1e-6)
+
+
+def _q4_k_or_q5_k(block, e):
+    s, j = block[4:16], e // 32
+    if j < 4:
+        scale, least = s[j] & 63, s[j + 4] & 63
+    else:
+        scale, least = s[j + 4] & 15 | s[j - 4] >> 6 << 4, s[j + 4] >> 4 | s[j] >> 6 << 4
+    code = block[len(block) - 128 + 32 * (j // 2) + e % 32] >> 4 * (j % 2) & 15
+    if len(block) == 176:
+        code |= (block[16 + e % 32] >> j & 1) << 4
+    d, m = np.array(block[:4], np.uint8).view(np.float16).astype(np.float64)
+    return d * scale * code - m * least
+
+
+def _q6_k(block, e):
+    half, run, i = e // 128, e % 128 // 32, e % 32
+    low = block[64 * half + 32 * (run % 2) + i] >> (4 if run >= 2 else 0) & 15
+    code = low | (block[128 + 32 * half + i] >> 2 * run & 3) << 4
+    scale = np.array(block[192 + e // 16], np.uint8).view(np.int8).astype(int)
+    return np.array(block[208:], np.uint8).view(np.float16).astype(np.float64)[0] * scale * (code - 32)
+
+
+def _q8_0(block, e):
+    d = np.array(block[:2], np.uint8).view(np.float16).astype(np.float64)[0]
+    return d * np.array(block[2 + e], np.uint8).view(np.int8).astype(int)
+
+
+@pytest.mark.parametrize("form", ["q8_0", "q4_k", "q5_k", "q6_k"])
+def test_blocks_are_those_of_ggml(form):
+    """Value by value, as the layout of ggml-quants.h in llama.cpp has them."""
+    weights, size = GGML_BLOCKS[form]
+    weight = make_weight(form, 3, 2 * weights)
+    value = {"q8_0": _q8_0, "q6_k": _q6_k}.get(form, _q4_k_or_q5_k)
+    blocks = np.array(weight.values).reshape(3, 2, size).tolist()
+    expected = [[value(block, e) for block in row for e in range(weights)] for row in blocks]
+    assert np.allclose(np.array(reference.dequantise(weight)), expected, rtol=1e-6, atol=1e-9)
+
+
+def test_nibbles_and_scales_of_nvfp4():
+    """The high four bits are the even column; every code, with scales of every kind."""
+    codes = np.arange(256, dtype=np.uint8).reshape(2, 128)
+    scales = np.arange(32, dtype=np.uint8).reshape(2, 16) * 4  # 0 and subnormal ones among them
+    weight = LinearWeight("nvfp4", mx.array(codes), mx.array(scales), mx.array(0.25))
+    nibbles = np.stack([codes >> 4, codes & 15], axis=-1).reshape(2, 256)
+    magnitudes = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6])
+    values = magnitudes[nibbles & 7] * np.where(nibbles & 8, -1, 1)
+    exact = values * np.repeat(np.array(mx.from_fp8(mx.array(scales), mx.float32)), 16, axis=1) * 0.25
+    assert np.array_equal(np.array(reference.dequantise(weight)), exact)
+    assert np.array_equal(np.array(quantized_linear(mx.eye(256), weight)), exact.T)
+    pairs = np.array(quantized_linear(mx.eye(256, dtype=mx.bfloat16), weight).astype(mx.float32))
+    assert np.array_equal(pairs, exact.T)
+
+
+@pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16], ids=str)
+def test_every_scale_and_code_of_mxfp8(dtype):
+    codes = mx.arange(256).astype(mx.uint8)
+    numbers = np.array(mx.from_fp8(codes, mx.float32), np.float64)
+    x = (mx.arange(32)[None] == 7).astype(dtype)
+    for scale in (0, 1, 60, 117, 120, 127, 130, 200, 240, 246):
+        weight = LinearWeight("mxfp8", mx.broadcast_to(codes[:, None], (256, 32)), mx.full((256, 1), scale, mx.uint8))
+        ours = np.array(quantized_linear(x, weight).astype(mx.float32))[0]
+        expected = numbers * (0.0 if scale == 0 else 2.0 ** (scale - 127))
+        assert np.array_equal(np.isnan(ours), np.isnan(numbers))
+        small = np.abs(expected) < 2.0**-126  # what processors may take as zero
+        assert np.array_equal(ours[~small], expected.astype(np.float32)[~small], equal_nan=True)
+        assert np.nanmax(np.abs(ours[small] - expected[small]), initial=0) < 2.0**-126
+
+
+def test_levels_of_w4a8_round_half_to_even_and_stay_within_127():
+    table = mx.array([0.5, 1.5, 2.5, -0.5, -1.5, -2.5, 126.5, 127.5, 128.0, -127.5, -500.0, 0.25, 3.0, 7.0, 100.0, 1.0])
+    codes = mx.array(np.arange(0, 16, 2, dtype=np.uint8) | np.arange(1, 16, 2, dtype=np.uint8) << 4)[None]
+    one = mx.to_fp8(mx.array([[1.0]]))
+    weight = LinearWeight("w4a8", codes, one, mx.array([2.0]), group_size=16, table=table)
+    expected = [0, 2, 2, 0, -2, -2, 126, 127, 127, -127, -127, 0, 3, 7, 100, 1]
+    assert np.array_equal(np.array(quantized_linear(mx.eye(16), weight))[:, 0], 2 * np.array(expected))
+    assert np.array_equal(np.array(reference.dequantise(weight))[0], 2 * np.array(expected))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -247,10 +388,15 @@ def test_no_rows(shape):
     assert out.shape == (*shape[:-1], 5)
 
 
-@pytest.mark.parametrize("form", ["float32", "bfloat16", "e4m3", "int4/32", "int8/64"])
-def test_bits_depend_neither_on_threads_nor_on_other_rows(form):
-    n, k, m = 150, 320, 600  # cut differently for each number of threads
-    x, weight = normal((m, k), 0, mx.bfloat16), make_weight(form, n, k)
+@pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float32], ids=str)
+@pytest.mark.parametrize("form", ["float32", "bfloat16", "e4m3", "int4/32", "int8/64", *PACKED])
+def test_bits_depend_neither_on_threads_nor_on_other_rows(form, dtype):
+    unit = PACKED.get(form, 1)
+    n, m = 150, 600  # cut differently for each number of threads
+    k = -(-320 // unit) * unit
+    x, weight = normal((m, k), 0, dtype), make_weight(form, n, k)
+    if k % 16 == 0:
+        weight = weight._replace(rotation=16)
     threads = _ext.num_threads()
     results = []
     try:
@@ -284,8 +430,8 @@ def test_differentiates_through_the_reference():
         strict=True,
     ):
         assert mx.allclose(ours, exact, rtol=1e-4, atol=1e-4)
-    for form in ("e4m3", "int4/32"):
-        weight = make_weight(form, 8, 32)
+    for form in ("e4m3", "int4/32", "nvfp4", "int8_rows"):
+        weight = make_weight(form, 8, 32)._replace(rotation=4)
         ours = mx.grad(lambda x, w=weight: quantized_linear(x, w).sum())(x)
         assert mx.allclose(ours[0], reference.dequantise(weight).sum(axis=0), rtol=1e-4, atol=1e-5)
 
@@ -307,19 +453,28 @@ X = mx.zeros((2, 3, 64))
 DENSE = LinearWeight("dense", mx.zeros((8, 64)))
 E4M3 = LinearWeight("e4m3", mx.zeros((8, 64), mx.uint8), mx.array(1.0))
 INT4 = LinearWeight("affine", mx.zeros((8, 8), mx.uint32), mx.zeros((8, 2)), mx.zeros((8, 2)), 32, 4)
+INT8 = make_weight("int8_rows", 8, 64)
+Q8 = make_weight("q8_0", 8, 64)
+NVFP4 = make_weight("nvfp4", 8, 64)
+MXFP8 = make_weight("mxfp8", 8, 64)
+W4A8 = make_weight("w4a8/16", 8, 64)
 INDEX = mx.zeros((2, 3), mx.int32)
 REJECTED = {
     "x must be float32, float16 or bfloat16 but is int32": ((X.astype(mx.int32), DENSE), {}),
     "x must have at least one axis": ((mx.array(1.0), DENSE), {}),
     "x must end in K = 64, the width of the weight, but ends in 63": ((X[..., 1:], DENSE), {}),
-    'weight.mode must be "dense", "e4m3" or "affine" but is "mxfp4"': ((X, DENSE._replace(mode="mxfp4")), {}),
+    'weight.mode must be one of "dense", "e4m3", "affine", .* but is "mxfp4"': ((X, DENSE._replace(mode="mxfp4")), {}),
     r"weight.values must have two axes but has shape \(64\)": ((X, DENSE._replace(values=mx.zeros(64))), {}),
     "weight.values must not be empty": ((X, DENSE._replace(values=mx.zeros((0, 64)))), {}),
     "weight.values must be float32, float16 or bfloat16 but is uint8": ((X, DENSE._replace(values=E4M3.values)), {}),
-    'weight.scale and weight.zero must be None in mode "dense"': ((X, DENSE._replace(scale=mx.array(1.0))), {}),
+    'weight.scale must be None in mode "dense"': ((X, DENSE._replace(scale=mx.array(1.0))), {}),
     'weight.values must be uint8 in mode "e4m3" but is float32': ((X, E4M3._replace(values=DENSE.values)), {}),
     'weight.scale is needed in mode "e4m3"': ((X, E4M3._replace(scale=None)), {}),
-    'weight.scale must be one float32 in mode "e4m3"': ((X, E4M3._replace(scale=mx.ones(8))), {}),
+    'weight.scale must be float32 in mode "e4m3" but is float16': (
+        (X, E4M3._replace(scale=mx.array(1, mx.float16))),
+        {},
+    ),
+    r'weight.scale must be one float32 or have shape \(8\) in mode "e4m3"': ((X, E4M3._replace(scale=mx.ones(7))), {}),
     'weight.zero must be None in mode "e4m3"': ((X, E4M3._replace(zero=mx.array(1.0))), {}),
     'weight.values must be uint32 in mode "affine"': ((X, INT4._replace(values=mx.zeros((8, 8), mx.int32))), {}),
     "weight.bits must be 4 or 8 but is 3": ((X, INT4._replace(bits=3)), {}),
@@ -331,6 +486,39 @@ REJECTED = {
         (X, INT4._replace(zero=INT4.zero.astype(mx.float16))),
         {},
     ),
+    'weight.table must be None in mode "affine"': ((X, INT4._replace(table=mx.zeros(16))), {}),
+    'weight.values must be int8 in mode "int8" but is uint8': ((X, INT8._replace(values=E4M3.values)), {}),
+    r"weight.scale must have shape \(8\) but has \(8,1\)": ((X, INT8._replace(scale=mx.ones((8, 1)))), {}),
+    'weight.scale must be None in mode "q8_0"': ((X, Q8._replace(scale=mx.ones(8))), {}),
+    r"weight.values must have rows of whole blocks of 34 bytes but has shape \(8,67\)": (
+        (X, Q8._replace(values=Q8.values[:, :67])),
+        {},
+    ),
+    "x must end in K = 64, the width of the weight, but ends in 32": ((X[..., :32], Q8), {}),
+    "K must be a multiple of 16 but is 24": (
+        (X[..., :24], NVFP4._replace(values=NVFP4.values[:, :12], scale=NVFP4.scale[:, :1])),
+        {},
+    ),
+    r"weight.scale must have shape \(8,4\) but has \(128,4\)": (
+        (X, NVFP4._replace(scale=mx.zeros((128, 4), mx.uint8))),
+        {},
+    ),
+    'weight.zero must be one float32 in mode "nvfp4" but has shape \\(8\\)': ((X, NVFP4._replace(zero=mx.ones(8))), {}),
+    'weight.zero is needed in mode "nvfp4"': ((X, NVFP4._replace(zero=None)), {}),
+    "K must be a multiple of 32 but is 16": (
+        (X[..., :16], MXFP8._replace(values=MXFP8.values[:, :16], scale=MXFP8.scale[:, :1])),
+        {},
+    ),
+    'weight.scale must be uint8 in mode "mxfp8" but is float32': ((X, MXFP8._replace(scale=mx.ones((8, 2)))), {}),
+    'weight.group_size must be 4, 8 or a multiple of 16 in mode "w4a8" but is 12': (
+        (X, W4A8._replace(group_size=12)),
+        {},
+    ),
+    r"weight.table must have shape \(16\) but has \(15\)": ((X, W4A8._replace(table=W4A8.table[:15])), {}),
+    r"weight.zero must have shape \(8\) but has \(1\)": ((X, W4A8._replace(zero=mx.ones(1))), {}),
+    "weight.rotation must be 0 or a power of 4 but is 32": ((X, INT8._replace(rotation=32)), {}),
+    "weight.rotation must be 0 or a power of 4 but is 1": ((X, DENSE._replace(rotation=1)), {}),
+    "weight.rotation 256 must divide K, which is 64": ((X, INT8._replace(rotation=256)), {}),
     r"bias must have shape \(8\) but has \(64\)": ((X, DENSE, mx.zeros(64)), {}),
     "bias must be float32, float16 or bfloat16 but is int32": ((X, DENSE, mx.zeros(8, mx.int32)), {}),
     'activation must be "none", "gelu_tanh" or "silu" but is "relu"': ((X, DENSE), {"activation": "relu"}),

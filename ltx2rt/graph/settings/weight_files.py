@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ltx2rt.graph.settings.kinds import FilePath, LoraKind, Loras, Text, WeightPath
+from ltx2rt.graph.settings.kinds import LoraKind, Loras, Text, WeightPath
 from ltx2rt.graph.settings.setting import setting
 
 DTYPES = ("bfloat16", "float16", "float32")
@@ -41,7 +41,7 @@ class WeightFiles:
 
     checkpoint: Path | None = setting(
         None,
-        FilePath("PATH"),
+        WeightPath("PATH"),
         "the model: a weight file, or a folder with its parts; without it the small embedded model runs",
         "Weights",
         flags=("--checkpoint-path", "--weights"),
@@ -55,7 +55,7 @@ class WeightFiles:
     )
     tokenizer: Path | None = setting(
         None,
-        FilePath("PATH"),
+        WeightPath("PATH"),
         "tokenizer.json of the text encoder, or its folder, where it is neither in the encoder's file nor beside it",
         "Weights",
         flags=("--tokenizer-path",),

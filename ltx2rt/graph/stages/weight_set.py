@@ -91,7 +91,8 @@ class WeightSet:
         if TEXT_ENCODER.name in sources:
             try:
                 _check_text_encoder(sources)
-                tokenizer = GemmaTokenizer.of(sources[TEXT_ENCODER.name], given.tokenizer)
+                encoder = sources[TEXT_ENCODER.name]
+                tokenizer = None if encoder.is_manifest else GemmaTokenizer.of(encoder, given.tokenizer)
             except CheckpointError as error:
                 if TEXT_ENCODER.name not in model.taken:
                     raise

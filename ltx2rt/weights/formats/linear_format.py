@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from types import MappingProxyType
@@ -215,6 +215,11 @@ class LinearFormat(ABC):
     def values(self, stored: Stored, shape: tuple[int, ...]) -> mx.array:
         """The exact float32 values, evaluated, in memory of their own. Errors as of `array`."""
 
+    def value_slabs(self, stored: Stored, shape: tuple[int, ...]) -> Iterator[Array]:
+        """The exact float32 values, some rows at a time. Errors as of `array`."""
+        items = writable_view(self.values(stored, shape))
+        yield from (items[rows] for rows in slabs(shape))
+
     @abstractmethod
     def load(self, stored: Stored, shape: tuple[int, ...]) -> LinearWeight:
         """The matrix in a form that the kernels take. Errors as of `array`."""
@@ -266,6 +271,11 @@ class ExpandedFormat(LinearFormat):
         if result.size:
             self._decode(stored, shape, slabs(shape), writable_view(result))
         return result
+
+    def value_slabs(self, stored: Stored, shape: tuple[int, ...]) -> Iterator[Array]:
+        self.require_sound(stored, shape)
+        decode = self.decoder(stored, shape)
+        yield from (decode(rows) for rows in slabs(shape))
 
     def load(self, stored: Stored, shape: tuple[int, ...]) -> LinearWeight:
         return LinearWeight("dense", self.array(stored, shape))
@@ -319,6 +329,8 @@ def slabs(shape: tuple[int, ...]) -> list[Rows]:
     """The rows of a tensor, some at a time."""
     if not shape:
         return [...]
+    if 0 in shape:
+        return []  # which may have any number of rows
     return [slice(first, min(first + SLAB_ROWS, shape[0])) for first in range(0, shape[0], SLAB_ROWS)]
 
 

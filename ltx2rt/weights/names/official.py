@@ -108,6 +108,29 @@ def locate(name: str) -> tuple[str, str] | None:
     return None
 
 
+# Component -> what stands before its names in official files.
+_PREFIXES = {
+    "transformer": TRANSFORMER,
+    "video_connector": f"{TRANSFORMER}video_embeddings_connector.",
+    "audio_connector": f"{TRANSFORMER}audio_embeddings_connector.",
+    "text_projection": "text_embedding_projection.",
+    "video_vae": "vae.",
+    "audio_vae": "audio_vae.",
+    "vocoder": "vocoder.",
+    "duration_head": "duration_head.",
+    "upscaler": "",
+    "text_encoder": "model.",
+    "text_assets": "hf_asset__",
+}
+# Assets that stand alone.
+_TOKENIZERS = ("tokenizer_json", "spiece_model")
+
+
+def full_name(component: str, name: str) -> str:
+    """The official name of a tensor of a component, the inverse of `locate`."""
+    return name if name in _TOKENIZERS else _PREFIXES[component] + name
+
+
 def wrappers(names: Iterable[str]) -> tuple[str, ...]:
     """What stands before the transformer's and the connectors' names of a file, longest first; empty: it has none.
 

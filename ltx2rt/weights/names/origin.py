@@ -15,6 +15,7 @@ from ltx2rt.types import Array
 from ltx2rt.weights.finite import require_finite
 from ltx2rt.weights.tensor_source import (
     DTYPES,
+    Rows,
     TensorInfo,
     TensorSource,
     bytes_of,
@@ -136,6 +137,12 @@ class OfficialTensors(TensorSource):
         if finite:
             require_finite(items, self._info.dtype, self.where(name))
         return items if self._axes is None else items.transpose(self._axes)
+
+    def rows(self, name: str, rows: Rows) -> Array:
+        if name != self._origin.name:
+            return self._tensors.rows(name, rows)
+        part: Array = self.raw(name)[rows]
+        return part
 
     def mlx(self, name: str, *, finite: bool = False) -> mx.array:
         if name != self._origin.name:

@@ -13,7 +13,7 @@ from ltx2rt.weights.checkpoint import Checkpoint
 from ltx2rt.weights.sets import parts as roles
 from ltx2rt.weights.sets.description import Description
 from ltx2rt.weights.sets.parts import NEEDED, OPTIONAL, ROLES, TRANSFORMER, UPSCALERS, Found, Part, Role, find, look
-from ltx2rt.weights.sets.units import comfyui_root, followed, is_text_encoder_folder, layout_of, units_of
+from ltx2rt.weights.sets.units import Unit, comfyui_root, followed, is_text_encoder_folder, layout_of, units_of
 
 log = logging.getLogger(__name__)
 
@@ -277,7 +277,15 @@ def _around(named: Sequence[Path]) -> Iterator[Found]:
     beside = [folder if folder.is_dir() else folder.parent for folder in named]
     for folder in dict.fromkeys(beside):
         encoders = [sub for sub in sorted(folder.iterdir()) if sub.is_dir() and is_text_encoder_folder(followed(sub))]
-        yield look(folder, [unit for sub in encoders for unit in units_of(followed(sub))])
+        yield look(folder, [unit for sub in encoders for unit in _units_beside(followed(sub))])
+
+
+def _units_beside(folder: Path) -> list[Unit]:
+    """What a folder holds; of one that nobody asked for and that cannot be read, nothing."""
+    try:
+        return units_of(folder)
+    except CheckpointError:
+        return []
 
 
 def _look_into(folder: Path, seen: set[Path]) -> Iterator[Found]:
