@@ -31,6 +31,7 @@ RUN_FILES = {
     "inputs",
     "events",
     "finite",
+    "fitting_loras",
     "journal",
     "keeping",
     "weight_set",
