@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ltx2rt.hub.weight_path import resolve_weight_path
-from ltx2rt.inspection import ComponentReport, Report, inspect
+from ltx2rt.inspection import ComponentReport, LoraReport, Report, inspect
 from ltx2rt.paths import expanded
 from ltx2rt.set_inspection import PartReport, SetReport, inspect_set, is_set
 from ltx2rt.weights.formats import DENSE
@@ -101,7 +101,7 @@ def _lines(report: Report) -> Iterator[str]:
     if report.not_finite is not None:
         yield f"{'values':<12}{'all finite' if not report.not_finite else 'not all finite, see below'}"
     if report.lora is not None:
-        yield f"{'lora':<12}{report.lora.targets} weights, rank {report.lora.rank}"
+        yield from _lora_lines(report.lora)
         for key, value in report.lora.metadata.items():
             yield f"{'metadata':<12}{key} = {value}"
     if report.components:
@@ -124,6 +124,18 @@ def _listed(findings: Mapping[str, Sequence[str]]) -> Iterator[str]:
         yield from (f"  {name}" for name in names[:_NAMES_SHOWN])
         if len(names) > _NAMES_SHOWN:
             yield f"  and {len(names) - _NAMES_SHOWN} more (--json lists all)"
+
+
+def _lora_lines(lora: LoraReport) -> Iterator[str]:
+    rank = f", rank {lora.rank}" if lora.rank else ""
+    yield f"{'lora':<12}{lora.targets} weights{rank}"
+    yield f"{'method':<12}{_counts(lora.methods)}"
+    yield f"{'changes':<12}{_counts(lora.components)}"
+    scales = [f"{value} ({source or 'nothing states another'})" for value, source in lora.scales.items()]
+    if scales:
+        yield f"{'scale':<12}{', '.join(scales[:_NAMES_SHOWN])}"
+    if lora.reference_downscale_factor is not None:
+        yield f"{'references':<12}{lora.reference_downscale_factor} times smaller than the clip"
 
 
 def _row(component: ComponentReport) -> str:
@@ -149,6 +161,9 @@ def _findings(report: Report) -> Mapping[str, Sequence[str]]:
         "unexpected": report.unexpected,
         "not finite": [f"{bad.name}: {bad.values} of {bad.size} values" for bad in report.not_finite or ()],
         "not readable as a model": errors,
+        "not of a model of ours": [] if report.lora is None else report.lora.unknown,
+        "not applied, of a text encoder": [] if report.lora is None else report.lora.text_encoder,
+        "not applied, part of no LoRA": [] if report.lora is None else report.lora.strangers,
         "not checked, no model for them in this version": unchecked,
     }
 
