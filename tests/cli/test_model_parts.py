@@ -51,22 +51,6 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def options(root: Path) -> list[str]:
-    """Every part by an option of its own."""
-    paths = list(FILES)
-    return [
-        *("--transformer-path", str(root / paths[5])),
-        *("--connectors-path", str(root / paths[4])),
-        *("--text-projection-path", str(root / paths[3])),
-        *("--video-vae-path", str(root / paths[0])),
-        *("--audio-vae-path", str(root / paths[1])),
-        *("--vocoder-path", str(root / paths[2])),
-        *("--text-encoder-path", str(embedded.TEXT_ENCODER)),
-        *("--tokenizer-path", str(embedded.TEXT_ENCODER / "tokenizer.json")),
-        *("--spatial-upsampler-path", str(embedded.SPATIAL_UPSCALER)),
-    ]
-
-
 def latents(tmp_path: Path, words: list[str]) -> np.ndarray:
     saved = tmp_path / "latents.safetensors"
     saved.unlink(missing_ok=True)
@@ -85,7 +69,28 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> np.ndarray:
 def test_every_part_by_its_option(
     tmp_path: Path, root: Path, expected: np.ndarray, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    np.testing.assert_array_equal(latents(tmp_path, options(root)), expected)
+    video_vae, audio_vae, vocoder, projection, connectors, transformer = (str(root / path) for path in FILES)
+    words = [
+        "--transformer-path",
+        transformer,
+        "--connectors-path",
+        connectors,
+        "--text-projection-path",
+        projection,
+        "--video-vae-path",
+        video_vae,
+        "--audio-vae-path",
+        audio_vae,
+        "--vocoder-path",
+        vocoder,
+        "--text-encoder-path",
+        str(embedded.TEXT_ENCODER),
+        "--tokenizer-path",
+        str(embedded.TEXT_ENCODER / "tokenizer.json"),
+        "--spatial-upsampler-path",
+        str(embedded.SPATIAL_UPSCALER),
+    ]
+    np.testing.assert_array_equal(latents(tmp_path, words), expected)
     assert str(root) not in capsys.readouterr().err  # everything was named
 
 
@@ -127,7 +132,8 @@ def test_a_duration_head_is_taken_where_the_model_has_one(
 ) -> None:
     head = tmp_path / "head.safetensors"
     write_safetensors(head, {"duration_head.mlp_hidden.weight": mx.zeros((4, 4))}, {})
-    assert run(["generate", *SMALL, *options(root), "--duration-head-path", str(head)]) == 1
+    words = ["--transformer-path", str(root / list(FILES)[5]), "--duration-head-path", str(head)]
+    assert run(["generate", *SMALL, *words]) == 1
     assert "head.safetensors: duration head of generation 2.5, but transformer-distilled" in capsys.readouterr().err
 
 

@@ -229,6 +229,12 @@ def _named(path: Path, role: Role) -> Found:
     """
     found = find(path)
     if not found.of(role.components[0]):
+        other = next((each for each in UPSCALERS if role in UPSCALERS and found.of(each.setting)), None)
+        if other is not None:
+            kinds = [each.setting.removesuffix("_upscaler") for each in (other, role)]
+            raise CheckpointError(
+                f"{found.path}: a {kinds[0]} upscaler, but a {kinds[1]} one is needed; give the other file."
+            )
         raise CheckpointError(
             f"{found.path}: not a {role.title}: it holds {found.held}; see what it is with: ltx2rt inspect "
             f"{found.path.name}"
