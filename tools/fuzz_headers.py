@@ -799,7 +799,7 @@ def _load_lora(path: Path) -> None:
     lora.stated_factor("spatial")
     lora.require_finite()
     for change in list(lora.changes.values())[:_TENSORS]:
-        if np.prod(change.shape, dtype=object) < 1 << 20:
+        if change.shape and 0 < np.prod(change.shape, dtype=object) < 1 << 20:
             change.begin(0.5, np.ones(change.shape, np.float32))(slice(0, 1))
 
 
