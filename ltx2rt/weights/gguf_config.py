@@ -34,7 +34,7 @@ class _Header:
 
     def __init__(self, file: GgufFile) -> None:
         self.file = file
-        self.architecture = file.value("general.architecture")
+        self.architecture = file.metadata.get("general.architecture")
 
     def size(self, key: str) -> int:
         """A positive integer, which must be there."""
@@ -83,7 +83,7 @@ class _Header:
 
     def scaling(self) -> dict[str, Any] | None:
         """How global layers stretch positions, in the words of Hugging Face; None: not at all."""
-        kind = self._value("rope.scaling.type")
+        kind = self.file.metadata.get(f"{self.architecture}.rope.scaling.type")
         if kind == "none":
             return None
         factor = self.number("rope.scaling.factor", _GEMMA3_SCALING)
