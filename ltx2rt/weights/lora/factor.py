@@ -17,6 +17,7 @@ from ltx2rt.weights.formats import fault_of, format_of
 from ltx2rt.weights.formats.linear_format import CURE, FLOATS, Encoding, Stored
 from ltx2rt.weights.tensor_source import DTYPES, WeightFile, bytes_of, widen
 
+NO_VALUES = "a manifest lists tensors without their data; give the LoRA file"
 _WHOLE = ("I64", "I32", "I16", "I8", "U8")
 
 
@@ -129,5 +130,5 @@ class Factor:
 
     def _opened(self) -> WeightFile:
         if self.file is None:
-            raise CheckpointError(f"{self.path}: a manifest lists tensors without their data; give the LoRA file.")
+            raise CheckpointError(f"{self.path}: {NO_VALUES}.")
         return self.file

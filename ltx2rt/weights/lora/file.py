@@ -10,7 +10,7 @@ from typing import Any
 from ltx2rt.errors import CheckpointError
 from ltx2rt.weights.finite import find_not_finite, not_finite_error
 from ltx2rt.weights.formats import companion_of, companions, encoding_of
-from ltx2rt.weights.lora.factor import Factor
+from ltx2rt.weights.lora.factor import NO_VALUES, Factor
 from ltx2rt.weights.lora.keys import (
     Key,
     Target,
@@ -150,10 +150,13 @@ class LoraFile:
         """Look at every value that is used, once. Reads the file in bounded memory.
 
         Raises:
-            CheckpointError: a value is NaN or infinite; the message names file and tensor.
+            CheckpointError: a value is NaN or infinite; the message names file and tensor. Or there are no values, but
+                only a manifest.
         """
-        if self._checked or self.file is None:
+        if self._checked:
             return
+        if self.file is None:
+            raise CheckpointError(f"{self.path}: {NO_VALUES}.")
         used = {name for change in self.changes.values() for name in _names(change)}
         bad = next(find_not_finite(self.file, used), None)
         if bad is not None:
