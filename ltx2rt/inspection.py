@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ltx2rt.errors import CheckpointError, UsageError
-from ltx2rt.graph.components import COMPONENTS, NOTHING_KNOWN
+from ltx2rt.graph.components import COMPONENTS, NOTHING_KNOWN, TEXT_ENCODER
 from ltx2rt.hub.weight_path import resolve_weight_path
 from ltx2rt.paths import expanded
 from ltx2rt.types import ParamSpec
@@ -24,6 +24,7 @@ from ltx2rt.weights.lora.keys import component_of
 from ltx2rt.weights.lora.opening import is_lora_path, open_lora
 from ltx2rt.weights.names import is_unused
 from ltx2rt.weights.tensor_source import TensorInfo, WeightFile
+from ltx2rt.weights.tokenizer import GemmaTokenizer, require_vocabulary
 
 
 @dataclass(frozen=True)
@@ -162,7 +163,7 @@ def inspect(path: str | os.PathLike[str], *, deep: bool = False) -> Report:
 
 
 def _inspect_checkpoint(checkpoint: Checkpoint) -> Report:
-    reports = [_inspect_component(checkpoint, name) for name in sorted(checkpoint.components)]
+    reports = [inspect_component(checkpoint, name) for name in sorted(checkpoint.components)]
     dtypes = sum((Counter(report.dtypes) for report in reports), Counter())
     return Report(
         path=str(checkpoint.path),
@@ -180,7 +181,7 @@ def _inspect_checkpoint(checkpoint: Checkpoint) -> Report:
     )
 
 
-def _inspect_component(checkpoint: Checkpoint, component: str) -> ComponentReport:
+def inspect_component(checkpoint: Checkpoint, component: str) -> ComponentReport:
     tensors = checkpoint.names(component)
     specs: dict[str, ParamSpec] = {}
     missing: list[str] = []
@@ -190,6 +191,9 @@ def _inspect_component(checkpoint: Checkpoint, component: str) -> ComponentRepor
     unchecked: list[str] = []
     error = ""
     try:
+        if component == TEXT_ENCODER.name:
+            require_vocabulary(checkpoint)
+            _require_tokenizer(checkpoint)
         expected = COMPONENTS[component].expectation(checkpoint) if component in COMPONENTS else NOTHING_KNOWN
     except CheckpointError as problem:
         error = str(problem)
@@ -213,6 +217,13 @@ def _inspect_component(checkpoint: Checkpoint, component: str) -> ComponentRepor
         unchecked=len(unchecked),
         error=error,
     )
+
+
+def _require_tokenizer(checkpoint: Checkpoint) -> None:
+    """Raise CheckpointError where a run would: a text encoder of ours has its tokenizer inside or beside it."""
+    is_ours = not any(name.endswith(".layer_scalar") for name in checkpoint.names(TEXT_ENCODER.name))
+    if is_ours and not checkpoint.is_manifest:
+        GemmaTokenizer.of(checkpoint)
 
 
 def _name(generation: Generation | None) -> str | None:

@@ -21,7 +21,7 @@ from ltx2rt.weights.block_stream import BlockLayout, BlockStream, Wanted
 from ltx2rt.weights.config import complete_config, config_section, parse_config
 from ltx2rt.weights.detection import read_json, refuse_foreign_tensors
 from ltx2rt.weights.foreign_formats import refuse_foreign_formats
-from ltx2rt.weights.formats import companion_of, companions, fault_of, format_of
+from ltx2rt.weights.formats import DENSE, companion_of, companions, fault_of, format_of
 from ltx2rt.weights.formats.linear_format import CURE, FLOATS, Encoding, LinearFormat, Stored
 from ltx2rt.weights.generations import Generation, generation_of
 from ltx2rt.weights.gguf import GgufFile
@@ -42,6 +42,8 @@ from ltx2rt.weights.weight_file import open_weight_file
 Loaded = mx.array | LinearWeight
 
 _MAX_NAMES_IN_ERROR = 10
+# What is compared of two files to tell whether they hold the same.
+_SAMPLED_TENSORS, _SAMPLED_BYTES = 32, 4096
 # Metadata that may say whether a model is distilled.
 _VARIANT_KEYS = ("model_variant", "variant", "modelspec.title", "general.finetune", "general.name")
 
@@ -326,6 +328,21 @@ class Checkpoint:
         """Whether only names, dtypes and shapes are known."""
         return any(place.file is None for places in self._components.values() for place in places.values())
 
+    def holds_the_same(self, other: Checkpoint, component: str) -> bool:
+        """Whether both have the same tensors of a component, by their headers and by the beginnings of some of them."""
+        mine, theirs = self._components.get(component, {}), other._components.get(component, {})
+        if [(n, p.info.dtype, p.info.shape) for n, p in sorted(mine.items())] != [
+            (n, p.info.dtype, p.info.shape) for n, p in sorted(theirs.items())
+        ]:
+            return False
+        names = sorted(mine)
+        for name in names[:: max(1, len(names) // _SAMPLED_TENSORS)]:
+            sampled = [(p.file, p.name) for p in (mine[name], theirs[name]) if p.file is not None]
+            values = [file.bytes(stored, 0, _SAMPLED_BYTES) for file, stored in sampled]
+            if len(values) < 2 or values[0] != values[1]:
+                return False
+        return True
+
     def bytes(self, component: str, name: str) -> bytes:
         """A copy of the raw bytes of one tensor (packed tokenizers and templates)."""
         place = self._components.get(component, {}).get(name)
@@ -446,10 +463,10 @@ class Checkpoint:
             stored += encoding.nbytes
             as_weight = spec.layout == "linear"
             own = form.weight_bytes(encoding, spec.shape) if as_weight else form.array_bytes(encoding, spec.shape)
-            expanded = not form.is_held_as_stored(encoding, spec.shape) if as_weight else own != encoding.nbytes
-            temporary = form.loading_bytes(encoding, spec.shape) if expanded else 0
+            own_made = form.made_bytes(encoding, spec.shape) if as_weight else own * (own != encoding.nbytes)
+            temporary = form.loading_bytes(encoding, spec.shape) if own_made else 0
             if not places[spec.name].origin.is_plain:
-                expanded, temporary = True, temporary + encoding.nbytes
+                own_made, temporary = own, temporary + encoding.nbytes
             elif spec.layout.startswith("conv"):
                 temporary += encoding.nbytes  # it is read in the order of the file first
             changes = changes_of(component, spec.name, loras)
@@ -461,8 +478,8 @@ class Checkpoint:
                 encoded = form.encoded_bytes(encoding, spec.shape) if as_weight else own
                 own = encoded if fused is None else fused
                 made += own
-            elif expanded:
-                made += own
+            elif own_made:
+                made += own_made
                 working = max(working, temporary)
             arrays += own
             peak = max(peak, arrays + temporary)
@@ -475,11 +492,19 @@ class Checkpoint:
         encoding = self._encoding(component, name, shape)
         return format_of(encoding), encoding
 
-    def formats(self, component: str) -> Counter[str]:
-        """Name of a format -> how many tensors of a component are stored so; what accompanies them is not counted."""
+    def formats(self, component: str, *, by_dtype: bool = False) -> Counter[str]:
+        """Name of a format -> how many tensors of a component are stored so; what accompanies them is not counted.
+
+        Args:
+            component: whose tensors.
+            by_dtype: dense tensors count under their dtype, ``bf16``.
+        """
         names = [name for name in self._components.get(component, {}) if companion_of(name) == name]
-        encodings = (self._encoding(component, name) for name in names)
-        return Counter(format_of(encoding).label(encoding) for encoding in encodings)
+        found: Counter[str] = Counter()
+        for encoding in (self._encoding(component, name) for name in names):
+            form = format_of(encoding)
+            found[encoding.info.dtype.lower() if by_dtype and form is DENSE else form.label(encoding)] += 1
+        return found
 
     def problems(self, component: str, specs: Iterable[ParamSpec]) -> tuple[list[str], list[str]]:
         """(missing names, descriptions of wrong shapes) of a component against ``specs``."""
