@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 from pathlib import Path
 
@@ -43,7 +44,7 @@ class Factor:
     def where(self) -> str:
         return f"{self.path}: tensor {self.name!r}"
 
-    @property
+    @cached_property
     def stored_shape(self) -> tuple[int, ...]:
         """Of the values, with every axis that the file has.
 

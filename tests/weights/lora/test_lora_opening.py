@@ -11,7 +11,7 @@ import pytest
 
 from ltx2rt.errors import CheckpointError
 from ltx2rt.weights.lora.file import LoraFile
-from ltx2rt.weights.lora.generation import generation_of, shown, stated
+from ltx2rt.weights.lora.generation import shown, stated
 from ltx2rt.weights.lora.opening import is_lora_path, open_lora
 from ltx2rt.weights.safetensors import write_safetensors
 
@@ -199,4 +199,3 @@ def test_what_modules_show(tmp_path: Path) -> None:
         evidence = shown(lora.modules)
         assert (None if evidence is None else evidence.named) == named
         assert stated(lora) is None
-        assert (generation_of(lora) is None) == (named != "19b")
