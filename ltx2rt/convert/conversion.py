@@ -15,7 +15,9 @@ from ltx2rt.convert.formats import TARGETS
 from ltx2rt.convert.growing_file import GrowingFile
 from ltx2rt.convert.plan import Plan, Write, make_plan
 from ltx2rt.errors import CheckpointError, UsageError
+from ltx2rt.hub.weight_path import resolve_weight_path
 from ltx2rt.memory.measure import reset_resident_peak, resident_peak_bytes
+from ltx2rt.paths import expanded
 from ltx2rt.weights.checkpoint import Checkpoint
 from ltx2rt.weights.formats import DENSE
 
@@ -100,7 +102,7 @@ def convert(
     """Write the weights of ``source`` to ``target`` in another format.
 
     Args:
-        source: whatever `Checkpoint.open` reads, with its data.
+        source: whatever `Checkpoint.open` reads, with its data; or a reference to a file in the hub's cache.
         target: the new file; it appears complete or not at all.
         format_name: one of `TARGETS`.
         only: components to write; empty: all that a file of the format holds.
@@ -112,7 +114,7 @@ def convert(
         OutOfSpace: the disk has not enough room.
         MediaError: the target cannot be written.
     """
-    source, target = Path(source), Path(target)
+    source, target = resolve_weight_path(expanded(source)), expanded(target)
     if format_name not in TARGETS:
         raise UsageError(f"format must be one of {', '.join(TARGETS)}, got {format_name!r}.")
     form = TARGETS[format_name]

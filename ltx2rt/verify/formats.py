@@ -19,15 +19,17 @@ import ml_dtypes
 import mlx.core as mx
 import numpy as np
 
+from ltx2rt.errors import CheckpointError
 from ltx2rt.kernels.host import from_numbers, to_numpy
 from ltx2rt.kernels.reference import dequantise
 from ltx2rt.types import Array, LinearWeight, ParamSpec
+from ltx2rt.verify.format_runs import check_run, no_run
 from ltx2rt.verify.format_sets import check_folder
 from ltx2rt.verify.golden import Case, Check, GoldenFile
 from ltx2rt.verify.refusals import refusal
 from ltx2rt.weights.checkpoint import Checkpoint
 from ltx2rt.weights.formats import DENSE, companion_of
-from ltx2rt.weights.lora import LoraFile
+from ltx2rt.weights.lora.opening import open_lora
 from ltx2rt.weights.names import is_unused, locate
 from ltx2rt.weights.tokenizer import GemmaTokenizer
 
@@ -36,6 +38,9 @@ INDEX = "INDEX.json"
 _READ = {"kind", "expected", "hashes", "ids", "tolerance", "equals", "base", "mention", "optional", "shapes", "info"}
 _FOR_PEOPLE = {"format", "notes", "error"}
 _FOLDERS = ("layers", "files", "sets", "lora", "bad")
+# Folders of whole models, or whole parts of models.
+_WHOLE = ("files/", "sets/")
+_OF_VALUES = {"expected", "hashes", "equals"}
 # The saved products W x are float32, rounded once.
 _PROBE_ROUNDING = 2.0**-23
 # What the kernels get: bfloat16, or packed integers whose scales are; relative to the value and to the largest one.
@@ -57,13 +62,25 @@ def is_formats_folder(folder: Path) -> bool:
 
 
 def find_cases(golden: GoldenFile) -> Iterator[Case]:
-    """One case per entry of the table of contents of a folder of weight formats, and one for its files."""
+    """One case per entry of a table of contents, a second one where a run can be made, and one for all files."""
     if golden.path.name != INDEX or not is_formats_folder(golden.path.parent):
         return
-    keys = golden.keys()
-    for name in keys:
+    table = json.loads(golden.path.read_text())
+    for name in sorted(table):
         yield Case(f"formats/{name}", partial(_run, golden, name))
+        path = golden.path.parent / name
+        if name.startswith(_WHOLE) and table[name].keys() & _OF_VALUES:
+            run = partial(check_run, path, golden.path.parent.parent)
+            yield Case(f"formats/{name} in a run", run, _why_not(path))
     yield Case("formats/files of the folder", partial(_contents, golden))
+
+
+def _why_not(path: Path) -> str:
+    """Why no run can be made with a path; empty if one can. A file that cannot be read fails in its run."""
+    try:
+        return no_run(path)
+    except CheckpointError:
+        return ""
 
 
 def _run(golden: GoldenFile, name: str) -> Iterator[Check]:
@@ -285,7 +302,7 @@ def _lora(folder: Path, name: str, entry: Mapping[str, Any]) -> Iterator[Check]:
     keys = expected.keys()
     changed = {key.partition("|")[0] for key in keys}
     changes = {_place(official): official for official in changed}
-    loras = [(LoraFile(folder / name), 1.0)]
+    loras = [(open_lora(folder / name), 1.0)]
     for place in _tensors(base):
         if place.component not in ("transformer", "video_connector", "audio_connector"):
             continue

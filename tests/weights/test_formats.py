@@ -18,7 +18,7 @@ from ltx2rt.weights.checkpoint import Checkpoint
 from ltx2rt.weights.float8 import encode_e4m3
 from ltx2rt.weights.formats import companion_of, encoding_of, format_of
 from ltx2rt.weights.inferred_config import _rows, _shape
-from ltx2rt.weights.lora import LoraFile
+from ltx2rt.weights.lora.opening import open_lora
 from ltx2rt.weights.safetensors import RawTensor, write_safetensors
 from ltx2rt.weights.tensor_source import TensorInfo, entry
 
@@ -107,7 +107,7 @@ def test_a_lora_is_added_before_the_one_rounding(tmp_path: Path, dtype: mx.Dtype
     path = tmp_path / "lora.safetensors"
     write_safetensors(path, {f"{MODULE}.lora_A.weight": a, f"{MODULE}.lora_B.weight": b})
     checkpoint = Checkpoint.open(write(tmp_path / "a.safetensors"))
-    fused = checkpoint.load("transformer", [SPEC], [(LoraFile(path), 0.5)], dtype)[SPEC.name]
+    fused = checkpoint.load("transformer", [SPEC], [(open_lora(path), 0.5)], dtype)[SPEC.name]
     assert isinstance(fused, LinearWeight)
     delta = np.concatenate([(b * np.float32(0.5))[rows] @ a for rows in (slice(512), slice(512, None))])
     exact = VALUES + delta

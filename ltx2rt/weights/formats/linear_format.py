@@ -232,6 +232,10 @@ class LinearFormat(ABC):
         """`array` of some rows of a matrix of ``shape``; of the matrix nothing else is read."""
         return self.array(stored.only(rows, shape[0]), (len(rows), *shape[1:]))
 
+    def values_rows(self, stored: Stored, shape: tuple[int, ...], rows: Sequence[int]) -> mx.array:
+        """`values` of some rows of a matrix of ``shape``; of the matrix nothing else is read."""
+        return self.values(stored.only(rows, shape[0]), (len(rows), *shape[1:]))
+
     def load_rows(self, stored: Stored, shape: tuple[int, ...], rows: Sequence[int]) -> LinearWeight:
         """`load` of some rows of a matrix of ``shape``; of the matrix nothing else is read."""
         return self.load(stored.only(rows, shape[0]), (len(rows), *shape[1:]))
@@ -280,8 +284,14 @@ class ExpandedFormat(LinearFormat):
         return LinearWeight("dense", values.astype(mx.bfloat16))
 
     def array_rows(self, stored: Stored, shape: tuple[int, ...], rows: Sequence[int]) -> mx.array:
-        wanted = [from_numbers(rows[first : first + SLAB_ROWS], np.int64) for first in range(0, len(rows), SLAB_ROWS)]
-        return self._expanded(stored, shape, wanted, (len(rows), *shape[1:]))
+        return self._expanded(stored, shape, _some(rows), (len(rows), *shape[1:]))
+
+    def values_rows(self, stored: Stored, shape: tuple[int, ...], rows: Sequence[int]) -> mx.array:
+        check_dimensions(shape, stored.where)
+        result = mx.zeros((len(rows), *shape[1:]), dtype=mx.float32)
+        if result.size:
+            self._decode(stored, shape, _some(rows), writable_view(result))
+        return result
 
     def load_rows(self, stored: Stored, shape: tuple[int, ...], rows: Sequence[int]) -> LinearWeight:
         return LinearWeight("dense", self.array_rows(stored, shape, rows))
@@ -344,6 +354,11 @@ class PackedFormat(ExpandedFormat):
         """`packed`, also for tensors that cannot be used."""
         usable = self.fault(encoding) is None and self.fits(encoding, shape)
         return self.packed(encoding, shape) if usable else None
+
+
+def _some(rows: Sequence[int]) -> list[Array]:
+    """Rows of a tensor by their numbers, some at a time."""
+    return [from_numbers(rows[first : first + SLAB_ROWS], np.int64) for first in range(0, len(rows), SLAB_ROWS)]
 
 
 def slabs(shape: tuple[int, ...]) -> list[Rows]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -59,11 +60,18 @@ class Description:
         if section:
             if not any(key.startswith(_OF_TEXT_PATH) for key in (*section, *connectors)):
                 section = {**self._inferred_text_path(where), **section}
-            section |= {key: value for key, value in connectors.items() if key.startswith(_OF_CONNECTORS)}
+            section |= self._own_connectors(connectors)
         else:
             inferred = config_section({}, self.tensors, "transformer", where)
             section = {**inferred, **{k: v for k, v in connectors.items() if k.startswith(_OF_CONNECTORS)}}
         return config_section({"transformer": section}, self.tensors, "transformer", where)
+
+    def _own_connectors(self, stated: Section) -> Section:
+        """What the file of the connectors says about them; one that says nothing has the blocks that are in it."""
+        if stated or not self.tensors.get("video_connector"):
+            return {key: value for key, value in stated.items() if key.startswith(_OF_CONNECTORS)}
+        blocks = [re.match(r"transformer_1d_blocks\.(\d+)\.", name) for name in self.tensors["video_connector"]]
+        return {"connector_num_layers": 1 + max((int(found[1]) for found in blocks if found), default=-1)}
 
     def _inferred_text_path(self, where: str) -> Section:
         """What the tensors tell about the connectors and the projections; nothing where they do not."""
