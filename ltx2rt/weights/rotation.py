@@ -30,9 +30,11 @@ def rotate(values: Array, group: int) -> Array:
     """
     low = min(group, _LOW)
     high = group // low
-    turned = np.matmul(values.reshape(-1, low), rotation_matrix(low))
+    # Stacks of small matrices: one product with all rows would start threads of its own, which wait for busy cores.
+    stack = values.reshape(-1, high, low) if high > 1 else values.reshape(len(values), -1, low)
+    turned = np.matmul(stack, rotation_matrix(low))
     if high > 1:
-        turned = np.matmul(rotation_matrix(high), turned.reshape(-1, high, low))
+        turned = np.matmul(rotation_matrix(high), turned)
     result: Array = turned.reshape(values.shape)
     return result
 
