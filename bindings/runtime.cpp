@@ -55,12 +55,13 @@ void bind_runtime(nb::module_& m) {
 #endif
   m.def(
       "metal_linear_temporary_bytes",
-      [](const std::string& weight, int64_t rows, int64_t columns, int64_t depth, int64_t itemsize) {
-        return metal_plan::linear_temporary_bytes(parse_weight_format(weight), rows, columns, depth, itemsize);
+      [](const std::string& weight, int64_t rows, int64_t columns, int64_t depth, int64_t itemsize, int64_t rotation) {
+        return metal_plan::linear_temporary_bytes(parse_weight_format(weight), rows, columns, depth, itemsize,
+                                                  rotation);
       },
-      "weight"_a, nb::kw_only(), "rows"_a, "columns"_a, "depth"_a, "itemsize"_a,
-      "Bytes of expanded weights that one quantized_linear takes on Metal: x has `rows` rows of `depth` values of "
-      "`itemsize` bytes, the weight `columns` rows of this format.");
+      "weight"_a, nb::kw_only(), "rows"_a, "columns"_a, "depth"_a, "itemsize"_a, "rotation"_a = 0,
+      "Bytes of rotated rows and expanded weights that one quantized_linear takes on Metal: x has `rows` rows of "
+      "`depth` values of `itemsize` bytes, the weight `columns` rows of this format.");
 }
 
 }  // namespace ltx2rt

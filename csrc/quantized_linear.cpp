@@ -3,6 +3,7 @@
 
 #include "csrc/checked_index.h"
 #include "csrc/checks.h"
+#include "csrc/metal/launch_plans.h"
 
 namespace ltx2rt {
 namespace {
@@ -242,8 +243,6 @@ mx::array quantized_linear(const mx::array& x, const LinearWeight& weight, const
   auto shape = check_shapes({&x, &weight.values, given(weight.scale), given(weight.zero), given(weight.table),
                              given(bias), given(residual), given(gate), given(gate_index)},
                             parameters);
-  const bool one_scale = !weight.scale || is_affine(format) || weight.scale->size() == 1;
-  const bool has_shader = format <= WeightFormat::int4 && one_scale && weight.rotation == 0;
   const auto rows = [&](const mx::array& a) { return mx::contiguous(a, false, context.stream); };
   std::vector<mx::array> inputs{x, rows(weight.values)};
   for (const auto* part : {&weight.scale, &weight.zero, &weight.table, &bias}) {
@@ -254,8 +253,8 @@ mx::array quantized_linear(const mx::array& x, const LinearWeight& weight, const
   if (gate_index) {
     inputs.push_back(checked_index(*gate_index, *gate, "[quantized_linear] gate_index", "gate has", context.stream));
   }
-  return lazy_or_reference<QuantizedLinear>(context, has_shader, std::move(shape), x.dtype(), std::move(inputs),
-                                            parameters);
+  return lazy_or_reference<QuantizedLinear>(context, metal_plan::linear_has_shader(weight.rotation), std::move(shape),
+                                            x.dtype(), std::move(inputs), parameters);
 }
 
 WeightFormat parse_weight_format(const std::string& name) {

@@ -7,6 +7,7 @@
 #include "csrc/metal/modulated_norm_params.h"
 #include "csrc/metal/quantized_linear_params.h"
 #include "csrc/metal/rope_attention_params.h"
+#include "csrc/metal/rotate_rows_params.h"
 
 namespace ltx2rt {
 namespace metal_plan {
@@ -82,11 +83,14 @@ struct FewRows {
 // Up to this many rows weights are expanded in registers, once per four rows; a tile expands them once, but multiplies
 // 32 rows whatever their number. On paper, at 10.6 TFLOP/s and 400 GB/s, a byte costs 2.5 ps to read and a weight of a
 // tile 6 ps to multiply, so that they meet at 8 rows for 8 bits and at 16 for 4. Twice that is taken, because N / 64
-// tiles of two simdgroups are too few to keep a GPU's cores at their peak. Dense weights: tiles read them once from
-// five rows on.
+// tiles of two simdgroups are too few to keep a GPU's cores at their peak. Formats of four to six bits whose values take
+// more operations than a shift (scales of six bits, a table) are treated as eight bits. Dense weights: tiles read them
+// once from five rows on.
 constexpr FewRows kFewRows[] = {
-    {WeightFormat::f32, 4},   {WeightFormat::f16, 4},   {WeightFormat::bf16, 4},
-    {WeightFormat::e4m3, 16}, {WeightFormat::int8, 16}, {WeightFormat::int4, 32},
+    {WeightFormat::f32, 4},    {WeightFormat::f16, 4},   {WeightFormat::bf16, 4},       {WeightFormat::e4m3, 16},
+    {WeightFormat::int8, 16},  {WeightFormat::int4, 32}, {WeightFormat::int8_rows, 16}, {WeightFormat::q8_0, 16},
+    {WeightFormat::q4_k, 16},  {WeightFormat::q5_k, 16}, {WeightFormat::q6_k, 16},      {WeightFormat::nvfp4, 32},
+    {WeightFormat::mxfp8, 16}, {WeightFormat::w4a8, 16},
 };
 constexpr bool linear_uses_few(WeightFormat format, int64_t rows) {
   for (const auto& entry : kFewRows) {
@@ -120,12 +124,23 @@ constexpr int64_t linear_slab_columns(WeightFormat format, int64_t rows, int64_t
   return even < columns ? even : columns;
 }
 
+// Whether x is rotated by a shader: groups of a power of four up to kRotateMost, or no rotation (0).
+constexpr bool linear_has_shader(int64_t rotation) {
+  return rotation == 0 || rotation == 4 || rotation == 16 || rotation == 64 || rotation == metal_shared::kRotateMost;
+}
+// Threads of the threadgroups of rotate_rows.
+constexpr int rotate_threads(int64_t depth) {
+  const int64_t threads = ceil_div(ceil_div(depth, metal_shared::kRotatePerThread), 32) * 32;
+  return static_cast<int>(threads < metal_shared::kRowThreads ? threads : int64_t{metal_shared::kRowThreads});
+}
+
 // Bytes that one quantized_linear takes besides its operands and output while it runs, without copies of operands whose
-// layout the shaders do not read. They are free again when the command buffer that holds the call has ended, so that
-// those of several calls may be alive at once.
+// layout the shaders do not read: rotated rows and expanded weights. They are free again when the command buffer that
+// holds the call has ended, so that those of several calls may be alive at once.
 constexpr int64_t linear_temporary_bytes(WeightFormat format, int64_t rows, int64_t columns, int64_t depth,
-                                         int64_t itemsize) {
-  return linear_slab_columns(format, rows, columns, depth, itemsize) * depth * itemsize;
+                                         int64_t itemsize, int64_t rotation) {
+  const int64_t rotated = rotation > 0 ? rows : 0;
+  return (rotated + linear_slab_columns(format, rows, columns, depth, itemsize)) * depth * itemsize;
 }
 
 // ---- rope_attention ----

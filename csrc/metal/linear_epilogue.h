@@ -12,21 +12,25 @@ constant int activation [[function_constant(1)]];
 constant bool has_residual [[function_constant(2)]];
 constant int gate_type [[function_constant(3)]];
 constant bool has_gate_index [[function_constant(4)]];
-constant bool has_factor [[function_constant(5)]];   // one float multiplies all of W (E4M3)
+constant int factor_kind [[function_constant(5)]];   // LinearFactor
 constant bool aligned_x [[function_constant(6)]];    // K and the row stride of x are multiples of 4
-constant bool aligned_w [[function_constant(7)]];    // K is a multiple of 4
+constant bool aligned_w [[function_constant(7)]];    // whole words of W may be read (quantized_linear.cpp)
 constant bool aligned_out [[function_constant(8)]];  // N and the row stride of the residual are multiples of 4
 
 namespace ltx2rt {
 
 using namespace metal_shared;
 
+// Whether one float multiplies all of W.
+METAL_FUNC bool has_factor() { return LinearFactor(factor_kind) == kFactorOfAll; }
+
 // Operands of the epilogue; their presence is in the function constants.
 struct Epilogue {
   const device uchar* bias;
   const device uchar* gate;
   const device int* gate_index;
-  float factor;
+  const device float* factors;  // of rows of W
+  float factor;                 // of all of W
 };
 
 METAL_FUNC float activated(float v) {
@@ -38,11 +42,18 @@ METAL_FUNC float activated(float v) {
   return v;
 }
 
-// Finishes and stores the sums of four neighbouring columns of a row, of which `count` exist.
+// What the weights of four neighbouring columns, of which `count` exist, are to be multiplied with.
+METAL_FUNC float4 factors_of(int column, int count, const thread Epilogue& epilogue) {
+  if (LinearFactor(factor_kind) == kFactorOfRow) {
+    return read_up_to_four<float>(epilogue.factors, column, count, aligned_out);
+  }
+  return float4(has_factor() ? epilogue.factor : 1.0f);
+}
+
+// Finishes and stores the sums, factors applied, of four neighbouring columns of a row, of which `count` exist.
 template <typename T>
 METAL_FUNC void finish_four(float4 sums, int row, int column, int count, const thread Epilogue& epilogue,
                             const device T* residual, device T* out, constant LinearParams& params) {
-  if (has_factor) sums *= epilogue.factor;
   if (bias_type != kAbsent) sums += read_up_to_four_of(epilogue.bias, bias_type, column, count, aligned_out);
   LTX2RT_UNROLL
   for (int j = 0; j < 4; j++) sums[j] = activated(sums[j]);

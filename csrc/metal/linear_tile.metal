@@ -53,13 +53,11 @@ struct DenseColumns {
   }
 };
 
-// Codes and groups of the whole of W, expanded to type T.
+// The whole of W as it is stored, expanded to type T.
 template <typename T>
 struct CodedColumns {
   typedef T Value;
-  const device uchar* weight;
-  const device uchar* scale;
-  const device uchar* zero;
+  StoredWeight weight;
   int first_column;
   template <int Columns, int Threads>
   METAL_FUNC void stage(threadgroup T* tile, int columns, int k0, constant LinearParams& params,
@@ -69,10 +67,7 @@ struct CodedColumns {
       const int column = unit / kEights, in_block = unit % kEights * 8, k = k0 + in_block;
       Eight w = {float4(0.0f), float4(0.0f)};
       if (column < columns && k < params.depth) {
-        const int64 row = first_column + column;
-        w = read_values(weight, scale, zero, row * params.depth + k,
-                        row * (params.depth >> params.group_shift) + (k >> params.group_shift), params.depth - k,
-                        aligned_w);
+        w = read_values(weight, int64(first_column + column) * params.depth + k, params.depth - k);
       }
       threadgroup vec<T, 4>* to = (threadgroup vec<T, 4>*)(tile + column * kRightPitch + in_block);
       to[0] = narrow<T>(w.low);
@@ -134,16 +129,17 @@ METAL_FUNC void make_tile(const device T* x, const thread Columns& columns_of_w,
 
   const int column = first_column + tile_column + 4 * at.column;
   LTX2RT_UNROLL
-  for (short i = 0; i < 4; i++) {
-    const int row = first_row + tile_row + 8 * i + at.row;
-    if (row >= params.rows) continue;
+  for (short half_ = 0; half_ < 2; half_++) {
+    const int count = params.columns - column - 4 * half_;
+    if (count <= 0) continue;
+    const float4 factors = factors_of(column + 4 * half_, count, epilogue);
     LTX2RT_UNROLL
-    for (short half_ = 0; half_ < 2; half_++) {
+    for (short i = 0; i < 4; i++) {
+      const int row = first_row + tile_row + 8 * i + at.row;
+      if (row >= params.rows) continue;
       const float2 a = elements_of(sums[i][2 * half_]), b = elements_of(sums[i][2 * half_ + 1]);
-      const int count = params.columns - column - 4 * half_;
-      if (count > 0) {
-        finish_four<T>(float4(a.x, a.y, b.x, b.y), row, column + 4 * half_, count, epilogue, residual, out, params);
-      }
+      finish_four<T>(float4(a.x, a.y, b.x, b.y) * factors, row, column + 4 * half_, count, epilogue, residual, out,
+                     params);
     }
   }
 }
@@ -169,24 +165,27 @@ template <typename T, typename W, int kDown, int kAcross>
     uint simdgroup [[simdgroup_index_in_threadgroup]]) {
   LTX2RT_TILE(T, W, kDown, kAcross)
   const DenseColumns<W> columns = {weight + int64(first_column - params.first_weight_row) * params.depth};
-  const Epilogue epilogue = {bias, gate, gate_index, has_factor ? factor[0] : 1.0f};
+  const Epilogue epilogue = {bias, gate, gate_index, factor, has_factor() ? factor[0] : 1.0f};
   make_tile<T, kDown, kAcross>(x, columns, left, right, first_row, first_column, residual, epilogue, out, params,
                                thread_index, lane, simdgroup);
 }
 
-// The same with quantised weights; scale, zero (N, K / group_size): group_type.
+// The same with quantised weights: those of a scale, a zero or a table that the format has.
 template <typename T, int kDown, int kAcross>
 [[kernel, max_total_threads_per_threadgroup(kDown * kAcross * 32)]] void linear_tile_codes(
     const device T* x [[buffer(0)]], const device uchar* weight [[buffer(1)]], const device uchar* bias [[buffer(2)]],
     const device T* residual [[buffer(3)]], const device uchar* gate [[buffer(4)]],
     const device int* gate_index [[buffer(5)]], const device float* factor [[buffer(6)]], device T* out [[buffer(7)]],
     constant LinearParams& params [[buffer(8)]], const device uchar* scale [[buffer(9)]],
-    const device uchar* zero [[buffer(10)]], uint3 group [[threadgroup_position_in_grid]],
-    uint thread_index [[thread_index_in_threadgroup]], uint lane [[thread_index_in_simdgroup]],
-    uint simdgroup [[simdgroup_index_in_threadgroup]]) {
+    const device uchar* zero [[buffer(10)]], constant float* table [[buffer(11)]],
+    uint3 group [[threadgroup_position_in_grid]], uint thread_index [[thread_index_in_threadgroup]],
+    uint lane [[thread_index_in_simdgroup]], uint simdgroup [[simdgroup_index_in_threadgroup]]) {
   LTX2RT_TILE(T, T, kDown, kAcross)
-  const CodedColumns<T> columns = {weight, scale, zero, first_column};
-  const Epilogue epilogue = {bias, gate, gate_index, has_factor ? factor[0] : 1.0f};
+  threadgroup float levels[kTableSize];
+  stage_table(levels, table, thread_index, kDown * kAcross * 32);
+  const CodedColumns<T> columns = {{weight, scale, zero, levels, params.group_size, params.group_shift, aligned_w},
+                                   first_column};
+  const Epilogue epilogue = {bias, gate, gate_index, factor, has_factor() ? factor[0] : 1.0f};
   make_tile<T, kDown, kAcross>(x, columns, left, right, first_row, first_column, residual, epilogue, out, params,
                                thread_index, lane, simdgroup);
 }

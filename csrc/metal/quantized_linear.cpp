@@ -17,16 +17,69 @@ using metal::Launch;
 struct Operands {
   metal::EvenRows x;
   const mx::array* weight;
-  const mx::array* factor;  // of all weights (E4M3)
-  const mx::array* scale;   // of affine weights
-  const mx::array* zero;
+  const mx::array* factor;  // of all weights or of each row of W, for the epilogue
+  const mx::array* scale;   // of groups of weights
+  const mx::array* zero;    // of affine weights
+  const mx::array* table;
   const mx::array* bias;
   std::optional<metal::EvenRows> residual;
   const mx::array* gate;
   const mx::array* gate_index;
   WeightFormat format;
   bool aligned_w;
+  int32_t group_size;
+  int32_t group_shift;
 };
+
+bool is_affine(WeightFormat format) { return format == WeightFormat::int8 || format == WeightFormat::int4; }
+
+// Gives the parts of a weight beside its values to the operands that the shaders know them as.
+void sort_parts(Operands& o, const mx::array* scale, const mx::array* zero, const mx::array* table) {
+  switch (o.format) {
+    case WeightFormat::e4m3:
+    case WeightFormat::int8_rows:
+      o.factor = scale;
+      return;
+    case WeightFormat::nvfp4:
+    case WeightFormat::w4a8:
+      o.factor = zero;
+      o.scale = scale;
+      o.table = table;
+      return;
+    default:
+      o.scale = scale;
+      o.zero = zero;
+  }
+}
+
+// Weights that share a scale.
+int64_t group_size_of(WeightFormat format, int group_size) {
+  if (format == WeightFormat::nvfp4) return 16;
+  if (format == WeightFormat::mxfp8) return 32;
+  return is_affine(format) || format == WeightFormat::w4a8 ? group_size : 1;
+}
+
+// Whether the shaders may read W in words: all that they read at once lies at multiples of its size.
+bool reads_words(const mx::array& weight, WeightFormat format, int64_t depth) {
+  const int64_t offset = weight.offset();
+  switch (format) {
+    case WeightFormat::f32:
+    case WeightFormat::f16:
+    case WeightFormat::bf16:
+      return depth % 4 == 0 && metal::starts_at_four(weight);
+    case WeightFormat::nvfp4:
+    case WeightFormat::w4a8:
+      return depth % 8 == 0 && offset % 4 == 0;
+    case WeightFormat::q8_0:
+    case WeightFormat::q6_k:
+      return offset % 2 == 0;
+    case WeightFormat::q4_k:
+    case WeightFormat::q5_k:
+      return offset % 4 == 0;
+    default:
+      return depth % 4 == 0 && offset % 4 == 0;
+  }
+}
 
 int64_t slab_bytes() {
 #ifdef LTX2RT_METAL_SIM
@@ -40,12 +93,32 @@ bool at_four(const mx::array* operand) { return !operand || metal::starts_at_fou
 
 std::vector<FunctionConstant> codec_constants(const Operands& w) {
   return {{metal_shared::kLinearFormatId, static_cast<int32_t>(w.format)},
-          {metal_shared::kLinearGroupTypeId, metal::element_type(w.scale)}};
+          {metal_shared::kLinearGroupTypeId, metal::element_type(is_affine(w.format) ? w.scale : nullptr)}};
 }
 
-// Rows first_row to end_row of W (N, K) in the dtype of `slab`, E4M3 without their factor, into its beginning.
-void dequantise(Launch& launch, const Operands& w, int64_t first_row, int64_t end_row, int64_t depth,
-                int32_t group_shift, mx::array& slab) {
+// x times the matrix of the rotation, group by group.
+metal::EvenRows rotated(Launch& launch, const metal::EvenRows& x, int64_t rows, int64_t depth, int rotation) {
+  auto made = launch.temporary({static_cast<int>(rows), static_cast<int>(depth)}, x.array.dtype());
+  const int threads = metal_plan::rotate_threads(depth);
+  launch.use("rotate_rows", "rotate_rows_" + metal::type_name(made.dtype()),
+             {{metal_shared::kRotateGroupId, static_cast<int32_t>(rotation)},
+              {metal_shared::kRotateAlignedId, x.stride % 4 == 0 && metal::starts_at_four(x.array)}});
+  auto& encoder = launch.encoder();
+  encoder.set_input_array(x.array, 0);
+  encoder.set_output_array(made, 1);
+  metal_shared::RotateParams params{x.stride, static_cast<int32_t>(depth), threads, 0, 0};
+  const int64_t values = int64_t{threads} * metal_shared::kRotatePerThread;
+  const int64_t cost = metal_plan::kOperationsPerByte * 2 * values * static_cast<int64_t>(made.itemsize());
+  launch.dispatch({metal_plan::ceil_div(depth, values), rows, 1}, threads, cost, [&](const int64_t (&first)[3]) {
+    params.first_block = first[0];
+    params.first_row = first[1];
+    encoder.set_bytes(params, 2);
+  });
+  return {made, depth};
+}
+
+// Rows first_row to end_row of W (N, K) in the dtype of `slab`, without factors, into its beginning.
+void dequantise(Launch& launch, const Operands& w, int64_t first_row, int64_t end_row, int64_t depth, mx::array& slab) {
   auto constants = codec_constants(w);
   constants.push_back({metal_shared::kLinearAlignedWId, w.aligned_w});
   launch.use("linear_few", "dequantise_" + metal::type_name(slab.dtype()), constants);
@@ -54,7 +127,8 @@ void dequantise(Launch& launch, const Operands& w, int64_t first_row, int64_t en
   launch.bind(w.scale, 1);
   launch.bind(w.zero, 2);
   encoder.set_output_array(slab, 3);
-  metal_shared::DequantiseParams params{0, 0, first_row * depth, group_shift, 0};
+  launch.bind(w.table, 5);
+  metal_shared::DequantiseParams params{0, 0, first_row * depth, w.group_size, w.group_shift};
   constexpr int64_t kPerThread = metal_shared::kDequantisePerThread;
   launch.dispatch_threads(metal_plan::ceil_div((end_row - first_row) * depth, kPerThread),
                           metal_plan::kOperationsPerByte * 4 * kPerThread, [&](int64_t first, int64_t end) {
@@ -80,25 +154,32 @@ void QuantizedLinear::eval_gpu(const std::vector<mx::array>& inputs, std::vector
              nullptr,
              nullptr,
              nullptr,
+             nullptr,
              std::nullopt,
              nullptr,
              nullptr,
              p.format,
-             false};
-  const bool affine = p.format == WeightFormat::int8 || p.format == WeightFormat::int4;
+             false,
+             1,
+             0};
   const bool dense = metal_plan::linear_is_dense(p.format);
-  (affine ? o.scale : o.factor) = given(p.has_scale);
-  o.zero = given(p.has_zero);
+  const auto* scale = given(p.has_scale);
+  const auto* zero = given(p.has_zero);
+  sort_parts(o, scale, zero, given(p.has_table));
   o.bias = given(p.has_bias);
   if (const auto* residual = given(p.has_residual)) o.residual = metal::even_rows(launch, *residual);
   o.gate = given(p.has_gate);
   o.gate_index = given(p.has_gate_index);
 
   const int64_t depth = inputs[0].shape(-1), columns = out.shape(-1), rows = out.size() / columns;
-  const int32_t group_shift = affine ? std::countr_zero(static_cast<uint32_t>(p.group_size)) : 0;
-  o.aligned_w = depth % 4 == 0 && (dense ? metal::starts_at_four(*o.weight) : o.weight->offset() % 4 == 0);
+  if (p.rotation > 0) o.x = rotated(launch, o.x, rows, depth, p.rotation);
+  o.group_size = group_size_of(p.format, p.group_size);
+  const auto group = static_cast<uint32_t>(o.group_size);
+  o.group_shift = std::has_single_bit(group) ? std::countr_zero(group) : -1;
+  o.aligned_w = reads_words(*o.weight, p.format, depth);
+  const bool of_rows = o.factor && o.factor->size() > 1;
   const bool aligned_x = depth % 4 == 0 && o.x.stride % 4 == 0 && metal::starts_at_four(o.x.array);
-  const bool aligned_out = columns % 4 == 0 && at_four(o.bias) && at_four(o.gate) &&
+  const bool aligned_out = columns % 4 == 0 && at_four(o.bias) && at_four(o.gate) && (!of_rows || at_four(o.factor)) &&
                            (!o.residual || (o.residual->stride % 4 == 0 && metal::starts_at_four(o.residual->array)));
 
   const bool few = metal_plan::linear_uses_few(p.format, rows);
@@ -118,7 +199,9 @@ void QuantizedLinear::eval_gpu(const std::vector<mx::array>& inputs, std::vector
       {metal_shared::kLinearHasResidualId, o.residual.has_value()},
       {metal_shared::kLinearGateId, metal::element_type(o.gate)},
       {metal_shared::kLinearHasGateIndexId, o.gate_index != nullptr},
-      {metal_shared::kLinearHasFactorId, o.factor != nullptr},
+      {metal_shared::kLinearFactorId, static_cast<int32_t>(!o.factor ? metal_shared::kNoFactor
+                                                           : of_rows ? metal_shared::kFactorOfRow
+                                                                     : metal_shared::kFactorOfAll)},
       {metal_shared::kLinearAlignedXId, aligned_x},
       {metal_shared::kLinearAlignedWId, slab ? depth % 4 == 0 : o.aligned_w},
       {metal_shared::kLinearAlignedOutId, aligned_out},
@@ -156,7 +239,8 @@ void QuantizedLinear::eval_gpu(const std::vector<mx::array>& inputs, std::vector
   params.rows = rows;
   params.columns = columns;
   params.depth = depth;
-  params.group_shift = group_shift;
+  params.group_size = o.group_size;
+  params.group_shift = o.group_shift;
   params.gate_rows = o.gate ? o.gate->shape(0) : 1;
   // One pass over all columns, or one per slab of them.
   const int64_t step = slab ? slab_columns : columns;
@@ -166,7 +250,7 @@ void QuantizedLinear::eval_gpu(const std::vector<mx::array>& inputs, std::vector
       // MLX's encoder orders a read after the write that it needs, but not a write after reads: the last tiles may
       // still read the slab that is about to be overwritten.
       if (column > 0) encoder.barrier();
-      dequantise(launch, o, column, end, depth, group_shift, *slab);
+      dequantise(launch, o, column, end, depth, *slab);
     }
     launch.use(shader, kernel, constants);
     encoder.set_input_array(o.x.array, 0);
@@ -180,6 +264,7 @@ void QuantizedLinear::eval_gpu(const std::vector<mx::array>& inputs, std::vector
     if (few || coded) {
       launch.bind(o.scale, 9);
       launch.bind(o.zero, 10);
+      launch.bind(o.table, 11);
     }
     params.first_weight_row = column;
     launch.dispatch({metal_plan::ceil_div(end - column, group_columns), metal_plan::ceil_div(rows, group_rows), 1},

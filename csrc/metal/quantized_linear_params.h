@@ -16,23 +16,28 @@ struct LinearParams {
   int32 rows;                 // M
   int32 columns;              // N
   int32 depth;                // K
-  int32 group_shift;          // log2 of the group size of affine weights
+  int32 group_size;           // weights that share a scale
+  int32 group_shift;          // its log2; negative where it is no power of two
   int32 first_row_block;      // of this dispatch: its threadgroups are a part of all
   int32 first_column_block;
   int32 gate_rows;
   int32 first_weight_row;  // row of W with which the weights of linear_tile begin
+  int32 unused;
 };
-static_assert(sizeof(LinearParams) == 48, "the shader and its host must agree");
+static_assert(sizeof(LinearParams) == 56, "the shader and its host must agree");
 
 // Places count values of W.
 struct DequantiseParams {
   int64 end;    // of this dispatch
   int64 first;  // a multiple of kDequantisePerThread
   int64 slab;   // with which the output begins, a multiple of kDequantisePerThread
+  int32 group_size;
   int32 group_shift;
-  int32 unused;
 };
 static_assert(sizeof(DequantiseParams) == 32, "the shader and its host must agree");
+
+// Float32 factors of W that the epilogue multiplies the sums with: none, one, or one for each row of W.
+enum LinearFactor { kNoFactor, kFactorOfAll, kFactorOfRow };
 
 // Function constants; an element type or kAbsent for bias and gate.
 enum LinearConstant {
@@ -41,7 +46,7 @@ enum LinearConstant {
   kLinearHasResidualId = 2,
   kLinearGateId = 3,
   kLinearHasGateIndexId = 4,
-  kLinearHasFactorId = 5,
+  kLinearFactorId = 5,
   kLinearAlignedXId = 6,
   kLinearAlignedWId = 7,
   kLinearAlignedOutId = 8,

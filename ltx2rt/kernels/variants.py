@@ -16,7 +16,21 @@ LINEAR_ROWS = (1, 2, 3, 4, 16, 32, 64)
 # Up to so many rows tiles expand quantised weights as they are staged; beyond, a slab is expanded first.
 STAGED_CODE_ROWS = 512
 # Up to so many rows quantized_linear multiplies no matrices, by weight; dense ones: LINEAR_ROWS[3].
-FEW_ROWS = {"e4m3": 16, "int8": 16, "int4": 32}
+FEW_ROWS = {
+    "e4m3": 16,
+    "int8": 16,
+    "int4": 32,
+    "int8_rows": 16,
+    "q8_0": 16,
+    "q4_k": 16,
+    "q5_k": 16,
+    "q6_k": 16,
+    "nvfp4": 32,
+    "mxfp8": 16,
+    "w4a8": 16,
+}
+# Values of a row that one threadgroup rotates at most.
+ROTATED_AT_ONCE = 4096
 # Up to so many output channels causal_conv3d has a kernel of its own.
 CONV_FEW_OUTPUTS = 32
 # From so many queries on, preparing q and k is small beside the attention itself.

@@ -25,6 +25,8 @@ _FRONT_ENDS: dict[str, tuple[FrontEnd, type[Variant]]] = {
     "antialiased_snake": (antialiased_snake, SnakeVariant),
 }
 DTYPES = ("bfloat16", "float16", "float32")
+# Packed weights that published files do not rotate.
+_UNROTATED = ("q8_0", "q4_k", "q5_k", "q6_k", "nvfp4", "mxfp8")
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class KernelResult:
 
 
 def model_variants() -> list[tuple[FrontEnd, Variant]]:
-    """What the graphs of LTX-2 19B and 2.3 use in bfloat16, with weights in every published form.
+    """What the graphs of LTX-2 19B, 2.3 and 2.5 use in bfloat16, with weights in every published form.
 
     ``model_variants.json`` lists them; tests/metal/test_published_graphs.py derives them from the graphs.
     """
@@ -75,6 +77,10 @@ def variants(dtype: str) -> list[tuple[FrontEnd, Variant]]:
             (quantized_linear, LinearVariant(dtype, "e4m3", rows=rows, bias="bfloat16")),
             (quantized_linear, LinearVariant(dtype, "int8", 64, dtype, rows, dtype, "silu")),
             (quantized_linear, LinearVariant(dtype, "int4", 32, dtype, rows, "", "", True, "float32", True)),
+            (quantized_linear, LinearVariant(dtype, "e4m3", 1, rows=rows, bias=dtype)),
+            (quantized_linear, LinearVariant(dtype, "int8_rows", rows=rows, bias=dtype, rotation=64)),
+            (quantized_linear, LinearVariant(dtype, "w4a8", 16, rows=rows, activation="silu", rotation=256)),
+            *((quantized_linear, LinearVariant(dtype, kind, rows=rows)) for kind in _UNROTATED),
         ]
     for head in (64, 128):
         chosen += [

@@ -17,9 +17,13 @@ int linear_uses_few_of(int format, int64_t rows) {
 int64_t linear_slab_columns_of(int format, int64_t rows, int64_t columns, int64_t depth, int64_t itemsize) {
   return linear_slab_columns(static_cast<ltx2rt::WeightFormat>(format), rows, columns, depth, itemsize);
 }
-int64_t linear_temporary_bytes_of(int format, int64_t rows, int64_t columns, int64_t depth, int64_t itemsize) {
-  return linear_temporary_bytes(static_cast<ltx2rt::WeightFormat>(format), rows, columns, depth, itemsize);
+int64_t linear_temporary_bytes_of(int format, int64_t rows, int64_t columns, int64_t depth, int64_t itemsize,
+                                  int64_t rotation) {
+  return linear_temporary_bytes(static_cast<ltx2rt::WeightFormat>(format), rows, columns, depth, itemsize, rotation);
 }
+int linear_has_shader_of(int64_t rotation) { return linear_has_shader(rotation); }
+int rotated_per_thread() { return ltx2rt::metal_shared::kRotatePerThread; }
+int rotate_threads_of(int64_t depth) { return rotate_threads(depth); }
 void attention_tile_of(int64_t head_size, int* out) {
   const auto tile = attention_tile(head_size);
   out[0] = tile.queries;

@@ -46,9 +46,23 @@ def linear_slab_columns(format_: int, rows: int, columns: int, depth: int, items
     return int(_library().linear_slab_columns_of(format_, *sizes))
 
 
-def linear_temporary_bytes(format_: int, rows: int, columns: int, depth: int, itemsize: int = 2) -> int:
-    sizes = (ctypes.c_int64(n) for n in (rows, columns, depth, itemsize))
+def linear_temporary_bytes(
+    format_: int, rows: int, columns: int, depth: int, itemsize: int = 2, rotation: int = 0
+) -> int:
+    sizes = (ctypes.c_int64(n) for n in (rows, columns, depth, itemsize, rotation))
     return int(_library().linear_temporary_bytes_of(format_, *sizes))
+
+
+def linear_has_shader(rotation: int) -> bool:
+    return bool(_library().linear_has_shader_of(ctypes.c_int64(rotation)))
+
+
+def rotated_per_thread() -> int:
+    return int(_library().rotated_per_thread())
+
+
+def rotate_threads(depth: int) -> int:
+    return int(_library().rotate_threads_of(ctypes.c_int64(depth)))
 
 
 def attention_tile(head_size: int) -> tuple[int, int]:

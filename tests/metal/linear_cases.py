@@ -7,9 +7,10 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
+import packed_weights
 from shaders_under_test import ELEMENT_TYPE, Launched, Operand, as_mlx, given, launched, rounded
 
-from ltx2rt.kernels import quantized_linear
+from ltx2rt.kernels import proof_problems, quantized_linear
 from ltx2rt.types import LinearWeight
 from tools.metal_sim import from_bits, to_bits
 
@@ -19,7 +20,10 @@ GROUP_SIZE = 32
 
 @dataclass
 class Weight:
-    """W (N, K) as it is stored, and its exact values."""
+    """W (N, K) as it is stored, and its exact values; those of a rotated x where there is a ``rotation``.
+
+    ``packed`` holds the arrays of a packed format, in place of the others.
+    """
 
     format: str
     stored: np.ndarray
@@ -27,6 +31,34 @@ class Weight:
     scale: np.ndarray | None = None
     zero: np.ndarray | None = None
     group_type: str | None = None
+    packed: LinearWeight | None = None
+    rotation: int = 0
+    spare_bytes: int = 0  # in front of the values of a packed format, so that they begin at an odd place
+
+
+def packed_weight(format_: str, columns: int, depth: int, seed: int, group_size: int = 16, rotation: int = 0) -> Weight:
+    """A random weight of a packed format; ``e4m3_rows`` is E4M3 with a scale for each row."""
+    if format_ == "e4m3_rows":
+        plain = random_weight("e4m3", columns, depth, seed)
+        scale = (FACTOR * np.random.default_rng(seed).uniform(0.5, 1.5, columns)).astype(np.float32)
+        exact = packed_weights.e4m3(plain.stored) * scale.astype(np.float64)[:, None]
+        packed = LinearWeight("e4m3", mx.array(plain.stored), mx.array(scale), rotation=rotation)
+        return Weight(format_, plain.stored, exact, packed=packed, rotation=rotation)
+    packed = proof_problems.packed_weight(format_, columns, depth, seed, group_size)
+    stored, scale, zero, table = (
+        None if a is None else np.array(a) for a in (packed.values, packed.scale, packed.zero, packed.table)
+    )
+    if format_ == "int8_rows":
+        exact = packed_weights.int8_rows(stored, scale)
+    elif format_ == "nvfp4":
+        exact = packed_weights.nvfp4(stored, scale, float(zero))
+    elif format_ == "mxfp8":
+        exact = packed_weights.mxfp8(stored, scale)
+    elif format_ == "w4a8":
+        exact = packed_weights.w4a8(stored, scale, zero, table, group_size)
+    else:
+        exact = packed_weights.ggml(format_, stored)
+    return Weight(format_, stored, exact, packed=packed._replace(rotation=rotation), rotation=rotation)
 
 
 def random_weight(format_: str, columns: int, depth: int, seed: int, group_type: str = "bfloat16") -> Weight:
@@ -81,7 +113,10 @@ class Case:
         def step(values: np.ndarray) -> np.ndarray:
             return values if dtype is None else rounded(values, dtype)
 
-        out = step(self.x_exact @ step(self.weight.exact).T)
+        x, rotation = self.x_exact, self.weight.rotation
+        if rotation:
+            x = step((x.reshape(-1, rotation) @ packed_weights.rotation_matrix(rotation)).reshape(x.shape))
+        out = step(x @ step(self.weight.exact).T)
         if self.bias is not None:
             out = step(out + self.bias.exact)
         if self.activation == "gelu_tanh":
@@ -99,7 +134,11 @@ def product(case: Case, **options: Any) -> Launched:
     """quantized_linear of the case on the simulated device."""
     rows, _, depth = case.sizes
     w = case.weight
-    if w.format in ELEMENT_TYPE:
+    if w.packed is not None:
+        values = mx.concatenate([mx.zeros((w.spare_bytes,), w.packed.values.dtype), w.packed.values.reshape(-1)])
+        mx.eval(values)
+        weight = w.packed._replace(values=values[w.spare_bytes :].reshape(w.packed.values.shape))
+    elif w.format in ELEMENT_TYPE:
         weight = LinearWeight("dense", as_mlx(w.stored, w.format))
     elif w.format == "e4m3":
         weight = LinearWeight("e4m3", mx.array(w.stored), mx.array(w.scale))

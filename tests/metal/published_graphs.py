@@ -38,15 +38,28 @@ from ltx2rt.graph.models.video_vae.decoder import VideoDecoder
 from ltx2rt.graph.models.video_vae.encoder import VideoEncoder
 from ltx2rt.kernels.uninitialized import uninitialized
 from ltx2rt.kernels.variants import Variant
-from ltx2rt.types import LinearWeight, ParamSpec
+from ltx2rt.types import GGML_BLOCKS, LinearWeight, ParamSpec
 from ltx2rt.weights.quantized_manifest import GROUP_SIZE
 from tools.metal_sim.device import Given, SimulatedDevice, Triple
 
 ROOT = Path(__file__).parents[2]
 PUBLISHED = json.loads(Path(__file__).with_name("published_models.json").read_text())
-# How the matrices of transformer blocks are stored.
+# The transformer of 2.5 is that of 2.3 but for these.
+TRANSFORMERS = {name: model["transformer"] for name, model in PUBLISHED["models"].items()}
+TRANSFORMERS["2.5"] = TRANSFORMERS["2.3"] | {"ff_bias": False, "use_keyframes_abs_pos_embedding": True}
+# How the matrices of transformer blocks are stored: int8 and int4 are MLX's; int8-convrot is that of the official files
+# of 2.5, nvfp4 that of ComfyUI, gguf a mixture like Q4_K_M with the tensors of few values in float32.
 FORMS = ("bf16", "fp8", "int8", "int4")
-TEXT_FORMS = ("bf16", "int8", "int4")
+PACKED_FORMS = ("int8-convrot", "nvfp4", "gguf")
+TEXT_FORMS = ("bf16", "int8", "int4", "int8-convrot", "gguf")
+ROTATION = 256
+# What ComfyUI's quantisers leave as it is, and what llama.cpp's mixtures store in more bits and in fewer.
+NOT_PACKED = r"to_gate_logits|embed_tokens"
+GGUF_TYPES = (
+    (r"to_v|v_proj|net\.2|down_proj|embed_tokens", "q6_k"),
+    (r"to_[qk]|[qk]_proj|up_proj", "q4_k"),
+    ("", "q5_k"),
+)
 GEMMA = {
     "model_type": "gemma3_text",
     "hidden_size": 3840,
@@ -67,7 +80,7 @@ VIDEO_TOKENS, AUDIO_TOKENS, TEXT_TOKENS = 1536, 126, 1024
 # Where the loader moves axes to, and the dtype numbers of the fake device's parameters.
 _AXES = {"conv": (1, -1), "conv_transpose1d": (0, -1)}
 _DTYPES = {"BF16": mx.bfloat16, "F32": mx.float32}
-_LINEAR_PARAMS = "<qq8i"  # metal_shared::LinearParams
+_LINEAR_PARAMS = "<qq10i"  # metal_shared::LinearParams
 
 
 @dataclass(frozen=True)
@@ -158,11 +171,26 @@ def recording() -> Iterator[Uses]:
         yield uses
 
 
+def packed_memory(form: str, spec: ParamSpec) -> LinearWeight:
+    """Memory for a matrix in a packed form."""
+    rows, columns = spec.shape
+    if form == "int8-convrot":
+        return LinearWeight(
+            "int8", uninitialized(spec.shape, mx.int8), uninitialized((rows,), mx.float32), rotation=ROTATION
+        )
+    if form == "nvfp4":
+        scale = uninitialized((rows, columns // 16), mx.uint8)
+        return LinearWeight("nvfp4", uninitialized((rows, columns // 2), mx.uint8), scale, mx.array(1.0))
+    mode = next(mode for names, mode in GGUF_TYPES if re.search(names, spec.name))
+    count, size = GGML_BLOCKS[mode]
+    return LinearWeight(mode, uninitialized((rows, columns // count * size), mx.uint8))
+
+
 def weights(specs: list[ParamSpec], form: str = "bf16", quantised: str = r"transformer_blocks\.") -> dict[str, Any]:
     """Memory for every tensor; matrices whose names match ``quantised`` in the given form."""
     arrays: dict[str, Any] = {}
     for spec in specs:
-        dtype = _DTYPES[spec.dtype]
+        dtype = mx.float32 if form == "gguf" else _DTYPES[spec.dtype]
         shape = list(spec.shape)
         if spec.layout in _AXES:
             source, target = _AXES[spec.layout]
@@ -170,6 +198,10 @@ def weights(specs: list[ParamSpec], form: str = "bf16", quantised: str = r"trans
         if spec.layout != "linear":
             arrays[spec.name] = uninitialized(tuple(shape), dtype)
         elif form == "bf16" or not re.search(quantised, spec.name) or spec.shape[1] % GROUP_SIZE:
+            arrays[spec.name] = LinearWeight("dense", uninitialized(spec.shape, dtype))
+        elif form == "gguf" or (form in PACKED_FORMS and not re.search(NOT_PACKED, spec.name)):
+            arrays[spec.name] = packed_memory(form, spec)
+        elif form in PACKED_FORMS:
             arrays[spec.name] = LinearWeight("dense", uninitialized(spec.shape, dtype))
         elif form == "fp8":
             arrays[spec.name] = LinearWeight("e4m3", uninitialized(spec.shape, mx.uint8), mx.array(1.0))
@@ -200,7 +232,7 @@ def _modality(config: Any, tokens: int, rows: int, batch: int, context_width: in
 
 def run_transformer(name: str, form: str, dtype: mx.Dtype) -> None:
     """One block: a plain step, guidance passes, masks, token parts, one stream alone, all numbers of timesteps."""
-    config = replace(transformer.TransformerConfig.from_dict(PUBLISHED["models"][name]["transformer"]), num_layers=1)
+    config = replace(transformer.TransformerConfig.from_dict(TRANSFORMERS[name]), num_layers=1)
     arrays = weights(transformer.param_specs(config), form)
     widths = [config.caption_channels or stream.context_dim for stream in (config.video, config.audio)]
 
@@ -302,6 +334,8 @@ def graphs(dtype: mx.Dtype = mx.bfloat16) -> dict[str, Callable[[], None]]:
         made[f"text {name}"] = lambda name=name: run_text(name, dtype)
         made[f"video VAE {name}"] = lambda name=name: run_video_vae(name, dtype)
         made[f"sound {name}"] = lambda name=name: run_sound(name)
+    for form in PACKED_FORMS:
+        made[f"transformer 2.5 {form}"] = lambda form=form: run_transformer("2.5", form, dtype)
     for form in TEXT_FORMS:
         made[f"text encoder {form}"] = lambda form=form: run_text_encoder(form, dtype)
     for name in PUBLISHED["upscalers"]:

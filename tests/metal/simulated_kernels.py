@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from types import ModuleType
@@ -23,7 +23,11 @@ class _Fenced:
         for op in OPS:
             function = getattr(module, op)
             fenced = op in ("causal_conv3d", "quantized_linear", "rope_attention")
-            setattr(self, op, partial(function, fenced=True) if fenced else function)
+            setattr(self, op, partial(self._fenced, function) if fenced else function)
+
+    @staticmethod
+    def _fenced(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        return function(*args, **{**options, "fenced": True})
 
 
 @contextmanager

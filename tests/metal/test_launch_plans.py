@@ -24,14 +24,36 @@ def test_linear_tiles() -> None:
     ]
 
 
-@pytest.mark.parametrize(("format_", "most"), [(ELEMENT_TYPE["bfloat16"], 4), (3, 16), (4, 16), (5, 32)])
-def test_few_rows(format_: int, most: int) -> None:
-    assert launch_plans.linear_uses_few(format_, most)
-    assert not launch_plans.linear_uses_few(format_, most + 1)
-
-
-E4M3, INT8, INT4 = 3, 4, 5
 SLAB = 16 << 20
+# Numbers of WeightFormat in csrc/op_types.h.
+FORMATS = {name: number for name, number in ELEMENT_TYPE.items() if name} | {
+    name: number
+    for number, name in enumerate(
+        ["e4m3", "int8", "int4", "int8_rows", "q8_0", "q4_k", "q5_k", "q6_k", "nvfp4", "mxfp8", "w4a8"], 3
+    )
+}
+E4M3, INT8, INT4 = (FORMATS[name] for name in ("e4m3", "int8", "int4"))
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_few_rows(name: str) -> None:
+    most = 4 if name in ELEMENT_TYPE else 32 if name in ("int4", "nvfp4") else 16
+    assert launch_plans.linear_uses_few(FORMATS[name], most)
+    assert not launch_plans.linear_uses_few(FORMATS[name], most + 1)
+
+
+def test_rotations_with_a_shader() -> None:
+    assert [n for n in range(5000) if launch_plans.linear_has_shader(n)] == [0, 4, 16, 64, 256]
+    assert [launch_plans.rotate_threads(n) for n in (4, 512, 513, 2048, 4096, 16384)] == [32, 32, 64, 128, 256, 256]
+
+
+def test_rotated_rows_are_temporary() -> None:
+    """Beside a slab, where there is one, and for few rows, too."""
+    int8_rows = FORMATS["int8_rows"]
+    of = launch_plans.linear_temporary_bytes
+    assert of(int8_rows, 3, 16384, 4096, 2, 256) == 3 * 4096 * 2
+    assert of(int8_rows, 6144, 16384, 4096, 2, 256) == 6144 * 4096 * 2 + SLAB
+    assert of(FORMATS["bfloat16"], 6144, 16384, 4096, 4, 64) == 6144 * 4096 * 4
 
 
 def test_slabs_of_expanded_weights() -> None:
@@ -61,20 +83,18 @@ def test_the_module_tells_the_plan() -> None:
     assert ext.metal_linear_temporary_bytes("int8", rows=6144, **sizes) == SLAB
     assert ext.metal_linear_temporary_bytes("int4", rows=512, **sizes) == 0
     assert ext.metal_linear_temporary_bytes("bfloat16", rows=6144, **sizes) == 0
+    assert ext.metal_linear_temporary_bytes("int8_rows", rows=6144, rotation=256, **sizes) == SLAB + 6144 * 4096 * 2
+    for name, number in FORMATS.items():
+        told = ext.metal_linear_temporary_bytes(name, rows=600, **sizes)
+        assert told == launch_plans.linear_temporary_bytes(number, 600, 16384, 4096)
     with pytest.raises(ValueError, match=r'weight format must be one of float32, .* but is "nf4"'):
         ext.metal_linear_temporary_bytes("nf4", rows=6144, **sizes)
 
 
 def test_the_self_proof_knows_where_launches_change() -> None:
     """Row classes of its variants, and output channels, are those of launch_plans.h."""
-    formats = {
-        **{name: ELEMENT_TYPE[name] for name in ("float32", "bfloat16")},
-        "e4m3": E4M3,
-        "int8": INT8,
-        "int4": INT4,
-    }
     found = set()
-    for weight, format_ in formats.items():
+    for weight, format_ in FORMATS.items():
 
         def launch(rows: int, format_: int = format_) -> str:
             if launch_plans.linear_uses_few(format_, rows):
@@ -89,6 +109,8 @@ def test_the_self_proof_knows_where_launches_change() -> None:
             has_tiles = not launch_plans.linear_uses_few(format_, rows)
             assert variants.LinearVariant("bfloat16", weight, rows=row_class).has_fences == has_tiles
     assert found == set(variants.row_limits("int4"))
+    assert set(variants.FEW_ROWS) == set(FORMATS) - set(ELEMENT_TYPE)
+    assert launch_plans.rotate_threads(10**6) * launch_plans.rotated_per_thread() == variants.ROTATED_AT_ONCE
     channels = [n for n in range(1, 1000) if launch_plans.conv_columns(n) != launch_plans.conv_columns(n + 1)]
     assert channels == [variants.CONV_FEW_OUTPUTS]
 

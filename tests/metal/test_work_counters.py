@@ -9,14 +9,20 @@ from work_counters import (
     BEGIN,
     COUNTS,
     DOCUMENT,
+    DTYPE,
     END,
+    PACKED,
     PROBLEMS,
     TABLE,
+    WEIGHTS_BEGIN,
+    WEIGHTS_END,
     attention,
     convolution,
     counts,
     document_table,
     linear,
+    shown,
+    weights_table,
 )
 
 TABLE_NOW = json.loads(TABLE.read_text())
@@ -88,8 +94,15 @@ def test_many_rows_cost_one_pass_over_the_weights_more_than_dense_ones() -> None
 
 
 def test_the_document_shows_the_table() -> None:
-    shown = DOCUMENT.read_text().partition(BEGIN)[2].partition(END)[0]
-    assert shown == document_table(TABLE_NOW)
+    text = DOCUMENT.read_text()
+    assert text == shown(text, BEGIN, END, document_table(TABLE_NOW))
+    assert text == shown(text, WEIGHTS_BEGIN, WEIGHTS_END, weights_table(TABLE_NOW))
+
+
+@pytest.mark.parametrize("format_", ["e4m3", *PACKED])
+def test_few_rows_request_no_more_of_packed_weights_than_of_dense_ones(format_: str) -> None:
+    few = {name: TABLE_NOW[f"linear 4 x 512 x 128, {name}, few"]["ours"]["device_bytes"] for name in (DTYPE, format_)}
+    assert few[format_] <= few[DTYPE]
 
 
 def test_a_risen_count_is_noticed() -> None:

@@ -28,6 +28,7 @@ from tools.metal_sim import Counters  # noqa: E402
 TABLE = Path(__file__).with_suffix(".json")
 DOCUMENT = ROOT / "docs/metal.md"
 BEGIN, END = "<!-- work counters: begin -->\n", "<!-- work counters: end -->\n"
+WEIGHTS_BEGIN, WEIGHTS_END = "<!-- weight requests: begin -->\n", "<!-- weight requests: end -->\n"
 DTYPE = "bfloat16"
 # What is kept of the counters, and how the document calls it. Barriers of a simdgroup are not among them: they order
 # instructions for the compiler, and what they cost or save only a GPU can tell.
@@ -75,11 +76,17 @@ def _snake() -> list[Counters]:
     return snake(x, parameters, **OPTIONS).counters
 
 
-def linear(rows: int, format_: str, size: str) -> Problem:
+PACKED = ("int8_rows", "q8_0", "q4_k", "q5_k", "q6_k", "nvfp4", "mxfp8", "w4a8")
+
+
+def linear(rows: int, format_: str, size: str, rotation: int = 0) -> Problem:
     """x (rows, 512) and a weight (128, 512); ``size`` is the end of the kernel's name."""
 
     def case() -> linear_cases.Case:
-        weight = linear_cases.random_weight(format_, 128, 512, 2)
+        if format_ in PACKED:
+            weight = linear_cases.packed_weight(format_, 128, 512, 2, rotation=rotation)
+        else:
+            weight = linear_cases.random_weight(format_, 128, 512, 2)
         return linear_cases.Case(Operand((rows, 512), DTYPE, 1), weight)
 
     def ours() -> list[Counters]:
@@ -96,7 +103,7 @@ def linear(rows: int, format_: str, size: str) -> Problem:
         result = kernel(c.x.bits, w.stored, w.scale, w.zero, DTYPE, 32, int(format_[3:]), **OPTIONS)
         return [result.check().counters]
 
-    return Problem(ours, None if format_ == "e4m3" else mlx)
+    return Problem(ours, None if format_ in ("e4m3", *PACKED) else mlx)
 
 
 def attention(size: int, tokens: int, heads: int, fused: bool) -> Problem:
@@ -147,6 +154,11 @@ PROBLEMS: dict[str, Problem] = {
     "linear 1 x 512 x 128, int8, few": linear(1, "int8", "few"),
     "linear 4 x 512 x 128, int8, few": linear(4, "int8", "few"),
     "linear 4 x 512 x 128, int4, few": linear(4, "int4", "few"),
+    "linear 4 x 512 x 128, bfloat16, few": linear(4, DTYPE, "few"),
+    **{f"linear 4 x 512 x 128, {format_}, few": linear(4, format_, "few") for format_ in ("e4m3", *PACKED)},
+    **{f"linear 128 x 512 x 128, {format_}, tile 128x64": linear(128, format_, "128x64") for format_ in PACKED},
+    "linear 640 x 512 x 128, q4_k, tile 128x64": linear(640, "q4_k", "128x64"),
+    "linear 128 x 512 x 128, int8_rows rotated by 256, tile 128x64": linear(128, "int8_rows", "128x64", 256),
     "attention 256 x 256, 4 heads of 128": attention(128, 256, 4, False),
     "attention 256 x 256, 4 heads of 128, norm + rope + gate": attention(128, 256, 4, True),
     "attention 512 x 512, head 128": attention(128, 512, 1, False),
@@ -169,6 +181,32 @@ def document_table(table: dict[str, dict[str, dict[str, int]]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def weights_table(table: dict[str, dict[str, dict[str, int]]]) -> str:
+    """What four rows of x cost for each format of W, as the document shows it."""
+    rows, depth, columns = 4, 512, 128
+    # Each simdgroup reads x for its four columns, and there is the output, both of two bytes.
+    others = 2 * rows * (depth * columns // 4 + columns)
+    lines = ["| W | stored bytes per weight | requested | 128-byte lines |", "|---|---|---|---|"]
+    for format_ in (DTYPE, "e4m3", "int8", "int4", *PACKED):
+        made = linear_cases.packed_weight if format_ in PACKED else linear_cases.random_weight
+        weight = made(format_, columns, depth, 2)
+        if weight.packed is not None:
+            stored = sum(a.nbytes for a in (weight.packed.values, weight.packed.scale) if a is not None)
+        else:
+            stored = sum(a.nbytes for a in (weight.stored, weight.scale, weight.zero) if a is not None)
+        counted = table[f"linear {rows} x {depth} x {columns}, {format_}, few"]["ours"]
+        requested = (counted["device_bytes"] - others) / (columns * depth)
+        kind = f"affine {format_}" if format_ in ("int8", "int4") else format_
+        lines.append(f"| {kind} | {stored / (columns * depth):.2f} | {requested:.2f} | {counted['device_lines']:,} |")
+    return "\n".join(lines).replace(",", " ") + "\n"
+
+
+def shown(text: str, begin: str, end: str, table: str) -> str:
+    """The document with a table between its marks."""
+    before, _, rest = text.partition(begin)
+    return f"{before}{begin}{table}{end}{rest.partition(end)[2]}"
+
+
 def main(chosen: list[str]) -> None:
     """Counts the problems whose names begin as one of these, by default all, and writes the table and its copy."""
     before = json.loads(TABLE.read_text()) if chosen else {}
@@ -182,9 +220,8 @@ def main(chosen: list[str]) -> None:
             table[name]["MLX"] = counts(problem.mlx())
     TABLE.write_text(json.dumps(table, indent=1) + "\n")
     if DOCUMENT.exists():
-        before, _, rest = DOCUMENT.read_text().partition(BEGIN)
-        after = rest.partition(END)[2]
-        DOCUMENT.write_text(f"{before}{BEGIN}{document_table(table)}{END}{after}")
+        text = shown(DOCUMENT.read_text(), BEGIN, END, document_table(table))
+        DOCUMENT.write_text(shown(text, WEIGHTS_BEGIN, WEIGHTS_END, weights_table(table)))
 
 
 if __name__ == "__main__":
