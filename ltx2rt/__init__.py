@@ -21,8 +21,10 @@ if TYPE_CHECKING:
         upscale,
     )
     from ltx2rt.errors import (
+        BrokenDownload,
         Cancelled,
         CheckpointError,
+        DownloadError,
         Ltx2rtError,
         MediaError,
         MemoryBudgetError,
@@ -35,9 +37,11 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
+    "BrokenDownload",
     "Cancelled",
     "CheckpointError",
     "Clip",
+    "DownloadError",
     "ImageInput",
     "Ltx2rtError",
     "MediaError",

@@ -30,6 +30,14 @@ class OutOfSpace(MediaError):
     """The disk is full or its quota is used up: the same command may work once there is space."""
 
 
+class DownloadError(Ltx2rtError):
+    """The hub refuses a file, does not have it, or what came is not what it states."""
+
+
+class BrokenDownload(DownloadError):
+    """The hub cannot be reached, or a transfer broke off: the same command goes on where it stopped."""
+
+
 class StateError(Ltx2rtError):
     """What an interrupted run has left cannot be continued: files of its state are damaged or missing."""
 

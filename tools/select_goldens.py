@@ -60,6 +60,20 @@ COMPONENTS = {
     "timestep_embedding": r".*",
 }
 
+# Weight formats: entries of formats/INDEX.json, those of ``bad`` up to so many bytes.
+FORMATS = (
+    "layers/awq-w4a16.safetensors",
+    "layers/int8-convrot-256.safetensors",
+    "layers/w4a4.safetensors",
+    "layers/w4a8.safetensors",
+    "lora/dora-lycoris.safetensors",
+    "lora/kohya.safetensors",
+    "lora/peft",
+)
+LARGEST_BAD = 4000
+# Their cases need models that are not here.
+_BAD_OF_OTHER_MODELS = ("bad/connectors-19b", "bad/gemma4-")
+
 # Of the runs, what is left out: whatever a component case, or another run of the generation, compares as well.
 _IMPLIED = r"(noised_latent|upsampler\.(in|out)|vae_decode\.in|eval\.(video|audio)_in)\.\d+"
 _DECODED = r"vae_decode\.out_last_frame\.\d+|video_uint8_hwc_(first|last)|audio_decode\.out\.\d+|audio_waveform"
@@ -74,9 +88,7 @@ PIPELINES = {
     "19b_a2vid_two_stage": _TRIMMED,
     "19b_retake": _TRIMMED,
     "23_distilled_i2v_tiled": None,
-    "23_ti2vid_two_stages_hq": _TRIMMED,
     "23_ic_lora": _TRIMMED,
-    "23_retake": _TRIMMED,
     "23_t2a_one_stage": None,
 }
 
@@ -93,8 +105,27 @@ def select(corpus: Path, target: Path) -> None:
         index[f"components/{name}.safetensors"] = _part(corpus, target, f"components/{name}.safetensors", kept, None)
     for name, left_out in PIPELINES.items():
         index[f"pipelines/{name}.safetensors"] = _part(corpus, target, f"pipelines/{name}.safetensors", None, left_out)
+    _formats(corpus / "formats", target / "formats")
+    index["formats/INDEX.json"] = {"tensors": {}}
     lines = [f"{json.dumps(name)}: {json.dumps(index[name], separators=(',', ':'))}" for name in sorted(index)]
     (target / "INDEX.json").write_text("{\n" + ",\n".join(lines) + "\n}\n")
+
+
+def _formats(corpus: Path, target: Path) -> None:
+    """Copy the chosen entries of the weight formats with what was saved of them, and a table of contents of these."""
+    table = json.loads((corpus / "INDEX.json").read_text())
+    bad = [name for name in table if name.startswith("bad/") and _size(corpus / name) <= LARGEST_BAD]
+    chosen = {n: table[n] for n in table if n in FORMATS or (n in bad and not n.startswith(_BAD_OF_OTHER_MODELS))}
+    for name, entry in chosen.items():
+        for file in (name, *(entry[key] for key in ("expected", "hashes", "ids") if entry.get(key))):
+            paths = [corpus / file] if (corpus / file).is_file() else (corpus / file).iterdir()
+            for path in paths:
+                _copy(corpus, target, path.relative_to(corpus).as_posix())
+    (target / "INDEX.json").write_text(json.dumps(chosen, indent=0) + "\n")
+
+
+def _size(path: Path) -> int:
+    return sum(file.stat().st_size for file in path.iterdir()) if path.is_dir() else path.stat().st_size
 
 
 def _copy(corpus: Path, target: Path, name: str) -> None:

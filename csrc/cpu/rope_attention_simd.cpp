@@ -53,14 +53,15 @@ int64_t block_words(int64_t head_size) {
 }
 
 // What a query block carries from key to key: its queries [kQueryBlock / kStrip][words of head_size][kStrip], the
-// weighted sums of values [kQueryBlock][value_width], and per query the largest score so far and the sum of the weights.
+// weighted sums of values [kQueryBlock][value_width], and per query row_max and row_sum: the largest score so far and the
+// sum of the weights.
 template <typename Words>
 struct State {
   State(float* memory, int64_t head_size)
       : queries(memory),
         sums(queries + kQueryBlock * words_of<Words>(head_size)),
-        largest(sums + kQueryBlock * value_width(head_size)),
-        total(largest + kQueryBlock) {}
+        row_max(sums + kQueryBlock * value_width(head_size)),
+        row_sum(row_max + kQueryBlock) {}
 
   static int64_t floats(int64_t head_size) {
     return kQueryBlock * (words_of<Words>(head_size) + value_width(head_size) + 2);
@@ -68,8 +69,8 @@ struct State {
 
   float* queries;
   float* sums;
-  float* largest;
-  float* total;
+  float* row_max;
+  float* row_sum;
 };
 
 // Scratch of a thread: scores and then weights [kKeyBlock][kStrip], rows of the bias and the same transposed, rows of
@@ -379,8 +380,8 @@ void start(const AttentionArgs& args, const QueryBlock& queries, float* state_me
     transpose(work.rows, stride, kTokens, words, state.queries + i / kStrip * words * kStrip + i % kStrip, kStrip);
   }
   for (int64_t i = 0; i < kQueryBlock; ++i) {
-    state.largest[i] = kMinusInfinity;
-    state.total[i] = 0.0f;
+    state.row_max[i] = kMinusInfinity;
+    state.row_sum[i] = 0.0f;
   }
   const int64_t sums = queries.count * value_width(size);
   for (int64_t i = 0; i < sums; ++i) state.sums[i] = 0.0f;
@@ -476,25 +477,25 @@ Vec weight_of(Vec x) {
   return coarse_exp(x);
 }
 
-// Turns `count` rows of scores into weights exp(score - largest), in words, and updates largest and total of the state.
-// Returns in `factor` by what the sums of values so far have to be multiplied.
+// Turns `count` rows of scores into weights exp(score - row_max), in words, and updates row_max and row_sum of the state.
+// Returns in `rescale` by what the sums of values so far have to be multiplied.
 template <typename Words>
-void weigh(float* scores, int64_t count, int64_t vecs, float* all_largest, float* total, float* factor) {
+void weigh(float* scores, int64_t count, int64_t vecs, float* row_max, float* row_sum, float* rescale) {
   for (int64_t i = 0; i < vecs * kLanes; i += kLanes) {
     float* column = scores + i;
-    const Vec before = load(all_largest + i);
-    Vec most[2] = {before, before};
+    const Vec old_max = load(row_max + i);
+    Vec most[2] = {old_max, old_max};
     for (int64_t key = 0; key + 1 < count; key += 2) {
       most[0] = max(load(column + key * kStrip), most[0]);
       most[1] = max(load(column + (key + 1) * kStrip), most[1]);
     }
     if (count % 2 != 0) most[0] = max(load(column + (count - 1) * kStrip), most[0]);
-    const Vec largest = max(most[0], most[1]);
+    const Vec new_max = max(most[0], most[1]);
     // With no key allowed so far, any finite base keeps all weights 0 and avoids inf - inf.
-    const Vec base = select(largest == splat(kMinusInfinity), zero(), largest);
-    const Vec shrink = weight_of<Words>(before - base);
-    store(all_largest + i, largest);
-    store(factor + i, shrink);
+    const Vec base = select(new_max == splat(kMinusInfinity), zero(), new_max);
+    const Vec scale = weight_of<Words>(old_max - base);
+    store(row_max + i, new_max);
+    store(rescale + i, scale);
     Vec sum = zero();
     if constexpr (kValues<Words> == 1) {
       for (int64_t key = 0; key < count; ++key) {
@@ -512,13 +513,13 @@ void weigh(float* scores, int64_t count, int64_t vecs, float* all_largest, float
       for (; key + 1 < count; key += 2) pair(key, weight_of<Words>(load(column + (key + 1) * kStrip) - base));
       if (key < count) pair(key, zero());
     }
-    store(total + i, fma(load(total + i), shrink, sum));
+    store(row_sum + i, fma(load(row_sum + i), scale, sum));
   }
 }
 
-// sums[r][c] = factor[r] * sums[r][c] + sum over w of weights[w][r] * values[w][c] for r < kRows and a tile of columns.
+// sums[r][c] = rescale[r] * sums[r][c] + sum over w of weights[w][r] * values[w][c] for r < kRows and a tile of columns.
 template <typename Words, int kRows, int kVecs>
-void value_tile(const float* weights, int64_t words, const float* values, const float* factor, float* sums,
+void value_tile(const float* weights, int64_t words, const float* values, const float* rescale, float* sums,
                 int64_t stride) {
   Vec products[kRows][kVecs];
 #pragma GCC unroll 16
@@ -541,33 +542,33 @@ void value_tile(const float* weights, int64_t words, const float* values, const 
 #pragma GCC unroll 2
     for (int v = 0; v < kVecs; ++v) {
       float* to = sums + r * stride + v * kLanes;
-      store(to, fma(load(to), splat(factor[r]), products[r][v]));
+      store(to, fma(load(to), splat(rescale[r]), products[r][v]));
     }
 }
 
 template <typename Words, int kVecs, int kRows = kTileRows>
-void value_rows(int64_t rows, const float* weights, int64_t words, const float* values, const float* factor,
+void value_rows(int64_t rows, const float* weights, int64_t words, const float* values, const float* rescale,
                 float* sums, int64_t stride) {
   if (rows == kRows) {
-    value_tile<Words, kRows, kVecs>(weights, words, values, factor, sums, stride);
+    value_tile<Words, kRows, kVecs>(weights, words, values, rescale, sums, stride);
   } else if constexpr (kRows > 1) {
-    value_rows<Words, kVecs, kRows - 1>(rows, weights, words, values, factor, sums, stride);
+    value_rows<Words, kVecs, kRows - 1>(rows, weights, words, values, rescale, sums, stride);
   }
 }
 
 // Adds the values of one key block, weighted, to the sums of `rows` queries.
 template <typename Words>
 void add_values(const float* weights, int64_t rows, int64_t count, const float* values, int64_t size,
-                const float* factor, float* sums) {
+                const float* rescale, float* sums) {
   const int64_t words = words_of<Words>(count), width = value_width(size);
   for (int64_t column = 0; column < size; column += kTileColumns, values += words_of<Words>(kKeyBlock) * kTileColumns) {
     for (int64_t row = 0; row < rows; row += kTileRows) {
       const int64_t here = smaller(kTileRows, rows - row);
       float* to = sums + row * width + column;
       if (size - column <= kLanes) {
-        value_rows<Words, 1>(here, weights + row, words, values, factor + row, to, width);
+        value_rows<Words, 1>(here, weights + row, words, values, rescale + row, to, width);
       } else {
-        value_rows<Words, 2>(here, weights + row, words, values, factor + row, to, width);
+        value_rows<Words, 2>(here, weights + row, words, values, rescale + row, to, width);
       }
     }
   }
@@ -601,9 +602,9 @@ void advance(const AttentionArgs& args, const QueryBlock& queries, int64_t first
           for (int64_t i = 0; i < smaller(strip.count, key - last_seen); ++i)
             work.scores[key * kStrip + i] = kMinusInfinity;
       }
-      float factor[kStrip];
-      weigh<Words>(work.scores, count, vecs, state.largest + done, state.total + done, factor);
-      add_values<Words>(work.scores, strip.count, count, block + key_words<Words>(size), size, factor,
+      float rescale[kStrip];
+      weigh<Words>(work.scores, count, vecs, state.row_max + done, state.row_sum + done, rescale);
+      add_values<Words>(work.scores, strip.count, count, block + key_words<Words>(size), size, rescale,
                         state.sums + done * width);
     }
   }
@@ -615,7 +616,7 @@ void finish(const AttentionArgs& args, const QueryBlock& queries, float* state_m
   const State<Words> state(state_memory, size);
   for (int64_t i = 0; i < queries.count; ++i) {
     const int64_t token = queries.first + i;
-    float factor = state.total[i] == 0.0f ? 0.0f : 1.0f / state.total[i];
+    float factor = state.row_sum[i] == 0.0f ? 0.0f : 1.0f / state.row_sum[i];
     if (args.gate_logits != nullptr) {
       const int64_t* strides = args.gate_strides;
       const float logit = load_one(args.gate_logits, args.gate_type,

@@ -191,13 +191,13 @@ template <typename T, int K, int kRowBlocks, int kSimdgroups, int kKeys>
   if (norm_kind != kNotNormed) weight = load_norm<K>(norm + (norm_kind == kNormWholeRow ? head * K : 0), at, lane);
   Values<float, K / 4> query[kRowBlocks];
   simdgroup_float8x8 sums[kRowBlocks][kBlocks][4];
-  float largest[kRowBlocks], total[kRowBlocks];
+  float row_max[kRowBlocks], row_sum[kRowBlocks];
   LTX2RT_UNROLL
   for (int r = 0; r < kRowBlocks; r++) {
     const int row = min(lane_row + 8 * r, params.queries - 1);
     query[r] = load_query<T, K>(q, batch, head, row, at, lane, operands, weight, params);
-    largest[r] = kHidden;
-    total[r] = 0.0f;
+    row_max[r] = kHidden;
+    row_sum[r] = 0.0f;
     LTX2RT_UNROLL
     for (int m = 0; m < kBlocks; m++) {
       LTX2RT_UNROLL
@@ -245,7 +245,7 @@ template <typename T, int K, int kRowBlocks, int kSimdgroups, int kKeys>
     for (int r = 0; r < kRowBlocks; r++) {
       const int row = lane_row + 8 * r;
       float2 s[kKeyBlocks];
-      float most = largest[r];
+      float most = row_max[r];
       LTX2RT_UNROLL
       for (int j = 0; j < kKeyBlocks; j++) {
         s[j] = elements_of(scores[r][j]);
@@ -265,13 +265,13 @@ template <typename T, int K, int kRowBlocks, int kSimdgroups, int kKeys>
       most = max_of_row(most);
       // A row of which no key is seen yet keeps weights of 0.
       const float base = most == kHidden ? 0.0f : most;
-      const float kept = exp_below(largest[r] - base);
-      largest[r] = most;
-      total[r] *= kept;
+      const float rescale = exp_below(row_max[r] - base);
+      row_max[r] = most;
+      row_sum[r] *= rescale;
       LTX2RT_UNROLL
       for (int j = 0; j < kKeyBlocks; j++) {
         s[j] = float2(exp_below(s[j].x - base), exp_below(s[j].y - base));
-        total[r] += s[j].x + s[j].y;
+        row_sum[r] += s[j].x + s[j].y;
         scores[r][j] = fragment_of(s[j].x, s[j].y);
       }
       LTX2RT_UNROLL
@@ -279,7 +279,7 @@ template <typename T, int K, int kRowBlocks, int kSimdgroups, int kKeys>
         LTX2RT_UNROLL
         for (int i = 0; i < 4; i++) {
           const float2 sum = elements_of(sums[r][m][i]);
-          sums[r][m][i] = fragment_of(sum.x * kept, sum.y * kept);
+          sums[r][m][i] = fragment_of(sum.x * rescale, sum.y * rescale);
         }
       }
     }
@@ -307,7 +307,7 @@ template <typename T, int K, int kRowBlocks, int kSimdgroups, int kKeys>
   LTX2RT_UNROLL
   for (int r = 0; r < kRowBlocks; r++) {
     const int row = lane_row + 8 * r;
-    const float sum = sum_of_row(total[r]);
+    const float sum = sum_of_row(row_sum[r]);
     if (row >= params.queries) continue;
     float factor = sum > 0.0f ? 1.0f / sum : 0.0f;
     if (gate_type != kAbsent) {

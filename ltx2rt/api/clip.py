@@ -20,6 +20,7 @@ from ltx2rt.media.resampling import resample
 from ltx2rt.media.stills import ContactSheet, write_png
 from ltx2rt.media.video_writer import VideoWriter
 from ltx2rt.memory.stage import StageReport
+from ltx2rt.paths import expanded
 from ltx2rt.types import Array
 
 # What AAC can carry, in Hz; other sound is resampled to the last one.
@@ -127,7 +128,7 @@ class Clip:
             raise UsageError(f"a clip is saved to a path, got {path!r}; give for example clip.mp4.")
         if options is not None and not isinstance(options, OutputOptions):
             raise UsageError(f"options must be OutputOptions, got {options!r}; single ones are given by their names.")
-        path = Path(path)
+        path = expanded(path)
         options = OutputOptions.of(vars(options or OutputOptions()) | changes)
         try:
             self._save(path, options)

@@ -29,7 +29,15 @@ def load(
     pipeline: str = AUTOMATIC,
     *,
     checkpoint: FilePath | None = None,
+    transformer: FilePath | None = None,
     text_encoder: FilePath | None = None,
+    tokenizer: FilePath | None = None,
+    connectors: FilePath | None = None,
+    text_projection: FilePath | None = None,
+    video_vae: FilePath | None = None,
+    audio_vae: FilePath | None = None,
+    vocoder: FilePath | None = None,
+    duration_head: FilePath | None = None,
     spatial_upscaler: FilePath | None = None,
     temporal_upscaler: FilePath | None = None,
     loras: Sequence[Lora] = (),
@@ -43,11 +51,16 @@ def load(
 
     Args:
         pipeline: one of `PIPELINE_NAMES`; ``text-to-video`` is ``one-stage`` for a dev checkpoint, else ``distilled``.
-        checkpoint: the model's single .safetensors file. None: the small embedded model with all its parts.
-        text_encoder: Gemma folder; may be missing when every call gives an embedding.
+        checkpoint: the model: a weight file, a folder with all its parts (ComfyUI's models folder, a diffusers
+            repository, an MLX pack, one folder of files), or a file with some of them, beside which the others lie.
+            None, and no ``transformer`` either: the small embedded model with all its parts.
+        transformer, connectors, text_projection, video_vae, audio_vae, vocoder, duration_head: files or folders that
+            bring one part, before any other place where it may be found.
+        text_encoder: folder or file of the Gemma text encoder; may be missing when every call gives an embedding.
+        tokenizer: of the text encoder, where it is neither in its file nor beside it.
         spatial_upscaler: latent upscaler x2, for two-stage pipelines and ``upscale_spatial``.
         temporal_upscaler: for ``upscale_temporal``.
-        loras: files, with strengths of -2 to 2.
+        loras: files, or folders with one, with strengths (default 1).
         distilled_lora: the LoRA of the second stage of dev pipelines, with a strength (default 1).
         dtype: of activations: ``bfloat16``, ``float16`` or ``float32``.
         model_variant: ``distilled`` or ``dev``; None: as the checkpoint's file name says, else distilled, with a
@@ -61,7 +74,15 @@ def load(
     """
     given = {
         "checkpoint": checkpoint,
+        "transformer": transformer,
         "text_encoder": text_encoder,
+        "tokenizer": tokenizer,
+        "connectors": connectors,
+        "text_projection": text_projection,
+        "video_vae": video_vae,
+        "audio_vae": audio_vae,
+        "vocoder": vocoder,
+        "duration_head": duration_head,
         "spatial_upscaler": spatial_upscaler,
         "temporal_upscaler": temporal_upscaler,
         "loras": loras,
@@ -78,10 +99,9 @@ def open_pipeline(pipeline: str, given: WeightFiles, keep_loaded: bool | None = 
     if not (keep_loaded is None or isinstance(keep_loaded, bool)):
         raise UsageError(f"keep_loaded must be True, False or None, got {keep_loaded!r}.")
     name = pipeline_name(pipeline)
-    is_embedded = given.checkpoint is None
-    if is_embedded and (given.text_encoder is not None or given.spatial_upscaler is not None):
-        needing = spelled("text_encoder" if given.text_encoder is not None else "spatial_upscaler")
-        raise UsageError(f"{needing} goes with {spelled('checkpoint', 'FILE')}, which is missing; give it, too.")
+    is_embedded = not given.has_model
+    if is_embedded:
+        _require_no_parts(given)
     entry = None if name == AUTOMATIC else PIPELINES[name]
     origin = PipelineFiles(entry, given)
     used = origin.used
@@ -93,9 +113,18 @@ def open_pipeline(pipeline: str, given: WeightFiles, keep_loaded: bool | None = 
             log.warning(
                 "the file name of %s says neither dev nor distilled: it is taken as distilled, with fixed steps and no "
                 "guidance; %s says otherwise",
-                given.checkpoint,
+                files.checkpoint.path,
                 spelled("model_variant", "dev"),
             )
     entry = pipeline_for(name, variant)
     dtype = MLX_DTYPES[used.dtype]
     return Pipeline(entry, files, dtype, replace(origin, entry=entry), variant, keep_loaded)
+
+
+def _require_no_parts(given: WeightFiles) -> None:
+    """Raise UsageError for parts beside the embedded model, which has its own."""
+    needing = next((name for name in given.parts if name != "temporal_upscaler"), None)
+    if needing is not None:
+        raise UsageError(
+            f"{spelled(needing)} goes with {spelled('checkpoint', 'FILE')}, which is missing; give it, too."
+        )

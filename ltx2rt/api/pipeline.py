@@ -27,6 +27,7 @@ from ltx2rt.errors import MemoryBudgetError, OutOfMemory, UsageError
 from ltx2rt.graph.components import TRANSFORMER
 from ltx2rt.graph.diffusion.guidance import GuiderParams
 from ltx2rt.graph.pipelines.assumed_files import with_assumed
+from ltx2rt.graph.pipelines.checks import require_parts
 from ltx2rt.graph.pipelines.decide import decide
 from ltx2rt.graph.pipelines.defaults import GenerationDefaults, defaults_for
 from ltx2rt.graph.pipelines.open_inputs import input_files, open_inputs
@@ -44,10 +45,11 @@ from ltx2rt.graph.stages.weight_set import WeightSet, sources_of
 from ltx2rt.memory.allocator import give_back
 from ltx2rt.memory.ledger import Ledger, rounded_up
 from ltx2rt.memory.limits import format_bytes
+from ltx2rt.paths import expanded
 from ltx2rt.spelling import spelled
 from ltx2rt.weights.checkpoint import Checkpoint
 from ltx2rt.weights.kept_weights import KeptWeights
-from ltx2rt.weights.lora import is_changed
+from ltx2rt.weights.lora.fusing import is_changed
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -152,6 +154,11 @@ class Pipeline:
     def components(self) -> dict[str, OpenedComponent]:
         """Name -> what has been opened, with its file, configuration and tensors: ``transformer``, ``video_vae``."""
         return components_of(self._files)
+
+    @property
+    def taken(self) -> Mapping[str, Path]:
+        """Argument of `ltx2rt.load` -> the file that was taken for it without having been named."""
+        return self._files.taken
 
     @property
     def generation(self) -> str:
@@ -260,6 +267,7 @@ class Pipeline:
                 for one in prompt
             ]
         inputs, record = self._prepare({"prompt": prompt, **settings}, self._files)
+        self._files.require_finite_loras()
         store = self._kept
         accounts = ledger(memory, store.nbytes)
         planned = self._plan(inputs, self._files, accounts)
@@ -371,7 +379,9 @@ class Pipeline:
 
     def _prepare(self, settings: Mapping[str, Any], files: WeightSet) -> tuple[GenerationInputs, Record]:
         fixed = self.has_fixed_schedule
-        decided = decide(Settings.of(settings, DIFFUSERS_NAMES), self.entry, self.defaults, fixed_schedule=fixed)
+        asked = Settings.of(settings, DIFFUSERS_NAMES)
+        require_parts(files, asked, self.entry)
+        decided = decide(asked, self.entry, self.defaults, fixed_schedule=fixed)
         inputs = open_inputs(decided, self.entry, files, fixed_schedule=fixed, dtype=self._dtype)
         topics = self.entry.topics - GUIDANCE if fixed else self.entry.topics
         weights = list(self._origin.weights)
@@ -406,7 +416,7 @@ class Pipeline:
 def _folder(path: Any) -> Path:
     if not isinstance(path, (str, PathLike)):
         raise UsageError(f"state_folder must be a path, got {path!r}.")
-    return Path(path)
+    return expanded(path)
 
 
 def _with_settings(method: Callable[..., Any]) -> inspect.Signature:

@@ -42,7 +42,7 @@ class PipelineFiles:
     @property
     def is_embedded(self) -> bool:
         """Whether the small model inside the package runs."""
-        return self.given.checkpoint is None
+        return not self.given.has_model
 
     @property
     def used(self) -> WeightFiles:
@@ -63,7 +63,7 @@ class PipelineFiles:
     def weights(self) -> tuple[Path, ...]:
         """Every file that is used."""
         used = self.used
-        single = (used.checkpoint, used.text_encoder, used.spatial_upscaler, used.temporal_upscaler)
+        single = (used.checkpoint, *used.parts.values())
         with_strength = (*used.loras, *(() if used.distilled_lora is None else (used.distilled_lora,)))
         paths: list[Path | None] = [*single, *(path for path, _ in with_strength)]
         return tuple(path for path in paths if path is not None)

@@ -8,11 +8,8 @@ from dataclasses import dataclass
 import mlx.core as mx
 import numpy as np
 
-from ltx2rt.graph.components import VIDEO_VAE
+from ltx2rt.graph.components import VIDEO_VAE, video_decoder
 from ltx2rt.graph.models.layers.params import Params
-from ltx2rt.graph.models.video_vae.decoder import VideoDecoder
-from ltx2rt.graph.models.video_vae.specs import decoder_specs
-from ltx2rt.graph.models.video_vae.statistics import statistics_specs
 from ltx2rt.graph.models.video_vae.tiling import Tiling
 from ltx2rt.graph.stages.events import Evaluated, Event, Noised, StageStarted, StepDone
 from ltx2rt.graph.stages.weight_set import WeightSet
@@ -54,15 +51,14 @@ class Preview:
     def _decode(self, latent: Array) -> Array:
         config = self._weights.config(VIDEO_VAE)
         factor = config.spatial_factor
-        specs = decoder_specs(config) + statistics_specs(config.latent_channels)
-        arrays = self._weights.source(VIDEO_VAE).load("video_vae", specs)
-        decoder = VideoDecoder(config, Params(arrays), self._dtype)
-        tiling = Tiling.auto(latent.shape[2] * factor, latent.shape[3] * factor, factor)
+        decoder = video_decoder(config)
+        params = Params(self._weights.source(VIDEO_VAE).load(VIDEO_VAE.stored_name, decoder.specs()))
+        frames, height, width = latent.shape[1:4]
+        tiling = Tiling.auto(height * factor, width * factor, factor)
+        way = next(decoder.ways((frames, height, width), tiling, self._dtype.size))
         # Noise that some decoders add is left out: a preview draws nothing from the run's generator.
-        chunks = decoder.decode_frames(
-            mx.array(latent).astype(self._dtype),
-            tiling,
-            noise=_no_noise,
+        chunks = decoder.frames(
+            params, self._dtype, mx.array(latent).astype(self._dtype), way.settings, noise=_no_noise
         )
         return np.concatenate(list(chunks))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 from ltx2rt import embedded
@@ -26,6 +25,7 @@ from ltx2rt.graph.stages.run import Run
 from ltx2rt.graph.stages.text.enhancement import enhance_prompt
 from ltx2rt.graph.stages.text.stage import encode_prompts
 from ltx2rt.graph.stages.weight_set import WeightSet
+from ltx2rt.paths import expanded
 from ltx2rt.spelling import spelled
 from ltx2rt.types import FilePath
 from ltx2rt.weights.embedding_file import TextEmbedding, write_embedding
@@ -88,12 +88,13 @@ def encode(
         num_tokens=len(files.tokenizer.encode(prompt)),
     )
     if output is not None:
+        output = expanded(output)
         write_embedding(output, embedding)
         settings: dict[str, Any] = {"prompt": prompt, "negative_prompt": negative, "dtype": dtype}
         settings |= {} if enhancement is None else {"enhanced": asdict(enhancement), "has_image": has_image}
         paths = (files.checkpoint.path, encoder.path)
         given = {"checkpoint": str(paths[0].absolute()), "text_encoder": str(paths[1].absolute())}
-        write_record(sidecar_path(Path(output)), Record.of({"pipeline": "encode", **given}, settings, paths, []))
+        write_record(sidecar_path(output), Record.of({"pipeline": "encode", **given}, settings, paths, []))
     return embedding
 
 
@@ -141,7 +142,7 @@ def _prepare(
     settings = with_defaults(settings, prompt="", negative_prompt=DEFAULT_NEGATIVE_PROMPT)
     if not settings.prompt or not settings.prompt.strip():
         raise UsageError(f"the prompt is empty; say what to generate with {spelled('prompt')}.")
-    if given.checkpoint is None:
+    if not given.has_model:
         given = replace(given, checkpoint=embedded.CHECKPOINT, text_encoder=embedded.TEXT_ENCODER)
     elif given.text_encoder is None:
         raise UsageError(f"the text encoder is missing; give {spelled('text_encoder', 'FOLDER')}.")

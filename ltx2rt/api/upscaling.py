@@ -29,6 +29,7 @@ from ltx2rt.graph.stages.inputs import GenerationInputs
 from ltx2rt.graph.stages.media_inputs import source_clip
 from ltx2rt.graph.stages.run import GeneratedClip, Run
 from ltx2rt.graph.stages.weight_set import WeightSet
+from ltx2rt.paths import expanded
 from ltx2rt.spelling import spelled
 from ltx2rt.types import FilePath
 
@@ -132,7 +133,7 @@ def _prepare(
 ) -> _Task:
     if not isinstance(source, (str, PathLike)):
         raise UsageError(f"the source must be a path, got {source!r}; give a video or a latent file.")
-    source = Path(source)
+    source = expanded(source)
     paths = {
         "checkpoint": checkpoint,
         "spatial_upscaler": spatial_upscaler,
@@ -140,7 +141,7 @@ def _prepare(
         "dtype": dtype,
     }
     given = WeightFiles(**stored_values(WeightFiles, paths))
-    if given.checkpoint is None:
+    if not given.has_model:
         given = replace(given, checkpoint=embedded.CHECKPOINT)
         if given.spatial_upscaler is None and given.temporal_upscaler is None:
             given = replace(given, spatial_upscaler=embedded.SPATIAL_UPSCALER)

@@ -15,6 +15,7 @@ from ltx2rt.errors import UsageError
 from ltx2rt.graph.models.video_vae.tiling import Tiling
 from ltx2rt.graph.pipelines import AUTOMATIC
 from ltx2rt.graph.settings.kinds import Images, path_and_number
+from ltx2rt.paths import expanded
 
 KEYFRAME_STRENGTH = 0.95
 CONTROL_STRENGTH = 0.95
@@ -233,7 +234,7 @@ def keyframe(text: str) -> ImageInput:
     if not numbers or not float(numbers[0]).is_integer():
         raise UsageError(f"--keyframe takes PATH:FRAME or PATH:FRAME:STRENGTH, got {text!r}.")
     strength = float(numbers[1]) if len(numbers) == 2 else KEYFRAME_STRENGTH
-    return ImageInput(Path(":".join(parts)), int(float(numbers[0])), strength)
+    return ImageInput(expanded(":".join(parts)), int(float(numbers[0])), strength)
 
 
 def _is_number(text: str) -> bool:

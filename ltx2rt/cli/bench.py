@@ -6,7 +6,6 @@ import argparse
 import json
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from ltx2rt.bench import observation, report, runner, table
@@ -16,6 +15,7 @@ from ltx2rt.bench.rivals import Rivals, load_rivals
 from ltx2rt.bench.stage import StageCase
 from ltx2rt.errors import UsageError
 from ltx2rt.kernels.selection import ext
+from ltx2rt.paths import expanded
 
 # Of the four minutes that a run without a choice may take; the last case may pass it by its first calls.
 SHORT_SECONDS = 210.0
@@ -50,7 +50,7 @@ def add_parser(subparsers: Any) -> None:
         "--profile", action="store_true", help="instead: where the time of each model part goes, kernel by kernel"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the share of the ceiling per case")
+    parser.add_argument("--plot", type=expanded, metavar="FILE.png", help="draw the share of the ceiling per case")
     parser.set_defaults(run=run_bench)
 
 

@@ -15,6 +15,7 @@ from ltx2rt.cli.plan_text import plan_text
 from ltx2rt.cli.progress import Progress
 from ltx2rt.errors import UsageError
 from ltx2rt.graph.models.text.token_sampling import SamplingOptions
+from ltx2rt.paths import expanded
 
 DEFAULT_OUTPUT = Path("embedding.safetensors")
 
@@ -32,7 +33,7 @@ FLAGS = (
         "the file to write, .safetensors, or .npz for other programs",
         "Request",
         "run",
-        kind=Path,
+        kind=expanded,
         metavar="FILE",
         default=DEFAULT_OUTPUT,
     ),

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from pathlib import Path
 
 from ltx2rt.api.outputs import OutputOptions
 from ltx2rt.cli.flag import Flag, flags_of
@@ -17,6 +16,7 @@ from ltx2rt.errors import UsageError
 from ltx2rt.graph.pipelines import AUTOMATIC, PIPELINE_NAMES, PIPELINES, pipeline_name
 from ltx2rt.graph.settings.settings import Settings
 from ltx2rt.graph.settings.weight_files import WeightFiles
+from ltx2rt.paths import expanded
 
 _FILE = "FILE"
 _GROUPS = ("Request", "Text", "Conditions", "Guidance", "Weights", "Output", "Run")
@@ -48,7 +48,7 @@ RUN = (
         f"the .mp4 file to write ({', '.join(_SOUND_NAMES)}: .wav)",
         "Request",
         "run",
-        kind=Path,
+        kind=expanded,
         metavar=_FILE,
         default="output.mp4",
     ),
@@ -58,7 +58,7 @@ RUN = (
         "TOML file with options; those of the command line come first",
         "Run",
         "run",
-        kind=Path,
+        kind=expanded,
         metavar=_FILE,
     ),
     Flag(("--print-config",), "print the resolved options as TOML and stop", "Run", "run", kind=None),
@@ -68,7 +68,7 @@ RUN = (
         "Run",
         "run",
         "repeated",
-        kind=Path,
+        kind=expanded,
         metavar="FILE.json",
     ),
     Flag(
@@ -82,13 +82,20 @@ RUN = (
     Flag(("--plan",), "print what each stage would take, as ltx2rt plan does, and stop", "Run", "run", kind=None),
     Flag(("--resume",), "continue an interrupted run of the same output", "Run", "run", kind=None),
     Flag(("--no-state",), "keep nothing to resume from", "Run", "run", kind=None),
-    Flag(("--preview",), "write the first frame as it is after each step", "Run", "run", kind=Path, metavar="FILE.png"),
+    Flag(
+        ("--preview",),
+        "write the first frame as it is after each step",
+        "Run",
+        "run",
+        kind=expanded,
+        metavar="FILE.png",
+    ),
     Flag(
         ("--report",),
         "write settings and per-stage seconds and peak memory as JSON",
         "Run",
         "run",
-        kind=Path,
+        kind=expanded,
         metavar=_FILE,
     ),
     Flag(("--quiet",), "no settings, progress or report on the terminal", "Run", "run", kind=None),

@@ -6,7 +6,6 @@ from ltx2rt.cli.flag import Flag
 
 _INERT_GROUP = "Accepted, without effect"
 _REFUSED_GROUP = "Known, but refused"
-_SPLIT = "weights in several files are the layout of LTX-2.5, which is not supported yet; give one file"
 _DFR = "it belongs to the dynamic frame rate pipeline of LTX-2.5, which is not supported"
 _DUB = "it belongs to the dubbing pipeline, which is not supported"
 _HDR = "high dynamic range is not supported"
@@ -65,11 +64,6 @@ FOREIGN_FLAGS = (
         kind=float,
         metavar="S",
     ),
-    _refused("--transformer-path", "transformer file", _SPLIT, metavar="FILE"),
-    _refused("--text-encoder-path", "text encoder file", _SPLIT, metavar="FILE"),
-    _refused("--audio-vae-path", "audio VAE file", _SPLIT, metavar="FILE"),
-    _refused("--video-vae-path", "video VAE file", _SPLIT, metavar="FILE"),
-    _refused("--duration-head-path", "duration head file", _SPLIT, metavar="FILE"),
     _refused(
         "--prompt-enhancer-gemma-root",
         "another Gemma for the prompt enhancement",

@@ -24,6 +24,7 @@ from ltx2rt.graph.pipelines import PIPELINES
 from ltx2rt.media.output_file import OutputFile
 from ltx2rt.media.stills import write_png
 from ltx2rt.media.video_writer import CONTAINERS
+from ltx2rt.weights.sets.parts import TITLES
 
 DEFAULT_OUTPUT = Path("output.mp4")
 DEFAULT_SOUND_OUTPUT = Path("output.wav")
@@ -53,11 +54,13 @@ def run_generate(arguments: argparse.Namespace) -> int:
         for path in (output, arguments.report, arguments.preview, *command.output.files()):
             if path is not None:
                 check_output_folder(path)
-    if "checkpoint" not in command.files:
+    if "checkpoint" not in command.files and "transformer" not in command.files:
         progress.message(embedded.notice(command.settings.get("prompt")))
     for flag in effectless(arguments):
         progress.message(f"{flag.names[0]} has no effect: {flag.why}")
     pipeline = api.load(**command.files, keep_loaded=False)  # there is no second call
+    for line in taken_files(pipeline, command):
+        progress.message(line)
     _check_outputs(arguments, command)
     if arguments.print_config:
         record = pipeline.record_for(**command.settings)
@@ -93,6 +96,13 @@ def run_generate(arguments: argparse.Namespace) -> int:
         write_report(arguments.report, clip)
     print(output if clip.is_decoded else command.output.save_latents)
     return 0
+
+
+def taken_files(pipeline: api.Pipeline, command: Command) -> list[str]:
+    """What to say about the files that a run reads without their having been named."""
+    has_text = command.settings.get("embedding") is not None or bool(command.settings.get("zero_text"))
+    unread = ("text_encoder", "text_projection", "connectors") if has_text else ()
+    return [f"{TITLES[name]}: {path}" for name, path in pipeline.taken.items() if name not in unread]
 
 
 def _tell_of_state(progress: Progress, state: Path | None, output: Path, *, resume: bool) -> None:

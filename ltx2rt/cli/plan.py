@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
+import sys
 from typing import Any
 
 from ltx2rt import api
@@ -12,11 +12,12 @@ from ltx2rt.api.planning import rates
 from ltx2rt.cli.arguments import command_of
 from ltx2rt.cli.flag import add_flags
 from ltx2rt.cli.flags import FLAGS
-from ltx2rt.cli.generate import check_output_folder
+from ltx2rt.cli.generate import check_output_folder, taken_files
 from ltx2rt.cli.plan_picture import write_picture
 from ltx2rt.cli.plan_text import plan_text
 from ltx2rt.errors import UsageError
 from ltx2rt.memory.limits import parse_bytes
+from ltx2rt.paths import expanded
 
 # What a plan without a prompt counts with.
 _SOME_PROMPT = "a prompt of the usual length, " * 20
@@ -32,7 +33,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("positional_prompt", nargs="?", metavar="PROMPT", help="the same as --prompt")
     group = parser.add_argument_group("Plan")
     group.add_argument("--json", action="store_true", help="print JSON")
-    group.add_argument("--plot", type=Path, metavar="FILE.png", help="also draw the stages as stacked bars")
+    group.add_argument("--plot", type=expanded, metavar="FILE.png", help="also draw the stages as stacked bars")
     group.add_argument("--compute-rate", type=float, metavar="GFLOPS", help="arithmetic that stages reach")
     group.add_argument("--read-rate", metavar="BYTES", help="read from disk in a second, for example 2GB")
     add_flags(parser, FLAGS)
@@ -48,6 +49,8 @@ def run_plan(arguments: argparse.Namespace) -> int:
         arguments.prompt = _SOME_PROMPT
     command = command_of(arguments)
     pipeline = api.load(**command.files, keep_loaded=False)  # as the command line runs it
+    for line in taken_files(pipeline, command):
+        print(f"ltx2rt: {line}", file=sys.stderr)
     if arguments.compute_rate is not None and arguments.compute_rate <= 0:
         raise UsageError(f"--compute-rate must be positive, got {arguments.compute_rate}.")
     flops = None if arguments.compute_rate is None else arguments.compute_rate * 1e9

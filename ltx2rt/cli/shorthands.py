@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from ltx2rt.cli.flag import Flag
 from ltx2rt.graph.pipelines import PIPELINES, pipelines_taking
+from ltx2rt.paths import expanded
 
 _FILE = "FILE"
 _WITH_REFERENCES = pipelines_taking("video_conditioning")
@@ -18,7 +17,7 @@ SHORTHANDS = (
         "the same, of a distilled model whatever its name",
         "Weights",
         "shorthand",
-        kind=Path,
+        kind=expanded,
         metavar=_FILE,
     ),
     Flag(
@@ -53,7 +52,7 @@ SHORTHANDS = (
         "short for --video-conditioning",
         "Conditions",
         "shorthand",
-        kind=Path,
+        kind=expanded,
         metavar=_FILE,
         pipelines=_WITH_REFERENCES,
     ),
@@ -72,7 +71,7 @@ SHORTHANDS = (
         "IC-LoRA file, as --lora",
         "Conditions",
         "shorthand",
-        kind=Path,
+        kind=expanded,
         metavar=_FILE,
         pipelines=_WITH_REFERENCES,
     ),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 from ltx2rt import api, embedded
@@ -15,6 +14,7 @@ from ltx2rt.cli.generate import check_output_folder, write_report
 from ltx2rt.cli.plan_text import plan_text
 from ltx2rt.cli.progress import Progress
 from ltx2rt.errors import UsageError
+from ltx2rt.paths import expanded
 
 FLAGS = named(
     "--output-path",
@@ -48,7 +48,7 @@ def add_parser(subparsers: Any) -> None:
         description="Run the latent upscalers on a video (8*k + 1 frames, sides multiples of 32) or on latents that "
         "generate --save-latents wrote. The frame rate is that of the input, doubled by the temporal upscaler.",
     )
-    parser.add_argument("source", type=Path, metavar="INPUT", help="a video, or a latent file (.safetensors)")
+    parser.add_argument("source", type=expanded, metavar="INPUT", help="a video, or a latent file (.safetensors)")
     add_flags(parser, FLAGS)
     parser.set_defaults(run=run_upscale)
 

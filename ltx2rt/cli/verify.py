@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
 from ltx2rt.errors import UsageError
 from ltx2rt.kernels.selection import use_reference
+from ltx2rt.paths import expanded
 from ltx2rt.verify.kernels import KernelResult, run_kernels
 from ltx2rt.verify.runner import Result, run
 
@@ -24,7 +24,7 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument(
         "--goldens",
-        type=Path,
+        type=expanded,
         action="append",
         default=[],
         metavar="DIR",

@@ -5,6 +5,7 @@ A new kind of a part (another text encoder, another video decoder) is a model an
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -22,6 +23,9 @@ from ltx2rt.graph.protocols import TextEncoder, VideoDecoder
 from ltx2rt.types import ParamSpec
 from ltx2rt.weights.checkpoint import Checkpoint
 from ltx2rt.weights.generations import LTX_2
+from ltx2rt.weights.sets.pairing import check_declared
+
+log = logging.getLogger(__name__)
 
 Config = TypeVar("Config")
 
@@ -138,7 +142,11 @@ def _expected_audio_vae(checkpoint: Checkpoint) -> Expected:
 
 
 def _expected_text_encoder(checkpoint: Checkpoint) -> Expected:
-    if str(checkpoint.section("text_encoder").get("model_type", "")).startswith(_WITHOUT_MODEL):
+    section = checkpoint.section("text_encoder")
+    said = check_declared(section, str(checkpoint.path))
+    if said:
+        log.warning("%s: %s", checkpoint.path, said)
+    if str(section.get("model_type", "")).startswith(_WITHOUT_MODEL):
         return NOTHING_KNOWN
     return Expected(TEXT_ENCODER.specs(TEXT_ENCODER.parse(checkpoint)))
 
@@ -149,13 +157,21 @@ def text_encoder(config: Mapping[str, Any]) -> TextEncoder:
     Raises:
         CheckpointError: another kind than those of `TEXT_ENCODERS`, or a configuration that is not supported.
     """
-    model_type = config.get("text_config", config).get("model_type", config.get("model_type"))
-    if model_type not in TEXT_ENCODERS:
+    text = config.get("text_config", config)
+    if not isinstance(text, Mapping):
+        raise CheckpointError(f"text_config must be a JSON object, got a {type(text).__name__}; the file is damaged.")
+    model_type = text.get("model_type", config.get("model_type"))
+    if not isinstance(model_type, str) or model_type not in TEXT_ENCODERS:
         raise CheckpointError(
-            f"a text encoder of model_type {model_type!r} is not supported, only {', '.join(TEXT_ENCODERS)}; use the "
-            f"{LTX_2.text_encoder_name} folder."
+            f"a text encoder of model_type {str(model_type)[:80]!r} is not supported, only {', '.join(TEXT_ENCODERS)}; "
+            f"use the {LTX_2.text_encoder_name} folder."
         )
     return TEXT_ENCODERS[model_type](config)
+
+
+def has_model(config: Mapping[str, Any]) -> bool:
+    """Whether there is a model for the text encoder of a Hugging Face ``config.json``."""
+    return config.get("text_config", config).get("model_type", config.get("model_type")) in TEXT_ENCODERS
 
 
 def _text_encoder_specs(encoder: TextEncoder) -> list[ParamSpec]:

@@ -10,7 +10,6 @@ import re
 
 _LTX_25 = "belongs to LTX-2.5, which this version does not run"
 _RELEASE_14 = "saved from the pipelines of release 1.4, which this version does not have"
-_FORMATS = "weight formats that this version does not read"
 _UNUSED = "no pipeline of this version uses it"
 
 # Paths below the golden folder.
@@ -19,7 +18,6 @@ _FILES = (
     (r"components/(plans|seams)_1_4.*", _RELEASE_14),
     (r"pipelines/25_.*", _LTX_25),
     (r"pipelines/14_.*", _RELEASE_14),
-    (r"formats/.*", _FORMATS),
 )
 
 # Tensors of files that are compared otherwise; of a JSON file, its entries.

@@ -148,10 +148,11 @@ class Check:
 
 @dataclass(frozen=True)
 class Case:
-    """One golden case: ``run`` computes with our code and yields the comparisons."""
+    """One golden case: ``run`` computes with our code and yields the comparisons; ``not_covered``: why it does not."""
 
     name: str
     run: Callable[[], Iterable[Check]]
+    not_covered: str = ""
 
 
 CaseFinder = Callable[[GoldenFile], Iterator[Case]]

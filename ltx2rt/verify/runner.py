@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ltx2rt.errors import Ltx2rtError, UsageError
-from ltx2rt.verify import audio, diffusion, media, pipelines, text, transformer, upscaler, video_vae
+from ltx2rt.verify import audio, diffusion, formats, media, pipelines, text, transformer, upscaler, video_vae
 from ltx2rt.verify.coverage import file_not_covered, result_not_covered
 from ltx2rt.verify.golden import Case, CaseFinder, Check, GoldenFile
 
@@ -24,6 +24,7 @@ FINDERS: tuple[CaseFinder, ...] = (
     media.find_cases,
     diffusion.find_cases,
     pipelines.find_cases,
+    formats.find_cases,
 )
 # The table of contents that a golden folder may have: per file its tensors with dtype and shape.
 INDEX = "INDEX.json"
@@ -61,9 +62,10 @@ class Result:
 
 
 def golden_files(root: Path) -> list[Path]:
-    """The golden files of a folder: what lies in ``components`` and ``pipelines``, and the results in ``formats``.
+    """The golden files of a folder: what lies in ``components`` and ``pipelines``, and the table of weight formats.
 
-    Everything else is weights, inputs or text.
+    That table is in ``formats``, or in the folder itself if it is such a folder. Everything else is weights, inputs or
+    text.
 
     Raises:
         UsageError: there are none.
@@ -74,11 +76,11 @@ def golden_files(root: Path) -> list[Path]:
         for path in sorted((root / folder).glob("*"))
         if path.is_file() and path.suffix != ".md"
     ]
-    files += sorted(path for path in (root / "formats").rglob("*.expected*") if path.is_file())
+    files += [folder / formats.INDEX for folder in (root / "formats", root) if formats.is_formats_folder(folder)]
     if not files:
         raise UsageError(
-            f"no golden files below {root}: expected components/*.safetensors or pipelines/*.safetensors; "
-            "give the folder that holds both."
+            f"no golden files below {root}: expected components/*.safetensors, pipelines/*.safetensors or "
+            "formats/INDEX.json; give the folder that holds them."
         )
     return files
 
@@ -160,6 +162,8 @@ def _listed(names: list[str], shown: int = 5) -> str:
 
 def run_case(case: Case) -> Result:
     """Compute one case; the reported tensor is the one that comes closest to, or exceeds, its tolerance most."""
+    if case.not_covered:
+        return Result(case.name, "not-covered", detail=case.not_covered)
     worst: Check | None = None
     try:
         for check in case.run():

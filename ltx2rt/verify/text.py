@@ -13,10 +13,10 @@ import numpy as np
 from ltx2rt.graph.components import CONNECTORS, TEXT_ENCODER, TEXT_PROJECTION, Component
 from ltx2rt.graph.models.layers.params import Params
 from ltx2rt.graph.models.text import connector, feature_extractor
-from ltx2rt.graph.stages.text.encoding import check_pairing
 from ltx2rt.kernels.host import to_numpy
 from ltx2rt.verify.golden import Case, Check, GoldenFile
 from ltx2rt.weights.checkpoint import Checkpoint
+from ltx2rt.weights.sets.pairing import check_pairing
 from ltx2rt.weights.tokenizer import MAX_TOKENS, GemmaTokenizer
 
 _ATOL, _RTOL = 2e-5, 1e-4
@@ -38,13 +38,13 @@ def _run(golden: GoldenFile, prompt: str) -> Iterator[Check]:
     metadata = golden.metadata
     folder = golden.root / metadata.get("text_encoder", _GEMMA3_FOLDER)
     checkpoint, encoder = Checkpoint.open(golden.root / metadata["checkpoint"]), Checkpoint.open(folder)
-    check_pairing(checkpoint.metadata, encoder.config, str(checkpoint.path))
+    check_pairing(checkpoint.metadata, encoder.config, str(checkpoint.path), str(folder))
 
     text = metadata.get("prompts", {}).get(prompt)
     if text is None:
         ids = golden.given(f"{prompt}.input_ids")[0][golden.given(f"{prompt}.attention_mask")[0] != 0]
     else:
-        tokenizer = GemmaTokenizer.from_directory(folder)
+        tokenizer = GemmaTokenizer.from_path(folder)
         ids = tokenizer.encode(text)
         # The official code fills up to the context's length on the left; ours has no use for that.
         padded = np.full((1, MAX_TOKENS), tokenizer.pad_id, np.int32)

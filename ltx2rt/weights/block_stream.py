@@ -18,7 +18,7 @@ from ltx2rt.kernels.uninitialized import uninitialized
 from ltx2rt.types import Array, LinearWeight
 from ltx2rt.weights.finite import require_finite
 from ltx2rt.weights.tensor_source import (
-    DTYPES,
+    Rows,
     TensorInfo,
     TensorSource,
     WeightFile,
@@ -111,11 +111,11 @@ class _Slot:
 
 
 def _new(dtype: str, shape: tuple[int, ...]) -> _Held:
-    kind = DTYPES[dtype].mlx
+    numpy, kind, raw = TensorInfo(dtype, shape).raw
     if kind is None or 0 in shape:  # for numpy alone
-        items: Array = np.empty(shape, DTYPES[dtype].numpy)
+        items: Array = np.empty(raw, numpy)
         return _Held(mx.zeros(0), items)
-    array = uninitialized(shape, kind)
+    array = uninitialized(raw, kind)
     return _Held(array, writable_view(array))
 
 
@@ -136,16 +136,20 @@ class SlotTensors(TensorSource):
             require_finite(items, self._places[name].info.dtype, self.where(name))
         return items
 
+    def rows(self, name: str, rows: Rows) -> Array:
+        part: Array = self.raw(name)[rows]
+        return part
+
     def read_into(self, name: str, target: memoryview, start: int = 0) -> None:
         target[:] = bytes_of(self.raw(name))[start : start + len(target)]
 
     def mlx(self, name: str, *, finite: bool = False) -> mx.array:
         place = self._places[name]
         where = self.where(name)
-        check_dimensions(place.info.shape, where)
+        check_dimensions(place.info.raw.shape, where)
         if finite:
             require_finite(self.raw(name), place.info.dtype, where)
-        if DTYPES[place.info.dtype].mlx is None or place.info.size == 0:
+        if place.info.raw.mlx is None or place.info.size == 0:
             return to_mlx(self.raw(name), place.info.dtype, where)
         array = self._slot.held(place).array
         return array.view(mx.bfloat16) if place.info.dtype == "BF16" else array

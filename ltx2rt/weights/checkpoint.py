@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import json
-import logging
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from math import prod
 from pathlib import Path
@@ -17,31 +16,36 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 
 from ltx2rt.errors import CheckpointError
-from ltx2rt.types import LinearWeight, ParamSpec
+from ltx2rt.types import Array, LinearWeight, ParamSpec
 from ltx2rt.weights.block_stream import BlockLayout, BlockStream, Wanted
-from ltx2rt.weights.components import assign
 from ltx2rt.weights.config import complete_config, config_section, parse_config
-from ltx2rt.weights.detection import (
-    is_lora,
-    read_json,
-    read_markers,
-    refuse_foreign_file,
-    refuse_foreign_tensors,
-    weight_files,
-)
-from ltx2rt.weights.formats import companion_of, companions, format_of, require_marker
-from ltx2rt.weights.formats.linear_format import Encoding, Stored
+from ltx2rt.weights.detection import read_json, refuse_foreign_tensors
+from ltx2rt.weights.foreign_formats import refuse_foreign_formats
+from ltx2rt.weights.formats import DENSE, companion_of, companions, fault_of, format_of
+from ltx2rt.weights.formats.linear_format import CURE, FLOATS, Encoding, LinearFormat, Stored
 from ltx2rt.weights.generations import Generation, generation_of
-from ltx2rt.weights.lora import LoraFile, fuse, fusing_bytes, is_changed
-from ltx2rt.weights.safetensors import SafetensorsFile, SelectedRows
+from ltx2rt.weights.gguf import GgufFile
+from ltx2rt.weights.gguf_config import gemma_config
+from ltx2rt.weights.lora.file import LoraFile
+from ltx2rt.weights.lora.fusing import changes_of, fuse, fuse_array, fusing_bytes
+from ltx2rt.weights.lora.keys import is_lora
+from ltx2rt.weights.markers import read_markers
+from ltx2rt.weights.names import assign
+from ltx2rt.weights.names.llama_cpp import is_gemma
+from ltx2rt.weights.names.origin import OfficialTensors, Origin
+from ltx2rt.weights.sets.description import Description
+from ltx2rt.weights.sets.units import Unit, followed, units_of
 from ltx2rt.weights.tensor_loading import load_array, require_matrix
 from ltx2rt.weights.tensor_source import DTYPES, TensorInfo, TensorSource, WeightFile, entry
-
-logger = logging.getLogger(__name__)
+from ltx2rt.weights.weight_file import open_weight_file
 
 Loaded = mx.array | LinearWeight
 
 _MAX_NAMES_IN_ERROR = 10
+# What is compared of two files to tell whether they hold the same.
+_SAMPLED_TENSORS, _SAMPLED_BYTES = 32, 4096
+# Metadata that may say whether a model is distilled.
+_VARIANT_KEYS = ("model_variant", "variant", "modelspec.title", "general.finetune", "general.name")
 
 # Component -> section of the official configuration that describes it.
 _SECTIONS = {
@@ -57,13 +61,35 @@ _SECTIONS = {
 }
 
 
+# Components whose tensors are no weights.
+_WITHOUT_FORMATS = ("text_assets",)
+
+
 class _Place(NamedTuple):
-    """A tensor of a component: the file that holds it (None for a manifest), its name there, entry and marker."""
+    """A tensor of a component.
+
+    Attributes:
+        file: the file that holds it; None for a manifest.
+        origin: its name there, and what makes the official tensor of it.
+        info: entry of the official tensor, as far as it is known without the shape that the model needs.
+        stored: entries of the tensors in the file that it is made of.
+        marker: what the file declares about it.
+    """
 
     file: WeightFile | None
-    name: str
+    origin: Origin
     info: TensorInfo
+    stored: tuple[TensorInfo, ...]
     marker: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """In the file."""
+        return self.origin.name
+
+    def as_needed(self, shape: Sequence[int] | None) -> TensorInfo:
+        """The entry where the model needs this shape."""
+        return self.info if shape is None or self.origin.is_plain else self.origin.info(self.stored, shape)
 
 
 class LoadedBytes(NamedTuple):
@@ -101,57 +127,102 @@ class Checkpoint:
         self.path = path
         self.metadata = dict(metadata)
         self._hf_config = dict(hf_config) if hf_config else None
-        self._warned_loras: set[Path] = set()
-        places: dict[str, _Place] = {}
+        self._description: Description | None = None
+        self.ignored: list[str] = []
+        self.unknown: list[str] = []
+        self._components: dict[str, dict[str, _Place]] = {}
+        names: dict[str, TensorInfo] = {}
         for file, tensors in sources:
-            refuse_foreign_tensors(file.path if file else path, tensors)
-            markers = read_markers(file) if file else {}
-            for name, info in tensors.items():
-                if name in places:
-                    raise CheckpointError(f"{path}: tensor {name!r} is in more than one file of the folder.")
-                places[name] = _Place(file, name, info, markers.get(name, {}))
-        if is_lora(places):
+            self._add(file, tensors)
+            names |= tensors
+        if is_lora(names):
             raise CheckpointError(f"{path}: a LoRA file, not a checkpoint; give it with --lora, beside a checkpoint.")
-        assignment = assign(places, str(path))
-        self.ignored = assignment.ignored
-        self.unknown = assignment.unknown
-        self._components = {
-            component: {local: places[name] for local, name in names.items()}
-            for component, names in assignment.components.items()
-        }
         if not self._components:
             raise CheckpointError(
-                f"{path}: none of its {len(places)} tensors belongs to an LTX-2 model"
-                + (f" (the first is {next(iter(places))!r})." if places else ".")
+                f"{path}: none of its {len(names)} tensors belongs to an LTX-2 model"
+                + (f" (the first is {next(iter(names))!r})." if names else ".")
             )
-        for component, names in self._components.items():
-            for local, place in names.items():
-                if place.marker:
-                    require_marker(self._encoding(component, local), f"{path}: tensor {place.name!r}")
+        self._check_formats()
+
+    def _add(self, file: WeightFile | None, tensors: Mapping[str, TensorInfo]) -> None:
+        """Sort the tensors of one more file in."""
+        path = file.path if file else self.path
+        metadata = file.metadata if file else self.metadata
+        refuse_foreign_tensors(path, tensors)
+        refuse_foreign_formats(path, tensors, metadata)
+        markers = read_markers(file) if file else {}
+        assignment = assign(tensors, str(path), metadata)
+        self.ignored += assignment.ignored
+        self.unknown += assignment.unknown
+        for component, origins in assignment.components.items():
+            places = self._components.setdefault(component, {})
+            for local, origin in origins.items():
+                stored = tuple(tensors[name] for name in (origin.name, *origin.joined))
+                place = _Place(file, origin, origin.info(stored), stored, markers.get(origin.name, {}))
+                if local not in places:
+                    places[local] = place
+                elif not _is_repeated(local, place, places[local]):
+                    raise CheckpointError(
+                        f"{self.path}: tensor {origin.name!r} is in more than one file of the folder."
+                    )
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Checkpoint:
-        """Open a safetensors file, a Gemma folder, or a manifest (``.json``: names, dtypes and shapes without data).
+        """Open a weight file (safetensors or GGUF), a Gemma folder, or a manifest (``.json``: names and shapes alone).
 
         Raises:
             CheckpointError: missing, damaged, or of a kind that is not supported; the message says which.
         """
-        path = Path(path)
+        path = followed(Path(path))
         if path.is_dir():
-            files = [SafetensorsFile(file) for file in weight_files(path)]
-            config = path / "config.json"
-            hf_config = read_json(config) if config.exists() else None
-            return cls(path, [(file, file.tensors) for file in files], files[0].metadata, hf_config)
+            return cls.of_units(path, units_of(path))
         if path.suffix == ".json":
             tensors, metadata = read_manifest(path)
             return cls(path, [(None, tensors)], metadata)
-        refuse_foreign_file(path)
-        single = SafetensorsFile(path)
+        single = open_weight_file(path)
         checkpoint = cls(path, [(single, single.tensors)], single.metadata)
         beside = path.with_name("config.json")
         if "text_encoder" in checkpoint.components and "gemma_config" not in single.metadata and beside.exists():
             checkpoint._hf_config = read_json(beside)
         return checkpoint
+
+    def _check_formats(self) -> None:
+        """Refuse, naming the tensor, what no format takes, and scales of one value that are no finite numbers."""
+        for component, places in self._components.items():
+            for local, place in places.items():
+                if component in _WITHOUT_FORMATS or not local.endswith((".weight", ".bias")):
+                    continue
+                where = f"{place.file.path if place.file else self.path}: tensor {place.name!r}"
+                encoding = self._encoding(component, local)
+                fault = fault_of(encoding)
+                if fault is not None:
+                    raise CheckpointError(f"{where}: {fault}; {CURE}.")
+                for name in companions(local, places).values():
+                    scale = places[name]
+                    if scale.file is not None and scale.info.size == 1 and scale.info.dtype in FLOATS:
+                        scale.file.raw(scale.name, finite=True)
+
+    @classmethod
+    def of_units(cls, path: Path, units: Sequence[Unit]) -> Checkpoint:
+        """Several files as one; what files beside them state counts more than their headers.
+
+        Raises:
+            CheckpointError: as `open`, or two files hold the same tensor of a component.
+        """
+        if len(units) == 1 and units[0].files == (units[0].path,) and not units[0].metadata:
+            return cls.open(units[0].path)
+        files = [open_weight_file(file) for unit in units for file in unit.files]
+        metadata: dict[str, str] = {}
+        for found in (*(unit.metadata for unit in units), *(file.metadata for file in files)):
+            metadata = _merged(metadata, found, str(path))
+        hf_config = next((unit.hf_config for unit in units if unit.hf_config is not None), None)
+        return cls(path, [(file, file.tensors) for file in files], metadata, hf_config)
+
+    def described(self, description: Description) -> Checkpoint:
+        """The same checkpoint, whose configuration is that of the set of files that it belongs to."""
+        other = copy.copy(self)
+        other._description = description
+        return other
 
     @property
     def components(self) -> frozenset[str]:
@@ -173,17 +244,41 @@ class Checkpoint:
 
         For an upscaler it is the flat module configuration, for a Gemma folder its ``config.json``.
         """
-        if self._hf_config is not None and not self._stated:
-            return self._hf_config
-        return complete_config(self._stated, self._tensors, str(self.path))
+        if self._text_config is not None and not self.stated:
+            return self._text_config
+        return complete_config(self.stated, self._tensors, str(self.path))
 
     @cached_property
-    def _stated(self) -> dict[str, Any]:
+    def _text_config(self) -> dict[str, Any] | None:
+        """The Hugging Face configuration of the text encoder, where it is beside the file or in a GGUF header."""
+        if self._hf_config is None and "gemma_config" not in self.metadata:
+            for file in self.files:
+                if isinstance(file, GgufFile) and is_gemma(file.metadata):
+                    return gemma_config(file)
+        return self._hf_config
+
+    @cached_property
+    def stated(self) -> dict[str, Any]:
+        """The configuration as far as the metadata states it."""
         return parse_config(self.metadata, str(self.path))
 
     @cached_property
     def _tensors(self) -> dict[str, dict[str, TensorInfo]]:
-        return {component: self.names(component) for component in self._components}
+        """Component -> tensors, those that are packed or padded with their logical shape where that is told."""
+        return {component: self._logical(component) for component in self._components}
+
+    def _logical(self, component: str) -> dict[str, TensorInfo]:
+        tensors = self.names(component)
+        for name in [name for name in tensors if companions(name, tensors)]:
+            encoding = self._encoding(component, name)
+            form = format_of(encoding)
+            shapes = form.shapes(encoding)
+            if len(shapes) != 1 or shapes[0] == encoding.info.shape:
+                continue
+            bias = tensors.get(f"{name.removesuffix('.weight')}.bias")
+            unpadded = (*bias.shape, *shapes[0][1:]) if bias is not None else shapes[0]
+            tensors[name] = entry("BF16", unpadded if form.fits(encoding, unpadded) else shapes[0])
+        return tensors
 
     def section(self, component: str) -> dict[str, Any]:
         """The part of `config` that describes ``component``.
@@ -196,11 +291,13 @@ class Checkpoint:
                 f"{self.path}: has no {component}; it holds {', '.join(sorted(self._components))}. "
                 "Give the file that has it."
             )
-        if component == "text_encoder" and self._hf_config is not None:
-            return self._hf_config
+        if component == "text_encoder" and self._text_config is not None:
+            return self._text_config
         if component not in _SECTIONS:
             return self.config
-        return config_section(self._stated, self._tensors, _SECTIONS[component], str(self.path))
+        if self._description is not None:
+            return self._description.section(component, _SECTIONS[component], str(self.path))
+        return config_section(self.stated, self._tensors, _SECTIONS[component], str(self.path))
 
     @property
     def generation(self) -> Generation | None:
@@ -209,9 +306,16 @@ class Checkpoint:
 
     @property
     def variant(self) -> str | None:
-        """``dev`` or ``distilled``, which only the file name tells; None if it does not."""
-        words = re.split(r"[^a-z]+", self.path.name.lower())
-        return next((variant for variant in ("distilled", "dev") if variant in words), None)
+        """``dev`` or ``distilled``, as the metadata, the file name or the folder's name tells; None if none does."""
+        texts = [self.metadata.get(key, "") for key in _VARIANT_KEYS] + [self.path.name]
+        if self.path.is_dir():
+            texts += [" ".join(file.path.name for file in self.files), self.path.parent.name]
+        for text in texts:
+            words = re.split(r"[^a-z]+", text.lower())
+            found = [variant for variant in ("distilled", "dev") if variant in words]
+            if len(found) == 1:
+                return found[0]
+        return None
 
     @property
     def files(self) -> list[WeightFile]:
@@ -223,6 +327,21 @@ class Checkpoint:
     def is_manifest(self) -> bool:
         """Whether only names, dtypes and shapes are known."""
         return any(place.file is None for places in self._components.values() for place in places.values())
+
+    def holds_the_same(self, other: Checkpoint, component: str) -> bool:
+        """Whether both have the same tensors of a component, by their headers and by the beginnings of some of them."""
+        mine, theirs = self._components.get(component, {}), other._components.get(component, {})
+        if [(n, p.info.dtype, p.info.shape) for n, p in sorted(mine.items())] != [
+            (n, p.info.dtype, p.info.shape) for n, p in sorted(theirs.items())
+        ]:
+            return False
+        names = sorted(mine)
+        for name in names[:: max(1, len(names) // _SAMPLED_TENSORS)]:
+            sampled = [(p.file, p.name) for p in (mine[name], theirs[name]) if p.file is not None]
+            values = [file.bytes(stored, 0, _SAMPLED_BYTES) for file, stored in sampled]
+            if len(values) < 2 or values[0] != values[1]:
+                return False
+        return True
 
     def bytes(self, component: str, name: str) -> bytes:
         """A copy of the raw bytes of one tensor (packed tokenizers and templates)."""
@@ -244,11 +363,11 @@ class Checkpoint:
             component: whose tensors to read.
             specs: what the model needs; ``layout`` decides what becomes of each tensor.
             loras: (file, strength) pairs, added to the linear weights in this order.
-            fuse_dtype: dtype of the weights that a LoRA changed. None keeps the form in which they are held: dense
-                weights are rounded once to their dtype, FP8 gets a fresh per-tensor scale, affine keeps its groups
-                and bits, what is expanded when loaded becomes dense. The quantised forms round the sum again (E4M3:
-                up to 1/16 of each value), so small deltas are partly lost there; a dtype gives dense weights without
-                that loss.
+            fuse_dtype: dtype of the weights that a LoRA changed. None keeps an 8-bit form in which they are held: dense
+                weights are rounded once to their dtype, FP8 gets a fresh per-tensor scale, affine of 8 bits keeps its
+                groups, everything else becomes dense bfloat16. The quantised forms round the sum again (E4M3: up to
+                1/16 of each value), so small deltas are partly lost there; a dtype gives dense weights without that
+                loss.
 
         Returns:
             local name -> ``mx.array``, or `LinearWeight` for the layout ``linear``. Values are copies.
@@ -256,22 +375,48 @@ class Checkpoint:
         Raises:
             CheckpointError: tensors missing or mis-shaped (up to ten are named), or not usable.
         """
-        specs, active = self._ready(component, specs, loras)
+        specs = self._ready(component, specs)
         places = self._components[component]
         return {
-            spec.name: self._materialise(component, spec, active, fuse_dtype) for spec in specs if spec.name in places
+            spec.name: self._materialise(component, spec, loras, fuse_dtype) for spec in specs if spec.name in places
         }
 
-    def load_rows(self, component: str, spec: ParamSpec, rows: Sequence[int]) -> Loaded:
+    def load_rows(
+        self,
+        component: str,
+        spec: ParamSpec,
+        rows: Sequence[int],
+        loras: Sequence[tuple[LoraFile, float]] = (),
+        fuse_dtype: mx.Dtype | None = None,
+    ) -> Loaded:
         """The tensor of ``spec`` (a matrix) reduced to ``rows``; only these are read.
+
+        Args:
+            component, loras, fuse_dtype: as for `load`. With LoRAs the rows must follow each other.
+            spec: of the whole matrix.
+            rows: indices.
 
         Raises:
             CheckpointError: as `load`.
         """
-        self._ready(component, [spec], ())
-        count = spec.shape[0]
-        part = replace(spec, shape=(len(rows), *spec.shape[1:]))
-        return self._materialise(component, part, (), None, lambda file: SelectedRows(file, rows, count))
+        self._ready(component, [spec])
+        stored = self._stored_tensor(component, spec.name, spec.shape)
+        require_matrix(spec, stored.where)
+        form = format_of(stored.encoding)
+        changes = changes_of(component, spec.name, loras)
+        if changes and spec.layout != "linear":
+            return fuse_array(stored, form, spec.shape, changes, fuse_dtype, rows)
+        return (form.load_rows if spec.layout == "linear" else form.array_rows)(stored, spec.shape, rows)
+
+    def value_slabs(self, component: str, spec: ParamSpec) -> Iterator[Array]:
+        """The exact float32 values of one tensor, in the shape of ``spec``, some rows at a time.
+
+        Raises:
+            CheckpointError: as `load`.
+        """
+        self._ready(component, [spec])
+        stored = self._stored_tensor(component, spec.name, spec.shape)
+        yield from format_of(stored.encoding).value_slabs(stored, spec.shape)
 
     def stream(
         self,
@@ -291,14 +436,12 @@ class Checkpoint:
         Raises:
             CheckpointError: as `load`; nothing is read yet.
         """
-        _, active = self._ready(component, [spec for block in blocks for spec in block], loras)
+        self._ready(component, [spec for block in blocks for spec in block])
         places = self._components[component]
         present = [[spec for spec in block if spec.name in places] for block in blocks]
 
         def build(index: int, source: Callable[[WeightFile], TensorSource]) -> dict[str, Loaded]:
-            return {
-                spec.name: self._materialise(component, spec, active, fuse_dtype, source) for spec in present[index]
-            }
+            return {spec.name: self._materialise(component, spec, loras, fuse_dtype, source) for spec in present[index]}
 
         return BlockStream([self._layout(component, block) for block in present], build, depth)
 
@@ -315,31 +458,53 @@ class Checkpoint:
         for spec in specs:
             if spec.name not in places:
                 continue
-            encoding = self._encoding(component, spec.name)
+            encoding = self._encoding(component, spec.name, spec.shape)
             form = format_of(encoding)
             stored += encoding.nbytes
             as_weight = spec.layout == "linear"
             own = form.weight_bytes(encoding, spec.shape) if as_weight else form.array_bytes(encoding, spec.shape)
-            expanded = not form.is_held_as_stored(encoding) if as_weight else own != encoding.nbytes
-            temporary = form.loading_bytes(encoding, spec.shape) if expanded else 0
-            if spec.layout.startswith("conv"):
+            own_made = form.made_bytes(encoding, spec.shape) if as_weight else own * (own != encoding.nbytes)
+            temporary = form.loading_bytes(encoding, spec.shape) if own_made else 0
+            if not places[spec.name].origin.is_plain:
+                own_made, temporary = own, temporary + encoding.nbytes
+            elif spec.layout.startswith("conv"):
                 temporary += encoding.nbytes  # it is read in the order of the file first
-            if as_weight and is_changed(component, spec.name, loras):
-                temporary = encoding.nbytes + fusing_bytes(*spec.shape)
-                working = max(working, fusing_bytes(*spec.shape))
-                own = own if fuse_dtype is None else prod(spec.shape) * fuse_dtype.size
+            changes = changes_of(component, spec.name, loras)
+            if changes:
+                fusing = fusing_bytes(spec.shape, changes)
+                temporary = encoding.nbytes + fusing
+                working = max(working, fusing)
+                fused = None if fuse_dtype is None else prod(spec.shape) * fuse_dtype.size
+                encoded = form.encoded_bytes(encoding, spec.shape) if as_weight else own
+                own = encoded if fused is None else fused
                 made += own
-            elif expanded:
-                made += own
+            elif own_made:
+                made += own_made
                 working = max(working, temporary)
             arrays += own
             peak = max(peak, arrays + temporary)
         return LoadedBytes(stored, arrays, made, working, max(0, peak - arrays))
 
-    def formats(self, component: str) -> Counter[str]:
-        """Name of a format -> how many tensors of a component are stored so; what accompanies them is not counted."""
+    def stored_form(
+        self, component: str, name: str, shape: Sequence[int] | None = None
+    ) -> tuple[LinearFormat, Encoding]:
+        """How a tensor of a component is stored: its format and its entries; ``shape`` is what the model needs."""
+        encoding = self._encoding(component, name, shape)
+        return format_of(encoding), encoding
+
+    def formats(self, component: str, *, by_dtype: bool = False) -> Counter[str]:
+        """Name of a format -> how many tensors of a component are stored so; what accompanies them is not counted.
+
+        Args:
+            component: whose tensors.
+            by_dtype: dense tensors count under their dtype, ``bf16``.
+        """
         names = [name for name in self._components.get(component, {}) if companion_of(name) == name]
-        return Counter(format_of(self._encoding(component, name)).name for name in names)
+        found: Counter[str] = Counter()
+        for encoding in (self._encoding(component, name) for name in names):
+            form = format_of(encoding)
+            found[encoding.info.dtype.lower() if by_dtype and form is DENSE else form.label(encoding)] += 1
+        return found
 
     def problems(self, component: str, specs: Iterable[ParamSpec]) -> tuple[list[str], list[str]]:
         """(missing names, descriptions of wrong shapes) of a component against ``specs``."""
@@ -370,26 +535,37 @@ class Checkpoint:
                 f"{self.path}: {component}: {'; '.join(found)}. The file is incomplete or not for this model."
             )
 
-    def _ready(
-        self, component: str, specs: Iterable[ParamSpec], loras: Sequence[tuple[LoraFile, float]]
-    ) -> tuple[list[ParamSpec], Sequence[tuple[LoraFile, float]]]:
-        """The specs, checked against the file, and the LoRAs that change anything."""
+    def _ready(self, component: str, specs: Iterable[ParamSpec]) -> list[ParamSpec]:
+        """The specs, checked against the file."""
         specs = list(specs)
         self._check(component, specs)
-        active = [(lora, strength) for lora, strength in loras if strength != 0.0]
-        self._warn_unmatched(component, active)
-        return specs, active
+        return specs
 
     def _fits(self, component: str, spec: ParamSpec) -> bool:
         """Whether the stored tensor can be the one that the model needs."""
-        encoding = self._encoding(component, spec.name)
+        encoding = self._encoding(component, spec.name, spec.shape)
         return format_of(encoding).fits(encoding, spec.shape)
 
-    def _encoding(self, component: str, name: str) -> Encoding:
-        """How a tensor is stored."""
+    def _encoding(self, component: str, name: str, shape: Sequence[int] | None = None) -> Encoding:
+        """How a tensor is stored; ``shape`` is what the model needs."""
         places = self._components[component]
         found = {suffix: places[other].info for suffix, other in companions(name, places).items()}
-        return Encoding(places[name].info, found, places[name].marker)
+        return Encoding(places[name].as_needed(shape), found, places[name].marker)
+
+    def _stored_tensor(
+        self,
+        component: str,
+        name: str,
+        shape: Sequence[int],
+        source: Callable[[WeightFile], TensorSource] = lambda file: file,
+    ) -> Stored:
+        """A tensor of ``shape`` to read; ``source`` says where the tensors of a file are read from."""
+        (file, stored_name), *others = self._wanted(component, name)
+        place = self._components[component][name]
+        tensors = source(file) if place.origin.is_plain else OfficialTensors(source(file), place.origin, shape)
+        found = companions(name, self._components[component])
+        accompanying = {suffix: (source(of), other) for suffix, (of, other) in zip(found, others, strict=False)}
+        return Stored(tensors, stored_name, accompanying, place.marker)
 
     def _materialise(
         self,
@@ -400,16 +576,15 @@ class Checkpoint:
         source: Callable[[WeightFile], TensorSource] = lambda file: file,
     ) -> Loaded:
         """One tensor in the form its spec asks for; ``source`` says where the tensors of a file are read from."""
-        (file, name), *others = self._wanted(component, spec.name)
-        base = name.rpartition(".")[0]
-        stored = Stored(
-            source(file), name, {other.removeprefix(base): (source(place), other) for place, other in others}
-        )
-        form = format_of(self._encoding(component, spec.name))
+        stored = self._stored_tensor(component, spec.name, spec.shape, source)
+        form = format_of(self._encoding(component, spec.name, spec.shape))
+        changes = changes_of(component, spec.name, loras)
+        if spec.layout == "as_stored" and changes:
+            return fuse_array(stored, form, spec.shape, changes, fuse_dtype)
         if spec.layout != "linear":
             return load_array(stored, form, spec)
         require_matrix(spec, stored.where)
-        return fuse(stored, form, spec.shape, component, spec.name, loras, fuse_dtype)
+        return fuse(stored, form, spec.shape, changes, fuse_dtype) if changes else form.load(stored, spec.shape)
 
     def _layout(self, component: str, block: Sequence[ParamSpec]) -> BlockLayout:
         return BlockLayout.of([wanted for spec in block for wanted in self._wanted(component, spec.name)])
@@ -421,23 +596,27 @@ class Checkpoint:
         wanted = [(place.file, place.name) for place in found if place.file is not None]
         if len(wanted) < len(found):
             raise CheckpointError(f"{self.path}: a manifest lists tensors without their data; give the weight file.")
-        return wanted
+        return wanted + [
+            (file, part) for (file, _), place in zip(wanted, found, strict=True) for part in place.origin.joined
+        ]
 
-    def _warn_unmatched(self, component: str, loras: Sequence[tuple[LoraFile, float]]) -> None:
-        for lora, _ in loras:
-            if lora.path in self._warned_loras:
-                continue
-            self._warned_loras.add(lora.path)
-            unmatched = lora.unmatched({c: self._components[c].keys() for c in self._components})
-            if unmatched:
-                logger.warning(
-                    "%s: %d of %d LoRA targets are not in %s and are skipped (%s)",
-                    lora.path,
-                    len(unmatched),
-                    len(lora.pairs),
-                    self.path.name,
-                    _shortened(unmatched),
-                )
+
+def _merged(metadata: dict[str, str], more: Mapping[str, str], where: str) -> dict[str, str]:
+    """Metadata with what ``more`` adds, and the configuration with the sections, and their entries, that it adds."""
+    result = {**more, **metadata}
+    if "config" in metadata and "config" in more:
+        config, other = parse_config(metadata, where), parse_config(more, where)
+        for section, values in other.items():
+            if isinstance(values, dict):
+                config[section] = {**values, **(config.get(section) or {})}
+        config.pop("text_encoder", None)
+        result["config"] = json.dumps(config)
+    return result
+
+
+def _is_repeated(local: str, place: _Place, first: _Place) -> bool:
+    """Whether a tensor may be in two files: the statistics of a VAE whose halves are files of their own."""
+    return local.startswith("per_channel_statistics.") and place.info.shape == first.info.shape
 
 
 def _shortened(names: Sequence[str]) -> str:

@@ -46,6 +46,8 @@ def _parse_object(metadata: Mapping[str, str], key: str, where: str) -> dict[str
         value = json.loads(metadata[key])
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{where}: the {key!r} metadata is not valid JSON ({error}).") from error
+    if value is None:
+        return {}
     if not isinstance(value, dict):
         raise CheckpointError(f"{where}: the {key!r} metadata is a JSON {type(value).__name__}, not an object.")
     return value

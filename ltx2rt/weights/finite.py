@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from ltx2rt.errors import CheckpointError
 from ltx2rt.types import Array
+from ltx2rt.weights.block_types import BLOCK_TYPES, BlockType
 
 if TYPE_CHECKING:  # that file reads tensors, and asks this one about them
     from ltx2rt.weights.tensor_source import WeightFile
@@ -19,6 +20,8 @@ if TYPE_CHECKING:  # that file reads tensors, and asks this one about them
 # 0.6 ns per value on one core: less than 0.1 s for the some 3000 small tensors of a 19B transformer. The factors of a
 # LoRA, which are checked whatever their size, take 1 to 2 % of the time of their product.
 SMALL_VALUES = 1 << 20
+# Exponent byte of a block, beyond which its values may be above the largest float32.
+_LARGEST_EXPONENT = 252
 # Of a large tensor, in memory at a time.
 _BYTES_AT_A_TIME = 16 << 20
 
@@ -43,6 +46,7 @@ _BITS = {
     "BF16": _bits("<u2", 0x7F80),
     "F8_E4M3": _bits("u1", 0x7F),  # has NaN and no infinity
     "F8_E5M2": _bits("u1", 0x7C),
+    "F8_E8M0": _Bits(np.dtype("u1"), np.uint8(0xFF), 0xFF),  # a power of two without a sign
 }
 
 
@@ -59,8 +63,11 @@ def count_not_finite(items: Array, dtype: str) -> int:
 
     Args:
         items: as stored, of any shape (see `TensorSource.raw`).
-        dtype: safetensors code; 0 for dtypes that hold finite numbers alone.
+        dtype: safetensors code or block type; 0 for dtypes that hold finite numbers alone. All values of a block with a
+            bad scale count.
     """
+    if dtype in BLOCK_TYPES:
+        return _values_of_bad_blocks(items, BLOCK_TYPES[dtype])
     bits = _BITS.get(dtype)
     if bits is None or items.size == 0:
         return 0
@@ -68,6 +75,23 @@ def count_not_finite(items: Array, dtype: str) -> int:
     if magnitude.max() < bits.bound:
         return 0
     return int(np.count_nonzero(magnitude >= bits.bound))
+
+
+def _values_of_bad_blocks(items: Array, block: BlockType) -> int:
+    blocks = items.reshape(-1, block.nbytes)
+    half = _BITS["F16"]
+    bad = np.zeros(len(blocks), np.bool_)
+    for at in block.halves:
+        scales = blocks[:, at : at + 2].copy().view(half.dtype).reshape(-1)
+        bad |= (scales & half.mask) >= half.bound
+    for at in block.exponents:
+        bad |= blocks[:, at] > _LARGEST_EXPONENT
+    return int(np.count_nonzero(bad)) * block.values
+
+
+def _values_in(items: Array, dtype: str) -> int:
+    block = BLOCK_TYPES.get(dtype)
+    return items.size if block is None else items.size // block.nbytes * block.values
 
 
 def require_finite(items: Array, dtype: str, where: str) -> None:
@@ -78,27 +102,38 @@ def require_finite(items: Array, dtype: str, where: str) -> None:
     """
     count = count_not_finite(items, dtype)
     if count:
-        raise CheckpointError(
-            f"{where}: {count} of {items.size} values are not finite numbers; the file is damaged, download or convert "
-            "it again (`ltx2rt inspect --deep` looks at every tensor)."
-        )
+        raise not_finite_error(where, count, _values_in(items, dtype))
 
 
-def find_not_finite(file: WeightFile) -> Iterator[NotFinite]:
+def not_finite_error(where: str, count: int, size: int) -> CheckpointError:
+    """The error of a tensor with such values; ``where`` names file and tensor."""
+    return CheckpointError(
+        f"{where}: {count} of {size} values are not finite numbers; the file is damaged, download or convert "
+        "it again (`ltx2rt inspect --deep` looks at every tensor)."
+    )
+
+
+def find_not_finite(file: WeightFile, names: Container[str] | None = None) -> Iterator[NotFinite]:
     """Every tensor of a file that has such values, in the order of the file. It is read once, in bounded memory.
+
+    Args:
+        file: to look at.
+        names: of the tensors to read; None: all.
 
     Raises:
         CheckpointError: the file shrank or the disk fails.
     """
     buffer = np.empty(_BYTES_AT_A_TIME, np.uint8)
     for name, info in sorted(file.tensors.items(), key=lambda item: item[1].offset):
-        bits = _BITS.get(info.dtype)
-        if bits is None:
+        block = BLOCK_TYPES.get(info.dtype)
+        if (block is None and info.dtype not in _BITS) or (names is not None and name not in names):
             continue
+        step = _BYTES_AT_A_TIME if block is None else _BYTES_AT_A_TIME // block.nbytes * block.nbytes
         count = 0
-        for start in range(0, info.nbytes, _BYTES_AT_A_TIME):
-            part = buffer[: min(_BYTES_AT_A_TIME, info.nbytes - start)]
+        for start in range(0, info.nbytes, step):
+            part = buffer[: min(step, info.nbytes - start)]
             file.read_into(name, part.data, start)
-            count += count_not_finite(part.view(bits.dtype), info.dtype)
+            items = part if block is not None else part.view(_BITS[info.dtype].dtype)
+            count += count_not_finite(items, info.dtype)
         if count:
             yield NotFinite(name, count, info.size)

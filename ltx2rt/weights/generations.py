@@ -5,10 +5,12 @@ A generation's architecture is not here: it is in the configuration of its check
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ltx2rt.weights.tensor_source import TensorInfo
+
+Tensors = Mapping[str, TensorInfo]
 
 
 @dataclass(frozen=True)
@@ -18,8 +20,9 @@ class Generation:
     Attributes:
         name: as files of ours and people call it.
         since: the first model version that belongs to it.
-        declares_text_encoder: its checkpoints must name their text encoder.
-        text_encoder_types: ``model_type`` of the text encoders that go with a checkpoint that names none.
+        text_encoder_types: ``model_type`` of its text encoders.
+        text_encoder_version: the ``gemma_version`` that the text encoder must declare, unless the checkpoint names
+            another; None: any of these types goes.
         text_encoder_name: of those, for people.
         num_inference_steps: default of guided pipelines.
         stg_block: the block that guidance perturbs by default.
@@ -30,8 +33,8 @@ class Generation:
 
     name: str
     since: tuple[int, ...]
-    declares_text_encoder: bool
     text_encoder_types: tuple[str, ...]
+    text_encoder_version: str | None
     text_encoder_name: str
     num_inference_steps: int
     stg_block: int
@@ -40,9 +43,20 @@ class Generation:
 
 _GEMMA_3 = ("gemma3", "gemma3_text")
 
-LTX_2 = Generation("19b", (), False, _GEMMA_3, "Gemma 3 12B", num_inference_steps=40, stg_block=29, image_crf=33)
-LTX_2_3 = Generation("2.3", (2, 3), False, _GEMMA_3, "Gemma 3 12B", num_inference_steps=30, stg_block=28, image_crf=33)
-LTX_2_5 = Generation("2.5", (2, 4), True, (), "Gemma 4 12B", num_inference_steps=30, stg_block=28, image_crf=18)
+_GEMMA_4 = ("gemma4", "gemma4_text", "gemma4_unified")
+
+LTX_2 = Generation("19b", (), _GEMMA_3, None, "Gemma 3 12B", num_inference_steps=40, stg_block=29, image_crf=33)
+LTX_2_3 = Generation("2.3", (2, 3), _GEMMA_3, None, "Gemma 3 12B", num_inference_steps=30, stg_block=28, image_crf=33)
+LTX_2_5 = Generation(
+    "2.5",
+    (2, 4),
+    _GEMMA_4,
+    "gemma4-12b-ltx-v1",
+    "Gemma 4 12B",
+    num_inference_steps=30,
+    stg_block=28,
+    image_crf=18,
+)
 # Oldest first.
 GENERATIONS = (LTX_2, LTX_2_3, LTX_2_5)
 
@@ -70,38 +84,78 @@ def generation_of(metadata: Mapping[str, str], components: Mapping[str, Mapping[
         metadata: of the header.
         components: component -> local tensor name -> entry.
     """
-    return stated_generation(metadata) or _of_tensors(components)
+    possible = possible_generations(metadata, components)
+    return possible[0] if len(possible) == 1 else None
 
 
-def _of_tensors(components: Mapping[str, Mapping[str, TensorInfo]]) -> Generation | None:
-    """By the tensors that only one generation has."""
-    transformer = components.get("transformer", {})
-    table = transformer.get("transformer_blocks.0.scale_shift_table")
-    if table is not None:
-        if "keyframes_abs_pos_embedding" in transformer or "transformer_blocks.0.ff.net.0.proj.bias" not in transformer:
-            return LTX_2_5
-        return LTX_2_3 if table.shape[:1] == (9,) else LTX_2
-    if any(name.endswith(".layer_scalar") for name in components.get("text_encoder", {})):
-        return LTX_2_5  # Gemma 4
-    projection = components.get("text_projection", {})
-    if projection:
-        return LTX_2 if "aggregate_embed.weight" in projection else LTX_2_3
-    if any(name.startswith("decoder.det_stages.") for name in components.get("video_vae", {})):
-        return LTX_2_5
-    if "vocoder" in components:
-        extended = any(name.startswith("bwe_generator.") for name in components["vocoder"])
-        return None if extended else LTX_2  # 2.3 and 2.5 have the same vocoder
-    return None
+def possible_generations(
+    metadata: Mapping[str, str], components: Mapping[str, Mapping[str, TensorInfo]]
+) -> tuple[Generation, ...]:
+    """Those that a file may belong to: the one that its header states, else all that no tensor excludes.
 
-
-def generation_of_lora(metadata: Mapping[str, str], modules: Iterable[str]) -> Generation | None:
-    """Of a LoRA: as its header states, else by ``modules`` that only some generations have; None if neither tells."""
+    Arguments as of `generation_of`. Where the tensors of two components exclude each other's, the transformer's count.
+    """
     stated = stated_generation(metadata)
     if stated is not None:
-        return stated
-    modules = list(modules)
-    if any("caption_projection" in module for module in modules):
-        return LTX_2
-    if any("to_gate_logits" in module or "prompt_adaln" in module for module in modules):
-        return LTX_2_3
-    return None
+        return (stated,)
+    possible: tuple[Generation, ...] = GENERATIONS
+    for component, evidence in _EVIDENCE.items():
+        tensors = components.get(component)
+        found = tuple(g for g in possible if g in evidence(tensors)) if tensors else ()
+        possible = found or possible
+    return possible
+
+
+def _of_transformer(tensors: Tensors) -> Sequence[Generation]:
+    if "keyframes_abs_pos_embedding" in tensors:
+        return (LTX_2_5,)
+    feed_forward = "transformer_blocks.0.ff.net.0.proj."
+    if f"{feed_forward}weight" in tensors and f"{feed_forward}bias" not in tensors:
+        return (LTX_2_5,)
+    if "caption_projection.linear_1.weight" in tensors:
+        return (LTX_2,)
+    table = tensors.get("transformer_blocks.0.scale_shift_table")
+    if table is not None:
+        return (LTX_2_3,) if table.shape[:1] == (9,) else (LTX_2,)
+    later = any(".to_gate_logits." in name or name.startswith("prompt_adaln_single.") for name in tensors)
+    is_whole = "patchify_proj.weight" in tensors or "audio_patchify_proj.weight" in tensors
+    if later:
+        return (LTX_2_3,)
+    return (LTX_2,) if is_whole else GENERATIONS
+
+
+def _of_connector(tensors: Tensors) -> Sequence[Generation]:
+    if any(".to_gate_logits." in name for name in tensors):
+        return (LTX_2_3, LTX_2_5)
+    return (LTX_2,) if any(name.startswith("transformer_1d_blocks.") for name in tensors) else GENERATIONS
+
+
+def _of_projection(tensors: Tensors) -> Sequence[Generation]:
+    return (LTX_2,) if "aggregate_embed.weight" in tensors else (LTX_2_3, LTX_2_5)
+
+
+def _of_text_encoder(tensors: Tensors) -> Sequence[Generation]:
+    is_gemma_4 = any(name.endswith(".layer_scalar") for name in tensors)
+    return (LTX_2_5,) if is_gemma_4 else (LTX_2, LTX_2_3)
+
+
+def _of_video_vae(tensors: Tensors) -> Sequence[Generation]:
+    return (LTX_2_5,) if any(name.startswith("decoder.det_stages.") for name in tensors) else GENERATIONS
+
+
+def _of_vocoder(tensors: Tensors) -> Sequence[Generation]:
+    extended = any(name.startswith("bwe_generator.") for name in tensors)
+    return (LTX_2_3, LTX_2_5) if extended else (LTX_2,)  # 2.3 and 2.5 have the same vocoder
+
+
+# What the tensors of a component say; the first ones are the surest.
+_EVIDENCE: dict[str, Callable[[Tensors], Sequence[Generation]]] = {
+    "transformer": _of_transformer,
+    "text_encoder": _of_text_encoder,
+    "text_projection": _of_projection,
+    "video_connector": _of_connector,
+    "audio_connector": _of_connector,
+    "video_vae": _of_video_vae,
+    "vocoder": _of_vocoder,
+    "duration_head": lambda _: (LTX_2_5,),
+}

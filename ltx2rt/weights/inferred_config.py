@@ -40,10 +40,17 @@ _RESAMPLERS = {2: "compress_time", 4: "compress_space", 8: "compress_all"}
 _AUDIO_MEL_COMPRESSION = 4
 
 
-def _shape(tensors: Tensors, name: str, rank: int, where: str) -> tuple[int, ...]:
-    """The logical shape of a tensor that the inference rests on."""
+def _shape(tensors: Tensors, name: str, rank: int, where: str, columns: Iterable[int | None] = ()) -> tuple[int, ...]:
+    """The logical shape of a tensor that the inference rests on.
+
+    Where storage leaves several, the first is taken that has one of ``columns``, which other tensors tell.
+    """
     found = _shapes(tensors, name, rank, where)
     if len(found) > 1:
+        told = (shape for number in columns for shape in found if shape[1] == number)
+        shape = next(told, None)
+        if shape is not None:
+            return shape
         raise CheckpointError(
             f"{where}: it has no config metadata, and tensor {name!r}, which would tell the configuration, may be "
             f"{' or '.join(str(list(shape)) for shape in found)} as it is packed. Use a file with metadata."
@@ -70,6 +77,12 @@ def _shapes(tensors: Tensors, name: str, rank: int, where: str) -> list[tuple[in
             f"{where}: tensor {name!r} should have {rank} dimensions, its shape is {list(encoding.info.shape)}."
         )
     return found
+
+
+def _size(tensors: Tensors, name: str, axis: int) -> int | None:
+    """One dimension of a tensor that is not packed; None where there is no such tensor."""
+    info = tensors.get(name)
+    return info.shape[axis] if info is not None and len(info.shape) > axis else None
 
 
 def _count(names: Iterable[str], pattern: str) -> int:
@@ -103,7 +116,8 @@ def transformer_section(components: Mapping[str, Tensors], where: str) -> dict[s
     """
     section = dict(_TRANSFORMER_CONSTANTS)
     if "transformer" in components:
-        section.update(_main_transformer(components["transformer"], where))
+        captions = _size(components.get("video_connector", {}), "learnable_registers", 1)
+        section.update(_main_transformer(components["transformer"], captions, where))
     if "video_connector" in components:
         section.update(_connector(components["video_connector"], "connector_", where))
     if "audio_connector" in components:
@@ -121,8 +135,12 @@ def transformer_section(components: Mapping[str, Tensors], where: str) -> dict[s
     return section
 
 
-def _main_transformer(tensors: Tensors, where: str) -> dict[str, Any]:
-    width, in_channels = _shape(tensors, "patchify_proj.weight", 2, where)
+def _main_transformer(tensors: Tensors, captions: int | None, where: str) -> dict[str, Any]:
+    """``captions``: width of the connectors' output, if it is known."""
+    out_channels = _rows(tensors, "proj_out.weight", where)
+    width, in_channels = _shape(tensors, "patchify_proj.weight", 2, where, [out_channels])
+    context = [_size(tensors, "transformer_blocks.0.prompt_scale_shift_table", 1)]
+    context += [_size(tensors, "caption_projection.linear_2.bias", 0), captions, width]
     table_rows = _rows(tensors, "transformer_blocks.0.scale_shift_table", where)
     heads = _heads(tensors, "transformer_blocks.0.attn1.to_gate_logits.weight", width, 128, where)
     section = {
@@ -130,8 +148,8 @@ def _main_transformer(tensors: Tensors, where: str) -> dict[str, Any]:
         "num_attention_heads": heads,
         "attention_head_dim": width // heads,
         "in_channels": in_channels,
-        "out_channels": _rows(tensors, "proj_out.weight", where),
-        "cross_attention_dim": _shape(tensors, "transformer_blocks.0.attn2.to_k.weight", 2, where)[1],
+        "out_channels": out_channels,
+        "cross_attention_dim": _shape(tensors, "transformer_blocks.0.attn2.to_k.weight", 2, where, context)[1],
         "cross_attention_adaln": table_rows == 9,
         "use_prompt_adaln_single": "prompt_adaln_single.linear.weight" in tensors or table_rows != 9,
         "apply_gated_attention": "transformer_blocks.0.attn1.to_gate_logits.weight" in tensors,
@@ -139,16 +157,20 @@ def _main_transformer(tensors: Tensors, where: str) -> dict[str, Any]:
         "use_keyframes_abs_pos_embedding": "keyframes_abs_pos_embedding" in tensors,
     }
     if "caption_projection.linear_1.weight" in tensors:
-        section["caption_channels"] = _shape(tensors, "caption_projection.linear_1.weight", 2, where)[1]
+        section["caption_channels"] = _shape(tensors, "caption_projection.linear_1.weight", 2, where, [captions])[1]
     if "audio_adaln_single.linear.weight" in tensors:
-        audio_width, audio_in = _shape(tensors, "audio_patchify_proj.weight", 2, where)
+        audio_out = _rows(tensors, "audio_proj_out.weight", where)
+        audio_width, audio_in = _shape(tensors, "audio_patchify_proj.weight", 2, where, [audio_out])
+        context = [_size(tensors, "transformer_blocks.0.audio_prompt_scale_shift_table", 1)]
+        context += [_size(tensors, "audio_caption_projection.linear_2.bias", 0), audio_width]
+        audio_context = _shape(tensors, "transformer_blocks.0.audio_attn2.to_k.weight", 2, where, context)[1]
         audio_heads = _heads(tensors, "transformer_blocks.0.audio_attn1.to_gate_logits.weight", audio_width, 64, where)
         section.update(
             audio_num_attention_heads=audio_heads,
             audio_attention_head_dim=audio_width // audio_heads,
             audio_in_channels=audio_in,
-            audio_out_channels=_rows(tensors, "audio_proj_out.weight", where),
-            audio_cross_attention_dim=_shape(tensors, "transformer_blocks.0.audio_attn2.to_k.weight", 2, where)[1],
+            audio_out_channels=audio_out,
+            audio_cross_attention_dim=audio_context,
             audio_ff_bias="transformer_blocks.0.audio_ff.net.0.proj.bias" in tensors,
         )
     return section

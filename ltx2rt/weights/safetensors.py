@@ -90,7 +90,7 @@ class SelectedRows(TensorSource):
         if not self._has_rows(whole):
             return whole
         shape = (len(self._rows), *whole.shape[1:])
-        return whole._replace(shape=shape, nbytes=math.prod(shape) * DTYPES[whole.dtype].itemsize)
+        return whole._replace(shape=shape, nbytes=self._row_bytes(whole, name) * len(self._rows))
 
     def read_into(self, name: str, target: memoryview, start: int = 0) -> None:
         whole = self._file.info(name)
@@ -99,7 +99,7 @@ class SelectedRows(TensorSource):
             return
         if start:
             raise ValueError("selected rows are read from their beginning.")
-        nbytes = whole.nbytes // whole.shape[0]
+        nbytes = self._row_bytes(whole, name)
         done = 0
         while done < len(self._rows):
             first = count = self._rows[done]
@@ -111,6 +111,14 @@ class SelectedRows(TensorSource):
 
     def _has_rows(self, info: TensorInfo) -> bool:
         return len(info.shape) in (1, 2) and info.shape[0] == self._count > 1
+
+    def _row_bytes(self, info: TensorInfo, name: str) -> int:
+        if info.raw.shape[0] != info.shape[0]:
+            raise CheckpointError(
+                f"{self.where(name)}: rows of {list(info.shape)} are no whole {info.dtype} blocks, so that single rows "
+                "cannot be read; use a file of another format."
+            )
+        return info.nbytes // info.shape[0]
 
 
 def _read_header(file: PositionedFile) -> tuple[dict[str, Any], int]:

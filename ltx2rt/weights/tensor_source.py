@@ -6,6 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import EllipsisType
 from typing import NamedTuple
 
 import ml_dtypes
@@ -15,7 +16,11 @@ import numpy as np
 from ltx2rt.errors import CheckpointError
 from ltx2rt.kernels.host import writable_view
 from ltx2rt.types import Array
+from ltx2rt.weights.block_types import BLOCK_TYPES, raw_shape
 from ltx2rt.weights.finite import require_finite
+
+# Part of the first axis of a tensor: a range without a step, or the numbers of some rows; ``...`` for all there is.
+Rows = slice | Array | EllipsisType
 
 _MAX_MLX_DIMENSION = 2**31 - 1
 
@@ -26,6 +31,14 @@ class _Dtype(NamedTuple):
     mlx: mx.Dtype | None  # the same for MLX; None: it has none
 
 
+class RawItems(NamedTuple):
+    """Form of the stored items of a tensor: their numpy dtype, MLX dtype (None: it has none), and shape."""
+
+    numpy: str
+    mlx: mx.Dtype | None
+    shape: tuple[int, ...]
+
+
 DTYPES: dict[str, _Dtype] = {
     "F64": _Dtype(8, "<f8", None),
     "F32": _Dtype(4, "<f4", mx.float32),
@@ -33,6 +46,7 @@ DTYPES: dict[str, _Dtype] = {
     "BF16": _Dtype(2, "<u2", mx.uint16),
     "F8_E4M3": _Dtype(1, "u1", mx.uint8),
     "F8_E5M2": _Dtype(1, "u1", mx.uint8),
+    "F8_E8M0": _Dtype(1, "u1", mx.uint8),
     "I64": _Dtype(8, "<i8", mx.int64),
     "I32": _Dtype(4, "<i4", mx.int32),
     "I16": _Dtype(2, "<i2", mx.int16),
@@ -50,14 +64,15 @@ _CODES = np.arange(256, dtype=np.uint8)
 _FLOAT8 = {
     "F8_E4M3": _CODES.view(ml_dtypes.float8_e4m3fn).astype(np.float32),
     "F8_E5M2": _CODES.view(ml_dtypes.float8_e5m2).astype(np.float32),
+    "F8_E8M0": _CODES.view(ml_dtypes.float8_e8m0fnu).astype(np.float32),
 }
 
 
 class TensorInfo(NamedTuple):
     """Where one tensor lies in its file.
 
-    ``dtype`` safetensors code (``BF16``); ``shape`` as stored; ``offset`` absolute byte position in the file;
-    ``nbytes`` length in bytes.
+    ``dtype`` safetensors code (``BF16``) or block type of a GGUF file (``Q4_K``); ``shape`` as stored, of a block type
+    that of the values; ``offset`` absolute byte position in the file; ``nbytes`` length in bytes.
     """
 
     dtype: str
@@ -70,10 +85,21 @@ class TensorInfo(NamedTuple):
         """Number of elements."""
         return math.prod(self.shape)
 
+    @property
+    def raw(self) -> RawItems:
+        """Form of the stored items; of a block type they are the bytes of each row."""
+        block = BLOCK_TYPES.get(self.dtype)
+        if block is not None:
+            return RawItems("u1", mx.uint8, raw_shape(block, self.shape))
+        return RawItems(DTYPES[self.dtype].numpy, DTYPES[self.dtype].mlx, self.shape)
+
 
 def entry(dtype: str, shape: tuple[int, ...], offset: int = 0) -> TensorInfo:
     """The entry of a tensor, its length from dtype and shape."""
-    return TensorInfo(dtype, shape, offset, math.prod(shape) * DTYPES[dtype].itemsize)
+    block = BLOCK_TYPES.get(dtype)
+    size = math.prod(shape)
+    nbytes = size * DTYPES[dtype].itemsize if block is None else size // block.values * block.nbytes
+    return TensorInfo(dtype, shape, offset, nbytes)
 
 
 class TensorSource(ABC):
@@ -98,7 +124,7 @@ class TensorSource(ABC):
         return f"{self.path}: tensor {name!r}"
 
     def raw(self, name: str, *, finite: bool = False) -> Array:
-        """The stored items; BF16 appears as uint16, 8-bit floats as uint8.
+        """The stored items; BF16 appears as uint16, 8-bit floats as uint8, block types as bytes (see `TensorInfo.raw`).
 
         Args:
             name: of the tensor.
@@ -108,29 +134,46 @@ class TensorSource(ABC):
             CheckpointError: there is no such tensor, it cannot be read, or (``finite``) a value is NaN or infinite.
         """
         info = self.info(name)
-        items = np.empty(info.shape, dtype=DTYPES[info.dtype].numpy)
+        items = np.empty(info.raw.shape, dtype=info.raw.numpy)
         self.read_into(name, bytes_of(items))
         if finite:
             require_finite(items, info.dtype, self.where(name))
         return items
 
+    def rows(self, name: str, rows: Rows) -> Array:
+        """The stored items of some rows; nothing else is read."""
+        if isinstance(rows, EllipsisType):
+            return self.raw(name)
+        form = self.info(name).raw
+        numbers = range(*rows.indices(form.shape[0])) if isinstance(rows, slice) else rows
+        items = np.empty((len(numbers), *form.shape[1:]), dtype=form.numpy)
+        if items.size == 0:
+            return items
+        target, row_bytes = bytes_of(items), items.nbytes // len(numbers)
+        done = 0
+        for run in _runs(numbers):
+            here = len(run) * row_bytes
+            self.read_into(name, target[done : done + here], int(run[0]) * row_bytes)
+            done += here
+        return items
+
     def numpy(self, name: str, *, finite: bool = False) -> Array:
-        """The tensor as numpy; BF16, F8_E4M3 and F8_E5M2 are widened to float32. Arguments and errors as of `raw`."""
+        """The tensor as numpy; BF16 and 8-bit floats are widened to float32. Arguments and errors as of `raw`."""
         return widen(self.raw(name, finite=finite), self.info(name).dtype)
 
     def mlx(self, name: str, *, finite: bool = False) -> mx.array:
         """The tensor as an MLX array in the dtype of the file. Arguments and errors as of `raw`.
 
-        F8_E4M3 and F8_E5M2 give their uint8 codes. F64 is narrowed to float32, which is all that GPUs have.
+        8-bit floats give their uint8 codes, block types their bytes. F64 is narrowed to float32, all that GPUs have.
         """
         info = self.info(name)
         where = self.where(name)
-        dtype = DTYPES[info.dtype].mlx
+        _, dtype, shape = info.raw
         if dtype is None or info.size == 0:
             return to_mlx(self.raw(name, finite=finite), info.dtype, where)
-        check_dimensions(info.shape, where)
+        check_dimensions(shape, where)
         # The file is read straight into the array's own memory, so that a weight never exists twice.
-        array = mx.zeros(info.shape, dtype=dtype)
+        array = mx.zeros(shape, dtype=dtype)
         items = writable_view(array)
         self.read_into(name, bytes_of(items))
         if finite:
@@ -173,6 +216,13 @@ class WeightFile(TensorSource):
     @abstractmethod
     def close(self) -> None:
         """Close the file; nothing can be read afterwards."""
+
+
+def _runs(numbers: range | Array) -> Sequence[range | Array]:
+    """Row numbers, cut where one does not follow the one before: each part is one read."""
+    if isinstance(numbers, range):
+        return [numbers]
+    return np.split(numbers, np.flatnonzero(np.diff(numbers) != 1) + 1)
 
 
 def bytes_of(items: Array) -> memoryview:

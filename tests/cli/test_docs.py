@@ -135,6 +135,7 @@ def test_the_commands_of_a_page_run(page: str, workplace: Path) -> None:
             assert_plays(workplace / output)
 
 
+@pytest.mark.slow
 def test_the_python_examples_run(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     namespace: dict[str, object] = {"__name__": "example"}
     for code in blocks(DOCS / "python.md", "python"):

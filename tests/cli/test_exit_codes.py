@@ -39,6 +39,8 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
         (errors.OutOfMemory("x"), 75),
         (MemoryError(), 75),
         (errors.OutOfSpace("x"), 75),
+        (errors.DownloadError("x"), 1),
+        (errors.BrokenDownload("x"), 75),
         *((OSError(number, "x"), 75) for number in FULL),
         (errors.Cancelled("x"), 75),
         (KeyboardInterrupt(), 75),

@@ -52,6 +52,7 @@ def started(output: Path, *arguments: str) -> BaseProcess:
     return process
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_and_resumed_gives_the_same_bits(tmp_path: Path) -> None:
     whole, folder = tmp_path / "whole.mp4", tmp_path / "killed"
     killed = folder / "clip.mp4"

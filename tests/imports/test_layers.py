@@ -23,6 +23,7 @@ RUN = {
     "weights",
     "memory",
     "spelling",
+    "paths",
 } | LAYERS
 RUN_FILES = {
     "advice",
@@ -30,6 +31,7 @@ RUN_FILES = {
     "inputs",
     "events",
     "finite",
+    "fitting_loras",
     "journal",
     "keeping",
     "weight_set",
@@ -42,7 +44,8 @@ API = {"graph.pipelines", "media"} | PIPELINES
 BELOW = {
     "kernels": {"_abi", "types", "errors", "refusals", "atomic_file", "__version__"},
     "media": {"types", "errors", "atomic_file"},
-    "weights": {"kernels", "types", "errors", "atomic_file"},
+    "weights": {"kernels", "types", "errors", "atomic_file", "spelling", "paths"},
+    "hub": {"memory.limits", "errors"},
     "memory": {"kernels", "types", "errors", "refusals"},
     "graph.models.layers": LAYERS,
     "graph.models.transformer": COMMON,
@@ -53,7 +56,16 @@ BELOW = {
     "graph.components": {"graph.models", "graph.protocols", "weights"} | LAYERS,
     "graph.protocols": MODELS,
     "graph.diffusion": {"types", "errors", "spelling"},
-    "graph.settings": {"graph.models.video_vae", "graph.models.text", "graph.diffusion", "media", "weights", "spelling"}
+    "graph.settings": {
+        "graph.models.video_vae",
+        "graph.models.text",
+        "graph.diffusion",
+        "media",
+        "hub",
+        "weights",
+        "spelling",
+        "paths",
+    }
     | LAYERS,
     **{f"graph.stages.{name}": STAGE for name in sorted(RUN_FILES)},
     "graph.stages.media_inputs": STAGE | {"media"},
@@ -63,15 +75,20 @@ BELOW = {
     "graph.stages.decode": STAGE,
     "graph.pipelines": PIPELINES,
     "api": API | {"embedded", "inspection"},
-    "inspection": API,
+    "inspection": API | {"hub"},
+    "set_inspection": API | {"inspection"},
+    "convert": {"graph.components", "weights", "memory", "kernels", "types", "errors", "atomic_file", "paths", "hub"},
     "embedded": set(),
-    "verify": API | {"refusals"},
+    "verify": API | {"refusals", "inspection"},
     "bench": MODELS,
-    "cli": API | {"api", "verify", "bench", "inspection", "embedded", "__version__", "_ext"},
+    "cli": API
+    | {"api", "verify", "bench", "hub", "inspection", "set_inspection", "convert", "atomic_file", "embedded"}
+    | {"__version__", "_ext"},
     "types": set(),
     "atomic_file": set(),
     "errors": set(),
     "spelling": set(),
+    "paths": {"types"},
     "refusals": set(),
 }
 # Packages without code of their own.

@@ -102,6 +102,7 @@ def test_a_set_that_is_missing_is_refused():
         _ext.kernel_fault("portable", "teeth")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("LTX2RT_ISA" in os.environ, reason="this is the run with another instruction set")
 @pytest.mark.parametrize("isa", OTHERS)
 def test_kernel_tests_pass_with(isa):

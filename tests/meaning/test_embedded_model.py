@@ -86,6 +86,7 @@ def test_a_prompt_outside_the_world_runs_and_is_named(tmp_path: Path, capsys: py
     assert "outside its world: it does not know lighthouse." in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_some_clips_show_what_the_prompts_say() -> None:
     pipeline = ltx2rt.load("distilled")
     found = shares(lambda prompt, seed: pipeline(prompt, seed=seed), PROMPTS[:3])

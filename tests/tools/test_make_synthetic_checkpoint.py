@@ -253,7 +253,7 @@ def test_gemma_folder(tmp_path: Path) -> None:
     config = gemma3.Gemma3Config.from_dict(checkpoint.section("text_encoder"))
     assert config.num_layers == 24
     model = gemma3.Gemma3(config, Params(checkpoint.load("text_encoder", gemma3.param_specs(config))))
-    ids = GemmaTokenizer.from_directory(folder).encode("a red circle moves left")
+    ids = GemmaTokenizer.from_path(folder).encode("a red circle moves left")
     assert all(0.3 < rms(state) < 3.0 for state in model.hidden_states(ids))
 
 

@@ -39,6 +39,7 @@ def entry(dtype: Any = "F32", shape: Any = (2,), begin: Any = 0, end: Any = 8) -
         ("BF16", np.array([0x3FC0, 0xC000], np.uint16), [1.5, -2.0]),
         ("F8_E4M3", np.array([0x3C, 0xC0], np.uint8), [1.5, -2.0]),
         ("F8_E5M2", np.array([0x3E, 0xC0], np.uint8), [1.5, -2.0]),
+        ("F8_E8M0", np.array([0x7F, 0x80], np.uint8), [1.0, 2.0]),
         ("I64", np.array([2**40, -1], np.int64), [2**40, -1]),
         ("I32", np.array([7, -1], np.int32), [7, -1]),
         ("I16", np.array([7, -1], np.int16), [7, -1]),

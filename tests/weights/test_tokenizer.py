@@ -20,7 +20,7 @@ TOOL = Path(__file__).parents[2] / "tools" / "train_tiny" / "tokenizer.py"
 
 @pytest.fixture(scope="module")
 def tokenizer() -> GemmaTokenizer:
-    return GemmaTokenizer.from_directory(EMBEDDED)
+    return GemmaTokenizer.from_path(EMBEDDED)
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def test_the_first_1024_tokens_are_kept(tokenizer: GemmaTokenizer) -> None:
 @pytest.mark.parametrize("words", [3, 1023, 1024])
 def test_bos_is_put_first_where_the_file_does_not(words: int) -> None:
     content = embedded_json() | {"post_processor": None}
-    tokenizer = GemmaTokenizer(json.dumps(content).encode(), "test")
+    tokenizer = GemmaTokenizer.from_json(json.dumps(content).encode(), "test")
     ids = tokenizer.encode(" ".join(["red"] * words))
     assert len(ids) == min(words + 1, 1024)
     assert names(ids)[:2] == ["<bos>", "_red"]
@@ -87,7 +87,7 @@ def test_settings_in_the_file_do_not_matter(tokenizer: GemmaTokenizer) -> None:
             "pad_token": "<pad>",
         },
     }
-    other = GemmaTokenizer(json.dumps(content).encode(), "test")
+    other = GemmaTokenizer.from_json(json.dumps(content).encode(), "test")
     for text in ("", "a red ball", "a red ball " * 500):
         np.testing.assert_array_equal(other.encode(text), tokenizer.encode(text))
 
@@ -107,15 +107,26 @@ def test_embedded_file_is_what_the_tool_makes(tool: Any) -> None:
 
 
 def test_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"tokenizer\.json: cannot be read .*Gemma text encoder"):
-        GemmaTokenizer.from_directory(tmp_path)
+    with pytest.raises(CheckpointError, match=r"has no tokenizer\.json or tokenizer\.model; give the folder"):
+        GemmaTokenizer.from_path(tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b'{"model": 1}', b"\xff\xfe", b"[]"])
 def test_broken_file(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "tokenizer.json").write_bytes(content)
     with pytest.raises(CheckpointError, match=r"tokenizer\.json: not a readable tokenizer\.json"):
-        GemmaTokenizer.from_directory(tmp_path)
+        GemmaTokenizer.from_path(tmp_path)
+
+
+def test_a_vocabulary_without_unknown_pieces() -> None:
+    content = embedded_json()
+    content["model"]["byte_fallback"] = False
+    content["model"]["vocab"] = {
+        piece.replace("<unk>", "<what>"): index for piece, index in content["model"]["vocab"].items()
+    }
+    tokenizer = GemmaTokenizer.from_json(json.dumps(content | {"added_tokens": []}).encode(), "test")
+    with pytest.raises(CheckpointError, match="test: the tokenizer cannot split a text"):
+        tokenizer.encode("\u6771")
 
 
 def test_tokenizer_of_another_model() -> None:
@@ -125,4 +136,4 @@ def test_tokenizer_of_another_model() -> None:
     }
     content |= {"added_tokens": [], "post_processor": None}
     with pytest.raises(CheckpointError, match="has no token <bos>"):
-        GemmaTokenizer(json.dumps(content).encode(), "test")
+        GemmaTokenizer.from_json(json.dumps(content).encode(), "test")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
+
+from ltx2rt.paths import expanded
 
 ImageSource = str | os.PathLike[str] | Image.Image | np.ndarray[Any, np.dtype[Any]]
 VideoSource = str | os.PathLike[str] | np.ndarray[Any, np.dtype[Any]]
@@ -52,4 +53,4 @@ class VideoInput:
 
 
 def _stored(source: Any) -> Any:
-    return Path(source) if isinstance(source, str) else source
+    return expanded(source) if isinstance(source, str) else source

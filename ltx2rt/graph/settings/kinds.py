@@ -18,7 +18,9 @@ from ltx2rt.graph.diffusion.noise import NoiseSource, RecordedNoise
 from ltx2rt.graph.models.video_vae.tiling import TileSize, Tiling
 from ltx2rt.graph.settings.in_memory import described
 from ltx2rt.graph.settings.inputs import ImageInput, VideoInput
+from ltx2rt.hub.weight_path import resolve_weight_path
 from ltx2rt.media.frame_rate import exact_frame_rate
+from ltx2rt.paths import expanded
 from ltx2rt.weights.embedding_file import TextEmbedding
 
 T = TypeVar("T")
@@ -122,10 +124,22 @@ class FilePath(Kind[Path]):
     def convert(self, value: Any) -> Path:
         if not isinstance(value, (str, os.PathLike)):
             raise TypeError
-        return Path(value)
+        return expanded(value)
 
     def plain(self, value: Path) -> Any:
         return str(value.absolute())
+
+
+class WeightPath(FilePath):
+    """A path of weights, or what the hub's cache has of a repository; it is looked up when a setting is stored."""
+
+    wanted = "a path, or ORG/NAME or ORG/NAME:FILE of the hub"
+
+    def convert(self, value: Any) -> Path:
+        return resolve_weight_path(super().convert(value))
+
+    def parse(self, word: str) -> Path:
+        return super().convert(word)
 
 
 class EmbeddingKind(Kind[Path | TextEmbedding]):
@@ -268,7 +282,7 @@ class Images(Kind[tuple[ImageInput, ...]]):
             raise ValueError(f"takes PATH [FRAME [STRENGTH [CRF]]], got {len(row)} values: {_joined(row)}")
         path, frame, given, crf = [*row, None, None, None][:4]
         return ImageInput(
-            Path(path),
+            expanded(path),
             0 if frame is None else _whole(frame, "FRAME"),
             strength if given is None else _number(given, "STRENGTH"),
             None if crf is None else _whole(crf, "CRF"),
@@ -340,7 +354,7 @@ class LoraKind(Kind[tuple[Path, float]]):
 
     def convert(self, value: Any) -> tuple[Path, float]:
         path, strength = (value, 1.0) if isinstance(value, (str, os.PathLike)) else value
-        return FilePath().convert(path), Number().convert(strength)
+        return WeightPath().convert(path), Number().convert(strength)
 
     def rows(self, rows: Sequence[Row]) -> tuple[Path, float]:
         return path_and_number(rows[-1], 1.0)
@@ -353,7 +367,7 @@ def path_and_number(row: Row, default: Any) -> tuple[Path, Any]:
     """``PATH [STRENGTH]``."""
     if not 1 <= len(row) <= 2:
         raise ValueError(f"takes PATH [STRENGTH], got {len(row)} values: {_joined(row)}")
-    return Path(row[0]), _number(row[1], "STRENGTH") if len(row) == 2 else default
+    return expanded(row[0]), _number(row[1], "STRENGTH") if len(row) == 2 else default
 
 
 def _whole(item: Any, name: str) -> int:

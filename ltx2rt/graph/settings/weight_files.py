@@ -4,16 +4,35 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from ltx2rt.graph.settings.kinds import FilePath, LoraKind, Loras, Text
+from ltx2rt.graph.settings.kinds import LoraKind, Loras, Text, WeightPath
 from ltx2rt.graph.settings.setting import setting
 
 DTYPES = ("bfloat16", "float16", "float32")
 VARIANTS = ("distilled", "dev")
+# The settings that bring one part of a model.
+PARTS = (
+    "transformer",
+    "text_encoder",
+    "connectors",
+    "text_projection",
+    "video_vae",
+    "audio_vae",
+    "vocoder",
+    "duration_head",
+    "spatial_upscaler",
+    "temporal_upscaler",
+)
 
-_FILE = FilePath()
+_FILE = WeightPath()
 
 # ruff: noqa: RUF009  (the calls make dataclass fields)
+
+
+def _part(help_line: str, *flags: str) -> Any:
+    """The setting of a file that brings one part of a model."""
+    return setting(None, WeightPath("PATH"), help_line, "Weights", flags=flags)
 
 
 @dataclass(frozen=True)
@@ -22,21 +41,38 @@ class WeightFiles:
 
     checkpoint: Path | None = setting(
         None,
-        _FILE,
-        "the model's .safetensors file; without it the small embedded model runs",
+        WeightPath("PATH"),
+        "the model: a weight file, or a folder with its parts; without it the small embedded model runs",
         "Weights",
         flags=("--checkpoint-path", "--weights"),
     )
     model_variant: str | None = setting(
         None, Text(), "kind of checkpoint, where the file name does not tell", "Weights", choices=VARIANTS
     )
-    text_encoder: Path | None = setting(
-        None,
-        FilePath("DIR"),
-        "folder of the Gemma 3 text encoder",
-        "Weights",
-        flags=("--gemma-root", "--gemma-path"),
+    transformer: Path | None = _part("the transformer, where it is a file of its own", "--transformer-path")
+    text_encoder: Path | None = _part(
+        "the Gemma text encoder: its folder, or one file", "--gemma-root", "--gemma-path", "--text-encoder-path"
     )
+    tokenizer: Path | None = setting(
+        None,
+        WeightPath("PATH"),
+        "tokenizer.json of the text encoder, or its folder, where it is neither in the encoder's file nor beside it",
+        "Weights",
+        flags=("--tokenizer-path",),
+    )
+    connectors: Path | None = _part(
+        "file with the embeddings connectors",
+        "--connectors-path",
+        "--embeddings-connectors-path",
+        "--embeddings-connectors",
+    )
+    text_projection: Path | None = _part(
+        "file with the projection from the text encoder to the connectors", "--text-projection-path"
+    )
+    video_vae: Path | None = _part("file with the video VAE", "--video-vae-path")
+    audio_vae: Path | None = _part("file with the audio VAE", "--audio-vae-path")
+    vocoder: Path | None = _part("file with the vocoder; usually that of the audio VAE", "--vocoder-path")
+    duration_head: Path | None = _part("file with the duration head of LTX-2.5", "--duration-head-path")
     spatial_upscaler: Path | None = setting(
         None,
         _FILE,
@@ -52,9 +88,20 @@ class WeightFiles:
         flags=("--temporal-upsampler-path", "--temporal-upscaler-weights", "--temporal-weights"),
     )
     loras: tuple[tuple[Path, float], ...] = setting(
-        (), Loras(), "LoRA file with a strength of -2 to 2 (default 1)", "Weights", flags=("--lora",)
+        (), Loras(), "LoRA file, or a folder with one, with a strength (default 1)", "Weights", flags=("--lora",)
     )
     distilled_lora: tuple[Path, float] | None = setting(
         None, LoraKind(), "LoRA of the second stage of dev pipelines, with a strength (default 1)", "Weights"
     )
     dtype: str = setting("bfloat16", Text(), "of activations", "Weights", choices=DTYPES)
+
+    @property
+    def has_model(self) -> bool:
+        """Whether a model was given; otherwise the small embedded one runs."""
+        return self.checkpoint is not None or self.transformer is not None
+
+    @property
+    def parts(self) -> dict[str, Path]:
+        """Setting -> path of every part that was named by itself."""
+        given = {name: getattr(self, name) for name in PARTS}
+        return {name: path for name, path in given.items() if path is not None}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,26 +15,34 @@ from ltx2rt.graph.components import (
     SPATIAL_UPSCALER,
     TEMPORAL_UPSCALER,
     TEXT_ENCODER,
+    TEXT_PROJECTION,
     TRANSFORMER,
     Component,
     Config,
+    has_model,
 )
-from ltx2rt.graph.models.transformer.config import TransformerConfig, param_specs
 from ltx2rt.graph.settings.weight_files import WeightFiles
+from ltx2rt.graph.stages.fitting_loras import LORA_COMPONENTS, LoraTarget, check_lora
 from ltx2rt.spelling import spelled
 from ltx2rt.types import ParamSpec
 from ltx2rt.weights.checkpoint import Checkpoint
 from ltx2rt.weights.generations import LTX_2, Generation
 from ltx2rt.weights.kept_weights import Loras, StageWeights
-from ltx2rt.weights.lora import LoraFile
+from ltx2rt.weights.lora.opening import open_lora
+from ltx2rt.weights.sets.pairing import check_pairing
+from ltx2rt.weights.sets.resolution import missing_parts, resolve
 from ltx2rt.weights.tokenizer import GemmaTokenizer
-
-LARGEST_LORA_STRENGTH = 2.0
 
 _UPSCALERS = {
     "spatial": (SPATIAL_UPSCALER, ("spatial", "rational")),
     "temporal": (TEMPORAL_UPSCALER, ("temporal",)),
 }
+
+
+def fuse_dtype(dtype: mx.Dtype) -> mx.Dtype | None:
+    """Of weights that LoRAs change, where the activations are of ``dtype``: exact where these are; None: as the weight
+    is stored."""
+    return mx.float32 if dtype == mx.float32 else None
 
 
 def sources_of(checkpoint: Checkpoint) -> dict[str, Checkpoint]:
@@ -50,12 +59,16 @@ class WeightSet:
         tokenizer: of the text encoder; None where contexts are given, and in plans.
         loras: LoRA files with their strengths, fused in this order.
         distilled_lora: the LoRA of the second stage of dev pipelines with its strength, or empty.
+        gaps: setting of a part that the set does not have -> why.
+        taken: setting of a part -> the file that was taken for it without having been named.
     """
 
     sources: Mapping[str, Checkpoint]
     tokenizer: GemmaTokenizer | None = None
     loras: Loras = ()
     distilled_lora: Loras = ()
+    gaps: Mapping[str, str] = field(default_factory=dict)
+    taken: Mapping[str, Path] = field(default_factory=dict)
     _configs: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @classmethod
@@ -63,30 +76,41 @@ class WeightSet:
         """Open the files and check that each is of the kind its place asks for.
 
         Raises:
-            UsageError: no checkpoint, or a LoRA strength outside its range.
+            UsageError: no checkpoint, or a LoRA strength that is no finite number.
             CheckpointError: a file is missing, damaged or of the wrong kind.
         """
-        if given.checkpoint is None:
+        if not given.has_model:
             raise UsageError(f"there is no model; give {spelled('checkpoint', 'FILE')}.")
-        model = Checkpoint.open(given.checkpoint)
-        _require(model, TRANSFORMER, "a model checkpoint")
         distilled = () if given.distilled_lora is None else (given.distilled_lora,)
         _check_strengths((*given.loras, *distilled))
-        sources = sources_of(model)
+        model = resolve(given.checkpoint, given.parts, given.model_variant)
+        sources, gaps = dict(model.sources), dict(model.gaps)
+        for axis in _UPSCALERS:
+            _check_upscaler(sources, axis)
         tokenizer = None
-        if given.text_encoder is not None:
-            sources[TEXT_ENCODER.name] = Checkpoint.open(given.text_encoder)
-            _require(sources[TEXT_ENCODER.name], TEXT_ENCODER, "a Gemma text encoder")
-            tokenizer = GemmaTokenizer.from_directory(given.text_encoder)
-        for axis, path in (("spatial", given.spatial_upscaler), ("temporal", given.temporal_upscaler)):
-            if path is not None:
-                sources[_UPSCALERS[axis][0].name] = _open_upscaler(path, axis)
-        weights = cls(sources, tokenizer)
-        return replace(weights, loras=weights._open_loras(given.loras), distilled_lora=weights._open_loras(distilled))
+        if TEXT_ENCODER.name in sources:
+            try:
+                _check_text_encoder(sources)
+                encoder = sources[TEXT_ENCODER.name]
+                tokenizer = None if encoder.is_manifest else GemmaTokenizer.of(encoder, given.tokenizer)
+            except CheckpointError as error:
+                if TEXT_ENCODER.name not in model.taken:
+                    raise
+                del sources[TEXT_ENCODER.name]  # nobody named it, and a text embedding can stand in its place
+                gaps[TEXT_ENCODER.name] = str(error)
+        weights = cls(sources, tokenizer, gaps=gaps, taken=model.taken)
+        return replace(
+            weights, loras=weights._open_loras(given.loras), distilled_lora=weights._open_loras(distilled, text=False)
+        )
 
     def has(self, component: Component[Any]) -> bool:
         """Whether something holds the component."""
         return component.name in self.sources
+
+    def require(self, *settings: str) -> None:
+        """Raise CheckpointError if one of these parts, by their settings, is missing; the error names every gap."""
+        if any(setting in self.gaps for setting in settings):
+            raise missing_parts(self.checkpoint.path, self.gaps.values())
 
     def source(self, component: Component[Any]) -> Checkpoint:
         """What holds the component.
@@ -150,53 +174,60 @@ class WeightSet:
         _check_strengths(loras)
         return replace(self, loras=self._open_loras(loras))
 
-    def _open_loras(self, loras: Sequence[tuple[Path, float]]) -> Loras:
-        config, model = self.config(TRANSFORMER), self.checkpoint.path.name
-        return tuple((_fitting_lora(LoraFile(path), config, model), strength) for path, strength in loras)
+    def require_finite_loras(self) -> None:
+        """Look at every value of the LoRAs that is used, once.
+
+        Raises:
+            CheckpointError: one is NaN or infinite; the message names file and tensor.
+        """
+        for lora, _ in (*self.loras, *self.distilled_lora):
+            lora.require_finite()
+
+    def _open_loras(self, loras: Sequence[tuple[Path, float]], *, text: bool = True) -> Loras:
+        """The files, which fit the model; ``text``: what they change in the text path counts."""
+        if not loras:
+            return ()
+        model = LoraTarget(
+            self.checkpoint.path.name,
+            self.checkpoint.generation,
+            {
+                component.name: {spec.name: spec.shape for spec in component.specs(self.config(component))}
+                for component in LORA_COMPONENTS
+                if self.has(component)
+            },
+        )
+        opened = [(open_lora(path), strength) for path, strength in loras]
+        for lora, strength in opened:
+            check_lora(lora, strength, model, text=text)
+        return tuple(opened)
 
 
 def _check_strengths(loras: Sequence[tuple[Path, float]]) -> None:
     for path, strength in loras:
-        if not abs(strength) <= LARGEST_LORA_STRENGTH:
-            raise UsageError(
-                f"the strength of LoRA {path} must be -{LARGEST_LORA_STRENGTH:g} to {LARGEST_LORA_STRENGTH:g}, "
-                f"got {strength}."
-            )
+        if not math.isfinite(strength):
+            raise UsageError(f"the strength of LoRA {path} must be a finite number, got {strength}.")
 
 
-def _fitting_lora(lora: LoraFile, config: TransformerConfig, model: str) -> LoraFile:
-    """The LoRA, which fits the transformer by the names and shapes of what it changes."""
-    modules = {spec.name.removesuffix(".weight"): spec.shape for spec in param_specs(config) if spec.layout == "linear"}
-    shapes = {module: lora.delta_shape(module) for module in modules}
-    if not any(shapes.values()) and len(lora.unmatched({"transformer": [f"{name}.weight" for name in modules]})) == len(
-        lora.pairs
-    ):
-        raise CheckpointError(
-            f"{lora.path}: none of the {len(lora.pairs)} modules of this LoRA exists in {model}; "
-            "use a LoRA made for this model."
-        )
-    for module, shape in shapes.items():
-        if shape is not None and shape != modules[module]:
-            raise CheckpointError(
-                f"{lora.path}: {module}: the LoRA is for a weight of {list(shape)}, the model has "
-                f"{list(modules[module])}; use a LoRA made for this generation of the model."
-            )
-    return lora
-
-
-def _open_upscaler(path: Path, axis: str) -> Checkpoint:
+def _check_upscaler(sources: Mapping[str, Checkpoint], axis: str) -> None:
     component, kinds = _UPSCALERS[axis]
-    checkpoint = Checkpoint.open(path)
-    _require(checkpoint, component, "a latent upscaler")
-    kind = component.parse(checkpoint).kind
-    if kind not in kinds:
-        raise CheckpointError(f"{path}: a {kind} upscaler, but a {axis} one is needed; give the other file.")
-    return checkpoint
+    checkpoint = sources.get(component.name)
+    if checkpoint is not None and (kind := component.parse(checkpoint).kind) not in kinds:
+        raise CheckpointError(f"{checkpoint.path}: a {kind} upscaler, but a {axis} one is needed; give the other file.")
 
 
-def _require(checkpoint: Checkpoint, component: Component[Any], kind: str) -> None:
-    if component.stored_name not in checkpoint.components:
+def _check_text_encoder(sources: Mapping[str, Checkpoint]) -> None:
+    """Raise CheckpointError for a text encoder of another size than the text projection reads."""
+    encoder, model = sources[TEXT_ENCODER.name], sources[TRANSFORMER.name]
+    check_pairing(model.metadata, encoder.section("text_encoder"), str(model.path), str(encoder.path), model.generation)
+    projection = sources.get(TEXT_PROJECTION.name)
+    if projection is None or not has_model(encoder.section("text_encoder")):
+        return
+    read = TEXT_PROJECTION.parse(projection).encoder_width
+    kind = TEXT_ENCODER.parse(encoder)
+    if kind.hidden_size * kind.num_states != read:
         raise CheckpointError(
-            f"{checkpoint.path}: not {kind}: it holds {', '.join(sorted(checkpoint.components)) or 'nothing known'}; "
-            "see what it is with: ltx2rt inspect FILE"
+            f"{encoder.path}: this text encoder has {kind.num_states} states of {kind.hidden_size} channels, together "
+            f"{kind.hidden_size * kind.num_states}, but the text projection in {projection.path.name} reads {read}; "
+            f"give the text encoder of 12B that the model was made for ({LTX_2.text_encoder_name}), not a smaller or "
+            "larger one."
         )

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-import mlx.core as mx
+from collections.abc import Iterator
+from math import prod
 
-from ltx2rt.errors import CheckpointError
+import mlx.core as mx
+import numpy as np
+
 from ltx2rt.kernels.host import to_numpy, writable_view
-from ltx2rt.types import LinearWeight
-from ltx2rt.weights.formats.linear_format import FLOATS, Encoding, LinearFormat, Stored
-from ltx2rt.weights.tensor_source import DTYPES, check_dimensions, to_mlx
+from ltx2rt.types import Array, LinearWeight
+from ltx2rt.weights.formats.linear_format import FLOATS, SLAB_ROWS, Encoding, LinearFormat, Stored
+from ltx2rt.weights.tensor_source import DTYPES, check_dimensions, to_mlx, widen
+
+# Of a matrix with long rows, in memory at a time.
+_SLAB_VALUES = 1 << 20
 
 
 class Dense(LinearFormat):
@@ -23,8 +29,14 @@ class Dense(LinearFormat):
         dtype = encoding.info.dtype
         return mx.bfloat16 if dtype == "BF16" else DTYPES[dtype].mlx or mx.float32
 
-    def is_held_as_stored(self, encoding: Encoding) -> bool:
-        return DTYPES[encoding.info.dtype].mlx is not None
+    def own_fault(self, encoding: Encoding) -> str | None:
+        dtype = encoding.info.dtype
+        if dtype in FLOATS:
+            return None
+        return f"{dtype} without the scales of a known format cannot be used as a weight"
+
+    def made_bytes(self, encoding: Encoding, shape: tuple[int, ...]) -> int:
+        return 0 if DTYPES[encoding.info.dtype].mlx is not None else self.weight_bytes(encoding, shape)
 
     def array(self, stored: Stored, shape: tuple[int, ...], axes: tuple[int, ...] | None = None) -> mx.array:
         if axes is None:
@@ -45,12 +57,15 @@ class Dense(LinearFormat):
         mx.eval(array)
         return array
 
+    def value_slabs(self, stored: Stored, shape: tuple[int, ...]) -> Iterator[Array]:
+        self.require_sound(stored, shape)
+        # Rows may be long: those of a text projection have megabytes.
+        step = max(1, min(SLAB_ROWS, _SLAB_VALUES // max(1, prod(shape[1:]))))
+        parts = [slice(first, min(first + step, shape[0])) for first in range(0, shape[0], step)] if shape else [...]
+        yield from (widen(stored.rows(rows), stored.info.dtype).astype(np.float32, copy=False) for rows in parts)
+
     def load(self, stored: Stored, shape: tuple[int, ...]) -> LinearWeight:
-        if stored.info.dtype not in FLOATS:
-            raise CheckpointError(
-                f"{stored.where}: dtype {stored.info.dtype} cannot be used as a weight matrix; "
-                "supported are BF16, F16, F32, F8_E4M3, F8_E5M2 and MLX int4/int8."
-            )
+        self.require_sound(stored, shape)
         return LinearWeight("dense", stored.mlx())
 
     def encode(self, values: mx.array, stored: Stored, shape: tuple[int, ...]) -> LinearWeight:

@@ -1,19 +1,46 @@
-"""8-bit floats, without a scale or with one per tensor or per row."""
+"""8-bit floats, without a scale or with one per tensor."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import mlx.core as mx
 import numpy as np
 
 from ltx2rt.kernels.host import writable_view
-from ltx2rt.types import Array, LinearWeight
+from ltx2rt.types import FLOAT32_BYTES, Array, LinearWeight
 from ltx2rt.weights.float8 import E4M3_MAX, encode_e4m3
-from ltx2rt.weights.formats.linear_format import Encoding, ExpandedFormat, Rows, Stored, scales, slabs
-from ltx2rt.weights.tensor_source import widen
+from ltx2rt.weights.formats.linear_format import (
+    FLOATS,
+    Encoding,
+    ExpandedFormat,
+    Stored,
+    companion_values,
+    slabs,
+    wrong_scales,
+)
+from ltx2rt.weights.markers import FILE_KIND
+from ltx2rt.weights.tensor_source import Rows, widen
 
-_EXPECTED = "supported are one float scale per tensor, and one per row of a matrix"
+SCALES = (".weight_scale", ".scale_weight")
+_BIAS_SCALES = (".bias_scale",)
+_ONE = [(1,) * rank for rank in range(3)]
+
+
+def float8_kind(encoding: Encoding) -> str | None:
+    """The dtype code of the 8-bit floats that a tensor holds; None for anything else.
+
+    Their bytes may sit in a U8 tensor, which a marker or a single scale gives away. E5M2 is then declared.
+    """
+    dtype = encoding.info.dtype
+    if dtype in ("F8_E4M3", "F8_E5M2"):
+        return dtype
+    declared = encoding.declared or ""
+    scale = encoding.companion(*SCALES)
+    scaled = scale is not None and scale[1].size == 1 and scale[1].dtype in FLOATS
+    if dtype != "U8" or not (declared.startswith("float8_") or scaled):
+        return None
+    return "F8_E5M2" if "e5m2" in (declared or encoding.marker.get(FILE_KIND, "")) else "F8_E4M3"
 
 
 class Float8(ExpandedFormat):
@@ -23,28 +50,31 @@ class Float8(ExpandedFormat):
         dtype: safetensors code.
     """
 
-    companions = (".weight_scale", ".scale_weight")
-    bias_companions = (".bias_scale",)
+    companions = SCALES
+    bias_companions = _BIAS_SCALES
     unused = (".input_scale", ".scale_input")  # to quantise activations
     dtype: str
 
     def recognises(self, encoding: Encoding) -> bool:
-        return encoding.info.dtype == self.dtype
+        return float8_kind(encoding) == self.dtype
+
+    def own_fault(self, encoding: Encoding) -> str | None:
+        scale = encoding.companion(*SCALES, *_BIAS_SCALES)
+        if scale is not None:
+            rows = encoding.info.shape[0] if encoding.info.shape else 1
+            return wrong_scales(encoding, scale[0], _ONE, f"one value, [{rows}] or [{rows}, 1]")
+        if FILE_KIND in encoding.marker:
+            return "the file is marked scaled_fp8, but the layer has no scale_weight"
+        return None
 
     def decoder(self, stored: Stored, shape: tuple[int, ...]) -> Callable[[Rows], Array]:
-        scale, raw = self._scale(stored), stored.raw()
-        return lambda rows: widen(raw[rows], self.dtype) * scale
+        scale = self._scale(stored)
+        return lambda rows: widen(stored.rows(rows), self.dtype) * scale
 
     def _scale(self, stored: Stored) -> np.float32:
-        suffix = next(
-            (suffix for suffix in (*self.companions, *self.bias_companions) if suffix in stored.companions), None
-        )
-        if suffix is None:
-            one_scale: np.float32 = np.float32(1)
-            return one_scale
-        one = [(1,) * rank for rank in range(3)]
-        result: np.float32 = np.float32(scales(stored, suffix, one, _EXPECTED).reshape(()))
-        return result
+        found = stored.encoding.companion(*SCALES, *_BIAS_SCALES)
+        scale: np.float32 = np.float32(1 if found is None else companion_values(stored, found[0]).reshape(()))
+        return scale
 
 
 class E5M2(Float8):
@@ -52,6 +82,7 @@ class E5M2(Float8):
 
     name = "fp8 E5M2"
     markers = ("float8_e5m2",)
+    marked_dtypes = ("F8_E5M2", "U8")
     dtype = "F8_E5M2"
 
 
@@ -60,17 +91,25 @@ class E4M3(Float8):
 
     name = "fp8"
     markers = ("float8_e4m3fn",)
+    marked_dtypes = ("F8_E4M3", "U8")
     dtype = "F8_E4M3"
 
     def weight_bytes(self, encoding: Encoding, shape: tuple[int, ...]) -> int:
-        return encoding.nbytes
+        return encoding.info.nbytes + FLOAT32_BYTES
 
-    def is_held_as_stored(self, encoding: Encoding) -> bool:
-        return True
+    def encoded_bytes(self, encoding: Encoding, shape: tuple[int, ...]) -> int:
+        return encoding.info.nbytes + FLOAT32_BYTES
+
+    def made_bytes(self, encoding: Encoding, shape: tuple[int, ...]) -> int:
+        return 0
 
     def load(self, stored: Stored, shape: tuple[int, ...]) -> LinearWeight:
+        self.require_sound(stored, shape)
         scale = mx.array(float(self._scale(stored)), dtype=mx.float32)
         return LinearWeight("e4m3", stored.mlx(), scale)
+
+    def load_rows(self, stored: Stored, shape: tuple[int, ...], rows: Sequence[int]) -> LinearWeight:
+        return self.load(stored.only(rows, shape[0]), (len(rows), *shape[1:]))
 
     def encode(self, values: mx.array, stored: Stored, shape: tuple[int, ...]) -> LinearWeight:
         items = writable_view(values)

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-# Above: predicted too little. Below: so much too much that smaller machines would be refused without a reason.
-LEAST, MOST = 0.98, 1.05
+# Of the measured peak: what docs/memory.md promises. The pages of libraries that happen to be mapped come to 2 % alone
+# at this size, and differ between machines.
+LEAST, MOST = 0.95, 1.05
 COUNTS_FROM = 100e6
 # Of the peak, by which the error of a prediction may differ beside kept weights, which are 14 MB.
 KEPT_TOLERANCE, KEPT_AT_LEAST = 0.05, 10e6
@@ -93,6 +94,7 @@ def second_call(folder: Path, *, keep: bool) -> list[dict[str, Any]]:
     return second
 
 
+@pytest.mark.slow
 def test_a_second_call_is_predicted_as_well_beside_kept_weights(tmp_path: Path) -> None:
     """A second call has errors of its own, whatever is kept: heaps of the video encoder that are there already."""
     said: list[str] = []

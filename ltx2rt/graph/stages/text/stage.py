@@ -15,14 +15,14 @@ from ltx2rt.graph.models.text import connector, feature_extractor
 from ltx2rt.graph.stages.finite import require_finite
 from ltx2rt.graph.stages.inputs import PromptContext
 from ltx2rt.graph.stages.run import Run
-from ltx2rt.graph.stages.text.encoding import check_pairing, connect
+from ltx2rt.graph.stages.text.encoding import connect
 from ltx2rt.graph.stages.text.models import encoding_model, whole_model
 from ltx2rt.graph.stages.text.needs import (
     connector_options,
     encoder_options,
     projection_options,
 )
-from ltx2rt.graph.stages.weight_set import WeightSet
+from ltx2rt.graph.stages.weight_set import WeightSet, fuse_dtype
 from ltx2rt.memory.stage import Stage
 from ltx2rt.weights.kept_weights import StageWeights
 from ltx2rt.weights.tokenizer import MAX_TOKENS
@@ -70,7 +70,6 @@ def _encode(run: Run, prompts: Sequence[str]) -> list[PromptContext]:
     if not files.has(TEXT_ENCODER) or (tokenizer is None and not run.planning):
         raise UsageError("the text encoder is missing; give the Gemma folder or a text embedding.")
     encoder = files.source(TEXT_ENCODER)
-    check_pairing(files.checkpoint.metadata, encoder.section("text_encoder"), str(files.checkpoint.path))
     kind = files.config(TEXT_ENCODER)
     extractor_config = replace(
         files.config(TEXT_PROJECTION), encoder_width=kind.hidden_size, encoder_states=kind.num_states
@@ -83,16 +82,16 @@ def _encode(run: Run, prompts: Sequence[str]) -> list[PromptContext]:
     encoding = run.choose(
         encoder_options(encoder, kind, extractor_config, tokens, dtype, resident=resident), whole_model(files)
     )
-    projection = files.weights(TEXT_PROJECTION, feature_extractor.param_specs(extractor_config))
-    projecting = run.choose(
-        projection_options(projection.checkpoint, extractor_config, tokens, resident=resident), projection
+    projection = files.weights(
+        TEXT_PROJECTION, feature_extractor.param_specs(extractor_config), files.loras, fuse_dtype(dtype)
     )
+    projecting = run.choose(projection_options(projection, extractor_config, tokens, resident=resident), projection)
     connectors = [files.config(component) for component in CONNECTORS]
     connections = [
-        files.weights(component, connector.param_specs(config))
+        files.weights(component, connector.param_specs(config), files.loras, fuse_dtype(dtype))
         for component, config in zip(CONNECTORS, connectors, strict=True)
     ]
-    connecting = run.choose(connector_options(files, len(prompts), dtype), *connections)
+    connecting = run.choose(connector_options(files, connections, len(prompts), dtype), *connections)
     if run.planning:
         return [zero_context(files) for _ in prompts]
 
@@ -133,7 +132,9 @@ def _project(
     arrays = run.load(stage, replace(projection, specs=biases)) if biases else {}
 
     def weight_rows(name: str, first: int, last: int) -> mx.array:
-        loaded = checkpoint.load_rows("text_projection", specs[name], range(first, last))
+        loaded = checkpoint.load_rows(
+            "text_projection", specs[name], range(first, last), projection.loras, projection.fuse_dtype
+        )
         assert isinstance(loaded, mx.array)
         return loaded
 

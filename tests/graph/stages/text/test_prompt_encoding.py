@@ -13,8 +13,9 @@ import pytest
 from ltx2rt.errors import CheckpointError
 from ltx2rt.graph.models.layers.params import Params
 from ltx2rt.graph.models.text import connector, feature_extractor
-from ltx2rt.graph.stages.text.encoding import check_pairing, connect
+from ltx2rt.graph.stages.text.encoding import connect
 from ltx2rt.types import LinearWeight, ParamSpec
+from ltx2rt.weights.sets.pairing import check_pairing
 
 SECTION = {
     "connector_num_attention_heads": 2,
@@ -74,19 +75,27 @@ DECLARED = {"model_version": "2.5.0", "gemma_source_checkpoint": json.dumps({"ge
     ],
 )
 def test_pairs_that_belong_together(metadata: dict[str, str], encoder: dict[str, Any]) -> None:
-    check_pairing(metadata, encoder, "f")
+    check_pairing(metadata, encoder, "f", "e")
 
 
 @pytest.mark.parametrize(
     ("metadata", "encoder", "message"),
     [
-        ({}, {"model_type": "gemma4_unified"}, "needs the text encoder Gemma 3 12B, got model_type 'gemma4_unified'"),
-        (DECLARED, {"model_type": "gemma3"}, "needs the text encoder 'gemma4-12b-ltx-v1', got 'gemma3'"),
-        (DECLARED, {"gemma_version": "other"}, "got 'other'"),
-        ({"model_version": "2.4.1"}, {"model_type": "gemma3"}, r"model version 2\.4\.1 must declare"),
+        (
+            {},
+            {"model_type": "gemma4_unified"},
+            "needs the text encoder Gemma 3 12B, this is one of model_type 'gemma4_unified'",
+        ),
+        (DECLARED, {"model_type": "gemma3"}, "needs the text encoder 'gemma4-12b-ltx-v1', this is 'gemma3'"),
+        (DECLARED, {"gemma_version": "other"}, "this is 'other'"),
+        (
+            {"model_version": "2.4.1"},
+            {"model_type": "gemma3"},
+            "needs the text encoder 'gemma4-12b-ltx-v1', this is 'gemma3'",
+        ),
         ({"gemma_source_checkpoint": "{"}, {"model_type": "gemma3"}, "gemma_source_checkpoint .* is damaged"),
     ],
 )
 def test_pairs_that_do_not(metadata: dict[str, str], encoder: dict[str, Any], message: str) -> None:
     with pytest.raises(CheckpointError, match=message):
-        check_pairing(metadata, encoder, "f")
+        check_pairing(metadata, encoder, "f", "e")

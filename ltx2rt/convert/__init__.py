@@ -1,0 +1,1 @@
+"""Weight files written anew in another format, piece by piece."""

@@ -1,0 +1,1 @@
+"""The formats in which matrices are written, one encoder each."""

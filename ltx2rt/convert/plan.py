@@ -1,0 +1,190 @@
+"""What becomes of every tensor of a file, decided from its header."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from math import prod
+
+from ltx2rt.convert.containers import GGUF
+from ltx2rt.convert.encoders.cast import Cast
+from ltx2rt.convert.encoders.encoder import Encoder, Entry
+from ltx2rt.convert.formats import Target
+from ltx2rt.convert.layer_choice import depth_of, layer_class
+from ltx2rt.errors import CheckpointError, UsageError
+from ltx2rt.graph.components import COMPONENTS, NOTHING_KNOWN
+from ltx2rt.types import ParamSpec
+from ltx2rt.weights.checkpoint import Checkpoint
+from ltx2rt.weights.formats import DENSE, companion_of
+from ltx2rt.weights.formats.linear_format import FLOATS
+from ltx2rt.weights.names.official import TRANSFORMER, full_name
+
+_TEXT_ENCODER, _TEXT_ASSETS = "text_encoder", "text_assets"
+# A file that holds one of these states its configuration.
+_CONFIGURED = frozenset(("transformer", "video_vae", "audio_vae", "vocoder", "upscaler"))
+# Files beside the weights of a text encoder -> the tensor that carries their bytes in a single file.
+_PACKED_FILES = {"tokenizer.json": "tokenizer_json", "tokenizer.model": "spiece_model"}
+# What some programs declare about the formats of a whole file.
+_STALE_METADATA = ("_quantization_metadata",)
+_TABLE = "scale_shift_table"
+_MOST_SMALL_VALUES = 1024
+
+
+@dataclass(frozen=True)
+class Write:
+    """One tensor and how it is written.
+
+    Attributes:
+        component: that it belongs to.
+        spec: its name there and its logical shape.
+        name: in the new file; the name of its companions begins as this without ``.weight``.
+        encoder: None: its bytes are copied.
+        entries: suffix -> the tensors it becomes.
+        layers: class of layers, for the report.
+        stored_as: name of the format that it has now.
+        source_bytes: its size now, companions included.
+    """
+
+    component: str
+    spec: ParamSpec
+    name: str
+    encoder: Encoder | None
+    entries: Mapping[str, Entry]
+    layers: str
+    stored_as: str
+    source_bytes: int
+
+    def written_name(self, suffix: str) -> str:
+        """In the new file, of the tensor with ``suffix`` of `entries`."""
+        return self.name.removesuffix(".weight") + suffix if suffix.startswith(".") else self.name
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a conversion does.
+
+    Attributes:
+        writes: every tensor.
+        files: tensor -> bytes that come from files beside the weights.
+        metadata: of the new file.
+        left_out: components, and numbers of tensors that belong to none, that are not written.
+    """
+
+    writes: list[Write]
+    files: Mapping[str, bytes]
+    metadata: Mapping[str, str]
+    left_out: list[str] = field(default_factory=list)
+
+    @property
+    def entries(self) -> dict[str, Entry]:
+        """Name -> every tensor of the new file."""
+        packed = {name: Entry("U8", (len(data),), len(data)) for name, data in self.files.items()}
+        return {w.written_name(suffix): entry for w in self.writes for suffix, entry in w.entries.items()} | packed
+
+
+def make_plan(checkpoint: Checkpoint, format_name: str, target: Target, only: Collection[str] = ()) -> Plan:
+    """Decide about every tensor of ``checkpoint``.
+
+    Args:
+        checkpoint: what is converted.
+        format_name: of ``target``, for errors.
+        target: the format.
+        only: components to write; empty: all that such files hold.
+
+    Raises:
+        UsageError: a component that the file does not have, or nothing to convert.
+        CheckpointError: a tensor has another shape than its model needs, or one that nothing tells.
+    """
+    held = sorted(checkpoint.components)
+    for name in only:
+        if name not in held:
+            raise UsageError(f"{checkpoint.path} has no component {name!r}; it holds {', '.join(held)}.")
+    wanted = [name for name in held if not only or name in only or (name == _TEXT_ASSETS and _TEXT_ENCODER in only)]
+    chosen = [name for name in wanted if not target.components or name in target.components]
+    if not chosen:
+        raise UsageError(
+            f"{format_name} files hold {', '.join(target.components)}; {checkpoint.path} gives "
+            f"{', '.join(wanted)}. Choose another format."
+        )
+    writes = [write for name in chosen for write in _component_writes(checkpoint, name, target)]
+    if target.encoder is not None and not any(write.encoder is target.encoder for write in writes):
+        raise UsageError(
+            f"{format_name} changes no tensor of {checkpoint.path} ({', '.join(chosen)}): it is for the linear layers "
+            "of transformer blocks, connectors and text encoders. Give a file that has them, or choose bf16."
+        )
+    left_out = [name for name in held if name not in chosen]
+    spare = len(checkpoint.ignored) + len(checkpoint.unknown)
+    if spare:
+        left_out.append(f"{spare} tensors that no model here uses")
+    return Plan(writes, _packed_files(checkpoint, chosen), _metadata(checkpoint, chosen), left_out)
+
+
+def _component_writes(checkpoint: Checkpoint, component: str, target: Target) -> list[Write]:
+    expected = COMPONENTS[component].expectation(checkpoint) if component in COMPONENTS else NOTHING_KNOWN
+    specs = {spec.name: spec for spec in expected.specs}
+    _, wrong = checkpoint.problems(component, expected.specs)
+    if wrong:
+        raise CheckpointError(
+            f"{checkpoint.path}: {component}: {wrong[0]}"
+            + (f" and {len(wrong) - 1} more like it" if len(wrong) > 1 else "")
+            + "; the file is damaged or not for this model."
+        )
+    names = [name for name in checkpoint.names(component) if companion_of(name) == name]
+    depth = depth_of(names) if component == "transformer" else 0
+    return [_write(checkpoint, component, name, specs.get(name), target, depth) for name in names]
+
+
+def _write(
+    checkpoint: Checkpoint, component: str, name: str, spec: ParamSpec | None, target: Target, depth: int
+) -> Write:
+    form, encoding = checkpoint.stored_form(component, name, spec.shape if spec else None)
+    shapes = form.shapes(encoding) if spec is None else [spec.shape]
+    if len(shapes) != 1:
+        raise CheckpointError(
+            f"{checkpoint.path}: {component}: {name} is stored as {form.name} {list(encoding.info.shape)}, which "
+            "leaves its shape open, and this version has no model that would tell; it cannot be converted."
+        )
+    shape, dtype = shapes[0], encoding.info.dtype
+    encoder: Encoder | None
+    if target.encoder and target.choice.includes(component, name, shape, spec, depth) and target.encoder.takes(shape):
+        encoder = target.encoder
+    elif form is DENSE and dtype not in FLOATS:
+        encoder = None
+    elif target.container is GGUF:
+        small = len(shape) < 2 or prod(shape) <= _MOST_SMALL_VALUES or name.endswith(_TABLE)
+        encoder = Cast("F32" if small else "BF16")
+    elif spec is not None:
+        encoder = Cast(spec.dtype)
+    else:
+        encoder = Cast(dtype if form is DENSE and dtype in ("BF16", "F16", "F32") else "BF16")
+    full = full_name(component, name)
+    return Write(
+        component,
+        spec or ParamSpec(name, shape),
+        full.removeprefix(TRANSFORMER) if target.container is GGUF else full,
+        encoder,
+        {"": Entry(dtype, shape, encoding.info.nbytes)} if encoder is None else encoder.entries(shape),
+        layer_class(component, name) if encoder is target.encoder or form is not DENSE else component,
+        form.name,
+        encoding.nbytes,
+    )
+
+
+def _packed_files(checkpoint: Checkpoint, chosen: Collection[str]) -> dict[str, bytes]:
+    """The tokenizer files of a text encoder folder, which a single file carries as tensors."""
+    if _TEXT_ENCODER not in chosen or not checkpoint.path.is_dir():
+        return {}
+    packed = set(checkpoint.names(_TEXT_ASSETS))
+    found = {name: checkpoint.path / file for file, name in _PACKED_FILES.items() if name not in packed}
+    return {name: path.read_bytes() for name, path in found.items() if path.is_file()}
+
+
+def _metadata(checkpoint: Checkpoint, chosen: Collection[str]) -> dict[str, str]:
+    """The strings of the header, and the configuration where it was stated elsewhere or only the tensors told it."""
+    metadata = {key: text for key, text in checkpoint.metadata.items() if key not in _STALE_METADATA}
+    if _TEXT_ENCODER in chosen and "gemma_config" not in metadata:
+        metadata["gemma_config"] = json.dumps(checkpoint.section(_TEXT_ENCODER))
+    if "config" not in metadata and not _CONFIGURED.isdisjoint(chosen):
+        metadata["config"] = json.dumps(checkpoint.config)
+    return metadata

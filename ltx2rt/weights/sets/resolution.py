@@ -1,0 +1,319 @@
+"""Which file each part of a model is taken from: what is named, then what is given, then what lies beside it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ltx2rt.errors import CheckpointError
+from ltx2rt.spelling import spelled
+from ltx2rt.weights.checkpoint import Checkpoint
+from ltx2rt.weights.sets import parts as roles
+from ltx2rt.weights.sets.description import Description
+from ltx2rt.weights.sets.parts import NEEDED, OPTIONAL, ROLES, TRANSFORMER, UPSCALERS, Found, Part, Role, find, look
+from ltx2rt.weights.sets.units import Unit, comfyui_root, followed, is_text_encoder_folder, layout_of, units_of
+
+log = logging.getLogger(__name__)
+
+_MAX_LISTED = 8
+
+
+@dataclass(frozen=True)
+class ModelSet:
+    """The parts of a model, each from one place.
+
+    Attributes:
+        sources: component -> what holds it.
+        gaps: setting of a role -> why nothing is taken for it.
+        taken: setting of a role -> what was taken for it without having been named.
+    """
+
+    sources: Mapping[str, Checkpoint]
+    gaps: Mapping[str, str] = field(default_factory=dict)
+    taken: Mapping[str, Path] = field(default_factory=dict)
+
+
+def resolve(model: Path | None, named: Mapping[str, Path], variant: str | None = None) -> ModelSet:
+    """Find every part of a model.
+
+    Args:
+        model: the file or folder that was given as the model.
+        named: setting of a role -> the file or folder that was given for it.
+        variant: ``dev`` or ``distilled``, where it was stated.
+
+    Raises:
+        CheckpointError: there is no transformer, or several; a path is missing, damaged, or does not hold what it was
+            given for; or parts do not belong together. What is missing otherwise is a gap.
+    """
+    given = None if model is None else find(model)
+    explicit = {setting: _named(path, _role(setting)) for setting, path in named.items()}
+    transformer = _transformer(given, explicit.get("transformer"), variant)
+    choice = _Choice(given, explicit, transformer, variant or transformer.variant)
+    for role in (*NEEDED, *OPTIONAL):
+        choice.choose(role)
+    choice.check()
+    return choice.result()
+
+
+class _Choice:
+    """The parts that are chosen for a transformer."""
+
+    def __init__(
+        self, given: Found | None, explicit: Mapping[str, Found], transformer: Part, variant: str | None
+    ) -> None:
+        self.given = given
+        self.explicit = explicit
+        self.transformer = transformer
+        self.generation = transformer.generations[0] if len(transformer.generations) == 1 else None
+        self.variant = variant
+        self.chosen: dict[str, Part] = {"transformer": transformer}
+        self.gaps: dict[str, str] = {}
+        self.taken: dict[str, Path] = {}
+        self._siblings: list[Found] | None = None
+        if given is not None and given.path.is_dir() and "transformer" not in explicit:
+            self.taken["transformer"] = transformer.path
+
+    def choose(self, role: Role) -> None:
+        """Take the part of a role from the first place that has one."""
+        if role.setting in self.explicit:
+            part = self._one(self.explicit[role.setting].of(role.components[0]), role, required=True)
+            self._require_fitting(part, role)
+            self._take(role, part)
+            return
+        refused: list[Part] = []
+        for place in self._places(role):
+            parts = place.parts.of(role.components[0])
+            fitting = self._fitting(parts)
+            refused += [part for part in parts if part not in fitting]
+            if not fitting:
+                continue
+            try:
+                part = self._one(fitting, role, required=role in NEEDED)
+            except CheckpointError as error:
+                self.gaps[role.setting] = str(error)
+                return
+            self._take(role, part)
+            if place.is_new:
+                self.taken[role.setting] = part.path
+            return
+        if role in NEEDED:
+            self.gaps[role.setting] = self._missing(role, refused)
+
+    def check(self) -> None:
+        """Raise CheckpointError where chosen parts contradict each other; warn where that cannot be told."""
+        connectors = self.chosen.get("video_connector")
+        if connectors is None or connectors.checkpoint is self.transformer.checkpoint:
+            return
+        told = len(connectors.generations) == 1
+        if not told and connectors.path.parent != self.transformer.path.parent:
+            log.warning(
+                "%s does not state its generation: the connectors of 2.3 and 2.5 cannot be told apart, and those of "
+                "another one give clips that do not follow the prompt",
+                connectors.path,
+            )
+
+    def result(self) -> ModelSet:
+        """The set, its files described by each other."""
+        checkpoints = {id(part.checkpoint): part.checkpoint for part in self.chosen.values()}
+        if len(checkpoints) == 1:
+            sources = {name: part.checkpoint for name, part in self.chosen.items()}
+            return ModelSet(sources, self.gaps, self.taken)
+        holders = {name: part.checkpoint.stated for name, part in self.chosen.items()}
+        description = Description(
+            stated=[checkpoint.stated for checkpoint in checkpoints.values()],
+            holders=holders,
+            tensors={name: part.checkpoint.names(part.stored) for name, part in self.chosen.items()},
+        )
+        described = {key: checkpoint.described(description) for key, checkpoint in checkpoints.items()}
+        sources = {name: described[id(part.checkpoint)] for name, part in self.chosen.items()}
+        return ModelSet(sources, self.gaps, self.taken)
+
+    def _take(self, role: Role, part: Part) -> None:
+        for component in role.components:
+            held = [other for other in parts_beside(part) if other.component == component]
+            if held:
+                self.chosen[component] = held[0]
+
+    def _places(self, role: Role) -> Iterator[_Place]:
+        """Where the part of a role may be, nearest first."""
+        yield _Place(Found(self.transformer.path, tuple(roles.parts_of(self.transformer.checkpoint))), is_new=False)
+        if self.given is not None:
+            yield _Place(self.given, is_new=self.given.path.is_dir())
+        named = [part for found in self.explicit.values() for part in found.parts]
+        yield _Place(Found(self.transformer.path, tuple(named)), is_new=False)
+        if role in NEEDED or (role in UPSCALERS and self._siblings is not None):
+            for found in self._look_around():
+                yield _Place(found, is_new=True)
+
+    def _look_around(self) -> list[Found]:
+        """What lies beside the given files: in their folders, then in the ComfyUI tree, then in Gemma folders."""
+        if self._siblings is None:
+            needed = (TRANSFORMER.setting, *(role.setting for role in NEEDED))
+            places = (self.given, *(found for setting, found in self.explicit.items() if setting in needed))
+            named = [found.path for found in places if found is not None]
+            self._siblings = list(_around(named))
+        return self._siblings
+
+    def _fitting(self, parts: Iterable[Part]) -> list[Part]:
+        """The parts of the transformer's generation and variant; those that say so come before those that may be."""
+        fitting = [part for part in parts if part.goes_with(self.generation, self.variant)]
+        sure = [part for part in fitting if len(part.generations) == 1]
+        return sure or fitting
+
+    def _one(self, parts: Sequence[Part], role: Role, *, required: bool) -> Part:
+        """The only part; of several that are equal the first.
+
+        Raises:
+            CheckpointError: there are several.
+        """
+        different = _different(parts)
+        if len(different) == 1:
+            return different[0]
+        advice = f"; name one with {spelled(role.setting, 'FILE')}"
+        raise CheckpointError(f"several {_plural(role)}: {_listed(different)}{advice}.")
+
+    def _require_fitting(self, part: Part, role: Role) -> None:
+        if self.generation is not None and self.generation not in part.generations:
+            names = " or ".join(generation.name for generation in part.generations)
+            hint = " (no gates)" if role.setting == "connectors" and names == "19b" else ""
+            raise CheckpointError(
+                f"{part.path}: {role.title} of generation {names}{hint}, but {self.transformer.path.name} is of "
+                f"{self.generation.name}; give the {role.title} of {self.generation.name}."
+            )
+
+    def _missing(self, role: Role, refused: Sequence[Part]) -> str:
+        generation = f" of generation {self.generation.name}" if self.generation else ""
+        text = (
+            f"no {role.title}{generation}: give {spelled(role.setting, 'FILE')} "
+            f"(usually {role.usual_file(self.generation)})"
+        )
+        if refused:
+            others = ", ".join(f"{part.path.name} ({_kind(part)})" for part in refused[:_MAX_LISTED])
+            text += f"; not taken: {others}"
+        return text
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where parts may be; ``is_new``: they were not named, and what is taken is told."""
+
+    parts: Found
+    is_new: bool
+
+
+def parts_beside(part: Part) -> list[Part]:
+    """All parts of the checkpoint that holds one."""
+    return list(roles.parts_of(part.checkpoint))
+
+
+def missing_parts(path: Path, gaps: Iterable[str]) -> CheckpointError:
+    """The error for gaps that a run cannot do without."""
+    return CheckpointError(
+        f"{path}: parts of the model are missing, or are there more than once:\n  "
+        + "\n  ".join(gaps)
+        + "\nA folder with all files, or ComfyUI's models folder, can be given in place of them."
+    )
+
+
+def _role(setting: str) -> Role:
+    return next(role for role in ROLES if role.setting == setting)
+
+
+def _named(path: Path, role: Role) -> Found:
+    """What a path holds that was given for a role.
+
+    Raises:
+        CheckpointError: nothing of that role.
+    """
+    found = find(path)
+    if not found.of(role.components[0]):
+        raise CheckpointError(
+            f"{found.path}: not a {role.title}: it holds {found.held}; see what it is with: ltx2rt inspect "
+            f"{found.path.name}"
+        )
+    return found
+
+
+def _transformer(given: Found | None, named: Found | None, variant: str | None) -> Part:
+    found = named or given
+    if found is None:
+        raise CheckpointError(f"there is no model; give {spelled('checkpoint', 'FILE')}.")
+    candidates = found.of("transformer")
+    if not candidates:
+        lora = next((why for why in found.refused.values() if "LoRA" in why), "")
+        raise CheckpointError(
+            f"{found.path}: not a model checkpoint: it holds {found.held}; give the file of the transformer with "
+            f"{spelled('transformer', 'FILE')}, or see what this is with: ltx2rt inspect FILE {lora}".rstrip()
+        )
+    if variant is not None:
+        candidates = [part for part in candidates if part.variant == variant] or candidates
+    different = _different(candidates)
+    if len(different) > 1:
+        raise CheckpointError(
+            f"{found.path}: several transformers: {_listed(different)}; name one with {spelled('transformer', 'FILE')}."
+        )
+    return different[0]
+
+
+def _different(parts: Sequence[Part]) -> list[Part]:
+    """The parts without those that hold the same as an earlier one."""
+    different: list[Part] = []
+    for part in parts:
+        if not any(part.checkpoint.holds_the_same(other.checkpoint, part.stored) for other in different):
+            different.append(part)
+    return different
+
+
+def _around(named: Sequence[Path]) -> Iterator[Found]:
+    """What lies beside the named paths, place by place."""
+    seen: set[Path] = set(named)
+    folders = list(dict.fromkeys(path.parent for path in named if not path.is_dir()))
+    for folder in folders:
+        yield from _look_into(folder, seen)
+    for root in dict.fromkeys(root for path in named if (root := comfyui_root(path)) is not None):
+        yield from _look_into(root, seen)
+    beside = [folder if folder.is_dir() else folder.parent for folder in named]
+    for folder in dict.fromkeys(beside):
+        encoders = [sub for sub in sorted(folder.iterdir()) if sub.is_dir() and is_text_encoder_folder(followed(sub))]
+        yield look(folder, [unit for sub in encoders for unit in _units_beside(followed(sub))])
+
+
+def _units_beside(folder: Path) -> list[Unit]:
+    """What a folder holds; of one that nobody asked for and that cannot be read, nothing."""
+    try:
+        return units_of(folder)
+    except CheckpointError:
+        return []
+
+
+def _look_into(folder: Path, seen: set[Path]) -> Iterator[Found]:
+    """What the files of a folder hold, without those that were looked at."""
+    if folder in seen:
+        return
+    seen.add(folder)
+    try:
+        if layout_of(folder) not in ("flat", "comfyui"):
+            yield find(folder)
+            return
+        units = [unit for unit in units_of(folder) if not seen.intersection((unit.path, *unit.files))]
+    except CheckpointError:
+        return  # nobody asked for this folder
+    seen.update(file for unit in units for file in unit.files)
+    yield look(folder, units)
+
+
+def _listed(parts: Sequence[Part]) -> str:
+    names = [f"{part.path} ({_kind(part)})" for part in parts[:_MAX_LISTED]]
+    more = len(parts) - _MAX_LISTED
+    return ", ".join(names) + (f" and {more} more" if more > 0 else "")
+
+
+def _kind(part: Part) -> str:
+    words = [generation.name for generation in part.generations] if len(part.generations) < 3 else []
+    return " or ".join(words) + (f" {part.variant}" if part.variant else "") if words else part.variant or "unknown"
+
+
+def _plural(role: Role) -> str:
+    return role.title if role.title.endswith("s") else f"{role.title}s"
