@@ -152,7 +152,7 @@ def _write(
     elif form is DENSE and dtype not in FLOATS:
         encoder = None
     elif target.container is GGUF:
-        small = len(shape) < 2 or prod(shape) <= _MOST_SMALL_VALUES or name.endswith(_TABLE)
+        small = len(shape) < 2 or prod(shape) <= _MOST_SMALL_VALUES or _TABLE in name
         encoder = Cast("F32" if small else "BF16")
     elif spec is not None:
         encoder = Cast(spec.dtype)

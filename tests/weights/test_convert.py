@@ -280,6 +280,17 @@ def test_gguf_holds_the_transformer_under_bare_names(source: Path, tmp_path: Pat
     assert report.left_out == ["audio_vae", "text_projection", "video_vae", "vocoder"]
 
 
+def test_tables_of_gguf_files_stay_f32_whatever_their_size(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ltx2rt.convert.plan._MOST_SMALL_VALUES", 16)
+    convert(source, tmp_path / "out.gguf", "gguf-q8_0")
+    _, tensors = gguf_tensors(tmp_path / "out.gguf")
+    tables = [kind for name, (kind, sizes, _) in tensors.items() if "scale_shift_table" in name and len(sizes) == 2]
+    assert tables
+    assert set(tables) == {0}
+
+
 def test_only_one_component(source: Path, tmp_path: Path) -> None:
     report = convert(source, tmp_path / "out.safetensors", "int8-convrot", only=("video_connector",))
     written = stored(tmp_path / "out.safetensors")
