@@ -10,19 +10,21 @@ from pathlib import Path
 from typing import Any
 
 from ltx2rt.errors import CheckpointError, UsageError
-from ltx2rt.graph.components import COMPONENTS, NOTHING_KNOWN
+from ltx2rt.graph.components import COMPONENTS, NOTHING_KNOWN, TEXT_ENCODER
 from ltx2rt.hub.weight_path import resolve_weight_path
 from ltx2rt.paths import expanded
 from ltx2rt.types import ParamSpec
-from ltx2rt.weights.checkpoint import Checkpoint, read_manifest
-from ltx2rt.weights.detection import is_lora
+from ltx2rt.weights.checkpoint import Checkpoint
 from ltx2rt.weights.finite import NotFinite, find_not_finite
 from ltx2rt.weights.formats import companion_of
-from ltx2rt.weights.generations import Generation, generation_of_lora
-from ltx2rt.weights.lora import lora_pairs
+from ltx2rt.weights.generations import Generation
+from ltx2rt.weights.lora.file import LoraFile
+from ltx2rt.weights.lora.generation import shown, stated
+from ltx2rt.weights.lora.keys import component_of
+from ltx2rt.weights.lora.opening import is_lora_path, open_lora
 from ltx2rt.weights.names import is_unused
 from ltx2rt.weights.tensor_source import TensorInfo, WeightFile
-from ltx2rt.weights.weight_file import open_weight_file
+from ltx2rt.weights.tokenizer import GemmaTokenizer, require_vocabulary
 
 
 @dataclass(frozen=True)
@@ -57,11 +59,31 @@ class ComponentReport:
 
 @dataclass(frozen=True)
 class LoraReport:
-    """The LoRA side of a file: how many modules it changes, the largest rank, and what its metadata says."""
+    """What a LoRA or one of its relatives changes.
+
+    Attributes:
+        targets: how many weights and biases.
+        rank: the largest; 0 if nothing has one.
+        metadata: of its header.
+        methods: method (LoRA, LoKr, full difference) -> how many of the targets.
+        components: component -> how many of the targets; ``unknown`` for what belongs to no model of ours.
+        unknown: those modules.
+        text_encoder: modules of a text encoder, which are not applied.
+        strangers: tensors that are part of no change.
+        scales: what products are multiplied by besides the strength -> what states it.
+        reference_downscale_factor: of an IC-LoRA; None where nothing is stated.
+    """
 
     targets: int
     rank: int
     metadata: dict[str, str]
+    methods: dict[str, int] = field(default_factory=dict)
+    components: dict[str, int] = field(default_factory=dict)
+    unknown: list[str] = field(default_factory=list)
+    text_encoder: list[str] = field(default_factory=list)
+    strangers: list[str] = field(default_factory=list)
+    scales: dict[str, str] = field(default_factory=dict)
+    reference_downscale_factor: int | None = None
 
 
 @dataclass(frozen=True)
@@ -126,10 +148,10 @@ def inspect(path: str | os.PathLike[str], *, deep: bool = False) -> Report:
         UsageError: a deep look at a manifest, which has no values.
     """
     path = resolve_weight_path(expanded(path))
-    lora = _inspect_lora(path)
-    if lora is not None:
-        report = lora
-        files: list[WeightFile] = [] if lora.kind.endswith("manifest") else [open_weight_file(path)]
+    found = _inspect_lora(path)
+    if found is not None:
+        report, lora = found
+        files: list[WeightFile] = [] if lora.file is None else [lora.file]
     else:
         checkpoint = Checkpoint.open(path)
         report, files = _inspect_checkpoint(checkpoint), checkpoint.files
@@ -141,7 +163,7 @@ def inspect(path: str | os.PathLike[str], *, deep: bool = False) -> Report:
 
 
 def _inspect_checkpoint(checkpoint: Checkpoint) -> Report:
-    reports = [_inspect_component(checkpoint, name) for name in sorted(checkpoint.components)]
+    reports = [inspect_component(checkpoint, name) for name in sorted(checkpoint.components)]
     dtypes = sum((Counter(report.dtypes) for report in reports), Counter())
     return Report(
         path=str(checkpoint.path),
@@ -159,7 +181,7 @@ def _inspect_checkpoint(checkpoint: Checkpoint) -> Report:
     )
 
 
-def _inspect_component(checkpoint: Checkpoint, component: str) -> ComponentReport:
+def inspect_component(checkpoint: Checkpoint, component: str) -> ComponentReport:
     tensors = checkpoint.names(component)
     specs: dict[str, ParamSpec] = {}
     missing: list[str] = []
@@ -169,6 +191,9 @@ def _inspect_component(checkpoint: Checkpoint, component: str) -> ComponentRepor
     unchecked: list[str] = []
     error = ""
     try:
+        if component == TEXT_ENCODER.name:
+            require_vocabulary(checkpoint)
+            _require_tokenizer(checkpoint)
         expected = COMPONENTS[component].expectation(checkpoint) if component in COMPONENTS else NOTHING_KNOWN
     except CheckpointError as problem:
         error = str(problem)
@@ -194,6 +219,13 @@ def _inspect_component(checkpoint: Checkpoint, component: str) -> ComponentRepor
     )
 
 
+def _require_tokenizer(checkpoint: Checkpoint) -> None:
+    """Raise CheckpointError where a run would: a text encoder of ours has its tokenizer inside or beside it."""
+    is_ours = not any(name.endswith(".layer_scalar") for name in checkpoint.names(TEXT_ENCODER.name))
+    if is_ours and not checkpoint.is_manifest:
+        GemmaTokenizer.of(checkpoint)
+
+
 def _name(generation: Generation | None) -> str | None:
     return None if generation is None else generation.name
 
@@ -206,34 +238,37 @@ def _parameters(name: str, info: TensorInfo, specs: Mapping[str, ParamSpec]) -> 
     return TensorInfo(info.dtype, spec.shape).size if spec is not None else info.size
 
 
-def _inspect_lora(path: Path) -> Report | None:
-    """The report of a LoRA file or manifest; None for anything else (whose errors `Checkpoint.open` raises)."""
-    file: WeightFile | None = None
-    tensors: Mapping[str, TensorInfo]
-    metadata: Mapping[str, str]
-    if path.suffix == ".json":
-        tensors, metadata = read_manifest(path)
-    elif path.is_file():
-        file = open_weight_file(path)
-        tensors, metadata = file.tensors, file.metadata
-    else:
+def _inspect_lora(path: Path) -> tuple[Report, LoraFile] | None:
+    """The report of a LoRA; None for anything else (whose errors `Checkpoint.open` raises)."""
+    if not is_lora_path(path):
         return None
-    if not is_lora(tensors):
-        return None
-    pairs = lora_pairs(path, tensors, file)
+    lora = open_lora(path)
     names = path.name.lower()
-    return Report(
-        path=str(path),
-        kind="lora" if file is not None else "lora manifest",
-        generation=_name(generation_of_lora(metadata, pairs)),
+    evidence = stated(lora) or shown(lora.modules)
+    report = Report(
+        path=str(lora.path),
+        kind="lora manifest" if lora.is_manifest else "lora",
+        generation=None if evidence is None else evidence.named,
         variant="distilled" if "distilled" in names else None,
-        model_version=metadata.get("model_version", ""),
-        tensors=len(tensors),
-        parameters=sum(info.size for info in tensors.values()),
-        bytes=sum(info.nbytes for info in tensors.values()),
-        dtypes=dict(Counter(info.dtype for info in tensors.values())),
+        model_version=lora.metadata.get("model_version", ""),
+        tensors=len(lora.tensors),
+        parameters=sum(info.size for info in lora.tensors.values()),
+        bytes=sum(info.nbytes for info in lora.tensors.values()),
+        dtypes=dict(Counter(info.dtype for info in lora.tensors.values())),
         components=[],
         unknown=[],
-        ignored=len(tensors) - 2 * len(pairs),
-        lora=LoraReport(len(pairs), max(pair.rank for pair in pairs.values()), dict(metadata)),
+        ignored=len(lora.strangers) + len(lora.of_text_encoder),
+        lora=LoraReport(
+            targets=len(lora.changes),
+            rank=lora.rank,
+            metadata=dict(lora.metadata),
+            methods=lora.methods,
+            components=dict(Counter(component_of(place.module) or "unknown" for place in lora.changes)),
+            unknown=[lora.label(module) for module in lora.modules if component_of(module) is None],
+            text_encoder=lora.text_encoder,
+            strangers=lora.strangers,
+            scales={f"{scale.value:g}": scale.source for scale in lora.scales},
+            reference_downscale_factor=lora.stated_factor("spatial"),
+        ),
     )
+    return report, lora

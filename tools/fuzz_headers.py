@@ -47,10 +47,13 @@ from ltx2rt.weights.tokenizer import GemmaTokenizer
 from ltx2rt.weights.weight_file import open_weight_file
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "weights"))
+import tiny_files
 from tiny_gguf import NUMBERS, text, value_bytes
 
 READERS = Path(ltx2rt.__file__).parent / "weights"
 _CHUNK = 500
+# Part of the mutants that are made of whole models.
+_WHOLE = 0.02
 # Of each component, at the most, that are loaded.
 _TENSORS = 4
 # For one mutant.
@@ -194,8 +197,32 @@ def marker(name: str, **declared: Any) -> Tensor:
 
 
 def corpus() -> list[Model]:
-    """The files that mutants are made of."""
+    """The small files that mutants are made of."""
     return [*_quantised(), *_loras(), *_components(), *_gguf()]
+
+
+def whole_models() -> Iterator[Model]:
+    """Complete models of every generation, and an upscaler: whatever reads a configuration has what it looks for."""
+    configs = (
+        tiny_files.CONFIG_19B,
+        {"transformer": tiny_files.TRANSFORMER_23},
+        {"transformer": tiny_files.TRANSFORMER_25},
+    )
+    for config in configs:
+        specs = tiny_files.model_specs(config).items()
+        tensors = tuple(_of_spec(name, spec) for name, spec in specs)
+        yield Model("safetensors", tensors, {"config": json.dumps(config), "model_version": "2.3.0"})
+        yield Model("safetensors", tensors)
+    for part in ("vae.", "audio_vae.", "vocoder."):
+        specs = tiny_files.model_specs({**tiny_files.CONFIG_23, "transformer": tiny_files.TRANSFORMER_19B}).items()
+        tensors = tuple(_of_spec(name, spec) for name, spec in specs if name.startswith(part))
+        section = json.dumps({part[:-1]: tiny_files.CONFIG_23[part[:-1]]})
+        yield Model("safetensors", tensors, {"config": section})
+        yield Model("safetensors", tensors)
+
+
+def _of_spec(name: str, spec: ParamSpec) -> Tensor:
+    return Tensor(name, spec.dtype, spec.shape, bytes(entry(spec.dtype, spec.shape).nbytes))
 
 
 def _quantised() -> Iterator[Model]:
@@ -450,9 +477,9 @@ class Mutator:
     def __init__(self, dice: random.Random) -> None:
         self.dice = dice
 
-    def mutant(self, models: Sequence[Model]) -> bytes:
-        """A file."""
-        model = self.dice.choice(models)
+    def mutant(self, small: Sequence[Model], whole: Sequence[Model]) -> bytes:
+        """A file; of the whole models, whose headers take a while to read, there are few."""
+        model = self.dice.choice(whole if self.dice.random() < _WHOLE else small)
         for _ in range(self.dice.choice((0, 1, 1, 1, 2, 3))):
             change = self.dice.choice(self._changes(model))
             model = change(model)
@@ -808,14 +835,14 @@ class Tally:
 def run(seed: int, first: int, stop: int, traced: bool, keep: Path | None) -> Tally:
     """The mutants from ``first`` to before ``stop``; ``traced`` records the lines that they reach."""
     logging.disable(logging.CRITICAL)
-    models, tally = corpus(), Tally()
+    small, whole, tally = corpus(), list(whole_models()), Tally()
     signal.signal(signal.SIGALRM, _too_long)
     with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as folder:
         for index in range(first, stop):
             # Of its own, so that no file beside it is read with it.
             path = Path(folder) / f"{index}" / "mutant-dev.safetensors"
             path.parent.mkdir()
-            path.write_bytes(Mutator(random.Random(f"{seed}/{index}")).mutant(models))
+            path.write_bytes(Mutator(random.Random(f"{seed}/{index}")).mutant(small, whole))
             start = time.perf_counter()
             signal.alarm(_SECONDS)
             if traced:
@@ -922,7 +949,7 @@ def main() -> int:
     first, count = (options.first, options.count) if options.only is None else (options.only, 1)
     if options.only is not None and options.keep is not None:
         options.keep.mkdir(parents=True, exist_ok=True)
-        mutant = Mutator(random.Random(f"{options.seed}/{options.only}")).mutant(corpus())
+        mutant = Mutator(random.Random(f"{options.seed}/{options.only}")).mutant(corpus(), list(whole_models()))
         (options.keep / f"{options.seed}-{options.only}.bin").write_bytes(mutant)
     start = time.perf_counter()
     bounds = [(at, min(at + _CHUNK, first + count)) for at in range(first, first + count, _CHUNK)]

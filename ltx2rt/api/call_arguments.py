@@ -94,6 +94,9 @@ class CallArguments(TypedDict, total=False):
     conditioning_attention_strength: float | None
     """how strongly the clip attends to the references, 0 to 1 (default: 1.0)."""
 
+    reference_downscale_factor: int | None
+    """how many times smaller than the clip the references are read, where the IC-LoRA states nothing or another one, 1 or more (default: as the LoRA states, else 1)."""
+
     skip_stage_2: bool | None
     """stop after the half-size stage (default: False)."""
 

@@ -60,7 +60,7 @@ def load(
         tokenizer: of the text encoder, where it is neither in its file nor beside it.
         spatial_upscaler: latent upscaler x2, for two-stage pipelines and ``upscale_spatial``.
         temporal_upscaler: for ``upscale_temporal``.
-        loras: files, with strengths of -2 to 2.
+        loras: files, or folders with one, with strengths (default 1).
         distilled_lora: the LoRA of the second stage of dev pipelines, with a strength (default 1).
         dtype: of activations: ``bfloat16``, ``float16`` or ``float32``.
         model_variant: ``distilled`` or ``dev``; None: as the checkpoint's file name says, else distilled, with a

@@ -10,7 +10,7 @@ from typing import Any
 from ltx2rt.graph.components import SPATIAL_UPSCALER, TEMPORAL_UPSCALER
 from ltx2rt.graph.stages.weight_set import WeightSet
 from ltx2rt.weights.checkpoint import Checkpoint
-from ltx2rt.weights.lora import LoraFile
+from ltx2rt.weights.lora.file import LoraFile
 from ltx2rt.weights.tensor_source import TensorInfo
 
 

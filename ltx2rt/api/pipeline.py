@@ -49,7 +49,7 @@ from ltx2rt.paths import expanded
 from ltx2rt.spelling import spelled
 from ltx2rt.weights.checkpoint import Checkpoint
 from ltx2rt.weights.kept_weights import KeptWeights
-from ltx2rt.weights.lora import is_changed
+from ltx2rt.weights.lora.fusing import is_changed
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -267,6 +267,7 @@ class Pipeline:
                 for one in prompt
             ]
         inputs, record = self._prepare({"prompt": prompt, **settings}, self._files)
+        self._files.require_finite_loras()
         store = self._kept
         accounts = ledger(memory, store.nbytes)
         planned = self._plan(inputs, self._files, accounts)

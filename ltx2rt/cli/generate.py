@@ -24,6 +24,7 @@ from ltx2rt.graph.pipelines import PIPELINES
 from ltx2rt.media.output_file import OutputFile
 from ltx2rt.media.stills import write_png
 from ltx2rt.media.video_writer import CONTAINERS
+from ltx2rt.weights.sets.parts import TITLES
 
 DEFAULT_OUTPUT = Path("output.mp4")
 DEFAULT_SOUND_OUTPUT = Path("output.wav")
@@ -101,7 +102,7 @@ def taken_files(pipeline: api.Pipeline, command: Command) -> list[str]:
     """What to say about the files that a run reads without their having been named."""
     has_text = command.settings.get("embedding") is not None or bool(command.settings.get("zero_text"))
     unread = ("text_encoder", "text_projection", "connectors") if has_text else ()
-    return [f"{name.replace('_', ' ')}: {path}" for name, path in pipeline.taken.items() if name not in unread]
+    return [f"{TITLES[name]}: {path}" for name, path in pipeline.taken.items() if name not in unread]
 
 
 def _tell_of_state(progress: Progress, state: Path | None, output: Path, *, resume: bool) -> None:

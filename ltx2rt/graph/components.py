@@ -5,6 +5,7 @@ A new kind of a part (another text encoder, another video decoder) is a model an
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -22,6 +23,9 @@ from ltx2rt.graph.protocols import TextEncoder, VideoDecoder
 from ltx2rt.types import ParamSpec
 from ltx2rt.weights.checkpoint import Checkpoint
 from ltx2rt.weights.generations import LTX_2
+from ltx2rt.weights.sets.pairing import check_declared
+
+log = logging.getLogger(__name__)
 
 Config = TypeVar("Config")
 
@@ -138,7 +142,11 @@ def _expected_audio_vae(checkpoint: Checkpoint) -> Expected:
 
 
 def _expected_text_encoder(checkpoint: Checkpoint) -> Expected:
-    if str(checkpoint.section("text_encoder").get("model_type", "")).startswith(_WITHOUT_MODEL):
+    section = checkpoint.section("text_encoder")
+    said = check_declared(section, str(checkpoint.path))
+    if said:
+        log.warning("%s: %s", checkpoint.path, said)
+    if str(section.get("model_type", "")).startswith(_WITHOUT_MODEL):
         return NOTHING_KNOWN
     return Expected(TEXT_ENCODER.specs(TEXT_ENCODER.parse(checkpoint)))
 

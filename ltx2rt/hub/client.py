@@ -80,10 +80,20 @@ class Hub:
             DownloadError: there is no such repository or revision, or it is not for this account.
             BrokenDownload: the hub does not answer.
         """
-        with _explained(reference, self.endpoint):
-            info = self._api.model_info(
-                reference.repository, revision=reference.revision, files_metadata=True, timeout=_TIMEOUT_S
-            )
+        from huggingface_hub.errors import HFValidationError
+
+        try:
+            with _explained(reference, self.endpoint):
+                info = self._api.model_info(
+                    reference.repository, revision=reference.revision, files_metadata=True, timeout=_TIMEOUT_S
+                )
+        except HFValidationError as error:
+            raise DownloadError(f"{reference.repository} cannot be the name of a repository: {error}") from error
+        except (ValueError, TypeError, KeyError, AttributeError) as error:  # What a web page makes of its parser.
+            raise DownloadError(
+                f"{self.endpoint} does not answer as the hub does; check HF_ENDPOINT, and whether the network "
+                "wants a login first."
+            ) from error
         files = {}
         for entry in info.siblings or ():
             etag = entry.blob_id if entry.lfs is None else entry.lfs.sha256
@@ -172,6 +182,8 @@ class Hub:
                             digest.update(chunk)
                             here += len(chunk)
                             advance(len(chunk))
+                            if here > file.bytes:
+                                break  # and not until the disk is full
                 except BrokenDownload:
                     failures = 1 if here > before else failures + 1
                     if failures >= _ATTEMPTS:

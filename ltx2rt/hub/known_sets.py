@@ -178,7 +178,7 @@ SETS: tuple[KnownSet, ...] = (
             *(_GEMMA_3_FP8, _CONNECTORS_2_DISTILLED, _VIDEO_2, _AUDIO_2, *_PLAIN_2),
         ),
         gguf_q4=(
-            Part("transformer", KIJAI_2, ("diffusion_models/ltx-2-19b-distilled_Q4_K_M.gguf",)),
+            Part("transformer", KIJAI_2, ("diffusion_models/ltx-2-19b-distilled_Q4_K_M.gguf",), about=12.7),
             *(_GEMMA_3_Q4, _CONNECTORS_2_DISTILLED, _VIDEO_2, _AUDIO_2, *_PLAIN_2),
         ),
     ),
@@ -287,7 +287,7 @@ SETS: tuple[KnownSet, ...] = (
             *(_TEXT_2_5_INT8, *_REST_2_5),
         ),
         gguf_q4=(
-            Part("transformer", GGUF_2_5, ("LTX-2.5-Distilled-Q4_K_M.gguf",)),
+            Part("transformer", GGUF_2_5, ("LTX-2.5-Distilled-Q4_K_M.gguf",), about=16.2),
             *(_TEXT_2_5_INT8, *_REST_2_5),
         ),
         mlx_bf16=_pack_2_5(MLX_2_5, "distilled"),

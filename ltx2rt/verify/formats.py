@@ -29,7 +29,7 @@ from ltx2rt.verify.golden import Case, Check, GoldenFile
 from ltx2rt.verify.refusals import refusal
 from ltx2rt.weights.checkpoint import Checkpoint
 from ltx2rt.weights.formats import DENSE, companion_of
-from ltx2rt.weights.lora import LoraFile
+from ltx2rt.weights.lora.opening import open_lora
 from ltx2rt.weights.names import is_unused, locate
 from ltx2rt.weights.tokenizer import GemmaTokenizer
 
@@ -302,7 +302,7 @@ def _lora(folder: Path, name: str, entry: Mapping[str, Any]) -> Iterator[Check]:
     keys = expected.keys()
     changed = {key.partition("|")[0] for key in keys}
     changes = {_place(official): official for official in changed}
-    loras = [(LoraFile(folder / name), 1.0)]
+    loras = [(open_lora(folder / name), 1.0)]
     for place in _tensors(base):
         if place.component not in ("transformer", "video_connector", "audio_connector"):
             continue

@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import mlx.core as mx
-
 from ltx2rt.errors import Ltx2rtError
 from ltx2rt.graph.settings.weight_files import WeightFiles
 from ltx2rt.graph.stages.weight_set import WeightSet
@@ -16,12 +14,10 @@ from ltx2rt.inspection import inspect
 from ltx2rt.types import ParamSpec
 from ltx2rt.weights.checkpoint import Checkpoint
 from ltx2rt.weights.formats import companion_of
-from ltx2rt.weights.lora import LoraFile
 
 # Models of the golden folder that files are paired with.
 _MODEL_23 = "tiny-ltx2.3-22b-style.safetensors"
 _MODEL_25 = "ltx25/tiny-ltx-2.5-distilled-transformer.safetensors"
-_LORA_COMPONENTS = ("transformer", "video_connector", "audio_connector")
 
 
 def refusal(path: Path, goldens: Path, *, is_lora: bool) -> str:
@@ -91,13 +87,5 @@ def _pair(path: Path, goldens: Path) -> list[str]:
 
 
 def _use_lora(path: Path, goldens: Path) -> list[str]:
-    lora, base = LoraFile(path), Checkpoint.open(goldens / _MODEL_23)
-    for component in _LORA_COMPONENTS:
-        specs = [
-            ParamSpec(name, info.shape, layout="linear")
-            for name, info in base.names(component).items()
-            if name.endswith(".weight") and len(info.shape) == 2
-        ]
-        base.load(component, specs, [(lora, 1.0)], mx.float32)
     WeightSet.open(WeightFiles(checkpoint=goldens / _MODEL_23, loras=((path, 1.0),)))
     return []

@@ -26,7 +26,7 @@ from ltx2rt.types import Array, LinearWeight
 from ltx2rt.verify.golden import Case, Check, GoldenFile
 from ltx2rt.weights.checkpoint import Checkpoint
 from ltx2rt.weights.float8 import encode_e4m3
-from ltx2rt.weights.lora import LoraFile
+from ltx2rt.weights.lora.opening import open_lora
 
 Weights = dict[str, mx.array | LinearWeight]
 Runs = dict[str, Callable[[], Iterable[Check]]]
@@ -291,7 +291,7 @@ def _lora(golden: GoldenFile, name: str) -> Iterator[Check]:
     loras = []
     for part in name.split("+"):
         lora, strength = part.rsplit("_", 1)
-        loras.append((LoraFile(_sibling(source, f"{lora}-lora")), float(strength)))
+        loras.append((open_lora(_sibling(source, f"{lora}-lora")), float(strength)))
     weights = checkpoint.load("transformer", param_specs(config), loras, fuse_dtype=mx.float32)
     keys = golden.keys()
     for key in keys:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import logging
 import os
 import re
 from collections import Counter
@@ -20,18 +19,16 @@ from ltx2rt.errors import CheckpointError
 from ltx2rt.types import Array, LinearWeight, ParamSpec
 from ltx2rt.weights.block_stream import BlockLayout, BlockStream, Wanted
 from ltx2rt.weights.config import complete_config, config_section, parse_config
-from ltx2rt.weights.detection import (
-    is_lora,
-    read_json,
-    refuse_foreign_tensors,
-)
+from ltx2rt.weights.detection import read_json, refuse_foreign_tensors
 from ltx2rt.weights.foreign_formats import refuse_foreign_formats
-from ltx2rt.weights.formats import companion_of, companions, fault_of, format_of
+from ltx2rt.weights.formats import DENSE, companion_of, companions, fault_of, format_of
 from ltx2rt.weights.formats.linear_format import CURE, FLOATS, Encoding, LinearFormat, Stored
 from ltx2rt.weights.generations import Generation, generation_of
 from ltx2rt.weights.gguf import GgufFile
 from ltx2rt.weights.gguf_config import gemma_config
-from ltx2rt.weights.lora import LoraFile, fuse, fusing_bytes, is_changed
+from ltx2rt.weights.lora.file import LoraFile
+from ltx2rt.weights.lora.fusing import changes_of, fuse, fuse_array, fusing_bytes
+from ltx2rt.weights.lora.keys import is_lora
 from ltx2rt.weights.markers import read_markers
 from ltx2rt.weights.names import assign
 from ltx2rt.weights.names.llama_cpp import is_gemma
@@ -42,11 +39,11 @@ from ltx2rt.weights.tensor_loading import load_array, require_matrix
 from ltx2rt.weights.tensor_source import DTYPES, TensorInfo, TensorSource, WeightFile, entry
 from ltx2rt.weights.weight_file import open_weight_file
 
-logger = logging.getLogger(__name__)
-
 Loaded = mx.array | LinearWeight
 
 _MAX_NAMES_IN_ERROR = 10
+# What is compared of two files to tell whether they hold the same.
+_SAMPLED_TENSORS, _SAMPLED_BYTES = 32, 4096
 # Metadata that may say whether a model is distilled.
 _VARIANT_KEYS = ("model_variant", "variant", "modelspec.title", "general.finetune", "general.name")
 
@@ -131,7 +128,6 @@ class Checkpoint:
         self.metadata = dict(metadata)
         self._hf_config = dict(hf_config) if hf_config else None
         self._description: Description | None = None
-        self._warned_loras: set[Path] = set()
         self.ignored: list[str] = []
         self.unknown: list[str] = []
         self._components: dict[str, dict[str, _Place]] = {}
@@ -332,6 +328,21 @@ class Checkpoint:
         """Whether only names, dtypes and shapes are known."""
         return any(place.file is None for places in self._components.values() for place in places.values())
 
+    def holds_the_same(self, other: Checkpoint, component: str) -> bool:
+        """Whether both have the same tensors of a component, by their headers and by the beginnings of some of them."""
+        mine, theirs = self._components.get(component, {}), other._components.get(component, {})
+        if [(n, p.info.dtype, p.info.shape) for n, p in sorted(mine.items())] != [
+            (n, p.info.dtype, p.info.shape) for n, p in sorted(theirs.items())
+        ]:
+            return False
+        names = sorted(mine)
+        for name in names[:: max(1, len(names) // _SAMPLED_TENSORS)]:
+            sampled = [(p.file, p.name) for p in (mine[name], theirs[name]) if p.file is not None]
+            values = [file.bytes(stored, 0, _SAMPLED_BYTES) for file, stored in sampled]
+            if len(values) < 2 or values[0] != values[1]:
+                return False
+        return True
+
     def bytes(self, component: str, name: str) -> bytes:
         """A copy of the raw bytes of one tensor (packed tokenizers and templates)."""
         place = self._components.get(component, {}).get(name)
@@ -364,22 +375,37 @@ class Checkpoint:
         Raises:
             CheckpointError: tensors missing or mis-shaped (up to ten are named), or not usable.
         """
-        specs, active = self._ready(component, specs, loras)
+        specs = self._ready(component, specs)
         places = self._components[component]
         return {
-            spec.name: self._materialise(component, spec, active, fuse_dtype) for spec in specs if spec.name in places
+            spec.name: self._materialise(component, spec, loras, fuse_dtype) for spec in specs if spec.name in places
         }
 
-    def load_rows(self, component: str, spec: ParamSpec, rows: Sequence[int]) -> Loaded:
+    def load_rows(
+        self,
+        component: str,
+        spec: ParamSpec,
+        rows: Sequence[int],
+        loras: Sequence[tuple[LoraFile, float]] = (),
+        fuse_dtype: mx.Dtype | None = None,
+    ) -> Loaded:
         """The tensor of ``spec`` (a matrix) reduced to ``rows``; only these are read.
+
+        Args:
+            component, loras, fuse_dtype: as for `load`. With LoRAs the rows must follow each other.
+            spec: of the whole matrix.
+            rows: indices.
 
         Raises:
             CheckpointError: as `load`.
         """
-        self._ready(component, [spec], ())
+        self._ready(component, [spec])
         stored = self._stored_tensor(component, spec.name, spec.shape)
         require_matrix(spec, stored.where)
         form = format_of(stored.encoding)
+        changes = changes_of(component, spec.name, loras)
+        if changes and spec.layout != "linear":
+            return fuse_array(stored, form, spec.shape, changes, fuse_dtype, rows)
         return (form.load_rows if spec.layout == "linear" else form.array_rows)(stored, spec.shape, rows)
 
     def value_slabs(self, component: str, spec: ParamSpec) -> Iterator[Array]:
@@ -388,7 +414,7 @@ class Checkpoint:
         Raises:
             CheckpointError: as `load`.
         """
-        self._ready(component, [spec], ())
+        self._ready(component, [spec])
         stored = self._stored_tensor(component, spec.name, spec.shape)
         yield from format_of(stored.encoding).value_slabs(stored, spec.shape)
 
@@ -410,14 +436,12 @@ class Checkpoint:
         Raises:
             CheckpointError: as `load`; nothing is read yet.
         """
-        _, active = self._ready(component, [spec for block in blocks for spec in block], loras)
+        self._ready(component, [spec for block in blocks for spec in block])
         places = self._components[component]
         present = [[spec for spec in block if spec.name in places] for block in blocks]
 
         def build(index: int, source: Callable[[WeightFile], TensorSource]) -> dict[str, Loaded]:
-            return {
-                spec.name: self._materialise(component, spec, active, fuse_dtype, source) for spec in present[index]
-            }
+            return {spec.name: self._materialise(component, spec, loras, fuse_dtype, source) for spec in present[index]}
 
         return BlockStream([self._layout(component, block) for block in present], build, depth)
 
@@ -439,20 +463,23 @@ class Checkpoint:
             stored += encoding.nbytes
             as_weight = spec.layout == "linear"
             own = form.weight_bytes(encoding, spec.shape) if as_weight else form.array_bytes(encoding, spec.shape)
-            expanded = not form.is_held_as_stored(encoding, spec.shape) if as_weight else own != encoding.nbytes
-            temporary = form.loading_bytes(encoding, spec.shape) if expanded else 0
+            own_made = form.made_bytes(encoding, spec.shape) if as_weight else own * (own != encoding.nbytes)
+            temporary = form.loading_bytes(encoding, spec.shape) if own_made else 0
             if not places[spec.name].origin.is_plain:
-                expanded, temporary = True, temporary + encoding.nbytes
+                own_made, temporary = own, temporary + encoding.nbytes
             elif spec.layout.startswith("conv"):
                 temporary += encoding.nbytes  # it is read in the order of the file first
-            if as_weight and is_changed(component, spec.name, loras):
-                temporary = encoding.nbytes + fusing_bytes(*spec.shape)
-                working = max(working, fusing_bytes(*spec.shape))
+            changes = changes_of(component, spec.name, loras)
+            if changes:
+                fusing = fusing_bytes(spec.shape, changes)
+                temporary = encoding.nbytes + fusing
+                working = max(working, fusing)
                 fused = None if fuse_dtype is None else prod(spec.shape) * fuse_dtype.size
-                own = form.encoded_bytes(encoding, spec.shape) if fused is None else fused
+                encoded = form.encoded_bytes(encoding, spec.shape) if as_weight else own
+                own = encoded if fused is None else fused
                 made += own
-            elif expanded:
-                made += own
+            elif own_made:
+                made += own_made
                 working = max(working, temporary)
             arrays += own
             peak = max(peak, arrays + temporary)
@@ -465,11 +492,19 @@ class Checkpoint:
         encoding = self._encoding(component, name, shape)
         return format_of(encoding), encoding
 
-    def formats(self, component: str) -> Counter[str]:
-        """Name of a format -> how many tensors of a component are stored so; what accompanies them is not counted."""
+    def formats(self, component: str, *, by_dtype: bool = False) -> Counter[str]:
+        """Name of a format -> how many tensors of a component are stored so; what accompanies them is not counted.
+
+        Args:
+            component: whose tensors.
+            by_dtype: dense tensors count under their dtype, ``bf16``.
+        """
         names = [name for name in self._components.get(component, {}) if companion_of(name) == name]
-        encodings = (self._encoding(component, name) for name in names)
-        return Counter(format_of(encoding).label(encoding) for encoding in encodings)
+        found: Counter[str] = Counter()
+        for encoding in (self._encoding(component, name) for name in names):
+            form = format_of(encoding)
+            found[encoding.info.dtype.lower() if by_dtype and form is DENSE else form.label(encoding)] += 1
+        return found
 
     def problems(self, component: str, specs: Iterable[ParamSpec]) -> tuple[list[str], list[str]]:
         """(missing names, descriptions of wrong shapes) of a component against ``specs``."""
@@ -500,15 +535,11 @@ class Checkpoint:
                 f"{self.path}: {component}: {'; '.join(found)}. The file is incomplete or not for this model."
             )
 
-    def _ready(
-        self, component: str, specs: Iterable[ParamSpec], loras: Sequence[tuple[LoraFile, float]]
-    ) -> tuple[list[ParamSpec], Sequence[tuple[LoraFile, float]]]:
-        """The specs, checked against the file, and the LoRAs that change anything."""
+    def _ready(self, component: str, specs: Iterable[ParamSpec]) -> list[ParamSpec]:
+        """The specs, checked against the file."""
         specs = list(specs)
         self._check(component, specs)
-        active = [(lora, strength) for lora, strength in loras if strength != 0.0]
-        self._warn_unmatched(component, active)
-        return specs, active
+        return specs
 
     def _fits(self, component: str, spec: ParamSpec) -> bool:
         """Whether the stored tensor can be the one that the model needs."""
@@ -547,10 +578,13 @@ class Checkpoint:
         """One tensor in the form its spec asks for; ``source`` says where the tensors of a file are read from."""
         stored = self._stored_tensor(component, spec.name, spec.shape, source)
         form = format_of(self._encoding(component, spec.name, spec.shape))
+        changes = changes_of(component, spec.name, loras)
+        if spec.layout == "as_stored" and changes:
+            return fuse_array(stored, form, spec.shape, changes, fuse_dtype)
         if spec.layout != "linear":
             return load_array(stored, form, spec)
         require_matrix(spec, stored.where)
-        return fuse(stored, form, spec.shape, component, spec.name, loras, fuse_dtype)
+        return fuse(stored, form, spec.shape, changes, fuse_dtype) if changes else form.load(stored, spec.shape)
 
     def _layout(self, component: str, block: Sequence[ParamSpec]) -> BlockLayout:
         return BlockLayout.of([wanted for spec in block for wanted in self._wanted(component, spec.name)])
@@ -565,22 +599,6 @@ class Checkpoint:
         return wanted + [
             (file, part) for (file, _), place in zip(wanted, found, strict=True) for part in place.origin.joined
         ]
-
-    def _warn_unmatched(self, component: str, loras: Sequence[tuple[LoraFile, float]]) -> None:
-        for lora, _ in loras:
-            if lora.path in self._warned_loras:
-                continue
-            self._warned_loras.add(lora.path)
-            unmatched = lora.unmatched({c: self._components[c].keys() for c in self._components})
-            if unmatched:
-                logger.warning(
-                    "%s: %d of %d LoRA targets are not in %s and are skipped (%s)",
-                    lora.path,
-                    len(unmatched),
-                    len(lora.pairs),
-                    self.path.name,
-                    _shortened(unmatched),
-                )
 
 
 def _merged(metadata: dict[str, str], more: Mapping[str, str], where: str) -> dict[str, str]:

@@ -13,13 +13,6 @@ from ltx2rt.weights.tensor_source import TensorInfo
 
 OFFICIAL = "the official .safetensors file"
 
-_LORA_MARKS = (".lora_A", ".lora_B", ".lora_down", ".lora_up", ".lora.down", ".lora.up")
-
-
-def is_lora(names: Mapping[str, object]) -> bool:
-    """Whether the tensor names are those of a LoRA file."""
-    return any(mark in name for name in names for mark in _LORA_MARKS)
-
 
 def refuse_foreign_tensors(path: Path, tensors: Mapping[str, TensorInfo]) -> None:
     """Raise `CheckpointError` when tensor names show another model that is easily taken for one of ours.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -102,14 +102,23 @@ def require_finite(items: Array, dtype: str, where: str) -> None:
     """
     count = count_not_finite(items, dtype)
     if count:
-        raise CheckpointError(
-            f"{where}: {count} of {_values_in(items, dtype)} values are not finite numbers; the file is damaged, "
-            "download or convert it again (`ltx2rt inspect --deep` looks at every tensor)."
-        )
+        raise not_finite_error(where, count, _values_in(items, dtype))
 
 
-def find_not_finite(file: WeightFile) -> Iterator[NotFinite]:
+def not_finite_error(where: str, count: int, size: int) -> CheckpointError:
+    """The error of a tensor with such values; ``where`` names file and tensor."""
+    return CheckpointError(
+        f"{where}: {count} of {size} values are not finite numbers; the file is damaged, download or convert "
+        "it again (`ltx2rt inspect --deep` looks at every tensor)."
+    )
+
+
+def find_not_finite(file: WeightFile, names: Container[str] | None = None) -> Iterator[NotFinite]:
     """Every tensor of a file that has such values, in the order of the file. It is read once, in bounded memory.
+
+    Args:
+        file: to look at.
+        names: of the tensors to read; None: all.
 
     Raises:
         CheckpointError: the file shrank or the disk fails.
@@ -117,7 +126,7 @@ def find_not_finite(file: WeightFile) -> Iterator[NotFinite]:
     buffer = np.empty(_BYTES_AT_A_TIME, np.uint8)
     for name, info in sorted(file.tensors.items(), key=lambda item: item[1].offset):
         block = BLOCK_TYPES.get(info.dtype)
-        if block is None and info.dtype not in _BITS:
+        if (block is None and info.dtype not in _BITS) or (names is not None and name not in names):
             continue
         step = _BYTES_AT_A_TIME if block is None else _BYTES_AT_A_TIME // block.nbytes * block.nbytes
         count = 0

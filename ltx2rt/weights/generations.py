@@ -5,7 +5,7 @@ A generation's architecture is not here: it is in the configuration of its check
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ltx2rt.weights.tensor_source import TensorInfo
@@ -159,16 +159,3 @@ _EVIDENCE: dict[str, Callable[[Tensors], Sequence[Generation]]] = {
     "vocoder": _of_vocoder,
     "duration_head": lambda _: (LTX_2_5,),
 }
-
-
-def generation_of_lora(metadata: Mapping[str, str], modules: Iterable[str]) -> Generation | None:
-    """Of a LoRA: as its header states, else by ``modules`` that only some generations have; None if neither tells."""
-    stated = stated_generation(metadata)
-    if stated is not None:
-        return stated
-    modules = list(modules)
-    if any("caption_projection" in module for module in modules):
-        return LTX_2
-    if any("to_gate_logits" in module or "prompt_adaln" in module for module in modules):
-        return LTX_2_3
-    return None

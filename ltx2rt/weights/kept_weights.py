@@ -10,8 +10,9 @@ from typing import NamedTuple
 import mlx.core as mx
 
 from ltx2rt.types import LinearWeight, ParamSpec
-from ltx2rt.weights.checkpoint import Checkpoint, Loaded
-from ltx2rt.weights.lora import LoraFile, is_changed
+from ltx2rt.weights.checkpoint import Checkpoint, Loaded, LoadedBytes
+from ltx2rt.weights.lora.file import LoraFile
+from ltx2rt.weights.lora.fusing import is_changed
 
 Loras = tuple[tuple[LoraFile, float], ...]
 
@@ -43,9 +44,7 @@ class StageWeights:
 
     def key(self, spec: ParamSpec) -> WeightKey:
         """The key of one of the tensors."""
-        loras: Loras = ()
-        if spec.layout == "linear":
-            loras = tuple(lora for lora in self.loras if is_changed(self.component, spec.name, [lora]))
+        loras = tuple(lora for lora in self.loras if is_changed(self.component, spec.name, [lora]))
         return WeightKey(self.checkpoint, self.component, spec, loras, self.fuse_dtype if loras else None)
 
     def sizes(self, known: Mapping[WeightKey, int]) -> dict[WeightKey, int]:
@@ -56,6 +55,11 @@ class StageWeights:
         """
         keys = {self.key(spec): spec for spec in self.specs}
         return {key: known[key] if key in known else self._size(spec) for key, spec in keys.items()}
+
+    @property
+    def loaded_bytes(self) -> LoadedBytes:
+        """What loading all of them takes; nothing is read."""
+        return self.checkpoint.loaded_bytes(self.component, self.specs, self.loras, self.fuse_dtype)
 
     def _size(self, spec: ParamSpec) -> int:
         return self.checkpoint.loaded_bytes(self.component, [spec], self.loras, self.fuse_dtype).arrays

@@ -27,6 +27,8 @@ MAX_TOKENS = 1024
 _JSON, _SENTENCEPIECE = "tokenizer.json", "tokenizer.model"
 # Tensors that hold the bytes of such files.
 _PACKED_JSON, _PACKED_SENTENCEPIECE = "tokenizer_json", "spiece_model"
+# The same in the header of a GGUF file.
+_TOKENS, _WHOLE = "tokenizer.ggml.tokens", "tokenizer.huggingface.json"
 # Larger than any vocabulary that is published.
 _MAX_BYTES = 200_000_000
 
@@ -49,6 +51,7 @@ class GemmaTokenizer:
 
     def __init__(self, tokenizer: Tokenizer, origin: str) -> None:
         self._tokenizer = tokenizer
+        self._origin = origin
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(MAX_TOKENS)
         self.bos_id = self._required_id("<bos>", origin)
@@ -76,15 +79,7 @@ class GemmaTokenizer:
             packed = _packed(file)
             if packed is not None:
                 return cls(packed, str(file.path))
-        folder = encoder.path if encoder.path.is_dir() else encoder.path.parent
-        beside = _beside((folder, folder / "tokenizer", folder.parent / "tokenizer"))
-        if beside is None:
-            raise CheckpointError(
-                f"{encoder.path}: holds no tokenizer (a tensor {_PACKED_JSON} or {_PACKED_SENTENCEPIECE}, or "
-                f"tokenizer.ggml.tokens of a GGUF file), and there is no {_JSON} or {_SENTENCEPIECE} beside it; put "
-                f"the {_JSON} of the Gemma model there."
-            )
-        return cls.from_path(beside)
+        return cls.from_path(_found_beside(encoder.path))
 
     @classmethod
     def from_path(cls, path: Path) -> GemmaTokenizer:
@@ -126,10 +121,18 @@ class GemmaTokenizer:
 
         Source: the tokenizer of Lightricks/LTX-2 ltx_core/text_encoders/gemma @ v1.2.0.
         """
-        ids = self._tokenizer.encode(text.strip()).ids
+        ids = self._ids(text.strip())
         if not ids or ids[0] != self.bos_id:
             ids = [self.bos_id, *ids][:MAX_TOKENS]
         return from_numbers(ids, dtype=np.int32)
+
+    def _ids(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        try:
+            return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
+        except Exception as error:  # The library raises bare Exception, for one where a vocabulary has no <unk>.
+            raise CheckpointError(
+                f"{self._origin}: the tokenizer cannot split a text ({error}); download the text encoder again."
+            ) from error
 
     def encode_turns(self, text: str) -> Array:
         """Ids of a whole conversation with its turn marks, neither stripped nor cut; BOS only where the text has it.
@@ -139,7 +142,7 @@ class GemmaTokenizer:
         """
         self._tokenizer.no_truncation()
         try:
-            ids = self._tokenizer.encode(text, add_special_tokens=False).ids
+            ids = self._ids(text, add_special_tokens=False)
         finally:
             self._tokenizer.enable_truncation(MAX_TOKENS)
         return from_numbers(ids, dtype=np.int32)
@@ -152,6 +155,32 @@ class GemmaTokenizer:
         """Id of a token by its spelling, or None."""
         found = self._tokenizer.token_to_id(token)
         return None if found is None else int(found)
+
+
+def require_vocabulary(encoder: Checkpoint) -> None:
+    """Check that a text encoder in a GGUF file, which should have a vocabulary inside, has one there or beside it.
+
+    Raises:
+        CheckpointError: it has not.
+    """
+    for file in encoder.files:
+        if isinstance(file, GgufFile):
+            inside = (*file.fields, *file.metadata, *(name.rpartition(".")[2] for name in file.tensors))
+            if not {_TOKENS, _WHOLE, _PACKED_JSON, _PACKED_SENTENCEPIECE}.intersection(inside):
+                _found_beside(encoder.path)
+
+
+def _found_beside(encoder: Path) -> Path:
+    """The file of the tokenizer that belongs to a text encoder; `CheckpointError` if there is none."""
+    folder = encoder if encoder.is_dir() else encoder.parent
+    beside = _beside((folder, folder / "tokenizer", folder.parent / "tokenizer"))
+    if beside is None:
+        raise CheckpointError(
+            f"{encoder}: holds no tokenizer (a tensor {_PACKED_JSON} or {_PACKED_SENTENCEPIECE}, or {_TOKENS} of a "
+            f"GGUF file), and there is no {_JSON} or {_SENTENCEPIECE} beside it; put the {_JSON} of the Gemma model "
+            "there."
+        )
+    return beside
 
 
 def _beside(folders: Iterable[Path]) -> Path | None:
@@ -197,10 +226,10 @@ def _packed(file: WeightFile) -> Tokenizer | None:
 
 def _from_gguf(file: GgufFile, origin: str) -> Tokenizer | None:
     """The vocabulary in the header of a GGUF file; None if it has none."""
-    whole = file.value("tokenizer.huggingface.json")
+    whole = file.value(_WHOLE)
     if isinstance(whole, str):
-        return _from_json(whole.encode(), f"{origin}: tokenizer.huggingface.json")
-    texts, types = file.value("tokenizer.ggml.tokens"), file.value("tokenizer.ggml.token_type")
+        return _from_json(whole.encode(), f"{origin}: {_WHOLE}")
+    texts, types = file.value(_TOKENS), file.value("tokenizer.ggml.token_type")
     if texts is None:
         return None
     kind = file.value("tokenizer.ggml.model")

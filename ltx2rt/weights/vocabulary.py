@@ -168,6 +168,8 @@ def from_merges(texts: Sequence[str], types: Array, merges: Sequence[str], origi
 
 
 def _tokenizer(vocabulary: dict[str, int], merges: Sequence[tuple[str, str]], pieces: Pieces, origin: str) -> Tokenizer:
+    if _UNKNOWN_PIECE not in vocabulary:
+        raise CheckpointError(f"{origin}: has no token {_UNKNOWN_PIECE}; it is not the tokenizer of a Gemma model.")
     try:
         model = models.BPE(vocab=vocabulary, merges=merges, unk_token=_UNKNOWN_PIECE, fuse_unk=True, byte_fallback=True)
         tokenizer = Tokenizer(model)

@@ -141,7 +141,11 @@ CASES = {
         "modules of this LoRA exists in ltx-2-19b-distilled.safetensors",
     ),
     "LoRA with two ranks": ("{distilled} {upscaler} --lora {b}/rank-mismatch.safetensors", "the ranks of A"),
-    "LoRA strength": ("{distilled} {upscaler} --lora {b}/good.safetensors 3", "must be -2 to 2, got 3.0"),
+    "LoRA strength": ("{distilled} {upscaler} --lora {b}/good.safetensors inf", "must be a number, got 'inf'"),
+    "distilled LoRA without a use": (
+        "--pipeline distilled {distilled} {upscaler} {lora}",
+        "this pipeline has no use for the distilled LoRA; leave --distilled-lora out",
+    ),
     "two stages without an upscaler": (
         "--pipeline distilled {distilled}",
         "give the upscaler with --spatial-upsampler-path",

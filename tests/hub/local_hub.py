@@ -75,6 +75,8 @@ class LocalHub:
     break_after: list[int] = field(default_factory=list)  # each cuts one transfer of content after so many bytes
     status: int | None = None  # answer everything with it
     ignores_ranges: bool = False
+    page: bytes | None = None  # answer everything with it, as networks do that want a login
+    tail: bytes = b""  # sent behind every file
     damages: set[str] = field(default_factory=set)  # paths that are sent with one wrong byte
     known_tokens: set[str] = field(default_factory=set)
     pause_at: int | None = None  # a transfer waits here, once, until it may go on
@@ -108,6 +110,8 @@ class _Handler(BaseHTTPRequestHandler):
         hub.requests.append(self.request_)
         if hub.status is not None:
             self._send(hub.status)
+        elif hub.page is not None:
+            self._send(200, {"Content-Type": "text/html"}, hub.page)
         elif path.startswith("/content/"):
             self._content(path.removeprefix("/content/"))
         elif match := _LISTING.fullmatch(path):
@@ -181,6 +185,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _bytes(self, path: str, data: bytes, headers: dict[str, str]) -> None:
         if path in self.hub.damages:
             data = data[:-1] + bytes([data[-1] ^ 1])
+        data += self.hub.tail
         begin = 0
         if (match := re.fullmatch(r"bytes=(\d+)-", self.request_.range)) and not self.hub.ignores_ranges:
             begin = int(match[1])

@@ -327,6 +327,16 @@ def test_the_commands_of_the_page_are_understood() -> None:
             assert download.parts_of(known, arguments.only.split(",") if arguments.only else [])
 
 
+def test_the_sizes_on_the_page_are_those_of_the_table() -> None:
+    page = (DOCS / "download.md").read_text()
+    for name in dict.fromkeys(known.name for known in SETS):
+        cells = []
+        for known in (known for known in SETS if known.name == name):
+            sizes = [part.gigabytes for part in known.usual if part.gigabytes is not None]
+            cells.append(known.format + (f" {sum(sizes):.0f}" if len(sizes) == len(known.usual) else ""))
+        assert f"| `{name}` | {', '.join(cells)} |\n" in page
+
+
 def test_the_table_is_well_formed() -> None:
     assert max(Counter((known.name, known.format) for known in SETS).values()) == 1
     for known in SETS:

@@ -260,6 +260,37 @@ def test_a_hub_that_cannot_be_reached(cache: HubCache, server: LocalHub) -> None
         items_of(Hub(cache, "http://127.0.0.1:1"))
 
 
+@pytest.mark.parametrize(
+    "page", [b"<html>Welcome to our network</html>", b"[1, 2]", b'{"siblings": [{"size": 3}]}', b"{}"]
+)
+def test_an_answer_that_is_not_the_hubs(page: bytes, server: LocalHub, hub: Hub) -> None:
+    server.page = page
+    with pytest.raises(DownloadError, match=r"does not answer as the hub does|lists no files of org/model"):
+        items_of(hub)
+
+
+def test_a_web_page_in_place_of_a_file(server: LocalHub, hub: Hub, cache: HubCache) -> None:
+    items = items_of(hub)
+    server.page = b"<html>Welcome to our network</html>"
+    with pytest.raises(DownloadError):
+        fetch(hub, items, Counted())
+    assert cache.find(MODEL) is None
+
+
+def test_a_file_that_does_not_end_is_left(server: LocalHub, hub: Hub) -> None:
+    items = items_of(hub)
+    server.tail = bytes(50_000_000)
+    progress = Counted()
+    with pytest.raises(DownloadError, match="is not what the hub states"):
+        fetch(hub, items, progress)
+    assert progress.bytes < 4_000_000
+
+
+def test_a_name_that_no_repository_can_have(hub: Hub) -> None:
+    with pytest.raises(DownloadError, match=r"a/b\.\.c cannot be the name of a repository"):
+        items_of(hub, HubReference("a/b..c"))
+
+
 def test_a_disk_without_room_is_refused_before_anything_is_fetched(
     server: LocalHub, hub: Hub, cache: HubCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -31,6 +31,7 @@ RUN_FILES = {
     "inputs",
     "events",
     "finite",
+    "fitting_loras",
     "journal",
     "keeping",
     "weight_set",
@@ -75,12 +76,14 @@ BELOW = {
     "graph.pipelines": PIPELINES,
     "api": API | {"embedded", "inspection"},
     "inspection": API | {"hub"},
+    "set_inspection": API | {"inspection"},
     "convert": {"graph.components", "weights", "memory", "kernels", "types", "errors", "atomic_file", "paths", "hub"},
     "embedded": set(),
     "verify": API | {"refusals", "inspection"},
     "bench": MODELS,
     "cli": API
-    | {"api", "verify", "bench", "hub", "inspection", "convert", "atomic_file", "embedded", "__version__", "_ext"},
+    | {"api", "verify", "bench", "hub", "inspection", "set_inspection", "convert", "atomic_file", "embedded"}
+    | {"__version__", "_ext"},
     "types": set(),
     "atomic_file": set(),
     "errors": set(),

@@ -22,7 +22,7 @@ from ltx2rt.types import ParamSpec
 from ltx2rt.weights import finite
 from ltx2rt.weights.checkpoint import Checkpoint
 from ltx2rt.weights.finite import NotFinite, count_not_finite, find_not_finite
-from ltx2rt.weights.lora import LoraFile
+from ltx2rt.weights.lora.opening import open_lora
 from ltx2rt.weights.safetensors import RawTensor, SafetensorsFile, write_safetensors
 from ltx2rt.weights.tensor_source import widen
 
@@ -178,15 +178,20 @@ def lora_file(folder: Path, bad: float, **more: mx.array) -> Path:
 
 @pytest.mark.parametrize("bad", [NAN, INF], ids=str)
 def test_a_lora_names_its_bad_factor_when_it_is_read(tmp_path: Path, bad: float) -> None:
-    lora = LoraFile(lora_file(tmp_path, bad))
-    with pytest.raises(CheckpointError, match=r"lora\.safetensors: tensor '.*to_q\.lora_A\.weight': 1 of 128 values"):
-        lora.factors("transformer_blocks.0.attn1.to_q", 1.0)
+    lora = open_lora(lora_file(tmp_path, bad))
+    change = lora.change("transformer", "transformer_blocks.0.attn1.to_q.weight")
+    assert change is not None
+    message = r"lora\.safetensors: tensor '.*to_q\.lora_A\.weight': 1 of 128 values"
+    with pytest.raises(CheckpointError, match=message):
+        change.begin(1.0, np.zeros((64, 64), np.float32))
+    with pytest.raises(CheckpointError, match=message):
+        lora.require_finite()
 
 
 def test_a_lora_names_its_bad_alpha_when_it_is_opened(tmp_path: Path) -> None:
     path = lora_file(tmp_path, 1.0, alpha=mx.array(NAN))
     with pytest.raises(CheckpointError, match=r"tensor '.*to_q\.alpha': 1 of 1 values are not finite"):
-        LoraFile(path)
+        open_lora(path)
 
 
 def test_a_large_file_is_looked_through_in_bounded_memory(tmp_path: Path) -> None:

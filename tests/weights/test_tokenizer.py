@@ -118,6 +118,17 @@ def test_broken_file(tmp_path: Path, content: bytes) -> None:
         GemmaTokenizer.from_path(tmp_path)
 
 
+def test_a_vocabulary_without_unknown_pieces() -> None:
+    content = embedded_json()
+    content["model"]["byte_fallback"] = False
+    content["model"]["vocab"] = {
+        piece.replace("<unk>", "<what>"): index for piece, index in content["model"]["vocab"].items()
+    }
+    tokenizer = GemmaTokenizer.from_json(json.dumps(content | {"added_tokens": []}).encode(), "test")
+    with pytest.raises(CheckpointError, match="test: the tokenizer cannot split a text"):
+        tokenizer.encode("\u6771")
+
+
 def test_tokenizer_of_another_model() -> None:
     content = embedded_json()
     content["model"]["vocab"] = {

@@ -14,6 +14,7 @@ from tiny_gguf import Stored, of_array, write_gguf
 
 import ltx2rt
 from ltx2rt.errors import CheckpointError
+from ltx2rt.inspection import inspect
 from ltx2rt.weights.checkpoint import Checkpoint
 from ltx2rt.weights.safetensors import write_safetensors
 from ltx2rt.weights.tokenizer import GemmaTokenizer
@@ -219,6 +220,15 @@ def test_no_tokenizer_anywhere(tmp_path: Path) -> None:
         GemmaTokenizer.of(Checkpoint.open(path), path)
 
 
+def test_inspect_misses_the_vocabulary_of_a_gguf_file(tmp_path: Path) -> None:
+    path = write_gguf(tmp_path / "a" / "b" / "c.gguf", GGUF_LAYER, {"general.architecture": "gemma3"})
+    (report,) = inspect(path).components
+    assert "holds no tokenizer" in report.error
+    as_json_file(path.with_name("tokenizer.json"))
+    (report,) = inspect(path).components
+    assert "tokenizer" not in report.error
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -240,10 +250,11 @@ def test_damaged_vocabularies_of_gguf_files(tmp_path: Path, values: dict[str, An
         GemmaTokenizer.from_path(path)
 
 
-def test_a_vocabulary_of_another_model(tmp_path: Path) -> None:
-    texts: Sequence[str] = [text.replace("<bos>", "<s>") for text in TEXTS]
+@pytest.mark.parametrize("token", ["<bos>", "<pad>", "<unk>"])
+def test_a_vocabulary_of_another_model(tmp_path: Path, token: str) -> None:
+    texts: Sequence[str] = [text.replace(token, "<s>") for text in TEXTS]
     path = write_gguf(tmp_path / "a.gguf", GGUF_LAYER, gguf_values(**{"tokenizer.ggml.tokens": texts}))
-    with pytest.raises(CheckpointError, match="has no token <bos>"):
+    with pytest.raises(CheckpointError, match=f"has no token {token}"):
         GemmaTokenizer.from_path(path)
 
 

@@ -100,6 +100,7 @@ def write_gguf(
         header += text(name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *reversed(shape), number, offset)
         data += items
     header += b"\0" * (-len(header) % alignment)
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(header + data + tail)
     return path
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+
 from ltx2rt.errors import UsageError
 from ltx2rt.graph.components import SPATIAL_UPSCALER, TEMPORAL_UPSCALER, TEXT_ENCODER, VIDEO_VAE
 from ltx2rt.graph.diffusion.latent_geometry import check_frame_rate, check_num_frames, check_resolution
 from ltx2rt.graph.pipelines.pipeline import PipelineEntry
 from ltx2rt.graph.settings.settings import Settings
+from ltx2rt.graph.stages.fitting_loras import text_modules
 from ltx2rt.graph.stages.inputs import GenerationInputs
 from ltx2rt.graph.stages.targets import video_scale
 from ltx2rt.graph.stages.weight_set import WeightSet
 from ltx2rt.spelling import spelled
+
+log = logging.getLogger(__name__)
 
 
 def require_parts(files: WeightSet, settings: Settings, entry: PipelineEntry) -> None:
@@ -43,7 +48,7 @@ def check_inputs(
         stages: of sampling, each at twice the size of the one before; 0: no video.
         upscaler: a spatial upscaler is needed.
         guided: a negative context is needed where classifier-free guidance is on.
-        distilled_lora: the distilled LoRA is needed.
+        distilled_lora: the distilled LoRA is needed; where it is not, it is refused.
 
     Raises:
         UsageError: a value or a combination cannot work; the message says what to give.
@@ -78,6 +83,21 @@ def check_inputs(
             raise UsageError(
                 f"{spelled(f'upscale_{axis}')} needs its upscaler; give it with {spelled(f'{axis}_upscaler')}."
             )
+    for lora, _ in files.loras:
+        if inputs.context is not None and (modules := text_modules(lora)):
+            log.warning(
+                "%s: what it changes in connectors and text projection is not applied, %d modules (%s%s): the text "
+                "embedding was made without it",
+                lora.path,
+                len(modules),
+                modules[0],
+                ", ..." if len(modules) > 1 else "",
+            )
+    if files.distilled_lora and not distilled_lora:
+        raise UsageError(
+            f"this pipeline has no use for the distilled LoRA; leave {spelled('distilled_lora')} out, or give the file "
+            f"with {spelled('loras')} to add it to every stage."
+        )
     if distilled_lora and not files.distilled_lora:
         raise UsageError(
             f"the second stage of this pipeline needs the distilled LoRA; give it with {spelled('distilled_lora')}."

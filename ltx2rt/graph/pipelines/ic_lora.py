@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from ltx2rt.errors import UsageError
 from ltx2rt.graph.components import VIDEO_VAE
 from ltx2rt.graph.diffusion.attention_masks import mask_video_to_tokens
@@ -27,6 +29,8 @@ from ltx2rt.graph.stages.text.stage import positive_context
 from ltx2rt.graph.stages.weight_set import WeightSet
 from ltx2rt.spelling import spelled
 
+log = logging.getLogger(__name__)
+
 
 def check(inputs: GenerationInputs, files: WeightSet) -> None:
     """Raise UsageError or CheckpointError when the run cannot work; loads nothing."""
@@ -35,7 +39,14 @@ def check(inputs: GenerationInputs, files: WeightSet) -> None:
         raise UsageError(f"{PIPELINE.name} needs an IC-LoRA; give {spelled('loras')}.")
     if not inputs.media.references and not inputs.media.images:
         raise UsageError(f"{PIPELINE.name} needs a control video or an image; give {spelled('video_conditioning')}.")
-    downscale, _ = reference_factors(files)
+    downscale, _ = reference_factors(inputs, files)
+    stated = inputs.settings.reference_downscale_factor or any(lora.stated_factor("spatial") for lora, _ in files.loras)
+    if inputs.media.references and not stated:
+        log.warning(
+            "%s: states no reference_downscale_factor; 1 is assumed, references of the full size (%s says otherwise)",
+            ", ".join(str(lora.path) for lora, _ in files.loras),
+            spelled("reference_downscale_factor", "N"),
+        )
     multiple = 2 * files.config(VIDEO_VAE).spatial_factor * downscale
     if inputs.height % multiple or inputs.width % multiple:
         raise UsageError(
@@ -60,21 +71,31 @@ def generate(run: Run) -> GeneratedClip:
     return finish(run, final.video, final.audio)
 
 
-def reference_factors(files: WeightSet) -> tuple[int, int]:
-    """(spatial downscale, temporal scale) of the references, as the LoRAs' metadata says; they must agree."""
-    factors = []
-    for name in ("reference_downscale_factor", "reference_temporal_scale_factor"):
-        values = {getattr(lora, name) for lora, _ in files.loras} - {1}
-        if len(values) > 1:
-            raise UsageError(f"the LoRAs state different {name} values, {sorted(values)}; use one of them at a time.")
-        factors.append(values.pop() if values else 1)
-    return factors[0], factors[1]
+def reference_factors(inputs: GenerationInputs, files: WeightSet) -> tuple[int, int]:
+    """(spatial downscale, temporal scale) of the references: as given, or as the LoRAs' metadata say, which must agree.
+
+    Raises:
+        UsageError: they do not.
+    """
+    given = inputs.settings.reference_downscale_factor
+    spatial = _stated(files, "spatial") if given is None else given
+    return spatial, _stated(files, "temporal")
+
+
+def _stated(files: WeightSet, axis: str) -> int:
+    """What the LoRAs state; 1 where none states anything."""
+    values = {lora.stated_factor(axis) or 1 for lora, _ in files.loras} - {1}
+    if len(values) > 1:
+        raise UsageError(
+            f"the LoRAs state different {axis} factors of the references, {sorted(values)}; use one of them at a time."
+        )
+    return values.pop() if values else 1
 
 
 def reference_items(run: Run) -> list[VideoItem]:
     """The control videos, encoded at the reference size of the first stage."""
     inputs, vae = run.inputs, run.files.config(VIDEO_VAE)
-    downscale, temporal_scale = reference_factors(run.files)
+    downscale, temporal_scale = reference_factors(inputs, run.files)
     height, width = inputs.height // 2, inputs.width // 2
     small = (height // downscale, width // downscale)
     clips = []

@@ -24,7 +24,7 @@ def check(inputs: GenerationInputs, files: WeightSet) -> None:
 
 
 def generate(run: Run) -> GeneratedClip:
-    """The strength given with the distilled LoRA is not used; each stage has its own.
+    """The strength given with the distilled LoRA multiplies that of each stage.
 
     Source: Lightricks/LTX-2 ltx_pipelines/ti2vid_two_stages_hq.py @ v1.2.0.
     """
@@ -35,7 +35,7 @@ def generate(run: Run) -> GeneratedClip:
     strength_1, strength_2 = settings.distilled_lora_strength_stage_1, settings.distilled_lora_strength_stage_2
     guided = Sampling(
         ltx2_sigmas(inputs.steps, tokens=video_target.shape.tokens),
-        (*files.loras, *((lora, strength_1) for lora, _ in files.distilled_lora)),
+        (*files.loras, *((lora, given * strength_1) for lora, given in files.distilled_lora)),
         sampler=Res2s(),
         video_guider=inputs.video_guider,
         audio_guider=inputs.audio_guider,
@@ -43,7 +43,7 @@ def generate(run: Run) -> GeneratedClip:
     first = first_stage(run, guided, conditions)
     refine = Sampling(
         distilled_stage_2_sigmas(),
-        (*files.loras, *((lora, strength_2) for lora, _ in files.distilled_lora)),
+        (*files.loras, *((lora, given * strength_2) for lora, given in files.distilled_lora)),
         sampler=Res2s(),
     )
     final = second_stage(run, refine, conditions, first)

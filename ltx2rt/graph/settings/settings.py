@@ -210,6 +210,15 @@ class Settings:
     conditioning_attention_strength: float = setting(
         1.0, Number(), "how strongly the clip attends to the references", "Conditions", low=0, high=1, **_CONTROL
     )
+    reference_downscale_factor: int | None = setting(
+        None,
+        Whole(),
+        "how many times smaller than the clip the references are read, where the IC-LoRA states nothing or another one",
+        "Conditions",
+        low=1,
+        shown_default="as the LoRA states, else 1",
+        **_CONTROL,
+    )
     skip_stage_2: bool = setting(False, Switch(), "stop after the half-size stage", "Conditions", **_CONTROL)
     audio_path: Path | None = setting(
         None, FilePath(), "sound that drives the video", "Conditions", topic=DRIVING_SOUND

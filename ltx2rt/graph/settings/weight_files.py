@@ -88,7 +88,7 @@ class WeightFiles:
         flags=("--temporal-upsampler-path", "--temporal-upscaler-weights", "--temporal-weights"),
     )
     loras: tuple[tuple[Path, float], ...] = setting(
-        (), Loras(), "LoRA file with a strength of -2 to 2 (default 1)", "Weights", flags=("--lora",)
+        (), Loras(), "LoRA file, or a folder with one, with a strength (default 1)", "Weights", flags=("--lora",)
     )
     distilled_lora: tuple[Path, float] | None = setting(
         None, LoraKind(), "LoRA of the second stage of dev pipelines, with a strength (default 1)", "Weights"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,24 +21,28 @@ from ltx2rt.graph.components import (
     Config,
     has_model,
 )
-from ltx2rt.graph.models.transformer.config import TransformerConfig, param_specs
 from ltx2rt.graph.settings.weight_files import WeightFiles
+from ltx2rt.graph.stages.fitting_loras import LORA_COMPONENTS, LoraTarget, check_lora
 from ltx2rt.spelling import spelled
 from ltx2rt.types import ParamSpec
 from ltx2rt.weights.checkpoint import Checkpoint
 from ltx2rt.weights.generations import LTX_2, Generation
 from ltx2rt.weights.kept_weights import Loras, StageWeights
-from ltx2rt.weights.lora import LoraFile
+from ltx2rt.weights.lora.opening import open_lora
 from ltx2rt.weights.sets.pairing import check_pairing
 from ltx2rt.weights.sets.resolution import missing_parts, resolve
 from ltx2rt.weights.tokenizer import GemmaTokenizer
-
-LARGEST_LORA_STRENGTH = 2.0
 
 _UPSCALERS = {
     "spatial": (SPATIAL_UPSCALER, ("spatial", "rational")),
     "temporal": (TEMPORAL_UPSCALER, ("temporal",)),
 }
+
+
+def fuse_dtype(dtype: mx.Dtype) -> mx.Dtype | None:
+    """Of weights that LoRAs change, where the activations are of ``dtype``: exact where these are; None: as the weight
+    is stored."""
+    return mx.float32 if dtype == mx.float32 else None
 
 
 def sources_of(checkpoint: Checkpoint) -> dict[str, Checkpoint]:
@@ -71,7 +76,7 @@ class WeightSet:
         """Open the files and check that each is of the kind its place asks for.
 
         Raises:
-            UsageError: no checkpoint, or a LoRA strength outside its range.
+            UsageError: no checkpoint, or a LoRA strength that is no finite number.
             CheckpointError: a file is missing, damaged or of the wrong kind.
         """
         if not given.has_model:
@@ -94,7 +99,9 @@ class WeightSet:
                 del sources[TEXT_ENCODER.name]  # nobody named it, and a text embedding can stand in its place
                 gaps[TEXT_ENCODER.name] = str(error)
         weights = cls(sources, tokenizer, gaps=gaps, taken=model.taken)
-        return replace(weights, loras=weights._open_loras(given.loras), distilled_lora=weights._open_loras(distilled))
+        return replace(
+            weights, loras=weights._open_loras(given.loras), distilled_lora=weights._open_loras(distilled, text=False)
+        )
 
     def has(self, component: Component[Any]) -> bool:
         """Whether something holds the component."""
@@ -167,38 +174,38 @@ class WeightSet:
         _check_strengths(loras)
         return replace(self, loras=self._open_loras(loras))
 
-    def _open_loras(self, loras: Sequence[tuple[Path, float]]) -> Loras:
-        config, model = self.config(TRANSFORMER), self.checkpoint.path.name
-        return tuple((_fitting_lora(LoraFile(path), config, model), strength) for path, strength in loras)
+    def require_finite_loras(self) -> None:
+        """Look at every value of the LoRAs that is used, once.
+
+        Raises:
+            CheckpointError: one is NaN or infinite; the message names file and tensor.
+        """
+        for lora, _ in (*self.loras, *self.distilled_lora):
+            lora.require_finite()
+
+    def _open_loras(self, loras: Sequence[tuple[Path, float]], *, text: bool = True) -> Loras:
+        """The files, which fit the model; ``text``: what they change in the text path counts."""
+        if not loras:
+            return ()
+        model = LoraTarget(
+            self.checkpoint.path.name,
+            self.checkpoint.generation,
+            {
+                component.name: {spec.name: spec.shape for spec in component.specs(self.config(component))}
+                for component in LORA_COMPONENTS
+                if self.has(component)
+            },
+        )
+        opened = [(open_lora(path), strength) for path, strength in loras]
+        for lora, strength in opened:
+            check_lora(lora, strength, model, text=text)
+        return tuple(opened)
 
 
 def _check_strengths(loras: Sequence[tuple[Path, float]]) -> None:
     for path, strength in loras:
-        if not abs(strength) <= LARGEST_LORA_STRENGTH:
-            raise UsageError(
-                f"the strength of LoRA {path} must be -{LARGEST_LORA_STRENGTH:g} to {LARGEST_LORA_STRENGTH:g}, "
-                f"got {strength}."
-            )
-
-
-def _fitting_lora(lora: LoraFile, config: TransformerConfig, model: str) -> LoraFile:
-    """The LoRA, which fits the transformer by the names and shapes of what it changes."""
-    modules = {spec.name.removesuffix(".weight"): spec.shape for spec in param_specs(config) if spec.layout == "linear"}
-    shapes = {module: lora.delta_shape(module) for module in modules}
-    if not any(shapes.values()) and len(lora.unmatched({"transformer": [f"{name}.weight" for name in modules]})) == len(
-        lora.pairs
-    ):
-        raise CheckpointError(
-            f"{lora.path}: none of the {len(lora.pairs)} modules of this LoRA exists in {model}; "
-            "use a LoRA made for this model."
-        )
-    for module, shape in shapes.items():
-        if shape is not None and shape != modules[module]:
-            raise CheckpointError(
-                f"{lora.path}: {module}: the LoRA is for a weight of {list(shape)}, the model has "
-                f"{list(modules[module])}; use a LoRA made for this generation of the model."
-            )
-    return lora
+        if not math.isfinite(strength):
+            raise UsageError(f"the strength of LoRA {path} must be a finite number, got {strength}.")
 
 
 def _check_upscaler(sources: Mapping[str, Checkpoint], axis: str) -> None:

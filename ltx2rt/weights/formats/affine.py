@@ -9,24 +9,24 @@ import numpy as np
 
 from ltx2rt.types import Array, LinearWeight
 from ltx2rt.weights.finite import require_finite
-from ltx2rt.weights.formats.linear_format import Encoding, ExpandedFormat, Stored
+from ltx2rt.weights.formats.linear_format import Encoding, Packed, PackedFormat, Stored, made_of_slabs
 from ltx2rt.weights.tensor_source import Rows, TensorInfo, TensorSource, entry, widen
 
 _BITS = (2, 3, 4, 5, 6, 8)
-# Those that the kernels take; the others are expanded.
-_KERNEL_BITS = (4, 8)
+# Bits of a code -> bits in the kernels' form.
+_KERNEL_BITS = {2: 4, 3: 4, 4: 4, 5: 8, 6: 8, 8: 8}
 # Those in which the sum of a weight and a LoRA is stored.
 _ENCODED_BITS = 8
-_GROUPS = (32, 64, 128)
+GROUPS = (32, 64, 128)
 _SCALES, ZEROS = ".scales", ".biases"
 _SCALE_DTYPES = ("BF16", "F16", "F32")
 
 
-class Affine(ExpandedFormat):
+class Affine(PackedFormat):
     """W = scale * code + zero; bits and groups follow from the logical shape.
 
-    With 4 or 8 bits it stays as it is, with others it is expanded to bfloat16. A LoRA keeps the form of 8 bits; with
-    fewer the sum is dense.
+    Kernels take codes of 4 and 8 bits; others are widened to these. A LoRA keeps the form of 8 bits; with fewer the sum
+    is dense.
     """
 
     name = "MLX int"
@@ -56,14 +56,14 @@ class Affine(ExpandedFormat):
         """One per number of bits that makes groups of a known size."""
         return [(encoding.info.shape[0], columns) for _, _, columns in _forms(encoding)]
 
-    def weight_bytes(self, encoding: Encoding, shape: tuple[int, ...]) -> int:
-        return encoding.nbytes if self._has_kernel(encoding, shape) else self.array_bytes(encoding, shape)
-
     def encoded_bytes(self, encoding: Encoding, shape: tuple[int, ...]) -> int:
         return encoding.nbytes if self._keeps_form(encoding, shape) else self.array_bytes(encoding, shape)
 
-    def is_held_as_stored(self, encoding: Encoding, shape: tuple[int, ...]) -> bool:
-        return self._has_kernel(encoding, shape)
+    def packed(self, encoding: Encoding, shape: tuple[int, ...]) -> Packed | None:
+        bits, _ = _form(encoding, shape)
+        widened = _KERNEL_BITS[bits]
+        values = shape[0] * shape[1] * widened // 8
+        return Packed(values + encoding.companions_nbytes, 0 if widened == bits else values)
 
     def decoder(self, stored: Stored, shape: tuple[int, ...]) -> Callable[[Rows], Array]:
         bits, group_size = _form(stored.encoding, shape)
@@ -83,25 +83,25 @@ class Affine(ExpandedFormat):
 
         return decode
 
-    def load(self, stored: Stored, shape: tuple[int, ...]) -> LinearWeight:
-        encoding = stored.encoding
-        self.require_sound(stored, shape)
-        if not self._has_kernel(encoding, shape):
-            return super().load(stored, shape)
-        bits, group_size = _form(encoding, shape)
+    def pack(self, stored: Stored, shape: tuple[int, ...]) -> LinearWeight:
+        bits, group_size = _form(stored.encoding, shape)
         (scales_file, scales_name), (zeros_file, zeros_name) = (stored.companions[key] for key in (_SCALES, ZEROS))
+        widened = _KERNEL_BITS[bits]
+        if widened == bits:
+            values = stored.mlx()
+        else:
+            words = (shape[0], shape[1] * widened // 32)
+            values = made_of_slabs(words, mx.uint32, lambda rows: _words(_unpacked(stored.rows(rows), bits), widened))
         return LinearWeight(
             "affine",
-            stored.file.mlx(stored.name),
+            values,
             scales_file.mlx(scales_name, finite=True),
             zeros_file.mlx(zeros_name, finite=True),
             group_size=group_size,
-            bits=bits,
+            bits=widened,
         )
 
     def load_rows(self, stored: Stored, shape: tuple[int, ...], rows: Sequence[int]) -> LinearWeight:
-        if not self._has_kernel(stored.encoding, shape):
-            return super().load_rows(stored, shape, rows)
         return self.load(stored.only(rows, shape[0]), (len(rows), *shape[1:]))
 
     def encode(self, values: mx.array, stored: Stored, shape: tuple[int, ...]) -> LinearWeight:
@@ -127,9 +127,6 @@ class Affine(ExpandedFormat):
         """Whether a LoRA leaves the weight in this form: with fewer than 8 bits too little of the LoRA would stay."""
         return self.fits(encoding, shape) and _form(encoding, shape)[0] == _ENCODED_BITS
 
-    def _has_kernel(self, encoding: Encoding, shape: tuple[int, ...]) -> bool:
-        return self.fits(encoding, shape) and _form(encoding, shape)[0] in _KERNEL_BITS
-
 
 def _forms(encoding: Encoding) -> list[tuple[int, int, int]]:
     """(bits, group size, columns) of every form that the stored shapes may be; fewest bits first."""
@@ -139,7 +136,7 @@ def _forms(encoding: Encoding) -> list[tuple[int, int, int]]:
     return [
         (bits, group_size, group_size * scales[1])
         for bits in _BITS
-        for group_size in _GROUPS
+        for group_size in GROUPS
         if bits * group_size * scales[1] == packed[1] * 32
     ]
 
@@ -147,6 +144,14 @@ def _forms(encoding: Encoding) -> list[tuple[int, int, int]]:
 def _form(encoding: Encoding, shape: tuple[int, ...]) -> tuple[int, int]:
     """(bits, group size) of a matrix that fits ``shape``; the columns leave one form."""
     return next((bits, group_size) for bits, group_size, columns in _forms(encoding) if columns == shape[1])
+
+
+def _words(codes: Array, bits: int) -> Array:
+    """Rows of codes, the first in the lowest bits of a word."""
+    in_bytes: Array = codes.astype(np.uint8)
+    if bits == 4:
+        in_bytes = in_bytes[:, 0::2] | in_bytes[:, 1::2] << 4
+    return in_bytes.view(np.uint32)
 
 
 def _unpacked(packed: Array, bits: int) -> Array:

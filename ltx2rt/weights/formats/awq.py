@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 
+import mlx.core as mx
 import numpy as np
 
-from ltx2rt.types import Array
+from ltx2rt.types import FLOAT32_BYTES, Array, LinearWeight
+from ltx2rt.weights.formats.affine import GROUPS
 from ltx2rt.weights.formats.linear_format import (
     Encoding,
-    ExpandedFormat,
+    Packed,
+    PackedFormat,
     Stored,
     companion_values,
     whole_number,
@@ -23,8 +27,11 @@ _DEFAULT_GROUP = 64
 _PAIRS = np.stack([(np.arange(256) & 15) - 8, (np.arange(256) >> 4) - 8], axis=1).astype(np.float32)
 
 
-class Awq(ExpandedFormat):
-    """W = (code - 8) * scale + zero: ``weight`` (N, K / 2) bytes, the low nibble first; scales and zeros (K / g, N)."""
+class Awq(PackedFormat):
+    """W = (code - 8) * scale + zero: ``weight`` (N, K / 2) bytes, the low nibble first; scales and zeros (K / g, N).
+
+    In groups of 32, 64 or 128 the codes are those of MLX's affine integers, W = code * scale + (zero - 8 * scale).
+    """
 
     name = "awq int4"
     companions = (_SCALE, *_ZEROS)
@@ -52,6 +59,20 @@ class Awq(ExpandedFormat):
     def shapes(self, encoding: Encoding) -> list[tuple[int, ...]]:
         shape = encoding.info.shape
         return [(shape[0], 2 * shape[1])] if len(shape) == 2 else []
+
+    def packed(self, encoding: Encoding, shape: tuple[int, ...]) -> Packed | None:
+        groups = encoding.companions[_SCALE].size
+        if prod(shape) // groups not in GROUPS:
+            return None
+        made = 2 * FLOAT32_BYTES * groups
+        return Packed(encoding.info.nbytes + made, made)
+
+    def pack(self, stored: Stored, shape: tuple[int, ...]) -> LinearWeight:
+        suffix = next(suffix for suffix in _ZEROS if suffix in stored.companions)
+        scale, zero = companion_values(stored, _SCALE), companion_values(stored, suffix)
+        zero = zero - 8 * scale
+        values, group = stored.mlx().view(mx.uint32), shape[1] // len(scale)
+        return LinearWeight("affine", values, mx.array(scale.T), mx.array(zero.T), group_size=group, bits=4)
 
     def decoder(self, stored: Stored, shape: tuple[int, ...]) -> Callable[[Rows], Array]:
         suffix = next(suffix for suffix in _ZEROS if suffix in stored.companions)

@@ -35,8 +35,8 @@ class Dense(LinearFormat):
             return None
         return f"{dtype} without the scales of a known format cannot be used as a weight"
 
-    def is_held_as_stored(self, encoding: Encoding, shape: tuple[int, ...]) -> bool:
-        return DTYPES[encoding.info.dtype].mlx is not None
+    def made_bytes(self, encoding: Encoding, shape: tuple[int, ...]) -> int:
+        return 0 if DTYPES[encoding.info.dtype].mlx is not None else self.weight_bytes(encoding, shape)
 
     def array(self, stored: Stored, shape: tuple[int, ...], axes: tuple[int, ...] | None = None) -> mx.array:
         if axes is None:

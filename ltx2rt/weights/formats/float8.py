@@ -100,8 +100,8 @@ class E4M3(Float8):
     def encoded_bytes(self, encoding: Encoding, shape: tuple[int, ...]) -> int:
         return encoding.info.nbytes + FLOAT32_BYTES
 
-    def is_held_as_stored(self, encoding: Encoding, shape: tuple[int, ...]) -> bool:
-        return True
+    def made_bytes(self, encoding: Encoding, shape: tuple[int, ...]) -> int:
+        return 0
 
     def load(self, stored: Stored, shape: tuple[int, ...]) -> LinearWeight:
         self.require_sound(stored, shape)

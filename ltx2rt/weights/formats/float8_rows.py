@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ltx2rt.types import Array
+from ltx2rt.types import FLOAT32_BYTES, Array, LinearWeight
 from ltx2rt.weights.formats.float8 import SCALES, float8_kind
 from ltx2rt.weights.formats.linear_format import (
     Encoding,
-    ExpandedFormat,
+    Packed,
+    PackedFormat,
     Stored,
     companion_values,
+    row_scales,
     wrong_scales,
 )
 from ltx2rt.weights.tensor_source import Rows, widen
 
 
-class Float8Rows(ExpandedFormat):
-    """W[n] = value[n] * scale[n] in E4M3 (fn) or E5M2, the scales (N,) or (N, 1). Expanded to bfloat16.
+class Float8Rows(PackedFormat):
+    """W[n] = value[n] * scale[n] in E4M3 (fn) or E5M2, the scales (N,) or (N, 1).
 
-    A matrix of one row is one with a scale per tensor.
+    E4M3 stays as it is, E5M2 is expanded to bfloat16. A matrix of one row is one with a scale per tensor.
     """
 
     name = "fp8 with row scales"
@@ -42,6 +44,17 @@ class Float8Rows(ExpandedFormat):
         if encoding.declared is not None and dtype != "U8" and ("e5m2" in encoding.declared) != (dtype == "F8_E5M2"):
             return f"marked {encoding.declared} but the weight is {dtype}"
         return wrong_scales(encoding, scale[0], _shapes(encoding.info.shape[0]))
+
+    def packed(self, encoding: Encoding, shape: tuple[int, ...]) -> Packed | None:
+        if float8_kind(encoding) != "F8_E4M3":
+            return None
+        scales, scale_bytes = encoding.companion(*SCALES), FLOAT32_BYTES * shape[0]
+        as_stored = scales is not None and scales[1].dtype == "F32"
+        return Packed(encoding.info.nbytes + scale_bytes, 0 if as_stored else scale_bytes)
+
+    def pack(self, stored: Stored, shape: tuple[int, ...]) -> LinearWeight:
+        suffix = next(suffix for suffix in SCALES if suffix in stored.companions)
+        return LinearWeight("e4m3", stored.mlx(), row_scales(stored, suffix, shape[0]))
 
     def decoder(self, stored: Stored, shape: tuple[int, ...]) -> Callable[[Rows], Array]:
         encoding = stored.encoding

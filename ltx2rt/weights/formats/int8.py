@@ -7,13 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from ltx2rt.types import Array
+from ltx2rt.types import FLOAT32_BYTES, Array, LinearWeight
 from ltx2rt.weights.formats.float8_blocks import Tiles
 from ltx2rt.weights.formats.linear_format import (
     Encoding,
-    ExpandedFormat,
+    Packed,
+    PackedFormat,
     Stored,
     companion_values,
+    row_scales,
     wrong_scales,
 )
 from ltx2rt.weights.rotation import DEFAULT_GROUP, is_rotation_group, rotate
@@ -31,8 +33,11 @@ def rotation_fault(group: Any, columns: int) -> str | None:
     return None
 
 
-class Int8(ExpandedFormat):
-    """W = code * scale, one scale or one per row; ``convrot`` of the marker: W is that times the rotation."""
+class Int8(PackedFormat):
+    """W = code * scale, one scale or one per row; ``convrot`` of the marker: W is that times the rotation.
+
+    It stays as it is, one scale becoming that of every row.
+    """
 
     name = "int8"
     companions = (_SCALE,)
@@ -59,6 +64,15 @@ class Int8(ExpandedFormat):
         )
         group = _group(encoding.marker)
         return wrong or (rotation_fault(group, shape[1]) if group is not None else None)
+
+    def packed(self, encoding: Encoding, shape: tuple[int, ...]) -> Packed | None:
+        scales, scale_bytes = encoding.companions[_SCALE], FLOAT32_BYTES * shape[0]
+        as_stored = scales.dtype == "F32" and scales.size == shape[0]
+        return Packed(encoding.info.nbytes + scale_bytes, 0 if as_stored else scale_bytes)
+
+    def pack(self, stored: Stored, shape: tuple[int, ...]) -> LinearWeight:
+        scale = row_scales(stored, _SCALE, shape[0])
+        return LinearWeight("int8", stored.mlx(), scale, rotation=_group(stored.marker) or 0)
 
     def decoder(self, stored: Stored, shape: tuple[int, ...]) -> Callable[[Rows], Array]:
         scale = np.broadcast_to(companion_values(stored, _SCALE).reshape(-1, 1), (shape[0], 1))

@@ -198,9 +198,9 @@ class LinearFormat(ABC):
         """In memory, as `encode` gives it."""
         return self.weight_bytes(encoding, shape)
 
-    def is_held_as_stored(self, encoding: Encoding, shape: tuple[int, ...]) -> bool:
-        """Whether the arrays of `load` are those of the file, which a streamed block has in its slot anyway."""
-        return False
+    def made_bytes(self, encoding: Encoding, shape: tuple[int, ...]) -> int:
+        """Of `weight_bytes`, those that are not as in the file, which a streamed block has in its slot anyway."""
+        return self.weight_bytes(encoding, shape)
 
     @abstractmethod
     def array(self, stored: Stored, shape: tuple[int, ...], axes: tuple[int, ...] | None = None) -> mx.array:
@@ -231,6 +231,10 @@ class LinearFormat(ABC):
     def array_rows(self, stored: Stored, shape: tuple[int, ...], rows: Sequence[int]) -> mx.array:
         """`array` of some rows of a matrix of ``shape``; of the matrix nothing else is read."""
         return self.array(stored.only(rows, shape[0]), (len(rows), *shape[1:]))
+
+    def values_rows(self, stored: Stored, shape: tuple[int, ...], rows: Sequence[int]) -> mx.array:
+        """`values` of some rows of a matrix of ``shape``; of the matrix nothing else is read."""
+        return self.values(stored.only(rows, shape[0]), (len(rows), *shape[1:]))
 
     def load_rows(self, stored: Stored, shape: tuple[int, ...], rows: Sequence[int]) -> LinearWeight:
         """`load` of some rows of a matrix of ``shape``; of the matrix nothing else is read."""
@@ -280,8 +284,14 @@ class ExpandedFormat(LinearFormat):
         return LinearWeight("dense", values.astype(mx.bfloat16))
 
     def array_rows(self, stored: Stored, shape: tuple[int, ...], rows: Sequence[int]) -> mx.array:
-        wanted = [from_numbers(rows[first : first + SLAB_ROWS], np.int64) for first in range(0, len(rows), SLAB_ROWS)]
-        return self._expanded(stored, shape, wanted, (len(rows), *shape[1:]))
+        return self._expanded(stored, shape, _some(rows), (len(rows), *shape[1:]))
+
+    def values_rows(self, stored: Stored, shape: tuple[int, ...], rows: Sequence[int]) -> mx.array:
+        check_dimensions(shape, stored.where)
+        result = mx.zeros((len(rows), *shape[1:]), dtype=mx.float32)
+        if result.size:
+            self._decode(stored, shape, _some(rows), writable_view(result))
+        return result
 
     def load_rows(self, stored: Stored, shape: tuple[int, ...], rows: Sequence[int]) -> LinearWeight:
         return LinearWeight("dense", self.array_rows(stored, shape, rows))
@@ -310,6 +320,47 @@ class ExpandedFormat(LinearFormat):
             done += len(values)
 
 
+class Packed(NamedTuple):
+    """Bytes of a weight in a form that kernels take: all, and those that are not as in the file."""
+
+    nbytes: int
+    made: int
+
+
+class PackedFormat(ExpandedFormat):
+    """A format that kernels take, as it is or after an exact change; where they do not, it is expanded."""
+
+    @abstractmethod
+    def packed(self, encoding: Encoding, shape: tuple[int, ...]) -> Packed | None:
+        """What the kernels' form of a tensor without `fault` takes; None if it has none."""
+
+    @abstractmethod
+    def pack(self, stored: Stored, shape: tuple[int, ...]) -> LinearWeight:
+        """The kernels' form of a tensor for which `packed` says that there is one. Errors as of `array`."""
+
+    def weight_bytes(self, encoding: Encoding, shape: tuple[int, ...]) -> int:
+        form = self._kernel_form(encoding, shape)
+        return self.array_bytes(encoding, shape) if form is None else form.nbytes
+
+    def made_bytes(self, encoding: Encoding, shape: tuple[int, ...]) -> int:
+        form = self._kernel_form(encoding, shape)
+        return self.array_bytes(encoding, shape) if form is None else form.made
+
+    def load(self, stored: Stored, shape: tuple[int, ...]) -> LinearWeight:
+        self.require_sound(stored, shape)
+        return super().load(stored, shape) if self.packed(stored.encoding, shape) is None else self.pack(stored, shape)
+
+    def _kernel_form(self, encoding: Encoding, shape: tuple[int, ...]) -> Packed | None:
+        """`packed`, also for tensors that cannot be used."""
+        usable = self.fault(encoding) is None and self.fits(encoding, shape)
+        return self.packed(encoding, shape) if usable else None
+
+
+def _some(rows: Sequence[int]) -> list[Array]:
+    """Rows of a tensor by their numbers, some at a time."""
+    return [from_numbers(rows[first : first + SLAB_ROWS], np.int64) for first in range(0, len(rows), SLAB_ROWS)]
+
+
 def slabs(shape: tuple[int, ...]) -> list[Rows]:
     """The rows of a tensor, some at a time."""
     if not shape:
@@ -331,6 +382,24 @@ def wrong_scales(encoding: Encoding, suffix: str, shapes: Sequence[tuple[int, ..
         listed = expected or " or ".join(str(list(shape)) for shape in shapes)
         return f"{name} has shape {list(info.shape)}; expected {listed}"
     return None
+
+
+def made_of_slabs(shape: tuple[int, ...], dtype: mx.Dtype, rows_of: Callable[[Rows], Array]) -> mx.array:
+    """An array whose rows a function gives, some at a time."""
+    result = mx.zeros(shape, dtype=dtype)
+    items = writable_view(result)
+    for rows in slabs(shape):
+        items[rows] = rows_of(rows)
+    return result
+
+
+def row_scales(stored: Stored, suffix: str, rows: int) -> mx.array:
+    """The scales of a tensor as (rows,) float32, checked; one scale becomes that of every row."""
+    file, name = stored.companions[suffix]
+    info = file.info(name)
+    if info.dtype == "F32" and info.size == rows:
+        return file.mlx(name, finite=True).reshape(rows)
+    return mx.array(np.broadcast_to(companion_values(stored, suffix).reshape(-1), (rows,)).copy())
 
 
 def companion_values(stored: Stored, suffix: str) -> Array:

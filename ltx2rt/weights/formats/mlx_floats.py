@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
+import mlx.core as mx
 import numpy as np
 
-from ltx2rt.errors import CheckpointError
-from ltx2rt.types import Array
+from ltx2rt.kernels.host import writable_view
+from ltx2rt.types import FLOAT32_BYTES, Array, LinearWeight
 from ltx2rt.weights.block_floats import E8M0, LOW_FIRST
+from ltx2rt.weights.finite import require_finite
 from ltx2rt.weights.formats.affine import ZEROS
-from ltx2rt.weights.formats.linear_format import CURE, Encoding, ExpandedFormat, Stored
+from ltx2rt.weights.formats.linear_format import Encoding, Packed, PackedFormat, Stored, made_of_slabs
 from ltx2rt.weights.tensor_source import Rows, widen
 
 _SCALES = ".scales"
@@ -26,13 +28,15 @@ class _Mode(NamedTuple):
     power_of_two: bool
 
 
-_MODES = (_Mode("mxfp4", 4, 32, True), _Mode("nvfp4", 4, 16, False), _Mode("mxfp8", 8, 32, True))
+_NVFP4, _MXFP8 = _Mode("nvfp4", 4, 16, False), _Mode("mxfp8", 8, 32, True)
+_MODES = (_Mode("mxfp4", 4, 32, True), _NVFP4, _MXFP8)
 
 
-class MlxFloats(ExpandedFormat):
+class MlxFloats(PackedFormat):
     """W = value * scale: ``weight`` U32 (N, K bits / 32), the first code lowest; ``scales`` U8 (N, K / group).
 
     The mode follows from the two widths. Nothing is padded or in tile order, and there is no scale of the matrix.
+    Kernels take nvfp4 with its nibbles exchanged, and mxfp8, in which a scale of code 0, 2 ** -127, counts as zero.
     """
 
     name = "MLX small floats"
@@ -61,6 +65,26 @@ class MlxFloats(ExpandedFormat):
         mode = _mode(encoding)
         return [] if mode is None else [(encoding.info.shape[0], encoding.info.shape[1] * 32 // mode.bits)]
 
+    def packed(self, encoding: Encoding, shape: tuple[int, ...]) -> Packed | None:
+        mode = _mode(encoding)
+        if mode == _NVFP4:
+            return Packed(encoding.nbytes + FLOAT32_BYTES, encoding.info.nbytes + FLOAT32_BYTES)
+        return Packed(encoding.nbytes, 0) if mode == _MXFP8 else None
+
+    def pack(self, stored: Stored, shape: tuple[int, ...]) -> LinearWeight:
+        file, name = stored.companions[_SCALES]
+        scale, mode = file.mlx(name), _mode(stored.encoding)
+        require_finite(writable_view(scale), "F8_E8M0" if mode == _MXFP8 else "F8_E4M3", file.where(name))
+        if mode == _MXFP8:
+            return LinearWeight("mxfp8", stored.mlx().view(mx.uint8), scale)
+
+        def exchanged(rows: Rows) -> Array:
+            packed = stored.rows(rows).view(np.uint8)
+            return packed << 4 | packed >> 4
+
+        values = made_of_slabs((shape[0], shape[1] // 2), mx.uint8, exchanged)
+        return LinearWeight("nvfp4", values, scale, mx.array(1.0))
+
     def decoder(self, stored: Stored, shape: tuple[int, ...]) -> Callable[[Rows], Array]:
         mode = _mode(stored.encoding)
         assert mode is not None
@@ -69,8 +93,7 @@ class MlxFloats(ExpandedFormat):
         def decode(rows: Rows) -> Array:
             codes = file.rows(name, rows)
             scale = E8M0[codes] if mode.power_of_two else widen(codes, "F8_E4M3")
-            if not np.isfinite(scale).all():
-                raise CheckpointError(f"{file.where(name)}: scales that are not finite numbers; {CURE}.")
+            require_finite(scale, "F32", file.where(name))
             packed = stored.rows(rows).view(np.uint8)
             values: Array = widen(packed, "F8_E4M3") if mode.bits == 8 else LOW_FIRST[packed]
             values = values.reshape(-1, scale.shape[1], mode.group_size) * scale[:, :, None]

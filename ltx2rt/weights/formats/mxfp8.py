@@ -4,24 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import mlx.core as mx
 import numpy as np
 
 from ltx2rt.errors import CheckpointError
-from ltx2rt.types import Array
+from ltx2rt.types import Array, LinearWeight
 from ltx2rt.weights.block_floats import E8M0, padded, tiled_rows, tiled_shape
-from ltx2rt.weights.formats.linear_format import CURE, Encoding, ExpandedFormat, Stored
+from ltx2rt.weights.formats.linear_format import CURE, Encoding, Packed, PackedFormat, Stored, made_of_slabs
 from ltx2rt.weights.tensor_source import Rows, widen
 
 _SCALES = ".weight_scale"
 _BLOCK = 32
+_NO_NUMBER = 255
 # As the format's own kernels have it: code 0, which blocks of zeros have, is zero and not 2 ** -127.
 _POWERS = np.concatenate([np.zeros(1, np.float32), E8M0[1:]])
 
 
-class Mxfp8(ExpandedFormat):
+class Mxfp8(PackedFormat):
     """W = value * scale, stored padded to multiples of 32 in both directions.
 
-    ``weight`` E4M3 (N', K'); ``weight_scale`` E8M0 in tile order, also as U8.
+    ``weight`` E4M3 (N', K'); ``weight_scale`` E8M0 in tile order, also as U8. Where no columns are added it stays
+    packed, its scales in rows.
     """
 
     name = "mxfp8"
@@ -59,16 +62,38 @@ class Mxfp8(ExpandedFormat):
     def fits(self, encoding: Encoding, shape: tuple[int, ...]) -> bool:
         return tuple(padded(n, _BLOCK) for n in shape) == encoding.info.shape
 
+    def packed(self, encoding: Encoding, shape: tuple[int, ...]) -> Packed | None:
+        rows, columns = shape
+        if columns % _BLOCK:
+            return None
+        made = rows * columns // _BLOCK + (rows * columns if encoding.info.shape[0] != rows else 0)
+        return Packed(rows * columns + rows * columns // _BLOCK, made)
+
+    def pack(self, stored: Stored, shape: tuple[int, ...]) -> LinearWeight:
+        scale = made_of_slabs((shape[0], shape[1] // _BLOCK), mx.uint8, _scale_rows(stored, shape))
+        values = stored.mlx() if stored.info.shape[0] == shape[0] else mx.array(stored.rows(slice(0, shape[0])))
+        return LinearWeight("mxfp8", values, scale)
+
     def decoder(self, stored: Stored, shape: tuple[int, ...]) -> Callable[[Rows], Array]:
-        file, name = stored.companions[_SCALES]
-        tiled, blocks = file.raw(name), padded(shape[1], _BLOCK) // _BLOCK
+        scale_rows, blocks = _scale_rows(stored, shape), padded(shape[1], _BLOCK) // _BLOCK
 
         def decode(rows: Rows) -> Array:
-            scale = _POWERS[tiled_rows(tiled, np.arange(shape[0])[rows], blocks)]
-            if not np.isfinite(scale).all():
-                raise CheckpointError(f"{file.where(name)}: scales of code 255, which is no number; {CURE}.")
             values = widen(stored.rows(rows), "F8_E4M3").reshape(-1, blocks, _BLOCK)
-            values *= scale[:, :, None]
+            values *= _POWERS[scale_rows(rows)][:, :, None]
             return values.reshape(-1, blocks * _BLOCK)[:, : shape[1]]
 
         return decode
+
+
+def _scale_rows(stored: Stored, shape: tuple[int, ...]) -> Callable[[Rows], Array]:
+    """Reads the scales; what comes back gives those of some rows, as codes that are checked to be numbers."""
+    file, name = stored.companions[_SCALES]
+    tiled, blocks = file.raw(name), padded(shape[1], _BLOCK) // _BLOCK
+
+    def codes_of(rows: Rows) -> Array:
+        codes = tiled_rows(tiled, np.arange(shape[0])[rows], blocks)
+        if (codes == _NO_NUMBER).any():
+            raise CheckpointError(f"{file.where(name)}: scales of code {_NO_NUMBER}, which is no number; {CURE}.")
+        return codes
+
+    return codes_of

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import mlx.core as mx
 import numpy as np
 
-from ltx2rt.errors import CheckpointError
-from ltx2rt.types import Array
+from ltx2rt.types import FLOAT32_BYTES, Array, LinearWeight
 from ltx2rt.weights.block_floats import HIGH_FIRST, padded, tiled_rows, tiled_shape
+from ltx2rt.weights.finite import require_finite
 from ltx2rt.weights.formats.linear_format import (
-    CURE,
     Encoding,
-    ExpandedFormat,
+    Packed,
+    PackedFormat,
     Stored,
     companion_values,
+    made_of_slabs,
     wrong_scales,
 )
 from ltx2rt.weights.tensor_source import Rows, widen
@@ -24,11 +26,11 @@ _BLOCK = 16
 _SCALE_DTYPES = ("F8_E4M3", "U8")
 
 
-class Nvfp4(ExpandedFormat):
+class Nvfp4(PackedFormat):
     """W = value * (scale of the matrix * scale of the block), stored padded to multiples of 16 in both directions.
 
     ``weight`` U8 (N', K' / 2), the even column in the high nibble; ``weight_scale`` E4M3 in tile order;
-    ``weight_scale_2`` float32.
+    ``weight_scale_2`` float32. Where no columns are added it stays packed, its scales in rows.
     """
 
     name = "nvfp4"
@@ -69,17 +71,41 @@ class Nvfp4(ExpandedFormat):
     def fits(self, encoding: Encoding, shape: tuple[int, ...]) -> bool:
         return tuple(padded(n, _BLOCK) for n in shape) in self.shapes(encoding)
 
+    def packed(self, encoding: Encoding, shape: tuple[int, ...]) -> Packed | None:
+        rows, columns = shape
+        if columns % _BLOCK:
+            return None
+        made = rows * columns // _BLOCK + (rows * columns // 2 if encoding.info.shape[0] != rows else 0)
+        return Packed(rows * columns // 2 + rows * columns // _BLOCK + FLOAT32_BYTES, made)
+
+    def pack(self, stored: Stored, shape: tuple[int, ...]) -> LinearWeight:
+        scale_rows = _scale_rows(stored, shape)
+        scale = made_of_slabs((shape[0], shape[1] // _BLOCK), mx.uint8, scale_rows)
+        values = stored.mlx() if stored.info.shape[0] == shape[0] else mx.array(stored.rows(slice(0, shape[0])))
+        whole = mx.array(float(companion_values(stored, _WHOLE).reshape(())), dtype=mx.float32)
+        return LinearWeight("nvfp4", values, scale, whole)
+
     def decoder(self, stored: Stored, shape: tuple[int, ...]) -> Callable[[Rows], Array]:
-        file, name = stored.companions[_SCALES]
-        tiled, whole = file.raw(name), companion_values(stored, _WHOLE).reshape(())
+        scale_rows, whole = _scale_rows(stored, shape), companion_values(stored, _WHOLE).reshape(())
         blocks = padded(shape[1], _BLOCK) // _BLOCK
 
         def decode(rows: Rows) -> Array:
-            scale = widen(tiled_rows(tiled, np.arange(shape[0])[rows], blocks), "F8_E4M3") * whole
-            if not np.isfinite(scale).all():
-                raise CheckpointError(f"{file.where(name)}: scales that are not finite numbers; {CURE}.")
+            scale = widen(scale_rows(rows), "F8_E4M3") * whole
             values: Array = HIGH_FIRST[stored.rows(rows)].reshape(-1, blocks, _BLOCK)
             values *= scale[:, :, None]
             return values.reshape(-1, blocks * _BLOCK)[:, : shape[1]]
 
         return decode
+
+
+def _scale_rows(stored: Stored, shape: tuple[int, ...]) -> Callable[[Rows], Array]:
+    """Reads the scales; what comes back gives those of some rows, as codes that are checked to be numbers."""
+    file, name = stored.companions[_SCALES]
+    tiled, blocks = file.raw(name), padded(shape[1], _BLOCK) // _BLOCK
+
+    def codes_of(rows: Rows) -> Array:
+        codes = tiled_rows(tiled, np.arange(shape[0])[rows], blocks)
+        require_finite(codes, "F8_E4M3", file.where(name))
+        return codes
+
+    return codes_of

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import mlx.core as mx
 import numpy as np
 
-from ltx2rt.errors import CheckpointError
-from ltx2rt.types import Array
+from ltx2rt.kernels.host import writable_view
+from ltx2rt.types import FLOAT32_BYTES, Array, LinearWeight
+from ltx2rt.weights.finite import require_finite
 from ltx2rt.weights.formats.int8 import rotation_fault
 from ltx2rt.weights.formats.linear_format import (
-    CURE,
     FLOATS,
     Encoding,
-    ExpandedFormat,
+    Packed,
+    PackedFormat,
     Stored,
     companion_values,
+    made_of_slabs,
+    row_scales,
     whole_number,
     wrong_scales,
 )
@@ -28,11 +32,14 @@ _DEFAULT_GROUP = 16
 _LARGEST_LEVEL = 127
 
 
-class W4A8(ExpandedFormat):
+class W4A8(PackedFormat):
     """W = rotation of (level * channel scale + correction), level = round(value of the code * scale of the group).
 
     ``weight`` I8 (N, K / 2) or (N, 3 K / 4); ``weight_s_rel`` (N, K / g) E4M3 or float32; ``weight_s_channel`` (N,);
     ``weight_codebook`` (16,) and ``weight_correction`` (K / g, N) may be there.
+
+    Codes of 4 bits with scales of 8 bits stay packed; others become their levels, 8-bit integers; with a correction
+    everything is expanded.
     """
 
     name = "w4a8"
@@ -90,34 +97,89 @@ class W4A8(ExpandedFormat):
         columns = _columns(encoding)
         return [] if columns is None else [(encoding.info.shape[0], columns)]
 
-    def decoder(self, stored: Stored, shape: tuple[int, ...]) -> Callable[[Rows], Array]:
+    def packed(self, encoding: Encoding, shape: tuple[int, ...]) -> Packed | None:
+        rows, columns = shape
+        if _CORRECTION in encoding.companions:
+            return None
+        channel = encoding.companions[_CHANNEL]
+        channel_made = 0 if channel.dtype == "F32" else FLOAT32_BYTES * rows
+        if not _keeps_codes(encoding):
+            return Packed(rows * (columns + FLOAT32_BYTES), rows * columns + channel_made)
+        relative, table = encoding.companions[_RELATIVE], 16 * FLOAT32_BYTES
+        stored = encoding.companions.get(_CODEBOOK)
+        table_made = 0 if stored is not None and stored.dtype == "F32" else table
+        nbytes = encoding.info.nbytes + relative.nbytes + FLOAT32_BYTES * rows + table
+        return Packed(nbytes, channel_made + table_made)
+
+    def pack(self, stored: Stored, shape: tuple[int, ...]) -> LinearWeight:
         encoding = stored.encoding
-        columns, rotation = shape[1], _rotation(encoding)
+        channel, rotation = row_scales(stored, _CHANNEL, shape[0]), _rotation(encoding)
+        if not _keeps_codes(encoding):
+            levels = _levels(stored, shape)
+            return LinearWeight("int8", made_of_slabs(shape, mx.int8, levels), channel, rotation=rotation)
         file, name = stored.companions[_RELATIVE]
-        relative_dtype = "F8_E4M3" if encoding.companions[_RELATIVE].dtype == "U8" else file.info(name).dtype
+        values, scale = stored.mlx().view(mx.uint8), file.mlx(name)
+        require_finite(writable_view(scale), "F8_E4M3", file.where(name))
+        group = shape[1] // file.info(name).shape[1]
+        codebook = encoding.companions.get(_CODEBOOK)
+        if codebook is not None and codebook.dtype == "F32":
+            table_file, table_name = stored.companions[_CODEBOOK]
+            table = table_file.mlx(table_name, finite=True)
+        else:
+            table = mx.array(_codebook(stored))
+        return LinearWeight("w4a8", values, scale, channel, group_size=group, table=table, rotation=rotation)
+
+    def decoder(self, stored: Stored, shape: tuple[int, ...]) -> Callable[[Rows], Array]:
+        columns, rotation = shape[1], _rotation(stored.encoding)
+        levels = _levels(stored, shape)
         channel = companion_values(stored, _CHANNEL).reshape(-1, 1)
-        codebook = companion_values(stored, _CODEBOOK) if _CODEBOOK in stored.companions else None
         correction = companion_values(stored, _CORRECTION).T if _CORRECTION in stored.companions else None
-        six_bits = _bits(encoding) == 6
-        if codebook is None:
-            codebook = np.arange(64, dtype=np.float32) - 32 if six_bits else np.arange(16, dtype=np.float32) - 8
 
         def decode(rows: Rows) -> Array:
-            scale = widen(file.rows(name, rows), relative_dtype).astype(np.float32, copy=False)
-            if not np.isfinite(scale).all():
-                raise CheckpointError(f"{file.where(name)}: scales that are not finite numbers; {CURE}.")
-            packed = stored.rows(rows).view(np.uint8)
-            codes = _six_bit_codes(packed, columns) if six_bits else _nibbles(packed)
-            values = codebook[codes].reshape(len(codes), scale.shape[1], -1)
-            values *= scale[:, :, None]
-            np.rint(values, out=values)
-            np.clip(values, -_LARGEST_LEVEL, _LARGEST_LEVEL, out=values)
-            values *= channel[rows][:, :, None]
+            values = levels(rows)
+            values *= channel[rows]
             if correction is not None:
-                values += correction[rows][:, :, None]
+                added = correction[rows][:, :, None]
+                groups = values.reshape(len(values), added.shape[1], -1)
+                groups += added
             return rotate(values.reshape(-1, columns), rotation)
 
         return decode
+
+
+def _levels(stored: Stored, shape: tuple[int, ...]) -> Callable[[Rows], Array]:
+    """What gives the levels of some rows, whole numbers of float32."""
+    encoding = stored.encoding
+    file, name = stored.companions[_RELATIVE]
+    dtype = "F8_E4M3" if encoding.companions[_RELATIVE].dtype == "U8" else file.info(name).dtype
+    six_bits, codebook = _bits(encoding) == 6, _codebook(stored)
+
+    def levels_of(rows: Rows) -> Array:
+        scale = widen(file.rows(name, rows), dtype).astype(np.float32, copy=False)
+        require_finite(scale, "F32", file.where(name))
+        packed = stored.rows(rows).view(np.uint8)
+        codes = _six_bit_codes(packed, shape[1]) if six_bits else _nibbles(packed)
+        values: Array = codebook[codes].reshape(len(codes), scale.shape[1], -1)
+        values *= scale[:, :, None]
+        np.rint(values, out=values)
+        np.clip(values, -_LARGEST_LEVEL, _LARGEST_LEVEL, out=values)
+        return values.reshape(len(codes), shape[1])
+
+    return levels_of
+
+
+def _codebook(stored: Stored) -> Array:
+    """The value of every code, float32."""
+    if _CODEBOOK in stored.companions:
+        return companion_values(stored, _CODEBOOK)
+    count = 64 if _bits(stored.encoding) == 6 else 16
+    values: Array = np.arange(count, dtype=np.float32) - np.float32(count // 2)
+    return values
+
+
+def _keeps_codes(encoding: Encoding) -> bool:
+    """Whether kernels take the codes: 4 bits, and scales of 8 bits."""
+    return _bits(encoding) == 4 and encoding.companions[_RELATIVE].dtype in ("F8_E4M3", "U8")
 
 
 def _columns(encoding: Encoding) -> int | None:

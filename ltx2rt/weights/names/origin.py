@@ -12,6 +12,7 @@ import numpy as np
 from ltx2rt.errors import CheckpointError
 from ltx2rt.kernels.host import writable_view
 from ltx2rt.types import Array
+from ltx2rt.weights.block_types import BLOCK_TYPES
 from ltx2rt.weights.finite import require_finite
 from ltx2rt.weights.tensor_source import (
     DTYPES,
@@ -131,6 +132,11 @@ class OfficialTensors(TensorSource):
         """As of `TensorSource`; the items may be a transposed view."""
         if name != self._origin.name:
             return self._tensors.raw(name, finite=finite)
+        if self._stored[0].dtype in BLOCK_TYPES and (self._origin.minus_one or self._axes is not None):
+            raise CheckpointError(
+                f"{self.where(name)}: is stored as {self._stored[0].dtype}, which cannot be transposed or changed; "
+                "expected is F32, F16 or BF16."
+            )
         items = self._joined(name)
         if self._origin.minus_one:
             items = widen(items, self._stored[0].dtype).astype(np.float32) - np.float32(1)
@@ -165,11 +171,12 @@ class OfficialTensors(TensorSource):
                 f"{self.where(name)}: cannot be joined with {', '.join(self._names[1:])}, which have other dtypes or "
                 "widths; the file is damaged."
             )
-        items = np.empty((sum(info.shape[0] for info in self._stored), *first.shape[1:]), DTYPES[first.dtype].numpy)
+        rows = [info.raw.shape[0] for info in self._stored]
+        items = np.empty((sum(rows), *first.raw.shape[1:]), first.raw.numpy)
         done = 0
-        for part, info in zip(self._names, self._stored, strict=True):
-            self._tensors.read_into(part, bytes_of(items[done : done + info.shape[0]]))
-            done += info.shape[0]
+        for part, count in zip(self._names, rows, strict=True):
+            self._tensors.read_into(part, bytes_of(items[done : done + count]))
+            done += count
         return items
 
 

@@ -179,7 +179,7 @@ class _Choice:
             names = " or ".join(generation.name for generation in part.generations)
             hint = " (no gates)" if role.setting == "connectors" and names == "19b" else ""
             raise CheckpointError(
-                f"{part.path}: the {role.title} is of generation {names}{hint}, but {self.transformer.path.name} is of "
+                f"{part.path}: {role.title} of generation {names}{hint}, but {self.transformer.path.name} is of "
                 f"{self.generation.name}; give the {role.title} of {self.generation.name}."
             )
 
@@ -258,12 +258,12 @@ def _transformer(given: Found | None, named: Found | None, variant: str | None) 
 
 
 def _different(parts: Sequence[Part]) -> list[Part]:
-    """The parts without those that are links to the same files as an earlier one."""
-    seen: dict[tuple[Path, ...], Part] = {}
+    """The parts without those that hold the same as an earlier one."""
+    different: list[Part] = []
     for part in parts:
-        files = tuple(file.path.resolve() for file in part.checkpoint.files) or (part.path.resolve(),)
-        seen.setdefault(files, part)
-    return list(seen.values())
+        if not any(part.checkpoint.holds_the_same(other.checkpoint, part.stored) for other in different):
+            different.append(part)
+    return different
 
 
 def _around(named: Sequence[Path]) -> Iterator[Found]:

@@ -28,6 +28,7 @@ COMFYUI_FOLDERS = (
     "vae",
     "latent_upscale_models",
     "model_patches",
+    "vae_approx",
 )
 _COMFYUI_MODELS = ("diffusion_models", "unet")
 _SHARD = re.compile(r"(.*?)-\d{5}-of-\d{5}$")
@@ -96,7 +97,7 @@ def layout_of(folder: Path) -> Layout:
         return "gemma"
     if any((folder / name).is_dir() for name in _COMFYUI_MODELS):
         return "comfyui"
-    if _component_folders(folder) and not any(_weights(folder)):
+    if not any(_weights(folder)) and (_component_folders(folder) or is_text_encoder_folder(folder / "text_encoder")):
         return "diffusers"
     return "flat"
 
@@ -248,7 +249,7 @@ def _diffusers(folder: Path) -> list[Unit]:
             kind = "an LTX-Video pipeline" if name.startswith("LTX") else "another pipeline"
             raise CheckpointError(f"{folder}: a diffusers folder of {kind} ({name}); LTX2Pipeline is supported.")
     units = []
-    for sub in _component_folders(folder) or [path for path in folder.iterdir() if path.is_dir() and _weights(path)]:
+    for sub in sorted(path for path in folder.iterdir() if path.is_dir() and _weights(path)):
         config = read_json(sub / "config.json") if (sub / "config.json").is_file() else None
         units.append(_configured(sub, _one_model(sub), config))
     if not units:

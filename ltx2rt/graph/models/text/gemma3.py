@@ -307,13 +307,13 @@ class Gemma3:
 
     def _rows_of_matrix(self, ids: np.ndarray[Any, Any]) -> LinearWeight:
         table = self._params.weight("embed_tokens.weight")
-        index = mx.array(ids.astype(np.int32))
-        per_row = table.mode == "affine"
-        return table._replace(
-            values=table.values[index],
-            scale=table.scale[index] if per_row else table.scale,
-            zero=table.zero[index] if per_row else table.zero,
-        )
+        index, rows = mx.array(ids.astype(np.int32)), table.out_features
+
+        def part(array: mx.array | None) -> mx.array | None:
+            """The rows of what has a row for each of the matrix, anything else as it is."""
+            return array[index] if array is not None and array.shape[:1] == (rows,) and rows > 1 else array
+
+        return table._replace(values=table.values[index], scale=part(table.scale), zero=part(table.zero))
 
     def final_norm(self, hidden: mx.array) -> mx.array:
         """The norm after the last layer."""

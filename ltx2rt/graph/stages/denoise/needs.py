@@ -20,11 +20,12 @@ from ltx2rt.graph.models.transformer.footprint import (
 from ltx2rt.graph.models.transformer.model import TransformerConfig, block_param_specs, param_specs
 from ltx2rt.graph.stages.advice import smaller
 from ltx2rt.graph.stages.streamed_blocks import DEPTHS, streamed_text
+from ltx2rt.graph.stages.weight_set import fuse_dtype
 from ltx2rt.memory.need import Need
 from ltx2rt.types import ParamSpec
 from ltx2rt.weights.block_stream import slots_bytes
 from ltx2rt.weights.checkpoint import Checkpoint
-from ltx2rt.weights.lora import LoraFile
+from ltx2rt.weights.lora.file import LoraFile
 
 # Most tokens that a block works on together. Larger parts give nothing, smaller ones read the weights more often.
 TOKEN_LIMITS = (8192, 2048, 768)
@@ -76,8 +77,8 @@ class DenoiseTask:
 
     @property
     def fuse_dtype(self) -> mx.Dtype | None:
-        """Of weights that LoRAs change: exact where the activations are."""
-        return mx.float32 if self.dtype == mx.float32 else None
+        """Of weights that LoRAs change."""
+        return fuse_dtype(self.dtype)
 
 
 def resident_specs(config: TransformerConfig, *, video: bool, audio: bool) -> list[ParamSpec]:

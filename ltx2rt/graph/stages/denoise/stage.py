@@ -31,7 +31,7 @@ from ltx2rt.memory.need import Need
 from ltx2rt.memory.stage import Stage
 from ltx2rt.types import ParamSpec
 from ltx2rt.weights.kept_weights import StageWeights
-from ltx2rt.weights.lora import LoraFile
+from ltx2rt.weights.lora.file import LoraFile
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,8 @@ from ltx2rt.memory.need import Need
 from ltx2rt.spelling import spelled
 from ltx2rt.weights.block_stream import slots_bytes
 from ltx2rt.weights.checkpoint import Checkpoint
+from ltx2rt.weights.kept_weights import StageWeights
+from ltx2rt.weights.lora.fusing import changes_of, fusing_bytes
 
 # Rows of the projection's weight that are in memory at a time.
 PROJECTION_ROWS = (960, 128)
@@ -72,7 +74,7 @@ def encoder_options(
 
 
 def projection_options(
-    checkpoint: Checkpoint,
+    projection: StageWeights,
     config: feature_extractor.FeatureExtractorConfig,
     tokens: Sequence[int],
     *,
@@ -80,8 +82,7 @@ def projection_options(
 ) -> Iterator[Need]:
     """Stage "text projection". Every row of its weight is used once, so a part of them is read at a time; with
     ``resident`` all of them are there, and a part is used at a time."""
-    specs = feature_extractor.param_specs(config)
-    loaded = checkpoint.loaded_bytes("text_projection", specs)
+    loaded = projection.loaded_bytes
     widths = [width for _, width in config.projections]
     for most in PROJECTION_ROWS:
         rows = min(most, max(widths))
@@ -93,7 +94,7 @@ def projection_options(
             streamed=0 if resident else loaded.stored,
             caches=sum(kept_bytes(config, n) for n in tokens),
             activations=footprint.activations,
-            working=footprint.working,
+            working=footprint.working + _changing_bytes(projection, rows),
             flops=sum(projection_flops(config, n) for n in tokens),
             choice={"weight": "resident" if resident else f"{rows} rows at a time"},
             settings={"rows": rows},
@@ -102,25 +103,31 @@ def projection_options(
         ).while_loading(loaded.loading if resident else 0)
 
 
-def connector_options(files: WeightSet, prompts: int, dtype: mx.Dtype) -> Iterator[Need]:
+def _changing_bytes(projection: StageWeights, rows: int) -> int:
+    """Most bytes of temporary arrays while LoRAs change ``rows`` rows of the projections; 0 where none does."""
+    found = [(spec.shape, changes_of(projection.component, spec.name, projection.loras)) for spec in projection.specs]
+    sizes = (fusing_bytes((min(rows, n), *columns), changes) for (n, *columns), changes in found if changes)
+    return max(sizes, default=0)
+
+
+def connector_options(
+    files: WeightSet, weights: Sequence[StageWeights], prompts: int, dtype: mx.Dtype
+) -> Iterator[Need]:
     """Stage "connectors": the two of them together or one after the other."""
     configs = [files.config(component) for component in CONNECTORS]
-    loaded = [
-        files.source(component).loaded_bytes(component.stored_name, connector.param_specs(config)).arrays
-        for component, config in zip(CONNECTORS, configs, strict=True)
-    ]
+    loaded = [of_one.loaded_bytes for of_one in weights]
     footprints = [connector_footprint(config, dtype.size) for config in configs]
     largest = max(footprints, key=lambda footprint: footprint.total)
     contexts = prompts * connector.CONTEXT_ROWS * sum(config.width for config in configs) * dtype.size
     yield Need(
         "connectors",
-        weights=sum(loaded),
+        weights=sum(of_one.arrays for of_one in loaded),
         caches=contexts,
         activations=largest.activations,
         working=largest.working,
         flops=prompts * sum(connector_flops(config) for config in configs),
         advice=f"encode the prompt once on a larger machine and give the file with {spelled('embedding')}",
-    )
+    ).while_loading(max(of_one.loading for of_one in loaded))
 
 
 def enhancement_options(

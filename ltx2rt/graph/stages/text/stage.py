@@ -22,7 +22,7 @@ from ltx2rt.graph.stages.text.needs import (
     encoder_options,
     projection_options,
 )
-from ltx2rt.graph.stages.weight_set import WeightSet
+from ltx2rt.graph.stages.weight_set import WeightSet, fuse_dtype
 from ltx2rt.memory.stage import Stage
 from ltx2rt.weights.kept_weights import StageWeights
 from ltx2rt.weights.tokenizer import MAX_TOKENS
@@ -82,16 +82,16 @@ def _encode(run: Run, prompts: Sequence[str]) -> list[PromptContext]:
     encoding = run.choose(
         encoder_options(encoder, kind, extractor_config, tokens, dtype, resident=resident), whole_model(files)
     )
-    projection = files.weights(TEXT_PROJECTION, feature_extractor.param_specs(extractor_config))
-    projecting = run.choose(
-        projection_options(projection.checkpoint, extractor_config, tokens, resident=resident), projection
+    projection = files.weights(
+        TEXT_PROJECTION, feature_extractor.param_specs(extractor_config), files.loras, fuse_dtype(dtype)
     )
+    projecting = run.choose(projection_options(projection, extractor_config, tokens, resident=resident), projection)
     connectors = [files.config(component) for component in CONNECTORS]
     connections = [
-        files.weights(component, connector.param_specs(config))
+        files.weights(component, connector.param_specs(config), files.loras, fuse_dtype(dtype))
         for component, config in zip(CONNECTORS, connectors, strict=True)
     ]
-    connecting = run.choose(connector_options(files, len(prompts), dtype), *connections)
+    connecting = run.choose(connector_options(files, connections, len(prompts), dtype), *connections)
     if run.planning:
         return [zero_context(files) for _ in prompts]
 
@@ -132,7 +132,9 @@ def _project(
     arrays = run.load(stage, replace(projection, specs=biases)) if biases else {}
 
     def weight_rows(name: str, first: int, last: int) -> mx.array:
-        loaded = checkpoint.load_rows("text_projection", specs[name], range(first, last))
+        loaded = checkpoint.load_rows(
+            "text_projection", specs[name], range(first, last), projection.loras, projection.fuse_dtype
+        )
         assert isinstance(loaded, mx.array)
         return loaded
 

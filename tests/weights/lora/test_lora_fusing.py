@@ -1,8 +1,7 @@
-"""LoRA files in every key style, and what fusing them makes of each weight format."""
+"""What becomes of weights to which LoRAs and their relatives are added, in each weight format."""
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,8 @@ from ltx2rt.kernels.reference import dequantise
 from ltx2rt.types import LinearWeight, ParamSpec
 from ltx2rt.weights.checkpoint import Checkpoint
 from ltx2rt.weights.float8 import encode_e4m3
-from ltx2rt.weights.lora import LoraFile
+from ltx2rt.weights.lora.file import LoraFile
+from ltx2rt.weights.lora.opening import open_lora
 from ltx2rt.weights.safetensors import RawTensor, write_safetensors
 from ltx2rt.weights.tensor_source import widen
 
@@ -44,39 +44,13 @@ def checkpoint(path: Path, weight: Any = None, **companions: Any) -> Checkpoint:
 def lora(path: Path, tensors: dict[str, Any] | None = None, metadata: dict[str, str] | None = None) -> LoraFile:
     names = {f"diffusion_model.{MODULE}.lora_A.weight": A, f"diffusion_model.{MODULE}.lora_B.weight": B}
     write_safetensors(path, names if tensors is None else tensors, metadata)
-    return LoraFile(path)
+    return open_lora(path)
 
 
 def load(base: Checkpoint, loras: list[tuple[LoraFile, float]], dtype: mx.Dtype | None = None) -> LinearWeight:
     weight = base.load("transformer", [SPEC], loras, dtype)[SPEC.name]
     assert isinstance(weight, LinearWeight)
     return weight
-
-
-@pytest.mark.parametrize(
-    "style",
-    [
-        "diffusion_model.{}.lora_A.weight|diffusion_model.{}.lora_B.weight",
-        "diffusion_model.{}.lora_down.weight|diffusion_model.{}.lora_up.weight",
-        "model.diffusion_model.{}.lora_A|model.diffusion_model.{}.lora_B",
-        "transformer.{}.lora_A.weight|transformer.{}.lora_B.weight",
-        "base_model.model.{}.lora_A.default.weight|base_model.model.{}.lora_B.default.weight",
-        "{}.lora_A.weight|{}.lora_B.weight",
-        "{}.lora.down.weight|{}.lora.up.weight",
-        "lora_unet_<>.lora_down.weight|lora_unet_<>.lora_up.weight",
-    ],
-)
-def test_key_styles(tmp_path: Path, style: str) -> None:
-    base = checkpoint(tmp_path / "base.safetensors")
-    a, b = (part.format(MODULE).replace("<>", MODULE.replace(".", "_")) for part in style.split("|"))
-    fused = load(base, [(lora(tmp_path / "lora.safetensors", {a: A, b: B}), 0.5)], mx.float32)
-    np.testing.assert_array_equal(np.array(fused.values), bf16(W) + (B * np.float32(0.5)) @ A)
-
-
-def test_diffusers_module_names(tmp_path: Path) -> None:
-    names = {"transformer.proj_in.lora_A.weight": A, "transformer.proj_in.lora_B.weight": B}
-    names |= {f"transformer.time_embed.linear.lora_{f}.weight": v for f, v in (("A", A), ("B", B))}
-    assert set(lora(tmp_path / "a.safetensors", names).pairs) == {"patchify_proj", "adaln_single.linear"}
 
 
 def test_connector_targets(tmp_path: Path) -> None:
@@ -158,59 +132,95 @@ def test_affine_of_4_bits_becomes_dense(tmp_path: Path) -> None:
     np.testing.assert_allclose(np.array(fused.values.astype(mx.float32)), exact, rtol=2.0**-8)
 
 
-def test_alpha_scales_by_alpha_over_rank(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    tensors = {
-        f"{MODULE}.lora_A.weight": A,
-        f"{MODULE}.lora_B.weight": B,
-        f"{MODULE}.alpha": np.float32(8) * np.ones(()),
-    }
-    with caplog.at_level(logging.WARNING):
-        change = lora(tmp_path / "lora.safetensors", tensors)
-    assert "alpha tensors multiply the strength by 2" in caplog.text
-    fused = load(checkpoint(tmp_path / "base.safetensors"), [(change, 0.5)], mx.float32)
-    np.testing.assert_array_equal(np.array(fused.values), bf16(W) + B @ A)
+def test_biases_norms_and_tables_take_differences(tmp_path: Path) -> None:
+    values = {f"{MODULE}.bias": W[0], "transformer_blocks.0.attn1.q_norm.weight": W[1], "scale_shift_table": W[:2]}
+    path = tmp_path / "base.safetensors"
+    write_safetensors(
+        path, {f"model.diffusion_model.{name}": mx.array(value).astype(mx.bfloat16) for name, value in values.items()}
+    )
+    change = lora(
+        tmp_path / "lora.safetensors",
+        {
+            f"diffusion_model.{MODULE}.diff_b": A[0],
+            "diffusion_model.transformer_blocks.0.attn1.norm_q.diff": A[1],
+            "lora_unet_scale_shift_table.diff": A[2:],
+        },
+    )
+    deltas = dict(zip(values, (A[0], A[1], A[2:]), strict=True))
+    base, specs = Checkpoint.open(path), [ParamSpec(name, value.shape) for name, value in values.items()]
+    for dtype, rounded in ((None, bf16), (mx.float32, np.asarray)):
+        loaded = base.load("transformer", specs, [(change, -0.5)], dtype)
+        for name, value in values.items():
+            array = loaded[name]
+            assert isinstance(array, mx.array)
+            assert array.dtype == (dtype or mx.bfloat16)
+            expected = rounded(bf16(value) - np.float32(0.5) * deltas[name])
+            np.testing.assert_array_equal(np.array(array.astype(mx.float32)), expected)
 
 
-def test_targets_that_the_model_lacks_are_counted_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    tensors = {f"{m}.lora_{f}.weight": v for m in (MODULE, "elsewhere.to_q") for f, v in (("A", A), ("B", B))}
-    change = lora(tmp_path / "lora.safetensors", tensors)
+def test_rows_of_a_projection_are_those_of_the_whole(tmp_path: Path) -> None:
+    path, name = tmp_path / "base.safetensors", "video_aggregate_embed.weight"
+    write_safetensors(path, {f"text_embedding_projection.{name}": mx.array(W).astype(mx.bfloat16)})
+    module = "connectors.video_text_proj_in"
+    tensors = {f"{module}.lora_A.weight": A, f"{module}.lora_B.weight": B, f"{module}.lora_magnitude_vector": W[:, 0]}
+    change, spec, base = lora(tmp_path / "lora.safetensors", tensors), ParamSpec(name, W.shape), Checkpoint.open(path)
+    whole = base.load("text_projection", [spec], [(change, 1.0)], mx.float32)[name]
+    parts = [
+        base.load_rows("text_projection", spec, rows, [(change, 1.0)], mx.float32)
+        for rows in (range(3), range(3, 7), range(7, 8))
+    ]
+    assert isinstance(whole, mx.array)
+    assert not np.allclose(np.array(whole), bf16(W))
+    np.testing.assert_allclose(np.concatenate([np.array(part) for part in parts]), np.array(whole), rtol=1e-6)
+
+
+def test_a_replaced_weight_is_the_stored_one(tmp_path: Path) -> None:
     base = checkpoint(tmp_path / "base.safetensors")
-    with caplog.at_level(logging.WARNING):
-        load(base, [(change, 1.0)])
-        load(base, [(change, 1.0)])
-    assert [record.getMessage().count("1 of 2 LoRA targets are not in") for record in caplog.records] == [1]
+    change = lora(tmp_path / "lora.safetensors", {f"{MODULE}.set_weight": 1e-3 * W})
+    np.testing.assert_array_equal(np.array(load(base, [(change, 1.0)], mx.float32).values), np.float32(1e-3) * W)
 
 
-def test_metadata(tmp_path: Path) -> None:
-    change = lora(tmp_path / "a.safetensors", metadata={"reference_downscale_factor": "2"})
-    assert (change.reference_downscale_factor, change.reference_temporal_scale_factor, change.rank) == (2, 1, 4)
-    bad = lora(tmp_path / "b.safetensors", metadata={"reference_downscale_factor": "half"})
-    with pytest.raises(
-        CheckpointError, match="reference_downscale_factor must be a whole number of at least 1, got 'half'"
-    ):
-        _ = bad.reference_downscale_factor
+def test_slabs_of_large_weights(tmp_path: Path) -> None:
+    """More rows than are changed at a time, with every kind on top of each other."""
+    rng = np.random.default_rng(8)
+    shape, name = (1200, 8), f"{MODULE}.weight"
+    weight, a, b = (rng.normal(size=size).astype(np.float32) for size in (shape, (2, 8), (1200, 2)))
+    small, large, diff = (rng.normal(size=size).astype(np.float32) for size in ((3, 2), (400, 4), shape))
+    write_safetensors(tmp_path / "base.safetensors", {f"model.diffusion_model.{name}": weight})
+    files = [
+        lora(tmp_path / "1.safetensors", {f"{MODULE}.lora_A.weight": a, f"{MODULE}.lora_B.weight": b}),
+        lora(tmp_path / "2.safetensors", {f"{MODULE}.lokr_w1": small, f"{MODULE}.lokr_w2": large}),
+        lora(tmp_path / "3.safetensors", {f"{MODULE}.diff": diff}),
+        lora(
+            tmp_path / "4.safetensors",
+            {f"{MODULE}.lora_A.weight": a, f"{MODULE}.lora_B.weight": b, f"{MODULE}.dora_scale": weight[:1]},
+        ),
+    ]
+    v = weight.astype(np.float64) + b.astype(np.float64) @ a
+    dora = weight[:1] * v / np.sqrt((v**2).sum(0, keepdims=True)) - weight
+    exact = weight + b.astype(np.float64) @ a + 0.5 * np.kron(small, large) + 2 * diff - dora
+    spec = ParamSpec(name, shape, layout="linear")
+    strengths = zip(files, (1.0, 0.5, 2.0, -1.0), strict=True)
+    fused = Checkpoint.open(tmp_path / "base.safetensors").load("transformer", [spec], list(strengths))[name]
+    assert isinstance(fused, LinearWeight)
+    np.testing.assert_allclose(np.array(fused.values), exact, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("tensors", "message"),
-    [
-        ({"x.lora_A.weight": A}, r"x has no up \(B\) factor"),
-        ({"x.lora_B.weight": B}, r"x has no down \(A\) factor"),
-        ({"x.lora_A.weight": A, "x.lora_B.weight": B[:, :3]}, "the ranks of A .* and B .* differ"),
-        ({"x.lora_A.weight": A[0], "x.lora_B.weight": B}, "only LoRA factors of linear layers"),
-        ({"x.lora_A.weight": A.astype(np.int32), "x.lora_B.weight": B}, "'x.lora_A.weight' is I32"),
-        ({"x.lora_A.weight": A, "x.lora_B.weight": B, "x.dora_scale": B}, "only plain LoRA is supported"),
-        ({"x.lora_A.weight": A, "transformer.x.lora_A.weight": A, "x.lora_B.weight": B}, "are the same factor of x"),
-        ({"x.lora_A.weight": A, "x.lora_B.weight": B, "x.alpha": np.zeros(2)}, "must be one number"),
-        ({"x.weight": A}, "not a LoRA file"),
-    ],
-)
-def test_files_that_are_no_usable_lora(tmp_path: Path, tensors: dict[str, Array], message: str) -> None:
-    with pytest.raises(CheckpointError, match=message):
-        lora(tmp_path / "bad.safetensors", tensors)
-
-
-def test_lora_for_another_model(tmp_path: Path) -> None:
+def test_a_change_of_another_shape_is_refused(tmp_path: Path) -> None:
     change = lora(tmp_path / "a.safetensors", {f"{MODULE}.lora_A.weight": A[:, :32], f"{MODULE}.lora_B.weight": B})
-    with pytest.raises(CheckpointError, match=r"the LoRA is for a weight of \[8, 32\], the model has \[8, 64\]"):
+    with pytest.raises(CheckpointError, match=r"a change of \[8, 32\] does not fit \[8, 64\]; use a LoRA made for"):
         load(checkpoint(tmp_path / "base.safetensors"), [(change, 1.0)])
+
+
+def test_bytes_of_the_plan_count_what_each_kind_holds(tmp_path: Path) -> None:
+    """float32 values, factors, and slabs: of a product two, of a normalised one three."""
+    base = checkpoint(tmp_path / "base.safetensors")
+    factors = {f"{MODULE}.lora_A.weight": A, f"{MODULE}.lora_B.weight": B}
+    plain = lora(tmp_path / "1.safetensors", factors)
+    normalised = lora(tmp_path / "2.safetensors", {**factors, f"{MODULE}.dora_scale": W[:, 0]})
+    value, held = W.size * 4, (A.size + B.size) * 4
+    for change, working in ((plain, 3 * value + held), (normalised, 4 * value + held + 8 * 4)):
+        loaded = base.loaded_bytes("transformer", [SPEC], [(change, 1.0)])
+        assert loaded.working == working
+        assert (loaded.arrays, loaded.made) == (W.size * 2, W.size * 2)
+    assert base.loaded_bytes("transformer", [SPEC], [(plain, 0.0)]).working == 0
