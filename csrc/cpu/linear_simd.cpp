@@ -163,6 +163,11 @@ void multiply_rows(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t k, con
 template <typename Words>
 void multiply_few(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t k, const float* a, int64_t rows, float* c,
                   int64_t ldc, bool add) {
+  if (rows > 1 && w.format > WeightFormat::int4) {  // code for each number of rows is not worth its size
+    alignas(64) float panel[kDepthBlock * kPanelColumns];
+    pack<Words>(w, n0, k0, k, panel);
+    return multiply<Words>(a, rows, panel, k, c, ldc, add, ReadAhead{});
+  }
   switch (rows) {
     case 1:
       return multiply_rows<Words, 1>(w, n0, k0, k, a, c, ldc, add);

@@ -1,168 +1,13 @@
-// Expansion of weight rows into pairs of bfloat16 with AVX-512: whole cache lines transposed as words of four bytes.
+// Expansion of weight rows into pairs of bfloat16 with AVX-512.
 #pragma once
 
 #include "csrc/cpu/weight_panels.h"
+#include "csrc/cpu/wide_lines.h"
+#include "csrc/cpu/wide_packed.h"
 
 namespace ltx2rt::cpu::LTX2RT_ISA {
 
-#if defined(__AVX512BF16__) && defined(__AVX512VBMI__)
-#define LTX2RT_WIDE_PAIRS
-
-// The masks of all ones spare GCC 12 a warning about its own header.
-constexpr __mmask64 kAll = ~(__mmask64)0;
-// How far ahead of the loads rows are fetched: memory takes about 100 ns, in which a core reads about 2 KiB.
-constexpr int64_t kAheadBytes = 512;
-
-// 16 x 16 words of four bytes transposed.
-inline __attribute__((always_inline)) void transpose_words(__m512i r[16]) {
-  __m512i a[16];
-#pragma GCC unroll 8
-  for (int i = 0; i < 16; i += 2) {
-    a[i] = _mm512_maskz_unpacklo_epi32(0xffff, r[i], r[i + 1]);
-    a[i + 1] = _mm512_maskz_unpackhi_epi32(0xffff, r[i], r[i + 1]);
-  }
-#pragma GCC unroll 4
-  for (int i = 0; i < 16; i += 4) {
-    r[i] = _mm512_maskz_unpacklo_epi64(0xff, a[i], a[i + 2]);
-    r[i + 1] = _mm512_maskz_unpackhi_epi64(0xff, a[i], a[i + 2]);
-    r[i + 2] = _mm512_maskz_unpacklo_epi64(0xff, a[i + 1], a[i + 3]);
-    r[i + 3] = _mm512_maskz_unpackhi_epi64(0xff, a[i + 1], a[i + 3]);
-  }
-  // r[4 q + j] holds in its lane l (of 128 bits) the words 4 l + j of the rows 4 q to 4 q + 3.
-#pragma GCC unroll 4
-  for (int j = 0; j < 4; ++j) {
-    a[j] = _mm512_maskz_shuffle_i32x4(0xffff, r[j], r[4 + j], 0x44);
-    a[4 + j] = _mm512_maskz_shuffle_i32x4(0xffff, r[j], r[4 + j], 0xee);
-    a[8 + j] = _mm512_maskz_shuffle_i32x4(0xffff, r[8 + j], r[12 + j], 0x44);
-    a[12 + j] = _mm512_maskz_shuffle_i32x4(0xffff, r[8 + j], r[12 + j], 0xee);
-  }
-#pragma GCC unroll 4
-  for (int j = 0; j < 4; ++j) {
-    r[j] = _mm512_maskz_shuffle_i32x4(0xffff, a[j], a[8 + j], 0x88);
-    r[4 + j] = _mm512_maskz_shuffle_i32x4(0xffff, a[j], a[8 + j], 0xdd);
-    r[8 + j] = _mm512_maskz_shuffle_i32x4(0xffff, a[4 + j], a[12 + j], 0x88);
-    r[12 + j] = _mm512_maskz_shuffle_i32x4(0xffff, a[4 + j], a[12 + j], 0xdd);
-  }
-}
-
-// E4M3 codes as bfloat16 by table: its low and its high bytes for the codes 0 to 127, looked up with the sign left out.
-struct E4m3Table {
-  __m512i low[2], high[2];
-
-  E4m3Table() {
-    alignas(64) uint8_t bytes[2][128];
-    for (int code = 0; code < 128; ++code) {
-      BF16 value;
-      from_float(to_float(e4m3_as_f16((uint8_t)code)), value);
-      bytes[0][code] = (uint8_t)value.bits;
-      bytes[1][code] = (uint8_t)(value.bits >> 8);
-    }
-    for (int i = 0; i < 2; ++i) {
-      low[i] = _mm512_load_si512(bytes[0] + 64 * i);
-      high[i] = _mm512_load_si512(bytes[1] + 64 * i);
-    }
-  }
-
-  // Four codes of each of 16 columns as two words of pairs.
-  inline __attribute__((always_inline)) void expand(__m512i codes, __m512i* first, __m512i* second) const {
-    // In each lane the codes 0 and 1 of its four columns, then 2 and 3: unpacking then keeps the columns in order.
-    const __m512i order = _mm512_set4_epi32(0x0f0e0b0a, 0x07060302, 0x0d0c0908, 0x05040100);
-    codes = _mm512_maskz_shuffle_epi8(kAll, codes, order);
-    const __m512i lows = _mm512_permutex2var_epi8(low[0], codes, low[1]);
-    __m512i highs = _mm512_permutex2var_epi8(high[0], codes, high[1]);
-    highs = _mm512_ternarylogic_epi32(highs, codes, _mm512_set1_epi8(-128), 0xf8);  // highs | (codes & 0x80)
-    *first = _mm512_maskz_unpacklo_epi8(kAll, lows, highs);
-    *second = _mm512_maskz_unpackhi_epi8(kAll, lows, highs);
-  }
-};
-
-// Calls put(v, word, row, left) for the words of four bytes of a panel, 16 columns in vector v of it. A word holds
-// kValues values from pair `row` on; `left` says how many of them and their followers are wanted. Every cache line of a
-// row of W is loaded once and whole, since rows a power of two apart would push each other out of the first-level cache.
-// Fetches the lines that follow if asked to.
-template <int kValues, bool kFetch, typename Put>
-inline __attribute__((always_inline)) void transpose_lines(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t count,
-                                                           const Put& put) {
-  const int64_t first = k0 * 4 / kValues;
-  const char* rows[kPanelColumns];
-  for (int i = 0; i < kPanelColumns; ++i) {
-    rows[i] = (const char*)w.values + (n0 + i < w.columns ? n0 + i : w.columns - 1) * w.row_bytes + first;
-  }
-  // Lines of the next columns follow the last ones of these.
-  const int64_t in_row = w.row_bytes - first, next_columns = (kPanelColumns - 1) * w.row_bytes;
-  constexpr int kPairs = kValues / 2;
-  int64_t row = 0, at = 0, left = count;
-  // Four lines of a row are copied at once: a row that does not start on a cache line would otherwise need every line
-  // twice, which the other rows have driven out in between.
-  constexpr int kLines = 4;
-  const auto load_lines = [&](int v, __m512i(*lines)[16]) __attribute__((always_inline)) {
-    for (int i = 0; i < 16; ++i) {
-      const char* from = rows[16 * v + i];
-#pragma GCC unroll 4
-      for (int line = 0; line < kLines; ++line) lines[line][i] = _mm512_loadu_si512(from + at + 64 * line);
-    }
-  };
-  const auto transpose = [](const __m512i* line, __m512i words[16]) __attribute__((always_inline)) {
-#pragma GCC unroll 16
-    for (int i = 0; i < 16; ++i) words[i] = line[i];
-    transpose_words(words);
-  };
-  const auto whole_lines = [&](int v) __attribute__((always_inline)) {
-    __m512i lines[kLines][16];
-    load_lines(v, lines);
-    for (int line = 0; line < kLines; ++line) {
-      __m512i words[16];
-      transpose(lines[line], words);
-#pragma GCC unroll 16
-      for (int i = 0; i < 16; ++i) put(v, words[i], row + line * 16 * kPairs + i * kPairs, kValues);
-    }
-  };
-  // Both vectors word by word: what is summed up at once is then two chains, not one whose latency everything waits for.
-  const auto whole_lines_of_both = [&]() __attribute__((always_inline)) {
-    const int64_t ahead = at + kAheadBytes < in_row ? at + kAheadBytes : at + kAheadBytes + next_columns;
-    __m512i lines[2][kLines][16];
-    load_lines(0, lines[0]);
-    load_lines(1, lines[1]);
-    for (int line = 0; line < kLines; ++line) {
-      __m512i words[16];
-      transpose(lines[0][line], words);
-#pragma GCC unroll 16
-      for (int i = 0; i < 16; ++i) lines[0][line][i] = words[i];
-      transpose(lines[1][line], words);
-#pragma GCC unroll 16
-      for (int i = 0; i < 16; ++i) {
-        // One by one: a processor drops what is asked for all at once.
-        _mm_prefetch(rows[i] + ahead + 64 * line, _MM_HINT_T1);
-        _mm_prefetch(rows[16 + i] + ahead + 64 * line, _MM_HINT_T1);
-        const int64_t pair = row + line * 16 * kPairs + i * kPairs;
-        put(0, lines[0][line][i], pair, kValues);
-        put(1, words[i], pair, kValues);
-      }
-    }
-  };
-  // Zeros fill up the last line; apart, so that the array above stays in registers.
-  const auto last_line = [&](int v) __attribute__((always_inline)) {
-    const __mmask64 rest = left >= 16 * kValues ? kAll : ((__mmask64)1 << (left * 4 / kValues)) - 1;
-    __m512i words[16];
-    for (int i = 0; i < 16; ++i) words[i] = _mm512_maskz_loadu_epi8(rest, rows[16 * v + i] + at);
-    transpose_words(words);
-    for (int64_t i = 0; i < 16 && i * kValues < left; ++i) put(v, words[i], row + i * kPairs, left - i * kValues);
-  };
-  // Written out, not as loops: a vector of sums indexed by v then stays in its register.
-  static_assert(kPanelVecs == 2);
-  for (; left >= kLines * 16 * kValues; left -= kLines * 16 * kValues, row += kLines * 16 * kPairs, at += kLines * 64) {
-    if constexpr (kFetch) {
-      whole_lines_of_both();
-    } else {
-      whole_lines(0);
-      whole_lines(1);
-    }
-  }
-  for (; left > 0; left -= 16 * kValues, row += 16 * kPairs, at += 64) {
-    last_line(0);
-    last_line(1);
-  }
-}
+#ifdef LTX2RT_WIDE_PAIRS
 
 // Scale and zero of 16 columns in one group.
 struct WideGroup {
@@ -236,12 +81,34 @@ inline __attribute__((always_inline)) void expand_wide_pairs(const WeightMatrix&
       return expand_wide_codes<8, kFetch>(w, n0, k0, count, sink);
     case WeightFormat::int4:
       return expand_wide_codes<4, kFetch>(w, n0, k0, count, sink);
-    default:
-      return expand_pairs(w, n0, k0, count, [&sink](int64_t row, const VecI* words) __attribute__((always_inline)) {
-        sink(row, 0, words[0]);
-        sink(row, 1, words[1]);
-      });
+    case WeightFormat::int8_rows:
+      return expand_wide_int8<kFetch>(w, n0, k0, count, sink);
+    case WeightFormat::q8_0:
+      if (count == kDepthBlock) return expand_wide_q8_0<kFetch>(w, n0, k0, sink);
+      break;
+    case WeightFormat::q4_k:
+      return expand_wide_blocks<WideQ4K, kFetch>(w, n0, k0, sink);
+    case WeightFormat::q5_k:
+      return expand_wide_blocks<WideQ5K, kFetch>(w, n0, k0, sink);
+    case WeightFormat::q6_k:
+      return expand_wide_blocks<WideQ6K, kFetch>(w, n0, k0, sink);
+    case WeightFormat::nvfp4:
+      if (count == kDepthBlock) return expand_wide_nvfp4<kFetch>(w, n0, k0, sink);
+      break;
+    case WeightFormat::mxfp8:
+      if (count == kDepthBlock && expand_wide_mxfp8<kFetch>(w, n0, k0, sink)) return;
+      break;
+    case WeightFormat::w4a8:
+      if (w.group_size % 16 == 0) return expand_wide_w4a8(w, n0, k0, count, sink);
+      break;
+    case WeightFormat::f32:
+    case WeightFormat::f16:
+      break;
   }
+  expand_pairs(w, n0, k0, count, [&sink](int64_t row, const VecI* words) __attribute__((always_inline)) {
+    sink(row, 0, words[0]);
+    sink(row, 1, words[1]);
+  });
 }
 
 #endif

@@ -91,7 +91,9 @@ class Affine(PackedFormat):
             values = stored.mlx()
         else:
             words = (shape[0], shape[1] * widened // 32)
-            values = made_of_slabs(words, mx.uint32, lambda rows: _words(_unpacked(stored.rows(rows), bits), widened))
+            values = made_of_slabs(
+                words, mx.uint32, lambda rows: packed_words(_unpacked(stored.rows(rows), bits), widened)
+            )
         return LinearWeight(
             "affine",
             values,
@@ -146,7 +148,7 @@ def _form(encoding: Encoding, shape: tuple[int, ...]) -> tuple[int, int]:
     return next((bits, group_size) for bits, group_size, columns in _forms(encoding) if columns == shape[1])
 
 
-def _words(codes: Array, bits: int) -> Array:
+def packed_words(codes: Array, bits: int) -> Array:
     """Rows of codes, the first in the lowest bits of a word."""
     in_bytes: Array = codes.astype(np.uint8)
     if bits == 4:

@@ -1,4 +1,7 @@
-"""The block types of GGUF files: groups of integers with float16 scales, expanded when they are loaded.
+"""The block types of GGUF files: groups of integers with float16 scales.
+
+Four types stay as they are, for which there are kernels; four become MLX's affine integers, exactly; the others are
+expanded when they are loaded.
 
 In the layouts below "low first" means that a byte holds one value in its low bits and one of a later half, quarter or
 eighth of the group in the bits above. Every float32 value is what the `gguf` package gives, bit for bit.
@@ -12,23 +15,35 @@ from abc import abstractmethod
 from collections.abc import Callable
 from math import prod
 from types import EllipsisType
+from typing import ClassVar
 
+import mlx.core as mx
 import numpy as np
 
-from ltx2rt.types import Array
+from ltx2rt.errors import CheckpointError
+from ltx2rt.kernels.host import writable_view
+from ltx2rt.types import Array, LinearMode, LinearWeight
 from ltx2rt.weights.block_types import BLOCK_TYPES, BlockType
 from ltx2rt.weights.finite import require_finite
-from ltx2rt.weights.formats.linear_format import Encoding, ExpandedFormat, Stored
+from ltx2rt.weights.formats.affine import packed_words
+from ltx2rt.weights.formats.linear_format import Encoding, Packed, PackedFormat, Stored, slabs
 from ltx2rt.weights.tensor_source import Rows, TensorInfo
 
+_LARGEST_HALF = float(np.finfo(np.float16).max)
 # What a code of the IQ4 types stands for.
 _IQ4 = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.float32)
 # The same for E2M1 floats, doubled.
 _E2M1 = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], np.float32)
 
 
-class GgmlBlocks(ExpandedFormat):
-    """One block type. ``name`` is what GGUF calls it, and the dtype of such tensors."""
+class GgmlBlocks(PackedFormat):
+    """One block type. ``name`` is what GGUF calls it, and the dtype of such tensors.
+
+    Attributes:
+        mode: of the kernels that take the blocks as they are; None: there are none.
+    """
+
+    mode: ClassVar[LinearMode | None] = None
 
     @staticmethod
     @abstractmethod
@@ -45,6 +60,13 @@ class GgmlBlocks(ExpandedFormat):
 
     def loading_bytes(self, encoding: Encoding, shape: tuple[int, ...]) -> int:
         return super().loading_bytes(encoding, shape) + (0 if _has_rows(encoding.info, shape) else encoding.nbytes)
+
+    def packed(self, encoding: Encoding, shape: tuple[int, ...]) -> Packed | None:
+        return Packed(encoding.nbytes, 0) if self.mode is not None and _has_rows(encoding.info, shape) else None
+
+    def pack(self, stored: Stored, shape: tuple[int, ...]) -> LinearWeight:
+        assert self.mode is not None
+        return LinearWeight(self.mode, stored.file.mlx(stored.name, finite=True))
 
     def decoder(self, stored: Stored, shape: tuple[int, ...]) -> Callable[[Rows], Array]:
         values, nbytes = self.block.values, self.block.nbytes
@@ -79,20 +101,67 @@ def _has_rows(info: TensorInfo, shape: tuple[int, ...]) -> bool:
     return len(shape) > 1 and info.raw.shape[0] == shape[0]
 
 
+class AffineBlocks(GgmlBlocks):
+    """A block type whose values are scale * code + zero, which MLX's affine integers hold in groups of 32.
+
+    Attributes:
+        bits: of a code there; scales and zeros are float16.
+    """
+
+    bits: ClassVar[int]
+
+    @staticmethod
+    @abstractmethod
+    def affine(blocks: Array) -> tuple[Array, Array, Array]:
+        """The codes (n, 32) uint8 of blocks, and scales and zeros (n, 1) float32."""
+
+    def packed(self, encoding: Encoding, shape: tuple[int, ...]) -> Packed | None:
+        if not _has_rows(encoding.info, shape):
+            return None
+        size = prod(shape)
+        nbytes = size * self.bits // 8 + 2 * mx.float16.size * size // self.block.values
+        return Packed(nbytes, nbytes)
+
+    def pack(self, stored: Stored, shape: tuple[int, ...]) -> LinearWeight:
+        groups = (shape[0], shape[1] // self.block.values)
+        parts = (
+            mx.zeros((shape[0], shape[1] * self.bits // 32), dtype=mx.uint32),
+            mx.zeros(groups, dtype=mx.float16),
+            mx.zeros(groups, dtype=mx.float16),
+        )
+        values, scale, zero = (writable_view(part) for part in parts)
+        for rows in slabs(shape):
+            items = stored.file.rows(stored.name, rows)
+            require_finite(items, stored.info.dtype, stored.where)
+            codes, scales, zeros = self.affine(items.reshape(-1, self.block.nbytes))
+            if np.abs(zeros).max(initial=0.0) > _LARGEST_HALF:
+                raise CheckpointError(f"{stored.where}: scales up to {np.abs(scales).max():g}; the file is damaged.")
+            values[rows] = packed_words(codes.reshape(len(items), -1), self.bits)
+            scale[rows], zero[rows] = scales.reshape(len(items), -1), zeros.reshape(len(items), -1)
+        return LinearWeight("affine", *parts, group_size=self.block.values, bits=self.bits)
+
+
 class Q8_0(GgmlBlocks):
     """32 values: scale d; int8 q. d * q."""
 
     name = "Q8_0"
+    mode = "q8_0"
 
     @staticmethod
     def decode(blocks: Array) -> Array:
         return _half(blocks, 0) * blocks[:, 2:].view(np.int8).astype(np.float32)
 
 
-class Q4_0(GgmlBlocks):
+class Q4_0(AffineBlocks):
     """32 values: d; 16 bytes of nibbles, low first. d * (q - 8)."""
 
     name = "Q4_0"
+    bits = 4
+
+    @staticmethod
+    def affine(blocks: Array) -> tuple[Array, Array, Array]:
+        scales = _half(blocks, 0)
+        return _parts(blocks[:, 2:], 4).reshape(-1, 32), scales, -8 * scales
 
     @staticmethod
     def decode(blocks: Array) -> Array:
@@ -102,10 +171,15 @@ class Q4_0(GgmlBlocks):
         return codes.reshape(len(blocks), 32)
 
 
-class Q4_1(GgmlBlocks):
+class Q4_1(AffineBlocks):
     """32 values: d, m; 16 bytes of nibbles, low first. d * q + m."""
 
     name = "Q4_1"
+    bits = 4
+
+    @staticmethod
+    def affine(blocks: Array) -> tuple[Array, Array, Array]:
+        return _parts(blocks[:, 4:], 4).reshape(-1, 32), _half(blocks, 0), _half(blocks, 2)
 
     @staticmethod
     def decode(blocks: Array) -> Array:
@@ -115,10 +189,16 @@ class Q4_1(GgmlBlocks):
         return codes
 
 
-class Q5_0(GgmlBlocks):
+class Q5_0(AffineBlocks):
     """32 values: d; 4 bytes of fifth bits; 16 bytes of nibbles, low first. d * (q - 16)."""
 
     name = "Q5_0"
+    bits = 8
+
+    @staticmethod
+    def affine(blocks: Array) -> tuple[Array, Array, Array]:
+        scales = _half(blocks, 0)
+        return _five_bits(blocks[:, 2:6], blocks[:, 6:]), scales, -16 * scales
 
     @staticmethod
     def decode(blocks: Array) -> Array:
@@ -128,10 +208,15 @@ class Q5_0(GgmlBlocks):
         return codes
 
 
-class Q5_1(GgmlBlocks):
+class Q5_1(AffineBlocks):
     """32 values: d, m; 4 bytes of fifth bits; 16 bytes of nibbles, low first. d * q + m."""
 
     name = "Q5_1"
+    bits = 8
+
+    @staticmethod
+    def affine(blocks: Array) -> tuple[Array, Array, Array]:
+        return _five_bits(blocks[:, 4:8], blocks[:, 8:]), _half(blocks, 0), _half(blocks, 2)
 
     @staticmethod
     def decode(blocks: Array) -> Array:
@@ -183,6 +268,7 @@ class Q4_K(GgmlBlocks):
     """
 
     name = "Q4_K"
+    mode = "q4_k"
 
     @staticmethod
     def decode(blocks: Array) -> Array:
@@ -193,6 +279,7 @@ class Q5_K(GgmlBlocks):
     """As Q4_K with 32 bytes of fifth bits before the nibbles: bit s of a byte belongs to group s."""
 
     name = "Q5_K"
+    mode = "q5_k"
 
     @staticmethod
     def decode(blocks: Array) -> Array:
@@ -207,6 +294,7 @@ class Q6_K(GgmlBlocks):
     """
 
     name = "Q6_K"
+    mode = "q6_k"
 
     @staticmethod
     def decode(blocks: Array) -> Array:
