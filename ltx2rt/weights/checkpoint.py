@@ -226,6 +226,11 @@ class Checkpoint:
         return other
 
     @property
+    def is_described(self) -> bool:
+        """Whether its configuration is that of a set of files."""
+        return self._description is not None
+
+    @property
     def components(self) -> frozenset[str]:
         """The components the file has tensors of."""
         return frozenset(self._components)
