@@ -307,6 +307,22 @@ def _units_beside(folder: Path) -> list[Unit]:
         return []
 
 
+def _text_encoder_folders(folder: Path) -> list[Path]:
+    try:
+        folders = sorted(sub for sub in folder.iterdir() if sub.is_dir())
+    except OSError:
+        return []  # nobody asked for it
+    found = []
+    for sub in folders:
+        try:
+            real = followed(sub)
+        except CheckpointError:
+            continue
+        if is_text_encoder_folder(real):
+            found.append(real)
+    return found
+
+
 def _look_into(folder: Path, seen: set[Path]) -> Iterator[Found]:
     """What the files of a folder hold, without those that were looked at."""
     if folder in seen:
@@ -317,7 +333,7 @@ def _look_into(folder: Path, seen: set[Path]) -> Iterator[Found]:
             yield find(folder)
             return
         units = [unit for unit in units_of(folder) if not seen.intersection((unit.path, *unit.files))]
-    except CheckpointError:
+    except (CheckpointError, OSError):
         return  # nobody asked for this folder
     seen.update(file for unit in units for file in unit.files)
     yield look(folder, units)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -176,7 +177,15 @@ def _weights(folder: Path) -> list[Path]:
 def _below(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and not path.is_dir())
+    found: list[Path] = []
+    seen: set[Path] = set()
+    for here, folders, files in os.walk(folder, followlinks=True):  # models are often kept on another disk
+        if (real := Path(here).resolve()) in seen:
+            folders.clear()  # a link to a folder above it
+            continue
+        seen.add(real)
+        found += [Path(here, name) for name in files if Path(name).suffix.lower() in SUFFIXES]
+    return sorted(found)
 
 
 def _text_encoders(folder: Path) -> list[Unit]:
