@@ -244,7 +244,7 @@ struct WideNvfp4 {
   inline __attribute__((always_inline)) __m512i codes(int outer, int inner, int word) const {
     // The first or the last four codes of a word, one in each byte: the high bits of a byte come first.
     const __m512i order = _mm512_set1_epi64(word % 2 == 0 ? 0x282c202408'0c0004 : 0x383c303418'1c1014);
-    const __m512i table = _mm512_broadcast_i32x4(_mm_load_si128((const __m128i*)kCodes));
+    const __m512i table = _mm512_maskz_broadcast_i32x4(0xffff, _mm_load_si128((const __m128i*)kCodes));
     const int group = 2 * outer + inner;
     const __m512i nibbles =
         _mm512_maskz_multishift_epi64_epi8(kAll, order, lines[group / 8][2 * (group % 8) + word / 2]);
