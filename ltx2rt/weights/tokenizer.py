@@ -147,6 +147,14 @@ class GemmaTokenizer:
             self._tokenizer.enable_truncation(MAX_TOKENS)
         return from_numbers(ids, dtype=np.int32)
 
+    def to_json(self) -> bytes:
+        """What a ``tokenizer.json`` of it holds."""
+        self._tokenizer.no_truncation()
+        try:
+            return str(self._tokenizer.to_str()).encode()
+        finally:
+            self._tokenizer.enable_truncation(MAX_TOKENS)
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids, without special tokens."""
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))

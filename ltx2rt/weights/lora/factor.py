@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from ltx2rt.weights.formats import fault_of, format_of
 from ltx2rt.weights.formats.linear_format import CURE, FLOATS, Encoding, Stored
 from ltx2rt.weights.tensor_source import DTYPES, WeightFile, bytes_of, widen
 
+NO_VALUES = "a manifest lists tensors without their data; give the LoRA file"
 _WHOLE = ("I64", "I32", "I16", "I8", "U8")
 
 
@@ -43,7 +45,7 @@ class Factor:
     def where(self) -> str:
         return f"{self.path}: tensor {self.name!r}"
 
-    @property
+    @cached_property
     def stored_shape(self) -> tuple[int, ...]:
         """Of the values, with every axis that the file has.
 
@@ -131,5 +133,5 @@ class Factor:
 
     def _opened(self) -> WeightFile:
         if self.file is None:
-            raise CheckpointError(f"{self.path}: a manifest lists tensors without their data; give the LoRA file.")
+            raise CheckpointError(f"{self.path}: {NO_VALUES}.")
         return self.file
