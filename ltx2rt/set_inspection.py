@@ -12,6 +12,7 @@ from ltx2rt.inspection import ComponentReport, inspect_component
 from ltx2rt.types import FilePath
 from ltx2rt.weights.checkpoint import Checkpoint
 from ltx2rt.weights.finite import NotFinite, find_not_finite
+from ltx2rt.weights.lora.opening import is_lora_path
 from ltx2rt.weights.sets.parts import NEEDED, TEXT_ENCODER, Part, find
 from ltx2rt.weights.sets.resolution import ModelSet, resolve
 from ltx2rt.weights.sets.units import followed, layout_of, units_of
@@ -92,7 +93,15 @@ def is_set(path: Path) -> bool:
         CheckpointError: it is a folder of another model, or files are missing that it names.
     """
     path = followed(path)
-    return path.is_dir() and (layout_of(path) in ("diffusers", "mlx", "comfyui") or len(units_of(path)) > 1)
+    return path.is_dir() and not _holds_loras(path) and len(units_of(path)) > 1
+
+
+def _holds_loras(folder: Path) -> bool:
+    """Whether a folder holds LoRAs and nothing else; one with a file that cannot be read does not."""
+    try:
+        return is_lora_path(folder)
+    except CheckpointError:
+        return False
 
 
 def inspect_set(path: FilePath, *, deep: bool = False) -> SetReport:

@@ -120,7 +120,7 @@ def _parse_text_projection(checkpoint: Checkpoint) -> feature_extractor.FeatureE
 
 
 def _expected_text_projection(checkpoint: Checkpoint) -> Expected:
-    if not checkpoint.components & {"transformer", "video_connector"}:
+    if not (checkpoint.components & {"transformer", "video_connector"} or checkpoint.is_described):
         return NOTHING_KNOWN  # its output widths are stated in another file, that of the connectors
     return Expected(feature_extractor.param_specs(TEXT_PROJECTION.parse(checkpoint)))
 

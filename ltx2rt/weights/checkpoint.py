@@ -34,7 +34,7 @@ from ltx2rt.weights.names import assign
 from ltx2rt.weights.names.llama_cpp import is_gemma
 from ltx2rt.weights.names.origin import OfficialTensors, Origin
 from ltx2rt.weights.sets.description import Description
-from ltx2rt.weights.sets.units import Unit, followed, units_of
+from ltx2rt.weights.sets.units import Unit, followed, unit_of, units_of
 from ltx2rt.weights.tensor_loading import load_array, require_matrix
 from ltx2rt.weights.tensor_source import DTYPES, TensorInfo, TensorSource, WeightFile, entry
 from ltx2rt.weights.weight_file import open_weight_file
@@ -180,7 +180,8 @@ class Checkpoint:
             tensors, metadata = read_manifest(path)
             return cls(path, [(None, tensors)], metadata)
         single = open_weight_file(path)
-        checkpoint = cls(path, [(single, single.tensors)], single.metadata)
+        metadata = _merged(dict(unit_of(path).metadata), single.metadata, str(path))
+        checkpoint = cls(path, [(single, single.tensors)], metadata)
         beside = path.with_name("config.json")
         if "text_encoder" in checkpoint.components and "gemma_config" not in single.metadata and beside.exists():
             checkpoint._hf_config = read_json(beside)
@@ -223,6 +224,11 @@ class Checkpoint:
         other = copy.copy(self)
         other._description = description
         return other
+
+    @property
+    def is_described(self) -> bool:
+        """Whether its configuration is that of a set of files."""
+        return self._description is not None
 
     @property
     def components(self) -> frozenset[str]:
