@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from math import prod
 
 import mlx.core as mx
+import numpy as np
 
 from ltx2rt.errors import CheckpointError
 from ltx2rt.kernels.host import writable_view
-from ltx2rt.types import FLOAT32_BYTES, LinearWeight
+from ltx2rt.types import FLOAT32_BYTES, Array, LinearWeight
 from ltx2rt.weights.formats.linear_format import SLAB_ROWS, LinearFormat, Stored
 from ltx2rt.weights.lora.file import LoraFile
-from ltx2rt.weights.lora.kinds import Change
+from ltx2rt.weights.lora.kinds import Change, Delta
 
 # What changes one tensor, with its strength, in the order in which it is added.
 Changes = Sequence[tuple[Change, float]]
@@ -89,6 +90,14 @@ def _changed(
                 "this model."
             )
         deltas.append((change.begin(strength, values, first), change.replaces))
+    # What grows too large is found where the model has computed with it.
+    with np.errstate(over="ignore", invalid="ignore"):
+        _add(values, deltas)
+    return fused
+
+
+def _add(values: Array, deltas: Sequence[tuple[Delta, bool]]) -> None:
+    """Add to every slab of ``values`` what each delta is for it; those that replace are put in its place first."""
     for start in range(0, len(values), SLAB_ROWS):
         slab = slice(start, min(start + SLAB_ROWS, len(values)))
         total = None
@@ -102,4 +111,3 @@ def _changed(
                 total += part
         if total is not None:
             values[slab] += total
-    return fused

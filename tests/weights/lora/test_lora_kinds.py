@@ -242,3 +242,12 @@ def test_factors_in_int8_with_markers(tmp_path: Path) -> None:
     assert change.held_bytes == 4 * (A.size + B.size)
     close(delta(change), T * product(exact["lora_up"], exact["lora_down"]))
     lora.require_finite()
+
+
+@pytest.mark.parametrize("shape", [(12, 1), (1, 8)], ids=["rows", "columns"])
+def test_dora_of_large_values(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    """Their squares are beyond float32."""
+    magnitude = np.abs(values(*shape)) + 1
+    change = change_of(tmp_path, lora_A__weight=1e15 * A, lora_B__weight=1e15 * B, dora_scale=magnitude)
+    changed = W + 1e30 * product(B, A)
+    close(delta(change), T * (magnitude * changed / np.linalg.norm(changed, axis=shape.index(1), keepdims=True) - W))
