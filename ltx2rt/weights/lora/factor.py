@@ -13,6 +13,7 @@ import numpy as np
 from ltx2rt.errors import CheckpointError
 from ltx2rt.kernels.host import to_numpy
 from ltx2rt.types import FLOAT32_BYTES, Array
+from ltx2rt.weights.block_types import BLOCK_TYPES
 from ltx2rt.weights.finite import require_finite
 from ltx2rt.weights.formats import fault_of, format_of
 from ltx2rt.weights.formats.linear_format import CURE, FLOATS, Encoding, Stored
@@ -88,7 +89,7 @@ class Factor:
             CheckpointError: values that are not finite, or a manifest.
         """
         file = self._opened()
-        if not self.encoding.companions and not self.encoding.marker:
+        if self.is_read_by_rows:
             return file.numpy(self.name, finite=True).astype(np.float32)
         found = {suffix: (file, name) for suffix, name in self.companions.items()}
         stored = Stored(file, self.name, found, self.encoding.marker)
@@ -113,8 +114,9 @@ class Factor:
 
     @property
     def is_read_by_rows(self) -> bool:
-        """Whether some rows can be read alone."""
-        return not self.encoding.companions and not self.encoding.marker
+        """Whether the values are stored as they are, so that some rows can be read alone."""
+        plain = self.encoding.info.dtype not in BLOCK_TYPES
+        return plain and not self.encoding.companions and not self.encoding.marker
 
     def rows(self, first: int, last: int) -> Array:
         """Some rows of the values, float32, of which nothing else is read. For tensors with `is_read_by_rows`.

@@ -194,6 +194,7 @@ def test_a_scale_in_an_unknown_place_is_no_stranger(tmp_path: Path) -> None:
     ("parts", "message"),
     [
         ({"lora_A__weight": A}, r"to_q has no up \(B\) factor: '.*lora_A.weight' comes without lora_B"),
+        ({"diff_b": W[0], "lora_A": A}, r"has no up \(B\) factor: '.*lora_A' comes without lora_B"),
         ({"lora_up__weight": B}, r"to_q has no down \(A\) factor: '.*lora_up.weight' comes without lora_down"),
         (
             {"lora_A__weight": A, "lora_B__weight": B[:, :2]},
