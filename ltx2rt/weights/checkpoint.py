@@ -492,18 +492,21 @@ class Checkpoint:
         encoding = self._encoding(component, name, shape)
         return format_of(encoding), encoding
 
-    def formats(self, component: str, *, by_dtype: bool = False) -> Counter[str]:
+    def formats(self, component: str, specs: Iterable[ParamSpec] = (), *, by_dtype: bool = False) -> Counter[str]:
         """Name of a format -> how many tensors of a component are stored so; what accompanies them is not counted.
 
         Args:
             component: whose tensors.
+            specs: what the model needs, as far as it is known; some formats need the shapes to be named exactly.
             by_dtype: dense tensors count under their dtype, ``bf16``.
         """
         names = [name for name in self._components.get(component, {}) if companion_of(name) == name]
         found: Counter[str] = Counter()
-        for encoding in (self._encoding(component, name) for name in names):
-            form = format_of(encoding)
-            found[encoding.info.dtype.lower() if by_dtype and form is DENSE else form.label(encoding)] += 1
+        shapes = {spec.name: spec.shape for spec in specs}
+        for name in names:
+            encoding = self._encoding(component, name)
+            form, shape = format_of(encoding), shapes.get(name)
+            found[encoding.info.dtype.lower() if by_dtype and form is DENSE else form.label(encoding, shape)] += 1
         return found
 
     def problems(self, component: str, specs: Iterable[ParamSpec]) -> tuple[list[str], list[str]]:

@@ -136,8 +136,8 @@ class LinearFormat(ABC):
     def recognises(self, encoding: Encoding) -> bool:
         """Whether a tensor is stored in this format, as far as dtypes and companions tell."""
 
-    def label(self, encoding: Encoding) -> str:
-        """The format for people, with what makes this tensor special."""
+    def label(self, encoding: Encoding, shape: tuple[int, ...] | None = None) -> str:
+        """The format for people, with what makes this tensor special; ``shape``: the logical one, if it is known."""
         return self.name
 
     def fault(self, encoding: Encoding) -> str | None:
