@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 
 from ltx2rt.errors import CheckpointError
-from ltx2rt.types import Array, LinearWeight, ParamSpec
+from ltx2rt.types import FLOAT32_BYTES, Array, LinearWeight, ParamSpec
 from ltx2rt.weights.block_stream import BlockLayout, BlockStream, Wanted
 from ltx2rt.weights.config import complete_config, config_section, parse_config
 from ltx2rt.weights.detection import read_json, refuse_foreign_tensors
@@ -471,7 +471,8 @@ class Checkpoint:
                 temporary += encoding.nbytes  # it is read in the order of the file first
             changes = changes_of(component, spec.name, loras)
             if changes:
-                fusing = fusing_bytes(spec.shape, changes)
+                decoding = prod(spec.shape) * FLOAT32_BYTES + form.loading_bytes(encoding, spec.shape)
+                fusing = max(fusing_bytes(spec.shape, changes), decoding)
                 temporary = encoding.nbytes + fusing
                 working = max(working, fusing)
                 fused = None if fuse_dtype is None else prod(spec.shape) * fuse_dtype.size

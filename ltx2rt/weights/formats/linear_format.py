@@ -23,8 +23,6 @@ from ltx2rt.weights.tensor_source import Rows, TensorInfo, TensorSource, check_d
 FLOATS = ("BF16", "F16", "F32", "F64")
 # Rows that are decoded, or changed by a LoRA, at a time.
 SLAB_ROWS = 512
-# Most temporary bytes per value of a slab while it is decoded: codes, float32 values, and their copies in between.
-_SLAB_BYTES = 20
 # How errors about a tensor end.
 CURE = "convert or download the file again, or use the bf16 or fp8 file"
 
@@ -242,7 +240,13 @@ class LinearFormat(ABC):
 
 
 class ExpandedFormat(LinearFormat):
-    """A format that no kernel takes: loaded as dense bfloat16, each value rounded once."""
+    """A format that no kernel takes: loaded as dense bfloat16, each value rounded once.
+
+    Attributes:
+        slab_bytes: most temporary bytes per value of a slab while it is decoded: codes, float32 values, their copies.
+    """
+
+    slab_bytes: ClassVar[int] = 13
 
     @abstractmethod
     def decoder(self, stored: Stored, shape: tuple[int, ...]) -> Callable[[Rows], Array]:
@@ -259,7 +263,7 @@ class ExpandedFormat(LinearFormat):
 
     def loading_bytes(self, encoding: Encoding, shape: tuple[int, ...]) -> int:
         slab = min(shape[0], SLAB_ROWS) * prod(shape[1:]) if shape else 1
-        return 3 * encoding.companions_nbytes + _SLAB_BYTES * slab
+        return 3 * encoding.companions_nbytes + self.slab_bytes * slab
 
     def array(self, stored: Stored, shape: tuple[int, ...], axes: tuple[int, ...] | None = None) -> mx.array:
         dense = self._expanded(stored, shape, slabs(shape), shape)
@@ -318,6 +322,7 @@ class ExpandedFormat(LinearFormat):
             values = decode(rows)
             target[done : done + len(values)] = values
             done += len(values)
+            del values  # before the next ones are made
 
 
 class Packed(NamedTuple):
