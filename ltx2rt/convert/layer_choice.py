@@ -44,6 +44,14 @@ class LayerChoice:
         self._inner_blocks = inner_blocks
         self._everything = everything
 
+    @property
+    def words(self) -> str:
+        """The weights in words."""
+        if self._everything:
+            return "matrices of the transformer and its connectors"
+        blocks = "inner transformer blocks" if self._inner_blocks else "transformer blocks"
+        return f"the linear layers of {blocks}{', connectors' if self._connectors else ''} and text encoders"
+
     def includes(self, component: str, name: str, shape: tuple[int, ...], spec: ParamSpec | None, depth: int) -> bool:
         """Whether a tensor is written in the format.
 

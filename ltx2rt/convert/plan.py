@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -13,18 +14,18 @@ from ltx2rt.convert.encoders.encoder import Encoder, Entry
 from ltx2rt.convert.formats import Target
 from ltx2rt.convert.layer_choice import depth_of, layer_class
 from ltx2rt.errors import CheckpointError, UsageError
-from ltx2rt.graph.components import COMPONENTS, NOTHING_KNOWN
+from ltx2rt.graph.components import COMPONENTS, NOTHING_KNOWN, Expected
 from ltx2rt.types import ParamSpec
 from ltx2rt.weights.checkpoint import Checkpoint
 from ltx2rt.weights.formats import DENSE, companion_of
 from ltx2rt.weights.formats.linear_format import FLOATS
 from ltx2rt.weights.names.official import TRANSFORMER, full_name
+from ltx2rt.weights.tokenizer import GemmaTokenizer
 
 _TEXT_ENCODER, _TEXT_ASSETS = "text_encoder", "text_assets"
 # A file that holds one of these states its configuration.
 _CONFIGURED = frozenset(("transformer", "video_vae", "audio_vae", "vocoder", "upscaler"))
-# Files beside the weights of a text encoder -> the tensor that carries their bytes in a single file.
-_PACKED_FILES = {"tokenizer.json": "tokenizer_json", "tokenizer.model": "spiece_model"}
+_PACKED_TOKENIZERS = frozenset(("tokenizer_json", "spiece_model"))
 # What some programs declare about the formats of a whole file.
 _STALE_METADATA = ("_quantization_metadata",)
 _TABLE = "scale_shift_table"
@@ -66,7 +67,7 @@ class Plan:
 
     Attributes:
         writes: every tensor.
-        files: tensor -> bytes that come from files beside the weights.
+        files: tensor -> bytes that come from beside the weights: the tokenizer.
         metadata: of the new file.
         left_out: components, and numbers of tensors that belong to none, that are not written.
     """
@@ -110,18 +111,18 @@ def make_plan(checkpoint: Checkpoint, format_name: str, target: Target, only: Co
     writes = [write for name in chosen for write in _component_writes(checkpoint, name, target)]
     if target.encoder is not None and not any(write.encoder is target.encoder for write in writes):
         raise UsageError(
-            f"{format_name} changes no tensor of {checkpoint.path} ({', '.join(chosen)}): it is for the linear layers "
-            "of transformer blocks, connectors and text encoders. Give a file that has them, or choose bf16."
+            f"{format_name} changes no tensor of {checkpoint.path} ({', '.join(chosen)}): it is for "
+            f"{target.choice.words}. Give a file that has them, or choose another format."
         )
     left_out = [name for name in held if name not in chosen]
     spare = len(checkpoint.ignored) + len(checkpoint.unknown)
     if spare:
         left_out.append(f"{spare} tensors that no model here uses")
-    return Plan(writes, _packed_files(checkpoint, chosen), _metadata(checkpoint, chosen), left_out)
+    return Plan(writes, _tokenizer(checkpoint, chosen, left_out), _metadata(checkpoint, chosen), left_out)
 
 
 def _component_writes(checkpoint: Checkpoint, component: str, target: Target) -> list[Write]:
-    expected = COMPONENTS[component].expectation(checkpoint) if component in COMPONENTS else NOTHING_KNOWN
+    expected = _expected(checkpoint, component)
     specs = {spec.name: spec for spec in expected.specs}
     _, wrong = checkpoint.problems(component, expected.specs)
     if wrong:
@@ -133,6 +134,18 @@ def _component_writes(checkpoint: Checkpoint, component: str, target: Target) ->
     names = [name for name in checkpoint.names(component) if companion_of(name) == name]
     depth = depth_of(names) if component == "transformer" else 0
     return [_write(checkpoint, component, name, specs.get(name), target, depth) for name in names]
+
+
+def _expected(checkpoint: Checkpoint, component: str) -> Expected:
+    """The tensors of the component's model; none where there is no model, or nothing tells the configuration."""
+    if component not in COMPONENTS:
+        return NOTHING_KNOWN
+    try:
+        return COMPONENTS[component].expectation(checkpoint)
+    except CheckpointError:
+        if checkpoint.stated:
+            raise
+        return NOTHING_KNOWN  # what is stored is known all the same
 
 
 def _write(
@@ -152,7 +165,7 @@ def _write(
     elif form is DENSE and dtype not in FLOATS:
         encoder = None
     elif target.container is GGUF:
-        small = len(shape) < 2 or prod(shape) <= _MOST_SMALL_VALUES or name.endswith(_TABLE)
+        small = len(shape) < 2 or prod(shape) <= _MOST_SMALL_VALUES or _TABLE in name
         encoder = Cast("F32" if small else "BF16")
     elif spec is not None:
         encoder = Cast(spec.dtype)
@@ -171,13 +184,18 @@ def _write(
     )
 
 
-def _packed_files(checkpoint: Checkpoint, chosen: Collection[str]) -> dict[str, bytes]:
-    """The tokenizer files of a text encoder folder, which a single file carries as tensors."""
-    if _TEXT_ENCODER not in chosen or not checkpoint.path.is_dir():
+def _tokenizer(checkpoint: Checkpoint, chosen: Collection[str], left_out: list[str]) -> dict[str, bytes]:
+    """The tokenizer of a text encoder as the tensor that carries it in a single file, if it is not one already."""
+    if _TEXT_ENCODER not in chosen or not _PACKED_TOKENIZERS.isdisjoint(checkpoint.names(_TEXT_ASSETS)):
         return {}
-    packed = set(checkpoint.names(_TEXT_ASSETS))
-    found = {name: checkpoint.path / file for file, name in _PACKED_FILES.items() if name not in packed}
-    return {name: path.read_bytes() for name, path in found.items() if path.is_file()}
+    path = checkpoint.path / "tokenizer.json"
+    if checkpoint.path.is_dir() and path.is_file():
+        return {"tokenizer_json": path.read_bytes()}
+    try:
+        return {"tokenizer_json": GemmaTokenizer.of(checkpoint).to_json()}
+    except CheckpointError:
+        left_out.append("the tokenizer, which is neither in the file nor beside it")
+        return {}
 
 
 def _metadata(checkpoint: Checkpoint, chosen: Collection[str]) -> dict[str, str]:
@@ -186,5 +204,6 @@ def _metadata(checkpoint: Checkpoint, chosen: Collection[str]) -> dict[str, str]
     if _TEXT_ENCODER in chosen and "gemma_config" not in metadata:
         metadata["gemma_config"] = json.dumps(checkpoint.section(_TEXT_ENCODER))
     if "config" not in metadata and not _CONFIGURED.isdisjoint(chosen):
-        metadata["config"] = json.dumps(checkpoint.config)
+        with contextlib.suppress(CheckpointError):  # nothing tells it: the new file states as little as the old one
+            metadata["config"] = json.dumps(checkpoint.config)
     return metadata

@@ -147,6 +147,14 @@ class GemmaTokenizer:
             self._tokenizer.enable_truncation(MAX_TOKENS)
         return from_numbers(ids, dtype=np.int32)
 
+    def to_json(self) -> bytes:
+        """What a ``tokenizer.json`` of it holds."""
+        self._tokenizer.no_truncation()
+        try:
+            return str(self._tokenizer.to_str()).encode()
+        finally:
+            self._tokenizer.enable_truncation(MAX_TOKENS)
+
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids, without special tokens."""
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
@@ -232,7 +240,7 @@ def _from_gguf(file: GgufFile, origin: str) -> Tokenizer | None:
     texts, types = file.value(_TOKENS), file.value("tokenizer.ggml.token_type")
     if texts is None:
         return None
-    kind = file.value("tokenizer.ggml.model")
+    kind = file.metadata.get("tokenizer.ggml.model")
     if not isinstance(texts, list) or not _is_numbers(types, len(texts), "iu"):
         raise CheckpointError(
             f"{origin}: tokenizer.ggml.token_type must be a number for each of tokenizer.ggml.tokens."

@@ -31,7 +31,7 @@ FILES = (
     "components/sampling.safetensors",
     "components/timestep_embedding.safetensors",
     "pipelines/19b_retake.safetensors",
-    "pipelines/23_ti2vid_two_stages_hq.safetensors",
+    "pipelines/19b_ti2vid_two_stages_hq.safetensors",
 )
 Tensors = dict[str, RawTensor]
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from tiny_files import CONFIG_19B, CONFIG_23, model_specs, tensors_of, write_model
 
+from ltx2rt import embedded
 from ltx2rt.cli.main import run
 from ltx2rt.convert.conversion import convert
 from ltx2rt.convert.formats import TARGETS
@@ -23,6 +24,7 @@ from ltx2rt.kernels.reference import dequantise
 from ltx2rt.types import Array, LinearWeight, ParamSpec
 from ltx2rt.weights.checkpoint import Checkpoint
 from ltx2rt.weights.safetensors import RawTensor, SafetensorsFile, write_safetensors
+from ltx2rt.weights.tokenizer import MAX_TOKENS, GemmaTokenizer
 
 TO_Q = "model.diffusion_model.transformer_blocks.1.attn1.to_q"
 CONNECTOR = "model.diffusion_model.video_embeddings_connector.transformer_1d_blocks.0.attn1.to_q"
@@ -280,6 +282,17 @@ def test_gguf_holds_the_transformer_under_bare_names(source: Path, tmp_path: Pat
     assert report.left_out == ["audio_vae", "text_projection", "video_vae", "vocoder"]
 
 
+def test_tables_of_gguf_files_stay_f32_whatever_their_size(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ltx2rt.convert.plan._MOST_SMALL_VALUES", 16)
+    convert(source, tmp_path / "out.gguf", "gguf-q8_0")
+    _, tensors = gguf_tensors(tmp_path / "out.gguf")
+    tables = [kind for name, (kind, sizes, _) in tensors.items() if "scale_shift_table" in name and len(sizes) == 2]
+    assert tables
+    assert set(tables) == {0}
+
+
 def test_only_one_component(source: Path, tmp_path: Path) -> None:
     report = convert(source, tmp_path / "out.safetensors", "int8-convrot", only=("video_connector",))
     written = stored(tmp_path / "out.safetensors")
@@ -423,3 +436,50 @@ def test_command(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert run(["convert", str(source), str(source), "--format", "fp8"]) == 2
     assert "name another one" in capsys.readouterr().err
     assert run(["convert", *words, "--report", str(source)]) == 2
+
+
+TEXT = "a red circle moves left on a blue background"
+
+
+def test_a_tokenizer_beside_the_file_goes_into_it(tmp_path: Path) -> None:
+    folder = embedded.TEXT_ENCODER
+    convert(folder, tmp_path / "one.safetensors", "int8-convrot")
+    expected = GemmaTokenizer.from_path(folder).encode(TEXT)
+    assert (GemmaTokenizer.of(Checkpoint.open(tmp_path / "one.safetensors")).encode(TEXT) == expected).all()
+    # Once more, from a file without a folder, whose tokenizer is already in it.
+    convert(tmp_path / "one.safetensors", tmp_path / "two.safetensors", "fp8")
+    assert (GemmaTokenizer.of(Checkpoint.open(tmp_path / "two.safetensors")).encode(TEXT) == expected).all()
+    assert stored(tmp_path / "one.safetensors")["tokenizer_json"].tobytes() == (folder / "tokenizer.json").read_bytes()
+
+
+def test_the_vocabulary_of_a_gguf_header_goes_into_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = text_encoder_folder(tmp_path / "gemma")
+    (folder / "tokenizer.json").unlink()
+    report = convert(folder, tmp_path / "without.safetensors", "bf16")
+    assert "tokenizer_json" not in stored(tmp_path / "without.safetensors")
+    assert "the tokenizer, which is neither in the file nor beside it" in report.left_out
+    found = GemmaTokenizer.from_path(embedded.TEXT_ENCODER)
+    monkeypatch.setattr(GemmaTokenizer, "of", lambda encoder: found)  # as from a header
+    convert(folder, tmp_path / "with.safetensors", "bf16")
+    read = GemmaTokenizer.from_json(stored(tmp_path / "with.safetensors")["tokenizer_json"].tobytes(), "x")
+    assert (read.encode(TEXT) == found.encode(TEXT)).all()
+    assert len(read.encode_turns("red " * 3000)) > MAX_TOKENS
+
+
+def test_a_file_that_tells_no_configuration_is_converted_all_the_same(source: Path, tmp_path: Path) -> None:
+    file = SafetensorsFile(source)
+    names = [name for name in file.tensors if "transformer_blocks.0.attn1" in name]
+    tensors = {name: RawTensor(file.tensors[name].dtype, file.raw(name)) for name in names}
+    write_safetensors(tmp_path / "in.safetensors", tensors)
+    convert(tmp_path / "in.safetensors", tmp_path / "out.safetensors", "int8-convrot")
+    written = stored(tmp_path / "out.safetensors")
+    name = TO_Q.replace("blocks.1", "blocks.0")
+    assert relative(int8_convrot(written, name), stored(source)[f"{name}.weight"]) < MOST["int8-convrot"]
+    assert written[f"{name}.bias"].tobytes() == stored(source)[f"{name}.bias"].tobytes()
+    assert "config" not in SafetensorsFile(tmp_path / "out.safetensors").metadata
+    # What states a configuration that cannot be is refused.
+    write_safetensors(
+        tmp_path / "in.safetensors", tensors, {"config": json.dumps({"transformer": {"num_layers": "?"}})}
+    )
+    with pytest.raises(CheckpointError):
+        convert(tmp_path / "in.safetensors", tmp_path / "out.safetensors", "int8-convrot")

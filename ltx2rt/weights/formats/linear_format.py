@@ -23,6 +23,8 @@ from ltx2rt.weights.tensor_source import Rows, TensorInfo, TensorSource, check_d
 FLOATS = ("BF16", "F16", "F32", "F64")
 # Rows that are decoded, or changed by a LoRA, at a time.
 SLAB_ROWS = 512
+# Values of such a slab, unless one row has more: the rows of a text projection have up to 188160.
+_SLAB_VALUES = 1 << 22
 # How errors about a tensor end.
 CURE = "convert or download the file again, or use the bf16 or fp8 file"
 
@@ -262,7 +264,7 @@ class ExpandedFormat(LinearFormat):
         return self.array_bytes(encoding, shape)
 
     def loading_bytes(self, encoding: Encoding, shape: tuple[int, ...]) -> int:
-        slab = min(shape[0], SLAB_ROWS) * prod(shape[1:]) if shape else 1
+        slab = min(shape[0], slab_rows(shape)) * prod(shape[1:]) if shape else 1
         return 3 * encoding.companions_nbytes + self.slab_bytes * slab
 
     def array(self, stored: Stored, shape: tuple[int, ...], axes: tuple[int, ...] | None = None) -> mx.array:
@@ -288,13 +290,13 @@ class ExpandedFormat(LinearFormat):
         return LinearWeight("dense", values.astype(mx.bfloat16))
 
     def array_rows(self, stored: Stored, shape: tuple[int, ...], rows: Sequence[int]) -> mx.array:
-        return self._expanded(stored, shape, _some(rows), (len(rows), *shape[1:]))
+        return self._expanded(stored, shape, _some(rows, shape), (len(rows), *shape[1:]))
 
     def values_rows(self, stored: Stored, shape: tuple[int, ...], rows: Sequence[int]) -> mx.array:
         check_dimensions(shape, stored.where)
         result = mx.zeros((len(rows), *shape[1:]), dtype=mx.float32)
         if result.size:
-            self._decode(stored, shape, _some(rows), writable_view(result))
+            self._decode(stored, shape, _some(rows, shape), writable_view(result))
         return result
 
     def load_rows(self, stored: Stored, shape: tuple[int, ...], rows: Sequence[int]) -> LinearWeight:
@@ -361,9 +363,10 @@ class PackedFormat(ExpandedFormat):
         return self.packed(encoding, shape) if usable else None
 
 
-def _some(rows: Sequence[int]) -> list[Array]:
-    """Rows of a tensor by their numbers, some at a time."""
-    return [from_numbers(rows[first : first + SLAB_ROWS], np.int64) for first in range(0, len(rows), SLAB_ROWS)]
+def _some(rows: Sequence[int], shape: tuple[int, ...]) -> list[Array]:
+    """Rows of a tensor of ``shape`` by their numbers, some at a time."""
+    step = slab_rows(shape)
+    return [from_numbers(rows[first : first + step], np.int64) for first in range(0, len(rows), step)]
 
 
 def slabs(shape: tuple[int, ...]) -> list[Rows]:
@@ -372,7 +375,13 @@ def slabs(shape: tuple[int, ...]) -> list[Rows]:
         return [...]
     if 0 in shape:
         return []  # which may have any number of rows
-    return [slice(first, min(first + SLAB_ROWS, shape[0])) for first in range(0, shape[0], SLAB_ROWS)]
+    step = slab_rows(shape)
+    return [slice(first, min(first + step, shape[0])) for first in range(0, shape[0], step)]
+
+
+def slab_rows(shape: tuple[int, ...]) -> int:
+    """How many rows of a tensor are decoded, or changed by a LoRA, at a time; it may have fewer."""
+    return max(1, min(SLAB_ROWS, _SLAB_VALUES // max(1, prod(shape[1:]))))
 
 
 def wrong_scales(encoding: Encoding, suffix: str, shapes: Sequence[tuple[int, ...]], expected: str = "") -> str | None:
