@@ -617,6 +617,38 @@ inline __attribute__((always_inline)) void expand_wide_w4a8(const WeightMatrix& 
   expand_wide_int8<false>(panel.matrix(w), 0, 0, count, sink);
 }
 
+// expand_wide_pairs of the formats after int4.
+template <bool kFetch, typename Sink>
+inline __attribute__((always_inline)) void expand_wide_packed(const WeightMatrix& w, int64_t n0, int64_t k0,
+                                                              int64_t count, const Sink& sink) {
+  const bool whole = count == kDepthBlock;
+  switch (w.format) {
+    case WeightFormat::int8_rows:
+      return expand_wide_int8<kFetch>(w, n0, k0, count, sink);
+    case WeightFormat::q8_0:
+      if (whole) return expand_wide_q8_0<kFetch>(w, n0, k0, sink);
+      break;
+    case WeightFormat::q4_k:
+      return expand_wide_blocks<WideQ4K, kFetch>(w, n0, k0, sink);
+    case WeightFormat::q5_k:
+      return expand_wide_blocks<WideQ5K, kFetch>(w, n0, k0, sink);
+    case WeightFormat::q6_k:
+      return expand_wide_blocks<WideQ6K, kFetch>(w, n0, k0, sink);
+    case WeightFormat::nvfp4:
+      if (whole) return expand_wide_nvfp4<kFetch>(w, n0, k0, sink);
+      break;
+    case WeightFormat::mxfp8:
+      if (whole && expand_wide_mxfp8<kFetch>(w, n0, k0, sink)) return;
+      break;
+    case WeightFormat::w4a8:
+      if (w.group_size % 16 == 0) return expand_wide_w4a8(w, n0, k0, count, sink);
+      break;
+    default:
+      break;
+  }
+  expand_decoded_pairs(w, n0, k0, count, sink);
+}
+
 #endif
 
 }  // namespace ltx2rt::cpu::LTX2RT_ISA
