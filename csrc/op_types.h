@@ -56,6 +56,26 @@ constexpr WeightBlock weight_block(WeightFormat format) {
   return {1, 1};
 }
 
+// Whether a format is MLX's affine quantisation.
+constexpr bool is_affine(WeightFormat format) { return format == WeightFormat::int8 || format == WeightFormat::int4; }
+
+// How many neighbouring weights of a row share a value of `scale`. 0: a scale belongs to all of W or to a row, or there
+// is none.
+constexpr int scale_group(WeightFormat format, int group_size) {
+  switch (format) {
+    case WeightFormat::int8:
+    case WeightFormat::int4:
+    case WeightFormat::w4a8:
+      return group_size;
+    case WeightFormat::nvfp4:
+      return 16;
+    case WeightFormat::mxfp8:
+      return 32;
+    default:
+      return 0;
+  }
+}
+
 // What quantized_linear does to its sums.
 enum class Activation : unsigned char { none, gelu_tanh, silu };
 

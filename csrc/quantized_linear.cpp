@@ -60,24 +60,6 @@ WeightFormat weight_format(const std::string& mode, mx::Dtype values, int bits) 
                               "\".");
 }
 
-bool is_affine(WeightFormat format) { return format == WeightFormat::int8 || format == WeightFormat::int4; }
-
-// Which values a scale belongs to. 0: to all of W, or (N,) to a row's.
-int64_t scale_group(WeightFormat format, int group_size) {
-  switch (format) {
-    case WeightFormat::int8:
-    case WeightFormat::int4:
-    case WeightFormat::w4a8:
-      return group_size;
-    case WeightFormat::nvfp4:
-      return 16;
-    case WeightFormat::mxfp8:
-      return 32;
-    default:
-      return 0;
-  }
-}
-
 // Checks the parts of a weight beside its values, except for their shapes.
 void check_parts(const LinearWeight& weight, WeightFormat format) {
   const auto check = [&](const char* name, const std::optional<mx::array>& part, std::optional<mx::Dtype> dtype) {

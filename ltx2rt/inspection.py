@@ -193,8 +193,9 @@ def inspect_component(checkpoint: Checkpoint, component: str) -> ComponentReport
     try:
         if component == TEXT_ENCODER.name:
             require_vocabulary(checkpoint)
-            _require_tokenizer(checkpoint)
         expected = COMPONENTS[component].expectation(checkpoint) if component in COMPONENTS else NOTHING_KNOWN
+        if component == TEXT_ENCODER.name and not checkpoint.is_manifest:
+            GemmaTokenizer.of(checkpoint)  # as a run would, which needs one inside or beside the file
     except CheckpointError as problem:
         error = str(problem)
     else:
@@ -217,13 +218,6 @@ def inspect_component(checkpoint: Checkpoint, component: str) -> ComponentReport
         unchecked=len(unchecked),
         error=error,
     )
-
-
-def _require_tokenizer(checkpoint: Checkpoint) -> None:
-    """Raise CheckpointError where a run would: a text encoder of ours has its tokenizer inside or beside it."""
-    is_ours = not any(name.endswith(".layer_scalar") for name in checkpoint.names(TEXT_ENCODER.name))
-    if is_ours and not checkpoint.is_manifest:
-        GemmaTokenizer.of(checkpoint)
 
 
 def _name(generation: Generation | None) -> str | None:

@@ -40,8 +40,8 @@ from ltx2rt.errors import Ltx2rtError
 from ltx2rt.inspection import inspect
 from ltx2rt.types import ParamSpec
 from ltx2rt.weights.checkpoint import Checkpoint
-from ltx2rt.weights.detection import is_lora
-from ltx2rt.weights.lora import LoraFile
+from ltx2rt.weights.lora.keys import is_lora
+from ltx2rt.weights.lora.opening import open_lora
 from ltx2rt.weights.tensor_source import WeightFile, entry
 from ltx2rt.weights.tokenizer import GemmaTokenizer
 from ltx2rt.weights.weight_file import open_weight_file
@@ -794,8 +794,13 @@ def _load(path: Path) -> list[str]:
 
 
 def _load_lora(path: Path) -> None:
-    lora = LoraFile(path)
+    lora = open_lora(path)
     lora.unmatched({"transformer": ["transformer_blocks.0.attn1.to_q.weight", "transformer_blocks.0.ff.net.2.weight"]})
+    lora.stated_factor("spatial")
+    lora.require_finite()
+    for change in list(lora.changes.values())[:_TENSORS]:
+        if change.shape and 0 < np.prod(change.shape, dtype=object) < 1 << 20:
+            change.begin(0.5, np.ones(change.shape, np.float32))(slice(0, 1))
 
 
 # ------------------------------------------------------------------------------------------------------------ counting

@@ -38,6 +38,8 @@ inline float e8m0_value(uint8_t code) {
 
 // Codes of E2M1 with a sign, times two.
 constexpr float kE2m1Doubled[16] = {0, 1, 2, 3, 4, 6, 8, 12, -0.0f, -1, -2, -3, -4, -6, -8, -12};
+// What makes them positive.
+constexpr int kE2m1Zero = 12;
 
 // Scale and minimum of sub-block j of 32 in the twelve bytes of Q4_K and Q5_K.
 struct KScale {

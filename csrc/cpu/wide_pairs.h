@@ -84,7 +84,7 @@ inline __attribute__((always_inline)) void expand_wide_pairs(const WeightMatrix&
     case WeightFormat::int8_rows:
       return expand_wide_int8<kFetch>(w, n0, k0, count, sink);
     case WeightFormat::q8_0:
-      if (count == kDepthBlock) return expand_wide_blocks<WideQ80, kFetch>(w, n0, k0, sink);
+      if (count == kDepthBlock) return expand_wide_q8_0<kFetch>(w, n0, k0, sink);
       break;
     case WeightFormat::q4_k:
       return expand_wide_blocks<WideQ4K, kFetch>(w, n0, k0, sink);
@@ -93,9 +93,10 @@ inline __attribute__((always_inline)) void expand_wide_pairs(const WeightMatrix&
     case WeightFormat::q6_k:
       return expand_wide_blocks<WideQ6K, kFetch>(w, n0, k0, sink);
     case WeightFormat::nvfp4:
-      return expand_wide_nvfp4<kFetch>(w, n0, k0, count, sink);
+      if (count == kDepthBlock) return expand_wide_nvfp4<kFetch>(w, n0, k0, sink);
+      break;
     case WeightFormat::mxfp8:
-      if (expand_wide_mxfp8<kFetch>(w, n0, k0, count, sink)) return;
+      if (count == kDepthBlock && expand_wide_mxfp8<kFetch>(w, n0, k0, sink)) return;
       break;
     case WeightFormat::w4a8:
       if (w.group_size % 16 == 0) return expand_wide_w4a8(w, n0, k0, count, sink);

@@ -69,6 +69,30 @@ METAL_FUNC float4 read_up_to_four_of(const device uchar* array, int type, int64 
   return v;
 }
 
+// Eight values in a row.
+struct Eight {
+  float4 low, high;
+};
+
+// Elements i to i + 7 of which only the first `count` exist, the others are 0; one read of eight values of two bytes
+// where `aligned` says that fours are.
+template <typename T>
+METAL_FUNC Eight read_up_to_eight(const device T* array, int64 i, int count, bool aligned) {
+  if constexpr (sizeof(T) == 2) {
+    if (aligned && count >= 8) {
+      const uint4 bits = uint4(*(const device packed_uint4*)(array + i));
+      return Eight{widen<T>(as_type<vec<T, 4>>(bits.xy)), widen<T>(as_type<vec<T, 4>>(bits.zw))};
+    }
+  }
+  return Eight{read_up_to_four<T>(array, i, count, aligned), read_up_to_four<T>(array, i + 4, count - 4, aligned)};
+}
+
+METAL_FUNC Eight read_up_to_eight_of(const device uchar* array, int type, int64 i, int count, bool aligned) {
+  if (type == metal_shared::kFloat16) return read_up_to_eight<half>((const device half*)array, i, count, aligned);
+  if (type == metal_shared::kBfloat16) return read_up_to_eight<bfloat>((const device bfloat*)array, i, count, aligned);
+  return read_up_to_eight<float>((const device float*)array, i, count, aligned);
+}
+
 template <typename T>
 METAL_FUNC void write_up_to_four(device T* array, int64 i, int count, bool aligned, float4 v) {
   if (aligned && count >= 4) {

@@ -11,11 +11,6 @@ using namespace metal;
 
 namespace ltx2rt {
 
-// Eight weights, before scale and zero.
-struct Eight {
-  float4 low, high;
-};
-
 METAL_FUNC uint four_bytes(const device uchar* from) {
   return uint(from[0]) | uint(from[1]) << 8 | uint(from[2]) << 16 | uint(from[3]) << 24;
 }

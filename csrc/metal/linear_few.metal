@@ -60,15 +60,14 @@ template <typename T>
     for (int number = 0; number < 2; number++) {
       if (number > 0 && !has_pairs()) break;
       const int k = first + number * pair_distance(WeightFormat(format));
-      float4 low[kFewRowsMost], high[kFewRowsMost];
+      Eight values[kFewRowsMost];
       float total[kFewRowsMost];
       LTX2RT_UNROLL
       for (int r = 0; r < kFewRowsMost; r++) {
         if (r >= few_rows) break;
         const int64 at = min(r, rows - 1) * params.x_row_stride + k;
-        low[r] = read_up_to_four<T>(x, at, depth - k, aligned_x);
-        high[r] = read_up_to_four<T>(x, at + 4, depth - k - 4, aligned_x);
-        total[r] = has_zeros() ? dot(low[r] + high[r], float4(1.0f)) : 0.0f;
+        values[r] = read_up_to_eight<T>(x, at, depth - k, aligned_x);
+        total[r] = has_zeros() ? dot(values[r].low + values[r].high, float4(1.0f)) : 0.0f;
       }
       LTX2RT_UNROLL
       for (int c = 0; c < kFewRowsColumns; c++) {
@@ -82,7 +81,7 @@ template <typename T>
         LTX2RT_UNROLL
         for (int r = 0; r < kFewRowsMost; r++) {
           if (r >= few_rows) break;
-          const float product = dot(low[r], w.codes.low) + dot(high[r], w.codes.high);
+          const float product = dot(values[r].low, w.codes.low) + dot(values[r].high, w.codes.high);
           if (has_zeros()) {
             sums[r][c] += w.scale * product + w.zero * total[r];
           } else {

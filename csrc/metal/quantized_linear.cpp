@@ -31,8 +31,6 @@ struct Operands {
   int32_t group_shift;
 };
 
-bool is_affine(WeightFormat format) { return format == WeightFormat::int8 || format == WeightFormat::int4; }
-
 // Gives the parts of a weight beside its values to the operands that the shaders know them as.
 void sort_parts(Operands& o, const mx::array* scale, const mx::array* zero, const mx::array* table) {
   switch (o.format) {
@@ -50,13 +48,6 @@ void sort_parts(Operands& o, const mx::array* scale, const mx::array* zero, cons
       o.scale = scale;
       o.zero = zero;
   }
-}
-
-// Weights that share a scale.
-int64_t group_size_of(WeightFormat format, int group_size) {
-  if (format == WeightFormat::nvfp4) return 16;
-  if (format == WeightFormat::mxfp8) return 32;
-  return is_affine(format) || format == WeightFormat::w4a8 ? group_size : 1;
 }
 
 // Whether the shaders may read W in words: all that they read at once lies at multiples of its size.
@@ -173,7 +164,7 @@ void QuantizedLinear::eval_gpu(const std::vector<mx::array>& inputs, std::vector
 
   const int64_t depth = inputs[0].shape(-1), columns = out.shape(-1), rows = out.size() / columns;
   if (p.rotation > 0) o.x = rotated(launch, o.x, rows, depth, p.rotation);
-  o.group_size = group_size_of(p.format, p.group_size);
+  o.group_size = std::max(1, scale_group(p.format, p.group_size));
   const auto group = static_cast<uint32_t>(o.group_size);
   o.group_shift = std::has_single_bit(group) ? std::countr_zero(group) : -1;
   o.aligned_w = reads_words(*o.weight, p.format, depth);

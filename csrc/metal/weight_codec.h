@@ -16,14 +16,14 @@ namespace ltx2rt {
 using namespace metal_shared;
 
 METAL_FUNC bool has_format(WeightFormat which) { return WeightFormat(format) == which; }
-METAL_FUNC bool is_affine() { return has_format(WeightFormat::int8) || has_format(WeightFormat::int4); }
+METAL_FUNC bool has_affine() { return is_affine(WeightFormat(format)); }
 // Formats whose blocks of 256 weights are read in pairs of eight (ggml_blocks.h).
 METAL_FUNC bool has_pairs() {
   return has_format(WeightFormat::q4_k) || has_format(WeightFormat::q5_k) || has_format(WeightFormat::q6_k);
 }
 // Whether eight neighbouring weights have a scale of their own, and a zero. Factors of a whole row or of all of W are
 // left to the epilogue.
-METAL_FUNC bool has_zeros() { return is_affine() || has_format(WeightFormat::q4_k) || has_format(WeightFormat::q5_k); }
+METAL_FUNC bool has_zeros() { return has_affine() || has_format(WeightFormat::q4_k) || has_format(WeightFormat::q5_k); }
 METAL_FUNC bool has_scales() {
   return has_zeros() || has_format(WeightFormat::q6_k) || has_format(WeightFormat::q8_0) ||
          has_format(WeightFormat::nvfp4) || has_format(WeightFormat::mxfp8);
@@ -162,12 +162,11 @@ METAL_FUNC CodedEight read_coded(const thread StoredWeight& w, int64 i, int coun
       eight.codes.high[j] = float(codes >> 4 * (4 + j) & 15);
     }
   } else if (WeightFormat(format) <= WeightFormat::bf16) {
-    eight.codes.low = read_up_to_four_of(w.values, format, i, count, w.aligned);
-    eight.codes.high = read_up_to_four_of(w.values, format, i + 4, count - 4, w.aligned);
+    eight.codes = read_up_to_eight_of(w.values, format, i, count, w.aligned);
   } else {
     eight.codes = eight_of_bytes(w, i, count);
   }
-  if (is_affine()) {
+  if (has_affine()) {
     eight.scale = read_element(w.scale, group_type, w.group(i));
     eight.zero = read_element(w.zero, group_type, w.group(i));
   } else if (has_format(WeightFormat::mxfp8)) {

@@ -11,7 +11,8 @@ import numpy as np
 from ltx2rt.bench.case import DTYPES
 from ltx2rt.bench.stage import Part, StageCase, random_params
 from ltx2rt.graph.models.layers.params import Params
-from ltx2rt.graph.models.text.gemma3 import Gemma3, Gemma3Config, param_specs
+from ltx2rt.graph.models.text.gemma import Gemma, param_specs
+from ltx2rt.graph.models.text.gemma3 import Gemma3Config
 
 _SECTION: dict[str, Any] = {
     "model_type": "gemma3_text",
@@ -67,7 +68,7 @@ class TextLayer:
         config = Gemma3Config.from_dict(self.section)
         self.specs = param_specs(config)
         self.params = random_params(self.specs, case.dtype, None if case.form in DTYPES else case.form)
-        self._model = Gemma3(config, Params(self.params), DTYPES[case.dtype])
+        self._model = Gemma(config, Params(self.params), DTYPES[case.dtype])
         self.ids = np.arange(case.tokens) % config.vocab_size
 
     def build(self) -> mx.array:

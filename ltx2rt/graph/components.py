@@ -13,8 +13,9 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from ltx2rt.errors import CheckpointError
 from ltx2rt.graph.models.audio import mel, vocoder
 from ltx2rt.graph.models.audio import vae as audio_vae
-from ltx2rt.graph.models.text import connector, feature_extractor
+from ltx2rt.graph.models.text import connector, duration_head, feature_extractor
 from ltx2rt.graph.models.text.gemma3_encoder import Gemma3Encoder
+from ltx2rt.graph.models.text.gemma4_encoder import Gemma4Encoder
 from ltx2rt.graph.models.transformer import config as transformer
 from ltx2rt.graph.models.upscaler import model as upscaler
 from ltx2rt.graph.models.video_vae import specs as video_vae
@@ -141,13 +142,16 @@ def _expected_audio_vae(checkpoint: Checkpoint) -> Expected:
     return Expected(audio_vae.param_specs(config) if "decoder" in halves else audio_vae.encoder_specs(config))
 
 
+def _parse_duration_head(checkpoint: Checkpoint) -> duration_head.DurationHeadConfig:
+    shapes = {name: info.shape for name, info in checkpoint.names("duration_head").items()}
+    return duration_head.DurationHeadConfig.of(checkpoint.section("duration_head"), shapes, str(checkpoint.path))
+
+
 def _expected_text_encoder(checkpoint: Checkpoint) -> Expected:
     section = checkpoint.section("text_encoder")
     said = check_declared(section, str(checkpoint.path))
     if said:
         log.warning("%s: %s", checkpoint.path, said)
-    if str(section.get("model_type", "")).startswith(_WITHOUT_MODEL):
-        return NOTHING_KNOWN
     return Expected(TEXT_ENCODER.specs(TEXT_ENCODER.parse(checkpoint)))
 
 
@@ -167,11 +171,6 @@ def text_encoder(config: Mapping[str, Any]) -> TextEncoder:
             f"use the {LTX_2.text_encoder_name} folder."
         )
     return TEXT_ENCODERS[model_type](config)
-
-
-def has_model(config: Mapping[str, Any]) -> bool:
-    """Whether there is a model for the text encoder of a Hugging Face ``config.json``."""
-    return config.get("text_config", config).get("model_type", config.get("model_type")) in TEXT_ENCODERS
 
 
 def _text_encoder_specs(encoder: TextEncoder) -> list[ParamSpec]:
@@ -194,9 +193,11 @@ def video_decoder(config: video_vae.VideoVaeConfig) -> VideoDecoder:
 TEXT_ENCODERS: dict[str, Callable[[Mapping[str, Any]], TextEncoder]] = {
     "gemma3": Gemma3Encoder.from_dict,
     "gemma3_text": Gemma3Encoder.from_dict,
+    "gemma4": Gemma4Encoder.from_dict,
+    "gemma4_text": Gemma4Encoder.from_dict,
+    "gemma4_unified": Gemma4Encoder.from_dict,
+    "gemma4_unified_text": Gemma4Encoder.from_dict,
 }
-# Recognised, but no model of ours.
-_WITHOUT_MODEL = ("gemma4",)
 # By ``_class_name``.
 VIDEO_DECODERS: dict[str, Callable[[video_vae.VideoVaeConfig], VideoDecoder]] = {
     "CausalVideoAutoencoder": ConvolutionalDecoder,
@@ -239,6 +240,7 @@ TEXT_ENCODER = Component(
     _text_encoder_specs,
     _expected_text_encoder,
 )
+DURATION_HEAD = Component("duration_head", _parse_duration_head, duration_head.param_specs)
 UPSCALER = Component(
     "upscaler", _from_section("upscaler", upscaler.LatentUpscalerConfig.from_dict), upscaler.param_specs
 )
@@ -258,5 +260,6 @@ COMPONENTS: dict[str, Component[Any]] = {
         VOCODER,
         UPSCALER,
         TEXT_ENCODER,
+        DURATION_HEAD,
     )
 }

@@ -6,7 +6,7 @@ An object of these protocols is made from a configuration and knows no weights; 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import mlx.core as mx
 
@@ -27,12 +27,16 @@ class TextModel(Protocol):
     def hidden_states(self, input_ids: Array) -> Iterator[mx.array]:
         """The states (1, n, D) of token ids (n,), each evaluated before it is yielded."""
 
+
+class WritingTextModel(TextModel, Protocol):
+    """A text encoder with its weights that continues texts, too."""
+
     def written(self, input_ids: Array, stop_ids: Collection[int], options: SamplingOptions) -> Iterator[int]:
         """Token ids that continue a text, until one of ``stop_ids`` (not given out) or ``max_new_tokens``."""
 
 
 class TextEncoder(Protocol):
-    """A text encoder: an embedding, a list of layers, and a head that is the embedding.
+    """A text encoder: an embedding and a list of layers.
 
     Attributes:
         hidden_size: D, channels of a state.
@@ -46,7 +50,7 @@ class TextEncoder(Protocol):
     def num_states(self) -> int: ...
 
     def embedding_spec(self) -> ParamSpec:
-        """The embedding, which is the head of the language model, too."""
+        """The embedding."""
 
     def layer_specs(self) -> list[list[ParamSpec]]:
         """What each layer needs, named below ``layers.N.``."""
@@ -59,15 +63,6 @@ class TextEncoder(Protocol):
 
     def encoding_flops(self, tokens: int) -> float:
         """Operations of a prompt."""
-
-    def writing_footprint(self, tokens: int, new_tokens: int, itemsize: int) -> Footprint:
-        """Of continuing ``tokens`` tokens by ``new_tokens``, without what is kept of earlier tokens."""
-
-    def writing_flops(self, tokens: int, new_tokens: int) -> float:
-        """Operations of the same."""
-
-    def kept_bytes(self, tokens: int, new_tokens: int, itemsize: int) -> int:
-        """What is kept of earlier tokens."""
 
     def model(
         self,
@@ -85,6 +80,30 @@ class TextEncoder(Protocol):
             layers: gives the tensors of a layer (without ``layers.N.``), asked in order; None: they are in ``params``.
             embedding_rows: gives rows of the embedding for token ids; None: the embedding is in ``params``.
         """
+
+
+@runtime_checkable
+class TextWriter(TextEncoder, Protocol):
+    """A text encoder that is a language model, too, whose head is the embedding."""
+
+    def writing_footprint(self, tokens: int, new_tokens: int, itemsize: int) -> Footprint:
+        """Of continuing ``tokens`` tokens by ``new_tokens``, without what is kept of earlier tokens."""
+
+    def writing_flops(self, tokens: int, new_tokens: int) -> float:
+        """Operations of the same."""
+
+    def kept_bytes(self, tokens: int, new_tokens: int, itemsize: int) -> int:
+        """What is kept of earlier tokens."""
+
+    def model(
+        self,
+        params: Params,
+        dtype: mx.Dtype,
+        *,
+        layers: Callable[[int], Params] | None = None,
+        embedding_rows: Callable[[Array], LinearWeight] | None = None,
+    ) -> WritingTextModel:
+        """See `TextEncoder.model`."""
 
 
 class VideoDecoder(Protocol):

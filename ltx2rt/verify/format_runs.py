@@ -17,7 +17,7 @@ import ml_dtypes
 import mlx.core as mx
 import numpy as np
 
-from ltx2rt.graph.components import COMPONENTS, has_model
+from ltx2rt.graph.components import COMPONENTS
 from ltx2rt.graph.pipelines import PIPELINES
 from ltx2rt.graph.settings.settings import Settings
 from ltx2rt.graph.settings.weight_files import WeightFiles
@@ -40,14 +40,16 @@ _PIPELINE = "one-stage"
 _BASES: dict[str, dict[str, str]] = {
     "19b": {"": "tiny-ltx2-19b-style.safetensors", "text_encoder": "tiny-gemma3"},
     "2.3": {"": "tiny-ltx2.3-22b-style.safetensors", "text_encoder": "tiny-gemma3"},
-    # Its text encoder has no model here: prompts of zeros. No sound model of it is among the goldens: that of 2.3.
+    # No sound model of it is among the goldens: that of 2.3.
     "2.5": {
         "": "ltx25/tiny-ltx-2.5-distilled-transformer.safetensors",
+        "text_encoder": "ltx25/tiny-gemma4-with-proj-ltx-2.5.safetensors",
+        "text_projection": "ltx25/tiny-gemma4-with-proj-ltx-2.5.safetensors",
         "video_vae": "ltx25/tiny-ltx-2.5-video-vae.safetensors",
     },
 }
 # Settings of what goldens of 2.5 cannot bring.
-_NOT_THERE = ("text_encoder", "text_projection", "audio_vae", "vocoder")
+_NOT_THERE = ("audio_vae", "vocoder")
 
 
 def no_run(path: Path) -> str:
@@ -56,9 +58,6 @@ def no_run(path: Path) -> str:
     if found.of("transformer"):
         stated = found.of("transformer")[0].checkpoint.stated
         return "" if stated else "states no configuration, and its shapes are not those of a published size"
-    encoders = found.of("text_encoder")
-    if encoders and not has_model(encoders[0].checkpoint.section("text_encoder")):
-        return "its text encoder has no model in this version"
     return ""
 
 

@@ -87,7 +87,8 @@ def _files(folder: Path, model: ModelSet) -> set[str]:
     """The files of the parts without which no clip is made."""
     optional = {component for role in OPTIONAL for component in role.components}
     sources = [checkpoint for component, checkpoint in model.sources.items() if component not in optional]
-    return {file.path.relative_to(folder).as_posix() for checkpoint in sources for file in checkpoint.files}
+    root = folder.absolute()
+    return {file.path.absolute().relative_to(root).as_posix() for checkpoint in sources for file in checkpoint.files}
 
 
 def _error_of(call: Callable[[], object]) -> str:

@@ -251,10 +251,10 @@ class Checkpoint:
     @cached_property
     def _text_config(self) -> dict[str, Any] | None:
         """The Hugging Face configuration of the text encoder, where it is beside the file or in a GGUF header."""
-        if self._hf_config is None and "gemma_config" not in self.metadata:
+        if self._hf_config is None:
             for file in self.files:
                 if isinstance(file, GgufFile) and is_gemma(file.metadata):
-                    return gemma_config(file)
+                    return gemma_config(file, self.stated.get("text_encoder"))
         return self._hf_config
 
     @cached_property

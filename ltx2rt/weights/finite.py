@@ -102,15 +102,10 @@ def require_finite(items: Array, dtype: str, where: str) -> None:
     """
     count = count_not_finite(items, dtype)
     if count:
-        raise not_finite_error(where, count, _values_in(items, dtype))
-
-
-def not_finite_error(where: str, count: int, size: int) -> CheckpointError:
-    """The error of a tensor with such values; ``where`` names file and tensor."""
-    return CheckpointError(
-        f"{where}: {count} of {size} values are not finite numbers; the file is damaged, download or convert "
-        "it again (`ltx2rt inspect --deep` looks at every tensor)."
-    )
+        raise CheckpointError(
+            f"{where}: {count} of {_values_in(items, dtype)} values are not finite numbers; the file is damaged, "
+            "download or convert it again (`ltx2rt inspect --deep` looks at every tensor)."
+        )
 
 
 def find_not_finite(file: WeightFile, names: Container[str] | None = None) -> Iterator[NotFinite]:

@@ -36,7 +36,7 @@ _FOREIGN = (
     _foreign(r"weight_proj_down|weight_proj_up|weight_smooth_factor|smooth_factor|wscales|wtscale", "SVDQuant W4A4"),
     _foreign(r"svd_up|svd_down", "SDNQ"),
     _foreign(
-        r"weight\.(?:tensor_impl|layout_tensor|_weight_tensor|original_weight_tensor)\S*|weight_tensor_impl\S*",
+        r"weight:\w+|weight\.(?:tensor_impl|layout_tensor|_weight_tensor|original_weight_tensor)\S*|weight_tensor_impl\S*",
         "torchao",
     ),
 )

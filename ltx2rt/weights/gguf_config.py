@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -15,13 +16,22 @@ _EPSILON, _WINDOW, _PATTERN, _LOCAL_THETA, _THETA = 1e-6, 1024, 6, 1e4, 1e6
 _GEMMA3_SCALING, _GEMMA4_PARTIAL_ROTARY = 8.0, 0.25
 
 
-def gemma_config(file: GgufFile) -> dict[str, Any]:
+def gemma_config(file: GgufFile, stated: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Sizes and constants of a file of architecture ``gemma3`` or ``gemma4``, in the words of Hugging Face.
+
+    Args:
+        file: the text encoder.
+        stated: the Hugging Face configuration that the file carries besides the values of llama.cpp; it is followed in
+            everything but the size of the vocabulary, as converters leave out the rows that no token has.
 
     Raises:
         CheckpointError: the header lacks a size, or states something else than a size there.
     """
     header = _Header(file)
+    if stated:
+        text = stated.get("text_config", stated)
+        rows = {"vocab_size": header.vocabulary()}
+        return {**stated, "text_config": {**text, **rows}} if isinstance(text, Mapping) else dict(stated)
     if header.architecture == "gemma3":
         return _gemma3(header)
     if header.architecture == "gemma4":
@@ -34,7 +44,7 @@ class _Header:
 
     def __init__(self, file: GgufFile) -> None:
         self.file = file
-        self.architecture = file.value("general.architecture")
+        self.architecture = file.metadata.get("general.architecture")
 
     def size(self, key: str) -> int:
         """A positive integer, which must be there."""
@@ -83,7 +93,7 @@ class _Header:
 
     def scaling(self) -> dict[str, Any] | None:
         """How global layers stretch positions, in the words of Hugging Face; None: not at all."""
-        kind = self._value("rope.scaling.type")
+        kind = self.file.metadata.get(f"{self.architecture}.rope.scaling.type")
         if kind == "none":
             return None
         factor = self.number("rope.scaling.factor", _GEMMA3_SCALING)

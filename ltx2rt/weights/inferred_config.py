@@ -422,29 +422,65 @@ def upscaler_section(tensors: Tensors, where: str) -> dict[str, Any]:
 
 
 def text_encoder_section(components: Mapping[str, Tensors], where: str) -> dict[str, Any]:
-    """The Hugging Face configuration of a Gemma 3 text model; its constants are those of the published family."""
+    """The Hugging Face configuration of a Gemma text model; its constants are those of the published families."""
     tensors = components["text_encoder"]
     if any(name.endswith(".layer_scalar") for name in tensors):
-        raise CheckpointError(
-            f"{where}: a Gemma 4 text encoder without its gemma_config metadata; use a file with metadata."
-        )
+        return _gemma_4(tensors, where)
     head_dim = _shape(tensors, "layers.0.self_attn.q_norm.weight", 1, where)[0]
     text = {
+        **_gemma(tensors, where),
         "model_type": "gemma3_text",
-        "vocab_size": _rows(tensors, "embed_tokens.weight", where),
-        "hidden_size": _shape(tensors, "norm.weight", 1, where)[0],
-        "intermediate_size": _rows(tensors, "layers.0.mlp.gate_proj.weight", where),
-        "num_hidden_layers": _count(tensors, r"layers\.(\d+)\."),
         "num_attention_heads": _rows(tensors, "layers.0.self_attn.q_proj.weight", where) // head_dim,
         "num_key_value_heads": _rows(tensors, "layers.0.self_attn.k_proj.weight", where) // head_dim,
         "head_dim": head_dim,
         "query_pre_attn_scalar": head_dim,
-        "rms_norm_eps": 1e-6,
         "rope_theta": 1000000.0,
         "rope_local_base_freq": 10000.0,
         "rope_scaling": {"rope_type": "linear", "factor": 8.0},
-        "sliding_window": 1024,
         "sliding_window_pattern": 6,
-        "hidden_activation": "gelu_pytorch_tanh",
     }
     return {"model_type": "gemma3", "text_config": text}
+
+
+def _gemma(tensors: Tensors, where: str) -> dict[str, Any]:
+    """What both families have in common."""
+    return {
+        "vocab_size": _rows(tensors, "embed_tokens.weight", where),
+        "hidden_size": _shape(tensors, "norm.weight", 1, where)[0],
+        "intermediate_size": _rows(tensors, "layers.0.mlp.gate_proj.weight", where),
+        "num_hidden_layers": _count(tensors, r"layers\.(\d+)\."),
+        "rms_norm_eps": 1e-6,
+        "sliding_window": 1024,
+        "hidden_activation": "gelu_pytorch_tanh",
+    }
+
+
+def _gemma_4(tensors: Tensors, where: str) -> dict[str, Any]:
+    """Layers that have no values of their own see all tokens; where all have some, it is every sixth layer."""
+    common = _gemma(tensors, where)
+    layers: int = common["num_hidden_layers"]
+    no_values = [f"layers.{layer}.self_attn.v_proj.weight" not in tensors for layer in range(layers)]
+    is_global = no_values if any(no_values) else [layer % 6 == 5 for layer in range(layers)]
+    sizes = {}
+    for kind in (False, True):
+        if kind not in is_global:
+            raise CheckpointError(
+                f"{where}: a Gemma 4 text encoder without its gemma_config metadata, which has {layers} layers of one "
+                "kind and so does not tell the sizes of the other; use a file with metadata."
+            )
+        at = f"layers.{is_global.index(kind)}.self_attn."
+        head_dim = _shape(tensors, f"{at}q_norm.weight", 1, where)[0]
+        rows = (_rows(tensors, f"{at}{name}.weight", where) for name in ("q_proj", "k_proj"))
+        sizes[kind] = (head_dim, *(count // head_dim for count in rows))
+    text = {
+        **common,
+        "model_type": "gemma4_unified_text",
+        "num_attention_heads": sizes[False][1],
+        "num_key_value_heads": sizes[False][2],
+        "head_dim": sizes[False][0],
+        "num_global_key_value_heads": sizes[True][2],
+        "global_head_dim": sizes[True][0],
+        "attention_k_eq_v": any(no_values),
+        "layer_types": ["full_attention" if full else "sliding_attention" for full in is_global],
+    }
+    return {"model_type": "gemma4_unified", "text_config": text}

@@ -6,11 +6,15 @@ anti-diagonal and 1 elsewhere, divided by sqrt(G). R is symmetric and R @ R = 1:
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 
 from ltx2rt.types import Array
 
 DEFAULT_GROUP = 256
+# The smaller factor of a group that is multiplied as a matrix.
+_LOW = 16
 
 
 def is_rotation_group(group: int) -> bool:
@@ -21,26 +25,23 @@ def is_rotation_group(group: int) -> bool:
 def rotate(values: Array, group: int) -> Array:
     """float32 ``values`` (rows, columns) with every group of columns times R; ``columns`` is a multiple of ``group``.
 
-    One pass per factor 4 of the group: of four values with half their sum s, each becomes s minus its mirror image.
+    R of a group is the Kronecker product of smaller ones, so that a group is multiplied as a small matrix: by one of
+    them from the left and by the other from the right.
     """
-    rows, columns = values.shape
-    stride = 1
-    while stride < group:
-        fours = values.reshape(rows, columns // (4 * stride), 4, stride)
-        half = fours[:, :, 0] + fours[:, :, 1]
-        half += fours[:, :, 2]
-        half += fours[:, :, 3]
-        half *= np.float32(0.5)
-        values = (half[:, :, None] - fours[:, :, ::-1]).reshape(rows, columns)
-        stride *= 4
-    return values
+    low = min(group, _LOW)
+    high = group // low
+    # Stacks of small matrices: one product with all rows would start threads of its own, which wait for busy cores.
+    stack = values.reshape(-1, high, low) if high > 1 else values.reshape(len(values), -1, low)
+    turned = np.matmul(stack, rotation_matrix(low))
+    if high > 1:
+        turned = np.matmul(rotation_matrix(high), turned)
+    result: Array = turned.reshape(values.shape)
+    return result
 
 
+@cache
 def rotation_matrix(group: int) -> Array:
-    """R, (group, group) float32; many rows are rotated faster by it, with sums in another order than those of `rotate`.
-
-    ``group`` is a power of 4.
-    """
+    """R, (group, group) float32, of a ``group`` that is a power of 4; shared, not to be changed."""
     smallest = np.ones((4, 4), np.float32) - 2 * np.fliplr(np.eye(4, dtype=np.float32))
     result: Array = np.ones((1, 1), np.float32)
     while len(result) < group:

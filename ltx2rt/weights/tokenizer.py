@@ -240,7 +240,7 @@ def _from_gguf(file: GgufFile, origin: str) -> Tokenizer | None:
     texts, types = file.value(_TOKENS), file.value("tokenizer.ggml.token_type")
     if texts is None:
         return None
-    kind = file.value("tokenizer.ggml.model")
+    kind = file.metadata.get("tokenizer.ggml.model")
     if not isinstance(texts, list) or not _is_numbers(types, len(texts), "iu"):
         raise CheckpointError(
             f"{origin}: tokenizer.ggml.token_type must be a number for each of tokenizer.ggml.tokens."

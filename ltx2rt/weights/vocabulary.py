@@ -17,6 +17,8 @@ from ltx2rt.types import Array
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED = 1, 2, 3, 4
 _SPACE = "▁"
 _UNKNOWN_PIECE = "<unk>"
+# Characters of a piece that is put together from others; published ones have up to 31. The work grows with the square.
+_MAX_PIECE = 256
 # Wire types of protocol buffers.
 _VARINT, _EIGHT_BYTES, _BYTES, _FOUR_BYTES = 0, 1, 2, 5
 _FLOAT = struct.Struct("<f")
@@ -126,6 +128,11 @@ def from_pieces(pieces: Pieces, origin: str) -> Tokenizer:
     """
     vocabulary = {text: index for index, text in enumerate(pieces.texts)}
     scores = [float(score) for score in pieces.scores]
+    longest = max(map(len, pieces.texts), default=0)
+    if longest > _MAX_PIECE:
+        raise CheckpointError(
+            f"{origin}: has a piece of {longest} characters (at most {_MAX_PIECE} are supported); the file is damaged."
+        )
     mergeable = np.flatnonzero((pieces.types == _NORMAL) | (pieces.types == _USER_DEFINED))
     ranked = mergeable[np.argsort(-pieces.scores[mergeable], kind="stable")]
     merges: list[tuple[str, str]] = []

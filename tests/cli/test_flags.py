@@ -39,6 +39,14 @@ MLX_NAMES = """--pipeline --height --width --frames --steps --steps-stage1 --ste
 
 # Options of this command that tests of their own exercise.
 TESTED_ELSEWHERE = {
+    "--transformer-path": "test_model_parts.py",
+    "--tokenizer-path": "test_model_parts.py",
+    "--connectors-path": "test_model_parts.py",
+    "--text-projection-path": "test_model_parts.py",
+    "--video-vae-path": "test_model_parts.py",
+    "--audio-vae-path": "test_model_parts.py",
+    "--vocoder-path": "test_model_parts.py",
+    "--duration-head-path": "test_model_parts.py",
     "--output-path": "test_pipelines.py",
     "--config": "test_config_file.py",
     "--print-config": "test_config_file.py",

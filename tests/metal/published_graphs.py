@@ -27,7 +27,7 @@ from simulated_kernels import OPS, simulated_kernels
 from ltx2rt.graph.models.audio import vae as audio_vae
 from ltx2rt.graph.models.audio import vocoder
 from ltx2rt.graph.models.layers.params import Params
-from ltx2rt.graph.models.text import connector, feature_extractor, gemma3
+from ltx2rt.graph.models.text import connector, feature_extractor, gemma, gemma3
 from ltx2rt.graph.models.text.generation import generate_tokens
 from ltx2rt.graph.models.text.token_sampling import SamplingOptions
 from ltx2rt.graph.models.transformer import model as transformer
@@ -286,8 +286,8 @@ def run_text(name: str, dtype: mx.Dtype) -> None:
 def run_text_encoder(form: str, dtype: mx.Dtype) -> None:
     """Prompts of several lengths, and tokens written one by one."""
     config = gemma3.Gemma3Config.from_dict(GEMMA)
-    arrays = weights(gemma3.param_specs(config), form, quantised="_proj|embed_tokens")
-    model = gemma3.Gemma3(config, Params(arrays), dtype)
+    arrays = weights(gemma.param_specs(config), form, quantised="_proj|embed_tokens")
+    model = gemma.Gemma(config, Params(arrays), dtype)
     for tokens in ROWS:
         for state in model.hidden_states(np.arange(tokens)):
             mx.eval(state)

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from ltx2rt.graph.models.layers.params import Params
-from ltx2rt.graph.models.text import connector, feature_extractor, gemma3
+from ltx2rt.graph.models.text import connector, feature_extractor, gemma, gemma3
 from ltx2rt.graph.models.transformer import model as transformer
 from ltx2rt.graph.models.transformer.model import Modality
 from ltx2rt.graph.models.video_vae import specs as video_vae
@@ -231,7 +231,7 @@ def test_decoded_frames_are_not_flat(tmp_path: Path) -> None:
 def test_gemma_has_the_published_tensors() -> None:
     tensors = tool.gemma_tensors(tool.GEMMA_CONFIG)
     config = gemma3.Gemma3Config.from_dict(tool.GEMMA_CONFIG)
-    expected = {f"language_model.model.{spec.name}": spec.shape for spec in gemma3.param_specs(config)}
+    expected = {f"language_model.model.{spec.name}": spec.shape for spec in gemma.param_specs(config)}
     assert {name: shape for name, (_, shape) in tensors.items()} == expected
     assert sum(math.prod(shape) for _, shape in tensors.values()) == pytest.approx(11.77e9, rel=1e-3)
 
@@ -252,7 +252,7 @@ def test_gemma_folder(tmp_path: Path) -> None:
     checkpoint = Checkpoint.open(folder)
     config = gemma3.Gemma3Config.from_dict(checkpoint.section("text_encoder"))
     assert config.num_layers == 24
-    model = gemma3.Gemma3(config, Params(checkpoint.load("text_encoder", gemma3.param_specs(config))))
+    model = gemma.Gemma(config, Params(checkpoint.load("text_encoder", gemma.param_specs(config))))
     ids = GemmaTokenizer.from_path(folder).encode("a red circle moves left")
     assert all(0.3 < rms(state) < 3.0 for state in model.hidden_states(ids))
 

@@ -11,7 +11,7 @@ import gguf
 import mlx.core as mx
 import numpy as np
 import pytest
-from tiny_gguf import NUMBERS, Stored, of_array, random_blocks, text, write_gguf
+from tiny_gguf import NUMBERS, Stored, of_array, random_blocks, text, value_bytes, write_gguf
 
 from ltx2rt.errors import CheckpointError
 from ltx2rt.weights.block_types import BLOCK_TYPES
@@ -117,16 +117,21 @@ def test_rows_of_blocks_are_read_alone(tmp_path: Path) -> None:
 
 
 def test_a_large_vocabulary_costs_nothing_until_it_is_asked_for(tmp_path: Path) -> None:
-    """Bounds are wide of what was measured (0.03 s and 0.1 s), for machines that do something else as well."""
+    """Against the time in which Python writes it: opening takes about half of that, reading one and a half times as long."""
     tokens = [f"▁token{index}" for index in range(262_144)]
     path = write_gguf(tmp_path / "a.gguf", {"x": X}, {"tokenizer.ggml.tokens": tokens})
-    start = time.perf_counter()
-    file = opened(path)
-    opening = time.perf_counter() - start
-    assert file.value("tokenizer.ggml.tokens") == tokens
-    reading = time.perf_counter() - start - opening
-    assert opening < 0.5
-    assert reading < 1.5
+    times: dict[str, float] = {}
+    for _ in range(3):
+        start = time.process_time()
+        assert len(value_bytes(tokens)) > 0
+        written = time.process_time()
+        file = opened(path)
+        scanned = time.process_time()
+        assert file.value("tokenizer.ggml.tokens") == tokens
+        spent = {"write": written - start, "open": scanned - written, "read": time.process_time() - scanned}
+        times = {what: min(seconds, times.get(what, seconds)) for what, seconds in spent.items()}
+    assert times["open"] < times["write"]
+    assert times["read"] < 3 * times["write"]
 
 
 BAD_HEADERS: dict[str, tuple[dict[str, Any], str]] = {

@@ -11,7 +11,8 @@ import pytest
 from tiny_gguf import of_array, write_gguf
 
 from ltx2rt.errors import CheckpointError
-from ltx2rt.graph.models.text import gemma3
+from ltx2rt.graph.models.text import gemma3, gemma4
+from ltx2rt.graph.models.text.gemma import RopeFrequencies
 from ltx2rt.weights.checkpoint import Checkpoint
 from ltx2rt.weights.gguf import GgufFile
 from ltx2rt.weights.gguf_config import gemma_config
@@ -85,19 +86,19 @@ def test_gemma3_configuration_is_one_that_the_model_takes(tmp_path: Path) -> Non
         sliding_window=48,
         query_pre_attn_scalar=32,
         rms_norm_eps=1e-6,
-        global_rope=gemma3.RopeFrequencies(1e6, 8.0),
-        local_rope=gemma3.RopeFrequencies(1e4),
+        global_rope=RopeFrequencies(1e6, 8.0),
+        local_rope=RopeFrequencies(1e4),
     )
 
 
 def test_what_the_header_states_about_positions(tmp_path: Path) -> None:
     stated = {"rope__scaling__type": "linear", "rope__scaling__factor": 4.0, "rope__freq_base_swa": 5000.0}
     found = gemma3.Gemma3Config.from_dict(gemma_config(header(tmp_path, attention__sliding_window_pattern=2, **stated)))
-    assert found.global_rope == gemma3.RopeFrequencies(1e6, 4.0)
-    assert found.local_rope == gemma3.RopeFrequencies(5000.0)
+    assert found.global_rope == RopeFrequencies(1e6, 4.0)
+    assert found.local_rope == RopeFrequencies(5000.0)
     assert found.global_layers == (False, True) * 3
     without = gemma3.Gemma3Config.from_dict(gemma_config(header(tmp_path, rope__scaling__type="none")))
-    assert without.global_rope == gemma3.RopeFrequencies(1e6)
+    assert without.global_rope == RopeFrequencies(1e6)
 
 
 def test_gemma4_configuration(tmp_path: Path) -> None:
@@ -117,6 +118,17 @@ def test_gemma4_configuration(tmp_path: Path) -> None:
     assert text["layer_types"] == ["sliding_attention"] * 5 + ["full_attention"]
     assert text["attention_k_eq_v"] is True  # no blk.5.attn_v
     assert text["rope_parameters"]["full_attention"]["rope_theta"] == 1e6
+
+    config = gemma4.Gemma4Config.from_dict(found)
+    assert config.attention(is_global=False) == (4, 2, 16, False)
+    assert config.attention(is_global=True) == (4, 1, 32, True)
+    assert config.global_rope == RopeFrequencies(1e6, rotated=0.25)
+
+
+def test_a_configuration_in_the_file_is_followed_but_for_the_vocabulary(tmp_path: Path) -> None:
+    stated = {"model_type": "gemma4_unified", "gemma_version": "x", "text_config": {"vocab_size": 64, "head_dim": 8}}
+    found = gemma_config(header(tmp_path, "gemma4"), stated)
+    assert found == {**stated, "text_config": {"vocab_size": 11, "head_dim": 8}}
 
 
 @pytest.mark.parametrize(

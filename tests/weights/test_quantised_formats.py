@@ -17,7 +17,7 @@ from ltx2rt.types import LinearWeight, ParamSpec
 from ltx2rt.weights.checkpoint import Checkpoint
 from ltx2rt.weights.formats import encoding_of, format_of
 from ltx2rt.weights.formats.linear_format import Stored
-from ltx2rt.weights.lora import LoraFile
+from ltx2rt.weights.lora.opening import open_lora
 from ltx2rt.weights.rotation import is_rotation_group, rotate
 from ltx2rt.weights.safetensors import RawTensor, SafetensorsFile, write_safetensors
 from tests.weights.format_encoders import CASES, Encoded, encoded, int8, marker, nvfp4, rotation, w4a8
@@ -144,7 +144,7 @@ def test_a_lora_makes_it_dense_or_8_bits(tmp_path: Path, case: str) -> None:
     a, b = generator.normal(size=(2, columns)).astype(np.float32), generator.normal(size=(rows, 2)).astype(np.float32)
     path = tmp_path / "lora.safetensors"
     write_safetensors(path, {f"{MODULE}.lora_A.weight": a, f"{MODULE}.lora_B.weight": b})
-    checkpoint, change = Checkpoint.open(write(tmp_path / "a.safetensors", form)), LoraFile(path)
+    checkpoint, change = Checkpoint.open(write(tmp_path / "a.safetensors", form)), open_lora(path)
     exact = form.values + b @ a
     dense = checkpoint.load("transformer", [spec_of(form)], [(change, 1.0)], mx.float32)[f"{MODULE}.weight"]
     assert isinstance(dense, LinearWeight)

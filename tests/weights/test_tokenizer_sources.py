@@ -238,6 +238,8 @@ def test_inspect_misses_the_vocabulary_of_a_gguf_file(tmp_path: Path) -> None:
             {"tokenizer.ggml.token_type": np.zeros(3, np.int32)},
             "token_type must be a number for each",
         ),
+        ({"tokenizer.ggml.tokens": [*TEXTS[:-1], "a" * 300]}, "has a piece of 300 characters"),
+        ({"tokenizer.ggml.model": np.arange(3)}, "tokenizer.ggml.model is 'None', which needs"),
         ({"tokenizer.ggml.tokens": "abc"}, "a number for each"),
         ({"tokenizer.ggml.model": "gemma4", "tokenizer.ggml.merges": ["ab"]}, "'ab' is no pair of tokens"),
         ({"tokenizer.ggml.model": "gemma4", "tokenizer.ggml.merges": ["q z"]}, "no usable vocabulary"),

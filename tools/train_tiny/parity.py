@@ -22,7 +22,7 @@ from ltx2rt.graph.diffusion.positions import audio_positions, video_positions
 from ltx2rt.graph.models.audio import vae as audio_vae
 from ltx2rt.graph.models.audio import vocoder
 from ltx2rt.graph.models.layers.params import Params
-from ltx2rt.graph.models.text import connector, feature_extractor, gemma3
+from ltx2rt.graph.models.text import connector, feature_extractor, gemma, gemma3
 from ltx2rt.graph.models.transformer import model as graph_transformer
 from ltx2rt.graph.models.transformer.modality import Modality
 from ltx2rt.graph.models.upscaler import model as upscaler
@@ -132,7 +132,7 @@ def compare_text(
     features_config = feature_extractor.FeatureExtractorConfig.from_dict(
         section, encoder_width=gemma_config.hidden_size, encoder_states=gemma_config.num_states
     )
-    model = gemma3.Gemma3(gemma_config, load(encoder, "text_encoder", gemma3.param_specs(gemma_config)), mx.float32)
+    model = gemma.Gemma(gemma_config, load(encoder, "text_encoder", gemma.param_specs(gemma_config)), mx.float32)
     projection = load(checkpoint, "text_projection", feature_extractor.param_specs(features_config))
     features = feature_extractor.FeatureExtractor(features_config, projection, mx.float32)(
         model.hidden_states(ids[0].numpy())

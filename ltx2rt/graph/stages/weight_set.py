@@ -19,7 +19,6 @@ from ltx2rt.graph.components import (
     TRANSFORMER,
     Component,
     Config,
-    has_model,
 )
 from ltx2rt.graph.settings.weight_files import WeightFiles
 from ltx2rt.graph.stages.fitting_loras import LORA_COMPONENTS, LoraTarget, check_lora
@@ -218,9 +217,10 @@ def _check_upscaler(sources: Mapping[str, Checkpoint], axis: str) -> None:
 def _check_text_encoder(sources: Mapping[str, Checkpoint]) -> None:
     """Raise CheckpointError for a text encoder of another size than the text projection reads."""
     encoder, model = sources[TEXT_ENCODER.name], sources[TRANSFORMER.name]
-    check_pairing(model.metadata, encoder.section("text_encoder"), str(model.path), str(encoder.path), model.generation)
+    generation = model.generation or LTX_2
+    check_pairing(model.metadata, encoder.section("text_encoder"), str(model.path), str(encoder.path), generation)
     projection = sources.get(TEXT_PROJECTION.name)
-    if projection is None or not has_model(encoder.section("text_encoder")):
+    if projection is None:
         return
     read = TEXT_PROJECTION.parse(projection).encoder_width
     kind = TEXT_ENCODER.parse(encoder)
@@ -228,6 +228,6 @@ def _check_text_encoder(sources: Mapping[str, Checkpoint]) -> None:
         raise CheckpointError(
             f"{encoder.path}: this text encoder has {kind.num_states} states of {kind.hidden_size} channels, together "
             f"{kind.hidden_size * kind.num_states}, but the text projection in {projection.path.name} reads {read}; "
-            f"give the text encoder of 12B that the model was made for ({LTX_2.text_encoder_name}), not a smaller or "
-            "larger one."
+            f"give the text encoder of 12B that the model was made for ({generation.text_encoder_name}), not a smaller "
+            "or larger one."
         )

@@ -62,7 +62,7 @@ class Awq(PackedFormat):
 
     def packed(self, encoding: Encoding, shape: tuple[int, ...]) -> Packed | None:
         groups = encoding.companions[_SCALE].size
-        if prod(shape) // groups not in GROUPS:
+        if groups == 0 or prod(shape) // groups not in GROUPS:
             return None
         made = 2 * FLOAT32_BYTES * groups
         return Packed(encoding.info.nbytes + made, made)

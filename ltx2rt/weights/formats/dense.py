@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import prod
 
 import mlx.core as mx
 import numpy as np
 
 from ltx2rt.kernels.host import to_numpy, writable_view
 from ltx2rt.types import Array, LinearWeight
-from ltx2rt.weights.formats.linear_format import FLOATS, SLAB_ROWS, Encoding, LinearFormat, Stored
+from ltx2rt.weights.formats.linear_format import FLOATS, Encoding, LinearFormat, Stored, slabs
 from ltx2rt.weights.tensor_source import DTYPES, check_dimensions, to_mlx, widen
-
-# Of a matrix with long rows, in memory at a time.
-_SLAB_VALUES = 1 << 20
 
 
 class Dense(LinearFormat):
@@ -59,10 +55,8 @@ class Dense(LinearFormat):
 
     def value_slabs(self, stored: Stored, shape: tuple[int, ...]) -> Iterator[Array]:
         self.require_sound(stored, shape)
-        # Rows may be long: those of a text projection have megabytes.
-        step = max(1, min(SLAB_ROWS, _SLAB_VALUES // max(1, prod(shape[1:]))))
-        parts = [slice(first, min(first + step, shape[0])) for first in range(0, shape[0], step)] if shape else [...]
-        yield from (widen(stored.rows(rows), stored.info.dtype).astype(np.float32, copy=False) for rows in parts)
+        for rows in slabs(shape):
+            yield widen(stored.rows(rows), stored.info.dtype).astype(np.float32, copy=False)
 
     def load(self, stored: Stored, shape: tuple[int, ...]) -> LinearWeight:
         self.require_sound(stored, shape)

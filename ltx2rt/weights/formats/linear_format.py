@@ -23,6 +23,8 @@ from ltx2rt.weights.tensor_source import Rows, TensorInfo, TensorSource, check_d
 FLOATS = ("BF16", "F16", "F32", "F64")
 # Rows that are decoded, or changed by a LoRA, at a time.
 SLAB_ROWS = 512
+# Values of such a slab, unless one row has more: the rows of a text projection have up to 188160.
+_SLAB_VALUES = 1 << 22
 # Most temporary bytes per value of a slab while it is decoded: codes, float32 values, and their copies in between.
 _SLAB_BYTES = 20
 # How errors about a tensor end.
@@ -258,7 +260,7 @@ class ExpandedFormat(LinearFormat):
         return self.array_bytes(encoding, shape)
 
     def loading_bytes(self, encoding: Encoding, shape: tuple[int, ...]) -> int:
-        slab = min(shape[0], SLAB_ROWS) * prod(shape[1:]) if shape else 1
+        slab = min(shape[0], slab_rows(shape)) * prod(shape[1:]) if shape else 1
         return 3 * encoding.companions_nbytes + _SLAB_BYTES * slab
 
     def array(self, stored: Stored, shape: tuple[int, ...], axes: tuple[int, ...] | None = None) -> mx.array:
@@ -367,7 +369,13 @@ def slabs(shape: tuple[int, ...]) -> list[Rows]:
         return [...]
     if 0 in shape:
         return []  # which may have any number of rows
-    return [slice(first, min(first + SLAB_ROWS, shape[0])) for first in range(0, shape[0], SLAB_ROWS)]
+    step = slab_rows(shape)
+    return [slice(first, min(first + step, shape[0])) for first in range(0, shape[0], step)]
+
+
+def slab_rows(shape: tuple[int, ...]) -> int:
+    """How many rows of a tensor are decoded, or changed by a LoRA, at a time; it may have fewer."""
+    return max(1, min(SLAB_ROWS, _SLAB_VALUES // max(1, prod(shape[1:]))))
 
 
 def wrong_scales(encoding: Encoding, suffix: str, shapes: Sequence[tuple[int, ...]], expected: str = "") -> str | None:
@@ -387,6 +395,8 @@ def wrong_scales(encoding: Encoding, suffix: str, shapes: Sequence[tuple[int, ..
 def made_of_slabs(shape: tuple[int, ...], dtype: mx.Dtype, rows_of: Callable[[Rows], Array]) -> mx.array:
     """An array whose rows a function gives, some at a time."""
     result = mx.zeros(shape, dtype=dtype)
+    if result.size == 0:
+        return result
     items = writable_view(result)
     for rows in slabs(shape):
         items[rows] = rows_of(rows)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 from pathlib import Path
 
@@ -12,11 +13,13 @@ import numpy as np
 from ltx2rt.errors import CheckpointError
 from ltx2rt.kernels.host import to_numpy
 from ltx2rt.types import FLOAT32_BYTES, Array
+from ltx2rt.weights.block_types import BLOCK_TYPES
 from ltx2rt.weights.finite import require_finite
 from ltx2rt.weights.formats import fault_of, format_of
 from ltx2rt.weights.formats.linear_format import CURE, FLOATS, Encoding, Stored
 from ltx2rt.weights.tensor_source import DTYPES, WeightFile, bytes_of, widen
 
+NO_VALUES = "a manifest lists tensors without their data; give the LoRA file"
 _WHOLE = ("I64", "I32", "I16", "I8", "U8")
 
 
@@ -42,7 +45,7 @@ class Factor:
     def where(self) -> str:
         return f"{self.path}: tensor {self.name!r}"
 
-    @property
+    @cached_property
     def stored_shape(self) -> tuple[int, ...]:
         """Of the values, with every axis that the file has.
 
@@ -86,7 +89,7 @@ class Factor:
             CheckpointError: values that are not finite, or a manifest.
         """
         file = self._opened()
-        if not self.encoding.companions and not self.encoding.marker:
+        if self.is_read_by_rows:
             return file.numpy(self.name, finite=True).astype(np.float32)
         found = {suffix: (file, name) for suffix, name in self.companions.items()}
         stored = Stored(file, self.name, found, self.encoding.marker)
@@ -111,8 +114,9 @@ class Factor:
 
     @property
     def is_read_by_rows(self) -> bool:
-        """Whether some rows can be read alone."""
-        return not self.encoding.companions and not self.encoding.marker
+        """Whether the values are stored as they are, so that some rows can be read alone."""
+        plain = self.encoding.info.dtype not in BLOCK_TYPES
+        return plain and not self.encoding.companions and not self.encoding.marker
 
     def rows(self, first: int, last: int) -> Array:
         """Some rows of the values, float32, of which nothing else is read. For tensors with `is_read_by_rows`.
@@ -129,5 +133,5 @@ class Factor:
 
     def _opened(self) -> WeightFile:
         if self.file is None:
-            raise CheckpointError(f"{self.path}: a manifest lists tensors without their data; give the LoRA file.")
+            raise CheckpointError(f"{self.path}: {NO_VALUES}.")
         return self.file

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ltx2rt.errors import CheckpointError
-from ltx2rt.weights.finite import find_not_finite, not_finite_error
+from ltx2rt.weights.finite import find_not_finite
 from ltx2rt.weights.formats import companion_of, companions, encoding_of
-from ltx2rt.weights.lora.factor import Factor
+from ltx2rt.weights.lora.factor import NO_VALUES, Factor
 from ltx2rt.weights.lora.keys import (
     Key,
     Target,
@@ -126,11 +126,6 @@ class LoraFile:
         place = target(component, name)
         return None if place is None else self.changes.get(place)
 
-    def unmatched(self, components: Mapping[str, Collection[str]]) -> dict[Target, Change]:
-        """The changes of tensors that are not among the names of ``components``."""
-        known = {target(component, name) for component, names in components.items() for name in names}
-        return {place: change for place, change in self.changes.items() if place not in known}
-
     def stated_factor(self, axis: str) -> int | None:
         """How much smaller (``spatial``) or slower (``temporal``) than the output reference videos are (IC-LoRA).
 
@@ -150,14 +145,20 @@ class LoraFile:
         """Look at every value that is used, once. Reads the file in bounded memory.
 
         Raises:
-            CheckpointError: a value is NaN or infinite; the message names file and tensor.
+            CheckpointError: a value is NaN or infinite; the message names file and tensor. Or there are no values, but
+                only a manifest.
         """
-        if self._checked or self.file is None:
+        if self._checked:
             return
+        if self.file is None:
+            raise CheckpointError(f"{self.path}: {NO_VALUES}.")
         used = {name for change in self.changes.values() for name in _names(change)}
         bad = next(find_not_finite(self.file, used), None)
         if bad is not None:
-            raise not_finite_error(self.file.where(bad.name), bad.values, bad.size)
+            raise CheckpointError(
+                f"{self.file.where(bad.name)}: {bad.values} of {bad.size} values are not finite numbers; its training "
+                "broke down, or the file is damaged: use an earlier state of the training, or download it again."
+            )
         self._checked = True
 
     def _whole(self, key: str) -> int:
@@ -206,11 +207,11 @@ class LoraFile:
             if key is None:
                 self._note_stranger(name)
                 continue
-            if is_of_text_encoder(key.module):
+            module = identity(key.module)
+            if is_of_text_encoder(module):
                 self.text_encoder.append(key.module)
                 self.of_text_encoder.append(name)
                 continue
-            module = identity(key.module)
             self._labels.setdefault(module, key.module)
             taken = modules.setdefault(module, {})
             if key.part in taken:

@@ -10,7 +10,7 @@ import mlx.core as mx
 from ltx2rt.errors import CheckpointError
 from ltx2rt.kernels.host import writable_view
 from ltx2rt.types import FLOAT32_BYTES, LinearWeight
-from ltx2rt.weights.formats.linear_format import SLAB_ROWS, LinearFormat, Stored
+from ltx2rt.weights.formats.linear_format import LinearFormat, Stored, slab_rows
 from ltx2rt.weights.lora.file import LoraFile
 from ltx2rt.weights.lora.kinds import Change
 
@@ -68,7 +68,7 @@ def fuse_array(
 def fusing_bytes(shape: tuple[int, ...], changes: Changes) -> int:
     """Most bytes of temporary arrays while a tensor is changed: its float32 values, the factors, and slabs of what is
     added."""
-    slab = prod(shape[1:]) * min(shape[0], SLAB_ROWS) if shape else 1
+    slab = prod(shape[1:]) * min(shape[0], slab_rows(shape)) if shape else 1
     arrays = 1 + max(change.slab_arrays for change, _ in changes)
     held = sum(change.held_bytes for change, _ in changes)
     return FLOAT32_BYTES * (prod(shape) + arrays * slab) + held
@@ -89,8 +89,9 @@ def _changed(
                 "this model."
             )
         deltas.append((change.begin(strength, values, first), change.replaces))
-    for start in range(0, len(values), SLAB_ROWS):
-        slab = slice(start, min(start + SLAB_ROWS, len(values)))
+    step = slab_rows(shape)
+    for start in range(0, len(values), step):
+        slab = slice(start, min(start + step, len(values)))
         total = None
         for delta, replaces in deltas:
             part = delta(slab)

@@ -68,14 +68,6 @@ def shown(modules: Iterable[str]) -> Evidence | None:
     return None
 
 
-def generation_of(lora: LoraFile) -> Generation | None:
-    """The generation that a LoRA is for; None where nothing tells, or only that it is one of several."""
-    for evidence in (stated(lora), shown(lora.modules)):
-        if evidence is not None and len(evidence.generations) == 1:
-            return evidence.generations[0]
-    return None
-
-
 def _generations_in(text: str, *, is_version: bool) -> tuple[Generation, ...] | None:
     """Those that a text means: a version, the name of a file, a repository or an architecture; None: it tells none."""
     text = text.strip().lower()

@@ -57,8 +57,16 @@ _FOREIGN = (
     (re.compile(r"\.(?:ia3_l|on_input)(?:\.|$)"), "IA3"),
 )
 # What every name above has in it somewhere; most names of checkpoints have none of it, and are not looked at further.
-_HINT = re.compile(
-    r"lora|hada_|lokr_|dora_|magnitude|\.diff|[wb]_norm|set_weight|oft_|butterfly_|\.alpha|\.bm?[12]\b|\.a[12]\b|ia3_l|on_input"
+_HINTS = ("lora", "hada_", "lokr_", "dora_", "magnitude", ".diff", "w_norm", "b_norm", "set_weight", ".alpha") + (
+    "oft_",
+    "butterfly_",
+    ".a1",
+    ".a2",
+    ".b1",
+    ".b2",
+    ".bm",
+    "ia3_l",
+    "on_input",
 )
 _LONGEST_NAME = 1000
 
@@ -134,7 +142,7 @@ _MODEL_MODULE = re.compile(
 
 def parse(name: str) -> Key | None:
     """A tensor name, taken apart; None for names that are no part of a LoRA or one of its relatives."""
-    if len(name) > _LONGEST_NAME or not _HINT.search(name):
+    if not _may_be_part(name):
         return None
     for part, pattern in _PATTERNS:
         match = pattern.fullmatch(name)
@@ -147,7 +155,7 @@ def parse(name: str) -> Key | None:
 
 def foreign_method(name: str) -> str | None:
     """The method that is not supported and that a tensor name shows; None for other names."""
-    if len(name) > _LONGEST_NAME or not _HINT.search(name):
+    if not _may_be_part(name):
         return None
     return next((method for pattern, method in _FOREIGN if pattern.search(name)), None)
 
@@ -155,6 +163,10 @@ def foreign_method(name: str) -> str | None:
 def is_lora(names: Iterable[str]) -> bool:
     """Whether the tensor names are those of a LoRA file or of one of its relatives, supported or not."""
     return any(_is_sign(name) for name in names)
+
+
+def _may_be_part(name: str) -> bool:
+    return len(name) <= _LONGEST_NAME and any(hint in name for hint in _HINTS)
 
 
 def _is_sign(name: str) -> bool:
@@ -204,8 +216,8 @@ def component_of(module: str) -> str | None:
 
 
 def is_of_text_encoder(module: str) -> bool:
-    """Whether a module, as the file writes it, belongs to a text encoder."""
-    return _TEXT_ENCODER.match(identity(module)) is not None
+    """Whether a module, by its `identity`, belongs to a text encoder."""
+    return _TEXT_ENCODER.match(module) is not None
 
 
 def readable(module: str) -> str:

@@ -14,6 +14,8 @@ from ltx2rt.errors import CheckpointError
 
 CONFIG_FILE = "adapter_config.json"
 _DIFFUSERS_KEY = "lora_adapter_metadata"
+# (alpha, rank), the surest first.
+_PLAIN_KEYS = (("lora_alpha", "lora_rank"), ("ss_network_alpha", "ss_network_dim"))
 # What stands for "not stated" in the metadata of trainers.
 _NOT_STATED = ("", "none", "null")
 
@@ -23,6 +25,18 @@ class Scale(NamedTuple):
 
     value: float
     source: str = ""
+
+
+class _Plain(NamedTuple):
+    """An alpha of the whole file, and the rank that goes with it; None: that of each module. (A file whose modules were
+    cut to smaller ranks afterwards states the rank that it was trained with, as the official LoRA of 2.5 does.)"""
+
+    source: str
+    alpha: float
+    rank: float | None
+
+    def scale(self, rank: int) -> Scale:
+        return Scale(self.alpha / (self.rank or rank), self.source)
 
 
 @dataclass(frozen=True)
@@ -54,12 +68,7 @@ class Scales:
     def __init__(self, path: Path, metadata: Mapping[str, str], config: Mapping[str, Any] | None) -> None:
         self._path = path
         self._packed = self._read_packed(metadata)
-        self._plain: tuple[str, float] | None = None
-        for alpha in ("lora_alpha", "ss_network_alpha"):
-            text = metadata.get(alpha, "")
-            if text.strip().lower() not in _NOT_STATED:
-                self._plain = f"metadata {alpha}", self._number(f"metadata {alpha}", text)
-                break
+        self._plain = next(filter(None, (self._read_plain(metadata, *keys) for keys in _PLAIN_KEYS)), None)
         self._config = None if config is None else self._adapter(CONFIG_FILE, config)
 
     def of(self, module: str, rank: int, alpha: float | None) -> Scale:
@@ -76,7 +85,7 @@ class Scales:
         if packed is not None:
             return packed[1].scale(module.removeprefix(f"{packed[0]}."), rank)
         if self._plain is not None:
-            return Scale(self._plain[1] / rank, self._plain[0])
+            return self._plain.scale(rank)
         return Scale(1.0) if self._config is None else self._config.scale(module, rank)
 
     def _packed_for(self, module: str) -> tuple[str, _Adapter] | None:
@@ -85,6 +94,19 @@ class Scales:
         found = ((p, adapter) for p, adapter in self._packed.items() if not p or module.startswith(f"{p}."))
         only = next(iter(self._packed.items())) if len(self._packed) == 1 else None
         return next(found, None if only is None or only[0].startswith("text_encoder") else only)
+
+    def _read_plain(self, metadata: Mapping[str, str], alpha: str, rank: str) -> _Plain | None:
+        """What two keys of the metadata state; None where they state no alpha."""
+        stated = [metadata.get(key, "") for key in (alpha, rank)]
+        numbers = [
+            None if text.strip().lower() in _NOT_STATED else self._number(f"metadata {key}", text)
+            for key, text in zip((alpha, rank), stated, strict=True)
+        ]
+        if numbers[0] is None:
+            return None
+        if numbers[1] is not None and numbers[1] <= 0:
+            raise CheckpointError(f"{self._path}: metadata {rank} must be above 0, got {stated[1]!r}.")
+        return _Plain(f"metadata {alpha}", numbers[0], numbers[1])
 
     def _read_packed(self, metadata: Mapping[str, str]) -> dict[str, _Adapter]:
         """Prefix of a component -> what diffusers' metadata say about its adapter."""

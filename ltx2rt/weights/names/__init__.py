@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ltx2rt.errors import CheckpointError
-from ltx2rt.weights.names import diffusers, llama_cpp, mlx_packs, official
+from ltx2rt.weights.names import diffusers, duration_head, llama_cpp, mlx_packs, official
 from ltx2rt.weights.names.official import IGNORED, is_unused, locate
 from ltx2rt.weights.names.origin import Origin, keeps_channels_last
 from ltx2rt.weights.tensor_source import TensorInfo
@@ -59,7 +59,8 @@ def assign(tensors: Mapping[str, TensorInfo], where: str, metadata: Mapping[str,
                     f"{where}: tensors {taken.name!r} and {origin.name!r} are both {local!r} of the {component}."
                 )
     for component, origins in result.components.items():
-        result.components[component] = _in_one_order(origins, tensors)
+        whole = duration_head.joined(origins) if component == "duration_head" else origins
+        result.components[component] = _in_one_order(whole, tensors)
     return result
 
 

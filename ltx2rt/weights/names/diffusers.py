@@ -44,7 +44,7 @@ _VOCODER_ELEMENTS = {
     "conv_out": "conv_post",
     "act_out": "act_post",
 }
-_ENCODER_MIDDLE = 8
+_ENCODER_DOWN_BLOCKS = 4
 
 Rename = Callable[[str], str]
 
@@ -73,6 +73,10 @@ def component(tensors: Mapping[str, TensorInfo]) -> str | None:
 
 def official_names(tensors: Mapping[str, TensorInfo], kind: str) -> list[tuple[str, Origin]]:
     """(official name, origin) of every tensor of component ``kind``, as `component` gives it."""
+    if kind == "vae":
+        blocks = (re.match(r"encoder\.down_blocks\.(\d+)\.", name) for name in tensors)
+        middle = 2 * max((int(found[1]) + 1 for found in blocks if found), default=_ENCODER_DOWN_BLOCKS)
+        return [(_vae(name, middle), Origin(name)) for name in tensors]
     rename = _RENAMES[kind]
     return [(rename(name), Origin(name)) for name in tensors]
 
@@ -96,13 +100,14 @@ def _attention(name: str) -> str:
     return name.replace(".norm_q.", ".q_norm.").replace(".norm_k.", ".k_norm.")
 
 
-def _vae(name: str) -> str:
+def _vae(name: str, middle: int) -> str:
+    """The official name; ``middle``: the flat block of the encoder that is ``mid_block`` here."""
     if name in _STATISTICS:
         return f"vae.{_STATISTICS[name]}"
     name = name.replace("resnets.", "res_blocks.")
     half, _, rest = name.partition(".")
     if half == "encoder":
-        rest = _encoder_block(rest)
+        rest = _encoder_block(rest, middle)
     elif half == "decoder":
         rest = _decoder_block(rest)
         if rest.startswith(("time_embedder.", "scale_shift_table")):
@@ -110,13 +115,13 @@ def _vae(name: str) -> str:
     return f"vae.{half}.{rest}"
 
 
-def _encoder_block(name: str) -> str:
-    """``down_blocks.j`` is the flat block 2j, its downsampler the block 2j + 1, ``mid_block`` the block 8."""
+def _encoder_block(name: str, middle: int) -> str:
+    """``down_blocks.j`` is the flat block 2j, its downsampler the block 2j + 1, ``mid_block`` the one after them."""
     found = re.fullmatch(r"down_blocks\.(\d+)\.(downsamplers\.0\.)?(.*)", name)
     if found:
         index = 2 * int(found.group(1)) + (1 if found.group(2) else 0)
         return f"down_blocks.{index}.{found.group(3)}"
-    return name.replace("mid_block.", f"down_blocks.{_ENCODER_MIDDLE}.", 1) if name.startswith("mid_block.") else name
+    return name.replace("mid_block.", f"down_blocks.{middle}.", 1) if name.startswith("mid_block.") else name
 
 
 def _decoder_block(name: str) -> str:
@@ -143,7 +148,6 @@ def _vocoder(name: str) -> str:
 _RENAMES: dict[str, Rename] = {
     "transformer": lambda name: TRANSFORMER + transformer_name(name),
     "connectors": connector_name,
-    "vae": _vae,
     "audio_vae": _audio_vae,
     "vocoder": _vocoder,
 }

@@ -81,7 +81,15 @@ _ANCHORS = (
 )
 # Halves of a VAE without a prefix.
 _BARE_VAE = ("encoder.", "decoder.", "per_channel_statistics.")
-_BARE_DURATION_HEAD = ("mlp_hidden.", "attention_pooler.")
+_BARE_DURATION_HEAD = (
+    "attention_pooler.",
+    "audio_input_proj.",
+    "audio_modality_emb",
+    "mlp_hidden.",
+    "mlp_out.",
+    "video_input_proj.",
+    "video_modality_emb",
+)
 # Only the diffusion decoder of the video VAE has these.
 _DIFFUSION_DECODER = ("decoder.t_embedder.", "decoder.context_proj.", "decoder.det_stages.")
 

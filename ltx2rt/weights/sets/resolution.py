@@ -229,6 +229,12 @@ def _named(path: Path, role: Role) -> Found:
     """
     found = find(path)
     if not found.of(role.components[0]):
+        other = next((each for each in UPSCALERS if role in UPSCALERS and found.of(each.setting)), None)
+        if other is not None:
+            kinds = [each.setting.removesuffix("_upscaler") for each in (other, role)]
+            raise CheckpointError(
+                f"{found.path}: a {kinds[0]} upscaler, but a {kinds[1]} one is needed; give the other file."
+            )
         raise CheckpointError(
             f"{found.path}: not a {role.title}: it holds {found.held}; see what it is with: ltx2rt inspect "
             f"{found.path.name}"
@@ -261,7 +267,11 @@ def _different(parts: Sequence[Part]) -> list[Part]:
     """The parts without those that hold the same as an earlier one."""
     different: list[Part] = []
     for part in parts:
-        if not any(part.checkpoint.holds_the_same(other.checkpoint, part.stored) for other in different):
+        same = (
+            part.variant == other.variant and part.checkpoint.holds_the_same(other.checkpoint, part.stored)
+            for other in different
+        )
+        if not any(same):
             different.append(part)
     return different
 

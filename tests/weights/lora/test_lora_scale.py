@@ -44,8 +44,12 @@ def test_the_first_statement_counts() -> None:
     assert scales().of(MODULE, 4, None) == (1.0, "")
 
 
-def test_the_rank_is_that_of_the_module() -> None:
-    assert scales(lora_alpha="8", lora_rank="4").of(MODULE, 16, None).value == 0.5
+def test_the_rank_is_the_stated_one_or_that_of_the_module() -> None:
+    """The official LoRA of 2.5 states 450 for both, and has modules of ranks 450, 256, 128 and 32."""
+    assert [scales(lora_alpha="450", lora_rank="450").of(MODULE, rank, None).value for rank in (450, 32)] == [1.0, 1.0]
+    assert scales(ss_network_alpha="8", ss_network_dim="4").of(MODULE, 16, None).value == 2.0
+    assert scales(lora_alpha="8").of(MODULE, 16, None).value == 0.5
+    assert scales({"lora_alpha": 8, "r": 4}).of(MODULE, 16, None).value == 0.5
 
 
 @pytest.mark.parametrize("text", ["None", "", "null"])
@@ -81,6 +85,7 @@ def test_rank_stabilised_and_patterns() -> None:
     ("metadata", "message"),
     [
         ({"lora_alpha": "many"}, "metadata lora_alpha must be a finite number, got 'many'"),
+        ({"lora_alpha": "1", "lora_rank": "0"}, "metadata lora_rank must be above 0, got '0'"),
         ({"ss_network_alpha": "nan"}, "metadata ss_network_alpha must be a finite number, got 'nan'"),
         ({"lora_adapter_metadata": "{"}, "metadata lora_adapter_metadata is not valid JSON"),
         ({"lora_adapter_metadata": "[1]"}, "metadata lora_adapter_metadata must be a JSON object"),

@@ -7,36 +7,39 @@ from dataclasses import replace
 from ltx2rt.graph.models.layers.footprint import Footprint, largest
 from ltx2rt.graph.models.text.connector import CONTEXT_ROWS, ConnectorConfig
 from ltx2rt.graph.models.text.feature_extractor import STATES_PER_SLAB, FeatureExtractorConfig
+from ltx2rt.graph.models.text.gemma import AttentionSizes, GemmaConfig
 from ltx2rt.graph.models.text.gemma3 import Gemma3Config
 from ltx2rt.graph.models.text.token_sampling import SAMPLING_BYTES
 from ltx2rt.kernels.working_memory import attention_bytes, linear_bytes
 from ltx2rt.types import FLOAT32_BYTES
 
 
-def encoder_footprint(config: Gemma3Config, tokens: int, itemsize: int) -> Footprint:
+def encoder_footprint(config: GemmaConfig, tokens: int, itemsize: int) -> Footprint:
     """Of the layer that takes most, for a prompt of ``tokens`` tokens."""
     unit = tokens * config.hidden_size * itemsize
     hidden = tokens * config.intermediate_size * itemsize
     mask = tokens * tokens * FLOAT32_BYTES if tokens > config.sliding_window else 0
-    heads = (2 * config.num_attention_heads + 2 * config.num_key_value_heads) * config.head_dim
     inner, outer = config.intermediate_size, config.hidden_size
     feed_forward = max(linear_bytes(tokens, *sizes, itemsize) for sizes in ((outer, inner), (inner, outer)))
     return largest(
         # x, normed x, the gate, its partner; or x, both, and their product.
         Footprint(2 * unit + 2 * hidden + mask, feed_forward),
-        Footprint(
-            2 * unit + tokens * heads * itemsize + mask,
-            attention_bytes(
-                1,
-                config.num_key_value_heads,
-                config.head_dim,
-                tokens,
-                tokens,
-                itemsize,
-                group=config.num_attention_heads // config.num_key_value_heads,
-            ),
+        *(
+            Footprint(
+                2 * unit + tokens * _attention_width(config, sizes) * itemsize + mask,
+                attention_bytes(
+                    1, sizes.kv_heads, sizes.head_dim, tokens, tokens, itemsize, group=sizes.heads // sizes.kv_heads
+                ),
+            )
+            for sizes in (config.attention(is_global=is_global) for is_global in sorted(set(config.global_layers)))
         ),
     )
+
+
+def _attention_width(config: GemmaConfig, sizes: AttentionSizes) -> int:
+    """Channels of queries and result, of keys and of values; and of values as they are projected, if those differ."""
+    kept = 3 if config.norms_values and not sizes.keys_are_values else 2
+    return (2 * sizes.heads + kept * sizes.kv_heads) * sizes.head_dim
 
 
 def writing_footprint(config: Gemma3Config, tokens: int, new_tokens: int, itemsize: int) -> Footprint:
@@ -86,12 +89,16 @@ def connector_footprint(config: ConnectorConfig, itemsize: int) -> Footprint:
     return Footprint(6 * unit + rope, linear_bytes(CONTEXT_ROWS, 4 * config.width, config.width, itemsize))
 
 
-def encoder_flops(config: Gemma3Config, tokens: int) -> float:
+def encoder_flops(config: GemmaConfig, tokens: int) -> float:
     width = config.hidden_size
-    inner = config.num_attention_heads * config.head_dim
-    keys = config.num_key_value_heads * config.head_dim
-    matrices = 2 * tokens * width * (2 * inner + 2 * keys + 3 * config.intermediate_size)
-    return config.num_layers * (matrices + 2.0 * tokens * tokens * inner)  # causal: half of the scores
+    total = 0.0
+    for is_global in config.global_layers:
+        sizes = config.attention(is_global=is_global)
+        inner, keys = sizes.heads * sizes.head_dim, sizes.kv_heads * sizes.head_dim
+        projected = keys * (1 if sizes.keys_are_values else 2)
+        total += 2 * tokens * width * (2 * inner + projected + 3 * config.intermediate_size)
+        total += 2.0 * tokens * tokens * inner  # causal: half of the scores
+    return total
 
 
 def head_flops(config: Gemma3Config) -> float:

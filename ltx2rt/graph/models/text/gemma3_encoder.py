@@ -1,4 +1,4 @@
-"""Gemma 3 as a text encoder of the stages: its tensors by use, what it takes, and its two kinds of work."""
+"""Gemma 3 as a text encoder of the stages, which writes, too."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ import mlx.core as mx
 
 from ltx2rt.graph.models.layers.footprint import Footprint
 from ltx2rt.graph.models.layers.params import Params
-from ltx2rt.graph.models.text import footprint, gemma3
+from ltx2rt.graph.models.text import footprint
+from ltx2rt.graph.models.text.gemma import Gemma
+from ltx2rt.graph.models.text.gemma3 import Gemma3Config
+from ltx2rt.graph.models.text.gemma_encoder import GemmaEncoder
 from ltx2rt.graph.models.text.generation import generate_tokens
 from ltx2rt.graph.models.text.token_sampling import SamplingOptions
-from ltx2rt.types import Array, LinearWeight, ParamSpec
-
-_EMBEDDING = "embed_tokens.weight"
+from ltx2rt.types import Array, LinearWeight
 
 
-class Gemma3TextModel(gemma3.Gemma3):
+class Gemma3TextModel(Gemma):
     """Gemma 3 that writes, too."""
 
     def written(self, input_ids: Array, stop_ids: Collection[int], options: SamplingOptions) -> Iterator[int]:
@@ -27,40 +28,15 @@ class Gemma3TextModel(gemma3.Gemma3):
 
 
 @dataclass(frozen=True)
-class Gemma3Encoder:
+class Gemma3Encoder(GemmaEncoder):
     """The text encoder of a Gemma 3 configuration."""
 
-    config: gemma3.Gemma3Config
+    config: Gemma3Config
 
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> Gemma3Encoder:
         """From a Hugging Face ``config.json``; see `Gemma3Config.from_dict`."""
-        return cls(gemma3.Gemma3Config.from_dict(config))
-
-    @property
-    def hidden_size(self) -> int:
-        return self.config.hidden_size
-
-    @property
-    def num_states(self) -> int:
-        return self.config.num_states
-
-    def embedding_spec(self) -> ParamSpec:
-        (embedding,) = (spec for spec in gemma3.param_specs(self.config) if spec.name == _EMBEDDING)
-        return embedding
-
-    def layer_specs(self) -> list[list[ParamSpec]]:
-        return [gemma3.layer_specs(self.config, index) for index in range(self.config.num_layers)]
-
-    def resident_specs(self) -> list[ParamSpec]:
-        others = {_EMBEDDING} | {spec.name for specs in self.layer_specs() for spec in specs}
-        return [spec for spec in gemma3.param_specs(self.config) if spec.name not in others]
-
-    def encoding_footprint(self, tokens: int, itemsize: int) -> Footprint:
-        return footprint.encoder_footprint(self.config, tokens, itemsize)
-
-    def encoding_flops(self, tokens: int) -> float:
-        return footprint.encoder_flops(self.config, tokens)
+        return cls(Gemma3Config.from_dict(config))
 
     def writing_footprint(self, tokens: int, new_tokens: int, itemsize: int) -> Footprint:
         return footprint.writing_footprint(self.config, tokens, new_tokens, itemsize)

@@ -1,4 +1,4 @@
-"""Writes text with Gemma 3, one token after the other, with a cache of keys and values."""
+"""Writes text with a Gemma model, one token after the other, with a cache of keys and values."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator
 import mlx.core as mx
 import numpy as np
 
-from ltx2rt.graph.models.text.gemma3 import Gemma3, rope_table, window_bias
+from ltx2rt.graph.models.text.gemma import Gemma, window_bias
 from ltx2rt.graph.models.text.key_value_cache import KeyValueCache
 from ltx2rt.graph.models.text.token_sampling import SamplingOptions, TokenSampler
 from ltx2rt.kernels.host import from_numbers, to_numpy
@@ -15,7 +15,7 @@ from ltx2rt.types import Array
 
 
 def generate_tokens(
-    model: Gemma3, input_ids: Array, stop_ids: Collection[int], options: SamplingOptions
+    model: Gemma, input_ids: Array, stop_ids: Collection[int], options: SamplingOptions
 ) -> Iterator[int]:
     """Token ids that continue a text, until one of ``stop_ids`` (not given out) or ``max_new_tokens``.
 
@@ -37,11 +37,10 @@ def generate_tokens(
     return _tokens(model, ids, stop_ids, options)
 
 
-def _tokens(model: Gemma3, ids: Array, stop_ids: Collection[int], options: SamplingOptions) -> Iterator[int]:
+def _tokens(model: Gemma, ids: Array, stop_ids: Collection[int], options: SamplingOptions) -> Iterator[int]:
     config = model.config
     longest = ids.size + options.max_new_tokens
-    global_rope = rope_table(config.global_rope, config.head_dim, longest)
-    local_rope = rope_table(config.local_rope, config.head_dim, longest)
+    global_rope, local_rope = model.rope_tables(longest)
     caches = [KeyValueCache(None if is_global else config.sliding_window) for is_global in config.global_layers]
     sampler = TokenSampler(options)
     for _ in range(options.max_new_tokens):

@@ -9,7 +9,7 @@ from ltx2rt.graph.components import TEXT_ENCODER
 from ltx2rt.graph.models.text.token_sampling import SamplingOptions
 from ltx2rt.graph.stages.run import Run
 from ltx2rt.graph.stages.text.enhancement_instructions import IMAGE_TO_VIDEO, TEXT_TO_VIDEO
-from ltx2rt.graph.stages.text.models import whole_model, writing_model
+from ltx2rt.graph.stages.text.models import text_writer, whole_model, writing_model
 from ltx2rt.graph.stages.text.needs import enhancement_options
 from ltx2rt.kernels.host import to_numpy
 from ltx2rt.memory.need import Need
@@ -48,7 +48,7 @@ def enhance_prompt(run: Run, prompt: str, options: SamplingOptions, *, has_image
         has_image: the clip continues a picture. The picture is not shown to the model: our text encoder has no eyes.
 
     Raises:
-        UsageError: no text encoder, an empty prompt, or options outside their ranges.
+        UsageError: no text encoder, one that cannot write, an empty prompt, or options outside their ranges.
         CheckpointError: the text encoder or its chat template is damaged.
 
     Source: prompt enhancement of Lightricks/LTX-2 ltx_core/text_encoders/gemma @ v1.2.0, with instructions of our own.
@@ -59,7 +59,7 @@ def enhance_prompt(run: Run, prompt: str, options: SamplingOptions, *, has_image
         raise UsageError(f"prompt enhancement needs the text encoder; give {spelled('text_encoder', 'FOLDER')}.")
     if not prompt.strip():
         raise UsageError(f"there is no prompt to enhance; give one with {spelled('prompt')}.")
-    encoder, kind = run.files.source(TEXT_ENCODER), run.files.config(TEXT_ENCODER)
+    encoder, kind = run.files.source(TEXT_ENCODER), text_writer(run.files)
     ids = None if tokenizer is None else _conversation_ids(encoder, tokenizer, prompt, has_image=has_image)
     written = sum(len(message["content"]) for message in messages_for(prompt, has_image=has_image))
     tokens = written // _CHARACTERS_PER_TOKEN if ids is None else len(ids)

@@ -6,12 +6,14 @@ from typing import Any
 
 import numpy as np
 
+from ltx2rt.errors import UsageError
 from ltx2rt.graph.components import TEXT_ENCODER
 from ltx2rt.graph.models.layers.params import Params
-from ltx2rt.graph.protocols import TextModel
+from ltx2rt.graph.protocols import TextModel, TextWriter, WritingTextModel
 from ltx2rt.graph.stages.run import Run
 from ltx2rt.graph.stages.weight_set import WeightSet
 from ltx2rt.memory.stage import Stage
+from ltx2rt.spelling import spelled
 from ltx2rt.types import LinearWeight
 from ltx2rt.weights.kept_weights import StageWeights
 
@@ -49,13 +51,28 @@ def encoding_model(run: Run, stage: Stage, depth: int) -> TextModel:
     return kind.model(params, dtype, layers=layers, embedding_rows=embedding_rows)
 
 
-def writing_model(run: Run, stage: Stage, depth: int) -> TextModel:
+def text_writer(files: WeightSet) -> TextWriter:
+    """The text encoder, which must be a language model, too.
+
+    Raises:
+        UsageError: it only encodes.
+    """
+    kind = files.config(TEXT_ENCODER)
+    if not isinstance(kind, TextWriter):
+        raise UsageError(
+            f"the text encoder of {files.checkpoint.path.name} only encodes prompts and cannot rewrite them; "
+            f"leave out {spelled('enhance_prompt')}."
+        )
+    return kind
+
+
+def writing_model(run: Run, stage: Stage, depth: int) -> WritingTextModel:
     """The language model, all of it resident (depth 0), or its layers read from disk anew for every token.
 
     The embedding is resident in both: as the head it is used whole for every token.
     """
     files, dtype = run.files, run.inputs.dtype
-    encoder, kind = files.source(TEXT_ENCODER), files.config(TEXT_ENCODER)
+    encoder, kind = files.source(TEXT_ENCODER), text_writer(files)
     if depth == 0:
         return kind.model(Params(run.load(stage, whole_model(files))), dtype)
     resident = [kind.embedding_spec(), *kind.resident_specs()]

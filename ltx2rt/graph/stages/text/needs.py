@@ -17,7 +17,7 @@ from ltx2rt.graph.models.text.footprint import (
     projection_flops,
     projection_footprint,
 )
-from ltx2rt.graph.protocols import TextEncoder
+from ltx2rt.graph.protocols import TextEncoder, TextWriter
 from ltx2rt.graph.stages.streamed_blocks import DEPTHS, streamed_text
 from ltx2rt.graph.stages.weight_set import WeightSet
 from ltx2rt.memory.need import Need
@@ -131,7 +131,7 @@ def connector_options(
 
 
 def enhancement_options(
-    encoder: Checkpoint, model: TextEncoder, tokens: int, new_tokens: int, dtype: mx.Dtype
+    encoder: Checkpoint, model: TextWriter, tokens: int, new_tokens: int, dtype: mx.Dtype
 ) -> Iterator[Need]:
     """Stage "prompt enhancement", for a conversation of ``tokens`` tokens and at most ``new_tokens`` written ones.
 

@@ -10,7 +10,8 @@ import pytest
 
 from ltx2rt.errors import CheckpointError
 from ltx2rt.graph.models.layers.params import Params
-from ltx2rt.graph.models.text.gemma3 import Gemma3, Gemma3Config, RopeFrequencies, layer_specs, param_specs
+from ltx2rt.graph.models.text.gemma import Gemma, RopeFrequencies, layer_specs, param_specs
+from ltx2rt.graph.models.text.gemma3 import Gemma3Config
 from ltx2rt.types import LinearWeight
 
 TINY: dict[str, Any] = {
@@ -108,7 +109,7 @@ def test_states_match_the_formula(length: int) -> None:
     config = Gemma3Config.from_dict(TINY)
     arrays = random_arrays(config)
     ids = np.random.default_rng(length).integers(0, 50, length)
-    states = list(Gemma3(config, as_params(config, arrays), mx.float32).hidden_states(ids))
+    states = list(Gemma(config, as_params(config, arrays), mx.float32).hidden_states(ids))
     expected = numpy_states(TINY["text_config"], arrays, ids.tolist())
     assert len(states) == len(expected) == config.num_states == 4
     for state, reference in zip(states, expected, strict=True):
@@ -120,7 +121,7 @@ def test_padding_changes_nothing() -> None:
     config = Gemma3Config.from_dict(TINY)
     arrays = random_arrays(config, seed=1)
     ids = [2, 17, 33, 4, 9, 21]
-    states = Gemma3(config, as_params(config, arrays), mx.float32).hidden_states(np.array(ids))
+    states = Gemma(config, as_params(config, arrays), mx.float32).hidden_states(np.array(ids))
     for state, padded in zip(states, numpy_states(TINY["text_config"], arrays, ids, pads=13), strict=True):
         np.testing.assert_allclose(np.array(state[0]), padded, atol=2e-5 * np.abs(padded).max())
 
@@ -129,8 +130,8 @@ def test_half_precision_follows_float32() -> None:
     config = Gemma3Config.from_dict(TINY)
     params = as_params(config, random_arrays(config))
     ids = np.arange(10)
-    exact = list(Gemma3(config, params, mx.float32).hidden_states(ids))
-    low = list(Gemma3(config, params, mx.bfloat16).hidden_states(ids))
+    exact = list(Gemma(config, params, mx.float32).hidden_states(ids))
+    low = list(Gemma(config, params, mx.bfloat16).hidden_states(ids))
     assert all(state.dtype == mx.bfloat16 for state in low)
     for a, b in zip(low, exact, strict=True):
         # A few roundings per layer, each relative 2**-9, over three layers.
@@ -147,7 +148,7 @@ def test_quantised_embedding_gathers_rows() -> None:
     values, scale, zero = mx.quantize(mx.array(arrays["embed_tokens.weight"]), group_size=32, bits=8)
     quantised = dense | {"embed_tokens.weight": LinearWeight("affine", values, scale, zero, 32, 8)}
     ids = np.array([7, 0, 7, 49])
-    first = next(Gemma3(config, Params(quantised), mx.float32).hidden_states(ids))
+    first = next(Gemma(config, Params(quantised), mx.float32).hidden_states(ids))
     expected = np.array(mx.dequantize(values, scale, zero, group_size=32, bits=8))[ids] * 8.0
     np.testing.assert_allclose(np.array(first[0]), expected, rtol=1e-6)
 
@@ -231,4 +232,4 @@ def test_config_rejects(config: dict[str, Any], message: str) -> None:
 def test_ids_are_checked(ids: np.ndarray, message: str) -> None:
     config = Gemma3Config.from_dict(TINY)
     with pytest.raises(ValueError, match=message):
-        Gemma3(config, Params({}), mx.float32).hidden_states(ids)
+        Gemma(config, Params({}), mx.float32).hidden_states(ids)

@@ -8,7 +8,8 @@ import pytest
 from test_gemma3 import as_params, random_arrays, tiny
 
 from ltx2rt.errors import UsageError
-from ltx2rt.graph.models.text.gemma3 import Gemma3, Gemma3Config
+from ltx2rt.graph.models.text.gemma import Gemma
+from ltx2rt.graph.models.text.gemma3 import Gemma3Config
 from ltx2rt.graph.models.text.generation import generate_tokens
 from ltx2rt.graph.models.text.token_sampling import SamplingOptions, TokenSampler
 
@@ -16,12 +17,12 @@ GREEDY = SamplingOptions(temperature=0, max_new_tokens=12)
 
 
 @pytest.fixture(scope="module")
-def model() -> Gemma3:
+def model() -> Gemma:
     config = Gemma3Config.from_dict(tiny())
-    return Gemma3(config, as_params(config, random_arrays(config)), mx.float32)
+    return Gemma(config, as_params(config, random_arrays(config)), mx.float32)
 
 
-def best_next(model: Gemma3, ids: list[int]) -> tuple[int, float]:
+def best_next(model: Gemma, ids: list[int]) -> tuple[int, float]:
     """The best next token of a whole text read without a cache, and its lead over the second."""
     *_, last = model.hidden_states(np.array(ids))
     scores = np.array(model.logits(last[:, -1:])[0, 0])
@@ -31,7 +32,7 @@ def best_next(model: Gemma3, ids: list[int]) -> tuple[int, float]:
 
 # The window is 7: prompts below, at and above it, and texts that grow past it.
 @pytest.mark.parametrize("length", [1, 6, 7, 15])
-def test_tokens_are_those_of_reading_the_whole_text_each_time(model: Gemma3, length: int) -> None:
+def test_tokens_are_those_of_reading_the_whole_text_each_time(model: Gemma, length: int) -> None:
     ids = [int(i) for i in np.random.default_rng(length).integers(0, 50, length)]
     for token in generate_tokens(model, np.array(ids), (), GREEDY):
         wanted, lead = best_next(model, ids)
@@ -41,14 +42,14 @@ def test_tokens_are_those_of_reading_the_whole_text_each_time(model: Gemma3, len
     assert len(ids) == length + 12
 
 
-def test_a_stop_token_ends_the_text_and_is_not_given(model: Gemma3) -> None:
+def test_a_stop_token_ends_the_text_and_is_not_given(model: Gemma) -> None:
     ids = np.array([3, 1, 4])
     tokens = list(generate_tokens(model, ids, (), GREEDY))
     stop = tokens[5]
     assert list(generate_tokens(model, ids, (stop,), GREEDY)) == tokens[: tokens.index(stop)]
 
 
-def test_the_seed_decides(model: Gemma3) -> None:
+def test_the_seed_decides(model: Gemma) -> None:
     texts = [
         list(generate_tokens(model, np.array([3, 1, 4]), (), SamplingOptions(3.0, seed=seed, max_new_tokens=20)))
         for seed in (1, 1, 2)
@@ -56,7 +57,7 @@ def test_the_seed_decides(model: Gemma3) -> None:
     assert texts[0] == texts[1] != texts[2]
 
 
-def test_ids_outside_the_vocabulary_are_refused(model: Gemma3) -> None:
+def test_ids_outside_the_vocabulary_are_refused(model: Gemma) -> None:
     with pytest.raises(ValueError, match="ids below 50"):
         generate_tokens(model, np.array([50]), (), GREEDY)
 

@@ -1,0 +1,37 @@
+"""Gemma 4 as a text encoder of the stages; the fine-tune of LTX-2.5 only encodes, it writes nothing of use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+
+from ltx2rt.graph.models.layers.params import Params
+from ltx2rt.graph.models.text.gemma import Gemma
+from ltx2rt.graph.models.text.gemma4 import Gemma4Config
+from ltx2rt.graph.models.text.gemma_encoder import GemmaEncoder
+from ltx2rt.types import Array, LinearWeight
+
+
+@dataclass(frozen=True)
+class Gemma4Encoder(GemmaEncoder):
+    """The text encoder of a Gemma 4 configuration."""
+
+    config: Gemma4Config
+
+    @classmethod
+    def from_dict(cls, config: Mapping[str, Any]) -> Gemma4Encoder:
+        """From a Hugging Face ``config.json``; see `Gemma4Config.from_dict`."""
+        return cls(Gemma4Config.from_dict(config))
+
+    def model(
+        self,
+        params: Params,
+        dtype: mx.Dtype,
+        *,
+        layers: Callable[[int], Params] | None = None,
+        embedding_rows: Callable[[Array], LinearWeight] | None = None,
+    ) -> Gemma:
+        return Gemma(self.config, params, dtype, layers=layers, embedding_rows=embedding_rows)

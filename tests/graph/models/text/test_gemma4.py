@@ -1,0 +1,304 @@
+"""Gemma 4: hidden states against an independent float64 formula, layers one at a time, config spellings and faults."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from ltx2rt.errors import CheckpointError
+from ltx2rt.graph.models.layers.params import Params
+from ltx2rt.graph.models.text.gemma import AttentionSizes, Gemma, RopeFrequencies, layer_specs, param_specs, rope_table
+from ltx2rt.graph.models.text.gemma4 import Gemma4Config
+from ltx2rt.graph.models.text.gemma4_encoder import Gemma4Encoder
+from ltx2rt.graph.protocols import TextWriter
+from ltx2rt.types import LinearWeight
+from ltx2rt.weights.inferred_config import text_encoder_section
+from ltx2rt.weights.tensor_source import TensorInfo
+
+LAYERS = ("sliding", "full", "sliding", "full")
+TINY: dict[str, Any] = {
+    "model_type": "gemma4_unified",
+    "gemma_version": "gemma4-12b-ltx-v1",
+    "text_config": {
+        "model_type": "gemma4_unified_text",
+        "hidden_size": 24,
+        "intermediate_size": 40,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "num_global_key_value_heads": 1,
+        "head_dim": 8,
+        "global_head_dim": 16,
+        "attention_k_eq_v": True,
+        "num_hidden_layers": 4,
+        "layer_types": [f"{kind}_attention" for kind in LAYERS],
+        "rms_norm_eps": 1e-5,
+        "sliding_window": 7,
+        "vocab_size": 50,
+        "rope_parameters": {
+            "sliding_attention": {"rope_type": "default", "rope_theta": 100},
+            "full_attention": {"rope_type": "proportional", "rope_theta": 5000, "partial_rotary_factor": 0.5},
+        },
+    },
+}
+
+
+def tiny(**changes: Any) -> dict[str, Any]:
+    return TINY | {"text_config": TINY["text_config"] | changes}
+
+
+def random_arrays(config: Gemma4Config, seed: int = 0) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    arrays = {}
+    for spec in param_specs(config):
+        values = rng.standard_normal(spec.shape) * 0.2
+        # Norms and the factors of layers lie around one.
+        arrays[spec.name] = (values + (1.0 if len(spec.shape) == 1 else 0.0)).astype(np.float32)
+    return arrays
+
+
+def as_params(config: Gemma4Config, arrays: dict[str, np.ndarray]) -> Params:
+    return Params(
+        {
+            spec.name: LinearWeight("dense", mx.array(arrays[spec.name]))
+            if spec.layout == "linear"
+            else mx.array(arrays[spec.name])
+            for spec in param_specs(config)
+        }
+    )
+
+
+def numpy_states(text: dict[str, Any], w: dict[str, np.ndarray], ids: list[int]) -> list[np.ndarray]:
+    """Every hidden state (n, D) in float64, head by head and query by query."""
+    n, eps, heads = len(ids), text["rms_norm_eps"], text["num_attention_heads"]
+    w = {name: value.astype(np.float64) for name, value in w.items()}
+
+    def plain(x: np.ndarray) -> np.ndarray:
+        return x / np.sqrt((x**2).mean(-1, keepdims=True) + eps)
+
+    def norm(x: np.ndarray, name: str) -> np.ndarray:
+        return plain(x) * w[name + ".weight"]
+
+    def turn(x: np.ndarray, base: float, rotated: int) -> np.ndarray:
+        """Rotary embedding of the first ``rotated`` pairs, as a complex product."""
+        k = x.shape[1]
+        angle = np.arange(n)[:, None] * base ** (-np.arange(rotated) * 2 / k)
+        angle = np.concatenate([angle, np.zeros((n, k // 2 - rotated))], axis=1)
+        z = (x[:, : k // 2] + 1j * x[:, k // 2 :]) * np.exp(1j * angle)
+        return np.concatenate([z.real, z.imag], axis=1)
+
+    h = w["embed_tokens.weight"][ids] * np.sqrt(text["hidden_size"])
+    states = [h]
+    for layer, kind in enumerate(LAYERS):
+        p = f"layers.{layer}."
+        is_global = kind == "full"
+        if is_global:
+            k, kv_heads, base, rotated = text["global_head_dim"], 1, 5000, text["global_head_dim"] // 4
+        else:
+            k, kv_heads, base, rotated = text["head_dim"], text["num_key_value_heads"], 100, text["head_dim"] // 2
+        if is_global and not text["attention_k_eq_v"]:
+            kv_heads = text["num_key_value_heads"]
+        x = norm(h, p + "input_layernorm")
+        q, key = (x @ w[f"{p}self_attn.{name}_proj.weight"].T for name in "qk")
+        values = key if is_global and text["attention_k_eq_v"] else x @ w[p + "self_attn.v_proj.weight"].T
+        outputs = []
+        for head in range(heads):
+            at, kv = slice(head * k, head * k + k), head // (heads // kv_heads) * k
+            qh = turn(norm(q[:, at], p + "self_attn.q_norm"), base, rotated)
+            kh = turn(norm(key[:, kv : kv + k], p + "self_attn.k_norm"), base, rotated)
+            vh = plain(values[:, kv : kv + k])
+            out = np.zeros((n, k))
+            for i in range(n):
+                first = 0 if is_global else max(0, i - text["sliding_window"] + 1)
+                row = kh[first : i + 1] @ qh[i]
+                weight = np.exp(row - row.max())
+                out[i] = weight / weight.sum() @ vh[first : i + 1]
+            outputs.append(out)
+        attended = np.concatenate(outputs, axis=1) @ w[p + "self_attn.o_proj.weight"].T
+        h = h + norm(attended, p + "post_attention_layernorm")
+        x = norm(h, p + "pre_feedforward_layernorm")
+        gate = x @ w[p + "mlp.gate_proj.weight"].T
+        gate = gate / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (gate + 0.044715 * gate**3)))
+        x = gate * (x @ w[p + "mlp.up_proj.weight"].T)
+        h = h + norm(x @ w[p + "mlp.down_proj.weight"].T, p + "post_feedforward_layernorm")
+        h = h * w[p + "layer_scalar"]
+        states.append(h)
+    states[-1] = norm(h, "norm")
+    return states
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["keys are values", "own values"])
+@pytest.mark.parametrize("length", [1, 5, 7, 8, 20])
+def test_states_match_the_formula(length: int, shared: bool) -> None:
+    raw = tiny(attention_k_eq_v=shared)
+    config = Gemma4Config.from_dict(raw)
+    arrays = random_arrays(config)
+    assert ("layers.1.self_attn.v_proj.weight" in arrays) is not shared
+    ids = np.random.default_rng(length).integers(0, 50, length)
+    states = list(Gemma(config, as_params(config, arrays), mx.float32).hidden_states(ids))
+    expected = numpy_states(raw["text_config"], arrays, ids.tolist())
+    assert len(states) == len(expected) == config.num_states == 5
+    for state, reference in zip(states, expected, strict=True):
+        assert (state.shape, state.dtype) == ((1, length, 24), mx.float32)
+        np.testing.assert_allclose(np.array(state[0]), reference, atol=2e-5 * np.abs(reference).max())
+
+
+def test_half_precision_follows_float32() -> None:
+    config = Gemma4Config.from_dict(TINY)
+    params = as_params(config, random_arrays(config))
+    exact = list(Gemma(config, params, mx.float32).hidden_states(np.arange(10)))
+    low = list(Gemma(config, params, mx.bfloat16).hidden_states(np.arange(10)))
+    for a, b in zip(low, exact, strict=True):
+        assert a.dtype == mx.bfloat16
+        # A few roundings per layer, each relative 2**-9; the scores are not divided by anything.
+        assert mx.abs(a.astype(mx.float32) - b).max() <= 0.1 * mx.abs(b).max()
+
+
+@pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16])
+def test_layers_that_come_one_by_one_give_the_same_bits(dtype: mx.Dtype) -> None:
+    encoder = Gemma4Encoder.from_dict(TINY)
+    arrays = random_arrays(encoder.config)
+    whole = as_params(encoder.config, arrays)
+    ids = np.arange(12) * 3
+    asked: list[int] = []
+
+    def layers(index: int) -> Params:
+        asked.append(index)
+        specs = encoder.layer_specs()[index]
+        return Params({spec.name: whole._arrays[spec.name] for spec in specs}).at(f"layers.{index}")
+
+    def rows(which: np.ndarray) -> LinearWeight:
+        return LinearWeight("dense", mx.array(arrays["embed_tokens.weight"][which]))
+
+    resident = Params({spec.name: whole._arrays[spec.name] for spec in encoder.resident_specs()})
+    streamed = encoder.model(resident, dtype, layers=layers, embedding_rows=rows).hidden_states(ids)
+    for a, b in zip(streamed, encoder.model(whole, dtype).hidden_states(ids), strict=True):
+        assert mx.array_equal(a, b)
+    assert asked == [0, 1, 2, 3]
+
+
+def test_frequencies_of_lanes_that_are_not_rotated_are_zero() -> None:
+    table = rope_table(RopeFrequencies(1e6, rotated=0.25), 512, 3)
+    assert table.cos.shape == (3, 256)
+    angles = np.arctan2(np.array(table.sin), np.array(table.cos))
+    np.testing.assert_allclose(angles[1, :64], 1e6 ** (-np.arange(64) / 256), rtol=1e-6)
+    assert np.array_equal(np.array(table.cos)[:, 64:], np.ones((3, 192)))
+    assert not np.array(table.sin)[:, 64:].any()
+    # A factor divides what is rotated.
+    half = rope_table(RopeFrequencies(1e6, 2.0, 0.25), 512, 2)
+    np.testing.assert_allclose(np.arctan2(np.array(half.sin), np.array(half.cos))[1], angles[1] / 2, rtol=1e-6)
+
+
+def test_config_of_the_published_encoder() -> None:
+    text = {
+        "attention_k_eq_v": True,
+        "final_logit_softcapping": 30.0,
+        "global_head_dim": 512,
+        "head_dim": 256,
+        "hidden_size": 3840,
+        "intermediate_size": 15360,
+        "model_type": "gemma4_unified_text",
+        "num_attention_heads": 16,
+        "num_global_key_value_heads": 1,
+        "num_hidden_layers": 48,
+        "num_key_value_heads": 8,
+        "vocab_size": 262144,
+    }
+    encoder = Gemma4Encoder.from_dict({"model_type": "gemma4_unified", "text_config": text})
+    config = encoder.config
+    assert [i for i, full in enumerate(config.global_layers) if full] == [5, 11, 17, 23, 29, 35, 41, 47]
+    assert config.attention(is_global=False) == AttentionSizes(16, 8, 256)
+    assert config.attention(is_global=True) == AttentionSizes(16, 1, 512, keys_are_values=True)
+    assert (config.global_rope, config.local_rope) == (RopeFrequencies(1e6, rotated=0.25), RopeFrequencies(1e4))
+    assert (config.sliding_window, config.rms_norm_eps, encoder.num_states) == (1024, 1e-6, 49)
+    shapes = {spec.name: spec.shape for spec in param_specs(config)}
+    assert len(shapes) == 666
+    assert shapes["layers.5.self_attn.q_proj.weight"] == (8192, 3840)
+    assert shapes["layers.5.self_attn.k_proj.weight"] == (512, 3840)
+    assert shapes["layers.5.self_attn.k_norm.weight"] == (512,)
+    assert "layers.5.self_attn.v_proj.weight" not in shapes
+    assert shapes["layers.4.self_attn.v_proj.weight"] == (2048, 3840)
+    assert sum(int(np.prod(shape)) for shape in shapes.values()) == 11_907_350_320
+    assert not isinstance(encoder, TextWriter)
+    # Two operations per weight and token but for the embedding and what is no matrix, and the attention.
+    matrices = sum(int(np.prod(spec.shape)) for specs in encoder.layer_specs() for spec in specs if len(spec.shape) > 1)
+    attention = 2 * 100 * 100 * (40 * 4096 + 8 * 8192)
+    assert encoder.encoding_flops(100) == 2 * 100 * matrices + attention
+
+
+def test_the_last_layer_is_always_global() -> None:
+    config = Gemma4Config.from_dict(tiny(layer_types=["sliding_attention"] * 4))
+    assert config.global_layers == (False, False, False, True)
+
+
+def test_layer_specs_are_what_a_layer_reads() -> None:
+    config = Gemma4Config.from_dict(TINY)
+    assert [len(layer_specs(config, layer)) for layer in range(4)] == [14, 13, 14, 13]
+    assert layer_specs(config, 1)[-1].name == "layers.1.layer_scalar"
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (TINY | {"text_config": TINY["text_config"] | {"model_type": "gemma3_text"}}, "must be a Gemma 4 model, got"),
+        (tiny(hidden_activation="silu"), "hidden_activation must be 'gelu_pytorch_tanh', got 'silu'"),
+        (tiny(attention_bias=True), "attention_bias must be False"),
+        (tiny(use_bidirectional_attention="all"), "use_bidirectional_attention must be 'vision', got 'all'"),
+        (tiny(hidden_size_per_layer_input=256), "hidden_size_per_layer_input must be 0, got 256; use the text encoder"),
+        (tiny(num_kv_shared_layers=20), "num_kv_shared_layers must be 0, got 20"),
+        (tiny(enable_moe_block=True), "enable_moe_block must be False"),
+        (tiny(hidden_size=None), "lacks hidden_size"),
+        (tiny(hidden_size="24"), "hidden_size must be a positive integer, got '24'"),
+        (tiny(num_hidden_layers=0), "num_hidden_layers must be a positive integer, got 0"),
+        (tiny(num_key_value_heads=3), "4 attention heads are not a multiple of 3"),
+        (tiny(num_global_key_value_heads=3), "4 attention heads are not a multiple of 3"),
+        (tiny(global_head_dim=7), "global_head_dim must be even, got 7"),
+        (tiny(rms_norm_eps="small"), "rms_norm_eps must be a positive number, got 'small'"),
+        (tiny(layer_types=["full_attention"]), "layer_types .* got 1 entries"),
+        (tiny(layer_types="full_attention"), "layer_types must be a list of names"),
+        (tiny(layer_types=["chunked"] * 4), "chunked"),
+        (tiny(rope_parameters={"full_attention": {"rope_type": "yarn"}}), "'default' or 'proportional', got 'yarn'"),
+        (tiny(rope_parameters=[]), "rope_parameters must describe full_attention"),
+        (
+            tiny(rope_parameters={"full_attention": {"rope_type": "proportional", "partial_rotary_factor": 2}}),
+            "partial_rotary_factor must be at most 1, got 2.0",
+        ),
+    ],
+)
+def test_config_rejects(config: dict[str, Any], message: str) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        Gemma4Config.from_dict(config)
+
+
+def tensor_infos(config: Gemma4Config) -> dict[str, TensorInfo]:
+    return {spec.name: TensorInfo("BF16", spec.shape) for spec in param_specs(config)}
+
+
+@pytest.mark.parametrize("shared", [True, False], ids=["keys are values", "own values"])
+def test_sizes_are_inferred_where_nothing_is_stated(shared: bool) -> None:
+    layers = ["sliding_attention"] * 5 + ["full_attention"]
+    stated = Gemma4Config.from_dict(
+        tiny(
+            num_hidden_layers=6,
+            layer_types=layers,
+            attention_k_eq_v=shared,
+            sliding_window=1024,
+            rms_norm_eps=1e-6,
+            rope_parameters=None,
+        )
+    )
+    found = text_encoder_section({"text_encoder": tensor_infos(stated)}, "a.safetensors")
+    assert Gemma4Config.from_dict(found) == stated
+    assert "gemma_version" not in found  # so that a pairing warns
+
+
+def test_one_kind_of_layers_does_not_tell_the_other() -> None:
+    tensors = {
+        name: info
+        for name, info in tensor_infos(Gemma4Config.from_dict(TINY)).items()
+        if not name.startswith(("layers.1.", "layers.2.", "layers.3."))
+    }
+    with pytest.raises(CheckpointError, match=r"has 1 layers of one kind .* use a file with metadata"):
+        text_encoder_section({"text_encoder": tensors}, "a.safetensors")
