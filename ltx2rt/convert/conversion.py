@@ -25,6 +25,8 @@ from ltx2rt.weights.formats import DENSE
 
 # Tensors at a time; each takes a few hundred rows of memory.
 _MOST_THREADS = 4
+# At a time, of a tensor that stays as it is.
+_COPIED_BYTES = 16 << 20
 
 # Called with the bytes of the input that are done, and all of them.
 Observer = Callable[[int, int], None]
@@ -139,7 +141,7 @@ def convert(
         source=str(source),
         target=str(target),
         format=format_name,
-        source_bytes=sum(write.source_bytes for write in plan.writes),
+        source_bytes=plan.source_bytes,
         target_bytes=arrangement.size,
         seconds=time.perf_counter() - start,
         peak_bytes=resident_peak_bytes(),
@@ -151,9 +153,14 @@ def convert(
 
 def _write_all(checkpoint: Checkpoint, plan: Plan, out: GrowingFile, observer: Observer | None) -> list[ClassReport]:
     classes: dict[tuple[str, str], ClassReport] = {}
-    total, done = sum(write.source_bytes for write in plan.writes), 0
+    total, done = plan.source_bytes, 0
     for name, data in plan.files.items():
         out.append(name, data)
+    for name, file in plan.copies.items():
+        nbytes = file.tensors[name].nbytes
+        for start in range(0, nbytes, _COPIED_BYTES):
+            out.append(name, file.bytes(name, start, start + _COPIED_BYTES))
+        done += nbytes
     with ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1), "convert") as pool:
         try:
             written = pool.map(partial(_write, checkpoint, out), plan.writes)
