@@ -95,7 +95,8 @@ constexpr int64_t packed_group(WeightFormat format) {
 
 // Weights (n, k0 + i) for i < count of the formats from int8_rows on, without what the sums are multiplied with
 // (WeightMatrix). k0 and count are multiples of packed_group.
-inline void decode_packed(const WeightMatrix& w, int64_t n, int64_t k0, int64_t count, float* out) {
+__attribute__((noinline)) inline void decode_packed(const WeightMatrix& w, int64_t n, int64_t k0, int64_t count,
+                                                    float* out) {
   const uint8_t* row = (const uint8_t*)w.values + n * w.row_bytes;
   const uint8_t* scales = (const uint8_t*)w.scale + n * w.groups;
   switch (w.format) {

@@ -546,13 +546,44 @@ inline __attribute__((always_inline)) bool expand_wide_mxfp8(const WeightMatrix&
   return true;
 }
 
-// Levels of w4a8, a byte each, as the rows of a matrix of their own.
+// Rows of a panel in an array, as a matrix. They are no power of two apart, which would push each other out of the cache.
+template <typename T>
+struct PanelArray {
+  static constexpr int64_t kStride = kDepthBlock + 64 / sizeof(T);
+  alignas(64) T rows[kPanelColumns][kStride];
+
+  WeightMatrix matrix(const WeightMatrix& w) const {
+    WeightMatrix matrix = w;
+    matrix.values = rows;
+    matrix.row_bytes = sizeof rows[0];
+    matrix.columns = kPanelColumns;
+    return matrix;
+  }
+};
+
+__attribute__((noinline)) inline void decode_panel(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t count,
+                                                   PanelArray<BF16>& panel) {
+  float values[kDepthBlock] = {};
+  for (int64_t i = 0; i < kPanelColumns; ++i) {
+    decode_packed(w, n0 + i < w.columns ? n0 + i : w.columns - 1, k0, count, values);
+    for (int64_t k = 0; k < count; k += kLanes) store(panel.rows[i] + k, load(values + k));
+  }
+}
+
+// Any packed format and number of values.
 template <typename Sink>
-inline __attribute__((always_inline)) void expand_wide_w4a8(const WeightMatrix& w, int64_t n0, int64_t k0,
-                                                            int64_t count, const Sink& sink) {
-  // Rows are no power of two apart, which would push each other out of the cache.
-  constexpr int64_t kStride = kDepthBlock + 64;
-  alignas(64) int8_t levels[kPanelColumns][kStride];
+inline __attribute__((always_inline)) void expand_decoded_pairs(const WeightMatrix& w, int64_t n0, int64_t k0,
+                                                                int64_t count, const Sink& sink) {
+  PanelArray<BF16> panel;
+  decode_panel(w, n0, k0, count, panel);
+  transpose_lines<2, false>(panel.matrix(w), 0, 0, count,
+                            [&](int v, __m512i word, int64_t row, int64_t)
+                                __attribute__((always_inline)) { sink(row, v, (VecI)word); });
+}
+
+// Levels of w4a8 whose groups are whole sixteens.
+__attribute__((noinline)) inline void look_up_levels(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t count,
+                                                     PanelArray<int8_t>& panel) {
   const __m128i mask = _mm_set1_epi8(15);
   const int64_t first_group = k0 / w.group_size, first_part = k0 % w.group_size;
   for (int64_t i = 0; i < kPanelColumns; ++i) {
@@ -573,14 +604,17 @@ inline __attribute__((always_inline)) void expand_wide_w4a8(const WeightMatrix& 
       const __m128i pairs = _mm_loadl_epi64((const __m128i*)(row + k / 2));
       const __m128i codes =
           _mm_unpacklo_epi8(_mm_and_si128(pairs, mask), _mm_and_si128(_mm_srli_epi16(pairs, 4), mask));
-      _mm_store_si128((__m128i*)(levels[i] + k), _mm_shuffle_epi8(table, codes));
+      _mm_store_si128((__m128i*)(panel.rows[i] + k), _mm_shuffle_epi8(table, codes));
     }
   }
-  WeightMatrix expanded = w;
-  expanded.values = levels;
-  expanded.row_bytes = kStride;
-  expanded.columns = kPanelColumns;
-  expand_wide_int8<false>(expanded, 0, 0, count, sink);
+}
+
+template <typename Sink>
+inline __attribute__((always_inline)) void expand_wide_w4a8(const WeightMatrix& w, int64_t n0, int64_t k0,
+                                                            int64_t count, const Sink& sink) {
+  PanelArray<int8_t> panel;
+  look_up_levels(w, n0, k0, count, panel);
+  expand_wide_int8<false>(panel.matrix(w), 0, 0, count, sink);
 }
 
 #endif

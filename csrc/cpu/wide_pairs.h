@@ -105,10 +105,7 @@ inline __attribute__((always_inline)) void expand_wide_pairs(const WeightMatrix&
     case WeightFormat::f16:
       break;
   }
-  expand_pairs(w, n0, k0, count, [&sink](int64_t row, const VecI* words) __attribute__((always_inline)) {
-    sink(row, 0, words[0]);
-    sink(row, 1, words[1]);
-  });
+  expand_decoded_pairs(w, n0, k0, count, sink);
 }
 
 #endif

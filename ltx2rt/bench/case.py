@@ -10,6 +10,8 @@ import mlx.core as mx
 
 OURS, REFERENCE, MLX, TORCH, TORCH_DENSE = "ltx2rt", "reference", "mlx", "torch", "torch_dense"
 RIVALS = (REFERENCE, MLX, TORCH, TORCH_DENSE)
+# Our own kernel with a weight of the same size in another format, beside packed ones.
+OURS_BF16, OURS_E4M3 = "ltx2rt_bf16", "ltx2rt_e4m3"
 
 Arithmetic = Literal["float32", "bfloat16"]
 Call = Callable[[], Any]
@@ -56,7 +58,7 @@ class Prepared:
 
     Attributes:
         work: of one call.
-        ways: `OURS` and those of the wanted rivals that exist.
+        ways: `OURS`, those of our own to compare it with, and those of the wanted rivals that exist.
         inputs: what the ways share, for the ways that `rivals` adds; each kind of case says what its own are.
     """
 

@@ -15,6 +15,8 @@ from ltx2rt.bench.case import (
     DTYPES,
     MLX,
     OURS,
+    OURS_BF16,
+    OURS_E4M3,
     REFERENCE,
     Call,
     Prepared,
@@ -25,10 +27,23 @@ from ltx2rt.bench.case import (
     normal,
 )
 from ltx2rt.kernels import quantized_linear, reference
+from ltx2rt.kernels.proof_problems import packed_weight
 from ltx2rt.types import LinearWeight
 
 BITS = {"f32": 32, "bf16": 16, "e4m3": 8, "int8": 8, "int4": 4}
 GROUP_SIZE = 64
+# Forms that only packed files have: the kind for `packed_weight`, and a rotation.
+PACKED = {
+    "q8_0": ("q8_0", 0),
+    "q4_k": ("q4_k", 0),
+    "q5_k": ("q5_k", 0),
+    "q6_k": ("q6_k", 0),
+    "nvfp4": ("nvfp4", 0),
+    "mxfp8": ("mxfp8", 0),
+    "int8-rows": ("int8_rows", 0),
+    "int8-convrot": ("int8_rows", 256),
+    "w4a8": ("w4a8", 256),
+}
 # With few rows the weights come from memory, as they do in a model whose layers do not fit the caches: calls then walk
 # through copies of the weight of this many bytes in all.
 COLD_BYTES = 256 << 20
@@ -41,7 +56,12 @@ def cold_bytes(values: int) -> int:
 
 
 def make_weight(form: str, columns: int, depth: int) -> LinearWeight:
-    """A random weight (columns, depth) of one of the formats of `BITS`."""
+    """A random weight (columns, depth) of one of the formats of `BITS` or `PACKED`."""
+    if form in PACKED:
+        kind, rotation = PACKED[form]
+        packed = packed_weight(kind, columns, depth, 1)._replace(rotation=rotation)
+        mx.eval(packed.arrays)
+        return packed
     if form in DTYPES:
         return LinearWeight("dense", normal((columns, depth), 1, DTYPES[form], depth**-0.5))
     values = normal((columns, depth), 1, mx.float32, depth**-0.5)
@@ -56,14 +76,28 @@ def make_weight(form: str, columns: int, depth: int) -> LinearWeight:
     return weight
 
 
+def stored_bits(form: str, depth: int) -> float:
+    """Of one weight of a row of ``depth``, with its part of what belongs to groups and rows."""
+    if form in PACKED:
+        return 8 * make_weight(form, 1, depth).nbytes / depth
+    return BITS[form] + (32 / GROUP_SIZE if form.startswith("int") else 0)
+
+
 def some_columns(weight: LinearWeight, share: float) -> LinearWeight:
     """The first share of the weight's columns (rows of the matrix W), as a copy."""
     count = max(1, round(weight.out_features * share))
-    part = weight._replace(values=mx.contiguous(weight.values[:count]))
-    if weight.mode == "affine":
-        part = part._replace(scale=mx.contiguous(weight.scale[:count]), zero=mx.contiguous(weight.zero[:count]))
-    mx.eval([a for a in part[1:4] if a is not None])
+    part = _with_rows(weight, lambda a: mx.contiguous(a[:count]))
+    mx.eval(part.arrays)
     return part
+
+
+def _with_rows(weight: LinearWeight, change: Callable[[mx.array], mx.array]) -> LinearWeight:
+    """The weight with ``change`` made to every array that has an entry for each of its rows."""
+
+    def changed(array: mx.array | None) -> mx.array | None:
+        return array if array is None or array.ndim == 0 else change(array)
+
+    return weight._replace(values=change(weight.values), scale=changed(weight.scale), zero=changed(weight.zero))
 
 
 class LinearInputs(NamedTuple):
@@ -96,9 +130,7 @@ class LinearCase:
 
     @property
     def work(self) -> Work:
-        weight = self.columns * self.depth * BITS[self.form] / 8
-        if self.form.startswith("int"):
-            weight += 2 * self.columns * self.depth / GROUP_SIZE * 2
+        weight = self.columns * self.depth * stored_bits(self.form, self.depth) / 8
         item = DTYPES[self.dtype].size
         activations = item * self.rows * (self.depth + self.columns * (2 if self.epilogue == "residual" else 1))
         return Work(2.0 * self.rows * self.depth * self.columns, weight + activations, ARITHMETIC[self.dtype])
@@ -144,8 +176,13 @@ class LinearCase:
         ways = {OURS: some(on_copies(ours))}
         if REFERENCE in wanted:
             ways[REFERENCE] = some(on_copies(formula))
-        if MLX in wanted and not self.epilogue:
+        if MLX in wanted and not self.epilogue and self.form not in PACKED:
             ways[MLX] = some(on_copies(plain))
+        if self.form in PACKED:
+            for name, form in ((OURS_BF16, "bf16"), (OURS_E4M3, "e4m3")):
+                other = make_weight(form, self.columns, self.depth)
+                turns = itertools.cycle([evaluated(ours(w)) for w in self._copies(other)])
+                ways[name] = Way(lambda _, turns=turns: lambda: next(turns)())  # type: ignore[misc]
         return Prepared(self.work, ways, LinearInputs(x, weight, bias, residual))
 
     def _copies(self, weight: LinearWeight) -> Iterator[LinearWeight]:
@@ -154,10 +191,8 @@ class LinearCase:
             count = -(-cold_bytes(self.columns * self.depth) // weight.nbytes)
         yield weight
         for _ in range(count - 1):
-            copy = weight._replace(values=weight.values + 0)
-            if weight.mode == "affine":
-                copy = copy._replace(scale=weight.scale + 0, zero=weight.zero + 0)
-            mx.eval([a for a in copy[1:4] if a is not None])
+            copy = _with_rows(weight, lambda a: a + 0)
+            mx.eval(copy.arrays)
             yield copy
 
 
@@ -177,6 +212,7 @@ def plain_mlx(x: mx.array, weight: LinearWeight) -> mx.array:
 def linear_cases() -> list[LinearCase]:
     """Every format and row count at 4096 x 4096; the feed-forward layers with their epilogues."""
     cases = [LinearCase(form, 4096, 4096, rows) for form in BITS for rows in (1, 16, 128, 512, 1024)]
+    cases += [LinearCase(form, 4096, 4096, rows) for form in PACKED for rows in (1, 16, 512)]
     for form in ("bf16", "e4m3"):
         cases.append(LinearCase(form, 4096, 16384, 1024, "gelu"))
         cases.append(LinearCase(form, 16384, 4096, 1024, "residual"))

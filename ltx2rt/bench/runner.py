@@ -11,7 +11,22 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from ltx2rt.bench.case import ARITHMETIC, MLX, OURS, REFERENCE, TORCH, TORCH_DENSE, Arithmetic, Call, Case, Way, Work
+from ltx2rt.bench.case import (
+    ARITHMETIC,
+    MLX,
+    OURS,
+    OURS_BF16,
+    OURS_E4M3,
+    REFERENCE,
+    RIVALS,
+    TORCH,
+    TORCH_DENSE,
+    Arithmetic,
+    Call,
+    Case,
+    Way,
+    Work,
+)
 from ltx2rt.bench.machine import Ceilings, Machine
 from ltx2rt.bench.rivals import Rivals
 from ltx2rt.kernels import host
@@ -78,7 +93,7 @@ class Row:
             "bound": self.bound,
             "percent_of_ceiling": round(statistics.median(self.percent), 1),
             "best_percent_of_ceiling": round(max(self.percent), 1),
-            **{f"ratio_{name}": _rounded(self.ratio(name)) for name in ("torch", "torch_dense", "mlx", "reference")},
+            **{f"ratio_{name}": _rounded(self.ratio(name)) for name in (*RIVALS, OURS_BF16, OURS_E4M3)},
             "relative_error": self.error,
             "error_against": self.error_of,
             "notes": self.notes,
@@ -196,7 +211,8 @@ def run_case(
     calls = {OURS: (ways[OURS].make(1.0), 1.0)}
     for name, way in ways.items():
         if name != OURS:
-            share = _share(name, way, work, rates, limits, row.notes)
+            own = name in (OURS_BF16, OURS_E4M3)
+            share = 1.0 if own else _share(name, way, work, rates, limits, row.notes)
             if share is not None:
                 calls[name] = (way.make(share), share)
     first = {name: timed(call) for name, (call, _) in calls.items()}

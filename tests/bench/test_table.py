@@ -66,4 +66,7 @@ def test_the_short_selection_has_every_kernel_and_kind_of_part() -> None:
         "e4m3",
         "int8",
         "int4",
+        "q4_k",
+        "nvfp4",
+        "int8-convrot",
     }
