@@ -122,6 +122,16 @@ def test_some_rows(tmp_path: Path, case: str) -> None:
 
 
 @EACH
+def test_rows_of_a_matrix_in_memory(tmp_path: Path, case: str) -> None:
+    form = encoded(case)
+    weight = Checkpoint.open(write(tmp_path / "a.safetensors", form)).load("transformer", [spec_of(form)])
+    (matrix,) = weight.values()
+    assert isinstance(matrix, LinearWeight)
+    rows = [len(form.values) - 1, 0, 0, 3]
+    assert_close(float32(dequantise(matrix.rows(mx.array(rows)))), form.values[rows], ROUNDED)
+
+
+@EACH
 def test_streaming_gives_the_same(tmp_path: Path, case: str) -> None:
     form = encoded(case)
     checkpoint = Checkpoint.open(write(tmp_path / "a.safetensors", form))
