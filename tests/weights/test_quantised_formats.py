@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -412,6 +413,8 @@ BAD: dict[str, tuple[Encoded, str]] = {
     ),
     "bitsandbytes int8": (plain(weight=I8, SCB=ONES), "bitsandbytes"),
     "GPTQ": (plain(qweight=I8, qzeros=I8, scales=ONES, g_idx=I8), "GPTQ"),
+    "torchao": (Encoded({"weight:qdata": I8, "weight:scale": ONES}, ONES), "torchao"),
+    "nf4": (plain(weight=U8, nf4=ONES), "nf4"),
     "SDNQ": (plain(weight=I8, svd_up=ONES, svd_down=ONES), "SDNQ"),
 }
 
@@ -425,6 +428,14 @@ def test_what_is_refused_when_a_file_is_opened(tmp_path: Path, kind: str) -> Non
             look(path)
         assert "to_q" in str(caught.value)
         assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("named", ["sdnq", "torchao", "svdquant"])
+def test_a_quantiser_that_metadata_names_is_refused(tmp_path: Path, named: str) -> None:
+    stated = {"quantization_config": json.dumps({"quant_method": named})}
+    write_safetensors(tmp_path / "a.safetensors", OTHER, stated)
+    with pytest.raises(CheckpointError, match=f"(?i)metadata 'quantization_config': quantised with {named}"):
+        Checkpoint.open(tmp_path / "a.safetensors")
 
 
 SPOILED = {
