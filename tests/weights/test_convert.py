@@ -19,9 +19,9 @@ from ltx2rt.cli.main import run
 from ltx2rt.convert.conversion import convert
 from ltx2rt.convert.formats import TARGETS
 from ltx2rt.errors import CheckpointError, OutOfSpace, UsageError
-from ltx2rt.memory.measure import resident_bytes, resident_peak_bytes
 from ltx2rt.kernels.host import to_numpy
 from ltx2rt.kernels.reference import dequantise
+from ltx2rt.memory.measure import resident_bytes, resident_peak_bytes
 from ltx2rt.types import Array, LinearWeight, ParamSpec
 from ltx2rt.weights.checkpoint import Checkpoint
 from ltx2rt.weights.safetensors import RawTensor, SafetensorsFile, write_safetensors
