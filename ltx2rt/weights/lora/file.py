@@ -32,6 +32,7 @@ _LOHA_PARTS = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
 _LOKR_PARTS = tuple(f"lokr_w{i}{half}" for i in (1, 2) for half in ("", "_a", "_b"))
 # Of the kinds that a weight can have one of.
 _PRODUCTS = {"LoRA": _LORA_PARTS, "LoHa": _LOHA_PARTS, "LoKr": _LOKR_PARTS}
+_PRODUCT_PARTS = {*_LORA_PARTS, *_LOHA_PARTS, *_LOKR_PARTS}
 
 _FACTOR_KEYS = {
     "spatial": "reference_downscale_factor",
@@ -334,7 +335,7 @@ def _require(where: str, parts: Mapping[str, Factor], names: Collection[str]) ->
     """Raise CheckpointError when one of the tensors that make a product is missing."""
     lacking = [name for name in names if name not in parts]
     if lacking:
-        there = next(factor.name for part, factor in parts.items() if part not in ("alpha", "magnitude"))
+        there = next(factor.name for part, factor in parts.items() if part in _PRODUCT_PARTS)
         raise CheckpointError(
             f"{where} has no {_ROLES.get(lacking[0], lacking[0])} factor: {there!r} comes without "
             f"{' and '.join(_spelled(part, there) for part in lacking)}; the LoRA file is incomplete."

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from math import prod
 
 import mlx.core as mx
+import numpy as np
 
 from ltx2rt.errors import CheckpointError
 from ltx2rt.kernels.host import writable_view
-from ltx2rt.types import FLOAT32_BYTES, LinearWeight
+from ltx2rt.types import FLOAT32_BYTES, Array, LinearWeight
 from ltx2rt.weights.formats.linear_format import LinearFormat, Stored, slab_rows
 from ltx2rt.weights.lora.file import LoraFile
-from ltx2rt.weights.lora.kinds import Change
+from ltx2rt.weights.lora.kinds import Change, Delta
 
 # What changes one tensor, with its strength, in the order in which it is added.
 Changes = Sequence[tuple[Change, float]]
@@ -89,7 +90,15 @@ def _changed(
                 "this model."
             )
         deltas.append((change.begin(strength, values, first), change.replaces))
-    step = slab_rows(shape)
+    # What grows too large is found where the model has computed with it.
+    with np.errstate(over="ignore", invalid="ignore"):
+        _add(values, deltas)
+    return fused
+
+
+def _add(values: Array, deltas: Sequence[tuple[Delta, bool]]) -> None:
+    """Add to every slab of ``values`` what each delta is for it; those that replace are put in its place first."""
+    step = slab_rows(values.shape)
     for start in range(0, len(values), step):
         slab = slice(start, min(start + step, len(values)))
         total = None
@@ -103,4 +112,3 @@ def _changed(
                 total += part
         if total is not None:
             values[slab] += total
-    return fused

@@ -57,7 +57,17 @@ _FOREIGN = (
     (re.compile(r"\.(?:ia3_l|on_input)(?:\.|$)"), "IA3"),
 )
 # What every name above has in it somewhere; most names of checkpoints have none of it, and are not looked at further.
-_HINTS = ("lora", "hada_", "lokr_", "dora_", "magnitude", ".diff", "w_norm", "b_norm", "set_weight", ".alpha") + (
+_HINTS = (
+    "lora",
+    "hada_",
+    "lokr_",
+    "dora_",
+    "magnitude",
+    ".diff",
+    "w_norm",
+    "b_norm",
+    "set_weight",
+    ".alpha",
     "oft_",
     "butterfly_",
     ".a1",

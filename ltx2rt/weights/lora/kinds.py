@@ -224,29 +224,33 @@ class DoRA(Change):
     def begin(self, strength: float, base: Array, first: int = 0) -> Delta:
         inner = self._inner.begin(1.0, base, first)
         magnitude = self.factors["magnitude"].read().reshape(-1)
-        t = np.float32(strength)
-        if self.by_columns:
-            squares = np.zeros(base.shape[1], np.float64)
-            for start in range(0, len(base), _ROWS_AT_A_TIME):
-                rows = slice(start, min(start + _ROWS_AT_A_TIME, len(base)))
-                changed = inner(rows)
-                changed += base[rows]
-                squares += np.einsum("ij,ij->j", changed, changed)
-            columns = _over(magnitude, np.sqrt(squares))
+        columns = _over(magnitude, self._lengths_of_columns(inner, base)) if self.by_columns else None
 
         def delta(rows: slice) -> Array:
-            changed = inner(rows)
-            changed += base[rows]
-            if self.by_columns:
-                changed *= columns
+            # W' - W = k * V - W = (k - 1) * W + k * D, in which nothing large cancels out.
+            added = inner(rows)
+            changed = base[rows] + added
+            if columns is None:
+                lengths = np.sqrt(_squares(changed, axis=1))
+                factor = _over(magnitude[first + rows.start : first + rows.stop], lengths)[:, None]
             else:
-                lengths = np.sqrt(np.matmul(changed[:, None, :], changed[:, :, None]).reshape(-1))
-                changed *= _over(magnitude[first + rows.start : first + rows.stop], lengths)[:, None]
-            changed -= base[rows]
-            changed *= t
-            return changed
+                factor = columns
+            np.multiply(base[rows], (strength * (factor - 1)).astype(np.float32), out=changed)
+            added *= (strength * factor).astype(np.float32)
+            added += changed
+            return added
 
         return delta
+
+    def _lengths_of_columns(self, inner: Delta, base: Array) -> Array:
+        squares = np.zeros(base.shape[1])
+        for start in range(0, len(base), _ROWS_AT_A_TIME):
+            rows = slice(start, min(start + _ROWS_AT_A_TIME, len(base)))
+            changed = inner(rows)
+            changed += base[rows]
+            squares += _squares(changed, axis=0)
+        result: Array = np.sqrt(squares)
+        return result
 
 
 class Difference(Change):
@@ -310,6 +314,7 @@ class Replacement(Difference):
 
 
 _ROWS_AT_A_TIME = 512
+_SUMMED_IN_FLOAT32 = 128
 
 
 def _product_shape(factors: Mapping[str, Factor], name: str) -> tuple[int, int]:
@@ -344,10 +349,23 @@ def _is_row(magnitude: Factor, shape: Shape) -> bool:
     )
 
 
+def _squares(values: Array, axis: int) -> Array:
+    """Sums of squares of a float32 matrix along an axis, float64; short runs are summed in float32, which is fast."""
+    total = np.zeros(values.shape[1 - axis])
+    for start in range(0, values.shape[axis], _SUMMED_IN_FLOAT32):
+        run = slice(start, start + _SUMMED_IN_FLOAT32)
+        part = values[:, run] if axis else values[run]
+        with np.errstate(over="ignore"):
+            sums = np.einsum("ij,ij->i" if axis else "ij,ij->j", part, part)
+        if not np.isfinite(sums).all():  # too large for float32
+            sums = np.square(part, dtype=np.float64).sum(axis)
+        total += sums
+    return total
+
+
 def _over(magnitude: Array, lengths: Array) -> Array:
-    """magnitude / lengths, float32; 0 where there is no direction that could be given a length."""
-    result: Array = np.divide(magnitude, lengths, out=np.zeros_like(lengths), where=lengths != 0).astype(np.float32)
-    return result
+    """magnitude / lengths, float64; 0 where there is no direction that could be given a length."""
+    return np.divide(magnitude, lengths, out=np.zeros_like(lengths), where=lengths != 0)
 
 
 def _by(shape: Sequence[int]) -> str:

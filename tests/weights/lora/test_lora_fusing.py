@@ -224,3 +224,37 @@ def test_bytes_of_the_plan_count_what_each_kind_holds(tmp_path: Path) -> None:
         assert loaded.working == working
         assert (loaded.arrays, loaded.made) == (W.size * 2, W.size * 2)
     assert base.loaded_bytes("transformer", [SPEC], [(plain, 0.0)]).working == 0
+
+
+def test_streamed_blocks_have_the_same_changes(tmp_path: Path) -> None:
+    modules = [f"transformer_blocks.{index}.attn1.to_q" for index in range(3)]
+    path = tmp_path / "base.safetensors"
+    tensors = {f"model.diffusion_model.{module}.weight": mx.array(W).astype(mx.bfloat16) for module in modules}
+    tensors |= {f"model.diffusion_model.{module}.bias": mx.array(W[:, 0]).astype(mx.bfloat16) for module in modules}
+    write_safetensors(path, tensors)
+    change = lora(
+        tmp_path / "lora.safetensors",
+        {
+            f"{modules[0]}.lora_A.weight": A,
+            f"{modules[0]}.lora_B.weight": B,
+            f"{modules[0]}.dora_scale": W[:, :1],
+            f"{modules[2]}.diff": W,
+            f"{modules[2]}.diff_b": B[:, 0],
+        },
+    )
+    blocks = [
+        [ParamSpec(f"{module}.weight", W.shape, layout="linear"), ParamSpec(f"{module}.bias", (8,))]
+        for module in modules
+    ]
+    base = Checkpoint.open(path)
+    stream = base.stream("transformer", blocks, [(change, 0.5)])
+    for _ in range(2):
+        for index, block in enumerate(blocks):
+            whole, part = base.load("transformer", block, [(change, 0.5)]), stream(index)
+            weights = [np.array(dequantise(arrays[block[0].name]).astype(mx.float32)) for arrays in (whole, part)]
+            biases = [np.array(arrays[block[1].name].astype(mx.float32)) for arrays in (whole, part)]
+            np.testing.assert_array_equal(*weights)
+            np.testing.assert_array_equal(*biases)
+            assert np.array_equal(weights[1], bf16(W)) == (index == 1)
+            assert np.array_equal(biases[1], bf16(W[:, 0])) == (index != 2)
+    stream.clear()

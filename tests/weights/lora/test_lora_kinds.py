@@ -194,6 +194,7 @@ def test_a_scale_in_an_unknown_place_is_no_stranger(tmp_path: Path) -> None:
     ("parts", "message"),
     [
         ({"lora_A__weight": A}, r"to_q has no up \(B\) factor: '.*lora_A.weight' comes without lora_B"),
+        ({"diff_b": W[0], "lora_A": A}, r"has no up \(B\) factor: '.*lora_A' comes without lora_B"),
         ({"lora_up__weight": B}, r"to_q has no down \(A\) factor: '.*lora_up.weight' comes without lora_down"),
         (
             {"lora_A__weight": A, "lora_B__weight": B[:, :2]},
@@ -242,3 +243,12 @@ def test_factors_in_int8_with_markers(tmp_path: Path) -> None:
     assert change.held_bytes == 4 * (A.size + B.size)
     close(delta(change), T * product(exact["lora_up"], exact["lora_down"]))
     lora.require_finite()
+
+
+@pytest.mark.parametrize("shape", [(12, 1), (1, 8)], ids=["rows", "columns"])
+def test_dora_of_large_values(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    """Their squares are beyond float32."""
+    magnitude = np.abs(values(*shape)) + 1
+    change = change_of(tmp_path, lora_A__weight=1e15 * A, lora_B__weight=1e15 * B, dora_scale=magnitude)
+    changed = W + 1e30 * product(B, A)
+    close(delta(change), T * (magnitude * changed / np.linalg.norm(changed, axis=shape.index(1), keepdims=True) - W))
