@@ -534,7 +534,9 @@ class Checkpoint:
         wanted = {spec.name for spec in specs}
         return [name for name in self.names(component) if name not in wanted and companion_of(name) not in wanted]
 
-    def _check(self, component: str, specs: Sequence[ParamSpec]) -> None:
+    def require(self, component: str, specs: Iterable[ParamSpec]) -> None:
+        """Raise CheckpointError, which names up to ten, when tensors are missing or of another shape; reads nothing."""
+        specs = list(specs)
         if component not in self._components:
             self.section(component)  # raises, naming what the file does hold
         missing, wrong = self.problems(component, specs)
@@ -548,7 +550,7 @@ class Checkpoint:
     def _ready(self, component: str, specs: Iterable[ParamSpec]) -> list[ParamSpec]:
         """The specs, checked against the file."""
         specs = list(specs)
-        self._check(component, specs)
+        self.require(component, specs)
         return specs
 
     def _fits(self, component: str, spec: ParamSpec) -> bool:

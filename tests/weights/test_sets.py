@@ -342,3 +342,55 @@ def test_stock_gemma_4_is_refused_and_an_undeclared_one_warned_of(caplog: pytest
         check_declared({"model_type": "gemma4_unified", "gemma_version": "gemma-4-12b-it"}, "e")
     check_pairing({}, {"model_type": "gemma4_unified"}, "m", "e", LTX_2_5)
     assert "e does not declare its gemma_version; m needs gemma4-12b-ltx-v1" in caplog.text
+
+
+def test_links_and_text_encoder_folders_in_a_models_folder(files: Path, tmp_path: Path) -> None:
+    elsewhere = placed(files, tmp_path / "disk", {k: v for k, v in COMFYUI.items() if k.startswith("text_encoders/b")})
+    root = placed(files, tmp_path / "models", {k: v for k, v in COMFYUI.items() if not k.startswith("text_encoders")})
+    (root / "text_encoders").symlink_to(elsewhere / "text_encoders")
+    (elsewhere / "text_encoders" / "loop").symlink_to(elsewhere / "text_encoders")
+    gemma = placed(files, elsewhere / "text_encoders" / "gemma", {"model-00001-of-00002.safetensors": "gemma_3"})
+    write(gemma / "model-00002-of-00002.safetensors", {"model.norm.weight": mx.zeros(16)})
+    (gemma / "config.json").write_text('{"model_type": "gemma3", "text_config": {"sliding_window": 48}}')
+    found = resolve(root, {})
+    assert found.gaps == {}
+    assert found.sources["text_encoder"].section("text_encoder")["text_config"]["sliding_window"] == 48
+    assert len(found.sources["text_encoder"].files) == 2
+
+
+def test_what_nobody_asked_for_may_be_broken(files: Path, tmp_path: Path) -> None:
+    folder = placed(files, tmp_path, SPLIT_23)
+    (folder / "z.safetensors").write_bytes(b"\x10")
+    (folder / "y.safetensors").symlink_to(tmp_path / "absent")
+    (folder / "models--a--b" / "snapshots").mkdir(parents=True)
+    (folder / "gemma-broken").mkdir()
+    (folder / "gemma-broken" / "config.json").write_text("{")
+    assert resolve(folder / "a-distilled.safetensors", {}).gaps == {}
+
+
+def test_a_component_of_a_repository_finds_the_others(files: Path, tmp_path: Path) -> None:
+    split = {
+        "transformer/diffusion_pytorch_model-00001-of-00002.safetensors": "ltx-2.3-distilled_transformer_only",
+        "connectors/diffusion_pytorch_model.safetensors": "ltx-2.3_connectors",
+        "vae/diffusion_pytorch_model.safetensors": "ltx-2.3-video_vae",
+        "audio/diffusion_pytorch_model.safetensors": "ltx-2.3-audio_vae",
+    }
+    repository = placed(files, tmp_path, split)
+    (repository / "model_index.json").write_text('{"_class_name": "LTX2Pipeline"}')
+    extra = {"transformer_blocks.7.x": mx.zeros(1)}
+    write(repository / "transformer/diffusion_pytorch_model-00002-of-00002.safetensors", extra)
+    (repository / "transformer/config.json").write_text(
+        '{"_class_name": "LTX2VideoTransformer3DModel", "norm_eps": 1e-5}'
+    )
+    for given in ("transformer", "transformer/diffusion_pytorch_model-00001-of-00002.safetensors"):
+        found = resolve(repository / given, {})
+        assert found.gaps.keys() == {"text_encoder"}
+        assert len(found.sources["transformer"].files) == 2
+        assert found.sources["transformer"].section("transformer")["norm_eps"] == 1e-5
+
+
+def test_a_gemma_folder_with_what_else_lies_in_it(files: Path, tmp_path: Path) -> None:
+    folder = placed(files, tmp_path, {"model.safetensors": "gemma_3", "style.safetensors": "some-lora"})
+    (folder / "config.json").write_text('{"model_type": "gemma3"}')
+    (folder / "gemma-Q4.gguf").write_bytes(b"GGUF")
+    assert [file.path.name for file in Checkpoint.open(folder).files] == ["model.safetensors"]

@@ -5,7 +5,17 @@ from __future__ import annotations
 import logging
 
 from ltx2rt.errors import UsageError
-from ltx2rt.graph.components import SPATIAL_UPSCALER, TEMPORAL_UPSCALER, TEXT_ENCODER, VIDEO_VAE
+from ltx2rt.graph.components import (
+    AUDIO_VAE,
+    CONNECTORS,
+    SPATIAL_UPSCALER,
+    TEMPORAL_UPSCALER,
+    TEXT_ENCODER,
+    TEXT_PROJECTION,
+    TRANSFORMER,
+    VIDEO_VAE,
+    VOCODER,
+)
 from ltx2rt.graph.diffusion.latent_geometry import check_frame_rate, check_num_frames, check_resolution
 from ltx2rt.graph.pipelines.pipeline import PipelineEntry
 from ltx2rt.graph.settings.settings import Settings
@@ -19,7 +29,10 @@ log = logging.getLogger(__name__)
 
 
 def require_parts(files: WeightSet, settings: Settings, entry: PipelineEntry) -> None:
-    """Raise CheckpointError, which names them all, when parts of the model are missing that a run reads."""
+    """Raise CheckpointError when parts of the model that a run reads are missing, or are not whole.
+
+    Of missing parts the error names all.
+    """
     encodes = settings.embedding is None and not settings.zero_text
     decodes = not settings.latents_only
     needed = {
@@ -30,6 +43,10 @@ def require_parts(files: WeightSet, settings: Settings, entry: PipelineEntry) ->
         "vocoder": decodes,
     }
     files.require(*(name for name, wanted in needed.items() if wanted))
+    text = (TEXT_ENCODER, TEXT_PROJECTION, *CONNECTORS) if encodes else ()
+    sound = (AUDIO_VAE, VOCODER) if decodes else ()
+    pictures = (VIDEO_VAE,) if entry.output == "video" else ()
+    files.require_whole(TRANSFORMER, *text, *pictures, *sound)
 
 
 def check_inputs(

@@ -69,6 +69,7 @@ class WeightSet:
     gaps: Mapping[str, str] = field(default_factory=dict)
     taken: Mapping[str, Path] = field(default_factory=dict)
     _configs: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _whole: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
 
     @classmethod
     def open(cls, given: WeightFiles) -> WeightSet:
@@ -110,6 +111,14 @@ class WeightSet:
         """Raise CheckpointError if one of these parts, by their settings, is missing; the error names every gap."""
         if any(setting in self.gaps for setting in settings):
             raise missing_parts(self.checkpoint.path, self.gaps.values())
+
+    def require_whole(self, *components: Component[Any]) -> None:
+        """Raise CheckpointError if one of these that the set has lacks tensors, or has some of another shape."""
+        for component in components:
+            if self.has(component) and component.name not in self._whole:
+                source = self.source(component)
+                source.require(component.stored_name, component.expectation(source).specs)
+                self._whole.add(component.name)
 
     def source(self, component: Component[Any]) -> Checkpoint:
         """What holds the component.

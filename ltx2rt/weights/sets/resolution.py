@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -295,16 +296,20 @@ def _around(named: Sequence[Path]) -> Iterator[Found]:
             yield from _look_into(root, seen)
     beside = [folder if folder.is_dir() else folder.parent for folder in named]
     for folder in dict.fromkeys(beside):
-        encoders = [sub for sub in sorted(folder.iterdir()) if sub.is_dir() and is_text_encoder_folder(followed(sub))]
-        yield look(folder, [unit for sub in encoders for unit in _units_beside(followed(sub))])
+        yield look(folder, _text_encoders_in(folder))
 
 
-def _units_beside(folder: Path) -> list[Unit]:
-    """What a folder holds; of one that nobody asked for and that cannot be read, nothing."""
+def _text_encoders_in(folder: Path) -> list[Unit]:
+    """The text encoders in folders of their own in a folder; what nobody asked for and cannot be read is left aside."""
+    found: list[Unit] = []
     try:
-        return units_of(folder)
-    except CheckpointError:
+        for sub in sorted(path for path in folder.iterdir() if path.is_dir()):
+            with suppress(CheckpointError, OSError):
+                if is_text_encoder_folder(real := followed(sub)):
+                    found += units_of(real)
+    except OSError:
         return []
+    return found
 
 
 def _look_into(folder: Path, seen: set[Path]) -> Iterator[Found]:
@@ -317,7 +322,7 @@ def _look_into(folder: Path, seen: set[Path]) -> Iterator[Found]:
             yield find(folder)
             return
         units = [unit for unit in units_of(folder) if not seen.intersection((unit.path, *unit.files))]
-    except CheckpointError:
+    except (CheckpointError, OSError):
         return  # nobody asked for this folder
     seen.update(file for unit in units for file in unit.files)
     yield look(folder, units)

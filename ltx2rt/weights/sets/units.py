@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -142,7 +143,7 @@ def units_of(folder: Path) -> list[Unit]:
     if layout == "gemma":
         return _text_encoders(folder)
     if layout == "comfyui":
-        return _grouped(file for name in COMFYUI_FOLDERS for file in _below(folder / name))
+        return [unit for name in COMFYUI_FOLDERS for unit in _below(folder / name)]
     return _flat(folder)
 
 
@@ -173,10 +174,22 @@ def _weights(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and not path.is_dir())
 
 
-def _below(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and not path.is_dir())
+def _below(folder: Path) -> list[Unit]:
+    """The files of a folder and of those below it; a folder of a Hugging Face text encoder is read as one."""
+    files: list[Path] = []
+    encoders: list[Unit] = []
+    seen: set[Path] = set()
+    for here, folders, names in os.walk(folder, followlinks=True):  # models are often kept on another disk
+        real = Path(here).resolve()
+        if real in seen:  # a link to a folder above it
+            folders.clear()
+        elif is_text_encoder_folder(Path(here)):
+            encoders += _text_encoders(Path(here))
+        else:
+            files += [Path(here, name) for name in names if Path(name).suffix.lower() in SUFFIXES]
+        folders.sort()
+        seen.add(real)
+    return [*_grouped(sorted(files)), *encoders]
 
 
 def _text_encoders(folder: Path) -> list[Unit]:
