@@ -12,6 +12,7 @@ from ltx2rt.inspection import ComponentReport, inspect_component
 from ltx2rt.types import FilePath
 from ltx2rt.weights.checkpoint import Checkpoint
 from ltx2rt.weights.finite import NotFinite, find_not_finite
+from ltx2rt.weights.lora.opening import is_lora_path
 from ltx2rt.weights.sets.parts import NEEDED, TEXT_ENCODER, Part, find
 from ltx2rt.weights.sets.resolution import ModelSet, resolve
 from ltx2rt.weights.sets.units import followed, layout_of, units_of
@@ -86,12 +87,14 @@ class SetReport:
 
 
 def is_set(path: Path) -> bool:
-    """Whether a path is a folder that holds more than one model or component in files of their own.
+    """Whether a path is a folder that holds more than one model or component in files of their own, and not LoRAs.
 
     Raises:
         CheckpointError: it is a folder of another model, or files are missing that it names.
     """
     path = followed(path)
+    if is_lora_path(path):
+        return False
     return path.is_dir() and (layout_of(path) in ("diffusers", "mlx", "comfyui") or len(units_of(path)) > 1)
 
 

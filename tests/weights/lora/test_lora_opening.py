@@ -199,3 +199,11 @@ def test_what_modules_show(tmp_path: Path) -> None:
         evidence = shown(lora.modules)
         assert (None if evidence is None else evidence.named) == named
         assert stated(lora) is None
+
+
+def test_the_folder_of_the_hubs_cache(tmp_path: Path) -> None:
+    folder = tmp_path / "models--org--name"
+    (folder / "snapshots" / "abc").mkdir(parents=True)
+    write_safetensors(folder / "snapshots" / "abc" / "style.safetensors", pair(MODULE))
+    assert is_lora_path(folder)
+    assert open_lora(folder).path.name == "style.safetensors"
