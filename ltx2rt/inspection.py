@@ -210,7 +210,7 @@ def inspect_component(checkpoint: Checkpoint, component: str) -> ComponentReport
         parameters=sum(_parameters(name, info, specs) for name, info in tensors.items()),
         bytes=sum(info.nbytes for info in tensors.values()),
         dtypes=dict(Counter(info.dtype for info in tensors.values())),
-        formats=dict(checkpoint.formats(component)),
+        formats=dict(checkpoint.formats(component, specs.values())),
         missing=missing,
         misshapen=misshapen,
         unexpected=unexpected,

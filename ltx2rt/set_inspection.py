@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from ltx2rt.errors import CheckpointError
 from ltx2rt.graph.components import COMPONENTS
 from ltx2rt.inspection import ComponentReport, inspect_component
-from ltx2rt.types import FilePath
+from ltx2rt.types import FilePath, ParamSpec
 from ltx2rt.weights.checkpoint import Checkpoint
 from ltx2rt.weights.finite import NotFinite, find_not_finite
 from ltx2rt.weights.lora.opening import is_lora_path
@@ -93,9 +94,15 @@ def is_set(path: Path) -> bool:
         CheckpointError: it is a folder of another model, or files are missing that it names.
     """
     path = followed(path)
-    if is_lora_path(path):
+    return path.is_dir() and not _holds_loras(path) and len(units_of(path)) > 1
+
+
+def _holds_loras(folder: Path) -> bool:
+    """Whether a folder holds LoRAs and nothing else; one with a file that cannot be read does not."""
+    try:
+        return is_lora_path(folder)
+    except CheckpointError:
         return False
-    return path.is_dir() and (layout_of(path) in ("diffusers", "mlx", "comfyui") or len(units_of(path)) > 1)
 
 
 def inspect_set(path: FilePath, *, deep: bool = False) -> SetReport:
@@ -137,6 +144,7 @@ def inspect_set(path: FilePath, *, deep: bool = False) -> SetReport:
 def _inspect(part: Part, checkpoint: Checkpoint) -> PartReport:
     report = inspect_component(checkpoint, part.stored)
     resident = None
+    specs: Sequence[ParamSpec] = ()
     if part.stored in COMPONENTS and not (report.error or report.missing or report.misshapen):
         specs = COMPONENTS[part.stored].expectation(checkpoint).specs
         resident = checkpoint.loaded_bytes(part.stored, specs).arrays if specs else None
@@ -147,6 +155,6 @@ def _inspect(part: Part, checkpoint: Checkpoint) -> PartReport:
         generation=" or ".join(possible) if len(possible) < 3 else "",
         variant=part.variant,
         resident=resident,
-        formats=dict(checkpoint.formats(part.stored, by_dtype=True)),
+        formats=dict(checkpoint.formats(part.stored, specs, by_dtype=True)),
         report=report,
     )

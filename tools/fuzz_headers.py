@@ -25,6 +25,7 @@ import sys
 import tempfile
 import time
 import traceback
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -795,7 +796,6 @@ def _load(path: Path) -> list[str]:
 
 def _load_lora(path: Path) -> None:
     lora = open_lora(path)
-    lora.unmatched({"transformer": ["transformer_blocks.0.attn1.to_q.weight", "transformer_blocks.0.ff.net.2.weight"]})
     lora.stated_factor("spatial")
     lora.require_finite()
     for change in list(lora.changes.values())[:_TENSORS]:
@@ -839,9 +839,8 @@ class Tally:
 
 def run(seed: int, first: int, stop: int, traced: bool, keep: Path | None) -> Tally:
     """The mutants from ``first`` to before ``stop``; ``traced`` records the lines that they reach."""
-    logging.disable(logging.CRITICAL)
     small, whole, tally = corpus(), list(whole_models()), Tally()
-    signal.signal(signal.SIGALRM, _too_long)
+    before = signal.signal(signal.SIGALRM, _too_long)
     with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as folder:
         for index in range(first, stop):
             # Of its own, so that no file beside it is read with it.
@@ -875,6 +874,7 @@ def run(seed: int, first: int, stop: int, traced: bool, keep: Path | None) -> Ta
             tally.slowest = max(tally.slowest, (time.perf_counter() - start, index))
             path.unlink()
             path.parent.rmdir()
+    signal.signal(signal.SIGALRM, before)
     tally.peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return tally
 
@@ -915,7 +915,10 @@ def lines_of(path: Path) -> set[int]:
     return found
 
 
-def _limit_memory() -> None:
+def _prepare() -> None:
+    """A process of its own: quiet, and with little memory."""
+    logging.disable(logging.CRITICAL)
+    warnings.simplefilter("ignore", RuntimeWarning)  # of numpy, where values of mutants overflow
     with open("/proc/self/statm", encoding="ascii") as statm:
         now = int(statm.read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (now + _BYTES, now + _BYTES))
@@ -960,7 +963,7 @@ def main() -> int:
     bounds = [(at, min(at + _CHUNK, first + count)) for at in range(first, first + count, _CHUNK)]
     work = [(options.seed, at, stop, at < first + options.traced, options.keep) for at, stop in bounds]
     tally = Tally()
-    with multiprocessing.get_context("spawn").Pool(options.jobs, _limit_memory) as pool:
+    with multiprocessing.get_context("spawn").Pool(options.jobs, _prepare) as pool:
         for part in pool.starmap(run, work, chunksize=1):
             tally.add(part)
     report(tally, count, time.perf_counter() - start)

@@ -4,7 +4,8 @@
     python tools/make_synthetic_checkpoint.py gemma-3-12b FOLDER [--layers M]
 
 A manifest is a JSON file {"tensors": {name: [dtype, shape]}, "metadata": {...}}. The file has the names, shapes, dtypes
-and configuration of the published one, so everything that reads that reads this. Its values are scaled so that
+and configuration of the published one, so everything that reads that reads this; one of a text encoder also gets the
+embedded model's tokenizer. Its values are scaled so that
 activations stay finite and of order one through all blocks: matrices by their inputs, what is added to a residual
 stream smaller, norms one, modulation tables around zero.
 
@@ -46,6 +47,7 @@ SEED = 20261121
 BLOCK = 1_048_583  # prime
 ROOM_TO_SPARE = 64 << 20
 
+ENCODER_LAYER = re.compile(r"model\.layers\.(\d+)\.")
 TRANSFORMER_BLOCK = re.compile(r"(^|\.)transformer_blocks\.(\d+)\.")
 AGGREGATES = ("aggregate_embed.weight", "video_aggregate_embed.weight", "audio_aggregate_embed.weight")
 # The linear layers that FP8 files hold in eight bits; the first block and the last five stay as they are.
@@ -86,13 +88,14 @@ class Values(NamedTuple):
     std: float
 
 
-def values_of(name: str, shape: tuple[int, ...], depth: int) -> Values:
+def values_of(name: str, shape: tuple[int, ...], depth: int, *, gemma_4: bool = False) -> Values:
     """What the values of a tensor look like.
 
     Args:
         name: in the file.
         shape: of the tensor.
         depth: blocks of the transformer, whose contributions add up.
+        gemma_4: the file holds a Gemma 4.
     """
     leaf = name.rsplit(".", 1)[-1]
     if leaf == "input_scale" or "std-of-means" in leaf or leaf == "layer_scalar":
@@ -108,7 +111,7 @@ def values_of(name: str, shape: tuple[int, ...], depth: int) -> Values:
     if leaf == "bias" or leaf.endswith(("table", "_pos_embedding", "per_channel_scale1", "per_channel_scale2")):
         return Values(0.0, 0.02)
     if len(shape) == 1:
-        return _norm_values(name)
+        return _norm_values_of_gemma_4(name, shape[0]) if gemma_4 else _norm_values(name)
     std = 1.0 / math.sqrt(math.prod(shape[1:]))
     if name.endswith(("to_out.0.weight", "net.2.weight", "o_proj.weight", "down_proj.weight")):
         return Values(0.0, std * math.sqrt(2 / max(depth, 2)))
@@ -124,6 +127,13 @@ def _norm_values(name: str) -> Values:
     if re.search(r"\.layers\.\d+\.|(^|\.)model\.norm\.weight$", name):
         return Values(-0.9 if ".post_" in name else 0.0, 0.0)
     return Values(1.0, 0.0)
+
+
+def _norm_values_of_gemma_4(name: str, size: int) -> Values:
+    """Gemma 4 stores the factors themselves, and divides its scores by nothing: queries and keys are short instead."""
+    if name.endswith((".q_norm.weight", ".k_norm.weight")):
+        return Values(size**-0.25, 0.0)
+    return Values(0.1 if ".post_" in name else 1.0, 0.0)
 
 
 class Entry(NamedTuple):
@@ -154,10 +164,11 @@ class Content:
             UsageError: a tensor of integers.
         """
         entries = []
+        gemma_4 = is_gemma_4(tensors)
         for name, (dtype, shape) in tensors.items():
             if dtype not in ("F64", "F32", "F16", "BF16", "F8_E4M3"):
                 raise UsageError(f"tensor {name} is {dtype}; only tensors of floating point numbers can be made up.")
-            values = values_of(name, shape, depth)
+            values = values_of(name, shape, depth, gemma_4=gemma_4)
             if dtype == "F8_E4M3" and f"{name}_scale" in tensors:
                 values = Values(0.0, E4M3_MAX / self.largest)  # the whole range; the scale makes the size
             elif name.endswith(".weight_scale"):
@@ -208,6 +219,31 @@ def shortened(tensors: Tensors, layers: int) -> Tensors:
         if match is None or int(match[2]) < layers:
             kept[name] = entry
     return kept
+
+
+def is_gemma_4(tensors: Tensors) -> bool:
+    """Whether a file holds a Gemma 4 text encoder."""
+    return any(name.endswith(".layer_scalar") for name in tensors)
+
+
+def shortened_encoder(tensors: Tensors, config: Mapping[str, Any], layers: int) -> tuple[Tensors, dict[str, Any]]:
+    """A text encoder and its configuration without the layers from ``layers`` on, and a projection that reads that.
+
+    Raises:
+        UsageError: there are not that many, or the last one left would not see all tokens, as the last one must.
+    """
+    text = config["text_config"]
+    types = text["layer_types"]
+    if not 1 <= layers <= len(types) or types[layers - 1] != "full_attention":
+        last = [index + 1 for index, kind in enumerate(types) if kind == "full_attention"]
+        raise UsageError(f"--layers must be one of {', '.join(map(str, last))} for this text encoder, got {layers}.")
+    kept = {
+        name: entry
+        for name, entry in tensors.items()
+        if (match := ENCODER_LAYER.match(name)) is None or int(match[1]) < layers
+    }
+    shorter = {**text, "num_hidden_layers": layers, "layer_types": types[:layers]}
+    return for_encoder(kept, layers, text["hidden_size"]), {**config, "text_config": shorter}
 
 
 def depth_of(tensors: Tensors) -> int:
@@ -271,8 +307,14 @@ def gemma_tensors(config: Mapping[str, Any]) -> Tensors:
     return {f"language_model.model.{name}": entry for name, entry in tensors.items()}
 
 
-def write_file(path: Path, tensors: Tensors, metadata: Mapping[str, str], seed: int = SEED) -> int:
-    """Write a safetensors file of random values; it appears complete or not at all.
+def write_file(
+    path: Path,
+    tensors: Tensors,
+    metadata: Mapping[str, str],
+    seed: int = SEED,
+    assets: Mapping[str, bytes] | None = None,
+) -> int:
+    """Write a safetensors file of random values, and of ``assets`` as bytes; it appears complete or not at all.
 
     Returns:
         its size in bytes.
@@ -289,6 +331,9 @@ def write_file(path: Path, tensors: Tensors, metadata: Mapping[str, str], seed: 
         end = position + entry.nbytes
         header[entry.name] = {"dtype": entry.dtype, "shape": entry.shape, "data_offsets": [position, end]}
         position = end
+    for name, data in (assets or {}).items():
+        header[name] = {"dtype": "U8", "shape": [len(data)], "data_offsets": [position, position + len(data)]}
+        position += len(data)
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     size = 8 + len(text) + position
@@ -302,6 +347,8 @@ def write_file(path: Path, tensors: Tensors, metadata: Mapping[str, str], seed: 
             for index, entry in enumerate(entries):
                 for piece in content.pieces(index, entry):
                     write_all(file, piece)
+            for data in (assets or {}).values():
+                write_all(file, data)
         os.replace(temporary, path)
     except OSError as error:
         raise Ltx2rtError(f"cannot write {path}: {error.strerror or error}.") from error
@@ -346,7 +393,10 @@ def write_from_manifest(
     config = metadata.get("config")
     if fp8 and not any(dtype == "F8_E4M3" for dtype, _ in tensors.values()):
         tensors = in_eight_bits(tensors)
-    if layers is not None:
+    encoder = metadata.get("gemma_config")
+    if layers is not None and isinstance(encoder, dict):
+        tensors, metadata["gemma_config"] = shortened_encoder(tensors, encoder, layers)
+    elif layers is not None:
         tensors = shortened(tensors, layers)
         if isinstance(config, dict):
             metadata["config"] = config | {"transformer": config["transformer"] | {"num_layers": layers}}
@@ -354,7 +404,10 @@ def write_from_manifest(
         tensors = for_encoder(tensors, encoder_layers, GEMMA_CONFIG["text_config"]["hidden_size"])
     metadata.pop("_quantization_metadata", None)  # the manifests do not know its text
     texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()}
-    return write_file(path, tensors, texts | {"ltx2rt_note": NOTE})
+    assets = {}
+    if encoder is not None and "tokenizer_json" not in tensors:  # a manifest does not hold it
+        assets["tokenizer_json"] = (embedded.TEXT_ENCODER / "tokenizer.json").read_bytes()
+    return write_file(path, tensors, texts | {"ltx2rt_note": NOTE}, assets=assets)
 
 
 def write_gemma(folder: Path, layers: int | None = None) -> int:

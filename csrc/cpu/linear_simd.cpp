@@ -20,8 +20,8 @@ void widen(FloatType type, const void* from, float* to, int64_t n) {
 }
 
 // expand for either kind of words: sink(row of words, vector of the panel, its operand). kFetch: nobody has fetched the
-// weights before.
-template <typename Words, bool kFetch, typename Sink>
+// weights before. kPacked: of any format, not only those up to int4.
+template <typename Words, bool kFetch, bool kPacked, typename Sink>
 inline __attribute__((always_inline)) void expand_words(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t k,
                                                         const Sink& sink) {
   const auto both = [&sink](int64_t row, const typename Words::Operand* operands) __attribute__((always_inline)) {
@@ -31,7 +31,7 @@ inline __attribute__((always_inline)) void expand_words(const WeightMatrix& w, i
 #ifdef LTX2RT_BF16_DOT
   if constexpr (__is_same(Words, PairWords)) {
 #ifdef LTX2RT_WIDE_PAIRS
-    expand_wide_pairs<kFetch>(w, n0, k0, k, sink);
+    expand_wide_pairs<kFetch, kPacked>(w, n0, k0, k, sink);
 #else
     expand_pairs(w, n0, k0, k, both);
 #endif
@@ -51,7 +51,7 @@ int64_t words_of(int64_t values) {
 
 template <typename Words>
 void pack(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t k, float* panel) {
-  expand_words<Words, false>(
+  expand_words<Words, false, true>(
       w, n0, k0, k, [panel](int64_t row, int v, typename Words::Operand operand) __attribute__((always_inline)) {
         memcpy(panel + row * kPanelColumns + v * kLanes, &operand, sizeof operand);
       });
@@ -145,7 +145,7 @@ template <typename Words, int kRows>
 void multiply_rows(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t k, const float* a, float* c, int64_t ldc,
                    bool add) {
   Vec sums[kRows][kPanelVecs] = {};
-  expand_words<Words, true>(
+  expand_words<Words, true, kRows == 1>(
       w, n0, k0, k, [&sums, a](int64_t row, int v, typename Words::Operand operand) __attribute__((always_inline)) {
 #pragma GCC unroll 4
         for (int i = 0; i < kRows; ++i) {

@@ -234,27 +234,30 @@ std::string check_linear(const KernelTables& kernels, const KernelTables& portab
     const bool k_quants = weight_block(format).count == kDepthBlock;
     const bool groups = format == WeightFormat::int8 || format == WeightFormat::int4 || format == WeightFormat::q8_0 ||
                         format > WeightFormat::q6_k;
-    const int64_t first = k_quants ? kDepthBlock : 32, count = k_quants ? kDepthBlock : groups ? 96 : 93;
-    const Weights weights(format, kColumns, k_quants ? 2 * kDepthBlock : first + count + (groups ? 32 : 35));
-    for (const int64_t rows : {1, 3, 4, 29}) {
-      const auto x = bfloat16s(Numbers(7).floats(rows * count));
-      const auto expected = product(portable.linear, portable.linear.values, weights.matrix, rows, first, count,
-                                    FloatType::bf16, x.data(), false);
-      const double sum = static_cast<double>(count) * largest(format);
-      for (const bool pairs : {false, true}) {
-        const bool wide = format == WeightFormat::f32 || format == WeightFormat::f16;
-        // Values of more bits than bfloat16 has are rounded in pairs.
-        const bool rounded = pairs && format >= WeightFormat::q8_0 && format <= WeightFormat::q6_k;
-        if (pairs && (wide || !kernels.linear.has_pairs)) continue;
-        const auto& loops = pairs ? kernels.linear.pairs : kernels.linear.values;
-        for (const bool few : {false, true}) {
-          if (few && rows > kFewRows) continue;
-          const auto got =
-              product(kernels.linear, loops, weights.matrix, rows, first, count, FloatType::bf16, x.data(), few);
-          const auto fault =
-              compare(std::string(few ? "multiply_few " : "multiply ") + kNames[int(format)] + (pairs ? " pairs" : ""),
-                      got, expected, rounded ? kHalfRounding / 2 * std::sqrt(sum) : kRounding / 10 * std::sqrt(sum));
-          if (!fault.empty()) return fault;
+    const Weights weights(format, kColumns, 2 * kDepthBlock + (k_quants ? 0 : groups ? 32 : 35));
+    for (const int64_t first : {int64_t{32}, kDepthBlock}) {  // part of a depth block, and a whole one
+      if (k_quants && first < kDepthBlock) continue;
+      const int64_t count = first == kDepthBlock ? kDepthBlock : groups ? 96 : 93;
+      for (const int64_t rows : {1, 3, 4, 29}) {
+        const auto x = bfloat16s(Numbers(7).floats(rows * count));
+        const auto expected = product(portable.linear, portable.linear.values, weights.matrix, rows, first, count,
+                                      FloatType::bf16, x.data(), false);
+        const double sum = static_cast<double>(count) * largest(format);
+        for (const bool pairs : {false, true}) {
+          const bool wide = format == WeightFormat::f32 || format == WeightFormat::f16;
+          // Values of more bits than bfloat16 has are rounded in pairs.
+          const bool rounded = pairs && format >= WeightFormat::q8_0 && format <= WeightFormat::q6_k;
+          if (pairs && (wide || !kernels.linear.has_pairs)) continue;
+          const auto& loops = pairs ? kernels.linear.pairs : kernels.linear.values;
+          for (const bool few : {false, true}) {
+            if (few && rows > kFewRows) continue;
+            const auto got =
+                product(kernels.linear, loops, weights.matrix, rows, first, count, FloatType::bf16, x.data(), few);
+            const auto fault = compare(
+                std::string(few ? "multiply_few " : "multiply ") + kNames[int(format)] + (pairs ? " pairs" : ""), got,
+                expected, rounded ? kHalfRounding / 2 * std::sqrt(sum) : kRounding / 10 * std::sqrt(sum));
+            if (!fault.empty()) return fault;
+          }
         }
       }
     }

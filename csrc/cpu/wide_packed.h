@@ -244,7 +244,7 @@ struct WideNvfp4 {
   inline __attribute__((always_inline)) __m512i codes(int outer, int inner, int word) const {
     // The first or the last four codes of a word, one in each byte: the high bits of a byte come first.
     const __m512i order = _mm512_set1_epi64(word % 2 == 0 ? 0x282c202408'0c0004 : 0x383c303418'1c1014);
-    const __m512i table = _mm512_broadcast_i32x4(_mm_load_si128((const __m128i*)kCodes));
+    const __m512i table = _mm512_maskz_broadcast_i32x4(0xffff, _mm_load_si128((const __m128i*)kCodes));
     const int group = 2 * outer + inner;
     const __m512i nibbles =
         _mm512_maskz_multishift_epi64_epi8(kAll, order, lines[group / 8][2 * (group % 8) + word / 2]);
@@ -615,6 +615,38 @@ inline __attribute__((always_inline)) void expand_wide_w4a8(const WeightMatrix& 
   PanelArray<int8_t> panel;
   look_up_levels(w, n0, k0, count, panel);
   expand_wide_int8<false>(panel.matrix(w), 0, 0, count, sink);
+}
+
+// expand_wide_pairs of the formats after int4.
+template <bool kFetch, typename Sink>
+inline __attribute__((always_inline)) void expand_wide_packed(const WeightMatrix& w, int64_t n0, int64_t k0,
+                                                              int64_t count, const Sink& sink) {
+  const bool whole = count == kDepthBlock;
+  switch (w.format) {
+    case WeightFormat::int8_rows:
+      return expand_wide_int8<kFetch>(w, n0, k0, count, sink);
+    case WeightFormat::q8_0:
+      if (whole) return expand_wide_q8_0<kFetch>(w, n0, k0, sink);
+      break;
+    case WeightFormat::q4_k:
+      return expand_wide_blocks<WideQ4K, kFetch>(w, n0, k0, sink);
+    case WeightFormat::q5_k:
+      return expand_wide_blocks<WideQ5K, kFetch>(w, n0, k0, sink);
+    case WeightFormat::q6_k:
+      return expand_wide_blocks<WideQ6K, kFetch>(w, n0, k0, sink);
+    case WeightFormat::nvfp4:
+      if (whole) return expand_wide_nvfp4<kFetch>(w, n0, k0, sink);
+      break;
+    case WeightFormat::mxfp8:
+      if (whole && expand_wide_mxfp8<kFetch>(w, n0, k0, sink)) return;
+      break;
+    case WeightFormat::w4a8:
+      if (w.group_size % 16 == 0) return expand_wide_w4a8(w, n0, k0, count, sink);
+      break;
+    default:
+      break;
+  }
+  expand_decoded_pairs(w, n0, k0, count, sink);
 }
 
 #endif

@@ -57,8 +57,8 @@ inline __attribute__((always_inline)) void expand_wide_codes(const WeightMatrix&
       });
 }
 
-// expand_pairs with sink(k / 2, vector of the panel, words).
-template <bool kFetch, typename Sink>
+// expand_pairs with sink(k / 2, vector of the panel, words). kPacked: of formats after int4, too.
+template <bool kFetch, bool kPacked, typename Sink>
 inline __attribute__((always_inline)) void expand_wide_pairs(const WeightMatrix& w, int64_t n0, int64_t k0,
                                                              int64_t count, const Sink& sink) {
   switch (w.format) {
@@ -81,31 +81,9 @@ inline __attribute__((always_inline)) void expand_wide_pairs(const WeightMatrix&
       return expand_wide_codes<8, kFetch>(w, n0, k0, count, sink);
     case WeightFormat::int4:
       return expand_wide_codes<4, kFetch>(w, n0, k0, count, sink);
-    case WeightFormat::int8_rows:
-      return expand_wide_int8<kFetch>(w, n0, k0, count, sink);
-    case WeightFormat::q8_0:
-      if (count == kDepthBlock) return expand_wide_q8_0<kFetch>(w, n0, k0, sink);
-      break;
-    case WeightFormat::q4_k:
-      return expand_wide_blocks<WideQ4K, kFetch>(w, n0, k0, sink);
-    case WeightFormat::q5_k:
-      return expand_wide_blocks<WideQ5K, kFetch>(w, n0, k0, sink);
-    case WeightFormat::q6_k:
-      return expand_wide_blocks<WideQ6K, kFetch>(w, n0, k0, sink);
-    case WeightFormat::nvfp4:
-      if (count == kDepthBlock) return expand_wide_nvfp4<kFetch>(w, n0, k0, sink);
-      break;
-    case WeightFormat::mxfp8:
-      if (count == kDepthBlock && expand_wide_mxfp8<kFetch>(w, n0, k0, sink)) return;
-      break;
-    case WeightFormat::w4a8:
-      if (w.group_size % 16 == 0) return expand_wide_w4a8(w, n0, k0, count, sink);
-      break;
-    case WeightFormat::f32:
-    case WeightFormat::f16:
-      break;
+    default:
+      if constexpr (kPacked) expand_wide_packed<kFetch>(w, n0, k0, count, sink);
   }
-  expand_decoded_pairs(w, n0, k0, count, sink);
 }
 
 #endif

@@ -41,17 +41,12 @@ DIFFUSERS_NAMES = {
 
 # What other programs call the arguments of `load`.
 LOADING_NAMES = {
-    "pretrained_model_name_or_path": "here it is checkpoint, a file.",
-    "path": "here it is checkpoint, a file.",
-    "model": "here it is checkpoint, a file.",
+    "pretrained_model_name_or_path": "here it is checkpoint, a file or folder.",
+    "path": "here it is checkpoint, a file or folder.",
+    "model": "here it is checkpoint, a file or folder.",
     "torch_dtype": "here it is dtype, 'bfloat16', 'float16' or 'float32'.",
     "variant": "here it is model_variant, 'distilled' or 'dev'.",
-    "transformer": "here it is a part of checkpoint.",
-    "vae": "here it is a part of checkpoint.",
-    "audio_vae": "here it is a part of checkpoint.",
-    "vocoder": "here it is a part of checkpoint.",
-    "connectors": "here they are a part of checkpoint.",
-    "tokenizer": "here it is a part of text_encoder, a folder.",
+    "vae": "here it is video_vae, a file, where it is no part of checkpoint.",
     "scheduler": "here the pipeline has its own.",
     "latent_upsampler": "here it is spatial_upscaler, and temporal_upscaler for the frame rate.",
     "adapter_path": "here it is loras, a list of files.",

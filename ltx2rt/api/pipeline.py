@@ -384,7 +384,7 @@ class Pipeline:
         decided = decide(asked, self.entry, self.defaults, fixed_schedule=fixed)
         inputs = open_inputs(decided, self.entry, files, fixed_schedule=fixed, dtype=self._dtype)
         topics = self.entry.topics - GUIDANCE if fixed else self.entry.topics
-        weights = list(self._origin.weights)
+        weights = self._origin.weights_with(source.path for source in self._files.sources.values())
         stored = decided.as_dict(topics)
         return inputs, Record.of(
             self._origin.arguments, stored, weights, input_files(decided), decided.inputs_in_memory()

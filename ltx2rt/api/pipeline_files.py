@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -59,9 +59,19 @@ class PipelineFiles:
         arguments = {name: value for name, value in plain_values(self.given).items() if value != defaults.get(name)}
         return arguments if self.entry is None else {"pipeline": self.entry.name, **arguments}
 
+    def weights_with(self, found: Iterable[Path]) -> tuple[Path, ...]:
+        """Every file that is used, and every folder that is read as one.
+
+        Args:
+            found: where the parts of the model are; a folder that was given as the whole model stands for these.
+        """
+        found = list(found)
+        given = (path for path in self.weights if path in found or not path.is_dir())
+        return tuple(dict.fromkeys((*given, *found)))
+
     @property
     def weights(self) -> tuple[Path, ...]:
-        """Every file that is used."""
+        """Everything that was given, and what stands for it where nothing was."""
         used = self.used
         single = (used.checkpoint, *used.parts.values())
         with_strength = (*used.loras, *(() if used.distilled_lora is None else (used.distilled_lora,)))

@@ -144,8 +144,6 @@ def _prepare(
         raise UsageError(f"the prompt is empty; say what to generate with {spelled('prompt')}.")
     if not given.has_model:
         given = replace(given, checkpoint=embedded.CHECKPOINT, text_encoder=embedded.TEXT_ENCODER)
-    elif given.text_encoder is None:
-        raise UsageError(f"the text encoder is missing; give {spelled('text_encoder', 'FOLDER')}.")
 
     def work(run: Run) -> list[PromptContext]:
         settings = run.inputs.settings
@@ -155,4 +153,8 @@ def _prepare(
             run.inputs = replace(run.inputs, settings=settings)
         return encode_prompts(run, [settings.prompt or "", settings.negative_prompt or ""])
 
-    return WeightSet.open(given), GenerationInputs.without_clip(settings, dtype=MLX_DTYPES[given.dtype]), work
+    files = WeightSet.open(given)
+    files.require("connectors", "text_projection")
+    if not files.has(TEXT_ENCODER):
+        raise UsageError(f"the text encoder is missing; give {spelled('text_encoder', 'PATH')}.")
+    return files, GenerationInputs.without_clip(settings, dtype=MLX_DTYPES[given.dtype]), work

@@ -16,7 +16,7 @@ from ltx2rt.convert.conversion import ConversionReport, convert
 from ltx2rt.convert.formats import TARGETS
 from ltx2rt.errors import UsageError, write_failure
 
-_SECONDS_BETWEEN_LINES = 5.0
+_SECONDS_BETWEEN_LINES = 10.0
 
 
 def add_parser(subparsers: Any) -> None:

@@ -6,7 +6,9 @@ import math
 import os
 import time
 from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,11 @@ from ltx2rt.memory.measure import reset_resident_peak, resident_peak_bytes
 from ltx2rt.paths import expanded
 from ltx2rt.weights.checkpoint import Checkpoint
 from ltx2rt.weights.formats import DENSE
+
+# Tensors at a time; each takes a few hundred rows of memory.
+_MOST_THREADS = 4
+# At a time, of a tensor that stays as it is.
+_COPIED_BYTES = 16 << 20
 
 # Called with the bytes of the input that are done, and all of them.
 Observer = Callable[[int, int], None]
@@ -134,7 +141,7 @@ def convert(
         source=str(source),
         target=str(target),
         format=format_name,
-        source_bytes=sum(write.source_bytes for write in plan.writes),
+        source_bytes=plan.source_bytes,
         target_bytes=arrangement.size,
         seconds=time.perf_counter() - start,
         peak_bytes=resident_peak_bytes(),
@@ -146,23 +153,39 @@ def convert(
 
 def _write_all(checkpoint: Checkpoint, plan: Plan, out: GrowingFile, observer: Observer | None) -> list[ClassReport]:
     classes: dict[tuple[str, str], ClassReport] = {}
-    total, done = sum(write.source_bytes for write in plan.writes), 0
+    total, done = plan.source_bytes, 0
     for name, data in plan.files.items():
         out.append(name, data)
-    for write in plan.writes:
-        energy = lost = 0.0
-        for piece in _pieces(checkpoint, write):
-            for suffix, items in piece.items.items():
-                out.append(write.written_name(suffix), items)
-            energy += piece.energy
-            lost += piece.lost
-        if write.encoder is not None:
-            key = write.layers, write.encoder.name
-            classes.setdefault(key, ClassReport(*key)).add(write.name, energy, lost)
-        done += write.source_bytes
-        if observer is not None:
-            observer(done, total)
+    for name, file in plan.copies.items():
+        nbytes = file.tensors[name].nbytes
+        for start in range(0, nbytes, _COPIED_BYTES):
+            out.append(name, file.bytes(name, start, start + _COPIED_BYTES))
+        done += nbytes
+    with ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1), "convert") as pool:
+        try:
+            written = pool.map(partial(_write, checkpoint, out), plan.writes)
+            for write, (energy, lost) in zip(plan.writes, written, strict=True):
+                if write.encoder is not None:
+                    key = write.layers, write.encoder.name
+                    classes.setdefault(key, ClassReport(*key)).add(write.name, energy, lost)
+                done += write.source_bytes
+                if observer is not None:
+                    observer(done, total)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)  # what has begun ends with its tensor
+            raise
     return sorted(classes.values(), key=lambda row: (row.written_as in ("bf16", "f32", "f16"), row.layers))
+
+
+def _write(checkpoint: Checkpoint, out: GrowingFile, write: Write) -> tuple[float, float]:
+    """Write one tensor; the sums of the squares of its values and of what changed."""
+    energy = lost = 0.0
+    for piece in _pieces(checkpoint, write):
+        for suffix, items in piece.items.items():
+            out.append(write.written_name(suffix), items)
+        energy += piece.energy
+        lost += piece.lost
+    return energy, lost
 
 
 def _pieces(checkpoint: Checkpoint, write: Write) -> Iterator[Piece]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -18,7 +19,8 @@ _ROOM_TO_SPARE = 64 << 20
 
 
 class GrowingFile:
-    """The file at ``path``, arranged before. Leaving the context by an exception removes what was written.
+    """The file at ``path``, arranged before. Leaving the context by an exception removes what was written. Threads may
+    write different tensors at the same time.
 
     Args:
         path: the target; replaced if it exists.
@@ -36,6 +38,7 @@ class GrowingFile:
         self._arrangement = arrangement
         self._ends = {name: arrangement.positions[name] + entry.nbytes for name, entry in entries.items()}
         self._next = dict(arrangement.positions)
+        self._lock = threading.Lock()
         try:
             self._target = AtomicFile(path)
         except OSError as error:
@@ -50,13 +53,14 @@ class GrowingFile:
     def append(self, name: str, items: Array | bytes) -> None:
         """The items, or bytes, of a tensor that follow those written before."""
         data = items if isinstance(items, bytes) else _bytes(items)
-        position = self._next[name]
+        position = self._next[name]  # a tensor is written by one thread
         self._next[name] += len(data)
         if self._next[name] > self._ends[name]:
             raise ValueError(f"tensor {name!r} gets {self._next[name] - self._ends[name]} bytes too many.")
         try:
-            self._target.file.seek(position)
-            self._target.file.write(data)
+            with self._lock:
+                self._target.file.seek(position)
+                self._target.file.write(data)
         except OSError as error:
             raise write_failure(self.path, error) from error
 

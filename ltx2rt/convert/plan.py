@@ -19,7 +19,8 @@ from ltx2rt.types import ParamSpec
 from ltx2rt.weights.checkpoint import Checkpoint
 from ltx2rt.weights.formats import DENSE, companion_of
 from ltx2rt.weights.formats.linear_format import FLOATS
-from ltx2rt.weights.names.official import TRANSFORMER, full_name
+from ltx2rt.weights.names.official import IGNORED, TRANSFORMER, full_name, locate
+from ltx2rt.weights.tensor_source import WeightFile
 from ltx2rt.weights.tokenizer import GemmaTokenizer
 
 _TEXT_ENCODER, _TEXT_ASSETS = "text_encoder", "text_assets"
@@ -29,6 +30,8 @@ _PACKED_TOKENIZERS = frozenset(("tokenizer_json", "spiece_model"))
 # What some programs declare about the formats of a whole file.
 _STALE_METADATA = ("_quantization_metadata",)
 _TABLE = "scale_shift_table"
+# A marker of what the whole file was, and a second copy of the embedding.
+_NOT_COPIED = ("scaled_fp8", "lm_head.weight")
 _MOST_SMALL_VALUES = 1024
 
 
@@ -68,12 +71,14 @@ class Plan:
     Attributes:
         writes: every tensor.
         files: tensor -> bytes that come from beside the weights: the tokenizer.
+        copies: tensors that no model here uses and that other programs may, copied byte by byte, with their files.
         metadata: of the new file.
         left_out: components, and numbers of tensors that belong to none, that are not written.
     """
 
     writes: list[Write]
     files: Mapping[str, bytes]
+    copies: Mapping[str, WeightFile]
     metadata: Mapping[str, str]
     left_out: list[str] = field(default_factory=list)
 
@@ -81,7 +86,16 @@ class Plan:
     def entries(self) -> dict[str, Entry]:
         """Name -> every tensor of the new file."""
         packed = {name: Entry("U8", (len(data),), len(data)) for name, data in self.files.items()}
-        return {w.written_name(suffix): entry for w in self.writes for suffix, entry in w.entries.items()} | packed
+        infos = {name: file.tensors[name] for name, file in self.copies.items()}
+        copied = {name: Entry(info.dtype, info.shape, info.nbytes) for name, info in infos.items()}
+        written = {w.written_name(suffix): entry for w in self.writes for suffix, entry in w.entries.items()}
+        return written | packed | copied
+
+    @property
+    def source_bytes(self) -> int:
+        """What is read."""
+        copied = sum(file.tensors[name].nbytes for name, file in self.copies.items())
+        return sum(write.source_bytes for write in self.writes) + copied
 
 
 def make_plan(checkpoint: Checkpoint, format_name: str, target: Target, only: Collection[str] = ()) -> Plan:
@@ -115,10 +129,19 @@ def make_plan(checkpoint: Checkpoint, format_name: str, target: Target, only: Co
             f"{target.choice.words}. Give a file that has them, or choose another format."
         )
     left_out = [name for name in held if name not in chosen]
-    spare = len(checkpoint.ignored) + len(checkpoint.unknown)
+    copies = {} if only or target.container is GGUF else _copies(checkpoint)
+    spare = len(checkpoint.ignored) + len(checkpoint.unknown) - len(copies)
     if spare:
         left_out.append(f"{spare} tensors that no model here uses")
-    return Plan(writes, _tokenizer(checkpoint, chosen, left_out), _metadata(checkpoint, chosen), left_out)
+    return Plan(writes, _tokenizer(checkpoint, chosen, left_out), copies, _metadata(checkpoint, chosen), left_out)
+
+
+def _copies(checkpoint: Checkpoint) -> dict[str, WeightFile]:
+    """The tensors with official names that are known and not used here, such as a vision tower."""
+    ignored = {
+        name for name in checkpoint.ignored if (locate(name) or ("",))[0] == IGNORED and not name.endswith(_NOT_COPIED)
+    }
+    return {name: file for file in checkpoint.files for name in file.tensors if name in ignored}
 
 
 def _component_writes(checkpoint: Checkpoint, component: str, target: Target) -> list[Write]:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from ltx2rt.errors import CheckpointError
+from ltx2rt.errors import CheckpointError, Ltx2rtError
 from ltx2rt.graph.models.audio import mel, vocoder
 from ltx2rt.graph.models.audio import vae as audio_vae
 from ltx2rt.graph.models.text import connector, duration_head, feature_extractor
@@ -23,6 +23,7 @@ from ltx2rt.graph.models.video_vae.convolutional_decoder import ConvolutionalDec
 from ltx2rt.graph.protocols import TextEncoder, VideoDecoder
 from ltx2rt.types import ParamSpec
 from ltx2rt.weights.checkpoint import Checkpoint
+from ltx2rt.weights.config import require_plausible
 from ltx2rt.weights.generations import LTX_2
 from ltx2rt.weights.sets.pairing import check_declared
 
@@ -48,7 +49,7 @@ class Component(Generic[Config]):
 
     Attributes:
         name: its place in a `WeightSet`.
-        parse: the configuration, from the checkpoint that holds the component.
+        read: the configuration, from the checkpoint that holds the component; `parse` is what to call.
         specs: every tensor that the model of a configuration may need.
         expected: what a file that holds the component should have of it; None: all of ``specs``. Files may hold a part
             of a component, and models that we do not have.
@@ -56,7 +57,7 @@ class Component(Generic[Config]):
     """
 
     name: str
-    parse: Callable[[Checkpoint], Config]
+    read: Callable[[Checkpoint], Config]
     specs: Callable[[Config], list[ParamSpec]]
     expected: Callable[[Checkpoint], Expected] | None = None
     stored: str = ""
@@ -64,6 +65,24 @@ class Component(Generic[Config]):
     @property
     def stored_name(self) -> str:
         return self.stored or self.name
+
+    def parse(self, checkpoint: Checkpoint) -> Config:
+        """The configuration, from the checkpoint that holds the component.
+
+        Raises:
+            CheckpointError: it is missing, contradictory or not supported, or its values are none.
+        """
+        require_plausible(checkpoint.section(self.stored_name), f"{checkpoint.path}: the configuration")
+        try:
+            return self.read(checkpoint)
+        except Ltx2rtError:
+            raise
+        except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+            # Any value of a file may be of another kind than the models expect, or a number that makes no sense.
+            raise CheckpointError(
+                f"{checkpoint.path}: the configuration of the {self.name} cannot be used "
+                f"({type(error).__name__}: {error}); the file is damaged, download or convert it again."
+            ) from error
 
     def expectation(self, checkpoint: Checkpoint) -> Expected:
         """What ``checkpoint``, which holds the component, should have of it.
@@ -101,7 +120,7 @@ def _parse_text_projection(checkpoint: Checkpoint) -> feature_extractor.FeatureE
 
 
 def _expected_text_projection(checkpoint: Checkpoint) -> Expected:
-    if not checkpoint.components & {"transformer", "video_connector"}:
+    if not (checkpoint.components & {"transformer", "video_connector"} or checkpoint.is_described):
         return NOTHING_KNOWN  # its output widths are stated in another file, that of the connectors
     return Expected(feature_extractor.param_specs(TEXT_PROJECTION.parse(checkpoint)))
 

@@ -60,7 +60,7 @@ E = TypeVar("E")
 
 def find_cases(golden: GoldenFile) -> Iterator[Case]:
     """Cases of a file below ``pipelines`` whose pipeline this version has."""
-    if golden.path.parent.name != "pipelines" or pipeline_of(golden) is None:
+    if golden.path.parent.name != "pipelines" or "files" in golden.metadata or pipeline_of(golden) is None:
         return
     comparison = Comparison(golden)
     yield Case(f"{golden.name}/saved", comparison.saved)

@@ -11,7 +11,18 @@ from typing import Any
 import numpy as np
 
 from ltx2rt.errors import Ltx2rtError, UsageError
-from ltx2rt.verify import audio, diffusion, formats, media, pipelines, text, transformer, upscaler, video_vae
+from ltx2rt.verify import (
+    audio,
+    diffusion,
+    formats,
+    media,
+    pipelines,
+    stage_passes,
+    text,
+    transformer,
+    upscaler,
+    video_vae,
+)
 from ltx2rt.verify.coverage import file_not_covered, result_not_covered
 from ltx2rt.verify.golden import Case, CaseFinder, Check, GoldenFile
 
@@ -24,6 +35,7 @@ FINDERS: tuple[CaseFinder, ...] = (
     media.find_cases,
     diffusion.find_cases,
     pipelines.find_cases,
+    stage_passes.find_cases,
     formats.find_cases,
 )
 # The table of contents that a golden folder may have: per file its tensors with dtype and shape.

@@ -46,7 +46,7 @@ from ltx2rt.verify.golden import GoldenFile
 def pipeline_of(golden: GoldenFile) -> str | None:
     """Our name of the pipeline that a golden file was saved from; None if this version does not have it."""
     saved = str(golden.metadata.get("pipeline"))
-    if "checkpoint" not in golden.metadata:
+    if not {"checkpoint", "files"} & golden.metadata.keys():
         return None
     # The official name, which a case's own suffix may follow; the longest of those that fit.
     named = {official.replace("-", "_"): e.name for e in PIPELINES.values() for official in (e.name, *e.aliases)}

@@ -34,12 +34,10 @@ def tiled_rows(stored: Array, rows: Array, columns: int) -> Array:
         rows: numbers of the rows that are wanted.
         columns: of the matrix of scales.
     """
-    row, column = rows[:, None], np.arange(columns)[None]
-    tiles_across = stored.shape[1] // _TILE_COLUMNS
-    tile = (row // _TILE_ROWS) * tiles_across + column // _TILE_COLUMNS
-    in_tile = (row % 32) * 16 + (row % _TILE_ROWS) // 32 * 4 + column % _TILE_COLUMNS
-    found: Array = stored.reshape(-1)[tile * (_TILE_ROWS * _TILE_COLUMNS) + in_tile]
-    return found
+    tiles = stored.reshape(-1, stored.shape[1] // _TILE_COLUMNS, 32, 4, _TILE_COLUMNS)  # down, across, line, quarter
+    by_row = tiles.transpose(0, 3, 2, 1, 4)
+    found: Array = by_row[rows // _TILE_ROWS, rows % _TILE_ROWS // 32, rows % 32]
+    return found.reshape(len(rows), -1)[:, :columns]
 
 
 def padded(size: int, multiple: int) -> int:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 
 from ltx2rt.errors import CheckpointError
-from ltx2rt.types import Array, LinearWeight, ParamSpec
+from ltx2rt.types import FLOAT32_BYTES, Array, LinearWeight, ParamSpec
 from ltx2rt.weights.block_stream import BlockLayout, BlockStream, Wanted
 from ltx2rt.weights.config import complete_config, config_section, parse_config
 from ltx2rt.weights.detection import read_json, refuse_foreign_tensors
@@ -35,7 +35,7 @@ from ltx2rt.weights.names import assign
 from ltx2rt.weights.names.llama_cpp import is_gemma
 from ltx2rt.weights.names.origin import OfficialTensors, Origin
 from ltx2rt.weights.sets.description import Description
-from ltx2rt.weights.sets.units import Unit, followed, units_of
+from ltx2rt.weights.sets.units import Unit, followed, unit_of, units_of
 from ltx2rt.weights.tensor_loading import load_array, require_matrix
 from ltx2rt.weights.tensor_source import DTYPES, TensorInfo, TensorSource, WeightFile, entry
 from ltx2rt.weights.weight_file import open_weight_file
@@ -183,7 +183,8 @@ class Checkpoint:
             tensors, metadata = read_manifest(path)
             return cls(path, [(None, tensors)], metadata)
         single = open_weight_file(path)
-        checkpoint = cls(path, [(single, single.tensors)], single.metadata)
+        metadata = _merged(dict(unit_of(path).metadata), single.metadata, str(path))
+        checkpoint = cls(path, [(single, single.tensors)], metadata)
         beside = path.with_name("config.json")
         if "text_encoder" in checkpoint.components and "gemma_config" not in single.metadata and beside.exists():
             checkpoint._hf_config = read_json(beside)
@@ -226,6 +227,11 @@ class Checkpoint:
         other = copy.copy(self)
         other._description = description
         return other
+
+    @property
+    def is_described(self) -> bool:
+        """Whether its configuration is that of a set of files."""
+        return self._description is not None
 
     @property
     def components(self) -> frozenset[str]:
@@ -474,7 +480,8 @@ class Checkpoint:
                 temporary += encoding.nbytes  # it is read in the order of the file first
             changes = changes_of(component, spec.name, loras)
             if changes:
-                fusing = fusing_bytes(spec.shape, changes)
+                decoding = prod(spec.shape) * FLOAT32_BYTES + form.loading_bytes(encoding, spec.shape)
+                fusing = max(fusing_bytes(spec.shape, changes), decoding)
                 temporary = encoding.nbytes + fusing
                 working = max(working, fusing)
                 fused = None if fuse_dtype is None else prod(spec.shape) * fuse_dtype.size
@@ -495,18 +502,21 @@ class Checkpoint:
         encoding = self._encoding(component, name, shape)
         return format_of(encoding), encoding
 
-    def formats(self, component: str, *, by_dtype: bool = False) -> Counter[str]:
+    def formats(self, component: str, specs: Iterable[ParamSpec] = (), *, by_dtype: bool = False) -> Counter[str]:
         """Name of a format -> how many tensors of a component are stored so; what accompanies them is not counted.
 
         Args:
             component: whose tensors.
+            specs: what the model needs, as far as it is known; some formats need the shapes to be named exactly.
             by_dtype: dense tensors count under their dtype, ``bf16``.
         """
         names = [name for name in self._components.get(component, {}) if companion_of(name) == name]
         found: Counter[str] = Counter()
-        for encoding in (self._encoding(component, name) for name in names):
-            form = format_of(encoding)
-            found[encoding.info.dtype.lower() if by_dtype and form is DENSE else form.label(encoding)] += 1
+        shapes = {spec.name: spec.shape for spec in specs}
+        for name in names:
+            encoding = self._encoding(component, name)
+            form, shape = format_of(encoding), shapes.get(name)
+            found[encoding.info.dtype.lower() if by_dtype and form is DENSE else form.label(encoding, shape)] += 1
         return found
 
     def problems(self, component: str, specs: Iterable[ParamSpec]) -> tuple[list[str], list[str]]:

@@ -19,6 +19,10 @@ from ltx2rt.weights.tensor_source import TensorInfo
 
 Tensors = Mapping[str, TensorInfo]
 
+# How the keys of what a model makes many parts of end; published models have up to 60 layers.
+_COUNTS = ("layers", "blocks", "num_registers", "learnable_registers")
+_MAX_COUNT = 8192
+
 
 def parse_config(metadata: Mapping[str, str], where: str) -> dict[str, Any]:
     """The ``config`` metadata, with ``gemma_config`` as its section ``text_encoder``; empty if neither is stated.
@@ -51,6 +55,29 @@ def _parse_object(metadata: Mapping[str, str], key: str, where: str) -> dict[str
     if not isinstance(value, dict):
         raise CheckpointError(f"{where}: the {key!r} metadata is a JSON {type(value).__name__}, not an object.")
     return value
+
+
+def require_plausible(section: Mapping[str, Any], where: str) -> None:
+    """Check that what a configuration counts are numbers of layers and blocks of a model, before it makes as many.
+
+    Raises:
+        CheckpointError: a count is no whole number or too large; ``where`` names the configuration.
+    """
+    waiting: list[Any] = [section]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, list):
+            waiting += part
+        if not isinstance(part, Mapping):
+            continue
+        for key, value in part.items():
+            if not key.endswith(_COUNTS) or isinstance(value, (list, Mapping)):
+                waiting.append(value)
+            elif value is not None and not (isinstance(value, int) and value <= _MAX_COUNT):
+                raise CheckpointError(
+                    f"{where}: {key} must be a whole number up to {_MAX_COUNT}, got {str(value)[:80]!r}; the file is "
+                    "damaged."
+                )
 
 
 def complete_config(stated: Mapping[str, Any], components: Mapping[str, Tensors], where: str) -> dict[str, Any]:

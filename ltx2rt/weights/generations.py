@@ -27,6 +27,8 @@ class Generation:
         num_inference_steps: default of guided pipelines.
         stg_block: the block that guidance perturbs by default.
         image_crf: default H.264 quality of the round trip that image conditions go through.
+        ancestral_since: the first model version whose distilled stages are sampled with fresh noise in every step;
+            None: those of none are.
 
     Source of the defaults: Lightricks/LTX-2 ltx_pipelines/utils/constants.py @ v1.2.0.
     """
@@ -39,6 +41,16 @@ class Generation:
     num_inference_steps: int
     stg_block: int
     image_crf: int
+    ancestral_since: tuple[int, ...] | None = None
+
+    def is_ancestral(self, metadata: Mapping[str, str]) -> bool:
+        """Whether the distilled stages of a checkpoint of this generation are sampled with fresh noise in every step.
+
+        Args:
+            metadata: of the header of the file with the transformer, which need not state a version.
+        """
+        version = parse_version(metadata.get("model_version", ""))
+        return self.ancestral_since is not None and (not version or version >= self.ancestral_since)
 
 
 _GEMMA_3 = ("gemma3", "gemma3_text")
@@ -56,6 +68,7 @@ LTX_2_5 = Generation(
     num_inference_steps=30,
     stg_block=28,
     image_crf=18,
+    ancestral_since=(2, 5),
 )
 # Oldest first.
 GENERATIONS = (LTX_2, LTX_2_3, LTX_2_5)

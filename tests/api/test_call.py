@@ -269,7 +269,7 @@ def test_a_picture_may_be_a_path_in_a_list(pipeline: api.Pipeline, tmp_path: Pat
         ),
         ({"pipeline": "ltx-2.safetensors"}, "is no name of a pipeline; weights are given with checkpoint=FILE"),
         ({"pipeline": 3}, "3 is no name of a pipeline"),
-        ({"checkpoint": 3}, "checkpoint must be a path, got 3"),
+        ({"checkpoint": 3}, "checkpoint must be a path, or ORG/NAME or ORG/NAME:FILE of the hub, got 3"),
         ({"loras": "style.safetensors"}, "loras must be a list of LoRA files, .*, got 'style.safetensors'"),
         ({"loras": 3}, "loras must be a list of LoRA files, .*, got 3"),
         ({"distilled_lora": ["a"]}, "distilled_lora must be a LoRA file, a path or"),

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from ltx2rt.graph.models.layers.params import Params
-from ltx2rt.graph.models.text import connector, feature_extractor, gemma, gemma3
+from ltx2rt.graph.models.text import connector, feature_extractor, gemma, gemma3, gemma4
 from ltx2rt.graph.models.transformer import model as transformer
 from ltx2rt.graph.models.transformer.model import Modality
 from ltx2rt.graph.models.video_vae import specs as video_vae
@@ -255,6 +255,46 @@ def test_gemma_folder(tmp_path: Path) -> None:
     model = gemma.Gemma(config, Params(checkpoint.load("text_encoder", gemma.param_specs(config))))
     ids = GemmaTokenizer.from_path(folder).encode("a red circle moves left")
     assert all(0.3 < rms(state) < 3.0 for state in model.hidden_states(ids))
+
+
+def gemma_4_manifest(folder: Path, layers: int) -> Path:
+    """A text encoder file of LTX-2.5 with its projection, narrow."""
+    text = {
+        "model_type": "gemma4_unified_text",
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "num_global_key_value_heads": 1,
+        "head_dim": 32,
+        "global_head_dim": 64,
+        "attention_k_eq_v": True,
+        "num_hidden_layers": layers,
+        "layer_types": ["full_attention" if n % 3 == 2 else "sliding_attention" for n in range(layers)],
+        "vocab_size": 2000,
+    }
+    config = {"model_type": "gemma4_unified", "gemma_version": "gemma4-12b-ltx-v1", "text_config": text}
+    specs = gemma.param_specs(gemma4.Gemma4Config.from_dict(config))
+    tensors = {f"model.{spec.name}": ["BF16", list(spec.shape)] for spec in specs}
+    tensors["text_embedding_projection.video_aggregate_embed.weight"] = ["BF16", [48, 64 * (layers + 1)]]
+    path = folder / "gemma4.json"
+    path.write_text(json.dumps({"tensors": tensors, "metadata": {"gemma_config": config}}))
+    return path
+
+
+def test_text_encoder_of_25(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, path = gemma_4_manifest(tmp_path, 12), tmp_path / "gemma4.safetensors"
+    assert tool.main([str(source), str(path), "--layers", "6"]) == 0
+    checkpoint = Checkpoint.open(path)
+    config = gemma4.Gemma4Config.from_dict(checkpoint.section("text_encoder"))
+    assert config.global_layers == (False, False, True) * 2
+    assert checkpoint.problems("text_encoder", gemma.param_specs(config)) == ([], [])
+    assert checkpoint.names("text_projection")["video_aggregate_embed.weight"].shape == (48, 64 * 7)
+    model = gemma.Gemma(config, Params(checkpoint.load("text_encoder", gemma.param_specs(config))))
+    ids = GemmaTokenizer.of(checkpoint).encode("a red circle moves left")
+    assert all(0.3 < rms(state) < 3.0 for state in model.hidden_states(ids))
+    assert tool.main([str(source), str(path), "--layers", "4"]) == 2
+    assert "--layers must be one of 3, 6, 9, 12 for this text encoder, got 4" in capsys.readouterr().err
 
 
 def test_memory_does_not_depend_on_the_size(tmp_path: Path) -> None:

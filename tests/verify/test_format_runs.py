@@ -59,11 +59,6 @@ def test_what_no_run_can_be_made_with(tmp_path: Path) -> None:
     tensors = {name: RawTensor(file.tensors[name].dtype, file.raw(name)) for name in names}
     write_safetensors(tmp_path / "unstated.safetensors", tensors)
     assert "states no configuration" in no_run(tmp_path / "unstated.safetensors")
-    layers = {"model.layers.0.self_attn.q_proj.weight": np.zeros((4, 4), np.float32)}
-    layers["model.embed_tokens.weight"] = np.zeros((4, 4), np.float32)
-    config = {"gemma_config": json.dumps({"model_type": "gemma4_text"})}
-    write_safetensors(tmp_path / "gemma4.safetensors", layers, config)
-    assert "no model in this version" in no_run(tmp_path / "gemma4.safetensors")
 
 
 @pytest.fixture

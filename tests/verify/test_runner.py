@@ -86,7 +86,7 @@ def test_a_result_that_no_case_uses_fails(tmp_path: Path, monkeypatch: pytest.Mo
 def test_several_folders_are_verified(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "one").mkdir()
     (tmp_path / "two").mkdir()
-    one = folder(tmp_path / "one", "25_text")
+    one = folder(tmp_path / "one", "seams_1_4")
     two = folder(tmp_path / "two", a=np.zeros(1, np.float32))
     assert run_command(["verify", "--goldens", str(one), "--goldens", str(two)]) == 1
     assert "0 passed, 1 failed, 1 not covered" in capsys.readouterr().out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,10 @@ from tiny_files import (
 )
 
 from ltx2rt.errors import CheckpointError
+from ltx2rt.graph.components import TRANSFORMER
+from ltx2rt.inspection import inspect
 from ltx2rt.weights.checkpoint import Checkpoint
+from ltx2rt.weights.config import require_plausible
 from ltx2rt.weights.generations import LTX_2, LTX_2_3, LTX_2_5, Generation, parse_version
 from ltx2rt.weights.safetensors import write_safetensors
 
@@ -146,3 +150,41 @@ def test_tensors_that_tell_nothing(tmp_path: Path, name: str, shape: tuple[int, 
     write_safetensors(path, tensors)
     with pytest.raises(CheckpointError, match=message):
         _ = Checkpoint.open(path).config
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_layers": 2**40}, "num_layers must be a whole number up to 8192, got '1099511627776'"),
+        ({"num_layers": 1e300}, "num_layers must be a whole number"),
+        ({"connector_num_learnable_registers": "many"}, "learnable_registers must be a whole number up to 8192"),
+        ({"attention_head_dim": [1, 2]}, r"attention_head_dim is \[1, 2\]"),
+    ],
+)
+def test_configurations_that_no_model_has(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    """They are refused before as many layers are made; values of other kinds are no crash."""
+    config = {"transformer": {**TRANSFORMER_25, **changes}}
+    path = write_model(tmp_path / "a.safetensors", model_specs({"transformer": TRANSFORMER_25}), config)
+    with pytest.raises(CheckpointError, match=message):
+        TRANSFORMER.parse(Checkpoint.open(path))
+    report = next(report for report in inspect(path).components if report.name == "transformer")
+    assert re.search(message, report.error)
+
+
+@pytest.mark.parametrize("value", ["fast", 5, {"x": 1}, [[]], [2.5, "x"]])
+def test_values_of_another_kind_are_no_crash(tmp_path: Path, value: Any) -> None:
+    specs = {name: spec for name, spec in model_specs(CONFIG_19B).items() if name.startswith("vocoder.")}
+    config = {"vocoder": {**CONFIG_19B["vocoder"], "upsample_rates": value}}
+    path = write_model(tmp_path / "a.safetensors", specs, config)
+    (report,) = inspect(path).components
+    assert report.error or report.missing or report.misshapen
+
+
+def test_counts_are_looked_for_at_any_depth() -> None:
+    """Without recursion: JSON may be nested as deep as Python parses it."""
+    nested: Any = {"num_layers": 2**20}
+    for _ in range(5000):
+        nested = [{"x": nested}]
+    with pytest.raises(CheckpointError, match="test: num_layers must be a whole number"):
+        require_plausible({"encoder_blocks": nested}, "test")
+    require_plausible({"encoder_blocks": [["res_x", {"num_layers": 4}]], "num_layers": None}, "test")

@@ -201,6 +201,12 @@ def test_what_a_tensor_accompanies(name: str, accompanied: str) -> None:
     assert companion_of(name) == accompanied
 
 
+def test_bits_are_named_where_shapes_tell_them() -> None:
+    encoding = encoding_of("x.weight", {"x.weight": entry("U32", (8, 48)), "x.scales": entry("BF16", (8, 4))})
+    form = format_of(encoding)
+    assert [form.label(encoding, shape) for shape in (None, (8, 256), (8, 512))] == ["MLX int", "MLX int6", "MLX int3"]
+
+
 def test_packed_columns_are_inferred_or_said_to_be_in_doubt() -> None:
     packed = {"x.weight": entry("U32", (8, 16)), "x.scales": entry("BF16", (8, 8))}  # 2 bits in groups of 32
     assert _shape(packed, "x.weight", 2, "a file") == (8, 256)

@@ -53,12 +53,12 @@ class SamplerNoise(NamedTuple):
     """Random numbers that a sampler may draw.
 
     Attributes:
-        run: of the run; they depend on the user's seed.
         fixed: gives the step and the substep noise of res_2s, which start anew in every stage.
+        seeded: gives a source that starts anew, with the user's seed plus a number.
     """
 
-    run: NoiseSource
     fixed: Callable[[], tuple[NoiseSource, NoiseSource]]
+    seeded: Callable[[int], NoiseSource]
 
 
 class Sampler(Protocol):
@@ -128,8 +128,14 @@ class GradientEstimation(_FirstOrder):
 
 @dataclass(frozen=True)
 class AncestralEuler(_FirstOrder):
-    """`ancestral_loop` as a sampler; it draws from the run's noise."""
+    """`ancestral_loop` as a sampler.
 
+    Attributes:
+        seed_offset: its noise is that of the user's seed plus this; with 0 the first draw would be the noise that the
+            video starts from.
+    """
+
+    seed_offset: int
     eta: float = 1.0
     s_noise: float = 1.0
 
@@ -141,7 +147,8 @@ class AncestralEuler(_FirstOrder):
         audio: LatentState | None,
         noise: SamplerNoise,
     ) -> Iterator[SamplerStep]:
-        return ancestral_loop(denoise, sigmas, video, audio, noise.run, eta=self.eta, s_noise=self.s_noise)
+        source = noise.seeded(self.seed_offset)
+        return ancestral_loop(denoise, sigmas, video, audio, source, eta=self.eta, s_noise=self.s_noise)
 
 
 def euler_loop(

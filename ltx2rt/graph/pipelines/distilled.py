@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ltx2rt.graph.diffusion.samplers import EULER, AncestralEuler, Sampler
 from ltx2rt.graph.diffusion.schedules import distilled_sigmas, distilled_stage_2_sigmas
 from ltx2rt.graph.pipelines.checks import check_inputs
 from ltx2rt.graph.pipelines.pipeline import PipelineEntry
@@ -14,6 +15,9 @@ from ltx2rt.graph.stages.run import GeneratedClip, Run
 from ltx2rt.graph.stages.text.stage import positive_context
 from ltx2rt.graph.stages.weight_set import WeightSet
 
+# Added to the user's seed for the noise of the steps.
+_STAGE_1_SEED, _STAGE_2_SEED = 10_000, 20_000
+
 
 def check(inputs: GenerationInputs, files: WeightSet) -> None:
     """Raise UsageError or CheckpointError when the run cannot work; loads nothing."""
@@ -21,11 +25,20 @@ def check(inputs: GenerationInputs, files: WeightSet) -> None:
 
 
 def generate(run: Run) -> GeneratedClip:
-    """Source: Lightricks/LTX-2 ltx_pipelines/distilled.py @ v1.2.0."""
+    """Source: Lightricks/LTX-2 ltx_pipelines/distilled.py @ v1.2.0; the sampler of stage 2 as in 1.4."""
     conditions = Conditions(positive_context(run))
-    first = first_stage(run, Sampling(distilled_sigmas(), run.files.loras), conditions)
-    final = second_stage(run, Sampling(distilled_stage_2_sigmas(), run.files.loras), conditions, first)
+    loras = run.files.loras
+    first = first_stage(run, Sampling(distilled_sigmas(), loras, _sampler(run, _STAGE_1_SEED)), conditions)
+    final = second_stage(
+        run, Sampling(distilled_stage_2_sigmas(), loras, _sampler(run, _STAGE_2_SEED)), conditions, first
+    )
     return finish(run, final.video, final.audio)
+
+
+def _sampler(run: Run, seed_offset: int) -> Sampler:
+    """As the model of the run was distilled for."""
+    is_ancestral = run.files.generation.is_ancestral(run.files.checkpoint.metadata)
+    return AncestralEuler(seed_offset) if is_ancestral else EULER
 
 
 PIPELINE = PipelineEntry(

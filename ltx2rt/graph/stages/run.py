@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 
 import mlx.core as mx
 
@@ -68,6 +69,8 @@ class Run:
         noise: source of the random draws, in the order of the official code; default: what the settings say.
         journal: where results are kept and looked up, for runs that survive an interruption.
         sde_noise: makes the step and substep noise of each res_2s stage; default: the fixed seeds of the official code.
+        seeded_noise: makes the noise of each ancestral stage, from a number that is added to the seed; default: torch's
+            CPU generator.
         ledger: memory accounts; default: without a budget.
         planning: nothing is loaded or computed. Every stage only declares what it needs, in the ledger, and gives
             zeros of the right shape.
@@ -88,6 +91,7 @@ class Run:
         ledger: Ledger | None = None,
         planning: bool = False,
         keeping: Keeping | None = None,
+        seeded_noise: Callable[[int], NoiseSource] | None = None,
     ) -> None:
         self.files = files
         self.inputs = inputs
@@ -97,6 +101,7 @@ class Run:
         self.stages = StageRunner(self.ledger)
         self.noise: NoiseSource = noise_of(inputs.settings) if noise is None else noise
         self.sde_noise = fixed_sde_noise if sde_noise is None else sde_noise
+        self.seeded_noise = partial(_seeded_noise, inputs.settings) if seeded_noise is None else seeded_noise
         self.journal = journal
         self._keeping = keeping
         self._observer = observer
@@ -166,6 +171,11 @@ def noise_of(settings: Settings) -> NoiseSource:
         return source
     channels = settings.latents.shape[-1]
     return StartingNoise(settings.latents.reshape(1, -1, channels), source)
+
+
+def _seeded_noise(settings: Settings, offset: int) -> NoiseSource:
+    """The draws of torch's CPU generator with the user's seed plus ``offset``."""
+    return TorchCpuNoise((settings.seed or 0) + offset)
 
 
 def fixed_sde_noise() -> tuple[NoiseSource, NoiseSource]:

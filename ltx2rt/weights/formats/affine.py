@@ -35,9 +35,9 @@ class Affine(PackedFormat):
     def recognises(self, encoding: Encoding) -> bool:
         return encoding.info.dtype == "U32" and _SCALES in encoding.companions
 
-    def label(self, encoding: Encoding) -> str:
-        """With the number of bits, where the stored shapes tell it."""
-        bits = {form[0] for form in _forms(encoding)}
+    def label(self, encoding: Encoding, shape: tuple[int, ...] | None = None) -> str:
+        """With the number of bits, where the shapes tell it."""
+        bits = {bits for bits, _, columns in _forms(encoding) if shape is None or columns == shape[-1]}
         return f"MLX int{bits.pop()}" if len(bits) == 1 else self.name
 
     def own_fault(self, encoding: Encoding) -> str | None:

@@ -53,6 +53,7 @@ class Float8(ExpandedFormat):
     companions = SCALES
     bias_companions = _BIAS_SCALES
     unused = (".input_scale", ".scale_input")  # to quantise activations
+    slab_bytes = 6
     dtype: str
 
     def recognises(self, encoding: Encoding) -> bool:
@@ -69,7 +70,13 @@ class Float8(ExpandedFormat):
 
     def decoder(self, stored: Stored, shape: tuple[int, ...]) -> Callable[[Rows], Array]:
         scale = self._scale(stored)
-        return lambda rows: widen(stored.rows(rows), self.dtype) * scale
+
+        def decode(rows: Rows) -> Array:
+            values = widen(stored.rows(rows), self.dtype)
+            values *= scale
+            return values
+
+        return decode
 
     def _scale(self, stored: Stored) -> np.float32:
         found = stored.encoding.companion(*SCALES, *_BIAS_SCALES)

@@ -69,7 +69,7 @@ class Tiles(ExpandedFormat):
 
         def decode(rows: Rows) -> Array:
             values = self.codes(stored, rows).reshape(-1, shape[1] // size, size)
-            values = values * scale[np.arange(shape[0])[rows] // height]
+            values *= scale[np.arange(shape[0])[rows] // height]
             return values.reshape(-1, shape[1])
 
         return decode

@@ -61,7 +61,13 @@ class Float8Rows(PackedFormat):
         suffix = next(suffix for suffix in SCALES if suffix in stored.companions)
         scale = companion_values(stored, suffix).reshape(-1, 1)
         kind = float8_kind(encoding) or encoding.info.dtype
-        return lambda rows: widen(stored.rows(rows), kind) * scale[rows]
+
+        def decode(rows: Rows) -> Array:
+            values = widen(stored.rows(rows), kind)
+            values *= scale[rows]
+            return values
+
+        return decode
 
 
 def _shapes(rows: int) -> list[tuple[int, ...]]:

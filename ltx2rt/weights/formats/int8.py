@@ -47,7 +47,7 @@ class Int8(PackedFormat):
     def recognises(self, encoding: Encoding) -> bool:
         return encoding.info.dtype == "I8" and len(encoding.info.shape) > 1
 
-    def label(self, encoding: Encoding) -> str:
+    def label(self, encoding: Encoding, shape: tuple[int, ...] | None = None) -> str:
         return "int8 convrot" if _group(encoding.marker) else self.name
 
     def own_fault(self, encoding: Encoding) -> str | None:

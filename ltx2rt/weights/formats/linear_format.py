@@ -25,8 +25,6 @@ FLOATS = ("BF16", "F16", "F32", "F64")
 SLAB_ROWS = 512
 # Values of such a slab, unless one row has more: the rows of a text projection have up to 188160.
 _SLAB_VALUES = 1 << 22
-# Most temporary bytes per value of a slab while it is decoded: codes, float32 values, and their copies in between.
-_SLAB_BYTES = 20
 # How errors about a tensor end.
 CURE = "convert or download the file again, or use the bf16 or fp8 file"
 
@@ -138,8 +136,8 @@ class LinearFormat(ABC):
     def recognises(self, encoding: Encoding) -> bool:
         """Whether a tensor is stored in this format, as far as dtypes and companions tell."""
 
-    def label(self, encoding: Encoding) -> str:
-        """The format for people, with what makes this tensor special."""
+    def label(self, encoding: Encoding, shape: tuple[int, ...] | None = None) -> str:
+        """The format for people, with what makes this tensor special; ``shape``: the logical one, if it is known."""
         return self.name
 
     def fault(self, encoding: Encoding) -> str | None:
@@ -244,7 +242,13 @@ class LinearFormat(ABC):
 
 
 class ExpandedFormat(LinearFormat):
-    """A format that no kernel takes: loaded as dense bfloat16, each value rounded once."""
+    """A format that no kernel takes: loaded as dense bfloat16, each value rounded once.
+
+    Attributes:
+        slab_bytes: most temporary bytes per value of a slab while it is decoded: codes, float32 values, their copies.
+    """
+
+    slab_bytes: ClassVar[int] = 13
 
     @abstractmethod
     def decoder(self, stored: Stored, shape: tuple[int, ...]) -> Callable[[Rows], Array]:
@@ -261,7 +265,7 @@ class ExpandedFormat(LinearFormat):
 
     def loading_bytes(self, encoding: Encoding, shape: tuple[int, ...]) -> int:
         slab = min(shape[0], slab_rows(shape)) * prod(shape[1:]) if shape else 1
-        return 3 * encoding.companions_nbytes + _SLAB_BYTES * slab
+        return 3 * encoding.companions_nbytes + self.slab_bytes * slab
 
     def array(self, stored: Stored, shape: tuple[int, ...], axes: tuple[int, ...] | None = None) -> mx.array:
         dense = self._expanded(stored, shape, slabs(shape), shape)
@@ -286,13 +290,13 @@ class ExpandedFormat(LinearFormat):
         return LinearWeight("dense", values.astype(mx.bfloat16))
 
     def array_rows(self, stored: Stored, shape: tuple[int, ...], rows: Sequence[int]) -> mx.array:
-        return self._expanded(stored, shape, _some(rows), (len(rows), *shape[1:]))
+        return self._expanded(stored, shape, _some(rows, shape), (len(rows), *shape[1:]))
 
     def values_rows(self, stored: Stored, shape: tuple[int, ...], rows: Sequence[int]) -> mx.array:
         check_dimensions(shape, stored.where)
         result = mx.zeros((len(rows), *shape[1:]), dtype=mx.float32)
         if result.size:
-            self._decode(stored, shape, _some(rows), writable_view(result))
+            self._decode(stored, shape, _some(rows, shape), writable_view(result))
         return result
 
     def load_rows(self, stored: Stored, shape: tuple[int, ...], rows: Sequence[int]) -> LinearWeight:
@@ -320,6 +324,7 @@ class ExpandedFormat(LinearFormat):
             values = decode(rows)
             target[done : done + len(values)] = values
             done += len(values)
+            del values  # before the next ones are made
 
 
 class Packed(NamedTuple):
@@ -358,9 +363,10 @@ class PackedFormat(ExpandedFormat):
         return self.packed(encoding, shape) if usable else None
 
 
-def _some(rows: Sequence[int]) -> list[Array]:
-    """Rows of a tensor by their numbers, some at a time."""
-    return [from_numbers(rows[first : first + SLAB_ROWS], np.int64) for first in range(0, len(rows), SLAB_ROWS)]
+def _some(rows: Sequence[int], shape: tuple[int, ...]) -> list[Array]:
+    """Rows of a tensor of ``shape`` by their numbers, some at a time."""
+    step = slab_rows(shape)
+    return [from_numbers(rows[first : first + step], np.int64) for first in range(0, len(rows), step)]
 
 
 def slabs(shape: tuple[int, ...]) -> list[Rows]:

@@ -46,7 +46,7 @@ class MlxFloats(PackedFormat):
         scales = encoding.companions.get(_SCALES)
         return encoding.info.dtype == "U32" and scales is not None and scales.dtype == "U8"
 
-    def label(self, encoding: Encoding) -> str:
+    def label(self, encoding: Encoding, shape: tuple[int, ...] | None = None) -> str:
         mode = _mode(encoding)
         return self.name if mode is None else f"MLX {mode.name}"
 

@@ -51,7 +51,7 @@ class W4A8(PackedFormat):
         named = _RELATIVE in encoding.companions or _CHANNEL in encoding.companions
         return encoding.info.dtype in ("I8", "U8") and named
 
-    def label(self, encoding: Encoding) -> str:
+    def label(self, encoding: Encoding, shape: tuple[int, ...] | None = None) -> str:
         return "w6a8" if _bits(encoding) == 6 else self.name
 
     def own_fault(self, encoding: Encoding) -> str | None:

@@ -10,7 +10,7 @@ from ltx2rt.errors import CheckpointError
 from ltx2rt.weights.checkpoint import Checkpoint
 from ltx2rt.weights.generations import Generation, possible_generations
 from ltx2rt.weights.inferred_config import upscaler_section
-from ltx2rt.weights.sets.units import Unit, followed, units_of
+from ltx2rt.weights.sets.units import Unit, followed, shards_of, units_of
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,9 @@ def find(path: Path) -> Found:
     """
     path = followed(path)
     if not path.is_dir():
-        return Found(path, tuple(parts_of(Checkpoint.open(path))))
+        shards = shards_of(path)
+        whole = Checkpoint.open(path) if shards is None else Checkpoint.of_units(shards.path, [shards])
+        return Found(path, tuple(parts_of(whole)))
     units = units_of(path)
     if len(units) == 1:
         return Found(path, tuple(parts_of(Checkpoint.of_units(path, units))))

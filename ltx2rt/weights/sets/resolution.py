@@ -13,7 +13,15 @@ from ltx2rt.weights.checkpoint import Checkpoint
 from ltx2rt.weights.sets import parts as roles
 from ltx2rt.weights.sets.description import Description
 from ltx2rt.weights.sets.parts import NEEDED, OPTIONAL, ROLES, TRANSFORMER, UPSCALERS, Found, Part, Role, find, look
-from ltx2rt.weights.sets.units import Unit, comfyui_root, followed, is_text_encoder_folder, layout_of, units_of
+from ltx2rt.weights.sets.units import (
+    Unit,
+    comfyui_root,
+    followed,
+    is_text_encoder_folder,
+    layout_of,
+    repository_of,
+    units_of,
+)
 
 log = logging.getLogger(__name__)
 
@@ -282,8 +290,9 @@ def _around(named: Sequence[Path]) -> Iterator[Found]:
     folders = list(dict.fromkeys(path.parent for path in named if not path.is_dir()))
     for folder in folders:
         yield from _look_into(folder, seen)
-    for root in dict.fromkeys(root for path in named if (root := comfyui_root(path)) is not None):
-        yield from _look_into(root, seen)
+    for enclosing in (repository_of, comfyui_root):
+        for root in dict.fromkeys(root for path in named if (root := enclosing(path)) is not None):
+            yield from _look_into(root, seen)
     beside = [folder if folder.is_dir() else folder.parent for folder in named]
     for folder in dict.fromkeys(beside):
         encoders = [sub for sub in sorted(folder.iterdir()) if sub.is_dir() and is_text_encoder_folder(followed(sub))]

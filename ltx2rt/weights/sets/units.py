@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from ltx2rt.errors import CheckpointError
 from ltx2rt.weights.detection import OFFICIAL, read_json
+from ltx2rt.weights.lora.keys import is_lora
 from ltx2rt.weights.names.official import IGNORED, locate
 from ltx2rt.weights.sets.diffusers_config import official_config
 from ltx2rt.weights.weight_file import open_weight_file
@@ -102,6 +103,31 @@ def layout_of(folder: Path) -> Layout:
     return "flat"
 
 
+def unit_of(file: Path) -> Unit:
+    """A weight file with what a ``config.json`` beside it states of a diffusers component."""
+    return _with_class(file, (file,), file.with_name("config.json"))
+
+
+def shards_of(file: Path) -> Unit | None:
+    """All shards of the model of which a file is one; None: it is none, or the only one here."""
+    shard = _SHARD.match(file.stem)
+    if shard is None:
+        return None
+    files = [path for path in _weights(file.parent) if (other := _SHARD.match(path.stem)) and other[1] == shard[1]]
+    return _with_class(file.parent, tuple(files), file.with_name("config.json")) if len(files) > 1 else None
+
+
+def _with_class(path: Path, files: tuple[Path, ...], config: Path) -> Unit:
+    stated = read_json(config) if config.is_file() else {}
+    return _configured(path, files, stated if "_class_name" in stated else None)
+
+
+def repository_of(path: Path) -> Path | None:
+    """The diffusers repository in which a component's folder, or a file in it, lies; None: it lies in none."""
+    folders = (path.absolute().parent, path.absolute().parent.parent)
+    return next((folder for folder in folders if (folder / "model_index.json").is_file()), None)
+
+
 def units_of(folder: Path) -> list[Unit]:
     """What a folder holds, unit by unit; only JSON files are read, and headers where an index contradicts the folder.
 
@@ -114,7 +140,7 @@ def units_of(folder: Path) -> list[Unit]:
     if layout == "mlx":
         return _mlx_pack(folder)
     if layout == "gemma":
-        return [Unit(folder, _one_model(folder), hf_config=read_json(folder / "config.json"))]
+        return _text_encoders(folder)
     if layout == "comfyui":
         return _grouped(file for name in COMFYUI_FOLDERS for file in _below(folder / name))
     return _flat(folder)
@@ -151,6 +177,15 @@ def _below(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and not path.is_dir())
+
+
+def _text_encoders(folder: Path) -> list[Unit]:
+    """The model of a Hugging Face folder; GGUF files are models of their own, and count where there is no other."""
+    config = read_json(folder / "config.json")
+    shards = [path for path in _weights(folder) if path.suffix.lower() != ".gguf"]
+    if not shards and _index(folder) is None:
+        return [Unit(path, (path,)) for path in _weights(folder)] or [Unit(folder, _one_model(folder))]
+    return [Unit(folder, _one_model(folder), hf_config=config)]
 
 
 def _component_folders(folder: Path) -> list[Path]:
@@ -207,11 +242,14 @@ def _one_model(folder: Path) -> tuple[Path, ...]:
     index = _index(folder)
     if index is not None:
         return tuple(_indexed(folder, index))
-    found = _weights(folder)
-    unmarked = [path for path in found if _FP16 not in path.name]
+    found = [path for path in _weights(folder) if path.suffix.lower() != ".gguf"]
     if not found:
         raise CheckpointError(f"{folder}: no .safetensors file in this folder; give a weight file or a Gemma folder.")
-    return tuple(unmarked or found)
+    found = [path for path in found if _FP16 not in path.name] or found
+    if len(found) == 1:
+        return tuple(found)
+    # Adapters that were put beside a model are none of its shards.
+    return tuple(path for path in found if not is_lora(open_weight_file(path).tensors)) or tuple(found)
 
 
 def _indexed(folder: Path, index: Path) -> list[Path]:

@@ -214,7 +214,7 @@ def fixed_noise() -> tuple[TorchCpuNoise, TorchCpuNoise]:
 
 @pytest.mark.parametrize("sigmas", [SIGMAS, [0.9, 0.5, 0.2]], ids=["to clean", "to noise"])
 @pytest.mark.parametrize(
-    "sampler", [EULER, GradientEstimation(1.5), AncestralEuler(), Res2s()], ids=lambda sampler: type(sampler).__name__
+    "sampler", [EULER, GradientEstimation(1.5), AncestralEuler(1), Res2s()], ids=lambda sampler: type(sampler).__name__
 )
 def test_samplers_make_the_steps_and_evaluations_they_state(sampler: Sampler, sigmas: list[float]) -> None:
     levels, evaluated = np.array(sigmas, np.float32), []
@@ -223,18 +223,16 @@ def test_samplers_make_the_steps_and_evaluations_they_state(sampler: Sampler, si
         evaluated.append(sigma)
         return half(video, audio, sigma, step)
 
-    noise = SamplerNoise(TorchCpuNoise(0), fixed_noise)
+    noise = SamplerNoise(fixed_noise, TorchCpuNoise)
     steps = list(sampler.loop(counted, levels, make_state(3, 1), make_state(2, 2), noise))
     assert len(steps) == sampler.steps(levels) == steps[0].steps
     assert len(evaluated) == sampler.evaluations(levels)
 
 
-def test_the_ancestral_sampler_draws_from_the_noise_of_the_run() -> None:
+def test_the_ancestral_sampler_draws_from_a_source_of_its_own() -> None:
     state, levels = make_state(3, 1), np.array(SIGMAS, np.float32)
-    results = [
-        [*AncestralEuler(0.7).loop(half, levels, state, None, SamplerNoise(TorchCpuNoise(seed), fixed_noise))][-1]
-        for seed in (4, 4, 5)
-    ]
+    noise = SamplerNoise(fixed_noise, TorchCpuNoise)
+    results = [[*AncestralEuler(offset, 0.7).loop(half, levels, state, None, noise)][-1] for offset in (4, 4, 5)]
     *_, expected = ancestral_loop(half, levels, state, None, TorchCpuNoise(4), eta=0.7)
     latents = [result.video.latent for result in (*results, expected) if result.video is not None]
     np.testing.assert_array_equal(latents[0], latents[1])

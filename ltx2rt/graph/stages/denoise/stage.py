@@ -156,7 +156,7 @@ def _sample(
     model = _transformer(run, stage, config, task, need.settings)
     passes = TransformerPasses(model, positive, negative, need.settings["batch"])
     denoiser = GuidedDenoiser(passes, video=sampling.video_guider, audio=sampling.audio_guider)
-    observed, noise = _observed(run, task.name, denoiser), SamplerNoise(run.noise, run.sde_noise)
+    observed, noise = _observed(run, task.name, denoiser), SamplerNoise(run.sde_noise, run.seeded_noise)
     for step in sampling.sampler.loop(observed, sampling.sigmas, video, audio, noise):
         video, audio = step.video, step.audio
         run.emit(

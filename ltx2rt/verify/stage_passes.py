@@ -1,0 +1,203 @@
+"""Golden cases of runs that were saved pass by pass: one group ``pass.NN.`` for each call of the diffusion stage.
+
+The run draws its own noise, so that seeds and the order of draws are compared, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cached_property, partial
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ltx2rt.graph.diffusion.latent_state import LatentState
+from ltx2rt.graph.diffusion.noise import NoiseDtype, NoiseSource, TorchCpuNoise
+from ltx2rt.graph.pipelines import PIPELINES
+from ltx2rt.graph.settings.weight_files import WeightFiles
+from ltx2rt.graph.stages.decode.stage import decode_audio
+from ltx2rt.graph.stages.events import Event, Noised, StepDone
+from ltx2rt.graph.stages.inputs import GenerationInputs
+from ltx2rt.graph.stages.run import GeneratedClip, Run
+from ltx2rt.graph.stages.weight_set import WeightSet
+from ltx2rt.kernels.host import from_numbers
+from ltx2rt.types import Array
+from ltx2rt.verify.golden import Case, Check, GoldenFile
+from ltx2rt.verify.saved_run import SavedRun, pipeline_of
+from ltx2rt.weights.checkpoint import Checkpoint
+
+_LATENT = {"atol": 5e-4}
+_WAVEFORM = {"atol": 5e-4}
+# Both sides draw the same bits; logarithm and cosine come from other libraries.
+_NOISE = {"atol": 1e-6}
+# The text encoders that the transformers were saved with, by folder.
+_TEXT_ENCODERS = {"": "tiny-gemma3", "ltx25": "ltx25/tiny-gemma4-with-proj-ltx-2.5.safetensors"}
+# Of the latent of sound.
+_CHANNELS_OF_SOUND = 8
+
+
+def find_cases(golden: GoldenFile) -> Iterator[Case]:
+    """Cases of a file below ``pipelines`` that holds passes."""
+    if golden.path.parent.name != "pipelines" or "files" not in golden.metadata or pipeline_of(golden) is None:
+        return
+    run = _PassesRun(golden)
+    yield Case(f"{golden.name}/saved", partial(_saved, golden, run))
+    for index in range(run.saved_passes):
+        yield Case(f"{golden.name}/pass.{index:02d}", partial(_pass, golden, run, index))
+    yield Case(f"{golden.name}/audio", partial(_audio, golden, run))
+
+
+class _Recorded:
+    """The draws of another source, kept."""
+
+    def __init__(self, source: NoiseSource, draws: list[NDArray[Any]]) -> None:
+        self._source = source
+        self._draws = draws
+
+    def normal(self, shape: tuple[int, ...], dtype: NoiseDtype = "float32") -> NDArray[Any]:
+        self._draws.append(self._source.normal(shape, dtype))
+        return self._draws[-1]
+
+    def fork(self) -> NoiseSource:
+        return self._source.fork()
+
+
+class _Pass(NamedTuple):
+    """One call of the diffusion stage: its states, of which the video's is first, its steps, and what they drew."""
+
+    noised: list[Noised]
+    steps: list[StepDone]
+    draws: list[NDArray[Any]]
+
+
+class _PassesRun(SavedRun):
+    """Our run of a saved request with the seed that it was saved with."""
+
+    @property
+    def saved_passes(self) -> int:
+        """How many passes were saved."""
+        keys = self._golden.keys()
+        return len({key.split(".")[1] for key in keys if key.startswith("pass.")})
+
+    @cached_property
+    def inputs(self) -> GenerationInputs:
+        """The saved arguments; the run ends with the latents."""
+        inputs = super().inputs
+        return replace(inputs, settings=replace(inputs.settings, latents_only=True))
+
+    @cached_property
+    def passes(self) -> list[_Pass]:
+        """Every call of the diffusion stage, in order."""
+        assert self.clip is not None
+        return self._passes
+
+    @cached_property
+    def clip(self) -> GeneratedClip:
+        """What the pipeline returned."""
+        self._passes: list[_Pass] = []
+        draws: list[list[NDArray[Any]]] = []
+
+        def observe(event: Event) -> None:
+            if isinstance(event, Noised):
+                # A pass begins with the video's state, or with the sound's where there is no video.
+                if not self._passes or self._passes[-1].steps:
+                    self._passes.append(_Pass([], [], []))
+                self._passes[-1].noised.append(event)
+            elif isinstance(event, StepDone):
+                self._passes[-1].steps.append(event)
+
+        def seeded(offset: int) -> NoiseSource:
+            draws.append(self._passes[-1].draws)
+            return _Recorded(TorchCpuNoise((self.inputs.settings.seed or 0) + offset), draws[-1])
+
+        pipeline = PIPELINES[self._pipeline]
+        pipeline.check(self.inputs, self._files)
+        return pipeline.generate(Run(self._files, self.inputs, observe, seeded_noise=seeded))
+
+    def sound(self) -> tuple[Array, int]:
+        """Waveform (S, 2) and rate of the final latent."""
+        assert self.clip.audio_latent is not None
+        return decode_audio(Run(self._files, self.inputs), self.clip.audio_latent)
+
+    @cached_property
+    def _files(self) -> WeightSet:
+        root, files = self._golden.root, self._golden.metadata["files"]
+        folder = str(files["transformer"]).rpartition("/")[0]
+        weights = WeightSet.open(
+            WeightFiles(
+                checkpoint=root / files["transformer"],
+                text_encoder=root / _TEXT_ENCODERS[folder],
+                video_vae=root / files["video_vae"],
+                spatial_upscaler=root / files["upscaler"],
+            )
+        )
+        # The sound model may be that of another generation, of equal shapes; a run by itself would refuse it.
+        sound = Checkpoint.open(root / files["audio_vae"])
+        gaps = {name: why for name, why in weights.gaps.items() if name not in ("audio_vae", "vocoder")}
+        return replace(weights.with_sources({"audio_vae": sound, "vocoder": sound}), gaps=gaps)
+
+
+def _saved(golden: GoldenFile, run: _PassesRun) -> Iterator[Check]:
+    """As many passes and draws as were saved."""
+    yield Check("number of passes", from_numbers(len(run.passes)), from_numbers(run.saved_passes), atol=0)
+    for index, made in enumerate(run.passes):
+        saved = sum(len(golden.numbered(f"pass.{index:02d}.{stream}.step_noise")) for stream in ("video", "audio"))
+        yield Check(f"draws in pass {index}", from_numbers(len(made.draws)), from_numbers(saved), atol=0)
+
+
+def _pass(golden: GoldenFile, run: _PassesRun, index: int) -> Iterator[Check]:
+    made = run.passes[index]
+    draws = iter(made.draws)
+    for step in range(len(made.steps)):
+        for event in made.noised:
+            key = f"pass.{index:02d}.{event.modality}.step_noise.{step}"
+            if key in golden:
+                yield golden.check(key, next(draws), **_NOISE)
+    for event in made.noised:
+        prefix = f"pass.{index:02d}.{event.modality}."
+        yield golden.check(f"{prefix}noise_scale", from_numbers(np.float32(event.noise_scale)), **_NOISE)
+        if event.noise_scale > 0:
+            yield golden.check(f"{prefix}noise", event.noise, **_NOISE)
+        yield from _state(golden, prefix, event)
+        first, last = (getattr(made.steps[step], event.modality) for step in (0, -1))
+        yield golden.check(f"{prefix}after_step_0", first, **_LATENT)
+        if f"{prefix}out" in golden:  # not of a stream that is kept as it is
+            expected = golden.expected(f"{prefix}out")
+            yield Check(f"{prefix}out", _planes(last, expected.shape), expected, **_LATENT)
+
+
+def _state(golden: GoldenFile, prefix: str, event: Noised) -> Iterator[Check]:
+    """What was saved of a conditioned state; what was not is what a plain one has."""
+    state: LatentState = event.state
+    yield golden.check(f"{prefix}positions", state.positions, **_NOISE)
+    if f"{prefix}denoise_mask" in golden:
+        yield golden.check(f"{prefix}denoise_mask", state.denoise_mask[..., None], **_LATENT)
+        yield golden.check(f"{prefix}clean_latent", state.clean_latent, **_LATENT)
+    else:
+        mask = state.denoise_mask
+        yield Check(f"{prefix}denoise_mask (all of it)", mask, np.ones_like(mask), **_NOISE)
+    if f"{prefix}initial_latent" in golden:
+        yield golden.check(f"{prefix}initial_latent", event.before.latent, **_LATENT)
+    for name, value in (("keyframes_mask", state.keyframes_mask), ("attention_mask", state.attention_mask)):
+        if f"{prefix}{name}" in golden and value is not None:
+            yield golden.check(f"{prefix}{name}", value[..., None] if name == "keyframes_mask" else value, **_NOISE)
+
+
+def _planes(tokens: Array, shape: tuple[int, ...]) -> Array:
+    """Tokens (1, T, C), those that were appended left away, as the saved latent: (1, C, f, h, w) or (1, 8, L, 16)."""
+    if len(shape) == 5:
+        cells = tokens[:, : int(np.prod(shape[2:]))]
+        planes: Array = cells.reshape(1, *shape[2:], shape[1]).transpose(0, 4, 1, 2, 3)
+    else:
+        planes = tokens[:, : shape[2]].reshape(1, shape[2], _CHANNELS_OF_SOUND, -1).transpose(0, 2, 1, 3)
+    return planes
+
+
+def _audio(golden: GoldenFile, run: _PassesRun) -> Iterator[Check]:
+    waveform, rate = run.sound()
+    yield Check("rate", from_numbers(rate), from_numbers(int(golden.metadata["audio_sampling_rate"])), atol=0)
+    yield golden.check("audio_samples", from_numbers(len(waveform)), atol=0)
+    expected = golden.expected("audio_waveform")
+    yield Check("audio_waveform", waveform.T[:, : expected.shape[1]], expected, **_WAVEFORM)
