@@ -187,6 +187,15 @@ def test_what_metadata_state(tmp_path: Path, key: str, text: str, named: str | N
     assert evidence is None or evidence.source == f"{key} = {text}"
 
 
+def test_ltx_video_has_no_sound(tmp_path: Path) -> None:
+    tensors = {**pair(MODULE), **pair("transformer_blocks.0.audio_attn1.to_q")}
+    metadata = {"modelspec.architecture": "ltx-video/lora", "base_model": "ltxv"}
+    assert stated(opened(tmp_path / "a.safetensors", tensors, **metadata)) is None
+    evidence = stated(opened(tmp_path / "a.safetensors", pair(MODULE), **metadata))
+    assert evidence is not None
+    assert evidence.named == "LTX-Video"
+
+
 def test_what_modules_show(tmp_path: Path) -> None:
     shows = {
         "caption_projection.linear_1": "19b",
