@@ -53,6 +53,8 @@ from tiny_gguf import NUMBERS, text, value_bytes
 
 READERS = Path(ltx2rt.__file__).parent / "weights"
 _CHUNK = 500
+# A line of progress after so many of these.
+_REPORTED = 20
 # Part of the mutants that are made of whole models.
 _WHOLE = 0.02
 # Of each component, at the most, that are loaded.
@@ -879,6 +881,10 @@ def run(seed: int, first: int, stop: int, traced: bool, keep: Path | None) -> Ta
     return tally
 
 
+def _run(work: tuple[int, int, int, bool, Path | None]) -> Tally:
+    return run(*work)
+
+
 def _too_long(number: int, frame: FrameType | None) -> None:
     raise TimeoutError(f"a mutant took more than {_SECONDS} s")
 
@@ -964,8 +970,11 @@ def main() -> int:
     work = [(options.seed, at, stop, at < first + options.traced, options.keep) for at, stop in bounds]
     tally = Tally()
     with multiprocessing.get_context("spawn").Pool(options.jobs, _prepare) as pool:
-        for part in pool.starmap(run, work, chunksize=1):
+        for done, part in enumerate(pool.imap_unordered(_run, work), 1):
             tally.add(part)
+            if done % _REPORTED == 0:
+                seconds = time.perf_counter() - start
+                print(f"{done * _CHUNK} mutants, {seconds:.0f} s, {len(tally.failures)} failures", file=sys.stderr)
     report(tally, count, time.perf_counter() - start)
     return 1 if tally.failures else 0
 
