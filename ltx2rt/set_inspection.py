@@ -88,7 +88,7 @@ class SetReport:
 
 
 def is_set(path: Path) -> bool:
-    """Whether a path is a folder that holds more than one model or component in files of their own.
+    """Whether a path is a folder that holds more than one model or component in files of their own, and not LoRAs.
 
     Raises:
         CheckpointError: it is a folder of another model, or files are missing that it names.

@@ -96,3 +96,12 @@ class LinearWeight(NamedTuple):
     @property
     def nbytes(self) -> int:
         return sum(int(a.nbytes) for a in self.arrays)
+
+    def rows(self, index: Any) -> LinearWeight:
+        """Some rows of the matrix; ``index``: their numbers (n,), an integer array."""
+
+        def part(array: Any) -> Any:
+            """The rows of what has one for each of the matrix, not of what all rows share."""
+            return array if array is None or array.size == 1 else array[index]
+
+        return self._replace(values=self.values[index], scale=part(self.scale), zero=part(self.zero))

@@ -53,6 +53,8 @@ from tiny_gguf import NUMBERS, text, value_bytes
 
 READERS = Path(ltx2rt.__file__).parent / "weights"
 _CHUNK = 500
+# A line of progress after so many of these.
+_REPORTED = 20
 # Part of the mutants that are made of whole models.
 _WHOLE = 0.02
 # Of each component, at the most, that are loaded.
@@ -840,15 +842,15 @@ class Tally:
 def run(seed: int, first: int, stop: int, traced: bool, keep: Path | None) -> Tally:
     """The mutants from ``first`` to before ``stop``; ``traced`` records the lines that they reach."""
     small, whole, tally = corpus(), list(whole_models()), Tally()
-    before = signal.signal(signal.SIGALRM, _too_long)
+    before = signal.signal(signal.SIGPROF, _too_long)
     with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as folder:
         for index in range(first, stop):
             # Of its own, so that no file beside it is read with it.
             path = Path(folder) / f"{index}" / "mutant-dev.safetensors"
             path.parent.mkdir()
             path.write_bytes(Mutator(random.Random(f"{seed}/{index}")).mutant(small, whole))
-            start = time.perf_counter()
-            signal.alarm(_SECONDS)
+            start = time.process_time()
+            signal.setitimer(signal.ITIMER_PROF, _SECONDS * (5 if traced else 1))  # of this process
             if traced:
                 sys.settrace(_tracer(tally.lines))
             try:
@@ -870,13 +872,17 @@ def run(seed: int, first: int, stop: int, traced: bool, keep: Path | None) -> Ta
                 tally.failures.setdefault(where, (index, traceback.format_exc(limit=-6)))
             finally:
                 sys.settrace(None)
-                signal.alarm(0)
-            tally.slowest = max(tally.slowest, (time.perf_counter() - start, index))
+                signal.setitimer(signal.ITIMER_PROF, 0)
+            tally.slowest = max(tally.slowest, (time.process_time() - start, index))
             path.unlink()
             path.parent.rmdir()
-    signal.signal(signal.SIGALRM, before)
+    signal.signal(signal.SIGPROF, before)
     tally.peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return tally
+
+
+def _run(work: tuple[int, int, int, bool, Path | None]) -> Tally:
+    return run(*work)
 
 
 def _too_long(number: int, frame: FrameType | None) -> None:
@@ -964,8 +970,11 @@ def main() -> int:
     work = [(options.seed, at, stop, at < first + options.traced, options.keep) for at, stop in bounds]
     tally = Tally()
     with multiprocessing.get_context("spawn").Pool(options.jobs, _prepare) as pool:
-        for part in pool.starmap(run, work, chunksize=1):
+        for done, part in enumerate(pool.imap_unordered(_run, work), 1):
             tally.add(part)
+            if done % _REPORTED == 0:
+                seconds = time.perf_counter() - start
+                print(f"{done * _CHUNK} mutants, {seconds:.0f} s, {len(tally.failures)} failures", file=sys.stderr)
     report(tally, count, time.perf_counter() - start)
     return 1 if tally.failures else 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 import os
 import re
 from collections import Counter
@@ -38,6 +39,8 @@ from ltx2rt.weights.sets.units import Unit, followed, unit_of, units_of
 from ltx2rt.weights.tensor_loading import load_array, require_matrix
 from ltx2rt.weights.tensor_source import DTYPES, TensorInfo, TensorSource, WeightFile, entry
 from ltx2rt.weights.weight_file import open_weight_file
+
+log = logging.getLogger(__name__)
 
 Loaded = mx.array | LinearWeight
 
@@ -212,7 +215,7 @@ class Checkpoint:
         """
         if len(units) == 1 and units[0].files == (units[0].path,) and not units[0].metadata:
             return cls.open(units[0].path)
-        files = [open_weight_file(file) for unit in units for file in unit.files]
+        files = _without_loras(path, [open_weight_file(file) for unit in units for file in unit.files])
         metadata: dict[str, str] = {}
         for found in (*(unit.metadata for unit in units), *(file.metadata for file in files)):
             metadata = _merged(metadata, found, str(path))
@@ -611,6 +614,16 @@ class Checkpoint:
         return wanted + [
             (file, part) for (file, _), place in zip(wanted, found, strict=True) for part in place.origin.joined
         ]
+
+
+def _without_loras(path: Path, files: Sequence[WeightFile]) -> Sequence[WeightFile]:
+    """The files of a folder but for LoRAs among them, of which a warning tells; all where there is nothing else."""
+    loras = [file for file in files if is_lora(file.tensors)]
+    if len(loras) == len(files):
+        return files
+    for lora in loras:
+        log.warning("%s: a LoRA among the files of %s; it is left aside (--lora adds it)", lora.path, path)
+    return [file for file in files if file not in loras]
 
 
 def _merged(metadata: dict[str, str], more: Mapping[str, str], where: str) -> dict[str, str]:

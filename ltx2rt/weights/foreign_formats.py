@@ -14,32 +14,35 @@ _INSTEAD = "use the bf16, fp8, int8 or GGUF file"
 
 
 class _Foreign(NamedTuple):
-    """Tensors whose name ends so are of a weight stored as ``name``."""
+    """Tensors whose name ends so, after a dot, are of a weight stored as ``name``."""
 
-    pattern: re.Pattern[str]
+    pattern: str
     name: str
-
-
-def _foreign(pattern: str, name: str) -> _Foreign:
-    return _Foreign(re.compile(rf"(?:^|\.)(?:{pattern})$"), name)
 
 
 # The first that matches names the format.
 _FOREIGN = (
-    _foreign(r"weight\._(?:data|scale|shift)|weight_qtype", "optimum-quanto"),
-    _foreign(r"quant_state\.bitsandbytes__nf4|quant_state\.bitsandbytes__fp4", "bitsandbytes (nf4)"),
-    _foreign(
+    _Foreign(r"weight\._(?:data|scale|shift)|weight_qtype", "optimum-quanto"),
+    _Foreign(r"quant_state\.bitsandbytes__nf4|quant_state\.bitsandbytes__fp4", "bitsandbytes (nf4)"),
+    _Foreign(
         r"quant_state\.bitsandbytes__\w+|weight\.(?:nested_)?(?:absmax|quant_map)|SCB|weight_format", "bitsandbytes"
     ),
-    _foreign(r"weight\.nf4|nf4", "nf4"),
-    _foreign(r"qweight|qzeros|g_idx", "GPTQ"),
-    _foreign(r"weight_proj_down|weight_proj_up|weight_smooth_factor|smooth_factor|wscales|wtscale", "SVDQuant W4A4"),
-    _foreign(r"svd_up|svd_down", "SDNQ"),
-    _foreign(
+    _Foreign(r"weight\.nf4|nf4", "nf4"),
+    _Foreign(r"qweight|qzeros|g_idx", "GPTQ"),
+    _Foreign(r"weight_proj_down|weight_proj_up|weight_smooth_factor|smooth_factor|wscales|wtscale", "SVDQuant W4A4"),
+    _Foreign(r"svd_up|svd_down", "SDNQ"),
+    _Foreign(
         r"weight:\w+|weight\.(?:tensor_impl|layout_tensor|_weight_tensor|original_weight_tensor)\S*|weight_tensor_impl\S*",
         "torchao",
     ),
 )
+
+
+def _after_dot(pattern: str) -> re.Pattern[str]:
+    return re.compile(rf"(?:^|\.)(?:{pattern})$")
+
+
+_ANY = _after_dot("|".join(foreign.pattern for foreign in _FOREIGN))
 
 
 def refuse_foreign_formats(path: Path, tensors: Mapping[str, TensorInfo], metadata: Mapping[str, str]) -> None:
@@ -50,8 +53,10 @@ def refuse_foreign_formats(path: Path, tensors: Mapping[str, TensorInfo], metada
         tensors: name -> entry.
         metadata: of the header.
     """
-    for foreign in _FOREIGN:
-        name = next((name for name in tensors if foreign.pattern.search(name)), None)
+    suspects = [name for name in tensors if _ANY.search(name)]
+    for foreign in _FOREIGN if suspects else ():
+        pattern = _after_dot(foreign.pattern)
+        name = next((name for name in suspects if pattern.search(name)), None)
         if name is not None:
             raise CheckpointError(
                 f"{path}: tensor {name!r}: quantised with {foreign.name}, which is not supported; {_INSTEAD}."

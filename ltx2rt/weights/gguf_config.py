@@ -13,7 +13,9 @@ from ltx2rt.weights.gguf import GgufFile
 _EMBEDDING = "token_embd.weight"
 # Of the published families; headers may leave these out.
 _EPSILON, _WINDOW, _PATTERN, _LOCAL_THETA, _THETA = 1e-6, 1024, 6, 1e4, 1e6
-_GEMMA3_SCALING, _GEMMA4_PARTIAL_ROTARY = 8.0, 0.25
+_GEMMA4_PARTIAL_ROTARY = 0.25
+# How Gemma 3 12B, by its width, stretches positions, also where the header does not say it.
+_GEMMA3_SCALING, _SCALED_WIDTH = 8.0, 3840
 
 
 def gemma_config(file: GgufFile, stated: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -94,9 +96,11 @@ class _Header:
     def scaling(self) -> dict[str, Any] | None:
         """How global layers stretch positions, in the words of Hugging Face; None: not at all."""
         kind = self.file.metadata.get(f"{self.architecture}.rope.scaling.type")
-        if kind == "none":
+        factor = self.number("rope.scaling.factor", 0.0)
+        if kind is None and factor == 0.0 and self.size("embedding_length") == _SCALED_WIDTH:
+            factor = _GEMMA3_SCALING
+        if kind == "none" or factor == 0.0:
             return None
-        factor = self.number("rope.scaling.factor", _GEMMA3_SCALING)
         return {"rope_type": "linear" if kind is None else kind, "factor": factor}
 
     def _value(self, key: str) -> Any:

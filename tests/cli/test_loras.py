@@ -205,6 +205,16 @@ def test_inspect_names_method_targets_rank_scale_and_generation(
     assert ["lora_te_x"] in lines
 
 
+def test_inspect_takes_the_folders_that_generate_takes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lora_file(tmp_path / "adapter_model.safetensors", rank=4)
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 4, "lora_alpha": 2}))
+    assert run(["inspect", str(tmp_path)]) == 0
+    assert "0.5 (adapter_config.json)" in capsys.readouterr().out
+    lora_file(tmp_path / "another.safetensors")
+    assert run(["inspect", str(tmp_path)]) == 1
+    assert "holds 2 LoRA files (adapter_model.safetensors, another.safetensors)" in capsys.readouterr().err
+
+
 def test_nothing_is_computed_with_bad_values(tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = lora_file(tmp_path / "a.safetensors")
     file = SafetensorsFile(path)

@@ -260,6 +260,18 @@ def test_gemma_folder_in_shards(tmp_path: Path) -> None:
         Checkpoint.open(tmp_path)
 
 
+def test_a_lora_among_shards_is_left_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "gemma3", "text_config": {"hidden_size": 64}}')
+    for name, value in GEMMA.items():
+        save(tmp_path / f"{name}.safetensors", {f"language_model.model.{name}": value})
+    lora = {f"transformer_blocks.0.attn1.to_q.lora_{x}.weight": W for x in ("A", "B")}
+    path = save(tmp_path / "adapter.safetensors", lora)
+    with caplog.at_level("WARNING"):
+        checkpoint = Checkpoint.open(tmp_path)
+    assert set(checkpoint.names("text_encoder")) == set(GEMMA)
+    assert caplog.messages == [f"{path}: a LoRA among the files of {tmp_path}; it is left aside (--lora adds it)"]
+
+
 def test_gemma_file_beside_its_config(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "gemma3", "text_config": {"sliding_window": 48}}')
     path = save(tmp_path / "model.safetensors", {f"model.{name}": value for name, value in GEMMA.items()})

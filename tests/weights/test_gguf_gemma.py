@@ -86,7 +86,7 @@ def test_gemma3_configuration_is_one_that_the_model_takes(tmp_path: Path) -> Non
         sliding_window=48,
         query_pre_attn_scalar=32,
         rms_norm_eps=1e-6,
-        global_rope=RopeFrequencies(1e6, 8.0),
+        global_rope=RopeFrequencies(1e6),
         local_rope=RopeFrequencies(1e4),
     )
 
@@ -97,6 +97,8 @@ def test_what_the_header_states_about_positions(tmp_path: Path) -> None:
     assert found.global_rope == RopeFrequencies(1e6, 4.0)
     assert found.local_rope == RopeFrequencies(5000.0)
     assert found.global_layers == (False, True) * 3
+    wide = gemma3.Gemma3Config.from_dict(gemma_config(header(tmp_path, embedding_length=3840)))
+    assert wide.global_rope == RopeFrequencies(1e6, 8.0)  # of the 12B
     without = gemma3.Gemma3Config.from_dict(gemma_config(header(tmp_path, rope__scaling__type="none")))
     assert without.global_rope == RopeFrequencies(1e6)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,16 @@ def test_some_rows(tmp_path: Path, case: str) -> None:
         array = checkpoint.load_rows("transformer", spec_of(form, "as_stored"), rows)
         assert isinstance(array, mx.array)
         assert_close(float32(array), form.values[rows], ROUNDED)
+
+
+@EACH
+def test_rows_of_a_matrix_in_memory(tmp_path: Path, case: str) -> None:
+    form = encoded(case)
+    weight = Checkpoint.open(write(tmp_path / "a.safetensors", form)).load("transformer", [spec_of(form)])
+    (matrix,) = weight.values()
+    assert isinstance(matrix, LinearWeight)
+    rows = [len(form.values) - 1, 0, 0, 3]
+    assert_close(float32(dequantise(matrix.rows(mx.array(rows)))), form.values[rows], ROUNDED)
 
 
 @EACH
@@ -402,6 +413,8 @@ BAD: dict[str, tuple[Encoded, str]] = {
     ),
     "bitsandbytes int8": (plain(weight=I8, SCB=ONES), "bitsandbytes"),
     "GPTQ": (plain(qweight=I8, qzeros=I8, scales=ONES, g_idx=I8), "GPTQ"),
+    "torchao": (Encoded({"weight:qdata": I8, "weight:scale": ONES}, ONES), "torchao"),
+    "nf4": (plain(weight=U8, nf4=ONES), "nf4"),
     "SDNQ": (plain(weight=I8, svd_up=ONES, svd_down=ONES), "SDNQ"),
 }
 
@@ -415,6 +428,14 @@ def test_what_is_refused_when_a_file_is_opened(tmp_path: Path, kind: str) -> Non
             look(path)
         assert "to_q" in str(caught.value)
         assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("named", ["sdnq", "torchao", "svdquant"])
+def test_a_quantiser_that_metadata_names_is_refused(tmp_path: Path, named: str) -> None:
+    stated = {"quantization_config": json.dumps({"quant_method": named})}
+    write_safetensors(tmp_path / "a.safetensors", OTHER, stated)
+    with pytest.raises(CheckpointError, match=f"(?i)metadata 'quantization_config': quantised with {named}"):
+        Checkpoint.open(tmp_path / "a.safetensors")
 
 
 SPOILED = {

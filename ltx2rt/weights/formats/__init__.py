@@ -13,7 +13,7 @@ from ltx2rt.weights.formats.float8_blocks import Float8Blocks
 from ltx2rt.weights.formats.float8_rows import Float8Rows
 from ltx2rt.weights.formats.ggml import GGML_FORMATS
 from ltx2rt.weights.formats.int8 import Int8, Int8Blocks
-from ltx2rt.weights.formats.linear_format import Encoding, LinearFormat
+from ltx2rt.weights.formats.linear_format import FLOATS, Encoding, LinearFormat
 from ltx2rt.weights.formats.mlx_floats import MlxFloats
 from ltx2rt.weights.formats.mxfp8 import Mxfp8
 from ltx2rt.weights.formats.nvfp4 import Nvfp4
@@ -62,6 +62,8 @@ def format_of(encoding: Encoding) -> LinearFormat:
     A marker that contradicts the tensors gives a format whose `fault` says so.
     """
     declared = encoding.declared
+    if declared is None and encoding.info.dtype in FLOATS:
+        return DENSE  # as most tensors of a file are
     meant = FORMATS if declared is None else [known for known in FORMATS if declared in known.markers]
     return next((known for known in meant if known.recognises(encoding)), meant[-1] if meant else DENSE)
 

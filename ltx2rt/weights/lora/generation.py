@@ -54,6 +54,8 @@ def stated(lora: LoraFile) -> Evidence | None:
         if not isinstance(text, str):
             continue
         found = _generations_in(text, is_version=key == "model_version")
+        if found == () and any("audio" in module for module in lora.modules):
+            continue  # some trainers state LTX-Video for LTX-2, which alone has sound
         if found is not None:
             return Evidence(found, f"{key} = {text}")
     return None

@@ -14,6 +14,7 @@ from ltx2rt.weights.lora.file import LoraFile
 from ltx2rt.weights.lora.keys import is_lora
 from ltx2rt.weights.lora.scale import CONFIG_FILE
 from ltx2rt.weights.markers import read_markers
+from ltx2rt.weights.sets.units import followed
 from ltx2rt.weights.weight_file import open_weight_file
 
 # As PEFT calls its files.
@@ -30,7 +31,7 @@ def open_lora(path: str | os.PathLike[str]) -> LoraFile:
     Raises:
         CheckpointError: there is none, or several; or as `LoraFile`.
     """
-    path = Path(path)
+    path = followed(Path(path))
     if path.is_dir():
         path = _only_lora(path)
     if path.suffix == ".json":
@@ -44,6 +45,7 @@ def open_lora(path: str | os.PathLike[str]) -> LoraFile:
 
 def is_lora_path(path: Path) -> bool:
     """Whether there is a LoRA at a path, usable or not, and nothing else."""
+    path = followed(path)
     if path.is_dir():
         found = sorted(path.glob("*.safetensors"))
         return bool(found) and all(is_lora(open_weight_file(file).tensors) for file in found)

@@ -187,6 +187,15 @@ def test_what_metadata_state(tmp_path: Path, key: str, text: str, named: str | N
     assert evidence is None or evidence.source == f"{key} = {text}"
 
 
+def test_ltx_video_has_no_sound(tmp_path: Path) -> None:
+    tensors = {**pair(MODULE), **pair("transformer_blocks.0.audio_attn1.to_q")}
+    metadata = {"modelspec.architecture": "ltx-video/lora", "base_model": "ltxv"}
+    assert stated(opened(tmp_path / "a.safetensors", tensors, **metadata)) is None
+    evidence = stated(opened(tmp_path / "a.safetensors", pair(MODULE), **metadata))
+    assert evidence is not None
+    assert evidence.named == "LTX-Video"
+
+
 def test_what_modules_show(tmp_path: Path) -> None:
     shows = {
         "caption_projection.linear_1": "19b",
@@ -199,3 +208,11 @@ def test_what_modules_show(tmp_path: Path) -> None:
         evidence = shown(lora.modules)
         assert (None if evidence is None else evidence.named) == named
         assert stated(lora) is None
+
+
+def test_the_folder_of_the_hubs_cache(tmp_path: Path) -> None:
+    folder = tmp_path / "models--org--name"
+    (folder / "snapshots" / "abc").mkdir(parents=True)
+    write_safetensors(folder / "snapshots" / "abc" / "style.safetensors", pair(MODULE))
+    assert is_lora_path(folder)
+    assert open_lora(folder).path.name == "style.safetensors"

@@ -314,14 +314,7 @@ class Gemma:
         return (dequantise(self._embedding_rows(ids)).astype(self._dtype) * factor)[None]
 
     def _rows_of_matrix(self, ids: np.ndarray[Any, Any]) -> LinearWeight:
-        table = self._params.weight(EMBEDDING)
-        index = mx.array(ids.astype(np.int32))
-        per_row = table.mode == "affine"
-        return table._replace(
-            values=table.values[index],
-            scale=table.scale[index] if per_row else table.scale,
-            zero=table.zero[index] if per_row else table.zero,
-        )
+        return self._params.weight(EMBEDDING).rows(mx.array(ids.astype(np.int32)))
 
     def final_norm(self, hidden: mx.array) -> mx.array:
         """The norm after the last layer."""
