@@ -24,7 +24,7 @@ from ltx2rt.graph.protocols import TextEncoder, VideoDecoder
 from ltx2rt.types import ParamSpec
 from ltx2rt.weights.checkpoint import Checkpoint
 from ltx2rt.weights.config import require_plausible
-from ltx2rt.weights.generations import LTX_2
+from ltx2rt.weights.generations import LTX_2, contradiction
 from ltx2rt.weights.sets.pairing import check_declared
 
 log = logging.getLogger(__name__)
@@ -102,6 +102,9 @@ def _from_section(name: str, from_dict: Callable[[Mapping[str, Any]], Config]) -
 
 def _expected_transformer(checkpoint: Checkpoint) -> Expected:
     names = checkpoint.names("transformer")
+    contradicted = contradiction(checkpoint.metadata, names)
+    if contradicted:
+        raise CheckpointError(f"{checkpoint.path}: {contradicted}; use the file as it was published.")
     audio = "audio_patchify_proj.weight" in names
     video = "patchify_proj.weight" in names or not audio
     return Expected(transformer.param_specs(TRANSFORMER.parse(checkpoint), video=video, audio=audio))

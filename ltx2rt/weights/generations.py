@@ -119,6 +119,21 @@ def possible_generations(
     return possible
 
 
+def contradiction(metadata: Mapping[str, str], transformer: Tensors) -> str:
+    """What the tensors of a transformer say against the generation that its header states; empty if nothing.
+
+    2.3 and 2.5 differ in so little that a header is believed about them.
+    """
+    stated = stated_generation(metadata)
+    shown = _of_transformer(transformer)
+    if stated is None or stated in shown or LTX_2 not in (stated, *shown):
+        return ""
+    return (
+        f"the header states model version {metadata['model_version']} ({stated.name}), but the tensors are those of "
+        f"{' or '.join(generation.name for generation in shown)}"
+    )
+
+
 def _of_transformer(tensors: Tensors) -> Sequence[Generation]:
     if "keyframes_abs_pos_embedding" in tensors:
         return (LTX_2_5,)

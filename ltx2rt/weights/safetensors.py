@@ -218,7 +218,8 @@ def _check_tensors(path: Path, header: Mapping[str, Any], data_start: int, lengt
         )
     if end < length:
         raise CheckpointError(
-            f"{path}: {length - end} bytes after the last tensor belong to no tensor; download it again."
+            f"{path}: {length - end} bytes after the last tensor belong to no tensor, which no reader of this format "
+            "takes; write the file again with the program that made it."
         )
     return tensors
 

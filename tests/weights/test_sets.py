@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from renamed_files import MODEL, bare, parts, write
 from tiny_files import CONFIG_19B, CONFIG_23, model_specs, tensors_of, upscaler_specs
 
 from ltx2rt.errors import CheckpointError
+from ltx2rt.inspection import inspect
 from ltx2rt.weights.checkpoint import Checkpoint
 from ltx2rt.weights.generations import LTX_2_5
 from ltx2rt.weights.sets.pairing import check_declared, check_pairing
@@ -394,3 +396,15 @@ def test_a_gemma_folder_with_what_else_lies_in_it(files: Path, tmp_path: Path) -
     (folder / "config.json").write_text('{"model_type": "gemma3"}')
     (folder / "gemma-Q4.gguf").write_bytes(b"GGUF")
     assert [file.path.name for file in Checkpoint.open(folder).files] == ["model.safetensors"]
+
+
+@pytest.mark.parametrize(("version", "wrong"), [("2.0", False), ("2.3.0", True), ("2.5.0", True)])
+def test_a_header_that_contradicts_the_tensors(files: Path, tmp_path: Path, version: str, wrong: bool) -> None:
+    source = Checkpoint.open(files / "ltx-19b-dev_transformer_only.safetensors")
+    tensors = {name: file.mlx(name) for file in source.files for name in file.tensors}
+    config = json.dumps({"transformer": CONFIG_19B["transformer"]})
+    path = write(tmp_path / "a.safetensors", tensors, config=config, model_version=version)
+    report = inspect(path)
+    message = rf"the header states model version {version} \(.*\), but the tensors are those of 19b"
+    assert bool(re.search(message, report.components[0].error)) == wrong
+    assert report.complete == (not wrong)
