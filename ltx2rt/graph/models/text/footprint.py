@@ -61,10 +61,11 @@ def key_value_bytes(config: Gemma3Config, tokens: int, new_tokens: int, itemsize
     return 2 * (sum(kept) + max(kept)) * width * itemsize
 
 
-def normalised_bytes(config: FeatureExtractorConfig, tokens: int) -> int:
-    """What `FeatureExtractor.normalised` keeps of a prompt, while it is made included."""
+def normalising_bytes(config: FeatureExtractorConfig, tokens: int) -> int:
+    """What `FeatureExtractor.normalised` takes besides what it keeps: the states of a slab a second time, side by side,
+    the encoder's last one and what is made of it. No layer runs then."""
     state = tokens * config.encoder_width * FLOAT32_BYTES
-    return (config.encoder_states + 3 * STATES_PER_SLAB) * state
+    return (min(STATES_PER_SLAB, config.encoder_states) + 2) * state
 
 
 def kept_bytes(config: FeatureExtractorConfig, tokens: int) -> int:

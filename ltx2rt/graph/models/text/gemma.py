@@ -20,6 +20,8 @@ from ltx2rt.kernels.reference import dequantise
 from ltx2rt.types import LinearWeight, ParamSpec
 
 EMBEDDING = "embed_tokens.weight"
+# Twenty times those of the published models; a damaged number must not cost memory.
+_MOST_LAYERS = 1000
 # Added to the scores of keys outside the window; finite, so that a row of masked keys never becomes NaN.
 _MASKED_SCORE = -1e30
 
@@ -139,6 +141,8 @@ def layer_types(values: Mapping[str, Any], model: str) -> tuple[bool, ...]:
         CheckpointError: another type of layer, or another number of them than layers.
     """
     layers = size(values, "num_hidden_layers", model)
+    if layers > _MOST_LAYERS:
+        raise CheckpointError(f"{model} config: num_hidden_layers must be at most {_MOST_LAYERS}, got {layers}.")
     names = values.get("layer_types")
     if names is None:
         key = "_sliding_window_pattern" if "_sliding_window_pattern" in values else "sliding_window_pattern"

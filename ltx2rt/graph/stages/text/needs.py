@@ -13,7 +13,7 @@ from ltx2rt.graph.models.text.footprint import (
     connector_flops,
     connector_footprint,
     kept_bytes,
-    normalised_bytes,
+    normalising_bytes,
     projection_flops,
     projection_footprint,
 )
@@ -47,11 +47,11 @@ def encoder_options(
     ends = encoder.loaded_bytes("text_encoder", model.resident_specs()).arrays
     footprint = model.encoding_footprint(max(tokens), dtype.size)
     # What the projection will read, of all prompts.
-    caches = sum(normalised_bytes(extractor, n) for n in tokens)
+    caches = sum(kept_bytes(extractor, n) for n in tokens)
     common = Need(
         "text encoder",
         caches=caches,
-        activations=footprint.activations,
+        activations=max(footprint.activations, normalising_bytes(extractor, max(tokens))),
         working=footprint.working,
         flops=sum(model.encoding_flops(n) for n in tokens),
         advice=f"shorten the prompt, or encode it once on a larger machine and give it as {spelled('embedding')}",

@@ -252,6 +252,7 @@ def test_layer_specs_are_what_a_layer_reads() -> None:
         (tiny(hidden_size=None), "lacks hidden_size"),
         (tiny(hidden_size="24"), "hidden_size must be a positive integer, got '24'"),
         (tiny(num_hidden_layers=0), "num_hidden_layers must be a positive integer, got 0"),
+        (tiny(num_hidden_layers=10**9, layer_types=None), "num_hidden_layers must be at most 1000, got 1000000000"),
         (tiny(num_key_value_heads=3), "4 attention heads are not a multiple of 3"),
         (tiny(num_global_key_value_heads=3), "4 attention heads are not a multiple of 3"),
         (tiny(global_head_dim=7), "global_head_dim must be even, got 7"),
