@@ -27,7 +27,7 @@ from simulated_kernels import OPS, simulated_kernels
 from ltx2rt.graph.models.audio import vae as audio_vae
 from ltx2rt.graph.models.audio import vocoder
 from ltx2rt.graph.models.layers.params import Params
-from ltx2rt.graph.models.text import connector, feature_extractor, gemma, gemma3
+from ltx2rt.graph.models.text import connector, feature_extractor, gemma, gemma3, gemma4
 from ltx2rt.graph.models.text.generation import generate_tokens
 from ltx2rt.graph.models.text.token_sampling import SamplingOptions
 from ltx2rt.graph.models.transformer import model as transformer
@@ -72,6 +72,20 @@ GEMMA = {
     "vocab_size": 262208,
     "sliding_window": 1024,
     "sliding_window_pattern": 2,
+}
+GEMMA_4 = {
+    "model_type": "gemma4_unified_text",
+    "hidden_size": 3840,
+    "num_hidden_layers": 2,
+    "intermediate_size": 15360,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 8,
+    "num_global_key_value_heads": 1,
+    "head_dim": 256,
+    "global_head_dim": 512,
+    "attention_k_eq_v": True,
+    "vocab_size": 262144,
+    "layer_types": ["sliding_attention", "full_attention"],
 }
 # Numbers of rows on every side of the limits at which launches change: one to four, up to 16, 32, 64 and more.
 ROWS = (1, 2, 3, 4, 11, 27, 50, 150, 600)
@@ -285,13 +299,23 @@ def run_text(name: str, dtype: mx.Dtype) -> None:
 
 def run_text_encoder(form: str, dtype: mx.Dtype) -> None:
     """Prompts of several lengths, and tokens written one by one."""
-    config = gemma3.Gemma3Config.from_dict(GEMMA)
+    model = run_prompts(gemma3.Gemma3Config.from_dict(GEMMA), form, dtype)
+    list(generate_tokens(model, np.arange(20), [], SamplingOptions(max_new_tokens=2)))
+
+
+def run_prompts(config: gemma.GemmaConfig, form: str, dtype: mx.Dtype) -> gemma.Gemma:
+    """Prompts of several lengths through a text encoder, which is returned."""
     arrays = weights(gemma.param_specs(config), form, quantised="_proj|embed_tokens")
     model = gemma.Gemma(config, Params(arrays), dtype)
     for tokens in ROWS:
         for state in model.hidden_states(np.arange(tokens)):
             mx.eval(state)
-    list(generate_tokens(model, np.arange(20), [], SamplingOptions(max_new_tokens=2)))
+    return model
+
+
+def run_text_encoder_of_25(form: str, dtype: mx.Dtype) -> None:
+    """Prompts of several lengths; it writes nothing."""
+    run_prompts(gemma4.Gemma4Config.from_dict(GEMMA_4), form, dtype)
 
 
 def run_video_vae(name: str, dtype: mx.Dtype) -> None:
@@ -338,6 +362,7 @@ def graphs(dtype: mx.Dtype = mx.bfloat16) -> dict[str, Callable[[], None]]:
         made[f"transformer 2.5 {form}"] = lambda form=form: run_transformer("2.5", form, dtype)
     for form in TEXT_FORMS:
         made[f"text encoder {form}"] = lambda form=form: run_text_encoder(form, dtype)
+        made[f"text encoder of 2.5 {form}"] = lambda form=form: run_text_encoder_of_25(form, dtype)
     for name in PUBLISHED["upscalers"]:
         made[f"upscaler {name}"] = lambda name=name: run_upscaler(name, dtype)
     return made
