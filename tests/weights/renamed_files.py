@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import mlx.core as mx
 import numpy as np
@@ -16,6 +16,9 @@ from ltx2rt.weights.safetensors import write_safetensors
 MODEL = "model.diffusion_model."
 CONNECTORS = (f"{MODEL}video_embeddings_connector.", f"{MODEL}audio_embeddings_connector.")
 Tensors = Mapping[str, mx.array]
+# A tensor with its values, or what a header says of one.
+Value = TypeVar("Value")
+Save = Callable[..., object]  # (path, tensors, **metadata)
 
 _DIFFUSERS_TOPS = {
     "patchify_proj": "proj_in",
@@ -35,7 +38,7 @@ def is_transformer(name: str) -> bool:
     return name.startswith(MODEL) and not name.startswith(CONNECTORS)
 
 
-def parts(tensors: Tensors) -> dict[str, dict[str, mx.array]]:
+def parts(tensors: Mapping[str, Value]) -> dict[str, dict[str, Value]]:
     """The files of ComfyUI's split form, in official names: transformer, connectors, projection, vae, audio."""
     rules: dict[str, Callable[[str], bool]] = {
         "transformer": is_transformer,
@@ -53,12 +56,14 @@ def write(path: Path, tensors: Tensors, **metadata: str) -> Path:
     return path
 
 
-def bare(tensors: Tensors, prefix: str) -> dict[str, mx.array]:
+def bare(tensors: Mapping[str, Value], prefix: str) -> dict[str, Value]:
     return {name.removeprefix(prefix): value for name, value in tensors.items()}
 
 
-def diffusers_repository(folder: Path, tensors: Tensors, configs: Mapping[str, dict[str, Any]]) -> Path:
-    """A repository with a folder per component; ``configs`` are their ``config.json``."""
+def diffusers_repository(
+    folder: Path, tensors: Mapping[str, Any], configs: Mapping[str, dict[str, Any]], save: Save = write
+) -> Path:
+    """A repository with a folder per component; ``configs`` are their ``config.json``, ``save`` writes a file."""
     split = parts(tensors)
     middle = max(int(found[1]) for n in split["vae"] if (found := re.match(r"vae\.encoder\.down_blocks\.(\d+)", n)))
     renamed = {
@@ -71,10 +76,53 @@ def diffusers_repository(folder: Path, tensors: Tensors, configs: Mapping[str, d
         "vocoder": {_to_diffusers_vocoder(n): v for n, v in tensors.items() if n.startswith("vocoder.")},
     }
     for name, found in renamed.items():
-        write(folder / name / "diffusion_pytorch_model.safetensors", found, format="pt")
+        save(folder / name / "diffusion_pytorch_model.safetensors", found, format="pt")
         (folder / name / "config.json").write_text(json.dumps(configs.get(name, {})))
     (folder / "model_index.json").write_text('{"_class_name": "LTX2Pipeline"}')
     return folder
+
+
+def diffusers_configs(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """What diffusers states of the components whose tensors do not tell everything."""
+    section = config["transformer"]
+    later = section.get("caption_proj_before_connector", False)
+    same = (
+        "num_layers",
+        "num_attention_heads",
+        "attention_head_dim",
+        "in_channels",
+        "out_channels",
+        "cross_attention_dim",
+        "audio_num_attention_heads",
+        "audio_attention_head_dim",
+        "audio_cross_attention_dim",
+    )
+    transformer = {
+        "_class_name": "LTX2VideoTransformer3DModel",
+        **{name: section[name] for name in same},
+        "gated_attn": later,
+        "cross_attn_mod": later,
+        "use_prompt_embeddings": not later,
+        "caption_channels": section.get("caption_channels"),
+        "cross_attn_timestep_scale_multiplier": 1000,
+    }
+    connectors = {
+        "_class_name": "LTX2TextConnectors",
+        "video_connector_num_attention_heads": section["connector_num_attention_heads"],
+        "video_connector_attention_head_dim": section["connector_attention_head_dim"],
+        "video_connector_num_layers": section["connector_num_layers"],
+        "video_connector_num_learnable_registers": section["connector_num_learnable_registers"],
+        "audio_connector_num_attention_heads": section.get(
+            "audio_connector_num_attention_heads", section["connector_num_attention_heads"]
+        ),
+        "audio_connector_attention_head_dim": section.get(
+            "audio_connector_attention_head_dim", section["connector_attention_head_dim"]
+        ),
+        "video_gated_attn": later,
+        "connector_rope_base_seq_len": 4096,
+        "per_modality_projections": later,
+    }
+    return {"transformer": transformer, "connectors": connectors}
 
 
 def _to_diffusers_transformer(name: str) -> str:
@@ -117,15 +165,30 @@ def _to_diffusers_vocoder(name: str) -> str:
     return name.replace("downsample.lowpass.filter", "downsample.filter")
 
 
-def mlx_pack(folder: Path, tensors: Tensors, config: Mapping[str, Any], version: str) -> Path:
-    """A pack with a file per component, as mlx-forge makes it."""
-    files: dict[str, dict[str, mx.array]] = {}
+def mlx_pack(
+    folder: Path,
+    tensors: Mapping[str, Any],
+    config: Mapping[str, Any],
+    version: str,
+    save: Save = write,
+    turned: Callable[[str, Any], Any] | None = None,
+) -> Path:
+    """A pack with a file per component, as mlx-forge makes it.
+
+    Args:
+        folder: where to.
+        tensors: official names -> what ``save`` writes.
+        config, version: of the model.
+        save: writes a file.
+        turned: what `channels_last` does, for what ``save`` writes.
+    """
+    files: dict[str, dict[str, Any]] = {}
     for name, value in tensors.items():
         file, renamed = _to_mlx(name)
         for each in file:
-            files.setdefault(each, {})[renamed.replace("FILE", each)] = channels_last(name, value)
+            files.setdefault(each, {})[renamed.replace("FILE", each)] = (turned or channels_last)(name, value)
     for name, found in files.items():
-        write(folder / f"{name}.safetensors", found, format="mlx")
+        save(folder / f"{name}.safetensors", found, format="mlx")
     components = [name for name in files if not name.startswith("transformer")]
     split = {"components": ["transformer", *components], "transformer_variants": ["distilled"]}
     (folder / "split_model.json").write_text(json.dumps({**split, "model_version": version}))
@@ -135,13 +198,21 @@ def mlx_pack(folder: Path, tensors: Tensors, config: Mapping[str, Any], version:
 
 
 def channels_last(name: str, value: mx.array) -> mx.array:
-    """A convolution with its channels at the end, (O, k, I) also where it is a transposed one."""
-    if value.ndim < 3 or not name.startswith(("vae.", "audio_vae.", "vocoder.", "upsampler.", "initial_conv")):
+    """A tensor with the axes of `mlx_axes`."""
+    axes = mlx_axes(name, value.ndim)
+    if axes == tuple(range(value.ndim)):
         return value
-    if re.search(r"\.ups\.\d+\.weight$", name):
-        return mx.array(np.array(value.astype(mx.float32)).transpose(1, 2, 0)).astype(value.dtype)
-    axes = (0, *range(2, value.ndim), 1)
     return mx.array(np.array(value.astype(mx.float32)).transpose(axes)).astype(value.dtype)
+
+
+def mlx_axes(name: str, rank: int) -> tuple[int, ...]:
+    """The axes of a tensor in the order of MLX: a convolution has its channels at the end, (O, k, I) also where it is a
+    transposed one."""
+    if rank < 3 or not name.startswith(("vae.", "audio_vae.", "vocoder.", "upsampler.", "initial_conv")):
+        return tuple(range(rank))
+    if re.search(r"\.ups\.\d+\.weight$", name):
+        return (1, 2, 0)
+    return (0, *range(2, rank), 1)
 
 
 def _to_mlx(name: str) -> tuple[tuple[str, ...], str]:

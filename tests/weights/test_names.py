@@ -10,7 +10,17 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
-from renamed_files import MODEL, bare, channels_last, diffusers_repository, is_transformer, mlx_pack, parts, write
+from renamed_files import (
+    MODEL,
+    bare,
+    channels_last,
+    diffusers_configs,
+    diffusers_repository,
+    is_transformer,
+    mlx_pack,
+    parts,
+    write,
+)
 from tiny_files import CONFIG_19B, CONFIG_23, GENERATOR, model_specs, tensors_of, upscaler_specs
 
 from ltx2rt.errors import CheckpointError
@@ -56,48 +66,6 @@ def assert_same(sources: Mapping[str, Checkpoint], model: Checkpoint) -> None:
         assert found.keys() == expected.keys()
         for key, value in expected.items():
             np.testing.assert_array_equal(found[key], value, err_msg=f"{name}: {key}")
-
-
-def diffusers_configs(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """What diffusers states of the components whose tensors do not tell everything."""
-    section, later = config["transformer"], "caption_channels" not in config["transformer"]
-    same = (
-        "num_layers",
-        "num_attention_heads",
-        "attention_head_dim",
-        "in_channels",
-        "out_channels",
-        "cross_attention_dim",
-        "audio_num_attention_heads",
-        "audio_attention_head_dim",
-        "audio_cross_attention_dim",
-    )
-    transformer = {
-        "_class_name": "LTX2VideoTransformer3DModel",
-        **{name: section[name] for name in same},
-        "gated_attn": later,
-        "cross_attn_mod": later,
-        "use_prompt_embeddings": not later,
-        "caption_channels": section.get("caption_channels"),
-        "cross_attn_timestep_scale_multiplier": 1000,
-    }
-    connectors = {
-        "_class_name": "LTX2TextConnectors",
-        "video_connector_num_attention_heads": section["connector_num_attention_heads"],
-        "video_connector_attention_head_dim": section["connector_attention_head_dim"],
-        "video_connector_num_layers": section["connector_num_layers"],
-        "video_connector_num_learnable_registers": section["connector_num_learnable_registers"],
-        "audio_connector_num_attention_heads": section.get(
-            "audio_connector_num_attention_heads", section["connector_num_attention_heads"]
-        ),
-        "audio_connector_attention_head_dim": section.get(
-            "audio_connector_attention_head_dim", section["connector_attention_head_dim"]
-        ),
-        "video_gated_attn": later,
-        "connector_rope_base_seq_len": 4096,
-        "per_modality_projections": later,
-    }
-    return {"transformer": transformer, "connectors": connectors}
 
 
 def test_a_diffusers_repository(tmp_path: Path, model: Checkpoint) -> None:

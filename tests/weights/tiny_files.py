@@ -161,8 +161,13 @@ CONFIG_19B = {"transformer": TRANSFORMER_19B, "vae": VAE_19B, "audio_vae": AUDIO
 CONFIG_23 = {"transformer": TRANSFORMER_23, "vae": VAE_23, "audio_vae": AUDIO_VAE, "vocoder": VOCODER_23}
 
 
-def model_specs(config: dict[str, Any]) -> dict[str, ParamSpec]:
-    """Official full name -> spec of everything a single file of this configuration holds."""
+def model_specs(config: dict[str, Any], encoder: tuple[int, int] = (48, 3)) -> dict[str, ParamSpec]:
+    """Official full name -> spec of everything a single file of this configuration holds.
+
+    Args:
+        config: the sections of its header.
+        encoder: width and number of the states of the text encoder.
+    """
     transformer = config["transformer"]
     parts: dict[str, Iterable[ParamSpec]] = {
         "model.diffusion_model.": transformer_config.param_specs(
@@ -175,7 +180,9 @@ def model_specs(config: dict[str, Any]) -> dict[str, ParamSpec]:
             connector.ConnectorConfig.from_dict(transformer, "audio")
         ),
         "text_embedding_projection.": feature_extractor.param_specs(
-            feature_extractor.FeatureExtractorConfig.from_dict(transformer, encoder_width=48, encoder_states=3)
+            feature_extractor.FeatureExtractorConfig.from_dict(
+                transformer, encoder_width=encoder[0], encoder_states=encoder[1]
+            )
         ),
     }
     if "vae" in config:

@@ -18,11 +18,11 @@ _SCALARS = {"u1": 0, "i1": 1, "u2": 2, "i2": 3, "u4": 4, "i4": 5, "f4": 6, "b1":
 
 
 class Stored(NamedTuple):
-    """A tensor for `write_gguf`: type by name, shape with the rows first, and its bytes."""
+    """A tensor for `write_gguf`: type by name, shape with the rows first, and its bytes, or of a hole their number."""
 
     dtype: str
     shape: Sequence[int]
-    data: bytes
+    data: bytes | int
 
 
 def of_array(items: np.ndarray[Any, Any], dtype: str = "") -> Stored:
@@ -92,16 +92,24 @@ def write_gguf(
     header += struct.pack("<QQ", counts[0] or len(listed), counts[1] or len(pairs))
     for key, value in pairs:
         header += text(key) + value_bytes(value)
-    data = b""
+    places: list[tuple[int, bytes]] = []
+    end = 0
     for name, (dtype, shape, items) in listed:
-        data += b"\0" * (-len(data) % alignment)
+        end += -end % alignment
         number = (types or {}).get(name, NUMBERS.get(dtype, 0))
-        offset = (offsets or {}).get(name, len(data))
+        offset = (offsets or {}).get(name, end)
         header += text(name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *reversed(shape), number, offset)
-        data += items
+        if isinstance(items, bytes):
+            places.append((end, items))
+        end += items if isinstance(items, int) else len(items)
     header += b"\0" * (-len(header) % alignment)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(header + data + tail)
+    with path.open("wb") as file:
+        file.write(header)
+        for place, items in [*places, (end, tail)]:
+            file.seek(len(header) + place)
+            file.write(items)
+        file.truncate(len(header) + end + len(tail))
     return path
 
 
