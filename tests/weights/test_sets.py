@@ -221,6 +221,13 @@ def test_upscalers_are_taken_where_there_is_one(files: Path, tmp_path: Path) -> 
     assert "several spatial upscalers" in several.gaps["spatial_upscaler"]
 
 
+def test_the_temporal_upscaler_of_25_is_none_in_space(tmp_path: Path) -> None:
+    kind = {"spatial_upsample": False, "temporal_upsample": True, "spatial_scale": 1.0, "rational_resampler": True}
+    config = UPSCALER | kind
+    path = write(tmp_path / "t.safetensors", tensors_of(upscaler_specs(config)), config=json.dumps(config))
+    assert [part.component for part in find(path).parts] == ["temporal_upscaler"]
+
+
 def test_a_gemma_folder_beside_the_model(files: Path, tmp_path: Path) -> None:
     model = placed(files, tmp_path, {"m-distilled.safetensors": "ltx-2.3-distilled"}) / "m-distilled.safetensors"
     assert "no text encoder of generation 2.3" in resolve(model, {}).gaps["text_encoder"]

@@ -217,5 +217,5 @@ def _errors(found: Found) -> Iterator[CheckpointError]:
 
 def _upscaler(checkpoint: Checkpoint) -> str:
     section = checkpoint.section("upscaler") or upscaler_section(checkpoint.names("upscaler"), str(checkpoint.path))
-    spatial = section.get("spatial_upsample", True) or section.get("rational_resampler", False)
-    return "spatial_upscaler" if spatial else "temporal_upscaler"
+    in_time = section.get("temporal_upsample", False) and not section.get("spatial_upsample", True)
+    return "temporal_upscaler" if in_time else "spatial_upscaler"
