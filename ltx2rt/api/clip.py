@@ -197,7 +197,8 @@ class Clip:
         return audio, self.sample_rate, float(self.frame_rate) * speed
 
     def _latents(self) -> Latents:
-        generation = self._run.files.generation.name
+        found = self._run.files.checkpoint.generation
+        generation = "" if found is None else found.name  # a video VAE alone does not always tell
         return Latents(generation, self.frame_rate, self.video_latent, self.audio_latent)
 
     def _result(self) -> dict[str, Any]:

@@ -101,7 +101,7 @@ def open_pipeline(pipeline: str, given: WeightFiles, keep_loaded: bool | None = 
     name = pipeline_name(pipeline)
     is_embedded = not given.has_model
     if is_embedded:
-        _require_no_parts(given)
+        given.require_no_parts("temporal_upscaler")
     entry = None if name == AUTOMATIC else PIPELINES[name]
     origin = PipelineFiles(entry, given)
     used = origin.used
@@ -119,12 +119,3 @@ def open_pipeline(pipeline: str, given: WeightFiles, keep_loaded: bool | None = 
     entry = pipeline_for(name, variant)
     dtype = MLX_DTYPES[used.dtype]
     return Pipeline(entry, files, dtype, replace(origin, entry=entry), variant, keep_loaded)
-
-
-def _require_no_parts(given: WeightFiles) -> None:
-    """Raise UsageError for parts beside the embedded model, which has its own."""
-    needing = next((name for name in given.parts if name != "temporal_upscaler"), None)
-    if needing is not None:
-        raise UsageError(
-            f"{spelled(needing)} goes with {spelled('checkpoint', 'FILE')}, which is missing; give it, too."
-        )

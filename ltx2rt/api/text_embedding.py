@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 from ltx2rt import embedded
@@ -12,13 +13,12 @@ from ltx2rt.api.planning import ledger
 from ltx2rt.api.planning import rates as measured_rates
 from ltx2rt.api.record import Record, sidecar_path, write_record
 from ltx2rt.errors import UsageError
-from ltx2rt.graph.components import TEXT_ENCODER
+from ltx2rt.graph.components import TEXT_ENCODER, TEXT_PROJECTION, VIDEO_CONNECTOR
 from ltx2rt.graph.models.text.token_sampling import SamplingOptions
 from ltx2rt.graph.pipelines.decide import with_defaults
 from ltx2rt.graph.pipelines.plan import Plan, Rates, plan
-from ltx2rt.graph.settings.setting import stored_values
 from ltx2rt.graph.settings.settings import DEFAULT_NEGATIVE_PROMPT, Settings
-from ltx2rt.graph.settings.weight_files import WeightFiles
+from ltx2rt.graph.settings.weight_files import MODEL, TEXT, files_of
 from ltx2rt.graph.stages.events import Event
 from ltx2rt.graph.stages.inputs import GenerationInputs, PromptContext
 from ltx2rt.graph.stages.run import Run
@@ -29,6 +29,7 @@ from ltx2rt.paths import expanded
 from ltx2rt.spelling import spelled
 from ltx2rt.types import FilePath
 from ltx2rt.weights.embedding_file import TextEmbedding, write_embedding
+from ltx2rt.weights.sets import parts as roles
 
 
 def encode(
@@ -43,6 +44,8 @@ def encode(
     has_image: bool = False,
     memory: str | int | None = None,
     observer: Callable[[Event], None] | None = None,
+    on_taken: Callable[[Mapping[str, Path]], None] | None = None,
+    **parts: FilePath | None,
 ) -> TextEmbedding:
     """The contexts of a prompt and of a negative prompt.
 
@@ -52,21 +55,22 @@ def encode(
             None: nowhere.
         negative_prompt: what to avoid; None: `DEFAULT_NEGATIVE_PROMPT`.
         checkpoint: the model whose connectors and projection are used; None: the embedded model.
-        text_encoder: its Gemma folder.
+        text_encoder: its Gemma text encoder, a folder or a file.
         dtype: of activations.
         enhancement: rewrite the prompt first, with these options.
         has_image: the rewritten prompt will continue a picture.
         memory: what the process may take, ``12GB`` or bytes; None: most of what is free. It does not change the result.
         observer: called with every event; raise `Cancelled` from it to stop.
+        on_taken: called once with the files that are taken without having been named: setting -> path.
+        parts: ``transformer``, ``connectors``, ``text_projection``, ``tokenizer``, ``model_variant``: as for `load`.
 
     Raises:
         UsageError: an empty prompt, an unknown dtype, or a missing text encoder.
         CheckpointError: a file is missing, damaged or of the wrong kind.
         MemoryBudgetError: a stage does not fit; before anything is loaded, unless the system refuses memory later.
     """
-    files, inputs, work = _prepare(
-        prompt, negative_prompt, checkpoint, text_encoder, dtype, enhancement, has_image=has_image
-    )
+    given = {"checkpoint": checkpoint, "text_encoder": text_encoder, "dtype": dtype, **parts}
+    files, inputs, work = _prepare(prompt, negative_prompt, given, enhancement, on_taken, has_image=has_image)
     accounts = ledger(memory)
     plan(work, files, inputs, accounts.unused())
     run = Run(files, inputs, observer, ledger=accounts)
@@ -92,9 +96,12 @@ def encode(
         write_embedding(output, embedding)
         settings: dict[str, Any] = {"prompt": prompt, "negative_prompt": negative, "dtype": dtype}
         settings |= {} if enhancement is None else {"enhanced": asdict(enhancement), "has_image": has_image}
-        paths = (files.checkpoint.path, encoder.path)
-        given = {"checkpoint": str(paths[0].absolute()), "text_encoder": str(paths[1].absolute())}
-        write_record(sidecar_path(output), Record.of({"pipeline": "encode", **given}, settings, paths, []))
+        paths = {"checkpoint": files.checkpoint.path, "text_encoder": encoder.path}
+        for name, part in (("connectors", VIDEO_CONNECTOR), ("text_projection", TEXT_PROJECTION)):
+            if (path := files.source(part).path) not in paths.values():
+                paths[name] = path
+        named = {name: str(path.absolute()) for name, path in paths.items()}
+        write_record(sidecar_path(output), Record.of({"pipeline": "encode", **named}, settings, [*paths.values()], []))
     return embedding
 
 
@@ -109,40 +116,41 @@ def plan_encode(
     has_image: bool = False,
     memory: str | int | None = None,
     rates: Rates | None = None,
+    on_taken: Callable[[Mapping[str, Path]], None] | None = None,
+    **parts: FilePath | None,
 ) -> Plan:
     """What `encode` would take; loads nothing.
 
     Args:
-        prompt, negative_prompt, checkpoint, text_encoder, dtype, enhancement, has_image, memory: as for `encode`.
+        prompt, negative_prompt, checkpoint, text_encoder, dtype, enhancement, has_image, memory, on_taken, parts: as
+            for `encode`.
         rates: speeds to predict seconds with; default: measured and assumed ones.
 
     Raises:
         UsageError, CheckpointError, MemoryBudgetError: as `encode`.
     """
-    files, inputs, work = _prepare(
-        prompt, negative_prompt, checkpoint, text_encoder, dtype, enhancement, has_image=has_image
-    )
+    given = {"checkpoint": checkpoint, "text_encoder": text_encoder, "dtype": dtype, **parts}
+    files, inputs, work = _prepare(prompt, negative_prompt, given, enhancement, on_taken, has_image=has_image)
     return plan(work, files, inputs, ledger(memory), measured_rates() if rates is None else rates)
 
 
 def _prepare(
     prompt: str,
     negative_prompt: str | None,
-    checkpoint: FilePath | None,
-    text_encoder: FilePath | None,
-    dtype: str,
+    files_given: Mapping[str, Any],
     enhancement: SamplingOptions | None,
+    on_taken: Callable[[Mapping[str, Path]], None] | None,
     *,
     has_image: bool,
 ) -> tuple[WeightSet, GenerationInputs, Callable[[Run], list[PromptContext]]]:
     """The opened files, the inputs, and what is done with a run, planned or real."""
-    paths: dict[str, Any] = {"checkpoint": checkpoint, "text_encoder": text_encoder, "dtype": dtype}
-    given = WeightFiles(**stored_values(WeightFiles, paths))
+    given = files_of((MODEL, TEXT), files_given)
     settings = Settings.of({"prompt": prompt, "negative_prompt": negative_prompt})
     settings = with_defaults(settings, prompt="", negative_prompt=DEFAULT_NEGATIVE_PROMPT)
     if not settings.prompt or not settings.prompt.strip():
         raise UsageError(f"the prompt is empty; say what to generate with {spelled('prompt')}.")
     if not given.has_model:
+        given.require_no_parts()
         given = replace(given, checkpoint=embedded.CHECKPOINT, text_encoder=embedded.TEXT_ENCODER)
 
     def work(run: Run) -> list[PromptContext]:
@@ -153,8 +161,10 @@ def _prepare(
             run.inputs = replace(run.inputs, settings=settings)
         return encode_prompts(run, [settings.prompt or "", settings.negative_prompt or ""])
 
-    files = WeightSet.open(given)
+    files = WeightSet.open(given, roles.TEXT)
     files.require("connectors", "text_projection")
     if not files.has(TEXT_ENCODER):
         raise UsageError(f"the text encoder is missing; give {spelled('text_encoder', 'PATH')}.")
+    if on_taken is not None:
+        on_taken(files.taken)
     return files, GenerationInputs.without_clip(settings, dtype=MLX_DTYPES[given.dtype]), work

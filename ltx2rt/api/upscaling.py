@@ -19,9 +19,9 @@ from ltx2rt.errors import UsageError
 from ltx2rt.graph.components import VIDEO_VAE
 from ltx2rt.graph.models.video_vae.tiling import Tiling
 from ltx2rt.graph.pipelines.plan import Plan, Rates, plan
-from ltx2rt.graph.settings.setting import plain_values, stored_values
+from ltx2rt.graph.settings.setting import plain_values
 from ltx2rt.graph.settings.settings import Settings
-from ltx2rt.graph.settings.weight_files import WeightFiles
+from ltx2rt.graph.settings.weight_files import DECODING, MODEL, UPSCALING, WeightFiles, files_of
 from ltx2rt.graph.stages.decode.stage import finish
 from ltx2rt.graph.stages.encode.stage import encode_pixels
 from ltx2rt.graph.stages.events import Event
@@ -32,6 +32,7 @@ from ltx2rt.graph.stages.weight_set import WeightSet
 from ltx2rt.paths import expanded
 from ltx2rt.spelling import spelled
 from ltx2rt.types import FilePath
+from ltx2rt.weights.sets import parts as roles
 
 
 def upscale(
@@ -46,6 +47,8 @@ def upscale(
     memory: str | int | None = None,
     observer: Callable[[Event], None] | None = None,
     on_settings: Callable[[Mapping[str, Any]], None] | None = None,
+    on_taken: Callable[[Mapping[str, Path]], None] | None = None,
+    **parts: FilePath | None,
 ) -> Clip:
     """Enlarge a clip in space, or double its frame rate, or both, without denoising.
 
@@ -54,7 +57,7 @@ def upscale(
 
     Args:
         source: a video with 8*k + 1 frames and sides that are multiples of 32, or a latent file.
-        checkpoint: the model whose video VAE is used; None: the embedded model.
+        checkpoint: the model whose video VAE is used, or a video VAE alone; None: the embedded model.
         spatial_upscaler: x2 or x1.5.
         temporal_upscaler: x2: N frames become 2N - 1 at twice the frame rate.
         dtype: of activations.
@@ -64,6 +67,9 @@ def upscale(
             in parts, not the result; the decoder's tiles, which do change it, are taken only where nothing else fits.
         observer: called with every event; raise `Cancelled` from it to stop.
         on_settings: called once with the settings before anything is loaded.
+        on_taken: called once with the files that are taken without having been named: setting -> path.
+        parts: ``video_vae``, ``audio_vae``, ``vocoder``, ``transformer``, ``model_variant``: as for `load`. A video VAE
+            needs no model beside it.
 
     Raises:
         UsageError: no upscaler, or a source that does not fit.
@@ -71,7 +77,8 @@ def upscale(
         MediaError: the source cannot be read.
         MemoryBudgetError: a stage does not fit; before anything is loaded, unless the system refuses memory later.
     """
-    task = _prepare(source, checkpoint, spatial_upscaler, temporal_upscaler, dtype, seed, tiling)
+    given = {"checkpoint": checkpoint, "spatial_upscaler": spatial_upscaler, "temporal_upscaler": temporal_upscaler}
+    task = _prepare(source, {**given, "dtype": dtype, **parts}, seed, tiling, on_taken)
     accounts = ledger(memory)
     plan(task.work, task.files, task.inputs, accounts.unused())
     if on_settings is not None:
@@ -91,17 +98,21 @@ def plan_upscale(
     tiling: Tiling | Literal["auto", "none"] = "auto",
     memory: str | int | None = None,
     rates: Rates | None = None,
+    on_taken: Callable[[Mapping[str, Path]], None] | None = None,
+    **parts: FilePath | None,
 ) -> Plan:
     """What `upscale` would take; reads the source and loads no weights.
 
     Args:
-        source, checkpoint, spatial_upscaler, temporal_upscaler, dtype, seed, tiling, memory: as for `upscale`.
+        source, checkpoint, spatial_upscaler, temporal_upscaler, dtype, seed, tiling, memory, on_taken, parts: as for
+            `upscale`.
         rates: speeds to predict seconds with; default: measured and assumed ones.
 
     Raises:
         UsageError, CheckpointError, MediaError, MemoryBudgetError: as `upscale`.
     """
-    task = _prepare(source, checkpoint, spatial_upscaler, temporal_upscaler, dtype, seed, tiling)
+    given = {"checkpoint": checkpoint, "spatial_upscaler": spatial_upscaler, "temporal_upscaler": temporal_upscaler}
+    task = _prepare(source, {**given, "dtype": dtype, **parts}, seed, tiling, on_taken)
     return plan(task.work, task.files, task.inputs, ledger(memory), measured_rates() if rates is None else rates)
 
 
@@ -124,24 +135,17 @@ class _Task:
 
 def _prepare(
     source: FilePath,
-    checkpoint: FilePath | None,
-    spatial_upscaler: FilePath | None,
-    temporal_upscaler: FilePath | None,
-    dtype: str,
+    files_given: Mapping[str, Any],
     seed: int,
     tiling: Tiling | Literal["auto", "none"],
+    on_taken: Callable[[Mapping[str, Path]], None] | None,
 ) -> _Task:
     if not isinstance(source, (str, PathLike)):
         raise UsageError(f"the source must be a path, got {source!r}; give a video or a latent file.")
     source = expanded(source)
-    paths = {
-        "checkpoint": checkpoint,
-        "spatial_upscaler": spatial_upscaler,
-        "temporal_upscaler": temporal_upscaler,
-        "dtype": dtype,
-    }
-    given = WeightFiles(**stored_values(WeightFiles, paths))
-    if not given.has_model:
+    given = files_of((MODEL, DECODING, UPSCALING), files_given)
+    if not given.has_model and given.video_vae is None:
+        given.require_no_parts("spatial_upscaler", "temporal_upscaler")
         given = replace(given, checkpoint=embedded.CHECKPOINT)
         if given.spatial_upscaler is None and given.temporal_upscaler is None:
             given = replace(given, spatial_upscaler=embedded.SPATIAL_UPSCALER)
@@ -156,20 +160,27 @@ def _prepare(
             "upscale_temporal": given.temporal_upscaler is not None,
         }
     )
-    files = WeightSet.open(given)
     saved, frames, sound = None, None, None
     if source.suffix == ".safetensors":
-        saved = _matching_latents(source, files)
+        saved = read_latents(source)
+    decoded = (roles.VIDEO_VAE, roles.AUDIO_VAE, roles.VOCODER)
+    wanted_roles = decoded if saved is not None and saved.audio is not None else decoded[:1]
+    files = WeightSet.open(given, wanted_roles)
+    files.require(*(role.setting for role in wanted_roles))
+    if on_taken is not None:
+        on_taken(files.taken)
+    if saved is not None:
+        _require_matching(source, saved, files)
         frame_rate = saved.frame_rate
     else:
         clip = source_clip(source, files.config(VIDEO_VAE))
         frames, sound, frame_rate = clip.frames, clip.sound, clip.frame_rate
-    named = {name: value for name, value in plain_values(given).items() if name in paths and value}
-    dtype_and_settings = {"dtype": named.pop("dtype"), **{n: plain_values(wanted)[n] for n in ("seed", "tiling")}}
+    named = _named_files(given)
+    dtype_and_settings = {"dtype": given.dtype, **{n: plain_values(wanted)[n] for n in ("seed", "tiling")}}
     record = Record.of(
         {"pipeline": "upscale", **named},
         {"source": str(source.absolute()), **dtype_and_settings},
-        [Path(path) for path in named.values()],
+        _weights(named, files),
         [source],
     )
     inputs = GenerationInputs.without_clip(wanted, frame_rate=frame_rate, dtype=MLX_DTYPES[given.dtype])
@@ -185,14 +196,27 @@ def _prepare(
     return _Task(files, inputs, record, work)
 
 
-def _matching_latents(path: Path, files: WeightSet) -> Latents:
-    latents = read_latents(path)
-    generation = files.generation.name
+def _named_files(given: WeightFiles) -> dict[str, str]:
+    """Setting -> path of what was named, as JSON values."""
+    settings = ("checkpoint", *given.parts)
+    return {name: value for name, value in plain_values(given).items() if name in settings}
+
+
+def _weights(named: Mapping[str, str], files: WeightSet) -> list[Path]:
+    """Every file that is named, and every one that is read; a folder that was named stands for its files."""
+    read = [source.path for source in files.sources.values()]
+    return list(
+        dict.fromkeys([*(path for path in map(Path, named.values()) if path in read or not path.is_dir()), *read])
+    )
+
+
+def _require_matching(path: Path, latents: Latents, files: WeightSet) -> None:
+    """Raise UsageError for latents that are none of pictures, or of another model's generation."""
     if latents.video is None:
         raise UsageError(f"{path} holds no video latent; give the latents of a clip with pictures.")
-    if latents.generation not in ("", generation):
+    generations = [generation.name for generation in next(roles.parts_of(files.checkpoint)).generations]
+    if latents.generation and generations and latents.generation not in generations:
         raise UsageError(
-            f"{path} holds latents of generation {latents.generation}, the checkpoint is {generation}; "
+            f"{path} holds latents of generation {latents.generation}, the checkpoint is {' or '.join(generations)}; "
             "give the checkpoint that made them."
         )
-    return latents

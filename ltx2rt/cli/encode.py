@@ -9,12 +9,13 @@ from typing import Any
 from ltx2rt import api, embedded
 from ltx2rt.cli.arguments import given_prompt
 from ltx2rt.cli.flag import Flag, add_flags
-from ltx2rt.cli.flags import named
-from ltx2rt.cli.generate import check_output_folder
+from ltx2rt.cli.flags import named, weight_flags, weights_given
+from ltx2rt.cli.generate import check_output_folder, tell_taken
 from ltx2rt.cli.plan_text import plan_text
 from ltx2rt.cli.progress import Progress
 from ltx2rt.errors import UsageError
 from ltx2rt.graph.models.text.token_sampling import SamplingOptions
+from ltx2rt.graph.settings.weight_files import MODEL, TEXT
 from ltx2rt.paths import expanded
 
 DEFAULT_OUTPUT = Path("embedding.safetensors")
@@ -37,7 +38,7 @@ FLAGS = (
         metavar="FILE",
         default=DEFAULT_OUTPUT,
     ),
-    *named("--checkpoint-path", "--gemma-root", "--dtype"),
+    *weight_flags(MODEL, TEXT),
     *named(
         "--enhance-prompt",
         "--enhance-temperature",
@@ -78,9 +79,8 @@ def run_encode(arguments: argparse.Namespace) -> int:
         raise UsageError(f"a text embedding file must end in .safetensors or .npz, got {output.name!r}.")
     check_output_folder(output)
     progress = Progress(quiet=bool(arguments.quiet))
-    if arguments.checkpoint_path is None:
-        if arguments.gemma_root is not None:
-            raise UsageError("--gemma-root goes with --checkpoint-path, which is missing; give the model's file.")
+    files = weights_given(arguments, MODEL, TEXT)
+    if not {"checkpoint", "transformer"}.intersection(files):
         progress.message(embedded.notice(prompt))
     given = {name: getattr(arguments, dest) for name, dest in ENHANCEMENT.items()}
     given = {name: value for name, value in given.items() if value is not None}
@@ -88,11 +88,10 @@ def run_encode(arguments: argparse.Namespace) -> int:
         raise UsageError("--enhance-... options go with --enhance-prompt, which is missing; give it, too.")
     wanted: dict[str, Any] = {
         "negative_prompt": arguments.negative_prompt,
-        "checkpoint": arguments.checkpoint_path,
-        "text_encoder": arguments.gemma_root,
-        "dtype": arguments.dtype or "bfloat16",
         "enhancement": SamplingOptions(**given) if arguments.enhance_prompt else None,
         "memory": arguments.memory,
+        "on_taken": tell_taken(progress),
+        **files,
     }
     if arguments.plan:
         print(plan_text(api.plan_encode(prompt, **wanted)))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
+from typing import Any
 
 from ltx2rt.api.outputs import OutputOptions
 from ltx2rt.cli.flag import Flag, flags_of
@@ -119,6 +120,17 @@ def named(*names: str) -> tuple[Flag, ...]:
     """The flags with these first spellings, for other verbs."""
     by_name = {flag.names[0]: flag for flag in FLAGS}
     return tuple(by_name[name] for name in names)
+
+
+def weight_flags(*topics: str) -> tuple[Flag, ...]:
+    """The flags of the weight files of some topics, for other verbs."""
+    return tuple(flag for flag in FLAGS if flag.target == "files" and flag.said and flag.said.topic in topics)
+
+
+def weights_given(arguments: argparse.Namespace, *topics: str) -> dict[str, Any]:
+    """Setting -> value of the weight files of some topics that were given."""
+    given = {flag.name: getattr(arguments, flag.dest) for flag in weight_flags(*topics)}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def spelling() -> Mapping[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +102,21 @@ def taken_files(pipeline: api.Pipeline, command: Command) -> list[str]:
     """What to say about the files that a run reads without their having been named."""
     has_text = command.settings.get("embedding") is not None or bool(command.settings.get("zero_text"))
     unread = ("text_encoder", "text_projection", "connectors") if has_text else ()
-    return [f"{TITLES[name]}: {path}" for name, path in pipeline.taken.items() if name not in unread]
+    return _taken_lines({name: path for name, path in pipeline.taken.items() if name not in unread})
+
+
+def tell_taken(progress: Progress) -> Callable[[Mapping[str, Path]], None]:
+    """Prints what is read without having been named: setting -> path."""
+
+    def tell(taken: Mapping[str, Path]) -> None:
+        for line in _taken_lines(taken):
+            progress.message(line)
+
+    return tell
+
+
+def _taken_lines(taken: Mapping[str, Path]) -> list[str]:
+    return [f"{TITLES[name]}: {path}" for name, path in taken.items()]
 
 
 def _tell_of_state(progress: Progress, state: Path | None, output: Path, *, resume: bool) -> None:

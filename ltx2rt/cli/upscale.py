@@ -9,35 +9,36 @@ from typing import Any
 from ltx2rt import api, embedded
 from ltx2rt.api import OutputOptions
 from ltx2rt.cli.flag import add_flags
-from ltx2rt.cli.flags import named
-from ltx2rt.cli.generate import check_output_folder, write_report
+from ltx2rt.cli.flags import named, weight_flags, weights_given
+from ltx2rt.cli.generate import check_output_folder, tell_taken, write_report
 from ltx2rt.cli.plan_text import plan_text
 from ltx2rt.cli.progress import Progress
 from ltx2rt.errors import UsageError
+from ltx2rt.graph.settings.weight_files import DECODING, MODEL, UPSCALING
 from ltx2rt.paths import expanded
 
-FLAGS = named(
-    "--output-path",
-    "--checkpoint-path",
-    "--spatial-upsampler-path",
-    "--temporal-upsampler-path",
-    "--dtype",
-    "--fp16",
-    "--seed",
-    "--tiling",
-    "--codec",
-    "--crf",
-    "--preset",
-    "--speed",
-    "--save-wav",
-    "--save-first-frame",
-    "--contact-sheet",
-    "--save-latents",
-    "--no-sidecar",
-    "--memory",
-    "--plan",
-    "--report",
-    "--quiet",
+_TOPICS = (MODEL, DECODING, UPSCALING)
+FLAGS = (
+    *named("--output-path"),
+    *weight_flags(*_TOPICS),
+    *named(
+        "--fp16",
+        "--seed",
+        "--tiling",
+        "--codec",
+        "--crf",
+        "--preset",
+        "--speed",
+        "--save-wav",
+        "--save-first-frame",
+        "--contact-sheet",
+        "--save-latents",
+        "--no-sidecar",
+        "--memory",
+        "--plan",
+        "--report",
+        "--quiet",
+    ),
 )
 
 
@@ -68,15 +69,16 @@ def run_upscale(arguments: argparse.Namespace) -> int:
     if arguments.fp16 and arguments.dtype not in (None, "float16"):
         raise UsageError(f"--fp16 says float16, but --dtype says {arguments.dtype}; give one of them.")
     progress = Progress(quiet=bool(arguments.quiet))
-    if arguments.checkpoint_path is None:
+    files = weights_given(arguments, *_TOPICS)
+    if "video_vae" not in files and not {"checkpoint", "transformer"}.intersection(files):
         progress.message(embedded.NOTICE)
     wanted: dict[str, Any] = {
-        "checkpoint": arguments.checkpoint_path,
-        "spatial_upscaler": arguments.spatial_upsampler_path,
-        "temporal_upscaler": arguments.temporal_upsampler_path,
-        "dtype": "float16" if arguments.fp16 else arguments.dtype or "bfloat16",
+        **files,
         "memory": arguments.memory,
+        "on_taken": tell_taken(progress),
     }
+    if arguments.fp16:
+        wanted["dtype"] = "float16"
     optional = {"seed": arguments.seed, "tiling": arguments.tiling}
     wanted |= {name: value for name, value in optional.items() if value is not None}
     if arguments.plan:

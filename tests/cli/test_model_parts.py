@@ -8,9 +8,14 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 import pytest
+from command_inputs import video_file
 
+import ltx2rt
 from ltx2rt import embedded
+from ltx2rt.cli import encode, upscale
+from ltx2rt.cli.flags import FLAGS
 from ltx2rt.cli.main import run
+from ltx2rt.errors import UsageError
 from ltx2rt.weights.checkpoint import Checkpoint
 from ltx2rt.weights.safetensors import SafetensorsFile, write_safetensors
 
@@ -209,3 +214,138 @@ def test_inspect_refuses_what_a_run_refuses(tmp_path: Path, root: Path, capsys: 
     sentence = "several transformers: "
     assert sentence in said
     assert refused.split(sentence)[1].strip() in said
+
+
+VIDEO_VAE, AUDIO_VAE, VOCODER, PROJECTION, CONNECTOR_FILE, TRANSFORMER = FILES
+
+
+def contexts(path: Path) -> dict[str, np.ndarray]:
+    file = SafetensorsFile(path)
+    return {name: file.numpy(name) for name in file.tensors}
+
+
+def test_encode_takes_the_parts_that_it_reads(tmp_path: Path, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    paths = [tmp_path / f"{name}.safetensors" for name in ("whole", "named", "folder", "transformer")]
+    text = ["encode", "--quiet", "a red circle", "-o"]
+    assert run([*text, str(paths[0])]) == 0
+    named = {
+        "--transformer-path": root / TRANSFORMER,
+        "--connectors-path": root / CONNECTOR_FILE,
+        "--text-projection-path": root / PROJECTION,
+        "--text-encoder-path": embedded.TEXT_ENCODER,
+        "--tokenizer-path": embedded.TEXT_ENCODER / "tokenizer.json",
+    }
+    capsys.readouterr()
+    assert run([*text, str(paths[1]), *(word for pair in named.items() for word in map(str, pair))]) == 0
+    assert str(root) not in capsys.readouterr().err  # everything was named
+    for path, given in ((paths[2], root), (paths[3], root / TRANSFORMER)):
+        assert run(["encode", "a red circle", "-o", str(path), "--checkpoint-path", str(given)]) == 0
+        said = capsys.readouterr().err
+        assert said.count(f"ltx2rt: connectors: {root / CONNECTOR_FILE}\n") == 1
+        assert said.count(f"ltx2rt: text projection: {root / PROJECTION}\n") == 1
+        assert "ltx2rt: text encoder: " in said
+        assert "VAE" not in said
+        assert "vocoder" not in said
+    expected = contexts(paths[0])
+    for path in paths[1:]:
+        found = contexts(path)
+        assert found.keys() == expected.keys()
+        for name, values in expected.items():
+            np.testing.assert_array_equal(found[name], values)
+    record = json.loads(Path(f"{paths[1]}.json").read_text())
+    assert {str(root / name) for name in (TRANSFORMER, CONNECTOR_FILE, PROJECTION)} < record["weights"].keys()
+
+
+def test_upscale_takes_a_video_vae_alone(tmp_path: Path, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    alone = tmp_path / "vae" / "video.safetensors"
+    alone.parent.mkdir()
+    alone.symlink_to(root / VIDEO_VAE)
+    source = video_file(tmp_path / "in.mp4", sound=False)
+    words = ["upscale", str(source), "--save-latents", str(tmp_path / "l.safetensors"), "-o", str(tmp_path / "o.mp4")]
+    upscaler = ["--spatial-upsampler-path", str(embedded.SPATIAL_UPSCALER)]
+
+    def enlarged(*more: str) -> np.ndarray:
+        assert run([*words, *upscaler, *more]) == 0
+        return SafetensorsFile(tmp_path / "l.safetensors").numpy("video")
+
+    expected = enlarged()
+    capsys.readouterr()
+    for given in (["--video-vae-path", str(alone)], ["--checkpoint-path", str(alone)]):
+        np.testing.assert_array_equal(enlarged(*given), expected)
+        said = capsys.readouterr().err
+        assert "TOY" not in said
+        assert "ltx2rt: video VAE" not in said  # it was named
+    np.testing.assert_array_equal(enlarged("--checkpoint-path", str(root)), expected)
+    said = capsys.readouterr().err
+    assert said.count(f"ltx2rt: video VAE: {root / VIDEO_VAE}\n") == 1
+    assert "audio VAE" not in said  # the input has no latent of sound
+    assert run([*words, "--plan", *upscaler, "--video-vae-path", str(alone)]) == 0
+    assert "video decoder" in capsys.readouterr().out
+
+
+def test_upscale_reads_the_audio_vae_where_latents_have_sound(
+    tmp_path: Path, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saved = tmp_path / "in.safetensors"
+    assert run(["generate", *SMALL, "--skip-vae", "--save-latents", str(saved), "-o", str(tmp_path / "a.mp4")]) == 0
+    words = ["upscale", str(saved), "--spatial-upsampler-path", str(embedded.SPATIAL_UPSCALER), "-o"]
+    clips = [tmp_path / f"{name}.mp4" for name in ("whole", "parts", "lacking")]
+    assert run([*words, str(clips[0])]) == 0
+    capsys.readouterr()
+    assert run([*words, str(clips[1]), "--video-vae-path", str(root / VIDEO_VAE)]) == 0
+    said = capsys.readouterr().err
+    for title, path in (("audio VAE", AUDIO_VAE), ("vocoder", VOCODER)):
+        assert said.count(f"ltx2rt: {title}: {root / path}\n") == 1
+    assert clips[0].read_bytes() == clips[1].read_bytes()
+    alone = tmp_path / "video.safetensors"
+    alone.write_bytes((root / VIDEO_VAE).read_bytes())
+    assert run([*words, str(clips[2]), "--video-vae-path", str(alone)]) == 1
+    said = capsys.readouterr().err
+    assert "give --audio-vae-path FILE" in said
+    assert "give --vocoder-path FILE" in said
+    assert not clips[2].exists()
+
+
+def test_other_verbs_take_the_options_of_generate() -> None:
+    offered = {verb: {flag.name: flag for flag in verb.FLAGS if flag.target == "files"} for verb in (encode, upscale)}
+    for flags in offered.values():
+        assert all(flag in FLAGS for flag in flags.values())
+    model = {"checkpoint", "transformer", "model_variant", "dtype"}
+    assert offered[encode].keys() == model | {"text_encoder", "tokenizer", "connectors", "text_projection"}
+    pictures = {"video_vae", "audio_vae", "vocoder", "spatial_upscaler", "temporal_upscaler"}
+    assert offered[upscale].keys() == model | pictures
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            ["upscale", "in.mp4", "-o", "o.mp4", "--audio-vae-path", "{r}"],
+            "--audio-vae-path goes with --checkpoint-path",
+        ),
+        (["encode", "a", "--connectors-path", "{r}"], "--connectors-path goes with --checkpoint-path FILE"),
+    ],
+)
+def test_parts_of_other_verbs_without_a_model(
+    tmp_path: Path,
+    root: Path,
+    words: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    video_file(tmp_path / "in.mp4")
+    assert run([word.format(r=root / VOCODER) for word in words]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_parts_that_a_verb_does_not_read(root: Path) -> None:
+    with pytest.raises(UsageError, match="video_vae has no meaning here; the files that are read are checkpoint, "):
+        ltx2rt.encode("a", video_vae=root / VIDEO_VAE)
+    with pytest.raises(
+        UsageError, match=r"connectors has no meaning here; .* spatial_upscaler, temporal_upscaler, dtype"
+    ):
+        ltx2rt.upscale("in.mp4", connectors=root / CONNECTOR_FILE)
+    with pytest.raises(UsageError, match="unknown setting 'conectors'"):
+        ltx2rt.encode("a", conectors=root / CONNECTOR_FILE)

@@ -20,7 +20,7 @@ class Setting:
         kind: of its values.
         help: one line.
         group: heading in ``--help``.
-        topic: pipelines state which topics they take; empty: all take it.
+        topic: pipelines, and the verbs that read weights, state which topics they take; empty: all pipelines take it.
         flags: spellings on the command line, the documented one first; empty: ``--name-of-the-field``.
         for_python: what no command line can say; it has no option.
         low, high: the range, both ends included.

@@ -17,6 +17,7 @@ from ltx2rt.graph.components import (
     TEXT_ENCODER,
     TEXT_PROJECTION,
     TRANSFORMER,
+    VIDEO_VAE,
     Component,
     Config,
 )
@@ -29,6 +30,7 @@ from ltx2rt.weights.generations import LTX_2, Generation
 from ltx2rt.weights.kept_weights import Loras, StageWeights
 from ltx2rt.weights.lora.opening import open_lora
 from ltx2rt.weights.sets.pairing import check_pairing
+from ltx2rt.weights.sets.parts import ROLES, Role
 from ltx2rt.weights.sets.resolution import missing_parts, resolve
 from ltx2rt.weights.tokenizer import GemmaTokenizer
 
@@ -72,18 +74,22 @@ class WeightSet:
     _whole: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
 
     @classmethod
-    def open(cls, given: WeightFiles) -> WeightSet:
+    def open(cls, given: WeightFiles, roles: Sequence[Role] = ROLES) -> WeightSet:
         """Open the files and check that each is of the kind its place asks for.
+
+        Args:
+            given: what was named.
+            roles: what is looked for beside it; see `resolve`.
 
         Raises:
             UsageError: no checkpoint, or a LoRA strength that is no finite number.
             CheckpointError: a file is missing, damaged or of the wrong kind.
         """
-        if not given.has_model:
+        if not given.has_model and given.video_vae is None:
             raise UsageError(f"there is no model; give {spelled('checkpoint', 'FILE')}.")
         distilled = () if given.distilled_lora is None else (given.distilled_lora,)
         _check_strengths((*given.loras, *distilled))
-        model = resolve(given.checkpoint, given.parts, given.model_variant)
+        model = resolve(given.checkpoint, given.parts, given.model_variant, roles)
         sources, gaps = dict(model.sources), dict(model.gaps)
         for axis in _UPSCALERS:
             _check_upscaler(sources, axis)
@@ -161,8 +167,8 @@ class WeightSet:
 
     @property
     def checkpoint(self) -> Checkpoint:
-        """What holds the transformer; its header says which model this is."""
-        return self.source(TRANSFORMER)
+        """What holds the transformer, or the video VAE of a set without one; its header says which model this is."""
+        return self.source(TRANSFORMER if self.has(TRANSFORMER) or not self.has(VIDEO_VAE) else VIDEO_VAE)
 
     @property
     def generation(self) -> Generation:

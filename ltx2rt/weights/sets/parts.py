@@ -109,6 +109,8 @@ TEMPORAL_UPSCALER = Role(
 # Every role but the transformer's: those without which no clip is made, and the others.
 NEEDED = (CONNECTORS, TEXT_PROJECTION, TEXT_ENCODER, VIDEO_VAE, AUDIO_VAE, VOCODER)
 UPSCALERS = (SPATIAL_UPSCALER, TEMPORAL_UPSCALER)
+# What encoding a text reads, beside the transformer's header.
+TEXT = (TRANSFORMER, CONNECTORS, TEXT_PROJECTION, TEXT_ENCODER)
 OPTIONAL = (DURATION_HEAD, *UPSCALERS)
 ROLES = (TRANSFORMER, *NEEDED, *OPTIONAL)
 TITLES = {role.setting: role.title for role in ROLES}

@@ -13,7 +13,19 @@ from ltx2rt.spelling import spelled
 from ltx2rt.weights.checkpoint import Checkpoint
 from ltx2rt.weights.sets import parts as roles
 from ltx2rt.weights.sets.description import Description
-from ltx2rt.weights.sets.parts import NEEDED, OPTIONAL, ROLES, TRANSFORMER, UPSCALERS, Found, Part, Role, find, look
+from ltx2rt.weights.sets.parts import (
+    CONNECTORS,
+    NEEDED,
+    OPTIONAL,
+    ROLES,
+    TRANSFORMER,
+    UPSCALERS,
+    Found,
+    Part,
+    Role,
+    find,
+    look,
+)
 from ltx2rt.weights.sets.units import (
     Unit,
     comfyui_root,
@@ -44,13 +56,17 @@ class ModelSet:
     taken: Mapping[str, Path] = field(default_factory=dict)
 
 
-def resolve(model: Path | None, named: Mapping[str, Path], variant: str | None = None) -> ModelSet:
-    """Find every part of a model.
+def resolve(
+    model: Path | None, named: Mapping[str, Path], variant: str | None = None, roles: Sequence[Role] = ROLES
+) -> ModelSet:
+    """Find the parts of a model.
 
     Args:
         model: the file or folder that was given as the model.
         named: setting of a role -> the file or folder that was given for it.
         variant: ``dev`` or ``distilled``, where it was stated.
+        roles: what is wanted beside what was named; the headers of other parts only serve as descriptions. Where they
+            are without the transformer and none is there, the first of them says which model it is.
 
     Raises:
         CheckpointError: there is no transformer, or several; a path is missing, damaged, or does not hold what it was
@@ -58,31 +74,35 @@ def resolve(model: Path | None, named: Mapping[str, Path], variant: str | None =
     """
     given = None if model is None else find(model)
     explicit = {setting: _named(path, _role(setting)) for setting, path in named.items()}
-    transformer = _transformer(given, explicit.get("transformer"), variant)
-    choice = _Choice(given, explicit, transformer, variant or transformer.variant)
+    leading = _leading(given, explicit, roles)
+    lead = _only(leading, given, explicit.get(leading.setting), variant)
+    choice = _Choice(given, explicit, leading, lead, variant or lead.variant)
     for role in (*NEEDED, *OPTIONAL):
-        choice.choose(role)
-    choice.check()
-    return choice.result()
+        if role is not leading:
+            choice.choose(role)
+    wanted = [role for role in ROLES if role in (leading, *roles) or role.setting in explicit]
+    if CONNECTORS in wanted:
+        choice.check()
+    return choice.result(wanted)
 
 
 class _Choice:
-    """The parts that are chosen for a transformer."""
+    """The parts that are chosen for the one that says which model it is, nearly always the transformer."""
 
     def __init__(
-        self, given: Found | None, explicit: Mapping[str, Found], transformer: Part, variant: str | None
+        self, given: Found | None, explicit: Mapping[str, Found], leading: Role, lead: Part, variant: str | None
     ) -> None:
         self.given = given
         self.explicit = explicit
-        self.transformer = transformer
-        self.generation = transformer.generations[0] if len(transformer.generations) == 1 else None
+        self.lead = lead
+        self.generation = lead.generations[0] if len(lead.generations) == 1 else None
         self.variant = variant
-        self.chosen: dict[str, Part] = {"transformer": transformer}
+        self.chosen: dict[str, Part] = {lead.component: lead}
         self.gaps: dict[str, str] = {}
         self.taken: dict[str, Path] = {}
         self._siblings: list[Found] | None = None
-        if given is not None and given.path.is_dir() and "transformer" not in explicit:
-            self.taken["transformer"] = transformer.path
+        if given is not None and given.path.is_dir() and leading.setting not in explicit:
+            self.taken[leading.setting] = lead.path
 
     def choose(self, role: Role) -> None:
         """Take the part of a role from the first place that has one."""
@@ -113,31 +133,38 @@ class _Choice:
     def check(self) -> None:
         """Raise CheckpointError where chosen parts contradict each other; warn where that cannot be told."""
         connectors = self.chosen.get("video_connector")
-        if connectors is None or connectors.checkpoint is self.transformer.checkpoint:
+        if connectors is None or connectors.checkpoint is self.lead.checkpoint:
             return
         told = len(connectors.generations) == 1
-        if not told and connectors.path.parent != self.transformer.path.parent:
+        if not told and connectors.path.parent != self.lead.path.parent:
             log.warning(
                 "%s does not state its generation: the connectors of 2.3 and 2.5 cannot be told apart, and those of "
                 "another one give clips that do not follow the prompt",
                 connectors.path,
             )
 
-    def result(self) -> ModelSet:
-        """The set, its files described by each other."""
+    def result(self, roles: Sequence[Role]) -> ModelSet:
+        """The set of these roles, its files described by each other and by those of other roles."""
+        settings = {role.setting for role in roles}
+        wanted = [name for role in roles for name in role.components if name in self.chosen]
+        described = self._described()
+        return ModelSet(
+            sources={name: described[id(self.chosen[name].checkpoint)] for name in self.chosen if name in wanted},
+            gaps={setting: why for setting, why in self.gaps.items() if setting in settings},
+            taken={setting: path for setting, path in self.taken.items() if setting in settings},
+        )
+
+    def _described(self) -> dict[int, Checkpoint]:
+        """Every checkpoint, by its identity, as the others describe it; a single one describes itself."""
         checkpoints = {id(part.checkpoint): part.checkpoint for part in self.chosen.values()}
         if len(checkpoints) == 1:
-            sources = {name: part.checkpoint for name, part in self.chosen.items()}
-            return ModelSet(sources, self.gaps, self.taken)
-        holders = {name: part.checkpoint.stated for name, part in self.chosen.items()}
+            return checkpoints
         description = Description(
             stated=[checkpoint.stated for checkpoint in checkpoints.values()],
-            holders=holders,
+            holders={name: part.checkpoint.stated for name, part in self.chosen.items()},
             tensors={name: part.checkpoint.names(part.stored) for name, part in self.chosen.items()},
         )
-        described = {key: checkpoint.described(description) for key, checkpoint in checkpoints.items()}
-        sources = {name: described[id(part.checkpoint)] for name, part in self.chosen.items()}
-        return ModelSet(sources, self.gaps, self.taken)
+        return {key: checkpoint.described(description) for key, checkpoint in checkpoints.items()}
 
     def _take(self, role: Role, part: Part) -> None:
         for component in role.components:
@@ -147,11 +174,11 @@ class _Choice:
 
     def _places(self, role: Role) -> Iterator[_Place]:
         """Where the part of a role may be, nearest first."""
-        yield _Place(Found(self.transformer.path, tuple(roles.parts_of(self.transformer.checkpoint))), is_new=False)
+        yield _Place(Found(self.lead.path, tuple(roles.parts_of(self.lead.checkpoint))), is_new=False)
         if self.given is not None:
             yield _Place(self.given, is_new=self.given.path.is_dir())
         named = [part for found in self.explicit.values() for part in found.parts]
-        yield _Place(Found(self.transformer.path, tuple(named)), is_new=False)
+        yield _Place(Found(self.lead.path, tuple(named)), is_new=False)
         if role in NEEDED or (role in UPSCALERS and self._siblings is not None):
             for found in self._look_around():
                 yield _Place(found, is_new=True)
@@ -188,7 +215,7 @@ class _Choice:
             names = " or ".join(generation.name for generation in part.generations)
             hint = " (no gates)" if role.setting == "connectors" and names == "19b" else ""
             raise CheckpointError(
-                f"{part.path}: {role.title} of generation {names}{hint}, but {self.transformer.path.name} is of "
+                f"{part.path}: {role.title} of generation {names}{hint}, but {self.lead.path.name} is of "
                 f"{self.generation.name}; give the {role.title} of {self.generation.name}."
             )
 
@@ -251,23 +278,37 @@ def _named(path: Path, role: Role) -> Found:
     return found
 
 
-def _transformer(given: Found | None, named: Found | None, variant: str | None) -> Part:
+def _leading(given: Found | None, explicit: Mapping[str, Found], roles: Sequence[Role]) -> Role:
+    """The role whose part says which model it is."""
+    there = [*explicit.values(), *([] if given is None else [given])]
+    if TRANSFORMER in roles or any(found.of("transformer") for found in there):
+        return TRANSFORMER
+    return roles[0]
+
+
+def _only(role: Role, given: Found | None, named: Found | None, variant: str | None) -> Part:
+    """The only part of a role among what was given.
+
+    Raises:
+        CheckpointError: there is none, or there are several.
+    """
     found = named or given
     if found is None:
         raise CheckpointError(f"there is no model; give {spelled('checkpoint', 'FILE')}.")
-    candidates = found.of("transformer")
+    candidates = found.of(role.components[0])
     if not candidates:
         lora = next((why for why in found.refused.values() if "LoRA" in why), "")
         raise CheckpointError(
-            f"{found.path}: not a model checkpoint: it holds {found.held}; give the file of the transformer with "
-            f"{spelled('transformer', 'FILE')}, or see what this is with: ltx2rt inspect FILE {lora}".rstrip()
+            f"{found.path}: not a model checkpoint: it holds {found.held}; give the file of the {role.title} with "
+            f"{spelled(role.setting, 'FILE')}, or see what this is with: ltx2rt inspect FILE {lora}".rstrip()
         )
     if variant is not None:
         candidates = [part for part in candidates if part.variant == variant] or candidates
     different = _different(candidates)
     if len(different) > 1:
         raise CheckpointError(
-            f"{found.path}: several transformers: {_listed(different)}; name one with {spelled('transformer', 'FILE')}."
+            f"{found.path}: several {_plural(role)}: {_listed(different)}; name one with "
+            f"{spelled(role.setting, 'FILE')}."
         )
     return different[0]
 
