@@ -75,6 +75,10 @@ class Component(Generic[Config]):
         require_plausible(checkpoint.section(self.stored_name), f"{checkpoint.path}: the configuration")
         try:
             return self.read(checkpoint)
+        except CheckpointError as error:
+            if str(checkpoint.path) in str(error):
+                raise
+            raise CheckpointError(f"{checkpoint.path}: {error}") from error
         except Ltx2rtError:
             raise
         except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:

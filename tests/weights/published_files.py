@@ -29,6 +29,11 @@ CONFIGS: dict[str, dict[str, Any]] = dict(PUBLISHED["models"])
 CONFIGS["2.5"] = CONFIGS["2.3"] | {
     "transformer": CONFIGS["2.3"]["transformer"] | {"ff_bias": False, "use_keyframes_abs_pos_embedding": True}
 }
+UPSCALERS_25 = {
+    "spatial": PUBLISHED["upscalers"]["ltx-2.3-spatial-upscaler-x2-1.0"],
+    "temporal": PUBLISHED["upscalers"]["ltx-2.3-temporal-upscaler-x2-1.0"]
+    | {"spatial_scale": 1.0, "rational_resampler": True},
+}
 VERSIONS = {"19b": "2.0.0", "2.3": "2.3.0", "2.5": "2.5.0"}
 SIZES = {"19b": "19b", "2.3": "22b", "2.5": "22b"}
 
@@ -244,6 +249,9 @@ def _official_25(folder: Path, split: dict[str, Header]) -> None:
     save(folder / "vae" / "ltx-2.5-video-vae-conv-bf16.safetensors", bare(split["vae"], "vae."), **stated)
     stated = {"model_version": version, "config": json.dumps(_config("2.5", "audio_vae", "vocoder"))}
     save(folder / "vae" / "ltx-2.5-audio-vae-bf16.safetensors", split["audio"], **stated)
+    for axis, config in UPSCALERS_25.items():
+        path = folder / "latent_upscale_models" / f"ltx-2.5-latent-{axis}-upscaler-x2-bf16-1.0.safetensors"
+        save(path, listed(upscaler_specs(config)), config=json.dumps(config))
 
 
 def diffusers(folder: Path, generation: str) -> Path:

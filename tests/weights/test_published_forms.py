@@ -57,7 +57,8 @@ def test_a_published_form(tmp_path: Path, generation: str, form: str) -> None:
         held = part.report
         assert (held.missing, held.misshapen, held.unexpected, held.unchecked) == ([], [], [], 0)
         values[part.component] += held.parameters
-    values.pop("spatial_upscaler", None)
+    for upscaler in ("spatial_upscaler", "temporal_upscaler"):
+        values.pop(upscaler, None)
     if "text_encoder" not in values:  # that of the folder beside the others, which a run takes
         values["text_encoder"] = inspect(encoders[0]).parameters
     specs = [*specs_of(generation).values(), *encoder_specs(generation)]

@@ -37,6 +37,8 @@ class Description:
         """The section ``name``, which describes ``component``.
 
         It is taken from the file that holds the component, else from any other that states it, else from the tensors.
+        That of a text encoder says which one it is: what another file, which may have one of its own, says of it does
+        not count.
         What a connector's file says about the connectors comes before what the transformer's file says about them.
 
         Raises:
@@ -49,7 +51,8 @@ class Description:
         return self._sections[name]
 
     def _stated(self, component: str, name: str) -> Section:
-        for stated in (self.holders.get(component, {}), *self.stated):
+        others = () if name == "text_encoder" else self.stated
+        for stated in (self.holders.get(component, {}), *others):
             if stated.get(name):
                 return dict(stated[name])
         return {}
