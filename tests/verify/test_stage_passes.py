@@ -73,6 +73,8 @@ def saved(root: Path) -> dict[str, np.ndarray]:
                 if event.state.keyframes_mask is not None:
                     tensors[prefix + "keyframes_mask"] = event.state.keyframes_mask[..., None]
         waveform, _ = run.sound()
+        video = np.concatenate(run.chunks)
+    tensors |= {"video_float_fhwc.frame_003": video[3], "video_mean_per_frame": video.mean(axis=(1, 2, 3))}
     tensors["audio_samples"] = np.array(len(waveform), np.int64)
     tensors["audio_waveform"] = waveform.T[:, :100]
     return {name: np.array(value, order="C") for name, value in tensors.items()}
@@ -83,7 +85,7 @@ def failed(root: Path, tensors: dict[str, np.ndarray], monkeypatch: pytest.Monke
     monkeypatch.setattr(Generation, "is_ancestral", lambda *_: True)
     write_safetensors(root / "pipelines" / NAME, tensors, METADATA)
     results = list(runner.run_file(root / "pipelines" / NAME, root, index={}))
-    assert len(results) >= 4
+    assert len(results) >= 5
     return {result.name.partition("/")[2] for result in results if result.status != "pass"}
 
 
@@ -98,6 +100,8 @@ def test_our_own_run_passes(root: Path, saved: dict[str, np.ndarray], monkeypatc
         ({"pass.01.video.noise": 1e-3, "pass.00.video.out": 0.1, "audio_samples": 1}, {"pass.01", "pass.00", "audio"}),
         ({"pass.01.video.positions": 1.0, "pass.00.video.keyframes_mask": 1.0}, {"pass.01", "pass.00"}),
         ({"pass.01.audio.after_step_0": 0.1, "audio_waveform": 0.1}, {"pass.01", "audio"}),
+        ({"video_float_fhwc.frame_003": 0.01}, {"frames"}),
+        ({"video_mean_per_frame": 0.01}, {"frames"}),
     ],
 )
 def test_a_change_is_found(
