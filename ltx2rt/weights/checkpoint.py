@@ -632,8 +632,9 @@ def _merged(metadata: dict[str, str], more: Mapping[str, str], where: str) -> di
     if "config" in metadata and "config" in more:
         config, other = parse_config(metadata, where), parse_config(more, where)
         for section, values in other.items():
-            if isinstance(values, dict):
-                config[section] = {**values, **(config.get(section) or {})}
+            here = config.get(section)
+            if isinstance(values, dict) and (here is None or isinstance(here, dict)):
+                config[section] = {**values, **(here or {})}
         config.pop("text_encoder", None)
         result["config"] = json.dumps(config)
     return result

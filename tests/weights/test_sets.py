@@ -16,6 +16,7 @@ from tiny_files import CONFIG_19B, CONFIG_23, model_specs, tensors_of, upscaler_
 
 from ltx2rt.errors import CheckpointError
 from ltx2rt.inspection import inspect
+from ltx2rt.set_inspection import inspect_set
 from ltx2rt.weights.checkpoint import Checkpoint
 from ltx2rt.weights.generations import LTX_2_5
 from ltx2rt.weights.sets.pairing import check_declared, check_pairing
@@ -408,3 +409,33 @@ def test_a_header_that_contradicts_the_tensors(files: Path, tmp_path: Path, vers
     message = rf"the header states model version {version} \(.*\), but the tensors are those of 19b"
     assert bool(re.search(message, report.components[0].error)) == wrong
     assert report.complete == (not wrong)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        (
+            "transformer/config.json",
+            '{"_class_name": "LTX2VideoTransformer3DModel", "num_layers": [], "rope_theta": "x"}',
+        ),
+        ("connectors/config.json", '{"_class_name": "LTX2TextConnectors", "video_connector_num_layers": {}}'),
+        ("model_index.json", '{"_class_name": ["LTX2Pipeline"]}'),
+        ("transformer/config.json", "[]"),
+        ("vae/config.json", '{"_class_name": 3}'),
+    ],
+)
+def test_damaged_descriptions_of_a_repository_are_errors(files: Path, tmp_path: Path, name: str, text: str) -> None:
+    split = {
+        "transformer/diffusion_pytorch_model.safetensors": "ltx-2.3-distilled_transformer_only",
+        "connectors/diffusion_pytorch_model.safetensors": "ltx-2.3_connectors",
+        "vae/diffusion_pytorch_model.safetensors": "ltx-2.3-video_vae",
+    }
+    repository = placed(files, tmp_path, split)
+    (repository / "model_index.json").write_text('{"_class_name": "LTX2Pipeline"}')
+    (repository / name).write_text(text)
+    said: list[str] = []
+    try:
+        said += [] if inspect_set(repository).complete else ["incomplete"]
+    except CheckpointError as error:
+        said.append(str(error))
+    assert said

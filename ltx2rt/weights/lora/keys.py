@@ -6,6 +6,9 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from ltx2rt.weights.names.diffusers import CONNECTOR_TOPS, TABLES, TRANSFORMER_TOPS
+from ltx2rt.weights.names.official import TRANSFORMER
+
 
 class Key(NamedTuple):
     """One tensor name, taken apart.
@@ -117,29 +120,15 @@ PREFIXES = {
 
 # First element of a name in diffusers' spelling -> ours. Dots are underscores.
 _DIFFUSERS = {
-    "proj_in": "patchify_proj",
-    "audio_proj_in": "audio_patchify_proj",
-    "time_embed": "adaln_single",
-    "audio_time_embed": "audio_adaln_single",
-    "prompt_adaln": "prompt_adaln_single",
-    "audio_prompt_adaln": "audio_prompt_adaln_single",
-    "av_cross_attn_video_scale_shift": "av_ca_video_scale_shift_adaln_single",
-    "av_cross_attn_audio_scale_shift": "av_ca_audio_scale_shift_adaln_single",
-    "av_cross_attn_video_a2v_gate": "av_ca_a2v_gate_adaln_single",
-    "av_cross_attn_audio_v2a_gate": "av_ca_v2a_gate_adaln_single",
-    "video_connector": "video_embeddings_connector",
-    "audio_connector": "audio_embeddings_connector",
+    **TRANSFORMER_TOPS,
+    **{theirs: ours.removeprefix(TRANSFORMER).replace(".", "_") for theirs, ours in CONNECTOR_TOPS.items()},
     "embeddings_connector": "video_embeddings_connector",
-    "text_proj_in": "text_embedding_projection_aggregate_embed",
-    "video_text_proj_in": "text_embedding_projection_video_aggregate_embed",
-    "audio_text_proj_in": "text_embedding_projection_audio_aggregate_embed",
 }
 # The same for last elements.
 _DIFFUSERS_ENDS = {
     "_norm_q": "_q_norm",
     "_norm_k": "_k_norm",
-    "_video_a2v_cross_attn_scale_shift_table": "_scale_shift_table_a2v_ca_video",
-    "_audio_a2v_cross_attn_scale_shift_table": "_scale_shift_table_a2v_ca_audio",
+    **{f"_{theirs}": f"_{ours}" for theirs, ours in TABLES.items()},
 }
 _CONNECTORS = tuple(flattened.replace(".", "_") for flattened in PREFIXES.values() if "connector" in flattened)
 

@@ -10,7 +10,7 @@ from ltx2rt.weights.names.origin import Origin
 from ltx2rt.weights.tensor_source import TensorInfo
 
 # First element of a name -> the official one, where they differ.
-_TRANSFORMER_TOPS = {
+TRANSFORMER_TOPS = {
     "proj_in": "patchify_proj",
     "audio_proj_in": "audio_patchify_proj",
     "time_embed": "adaln_single",
@@ -22,14 +22,15 @@ _TRANSFORMER_TOPS = {
     "av_cross_attn_video_a2v_gate": "av_ca_a2v_gate_adaln_single",
     "av_cross_attn_audio_v2a_gate": "av_ca_v2a_gate_adaln_single",
 }
-_CONNECTOR_TOPS = {
+CONNECTOR_TOPS = {
     "video_connector": f"{TRANSFORMER}video_embeddings_connector",
     "audio_connector": f"{TRANSFORMER}audio_embeddings_connector",
     "text_proj_in": "text_embedding_projection.aggregate_embed",
     "video_text_proj_in": "text_embedding_projection.video_aggregate_embed",
     "audio_text_proj_in": "text_embedding_projection.audio_aggregate_embed",
 }
-_TABLES = {
+# Ends of names.
+TABLES = {
     "video_a2v_cross_attn_scale_shift_table": "scale_shift_table_a2v_ca_video",
     "audio_a2v_cross_attn_scale_shift_table": "scale_shift_table_a2v_ca_audio",
 }
@@ -60,7 +61,7 @@ def component(tensors: Mapping[str, TensorInfo]) -> str | None:
         first, _, rest = name.partition(".")
         if first == "transformer_blocks" and rest.endswith((".norm_q.weight", ".norm_k.weight")):
             return "transformer"
-        if first in _TRANSFORMER_TOPS and first not in ("proj_in", "prompt_adaln"):
+        if first in TRANSFORMER_TOPS and first not in ("proj_in", "prompt_adaln"):
             return "transformer"
         if first in ("upsamplers", "resnets") and ("conv_in.weight" in tensors or "conv_out.weight" in tensors):
             return "vocoder"
@@ -84,16 +85,16 @@ def official_names(tensors: Mapping[str, TensorInfo], kind: str) -> list[tuple[s
 def transformer_name(name: str) -> str:
     """The official name, without what stands before it."""
     first, dot, rest = name.partition(".")
-    name = _TRANSFORMER_TOPS.get(first, first) + dot + _attention(rest)
+    name = TRANSFORMER_TOPS.get(first, first) + dot + _attention(rest)
     head, dot, last = name.rpartition(".")
-    return head + dot + _TABLES.get(last, last)
+    return head + dot + TABLES.get(last, last)
 
 
 def connector_name(name: str) -> str:
     """The official name of a tensor of the connectors' folder."""
     first, dot, rest = name.partition(".")
     rest = _attention(rest.replace("transformer_blocks.", "transformer_1d_blocks.", 1))
-    return _CONNECTOR_TOPS.get(first, first) + dot + rest
+    return CONNECTOR_TOPS.get(first, first) + dot + rest
 
 
 def _attention(name: str) -> str:

@@ -27,7 +27,7 @@ def _transformer(config: Mapping[str, Any]) -> dict[str, Section]:
         "positional_embedding_theta": config.get("rope_theta", 10000.0),
         "positional_embedding_max_pos": video_end,
         "audio_positional_embedding_max_pos": [config.get("audio_pos_embed_max_pos", 20)],
-        "av_ca_timestep_scale_multiplier": float(config.get("cross_attn_timestep_scale_multiplier", 1000)),
+        "av_ca_timestep_scale_multiplier": config.get("cross_attn_timestep_scale_multiplier", 1000),
         "use_middle_indices_grid": True,
         **_rope(config),
     }

@@ -37,7 +37,8 @@ def check_pairing(
     """
     generation = generation or stated_generation(metadata) or LTX_2
     given = encoder_config.get("gemma_version")
-    kind = str(encoder_config.get("model_type") or encoder_config.get("text_config", {}).get("model_type"))
+    text = encoder_config.get("text_config")
+    kind = str(encoder_config.get("model_type") or (text.get("model_type") if isinstance(text, dict) else None))
     wanted = _declared(metadata, origin) or generation.text_encoder_version
     if wanted is None:
         if kind not in generation.text_encoder_types:
