@@ -81,7 +81,7 @@ _TRIMMED = rf"{_IMPLIED}|{_DECODED}"
 PIPELINES = {
     "19b_distilled_i2v_tiled": None,
     "19b_ti2vid_one_stage": _TRIMMED,
-    "19b_ti2vid_two_stages": _TRIMMED,
+    "14_ltx2_ti2vid_two_stages": r"video_float_fhwc\..*",
     "19b_ti2vid_two_stages_hq": _TRIMMED,
     "19b_ic_lora_skip_stage_2_mask": _TRIMMED,
     "19b_keyframe_interpolation": _TRIMMED,

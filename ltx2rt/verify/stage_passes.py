@@ -5,6 +5,7 @@ The run draws its own noise, so that seeds and the order of draws are compared, 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property, partial
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ltx2rt.graph.components import VIDEO_DECODERS
 from ltx2rt.graph.diffusion.latent_state import LatentState
 from ltx2rt.graph.diffusion.noise import NoiseDtype, NoiseSource, TorchCpuNoise
 from ltx2rt.graph.pipelines import PIPELINES
@@ -29,6 +31,7 @@ from ltx2rt.verify.saved_run import SavedRun, pipeline_of
 from ltx2rt.weights.checkpoint import Checkpoint
 
 _LATENT = {"atol": 5e-4}
+_PIXEL = {"atol": 1e-3}
 _WAVEFORM = {"atol": 5e-4}
 # Both sides draw the same bits; logarithm and cosine come from other libraries.
 _NOISE = {"atol": 1e-6}
@@ -47,6 +50,8 @@ def find_cases(golden: GoldenFile) -> Iterator[Case]:
     for index in range(run.saved_passes):
         yield Case(f"{golden.name}/pass.{index:02d}", partial(_pass, golden, run, index))
     yield Case(f"{golden.name}/audio", partial(_audio, golden, run))
+    if run.decodes:
+        yield Case(f"{golden.name}/frames", partial(_frames, golden, run))
 
 
 class _Recorded:
@@ -81,11 +86,16 @@ class _PassesRun(SavedRun):
         keys = self._golden.keys()
         return len({key.split(".")[1] for key in keys if key.startswith("pass.")})
 
+    @property
+    def decodes(self) -> bool:
+        """Whether this version has the decoder of the video."""
+        return self.vae.decoder_class in VIDEO_DECODERS
+
     @cached_property
     def inputs(self) -> GenerationInputs:
-        """The saved arguments; the run ends with the latents."""
+        """The saved arguments; the run ends with the latents where their decoder is not there."""
         inputs = super().inputs
-        return replace(inputs, settings=replace(inputs.settings, latents_only=True))
+        return replace(inputs, settings=replace(inputs.settings, latents_only=not self.decodes))
 
     @cached_property
     def passes(self) -> list[_Pass]:
@@ -125,12 +135,17 @@ class _PassesRun(SavedRun):
     def _files(self) -> WeightSet:
         root, files = self._golden.root, self._golden.metadata["files"]
         folder = str(files["transformer"]).rpartition("/")[0]
+        # tiny-X-style.safetensors and, in a folder of its own, tiny-X-distilled-transformer.safetensors
+        family = re.sub(r"(-style|-distilled-transformer)\.safetensors$", "", str(files["transformer"]))
+        strength = self._arguments.get("distilled_lora")
+        lora = None if strength is None else (root / f"{family}-distilled-lora.safetensors", float(strength))
         weights = WeightSet.open(
             WeightFiles(
                 checkpoint=root / files["transformer"],
                 text_encoder=root / _TEXT_ENCODERS[folder],
                 video_vae=root / files["video_vae"],
                 spatial_upscaler=root / files["upscaler"],
+                distilled_lora=lora,
             )
         )
         # The sound model may be that of another generation, of equal shapes; a run by itself would refuse it.
@@ -183,6 +198,15 @@ def _state(golden: GoldenFile, prefix: str, event: Noised) -> Iterator[Check]:
     for name, value in (("keyframes_mask", state.keyframes_mask), ("attention_mask", state.attention_mask)):
         if f"{prefix}{name}" in golden and value is not None:
             yield golden.check(f"{prefix}{name}", value[..., None] if name == "keyframes_mask" else value, **_NOISE)
+
+
+def _frames(golden: GoldenFile, run: _PassesRun) -> Iterator[Check]:
+    """Single frames, and the mean of each."""
+    video = np.concatenate(run.chunks)
+    for key in list(golden.keys()):
+        if found := re.fullmatch(r"video_float_fhwc\.frame_(\d+)", key):
+            yield golden.check(key, video[int(found[1])], **_PIXEL)
+    yield golden.check("video_mean_per_frame", video.mean(axis=(1, 2, 3)), **_PIXEL)
 
 
 def _planes(tokens: Array, shape: tuple[int, ...]) -> Array:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ltx2rt.graph.diffusion.schedules import distilled_stage_2_sigmas
 from ltx2rt.graph.pipelines.checks import check_inputs
 from ltx2rt.graph.pipelines.pipeline import PipelineEntry
@@ -21,9 +23,9 @@ def check(inputs: GenerationInputs, files: WeightSet) -> None:
 
 
 def generate(run: Run) -> GeneratedClip:
-    """The sound is that of the first stage: the refinement would cost quality.
+    """The sound is that of the first stage, which the second one sees finished and keeps as it is.
 
-    Source: Lightricks/LTX-2 ltx_pipelines/ti2vid_two_stages.py @ v1.2.0.
+    Source: Lightricks/LTX-2 ltx_pipelines/ti2vid_two_stages.py @ 1.4.
     """
     inputs, files = run.inputs, run.files
     conditions = Conditions(*guided_contexts(run))
@@ -35,7 +37,7 @@ def generate(run: Run) -> GeneratedClip:
     )
     first = first_stage(run, guided, conditions)
     refine = Sampling(distilled_stage_2_sigmas(), (*files.loras, *files.distilled_lora))
-    final = second_stage(run, refine, conditions, first)
+    final = second_stage(run, refine, replace(conditions, sound=first.audio), first)
     return finish(run, final.video, first.audio)
 
 

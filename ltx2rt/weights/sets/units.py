@@ -12,7 +12,6 @@ from typing import Any, Literal
 
 from ltx2rt.errors import CheckpointError
 from ltx2rt.weights.detection import OFFICIAL, read_json
-from ltx2rt.weights.lora.keys import is_lora
 from ltx2rt.weights.names.official import IGNORED, locate
 from ltx2rt.weights.sets.diffusers_config import official_config
 from ltx2rt.weights.weight_file import open_weight_file
@@ -261,8 +260,7 @@ def _one_model(folder: Path) -> tuple[Path, ...]:
     found = [path for path in found if _FP16 not in path.name] or found
     if len(found) == 1:
         return tuple(found)
-    # Adapters that were put beside a model are none of its shards.
-    return tuple(path for path in found if not is_lora(open_weight_file(path).tensors)) or tuple(found)
+    return tuple(found)
 
 
 def _indexed(folder: Path, index: Path) -> list[Path]:
