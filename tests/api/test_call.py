@@ -97,6 +97,7 @@ def test_an_embedding_of_another_shape_is_refused(pipeline: api.Pipeline) -> Non
         pipeline(embedding=flat, **SMALL)
 
 
+@pytest.mark.slow
 def test_noise_is_consumed_in_the_order_of_the_draws(
     pipeline: api.Pipeline, clip: api.Clip, draws: list[np.ndarray]
 ) -> None:
@@ -162,6 +163,7 @@ def test_latents_with_key_frames_leave_the_rest_to_the_seed() -> None:
     assert np.array_equal(taken[0][:, 8:], TorchCpuNoise(10).normal((1, 4, 128), "bfloat16"))
 
 
+@pytest.mark.slow
 def test_what_lay_in_memory_is_recorded_and_cannot_be_repeated_from_files(
     pipeline: api.Pipeline, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -181,6 +183,7 @@ def test_what_lay_in_memory_is_recorded_and_cannot_be_repeated_from_files(
         pipeline(PROMPT, **SMALL, images=images[1:2], repeated=record)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_with_a_picture_in_memory_continues(pipeline: api.Pipeline, tmp_path: Path) -> None:
     def stop(event: Event) -> None:
         if isinstance(event, StepDone) and event.index == 2:

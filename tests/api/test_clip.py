@@ -69,6 +69,7 @@ def test_a_save_that_failed_can_be_repeated(clip: api.Clip, tmp_path: Path, monk
     assert len(list(read_frames(tmp_path / "a.mp4"))) == 9
 
 
+@pytest.mark.slow
 def test_a_second_save_leaves_the_state_of_another_run_alone(tmp_path: Path) -> None:
     state = tmp_path / "state"
     pipeline = api.load()
@@ -79,6 +80,7 @@ def test_a_second_save_leaves_the_state_of_another_run_alone(tmp_path: Path) -> 
     assert any(state.glob("*.safetensors"))
 
 
+@pytest.mark.slow
 def test_a_decoder_that_adds_noise_adds_the_same_each_time(tmp_path: Path) -> None:
     checkpoint = noisy_checkpoint(tmp_path / "noisy-distilled.safetensors")
     pipeline = api.load(

@@ -145,6 +145,7 @@ def test_weights_end_with_their_pipeline() -> None:
     assert mx.get_active_memory() - before < 1_000_000
 
 
+@pytest.mark.slow
 def test_never_kept_where_that_is_not_wanted(reads: list[int]) -> None:
     pipeline = api.load()
     first = bits(pipeline(**SETTINGS))
@@ -157,6 +158,7 @@ def test_never_kept_where_that_is_not_wanted(reads: list[int]) -> None:
     assert {stage.kept_bytes for stage in clip.report} == {0}
 
 
+@pytest.mark.slow
 def test_a_budget_that_is_too_small_keeps_nothing(caplog: pytest.LogCaptureFixture) -> None:
     pipeline = api.load(keep_loaded=False)
     alone = pipeline.plan(**SETTINGS)[0]
@@ -223,6 +225,7 @@ def test_loras_that_cannot_be_are_refused_and_change_nothing() -> None:
         assert bits(pipeline(**SETTINGS)) == first
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["text encoder", "denoise 1", "audio decoder"])
 def test_a_run_that_fails_leaves_a_usable_pipeline(stage: str) -> None:
     def fail(event: Event) -> None:
@@ -274,6 +277,7 @@ def test_two_pipelines_at_once(reads: list[int]) -> None:
         assert reads == []
 
 
+@pytest.mark.slow
 def test_frames_that_are_read_after_another_call() -> None:
     with api.load() as pipeline:
         first, second = pipeline(**SETTINGS), pipeline(**{**SETTINGS, "seed": 4})
@@ -295,6 +299,7 @@ def test_frames_that_are_read_again_read_no_weights(reads: list[int]) -> None:
     assert reads  # the decoder, from its file
 
 
+@pytest.mark.slow
 def test_of_a_list_of_prompts_the_first_one_reads_the_weights(reads: list[int]) -> None:
     expected = plain()
     reads.clear()
@@ -316,6 +321,7 @@ def test_tiles_for_want_of_memory_are_not_taken_beside_kept_weights() -> None:
     assert {need.can_be_kept for need in own} == {True}
 
 
+@pytest.mark.slow
 def test_a_call_that_needs_less_leaves_the_rest() -> None:
     with api.load() as pipeline:
         bits(pipeline(**SETTINGS))
@@ -324,6 +330,7 @@ def test_a_call_that_needs_less_leaves_the_rest() -> None:
         assert pipeline.kept_bytes == kept
 
 
+@pytest.mark.slow
 def test_the_store_has_no_owner_but_the_pipeline() -> None:
     pipeline = api.load()
     clip = pipeline(**SETTINGS)

@@ -75,6 +75,7 @@ def test_the_same_seed_gives_the_same_file_and_another_seed_does_not(tmp_path: P
     assert a != c
 
 
+@pytest.mark.slow
 def test_the_number_of_threads_does_not_change_the_file(tmp_path: Path) -> None:
     files = []
     for threads in ("1", "2"):

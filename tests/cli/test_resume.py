@@ -112,6 +112,7 @@ INTERRUPTIONS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("pipeline", "stage", "index", "more"), INTERRUPTIONS)
 def test_every_sampler_continues_with_the_same_bits(
     pipeline: str, stage: str, index: int, more: dict[str, object], tmp_path: Path, weights: Path

@@ -241,6 +241,7 @@ def environment(server: LocalHub, cache: HubCache) -> dict[str, str]:
     return kept | {"HF_ENDPOINT": server.endpoint, "HF_HUB_CACHE": str(cache.folder), "HF_HOME": str(cache.folder)}
 
 
+@pytest.mark.slow
 def test_the_variables_of_the_hub_are_heeded(server: LocalHub, cache: HubCache) -> None:
     command = [sys.executable, "-m", "ltx2rt.cli", "download", NAME]
     done = subprocess.run(
@@ -259,6 +260,7 @@ def test_the_variables_of_the_hub_are_heeded(server: LocalHub, cache: HubCache) 
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_an_interrupted_download_goes_on(server: LocalHub, cache: HubCache) -> None:
     size = 6_000_000
     server.repositories[NAME] = Repository({"model.safetensors": content(size, 3)})

@@ -155,7 +155,7 @@ OTHER_BYTES = 512 << 10
 @pytest.mark.parametrize(
     ("kernel", "dtype", "threads"),
     [
-        pytest.param(kernel, dtype, threads, marks=[pytest.mark.slow] * (threads == 2))
+        pytest.param(kernel, dtype, threads, marks=[pytest.mark.slow] * (threads > 1))
         for kernel in CALLS
         for dtype in ("float32", "bfloat16")
         for threads in (1, 2, 16)

@@ -93,6 +93,7 @@ def test_our_own_run_passes(root: Path, saved: dict[str, np.ndarray], monkeypatc
     assert failed(root, saved, monkeypatch) == set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "cases"),
     [

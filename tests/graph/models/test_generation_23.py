@@ -273,6 +273,7 @@ def options_of(pipeline: str, files: dict[str, Path]) -> tuple[dict[str, Any], d
     return loading, SIZE | call
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pipeline", PIPELINES)
 def test_every_pipeline_makes_a_clip(pipeline: str, files: dict[str, Path]) -> None:
     loading, call = options_of(pipeline, files)

@@ -100,6 +100,7 @@ def test_seconds_overlap_reading_and_computing() -> None:
 ENHANCED: dict[str, Any] = {"enhance_prompt": True, "enhance_max_tokens": 6}
 
 
+@pytest.mark.slow
 def test_prompt_enhancement_stands_in_the_plan(tmp_path: Path) -> None:
     pipeline = api.load("distilled")
     plan, _ = pipeline.plan("a red circle", rates=RATES, **SMALL, **ENHANCED)
