@@ -27,6 +27,12 @@ STATED_LIBCXX = frozenset(
         "__ZNSt3__120__libcpp_atomic_waitEPVKvx",  # std::atomic::wait and notify_one
         "__ZNSt3__123__cxx_atomic_notify_oneEPVKv",
         "__ZNSt3__123__libcpp_atomic_monitorEPVKv",
+        # Of std::string, what a build for size does not inline: templates that libc++ has always held instantiated.
+        "__ZNKSt3__112basic_stringIcNS_11char_traitsIcEENS_9allocatorIcEEE4findEcm",
+        "__ZNSt3__112basic_stringIcNS_11char_traitsIcEENS_9allocatorIcEEE21__grow_by_and_replaceEmmmmmmPKc",
+        "__ZNSt3__112basic_stringIcNS_11char_traitsIcEENS_9allocatorIcEEE9__grow_byEmmmmmm",
+        "__ZNSt3__112basic_stringIcNS_11char_traitsIcEENS_9allocatorIcEEEC2ERKS5_mmRKS4_",
+        "__ZNSt3__112basic_stringIcNS_11char_traitsIcEENS_9allocatorIcEEEaSERKS5_",
         "__ZNSt3__15mutex8try_lockEv",
         "__ZNSt3__16thread6detachEv",
     }
