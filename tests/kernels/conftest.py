@@ -21,6 +21,8 @@ EXEMPT = {
     "test_bits_depend_neither_on_threads_nor_on_other_rows": "few rows and many have kernels of their own",
     "test_dtypes_mix": "weights of a wider dtype than x are rounded to that of x",
     "test_same_bits_for_any_number_of_threads_and_close_without_simd": "threads of the CPU, in new processes",
+    "test_threads_with_streams_of_their_own": "the simulated device is called by one thread at a time",
+    "test_what_cannot_be_in_memory_is_an_error_of_its_evaluation_alone": "scratch of the CPU kernel",
 }
 
 
