@@ -31,6 +31,7 @@ import psutil
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "benchmarks")]
 
+# After the folders of this checkout stand in the path.
 import make_synthetic_checkpoint as synthetic  # noqa: E402
 from memory_picture import Band, Sample, draw  # noqa: E402
 
