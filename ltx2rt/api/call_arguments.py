@@ -76,6 +76,12 @@ class CallArguments(TypedDict, total=False):
     images: Sequence[ImageInput | ImageSource] | ImageInput | ImageSource | None
     """condition on an image at a pixel frame (default 0) with a strength (default 1.0) (default: ())."""
 
+    num_generated_keyframes: int | Sequence[int] | None
+    """single frames that LTX-2.5 makes besides the clip and keeps it close to: how many, or their places as 24,48 (default: 0)."""
+
+    decode_with_keyframes: bool | None
+    """let the diffusion decoder look at the generated key frames (default: False)."""
+
     video_conditioning: Sequence[VideoInput | VideoSource] | VideoInput | VideoSource | None
     """reference (control) video with a strength (default: ())."""
 

@@ -77,12 +77,6 @@ FOREIGN_FLAGS = (
         nargs=2,
         metavar=("MIN", "MAX"),
     ),
-    _refused(
-        "--num-generated-keyframes",
-        "key frames that are generated too",
-        "only transformers of LTX-2.5 have them",
-        metavar="N",
-    ),
     _refused("--hdr", "colour space of EXR input", _HDR, metavar="SPACE"),
     _refused("--detailing-lora", "LoRA that adds detail", _DFR, nargs="+", metavar="PATH"),
     _refused("--temporal-upsample-rounds", "how often the frame rate is doubled", _DFR, metavar="N"),

@@ -17,8 +17,7 @@ _UNUSED = "no pipeline of this version uses it"
 _FILES = (
     (r"components/25_(joint_attention|keyframe_decode|tiled_model).*", _LTX_25),
     (r"components/(plans|seams)_1_4.*", _RELEASE_14),
-    (r"pipelines/25_(?!distilled_t2v).*", "key frames are generated, which this version cannot do"),
-    (r"pipelines/14_(?!ltx2_ti2vid).*", _RELEASE_14),
+    (r"pipelines/14_(?!ltx2_ti2vid|25_distilled_decode|25_ti2vid).*", _RELEASE_14),
 )
 
 # Tensors of files that are compared otherwise; of a JSON file, its entries.
@@ -29,7 +28,7 @@ _RESULTS = (
         r"|vae_decode\..*|video_.*",
         "superseded by release 1.4, whose second stage keeps the sound of the first",
     ),
-    (r"pipelines/25_.*", r"video_(float_fhwc|mean_per_frame).*", _DIFFUSION_DECODER),
+    (r"pipelines/(14_)?25_.*", r"video_(float_fhwc|mean_per_frame).*", _DIFFUSION_DECODER),
     (r"components/25_video_vae.*", r"decode\..*", _DIFFUSION_DECODER),
     (r"components/sigmas.*", r"(beta|linear_quadratic)\..*", f"schedule of the official library; {_UNUSED}"),
     (r"components/guiders.*", r"cfg_star\..*", f"guidance of the official library; {_UNUSED}"),

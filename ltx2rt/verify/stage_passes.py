@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from ltx2rt.graph.components import VIDEO_DECODERS
 from ltx2rt.graph.diffusion.latent_state import LatentState
 from ltx2rt.graph.diffusion.noise import NoiseDtype, NoiseSource, TorchCpuNoise
+from ltx2rt.graph.diffusion.predictions import keep_clean
 from ltx2rt.graph.pipelines import PIPELINES
 from ltx2rt.graph.settings.weight_files import WeightFiles
 from ltx2rt.graph.stages.decode.stage import decode_audio
@@ -156,6 +157,9 @@ class _PassesRun(SavedRun):
 
 def _saved(golden: GoldenFile, run: _PassesRun) -> Iterator[Check]:
     """As many passes and draws as were saved."""
+    if "slots" in golden.metadata:
+        places = from_numbers(run.inputs.keyframe_positions)
+        yield Check("slots", places, from_numbers(golden.metadata["slots"]), atol=0)
     yield Check("number of passes", from_numbers(len(run.passes)), from_numbers(run.saved_passes), atol=0)
     for index, made in enumerate(run.passes):
         saved = sum(len(golden.numbered(f"pass.{index:02d}.{stream}.step_noise")) for stream in ("video", "audio"))
@@ -177,10 +181,18 @@ def _pass(golden: GoldenFile, run: _PassesRun, index: int) -> Iterator[Check]:
             yield golden.check(f"{prefix}noise", event.noise, **_NOISE)
         yield from _state(golden, prefix, event)
         first, last = (getattr(made.steps[step], event.modality) for step in (0, -1))
-        yield golden.check(f"{prefix}after_step_0", first, **_LATENT)
+        stepped = golden.expected(f"{prefix}after_step_0")
+        if made.draws:  # an ancestral step was saved before kept tokens were put back into it
+            stepped = keep_clean(stepped, event.state)
+        yield Check(f"{prefix}after_step_0", first, stepped, **_LATENT)
         if f"{prefix}out" in golden:  # not of a stream that is kept as it is
             expected = golden.expected(f"{prefix}out")
             yield Check(f"{prefix}out", _planes(last, expected.shape), expected, **_LATENT)
+        slots = event.state.keyframe_slots
+        if slots is not None:
+            key = f"pass.{index:02d}.keyframes.out"
+            tokens = last[:, slots.first_token : slots.stop_token]
+            yield Check(key, _planes(tokens, golden.expected(key).shape), golden.expected(key), **_LATENT)
 
 
 def _state(golden: GoldenFile, prefix: str, event: Noised) -> Iterator[Check]:

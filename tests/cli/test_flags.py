@@ -47,6 +47,8 @@ TESTED_ELSEWHERE = {
     "--audio-vae-path": "test_model_parts.py",
     "--vocoder-path": "test_model_parts.py",
     "--duration-head-path": "test_model_parts.py",
+    "--num-generated-keyframes": "test_ltx25.py",
+    "--decode-with-keyframes": "test_ltx25.py",
     "--output-path": "test_pipelines.py",
     "--config": "test_config_file.py",
     "--print-config": "test_config_file.py",

@@ -100,6 +100,7 @@ def check_inputs(
             raise UsageError(
                 f"{spelled(f'upscale_{axis}')} needs its upscaler; give it with {spelled(f'{axis}_upscaler')}."
             )
+    _check_keyframes(inputs, files)
     for lora, _ in files.loras:
         if inputs.context is not None and (modules := text_modules(lora)):
             log.warning(
@@ -125,4 +126,32 @@ def check_inputs(
             raise UsageError(
                 "the embedding holds no negative prompt, which classifier-free guidance needs; encode it with one, "
                 "or turn guidance off with scales of 1."
+            )
+
+
+def _check_keyframes(inputs: GenerationInputs, files: WeightSet) -> None:
+    """Key frames that are generated besides the clip: whether the model can, and where they stand."""
+    settings, places = inputs.settings, inputs.keyframe_positions
+    asked = spelled("num_generated_keyframes")
+    if settings.decode_with_keyframes and not places:
+        raise UsageError(f"{spelled('decode_with_keyframes')} needs key frames to look at; give {asked}.")
+    if not places:
+        return
+    if not files.config(TRANSFORMER).keyframe_embedding:
+        raise UsageError(
+            f"{asked}: {files.source(TRANSFORMER).path.name} ({files.generation.name}) was not made to generate key "
+            "frames, only LTX-2.5 was; leave it out."
+        )
+    if places[-1] >= inputs.num_frames:
+        raise UsageError(
+            f"{asked}: frame {places[-1]} is outside the clip of {inputs.num_frames} frames; "
+            f"use 0 to {inputs.num_frames - 1}."
+        )
+    if not settings.decode_with_keyframes:
+        return
+    for name in ("upscale_spatial", "upscale_temporal"):
+        if getattr(settings, name):
+            raise UsageError(
+                f"{spelled(name)} changes the latent that {spelled('decode_with_keyframes')} decodes together with the "
+                "key frames; give one of them."
             )

@@ -264,6 +264,34 @@ class Blocks(Kind[tuple[int, ...]]):
         return list(value)
 
 
+class KeyframePlaces(Kind[int | tuple[int, ...]]):
+    """A number of frames that are spread over the clip, or the frames themselves, sorted and each once."""
+
+    wanted, annotation, metavar = "how many key frames, 0 or more, or a list of frames", "int | Sequence[int]", "N"
+
+    def convert(self, value: Any) -> int | tuple[int, ...]:
+        if isinstance(value, str):
+            return self.parse(value)
+        if not isinstance(value, Sequence):
+            return _not_negative(Whole().convert(value))
+        return tuple(sorted({_not_negative(Whole().convert(frame)) for frame in value}))
+
+    def parse(self, word: str) -> int | tuple[int, ...]:
+        """``N``, or frames with commas between them; a comma at the end makes a list of one."""
+        if "," not in word:
+            return _not_negative(int(word))
+        return self.convert([int(frame) for frame in word.rstrip(",").split(",")])
+
+    def plain(self, value: int | tuple[int, ...]) -> int | str:
+        return value if isinstance(value, int) else ",".join(map(str, value)) + "," * (len(value) == 1)
+
+
+def _not_negative(number: int) -> int:
+    if number < 0:
+        raise ValueError
+    return number
+
+
 class Images(Kind[tuple[ImageInput, ...]]):
     wanted = "a list of images: paths, PIL images, arrays (H, W, 3) or ImageInput(image, frame_index, strength, crf)"
     annotation = "Sequence[ImageInput | ImageSource] | ImageInput | ImageSource"

@@ -21,6 +21,7 @@ from ltx2rt.graph.settings.kinds import (
     FilePath,
     FrameRate,
     Images,
+    KeyframePlaces,
     LatentArray,
     MaskFile,
     NoiseKind,
@@ -55,6 +56,7 @@ SOURCE = "source clip"
 RETAKE_RANGE = "range of a retake"
 EXTENSION = "extension"
 FRAMES = "frames"
+GENERATED_KEYFRAMES = "generated key frames"
 # Several together: of pipelines that make a clip of a given size, and of those that sample with guidance.
 NEW_CLIP = frozenset({SIZE, LENGTH, IMAGES, FRAMES})
 GUIDANCE = frozenset({NEGATIVE, FIRST_ORDER, VIDEO_GUIDANCE, AUDIO_GUIDANCE, AUDIO_MODALITY_GUIDANCE})
@@ -186,6 +188,20 @@ class Settings:
         "Conditions",
         topic=IMAGES,
         flags=("--image",),
+    )
+    num_generated_keyframes: int | tuple[int, ...] = setting(
+        0,
+        KeyframePlaces(),
+        "single frames that LTX-2.5 makes besides the clip and keeps it close to: how many, or their places as 24,48",
+        "Conditions",
+        topic=GENERATED_KEYFRAMES,
+    )
+    decode_with_keyframes: bool = setting(
+        False,
+        Switch(),
+        "let the diffusion decoder look at the generated key frames",
+        "Conditions",
+        topic=GENERATED_KEYFRAMES,
     )
     video_conditioning: tuple[VideoInput, ...] = setting(
         (), Videos(), "reference (control) video with a strength", "Conditions", **_CONTROL

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import mlx.core as mx
 
 from ltx2rt.errors import UsageError
+from ltx2rt.graph.diffusion.conditioning import evenly_spaced_keyframes
 from ltx2rt.graph.diffusion.denoising import NO_GUIDANCE
 from ltx2rt.graph.diffusion.guidance import GuiderParams
 from ltx2rt.graph.settings.settings import Settings
@@ -164,6 +165,18 @@ class GenerationInputs:
     @property
     def prompt(self) -> str:
         return self.settings.prompt or ""
+
+    @property
+    def keyframe_positions(self) -> tuple[int, ...]:
+        """Pixel frames of the key frames that are generated besides the clip.
+
+        Raises:
+            UsageError: the clip is too short for so many.
+        """
+        asked = self.settings.num_generated_keyframes
+        if isinstance(asked, tuple):
+            return asked
+        return evenly_spaced_keyframes(asked, self.num_frames) if asked else ()
 
     @property
     def steps(self) -> int:
