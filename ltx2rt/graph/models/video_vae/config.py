@@ -92,7 +92,7 @@ class VideoVaeConfig:
 
     Attributes:
         encoder: None when the section lists no encoder blocks.
-        decoder: the convolutional one; None when the file holds a diffusion decoder or the section lists no decoder blocks.
+        decoder: the convolutional one; None when the file holds another one or the section lists no decoder blocks.
         decoder_class: official class name of the decoder, for messages.
         latent_channels: width of a latent cell.
         spatial_factor: pixels per latent cell along H and along W.

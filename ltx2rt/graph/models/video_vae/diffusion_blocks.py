@@ -118,16 +118,12 @@ class AttentionBlock:
         """Keys and values (1, n, H, W, 2C) of frames (1, n, H, W, C), before norm and rotation."""
         return self._rows(x, slice(self.channels, None), params, modulation)
 
-    def attend(
-        self, x: mx.array, times: Array, seen: Attended, params: Params, modulation: Modulation
-    ) -> mx.array:
+    def attend(self, x: mx.array, times: Array, seen: Attended, params: Params, modulation: Modulation) -> mx.array:
         """x (1, n, H, W, C) at ``times`` (n,), and what its cells see."""
         own = params.at(self.path)
         height, width = x.shape[2:4]
         border = "mask" if seen.masked else "shift"
-        keys, values = (
-            seen.keys_values[..., part] for part in (slice(self.channels), slice(self.channels, None))
-        )
+        keys, values = (seen.keys_values[..., part] for part in (slice(self.channels), slice(self.channels, None)))
         attended = neighborhood_attention(
             self._rows(x, slice(self.channels), params, modulation),
             keys,

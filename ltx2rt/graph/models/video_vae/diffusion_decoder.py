@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import NamedTuple
 
 import mlx.core as mx
 import numpy as np
@@ -21,6 +20,7 @@ from ltx2rt.graph.models.video_vae.diffusion_blocks import (
     upsamplers,
 )
 from ltx2rt.graph.models.video_vae.diffusion_config import DiffusionDecoderConfig, Size
+from ltx2rt.graph.models.video_vae.diffusion_schedule import Canvas, needed_frames, stage_limit
 from ltx2rt.graph.models.video_vae.diffusion_streams import (
     AheadFrames,
     BlockFrames,
@@ -32,8 +32,6 @@ from ltx2rt.graph.models.video_vae.diffusion_streams import (
     SharedFrames,
     SteppedFrames,
     UpsampledFrames,
-    frames_ahead,
-    frames_before,
 )
 from ltx2rt.graph.models.video_vae.diffusion_tiling import diffusion_plan, tile_cells
 from ltx2rt.graph.models.video_vae.layers import patchify_pixels, unpatchify_pixels
@@ -73,33 +71,6 @@ def diffusion_specs(config: DiffusionDecoderConfig) -> list[ParamSpec]:
         ParamSpec("norm_out.weight", (width,)),
         ParamSpec("type_emb", (config.latent_channels,), optional=True),
     ]
-
-
-class Canvas(NamedTuple):
-    """A latent grown to the size that the windows need.
-
-    Attributes:
-        size: (f, h, w) of the grown latent.
-        above, left: rows and columns that were added in front.
-    """
-
-    size: Size
-    above: int
-    left: int
-
-    @classmethod
-    def of(cls, config: DiffusionDecoderConfig, latent: Size) -> Canvas:
-        """Of a latent (f, h, w); frames are added behind, rows and columns on both sides."""
-        size = tuple(max(pair) for pair in zip(latent, config.smallest_latent, strict=True))
-        return cls((size[0], size[1], size[2]), (size[1] - latent[1]) // 2, (size[2] - latent[2]) // 2)
-
-    def grown(self, latent: mx.array) -> mx.array:
-        """(1, f, h, w, C) with its border cells repeated. Key frames grow in height and width alone."""
-        return self.grown_sides(_repeated(latent, 1, 0, self.size[0]))
-
-    def grown_sides(self, latent: mx.array) -> mx.array:
-        """(1, n, h, w, C) with its border cells repeated in height and width."""
-        return _repeated(_repeated(latent, 2, self.above, self.size[1]), 3, self.left, self.size[2])
 
 
 class DiffusionVideoDecoder:
@@ -143,9 +114,7 @@ class DiffusionVideoDecoder:
         frames = [mx.array(chunk) for chunk in self._decoded(latent, None, noise)]
         return mx.concatenate(frames, axis=0)[None]
 
-    def stream_frames(
-        self, latent: mx.array, tiling: Tiling | None, noise: DecoderNoise
-    ) -> Iterator[Array]:
+    def stream_frames(self, latent: mx.array, tiling: Tiling | None, noise: DecoderNoise) -> Iterator[Array]:
         """Decode a clip some frames at a time, in memory that does not grow with it.
 
         Args:
@@ -164,7 +133,8 @@ class DiffusionVideoDecoder:
 
     def features(self, latent: mx.array) -> mx.array:
         """What enters the fourth stage: (1, f', h', w', C), ghost frames included."""
-        frames = self._features(self._grown(latent))
+        canvas = Canvas.of(self._decoder, (latent.shape[1], latent.shape[2], latent.shape[3]))
+        frames = self._features(latent, canvas)
         return frames.read(frames.count)
 
     def _decoded(self, latent: mx.array, tiling: Tiling | None, noise: DecoderNoise) -> Iterator[Array]:
@@ -189,20 +159,17 @@ class DiffusionVideoDecoder:
 
     def _whole(self, latent: mx.array, canvas: Canvas, noise: DecoderNoise) -> Iterator[Array]:
         decoder = self._decoder
-        cells = tile_cells(decoder, canvas.size)
-        needed = self.config.pixel_frames(latent.shape[1])
-        count = max(self.config.pixel_frames(canvas.size[0]), decoder.windows[-1][0])
-        # Frames that are cropped again are computed as far as the windows of the others reach.
-        reached = frames_ahead(decoder.depths[-1] * decoder.steps, decoder.windows[-1][0], needed, count)
-        features = self._features(self._grown(latent), reached)
+        cells, count = tile_cells(decoder, canvas.size), canvas.frames(decoder)
+        frames = self.config.pixel_frames(latent.shape[1])
+        needs = needed_frames(decoder, canvas, frames)
+        context = self._context(self._features(latent, canvas, needs), needs[-2])
         draw = noise.frames(self._noise_shape(count, cells))
-        patches = self._sampled(self._context(features, reached), draw, count, cells[1:])
-        return self._pixels(patches, needed)
+        return self._pixels(self._sampled(context, draw, count), frames)
 
     def _tiled(self, latent: mx.array, canvas: Canvas, tiling: Tiling, noise: DecoderNoise) -> Iterator[Array]:
         decoder = self._decoder
         plan = diffusion_plan(decoder, canvas.size, tiling)
-        source = self._features(self._grown(latent))
+        source = self._features(latent, canvas)
         cells = tile_cells(decoder, canvas.size)
         # The steps of a longer trajectory must start from the same noise where tiles overlap.
         shared = None
@@ -223,7 +190,7 @@ class DiffusionVideoDecoder:
             part = mx.contiguous(features.look(0, wanted)[:, :, rows, columns])
             mx.eval(part)
             length = tile.frames.target[1] - tile.frames.target[0]
-            context = self._context(ClipFrames(part), begins=start == 0)
+            context = self._context(ClipFrames(part), part.shape[1], begins=start == 0)
             count = length
             if ends:
                 count = max(length, min(decoder.windows[-1][0], context.count))
@@ -234,64 +201,30 @@ class DiffusionVideoDecoder:
                 draw = _frames_of(
                     shared[:, :, slice(*tile.frames.target), slice(*tile.height.target), slice(*tile.width.target)]
                 )
-            return self._pixels(self._sampled(context, draw, count, (part.shape[2], part.shape[3])), length)
+            return self._pixels(self._sampled(context, draw, count), length)
 
         return blend_tiles(decode, plan, decoder.pixel_channels)
 
-    def _grown(self, latent: mx.array) -> mx.array:
-        """The un-normalised latent of the canvas, ghost frames behind it."""
-        canvas = Canvas.of(self._decoder, (latent.shape[1], latent.shape[2], latent.shape[3]))
-        x = canvas.grown(self.statistics.un_normalise(latent.astype(self._dtype)))
-        return _repeated(x, 1, 0, x.shape[1] + self._decoder.ghosts)
-
-    def _limit(self, stage: int) -> int:
-        """Frames of a stage that take as much memory as a push of the last one."""
-        decoder = self._decoder
-        last = len(decoder.channels) - 1
-        _, *fine = decoder.strides_before(last)
-        _, *coarse = decoder.strides_before(stage)
-        values = fine[0] * fine[1] * decoder.channels[last]
-        return max(1, self._push * values // (coarse[0] * coarse[1] * decoder.channels[stage]))
-
-    def _features(self, latent: mx.array, context_frames: int | None = None) -> Frames:
-        """Of the first three stages, for some frames of the context or for all."""
-        decoder = self._decoder
-        stages = len(decoder.channels) - 2
-        counts = [latent.shape[1]]
-        for upsampler in self._upsamplers[:stages]:
-            counts.append(upsampler.step.stride[0] * (counts[-1] - 1) + 1)
-        needed = counts[-1]
-        if context_frames is not None:
-            needed = frames_before(self._upsamplers[stages], context_frames)
-            needed = frames_ahead(decoder.depths[stages], decoder.windows[stages][0], needed, counts[-1])
-        needs = []
-        for stage in reversed(range(stages)):
-            needed = frames_before(self._upsamplers[stage], needed)
-            needs.append(needed)
-            needed = frames_ahead(decoder.depths[stage], decoder.windows[stage][0], needed, counts[stage])
-        source: Frames = ProjectedFrames(ClipFrames(latent), self._params.at("conv_in"))
-        for stage, wanted in enumerate(reversed(needs)):
-            source = self._stage(source, stage, wanted)
+    def _features(self, latent: mx.array, canvas: Canvas, needs: Sequence[int] | None = None) -> Frames:
+        """Of the first three stages; ``needs``: how many frames of each are read, None: all."""
+        x = canvas.grown(self.statistics.un_normalise(latent.astype(self._dtype)), self._decoder.ghosts)
+        source: Frames = ProjectedFrames(ClipFrames(x), self._params.at("conv_in"))
+        for stage in range(len(self._decoder.channels) - 2):
+            source = self._stage(source, stage, source.count if needs is None else needs[stage])
         return source
 
-    def _context(self, features: Frames, frames: int | None = None, *, begins: bool = True) -> Frames:
-        """Of the fourth stage: what the last one is told; ``frames``: how many of them are read, None: all."""
-        stage = len(self._decoder.channels) - 2
-        needed = features.count
-        if frames is not None:
-            needed = frames_before(self._upsamplers[stage], frames, begins=begins)
-        return self._stage(features, stage, needed, begins=begins)
+    def _context(self, features: Frames, needed: int, *, begins: bool = True) -> Frames:
+        """What the last stage is told: of the fourth one, of whose blocks ``needed`` frames are read."""
+        return self._stage(features, len(self._decoder.channels) - 2, needed, begins=begins)
 
     def _stage(self, source: Frames, stage: int, needed: int, *, begins: bool = True) -> Frames:
         """The blocks of one of the first stages, of which ``needed`` frames are read, and the upsampling after them."""
-        limit = self._limit(stage)
+        limit = stage_limit(self._decoder, stage, self._push)
         for block in stage_blocks(self._decoder, stage):
             source = BlockFrames(source, block, self._params, block.modulation(self._params), limit)
-        return UpsampledFrames(
-            AheadFrames(source, limit, needed), self._upsamplers[stage], self._params, begins=begins
-        )
+        return UpsampledFrames(AheadFrames(source, limit, needed), self._upsamplers[stage], self._params, begins=begins)
 
-    def _sampled(self, context: Frames, draw: FrameDraw, count: int, size: tuple[int, int]) -> Frames:
+    def _sampled(self, context: Frames, draw: FrameDraw, count: int) -> Frames:
         """Patches of the frames that the sampler ends with."""
         decoder, params = self._decoder, self._params
         stage = len(decoder.channels) - 1
@@ -352,12 +285,6 @@ def _euler(now: np.float32, following: np.float32, predicts: str, before: mx.arr
     x, out = before.astype(mx.float32), predicted.astype(mx.float32)
     velocity = (x - out) / float(now) if predicts == "x0" else out
     return (x - float(now - following) * velocity).astype(before.dtype)
-
-
-def _repeated(x: mx.array, axis: int, before: int, length: int) -> mx.array:
-    """x grown along an axis by copies of its borders, ``before`` of them in front."""
-    index = np.clip(np.arange(length) - before, 0, x.shape[axis] - 1)
-    return x if length == x.shape[axis] else mx.take(x, mx.array(index.astype(np.int32)), axis=axis)
 
 
 def _frames_of(draw: Array) -> FrameDraw:

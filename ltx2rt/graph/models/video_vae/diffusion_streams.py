@@ -15,7 +15,7 @@ import mlx.core as mx
 import numpy as np
 
 from ltx2rt.graph.models.layers.params import Params, linear
-from ltx2rt.graph.models.video_vae.diffusion_blocks import AttentionBlock, Attended, Modulation, Upsampler
+from ltx2rt.graph.models.video_vae.diffusion_blocks import Attended, AttentionBlock, Modulation, Upsampler
 from ltx2rt.graph.models.video_vae.surroundings import FrameDraw
 from ltx2rt.kernels import modulated_norm
 from ltx2rt.types import Array
@@ -206,9 +206,7 @@ class KeyRing:
                 slot = (self._end + done) % self._capacity
                 part = min(count - done, self._capacity - slot)
                 # Nothing else holds the array, so that it is written in place.
-                self._frames = mx.slice_update(
-                    self._frames, frames[:, done : done + part], mx.array([slot]), axes=[1]
-                )
+                self._frames = mx.slice_update(self._frames, frames[:, done : done + part], mx.array([slot]), axes=[1])
                 done += part
         mx.eval(self._frames)
         self._end += count
@@ -286,7 +284,8 @@ class BlockFrames:
 
 def first_frames(frames: Array, window: int, count: int) -> Array:
     """Where the windows of some frames of a clip of ``count`` frames begin; they are shifted inward at its ends."""
-    return np.clip(frames - window // 2, 0, count - window)
+    first: Array = np.clip(frames - window // 2, 0, count - window)
+    return first
 
 
 def frames_ahead(blocks: int, window: int, needed: int, count: int) -> int:
@@ -349,7 +348,7 @@ class SteppedFrames:
         params: of the decoder.
         scale: (1, C) float32, the last norm's factor less 1.
         before: the patches before the step; None: they are not needed.
-        update: makes the patches after the step of those before it and of the prediction; None: they are the prediction.
+        update: makes the patches after the step of those before it and of the prediction; None: those are it.
     """
 
     def __init__(

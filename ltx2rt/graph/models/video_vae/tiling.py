@@ -79,6 +79,18 @@ class Tiling:
         return cls(TileSize(*temporal) if temporal is not None else None, side, side)
 
 
+def described_tiles(tiling: Tiling | None) -> str:
+    """For people: tile and overlap of every axis that is cut."""
+    if tiling is None:
+        return "none"
+    axes = {"frames": tiling.frames, "height": tiling.height, "width": tiling.width}
+    return ", ".join(
+        f"{axis} {size.tile}/{size.overlap}" if isinstance(size, TileSize) else f"{axis} in {size.count}"
+        for axis, size in axes.items()
+        if size is not None
+    )
+
+
 @dataclass(frozen=True)
 class LatentInterval:
     """Latent cells [start, stop) of one axis, blended over ``left`` and ``right`` cells with the neighbours."""

@@ -17,7 +17,7 @@ from ltx2rt.graph.components import (
     Component,
     video_decoder,
 )
-from ltx2rt.graph.diffusion.noise import NoiseSource
+from ltx2rt.graph.diffusion.noise import FrameNoise, NoiseSource
 from ltx2rt.graph.diffusion.precision import Float32Array
 from ltx2rt.graph.models.audio import vae as audio_vae
 from ltx2rt.graph.models.audio import vocoder
@@ -144,7 +144,7 @@ def _decoded(
         params = Params(run.load(stage, weights))
         values = mx.array(latent).astype(dtype)
         run.emit(VideoDecodeStarted(values))
-        for chunk in decoder.frames(params, dtype, values, need.settings, noise.normal):
+        for chunk in decoder.frames(params, dtype, values, need.settings, FrameNoise(noise)):
             require_finite(need.name, "the frames", chunk)
             yield chunk
             del chunk  # its memory is free while the next one is decoded
