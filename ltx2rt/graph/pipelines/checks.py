@@ -8,6 +8,7 @@ from ltx2rt.errors import UsageError
 from ltx2rt.graph.components import (
     AUDIO_VAE,
     CONNECTORS,
+    DURATION_HEAD,
     SPATIAL_UPSCALER,
     TEMPORAL_UPSCALER,
     TEXT_ENCODER,
@@ -47,6 +48,22 @@ def require_parts(files: WeightSet, settings: Settings, entry: PipelineEntry) ->
     sound = (AUDIO_VAE, VOCODER) if decodes else ()
     pictures = (VIDEO_VAE,) if entry.output == "video" else ()
     files.require_whole(TRANSFORMER, *text, *pictures, *sound)
+
+
+def no_length(files: WeightSet) -> str:
+    """Why a model cannot predict how long a clip should be; empty: it can."""
+    if files.has(DURATION_HEAD):
+        head, model = files.config(DURATION_HEAD), files.config(TRANSFORMER)
+        widths = (model.video.context_dim, model.audio.context_dim)
+        if (head.video_width, head.audio_width) == widths:
+            return ""
+        return (
+            f"the duration head {files.source(DURATION_HEAD).path.name} reads contexts of {head.video_width} and "
+            f"{head.audio_width} channels, this model has {widths[0]} and {widths[1]}"
+        )
+    if files.config(TRANSFORMER).keyframe_embedding:
+        return f"the duration head is missing; give it with {spelled('duration_head', 'FILE')}"
+    return f"LTX-2.5 alone predicts the length, and this model is of {files.generation.name}"
 
 
 def check_inputs(
@@ -141,11 +158,6 @@ def _check_keyframes(inputs: GenerationInputs, files: WeightSet) -> None:
         raise UsageError(
             f"{asked}: {files.source(TRANSFORMER).path.name} ({files.generation.name}) was not made to generate key "
             "frames, only LTX-2.5 was; leave it out."
-        )
-    if places[-1] >= inputs.num_frames:
-        raise UsageError(
-            f"{asked}: frame {places[-1]} is outside the clip of {inputs.num_frames} frames; "
-            f"use 0 to {inputs.num_frames - 1}."
         )
     if not settings.decode_with_keyframes:
         return
