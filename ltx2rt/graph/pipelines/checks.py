@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 
-from ltx2rt.errors import UsageError
+import mlx.core as mx
+
+from ltx2rt.errors import CheckpointError, UsageError
 from ltx2rt.graph.components import (
     AUDIO_VAE,
     CONNECTORS,
@@ -24,9 +26,14 @@ from ltx2rt.graph.stages.fitting_loras import text_modules
 from ltx2rt.graph.stages.inputs import GenerationInputs
 from ltx2rt.graph.stages.targets import video_scale
 from ltx2rt.graph.stages.weight_set import WeightSet
+from ltx2rt.kernels.host import to_numpy
 from ltx2rt.spelling import spelled
+from ltx2rt.types import ParamSpec
 
 log = logging.getLogger(__name__)
+
+# Of the diffusion decoder: what marks latents of key frames among those of the clip.
+_KEYFRAME_MARK = "decoder.type_emb"
 
 
 def require_parts(files: WeightSet, settings: Settings, entry: PipelineEntry) -> None:
@@ -167,3 +174,30 @@ def _check_keyframes(inputs: GenerationInputs, files: WeightSet) -> None:
                 f"{spelled(name)} changes the latent that {spelled('decode_with_keyframes')} decodes together with the "
                 "key frames; give one of them."
             )
+    _check_planes(files)
+
+
+def _check_planes(files: WeightSet) -> None:
+    """Whether the video decoder can look at key frames: one that was not trained to would only lose by it."""
+    source, asked = files.source(VIDEO_VAE), spelled("decode_with_keyframes")
+    if files.config(VIDEO_VAE).decoder is not None:
+        log.warning(
+            "%s: its convolutional decoder does not look at key frames; %s has no effect", source.path.name, asked
+        )
+        return
+    stated = source.names(VIDEO_VAE.stored_name).get(_KEYFRAME_MARK)
+    marked = stated is not None and (source.is_manifest or _is_marked(files, stated.shape))
+    if not marked:
+        lacking = "is missing" if stated is None else "is zero"
+        raise CheckpointError(
+            f"{source.path}: {_KEYFRAME_MARK} {lacking}: this decoder was not trained to look at key frames (the "
+            f"official code goes on without a word); leave {asked} out, or give the video VAE of LTX-2.5 as published."
+        )
+
+
+def _is_marked(files: WeightSet, shape: tuple[int, ...]) -> bool:
+    """Whether what the decoder adds to key frames is anything but zeros."""
+    spec = ParamSpec(_KEYFRAME_MARK, shape)
+    loaded = files.source(VIDEO_VAE).load(VIDEO_VAE.stored_name, [spec])[_KEYFRAME_MARK]
+    assert isinstance(loaded, mx.array)
+    return bool(to_numpy((loaded != 0).any()))
