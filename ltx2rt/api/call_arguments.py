@@ -34,6 +34,9 @@ class CallArguments(TypedDict, total=False):
     num_frames: int | None
     """number of frames, 8*k + 1 (default: model)."""
 
+    auto_duration: tuple[float, float] | None
+    """shortest and longest clip in seconds, of a length that LTX-2.5 predicts from the prompt (default: 1 20 where --num-frames is left out and the model has a duration head)."""
+
     frame_rate: float | Fraction | None
     """frames per second, 24 or 23.976 or 30000/1001 (default: model)."""
 

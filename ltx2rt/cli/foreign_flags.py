@@ -70,13 +70,6 @@ FOREIGN_FLAGS = (
         "LTX-2 and LTX-2.3 enhance prompts with their own text encoder, --gemma-root",
         metavar="DIR",
     ),
-    _refused(
-        "--auto-duration",
-        "shortest and longest clip",
-        "the length is predicted by LTX-2.5 only; give --num-frames",
-        nargs=2,
-        metavar=("MIN", "MAX"),
-    ),
     _refused("--hdr", "colour space of EXR input", _HDR, metavar="SPACE"),
     _refused("--detailing-lora", "LoRA that adds detail", _DFR, nargs="+", metavar="PATH"),
     _refused("--temporal-upsample-rounds", "how often the frame rate is doubled", _DFR, metavar="N"),

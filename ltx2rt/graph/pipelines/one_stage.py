@@ -5,7 +5,7 @@ from __future__ import annotations
 from ltx2rt.graph.diffusion.latent_state import audio_latent, generated_keyframes, video_latent
 from ltx2rt.graph.pipelines.checks import check_inputs
 from ltx2rt.graph.pipelines.pipeline import PipelineEntry
-from ltx2rt.graph.settings.settings import GENERATED_KEYFRAMES, GUIDANCE, NEW_CLIP
+from ltx2rt.graph.settings.settings import DURATION, GENERATED_KEYFRAMES, GUIDANCE, NEW_CLIP
 from ltx2rt.graph.stages.decode.stage import finish
 from ltx2rt.graph.stages.denoise.stage import denoise, guided_sampling
 from ltx2rt.graph.stages.denoise.states import audio_state, image_items, keyframe_items, video_state
@@ -56,7 +56,7 @@ PIPELINE = PipelineEntry(
     example='--pipeline one-stage --prompt "a red circle moves left"',
     aliases=("ti2vid-one-stage",),
     automatic=True,
-    topics=NEW_CLIP | {GENERATED_KEYFRAMES} | GUIDANCE,
+    topics=NEW_CLIP | {DURATION, GENERATED_KEYFRAMES} | GUIDANCE,
     check=check,
     generate=generate,
 )

@@ -264,6 +264,28 @@ class Blocks(Kind[tuple[int, ...]]):
         return list(value)
 
 
+class SecondsRange(Kind[tuple[float, float]]):
+    wanted, annotation = "two numbers of seconds, the shortest first", "tuple[float, float]"
+    metavar, words = ("MIN", "MAX"), 2
+
+    def convert(self, value: Any) -> tuple[float, float]:
+        if isinstance(value, str):
+            raise TypeError
+        shortest, longest = (Number().convert(seconds) for seconds in value)
+        if shortest <= 0:
+            raise ValueError
+        return shortest, longest
+
+    def rows(self, rows: Sequence[Row]) -> tuple[float, float]:
+        if len(rows[-1]) != 2:
+            raise ValueError(f"takes MIN MAX, got {len(rows[-1])} values: {_joined(rows[-1])}")
+        shortest, longest = (_number(item, name) for item, name in zip(rows[-1], self.metavar, strict=True))
+        return shortest, longest
+
+    def plain(self, value: tuple[float, float]) -> list[float]:
+        return list(value)
+
+
 class KeyframePlaces(Kind[int | tuple[int, ...]]):
     """A number of frames that are spread over the clip, or the frames themselves, sorted and each once."""
 

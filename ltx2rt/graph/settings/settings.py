@@ -26,6 +26,7 @@ from ltx2rt.graph.settings.kinds import (
     MaskFile,
     NoiseKind,
     Number,
+    SecondsRange,
     Switch,
     Text,
     TilesKind,
@@ -56,6 +57,7 @@ SOURCE = "source clip"
 RETAKE_RANGE = "range of a retake"
 EXTENSION = "extension"
 FRAMES = "frames"
+DURATION = "predicted length"
 GENERATED_KEYFRAMES = "generated key frames"
 # Several together: of pipelines that make a clip of a given size, and of those that sample with guidance.
 NEW_CLIP = frozenset({SIZE, LENGTH, IMAGES, FRAMES})
@@ -110,6 +112,14 @@ class Settings:
         topic=LENGTH,
         flags=("--num-frames", "--frames"),
         **_MODEL,
+    )
+    auto_duration: tuple[float, float] | None = setting(
+        None,
+        SecondsRange(),
+        "shortest and longest clip in seconds, of a length that LTX-2.5 predicts from the prompt",
+        "Request",
+        topic=DURATION,
+        shown_default="1 20 where --num-frames is left out and the model has a duration head",
     )
     frame_rate: Fraction | None = setting(
         None,

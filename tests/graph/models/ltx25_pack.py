@@ -113,13 +113,15 @@ def write_part(folder: Path, name: str, *prefixes: str, source: Path = embedded.
     return path
 
 
-def write_duration_head(folder: Path, seconds: float = 0.7, name: str = "ltx-2.5-duration-head-bf16") -> Path:
+HEAD = duration_head.DurationHeadConfig(video_width=64, audio_width=32, pooled=16, hidden=8)
+
+
+def write_duration_head(folder: Path, seconds: float = 0.7, config: duration_head.DurationHeadConfig = HEAD) -> Path:
     """A head that gives about so many seconds for any prompt: its last bias decides."""
-    config = duration_head.DurationHeadConfig(video_width=64, audio_width=32, pooled=16, hidden=8)
     tensors = tensors_of(duration_head.param_specs(config), "duration_head.", 5)
-    tensors["duration_head.mlp_out.weight"] = mx.zeros((1, 8), mx.bfloat16)
+    tensors["duration_head.mlp_out.weight"] = mx.zeros((1, config.hidden), mx.bfloat16)
     tensors["duration_head.mlp_out.bias"] = mx.array([np.log(seconds)], mx.float32)
-    path = folder / f"{name}.safetensors"
+    path = folder / "ltx-2.5-duration-head-bf16.safetensors"
     write_safetensors(path, tensors, {"model_version": "2.5.0"})
     return path
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from ltx25_pack import write_pack
 
-from ltx2rt import api
-from ltx2rt.errors import UsageError
+from ltx2rt import api, embedded
+from ltx2rt.errors import CheckpointError, UsageError
+from ltx2rt.graph.pipelines import checks
 from ltx2rt.graph.stages.events import Event, LatentUpscaled, Noised, StepDone
+from ltx2rt.graph.stages.weight_set import WeightSet
+from ltx2rt.weights.checkpoint import Checkpoint
+from ltx2rt.weights.safetensors import SafetensorsFile, write_safetensors
 
 SMALL = {"height": 64, "width": 128, "num_frames": 17, "seed": 3, "latents_only": True}
 
@@ -92,3 +97,29 @@ def test_models_of_other_generations_have_none() -> None:
 def test_pipelines_without_slots() -> None:
     with pytest.raises(UsageError, match="no meaning for the pipeline keyframe-interpolation"):
         api.load("keyframe-interpolation").record_for("a dog", **SMALL, num_generated_keyframes=1)
+
+
+def test_a_convolutional_decoder_does_not_look_at_them(pack: dict[str, Path], caplog: pytest.LogCaptureFixture) -> None:
+    settings = {"num_generated_keyframes": 1, "decode_with_keyframes": True}
+    api.load("distilled", **pack).record_for("a dog", **SMALL, **settings)  # type: ignore[arg-type]
+    assert "its convolutional decoder does not look at key frames; decode_with_keyframes has no effect" in caplog.text
+
+
+def diffusion_vae(folder: Path, mark: np.ndarray | None) -> WeightSet:
+    """A video VAE with the diffusion decoder, of which only the mark of key frames is there."""
+    published = json.loads(SafetensorsFile(embedded.CHECKPOINT).metadata["config"])["vae"]
+    decoder = {"_class_name": "NADiffusionDecoder"}
+    section = {**published, "_class_name": "CausalDiffusionVAE", "decoder": decoder}
+    tensors = {"vae.per_channel_statistics.mean-of-means": np.zeros(128, np.float32)}
+    if mark is not None:
+        tensors["vae.decoder.type_emb"] = mark
+    path = folder / "vae.safetensors"
+    write_safetensors(path, tensors, {"config": json.dumps({"vae": section}), "model_version": "2.5.0"})
+    return WeightSet({"video_vae": Checkpoint.open(path)})
+
+
+def test_a_decoder_that_was_not_trained_to_look_at_them(tmp_path: Path) -> None:
+    for mark, lacking in ((None, "is missing"), (np.zeros(128, np.float32), "is zero")):
+        with pytest.raises(CheckpointError, match=rf"decoder\.type_emb {lacking}: .* \(the official code goes on"):
+            checks._check_planes(diffusion_vae(tmp_path, mark))
+    checks._check_planes(diffusion_vae(tmp_path, np.eye(1, 128, 5, np.float32)[0]))
