@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
@@ -229,7 +230,7 @@ class DiffusionVideoDecoder:
         decoder, stage = self._decoder, len(self._decoder.channels) - 2
         cells = tile_cells(decoder, canvas.size)
         plan = diffusion_plan(decoder, canvas.size, tiling or Tiling())
-        features = self._joint_features(latent, canvas, keyframes)
+        _, features = deque(self._joint_streams(latent, canvas, keyframes), maxlen=1).pop()
         number = len(keyframes.positions)
         shared = None
         if self._tiles_share_noise:
@@ -252,7 +253,7 @@ class DiffusionVideoDecoder:
             reached = UpsampledFrames(QueueFrames(streams.clip), upsampler, self._params, begins=begins).count
             count = self._context_frames(length, reached, ends=ends)
             if shared is None:
-                shape = self._noise_shape(count, (0, planes.shape[2] // 2, planes.shape[3] // 2))
+                shape = self._noise_shape(count, (0, rows.stop - rows.start, columns.stop - columns.start))
                 draw, of_planes = noise.frames(shape), noise.normal((*shape[:2], len(chosen), *shape[3:]))
             else:
                 draw = _frames_of(shared[0][:, :, slice(*tile.frames.target)][_of_tile(tile)])
@@ -265,17 +266,24 @@ class DiffusionVideoDecoder:
             return decode(plan.tiles[0])
         return blend_tiles(decode, plan, decoder.pixel_channels)
 
-    def _joint_features(self, latent: mx.array, canvas: Canvas, keyframes: KeyFrames) -> Joint:
-        """Of the first three stages, for the clip and its key frames."""
+    def keyframe_taps(self, latent: mx.array, keyframes: KeyFrames) -> Iterator[tuple[str, mx.array]]:
+        """The key frames (1, P, h, w, C) behind ``conv_in``, and behind ``stage1`` to ``stage3`` and upsampled."""
+        canvas = Canvas.of(self._decoder, (latent.shape[1], latent.shape[2], latent.shape[3]))
+        for name, streams in self._joint_streams(latent, canvas, keyframes):
+            yield name, streams.planes
+
+    def _joint_streams(self, latent: mx.array, canvas: Canvas, keyframes: KeyFrames) -> Iterator[tuple[str, Joint]]:
+        """The clip and its key frames behind ``conv_in`` and behind the first three stages."""
         decoder, entry = self._decoder, self._params.at("conv_in")
         clip = Queue()
         x = canvas.grown(self.statistics.un_normalise(latent.astype(self._dtype)), decoder.ghosts)
         clip.put(linear(x, entry))
         streams = Joint(clip, linear(canvas.grown_sides(self._marked(keyframes)), entry))
+        yield "conv_in", streams
         for stage in range(len(decoder.channels) - 2):
             streams = self._joint_stage(streams, stage, keyframes.times(decoder, stage))
             streams = joint_upsampled(streams, self._upsamplers[stage], self._params, self._limit(stage + 1))
-        return streams
+            yield f"stage{stage + 1}", streams
 
     def _marked(self, keyframes: KeyFrames) -> mx.array:
         """The un-normalised latents of key frames, with the mark by which the decoder knows them."""
