@@ -33,6 +33,7 @@ DECODER = {
     "upsamples": [[[1, 2, 2], 2], [[2, 1, 1], 2], [[2, 2, 2], 1], [[2, 2, 2], 1]],
     "stage5_kernel": [3, 3, 3],
 }
+STRIDES = ([1, 2, 2], [2, 1, 1], [2, 2, 2], [2, 2, 2])
 SECTION: dict[str, Any] = {"_class_name": "CausalDiffusionVAE", "decoder": DECODER}
 
 
@@ -185,6 +186,16 @@ def test_pieces_do_not_change_the_frames(frames: int, height: int, width: int) -
     for push in (1, 3):
         decoder = DiffusionVideoDecoder(config, params, mx.float32, push)
         assert np.array_equal(decoded(decoder, clip, None, noise()), whole)
+
+
+def test_pieces_do_not_change_the_frames_of_bfloat16() -> None:
+    config = small(head_dim=64, stage_channels=[64] * 5, upsamples=[[step, 1] for step in STRIDES])
+    params, clip = Params(weights(config)), latent(3, 3, 3)
+    whole = decoded(DiffusionVideoDecoder(config, params, mx.bfloat16, 100), clip, None, noise())
+    for push in (1, 2, 5):
+        assert np.array_equal(
+            decoded(DiffusionVideoDecoder(config, params, mx.bfloat16, push), clip, None, noise()), whole
+        )
 
 
 def test_noise_is_that_of_one_draw() -> None:
