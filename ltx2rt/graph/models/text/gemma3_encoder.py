@@ -38,8 +38,8 @@ class Gemma3Encoder(GemmaEncoder):
         """From a Hugging Face ``config.json``; see `Gemma3Config.from_dict`."""
         return cls(Gemma3Config.from_dict(config))
 
-    def writing_footprint(self, tokens: int, new_tokens: int, itemsize: int) -> Footprint:
-        return footprint.writing_footprint(self.config, tokens, new_tokens, itemsize)
+    def writing_footprint(self, tokens: int, new_tokens: int, itemsize: int, rotation: int = 0) -> Footprint:
+        return footprint.writing_footprint(self.config, tokens, new_tokens, itemsize, rotation)
 
     def writing_flops(self, tokens: int, new_tokens: int) -> float:
         each = footprint.encoder_flops(self.config, 1) + footprint.head_flops(self.config)

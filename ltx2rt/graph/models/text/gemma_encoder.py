@@ -35,8 +35,8 @@ class GemmaEncoder:
         others = {EMBEDDING} | {spec.name for specs in self.layer_specs() for spec in specs}
         return [spec for spec in param_specs(self.config) if spec.name not in others]
 
-    def encoding_footprint(self, tokens: int, itemsize: int) -> Footprint:
-        return footprint.encoder_footprint(self.config, tokens, itemsize)
+    def encoding_footprint(self, tokens: int, itemsize: int, rotation: int = 0) -> Footprint:
+        return footprint.encoder_footprint(self.config, tokens, itemsize, rotation)
 
     def encoding_flops(self, tokens: int) -> float:
         return footprint.encoder_flops(self.config, tokens)
