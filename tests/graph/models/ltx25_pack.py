@@ -138,3 +138,18 @@ def write_pack(folder: Path, variant: str = "distilled", *, head: bool = True) -
     if head:
         pack["duration_head"] = write_duration_head(folder)
     return pack
+
+
+def write_lora(path: Path, rank: int = 4, **metadata: str) -> Path:
+    """A LoRA on the self-attention of every block."""
+    specs = transformer.param_specs(transformer.TransformerConfig.from_dict(TRANSFORMER))
+    rng = np.random.default_rng(rank)
+    tensors = {}
+    for spec in specs:
+        if spec.layout == "linear" and ".attn1.to_" in spec.name:
+            rows, columns = spec.shape
+            module = f"diffusion_model.{spec.name.removesuffix('.weight')}"
+            tensors[f"{module}.lora_A.weight"] = (rng.standard_normal((rank, columns)) * 0.02).astype(np.float32)
+            tensors[f"{module}.lora_B.weight"] = rng.standard_normal((rows, rank)).astype(np.float32)
+    write_safetensors(path, tensors, {"model_version": "2.5.0", **metadata})
+    return path
