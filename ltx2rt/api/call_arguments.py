@@ -121,6 +121,15 @@ class CallArguments(TypedDict, total=False):
     video_path: str | os.PathLike[str] | None
     """the clip to edit (default: None)."""
 
+    fit: str | None
+    """how pictures of other proportions come to the size of the clip; one of crop, pad, stretch, error (default: images and control videos: crop; edited clips: pad)."""
+
+    antialias: bool | None
+    """reduce large images and control videos as the official code does, which leaves pixels out (default: True)."""
+
+    source_color: str | None
+    """what the colours of clips that are read are; -limited or -full behind it says the range too; one of bt601, bt709, bt2020, display-p3, hlg, pq, bt601-limited, bt601-full, bt709-limited, bt709-full, bt2020-limited, bt2020-full, display-p3-limited, display-p3-full, hlg-limited, hlg-full, pq-limited, pq-full (default: as tagged)."""
+
     start_time: float | None
     """where the part begins that is generated anew (default: None)."""
 

@@ -173,7 +173,7 @@ def _prepare(
         _require_matching(source, saved, files)
         frame_rate = saved.frame_rate
     else:
-        clip = source_clip(source, files.config(VIDEO_VAE))
+        clip = source_clip(source, files.config(VIDEO_VAE), wanted)
         frames, sound, frame_rate = clip.frames, clip.sound, clip.frame_rate
     named = _named_files(given)
     dtype_and_settings = {"dtype": given.dtype, **{n: plain_values(wanted)[n] for n in ("seed", "tiling")}}

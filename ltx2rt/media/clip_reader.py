@@ -211,6 +211,16 @@ class ClipReader:
             yield from filters.pictures(itertools.chain([first], frames))
 
 
+def is_still_picture(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is a picture, not a clip.
+
+    Raises:
+        MediaError: it cannot be read.
+    """
+    with reading(path) as container:
+        return is_still(container)
+
+
 class _Scan(NamedTuple):
     """What was found in a file.
 

@@ -10,7 +10,7 @@ from ltx2rt.graph.diffusion.latent_state import audio_latent, video_latent
 from ltx2rt.graph.diffusion.schedules import distilled_sigmas
 from ltx2rt.graph.pipelines.checks import check_inputs
 from ltx2rt.graph.pipelines.pipeline import PipelineEntry
-from ltx2rt.graph.settings.settings import FRAMES, GUIDANCE, RETAKE_RANGE, SOURCE
+from ltx2rt.graph.settings.settings import CLIP_COLOURS, FITTING, FRAMES, GUIDANCE, RETAKE_RANGE, SOURCE
 from ltx2rt.graph.stages.decode.stage import finish
 from ltx2rt.graph.stages.denoise.stage import Sampling, denoise, guided_sampling
 from ltx2rt.graph.stages.denoise.states import audio_state, video_state
@@ -102,7 +102,7 @@ PIPELINE = PipelineEntry(
     example='--pipeline retake --prompt "a red circle moves left" --video-path {clip} --start-time 0.4 --end-time 0.8',
     open_media=open_retake,
     variant=None,
-    topics=GUIDANCE | {SOURCE, RETAKE_RANGE, FRAMES},
+    topics=GUIDANCE | {SOURCE, RETAKE_RANGE, FITTING, CLIP_COLOURS, FRAMES},
     check=check,
     generate=generate,
 )
