@@ -61,6 +61,8 @@ GUIDANCE = frozenset({NEGATIVE, FIRST_ORDER, VIDEO_GUIDANCE, AUDIO_GUIDANCE, AUD
 
 CONTROL_TYPES = ("raw", "canny", "depth", "pose")
 DIRECTIONS = ("after", "before")
+FITS = ("crop", "pad", "stretch", "error")
+KEPT_FROM = ("source", "vae")
 
 # ruff: noqa: RUF009  (the calls make dataclass fields)
 _SECONDS = Number("SECONDS")
@@ -228,6 +230,23 @@ class Settings:
         None, _SECONDS, "how much of it to use, at most the length of the clip", "Conditions", topic=DRIVING_SOUND
     )
     video_path: Path | None = setting(None, FilePath(), "the clip to edit", "Conditions", topic=SOURCE)
+    fit: str | None = setting(
+        None,
+        Text(),
+        "how pictures come to the model's size",
+        "Conditions",
+        topic=SOURCE,
+        choices=FITS,
+        shown_default="pad",
+    )
+    kept_from: str = setting(
+        "source",
+        Text(),
+        "where what an edit keeps comes from: the clip itself, or through the VAE as all else (the official behaviour)",
+        "Conditions",
+        topic=SOURCE,
+        choices=KEPT_FROM,
+    )
     start_time: float | None = setting(
         None, _SECONDS, "where the part begins that is generated anew", "Conditions", topic=RETAKE_RANGE
     )
