@@ -63,6 +63,8 @@ class Clip:
         self.width = clip.width
         self.video_latent = clip.video_latent
         self.audio_latent = clip.audio_latent
+        self._has_file_sound = clip.has_file_sound
+        self._kept = clip.kept
 
     def __repr__(self) -> str:
         parts = []
@@ -146,9 +148,9 @@ class Clip:
         if self.is_decoded:
             audio, rate, frame_rate = self._at_speed(options.speed)
             if options.save_wav is not None:
-                write_wav(options.save_wav, _required(audio, "save_wav"), rate)
+                write_wav(options.save_wav, _required(audio, "save_wav"), rate, of_file=self._has_file_sound)
             if path.suffix.lower() == ".wav":
-                write_wav(path, _required(audio, "a .wav file"), rate)
+                write_wav(path, _required(audio, "a .wav file"), rate, of_file=self._has_file_sound)
             else:
                 self._save_video(path, options, audio, rate, frame_rate)
         elif options.save_latents is None:
@@ -176,7 +178,7 @@ class Clip:
         )
         with writer:
             if audio is not None:
-                writer.write_audio(audio)
+                writer.write_audio(audio, of_file=self._has_file_sound)
             for chunk in self.frames:
                 first = chunk[0] if first is None else first
                 if sheet is not None:
@@ -210,6 +212,7 @@ class Clip:
             "frame_rate": str(self.frame_rate),
             "audio_samples": 0 if self.audio is None else len(self.audio),
             "sample_rate": self.sample_rate,
+            **({} if self._kept is None else {"kept": dict(self._kept)}),
         }
 
 

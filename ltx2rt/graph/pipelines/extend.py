@@ -5,7 +5,7 @@ from __future__ import annotations
 from ltx2rt.graph.pipelines import retake
 from ltx2rt.graph.pipelines.pipeline import PipelineEntry
 from ltx2rt.graph.settings.settings import CLIP_COLOURS, EXTENSION, FITTING, FRAMES, GUIDANCE, SOURCE
-from ltx2rt.graph.stages.media_inputs import open_extension
+from ltx2rt.graph.stages.edited_clips import open_extension
 
 PIPELINE = PipelineEntry(
     name="extend",

@@ -69,6 +69,7 @@ GUIDANCE = frozenset({NEGATIVE, FIRST_ORDER, VIDEO_GUIDANCE, AUDIO_GUIDANCE, AUD
 
 CONTROL_TYPES = ("raw", "canny", "depth", "pose")
 DIRECTIONS = ("after", "before")
+KEPT_FROM = ("source", "vae")
 
 # ruff: noqa: RUF009  (the calls make dataclass fields)
 _SECONDS = Number("SECONDS")
@@ -284,6 +285,14 @@ class Settings:
         topic=CLIP_COLOURS,
         choices=SOURCE_COLOR_CHOICES,
         shown_default="as tagged",
+    )
+    kept_from: str = setting(
+        "source",
+        Text(),
+        "where what an edit keeps comes from: the clip itself, or through the VAE as all else (the official behaviour)",
+        "Conditions",
+        topic=SOURCE,
+        choices=KEPT_FROM,
     )
     start_time: float | None = setting(
         None, _SECONDS, "where the part begins that is generated anew", "Conditions", topic=RETAKE_RANGE

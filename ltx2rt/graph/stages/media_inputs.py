@@ -12,8 +12,6 @@ from pathlib import Path
 import numpy as np
 
 from ltx2rt.errors import UsageError
-from ltx2rt.graph.components import VIDEO_VAE
-from ltx2rt.graph.models.video_vae.config import VideoVaeConfig
 from ltx2rt.graph.settings.inputs import ImageInput, VideoInput, VideoSource
 from ltx2rt.graph.settings.settings import Settings
 from ltx2rt.graph.stages.inputs import (
@@ -22,8 +20,6 @@ from ltx2rt.graph.stages.inputs import (
     Media,
     ReferenceVideo,
     SoundInput,
-    SourceClip,
-    TimeRange,
 )
 from ltx2rt.graph.stages.weight_set import WeightSet
 from ltx2rt.media.audio_reader import read_audio
@@ -58,25 +54,6 @@ def open_references(settings: Settings, files: WeightSet) -> Media:
 def open_driving_sound(settings: Settings, files: WeightSet) -> Media:
     """Images, and the sound that drives the video."""
     return replace(open_images(settings, files), sound=driving_sound(settings))
-
-
-def open_retake(settings: Settings, files: WeightSet) -> Media:
-    """The clip that is edited, and the range that is made anew."""
-    source = source_clip(_edited(settings), files.config(VIDEO_VAE), settings)
-    return Media(source=source, region=retake_range(settings, len(source.frames) / float(source.frame_rate)))
-
-
-def open_extension(settings: Settings, files: WeightSet) -> Media:
-    """The clip with room for new frames, and the range they take."""
-    vae = files.config(VIDEO_VAE)
-    source, region = extended(source_clip(_edited(settings), vae, settings), settings, vae.temporal_factor)
-    return Media(source=source, region=region)
-
-
-def _edited(settings: Settings) -> Path:
-    if settings.video_path is None:
-        raise UsageError(f"there is no clip to edit; give {spelled('video_path', 'FILE')}.")
-    return settings.video_path
 
 
 def image_condition(image: ImageInput, settings: Settings) -> ImageCondition:
@@ -248,88 +225,6 @@ def driving_sound(settings: Settings) -> SoundInput:
             )
         waveform = np.pad(waveform, ((0, missing), (0, 0)))
     return SoundInput(waveform, sound.sample_rate)
-
-
-def source_clip(path: Path, vae: VideoVaeConfig, settings: Settings) -> SourceClip:
-    """A whole clip, of a size that the video VAE can encode.
-
-    Raises:
-        UsageError: its frames or its sides do not fill latent cells.
-        MediaError: the file cannot be read.
-    """
-    info = ClipReader(path, source_color=settings.source_color)
-    for note in info.notes:
-        log.warning("%s", note)
-    step, side = vae.temporal_factor, vae.spatial_factor
-    if info.num_frames % step != 1 % step:
-        shorter = vae.pixel_frames(vae.latent_frames(info.num_frames))
-        raise UsageError(
-            f"{path} has {info.num_frames} frames; the number must be {step}*k + 1, cut it to {max(shorter, 1)} first."
-        )
-    if info.height % side or info.width % side:
-        raise UsageError(
-            f"{path} is {info.width}x{info.height}; both sides must be multiples of {side}, "
-            f"scale it to {info.width // side * side}x{info.height // side * side} first."
-        )
-    frames = np.stack(list(info.frames()))
-    sound = info.sound()
-    heard = None if sound is None or info.sample_rate is None else SoundInput(sound.T, info.sample_rate)
-    return SourceClip(frames, info.frame_rate, heard)
-
-
-def retake_range(settings: Settings, duration_s: float) -> TimeRange:
-    """The range of a retake.
-
-    Raises:
-        UsageError: a missing time, or a range that is empty or outside the clip.
-    """
-    start, end = settings.start_time, settings.end_time
-    if start is None or end is None:
-        raise UsageError(
-            f"retake needs a time range; give {spelled('start_time')} and {spelled('end_time')} in seconds."
-        )
-    if start >= end:
-        raise UsageError(f"the time range must begin before it ends, got {start} s to {end} s; exchange them.")
-    if start < 0 or start >= duration_s:
-        raise UsageError(f"the start time must lie within the clip, 0 to {duration_s:.3f} s, got {start}.")
-    return TimeRange(start, end, video=not settings.keep_video, audio=not settings.keep_audio)
-
-
-def extended(source: SourceClip, settings: Settings, step: int) -> tuple[SourceClip, TimeRange]:
-    """A clip with room for new frames, and the range they take.
-
-    The room is filled with the nearest frame and silence; both are generated anew. In front of a clip its own first
-    frame is generated anew as well, because it then shares a latent frame with new ones.
-
-    Args:
-        source: the clip.
-        settings: say how many frames, and where.
-        step: pixel frames per latent frame.
-
-    Raises:
-        UsageError: a number of frames that is not a positive multiple of ``step``.
-    """
-    count = settings.extend_frames
-    if count < step or count % step:
-        raise UsageError(
-            f"extend adds a positive multiple of {step} frames, got {count}; use {max(step, count // step * step)}."
-        )
-    rate, frames = float(source.frame_rate), source.frames
-    margin = round(count / rate * source.sound.sample_rate) if source.sound is not None else 0
-    # Half a frame of distance keeps rounding away from the borders of latent frames.
-    if settings.direction == "after":
-        padded = np.concatenate([frames, np.repeat(frames[-1:], count, axis=0)])
-        pads, region = (0, margin), TimeRange((len(frames) + 0.5) / rate, (len(padded) + 1) / rate)
-    else:
-        padded = np.concatenate([np.repeat(frames[:1], count, axis=0), frames])
-        pads, region = (margin, 0), TimeRange(0.0, (count + 0.5) / rate)
-    sound = source.sound
-    if sound is not None:
-        length = round(len(frames) / rate * sound.sample_rate)
-        waveform = sound.waveform[:length]
-        waveform = np.pad(waveform, ((0, length - len(waveform)), (0, 0)))
-        sound = SoundInput(np.pad(waveform, (pads, (0, 0))), sound.sample_rate)
-    return SourceClip(padded, source.frame_rate, sound), region
 
 
 def require_frame_rate(path: FilePath, own: Fraction, wanted: Fraction) -> None:
