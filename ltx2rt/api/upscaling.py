@@ -18,6 +18,7 @@ from ltx2rt.api.record import Record
 from ltx2rt.errors import UsageError
 from ltx2rt.graph.components import VIDEO_VAE
 from ltx2rt.graph.models.video_vae.tiling import Tiling
+from ltx2rt.graph.pipelines.decide import with_drawn_seed
 from ltx2rt.graph.pipelines.plan import Plan, Rates, plan
 from ltx2rt.graph.settings.setting import plain_values
 from ltx2rt.graph.settings.settings import Settings
@@ -42,7 +43,7 @@ def upscale(
     spatial_upscaler: FilePath | None = None,
     temporal_upscaler: FilePath | None = None,
     dtype: str = "bfloat16",
-    seed: int = 10,
+    seed: int | str = 10,
     tiling: Tiling | Literal["auto", "none"] = "auto",
     memory: str | int | None = None,
     observer: Callable[[Event], None] | None = None,
@@ -61,7 +62,7 @@ def upscale(
         spatial_upscaler: x2 or x1.5.
         temporal_upscaler: x2: N frames become 2N - 1 at twice the frame rate.
         dtype: of activations.
-        seed: of the noise that some video decoders add.
+        seed: of the noise that some video decoders add; ``random`` or -1 draws one.
         tiling: of the video decoder.
         memory: what the process may take, ``12GB`` or bytes; None: most of what is free. It decides what is worked on
             in parts, not the result; the decoder's tiles, which do change it, are taken only where nothing else fits.
@@ -94,7 +95,7 @@ def plan_upscale(
     spatial_upscaler: FilePath | None = None,
     temporal_upscaler: FilePath | None = None,
     dtype: str = "bfloat16",
-    seed: int = 10,
+    seed: int | str = 10,
     tiling: Tiling | Literal["auto", "none"] = "auto",
     memory: str | int | None = None,
     rates: Rates | None = None,
@@ -136,7 +137,7 @@ class _Task:
 def _prepare(
     source: FilePath,
     files_given: Mapping[str, Any],
-    seed: int,
+    seed: int | str,
     tiling: Tiling | Literal["auto", "none"],
     on_taken: Callable[[Mapping[str, Path]], None] | None,
 ) -> _Task:
@@ -152,7 +153,7 @@ def _prepare(
     if given.spatial_upscaler is None and given.temporal_upscaler is None:
         names = " or ".join(spelled(name) for name in ("spatial_upscaler", "temporal_upscaler"))
         raise UsageError(f"nothing to upscale with; give {names}, or both.")
-    wanted = Settings.of(
+    asked = Settings.of(
         {
             "seed": seed,
             "tiling": tiling,
@@ -160,6 +161,7 @@ def _prepare(
             "upscale_temporal": given.temporal_upscaler is not None,
         }
     )
+    wanted = with_drawn_seed(asked)
     saved, frames, sound = None, None, None
     if source.suffix == ".safetensors":
         saved = read_latents(source)

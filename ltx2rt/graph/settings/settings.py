@@ -25,6 +25,7 @@ from ltx2rt.graph.settings.kinds import (
     MaskFile,
     NoiseKind,
     Number,
+    Seed,
     Switch,
     Text,
     TilesKind,
@@ -106,8 +107,12 @@ class Settings:
         "number of frames, 8*k + 1",
         "Request",
         topic=LENGTH,
+        low=1,
         flags=("--num-frames", "--frames"),
         **_MODEL,
+    )
+    duration: float | None = setting(
+        None, _SECONDS, "length in seconds in place of a number of frames: the nearest 8*k + 1", "Request", topic=LENGTH
     )
     frame_rate: Fraction | None = setting(
         None,
@@ -119,7 +124,11 @@ class Settings:
         **_MODEL,
     )
     seed: int | None = setting(
-        None, Whole(), "seed of the noise; the same as in the official code on a CPU", "Request", **_MODEL
+        None,
+        Seed(),
+        "seed of the noise, the same as in the official code on a CPU; random (or -1) draws one, which is shown",
+        "Request",
+        **_MODEL,
     )
 
     noise: NoiseSource | None = setting(
