@@ -177,7 +177,7 @@ constexpr int attention_keys_threads(int64_t width) {
 // ---- neighborhood_attention ----
 // Whether the shader takes these heads, slots of key_frames, windows of height and width, and pairs of the rotary tables
 // (null without rotation). It reads the turns of four pairs at once, and keeps in threadgroup memory those of all rows
-// and columns that a brick sees: of windows up to 15 x 15 with the published 8, 12 and 12 pairs.
+// and columns that a brick sees: of windows up to 16 x 16 with the published 8, 12 and 12 pairs.
 constexpr bool neighborhood_has_shader(int64_t head_size, int64_t slots, int64_t height, int64_t width, int64_t channels,
                                        const int64_t (&window)[2], const int64_t* pairs) {
   // Within a frame that is contiguous, 32 bits address every element.
@@ -189,16 +189,18 @@ constexpr bool neighborhood_has_shader(int64_t head_size, int64_t slots, int64_t
     if (pairs[axis] % 4 != 0) return false;
   }
   const int64_t rows = metal_shared::kBrickRows - 1 + window[0], columns = metal_shared::kBrickColumns - 1 + window[1];
-  // Of a table, a position has a four of cosines and one of sines for every four pairs; of time, two frames are kept.
-  const int64_t turns = 2 * (pairs[0] / 2) + rows * (pairs[1] / 2) + columns * (pairs[2] / 2);
+  // A position has a four of cosines and one of sines for every four pairs; of time, one frame is kept.
+  const int64_t turns = pairs[0] / 2 + rows * (pairs[1] / 2) + columns * (pairs[2] / 2);
   return turns <= metal_shared::kNeighborhoodTurns;
 }
-// At most what a threadgroup multiplies: a block of 2 x 2 x 2 queries sees two lists of frames and one row and column
-// more than a query, in pieces of two.
+// At most what a threadgroup multiplies: a block of 2 x 2 x 2 queries sees two lists of frames, and one row and one
+// column more than a query, in fragments of four rows (of which a piece that ends between begins a new one) and two
+// columns.
 constexpr int64_t neighborhood_operations(int64_t slots, int64_t window_height, int64_t window_width) {
   constexpr int64_t kQueries =
       int64_t{metal_shared::kBrickFrames} * metal_shared::kBrickRows * metal_shared::kBrickColumns;
-  const int64_t keys = 2 * slots * (window_height + 3) * (window_width + 3);
+  const int64_t rows = ceil_div(window_height + 1, 4) * 4 + 4 * ((window_height + 3) / 16);
+  const int64_t keys = 2 * slots * rows * (window_width + 3);
   return 4 * kQueries * keys * metal_shared::kNeighborhoodHead;
 }
 

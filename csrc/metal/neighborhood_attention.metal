@@ -103,24 +103,27 @@ METAL_FUNC void copy_eight(threadgroup T* to, const device T* from, bool there) 
   }
 }
 
-// The frames that the queries of a brick see, in order: frame << kBrickFrames, and a bit for each frame of the brick
-// that sees it. A frame that one of them lists twice is there twice. Zero ends the list.
+// The frames that the queries of a brick see: frame << kBrickFrames, and a bit for each frame of the brick that sees it.
+// A frame that one of them lists twice is there twice. Zero ends the list. They are ordered by their last slot in any
+// list, then by where they stand first, which is the order of each list whenever lists agree about it, as those of
+// windows do: then the bits of a query do not depend on what else is in its brick.
 //   found, keys  room for an int of each slot of each frame
-//   seen         two ints more
+//   seen         an int more
 // All threads of the threadgroup call it together; a barrier must follow before the list is read.
 METAL_FUNC void list_frames(threadgroup int* found, threadgroup int* keys, threadgroup int* seen,
                             const device int* key_frames, int first_frame, int thread_index,
                             constant NeighborhoodParams& params) {
   constexpr int kNone = 0x7fffffff;
   const int slots = params.slots, entries = kBrickFrames * slots;
+  const bool is_entry = thread_index < entries;
   const int frame = thread_index / slots;
   int own = -1;
-  if (thread_index < entries) {
+  if (is_entry) {
     if (first_frame + frame < params.size[0]) own = key_frames[first_frame * slots + thread_index];
     own = min(own, params.key_frames - 1);
     found[thread_index] = own;
   }
-  if (thread_index < entries + 2) seen[thread_index] = 0;
+  if (thread_index < entries + 1) seen[thread_index] = 0;
   threadgroup_barrier(mem_flags::mem_threadgroup);
   // How often the frame stands before in the same list tells its entries apart.
   int key = kNone;
@@ -129,20 +132,21 @@ METAL_FUNC void list_frames(threadgroup int* found, threadgroup int* keys, threa
     for (int i = frame * slots; i < thread_index; i++) before += found[i] == own ? 1 : 0;
     key = own * kMostKeySlots + before;
   }
-  if (thread_index < entries) keys[thread_index] = key;
+  if (is_entry) keys[thread_index] = key;
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  bool is_first = key != kNone;
-  int bits = 0;
+  int first = kNone, last_slot = 0, bits = 0;
   for (int i = 0; key != kNone && i < entries; i++) {
     if (keys[i] != key) continue;
-    is_first = is_first && i >= thread_index;
+    first = min(first, i);
+    last_slot = max(last_slot, i % slots);
     bits |= 1 << i / slots;
   }
-  if (thread_index < entries) found[thread_index] = is_first ? key : kNone;
+  const int order = first == thread_index ? last_slot * kBrickFrames * kMostKeySlots + thread_index : kNone;
+  if (is_entry) found[thread_index] = order;
   threadgroup_barrier(mem_flags::mem_threadgroup);
-  if (is_first) {
+  if (order != kNone) {
     int rank = 0;
-    for (int i = 0; i < entries; i++) rank += found[i] < key ? 1 : 0;
+    for (int i = 0; i < entries; i++) rank += found[i] < order ? 1 : 0;
     seen[rank] = own << kBrickFrames | bits;
   }
 }
@@ -151,8 +155,9 @@ METAL_FUNC void list_frames(threadgroup int* found, threadgroup int* keys, threa
 // q_norm, k_norm (64): float; q_time, k_time, height, width (2, rows, pairs): float; key_frames (T, J).
 // Grid: (bricks, heads, batch), or a part of it.
 //
-// A piece of the slab has 32 keys: two frames, two rows and eight columns. Each fragment of it, as each block of
-// queries, is a box of 2 x 2 x 2: bit 0 of a row or column of a fragment counts columns, bit 1 rows, bit 2 frames.
+// A piece of the slab has 32 keys of a frame: 16 rows of two columns. A fragment of keys has four rows of two columns,
+// from the first row of the piece that its simdgroup sees; a block of queries is a box of 2 x 2 x 2. Bit 0 of a row or
+// column of a fragment counts columns, bit 1 rows, bit 2 rows of keys or frames of queries.
 template <typename T>
 [[kernel, max_total_threads_per_threadgroup(kNeighborhoodThreads)]] void neighborhood_attention(
     const device T* q [[buffer(0)]], const device T* k [[buffer(1)]], const device T* v [[buffer(2)]],
@@ -163,13 +168,14 @@ template <typename T>
     const device float* width [[buffer(11)]], uint3 group [[threadgroup_position_in_grid]],
     uint thread_index [[thread_index_in_threadgroup]], uint lane [[thread_index_in_simdgroup]],
     uint simdgroup [[simdgroup_index_in_threadgroup]]) {
-  constexpr int K = kNeighborhoodHead, kPitch = K + (sizeof(T) == 2 ? 16 : 4), kKeys = 32, kFragments = kKeys / 8;
+  constexpr int K = kNeighborhoodHead, kPitch = K + (sizeof(T) == 2 ? 16 : 4), kPieceRows = 16, kKeys = 2 * kPieceRows;
+  constexpr int kFragments = kKeys / 8;
   constexpr int kRowBlocks = 2, kBlocks = K / 32, kEntries = kBrickFrames * kMostKeySlots;
   static_assert(kKeys * K / 8 == kNeighborhoodThreads, "a thread stages one unit of a piece");
   threadgroup float4 k_storage[kKeys * kPitch * sizeof(T) / 16];
   threadgroup float4 v_storage[kKeys * kPitch * sizeof(T) / 16];
   threadgroup float4 turns[kNeighborhoodTurns];
-  threadgroup int found[kEntries], listed[kEntries], seen[kEntries + 2];
+  threadgroup int found[kEntries], listed[kEntries], seen[kEntries + 1];
   threadgroup T* k_tile = (threadgroup T*)k_storage;
   threadgroup T* v_tile = (threadgroup T*)v_storage;
 
@@ -187,7 +193,7 @@ template <typename T>
   const Span slab_columns =
       windows_of(first_column, first_column + kBrickColumns - 1, columns, column_window, column_border);
   threadgroup float4* time_turns = turns;
-  threadgroup float4* row_turns = time_turns + params.pairs[0];
+  threadgroup float4* row_turns = time_turns + params.pairs[0] / 2;
   threadgroup float4* column_turns = row_turns + (slab_rows.end - slab_rows.first) * (params.pairs[1] / 2);
   if (rotated) {
     stage_turns(row_turns, height, rows + row_window - 1, params.pairs[1], slab_rows.first,
@@ -273,8 +279,7 @@ template <typename T>
 
   // What this thread stages of each piece: a unit of one key.
   const int staged_key = int(thread_index) / 8, staged_unit = int(thread_index) % 8;
-  const int staged_frame = (staged_key >> 2) & 1, staged_row = (staged_key >> 1) & 1;
-  const int staged_column = 2 * (staged_key / 8) + (staged_key & 1);
+  const int staged_row = staged_key / 2, staged_column = staged_key % 2;
   const UnitAxis staged_axis = axis_of_unit(staged_unit, params);
   const threadgroup float4* axis_turns =
       staged_axis.axis == 0 ? time_turns : staged_axis.axis == 1 ? row_turns : column_turns;
@@ -288,40 +293,33 @@ template <typename T>
   threadgroup T* staged_k = k_tile + staged_key * kPitch + 8 * staged_unit;
   threadgroup T* staged_v = v_tile + staged_key * kPitch + 8 * staged_unit;
 
-  for (int entry = 0; entry < kBrickFrames * params.slots; entry += 2) {
-    const int seen_first = seen[entry], seen_second = seen[entry + 1];
-    if (seen_first == 0) break;
-    const int of_key = staged_frame ? seen_second : seen_first;
-    const int key_frame = of_key >> kBrickFrames;
+  for (int entry = 0; entry < kBrickFrames * params.slots; entry++) {
+    const int seen_by = seen[entry], key_frame = seen_by >> kBrickFrames;
+    if (seen_by == 0) break;
     const device T* k_frame = k + key_frame * params.k_strides[1];
     const device T* v_frame = v + key_frame * params.v_strides[1];
-    if (rotated) {
-      // The pieces of the frames before are all staged, so that nobody reads these any more.
-      const int fours = params.pairs[0] / 4, unit = int(thread_index);
-      if (unit < 4 * fours) {
-        const int frame = unit / (2 * fours), part = unit / fours % 2;
-        const int staged = (frame == 0 ? seen_first : seen_second) >> kBrickFrames;
-        time_turns[unit] = ((const device float4*)k_time)[(part * params.key_frames + staged) * fours + unit % fours];
-      }
-    }
+    // The pieces of the frames before are all staged, so that nobody reads the turns of theirs any more.
+    if (rotated) stage_turns(time_turns, k_time, params.key_frames, params.pairs[0], key_frame, 1, int(thread_index));
     bool block_sees[kRowBlocks], lane_sees[kRowBlocks];
     LTX2RT_UNROLL
     for (int r = 0; r < kRowBlocks; r++) {
-      block_sees[r] = block_exists && ((seen_first | seen_second) >> 2 * r & 3) != 0;
-      lane_sees[r] = ((at.column & 4 ? seen_second : seen_first) >> (2 * r + own_frame) & 1) != 0;
+      block_sees[r] = block_exists && (seen_by >> 2 * r & 3) != 0;
+      lane_sees[r] = (seen_by >> (2 * r + own_frame) & 1) != 0;
     }
 
-    for (int piece_row = slab_rows.first; piece_row < slab_rows.end; piece_row += 2) {
-      const bool row_is_seen = holds(own_rows, piece_row + ((at.column >> 1) & 1));
+    for (int piece_row = slab_rows.first; piece_row < slab_rows.end; piece_row += kPieceRows) {
       const int key_row = piece_row + staged_row, row_cell = cell_at(key_row, rows, row_window);
-      const bool rows_meet = meets_pair(block_rows, piece_row);
-      for (int piece_column = slab_columns.first; piece_column < slab_columns.end; piece_column += 8) {
+      // What this simdgroup sees of the piece, and where its first fragment begins.
+      const int rows_end = min(piece_row + kPieceRows, block_rows.end);
+      const int fragments_row = max(piece_row, block_rows.first);
+      for (int piece_column = slab_columns.first; piece_column < slab_columns.end; piece_column += 2) {
         threadgroup_barrier(mem_flags::mem_threadgroup);
         {
           const int key_column = piece_column + staged_column;
           const int column_cell = cell_at(key_column, columns, column_window);
-          const bool there = of_key != 0 && key_row < slab_rows.end && key_column < slab_columns.end;
-          const device T* from = k_frame + (row_cell * params.k_cell_strides[0] + column_cell * params.k_cell_strides[1]);
+          const bool there = key_row < slab_rows.end && key_column < slab_columns.end;
+          const device T* from =
+              k_frame + (row_cell * params.k_cell_strides[0] + column_cell * params.k_cell_strides[1]);
           Eight key = there ? read_up_to_eight<T>(from, 0, 8, true) : no_values();
           if (k_normed) {
             float square = square_of(key);
@@ -331,7 +329,7 @@ template <typename T>
             key.high *= scale * high_weight;
           }
           if (rotated && there) {
-            const int position = staged_axis.axis == 0   ? staged_frame
+            const int position = staged_axis.axis == 0   ? 0
                                  : staged_axis.axis == 1 ? key_row - slab_rows.first
                                                          : key_column - slab_columns.first;
             key = turned(key, read_turn(axis_turns, position, staged_axis.four, params.pairs[staged_axis.axis]));
@@ -341,16 +339,23 @@ template <typename T>
                         v_frame + (row_cell * params.v_cell_strides[0] + column_cell * params.v_cell_strides[1]), there);
         }
         threadgroup_barrier(mem_flags::mem_threadgroup);
-        if (!rows_meet) continue;
+        if (!block_exists || fragments_row >= rows_end || !meets_pair(block_columns, piece_column)) continue;
 
+        // Of fragment i this lane has the keys of one row of the piece, and the values of one cell.
         bool meets[kFragments];
+        int key_at[kFragments], value_at[kFragments];
         LTX2RT_UNROLL
-        for (int j = 0; j < kFragments; j++) meets[j] = meets_pair(block_columns, piece_column + 2 * j);
+        for (int i = 0; i < kFragments; i++) {
+          const int first = fragments_row + 4 * i - piece_row;
+          meets[i] = fragments_row + 4 * i < rows_end;
+          key_at[i] = 2 * min(first + at.column / 2, kPieceRows - 1);
+          value_at[i] = 2 * min(first + at.row / 2, kPieceRows - 1) + at.row % 2;
+        }
         simdgroup_float8x8 scores[kRowBlocks][kFragments];
         LTX2RT_UNROLL
         for (int j = 0; j < kFragments; j++) {
           if (!meets[j]) continue;
-          const threadgroup T* of_column = k_tile + (8 * j + at.column) * kPitch;
+          const threadgroup T* of_column = k_tile + key_at[j] * kPitch;
           fence(fenced);
           RightFragments<T, 4> keys_of_block[kBlocks];
           LTX2RT_UNROLL
@@ -377,16 +382,17 @@ template <typename T>
         LTX2RT_UNROLL
         for (int r = 0; r < kRowBlocks; r++) {
           if (!block_sees[r]) continue;
-          const bool seen_here = lane_sees[r] && row_is_seen;
           float most = row_max[r];
           float2 s[kFragments];
           LTX2RT_UNROLL
           for (int j = 0; j < kFragments; j++) {
             if (!meets[j]) continue;
             s[j] = elements_of(scores[r][j]);
+            const int key_row = fragments_row + 4 * j + at.column / 2;
+            const bool row_is_seen = lane_sees[r] && holds(own_rows, key_row) && key_row < rows_end;
             LTX2RT_UNROLL
             for (int e = 0; e < 2; e++) {
-              if (!(seen_here && holds(own_columns, piece_column + 2 * j + e))) s[j][e] = kHidden;
+              if (!row_is_seen || !holds(own_columns, piece_column + e)) s[j][e] = kHidden;
               most = max(most, s[j][e]);
             }
           }
@@ -418,7 +424,7 @@ template <typename T>
         LTX2RT_UNROLL
         for (int j = 0; j < kFragments; j++) {
           if (!meets[j]) continue;
-          const threadgroup T* row_of_v = v_tile + (8 * j + at.row) * kPitch + 4 * at.column;
+          const threadgroup T* row_of_v = v_tile + value_at[j] * kPitch + 4 * at.column;
           fence(fenced);
           Values<T, 8> values[kBlocks];
           LTX2RT_UNROLL
