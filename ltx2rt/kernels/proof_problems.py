@@ -112,8 +112,8 @@ def check_problems(variant: Variant, *, metal: bool = True) -> list[Problem]:
     if isinstance(variant, NeighborhoodVariant):
         height, width = variant.window
         return [
-            _neighborhood(variant, 2, 2, (5, height + 2, width + 2), 3, 0),
-            _neighborhood(variant, 1, 1, (3, height, width + 9), 4, 1),
+            _neighborhood(variant, 2, 2, (5, height + 2, width + 2), 0),
+            _neighborhood(variant, 1, 1, (3, height, width + 9), 1),
         ]
     if isinstance(variant, ConvVariant):
         few, more = CONV_FEW_OUTPUTS - 12, CONV_FEW_OUTPUTS - 15
@@ -139,7 +139,7 @@ def timing_problem(variant: Variant) -> Problem:
     if isinstance(variant, AttentionVariant):
         return _attention(variant, 1, 8, 1024 if variant.many else MANY_QUERIES, 1024, 2)
     if isinstance(variant, NeighborhoodVariant):
-        return _neighborhood(variant, 1, 4, (12, 24, 32), min(variant.window), 2)
+        return _neighborhood(variant, 1, 4, (12, 24, 32), 2)
     if isinstance(variant, ConvVariant):
         return _conv(variant, 128, CONV_FEW_OUTPUTS if variant.few_outputs else 128, 16, 2)
     if isinstance(variant, SnakeVariant):
@@ -287,31 +287,33 @@ def _attention(variant: AttentionVariant, batch: int, heads: int, queries: int, 
 
 
 def _neighborhood(
-    variant: NeighborhoodVariant, batch: int, heads: int, size: tuple[int, int, int], slots: int, seed: int
+    variant: NeighborhoodVariant, batch: int, heads: int, size: tuple[int, int, int], seed: int
 ) -> Problem:
-    """Odd seeds: views of one array of projections, two frames more than queries have, and frames that see less."""
-    values, head = _Values(seed), variant.head
+    """Odd seeds: views of one array of projections, more frames than queries have, and frames that see less."""
+    values, head, slots = _Values(seed), variant.head, variant.slots
     frames, height, width = size
     height, width = (max(n, window) for n, window in zip((height, width), variant.window, strict=True))
-    channels, extra = heads * head, 2 if seed % 2 else 0
-    if extra:
-        projections = values.array((batch, frames + extra, height, width, 3 * channels), variant.dtype)
+    channels, key_count = heads * head, max(frames, slots)
+    if seed % 2:
+        key_count += 2
+        projections = values.array((batch, key_count, height, width, 3 * channels), variant.dtype)
         q, k, v = (projections[..., i * channels : (i + 1) * channels] for i in range(3))
         q = q[:, 1 : 1 + frames]
-        key_frames = np.array([[i, frames + i % extra, *range(slots - 2)] for i in range(frames)])
-        key_frames[-1] = -1  # the last frame sees nothing, the first one of the others less
-        key_frames[0, 1] = -1
+        key_frames = (np.arange(frames)[:, None] + 2 * np.arange(slots)) % key_count
+        key_frames[-1] = -1  # the last frame sees nothing, the first one less than the others
+        key_frames[0, 1:2] = -1
     else:
-        q, k, v = (values.array((batch, frames, height, width, channels), variant.dtype) for _ in range(3))
-        slots = min(slots, frames)
-        first = np.clip(np.arange(frames) - slots // 2, 0, frames - slots)
+        q = values.array((batch, frames, height, width, channels), variant.dtype)
+        k, v = (values.array((batch, key_count, height, width, channels), variant.dtype) for _ in range(2))
+        first = np.clip(np.arange(frames) - slots // 2, 0, key_count - slots)
         key_frames = first[:, None] + np.arange(slots)
-    turn = None
+    rope = None
     if variant.rope:
         rows, columns = (n + window - 1 for n, window in zip((height, width), variant.window, strict=True))
-        axes = ((frames, head // 8), (frames + extra, head // 8), (rows, 3 * head // 16), (columns, 3 * head // 16))
-        angles = [values.uniform(of_axis, -3, 3) for of_axis in axes]
-        turn = NeighborhoodRope(*(mx.array(np.stack([np.cos(a), np.sin(a)]).astype(np.float32)) for a in angles))
+        time, *others = variant.rope
+        shapes = zip((frames, key_count, rows, columns), (time, time, *others), strict=True)
+        angles = [values.uniform(shape, -3, 3) for shape in shapes]
+        rope = NeighborhoodRope(*(mx.array(np.stack([np.cos(a), np.sin(a)]).astype(np.float32)) for a in angles))
     return {
         "q": q,
         "k": k,
@@ -322,7 +324,7 @@ def _neighborhood(
         "borders": variant.borders,
         "q_norm": values.optional((head,), variant.q_norm),
         "k_norm": values.optional((head,), variant.k_norm),
-        "rope": turn,
+        "rope": rope,
     }
 
 
