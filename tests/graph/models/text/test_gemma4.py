@@ -89,8 +89,18 @@ def numpy_states(text: dict[str, Any], w: dict[str, np.ndarray], ids: list[int])
         z = (x[:, : k // 2] + 1j * x[:, k // 2 :]) * np.exp(1j * angle)
         return np.concatenate([z.real, z.imag], axis=1)
 
+    def gelu(x: np.ndarray) -> np.ndarray:
+        return x / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+
     h = w["embed_tokens.weight"][ids] * np.sqrt(text["hidden_size"])
-    states = [h]
+    width = text.get("hidden_size_per_layer_input", 0)
+    inputs = np.zeros((n, len(LAYERS), width))
+    if width:
+        looked_up = w["embed_tokens_per_layer.weight"][ids].reshape(inputs.shape) * np.sqrt(width)
+        projected = (h @ w["per_layer_model_projection.weight"].T).reshape(inputs.shape) / np.sqrt(text["hidden_size"])
+        inputs = (norm(projected, "per_layer_projection_norm") + looked_up) / np.sqrt(2)
+    own = len(LAYERS) - text.get("num_kv_shared_layers", 0)
+    states, kept = [h], {}
     for layer, kind in enumerate(LAYERS):
         p = f"layers.{layer}."
         is_global = kind == "full"
@@ -101,13 +111,19 @@ def numpy_states(text: dict[str, Any], w: dict[str, np.ndarray], ids: list[int])
         if is_global and not text["attention_k_eq_v"]:
             kv_heads = text["num_key_value_heads"]
         x = norm(h, p + "input_layernorm")
-        q, key = (x @ w[f"{p}self_attn.{name}_proj.weight"].T for name in "qk")
-        values = key if is_global and text["attention_k_eq_v"] else x @ w[p + "self_attn.v_proj.weight"].T
+        q = x @ w[f"{p}self_attn.q_proj.weight"].T
+        keys_norm = p + "self_attn.k_norm"
+        if layer < own:
+            key = x @ w[f"{p}self_attn.k_proj.weight"].T
+            values = key if is_global and text["attention_k_eq_v"] else x @ w[p + "self_attn.v_proj.weight"].T
+            kept[kind] = key, values, keys_norm
+        else:
+            key, values, keys_norm = kept[kind]
         outputs = []
         for head in range(heads):
             at, kv = slice(head * k, head * k + k), head // (heads // kv_heads) * k
             qh = turn(norm(q[:, at], p + "self_attn.q_norm"), base, rotated)
-            kh = turn(norm(key[:, kv : kv + k], p + "self_attn.k_norm"), base, rotated)
+            kh = turn(norm(key[:, kv : kv + k], keys_norm), base, rotated)
             vh = plain(values[:, kv : kv + k])
             out = np.zeros((n, k))
             for i in range(n):
@@ -119,14 +135,42 @@ def numpy_states(text: dict[str, Any], w: dict[str, np.ndarray], ids: list[int])
         attended = np.concatenate(outputs, axis=1) @ w[p + "self_attn.o_proj.weight"].T
         h = h + norm(attended, p + "post_attention_layernorm")
         x = norm(h, p + "pre_feedforward_layernorm")
-        gate = x @ w[p + "mlp.gate_proj.weight"].T
-        gate = gate / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (gate + 0.044715 * gate**3)))
-        x = gate * (x @ w[p + "mlp.up_proj.weight"].T)
+        x = gelu(x @ w[p + "mlp.gate_proj.weight"].T) * (x @ w[p + "mlp.up_proj.weight"].T)
         h = h + norm(x @ w[p + "mlp.down_proj.weight"].T, p + "post_feedforward_layernorm")
+        if width:
+            x = gelu(h @ w[p + "per_layer_input_gate.weight"].T) * inputs[:, layer]
+            h = h + norm(x @ w[p + "per_layer_projection.weight"].T, p + "post_per_layer_input_norm")
         h = h * w[p + "layer_scalar"]
         states.append(h)
     states[-1] = norm(h, "norm")
     return states
+
+
+# As the small stock models: inputs of every layer, the last layers with the keys of earlier ones and wide.
+SMALL = {
+    "attention_k_eq_v": False,
+    "hidden_size_per_layer_input": 6,
+    "vocab_size_per_layer_input": 50,
+    "num_kv_shared_layers": 2,
+    "use_double_wide_mlp": True,
+    "final_logit_softcapping": 2.0,
+}
+
+
+@pytest.mark.parametrize("length", [1, 7, 20])
+def test_small_models_match_the_formula(length: int) -> None:
+    raw = tiny(**SMALL)
+    config = Gemma4Config.from_dict(raw)
+    arrays = random_arrays(config)
+    assert "layers.2.self_attn.k_proj.weight" not in arrays
+    assert arrays["layers.2.mlp.up_proj.weight"].shape == (80, 24)
+    ids = np.random.default_rng(length).integers(0, 50, length)
+    model = Gemma(config, as_params(config, arrays), mx.float32)
+    states = list(model.hidden_states(ids))
+    for state, reference in zip(states, numpy_states(raw["text_config"], arrays, ids.tolist()), strict=True):
+        np.testing.assert_allclose(np.array(state[0]), reference, atol=2e-5 * np.abs(reference).max())
+    scores = np.array(states[-1][0], np.float64) @ arrays["embed_tokens.weight"].T.astype(np.float64)
+    np.testing.assert_allclose(np.array(model.logits(states[-1])[0]), 2 * np.tanh(scores / 2), atol=1e-4)
 
 
 @pytest.mark.parametrize("shared", [True, False], ids=["keys are values", "own values"])
@@ -246,8 +290,13 @@ def test_layer_specs_are_what_a_layer_reads() -> None:
         (tiny(hidden_activation="silu"), "hidden_activation must be 'gelu_pytorch_tanh', got 'silu'"),
         (tiny(attention_bias=True), "attention_bias must be False"),
         (tiny(use_bidirectional_attention="all"), "use_bidirectional_attention must be 'vision', got 'all'"),
-        (tiny(hidden_size_per_layer_input=256), "hidden_size_per_layer_input must be 0, got 256; use the text encoder"),
-        (tiny(num_kv_shared_layers=20), "num_kv_shared_layers must be 0, got 20"),
+        (
+            tiny(hidden_size_per_layer_input="wide"),
+            "hidden_size_per_layer_input must be a positive integer, got 'wide'",
+        ),
+        (tiny(num_kv_shared_layers=20), "num_kv_shared_layers is 20 of 4 layers: no earlier layer of the same type"),
+        (tiny(num_kv_shared_layers=3), "num_kv_shared_layers is 3 of 4 layers: no earlier layer of the same type"),
+        (tiny(final_logit_softcapping=-1), "final_logit_softcapping must be a positive number, got -1"),
         (tiny(enable_moe_block=True), "enable_moe_block must be False"),
         (tiny(hidden_size=None), "lacks hidden_size"),
         (tiny(hidden_size="24"), "hidden_size must be a positive integer, got '24'"),
