@@ -32,16 +32,19 @@ class CallArguments(TypedDict, total=False):
     """final width in pixels, a multiple of 64 (one stage: 32), 32 or more (default: model)."""
 
     num_frames: int | None
-    """number of frames, 8*k + 1 (default: model)."""
+    """number of frames, 8*k + 1, 1 or more (default: model)."""
 
     auto_duration: tuple[float, float] | None
     """shortest and longest clip in seconds, of a length that LTX-2.5 predicts from the prompt (default: 1 20 where --num-frames is left out and the model has a duration head)."""
 
+    duration: float | None
+    """length in seconds in place of a number of frames: the nearest 8*k + 1 (default: None)."""
+
     frame_rate: float | Fraction | None
     """frames per second, 24 or 23.976 or 30000/1001 (default: model)."""
 
-    seed: int | None
-    """seed of the noise; the same as in the official code on a CPU (default: model)."""
+    seed: int | str | None
+    """seed of the noise, the same as in the official code on a CPU; random (or -1) draws one, which is shown (default: model)."""
 
     noise: NoiseSource | Sequence[np.ndarray[Any, np.dtype[Any]]] | None
     """the draws themselves in place of a seed: arrays in the order in which a run asks for them, or a source (default: None)."""
@@ -120,6 +123,18 @@ class CallArguments(TypedDict, total=False):
 
     video_path: str | os.PathLike[str] | None
     """the clip to edit (default: None)."""
+
+    fit: str | None
+    """how pictures of other proportions come to the size of the clip; one of crop, pad, stretch, error (default: images and control videos: crop; edited clips: pad)."""
+
+    antialias: bool | None
+    """reduce large images and control videos as the official code does, which leaves pixels out (default: True)."""
+
+    source_color: str | None
+    """what the colours of clips that are read are; -limited or -full behind it says the range too; one of bt601, bt709, bt2020, display-p3, hlg, pq, bt601-limited, bt601-full, bt709-limited, bt709-full, bt2020-limited, bt2020-full, display-p3-limited, display-p3-full, hlg-limited, hlg-full, pq-limited, pq-full (default: as tagged)."""
+
+    kept_from: str | None
+    """where what an edit keeps comes from: the clip itself, or through the VAE as all else (the official behaviour); one of source, vae (default: 'source')."""
 
     start_time: float | None
     """where the part begins that is generated anew (default: None)."""

@@ -19,7 +19,9 @@ from ltx2rt.graph.models.text.gemma4_encoder import Gemma4Encoder, Gemma4Writer
 from ltx2rt.graph.models.transformer import config as transformer
 from ltx2rt.graph.models.upscaler import model as upscaler
 from ltx2rt.graph.models.video_vae import specs as video_vae
+from ltx2rt.graph.models.video_vae.config import CONVOLUTIONAL, DIFFUSION
 from ltx2rt.graph.models.video_vae.convolutional_decoder import ConvolutionalDecoder
+from ltx2rt.graph.models.video_vae.diffusion_ways import DiffusionDecoder
 from ltx2rt.graph.protocols import TextEncoder, TextWriter, VideoDecoder
 from ltx2rt.types import ParamSpec
 from ltx2rt.weights.checkpoint import Checkpoint
@@ -144,8 +146,6 @@ def _expected_video_vae(checkpoint: Checkpoint) -> Expected:
     specs = video_vae.statistics_specs(config.latent_channels)
     if any(name.startswith("encoder.") for name in names):  # files with one half alone are complete in themselves
         specs += video_vae.encoder_specs(config)
-    if config.decoder is None:
-        return Expected(specs, ("decoder.",))
     if any(name.startswith("decoder.") for name in names):
         specs += video_vae.decoder_specs(config)
     return Expected(specs)
@@ -253,7 +253,8 @@ TEXT_WRITERS: dict[str, Callable[[Mapping[str, Any]], TextWriter]] = {
 }
 # By ``_class_name``.
 VIDEO_DECODERS: dict[str, Callable[[video_vae.VideoVaeConfig], VideoDecoder]] = {
-    "CausalVideoAutoencoder": ConvolutionalDecoder,
+    CONVOLUTIONAL: ConvolutionalDecoder,
+    DIFFUSION: DiffusionDecoder,
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -15,9 +15,9 @@ from av.video.stream import VideoStream
 
 from ltx2rt.errors import MediaError
 from ltx2rt.media.audio_reader import read_audio_from
-from ltx2rt.media.colour import FULL, LIMITED, colour_of
+from ltx2rt.media.colour import FULL, LIMITED, ClipColour, colour_of
 from ltx2rt.media.container import is_still, picture_stream, reading, sound_stream
-from ltx2rt.media.frame_filters import FrameFilters
+from ltx2rt.media.frame_filters import DEINTERLACER_FRAMES, TABLE_BYTES_PER_PIXEL, FrameFilters
 from ltx2rt.media.orientation import orientation_of
 from ltx2rt.media.stamps import Layout, constant_rate, sufficient_rate
 from ltx2rt.types import Array
@@ -28,6 +28,11 @@ DECODER_THREADS = 4
 # Codecs whose packets are pictures, one each: these are counted without decoding.
 _PACKET_IS_PICTURE = {"h264", "hevc", "av1", "libdav1d", "vp9", "prores", "dnxhd", "mjpeg", "ffv1", "rawvideo"}
 _RAW_RATE = Fraction(25)
+
+# Pictures that exist while a clip is read: those that the decoder refers to and those its threads work on; as RGB the
+# one that FFmpeg made, its array and the one that is shown for several frames.
+DECODED_PICTURES = 8 + DECODER_THREADS
+RGB_PICTURES = 3
 
 
 class ClipReader:
@@ -50,6 +55,7 @@ class ClipReader:
         sample_rate: Hz of the sound; None: there is none.
         own_rate: of the file; for a variable rate its average.
         variable_rate: the clip's time stamps have no constant rate.
+        reading_bytes: what `frames` takes while it reads, besides the pictures that the caller holds.
         filtered: pictures go through FFmpeg's filters, and not from the decoder to RGB at once.
         notes: what the user has to know, one line each.
 
@@ -82,6 +88,7 @@ class ClipReader:
         self.frame_rate, self.num_frames = self._find_rate(scan, stated, frame_rate)
         stored = (scan.first.width, scan.first.height)
         self.filtered = self._interlaced or self._colour.needs_table or any(self._orientation) or self._size != stored
+        self.reading_bytes = _reading_bytes(scan.first, self.width * self.height, self._interlaced, self._colour)
         self._say(stored)
 
     def _find_rate(self, scan: _Scan, stated: list[Fraction], wanted: Fraction | None) -> tuple[Fraction, int]:
@@ -124,7 +131,7 @@ class ClipReader:
         if self._colour.remark:
             self.notes.append(f"{self._name}: {self._colour.remark}")
 
-    def frames(self, limit: int | None = None) -> Iterator[Array]:
+    def frames(self, limit: int | None = None) -> Generator[Array, None, None]:
         """The pictures, `num_frames` of them or at most ``limit``: (height, width, 3) uint8 R'G'B' of BT.709.
 
         Where a picture is shown for several frames, it is the same array.
@@ -209,6 +216,24 @@ class ClipReader:
                 first, self._colour, size=self._size, orientation=self._orientation, interlaced=self._interlaced
             )
             yield from filters.pictures(itertools.chain([first], frames))
+
+
+def _reading_bytes(stored: VideoFrame, pixels: int, interlaced: bool, colour: ClipColour) -> int:
+    """What reading takes: pictures in the decoder, in the filters and as RGB; ``pixels`` of one as shown."""
+    picture = sum(plane.buffer_size for plane in stored.planes)
+    inside = DECODED_PICTURES + (DEINTERLACER_FRAMES if interlaced else 0)
+    table = 2 * TABLE_BYTES_PER_PIXEL if colour.needs_table else 0
+    return inside * picture + pixels * (RGB_PICTURES * 3 + table)
+
+
+def is_still_picture(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is a picture, not a clip.
+
+    Raises:
+        MediaError: it cannot be read.
+    """
+    with reading(path) as container:
+        return is_still(container)
 
 
 class _Scan(NamedTuple):

@@ -17,7 +17,7 @@ from ltx2rt.graph.diffusion.schedules import distilled_sigmas, distilled_stage_2
 from ltx2rt.graph.pipelines.checks import check_inputs
 from ltx2rt.graph.pipelines.pipeline import PipelineEntry
 from ltx2rt.graph.pipelines.refinement import Conditions, first_stage, second_stage
-from ltx2rt.graph.settings.settings import GENERATED_KEYFRAMES, NEW_CLIP, REFERENCES
+from ltx2rt.graph.settings.settings import CLIP_COLOURS, GENERATED_KEYFRAMES, NEW_CLIP, REFERENCES
 from ltx2rt.graph.stages.decode.stage import finish
 from ltx2rt.graph.stages.denoise.stage import Sampling
 from ltx2rt.graph.stages.denoise.states import VideoItem
@@ -130,7 +130,7 @@ PIPELINE = PipelineEntry(
     files=("spatial_upscaler", "loras"),
     variant="distilled",
     two_stage=True,
-    topics=NEW_CLIP | {GENERATED_KEYFRAMES, REFERENCES},
+    topics=NEW_CLIP | {GENERATED_KEYFRAMES, REFERENCES, CLIP_COLOURS},
     check=check,
     generate=generate,
 )

@@ -26,6 +26,7 @@ from ltx2rt.graph.settings.kinds import (
     NoiseKind,
     Number,
     SecondsRange,
+    Seed,
     Switch,
     Text,
     TilesKind,
@@ -33,6 +34,8 @@ from ltx2rt.graph.settings.kinds import (
     Whole,
 )
 from ltx2rt.graph.settings.setting import plain_values, setting, settings_of, stored_values
+from ltx2rt.media.colour import SOURCE_COLOR_CHOICES
+from ltx2rt.media.fit import FITS
 from ltx2rt.weights.embedding_file import TextEmbedding
 
 DEFAULT_NEGATIVE_PROMPT = (
@@ -58,12 +61,15 @@ EXTENSION = "extension"
 FRAMES = "frames"
 DURATION = "predicted length"
 GENERATED_KEYFRAMES = "generated key frames"
+FITTING = "fitting of pictures"
+CLIP_COLOURS = "colours of clips"
 # Several together: of pipelines that make a clip of a given size, and of those that sample with guidance.
-NEW_CLIP = frozenset({SIZE, LENGTH, IMAGES, FRAMES})
+NEW_CLIP = frozenset({SIZE, LENGTH, IMAGES, FITTING, FRAMES})
 GUIDANCE = frozenset({NEGATIVE, FIRST_ORDER, VIDEO_GUIDANCE, AUDIO_GUIDANCE, AUDIO_MODALITY_GUIDANCE})
 
 CONTROL_TYPES = ("raw", "canny", "depth", "pose")
 DIRECTIONS = ("after", "before")
+KEPT_FROM = ("source", "vae")
 
 # ruff: noqa: RUF009  (the calls make dataclass fields)
 _SECONDS = Number("SECONDS")
@@ -110,6 +116,7 @@ class Settings:
         "number of frames, 8*k + 1",
         "Request",
         topic=LENGTH,
+        low=1,
         flags=("--num-frames", "--frames"),
         **_MODEL,
     )
@@ -121,6 +128,9 @@ class Settings:
         topic=DURATION,
         shown_default="1 20 where --num-frames is left out and the model has a duration head",
     )
+    duration: float | None = setting(
+        None, _SECONDS, "length in seconds in place of a number of frames: the nearest 8*k + 1", "Request", topic=LENGTH
+    )
     frame_rate: Fraction | None = setting(
         None,
         FrameRate(),
@@ -131,7 +141,11 @@ class Settings:
         **_MODEL,
     )
     seed: int | None = setting(
-        None, Whole(), "seed of the noise; the same as in the official code on a CPU", "Request", **_MODEL
+        None,
+        Seed(),
+        "seed of the noise, the same as in the official code on a CPU; random (or -1) draws one, which is shown",
+        "Request",
+        **_MODEL,
     )
 
     noise: NoiseSource | None = setting(
@@ -252,6 +266,41 @@ class Settings:
         None, _SECONDS, "how much of it to use, at most the length of the clip", "Conditions", topic=DRIVING_SOUND
     )
     video_path: Path | None = setting(None, FilePath(), "the clip to edit", "Conditions", topic=SOURCE)
+    fit: str | None = setting(
+        None,
+        Text(),
+        "how pictures of other proportions come to the size of the clip",
+        "Conditions",
+        topic=FITTING,
+        choices=FITS,
+        shown_default="images and control videos: crop; edited clips: pad",
+    )
+    antialias: bool = setting(
+        True,
+        Switch(),
+        "reduce large images and control videos as the official code does, which leaves pixels out",
+        "Conditions",
+        topic=IMAGES,
+        flags=("--no-antialias",),
+        turns_off=True,
+    )
+    source_color: str | None = setting(
+        None,
+        Text(),
+        "what the colours of clips that are read are; -limited or -full behind it says the range too",
+        "Conditions",
+        topic=CLIP_COLOURS,
+        choices=SOURCE_COLOR_CHOICES,
+        shown_default="as tagged",
+    )
+    kept_from: str = setting(
+        "source",
+        Text(),
+        "where what an edit keeps comes from: the clip itself, or through the VAE as all else (the official behaviour)",
+        "Conditions",
+        topic=SOURCE,
+        choices=KEPT_FROM,
+    )
     start_time: float | None = setting(
         None, _SECONDS, "where the part begins that is generated anew", "Conditions", topic=RETAKE_RANGE
     )

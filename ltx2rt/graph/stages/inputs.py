@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import mlx.core as mx
 
@@ -78,28 +78,106 @@ class SoundInput:
 
 
 @dataclass(frozen=True)
-class SourceClip:
-    """A clip that is edited.
+class FrameStream:
+    """Frames that are read one by one, as often as they are wanted, and never lie in memory together.
 
     Attributes:
-        frames: uint8 or float32 in [-1, 1], (F, H, W, 3); F is 8*k + 1, H and W are multiples of 32.
-        frame_rate: frames per second.
-        sound: its sound, if any.
+        shape: (F, H, W, 3).
+        read: called, it begins with the first frame: (H, W, 3) uint8, or float32 in [-1, 1], F of them.
     """
 
-    frames: Array
+    shape: tuple[int, int, int, int]
+    read: Callable[[], Generator[Array, None, None]]
+
+
+class OwnPictures(Protocol):
+    """Pictures of a clip as its file has them, and the way from the model's pictures to their size."""
+
+    @property
+    def height(self) -> int: ...
+
+    @property
+    def width(self) -> int: ...
+
+    @property
+    def reading_bytes(self) -> int:
+        """What reading them takes."""
+
+    def read(self) -> Generator[Array, None, None]:
+        """All of them from the first one, (height, width, 3) uint8."""
+
+    def size(self, scale: Fraction) -> tuple[int, int]:
+        """(height, width) of pictures ``scale`` times as large."""
+
+    def restored(self, picture: Array, own: Array | None, scale: Fraction) -> Array:
+        """A picture of the model at the clip's own size, times ``scale``.
+
+        Args:
+            picture: (H, W, 3) float32 in [0, 1].
+            own: the clip's picture at that time, which fills what was cut off for the model; None: there is none.
+            scale: how much larger than the model's source the picture is.
+        """
+
+
+@dataclass(frozen=True)
+class Edit:
+    """What becomes of a clip that is edited: which frames the result has, and where each of them comes from.
+
+    Frames are counted in the result.
+
+    Attributes:
+        num_frames: of the result.
+        source: frames of the clip.
+        model: frames that the model sees, the clip's nearest picture standing where it has none.
+        pictures: the clip's own.
+        sound: the clip's whole sound; None: it has none.
+        sound_range: seconds of the result in which the sound is made anew.
+        keeps_pictures, keeps_sound: what is kept is taken from the clip; False: all passes through the VAE, as in the
+            official code.
+        words: what a user should know: what was cut or filled for the model.
+    """
+
+    num_frames: int
+    source: range
+    model: range
+    pictures: OwnPictures
+    sound: SoundInput | None
+    sound_range: tuple[float, float] = (0.0, 0.0)
+    keeps_pictures: bool = True
+    keeps_sound: bool = True
+    words: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class SourceClip:
+    """A clip that is edited, as the model sees it.
+
+    Attributes:
+        frames: F is 8*k + 1, H and W are multiples of 32.
+        frame_rate: frames per second.
+        sound: its sound, if any.
+        edit: what the result is put together from.
+    """
+
+    frames: FrameStream
     frame_rate: Fraction
-    sound: SoundInput | None = None
+    sound: SoundInput | None
+    edit: Edit
 
 
 @dataclass(frozen=True)
 class TimeRange:
-    """Seconds [start, end) of a clip that are generated anew, and in which streams."""
+    """Seconds [start, end) of what the model sees that are generated anew, and in which streams.
+
+    Attributes:
+        sound_range: the same for the sound, where it differs.
+    """
 
     start_s: float
     end_s: float
     video: bool = True
     audio: bool = True
+    sound_range: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
