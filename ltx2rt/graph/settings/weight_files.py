@@ -69,6 +69,14 @@ class WeightFiles:
         topic=TEXT,
         flags=("--tokenizer-path",),
     )
+    prompt_enhancer: Path | None = setting(
+        None,
+        WeightPath("PATH"),
+        "another Gemma that rewrites prompts, a Gemma 4 such as E2B-it or a Gemma 3; that of LTX-2.5 cannot",
+        "Weights",
+        topic=TEXT,
+        flags=("--prompt-enhancer-gemma-root",),
+    )
     connectors: Path | None = _part(
         TEXT,
         "file with the embeddings connectors",
