@@ -21,10 +21,13 @@ from ltx2rt.graph.settings.kinds import (
     FilePath,
     FrameRate,
     Images,
+    KeyframePlaces,
     LatentArray,
     MaskFile,
     NoiseKind,
     Number,
+    SecondsRange,
+    Seed,
     Switch,
     Text,
     TilesKind,
@@ -57,6 +60,8 @@ SOURCE = "source clip"
 RETAKE_RANGE = "range of a retake"
 EXTENSION = "extension"
 FRAMES = "frames"
+DURATION = "predicted length"
+GENERATED_KEYFRAMES = "generated key frames"
 FITTING = "fitting of pictures"
 CLIP_COLOURS = "colours of clips"
 # Several together: of pipelines that make a clip of a given size, and of those that sample with guidance.
@@ -111,8 +116,20 @@ class Settings:
         "number of frames, 8*k + 1",
         "Request",
         topic=LENGTH,
+        low=1,
         flags=("--num-frames", "--frames"),
         **_MODEL,
+    )
+    auto_duration: tuple[float, float] | None = setting(
+        None,
+        SecondsRange(),
+        "shortest and longest clip in seconds, of a length that LTX-2.5 predicts from the prompt",
+        "Request",
+        topic=DURATION,
+        shown_default="1 20 where --num-frames is left out and the model has a duration head",
+    )
+    duration: float | None = setting(
+        None, _SECONDS, "length in seconds in place of a number of frames: the nearest 8*k + 1", "Request", topic=LENGTH
     )
     frame_rate: Fraction | None = setting(
         None,
@@ -124,7 +141,11 @@ class Settings:
         **_MODEL,
     )
     seed: int | None = setting(
-        None, Whole(), "seed of the noise; the same as in the official code on a CPU", "Request", **_MODEL
+        None,
+        Seed(),
+        "seed of the noise, the same as in the official code on a CPU; random (or -1) draws one, which is shown",
+        "Request",
+        **_MODEL,
     )
 
     noise: NoiseSource | None = setting(
@@ -191,6 +212,20 @@ class Settings:
         "Conditions",
         topic=IMAGES,
         flags=("--image",),
+    )
+    num_generated_keyframes: int | tuple[int, ...] = setting(
+        0,
+        KeyframePlaces(),
+        "single frames that LTX-2.5 makes besides the clip and keeps it close to: how many, or their places as 24,48",
+        "Conditions",
+        topic=GENERATED_KEYFRAMES,
+    )
+    decode_with_keyframes: bool = setting(
+        False,
+        Switch(),
+        "let the diffusion decoder look at the generated key frames",
+        "Conditions",
+        topic=GENERATED_KEYFRAMES,
     )
     video_conditioning: tuple[VideoInput, ...] = setting(
         (), Videos(), "reference (control) video with a strength", "Conditions", **_CONTROL
