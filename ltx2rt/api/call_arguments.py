@@ -34,6 +34,9 @@ class CallArguments(TypedDict, total=False):
     num_frames: int | None
     """number of frames, 8*k + 1 (default: model)."""
 
+    auto_duration: tuple[float, float] | None
+    """shortest and longest clip in seconds, of a length that LTX-2.5 predicts from the prompt (default: 1 20 where --num-frames is left out and the model has a duration head)."""
+
     frame_rate: float | Fraction | None
     """frames per second, 24 or 23.976 or 30000/1001 (default: model)."""
 
@@ -75,6 +78,12 @@ class CallArguments(TypedDict, total=False):
 
     images: Sequence[ImageInput | ImageSource] | ImageInput | ImageSource | None
     """condition on an image at a pixel frame (default 0) with a strength (default 1.0) (default: ())."""
+
+    num_generated_keyframes: int | Sequence[int] | None
+    """single frames that LTX-2.5 makes besides the clip and keeps it close to: how many, or their places as 24,48 (default: 0)."""
+
+    decode_with_keyframes: bool | None
+    """let the diffusion decoder look at the generated key frames (default: False)."""
 
     video_conditioning: Sequence[VideoInput | VideoSource] | VideoInput | VideoSource | None
     """reference (control) video with a strength (default: ())."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ltx2rt.graph.stages.events import Event, StageFinished, StageRestored, StageStarted, StepDone
+from ltx2rt.graph.stages.events import Event, LengthPredicted, StageFinished, StageRestored, StageStarted, StepDone
 from ltx2rt.memory.stage import StageReport
 
 
@@ -31,6 +31,8 @@ class Progress:
 
     def observe(self, event: Event) -> None:
         """Observer of a pipeline run."""
+        if isinstance(event, LengthPredicted) and not self._quiet:
+            print(f"length: {event.seconds:.2f} s are predicted, {event.frames} frames are made", file=sys.stderr)
         if self._quiet or not sys.stderr.isatty():
             return
         if isinstance(event, StageStarted):

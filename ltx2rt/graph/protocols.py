@@ -14,7 +14,7 @@ from ltx2rt.graph.models.layers.decode_way import DecodeWay
 from ltx2rt.graph.models.layers.footprint import Footprint
 from ltx2rt.graph.models.layers.params import Params
 from ltx2rt.graph.models.text.token_sampling import SamplingOptions
-from ltx2rt.graph.models.video_vae.surroundings import NoiseDraw
+from ltx2rt.graph.models.video_vae.surroundings import DecoderNoise
 from ltx2rt.graph.models.video_vae.tiling import Tiling
 from ltx2rt.types import Array, LinearWeight, ParamSpec
 
@@ -125,7 +125,7 @@ class VideoDecoder(Protocol):
         """
 
     def frames(
-        self, params: Params, dtype: mx.Dtype, latent: mx.array, settings: Mapping[str, Any], noise: NoiseDraw
+        self, params: Params, dtype: mx.Dtype, latent: mx.array, settings: Mapping[str, Any], noise: DecoderNoise
     ) -> Iterator[Array]:
         """Chunks of float32 (f, H, W, 3) in [0, 1] of a latent (1, f, h, w, C).
 

@@ -112,6 +112,8 @@ class SavedRun:
             seed=arguments["seed"],
             num_inference_steps=arguments.get("num_inference_steps", 1),
             tiling="none" if tiling is None else _tiling(tiling),
+            num_generated_keyframes=arguments.get("num_generated_keyframes", 0),
+            decode_with_keyframes=bool(arguments.get("decode_with_keyframes", False)),
             skip_stage_2=bool(arguments.get("skip_stage_2", False)),
             distilled_lora_strength_stage_1=arguments.get("distilled_lora_strength_stage_1", 1.0),
             distilled_lora_strength_stage_2=arguments.get("distilled_lora_strength_stage_2", 1.0),

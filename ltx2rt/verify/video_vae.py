@@ -12,14 +12,17 @@ import mlx.core as mx
 import numpy as np
 
 from ltx2rt.graph.components import VIDEO_VAE
+from ltx2rt.graph.diffusion.noise import FrameNoise, NoiseDtype
 from ltx2rt.graph.models.layers.params import Params
 from ltx2rt.graph.models.video_vae.decoder import VideoDecoder
+from ltx2rt.graph.models.video_vae.diffusion_decoder import DiffusionVideoDecoder
 from ltx2rt.graph.models.video_vae.encoder import VideoEncoder
 from ltx2rt.graph.models.video_vae.specs import VideoVaeConfig, decoder_specs, encoder_specs, statistics_specs
 from ltx2rt.graph.models.video_vae.tiling import TilePlan, TileSize, Tiling, decode_plan, decode_tiled
 from ltx2rt.kernels.host import from_numbers, to_numpy
 from ltx2rt.types import Array
 from ltx2rt.verify.golden import Case, Check, GoldenFile
+from ltx2rt.verify.hash_noise import HashNoise
 from ltx2rt.weights.checkpoint import Checkpoint
 
 _TOLERANCE = {"atol": 1e-4, "rtol": 1e-4}
@@ -56,8 +59,8 @@ def find_cases(golden: GoldenFile) -> Iterator[Case]:
             runs[f"encode.{name}"] = partial(_encode, golden, name)
         for name in _names(golden, r"decode\.(.+)\.in"):
             # A case with noise belongs to a diffusion decoder.
-            if f"decode.{name}.noise_shape" not in golden:
-                runs[f"decode.{name}"] = partial(_decode, golden, name)
+            decode = _denoise if f"decode.{name}.noise_shape" in golden else _decode
+            runs[f"decode.{name}"] = partial(decode, golden, name)
         for name in _names(golden, r"tiled_decode\.(.+)\.in"):
             if name in _DECODE_TILINGS:
                 runs[f"tiled_decode.{name}"] = partial(_tiled_decode, golden, name)
@@ -144,6 +147,40 @@ def _decode(golden: GoldenFile, name: str) -> Iterator[Check]:
         else:
             actual = _first(outputs[re.sub(r"^up(?=\d)", "up_blocks.", tap)])
         yield golden.check(key, actual, **_TOLERANCE)
+
+
+def _denoise(golden: GoldenFile, name: str) -> Iterator[Check]:
+    prefix = f"decode.{name}."
+    latent, noise = _last(golden.given(prefix + "in")), _NotedNoise()
+    decoder = DiffusionVideoDecoder(*_weights(golden.root / golden.metadata["checkpoint"], "decoder"), mx.float32)
+    clip = _first(decoder(latent, FrameNoise(noise)))
+    yield golden.check(f"{prefix}noise_shape", from_numbers(noise.shapes), atol=0)
+    yield golden.check(f"{prefix}noise_std", from_numbers([noise.deviation]), atol=1e-4)
+    for key in _keys(golden, prefix):
+        tap = key.removeprefix(prefix)
+        if tap.startswith("out_frames_"):
+            yield golden.check(key, clip[:, :, _frame_numbers(tap)], **_TOLERANCE)
+        elif tap == "stages_1_3_first_frame":
+            yield golden.check(key, to_numpy(decoder.features(latent))[:, :1], **_TOLERANCE)
+
+
+class _NotedNoise(HashNoise):
+    """Hash noise that remembers what it was asked for.
+
+    Attributes:
+        shapes: of the draws.
+        deviation: of the last one.
+    """
+
+    def __init__(self) -> None:
+        self.shapes: list[tuple[int, ...]] = []
+        self.deviation = 0.0
+
+    def normal(self, shape: tuple[int, ...], dtype: NoiseDtype = "float32") -> Array:
+        values = super().normal(shape, dtype)
+        self.shapes.append(shape)
+        self.deviation = float(values.std())
+        return values
 
 
 def _blocks(activations: Iterable[tuple[str, mx.array]]) -> Iterator[tuple[str, mx.array]]:

@@ -152,6 +152,11 @@ def check_num_frames(num_frames: int, scale: VideoScale) -> None:
     raise UsageError(f"{spelled('num_frames')} must be {step}*k + 1, got {num_frames}; use {choices}.")
 
 
+def snapped_frames(num_frames: int, step: int) -> int:
+    """The largest ``step*k + 1`` that is not more than ``num_frames``; 1 where there is none."""
+    return max(1, (num_frames - 1) // step * step + 1)
+
+
 def check_resolution(height: int, width: int, *, multiple: int | tuple[int, int]) -> None:
     """Raise `UsageError`, naming the nearest good sizes, unless height and width are positive multiples.
 

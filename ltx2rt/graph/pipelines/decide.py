@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +13,7 @@ from ltx2rt.graph.settings.settings import (
     AUDIO_GUIDANCE,
     AUDIO_MODALITY_GUIDANCE,
     DEFAULT_NEGATIVE_PROMPT,
+    DURATION,
     GUIDANCE,
     LENGTH,
     SIZE,
@@ -22,10 +24,16 @@ from ltx2rt.graph.settings.settings import (
 )
 from ltx2rt.spelling import spelled
 
+log = logging.getLogger(__name__)
+
 FIXED_STEPS = 8
+# Shortest and longest clip in seconds where only the model decides.
+USUAL_DURATION = (1.0, 20.0)
 
 
-def decide(settings: Settings, entry: PipelineEntry, defaults: GenerationDefaults, *, fixed_schedule: bool) -> Settings:
+def decide(
+    settings: Settings, entry: PipelineEntry, defaults: GenerationDefaults, *, fixed_schedule: bool, no_length: str = ""
+) -> Settings:
     """Settings with everything decided.
 
     Args:
@@ -33,6 +41,7 @@ def decide(settings: Settings, entry: PipelineEntry, defaults: GenerationDefault
         entry: the pipeline.
         defaults: of the checkpoint's generation and the pipeline.
         fixed_schedule: the run takes the fixed distilled schedule.
+        no_length: why the model cannot predict the length of a clip; empty: it can.
 
     Raises:
         UsageError: settings without a meaning here, or that contradict each other.
@@ -45,7 +54,8 @@ def decide(settings: Settings, entry: PipelineEntry, defaults: GenerationDefault
     _check_noise(settings)
     settings = with_defaults(settings, seed=defaults.seed)
     if LENGTH in entry.topics:
-        settings = with_defaults(settings, num_frames=defaults.num_frames, frame_rate=defaults.frame_rate)
+        settings = with_defaults(settings, frame_rate=defaults.frame_rate)
+        settings = _with_length(settings, entry, defaults, no_length)
     if SIZE in entry.topics:
         settings = with_defaults(settings, height=defaults.height, width=defaults.width)
     if settings.images:
@@ -68,6 +78,28 @@ def _require_meaning(settings: Settings, entry: PipelineEntry) -> None:
         topic = topic_of(name)
         if topic and topic not in entry.topics:
             raise UsageError(f"{spelled(name)} has no meaning for the pipeline {entry.name}; leave it out.")
+
+
+def _with_length(settings: Settings, entry: PipelineEntry, defaults: GenerationDefaults, no_length: str) -> Settings:
+    """The settings with a number of frames, or with the range of a length that is still to be predicted."""
+    asked, named = settings.auto_duration, spelled("auto_duration")
+    if asked is not None and asked[0] > asked[1]:
+        raise UsageError(
+            f"{named}: the shortest clip comes first, got {asked[0]:g} s and {asked[1]:g} s; exchange them."
+        )
+    if settings.num_frames is not None:
+        if asked is not None:
+            log.warning("%s has no effect: %s says how long the clip is", named, spelled("num_frames"))
+        return replace(settings, auto_duration=None)
+    if settings.zero_text:
+        no_length = f"it is predicted from a prompt, and {spelled('zero_text')} stands in its place"
+    elif settings.latents is not None:
+        no_length = f"{spelled('latents')} are for one length"
+    if asked is not None and no_length:
+        raise UsageError(f"{named}: {no_length}; give {spelled('num_frames')} in its place.")
+    if DURATION in entry.topics and not no_length:
+        return with_defaults(settings, auto_duration=USUAL_DURATION)
+    return replace(settings, num_frames=defaults.num_frames)
 
 
 def _with_prompt_of_file(settings: Settings) -> Settings:

@@ -21,10 +21,12 @@ from ltx2rt.graph.settings.kinds import (
     FilePath,
     FrameRate,
     Images,
+    KeyframePlaces,
     LatentArray,
     MaskFile,
     NoiseKind,
     Number,
+    SecondsRange,
     Switch,
     Text,
     TilesKind,
@@ -57,6 +59,8 @@ SOURCE = "source clip"
 RETAKE_RANGE = "range of a retake"
 EXTENSION = "extension"
 FRAMES = "frames"
+DURATION = "predicted length"
+GENERATED_KEYFRAMES = "generated key frames"
 FITTING = "fitting of pictures"
 CLIP_COLOURS = "colours of clips"
 # Several together: of pipelines that make a clip of a given size, and of those that sample with guidance.
@@ -113,6 +117,14 @@ class Settings:
         topic=LENGTH,
         flags=("--num-frames", "--frames"),
         **_MODEL,
+    )
+    auto_duration: tuple[float, float] | None = setting(
+        None,
+        SecondsRange(),
+        "shortest and longest clip in seconds, of a length that LTX-2.5 predicts from the prompt",
+        "Request",
+        topic=DURATION,
+        shown_default="1 20 where --num-frames is left out and the model has a duration head",
     )
     frame_rate: Fraction | None = setting(
         None,
@@ -191,6 +203,20 @@ class Settings:
         "Conditions",
         topic=IMAGES,
         flags=("--image",),
+    )
+    num_generated_keyframes: int | tuple[int, ...] = setting(
+        0,
+        KeyframePlaces(),
+        "single frames that LTX-2.5 makes besides the clip and keeps it close to: how many, or their places as 24,48",
+        "Conditions",
+        topic=GENERATED_KEYFRAMES,
+    )
+    decode_with_keyframes: bool = setting(
+        False,
+        Switch(),
+        "let the diffusion decoder look at the generated key frames",
+        "Conditions",
+        topic=GENERATED_KEYFRAMES,
     )
     video_conditioning: tuple[VideoInput, ...] = setting(
         (), Videos(), "reference (control) video with a strength", "Conditions", **_CONTROL

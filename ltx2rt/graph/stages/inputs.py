@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import NamedTuple, Protocol
 
 import mlx.core as mx
 
 from ltx2rt.errors import UsageError
+from ltx2rt.graph.diffusion.conditioning import evenly_spaced_keyframes
 from ltx2rt.graph.diffusion.denoising import NO_GUIDANCE
 from ltx2rt.graph.diffusion.guidance import GuiderParams
+from ltx2rt.graph.diffusion.latent_geometry import snapped_frames
 from ltx2rt.graph.settings.settings import Settings
 from ltx2rt.spelling import spelled
 from ltx2rt.types import Array
@@ -203,6 +206,23 @@ class PromptContext(NamedTuple):
     audio: mx.array
 
 
+class DurationRange(NamedTuple):
+    """What a predicted length may give: the shortest and the longest clip in seconds, of ``step``*k + 1 frames."""
+
+    shortest_s: float
+    longest_s: float
+    step: int
+
+    def frames(self, seconds: float, frame_rate: Fraction) -> int:
+        """How many frames a clip of about ``seconds`` has: rounded down, or up where it would be too short.
+
+        Source: Lightricks/LTX-2 ltx_pipelines/utils/blocks.py @ v1.2.0.
+        """
+        rate = float(frame_rate)
+        frames = snapped_frames(round(min(max(seconds, self.shortest_s), self.longest_s) * rate), self.step)
+        return frames if frames >= self.shortest_s * rate else frames + self.step
+
+
 @dataclass(frozen=True)
 class GenerationInputs:
     """Decided settings with opened inputs.
@@ -210,8 +230,9 @@ class GenerationInputs:
     Attributes:
         settings: with nothing left open that the pipeline uses.
         height, width: final size in pixels.
-        num_frames: 8*k + 1.
+        num_frames: 8*k + 1; with a ``duration`` the most it can be.
         frame_rate: frames per second.
+        duration: the length is still to be predicted, within this range; None: it is ``num_frames``.
         media: conditions besides the text.
         context, negative_context: text contexts in place of the text encoder.
         video_guider, audio_guider: guidance of guided pipelines.
@@ -230,6 +251,7 @@ class GenerationInputs:
     video_guider: GuiderParams = NO_GUIDANCE
     audio_guider: GuiderParams = NO_GUIDANCE
     fixed_schedule: bool = False
+    duration: DurationRange | None = None
     dtype: mx.Dtype = mx.bfloat16
 
     @classmethod
@@ -242,6 +264,31 @@ class GenerationInputs:
     @property
     def prompt(self) -> str:
         return self.settings.prompt or ""
+
+    @property
+    def shortest(self) -> GenerationInputs:
+        """With a range of predicted lengths that is only the shortest one: that has room for images and key frames."""
+        assert self.duration is not None
+        shortest = self.duration.frames(self.duration.shortest_s, self.frame_rate)
+        for frames in range(shortest, self.num_frames + 1, self.duration.step):
+            seconds = frames / float(self.frame_rate)
+            found = replace(self, num_frames=frames, duration=DurationRange(seconds, seconds, self.duration.step))
+            with suppress(UsageError):
+                found.check()
+                return found
+        return self
+
+    @property
+    def keyframe_positions(self) -> tuple[int, ...]:
+        """Pixel frames of the key frames that are generated besides the clip.
+
+        Raises:
+            UsageError: the clip is too short for so many.
+        """
+        asked = self.settings.num_generated_keyframes
+        if isinstance(asked, tuple):
+            return asked
+        return evenly_spaced_keyframes(asked, self.num_frames) if asked else ()
 
     @property
     def steps(self) -> int:
@@ -259,3 +306,9 @@ class GenerationInputs:
                 raise UsageError(
                     f"image frame index must be 0 to {self.num_frames - 1} for this clip, got {image.frame_index}."
                 )
+        places = self.keyframe_positions
+        if places and places[-1] >= self.num_frames:
+            raise UsageError(
+                f"{spelled('num_generated_keyframes')}: frame {places[-1]} is outside the clip of {self.num_frames} "
+                f"frames; use 0 to {self.num_frames - 1}."
+            )

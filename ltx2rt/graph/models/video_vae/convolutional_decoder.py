@@ -19,8 +19,8 @@ from ltx2rt.graph.models.video_vae.layers import can_stream
 from ltx2rt.graph.models.video_vae.specs import decoder_specs
 from ltx2rt.graph.models.video_vae.statistics import statistics_specs
 from ltx2rt.graph.models.video_vae.streaming import PUSHES
-from ltx2rt.graph.models.video_vae.surroundings import NoiseDraw
-from ltx2rt.graph.models.video_vae.tiling import TileSize, Tiling
+from ltx2rt.graph.models.video_vae.surroundings import DecoderNoise
+from ltx2rt.graph.models.video_vae.tiling import TileSize, Tiling, described_tiles
 from ltx2rt.types import ParamSpec
 
 Grid = tuple[int, int, int]
@@ -50,7 +50,7 @@ class ConvolutionalDecoder:
         def way(cut: Tiling | None, push: int | None, *, exact: bool = True) -> DecodeWay:
             return DecodeWay(
                 {"tiling": cut, "push": push},
-                {"frames": "in one piece" if push is None else f"{push} at a time", "tiles": _tiles(cut)},
+                {"frames": "in one piece" if push is None else f"{push} at a time", "tiles": described_tiles(cut)},
                 decode_bytes(self.config, latent, itemsize, cut, push).footprint,
                 min(push or 1, self.config.pixel_frames(latent[0])),
                 exact,
@@ -75,25 +75,14 @@ class ConvolutionalDecoder:
                     yield from (way(cut, push, exact=False) for push in PUSHES[1:])
 
     def frames(
-        self, params: Params, dtype: mx.Dtype, latent: mx.array, settings: Mapping[str, Any], noise: NoiseDraw
+        self, params: Params, dtype: mx.Dtype, latent: mx.array, settings: Mapping[str, Any], noise: DecoderNoise
     ) -> Iterator[np.ndarray[Any, np.dtype[Any]]]:
         decoder = VideoDecoder(self.config, params, dtype)
         tiling, push = settings["tiling"], settings["push"]
         if push is None:
-            return decoder.decode_frames(latent, tiling, noise=noise)
-        return decoder.stream_frames(latent, tiling, frames_per_push=push, noise=noise)
+            return decoder.decode_frames(latent, tiling, noise=noise.normal)
+        return decoder.stream_frames(latent, tiling, frames_per_push=push, noise=noise.normal)
 
 
 def _side(side: int, length: int) -> TileSize | None:
     return TileSize(side, _TILE_OVERLAP) if side < length else None
-
-
-def _tiles(tiling: Tiling | None) -> str:
-    if tiling is None:
-        return "none"
-    axes = {"frames": tiling.frames, "height": tiling.height, "width": tiling.width}
-    return ", ".join(
-        f"{axis} {size.tile}/{size.overlap}" if isinstance(size, TileSize) else f"{axis} in {size.count}"
-        for axis, size in axes.items()
-        if size is not None
-    )

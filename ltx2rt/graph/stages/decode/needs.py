@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from math import prod
 from typing import Literal
 
@@ -17,6 +17,7 @@ from ltx2rt.graph.models.audio.footprint import (
     vocoder_flops,
     vocoder_footprint,
 )
+from ltx2rt.graph.models.layers.footprint import largest
 from ltx2rt.graph.models.upscaler import model as upscaler
 from ltx2rt.graph.models.upscaler.footprint import upscaler_flops, upscaler_footprint
 from ltx2rt.graph.models.video_vae.config import VideoVaeConfig
@@ -82,11 +83,11 @@ def upscaler_options(
     upscaler_file: Checkpoint,
     config: upscaler.LatentUpscalerConfig,
     name: str,
-    latent: Grid,
+    latents: Sequence[Grid],
     dtype: mx.Dtype,
 ) -> Iterator[Need]:
-    """A stage that enlarges a latent."""
-    footprint = upscaler_footprint(config, latent, dtype.size)
+    """A stage that enlarges latents, one after the other."""
+    footprint = largest(*(upscaler_footprint(config, latent, dtype.size) for latent in latents))
     loaded = upscaler_file.loaded_bytes("upscaler", upscaler.param_specs(config))
     statistics = checkpoint.loaded_bytes("video_vae", statistics_specs(config.in_channels))
     yield Need(
@@ -94,7 +95,7 @@ def upscaler_options(
         weights=loaded.arrays + statistics.arrays,
         activations=footprint.activations,
         working=footprint.working,
-        flops=upscaler_flops(config, latent),
+        flops=sum(upscaler_flops(config, latent) for latent in latents),
         advice=smaller("height", "width", "num_frames"),
     ).while_loading(loaded.loading)
 

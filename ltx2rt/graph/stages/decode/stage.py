@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import mlx.core as mx
 import numpy as np
@@ -17,7 +17,7 @@ from ltx2rt.graph.components import (
     Component,
     video_decoder,
 )
-from ltx2rt.graph.diffusion.noise import NoiseSource
+from ltx2rt.graph.diffusion.noise import FrameNoise, NoiseSource
 from ltx2rt.graph.diffusion.precision import Float32Array
 from ltx2rt.graph.models.audio import vae as audio_vae
 from ltx2rt.graph.models.audio import vocoder
@@ -38,9 +38,14 @@ from ltx2rt.weights.kept_weights import StageWeights
 Upscaler = Component[upscaler.LatentUpscalerConfig]
 
 
-def upscale_latent(run: Run, latent: Float32Array) -> Float32Array:
-    """Normalised video latent (1, f, h, w, 128) -> (1, f, 2h, 2w, 128)."""
-    return resample_latent(run, "spatial upscaler", SPATIAL_UPSCALER, latent)
+def upscale_latents(
+    run: Run, latent: Float32Array, keyframes: Float32Array | None
+) -> tuple[Float32Array, Float32Array | None]:
+    """Normalised video latent (1, f, h, w, 128) -> (1, f, 2h, 2w, 128), and that of the generated key frames, which are
+    enlarged like a clip of their own: neighbours among them mix."""
+    given = {"latent": latent} | ({} if keyframes is None else {"keyframes": keyframes})
+    enlarged = _resampled(run, "spatial upscaler", SPATIAL_UPSCALER, given)
+    return enlarged["latent"], enlarged.get("keyframes")
 
 
 def resample_latent(run: Run, name: str, component: Upscaler, latent: Float32Array) -> Float32Array:
@@ -49,31 +54,46 @@ def resample_latent(run: Run, name: str, component: Upscaler, latent: Float32Arr
     Raises:
         UsageError: the upscaler is missing.
     """
+    return _resampled(run, name, component, {"latent": latent})["latent"]
+
+
+def _resampled(
+    run: Run, name: str, component: Upscaler, latents: Mapping[str, Float32Array]
+) -> dict[str, Float32Array]:
+    """Several latents through one upscaler, one after the other."""
     if not run.files.has(component):
         raise UsageError(f"the {component.name.replace('_', ' ')} is missing; give {spelled(component.name, 'FILE')}.")
-    latents = run.remember(name, lambda: {"latent": _resample(run, name, component, latent)})
-    return to_numpy(latents["latent"])
+    found = run.remember(name, lambda: _resample(run, name, component, latents))
+    return {key: to_numpy(value) for key, value in found.items()}
 
 
-def _resample(run: Run, name: str, component: Upscaler, latent: Float32Array) -> Float32Array:
+def _resample(run: Run, name: str, component: Upscaler, latents: Mapping[str, Float32Array]) -> dict[str, Float32Array]:
     checkpoint, upscaler_file = run.files.source(VIDEO_VAE), run.files.source(component)
     config, dtype = run.files.config(component), run.inputs.dtype
-    grid = (latent.shape[1], latent.shape[2], latent.shape[3])
+    grids = {key: (latent.shape[1], latent.shape[2], latent.shape[3]) for key, latent in latents.items()}
     enlarging = run.files.weights(component, upscaler.param_specs(config))
     of_latents = run.files.weights(VIDEO_VAE, statistics_specs(config.in_channels))
-    options = upscaler_options(checkpoint, upscaler_file, config, name, grid, dtype)
+    options = upscaler_options(checkpoint, upscaler_file, config, name, [*grids.values()], dtype)
     need = run.choose(options, enlarging, of_latents)
     if run.planning:
-        return np.zeros((1, *config.upscaled(grid), config.in_channels), np.float32)
+        return {
+            key: np.zeros((1, *config.upscaled(grid), config.in_channels), np.float32) for key, grid in grids.items()
+        }
     with run.stage(need) as stage:
-        arrays = run.load(stage, enlarging)
+        model = upscaler.LatentUpscaler(config, Params(run.load(stage, enlarging)), dtype)
         statistics = LatentStatistics(Params(run.load(stage, of_latents)))
-        before = statistics.un_normalise(mx.array(latent).astype(dtype))
-        after = upscaler.LatentUpscaler(config, Params(arrays), dtype)(before)
-        run.emit(LatentUpscaled(before, after))
-        upscaled = to_numpy(statistics.normalise(after).astype(mx.float32))
-        require_finite(name, "the upscaled latent", upscaled)
-        return upscaled
+        return {key: _enlarged(run, name, model, statistics, latent) for key, latent in latents.items()}
+
+
+def _enlarged(
+    run: Run, name: str, model: upscaler.LatentUpscaler, statistics: LatentStatistics, latent: Float32Array
+) -> Float32Array:
+    before = statistics.un_normalise(mx.array(latent).astype(run.inputs.dtype))
+    after = model(before)
+    run.emit(LatentUpscaled(before, after))
+    upscaled = to_numpy(statistics.normalise(after).astype(mx.float32))
+    require_finite(name, "the upscaled latent", upscaled)
+    return upscaled
 
 
 def decode_audio(run: Run, tokens: Float32Array) -> tuple[Array, int]:
@@ -124,7 +144,7 @@ def _decoded(
         params = Params(run.load(stage, weights))
         values = mx.array(latent).astype(dtype)
         run.emit(VideoDecodeStarted(values))
-        for chunk in decoder.frames(params, dtype, values, need.settings, noise.normal):
+        for chunk in decoder.frames(params, dtype, values, need.settings, FrameNoise(noise)):
             require_finite(need.name, "the frames", chunk)
             yield chunk
             del chunk  # its memory is free while the next one is decoded
@@ -135,6 +155,7 @@ def finish(
     video: Float32Array | None,
     audio: Float32Array | None,
     *,
+    keyframes: Float32Array | None = None,
     waveform: Array | None = None,
     sample_rate: int = 0,
     decodes_video: bool = True,
@@ -147,6 +168,12 @@ def finish(
     frames takes ``beside`` bytes.
 
     What the request asks for beyond its pipeline happens here: upscalers on the final latent, and no decoding.
+
+    Args:
+        run: its settings say what is wanted.
+        video, audio: normalised, (1, f, h, w, 128) and (1, L, 128).
+        keyframes: (1, K, h, w, 128), normalised: the key frames that were generated besides the clip.
+        waveform, sample_rate: sound in place of the decoded one, (S, 2) and Hz.
     """
     inputs, frame_rate = run.inputs, run.inputs.frame_rate
     if video is not None and inputs.settings.upscale_spatial:
