@@ -32,16 +32,19 @@ class CallArguments(TypedDict, total=False):
     """final width in pixels, a multiple of 64 (one stage: 32), 32 or more (default: model)."""
 
     num_frames: int | None
-    """number of frames, 8*k + 1 (default: model)."""
+    """number of frames, 8*k + 1, 1 or more (default: model)."""
 
     auto_duration: tuple[float, float] | None
     """shortest and longest clip in seconds, of a length that LTX-2.5 predicts from the prompt (default: 1 20 where --num-frames is left out and the model has a duration head)."""
 
+    duration: float | None
+    """length in seconds in place of a number of frames: the nearest 8*k + 1 (default: None)."""
+
     frame_rate: float | Fraction | None
     """frames per second, 24 or 23.976 or 30000/1001 (default: model)."""
 
-    seed: int | None
-    """seed of the noise; the same as in the official code on a CPU (default: model)."""
+    seed: int | str | None
+    """seed of the noise, the same as in the official code on a CPU; random (or -1) draws one, which is shown (default: model)."""
 
     noise: NoiseSource | Sequence[np.ndarray[Any, np.dtype[Any]]] | None
     """the draws themselves in place of a seed: arrays in the order in which a run asks for them, or a source (default: None)."""

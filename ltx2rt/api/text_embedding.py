@@ -9,6 +9,7 @@ from typing import Any
 
 from ltx2rt import embedded
 from ltx2rt.api.loading import MLX_DTYPES
+from ltx2rt.api.output_files import check_files, check_folder, embedding_files
 from ltx2rt.api.planning import ledger
 from ltx2rt.api.planning import rates as measured_rates
 from ltx2rt.api.record import Record, sidecar_path, write_record
@@ -25,6 +26,7 @@ from ltx2rt.graph.stages.run import Run
 from ltx2rt.graph.stages.text.enhancement import enhance_prompt
 from ltx2rt.graph.stages.text.stage import encode_prompts
 from ltx2rt.graph.stages.weight_set import WeightSet
+from ltx2rt.media.output_lock import held
 from ltx2rt.paths import expanded
 from ltx2rt.spelling import spelled
 from ltx2rt.types import FilePath
@@ -36,6 +38,7 @@ def encode(
     prompt: str,
     *,
     output: FilePath | None = None,
+    overwrite: bool = True,
     negative_prompt: str | None = None,
     checkpoint: FilePath | None = None,
     text_encoder: FilePath | None = None,
@@ -53,6 +56,7 @@ def encode(
         prompt: what to generate.
         output: where to write them, ``.safetensors`` or ``.npz``, with what they were made from in FILE.json beside;
             None: nowhere.
+        overwrite: replace files that exist; those that the embedding is made from never are.
         negative_prompt: what to avoid; None: `DEFAULT_NEGATIVE_PROMPT`.
         checkpoint: the model whose connectors and projection are used; None: the embedded model.
         text_encoder: its Gemma text encoder, a folder or a file.
@@ -65,12 +69,34 @@ def encode(
         parts: ``transformer``, ``connectors``, ``text_projection``, ``tokenizer``, ``model_variant``: as for `load`.
 
     Raises:
-        UsageError: an empty prompt, an unknown dtype, or a missing text encoder.
+        UsageError: an empty prompt, an unknown dtype, a missing text encoder, or an output of another kind, that is an
+            input, that exists, or that another run is writing.
         CheckpointError: a file is missing, damaged or of the wrong kind.
         MemoryBudgetError: a stage does not fit; before anything is loaded, unless the system refuses memory later.
     """
     given = {"checkpoint": checkpoint, "text_encoder": text_encoder, "dtype": dtype, **parts}
+    written = [] if output is None else embedding_files(expanded(output))
+    for file in written:
+        check_folder(file.path)
     files, inputs, work = _prepare(prompt, negative_prompt, given, enhancement, on_taken, has_image=has_image)
+    with held(file.path for file in written):
+        check_files(written, [source.path for source in files.sources.values()], overwrite=overwrite)
+        return _encoded(files, inputs, work, memory, observer, output, dtype, enhancement, has_image=has_image)
+
+
+def _encoded(
+    files: WeightSet,
+    inputs: GenerationInputs,
+    work: Callable[[Run], list[PromptContext]],
+    memory: str | int | None,
+    observer: Callable[[Event], None] | None,
+    output: FilePath | None,
+    dtype: str,
+    enhancement: SamplingOptions | None,
+    *,
+    has_image: bool,
+) -> TextEmbedding:
+    """Encode, and write what is to be written."""
     accounts = ledger(memory)
     plan(work, files, inputs, accounts.unused())
     run = Run(files, inputs, observer, ledger=accounts)

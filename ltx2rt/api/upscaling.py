@@ -19,6 +19,7 @@ from ltx2rt.api.record import Record
 from ltx2rt.errors import UsageError
 from ltx2rt.graph.components import VIDEO_VAE
 from ltx2rt.graph.models.video_vae.tiling import Tiling
+from ltx2rt.graph.pipelines.decide import with_drawn_seed
 from ltx2rt.graph.pipelines.plan import Plan, Rates, plan
 from ltx2rt.graph.settings.setting import plain_values
 from ltx2rt.graph.settings.settings import Settings
@@ -46,7 +47,7 @@ def upscale(
     spatial_upscaler: FilePath | None = None,
     temporal_upscaler: FilePath | None = None,
     dtype: str = "bfloat16",
-    seed: int = 10,
+    seed: int | str = 10,
     tiling: Tiling | Literal["auto", "none"] = "auto",
     fit: str | None = None,
     source_color: str | None = None,
@@ -67,7 +68,7 @@ def upscale(
         spatial_upscaler: x2 or x1.5.
         temporal_upscaler: x2: N frames become 2N - 1 at twice the frame rate.
         dtype: of activations.
-        seed: of the noise that some video decoders add.
+        seed: of the noise that some video decoders add; ``random`` or -1 draws one.
         tiling: of the video decoder.
         fit: how pictures whose sides are no multiples of 32 come to the model: ``pad``, ``crop``, ``stretch`` or
             ``error``; None: ``pad``. The result is as many times larger as the upscaler says.
@@ -105,7 +106,7 @@ def plan_upscale(
     spatial_upscaler: FilePath | None = None,
     temporal_upscaler: FilePath | None = None,
     dtype: str = "bfloat16",
-    seed: int = 10,
+    seed: int | str = 10,
     tiling: Tiling | Literal["auto", "none"] = "auto",
     fit: str | None = None,
     source_color: str | None = None,
@@ -151,7 +152,7 @@ class _Task:
 def _prepare(
     source: FilePath,
     files_given: Mapping[str, Any],
-    seed: int,
+    seed: int | str,
     tiling: Tiling | Literal["auto", "none"],
     reading: Mapping[str, str | None],
     on_taken: Callable[[Mapping[str, Path]], None] | None,
@@ -168,7 +169,7 @@ def _prepare(
     if given.spatial_upscaler is None and given.temporal_upscaler is None:
         names = " or ".join(spelled(name) for name in ("spatial_upscaler", "temporal_upscaler"))
         raise UsageError(f"nothing to upscale with; give {names}, or both.")
-    wanted = Settings.of(
+    asked = Settings.of(
         {
             "seed": seed,
             "tiling": tiling,
@@ -177,6 +178,7 @@ def _prepare(
             "upscale_temporal": given.temporal_upscaler is not None,
         }
     )
+    wanted = with_drawn_seed(asked)
     saved, clip = None, None
     if source.suffix == ".safetensors":
         saved = read_latents(source)

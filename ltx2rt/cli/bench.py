@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from ltx2rt.api.output_files import PICTURE, WrittenFile, check_files
 from ltx2rt.bench import observation, report, runner, table
 from ltx2rt.bench.case import MLX, REFERENCE, RIVALS, Case
 from ltx2rt.bench.plot import write_plot
@@ -50,6 +51,7 @@ def add_parser(subparsers: Any) -> None:
         "--profile", action="store_true", help="instead: where the time of each model part goes, kernel by kernel"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--overwrite", action="store_true", help="replace a plot that exists")
     parser.add_argument("--plot", type=expanded, metavar="FILE.png", help="draw the share of the ceiling per case")
     parser.set_defaults(run=run_bench)
 
@@ -65,6 +67,8 @@ def run_bench(arguments: argparse.Namespace) -> int:
         return 0
     if arguments.plot is not None and arguments.profile:
         raise UsageError("--plot and --profile exclude each other; draw the plot in a run without --profile.")
+    if arguments.plot is not None:
+        check_files([WrittenFile("--plot", arguments.plot, PICTURE)], [], overwrite=arguments.overwrite)
     rivals = _set_up(arguments)
     if arguments.profile:
         return _profile(cases, arguments.json)

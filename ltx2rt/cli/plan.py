@@ -8,11 +8,12 @@ import sys
 from typing import Any
 
 from ltx2rt import api
+from ltx2rt.api.output_files import PICTURE, WrittenFile, check_files
 from ltx2rt.api.planning import rates
 from ltx2rt.cli.arguments import command_of
 from ltx2rt.cli.flag import add_flags
 from ltx2rt.cli.flags import FLAGS
-from ltx2rt.cli.generate import check_output_folder, taken_files
+from ltx2rt.cli.generate import taken_files
 from ltx2rt.cli.plan_picture import write_picture
 from ltx2rt.cli.plan_text import plan_text
 from ltx2rt.errors import UsageError
@@ -43,7 +44,9 @@ def add_parser(subparsers: Any) -> None:
 def run_plan(arguments: argparse.Namespace) -> int:
     """Exit code 0 when everything fits."""
     if arguments.plot is not None:
-        check_output_folder(arguments.plot)
+        given_files = [arguments.checkpoint_path, arguments.config, arguments.from_sidecar]
+        plot = WrittenFile("--plot", arguments.plot, PICTURE)
+        check_files([plot], filter(None, given_files), overwrite=bool(arguments.overwrite))
     given = (arguments.positional_prompt, arguments.prompt, arguments.embedding, arguments.no_gemma)
     if all(value is None for value in given):
         arguments.prompt = _SOME_PROMPT

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from fractions import Fraction
+from io import BufferedWriter
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, cast
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import av
 import av.error
@@ -28,6 +30,7 @@ BT709 = 1  # The code of BT.709 in the colour tags of H.264 (primaries, transfer
 LIMITED_RANGE = 1
 ENCODER_THREADS = 4  # x264's bits depend on the number of threads, so it does not follow the machine.
 AAC_FRAME = 1024
+_SOME_TICKS = 240_000  # per second, where none fits all
 AAC_BITS_PER_SECOND = 192_000
 
 
@@ -39,12 +42,18 @@ class VideoCodec(NamedTuple):
         crf: default quality, 0 (best) to 51.
         tag: four letters that players look for in an .mp4; None leaves the usual one.
         options: of the encoder, besides quality and preset.
+        best: what stands for crf 0.
     """
 
     encoder: str
     crf: int
     tag: str | None
     options: dict[str, str]
+    best: dict[str, str]
+
+    def quality(self, crf: int | None) -> dict[str, str]:
+        """The encoder's options for a quality; None = the default."""
+        return self.best if crf == 0 else {"crf": str(self.crf if crf is None else crf)}
 
 
 def _x264_options() -> dict[str, str]:
@@ -58,9 +67,11 @@ def _x264_options() -> dict[str, str]:
 
 
 CODECS = {
-    "h264": VideoCodec("libx264", 19, None, _x264_options()),
+    # With crf 0 x264 writes High 4:4:4 Predictive, which QuickTime, browsers and televisions refuse. The finest
+    # quantiser of the High profile errs by one level at most.
+    "h264": VideoCodec("libx264", 19, None, _x264_options(), best={"qp": "1"}),
     # Frame threads and the pool are fixed for the same reason as ENCODER_THREADS.
-    "hevc": VideoCodec("libx265", 22, "hvc1", {"x265-params": "frame-threads=1:pools=4:log-level=error"}),
+    "hevc": VideoCodec("libx265", 22, "hvc1", {"x265-params": "frame-threads=1:pools=4:log-level=error"}, {"crf": "0"}),
 }
 PRESETS = (
     "ultrafast",
@@ -77,8 +88,28 @@ PRESETS = (
 DEFAULT_PRESET = "veryfast"
 
 
+class _Unbuffered:
+    """A file for FFmpeg, which reads it again by its name to put the index in front: nothing may wait in a buffer."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        assert isinstance(file, BufferedWriter)
+        self._file = file
+        self.name = os.path.join(os.getcwd(), os.fspath(file.name))  # so that no part of it looks like a protocol
+
+    def write(self, data: bytes) -> int:
+        count = self._file.write(data)
+        self._file.flush()
+        return count
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+
 class VideoWriter:
-    """One clip: 8-bit 4:2:0 H.264 or HEVC in BT.709 limited range and, if asked for, AAC stereo.
+    """One clip: 8-bit 4:2:0 H.264 or HEVC in BT.709 limited range and, if asked for, AAC stereo; its index comes first.
 
     Frames are encoded as they arrive. Use it as a context manager: a clean exit completes the file, any exception
     (Ctrl-C included) removes what was written.
@@ -88,7 +119,7 @@ class VideoWriter:
         width, height: pixels, even.
         frame_rate: frames/s, see `exact_frame_rate`.
         codec: a key of `CODECS`.
-        crf: quality, 0 (best) to 51; None = the codec's default.
+        crf: quality, 0 (best; still a profile that players have) to 51; None = the codec's default.
         preset: speed, one of `PRESETS`; slower ones make smaller files.
         sample_rate: Hz of the sound; None makes a silent file without an audio track.
         of_file: frames whose pictures were read from a file: their values are rounded, so that they come out as they
@@ -135,7 +166,9 @@ class VideoWriter:
         self.samples_written = 0
         self._output = OutputFile(path)
         try:
-            self._container = av.open(self._output.file, "w", format=CONTAINERS[suffix])
+            # The index comes first, so that a player can begin before it has the whole file.
+            options = {"movflags": "+faststart", "movie_timescale": str(self._time_scale(sample_rate))}
+            self._container = av.open(_Unbuffered(self._output.file), "w", format=CONTAINERS[suffix], options=options)
             self._video = self._add_video(CODECS[codec], crf, preset)
             self._audio = None if sample_rate is None else self._add_audio(sample_rate)
         except (av.error.FFmpegError, ValueError) as error:
@@ -250,13 +283,18 @@ class VideoWriter:
     def _is_of_file(self, frame: int) -> bool:
         return any(frame in part for part in self._of_file)
 
+    def _time_scale(self, sample_rate: int | None) -> int:
+        """Ticks per second in which the file states its length: both tracks are a whole number of them."""
+        exact = math.lcm(self.frame_rate.numerator, sample_rate or 1)
+        return exact if exact < 2**31 else _SOME_TICKS
+
     def _add_video(self, codec: VideoCodec, crf: int | None, preset: str) -> VideoStream:
         stream = cast(VideoStream, self._container.add_stream(codec.encoder, rate=self.frame_rate))
         stream.width, stream.height = self.width, self.height
         stream.pix_fmt = "yuv420p"
         stream.time_base = 1 / self.frame_rate
         context = stream.codec_context
-        context.options = {"crf": str(codec.crf if crf is None else crf), "preset": preset, **codec.options}
+        context.options = {"preset": preset, **codec.quality(crf), **codec.options}
         if codec.tag is not None:
             context.codec_tag = codec.tag
         context.thread_count = ENCODER_THREADS

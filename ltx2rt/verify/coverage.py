@@ -14,7 +14,7 @@ _UNUSED = "no pipeline of this version uses it"
 
 # Paths below the golden folder.
 _FILES = (
-    (r"components/25_(joint_attention|keyframe_decode|tiled_model).*", _LTX_25),
+    (r"components/25_tiled_model.*", _LTX_25),
     (r"components/(plans|seams)_1_4.*", _RELEASE_14),
     (r"pipelines/14_(?!ltx2_ti2vid|25_distilled_decode|25_ti2vid).*", _RELEASE_14),
 )

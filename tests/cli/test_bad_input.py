@@ -171,7 +171,7 @@ CASES = {
     "a playback speed": ("{small} --speed 0", "--speed must be 0.1 to 10, got 0.0"),
     "a batch of nothing": ("--pipeline one-stage {dev} --max-batch-size 0", "--max-batch-size must be 1 to 8, got 0"),
     "a quality": ("{small} --crf 60", "--crf must be 0 to 51, got 60"),
-    "a text-to-audio clip": ("--pipeline t2a {dev} --num-frames 9 -o {out}/x.mp4", "of text-to-audio must end in .wav"),
+    "a text-to-audio clip": ("--pipeline t2a {dev} --num-frames 9 -o {out}/x.mp4", "--output-path must end in .wav"),
 }
 
 

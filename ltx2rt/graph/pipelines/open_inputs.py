@@ -54,7 +54,7 @@ def open_inputs(
         settings,
         height=height or _NO_SIDE,
         width=width or _NO_SIDE,
-        num_frames=num_frames or _NO_FRAMES,
+        num_frames=_NO_FRAMES if num_frames is None else num_frames,
         frame_rate=frame_rate or _NO_RATE,
         media=media,
         context=context,

@@ -27,6 +27,7 @@ from ltx2rt.graph.settings.kinds import (
     NoiseKind,
     Number,
     SecondsRange,
+    Seed,
     Switch,
     Text,
     TilesKind,
@@ -115,6 +116,7 @@ class Settings:
         "number of frames, 8*k + 1",
         "Request",
         topic=LENGTH,
+        low=1,
         flags=("--num-frames", "--frames"),
         **_MODEL,
     )
@@ -126,6 +128,9 @@ class Settings:
         topic=DURATION,
         shown_default="1 20 where --num-frames is left out and the model has a duration head",
     )
+    duration: float | None = setting(
+        None, _SECONDS, "length in seconds in place of a number of frames: the nearest 8*k + 1", "Request", topic=LENGTH
+    )
     frame_rate: Fraction | None = setting(
         None,
         FrameRate(),
@@ -136,7 +141,11 @@ class Settings:
         **_MODEL,
     )
     seed: int | None = setting(
-        None, Whole(), "seed of the noise; the same as in the official code on a CPU", "Request", **_MODEL
+        None,
+        Seed(),
+        "seed of the noise, the same as in the official code on a CPU; random (or -1) draws one, which is shown",
+        "Request",
+        **_MODEL,
     )
 
     noise: NoiseSource | None = setting(

@@ -117,6 +117,13 @@ class WeightFiles:
         given = {name: getattr(self, name) for name in PARTS}
         return {name: path for name, path in given.items() if path is not None}
 
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """Every file and folder of weights that was given."""
+        with_strength = (*self.loras, *(() if self.distilled_lora is None else (self.distilled_lora,)))
+        single = (self.checkpoint, *self.parts.values())
+        return tuple(path for path in (*single, *(path for path, _ in with_strength)) if path is not None)
+
     def require_no_parts(self, *allowed: str) -> None:
         """Raise UsageError for parts without a model, whose place the embedded one takes with parts of its own.
 

@@ -13,6 +13,7 @@ from ltx2rt.graph.models.layers.decode_way import DecodeWay
 from ltx2rt.graph.models.layers.params import Params
 from ltx2rt.graph.models.video_vae.config import VideoVaeConfig
 from ltx2rt.graph.models.video_vae.decoder import VideoDecoder, decoder_layers
+from ltx2rt.graph.models.video_vae.diffusion_keyframes import KeyFrames
 from ltx2rt.graph.models.video_vae.flops import video_decode_flops
 from ltx2rt.graph.models.video_vae.footprint import decode_bytes
 from ltx2rt.graph.models.video_vae.layers import can_stream
@@ -32,17 +33,19 @@ _TILE_OVERLAP = 64
 
 @dataclass(frozen=True)
 class ConvolutionalDecoder:
-    """The decoder of a configuration, which must have a convolutional one."""
+    """The decoder of a configuration, which must have a convolutional one. It does not look at key frames."""
 
     config: VideoVaeConfig
 
     def specs(self) -> list[ParamSpec]:
         return decoder_specs(self.config) + statistics_specs(self.config.latent_channels)
 
-    def flops(self, latent: Grid) -> float:
+    def flops(self, latent: Grid, keyframes: int = 0) -> float:
         return video_decode_flops(self.config, latent)
 
-    def ways(self, latent: Grid, tiling: Tiling | Literal["auto"] | None, itemsize: int) -> Iterator[DecodeWay]:
+    def ways(
+        self, latent: Grid, tiling: Tiling | Literal["auto"] | None, itemsize: int, keyframes: int = 0
+    ) -> Iterator[DecodeWay]:
         """``auto``: piece by piece, in tiles where that does not fit. None: never in tiles, whole if that fits."""
         height, width = (cells * self.config.spatial_factor for cells in latent[1:])
         streams = can_stream(decoder_layers(self.config.require_decoder()))
@@ -75,7 +78,13 @@ class ConvolutionalDecoder:
                     yield from (way(cut, push, exact=False) for push in PUSHES[1:])
 
     def frames(
-        self, params: Params, dtype: mx.Dtype, latent: mx.array, settings: Mapping[str, Any], noise: DecoderNoise
+        self,
+        params: Params,
+        dtype: mx.Dtype,
+        latent: mx.array,
+        settings: Mapping[str, Any],
+        noise: DecoderNoise,
+        keyframes: KeyFrames | None = None,
     ) -> Iterator[np.ndarray[Any, np.dtype[Any]]]:
         decoder = VideoDecoder(self.config, params, dtype)
         tiling, push = settings["tiling"], settings["push"]

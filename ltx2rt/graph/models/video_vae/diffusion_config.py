@@ -196,7 +196,7 @@ def _upsamplings(own: Mapping[str, Any], channels: tuple[int, ...]) -> tuple[Ups
             raise CheckpointError(f"config.vae.decoder.upsamples: strides are 1 or 2, got {list(stride)}.")
         if entry[1] < 1 or before != after * entry[1]:
             raise CheckpointError(
-                f"config.vae.decoder.upsamples: {before} channels reduced by {entry[1]} are not the {after} that follow."
+                f"config.vae.decoder.upsamples: {before} channels reduced by {entry[1]} are not the next {after}."
             )
         result.append(Upsampling(stride, after))
     return tuple(result)

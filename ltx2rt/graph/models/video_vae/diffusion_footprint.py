@@ -15,7 +15,7 @@ from ltx2rt.graph.models.video_vae.diffusion_config import DiffusionDecoderConfi
 from ltx2rt.graph.models.video_vae.diffusion_schedule import Canvas, needed_frames, stage_frames, stage_limit
 from ltx2rt.graph.models.video_vae.diffusion_streams import ring_frames
 from ltx2rt.graph.models.video_vae.diffusion_tiling import diffusion_plan, tile_cells
-from ltx2rt.graph.models.video_vae.tiling import Interval, Tiling
+from ltx2rt.graph.models.video_vae.tiling import Interval, TilePlan, Tiling
 from ltx2rt.kernels.working_memory import linear_bytes, neighborhood_bytes
 from ltx2rt.types import FLOAT32_BYTES
 
@@ -66,15 +66,11 @@ def diffusion_decode_bytes(
         buffers = 2 * push * plane
     else:
         plan = diffusion_plan(config, canvas.size, tiling)
-        ghosts = counts[last - 1] - cells[0]
-        frames = max(_length(tile.source) + ghosts * (tile.source[1] == cells[0]) for tile in plan.frames)
-        height, width = (max(_length(tile.source) for tile in axis) for axis in (plan.height, plan.width))
-        part, fifth_frames = (frames, height, width), max(_length(tile.target) for tile in plan.frames)
+        part = _largest_tile(plan, counts[last - 1] - cells[0], cells[0])
+        fifth_frames = max(_length(tile.target) for tile in plan.frames)
         # Features of one range of frames, and those that a tile reads.
-        kept += frames * (cells[1] * cells[2] + height * width) * config.channels[last - 1] * itemsize
-        groups = [_length(tile.target) for tile in plan.frames]
-        carried = max(group - final for group, final in zip(groups, plan.chunk_frames, strict=True))
-        buffers = plane * (sum(sorted(groups)[-2:]) + carried)
+        kept += part[0] * (cells[1] * cells[2] + part[1] * part[2]) * config.channels[last - 1] * itemsize
+        buffers = _tile_buffers(plan, plane)
     stride = config.upsamplings[-1].stride
     grid = (fifth_frames, stride[1] * part[1], stride[2] * part[2])
     stages = [
@@ -89,15 +85,54 @@ def diffusion_decode_bytes(
     return largest(*moments, Footprint(kept + 2 * pixels, 0, buffers + 2 * pixels))
 
 
-def diffusion_decode_flops(config: DiffusionDecoderConfig, latent: Size) -> float:
-    """Operations of decoding latent cells (f, h, w) without tiles."""
+def keyframe_decode_bytes(
+    config: DiffusionDecoderConfig, latent: Size, planes: int, itemsize: int, tiling: Tiling | None, push: int
+) -> Footprint:
+    """As `diffusion_decode_bytes`, of a decode that looks at ``planes`` key frames: block after block."""
+    canvas = Canvas.of(config, latent)
+    cells = tile_cells(config, canvas.size)
+    last = len(config.channels) - 1
+    counts = stage_frames(config, canvas.size[0] + config.ghosts)
+    moments = []
+    for stage in range(last - 1):
+        _, height, width = config.strides_before(stage)
+        grid = (counts[stage], height * canvas.size[1], width * canvas.size[2])
+        moments += _joint_stage(config, stage, grid, planes, itemsize, push)
+    pixel = config.pixel_channels * FLOAT32_BYTES
+    _, tall, wide = config.tile_cell
+    plane = cells[1] * tall * cells[2] * wide * pixel
+    part, fifth_frames, buffers = (counts[last - 1], cells[1], cells[2]), canvas.frames(config), 2 * push * plane
+    features = (counts[last - 1] + planes) * cells[1] * cells[2] * config.channels[last - 1] * itemsize
+    if tiling is not None:
+        plan = diffusion_plan(config, canvas.size, tiling)
+        part = _largest_tile(plan, counts[last - 1] - cells[0], cells[0])
+        fifth_frames, buffers = max(_length(tile.target) for tile in plan.frames), _tile_buffers(plan, plane)
+        planes = min(planes, fifth_frames + 2)
+    moments += [
+        Footprint(features + moment.activations, moment.working, buffers)
+        for moment in _joint_stage(config, last - 1, part, planes, itemsize, push)
+    ]
+    stride = config.upsamplings[-1].stride
+    grid = (fifth_frames, stride[1] * part[1], stride[2] * part[2])
+    fine = grid[1] * grid[2] * itemsize
+    coarse = prod(part) * config.channels[last - 1] * itemsize + planes * fine * config.channels[last]
+    patches = 2 * (fifth_frames + planes) * fine * config.patch_channels
+    moments += [
+        Footprint(features + coarse + patches + moment.activations, moment.working, buffers)
+        for moment in _joint_stage(config, last, grid, planes, itemsize, push)
+    ]
+    return largest(*moments)
+
+
+def diffusion_decode_flops(config: DiffusionDecoderConfig, latent: Size, planes: int = 0) -> float:
+    """Operations of decoding latent cells (f, h, w) without tiles, with ``planes`` key frames."""
     canvas = Canvas.of(config, latent)
     needs = needed_frames(config, canvas, config.factors[0] * (latent[0] - 1) + 1)
     last = len(config.channels) - 1
     total = 2.0 * prod(canvas.size) * config.latent_channels * config.channels[0]
     for stage, frames in enumerate(needs):
         _, height, width = config.strides_before(stage)
-        cells = frames * height * canvas.size[1] * width * canvas.size[2]
+        cells = (frames + planes) * height * canvas.size[1] * width * canvas.size[2]
         of_a_cell = sum(_block_flops(block) for block in stage_blocks(config, stage))
         if stage < last:
             total += cells * (of_a_cell + 2.0 * prod(upsamplers(config)[stage].specs()[0].shape))
@@ -158,6 +193,43 @@ def _stage(
         linear_bytes(hidden, block.hidden, block.channels, itemsize),
     )
     return _Stage(kept, work, kernels)
+
+
+def _joint_stage(
+    config: DiffusionDecoderConfig, stage: int, grid: Size, planes: int, itemsize: int, push: int
+) -> list[Footprint]:
+    """A block of a stage over the whole clip with its key frames, and the upsampling after it."""
+    frames, height, width = grid
+    one = _stage(config, stage, grid, itemsize, push, keeps_keys=True)
+    block = stage_blocks(config, stage)[0]
+    plane = height * width * block.channels * itemsize
+    ring = ring_frames(block.window[0], frames, stage_limit(config, stage, push))
+    # The clip, of which frames before and after the block add up to one, and the key frames: before and after it, their
+    # keys and values, and those of the frames that they see.
+    held = (frames + stage_limit(config, stage, push)) * plane + planes * 4 * plane
+    moments = [
+        Footprint(held + (2 * ring + 2 * planes) * plane + one.work, one.kernels),
+        Footprint(held + (2 * 3 * planes + 3 * planes) * plane, one.kernels),
+    ]
+    if not block.denoises:
+        step = config.upsamplings[stage]
+        finer = prod(step.stride[1:]) * step.channels * height * width * itemsize
+        moments.append(Footprint(held + (step.stride[0] * frames + planes * (1 + step.stride[0])) * finer))
+    return moments
+
+
+def _largest_tile(plan: TilePlan, ghosts: int, cells: int) -> Size:
+    """Cells of a tile along each axis; those that end the clip have ghost frames."""
+    frames = max(_length(tile.source) + ghosts * (tile.source[1] == cells) for tile in plan.frames)
+    height, width = (max(_length(tile.source) for tile in axis) for axis in (plan.height, plan.width))
+    return frames, height, width
+
+
+def _tile_buffers(plan: TilePlan, plane: int) -> int:
+    """Frames of numpy while tiles are put together: those that the consumer holds, those being made, those carried."""
+    groups = [_length(tile.target) for tile in plan.frames]
+    carried = max(group - final for group, final in zip(groups, plan.chunk_frames, strict=True))
+    return plane * (sum(sorted(groups)[-2:]) + carried)
 
 
 def _context_frames(config: DiffusionDecoderConfig, frames: int, push: int) -> int:

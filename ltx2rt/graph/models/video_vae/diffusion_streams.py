@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import mlx.core as mx
 import numpy as np
@@ -89,6 +89,23 @@ class ClipFrames:
         start = self._start
         self._start += count
         return self._clip[:, start : self._start]
+
+
+class QueueFrames:
+    """The frames of a queue; ``takes``: they leave it as they are read."""
+
+    def __init__(self, frames: Queue, *, takes: bool = False) -> None:
+        self.count = frames.count
+        self._frames = frames
+        self._takes = takes
+        self._start = 0
+
+    def read(self, count: int) -> mx.array:
+        if self._takes:
+            return self._frames.take(count)
+        start = self._start
+        self._start += count
+        return self._frames.look(start, count)
 
 
 class AheadFrames:
@@ -181,41 +198,81 @@ class SharedFrames:
         return frames
 
 
-class KeyRing:
-    """Keys and values of the latest frames, in an array whose frames are used again."""
+class PlaneKeys(NamedTuple):
+    """Keys and values (1, P, H, W, 2C) of key frames that all frames of a clip may see, and their times (P,)."""
 
-    def __init__(self, capacity: int) -> None:
+    keys_values: mx.array
+    times: Array
+
+
+class KeyRing:
+    """Keys and values of the latest frames, in an array whose frames are used again.
+
+    Args:
+        capacity: frames that it holds.
+        planes: key frames, which stay in the same array.
+    """
+
+    def __init__(self, capacity: int, planes: PlaneKeys | None = None) -> None:
         self._capacity = capacity
         self._times = np.zeros(capacity, np.float64)
+        self._planes = planes
         self._frames: mx.array | None = None
         self._end = 0
 
     def put(self, frames: mx.array) -> None:
         """The next frames (1, n, H, W, 2C), n at most the capacity."""
         count = frames.shape[1]
-        self._times[np.arange(self._end, self._end + count) % self._capacity] = np.arange(self._end, self._end + count)
-        if self._frames is None:
-            if count == self._capacity:
-                self._frames = frames
-            else:
-                self._frames = mx.zeros((1, self._capacity, *frames.shape[2:]), frames.dtype)
-                mx.eval(self._frames)
-        if self._frames is not frames:
+        arrived = np.arange(self._end, self._end + count)
+        self._times[arrived % self._capacity] = arrived
+        if self._frames is None and self._planes is None and count == self._capacity:
+            self._frames = frames
+        else:
+            held = self._begun(frames) if self._frames is None else self._frames
+            self._frames = None
             done = 0
             while done < count:
                 slot = (self._end + done) % self._capacity
                 part = min(count - done, self._capacity - slot)
                 # Nothing else holds the array, so that it is written in place.
-                self._frames = mx.slice_update(self._frames, frames[:, done : done + part], mx.array([slot]), axes=[1])
+                held = mx.slice_update(held, frames[:, done : done + part], mx.array([slot]), axes=[1])
                 done += part
-        mx.eval(self._frames)
+            mx.eval(held)
+            self._frames = held
         self._end += count
 
-    def seen(self, first: Array, window: int) -> Attended:
-        """For queries of frames whose windows of ``window`` frames begin at ``first`` (n,)."""
+    def seen(self, frames: Array, window: int, count: int) -> Attended:
+        """By queries of ``frames`` (n,) of a clip of ``count``, in windows of ``window`` frames.
+
+        Windows are shifted inward at the ends of the clip. With key frames they are cut there, and each query also sees
+        the nearest two of these.
+        """
         assert self._frames is not None
-        slots = (first[:, None] + np.arange(window)) % self._capacity
-        return Attended(self._frames, self._times, mx.array(slots.astype(np.int32)))
+        if self._planes is None:
+            listed = first_frames(frames, window, count)[:, None] + np.arange(window)
+            slots = listed % self._capacity
+            return Attended(self._frames, self._times, mx.array(slots.astype(np.int32)))
+        listed = frames[:, None] - window // 2 + np.arange(window)
+        slots = np.where((listed >= 0) & (listed < count), listed % self._capacity, -1)
+        planes = self._capacity + nearest(frames, self._planes.times)
+        times = np.concatenate([self._times, self._planes.times])
+        slots = np.concatenate([slots, planes], axis=1)
+        return Attended(self._frames, times, mx.array(slots.astype(np.int32)), masked=True)
+
+    def _begun(self, frames: mx.array) -> mx.array:
+        extra = 0 if self._planes is None else len(self._planes.times)
+        held = mx.zeros((1, self._capacity + extra, *frames.shape[2:]), frames.dtype)
+        if self._planes is not None:
+            held = mx.slice_update(held, self._planes.keys_values, mx.array([self._capacity]), axes=[1])
+        mx.eval(held)
+        return held
+
+
+def nearest(positions: Array, others: Array, most: int = 2) -> Array:
+    """(n, m) int: for each position (n,) which of the ``others`` are nearest to it, the first of equals first."""
+    distances = np.abs(np.asarray(positions, np.float64)[:, None] - np.asarray(others, np.float64))
+    order: Array = np.argsort(distances, axis=1, kind="stable")[:, :most]
+    return order
 
 
 class BlockFrames:
@@ -228,6 +285,7 @@ class BlockFrames:
         modulation: of the block.
         limit: frames that are worked on at a time.
         context: gives the next n frames of the context, in the last stage.
+        planes: key frames that the block's queries see, too.
     """
 
     def __init__(
@@ -238,6 +296,7 @@ class BlockFrames:
         modulation: Modulation,
         limit: int,
         context: Callable[[int], mx.array] | None = None,
+        planes: PlaneKeys | None = None,
     ) -> None:
         self.count = source.count
         self._source = source
@@ -246,7 +305,7 @@ class BlockFrames:
         self._modulation = modulation
         self._limit = limit
         self._context = context
-        self._ring = KeyRing(ring_frames(block.window[0], source.count, limit))
+        self._ring = KeyRing(ring_frames(block.window[0], source.count, limit), planes)
         self._waiting = Queue()
         self._arrived = 0
 
@@ -263,12 +322,12 @@ class BlockFrames:
     def _next(self, count: int) -> mx.array:
         block, window = self._block, self._block.window[0]
         done = self._arrived - self._waiting.count
-        times = np.arange(done, done + count)
-        first = first_frames(times, window, self.count)
-        while self._arrived < first[-1] + window:
-            self._arrive(min(self._limit, int(first[-1]) + window - self._arrived))
+        frames = np.arange(done, done + count)
+        reached = int(first_frames(frames[-1:], window, self.count)[0]) + min(window, self.count)
+        while self._arrived < reached:
+            self._arrive(min(self._limit, reached - self._arrived))
         x = self._waiting.take(count)
-        x = block.attend(x, times, self._ring.seen(first, window), self._params, self._modulation)
+        x = block.attend(x, frames, self._ring.seen(frames, window, self.count), self._params, self._modulation)
         mx.eval(x)
         return block.mlp(x, self._params, self._modulation)
 
@@ -284,7 +343,7 @@ class BlockFrames:
 
 def first_frames(frames: Array, window: int, count: int) -> Array:
     """Where the windows of some frames of a clip of ``count`` frames begin; they are shifted inward at its ends."""
-    first: Array = np.clip(frames - window // 2, 0, count - window)
+    first: Array = np.clip(frames - window // 2, 0, max(0, count - window))
     return first
 
 

@@ -13,7 +13,12 @@ from ltx2rt.graph.models.layers.params import Params
 from ltx2rt.graph.models.video_vae.config import VideoVaeConfig
 from ltx2rt.graph.models.video_vae.diffusion_config import Size
 from ltx2rt.graph.models.video_vae.diffusion_decoder import DiffusionVideoDecoder
-from ltx2rt.graph.models.video_vae.diffusion_footprint import diffusion_decode_bytes, diffusion_decode_flops
+from ltx2rt.graph.models.video_vae.diffusion_footprint import (
+    diffusion_decode_bytes,
+    diffusion_decode_flops,
+    keyframe_decode_bytes,
+)
+from ltx2rt.graph.models.video_vae.diffusion_keyframes import KeyFrames
 from ltx2rt.graph.models.video_vae.specs import decoder_specs
 from ltx2rt.graph.models.video_vae.statistics import statistics_specs
 from ltx2rt.graph.models.video_vae.surroundings import DecoderNoise
@@ -36,26 +41,40 @@ class DiffusionDecoder:
     def specs(self) -> list[ParamSpec]:
         return decoder_specs(self.config) + statistics_specs(self.config.latent_channels)
 
-    def flops(self, latent: Size) -> float:
-        return diffusion_decode_flops(self.config.require_diffusion(), latent)
+    def flops(self, latent: Size, keyframes: int = 0) -> float:
+        return diffusion_decode_flops(self.config.require_diffusion(), latent, keyframes)
 
-    def ways(self, latent: Size, tiling: Tiling | Literal["auto"] | None, itemsize: int) -> Iterator[DecodeWay]:
+    def ways(
+        self, latent: Size, tiling: Tiling | Literal["auto"] | None, itemsize: int, keyframes: int = 0
+    ) -> Iterator[DecodeWay]:
         """Some frames at a time; ``auto``: in tiles where that does not fit, too. None: never in tiles."""
-        if isinstance(tiling, Tiling):
-            yield from (self._way(latent, tiling, itemsize, push) for push in PUSHES)
-            return
-        yield from (self._way(latent, None, itemsize, push) for push in PUSHES)
+        cuts = [tiling if isinstance(tiling, Tiling) else None]
         if tiling == "auto":
-            for cut in self._tilings(latent):
-                yield from (self._way(latent, cut, itemsize, push, exact=False) for push in PUSHES)
+            cuts += self._tilings(latent)
+        for number, cut in enumerate(cuts):
+            for push in PUSHES:
+                yield self._way(latent, cut, itemsize, push, keyframes, exact=number == 0)
 
     def frames(
-        self, params: Params, dtype: mx.Dtype, latent: mx.array, settings: Mapping[str, Any], noise: DecoderNoise
+        self,
+        params: Params,
+        dtype: mx.Dtype,
+        latent: mx.array,
+        settings: Mapping[str, Any],
+        noise: DecoderNoise,
+        keyframes: KeyFrames | None = None,
     ) -> Iterator[Array]:
         decoder = DiffusionVideoDecoder(self.config, params, dtype, settings["push"])
-        return decoder.stream_frames(latent, settings["tiling"], noise)
+        return decoder.stream_frames(latent, settings["tiling"], noise, keyframes)
 
-    def _way(self, latent: Size, cut: Tiling | None, itemsize: int, push: int, *, exact: bool = True) -> DecodeWay:
+    def _way(
+        self, latent: Size, cut: Tiling | None, itemsize: int, push: int, keyframes: int, *, exact: bool
+    ) -> DecodeWay:
+        decoder = self.config.require_diffusion()
+        if keyframes:
+            footprint = keyframe_decode_bytes(decoder, latent, keyframes, itemsize, cut, push)
+        else:
+            footprint = diffusion_decode_bytes(decoder, latent, itemsize, cut, push)
         frames = self.config.pixel_frames(latent[0])
         chunk = min(push, frames)
         if cut is not None:
@@ -63,7 +82,7 @@ class DiffusionDecoder:
         return DecodeWay(
             {"tiling": cut, "push": push},
             {"decoder": "diffusion", "frames": f"{push} at a time", "tiles": described_tiles(cut)},
-            diffusion_decode_bytes(self.config.require_diffusion(), latent, itemsize, cut, push),
+            footprint,
             min(chunk, frames),
             exact,
         )

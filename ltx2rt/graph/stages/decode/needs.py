@@ -54,14 +54,18 @@ def video_decoder_options(
     tiling: Tiling | Literal["auto"] | None,
     dtype: mx.Dtype,
     beside: int = 0,
+    keyframes: int = 0,
 ) -> Iterator[Need]:
-    """Stage "video decoder", in the ways that the decoder offers; ``beside`` bytes are there meanwhile."""
+    """Stage "video decoder", in the ways that the decoder offers.
+
+    ``beside`` bytes are there meanwhile; ``keyframes``: how many the decoder looks at besides.
+    """
     decoder = video_decoder(config)
     loaded = checkpoint.loaded_bytes("video_vae", decoder.specs())
     height, width = (cells * config.spatial_factor for cells in latent[1:])
     pixels, frames = height * width, config.pixel_frames(latent[0])
     encoder = writing_bytes(pixels, frames)
-    for way in decoder.ways(latent, tiling, dtype.size):
+    for way in decoder.ways(latent, tiling, dtype.size, keyframes):
         converted = 2 * way.chunk_frames * pixels * 3 * FLOAT32_BYTES  # while a chunk becomes bytes
         yield Need(
             "video decoder",
@@ -69,8 +73,8 @@ def video_decoder_options(
             activations=way.footprint.activations,
             working=way.footprint.working,
             host=way.footprint.host + converted + encoder + beside,
-            caches=prod(latent) * config.latent_channels * (dtype.size + FLOAT32_BYTES),
-            flops=decoder.flops(latent),
+            caches=(latent[0] + keyframes) * prod(latent[1:]) * config.latent_channels * (dtype.size + FLOAT32_BYTES),
+            flops=decoder.flops(latent, keyframes),
             choice=dict(way.choice),
             settings=dict(way.settings),
             advice=smaller("height", "width"),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import mlx.core as mx
 import numpy as np
@@ -23,6 +24,7 @@ from ltx2rt.graph.models.audio import vae as audio_vae
 from ltx2rt.graph.models.audio import vocoder
 from ltx2rt.graph.models.layers.params import Params
 from ltx2rt.graph.models.upscaler import model as upscaler
+from ltx2rt.graph.models.video_vae.diffusion_keyframes import KeyFrames
 from ltx2rt.graph.models.video_vae.statistics import LatentStatistics, statistics_specs
 from ltx2rt.graph.protocols import VideoDecoder
 from ltx2rt.graph.stages.decode.needs import audio_decoder_options, upscaler_options, video_decoder_options
@@ -119,11 +121,28 @@ def decode_audio(run: Run, tokens: Float32Array) -> tuple[Array, int]:
         return sound, vocoder_config.sample_rate
 
 
-def decode_video(run: Run, latent: Float32Array, beside: int = 0) -> Callable[[], Iterator[Array]]:
+class KeyFramePlanes(NamedTuple):
+    """Key frames for the video decoder to look at.
+
+    Attributes:
+        latents: (1, P, h, w, 128), normalised.
+        positions: pixel frame of each, counted as ``clip_start`` is.
+        clip_start: pixel frame with which the clip begins.
+    """
+
+    latents: Float32Array
+    positions: Sequence[int]
+    clip_start: int = 0
+
+
+def decode_video(
+    run: Run, latent: Float32Array, keyframes: KeyFramePlanes | None = None, beside: int = 0
+) -> Callable[[], Iterator[Array]]:
     """What decodes a normalised latent (1, f, h, w, 128): chunks of float32 (f, H, W, 3) in [0, 1].
 
     Called again, it gives the same bits. How it is decoded is chosen now. The stage begins with the first chunk and
-    lasts as long as the iteration. The reader of the chunks takes ``beside`` bytes meanwhile.
+    lasts as long as the iteration. ``keyframes`` are looked at by a diffusion decoder alone. The reader
+    of the chunks takes ``beside`` bytes meanwhile.
     """
     inputs = run.inputs
     checkpoint, config = run.files.source(VIDEO_VAE), run.files.config(VIDEO_VAE)
@@ -131,23 +150,49 @@ def decode_video(run: Run, latent: Float32Array, beside: int = 0) -> Callable[[]
     tiling = None if inputs.settings.tiling == "none" else inputs.settings.tiling
     decoder = video_decoder(config)
     weights = run.files.weights(VIDEO_VAE, decoder.specs())
-    need = run.choose(video_decoder_options(checkpoint, config, grid, tiling, inputs.dtype, beside), weights)
+    if config.diffusion is None:
+        keyframes = None
+    number = 0 if keyframes is None else len(keyframes.positions)
+    need = run.choose(video_decoder_options(checkpoint, config, grid, tiling, inputs.dtype, beside, number), weights)
     noise = run.noise.fork()
-    return lambda: iter(()) if run.planning else _decoded(run, decoder, weights, need, latent, noise.fork())
+    if run.planning:
+        return lambda: iter(())
+    return lambda: _decoded(run, decoder, weights, need, latent, noise.fork(), keyframes)
 
 
 def _decoded(
-    run: Run, decoder: VideoDecoder, weights: StageWeights, need: Need, latent: Float32Array, noise: NoiseSource
+    run: Run,
+    decoder: VideoDecoder,
+    weights: StageWeights,
+    need: Need,
+    latent: Float32Array,
+    noise: NoiseSource,
+    keyframes: KeyFramePlanes | None,
 ) -> Iterator[Array]:
     dtype = run.inputs.dtype
     with run.stage(need) as stage:
         params = Params(run.load(stage, weights))
         values = mx.array(latent).astype(dtype)
         run.emit(VideoDecodeStarted(values))
-        for chunk in decoder.frames(params, dtype, values, need.settings, FrameNoise(noise)):
+        seen = None
+        if keyframes is not None:
+            planes = mx.array(keyframes.latents).astype(dtype)
+            seen = KeyFrames(planes, tuple(keyframes.positions), keyframes.clip_start)
+        for chunk in decoder.frames(params, dtype, values, need.settings, FrameNoise(noise), seen):
             require_finite(need.name, "the frames", chunk)
             yield chunk
             del chunk  # its memory is free while the next one is decoded
+
+
+def _planes(run: Run, keyframes: Float32Array | None, frames: int) -> KeyFramePlanes | None:
+    """The generated key frames within a clip of ``frames`` frames, if its decoder is to look at them."""
+    if keyframes is None or not run.inputs.settings.decode_with_keyframes:
+        return None
+    positions = run.inputs.keyframe_positions
+    within = [index for index, position in enumerate(positions) if position < frames]
+    if not within:
+        return None
+    return KeyFramePlanes(keyframes[:, within], [positions[index] for index in within])
 
 
 def finish(
@@ -187,12 +232,16 @@ def finish(
         decoded = run.remember("sound", lambda: dict(zip(("waveform", "rate"), _sound(run, tokens), strict=True)))
         waveform, sample_rate = to_numpy(decoded["waveform"]), int(to_numpy(decoded["rate"]))
     vae = None if video is None else run.files.config(VIDEO_VAE)
+    num_frames = 0 if video is None or vae is None else vae.pixel_frames(video.shape[1])
+    frames = None
+    if video is not None and shows and decodes_video:
+        frames = decode_video(run, video, _planes(run, keyframes, num_frames), beside)
     return GeneratedClip(
-        frames=decode_video(run, video, beside) if video is not None and shows and decodes_video else None,
+        frames=frames,
         audio=waveform,
         sample_rate=sample_rate,
         frame_rate=frame_rate,
-        num_frames=0 if video is None or vae is None else (video.shape[1] - 1) * vae.temporal_factor + 1,
+        num_frames=num_frames,
         height=0 if video is None or vae is None else video.shape[2] * vae.spatial_factor,
         width=0 if video is None or vae is None else video.shape[3] * vae.spatial_factor,
         video_latent=video,
