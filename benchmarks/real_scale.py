@@ -1,27 +1,30 @@
 """Runs prompt to clip at the real size of the model under memory budgets, and measures the process from outside.
 
     python benchmarks/real_scale.py FOLDER --manifests DIR --memory 6GB 16GB [--generation 2.3] [--steps 1] [--mid]
-        [--cold]
+        [--cold] [--decoder conv diffusion]
 
 Makes (or reuses) synthetic weight files in FOLDER: the FP8 checkpoint, Gemma 3 12B in bf16 and the spatial upscaler,
-53 GB together; --mid makes 4 blocks and 6 Gemma layers of the real width, 13 GB. Runs `ltx2rt generate` once per
-budget (the distilled pipeline, or with --steps so many unguided steps at full size), samples its resident memory 20
-times a second, and writes for each a table (table-6GB.md), a picture (memory-6GB.png), and one results.json. Outputs
-must be finite, and the same in every bit for all budgets.
+53 GB together; of LTX-2.5 the parts it is published in, the transformer in rotated int8, Gemma 4 12B in bf16, 52 GB.
+--mid makes 4 blocks and 6 Gemma layers of the real width, 13 GB. Runs `ltx2rt generate` once per budget (the distilled
+pipeline, or with --steps so many unguided steps at full size), of LTX-2.5 once per budget and video decoder, samples
+its resident memory 20 times a second, and writes for each a table (table-6GB.md), a picture (memory-6GB.png), and one
+results.json. Outputs must be finite, and the same in every bit for all budgets.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import itertools
 import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import av
@@ -43,9 +46,36 @@ COMMAND = (sys.executable, "-m", "ltx2rt.cli")
 INTERVAL_S = 0.05
 PROMPT = "A lighthouse at dusk; waves crash below while a violin plays"
 SEED = 10
-MANIFESTS = {
-    "19b": ("ltx-2-19b-distilled-fp8", "ltx-2-spatial-upscaler-x2-1.0"),
-    "2.3": ("ltx-2.3-22b-distilled-fp8", "ltx-2.3-spatial-upscaler-x2-1.0"),
+
+
+class Published(NamedTuple):
+    """The manifests of a generation, without their ending.
+
+    Attributes:
+        eight_bits: what the transformer is made in; None: as its manifest says.
+        text_encoder: None: the Gemma 3 that has no manifest.
+        audio_vae, decoders: files beside the checkpoint, the video VAEs by the decoder that they hold.
+    """
+
+    model: str
+    upscaler: str
+    eight_bits: synthetic.EightBits | None = None
+    text_encoder: str | None = None
+    audio_vae: str | None = None
+    decoders: Mapping[str, str] = MappingProxyType({})
+
+
+PUBLISHED = {
+    "19b": Published("ltx-2-19b-distilled-fp8", "ltx-2-spatial-upscaler-x2-1.0"),
+    "2.3": Published("ltx-2.3-22b-distilled-fp8", "ltx-2.3-spatial-upscaler-x2-1.0"),
+    "2.5": Published(
+        "ltx-2.5-22b-distilled-transformer-bf16",
+        "ltx-2.5-latent-spatial-upscaler-x2-bf16-1.0",
+        "int8",
+        "gemma4-12b-with-proj-ltx-2.5-bf16",
+        "ltx-2.5-audio-vae-bf16",
+        {"conv": "ltx-2.5-video-vae-conv-bf16", "diffusion": "ltx-2.5-video-vae-bf16"},
+    ),
 }
 WITHOUT_GUIDANCE = (
     *("--video-cfg-guidance-scale", "1", "--audio-cfg-guidance-scale", "1", "--stg-scale", "0"),
@@ -56,15 +86,35 @@ _READ_BYTES = 16 << 20
 
 
 class Files(NamedTuple):
-    """What a run reads."""
+    """What a run reads.
+
+    Attributes:
+        text_encoder: a folder, or a file.
+        audio_vae, decoders: None and empty where the checkpoint holds them; video VAEs by the decoder that they hold.
+    """
 
     checkpoint: Path
     text_encoder: Path
     upscaler: Path
+    audio_vae: Path | None = None
+    decoders: Mapping[str, Path] = MappingProxyType({})
 
     def all(self) -> list[Path]:
         """The weight files."""
-        return [self.checkpoint, *sorted(self.text_encoder.glob("*.safetensors")), self.upscaler]
+        encoder = self.text_encoder
+        parts = [*sorted(encoder.glob("*.safetensors"))] if encoder.is_dir() else [encoder]
+        audio = [] if self.audio_vae is None else [self.audio_vae]
+        return [self.checkpoint, *parts, self.upscaler, *audio, *self.decoders.values()]
+
+    def words(self, decoder: str | None) -> list[str]:
+        """The options that name them, with the video VAE that holds this decoder."""
+        words = ["--checkpoint-path", str(self.checkpoint), "--gemma-root", str(self.text_encoder)]
+        words += ["--spatial-upsampler-path", str(self.upscaler)]
+        if self.audio_vae is not None:
+            words += ["--audio-vae-path", str(self.audio_vae)]
+        if decoder is not None:
+            words += ["--video-vae-path", str(self.decoders[decoder])]
+        return words
 
 
 @dataclass(frozen=True)
@@ -91,39 +141,60 @@ class StageRow:
 
 @dataclass(frozen=True)
 class Result:
-    """One run."""
+    """One run; ``decoder`` is of the video, None where the checkpoint decides."""
 
     memory: str | None
     seconds: float
     peak: int
     stages: list[StageRow]
     digests: dict[str, str]
+    decoder: str | None = None
+
+    @property
+    def title(self) -> str:
+        """What sets it apart from the others."""
+        return _title(self.memory, self.decoder)
 
 
-def prepare(folder: Path, manifests: Path, generation: str, mid: bool) -> Files:
-    """The weight files of a run, made where they are missing.
+def _title(memory: str | None, decoder: str | None) -> str:
+    return " ".join(word for word in (memory or "no budget", decoder) if word)
+
+
+def prepare(folder: Path, manifests: Path, generation: str, mid: bool, decoders: Sequence[str] = ()) -> Files:
+    """The weight files of a run, made where they are missing; ``decoders`` are those of LTX-2.5 that are wanted.
 
     Raises:
         Ltx2rtError: the disk lacks room, or a manifest cannot be read.
     """
-    model, upscaler = MANIFESTS[generation]
+    published = PUBLISHED[generation]
     mark = "-mid" if mid else ""
-    files = Files(
-        folder / f"{model}{mark}.safetensors", folder / f"gemma-3-12b{mark}", folder / f"{upscaler}.safetensors"
-    )
     layers, encoder_layers = (MID_LAYERS, MID_ENCODER_LAYERS) if mid else (None, None)
     folder.mkdir(parents=True, exist_ok=True)
-    if not files.checkpoint.exists():
-        _say(f"making {files.checkpoint}")
-        source = manifests / f"{model}.safetensors.json"
-        synthetic.write_from_manifest(source, files.checkpoint, layers=layers, encoder_layers=encoder_layers)
-    if not (files.text_encoder / "config.json").exists():
-        _say(f"making {files.text_encoder}")
-        synthetic.write_gemma(files.text_encoder, encoder_layers)
-    if not files.upscaler.exists():
-        _say(f"making {files.upscaler}")
-        synthetic.write_from_manifest(manifests / f"{upscaler}.safetensors.json", files.upscaler)
-    return files
+
+    def made(manifest: str, ending: str = "", **options: Any) -> Path:
+        name = manifest.replace("-bf16", "-int8") if options.get("eight_bits") == "int8" else manifest
+        path = folder / f"{name}{ending}.safetensors"
+        if not path.exists():
+            _say(f"making {path}")
+            synthetic.write_from_manifest(manifests / f"{manifest}.safetensors.json", path, **options)
+        return path
+
+    if published.text_encoder is not None:
+        checkpoint = made(published.model, mark, layers=layers, eight_bits=published.eight_bits)
+        text_encoder = made(published.text_encoder, mark, layers=encoder_layers)
+    else:
+        checkpoint = made(published.model, mark, layers=layers, encoder_layers=encoder_layers)
+        text_encoder = folder / f"gemma-3-12b{mark}"
+        if not (text_encoder / "config.json").exists():
+            _say(f"making {text_encoder}")
+            synthetic.write_gemma(text_encoder, encoder_layers)
+    return Files(
+        checkpoint,
+        text_encoder,
+        made(published.upscaler),
+        None if published.audio_vae is None else made(published.audio_vae),
+        {name: made(published.decoders[name]) for name in decoders},
+    )
 
 
 def forget(paths: Sequence[Path]) -> None:
@@ -247,26 +318,31 @@ def digests(output: Path, latents: Path) -> dict[str, str]:
     return found
 
 
-def run(files: Files, folder: Path, memory: str | None, size: tuple[int, int, int], steps: int | None) -> Result:
+def run(
+    files: Files,
+    folder: Path,
+    memory: str | None,
+    size: tuple[int, int, int],
+    steps: int | None,
+    decoder: str | None = None,
+) -> Result:
     """Make one clip of (frames, height, width) and measure it; ``steps`` at full size, None: the distilled pipeline.
 
     Raises:
         Ltx2rtError: the command failed.
     """
-    name = memory or "unlimited"
+    name = (memory or "unlimited") + (f"-{decoder}" if decoder else "")
     output, report = folder / f"clip-{name}.mp4", folder / f"report-{name}.json"
     latents = folder / f"latents-{name}.safetensors"
     frames, height, width = (str(n) for n in size)
     words = [*COMMAND, "generate", "--prompt", PROMPT, "--seed", str(SEED), "--num-frames", frames]
     words += ["--height", height, "--width", width, "--output-path", str(output), "--report", str(report)]
-    words += ["--save-latents", str(latents), "--no-sidecar", "--no-state"]
-    words += ["--checkpoint-path", str(files.checkpoint), "--gemma-root", str(files.text_encoder)]
-    words += ["--spatial-upsampler-path", str(files.upscaler)]
+    words += ["--save-latents", str(latents), "--no-sidecar", "--no-state", *files.words(decoder)]
     if steps is not None:
         words += ["--pipeline", "one-stage", "--num-inference-steps", str(steps), *WITHOUT_GUIDANCE]
     if memory is not None:
         words += ["--memory", memory]
-    _say(f"running with {memory or 'no budget'}")
+    _say(f"running with {_title(memory, decoder)}")
     samples, code = watch(words, folder)
     if code != 0:
         raise Ltx2rtError(f"ltx2rt generate ended with exit code {code} after {samples[-1].seconds:.0f} s.")
@@ -277,14 +353,14 @@ def run(files: Files, folder: Path, memory: str | None, size: tuple[int, int, in
     title = f"{files.checkpoint.name}, {size[1]}x{size[2]}, {size[0]} frames: peak {peak / 1e9:.2f} GB"
     bands = [Band(row.name, row.begins, row.ends, row.planned) for row in rows]
     draw(folder / f"memory-{name}.png", title, samples, bands, budget)
-    return Result(memory, samples[-1].seconds, peak, rows, digests(output, latents))
+    return Result(memory, samples[-1].seconds, peak, rows, digests(output, latents), decoder)
 
 
 def verdicts(results: Sequence[Result]) -> list[tuple[str, bool]]:
     """What must hold, and whether it does: budgets, predictions of stages over 100 MB, equal bits."""
     found = []
     for result in results:
-        name = result.memory or "no budget"
+        name = result.title
         if result.memory is not None:
             kept = result.peak <= parse_bytes(result.memory)
             found.append((f"{name}: peak {result.peak / 1e9:.2f} GB is within the budget", kept))
@@ -293,9 +369,12 @@ def verdicts(results: Sequence[Result]) -> list[tuple[str, bool]]:
                 text = f"{name}: {row.name}: predicted / measured is {row.ratio:.3f}, in 0.98 to 1.05 or 10 MB above"
                 close = row.ratio <= 1.05 or row.planned - row.inside < 10e6
                 found.append((text, row.ratio >= 0.98 and close))
-    if len(results) > 1:
-        same = all(result.digests == results[0].digests for result in results)
-        found.append(("latents, frames and sound have the same bits in all runs", same))
+    for decoder in dict.fromkeys(result.decoder for result in results):
+        alike = [result.digests for result in results if result.decoder == decoder]
+        if len(alike) > 1:
+            which = f" of the {decoder} decoder" if decoder else ""
+            text = f"latents, frames and sound have the same bits in all runs{which}"
+            found.append((text, all(digests == alike[0] for digests in alike)))
     return found
 
 
@@ -304,7 +383,13 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("folder", type=Path, help="for weight files and results")
     parser.add_argument("--manifests", type=Path, required=True, help="folder of the tensor manifests")
     parser.add_argument("--memory", nargs="+", default=[], metavar="SIZE", help="budgets, one run each; none: one run")
-    parser.add_argument("--generation", choices=MANIFESTS, default="19b")
+    parser.add_argument("--generation", choices=PUBLISHED, default="19b")
+    parser.add_argument(
+        "--decoder",
+        nargs="+",
+        choices=PUBLISHED["2.5"].decoders,
+        help="video decoders of LTX-2.5; default: all",
+    )
     parser.add_argument("--mid", action="store_true", help="4 blocks and 6 Gemma layers of the real width")
     parser.add_argument("--size", nargs=3, type=int, default=(9, 256, 256), metavar=("FRAMES", "HEIGHT", "WIDTH"))
     parser.add_argument("--steps", type=int, help="unguided steps at full size in place of the distilled pipeline's")
@@ -315,16 +400,22 @@ def main(words: list[str] | None = None) -> int:
         print("error: memory is sampled from /proc, which this system does not have", file=sys.stderr)
         return 1
     try:
-        files = prepare(arguments.folder, arguments.manifests, arguments.generation, arguments.mid)
+        known = PUBLISHED[arguments.generation].decoders
+        if arguments.decoder and not known:
+            parser.error(f"--decoder chooses among those of LTX-2.5, not of {arguments.generation}")
+        decoders: Sequence[str] = arguments.decoder or list(known)
+        files = prepare(arguments.folder, arguments.manifests, arguments.generation, arguments.mid, decoders)
         budgets: list[str | None] = list(arguments.memory) or [None]
         rate = disk_rate(files.checkpoint) if arguments.cold else 0.0
         results = []
-        for memory in budgets:
+        chosen: list[str | None] = list(decoders) or [None]
+        for decoder, memory in itertools.product(chosen, budgets):
             if arguments.cold:
                 forget(files.all())
-            results.append(run(files, arguments.folder, memory, tuple(arguments.size), arguments.steps))
-            print(f"\n{memory or 'no budget'}: {results[-1].seconds:.0f} s, peak {results[-1].peak / 1e9:.2f} GB\n")
-            print(table(results[-1].stages))
+            result = run(files, arguments.folder, memory, tuple(arguments.size), arguments.steps, decoder)
+            results.append(result)
+            print(f"\n{result.title}: {result.seconds:.0f} s, peak {result.peak / 1e9:.2f} GB\n")
+            print(table(result.stages))
     except Ltx2rtError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

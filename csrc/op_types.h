@@ -85,6 +85,9 @@ enum class NormKind : unsigned char { rms, layer, none };
 // What a convolution reads outside its input.
 enum class PadMode : unsigned char { zeros, edge, reflect };
 
+// Where the window of a query near the edge of an axis lies (csrc/neighborhood_attention.h).
+enum class Border : unsigned char { shift, mask, replicate };
+
 // What a convolution does to its input.
 enum class ConvActivation : unsigned char { none, silu, leaky_relu };
 

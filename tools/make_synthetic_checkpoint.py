@@ -1,6 +1,7 @@
 """Writes a weight file of the real size with random values, from a tensor manifest.
 
-    python tools/make_synthetic_checkpoint.py MANIFEST OUT.safetensors [--fp8] [--layers N] [--encoder-layers M]
+    python tools/make_synthetic_checkpoint.py MANIFEST OUT.safetensors [--fp8 | --int8] [--layers N]
+        [--encoder-layers M]
     python tools/make_synthetic_checkpoint.py gemma-3-12b FOLDER [--layers M]
 
 A manifest is a JSON file {"tensors": {name: [dtype, shape]}, "metadata": {...}}. The file has the names, shapes, dtypes
@@ -28,7 +29,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -55,6 +56,14 @@ EIGHT_BIT = re.compile(
     r"transformer_blocks\.\d+\.\w+\.(to_q|to_k|to_v|to_out\.0|to_gate_logits|net\.0\.proj|net\.2)\.weight$"
 )
 KEPT_FIRST, KEPT_LAST = 1, 5
+# What the int8 files of LTX-2.5 hold in eight bits, rotated in groups: transformer and connectors, or text encoder.
+ROTATED = re.compile(
+    r"(^|\.)transformer(_1d)?_blocks\.\d+\.\w+\.(to_q|to_k|to_v|to_out\.0|net\.0\.proj|net\.2)\.weight$"
+    r"|^model\.layers\.\d+\.\w+\.\w+_proj\.weight$"
+)
+ROTATED_MARK = json.dumps({"format": "int8_tensorwise", "convrot": True, "convrot_groupsize": 256}).encode()
+EIGHT_BIT_MAX = {"F8_E4M3": E4M3_MAX, "I8": 127.0}
+EightBits = Literal["fp8", "int8"]
 
 GEMMA_CONFIG: dict[str, Any] = {
     "architectures": ["Gemma3ForConditionalGeneration"],
@@ -108,16 +117,16 @@ def values_of(name: str, shape: tuple[int, ...], depth: int, *, gemma_4: bool = 
         return Values(1.0 / shape[-1], 0.0)
     if leaf == "learnable_registers":
         return Values(0.0, 1.0)
-    if leaf == "bias" or leaf.endswith(("table", "_pos_embedding", "per_channel_scale1", "per_channel_scale2")):
+    if leaf.endswith(("bias", "table", "_emb", "_pos_embedding", "per_channel_scale1", "per_channel_scale2")):
         return Values(0.0, 0.02)
     if len(shape) == 1:
         return _norm_values_of_gemma_4(name, shape[0]) if gemma_4 else _norm_values(name)
     std = 1.0 / math.sqrt(math.prod(shape[1:]))
     if name.endswith(("to_out.0.weight", "net.2.weight", "o_proj.weight", "down_proj.weight")):
         return Values(0.0, std * math.sqrt(2 / max(depth, 2)))
-    if name.endswith("adaln_single.linear.weight"):
+    if name.endswith(("adaln_single.linear.weight", "adaln.proj.weight")):
         return Values(0.0, 0.5 * std)
-    if name.endswith((".conv2.conv.weight", ".conv2.weight")):
+    if name.endswith((".conv2.conv.weight", ".conv2.weight", ".attn.proj.weight", ".mlp.w_down.weight")):
         return Values(0.0, 0.3 * std)
     return Values(0.0, std)
 
@@ -166,14 +175,16 @@ class Content:
         entries = []
         gemma_4 = is_gemma_4(tensors)
         for name, (dtype, shape) in tensors.items():
-            if dtype not in ("F64", "F32", "F16", "BF16", "F8_E4M3"):
+            scaled = f"{name}_scale" in tensors
+            if dtype not in ("F64", "F32", "F16", "BF16", "F8_E4M3") and not (dtype == "I8" and scaled):
                 raise UsageError(f"tensor {name} is {dtype}; only tensors of floating point numbers can be made up.")
             values = values_of(name, shape, depth, gemma_4=gemma_4)
-            if dtype == "F8_E4M3" and f"{name}_scale" in tensors:
-                values = Values(0.0, E4M3_MAX / self.largest)  # the whole range; the scale makes the size
+            if dtype in EIGHT_BIT_MAX and scaled:
+                values = Values(0.0, EIGHT_BIT_MAX[dtype] / self.largest)  # the whole range; the scale makes the size
             elif name.endswith(".weight_scale"):
                 weight = name.removesuffix("_scale")
-                values = Values(values_of(weight, tensors[weight][1], depth).std * self.largest / E4M3_MAX, 0.0)
+                largest = EIGHT_BIT_MAX[tensors[weight][0]]
+                values = Values(values_of(weight, tensors[weight][1], depth).std * self.largest / largest, 0.0)
             entries.append(Entry(name, dtype, shape, values))
         return sorted(entries, key=lambda entry: -DTYPES[entry.dtype].itemsize)
 
@@ -197,6 +208,8 @@ class Content:
         numbers = self._block[start : start + length] * np.float32(values.std) + np.float32(values.mean)
         if dtype == "F8_E4M3":
             return encode_e4m3(numbers).tobytes()
+        if dtype == "I8":
+            return np.rint(numbers).astype(np.int8).tobytes()
         if dtype == "BF16":
             bits = numbers.view(np.uint32)
             rounded = bits + (np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1)))
@@ -279,6 +292,29 @@ def in_eight_bits(tensors: Tensors) -> Tensors:
     if not any(dtype == "F8_E4M3" for dtype, _ in converted.values()):
         raise UsageError("--fp8 has no effect on this manifest: it lists no transformer block that can be in FP8.")
     return converted
+
+
+def rotated(tensors: Tensors) -> tuple[Tensors, dict[str, bytes]]:
+    """The linear weights of all layers as rotated int8 with row scales, as the published int8 files of LTX-2.5.
+
+    Returns:
+        the tensors, and the marks of those in eight bits.
+
+    Raises:
+        UsageError: there are none.
+    """
+    converted: Tensors = {}
+    marks = {}
+    for name, (dtype, shape) in tensors.items():
+        if ROTATED.search(name):
+            converted[name] = ("I8", shape)
+            converted[f"{name}_scale"] = ("F32", (shape[0], 1))
+            marks[name.removesuffix("weight") + "comfy_quant"] = ROTATED_MARK
+        else:
+            converted[name] = (dtype, shape)
+    if not marks:
+        raise UsageError("--int8 has no effect on this manifest: it lists no layer that can be in int8.")
+    return converted, marks
 
 
 def gemma_tensors(config: Mapping[str, Any]) -> Tensors:
@@ -377,7 +413,12 @@ def require_room(path: Path, size: int) -> None:
 
 
 def write_from_manifest(
-    manifest: Path, path: Path, *, fp8: bool = False, layers: int | None = None, encoder_layers: int | None = None
+    manifest: Path,
+    path: Path,
+    *,
+    eight_bits: EightBits | None = None,
+    layers: int | None = None,
+    encoder_layers: int | None = None,
 ) -> int:
     """Make the file that a manifest describes; see the options of the command.
 
@@ -391,7 +432,7 @@ def write_from_manifest(
     tensors: Tensors = {name: (dtype, tuple(shape)) for name, (dtype, shape) in listed.items()}
     metadata: dict[str, Any] = dict(content.get("metadata") or {})
     config = metadata.get("config")
-    if fp8 and not any(dtype == "F8_E4M3" for dtype, _ in tensors.values()):
+    if eight_bits == "fp8" and not any(dtype == "F8_E4M3" for dtype, _ in tensors.values()):
         tensors = in_eight_bits(tensors)
     encoder = metadata.get("gemma_config")
     if layers is not None and isinstance(encoder, dict):
@@ -404,7 +445,9 @@ def write_from_manifest(
         tensors = for_encoder(tensors, encoder_layers, GEMMA_CONFIG["text_config"]["hidden_size"])
     metadata.pop("_quantization_metadata", None)  # the manifests do not know its text
     texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()}
-    assets = {}
+    assets: dict[str, bytes] = {}
+    if eight_bits == "int8":
+        tensors, assets = rotated(tensors)
     if encoder is not None and "tokenizer_json" not in tensors:  # a manifest does not hold it
         assets["tokenizer_json"] = (embedded.TEXT_ENCODER / "tokenizer.json").read_bytes()
     return write_file(path, tensors, texts | {"ltx2rt_note": NOTE}, assets=assets)
@@ -438,23 +481,26 @@ def main(words: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("manifest", help=f"a tensor manifest, or {GEMMA}")
     parser.add_argument("output", type=Path, help=f"the file to write; a folder for {GEMMA}")
-    parser.add_argument(
-        "--fp8", action="store_true", help="linear weights of the blocks in FP8, as the published files"
-    )
+    eight = parser.add_mutually_exclusive_group()
+    for form, text in (
+        ("fp8", "linear weights of the blocks in FP8, as the published files"),
+        ("int8", "linear weights of all layers in rotated int8, as the published files of LTX-2.5"),
+    ):
+        eight.add_argument(f"--{form}", dest="eight_bits", action="store_const", const=form, help=text)
     parser.add_argument("--layers", type=int, help="keep only the first blocks of the transformer, or layers of Gemma")
     parser.add_argument("--encoder-layers", type=int, help="a text projection for a Gemma of this many layers")
     arguments = parser.parse_args(words)
     start = time.perf_counter()
     try:
         if arguments.manifest == GEMMA:
-            if arguments.fp8 or arguments.encoder_layers is not None:
-                raise UsageError(f"--fp8 and --encoder-layers do not apply to {GEMMA}.")
+            if arguments.eight_bits is not None or arguments.encoder_layers is not None:
+                raise UsageError(f"--fp8, --int8 and --encoder-layers do not apply to {GEMMA}.")
             size = write_gemma(arguments.output, arguments.layers)
         else:
             size = write_from_manifest(
                 Path(arguments.manifest),
                 arguments.output,
-                fp8=arguments.fp8,
+                eight_bits=arguments.eight_bits,
                 layers=arguments.layers,
                 encoder_layers=arguments.encoder_layers,
             )

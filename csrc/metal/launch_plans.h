@@ -3,6 +3,7 @@
 #pragma once
 #include <stdint.h>
 
+#include "csrc/ceil_div.h"
 #include "csrc/metal/causal_conv3d_params.h"
 #include "csrc/metal/modulated_norm_params.h"
 #include "csrc/metal/quantized_linear_params.h"
@@ -20,7 +21,7 @@ constexpr int64_t kMostOperationsPerDispatch = int64_t{25} * 1000 * 1000 * 1000;
 // What a byte costs in operations where memory is the limit: 2.3 TFLOP/s over the 68 GB/s of an M1.
 constexpr int64_t kOperationsPerByte = 34;
 
-constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+using ltx2rt::ceil_div;
 
 // How many of `units` equal pieces of work of `operations` each go into one dispatch of at most `most`; at least one.
 constexpr int64_t units_per_dispatch(int64_t units, int64_t operations, int64_t most = kMostOperationsPerDispatch) {

@@ -37,6 +37,9 @@ class CallArguments(TypedDict, total=False):
     duration: float | None
     """length in seconds in place of a number of frames: the nearest 8*k + 1 (default: None)."""
 
+    auto_duration: tuple[float, float] | None
+    """shortest and longest clip in seconds, of a length that LTX-2.5 predicts from the prompt (default: 1 20 where --num-frames is left out and the model has a duration head)."""
+
     frame_rate: float | Fraction | None
     """frames per second, 24 or 23.976 or 30000/1001 (default: model)."""
 
@@ -79,6 +82,12 @@ class CallArguments(TypedDict, total=False):
     images: Sequence[ImageInput | ImageSource] | ImageInput | ImageSource | None
     """condition on an image at a pixel frame (default 0) with a strength (default 1.0) (default: ())."""
 
+    num_generated_keyframes: int | Sequence[int] | None
+    """single frames that LTX-2.5 makes besides the clip and keeps it close to: how many, or their places as 24,48 (default: 0)."""
+
+    decode_with_keyframes: bool | None
+    """let the diffusion decoder look at the generated key frames (default: False)."""
+
     video_conditioning: Sequence[VideoInput | VideoSource] | VideoInput | VideoSource | None
     """reference (control) video with a strength (default: ())."""
 
@@ -114,6 +123,18 @@ class CallArguments(TypedDict, total=False):
 
     video_path: str | os.PathLike[str] | None
     """the clip to edit (default: None)."""
+
+    fit: str | None
+    """how pictures of other proportions come to the size of the clip; one of crop, pad, stretch, error (default: images and control videos: crop; edited clips: pad)."""
+
+    antialias: bool | None
+    """reduce large images and control videos as the official code does, which leaves pixels out (default: True)."""
+
+    source_color: str | None
+    """what the colours of clips that are read are; -limited or -full behind it says the range too; one of bt601, bt709, bt2020, display-p3, hlg, pq, bt601-limited, bt601-full, bt709-limited, bt709-full, bt2020-limited, bt2020-full, display-p3-limited, display-p3-full, hlg-limited, hlg-full, pq-limited, pq-full (default: as tagged)."""
+
+    kept_from: str | None
+    """where what an edit keeps comes from: the clip itself, or through the VAE as all else (the official behaviour); one of source, vae (default: 'source')."""
 
     start_time: float | None
     """where the part begins that is generated anew (default: None)."""

@@ -68,6 +68,8 @@ class Clip:
         self.width = clip.width
         self.video_latent = clip.video_latent
         self.audio_latent = clip.audio_latent
+        self._has_file_sound = clip.has_file_sound
+        self._kept = clip.kept
 
     def __repr__(self) -> str:
         parts = []
@@ -173,10 +175,10 @@ class Clip:
             audio, rate, frame_rate = self._at_speed(options.speed)
             if options.save_wav is not None:
                 assert audio is not None
-                write_wav(options.save_wav, audio, rate)
+                write_wav(options.save_wav, audio, rate, of_file=self._has_file_sound)
             if path.suffix.lower() == ".wav":
                 assert audio is not None
-                write_wav(path, audio, rate)
+                write_wav(path, audio, rate, of_file=self._has_file_sound)
             else:
                 self._save_video(path, options, audio if options.audio else None, rate, frame_rate)
         if options.sidecar:
@@ -202,7 +204,8 @@ class Clip:
         )
         with writer:
             if audio is not None:
-                writer.write_audio(fitted(audio, round(self.num_frames / writer.frame_rate * rate)))
+                whole = fitted(audio, round(self.num_frames / writer.frame_rate * rate))
+                writer.write_audio(whole, of_file=self._has_file_sound)
             for chunk in self.frames:
                 first = chunk[0] if first is None else first
                 if sheet is not None:
@@ -236,4 +239,5 @@ class Clip:
             "frame_rate": str(self.frame_rate),
             "audio_samples": 0 if self.audio is None else len(self.audio),
             "sample_rate": self.sample_rate,
+            **({} if self._kept is None else {"kept": dict(self._kept)}),
         }

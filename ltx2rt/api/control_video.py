@@ -25,4 +25,4 @@ def write_control_video(path: Path, clip: Clip) -> None:
         raise UsageError(f"there is no control video to save; give {spelled('video_conditioning')}.")
     frames = control_frames(settings.video_conditioning[0].video, settings, clip.height, clip.width, clip.num_frames)
     with VideoWriter(path, clip.width, clip.height, clip.frame_rate) as writer:
-        writer.write(np.clip(frames, 0, 255).astype(np.uint8))
+        writer.write(np.rint(np.clip(frames, 0, 255)).astype(np.uint8))

@@ -27,7 +27,7 @@ from ltx2rt.errors import MemoryBudgetError, OutOfMemory, UsageError
 from ltx2rt.graph.components import TRANSFORMER, VIDEO_VAE
 from ltx2rt.graph.diffusion.guidance import GuiderParams
 from ltx2rt.graph.pipelines.assumed_files import with_assumed
-from ltx2rt.graph.pipelines.checks import require_parts
+from ltx2rt.graph.pipelines.checks import no_length, require_parts
 from ltx2rt.graph.pipelines.decide import FRAMES_PER_LATENT, decide
 from ltx2rt.graph.pipelines.defaults import GenerationDefaults, defaults_for
 from ltx2rt.graph.pipelines.open_inputs import input_files, open_inputs
@@ -38,9 +38,12 @@ from ltx2rt.graph.settings.settings import GUIDANCE, Settings
 from ltx2rt.graph.settings.weight_files import WeightFiles
 from ltx2rt.graph.stages.events import Event
 from ltx2rt.graph.stages.inputs import GenerationInputs
+from ltx2rt.graph.stages.journal import Journal
 from ltx2rt.graph.stages.keeping import Keeping
 from ltx2rt.graph.stages.run import GeneratedClip, Run
+from ltx2rt.graph.stages.text.duration import predicted_frames
 from ltx2rt.graph.stages.text.enhancement import enhance_prompt
+from ltx2rt.graph.stages.text.stage import guided_contexts, positive_context
 from ltx2rt.graph.stages.weight_set import WeightSet, sources_of
 from ltx2rt.memory.allocator import give_back
 from ltx2rt.memory.ledger import Ledger, rounded_up
@@ -277,9 +280,11 @@ class Pipeline:
         inputs, record = self._prepare({"prompt": prompt, **settings}, self._files)
         self._files.require_finite_loras()
         store = self._kept
-        accounts = ledger(memory, store.nbytes)
-        planned = self._plan(inputs, self._files, accounts)
-        accounts.reserved = sum(planned.kept.values())
+        work: Callable[[Run], GeneratedClip] = self._generate
+        if inputs.duration is not None:
+            # How long the clip will be is only known once the prompt is encoded; the shortest one must fit.
+            self._plan(work, inputs.shortest, self._files, ledger(memory, store.nbytes))
+        accounts, planned = self._accounts(work if inputs.duration is None else self._begin, inputs, memory)
         if repeated is not None:
             record.require_same_sources(repeated)
         if on_settings is not None:
@@ -287,20 +292,16 @@ class Pipeline:
         state = None
         if state_folder is not None:
             state = RunState.begin(_folder(state_folder), record, resume=resume, noted=noted)
-        if on_preview is not None:
-            observer = PreviewObserver(self._files, inputs.num_frames, inputs.dtype, on_preview, observer)
-        run = Run(
-            self._files,
-            inputs,
-            observer,
-            journal=None if state is None else state.journal(),
-            ledger=accounts,
-            keeping=Keeping(store) if planned.kept else None,
-        )
-        store.want(planned.kept)
-        give_back()
+        journal = None if state is None else state.journal()
         try:
-            clip = self._generate(run)
+            run = self._run(inputs, accounts, planned, journal, on_preview, observer)
+            if inputs.duration is not None:
+                self._begin(run)
+                work, reports = self.entry.generate, run.stages.reports
+                accounts, planned = self._accounts(work, run.inputs, memory)
+                run = self._run(run.inputs, accounts, planned, journal, on_preview, observer)
+                run.stages.reports[:0] = reports
+            clip = work(run)
             if inputs.settings.enhance_prompt:
                 record = replace(record, result={"enhanced_prompt": run.inputs.prompt})
             return Clip(clip, run, record, state)
@@ -310,6 +311,32 @@ class Pipeline:
             if state is not None:
                 state.remove_if_empty()
             raise
+
+    def _accounts(
+        self, work: Callable[[Run], object], inputs: GenerationInputs, memory: str | int | None
+    ) -> tuple[Ledger, Plan]:
+        """Accounts for a run that will do ``work``, and its plan."""
+        accounts = ledger(memory, self._kept.nbytes)
+        planned = self._plan(work, inputs, self._files, accounts)
+        accounts.reserved = sum(planned.kept.values())
+        return accounts, planned
+
+    def _run(
+        self,
+        inputs: GenerationInputs,
+        accounts: Ledger,
+        planned: Plan,
+        journal: Journal | None,
+        on_preview: Callable[[Preview], None] | None,
+        observer: Callable[[Event], None] | None,
+    ) -> Run:
+        """A run that follows a plan."""
+        if on_preview is not None:
+            observer = PreviewObserver(self._files, inputs.num_frames, inputs.dtype, on_preview, observer)
+        self._kept.want(planned.kept)
+        give_back()
+        keeping = Keeping(self._kept) if planned.kept else None
+        return Run(self._files, inputs, observer, journal=journal, ledger=accounts, keeping=keeping)
 
     def _check_all(self, prompts: Sequence[Any], settings: CallArguments) -> None:
         """Raise UsageError when one of a list of prompts cannot work."""
@@ -354,9 +381,15 @@ class Pipeline:
         files, assumed = with_assumed(self._files)
         inputs, _ = self._prepare({"prompt": prompt, **settings}, files)
         speeds = measured_rates() if rates is None else rates
-        found = self._plan(inputs, files, ledger(memory, self._kept.nbytes), speeds)
+        found = self._plan(self._generate, inputs, files, ledger(memory, self._kept.nbytes), speeds)
         names = {stage.need.name for stage in found.stages}
-        return found, [text for text in assumed if any(text.startswith(name) for name in names)]
+        told = [text for text in assumed if any(text.startswith(name) for name in names)]
+        if inputs.duration is not None:
+            told.append(
+                f"length: {inputs.num_frames} frames, the longest that may be predicted; {spelled('num_frames', 'N')} "
+                "plans another"
+            )
+        return found, told
 
     def with_checkpoint(self, checkpoint: Checkpoint) -> Pipeline:
         """The same pipeline with another checkpoint of the same generation."""
@@ -365,10 +398,17 @@ class Pipeline:
         other._kept = KeptWeights()
         return other
 
-    def _plan(self, inputs: GenerationInputs, files: WeightSet, accounts: Ledger, speeds: Rates | None = None) -> Plan:
-        """The plan of a call: its weights stay in memory where that is wanted and they fit."""
+    def _plan(
+        self,
+        work: Callable[[Run], object],
+        inputs: GenerationInputs,
+        files: WeightSet,
+        accounts: Ledger,
+        speeds: Rates | None = None,
+    ) -> Plan:
+        """The plan of what a call does with a run: its weights stay in memory where that is wanted and they fit."""
         if self.keep_loaded is not False:
-            found = plan_keeping(self._generate, files, inputs, accounts, self._kept, speeds)
+            found = plan_keeping(work, files, inputs, accounts, self._kept, speeds)
             if isinstance(found, Plan):
                 return found
             refused = (
@@ -383,14 +423,21 @@ class Pipeline:
                     enough,
                 )
             log.info("%s: each stage frees its own", refused)
-        return plan(self._generate, files, inputs, accounts.unused(), speeds)
+        return plan(work, files, inputs, accounts.unused(), speeds)
 
     def _prepare(self, settings: Mapping[str, Any], files: WeightSet) -> tuple[GenerationInputs, Record]:
         fixed = self.has_fixed_schedule
         asked = Settings.of(settings, DIFFUSERS_NAMES)
         require_parts(files, asked, self.entry)
         step = files.config(VIDEO_VAE).temporal_factor if files.has(VIDEO_VAE) else FRAMES_PER_LATENT
-        decided = decide(asked, self.entry, self.defaults, fixed_schedule=fixed, frames_per_latent=step)
+        decided = decide(
+            asked,
+            self.entry,
+            self.defaults,
+            fixed_schedule=fixed,
+            no_length=no_length(files),
+            frames_per_latent=step,
+        )
         inputs = open_inputs(decided, self.entry, files, fixed_schedule=fixed, dtype=self._dtype)
         topics = self.entry.topics - GUIDANCE if fixed else self.entry.topics
         stored = decided.as_dict(topics)
@@ -399,7 +446,12 @@ class Pipeline:
         )
 
     def _generate(self, run: Run) -> GeneratedClip:
-        """What a call does with a run, planned or real: it rewrites the prompt if that is wanted, then generates."""
+        """What a call does with a run, planned or real."""
+        self._begin(run)
+        return self.entry.generate(run)
+
+    def _begin(self, run: Run) -> None:
+        """What comes before the pipeline: the prompt is rewritten and the length predicted, where that is wanted."""
         settings = run.inputs.settings
         if settings.enhance_prompt:
             has_image = bool(settings.images)
@@ -407,7 +459,20 @@ class Pipeline:
                 log.warning("the prompt enhancement does not see the image; it rewrites the text alone")
             text = enhance_prompt(run, run.inputs.prompt, settings.enhancement, has_image=has_image)
             run.inputs = replace(run.inputs, settings=replace(settings, prompt=text))
-        return self.entry.generate(run)
+        duration = run.inputs.duration
+        if duration is not None:
+            is_guided = self.entry.is_guided and not run.inputs.fixed_schedule
+            context, negative = guided_contexts(run) if is_guided else (positive_context(run), None)
+            frames = predicted_frames(run, context, duration)
+            run.inputs = replace(
+                run.inputs,
+                context=context,
+                negative_context=negative,
+                num_frames=frames,
+                duration=None,
+                media=run.inputs.media.placed(frames),
+            )
+            run.inputs.check()  # again: places in the clip that it may be too short for
 
     def _shown(self, record: Record) -> dict[str, Any]:
         defaults = plain_values(Settings())

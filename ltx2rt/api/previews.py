@@ -9,8 +9,8 @@ import mlx.core as mx
 import numpy as np
 
 from ltx2rt.graph.components import VIDEO_VAE, video_decoder
+from ltx2rt.graph.diffusion.noise import FrameNoise, TorchCpuNoise
 from ltx2rt.graph.models.layers.params import Params
-from ltx2rt.graph.models.video_vae.tiling import Tiling
 from ltx2rt.graph.stages.events import Evaluated, Event, Noised, StageStarted, StepDone
 from ltx2rt.graph.stages.weight_set import WeightSet
 from ltx2rt.types import Array
@@ -49,22 +49,14 @@ class Preview:
         return self._decode(self.latent)
 
     def _decode(self, latent: Array) -> Array:
-        config = self._weights.config(VIDEO_VAE)
-        factor = config.spatial_factor
-        decoder = video_decoder(config)
+        decoder = video_decoder(self._weights.config(VIDEO_VAE))
         params = Params(self._weights.source(VIDEO_VAE).load(VIDEO_VAE.stored_name, decoder.specs()))
         frames, height, width = latent.shape[1:4]
-        tiling = Tiling.auto(height * factor, width * factor, factor)
-        way = next(decoder.ways((frames, height, width), tiling, self._dtype.size))
-        # Noise that some decoders add is left out: a preview draws nothing from the run's generator.
-        chunks = decoder.frames(
-            params, self._dtype, mx.array(latent).astype(self._dtype), way.settings, noise=_no_noise
-        )
+        way = next(decoder.ways((frames, height, width), "auto", self._dtype.size))
+        # A preview draws nothing from the run's generator.
+        noise = FrameNoise(TorchCpuNoise(0))
+        chunks = decoder.frames(params, self._dtype, mx.array(latent).astype(self._dtype), way.settings, noise=noise)
         return np.concatenate(list(chunks))
-
-
-def _no_noise(shape: tuple[int, ...], dtype: str = "float32") -> Array:
-    return np.zeros(shape, np.float32)
 
 
 class PreviewObserver:

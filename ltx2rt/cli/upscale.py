@@ -28,6 +28,8 @@ FLAGS = (
         "--fp16",
         "--seed",
         "--tiling",
+        "--fit",
+        "--source-color",
         "--codec",
         "--crf",
         "--preset",
@@ -52,8 +54,8 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "upscale",
         help="enlarge a clip or double its frame rate",
-        description="Run the latent upscalers on a video (8*k + 1 frames, sides multiples of 32) or on latents that "
-        f"generate --save-latents wrote. The frame rate is that of the input, doubled by the temporal upscaler. {RULE}",
+        description="Run the latent upscalers on a video or on latents that generate --save-latents wrote. The frame "
+        f"rate is that of the input, doubled by the temporal upscaler. {RULE}",
     )
     parser.add_argument("source", type=expanded, metavar="INPUT", help="a video, or a latent file (.safetensors)")
     add_flags(parser, FLAGS)
@@ -84,7 +86,7 @@ def run_upscale(arguments: argparse.Namespace) -> int:
     }
     if arguments.fp16:
         wanted["dtype"] = "float16"
-    optional = {"seed": arguments.seed, "tiling": arguments.tiling}
+    optional = {name: getattr(arguments, name) for name in ("seed", "tiling", "fit", "source_color")}
     wanted |= {name: value for name, value in optional.items() if value is not None}
     if arguments.plan:
         print(plan_text(api.plan_upscale(arguments.source, **wanted)))

@@ -19,7 +19,9 @@ from ltx2rt.graph.models.text.gemma4_encoder import Gemma4Encoder
 from ltx2rt.graph.models.transformer import config as transformer
 from ltx2rt.graph.models.upscaler import model as upscaler
 from ltx2rt.graph.models.video_vae import specs as video_vae
+from ltx2rt.graph.models.video_vae.config import CONVOLUTIONAL, DIFFUSION
 from ltx2rt.graph.models.video_vae.convolutional_decoder import ConvolutionalDecoder
+from ltx2rt.graph.models.video_vae.diffusion_ways import DiffusionDecoder
 from ltx2rt.graph.protocols import TextEncoder, VideoDecoder
 from ltx2rt.types import ParamSpec
 from ltx2rt.weights.checkpoint import Checkpoint
@@ -141,8 +143,6 @@ def _expected_video_vae(checkpoint: Checkpoint) -> Expected:
     specs = video_vae.statistics_specs(config.latent_channels)
     if any(name.startswith("encoder.") for name in names):  # files with one half alone are complete in themselves
         specs += video_vae.encoder_specs(config)
-    if config.decoder is None:
-        return Expected(specs, ("decoder.",))
     if any(name.startswith("decoder.") for name in names):
         specs += video_vae.decoder_specs(config)
     return Expected(specs)
@@ -226,7 +226,8 @@ TEXT_ENCODERS: dict[str, Callable[[Mapping[str, Any]], TextEncoder]] = {
 }
 # By ``_class_name``.
 VIDEO_DECODERS: dict[str, Callable[[video_vae.VideoVaeConfig], VideoDecoder]] = {
-    "CausalVideoAutoencoder": ConvolutionalDecoder,
+    CONVOLUTIONAL: ConvolutionalDecoder,
+    DIFFUSION: DiffusionDecoder,
 }
 
 

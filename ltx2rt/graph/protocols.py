@@ -14,7 +14,8 @@ from ltx2rt.graph.models.layers.decode_way import DecodeWay
 from ltx2rt.graph.models.layers.footprint import Footprint
 from ltx2rt.graph.models.layers.params import Params
 from ltx2rt.graph.models.text.token_sampling import SamplingOptions
-from ltx2rt.graph.models.video_vae.surroundings import NoiseDraw
+from ltx2rt.graph.models.video_vae.diffusion_keyframes import KeyFrames
+from ltx2rt.graph.models.video_vae.surroundings import DecoderNoise
 from ltx2rt.graph.models.video_vae.tiling import Tiling
 from ltx2rt.types import Array, LinearWeight, ParamSpec
 
@@ -112,20 +113,29 @@ class VideoDecoder(Protocol):
     def specs(self) -> list[ParamSpec]:
         """Its tensors in the component ``video_vae``."""
 
-    def flops(self, latent: Grid) -> float:
-        """Operations of decoding (f, h, w) cells."""
+    def flops(self, latent: Grid, keyframes: int = 0) -> float:
+        """Operations of decoding (f, h, w) cells while looking at some key frames."""
 
-    def ways(self, latent: Grid, tiling: Tiling | Literal["auto"] | None, itemsize: int) -> Iterator[DecodeWay]:
+    def ways(
+        self, latent: Grid, tiling: Tiling | Literal["auto"] | None, itemsize: int, keyframes: int = 0
+    ) -> Iterator[DecodeWay]:
         """The ways of decoding a clip, best first, of which the memory decides.
 
         Args:
             latent: (f, h, w) cells.
             tiling: ``auto``: in tiles where memory asks for it. None: never in tiles.
             itemsize: bytes of an activation.
+            keyframes: how many key frames the decoder looks at besides.
         """
 
     def frames(
-        self, params: Params, dtype: mx.Dtype, latent: mx.array, settings: Mapping[str, Any], noise: NoiseDraw
+        self,
+        params: Params,
+        dtype: mx.Dtype,
+        latent: mx.array,
+        settings: Mapping[str, Any],
+        noise: DecoderNoise,
+        keyframes: KeyFrames | None = None,
     ) -> Iterator[Array]:
         """Chunks of float32 (f, H, W, 3) in [0, 1] of a latent (1, f, h, w, C).
 
@@ -135,4 +145,5 @@ class VideoDecoder(Protocol):
             latent: normalised.
             settings: of a `DecodeWay`.
             noise: source of the random numbers of decoders that take some.
+            keyframes: what the decoder looks at besides the clip, if it can; None: nothing.
         """

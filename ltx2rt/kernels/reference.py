@@ -6,6 +6,7 @@ import math
 from typing import NamedTuple
 
 import mlx.core as mx
+import numpy as np
 
 from ltx2rt.types import GGML_BLOCKS, LinearWeight
 
@@ -124,6 +125,146 @@ def rope_attention(
     if gate_logits is not None:
         out = out * (2.0 * mx.sigmoid(gate_logits.astype(mx.float32)))[..., None]
     return out.reshape(batch, q_tokens, width).astype(dtype)
+
+
+class NeighborhoodRope(NamedTuple):
+    """Cosines ``[0]`` and sines ``[1]`` of the angles of `neighborhood_attention`, float32.
+
+    The axes own consecutive lanes of a head: 2 Ft for time, then 2 Fh, then 2 Fw; lanes 2j and 2j + 1 of an axis turn by
+    the angle of column j.
+
+    Attributes:
+        q_time: (2, T, Ft), of each frame of q.
+        k_time: (2, S, Ft), of each frame of k.
+        height: (2, H + Kh - 1, Fh); row r is that of position r - Kh // 2.
+        width: (2, W + Kw - 1, Fw), likewise.
+    """
+
+    q_time: mx.array
+    k_time: mx.array
+    height: mx.array
+    width: mx.array
+
+
+# Values of scores that the reference of neighborhood_attention makes together, about.
+SCORES_AT_ONCE = 1 << 23
+
+
+def neighborhood_attention(
+    q: mx.array,
+    k: mx.array,
+    v: mx.array,
+    key_frames: mx.array,
+    *,
+    num_heads: int,
+    window: tuple[int, int],
+    borders: tuple[str, str],
+    q_norm: mx.array | None,
+    k_norm: mx.array | None,
+    norm_eps: float,
+    rope: NeighborhoodRope | None,
+    scale: float,
+) -> mx.array:
+    """Rows of queries against all columns of the rows and frames that they see, what is outside a window masked."""
+    dtype = q.dtype
+    batch, frames, height, width, channels = q.shape
+    head = channels // num_heads
+    slots = key_frames.shape[1]
+    if q.size == 0 or k.size == 0 or slots == 0:
+        return mx.zeros(q.shape, dtype)
+    rows, columns = (
+        _Windows(n, count, border) for n, count, border in zip((height, width), window, borders, strict=True)
+    )
+
+    def prepared(x: mx.array, norm: mx.array | None, tables: tuple[mx.array, mx.array, mx.array] | None) -> mx.array:
+        x = x.astype(mx.float32).reshape(*x.shape[:4], num_heads, head)
+        if norm is not None:
+            x = x * mx.rsqrt(mx.mean(mx.square(x), axis=-1, keepdims=True) + norm_eps) * norm.astype(mx.float32)
+        return x if tables is None else _turned(x, *tables)
+
+    k, v = (x[:, :, rows.cells][:, :, :, columns.cells] for x in (k, v))
+    q_tables = k_tables = None
+    if rope is not None:
+        inside = [table[:, n // 2 :] for table, n in zip((rope.height, rope.width), window, strict=True)]
+        q_tables = (rope.q_time, inside[0][:, :height], inside[1][:, :width])
+        k_tables = (rope.k_time, rope.height[:, rows.positions], rope.width[:, columns.positions])
+    q = prepared(q, q_norm, q_tables) * scale
+    k = prepared(k, k_norm, k_tables)
+    v = v.astype(mx.float32).reshape(*v.shape[:4], num_heads, head)
+
+    seen_columns = mx.array(columns.dense)  # (W, columns)
+    per_row = max(1, batch * num_heads * width * slots * window[0] * len(columns.cells.tolist()))
+    together = max(1, min(height, SCORES_AT_ONCE // per_row))
+    results = []
+    for frame in range(frames):
+        seen_frames = key_frames[frame] >= 0  # (J,)
+        at = mx.maximum(key_frames[frame], 0)
+        k_frames, v_frames = k[:, at], v[:, at]  # (B, J, rows, columns, N, K)
+        for first in range(0, height, together):
+            part = slice(first, min(first + together, height))
+            index = mx.array(rows.index[part])  # (R, Kh)
+            seen_rows = mx.array(rows.valid[part])
+            # (B, R, N, columns of keys, K), their order J, Kh, W
+            keys, values = (
+                x[:, :, index].transpose(0, 2, 5, 1, 3, 4, 6).reshape(batch, index.shape[0], num_heads, -1, head)
+                for x in (k_frames, v_frames)
+            )
+            scores = q[:, frame, part].transpose(0, 1, 3, 2, 4) @ keys.swapaxes(-1, -2)  # (B, R, N, W, keys)
+            seen = (
+                seen_frames[None, None, :, None, None]
+                & seen_rows[:, None, None, :, None]
+                & seen_columns[None, :, None, None, :]
+            ).reshape(1, index.shape[0], 1, width, -1)
+            some = mx.any(seen, axis=-1, keepdims=True)  # a query without any key gives zeros, not NaN
+            weights = mx.softmax(mx.where(seen | ~some, scores, -math.inf), axis=-1)
+            results.append(mx.where(some, weights @ values, 0.0).transpose(0, 1, 3, 2, 4))
+    return mx.concatenate(results, axis=1).reshape(q.shape[:4] + (channels,)).astype(dtype)
+
+
+class _Windows:
+    """The windows of `neighborhood_attention` along an axis of n cells.
+
+    Attributes:
+        cells: (M,) int32, the cells whose keys are made: n, and for replicated edges those outside again.
+        positions: (M,) int32, their rows of a `NeighborhoodRope` table.
+        index: (n, K) int32, which of the M each query sees.
+        valid: (n, K) bool, false where nothing is there.
+        dense: (n, M) bool, whether a query sees a cell.
+    """
+
+    def __init__(self, n: int, count: int, border: str) -> None:
+        query, offset = np.arange(n)[:, None], np.arange(count)[None]
+        before = count // 2
+        outside = border == "replicate"
+        positions = np.arange(n + count - 1) if outside else np.arange(before, before + n)
+        self.positions = mx.array(positions.astype(np.int32))
+        self.cells = mx.array(np.clip(positions - before, 0, n - 1).astype(np.int32))
+        if border == "shift":
+            index = np.clip(query - before, 0, n - count) + offset
+        else:
+            index = query - (0 if outside else before) + offset
+        self.valid = (index >= 0) & (index < len(positions))
+        self.index = np.clip(index, 0, len(positions) - 1).astype(np.int32)
+        self.dense = np.zeros((n, len(positions)), dtype=bool)
+        np.logical_or.at(self.dense, (query, self.index), self.valid)
+
+
+def _turned(x: mx.array, time: mx.array, height: mx.array, width: mx.array) -> mx.array:
+    """x (B, T, H, W, N, K) float32, interleaved pairs of lanes turned by the angles of three axes."""
+    shape = x.shape[1:4]
+
+    def dense(part: int) -> mx.array:
+        axes = (
+            time[part][:, None, None],
+            height[part][None, :, None],
+            width[part][None, None],
+        )
+        spread = [mx.broadcast_to(a, (*shape, a.shape[-1])) for a in axes]
+        return mx.concatenate(spread, axis=-1)[None, :, :, :, None]
+
+    cos, sin = dense(0), dense(1)
+    a, b = x[..., 0::2], x[..., 1::2]
+    return mx.stack([a * cos - b * sin, b * cos + a * sin], axis=-1).reshape(x.shape)
 
 
 # Values of the codes of E2M1, whose highest bit is the sign.

@@ -9,6 +9,7 @@ from math import prod
 
 import mlx.core as mx
 
+from ltx2rt.kernels.reference import SCORES_AT_ONCE
 from ltx2rt.kernels.selection import ext, use_reference
 from ltx2rt.types import FLOAT32_BYTES
 
@@ -136,3 +137,31 @@ def norm_bytes(rows: int, width: int) -> int:
     if not _compiled():
         return FLOAT32_BYTES * 2 * rows * width  # x in float32, normalised
     return int(ext.modulated_norm_scratch_bytes(rows, width, threads=ext.num_threads()))
+
+
+def neighborhood_bytes(
+    frames: tuple[int, int],
+    size: tuple[int, int],
+    window: tuple[int, int],
+    heads: int,
+    head_size: int,
+    listed: int,
+    itemsize: int = FLOAT32_BYTES,
+) -> int:
+    """Of `neighborhood_attention`.
+
+    Args:
+        frames: of queries, and of keys.
+        size: (H, W).
+        window: (Kh, Kw).
+        heads, head_size: N and K.
+        listed: keys' frames that a frame of queries sees.
+        itemsize: bytes of a value; 2 means bfloat16.
+    """
+    height, width = (n + count - 1 for n, count in zip(size, window, strict=True))
+    row = listed * window[0] * width * heads
+    # Queries, keys and values in float32, those of the frames that one frame sees, and of some rows of queries the
+    # scores, their weights, and keys and values.
+    rows = max(1, min(size[0], SCORES_AT_ONCE // max(1, row * size[1])))
+    values = (frames[0] * prod(size) + (2 * frames[1] + 2 * listed) * height * width) * heads * head_size
+    return FLOAT32_BYTES * (values + rows * row * (2 * size[1] + 2 * head_size))

@@ -8,16 +8,20 @@ from dataclasses import dataclass
 
 import av
 import numpy as np
+from av.audio.frame import AudioFrame
+from av.audio.stream import AudioStream
 from av.container import InputContainer
+from av.video.frame import VideoFrame
 
 from ltx2rt.errors import MediaError
-from ltx2rt.media.container import reading
+from ltx2rt.media.container import picture_stream, reading, sound_stream
 from ltx2rt.types import Array
 
 # (offset, full scale) of the integer sample formats; float formats are taken as they are.
 _INTEGER_SCALES = {"u8": (128.0, 128.0), "s16": (0.0, 2.0**15), "s32": (0.0, 2.0**31), "s64": (0.0, 2.0**63)}
 
 SEEK_MARGIN_S = 0.25  # Decoding begins earlier than asked: the first frame after a jump lacks its predecessor's half.
+_GAP_S = 0.02
 
 
 @dataclass(frozen=True)
@@ -34,9 +38,10 @@ class Sound:
 
 
 def read_audio(path: str | os.PathLike[str], *, start_s: float = 0.0, duration_s: float | None = None) -> Sound:
-    """The first sound track of a file as stereo at its own rate.
+    """The sound track of a file as stereo at its own rate: the default one, if there are several.
 
-    One channel is duplicated; more than two are mixed down as FFmpeg does it.
+    Time begins with the first picture of a clip, where sound that begins later has silence in front, and with the first
+    sample of a file without pictures. One channel is duplicated; more than two are mixed down as FFmpeg does it.
 
     Args:
         path: a sound or video file.
@@ -47,49 +52,99 @@ def read_audio(path: str | os.PathLike[str], *, start_s: float = 0.0, duration_s
         MediaError: the file cannot be read, has no sound track, or none in the window.
 
     Source: Lightricks/LTX-2 ltx_pipelines/utils/media_io/decode.py @ v1.2.0 (decode_audio_from_file), which knows
-    neither mono nor surround and leaves the offset of unsigned samples in.
+    neither mono nor surround, leaves the offset of unsigned samples in and takes stamps as they are.
     """
+    return read_audio_from(path, zero_of(path), start_s=start_s, duration_s=duration_s)
+
+
+def read_audio_from(
+    path: str | os.PathLike[str], zero_s: float, *, start_s: float = 0.0, duration_s: float | None = None
+) -> Sound:
+    """As `read_audio`, where time begins at the stamp ``zero_s``."""
     name = os.fspath(path)
     with reading(path) as container:
-        if not container.streams.audio:
+        stream = sound_stream(container)
+        if stream is None:
             raise MediaError(f"{name} has no sound track; give a file with sound.")
-        rate = int(container.streams.audio[0].codec_context.sample_rate)
-        end_s = float("inf") if duration_s is None else start_s + duration_s
-        blocks: list[Array] = []
-        first_s = 0.0
-        for begin_s, block in _blocks(container, start_s):
-            if begin_s > end_s:
+        track = _Track(zero_s + start_s)
+        end_s = float("inf") if duration_s is None else zero_s + start_s + duration_s
+        for begin_s, rate, block in _blocks(container, stream, zero_s + start_s):
+            if begin_s is not None and begin_s >= end_s:
                 break
-            if begin_s + len(block) / rate < start_s:
-                continue
-            if not blocks:
-                first_s = begin_s
-            blocks.append(block)
-    # Codecs decode whole frames; the window is cut from them by sample number.
-    skipped = max(round((start_s - first_s) * rate), 0)
-    count = None if duration_s is None else round(duration_s * rate)
-    waveform = np.concatenate(blocks)[skipped:][:count] if blocks else np.empty((0, 2), np.float32)
+            track.add(begin_s, rate, block)
+    count = None if duration_s is None else round(duration_s * track.sample_rate)
+    waveform = track.waveform()[:count]
     if len(waveform) == 0:
         raise MediaError(f"{name} has no sound from {start_s:g} s on; choose another start or file.")
-    return Sound(np.ascontiguousarray(waveform), rate)
+    return Sound(np.ascontiguousarray(waveform), track.sample_rate)
 
 
-def _blocks(container: InputContainer, start_s: float) -> Iterator[tuple[float, Array]]:
-    """(time in seconds, (S, 2) float32) of every decoded frame from about ``start_s``."""
-    stream = container.streams.audio[0]
+def zero_of(path: str | os.PathLike[str]) -> float:
+    """Seconds: the stamp at which the first picture is shown, of a file without pictures that of its first sample.
+
+    Raises:
+        MediaError: the file cannot be read.
+    """
+    with reading(path) as container:
+        pictures, sound = picture_stream(container), sound_stream(container)
+        first: VideoFrame | AudioFrame | None = None
+        if pictures is not None:
+            first = next(container.decode(pictures), None)
+        elif sound is not None:
+            first = next(container.decode(sound), None)
+        return 0.0 if first is None or first.pts is None else first.pts * float(first.time_base or 0)
+
+
+class _Track:
+    """Collects decoded blocks at their places in time.
+
+    Args:
+        zero_s: stamp of the first sample that is wanted.
+    """
+
+    def __init__(self, zero_s: float) -> None:
+        self._zero_s = zero_s
+        self._blocks: list[Array] = []
+        self._length = 0
+        self.sample_rate = 0
+
+    def add(self, begin_s: float | None, rate: int, block: Array) -> None:
+        """The next block and its stamp; None: it follows the one before."""
+        self.sample_rate = self.sample_rate or rate
+        if begin_s is not None:
+            place = round((begin_s - self._zero_s) * self.sample_rate)
+            # Stamps are coarser than samples: only gaps are gaps.
+            if not self._blocks or abs(place - self._length) > _GAP_S * self.sample_rate:
+                if place > self._length:
+                    self._append(np.zeros((place - self._length, 2), np.float32))
+                else:
+                    block = block[self._length - place :]
+        self._append(block)
+
+    def _append(self, block: Array) -> None:
+        if len(block):
+            self._blocks.append(block)
+            self._length += len(block)
+
+    def waveform(self) -> Array:
+        return np.concatenate(self._blocks) if self._blocks else np.empty((0, 2), np.float32)
+
+
+def _blocks(
+    container: InputContainer, stream: AudioStream, start_s: float
+) -> Iterator[tuple[float | None, int, Array]]:
+    """(stamp in seconds, sample rate, (S, 2) float32) of every decoded frame from about the stamp ``start_s``."""
     if start_s > SEEK_MARGIN_S and stream.time_base:
         container.seek(int((start_s - SEEK_MARGIN_S) / stream.time_base), stream=stream)
     mixer: av.AudioResampler | None = None
     for frame in container.decode(stream):
-        if frame.pts is None:
-            continue
-        begin_s = frame.pts * float(frame.time_base or 0)
+        begin_s = None if frame.pts is None else frame.pts * float(frame.time_base or 0)
         if frame.layout.nb_channels > 2:
             mixer = mixer or av.AudioResampler(format="fltp", layout="stereo", rate=frame.sample_rate)
             for mixed in mixer.resample(frame):
-                yield begin_s, mixed.to_ndarray().T.astype(np.float32)
+                yield begin_s, frame.sample_rate, mixed.to_ndarray().T.astype(np.float32)
         else:
-            yield begin_s, _stereo(frame)
+            yield begin_s, frame.sample_rate, _stereo(frame)
 
 
 def _stereo(frame: av.AudioFrame) -> Array:

@@ -9,9 +9,15 @@ from pathlib import Path
 
 import av
 import av.error
+from av.audio.stream import AudioStream
 from av.container import InputContainer
+from av.stream import Disposition
+from av.video.stream import VideoStream
 
 from ltx2rt.errors import MediaError
+
+# Of the containers of HEIC and AVIF photographs.
+_STILL_BRANDS = ("heic", "heix", "heim", "heis", "mif1", "avif")
 
 
 @contextmanager
@@ -32,3 +38,24 @@ def reading(path: str | os.PathLike[str]) -> Iterator[InputContainer]:
         raise MediaError(
             f"{name} cannot be read: {error.strerror}; the file may be damaged or of an unknown format."
         ) from error
+
+
+def picture_stream(container: InputContainer) -> VideoStream | None:
+    """The default stream of moving pictures; covers of sound files are none. None: there is none."""
+    moving = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
+    if len(moving) < 2:
+        return moving[0] if moving else None
+    best = container.streams.best("video")
+    return best if isinstance(best, VideoStream) and best in moving else moving[0]
+
+
+def sound_stream(container: InputContainer) -> AudioStream | None:
+    """The default sound track; where none is marked, the one that FFmpeg thinks best. None: there is none."""
+    best = container.streams.best("audio")
+    return best if isinstance(best, AudioStream) else None
+
+
+def is_still(container: InputContainer) -> bool:
+    """Whether the file is a picture, which FFmpeg opens as a clip of one frame."""
+    brand = container.metadata.get("major_brand", "")
+    return container.format.name.endswith("_pipe") or container.format.name == "image2" or brand in _STILL_BRANDS

@@ -206,11 +206,12 @@ class VideoWriter:
             self._mux(self._video, picture)
             self.frames_written += 1
 
-    def write_audio(self, waveform: Array) -> None:
+    def write_audio(self, waveform: Array, *, of_file: bool = False) -> None:
         """Encode the whole sound track; call it once, before or after the frames.
 
         Args:
             waveform: (S, 2) float in [-1, 1] at ``sample_rate``; it is quantised to 16 bits first.
+            of_file: see `to_int16`.
 
         Raises:
             UsageError: the writer was made without ``sample_rate``, the track was already written, or the waveform is
@@ -226,7 +227,7 @@ class VideoWriter:
                 f"waveform must be (S, 2) with S > 0, got {waveform.shape}; AAC stereo needs two channels."
             )
         # Dividing by 32768 undoes the scaling that decoders use for 16-bit samples.
-        planes = np.ascontiguousarray(to_int16(waveform).T.astype(np.float32) / np.float32(32768.0))
+        planes = np.ascontiguousarray(to_int16(waveform, of_file=of_file).T.astype(np.float32) / np.float32(32768.0))
         for start in range(0, planes.shape[1], AAC_FRAME):
             block = np.ascontiguousarray(planes[:, start : start + AAC_FRAME])
             sound = av.AudioFrame.from_ndarray(block, format="fltp", layout="stereo")

@@ -10,15 +10,13 @@ import re
 
 _LTX_25 = "belongs to a part of LTX-2.5 that this version does not have"
 _RELEASE_14 = "saved from the pipelines of release 1.4, which this version does not have"
-_DIFFUSION_DECODER = "comes from the diffusion decoder of LTX-2.5, which this version does not have"
 _UNUSED = "no pipeline of this version uses it"
 
 # Paths below the golden folder.
 _FILES = (
-    (r"components/25_(joint_attention|keyframe_decode|tiled_model).*", _LTX_25),
+    (r"components/25_tiled_model.*", _LTX_25),
     (r"components/(plans|seams)_1_4.*", _RELEASE_14),
-    (r"pipelines/25_(?!distilled_t2v).*", "key frames are generated, which this version cannot do"),
-    (r"pipelines/14_(?!ltx2_ti2vid).*", _RELEASE_14),
+    (r"pipelines/14_(?!ltx2_ti2vid|25_distilled_decode|25_ti2vid).*", _RELEASE_14),
 )
 
 # Tensors of files that are compared otherwise; of a JSON file, its entries.
@@ -29,8 +27,6 @@ _RESULTS = (
         r"|vae_decode\..*|video_.*",
         "superseded by release 1.4, whose second stage keeps the sound of the first",
     ),
-    (r"pipelines/25_.*", r"video_(float_fhwc|mean_per_frame).*", _DIFFUSION_DECODER),
-    (r"components/25_video_vae.*", r"decode\..*", _DIFFUSION_DECODER),
     (r"components/sigmas.*", r"(beta|linear_quadratic)\..*", f"schedule of the official library; {_UNUSED}"),
     (r"components/guiders.*", r"cfg_star\..*", f"guidance of the official library; {_UNUSED}"),
     (r"components/media.*", r"aspect_long\d+", f"the prompt enhancer's copy of an image; {_UNUSED}"),

@@ -14,19 +14,19 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ltx2rt.graph.components import VIDEO_DECODERS
 from ltx2rt.graph.diffusion.latent_state import LatentState
 from ltx2rt.graph.diffusion.noise import NoiseDtype, NoiseSource, TorchCpuNoise
+from ltx2rt.graph.diffusion.predictions import keep_clean
 from ltx2rt.graph.pipelines import PIPELINES
 from ltx2rt.graph.settings.weight_files import WeightFiles
 from ltx2rt.graph.stages.decode.stage import decode_audio
 from ltx2rt.graph.stages.events import Event, Noised, StepDone
-from ltx2rt.graph.stages.inputs import GenerationInputs
 from ltx2rt.graph.stages.run import GeneratedClip, Run
 from ltx2rt.graph.stages.weight_set import WeightSet
 from ltx2rt.kernels.host import from_numbers
 from ltx2rt.types import Array
 from ltx2rt.verify.golden import Case, Check, GoldenFile
+from ltx2rt.verify.hash_noise import HashNoise
 from ltx2rt.verify.saved_run import SavedRun, pipeline_of
 from ltx2rt.weights.checkpoint import Checkpoint
 
@@ -50,8 +50,7 @@ def find_cases(golden: GoldenFile) -> Iterator[Case]:
     for index in range(run.saved_passes):
         yield Case(f"{golden.name}/pass.{index:02d}", partial(_pass, golden, run, index))
     yield Case(f"{golden.name}/audio", partial(_audio, golden, run))
-    if run.decodes:
-        yield Case(f"{golden.name}/frames", partial(_frames, golden, run))
+    yield Case(f"{golden.name}/frames", partial(_frames, golden, run))
 
 
 class _Recorded:
@@ -67,6 +66,13 @@ class _Recorded:
 
     def fork(self) -> NoiseSource:
         return self._source.fork()
+
+
+class _DecodedWithHash(TorchCpuNoise):
+    """The seed's draws; decoders, which go on from a copy, get the hash noise that the clips were saved with."""
+
+    def fork(self) -> HashNoise:  # type: ignore[override]  # another source on purpose
+        return HashNoise()
 
 
 class _Pass(NamedTuple):
@@ -85,17 +91,6 @@ class _PassesRun(SavedRun):
         """How many passes were saved."""
         keys = self._golden.keys()
         return len({key.split(".")[1] for key in keys if key.startswith("pass.")})
-
-    @property
-    def decodes(self) -> bool:
-        """Whether this version has the decoder of the video."""
-        return self.vae.decoder_class in VIDEO_DECODERS
-
-    @cached_property
-    def inputs(self) -> GenerationInputs:
-        """The saved arguments; the run ends with the latents where their decoder is not there."""
-        inputs = super().inputs
-        return replace(inputs, settings=replace(inputs.settings, latents_only=not self.decodes))
 
     @cached_property
     def passes(self) -> list[_Pass]:
@@ -124,7 +119,8 @@ class _PassesRun(SavedRun):
 
         pipeline = PIPELINES[self._pipeline]
         pipeline.check(self.inputs, self._files)
-        return pipeline.generate(Run(self._files, self.inputs, observe, seeded_noise=seeded))
+        noise = _DecodedWithHash(self.inputs.settings.seed or 0)
+        return pipeline.generate(Run(self._files, self.inputs, observe, noise, seeded_noise=seeded))
 
     def sound(self) -> tuple[Array, int]:
         """Waveform (S, 2) and rate of the final latent."""
@@ -156,6 +152,9 @@ class _PassesRun(SavedRun):
 
 def _saved(golden: GoldenFile, run: _PassesRun) -> Iterator[Check]:
     """As many passes and draws as were saved."""
+    if "slots" in golden.metadata:
+        places = from_numbers(run.inputs.keyframe_positions)
+        yield Check("slots", places, from_numbers(golden.metadata["slots"]), atol=0)
     yield Check("number of passes", from_numbers(len(run.passes)), from_numbers(run.saved_passes), atol=0)
     for index, made in enumerate(run.passes):
         saved = sum(len(golden.numbered(f"pass.{index:02d}.{stream}.step_noise")) for stream in ("video", "audio"))
@@ -177,10 +176,18 @@ def _pass(golden: GoldenFile, run: _PassesRun, index: int) -> Iterator[Check]:
             yield golden.check(f"{prefix}noise", event.noise, **_NOISE)
         yield from _state(golden, prefix, event)
         first, last = (getattr(made.steps[step], event.modality) for step in (0, -1))
-        yield golden.check(f"{prefix}after_step_0", first, **_LATENT)
+        stepped = golden.expected(f"{prefix}after_step_0")
+        if made.draws:  # an ancestral step was saved before kept tokens were put back into it
+            stepped = keep_clean(stepped, event.state)
+        yield Check(f"{prefix}after_step_0", first, stepped, **_LATENT)
         if f"{prefix}out" in golden:  # not of a stream that is kept as it is
             expected = golden.expected(f"{prefix}out")
             yield Check(f"{prefix}out", _planes(last, expected.shape), expected, **_LATENT)
+        slots = event.state.keyframe_slots
+        if slots is not None:
+            key = f"pass.{index:02d}.keyframes.out"
+            tokens = last[:, slots.first_token : slots.stop_token]
+            yield Check(key, _planes(tokens, golden.expected(key).shape), golden.expected(key), **_LATENT)
 
 
 def _state(golden: GoldenFile, prefix: str, event: Noised) -> Iterator[Check]:

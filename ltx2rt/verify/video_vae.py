@@ -12,14 +12,17 @@ import mlx.core as mx
 import numpy as np
 
 from ltx2rt.graph.components import VIDEO_VAE
+from ltx2rt.graph.diffusion.noise import FrameNoise, NoiseDtype
 from ltx2rt.graph.models.layers.params import Params
 from ltx2rt.graph.models.video_vae.decoder import VideoDecoder
+from ltx2rt.graph.models.video_vae.diffusion_decoder import DiffusionVideoDecoder
 from ltx2rt.graph.models.video_vae.encoder import VideoEncoder
 from ltx2rt.graph.models.video_vae.specs import VideoVaeConfig, decoder_specs, encoder_specs, statistics_specs
 from ltx2rt.graph.models.video_vae.tiling import TilePlan, TileSize, Tiling, decode_plan, decode_tiled
 from ltx2rt.kernels.host import from_numbers, to_numpy
 from ltx2rt.types import Array
 from ltx2rt.verify.golden import Case, Check, GoldenFile
+from ltx2rt.verify.hash_noise import HashNoise
 from ltx2rt.weights.checkpoint import Checkpoint
 
 _TOLERANCE = {"atol": 1e-4, "rtol": 1e-4}
@@ -56,8 +59,8 @@ def find_cases(golden: GoldenFile) -> Iterator[Case]:
             runs[f"encode.{name}"] = partial(_encode, golden, name)
         for name in _names(golden, r"decode\.(.+)\.in"):
             # A case with noise belongs to a diffusion decoder.
-            if f"decode.{name}.noise_shape" not in golden:
-                runs[f"decode.{name}"] = partial(_decode, golden, name)
+            decode = _denoise if f"decode.{name}.noise_shape" in golden else _decode
+            runs[f"decode.{name}"] = partial(decode, golden, name)
         for name in _names(golden, r"tiled_decode\.(.+)\.in"):
             if name in _DECODE_TILINGS:
                 runs[f"tiled_decode.{name}"] = partial(_tiled_decode, golden, name)
@@ -104,12 +107,18 @@ def _decoder(golden: GoldenFile) -> VideoDecoder:
     return VideoDecoder(*_weights(golden.root / golden.metadata["checkpoint"], "decoder"), mx.float32)
 
 
-def _first(x: mx.array | Array) -> Array:
+def diffusion_decoder(golden: GoldenFile) -> DiffusionVideoDecoder:
+    """The diffusion decoder of the checkpoint that a golden was saved with, in float32."""
+    return DiffusionVideoDecoder(*_weights(golden.root / golden.metadata["checkpoint"], "decoder"), mx.float32)
+
+
+def channels_first(x: mx.array | Array) -> Array:
     """Ours (B, F, H, W, C) as official (B, C, F, H, W)."""
     return np.moveaxis(to_numpy(x) if isinstance(x, mx.array) else x, -1, 1)
 
 
-def _last(x: Array) -> mx.array:
+def channels_last(x: Array) -> mx.array:
+    """The inverse of `channels_first`."""
     return mx.array(np.moveaxis(x, 1, -1).copy())
 
 
@@ -128,22 +137,56 @@ def _encode(golden: GoldenFile, name: str) -> Iterator[Check]:
             actual = outputs["conv_in"][:, :1]
         else:
             actual = outputs[tap.replace("down", "down_blocks.")]
-        yield golden.check(key, _first(actual), **_TOLERANCE)
+        yield golden.check(key, channels_first(actual), **_TOLERANCE)
 
 
 def _decode(golden: GoldenFile, name: str) -> Iterator[Check]:
     prefix = f"decode.{name}."
-    outputs = dict(_blocks(_decoder(golden).activations(_last(golden.given(prefix + "in")))))
+    outputs = dict(_blocks(_decoder(golden).activations(channels_last(golden.given(prefix + "in")))))
     _frames_saved(golden, prefix)
     for key in _keys(golden, prefix):
         tap = key.removeprefix(prefix)
         if tap == "in":
             continue
         if tap.startswith("out_frames_"):
-            actual = _first(outputs["frames"])[:, :, _frame_numbers(tap)]
+            actual = channels_first(outputs["frames"])[:, :, frame_numbers(tap)]
         else:
-            actual = _first(outputs[re.sub(r"^up(?=\d)", "up_blocks.", tap)])
+            actual = channels_first(outputs[re.sub(r"^up(?=\d)", "up_blocks.", tap)])
         yield golden.check(key, actual, **_TOLERANCE)
+
+
+def _denoise(golden: GoldenFile, name: str) -> Iterator[Check]:
+    prefix = f"decode.{name}."
+    latent, noise = channels_last(golden.given(prefix + "in")), NotedNoise()
+    decoder = diffusion_decoder(golden)
+    clip = channels_first(decoder(latent, FrameNoise(noise)))
+    yield golden.check(f"{prefix}noise_shape", from_numbers(noise.shapes), atol=0)
+    yield golden.check(f"{prefix}noise_std", from_numbers([noise.deviation]), atol=1e-4)
+    for key in _keys(golden, prefix):
+        tap = key.removeprefix(prefix)
+        if tap.startswith("out_frames_"):
+            yield golden.check(key, clip[:, :, frame_numbers(tap)], **_TOLERANCE)
+        elif tap == "stages_1_3_first_frame":
+            yield golden.check(key, to_numpy(decoder.features(latent))[:, :1], **_TOLERANCE)
+
+
+class NotedNoise(HashNoise):
+    """Hash noise that remembers what it was asked for.
+
+    Attributes:
+        shapes: of the draws.
+        deviation: of the last one.
+    """
+
+    def __init__(self) -> None:
+        self.shapes: list[tuple[int, ...]] = []
+        self.deviation = 0.0
+
+    def normal(self, shape: tuple[int, ...], dtype: NoiseDtype = "float32") -> Array:
+        values = super().normal(shape, dtype)
+        self.shapes.append(shape)
+        self.deviation = float(values.std())
+        return values
 
 
 def _blocks(activations: Iterable[tuple[str, mx.array]]) -> Iterator[tuple[str, mx.array]]:
@@ -159,13 +202,14 @@ def _frames_saved(golden: GoldenFile, prefix: str) -> list[str]:
     return keys
 
 
-def _frame_numbers(tap: str) -> list[int]:
+def frame_numbers(tap: str) -> list[int]:
+    """Of ``out_frames_0_4_8``."""
     return [int(number) for number in tap.removeprefix("out_frames_").split("_")]
 
 
 def _tiled_decode(golden: GoldenFile, name: str) -> Iterator[Check]:
     prefix = f"tiled_decode.{name}."
-    decoder, latent, tiling = _decoder(golden), _last(golden.given(prefix + "in")), _DECODE_TILINGS[name]
+    decoder, latent, tiling = _decoder(golden), channels_last(golden.given(prefix + "in")), _DECODE_TILINGS[name]
     frames, height, width = latent.shape[1:4]
     plan = decode_plan((frames, height, width), tiling, **_FACTORS)
     chunks = list(decode_tiled(decoder, latent, plan))
@@ -179,14 +223,14 @@ def _tiled_decode(golden: GoldenFile, name: str) -> Iterator[Check]:
         yield Check(prefix + "chunks", from_numbers([len(chunk) for chunk in chunks]), from_numbers(saved), **_EXACT)
     clip = np.concatenate(chunks)
     for key in _frames_saved(golden, prefix):
-        actual = _first(clip[None])[:, :, _frame_numbers(key.removeprefix(prefix))]
+        actual = channels_first(clip[None])[:, :, frame_numbers(key.removeprefix(prefix))]
         yield golden.check(key, actual, **_TOLERANCE)
 
 
 def _tiled_encode(golden: GoldenFile, name: str) -> Iterator[Check]:
     tiling, size = _ENCODE_TILINGS[name]
     key = f"tiled_encode.{name}.out"
-    yield golden.check(key, _first(_encoder(golden).encode_frames(ripple(*size), tiling)), **_TOLERANCE)
+    yield golden.check(key, channels_first(_encoder(golden).encode_frames(ripple(*size), tiling)), **_TOLERANCE)
 
 
 def _conditioned(golden: GoldenFile, name: str) -> Iterator[Check]:
@@ -201,10 +245,10 @@ def _conditioned(golden: GoldenFile, name: str) -> Iterator[Check]:
         return drawn
 
     timestep = float(name[1:]) if re.fullmatch(r"t[\d.]+", name) else None
-    clip = _first(decoder(_last(golden.given(f"{name}.in")), noise, timestep))
+    clip = channels_first(decoder(channels_last(golden.given(f"{name}.in")), noise, timestep))
     yield Check(f"{name}.draws left", from_numbers(len(list(draws))), from_numbers(0), **_EXACT)
     for key in _frames_saved(golden, f"{name}."):
-        yield golden.check(key, clip[:, :, _frame_numbers(key.removeprefix(f"{name}."))], **_TOLERANCE)
+        yield golden.check(key, clip[:, :, frame_numbers(key.removeprefix(f"{name}."))], **_TOLERANCE)
 
 
 def _plans(golden: GoldenFile) -> Iterator[Check]:

@@ -24,6 +24,7 @@ from ltx2rt.graph.models.transformer.model import Modality
 from ltx2rt.graph.models.video_vae import specs as video_vae
 from ltx2rt.graph.models.video_vae.decoder import VideoDecoder
 from ltx2rt.kernels.reference import dequantise
+from ltx2rt.types import LinearWeight
 from ltx2rt.weights.checkpoint import Checkpoint
 from ltx2rt.weights.generations import LTX_2
 from ltx2rt.weights.safetensors import SafetensorsFile
@@ -85,6 +86,15 @@ def transformer_section(layers: int, **more: Any) -> dict[str, Any]:
 
 
 GATED = {"apply_gated_attention": True, "cross_attention_adaln": True, "caption_proj_before_connector": True}
+
+
+# Rotated weights have groups of 256 inputs.
+WIDE = {
+    "attention_head_dim": 64,
+    "audio_attention_head_dim": 64,
+    "cross_attention_dim": 256,
+    "audio_cross_attention_dim": 256,
+}
 
 
 def manifest(folder: Path, layers: int, **more: Any) -> Path:
@@ -184,7 +194,7 @@ def test_the_same_arguments_give_the_same_bytes(tmp_path: Path) -> None:
 
 def test_fp8_keeps_the_outer_blocks_and_the_size_of_the_values(tmp_path: Path) -> None:
     path = tmp_path / "out.safetensors"
-    tool.write_from_manifest(manifest(tmp_path, 8, **GATED), path, fp8=True)
+    tool.write_from_manifest(manifest(tmp_path, 8, **GATED), path, eight_bits="fp8")
     checkpoint = Checkpoint.open(path)
     dtypes = {
         int(name.split(".")[1]): info.dtype
@@ -202,8 +212,28 @@ def test_fp8_keeps_the_outer_blocks_and_the_size_of_the_values(tmp_path: Path) -
     # A file whose manifest is in FP8 is made as it is.
     again = {name: [info.dtype, info.shape] for name, info in SafetensorsFile(path).tensors.items()}
     (tmp_path / "fp8.json").write_text(json.dumps({"tensors": again}))
-    tool.write_from_manifest(tmp_path / "fp8.json", tmp_path / "again.safetensors", fp8=True)
+    tool.write_from_manifest(tmp_path / "fp8.json", tmp_path / "again.safetensors", eight_bits="fp8")
     assert SafetensorsFile(tmp_path / "again.safetensors").tensors.keys() == again.keys()
+
+
+def test_int8_is_rotated_in_every_linear_layer_as_in_the_files_of_25(tmp_path: Path) -> None:
+    source, path = manifest(tmp_path, 2, **GATED, ff_bias=False, **WIDE), tmp_path / "out-distilled.safetensors"
+    assert tool.main([str(source), str(path), "--int8"]) == 0
+    checkpoint = Checkpoint.open(path)
+    config = transformer.TransformerConfig.from_dict(checkpoint.section("transformer"))
+    assert checkpoint.problems("transformer", transformer.param_specs(config)) == ([], [])
+    weights = checkpoint.load("transformer", transformer.param_specs(config))
+    eight = [name for name, weight in weights.items() if isinstance(weight, LinearWeight) and weight.mode == "int8"]
+    # Six attentions of four products and two feed-forwards of two: 28 in each block, no gates.
+    assert len(eight) == 2 * 28
+    assert not any("gate_logits" in name for name in eight)
+    weight = weights["transformer_blocks.1.ff.net.0.proj.weight"]
+    assert weight.rotation == 256
+    assert rms(dequantise(weight)) == pytest.approx(256**-0.5, rel=0.05)
+    model = transformer.Transformer(config, Params(weights), mx.bfloat16)
+    for velocity in model(modality(12, 256, 3), modality(5, 256, 1)):
+        assert velocity is not None
+        assert 0.3 < rms(velocity) < 3.0
 
 
 def test_fewer_layers_and_their_configuration(tmp_path: Path) -> None:
@@ -280,6 +310,21 @@ def gemma_4_manifest(folder: Path, layers: int) -> Path:
     path = folder / "gemma4.json"
     path.write_text(json.dumps({"tensors": tensors, "metadata": {"gemma_config": config}}))
     return path
+
+
+@pytest.mark.parametrize("published", ["ltx-2.5-video-vae", "ltx-2.5-duration-head"])
+def test_parts_that_are_neither_weights_nor_norms(published: str) -> None:
+    """Embeddings and packed biases lie around zero, what is added to a residual stream is small."""
+    names = {
+        "ltx-2.5-video-vae": {"decoder.type_emb": (128,), "decoder.diff_blocks.0.context_proj.bias": (256,)},
+        "ltx-2.5-duration-head": {
+            "duration_head.video_modality_emb": (256,),
+            "duration_head.attention_pooler.cross_attn.in_proj_bias": (768,),
+        },
+    }
+    for name, shape in names[published].items():
+        assert tool.values_of(name, shape, 0) == tool.Values(0.0, 0.02)
+    assert tool.values_of("decoder.diff_blocks.0.attn.proj.weight", (256, 256), 0).std < 256**-0.5
 
 
 def test_text_encoder_of_25(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 import sys
@@ -70,6 +71,20 @@ def test_verdicts(real_scale: ModuleType) -> None:
     assert "6GB: peak 6.10 GB is within the budget" in real_scale.verdicts(bad)[0]
 
 
+def test_runs_are_compared_with_those_of_the_same_decoder(real_scale: ModuleType) -> None:
+    decoders = [("conv", "a"), ("diffusion", "b"), ("conv", "a"), ("diffusion", "c")]
+    results = [
+        dataclasses.replace(result(real_scale, "6GB", 4_000_000_000, 204_000_000, digest), decoder=decoder)
+        for decoder, digest in decoders
+    ]
+    same = [check for check in real_scale.verdicts(results) if "same bits" in check[0]]
+    assert [(text.rsplit("runs", 1)[1], holds) for text, holds in same] == [
+        (" of the conv decoder", True),
+        (" of the diffusion decoder", False),
+    ]
+    assert results[0].title == "6GB conv"
+
+
 def test_the_picture_shows_line_bands_and_budget(real_scale: ModuleType, tmp_path: Path) -> None:
     samples = [real_scale.Sample(t / 10, 3_000_000_000 if t > 50 else 1_000_000_000) for t in range(101)]
     bands = [real_scale.Band("first stage", 1.0, 5.0, 2_000_000_000), real_scale.Band("second stage", 5.0, 10.0, 0)]
@@ -109,6 +124,36 @@ def test_files_are_made_once(real_scale: ModuleType, tmp_path: Path, monkeypatch
         ("gemma-3-12b-mid", 6),
         ("ltx-2.3-spatial-upscaler-x2-1.0.safetensors.json", "ltx-2.3-spatial-upscaler-x2-1.0.safetensors", {}),
     ]
+
+
+def test_parts_of_25_are_files_of_their_own(
+    real_scale: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: dict[str, Any] = {}
+
+    def make_file(manifest: Path, path: Path, **options: Any) -> None:
+        made[path.name] = options
+        path.touch()
+
+    monkeypatch.setattr(real_scale.synthetic, "write_from_manifest", make_file)
+    files = real_scale.prepare(tmp_path, Path("manifests"), "2.5", mid=True, decoders=["conv"])
+    assert made == {
+        "gemma4-12b-with-proj-ltx-2.5-bf16-mid.safetensors": {"layers": 6},
+        "ltx-2.5-22b-distilled-transformer-int8-mid.safetensors": {"layers": 4, "eight_bits": "int8"},
+        "ltx-2.5-latent-spatial-upscaler-x2-bf16-1.0.safetensors": {},
+        "ltx-2.5-audio-vae-bf16.safetensors": {},
+        "ltx-2.5-video-vae-conv-bf16.safetensors": {},
+    }
+    assert {path.name for path in files.all()} == made.keys()
+    words = files.words("conv")
+    assert words[words.index("--video-vae-path") + 1] == str(tmp_path / "ltx-2.5-video-vae-conv-bf16.safetensors")
+    assert words[words.index("--audio-vae-path") + 1] == str(tmp_path / "ltx-2.5-audio-vae-bf16.safetensors")
+    assert "--video-vae-path" not in files.words(None)
+
+
+def test_decoders_are_chosen_for_25_alone(real_scale: ModuleType, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        real_scale.main([str(tmp_path), "--manifests", str(tmp_path), "--decoder", "conv"])
 
 
 def test_a_run_of_the_embedded_model(

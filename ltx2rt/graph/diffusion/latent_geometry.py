@@ -94,6 +94,11 @@ class VideoLatentShape:
         return (self.frames - 1) * scale.time + 1
 
 
+def frames_shown(first: int, last: int, scale: VideoScale) -> range:
+    """Frames of the clip that the latent frames ``first`` to ``last`` stand for."""
+    return range(max(scale.time * (first - 1) + 1, 0), scale.time * last + 1)
+
+
 @dataclass(frozen=True)
 class AudioLatentShape:
     """An audio latent of ``frames`` time steps; a token has channels * mel_bins features, channel-major."""
@@ -145,6 +150,11 @@ def check_num_frames(num_frames: int, scale: VideoScale) -> None:
     below = (num_frames - 1) // step * step + 1
     choices = f"{below + step} or {below}" if below >= 1 else "1"
     raise UsageError(f"{spelled('num_frames')} must be {step}*k + 1, got {num_frames}; use {choices}.")
+
+
+def snapped_frames(num_frames: int, step: int) -> int:
+    """The largest ``step*k + 1`` that is not more than ``num_frames``; 1 where there is none."""
+    return max(1, (num_frames - 1) // step * step + 1)
 
 
 def check_resolution(height: int, width: int, *, multiple: int | tuple[int, int]) -> None:

@@ -16,6 +16,8 @@ from ltx2rt.graph.diffusion.precision import round_to
 NoiseDtype = Literal["float32", "bfloat16", "float16", "float64"]
 
 _GROUP = 16
+# Words that are drawn and dropped at a time.
+_SKIPPED_AT_ONCE = 1 << 20
 _UNIT_24 = np.float32(2.0**-24)
 _UNIT_53 = 2.0**-53
 
@@ -75,6 +77,13 @@ class TorchCpuNoise:
         """See `NoiseSource.fork`."""
         return copy.deepcopy(self)
 
+    def skip(self, count: int) -> None:
+        """Pass over a draw of ``count`` float32 values, a multiple of 16."""
+        while count:
+            step = min(count, _SKIPPED_AT_ONCE)
+            self._draw32(step)
+            count -= step
+
     def _draw32(self, count: int) -> NDArray[np.uint32]:
         return self._words.randint(0, 2**32, size=count, dtype=np.uint32)
 
@@ -130,6 +139,49 @@ def _transform64(uniform: NDArray[Any]) -> NDArray[np.float64]:
     radius = np.sqrt(-2 * np.log(1 - halves[:, 0]))
     angle = 2 * math.pi * halves[:, 1]
     return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1).reshape(-1)
+
+
+class FrameNoise:
+    """The draws of a source for a decoder: whole, or frame by frame.
+
+    Args:
+        source: of the draws.
+    """
+
+    def __init__(self, source: NoiseSource) -> None:
+        self._source = source
+
+    def normal(self, shape: tuple[int, ...]) -> NDArray[Any]:
+        """The next draw, float32."""
+        return self._source.normal(shape)
+
+    def frames(self, shape: tuple[int, int, int, int, int]) -> Callable[[int], NDArray[Any]]:
+        """The next draw (B, C, F, H, W), float32; what is returned gives the next n frames (B, C, n, H, W) of it.
+
+        Of PyTorch's stream only these frames are made: for every channel the generator goes on from its own place.
+        """
+        batch, channels, count, height, width = shape
+        plane = height * width
+        if not isinstance(self._source, TorchCpuNoise) or plane % _GROUP:
+            whole = self._source.normal(shape)
+            position = 0
+
+            def part(frames: int) -> NDArray[Any]:
+                nonlocal position
+                position += frames
+                return whole[:, :, position - frames : position]
+
+            return part
+        places = []
+        for _ in range(batch * channels):
+            places.append(self._source.fork())
+            self._source.skip(count * plane)
+
+        def drawn(frames: int) -> NDArray[Any]:
+            parts = [place.normal((frames, height, width)) for place in places]
+            return np.stack(parts).reshape(batch, channels, frames, height, width)
+
+        return drawn
 
 
 class RecordedNoise:

@@ -7,7 +7,14 @@ from ltx2rt.graph.diffusion.schedules import distilled_stage_2_sigmas
 from ltx2rt.graph.pipelines.checks import check_inputs
 from ltx2rt.graph.pipelines.pipeline import PipelineEntry
 from ltx2rt.graph.pipelines.refinement import Conditions, first_stage, second_stage
-from ltx2rt.graph.settings.settings import AUDIO_GUIDANCE, AUDIO_MODALITY_GUIDANCE, DRIVING_SOUND, GUIDANCE, NEW_CLIP
+from ltx2rt.graph.settings.settings import (
+    AUDIO_GUIDANCE,
+    AUDIO_MODALITY_GUIDANCE,
+    DRIVING_SOUND,
+    GENERATED_KEYFRAMES,
+    GUIDANCE,
+    NEW_CLIP,
+)
 from ltx2rt.graph.stages.decode.stage import finish
 from ltx2rt.graph.stages.denoise.stage import Sampling, guided_sampling
 from ltx2rt.graph.stages.encode.stage import encode_sound
@@ -45,7 +52,14 @@ def generate(run: Run) -> GeneratedClip:
     refine = Sampling(distilled_stage_2_sigmas(), (*files.loras, *files.distilled_lora))
     final = second_stage(run, refine, conditions, first)
     given = inputs.media.sound
-    return finish(run, final.video, None, waveform=given.waveform, sample_rate=given.sample_rate)
+    return finish(
+        run,
+        final.video,
+        None,
+        waveform=given.waveform,
+        sample_rate=given.sample_rate,
+        keyframes=final.keyframes,
+    )
 
 
 PIPELINE = PipelineEntry(
@@ -59,7 +73,7 @@ PIPELINE = PipelineEntry(
     two_stage=True,
     enhancement_seed=42,
     aliases=("a2v", "a2vid-two-stage"),
-    topics=NEW_CLIP | {DRIVING_SOUND} | GUIDANCE - {AUDIO_GUIDANCE, AUDIO_MODALITY_GUIDANCE},
+    topics=NEW_CLIP | {DRIVING_SOUND, GENERATED_KEYFRAMES} | GUIDANCE - {AUDIO_GUIDANCE, AUDIO_MODALITY_GUIDANCE},
     check=check,
     generate=generate,
 )

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 
-from ltx2rt.errors import UsageError
+import mlx.core as mx
+
+from ltx2rt.errors import CheckpointError, UsageError
 from ltx2rt.graph.components import (
     AUDIO_VAE,
     CONNECTORS,
+    DURATION_HEAD,
     SPATIAL_UPSCALER,
     TEMPORAL_UPSCALER,
     TEXT_ENCODER,
@@ -23,9 +26,14 @@ from ltx2rt.graph.stages.fitting_loras import text_modules
 from ltx2rt.graph.stages.inputs import GenerationInputs
 from ltx2rt.graph.stages.targets import video_scale
 from ltx2rt.graph.stages.weight_set import WeightSet
+from ltx2rt.kernels.host import to_numpy
 from ltx2rt.spelling import spelled
+from ltx2rt.types import ParamSpec
 
 log = logging.getLogger(__name__)
+
+# Of the diffusion decoder: what marks latents of key frames among those of the clip.
+_KEYFRAME_MARK = "decoder.type_emb"
 
 
 def require_parts(files: WeightSet, settings: Settings, entry: PipelineEntry) -> None:
@@ -47,6 +55,22 @@ def require_parts(files: WeightSet, settings: Settings, entry: PipelineEntry) ->
     sound = (AUDIO_VAE, VOCODER) if decodes else ()
     pictures = (VIDEO_VAE,) if entry.output == "video" else ()
     files.require_whole(TRANSFORMER, *text, *pictures, *sound)
+
+
+def no_length(files: WeightSet) -> str:
+    """Why a model cannot predict how long a clip should be; empty: it can."""
+    if files.has(DURATION_HEAD):
+        head, model = files.config(DURATION_HEAD), files.config(TRANSFORMER)
+        widths = (model.video.context_dim, model.audio.context_dim)
+        if (head.video_width, head.audio_width) == widths:
+            return ""
+        return (
+            f"the duration head {files.source(DURATION_HEAD).path.name} reads contexts of {head.video_width} and "
+            f"{head.audio_width} channels, this model has {widths[0]} and {widths[1]}"
+        )
+    if files.config(TRANSFORMER).keyframe_embedding:
+        return f"the duration head is missing; give it with {spelled('duration_head', 'FILE')}"
+    return f"LTX-2.5 alone predicts the length, and this model is of {files.generation.name}"
 
 
 def check_inputs(
@@ -100,6 +124,7 @@ def check_inputs(
             raise UsageError(
                 f"{spelled(f'upscale_{axis}')} needs its upscaler; give it with {spelled(f'{axis}_upscaler')}."
             )
+    _check_keyframes(inputs, files)
     for lora, _ in files.loras:
         if inputs.context is not None and (modules := text_modules(lora)):
             log.warning(
@@ -126,3 +151,53 @@ def check_inputs(
                 "the embedding holds no negative prompt, which classifier-free guidance needs; encode it with one, "
                 "or turn guidance off with scales of 1."
             )
+
+
+def _check_keyframes(inputs: GenerationInputs, files: WeightSet) -> None:
+    """Key frames that are generated besides the clip: whether the model can, and where they stand."""
+    settings, places = inputs.settings, inputs.keyframe_positions
+    asked = spelled("num_generated_keyframes")
+    if settings.decode_with_keyframes and not places:
+        raise UsageError(f"{spelled('decode_with_keyframes')} needs key frames to look at; give {asked}.")
+    if not places:
+        return
+    if not files.config(TRANSFORMER).keyframe_embedding:
+        raise UsageError(
+            f"{asked}: {files.source(TRANSFORMER).path.name} ({files.generation.name}) was not made to generate key "
+            "frames, only LTX-2.5 was; leave it out."
+        )
+    if not settings.decode_with_keyframes:
+        return
+    for name in ("upscale_spatial", "upscale_temporal"):
+        if getattr(settings, name):
+            raise UsageError(
+                f"{spelled(name)} changes the latent that {spelled('decode_with_keyframes')} decodes together with the "
+                "key frames; give one of them."
+            )
+    _check_planes(files)
+
+
+def _check_planes(files: WeightSet) -> None:
+    """Whether the video decoder can look at key frames: one that was not trained to would only lose by it."""
+    source, asked = files.source(VIDEO_VAE), spelled("decode_with_keyframes")
+    if files.config(VIDEO_VAE).decoder is not None:
+        log.warning(
+            "%s: its convolutional decoder does not look at key frames; %s has no effect", source.path.name, asked
+        )
+        return
+    stated = source.names(VIDEO_VAE.stored_name).get(_KEYFRAME_MARK)
+    marked = stated is not None and (source.is_manifest or _is_marked(files, stated.shape))
+    if not marked:
+        lacking = "is missing" if stated is None else "is zero"
+        raise CheckpointError(
+            f"{source.path}: {_KEYFRAME_MARK} {lacking}: this decoder was not trained to look at key frames (the "
+            f"official code goes on without a word); leave {asked} out, or give the video VAE of LTX-2.5 as published."
+        )
+
+
+def _is_marked(files: WeightSet, shape: tuple[int, ...]) -> bool:
+    """Whether what the decoder adds to key frames is anything but zeros."""
+    spec = ParamSpec(_KEYFRAME_MARK, shape)
+    loaded = files.source(VIDEO_VAE).load(VIDEO_VAE.stored_name, [spec])[_KEYFRAME_MARK]
+    assert isinstance(loaded, mx.array)
+    return bool(to_numpy((loaded != 0).any()))

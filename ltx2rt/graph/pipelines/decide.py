@@ -15,6 +15,7 @@ from ltx2rt.graph.settings.settings import (
     AUDIO_GUIDANCE,
     AUDIO_MODALITY_GUIDANCE,
     DEFAULT_NEGATIVE_PROMPT,
+    DURATION,
     GUIDANCE,
     LENGTH,
     SIZE,
@@ -31,6 +32,8 @@ log = logging.getLogger(__name__)
 FIXED_STEPS = 8
 # Of every published video VAE.
 FRAMES_PER_LATENT = 8
+# Shortest and longest clip in seconds where only the model decides.
+USUAL_DURATION = (1.0, 20.0)
 
 
 def decide(
@@ -39,6 +42,7 @@ def decide(
     defaults: GenerationDefaults,
     *,
     fixed_schedule: bool,
+    no_length: str = "",
     frames_per_latent: int = FRAMES_PER_LATENT,
 ) -> Settings:
     """Settings with everything decided.
@@ -48,6 +52,7 @@ def decide(
         entry: the pipeline.
         defaults: of the checkpoint's generation and the pipeline.
         fixed_schedule: the run takes the fixed distilled schedule.
+        no_length: why the model cannot predict the length of a clip; empty: it can.
         frames_per_latent: of the video VAE.
 
     Raises:
@@ -61,8 +66,9 @@ def decide(
     _check_noise(settings)
     settings = with_drawn_seed(with_defaults(settings, seed=defaults.seed))
     if LENGTH in entry.topics:
-        settings = _with_length(settings, defaults, frames_per_latent)
-        settings = with_defaults(settings, num_frames=defaults.num_frames, frame_rate=defaults.frame_rate)
+        settings = with_defaults(settings, frame_rate=defaults.frame_rate)
+        settings = _with_duration(settings, frames_per_latent)
+        settings = _with_length(settings, entry, defaults, no_length)
     if SIZE in entry.topics:
         settings = with_defaults(settings, height=defaults.height, width=defaults.width)
     if settings.images:
@@ -87,21 +93,23 @@ def with_drawn_seed(settings: Settings) -> Settings:
     return replace(settings, seed=secrets.randbelow(2**31))
 
 
-def _with_length(settings: Settings, defaults: GenerationDefaults, step: int) -> Settings:
+def _with_duration(settings: Settings, step: int) -> Settings:
     """The settings with a number of frames in place of a duration."""
     seconds = settings.duration
     if seconds is None:
         return settings
-    if settings.num_frames is not None:
-        raise UsageError(
-            f"{spelled('duration')} and {spelled('num_frames')} both say how long the clip is; give one of them."
-        )
+    for name in ("num_frames", "auto_duration"):
+        if getattr(settings, name) is not None:
+            raise UsageError(
+                f"{spelled('duration')} and {spelled(name)} both say how long the clip is; give one of them."
+            )
     if seconds <= 0:
         raise UsageError(f"{spelled('duration')} must be more than 0 seconds, got {seconds:g}.")
-    rate = settings.frame_rate or defaults.frame_rate
-    frames = max(round((seconds * float(rate) - 1) / step), 0) * step + 1
-    if abs(frames - seconds * float(rate)) > 0.5:
-        log.warning("%g s at %g frames/s become %d frames, %.3f s", seconds, rate, frames, frames / float(rate))
+    assert settings.frame_rate is not None
+    rate = float(settings.frame_rate)
+    frames = max(round((seconds * rate - 1) / step), 0) * step + 1
+    if abs(frames - seconds * rate) > 0.5:
+        log.warning("%g s at %g frames/s become %d frames, %.3f s", seconds, rate, frames, frames / rate)
     return replace(settings, num_frames=frames, duration=None)
 
 
@@ -134,6 +142,28 @@ def _require_meaning(settings: Settings, entry: PipelineEntry) -> None:
         topic = topic_of(name)
         if topic and topic not in entry.topics:
             raise UsageError(f"{spelled(name)} has no meaning for the pipeline {entry.name}; leave it out.")
+
+
+def _with_length(settings: Settings, entry: PipelineEntry, defaults: GenerationDefaults, no_length: str) -> Settings:
+    """The settings with a number of frames, or with the range of a length that is still to be predicted."""
+    asked, named = settings.auto_duration, spelled("auto_duration")
+    if asked is not None and asked[0] > asked[1]:
+        raise UsageError(
+            f"{named}: the shortest clip comes first, got {asked[0]:g} s and {asked[1]:g} s; exchange them."
+        )
+    if settings.num_frames is not None:
+        if asked is not None:
+            log.warning("%s has no effect: %s says how long the clip is", named, spelled("num_frames"))
+        return replace(settings, auto_duration=None)
+    if settings.zero_text:
+        no_length = f"it is predicted from a prompt, and {spelled('zero_text')} stands in its place"
+    elif settings.latents is not None:
+        no_length = f"{spelled('latents')} are for one length"
+    if asked is not None and no_length:
+        raise UsageError(f"{named}: {no_length}; give {spelled('num_frames')} in its place.")
+    if DURATION in entry.topics and not no_length:
+        return with_defaults(settings, auto_duration=USUAL_DURATION)
+    return replace(settings, num_frames=defaults.num_frames)
 
 
 def with_prompt_of_file(settings: Settings) -> Settings:

@@ -7,7 +7,7 @@ from ltx2rt.graph.diffusion.schedules import distilled_sigmas, distilled_stage_2
 from ltx2rt.graph.pipelines.checks import check_inputs
 from ltx2rt.graph.pipelines.pipeline import PipelineEntry
 from ltx2rt.graph.pipelines.refinement import Conditions, first_stage, second_stage
-from ltx2rt.graph.settings.settings import NEW_CLIP
+from ltx2rt.graph.settings.settings import DURATION, GENERATED_KEYFRAMES, NEW_CLIP
 from ltx2rt.graph.stages.decode.stage import finish
 from ltx2rt.graph.stages.denoise.stage import Sampling
 from ltx2rt.graph.stages.inputs import GenerationInputs
@@ -32,7 +32,7 @@ def generate(run: Run) -> GeneratedClip:
     final = second_stage(
         run, Sampling(distilled_stage_2_sigmas(), loras, _sampler(run, _STAGE_2_SEED)), conditions, first
     )
-    return finish(run, final.video, final.audio)
+    return finish(run, final.video, final.audio, keyframes=final.keyframes)
 
 
 def _sampler(run: Run, seed_offset: int) -> Sampler:
@@ -52,7 +52,7 @@ PIPELINE = PipelineEntry(
     two_stage=True,
     enhancement_seed=42,
     automatic=True,
-    topics=NEW_CLIP,
+    topics=NEW_CLIP | {DURATION, GENERATED_KEYFRAMES},
     check=check,
     generate=generate,
 )

@@ -17,7 +17,7 @@ from ltx2rt.graph.diffusion.schedules import distilled_sigmas, distilled_stage_2
 from ltx2rt.graph.pipelines.checks import check_inputs
 from ltx2rt.graph.pipelines.pipeline import PipelineEntry
 from ltx2rt.graph.pipelines.refinement import Conditions, first_stage, second_stage
-from ltx2rt.graph.settings.settings import NEW_CLIP, REFERENCES
+from ltx2rt.graph.settings.settings import CLIP_COLOURS, GENERATED_KEYFRAMES, NEW_CLIP, REFERENCES
 from ltx2rt.graph.stages.decode.stage import finish
 from ltx2rt.graph.stages.denoise.stage import Sampling
 from ltx2rt.graph.stages.denoise.states import VideoItem
@@ -66,9 +66,9 @@ def generate(run: Run) -> GeneratedClip:
     conditions = Conditions(positive_context(run))
     first = first_stage(run, Sampling(distilled_sigmas(), run.files.loras), conditions, lambda: reference_items(run))
     if run.inputs.settings.skip_stage_2:
-        return finish(run, first.video, first.audio)
+        return finish(run, first.video, first.audio, keyframes=first.keyframes)
     final = second_stage(run, Sampling(distilled_stage_2_sigmas()), conditions, first)
-    return finish(run, final.video, final.audio)
+    return finish(run, final.video, final.audio, keyframes=final.keyframes)
 
 
 def reference_factors(inputs: GenerationInputs, files: WeightSet) -> tuple[int, int]:
@@ -130,7 +130,7 @@ PIPELINE = PipelineEntry(
     files=("spatial_upscaler", "loras"),
     variant="distilled",
     two_stage=True,
-    topics=NEW_CLIP | {REFERENCES},
+    topics=NEW_CLIP | {GENERATED_KEYFRAMES, REFERENCES, CLIP_COLOURS},
     check=check,
     generate=generate,
 )

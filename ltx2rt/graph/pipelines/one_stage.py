@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from ltx2rt.graph.diffusion.latent_state import audio_latent, video_latent
+from ltx2rt.graph.diffusion.latent_state import audio_latent, generated_keyframes, video_latent
 from ltx2rt.graph.pipelines.checks import check_inputs
 from ltx2rt.graph.pipelines.pipeline import PipelineEntry
-from ltx2rt.graph.settings.settings import GUIDANCE, NEW_CLIP
+from ltx2rt.graph.settings.settings import DURATION, GENERATED_KEYFRAMES, GUIDANCE, NEW_CLIP
 from ltx2rt.graph.stages.decode.stage import finish
 from ltx2rt.graph.stages.denoise.stage import denoise, guided_sampling
-from ltx2rt.graph.stages.denoise.states import audio_state, image_items, video_state
+from ltx2rt.graph.stages.denoise.states import audio_state, image_items, keyframe_items, video_state
 from ltx2rt.graph.stages.encode.stage import encode_images
 from ltx2rt.graph.stages.inputs import GenerationInputs
 from ltx2rt.graph.stages.run import GeneratedClip, Run
@@ -34,13 +34,18 @@ def generate(run: Run) -> GeneratedClip:
         audio_guider=inputs.audio_guider,
     )
     images = encode_images(run, "image encoder", inputs.height, inputs.width)
-    items = image_items(inputs.media.images, images)
+    items = [*image_items(inputs.media.images, images), *keyframe_items(run)]
     start = video_state(run, video_target, noise_scale=sampling.noise_scale, items=items)
     sound = audio_state(run, audio_target, noise_scale=sampling.noise_scale)
     video, audio = denoise(run, "denoise", sampling, start, sound, positive, negative)
     assert video is not None
     assert audio is not None
-    return finish(run, video_latent(video, video_target), audio_latent(audio, audio_target))
+    return finish(
+        run,
+        video_latent(video, video_target),
+        audio_latent(audio, audio_target),
+        keyframes=generated_keyframes(video, video_target),
+    )
 
 
 PIPELINE = PipelineEntry(
@@ -51,7 +56,7 @@ PIPELINE = PipelineEntry(
     example='--pipeline one-stage --prompt "a red circle moves left"',
     aliases=("ti2vid-one-stage",),
     automatic=True,
-    topics=NEW_CLIP | GUIDANCE,
+    topics=NEW_CLIP | {DURATION, GENERATED_KEYFRAMES} | GUIDANCE,
     check=check,
     generate=generate,
 )

@@ -10,11 +10,11 @@ from pathlib import Path
 import mlx.core as mx
 
 from ltx2rt.errors import UsageError
-from ltx2rt.graph.components import TRANSFORMER
+from ltx2rt.graph.components import TRANSFORMER, VIDEO_VAE
 from ltx2rt.graph.diffusion.guidance import ApgOptions, GuiderParams
 from ltx2rt.graph.pipelines.pipeline import PipelineEntry
 from ltx2rt.graph.settings.settings import Settings
-from ltx2rt.graph.stages.inputs import GenerationInputs, PromptContext
+from ltx2rt.graph.stages.inputs import DurationRange, GenerationInputs, PromptContext
 from ltx2rt.graph.stages.targets import video_shape
 from ltx2rt.graph.stages.text.stage import zero_context
 from ltx2rt.graph.stages.weight_set import WeightSet
@@ -25,6 +25,8 @@ from ltx2rt.weights.embedding_file import TextEmbedding, read_embedding
 _NO_SIDE = 64
 _NO_FRAMES = 9
 _NO_RATE = Fraction(24)
+# Frames per latent cell of the video VAE that sound without pictures does not have.
+_FRAME_STEP = 8
 
 
 def open_inputs(
@@ -42,6 +44,11 @@ def open_inputs(
     if media.source is not None:
         num_frames, height, width = (int(n) for n in media.source.frames.shape[:3])
         frame_rate = media.source.frame_rate
+    duration = None
+    if settings.auto_duration is not None:
+        step = files.config(VIDEO_VAE).temporal_factor if files.has(VIDEO_VAE) else _FRAME_STEP
+        duration = DurationRange(*settings.auto_duration, step)
+        num_frames = duration.frames(duration.longest_s, frame_rate or _NO_RATE)
     video, audio = _guiders(settings, files)
     inputs = GenerationInputs(
         settings,
@@ -55,6 +62,7 @@ def open_inputs(
         video_guider=video,
         audio_guider=audio,
         fixed_schedule=fixed_schedule,
+        duration=duration,
         dtype=dtype,
     )
     entry.check(inputs, files)

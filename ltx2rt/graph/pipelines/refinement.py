@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from ltx2rt.graph.diffusion.latent_state import LatentState, audio_latent, video_latent
+from ltx2rt.graph.diffusion.latent_state import LatentState, audio_latent, generated_keyframes, video_latent
 from ltx2rt.graph.diffusion.precision import Float32Array
-from ltx2rt.graph.stages.decode.stage import upscale_latent
+from ltx2rt.graph.stages.decode.stage import upscale_latents
 from ltx2rt.graph.stages.denoise.stage import Sampling, denoise
-from ltx2rt.graph.stages.denoise.states import VideoItem, audio_state, image_items, video_state
+from ltx2rt.graph.stages.denoise.states import VideoItem, audio_state, image_items, keyframe_items, video_state
 from ltx2rt.graph.stages.encode.stage import encode_images
 from ltx2rt.graph.stages.inputs import PromptContext
 from ltx2rt.graph.stages.run import Run
@@ -18,10 +18,17 @@ from ltx2rt.graph.stages.targets import targets
 
 @dataclass(frozen=True)
 class Latents:
-    """Final latents of a stage: video (1, f, h, w, 128) and audio (1, L, 128), normalised."""
+    """Final latents of a stage, normalised.
+
+    Attributes:
+        video: (1, f, h, w, 128).
+        audio: (1, L, 128).
+        keyframes: (1, K, h, w, 128), generated besides the clip; None: there are none.
+    """
 
     video: Float32Array
     audio: Float32Array
+    keyframes: Float32Array | None = None
 
 
 @dataclass(frozen=True)
@@ -50,9 +57,10 @@ def first_stage(
 
 
 def second_stage(run: Run, sampling: Sampling, conditions: Conditions, first: Latents) -> Latents:
-    """Upscale the video, add noise to both streams and refine at full size."""
+    """Upscale the video and the key frames, add noise to both streams and refine at full size."""
     height, width = run.inputs.height, run.inputs.width
-    upscaled = Latents(upscale_latent(run, first.video), first.audio)
+    video, keyframes = upscale_latents(run, first.video, first.keyframes)
+    upscaled = Latents(video, first.audio, keyframes)
     images = encode_images(run, "image encoder 2", height, width)
     return _sample(run, "denoise 2", sampling, conditions, height, width, images, (), upscaled)
 
@@ -74,7 +82,7 @@ def _sample(
         run,
         video_target,
         noise_scale=sampling.noise_scale,
-        items=[*items, *more_items],
+        items=[*items, *more_items, *keyframe_items(run, None if initial is None else initial.keyframes)],
         initial=None if initial is None else initial.video,
     )
     started_from = None if initial is None else initial.audio
@@ -88,4 +96,6 @@ def _sample(
     video, audio = denoise(run, name, sampling, video, audio, conditions.positive, conditions.negative)
     assert video is not None
     assert audio is not None
-    return Latents(video_latent(video, video_target), audio_latent(audio, audio_target))
+    return Latents(
+        video_latent(video, video_target), audio_latent(audio, audio_target), generated_keyframes(video, video_target)
+    )

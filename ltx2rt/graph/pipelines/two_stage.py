@@ -8,7 +8,7 @@ from ltx2rt.graph.diffusion.schedules import distilled_stage_2_sigmas
 from ltx2rt.graph.pipelines.checks import check_inputs
 from ltx2rt.graph.pipelines.pipeline import PipelineEntry
 from ltx2rt.graph.pipelines.refinement import Conditions, first_stage, second_stage
-from ltx2rt.graph.settings.settings import GUIDANCE, NEW_CLIP
+from ltx2rt.graph.settings.settings import DURATION, GENERATED_KEYFRAMES, GUIDANCE, NEW_CLIP
 from ltx2rt.graph.stages.decode.stage import finish
 from ltx2rt.graph.stages.denoise.stage import Sampling, guided_sampling
 from ltx2rt.graph.stages.inputs import GenerationInputs
@@ -38,7 +38,7 @@ def generate(run: Run) -> GeneratedClip:
     first = first_stage(run, guided, conditions)
     refine = Sampling(distilled_stage_2_sigmas(), (*files.loras, *files.distilled_lora))
     final = second_stage(run, refine, replace(conditions, sound=first.audio), first)
-    return finish(run, final.video, first.audio)
+    return finish(run, final.video, first.audio, keyframes=final.keyframes)
 
 
 PIPELINE = PipelineEntry(
@@ -50,7 +50,7 @@ PIPELINE = PipelineEntry(
     files=("spatial_upscaler", "distilled_lora"),
     two_stage=True,
     aliases=("ti2vid-two-stages",),
-    topics=NEW_CLIP | GUIDANCE,
+    topics=NEW_CLIP | {DURATION, GENERATED_KEYFRAMES} | GUIDANCE,
     check=check,
     generate=generate,
 )

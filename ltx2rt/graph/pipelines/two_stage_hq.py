@@ -8,7 +8,14 @@ from ltx2rt.graph.pipelines.checks import check_inputs
 from ltx2rt.graph.pipelines.defaults import high_quality
 from ltx2rt.graph.pipelines.pipeline import PipelineEntry
 from ltx2rt.graph.pipelines.refinement import Conditions, first_stage, second_stage
-from ltx2rt.graph.settings.settings import FIRST_ORDER, GUIDANCE, LORA_STRENGTHS, NEW_CLIP
+from ltx2rt.graph.settings.settings import (
+    DURATION,
+    FIRST_ORDER,
+    GENERATED_KEYFRAMES,
+    GUIDANCE,
+    LORA_STRENGTHS,
+    NEW_CLIP,
+)
 from ltx2rt.graph.stages.decode.stage import finish
 from ltx2rt.graph.stages.denoise.stage import Sampling
 from ltx2rt.graph.stages.inputs import GenerationInputs
@@ -47,7 +54,7 @@ def generate(run: Run) -> GeneratedClip:
         sampler=Res2s(),
     )
     final = second_stage(run, refine, conditions, first)
-    return finish(run, final.video, first.audio)
+    return finish(run, final.video, first.audio, keyframes=final.keyframes)
 
 
 PIPELINE = PipelineEntry(
@@ -60,7 +67,7 @@ PIPELINE = PipelineEntry(
     two_stage=True,
     adjusted=high_quality,
     aliases=("ti2vid-two-stages-hq",),
-    topics=NEW_CLIP | {LORA_STRENGTHS} | GUIDANCE - {FIRST_ORDER},
+    topics=NEW_CLIP | {DURATION, GENERATED_KEYFRAMES, LORA_STRENGTHS} | GUIDANCE - {FIRST_ORDER},
     check=check,
     generate=generate,
 )

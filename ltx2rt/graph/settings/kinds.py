@@ -280,6 +280,56 @@ class Blocks(Kind[tuple[int, ...]]):
         return list(value)
 
 
+class SecondsRange(Kind[tuple[float, float]]):
+    wanted, annotation = "two numbers of seconds, the shortest first", "tuple[float, float]"
+    metavar, words = ("MIN", "MAX"), 2
+
+    def convert(self, value: Any) -> tuple[float, float]:
+        if isinstance(value, str):
+            raise TypeError
+        shortest, longest = (Number().convert(seconds) for seconds in value)
+        if shortest <= 0:
+            raise ValueError
+        return shortest, longest
+
+    def rows(self, rows: Sequence[Row]) -> tuple[float, float]:
+        if len(rows[-1]) != 2:
+            raise ValueError(f"takes MIN MAX, got {len(rows[-1])} values: {_joined(rows[-1])}")
+        shortest, longest = (_number(item, name) for item, name in zip(rows[-1], self.metavar, strict=True))
+        return shortest, longest
+
+    def plain(self, value: tuple[float, float]) -> list[float]:
+        return list(value)
+
+
+class KeyframePlaces(Kind[int | tuple[int, ...]]):
+    """A number of frames that are spread over the clip, or the frames themselves, sorted and each once."""
+
+    wanted, annotation, metavar = "how many key frames, 0 or more, or a list of frames", "int | Sequence[int]", "N"
+
+    def convert(self, value: Any) -> int | tuple[int, ...]:
+        if isinstance(value, str):
+            return self.parse(value)
+        if not isinstance(value, Sequence):
+            return _not_negative(Whole().convert(value))
+        return tuple(sorted({_not_negative(Whole().convert(frame)) for frame in value}))
+
+    def parse(self, word: str) -> int | tuple[int, ...]:
+        """``N``, or frames with commas between them; a comma at the end makes a list of one."""
+        if "," not in word:
+            return _not_negative(int(word))
+        return self.convert([int(frame) for frame in word.rstrip(",").split(",")])
+
+    def plain(self, value: int | tuple[int, ...]) -> int | str:
+        return value if isinstance(value, int) else ",".join(map(str, value)) + "," * (len(value) == 1)
+
+
+def _not_negative(number: int) -> int:
+    if number < 0:
+        raise ValueError
+    return number
+
+
 class Images(Kind[tuple[ImageInput, ...]]):
     wanted = "a list of images: paths, PIL images, arrays (H, W, 3) or ImageInput(image, frame_index, strength, crf)"
     annotation = "Sequence[ImageInput | ImageSource] | ImageInput | ImageSource"

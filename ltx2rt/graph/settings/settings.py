@@ -21,10 +21,12 @@ from ltx2rt.graph.settings.kinds import (
     FilePath,
     FrameRate,
     Images,
+    KeyframePlaces,
     LatentArray,
     MaskFile,
     NoiseKind,
     Number,
+    SecondsRange,
     Seed,
     Switch,
     Text,
@@ -33,6 +35,8 @@ from ltx2rt.graph.settings.kinds import (
     Whole,
 )
 from ltx2rt.graph.settings.setting import plain_values, setting, settings_of, stored_values
+from ltx2rt.media.colour import SOURCE_COLOR_CHOICES
+from ltx2rt.media.fit import FITS
 from ltx2rt.weights.embedding_file import TextEmbedding
 
 DEFAULT_NEGATIVE_PROMPT = (
@@ -56,12 +60,17 @@ SOURCE = "source clip"
 RETAKE_RANGE = "range of a retake"
 EXTENSION = "extension"
 FRAMES = "frames"
+DURATION = "predicted length"
+GENERATED_KEYFRAMES = "generated key frames"
+FITTING = "fitting of pictures"
+CLIP_COLOURS = "colours of clips"
 # Several together: of pipelines that make a clip of a given size, and of those that sample with guidance.
-NEW_CLIP = frozenset({SIZE, LENGTH, IMAGES, FRAMES})
+NEW_CLIP = frozenset({SIZE, LENGTH, IMAGES, FITTING, FRAMES})
 GUIDANCE = frozenset({NEGATIVE, FIRST_ORDER, VIDEO_GUIDANCE, AUDIO_GUIDANCE, AUDIO_MODALITY_GUIDANCE})
 
 CONTROL_TYPES = ("raw", "canny", "depth", "pose")
 DIRECTIONS = ("after", "before")
+KEPT_FROM = ("source", "vae")
 
 # ruff: noqa: RUF009  (the calls make dataclass fields)
 _SECONDS = Number("SECONDS")
@@ -113,6 +122,14 @@ class Settings:
     )
     duration: float | None = setting(
         None, _SECONDS, "length in seconds in place of a number of frames: the nearest 8*k + 1", "Request", topic=LENGTH
+    )
+    auto_duration: tuple[float, float] | None = setting(
+        None,
+        SecondsRange(),
+        "shortest and longest clip in seconds, of a length that LTX-2.5 predicts from the prompt",
+        "Request",
+        topic=DURATION,
+        shown_default="1 20 where --num-frames is left out and the model has a duration head",
     )
     frame_rate: Fraction | None = setting(
         None,
@@ -196,6 +213,20 @@ class Settings:
         topic=IMAGES,
         flags=("--image",),
     )
+    num_generated_keyframes: int | tuple[int, ...] = setting(
+        0,
+        KeyframePlaces(),
+        "single frames that LTX-2.5 makes besides the clip and keeps it close to: how many, or their places as 24,48",
+        "Conditions",
+        topic=GENERATED_KEYFRAMES,
+    )
+    decode_with_keyframes: bool = setting(
+        False,
+        Switch(),
+        "let the diffusion decoder look at the generated key frames",
+        "Conditions",
+        topic=GENERATED_KEYFRAMES,
+    )
     video_conditioning: tuple[VideoInput, ...] = setting(
         (), Videos(), "reference (control) video with a strength", "Conditions", **_CONTROL
     )
@@ -237,6 +268,41 @@ class Settings:
         None, _SECONDS, "how much of it to use, at most the length of the clip", "Conditions", topic=DRIVING_SOUND
     )
     video_path: Path | None = setting(None, FilePath(), "the clip to edit", "Conditions", topic=SOURCE)
+    fit: str | None = setting(
+        None,
+        Text(),
+        "how pictures of other proportions come to the size of the clip",
+        "Conditions",
+        topic=FITTING,
+        choices=FITS,
+        shown_default="images and control videos: crop; edited clips: pad",
+    )
+    antialias: bool = setting(
+        True,
+        Switch(),
+        "reduce large images and control videos as the official code does, which leaves pixels out",
+        "Conditions",
+        topic=IMAGES,
+        flags=("--no-antialias",),
+        turns_off=True,
+    )
+    source_color: str | None = setting(
+        None,
+        Text(),
+        "what the colours of clips that are read are; -limited or -full behind it says the range too",
+        "Conditions",
+        topic=CLIP_COLOURS,
+        choices=SOURCE_COLOR_CHOICES,
+        shown_default="as tagged",
+    )
+    kept_from: str = setting(
+        "source",
+        Text(),
+        "where what an edit keeps comes from: the clip itself, or through the VAE as all else (the official behaviour)",
+        "Conditions",
+        topic=SOURCE,
+        choices=KEPT_FROM,
+    )
     start_time: float | None = setting(
         None, _SECONDS, "where the part begins that is generated anew", "Conditions", topic=RETAKE_RANGE
     )

@@ -75,6 +75,14 @@ class Noised:
 
 
 @dataclass(frozen=True)
+class LengthPredicted:
+    """The duration head has said how long the clip should be; ``frames`` is what it will have."""
+
+    seconds: float
+    frames: int
+
+
+@dataclass(frozen=True)
 class VideoEncoded:
     """An image or a video became a normalised latent (B, f, h, w, 128)."""
 
@@ -119,6 +127,7 @@ Event = (
     | StepDone
     | Evaluated
     | Noised
+    | LengthPredicted
     | VideoEncoded
     | SoundEncoded
     | LatentUpscaled

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import mlx.core as mx
 
 from ltx2rt.errors import UsageError
+from ltx2rt.graph.diffusion.conditioning import evenly_spaced_keyframes
 from ltx2rt.graph.diffusion.denoising import NO_GUIDANCE
 from ltx2rt.graph.diffusion.guidance import GuiderParams
+from ltx2rt.graph.diffusion.latent_geometry import snapped_frames
 from ltx2rt.graph.settings.settings import Settings
 from ltx2rt.spelling import spelled
 from ltx2rt.types import Array
@@ -75,28 +78,106 @@ class SoundInput:
 
 
 @dataclass(frozen=True)
-class SourceClip:
-    """A clip that is edited.
+class FrameStream:
+    """Frames that are read one by one, as often as they are wanted, and never lie in memory together.
 
     Attributes:
-        frames: uint8 or float32 in [-1, 1], (F, H, W, 3); F is 8*k + 1, H and W are multiples of 32.
-        frame_rate: frames per second.
-        sound: its sound, if any.
+        shape: (F, H, W, 3).
+        read: called, it begins with the first frame: (H, W, 3) uint8, or float32 in [-1, 1], F of them.
     """
 
-    frames: Array
+    shape: tuple[int, int, int, int]
+    read: Callable[[], Generator[Array, None, None]]
+
+
+class OwnPictures(Protocol):
+    """Pictures of a clip as its file has them, and the way from the model's pictures to their size."""
+
+    @property
+    def height(self) -> int: ...
+
+    @property
+    def width(self) -> int: ...
+
+    @property
+    def reading_bytes(self) -> int:
+        """What reading them takes."""
+
+    def read(self) -> Generator[Array, None, None]:
+        """All of them from the first one, (height, width, 3) uint8."""
+
+    def size(self, scale: Fraction) -> tuple[int, int]:
+        """(height, width) of pictures ``scale`` times as large."""
+
+    def restored(self, picture: Array, own: Array | None, scale: Fraction) -> Array:
+        """A picture of the model at the clip's own size, times ``scale``.
+
+        Args:
+            picture: (H, W, 3) float32 in [0, 1].
+            own: the clip's picture at that time, which fills what was cut off for the model; None: there is none.
+            scale: how much larger than the model's source the picture is.
+        """
+
+
+@dataclass(frozen=True)
+class Edit:
+    """What becomes of a clip that is edited: which frames the result has, and where each of them comes from.
+
+    Frames are counted in the result.
+
+    Attributes:
+        num_frames: of the result.
+        source: frames of the clip.
+        model: frames that the model sees, the clip's nearest picture standing where it has none.
+        pictures: the clip's own.
+        sound: the clip's whole sound; None: it has none.
+        sound_range: seconds of the result in which the sound is made anew.
+        keeps_pictures, keeps_sound: what is kept is taken from the clip; False: all passes through the VAE, as in the
+            official code.
+        words: what a user should know: what was cut or filled for the model.
+    """
+
+    num_frames: int
+    source: range
+    model: range
+    pictures: OwnPictures
+    sound: SoundInput | None
+    sound_range: tuple[float, float] = (0.0, 0.0)
+    keeps_pictures: bool = True
+    keeps_sound: bool = True
+    words: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class SourceClip:
+    """A clip that is edited, as the model sees it.
+
+    Attributes:
+        frames: F is 8*k + 1, H and W are multiples of 32.
+        frame_rate: frames per second.
+        sound: its sound, if any.
+        edit: what the result is put together from.
+    """
+
+    frames: FrameStream
     frame_rate: Fraction
-    sound: SoundInput | None = None
+    sound: SoundInput | None
+    edit: Edit
 
 
 @dataclass(frozen=True)
 class TimeRange:
-    """Seconds [start, end) of a clip that are generated anew, and in which streams."""
+    """Seconds [start, end) of what the model sees that are generated anew, and in which streams.
+
+    Attributes:
+        sound_range: the same for the sound, where it differs.
+    """
 
     start_s: float
     end_s: float
     video: bool = True
     audio: bool = True
+    sound_range: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -117,12 +198,37 @@ class Media:
     source: SourceClip | None = None
     region: TimeRange | None = None
 
+    def placed(self, num_frames: int) -> Media:
+        """The same for a clip whose length is known now: images that count from the end, -1 being the last frame."""
+        images = (
+            replace(image, frame_index=image.frame_index + (num_frames if image.frame_index < 0 else 0))
+            for image in self.images
+        )
+        return replace(self, images=tuple(images))
+
 
 class PromptContext(NamedTuple):
     """What the transformer reads: video (B, 1024, Cv) and audio (B, 1024, Ca)."""
 
     video: mx.array
     audio: mx.array
+
+
+class DurationRange(NamedTuple):
+    """What a predicted length may give: the shortest and the longest clip in seconds, of ``step``*k + 1 frames."""
+
+    shortest_s: float
+    longest_s: float
+    step: int
+
+    def frames(self, seconds: float, frame_rate: Fraction) -> int:
+        """How many frames a clip of about ``seconds`` has: rounded down, or up where it would be too short.
+
+        Source: Lightricks/LTX-2 ltx_pipelines/utils/blocks.py @ v1.2.0.
+        """
+        rate = float(frame_rate)
+        frames = snapped_frames(round(min(max(seconds, self.shortest_s), self.longest_s) * rate), self.step)
+        return frames if frames >= self.shortest_s * rate else frames + self.step
 
 
 @dataclass(frozen=True)
@@ -132,8 +238,9 @@ class GenerationInputs:
     Attributes:
         settings: with nothing left open that the pipeline uses.
         height, width: final size in pixels.
-        num_frames: 8*k + 1.
+        num_frames: 8*k + 1; with a ``duration`` the most it can be.
         frame_rate: frames per second.
+        duration: the length is still to be predicted, within this range; None: it is ``num_frames``.
         media: conditions besides the text.
         context, negative_context: text contexts in place of the text encoder.
         video_guider, audio_guider: guidance of guided pipelines.
@@ -152,6 +259,7 @@ class GenerationInputs:
     video_guider: GuiderParams = NO_GUIDANCE
     audio_guider: GuiderParams = NO_GUIDANCE
     fixed_schedule: bool = False
+    duration: DurationRange | None = None
     dtype: mx.Dtype = mx.bfloat16
 
     @classmethod
@@ -166,6 +274,31 @@ class GenerationInputs:
         return self.settings.prompt or ""
 
     @property
+    def shortest(self) -> GenerationInputs:
+        """With a range of predicted lengths that is only the shortest one: that has room for images and key frames."""
+        assert self.duration is not None
+        shortest = self.duration.frames(self.duration.shortest_s, self.frame_rate)
+        for frames in range(shortest, self.num_frames + 1, self.duration.step):
+            seconds = frames / float(self.frame_rate)
+            found = replace(self, num_frames=frames, duration=DurationRange(seconds, seconds, self.duration.step))
+            with suppress(UsageError):
+                found.check()
+                return found
+        return self
+
+    @property
+    def keyframe_positions(self) -> tuple[int, ...]:
+        """Pixel frames of the key frames that are generated besides the clip.
+
+        Raises:
+            UsageError: the clip is too short for so many.
+        """
+        asked = self.settings.num_generated_keyframes
+        if isinstance(asked, tuple):
+            return asked
+        return evenly_spaced_keyframes(asked, self.num_frames) if asked else ()
+
+    @property
     def steps(self) -> int:
         """Sampler steps of the guided stage."""
         return self.settings.num_inference_steps or 1
@@ -176,8 +309,15 @@ class GenerationInputs:
             raise UsageError(
                 f"the prompt is empty; say what to generate with {spelled('prompt')}, or give {spelled('embedding')}."
             )
+        first = 0 if self.duration is None else -self.num_frames  # of the last frames, see Media.placed
         for image in self.media.images:
-            if not 0 <= image.frame_index < self.num_frames:
+            if not first <= image.frame_index < self.num_frames:
                 raise UsageError(
                     f"image frame index must be 0 to {self.num_frames - 1} for this clip, got {image.frame_index}."
                 )
+        places = self.keyframe_positions
+        if places and places[-1] >= self.num_frames:
+            raise UsageError(
+                f"{spelled('num_generated_keyframes')}: frame {places[-1]} is outside the clip of {self.num_frames} "
+                f"frames; use 0 to {self.num_frames - 1}."
+            )

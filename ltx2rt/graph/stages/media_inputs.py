@@ -5,15 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from dataclasses import replace
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ltx2rt.errors import UsageError
-from ltx2rt.graph.components import VIDEO_VAE
-from ltx2rt.graph.models.video_vae.config import VideoVaeConfig
 from ltx2rt.graph.settings.inputs import ImageInput, VideoInput, VideoSource
 from ltx2rt.graph.settings.settings import Settings
 from ltx2rt.graph.stages.inputs import (
@@ -22,27 +20,26 @@ from ltx2rt.graph.stages.inputs import (
     Media,
     ReferenceVideo,
     SoundInput,
-    SourceClip,
-    TimeRange,
 )
 from ltx2rt.graph.stages.weight_set import WeightSet
 from ltx2rt.media.audio_reader import read_audio
 from ltx2rt.media.canny import canny, check_thresholds
-from ltx2rt.media.images import load_conditioning_image, picture_bytes, read_image
+from ltx2rt.media.clip_reader import SAME_RATE, ClipReader, is_still_picture
+from ltx2rt.media.fit import fit_words, fitted
+from ltx2rt.media.images import image_name, load_conditioning_image, picture_bytes, read_image
 from ltx2rt.media.pixel_range import LUMA, to_signed_range
 from ltx2rt.media.resize import resize_to_cover
-from ltx2rt.media.video_reader import VideoInfo, probe_video, read_frames
 from ltx2rt.spelling import spelled
-from ltx2rt.types import Array
+from ltx2rt.types import Array, FilePath
 
 log = logging.getLogger(__name__)
 
-_RATE_TOLERANCE = 1e-3
+DEFAULT_FIT = "crop"  # of images and control videos, as in the official code
 
 
 def open_images(settings: Settings, files: WeightSet) -> Media:
     """The images alone."""
-    return Media(images=tuple(image_condition(image) for image in settings.images))
+    return Media(images=tuple(image_condition(image, settings) for image in settings.images))
 
 
 def open_references(settings: Settings, files: WeightSet) -> Media:
@@ -59,26 +56,7 @@ def open_driving_sound(settings: Settings, files: WeightSet) -> Media:
     return replace(open_images(settings, files), sound=driving_sound(settings))
 
 
-def open_retake(settings: Settings, files: WeightSet) -> Media:
-    """The clip that is edited, and the range that is made anew."""
-    source = source_clip(_edited(settings), files.config(VIDEO_VAE))
-    return Media(source=source, region=retake_range(settings, len(source.frames) / float(source.frame_rate)))
-
-
-def open_extension(settings: Settings, files: WeightSet) -> Media:
-    """The clip with room for new frames, and the range they take."""
-    vae = files.config(VIDEO_VAE)
-    source, region = extended(source_clip(_edited(settings), vae), settings, vae.temporal_factor)
-    return Media(source=source, region=region)
-
-
-def _edited(settings: Settings) -> Path:
-    if settings.video_path is None:
-        raise UsageError(f"there is no clip to edit; give {spelled('video_path', 'FILE')}.")
-    return settings.video_path
-
-
-def image_condition(image: ImageInput) -> ImageCondition:
+def image_condition(image: ImageInput, settings: Settings) -> ImageCondition:
     """An image, read when a stage asks for it at its size; unreadable files are reported now.
 
     Raises:
@@ -89,10 +67,12 @@ def image_condition(image: ImageInput) -> ImageCondition:
     if not 0 <= crf <= 51:
         raise UsageError(f"image crf must be 0 to 51, got {crf}; 0 keeps the image as it is.")
     check_strength("image", image.strength)
-    read_image(image.image)
+    rows, columns = read_image(image.image).shape[:2]
+    say_fit(image_name(image.image), rows, columns, settings)
+    fit = settings.fit or DEFAULT_FIT
 
     def pixels(height: int, width: int) -> Array:
-        return load_conditioning_image(image.image, height, width, crf=crf)
+        return load_conditioning_image(image.image, height, width, crf=crf, fit=fit, antialias=settings.antialias)
 
     return ImageCondition(pixels=pixels, frame_index=image.frame_index, strength=image.strength)
 
@@ -109,10 +89,14 @@ def reference_video(video: VideoInput, settings: Settings) -> ReferenceVideo:
     source = video.video
     if isinstance(source, np.ndarray):
         name, length = "the reference video", len(picture_bytes(source, "a reference video"))
+        rows, columns = source.shape[-3:-1]
     else:
-        info = probe_video(source)
-        require_frame_rate(Path(source), info, settings.frame_rate)
-        name, length = str(source), info.num_frames
+        reader = control_reader(source, settings)
+        name, length = str(source), reader.num_frames
+        rows, columns = reader.height, reader.width
+        for note in reader.notes:
+            log.warning("%s", note)
+    say_fit(name, rows, columns, settings)
     if length < (settings.num_frames or 0):
         log.warning("%s has %d frames, the clip %s; the reference ends earlier", name, length, settings.num_frames)
     return ReferenceVideo(
@@ -121,16 +105,49 @@ def reference_video(video: VideoInput, settings: Settings) -> ReferenceVideo:
     )
 
 
+def say_fit(name: str, rows: int, columns: int, settings: Settings) -> None:
+    """One line about what is lost of a picture of other proportions than the clip's.
+
+    Raises:
+        UsageError: it may not be fitted.
+    """
+    if settings.height is None or settings.width is None:
+        return
+    way = settings.fit or DEFAULT_FIT
+    words = fit_words(rows, columns, settings.height, settings.width, "crop" if way == "error" else way)
+    if words and way == "error":
+        raise UsageError(
+            f"{name} is {columns}x{rows}, the clip {settings.width}x{settings.height}, which are other proportions; "
+            f"cut it, or give {spelled('fit', 'crop')}, pad or stretch."
+        )
+    if words:
+        log.warning("%s: %s (%s)", name, words, spelled("fit", way))
+
+
+def control_reader(path: FilePath, settings: Settings) -> ClipReader:
+    """A control video at the rate of the clip.
+
+    Raises:
+        UsageError: it has a constant rate, and another one.
+        MediaError: the file cannot be read.
+    """
+    reader = ClipReader(path, source_color=settings.source_color, frame_rate=settings.frame_rate)
+    if not reader.variable_rate and reader.own_rate != reader.frame_rate:
+        require_frame_rate(path, reader.own_rate, reader.frame_rate)
+    return reader
+
+
 def control_frames(video: VideoSource, settings: Settings, height: int, width: int, count: int) -> Array:
     """At most ``count`` frames (F, height, width, 3) of a control video, float32 in 0 to 255."""
     edges = partial(canny, low=settings.canny_low, high=settings.canny_high)
     given: Iterable[Array] = (
         picture_bytes(video, "a reference video")[:count]
         if isinstance(video, np.ndarray)
-        else read_frames(video, limit=count)
+        else control_reader(video, settings).frames(count)
     )
     frames = (edges(frame) if settings.control_type == "canny" else frame for frame in given)
-    return np.stack([resize_to_cover(frame, height, width) for frame in frames])
+    fit = settings.fit or DEFAULT_FIT
+    return np.stack([fitted(frame, height, width, fit, antialias=settings.antialias) for frame in frames])
 
 
 def attention_mask(settings: Settings) -> AttentionMask | None:
@@ -147,7 +164,7 @@ def attention_mask(settings: Settings) -> AttentionMask | None:
     assert settings.height is not None
     assert settings.width is not None
     assert settings.num_frames is not None
-    frames = np.stack(list(read_frames(path, limit=settings.num_frames)))
+    frames = mask_frames(path, settings)
     if len(frames) not in (1, settings.num_frames):
         raise UsageError(
             f"the attention mask {path} has {len(frames)} frames, the clip {settings.num_frames}; "
@@ -165,6 +182,18 @@ def attention_mask(settings: Settings) -> AttentionMask | None:
         return np.broadcast_to(grey, (count, height, width)) if len(grey) == 1 else grey[:count]
 
     return AttentionMask(weights, strength)
+
+
+def mask_frames(path: Path, settings: Settings) -> Array:
+    """(F, H, W, 3) uint8 of a mask: a clip's, at most as many as the clip's, or those of a single picture."""
+    if is_still_picture(path):
+        return read_image(path)[None]
+    reader = ClipReader(path, source_color=settings.source_color)
+    if reader.variable_rate:
+        reader = ClipReader(path, source_color=settings.source_color, frame_rate=settings.frame_rate)
+    for note in reader.notes:
+        log.warning("%s", note)
+    return np.stack(list(reader.frames(settings.num_frames)))
 
 
 def driving_sound(settings: Settings) -> SoundInput:
@@ -198,95 +227,12 @@ def driving_sound(settings: Settings) -> SoundInput:
     return SoundInput(waveform, sound.sample_rate)
 
 
-def source_clip(path: Path, vae: VideoVaeConfig) -> SourceClip:
-    """A whole clip, of a size that the video VAE can encode.
-
-    Raises:
-        UsageError: its frames or its sides do not fill latent cells.
-        MediaError: the file cannot be read.
-    """
-    info = probe_video(path)
-    step, side = vae.temporal_factor, vae.spatial_factor
-    if info.num_frames % step != 1 % step:
-        shorter = vae.pixel_frames(vae.latent_frames(info.num_frames))
-        raise UsageError(
-            f"{path} has {info.num_frames} frames; the number must be {step}*k + 1, cut it to {max(shorter, 1)} first."
-        )
-    if info.height % side or info.width % side:
-        raise UsageError(
-            f"{path} is {info.width}x{info.height}; both sides must be multiples of {side}, "
-            f"scale it to {info.width // side * side}x{info.height // side * side} first."
-        )
-    frames = np.stack(list(read_frames(path)))
-    if len(frames) != info.num_frames:
-        raise UsageError(
-            f"{path} claims {info.num_frames} frames but holds {len(frames)}; the file is damaged, convert it first."
-        )
-    sound = None if info.audio_rate is None else read_audio(path)
-    return SourceClip(frames, info.frame_rate, None if sound is None else SoundInput(sound.waveform, sound.sample_rate))
-
-
-def retake_range(settings: Settings, duration_s: float) -> TimeRange:
-    """The range of a retake.
-
-    Raises:
-        UsageError: a missing time, or a range that is empty or outside the clip.
-    """
-    start, end = settings.start_time, settings.end_time
-    if start is None or end is None:
-        raise UsageError(
-            f"retake needs a time range; give {spelled('start_time')} and {spelled('end_time')} in seconds."
-        )
-    if start >= end:
-        raise UsageError(f"the time range must begin before it ends, got {start} s to {end} s; exchange them.")
-    if start < 0 or start >= duration_s:
-        raise UsageError(f"the start time must lie within the clip, 0 to {duration_s:.3f} s, got {start}.")
-    return TimeRange(start, end, video=not settings.keep_video, audio=not settings.keep_audio)
-
-
-def extended(source: SourceClip, settings: Settings, step: int) -> tuple[SourceClip, TimeRange]:
-    """A clip with room for new frames, and the range they take.
-
-    The room is filled with the nearest frame and silence; both are generated anew. In front of a clip its own first
-    frame is generated anew as well, because it then shares a latent frame with new ones.
-
-    Args:
-        source: the clip.
-        settings: say how many frames, and where.
-        step: pixel frames per latent frame.
-
-    Raises:
-        UsageError: a number of frames that is not a positive multiple of ``step``.
-    """
-    count = settings.extend_frames
-    if count < step or count % step:
-        raise UsageError(
-            f"extend adds a positive multiple of {step} frames, got {count}; use {max(step, count // step * step)}."
-        )
-    rate, frames = float(source.frame_rate), source.frames
-    margin = round(count / rate * source.sound.sample_rate) if source.sound is not None else 0
-    # Half a frame of distance keeps rounding away from the borders of latent frames.
-    if settings.direction == "after":
-        padded = np.concatenate([frames, np.repeat(frames[-1:], count, axis=0)])
-        pads, region = (0, margin), TimeRange((len(frames) + 0.5) / rate, (len(padded) + 1) / rate)
-    else:
-        padded = np.concatenate([np.repeat(frames[:1], count, axis=0), frames])
-        pads, region = (margin, 0), TimeRange(0.0, (count + 0.5) / rate)
-    sound = source.sound
-    if sound is not None:
-        length = round(len(frames) / rate * sound.sample_rate)
-        waveform = sound.waveform[:length]
-        waveform = np.pad(waveform, ((0, length - len(waveform)), (0, 0)))
-        sound = SoundInput(np.pad(waveform, (pads, (0, 0))), sound.sample_rate)
-    return SourceClip(padded, source.frame_rate, sound), region
-
-
-def require_frame_rate(path: Path, info: VideoInfo, frame_rate: Any) -> None:
+def require_frame_rate(path: FilePath, own: Fraction, wanted: Fraction) -> None:
     """Raise UsageError unless a video has the clip's frame rate."""
-    if abs(float(info.frame_rate) / float(frame_rate) - 1) > _RATE_TOLERANCE:
+    if abs(own / wanted - 1) > SAME_RATE:
         raise UsageError(
-            f"{path} has {float(info.frame_rate):g} frames/s, the clip {float(frame_rate):g}; "
-            f"give {spelled('frame_rate', f'{float(info.frame_rate):g}')} or convert the video."
+            f"{path} has {float(own):g} frames/s, the clip {float(wanted):g}; "
+            f"give {spelled('frame_rate', f'{float(own):g}')} or convert the video."
         )
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
+from typing import Any
 
 import mlx.core as mx
 
@@ -46,6 +47,8 @@ class GeneratedClip:
         num_frames, height, width: of the video.
         video_latent: (1, f, h, w, 128) float32, normalised; None: sound only.
         audio_latent: (1, L, 128) float32, normalised; None where sound was given.
+        has_file_sound: the sound, or a part of it, comes from a file whose samples are to come out as they went in.
+        kept: of an edit, what comes from the clip itself: its frames, first and last, and its seconds of sound.
     """
 
     frames: Callable[[], Iterator[Array]] | None
@@ -57,6 +60,8 @@ class GeneratedClip:
     width: int
     video_latent: Array | None = None
     audio_latent: Array | None = None
+    has_file_sound: bool = False
+    kept: Mapping[str, Any] | None = None
 
 
 class Run:

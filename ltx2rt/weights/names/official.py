@@ -91,21 +91,25 @@ _BARE_DURATION_HEAD = (
     "video_modality_emb",
 )
 # Only the diffusion decoder of the video VAE has these.
-_DIFFUSION_DECODER = ("decoder.t_embedder.", "decoder.context_proj.", "decoder.det_stages.")
+_DIFFUSION_DECODER = ("decoder.t_embedder.", "decoder.diff_blocks.", "decoder.det_stages.")
 
 # Stored by the training code, read by nothing: (component, name).
 _UNUSED = {
     ("video_vae", "per_channel_statistics.channel"),
     ("video_vae", "per_channel_statistics.mean-of-stds"),
     ("video_vae", "per_channel_statistics.mean-of-stds_over_std-of-means"),
-    ("video_vae", "decoder.type_emb"),
     ("vocoder", "mel_stft.stft_fn.inverse_basis"),
 }
 
 
+# A head of the diffusion decoder that training alone uses.
+_COARSE = "decoder.coarse_"
+
+
 def is_unused(component: str, name: str) -> bool:
     """Whether a tensor of a component is known and needed by nothing."""
-    return name.endswith(UNUSED_SUFFIXES) or (component, name) in _UNUSED
+    unused = name.endswith(UNUSED_SUFFIXES) or (component, name) in _UNUSED
+    return unused or (component == "video_vae" and name.startswith(_COARSE))
 
 
 def locate(name: str) -> tuple[str, str] | None:

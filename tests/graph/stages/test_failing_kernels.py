@@ -96,7 +96,7 @@ def through_passes(run: Run) -> Array:
 
 def through_upscaler(run: Run) -> Array:
     latent = np.random.default_rng(0).standard_normal((1, 2, 2, 2, 128)).astype(np.float32)
-    return decode.upscale_latent(run, latent)
+    return decode.upscale_latents(run, latent, None)[0]
 
 
 def through_vocoder(run: Run) -> Array:

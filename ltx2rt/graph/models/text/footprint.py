@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from ltx2rt.graph.models.layers.footprint import Footprint, largest
 from ltx2rt.graph.models.text.connector import CONTEXT_ROWS, ConnectorConfig
+from ltx2rt.graph.models.text.duration_head import DurationHeadConfig
 from ltx2rt.graph.models.text.feature_extractor import STATES_PER_SLAB, FeatureExtractorConfig
 from ltx2rt.graph.models.text.gemma import AttentionSizes, GemmaConfig
 from ltx2rt.graph.models.text.gemma3 import Gemma3Config
@@ -88,6 +89,22 @@ def connector_footprint(config: ConnectorConfig, itemsize: int) -> Footprint:
     unit = CONTEXT_ROWS * config.width * itemsize
     rope = 3 * CONTEXT_ROWS * config.width * FLOAT32_BYTES // 2
     return Footprint(6 * unit + rope, linear_bytes(CONTEXT_ROWS, 4 * config.width, config.width, itemsize))
+
+
+def duration_footprint(config: DurationHeadConfig, tokens: int) -> Footprint:
+    """Of the duration head for contexts of together ``tokens`` tokens."""
+    pooled = tokens * config.pooled * FLOAT32_BYTES
+    widest = max(config.video_width, config.audio_width)
+    # The tokens of both streams and apart, keys, values; of the contexts the wider one in float32.
+    return Footprint(
+        4 * pooled + tokens * widest * FLOAT32_BYTES // 2,
+        max(linear_bytes(tokens, widest, config.pooled), linear_bytes(tokens, config.pooled, config.pooled)),
+    )
+
+
+def duration_flops(config: DurationHeadConfig, tokens: int) -> float:
+    inputs = tokens * (config.video_width + config.audio_width) * config.pooled
+    return float(inputs + 2 * tokens * config.pooled * 2 * config.pooled)
 
 
 def encoder_flops(config: GemmaConfig, tokens: int) -> float:

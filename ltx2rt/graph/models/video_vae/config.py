@@ -8,9 +8,13 @@ from math import prod
 from typing import Any, Literal
 
 from ltx2rt.errors import CheckpointError
+from ltx2rt.graph.models.video_vae.diffusion_config import DiffusionDecoderConfig
 
 Stride = tuple[int, int, int]
 BlockKind = Literal["residual", "resample", "strided", "attention"]
+
+# Class names of the decoders.
+CONVOLUTIONAL, DIFFUSION = "CausalVideoAutoencoder", "CausalDiffusionVAE"
 
 _STRIDES: dict[str, Stride] = {"time": (2, 1, 1), "space": (1, 2, 2), "all": (2, 2, 2)}
 # Official name of a spatial padding mode -> the kernels' name.
@@ -88,11 +92,12 @@ class VideoVaeConfig:
 
     Attributes:
         encoder: None when the section lists no encoder blocks.
-        decoder: None when the file holds a diffusion decoder or the section lists no decoder blocks.
+        decoder: the convolutional one; None when the file holds another one or the section lists no decoder blocks.
         decoder_class: official class name of the decoder, for messages.
         latent_channels: width of a latent cell.
         spatial_factor: pixels per latent cell along H and along W.
         temporal_factor: pixel frames per latent frame (the first latent frame is one pixel frame).
+        diffusion: the diffusion decoder; None when the file holds another one.
     """
 
     encoder: EncoderConfig | None
@@ -101,6 +106,7 @@ class VideoVaeConfig:
     latent_channels: int
     spatial_factor: int
     temporal_factor: int
+    diffusion: DiffusionDecoderConfig | None = None
 
     @classmethod
     def from_dict(cls, section: Mapping[str, Any], tensor_names: Collection[str] | None = None) -> VideoVaeConfig:
@@ -119,26 +125,33 @@ class VideoVaeConfig:
         if not isinstance(section, Mapping):
             raise CheckpointError(f"config.vae must be an object, got {type(section).__name__}.")
         _require(section, "dims", 3)
-        decoder_class = str(section.get("_class_name", "CausalVideoAutoencoder"))
+        decoder_class = str(section.get("_class_name", CONVOLUTIONAL))
         encoder = _encoder_config(section)
-        decoder = None
-        if decoder_class == "CausalVideoAutoencoder":
+        decoder, diffusion = None, None
+        if decoder_class == CONVOLUTIONAL:
             decoder = _decoder_config(section, tensor_names)
-        elif decoder_class != "CausalDiffusionVAE":
+        elif decoder_class == DIFFUSION:
+            diffusion = DiffusionDecoderConfig.from_dict(section)
+        else:
             raise CheckpointError(
-                f"config.vae._class_name is {decoder_class!r}; expected CausalVideoAutoencoder or CausalDiffusionVAE."
+                f"config.vae._class_name is {decoder_class!r}; expected {CONVOLUTIONAL} or {DIFFUSION}."
             )
         halves = [half for half in (encoder, decoder) if half is not None]
-        if not halves:
+        if not halves and diffusion is None:
             raise CheckpointError("config.vae lists neither encoder_blocks nor decoder_blocks; nothing can be built.")
         factors = {(half.latent_channels, *_factors(half)) for half in halves}
+        if diffusion is not None:
+            frames, height, width = diffusion.factors
+            if height != width:
+                raise CheckpointError(f"config.vae.decoder makes {height}x{width} pixels of a cell; only squares work.")
+            factors.add((diffusion.latent_channels, height, frames))
         if len(factors) > 1:
             raise CheckpointError(
                 "encoder and decoder of config.vae disagree on (latent channels, pixels, frames) per cell: "
                 f"{sorted(factors)}."
             )
         latent_channels, spatial_factor, temporal_factor = factors.pop()
-        return cls(encoder, decoder, decoder_class, latent_channels, spatial_factor, temporal_factor)
+        return cls(encoder, decoder, decoder_class, latent_channels, spatial_factor, temporal_factor, diffusion)
 
     def require_encoder(self) -> EncoderConfig:
         """The encoder's part, or CheckpointError."""
@@ -151,9 +164,18 @@ class VideoVaeConfig:
         if self.decoder is None:
             raise CheckpointError(
                 f"config.vae._class_name is {self.decoder_class!r}: this file holds no convolutional decoder; "
-                "use the file whose class is CausalVideoAutoencoder (ltx-2.5-video-vae-conv)."
+                f"use the file whose class is {CONVOLUTIONAL} (ltx-2.5-video-vae-conv)."
             )
         return self.decoder
+
+    def require_diffusion(self) -> DiffusionDecoderConfig:
+        """The diffusion decoder's part, or CheckpointError."""
+        if self.diffusion is None:
+            raise CheckpointError(
+                f"config.vae._class_name is {self.decoder_class!r}: this file holds no diffusion decoder; "
+                f"use the file whose class is {DIFFUSION} (ltx-2.5-video-vae)."
+            )
+        return self.diffusion
 
     def latent_frames(self, frames: int) -> int:
         """Latent frames of a clip of 1 + k * temporal_factor pixel frames."""

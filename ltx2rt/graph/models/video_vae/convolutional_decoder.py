@@ -13,14 +13,15 @@ from ltx2rt.graph.models.layers.decode_way import DecodeWay
 from ltx2rt.graph.models.layers.params import Params
 from ltx2rt.graph.models.video_vae.config import VideoVaeConfig
 from ltx2rt.graph.models.video_vae.decoder import VideoDecoder, decoder_layers
+from ltx2rt.graph.models.video_vae.diffusion_keyframes import KeyFrames
 from ltx2rt.graph.models.video_vae.flops import video_decode_flops
 from ltx2rt.graph.models.video_vae.footprint import decode_bytes
 from ltx2rt.graph.models.video_vae.layers import can_stream
 from ltx2rt.graph.models.video_vae.specs import decoder_specs
 from ltx2rt.graph.models.video_vae.statistics import statistics_specs
 from ltx2rt.graph.models.video_vae.streaming import PUSHES
-from ltx2rt.graph.models.video_vae.surroundings import NoiseDraw
-from ltx2rt.graph.models.video_vae.tiling import TileSize, Tiling
+from ltx2rt.graph.models.video_vae.surroundings import DecoderNoise
+from ltx2rt.graph.models.video_vae.tiling import TileSize, Tiling, described_tiles
 from ltx2rt.types import ParamSpec
 
 Grid = tuple[int, int, int]
@@ -32,17 +33,19 @@ _TILE_OVERLAP = 64
 
 @dataclass(frozen=True)
 class ConvolutionalDecoder:
-    """The decoder of a configuration, which must have a convolutional one."""
+    """The decoder of a configuration, which must have a convolutional one. It does not look at key frames."""
 
     config: VideoVaeConfig
 
     def specs(self) -> list[ParamSpec]:
         return decoder_specs(self.config) + statistics_specs(self.config.latent_channels)
 
-    def flops(self, latent: Grid) -> float:
+    def flops(self, latent: Grid, keyframes: int = 0) -> float:
         return video_decode_flops(self.config, latent)
 
-    def ways(self, latent: Grid, tiling: Tiling | Literal["auto"] | None, itemsize: int) -> Iterator[DecodeWay]:
+    def ways(
+        self, latent: Grid, tiling: Tiling | Literal["auto"] | None, itemsize: int, keyframes: int = 0
+    ) -> Iterator[DecodeWay]:
         """``auto``: piece by piece, in tiles where that does not fit. None: never in tiles, whole if that fits."""
         height, width = (cells * self.config.spatial_factor for cells in latent[1:])
         streams = can_stream(decoder_layers(self.config.require_decoder()))
@@ -50,7 +53,7 @@ class ConvolutionalDecoder:
         def way(cut: Tiling | None, push: int | None, *, exact: bool = True) -> DecodeWay:
             return DecodeWay(
                 {"tiling": cut, "push": push},
-                {"frames": "in one piece" if push is None else f"{push} at a time", "tiles": _tiles(cut)},
+                {"frames": "in one piece" if push is None else f"{push} at a time", "tiles": described_tiles(cut)},
                 decode_bytes(self.config, latent, itemsize, cut, push).footprint,
                 min(push or 1, self.config.pixel_frames(latent[0])),
                 exact,
@@ -75,25 +78,20 @@ class ConvolutionalDecoder:
                     yield from (way(cut, push, exact=False) for push in PUSHES[1:])
 
     def frames(
-        self, params: Params, dtype: mx.Dtype, latent: mx.array, settings: Mapping[str, Any], noise: NoiseDraw
+        self,
+        params: Params,
+        dtype: mx.Dtype,
+        latent: mx.array,
+        settings: Mapping[str, Any],
+        noise: DecoderNoise,
+        keyframes: KeyFrames | None = None,
     ) -> Iterator[np.ndarray[Any, np.dtype[Any]]]:
         decoder = VideoDecoder(self.config, params, dtype)
         tiling, push = settings["tiling"], settings["push"]
         if push is None:
-            return decoder.decode_frames(latent, tiling, noise=noise)
-        return decoder.stream_frames(latent, tiling, frames_per_push=push, noise=noise)
+            return decoder.decode_frames(latent, tiling, noise=noise.normal)
+        return decoder.stream_frames(latent, tiling, frames_per_push=push, noise=noise.normal)
 
 
 def _side(side: int, length: int) -> TileSize | None:
     return TileSize(side, _TILE_OVERLAP) if side < length else None
-
-
-def _tiles(tiling: Tiling | None) -> str:
-    if tiling is None:
-        return "none"
-    axes = {"frames": tiling.frames, "height": tiling.height, "width": tiling.width}
-    return ", ".join(
-        f"{axis} {size.tile}/{size.overlap}" if isinstance(size, TileSize) else f"{axis} in {size.count}"
-        for axis, size in axes.items()
-        if size is not None
-    )

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from ltx2rt.graph.models.video_vae.config import VideoVaeConfig
 from ltx2rt.graph.models.video_vae.decoder import decoder_layers
+from ltx2rt.graph.models.video_vae.diffusion_decoder import diffusion_specs
 from ltx2rt.graph.models.video_vae.encoder import encoder_layers
 from ltx2rt.graph.models.video_vae.layer import Layer
 from ltx2rt.graph.models.video_vae.statistics import statistics_specs
@@ -20,12 +21,14 @@ def encoder_specs(config: VideoVaeConfig) -> list[ParamSpec]:
 
 
 def decoder_specs(config: VideoVaeConfig) -> list[ParamSpec]:
-    """Tensors of the convolutional decoder alone (``decoder.*``); CheckpointError if the file has none."""
+    """Tensors of the decoder alone (``decoder.*``), of whichever kind; CheckpointError if the file has none."""
+    if config.diffusion is not None:
+        return [replace(spec, name=f"decoder.{spec.name}") for spec in diffusion_specs(config.diffusion)]
     return _under("decoder", decoder_layers(config.require_decoder()))
 
 
 def param_specs(config: VideoVaeConfig) -> list[ParamSpec]:
-    """All tensors of a complete file: encoder, decoder, statistics; CheckpointError without a convolutional decoder."""
+    """All tensors of a complete file: encoder, decoder, statistics; CheckpointError without a decoder."""
     specs = statistics_specs(config.latent_channels)
     if config.encoder is not None:
         specs += encoder_specs(config)

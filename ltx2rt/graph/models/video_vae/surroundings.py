@@ -4,13 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import mlx.core as mx
 import numpy as np
 
 NoiseDraw = Callable[[tuple[int, ...]], "np.ndarray[Any, np.dtype[Any]]"]
 """Draws standard normal numbers of the given shape, float32; called in the order of the official code."""
+
+FrameDraw = Callable[[int], "np.ndarray[Any, np.dtype[Any]]"]
+"""Gives the next n frames (B, C, n, H, W) of a draw, float32."""
+
+
+class DecoderNoise(Protocol):
+    """Where decoders get random numbers from."""
+
+    def normal(self, shape: tuple[int, ...]) -> np.ndarray[Any, np.dtype[Any]]:
+        """See `NoiseDraw`."""
+
+    def frames(self, shape: tuple[int, int, int, int, int]) -> FrameDraw:
+        """The same numbers for (B, C, F, H, W), given some frames at a time."""
 
 
 @dataclass(frozen=True)

@@ -79,6 +79,18 @@ class Tiling:
         return cls(TileSize(*temporal) if temporal is not None else None, side, side)
 
 
+def described_tiles(tiling: Tiling | None) -> str:
+    """For people: tile and overlap of every axis that is cut."""
+    if tiling is None:
+        return "none"
+    axes = {"frames": tiling.frames, "height": tiling.height, "width": tiling.width}
+    return ", ".join(
+        f"{axis} {size.tile}/{size.overlap}" if isinstance(size, TileSize) else f"{axis} in {size.count}"
+        for axis, size in axes.items()
+        if size is not None
+    )
+
+
 @dataclass(frozen=True)
 class LatentInterval:
     """Latent cells [start, stop) of one axis, blended over ``left`` and ``right`` cells with the neighbours."""
@@ -307,14 +319,32 @@ def decode_tiled(
 ) -> Iterator[Array]:
     """Decode tile by tile and blend.
 
+    Args:
+        decode: maps a latent (1, f, h, w, C) to frames (1, F, H, W, 3).
+        latent: (1, f, h, w, C).
+        plan: made by `decode_plan` for this latent's grid.
+        channels: of a pixel.
+
+    Yields:
+        As `blend_tiles`.
+    """
+
+    def frames(tile: Tile) -> Iterator[Array]:
+        yield to_host(decode(_cut(latent, tile)))[0]
+
+    return blend_tiles(frames, plan, channels)
+
+
+def blend_tiles(decode: Callable[[Tile], Iterator[Array]], plan: TilePlan, channels: int = 3) -> Iterator[Array]:
+    """Blend tiles that are decoded one after the other.
+
     The tiles of one temporal group are added up in one float32 buffer; what the next group does not touch is final
     and leaves at once, the rest is carried over. So two group buffers exist at most: the chunk that the consumer still
     holds and the one being filled.
 
     Args:
-        decode: maps a latent (1, f, h, w, C) to frames (1, F, H, W, 3).
-        latent: (1, f, h, w, C).
-        plan: made by `decode_plan` for this latent's grid.
+        decode: the frames of a tile, as chunks (n, H, W, 3) float32 which may be changed.
+        plan: of the tiles.
         channels: of a pixel.
 
     Yields:
@@ -327,10 +357,13 @@ def decode_tiled(
         buffer = np.zeros((stop - start, *plan.shape[1:], channels), np.float32)
         for height in plan.height:
             for width in plan.width:
-                tile = to_host(decode(_cut(latent, Tile(group, height, width))))[0]
-                _weigh(tile, group.mask, height.mask, width.mask)
-                buffer[:, slice(*height.target), slice(*width.target)] += tile
-                del tile
+                done = 0
+                for chunk in decode(Tile(group, height, width)):
+                    after = done + len(chunk)
+                    _weigh(chunk, group.mask[done:after], height.mask, width.mask)
+                    buffer[done:after, slice(*height.target), slice(*width.target)] += chunk
+                    done = after
+                    del chunk
         if carried is not None:
             buffer[: carried.shape[0]] += carried
         carried = buffer[final_frames:].copy()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from math import prod
 from typing import Literal
 
@@ -17,6 +17,7 @@ from ltx2rt.graph.models.audio.footprint import (
     vocoder_flops,
     vocoder_footprint,
 )
+from ltx2rt.graph.models.layers.footprint import largest
 from ltx2rt.graph.models.upscaler import model as upscaler
 from ltx2rt.graph.models.upscaler.footprint import upscaler_flops, upscaler_footprint
 from ltx2rt.graph.models.video_vae.config import VideoVaeConfig
@@ -40,30 +41,40 @@ _LOOKAHEAD_BYTES_PER_PIXEL = 4
 _LOOKAHEAD_FRAMES = 25
 
 
+def writing_bytes(pixels: int, frames: int) -> int:
+    """What the encoders of a clip's pictures and sound take."""
+    ahead = _LOOKAHEAD_BYTES_PER_PIXEL * min(frames, _LOOKAHEAD_FRAMES)
+    return _ENCODER_BYTES + pixels * (_ENCODER_BYTES_PER_PIXEL + ahead)
+
+
 def video_decoder_options(
     checkpoint: Checkpoint,
     config: VideoVaeConfig,
     latent: Grid,
     tiling: Tiling | Literal["auto"] | None,
     dtype: mx.Dtype,
+    beside: int = 0,
+    keyframes: int = 0,
 ) -> Iterator[Need]:
-    """Stage "video decoder", in the ways that the decoder offers."""
+    """Stage "video decoder", in the ways that the decoder offers.
+
+    ``beside`` bytes are there meanwhile; ``keyframes``: how many the decoder looks at besides.
+    """
     decoder = video_decoder(config)
     loaded = checkpoint.loaded_bytes("video_vae", decoder.specs())
     height, width = (cells * config.spatial_factor for cells in latent[1:])
     pixels, frames = height * width, config.pixel_frames(latent[0])
-    ahead = _LOOKAHEAD_BYTES_PER_PIXEL * min(frames, _LOOKAHEAD_FRAMES)
-    encoder = _ENCODER_BYTES + int(pixels * (_ENCODER_BYTES_PER_PIXEL + ahead))
-    for way in decoder.ways(latent, tiling, dtype.size):
+    encoder = writing_bytes(pixels, frames)
+    for way in decoder.ways(latent, tiling, dtype.size, keyframes):
         converted = 2 * way.chunk_frames * pixels * 3 * FLOAT32_BYTES  # while a chunk becomes bytes
         yield Need(
             "video decoder",
             weights=loaded.arrays,
             activations=way.footprint.activations,
             working=way.footprint.working,
-            host=way.footprint.host + converted + encoder,
-            caches=prod(latent) * config.latent_channels * (dtype.size + FLOAT32_BYTES),
-            flops=decoder.flops(latent),
+            host=way.footprint.host + converted + encoder + beside,
+            caches=(latent[0] + keyframes) * prod(latent[1:]) * config.latent_channels * (dtype.size + FLOAT32_BYTES),
+            flops=decoder.flops(latent, keyframes),
             choice=dict(way.choice),
             settings=dict(way.settings),
             advice=smaller("height", "width"),
@@ -76,11 +87,11 @@ def upscaler_options(
     upscaler_file: Checkpoint,
     config: upscaler.LatentUpscalerConfig,
     name: str,
-    latent: Grid,
+    latents: Sequence[Grid],
     dtype: mx.Dtype,
 ) -> Iterator[Need]:
-    """A stage that enlarges a latent."""
-    footprint = upscaler_footprint(config, latent, dtype.size)
+    """A stage that enlarges latents, one after the other."""
+    footprint = largest(*(upscaler_footprint(config, latent, dtype.size) for latent in latents))
     loaded = upscaler_file.loaded_bytes("upscaler", upscaler.param_specs(config))
     statistics = checkpoint.loaded_bytes("video_vae", statistics_specs(config.in_channels))
     yield Need(
@@ -88,7 +99,7 @@ def upscaler_options(
         weights=loaded.arrays + statistics.arrays,
         activations=footprint.activations,
         working=footprint.working,
-        flops=upscaler_flops(config, latent),
+        flops=sum(upscaler_flops(config, latent) for latent in latents),
         advice=smaller("height", "width", "num_frames"),
     ).while_loading(loaded.loading)
 

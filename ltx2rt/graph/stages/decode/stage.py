@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import mlx.core as mx
 import numpy as np
@@ -17,12 +18,13 @@ from ltx2rt.graph.components import (
     Component,
     video_decoder,
 )
-from ltx2rt.graph.diffusion.noise import NoiseSource
+from ltx2rt.graph.diffusion.noise import FrameNoise, NoiseSource
 from ltx2rt.graph.diffusion.precision import Float32Array
 from ltx2rt.graph.models.audio import vae as audio_vae
 from ltx2rt.graph.models.audio import vocoder
 from ltx2rt.graph.models.layers.params import Params
 from ltx2rt.graph.models.upscaler import model as upscaler
+from ltx2rt.graph.models.video_vae.diffusion_keyframes import KeyFrames
 from ltx2rt.graph.models.video_vae.statistics import LatentStatistics, statistics_specs
 from ltx2rt.graph.protocols import VideoDecoder
 from ltx2rt.graph.stages.decode.needs import audio_decoder_options, upscaler_options, video_decoder_options
@@ -38,9 +40,14 @@ from ltx2rt.weights.kept_weights import StageWeights
 Upscaler = Component[upscaler.LatentUpscalerConfig]
 
 
-def upscale_latent(run: Run, latent: Float32Array) -> Float32Array:
-    """Normalised video latent (1, f, h, w, 128) -> (1, f, 2h, 2w, 128)."""
-    return resample_latent(run, "spatial upscaler", SPATIAL_UPSCALER, latent)
+def upscale_latents(
+    run: Run, latent: Float32Array, keyframes: Float32Array | None
+) -> tuple[Float32Array, Float32Array | None]:
+    """Normalised video latent (1, f, h, w, 128) -> (1, f, 2h, 2w, 128), and that of the generated key frames, which are
+    enlarged like a clip of their own: neighbours among them mix."""
+    given = {"latent": latent} | ({} if keyframes is None else {"keyframes": keyframes})
+    enlarged = _resampled(run, "spatial upscaler", SPATIAL_UPSCALER, given)
+    return enlarged["latent"], enlarged.get("keyframes")
 
 
 def resample_latent(run: Run, name: str, component: Upscaler, latent: Float32Array) -> Float32Array:
@@ -49,31 +56,46 @@ def resample_latent(run: Run, name: str, component: Upscaler, latent: Float32Arr
     Raises:
         UsageError: the upscaler is missing.
     """
+    return _resampled(run, name, component, {"latent": latent})["latent"]
+
+
+def _resampled(
+    run: Run, name: str, component: Upscaler, latents: Mapping[str, Float32Array]
+) -> dict[str, Float32Array]:
+    """Several latents through one upscaler, one after the other."""
     if not run.files.has(component):
         raise UsageError(f"the {component.name.replace('_', ' ')} is missing; give {spelled(component.name, 'FILE')}.")
-    latents = run.remember(name, lambda: {"latent": _resample(run, name, component, latent)})
-    return to_numpy(latents["latent"])
+    found = run.remember(name, lambda: _resample(run, name, component, latents))
+    return {key: to_numpy(value) for key, value in found.items()}
 
 
-def _resample(run: Run, name: str, component: Upscaler, latent: Float32Array) -> Float32Array:
+def _resample(run: Run, name: str, component: Upscaler, latents: Mapping[str, Float32Array]) -> dict[str, Float32Array]:
     checkpoint, upscaler_file = run.files.source(VIDEO_VAE), run.files.source(component)
     config, dtype = run.files.config(component), run.inputs.dtype
-    grid = (latent.shape[1], latent.shape[2], latent.shape[3])
+    grids = {key: (latent.shape[1], latent.shape[2], latent.shape[3]) for key, latent in latents.items()}
     enlarging = run.files.weights(component, upscaler.param_specs(config))
     of_latents = run.files.weights(VIDEO_VAE, statistics_specs(config.in_channels))
-    options = upscaler_options(checkpoint, upscaler_file, config, name, grid, dtype)
+    options = upscaler_options(checkpoint, upscaler_file, config, name, [*grids.values()], dtype)
     need = run.choose(options, enlarging, of_latents)
     if run.planning:
-        return np.zeros((1, *config.upscaled(grid), config.in_channels), np.float32)
+        return {
+            key: np.zeros((1, *config.upscaled(grid), config.in_channels), np.float32) for key, grid in grids.items()
+        }
     with run.stage(need) as stage:
-        arrays = run.load(stage, enlarging)
+        model = upscaler.LatentUpscaler(config, Params(run.load(stage, enlarging)), dtype)
         statistics = LatentStatistics(Params(run.load(stage, of_latents)))
-        before = statistics.un_normalise(mx.array(latent).astype(dtype))
-        after = upscaler.LatentUpscaler(config, Params(arrays), dtype)(before)
-        run.emit(LatentUpscaled(before, after))
-        upscaled = to_numpy(statistics.normalise(after).astype(mx.float32))
-        require_finite(name, "the upscaled latent", upscaled)
-        return upscaled
+        return {key: _enlarged(run, name, model, statistics, latent) for key, latent in latents.items()}
+
+
+def _enlarged(
+    run: Run, name: str, model: upscaler.LatentUpscaler, statistics: LatentStatistics, latent: Float32Array
+) -> Float32Array:
+    before = statistics.un_normalise(mx.array(latent).astype(run.inputs.dtype))
+    after = model(before)
+    run.emit(LatentUpscaled(before, after))
+    upscaled = to_numpy(statistics.normalise(after).astype(mx.float32))
+    require_finite(name, "the upscaled latent", upscaled)
+    return upscaled
 
 
 def decode_audio(run: Run, tokens: Float32Array) -> tuple[Array, int]:
@@ -99,11 +121,28 @@ def decode_audio(run: Run, tokens: Float32Array) -> tuple[Array, int]:
         return sound, vocoder_config.sample_rate
 
 
-def decode_video(run: Run, latent: Float32Array) -> Callable[[], Iterator[Array]]:
+class KeyFramePlanes(NamedTuple):
+    """Key frames for the video decoder to look at.
+
+    Attributes:
+        latents: (1, P, h, w, 128), normalised.
+        positions: pixel frame of each, counted as ``clip_start`` is.
+        clip_start: pixel frame with which the clip begins.
+    """
+
+    latents: Float32Array
+    positions: Sequence[int]
+    clip_start: int = 0
+
+
+def decode_video(
+    run: Run, latent: Float32Array, keyframes: KeyFramePlanes | None = None, beside: int = 0
+) -> Callable[[], Iterator[Array]]:
     """What decodes a normalised latent (1, f, h, w, 128): chunks of float32 (f, H, W, 3) in [0, 1].
 
     Called again, it gives the same bits. How it is decoded is chosen now. The stage begins with the first chunk and
-    lasts as long as the iteration.
+    lasts as long as the iteration. ``keyframes`` are looked at by a diffusion decoder alone. The reader
+    of the chunks takes ``beside`` bytes meanwhile.
     """
     inputs = run.inputs
     checkpoint, config = run.files.source(VIDEO_VAE), run.files.config(VIDEO_VAE)
@@ -111,23 +150,49 @@ def decode_video(run: Run, latent: Float32Array) -> Callable[[], Iterator[Array]
     tiling = None if inputs.settings.tiling == "none" else inputs.settings.tiling
     decoder = video_decoder(config)
     weights = run.files.weights(VIDEO_VAE, decoder.specs())
-    need = run.choose(video_decoder_options(checkpoint, config, grid, tiling, inputs.dtype), weights)
+    if config.diffusion is None:
+        keyframes = None
+    number = 0 if keyframes is None else len(keyframes.positions)
+    need = run.choose(video_decoder_options(checkpoint, config, grid, tiling, inputs.dtype, beside, number), weights)
     noise = run.noise.fork()
-    return lambda: iter(()) if run.planning else _decoded(run, decoder, weights, need, latent, noise.fork())
+    if run.planning:
+        return lambda: iter(())
+    return lambda: _decoded(run, decoder, weights, need, latent, noise.fork(), keyframes)
 
 
 def _decoded(
-    run: Run, decoder: VideoDecoder, weights: StageWeights, need: Need, latent: Float32Array, noise: NoiseSource
+    run: Run,
+    decoder: VideoDecoder,
+    weights: StageWeights,
+    need: Need,
+    latent: Float32Array,
+    noise: NoiseSource,
+    keyframes: KeyFramePlanes | None,
 ) -> Iterator[Array]:
     dtype = run.inputs.dtype
     with run.stage(need) as stage:
         params = Params(run.load(stage, weights))
         values = mx.array(latent).astype(dtype)
         run.emit(VideoDecodeStarted(values))
-        for chunk in decoder.frames(params, dtype, values, need.settings, noise.normal):
+        seen = None
+        if keyframes is not None:
+            planes = mx.array(keyframes.latents).astype(dtype)
+            seen = KeyFrames(planes, tuple(keyframes.positions), keyframes.clip_start)
+        for chunk in decoder.frames(params, dtype, values, need.settings, FrameNoise(noise), seen):
             require_finite(need.name, "the frames", chunk)
             yield chunk
             del chunk  # its memory is free while the next one is decoded
+
+
+def _planes(run: Run, keyframes: Float32Array | None, frames: int) -> KeyFramePlanes | None:
+    """The generated key frames within a clip of ``frames`` frames, if its decoder is to look at them."""
+    if keyframes is None or not run.inputs.settings.decode_with_keyframes:
+        return None
+    positions = run.inputs.keyframe_positions
+    within = [index for index, position in enumerate(positions) if position < frames]
+    if not within:
+        return None
+    return KeyFramePlanes(keyframes[:, within], [positions[index] for index in within])
 
 
 def finish(
@@ -135,12 +200,25 @@ def finish(
     video: Float32Array | None,
     audio: Float32Array | None,
     *,
+    keyframes: Float32Array | None = None,
     waveform: Array | None = None,
     sample_rate: int = 0,
+    decodes_video: bool = True,
+    decodes_audio: bool = True,
+    beside: int = 0,
 ) -> GeneratedClip:
     """The clip of the final latents: the sound now (decoded, or the waveform given), the frames while they are read.
 
+    ``decodes_video`` and ``decodes_audio`` are False for latents of which nothing is to be seen or heard. Reading the
+    frames takes ``beside`` bytes.
+
     What the request asks for beyond its pipeline happens here: upscalers on the final latent, and no decoding.
+
+    Args:
+        run: its settings say what is wanted.
+        video, audio: normalised, (1, f, h, w, 128) and (1, L, 128).
+        keyframes: (1, K, h, w, 128), normalised: the key frames that were generated besides the clip.
+        waveform, sample_rate: sound in place of the decoded one, (S, 2) and Hz.
     """
     inputs, frame_rate = run.inputs, run.inputs.frame_rate
     if video is not None and inputs.settings.upscale_spatial:
@@ -148,21 +226,27 @@ def finish(
     if video is not None and inputs.settings.upscale_temporal:
         video = resample_latent(run, "final temporal upscaler", TEMPORAL_UPSCALER, video)
         frame_rate *= 2
-    if audio is not None and not inputs.settings.latents_only:
+    shows = not inputs.settings.latents_only
+    if audio is not None and shows and decodes_audio:
         tokens = audio
         decoded = run.remember("sound", lambda: dict(zip(("waveform", "rate"), _sound(run, tokens), strict=True)))
         waveform, sample_rate = to_numpy(decoded["waveform"]), int(to_numpy(decoded["rate"]))
     vae = None if video is None else run.files.config(VIDEO_VAE)
+    num_frames = 0 if video is None or vae is None else vae.pixel_frames(video.shape[1])
+    frames = None
+    if video is not None and shows and decodes_video:
+        frames = decode_video(run, video, _planes(run, keyframes, num_frames), beside)
     return GeneratedClip(
-        frames=decode_video(run, video) if video is not None and not inputs.settings.latents_only else None,
+        frames=frames,
         audio=waveform,
         sample_rate=sample_rate,
         frame_rate=frame_rate,
-        num_frames=0 if video is None or vae is None else (video.shape[1] - 1) * vae.temporal_factor + 1,
+        num_frames=num_frames,
         height=0 if video is None or vae is None else video.shape[2] * vae.spatial_factor,
         width=0 if video is None or vae is None else video.shape[3] * vae.spatial_factor,
         video_latent=video,
         audio_latent=audio,
+        has_file_sound=waveform is not None and audio is None,
     )
 
 

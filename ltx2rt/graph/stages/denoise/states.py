@@ -9,6 +9,7 @@ import mlx.core as mx
 from ltx2rt.graph.diffusion.conditioning import (
     AppendKeyframe,
     ConditioningItem,
+    GeneratedKeyframes,
     apply_conditioning,
     image_condition,
 )
@@ -39,6 +40,17 @@ def image_items(
         else image_condition(latent, image.frame_index, image.strength)
         for image, latent in zip(images, latents, strict=True)
     ]
+
+
+def keyframe_items(run: Run, initial: Float32Array | None = None) -> list[VideoItem]:
+    """Slots for the key frames that the model generates besides the clip, which follow all other conditions.
+
+    Args:
+        run: says where they stand.
+        initial: (1, K, h, w, 128) to start from; None: nothing.
+    """
+    positions = run.inputs.keyframe_positions
+    return [GeneratedKeyframes(positions, initial)] if positions else []
 
 
 def video_state(

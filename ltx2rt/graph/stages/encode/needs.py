@@ -28,9 +28,14 @@ Grid = tuple[int, int, int]
 
 
 def video_encoder_options(
-    checkpoint: Checkpoint, config: VideoVaeConfig, name: str, clips: Sequence[Grid], dtype: mx.Dtype
+    checkpoint: Checkpoint,
+    config: VideoVaeConfig,
+    name: str,
+    clips: Sequence[Grid],
+    dtype: mx.Dtype,
+    beside: int = 0,
 ) -> Iterator[Need]:
-    """A stage that encodes clips of (F, H, W) pixels, single images in one piece."""
+    """A stage that encodes clips of (F, H, W) pixels, single images in one piece; ``beside`` bytes are there, too."""
     loaded = checkpoint.loaded_bytes("video_vae", encoder_specs(config) + statistics_specs(config.latent_channels))
     streams = can_stream(encoder_layers(config.require_encoder()))
     flops = sum(video_encode_flops(config, clip) for clip in clips)
@@ -48,7 +53,7 @@ def video_encoder_options(
             weights=loaded.arrays,
             activations=peak.activations,
             working=peak.working,
-            host=peak.host + host,
+            host=peak.host + host + beside,
             flops=flops,
             choice={"frames": f"{push} at a time"} if any(clip[0] > 1 for clip in clips) else {},
             settings={"push": push if streams else None},

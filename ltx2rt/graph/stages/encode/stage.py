@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from itertools import islice
+
 import mlx.core as mx
 import numpy as np
 
@@ -17,7 +21,7 @@ from ltx2rt.graph.models.video_vae.tiling import Tiling
 from ltx2rt.graph.stages.encode.needs import sound_encoder_options, video_encoder_options
 from ltx2rt.graph.stages.events import SoundEncoded, VideoEncoded
 from ltx2rt.graph.stages.finite import require_finite
-from ltx2rt.graph.stages.inputs import SoundInput
+from ltx2rt.graph.stages.inputs import FrameStream, SoundInput
 from ltx2rt.graph.stages.run import Run
 from ltx2rt.kernels.host import to_numpy
 from ltx2rt.media.pixel_range import to_signed_range
@@ -27,17 +31,17 @@ from ltx2rt.types import Array
 _CHUNK_FRAMES = 8
 
 
-def encode_pixels(run: Run, name: str, clips: list[Array]) -> list[Float32Array]:
+def encode_pixels(run: Run, name: str, clips: Sequence[Array | FrameStream], beside: int = 0) -> list[Float32Array]:
     """Normalised latents (1, f, h, w, 128) of clips (F, H, W, 3), uint8 or float32 in [-1, 1], in order.
 
-    No stage runs when there are none.
+    No stage runs when there are none. What reads the frames of a stream takes ``beside`` bytes.
     """
     if not clips:
         return []
     checkpoint, config, dtype = run.files.source(VIDEO_VAE), run.files.config(VIDEO_VAE), run.inputs.dtype
     grids = [(clip.shape[0], clip.shape[1], clip.shape[2]) for clip in clips]
     weights = run.files.weights(VIDEO_VAE, encoder_specs(config) + statistics_specs(config.latent_channels))
-    need = run.choose(video_encoder_options(checkpoint, config, name, grids, dtype), weights)
+    need = run.choose(video_encoder_options(checkpoint, config, name, grids, dtype, beside), weights)
     if run.planning:
         return [_blank_latent(config, grid) for grid in grids]
     latents = []
@@ -59,17 +63,28 @@ def _blank_latent(config: VideoVaeConfig, clip: tuple[int, int, int]) -> Float32
     return np.zeros(shape, np.float32)
 
 
-def _encode(encoder: VideoEncoder, clip: Array, push: int | None) -> mx.array:
+def _encode(encoder: VideoEncoder, clip: Array | FrameStream, push: int | None) -> mx.array:
     """The latent of one clip: an image at once, a longer clip ``push`` frames at a time, or in tiles (None)."""
-    if push is not None and len(clip) > 1:
-        chunks = (_as_float(clip[start : start + _CHUNK_FRAMES]) for start in range(0, len(clip), _CHUNK_FRAMES))
+    count, height, width = clip.shape[:3]
+    if push is not None and count > 1:
+        chunks = (_as_float(chunk) for chunk in _chunks(clip))
         latent = mx.concatenate(list(encoder.encode_stream(chunks, frames_per_push=push)), axis=1)
     else:
-        height, width = clip.shape[1:3]
-        tiling = Tiling.auto(height, width, encoder.config.spatial_factor) if len(clip) > 1 else None
-        latent = encoder.encode_frames(_as_float(clip)[None], tiling)
+        tiling = Tiling.auto(height, width, encoder.config.spatial_factor) if count > 1 else None
+        whole = np.concatenate(list(_chunks(clip))) if isinstance(clip, FrameStream) else clip
+        latent = encoder.encode_frames(_as_float(whole)[None], tiling)
     mx.eval(latent)
     return latent
+
+
+def _chunks(clip: Array | FrameStream) -> Iterator[Array]:
+    """The frames of a clip, a few at a time."""
+    if not isinstance(clip, FrameStream):
+        yield from (clip[start : start + _CHUNK_FRAMES] for start in range(0, len(clip), _CHUNK_FRAMES))
+        return
+    with closing(clip.read()) as frames:
+        while chunk := list(islice(frames, _CHUNK_FRAMES)):
+            yield np.stack(chunk)
 
 
 def _as_float(frames: Array) -> Array:

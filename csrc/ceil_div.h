@@ -3,9 +3,9 @@
 
 #include <cstdint>
 
-namespace ltx2rt::cpu {
+namespace ltx2rt {
 
 // For n >= 0 and part >= 1.
 constexpr int64_t ceil_div(int64_t n, int64_t part) { return (n + part - 1) / part; }
 
-}  // namespace ltx2rt::cpu
+}  // namespace ltx2rt

@@ -1,0 +1,105 @@
+"""The diffusion video decoder of the stages: its tensors, and its ways of decoding a clip."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import mlx.core as mx
+
+from ltx2rt.graph.models.layers.decode_way import DecodeWay
+from ltx2rt.graph.models.layers.params import Params
+from ltx2rt.graph.models.video_vae.config import VideoVaeConfig
+from ltx2rt.graph.models.video_vae.diffusion_config import Size
+from ltx2rt.graph.models.video_vae.diffusion_decoder import DiffusionVideoDecoder
+from ltx2rt.graph.models.video_vae.diffusion_footprint import (
+    diffusion_decode_bytes,
+    diffusion_decode_flops,
+    keyframe_decode_bytes,
+)
+from ltx2rt.graph.models.video_vae.diffusion_keyframes import KeyFrames
+from ltx2rt.graph.models.video_vae.specs import decoder_specs
+from ltx2rt.graph.models.video_vae.statistics import statistics_specs
+from ltx2rt.graph.models.video_vae.surroundings import DecoderNoise
+from ltx2rt.graph.models.video_vae.tiling import TileSize, Tiling, described_tiles
+from ltx2rt.types import Array, ParamSpec
+
+# Frames that the last stage works on at a time: what a budget chooses from. Five is what its windows look ahead.
+PUSHES = (5, 2, 1)
+# Sides of tiles in pixels, and frames of tiles where all frames of a clip do not fit besides them.
+TILE_SIDES = (768, 640, 512, 384)
+_TILE_FRAMES = 80
+
+
+@dataclass(frozen=True)
+class DiffusionDecoder:
+    """The decoder of a configuration, which must have a diffusion decoder."""
+
+    config: VideoVaeConfig
+
+    def specs(self) -> list[ParamSpec]:
+        return decoder_specs(self.config) + statistics_specs(self.config.latent_channels)
+
+    def flops(self, latent: Size, keyframes: int = 0) -> float:
+        return diffusion_decode_flops(self.config.require_diffusion(), latent, keyframes)
+
+    def ways(
+        self, latent: Size, tiling: Tiling | Literal["auto"] | None, itemsize: int, keyframes: int = 0
+    ) -> Iterator[DecodeWay]:
+        """Some frames at a time; ``auto``: in tiles where that does not fit, too. None: never in tiles."""
+        cuts = [tiling if isinstance(tiling, Tiling) else None]
+        if tiling == "auto":
+            cuts += self._tilings(latent)
+        for number, cut in enumerate(cuts):
+            for push in PUSHES:
+                yield self._way(latent, cut, itemsize, push, keyframes, exact=number == 0)
+
+    def frames(
+        self,
+        params: Params,
+        dtype: mx.Dtype,
+        latent: mx.array,
+        settings: Mapping[str, Any],
+        noise: DecoderNoise,
+        keyframes: KeyFrames | None = None,
+    ) -> Iterator[Array]:
+        decoder = DiffusionVideoDecoder(self.config, params, dtype, settings["push"])
+        return decoder.stream_frames(latent, settings["tiling"], noise, keyframes)
+
+    def _way(
+        self, latent: Size, cut: Tiling | None, itemsize: int, push: int, keyframes: int, *, exact: bool
+    ) -> DecodeWay:
+        decoder = self.config.require_diffusion()
+        if keyframes:
+            footprint = keyframe_decode_bytes(decoder, latent, keyframes, itemsize, cut, push)
+        else:
+            footprint = diffusion_decode_bytes(decoder, latent, itemsize, cut, push)
+        frames = self.config.pixel_frames(latent[0])
+        chunk = min(push, frames)
+        if cut is not None:
+            chunk = cut.frames.tile if isinstance(cut.frames, TileSize) else frames
+        return DecodeWay(
+            {"tiling": cut, "push": push},
+            {"decoder": "diffusion", "frames": f"{push} at a time", "tiles": described_tiles(cut)},
+            footprint,
+            min(chunk, frames),
+            exact,
+        )
+
+    def _tilings(self, latent: Size) -> Iterator[Tiling]:
+        """Larger tiles first, of all frames and then of some."""
+        decoder = self.config.require_diffusion()
+        overlap = [margin * cell for margin, cell in zip(decoder.tile_margins, decoder.tile_cell, strict=True)]
+        height, width = (cells * self.config.spatial_factor for cells in latent[1:])
+        frames = self.config.pixel_frames(latent[0])
+        for side in TILE_SIDES:
+            if side >= max(height, width) or side <= max(overlap[1:]):
+                continue
+            rows, columns = (
+                TileSize(side, margin) if side < length else None
+                for length, margin in ((height, overlap[1]), (width, overlap[2]))
+            )
+            yield Tiling(None, rows, columns)
+            if overlap[0] < _TILE_FRAMES < frames:
+                yield Tiling(TileSize(_TILE_FRAMES, overlap[0]), rows, columns)

@@ -1,0 +1,306 @@
+"""Reads a clip as it is shown: upright, square pixels, colours of BT.709, a constant rate, and its sound in step."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Generator, Iterable, Iterator
+from fractions import Fraction
+from typing import NamedTuple
+
+import numpy as np
+from av.container import InputContainer
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from ltx2rt.errors import MediaError
+from ltx2rt.media.audio_reader import read_audio_from
+from ltx2rt.media.colour import FULL, LIMITED, ClipColour, colour_of
+from ltx2rt.media.container import is_still, picture_stream, reading, sound_stream
+from ltx2rt.media.frame_filters import DEINTERLACER_FRAMES, TABLE_BYTES_PER_PIXEL, FrameFilters
+from ltx2rt.media.orientation import orientation_of
+from ltx2rt.media.stamps import Layout, constant_rate, sufficient_rate
+from ltx2rt.types import Array
+
+SAME_RATE = 1e-3  # rates that differ by less, as 24 and 23.976, are taken as one: picture for picture
+DECODER_THREADS = 4
+
+# Codecs whose packets are pictures, one each: these are counted without decoding.
+_PACKET_IS_PICTURE = {"h264", "hevc", "av1", "libdav1d", "vp9", "prores", "dnxhd", "mjpeg", "ffv1", "rawvideo"}
+_RAW_RATE = Fraction(25)
+
+# Pictures that exist while a clip is read: those that the decoder refers to and those its threads work on; as RGB the
+# one that FFmpeg made, its array and the one that is shown for several frames.
+DECODED_PICTURES = 8 + DECODER_THREADS
+RGB_PICTURES = 3
+
+
+class ClipReader:
+    """A clip by presentation time.
+
+    What is done on the way, where a clip needs it: pictures are turned and mirrored, brought to square pixels,
+    deinterlaced and converted to BT.709; those that an edit list hides are left out; a variable rate becomes a constant
+    one, where each picture stands at the frame nearest to its time stamp.
+
+    Args:
+        path: a file that FFmpeg reads.
+        source_color: what the colours are, in place of the tags; one of `colour.SOURCE_COLOR_CHOICES`.
+        frame_rate: frames/s to read at, by time stamps; None: the clip's own, or one that is fast enough for a clip of
+            variable rate.
+
+    Attributes:
+        frame_rate: frames/s.
+        num_frames: at this rate.
+        width, height: pixels as shown.
+        sample_rate: Hz of the sound; None: there is none.
+        own_rate: of the file; for a variable rate its average.
+        variable_rate: the clip's time stamps have no constant rate.
+        reading_bytes: what `frames` takes while it reads, besides the pictures that the caller holds.
+        filtered: pictures go through FFmpeg's filters, and not from the decoder to RGB at once.
+        notes: what the user has to know, one line each.
+
+    Raises:
+        MediaError: the file cannot be read, or is no clip.
+        UsageError: an unknown ``source_color``.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], *, source_color: str | None = None, frame_rate: Fraction | None = None
+    ) -> None:
+        self._path, self._name = path, os.fspath(path)
+        self.notes: list[str] = []
+        with reading(path) as container:
+            stream = _moving_pictures(container, self._name)
+            sound = sound_stream(container)
+            scan = _scan(container, stream, self._name)
+            stated = [Fraction(rate) for rate in (stream.average_rate, stream.guessed_rate) if rate]
+            aspect = stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio
+            self._colour = colour_of(stream.codec_context, scan.first, source_color)
+        self.sample_rate = None if sound is None else int(sound.codec_context.sample_rate)
+        self._interlaced = bool(scan.first.interlaced_frame)
+        self._orientation = orientation_of(scan.first)
+        self._size = _square(scan.first, aspect)
+        self.width, self.height = self._orientation.size(*self._size)
+        self._first_s = scan.times[0] if scan.times else Fraction(0)
+        self._last_s = scan.times[-1] if scan.times else self._first_s
+        self._has_stamps = scan.times is not None
+        self._layout: Layout | None = None
+        self.frame_rate, self.num_frames = self._find_rate(scan, stated, frame_rate)
+        stored = (scan.first.width, scan.first.height)
+        self.filtered = self._interlaced or self._colour.needs_table or any(self._orientation) or self._size != stored
+        self.reading_bytes = _reading_bytes(scan.first, self.width * self.height, self._interlaced, self._colour)
+        self._say(stored)
+
+    def _find_rate(self, scan: _Scan, stated: list[Fraction], wanted: Fraction | None) -> tuple[Fraction, int]:
+        """(rate, frames at it); sets the layout for pictures that are not taken one by one."""
+        self.variable_rate = False
+        self.own_rate = stated[0] if stated else _RAW_RATE
+        if scan.times is None:
+            # Of raw streams the average is FFmpeg's default; the other one stands in the stream.
+            self.own_rate = stated[-1] if stated else _RAW_RATE
+            times = [place / self.own_rate for place in range(scan.pictures)]
+            self.notes.append(f"{self._name} has no time stamps; it is taken as {float(self.own_rate):g} frames/s")
+        else:
+            times = scan.times
+            if len(times) > 1:
+                constant = constant_rate([float(time) for time in times], stated)
+                self.variable_rate = constant is None
+                self.own_rate = constant or (len(times) - 1) / (times[-1] - times[0])
+        if not self.variable_rate and (wanted is None or abs(wanted / self.own_rate - 1) <= SAME_RATE):
+            return wanted or self.own_rate, scan.pictures
+        rate = wanted or sufficient_rate([float(time) for time in times])
+        distances = sorted(later - earlier for earlier, later in itertools.pairwise(times))
+        last = scan.last_duration or (distances[len(distances) // 2] if distances else 1 / self.own_rate)
+        self._layout = Layout(times[0], rate)
+        if self.variable_rate:
+            self.notes.append(
+                f"{self._name} has a variable frame rate ({float(1 / distances[-1]):.4g} to "
+                f"{float(1 / distances[0]):.4g} frames/s); it is read at {float(rate):.5g} by its time stamps"
+            )
+        return rate, max(self._layout.frame(times[-1] + last), self._layout.frame(times[-1]) + 1)
+
+    def _say(self, stored: tuple[int, int]) -> None:
+        if self._interlaced:
+            self.notes.append(f"{self._name} is interlaced; it is deinterlaced (bwdif)")
+        if self._size != stored:
+            was, becomes = (f"{width}x{height}" for width, height in (stored, self._size))
+            self.notes.append(f"{self._name} has pixels that are not square; {was} is read as {becomes}")
+        if self._colour.needs_table:
+            done = "tone-mapped" if self._colour.is_hdr else "converted"
+            self.notes.append(f"{self._name} is {self._colour.words}; it is {done} to BT.709")
+        if self._colour.remark:
+            self.notes.append(f"{self._name}: {self._colour.remark}")
+
+    def frames(self, limit: int | None = None) -> Generator[Array, None, None]:
+        """The pictures, `num_frames` of them or at most ``limit``: (height, width, 3) uint8 R'G'B' of BT.709.
+
+        Where a picture is shown for several frames, it is the same array.
+
+        Raises:
+            MediaError: the file is damaged.
+        """
+        wanted = self.num_frames if limit is None else min(limit, self.num_frames)
+        count = 0
+        with reading(self._path) as container:
+            for picture in self._laid_out(self._upright(container)):
+                if count == wanted:
+                    return
+                yield picture
+                count += 1
+        if count < wanted:
+            raise MediaError(
+                f"only {count} of the {wanted} frames of {self._name} can be decoded; the file is damaged, "
+                "convert it first."
+            )
+
+    def sound(self) -> Array | None:
+        """The sound from the first picture on, (channels, samples) float32 at `sample_rate`; None: there is none.
+
+        Sound that begins later has silence in front; what sounds before the first picture is left out.
+
+        Raises:
+            MediaError: the sound cannot be decoded.
+        """
+        if self.sample_rate is None:
+            return None
+        sound = read_audio_from(self._path, float(self._first_s))
+        self.sample_rate = sound.sample_rate
+        return np.ascontiguousarray(sound.waveform.T)
+
+    def _laid_out(self, pictures: Iterable[tuple[Fraction, Array]]) -> Iterator[Array]:
+        """The picture of every frame, from pictures and the times at which they begin to be shown."""
+        if self._layout is None:
+            for _, picture in pictures:
+                yield picture
+            return
+        frame, held, last_s = 0, None, self._first_s
+        for shown_s, picture in pictures:
+            while held is not None and frame < self._layout.frame(shown_s):
+                yield held
+                frame += 1
+            held, last_s = picture, shown_s
+        # A file that breaks off is not filled up with its last picture.
+        if held is not None and last_s >= self._last_s:
+            while frame < self.num_frames:
+                yield held
+                frame += 1
+
+    def _upright(self, container: InputContainer) -> Iterator[tuple[Fraction, Array]]:
+        """(seconds, RGB) of every picture."""
+        stream = _moving_pictures(container, self._name)
+        stream.thread_type, stream.codec_context.thread_count = "AUTO", DECODER_THREADS
+        for frame in self._converted(self._stamped(container.decode(stream))):
+            yield _seconds(frame), frame.to_ndarray()
+
+    def _stamped(self, frames: Iterable[VideoFrame]) -> Iterator[VideoFrame]:
+        """Pictures with the colours and, where the file has none, the time stamps that they are taken to have."""
+        for place, frame in enumerate(frames):
+            if not self._has_stamps:
+                frame.pts, frame.time_base = place, 1 / self.own_rate
+            if frame.pts is None or _seconds(frame) < self._first_s:
+                continue
+            frame.colorspace = self._colour.scaler_code
+            frame.color_range = FULL if self._colour.full_range else LIMITED
+            yield frame
+
+    def _converted(self, frames: Iterator[VideoFrame]) -> Iterator[VideoFrame]:
+        """RGB pictures, filtered if the clip needs it."""
+        if not self.filtered:
+            code = self._colour.scaler_code
+            for frame in frames:
+                yield frame.reformat(format="rgb24", src_colorspace=code, dst_colorspace=code, dst_color_range=FULL)
+            return
+        first = next(frames, None)
+        if first is not None:
+            filters = FrameFilters(
+                first, self._colour, size=self._size, orientation=self._orientation, interlaced=self._interlaced
+            )
+            yield from filters.pictures(itertools.chain([first], frames))
+
+
+def _reading_bytes(stored: VideoFrame, pixels: int, interlaced: bool, colour: ClipColour) -> int:
+    """What reading takes: pictures in the decoder, in the filters and as RGB; ``pixels`` of one as shown."""
+    picture = sum(plane.buffer_size for plane in stored.planes)
+    inside = DECODED_PICTURES + (DEINTERLACER_FRAMES if interlaced else 0)
+    table = 2 * TABLE_BYTES_PER_PIXEL if colour.needs_table else 0
+    return inside * picture + pixels * (RGB_PICTURES * 3 + table)
+
+
+def is_still_picture(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is a picture, not a clip.
+
+    Raises:
+        MediaError: it cannot be read.
+    """
+    with reading(path) as container:
+        return is_still(container)
+
+
+class _Scan(NamedTuple):
+    """What was found in a file.
+
+    Attributes:
+        first: its first picture.
+        times: seconds at which its pictures are shown, rising; None: the file has no time stamps.
+        pictures: their number.
+        last_duration: seconds for which the last one is shown; None: not stated.
+    """
+
+    first: VideoFrame
+    times: list[Fraction] | None
+    pictures: int
+    last_duration: Fraction | None
+
+
+def _scan(container: InputContainer, stream: VideoStream, name: str) -> _Scan:
+    """Goes through a file once; decodes its first picture, and all of them where packets do not tell their number."""
+    first: VideoFrame | None = None
+    shown: list[int | None] = []
+    decoded: list[int | None] = []
+    durations: dict[int | None, int | None] = {}
+    by_packets = stream.codec_context.name in _PACKET_IS_PICTURE
+    for packet in container.demux(stream):
+        by_packets = by_packets and (packet.size == 0 or packet.pts is not None)
+        if packet.size and not packet.is_discard:
+            shown.append(packet.pts)
+            durations[packet.pts] = packet.duration
+        if first is None or not by_packets:
+            for frame in packet.decode():
+                first = first or frame
+                decoded.append(frame.pts)
+            # Two fields may come in two packets.
+            by_packets = by_packets and not (first is not None and first.interlaced_frame)
+    if first is None:
+        raise MediaError(f"{name} holds no pictures that can be decoded; choose another file.")
+    stamps = shown if by_packets else decoded
+    known = sorted(stamp for stamp in stamps if stamp is not None)
+    if len(known) < len(stamps) or (len(known) > 1 and known[0] == known[-1]):
+        return _Scan(first, None, len(stamps), None)
+    # What was recorded before the first key frame cannot be decoded.
+    known = [stamp for stamp in known if first.pts is None or stamp >= first.pts]
+    base = Fraction(stream.time_base or 0)
+    last = durations.get(known[-1])
+    return _Scan(first, [stamp * base for stamp in known], len(known), last * base if last else None)
+
+
+def _seconds(frame: VideoFrame) -> Fraction:
+    """When a picture with a stamp is shown."""
+    return (frame.pts or 0) * Fraction(frame.time_base or 0)
+
+
+def _moving_pictures(container: InputContainer, name: str) -> VideoStream:
+    if is_still(container):
+        raise MediaError(f"{name} is a still picture; give a video here, or the picture as an image.")
+    stream = picture_stream(container)
+    if stream is None:
+        raise MediaError(f"{name} has no video stream; give a video file.")
+    return stream
+
+
+def _square(frame: VideoFrame, aspect: Fraction | None) -> tuple[int, int]:
+    """(width, height) of a picture whose pixels have this shape, with square ones: the shorter side grows."""
+    if not aspect or aspect == 1:
+        return frame.width, frame.height
+    if aspect > 1:
+        return round(frame.width * aspect), frame.height
+    return frame.width, round(frame.height / aspect)

@@ -1,0 +1,254 @@
+"""What the colour tags of a clip mean, and the table that takes other colours than BT.709's to BT.709.
+
+Clips are read as R'G'B' of BT.709 for a usual (SDR) screen, because that is what models were trained on and what is
+written. Most clips need nothing but the right matrix and range. HDR (HLG and PQ) and wide gamuts go through a table of
+`TABLE_SIZE` cubed colours, which FFmpeg's ``lut3d`` interpolates, made in four steps:
+
+1. The signal becomes light, 1 is reference white at 203 nits (ITU-R BT.2408): PQ by its EOTF; HLG by its inverse OETF,
+   where reference white is the signal 0.75. HLG's light is that of the scene: its system gamma is 1 on a screen of
+   about 300 nits, as usual screens are.
+2. A matrix takes it to the primaries of BT.709. Colours outside are mixed with the grey of their luminance until they
+   lie inside.
+3. Light above `KNEE` is rolled off towards 1 by the largest of the three components, so that hues stay.
+4. The light is encoded with the curve of sRGB.
+
+SDR transfers keep their values: what a screen makes of them is what it makes of BT.709.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from av.video.codeccontext import VideoCodecContext
+from av.video.frame import VideoFrame
+
+from ltx2rt.errors import UsageError
+from ltx2rt.types import Array
+
+# Codes of ISO/IEC 23091-2 (H.273), as FFmpeg has them.
+UNSPECIFIED = 2
+RGB_MATRIX, BT709, BT470BG, BT601, BT2020 = 0, 1, 5, 6, 9
+LINEAR, PQ, SMPTE428, HLG = 8, 16, 17, 18
+DCI_P3, DISPLAY_P3 = 11, 12
+GAMMA28 = 5
+LIMITED, FULL = 1, 2
+
+TABLE_SIZE = 49
+KNEE = 0.9  # reference white comes out at 249 of 255, highlights share the rest
+_REFERENCE_NITS = 203.0
+_PQ_PEAK_NITS = 10000.0
+_HLG_REFERENCE = 0.265  # scene light of the signal 0.75, which is 203 nits of 1000
+
+HD_LINES, HD_COLUMNS = 720, 1280
+
+# Matrices that FFmpeg's scaler knows, by its names.
+_MATRICES = {1: "bt709", 4: "fcc", 5: "bt601", 6: "bt601", 7: "smpte240m", 9: "bt2020"}
+_SCALER_CODES = {"bt709": 1, "fcc": 4, "bt601": 5, "smpte240m": 7, "bt2020": 9}
+_BT2020_CONSTANT_LUMINANCE = 10
+
+# x, y of red, green, blue, white. SD's primaries are not among them: encoders write the tags of SD by habit, and
+# players change nothing.
+_D65 = (0.3127, 0.3290)
+_CHROMATICITIES = {
+    4: ((0.67, 0.33), (0.21, 0.71), (0.14, 0.08), (0.310, 0.316)),
+    8: ((0.681, 0.319), (0.243, 0.692), (0.145, 0.049), (0.310, 0.316)),
+    BT2020: ((0.708, 0.292), (0.170, 0.797), (0.131, 0.046), _D65),
+    DCI_P3: ((0.680, 0.320), (0.265, 0.690), (0.150, 0.060), (0.314, 0.351)),
+    DISPLAY_P3: ((0.680, 0.320), (0.265, 0.690), (0.150, 0.060), _D65),
+}
+_BT709_CHROMATICITIES = ((0.64, 0.33), (0.30, 0.60), (0.15, 0.06), _D65)
+_PRIMARIES_NAMES = {4: "NTSC 1953", 8: "film", BT2020: "BT.2020", DCI_P3: "DCI-P3", DISPLAY_P3: "Display P3"}
+_TRANSFER_NAMES = {GAMMA28: "gamma 2.8", LINEAR: "linear light", PQ: "HDR (PQ)", SMPTE428: "DCI", HLG: "HDR (HLG)"}
+
+SOURCE_COLORS = ("bt601", "bt709", "bt2020", "display-p3", "hlg", "pq")
+RANGES = ("limited", "full")
+SOURCE_COLOR_CHOICES = (*SOURCE_COLORS, *(f"{name}-{suffix}" for name in SOURCE_COLORS for suffix in RANGES))
+
+
+@dataclass(frozen=True)
+class ClipColour:
+    """The colours of a clip's pictures.
+
+    Attributes:
+        matrix: name of the matrix between R'G'B' and Y'CbCr, for FFmpeg's ``scale``; None: pictures are stored as RGB
+            or grey.
+        full_range: luma is 0 to 255, not 16 to 235.
+        primaries, transfer: codes.
+        remark: what could not be honoured; empty: everything was.
+    """
+
+    matrix: str | None
+    full_range: bool
+    primaries: int = BT709
+    transfer: int = BT709
+    remark: str = ""
+
+    @property
+    def scaler_code(self) -> int:
+        """The matrix as the scaler's number."""
+        return _SCALER_CODES[self.matrix or "bt709"]
+
+    @property
+    def needs_table(self) -> bool:
+        return self.primaries in _CHROMATICITIES or self.transfer in _TRANSFER_NAMES
+
+    @property
+    def words(self) -> str:
+        """What a table converts, for messages: "HDR (HLG)"."""
+        names = (_TRANSFER_NAMES.get(self.transfer), _PRIMARIES_NAMES.get(self.primaries))
+        return ", ".join(name for name in names if name)
+
+    @property
+    def is_hdr(self) -> bool:
+        return self.transfer in (PQ, HLG)
+
+    def table(self) -> Array:
+        """(n, n, n, 3) float32 R'G'B' of BT.709 in [0, 1], for signals red, green, blue of 0 to 1 in equal steps."""
+        return _table(self.primaries, self.transfer)
+
+
+_OVERRIDES = {
+    "bt601": ClipColour("bt601", False, BT601, BT601),
+    "bt709": ClipColour("bt709", False),
+    "bt2020": ClipColour("bt2020", False, BT2020, 14),
+    "display-p3": ClipColour("bt709", False, DISPLAY_P3, 13),
+    "hlg": ClipColour("bt2020", False, BT2020, HLG),
+    "pq": ClipColour("bt2020", False, BT2020, PQ),
+}
+
+
+def colour_of(context: VideoCodecContext, frame: VideoFrame, override: str | None = None) -> ClipColour:
+    """The colours of a decoded picture by its tags; where there are none, by its size as players do.
+
+    Untagged pictures are BT.709 from 720 lines or 1280 columns on, BT.601 below.
+
+    Args:
+        context: of the stream; it has decoded ``frame``.
+        frame: a picture as stored, not turned.
+        override: one of `SOURCE_COLOR_CHOICES` in place of the tags; without a suffix the range stays the tagged one.
+
+    Raises:
+        UsageError: an override that does not exist.
+    """
+    tagged_full = context.color_range == FULL or frame.format.name.startswith("yuvj")
+    stored_as_rgb = frame.format.is_rgb or frame.format.has_palette or len(frame.format.components) < 3
+    if override is not None:
+        if override not in SOURCE_COLOR_CHOICES:
+            raise UsageError(
+                f"unknown source colour {override!r}; use one of {', '.join(SOURCE_COLORS)}, "
+                "with -full or -limited behind it to say the range too."
+            )
+        name, _, suffix = override.rpartition("-")
+        chosen = _OVERRIDES[name if suffix in RANGES else override]
+        full = tagged_full if suffix not in RANGES else suffix == "full"
+        return replace(chosen, matrix=None if stored_as_rgb else chosen.matrix, full_range=full)
+    primaries, transfer = int(context.color_primaries), int(context.color_trc)
+    if stored_as_rgb:
+        # Grey and RGB fill their range unless they say otherwise.
+        return ClipColour(None, frame.format.is_rgb or context.color_range != LIMITED, primaries, transfer)
+    code, remark = int(frame.colorspace), ""
+    if code == _BT2020_CONSTANT_LUMINANCE:
+        code, remark = BT2020, "constant luminance is read as non-constant"
+    elif code not in _MATRICES:
+        if code not in (RGB_MATRIX, UNSPECIFIED):
+            remark = f"the colour matrix {code} is not known"
+        code = _likely_matrix(primaries, transfer, frame.width, frame.height)
+    if remark:
+        remark += f"; colours are read as {_MATRICES[code]} and may be wrong"
+    return ClipColour(_MATRICES[code], tagged_full, primaries, transfer, remark)
+
+
+def _likely_matrix(primaries: int, transfer: int, width: int, height: int) -> int:
+    if primaries == BT2020 or transfer in (PQ, HLG):
+        return BT2020
+    if primaries in (BT709, DCI_P3, DISPLAY_P3):
+        return BT709
+    if primaries in (BT470BG, BT601):
+        return BT601
+    return BT709 if height >= HD_LINES or width >= HD_COLUMNS else BT601
+
+
+@functools.lru_cache(maxsize=4)
+def _table(primaries: int, transfer: int) -> Array:
+    to_light, peak = _LIGHT.get(transfer, (_srgb_light, 1.0))
+    steps = to_light(np.linspace(0.0, 1.0, TABLE_SIZE))
+    light = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1)
+    if primaries in _CHROMATICITIES:
+        light = light @ (_from_xyz(_BT709_CHROMATICITIES) @ _to_xyz(_CHROMATICITIES[primaries])).T
+    luminance = (light @ _to_xyz(_BT709_CHROMATICITIES)[1])[..., None]
+    lowest = light.min(axis=-1, keepdims=True)
+    share = np.where(lowest < 0, luminance / np.maximum(luminance - lowest, 1e-12), 1.0)
+    light = luminance + (light - luminance) * share
+    largest = light.max(axis=-1, keepdims=True)
+    if peak > 1.0:
+        light *= _rolled_off(largest, peak) / np.maximum(largest, 1e-12)
+    table: Array = _srgb_signal(np.clip(light, 0.0, 1.0)).astype(np.float32)
+    return table
+
+
+def _rolled_off(light: Array, peak: float) -> Array:
+    """Identity up to the knee, then Reinhard's curve, which reaches 1 at ``peak``."""
+    above = np.maximum(np.minimum(light, peak) - KNEE, 0.0) / (1.0 - KNEE)
+    highest = (peak - KNEE) / (1.0 - KNEE)
+    result: Array = np.where(
+        light <= KNEE, light, KNEE + (1.0 - KNEE) * above * (1.0 + above / highest**2) / (1.0 + above)
+    )
+    return result
+
+
+def _hlg_light(signal: Array) -> Array:
+    """ITU-R BT.2100, inverse OETF of HLG; 1 is reference white."""
+    a, b, c = 0.17883277, 0.28466892, 0.55991073
+    result: Array = np.where(signal <= 0.5, signal**2 / 3.0, (np.exp((signal - c) / a) + b) / 12.0) / _HLG_REFERENCE
+    return result
+
+
+def _pq_light(signal: Array) -> Array:
+    """ITU-R BT.2100, EOTF of PQ; 1 is reference white."""
+    m1, m2 = 2610 / 16384, 2523 / 4096 * 128
+    c1, c2, c3 = 3424 / 4096, 2413 / 4096 * 32, 2392 / 4096 * 32
+    power = signal ** (1 / m2)
+    result: Array = (np.maximum(power - c1, 0.0) / (c2 - c3 * power)) ** (1 / m1) * (_PQ_PEAK_NITS / _REFERENCE_NITS)
+    return result
+
+
+def _srgb_light(signal: Array) -> Array:
+    result: Array = np.where(signal <= 0.04045, signal / 12.92, ((signal + 0.055) / 1.055) ** 2.4)
+    return result
+
+
+def _srgb_signal(light: Array) -> Array:
+    result: Array = np.where(light <= 0.0031308, 12.92 * light, 1.055 * np.maximum(light, 1e-12) ** (1 / 2.4) - 0.055)
+    return result
+
+
+# Transfer -> (signal to light, largest light). SDR transfers that are not here take sRGB's curve both ways.
+_LIGHT: dict[int, tuple[Callable[[Array], Array], float]] = {
+    GAMMA28: (lambda signal: signal**2.8, 1.0),
+    LINEAR: (lambda signal: signal, 1.0),
+    PQ: (_pq_light, _PQ_PEAK_NITS / _REFERENCE_NITS),
+    SMPTE428: (lambda signal: signal**2.6 * (52.37 / 48.0), 1.0),
+    HLG: (_hlg_light, 1.0 / _HLG_REFERENCE),
+}
+
+
+def _to_xyz(chromaticities: tuple[tuple[float, float], ...]) -> Array:
+    """(3, 3) matrix from linear RGB of these primaries and white to CIE XYZ."""
+    columns = np.array([(x / y, 1.0, (1.0 - x - y) / y) for x, y in chromaticities]).T
+    result: Array = columns[:, :3] * np.linalg.solve(columns[:, :3], columns[:, 3])
+    return result
+
+
+def _from_xyz(chromaticities: tuple[tuple[float, float], ...]) -> Array:
+    result: Array = np.linalg.inv(_to_xyz(chromaticities))
+    return result
+
+
+def cube_text(table: Array) -> str:
+    """A table as a .cube file, red changing fastest."""
+    rows = table.transpose(2, 1, 0, 3).reshape(-1, 3)
+    lines = "\n".join(f"{r:.5f} {g:.5f} {b:.5f}" for r, g, b in rows.tolist())
+    return f"LUT_3D_SIZE {len(table)}\n{lines}\n"

@@ -1,0 +1,154 @@
+"""The command with a pack of LTX-2.5: what only this generation can do."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from command_inputs import video_file
+from ltx25_pack import STOCK, write_encoder, write_lora, write_pack
+from PIL import Image
+
+from ltx2rt import embedded
+from ltx2rt.cli.main import run
+from ltx2rt.graph.pipelines import PIPELINES
+
+SIZE = ["--height", "64", "--width", "64"]
+OPTIONS = {
+    "transformer": "--transformer-path",
+    "text_encoder": "--text-encoder-path",
+    "video_vae": "--video-vae-path",
+    "audio_vae": "--audio-vae-path",
+    "duration_head": "--duration-head-path",
+    "spatial_upscaler": "--spatial-upsampler-path",
+}
+
+
+@pytest.fixture(scope="module")
+def pack(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return write_pack(tmp_path_factory.mktemp("pack"))
+
+
+def words(pack: dict[str, Path]) -> list[str]:
+    """A pack as options."""
+    return [word for name, path in pack.items() for word in (OPTIONS[name], str(path))]
+
+
+def test_generated_key_frames(pack: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["generate", "a dog", *words(pack), *SIZE, "--num-frames", "17", "--print-config"]
+    for places, said in (("2", "= 2"), ("4,11", '= "4,11"'), ("4,", '= "4,"')):
+        assert run([*command, "--num-generated-keyframes", places]) == 0
+        assert f"num-generated-keyframes {said}" in capsys.readouterr().out
+    assert run([*command, "--decode-with-keyframes"]) == 2
+    error = capsys.readouterr().err
+    assert "--decode-with-keyframes needs key frames to look at; give --num-generated-keyframes" in error
+
+
+def test_a_predicted_length(pack: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["generate", "a dog", *words(pack), *SIZE]
+    assert run([*command, "--auto-duration", "0.1", "0.5", "--print-config"]) == 0
+    assert "auto-duration = [\n    0.1,\n    0.5,\n]" in capsys.readouterr().out
+    latents = tmp_path / "clip.safetensors"
+    saving = ["--skip-vae", "--save-latents", str(latents), "-o", str(tmp_path / "clip.mp4")]
+    assert run([*command, *saving, "--auto-duration", "0.1", "0.5"]) == 0
+    assert "length: 0.70 s are predicted, 9 frames are made" in capsys.readouterr().err
+    first = latents.read_bytes()
+    # Its record repeats it.
+    assert run(["generate", "--from-sidecar", f"{latents}.json", *saving]) == 0
+    assert latents.read_bytes() == first
+    capsys.readouterr()
+    for seconds, said in (
+        (("8", "2"), "--auto-duration: the shortest clip comes first, got 8 s and 2 s; exchange them"),
+        (("0", "2"), "--auto-duration must be two numbers of seconds, the shortest first"),
+        (("a", "2"), "--auto-duration MIN must be a number, got 'a'"),
+    ):
+        assert run([*command, "--auto-duration", *seconds, "--print-config"]) == 2
+        assert said in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Packs of both variants in folders of their own, LoRAs, and media."""
+    root = tmp_path_factory.mktemp("models")
+    for variant in ("dev", "distilled"):
+        (root / variant).mkdir()
+        pack = write_pack(root / variant, variant)
+        shutil.copy(
+            pack["spatial_upscaler"], root / variant / "ltx-2.5-latent-spatial-upscaler-x2-bf16-1.0.safetensors"
+        )
+    write_lora(root / "ltx-2.5-22b-distilled-lora-450-bf16.safetensors")
+    write_lora(root / "ltx-2.5-22b-ic-lora.safetensors", 2, reference_downscale_factor="1")
+    video_file(root / "clip.mp4")
+    Image.new("RGB", (80, 60), (200, 30, 40)).save(root / "picture.png")
+    return root
+
+
+# Options besides those of the files; {r} is the folder.
+_GUIDED = "--num-frames 9 --steps 2"
+_REFINED = f"{_GUIDED} --distilled-lora {{r}}/ltx-2.5-22b-distilled-lora-450-bf16.safetensors"
+PIPELINE_WORDS = {
+    "distilled": "--num-frames 9",
+    "one-stage": _GUIDED,
+    "two-stage": _REFINED,
+    "two-stage-hq": _REFINED,
+    "ic-lora": "--num-frames 9 --lora {r}/ltx-2.5-22b-ic-lora.safetensors --video-conditioning {r}/clip.mp4",
+    "keyframe-interpolation": f"{_REFINED} --image {{r}}/picture.png 0",
+    "audio-to-video": f"{_REFINED} --audio-path {{r}}/clip.mp4",
+    "retake": "--video-path {r}/clip.mp4 --start-time 0.1 --end-time 0.3",
+    "extend": "--video-path {r}/clip.mp4 --extend-frames 8",
+    "text-to-audio": _GUIDED,
+}
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_every_pipeline_runs_from_a_folder(name: str, folder: Path, tmp_path: Path) -> None:
+    entry = PIPELINES[name]
+    variants = ("dev", "distilled") if entry.variant is None else (entry.variant,)
+    for variant in variants:
+        more = PIPELINE_WORDS[name].format(r=folder).split()
+        more += SIZE if "--num-frames" in more and entry.output == "video" else []
+        more += ["--steps", "2"] if entry.variant is None and variant == "dev" else []
+        output = tmp_path / f"{variant}{'.wav' if entry.output == 'sound' else '.mp4'}"
+        command = ["generate", "--quiet", "a dog", "--pipeline", name, "--checkpoint-path", str(folder / variant)]
+        assert run([*command, *more, "-o", str(output)]) == 0
+        assert json.loads(Path(f"{output}.json").read_text())["files"]["pipeline"] == name
+
+
+def test_a_text_embedding_goes_with_its_generation_alone(
+    pack: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parts = {name: path for name, path in pack.items() if name in ("transformer", "text_encoder")}
+    own, other = tmp_path / "own.safetensors", tmp_path / "other.safetensors"
+    assert run(["encode", "a dog", *words(parts), "--output", str(own)]) == 0
+    assert run(["encode", "a dog", "--output", str(other)]) == 0
+    without = {name: path for name, path in pack.items() if name != "text_encoder"}
+    command = ["generate", *words(without), *SIZE, "--num-frames", "9", "--print-config", "--embedding"]
+    assert run([*command, str(own)]) == 0
+    capsys.readouterr()
+    assert run([*command, str(other)]) == 1
+    assert "a text embedding for generation 19b, but the checkpoint is 2.5" in capsys.readouterr().err
+    # Nor do other models take that of 2.5.
+    assert run(["generate", "--embedding", str(own), *SIZE, "--num-frames", "9", "--print-config"]) == 1
+    assert "a text embedding for generation 2.5, but the checkpoint is 19b" in capsys.readouterr().err
+
+
+def test_latents_are_enlarged(pack: dict[str, Path], tmp_path: Path) -> None:
+    latents = tmp_path / "small.safetensors"
+    making = ["generate", "--quiet", "a dog", *words(pack), *SIZE, "--num-frames", "9", "--skip-vae"]
+    assert run([*making, "--save-latents", str(latents), "-o", str(tmp_path / "unused.mp4")]) == 0
+    parts = {name: path for name, path in pack.items() if name in ("video_vae", "audio_vae", "spatial_upscaler")}
+    assert run(["upscale", str(latents), *words(parts), "-o", str(tmp_path / "large.mp4")]) == 0
+    assert (tmp_path / "large.mp4").stat().st_size > 0
+
+
+def test_other_text_encoders(pack: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    others = {
+        embedded.TEXT_ENCODER: "text encoder of generation 19b or 2.3",
+        write_encoder(tmp_path, STOCK): f"this is '{STOCK}'; give the text encoder that was published with",
+    }
+    for path, said in others.items():
+        command = ["generate", "a dog", *words({**pack, "text_encoder": path}), *SIZE, "--num-frames", "9"]
+        assert run([*command, "--print-config"]) == 1
+        assert said in capsys.readouterr().err

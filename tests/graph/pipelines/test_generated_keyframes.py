@@ -1,0 +1,125 @@
+"""Key frames that LTX-2.5 generates besides the clip: where they stand, both stages, and what refuses them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ltx25_pack import write_pack
+
+from ltx2rt import api, embedded
+from ltx2rt.errors import CheckpointError, UsageError
+from ltx2rt.graph.pipelines import checks
+from ltx2rt.graph.stages.events import Event, LatentUpscaled, Noised, StepDone
+from ltx2rt.graph.stages.weight_set import WeightSet
+from ltx2rt.weights.checkpoint import Checkpoint
+from ltx2rt.weights.safetensors import SafetensorsFile, write_safetensors
+
+SMALL = {"height": 64, "width": 128, "num_frames": 17, "seed": 3, "latents_only": True}
+
+
+@pytest.fixture(scope="module")
+def pack(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return write_pack(tmp_path_factory.mktemp("pack"))
+
+
+def video_states(pipeline: api.Pipeline, **settings: object) -> tuple[list[Noised], list[Event]]:
+    events: list[Event] = []
+    pipeline("a dog", observer=events.append, **SMALL, **settings)  # type: ignore[arg-type]
+    return [event for event in events if isinstance(event, Noised) and event.modality == "video"], events
+
+
+@pytest.mark.parametrize(
+    ("asked", "places"), [(1, (8,)), (2, (5, 11)), ([11, 4, 11], (4, 11)), ([0, 16], (0, 16)), ((8,), (8,)), (0, ())]
+)
+def test_places(pack: dict[str, Path], asked: object, places: tuple[int, ...]) -> None:
+    pipeline = api.load("distilled", **pack)
+    inputs, _ = pipeline._prepare({"prompt": "a dog", **SMALL, "num_generated_keyframes": asked}, pipeline._files)
+    assert inputs.keyframe_positions == places
+
+
+def test_both_stages_have_slots_and_the_second_starts_from_the_enlarged_ones(pack: dict[str, Path]) -> None:
+    states, events = video_states(api.load("distilled", **pack), num_generated_keyframes=[4, 11])
+    assert [event.state.keyframe_slots.pixel_frames for event in states if event.state.keyframe_slots] == [(4, 11)] * 2
+    first, second = (event.before for event in states)
+    assert (first.tokens, second.tokens) == (3 * 2 + 2 * 2, 3 * 8 + 2 * 8)
+    assert not first.latent[:, 6:].any()
+    assert second.latent[:, 24:].any()
+    # The key frames go through the upscaler as a clip of their own.
+    assert [event.after.shape[1:4] for event in events if isinstance(event, LatentUpscaled)] == [(3, 2, 4), (2, 2, 4)]
+    marks = second.keyframes_mask
+    assert marks is not None
+    np.testing.assert_array_equal(marks[0], [1] * 8 + [0] * 16 + [1] * 16)
+    # The noise level of the slots is that of the video.
+    assert (second.denoise_mask == 1).all()
+
+
+def test_slots_change_the_clip(pack: dict[str, Path]) -> None:
+    pipeline = api.load("distilled", **pack)
+    plain, _ = video_states(pipeline)
+    with_slots, events = video_states(pipeline, num_generated_keyframes=1)
+    assert plain[0].state.keyframe_slots is None
+    assert with_slots[1].before.tokens == plain[1].before.tokens + 8
+    assert sum(isinstance(event, StepDone) for event in events) == 8 + 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"decode_with_keyframes": True}, r"decode_with_keyframes needs key frames to look at; give num_generated_key"),
+        ({"decode_with_keyframes": True, "num_generated_keyframes": []}, "decode_with_keyframes needs key frames"),
+        ({"num_generated_keyframes": [4, 17]}, r"frame 17 is outside the clip of 17 frames; use 0 to 16"),
+        ({"num_generated_keyframes": 16}, r"16 generated keyframe\(s\) need at least 18 frames"),
+        ({"num_generated_keyframes": -1}, r"num_generated_keyframes must be how many key frames, 0 or more, or a list"),
+        ({"num_generated_keyframes": [-1]}, "num_generated_keyframes must be"),
+        ({"num_generated_keyframes": 1.5}, "num_generated_keyframes must be"),
+        ({"num_generated_keyframes": True}, "num_generated_keyframes must be"),
+        (
+            {"num_generated_keyframes": 1, "decode_with_keyframes": True, "upscale_spatial": True},
+            r"upscale_spatial changes the latent that decode_with_keyframes decodes",
+        ),
+    ],
+)
+def test_what_cannot_work(pack: dict[str, Path], settings: dict[str, object], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        api.load("distilled", **pack).record_for("a dog", **SMALL, **settings)  # type: ignore[arg-type]
+
+
+def test_models_of_other_generations_have_none() -> None:
+    for name in ("distilled", "one-stage", "two-stage", "two-stage-hq"):
+        pipeline = api.load(name, model_variant=None if name == "distilled" else "dev")
+        with pytest.raises(UsageError, match=r"\(19b\) was not made to generate key frames, only LTX-2\.5 was"):
+            pipeline.record_for("a dog", **SMALL, num_generated_keyframes=1)
+
+
+def test_pipelines_without_slots() -> None:
+    with pytest.raises(UsageError, match="no meaning for the pipeline keyframe-interpolation"):
+        api.load("keyframe-interpolation").record_for("a dog", **SMALL, num_generated_keyframes=1)
+
+
+def test_a_convolutional_decoder_does_not_look_at_them(pack: dict[str, Path], caplog: pytest.LogCaptureFixture) -> None:
+    settings = {"num_generated_keyframes": 1, "decode_with_keyframes": True}
+    api.load("distilled", **pack).record_for("a dog", **SMALL, **settings)  # type: ignore[arg-type]
+    assert "its convolutional decoder does not look at key frames; decode_with_keyframes has no effect" in caplog.text
+
+
+def diffusion_vae(folder: Path, mark: np.ndarray | None) -> WeightSet:
+    """A video VAE with the diffusion decoder, of which only the mark of key frames is there."""
+    published = json.loads(SafetensorsFile(embedded.CHECKPOINT).metadata["config"])["vae"]
+    decoder = {"_class_name": "NADiffusionDecoder"}
+    section = {**published, "_class_name": "CausalDiffusionVAE", "decoder": decoder}
+    tensors = {"vae.per_channel_statistics.mean-of-means": np.zeros(128, np.float32)}
+    if mark is not None:
+        tensors["vae.decoder.type_emb"] = mark
+    path = folder / "vae.safetensors"
+    write_safetensors(path, tensors, {"config": json.dumps({"vae": section}), "model_version": "2.5.0"})
+    return WeightSet({"video_vae": Checkpoint.open(path)})
+
+
+def test_a_decoder_that_was_not_trained_to_look_at_them(tmp_path: Path) -> None:
+    for mark, lacking in ((None, "is missing"), (np.zeros(128, np.float32), "is zero")):
+        with pytest.raises(CheckpointError, match=rf"decoder\.type_emb {lacking}: .* \(the official code goes on"):
+            checks._check_planes(diffusion_vae(tmp_path, mark))
+    checks._check_planes(diffusion_vae(tmp_path, np.eye(1, 128, 5, np.float32)[0]))
