@@ -44,9 +44,7 @@ def _attention_width(config: GemmaConfig, sizes: AttentionSizes) -> int:
     return (2 * sizes.heads + kept * sizes.kv_heads) * sizes.head_dim
 
 
-def writing_footprint(
-    config: GemmaConfig, tokens: int, new_tokens: int, itemsize: int, rotation: int = 0
-) -> Footprint:
+def writing_footprint(config: GemmaConfig, tokens: int, new_tokens: int, itemsize: int, rotation: int = 0) -> Footprint:
     """Of continuing ``tokens`` tokens: reading them, or choosing one of the new ones; ``rotation``: see
     `linear_bytes`."""
     widths = [config.attention(is_global=is_global).head_dim for is_global in (True, False)]
