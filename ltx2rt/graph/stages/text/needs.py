@@ -154,7 +154,8 @@ def enhancement_options(
         flops=model.writing_flops(tokens, new_tokens),
         advice=f"leave out {spelled('enhance_prompt')}",
     )
-    whole = encoder.loaded_bytes("text_encoder", TEXT_ENCODER.specs(model))
+    held = [model.embedding_spec(), *model.resident_specs(), *(spec for layer in model.layer_specs() for spec in layer)]
+    whole = encoder.loaded_bytes("text_encoder", held)
     yield replace(common, weights=whole.arrays, choice={"layers": "resident"}, settings={"depth": 0}).while_loading(
         whole.loading
     )
