@@ -337,16 +337,16 @@ def run_video_vae(name: str, dtype: mx.Dtype) -> None:
 
 
 def run_diffusion_decoder(dtype: mx.Dtype) -> None:
-    """One block of each stage, with key frames and without; frames in pieces of several sizes."""
+    """One block of each stage, without key frames, with one and with several; frames in pieces of several sizes."""
     config = video_vae.VideoVaeConfig.from_dict(PUBLISHED["diffusion_vae"])
     stages = replace(config.require_diffusion(), depths=(1,) * len(config.require_diffusion().depths))
     config = replace(config, encoder=None, diffusion=stages)
     arrays = Params(weights(video_vae.param_specs(config)))
     latent = _zeros(1, 2, 2, 3, config.latent_channels, dtype=dtype)
-    planes = KeyFrames(_zeros(1, 3, 2, 3, config.latent_channels, dtype=dtype), (0, 3, 8))
+    planes = _zeros(1, 3, 2, 3, config.latent_channels, dtype=dtype)
     for frames_per_push in (1, 5):
         decoder = DiffusionVideoDecoder(config, arrays, dtype, frames_per_push)
-        for keyframes in (None, planes):
+        for keyframes in (None, KeyFrames(planes[:, :1], (4,)), KeyFrames(planes, (0, 3, 8))):
             list(decoder.stream_frames(latent, None, FrameNoise(TorchCpuNoise(0)), keyframes))
 
 
