@@ -34,11 +34,11 @@ class CallArguments(TypedDict, total=False):
     num_frames: int | None
     """number of frames, 8*k + 1, 1 or more (default: model)."""
 
-    auto_duration: tuple[float, float] | None
-    """shortest and longest clip in seconds, of a length that LTX-2.5 predicts from the prompt (default: 1 20 where --num-frames is left out and the model has a duration head)."""
-
     duration: float | None
     """length in seconds in place of a number of frames: the nearest 8*k + 1 (default: None)."""
+
+    auto_duration: tuple[float, float] | None
+    """shortest and longest clip in seconds, of a length that LTX-2.5 predicts from the prompt (default: 1 20 where --num-frames is left out and the model has a duration head)."""
 
     frame_rate: float | Fraction | None
     """frames per second, 24 or 23.976 or 30000/1001 (default: model)."""

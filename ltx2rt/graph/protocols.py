@@ -62,8 +62,9 @@ class TextEncoder(Protocol):
     def resident_specs(self) -> list[ParamSpec]:
         """What it needs besides its layers, the embedding and what is looked up."""
 
-    def encoding_footprint(self, tokens: int, itemsize: int) -> Footprint:
-        """Of a prompt of ``tokens`` tokens; ``itemsize`` is the bytes of an activation."""
+    def encoding_footprint(self, tokens: int, itemsize: int, rotation: int = 0) -> Footprint:
+        """Of a prompt of ``tokens`` tokens; ``itemsize`` is the bytes of an activation, ``rotation`` the largest groups
+        in which weights rotate what they are multiplied with."""
 
     def encoding_flops(self, tokens: int) -> float:
         """Operations of a prompt."""
@@ -98,7 +99,7 @@ class TextWriter(TextEncoder, Protocol):
     usual_sampling: ClassVar[SamplingOptions]
     needs_template: ClassVar[bool]
 
-    def writing_footprint(self, tokens: int, new_tokens: int, itemsize: int) -> Footprint:
+    def writing_footprint(self, tokens: int, new_tokens: int, itemsize: int, rotation: int = 0) -> Footprint:
         """Of continuing ``tokens`` tokens by ``new_tokens``, without what is kept of earlier tokens."""
 
     def writing_flops(self, tokens: int, new_tokens: int) -> float:

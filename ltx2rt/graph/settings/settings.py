@@ -120,6 +120,9 @@ class Settings:
         flags=("--num-frames", "--frames"),
         **_MODEL,
     )
+    duration: float | None = setting(
+        None, _SECONDS, "length in seconds in place of a number of frames: the nearest 8*k + 1", "Request", topic=LENGTH
+    )
     auto_duration: tuple[float, float] | None = setting(
         None,
         SecondsRange(),
@@ -127,9 +130,6 @@ class Settings:
         "Request",
         topic=DURATION,
         shown_default="1 20 where --num-frames is left out and the model has a duration head",
-    )
-    duration: float | None = setting(
-        None, _SECONDS, "length in seconds in place of a number of frames: the nearest 8*k + 1", "Request", topic=LENGTH
     )
     frame_rate: Fraction | None = setting(
         None,

@@ -92,7 +92,7 @@ class WeightSet:
             raise UsageError(f"there is no model; give {spelled('checkpoint', 'FILE')}.")
         distilled = () if given.distilled_lora is None else (given.distilled_lora,)
         _check_strengths((*given.loras, *distilled))
-        model = resolve(given.checkpoint, given.parts, given.model_variant, roles)
+        model = resolve(given.checkpoint, given.parts, given.model_variant, roles, given.video_decoder)
         sources, gaps = dict(model.sources), dict(model.gaps)
         for axis in _UPSCALERS:
             _check_upscaler(sources, axis)

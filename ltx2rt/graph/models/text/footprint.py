@@ -14,14 +14,15 @@ from ltx2rt.kernels.working_memory import attention_bytes, linear_bytes
 from ltx2rt.types import FLOAT32_BYTES
 
 
-def encoder_footprint(config: GemmaConfig, tokens: int, itemsize: int) -> Footprint:
-    """Of the layer that takes most, for a prompt of ``tokens`` tokens."""
+def encoder_footprint(config: GemmaConfig, tokens: int, itemsize: int, rotation: int = 0) -> Footprint:
+    """Of the layer that takes most, for a prompt of ``tokens`` tokens; ``rotation``: see `linear_bytes`."""
     unit = tokens * config.hidden_size * itemsize
     inner = max(config.feed_forward(layer) for layer in range(config.num_layers))
     hidden = tokens * inner * itemsize
     mask = tokens * tokens * FLOAT32_BYTES if tokens > config.sliding_window else 0
     outer = config.hidden_size
-    feed_forward = max(linear_bytes(tokens, *sizes, itemsize) for sizes in ((outer, inner), (inner, outer)))
+    sizes_of_both = ((outer, inner), (inner, outer))
+    feed_forward = max(linear_bytes(tokens, *sizes, itemsize, rotation=rotation) for sizes in sizes_of_both)
     return largest(
         # x, normed x, the gate, its partner; or x, both, and their product.
         Footprint(2 * unit + 2 * hidden + mask, feed_forward),
@@ -43,14 +44,15 @@ def _attention_width(config: GemmaConfig, sizes: AttentionSizes) -> int:
     return (2 * sizes.heads + kept * sizes.kv_heads) * sizes.head_dim
 
 
-def writing_footprint(config: GemmaConfig, tokens: int, new_tokens: int, itemsize: int) -> Footprint:
-    """Of continuing ``tokens`` tokens: reading them, or choosing one of the new ones."""
+def writing_footprint(config: GemmaConfig, tokens: int, new_tokens: int, itemsize: int, rotation: int = 0) -> Footprint:
+    """Of continuing ``tokens`` tokens: reading them, or choosing one of the new ones; ``rotation``: see
+    `linear_bytes`."""
     widths = [config.attention(is_global=is_global).head_dim for is_global in (True, False)]
     rope = (tokens + new_tokens) * sum(widths) * FLOAT32_BYTES  # cosines and sines of both kinds of layers
     inputs = config.layer_inputs
     # Rows of every layer as stored, as activations, and their projection; and what is added to a layer.
     added = 0 if inputs is None else tokens * (4 * config.num_layers + 3) * inputs.width * itemsize
-    reading = encoder_footprint(config, tokens, itemsize)
+    reading = encoder_footprint(config, tokens, itemsize, rotation)
     logits = config.vocab_size * (itemsize + FLOAT32_BYTES) * (3 if config.score_limit else 1)
     choosing = Footprint(logits, linear_bytes(1, config.hidden_size, itemsize), config.vocab_size * SAMPLING_BYTES)
     most = largest(reading, choosing)
@@ -85,11 +87,12 @@ def projection_footprint(config: FeatureExtractorConfig, tokens: int, rows: int)
     return Footprint(columns + sums, linear_bytes(tokens, depth, widest))
 
 
-def connector_footprint(config: ConnectorConfig, itemsize: int) -> Footprint:
-    """Of one prompt; the context is `CONTEXT_ROWS` long whatever the prompt."""
+def connector_footprint(config: ConnectorConfig, itemsize: int, rotation: int = 0) -> Footprint:
+    """Of one prompt; the context is `CONTEXT_ROWS` long whatever the prompt. ``rotation``: see `linear_bytes`."""
     unit = CONTEXT_ROWS * config.width * itemsize
     rope = 3 * CONTEXT_ROWS * config.width * FLOAT32_BYTES // 2
-    return Footprint(6 * unit + rope, linear_bytes(CONTEXT_ROWS, 4 * config.width, config.width, itemsize))
+    working = linear_bytes(CONTEXT_ROWS, 4 * config.width, config.width, itemsize, rotation=rotation)
+    return Footprint(6 * unit + rope, working)
 
 
 def duration_footprint(config: DurationHeadConfig, tokens: int) -> Footprint:

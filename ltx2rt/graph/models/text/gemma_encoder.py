@@ -44,8 +44,8 @@ class GemmaEncoder:
         others = {EMBEDDING, LAYER_INPUTS} | {spec.name for specs in self.layer_specs() for spec in specs}
         return [spec for spec in param_specs(self.config) if spec.name not in others]
 
-    def encoding_footprint(self, tokens: int, itemsize: int) -> Footprint:
-        return footprint.encoder_footprint(self.config, tokens, itemsize)
+    def encoding_footprint(self, tokens: int, itemsize: int, rotation: int = 0) -> Footprint:
+        return footprint.encoder_footprint(self.config, tokens, itemsize, rotation)
 
     def encoding_flops(self, tokens: int) -> float:
         return footprint.encoder_flops(self.config, tokens)
@@ -55,8 +55,8 @@ class GemmaEncoder:
 class GemmaWriter(GemmaEncoder):
     """What the models have in common that write, too."""
 
-    def writing_footprint(self, tokens: int, new_tokens: int, itemsize: int) -> Footprint:
-        return footprint.writing_footprint(self.config, tokens, new_tokens, itemsize)
+    def writing_footprint(self, tokens: int, new_tokens: int, itemsize: int, rotation: int = 0) -> Footprint:
+        return footprint.writing_footprint(self.config, tokens, new_tokens, itemsize, rotation)
 
     def writing_flops(self, tokens: int, new_tokens: int) -> float:
         each = footprint.encoder_flops(self.config, 1) + footprint.head_flops(self.config)
