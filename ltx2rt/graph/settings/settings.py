@@ -75,7 +75,7 @@ KEPT_FROM = ("source", "vae")
 _SECONDS = Number("SECONDS")
 _CONTROL = {"topic": REFERENCES}
 _MODEL = {"shown_default": "model"}
-_WRITER = {"shown_default": "that of the model, see docs/python.md"}
+_WRITER = {"shown_default": "usual for the language model, see docs/pipelines/ltx-2.5.md"}
 
 
 @dataclass(frozen=True)
