@@ -50,6 +50,7 @@ TESTED_ELSEWHERE = {
     "--num-generated-keyframes": "test_ltx25.py",
     "--decode-with-keyframes": "test_ltx25.py",
     "--auto-duration": "test_ltx25.py",
+    "--prompt-enhancer-gemma-root": "test_ltx25.py",
     "--output-path": "test_pipelines.py",
     "--config": "test_config_file.py",
     "--print-config": "test_config_file.py",
