@@ -25,6 +25,10 @@ log = logging.getLogger(__name__)
 # Of ISO base media files: HEVC pictures, one or many, and the general brand that phones put first.
 _HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
+# Per stored pixel: the picture in Pillow's memory before and after a conversion, as an array and handed on; in floating
+# point for scaling; and for the round trip through H.264 what the encoder and the decoder hold.
+_READ_BYTES, _FLOAT_BYTES, _CODED_BYTES = 16, 12, 8
+
 ImageSource = str | os.PathLike[str] | Image.Image | Array
 
 
@@ -96,6 +100,17 @@ def open_image(source: ImageSource) -> tuple[Array, list[str]]:
         raise MediaError(f"image {name} is too large: {error}; scale it down first.") from error
     except (OSError, SyntaxError, ValueError, EOFError) as error:  # What Pillow's decoders raise for damaged data.
         raise MediaError(f"image {name} cannot be read: {error}; the file may be damaged, save it again.") from error
+
+
+def reading_bytes(rows: int, columns: int, *, compressed: bool, reduced: bool) -> int:
+    """What `load_conditioning_image` takes for an image of this size.
+
+    Args:
+        rows, columns: of the image.
+        compressed: it goes through H.264.
+        reduced: it is much larger than needed, and antialiased: then it is scaled as bytes.
+    """
+    return rows * columns * (_READ_BYTES + _FLOAT_BYTES * (not reduced) + _CODED_BYTES * compressed)
 
 
 def image_name(source: ImageSource) -> str:

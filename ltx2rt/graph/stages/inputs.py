@@ -30,11 +30,21 @@ class ImageCondition:
         pixels: called with (height, width), returns float32 (height, width, 3) in [-1, 1].
         frame_index: pixel frame of the clip.
         strength: 1 keeps the image exactly, 0 leaves the frame free.
+        reading_bytes: what reading it takes.
     """
 
     pixels: Callable[[int, int], Array]
     frame_index: int = 0
     strength: float = 1.0
+    reading_bytes: int = 0
+
+    def stream(self, height: int, width: int) -> FrameStream:
+        """The image as a clip of one frame, read when it is wanted."""
+
+        def read() -> Generator[Array, None, None]:
+            yield self.pixels(height, width)
+
+        return FrameStream((1, height, width, 3), read)
 
 
 @dataclass(frozen=True)

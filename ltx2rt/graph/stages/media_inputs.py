@@ -26,8 +26,8 @@ from ltx2rt.graph.stages.weight_set import WeightSet
 from ltx2rt.media.audio_reader import read_audio
 from ltx2rt.media.canny import canny, check_thresholds
 from ltx2rt.media.clip_reader import SAME_RATE, ClipReader, is_still_picture
-from ltx2rt.media.fit import fit_words, fitted
-from ltx2rt.media.images import image_name, load_conditioning_image, picture_bytes, read_image
+from ltx2rt.media.fit import fit_words, fitted, is_much_larger
+from ltx2rt.media.images import image_name, load_conditioning_image, picture_bytes, read_image, reading_bytes
 from ltx2rt.media.pixel_range import LUMA, to_signed_range
 from ltx2rt.media.resize import resize_to_cover
 from ltx2rt.spelling import spelled
@@ -75,7 +75,10 @@ def image_condition(image: ImageInput, settings: Settings) -> ImageCondition:
     def pixels(height: int, width: int) -> Array:
         return load_conditioning_image(image.image, height, width, crf=crf, fit=fit, antialias=settings.antialias)
 
-    return ImageCondition(pixels=pixels, frame_index=image.frame_index, strength=image.strength)
+    # What is reduced for the final size is reduced for smaller stages, too.
+    reduced = settings.antialias and is_much_larger(rows, columns, settings.height or 0, settings.width or 0)
+    reading = reading_bytes(rows, columns, compressed=crf > 0, reduced=reduced)
+    return ImageCondition(pixels, image.frame_index, image.strength, reading)
 
 
 def reference_video(video: VideoInput, settings: Settings) -> ReferenceVideo:
