@@ -193,7 +193,8 @@ CASES: dict[str, tuple[str, dict[str, str]]] = {
         "{distilled} {upscaler} --prompt x --ic-lora-weights {w}/ltx-2-19b-ic-lora-canny-control.safetensors "
         "--control-video {m}/clip.mp4 --control-strength 0.9 --control-type canny --canny-low 50 --canny-high 80 "
         "--video-conditioning {m}/clip.mp4 --conditioning-attention-mask {m}/mask.mp4 "
-        "--conditioning-attention-strength 0.4 --reference-downscale-factor 1 --skip-stage-2 --fit pad --no-antialias --source-color bt601-full",
+        "--conditioning-attention-strength 0.4 --reference-downscale-factor 1 --skip-stage-2 --fit pad --no-antialias "
+        "--source-color bt601-full",
         {
             "checkpoint-path": '"{w}/ltx-2-19b-distilled.safetensors"',
             "model-variant": '"distilled"',
