@@ -34,11 +34,11 @@ class CallArguments(TypedDict, total=False):
     num_frames: int | None
     """number of frames, 8*k + 1, 1 or more (default: model)."""
 
-    auto_duration: tuple[float, float] | None
-    """shortest and longest clip in seconds, of a length that LTX-2.5 predicts from the prompt (default: 1 20 where --num-frames is left out and the model has a duration head)."""
-
     duration: float | None
     """length in seconds in place of a number of frames: the nearest 8*k + 1 (default: None)."""
+
+    auto_duration: tuple[float, float] | None
+    """shortest and longest clip in seconds, of a length that LTX-2.5 predicts from the prompt (default: 1 20 where --num-frames is left out and the model has a duration head)."""
 
     frame_rate: float | Fraction | None
     """frames per second, 24 or 23.976 or 30000/1001 (default: model)."""
@@ -62,22 +62,22 @@ class CallArguments(TypedDict, total=False):
     """zeros in place of the text encoder's output, to test everything else (default: False)."""
 
     enhance_prompt: bool | None
-    """let the text encoder's language model rewrite the prompt first (default: False)."""
+    """let a language model rewrite the prompt first: the text encoder, or --prompt-enhancer-gemma-root (default: False)."""
 
     enhance_temperature: float | None
-    """how freely it writes; 0 = always the likeliest word, 0 or more (default: 0.7)."""
+    """how freely it writes; 0 = always the likeliest word, 0 or more (default: that of the model, see docs/python.md)."""
 
     enhance_top_k: int | None
-    """it chooses among so many words; 0 = all, 0 or more (default: 64)."""
+    """it chooses among so many words; 0 = all, 0 or more (default: that of the model, see docs/python.md)."""
 
     enhance_top_p: float | None
-    """and among those that together have this probability, 0 to 1 (default: 0.95)."""
+    """and among those that together have this probability, 0 to 1 (default: that of the model, see docs/python.md)."""
 
     enhance_seed: int | None
     """seed of its choices; where the official code hands on no seed it is 42 (default: seed)."""
 
     enhance_max_tokens: int | None
-    """longest text it writes, 1 or more (default: 512)."""
+    """longest text it writes, 1 or more (default: that of the model, see docs/python.md)."""
 
     images: Sequence[ImageInput | ImageSource] | ImageInput | ImageSource | None
     """condition on an image at a pixel frame (default 0) with a strength (default 1.0) (default: ())."""

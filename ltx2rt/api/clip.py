@@ -206,8 +206,8 @@ class Clip:
         )
         with writer:
             if audio is not None:
-                lasting = round(self.num_frames / writer.frame_rate * rate)
-                writer.write_audio(fitted(audio, lasting), of_file=self._has_file_sound)
+                whole = fitted(audio, round(self.num_frames / writer.frame_rate * rate))
+                writer.write_audio(whole, of_file=self._has_file_sound)
             for chunk in self.frames:
                 first = chunk[0] if first is None else first
                 if sheet is not None:

@@ -435,8 +435,8 @@ class Pipeline:
             self.entry,
             self.defaults,
             fixed_schedule=fixed,
-            frames_per_latent=step,
             no_length=no_length(files),
+            frames_per_latent=step,
         )
         inputs = open_inputs(decided, self.entry, files, fixed_schedule=fixed, dtype=self._dtype)
         topics = self.entry.topics - GUIDANCE if fixed else self.entry.topics
@@ -465,7 +465,12 @@ class Pipeline:
             context, negative = guided_contexts(run) if is_guided else (positive_context(run), None)
             frames = predicted_frames(run, context, duration)
             run.inputs = replace(
-                run.inputs, context=context, negative_context=negative, num_frames=frames, duration=None
+                run.inputs,
+                context=context,
+                negative_context=negative,
+                num_frames=frames,
+                duration=None,
+                media=run.inputs.media.placed(frames),
             )
             run.inputs.check()  # again: places in the clip that it may be too short for
 

@@ -57,7 +57,13 @@ class Progress:
         """Observer of a run."""
         if self._quiet:
             return
-        if isinstance(event, StageStarted):
+        if isinstance(event, LengthPredicted):
+            if self._json:
+                self._object("length", seconds=round(event.seconds, 3), frames=event.frames)
+            else:
+                print(f"length: {event.seconds:.2f} s are predicted, {event.frames} frames are made", file=sys.stderr)
+        elif isinstance(event, StageStarted):
+            self._finish_stage()
             kind = _JsonStage if self._json else _Bar if sys.stderr.isatty() else _Lines
             self._stage = kind(self, event.name, event.steps)
         elif isinstance(event, LengthPredicted):
@@ -72,9 +78,8 @@ class Progress:
                 print(f"{event.name:<18} restored", file=sys.stderr)
         elif isinstance(event, StepDone) and self._stage is not None:
             self._stage.advance()
-        elif isinstance(event, StageFinished) and self._stage is not None:
-            self._stage.finish()
-            self._stage = None
+        elif isinstance(event, StageFinished):
+            self._finish_stage()
 
     def close(self) -> None:
         """Say nothing more of a stage that was broken off."""
@@ -86,6 +91,7 @@ class Progress:
         """A table of the stages; the peaks are those of the whole process, ``-`` where the system does not tell."""
         if self._quiet:
             return
+        self._finish_stage()
         if self._json:
             self._object("report", stages=[stage.as_dict() for stage in report])
             return
@@ -98,6 +104,12 @@ class Progress:
                 file=sys.stderr,
             )
         print(f"{'total':<20}{sum(stage.seconds for stage in report):>9.2f}", file=sys.stderr)
+
+    def _finish_stage(self) -> None:
+        """The stage is done; a decoder of which nobody needs the last frames says nothing when it ends."""
+        if self._stage is not None:
+            self._stage.finish()
+            self._stage = None
 
     def written(self, path: Path) -> None:
         """What was asked for is there; for programs, people read its name on stdout."""

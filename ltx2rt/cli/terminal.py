@@ -33,7 +33,7 @@ def make_streams_safe() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=_HANDLER)
     if not isinstance(sys.stderr, _Unfailing):
-        sys.stderr = _Unfailing(sys.stderr)  # type: ignore[assignment]  # it has what a stream has
+        sys.stderr = _Unfailing(sys.stderr)  # it has what a stream has
 
 
 def _bytes_of_names(error: UnicodeError) -> tuple[bytes, int]:

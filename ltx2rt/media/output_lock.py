@@ -43,8 +43,9 @@ class _Lock:
             if self._is_current():
                 break
             os.close(self._file)  # its last holder removed it between the two calls: it locks nothing any more
-        os.truncate(self._file, 0)
-        os.write(self._file, str(os.getpid()).encode())
+        with contextlib.suppress(OSError):  # a full disk: the lock holds without the number
+            os.truncate(self._file, 0)
+            os.write(self._file, str(os.getpid()).encode())
 
     def _is_current(self) -> bool:
         try:

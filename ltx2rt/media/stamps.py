@@ -12,7 +12,7 @@ from ltx2rt.types import Array
 
 WAVER_S = 1e-3  # stamps that lie closer to a constant rate than this are constant: containers count milliseconds
 _LOST_SHARE = 0.01  # a rate is fast enough for a clip of variable rate when fewer of its pictures fall together
-_LITTLE_FASTER = Fraction(4, 3)
+_ON_GRID = 0.1  # frames by which pictures are moved in the mean; a quarter for a grid that has nothing to do with them
 
 _NTSC = Fraction(1000, 1001)
 _RATES = sorted(
@@ -53,18 +53,19 @@ def _waver(times: Array, rate: float) -> float:
 
 
 def sufficient_rate(times: Sequence[float]) -> Fraction:
-    """The slowest usual rate at which hardly any picture falls on another one.
-
-    A rate that is little faster, or the NTSC sibling (30 and 30000/1001), is taken where the stamps fit it much better.
+    """The slowest usual rate at which hardly any picture falls on another one; where stamps lie on the grid of a rate
+    that is up to twice as fast, that one.
 
     Args:
         times: seconds, rising.
     """
     shown = np.asarray(times) - times[0]
     enough = [rate for rate in _RATES if _lost(shown, rate) <= _LOST_SHARE] or [_RATES[-1]]
-    near = [rate for rate in enough if rate <= enough[0] * _LITTLE_FASTER]
-    best = min(near, key=lambda rate: _misplaced(shown, rate))
-    return best if _misplaced(shown, best) < _misplaced(shown, enough[0]) / 2 else enough[0]
+    fitting = [rate for rate in enough if rate <= 2 * enough[0] and _misplaced(shown, rate) <= _ON_GRID]
+    if not fitting:
+        return enough[0]
+    # Of a rate and its NTSC sibling (30 and 30000/1001) the better one.
+    return min((rate for rate in fitting if rate <= fitting[0] / _NTSC), key=lambda rate: _misplaced(shown, rate))
 
 
 def _lost(shown: Array, rate: Fraction) -> float:

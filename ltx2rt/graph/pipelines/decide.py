@@ -30,10 +30,10 @@ from ltx2rt.spelling import spelled
 log = logging.getLogger(__name__)
 
 FIXED_STEPS = 8
-# Shortest and longest clip in seconds where only the model decides.
-USUAL_DURATION = (1.0, 20.0)
 # Of every published video VAE.
 FRAMES_PER_LATENT = 8
+# Shortest and longest clip in seconds where only the model decides.
+USUAL_DURATION = (1.0, 20.0)
 
 
 def decide(
@@ -42,8 +42,8 @@ def decide(
     defaults: GenerationDefaults,
     *,
     fixed_schedule: bool,
-    frames_per_latent: int = FRAMES_PER_LATENT,
     no_length: str = "",
+    frames_per_latent: int = FRAMES_PER_LATENT,
 ) -> Settings:
     """Settings with everything decided.
 
@@ -52,8 +52,8 @@ def decide(
         entry: the pipeline.
         defaults: of the checkpoint's generation and the pipeline.
         fixed_schedule: the run takes the fixed distilled schedule.
-        frames_per_latent: of the video VAE.
         no_length: why the model cannot predict the length of a clip; empty: it can.
+        frames_per_latent: of the video VAE.
 
     Raises:
         UsageError: settings without a meaning here, or that contradict each other.
@@ -95,7 +95,7 @@ def with_drawn_seed(settings: Settings) -> Settings:
 
 def _with_duration(settings: Settings, step: int) -> Settings:
     """The settings with a number of frames in place of a duration."""
-    seconds, rate = settings.duration, settings.frame_rate
+    seconds = settings.duration
     if seconds is None:
         return settings
     for name in ("num_frames", "auto_duration"):
@@ -105,10 +105,11 @@ def _with_duration(settings: Settings, step: int) -> Settings:
             )
     if seconds <= 0:
         raise UsageError(f"{spelled('duration')} must be more than 0 seconds, got {seconds:g}.")
-    assert rate is not None
-    frames = max(round((seconds * float(rate) - 1) / step), 0) * step + 1
-    if abs(frames - seconds * float(rate)) > 0.5:
-        log.warning("%g s at %g frames/s become %d frames, %.3f s", seconds, rate, frames, frames / float(rate))
+    assert settings.frame_rate is not None
+    rate = float(settings.frame_rate)
+    frames = max(round((seconds * rate - 1) / step), 0) * step + 1
+    if abs(frames - seconds * rate) > 0.5:
+        log.warning("%g s at %g frames/s become %d frames, %.3f s", seconds, rate, frames, frames / rate)
     return replace(settings, num_frames=frames, duration=None)
 
 
@@ -122,11 +123,6 @@ def _with_placed_images(settings: Settings) -> Settings:
     placed = []
     for image in settings.images:
         index = image.frame_index
-        if count is None and index < 0:
-            raise UsageError(
-                f"{spelled('images')}: frame {index} counts from the end of a clip whose length is still to be "
-                f"predicted; give {spelled('num_frames')}, or count from the beginning."
-            )
         if count is not None and -count <= index < 0:
             index += count
         placed.append(replace(image, frame_index=index))

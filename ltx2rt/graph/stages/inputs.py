@@ -198,6 +198,14 @@ class Media:
     source: SourceClip | None = None
     region: TimeRange | None = None
 
+    def placed(self, num_frames: int) -> Media:
+        """The same for a clip whose length is known now: images that count from the end, -1 being the last frame."""
+        images = (
+            replace(image, frame_index=image.frame_index + (num_frames if image.frame_index < 0 else 0))
+            for image in self.images
+        )
+        return replace(self, images=tuple(images))
+
 
 class PromptContext(NamedTuple):
     """What the transformer reads: video (B, 1024, Cv) and audio (B, 1024, Ca)."""
@@ -301,8 +309,9 @@ class GenerationInputs:
             raise UsageError(
                 f"the prompt is empty; say what to generate with {spelled('prompt')}, or give {spelled('embedding')}."
             )
+        first = 0 if self.duration is None else -self.num_frames  # of the last frames, see Media.placed
         for image in self.media.images:
-            if not 0 <= image.frame_index < self.num_frames:
+            if not first <= image.frame_index < self.num_frames:
                 raise UsageError(
                     f"image frame index must be 0 to {self.num_frames - 1} for this clip, got {image.frame_index}."
                 )
