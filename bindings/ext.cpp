@@ -46,6 +46,7 @@ NB_MODULE(_ext, m) {
   ltx2rt::bind_calibrate(m);
   ltx2rt::bind_causal_conv3d(m);
   ltx2rt::bind_modulated_norm(m);
+  ltx2rt::bind_neighborhood_attention(m);
   ltx2rt::bind_rope_attention(m);
   ltx2rt::bind_quantized_linear(m);
   ltx2rt::bind_runtime(m);

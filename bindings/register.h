@@ -9,6 +9,7 @@ void bind_antialiased_snake(nanobind::module_& m);
 void bind_calibrate(nanobind::module_& m);
 void bind_causal_conv3d(nanobind::module_& m);
 void bind_modulated_norm(nanobind::module_& m);
+void bind_neighborhood_attention(nanobind::module_& m);
 void bind_rope_attention(nanobind::module_& m);
 void bind_quantized_linear(nanobind::module_& m);
 void bind_runtime(nanobind::module_& m);

@@ -17,6 +17,7 @@
 #include "csrc/causal_conv3d.h"
 #include "csrc/cpu/rows.h"
 #include "csrc/modulated_norm.h"
+#include "csrc/neighborhood_attention.h"
 #include "csrc/quantized_linear.h"
 #include "csrc/rope_attention.h"
 
@@ -48,6 +49,19 @@ void bind_scratch_bytes(nb::module_& m) {
       "that the weight moves over: with its halo and its padding.");
   m.def("modulated_norm_scratch_bytes", &modulated_norm_scratch_bytes, "rows"_a, "width"_a, nb::kw_only(), "threads"_a,
         "Bytes that the CPU kernel takes besides inputs and output, for x (rows, width).");
+  m.def(
+      "neighborhood_attention_scratch_bytes",
+      [](const std::array<int64_t, 5>& q, int64_t key_frames, int64_t slots, int64_t heads,
+         const std::array<int64_t, 2>& window, const std::array<std::string, 2>& borders, mx::Dtype dtype,
+         int threads) {
+        return neighborhood_attention_scratch_bytes(
+            {q[0], q[1], q[2], q[3], heads, q[4] / heads, key_frames, slots, window[0], window[1],
+             parse_border(borders[0]), parse_border(borders[1]), cpu::float_type(dtype)},
+            threads);
+      },
+      "q"_a, nb::kw_only(), "key_frames"_a, "slots"_a, "heads"_a, "window"_a, "borders"_a, "dtype"_a, "threads"_a,
+      "Bytes that the CPU kernel takes besides inputs and output, for q of this shape, so many frames of k and so many "
+      "that each query sees at most.");
   m.def(
       "quantized_linear_scratch_bytes",
       [](int64_t rows, int64_t depth, int64_t width, mx::Dtype dtype, const std::string& format, bool strided_x,

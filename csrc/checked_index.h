@@ -11,23 +11,31 @@
 namespace ltx2rt {
 namespace mx = mlx::core;
 
-// The same index, contiguous, whose values were found to lie in [-R, R), R being the rows of `table`.
+// Which values an index may hold.
+struct IndexRange {
+  int rows_axis = 0;         // the axis of the table along which its R rows lie
+  bool none = false;         // values lie in [-1, R), -1 meaning none; else in [-R, R), negative ones counting from R
+  std::string rows = "rows"; // what the errors call them
+
+  bool operator==(const IndexRange&) const = default;
+};
+
+// The same index, contiguous, whose values were found to lie in the range.
 //   index    int32, any shape
-//   table    (R, ...)
+//   table    (R, ...), or with its rows along another axis
 //   subject  how the error begins, e.g. "[modulated_norm] index"
 //   object   whose rows they are, e.g. "scale and shift have"
 // Values that are known already are checked now, before any work is done. Those still to be computed, and those of an
 // index or for a table that is an argument of a function being traced, are checked when the array is evaluated, which
 // waits for them. Throws std::runtime_error, now or then.
 mx::array checked_index(const mx::array& index, const mx::array& table, const std::string& subject,
-                        const std::string& object, mx::Stream stream);
+                        const std::string& object, mx::Stream stream, const IndexRange& range = {});
 
 // Inputs: the index and its table, of which only the shape is read; no derivatives flow through either.
 class CheckedIndex : public mx::Primitive {
  public:
-  // rows_axis: the axis of the table along which its rows lie.
-  CheckedIndex(mx::Stream stream, std::string subject, std::string object, int rows_axis)
-      : mx::Primitive(stream), subject_(std::move(subject)), object_(std::move(object)), rows_axis_(rows_axis) {}
+  CheckedIndex(mx::Stream stream, std::string subject, std::string object, IndexRange range)
+      : mx::Primitive(stream), subject_(std::move(subject)), object_(std::move(object)), range_(std::move(range)) {}
 
   void eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override;
   void eval_gpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override;
@@ -37,13 +45,13 @@ class CheckedIndex : public mx::Primitive {
   const char* name() const override { return "ltx2rt::CheckedIndex"; }
   bool is_equivalent(const mx::Primitive& other) const override {
     const auto& same = static_cast<const CheckedIndex&>(other);
-    return subject_ == same.subject_ && object_ == same.object_ && rows_axis_ == same.rows_axis_;
+    return subject_ == same.subject_ && object_ == same.object_ && range_ == same.range_;
   }
   std::vector<mx::Shape> output_shapes(const std::vector<mx::array>& inputs) override { return {inputs[0].shape()}; }
 
  private:
   std::string subject_, object_;
-  int rows_axis_;
+  IndexRange range_;
 };
 
 }  // namespace ltx2rt

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "csrc/cpu/float_type.h"
@@ -22,6 +23,9 @@ struct NeighborhoodRope {
   mx::array height;
   mx::array width;
 };
+
+// shift, mask or replicate. Throws std::invalid_argument.
+Border parse_border(const std::string& name);
 
 struct NeighborhoodOptions {
   int num_heads;
@@ -45,7 +49,7 @@ struct NeighborhoodExtras {
 // key_frames[t], (i, j) over the window of (h, w),
 // p = softmax over all of them of (q'[b, t, h, w, n] . k'[b, s, i, j, n] * scale),
 // q' = rope(rms_norm(q)) and k' = rope(rms_norm(k)).
-//   q           (B, T, H, W, N*K)  float32 | float16 | bfloat16, K a multiple of 16; any strides
+//   q           (B, T, H, W, N*K)  float32 | float16 | bfloat16, K a multiple of 16 up to 256; any strides
 //   k, v        (B, S, H, W, N*K)  dtype of q; any strides
 //   key_frames  (T, J)             int32 in [-1, S); -1: none; a frame that stands there twice counts twice
 //   q_norm      (K,)               any float dtype: RMSNorm weight of each head
@@ -65,9 +69,11 @@ mx::array neighborhood_attention(const mx::array& q, const mx::array& k, const m
 
 // What decides how much memory the CPU kernel takes.
 struct NeighborhoodShape {
-  int64_t batch, frames, key_frames, height, width, heads, head_size;  // key_frames: S
-  int64_t slots;                                                       // J
+  int64_t batch, frames, height, width, heads, head_size;
+  int64_t key_frames;  // S
+  int64_t slots;       // J
   int64_t window_height, window_width;
+  Border border_height, border_width;
   cpu::FloatType type;  // of q
 };
 

@@ -5,6 +5,7 @@
 #include <atomic>
 #include <chrono>
 
+#include "csrc/cpu/amx.h"
 #include "csrc/cpu/calibrate_amx.h"
 #include "csrc/cpu/calibrate_kernels.h"
 #include "csrc/cpu/thread_pool.h"

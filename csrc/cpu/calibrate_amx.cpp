@@ -1,11 +1,10 @@
-// Peak of Intel's AMX tiles, which no kernel uses: a machine's ceiling, not the kernels'.
+// Peak of Intel's AMX tiles.
 #include "csrc/cpu/calibrate_amx.h"
 
+#include "csrc/cpu/amx.h"
+
 #if defined(__x86_64__) && defined(__linux__)
-#include <cpuid.h>
 #include <immintrin.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 #include <cstdint>
 
@@ -14,33 +13,12 @@ namespace {
 
 constexpr int kTileRows = 16, kTileBytes = 64;
 
-struct alignas(64) TileConfig {
-  uint8_t palette = 1, start_row = 0;
-  uint8_t reserved[14] = {};
-  uint16_t bytes_per_row[16] = {};
-  uint8_t rows[16] = {};
-};
-static_assert(sizeof(TileConfig) == 64);
-
-bool processor_has_amx() {
-  unsigned a = 0, b = 0, c = 0, d = 0;
-  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
-  constexpr unsigned kAmxBf16 = 1u << 22, kAmxTile = 1u << 24;
-  return (d & kAmxBf16) != 0 && (d & kAmxTile) != 0;
-}
-
 }  // namespace
-
-bool amx_usable() {
-  // Linux gives a process the 8 KiB of tile registers per thread only when it asks. The permission stays until it ends.
-  constexpr int kRequestPermission = 0x1023, kTileData = 18;
-  static const bool usable = processor_has_amx() && syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
-  return usable;
-}
 
 // Four accumulators hide the latency of a product (52 cycles, one begins every 16).
 __attribute__((target("amx-tile,amx-bf16"))) int64_t multiply_amx(int64_t iterations, float* sink) {
-  TileConfig config;
+  TileConfig config{};
+  config.palette = 1;
   for (int tile = 0; tile < 8; ++tile) {
     config.bytes_per_row[tile] = kTileBytes;
     config.rows[tile] = kTileRows;
@@ -75,8 +53,6 @@ __attribute__((target("amx-tile,amx-bf16"))) int64_t multiply_amx(int64_t iterat
 #else
 
 namespace ltx2rt::cpu {
-
-bool amx_usable() { return false; }
 
 int64_t multiply_amx(int64_t, float*) { return 0; }
 

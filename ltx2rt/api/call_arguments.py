@@ -62,22 +62,22 @@ class CallArguments(TypedDict, total=False):
     """zeros in place of the text encoder's output, to test everything else (default: False)."""
 
     enhance_prompt: bool | None
-    """let the text encoder's language model rewrite the prompt first (default: False)."""
+    """let a language model rewrite the prompt first: the text encoder, or --prompt-enhancer-gemma-root (default: False)."""
 
     enhance_temperature: float | None
-    """how freely it writes; 0 = always the likeliest word, 0 or more (default: 0.7)."""
+    """how freely it writes; 0 = always the likeliest word, 0 or more (default: that of the model, see docs/python.md)."""
 
     enhance_top_k: int | None
-    """it chooses among so many words; 0 = all, 0 or more (default: 64)."""
+    """it chooses among so many words; 0 = all, 0 or more (default: that of the model, see docs/python.md)."""
 
     enhance_top_p: float | None
-    """and among those that together have this probability, 0 to 1 (default: 0.95)."""
+    """and among those that together have this probability, 0 to 1 (default: that of the model, see docs/python.md)."""
 
     enhance_seed: int | None
     """seed of its choices; where the official code hands on no seed it is 42 (default: seed)."""
 
     enhance_max_tokens: int | None
-    """longest text it writes, 1 or more (default: 512)."""
+    """longest text it writes, 1 or more (default: that of the model, see docs/python.md)."""
 
     images: Sequence[ImageInput | ImageSource] | ImageInput | ImageSource | None
     """condition on an image at a pixel frame (default 0) with a strength (default 1.0) (default: ())."""

@@ -69,7 +69,8 @@ class Clip:
         self.video_latent = clip.video_latent
         self.audio_latent = clip.audio_latent
         self._has_file_sound = clip.has_file_sound
-        self._kept = clip.kept
+        self._kept_frames = clip.kept_frames
+        self._kept_sound_s = clip.kept_sound_s
 
     def __repr__(self) -> str:
         parts = []
@@ -201,6 +202,7 @@ class Clip:
             crf=options.crf,
             preset=options.preset,
             sample_rate=None if audio is None else rate,
+            of_file=self._kept_frames,
         )
         with writer:
             if audio is not None:
@@ -239,5 +241,13 @@ class Clip:
             "frame_rate": str(self.frame_rate),
             "audio_samples": 0 if self.audio is None else len(self.audio),
             "sample_rate": self.sample_rate,
-            **({} if self._kept is None else {"kept": dict(self._kept)}),
+            **self._kept(),
         }
+
+    def _kept(self) -> dict[str, Any]:
+        """What an edit has left as it was, first and last frames and seconds of sound."""
+        if not self._kept_frames and not self._kept_sound_s:
+            return {}
+        frames = [[part.start, part.stop - 1] for part in self._kept_frames]
+        sound = [[round(begin, 6), round(end, 6)] for begin, end in self._kept_sound_s]
+        return {"kept": {"frames": frames, "sound_s": sound}}

@@ -32,9 +32,11 @@ def load(
     transformer: FilePath | None = None,
     text_encoder: FilePath | None = None,
     tokenizer: FilePath | None = None,
+    prompt_enhancer: FilePath | None = None,
     connectors: FilePath | None = None,
     text_projection: FilePath | None = None,
-    video_vae: FilePath | None = None,
+    video_vae: FilePath | Sequence[FilePath] | None = None,
+    video_decoder: str | None = None,
     audio_vae: FilePath | None = None,
     vocoder: FilePath | None = None,
     duration_head: FilePath | None = None,
@@ -55,9 +57,11 @@ def load(
             repository, an MLX pack, one folder of files), or a file with some of them, beside which the others lie.
             None, and no ``transformer`` either: the small embedded model with all its parts.
         transformer, connectors, text_projection, video_vae, audio_vae, vocoder, duration_head: files or folders that
-            bring one part, before any other place where it may be found.
+            bring one part, before any other place where it may be found. Both video VAEs of LTX-2.5 may be given.
+        video_decoder: ``conv`` or ``diffusion``, where LTX-2.5 is there with both; None: the diffusion decoder.
         text_encoder: folder or file of the Gemma text encoder; may be missing when every call gives an embedding.
         tokenizer: of the text encoder, where it is neither in its file nor beside it.
+        prompt_enhancer: folder of another Gemma that rewrites prompts; that of LTX-2.5 cannot.
         spatial_upscaler: latent upscaler x2, for two-stage pipelines and ``upscale_spatial``.
         temporal_upscaler: for ``upscale_temporal``.
         loras: files, or folders with one, with strengths (default 1).
@@ -77,9 +81,11 @@ def load(
         "transformer": transformer,
         "text_encoder": text_encoder,
         "tokenizer": tokenizer,
+        "prompt_enhancer": prompt_enhancer,
         "connectors": connectors,
         "text_projection": text_projection,
         "video_vae": video_vae,
+        "video_decoder": video_decoder,
         "audio_vae": audio_vae,
         "vocoder": vocoder,
         "duration_head": duration_head,

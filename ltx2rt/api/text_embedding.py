@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,7 @@ from ltx2rt.api.planning import ledger
 from ltx2rt.api.planning import rates as measured_rates
 from ltx2rt.api.record import Record, sidecar_path, write_record
 from ltx2rt.errors import UsageError
-from ltx2rt.graph.components import TEXT_ENCODER, TEXT_PROJECTION, VIDEO_CONNECTOR
-from ltx2rt.graph.models.text.token_sampling import SamplingOptions
+from ltx2rt.graph.components import PROMPT_ENHANCER, TEXT_ENCODER, TEXT_PROJECTION, VIDEO_CONNECTOR
 from ltx2rt.graph.pipelines.decide import with_defaults
 from ltx2rt.graph.pipelines.plan import Plan, Rates, plan
 from ltx2rt.graph.settings.settings import DEFAULT_NEGATIVE_PROMPT, Settings
@@ -43,7 +42,7 @@ def encode(
     checkpoint: FilePath | None = None,
     text_encoder: FilePath | None = None,
     dtype: str = "bfloat16",
-    enhancement: SamplingOptions | None = None,
+    enhancement: Mapping[str, Any] | None = None,
     has_image: bool = False,
     memory: str | int | None = None,
     observer: Callable[[Event], None] | None = None,
@@ -61,12 +60,14 @@ def encode(
         checkpoint: the model whose connectors and projection are used; None: the embedded model.
         text_encoder: its Gemma text encoder, a folder or a file.
         dtype: of activations.
-        enhancement: rewrite the prompt first, with these options.
+        enhancement: rewrite the prompt first; with ``temperature``, ``top_k``, ``top_p``, ``seed`` and
+            ``max_new_tokens`` where they shall not be those that are usual for the model.
         has_image: the rewritten prompt will continue a picture.
         memory: what the process may take, ``12GB`` or bytes; None: most of what is free. It does not change the result.
         observer: called with every event; raise `Cancelled` from it to stop.
         on_taken: called once with the files that are taken without having been named: setting -> path.
-        parts: ``transformer``, ``connectors``, ``text_projection``, ``tokenizer``, ``model_variant``: as for `load`.
+        parts: ``transformer``, ``connectors``, ``text_projection``, ``tokenizer``, ``prompt_enhancer``,
+            ``model_variant``: as for `load`.
 
     Raises:
         UsageError: an empty prompt, an unknown dtype, a missing text encoder, or an output of another kind, that is an
@@ -92,7 +93,7 @@ def _encoded(
     observer: Callable[[Event], None] | None,
     output: FilePath | None,
     dtype: str,
-    enhancement: SamplingOptions | None,
+    enhancement: Mapping[str, Any] | None,
     *,
     has_image: bool,
 ) -> TextEmbedding:
@@ -121,11 +122,13 @@ def _encoded(
         output = expanded(output)
         write_embedding(output, embedding)
         settings: dict[str, Any] = {"prompt": prompt, "negative_prompt": negative, "dtype": dtype}
-        settings |= {} if enhancement is None else {"enhanced": asdict(enhancement), "has_image": has_image}
+        settings |= {} if enhancement is None else {"enhanced": dict(enhancement), "has_image": has_image}
         paths = {"checkpoint": files.checkpoint.path, "text_encoder": encoder.path}
         for name, part in (("connectors", VIDEO_CONNECTOR), ("text_projection", TEXT_PROJECTION)):
             if (path := files.source(part).path) not in paths.values():
                 paths[name] = path
+        if enhancement is not None and files.has(PROMPT_ENHANCER):
+            paths["prompt_enhancer"] = files.source(PROMPT_ENHANCER).path
         named = {name: str(path.absolute()) for name, path in paths.items()}
         write_record(sidecar_path(output), Record.of({"pipeline": "encode", **named}, settings, [*paths.values()], []))
     return embedding
@@ -138,7 +141,7 @@ def plan_encode(
     checkpoint: FilePath | None = None,
     text_encoder: FilePath | None = None,
     dtype: str = "bfloat16",
-    enhancement: SamplingOptions | None = None,
+    enhancement: Mapping[str, Any] | None = None,
     has_image: bool = False,
     memory: str | int | None = None,
     rates: Rates | None = None,
@@ -164,7 +167,7 @@ def _prepare(
     prompt: str,
     negative_prompt: str | None,
     files_given: Mapping[str, Any],
-    enhancement: SamplingOptions | None,
+    enhancement: Mapping[str, Any] | None,
     on_taken: Callable[[Mapping[str, Path]], None] | None,
     *,
     has_image: bool,

@@ -78,8 +78,8 @@ def upscale(
         observer: called with every event; raise `Cancelled` from it to stop.
         on_settings: called once with the settings before anything is loaded.
         on_taken: called once with the files that are taken without having been named: setting -> path.
-        parts: ``video_vae``, ``audio_vae``, ``vocoder``, ``transformer``, ``model_variant``: as for `load`. A video VAE
-            needs no model beside it.
+        parts: ``video_vae``, ``video_decoder``, ``audio_vae``, ``vocoder``, ``transformer``, ``model_variant``: as for
+            `load`. A video VAE needs no model beside it.
 
     Raises:
         UsageError: no upscaler, or a source that does not fit.
@@ -199,7 +199,7 @@ def _prepare(
     record = Record.of(
         {"pipeline": "upscale", **named},
         {"source": str(source.absolute()), "dtype": given.dtype, **stored},
-        _weights(named, files),
+        _weights(given, files),
         [source],
     )
     inputs = GenerationInputs.without_clip(wanted, frame_rate=frame_rate, dtype=MLX_DTYPES[given.dtype])
@@ -217,18 +217,18 @@ def _prepare(
     return _Task(files, inputs, record, work)
 
 
-def _named_files(given: WeightFiles) -> dict[str, str]:
-    """Setting -> path of what was named, as JSON values."""
-    settings = ("checkpoint", *given.parts)
+def _named_files(given: WeightFiles) -> dict[str, Any]:
+    """Setting -> what was named, as JSON values."""
+    settings = ("checkpoint", *given.parts, "video_decoder")
     return {name: value for name, value in plain_values(given).items() if name in settings}
 
 
-def _weights(named: Mapping[str, str], files: WeightSet) -> list[Path]:
+def _weights(given: WeightFiles, files: WeightSet) -> list[Path]:
     """Every file that is named, and every one that is read; a folder that was named stands for its files."""
     read = [source.path for source in files.sources.values()]
-    return list(
-        dict.fromkeys([*(path for path in map(Path, named.values()) if path in read or not path.is_dir()), *read])
-    )
+    checkpoint = () if given.checkpoint is None else (given.checkpoint,)
+    named = [path.absolute() for paths in (checkpoint, *given.parts.values()) for path in paths]
+    return list(dict.fromkeys([*(path for path in named if path in read or not path.is_dir()), *read]))
 
 
 def _require_matching(path: Path, latents: Latents, files: WeightSet) -> None:

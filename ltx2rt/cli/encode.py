@@ -17,7 +17,6 @@ from ltx2rt.cli.outputs import RULE, free_path, said
 from ltx2rt.cli.plan_text import plan_text
 from ltx2rt.cli.progress import Progress
 from ltx2rt.errors import UsageError
-from ltx2rt.graph.models.text.token_sampling import SamplingOptions
 from ltx2rt.graph.pipelines.decide import with_prompt_of_file
 from ltx2rt.graph.settings.settings import Settings
 from ltx2rt.graph.settings.weight_files import MODEL, TEXT
@@ -99,7 +98,7 @@ def run_encode(arguments: argparse.Namespace) -> int:
         raise UsageError("--enhance-... options go with --enhance-prompt, which is missing; give it, too.")
     wanted: dict[str, Any] = {
         "negative_prompt": arguments.negative_prompt,
-        "enhancement": SamplingOptions(**given) if arguments.enhance_prompt else None,
+        "enhancement": given if arguments.enhance_prompt else None,
         "memory": arguments.memory,
         "on_taken": tell_taken(progress),
         **files,

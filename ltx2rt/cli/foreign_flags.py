@@ -23,7 +23,7 @@ FOREIGN_FLAGS = (
     _inert(
         "--enhance-static-cache",
         "static cache of the prompt enhancement",
-        "the cache grows with the text, which costs nothing here",
+        "the room for all tokens is always taken at the start",
         kind=None,
     ),
     _inert(
@@ -63,12 +63,6 @@ FOREIGN_FLAGS = (
         "it works around a fault of another program",
         kind=float,
         metavar="S",
-    ),
-    _refused(
-        "--prompt-enhancer-gemma-root",
-        "another Gemma for the prompt enhancement",
-        "LTX-2 and LTX-2.3 enhance prompts with their own text encoder, --gemma-root",
-        metavar="DIR",
     ),
     _refused("--hdr", "colour space of EXR input", _HDR, metavar="SPACE"),
     _refused("--detailing-lora", "LoRA that adds detail", _DFR, nargs="+", metavar="PATH"),

@@ -7,7 +7,7 @@ import math
 import mlx.core as mx
 
 from ltx2rt.kernels import reference
-from ltx2rt.kernels.reference import RopeTable
+from ltx2rt.kernels.reference import NeighborhoodRope, RopeTable
 from ltx2rt.types import LinearWeight
 
 
@@ -122,6 +122,60 @@ def rope_attention(
     if gate_logits is not None:
         out = out * (2 * mx.sigmoid(gate_logits)).astype(dtype)[..., None]
     return out.reshape(batch, q_tokens, width)
+
+
+def neighborhood_attention(
+    q: mx.array,
+    k: mx.array,
+    v: mx.array,
+    key_frames: mx.array,
+    *,
+    num_heads: int,
+    window: tuple[int, int],
+    borders: tuple[str, str],
+    q_norm: mx.array | None,
+    k_norm: mx.array | None,
+    norm_eps: float,
+    rope: NeighborhoodRope | None,
+    scale: float,
+) -> mx.array:
+    """MLX's attention of each row of queries to the columns of the rows and frames that it sees, masked."""
+    dtype = q.dtype
+    batch, frames, height, width, channels = q.shape
+    head = channels // num_heads
+    if q.size == 0 or k.size == 0 or key_frames.size == 0:
+        return mx.zeros(q.shape, dtype)
+    rows, columns = (
+        reference.Windows(n, count, border) for n, count, border in zip((height, width), window, borders, strict=True)
+    )
+    k, v = (x[:, :, rows.cells][:, :, :, columns.cells] for x in (k, v))
+    q_tables, k_tables = reference.window_tables(rope, rows, columns)
+
+    def prepared(x: mx.array, norm: mx.array | None, tables: reference.AxisTables | None) -> mx.array:
+        x = x.reshape(*x.shape[:4], num_heads, head)
+        if norm is not None:
+            x = mx.fast.rms_norm(x, norm.astype(dtype), norm_eps)
+        return x if tables is None else reference.turned(x.astype(mx.float32), *tables).astype(dtype)
+
+    q, k = prepared(q, q_norm, q_tables), prepared(k, k_norm, k_tables)
+    v = v.reshape(*v.shape[:4], num_heads, head)
+    seen_columns = mx.array(columns.dense)[:, None, None]  # (W, 1, 1, columns)
+    results = []
+    for frame in range(frames):
+        at = mx.maximum(key_frames[frame], 0)
+        k_frames, v_frames = k[:, at], v[:, at]
+        for row in range(height):
+            keys, values = (
+                x[:, :, mx.array(rows.index[row])].transpose(0, 4, 1, 2, 3, 5).reshape(batch, num_heads, -1, head)
+                for x in (k_frames, v_frames)
+            )
+            seen = (key_frames[frame] >= 0)[:, None, None] & mx.array(rows.valid[row])[:, None] & seen_columns
+            out = mx.fast.scaled_dot_product_attention(
+                q[:, frame, row].transpose(0, 2, 1, 3), keys, values, scale=scale, mask=seen.reshape(width, -1)
+            )
+            some = mx.any(key_frames[frame] >= 0)
+            results.append(mx.where(some, out, 0).transpose(0, 2, 1, 3))
+    return mx.stack(results, axis=1).reshape(*q.shape[:4], channels)
 
 
 def causal_conv3d(

@@ -7,8 +7,11 @@ from collections.abc import Sequence
 import mlx.core as mx
 import numpy as np
 
-from ltx2rt.kernels import reference
+from ltx2rt.kernels import mlx_ops, reference
+from ltx2rt.kernels.kernel_choice import built
 from ltx2rt.kernels.reference import NeighborhoodRope
+from ltx2rt.kernels.selection import Implementation, ext, spread
+from ltx2rt.kernels.variants import NeighborhoodVariant
 from ltx2rt.types import Array
 
 
@@ -29,8 +32,9 @@ def neighborhood_attention(
 ) -> mx.array:
     """Multi-head attention of every cell of a volume to a window of cells around it, in frames that are listed.
 
-    The keys of the query at (t, h, w) are those of k at (s, i, j) for every s >= 0 of ``key_frames[t]``, i of the Kh rows
-    and j of the Kw columns of its window; one softmax over all of them. Borders say where a window near an edge lies:
+    The keys of the query at (t, h, w) are those of k at (s, i, j) for every s >= 0 of ``key_frames[t]``, i of the Kh
+    rows and j of the Kw columns of its window; one softmax over all of them. Borders say where a window near an edge
+    lies:
 
     - ``shift``: K cells inside, from ``clamp(h - K // 2, 0, H - K)`` on;
     - ``mask``: cells ``h - K // 2`` to ``h - K // 2 + K - 1``, those outside left out;
@@ -38,7 +42,7 @@ def neighborhood_attention(
       position of where it is (-1, -2, ...; H, H + 1, ...).
 
     Args:
-        q: (B, T, H, W, N*K) float32 | float16 | bfloat16; K a multiple of 16. Views of one array of projections are
+        q: (B, T, H, W, N*K) float32 | float16 | bfloat16; K a multiple of 16 up to 256. Views of one array are
             read in place.
         k: (B, S, H, W, N*K), same dtype. S need not be T: frames of other streams may follow.
         v: (B, S, H, W, N*K), same dtype.
@@ -67,19 +71,54 @@ def neighborhood_attention(
     """
     if scale is None:
         scale = max(1, q.shape[-1] // max(1, num_heads)) ** -0.5
-    return reference.neighborhood_attention(
-        q,
-        k,
-        v,
-        key_frames,
-        num_heads=num_heads,
-        window=window,
-        borders=borders,
-        q_norm=q_norm,
-        k_norm=k_norm,
-        norm_eps=norm_eps,
-        rope=rope,
-        scale=scale,
+    optional = (q_norm, k_norm, *(rope or (None,) * 4))
+    present = tuple(a is not None for a in optional)
+
+    def build(chosen: Implementation) -> mx.array:
+        formula = mlx_ops.neighborhood_attention if chosen == "mlx" else reference.neighborhood_attention
+
+        def graph(q: mx.array, k: mx.array, v: mx.array, key_frames: mx.array, *others: mx.array) -> mx.array:
+            q_norm, k_norm, *tables = spread(others, present)
+            return formula(
+                q,
+                k,
+                v,
+                key_frames,
+                num_heads=num_heads,
+                window=window,
+                borders=borders,
+                q_norm=q_norm,
+                k_norm=k_norm,
+                norm_eps=norm_eps,
+                rope=reference.neighborhood_rope(*tables),
+                scale=scale,
+            )
+
+        if ext is None:
+            return graph(q, k, v, key_frames, *(a for a in optional if a is not None))
+        made: mx.array = ext.neighborhood_attention(
+            q,
+            k,
+            v,
+            key_frames,
+            num_heads=num_heads,
+            window=window,
+            borders=borders,
+            q_norm=q_norm,
+            k_norm=k_norm,
+            norm_eps=norm_eps,
+            rope=rope,
+            scale=scale,
+            reference=graph,
+            use_reference=chosen not in ("kernel", "fenced"),
+            fenced=chosen == "fenced",
+        )
+        return made
+
+    return built(
+        neighborhood_attention,
+        build,
+        lambda: NeighborhoodVariant.of(q, num_heads, key_frames, window, borders, q_norm, k_norm, rope),
     )
 
 

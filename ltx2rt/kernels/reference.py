@@ -130,8 +130,8 @@ def rope_attention(
 class NeighborhoodRope(NamedTuple):
     """Cosines ``[0]`` and sines ``[1]`` of the angles of `neighborhood_attention`, float32.
 
-    The axes own consecutive lanes of a head: 2 Ft for time, then 2 Fh, then 2 Fw; lanes 2j and 2j + 1 of an axis turn by
-    the angle of column j.
+    The axes own consecutive lanes of a head: 2 Ft for time, then 2 Fh, then 2 Fw; lanes 2j and 2j + 1 of an axis turn
+    by the angle of column j.
 
     Attributes:
         q_time: (2, T, Ft), of each frame of q.
@@ -144,6 +144,14 @@ class NeighborhoodRope(NamedTuple):
     k_time: mx.array
     height: mx.array
     width: mx.array
+
+
+def neighborhood_rope(*tables: mx.array | None) -> NeighborhoodRope | None:
+    """The tables of four arrays that are given together or not at all."""
+    q_time, k_time, height, width = tables
+    if q_time is None or k_time is None or height is None or width is None:
+        return None
+    return NeighborhoodRope(q_time, k_time, height, width)
 
 
 # Values of scores that the reference of neighborhood_attention makes together, about.
@@ -173,27 +181,23 @@ def neighborhood_attention(
     if q.size == 0 or k.size == 0 or slots == 0:
         return mx.zeros(q.shape, dtype)
     rows, columns = (
-        _Windows(n, count, border) for n, count, border in zip((height, width), window, borders, strict=True)
+        Windows(n, count, border) for n, count, border in zip((height, width), window, borders, strict=True)
     )
 
-    def prepared(x: mx.array, norm: mx.array | None, tables: tuple[mx.array, mx.array, mx.array] | None) -> mx.array:
+    def prepared(x: mx.array, norm: mx.array | None, tables: AxisTables | None) -> mx.array:
         x = x.astype(mx.float32).reshape(*x.shape[:4], num_heads, head)
         if norm is not None:
             x = x * mx.rsqrt(mx.mean(mx.square(x), axis=-1, keepdims=True) + norm_eps) * norm.astype(mx.float32)
-        return x if tables is None else _turned(x, *tables)
+        return x if tables is None else turned(x, *tables)
 
     k, v = (x[:, :, rows.cells][:, :, :, columns.cells] for x in (k, v))
-    q_tables = k_tables = None
-    if rope is not None:
-        inside = [table[:, n // 2 :] for table, n in zip((rope.height, rope.width), window, strict=True)]
-        q_tables = (rope.q_time, inside[0][:, :height], inside[1][:, :width])
-        k_tables = (rope.k_time, rope.height[:, rows.positions], rope.width[:, columns.positions])
+    q_tables, k_tables = window_tables(rope, rows, columns)
     q = prepared(q, q_norm, q_tables) * scale
     k = prepared(k, k_norm, k_tables)
     v = v.astype(mx.float32).reshape(*v.shape[:4], num_heads, head)
 
     seen_columns = mx.array(columns.dense)  # (W, columns)
-    per_row = max(1, batch * num_heads * width * slots * window[0] * len(columns.cells.tolist()))
+    per_row = max(1, batch * num_heads * width * slots * window[0] * columns.cells.size)
     together = max(1, min(height, SCORES_AT_ONCE // per_row))
     results = []
     for frame in range(frames):
@@ -218,13 +222,14 @@ def neighborhood_attention(
             some = mx.any(seen, axis=-1, keepdims=True)  # a query without any key gives zeros, not NaN
             weights = mx.softmax(mx.where(seen | ~some, scores, -math.inf), axis=-1)
             results.append(mx.where(some, weights @ values, 0.0).transpose(0, 1, 3, 2, 4))
-    return mx.concatenate(results, axis=1).reshape(q.shape[:4] + (channels,)).astype(dtype)
+    return mx.concatenate(results, axis=1).reshape(*q.shape[:4], channels).astype(dtype)
 
 
-class _Windows:
+class Windows:
     """The windows of `neighborhood_attention` along an axis of n cells.
 
     Attributes:
+        own: (n,) int32, rows of a `NeighborhoodRope` table that belong to the queries.
         cells: (M,) int32, the cells whose keys are made: n, and for replicated edges those outside again.
         positions: (M,) int32, their rows of a `NeighborhoodRope` table.
         index: (n, K) int32, which of the M each query sees.
@@ -237,6 +242,7 @@ class _Windows:
         before = count // 2
         outside = border == "replicate"
         positions = np.arange(n + count - 1) if outside else np.arange(before, before + n)
+        self.own = mx.array(np.arange(before, before + n).astype(np.int32))
         self.positions = mx.array(positions.astype(np.int32))
         self.cells = mx.array(np.clip(positions - before, 0, n - 1).astype(np.int32))
         if border == "shift":
@@ -249,7 +255,23 @@ class _Windows:
         np.logical_or.at(self.dense, (query, self.index), self.valid)
 
 
-def _turned(x: mx.array, time: mx.array, height: mx.array, width: mx.array) -> mx.array:
+# Cosines and sines of time, height and width.
+AxisTables = tuple[mx.array, mx.array, mx.array]
+
+
+def window_tables(
+    rope: NeighborhoodRope | None, rows: Windows, columns: Windows
+) -> tuple[AxisTables | None, AxisTables | None]:
+    """The tables of the cells of q, and of those whose keys are made."""
+    if rope is None:
+        return None, None
+    return (
+        (rope.q_time, rope.height[:, rows.own], rope.width[:, columns.own]),
+        (rope.k_time, rope.height[:, rows.positions], rope.width[:, columns.positions]),
+    )
+
+
+def turned(x: mx.array, time: mx.array, height: mx.array, width: mx.array) -> mx.array:
     """x (B, T, H, W, N, K) float32, interleaved pairs of lanes turned by the angles of three axes."""
     shape = x.shape[1:4]
 

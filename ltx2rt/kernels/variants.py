@@ -202,6 +202,48 @@ class AttentionVariant(Variant):
 
 
 @dataclass(frozen=True)
+class NeighborhoodVariant(Variant):
+    """The window and its borders are arguments of the kernel; what is fused and whether it is wide are not."""
+
+    op: ClassVar[str] = "neighborhood_attention"
+    head: int = 64
+    slots: int = 11  # frames that a query sees at most
+    window: tuple[int, ...] = (11, 11)
+    borders: tuple[str, ...] = ("shift", "shift")
+    q_norm: str = ""
+    k_norm: str = ""
+    rope: tuple[int, ...] = ()  # pairs of lanes of time, height and width
+
+    @property
+    def has_fences(self) -> bool:
+        return True
+
+    @classmethod
+    def of(
+        cls,
+        q: Any,
+        num_heads: int,
+        key_frames: Any,
+        window: tuple[int, int],
+        borders: tuple[str, str],
+        q_norm: Any,
+        k_norm: Any,
+        rope: Any,
+    ) -> NeighborhoodVariant:
+        tables = () if rope is None else (rope.q_time, rope.height, rope.width)
+        return cls(
+            dtype_name(q),
+            q.shape[-1] // max(1, num_heads),
+            key_frames.shape[-1],
+            tuple(window),
+            tuple(borders),
+            dtype_name(q_norm),
+            dtype_name(k_norm),
+            tuple(table.shape[-1] for table in tables),
+        )
+
+
+@dataclass(frozen=True)
 class ConvVariant(Variant):
     """``modes`` is the padding mode of each axis that is padded."""
 

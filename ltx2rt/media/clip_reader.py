@@ -117,7 +117,9 @@ class ClipReader:
                 f"{self._name} has a variable frame rate ({float(1 / distances[-1]):.4g} to "
                 f"{float(1 / distances[0]):.4g} frames/s); it is read at {float(rate):.5g} by its time stamps"
             )
-        return rate, max(self._layout.frame(times[-1] + last), self._layout.frame(times[-1]) + 1)
+        # At a rate of the clip's own choosing its last picture has a place; at another one the clip keeps its length.
+        least = 1 if wanted else self._layout.frame(times[-1]) + 1
+        return rate, max(self._layout.frame(times[-1] + last), least)
 
     def _say(self, stored: tuple[int, int]) -> None:
         if self._interlaced:

@@ -106,7 +106,7 @@ def image_name(source: ImageSource) -> str:
 
 
 def _pixels(stored: Image.Image, name: str, notes: list[str]) -> Array:
-    return np.array(to_srgb(ImageOps.exif_transpose(stored), name, notes), dtype=np.uint8)
+    return np.array(to_srgb(ImageOps.exif_transpose(stored), stored.format, name, notes), dtype=np.uint8)
 
 
 def _what_it_is(path: str) -> str:

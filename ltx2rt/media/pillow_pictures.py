@@ -17,7 +17,7 @@ _SIXTEEN_BITS = 65535
 _PROFILE_MODES = {"RGB": ("RGB", "RGBA"), "GRAY": ("L", "LA"), "CMYK": ("CMYK",), "Lab": ("LAB",)}
 
 
-def to_srgb(image: Image.Image, name: str, notes: list[str]) -> Image.Image:
+def to_srgb(image: Image.Image, file_format: str | None, name: str, notes: list[str]) -> Image.Image:
     """An opened picture as RGB in sRGB, 8 bits.
 
     Deep whole numbers are shifted down, floating point of 0 to 1 is scaled up; a colour profile is converted; what is
@@ -25,6 +25,7 @@ def to_srgb(image: Image.Image, name: str, notes: list[str]) -> Image.Image:
 
     Args:
         image: loaded and upright.
+        file_format: Pillow's name of the kind of file; None: it comes from none.
         name: for errors and notes.
         notes: gets a line about everything that is guessed, left out or changed.
 
@@ -32,7 +33,7 @@ def to_srgb(image: Image.Image, name: str, notes: list[str]) -> Image.Image:
         MediaError: values of a kind that has no scale.
     """
     profile = image.info.get("icc_profile")
-    image = _eight_bits(image, name, notes)
+    image = _eight_bits(image, file_format, name, notes)
     alpha = None
     if image.has_transparency_data:
         image = image.convert("LA" if image.mode in ("L", "LA") and "transparency" not in image.info else "RGBA")
@@ -49,7 +50,7 @@ def to_srgb(image: Image.Image, name: str, notes: list[str]) -> Image.Image:
     return image
 
 
-def _eight_bits(image: Image.Image, name: str, notes: list[str]) -> Image.Image:
+def _eight_bits(image: Image.Image, file_format: str | None, name: str, notes: list[str]) -> Image.Image:
     """The picture with 8 bits per value."""
     if image.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
@@ -60,7 +61,7 @@ def _eight_bits(image: Image.Image, name: str, notes: list[str]) -> Image.Image:
         raise MediaError(f"image {name} holds values that are not finite; save it as PNG with 8 or 16 bits.")
     low, high = float(values.min()), float(values.max())
     if image.mode == "I":
-        small = image.format == "TIFF" and high <= 255
+        small = file_format != "PPM" and high <= 255  # Pillow scales what .pgm files hold to 16 bits
         full = 255 if small else _SIXTEEN_BITS
         if small:
             notes.append(f"{name} holds whole numbers of 32 bits; they are taken as 0 to 255")

@@ -100,7 +100,8 @@ class LoadedBytes(NamedTuple):
 
     ``stored`` in the file; ``arrays`` once loaded; ``made``: the part of ``arrays`` that LoRAs change or that is not
     held as it is stored, which a streamed block has beside its slot; ``working``: temporary arrays while one of these
-    is made; ``loading``: by how much the peak while all are loaded, in order, is above ``arrays``.
+    is made; ``loading``: by how much the peak while all are loaded, in order, is above ``arrays``; ``rotation``: the
+    largest groups in which one of them rotates what it is multiplied with, 0 where none does.
     """
 
     stored: int
@@ -108,6 +109,7 @@ class LoadedBytes(NamedTuple):
     made: int
     working: int
     loading: int
+    rotation: int = 0
 
 
 class Checkpoint:
@@ -463,7 +465,7 @@ class Checkpoint:
     ) -> LoadedBytes:
         """What `load` and `stream` with the same arguments would take; nothing is read, tensors may be missing."""
         places = self._components.get(component, {})
-        stored = arrays = made = working = peak = 0
+        stored = arrays = made = working = peak = rotation = 0
         for spec in specs:
             if spec.name not in places:
                 continue
@@ -491,9 +493,11 @@ class Checkpoint:
             elif own_made:
                 made += own_made
                 working = max(working, temporary)
+            if as_weight and places[spec.name].origin.is_plain:
+                rotation = max(rotation, form.rotation(encoding))
             arrays += own
             peak = max(peak, arrays + temporary)
-        return LoadedBytes(stored, arrays, made, working, max(0, peak - arrays))
+        return LoadedBytes(stored, arrays, made, working, max(0, peak - arrays), rotation)
 
     def stored_form(
         self, component: str, name: str, shape: Sequence[int] | None = None

@@ -50,6 +50,7 @@ TESTED_ELSEWHERE = {
     "--num-generated-keyframes": "test_ltx25.py",
     "--decode-with-keyframes": "test_ltx25.py",
     "--auto-duration": "test_ltx25.py",
+    "--prompt-enhancer-gemma-root": "test_ltx25.py",
     "--output-path": "test_pipelines.py",
     "--config": "test_config_file.py",
     "--print-config": "test_config_file.py",
@@ -192,7 +193,8 @@ CASES: dict[str, tuple[str, dict[str, str]]] = {
         "{distilled} {upscaler} --prompt x --ic-lora-weights {w}/ltx-2-19b-ic-lora-canny-control.safetensors "
         "--control-video {m}/clip.mp4 --control-strength 0.9 --control-type canny --canny-low 50 --canny-high 80 "
         "--video-conditioning {m}/clip.mp4 --conditioning-attention-mask {m}/mask.mp4 "
-        "--conditioning-attention-strength 0.4 --reference-downscale-factor 1 --skip-stage-2",
+        "--conditioning-attention-strength 0.4 --reference-downscale-factor 1 --skip-stage-2 --fit pad --no-antialias "
+        "--source-color bt601-full",
         {
             "checkpoint-path": '"{w}/ltx-2-19b-distilled.safetensors"',
             "model-variant": '"distilled"',
@@ -207,6 +209,9 @@ CASES: dict[str, tuple[str, dict[str, str]]] = {
             "conditioning-attention-strength": "0.4",
             "reference-downscale-factor": "1",
             "skip-stage-2": "true",
+            "fit": '"pad"',
+            "no-antialias": "true",
+            "source-color": '"bt601-full"',
         },
     ),
     "keyframe-interpolation": (

@@ -152,3 +152,27 @@ def test_other_text_encoders(pack: dict[str, Path], tmp_path: Path, capsys: pyte
         command = ["generate", "a dog", *words({**pack, "text_encoder": path}), *SIZE, "--num-frames", "9"]
         assert run([*command, "--print-config"]) == 1
         assert said in capsys.readouterr().err
+
+
+def test_prompts_are_rewritten_by_another_gemma_alone(
+    pack: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["generate", "a dog", *words(pack), *SIZE, "--num-frames", "9", "--enhance-prompt"]
+    assert run([*command, "--print-config"]) == 2
+    assert "give another Gemma with --prompt-enhancer-gemma-root FOLDER, or leave out --enhance-prompt" in (
+        capsys.readouterr().err
+    )
+    other = ["--prompt-enhancer-gemma-root", str(embedded.TEXT_ENCODER)]
+    making = [
+        *command,
+        *other,
+        "--enhance-max-tokens",
+        "4",
+        "--skip-vae",
+        "--save-latents",
+        str(tmp_path / "l.safetensors"),
+    ]
+    assert run([*making, "-o", str(tmp_path / "clip.mp4")]) == 0
+    assert json.loads((tmp_path / "l.safetensors.json").read_text())["result"]["enhanced_prompt"] != "a dog"
+    assert run([*making, "--plan"]) == 0
+    assert "prompt enhancement" in capsys.readouterr().out

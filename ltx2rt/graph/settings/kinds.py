@@ -158,6 +158,31 @@ class WeightPath(FilePath):
         return super().convert(word)
 
 
+class WeightPaths(Kind[Path | tuple[Path, ...]]):
+    """A path of weights, or several of which one is chosen."""
+
+    wanted = "a path, or ORG/NAME or ORG/NAME:FILE of the hub, or a list of them"
+    annotation = "str | os.PathLike[str] | Sequence[str | os.PathLike[str]]"
+    repeats = True
+
+    def __init__(self, metavar: str = "PATH") -> None:
+        self.metavar: str | tuple[str, ...] | None = metavar
+
+    def convert(self, value: Any) -> Path | tuple[Path, ...]:
+        if isinstance(value, (str, os.PathLike)):
+            return WeightPath().convert(value)
+        paths = tuple(WeightPath().convert(path) for path in value)
+        if not paths:
+            raise ValueError
+        return paths if len(paths) > 1 else paths[0]
+
+    def parse(self, word: str) -> Path:
+        return WeightPath().parse(word)
+
+    def plain(self, value: Path | tuple[Path, ...]) -> Any:
+        return [str(path.absolute()) for path in value] if isinstance(value, tuple) else str(value.absolute())
+
+
 class EmbeddingKind(Kind[Path | TextEmbedding]):
     wanted = "a text embedding file, or what ltx2rt.encode gives"
     annotation, metavar = "str | os.PathLike[str] | TextEmbedding", "FILE"

@@ -11,7 +11,6 @@ from typing import Any, Literal
 import numpy as np
 
 from ltx2rt.graph.diffusion.noise import NoiseSource
-from ltx2rt.graph.models.text.token_sampling import SamplingOptions
 from ltx2rt.graph.models.video_vae.tiling import Tiling
 from ltx2rt.graph.settings.in_memory import digest
 from ltx2rt.graph.settings.inputs import ImageInput, VideoInput
@@ -76,6 +75,7 @@ KEPT_FROM = ("source", "vae")
 _SECONDS = Number("SECONDS")
 _CONTROL = {"topic": REFERENCES}
 _MODEL = {"shown_default": "model"}
+_WRITER = {"shown_default": "that of the model, see docs/python.md"}
 
 
 @dataclass(frozen=True)
@@ -179,21 +179,19 @@ class Settings:
         flags=("--no-gemma",),
     )
     enhance_prompt: bool = setting(
-        False, Switch(), "let the text encoder's language model rewrite the prompt first", "Text"
-    )
-    enhance_temperature: float = setting(
-        SamplingOptions.temperature, Number(), "how freely it writes; 0 = always the likeliest word", "Text", low=0
-    )
-    enhance_top_k: int = setting(
-        SamplingOptions.top_k, Whole(), "it chooses among so many words; 0 = all", "Text", low=0
-    )
-    enhance_top_p: float = setting(
-        SamplingOptions.top_p,
-        Number(),
-        "and among those that together have this probability",
+        False,
+        Switch(),
+        "let a language model rewrite the prompt first: the text encoder, or --prompt-enhancer-gemma-root",
         "Text",
-        low=0,
-        high=1,
+    )
+    enhance_temperature: float | None = setting(
+        None, Number(), "how freely it writes; 0 = always the likeliest word", "Text", low=0, **_WRITER
+    )
+    enhance_top_k: int | None = setting(
+        None, Whole(), "it chooses among so many words; 0 = all", "Text", low=0, **_WRITER
+    )
+    enhance_top_p: float | None = setting(
+        None, Number(), "and among those that together have this probability", "Text", low=0, high=1, **_WRITER
     )
     enhance_seed: int | None = setting(
         None,
@@ -202,7 +200,7 @@ class Settings:
         "Text",
         shown_default="seed",
     )
-    enhance_max_tokens: int = setting(SamplingOptions.max_new_tokens, Whole(), "longest text it writes", "Text", low=1)
+    enhance_max_tokens: int | None = setting(None, Whole(), "longest text it writes", "Text", low=1, **_WRITER)
 
     # Conditions
     images: tuple[ImageInput, ...] = setting(
@@ -480,15 +478,16 @@ class Settings:
         return {name: value for name, value in plain_values(self).items() if topic_of(name) in ("", *topics)}
 
     @property
-    def enhancement(self) -> SamplingOptions:
-        """How the prompt enhancement writes."""
-        return SamplingOptions(
-            temperature=self.enhance_temperature,
-            top_k=self.enhance_top_k,
-            top_p=self.enhance_top_p,
-            seed=self.enhance_seed or 0,
-            max_new_tokens=self.enhance_max_tokens,
-        )
+    def enhancement(self) -> dict[str, Any]:
+        """How the prompt enhancement writes, as far as it is said: names and values of `SamplingOptions`."""
+        values = {
+            "temperature": self.enhance_temperature,
+            "top_k": self.enhance_top_k,
+            "top_p": self.enhance_top_p,
+            "seed": self.enhance_seed,
+            "max_new_tokens": self.enhance_max_tokens,
+        }
+        return {name: value for name, value in values.items() if value is not None}
 
     def inputs_in_memory(self) -> dict[str, str]:
         """SHA-256 of everything that was given in memory, by the names of the settings: ``images[0]``."""

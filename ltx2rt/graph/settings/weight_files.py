@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from ltx2rt.errors import UsageError
-from ltx2rt.graph.settings.kinds import LoraKind, Loras, Text, WeightPath
+from ltx2rt.graph.settings.kinds import LoraKind, Loras, Text, WeightPath, WeightPaths
 from ltx2rt.graph.settings.setting import setting, settings_of, stored_values
 from ltx2rt.spelling import spelled
+from ltx2rt.weights.sets.parts import VIDEO_DECODERS
 
 DTYPES = ("bfloat16", "float16", "float32")
 VARIANTS = ("distilled", "dev")
@@ -68,6 +69,14 @@ class WeightFiles:
         topic=TEXT,
         flags=("--tokenizer-path",),
     )
+    prompt_enhancer: Path | None = setting(
+        None,
+        WeightPath("PATH"),
+        "another Gemma that rewrites prompts, a Gemma 4 such as E2B-it or a Gemma 3; that of LTX-2.5 cannot",
+        "Weights",
+        topic=TEXT,
+        flags=("--prompt-enhancer-gemma-root",),
+    )
     connectors: Path | None = _part(
         TEXT,
         "file with the embeddings connectors",
@@ -78,7 +87,22 @@ class WeightFiles:
     text_projection: Path | None = _part(
         TEXT, "file with the projection from the text encoder to the connectors", "--text-projection-path"
     )
-    video_vae: Path | None = _part(DECODING, "file with the video VAE", "--video-vae-path")
+    video_vae: Path | tuple[Path, ...] | None = setting(
+        None,
+        WeightPaths(),
+        "file with the video VAE; both of LTX-2.5 may be given",
+        "Weights",
+        topic=DECODING,
+        flags=("--video-vae-path",),
+    )
+    video_decoder: str | None = setting(
+        None,
+        Text(),
+        "decoder of the video, where LTX-2.5 is there with both; by itself the one of the diffusion VAE",
+        "Weights",
+        topic=DECODING,
+        choices=VIDEO_DECODERS,
+    )
     audio_vae: Path | None = _part(DECODING, "file with the audio VAE", "--audio-vae-path")
     vocoder: Path | None = _part(DECODING, "file with the vocoder; usually that of the audio VAE", "--vocoder-path")
     duration_head: Path | None = _part("", "file with the duration head of LTX-2.5", "--duration-head-path")
@@ -112,16 +136,16 @@ class WeightFiles:
         return self.checkpoint is not None or self.transformer is not None
 
     @property
-    def parts(self) -> dict[str, Path]:
-        """Setting -> path of every part that was named by itself."""
+    def parts(self) -> dict[str, tuple[Path, ...]]:
+        """Setting -> paths of every part that was named by itself."""
         given = {name: getattr(self, name) for name in PARTS}
-        return {name: path for name, path in given.items() if path is not None}
+        return {name: path if isinstance(path, tuple) else (path,) for name, path in given.items() if path is not None}
 
     @property
     def paths(self) -> tuple[Path, ...]:
         """Every file and folder of weights that was given."""
         with_strength = (*self.loras, *(() if self.distilled_lora is None else (self.distilled_lora,)))
-        single = (self.checkpoint, *self.parts.values())
+        single = (self.checkpoint, *(path for paths in self.parts.values() for path in paths))
         return tuple(path for path in (*single, *(path for path, _ in with_strength)) if path is not None)
 
     def require_no_parts(self, *allowed: str) -> None:

@@ -263,10 +263,10 @@ def _retake_range(settings: Settings, own: OwnClip) -> tuple[TimeRange, str]:
         raise UsageError(
             f"retake needs a time range; give {spelled('start_time')} and {spelled('end_time')} in seconds."
         )
-    if start == end:
-        raise UsageError(f"the time range is empty, {start} s to {end} s; give {spelled('end_time')} a later time.")
-    if start > end:
-        raise UsageError(f"the time range must begin before it ends, got {start} s to {end} s; exchange them.")
+    if start >= end:
+        raise UsageError(
+            f"the time range must begin before it ends, got {start} s to {end} s; give a later {spelled('end_time')}."
+        )
     if start < 0 or start >= own.seconds:
         raise UsageError(f"the start time must lie within the clip, 0 to {own.seconds:.3f} s, got {start}.")
     clamped = "" if end <= own.seconds else f"the range ends with the clip at {own.seconds:.3f} s, not at {end:g} s"

@@ -59,20 +59,18 @@ def finish_edit(
     heard, kept_sound = _sound(edit, source.frame_rate, own_sound, made)
     if edit.keeps_pictures:
         frames = _kept_and_new(edit, clip.frames, anew) if clip.frames is not None else _kept(run, edit)
-        kept = [part for part in (range(anew.start), range(anew.stop, edit.num_frames)) if part]
+        kept = tuple(part for part in (range(anew.start), range(anew.stop, edit.num_frames)) if part)
         clip = replace(clip, frames=frames, num_frames=edit.num_frames)
         clip = replace(clip, height=edit.pictures.height, width=edit.pictures.width)
     else:
-        clip, kept = _restored(source, edit, clip), []
+        clip, kept = _restored(source, edit, clip), ()
     return replace(
         clip,
         audio=None if heard is None else heard.waveform,
         sample_rate=0 if heard is None else heard.sample_rate,
         has_file_sound=own_sound is not None,
-        kept={
-            "frames": [[part.start, part.stop - 1] for part in kept],
-            "sound_s": [[round(begin, 6), round(end, 6)] for begin, end in kept_sound],
-        },
+        kept_frames=kept,
+        kept_sound_s=kept_sound,
     )
 
 
@@ -193,23 +191,23 @@ def _restored(source: SourceClip, edit: Edit, clip: GeneratedClip) -> GeneratedC
 
 def _sound(
     edit: Edit, frame_rate: Fraction, own: SoundInput | None, made: SoundInput | None
-) -> tuple[SoundInput | None, list[tuple[float, float]]]:
+) -> tuple[SoundInput | None, tuple[tuple[float, float], ...]]:
     """The sound of the result, and the seconds of it that are the source's own."""
     seconds, begin = edit.num_frames / frame_rate, edit.model.start / frame_rate
     if own is None:
         fits = edit.model == range(edit.num_frames)
-        return (made if made is None or fits else _placed(made, begin, seconds)), []
+        return (made if made is None or fits else _placed(made, begin, seconds)), ()
     rate = own.sample_rate
     starts, stops = edit.source.start / frame_rate, edit.source.stop / frame_rate
     # The clip's sound ends with its pictures.
     placed = _placed(replace(own, waveform=own.waveform[: round((stops - starts) * rate)]), starts, seconds)
     if made is None:
-        return placed, [(float(starts), float(min(stops, seconds)))]
+        return placed, ((float(starts), float(stops)),)
     new = _placed(SoundInput(resample(made.waveform, made.sample_rate, rate), rate), begin, seconds)
     first, last = (min(round(moment * rate), len(placed.waveform)) for moment in edit.sound_range)
     waveform = with_new_samples(placed.waveform, new.waveform, range(first, last), round(BLEND_SECONDS * rate))
     kept = [(0.0, edit.sound_range[0]), (edit.sound_range[1], float(seconds))]
-    return SoundInput(waveform, rate), [part for part in kept if part[1] > part[0]]
+    return SoundInput(waveform, rate), tuple(part for part in kept if part[1] > part[0])
 
 
 def _placed(sound: SoundInput, begin_s: Fraction, seconds: Fraction) -> SoundInput:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
-from typing import Any
 
 import mlx.core as mx
 
@@ -48,7 +47,8 @@ class GeneratedClip:
         video_latent: (1, f, h, w, 128) float32, normalised; None: sound only.
         audio_latent: (1, L, 128) float32, normalised; None where sound was given.
         has_file_sound: the sound, or a part of it, comes from a file whose samples are to come out as they went in.
-        kept: of an edit, what comes from the clip itself: its frames, first and last, and its seconds of sound.
+        kept_frames: of an edit, those that are the clip's own.
+        kept_sound_s: of an edit, the seconds of sound (from, to) that are the clip's own.
     """
 
     frames: Callable[[], Iterator[Array]] | None
@@ -61,7 +61,8 @@ class GeneratedClip:
     video_latent: Array | None = None
     audio_latent: Array | None = None
     has_file_sound: bool = False
-    kept: Mapping[str, Any] | None = None
+    kept_frames: tuple[range, ...] = ()
+    kept_sound_s: tuple[tuple[float, float], ...] = ()
 
 
 class Run:

@@ -116,6 +116,18 @@ ROLES = (TRANSFORMER, *NEEDED, *OPTIONAL)
 TITLES = {role.setting: role.title for role in ROLES}
 
 
+# Kinds of decoders that a video VAE may have, and what they are called; where there are several, the last one is taken.
+VIDEO_DECODERS = ("conv", "diffusion")
+_DECODERS = {"conv": "convolutional decoder", "diffusion": "diffusion decoder"}
+# The published file of a kind, where there are several.
+_USUAL_VAE = {"conv": "ltx-2.5-video-vae-conv-bf16.safetensors", "diffusion": "ltx-2.5-video-vae-bf16.safetensors"}
+
+
+def wanted_vae(decoder: str) -> str:
+    """A video VAE with the decoder of a kind, for errors."""
+    return f"video VAE with the {_DECODERS[decoder]} ({_USUAL_VAE[decoder]})"
+
+
 @dataclass(frozen=True)
 class Part:
     """One component in one place.
@@ -140,6 +152,14 @@ class Part:
     def stored(self) -> str:
         """Name of the component in its checkpoint."""
         return "upscaler" if self.component.endswith("_upscaler") else self.component
+
+    @property
+    def video_decoder(self) -> str | None:
+        """Kind of the decoder of a video VAE; None: it has none."""
+        names = self.checkpoint.names(self.stored)
+        if any(name.startswith(("decoder.diff_blocks.", "decoder.det_stages.")) for name in names):
+            return "diffusion"
+        return "conv" if any(name.startswith("decoder.") for name in names) else None
 
     def goes_with(self, generation: Generation | None, variant: str | None) -> bool:
         """Whether nothing that it tells contradicts these."""

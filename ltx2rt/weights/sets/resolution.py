@@ -20,11 +20,14 @@ from ltx2rt.weights.sets.parts import (
     ROLES,
     TRANSFORMER,
     UPSCALERS,
+    VIDEO_DECODERS,
+    VIDEO_VAE,
     Found,
     Part,
     Role,
     find,
     look,
+    wanted_vae,
 )
 from ltx2rt.weights.sets.units import (
     Unit,
@@ -57,14 +60,19 @@ class ModelSet:
 
 
 def resolve(
-    model: Path | None, named: Mapping[str, Path], variant: str | None = None, roles: Sequence[Role] = ROLES
+    model: Path | None,
+    named: Mapping[str, Sequence[Path]],
+    variant: str | None = None,
+    roles: Sequence[Role] = ROLES,
+    decoder: str | None = None,
 ) -> ModelSet:
     """Find the parts of a model.
 
     Args:
         model: the file or folder that was given as the model.
-        named: setting of a role -> the file or folder that was given for it.
+        named: setting of a role -> the files or folders that were given for it.
         variant: ``dev`` or ``distilled``, where it was stated.
+        decoder: of `VIDEO_DECODERS`, where it was stated.
         roles: what is wanted beside what was named; the headers of other parts only serve as descriptions. Where they
             are without the transformer and none is there, the first of them says which model it is.
 
@@ -73,10 +81,10 @@ def resolve(
             given for; or parts do not belong together. What is missing otherwise is a gap.
     """
     given = None if model is None else find(model)
-    explicit = {setting: _named(path, _role(setting)) for setting, path in named.items()}
+    explicit = {setting: _all_named(paths, _role(setting)) for setting, paths in named.items()}
     leading = _leading(given, explicit, roles)
-    lead = _only(leading, given, explicit.get(leading.setting), variant)
-    choice = _Choice(given, explicit, leading, lead, variant or lead.variant)
+    lead = _only(leading, given, explicit.get(leading.setting), variant, decoder)
+    choice = _Choice(given, explicit, leading, lead, variant or lead.variant, decoder)
     for role in (*NEEDED, *OPTIONAL):
         if role is not leading:
             choice.choose(role)
@@ -90,13 +98,20 @@ class _Choice:
     """The parts that are chosen for the one that says which model it is, nearly always the transformer."""
 
     def __init__(
-        self, given: Found | None, explicit: Mapping[str, Found], leading: Role, lead: Part, variant: str | None
+        self,
+        given: Found | None,
+        explicit: Mapping[str, Found],
+        leading: Role,
+        lead: Part,
+        variant: str | None,
+        decoder: str | None,
     ) -> None:
         self.given = given
         self.explicit = explicit
         self.lead = lead
         self.generation = lead.generations[0] if len(lead.generations) == 1 else None
         self.variant = variant
+        self.decoder = decoder
         self.chosen: dict[str, Part] = {lead.component: lead}
         self.gaps: dict[str, str] = {}
         self.taken: dict[str, Path] = {}
@@ -107,14 +122,18 @@ class _Choice:
     def choose(self, role: Role) -> None:
         """Take the part of a role from the first place that has one."""
         if role.setting in self.explicit:
-            part = self._one(self.explicit[role.setting].of(role.components[0]), role, required=True)
+            found = self.explicit[role.setting]
+            parts = _decoding(found.of(role.components[0]), role, self.decoder)
+            if not parts:
+                raise _no_decoder(found, self.decoder)
+            part = self._one(parts, role, required=True)
             self._require_fitting(part, role)
             self._take(role, part)
             return
         refused: list[Part] = []
         for place in self._places(role):
             parts = place.parts.of(role.components[0])
-            fitting = self._fitting(parts)
+            fitting = _decoding(self._fitting(parts), role, self.decoder)
             refused += [part for part in parts if part not in fitting]
             if not fitting:
                 continue
@@ -221,10 +240,14 @@ class _Choice:
 
     def _missing(self, role: Role, refused: Sequence[Part]) -> str:
         generation = f" of generation {self.generation.name}" if self.generation else ""
-        text = (
-            f"no {role.title}{generation}: give {spelled(role.setting, 'FILE')} "
-            f"(usually {role.usual_file(self.generation)})"
-        )
+        if role is VIDEO_VAE and self.decoder is not None:
+            said = spelled("video_decoder", self.decoder)
+            text = f"{said} asks for a {wanted_vae(self.decoder)}: give it with {spelled(role.setting, 'FILE')}"
+        else:
+            text = (
+                f"no {role.title}{generation}: give {spelled(role.setting, 'FILE')} "
+                f"(usually {role.usual_file(self.generation)})"
+            )
         if refused:
             others = ", ".join(f"{part.path.name} ({_kind(part)})" for part in refused[:_MAX_LISTED])
             text += f"; not taken: {others}"
@@ -257,6 +280,37 @@ def _role(setting: str) -> Role:
     return next(role for role in ROLES if role.setting == setting)
 
 
+def _decoding(parts: Sequence[Part], role: Role, decoder: str | None) -> list[Part]:
+    """The video VAEs with a decoder of a kind, of that which is taken by itself if none was asked for; other parts as
+    they are."""
+    if role is not VIDEO_VAE:
+        return list(parts)
+    if decoder is not None:
+        return [part for part in parts if part.video_decoder == decoder]
+    for kind in reversed(VIDEO_DECODERS):
+        found = [part for part in parts if part.video_decoder == kind]
+        if found:
+            return found
+    return list(parts)
+
+
+def _no_decoder(found: Found, decoder: str | None) -> CheckpointError:
+    assert decoder is not None  # without a wish every video VAE will do
+    return CheckpointError(
+        f"{found.path}: {spelled('video_decoder', decoder)} asks for a {wanted_vae(decoder)}, and this is another one; "
+        f"give that file with {spelled(VIDEO_VAE.setting, 'FILE')}, or leave {spelled('video_decoder')} out."
+    )
+
+
+def _all_named(paths: Sequence[Path], role: Role) -> Found:
+    """What several paths hold that were given for a role; each must hold something of it."""
+    found = [_named(path, role) for path in paths]
+    if len(found) == 1:
+        return found[0]
+    refused = {path: why for one in found for path, why in one.refused.items()}
+    return Found(found[0].path, tuple(part for one in found for part in one.parts), refused)
+
+
 def _named(path: Path, role: Role) -> Found:
     """What a path holds that was given for a role.
 
@@ -286,7 +340,7 @@ def _leading(given: Found | None, explicit: Mapping[str, Found], roles: Sequence
     return roles[0]
 
 
-def _only(role: Role, given: Found | None, named: Found | None, variant: str | None) -> Part:
+def _only(role: Role, given: Found | None, named: Found | None, variant: str | None, decoder: str | None) -> Part:
     """The only part of a role among what was given.
 
     Raises:
@@ -304,7 +358,10 @@ def _only(role: Role, given: Found | None, named: Found | None, variant: str | N
         )
     if variant is not None:
         candidates = [part for part in candidates if part.variant == variant] or candidates
-    different = _different(candidates)
+    decoding = _decoding(candidates, role, decoder)
+    if not decoding:
+        raise _no_decoder(found, decoder)
+    different = _different(decoding)
     if len(different) > 1:
         raise CheckpointError(
             f"{found.path}: several {_plural(role)}: {_listed(different)}; name one with "

@@ -22,6 +22,7 @@ class LayerFormula(NamedTuple):
         window: how many keys a query sees, itself included; None: all before it.
         keys_are_values: no values of their own.
         normed_values: values are divided by their root mean square.
+        keys_of: number of the layer whose keys and values are used; None: its own.
     """
 
     head_dim: int
@@ -33,6 +34,11 @@ class LayerFormula(NamedTuple):
     window: int | None = None
     keys_are_values: bool = False
     normed_values: bool = False
+    keys_of: int | None = None
+
+
+# Keys, values and the weight of the norm of keys.
+Kept = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 class GemmaFormula(NamedTuple):
@@ -48,30 +54,57 @@ class GemmaFormula(NamedTuple):
         w = {name: value.astype(np.float64) for name, value in weights.items()}
         h = w["embed_tokens.weight"][[0] * pads + list(ids)]
         h = h * np.sqrt(h.shape[1])
+        inputs = self._inputs(w, h, [0] * pads + list(ids)) if "embed_tokens_per_layer.weight" in w else None
+        kept: list[Kept] = []
         states = [h]
         for number, layer in enumerate(self.layers):
             p = f"layers.{number}."
-            attended = self._attention(layer, w, p, self._norm(h, w[p + "input_layernorm.weight"]), pads)
+            attended = self._attention(layer, w, p, self._norm(h, w[p + "input_layernorm.weight"]), pads, kept)
             h = h + self._norm(attended, w[p + "post_attention_layernorm.weight"])
             x = self._norm(h, w[p + "pre_feedforward_layernorm.weight"])
-            gate = x @ w[p + "mlp.gate_proj.weight"].T
-            gate = gate / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (gate + 0.044715 * gate**3)))
+            gate = _gelu(x @ w[p + "mlp.gate_proj.weight"].T)
             x = (gate * (x @ w[p + "mlp.up_proj.weight"].T)) @ w[p + "mlp.down_proj.weight"].T
             h = h + self._norm(x, w[p + "post_feedforward_layernorm.weight"])
+            if inputs is not None:
+                x = _gelu(h @ w[p + "per_layer_input_gate.weight"].T) * inputs[:, number]
+                x = x @ w[p + "per_layer_projection.weight"].T
+                h = h + self._norm(x, w[p + "post_per_layer_input_norm.weight"])
             h = h * w.get(p + "layer_scalar", 1.0)
             states.append(h)
         states[-1] = self._norm(h, w["norm.weight"])
         return [state[pads:] for state in states]
 
+    def _inputs(self, w: dict[str, np.ndarray], h: np.ndarray, ids: Sequence[int]) -> np.ndarray:
+        """What every layer adds, (n, layers, P)."""
+        width = len(w["per_layer_projection_norm.weight"])
+        shape = (len(ids), len(self.layers), width)
+        looked_up = w["embed_tokens_per_layer.weight"][list(ids)].reshape(shape) * np.sqrt(width)
+        projected = (h @ w["per_layer_model_projection.weight"].T).reshape(shape) / np.sqrt(h.shape[1])
+        return (self._norm(projected, w["per_layer_projection_norm.weight"]) + looked_up) / np.sqrt(2)
+
     def _norm(self, x: np.ndarray, weight: np.ndarray | float) -> np.ndarray:
         normed: np.ndarray = x / np.sqrt((x**2).mean(-1, keepdims=True) + self.eps) * (self.norm_offset + weight)
         return normed
 
-    def _attention(self, layer: LayerFormula, w: dict[str, np.ndarray], p: str, x: np.ndarray, pads: int) -> np.ndarray:
+    def _attention(
+        self,
+        layer: LayerFormula,
+        w: dict[str, np.ndarray],
+        p: str,
+        x: np.ndarray,
+        pads: int,
+        kept: list[Kept],
+    ) -> np.ndarray:
+        """``kept`` has keys, values and norm of every layer before, and gets those of this one."""
         n, k = len(x), layer.head_dim
-        q, keys = (x @ w[f"{p}self_attn.{name}_proj.weight"].T for name in "qk")
-        values = keys if layer.keys_are_values else x @ w[p + "self_attn.v_proj.weight"].T
-        q_norm, k_norm = (w[f"{p}self_attn.{name}_norm.weight"] for name in "qk")
+        q, q_norm = x @ w[p + "self_attn.q_proj.weight"].T, w[p + "self_attn.q_norm.weight"]
+        if layer.keys_of is None:
+            keys = x @ w[p + "self_attn.k_proj.weight"].T
+            values = keys if layer.keys_are_values else x @ w[p + "self_attn.v_proj.weight"].T
+            kept.append((keys, values, w[p + "self_attn.k_norm.weight"]))
+        else:
+            kept.append(kept[layer.keys_of])
+        keys, values, k_norm = kept[-1]
         outputs = []
         for head in range(self.heads):
             at, first = slice(head * k, head * k + k), head // (self.heads // layer.kv_heads) * k
@@ -90,6 +123,11 @@ class GemmaFormula(NamedTuple):
             outputs.append(weight / weight.sum(1, keepdims=True) @ vh)
         attended: np.ndarray = np.concatenate(outputs, axis=1) @ w[p + "self_attn.o_proj.weight"].T
         return attended
+
+
+def _gelu(x: np.ndarray) -> np.ndarray:
+    result: np.ndarray = x / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+    return result
 
 
 def _turn(layer: LayerFormula, x: np.ndarray) -> np.ndarray:

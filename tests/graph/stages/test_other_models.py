@@ -48,14 +48,20 @@ class GreyDecoder:
     def specs(self) -> list[ParamSpec]:
         return statistics_specs(self.config.latent_channels)
 
-    def flops(self, latent: tuple[int, int, int]) -> float:
+    def flops(self, latent: tuple[int, int, int], keyframes: int = 0) -> float:
         return 1.0
 
-    def ways(self, latent: tuple[int, int, int], tiling: Any, itemsize: int) -> Iterator[DecodeWay]:
+    def ways(self, latent: tuple[int, int, int], tiling: Any, itemsize: int, keyframes: int = 0) -> Iterator[DecodeWay]:
         yield DecodeWay({"grey": 0.25}, {"frames": "grey"}, Footprint(1000), 1)
 
     def frames(
-        self, params: Params, dtype: mx.Dtype, latent: mx.array, settings: Mapping[str, Any], noise: Any
+        self,
+        params: Params,
+        dtype: mx.Dtype,
+        latent: mx.array,
+        settings: Mapping[str, Any],
+        noise: Any,
+        keyframes: Any = None,
     ) -> Iterator[np.ndarray]:
         for _ in range(self.config.pixel_frames(latent.shape[1])):
             yield np.full((1, 64, 64, 3), settings["grey"], np.float32)
@@ -98,7 +104,7 @@ def test_another_text_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_text_encoders_and_decoders_of_no_known_kind() -> None:
     with pytest.raises(CheckpointError, match=r"model_type 'llama' is not supported, only gemma3, .*Gemma 3 12B"):
         components.text_encoder({"model_type": "llama"})
-    diffusion = replace(weights().config(VIDEO_VAE), decoder=None, decoder_class="CausalDiffusionVAE")
+    diffusion = replace(weights().config(VIDEO_VAE), decoder=None, decoder_class="AnotherVAE")
     with pytest.raises(CheckpointError, match="holds no convolutional decoder"):
         components.video_decoder(diffusion)
 

@@ -179,7 +179,7 @@ class DiffusionVideoDecoder:
         for chunk in chunks:
             kept = chunk[:left, rows, columns]
             left -= len(kept)
-            yield np.ascontiguousarray(kept)
+            yield kept.copy()
             del chunk, kept
             if not left:
                 return

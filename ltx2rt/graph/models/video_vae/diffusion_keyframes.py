@@ -29,6 +29,7 @@ from ltx2rt.graph.models.video_vae.diffusion_streams import (
     nearest,
 )
 from ltx2rt.graph.models.video_vae.tiling import Interval
+from ltx2rt.kernels.host import from_numbers
 from ltx2rt.types import Array
 
 
@@ -61,7 +62,7 @@ class KeyFrames:
             return 0.0 if frame == 0 else (frame + (stride - 1) / 2) / stride
 
         start = time(self.clip_start)
-        return np.array([time(position) - start - begin for position in self.positions], np.float64)
+        return from_numbers([time(position) - start - begin for position in self.positions], np.float64)
 
     def near(self, frames: Interval) -> list[int]:
         """Which of them a tile of pixel frames [start, stop) looks at: those inside and the nearest on either side."""
@@ -138,7 +139,7 @@ def joint_block(
     near = nearest(times, np.arange(count))
     seen = np.unique(near)
     parts = []
-    for frame in seen.tolist():
+    for frame in map(int, seen):
         x = clip.look(frame, 1)
         if context is not None:
             x = block.with_context(x, context.frame(frame, params), params)

@@ -270,7 +270,7 @@ class KeyRing:
 
 def nearest(positions: Array, others: Array, most: int = 2) -> Array:
     """(n, m) int: for each position (n,) which of the ``others`` are nearest to it, the first of equals first."""
-    distances = np.abs(np.asarray(positions, np.float64)[:, None] - np.asarray(others, np.float64))
+    distances = np.abs(positions[:, None].astype(np.float64) - others.astype(np.float64))
     order: Array = np.argsort(distances, axis=1, kind="stable")[:, :most]
     return order
 
@@ -350,7 +350,7 @@ def first_frames(frames: Array, window: int, count: int) -> Array:
 def frames_ahead(blocks: int, window: int, needed: int, count: int) -> int:
     """Frames before some blocks for the first ``needed`` frames after them."""
     for _ in range(blocks):
-        needed = int(first_frames(np.array([needed - 1]), window, count)[0]) + window
+        needed = int(first_frames(np.full(1, needed - 1), window, count)[0]) + window
     return needed
 
 

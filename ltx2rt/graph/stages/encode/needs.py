@@ -45,8 +45,8 @@ def video_encoder_options(
             piece = push if streams and clip[0] > 1 else None
             tiling = Tiling.auto(*clip[1:], config.spatial_factor) if clip[0] > 1 and not streams else None
             peak = largest(peak, encode_bytes(config, clip, dtype.size, tiling, piece).footprint)
-            # Frames of the caller as float32, all of them or those of a piece.
-            frames = clip[0] if piece is None else config.temporal_factor
+            # Frames of the caller as float32: all of them, or one and the next.
+            frames = clip[0] if piece is None else min(clip[0], 2)
             host = max(host, frames * prod(clip[1:]) * 3 * FLOAT32_BYTES)
         yield Need(
             name,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from itertools import islice
 
 import mlx.core as mx
 import numpy as np
@@ -26,9 +25,6 @@ from ltx2rt.graph.stages.run import Run
 from ltx2rt.kernels.host import to_numpy
 from ltx2rt.media.pixel_range import to_signed_range
 from ltx2rt.types import Array
-
-# Frames of a clip that become floating point at a time.
-_CHUNK_FRAMES = 8
 
 
 def encode_pixels(run: Run, name: str, clips: Sequence[Array | FrameStream], beside: int = 0) -> list[Float32Array]:
@@ -67,24 +63,23 @@ def _encode(encoder: VideoEncoder, clip: Array | FrameStream, push: int | None) 
     """The latent of one clip: an image at once, a longer clip ``push`` frames at a time, or in tiles (None)."""
     count, height, width = clip.shape[:3]
     if push is not None and count > 1:
-        chunks = (_as_float(chunk) for chunk in _chunks(clip))
+        chunks = (_as_float(frame)[None] for frame in _frames(clip))
         latent = mx.concatenate(list(encoder.encode_stream(chunks, frames_per_push=push)), axis=1)
     else:
         tiling = Tiling.auto(height, width, encoder.config.spatial_factor) if count > 1 else None
-        whole = np.concatenate(list(_chunks(clip))) if isinstance(clip, FrameStream) else clip
+        whole = np.stack(list(_frames(clip))) if isinstance(clip, FrameStream) else clip
         latent = encoder.encode_frames(_as_float(whole)[None], tiling)
     mx.eval(latent)
     return latent
 
 
-def _chunks(clip: Array | FrameStream) -> Iterator[Array]:
-    """The frames of a clip, a few at a time."""
+def _frames(clip: Array | FrameStream) -> Iterator[Array]:
+    """The frames of a clip, one by one."""
     if not isinstance(clip, FrameStream):
-        yield from (clip[start : start + _CHUNK_FRAMES] for start in range(0, len(clip), _CHUNK_FRAMES))
+        yield from clip
         return
     with closing(clip.read()) as frames:
-        while chunk := list(islice(frames, _CHUNK_FRAMES)):
-            yield np.stack(chunk)
+        yield from frames
 
 
 def _as_float(frames: Array) -> Array:

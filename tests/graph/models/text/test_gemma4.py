@@ -83,6 +83,36 @@ def test_states_match_the_formula(length: int, shared: bool) -> None:
         np.testing.assert_allclose(np.array(state[0]), reference, atol=2e-5 * np.abs(reference).max())
 
 
+# As the small stock models: inputs of every layer, the last layers with the keys of earlier ones and wide.
+SMALL = {
+    "attention_k_eq_v": False,
+    "hidden_size_per_layer_input": 6,
+    "vocab_size_per_layer_input": 50,
+    "num_kv_shared_layers": 2,
+    "use_double_wide_mlp": True,
+    "final_logit_softcapping": 2.0,
+}
+
+
+@pytest.mark.parametrize("length", [1, 7, 20])
+def test_small_models_match_the_formula(length: int) -> None:
+    raw = tiny(**SMALL)
+    config = Gemma4Config.from_dict(raw)
+    arrays = random_arrays(config)
+    assert "layers.2.self_attn.k_proj.weight" not in arrays
+    assert arrays["layers.2.mlp.up_proj.weight"].shape == (80, 24)
+    ids = np.random.default_rng(length).integers(0, 50, length)
+    model = Gemma(config, as_params(config, arrays), mx.float32)
+    states = list(model.hidden_states(ids))
+    own = formula(shared=False)
+    sliding, whole = own.layers[:2]
+    shares = own._replace(layers=(sliding, whole, sliding._replace(keys_of=0), whole._replace(keys_of=1)))
+    for state, reference in zip(states, shares.states(arrays, ids.tolist()), strict=True):
+        np.testing.assert_allclose(np.array(state[0]), reference, atol=2e-5 * np.abs(reference).max())
+    scores = np.array(states[-1][0], np.float64) @ arrays["embed_tokens.weight"].T.astype(np.float64)
+    np.testing.assert_allclose(np.array(model.logits(states[-1])[0]), 2 * np.tanh(scores / 2), atol=1e-4)
+
+
 def test_half_precision_follows_float32() -> None:
     config = Gemma4Config.from_dict(TINY)
     params = as_params(config, random_arrays(config))
@@ -182,8 +212,13 @@ def test_layer_specs_are_what_a_layer_reads() -> None:
     [
         (TINY | {"text_config": TINY["text_config"] | {"model_type": "gemma3_text"}}, "must be a Gemma 4 model, got"),
         (tiny(use_bidirectional_attention="all"), "use_bidirectional_attention must be 'vision', got 'all'"),
-        (tiny(hidden_size_per_layer_input=256), "hidden_size_per_layer_input must be 0, got 256; use the text encoder"),
-        (tiny(num_kv_shared_layers=20), "num_kv_shared_layers must be 0, got 20"),
+        (
+            tiny(hidden_size_per_layer_input="wide"),
+            "hidden_size_per_layer_input must be a positive integer, got 'wide'",
+        ),
+        (tiny(num_kv_shared_layers=20), "num_kv_shared_layers is 20 of 4 layers: no earlier layer of the same type"),
+        (tiny(num_kv_shared_layers=3), "num_kv_shared_layers is 3 of 4 layers: no earlier layer of the same type"),
+        (tiny(final_logit_softcapping=-1), "final_logit_softcapping must be a positive number, got -1"),
         (tiny(enable_moe_block=True), "enable_moe_block must be False"),
         (tiny(num_hidden_layers=10**9, layer_types=None), "num_hidden_layers must be at most 1000, got 1000000000"),
         (tiny(num_global_key_value_heads=3), "4 attention heads are not a multiple of 3"),

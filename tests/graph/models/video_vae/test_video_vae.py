@@ -346,7 +346,9 @@ def test_nested_encoder_of_a_diffusion_file() -> None:
     assert encoder_specs(config) == encoder_specs(VideoVaeConfig.from_dict(PUBLISHED_23))
     assert config.require_encoder().padding_mode == "reflect"
     with pytest.raises(CheckpointError, match="'CausalDiffusionVAE': this file holds no convolutional decoder"):
-        decoder_specs(config)
+        config.require_decoder()
+    with pytest.raises(CheckpointError, match="'CausalVideoAutoencoder': this file holds no diffusion decoder"):
+        VideoVaeConfig.from_dict(PUBLISHED_23).require_diffusion()
 
 
 def test_timestep_conditioning_is_checked_against_the_tensors() -> None:
