@@ -50,7 +50,13 @@ def run_plan(arguments: argparse.Namespace) -> int:
         check_files([plot], filter(None, given_files), overwrite=True)
         if not arguments.overwrite:
             arguments.plot = free_path(arguments.plot)
-    given = (arguments.positional_prompt, arguments.prompt, arguments.embedding, arguments.no_gemma)
+    given = (
+        arguments.positional_prompt,
+        arguments.prompt,
+        arguments.prompt_file,
+        arguments.embedding,
+        arguments.no_gemma,
+    )
     if all(value is None for value in given):
         arguments.prompt = _SOME_PROMPT
     command = command_of(arguments)
