@@ -5,6 +5,7 @@
 
 #include "csrc/checked_index.h"
 #include "csrc/checks.h"
+#include "csrc/metal/launch_plans.h"
 #include "mlx/ops.h"
 
 namespace ltx2rt {
@@ -70,6 +71,15 @@ void check_shapes(const Operands& o, const NeighborhoodOptions& options) {
   check_rope(o, options, head_size);
 }
 
+bool has_shader(const Operands& o, const NeighborhoodOptions& options) {
+  const auto& q = *o.q;
+  const int64_t window[] = {options.window_height, options.window_width};
+  int64_t pairs[3] = {};
+  for (int axis = 0; o.rope[0] && axis < 3; ++axis) pairs[axis] = o.rope[axis == 0 ? 0 : axis + 1]->shape(2);
+  return metal_plan::neighborhood_has_shader(q.shape(4) / options.num_heads, o.key_frames->shape(1), q.shape(2),
+                                             q.shape(3), q.shape(4), window, o.rope[0] ? pairs : nullptr);
+}
+
 }  // namespace
 
 Border parse_border(const std::string& name) {
@@ -116,8 +126,8 @@ mx::array neighborhood_attention(const mx::array& q, const mx::array& k, const m
   for (const auto* table : operands.rope) plain(table);
   const NeighborhoodAttention::Present present{extras.q_norm.has_value(), extras.k_norm.has_value(),
                                                extras.rope.has_value()};
-  return lazy_or_reference<NeighborhoodAttention>(context, false, q.shape(), q.dtype(), std::move(inputs), options,
-                                                  present);
+  return lazy_or_reference<NeighborhoodAttention>(context, has_shader(operands, options), q.shape(), q.dtype(),
+                                                  std::move(inputs), options, present);
 }
 
 std::vector<mx::Shape> NeighborhoodAttention::output_shapes(const std::vector<mx::array>& inputs) {
@@ -127,7 +137,7 @@ std::vector<mx::Shape> NeighborhoodAttention::output_shapes(const std::vector<mx
   o.k_norm = part(present_.k_norm);
   for (const mx::array*& table : o.rope) table = part(present_.rope);
   check_shapes(o, options_);
-  require_kernel(stream(), false, kOp);
+  require_kernel(stream(), has_shader(o, options_), kOp);
   return {inputs[0].shape()};
 }
 

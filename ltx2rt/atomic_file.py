@@ -34,10 +34,22 @@ class AtomicFile:
 
     def commit(self) -> None:
         """Flush to the disk, close and rename; on failure nothing is left."""
+        self.complete()
+        self.publish()
+
+    def complete(self) -> None:
+        """Flush to the disk and close, without the rename; on failure nothing is left."""
         try:
             self.file.flush()
             os.fsync(self.file.fileno())
             self.file.close()
+        except OSError:
+            self.discard()
+            raise
+
+    def publish(self) -> None:
+        """Rename what is complete; on failure nothing is left."""
+        try:
             os.replace(self.temporary, self.path)
         except OSError:
             self.discard()

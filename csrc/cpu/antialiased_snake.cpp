@@ -6,7 +6,7 @@
 
 #include "csrc/checks.h"
 #include "csrc/cpu/antialiased_snake.h"
-#include "csrc/cpu/ceil_div.h"
+#include "csrc/ceil_div.h"
 #include "csrc/cpu/rows.h"
 #include "csrc/cpu/thread_pool.h"
 

@@ -7,7 +7,7 @@
 #include <sstream>
 #include <stdexcept>
 
-#include "csrc/cpu/ceil_div.h"
+#include "csrc/ceil_div.h"
 #include "csrc/cpu/thread_pool.h"
 
 namespace ltx2rt::cpu {

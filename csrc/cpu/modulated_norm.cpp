@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "csrc/ceil_div.h"
 #include "csrc/cpu/dispatch.h"
 #include "csrc/cpu/modulated_norm_kernels.h"
 #include "csrc/cpu/rows.h"
@@ -18,7 +19,7 @@ constexpr int64_t kGrainValues = 16384;
 struct Plan {
   Plan(int64_t rows, int64_t width, int threads)
       : grain(std::max<int64_t>(1, kGrainValues / width)),
-        slots(static_cast<int>(std::clamp<int64_t>((rows + grain - 1) / grain, 1, threads))),
+        slots(static_cast<int>(std::clamp<int64_t>(ceil_div(rows, grain), 1, threads))),
         row_bytes(cpu::ScratchLayout::round_up(width * static_cast<int64_t>(sizeof(float)))) {
     // The row widened, the same gathered where it has gaps, and the rows of scale and shift.
     start = layout.add_slots(slots, 4 * row_bytes);

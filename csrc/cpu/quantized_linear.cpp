@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "csrc/ceil_div.h"
 #include "csrc/cpu/dispatch.h"
 #include "csrc/cpu/aligned_floats.h"
 #include "csrc/cpu/linear_kernels.h"
@@ -28,9 +29,10 @@ constexpr int64_t kThreadRowBytes = 3 << 20;
 // Bytes of the levels of w4a8.
 constexpr int64_t kLevels = 256 * 16;
 
-int64_t blocks(int64_t n, int64_t size) { return (n + size - 1) / size; }
 // The size of the fewest parts of n that hold at most `most` each, rounded up to whole groups.
-int64_t even_part(int64_t n, int64_t most, int64_t group) { return blocks(blocks(n, blocks(n, most)), group) * group; }
+int64_t even_part(int64_t n, int64_t most, int64_t group) {
+  return ceil_div(ceil_div(n, ceil_div(n, most)), group) * group;
+}
 
 const cpu::LinearLoops& loops_for(WeightFormat format, cpu::FloatType x_type) {
   const auto& kernels = cpu::linear_kernels();
@@ -45,8 +47,8 @@ struct Cut {
     block_rows = even_part(count, kBlockRows, kernels.tile_rows);
     block_columns = kBlockColumns;
     const auto enough = [&] {
-      row_blocks = blocks(count, block_rows);
-      items = row_blocks * blocks(width, block_columns);
+      row_blocks = ceil_div(count, block_rows);
+      items = row_blocks * ceil_div(width, block_columns);
       return items >= kItemsPerThread * threads;
     };
     // Rows first: an item reads (rows + columns) values for rows * columns products, and the columns are fewer.
@@ -75,7 +77,7 @@ struct Plan {
     const auto& kernels = cpu::linear_kernels();
     const int64_t words = kDepthBlock / loops_for(format, x_type).values_per_word, group = kernels.tile_rows;
     constexpr int64_t kFloat = sizeof(float);
-    const int64_t padded_depth = blocks(depth, kDepthBlock) * words;
+    const int64_t padded_depth = ceil_div(depth, kDepthBlock) * words;
     const int64_t bytes = std::max(kRowBytes, threads * kThreadRowBytes);
     const int64_t most = std::max<int64_t>(1, bytes / kFloat / padded_depth / group) * group;
     chunk = even_part(rows, most, group);
@@ -89,11 +91,11 @@ struct Plan {
     if (strided_x || long_groups) {
       gathered_row_bytes = depth * cpu::size_of(x_type);
       gathered_bytes = cpu::ScratchLayout::round_up(group * gathered_row_bytes);
-      gathered = layout.add_slots(std::min<int64_t>(threads, blocks(first, group)), gathered_bytes);
+      gathered = layout.add_slots(std::min<int64_t>(threads, ceil_div(first, group)), gathered_bytes);
     }
     if (long_groups) {
       wide_bytes = cpu::ScratchLayout::round_up(depth * kFloat);
-      wide = layout.add_slots(std::min<int64_t>(threads, blocks(first, group)), wide_bytes);
+      wide = layout.add_slots(std::min<int64_t>(threads, ceil_div(first, group)), wide_bytes);
     }
     if (format == WeightFormat::w4a8) levels = layout.add(kLevels);
   }
@@ -180,7 +182,7 @@ void Product::prepare_rows(int64_t first, int64_t count, float* to, const Plan& 
       }
     }
   };
-  cpu::parallel_for(blocks(count, group), std::max<int64_t>(1, 32768 / depth / group), body, plan.threads);
+  cpu::parallel_for(ceil_div(count, group), std::max<int64_t>(1, 32768 / depth / group), body, plan.threads);
 }
 
 cpu::ReadAhead Product::panel_bytes(int64_t n0, int64_t k0) const {

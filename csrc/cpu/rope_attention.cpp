@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "csrc/ceil_div.h"
 #include "csrc/cpu/dispatch.h"
 #include "csrc/cpu/rope_attention_kernel.h"
 #include "csrc/cpu/rows.h"
@@ -28,8 +29,6 @@ constexpr int64_t kStateFloats = 4 << 20;
 // Heads are neighbours in memory. Those of one token that lie within so many values are packed one after the other:
 // memory is read far faster in such pieces than a head at a time.
 constexpr int64_t kRowValues = 512;
-
-int64_t blocks_of(int64_t n, int64_t block) { return (n + block - 1) / block; }
 
 // Whether the norm takes the mean over all heads, which is found before.
 bool norm_is_wide(const cpu::Projection& x) { return x.norm != nullptr && !x.norm_per_head; }
@@ -60,9 +59,9 @@ struct Plan {
     const auto& loops = cpu::rope_attention_kernel().loops(s.type);
     constexpr int64_t kFloat = sizeof(float);
     group = s.heads / s.kv_heads;
-    query_blocks = blocks_of(s.queries, kQueryBlock);
-    block_queries = blocks_of(blocks_of(s.queries, query_blocks), kQueryUnit) * kQueryUnit;
-    key_blocks = blocks_of(s.keys, kKeyBlock);
+    query_blocks = ceil_div(s.queries, kQueryBlock);
+    block_queries = ceil_div(ceil_div(s.queries, query_blocks), kQueryUnit) * kQueryUnit;
+    key_blocks = ceil_div(s.keys, kKeyBlock);
     block_floats = loops.block_floats(s.head_size);
     state_floats = loops.state_floats(s.head_size);
     q_rms = layout.add(s.q_norm_is_wide ? s.batch * s.queries * kFloat : 0);
@@ -78,7 +77,7 @@ struct Plan {
     } else {
       const int64_t blocks_per_head = std::max<int64_t>(1, key_blocks);
       const int64_t cached = kPackedFloats / block_floats / blocks_per_head;
-      const int64_t busy = blocks_of(4 * threads, tasks_per_head);
+      const int64_t busy = ceil_div(4 * threads, tasks_per_head);
       round_heads = std::min({std::max({cached, busy, int64_t{1}}), most_blocks / blocks_per_head, s.kv_heads});
       packed_blocks = round_heads * key_blocks;
       tasks = round_heads * tasks_per_head;
@@ -155,8 +154,7 @@ class AttentionSchedule {
     const int64_t key_blocks = plan_.key_blocks, stride = key_blocks * plan_.block_floats;
     float* blocks = scratch_.at<float>(plan_.blocks);
     int64_t together = std::clamp<int64_t>(kRowValues / args_.head_size, 1, heads);
-    while (together > 1 && key_blocks * blocks_of(heads, together) < 2 * plan_.threads)
-      together = blocks_of(together, 2);
+    while (together > 1 && key_blocks * ceil_div(heads, together) < 2 * plan_.threads) together = ceil_div(together, 2);
     const auto pack_some = [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         const int64_t block = i % key_blocks, head = i / key_blocks * together;
@@ -164,7 +162,7 @@ class AttentionSchedule {
              blocks + head * stride + block * plan_.block_floats, stride);
       }
     };
-    cpu::parallel_for(key_blocks * blocks_of(heads, together), 1, pack_some, plan_.threads);
+    cpu::parallel_for(key_blocks * ceil_div(heads, together), 1, pack_some, plan_.threads);
     const int64_t tasks = plan_.group * plan_.query_blocks;
     const auto attend = [&](int64_t begin, int64_t end, int worker) {
       auto [state, work] = worker_scratch(worker);

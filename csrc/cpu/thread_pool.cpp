@@ -20,6 +20,7 @@
 #include <thread>
 #include <vector>
 
+#include "csrc/ceil_div.h"
 #include "csrc/cpu/available_cores.h"
 #include "csrc/cpu/float_environment.h"
 #include "csrc/cpu/shared_loop.h"
@@ -279,7 +280,7 @@ void parallel_for(int64_t n, int64_t grain, LoopBody body, int most_threads) noe
   if (n <= 0) return;
   const DefaultFloatEnvironment environment;
   grain = std::max<int64_t>(1, grain);
-  const int64_t threads = std::min<int64_t>(most_threads, (n + grain - 1) / grain);
+  const int64_t threads = std::min<int64_t>(most_threads, ceil_div(n, grain));
   if (threads <= 1 || inside_loop) {
     body(0, n, 0);
     return;

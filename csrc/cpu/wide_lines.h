@@ -62,15 +62,16 @@ inline __attribute__((always_inline)) __m512i in_pair_order(__m512i codes) {
   return _mm512_maskz_shuffle_epi8(kAll, codes, order);
 }
 
-// E4M3 codes as bfloat16 by table: its low and its high bytes for the codes 0 to 127, looked up with the sign left out.
-struct E4m3Table {
+// The bfloat16 values of 128 codes by table: their low and their high bytes.
+struct ByteTables {
   __m512i low[2], high[2];
 
-  E4m3Table() {
+  template <typename ValueOf>
+  explicit ByteTables(ValueOf value_of) {
     alignas(64) uint8_t bytes[2][128];
     for (int code = 0; code < 128; ++code) {
       BF16 value;
-      from_float(to_float(e4m3_as_f16((uint8_t)code)), value);
+      from_float(value_of(code), value);
       bytes[0][code] = (uint8_t)value.bits;
       bytes[1][code] = (uint8_t)(value.bits >> 8);
     }
@@ -79,6 +80,11 @@ struct E4m3Table {
       high[i] = _mm512_load_si512(bytes[1] + 64 * i);
     }
   }
+};
+
+// E4M3 codes as bfloat16, looked up with the sign left out.
+struct E4m3Table : ByteTables {
+  E4m3Table() : ByteTables([](int code) { return to_float(e4m3_as_f16((uint8_t)code)); }) {}
 
   // Four codes of each of 16 columns as two words of pairs.
   inline __attribute__((always_inline)) void expand(__m512i codes, __m512i* first, __m512i* second) const {

@@ -414,23 +414,9 @@ inline __attribute__((always_inline)) void expand_wide_q8_0(const WeightMatrix& 
   }
 }
 
-// int8 values as bfloat16 by table of their magnitudes: low and high bytes.
-struct Int8Table {
-  __m512i low[2], high[2];
-
-  Int8Table() {
-    alignas(64) uint8_t bytes[2][128];
-    for (int code = 0; code < 128; ++code) {
-      BF16 value;
-      from_float((float)code, value);
-      bytes[0][code] = (uint8_t)value.bits;
-      bytes[1][code] = (uint8_t)(value.bits >> 8);
-    }
-    for (int i = 0; i < 2; ++i) {
-      low[i] = _mm512_load_si512(bytes[0] + 64 * i);
-      high[i] = _mm512_load_si512(bytes[1] + 64 * i);
-    }
-  }
+// int8 values as bfloat16, looked up by their magnitudes.
+struct Int8Table : ByteTables {
+  Int8Table() : ByteTables([](int code) { return (float)code; }) {}
 
   // Four values of each of 16 columns as two words of pairs.
   inline __attribute__((always_inline)) void expand(__m512i codes, __m512i* first, __m512i* second) const {

@@ -3,8 +3,10 @@
 #pragma once
 #include <stdint.h>
 
+#include "csrc/ceil_div.h"
 #include "csrc/metal/causal_conv3d_params.h"
 #include "csrc/metal/modulated_norm_params.h"
+#include "csrc/metal/neighborhood_attention_params.h"
 #include "csrc/metal/quantized_linear_params.h"
 #include "csrc/metal/rope_attention_params.h"
 #include "csrc/metal/rotate_rows_params.h"
@@ -20,7 +22,7 @@ constexpr int64_t kMostOperationsPerDispatch = int64_t{25} * 1000 * 1000 * 1000;
 // What a byte costs in operations where memory is the limit: 2.3 TFLOP/s over the 68 GB/s of an M1.
 constexpr int64_t kOperationsPerByte = 34;
 
-constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+using ltx2rt::ceil_div;
 
 // How many of `units` equal pieces of work of `operations` each go into one dispatch of at most `most`; at least one.
 constexpr int64_t units_per_dispatch(int64_t units, int64_t operations, int64_t most = kMostOperationsPerDispatch) {
@@ -171,6 +173,36 @@ constexpr int attention_keys_tokens(int64_t tokens) {
 // Threads of rope_attention_keys for rows of `width` values.
 constexpr int attention_keys_threads(int64_t width) {
   return static_cast<int>(ceil_div(width, metal_shared::kKeysValuesPerThread * 32) * 32);
+}
+
+// ---- neighborhood_attention ----
+// Whether the shader takes these heads, slots of key_frames, windows of height and width, and pairs of the rotary tables
+// (null without rotation). It reads the turns of four pairs at once, and keeps in threadgroup memory those of all rows
+// and columns that a brick sees: of windows up to 16 x 16 with the published 8, 12 and 12 pairs.
+constexpr bool neighborhood_has_shader(int64_t head_size, int64_t slots, int64_t height, int64_t width, int64_t channels,
+                                       const int64_t (&window)[2], const int64_t* pairs) {
+  // Within a frame that is contiguous, 32 bits address every element.
+  const bool fits = head_size == metal_shared::kNeighborhoodHead && slots >= 1 &&
+                    slots <= metal_shared::kMostKeySlots && channels <= INT32_MAX &&
+                    height * width <= INT32_MAX / channels;
+  if (!fits || !pairs) return fits;
+  for (int axis = 0; axis < 3; axis++) {
+    if (pairs[axis] % 4 != 0) return false;
+  }
+  const int64_t rows = metal_shared::kBrickRows - 1 + window[0], columns = metal_shared::kBrickColumns - 1 + window[1];
+  // A position has a four of cosines and one of sines for every four pairs; of time, one frame is kept.
+  const int64_t turns = pairs[0] / 2 + rows * (pairs[1] / 2) + columns * (pairs[2] / 2);
+  return turns <= metal_shared::kNeighborhoodTurns;
+}
+// At most what a threadgroup multiplies: a block of 2 x 2 x 2 queries sees two lists of frames, and one row and one
+// column more than a query, in fragments of four rows (of which a piece that ends between begins a new one) and two
+// columns.
+constexpr int64_t neighborhood_operations(int64_t slots, int64_t window_height, int64_t window_width) {
+  constexpr int64_t kQueries =
+      int64_t{metal_shared::kBrickFrames} * metal_shared::kBrickRows * metal_shared::kBrickColumns;
+  const int64_t rows = ceil_div(window_height + 1, 4) * 4 + 4 * ((window_height + 3) / 16);
+  const int64_t keys = 2 * slots * rows * (window_width + 3);
+  return 4 * kQueries * keys * metal_shared::kNeighborhoodHead;
 }
 
 // ---- causal_conv3d ----

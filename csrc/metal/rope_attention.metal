@@ -6,6 +6,7 @@
 #include "csrc/metal/fragments.h"
 #include "csrc/metal/rope.h"
 #include "csrc/metal/rope_attention_params.h"
+#include "csrc/metal/softmax.h"
 
 using namespace metal;
 using namespace ltx2rt;
@@ -16,19 +17,7 @@ constant int gate_type [[function_constant(5)]];
 constant bool causal [[function_constant(6)]];
 constant bool fenced [[function_constant(7)]];
 
-// The sum over the four lanes that hold one row of a fragment.
-METAL_FUNC float sum_of_row(float v) {
-  v += simd_shuffle_xor(v, ushort(1));
-  return v + simd_shuffle_xor(v, ushort(8));
-}
-METAL_FUNC float max_of_row(float v) {
-  v = max(v, simd_shuffle_xor(v, ushort(1)));
-  return max(v, simd_shuffle_xor(v, ushort(8)));
-}
-
-// Scores are finite, so that no arithmetic mode may treat them as it likes. A key that a query does not see has the
-// lowest float; those that it sees have at least the next one, whatever their bias: masks use the lowest float too.
-constant constexpr float kHidden = -3.40282347e38f;
+// Keys that a query sees have scores of at least this, whatever their bias: masks use the lowest float, kHidden, too.
 constant constexpr float kLowestSeen = -3.40282326e38f;
 constant constexpr uint kMinusInfinityBits = 0xff800000;
 
@@ -37,12 +26,6 @@ METAL_FUNC float biased(float score, float bias) {
   const float sum = score + bias;
   if (as_type<uint>(sum) == kMinusInfinityBits) return kHidden;
   return sum < kLowestSeen ? kLowestSeen : sum;
-}
-
-// exp of a difference that is at most 0. Far below it is 0 in float, also where the difference has no float or no
-// multiple; NaN stays NaN.
-METAL_FUNC float exp_below(float difference) {
-  return fast::exp2((difference < -128.0f ? -128.0f : difference) * M_LOG2E_F);
 }
 
 // Lanes of a simdgroup by the place of their elements in a fragment (lane_position): bits 0 and 3 give the column, the

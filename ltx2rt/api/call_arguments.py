@@ -32,7 +32,10 @@ class CallArguments(TypedDict, total=False):
     """final width in pixels, a multiple of 64 (one stage: 32), 32 or more (default: model)."""
 
     num_frames: int | None
-    """number of frames, 8*k + 1 (default: model)."""
+    """number of frames, 8*k + 1, 1 or more (default: model)."""
+
+    duration: float | None
+    """length in seconds in place of a number of frames: the nearest 8*k + 1 (default: None)."""
 
     auto_duration: tuple[float, float] | None
     """shortest and longest clip in seconds, of a length that LTX-2.5 predicts from the prompt (default: 1 20 where --num-frames is left out and the model has a duration head)."""
@@ -40,8 +43,8 @@ class CallArguments(TypedDict, total=False):
     frame_rate: float | Fraction | None
     """frames per second, 24 or 23.976 or 30000/1001 (default: model)."""
 
-    seed: int | None
-    """seed of the noise; the same as in the official code on a CPU (default: model)."""
+    seed: int | str | None
+    """seed of the noise, the same as in the official code on a CPU; random (or -1) draws one, which is shown (default: model)."""
 
     noise: NoiseSource | Sequence[np.ndarray[Any, np.dtype[Any]]] | None
     """the draws themselves in place of a seed: arrays in the order in which a run asks for them, or a source (default: None)."""
@@ -59,22 +62,22 @@ class CallArguments(TypedDict, total=False):
     """zeros in place of the text encoder's output, to test everything else (default: False)."""
 
     enhance_prompt: bool | None
-    """let the text encoder's language model rewrite the prompt first (default: False)."""
+    """let a language model rewrite the prompt first: the text encoder, or --prompt-enhancer-gemma-root (default: False)."""
 
     enhance_temperature: float | None
-    """how freely it writes; 0 = always the likeliest word, 0 or more (default: 0.7)."""
+    """how freely it writes; 0 = always the likeliest word, 0 or more (default: usual for the language model, see docs/pipelines/ltx-2.5.md)."""
 
     enhance_top_k: int | None
-    """it chooses among so many words; 0 = all, 0 or more (default: 64)."""
+    """it chooses among so many words; 0 = all, 0 or more (default: usual for the language model, see docs/pipelines/ltx-2.5.md)."""
 
     enhance_top_p: float | None
-    """and among those that together have this probability, 0 to 1 (default: 0.95)."""
+    """and among those that together have this probability, 0 to 1 (default: usual for the language model, see docs/pipelines/ltx-2.5.md)."""
 
     enhance_seed: int | None
     """seed of its choices; where the official code hands on no seed it is 42 (default: seed)."""
 
     enhance_max_tokens: int | None
-    """longest text it writes, 1 or more (default: 512)."""
+    """longest text it writes, 1 or more (default: usual for the language model, see docs/pipelines/ltx-2.5.md)."""
 
     images: Sequence[ImageInput | ImageSource] | ImageInput | ImageSource | None
     """condition on an image at a pixel frame (default 0) with a strength (default 1.0) (default: ())."""
@@ -116,10 +119,22 @@ class CallArguments(TypedDict, total=False):
     """where in the sound to begin (default: 0.0)."""
 
     audio_max_duration: float | None
-    """how much of it to use, at most the length of the clip (default: None)."""
+    """how much of it to use; the clip is then as long as that, and --num-frames is left out (default: None)."""
 
     video_path: str | os.PathLike[str] | None
     """the clip to edit (default: None)."""
+
+    fit: str | None
+    """how pictures of other proportions come to the size of the clip; one of crop, pad, stretch, error (default: images and control videos: crop; edited clips: pad)."""
+
+    antialias: bool | None
+    """reduce large images and control videos as the official code does, which leaves pixels out (default: True)."""
+
+    source_color: str | None
+    """what the colours of clips that are read are; -limited or -full behind it says the range too; one of bt601, bt709, bt2020, display-p3, hlg, pq, bt601-limited, bt601-full, bt709-limited, bt709-full, bt2020-limited, bt2020-full, display-p3-limited, display-p3-full, hlg-limited, hlg-full, pq-limited, pq-full (default: as tagged)."""
+
+    kept_from: str | None
+    """where what an edit keeps comes from: the clip itself, or through the VAE as all else (the official behaviour); one of source, vae (default: 'source')."""
 
     start_time: float | None
     """where the part begins that is generated anew (default: None)."""

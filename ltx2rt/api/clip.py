@@ -5,17 +5,22 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from ltx2rt.api.latent_file import Latents, write_latents
+from ltx2rt.api.output_files import check_files, check_folder, clip_files
 from ltx2rt.api.outputs import OutputOptions
 from ltx2rt.api.record import Record, sidecar_path, write_record
 from ltx2rt.api.run_state import RunState
-from ltx2rt.errors import MediaError, UsageError
+from ltx2rt.errors import UsageError
 from ltx2rt.graph.stages.inputs import GenerationInputs
 from ltx2rt.graph.stages.run import GeneratedClip, Run
-from ltx2rt.media.pcm import write_wav
+from ltx2rt.media.frame_rate import exact_frame_rate
+from ltx2rt.media.output_file import files_together
+from ltx2rt.media.output_lock import held
+from ltx2rt.media.pcm import of_length, write_wav
 from ltx2rt.media.resampling import resample
 from ltx2rt.media.stills import ContactSheet, write_png
 from ltx2rt.media.video_writer import VideoWriter
@@ -63,6 +68,9 @@ class Clip:
         self.width = clip.width
         self.video_latent = clip.video_latent
         self.audio_latent = clip.audio_latent
+        self._has_file_sound = clip.has_file_sound
+        self._kept_frames = clip.kept_frames
+        self._kept_sound_s = clip.kept_sound_s
 
     def __repr__(self) -> str:
         parts = []
@@ -110,17 +118,29 @@ class Clip:
         """What each finished stage cost; every decoding of the frames is one."""
         return list(self._run.stages.reports)
 
-    def save(self, path: str | os.PathLike[str], options: OutputOptions | None = None, **changes: Any) -> None:
-        """Write the clip and what ``options`` asks for beside it; a file appears only when it is complete.
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        options: OutputOptions | None = None,
+        *,
+        overwrite: bool = True,
+        **changes: Any,
+    ) -> None:
+        """Write the clip and what ``options`` asks for beside it.
+
+        All files are checked before the first one is written, and appear together when all of them are complete. The
+        sound track is as long as the pictures: it is cut, or ends in silence.
 
         Args:
             path: ``.mp4``, ``.m4v`` or ``.mov``, or ``.wav`` for the sound alone. Not written when the clip was made
                 with ``latents_only``.
             options: see `OutputOptions`.
+            overwrite: replace files that exist; those that the clip was made from never are.
             changes: single options.
 
         Raises:
-            UsageError: the options do not fit the clip.
+            UsageError: the options do not fit the clip, a name does not fit what the file holds, two outputs are one
+                file, an output is an input or exists, or another run is writing it. Nothing has been written then.
             MediaError: a file cannot be written (`OutOfSpace`: the disk is full).
             NotFiniteError: the decoder gave values that are not numbers.
         """
@@ -130,12 +150,21 @@ class Clip:
             raise UsageError(f"options must be OutputOptions, got {options!r}; single ones are given by their names.")
         path = expanded(path)
         options = OutputOptions.of(vars(options or OutputOptions()) | changes)
-        try:
-            self._save(path, options)
-        except BaseException:
-            if self._state is not None:
-                self._state.remove_if_empty()
-            raise
+        files = clip_files(
+            path, options, pictures=self.has_frames, sound=self.audio is not None, decoded=self.is_decoded
+        )
+        inputs = [Path(name) for name in (*self.record.inputs, *self.record.weights)]
+        for file in files:
+            check_folder(file.path)
+        with held(file.path for file in files):
+            check_files(files, inputs, overwrite=overwrite)
+            try:
+                with files_together():
+                    self._save(path, options)
+            except BaseException:
+                if self._state is not None:
+                    self._state.remove_if_empty()
+                raise
         if self._state is not None:
             self._state.remove()
             self._state = None  # the folder may belong to another run from here on
@@ -146,20 +175,20 @@ class Clip:
         if self.is_decoded:
             audio, rate, frame_rate = self._at_speed(options.speed)
             if options.save_wav is not None:
-                write_wav(options.save_wav, _required(audio, "save_wav"), rate)
+                assert audio is not None
+                write_wav(options.save_wav, audio, rate, of_file=self._has_file_sound)
             if path.suffix.lower() == ".wav":
-                write_wav(path, _required(audio, "a .wav file"), rate)
+                assert audio is not None
+                write_wav(path, audio, rate, of_file=self._has_file_sound)
             else:
-                self._save_video(path, options, audio, rate, frame_rate)
-        elif options.save_latents is None:
-            raise UsageError("a clip made with latents_only has only latents; save them with save_latents.")
+                self._save_video(path, options, audio if options.audio else None, rate, frame_rate)
         if options.sidecar:
             target = path if self.is_decoded or options.save_latents is None else options.save_latents
             write_record(sidecar_path(target), replace(self.record, result=self._result()), options.as_dict())
 
-    def _save_video(self, path: Path, options: OutputOptions, audio: Array | None, rate: int, frame_rate: Any) -> None:
-        if not self.has_frames:
-            raise UsageError(f"this clip is sound alone; save it as .wav, not {path.name}.")
+    def _save_video(
+        self, path: Path, options: OutputOptions, audio: Array | None, rate: int, frame_rate: Fraction
+    ) -> None:
         if audio is not None and rate not in AAC_RATES:
             audio, rate = resample(audio, rate, AAC_RATES[-1]), AAC_RATES[-1]
         sheet = None if options.contact_sheet is None else ContactSheet(self.num_frames)
@@ -173,10 +202,12 @@ class Clip:
             crf=options.crf,
             preset=options.preset,
             sample_rate=None if audio is None else rate,
+            of_file=self._kept_frames,
         )
         with writer:
             if audio is not None:
-                writer.write_audio(audio)
+                whole = of_length(audio, round(self.num_frames / writer.frame_rate * rate))
+                writer.write_audio(whole, of_file=self._has_file_sound)
             for chunk in self.frames:
                 first = chunk[0] if first is None else first
                 if sheet is not None:
@@ -187,14 +218,14 @@ class Clip:
         if options.contact_sheet is not None and sheet is not None:
             write_png(options.contact_sheet, sheet.picture())
 
-    def _at_speed(self, speed: float) -> tuple[Array | None, int, Any]:
+    def _at_speed(self, speed: float) -> tuple[Array | None, int, Fraction]:
         """Sound, its rate and the frame rate at a playback speed; the sound changes its pitch like a tape."""
         if speed == 1.0:
             return self.audio, self.sample_rate, self.frame_rate
         audio = self.audio
         if audio is not None:
             audio = resample(audio, round(self.sample_rate * speed), self.sample_rate)
-        return audio, self.sample_rate, float(self.frame_rate) * speed
+        return audio, self.sample_rate, exact_frame_rate(float(self.frame_rate) * speed)
 
     def _latents(self) -> Latents:
         found = self._run.files.checkpoint.generation
@@ -210,10 +241,13 @@ class Clip:
             "frame_rate": str(self.frame_rate),
             "audio_samples": 0 if self.audio is None else len(self.audio),
             "sample_rate": self.sample_rate,
+            **self._kept(),
         }
 
-
-def _required(audio: Array | None, what: str) -> Array:
-    if audio is None:
-        raise MediaError(f"this clip has no sound, which {what} needs; leave it out.")
-    return audio
+    def _kept(self) -> dict[str, Any]:
+        """What an edit has left as it was, first and last frames and seconds of sound."""
+        if not self._kept_frames and not self._kept_sound_s:
+            return {}
+        frames = [[part.start, part.stop - 1] for part in self._kept_frames]
+        sound = [[round(begin, 6), round(end, 6)] for begin, end in self._kept_sound_s]
+        return {"kept": {"frames": frames, "sound_s": sound}}

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ltx2rt.errors import CheckpointError, write_failure
+from ltx2rt.errors import CheckpointError
+from ltx2rt.media.output_file import OutputFile
 from ltx2rt.types import Array
-from ltx2rt.weights.safetensors import SafetensorsFile, write_safetensors
+from ltx2rt.weights.safetensors import SafetensorsFile, write_tensors
 
 FORMAT = "ltx2rt-latents"
 
@@ -47,10 +48,8 @@ def write_latents(path: Path, latents: Latents) -> None:
         channels = latents.audio.reshape(batch, length, 8, features // 8)
         arrays["audio"] = channels.transpose(0, 2, 1, 3)
     metadata = {"format": FORMAT, "generation": latents.generation, "frame_rate": str(latents.frame_rate)}
-    try:
-        write_safetensors(path, arrays, metadata)
-    except OSError as error:
-        raise write_failure(path, error) from error
+    with OutputFile(path) as output:
+        write_tensors(output.file, arrays, metadata)
 
 
 def read_latents(path: Path) -> Latents:

@@ -32,6 +32,7 @@ def load(
     transformer: FilePath | None = None,
     text_encoder: FilePath | None = None,
     tokenizer: FilePath | None = None,
+    prompt_enhancer: FilePath | None = None,
     connectors: FilePath | None = None,
     text_projection: FilePath | None = None,
     video_vae: FilePath | Sequence[FilePath] | None = None,
@@ -60,6 +61,7 @@ def load(
         video_decoder: ``conv`` or ``diffusion``, where LTX-2.5 is there with both; None: the diffusion decoder.
         text_encoder: folder or file of the Gemma text encoder; may be missing when every call gives an embedding.
         tokenizer: of the text encoder, where it is neither in its file nor beside it.
+        prompt_enhancer: folder of another Gemma that rewrites prompts; that of LTX-2.5 cannot.
         spatial_upscaler: latent upscaler x2, for two-stage pipelines and ``upscale_spatial``.
         temporal_upscaler: for ``upscale_temporal``.
         loras: files, or folders with one, with strengths (default 1).
@@ -79,6 +81,7 @@ def load(
         "transformer": transformer,
         "text_encoder": text_encoder,
         "tokenizer": tokenizer,
+        "prompt_enhancer": prompt_enhancer,
         "connectors": connectors,
         "text_projection": text_projection,
         "video_vae": video_vae,

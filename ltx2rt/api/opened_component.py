@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ltx2rt.graph.components import SPATIAL_UPSCALER, TEMPORAL_UPSCALER
+from ltx2rt.graph.components import PROMPT_ENHANCER, SPATIAL_UPSCALER, TEMPORAL_UPSCALER
 from ltx2rt.graph.stages.weight_set import WeightSet
 from ltx2rt.weights.checkpoint import Checkpoint
 from ltx2rt.weights.lora.file import LoraFile
@@ -46,8 +46,8 @@ class OpenedComponent:
 
 def components_of(files: WeightSet) -> dict[str, OpenedComponent]:
     """Name -> what has been opened: ``transformer``, ``video_vae``, ``text_encoder``, ``loras[0]``."""
-    upscalers = {component.name: component.stored for component in (SPATIAL_UPSCALER, TEMPORAL_UPSCALER)}
-    found = {name: _of_checkpoint(source, upscalers.get(name, name)) for name, source in files.sources.items()}
+    others = {part.name: part.stored for part in (SPATIAL_UPSCALER, TEMPORAL_UPSCALER, PROMPT_ENHANCER)}
+    found = {name: _of_checkpoint(source, others.get(name, name)) for name, source in files.sources.items()}
     return found | _loras("loras", files.loras) | _loras("distilled_lora", files.distilled_lora)
 
 

@@ -27,6 +27,7 @@ class OutputOptions:
         save_first_frame: the first frame as a .png file.
         contact_sheet: a .png file with frames in rows.
         save_latents: the final latents as a .safetensors file.
+        audio: give the clip a sound track; without one its sound can still be written by ``save_wav``.
         sidecar: write FILE.json with every setting beside the clip.
     """
 
@@ -34,7 +35,8 @@ class OutputOptions:
     crf: int | None = setting(
         None,
         Whole(),
-        f"quality of the video, 0 (best) to 51 (default: {', '.join(f'{n} {c.crf}' for n, c in CODECS.items())})",
+        f"quality of the video, 0 (best, hardly any loss) to 51 (default: "
+        f"{', '.join(f'{n} {c.crf}' for n, c in CODECS.items())})",
         "Output",
         low=0,
         high=51,
@@ -45,6 +47,9 @@ class OutputOptions:
     save_first_frame: Path | None = setting(None, FilePath("FILE.png"), "also write the first frame", "Output")
     contact_sheet: Path | None = setting(None, FilePath("FILE.png"), "also write frames in rows", "Output")
     save_latents: Path | None = setting(None, FilePath("FILE.safetensors"), "also write the final latents", "Output")
+    audio: bool = setting(
+        True, Switch(), "make a clip without a sound track", "Output", flags=("--no-audio",), turns_off=True
+    )
     sidecar: bool = setting(
         True, Switch(), "do not write FILE.json beside the clip", "Output", flags=("--no-sidecar",), turns_off=True
     )
@@ -58,8 +63,3 @@ class OutputOptions:
         """The options that differ from their defaults as JSON values."""
         defaults = plain_values(OutputOptions())
         return {name: value for name, value in plain_values(self).items() if value != defaults.get(name)}
-
-    def files(self) -> list[Path]:
-        """The further files."""
-        named = (self.save_wav, self.save_first_frame, self.contact_sheet, self.save_latents)
-        return [path for path in named if path is not None]

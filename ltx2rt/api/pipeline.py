@@ -24,11 +24,11 @@ from ltx2rt.api.previews import Preview, PreviewObserver
 from ltx2rt.api.record import Record
 from ltx2rt.api.run_state import RunState
 from ltx2rt.errors import MemoryBudgetError, OutOfMemory, UsageError
-from ltx2rt.graph.components import TRANSFORMER
+from ltx2rt.graph.components import TRANSFORMER, VIDEO_VAE
 from ltx2rt.graph.diffusion.guidance import GuiderParams
 from ltx2rt.graph.pipelines.assumed_files import with_assumed
 from ltx2rt.graph.pipelines.checks import no_length, require_parts
-from ltx2rt.graph.pipelines.decide import decide
+from ltx2rt.graph.pipelines.decide import FRAMES_PER_LATENT, decide
 from ltx2rt.graph.pipelines.defaults import GenerationDefaults, defaults_for
 from ltx2rt.graph.pipelines.open_inputs import input_files, open_inputs
 from ltx2rt.graph.pipelines.pipeline import PipelineEntry
@@ -159,6 +159,11 @@ class Pipeline:
         return components_of(self._files)
 
     @property
+    def weights(self) -> tuple[Path, ...]:
+        """Every weight file that a call reads, and every folder of such files."""
+        return self._origin.weights_with(source.path for source in self._files.sources.values())
+
+    @property
     def taken(self) -> Mapping[str, Path]:
         """Argument of `ltx2rt.load` -> the file that was taken for it without having been named."""
         return self._files.taken
@@ -200,6 +205,7 @@ class Pipeline:
         on_preview: Callable[[Preview], None] | None = None,
         state_folder: str | PathLike[str] | None = None,
         resume: bool = False,
+        noted: Mapping[str, Any] | None = None,
         repeated: Record | None = None,
         memory: str | int | None = None,
         **settings: Unpack[CallArguments],
@@ -226,6 +232,7 @@ class Pipeline:
         on_preview: Callable[[Preview], None] | None = None,
         state_folder: str | PathLike[str] | None = None,
         resume: bool = False,
+        noted: Mapping[str, Any] | None = None,
         repeated: Record | None = None,
         memory: str | int | None = None,
         **settings: Unpack[CallArguments],
@@ -241,6 +248,7 @@ class Pipeline:
             state_folder: keep there what is computed, so that an interrupted run can be continued; `Clip.save`
                 removes it.
             resume: continue what is in ``state_folder``.
+            noted: JSON values that are kept in ``state_folder`` beside the settings, for whoever continues.
             repeated: the record of a run that this one repeats; its weights and inputs must be the same.
             memory: what the process may take, ``12GB`` or bytes; None: most of what is free. It decides what is
                 streamed from disk and worked on in parts, not the result.
@@ -283,7 +291,7 @@ class Pipeline:
             on_settings(self._shown(record))
         state = None
         if state_folder is not None:
-            state = RunState.begin(_folder(state_folder), record, resume=resume)
+            state = RunState.begin(_folder(state_folder), record, resume=resume, noted=noted)
         journal = None if state is None else state.journal()
         try:
             run = self._run(inputs, accounts, planned, journal, on_preview, observer)
@@ -421,13 +429,20 @@ class Pipeline:
         fixed = self.has_fixed_schedule
         asked = Settings.of(settings, DIFFUSERS_NAMES)
         require_parts(files, asked, self.entry)
-        decided = decide(asked, self.entry, self.defaults, fixed_schedule=fixed, no_length=no_length(files))
+        step = files.config(VIDEO_VAE).temporal_factor if files.has(VIDEO_VAE) else FRAMES_PER_LATENT
+        decided = decide(
+            asked,
+            self.entry,
+            self.defaults,
+            fixed_schedule=fixed,
+            no_length=no_length(files),
+            frames_per_latent=step,
+        )
         inputs = open_inputs(decided, self.entry, files, fixed_schedule=fixed, dtype=self._dtype)
         topics = self.entry.topics - GUIDANCE if fixed else self.entry.topics
-        weights = self._origin.weights_with(source.path for source in self._files.sources.values())
         stored = decided.as_dict(topics)
         return inputs, Record.of(
-            self._origin.arguments, stored, weights, input_files(decided), decided.inputs_in_memory()
+            self._origin.arguments, stored, self.weights, input_files(decided), decided.inputs_in_memory()
         )
 
     def _generate(self, run: Run) -> GeneratedClip:
@@ -450,7 +465,12 @@ class Pipeline:
             context, negative = guided_contexts(run) if is_guided else (positive_context(run), None)
             frames = predicted_frames(run, context, duration)
             run.inputs = replace(
-                run.inputs, context=context, negative_context=negative, num_frames=frames, duration=None
+                run.inputs,
+                context=context,
+                negative_context=negative,
+                num_frames=frames,
+                duration=None,
+                media=run.inputs.media.placed(frames),
             )
             run.inputs.check()  # again: places in the clip that it may be too short for
 

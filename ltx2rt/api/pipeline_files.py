@@ -72,11 +72,7 @@ class PipelineFiles:
     @property
     def weights(self) -> tuple[Path, ...]:
         """Everything that was given, and what stands for it where nothing was."""
-        used = self.used
-        single = (used.checkpoint, *(path for paths in used.parts.values() for path in paths))
-        with_strength = (*used.loras, *(() if used.distilled_lora is None else (used.distilled_lora,)))
-        paths: list[Path | None] = [*single, *(path for path, _ in with_strength)]
-        return tuple(path for path in paths if path is not None)
+        return self.used.paths
 
 
 def _with_embedded(given: WeightFiles, names: Sequence[str]) -> WeightFiles:

@@ -79,8 +79,6 @@ class PreviewObserver:
         self._positions: Array | None = None
 
     def __call__(self, event: Event) -> None:
-        if self._observer is not None:
-            self._observer(event)
         if isinstance(event, Noised) and event.modality == "video":
             self._positions = event.state.positions
         elif isinstance(event, StageStarted):
@@ -98,6 +96,8 @@ class PreviewObserver:
                     self._dtype,
                 )
             )
+        if self._observer is not None:  # which knows then that the preview is there
+            self._observer(event)
 
     def _grid(self, tokens: Array) -> Array:
         """The clip's own tokens, which come first, as a latent."""

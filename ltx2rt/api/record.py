@@ -17,6 +17,7 @@ import ltx2rt
 from ltx2rt.errors import MediaError, UsageError
 from ltx2rt.kernels.selection import use_reference
 from ltx2rt.media.output_file import OutputFile
+from ltx2rt.paths import read_text
 from ltx2rt.spelling import spelled
 from ltx2rt.weights.fingerprint import fingerprint
 
@@ -184,7 +185,7 @@ def read_record(path: Path) -> tuple[Record, dict[str, Any]]:
         UsageError: the file is missing or is no sidecar.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_text(path))
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}; give the .json file beside a clip.") from error
     except ValueError as error:

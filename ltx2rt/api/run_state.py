@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ltx2rt.api.record import Record, read_record, write_record
 from ltx2rt.errors import StateError, UsageError, write_failure
@@ -31,13 +33,14 @@ class RunState:
         self.continued = continued
 
     @classmethod
-    def begin(cls, folder: Path, record: Record, *, resume: bool) -> RunState:
+    def begin(cls, folder: Path, record: Record, *, resume: bool, noted: Mapping[str, Any] | None = None) -> RunState:
         """Take up the state in ``folder``, or start one.
 
         Args:
             folder: of the state; made if missing.
             record: of the run.
             resume: continue what is there; False: start over.
+            noted: JSON values to keep with the record for whoever continues, see `saved_notes`.
 
         Raises:
             UsageError: what is there belongs to a run with other settings, weights, inputs or programs.
@@ -59,7 +62,7 @@ class RunState:
             folder.mkdir()
         except OSError as error:
             raise write_failure(folder, error) from error
-        write_record(folder / RECORD_NAME, record)
+        write_record(folder / RECORD_NAME, record, noted)
         return state
 
     def journal(self) -> Journal:
@@ -84,6 +87,15 @@ class RunState:
             if path.name != RECORD_NAME:
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         shutil.rmtree(self.folder)
+
+
+def saved_notes(folder: Path) -> dict[str, Any]:
+    """What was noted with the record of an interrupted run.
+
+    Raises:
+        UsageError: the record is damaged.
+    """
+    return read_record(folder / RECORD_NAME)[1]
 
 
 def saved_record(folder: Path) -> Record | None:

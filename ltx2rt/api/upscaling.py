@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from os import PathLike
@@ -18,21 +19,25 @@ from ltx2rt.api.record import Record
 from ltx2rt.errors import UsageError
 from ltx2rt.graph.components import VIDEO_VAE
 from ltx2rt.graph.models.video_vae.tiling import Tiling
+from ltx2rt.graph.pipelines.decide import with_drawn_seed
 from ltx2rt.graph.pipelines.plan import Plan, Rates, plan
 from ltx2rt.graph.settings.setting import plain_values
 from ltx2rt.graph.settings.settings import Settings
 from ltx2rt.graph.settings.weight_files import DECODING, MODEL, UPSCALING, WeightFiles, files_of
 from ltx2rt.graph.stages.decode.stage import finish
+from ltx2rt.graph.stages.edited_clips import open_enlarged
 from ltx2rt.graph.stages.encode.stage import encode_pixels
 from ltx2rt.graph.stages.events import Event
 from ltx2rt.graph.stages.inputs import GenerationInputs
-from ltx2rt.graph.stages.media_inputs import source_clip
+from ltx2rt.graph.stages.kept_media import finish_edit
 from ltx2rt.graph.stages.run import GeneratedClip, Run
 from ltx2rt.graph.stages.weight_set import WeightSet
 from ltx2rt.paths import expanded
 from ltx2rt.spelling import spelled
 from ltx2rt.types import FilePath
 from ltx2rt.weights.sets import parts as roles
+
+log = logging.getLogger(__name__)
 
 
 def upscale(
@@ -42,8 +47,10 @@ def upscale(
     spatial_upscaler: FilePath | None = None,
     temporal_upscaler: FilePath | None = None,
     dtype: str = "bfloat16",
-    seed: int = 10,
+    seed: int | str = 10,
     tiling: Tiling | Literal["auto", "none"] = "auto",
+    fit: str | None = None,
+    source_color: str | None = None,
     memory: str | int | None = None,
     observer: Callable[[Event], None] | None = None,
     on_settings: Callable[[Mapping[str, Any]], None] | None = None,
@@ -56,13 +63,16 @@ def upscale(
     passed through; that of a saved latent is decoded.
 
     Args:
-        source: a video with 8*k + 1 frames and sides that are multiples of 32, or a latent file.
+        source: a video, or a latent file.
         checkpoint: the model whose video VAE is used, or a video VAE alone; None: the embedded model.
         spatial_upscaler: x2 or x1.5.
         temporal_upscaler: x2: N frames become 2N - 1 at twice the frame rate.
         dtype: of activations.
-        seed: of the noise that some video decoders add.
+        seed: of the noise that some video decoders add; ``random`` or -1 draws one.
         tiling: of the video decoder.
+        fit: how pictures whose sides are no multiples of 32 come to the model: ``pad``, ``crop``, ``stretch`` or
+            ``error``; None: ``pad``. The result is as many times larger as the upscaler says.
+        source_color: what the colours of a video are, ``hlg`` or ``bt709-full``; None: what its tags say.
         memory: what the process may take, ``12GB`` or bytes; None: most of what is free. It decides what is worked on
             in parts, not the result; the decoder's tiles, which do change it, are taken only where nothing else fits.
         observer: called with every event; raise `Cancelled` from it to stop.
@@ -78,7 +88,9 @@ def upscale(
         MemoryBudgetError: a stage does not fit; before anything is loaded, unless the system refuses memory later.
     """
     given = {"checkpoint": checkpoint, "spatial_upscaler": spatial_upscaler, "temporal_upscaler": temporal_upscaler}
-    task = _prepare(source, {**given, "dtype": dtype, **parts}, seed, tiling, on_taken)
+    task = _prepare(
+        source, {**given, "dtype": dtype, **parts}, seed, tiling, {"fit": fit, "source_color": source_color}, on_taken
+    )
     accounts = ledger(memory)
     plan(task.work, task.files, task.inputs, accounts.unused())
     if on_settings is not None:
@@ -94,8 +106,10 @@ def plan_upscale(
     spatial_upscaler: FilePath | None = None,
     temporal_upscaler: FilePath | None = None,
     dtype: str = "bfloat16",
-    seed: int = 10,
+    seed: int | str = 10,
     tiling: Tiling | Literal["auto", "none"] = "auto",
+    fit: str | None = None,
+    source_color: str | None = None,
     memory: str | int | None = None,
     rates: Rates | None = None,
     on_taken: Callable[[Mapping[str, Path]], None] | None = None,
@@ -104,15 +118,17 @@ def plan_upscale(
     """What `upscale` would take; reads the source and loads no weights.
 
     Args:
-        source, checkpoint, spatial_upscaler, temporal_upscaler, dtype, seed, tiling, memory, on_taken, parts: as for
-            `upscale`.
+        source, checkpoint, spatial_upscaler, temporal_upscaler, dtype, seed, tiling, fit, source_color, memory,
+            on_taken, parts: as for `upscale`.
         rates: speeds to predict seconds with; default: measured and assumed ones.
 
     Raises:
         UsageError, CheckpointError, MediaError, MemoryBudgetError: as `upscale`.
     """
     given = {"checkpoint": checkpoint, "spatial_upscaler": spatial_upscaler, "temporal_upscaler": temporal_upscaler}
-    task = _prepare(source, {**given, "dtype": dtype, **parts}, seed, tiling, on_taken)
+    task = _prepare(
+        source, {**given, "dtype": dtype, **parts}, seed, tiling, {"fit": fit, "source_color": source_color}, on_taken
+    )
     return plan(task.work, task.files, task.inputs, ledger(memory), measured_rates() if rates is None else rates)
 
 
@@ -136,8 +152,9 @@ class _Task:
 def _prepare(
     source: FilePath,
     files_given: Mapping[str, Any],
-    seed: int,
+    seed: int | str,
     tiling: Tiling | Literal["auto", "none"],
+    reading: Mapping[str, str | None],
     on_taken: Callable[[Mapping[str, Path]], None] | None,
 ) -> _Task:
     if not isinstance(source, (str, PathLike)):
@@ -152,15 +169,17 @@ def _prepare(
     if given.spatial_upscaler is None and given.temporal_upscaler is None:
         names = " or ".join(spelled(name) for name in ("spatial_upscaler", "temporal_upscaler"))
         raise UsageError(f"nothing to upscale with; give {names}, or both.")
-    wanted = Settings.of(
+    asked = Settings.of(
         {
             "seed": seed,
             "tiling": tiling,
+            **reading,
             "upscale_spatial": given.spatial_upscaler is not None,
             "upscale_temporal": given.temporal_upscaler is not None,
         }
     )
-    saved, frames, sound = None, None, None
+    wanted = with_drawn_seed(asked)
+    saved, clip = None, None
     if source.suffix == ".safetensors":
         saved = read_latents(source)
     decoded = (roles.VIDEO_VAE, roles.AUDIO_VAE, roles.VOCODER)
@@ -173,13 +192,13 @@ def _prepare(
         _require_matching(source, saved, files)
         frame_rate = saved.frame_rate
     else:
-        clip = source_clip(source, files.config(VIDEO_VAE))
-        frames, sound, frame_rate = clip.frames, clip.sound, clip.frame_rate
+        clip = open_enlarged(source, wanted, files.config(VIDEO_VAE))
+        frame_rate = clip.frame_rate
     named = _named_files(given)
-    dtype_and_settings = {"dtype": given.dtype, **{n: plain_values(wanted)[n] for n in ("seed", "tiling")}}
+    stored = {name: value for name, value in plain_values(wanted).items() if name in ("seed", "tiling", *reading)}
     record = Record.of(
         {"pipeline": "upscale", **named},
-        {"source": str(source.absolute()), **dtype_and_settings},
+        {"source": str(source.absolute()), "dtype": given.dtype, **stored},
         _weights(given, files),
         [source],
     )
@@ -188,10 +207,12 @@ def _prepare(
     def work(run: Run) -> GeneratedClip:
         if saved is not None:
             return finish(run, saved.video, saved.audio)
-        assert frames is not None
-        (latent,) = encode_pixels(run, "video encoder", [frames])
-        waveform, rate = (None, 0) if sound is None else (sound.waveform, sound.sample_rate)
-        return finish(run, latent, None, waveform=waveform, sample_rate=rate)
+        assert clip is not None
+        if not run.planning:
+            for line in clip.edit.words:
+                log.warning("%s", line)
+        (latent,) = encode_pixels(run, "video encoder", [clip.frames], clip.edit.pictures.reading_bytes)
+        return finish_edit(run, clip, latent, None)
 
     return _Task(files, inputs, record, work)
 

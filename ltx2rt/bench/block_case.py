@@ -1,4 +1,4 @@
-"""One block of the transformer of LTX-2 (19B) or 2.3: video, audio and text together."""
+"""One block of the transformer of LTX-2 (19B), 2.3 or 2.5: video, audio and text together."""
 
 from __future__ import annotations
 
@@ -15,22 +15,21 @@ from ltx2rt.graph.models.transformer.block import KeptSamples, Modulation, Strea
 from ltx2rt.graph.models.transformer.config import StreamConfig, TransformerConfig, block_param_specs
 
 _SECTION = {"num_layers": 1, "rope_type": "split", "frequencies_precision": "float64"}
-_SECTIONS = {
-    "19b": _SECTION,
-    "2.3": {
-        **_SECTION,
-        "cross_attention_adaln": True,
-        "apply_gated_attention": True,
-        "caption_proj_before_connector": True,
-    },
+_SECTION_23 = {
+    **_SECTION,
+    "cross_attention_adaln": True,
+    "apply_gated_attention": True,
+    "caption_proj_before_connector": True,
 }
+_SECTIONS = {"19b": _SECTION, "2.3": _SECTION_23, "2.5": {**_SECTION_23, "ff_bias": False}}
+# Widths of whole groups of 256, in which weights may be rotated.
 _SMALL = {
-    "num_attention_heads": 2,
+    "num_attention_heads": 4,
     "attention_head_dim": 64,
-    "cross_attention_dim": 128,
-    "audio_num_attention_heads": 2,
-    "audio_attention_head_dim": 32,
-    "audio_cross_attention_dim": 64,
+    "cross_attention_dim": 256,
+    "audio_num_attention_heads": 4,
+    "audio_attention_head_dim": 64,
+    "audio_cross_attention_dim": 256,
 }
 
 
@@ -41,7 +40,7 @@ class BlockCase(StageCase):
     Attributes:
         form: of the linear weights.
         dtype: of the activations.
-        generation: of the model, ``19b`` or ``2.3``.
+        generation: of the model, ``19b``, ``2.3`` or ``2.5``.
     """
 
     tokens: int
@@ -111,10 +110,12 @@ class Block:
 
 
 def block_cases() -> list[BlockCase]:
-    """Three clip sizes in bfloat16, the smaller two of 2.3 too; the middle one with E4M3 weights and in float32."""
+    """Three clip sizes in bfloat16, the smaller two of 2.3 and the smallest of 2.5 too, that also with rotated int8
+    weights; the middle one with E4M3 weights and in float32."""
     return [
         *(BlockCase(tokens) for tokens in (256, 1024, 4096)),
         *(BlockCase(tokens, generation="2.3") for tokens in (256, 1024)),
+        *(BlockCase(256, form=form, generation="2.5") for form in ("bf16", "int8-convrot")),
         BlockCase(1024, form="e4m3"),
         BlockCase(1024, form="f32", dtype="f32"),
     ]

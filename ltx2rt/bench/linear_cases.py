@@ -181,8 +181,7 @@ class LinearCase:
         if self.form in PACKED:
             for name, form in ((OURS_BF16, "bf16"), (OURS_E4M3, "e4m3")):
                 other = make_weight(form, self.columns, self.depth)
-                turns = itertools.cycle([evaluated(ours(w)) for w in self._copies(other)])
-                ways[name] = Way(lambda _, turns=turns: lambda: next(turns)())  # type: ignore[misc]
+                ways[name] = _in_turn([evaluated(ours(w)) for w in self._copies(other)])
         return Prepared(self.work, ways, LinearInputs(x, weight, bias, residual))
 
     def _copies(self, weight: LinearWeight) -> Iterator[LinearWeight]:
@@ -194,6 +193,12 @@ class LinearCase:
             copy = _with_rows(weight, lambda a: a + 0)
             mx.eval(copy.arrays)
             yield copy
+
+
+def _in_turn(calls: Sequence[Call]) -> Way:
+    """All of the work by one call after the other."""
+    turns = itertools.cycle(calls)
+    return Way(lambda share: lambda: next(turns)())
 
 
 def plain_mlx(x: mx.array, weight: LinearWeight) -> mx.array:

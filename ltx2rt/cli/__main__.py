@@ -1,5 +1,5 @@
 """``python -m ltx2rt.cli``: the same as the ``ltx2rt`` command."""
 
-from ltx2rt.cli.main import main
+from ltx2rt.cli.entry import main
 
 main()

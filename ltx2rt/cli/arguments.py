@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,8 +109,32 @@ def _add_prompt(settings: dict[str, Any], arguments: argparse.Namespace) -> None
     if prompt is not None:
         settings["prompt"] = prompt
     given = [name for name in ("prompt", "prompt_file", "embedding", "zero_text") if settings.get(name) is not None]
-    if not given:
+    if given:
+        return
+    swallowed = _swallowed_prompt(arguments)
+    if swallowed is None:
         raise UsageError("--prompt is missing; say what to generate, or give a text embedding with --embedding.")
+    flag, words = swallowed
+    if " " not in words[-1].strip():
+        raise UsageError(
+            f"--prompt is missing. {flag.names[0]} has taken {words[-1]!r}: if that is the prompt, put it before "
+            f"{flag.names[0]}, or give it with --prompt."
+        )
+    settings["prompt"] = words.pop()
+
+
+def _swallowed_prompt(arguments: argparse.Namespace) -> tuple[Flag, list[Any]] | None:
+    """The option with several words whose last one is no number and no file, and its words; None if there is none."""
+    for flag in FLAGS:
+        if flag.nargs not in ("+", "*"):
+            continue
+        values = getattr(arguments, flag.dest)
+        for words in (values or []) if flag.repeat else [values or []]:
+            least = 1 if flag.nargs == "+" else 0
+            last = words[-1] if len(words) > least else None
+            if isinstance(last, str) and not _is_number(last) and not os.path.exists(last):
+                return flag, words
+    return None
 
 
 def _add_weights(files: dict[str, Any], arguments: argparse.Namespace) -> None:

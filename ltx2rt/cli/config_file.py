@@ -13,6 +13,7 @@ import tomli_w
 
 from ltx2rt.cli.flag import Flag
 from ltx2rt.errors import UsageError
+from ltx2rt.paths import read_text
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -30,10 +31,12 @@ def read_config(path: Path, flags: Sequence[Flag]) -> dict[str, Any]:
         UsageError: the file cannot be read, is no TOML, or has an unknown key.
     """
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(read_text(path).replace("\r\n", "\n"))
     except OSError as error:
         raise UsageError(f"the config file {path} cannot be read: {error.strerror}; check the path.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise UsageError(f"the config file {path} is not UTF-8 text: {error.reason}; save it as UTF-8.") from error
+    except tomllib.TOMLDecodeError as error:
         raise UsageError(f"the config file {path} is not TOML: {error}.") from error
     by_name = {name.lstrip("-").replace("-", "_"): (flag, name) for flag in flags for name in flag.names}
     values: dict[str, Any] = {}

@@ -10,11 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ltx2rt.api.output_files import RECORD, WrittenFile, check_files
 from ltx2rt.atomic_file import AtomicFile
-from ltx2rt.cli.generate import check_output_folder
+from ltx2rt.cli.outputs import free_path, said
 from ltx2rt.convert.conversion import ConversionReport, convert
 from ltx2rt.convert.formats import TARGETS
-from ltx2rt.errors import UsageError, write_failure
+from ltx2rt.errors import write_failure
+from ltx2rt.media.output_lock import held
 
 _SECONDS_BETWEEN_LINES = 10.0
 
@@ -25,7 +27,8 @@ def add_parser(subparsers: Any) -> None:
         help="write a weight file in another format",
         description="Write a weight file in another format, a few rows at a time: a 42 GB file takes less than 2 GB of "
         "memory. The input is whatever the other verbs read. The output appears complete or not at all, and the error "
-        "of every class of layers, measured against the input, is printed.",
+        "of every class of layers, measured against the input, is printed. Where it exists the next free name "
+        "is taken, unless --overwrite is given.",
         epilog="formats:\n" + "\n".join(f"  {name:<13} {target.summary}" for name, target in TARGETS.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -40,16 +43,28 @@ def add_parser(subparsers: Any) -> None:
         help="write this component alone, by the name that inspect shows; may be given several times",
     )
     parser.add_argument("--report", type=Path, metavar="FILE.json", help="write sizes, errors and seconds as JSON")
+    parser.add_argument("--overwrite", action="store_true", help="replace files that exist, but never the input")
     parser.add_argument("--quiet", action="store_true", help="no progress")
     parser.set_defaults(run=run_convert)
 
 
 def run_convert(arguments: argparse.Namespace) -> int:
     """Exit code 0 when the file has been written."""
+    files = [WrittenFile("OUT", arguments.target, (TARGETS[arguments.format].container.suffix,))]
     if arguments.report is not None:
-        if arguments.report.absolute() in (arguments.source.absolute(), arguments.target.absolute()):
-            raise UsageError(f"--report {arguments.report} is also the input or the output; name another file.")
-        check_output_folder(arguments.report)
+        files.append(WrittenFile("--report", arguments.report, RECORD))
+    check_files(files, [arguments.source], overwrite=True)
+    if not arguments.overwrite:
+        for name in ("target", "report"):
+            asked = getattr(arguments, name)
+            if asked is not None and (found := free_path(asked)) != asked:
+                print(f"ltx2rt: {said(asked, found)}", file=sys.stderr)
+                setattr(arguments, name, found)
+    with held(path for path in (arguments.target, arguments.report) if path is not None):
+        return _converted(arguments)
+
+
+def _converted(arguments: argparse.Namespace) -> int:
     progress = None if arguments.quiet else _Progress()
     report = convert(
         arguments.source, arguments.target, arguments.format, only=tuple(arguments.only), observer=progress

@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from ltx2rt import api, embedded
+from ltx2rt.api.output_files import check_files, embedding_files
 from ltx2rt.cli.arguments import given_prompt
 from ltx2rt.cli.flag import Flag, add_flags
 from ltx2rt.cli.flags import named, weight_flags, weights_given
-from ltx2rt.cli.generate import check_output_folder, tell_taken
+from ltx2rt.cli.generate import tell_taken
+from ltx2rt.cli.outputs import RULE, free_path, said
 from ltx2rt.cli.plan_text import plan_text
 from ltx2rt.cli.progress import Progress
 from ltx2rt.errors import UsageError
-from ltx2rt.graph.models.text.token_sampling import SamplingOptions
+from ltx2rt.graph.pipelines.decide import with_prompt_of_file
+from ltx2rt.graph.settings.settings import Settings
 from ltx2rt.graph.settings.weight_files import MODEL, TEXT
+from ltx2rt.media.output_lock import held
 from ltx2rt.paths import expanded
 
 DEFAULT_OUTPUT = Path("embedding.safetensors")
 
 FLAGS = (
-    *named("--prompt"),
+    *named("--prompt", "--prompt-file"),
     Flag(
         ("--negative-prompt",),
         "what to avoid, stored beside the prompt; the default is in docs/options.md",
@@ -47,7 +52,7 @@ FLAGS = (
         "--enhance-seed",
         "--enhance-max-tokens",
     ),
-    *named("--memory", "--plan", "--quiet"),
+    *named("--memory", "--plan", "--overwrite", "--progress", "--quiet"),
 )
 ENHANCEMENT = {
     "temperature": "enhance_temperature",
@@ -62,7 +67,8 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "encode",
         help="a prompt to a file that generate --embedding reads",
-        description="Encode a prompt and a negative prompt once; generate --embedding FILE then needs no text encoder.",
+        description="Encode a prompt and a negative prompt once; generate --embedding FILE then needs no text encoder. "
+        f"{RULE}",
     )
     parser.add_argument("positional_prompt", nargs="?", metavar="PROMPT", help="the same as --prompt")
     add_flags(parser, FLAGS)
@@ -71,15 +77,19 @@ def add_parser(subparsers: Any) -> None:
 
 def run_encode(arguments: argparse.Namespace) -> int:
     """Exit code 0 when the file has been written."""
-    prompt = given_prompt(arguments)
+    text = Settings.of({"prompt": given_prompt(arguments), "prompt_file": arguments.prompt_file})
+    prompt = with_prompt_of_file(text).prompt
     if prompt is None:
         raise UsageError("--prompt is missing; say what to encode.")
-    output = arguments.output_path or DEFAULT_OUTPUT
-    if output.suffix not in (".safetensors", ".npz"):
-        raise UsageError(f"a text embedding file must end in .safetensors or .npz, got {output.name!r}.")
-    check_output_folder(output)
-    progress = Progress(quiet=bool(arguments.quiet))
+    asked, overwrite = arguments.output_path or DEFAULT_OUTPUT, bool(arguments.overwrite)
+    output = asked if overwrite else free_path(asked, ".json")
+    progress = Progress(arguments.progress, quiet=bool(arguments.quiet))
     files = weights_given(arguments, MODEL, TEXT)
+    if not arguments.plan:
+        given_files = [path for path in files.values() if isinstance(path, Path)]
+        check_files(embedding_files(asked), given_files, overwrite=True)
+        if output != asked:
+            progress.message(said(asked, output))
     if not {"checkpoint", "transformer"}.intersection(files):
         progress.message(embedded.notice(prompt))
     given = {name: getattr(arguments, dest) for name, dest in ENHANCEMENT.items()}
@@ -88,7 +98,7 @@ def run_encode(arguments: argparse.Namespace) -> int:
         raise UsageError("--enhance-... options go with --enhance-prompt, which is missing; give it, too.")
     wanted: dict[str, Any] = {
         "negative_prompt": arguments.negative_prompt,
-        "enhancement": SamplingOptions(**given) if arguments.enhance_prompt else None,
+        "enhancement": given if arguments.enhance_prompt else None,
         "memory": arguments.memory,
         "on_taken": tell_taken(progress),
         **files,
@@ -96,8 +106,10 @@ def run_encode(arguments: argparse.Namespace) -> int:
     if arguments.plan:
         print(plan_text(api.plan_encode(prompt, **wanted)))
         return 0
-    embedding = api.encode(prompt, output=output, observer=progress.observe, **wanted)
+    with held(file.path for file in embedding_files(output)), closing(progress):
+        embedding = api.encode(prompt, output=output, overwrite=overwrite, observer=progress.observe, **wanted)
     shown = {name: getattr(embedding, name) for name in ("generation", "num_tokens", "prompt", "negative_prompt")}
     progress.settings(shown)
+    progress.written(output)
     print(output)
     return 0

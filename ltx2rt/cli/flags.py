@@ -46,7 +46,7 @@ _PIPELINE = Flag(
 RUN = (
     Flag(
         ("--output-path", "--output", "-o"),
-        f"the .mp4 file to write ({', '.join(_SOUND_NAMES)}: .wav)",
+        f"the .mp4, .m4v or .mov file to write, or .wav for the sound alone ({', '.join(_SOUND_NAMES)}: .wav)",
         "Request",
         "run",
         kind=expanded,
@@ -98,6 +98,21 @@ RUN = (
         "run",
         kind=expanded,
         metavar=_FILE,
+    ),
+    Flag(
+        ("--overwrite",),
+        "replace files that exist, but never an input; without it the next free name is taken",
+        "Run",
+        "run",
+        kind=None,
+    ),
+    Flag(
+        ("--progress",),
+        "on stderr: text for people, or json, one object per line for programs",
+        "Run",
+        "run",
+        choices=("text", "json"),
+        default="text",
     ),
     Flag(("--quiet",), "no settings, progress or report on the terminal", "Run", "run", kind=None),
 )

@@ -23,7 +23,7 @@ FOREIGN_FLAGS = (
     _inert(
         "--enhance-static-cache",
         "static cache of the prompt enhancement",
-        "the cache grows with the text, which costs nothing here",
+        "the room for all tokens is always taken at the start",
         kind=None,
     ),
     _inert(
@@ -43,12 +43,17 @@ FOREIGN_FLAGS = (
     _inert(
         "--diffvae-optimization",
         "mode of the diffusion video decoder",
-        "that decoder belongs to LTX-2.5",
+        "there is one way of computing it, whose memory follows --memory",
         choices=("chunked_eager", "chunked_compile", "combined_compile", "blackwell_dsl"),
     ),
     _inert("--placeholder", "random weights", "without --checkpoint-path the small embedded model runs", kind=None),
     _inert("--fp8", "FP8 checkpoint", "the weights keep the precision of their file", kind=None),
-    _inert("--generate-audio", "sound with the clip", "sound is always generated", kind=None),
+    _inert(
+        "--generate-audio",
+        "sound with the clip",
+        "sound is always generated; --no-audio leaves it out of the file",
+        kind=None,
+    ),
     _inert("--low-memory", "free memory between stages", "every stage frees its memory", kind=None),
     _inert("--fast-mode", "keep everything loaded", "every stage frees its memory", kind=None),
     _inert(
@@ -63,12 +68,6 @@ FOREIGN_FLAGS = (
         "it works around a fault of another program",
         kind=float,
         metavar="S",
-    ),
-    _refused(
-        "--prompt-enhancer-gemma-root",
-        "another Gemma for the prompt enhancement",
-        "LTX-2 and LTX-2.3 enhance prompts with their own text encoder, --gemma-root",
-        metavar="DIR",
     ),
     _refused("--hdr", "colour space of EXR input", _HDR, metavar="SPACE"),
     _refused("--detailing-lora", "LoRA that adds detail", _DFR, nargs="+", metavar="PATH"),

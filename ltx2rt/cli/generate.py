@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import argparse
 import json
-import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from ltx2rt import api, embedded
 from ltx2rt.api.control_video import write_control_video
 from ltx2rt.api.record import Record, read_record
-from ltx2rt.api.run_state import saved_record, state_folder
+from ltx2rt.api.run_state import saved_notes, saved_record, state_folder
 from ltx2rt.cli.arguments import Command, command_of, effectless
 from ltx2rt.cli.config_file import read_config, toml_of_record, values_of_record
 from ltx2rt.cli.flag import add_flags
 from ltx2rt.cli.flags import FLAGS
+from ltx2rt.cli.outputs import RULE, Outputs, free_outputs, names_up_to_free
 from ltx2rt.cli.plan_text import plan_text
 from ltx2rt.cli.progress import Progress
-from ltx2rt.errors import Cancelled, MediaError, OutOfMemory, OutOfSpace, StateError, UsageError, write_failure
+from ltx2rt.errors import Cancelled, OutOfMemory, OutOfSpace, StateError, UsageError
 from ltx2rt.graph.pipelines import PIPELINES
+from ltx2rt.graph.pipelines.open_inputs import input_files
+from ltx2rt.graph.settings.kinds import RANDOM_SEED
+from ltx2rt.graph.settings.setting import stored_values
+from ltx2rt.graph.settings.settings import Settings
+from ltx2rt.graph.settings.weight_files import WeightFiles
 from ltx2rt.media.output_file import OutputFile
 from ltx2rt.media.stills import write_png
-from ltx2rt.media.video_writer import CONTAINERS
 from ltx2rt.weights.sets.parts import TITLES
 
 DEFAULT_OUTPUT = Path("output.mp4")
@@ -37,7 +42,7 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "generate",
         help="a prompt and images, videos or sound to a clip",
-        description="Generate a clip. Messages go to stderr; the path of the written file goes to stdout.",
+        description=f"Generate a clip. Messages go to stderr; the path of the written file goes to stdout. {RULE}",
     )
     parser.add_argument("positional_prompt", nargs="?", metavar="PROMPT", help="the same as --prompt")
     add_flags(parser, FLAGS)
@@ -48,12 +53,17 @@ def run_generate(arguments: argparse.Namespace) -> int:
     """Exit code 0 when the clip has been written."""
     repeated = _merge_other_sources(arguments)
     command = command_of(arguments)
-    output = _output_path(arguments, command)
-    progress = Progress(quiet=bool(arguments.quiet))
-    if arguments.print_config is None:
-        for path in (output, arguments.report, arguments.preview, *command.output.files()):
-            if path is not None:
-                check_output_folder(path)
+    progress = Progress(arguments.progress, quiet=bool(arguments.quiet))
+    outputs, overwrite = _outputs(arguments, command), bool(arguments.overwrite)
+    if not (arguments.print_config or arguments.plan):
+        # Without a name the clip makes room for the record that is repeated.
+        repeats = arguments.unnamed and not overwrite
+        inputs = _inputs(arguments, command)
+        outputs.check([p for p in inputs if not (repeats and p == arguments.from_sidecar)], overwrite=True)
+        if not overwrite:
+            outputs, renamed = free_outputs(outputs, avoid_held=arguments.unnamed)
+            for line in renamed:
+                progress.message(line)
     if "checkpoint" not in command.files and "transformer" not in command.files:
         progress.message(embedded.notice(command.settings.get("prompt")))
     for flag in effectless(arguments):
@@ -61,7 +71,7 @@ def run_generate(arguments: argparse.Namespace) -> int:
     pipeline = api.load(**command.files, keep_loaded=False)  # there is no second call
     for line in taken_files(pipeline, command):
         progress.message(line)
-    _check_outputs(arguments, command)
+    _check_control(arguments, command)
     if arguments.print_config:
         record = pipeline.record_for(**command.settings)
         sections = {"files": record.files, "settings": record.settings, "output": command.output.as_dict()}
@@ -71,31 +81,51 @@ def run_generate(arguments: argparse.Namespace) -> int:
         found, assumed = pipeline.plan(**command.settings, memory=arguments.memory)
         print(plan_text(found, assumed))
         return 0
-    state = None if arguments.no_state else state_folder(output)
-    _tell_of_state(progress, state, output, resume=bool(arguments.resume))
+    progress.preview = outputs.preview
+    with outputs.held(), closing(progress):
+        outputs.check([*_inputs(arguments, command), *pipeline.weights], overwrite=overwrite)
+        _generate(arguments, command, pipeline, outputs, progress, repeated)
+    written = outputs.clip if outputs.decoded else outputs.options.save_latents
+    assert written is not None
+    progress.written(written)
+    print(written)
+    return 0
+
+
+def _generate(
+    arguments: argparse.Namespace,
+    command: Command,
+    pipeline: api.Pipeline,
+    outputs: Outputs,
+    progress: Progress,
+    repeated: Record | None,
+) -> None:
+    """Run the pipeline and write what it makes."""
+    output, resume = outputs.clip, bool(arguments.resume)
+    state = None if arguments.no_state else state_folder(outputs.state_of)
+    _tell_of_state(progress, state, output, resume=resume)
     try:
         clip = pipeline(
             **command.settings,
             observer=progress.observe,
             on_settings=progress.settings,
-            on_preview=None if arguments.preview is None else _preview_writer(arguments.preview),
+            on_preview=None if outputs.preview is None else _preview_writer(outputs.preview),
             state_folder=state,
-            resume=bool(arguments.resume),
+            resume=resume,
+            noted={"output": outputs.options.as_dict(), "run": _noted(arguments)},
             repeated=repeated,
             memory=arguments.memory,
         )
-        clip.save(output, command.output)
+        clip.save(output, outputs.options, overwrite=bool(arguments.overwrite))
     except (KeyboardInterrupt, Cancelled, OutOfSpace, OutOfMemory):
         if state is not None and state.exists():
             progress.message(f"{output} is not written; the same command with --resume continues")
         raise
-    if arguments.save_control:
-        write_control_video(output.with_suffix(".control.mp4"), clip)
+    if outputs.save_control:
+        write_control_video(outputs.control, clip)
     progress.finish(clip.report)
-    if arguments.report is not None:
-        write_report(arguments.report, clip)
-    print(output if clip.is_decoded else command.output.save_latents)
-    return 0
+    if outputs.report is not None:
+        write_report(outputs.report, clip)
 
 
 def taken_files(pipeline: api.Pipeline, command: Command) -> list[str]:
@@ -137,10 +167,14 @@ def _tell_of_state(progress: Progress, state: Path | None, output: Path, *, resu
 def _merge_other_sources(arguments: argparse.Namespace) -> Record | None:
     """Add the options of a config file, a sidecar or an interrupted run to those of the command line, which win.
 
+    ``arguments.unnamed`` says then whether nobody gave the clip's name, ``arguments.interrupted`` is the clip of the
+    run that goes on, and ``arguments.own`` the files that it may have left.
+
     Returns:
         The record of the sidecar, whose weights and inputs the run must have.
     """
     record = None
+    arguments.unnamed, arguments.interrupted, arguments.own = False, None, frozenset()
     if arguments.from_sidecar is not None:
         record, output = read_record(arguments.from_sidecar)
         verb = record.files.get("pipeline")
@@ -151,16 +185,47 @@ def _merge_other_sources(arguments: argparse.Namespace) -> Record | None:
         _merge(arguments, values_of_record(sections, FLAGS, str(arguments.from_sidecar)))
         if arguments.output_path is None and arguments.from_sidecar.suffix == ".json":
             arguments.output_path = arguments.from_sidecar.with_suffix("")
+            arguments.unnamed = True
     if arguments.config is not None:
         _merge(arguments, read_config(arguments.config, [f for f in FLAGS if f.dest not in _NOT_IN_CONFIG]))
     if arguments.resume:
-        outputs = [arguments.output_path] if arguments.output_path else [DEFAULT_OUTPUT, DEFAULT_SOUND_OUTPUT]
-        saved = next(filter(None, (saved_record(state_folder(path)) for path in outputs)), None)
-        if saved is not None:
-            saved.require_files("the interrupted run")
-            sections = {"files": saved.files, "settings": saved.settings}
-            _merge(arguments, values_of_record(sections, FLAGS, "the interrupted run"))
+        _merge_interrupted(arguments)
     return record
+
+
+def _merge_interrupted(arguments: argparse.Namespace) -> None:
+    """Add the options of the interrupted run, if there is one."""
+    names = [arguments.output_path]
+    if arguments.output_path is None or arguments.unnamed:
+        usual = [arguments.output_path] if arguments.output_path else [DEFAULT_OUTPUT, DEFAULT_SOUND_OUTPUT]
+        names = [path for name in usual for path in names_up_to_free(name)]
+    output = next((path for path in names if saved_record(state_folder(path)) is not None), None)
+    if output is None:
+        return
+    saved = saved_record(state_folder(output))
+    assert saved is not None
+    saved.require_files("the interrupted run")
+    noted = {"output": {}, "run": {}, **saved_notes(state_folder(output))}
+    sections = {"files": saved.files, "settings": saved.settings, **noted}
+    if arguments.seed == RANDOM_SEED:
+        arguments.seed = None  # it has been drawn
+    _merge(arguments, values_of_record(sections, FLAGS, "the interrupted run"))
+    arguments.output_path = arguments.interrupted = output
+    arguments.unnamed = False
+    of_run = noted["run"]
+    arguments.own = frozenset(Path(of_run[name]) for name in ("preview",) if name in of_run)
+    if of_run.get("save_control"):
+        arguments.own |= {output.absolute().with_suffix(".control.mp4")}
+
+
+def _noted(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The options of the command itself with which an interrupted run goes on, as JSON values."""
+    given = {name: getattr(arguments, name) for name in ("memory", "overwrite", "preview", "report", "save_control")}
+    return {
+        name: str(value.absolute()) if isinstance(value, Path) else value
+        for name, value in given.items()
+        if value is not None
+    }
 
 
 def _merge(arguments: argparse.Namespace, others: Mapping[str, Any]) -> None:
@@ -170,39 +235,42 @@ def _merge(arguments: argparse.Namespace, others: Mapping[str, Any]) -> None:
             setattr(arguments, name, value)
 
 
-def _check_outputs(arguments: argparse.Namespace, command: Command) -> None:
-    """Refuse outputs that the run will not have, before it runs."""
-    if command.settings.get("latents_only") and command.output.save_latents is None:
-        raise UsageError("--skip-vae makes latents only; name their file with --save-latents.")
-    if arguments.save_control and not command.settings.get("video_conditioning"):
-        raise UsageError("--save-control needs a control video; give --video-conditioning FILE.")
+def _outputs(arguments: argparse.Namespace, command: Command) -> Outputs:
+    """What the command writes, under the usual names where it names none.
 
-
-def _output_path(arguments: argparse.Namespace, command: Command) -> Path:
+    Raises:
+        UsageError: something that such a run does not have.
+    """
     is_sound = command.pipeline in PIPELINES and PIPELINES[command.pipeline].output == "sound"
     output: Path | None = arguments.output_path
     if output is None:
-        return DEFAULT_SOUND_OUTPUT if is_sound else DEFAULT_OUTPUT
-    if output.is_dir():
-        raise UsageError(f"the output {output} is a folder; name a file.")
-    suffixes = (".wav",) if is_sound else (*CONTAINERS, ".wav")
-    if output.suffix.lower() not in suffixes:
-        raise UsageError(f"the output of {command.pipeline} must end in {', '.join(suffixes)}, got {output.name!r}.")
-    return output
+        output = DEFAULT_SOUND_OUTPUT if is_sound else DEFAULT_OUTPUT
+        arguments.unnamed = True
+    return Outputs(
+        output,
+        command.output,
+        pictures=not is_sound,
+        decoded=not command.settings.get("latents_only"),
+        report=arguments.report,
+        preview=arguments.preview,
+        save_control=bool(arguments.save_control),
+        own=arguments.own,
+        interrupted=arguments.interrupted,
+    )
 
 
-def check_output_folder(path: Path) -> None:
-    """Fail before any computing when the output cannot be written."""
-    folder = path.parent
-    if path.is_dir():
-        raise UsageError(f"the output {path} is a folder; name a file.")
-    if not folder.is_dir():
-        raise MediaError(f"the output folder {folder} does not exist; create it or choose another path.")
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise write_failure(path, error) from error
+def _inputs(arguments: argparse.Namespace, command: Command) -> list[Path]:
+    """Everything that the command names to be read."""
+    settings = Settings.of(command.settings)
+    given = {name: value for name, value in command.files.items() if name != "pipeline"}
+    named = WeightFiles(**stored_values(WeightFiles, given))
+    own = (arguments.config, arguments.from_sidecar, settings.prompt_file, named.tokenizer)
+    return [*(path for path in own if path is not None), *input_files(settings), *named.paths]
+
+
+def _check_control(arguments: argparse.Namespace, command: Command) -> None:
+    if arguments.save_control and not command.settings.get("video_conditioning"):
+        raise UsageError("--save-control needs a control video; give --video-conditioning FILE.")
 
 
 def _preview_writer(path: Path) -> Any:

@@ -16,6 +16,7 @@ import ltx2rt
 from ltx2rt.cli import bench, convert, doctor, download, encode, generate, inspect, plan, upscale, verify
 from ltx2rt.cli.exit_codes import EXPECTED, ExitCode, exit_code, table
 from ltx2rt.cli.flags import spelling
+from ltx2rt.cli.terminal import make_streams_safe
 from ltx2rt.errors import Cancelled
 from ltx2rt.spelling import spelled_as
 
@@ -49,11 +50,11 @@ def build_parser() -> argparse.ArgumentParser:
 
 def run(argv: Sequence[str]) -> int:
     """Run one command line and return its exit code, see `ExitCode`; expected errors become one message on stderr."""
-    parser = build_parser()
-    arguments, unknown = parser.parse_known_args(argv)
-    if unknown:
-        parser.error(_unknown_options(arguments.verb, parser, unknown))
     try:
+        parser = build_parser()
+        arguments, unknown = parser.parse_known_args(argv)
+        if unknown:
+            parser.error(_unknown_options(arguments.verb, parser, unknown))
         with spelled_as(spelling()):
             return int(arguments.run(arguments))
     except EXPECTED as error:
@@ -106,6 +107,7 @@ def _unknown_options(verb: str, parser: argparse.ArgumentParser, unknown: Sequen
 
 def main(words: Sequence[str] = ()) -> None:
     """Entry point of ``ltx2rt``; ``words`` come before those of the command line."""
+    make_streams_safe()
     signal.signal(signal.SIGTERM, _terminate)
     gc.freeze()  # What the imports have made stays; every stage ends with a collection, which need not look at it.
     sys.exit(_flush_stdout(run([*words, *sys.argv[1:]])))

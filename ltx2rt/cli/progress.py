@@ -1,9 +1,17 @@
-"""What the user sees while a clip is made: settings, steps with the time left, and what each stage cost."""
+"""What is said while a command works: settings, steps with the time left, and what each stage cost.
+
+On a terminal stages are bars, elsewhere lines: when a stage begins, when it ends, and every few seconds between. With
+``--progress json`` everything said here is a JSON object on a line of its own, see docs/progress.md.
+"""
 
 from __future__ import annotations
 
+import json
 import sys
+import threading
+import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
@@ -11,51 +19,83 @@ from tqdm import tqdm
 from ltx2rt.graph.stages.events import Event, LengthPredicted, StageFinished, StageRestored, StageStarted, StepDone
 from ltx2rt.memory.stage import StageReport
 
+SECONDS_BETWEEN_LINES = 5.0
+
 
 class Progress:
-    """Prints to stderr; a progress bar appears only on a terminal."""
+    """Says it on stderr.
 
-    def __init__(self, quiet: bool = False) -> None:
+    Args:
+        form: ``json``: for programs; anything else: for people.
+        quiet: say only what must be seen.
+
+    Attributes:
+        preview: the file that shows the clip after each step, if any.
+    """
+
+    def __init__(self, form: str | None = None, *, quiet: bool = False) -> None:
         self._quiet = quiet
-        self._bar: Any = None
+        self._json = form == "json" and not quiet
+        self.preview: Path | None = None
+        self._begun = time.monotonic()
+        self._stage: _Stage | None = None
 
     def message(self, text: str) -> None:
         """A message the user must see, also with --quiet."""
-        print(f"ltx2rt: {text}", file=sys.stderr)
+        if self._json:
+            self._object("message", text=text)
+        else:
+            print(f"ltx2rt: {text}", file=sys.stderr)
 
     def settings(self, settings: Mapping[str, Any]) -> None:
         """The resolved settings, the seed among them."""
-        if not self._quiet:
-            shown = ", ".join(f"{name}={value}" for name, value in settings.items() if value not in (None, [], ""))
-            print(f"settings: {shown}", file=sys.stderr)
+        shown = {name: value for name, value in settings.items() if value not in (None, [], "")}
+        if self._json:
+            self._object("settings", settings=shown)
+        elif not self._quiet:
+            print(f"settings: {', '.join(f'{name}={value}' for name, value in shown.items())}", file=sys.stderr)
 
     def observe(self, event: Event) -> None:
-        """Observer of a pipeline run."""
-        if isinstance(event, LengthPredicted) and not self._quiet:
-            print(f"length: {event.seconds:.2f} s are predicted, {event.frames} frames are made", file=sys.stderr)
-        if self._quiet or not sys.stderr.isatty():
+        """Observer of a run."""
+        if self._quiet:
             return
-        if isinstance(event, StageStarted):
-            self._bar = tqdm(
-                total=event.steps or 1,
-                desc=f"{event.name:<18}",
-                file=sys.stderr,
-                bar_format="{desc} {percentage:3.0f}% |{bar:24}| {n_fmt}/{total_fmt} [{elapsed}, {remaining} left]",
-            )
-            self._steps = event.steps
+        if isinstance(event, LengthPredicted):
+            if self._json:
+                self._object("length", seconds=round(event.seconds, 3), frames=event.frames)
+            else:
+                print(f"length: {event.seconds:.2f} s are predicted, {event.frames} frames are made", file=sys.stderr)
+        elif isinstance(event, StageStarted):
+            self._finish_stage()
+            kind = _JsonStage if self._json else _Bar if sys.stderr.isatty() else _Lines
+            self._stage = kind(self, event.name, event.steps)
+        elif isinstance(event, LengthPredicted):
+            if self._json:
+                self._object("length", seconds=event.seconds, frames=event.frames)
+            else:
+                print(f"length: {event.seconds:.2f} s are predicted, {event.frames} frames are made", file=sys.stderr)
         elif isinstance(event, StageRestored):
-            print(f"{event.name:<18} restored", file=sys.stderr)
-        elif isinstance(event, StepDone) and self._bar is not None:
-            self._bar.update(1)
-        elif isinstance(event, StageFinished) and self._bar is not None:
-            if self._steps == 0:
-                self._bar.update(1)
-            self._bar.close()
-            self._bar = None
+            if self._json:
+                self._object("stage", stage=event.name, state="restored")
+            else:
+                print(f"{event.name:<18} restored", file=sys.stderr)
+        elif isinstance(event, StepDone) and self._stage is not None:
+            self._stage.advance()
+        elif isinstance(event, StageFinished):
+            self._finish_stage()
+
+    def close(self) -> None:
+        """Say nothing more of a stage that was broken off."""
+        if self._stage is not None:
+            self._stage.close()
+            self._stage = None
 
     def finish(self, report: Sequence[StageReport]) -> None:
         """A table of the stages; the peaks are those of the whole process, ``-`` where the system does not tell."""
         if self._quiet:
+            return
+        self._finish_stage()
+        if self._json:
+            self._object("report", stages=[stage.as_dict() for stage in report])
             return
         print(f"{'stage':<20}{'seconds':>9}{'weights':>11}{'streamed':>11}{'planned':>11}{'peak':>11}", file=sys.stderr)
         for stage in report:
@@ -66,6 +106,134 @@ class Progress:
                 file=sys.stderr,
             )
         print(f"{'total':<20}{sum(stage.seconds for stage in report):>9.2f}", file=sys.stderr)
+
+    def _finish_stage(self) -> None:
+        """The stage is done; a decoder of which nobody needs the last frames says nothing when it ends."""
+        if self._stage is not None:
+            self._stage.finish()
+            self._stage = None
+
+    def written(self, path: Path) -> None:
+        """What was asked for is there; for programs, people read its name on stdout."""
+        if self._json:
+            self._object("written", path=str(path))
+
+    def step(self, stage: _Stage, state: str) -> None:
+        """One line for programs about a stage."""
+        preview = self.preview
+        self._object(
+            "stage",
+            stage=stage.name,
+            state=state,
+            step=stage.done,
+            of=stage.steps,
+            seconds=round(stage.seconds, 3),
+            seconds_left=None if stage.seconds_left is None else round(stage.seconds_left, 3),
+            preview=str(preview) if preview is not None and preview.exists() else None,
+        )
+
+    def _object(self, event: str, **values: Any) -> None:
+        line = {"event": event, "elapsed": round(time.monotonic() - self._begun, 3), **values}
+        print(json.dumps(line), file=sys.stderr, flush=True)
+
+
+class _Stage:
+    """One stage while it runs.
+
+    Attributes:
+        name, steps: of the stage; 0 steps: it is not counted in steps.
+        done: finished steps.
+    """
+
+    def __init__(self, progress: Progress, name: str, steps: int) -> None:
+        self.progress = progress
+        self.name = name
+        self.steps = steps
+        self.done = 0
+        self._begun = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Since it began."""
+        return time.monotonic() - self._begun
+
+    @property
+    def seconds_left(self) -> float | None:
+        """By the mean of the finished steps; None: not known."""
+        return None if not self.done else self.seconds / self.done * (self.steps - self.done)
+
+    def advance(self) -> None:
+        """A step is done."""
+        self.done += 1
+
+    def finish(self) -> None:
+        """The stage is done."""
+        self.close()
+
+    def close(self) -> None:
+        """Nothing more is said."""
+
+
+class _JsonStage(_Stage):
+    def __init__(self, progress: Progress, name: str, steps: int) -> None:
+        super().__init__(progress, name, steps)
+        progress.step(self, "started")
+
+    def advance(self) -> None:
+        super().advance()
+        self.progress.step(self, "running")
+
+    def finish(self) -> None:
+        self.progress.step(self, "finished")
+
+
+class _Bar(_Stage):
+    def __init__(self, progress: Progress, name: str, steps: int) -> None:
+        super().__init__(progress, name, steps)
+        self._bar = tqdm(
+            total=steps or 1,
+            desc=f"{name:<18}",
+            file=sys.stderr,
+            bar_format="{desc} {percentage:3.0f}% |{bar:24}| {n_fmt}/{total_fmt} [{elapsed}, {remaining} left]",
+        )
+
+    def advance(self) -> None:
+        super().advance()
+        self._bar.update(1)
+
+    def finish(self) -> None:
+        if self.steps == 0:
+            self._bar.update(1)
+        self.close()
+
+    def close(self) -> None:
+        self._bar.close()
+
+
+class _Lines(_Stage):
+    """A thread says every few seconds how far it is, also of stages whose steps are long or not counted."""
+
+    def __init__(self, progress: Progress, name: str, steps: int) -> None:
+        super().__init__(progress, name, steps)
+        self._say(f"{steps} steps" if steps else "begun")
+        self._ended = threading.Event()
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def finish(self) -> None:
+        self.close()
+        self._say(f"done in {self.seconds:.1f} s")
+
+    def close(self) -> None:
+        self._ended.set()
+
+    def _watch(self) -> None:
+        while not self._ended.wait(SECONDS_BETWEEN_LINES):
+            step = f"step {self.done} of {self.steps}, " if self.steps else ""
+            left = "" if self.seconds_left is None else f", {self.seconds_left:.0f} s left"
+            self._say(f"{step}{self.seconds:.0f} s{left}")
+
+    def _say(self, text: str) -> None:
+        print(f"{self.name}: {text}", file=sys.stderr, flush=True)
 
 
 def _megabytes(count: int | None) -> str:

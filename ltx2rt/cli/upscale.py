@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import closing
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from ltx2rt import api, embedded
 from ltx2rt.api import OutputOptions
 from ltx2rt.cli.flag import add_flags
 from ltx2rt.cli.flags import named, weight_flags, weights_given
-from ltx2rt.cli.generate import check_output_folder, tell_taken, write_report
+from ltx2rt.cli.generate import tell_taken, write_report
+from ltx2rt.cli.outputs import RULE, Outputs, free_outputs
 from ltx2rt.cli.plan_text import plan_text
 from ltx2rt.cli.progress import Progress
 from ltx2rt.errors import UsageError
@@ -25,6 +28,8 @@ FLAGS = (
         "--fp16",
         "--seed",
         "--tiling",
+        "--fit",
+        "--source-color",
         "--codec",
         "--crf",
         "--preset",
@@ -33,10 +38,13 @@ FLAGS = (
         "--save-first-frame",
         "--contact-sheet",
         "--save-latents",
+        "--no-audio",
         "--no-sidecar",
         "--memory",
         "--plan",
         "--report",
+        "--overwrite",
+        "--progress",
         "--quiet",
     ),
 )
@@ -46,8 +54,8 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "upscale",
         help="enlarge a clip or double its frame rate",
-        description="Run the latent upscalers on a video (8*k + 1 frames, sides multiples of 32) or on latents that "
-        "generate --save-latents wrote. The frame rate is that of the input, doubled by the temporal upscaler.",
+        description="Run the latent upscalers on a video or on latents that generate --save-latents wrote. The frame "
+        f"rate is that of the input, doubled by the temporal upscaler. {RULE}",
     )
     parser.add_argument("source", type=expanded, metavar="INPUT", help="a video, or a latent file (.safetensors)")
     add_flags(parser, FLAGS)
@@ -58,18 +66,21 @@ def run_upscale(arguments: argparse.Namespace) -> int:
     """Exit code 0 when the clip has been written."""
     if arguments.output_path is None:
         raise UsageError("--output-path is missing; name the .mp4 file to write.")
-    if arguments.output_path.absolute() == arguments.source.absolute():
-        raise UsageError(f"the output {arguments.output_path} is the input; name another file.")
     names = [entry.name for entry in fields(OutputOptions)]
     given = {flag.name: getattr(arguments, flag.dest) for flag in FLAGS if flag.name in names}
     options = OutputOptions.of({name: value for name, value in given.items() if value is not None})
-    for path in (arguments.output_path, arguments.report, *options.files()):
-        if path is not None:
-            check_output_folder(path)
     if arguments.fp16 and arguments.dtype not in (None, "float16"):
         raise UsageError(f"--fp16 says float16, but --dtype says {arguments.dtype}; give one of them.")
-    progress = Progress(quiet=bool(arguments.quiet))
+    progress = Progress(arguments.progress, quiet=bool(arguments.quiet))
     files = weights_given(arguments, *_TOPICS)
+    outputs = Outputs(arguments.output_path, options, report=arguments.report)
+    inputs = [arguments.source, *(path for path in files.values() if isinstance(path, Path))]
+    if not arguments.plan:
+        outputs.check(inputs, overwrite=True)
+        if not arguments.overwrite:
+            outputs, renamed = free_outputs(outputs, avoid_held=False)
+            for line in renamed:
+                progress.message(line)
     if "video_vae" not in files and not {"checkpoint", "transformer"}.intersection(files):
         progress.message(embedded.NOTICE)
     wanted: dict[str, Any] = {
@@ -79,15 +90,18 @@ def run_upscale(arguments: argparse.Namespace) -> int:
     }
     if arguments.fp16:
         wanted["dtype"] = "float16"
-    optional = {"seed": arguments.seed, "tiling": arguments.tiling}
+    optional = {name: getattr(arguments, name) for name in ("seed", "tiling", "fit", "source_color")}
     wanted |= {name: value for name, value in optional.items() if value is not None}
     if arguments.plan:
         print(plan_text(api.plan_upscale(arguments.source, **wanted)))
         return 0
-    clip = api.upscale(arguments.source, observer=progress.observe, on_settings=progress.settings, **wanted)
-    clip.save(arguments.output_path, options)
+    with outputs.held(), closing(progress):
+        outputs.check(inputs, overwrite=bool(arguments.overwrite))
+        clip = api.upscale(arguments.source, observer=progress.observe, on_settings=progress.settings, **wanted)
+        clip.save(outputs.clip, outputs.options, overwrite=bool(arguments.overwrite))
+        if outputs.report is not None:
+            write_report(outputs.report, clip)
     progress.finish(clip.report)
-    if arguments.report is not None:
-        write_report(arguments.report, clip)
-    print(arguments.output_path)
+    progress.written(outputs.clip)
+    print(outputs.clip)
     return 0

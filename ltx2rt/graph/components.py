@@ -15,23 +15,26 @@ from ltx2rt.graph.models.audio import mel, vocoder
 from ltx2rt.graph.models.audio import vae as audio_vae
 from ltx2rt.graph.models.text import connector, duration_head, feature_extractor
 from ltx2rt.graph.models.text.gemma3_encoder import Gemma3Encoder
-from ltx2rt.graph.models.text.gemma4_encoder import Gemma4Encoder
+from ltx2rt.graph.models.text.gemma4_encoder import Gemma4Encoder, Gemma4Writer
 from ltx2rt.graph.models.transformer import config as transformer
 from ltx2rt.graph.models.upscaler import model as upscaler
 from ltx2rt.graph.models.video_vae import specs as video_vae
 from ltx2rt.graph.models.video_vae.config import CONVOLUTIONAL, DIFFUSION
 from ltx2rt.graph.models.video_vae.convolutional_decoder import ConvolutionalDecoder
 from ltx2rt.graph.models.video_vae.diffusion_ways import DiffusionDecoder
-from ltx2rt.graph.protocols import TextEncoder, VideoDecoder
+from ltx2rt.graph.protocols import TextEncoder, TextWriter, VideoDecoder
 from ltx2rt.types import ParamSpec
 from ltx2rt.weights.checkpoint import Checkpoint
 from ltx2rt.weights.config import require_plausible
-from ltx2rt.weights.generations import LTX_2, contradiction
+from ltx2rt.weights.generations import GENERATIONS, LTX_2, contradiction
 from ltx2rt.weights.sets.pairing import check_declared
 
 log = logging.getLogger(__name__)
 
 Config = TypeVar("Config")
+
+# Versions of Gemma that were tuned for encoding.
+_ENCODING_ONLY = tuple(g.text_encoder_version for g in GENERATIONS if g.text_encoder_version is not None)
 
 
 class Expected(NamedTuple):
@@ -199,9 +202,26 @@ def text_encoder(config: Mapping[str, Any]) -> TextEncoder:
     return TEXT_ENCODERS[model_type](config)
 
 
+def _text_writer(config: Mapping[str, Any]) -> TextWriter:
+    """A language model that rewrites prompts, by the ``model_type`` of its ``config.json``.
+
+    Raises:
+        CheckpointError: another kind than those of `TEXT_WRITERS`, or the fine-tune of LTX-2.5, which only encodes.
+    """
+    text = config.get("text_config")
+    stated = config.get("model_type") or (text.get("model_type") if isinstance(text, Mapping) else None)
+    if stated not in TEXT_WRITERS or config.get("gemma_version") in _ENCODING_ONLY:
+        said = config.get("gemma_version", stated)
+        raise CheckpointError(
+            f"prompts are rewritten by a Gemma 3 or a Gemma 4 that was made to write, such as gemma-4-E2B-it, and this "
+            f"is {str(said)[:80]!r}; give the folder of one."
+        )
+    return TEXT_WRITERS[str(stated)](config)
+
+
 def _text_encoder_specs(encoder: TextEncoder) -> list[ParamSpec]:
     layers = [spec for specs in encoder.layer_specs() for spec in specs]
-    return [encoder.embedding_spec(), *layers, *encoder.resident_specs()]
+    return [encoder.embedding_spec(), *layers, *encoder.resident_specs(), *encoder.looked_up_specs()]
 
 
 def video_decoder(config: video_vae.VideoVaeConfig) -> VideoDecoder:
@@ -223,6 +243,13 @@ TEXT_ENCODERS: dict[str, Callable[[Mapping[str, Any]], TextEncoder]] = {
     "gemma4_text": Gemma4Encoder.from_dict,
     "gemma4_unified": Gemma4Encoder.from_dict,
     "gemma4_unified_text": Gemma4Encoder.from_dict,
+}
+# Language models that rewrite prompts, by ``model_type``.
+TEXT_WRITERS: dict[str, Callable[[Mapping[str, Any]], TextWriter]] = {
+    "gemma3": Gemma3Encoder.from_dict,
+    "gemma3_text": Gemma3Encoder.from_dict,
+    "gemma4": Gemma4Writer.from_dict,
+    "gemma4_text": Gemma4Writer.from_dict,
 }
 # By ``_class_name``.
 VIDEO_DECODERS: dict[str, Callable[[video_vae.VideoVaeConfig], VideoDecoder]] = {
@@ -266,6 +293,12 @@ TEXT_ENCODER = Component(
     _from_section("text_encoder", text_encoder),
     _text_encoder_specs,
     _expected_text_encoder,
+)
+PROMPT_ENHANCER = Component(
+    "prompt_enhancer",
+    _from_section("text_encoder", _text_writer),
+    _text_encoder_specs,
+    stored=TEXT_ENCODER.name,
 )
 DURATION_HEAD = Component("duration_head", _parse_duration_head, duration_head.param_specs)
 UPSCALER = Component(

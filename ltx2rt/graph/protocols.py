@@ -6,7 +6,7 @@ An object of these protocols is made from a configuration and knows no weights; 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import mlx.core as mx
 
@@ -56,11 +56,15 @@ class TextEncoder(Protocol):
     def layer_specs(self) -> list[list[ParamSpec]]:
         """What each layer needs, named below ``layers.N.``."""
 
-    def resident_specs(self) -> list[ParamSpec]:
-        """What it needs besides its layers and the embedding."""
+    def looked_up_specs(self) -> list[ParamSpec]:
+        """What is looked up by token for the layers, of models that have it: rows are read, the whole never is."""
 
-    def encoding_footprint(self, tokens: int, itemsize: int) -> Footprint:
-        """Of a prompt of ``tokens`` tokens; ``itemsize`` is the bytes of an activation."""
+    def resident_specs(self) -> list[ParamSpec]:
+        """What it needs besides its layers, the embedding and what is looked up."""
+
+    def encoding_footprint(self, tokens: int, itemsize: int, rotation: int = 0) -> Footprint:
+        """Of a prompt of ``tokens`` tokens; ``itemsize`` is the bytes of an activation, ``rotation`` the largest groups
+        in which weights rotate what they are multiplied with."""
 
     def encoding_flops(self, tokens: int) -> float:
         """Operations of a prompt."""
@@ -85,9 +89,17 @@ class TextEncoder(Protocol):
 
 @runtime_checkable
 class TextWriter(TextEncoder, Protocol):
-    """A text encoder that is a language model, too, whose head is the embedding."""
+    """A text encoder that is a language model, too, whose head is the embedding.
 
-    def writing_footprint(self, tokens: int, new_tokens: int, itemsize: int) -> Footprint:
+    Attributes:
+        usual_sampling: how it writes where nothing is said.
+        needs_template: it has turns of its own, which a template in its folder writes.
+    """
+
+    usual_sampling: ClassVar[SamplingOptions]
+    needs_template: ClassVar[bool]
+
+    def writing_footprint(self, tokens: int, new_tokens: int, itemsize: int, rotation: int = 0) -> Footprint:
         """Of continuing ``tokens`` tokens by ``new_tokens``, without what is kept of earlier tokens."""
 
     def writing_flops(self, tokens: int, new_tokens: int) -> float:
@@ -103,8 +115,9 @@ class TextWriter(TextEncoder, Protocol):
         *,
         layers: Callable[[int], Params] | None = None,
         embedding_rows: Callable[[Array], LinearWeight] | None = None,
+        input_rows: Callable[[Array], LinearWeight] | None = None,
     ) -> WritingTextModel:
-        """See `TextEncoder.model`."""
+        """See `TextEncoder.model`; ``input_rows`` gives rows of what is looked up for the layers."""
 
 
 class VideoDecoder(Protocol):

@@ -8,7 +8,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from ltx2rt.kernels.reference import RopeTable
+from ltx2rt.kernels.reference import NeighborhoodRope, RopeTable
 from ltx2rt.kernels.variants import (
     CONV_FEW_OUTPUTS,
     FEW_ROWS,
@@ -18,6 +18,7 @@ from ltx2rt.kernels.variants import (
     AttentionVariant,
     ConvVariant,
     LinearVariant,
+    NeighborhoodVariant,
     NormVariant,
     SnakeVariant,
     Variant,
@@ -108,6 +109,12 @@ def check_problems(variant: Variant, *, metal: bool = True) -> list[Problem]:
         # A causal query sees nothing where the keys are fewer; few of these are enough.
         keys = queries - 8 if variant.causal else 29
         return [_attention(variant, 2, many, queries, 70, 0), _attention(variant, 1, few, queries - 5, keys, 1)]
+    if isinstance(variant, NeighborhoodVariant):
+        height, width = variant.window
+        return [
+            _neighborhood(variant, 2, 2, (5, height + 2, width + 2), 0),
+            _neighborhood(variant, 1, 1, (3, height, width + 9), 1),
+        ]
     if isinstance(variant, ConvVariant):
         few, more = CONV_FEW_OUTPUTS - 12, CONV_FEW_OUTPUTS - 15
         if not variant.few_outputs:
@@ -131,6 +138,8 @@ def timing_problem(variant: Variant) -> Problem:
         return _linear(variant, variant.rows or 1024, 2048, 2048, 2)
     if isinstance(variant, AttentionVariant):
         return _attention(variant, 1, 8, 1024 if variant.many else MANY_QUERIES, 1024, 2)
+    if isinstance(variant, NeighborhoodVariant):
+        return _neighborhood(variant, 1, 4, (12, 24, 32), 2)
     if isinstance(variant, ConvVariant):
         return _conv(variant, 128, CONV_FEW_OUTPUTS if variant.few_outputs else 128, 16, 2)
     if isinstance(variant, SnakeVariant):
@@ -274,6 +283,48 @@ def _attention(variant: AttentionVariant, batch: int, heads: int, queries: int, 
         "bias": bias,
         "gate_logits": values.optional((batch, queries, heads), variant.gate),
         "causal": variant.causal,
+    }
+
+
+def _neighborhood(
+    variant: NeighborhoodVariant, batch: int, heads: int, size: tuple[int, int, int], seed: int
+) -> Problem:
+    """Odd seeds: views of one array of projections, more frames than queries have, and frames that see less."""
+    values, head, slots = _Values(seed), variant.head, variant.slots
+    frames, height, width = size
+    height, width = (max(n, window) for n, window in zip((height, width), variant.window, strict=True))
+    channels, key_count = heads * head, max(frames, slots)
+    if seed % 2:
+        key_count += 2
+        projections = values.array((batch, key_count, height, width, 3 * channels), variant.dtype)
+        q, k, v = (projections[..., i * channels : (i + 1) * channels] for i in range(3))
+        q = q[:, 1 : 1 + frames]
+        key_frames = (np.arange(frames)[:, None] + 2 * np.arange(slots)) % key_count
+        key_frames[-1] = -1  # the last frame sees nothing, the first one less than the others
+        key_frames[0, 1:2] = -1
+    else:
+        q = values.array((batch, frames, height, width, channels), variant.dtype)
+        k, v = (values.array((batch, key_count, height, width, channels), variant.dtype) for _ in range(2))
+        first = np.clip(np.arange(frames) - slots // 2, 0, key_count - slots)
+        key_frames = first[:, None] + np.arange(slots)
+    rope = None
+    if variant.rope:
+        rows, columns = (n + window - 1 for n, window in zip((height, width), variant.window, strict=True))
+        time, *others = variant.rope
+        shapes = zip((frames, key_count, rows, columns), (time, time, *others), strict=True)
+        angles = [values.uniform(shape, -3, 3) for shape in shapes]
+        rope = NeighborhoodRope(*(mx.array(np.stack([np.cos(a), np.sin(a)]).astype(np.float32)) for a in angles))
+    return {
+        "q": q,
+        "k": k,
+        "v": v,
+        "key_frames": mx.array(key_frames.astype(np.int32)),
+        "num_heads": heads,
+        "window": variant.window,
+        "borders": variant.borders,
+        "q_norm": values.optional((head,), variant.q_norm),
+        "k_norm": values.optional((head,), variant.k_norm),
+        "rope": rope,
     }
 
 

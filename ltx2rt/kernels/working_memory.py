@@ -23,11 +23,12 @@ def _dtype(itemsize: int) -> mx.Dtype:
     return mx.bfloat16 if itemsize == 2 else mx.float32
 
 
-def linear_bytes(rows: int, depth: int, width: int, itemsize: int = FLOAT32_BYTES) -> int:
+def linear_bytes(rows: int, depth: int, width: int, itemsize: int = FLOAT32_BYTES, *, rotation: int = 0) -> int:
     """Of `quantized_linear` for x (rows, depth) and a weight (width, depth).
 
     ``itemsize``: bytes of a value of x; 2 means bfloat16. The weight is taken as one that such values are multiplied
-    with as they are, any but float32 and float16 ones. Rotated ones take no more for groups of at most 256.
+    with as they are, any but float32 and float16 ones. ``rotation``: the largest groups in which weights of the model
+    rotate x, 0: none do; where they do not divide the depth, this weight is none of those.
     """
     if not _compiled():
         return FLOAT32_BYTES * (rows * depth + depth * width + rows * width)  # x, the weight and the sums in float32
@@ -39,7 +40,7 @@ def linear_bytes(rows: int, depth: int, width: int, itemsize: int = FLOAT32_BYTE
             dtype=_dtype(itemsize),
             weight_format="bfloat16",
             strided_x=False,
-            rotation=0,
+            rotation=rotation if rotation and depth % rotation == 0 else 0,
             threads=ext.num_threads(),
         )
     )

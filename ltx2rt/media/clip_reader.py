@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
 from av.container import InputContainer
 from av.video.frame import VideoFrame
+from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from ltx2rt.errors import MediaError
 from ltx2rt.media.audio_reader import read_audio_from
-from ltx2rt.media.colour import FULL, LIMITED, colour_of
+from ltx2rt.media.colour import FULL, LIMITED, ClipColour, colour_of
 from ltx2rt.media.container import is_still, picture_stream, reading, sound_stream
-from ltx2rt.media.frame_filters import FrameFilters
+from ltx2rt.media.frame_filters import DEINTERLACER_FRAMES, TABLE_BYTES_PER_PIXEL, FrameFilters
 from ltx2rt.media.orientation import orientation_of
 from ltx2rt.media.stamps import Layout, constant_rate, sufficient_rate
 from ltx2rt.types import Array
@@ -28,6 +29,12 @@ DECODER_THREADS = 4
 # Codecs whose packets are pictures, one each: these are counted without decoding.
 _PACKET_IS_PICTURE = {"h264", "hevc", "av1", "libdav1d", "vp9", "prores", "dnxhd", "mjpeg", "ffv1", "rawvideo"}
 _RAW_RATE = Fraction(25)
+_FIELDS = (2, 3, 4, 5)  # FFmpeg's codes of the orders in which fields are coded and shown
+
+# Pictures that exist while a clip is read: those that the decoder refers to and those its threads work on; as RGB the
+# one that FFmpeg made, its array and the one that is shown for several frames.
+DECODED_PICTURES = 8 + DECODER_THREADS
+RGB_PICTURES = 3
 
 
 class ClipReader:
@@ -50,6 +57,7 @@ class ClipReader:
         sample_rate: Hz of the sound; None: there is none.
         own_rate: of the file; for a variable rate its average.
         variable_rate: the clip's time stamps have no constant rate.
+        reading_bytes: what `frames` takes while it reads, besides the pictures that the caller holds.
         filtered: pictures go through FFmpeg's filters, and not from the decoder to RGB at once.
         notes: what the user has to know, one line each.
 
@@ -71,7 +79,7 @@ class ClipReader:
             aspect = stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio
             self._colour = colour_of(stream.codec_context, scan.first, source_color)
         self.sample_rate = None if sound is None else int(sound.codec_context.sample_rate)
-        self._interlaced = bool(scan.first.interlaced_frame)
+        self._interlaced = scan.interlaced
         self._orientation = orientation_of(scan.first)
         self._size = _square(scan.first, aspect)
         self.width, self.height = self._orientation.size(*self._size)
@@ -82,6 +90,7 @@ class ClipReader:
         self.frame_rate, self.num_frames = self._find_rate(scan, stated, frame_rate)
         stored = (scan.first.width, scan.first.height)
         self.filtered = self._interlaced or self._colour.needs_table or any(self._orientation) or self._size != stored
+        self.reading_bytes = _reading_bytes(scan.first, self.width * self.height, self._interlaced, self._colour)
         self._say(stored)
 
     def _find_rate(self, scan: _Scan, stated: list[Fraction], wanted: Fraction | None) -> tuple[Fraction, int]:
@@ -110,7 +119,9 @@ class ClipReader:
                 f"{self._name} has a variable frame rate ({float(1 / distances[-1]):.4g} to "
                 f"{float(1 / distances[0]):.4g} frames/s); it is read at {float(rate):.5g} by its time stamps"
             )
-        return rate, max(self._layout.frame(times[-1] + last), self._layout.frame(times[-1]) + 1)
+        # At a rate of the clip's own choosing its last picture has a place; at another one the clip keeps its length.
+        least = 1 if wanted else self._layout.frame(times[-1]) + 1
+        return rate, max(self._layout.frame(times[-1] + last), least)
 
     def _say(self, stored: tuple[int, int]) -> None:
         if self._interlaced:
@@ -124,7 +135,7 @@ class ClipReader:
         if self._colour.remark:
             self.notes.append(f"{self._name}: {self._colour.remark}")
 
-    def frames(self, limit: int | None = None) -> Iterator[Array]:
+    def frames(self, limit: int | None = None) -> Generator[Array, None, None]:
         """The pictures, `num_frames` of them or at most ``limit``: (height, width, 3) uint8 R'G'B' of BT.709.
 
         Where a picture is shown for several frames, it is the same array.
@@ -199,9 +210,12 @@ class ClipReader:
     def _converted(self, frames: Iterator[VideoFrame]) -> Iterator[VideoFrame]:
         """RGB pictures, filtered if the clip needs it."""
         if not self.filtered:
-            code = self._colour.scaler_code
+            # One scaler for all: making it takes as long as a small picture.
+            code, scaler = self._colour.scaler_code, VideoReformatter()
             for frame in frames:
-                yield frame.reformat(format="rgb24", src_colorspace=code, dst_colorspace=code, dst_color_range=FULL)
+                yield scaler.reformat(
+                    frame, format="rgb24", src_colorspace=code, dst_colorspace=code, dst_color_range=FULL
+                )
             return
         first = next(frames, None)
         if first is not None:
@@ -209,6 +223,24 @@ class ClipReader:
                 first, self._colour, size=self._size, orientation=self._orientation, interlaced=self._interlaced
             )
             yield from filters.pictures(itertools.chain([first], frames))
+
+
+def _reading_bytes(stored: VideoFrame, pixels: int, interlaced: bool, colour: ClipColour) -> int:
+    """What reading takes: pictures in the decoder, in the filters and as RGB; ``pixels`` of one as shown."""
+    picture = sum(plane.buffer_size for plane in stored.planes)
+    inside = DECODED_PICTURES + (DEINTERLACER_FRAMES if interlaced else 0)
+    table = 2 * TABLE_BYTES_PER_PIXEL if colour.needs_table else 0
+    return inside * picture + pixels * (RGB_PICTURES * 3 + table)
+
+
+def is_still_picture(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is a picture, not a clip.
+
+    Raises:
+        MediaError: it cannot be read.
+    """
+    with reading(path) as container:
+        return is_still(container)
 
 
 class _Scan(NamedTuple):
@@ -219,12 +251,14 @@ class _Scan(NamedTuple):
         times: seconds at which its pictures are shown, rising; None: the file has no time stamps.
         pictures: their number.
         last_duration: seconds for which the last one is shown; None: not stated.
+        interlaced: the stream says that its pictures are fields, or the first one does.
     """
 
     first: VideoFrame
     times: list[Fraction] | None
     pictures: int
     last_duration: Fraction | None
+    interlaced: bool
 
 
 def _scan(container: InputContainer, stream: VideoStream, name: str) -> _Scan:
@@ -247,15 +281,16 @@ def _scan(container: InputContainer, stream: VideoStream, name: str) -> _Scan:
             by_packets = by_packets and not (first is not None and first.interlaced_frame)
     if first is None:
         raise MediaError(f"{name} holds no pictures that can be decoded; choose another file.")
+    interlaced = bool(first.interlaced_frame) or stream.codec_context.field_order in _FIELDS
     stamps = shown if by_packets else decoded
     known = sorted(stamp for stamp in stamps if stamp is not None)
     if len(known) < len(stamps) or (len(known) > 1 and known[0] == known[-1]):
-        return _Scan(first, None, len(stamps), None)
+        return _Scan(first, None, len(stamps), None, interlaced)
     # What was recorded before the first key frame cannot be decoded.
     known = [stamp for stamp in known if first.pts is None or stamp >= first.pts]
     base = Fraction(stream.time_base or 0)
     last = durations.get(known[-1])
-    return _Scan(first, [stamp * base for stamp in known], len(known), last * base if last else None)
+    return _Scan(first, [stamp * base for stamp in known], len(known), last * base if last else None, interlaced)
 
 
 def _seconds(frame: VideoFrame) -> Fraction:

@@ -37,7 +37,7 @@ GAMMA28 = 5
 LIMITED, FULL = 1, 2
 
 TABLE_SIZE = 49
-KNEE = 0.9  # reference white comes out at 249 of 255, highlights share the rest
+KNEE = 0.92  # reference white comes out at 248 of 255, highlights share the rest
 _REFERENCE_NITS = 203.0
 _PQ_PEAK_NITS = 10000.0
 _HLG_REFERENCE = 0.265  # scene light of the signal 0.75, which is 203 nits of 1000
@@ -97,7 +97,7 @@ class ClipColour:
 
     @property
     def words(self) -> str:
-        """What a table converts, for messages: "HDR (HLG)"."""
+        """What a table converts, for messages: "HDR (HLG)"; empty: nothing."""
         names = (_TRANSFER_NAMES.get(self.transfer), _PRIMARIES_NAMES.get(self.primaries))
         return ", ".join(name for name in names if name)
 
@@ -105,9 +105,9 @@ class ClipColour:
     def is_hdr(self) -> bool:
         return self.transfer in (PQ, HLG)
 
-    def table(self) -> Array:
-        """(n, n, n, 3) float32 R'G'B' of BT.709 in [0, 1], for signals red, green, blue of 0 to 1 in equal steps."""
-        return _table(self.primaries, self.transfer)
+    def cube(self) -> str:
+        """The table as a .cube file: R'G'B' of BT.709 for signals of 0 to 1 in equal steps, red changing fastest."""
+        return _cube(self.primaries, self.transfer)
 
 
 _OVERRIDES = {
@@ -149,16 +149,23 @@ def colour_of(context: VideoCodecContext, frame: VideoFrame, override: str | Non
     if stored_as_rgb:
         # Grey and RGB fill their range unless they say otherwise.
         return ClipColour(None, frame.format.is_rgb or context.color_range != LIMITED, primaries, transfer)
-    code, remark = int(frame.colorspace), ""
-    if code == _BT2020_CONSTANT_LUMINANCE:
-        code, remark = BT2020, "constant luminance is read as non-constant"
-    elif code not in _MATRICES:
-        if code not in (RGB_MATRIX, UNSPECIFIED):
-            remark = f"the colour matrix {code} is not known"
-        code = _likely_matrix(primaries, transfer, frame.width, frame.height)
+    code = int(frame.colorspace)
+    likely = _likely_matrix(primaries, transfer, frame.width, frame.height)
+    return stated_colour(
+        likely if code in (RGB_MATRIX, UNSPECIFIED) else code, tagged_full, primaries, transfer, likely
+    )
+
+
+def stated_colour(matrix: int, full_range: bool, primaries: int, transfer: int, likely: int = BT709) -> ClipColour:
+    """The colours that codes stand for; a matrix that the scaler does not know is replaced by the likely one."""
+    remark = ""
+    if matrix == _BT2020_CONSTANT_LUMINANCE:
+        matrix, remark = BT2020, "constant luminance is read as non-constant"
+    elif matrix not in _MATRICES:
+        matrix, remark = likely, f"the colour matrix {matrix} is not known"
     if remark:
-        remark += f"; colours are read as {_MATRICES[code]} and may be wrong"
-    return ClipColour(_MATRICES[code], tagged_full, primaries, transfer, remark)
+        remark += f"; colours are read as {_MATRICES[matrix]} and may be wrong"
+    return ClipColour(_MATRICES[matrix], full_range, primaries, transfer, remark)
 
 
 def _likely_matrix(primaries: int, transfer: int, width: int, height: int) -> int:
@@ -171,8 +178,14 @@ def _likely_matrix(primaries: int, transfer: int, width: int, height: int) -> in
     return BT709 if height >= HD_LINES or width >= HD_COLUMNS else BT601
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=2)
+def _cube(primaries: int, transfer: int) -> str:
+    values = _table(primaries, transfer).transpose(2, 1, 0, 3).ravel().tolist()
+    return f"LUT_3D_SIZE {TABLE_SIZE}\n" + "%.5f %.5f %.5f\n" * (TABLE_SIZE**3) % tuple(values)
+
+
 def _table(primaries: int, transfer: int) -> Array:
+    """(n, n, n, 3) float32 for signals red, green, blue."""
     to_light, peak = _LIGHT.get(transfer, (_srgb_light, 1.0))
     steps = to_light(np.linspace(0.0, 1.0, TABLE_SIZE))
     light = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1)
@@ -190,12 +203,12 @@ def _table(primaries: int, transfer: int) -> Array:
 
 
 def _rolled_off(light: Array, peak: float) -> Array:
-    """Identity up to the knee, then Reinhard's curve, which reaches 1 at ``peak``."""
-    above = np.maximum(np.minimum(light, peak) - KNEE, 0.0) / (1.0 - KNEE)
-    highest = (peak - KNEE) / (1.0 - KNEE)
-    result: Array = np.where(
-        light <= KNEE, light, KNEE + (1.0 - KNEE) * above * (1.0 + above / highest**2) / (1.0 + above)
-    )
+    """Identity up to the knee, then a logarithm, which begins with slope 1 and reaches 1 at ``peak``."""
+    steepness = 1.0
+    for _ in range(100):  # the fixed point of: slope at the knee = 1
+        steepness = float(np.log1p(steepness * (peak - KNEE))) / (1.0 - KNEE)
+    above = np.maximum(np.minimum(light, peak) - KNEE, 0.0)
+    result: Array = np.where(light <= KNEE, light, KNEE + np.log1p(steepness * above) / steepness)
     return result
 
 
@@ -245,10 +258,3 @@ def _to_xyz(chromaticities: tuple[tuple[float, float], ...]) -> Array:
 def _from_xyz(chromaticities: tuple[tuple[float, float], ...]) -> Array:
     result: Array = np.linalg.inv(_to_xyz(chromaticities))
     return result
-
-
-def cube_text(table: Array) -> str:
-    """A table as a .cube file, red changing fastest."""
-    rows = table.transpose(2, 1, 0, 3).reshape(-1, 3)
-    lines = "\n".join(f"{r:.5f} {g:.5f} {b:.5f}" for r, g, b in rows.tolist())
-    return f"LUT_3D_SIZE {len(table)}\n{lines}\n"

@@ -11,7 +11,7 @@ import av.error
 import av.filter
 from av.video.frame import VideoFrame
 
-from ltx2rt.media.colour import ClipColour, cube_text
+from ltx2rt.media.colour import ClipColour
 from ltx2rt.media.orientation import UPRIGHT, Orientation
 
 # What a frame takes inside the graph: FFmpeg keeps the fields before and after one that it deinterlaces, and a table
@@ -54,7 +54,7 @@ class FrameFilters:
         table = ""
         if colour.needs_table:
             with tempfile.NamedTemporaryFile("w", suffix=".cube", delete=False) as file:
-                file.write(cube_text(colour.table()))
+                file.write(colour.cube())
             table = file.name
             chain.append(graph.add("format", "pix_fmts=gbrp16"))
         try:

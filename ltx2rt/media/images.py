@@ -11,42 +11,51 @@ import av
 import av.error
 import numpy as np
 from av.video.stream import VideoStream
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ltx2rt.errors import MediaError, UsageError
+from ltx2rt.media.fit import fitted
+from ltx2rt.media.heif import HeifError, is_heif, read_heif
+from ltx2rt.media.pillow_pictures import to_srgb
 from ltx2rt.media.pixel_range import to_signed_range
-from ltx2rt.media.resize import resize_to_cover
 from ltx2rt.types import Array
 
 log = logging.getLogger(__name__)
 
 
+# Per stored pixel: the picture in Pillow's memory before and after a conversion, as an array and handed on; in floating
+# point for scaling; and for the round trip through H.264 what the encoder and the decoder hold.
+_READ_BYTES, _FLOAT_BYTES, _CODED_BYTES = 16, 12, 8
+
 ImageSource = str | os.PathLike[str] | Image.Image | Array
 
 
-def load_conditioning_image(source: ImageSource, height: int, width: int, *, crf: int) -> Array:
+def load_conditioning_image(
+    source: ImageSource, height: int, width: int, *, crf: int, fit: str = "crop", antialias: bool = False
+) -> Array:
     """A photograph as the model wants a frame.
 
     Args:
         source: PNG, JPEG or another format Pillow reads; a PIL image; an array (H, W, 3), uint8 or float in [0, 1].
-        height, width: pixels of the frame; the image is scaled to cover it and cut at the centre.
+        height, width: pixels of the frame.
         crf: strength of the H.264 round trip, see `compress_as_video`; 0 skips it.
+        fit, antialias: how the image is brought to the size, see `fitted`; the official code crops, without antialias.
 
     Returns:
         (height, width, 3) float32 in [-1, 1].
 
     Raises:
-        UsageError: crf outside 0..51, or an empty size.
+        UsageError: crf outside 0..51, an empty size, or other proportions that are not to be fitted.
         MediaError: the file is missing, is no image, is damaged or is too large.
 
     Source: Lightricks/LTX-2 ltx_pipelines/utils/media_io/decode.py @ v1.2.0 (load_image_and_preprocess).
     """
-    frame = resize_to_cover(compress_as_video(read_image(source), crf), height, width)
-    return to_signed_range(frame)
+    image, _ = open_image(source)
+    return to_signed_range(fitted(compress_as_video(image, crf), height, width, fit, antialias=antialias))
 
 
 def read_image(source: ImageSource) -> Array:
-    """The pixels of an image, upright and in sRGB; transparency is dropped.
+    """The pixels of an image, upright and in sRGB; what had to be guessed or changed is logged.
 
     Args:
         source: as `load_conditioning_image`.
@@ -58,28 +67,85 @@ def read_image(source: ImageSource) -> Array:
         MediaError: the file is missing, is no image, is damaged or is too large.
         UsageError: an array that is no picture.
     """
+    image, notes = open_image(source)
+    for note in notes:
+        log.warning("%s", note)
+    return image
+
+
+def open_image(source: ImageSource) -> tuple[Array, list[str]]:
+    """As `read_image`, with what is to be said in place of logging it."""
+    notes: list[str] = []
     if isinstance(source, np.ndarray):
-        return picture_bytes(source, "an image")
-    if isinstance(source, Image.Image):
-        upright = ImageOps.exif_transpose(source)
-        return np.array(_to_srgb(upright, source.info.get("icc_profile"), "a PIL image"), dtype=np.uint8)
-    name = os.fspath(source)
+        return picture_bytes(source, "an image"), notes
+    name = image_name(source)
     try:
+        # Pillow's warnings are for programmers, and it refuses itself what is much too large.
         with warnings.catch_warnings():
-            # Pillow warns above 89 megapixels and refuses above 179; only the refusal matters here.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            warnings.simplefilter("ignore")
+            if isinstance(source, Image.Image):
+                return _pixels(source, name, notes), notes
+            if os.path.isdir(source):
+                raise MediaError(f"image {name} cannot be read: it is a folder; give a picture in it.")
             with Image.open(source) as stored:
                 stored.load()
-                upright = ImageOps.exif_transpose(stored)
-                return np.array(_to_srgb(upright, stored.info.get("icc_profile"), name), dtype=np.uint8)
+                return _pixels(stored, name, notes), notes
     except FileNotFoundError as error:
         raise MediaError(f"image {name} does not exist; check the path.") from error
     except UnidentifiedImageError as error:
-        raise MediaError(f"{name} is not an image that can be read; use PNG or JPEG.") from error
+        if not isinstance(source, Image.Image) and _is_heif(source):
+            return _heif_pixels(source, name, notes), notes
+        raise MediaError(f"{name} {_what_it_is(os.fspath(source))}") from error  # type: ignore[arg-type]
     except Image.DecompressionBombError as error:
         raise MediaError(f"image {name} is too large: {error}; scale it down first.") from error
     except (OSError, SyntaxError, ValueError, EOFError) as error:  # What Pillow's decoders raise for damaged data.
         raise MediaError(f"image {name} cannot be read: {error}; the file may be damaged, save it again.") from error
+
+
+def reading_bytes(rows: int, columns: int, *, compressed: bool, reduced: bool) -> int:
+    """What `load_conditioning_image` takes for an image of this size.
+
+    Args:
+        rows, columns: of the image.
+        compressed: it goes through H.264.
+        reduced: it is much larger than needed, and antialiased: then it is scaled as bytes.
+    """
+    return rows * columns * (_READ_BYTES + _FLOAT_BYTES * (not reduced) + _CODED_BYTES * compressed)
+
+
+def image_name(source: ImageSource) -> str:
+    """What an image is called in messages."""
+    if isinstance(source, np.ndarray):
+        return "an image"
+    return "a PIL image" if isinstance(source, Image.Image) else os.fspath(source)
+
+
+def _pixels(stored: Image.Image, name: str, notes: list[str]) -> Array:
+    return np.array(to_srgb(ImageOps.exif_transpose(stored), stored.format, name, notes), dtype=np.uint8)
+
+
+def _is_heif(path: str | os.PathLike[str]) -> bool:
+    with open(path, "rb") as file:
+        return is_heif(file.read(12))
+
+
+def _heif_pixels(path: str | os.PathLike[str], name: str, notes: list[str]) -> Array:
+    try:
+        return np.array(to_srgb(read_heif(path, notes), "HEIF", name, notes), dtype=np.uint8)
+    except (HeifError, OSError) as error:
+        raise MediaError(
+            f"the HEIC photograph {name} cannot be read: {error}; convert it: sips -s format jpeg {name} --out "
+            f"{os.path.splitext(name)[0]}.jpg (macOS), or save it as JPEG or PNG."
+        ) from error
+
+
+def _what_it_is(path: str) -> str:
+    """What is wrong with a file that Pillow does not know."""
+    with open(path, "rb") as file:
+        start = file.read(32)
+    if start[4:8] == b"ftyp" or start[:4] in (b"\x1aE\xdf\xa3", b"RIFF"):
+        return "is a video, not an image; give one of its pictures as PNG or JPEG."
+    return "is not an image that can be read; use PNG or JPEG."
 
 
 def picture_bytes(pixels: Array, what: str) -> Array:
@@ -98,28 +164,6 @@ def picture_bytes(pixels: Array, what: str) -> Array:
         raise UsageError(f"{what} as floating point must lie in [0, 1], got {pixels.min():g} to {pixels.max():g}.")
     result: Array = np.rint(pixels * 255).astype(np.uint8)
     return result
-
-
-def _to_srgb(image: Image.Image, profile: bytes | None, name: str) -> Image.Image:
-    if image.mode.startswith("I;16"):
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    if image.mode == "RGBA":
-        image = image.convert("RGB")
-    elif image.mode == "LA":
-        image = image.convert("L")
-    if profile:
-        try:
-            converted = ImageCms.profileToProfile(
-                image,
-                ImageCms.ImageCmsProfile(io.BytesIO(profile)),
-                ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")),
-                outputMode="RGB",
-            )
-            if converted is not None:
-                return converted
-        except (ImageCms.PyCMSError, OSError, ValueError) as error:
-            log.warning("colour profile of %s ignored: %s", name, error)
-    return image.convert("RGB")
 
 
 def compress_as_video(image: Array, crf: int) -> Array:

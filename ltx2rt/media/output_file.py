@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from types import TracebackType
 
 from ltx2rt.atomic_file import AtomicFile
 from ltx2rt.errors import MediaError, write_failure
+
+_waiting: ContextVar[list[OutputFile] | None] = ContextVar("waiting", default=None)
 
 
 class OutputFile:
@@ -42,13 +47,25 @@ class OutputFile:
         return write_failure(self.path, error)
 
     def commit(self) -> None:
-        """Flush to the disk, close and rename; on failure nothing is left.
+        """Flush to the disk, close and rename; on failure nothing is left. In `files_together` the name comes later.
 
         Raises:
             MediaError: the last bytes could not be written (`OutOfSpace`: the disk is full) or the file not renamed.
         """
+        waiting = _waiting.get()
         try:
-            self._target.commit()
+            self._target.complete()
+            if waiting is None:
+                self._target.publish()
+            else:
+                waiting.append(self)
+        except OSError as error:
+            raise self.failure(error) from error
+
+    def publish(self) -> None:
+        """Give a complete file its name; MediaError as `commit`."""
+        try:
+            self._target.publish()
         except OSError as error:
             raise self.failure(error) from error
 
@@ -68,3 +85,22 @@ class OutputFile:
         self.discard()
         if isinstance(error, OSError):
             raise self.failure(error) from error
+
+
+@contextmanager
+def files_together() -> Iterator[None]:
+    """Output files that become complete inside the block get their names at its end, all of them; none on an exception.
+
+    Raises:
+        MediaError: a file cannot be renamed.
+    """
+    waiting: list[OutputFile] = []
+    token = _waiting.set(waiting)
+    try:
+        yield
+        while waiting:
+            waiting.pop(0).publish()
+    finally:
+        _waiting.reset(token)
+        for output in waiting:
+            output.discard()

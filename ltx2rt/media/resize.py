@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -44,12 +45,15 @@ def _taps(source: int, target: int) -> tuple[Array, Array, Array]:
     return low, np.minimum(low + 1, source - 1), (position - low).astype(np.float32)
 
 
-def resize_to_cover(image: Array, height: int, width: int) -> Array:
+def resize_to_cover(
+    image: Array, height: int, width: int, scaled: Callable[[Array, int, int], Array] = bilinear
+) -> Array:
     """Scale until both sides cover the target, then cut the centre (offsets rounded down).
 
     Args:
         image: (..., H, W, C).
         height, width: the target.
+        scaled: how a picture is brought to a height and a width.
 
     Returns:
         (..., height, width, C) float32.
@@ -60,7 +64,7 @@ def resize_to_cover(image: Array, height: int, width: int) -> Array:
     scale = max(height / rows, width / columns)
     tall, wide = math.ceil(rows * scale), math.ceil(columns * scale)
     top, left = (tall - height) // 2, (wide - width) // 2
-    return bilinear(image, tall, wide)[..., top : top + height, left : left + width, :]
+    return scaled(image, tall, wide)[..., top : top + height, left : left + width, :]
 
 
 def resize_to_fit(image: Array, height: int, width: int) -> Array:

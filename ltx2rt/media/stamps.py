@@ -12,6 +12,7 @@ from ltx2rt.types import Array
 
 WAVER_S = 1e-3  # stamps that lie closer to a constant rate than this are constant: containers count milliseconds
 _LOST_SHARE = 0.01  # a rate is fast enough for a clip of variable rate when fewer of its pictures fall together
+_ON_GRID = 0.1  # frames by which pictures are moved in the mean; a quarter for a grid that has nothing to do with them
 
 _NTSC = Fraction(1000, 1001)
 _RATES = sorted(
@@ -52,16 +53,19 @@ def _waver(times: Array, rate: float) -> float:
 
 
 def sufficient_rate(times: Sequence[float]) -> Fraction:
-    """The slowest usual rate at which hardly any picture falls on another one.
+    """The slowest usual rate at which hardly any picture falls on another one; where stamps lie on the grid of a rate
+    that is up to twice as fast, that one.
 
-    Of a rate and its NTSC sibling (30 and 30000/1001) the one that lies closer to the stamps is taken.
+    Args:
+        times: seconds, rising.
     """
     shown = np.asarray(times) - times[0]
-    for rate in _RATES:
-        if _lost(shown, rate) <= _LOST_SHARE:
-            siblings = [r for r in (rate, rate / _NTSC, rate * _NTSC) if r in _RATES]
-            return min(siblings, key=lambda r: _misplaced(shown, r) if _lost(shown, r) <= _LOST_SHARE else math.inf)
-    return _RATES[-1]
+    enough = [rate for rate in _RATES if _lost(shown, rate) <= _LOST_SHARE] or [_RATES[-1]]
+    fitting = [rate for rate in enough if rate <= 2 * enough[0] and _misplaced(shown, rate) <= _ON_GRID]
+    if not fitting:
+        return enough[0]
+    # Of a rate and its NTSC sibling (30 and 30000/1001) the better one.
+    return min((rate for rate in fitting if rate <= fitting[0] / _NTSC), key=lambda rate: _misplaced(shown, rate))
 
 
 def _lost(shown: Array, rate: Fraction) -> float:
@@ -69,7 +73,8 @@ def _lost(shown: Array, rate: Fraction) -> float:
 
 
 def _misplaced(shown: Array, rate: Fraction) -> float:
-    return float(np.abs(_slots(shown, rate) / float(rate) - shown).mean())
+    """How far pictures are moved, in frames."""
+    return float(np.abs(_slots(shown, rate) - shown * float(rate)).mean())
 
 
 def _slots(shown: Array, rate: Fraction) -> Array:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Sequence
 from fractions import Fraction
+from io import BufferedWriter
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, cast
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import av
 import av.error
 import numpy as np
 from av.audio.stream import AudioStream
+from av.video.frame import PictureType
 from av.video.stream import VideoStream
 
 from ltx2rt.errors import MediaError, UsageError
@@ -26,6 +30,10 @@ BT709 = 1  # The code of BT.709 in the colour tags of H.264 (primaries, transfer
 LIMITED_RANGE = 1
 ENCODER_THREADS = 4  # x264's bits depend on the number of threads, so it does not follow the machine.
 AAC_FRAME = 1024
+# Frames that are encoded for the second time get so many times the bits of others. Beside other frames they become P
+# where they would have been B, which costs up to 1.3 dB where there is grain (80x72, November 2026); this gives 1.2.
+_BITS_OF_FILE = 1.4
+_SOME_TICKS = 240_000  # per second, where none fits all
 AAC_BITS_PER_SECOND = 192_000
 
 
@@ -37,12 +45,25 @@ class VideoCodec(NamedTuple):
         crf: default quality, 0 (best) to 51.
         tag: four letters that players look for in an .mp4; None leaves the usual one.
         options: of the encoder, besides quality and preset.
+        best: what stands for crf 0.
     """
 
     encoder: str
     crf: int
     tag: str | None
     options: dict[str, str]
+    best: dict[str, str]
+
+    def quality(self, crf: int | None) -> dict[str, str]:
+        """The encoder's options for a quality; None = the default."""
+        return self.best if crf == 0 else {"crf": str(self.crf if crf is None else crf)}
+
+    def options_with(self, parameters: dict[str, str]) -> dict[str, str]:
+        """`options` with more of the encoder's own parameters."""
+        key = f"{self.encoder.removeprefix('lib')}-params"
+        known = [self.options[key]] if key in self.options else []
+        words = [*known, *(f"{name}={value}" for name, value in parameters.items())]
+        return {**self.options, key: ":".join(words)} if words else self.options
 
 
 def _x264_options() -> dict[str, str]:
@@ -56,9 +77,11 @@ def _x264_options() -> dict[str, str]:
 
 
 CODECS = {
-    "h264": VideoCodec("libx264", 19, None, _x264_options()),
+    # With crf 0 x264 writes High 4:4:4 Predictive, which QuickTime, browsers and televisions refuse. The finest
+    # quantiser of the High profile errs by one level at most.
+    "h264": VideoCodec("libx264", 19, None, _x264_options(), best={"qp": "1"}),
     # Frame threads and the pool are fixed for the same reason as ENCODER_THREADS.
-    "hevc": VideoCodec("libx265", 22, "hvc1", {"x265-params": "frame-threads=1:pools=4:log-level=error"}),
+    "hevc": VideoCodec("libx265", 22, "hvc1", {"x265-params": "frame-threads=1:pools=4:log-level=error"}, {"crf": "0"}),
 }
 PRESETS = (
     "ultrafast",
@@ -75,8 +98,28 @@ PRESETS = (
 DEFAULT_PRESET = "veryfast"
 
 
+class _Unbuffered:
+    """A file for FFmpeg, which reads it again by its name to put the index in front: nothing may wait in a buffer."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        assert isinstance(file, BufferedWriter)
+        self._file = file
+        self.name = os.path.join(os.getcwd(), os.fspath(file.name))  # so that no part of it looks like a protocol
+
+    def write(self, data: bytes) -> int:
+        count = self._file.write(data)
+        self._file.flush()
+        return count
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+
 class VideoWriter:
-    """One clip: 8-bit 4:2:0 H.264 or HEVC in BT.709 limited range and, if asked for, AAC stereo.
+    """One clip: 8-bit 4:2:0 H.264 or HEVC in BT.709 limited range and, if asked for, AAC stereo; its index comes first.
 
     Frames are encoded as they arrive. Use it as a context manager: a clean exit completes the file, any exception
     (Ctrl-C included) removes what was written.
@@ -86,9 +129,12 @@ class VideoWriter:
         width, height: pixels, even.
         frame_rate: frames/s, see `exact_frame_rate`.
         codec: a key of `CODECS`.
-        crf: quality, 0 (best) to 51; None = the codec's default.
+        crf: quality, 0 (best; still a profile that players have) to 51; None = the codec's default.
         preset: speed, one of `PRESETS`; slower ones make smaller files.
         sample_rate: Hz of the sound; None makes a silent file without an audio track.
+        of_file: frames whose pictures were read from a file: their values are rounded, so that they come out as they
+            went in. Where such a range begins or ends a key frame does, too: after a cut that is half hidden by a blend
+            the encoder would spend fewer bits on them. They get more bits than others.
 
     Raises:
         UsageError: for arguments that cannot work.
@@ -108,6 +154,7 @@ class VideoWriter:
         crf: int | None = None,
         preset: str = DEFAULT_PRESET,
         sample_rate: int | None = None,
+        of_file: Sequence[range] = (),
     ) -> None:
         if width <= 0 or height <= 0 or width % 2 or height % 2:
             raise UsageError(f"video size must be even and positive, got {width}x{height}; use multiples of 32.")
@@ -124,11 +171,14 @@ class VideoWriter:
             raise UsageError(f"video output must end in {', '.join(CONTAINERS)}, got {os.fspath(path)!r}; use .mp4.")
         self.width, self.height = width, height
         self.frame_rate = exact_frame_rate(frame_rate)
+        self._of_file = of_file
         self.frames_written = 0
         self.samples_written = 0
         self._output = OutputFile(path)
         try:
-            self._container = av.open(self._output.file, "w", format=CONTAINERS[suffix])
+            # The index comes first, so that a player can begin before it has the whole file.
+            options = {"movflags": "+faststart", "movie_timescale": str(self._time_scale(sample_rate))}
+            self._container = av.open(_Unbuffered(self._output.file), "w", format=CONTAINERS[suffix], options=options)
             self._video = self._add_video(CODECS[codec], crf, preset)
             self._audio = None if sample_rate is None else self._add_audio(sample_rate)
         except (av.error.FFmpegError, ValueError) as error:
@@ -163,21 +213,25 @@ class VideoWriter:
                     "the model that made it overflowed, try float32."
                 )
             picture = av.VideoFrame(self.width, self.height, "yuv420p")
-            for plane, values in zip(picture.planes, yuv420_bt709(rgb), strict=True):
+            is_of_file = self._is_of_file(self.frames_written)
+            for plane, values in zip(picture.planes, yuv420_bt709(rgb, rounded=is_of_file), strict=True):
                 rows = np.zeros((plane.height, plane.line_size), np.uint8)
                 rows[:, : plane.width] = values
                 plane.update(rows.tobytes())
             picture.pts = self.frames_written
             picture.time_base = 1 / self.frame_rate
             picture.colorspace, picture.color_range = BT709, LIMITED_RANGE
+            if self.frames_written and is_of_file != self._is_of_file(self.frames_written - 1):
+                picture.pict_type = PictureType.I
             self._mux(self._video, picture)
             self.frames_written += 1
 
-    def write_audio(self, waveform: Array) -> None:
+    def write_audio(self, waveform: Array, *, of_file: bool = False) -> None:
         """Encode the whole sound track; call it once, before or after the frames.
 
         Args:
             waveform: (S, 2) float in [-1, 1] at ``sample_rate``; it is quantised to 16 bits first.
+            of_file: see `to_int16`.
 
         Raises:
             UsageError: the writer was made without ``sample_rate``, the track was already written, or the waveform is
@@ -193,7 +247,7 @@ class VideoWriter:
                 f"waveform must be (S, 2) with S > 0, got {waveform.shape}; AAC stereo needs two channels."
             )
         # Dividing by 32768 undoes the scaling that decoders use for 16-bit samples.
-        planes = np.ascontiguousarray(to_int16(waveform).T.astype(np.float32) / np.float32(32768.0))
+        planes = np.ascontiguousarray(to_int16(waveform, of_file=of_file).T.astype(np.float32) / np.float32(32768.0))
         for start in range(0, planes.shape[1], AAC_FRAME):
             block = np.ascontiguousarray(planes[:, start : start + AAC_FRAME])
             sound = av.AudioFrame.from_ndarray(block, format="fltp", layout="stereo")
@@ -236,13 +290,27 @@ class VideoWriter:
         else:
             self.abort()
 
+    def _is_of_file(self, frame: int) -> bool:
+        return any(frame in part for part in self._of_file)
+
+    def _time_scale(self, sample_rate: int | None) -> int:
+        """Ticks per second in which the file states its length: both tracks are a whole number of them."""
+        exact = math.lcm(self.frame_rate.numerator, sample_rate or 1)
+        return exact if exact < 2**31 else _SOME_TICKS
+
+    def _zones(self, crf: int | None) -> dict[str, str]:
+        """Frames that get more bits, as x264 and x265 write them; at crf 0 there are none more to get."""
+        if crf == 0 or not self._of_file:
+            return {}
+        return {"zones": "/".join(f"{part.start},{part.stop - 1},b={_BITS_OF_FILE}" for part in self._of_file)}
+
     def _add_video(self, codec: VideoCodec, crf: int | None, preset: str) -> VideoStream:
         stream = cast(VideoStream, self._container.add_stream(codec.encoder, rate=self.frame_rate))
         stream.width, stream.height = self.width, self.height
         stream.pix_fmt = "yuv420p"
         stream.time_base = 1 / self.frame_rate
         context = stream.codec_context
-        context.options = {"crf": str(codec.crf if crf is None else crf), "preset": preset, **codec.options}
+        context.options = {"preset": preset, **codec.quality(crf), **codec.options_with(self._zones(crf))}
         if codec.tag is not None:
             context.codec_tag = codec.tag
         context.thread_count = ENCODER_THREADS

@@ -10,15 +10,16 @@ from ltx2rt.types import Array
 KR, KG, KB = np.float32(0.2126), np.float32(0.7152), np.float32(0.0722)
 
 
-def yuv420_bt709(frame: Array) -> tuple[Array, Array, Array]:
+def yuv420_bt709(frame: Array, *, rounded: bool = False) -> tuple[Array, Array, Array]:
     """One frame as planes Y, Cb, Cr.
 
     Args:
         frame: (H, W, 3) float32 RGB in [0, 1], H and W even; values outside are clamped after the conversion.
+        rounded: to the nearest byte, in place of truncated.
 
     Returns:
         uint8 planes (H, W), (H/2, W/2), (H/2, W/2): Y = 16 + 219 y, C = 128 + 224 c with c the mean of 2x2 pixels;
-        clamped to a byte and truncated.
+        clamped to a byte and truncated, or rounded.
 
     Raises:
         UsageError: for another shape or odd sides.
@@ -36,10 +37,11 @@ def yuv420_bt709(frame: Array) -> tuple[Array, Array, Array]:
         means: Array = full.reshape(height // 2, 2, width // 2, 2).mean(axis=(1, 3))
         return means
 
+    more = np.float32(0.5 if rounded else 0.0)
     return (
-        _to_byte(np.float32(16.0) + np.float32(219.0) * luma),
-        _to_byte(np.float32(128.0) + np.float32(224.0) * chroma(blue - luma, KB)),
-        _to_byte(np.float32(128.0) + np.float32(224.0) * chroma(red - luma, KR)),
+        _to_byte(np.float32(16.0) + more + np.float32(219.0) * luma),
+        _to_byte(np.float32(128.0) + more + np.float32(224.0) * chroma(blue - luma, KB)),
+        _to_byte(np.float32(128.0) + more + np.float32(224.0) * chroma(red - luma, KR)),
     )
 
 

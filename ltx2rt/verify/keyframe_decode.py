@@ -89,7 +89,8 @@ def _decode(golden: GoldenFile, name: str) -> Iterator[Check]:
     clip = channels_first(decoder(latent, FrameNoise(noise), keyframes))
     yield golden.check(f"{name}.noise_shape", from_numbers(noise.shapes), **_EXACT)
     taps = dict(decoder.keyframe_taps(latent, keyframes))
-    for key in [key for key in golden.keys() if key.startswith(f"{name}.")]:
+    saved = golden.keys()
+    for key in [key for key in saved if key.startswith(f"{name}.")]:
         tap = key.removeprefix(f"{name}.")
         if found := re.fullmatch(r"times\.stage(\d)", tap):
             stage = int(found[1]) - 1

@@ -21,20 +21,21 @@ from ltx2rt.graph.models.video_vae.tiling import Tiling
 from ltx2rt.graph.pipelines import PIPELINES
 from ltx2rt.graph.settings.settings import Settings
 from ltx2rt.graph.settings.weight_files import WeightFiles
+from ltx2rt.graph.stages.edited_clips import OwnClip, retake_of
 from ltx2rt.graph.stages.events import Event
 from ltx2rt.graph.stages.inputs import (
     AttentionMask,
+    FrameStream,
     GenerationInputs,
     ImageCondition,
     Media,
     ReferenceVideo,
     SoundInput,
-    SourceClip,
-    TimeRange,
 )
 from ltx2rt.graph.stages.run import GeneratedClip, Run
 from ltx2rt.graph.stages.weight_set import WeightSet
 from ltx2rt.media.audio_reader import read_audio
+from ltx2rt.media.grid_fit import GridFit
 from ltx2rt.media.images import load_conditioning_image
 from ltx2rt.media.pixel_range import to_signed_range
 from ltx2rt.media.resize import resize_to_cover
@@ -156,7 +157,9 @@ class SavedRun:
         elif "conditioning_attention_strength" in arguments:
             mask = AttentionMask(strength=arguments["conditioning_attention_strength"])
         frames = ripple_frames(inputs.num_frames, inputs.height, inputs.width)
-        reference = ReferenceVideo(lambda height, width, count: from_uint8_resized(frames, height, width), strength)
+        reference = ReferenceVideo(
+            lambda height, width, count: FrameStream.of(from_uint8_resized(frames, height, width)), strength
+        )
         return replace(media, references=(reference,), attention_mask=mask)
 
     def _with_source(self, media: Media, inputs: GenerationInputs) -> Media:
@@ -166,11 +169,11 @@ class SavedRun:
             duration = re.search(r"first ([0-9.]+) s", arguments["audio"])
             sound = self._sound(0.0, float(duration.group(1)) if duration else None)
         frames = ripple_frames(inputs.num_frames, inputs.height, inputs.width)
-        return replace(
-            media,
-            source=SourceClip(frames, inputs.frame_rate, sound),
-            region=TimeRange(arguments["start_time"], arguments["end_time"]),
-        )
+        fit = GridFit.of(inputs.height, inputs.width, self.vae.spatial_factor, "error", "the clip")
+        own = OwnClip("the clip", len(frames), inputs.frame_rate, lambda: iter(frames), fit, sound)
+        times = {"start_time": arguments["start_time"], "end_time": arguments["end_time"]}
+        edited = retake_of(own, replace(inputs.settings, kept_from="vae", **times), self.vae)
+        return replace(media, source=edited.source, region=edited.region)
 
     def _sound(self, start_s: float, duration_s: float | None) -> SoundInput:
         name = str(self._arguments["audio"]).split()[0]

@@ -13,6 +13,8 @@ from ltx2rt.errors import CheckpointError
 
 BOS = "<bos>"
 END_OF_TURN = "<end_of_turn>"
+# What ends an answer: turns of Gemma 3 and of Gemma 4, and the end of a text.
+STOPS = (END_OF_TURN, "<turn|>", "<eos>")
 
 
 class ChatTemplate:
@@ -36,12 +38,16 @@ class ChatTemplate:
                 raise self._failure(error) from error
 
     @classmethod
-    def from_directory(cls, directory: Path) -> ChatTemplate:
+    def from_directory(cls, directory: Path, *, required: bool = False) -> ChatTemplate:
         """The template of a model folder: ``chat_template.jinja``, ``chat_template.json`` or in
-        ``tokenizer_config.json``; without any of them Gemma's standard turns.
+        ``tokenizer_config.json``; without any of them Gemma 3's standard turns.
+
+        Args:
+            directory: of the model.
+            required: these turns will not do.
 
         Raises:
-            CheckpointError: the template is damaged.
+            CheckpointError: the template is damaged, or there is none, but must be.
         """
         jinja = directory / "chat_template.jinja"
         if jinja.is_file():
@@ -56,6 +62,11 @@ class ChatTemplate:
                 raise CheckpointError(f"{path}: not a JSON object ({error}); download it again.") from error
             if isinstance(source, str):
                 return cls(source, str(path))
+        if required:
+            raise CheckpointError(
+                f"{directory}: there is no chat_template.jinja, which says how this model wants to be asked; download "
+                "the whole folder again."
+            )
         return cls(None)
 
     def render(self, messages: Sequence[Mapping[str, str]]) -> str:

@@ -38,7 +38,7 @@ from ltx2rt.weights.sets.description import Description
 from ltx2rt.weights.sets.units import Unit, followed, unit_of, units_of
 from ltx2rt.weights.tensor_loading import load_array, require_matrix
 from ltx2rt.weights.tensor_source import DTYPES, TensorInfo, TensorSource, WeightFile, entry
-from ltx2rt.weights.weight_file import open_weight_file
+from ltx2rt.weights.weight_file import open_weight_files
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +100,8 @@ class LoadedBytes(NamedTuple):
 
     ``stored`` in the file; ``arrays`` once loaded; ``made``: the part of ``arrays`` that LoRAs change or that is not
     held as it is stored, which a streamed block has beside its slot; ``working``: temporary arrays while one of these
-    is made; ``loading``: by how much the peak while all are loaded, in order, is above ``arrays``.
+    is made; ``loading``: by how much the peak while all are loaded, in order, is above ``arrays``; ``rotation``: the
+    largest groups in which one of them rotates what it is multiplied with, 0 where none does.
     """
 
     stored: int
@@ -108,6 +109,7 @@ class LoadedBytes(NamedTuple):
     made: int
     working: int
     loading: int
+    rotation: int = 0
 
 
 class Checkpoint:
@@ -182,9 +184,10 @@ class Checkpoint:
         if path.suffix == ".json":
             tensors, metadata = read_manifest(path)
             return cls(path, [(None, tensors)], metadata)
-        single = open_weight_file(path)
+        files = open_weight_files([path])
+        single = files[0]
         metadata = _merged(dict(unit_of(path).metadata), single.metadata, str(path))
-        checkpoint = cls(path, [(single, single.tensors)], metadata)
+        checkpoint = cls(path, [(file, file.tensors) for file in files], metadata)
         beside = path.with_name("config.json")
         if "text_encoder" in checkpoint.components and "gemma_config" not in single.metadata and beside.exists():
             checkpoint._hf_config = read_json(beside)
@@ -215,7 +218,7 @@ class Checkpoint:
         """
         if len(units) == 1 and units[0].files == (units[0].path,) and not units[0].metadata:
             return cls.open(units[0].path)
-        files = _without_loras(path, [open_weight_file(file) for unit in units for file in unit.files])
+        files = _without_loras(path, open_weight_files(file for unit in units for file in unit.files))
         metadata: dict[str, str] = {}
         for found in (*(unit.metadata for unit in units), *(file.metadata for file in files)):
             metadata = _merged(metadata, found, str(path))
@@ -263,7 +266,8 @@ class Checkpoint:
         if self._hf_config is None:
             for file in self.files:
                 if isinstance(file, GgufFile) and is_gemma(file.metadata):
-                    return gemma_config(file, self.stated.get("text_encoder"))
+                    every = {name: info for one in self.files for name, info in one.tensors.items()}
+                    return gemma_config(file, self.stated.get("text_encoder"), every)
         return self._hf_config
 
     @cached_property
@@ -463,7 +467,7 @@ class Checkpoint:
     ) -> LoadedBytes:
         """What `load` and `stream` with the same arguments would take; nothing is read, tensors may be missing."""
         places = self._components.get(component, {})
-        stored = arrays = made = working = peak = 0
+        stored = arrays = made = working = peak = rotation = 0
         for spec in specs:
             if spec.name not in places:
                 continue
@@ -491,9 +495,11 @@ class Checkpoint:
             elif own_made:
                 made += own_made
                 working = max(working, temporary)
+            if as_weight and places[spec.name].origin.is_plain:
+                rotation = max(rotation, form.rotation(encoding))
             arrays += own
             peak = max(peak, arrays + temporary)
-        return LoadedBytes(stored, arrays, made, working, max(0, peak - arrays))
+        return LoadedBytes(stored, arrays, made, working, max(0, peak - arrays), rotation)
 
     def stored_form(
         self, component: str, name: str, shape: Sequence[int] | None = None

@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import mlx.core as mx
 
@@ -254,12 +254,31 @@ def write_safetensors(
 
     Args:
         path: target; replaced if it exists.
+        tensors, metadata: as for `write_tensors`.
+
+    Raises:
+        ValueError: a dtype that safetensors does not have.
+        OSError: the folder cannot be written or the disk is full.
+    """
+    with AtomicFile(path, shared=True) as file:
+        write_tensors(file, tensors, metadata)
+
+
+def write_tensors(
+    file: BinaryIO,
+    tensors: Mapping[str, mx.array | Array | RawTensor],
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write the content of a safetensors file.
+
+    Args:
+        file: where to; it stays open.
         tensors: name -> MLX array (bfloat16 included), numpy array, or `RawTensor` for 8-bit floats.
         metadata: string pairs for ``__metadata__``.
 
     Raises:
         ValueError: a dtype that safetensors does not have.
-        OSError: the folder cannot be written or the disk is full.
+        OSError: the disk is full.
     """
     raws = {name: _raw_of(name, value) for name, value in tensors.items()}
     # Widest items first keeps every tensor aligned to its own item size.
@@ -272,9 +291,8 @@ def write_safetensors(
         position += items.nbytes
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    with AtomicFile(path, shared=True) as file:
-        file.write(len(text).to_bytes(8, "little"))
-        file.write(text)
-        for name in order:
-            items = raws[name].items
-            file.write(items.astype(items.dtype.newbyteorder("<"), order="C", copy=False).tobytes())
+    file.write(len(text).to_bytes(8, "little"))
+    file.write(text)
+    for name in order:
+        items = raws[name].items
+        file.write(items.astype(items.dtype.newbyteorder("<"), order="C", copy=False).tobytes())

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from ltx2rt.errors import CheckpointError
 from ltx2rt.kernels.host import from_numbers
@@ -126,9 +126,20 @@ class GemmaTokenizer:
             ids = [self.bos_id, *ids][:MAX_TOKENS]
         return from_numbers(ids, dtype=np.int32)
 
+    def cut(self, text: str) -> tuple[int, str]:
+        """How many tokens a prompt has, and what of its text `encode` leaves out; empty: nothing."""
+        encoding = self._encoding(text.strip())
+        tokens = len(encoding.ids) + sum(len(more.ids) for more in encoding.overflowing)
+        if not encoding.overflowing:
+            return tokens, ""
+        return tokens, text.strip()[encoding.overflowing[0].offsets[0][0] :]
+
     def _ids(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        return list(self._encoding(text, add_special_tokens=add_special_tokens).ids)
+
+    def _encoding(self, text: str, *, add_special_tokens: bool = True) -> Encoding:
         try:
-            return list(self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
+            return self._tokenizer.encode(text, add_special_tokens=add_special_tokens)
         except Exception as error:  # The library raises bare Exception, for one where a vocabulary has no <unk>.
             raise CheckpointError(
                 f"{self._origin}: the tokenizer cannot split a text ({error}); download the text encoder again."
@@ -173,8 +184,9 @@ def require_vocabulary(encoder: Checkpoint) -> None:
     """
     for file in encoder.files:
         if isinstance(file, GgufFile):
-            inside = (*file.fields, *file.metadata, *(name.rpartition(".")[2] for name in file.tensors))
-            if not {_TOKENS, _WHOLE, _PACKED_JSON, _PACKED_SENTENCEPIECE}.intersection(inside):
+            inside = {name.rpartition(".")[2] for name in file.tensors}
+            packed = {_PACKED_JSON, _PACKED_SENTENCEPIECE}.intersection(inside)
+            if not packed and not any(map(file.has, (_TOKENS, _WHOLE, _PACKED_JSON, _PACKED_SENTENCEPIECE))):
                 _found_beside(encoder.path)
 
 

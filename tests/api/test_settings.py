@@ -66,7 +66,7 @@ def test_a_setting_without_meaning_is_refused() -> None:
     [
         ({"height": "256"}, "height must be a whole number, 32 or more, got '256'"),
         ({"prompt": ["a", "b"]}, r"prompt must be a text, got \['a', 'b'\]"),
-        ({"seed": 1.5}, "seed must be a whole number, got 1.5"),
+        ({"seed": 1.5}, "seed must be a whole number, or random, got 1.5"),
         ({"images": [3]}, r"images must be a list of images: .*, got \[3\]"),
         ({"zero_text": 1}, "zero_text must be True or False, got 1"),
         ({"num_inference_steps": 0}, "num_inference_steps must be 1 to 1000, got 0"),

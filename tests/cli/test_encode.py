@@ -32,7 +32,9 @@ def test_enhancement_is_stored_and_repeats(tmp_path: Path) -> None:
     texts = []
     for seed in ("1", "1", "2"):
         path = tmp_path / "text.safetensors"
-        assert run(["encode", "--quiet", "a dog", *options, "--enhance-seed", seed, "-o", str(path)]) == 0
+        assert (
+            run(["encode", "--quiet", "a dog", *options, "--enhance-seed", seed, "-o", str(path), "--overwrite"]) == 0
+        )
         texts.append(read_embedding(path).prompt)
     assert texts[0] == texts[1]
     assert "a dog" not in texts
@@ -58,7 +60,7 @@ def test_without_gemma_the_clip_does_not_depend_on_the_prompt(tmp_path: Path) ->
     ("arguments", "message"),
     [
         ([], "--prompt is missing"),
-        (["x", "-o", "text.json"], "must end in .safetensors or .npz, got 'text.json'"),
+        (["x", "-o", "text.json"], "must end in .safetensors, .npz, which is what it holds, got 'text.json'"),
         (["x", "--gemma-root", "g"], "--gemma-root goes with --checkpoint-path"),
         (["x", "--enhance-seed", "3"], "go with --enhance-prompt"),
         ([" "], "the prompt is empty"),

@@ -50,6 +50,8 @@ TESTED_ELSEWHERE = {
     "--num-generated-keyframes": "test_ltx25.py",
     "--decode-with-keyframes": "test_ltx25.py",
     "--auto-duration": "test_ltx25.py",
+    "--prompt-enhancer-gemma-root": "test_ltx25.py",
+    "--audio-max-duration": "test_pipelines.py",
     "--output-path": "test_pipelines.py",
     "--config": "test_config_file.py",
     "--print-config": "test_config_file.py",
@@ -57,6 +59,10 @@ TESTED_ELSEWHERE = {
     "--resume": "test_resume.py",
     "--no-state": "test_resume.py",
     "--report": "test_generate.py",
+    "--overwrite": "test_output_rules.py",
+    "--no-audio": "test_output_rules.py",
+    "--progress": "test_progress.py",
+    "--duration": "test_everyday_words.py",
     "--quiet": "test_pipelines.py",
     "--preview": "test_outputs.py",
     "--save-control": "test_outputs.py",
@@ -188,7 +194,8 @@ CASES: dict[str, tuple[str, dict[str, str]]] = {
         "{distilled} {upscaler} --prompt x --ic-lora-weights {w}/ltx-2-19b-ic-lora-canny-control.safetensors "
         "--control-video {m}/clip.mp4 --control-strength 0.9 --control-type canny --canny-low 50 --canny-high 80 "
         "--video-conditioning {m}/clip.mp4 --conditioning-attention-mask {m}/mask.mp4 "
-        "--conditioning-attention-strength 0.4 --reference-downscale-factor 1 --skip-stage-2",
+        "--conditioning-attention-strength 0.4 --reference-downscale-factor 1 --skip-stage-2 --fit pad --no-antialias "
+        "--source-color bt601-full",
         {
             "checkpoint-path": '"{w}/ltx-2-19b-distilled.safetensors"',
             "model-variant": '"distilled"',
@@ -203,6 +210,9 @@ CASES: dict[str, tuple[str, dict[str, str]]] = {
             "conditioning-attention-strength": "0.4",
             "reference-downscale-factor": "1",
             "skip-stage-2": "true",
+            "fit": '"pad"',
+            "no-antialias": "true",
+            "source-color": '"bt601-full"',
         },
     ),
     "keyframe-interpolation": (
@@ -210,13 +220,18 @@ CASES: dict[str, tuple[str, dict[str, str]]] = {
         {"image": '[["{m}/photo.jpg", 0, 0.95, 33], ["{m}/other.png", 8, 0.5, 33]]'},
     ),
     "audio-to-video": (
-        "{dev} {upscaler} {distilled_lora} --prompt x --audio-path {m}/music.wav --audio-start-time 0.1 "
-        "--audio-max-duration 0.375",
-        {"audio-path": '"{m}/music.wav"', "audio-start-time": "0.1", "audio-max-duration": "0.375"},
+        "{dev} {upscaler} {distilled_lora} --prompt x --audio-path {m}/music.wav --audio-start-time 0.1",
+        {"audio-path": '"{m}/music.wav"', "audio-start-time": "0.1"},
     ),
     "retake": (
-        "{distilled} --prompt x --video-path {m}/clip.mp4 --start-time 0.1 --end-time 0.3 --keep-video",
-        {"video-path": '"{m}/clip.mp4"', "start-time": "0.1", "end-time": "0.3", "keep-video": "true"},
+        "{distilled} --prompt x --video-path {m}/clip.mp4 --start-time 0.1 --end-time 0.3 --keep-video --kept-from vae",
+        {
+            "video-path": '"{m}/clip.mp4"',
+            "start-time": "0.1",
+            "end-time": "0.3",
+            "keep-video": "true",
+            "kept-from": '"vae"',
+        },
     ),
     "extend": (
         "{distilled} --prompt x --video-path {m}/clip.mp4 --extend-frames 16 --direction before",

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
-from ltx25_pack import write_pack
+from command_inputs import video_file
+from ltx25_pack import STOCK, write_encoder, write_lora, write_pack
+from PIL import Image
 
+from ltx2rt import embedded
 from ltx2rt.cli.main import run
+from ltx2rt.graph.pipelines import PIPELINES
 
 SIZE = ["--height", "64", "--width", "64"]
 OPTIONS = {
@@ -44,14 +50,13 @@ def test_a_predicted_length(pack: dict[str, Path], tmp_path: Path, capsys: pytes
     command = ["generate", "a dog", *words(pack), *SIZE]
     assert run([*command, "--auto-duration", "0.1", "0.5", "--print-config"]) == 0
     assert "auto-duration = [\n    0.1,\n    0.5,\n]" in capsys.readouterr().out
-    latents = tmp_path / "clip.safetensors"
-    saving = ["--skip-vae", "--save-latents", str(latents), "-o", str(tmp_path / "clip.mp4")]
-    assert run([*command, *saving, "--auto-duration", "0.1", "0.5"]) == 0
+    first, again = tmp_path / "first.safetensors", tmp_path / "again.safetensors"
+    saving = ["--skip-vae", "-o", str(tmp_path / "clip.mp4"), "--save-latents"]
+    assert run([*command, *saving, str(first), "--auto-duration", "0.1", "0.5"]) == 0
     assert "length: 0.70 s are predicted, 9 frames are made" in capsys.readouterr().err
-    first = latents.read_bytes()
     # Its record repeats it.
-    assert run(["generate", "--from-sidecar", f"{latents}.json", *saving]) == 0
-    assert latents.read_bytes() == first
+    assert run(["generate", "--from-sidecar", f"{first}.json", *saving, str(again)]) == 0
+    assert again.read_bytes() == first.read_bytes()
     capsys.readouterr()
     for seconds, said in (
         (("8", "2"), "--auto-duration: the shortest clip comes first, got 8 s and 2 s; exchange them"),
@@ -60,3 +65,113 @@ def test_a_predicted_length(pack: dict[str, Path], tmp_path: Path, capsys: pytes
     ):
         assert run([*command, "--auto-duration", *seconds, "--print-config"]) == 2
         assert said in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Packs of both variants in folders of their own, LoRAs, and media."""
+    root = tmp_path_factory.mktemp("models")
+    for variant in ("dev", "distilled"):
+        (root / variant).mkdir()
+        pack = write_pack(root / variant, variant)
+        shutil.copy(
+            pack["spatial_upscaler"], root / variant / "ltx-2.5-latent-spatial-upscaler-x2-bf16-1.0.safetensors"
+        )
+    write_lora(root / "ltx-2.5-22b-distilled-lora-450-bf16.safetensors")
+    write_lora(root / "ltx-2.5-22b-ic-lora.safetensors", 2, reference_downscale_factor="1")
+    video_file(root / "clip.mp4")
+    Image.new("RGB", (80, 60), (200, 30, 40)).save(root / "picture.png")
+    return root
+
+
+# Options besides those of the files; {r} is the folder.
+_GUIDED = "--num-frames 9 --steps 2"
+_REFINED = f"{_GUIDED} --distilled-lora {{r}}/ltx-2.5-22b-distilled-lora-450-bf16.safetensors"
+PIPELINE_WORDS = {
+    "distilled": "--num-frames 9",
+    "one-stage": _GUIDED,
+    "two-stage": _REFINED,
+    "two-stage-hq": _REFINED,
+    "ic-lora": "--num-frames 9 --lora {r}/ltx-2.5-22b-ic-lora.safetensors --video-conditioning {r}/clip.mp4",
+    "keyframe-interpolation": f"{_REFINED} --image {{r}}/picture.png 0",
+    "audio-to-video": f"{_REFINED} --audio-path {{r}}/clip.mp4",
+    "retake": "--video-path {r}/clip.mp4 --start-time 0.1 --end-time 0.3",
+    "extend": "--video-path {r}/clip.mp4 --extend-frames 8",
+    "text-to-audio": _GUIDED,
+}
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_every_pipeline_runs_from_a_folder(name: str, folder: Path, tmp_path: Path) -> None:
+    entry = PIPELINES[name]
+    variants = ("dev", "distilled") if entry.variant is None else (entry.variant,)
+    for variant in variants:
+        more = PIPELINE_WORDS[name].format(r=folder).split()
+        more += SIZE if "--num-frames" in more and entry.output == "video" else []
+        more += ["--steps", "2"] if entry.variant is None and variant == "dev" else []
+        output = tmp_path / f"{variant}{'.wav' if entry.output == 'sound' else '.mp4'}"
+        command = ["generate", "--quiet", "a dog", "--pipeline", name, "--checkpoint-path", str(folder / variant)]
+        assert run([*command, *more, "-o", str(output)]) == 0
+        assert json.loads(Path(f"{output}.json").read_text())["files"]["pipeline"] == name
+
+
+def test_a_text_embedding_goes_with_its_generation_alone(
+    pack: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parts = {name: path for name, path in pack.items() if name in ("transformer", "text_encoder")}
+    own, other = tmp_path / "own.safetensors", tmp_path / "other.safetensors"
+    assert run(["encode", "a dog", *words(parts), "--output", str(own)]) == 0
+    assert run(["encode", "a dog", "--output", str(other)]) == 0
+    without = {name: path for name, path in pack.items() if name != "text_encoder"}
+    command = ["generate", *words(without), *SIZE, "--num-frames", "9", "--print-config", "--embedding"]
+    assert run([*command, str(own)]) == 0
+    capsys.readouterr()
+    assert run([*command, str(other)]) == 1
+    assert "a text embedding for generation 19b, but the checkpoint is 2.5" in capsys.readouterr().err
+    # Nor do other models take that of 2.5.
+    assert run(["generate", "--embedding", str(own), *SIZE, "--num-frames", "9", "--print-config"]) == 1
+    assert "a text embedding for generation 2.5, but the checkpoint is 19b" in capsys.readouterr().err
+
+
+def test_latents_are_enlarged(pack: dict[str, Path], tmp_path: Path) -> None:
+    latents = tmp_path / "small.safetensors"
+    making = ["generate", "--quiet", "a dog", *words(pack), *SIZE, "--num-frames", "9", "--skip-vae"]
+    assert run([*making, "--save-latents", str(latents), "-o", str(tmp_path / "unused.mp4")]) == 0
+    parts = {name: path for name, path in pack.items() if name in ("video_vae", "audio_vae", "spatial_upscaler")}
+    assert run(["upscale", str(latents), *words(parts), "-o", str(tmp_path / "large.mp4")]) == 0
+    assert (tmp_path / "large.mp4").stat().st_size > 0
+
+
+def test_other_text_encoders(pack: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    others = {
+        embedded.TEXT_ENCODER: "text encoder of generation 19b or 2.3",
+        write_encoder(tmp_path, STOCK): f"this is '{STOCK}'; give the text encoder that was published with",
+    }
+    for path, said in others.items():
+        command = ["generate", "a dog", *words({**pack, "text_encoder": path}), *SIZE, "--num-frames", "9"]
+        assert run([*command, "--print-config"]) == 1
+        assert said in capsys.readouterr().err
+
+
+def test_prompts_are_rewritten_by_another_gemma_alone(
+    pack: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["generate", "a dog", *words(pack), *SIZE, "--num-frames", "9", "--enhance-prompt"]
+    assert run([*command, "--print-config"]) == 2
+    assert "give another Gemma with --prompt-enhancer-gemma-root FOLDER, or leave out --enhance-prompt" in (
+        capsys.readouterr().err
+    )
+    other = ["--prompt-enhancer-gemma-root", str(embedded.TEXT_ENCODER)]
+    making = [
+        *command,
+        *other,
+        "--enhance-max-tokens",
+        "4",
+        "--skip-vae",
+        "--save-latents",
+        str(tmp_path / "l.safetensors"),
+    ]
+    assert run([*making, "-o", str(tmp_path / "clip.mp4")]) == 0
+    assert json.loads((tmp_path / "l.safetensors.json").read_text())["result"]["enhanced_prompt"] != "a dog"
+    assert run([*making, "--plan"]) == 0
+    assert "prompt enhancement" in capsys.readouterr().out

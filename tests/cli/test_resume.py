@@ -150,7 +150,7 @@ def test_other_settings_do_not_continue_a_run(tmp_path: Path, capsys: pytest.Cap
     error = capsys.readouterr().err
     assert "nothing to resume" not in error
     assert {path.name for path in tmp_path.iterdir()} == {"clip.mp4", "clip.mp4.json"}
-    assert run(["generate", *SMALL, *clip, "--resume", "--no-state"]) == 0
+    assert run(["generate", *SMALL, *clip, "--resume", "--no-state", "--overwrite"]) == 0
     assert "nothing to resume" in capsys.readouterr().err
 
 

@@ -69,6 +69,8 @@ BELOW = {
     | LAYERS,
     **{f"graph.stages.{name}": STAGE for name in sorted(RUN_FILES)},
     "graph.stages.media_inputs": STAGE | {"media"},
+    "graph.stages.edited_clips": STAGE | {"media"},
+    "graph.stages.kept_media": STAGE | {"graph.stages.decode", "media"},
     "graph.stages.text": STAGE,
     "graph.stages.encode": STAGE | {"media.pixel_range"},
     "graph.stages.denoise": STAGE,

@@ -67,6 +67,15 @@ def test_scratch_grows_with_the_threads_but_not_with_the_clip() -> None:
     assert scratch(640, 2) <= 1.1 * scratch(64, 2)
 
 
+@pytest.mark.usefixtures("two_threads")
+def test_rows_that_are_rotated_in_long_groups_are_copied() -> None:
+    plain = linear_bytes(1024, 16384, 4096, 2)
+    assert linear_bytes(1024, 16384, 4096, 2, rotation=256) == plain
+    assert linear_bytes(1024, 16384, 4096, 2, rotation=1024) >= plain + 2 * 4 * 16384  # float32, of two threads
+    # A product of another depth is not one of those.
+    assert linear_bytes(1024, 3840, 4096, 2, rotation=1024) == linear_bytes(1024, 3840, 4096, 2)
+
+
 def test_sizes_that_no_kernel_takes_are_refused() -> None:
     sizes = {"stride": (1, 1, 1), "dilation": (1, 1, 1), "activation": None, "threads": 2}
     types = {"dtype": working_memory._dtype(4), "weight_dtype": working_memory._dtype(4)}
@@ -123,6 +132,12 @@ CALLS = {
     "quantized_linear": """
 w, x = LinearWeight("dense", zeros(1024, 4096)), zeros(6000, 4096)
 compare(linear_bytes(6000, 4096, 1024, ITEM), lambda: quantized_linear(x, w))
+""",
+    "quantized_linear, rotated in long groups": """
+codes, x = mx.ones((16, 1 << 18), mx.int8), zeros(24, 1 << 18)
+w = LinearWeight("int8", codes, mx.ones(16), rotation=1024)
+mx.eval(w.arrays)
+compare(linear_bytes(24, 1 << 18, 16, ITEM, rotation=1024), lambda: quantized_linear(x, w))
 """,
     "rope_attention": """
 q, k, v = zeros(1, 3000, 1024), zeros(1, 3000, 1024), zeros(1, 3000, 1024)

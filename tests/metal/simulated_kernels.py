@@ -13,7 +13,11 @@ from unittest import mock
 from tools.metal_sim.device import SimulatedDevice, simulated
 from tools.metal_sim.extension import simulated_extension
 
-OPS = ["antialiased_snake", "causal_conv3d", "modulated_norm", "quantized_linear", "rope_attention"]
+OPS = [
+    *("antialiased_snake", "causal_conv3d", "modulated_norm", "neighborhood_attention", "quantized_linear"),
+    "rope_attention",
+]
+FENCED_OPS = ("causal_conv3d", "neighborhood_attention", "quantized_linear", "rope_attention")
 
 
 class _Fenced:
@@ -22,8 +26,7 @@ class _Fenced:
     def __init__(self, module: ModuleType) -> None:
         for op in OPS:
             function = getattr(module, op)
-            fenced = op in ("causal_conv3d", "quantized_linear", "rope_attention")
-            setattr(self, op, partial(self._fenced, function) if fenced else function)
+            setattr(self, op, partial(self._fenced, function) if op in FENCED_OPS else function)
 
     @staticmethod
     def _fenced(function: Callable[..., Any], *args: Any, **options: Any) -> Any:

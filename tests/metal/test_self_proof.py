@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from simulated_kernels import simulated_kernels
 
-from ltx2rt.kernels import modulated_norm, quantized_linear, rope_attention
+from ltx2rt.kernels import modulated_norm, neighborhood_attention, quantized_linear, rope_attention
 from ltx2rt.kernels.gpu_device import GpuDevice
 from ltx2rt.kernels.kernel_choice import KernelChoice
 from ltx2rt.kernels.proof import DeviceRunner
-from ltx2rt.kernels.variants import AttentionVariant, LinearVariant, NormVariant
+from ltx2rt.kernels.variants import AttentionVariant, LinearVariant, NeighborhoodVariant, NormVariant
 from tools.metal_sim.extension import simulated_extension
 
 DEVICE = GpuDevice("Simulated", "applegpu_g13s", "15.0")
@@ -35,6 +35,10 @@ class Device(DeviceRunner):
         (quantized_linear, LinearVariant("bfloat16", "q6_k", rows=4)),
         (quantized_linear, LinearVariant("bfloat16", "int8_rows", rows=32, bias="bfloat16", rotation=256)),
         (quantized_linear, LinearVariant("float16", "w4a8", 16, rows=64, rotation=64)),
+        (
+            neighborhood_attention,
+            NeighborhoodVariant("bfloat16", 64, 3, (3, 5), ("mask", "replicate"), "bfloat16", "bfloat16", (8, 12, 12)),
+        ),
         (rope_attention, AttentionVariant("bfloat16", 64, False, False, "row", "row", 3, 3, "split")),
     ],
     ids=lambda value: getattr(value, "op", ""),

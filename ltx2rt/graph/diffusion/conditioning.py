@@ -226,12 +226,16 @@ class RegenerateTimeRange:
         Source: Lightricks/LTX-2 ltx_core/conditioning/types/noise_mask_cond.py @ v1.2.0.
         """
         _check_nothing_appended(state, target)
+        return replace(state, denoise_mask=self.inside(target).astype(np.float32))
+
+    def inside(self, target: VideoTarget | AudioTarget) -> NDArray[np.bool_]:
+        """(B, T): the tokens that overlap the range."""
         if isinstance(target, VideoTarget):
             time = video_positions(target.shape, target.frame_rate, target.scale)[:, 0]
         else:
             time = audio_positions(target.shape, target.scale)[:, 0]
-        inside = (time[..., 1] > np.float32(self.start_s)) & (time[..., 0] < np.float32(self.end_s))
-        return replace(state, denoise_mask=inside.astype(np.float32))
+        inside: NDArray[np.bool_] = (time[..., 1] > np.float32(self.start_s)) & (time[..., 0] < np.float32(self.end_s))
+        return inside
 
 
 @dataclass(frozen=True, eq=False)

@@ -94,6 +94,11 @@ class VideoLatentShape:
         return (self.frames - 1) * scale.time + 1
 
 
+def frames_shown(first: int, last: int, scale: VideoScale) -> range:
+    """Frames of the clip that the latent frames ``first`` to ``last`` stand for."""
+    return range(max(scale.time * (first - 1) + 1, 0), scale.time * last + 1)
+
+
 @dataclass(frozen=True)
 class AudioLatentShape:
     """An audio latent of ``frames`` time steps; a token has channels * mel_bins features, channel-major."""

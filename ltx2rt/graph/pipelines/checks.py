@@ -11,6 +11,7 @@ from ltx2rt.graph.components import (
     AUDIO_VAE,
     CONNECTORS,
     DURATION_HEAD,
+    PROMPT_ENHANCER,
     SPATIAL_UPSCALER,
     TEMPORAL_UPSCALER,
     TEXT_ENCODER,
@@ -25,6 +26,7 @@ from ltx2rt.graph.settings.settings import Settings
 from ltx2rt.graph.stages.fitting_loras import text_modules
 from ltx2rt.graph.stages.inputs import GenerationInputs
 from ltx2rt.graph.stages.targets import video_scale
+from ltx2rt.graph.stages.text.models import text_writer
 from ltx2rt.graph.stages.weight_set import WeightSet
 from ltx2rt.kernels.host import to_numpy
 from ltx2rt.spelling import spelled
@@ -51,6 +53,8 @@ def require_parts(files: WeightSet, settings: Settings, entry: PipelineEntry) ->
         "vocoder": decodes,
     }
     files.require(*(name for name, wanted in needed.items() if wanted))
+    if encodes and settings.enhance_prompt and (files.has(TEXT_ENCODER) or files.has(PROMPT_ENHANCER)):
+        text_writer(files)
     text = (TEXT_ENCODER, TEXT_PROJECTION, *CONNECTORS) if encodes else ()
     sound = (AUDIO_VAE, VOCODER) if decodes else ()
     pictures = (VIDEO_VAE,) if entry.output == "video" else ()

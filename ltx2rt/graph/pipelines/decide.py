@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import secrets
 from dataclasses import replace
 from typing import Any
 
 from ltx2rt.errors import MediaError, UsageError
 from ltx2rt.graph.pipelines.defaults import GenerationDefaults
 from ltx2rt.graph.pipelines.pipeline import PipelineEntry
+from ltx2rt.graph.settings.kinds import RANDOM_SEED
 from ltx2rt.graph.settings.settings import (
     AUDIO_GUIDANCE,
     AUDIO_MODALITY_GUIDANCE,
@@ -22,17 +24,26 @@ from ltx2rt.graph.settings.settings import (
     names_of,
     topic_of,
 )
+from ltx2rt.paths import read_text
 from ltx2rt.spelling import spelled
 
 log = logging.getLogger(__name__)
 
 FIXED_STEPS = 8
+# Of every published video VAE.
+FRAMES_PER_LATENT = 8
 # Shortest and longest clip in seconds where only the model decides.
 USUAL_DURATION = (1.0, 20.0)
 
 
 def decide(
-    settings: Settings, entry: PipelineEntry, defaults: GenerationDefaults, *, fixed_schedule: bool, no_length: str = ""
+    settings: Settings,
+    entry: PipelineEntry,
+    defaults: GenerationDefaults,
+    *,
+    fixed_schedule: bool,
+    no_length: str = "",
+    frames_per_latent: int = FRAMES_PER_LATENT,
 ) -> Settings:
     """Settings with everything decided.
 
@@ -42,23 +53,26 @@ def decide(
         defaults: of the checkpoint's generation and the pipeline.
         fixed_schedule: the run takes the fixed distilled schedule.
         no_length: why the model cannot predict the length of a clip; empty: it can.
+        frames_per_latent: of the video VAE.
 
     Raises:
         UsageError: settings without a meaning here, or that contradict each other.
     """
     _require_meaning(settings, entry)
-    settings = _with_prompt_of_file(settings)
+    settings = with_prompt_of_file(settings)
     if fixed_schedule:
         _require_no_guidance(settings)
     _check_text(settings)
     _check_noise(settings)
-    settings = with_defaults(settings, seed=defaults.seed)
+    settings = with_drawn_seed(with_defaults(settings, seed=defaults.seed))
     if LENGTH in entry.topics:
         settings = with_defaults(settings, frame_rate=defaults.frame_rate)
+        settings = _with_duration(settings, frames_per_latent)
         settings = _with_length(settings, entry, defaults, no_length)
     if SIZE in entry.topics:
         settings = with_defaults(settings, height=defaults.height, width=defaults.width)
     if settings.images:
+        settings = _with_placed_images(settings)
         images = (replace(i, crf=defaults.image_crf if i.crf is None else i.crf) for i in settings.images)
         settings = replace(settings, images=tuple(images))
     if settings.enhance_prompt:
@@ -70,6 +84,56 @@ def decide(
 def with_defaults(settings: Settings, **defaults: Any) -> Settings:
     """The settings, with ``defaults`` in place of what is None."""
     return replace(settings, **{name: value for name, value in defaults.items() if getattr(settings, name) is None})
+
+
+def with_drawn_seed(settings: Settings) -> Settings:
+    """The settings with a seed in place of one that is to be random."""
+    if settings.seed != RANDOM_SEED:
+        return settings
+    return replace(settings, seed=secrets.randbelow(2**31))
+
+
+def _with_duration(settings: Settings, step: int) -> Settings:
+    """The settings with a number of frames in place of a duration."""
+    seconds = settings.duration
+    if seconds is None:
+        return settings
+    for name in ("num_frames", "auto_duration"):
+        if getattr(settings, name) is not None:
+            raise UsageError(
+                f"{spelled('duration')} and {spelled(name)} both say how long the clip is; give one of them."
+            )
+    if seconds <= 0:
+        raise UsageError(f"{spelled('duration')} must be more than 0 seconds, got {seconds:g}.")
+    assert settings.frame_rate is not None
+    rate = float(settings.frame_rate)
+    frames = max(round((seconds * rate - 1) / step), 0) * step + 1
+    if abs(frames - seconds * rate) > 0.5:
+        log.warning("%g s at %g frames/s become %d frames, %.3f s", seconds, rate, frames, frames / rate)
+    return replace(settings, num_frames=frames, duration=None)
+
+
+def _with_placed_images(settings: Settings) -> Settings:
+    """The settings with images at frames counted from the beginning: -1 is the last one.
+
+    Raises:
+        UsageError: two images at one frame, of which the first would have no effect.
+    """
+    count = settings.num_frames
+    placed = []
+    for image in settings.images:
+        index = image.frame_index
+        if count is not None and -count <= index < 0:
+            index += count
+        placed.append(replace(image, frame_index=index))
+    frames = [image.frame_index for image in placed]
+    repeated = sorted({frame for frame in frames if frames.count(frame) > 1})
+    if repeated:
+        raise UsageError(
+            f"{spelled('images')}: two of them stand at frame {repeated[0]}, of which the clip could show one alone; "
+            "give each its own frame."
+        )
+    return replace(settings, images=tuple(placed))
 
 
 def _require_meaning(settings: Settings, entry: PipelineEntry) -> None:
@@ -87,6 +151,13 @@ def _with_length(settings: Settings, entry: PipelineEntry, defaults: GenerationD
         raise UsageError(
             f"{named}: the shortest clip comes first, got {asked[0]:g} s and {asked[1]:g} s; exchange them."
         )
+    if settings.audio_max_duration is not None:
+        if settings.num_frames is not None:
+            raise UsageError(
+                f"{spelled('num_frames')} and {spelled('audio_max_duration')} contradict each other: the clip is as "
+                "long as the sound that is used; give one of them."
+            )
+        return settings
     if settings.num_frames is not None:
         if asked is not None:
             log.warning("%s has no effect: %s says how long the clip is", named, spelled("num_frames"))
@@ -102,7 +173,7 @@ def _with_length(settings: Settings, entry: PipelineEntry, defaults: GenerationD
     return replace(settings, num_frames=defaults.num_frames)
 
 
-def _with_prompt_of_file(settings: Settings) -> Settings:
+def with_prompt_of_file(settings: Settings) -> Settings:
     """The settings with the text of the prompt's file; records then hold the text and not the file."""
     path = settings.prompt_file
     if path is None:
@@ -110,10 +181,11 @@ def _with_prompt_of_file(settings: Settings) -> Settings:
     if settings.prompt is not None:
         raise UsageError(f"{spelled('prompt')} and {spelled('prompt_file')} are both given; give one of them.")
     try:
-        text = path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise MediaError(f"the prompt file {path} cannot be read: {reason}; check the file.") from error
+        text = read_text(path).strip()
+    except OSError as error:
+        raise MediaError(f"the prompt file {path} cannot be read: {error.strerror}; check the path.") from error
+    except UnicodeDecodeError as error:
+        raise MediaError(f"the prompt file {path} is not UTF-8 text: {error.reason}; save it as UTF-8.") from error
     if not text:
         raise UsageError(f"the prompt file {path} is empty; write what to generate into it.")
     return replace(settings, prompt=text, prompt_file=None)

@@ -17,7 +17,7 @@ from ltx2rt.graph.diffusion.schedules import distilled_sigmas, distilled_stage_2
 from ltx2rt.graph.pipelines.checks import check_inputs
 from ltx2rt.graph.pipelines.pipeline import PipelineEntry
 from ltx2rt.graph.pipelines.refinement import Conditions, first_stage, second_stage
-from ltx2rt.graph.settings.settings import GENERATED_KEYFRAMES, NEW_CLIP, REFERENCES
+from ltx2rt.graph.settings.settings import CLIP_COLOURS, GENERATED_KEYFRAMES, NEW_CLIP, REFERENCES
 from ltx2rt.graph.stages.decode.stage import finish
 from ltx2rt.graph.stages.denoise.stage import Sampling
 from ltx2rt.graph.stages.denoise.states import VideoItem
@@ -101,11 +101,13 @@ def reference_items(run: Run) -> list[VideoItem]:
     clips = []
     for reference in inputs.media.references:
         frames = reference.frames(*small, inputs.num_frames)
-        if temporal_scale != 1:
-            frames = frames[reference_frame_indices(len(frames), temporal_scale)]
-        clips.append(frames[: vae.pixel_frames(vae.latent_frames(len(frames)))])
+        count = frames.shape[0]
+        chosen = range(count) if temporal_scale == 1 else reference_frame_indices(count, temporal_scale)
+        clips.append(frames.selected(chosen[: vae.pixel_frames(vae.latent_frames(len(chosen)))]))
+    reading = max((reference.reading_bytes for reference in inputs.media.references), default=0)
+    latents = encode_pixels(run, "reference encoder", clips, reading)
     items: list[VideoItem] = []
-    for reference, latent in zip(inputs.media.references, encode_pixels(run, "reference encoder", clips), strict=True):
+    for reference, latent in zip(inputs.media.references, latents, strict=True):
         item = AppendReferenceVideo(latent, downscale, temporal_scale, reference.strength)
         mask = inputs.media.attention_mask
         if mask is None or (mask.weights is None and mask.strength == 1.0):
@@ -130,7 +132,7 @@ PIPELINE = PipelineEntry(
     files=("spatial_upscaler", "loras"),
     variant="distilled",
     two_stage=True,
-    topics=NEW_CLIP | {GENERATED_KEYFRAMES, REFERENCES},
+    topics=NEW_CLIP | {GENERATED_KEYFRAMES, REFERENCES, CLIP_COLOURS},
     check=check,
     generate=generate,
 )

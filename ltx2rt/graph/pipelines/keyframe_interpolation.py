@@ -22,10 +22,6 @@ def check(inputs: GenerationInputs, files: WeightSet) -> None:
     check_inputs(inputs, files, stages=2, upscaler=True, guided=True, distilled_lora=True)
     if not inputs.media.images:
         raise UsageError(f"keyframe interpolation needs at least one key frame; give {spelled('images')}.")
-    frames = [image.frame_index for image in inputs.media.images]
-    repeated = sorted({frame for frame in frames if frames.count(frame) > 1})
-    if repeated:
-        raise UsageError(f"two key frames stand at frame {repeated[0]}; give each its own frame index.")
 
 
 def generate(run: Run) -> GeneratedClip:

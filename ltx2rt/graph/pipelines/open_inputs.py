@@ -39,7 +39,7 @@ def open_inputs(
     """
     context, negative = _contexts(settings, files)
     media = entry.open_media(settings, files)
-    num_frames, height, width = settings.num_frames, settings.height, settings.width
+    num_frames, height, width = settings.num_frames or media.num_frames, settings.height, settings.width
     frame_rate = settings.frame_rate
     if media.source is not None:
         num_frames, height, width = (int(n) for n in media.source.frames.shape[:3])
@@ -54,7 +54,7 @@ def open_inputs(
         settings,
         height=height or _NO_SIDE,
         width=width or _NO_SIDE,
-        num_frames=num_frames or _NO_FRAMES,
+        num_frames=_NO_FRAMES if num_frames is None else num_frames,
         frame_rate=frame_rate or _NO_RATE,
         media=media,
         context=context,

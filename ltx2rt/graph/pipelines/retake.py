@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 from ltx2rt.errors import UsageError
 from ltx2rt.graph.diffusion.conditioning import RegenerateTimeRange
-from ltx2rt.graph.diffusion.latent_state import audio_latent, video_latent
+from ltx2rt.graph.diffusion.latent_geometry import frames_shown
+from ltx2rt.graph.diffusion.latent_state import VideoTarget, audio_latent, video_latent
 from ltx2rt.graph.diffusion.schedules import distilled_sigmas
 from ltx2rt.graph.pipelines.checks import check_inputs
 from ltx2rt.graph.pipelines.pipeline import PipelineEntry
-from ltx2rt.graph.settings.settings import FRAMES, GUIDANCE, RETAKE_RANGE, SOURCE
-from ltx2rt.graph.stages.decode.stage import finish
+from ltx2rt.graph.settings.settings import CLIP_COLOURS, FITTING, FRAMES, GUIDANCE, RETAKE_RANGE, SOURCE
 from ltx2rt.graph.stages.denoise.stage import Sampling, denoise, guided_sampling
 from ltx2rt.graph.stages.denoise.states import audio_state, video_state
+from ltx2rt.graph.stages.edited_clips import open_retake
 from ltx2rt.graph.stages.encode.stage import encode_pixels, encode_sound
-from ltx2rt.graph.stages.inputs import GenerationInputs
-from ltx2rt.graph.stages.media_inputs import open_retake
+from ltx2rt.graph.stages.inputs import Edit, GenerationInputs, TimeRange
+from ltx2rt.graph.stages.kept_media import BLEND_FRAMES, BLEND_SECONDS, finish_edit
 from ltx2rt.graph.stages.run import GeneratedClip, Run
 from ltx2rt.graph.stages.targets import targets
 from ltx2rt.graph.stages.text.stage import guided_contexts, positive_context
 from ltx2rt.graph.stages.weight_set import WeightSet
 from ltx2rt.spelling import spelled
+
+log = logging.getLogger(__name__)
 
 
 def check(inputs: GenerationInputs, files: WeightSet) -> None:
@@ -66,32 +70,71 @@ def generate(run: Run) -> GeneratedClip:
             audio_guider=inputs.audio_guider,
         )
     video_target, audio_target = targets(run, inputs.height, inputs.width)
-    (source,) = encode_pixels(run, "video encoder", [inputs.media.source.frames])
+    source, region = inputs.media.source, inputs.media.region
+    edit = source.edit
+    anew = _made_anew(region, edit, video_target) if region.video else range(0)
+    # A clip without sound gets its sound from scratch; kept as it is, it stays silent.
+    new_sound = region.audio or (edit.sound is None and not edit.keeps_sound)
+    if not run.planning:
+        for line in (*edit.words, _words(edit, anew, float(inputs.frame_rate), new_sound=new_sound)):
+            log.warning("%s", line)
+    (encoded,) = encode_pixels(run, "video encoder", [source.frames], edit.pictures.reading_bytes)
     sound = None
-    if inputs.media.source.sound is not None:
-        sound = encode_sound(run, inputs.media.source.sound, audio_target.shape.frames)
-    region = RegenerateTimeRange(inputs.media.region.start_s, inputs.media.region.end_s)
+    if source.sound is not None:
+        sound = encode_sound(run, source.sound, audio_target.shape.frames)
+    times = RegenerateTimeRange(region.start_s, region.end_s)
     start = video_state(
         run,
         video_target,
         noise_scale=sampling.noise_scale,
-        initial=source,
-        items=[region],
-        frozen=not inputs.media.region.video,
+        initial=encoded,
+        items=[times],
+        frozen=not region.video,
     )
-    audio_items: Sequence[RegenerateTimeRange] = [region] if sound is not None else []
+    sound_times = times if region.sound_range is None else RegenerateTimeRange(*region.sound_range)
+    audio_items: Sequence[RegenerateTimeRange] = [sound_times] if sound is not None else []
     audio_start = audio_state(
         run,
         audio_target,
         noise_scale=sampling.noise_scale,
         initial=sound,
         items=audio_items,
-        frozen=sound is not None and not inputs.media.region.audio,
+        frozen=sound is not None and not region.audio,
     )
     video, audio = denoise(run, "denoise", sampling, start, audio_start, positive, negative)
     assert video is not None
     assert audio is not None
-    return finish(run, video_latent(video, video_target), audio_latent(audio, audio_target))
+    pictures, waves = video_latent(video, video_target), audio_latent(audio, audio_target)
+    return finish_edit(run, source, pictures, waves, anew=anew, new_sound=new_sound)
+
+
+def _made_anew(region: TimeRange, edit: Edit, target: VideoTarget) -> range:
+    """Frames of the result whose latents are generated."""
+    inside = RegenerateTimeRange(region.start_s, region.end_s).inside(target)[0]
+    latents = inside.reshape(target.shape.frames, -1).any(axis=1).nonzero()[0]
+    shown = [frame + edit.model.start for frame in frames_shown(latents[0], latents[-1], target.scale)]
+    return range(max(shown[0], 0), min(shown[-1] + 1, edit.num_frames))
+
+
+def _words(edit: Edit, anew: range, frame_rate: float, *, new_sound: bool) -> str:
+    """What is made anew, in frames and seconds."""
+    parts, kept = [], []
+    if anew:
+        first, last = anew.start / frame_rate, anew.stop / frame_rate
+        parts.append(f"frames {anew.start} to {anew.stop - 1} of {edit.num_frames} ({first:.3f} to {last:.3f} s)")
+    else:
+        kept.append("all frames")
+    if new_sound:
+        first, last = edit.sound_range if edit.sound is not None else (0.0, edit.num_frames / frame_rate)
+        parts.append(f"the sound from {first:.3f} to {last:.3f} s")
+    elif edit.sound is not None:
+        kept.append("the sound")
+    sides = "made anew: " + " and ".join(parts)
+    if kept:
+        sides += f"; kept: {' and '.join(kept)}"
+    if not edit.keeps_pictures:
+        return f"{sides}; every frame passes through the VAE"
+    return f"{sides}; {BLEND_FRAMES} frames and {BLEND_SECONDS * 1000:.0f} ms inside each border are blended"
 
 
 PIPELINE = PipelineEntry(
@@ -102,7 +145,7 @@ PIPELINE = PipelineEntry(
     example='--pipeline retake --prompt "a red circle moves left" --video-path {clip} --start-time 0.4 --end-time 0.8',
     open_media=open_retake,
     variant=None,
-    topics=GUIDANCE | {SOURCE, RETAKE_RANGE, FRAMES},
+    topics=GUIDANCE | {SOURCE, RETAKE_RANGE, FITTING, CLIP_COLOURS, FRAMES},
     check=check,
     generate=generate,
 )

@@ -88,6 +88,22 @@ class Whole(Kind[int]):
         return int(word)
 
 
+# What stands for a seed that is still to be drawn.
+RANDOM_SEED = -1
+
+
+class Seed(Whole):
+    """A seed; ``random``, or -1 as other programs have it, is drawn when a run begins."""
+
+    wanted, annotation, metavar = "a whole number, or random", "int | str", "N|random"
+
+    def convert(self, value: Any) -> int:
+        return RANDOM_SEED if value == "random" else super().convert(value)
+
+    def parse(self, word: str) -> int:
+        return RANDOM_SEED if word == "random" else super().parse(word)
+
+
 class Number(Kind[float]):
     wanted, annotation, metavar = "a number", "float", "S"
 

@@ -11,7 +11,6 @@ from typing import Any, Literal
 import numpy as np
 
 from ltx2rt.graph.diffusion.noise import NoiseSource
-from ltx2rt.graph.models.text.token_sampling import SamplingOptions
 from ltx2rt.graph.models.video_vae.tiling import Tiling
 from ltx2rt.graph.settings.in_memory import digest
 from ltx2rt.graph.settings.inputs import ImageInput, VideoInput
@@ -27,6 +26,7 @@ from ltx2rt.graph.settings.kinds import (
     NoiseKind,
     Number,
     SecondsRange,
+    Seed,
     Switch,
     Text,
     TilesKind,
@@ -34,6 +34,8 @@ from ltx2rt.graph.settings.kinds import (
     Whole,
 )
 from ltx2rt.graph.settings.setting import plain_values, setting, settings_of, stored_values
+from ltx2rt.media.colour import SOURCE_COLOR_CHOICES
+from ltx2rt.media.fit import FITS
 from ltx2rt.weights.embedding_file import TextEmbedding
 
 DEFAULT_NEGATIVE_PROMPT = (
@@ -59,17 +61,21 @@ EXTENSION = "extension"
 FRAMES = "frames"
 DURATION = "predicted length"
 GENERATED_KEYFRAMES = "generated key frames"
+FITTING = "fitting of pictures"
+CLIP_COLOURS = "colours of clips"
 # Several together: of pipelines that make a clip of a given size, and of those that sample with guidance.
-NEW_CLIP = frozenset({SIZE, LENGTH, IMAGES, FRAMES})
+NEW_CLIP = frozenset({SIZE, LENGTH, IMAGES, FITTING, FRAMES})
 GUIDANCE = frozenset({NEGATIVE, FIRST_ORDER, VIDEO_GUIDANCE, AUDIO_GUIDANCE, AUDIO_MODALITY_GUIDANCE})
 
 CONTROL_TYPES = ("raw", "canny", "depth", "pose")
 DIRECTIONS = ("after", "before")
+KEPT_FROM = ("source", "vae")
 
 # ruff: noqa: RUF009  (the calls make dataclass fields)
 _SECONDS = Number("SECONDS")
 _CONTROL = {"topic": REFERENCES}
 _MODEL = {"shown_default": "model"}
+_WRITER = {"shown_default": "usual for the language model, see docs/pipelines/ltx-2.5.md"}
 
 
 @dataclass(frozen=True)
@@ -110,8 +116,12 @@ class Settings:
         "number of frames, 8*k + 1",
         "Request",
         topic=LENGTH,
+        low=1,
         flags=("--num-frames", "--frames"),
         **_MODEL,
+    )
+    duration: float | None = setting(
+        None, _SECONDS, "length in seconds in place of a number of frames: the nearest 8*k + 1", "Request", topic=LENGTH
     )
     auto_duration: tuple[float, float] | None = setting(
         None,
@@ -131,7 +141,11 @@ class Settings:
         **_MODEL,
     )
     seed: int | None = setting(
-        None, Whole(), "seed of the noise; the same as in the official code on a CPU", "Request", **_MODEL
+        None,
+        Seed(),
+        "seed of the noise, the same as in the official code on a CPU; random (or -1) draws one, which is shown",
+        "Request",
+        **_MODEL,
     )
 
     noise: NoiseSource | None = setting(
@@ -165,21 +179,19 @@ class Settings:
         flags=("--no-gemma",),
     )
     enhance_prompt: bool = setting(
-        False, Switch(), "let the text encoder's language model rewrite the prompt first", "Text"
-    )
-    enhance_temperature: float = setting(
-        SamplingOptions.temperature, Number(), "how freely it writes; 0 = always the likeliest word", "Text", low=0
-    )
-    enhance_top_k: int = setting(
-        SamplingOptions.top_k, Whole(), "it chooses among so many words; 0 = all", "Text", low=0
-    )
-    enhance_top_p: float = setting(
-        SamplingOptions.top_p,
-        Number(),
-        "and among those that together have this probability",
+        False,
+        Switch(),
+        "let a language model rewrite the prompt first: the text encoder, or --prompt-enhancer-gemma-root",
         "Text",
-        low=0,
-        high=1,
+    )
+    enhance_temperature: float | None = setting(
+        None, Number(), "how freely it writes; 0 = always the likeliest word", "Text", low=0, **_WRITER
+    )
+    enhance_top_k: int | None = setting(
+        None, Whole(), "it chooses among so many words; 0 = all", "Text", low=0, **_WRITER
+    )
+    enhance_top_p: float | None = setting(
+        None, Number(), "and among those that together have this probability", "Text", low=0, high=1, **_WRITER
     )
     enhance_seed: int | None = setting(
         None,
@@ -188,7 +200,7 @@ class Settings:
         "Text",
         shown_default="seed",
     )
-    enhance_max_tokens: int = setting(SamplingOptions.max_new_tokens, Whole(), "longest text it writes", "Text", low=1)
+    enhance_max_tokens: int | None = setting(None, Whole(), "longest text it writes", "Text", low=1, **_WRITER)
 
     # Conditions
     images: tuple[ImageInput, ...] = setting(
@@ -251,9 +263,48 @@ class Settings:
     )
     audio_start_time: float = setting(0.0, _SECONDS, "where in the sound to begin", "Conditions", topic=DRIVING_SOUND)
     audio_max_duration: float | None = setting(
-        None, _SECONDS, "how much of it to use, at most the length of the clip", "Conditions", topic=DRIVING_SOUND
+        None,
+        _SECONDS,
+        "how much of it to use; the clip is then as long as that, and --num-frames is left out",
+        "Conditions",
+        topic=DRIVING_SOUND,
     )
     video_path: Path | None = setting(None, FilePath(), "the clip to edit", "Conditions", topic=SOURCE)
+    fit: str | None = setting(
+        None,
+        Text(),
+        "how pictures of other proportions come to the size of the clip",
+        "Conditions",
+        topic=FITTING,
+        choices=FITS,
+        shown_default="images and control videos: crop; edited clips: pad",
+    )
+    antialias: bool = setting(
+        True,
+        Switch(),
+        "reduce large images and control videos as the official code does, which leaves pixels out",
+        "Conditions",
+        topic=IMAGES,
+        flags=("--no-antialias",),
+        turns_off=True,
+    )
+    source_color: str | None = setting(
+        None,
+        Text(),
+        "what the colours of clips that are read are; -limited or -full behind it says the range too",
+        "Conditions",
+        topic=CLIP_COLOURS,
+        choices=SOURCE_COLOR_CHOICES,
+        shown_default="as tagged",
+    )
+    kept_from: str = setting(
+        "source",
+        Text(),
+        "where what an edit keeps comes from: the clip itself, or through the VAE as all else (the official behaviour)",
+        "Conditions",
+        topic=SOURCE,
+        choices=KEPT_FROM,
+    )
     start_time: float | None = setting(
         None, _SECONDS, "where the part begins that is generated anew", "Conditions", topic=RETAKE_RANGE
     )
@@ -431,15 +482,16 @@ class Settings:
         return {name: value for name, value in plain_values(self).items() if topic_of(name) in ("", *topics)}
 
     @property
-    def enhancement(self) -> SamplingOptions:
-        """How the prompt enhancement writes."""
-        return SamplingOptions(
-            temperature=self.enhance_temperature,
-            top_k=self.enhance_top_k,
-            top_p=self.enhance_top_p,
-            seed=self.enhance_seed or 0,
-            max_new_tokens=self.enhance_max_tokens,
-        )
+    def enhancement(self) -> dict[str, Any]:
+        """How the prompt enhancement writes, as far as it is said: names and values of `SamplingOptions`."""
+        values = {
+            "temperature": self.enhance_temperature,
+            "top_k": self.enhance_top_k,
+            "top_p": self.enhance_top_p,
+            "seed": self.enhance_seed,
+            "max_new_tokens": self.enhance_max_tokens,
+        }
+        return {name: value for name, value in values.items() if value is not None}
 
     def inputs_in_memory(self) -> dict[str, str]:
         """SHA-256 of everything that was given in memory, by the names of the settings: ``images[0]``."""

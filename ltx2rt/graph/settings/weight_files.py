@@ -69,6 +69,14 @@ class WeightFiles:
         topic=TEXT,
         flags=("--tokenizer-path",),
     )
+    prompt_enhancer: Path | None = setting(
+        None,
+        WeightPath("PATH"),
+        "another Gemma that rewrites prompts, a Gemma 4 such as E2B-it or a Gemma 3; that of LTX-2.5 cannot",
+        "Weights",
+        topic=TEXT,
+        flags=("--prompt-enhancer-gemma-root",),
+    )
     connectors: Path | None = _part(
         TEXT,
         "file with the embeddings connectors",
@@ -132,6 +140,13 @@ class WeightFiles:
         """Setting -> paths of every part that was named by itself."""
         given = {name: getattr(self, name) for name in PARTS}
         return {name: path if isinstance(path, tuple) else (path,) for name, path in given.items() if path is not None}
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """Every file and folder of weights that was given."""
+        with_strength = (*self.loras, *(() if self.distilled_lora is None else (self.distilled_lora,)))
+        single = (self.checkpoint, *(path for paths in self.parts.values() for path in paths))
+        return tuple(path for path in (*single, *(path for path, _ in with_strength)) if path is not None)
 
     def require_no_parts(self, *allowed: str) -> None:
         """Raise UsageError for parts without a model, whose place the embedded one takes with parts of its own.

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import mlx.core as mx
 
@@ -30,11 +30,60 @@ class ImageCondition:
         pixels: called with (height, width), returns float32 (height, width, 3) in [-1, 1].
         frame_index: pixel frame of the clip.
         strength: 1 keeps the image exactly, 0 leaves the frame free.
+        reading_bytes: what reading it takes.
     """
 
     pixels: Callable[[int, int], Array]
     frame_index: int = 0
     strength: float = 1.0
+    reading_bytes: int = 0
+
+    def stream(self, height: int, width: int) -> FrameStream:
+        """The image as a clip of one frame, read when it is wanted."""
+
+        def read() -> Generator[Array, None, None]:
+            yield self.pixels(height, width)
+
+        return FrameStream((1, height, width, 3), read)
+
+
+@dataclass(frozen=True)
+class FrameStream:
+    """Frames that are read one by one, as often as they are wanted, and never lie in memory together.
+
+    Attributes:
+        shape: (F, H, W, 3).
+        read: called, it begins with the first frame: (H, W, 3) uint8, or float32 in [-1, 1], F of them.
+    """
+
+    shape: tuple[int, int, int, int]
+    read: Callable[[], Generator[Array, None, None]]
+
+    @classmethod
+    def of(cls, frames: Array) -> FrameStream:
+        """Of frames that do lie in memory."""
+
+        def read() -> Generator[Array, None, None]:
+            yield from frames
+
+        count, height, width = frames.shape[:3]
+        return cls((count, height, width, 3), read)
+
+    def selected(self, places: Sequence[int]) -> FrameStream:
+        """Some of the frames, by their places, which rise."""
+
+        def read() -> Generator[Array, None, None]:
+            wanted = iter(places)
+            place = next(wanted, None)
+            with closing(self.read()) as frames:
+                for index, frame in enumerate(frames):
+                    if place is None:
+                        return
+                    if index == place:
+                        yield frame
+                        place = next(wanted, None)
+
+        return FrameStream((len(places), *self.shape[1:]), read)
 
 
 @dataclass(frozen=True)
@@ -42,13 +91,14 @@ class ReferenceVideo:
     """A control video of an IC-LoRA.
 
     Attributes:
-        frames: called with (height, width, count), returns at most ``count`` frames, float32 (F, height, width, 3) in
-            [-1, 1].
+        frames: called with (height, width, count), returns at most ``count`` frames of that size.
         strength: 1 keeps the reference clean.
+        reading_bytes: what reading them takes.
     """
 
-    frames: Callable[[int, int, int], Array]
+    frames: Callable[[int, int, int], FrameStream]
     strength: float = 1.0
+    reading_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -77,29 +127,94 @@ class SoundInput:
     sample_rate: int
 
 
+class OwnPictures(Protocol):
+    """Pictures of a clip as its file has them, and the way from the model's pictures to their size."""
+
+    @property
+    def height(self) -> int: ...
+
+    @property
+    def width(self) -> int: ...
+
+    @property
+    def reading_bytes(self) -> int:
+        """What reading them takes."""
+
+    def read(self) -> Generator[Array, None, None]:
+        """All of them from the first one, (height, width, 3) uint8."""
+
+    def size(self, scale: Fraction) -> tuple[int, int]:
+        """(height, width) of pictures ``scale`` times as large."""
+
+    def restored(self, picture: Array, own: Array | None, scale: Fraction) -> Array:
+        """A picture of the model at the clip's own size, times ``scale``.
+
+        Args:
+            picture: (H, W, 3) float32 in [0, 1].
+            own: the clip's picture at that time, which fills what was cut off for the model; None: there is none.
+            scale: how much larger than the model's source the picture is.
+        """
+
+
 @dataclass(frozen=True)
-class SourceClip:
-    """A clip that is edited.
+class Edit:
+    """What becomes of a clip that is edited: which frames the result has, and where each of them comes from.
+
+    Frames are counted in the result.
 
     Attributes:
-        frames: uint8 or float32 in [-1, 1], (F, H, W, 3); F is 8*k + 1, H and W are multiples of 32.
-        frame_rate: frames per second.
-        sound: its sound, if any.
+        num_frames: of the result.
+        source: frames of the clip.
+        model: frames that the model sees, the clip's nearest picture standing where it has none.
+        pictures: the clip's own.
+        sound: the clip's whole sound; None: it has none.
+        sound_range: seconds of the result in which the sound is made anew.
+        keeps_pictures, keeps_sound: what is kept is taken from the clip; False: all passes through the VAE, as in the
+            official code.
+        words: what a user should know: what was cut or filled for the model.
     """
 
-    frames: Array
+    num_frames: int
+    source: range
+    model: range
+    pictures: OwnPictures
+    sound: SoundInput | None
+    sound_range: tuple[float, float] = (0.0, 0.0)
+    keeps_pictures: bool = True
+    keeps_sound: bool = True
+    words: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class SourceClip:
+    """A clip that is edited, as the model sees it.
+
+    Attributes:
+        frames: F is 8*k + 1, H and W are multiples of 32.
+        frame_rate: frames per second.
+        sound: its sound, if any.
+        edit: what the result is put together from.
+    """
+
+    frames: FrameStream
     frame_rate: Fraction
-    sound: SoundInput | None = None
+    sound: SoundInput | None
+    edit: Edit
 
 
 @dataclass(frozen=True)
 class TimeRange:
-    """Seconds [start, end) of a clip that are generated anew, and in which streams."""
+    """Seconds [start, end) of what the model sees that are generated anew, and in which streams.
+
+    Attributes:
+        sound_range: the same for the sound, where it differs.
+    """
 
     start_s: float
     end_s: float
     video: bool = True
     audio: bool = True
+    sound_range: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -110,6 +225,7 @@ class Media:
         images: applied in order.
         references, attention_mask: control videos of an IC-LoRA, and where the clip attends to them.
         sound: drives the video.
+        num_frames: of the clip, where the sound decides; None: as the settings say.
         source, region: the clip that is edited, and where.
     """
 
@@ -117,8 +233,17 @@ class Media:
     references: tuple[ReferenceVideo, ...] = ()
     attention_mask: AttentionMask | None = None
     sound: SoundInput | None = None
+    num_frames: int | None = None
     source: SourceClip | None = None
     region: TimeRange | None = None
+
+    def placed(self, num_frames: int) -> Media:
+        """The same for a clip whose length is known now: images that count from the end, -1 being the last frame."""
+        images = (
+            replace(image, frame_index=image.frame_index + (num_frames if image.frame_index < 0 else 0))
+            for image in self.images
+        )
+        return replace(self, images=tuple(images))
 
 
 class PromptContext(NamedTuple):
@@ -223,8 +348,9 @@ class GenerationInputs:
             raise UsageError(
                 f"the prompt is empty; say what to generate with {spelled('prompt')}, or give {spelled('embedding')}."
             )
+        first = 0 if self.duration is None else -self.num_frames  # of the last frames, see Media.placed
         for image in self.media.images:
-            if not 0 <= image.frame_index < self.num_frames:
+            if not first <= image.frame_index < self.num_frames:
                 raise UsageError(
                     f"image frame index must be 0 to {self.num_frames - 1} for this clip, got {image.frame_index}."
                 )

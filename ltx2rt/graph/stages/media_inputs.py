@@ -3,46 +3,52 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import partial
+from math import floor
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from ltx2rt.errors import UsageError
 from ltx2rt.graph.components import VIDEO_VAE
-from ltx2rt.graph.models.video_vae.config import VideoVaeConfig
+from ltx2rt.graph.diffusion.latent_geometry import snapped_frames
 from ltx2rt.graph.settings.inputs import ImageInput, VideoInput, VideoSource
 from ltx2rt.graph.settings.settings import Settings
 from ltx2rt.graph.stages.inputs import (
     AttentionMask,
+    FrameStream,
     ImageCondition,
     Media,
     ReferenceVideo,
     SoundInput,
-    SourceClip,
-    TimeRange,
 )
 from ltx2rt.graph.stages.weight_set import WeightSet
 from ltx2rt.media.audio_reader import read_audio
 from ltx2rt.media.canny import canny, check_thresholds
-from ltx2rt.media.images import load_conditioning_image, picture_bytes, read_image
+from ltx2rt.media.clip_reader import SAME_RATE, ClipReader, is_still_picture
+from ltx2rt.media.fit import fit_words, fitted, is_much_larger
+from ltx2rt.media.images import image_name, load_conditioning_image, picture_bytes, read_image, reading_bytes
 from ltx2rt.media.pixel_range import LUMA, to_signed_range
 from ltx2rt.media.resize import resize_to_cover
-from ltx2rt.media.video_reader import VideoInfo, probe_video, read_frames
 from ltx2rt.spelling import spelled
-from ltx2rt.types import Array
+from ltx2rt.types import Array, FilePath
 
 log = logging.getLogger(__name__)
 
-_RATE_TOLERANCE = 1e-3
+# Of a clip whose length follows from its sound.
+_MOST_FRAMES = 1024
+# Seconds without sound at the end of a clip that are not worth a word.
+_SHORT_SILENCE = 0.01
+
+DEFAULT_FIT = "crop"  # of images and control videos, as in the official code
 
 
 def open_images(settings: Settings, files: WeightSet) -> Media:
     """The images alone."""
-    return Media(images=tuple(image_condition(image) for image in settings.images))
+    return Media(images=tuple(image_condition(image, settings) for image in settings.images))
 
 
 def open_references(settings: Settings, files: WeightSet) -> Media:
@@ -55,30 +61,12 @@ def open_references(settings: Settings, files: WeightSet) -> Media:
 
 
 def open_driving_sound(settings: Settings, files: WeightSet) -> Media:
-    """Images, and the sound that drives the video."""
-    return replace(open_images(settings, files), sound=driving_sound(settings))
+    """Images, and the sound that drives the video, with the length of the clip."""
+    sound, frames = driving_sound(settings, files.config(VIDEO_VAE).temporal_factor)
+    return replace(open_images(settings, files), sound=sound, num_frames=frames)
 
 
-def open_retake(settings: Settings, files: WeightSet) -> Media:
-    """The clip that is edited, and the range that is made anew."""
-    source = source_clip(_edited(settings), files.config(VIDEO_VAE))
-    return Media(source=source, region=retake_range(settings, len(source.frames) / float(source.frame_rate)))
-
-
-def open_extension(settings: Settings, files: WeightSet) -> Media:
-    """The clip with room for new frames, and the range they take."""
-    vae = files.config(VIDEO_VAE)
-    source, region = extended(source_clip(_edited(settings), vae), settings, vae.temporal_factor)
-    return Media(source=source, region=region)
-
-
-def _edited(settings: Settings) -> Path:
-    if settings.video_path is None:
-        raise UsageError(f"there is no clip to edit; give {spelled('video_path', 'FILE')}.")
-    return settings.video_path
-
-
-def image_condition(image: ImageInput) -> ImageCondition:
+def image_condition(image: ImageInput, settings: Settings) -> ImageCondition:
     """An image, read when a stage asks for it at its size; unreadable files are reported now.
 
     Raises:
@@ -89,48 +77,121 @@ def image_condition(image: ImageInput) -> ImageCondition:
     if not 0 <= crf <= 51:
         raise UsageError(f"image crf must be 0 to 51, got {crf}; 0 keeps the image as it is.")
     check_strength("image", image.strength)
-    read_image(image.image)
+    rows, columns = read_image(image.image).shape[:2]
+    say_fit(image_name(image.image), rows, columns, settings)
+    fit = settings.fit or DEFAULT_FIT
 
     def pixels(height: int, width: int) -> Array:
-        return load_conditioning_image(image.image, height, width, crf=crf)
+        return load_conditioning_image(image.image, height, width, crf=crf, fit=fit, antialias=settings.antialias)
 
-    return ImageCondition(pixels=pixels, frame_index=image.frame_index, strength=image.strength)
+    # What is reduced for the final size is reduced for smaller stages, too.
+    reduced = settings.antialias and is_much_larger(rows, columns, settings.height or 0, settings.width or 0)
+    reading = reading_bytes(rows, columns, compressed=crf > 0, reduced=reduced)
+    return ImageCondition(pixels, image.frame_index, image.strength, reading)
 
 
 def reference_video(video: VideoInput, settings: Settings) -> ReferenceVideo:
     """A control video; its frames are read, and turned into edges if asked for, when the stage needs them.
 
     Raises:
-        UsageError: another frame rate than the clip's, or a strength outside 0 to 1.
+        UsageError: another frame rate than the clip's, other proportions that may not be fitted, or a strength outside
+            0 to 1.
         MediaError: the file cannot be read.
     """
     check_strength("reference video", video.strength)
     check_thresholds(settings.canny_low, settings.canny_high)
-    source = video.video
-    if isinstance(source, np.ndarray):
-        name, length = "the reference video", len(picture_bytes(source, "a reference video"))
-    else:
-        info = probe_video(source)
-        require_frame_rate(Path(source), info, settings.frame_rate)
-        name, length = str(source), info.num_frames
-    if length < (settings.num_frames or 0):
-        log.warning("%s has %d frames, the clip %s; the reference ends earlier", name, length, settings.num_frames)
-    return ReferenceVideo(
-        frames=lambda height, width, count: to_signed_range(control_frames(source, settings, height, width, count)),
-        strength=video.strength,
-    )
+    control = ControlVideo.open(video.video, settings)
+    for note in control.notes:
+        log.warning("%s", note)
+    say_fit(control.name, *control.size, settings)
+    if control.num_frames < (settings.num_frames or 0):
+        log.warning(
+            "%s has %d frames, the clip %s; the reference ends earlier",
+            control.name,
+            control.num_frames,
+            settings.num_frames,
+        )
+
+    def frames(height: int, width: int, count: int) -> FrameStream:
+        def read() -> Generator[Array, None, None]:
+            for frame in control.frames(settings, height, width, count):
+                yield to_signed_range(frame)
+
+        return FrameStream((min(count, control.num_frames), height, width, 3), read)
+
+    return ReferenceVideo(frames, video.strength, control.reading_bytes)
 
 
-def control_frames(video: VideoSource, settings: Settings, height: int, width: int, count: int) -> Array:
-    """At most ``count`` frames (F, height, width, 3) of a control video, float32 in 0 to 255."""
-    edges = partial(canny, low=settings.canny_low, high=settings.canny_high)
-    given: Iterable[Array] = (
-        picture_bytes(video, "a reference video")[:count]
-        if isinstance(video, np.ndarray)
-        else read_frames(video, limit=count)
-    )
-    frames = (edges(frame) if settings.control_type == "canny" else frame for frame in given)
-    return np.stack([resize_to_cover(frame, height, width) for frame in frames])
+@dataclass(frozen=True)
+class ControlVideo:
+    """A control video of a file or an array.
+
+    Attributes:
+        name: for messages.
+        num_frames: at the rate of the clip.
+        size: (height, width).
+        pictures: called with a number, gives at most so many, (H, W, 3) uint8.
+        reading_bytes: what reading takes.
+        notes: what its reader has to say.
+    """
+
+    name: str
+    num_frames: int
+    size: tuple[int, int]
+    pictures: Callable[[int], Iterable[Array]]
+    reading_bytes: int = 0
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def open(cls, video: VideoSource, settings: Settings) -> ControlVideo:
+        """A control video at the rate of the clip: one of variable rate is read by its time stamps.
+
+        Raises:
+            UsageError: it has a constant rate, and another one; or an array that is no video.
+            MediaError: the file cannot be read.
+        """
+        if isinstance(video, np.ndarray):
+            frames = picture_bytes(video, "a reference video")
+            height, width = frames.shape[-3:-1]
+            return cls("the reference video", len(frames), (height, width), lambda count: frames[:count])
+        reader = ClipReader(video, source_color=settings.source_color, frame_rate=settings.frame_rate)
+        if not reader.variable_rate:
+            require_frame_rate(video, reader.own_rate, reader.frame_rate)
+        return cls(
+            str(video),
+            reader.num_frames,
+            (reader.height, reader.width),
+            reader.frames,
+            reader.reading_bytes,
+            tuple(reader.notes),
+        )
+
+    def frames(self, settings: Settings, height: int, width: int, count: int) -> Iterator[Array]:
+        """At most ``count`` frames, edges if the settings say so: (height, width, 3) float32 in 0 to 255."""
+        edges = partial(canny, low=settings.canny_low, high=settings.canny_high)
+        fit = settings.fit or DEFAULT_FIT
+        for picture in self.pictures(count):
+            shown = edges(picture) if settings.control_type == "canny" else picture
+            yield fitted(shown, height, width, fit, antialias=settings.antialias)
+
+
+def say_fit(name: str, rows: int, columns: int, settings: Settings) -> None:
+    """One line about what is lost of a picture of other proportions than the clip's.
+
+    Raises:
+        UsageError: it may not be fitted.
+    """
+    if settings.height is None or settings.width is None:
+        return
+    way = settings.fit or DEFAULT_FIT
+    words = fit_words(rows, columns, settings.height, settings.width, "crop" if way == "error" else way)
+    if words and way == "error":
+        raise UsageError(
+            f"{name} is {columns}x{rows}, the clip {settings.width}x{settings.height}, which are other proportions; "
+            f"cut it, or give {spelled('fit', 'crop')}, pad or stretch."
+        )
+    if words:
+        log.warning("%s: %s (%s)", name, words, spelled("fit", way))
 
 
 def attention_mask(settings: Settings) -> AttentionMask | None:
@@ -147,7 +208,7 @@ def attention_mask(settings: Settings) -> AttentionMask | None:
     assert settings.height is not None
     assert settings.width is not None
     assert settings.num_frames is not None
-    frames = np.stack(list(read_frames(path, limit=settings.num_frames)))
+    frames = mask_frames(path, settings)
     if len(frames) not in (1, settings.num_frames):
         raise UsageError(
             f"the attention mask {path} has {len(frames)} frames, the clip {settings.num_frames}; "
@@ -167,126 +228,63 @@ def attention_mask(settings: Settings) -> AttentionMask | None:
     return AttentionMask(weights, strength)
 
 
-def driving_sound(settings: Settings) -> SoundInput:
-    """The sound of audio-to-video, as long as the clip: longer sound is cut, shorter one filled with silence.
+def mask_frames(path: Path, settings: Settings) -> Array:
+    """(F, H, W, 3) uint8 of a mask: a clip's, at most as many as the clip's, or those of a single picture."""
+    if is_still_picture(path):
+        return read_image(path)[None]
+    reader = ClipReader(path, source_color=settings.source_color)
+    if reader.variable_rate:
+        reader = ClipReader(path, source_color=settings.source_color, frame_rate=settings.frame_rate)
+    for note in reader.notes:
+        log.warning("%s", note)
+    return np.stack(list(reader.frames(settings.num_frames)))
+
+
+def driving_sound(settings: Settings, step: int) -> tuple[SoundInput, int]:
+    """The sound of audio-to-video, at most as long as the clip, and the frames of the clip: as given, or by the sound.
+
+    Args:
+        settings: say where the sound is, and how much of it is used.
+        step: pixel frames per latent frame.
 
     Raises:
         UsageError: no file, or times that are not positive.
         MediaError: the file cannot be read or has no sound there.
+
+    Source: Lightricks/LTX-2 ltx_pipelines/a2vid_two_stage.py @ 1.4.
     """
     if settings.audio_path is None:
         raise UsageError(f"there is no sound to make pictures for; give {spelled('audio_path', 'FILE')}.")
-    assert settings.num_frames is not None
-    length_s = settings.num_frames / float(settings.frame_rate or 1)
+    assert settings.frame_rate is not None
     if settings.audio_start_time < 0:
         raise UsageError(f"the audio start time must be 0 or more, got {settings.audio_start_time}.")
-    longest_s = length_s if settings.audio_max_duration is None else settings.audio_max_duration
-    if longest_s <= 0:
+    longest_s = settings.audio_max_duration
+    if longest_s is not None and longest_s <= 0:
         raise UsageError(f"the audio duration must be positive, got {longest_s}.")
-    sound = read_audio(settings.audio_path, start_s=settings.audio_start_time, duration_s=min(longest_s, length_s))
-    waveform = sound.waveform
-    missing = round(length_s * sound.sample_rate) - len(waveform)
-    if missing > 0:
-        if missing / sound.sample_rate > 0.01:
-            log.warning(
-                "%s gives %.2f s of sound, the clip lasts %.2f s; the rest is silent",
-                settings.audio_path,
-                len(waveform) / sound.sample_rate,
-                length_s,
-            )
-        waveform = np.pad(waveform, ((0, missing), (0, 0)))
-    return SoundInput(waveform, sound.sample_rate)
-
-
-def source_clip(path: Path, vae: VideoVaeConfig) -> SourceClip:
-    """A whole clip, of a size that the video VAE can encode.
-
-    Raises:
-        UsageError: its frames or its sides do not fill latent cells.
-        MediaError: the file cannot be read.
-    """
-    info = probe_video(path)
-    step, side = vae.temporal_factor, vae.spatial_factor
-    if info.num_frames % step != 1 % step:
-        shorter = vae.pixel_frames(vae.latent_frames(info.num_frames))
-        raise UsageError(
-            f"{path} has {info.num_frames} frames; the number must be {step}*k + 1, cut it to {max(shorter, 1)} first."
+    if settings.num_frames is not None:
+        longest_s = float(settings.num_frames / settings.frame_rate)
+    sound = read_audio(settings.audio_path, start_s=settings.audio_start_time, duration_s=longest_s)
+    duration = Fraction(len(sound.waveform), sound.sample_rate)
+    frames = settings.num_frames
+    if frames is None:
+        frames = snapped_frames(min(floor(duration * settings.frame_rate), _MOST_FRAMES), step)
+    length = frames / settings.frame_rate
+    if length - duration > _SHORT_SILENCE:
+        log.warning(
+            "%s gives %.2f s of sound, the clip lasts %.2f s; it ends without sound",
+            settings.audio_path,
+            duration,
+            length,
         )
-    if info.height % side or info.width % side:
-        raise UsageError(
-            f"{path} is {info.width}x{info.height}; both sides must be multiples of {side}, "
-            f"scale it to {info.width // side * side}x{info.height // side * side} first."
-        )
-    frames = np.stack(list(read_frames(path)))
-    if len(frames) != info.num_frames:
-        raise UsageError(
-            f"{path} claims {info.num_frames} frames but holds {len(frames)}; the file is damaged, convert it first."
-        )
-    sound = None if info.audio_rate is None else read_audio(path)
-    return SourceClip(frames, info.frame_rate, None if sound is None else SoundInput(sound.waveform, sound.sample_rate))
+    return SoundInput(sound.waveform[: round(length * sound.sample_rate)], sound.sample_rate), frames
 
 
-def retake_range(settings: Settings, duration_s: float) -> TimeRange:
-    """The range of a retake.
-
-    Raises:
-        UsageError: a missing time, or a range that is empty or outside the clip.
-    """
-    start, end = settings.start_time, settings.end_time
-    if start is None or end is None:
-        raise UsageError(
-            f"retake needs a time range; give {spelled('start_time')} and {spelled('end_time')} in seconds."
-        )
-    if start >= end:
-        raise UsageError(f"the time range must begin before it ends, got {start} s to {end} s; exchange them.")
-    if start < 0 or start >= duration_s:
-        raise UsageError(f"the start time must lie within the clip, 0 to {duration_s:.3f} s, got {start}.")
-    return TimeRange(start, end, video=not settings.keep_video, audio=not settings.keep_audio)
-
-
-def extended(source: SourceClip, settings: Settings, step: int) -> tuple[SourceClip, TimeRange]:
-    """A clip with room for new frames, and the range they take.
-
-    The room is filled with the nearest frame and silence; both are generated anew. In front of a clip its own first
-    frame is generated anew as well, because it then shares a latent frame with new ones.
-
-    Args:
-        source: the clip.
-        settings: say how many frames, and where.
-        step: pixel frames per latent frame.
-
-    Raises:
-        UsageError: a number of frames that is not a positive multiple of ``step``.
-    """
-    count = settings.extend_frames
-    if count < step or count % step:
-        raise UsageError(
-            f"extend adds a positive multiple of {step} frames, got {count}; use {max(step, count // step * step)}."
-        )
-    rate, frames = float(source.frame_rate), source.frames
-    margin = round(count / rate * source.sound.sample_rate) if source.sound is not None else 0
-    # Half a frame of distance keeps rounding away from the borders of latent frames.
-    if settings.direction == "after":
-        padded = np.concatenate([frames, np.repeat(frames[-1:], count, axis=0)])
-        pads, region = (0, margin), TimeRange((len(frames) + 0.5) / rate, (len(padded) + 1) / rate)
-    else:
-        padded = np.concatenate([np.repeat(frames[:1], count, axis=0), frames])
-        pads, region = (margin, 0), TimeRange(0.0, (count + 0.5) / rate)
-    sound = source.sound
-    if sound is not None:
-        length = round(len(frames) / rate * sound.sample_rate)
-        waveform = sound.waveform[:length]
-        waveform = np.pad(waveform, ((0, length - len(waveform)), (0, 0)))
-        sound = SoundInput(np.pad(waveform, (pads, (0, 0))), sound.sample_rate)
-    return SourceClip(padded, source.frame_rate, sound), region
-
-
-def require_frame_rate(path: Path, info: VideoInfo, frame_rate: Any) -> None:
+def require_frame_rate(path: FilePath, own: Fraction, wanted: Fraction) -> None:
     """Raise UsageError unless a video has the clip's frame rate."""
-    if abs(float(info.frame_rate) / float(frame_rate) - 1) > _RATE_TOLERANCE:
+    if abs(own / wanted - 1) > SAME_RATE:
         raise UsageError(
-            f"{path} has {float(info.frame_rate):g} frames/s, the clip {float(frame_rate):g}; "
-            f"give {spelled('frame_rate', f'{float(info.frame_rate):g}')} or convert the video."
+            f"{path} has {float(own):g} frames/s, the clip {float(wanted):g}; "
+            f"give {spelled('frame_rate', f'{float(own):g}')} or convert the video."
         )
 
 

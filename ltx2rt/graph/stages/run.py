@@ -46,6 +46,9 @@ class GeneratedClip:
         num_frames, height, width: of the video.
         video_latent: (1, f, h, w, 128) float32, normalised; None: sound only.
         audio_latent: (1, L, 128) float32, normalised; None where sound was given.
+        has_file_sound: the sound, or a part of it, comes from a file whose samples are to come out as they went in.
+        kept_frames: of an edit, those that are the clip's own.
+        kept_sound_s: of an edit, the seconds of sound (from, to) that are the clip's own.
     """
 
     frames: Callable[[], Iterator[Array]] | None
@@ -57,6 +60,9 @@ class GeneratedClip:
     width: int
     video_latent: Array | None = None
     audio_latent: Array | None = None
+    has_file_sound: bool = False
+    kept_frames: tuple[range, ...] = ()
+    kept_sound_s: tuple[tuple[float, float], ...] = ()
 
 
 class Run:

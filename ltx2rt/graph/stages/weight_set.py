@@ -12,6 +12,7 @@ import mlx.core as mx
 
 from ltx2rt.errors import CheckpointError, UsageError
 from ltx2rt.graph.components import (
+    PROMPT_ENHANCER,
     SPATIAL_UPSCALER,
     TEMPORAL_UPSCALER,
     TEXT_ENCODER,
@@ -30,7 +31,7 @@ from ltx2rt.weights.generations import LTX_2, Generation
 from ltx2rt.weights.kept_weights import Loras, StageWeights
 from ltx2rt.weights.lora.opening import open_lora
 from ltx2rt.weights.sets.pairing import check_pairing
-from ltx2rt.weights.sets.parts import ROLES, Role
+from ltx2rt.weights.sets.parts import ROLES, Role, find
 from ltx2rt.weights.sets.resolution import missing_parts, resolve
 from ltx2rt.weights.tokenizer import GemmaTokenizer
 
@@ -58,6 +59,7 @@ class WeightSet:
     Attributes:
         sources: name of a component -> what holds it: one file, several, or a folder. Components may share one.
         tokenizer: of the text encoder; None where contexts are given, and in plans.
+        enhancer_tokenizer: of the language model that rewrites prompts, where it is another one.
         loras: LoRA files with their strengths, fused in this order.
         distilled_lora: the LoRA of the second stage of dev pipelines with its strength, or empty.
         gaps: setting of a part that the set does not have -> why.
@@ -70,6 +72,7 @@ class WeightSet:
     distilled_lora: Loras = ()
     gaps: Mapping[str, str] = field(default_factory=dict)
     taken: Mapping[str, Path] = field(default_factory=dict)
+    enhancer_tokenizer: GemmaTokenizer | None = None
     _configs: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
     _whole: set[str] = field(default_factory=set, init=False, repr=False, compare=False)
 
@@ -104,7 +107,12 @@ class WeightSet:
                     raise
                 del sources[TEXT_ENCODER.name]  # nobody named it, and a text embedding can stand in its place
                 gaps[TEXT_ENCODER.name] = str(error)
-        weights = cls(sources, tokenizer, gaps=gaps, taken=model.taken)
+        enhancer_tokenizer = None
+        if given.prompt_enhancer is not None:
+            writer = _language_model(given.prompt_enhancer)
+            sources[PROMPT_ENHANCER.name] = writer
+            enhancer_tokenizer = None if writer.is_manifest else GemmaTokenizer.of(writer)
+        weights = cls(sources, tokenizer, gaps=gaps, taken=model.taken, enhancer_tokenizer=enhancer_tokenizer)
         return replace(
             weights, loras=weights._open_loras(given.loras), distilled_lora=weights._open_loras(distilled, text=False)
         )
@@ -220,6 +228,23 @@ def _check_strengths(loras: Sequence[tuple[Path, float]]) -> None:
     for path, strength in loras:
         if not math.isfinite(strength):
             raise UsageError(f"the strength of LoRA {path} must be a finite number, got {strength}.")
+
+
+def _language_model(path: Path) -> Checkpoint:
+    """The language model in a file or folder, of a kind that rewrites prompts.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    found = find(path)
+    parts = found.of(TEXT_ENCODER.name)
+    if len(parts) != 1:
+        raise CheckpointError(
+            f"{found.path}: no language model: it holds {found.held}; give the folder of one Gemma with "
+            f"{spelled('prompt_enhancer', 'FOLDER')}."
+        )
+    PROMPT_ENHANCER.parse(parts[0].checkpoint)
+    return parts[0].checkpoint
 
 
 def _check_upscaler(sources: Mapping[str, Checkpoint], axis: str) -> None:

@@ -70,9 +70,12 @@ class Int8(PackedFormat):
         as_stored = scales.dtype == "F32" and scales.size == shape[0]
         return Packed(encoding.info.nbytes + scale_bytes, 0 if as_stored else scale_bytes)
 
+    def rotation(self, encoding: Encoding) -> int:
+        return _group(encoding.marker) or 0
+
     def pack(self, stored: Stored, shape: tuple[int, ...]) -> LinearWeight:
         scale = row_scales(stored, _SCALE, shape[0])
-        return LinearWeight("int8", stored.mlx(), scale, rotation=_group(stored.marker) or 0)
+        return LinearWeight("int8", stored.mlx(), scale, rotation=self.rotation(stored.encoding))
 
     def decoder(self, stored: Stored, shape: tuple[int, ...]) -> Callable[[Rows], Array]:
         scale = np.broadcast_to(companion_values(stored, _SCALE).reshape(-1, 1), (shape[0], 1))

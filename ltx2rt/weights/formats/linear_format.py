@@ -194,6 +194,10 @@ class LinearFormat(ABC):
         """Most bytes of temporary arrays while it is loaded."""
         return 0
 
+    def rotation(self, encoding: Encoding) -> int:
+        """Size of the groups in which what is multiplied with it, as `load` gives it, is rotated; 0: it is not."""
+        return 0
+
     def encoded_bytes(self, encoding: Encoding, shape: tuple[int, ...]) -> int:
         """In memory, as `encode` gives it."""
         return self.weight_bytes(encoding, shape)

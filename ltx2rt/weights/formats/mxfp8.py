@@ -9,8 +9,9 @@ import numpy as np
 
 from ltx2rt.errors import CheckpointError
 from ltx2rt.types import Array, LinearWeight
-from ltx2rt.weights.block_floats import E8M0, padded, tiled_rows, tiled_shape
+from ltx2rt.weights.block_floats import E8M0, padded, tiled_shape
 from ltx2rt.weights.formats.linear_format import CURE, Encoding, Packed, PackedFormat, Stored, made_of_slabs
+from ltx2rt.weights.formats.tiled_scales import tiled_scales
 from ltx2rt.weights.tensor_source import Rows, widen
 
 _SCALES = ".weight_scale"
@@ -86,14 +87,9 @@ class Mxfp8(PackedFormat):
 
 
 def _scale_rows(stored: Stored, shape: tuple[int, ...]) -> Callable[[Rows], Array]:
-    """Reads the scales; what comes back gives those of some rows, as codes that are checked to be numbers."""
-    file, name = stored.companions[_SCALES]
-    tiled, blocks = file.raw(name), padded(shape[1], _BLOCK) // _BLOCK
+    return tiled_scales(stored, _SCALES, shape, _BLOCK, _require_numbers)
 
-    def codes_of(rows: Rows) -> Array:
-        codes = tiled_rows(tiled, np.arange(shape[0])[rows], blocks)
-        if (codes == _NO_NUMBER).any():
-            raise CheckpointError(f"{file.where(name)}: scales of code {_NO_NUMBER}, which is no number; {CURE}.")
-        return codes
 
-    return codes_of
+def _require_numbers(codes: Array, where: str) -> None:
+    if (codes == _NO_NUMBER).any():
+        raise CheckpointError(f"{where}: scales of code {_NO_NUMBER}, which is no number; {CURE}.")

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import mlx.core as mx
-import numpy as np
 
 from ltx2rt.types import FLOAT32_BYTES, Array, LinearWeight
-from ltx2rt.weights.block_floats import HIGH_FIRST, padded, tiled_rows, tiled_shape
+from ltx2rt.weights.block_floats import HIGH_FIRST, padded, tiled_shape
 from ltx2rt.weights.finite import require_finite
 from ltx2rt.weights.formats.linear_format import (
     Encoding,
@@ -19,6 +18,7 @@ from ltx2rt.weights.formats.linear_format import (
     made_of_slabs,
     wrong_scales,
 )
+from ltx2rt.weights.formats.tiled_scales import tiled_scales
 from ltx2rt.weights.tensor_source import Rows, widen
 
 _SCALES, _WHOLE, _SMOOTHING = ".weight_scale", ".weight_scale_2", ".pre_quant_scale"
@@ -99,13 +99,4 @@ class Nvfp4(PackedFormat):
 
 
 def _scale_rows(stored: Stored, shape: tuple[int, ...]) -> Callable[[Rows], Array]:
-    """Reads the scales; what comes back gives those of some rows, as codes that are checked to be numbers."""
-    file, name = stored.companions[_SCALES]
-    tiled, blocks = file.raw(name), padded(shape[1], _BLOCK) // _BLOCK
-
-    def codes_of(rows: Rows) -> Array:
-        codes = tiled_rows(tiled, np.arange(shape[0])[rows], blocks)
-        require_finite(codes, "F8_E4M3", file.where(name))
-        return codes
-
-    return codes_of
+    return tiled_scales(stored, _SCALES, shape, _BLOCK, lambda codes, where: require_finite(codes, "F8_E4M3", where))

@@ -64,6 +64,9 @@ class W4A4(PackedFormat):
         as_stored = encoding.companions[_SCALE].dtype == "F32"
         return Packed(rows * (columns + FLOAT32_BYTES), rows * (columns + (0 if as_stored else FLOAT32_BYTES)))
 
+    def rotation(self, encoding: Encoding) -> int:
+        return _group(encoding)
+
     def pack(self, stored: Stored, shape: tuple[int, ...]) -> LinearWeight:
         codes = made_of_slabs(shape, mx.int8, lambda rows: _codes(stored, rows))
         return LinearWeight("int8", codes, row_scales(stored, _SCALE, shape[0]), rotation=_group(stored.encoding))

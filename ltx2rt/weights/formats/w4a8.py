@@ -111,6 +111,9 @@ class W4A8(PackedFormat):
         nbytes = encoding.info.nbytes + relative.nbytes + FLOAT32_BYTES * rows + table
         return Packed(nbytes, channel_made + table_made)
 
+    def rotation(self, encoding: Encoding) -> int:
+        return 0 if _CORRECTION in encoding.companions else _rotation(encoding)
+
     def pack(self, stored: Stored, shape: tuple[int, ...]) -> LinearWeight:
         encoding = stored.encoding
         channel, rotation = row_scales(stored, _CHANNEL, shape[0]), _rotation(encoding)

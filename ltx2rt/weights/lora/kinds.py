@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import ClassVar
 
 import numpy as np
 
@@ -29,7 +28,7 @@ class Change(ABC):
         scale: that the product is multiplied by.
     """
 
-    method: ClassVar[str]
+    method: str
     rank: int = 0
     scale: Scale = Scale(1.0)
 
@@ -206,8 +205,7 @@ class DoRA(Change):
         self._inner = inner
         self.rank, self.scale = inner.rank, inner.scale
         self.by_columns = _is_row(magnitude, inner.shape)
-        # `method` belongs to the class of every other kind; here it names both.
-        self.method = "DoRA" if isinstance(inner, PlainLora) else f"DoRA over {inner.method}"  # type: ignore[misc]
+        self.method = "DoRA" if isinstance(inner, PlainLora) else f"DoRA over {inner.method}"
 
     @property
     def shape(self) -> Shape:

@@ -51,9 +51,7 @@ class GreyDecoder:
     def flops(self, latent: tuple[int, int, int], keyframes: int = 0) -> float:
         return 1.0
 
-    def ways(
-        self, latent: tuple[int, int, int], tiling: Any, itemsize: int, keyframes: int = 0
-    ) -> Iterator[DecodeWay]:
+    def ways(self, latent: tuple[int, int, int], tiling: Any, itemsize: int, keyframes: int = 0) -> Iterator[DecodeWay]:
         yield DecodeWay({"grey": 0.25}, {"frames": "grey"}, Footprint(1000), 1)
 
     def frames(

@@ -2,6 +2,7 @@
 #include "csrc/antialiased_snake.h"
 #include "csrc/causal_conv3d.h"
 #include "csrc/modulated_norm.h"
+#include "csrc/neighborhood_attention.h"
 #include "csrc/quantized_linear.h"
 #include "csrc/rope_attention.h"
 #include "mlx/backend/metal/device.h"
@@ -33,6 +34,7 @@ void evaluate(mx::Primitive& primitive, const std::vector<mx::array>& inputs, st
 LTX2RT_EVALUATE(AntialiasedSnake)
 LTX2RT_EVALUATE(CausalConv3d)
 LTX2RT_EVALUATE(ModulatedNorm)
+LTX2RT_EVALUATE(NeighborhoodAttention)
 LTX2RT_EVALUATE(QuantizedLinear)
 LTX2RT_EVALUATE(RopeAttention)
 

@@ -145,6 +145,7 @@ NB_MODULE(_ext_metal_sim, m) {
   ltx2rt::bind_antialiased_snake(m);
   ltx2rt::bind_causal_conv3d(m);
   ltx2rt::bind_modulated_norm(m);
+  ltx2rt::bind_neighborhood_attention(m);
   ltx2rt::bind_rope_attention(m);
   ltx2rt::bind_quantized_linear(m);
   m.def("set_executor", &set_executor, "execute"_a.none(),

@@ -9,19 +9,20 @@ from ltx2rt.graph.models.text.connector import CONTEXT_ROWS, ConnectorConfig
 from ltx2rt.graph.models.text.duration_head import DurationHeadConfig
 from ltx2rt.graph.models.text.feature_extractor import STATES_PER_SLAB, FeatureExtractorConfig
 from ltx2rt.graph.models.text.gemma import AttentionSizes, GemmaConfig
-from ltx2rt.graph.models.text.gemma3 import Gemma3Config
 from ltx2rt.graph.models.text.token_sampling import SAMPLING_BYTES
 from ltx2rt.kernels.working_memory import attention_bytes, linear_bytes
 from ltx2rt.types import FLOAT32_BYTES
 
 
-def encoder_footprint(config: GemmaConfig, tokens: int, itemsize: int) -> Footprint:
-    """Of the layer that takes most, for a prompt of ``tokens`` tokens."""
+def encoder_footprint(config: GemmaConfig, tokens: int, itemsize: int, rotation: int = 0) -> Footprint:
+    """Of the layer that takes most, for a prompt of ``tokens`` tokens; ``rotation``: see `linear_bytes`."""
     unit = tokens * config.hidden_size * itemsize
-    hidden = tokens * config.intermediate_size * itemsize
+    inner = max(config.feed_forward(layer) for layer in range(config.num_layers))
+    hidden = tokens * inner * itemsize
     mask = tokens * tokens * FLOAT32_BYTES if tokens > config.sliding_window else 0
-    inner, outer = config.intermediate_size, config.hidden_size
-    feed_forward = max(linear_bytes(tokens, *sizes, itemsize) for sizes in ((outer, inner), (inner, outer)))
+    outer = config.hidden_size
+    sizes_of_both = ((outer, inner), (inner, outer))
+    feed_forward = max(linear_bytes(tokens, *sizes, itemsize, rotation=rotation) for sizes in sizes_of_both)
     return largest(
         # x, normed x, the gate, its partner; or x, both, and their product.
         Footprint(2 * unit + 2 * hidden + mask, feed_forward),
@@ -43,23 +44,25 @@ def _attention_width(config: GemmaConfig, sizes: AttentionSizes) -> int:
     return (2 * sizes.heads + kept * sizes.kv_heads) * sizes.head_dim
 
 
-def writing_footprint(config: Gemma3Config, tokens: int, new_tokens: int, itemsize: int) -> Footprint:
-    """Of continuing ``tokens`` tokens: reading them, or choosing one of the new ones."""
-    rope = 4 * (tokens + new_tokens) * config.head_dim // 2 * FLOAT32_BYTES  # cosines and sines of both kinds of layers
-    reading = encoder_footprint(config, tokens, itemsize)
-    logits = config.vocab_size * (itemsize + FLOAT32_BYTES)
+def writing_footprint(config: GemmaConfig, tokens: int, new_tokens: int, itemsize: int, rotation: int = 0) -> Footprint:
+    """Of continuing ``tokens`` tokens: reading them, or choosing one of the new ones; ``rotation``: see
+    `linear_bytes`."""
+    widths = [config.attention(is_global=is_global).head_dim for is_global in (True, False)]
+    rope = (tokens + new_tokens) * sum(widths) * FLOAT32_BYTES  # cosines and sines of both kinds of layers
+    inputs = config.layer_inputs
+    # Rows of every layer as stored, as activations, and their projection; and what is added to a layer.
+    added = 0 if inputs is None else tokens * (4 * config.num_layers + 3) * inputs.width * itemsize
+    reading = encoder_footprint(config, tokens, itemsize, rotation)
+    logits = config.vocab_size * (itemsize + FLOAT32_BYTES) * (3 if config.score_limit else 1)
     choosing = Footprint(logits, linear_bytes(1, config.hidden_size, itemsize), config.vocab_size * SAMPLING_BYTES)
     most = largest(reading, choosing)
-    return replace(most, activations=most.activations + rope)
+    return replace(most, activations=most.activations + rope + added)
 
 
-def key_value_bytes(config: Gemma3Config, tokens: int, new_tokens: int, itemsize: int) -> int:
-    """Keys and values of all layers at the end, and of one layer while the last token is added."""
-    width = config.num_key_value_heads * config.head_dim
-    longest = tokens + new_tokens
-    window = min(longest, config.sliding_window + tokens)
-    kept = [longest if is_global else window for is_global in config.global_layers]
-    return 2 * (sum(kept) + max(kept)) * width * itemsize
+def key_value_bytes(config: GemmaConfig, tokens: int, new_tokens: int, itemsize: int) -> int:
+    """Keys and values of all layers that have some, for every token from the start."""
+    sizes = (config.attention(is_global=is_global) for is_global in config.global_layers[: config.first_sharing])
+    return 2 * (tokens + new_tokens) * itemsize * sum(layer.kv_heads * layer.head_dim for layer in sizes)
 
 
 def normalising_bytes(config: FeatureExtractorConfig, tokens: int) -> int:
@@ -84,11 +87,12 @@ def projection_footprint(config: FeatureExtractorConfig, tokens: int, rows: int)
     return Footprint(columns + sums, linear_bytes(tokens, depth, widest))
 
 
-def connector_footprint(config: ConnectorConfig, itemsize: int) -> Footprint:
-    """Of one prompt; the context is `CONTEXT_ROWS` long whatever the prompt."""
+def connector_footprint(config: ConnectorConfig, itemsize: int, rotation: int = 0) -> Footprint:
+    """Of one prompt; the context is `CONTEXT_ROWS` long whatever the prompt. ``rotation``: see `linear_bytes`."""
     unit = CONTEXT_ROWS * config.width * itemsize
     rope = 3 * CONTEXT_ROWS * config.width * FLOAT32_BYTES // 2
-    return Footprint(6 * unit + rope, linear_bytes(CONTEXT_ROWS, 4 * config.width, config.width, itemsize))
+    working = linear_bytes(CONTEXT_ROWS, 4 * config.width, config.width, itemsize, rotation=rotation)
+    return Footprint(6 * unit + rope, working)
 
 
 def duration_footprint(config: DurationHeadConfig, tokens: int) -> Footprint:
@@ -110,16 +114,16 @@ def duration_flops(config: DurationHeadConfig, tokens: int) -> float:
 def encoder_flops(config: GemmaConfig, tokens: int) -> float:
     width = config.hidden_size
     total = 0.0
-    for is_global in config.global_layers:
+    for layer, is_global in enumerate(config.global_layers):
         sizes = config.attention(is_global=is_global)
         inner, keys = sizes.heads * sizes.head_dim, sizes.kv_heads * sizes.head_dim
-        projected = keys * (1 if sizes.keys_are_values else 2)
-        total += 2 * tokens * width * (2 * inner + projected + 3 * config.intermediate_size)
+        projected = 0 if layer >= config.first_sharing else keys * (1 if sizes.keys_are_values else 2)
+        total += 2 * tokens * width * (2 * inner + projected + 3 * config.feed_forward(layer))
         total += 2.0 * tokens * tokens * inner  # causal: half of the scores
     return total
 
 
-def head_flops(config: Gemma3Config) -> float:
+def head_flops(config: GemmaConfig) -> float:
     """Of the scores of one token."""
     return 2.0 * config.hidden_size * config.vocab_size
 

@@ -6,6 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import mlx.core as mx
@@ -20,6 +21,8 @@ from ltx2rt.kernels.reference import dequantise
 from ltx2rt.types import LinearWeight, ParamSpec
 
 EMBEDDING = "embed_tokens.weight"
+# Rows that are added to every layer, of models that have them; they are looked up by token like the embedding.
+LAYER_INPUTS = "embed_tokens_per_layer.weight"
 # Twenty times those of the published models; a damaged number must not cost memory.
 _MOST_LAYERS = 1000
 # Added to the scores of keys outside the window; finite, so that a row of masked keys never becomes NaN.
@@ -51,6 +54,22 @@ class AttentionSizes(NamedTuple):
     kv_heads: int
     head_dim: int
     keys_are_values: bool = False
+
+
+class LayerInputSizes(NamedTuple):
+    """What some models add to every layer, looked up by token: rows for ``vocab_size`` tokens, ``width`` per layer."""
+
+    vocab_size: int
+    width: int
+
+
+class SharedKeys(NamedTuple):
+    """Keys and values (1, n, Nkv*K) of a layer that later ones use, too, the position of the first, and their norm."""
+
+    keys: mx.array
+    values: mx.array
+    first: int
+    norm: mx.array
 
 
 @dataclass(frozen=True)
@@ -100,6 +119,32 @@ class GemmaConfig(ABC):
     @abstractmethod
     def attention(self, *, is_global: bool) -> AttentionSizes:
         """The attention of global layers, or of sliding ones."""
+
+    @property
+    def layer_inputs(self) -> LayerInputSizes | None:
+        """What is looked up for every layer; None: nothing."""
+        return None
+
+    @property
+    def first_sharing(self) -> int:
+        """The first layer that uses the keys and values of an earlier one of its type; the number of layers: none."""
+        return self.num_layers
+
+    @property
+    def score_limit(self) -> float:
+        """Of the scores of tokens, which are bent to stay below it; 0: none."""
+        return 0.0
+
+    def feed_forward(self, layer: int) -> int:
+        """Channels in the middle of a layer's feed-forward."""
+        return self.intermediate_size
+
+    @property
+    def shared_layers(self) -> frozenset[int]:
+        """The layers whose keys and values later ones use."""
+        own = range(self.first_sharing)
+        used = {self.global_layers[layer] for layer in range(self.first_sharing, self.num_layers)}
+        return frozenset(max(layer for layer in own if self.global_layers[layer] == kind) for kind in used)
 
 
 def size(values: Mapping[str, Any], key: str, model: str, *, even: bool = False) -> int:
@@ -165,12 +210,26 @@ def param_specs(config: GemmaConfig) -> list[ParamSpec]:
         ParamSpec(EMBEDDING, (config.vocab_size, config.hidden_size), layout="linear"),
         *(spec for layer in range(config.num_layers) for spec in layer_specs(config, layer)),
         ParamSpec("norm.weight", (config.hidden_size,)),
+        *_layer_input_specs(config),
+    ]
+
+
+def _layer_input_specs(config: GemmaConfig) -> list[ParamSpec]:
+    """What all layers share of their inputs."""
+    sizes = config.layer_inputs
+    if sizes is None:
+        return []
+    width = config.num_layers * sizes.width
+    return [
+        ParamSpec(LAYER_INPUTS, (sizes.vocab_size, width), layout="linear"),
+        ParamSpec("per_layer_model_projection.weight", (width, config.hidden_size), layout="linear"),
+        ParamSpec("per_layer_projection_norm.weight", (sizes.width,)),
     ]
 
 
 def layer_specs(config: GemmaConfig, layer: int) -> list[ParamSpec]:
     """The tensors of one layer."""
-    width, hidden = config.hidden_size, config.intermediate_size
+    width, hidden = config.hidden_size, config.feed_forward(layer)
     sizes = config.attention(is_global=config.global_layers[layer])
     queries, keys = sizes.heads * sizes.head_dim, sizes.kv_heads * sizes.head_dim
     prefix = f"layers.{layer}."
@@ -183,8 +242,11 @@ def layer_specs(config: GemmaConfig, layer: int) -> list[ParamSpec]:
         "mlp.up_proj": (hidden, width),
         "mlp.down_proj": (width, hidden),
     }
-    if sizes.keys_are_values:
+    shares = layer >= config.first_sharing
+    if sizes.keys_are_values or shares:
         del matrices["self_attn.v_proj"]
+    if shares:
+        del matrices["self_attn.k_proj"]
     norms = {
         "input_layernorm": width,
         "self_attn.q_norm": sizes.head_dim,
@@ -193,6 +255,12 @@ def layer_specs(config: GemmaConfig, layer: int) -> list[ParamSpec]:
         "pre_feedforward_layernorm": width,
         "post_feedforward_layernorm": width,
     }
+    if shares:
+        del norms["self_attn.k_norm"]
+    inputs = config.layer_inputs
+    if inputs is not None:
+        matrices |= {"per_layer_input_gate": (inputs.width, width), "per_layer_projection": (width, inputs.width)}
+        norms["post_per_layer_input_norm"] = width
     return [
         *(ParamSpec(f"{prefix}{name}.weight", shape, layout="linear") for name, shape in matrices.items()),
         *(ParamSpec(f"{prefix}{name}.weight", (size,)) for name, size in norms.items()),
@@ -241,6 +309,7 @@ class Gemma:
             once per layer and text, in order, after the layer before it has been evaluated; the view it returns is
             used until the next call. Default: ``params``.
         embedding_rows: gives rows of the embedding for token ids, in place of the matrix in ``params``.
+        input_rows: the same of what is looked up for the layers, of models that have it.
 
     Attributes:
         keeps_layers: the tensors of all layers stay; without, each layer must be evaluated before the next is asked.
@@ -254,13 +323,15 @@ class Gemma:
         *,
         layers: Callable[[int], Params] | None = None,
         embedding_rows: Callable[[np.ndarray[Any, Any]], LinearWeight] | None = None,
+        input_rows: Callable[[np.ndarray[Any, Any]], LinearWeight] | None = None,
     ) -> None:
         self.config = config
         self._params = params
         self._dtype = dtype
         self.keeps_layers = layers is None
         self._layers = layers if layers is not None else lambda index: params.at(f"layers.{index}")
-        self._embedding_rows = embedding_rows if embedding_rows is not None else self._rows_of_matrix
+        self._embedding_rows = embedding_rows or partial(self._rows_of_matrix, EMBEDDING)
+        self._input_rows = input_rows or partial(self._rows_of_matrix, LAYER_INPUTS)
 
     def hidden_states(self, input_ids: np.ndarray[Any, Any]) -> Iterator[mx.array]:
         """The embedding, the outputs of all layers but the last, and the normed output of the last.
@@ -295,10 +366,12 @@ class Gemma:
         global_rope, local_rope = self.rope_tables(tokens)
         window = window_bias(tokens, config.sliding_window) if tokens > config.sliding_window else None
         hidden = self.embed(ids)
+        inputs, shared = self.layer_inputs(ids, hidden), self.shared_keys()
         for layer, is_global in enumerate(config.global_layers):
             mx.eval(hidden)
             yield hidden
-            hidden = self.layer(layer, hidden, global_rope if is_global else local_rope, None if is_global else window)
+            rope, bias = (global_rope, None) if is_global else (local_rope, window)
+            hidden = self.layer(layer, hidden, rope, bias, None, inputs, shared)
         hidden = self.final_norm(hidden)
         mx.eval(hidden)
         yield hidden
@@ -317,8 +390,24 @@ class Gemma:
         factor = mx.array(math.sqrt(self.config.hidden_size), dtype=self._dtype)
         return (dequantise(self._embedding_rows(ids)).astype(self._dtype) * factor)[None]
 
-    def _rows_of_matrix(self, ids: np.ndarray[Any, Any]) -> LinearWeight:
-        return self._params.weight(EMBEDDING).rows(mx.array(ids.astype(np.int32)))
+    def _rows_of_matrix(self, name: str, ids: np.ndarray[Any, Any]) -> LinearWeight:
+        return self._params.weight(name).rows(mx.array(ids.astype(np.int32)))
+
+    def layer_inputs(self, ids: np.ndarray[Any, Any], embedded: mx.array) -> mx.array | None:
+        """What is added to every layer, (1, n, layers, P), for token ids (n,) and their embedding (1, n, D)."""
+        config, sizes = self.config, self.config.layer_inputs
+        if sizes is None:
+            return None
+        parts = (1, len(ids) * config.num_layers, sizes.width)
+        factor = mx.array(math.sqrt(sizes.width), dtype=self._dtype)
+        looked_up = (dequantise(self._input_rows(ids)).astype(self._dtype) * factor).reshape(parts)
+        projected = linear(embedded, self._params.at("per_layer_model_projection")) * config.hidden_size**-0.5
+        normed = self._norm(projected.reshape(parts), self._params.at("per_layer_projection_norm"))
+        return ((normed + looked_up) * 2**-0.5).reshape(1, len(ids), config.num_layers, sizes.width)
+
+    def shared_keys(self) -> dict[bool, SharedKeys] | None:
+        """Where the layers of one pass leave keys for later ones, by their type; None: no layer needs any."""
+        return {} if self.config.shared_layers else None
 
     def final_norm(self, hidden: mx.array) -> mx.array:
         """The norm after the last layer."""
@@ -326,7 +415,9 @@ class Gemma:
 
     def logits(self, hidden: mx.array) -> mx.array:
         """Scores (1, n, vocab) of the next token after normed hidden states (1, n, D): the head is the embedding."""
-        return quantized_linear(hidden, self._params.weight(EMBEDDING))
+        scores = quantized_linear(hidden, self._params.weight(EMBEDDING))
+        limit = self.config.score_limit
+        return mx.tanh(scores / limit) * limit if limit else scores
 
     def _norm(self, x: mx.array, params: Params) -> mx.array:
         # The kernel multiplies by one more than its argument.
@@ -340,6 +431,8 @@ class Gemma:
         rope: RopeTable,
         bias: mx.array | None = None,
         cache: KeyValueCache | None = None,
+        inputs: mx.array | None = None,
+        shared: dict[bool, SharedKeys] | None = None,
     ) -> mx.array:
         """Output (1, n, D) of one layer.
 
@@ -349,48 +442,58 @@ class Gemma:
             rope: table of all positions from 0 on; without a cache of exactly n.
             bias: (1, 1, n, keys) added to the scores.
             cache: keys and values of earlier tokens; extended by the new ones.
+            inputs: of `layer_inputs`.
+            shared: of `shared_keys`; the layers of one pass hand it on.
         """
         params = self._layers(index)
-        sizes = self.config.attention(is_global=self.config.global_layers[index])
         x = self._norm(hidden, params.at("input_layernorm"))
-        attended = self._attention(x, params.at("self_attn"), sizes, rope, bias, cache)
+        attended = self._attention(index, x, params.at("self_attn"), rope, bias, cache, shared)
         hidden = hidden + self._norm(attended, params.at("post_attention_layernorm"))
         mlp = params.at("mlp")
         x = self._norm(hidden, params.at("pre_feedforward_layernorm"))
         x = linear(x, mlp.at("gate_proj"), activation="gelu_tanh") * linear(x, mlp.at("up_proj"))
         hidden = hidden + self._norm(linear(x, mlp.at("down_proj")), params.at("post_feedforward_layernorm"))
+        if inputs is not None:
+            gated = linear(hidden, params.at("per_layer_input_gate"), activation="gelu_tanh") * inputs[:, :, index]
+            added = linear(gated, params.at("per_layer_projection"))
+            hidden = hidden + self._norm(added, params.at("post_per_layer_input_norm"))
         if not self.config.has_layer_factors:
             return hidden
         return hidden * params["layer_scalar"].astype(self._dtype)
 
     def _attention(
         self,
+        index: int,
         x: mx.array,
         params: Params,
-        sizes: AttentionSizes,
         rope: RopeTable,
         bias: mx.array | None,
         cache: KeyValueCache | None,
+        shared: dict[bool, SharedKeys] | None,
     ) -> mx.array:
-        config = self.config
-        keys = linear(x, params.at("k_proj"))
-        values = keys if sizes.keys_are_values else linear(x, params.at("v_proj"))
-        if config.norms_values:
-            heads = values.reshape(*values.shape[:2], sizes.kv_heads, sizes.head_dim)
-            values = modulated_norm(heads, eps=config.rms_norm_eps).reshape(values.shape)
+        config, is_global = self.config, self.config.global_layers[index]
+        sizes = config.attention(is_global=is_global)
+        if index >= config.first_sharing:
+            assert shared is not None
+            held = shared[is_global]
+        else:
+            held = self._keys(x, params, sizes, cache)
+        if shared is not None and index in config.shared_layers:
+            norm = held.norm.astype(mx.float32) + mx.zeros((1,))  # stays when a streamed layer's memory is used again
+            mx.eval(norm)
+            shared[is_global] = held = held._replace(norm=norm)
+        end = held.first + held.keys.shape[1]
         rope_q = rope_k = rope
-        if cache is not None:
-            rope_q = rope_rows(rope, cache.end, cache.end + x.shape[1])
-            keys, values, first = cache.extend(keys, values)
-            rope_k = rope_rows(rope, first, cache.end)
+        if cache is not None or index >= config.first_sharing:
+            rope_q, rope_k = rope_rows(rope, end - x.shape[1], end), rope_rows(rope, held.first, end)
         attended = rope_attention(
             linear(x, params.at("q_proj")),
-            keys,
-            values,
+            held.keys,
+            held.values,
             num_heads=sizes.heads,
             num_kv_heads=sizes.kv_heads,
             q_norm=_plus(params["q_norm.weight"], config.norm_offset),
-            k_norm=_plus(params["k_norm.weight"], config.norm_offset),
+            k_norm=_plus(held.norm, config.norm_offset),
             norm_eps=config.rms_norm_eps,
             rope_q=rope_q,
             rope_k=rope_k,
@@ -399,6 +502,18 @@ class Gemma:
             scale=config.score_scale,
         )
         return linear(attended, params.at("o_proj"))
+
+    def _keys(self, x: mx.array, params: Params, sizes: AttentionSizes, cache: KeyValueCache | None) -> SharedKeys:
+        """A layer's own keys and values: of ``x``, and what ``cache`` has of earlier tokens."""
+        keys = linear(x, params.at("k_proj"))
+        values = keys if sizes.keys_are_values else linear(x, params.at("v_proj"))
+        if self.config.norms_values:
+            heads = values.reshape(*values.shape[:2], sizes.kv_heads, sizes.head_dim)
+            values = modulated_norm(heads, eps=self.config.rms_norm_eps).reshape(values.shape)
+        first = 0
+        if cache is not None:
+            keys, values, first = cache.extend(keys, values)
+        return SharedKeys(keys, values, first, params["k_norm.weight"])
 
 
 def _plus(weight: mx.array, offset: float) -> mx.array:

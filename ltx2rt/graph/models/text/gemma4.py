@@ -10,6 +10,7 @@ from ltx2rt.errors import CheckpointError
 from ltx2rt.graph.models.text.gemma import (
     AttentionSizes,
     GemmaConfig,
+    LayerInputSizes,
     RopeFrequencies,
     layer_types,
     positive_number,
@@ -18,6 +19,7 @@ from ltx2rt.graph.models.text.gemma import (
 )
 
 _MODEL = "Gemma 4"
+_LIMIT = "final_logit_softcapping"
 _MODEL_TYPES = ("gemma4_unified", "gemma4_unified_text", "gemma4", "gemma4_text")
 # What transformers' Gemma4UnifiedTextConfig assumes for a key that config.json leaves out.
 _DEFAULTS: dict[str, Any] = {
@@ -35,14 +37,11 @@ _DEFAULT_ROPE: dict[str, dict[str, Any]] = {
     "full_attention": {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1e6},
     "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
 }
-# Of the stock models some have more than this: inputs of every layer, experts, layers that share keys and values.
+# Of the stock models some have experts.
 _REQUIRED_VALUES: dict[str, tuple[Any, ...]] = {
     "hidden_activation": ("gelu_pytorch_tanh",),
     "attention_bias": (False,),
     "use_bidirectional_attention": ("vision", None, False),
-    "hidden_size_per_layer_input": (0, None),
-    "num_kv_shared_layers": (0, None),
-    "use_double_wide_mlp": (False, None),
     "enable_moe_block": (False, None),
 }
 
@@ -54,11 +53,19 @@ class Gemma4Config(GemmaConfig):
     Attributes:
         global_head_dim, num_global_key_value_heads: of global layers.
         global_keys_are_values: global layers have no projection of values, they are those of keys.
+        input_sizes: of what is looked up for every layer, if anything is.
+        num_sharing: how many of the last layers use the keys and values of earlier ones.
+        sharing_is_wide: these have feed-forwards of twice the width.
+        limit: of the scores of tokens; 0: none.
     """
 
     global_head_dim: int
     num_global_key_value_heads: int
     global_keys_are_values: bool
+    input_sizes: LayerInputSizes | None = None
+    num_sharing: int = 0
+    sharing_is_wide: bool = False
+    limit: float = 0.0
 
     norm_offset: ClassVar[float] = 0.0
     norms_values: ClassVar[bool] = True
@@ -77,6 +84,22 @@ class Gemma4Config(GemmaConfig):
             self.global_head_dim,
             self.global_keys_are_values,
         )
+
+    @property
+    def layer_inputs(self) -> LayerInputSizes | None:
+        return self.input_sizes
+
+    @property
+    def first_sharing(self) -> int:
+        return self.num_layers - self.num_sharing
+
+    @property
+    def score_limit(self) -> float:
+        return self.limit
+
+    def feed_forward(self, layer: int) -> int:
+        is_wide = self.sharing_is_wide and layer >= self.first_sharing
+        return self.intermediate_size * (2 if is_wide else 1)
 
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> Gemma4Config:
@@ -108,7 +131,14 @@ class Gemma4Config(GemmaConfig):
             global_kv_heads = size(values, "num_global_key_value_heads", _MODEL)
         require_groups(heads, kv_heads, _MODEL)
         require_groups(heads, global_kv_heads, _MODEL)
-        layers = layer_types(values, _MODEL)
+        layers = (*layer_types(values, _MODEL)[:-1], True)  # the last one always is global
+        sharing = size(values, "num_kv_shared_layers", _MODEL) if values.get("num_kv_shared_layers") else 0
+        own = len(layers) - sharing
+        if own <= 0 or not set(layers[own:]) <= set(layers[:own]):
+            raise CheckpointError(
+                f"{_MODEL} config: num_kv_shared_layers is {sharing} of {len(layers)} layers: no earlier layer of the "
+                "same type has keys for them."
+            )
         rope = _rope_settings(values)
         return cls(
             hidden_size=size(values, "hidden_size", _MODEL),
@@ -117,7 +147,7 @@ class Gemma4Config(GemmaConfig):
             num_key_value_heads=kv_heads,
             head_dim=size(values, "head_dim", _MODEL, even=True),
             vocab_size=size(values, "vocab_size", _MODEL),
-            global_layers=(*layers[:-1], True),  # the last one always is
+            global_layers=layers,
             sliding_window=size(values, "sliding_window", _MODEL),
             rms_norm_eps=positive_number(values, "rms_norm_eps", _MODEL),
             global_rope=rope["full_attention"],
@@ -125,7 +155,20 @@ class Gemma4Config(GemmaConfig):
             global_head_dim=size(values, "global_head_dim", _MODEL, even=True),
             num_global_key_value_heads=global_kv_heads,
             global_keys_are_values=keys_are_values,
+            input_sizes=_layer_inputs(values),
+            num_sharing=sharing,
+            sharing_is_wide=bool(values.get("use_double_wide_mlp")),
+            limit=positive_number(values, _LIMIT, _MODEL) if values.get(_LIMIT) is not None else 0.0,
         )
+
+
+def _layer_inputs(values: Mapping[str, Any]) -> LayerInputSizes | None:
+    if not values.get("hidden_size_per_layer_input"):
+        return None
+    stated = {"vocab_size_per_layer_input": values["vocab_size"], **values}
+    return LayerInputSizes(
+        size(stated, "vocab_size_per_layer_input", _MODEL), size(stated, "hidden_size_per_layer_input", _MODEL)
+    )
 
 
 def _rope_settings(values: Mapping[str, Any]) -> dict[str, RopeFrequencies]:

@@ -28,7 +28,8 @@ def generate_tokens(
     Raises:
         ValueError: empty input, an id outside the vocabulary, or scores that are not numbers.
 
-    Source: transformers 5.23 generation of Gemma3ForCausalLM (order: temperature, top-k, top-p), with our own draws.
+    Source: transformers 5.23 generation of Gemma3ForCausalLM and Gemma4ForCausalLM (order: no_repeat, temperature,
+    top-k, top-p), with our own draws.
     """
     ids = from_numbers(input_ids)
     vocabulary = model.config.vocab_size
@@ -41,19 +42,22 @@ def _tokens(model: Gemma, ids: Array, stop_ids: Collection[int], options: Sampli
     config = model.config
     longest = ids.size + options.max_new_tokens
     global_rope, local_rope = model.rope_tables(longest)
-    caches = [KeyValueCache(None if is_global else config.sliding_window) for is_global in config.global_layers]
-    sampler = TokenSampler(options)
+    caches = [
+        KeyValueCache(longest, None if is_global else config.sliding_window)
+        for is_global in config.global_layers[: config.first_sharing]
+    ]
+    sampler = TokenSampler(options, ids)
     for _ in range(options.max_new_tokens):
         window = window_bias(ids.size, config.sliding_window) if ids.size > config.sliding_window else None
         hidden = model.embed(ids)
+        inputs, shared = model.layer_inputs(ids, hidden), model.shared_keys()
         for layer, is_global in enumerate(config.global_layers):
-            if is_global:
-                hidden = model.layer(layer, hidden, global_rope, None, caches[layer])
-            else:
-                hidden = model.layer(layer, hidden, local_rope, window, caches[layer])
+            cache = caches[layer] if layer < len(caches) else None
+            rope, bias = (global_rope, None) if is_global else (local_rope, window)
+            hidden = model.layer(layer, hidden, rope, bias, cache, inputs, shared)
             if ids.size > 1 or not model.keeps_layers:
                 # A long prompt layer by layer, for the memory of one layer at a time; and layers that come and go.
-                mx.eval(hidden, *caches[layer].arrays())
+                mx.eval(hidden, *([] if cache is None else cache.arrays()))
         logits = model.logits(model.final_norm(hidden[:, -1:])).astype(mx.float32)
         mx.eval(logits, *(array for cache in caches for array in cache.arrays()))
         token = sampler.choose(to_numpy(logits[0, 0]))

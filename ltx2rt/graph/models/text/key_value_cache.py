@@ -8,14 +8,18 @@ import mlx.core as mx
 class KeyValueCache:
     """Keys and values of one layer, as the projections gave them: norm and rotation belong to the attention.
 
+    The room for all of them is taken with the first ones, so that no later token moves or copies them.
+
     Args:
-        window: a query sees at most so many keys, itself included; older ones are dropped. None keeps all.
+        capacity: how many tokens there will be at most.
+        window: a query sees at most so many keys, itself included. None: all.
 
     Attributes:
         end: how many tokens have been read.
     """
 
-    def __init__(self, window: int | None = None) -> None:
+    def __init__(self, capacity: int, window: int | None = None) -> None:
+        self._capacity = capacity
         self._window = window
         self._keys: mx.array | None = None
         self._values: mx.array | None = None
@@ -29,16 +33,20 @@ class KeyValueCache:
 
         Returns:
             What the new tokens may see, (1, n, Nkv*K) each, ending with the new tokens, and the position of the first.
+
+        Raises:
+            ValueError: more tokens than there is room for.
         """
         new = keys.shape[1]
-        if self._keys is not None and self._values is not None:
-            keys = mx.concatenate([self._keys, keys], axis=1)
-            values = mx.concatenate([self._values, values], axis=1)
+        if self.end + new > self._capacity:
+            raise ValueError(f"The cache has room for {self._capacity} tokens, got {self.end + new}.")
+        if self._keys is None or self._values is None:
+            self._keys, self._values = (mx.zeros((1, self._capacity, x.shape[2]), x.dtype) for x in (keys, values))
+        places = slice(self.end, self.end + new)
+        self._keys[:, places], self._values[:, places] = keys, values
         self.end += new
-        if self._window is not None:
-            keys, values = keys[:, -(self._window + new - 1) :], values[:, -(self._window + new - 1) :]
-        self._keys, self._values = keys, values
-        return keys, values, self.end - keys.shape[1]
+        first = 0 if self._window is None else max(0, self.end - (self._window + new - 1))
+        return self._keys[:, first : self.end], self._values[:, first : self.end], first
 
     def arrays(self) -> list[mx.array]:
         """What is stored, for evaluation."""

@@ -24,6 +24,7 @@ class CallShape:
         batch: samples.
         itemsize: bytes of an activation.
         masked: the video's self-attention has a mask (B, T, T).
+        rotation: the largest groups in which weights rotate what they are multiplied with.
     """
 
     video: int
@@ -32,6 +33,7 @@ class CallShape:
     batch: int = 1
     itemsize: int = 2
     masked: bool = False
+    rotation: int = 0
 
     def streams(self, config: TransformerConfig) -> list[tuple[StreamConfig, int]]:
         """(stream, tokens) of the streams that are present."""
@@ -74,10 +76,13 @@ def _stream_moments(
         heads, size = stream.num_heads, stream.head_dim
         return attention_bytes(batch, heads, size, longest, keys, shape.itemsize, wide_norms=True)
 
+    def linear(rows: int, depth: int, columns: int) -> int:
+        return linear_bytes(rows, depth, columns, shape.itemsize, rotation=shape.rotation)
+
     text_rows = batch * shape.text
     keys = 2 * text_rows * width * shape.itemsize
-    projection = linear_bytes(rows, width, width, shape.itemsize)
-    feed_forward = max(linear_bytes(rows, *sizes, shape.itemsize) for sizes in ((width, 4 * width), (4 * width, width)))
+    projection = linear(rows, width, width)
+    feed_forward = max(linear(rows, width, 4 * width), linear(rows, 4 * width, width))
     together = len(parts) == 1
     return [
         # Feed-forward: x, normed x and the hidden layer of 4 units; then x, the hidden layer and the result.
@@ -86,7 +91,7 @@ def _stream_moments(
         Footprint((5 * unit) if together else 3 * unit + 4 * part, max(attention(tokens), projection)),
         # Attention to the prompt: x, q and the result, keys and values.
         Footprint((3 * unit if together else unit + 4 * part) + keys, attention(shape.text)),
-        Footprint((2 * unit if together else unit) + keys, linear_bytes(text_rows, width, width, shape.itemsize)),
+        Footprint((2 * unit if together else unit) + keys, linear(text_rows, width, width)),
     ]
 
 

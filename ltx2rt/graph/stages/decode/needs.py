@@ -41,21 +41,30 @@ _LOOKAHEAD_BYTES_PER_PIXEL = 4
 _LOOKAHEAD_FRAMES = 25
 
 
+def writing_bytes(pixels: int, frames: int) -> int:
+    """What the encoders of a clip's pictures and sound take."""
+    ahead = _LOOKAHEAD_BYTES_PER_PIXEL * min(frames, _LOOKAHEAD_FRAMES)
+    return _ENCODER_BYTES + pixels * (_ENCODER_BYTES_PER_PIXEL + ahead)
+
+
 def video_decoder_options(
     checkpoint: Checkpoint,
     config: VideoVaeConfig,
     latent: Grid,
     tiling: Tiling | Literal["auto"] | None,
     dtype: mx.Dtype,
+    beside: int = 0,
     keyframes: int = 0,
 ) -> Iterator[Need]:
-    """Stage "video decoder", in the ways that the decoder offers; ``keyframes``: how many it looks at besides."""
+    """Stage "video decoder", in the ways that the decoder offers.
+
+    ``beside`` bytes are there meanwhile; ``keyframes``: how many the decoder looks at besides.
+    """
     decoder = video_decoder(config)
     loaded = checkpoint.loaded_bytes("video_vae", decoder.specs())
     height, width = (cells * config.spatial_factor for cells in latent[1:])
     pixels, frames = height * width, config.pixel_frames(latent[0])
-    ahead = _LOOKAHEAD_BYTES_PER_PIXEL * min(frames, _LOOKAHEAD_FRAMES)
-    encoder = _ENCODER_BYTES + int(pixels * (_ENCODER_BYTES_PER_PIXEL + ahead))
+    encoder = writing_bytes(pixels, frames)
     for way in decoder.ways(latent, tiling, dtype.size, keyframes):
         converted = 2 * way.chunk_frames * pixels * 3 * FLOAT32_BYTES  # while a chunk becomes bytes
         yield Need(
@@ -63,7 +72,7 @@ def video_decoder_options(
             weights=loaded.arrays,
             activations=way.footprint.activations,
             working=way.footprint.working,
-            host=way.footprint.host + converted + encoder,
+            host=way.footprint.host + converted + encoder + beside,
             caches=(latent[0] + keyframes) * prod(latent[1:]) * config.latent_channels * (dtype.size + FLOAT32_BYTES),
             flops=decoder.flops(latent, keyframes),
             choice=dict(way.choice),

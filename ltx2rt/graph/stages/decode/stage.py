@@ -136,12 +136,13 @@ class KeyFramePlanes(NamedTuple):
 
 
 def decode_video(
-    run: Run, latent: Float32Array, keyframes: KeyFramePlanes | None = None
+    run: Run, latent: Float32Array, keyframes: KeyFramePlanes | None = None, beside: int = 0
 ) -> Callable[[], Iterator[Array]]:
     """What decodes a normalised latent (1, f, h, w, 128): chunks of float32 (f, H, W, 3) in [0, 1].
 
     Called again, it gives the same bits. How it is decoded is chosen now. The stage begins with the first chunk and
-    lasts as long as the iteration. ``keyframes`` are looked at by a diffusion decoder alone.
+    lasts as long as the iteration. ``keyframes`` are looked at by a diffusion decoder alone. The reader
+    of the chunks takes ``beside`` bytes meanwhile.
     """
     inputs = run.inputs
     checkpoint, config = run.files.source(VIDEO_VAE), run.files.config(VIDEO_VAE)
@@ -152,7 +153,7 @@ def decode_video(
     if config.diffusion is None:
         keyframes = None
     number = 0 if keyframes is None else len(keyframes.positions)
-    need = run.choose(video_decoder_options(checkpoint, config, grid, tiling, inputs.dtype, number), weights)
+    need = run.choose(video_decoder_options(checkpoint, config, grid, tiling, inputs.dtype, beside, number), weights)
     noise = run.noise.fork()
     if run.planning:
         return lambda: iter(())
@@ -202,8 +203,14 @@ def finish(
     keyframes: Float32Array | None = None,
     waveform: Array | None = None,
     sample_rate: int = 0,
+    decodes_video: bool = True,
+    decodes_audio: bool = True,
+    beside: int = 0,
 ) -> GeneratedClip:
     """The clip of the final latents: the sound now (decoded, or the waveform given), the frames while they are read.
+
+    ``decodes_video`` and ``decodes_audio`` are False for latents of which nothing is to be seen or heard. Reading the
+    frames takes ``beside`` bytes.
 
     What the request asks for beyond its pipeline happens here: upscalers on the final latent, and no decoding.
 
@@ -219,15 +226,16 @@ def finish(
     if video is not None and inputs.settings.upscale_temporal:
         video = resample_latent(run, "final temporal upscaler", TEMPORAL_UPSCALER, video)
         frame_rate *= 2
-    if audio is not None and not inputs.settings.latents_only:
+    shows = not inputs.settings.latents_only
+    if audio is not None and shows and decodes_audio:
         tokens = audio
         decoded = run.remember("sound", lambda: dict(zip(("waveform", "rate"), _sound(run, tokens), strict=True)))
         waveform, sample_rate = to_numpy(decoded["waveform"]), int(to_numpy(decoded["rate"]))
     vae = None if video is None else run.files.config(VIDEO_VAE)
     num_frames = 0 if video is None or vae is None else vae.pixel_frames(video.shape[1])
     frames = None
-    if video is not None and not inputs.settings.latents_only:
-        frames = decode_video(run, video, _planes(run, keyframes, num_frames))
+    if video is not None and shows and decodes_video:
+        frames = decode_video(run, video, _planes(run, keyframes, num_frames), beside)
     return GeneratedClip(
         frames=frames,
         audio=waveform,
@@ -238,6 +246,7 @@ def finish(
         width=0 if video is None or vae is None else video.shape[3] * vae.spatial_factor,
         video_latent=video,
         audio_latent=audio,
+        has_file_sound=waveform is not None and audio is None,
     )
 
 

@@ -101,6 +101,7 @@ def denoise_options(checkpoint: Checkpoint, config: TransformerConfig, task: Den
         for specs in block_specs(config, **streams)
     ]
     fusing = max(ends.working, *(block.working for block in blocks))
+    rotation = max(block.rotation for block in blocks)
     stored = sum(block.stored for block in blocks)
     passes = task.passes
     own_batch = min(task.max_batch_size, passes)
@@ -116,8 +117,9 @@ def denoise_options(checkpoint: Checkpoint, config: TransformerConfig, task: Den
             slots=0,
             streamed=0,
             # Weights are changed before anything is computed.
-            fusing=max(0, fusing - _computing(config, task, own_batch, limit)),
+            fusing=max(0, fusing - call_footprint(config, _shape(task, own_batch, rotation), limit).total),
             depth=0,
+            rotation=rotation,
         )
     made = max(block.made for block in blocks)
     for depth, keep, batch, limit in product(DEPTHS, (True, False), range(passes, own_batch - 1, -1), TOKEN_LIMITS):
@@ -133,15 +135,12 @@ def denoise_options(checkpoint: Checkpoint, config: TransformerConfig, task: Den
             streamed=calls * stored,
             fusing=fusing,
             depth=depth,
+            rotation=rotation,
         )
 
 
-def _computing(config: TransformerConfig, task: DenoiseTask, batch: int, limit: int) -> int:
-    return call_footprint(config, _shape(task, batch), limit).total
-
-
-def _shape(task: DenoiseTask, batch: int) -> CallShape:
-    return CallShape(task.video, task.audio, task.text, batch, task.dtype.size, task.masked)
+def _shape(task: DenoiseTask, batch: int, rotation: int) -> CallShape:
+    return CallShape(task.video, task.audio, task.text, batch, task.dtype.size, task.masked, rotation)
 
 
 def _need(
@@ -156,8 +155,9 @@ def _need(
     streamed: int,
     fusing: int,
     depth: int,
+    rotation: int,
 ) -> Need:
-    shape = _shape(task, batch)
+    shape = _shape(task, batch, rotation)
     footprint = call_footprint(config, shape, limit)
     passes = task.passes
     # Batched passes have contexts of their own, put together from the prompts'.

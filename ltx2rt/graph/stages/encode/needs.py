@@ -28,9 +28,14 @@ Grid = tuple[int, int, int]
 
 
 def video_encoder_options(
-    checkpoint: Checkpoint, config: VideoVaeConfig, name: str, clips: Sequence[Grid], dtype: mx.Dtype
+    checkpoint: Checkpoint,
+    config: VideoVaeConfig,
+    name: str,
+    clips: Sequence[Grid],
+    dtype: mx.Dtype,
+    beside: int = 0,
 ) -> Iterator[Need]:
-    """A stage that encodes clips of (F, H, W) pixels, single images in one piece."""
+    """A stage that encodes clips of (F, H, W) pixels, single images in one piece; ``beside`` bytes are there, too."""
     loaded = checkpoint.loaded_bytes("video_vae", encoder_specs(config) + statistics_specs(config.latent_channels))
     streams = can_stream(encoder_layers(config.require_encoder()))
     flops = sum(video_encode_flops(config, clip) for clip in clips)
@@ -40,15 +45,15 @@ def video_encoder_options(
             piece = push if streams and clip[0] > 1 else None
             tiling = Tiling.auto(*clip[1:], config.spatial_factor) if clip[0] > 1 and not streams else None
             peak = largest(peak, encode_bytes(config, clip, dtype.size, tiling, piece).footprint)
-            # Frames of the caller as float32, all of them or those of a piece.
-            frames = clip[0] if piece is None else config.temporal_factor
+            # Frames of the caller as float32: all of them, or one and the next.
+            frames = clip[0] if piece is None else min(clip[0], 2)
             host = max(host, frames * prod(clip[1:]) * 3 * FLOAT32_BYTES)
         yield Need(
             name,
             weights=loaded.arrays,
             activations=peak.activations,
             working=peak.working,
-            host=peak.host + host,
+            host=peak.host + host + beside,
             flops=flops,
             choice={"frames": f"{push} at a time"} if any(clip[0] > 1 for clip in clips) else {},
             settings={"push": push if streams else None},

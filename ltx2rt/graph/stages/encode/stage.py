@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+
 import mlx.core as mx
 import numpy as np
 
@@ -17,27 +20,24 @@ from ltx2rt.graph.models.video_vae.tiling import Tiling
 from ltx2rt.graph.stages.encode.needs import sound_encoder_options, video_encoder_options
 from ltx2rt.graph.stages.events import SoundEncoded, VideoEncoded
 from ltx2rt.graph.stages.finite import require_finite
-from ltx2rt.graph.stages.inputs import SoundInput
+from ltx2rt.graph.stages.inputs import FrameStream, SoundInput
 from ltx2rt.graph.stages.run import Run
 from ltx2rt.kernels.host import to_numpy
 from ltx2rt.media.pixel_range import to_signed_range
 from ltx2rt.types import Array
 
-# Frames of a clip that become floating point at a time.
-_CHUNK_FRAMES = 8
 
-
-def encode_pixels(run: Run, name: str, clips: list[Array]) -> list[Float32Array]:
+def encode_pixels(run: Run, name: str, clips: Sequence[Array | FrameStream], beside: int = 0) -> list[Float32Array]:
     """Normalised latents (1, f, h, w, 128) of clips (F, H, W, 3), uint8 or float32 in [-1, 1], in order.
 
-    No stage runs when there are none.
+    No stage runs when there are none. What reads the frames of a stream takes ``beside`` bytes.
     """
     if not clips:
         return []
     checkpoint, config, dtype = run.files.source(VIDEO_VAE), run.files.config(VIDEO_VAE), run.inputs.dtype
     grids = [(clip.shape[0], clip.shape[1], clip.shape[2]) for clip in clips]
     weights = run.files.weights(VIDEO_VAE, encoder_specs(config) + statistics_specs(config.latent_channels))
-    need = run.choose(video_encoder_options(checkpoint, config, name, grids, dtype), weights)
+    need = run.choose(video_encoder_options(checkpoint, config, name, grids, dtype, beside), weights)
     if run.planning:
         return [_blank_latent(config, grid) for grid in grids]
     latents = []
@@ -59,17 +59,27 @@ def _blank_latent(config: VideoVaeConfig, clip: tuple[int, int, int]) -> Float32
     return np.zeros(shape, np.float32)
 
 
-def _encode(encoder: VideoEncoder, clip: Array, push: int | None) -> mx.array:
+def _encode(encoder: VideoEncoder, clip: Array | FrameStream, push: int | None) -> mx.array:
     """The latent of one clip: an image at once, a longer clip ``push`` frames at a time, or in tiles (None)."""
-    if push is not None and len(clip) > 1:
-        chunks = (_as_float(clip[start : start + _CHUNK_FRAMES]) for start in range(0, len(clip), _CHUNK_FRAMES))
+    count, height, width = clip.shape[:3]
+    if push is not None and count > 1:
+        chunks = (_as_float(frame)[None] for frame in _frames(clip))
         latent = mx.concatenate(list(encoder.encode_stream(chunks, frames_per_push=push)), axis=1)
     else:
-        height, width = clip.shape[1:3]
-        tiling = Tiling.auto(height, width, encoder.config.spatial_factor) if len(clip) > 1 else None
-        latent = encoder.encode_frames(_as_float(clip)[None], tiling)
+        tiling = Tiling.auto(height, width, encoder.config.spatial_factor) if count > 1 else None
+        whole = np.stack(list(_frames(clip))) if isinstance(clip, FrameStream) else clip
+        latent = encoder.encode_frames(_as_float(whole)[None], tiling)
     mx.eval(latent)
     return latent
+
+
+def _frames(clip: Array | FrameStream) -> Iterator[Array]:
+    """The frames of a clip, one by one."""
+    if not isinstance(clip, FrameStream):
+        yield from clip
+        return
+    with closing(clip.read()) as frames:
+        yield from frames
 
 
 def _as_float(frames: Array) -> Array:
@@ -78,10 +88,9 @@ def _as_float(frames: Array) -> Array:
 
 def encode_images(run: Run, name: str, height: int, width: int) -> list[Float32Array]:
     """Latents of the request's images at this size."""
-    if run.planning:
-        blank = np.broadcast_to(np.float32(0), (1, height, width, 3))
-        return encode_pixels(run, name, [blank for _ in run.inputs.media.images])
-    return encode_pixels(run, name, [image.pixels(height, width)[None] for image in run.inputs.media.images])
+    images = run.inputs.media.images
+    reading = max((image.reading_bytes for image in images), default=0)
+    return encode_pixels(run, name, [image.stream(height, width) for image in images], reading)
 
 
 def encode_sound(run: Run, sound: SoundInput, frames: int) -> Float32Array:

@@ -45,7 +45,7 @@ def encoder_options(
     layers = [encoder.loaded_bytes("text_encoder", specs) for specs in model.layer_specs()]
     made = max(layer.made + layer.working for layer in layers)
     ends = encoder.loaded_bytes("text_encoder", model.resident_specs()).arrays
-    footprint = model.encoding_footprint(max(tokens), dtype.size)
+    footprint = model.encoding_footprint(max(tokens), dtype.size, max(layer.rotation for layer in layers))
     # What the projection will read, of all prompts.
     caches = sum(kept_bytes(extractor, n) for n in tokens)
     common = Need(
@@ -116,7 +116,9 @@ def connector_options(
     """Stage "connectors": the two of them together or one after the other."""
     configs = [files.config(component) for component in CONNECTORS]
     loaded = [of_one.loaded_bytes for of_one in weights]
-    footprints = [connector_footprint(config, dtype.size) for config in configs]
+    footprints = [
+        connector_footprint(config, dtype.size, of_one.rotation) for config, of_one in zip(configs, loaded, strict=True)
+    ]
     largest = max(footprints, key=lambda footprint: footprint.total)
     contexts = prompts * connector.CONTEXT_ROWS * sum(config.width for config in configs) * dtype.size
     yield Need(
@@ -141,7 +143,8 @@ def enhancement_options(
     stored = sum(layer.stored for layer in layers)
     made = max(layer.made + layer.working for layer in layers)
     ends = encoder.loaded_bytes("text_encoder", [model.embedding_spec(), *model.resident_specs()]).arrays
-    footprint = model.writing_footprint(tokens, new_tokens, dtype.size)
+    rotation = max(layer.rotation for layer in layers)
+    footprint = model.writing_footprint(tokens, new_tokens, dtype.size, rotation)
     common = Need(
         "prompt enhancement",
         caches=model.kept_bytes(tokens, new_tokens, dtype.size),
@@ -151,7 +154,8 @@ def enhancement_options(
         flops=model.writing_flops(tokens, new_tokens),
         advice=f"leave out {spelled('enhance_prompt')}",
     )
-    whole = encoder.loaded_bytes("text_encoder", TEXT_ENCODER.specs(model))
+    held = [model.embedding_spec(), *model.resident_specs(), *(spec for layer in model.layer_specs() for spec in layer)]
+    whole = encoder.loaded_bytes("text_encoder", held)
     yield replace(common, weights=whole.arrays, choice={"layers": "resident"}, settings={"depth": 0}).while_loading(
         whole.loading
     )

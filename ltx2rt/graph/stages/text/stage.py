@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -24,9 +25,14 @@ from ltx2rt.graph.stages.text.needs import (
 )
 from ltx2rt.graph.stages.weight_set import WeightSet, fuse_dtype
 from ltx2rt.memory.stage import Stage
+from ltx2rt.spelling import spelled
 from ltx2rt.weights.kept_weights import StageWeights
 from ltx2rt.weights.tokenizer import MAX_TOKENS
 
+log = logging.getLogger(__name__)
+
+# Of a text that is too long, in the warning about it.
+_SHOWN_CHARACTERS = 60
 # Length of a prompt in a plan that knows no tokenizer.
 _ASSUMED_TOKENS = 256
 
@@ -95,6 +101,17 @@ def _encode(run: Run, prompts: Sequence[str]) -> list[PromptContext]:
     if run.planning:
         return [zero_context(files) for _ in prompts]
 
+    assert tokenizer is not None
+    for name, text in zip(("prompt", "negative_prompt"), prompts, strict=False):
+        count, left_out = tokenizer.cut(text)
+        if left_out:
+            log.warning(
+                "%s has %d tokens, of which the text encoder reads the first %d; left out is what begins with %r",
+                spelled(name),
+                count,
+                MAX_TOKENS,
+                left_out[:_SHOWN_CHARACTERS],
+            )
     with run.stage(encoding) as stage:
         extractor = feature_extractor.FeatureExtractor(extractor_config, Params({}), dtype)
         model = encoding_model(run, stage, encoding.settings["depth"])

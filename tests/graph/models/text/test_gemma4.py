@@ -6,7 +6,9 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
+import numpy_gemma
 import pytest
+from numpy_gemma import GemmaFormula, LayerFormula
 
 from ltx2rt.errors import CheckpointError
 from ltx2rt.graph.models.layers.params import Params
@@ -18,7 +20,6 @@ from ltx2rt.types import LinearWeight
 from ltx2rt.weights.inferred_config import text_encoder_section
 from ltx2rt.weights.tensor_source import TensorInfo
 
-LAYERS = ("sliding", "full", "sliding", "full")
 TINY: dict[str, Any] = {
     "model_type": "gemma4_unified",
     "gemma_version": "gemma4-12b-ltx-v1",
@@ -33,7 +34,7 @@ TINY: dict[str, Any] = {
         "global_head_dim": 16,
         "attention_k_eq_v": True,
         "num_hidden_layers": 4,
-        "layer_types": [f"{kind}_attention" for kind in LAYERS],
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
         "rms_norm_eps": 1e-5,
         "sliding_window": 7,
         "vocab_size": 50,
@@ -50,83 +51,20 @@ def tiny(**changes: Any) -> dict[str, Any]:
 
 
 def random_arrays(config: Gemma4Config, seed: int = 0) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    arrays = {}
-    for spec in param_specs(config):
-        values = rng.standard_normal(spec.shape) * 0.2
-        # Norms and the factors of layers lie around one.
-        arrays[spec.name] = (values + (1.0 if len(spec.shape) == 1 else 0.0)).astype(np.float32)
-    return arrays
+    return numpy_gemma.random_arrays(param_specs(config), seed, norms=1.0)
 
 
 def as_params(config: Gemma4Config, arrays: dict[str, np.ndarray]) -> Params:
-    return Params(
-        {
-            spec.name: LinearWeight("dense", mx.array(arrays[spec.name]))
-            if spec.layout == "linear"
-            else mx.array(arrays[spec.name])
-            for spec in param_specs(config)
-        }
+    return numpy_gemma.as_params(param_specs(config), arrays)
+
+
+def formula(*, shared: bool) -> GemmaFormula:
+    """Global layers have keys of one head that are their values, or as many of both as the others."""
+    sliding = LayerFormula(8, 2, 1.0, rope_base=100, window=7, normed_values=True)
+    whole = sliding._replace(
+        head_dim=16, kv_heads=1 if shared else 2, rope_base=5000, rotated=4, window=None, keys_are_values=shared
     )
-
-
-def numpy_states(text: dict[str, Any], w: dict[str, np.ndarray], ids: list[int]) -> list[np.ndarray]:
-    """Every hidden state (n, D) in float64, head by head and query by query."""
-    n, eps, heads = len(ids), text["rms_norm_eps"], text["num_attention_heads"]
-    w = {name: value.astype(np.float64) for name, value in w.items()}
-
-    def plain(x: np.ndarray) -> np.ndarray:
-        return x / np.sqrt((x**2).mean(-1, keepdims=True) + eps)
-
-    def norm(x: np.ndarray, name: str) -> np.ndarray:
-        return plain(x) * w[name + ".weight"]
-
-    def turn(x: np.ndarray, base: float, rotated: int) -> np.ndarray:
-        """Rotary embedding of the first ``rotated`` pairs, as a complex product."""
-        k = x.shape[1]
-        angle = np.arange(n)[:, None] * base ** (-np.arange(rotated) * 2 / k)
-        angle = np.concatenate([angle, np.zeros((n, k // 2 - rotated))], axis=1)
-        z = (x[:, : k // 2] + 1j * x[:, k // 2 :]) * np.exp(1j * angle)
-        return np.concatenate([z.real, z.imag], axis=1)
-
-    h = w["embed_tokens.weight"][ids] * np.sqrt(text["hidden_size"])
-    states = [h]
-    for layer, kind in enumerate(LAYERS):
-        p = f"layers.{layer}."
-        is_global = kind == "full"
-        if is_global:
-            k, kv_heads, base, rotated = text["global_head_dim"], 1, 5000, text["global_head_dim"] // 4
-        else:
-            k, kv_heads, base, rotated = text["head_dim"], text["num_key_value_heads"], 100, text["head_dim"] // 2
-        if is_global and not text["attention_k_eq_v"]:
-            kv_heads = text["num_key_value_heads"]
-        x = norm(h, p + "input_layernorm")
-        q, key = (x @ w[f"{p}self_attn.{name}_proj.weight"].T for name in "qk")
-        values = key if is_global and text["attention_k_eq_v"] else x @ w[p + "self_attn.v_proj.weight"].T
-        outputs = []
-        for head in range(heads):
-            at, kv = slice(head * k, head * k + k), head // (heads // kv_heads) * k
-            qh = turn(norm(q[:, at], p + "self_attn.q_norm"), base, rotated)
-            kh = turn(norm(key[:, kv : kv + k], p + "self_attn.k_norm"), base, rotated)
-            vh = plain(values[:, kv : kv + k])
-            out = np.zeros((n, k))
-            for i in range(n):
-                first = 0 if is_global else max(0, i - text["sliding_window"] + 1)
-                row = kh[first : i + 1] @ qh[i]
-                weight = np.exp(row - row.max())
-                out[i] = weight / weight.sum() @ vh[first : i + 1]
-            outputs.append(out)
-        attended = np.concatenate(outputs, axis=1) @ w[p + "self_attn.o_proj.weight"].T
-        h = h + norm(attended, p + "post_attention_layernorm")
-        x = norm(h, p + "pre_feedforward_layernorm")
-        gate = x @ w[p + "mlp.gate_proj.weight"].T
-        gate = gate / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (gate + 0.044715 * gate**3)))
-        x = gate * (x @ w[p + "mlp.up_proj.weight"].T)
-        h = h + norm(x @ w[p + "mlp.down_proj.weight"].T, p + "post_feedforward_layernorm")
-        h = h * w[p + "layer_scalar"]
-        states.append(h)
-    states[-1] = norm(h, "norm")
-    return states
+    return GemmaFormula(4, 1e-5, 0.0, (sliding, whole, sliding, whole))
 
 
 @pytest.mark.parametrize("shared", [True, False], ids=["keys are values", "own values"])
@@ -138,11 +76,41 @@ def test_states_match_the_formula(length: int, shared: bool) -> None:
     assert ("layers.1.self_attn.v_proj.weight" in arrays) is not shared
     ids = np.random.default_rng(length).integers(0, 50, length)
     states = list(Gemma(config, as_params(config, arrays), mx.float32).hidden_states(ids))
-    expected = numpy_states(raw["text_config"], arrays, ids.tolist())
+    expected = formula(shared=shared).states(arrays, ids.tolist())
     assert len(states) == len(expected) == config.num_states == 5
     for state, reference in zip(states, expected, strict=True):
         assert (state.shape, state.dtype) == ((1, length, 24), mx.float32)
         np.testing.assert_allclose(np.array(state[0]), reference, atol=2e-5 * np.abs(reference).max())
+
+
+# As the small stock models: inputs of every layer, the last layers with the keys of earlier ones and wide.
+SMALL = {
+    "attention_k_eq_v": False,
+    "hidden_size_per_layer_input": 6,
+    "vocab_size_per_layer_input": 50,
+    "num_kv_shared_layers": 2,
+    "use_double_wide_mlp": True,
+    "final_logit_softcapping": 2.0,
+}
+
+
+@pytest.mark.parametrize("length", [1, 7, 20])
+def test_small_models_match_the_formula(length: int) -> None:
+    raw = tiny(**SMALL)
+    config = Gemma4Config.from_dict(raw)
+    arrays = random_arrays(config)
+    assert "layers.2.self_attn.k_proj.weight" not in arrays
+    assert arrays["layers.2.mlp.up_proj.weight"].shape == (80, 24)
+    ids = np.random.default_rng(length).integers(0, 50, length)
+    model = Gemma(config, as_params(config, arrays), mx.float32)
+    states = list(model.hidden_states(ids))
+    own = formula(shared=False)
+    sliding, whole = own.layers[:2]
+    shares = own._replace(layers=(sliding, whole, sliding._replace(keys_of=0), whole._replace(keys_of=1)))
+    for state, reference in zip(states, shares.states(arrays, ids.tolist()), strict=True):
+        np.testing.assert_allclose(np.array(state[0]), reference, atol=2e-5 * np.abs(reference).max())
+    scores = np.array(states[-1][0], np.float64) @ arrays["embed_tokens.weight"].T.astype(np.float64)
+    np.testing.assert_allclose(np.array(model.logits(states[-1])[0]), 2 * np.tanh(scores / 2), atol=1e-4)
 
 
 def test_half_precision_follows_float32() -> None:
@@ -243,23 +211,20 @@ def test_layer_specs_are_what_a_layer_reads() -> None:
     ("config", "message"),
     [
         (TINY | {"text_config": TINY["text_config"] | {"model_type": "gemma3_text"}}, "must be a Gemma 4 model, got"),
-        (tiny(hidden_activation="silu"), "hidden_activation must be 'gelu_pytorch_tanh', got 'silu'"),
-        (tiny(attention_bias=True), "attention_bias must be False"),
         (tiny(use_bidirectional_attention="all"), "use_bidirectional_attention must be 'vision', got 'all'"),
-        (tiny(hidden_size_per_layer_input=256), "hidden_size_per_layer_input must be 0, got 256; use the text encoder"),
-        (tiny(num_kv_shared_layers=20), "num_kv_shared_layers must be 0, got 20"),
+        (
+            tiny(hidden_size_per_layer_input="wide"),
+            "hidden_size_per_layer_input must be a positive integer, got 'wide'",
+        ),
+        (tiny(num_kv_shared_layers=20), "num_kv_shared_layers is 20 of 4 layers: no earlier layer of the same type"),
+        (tiny(num_kv_shared_layers=3), "num_kv_shared_layers is 3 of 4 layers: no earlier layer of the same type"),
+        (tiny(final_logit_softcapping=-1), "final_logit_softcapping must be a positive number, got -1"),
         (tiny(enable_moe_block=True), "enable_moe_block must be False"),
-        (tiny(hidden_size=None), "lacks hidden_size"),
-        (tiny(hidden_size="24"), "hidden_size must be a positive integer, got '24'"),
-        (tiny(num_hidden_layers=0), "num_hidden_layers must be a positive integer, got 0"),
         (tiny(num_hidden_layers=10**9, layer_types=None), "num_hidden_layers must be at most 1000, got 1000000000"),
-        (tiny(num_key_value_heads=3), "4 attention heads are not a multiple of 3"),
         (tiny(num_global_key_value_heads=3), "4 attention heads are not a multiple of 3"),
         (tiny(global_head_dim=7), "global_head_dim must be even, got 7"),
         (tiny(rms_norm_eps="small"), "rms_norm_eps must be a positive number, got 'small'"),
-        (tiny(layer_types=["full_attention"]), "layer_types .* got 1 entries"),
         (tiny(layer_types="full_attention"), "layer_types must be a list of names"),
-        (tiny(layer_types=["chunked"] * 4), "chunked"),
         (tiny(rope_parameters={"full_attention": {"rope_type": "yarn"}}), "'default' or 'proportional', got 'yarn'"),
         (tiny(rope_parameters=[]), "rope_parameters must describe full_attention"),
         (

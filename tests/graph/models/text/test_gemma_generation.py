@@ -5,21 +5,26 @@ from __future__ import annotations
 import mlx.core as mx
 import numpy as np
 import pytest
+import test_gemma4
 from test_gemma3 import as_params, random_arrays, tiny
 
 from ltx2rt.errors import UsageError
 from ltx2rt.graph.models.text.gemma import Gemma
 from ltx2rt.graph.models.text.gemma3 import Gemma3Config
+from ltx2rt.graph.models.text.gemma4 import Gemma4Config
 from ltx2rt.graph.models.text.generation import generate_tokens
 from ltx2rt.graph.models.text.token_sampling import SamplingOptions, TokenSampler
 
 GREEDY = SamplingOptions(temperature=0, max_new_tokens=12)
 
 
-@pytest.fixture(scope="module")
-def model() -> Gemma:
-    config = Gemma3Config.from_dict(tiny())
-    return Gemma(config, as_params(config, random_arrays(config)), mx.float32)
+@pytest.fixture(scope="module", params=["Gemma 3", "Gemma 4"])
+def model(request: pytest.FixtureRequest) -> Gemma:
+    if request.param == "Gemma 3":
+        config = Gemma3Config.from_dict(tiny())
+        return Gemma(config, as_params(config, random_arrays(config)), mx.float32)
+    small = Gemma4Config.from_dict(test_gemma4.tiny(**test_gemma4.SMALL))
+    return Gemma(small, test_gemma4.as_params(small, test_gemma4.random_arrays(small)), mx.float32)
 
 
 def best_next(model: Gemma, ids: list[int]) -> tuple[int, float]:
@@ -81,6 +86,16 @@ def test_top_k_and_top_p_cut_the_tail() -> None:
     # 0.5 alone does not reach 0.6, 0.5 + 0.3 does.
     by_p = frequencies(SamplingOptions(temperature=1, top_k=0, top_p=0.6), logits)
     np.testing.assert_allclose(by_p, [0, 0.625, 0.375, 0], atol=0.03)
+
+
+def test_no_run_comes_twice() -> None:
+    sampler = TokenSampler(SamplingOptions(temperature=0, no_repeat=3), [0, 1, 2, 0, 1])
+    scores = np.array([0.0, 1.0, 3.0, 2.0])
+    assert [sampler.choose(scores) for _ in range(4)] == [3, 2, 2, 2]
+    assert sampler.choose(scores) == 3  # 2, 2, 2 has been
+    assert [TokenSampler(SamplingOptions(temperature=0)).choose(scores) for _ in range(2)] == [2, 2]
+    alone = TokenSampler(SamplingOptions(temperature=0, no_repeat=1), [2])
+    assert [alone.choose(scores) for _ in range(3)] == [3, 1, 0]
 
 
 def test_scores_that_are_not_numbers_are_refused() -> None:

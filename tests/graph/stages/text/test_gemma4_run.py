@@ -14,7 +14,6 @@ from ltx25_pack import LTX, STOCK, write_encoder, write_transformer
 
 from ltx2rt import embedded
 from ltx2rt.errors import CheckpointError, UsageError
-from ltx2rt.graph.models.text.token_sampling import SamplingOptions
 from ltx2rt.graph.settings.settings import Settings
 from ltx2rt.graph.settings.weight_files import WeightFiles
 from ltx2rt.graph.stages.inputs import GenerationInputs
@@ -86,8 +85,11 @@ def test_the_tokenizer_is_that_of_the_pack(files: WeightSet) -> None:
 
 
 def test_a_prompt_cannot_be_rewritten_with_it(files: WeightSet) -> None:
-    with pytest.raises(UsageError, match=r"the text encoder of ltx-2\.5-.* only encodes prompts and cannot rewrite"):
-        enhance_prompt(Run(files, INPUTS), "a dog", SamplingOptions(max_new_tokens=2), has_image=False)
+    with pytest.raises(
+        UsageError,
+        match=r"the text encoder of ltx-2\.5-.* only encodes prompts and cannot rewrite them; give another",
+    ):
+        enhance_prompt(Run(files, INPUTS), "a dog", {"max_new_tokens": 2}, has_image=False)
 
 
 def test_a_stock_model_is_refused(tmp_path: Path) -> None:

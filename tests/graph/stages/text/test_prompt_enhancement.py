@@ -10,7 +10,6 @@ import pytest
 from ltx2rt import embedded
 from ltx2rt.errors import UsageError
 from ltx2rt.graph.components import TEXT_ENCODER
-from ltx2rt.graph.models.text.token_sampling import SamplingOptions
 from ltx2rt.graph.settings.settings import Settings
 from ltx2rt.graph.settings.weight_files import WeightFiles
 from ltx2rt.graph.stages.inputs import GenerationInputs
@@ -22,7 +21,7 @@ from ltx2rt.graph.stages.weight_set import WeightSet, sources_of
 from ltx2rt.memory.ledger import Ledger
 
 INPUTS = GenerationInputs.without_clip(Settings(prompt="a dog"))
-SHORT = SamplingOptions(max_new_tokens=8)
+SHORT = {"max_new_tokens": 8}
 
 
 @pytest.fixture(scope="module")
@@ -57,22 +56,22 @@ def test_labels_and_instructions_follow_the_kind_of_clip() -> None:
 
 
 def test_the_embedded_model_writes_the_same_text_for_the_same_seed(files: WeightSet) -> None:
-    texts = [
-        enhance_prompt(Run(files, INPUTS), "a dog", replace(SHORT, seed=seed), has_image=False) for seed in (1, 1, 2)
-    ]
+    texts = [enhance_prompt(Run(files, INPUTS), "a dog", SHORT | {"seed": seed}, has_image=False) for seed in (1, 1, 2)]
     assert texts[0] == texts[1] != texts[2]
     assert all(text.strip() for text in texts)
 
 
 def test_what_cannot_work_is_refused(files: WeightSet) -> None:
-    with pytest.raises(UsageError, match="needs the text encoder"):
+    with pytest.raises(UsageError, match="needs a language model; give text_encoder=FOLDER or prompt_enhancer=FOLDER"):
         enhance_prompt(
             Run(replace(files, sources=sources_of(files.checkpoint)), INPUTS), "a dog", SHORT, has_image=False
         )
     with pytest.raises(UsageError, match="no prompt to enhance"):
         enhance_prompt(Run(files, INPUTS), " ", SHORT, has_image=False)
+    with pytest.raises(UsageError, match="no 'heat'; its options are temperature, top_k"):
+        enhance_prompt(Run(files, INPUTS), "a dog", {"heat": 1}, has_image=False)
     with pytest.raises(UsageError, match="top_p"):
-        enhance_prompt(Run(files, INPUTS), "a dog", replace(SHORT, top_p=2), has_image=False)
+        enhance_prompt(Run(files, INPUTS), "a dog", {"top_p": 2}, has_image=False)
 
 
 @pytest.mark.parametrize(("depth", "way"), [(2, "streamed, read ahead"), (1, "streamed, not read ahead")])
@@ -84,7 +83,7 @@ def test_layers_are_streamed_where_they_do_not_fit(files: WeightSet, depth: int,
     assert resident.settings["depth"] == 0
     encoder, config = files.source(TEXT_ENCODER), files.config(TEXT_ENCODER)
     tokens = 1  # what it needs besides weights is the same in every way of running
-    options = list(enhancement_options(encoder, config, tokens, SHORT.max_new_tokens, INPUTS.dtype))
+    options = list(enhancement_options(encoder, config, tokens, SHORT["max_new_tokens"], INPUTS.dtype))
     wanted = next(option for option in options if option.settings["depth"] == depth)
     besides = resident.total - resident.resident
     narrow = Run(files, INPUTS, ledger=Ledger(budget=ceil((besides + wanted.resident) * 1.02) + 1, base=0))

@@ -1,0 +1,182 @@
+"""Every file that a run writes, checked as a whole before anything is computed."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+import tempfile
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ltx2rt.api.outputs import OutputOptions
+from ltx2rt.api.record import sidecar_path
+from ltx2rt.errors import MediaError, UsageError, write_failure
+from ltx2rt.media.video_writer import CONTAINERS
+from ltx2rt.spelling import spelled
+
+VIDEO, SOUND, PICTURE, LATENTS, RECORD = tuple(CONTAINERS), (".wav",), (".png",), (".safetensors",), (".json",)
+
+
+@dataclass(frozen=True)
+class WrittenFile:
+    """One file that is going to be written.
+
+    Attributes:
+        name: what names it for the caller, an option or an argument.
+        path: where.
+        suffixes: the ends of names that say truthfully what it holds, in lower case.
+    """
+
+    name: str
+    path: Path
+    suffixes: tuple[str, ...]
+
+
+def clip_files(path: Path, options: OutputOptions, *, pictures: bool, sound: bool, decoded: bool) -> list[WrittenFile]:
+    """The files of a saved clip.
+
+    Args:
+        path: of the clip.
+        options: how it is written.
+        pictures, sound: what the clip has.
+        decoded: False: there are latents alone, and no file ``path``.
+
+    Raises:
+        UsageError: files that such a clip does not have.
+    """
+    alone = path.suffix.lower() in SOUND
+    for name, nothing in (
+        ("save_first_frame", f"{path.name} is sound alone" if alone or not pictures else ""),
+        ("contact_sheet", f"{path.name} is sound alone" if alone or not pictures else ""),
+        ("save_wav", "" if sound else "there is no sound"),
+    ):
+        reason = nothing if decoded else "latents alone are made"
+        if getattr(options, name) is not None and reason:
+            raise UsageError(f"{spelled(name)} has nothing to write, because {reason}; leave it out.")
+    if not decoded and options.save_latents is None:
+        raise UsageError(
+            f"{spelled('latents_only')} makes latents only; name their file with {spelled('save_latents')}."
+        )
+    if decoded and alone and not options.audio:
+        raise UsageError(f"{path.name} is a file of sound, which {spelled('audio')} leaves out; give one of them.")
+    files = []
+    if decoded:
+        suffixes = (*(VIDEO if pictures else ()), *(SOUND if sound else ()))
+        files.append(WrittenFile(spelled("output_path"), path, suffixes))
+    for name, suffixes in (
+        ("save_wav", SOUND),
+        ("save_first_frame", PICTURE),
+        ("contact_sheet", PICTURE),
+        ("save_latents", LATENTS),
+    ):
+        further = getattr(options, name)
+        if further is not None:
+            files.append(WrittenFile(spelled(name), further, suffixes))
+    if options.sidecar:
+        target = path if decoded or options.save_latents is None else options.save_latents
+        files.append(WrittenFile("the sidecar", sidecar_path(target), RECORD))
+    return files
+
+
+def embedding_files(path: Path) -> list[WrittenFile]:
+    """The files of a saved text embedding."""
+    return [
+        WrittenFile(spelled("output_path"), path, (".safetensors", ".npz")),
+        WrittenFile("the sidecar", sidecar_path(path), RECORD),
+    ]
+
+
+def check_files(
+    files: Sequence[WrittenFile], inputs: Iterable[Path], *, overwrite: bool, own: Collection[Path] = ()
+) -> None:
+    """Refuse what must not be written or cannot.
+
+    Args:
+        files: everything that is going to be written.
+        inputs: files that are read, and folders of such files.
+        overwrite: whether files that exist are replaced; one that is read never is.
+        own: files that the same run has written before, which it replaces.
+
+    Raises:
+        UsageError: a name that says something else than the file holds, two outputs in one file, an output that is an
+            input, whatever links lead there, or one that exists.
+        MediaError: a folder is missing or refuses new files.
+    """
+    for file in files:
+        if file.path.is_dir():
+            raise UsageError(f"{file.name}: {file.path} is a folder; name a file.")
+        if file.path.suffix.lower() not in file.suffixes:
+            raise UsageError(
+                f"{file.name} must end in {', '.join(file.suffixes)}, which is what it holds, got {file.path.name!r}; "
+                "rename it."
+            )
+    _check_collisions(files)
+    _check_inputs(files, [path for path in inputs if os.path.lexists(path)])
+    existing = [file.path for file in files if os.path.lexists(file.path)]
+    special = [path for path in existing if path.exists() and not stat.S_ISREG(path.stat().st_mode)]
+    if special:
+        raise UsageError(f"{special[0]} is no regular file and is not replaced; name another file.")
+    existing = [path for path in existing if path not in own]
+    if existing and not overwrite:
+        raise UsageError(
+            f"{', '.join(map(str, existing))} {'exists' if len(existing) == 1 else 'exist'}; give "
+            f"{spelled('overwrite')} to replace {'it' if len(existing) == 1 else 'them'}, or another name."
+        )
+    for folder in dict.fromkeys(file.path.parent for file in files):
+        check_folder(next(file.path for file in files if file.path.parent == folder))
+
+
+def check_folder(path: Path) -> None:
+    """Raise when a file cannot be written because of its folder.
+
+    Raises:
+        UsageError: the path is a folder.
+        MediaError: the folder is missing or refuses new files.
+    """
+    folder = path.parent
+    if path.is_dir():
+        raise UsageError(f"the output {path} is a folder; name a file.")
+    if not folder.is_dir():
+        raise MediaError(f"the output folder {folder} does not exist; create it or choose another path.")
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise write_failure(path, error) from error
+
+
+def numbered(path: Path, number: int) -> Path:
+    """``clip.mp4`` -> ``clip-2.mp4``; 1 leaves it as it is."""
+    return path if number == 1 else path.with_name(f"{path.stem}-{number}{path.suffix}")
+
+
+def _check_collisions(files: Sequence[WrittenFile]) -> None:
+    for index, file in enumerate(files):
+        for other in files[:index]:
+            if _same_target(file.path, other.path):
+                raise UsageError(f"{other.name} and {file.name} are both written to {file.path}; give each a file.")
+
+
+def _check_inputs(files: Sequence[WrittenFile], inputs: Sequence[Path]) -> None:
+    for file in files:
+        if not file.path.exists():
+            continue
+        for path in inputs:
+            if not path.exists():
+                continue
+            inside = path.is_dir() and file.path.resolve().is_relative_to(path.resolve())
+            if inside or os.path.samefile(file.path, path):
+                what = f"lies among the inputs in {path}" if inside else "is the input"
+                what += "" if inside or path == file.path else f" {path}"
+                raise UsageError(f"{file.name}: {file.path} {what}; name another file, inputs are never replaced.")
+
+
+def _same_target(first: Path, second: Path) -> bool:
+    if first.exists() and second.exists() and os.path.samefile(first, second):
+        return True
+    names = [os.path.join(os.path.realpath(path.parent), path.name) for path in (first, second)]
+    if sys.platform == "darwin":  # whose file systems usually do not tell capitals
+        names = [name.casefold() for name in names]
+    return names[0] == names[1]

@@ -1,0 +1,75 @@
+"""Terminals that are closed, that nobody reads, or that speak ASCII: they cost words, never a clip."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ltx2rt.media.video_reader import probe_video
+
+COMMAND = f"{sys.executable} -m ltx2rt.cli generate 'a red circle' --height 64 --width 64 --num-frames 9"
+
+
+def shell(words: str, place: Path, **environment: str) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        ["/bin/sh", "-c", words], cwd=place, env={**os.environ, **environment}, capture_output=True, check=False
+    )
+
+
+@pytest.mark.parametrize(
+    "redirection", ["2>&-", ">&-", "<&- >&- 2>&-", "2>/dev/full", "--progress json 2>&-", "2>&1 >/dev/null | head -c 9"]
+)
+def test_a_clip_is_made_whatever_becomes_of_the_words(redirection: str, tmp_path: Path) -> None:
+    if "/dev/full" in redirection and not Path("/dev/full").exists():
+        pytest.skip("needs /dev/full, which Linux has")
+    result = shell(f"{COMMAND} -o o.mp4 {redirection}", tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert b"Traceback" not in result.stderr + result.stdout
+    assert {path.name for path in tmp_path.iterdir()} == {"o.mp4", "o.mp4.json"}
+    assert probe_video(tmp_path / "o.mp4").num_frames == 9
+
+
+@pytest.mark.parametrize("name", ["kreis-ä.mp4".encode(), b"kreis-\xe4.mp4"])
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+def test_names_that_the_terminal_cannot_show_are_written_as_they_are(
+    name: bytes, encoding: str, tmp_path: Path
+) -> None:
+    try:
+        os.close(os.open(os.path.join(os.fsencode(tmp_path), name), os.O_CREAT))
+    except OSError:
+        pytest.skip("needs a file system that takes any bytes as a name")
+    os.unlink(os.path.join(os.fsencode(tmp_path), name))
+    words = COMMAND.replace("a red circle", "ein roter Kreis für Ä")
+    result = subprocess.run(
+        ["/bin/sh", "-c", f'{words} -o "$1"', "sh", name],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONIOENCODING": encoding},
+        capture_output=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert b"Traceback" not in result.stderr
+    assert result.stdout == name + b"\n"
+    assert sorted(os.listdir(os.fsencode(tmp_path))) == [name, name + b".json"]
+
+
+def test_ctrl_c_while_it_is_loaded_is_quiet(tmp_path: Path) -> None:
+    """The signal comes when a module of the program is looked for, at any of several places."""
+    for module in ("ltx2rt.cli.main", "ltx2rt.api", "ltx2rt.graph.components", "tqdm"):
+        program = (
+            "import os, signal, sys\n"
+            "class Interrupt:\n"
+            "    def find_spec(self, name, *_):\n"
+            f"        if name == {module!r}:\n"
+            "            os.kill(os.getpid(), signal.SIGINT)\n"
+            "sys.meta_path.insert(0, Interrupt())\n"
+            "from ltx2rt.cli.entry import main\n"
+            "main(['doctor'])\n"
+        )
+        result = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, check=False)
+        assert (result.returncode, result.stdout, result.stderr) == (-signal.SIGINT, b"", b""), module
