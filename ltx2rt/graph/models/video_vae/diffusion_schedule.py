@@ -55,7 +55,7 @@ def stage_frames(config: DiffusionDecoderConfig, latent_frames: int) -> list[int
 
 
 def stage_limit(config: DiffusionDecoderConfig, stage: int, push: int) -> int:
-    """Frames that a stage works on at a time; in the first stages they take half as much as ``push`` of the last one."""
+    """Frames that a stage works on at a time; those of the first stages take half as much as ``push`` of the last."""
     last = len(config.channels) - 1
     if stage == last:
         return push
