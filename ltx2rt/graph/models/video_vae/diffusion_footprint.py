@@ -116,11 +116,14 @@ def keyframe_decode_bytes(
     grid = (fifth_frames, stride[1] * part[1], stride[2] * part[2])
     fine = grid[1] * grid[2] * itemsize
     coarse = prod(part) * config.channels[last - 1] * itemsize + planes * fine * config.channels[last]
-    patches = 2 * (fifth_frames + planes) * fine * config.patch_channels
+    patches = (fifth_frames + planes) * fine * config.patch_channels
     moments += [
         Footprint(features + coarse + patches + moment.activations, moment.working, buffers)
         for moment in _joint_stage(config, last, grid, planes, itemsize, push)
     ]
+    # The patches before and after a step of the sampler, and what they are made from.
+    width = (fifth_frames + planes) * fine * config.channels[last]
+    moments.append(Footprint(features + coarse + 2 * patches + width, 0, buffers))
     return largest(*moments)
 
 
