@@ -92,7 +92,7 @@ def check_problems(variant: Variant, *, metal: bool = True) -> list[Problem]:
         problems = [
             _linear(variant, rows, 544, 136, 0),
             _linear(variant, fewer, 333, 69, 1),
-            _linear(variant, rows, 333, 136, 2),
+            _linear(variant, rows, 333, 136, 2, transposed=True),
             _linear(variant, fewer, 544, 69, 3),
         ]
         if metal and variant.weight in FEW_ROWS and variant.rows == 0:  # weights of more than one slab of 16 MB
@@ -223,7 +223,10 @@ def packed_weight(kind: str, columns: int, depth: int, seed: int, group_size: in
     return LinearWeight(kind, mx.array(blocks.reshape(columns, -1)))  # type: ignore[arg-type]  # a mode, too
 
 
-def _linear(variant: LinearVariant, rows: int, depth: int, columns: int, seed: int) -> Problem:
+def _linear(
+    variant: LinearVariant, rows: int, depth: int, columns: int, seed: int, *, transposed: bool = False
+) -> Problem:
+    """``transposed``: neighbours of a row of x are not neighbours in memory."""
     values = _Values(seed)
     unit = math.lcm(_PACKED_UNITS.get(variant.weight, 1), variant.groups or 1, variant.rotation or 1)
     depth = -(-depth // unit) * unit
@@ -244,8 +247,9 @@ def _linear(variant: LinearVariant, rows: int, depth: int, columns: int, seed: i
     else:
         weight = LinearWeight("dense", values.array((columns, depth), variant.weight, depth**-0.5))
     table = 3 if variant.gate_index else 1
+    x = values.array((depth, rows) if transposed else (rows, depth), variant.dtype)
     return {
-        "x": values.array((rows, depth), variant.dtype),
+        "x": mx.transpose(x, stream=mx.cpu) if transposed else x,
         "weight": weight._replace(rotation=variant.rotation),
         "bias": values.optional((columns,), variant.bias),
         "activation": variant.activation or None,
