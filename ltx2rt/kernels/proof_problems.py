@@ -82,7 +82,11 @@ def check_problems(variant: Variant, *, metal: bool = True) -> list[Problem]:
         metal: with a problem of many weights, for a path that only the Metal kernels have.
     """
     if isinstance(variant, NormVariant):
-        return [_norm(variant, 3, 1032, 0), _norm(variant, 5, 1030, 1, spare=3)]
+        return [
+            _norm(variant, (3,), 1032, 0),
+            _norm(variant, (5,), 1030, 1, spare=3),
+            _norm(variant, (2, 3), 1032, 2, unseen=1),
+        ]
     if isinstance(variant, LinearVariant):
         limits = row_limits(variant.weight)
         rows = variant.rows or limits[-1] + 86
@@ -133,7 +137,7 @@ def check_problems(variant: Variant, *, metal: bool = True) -> list[Problem]:
 def timing_problem(variant: Variant) -> Problem:
     """About a millisecond of work for a large GPU."""
     if isinstance(variant, NormVariant):
-        return _norm(variant, 2048, 4096, 2)
+        return _norm(variant, (2048,), 4096, 2)
     if isinstance(variant, LinearVariant):
         return _linear(variant, variant.rows or 1024, 2048, 2048, 2)
     if isinstance(variant, AttentionVariant):
@@ -161,16 +165,19 @@ def exact_arguments(problem: Problem) -> Problem:
     return {name: widen(value) for name, value in problem.items()}
 
 
-def _norm(variant: NormVariant, rows: int, width: int, seed: int, spare: int = 0) -> Problem:
-    """Rows of a wider array when ``spare`` is given."""
+def _norm(
+    variant: NormVariant, rows: tuple[int, ...], width: int, seed: int, *, spare: int = 0, unseen: int = 0
+) -> Problem:
+    """``spare``: rows of a wider array; ``unseen``: rows that do not lie at one distance from each other."""
     values = _Values(seed)
-    x = values.array((rows, width + spare), variant.dtype, 3.0)[:, :width]
+    every = (*rows[:-1], rows[-1] + unseen, width + spare)
+    x = values.array(every, variant.dtype, 3.0)[..., : rows[-1], :width]
     table = 4 if variant.index else 1
     return {
         "x": x,
         "scale": values.optional((table, width), variant.scale),
         "shift": values.optional((table, width), variant.shift),
-        "index": values.integers((rows,), table) if variant.index else None,
+        "index": values.integers(rows, table) if variant.index else None,
         "norm": variant.norm,
     }
 
