@@ -44,6 +44,7 @@ TESTED_ELSEWHERE = {
     "--connectors-path": "test_model_parts.py",
     "--text-projection-path": "test_model_parts.py",
     "--video-vae-path": "test_model_parts.py",
+    "--video-decoder": "test_model_parts.py",
     "--audio-vae-path": "test_model_parts.py",
     "--vocoder-path": "test_model_parts.py",
     "--duration-head-path": "test_model_parts.py",
