@@ -133,8 +133,8 @@ DIFFUSION_DECODER: dict[str, Any] = {
 }
 
 
-def write_diffusion_vae(folder: Path, name: str = "ltx-2.5-video-vae-bf16") -> Path:
-    """The embedded encoder with a random diffusion decoder."""
+def write_diffusion_vae(folder: Path, name: str = "ltx-2.5-video-vae-bf16", mark: float | None = 0.5) -> Path:
+    """The embedded encoder with a random diffusion decoder; ``mark`` is what it adds to key frames, None: nothing."""
     model = SafetensorsFile(embedded.CHECKPOINT)
     published = json.loads(model.metadata["config"])["vae"]
     encoder = {"_class_name": "Encoder", "blocks": published["encoder_blocks"], "base_channels": 16}
@@ -144,10 +144,13 @@ def write_diffusion_vae(folder: Path, name: str = "ltx-2.5-video-vae-bf16") -> P
     specs = video_vae.decoder_specs(video_vae.VideoVaeConfig.from_dict(section))
     kept = ("vae.encoder.", "vae.per_channel_statistics.")
     tensors = {key: model.mlx(key) for key in model.tensors if key.startswith(kept)}
+    tensors |= tensors_of([spec for spec in specs if spec.name != "decoder.type_emb"], "vae.", 6)
+    if mark is not None:
+        tensors["vae.decoder.type_emb"] = mx.full((128,), mark, mx.bfloat16)
     path = folder / f"{name}.safetensors"
     write_safetensors(
         path,
-        tensors | tensors_of(specs, "vae.", 6),
+        tensors,
         {"config": json.dumps({"vae": section}), "model_version": "2.5.0"},
     )
     return path
