@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
 from math import floor
@@ -19,6 +19,7 @@ from ltx2rt.graph.settings.inputs import ImageInput, VideoInput, VideoSource
 from ltx2rt.graph.settings.settings import Settings
 from ltx2rt.graph.stages.inputs import (
     AttentionMask,
+    FrameStream,
     ImageCondition,
     Media,
     ReferenceVideo,
@@ -28,8 +29,8 @@ from ltx2rt.graph.stages.weight_set import WeightSet
 from ltx2rt.media.audio_reader import read_audio
 from ltx2rt.media.canny import canny, check_thresholds
 from ltx2rt.media.clip_reader import SAME_RATE, ClipReader, is_still_picture
-from ltx2rt.media.fit import fit_words, fitted
-from ltx2rt.media.images import image_name, load_conditioning_image, picture_bytes, read_image
+from ltx2rt.media.fit import fit_words, fitted, is_much_larger
+from ltx2rt.media.images import image_name, load_conditioning_image, picture_bytes, read_image, reading_bytes
 from ltx2rt.media.pixel_range import LUMA, to_signed_range
 from ltx2rt.media.resize import resize_to_cover
 from ltx2rt.spelling import spelled
@@ -83,35 +84,95 @@ def image_condition(image: ImageInput, settings: Settings) -> ImageCondition:
     def pixels(height: int, width: int) -> Array:
         return load_conditioning_image(image.image, height, width, crf=crf, fit=fit, antialias=settings.antialias)
 
-    return ImageCondition(pixels=pixels, frame_index=image.frame_index, strength=image.strength)
+    # What is reduced for the final size is reduced for smaller stages, too.
+    reduced = settings.antialias and is_much_larger(rows, columns, settings.height or 0, settings.width or 0)
+    reading = reading_bytes(rows, columns, compressed=crf > 0, reduced=reduced)
+    return ImageCondition(pixels, image.frame_index, image.strength, reading)
 
 
 def reference_video(video: VideoInput, settings: Settings) -> ReferenceVideo:
     """A control video; its frames are read, and turned into edges if asked for, when the stage needs them.
 
     Raises:
-        UsageError: another frame rate than the clip's, or a strength outside 0 to 1.
+        UsageError: another frame rate than the clip's, other proportions that may not be fitted, or a strength outside
+            0 to 1.
         MediaError: the file cannot be read.
     """
     check_strength("reference video", video.strength)
     check_thresholds(settings.canny_low, settings.canny_high)
-    source = video.video
-    if isinstance(source, np.ndarray):
-        name, length = "the reference video", len(picture_bytes(source, "a reference video"))
-        rows, columns = source.shape[-3:-1]
-    else:
-        reader = control_reader(source, settings)
-        name, length = str(source), reader.num_frames
-        rows, columns = reader.height, reader.width
-        for note in reader.notes:
-            log.warning("%s", note)
-    say_fit(name, rows, columns, settings)
-    if length < (settings.num_frames or 0):
-        log.warning("%s has %d frames, the clip %s; the reference ends earlier", name, length, settings.num_frames)
-    return ReferenceVideo(
-        frames=lambda height, width, count: to_signed_range(control_frames(source, settings, height, width, count)),
-        strength=video.strength,
-    )
+    control = ControlVideo.open(video.video, settings)
+    for note in control.notes:
+        log.warning("%s", note)
+    say_fit(control.name, *control.size, settings)
+    if control.num_frames < (settings.num_frames or 0):
+        log.warning(
+            "%s has %d frames, the clip %s; the reference ends earlier",
+            control.name,
+            control.num_frames,
+            settings.num_frames,
+        )
+
+    def frames(height: int, width: int, count: int) -> FrameStream:
+        def read() -> Generator[Array, None, None]:
+            for frame in control.frames(settings, height, width, count):
+                yield to_signed_range(frame)
+
+        return FrameStream((min(count, control.num_frames), height, width, 3), read)
+
+    return ReferenceVideo(frames, video.strength, control.reading_bytes)
+
+
+@dataclass(frozen=True)
+class ControlVideo:
+    """A control video of a file or an array.
+
+    Attributes:
+        name: for messages.
+        num_frames: at the rate of the clip.
+        size: (height, width).
+        pictures: called with a number, gives at most so many, (H, W, 3) uint8.
+        reading_bytes: what reading takes.
+        notes: what its reader has to say.
+    """
+
+    name: str
+    num_frames: int
+    size: tuple[int, int]
+    pictures: Callable[[int], Iterable[Array]]
+    reading_bytes: int = 0
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def open(cls, video: VideoSource, settings: Settings) -> ControlVideo:
+        """A control video at the rate of the clip: one of variable rate is read by its time stamps.
+
+        Raises:
+            UsageError: it has a constant rate, and another one; or an array that is no video.
+            MediaError: the file cannot be read.
+        """
+        if isinstance(video, np.ndarray):
+            frames = picture_bytes(video, "a reference video")
+            height, width = frames.shape[-3:-1]
+            return cls("the reference video", len(frames), (height, width), lambda count: frames[:count])
+        reader = ClipReader(video, source_color=settings.source_color, frame_rate=settings.frame_rate)
+        if not reader.variable_rate:
+            require_frame_rate(video, reader.own_rate, reader.frame_rate)
+        return cls(
+            str(video),
+            reader.num_frames,
+            (reader.height, reader.width),
+            reader.frames,
+            reader.reading_bytes,
+            tuple(reader.notes),
+        )
+
+    def frames(self, settings: Settings, height: int, width: int, count: int) -> Iterator[Array]:
+        """At most ``count`` frames, edges if the settings say so: (height, width, 3) float32 in 0 to 255."""
+        edges = partial(canny, low=settings.canny_low, high=settings.canny_high)
+        fit = settings.fit or DEFAULT_FIT
+        for picture in self.pictures(count):
+            shown = edges(picture) if settings.control_type == "canny" else picture
+            yield fitted(shown, height, width, fit, antialias=settings.antialias)
 
 
 def say_fit(name: str, rows: int, columns: int, settings: Settings) -> None:
@@ -131,32 +192,6 @@ def say_fit(name: str, rows: int, columns: int, settings: Settings) -> None:
         )
     if words:
         log.warning("%s: %s (%s)", name, words, spelled("fit", way))
-
-
-def control_reader(path: FilePath, settings: Settings) -> ClipReader:
-    """A control video at the rate of the clip.
-
-    Raises:
-        UsageError: it has a constant rate, and another one.
-        MediaError: the file cannot be read.
-    """
-    reader = ClipReader(path, source_color=settings.source_color, frame_rate=settings.frame_rate)
-    if not reader.variable_rate and reader.own_rate != reader.frame_rate:
-        require_frame_rate(path, reader.own_rate, reader.frame_rate)
-    return reader
-
-
-def control_frames(video: VideoSource, settings: Settings, height: int, width: int, count: int) -> Array:
-    """At most ``count`` frames (F, height, width, 3) of a control video, float32 in 0 to 255."""
-    edges = partial(canny, low=settings.canny_low, high=settings.canny_high)
-    given: Iterable[Array] = (
-        picture_bytes(video, "a reference video")[:count]
-        if isinstance(video, np.ndarray)
-        else control_reader(video, settings).frames(count)
-    )
-    frames = (edges(frame) if settings.control_type == "canny" else frame for frame in given)
-    fit = settings.fit or DEFAULT_FIT
-    return np.stack([fitted(frame, height, width, fit, antialias=settings.antialias) for frame in frames])
 
 
 def attention_mask(settings: Settings) -> AttentionMask | None:
