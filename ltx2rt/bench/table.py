@@ -10,6 +10,7 @@ from ltx2rt.bench.block_case import block_cases
 from ltx2rt.bench.case import Case
 from ltx2rt.bench.convolution_cases import convolution_cases
 from ltx2rt.bench.decoder_cases import decoder_cases
+from ltx2rt.bench.diffusion_cases import diffusion_cases
 from ltx2rt.bench.linear_cases import linear_cases
 from ltx2rt.bench.neighborhood_cases import neighborhood_cases
 from ltx2rt.bench.norm_cases import norm_cases
@@ -27,6 +28,7 @@ def all_cases() -> list[Case]:
         *norm_cases(),
         *text_cases(),
         *decoder_cases(),
+        *diffusion_cases(),
         BandwidthCase(MEL_FRAMES),
         *block_cases(),
     ]
@@ -51,6 +53,7 @@ SHORT = (
     "modulated_norm/bf16/1024x4096",
     "text_layer/bf16/128",
     "video_layer/bf16/up_blocks.4.res_blocks.0/13x32x32",
+    "diffusion_block/bf16/stage5/25x64x64",
     "audio_decoder/bf16/126",
     "vocoder-2.3/f32/25",
     "transformer_block/bf16/v256-a126-t1024",
