@@ -224,8 +224,14 @@ CASES: dict[str, tuple[str, dict[str, str]]] = {
         {"audio-path": '"{m}/music.wav"', "audio-start-time": "0.1", "audio-max-duration": "0.375"},
     ),
     "retake": (
-        "{distilled} --prompt x --video-path {m}/clip.mp4 --start-time 0.1 --end-time 0.3 --keep-video",
-        {"video-path": '"{m}/clip.mp4"', "start-time": "0.1", "end-time": "0.3", "keep-video": "true"},
+        "{distilled} --prompt x --video-path {m}/clip.mp4 --start-time 0.1 --end-time 0.3 --keep-video --kept-from vae",
+        {
+            "video-path": '"{m}/clip.mp4"',
+            "start-time": "0.1",
+            "end-time": "0.3",
+            "keep-video": "true",
+            "kept-from": '"vae"',
+        },
     ),
     "extend": (
         "{distilled} --prompt x --video-path {m}/clip.mp4 --extend-frames 16 --direction before",
