@@ -225,6 +225,7 @@ class Media:
         images: applied in order.
         references, attention_mask: control videos of an IC-LoRA, and where the clip attends to them.
         sound: drives the video.
+        num_frames: of the clip, where the sound decides; None: as the settings say.
         source, region: the clip that is edited, and where.
     """
 
@@ -232,6 +233,7 @@ class Media:
     references: tuple[ReferenceVideo, ...] = ()
     attention_mask: AttentionMask | None = None
     sound: SoundInput | None = None
+    num_frames: int | None = None
     source: SourceClip | None = None
     region: TimeRange | None = None
 

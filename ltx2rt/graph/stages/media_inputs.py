@@ -7,11 +7,14 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
+from math import floor
 from pathlib import Path
 
 import numpy as np
 
 from ltx2rt.errors import UsageError
+from ltx2rt.graph.components import VIDEO_VAE
+from ltx2rt.graph.diffusion.latent_geometry import snapped_frames
 from ltx2rt.graph.settings.inputs import ImageInput, VideoInput, VideoSource
 from ltx2rt.graph.settings.settings import Settings
 from ltx2rt.graph.stages.inputs import (
@@ -35,6 +38,11 @@ from ltx2rt.types import Array, FilePath
 
 log = logging.getLogger(__name__)
 
+# Of a clip whose length follows from its sound.
+_MOST_FRAMES = 1024
+# Seconds without sound at the end of a clip that are not worth a word.
+_SHORT_SILENCE = 0.01
+
 DEFAULT_FIT = "crop"  # of images and control videos, as in the official code
 
 
@@ -53,8 +61,9 @@ def open_references(settings: Settings, files: WeightSet) -> Media:
 
 
 def open_driving_sound(settings: Settings, files: WeightSet) -> Media:
-    """Images, and the sound that drives the video."""
-    return replace(open_images(settings, files), sound=driving_sound(settings))
+    """Images, and the sound that drives the video, with the length of the clip."""
+    sound, frames = driving_sound(settings, files.config(VIDEO_VAE).temporal_factor)
+    return replace(open_images(settings, files), sound=sound, num_frames=frames)
 
 
 def image_condition(image: ImageInput, settings: Settings) -> ImageCondition:
@@ -231,35 +240,43 @@ def mask_frames(path: Path, settings: Settings) -> Array:
     return np.stack(list(reader.frames(settings.num_frames)))
 
 
-def driving_sound(settings: Settings) -> SoundInput:
-    """The sound of audio-to-video, as long as the clip: longer sound is cut, shorter one filled with silence.
+def driving_sound(settings: Settings, step: int) -> tuple[SoundInput, int]:
+    """The sound of audio-to-video, at most as long as the clip, and the frames of the clip: as given, or by the sound.
+
+    Args:
+        settings: say where the sound is, and how much of it is used.
+        step: pixel frames per latent frame.
 
     Raises:
         UsageError: no file, or times that are not positive.
         MediaError: the file cannot be read or has no sound there.
+
+    Source: Lightricks/LTX-2 ltx_pipelines/a2vid_two_stage.py @ 1.4.
     """
     if settings.audio_path is None:
         raise UsageError(f"there is no sound to make pictures for; give {spelled('audio_path', 'FILE')}.")
-    assert settings.num_frames is not None
-    length_s = settings.num_frames / float(settings.frame_rate or 1)
+    assert settings.frame_rate is not None
     if settings.audio_start_time < 0:
         raise UsageError(f"the audio start time must be 0 or more, got {settings.audio_start_time}.")
-    longest_s = length_s if settings.audio_max_duration is None else settings.audio_max_duration
-    if longest_s <= 0:
+    longest_s = settings.audio_max_duration
+    if longest_s is not None and longest_s <= 0:
         raise UsageError(f"the audio duration must be positive, got {longest_s}.")
-    sound = read_audio(settings.audio_path, start_s=settings.audio_start_time, duration_s=min(longest_s, length_s))
-    waveform = sound.waveform
-    missing = round(length_s * sound.sample_rate) - len(waveform)
-    if missing > 0:
-        if missing / sound.sample_rate > 0.01:
-            log.warning(
-                "%s gives %.2f s of sound, the clip lasts %.2f s; the rest is silent",
-                settings.audio_path,
-                len(waveform) / sound.sample_rate,
-                length_s,
-            )
-        waveform = np.pad(waveform, ((0, missing), (0, 0)))
-    return SoundInput(waveform, sound.sample_rate)
+    if settings.num_frames is not None:
+        longest_s = float(settings.num_frames / settings.frame_rate)
+    sound = read_audio(settings.audio_path, start_s=settings.audio_start_time, duration_s=longest_s)
+    duration = Fraction(len(sound.waveform), sound.sample_rate)
+    frames = settings.num_frames
+    if frames is None:
+        frames = snapped_frames(min(floor(duration * settings.frame_rate), _MOST_FRAMES), step)
+    length = frames / settings.frame_rate
+    if length - duration > _SHORT_SILENCE:
+        log.warning(
+            "%s gives %.2f s of sound, the clip lasts %.2f s; it ends without sound",
+            settings.audio_path,
+            duration,
+            length,
+        )
+    return SoundInput(sound.waveform[: round(length * sound.sample_rate)], sound.sample_rate), frames
 
 
 def require_frame_rate(path: FilePath, own: Fraction, wanted: Fraction) -> None:
