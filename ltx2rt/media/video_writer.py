@@ -58,7 +58,6 @@ class VideoCodec(NamedTuple):
         """The encoder's options for a quality; None = the default."""
         return self.best if crf == 0 else {"crf": str(self.crf if crf is None else crf)}
 
-
     def options_with(self, parameters: dict[str, str]) -> dict[str, str]:
         """`options` with more of the encoder's own parameters."""
         key = f"{self.encoder.removeprefix('lib')}-params"
