@@ -26,7 +26,6 @@ from ltx2rt.kernels.host import to_numpy
 from ltx2rt.media.pixel_range import to_signed_range
 from ltx2rt.types import Array
 
-
 # What reading a file leaves in the process: code of the decoder, stacks and heaps of its threads. Measured for H.264,
 # November 2026: 3.2 MB after a clip of 400x240, 3.3 MB after one of 320x176.
 _READER_LEAVES = 3 << 20
