@@ -20,7 +20,7 @@ from ltx2rt.graph.stages.run import GeneratedClip, Run
 from ltx2rt.media.frame_rate import exact_frame_rate
 from ltx2rt.media.output_file import files_together
 from ltx2rt.media.output_lock import held
-from ltx2rt.media.pcm import fitted, write_wav
+from ltx2rt.media.pcm import of_length, write_wav
 from ltx2rt.media.resampling import resample
 from ltx2rt.media.stills import ContactSheet, write_png
 from ltx2rt.media.video_writer import VideoWriter
@@ -206,7 +206,7 @@ class Clip:
         )
         with writer:
             if audio is not None:
-                whole = fitted(audio, round(self.num_frames / writer.frame_rate * rate))
+                whole = of_length(audio, round(self.num_frames / writer.frame_rate * rate))
                 writer.write_audio(whole, of_file=self._has_file_sound)
             for chunk in self.frames:
                 first = chunk[0] if first is None else first

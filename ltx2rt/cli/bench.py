@@ -14,6 +14,7 @@ from ltx2rt.bench.case import MLX, REFERENCE, RIVALS, Case
 from ltx2rt.bench.plot import write_plot
 from ltx2rt.bench.rivals import Rivals, load_rivals
 from ltx2rt.bench.stage import StageCase
+from ltx2rt.cli.outputs import free_path
 from ltx2rt.errors import UsageError
 from ltx2rt.kernels.selection import ext
 from ltx2rt.paths import expanded
@@ -51,7 +52,9 @@ def add_parser(subparsers: Any) -> None:
         "--profile", action="store_true", help="instead: where the time of each model part goes, kernel by kernel"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--overwrite", action="store_true", help="replace a plot that exists")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace a plot that exists, which else gets the next free name"
+    )
     parser.add_argument("--plot", type=expanded, metavar="FILE.png", help="draw the share of the ceiling per case")
     parser.set_defaults(run=run_bench)
 
@@ -68,7 +71,9 @@ def run_bench(arguments: argparse.Namespace) -> int:
     if arguments.plot is not None and arguments.profile:
         raise UsageError("--plot and --profile exclude each other; draw the plot in a run without --profile.")
     if arguments.plot is not None:
-        check_files([WrittenFile("--plot", arguments.plot, PICTURE)], [], overwrite=arguments.overwrite)
+        check_files([WrittenFile("--plot", arguments.plot, PICTURE)], [], overwrite=True)
+        if not arguments.overwrite:
+            arguments.plot = free_path(arguments.plot)
     rivals = _set_up(arguments)
     if arguments.profile:
         return _profile(cases, arguments.json)
@@ -96,6 +101,7 @@ def run_bench(arguments: argparse.Namespace) -> int:
         print(report.text_machine(machine), report.LEGEND, sep="\n")
     if arguments.plot is not None:
         write_plot(arguments.plot, report.title(machine), rows)
+        print(f"ltx2rt: drawn to {arguments.plot}", file=sys.stderr)
     return 0
 
 

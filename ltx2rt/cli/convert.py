@@ -12,6 +12,7 @@ from typing import Any
 
 from ltx2rt.api.output_files import RECORD, WrittenFile, check_files
 from ltx2rt.atomic_file import AtomicFile
+from ltx2rt.cli.outputs import free_path, said
 from ltx2rt.convert.conversion import ConversionReport, convert
 from ltx2rt.convert.formats import TARGETS
 from ltx2rt.errors import write_failure
@@ -26,8 +27,8 @@ def add_parser(subparsers: Any) -> None:
         help="write a weight file in another format",
         description="Write a weight file in another format, a few rows at a time: a 42 GB file takes less than 2 GB of "
         "memory. The input is whatever the other verbs read. The output appears complete or not at all, and the error "
-        "of every class of layers, measured against the input, is printed. A file that exists is replaced with "
-        "--overwrite alone.",
+        "of every class of layers, measured against the input, is printed. Where it exists the next free name "
+        "is taken, unless --overwrite is given.",
         epilog="formats:\n" + "\n".join(f"  {name:<13} {target.summary}" for name, target in TARGETS.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -52,8 +53,14 @@ def run_convert(arguments: argparse.Namespace) -> int:
     files = [WrittenFile("OUT", arguments.target, (TARGETS[arguments.format].container.suffix,))]
     if arguments.report is not None:
         files.append(WrittenFile("--report", arguments.report, RECORD))
-    check_files(files, [arguments.source], overwrite=arguments.overwrite)
-    with held(file.path for file in files):
+    check_files(files, [arguments.source], overwrite=True)
+    if not arguments.overwrite:
+        for name in ("target", "report"):
+            asked = getattr(arguments, name)
+            if asked is not None and (found := free_path(asked)) != asked:
+                print(f"ltx2rt: {said(asked, found)}", file=sys.stderr)
+                setattr(arguments, name, found)
+    with held(path for path in (arguments.target, arguments.report) if path is not None):
         return _converted(arguments)
 
 

@@ -13,7 +13,7 @@ from ltx2rt.cli.arguments import given_prompt
 from ltx2rt.cli.flag import Flag, add_flags
 from ltx2rt.cli.flags import named, weight_flags, weights_given
 from ltx2rt.cli.generate import tell_taken
-from ltx2rt.cli.outputs import RULE, free_path
+from ltx2rt.cli.outputs import RULE, free_path, said
 from ltx2rt.cli.plan_text import plan_text
 from ltx2rt.cli.progress import Progress
 from ltx2rt.errors import UsageError
@@ -77,18 +77,19 @@ def add_parser(subparsers: Any) -> None:
 
 def run_encode(arguments: argparse.Namespace) -> int:
     """Exit code 0 when the file has been written."""
-    asked = Settings.of({"prompt": given_prompt(arguments), "prompt_file": arguments.prompt_file})
-    prompt = with_prompt_of_file(asked).prompt
+    text = Settings.of({"prompt": given_prompt(arguments), "prompt_file": arguments.prompt_file})
+    prompt = with_prompt_of_file(text).prompt
     if prompt is None:
         raise UsageError("--prompt is missing; say what to encode.")
-    output, overwrite = arguments.output_path or free_path(DEFAULT_OUTPUT), bool(arguments.overwrite)
+    asked, overwrite = arguments.output_path or DEFAULT_OUTPUT, bool(arguments.overwrite)
+    output = asked if overwrite else free_path(asked, ".json")
     progress = Progress(arguments.progress, quiet=bool(arguments.quiet))
     files = weights_given(arguments, MODEL, TEXT)
     if not arguments.plan:
         given_files = [path for path in files.values() if isinstance(path, Path)]
-        check_files(embedding_files(output), given_files, overwrite=overwrite)
-        if arguments.output_path is None and output != DEFAULT_OUTPUT:
-            progress.message(f"writing {output}, as {DEFAULT_OUTPUT} exists")
+        check_files(embedding_files(asked), given_files, overwrite=True)
+        if output != asked:
+            progress.message(said(asked, output))
     if not {"checkpoint", "transformer"}.intersection(files):
         progress.message(embedded.notice(prompt))
     given = {name: getattr(arguments, dest) for name, dest in ENHANCEMENT.items()}

@@ -99,7 +99,13 @@ RUN = (
         kind=expanded,
         metavar=_FILE,
     ),
-    Flag(("--overwrite",), "replace files that exist, but never an input", "Run", "run", kind=None),
+    Flag(
+        ("--overwrite",),
+        "replace files that exist, but never an input; without it the next free name is taken",
+        "Run",
+        "run",
+        kind=None,
+    ),
     Flag(
         ("--progress",),
         "on stderr: text for people, or json, one object per line for programs",

@@ -43,12 +43,17 @@ FOREIGN_FLAGS = (
     _inert(
         "--diffvae-optimization",
         "mode of the diffusion video decoder",
-        "that decoder belongs to LTX-2.5",
+        "there is one way of computing it, whose memory follows --memory",
         choices=("chunked_eager", "chunked_compile", "combined_compile", "blackwell_dsl"),
     ),
     _inert("--placeholder", "random weights", "without --checkpoint-path the small embedded model runs", kind=None),
     _inert("--fp8", "FP8 checkpoint", "the weights keep the precision of their file", kind=None),
-    _inert("--generate-audio", "sound with the clip", "sound is always generated", kind=None),
+    _inert(
+        "--generate-audio",
+        "sound with the clip",
+        "sound is always generated; --no-audio leaves it out of the file",
+        kind=None,
+    ),
     _inert("--low-memory", "free memory between stages", "every stage frees its memory", kind=None),
     _inert("--fast-mode", "keep everything loaded", "every stage frees its memory", kind=None),
     _inert(

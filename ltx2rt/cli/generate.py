@@ -17,7 +17,7 @@ from ltx2rt.cli.arguments import Command, command_of, effectless
 from ltx2rt.cli.config_file import read_config, toml_of_record, values_of_record
 from ltx2rt.cli.flag import add_flags
 from ltx2rt.cli.flags import FLAGS
-from ltx2rt.cli.outputs import FURTHER, RULE, Outputs, free_outputs, names_up_to_free
+from ltx2rt.cli.outputs import RULE, Outputs, free_outputs, names_up_to_free
 from ltx2rt.cli.plan_text import plan_text
 from ltx2rt.cli.progress import Progress
 from ltx2rt.errors import Cancelled, OutOfMemory, OutOfSpace, StateError, UsageError
@@ -53,14 +53,17 @@ def run_generate(arguments: argparse.Namespace) -> int:
     """Exit code 0 when the clip has been written."""
     repeated = _merge_other_sources(arguments)
     command = command_of(arguments)
-    progress = Progress(arguments.progress, quiet=bool(arguments.quiet), preview=arguments.preview)
-    outputs, renamed = free_outputs(_outputs(arguments, command), arguments.unnamed)
-    overwrite = bool(arguments.overwrite)
-    writes = not (arguments.print_config or arguments.plan)
-    if writes:
-        outputs.check(_inputs(arguments, command), overwrite=overwrite)
-        for line in renamed:
-            progress.message(line)
+    progress = Progress(arguments.progress, quiet=bool(arguments.quiet))
+    outputs, overwrite = _outputs(arguments, command), bool(arguments.overwrite)
+    if not (arguments.print_config or arguments.plan):
+        # Without a name the clip makes room for the record that is repeated.
+        repeats = arguments.unnamed and not overwrite
+        inputs = _inputs(arguments, command)
+        outputs.check([p for p in inputs if not (repeats and p == arguments.from_sidecar)], overwrite=True)
+        if not overwrite:
+            outputs, renamed = free_outputs(outputs, avoid_held=arguments.unnamed)
+            for line in renamed:
+                progress.message(line)
     if "checkpoint" not in command.files and "transformer" not in command.files:
         progress.message(embedded.notice(command.settings.get("prompt")))
     for flag in effectless(arguments):
@@ -78,6 +81,7 @@ def run_generate(arguments: argparse.Namespace) -> int:
         found, assumed = pipeline.plan(**command.settings, memory=arguments.memory)
         print(plan_text(found, assumed))
         return 0
+    progress.preview = outputs.preview
     with outputs.held(), closing(progress):
         outputs.check([*_inputs(arguments, command), *pipeline.weights], overwrite=overwrite)
         _generate(arguments, command, pipeline, outputs, progress, repeated)
@@ -98,7 +102,7 @@ def _generate(
 ) -> None:
     """Run the pipeline and write what it makes."""
     output, resume = outputs.clip, bool(arguments.resume)
-    state = None if arguments.no_state else state_folder(output)
+    state = None if arguments.no_state else state_folder(outputs.state_of)
     _tell_of_state(progress, state, output, resume=resume)
     try:
         clip = pipeline(
@@ -163,14 +167,14 @@ def _tell_of_state(progress: Progress, state: Path | None, output: Path, *, resu
 def _merge_other_sources(arguments: argparse.Namespace) -> Record | None:
     """Add the options of a config file, a sidecar or an interrupted run to those of the command line, which win.
 
-    ``arguments.unnamed`` becomes the outputs whose names nobody gave, and ``arguments.own`` the files that the
-    interrupted run may have left.
+    ``arguments.unnamed`` says then whether nobody gave the clip's name, ``arguments.interrupted`` is the clip of the
+    run that goes on, and ``arguments.own`` the files that it may have left.
 
     Returns:
         The record of the sidecar, whose weights and inputs the run must have.
     """
     record = None
-    arguments.unnamed, arguments.own = set(), frozenset()
+    arguments.unnamed, arguments.interrupted, arguments.own = False, None, frozenset()
     if arguments.from_sidecar is not None:
         record, output = read_record(arguments.from_sidecar)
         verb = record.files.get("pipeline")
@@ -178,11 +182,10 @@ def _merge_other_sources(arguments: argparse.Namespace) -> Record | None:
             raise UsageError(f"{arguments.from_sidecar} was written by ltx2rt {verb}; repeat it with that command.")
         record.require_files(str(arguments.from_sidecar))
         sections = {"files": record.files, "settings": record.settings, "output": output}
-        merged = _merge(arguments, values_of_record(sections, FLAGS, str(arguments.from_sidecar)))
-        arguments.unnamed |= merged & {*FURTHER}
+        _merge(arguments, values_of_record(sections, FLAGS, str(arguments.from_sidecar)))
         if arguments.output_path is None and arguments.from_sidecar.suffix == ".json":
             arguments.output_path = arguments.from_sidecar.with_suffix("")
-            arguments.unnamed.add("output_path")
+            arguments.unnamed = True
     if arguments.config is not None:
         _merge(arguments, read_config(arguments.config, [f for f in FLAGS if f.dest not in _NOT_IN_CONFIG]))
     if arguments.resume:
@@ -193,7 +196,7 @@ def _merge_other_sources(arguments: argparse.Namespace) -> Record | None:
 def _merge_interrupted(arguments: argparse.Namespace) -> None:
     """Add the options of the interrupted run, if there is one."""
     names = [arguments.output_path]
-    if arguments.output_path is None or "output_path" in arguments.unnamed:
+    if arguments.output_path is None or arguments.unnamed:
         usual = [arguments.output_path] if arguments.output_path else [DEFAULT_OUTPUT, DEFAULT_SOUND_OUTPUT]
         names = [path for name in usual for path in names_up_to_free(name)]
     output = next((path for path in names if saved_record(state_folder(path)) is not None), None)
@@ -207,8 +210,8 @@ def _merge_interrupted(arguments: argparse.Namespace) -> None:
     if arguments.seed == RANDOM_SEED:
         arguments.seed = None  # it has been drawn
     _merge(arguments, values_of_record(sections, FLAGS, "the interrupted run"))
-    arguments.output_path = output
-    arguments.unnamed = set()
+    arguments.output_path = arguments.interrupted = output
+    arguments.unnamed = False
     of_run = noted["run"]
     arguments.own = frozenset(Path(of_run[name]) for name in ("preview",) if name in of_run)
     if of_run.get("save_control"):
@@ -225,12 +228,11 @@ def _noted(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _merge(arguments: argparse.Namespace, others: Mapping[str, Any]) -> set[str]:
-    """Give every option that is still open the value that it has in ``others``; the names of those that changed."""
-    changed = {name for name in others if getattr(arguments, name) is None}
-    for name in changed:
-        setattr(arguments, name, others[name])
-    return changed
+def _merge(arguments: argparse.Namespace, others: Mapping[str, Any]) -> None:
+    """Give every option that is still open the value that it has in ``others``."""
+    for name, value in others.items():
+        if getattr(arguments, name) is None:
+            setattr(arguments, name, value)
 
 
 def _outputs(arguments: argparse.Namespace, command: Command) -> Outputs:
@@ -243,7 +245,7 @@ def _outputs(arguments: argparse.Namespace, command: Command) -> Outputs:
     output: Path | None = arguments.output_path
     if output is None:
         output = DEFAULT_SOUND_OUTPUT if is_sound else DEFAULT_OUTPUT
-        arguments.unnamed.add("output_path")
+        arguments.unnamed = True
     return Outputs(
         output,
         command.output,
@@ -253,6 +255,7 @@ def _outputs(arguments: argparse.Namespace, command: Command) -> Outputs:
         preview=arguments.preview,
         save_control=bool(arguments.save_control),
         own=arguments.own,
+        interrupted=arguments.interrupted,
     )
 
 

@@ -16,11 +16,11 @@ from ltx2rt.spelling import spelled
 
 # What --help says about every verb that writes files.
 RULE = (
-    "Files that exist are not replaced: one that you name is refused, unless --overwrite is given; where you name "
-    "none, the next free name is taken (output-2.mp4). Inputs are never replaced."
+    "A file that exists is not replaced: the next free name is taken (clip-2.mp4) and said, unless --overwrite is "
+    "given. An input is never replaced, and a file that another run is writing is refused."
 )
-# The options of a clip that name further files.
-FURTHER = ("save_wav", "save_first_frame", "contact_sheet", "save_latents")
+# What names files: attributes of `Outputs` and of its options.
+_NAMES = ("clip", "save_wav", "save_first_frame", "contact_sheet", "save_latents", "report", "preview")
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class Outputs:
         report, preview: further files.
         save_control: write the control video beside the clip.
         own: absolute paths of files that the interrupted run which goes on may have left.
+        interrupted: the name of its clip, if one goes on.
     """
 
     clip: Path
@@ -45,6 +46,12 @@ class Outputs:
     preview: Path | None = None
     save_control: bool = False
     own: frozenset[Path] = frozenset()
+    interrupted: Path | None = None
+
+    @property
+    def state_of(self) -> Path:
+        """The clip beside whose name lies what can be resumed."""
+        return self.interrupted or self.clip
 
     @property
     def control(self) -> Path:
@@ -69,8 +76,8 @@ class Outputs:
     @contextmanager
     def held(self) -> Iterator[None]:
         """No other run writes one of the files inside the block; UsageError if one does already."""
-        # The clip's name is held without a clip, too: what can be resumed lies beside it.
-        paths = list(dict.fromkeys([self.clip, *self.paths]))
+        # What can be resumed is held without a clip of its name, too.
+        paths = list(dict.fromkeys([self.clip, self.state_of, *self.paths]))
         for path in paths:
             check_folder(path)
         with held(paths):
@@ -82,31 +89,53 @@ class Outputs:
         check_files(self.files(), inputs, overwrite=overwrite, own=own)
 
 
-def free_outputs(outputs: Outputs, unnamed: Collection[str]) -> tuple[Outputs, list[str]]:
-    """The outputs with free names in place of those that nobody gave.
+def free_outputs(outputs: Outputs, *, avoid_held: bool) -> tuple[Outputs, list[str]]:
+    """The outputs with free names in place of those that exist.
+
+    Files that get another name get the same number. What belongs to the clip, its record and its control video, keeps
+    to it.
 
     Args:
-        outputs: with the usual names.
-        unnamed: ``output_path`` and those of `FURTHER` that the user did not name.
+        outputs: with the names that are asked for.
+        avoid_held: count a name of the clip as taken, too, that another run is writing.
 
     Returns:
         The outputs, and what to say about other names.
     """
-    number = 1
-    named = {*_numbered(outputs, unnamed, 1).paths} & {*_numbered(outputs, unnamed, 2).paths}
-    while any(_is_taken(path) for path in _numbered(outputs, unnamed, number).paths if path not in named):
+    kept = {path for path in outputs.paths if path.absolute() in outputs.own}
+
+    def is_taken(path: Path) -> bool:
+        return path not in kept and (os.path.lexists(path) or (avoid_held and is_held(path)))
+
+    def named_by(name: str) -> set[Path]:
+        return {*outputs.paths} - {*_numbered(outputs, (name,), 2).paths}
+
+    moving = [name for name in _NAMES if any(map(is_taken, named_by(name)))]
+    if not moving:
+        return outputs, []
+    number = 2
+    while any(map(is_taken, {*_numbered(outputs, moving, number).paths} - {*outputs.paths})):
         number += 1
-    found = _numbered(outputs, unnamed, number)
-    changed = [(old, new) for old, new in zip(outputs.paths, found.paths, strict=True) if old != new]
-    return found, [f"writing {new}, as {old} exists" for old, new in changed[:1]]
+    found = _numbered(outputs, moving, number)
+    return found, [said(old, new) for old, new in zip(outputs.paths, found.paths, strict=True) if old != new]
 
 
-def free_path(path: Path) -> Path:
-    """The first of ``clip.mp4``, ``clip-2.mp4``, ... that does not exist and that no run is writing."""
+def free_path(path: Path, *beside: str) -> Path:
+    """The first of ``clip.mp4``, ``clip-2.mp4``, ... that does not exist.
+
+    Args:
+        path: the name that is asked for.
+        beside: what is added to it for files that are written with it and must not exist either.
+    """
     number = 1
-    while _is_taken(numbered(path, number)):
+    while any(os.path.lexists(f"{numbered(path, number)}{end}") for end in ("", *beside)):
         number += 1
     return numbered(path, number)
+
+
+def said(asked: Path, found: Path) -> str:
+    """The line about a file that gets another name than the one that was asked for."""
+    return f"{asked} exists: writing {found} (--overwrite would replace it)"
 
 
 def names_up_to_free(path: Path) -> Sequence[Path]:
@@ -117,15 +146,16 @@ def names_up_to_free(path: Path) -> Sequence[Path]:
     return names
 
 
-def _numbered(outputs: Outputs, unnamed: Collection[str], number: int) -> Outputs:
-    further: dict[str, Any] = {
-        name: numbered(getattr(outputs.options, name), number)
-        for name in FURTHER
-        if name in unnamed and getattr(outputs.options, name) is not None
+def _numbered(outputs: Outputs, names: Collection[str], number: int) -> Outputs:
+    """The outputs with a number at the files that these options name."""
+    options: dict[str, Any] = {
+        name: numbered(path, number)
+        for name in names
+        if hasattr(outputs.options, name) and (path := getattr(outputs.options, name)) is not None
     }
-    clip = numbered(outputs.clip, number) if "output_path" in unnamed else outputs.clip
-    return replace(outputs, clip=clip, options=replace(outputs.options, **further))
-
-
-def _is_taken(path: Path) -> bool:
-    return os.path.lexists(path) or is_held(path)
+    own: dict[str, Any] = {
+        name: numbered(path, number)
+        for name in names
+        if hasattr(outputs, name) and (path := getattr(outputs, name)) is not None
+    }
+    return replace(outputs, options=replace(outputs.options, **options), **own)

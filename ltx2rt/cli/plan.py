@@ -14,6 +14,7 @@ from ltx2rt.cli.arguments import command_of
 from ltx2rt.cli.flag import add_flags
 from ltx2rt.cli.flags import FLAGS
 from ltx2rt.cli.generate import taken_files
+from ltx2rt.cli.outputs import free_path
 from ltx2rt.cli.plan_picture import write_picture
 from ltx2rt.cli.plan_text import plan_text
 from ltx2rt.errors import UsageError
@@ -46,8 +47,16 @@ def run_plan(arguments: argparse.Namespace) -> int:
     if arguments.plot is not None:
         given_files = [arguments.checkpoint_path, arguments.config, arguments.from_sidecar]
         plot = WrittenFile("--plot", arguments.plot, PICTURE)
-        check_files([plot], filter(None, given_files), overwrite=bool(arguments.overwrite))
-    given = (arguments.positional_prompt, arguments.prompt, arguments.embedding, arguments.no_gemma)
+        check_files([plot], filter(None, given_files), overwrite=True)
+        if not arguments.overwrite:
+            arguments.plot = free_path(arguments.plot)
+    given = (
+        arguments.positional_prompt,
+        arguments.prompt,
+        arguments.prompt_file,
+        arguments.embedding,
+        arguments.no_gemma,
+    )
     if all(value is None for value in given):
         arguments.prompt = _SOME_PROMPT
     command = command_of(arguments)
@@ -61,5 +70,6 @@ def run_plan(arguments: argparse.Namespace) -> int:
     plan, assumed = pipeline.plan(**command.settings, memory=arguments.memory, rates=rates(flops, read))
     if arguments.plot is not None:
         write_picture(plan, arguments.plot)
+        print(f"ltx2rt: drawn to {arguments.plot}", file=sys.stderr)
     print(json.dumps(plan.as_dict(), indent=2) if arguments.json else plan_text(plan, assumed))
     return 0

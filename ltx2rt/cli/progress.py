@@ -28,13 +28,15 @@ class Progress:
     Args:
         form: ``json``: for programs; anything else: for people.
         quiet: say only what must be seen.
+
+    Attributes:
         preview: the file that shows the clip after each step, if any.
     """
 
-    def __init__(self, form: str | None = None, *, quiet: bool = False, preview: Path | None = None) -> None:
+    def __init__(self, form: str | None = None, *, quiet: bool = False) -> None:
         self._quiet = quiet
         self._json = form == "json" and not quiet
-        self._preview = preview
+        self.preview: Path | None = None
         self._begun = time.monotonic()
         self._stage: _Stage | None = None
 
@@ -118,7 +120,7 @@ class Progress:
 
     def step(self, stage: _Stage, state: str) -> None:
         """One line for programs about a stage."""
-        preview = self._preview
+        preview = self.preview
         self._object(
             "stage",
             stage=stage.name,

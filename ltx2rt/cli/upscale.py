@@ -13,7 +13,7 @@ from ltx2rt.api import OutputOptions
 from ltx2rt.cli.flag import add_flags
 from ltx2rt.cli.flags import named, weight_flags, weights_given
 from ltx2rt.cli.generate import tell_taken, write_report
-from ltx2rt.cli.outputs import RULE, Outputs
+from ltx2rt.cli.outputs import RULE, Outputs, free_outputs
 from ltx2rt.cli.plan_text import plan_text
 from ltx2rt.cli.progress import Progress
 from ltx2rt.errors import UsageError
@@ -76,7 +76,11 @@ def run_upscale(arguments: argparse.Namespace) -> int:
     outputs = Outputs(arguments.output_path, options, report=arguments.report)
     inputs = [arguments.source, *(path for path in files.values() if isinstance(path, Path))]
     if not arguments.plan:
-        outputs.check(inputs, overwrite=bool(arguments.overwrite))
+        outputs.check(inputs, overwrite=True)
+        if not arguments.overwrite:
+            outputs, renamed = free_outputs(outputs, avoid_held=False)
+            for line in renamed:
+                progress.message(line)
     if "video_vae" not in files and not {"checkpoint", "transformer"}.intersection(files):
         progress.message(embedded.NOTICE)
     wanted: dict[str, Any] = {
@@ -94,10 +98,10 @@ def run_upscale(arguments: argparse.Namespace) -> int:
     with outputs.held(), closing(progress):
         outputs.check(inputs, overwrite=bool(arguments.overwrite))
         clip = api.upscale(arguments.source, observer=progress.observe, on_settings=progress.settings, **wanted)
-        clip.save(arguments.output_path, options, overwrite=bool(arguments.overwrite))
-        if arguments.report is not None:
-            write_report(arguments.report, clip)
+        clip.save(outputs.clip, outputs.options, overwrite=bool(arguments.overwrite))
+        if outputs.report is not None:
+            write_report(outputs.report, clip)
     progress.finish(clip.report)
-    progress.written(arguments.output_path)
-    print(arguments.output_path)
+    progress.written(outputs.clip)
+    print(outputs.clip)
     return 0

@@ -41,7 +41,7 @@ def to_int16(waveform: Array, *, of_file: bool = False) -> Array:
     return result
 
 
-def fitted(waveform: Array, samples: int) -> Array:
+def of_length(waveform: Array, samples: int) -> Array:
     """A waveform (S, C) of exactly so many samples: its end is cut, or silence follows."""
     missing = samples - len(waveform)
     return np.pad(waveform, ((0, missing), (0, 0))) if missing > 0 else waveform[:samples]

@@ -284,6 +284,7 @@ def test_files_of_windows_editors_are_read(
     assert 'prompt = "ein Kreis für Ä"' in capsys.readouterr().out
     assert run(["encode", "--quiet", "--prompt-file", "p.txt", "-o", "e.safetensors"]) == 0
     assert read_embedding(Path("e.safetensors")).prompt == "ein Kreis für Ä"
+    assert run(["plan", "--prompt-file", "p.txt", *SMALL[1:]]) == 0
 
 
 def test_a_file_in_another_encoding_is_named(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,6 +20,7 @@ import pytest
 from PIL import Image
 
 import ltx2rt
+from ltx2rt import embedded
 from ltx2rt.api.latent_file import Latents, write_latents
 from ltx2rt.cli.main import run
 from ltx2rt.errors import MediaError, UsageError
@@ -209,35 +210,67 @@ def test_outputs_that_cannot_be_are_refused_before_computing(
     refused(words, message, place, capsys)
 
 
+# What is given, and what is written in place of files that exist.
 EXISTING = {
-    "the clip": ([*GENERATE, "-o", "precious.mp4"], "precious.mp4"),
-    "the sidecar": ([*GENERATE, "-o", "sided.mp4"], "sided.mp4.json"),
-    "a picture": ([*GENERATE, "-o", "new.mp4", "--contact-sheet", "precious.png"], "precious.png"),
-    "a preview": ([*GENERATE, "-o", "new.mp4", "--preview", "precious.png"], "precious.png"),
-    "sound": ([*GENERATE, "-o", "new.mp4", "--save-wav", "precious.wav"], "precious.wav"),
-    "a report": ([*GENERATE, "-o", "new.mp4", "--report", "precious.json"], "precious.json"),
-    "latents": ([*GENERATE, "--skip-vae", "--save-latents", "precious.safetensors"], "precious.safetensors"),
-    "a link that leads nowhere": ([*GENERATE, "-o", "dangling.mp4"], "dangling.mp4"),
-    "several": (
-        [*GENERATE, "-o", "precious.mp4", "--contact-sheet", "precious.png"],
-        "precious.mp4, precious.png exist; give --overwrite to replace them, or another name.",
+    "the clip": ([*GENERATE, "-o", "precious.mp4"], {"precious-2.mp4", "precious-2.mp4.json"}),
+    "the sidecar": ([*GENERATE, "-o", "sided.mp4"], {"sided-2.mp4", "sided-2.mp4.json"}),
+    "no sidecar": ([*GENERATE, "-o", "sided.mp4", "--no-sidecar"], {"sided.mp4"}),
+    "a picture": (
+        [*GENERATE, "-o", "new.mp4", "--contact-sheet", "precious.png"],
+        {"new.mp4", "new.mp4.json", "precious-2.png"},
     ),
-    "upscale": (["upscale", "clip.mp4", "-o", "precious.mp4"], "precious.mp4"),
-    "encode": (["encode", "x", "-o", "precious.safetensors"], "precious.safetensors"),
-    "plan": (["plan", "--plot", "precious.png"], "precious.png"),
-    "convert": (["convert", "clip.mp4", "precious.safetensors", "--format", "int8-convrot"], "precious.safetensors"),
+    "further files": (
+        [
+            *(*GENERATE, "-o", "new.mp4", "--preview", "precious.png", "--save-wav", "precious.wav"),
+            *("--report", "precious.json", "--save-first-frame", "f.png"),
+        ],
+        {"new.mp4", "new.mp4.json", "precious-2.png", "precious-2.wav", "precious-2.json", "f.png"},
+    ),
+    "latents": (
+        [*GENERATE, "--skip-vae", "--save-latents", "precious.safetensors"],
+        {"precious-2.safetensors", "precious-2.safetensors.json"},
+    ),
+    "a link that leads nowhere": ([*GENERATE, "-o", "dangling.mp4"], {"dangling-2.mp4", "dangling-2.mp4.json"}),
+    "one number for all that move": (
+        [*GENERATE, "-o", "precious.mp4", "--contact-sheet", "twice.png"],
+        {"precious-3.mp4", "precious-3.mp4.json", "twice-3.png"},
+    ),
+    "upscale": (
+        ["upscale", "clip.mp4", "-o", "precious.mp4", "--report", "precious.json"],
+        {"precious-2.mp4", "precious-2.mp4.json", "precious-2.json"},
+    ),
+    "encode": (
+        ["encode", "x", "-o", "precious.safetensors"],
+        {"precious-2.safetensors", "precious-2.safetensors.json"},
+    ),
+    "plan": (["plan", "--plot", "precious.png"], {"precious-2.png"}),
+    "convert": (
+        ["convert", str(embedded.SPATIAL_UPSCALER), "precious.safetensors", "--format", "bf16", "--report", "r.json"],
+        {"precious-2.safetensors", "r.json"},
+    ),
 }
 
 
 @pytest.mark.parametrize("case", EXISTING)
-def test_what_exists_is_not_replaced(case: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_exists_is_not_replaced_and_the_new_name_is_said(
+    case: str, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for suffix in ("mp4", "png", "wav", "json", "safetensors"):
         (place / f"precious.{suffix}").write_bytes(b"precious")
-    (place / "sided.mp4.json").write_bytes(b"precious")
+    for name in ("sided.mp4.json", "twice.png", "twice-2.png"):
+        (place / name).write_bytes(b"precious")
     os.symlink("nowhere", place / "dangling.mp4")
-    words, name = EXISTING[case]
-    message = name if " " in name else f"{name} exists; give --overwrite to replace it, or another name."
-    refused(words, message, place, capsys)
+    words, written = EXISTING[case]
+    before = content(place)
+    assert run(words) == 0
+    after = content(place)
+    assert {name: after[name] for name in before} == before
+    assert {Path(name).name for name in after.keys() - before.keys()} == written
+    assert os.readlink(place / "dangling.mp4") == "nowhere"
+    captured = capsys.readouterr()
+    moved = {name for name in written if ("-2" in name or "-3" in name) and ".safetensors.json" not in name}
+    assert all(name in captured.err for name in moved)
+    assert not [path for path in place.iterdir() if path.name.startswith(".")]
 
 
 def test_overwrite_replaces_all_of_them(place: Path) -> None:
@@ -258,7 +291,7 @@ def test_the_usual_name_makes_room_and_says_so(place: Path, capsys: pytest.Captu
         assert run([*GENERATE]) == 0
         captured = capsys.readouterr()
         assert captured.out.strip() == expected
-        assert ("writing" in captured.err) == (expected != "output.mp4")
+        assert ("exists: writing" in captured.err) == (expected != "output.mp4")
     assert json.loads((place / "output-3.mp4.json").read_text())["settings"]["prompt"] == "a red circle"
     (place / "output-2.mp4").unlink()
     (place / "output-2.mp4.json").unlink()
@@ -273,14 +306,14 @@ def test_a_sidecar_run_again_with_a_change_writes_other_files(place: Path, capsy
     assert run([*GENERATE, "-o", "c.mp4", "--contact-sheet", "sheet.png", "--save-wav", "c.wav"]) == 0
     before = content(place)
     assert run(["generate", "--quiet", "--from-sidecar", "c.mp4.json", "--seed", "7"]) == 0
-    assert "writing c-2.mp4, as c.mp4 exists" in capsys.readouterr().err
+    assert "c.mp4 exists: writing c-2.mp4 " in capsys.readouterr().err
     after = content(place)
     assert {name: after[name] for name in before} == before
     assert {Path(name).name for name in after.keys() - before.keys()} == {
         *("c-2.mp4", "c-2.mp4.json", "sheet-2.png", "c-2.wav")
     }
     assert json.loads((place / "c-2.mp4.json").read_text())["settings"]["seed"] == 7
-    # A name of one's own for the clip leaves the others where they are.
+    # A name of one's own for the clip does not change what becomes of the others.
     assert run(["generate", "--quiet", "--from-sidecar", "c.mp4.json", "-o", "d.mp4"]) == 0
     assert (place / "d.mp4").read_bytes() == before[str(place / "c.mp4")]
     assert (place / "sheet-3.png").exists()
