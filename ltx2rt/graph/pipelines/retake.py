@@ -124,8 +124,9 @@ def _made_anew(region: TimeRange, edit: Edit, target: VideoTarget) -> range:
 
 def _words(edit: Edit, anew: range, frame_rate: float, *, new_sound: bool) -> str:
     """What is made anew, in frames and seconds."""
-    parts, kept = [], []
+    parts, kept, borders = [], [], False
     if anew:
+        borders = anew.start > 0 or anew.stop < edit.num_frames
         first, last = anew.start / frame_rate, anew.stop / frame_rate
         parts.append(f"frames {anew.start} to {anew.stop - 1} of {edit.num_frames} ({first:.3f} to {last:.3f} s)")
     else:
@@ -133,6 +134,7 @@ def _words(edit: Edit, anew: range, frame_rate: float, *, new_sound: bool) -> st
     if new_sound:
         first, last = edit.sound_range if edit.sound is not None else (0.0, edit.num_frames / frame_rate)
         parts.append(f"the sound from {first:.3f} to {last:.3f} s")
+        borders |= first > 0 or last < edit.num_frames / frame_rate
     elif edit.sound is not None:
         kept.append("the sound")
     sides = "made anew: " + " and ".join(parts)
@@ -140,6 +142,8 @@ def _words(edit: Edit, anew: range, frame_rate: float, *, new_sound: bool) -> st
         sides += f"; kept: {' and '.join(kept)}"
     if not edit.keeps_pictures:
         return f"{sides}; every frame passes through the VAE"
+    if not borders:
+        return sides
     return f"{sides}; {BLEND_FRAMES} frames and {BLEND_SECONDS * 1000:.0f} ms inside each border are blended"
 
 
