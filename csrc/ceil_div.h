@@ -1,7 +1,7 @@
 // Division that rounds up: how many parts of a size it takes to cover a whole.
 #pragma once
 
-#include <cstdint>
+#include <stdint.h>  // and no header of the C++ library: launch_plans.h is compiled without one, too
 
 namespace ltx2rt {
 

@@ -1,7 +1,7 @@
-// CPU evaluation of neighborhood_attention: what is packed when, and which thread does which boxes of queries.
+// CPU evaluation of neighborhood_attention: what is packed when, and which thread does which blocks of queries.
 //
 // The planes of the frames that a few frames of queries see are kept while the next queries see them too: each is packed
-// once for all boxes, and how many there are depends on the windows, not on the length of the clip.
+// once for all blocks, and how many there are depends on the windows, not on the length of the clip.
 #include "csrc/neighborhood_attention.h"
 
 #include <algorithm>
@@ -22,19 +22,23 @@ constexpr int64_t kFloat = sizeof(float);
 // Floats of the planes that are kept at a time: of several heads where they are small, and of a part of the rows where
 // one head has more.
 constexpr int64_t kMostPlaneFloats = 8 << 20;
-// Heads are neighbours in memory: values of one cell that are packed together where planes are small.
-constexpr int64_t kMostBoxFrames = 2;
 
-// A box of 16, 8 or 4 queries of some frames: as many rows as columns, or half as many.
-LaneBox box_of(int lanes, int frames) {
-  const int cells = lanes / frames;
-  const int rows = cells >= 16 ? 4 : cells >= 4 ? 2 : 1;
-  return {frames, rows, cells / rows};
+// Keys that a box of queries is multiplied with.
+int64_t keys_of(const LaneBox& box, const NeighborhoodArgs& args, int64_t slots, const NeighborhoodLoops& loops) {
+  const int64_t rows = args.rows.window + box.rows - 1, columns = args.columns.window + box.columns - 1;
+  return (slots + box.frames - 1) * ceil_div(rows, loops.row_unit) * loops.row_unit *
+         ceil_div(columns, loops.column_unit) * loops.column_unit;
 }
 
-// Keys that a box sees.
-int64_t keys_of(const LaneBox& box, const NeighborhoodArgs& args, int64_t slots) {
-  return (slots + box.frames - 1) * (args.rows.window + box.rows - 1) * (args.columns.window + box.columns - 1);
+// The box of `lanes` queries of some frames that sees fewest keys.
+LaneBox best_box(int lanes, int frames, const NeighborhoodArgs& args, int64_t slots, const NeighborhoodLoops& loops) {
+  const int cells = lanes / frames;
+  LaneBox best{frames, 1, cells};
+  for (int rows = 2; rows <= cells; rows *= 2) {
+    const LaneBox box{frames, rows, cells / rows};
+    if (keys_of(box, args, slots, loops) < keys_of(best, args, slots, loops)) best = box;
+  }
+  return best;
 }
 
 // Planes that hold the windows of query rows [first, end).
@@ -50,14 +54,13 @@ PackedPlane plane_of(const WindowAxis& axis, int64_t first, int64_t end) {
 NeighborhoodPlan::NeighborhoodPlan(const NeighborhoodArgs& args, int64_t slots, int threads,
                                    const NeighborhoodKernel& kernel, const NeighborhoodLoops& loops)
     : threads(threads), slots(slots) {
-  const LaneBox one = box_of(kernel.lanes, 1), two = box_of(kernel.lanes, kMostBoxFrames);
-  const bool pair = args.frames >= kMostBoxFrames && keys_of(two, args, slots) < keys_of(one, args, slots);
-  box = pair ? two : one;
-  rest = one;
+  rest = best_box(kernel.lanes, 1, args, slots, loops);
+  box = best_box(kernel.lanes, kBlockFrames, args, slots, loops);
+  if (args.frames < kBlockFrames || keys_of(rest, args, slots, loops) <= keys_of(box, args, slots, loops)) box = rest;
   kept_frames = std::min(args.key_frames, slots + box.frames - 1);
 
   const int64_t most = std::max<int64_t>(kMostPlaneFloats / kept_frames, 1);
-  const int64_t step = std::max(box.rows, rest.rows);
+  constexpr int64_t step = kBlockCells;
   strip_rows = ceil_div(args.rows.cells, step) * step;
   const auto floats_of = [&](int64_t rows) {
     // A strip that the window hangs over on both sides has most rows.
@@ -198,22 +201,25 @@ void NeighborhoodSchedule::attend(const PackedPlane& plane, const LaneBox& box, 
                                   int64_t count) const {
   const auto* seen = scratch_.at<SeenFrame>(plan_.seen);
   const auto* planes = scratch_.at<float>(plan_.planes);
-  const int64_t row_boxes = ceil_div(end_row - first_row, box.rows);
+  const int64_t down = ceil_div(end_row - first_row, kBlockCells);
+  const int64_t across = ceil_div(args_.columns.cells, kBlockCells);
   const auto body = [&](int64_t begin, int64_t end, int worker) {
     for (int64_t i = begin; i < end; ++i) {
-      const int64_t head = i / row_boxes;  // in turn, so that its planes stay in the caches
-      const QueryBoxes boxes{.batch = batch,
-                             .head = first_head + head,
-                             .first_frame = frame,
-                             .frames = box.frames,
-                             .row = first_row + i % row_boxes * box.rows,
-                             .first_column = 0,
-                             .end_column = args_.columns.cells};
-      loops_.attend(args_, plane, box, boxes, seen, count, planes + head * plan_.head_stride, plan_.plane_floats,
+      const int64_t head = i / (down * across);  // in turn, so that its planes stay in the caches
+      const int64_t row = first_row + i / across % down * kBlockCells, column = i % across * kBlockCells;
+      const NeighborhoodBlock block{.batch = batch,
+                                    .head = first_head + head,
+                                    .first_frame = frame,
+                                    .frames = box.frames,
+                                    .row = row,
+                                    .end_row = std::min(row + kBlockCells, end_row),
+                                    .column = column,
+                                    .end_column = std::min(column + kBlockCells, args_.columns.cells)};
+      loops_.attend(args_, plane, box, block, seen, count, planes + head * plan_.head_stride, plan_.plane_floats,
                     work_of(worker));
     }
   };
-  parallel_for(heads * row_boxes, 1, body, plan_.threads);
+  parallel_for(heads * down * across, 1, body, plan_.threads);
 }
 
 }  // namespace cpu

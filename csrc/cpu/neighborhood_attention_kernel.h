@@ -55,11 +55,13 @@ struct PackedPlane {
   int64_t first_row, rows;
 };
 
-// Boxes of queries of one head from (first_frame, row, first_column) on, side by side up to column end_column.
-struct QueryBoxes {
+// A block of queries of one head, worked on together while the keys of a frame are in the caches: cells from (row, column)
+// to (end_row, end_column), at most kBlockCells of each, of at most kBlockFrames frames. It is cut into boxes.
+constexpr int64_t kBlockCells = 16, kBlockFrames = 2;
+struct NeighborhoodBlock {
   int64_t batch, head, first_frame;
-  int frames;  // of the box that are there
-  int64_t row, first_column, end_column;
+  int frames;
+  int64_t row, end_row, column, end_column;
 };
 
 // A frame of keys that queries of a box see. Bit i of seen_by: those of its frame i.
@@ -71,6 +73,8 @@ struct SeenFrame {
 
 // The loops for one kind of words: float32 values, pairs of bfloat16 values, or tiles of those.
 struct NeighborhoodLoops {
+  // Rows and columns of keys are multiplied in whole numbers of these.
+  int64_t row_unit, column_unit;
   // Floats of the planes of one frame and head, and of the scratch of one thread. Both grow with the columns.
   int64_t (*plane_floats)(const NeighborhoodArgs& args, const PackedPlane& plane);
   int64_t (*work_floats)(const NeighborhoodArgs& args);
@@ -79,7 +83,7 @@ struct NeighborhoodLoops {
   void (*pack)(const NeighborhoodArgs& args, const PackedPlane& plane, int64_t batch, int64_t frame, int64_t first_head,
                int64_t heads, int64_t first, float* planes, int64_t stride, float* work);
   // Attends. planes: of the head's slot 0; those of the next slot are `stride` floats after them.
-  void (*attend)(const NeighborhoodArgs& args, const PackedPlane& plane, const LaneBox& box, const QueryBoxes& boxes,
+  void (*attend)(const NeighborhoodArgs& args, const PackedPlane& plane, const LaneBox& box, const NeighborhoodBlock& block,
                  const SeenFrame* seen, int64_t seen_count, const float* planes, int64_t stride, float* work);
 };
 

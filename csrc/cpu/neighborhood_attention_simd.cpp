@@ -59,36 +59,54 @@ int64_t most_columns(const NeighborhoodArgs& args) {
   return smaller(places_of(args.columns), args.columns.window + kLanes);
 }
 
+// Most boxes of a block along an axis, and queries of one.
+constexpr int64_t kMostQueries = kBlockFrames * kBlockCells * kBlockCells;
+
+// What the queries of a box carry from frame to frame.
+template <typename Words>
+struct State {
+  State(float* memory, int64_t head_size)
+      : queries(memory),
+        sums(queries + head_size / kValues<Words> * kLanes),
+        base(sums + head_size * kLanes),
+        weights(base + kLanes) {}
+  static int64_t floats(int64_t head_size) { return (head_size / kValues<Words> + head_size + 2) * kLanes; }
+
+  float* queries;  // [words of a head][kLanes]
+  float* sums;     // of weighted values [kLanes][head_size], in tiles [head_size][kLanes]
+  float* base;     // what is subtracted from scores: the largest so far, or a little less
+  float* weights;  // their sum
+};
+
 // Scratch of a thread.
 template <typename Words>
 struct Work {
   // memory: null to know how much it takes.
   Work(float* memory, const NeighborhoodArgs& args) {
-    const int64_t size = args.head_size, columns = round_up(most_columns(args), 16);
+    const int64_t size = args.head_size;
     const auto take = [&](int64_t count) {
       float* part = memory == nullptr ? nullptr : memory + taken;
       taken += round_up(count, 16);
       return part;
     };
-    queries = take(size / kValues<Words> * kLanes);
-    sums = take(kLanes * size);
-    scores = take(score_rows(args) * kLanes);
-    column_masks = take(columns * kLanes);
-    row_masks = take(most_rows(args) * kLanes);
+    states = take(kMostQueries / kLanes * State<Words>::floats(size));
+    for (auto& part : scores) part = take(score_rows(args) * kLanes);
+    column_masks = take(kBlockCells * mask_columns(args) * kLanes);
+    row_masks = take(kBlockCells * mask_rows(args) * kLanes);
     rows = take((kLanes + 2) * (size + 1));
     angles = take(size);
   }
   static int64_t floats(const NeighborhoodArgs& args) { return Work(nullptr, args).taken; }
-  static int64_t most_rows(const NeighborhoodArgs& args) { return args.rows.window + kLanes + 2; }
+  static int64_t mask_columns(const NeighborhoodArgs& args) { return round_up(most_columns(args), 16); }
+  static int64_t mask_rows(const NeighborhoodArgs& args) { return args.rows.window + kLanes + 2; }
   static int64_t score_rows(const NeighborhoodArgs& args) {
     return larger(kKeys, kValues<Words> * round_up(most_columns(args), 16));
   }
 
-  float* queries;       // [words of a head][kLanes]
-  float* sums;          // [kLanes][head_size], in tiles [head_size][kLanes]
-  float* scores;        // [keys][kLanes], then weights
-  float* column_masks;  // all bits or none, [columns][kLanes]
-  float* row_masks;     // [rows][kLanes]
+  float* states;        // of the boxes of a block
+  float* scores[2];     // [keys][kLanes], then weights; of two boxes where tiles do two at a time
+  float* column_masks;  // all bits or none, of each column of boxes: [mask_columns][kLanes]
+  float* row_masks;     // of each row of boxes: [mask_rows][kLanes]
   float* rows;          // of values or queries
   float* angles;        // of one key, cosines and then sines
   int64_t taken = 0;    // floats of all
@@ -150,6 +168,15 @@ int64_t cell_offset(const CellRows& x, int64_t batch, int64_t frame, int64_t row
          lane * x.lane_stride;
 }
 
+// Asks for one head of a cell, whose neighbours in memory are other heads.
+void prefetch(const CellRows& x, int64_t first, int64_t lanes) {
+  const int64_t item = size_of(x.type), bytes = x.lane_stride == 1 ? lanes * item : 1;
+  const char* from = (const char*)x.data + first * item;
+  for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(from + i);
+}
+// Columns ahead of the one being packed that are asked for.
+constexpr int64_t kAhead = 12;
+
 // Words of the values of one column: of one row, or pairs of two rows (negative: zeros).
 template <typename Words>
 void load_values(const NeighborhoodArgs& args, const int64_t* first, float* rows, float* words) {
@@ -185,8 +212,11 @@ void pack(const NeighborhoodArgs& args, const PackedPlane& plane, int64_t batch,
           for (int64_t i = 0; i < words; ++i) keys[i] = 0.0f;
           continue;
         }
-        const int64_t from =
-            cell_offset(args.k, batch, frame, cell_of(args.rows, place), cell_of(args.columns, column), lane);
+        const auto offset = [&](int64_t column) {
+          return cell_offset(args.k, batch, frame, cell_of(args.rows, place), cell_of(args.columns, column), lane);
+        };
+        const int64_t from = offset(column);
+        prefetch(args.k, offset(smaller(column + kAhead, places - 1)), size);
         if (args.rotated) {
           gather_angles(args, args.k_time, frame, position_of(args.rows, place), position_of(args.columns, column),
                         work.angles);
@@ -199,13 +229,17 @@ void pack(const NeighborhoodArgs& args, const PackedPlane& plane, int64_t batch,
     for (int64_t r = first; r < first + 2; r += kValues<Words>) {
       float* to = values + r / kValues<Words> * columns * size;
       // In tiles 16 columns are transposed at a time.
-      float* buffer = work.scores;
+      float* buffer = work.states;
       for (int64_t column = 0; column < columns; ++column) {
         int64_t from[2] = {-1, -1};
         for (int64_t i = 0; i < kValues<Words>; ++i) {
           const int64_t place = plane.first_row + r + i;
           if (place >= 0 && place < places_of(args.rows) && column < places) {
-            from[i] = cell_offset(args.v, batch, frame, cell_of(args.rows, place), cell_of(args.columns, column), lane);
+            const auto offset = [&](int64_t column) {
+              return cell_offset(args.v, batch, frame, cell_of(args.rows, place), cell_of(args.columns, column), lane);
+            };
+            from[i] = offset(column);
+            prefetch(args.v, offset(smaller(column + kAhead, places - 1)), size);
           }
         }
         load_values<Words>(args, from, work.rows, kTiles ? buffer + column % 16 * (size + 1) : to + column * size);
@@ -264,28 +298,23 @@ Vec weight_of(Vec x) {
   return coarse_exp(x);
 }
 
-// What the queries of a box carry from key to key.
-struct Running {
-  Vec base;  // what is subtracted from scores: the largest so far, or a little less
-  Vec sum;   // of the weights
-};
-
 // Scores may exceed the base by so much before it is raised: the sums of values are then left alone. Weights stay far
 // from the largest numbers, and their relative accuracy is the same.
 constexpr float kLazy = 8.0f;
 
 // Turns the scores of rows x columns keys into weights exp(score - base), in words, those outside a window into 0.
-// Scores lie as [rows / kValues][columns][kValues]. Returns by what the sums of values so far have to be multiplied.
+// Scores lie as [rows / kValues][columns][kValues]. Updates base and sum of weights of a state, and returns by what its
+// sums of values have to be multiplied.
 template <typename Words, bool kIsLazy>
-Vec weigh(float* scores, int64_t rows, int64_t columns, const float* row_masks, const float* column_masks,
-          Running& running) {
+Vec weigh(float* scores, int64_t rows, int64_t columns, VecI in_frame, const float* row_masks,
+          const float* column_masks, const State<Words>& state) {
   constexpr int64_t kStep = kValues<Words>;
-  const Vec lowest = splat(kMinusInfinity);
-  Vec most[2] = {running.base, running.base};
+  const Vec lowest = splat(kMinusInfinity), old_base = load(state.base);
+  Vec most[2] = {old_base, old_base};
   float* at = scores;
   for (int64_t r = 0; r < rows; r += kStep) {
-    const VecI first = bits_of(load(row_masks + r * kLanes));
-    const VecI second = bits_of(load(row_masks + (r + kStep - 1) * kLanes));
+    const VecI first = bits_of(load(row_masks + r * kLanes)) & in_frame;
+    const VecI second = bits_of(load(row_masks + (r + kStep - 1) * kLanes)) & in_frame;
     for (int64_t c = 0; c < columns; ++c, at += kStep * kLanes) {
       const VecI column = bits_of(load(column_masks + c * kLanes));
       most[0] = max(select(first & column, load(at), lowest), most[0]);
@@ -293,17 +322,17 @@ Vec weigh(float* scores, int64_t rows, int64_t columns, const float* row_masks, 
     }
   }
   Vec raised = max(most[0], most[1]);
-  if constexpr (kIsLazy) raised = select(raised <= running.base + splat(kLazy), running.base, raised);
+  if constexpr (kIsLazy) raised = select(raised <= old_base + splat(kLazy), old_base, raised);
   // With no key allowed so far, any finite base keeps all weights 0 and avoids inf - inf.
   const Vec base = select(raised == lowest, zero(), raised);
-  const Vec rescale = weight_of<Words>(running.base - base);
-  running.base = raised;
+  const Vec rescale = weight_of<Words>(old_base - base);
+  store(state.base, raised);
   Vec sum = zero();
   at = scores;
   float* to = scores;
   for (int64_t r = 0; r < rows; r += kStep) {
-    const VecI first = bits_of(load(row_masks + r * kLanes));
-    const VecI second = bits_of(load(row_masks + (r + kStep - 1) * kLanes));
+    const VecI first = bits_of(load(row_masks + r * kLanes)) & in_frame;
+    const VecI second = bits_of(load(row_masks + (r + kStep - 1) * kLanes)) & in_frame;
     for (int64_t c = 0; c < columns; ++c, at += kStep * kLanes, to += kLanes) {
       const VecI column = bits_of(load(column_masks + c * kLanes));
       const Vec weight = weight_of<Words>(select(first & column, load(at), lowest) - base);
@@ -318,7 +347,7 @@ Vec weigh(float* scores, int64_t rows, int64_t columns, const float* row_masks, 
       }
     }
   }
-  running.sum = fma(running.sum, rescale, sum);
+  store(state.weights, fma(load(state.weights), rescale, sum));
   return rescale;
 }
 
@@ -377,129 +406,202 @@ void add_values(const float* weights, int64_t rows, int64_t columns, const float
 
 // One box: where its queries are, and which keys of a frame they see.
 struct Box {
-  Box(const NeighborhoodArgs& args, const LaneBox& box, const QueryBoxes& boxes, int64_t first_column)
-      : box(box), boxes(boxes), column(first_column) {
-    const int64_t last_row = smaller(boxes.row + box.rows, args.rows.cells) - 1;
-    const int64_t last_column = smaller(column + box.columns, args.columns.cells) - 1;
-    first_place = window_begin(args.rows, boxes.row);
-    end_place = window_end(args.rows, last_row);
+  Box(const NeighborhoodArgs& args, const LaneBox& box, const NeighborhoodBlock& block, int64_t first_row,
+      int64_t first_column)
+      : box(box), block(block), row(first_row), column(first_column) {
+    first_place = window_begin(args.rows, row);
+    end_place = window_end(args.rows, smaller(row + box.rows, block.end_row) - 1);
     first_key = window_begin(args.columns, column);
-    end_key = window_end(args.columns, last_column);
+    end_key = window_end(args.columns, smaller(column + box.columns, block.end_column) - 1);
   }
 
-  // Of a lane: its frame, row and column in the box. There may be none of that in the volume.
+  // Of a lane: its frame of the block, row and column. The block may have none of that.
   int64_t frame_of(int lane) const { return lane / (box.rows * box.columns); }
-  int64_t row_of(int lane) const { return boxes.row + lane / box.columns % box.rows; }
+  int64_t row_of(int lane) const { return row + lane / box.columns % box.rows; }
   int64_t column_of(int lane) const { return column + lane % box.columns; }
-  bool there(const NeighborhoodArgs& args, int lane) const {
-    return frame_of(lane) < boxes.frames && row_of(lane) < args.rows.cells && column_of(lane) < args.columns.cells;
+  bool there(int lane) const {
+    return frame_of(lane) < block.frames && row_of(lane) < block.end_row && column_of(lane) < block.end_column;
   }
 
   LaneBox box;
-  QueryBoxes boxes;
-  int64_t column;
+  const NeighborhoodBlock& block;
+  int64_t row, column;
   int64_t first_place, end_place, first_key, end_key;
 };
 
-// The masks of the lanes whose window holds a place, for `count` places from `first` on.
-template <typename CellOf>
-void fill_masks(const WindowAxis& axis, int64_t first, int64_t count, const CellOf& cell_of_lane, float* masks) {
-  int32_t begin[kLanes], end[kLanes];
+// The masks of the lanes whose window holds a place, for `count` places from `first` on. cell_of_lane: the cell of a
+// lane; there is none from `end` on.
+template <typename CellOfLane>
+void fill_masks(const WindowAxis& axis, int64_t end, int64_t first, int64_t count, const CellOfLane& cell_of_lane,
+                float* masks) {
+  int32_t begins[kLanes], ends[kLanes];
   for (int lane = 0; lane < kLanes; ++lane) {
     const int64_t cell = cell_of_lane(lane);
-    begin[lane] = int32_t(cell < axis.cells ? window_begin(axis, cell) : 0);
-    end[lane] = int32_t(cell < axis.cells ? window_end(axis, cell) : 0);
+    begins[lane] = int32_t(cell < end ? window_begin(axis, cell) : 0);
+    ends[lane] = int32_t(cell < end ? window_end(axis, cell) : 0);
   }
-  VecI begins, ends;
-  memcpy(&begins, begin, sizeof begins);
-  memcpy(&ends, end, sizeof ends);
+  VecI begin, after;
+  memcpy(&begin, begins, sizeof begin);
+  memcpy(&after, ends, sizeof after);
   for (int64_t i = 0; i < count; ++i) {
     const VecI place = splat_bits(int32_t(first + i));
-    store(masks + i * kLanes, from_bits((VecI)(place >= begins) & (VecI)(place < ends)));
+    store(masks + i * kLanes, from_bits((VecI)(place >= begin) & (VecI)(place < after)));
   }
 }
 
 // The queries of a box, as words [words of a head][kLanes]; lanes without one hold zeros.
 template <typename Words>
-void load_queries(const NeighborhoodArgs& args, const Box& box, const Work<Words>& work) {
+void load_queries(const NeighborhoodArgs& args, const Box& box, const Work<Words>& work, float* queries) {
   const int64_t size = args.head_size, words = size / kValues<Words>, stride = words + 1;
+  const NeighborhoodBlock& block = box.block;
   float* row = work.rows + kLanes * stride;
+  const auto from = [&](int lane) {
+    return cell_offset(args.q, block.batch, block.first_frame + box.frame_of(lane), box.row_of(lane),
+                       box.column_of(lane), block.head * size);
+  };
+  for (int lane = 0; lane < kLanes; ++lane) {
+    if (box.there(lane)) prefetch(args.q, from(lane), size);
+  }
   for (int lane = 0; lane < kLanes; ++lane) {
     float* to = work.rows + lane * stride;
-    if (!box.there(args, lane)) {
+    if (!box.there(lane)) {
       for (int64_t i = 0; i < words; ++i) to[i] = 0.0f;
       continue;
     }
-    const int64_t frame = box.boxes.first_frame + box.frame_of(lane), r = box.row_of(lane), c = box.column_of(lane);
     if (args.rotated) {
-      gather_angles(args, args.q_time, frame, r + args.rows.window / 2, c + args.columns.window / 2, work.angles);
+      gather_angles(args, args.q_time, block.first_frame + box.frame_of(lane), box.row_of(lane) + args.rows.window / 2,
+                    box.column_of(lane) + args.columns.window / 2, work.angles);
     }
-    load_cell(args.q, cell_offset(args.q, box.boxes.batch, frame, r, c, box.boxes.head * size), args.q_norm, args,
-              args.scale, args.rotated ? work.angles : nullptr, row);
+    load_cell(args.q, from(lane), args.q_norm, args, args.scale, args.rotated ? work.angles : nullptr, row);
     store_words<Words>(row, size, to);
   }
-  transpose(work.rows, stride, kLanes, words, work.queries);
+  transpose(work.rows, stride, kLanes, words, queries);
 }
 
 // The lanes of a box whose frame sees a frame of keys.
-VecI frame_mask(const Box& box, const SeenFrame& seen) {
+VecI frame_mask(const LaneBox& box, const SeenFrame& seen) {
   VecI mask;
-  for (int lane = 0; lane < kLanes; ++lane) mask[lane] = seen.seen_by >> box.frame_of(lane) & 1 ? -1 : 0;
+  for (int lane = 0; lane < kLanes; ++lane) mask[lane] = seen.seen_by >> lane / (box.rows * box.columns) & 1 ? -1 : 0;
   return mask;
 }
 
+// sums: [kLanes][head_size].
 void store_box(const NeighborhoodArgs& args, const Box& box, const float* sums, const float* sum_of_weights) {
   const int64_t size = args.head_size;
+  const NeighborhoodBlock& block = box.block;
   float row[kMaxHead];
   for (int lane = 0; lane < kLanes; ++lane) {
-    if (!box.there(args, lane)) continue;
+    if (!box.there(lane)) continue;
     const float factor = sum_of_weights[lane] == 0.0f ? 0.0f : 1.0f / sum_of_weights[lane];
     for (int64_t i = 0; i < size; i += kLanes) store(row + i, load(sums + lane * size + i) * factor);
-    const int64_t frame = box.boxes.batch * args.frames + box.boxes.first_frame + box.frame_of(lane);
+    const int64_t frame = block.batch * args.frames + block.first_frame + box.frame_of(lane);
     const int64_t cell = (frame * args.rows.cells + box.row_of(lane)) * args.columns.cells + box.column_of(lane);
-    store_floats(row, size, args.out, args.out_type, (cell * args.heads + box.boxes.head) * size);
+    store_floats(row, size, args.out, args.out_type, (cell * args.heads + block.head) * size);
   }
 }
 
+// The boxes of a block.
 template <typename Words>
-void attend(const NeighborhoodArgs& args, const PackedPlane& plane, const LaneBox& lane_box, const QueryBoxes& boxes,
-            const SeenFrame* seen, int64_t seen_count, const float* planes, int64_t stride, float* memory) {
+struct Boxes {
+  Boxes(const NeighborhoodArgs& args, const PackedPlane& plane, const LaneBox& lane_box,
+        const NeighborhoodBlock& block, const Work<Words>& work)
+      : args(args),
+        plane(plane),
+        lane_box(lane_box),
+        block(block),
+        work(work),
+        down((block.end_row - block.row + lane_box.rows - 1) / lane_box.rows),
+        across((block.end_column - block.column + lane_box.columns - 1) / lane_box.columns) {}
+
+  Box box(int64_t i, int64_t j) const {
+    return Box(args, lane_box, block, block.row + i * lane_box.rows, block.column + j * lane_box.columns);
+  }
+  State<Words> state(int64_t i, int64_t j) const {
+    return State<Words>(work.states + (i * across + j) * State<Words>::floats(args.head_size), args.head_size);
+  }
+  // Rows of the plane that the boxes of row i see, from an even one on and with an even one after the last in pairs.
+  int64_t first_row(int64_t i) const {
+    return (box(i, 0).first_place - plane.first_row) / kValues<Words> * kValues<Words>;
+  }
+  int64_t end_row(int64_t i) const { return round_up(box(i, 0).end_place - plane.first_row, kValues<Words>); }
+  const float* row_masks(int64_t i) const { return work.row_masks + i * Work<Words>::mask_rows(args) * kLanes; }
+  const float* column_masks(int64_t j) const {
+    return work.column_masks + j * Work<Words>::mask_columns(args) * kLanes;
+  }
+
+  // Queries and masks of all; nothing has been seen yet.
+  void start() const {
+    for (int64_t j = 0; j < across; ++j) {
+      const Box first = box(0, j);
+      fill_masks(
+          args.columns, block.end_column, first.first_key, Work<Words>::mask_columns(args),
+          [&](int lane) { return first.column_of(lane); }, (float*)column_masks(j));
+    }
+    for (int64_t i = 0; i < down; ++i) {
+      const Box first = box(i, 0);
+      fill_masks(
+          args.rows, block.end_row, plane.first_row + first_row(i), end_row(i) - first_row(i),
+          [&](int lane) { return first.row_of(lane); }, (float*)row_masks(i));
+      for (int64_t j = 0; j < across; ++j) {
+        const State<Words> at = state(i, j);
+        load_queries(args, box(i, j), work, at.queries);
+        for (int64_t n = 0; n < kLanes * args.head_size; n += kLanes) store(at.sums + n, zero());
+        store(at.base, splat(kMinusInfinity));
+        store(at.weights, zero());
+      }
+    }
+  }
+
+  const NeighborhoodArgs& args;
+  const PackedPlane& plane;
+  const LaneBox& lane_box;
+  const NeighborhoodBlock& block;
+  const Work<Words>& work;
+  int64_t down, across;
+};
+
+template <typename Words>
+void attend(const NeighborhoodArgs& args, const PackedPlane& plane, const LaneBox& lane_box,
+            const NeighborhoodBlock& block, const SeenFrame* seen, int64_t seen_count, const float* planes,
+            int64_t stride, float* memory) {
   constexpr int64_t kStep = kValues<Words>;
   const Work<Words> work(memory, args);
   const int64_t size = args.head_size, words = size / kStep, pitch = key_columns<false>(args);
-  for (int64_t column = boxes.first_column; column < boxes.end_column; column += lane_box.columns) {
-    const Box box(args, lane_box, boxes, column);
-    const int64_t first = (box.first_place - plane.first_row) / kStep * kStep;
-    const int64_t rows = round_up(box.end_place - plane.first_row - first, kStep), columns = box.end_key - box.first_key;
-    const int64_t together = larger(kStep, Work<Words>::score_rows(args) / columns / kStep * kStep);
-    fill_masks(args.columns, box.first_key, columns, [&](int lane) { return box.column_of(lane); }, work.column_masks);
-    load_queries(args, box, work);
-    for (int64_t i = 0; i < kLanes * size; i += kLanes) store(work.sums + i, zero());
-    Running running{splat(kMinusInfinity), zero()};
-    for (int64_t i = 0; i < seen_count; ++i) {
-      fill_masks(args.rows, plane.first_row + first, rows, [&](int lane) { return box.row_of(lane); }, work.row_masks);
-      const VecI in_frame = frame_mask(box, seen[i]);
-      for (int64_t r = 0; r < rows; ++r)
-        store(work.row_masks + r * kLanes, from_bits(bits_of(load(work.row_masks + r * kLanes)) & in_frame));
-      const float* keys = planes + seen[i].slot * stride;
-      const float* values = keys + plane.rows * pitch * words + box.first_key * size;
-      keys += box.first_key * words;
-      for (int64_t done = 0; done < rows; done += together) {
-        const int64_t here = smaller(together, rows - done);
-        for (int64_t r = 0; r < here; ++r) {
-          float* to = work.scores + (r / kStep * columns * kStep + r % kStep) * kLanes;
-          score<Words>(keys + (first + done + r) * pitch * words, columns, words, work.queries, to, kStep * kLanes);
+  const Boxes<Words> boxes(args, plane, lane_box, block, work);
+  boxes.start();
+  for (int64_t f = 0; f < seen_count; ++f) {
+    const VecI in_frame = frame_mask(lane_box, seen[f]);
+    const float* keys = planes + seen[f].slot * stride;
+    const float* values = keys + plane.rows * pitch * words;
+    for (int64_t i = 0; i < boxes.down; ++i) {
+      const int64_t first = boxes.first_row(i), end = boxes.end_row(i);
+      for (int64_t j = 0; j < boxes.across; ++j) {
+        const Box box = boxes.box(i, j);
+        const State<Words> state = boxes.state(i, j);
+        const int64_t columns = box.end_key - box.first_key;
+        const int64_t together = larger(kStep, Work<Words>::score_rows(args) / columns / kStep * kStep);
+        for (int64_t row = first; row < end; row += together) {
+          const int64_t here = smaller(together, end - row);
+          for (int64_t r = 0; r < here; ++r) {
+            float* to = work.scores[0] + (r / kStep * columns * kStep + r % kStep) * kLanes;
+            score<Words>(keys + ((row + r) * pitch + box.first_key) * words, columns, words, state.queries, to,
+                         kStep * kLanes);
+          }
+          float rescale[kLanes];
+          store(rescale, weigh<Words, false>(work.scores[0], here, columns, in_frame,
+                                             boxes.row_masks(i) + (row - first) * kLanes, boxes.column_masks(j), state));
+          add_values<Words>(work.scores[0], here / kStep, columns,
+                            values + (row / kStep * pitch + box.first_key) * size, size, pitch * size, rescale,
+                            state.sums);
         }
-        float rescale[kLanes];
-        store(rescale,
-              weigh<Words, false>(work.scores, here, columns, work.row_masks + done * kLanes, work.column_masks, running));
-        add_values<Words>(work.scores, here / kStep, columns, values + (first + done) / kStep * pitch * size, size,
-                          pitch * size, rescale, work.sums);
       }
     }
-    float sum[kLanes];
-    store(sum, running.sum);
-    store_box(args, box, work.sums, sum);
+  }
+  for (int64_t i = 0; i < boxes.down; ++i) {
+    for (int64_t j = 0; j < boxes.across; ++j) {
+      const State<Words> state = boxes.state(i, j);
+      store_box(args, boxes.box(i, j), state.sums, state.weights);
+    }
   }
 }
 
@@ -508,113 +610,186 @@ void attend(const NeighborhoodArgs& args, const PackedPlane& plane, const LaneBo
 // Compiler and tiles see the same memory.
 #define LTX2RT_FENCE asm volatile("" ::: "memory")
 
-// The same with the products in AMX tiles of pairs, for heads of 64. Scores of 16 keys x 16 queries are products of keys
-// as they lie in memory with the queries, and sums of 16 values x 16 queries those of transposed values with the weights.
+constexpr int64_t kTileWords = kUsualHead / 2, kTileLine = 64;  // words of a head; bytes of a row of a tile
+static_assert(LTX2RT_LANES == 16 && kUsualHead == 64);
+
+// Scores of keys of `rows` rows of a plane, 16 at a time, with the queries of one box or of two that see the same columns:
+// box b sees rows [first[b], end[b]), and its scores lie as `weigh` wants them. keys: of row 0 and the first column.
+template <int kBoxes>
+__attribute__((target("amx-tile,amx-bf16"))) void score_tiles(const float* keys, int64_t pitch, int64_t columns,
+                                                              const int64_t* first, const int64_t* end,
+                                                              const float* const* queries, float* const* scores) {
+  LTX2RT_FENCE;
+  _tile_loadd(0, queries[0], kTileLine);
+  _tile_loadd(1, queries[0] + 256, kTileLine);
+  if constexpr (kBoxes == 2) {
+    _tile_loadd(2, queries[1], kTileLine);
+    _tile_loadd(3, queries[1] + 256, kTileLine);
+  }
+  const int64_t last = kBoxes == 2 ? larger(end[0], end[1]) : end[0];
+  for (int64_t r = kBoxes == 2 ? smaller(first[0], first[1]) : first[0]; r < last; ++r) {
+    const float* from = keys + r * pitch * kTileWords;
+    const bool in[] = {r >= first[0] && r < end[0], kBoxes == 2 && r >= first[kBoxes - 1] && r < end[kBoxes - 1]};
+    float* to[kBoxes];
+    for (int b = 0; b < kBoxes; ++b)
+      to[b] = scores[b] + ((r - first[b]) / 2 * columns * 2 + (r - first[b]) % 2) * kLanes;
+    for (int64_t c = 0; c < columns; c += 16) {
+      _tile_loadd(4, from + c * kTileWords, kTileWords * 4);
+      _tile_loadd(5, from + c * kTileWords + 16, kTileWords * 4);
+      if (in[0]) {
+        _tile_zero(6);
+        _tile_dpbf16ps(6, 4, 0);
+        _tile_dpbf16ps(6, 5, 1);
+        _tile_stored(6, to[0] + c * 2 * kLanes, 2 * kTileLine);
+      }
+      if constexpr (kBoxes == 2) {
+        if (in[1]) {
+          _tile_zero(7);
+          _tile_dpbf16ps(7, 4, 2);
+          _tile_dpbf16ps(7, 5, 3);
+          _tile_stored(7, to[1] + c * 2 * kLanes, 2 * kTileLine);
+        }
+      }
+    }
+  }
+  LTX2RT_FENCE;
+}
+
+// sums += transposed values times the weights of the same. Half of the values at a time, so that the sums of two boxes
+// stay in tiles. values: of row 0 and the first column.
+template <int kBoxes>
+__attribute__((target("amx-tile,amx-bf16"))) void add_value_tiles(const float* values, int64_t pitch, int64_t columns,
+                                                                  const int64_t* first, const int64_t* end,
+                                                                  const float* const* weights, float* const* sums) {
+  LTX2RT_FENCE;
+  const int64_t last = kBoxes == 2 ? larger(end[0], end[1]) : end[0];
+  for (int64_t half = 0; half < 2; ++half) {
+    const int64_t at = half * 32 * kLanes;
+    _tile_loadd(0, sums[0] + at, kTileLine);
+    _tile_loadd(1, sums[0] + at + 256, kTileLine);
+    if constexpr (kBoxes == 2) {
+      _tile_loadd(2, sums[1] + at, kTileLine);
+      _tile_loadd(3, sums[1] + at + 256, kTileLine);
+    }
+    for (int64_t r = kBoxes == 2 ? smaller(first[0], first[1]) : first[0]; r < last; r += 2) {
+      const float* from = values + (r / 2 * kUsualHead + half * 32) * pitch;
+      const bool in[] = {r >= first[0] && r < end[0], kBoxes == 2 && r >= first[kBoxes - 1] && r < end[kBoxes - 1]};
+      const float* by[kBoxes];
+      for (int b = 0; b < kBoxes; ++b) by[b] = weights[b] + (r - first[b]) / 2 * columns * kLanes;
+      for (int64_t c = 0; c < columns; c += 16) {
+        _tile_loadd(4, from + c, pitch * 4);
+        _tile_loadd(5, from + c + 16 * pitch, pitch * 4);
+        if (in[0]) {
+          _tile_loadd(6, by[0] + c * kLanes, kTileLine);
+          _tile_dpbf16ps(0, 4, 6);
+          _tile_dpbf16ps(1, 5, 6);
+        }
+        if constexpr (kBoxes == 2) {
+          if (in[1]) {
+            _tile_loadd(7, by[1] + c * kLanes, kTileLine);
+            _tile_dpbf16ps(2, 4, 7);
+            _tile_dpbf16ps(3, 5, 7);
+          }
+        }
+      }
+    }
+    _tile_stored(0, sums[0] + at, kTileLine);
+    _tile_stored(1, sums[0] + at + 256, kTileLine);
+    if constexpr (kBoxes == 2) {
+      _tile_stored(2, sums[1] + at, kTileLine);
+      _tile_stored(3, sums[1] + at + 256, kTileLine);
+    }
+  }
+  LTX2RT_FENCE;
+}
+
+// One frame of keys for the boxes of a column from (i, j) on, one or two.
+template <int kBoxes>
+void attend_tile_boxes(const Boxes<PairWords>& boxes, int64_t i, int64_t j, VecI in_frame, const float* keys,
+                       const float* values, int64_t pitch) {
+  const Box box = boxes.box(i, j);
+  const int64_t columns = round_up(box.end_key - box.first_key, 16);
+  const int64_t together = larger(2, Work<PairWords>::score_rows(boxes.args) / columns / 2 * 2);
+  int64_t starts[kBoxes], ends[kBoxes], most = 0;
+  const float* queries[kBoxes];
+  float* sums[kBoxes];
+  for (int b = 0; b < kBoxes; ++b) {
+    const State<PairWords> state = boxes.state(i + b, j);
+    starts[b] = boxes.first_row(i + b);
+    ends[b] = boxes.end_row(i + b);
+    most = larger(most, ends[b] - starts[b]);
+    queries[b] = state.queries;
+    sums[b] = state.sums;
+  }
+  for (int64_t done = 0; done < most; done += together) {
+    int64_t first[kBoxes], end[kBoxes];
+    for (int b = 0; b < kBoxes; ++b) {
+      first[b] = smaller(starts[b] + done, ends[b]);
+      end[b] = smaller(first[b] + together, ends[b]);
+    }
+    score_tiles<kBoxes>(keys + box.first_key * kTileWords, pitch, columns, first, end, queries, boxes.work.scores);
+    for (int b = 0; b < kBoxes; ++b) {
+      const State<PairWords> state = boxes.state(i + b, j);
+      const Vec rescale =
+          weigh<PairWords, true>(boxes.work.scores[b], end[b] - first[b], columns, in_frame,
+                                 boxes.row_masks(i + b) + (first[b] - starts[b]) * kLanes, boxes.column_masks(j), state);
+      if (!any((VecI)(rescale != splat(1.0f)))) continue;
+      for (int64_t n = 0; n < kUsualHead * kLanes; n += kLanes) store(sums[b] + n, load(sums[b] + n) * rescale);
+    }
+    add_value_tiles<kBoxes>(values + box.first_key, pitch, columns, first, end, boxes.work.scores, sums);
+  }
+}
+
+// attend with the products in AMX tiles of pairs, for heads of 64. Scores of 16 keys x 16 queries are products of keys as
+// they lie in memory with the queries, sums of 16 values x 16 queries those of transposed values with the weights. Two
+// boxes, one below the other, share the tiles of keys and values.
 __attribute__((target("amx-tile,amx-bf16"))) void attend_tiles(const NeighborhoodArgs& args, const PackedPlane& plane,
-                                                               const LaneBox& lane_box, const QueryBoxes& boxes,
+                                                               const LaneBox& lane_box, const NeighborhoodBlock& block,
                                                                const SeenFrame* seen, int64_t seen_count,
                                                                const float* planes, int64_t stride, float* memory) {
-  constexpr int64_t kWords = kUsualHead / 2, kKeyBytes = kWords * 4, kLine = 64;
-  static_assert(kUsualHead == 64 && kLanes == 16);
   const Work<PairWords> work(memory, args);
   const int64_t pitch = key_columns<true>(args);
   TileConfig config{};
   config.palette = 1;
   for (int tile = 0; tile < 8; ++tile) {
-    config.bytes_per_row[tile] = kLine;
+    config.bytes_per_row[tile] = kTileLine;
     config.rows[tile] = 16;
   }
+  const Boxes<PairWords> boxes(args, plane, lane_box, block, work);
+  boxes.start();
   LTX2RT_FENCE;
   _tile_loadconfig(&config);
-  for (int64_t column = boxes.first_column; column < boxes.end_column; column += lane_box.columns) {
-    const Box box(args, lane_box, boxes, column);
-    const int64_t first = (box.first_place - plane.first_row) / 2 * 2;
-    const int64_t rows = round_up(box.end_place - plane.first_row - first, 2);
-    const int64_t columns = round_up(box.end_key - box.first_key, 16);
-    const int64_t together = larger(2, Work<PairWords>::score_rows(args) / columns / 2 * 2);
-    fill_masks(args.columns, box.first_key, columns, [&](int lane) { return box.column_of(lane); }, work.column_masks);
-    load_queries(args, box, work);
-    LTX2RT_FENCE;
-    _tile_loadd(0, work.queries, kLine);
-    _tile_loadd(1, work.queries + 256, kLine);
-    _tile_zero(2);
-    _tile_zero(3);
-    _tile_zero(4);
-    _tile_zero(5);
-    Running running{splat(kMinusInfinity), zero()};
-    for (int64_t i = 0; i < seen_count; ++i) {
-      fill_masks(args.rows, plane.first_row + first, rows, [&](int lane) { return box.row_of(lane); }, work.row_masks);
-      const VecI in_frame = frame_mask(box, seen[i]);
-      for (int64_t r = 0; r < rows; ++r)
-        store(work.row_masks + r * kLanes, from_bits(bits_of(load(work.row_masks + r * kLanes)) & in_frame));
-      const float* keys = planes + seen[i].slot * stride;
-      const float* values = keys + plane.rows * pitch * kWords + box.first_key;
-      keys += box.first_key * kWords;
-      for (int64_t done = 0; done < rows; done += together) {
-        const int64_t here = smaller(together, rows - done);
-        for (int64_t r = 0; r < here; ++r) {
-          const float* from = keys + (first + done + r) * pitch * kWords;
-          float* to = work.scores + (r / 2 * columns * 2 + r % 2) * kLanes;
-          for (int64_t c = 0; c < columns; c += 16) {
-            _tile_zero(6);
-            _tile_loadd(7, from + c * kWords, kKeyBytes);
-            _tile_dpbf16ps(6, 7, 0);
-            _tile_loadd(7, from + c * kWords + 16, kKeyBytes);
-            _tile_dpbf16ps(6, 7, 1);
-            _tile_stored(6, to + c * 2 * kLanes, 2 * kLine);
-          }
-        }
-        LTX2RT_FENCE;
-        const Vec rescale = weigh<PairWords, true>(work.scores, here, columns, work.row_masks + done * kLanes,
-                                                   work.column_masks, running);
-        LTX2RT_FENCE;
-        if (any((VecI)(rescale != splat(1.0f)))) {
-          _tile_stored(2, work.sums, kLine);
-          _tile_stored(3, work.sums + 256, kLine);
-          _tile_stored(4, work.sums + 512, kLine);
-          _tile_stored(5, work.sums + 768, kLine);
-          for (int64_t v = 0; v < kUsualHead; ++v)
-            store(work.sums + v * kLanes, load(work.sums + v * kLanes) * rescale);
-          LTX2RT_FENCE;
-          _tile_loadd(2, work.sums, kLine);
-          _tile_loadd(3, work.sums + 256, kLine);
-          _tile_loadd(4, work.sums + 512, kLine);
-          _tile_loadd(5, work.sums + 768, kLine);
-        }
-        for (int64_t r = 0; r < here / 2; ++r) {
-          const float* from = values + ((first + done) / 2 + r) * pitch * kUsualHead;
-          for (int64_t c = 0; c < columns; c += 16) {
-            _tile_loadd(6, work.scores + (r * columns + c) * kLanes, kLine);
-            _tile_loadd(7, from + c, pitch * 4);
-            _tile_dpbf16ps(2, 7, 6);
-            _tile_loadd(7, from + c + 16 * pitch, pitch * 4);
-            _tile_dpbf16ps(3, 7, 6);
-            _tile_loadd(7, from + c + 32 * pitch, pitch * 4);
-            _tile_dpbf16ps(4, 7, 6);
-            _tile_loadd(7, from + c + 48 * pitch, pitch * 4);
-            _tile_dpbf16ps(5, 7, 6);
-          }
+  for (int64_t f = 0; f < seen_count; ++f) {
+    const VecI in_frame = frame_mask(lane_box, seen[f]);
+    const float* keys = planes + seen[f].slot * stride;
+    const float* values = keys + plane.rows * pitch * kTileWords;
+    for (int64_t i = 0; i < boxes.down; i += 2) {
+      for (int64_t j = 0; j < boxes.across; ++j) {
+        if (i + 1 < boxes.down) {
+          attend_tile_boxes<2>(boxes, i, j, in_frame, keys, values, pitch);
+        } else {
+          attend_tile_boxes<1>(boxes, i, j, in_frame, keys, values, pitch);
         }
       }
     }
-    _tile_stored(2, work.scores, kLine);
-    _tile_stored(3, work.scores + 256, kLine);
-    _tile_stored(4, work.scores + 512, kLine);
-    _tile_stored(5, work.scores + 768, kLine);
-    LTX2RT_FENCE;
-    for (int64_t v = 0; v < kUsualHead; v += 16)
-      transpose(work.scores + v * kLanes, kLanes, 16, kLanes, work.sums + v, kUsualHead);
-    float sum[kLanes];
-    store(sum, running.sum);
-    store_box(args, box, work.sums, sum);
   }
   _tile_release();
+  for (int64_t i = 0; i < boxes.down; ++i) {
+    for (int64_t j = 0; j < boxes.across; ++j) {
+      const State<PairWords> state = boxes.state(i, j);
+      float* sums = work.scores[0];
+      for (int64_t v = 0; v < kUsualHead; v += 16)
+        transpose(state.sums + v * kLanes, kLanes, 16, kLanes, sums + v, kUsualHead);
+      store_box(args, boxes.box(i, j), sums, state.weights);
+    }
+  }
 }
 
 #endif  // LTX2RT_TILES
 
 template <typename Words>
-constexpr NeighborhoodLoops kLoops{plane_floats<Words, false>, Work<Words>::floats, pack<Words, false>, attend<Words>};
+constexpr NeighborhoodLoops kLoops{
+    kValues<Words>, 1, plane_floats<Words, false>, Work<Words>::floats, pack<Words, false>, attend<Words>};
 
 }  // namespace
 
@@ -631,7 +806,7 @@ const NeighborhoodKernel& neighborhood_attention_kernel() {
 #endif
 #ifdef LTX2RT_TILES
       .has_tiles = true,
-      .tiles = {plane_floats<PairWords, true>, Work<PairWords>::floats, pack<PairWords, true>, attend_tiles},
+      .tiles = {2, 16, plane_floats<PairWords, true>, Work<PairWords>::floats, pack<PairWords, true>, attend_tiles},
 #else
       .has_tiles = false,
       .tiles = {},

@@ -65,19 +65,19 @@ class CallArguments(TypedDict, total=False):
     """let a language model rewrite the prompt first: the text encoder, or --prompt-enhancer-gemma-root (default: False)."""
 
     enhance_temperature: float | None
-    """how freely it writes; 0 = always the likeliest word, 0 or more (default: that of the model, see docs/python.md)."""
+    """how freely it writes; 0 = always the likeliest word, 0 or more (default: usual for the language model, see docs/pipelines/ltx-2.5.md)."""
 
     enhance_top_k: int | None
-    """it chooses among so many words; 0 = all, 0 or more (default: that of the model, see docs/python.md)."""
+    """it chooses among so many words; 0 = all, 0 or more (default: usual for the language model, see docs/pipelines/ltx-2.5.md)."""
 
     enhance_top_p: float | None
-    """and among those that together have this probability, 0 to 1 (default: that of the model, see docs/python.md)."""
+    """and among those that together have this probability, 0 to 1 (default: usual for the language model, see docs/pipelines/ltx-2.5.md)."""
 
     enhance_seed: int | None
     """seed of its choices; where the official code hands on no seed it is 42 (default: seed)."""
 
     enhance_max_tokens: int | None
-    """longest text it writes, 1 or more (default: that of the model, see docs/python.md)."""
+    """longest text it writes, 1 or more (default: usual for the language model, see docs/pipelines/ltx-2.5.md)."""
 
     images: Sequence[ImageInput | ImageSource] | ImageInput | ImageSource | None
     """condition on an image at a pixel frame (default 0) with a strength (default 1.0) (default: ())."""
@@ -119,7 +119,7 @@ class CallArguments(TypedDict, total=False):
     """where in the sound to begin (default: 0.0)."""
 
     audio_max_duration: float | None
-    """how much of it to use, at most the length of the clip (default: None)."""
+    """how much of it to use; the clip is then as long as that, and --num-frames is left out (default: None)."""
 
     video_path: str | os.PathLike[str] | None
     """the clip to edit (default: None)."""

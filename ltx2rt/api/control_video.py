@@ -8,7 +8,7 @@ import numpy as np
 
 from ltx2rt.api.clip import Clip
 from ltx2rt.errors import UsageError
-from ltx2rt.graph.stages.media_inputs import control_frames
+from ltx2rt.graph.stages.media_inputs import ControlVideo
 from ltx2rt.media.video_writer import VideoWriter
 from ltx2rt.spelling import spelled
 
@@ -23,6 +23,7 @@ def write_control_video(path: Path, clip: Clip) -> None:
     settings = clip.inputs.settings
     if not settings.video_conditioning:
         raise UsageError(f"there is no control video to save; give {spelled('video_conditioning')}.")
-    frames = control_frames(settings.video_conditioning[0].video, settings, clip.height, clip.width, clip.num_frames)
+    control = ControlVideo.open(settings.video_conditioning[0].video, settings)
     with VideoWriter(path, clip.width, clip.height, clip.frame_rate) as writer:
-        writer.write(np.rint(np.clip(frames, 0, 255)).astype(np.uint8))
+        for frame in control.frames(settings, clip.height, clip.width, clip.num_frames):
+            writer.write(np.rint(frame[None]).astype(np.uint8))

@@ -10,6 +10,7 @@ from typing import Any
 
 from ltx2rt.cli.transfer_progress import TransferProgress
 from ltx2rt.errors import DownloadError, UsageError
+from ltx2rt.graph.pipelines import pipeline_for_files
 from ltx2rt.hub.cache import HubCache
 from ltx2rt.hub.client import Hub
 from ltx2rt.hub.download import (
@@ -91,8 +92,6 @@ def run_download(arguments: argparse.Namespace) -> int:
     if arguments.list:
         print("\n".join([f"{arguments.set}"] if known is None else _one_set(known)))
         return 0
-    if known is not None and known.note:
-        print(f"note: {known.note}", file=sys.stderr)
     # What was only asked for is the answer; in a download it goes before the answer.
     answer = sys.stdout if arguments.dry_run else sys.stderr
     cache = HubCache()
@@ -161,8 +160,9 @@ def next_command(known: KnownSet | None, wanted: Sequence[Wanted], target: str) 
         return f"ltx2rt inspect {target if single else wanted[0].reference}"
     fetched = [want.part for want in wanted if want.part is not None]
     parts = {part.setting: part for part in (*known.usual, *fetched)}  # what was named comes in place of the usual
+    pipeline = pipeline_for_files(known.variant, parts).name
     return "ltx2rt-generate " + " ".join(
-        [f"--pipeline {known.pipeline}", *_options(list(parts.values())), f"--prompt {shlex.quote(_PROMPT)}"]
+        [f"--pipeline {pipeline}", *_options(list(parts.values())), f"--prompt {shlex.quote(_PROMPT)}"]
     )
 
 
@@ -185,8 +185,6 @@ def _all_sets() -> Iterator[str]:
 
 def _one_set(known: KnownSet) -> Iterator[str]:
     yield f"{known.name}, {known.format}: {_total(known.usual)} without the optional parts"
-    if known.note:
-        yield f"note: {known.note}"
     yield ""
     for part in known.parts:
         size = "?" if part.gigabytes is None else format_bytes(part.gigabytes * 1e9)

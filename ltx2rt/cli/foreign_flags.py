@@ -43,7 +43,7 @@ FOREIGN_FLAGS = (
     _inert(
         "--diffvae-optimization",
         "mode of the diffusion video decoder",
-        "that decoder belongs to LTX-2.5",
+        "there is one way of computing it, whose memory follows --memory",
         choices=("chunked_eager", "chunked_compile", "combined_compile", "blackwell_dsl"),
     ),
     _inert("--placeholder", "random weights", "without --checkpoint-path the small embedded model runs", kind=None),

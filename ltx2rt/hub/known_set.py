@@ -75,15 +75,16 @@ class KnownSet:
         name: what `ltx2rt download` calls it.
         format: how the transformer's weights are stored.
         parts: its files; the first one is the model.
-        pipeline: for which the optional parts are not needed.
-        note: what to know before it is fetched.
     """
 
     name: str
     format: str
     parts: tuple[Part, ...]
-    pipeline: str
-    note: str = ""
+
+    @property
+    def variant(self) -> str:
+        """``dev`` or ``distilled``, with which its name ends."""
+        return self.name.rpartition("-")[2]
 
     @property
     def settings(self) -> tuple[str, ...]:

@@ -128,9 +128,7 @@ _TIME_2_5 = Part(
     261_944_000,
     optional=True,
 )
-_DURATION_2_5 = Part(
-    "duration_head", LTX_2_5, ("model_patches/ltx-2.5-duration-head-bf16.safetensors",), 3_843_690, optional=True
-)
+_DURATION_2_5 = Part("duration_head", LTX_2_5, ("model_patches/ltx-2.5-duration-head-bf16.safetensors",), 3_843_690)
 _LORA_2_5 = Part("distilled_lora", LTX_2_5, ("loras/ltx-2.5-22b-distilled-lora-450-bf16.safetensors",), 8_899_889_568)
 _REST_2_5 = (_VIDEO_2_5, _AUDIO_2_5, _UPSCALER_2_5, _TIME_2_5, _CONV_2_5, _DURATION_2_5)
 _REST_2_5_DEV = (*_REST_2_5[:3], _LORA_2_5, *_REST_2_5[3:])
@@ -150,19 +148,14 @@ def _pack_2_5(repository: Repository, variant: str) -> tuple[Part, ...]:
     return (Part("checkpoint", repository, files), upscaler)
 
 
-_NOT_YET = "this version reads the files of LTX-2.5, but makes no clips with them yet"
-
-
-def _sets(name: str, pipeline: str, **formats: tuple[Part, ...]) -> tuple[KnownSet, ...]:
-    note = _NOT_YET if name.startswith("ltx-2.5") else ""
-    return tuple(KnownSet(name, form.replace("_", "-"), parts, pipeline, note) for form, parts in formats.items())
+def _sets(name: str, **formats: tuple[Part, ...]) -> tuple[KnownSet, ...]:
+    return tuple(KnownSet(name, form.replace("_", "-"), parts) for form, parts in formats.items())
 
 
 # Of one name the first format is the one that is fetched where none is named.
 SETS: tuple[KnownSet, ...] = (
     *_sets(
         "ltx-2-19b-distilled",
-        "distilled",
         fp8=(
             Part("checkpoint", LTX_2, ("ltx-2-19b-distilled-fp8.safetensors",), about=27.1),
             *(_GEMMA_3_FP8, *_PLAIN_2),
@@ -184,7 +177,6 @@ SETS: tuple[KnownSet, ...] = (
     ),
     *_sets(
         "ltx-2-19b-dev",
-        "two-stage",
         fp8=(Part("checkpoint", LTX_2, ("ltx-2-19b-dev-fp8.safetensors",), about=27.1), _GEMMA_3_FP8, *_DEV_2),
         bf16=(Part("checkpoint", LTX_2, ("ltx-2-19b-dev.safetensors",), about=43.3), _GEMMA_3, *_DEV_2),
         nvfp4=(Part("checkpoint", LTX_2, ("ltx-2-19b-dev-fp4.safetensors",), about=20.0), _GEMMA_3_FP4, *_DEV_2),
@@ -203,7 +195,6 @@ SETS: tuple[KnownSet, ...] = (
     ),
     *_sets(
         "ltx-2.3-distilled",
-        "distilled",
         fp8=(
             Part("checkpoint", LTX_2_3_FP8, ("ltx-2.3-22b-distilled-fp8.safetensors",), 29_531_884_062),
             *(_GEMMA_3_FP8, *_PLAIN_2_3),
@@ -235,7 +226,6 @@ SETS: tuple[KnownSet, ...] = (
     ),
     *_sets(
         "ltx-2.3-dev",
-        "two-stage",
         fp8=(
             Part("checkpoint", LTX_2_3_FP8, ("ltx-2.3-22b-dev-fp8.safetensors",), 29_145_431_166),
             *(_GEMMA_3_FP8, *_DEV_2_3),
@@ -264,14 +254,12 @@ SETS: tuple[KnownSet, ...] = (
     ),
     *_sets(
         "ltx-2.3-dev",
-        "one-stage",
         mlx_bf16=_pack_2_3(MLX_2_3, "dev", 46.2),
         mlx_q8=_pack_2_3(MLX_2_3_Q8, "dev", 28.8),
         mlx_q4=_pack_2_3(MLX_2_3_Q4, "dev"),
     ),
     *_sets(
         "ltx-2.5-distilled",
-        "distilled",
         int8=(
             _transformer_2_5("distilled-transformer-comfy-int8-convrot", 21_504_034_224),
             *(_TEXT_2_5_INT8, *_REST_2_5),
@@ -296,7 +284,6 @@ SETS: tuple[KnownSet, ...] = (
     ),
     *_sets(
         "ltx-2.5-dev",
-        "two-stage",
         int8=(
             _transformer_2_5("dev-transformer-comfy-int8-convrot", 21_504_034_224),
             *(_TEXT_2_5_INT8, *_REST_2_5_DEV),
@@ -305,7 +292,6 @@ SETS: tuple[KnownSet, ...] = (
     ),
     *_sets(
         "ltx-2.5-dev",
-        "one-stage",
         mlx_bf16=_pack_2_5(MLX_2_5, "dev"),
         mlx_q8=_pack_2_5(MLX_2_5_Q8, "dev"),
         mlx_q4=_pack_2_5(MLX_2_5_Q4, "dev"),

@@ -141,28 +141,44 @@ def norm_bytes(rows: int, width: int) -> int:
 
 
 def neighborhood_bytes(
-    frames: tuple[int, int],
-    size: tuple[int, int],
+    q: tuple[int, int, int, int, int],
+    key_frames: int,
+    slots: int,
     window: tuple[int, int],
+    *,
     heads: int,
-    head_size: int,
-    listed: int,
+    borders: tuple[str, str],
     itemsize: int = FLOAT32_BYTES,
 ) -> int:
-    """Of `neighborhood_attention`.
+    """Of `neighborhood_attention` for q of this shape.
 
     Args:
-        frames: of queries, and of keys.
-        size: (H, W).
+        q: shape (B, T, H, W, N*K).
+        key_frames: S.
+        slots: J, frames of keys that each query sees at most.
         window: (Kh, Kw).
-        heads, head_size: N and K.
-        listed: keys' frames that a frame of queries sees.
+        heads: N.
+        borders: of height and width.
         itemsize: bytes of a value; 2 means bfloat16.
     """
-    height, width = (n + count - 1 for n, count in zip(size, window, strict=True))
-    row = listed * window[0] * width * heads
-    # Queries, keys and values in float32, those of the frames that one frame sees, and of some rows of queries the
-    # scores, their weights, and keys and values.
-    rows = max(1, min(size[0], SCORES_AT_ONCE // max(1, row * size[1])))
-    values = (frames[0] * prod(size) + (2 * frames[1] + 2 * listed) * height * width) * heads * head_size
-    return FLOAT32_BYTES * (values + rows * row * (2 * size[1] + 2 * head_size))
+    if not _compiled():
+        batch, frames, height, width, channels = q
+        row = batch * heads * width * slots * window[0]
+        # Queries, keys and values in float32, those of the frames that one frame sees, and of some rows of queries the
+        # scores, their weights, and keys and values.
+        across = width + window[1] - 1
+        rows = max(1, min(height, SCORES_AT_ONCE // max(1, row * across)))
+        held = (frames * height * width + 2 * (key_frames + slots) * (height + window[0] - 1) * across) * channels
+        return FLOAT32_BYTES * (batch * held + rows * row * (2 * across + 2 * channels // heads))
+    return int(
+        ext.neighborhood_attention_scratch_bytes(
+            q,
+            key_frames=key_frames,
+            slots=slots,
+            heads=heads,
+            window=window,
+            borders=borders,
+            dtype=_dtype(itemsize),
+            threads=ext.num_threads(),
+        )
+    )

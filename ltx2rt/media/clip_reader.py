@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from av.container import InputContainer
 from av.video.frame import VideoFrame
+from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from ltx2rt.errors import MediaError
@@ -28,6 +29,7 @@ DECODER_THREADS = 4
 # Codecs whose packets are pictures, one each: these are counted without decoding.
 _PACKET_IS_PICTURE = {"h264", "hevc", "av1", "libdav1d", "vp9", "prores", "dnxhd", "mjpeg", "ffv1", "rawvideo"}
 _RAW_RATE = Fraction(25)
+_FIELDS = (2, 3, 4, 5)  # FFmpeg's codes of the orders in which fields are coded and shown
 
 # Pictures that exist while a clip is read: those that the decoder refers to and those its threads work on; as RGB the
 # one that FFmpeg made, its array and the one that is shown for several frames.
@@ -77,7 +79,7 @@ class ClipReader:
             aspect = stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio
             self._colour = colour_of(stream.codec_context, scan.first, source_color)
         self.sample_rate = None if sound is None else int(sound.codec_context.sample_rate)
-        self._interlaced = bool(scan.first.interlaced_frame)
+        self._interlaced = scan.interlaced
         self._orientation = orientation_of(scan.first)
         self._size = _square(scan.first, aspect)
         self.width, self.height = self._orientation.size(*self._size)
@@ -208,9 +210,12 @@ class ClipReader:
     def _converted(self, frames: Iterator[VideoFrame]) -> Iterator[VideoFrame]:
         """RGB pictures, filtered if the clip needs it."""
         if not self.filtered:
-            code = self._colour.scaler_code
+            # One scaler for all: making it takes as long as a small picture.
+            code, scaler = self._colour.scaler_code, VideoReformatter()
             for frame in frames:
-                yield frame.reformat(format="rgb24", src_colorspace=code, dst_colorspace=code, dst_color_range=FULL)
+                yield scaler.reformat(
+                    frame, format="rgb24", src_colorspace=code, dst_colorspace=code, dst_color_range=FULL
+                )
             return
         first = next(frames, None)
         if first is not None:
@@ -246,12 +251,14 @@ class _Scan(NamedTuple):
         times: seconds at which its pictures are shown, rising; None: the file has no time stamps.
         pictures: their number.
         last_duration: seconds for which the last one is shown; None: not stated.
+        interlaced: the stream says that its pictures are fields, or the first one does.
     """
 
     first: VideoFrame
     times: list[Fraction] | None
     pictures: int
     last_duration: Fraction | None
+    interlaced: bool
 
 
 def _scan(container: InputContainer, stream: VideoStream, name: str) -> _Scan:
@@ -274,15 +281,16 @@ def _scan(container: InputContainer, stream: VideoStream, name: str) -> _Scan:
             by_packets = by_packets and not (first is not None and first.interlaced_frame)
     if first is None:
         raise MediaError(f"{name} holds no pictures that can be decoded; choose another file.")
+    interlaced = bool(first.interlaced_frame) or stream.codec_context.field_order in _FIELDS
     stamps = shown if by_packets else decoded
     known = sorted(stamp for stamp in stamps if stamp is not None)
     if len(known) < len(stamps) or (len(known) > 1 and known[0] == known[-1]):
-        return _Scan(first, None, len(stamps), None)
+        return _Scan(first, None, len(stamps), None, interlaced)
     # What was recorded before the first key frame cannot be decoded.
     known = [stamp for stamp in known if first.pts is None or stamp >= first.pts]
     base = Fraction(stream.time_base or 0)
     last = durations.get(known[-1])
-    return _Scan(first, [stamp * base for stamp in known], len(known), last * base if last else None)
+    return _Scan(first, [stamp * base for stamp in known], len(known), last * base if last else None, interlaced)
 
 
 def _seconds(frame: VideoFrame) -> Fraction:

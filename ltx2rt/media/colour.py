@@ -97,7 +97,7 @@ class ClipColour:
 
     @property
     def words(self) -> str:
-        """What a table converts, for messages: "HDR (HLG)"."""
+        """What a table converts, for messages: "HDR (HLG)"; empty: nothing."""
         names = (_TRANSFER_NAMES.get(self.transfer), _PRIMARIES_NAMES.get(self.primaries))
         return ", ".join(name for name in names if name)
 
@@ -149,16 +149,23 @@ def colour_of(context: VideoCodecContext, frame: VideoFrame, override: str | Non
     if stored_as_rgb:
         # Grey and RGB fill their range unless they say otherwise.
         return ClipColour(None, frame.format.is_rgb or context.color_range != LIMITED, primaries, transfer)
-    code, remark = int(frame.colorspace), ""
-    if code == _BT2020_CONSTANT_LUMINANCE:
-        code, remark = BT2020, "constant luminance is read as non-constant"
-    elif code not in _MATRICES:
-        if code not in (RGB_MATRIX, UNSPECIFIED):
-            remark = f"the colour matrix {code} is not known"
-        code = _likely_matrix(primaries, transfer, frame.width, frame.height)
+    code = int(frame.colorspace)
+    likely = _likely_matrix(primaries, transfer, frame.width, frame.height)
+    return stated_colour(
+        likely if code in (RGB_MATRIX, UNSPECIFIED) else code, tagged_full, primaries, transfer, likely
+    )
+
+
+def stated_colour(matrix: int, full_range: bool, primaries: int, transfer: int, likely: int = BT709) -> ClipColour:
+    """The colours that codes stand for; a matrix that the scaler does not know is replaced by the likely one."""
+    remark = ""
+    if matrix == _BT2020_CONSTANT_LUMINANCE:
+        matrix, remark = BT2020, "constant luminance is read as non-constant"
+    elif matrix not in _MATRICES:
+        matrix, remark = likely, f"the colour matrix {matrix} is not known"
     if remark:
-        remark += f"; colours are read as {_MATRICES[code]} and may be wrong"
-    return ClipColour(_MATRICES[code], tagged_full, primaries, transfer, remark)
+        remark += f"; colours are read as {_MATRICES[matrix]} and may be wrong"
+    return ClipColour(_MATRICES[matrix], full_range, primaries, transfer, remark)
 
 
 def _likely_matrix(primaries: int, transfer: int, width: int, height: int) -> int:

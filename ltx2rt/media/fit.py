@@ -81,10 +81,15 @@ def fit_words(rows: int, columns: int, height: int, width: int, way: str) -> str
     return f"{sizes}, {1 - smaller / larger:.0%} of it black {places}"
 
 
+def is_much_larger(rows: int, columns: int, height: int, width: int) -> bool:
+    """Whether bilinear interpolation of a picture would leave some of its pixels out."""
+    return rows > _MUCH_LARGER * height or columns > _MUCH_LARGER * width
+
+
 def _reduced(image: Array, height: int, width: int) -> Array:
     """`bilinear`, antialiased where the picture is much larger."""
     rows, columns = image.shape[-3:-1]
-    if rows <= _MUCH_LARGER * height and columns <= _MUCH_LARGER * width:
+    if not is_much_larger(rows, columns, height, width):
         return bilinear(image, height, width)
     pictures = image.reshape(-1, rows, columns, 3)
     size = (width, height)

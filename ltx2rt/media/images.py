@@ -15,6 +15,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ltx2rt.errors import MediaError, UsageError
 from ltx2rt.media.fit import fitted
+from ltx2rt.media.heif import HeifError, is_heif, read_heif
 from ltx2rt.media.pillow_pictures import to_srgb
 from ltx2rt.media.pixel_range import to_signed_range
 from ltx2rt.types import Array
@@ -22,8 +23,9 @@ from ltx2rt.types import Array
 log = logging.getLogger(__name__)
 
 
-# Of ISO base media files: HEVC pictures, one or many, and the general brand that phones put first.
-_HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+# Per stored pixel: the picture in Pillow's memory before and after a conversion, as an array and handed on; in floating
+# point for scaling; and for the round trip through H.264 what the encoder and the decoder hold.
+_READ_BYTES, _FLOAT_BYTES, _CODED_BYTES = 16, 12, 8
 
 ImageSource = str | os.PathLike[str] | Image.Image | Array
 
@@ -91,11 +93,24 @@ def open_image(source: ImageSource) -> tuple[Array, list[str]]:
     except FileNotFoundError as error:
         raise MediaError(f"image {name} does not exist; check the path.") from error
     except UnidentifiedImageError as error:
+        if not isinstance(source, Image.Image) and _is_heif(source):
+            return _heif_pixels(source, name, notes), notes
         raise MediaError(f"{name} {_what_it_is(os.fspath(source))}") from error  # type: ignore[arg-type]
     except Image.DecompressionBombError as error:
         raise MediaError(f"image {name} is too large: {error}; scale it down first.") from error
     except (OSError, SyntaxError, ValueError, EOFError) as error:  # What Pillow's decoders raise for damaged data.
         raise MediaError(f"image {name} cannot be read: {error}; the file may be damaged, save it again.") from error
+
+
+def reading_bytes(rows: int, columns: int, *, compressed: bool, reduced: bool) -> int:
+    """What `load_conditioning_image` takes for an image of this size.
+
+    Args:
+        rows, columns: of the image.
+        compressed: it goes through H.264.
+        reduced: it is much larger than needed, and antialiased: then it is scaled as bytes.
+    """
+    return rows * columns * (_READ_BYTES + _FLOAT_BYTES * (not reduced) + _CODED_BYTES * compressed)
 
 
 def image_name(source: ImageSource) -> str:
@@ -109,15 +124,25 @@ def _pixels(stored: Image.Image, name: str, notes: list[str]) -> Array:
     return np.array(to_srgb(ImageOps.exif_transpose(stored), stored.format, name, notes), dtype=np.uint8)
 
 
+def _is_heif(path: str | os.PathLike[str]) -> bool:
+    with open(path, "rb") as file:
+        return is_heif(file.read(12))
+
+
+def _heif_pixels(path: str | os.PathLike[str], name: str, notes: list[str]) -> Array:
+    try:
+        return np.array(to_srgb(read_heif(path, notes), "HEIF", name, notes), dtype=np.uint8)
+    except (HeifError, OSError) as error:
+        raise MediaError(
+            f"the HEIC photograph {name} cannot be read: {error}; convert it: sips -s format jpeg {name} --out "
+            f"{os.path.splitext(name)[0]}.jpg (macOS), or save it as JPEG or PNG."
+        ) from error
+
+
 def _what_it_is(path: str) -> str:
     """What is wrong with a file that Pillow does not know."""
     with open(path, "rb") as file:
         start = file.read(32)
-    if start[4:8] == b"ftyp" and start[8:12] in _HEIC_BRANDS:
-        return (
-            "is a HEIC photograph, which is not read; convert it first: sips -s format jpeg PHOTO.heic --out PHOTO.jpg "
-            "(macOS), or save it as JPEG or PNG."
-        )
     if start[4:8] == b"ftyp" or start[:4] in (b"\x1aE\xdf\xa3", b"RIFF"):
         return "is a video, not an image; give one of its pictures as PNG or JPEG."
     return "is not an image that can be read; use PNG or JPEG."

@@ -11,13 +11,28 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from ltx2rt.kernels import antialiased_snake, causal_conv3d, modulated_norm, quantized_linear, rope_attention
+from ltx2rt.kernels import (
+    antialiased_snake,
+    causal_conv3d,
+    modulated_norm,
+    neighborhood_attention,
+    quantized_linear,
+    rope_attention,
+)
 from ltx2rt.kernels.host import to_numpy, writable_view
 from ltx2rt.kernels.proof import FrontEnd
 from ltx2rt.kernels.proof_problems import Problem, check_problems
 from ltx2rt.kernels.selection import forced
 from ltx2rt.kernels.uninitialized import uninitialized
-from ltx2rt.kernels.variants import AttentionVariant, ConvVariant, LinearVariant, NormVariant, SnakeVariant, Variant
+from ltx2rt.kernels.variants import (
+    AttentionVariant,
+    ConvVariant,
+    LinearVariant,
+    NeighborhoodVariant,
+    NormVariant,
+    SnakeVariant,
+    Variant,
+)
 from ltx2rt.memory.limits import format_bytes
 from ltx2rt.memory.measure import available_bytes as free_bytes
 from ltx2rt.refusals import memory_was_refused
@@ -41,6 +56,10 @@ STRESSED: list[tuple[FrontEnd, Variant]] = [
     (quantized_linear, LinearVariant("float16", "e4m3", rows=4, bias="float16")),
     (quantized_linear, LinearVariant("float16", "int8", 64, "float16")),
     (rope_attention, AttentionVariant("float16", 64, False, False, "row", "row", 3, 3, "split", gate="float16")),
+    (
+        neighborhood_attention,
+        NeighborhoodVariant("float16", 64, 3, (3, 3), ("mask", "replicate"), "float16", "float16", (8, 12, 12)),
+    ),
     (causal_conv3d, ConvVariant("float16", "float16", (3, 3, 3), modes=_EDGES, bias="float16", pixel_norm=True)),
     (antialiased_snake, SnakeVariant("float16")),
 ]

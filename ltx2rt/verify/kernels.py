@@ -10,17 +10,33 @@ from typing import Any
 
 import mlx.core as mx
 
-from ltx2rt.kernels import antialiased_snake, causal_conv3d, modulated_norm, quantized_linear, rope_attention
+from ltx2rt.kernels import (
+    antialiased_snake,
+    causal_conv3d,
+    modulated_norm,
+    neighborhood_attention,
+    quantized_linear,
+    rope_attention,
+)
 from ltx2rt.kernels.kernel_choice import metal_kernels
 from ltx2rt.kernels.proof import DeviceRunner, FrontEnd, prove
 from ltx2rt.kernels.proof_store import Outcome
-from ltx2rt.kernels.variants import AttentionVariant, ConvVariant, LinearVariant, NormVariant, SnakeVariant, Variant
+from ltx2rt.kernels.variants import (
+    AttentionVariant,
+    ConvVariant,
+    LinearVariant,
+    NeighborhoodVariant,
+    NormVariant,
+    SnakeVariant,
+    Variant,
+)
 from ltx2rt.verify.kernel_stress import STRESSED, far_buffer, far_operands_fault, launch_order_fault
 
 _FRONT_ENDS: dict[str, tuple[FrontEnd, type[Variant]]] = {
     "modulated_norm": (modulated_norm, NormVariant),
     "quantized_linear": (quantized_linear, LinearVariant),
     "rope_attention": (rope_attention, AttentionVariant),
+    "neighborhood_attention": (neighborhood_attention, NeighborhoodVariant),
     "causal_conv3d": (causal_conv3d, ConvVariant),
     "antialiased_snake": (antialiased_snake, SnakeVariant),
 }
@@ -91,8 +107,13 @@ def variants(dtype: str) -> list[tuple[FrontEnd, Variant]]:
             (rope_attention, AttentionVariant(dtype, head, True, False, "head", "head", -1, -1, "split", causal=True)),
             (rope_attention, AttentionVariant(dtype, head, False, False, "row", "row", 3, 3, "interleaved")),
         ]
+    pairs = (8, 12, 12)
     return [
         *chosen,
+        (neighborhood_attention, NeighborhoodVariant(dtype, 64, 3, (5, 5))),
+        (neighborhood_attention, NeighborhoodVariant(dtype, 64, 5, (3, 7), ("mask", "mask"), dtype, dtype, pairs)),
+        (neighborhood_attention, NeighborhoodVariant(dtype, 64, 4, (7, 4), ("replicate", "shift"), "", dtype, pairs)),
+        (neighborhood_attention, NeighborhoodVariant(dtype, 32, 3, (5, 5), rope=(4, 6, 6))),
         (antialiased_snake, SnakeVariant(dtype)),
         (causal_conv3d, ConvVariant(dtype, dtype, bias=dtype)),
         (causal_conv3d, ConvVariant(dtype, dtype, (3, 3, 3), modes=edges, bias=dtype, residual=True)),

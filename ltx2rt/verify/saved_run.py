@@ -25,6 +25,7 @@ from ltx2rt.graph.stages.edited_clips import OwnClip, retake_of
 from ltx2rt.graph.stages.events import Event
 from ltx2rt.graph.stages.inputs import (
     AttentionMask,
+    FrameStream,
     GenerationInputs,
     ImageCondition,
     Media,
@@ -156,7 +157,9 @@ class SavedRun:
         elif "conditioning_attention_strength" in arguments:
             mask = AttentionMask(strength=arguments["conditioning_attention_strength"])
         frames = ripple_frames(inputs.num_frames, inputs.height, inputs.width)
-        reference = ReferenceVideo(lambda height, width, count: from_uint8_resized(frames, height, width), strength)
+        reference = ReferenceVideo(
+            lambda height, width, count: FrameStream.of(from_uint8_resized(frames, height, width)), strength
+        )
         return replace(media, references=(reference,), attention_mask=mask)
 
     def _with_source(self, media: Media, inputs: GenerationInputs) -> Media:

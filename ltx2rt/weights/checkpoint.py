@@ -38,7 +38,7 @@ from ltx2rt.weights.sets.description import Description
 from ltx2rt.weights.sets.units import Unit, followed, unit_of, units_of
 from ltx2rt.weights.tensor_loading import load_array, require_matrix
 from ltx2rt.weights.tensor_source import DTYPES, TensorInfo, TensorSource, WeightFile, entry
-from ltx2rt.weights.weight_file import open_weight_file
+from ltx2rt.weights.weight_file import open_weight_files
 
 log = logging.getLogger(__name__)
 
@@ -184,9 +184,10 @@ class Checkpoint:
         if path.suffix == ".json":
             tensors, metadata = read_manifest(path)
             return cls(path, [(None, tensors)], metadata)
-        single = open_weight_file(path)
+        files = open_weight_files([path])
+        single = files[0]
         metadata = _merged(dict(unit_of(path).metadata), single.metadata, str(path))
-        checkpoint = cls(path, [(single, single.tensors)], metadata)
+        checkpoint = cls(path, [(file, file.tensors) for file in files], metadata)
         beside = path.with_name("config.json")
         if "text_encoder" in checkpoint.components and "gemma_config" not in single.metadata and beside.exists():
             checkpoint._hf_config = read_json(beside)
@@ -217,7 +218,7 @@ class Checkpoint:
         """
         if len(units) == 1 and units[0].files == (units[0].path,) and not units[0].metadata:
             return cls.open(units[0].path)
-        files = _without_loras(path, [open_weight_file(file) for unit in units for file in unit.files])
+        files = _without_loras(path, open_weight_files(file for unit in units for file in unit.files))
         metadata: dict[str, str] = {}
         for found in (*(unit.metadata for unit in units), *(file.metadata for file in files)):
             metadata = _merged(metadata, found, str(path))
@@ -265,7 +266,8 @@ class Checkpoint:
         if self._hf_config is None:
             for file in self.files:
                 if isinstance(file, GgufFile) and is_gemma(file.metadata):
-                    return gemma_config(file, self.stated.get("text_encoder"))
+                    every = {name: info for one in self.files for name, info in one.tensors.items()}
+                    return gemma_config(file, self.stated.get("text_encoder"), every)
         return self._hf_config
 
     @cached_property

@@ -88,6 +88,10 @@ class Field(NamedTuple):
 class GgufFile(WeightFile):
     """One GGUF file of version 2 or 3. Opening it reads the header, arrays of it only when they are asked for.
 
+    Args:
+        path: of the file.
+        first: of a model that was split, the first file, whose values count for this one, too.
+
     Attributes:
         path: the file.
         file: the open file, for readers of their own.
@@ -103,9 +107,10 @@ class GgufFile(WeightFile):
     Source: docs/gguf.md of ggml @ d99724f.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], first: GgufFile | None = None) -> None:
         self.path = Path(path)
         self.file = PositionedFile(self.path)
+        self._first = first
         header = _Header(self.file)
         tensor_count, field_count = header.counts()
         self.metadata: dict[str, str] = {}
@@ -123,6 +128,10 @@ class GgufFile(WeightFile):
     def close(self) -> None:
         self.file.close()
 
+    def has(self, key: str) -> bool:
+        """Whether the header, or that of the first file, has a value of that name."""
+        return key in self.metadata or key in self.fields or (self._first is not None and self._first.has(key))
+
     def value(self, key: str) -> Any:
         """A value of the header; None if it has none of that name.
 
@@ -136,7 +145,7 @@ class GgufFile(WeightFile):
             return self.metadata[key]
         field = self.fields.get(key)
         if field is None:
-            return None
+            return None if self._first is None else self._first.value(key)
         if field.type == _STRING:
             return list(self._strings(key, self.file.read(field.offset, field.nbytes)))
         dtype = _NUMBERS[field.type]
@@ -249,9 +258,10 @@ class GgufFile(WeightFile):
     def _original_shape(self, record: _Listed, where: str) -> tuple[int, ...]:
         """The shape that the program which made the file states beside the stored one."""
         key = _ORIGINAL_SHAPE + record.name
-        if key not in self.fields and key not in self.metadata:
+        holder = self if self._first is None or key in self.fields or key in self.metadata else self._first
+        if key not in holder.fields and key not in holder.metadata:
             return record.shape
-        field = self.fields.get(key)
+        field = holder.fields.get(key)
         listed = field is not None and field.length is not None and field.length <= _MAX_RANK
         if not listed or field is None or _NUMBERS.get(field.type, _NUMBERS[_BOOL]).kind not in "iu":
             raise CheckpointError(f"{where}: comfy.gguf.orig_shape must be an array of at most {_MAX_RANK} sizes.")

@@ -9,6 +9,7 @@ import numpy as np
 
 from ltx2rt.errors import CheckpointError
 from ltx2rt.weights.gguf import GgufFile
+from ltx2rt.weights.tensor_source import TensorInfo
 
 _EMBEDDING = "token_embd.weight"
 # Of the published families; headers may leave these out.
@@ -18,18 +19,21 @@ _GEMMA4_PARTIAL_ROTARY = 0.25
 _GEMMA3_SCALING, _SCALED_WIDTH = 8.0, 3840
 
 
-def gemma_config(file: GgufFile, stated: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def gemma_config(
+    file: GgufFile, stated: Mapping[str, Any] | None = None, tensors: Mapping[str, TensorInfo] | None = None
+) -> dict[str, Any]:
     """Sizes and constants of a file of architecture ``gemma3`` or ``gemma4``, in the words of Hugging Face.
 
     Args:
         file: the text encoder.
         stated: the Hugging Face configuration that the file carries besides the values of llama.cpp; it is followed in
             everything but the size of the vocabulary, as converters leave out the rows that no token has.
+        tensors: those of all files, if the model was split into several.
 
     Raises:
         CheckpointError: the header lacks a size, or states something else than a size there.
     """
-    header = _Header(file)
+    header = _Header(file, file.tensors if tensors is None else tensors)
     if stated:
         text = stated.get("text_config", stated)
         rows = {"vocab_size": header.vocabulary()}
@@ -44,8 +48,9 @@ def gemma_config(file: GgufFile, stated: Mapping[str, Any] | None = None) -> dic
 class _Header:
     """Values of the header under the name of its architecture."""
 
-    def __init__(self, file: GgufFile) -> None:
+    def __init__(self, file: GgufFile, tensors: Mapping[str, TensorInfo]) -> None:
         self.file = file
+        self.tensors = tensors
         self.architecture = file.metadata.get("general.architecture")
 
     def size(self, key: str) -> int:
@@ -88,7 +93,9 @@ class _Header:
 
     def vocabulary(self) -> int:
         """Rows of the embedding."""
-        shape = self.file.info(_EMBEDDING).shape
+        if _EMBEDDING not in self.tensors:
+            raise CheckpointError(f"{self.file.path}: no tensor named {_EMBEDDING!r}; the file is incomplete.")
+        shape = self.tensors[_EMBEDDING].shape
         if len(shape) != 2:
             raise CheckpointError(f"{self.file.path}: tensor {_EMBEDDING!r} is {list(shape)}, which is no matrix.")
         return shape[0]
@@ -135,7 +142,7 @@ def _gemma4(header: _Header) -> dict[str, Any]:
     layers = header.size("block_count")
     sliding = header.sliding_layers(layers)
     heads = dict(zip(sliding, header.sizes("attention.head_count_kv", layers), strict=True))
-    values = [f"blk.{layer}.attn_v.weight" in header.file.tensors for layer in range(layers) if not sliding[layer]]
+    values = [f"blk.{layer}.attn_v.weight" in header.tensors for layer in range(layers) if not sliding[layer]]
     head_dim = header.size("attention.key_length")
     text = {
         **_common(header, layers, sliding),

@@ -25,7 +25,7 @@ FILE_KIND = "scaled_fp8"
 MAX_MARKER_BYTES = 65536
 
 _METADATA = "_quantization_metadata"
-_GGUF = "comfy.gguf.quant."
+GGUF_MARKER = "comfy.gguf.quant."
 # What may precede the names of a component's tensors in a file and not in its metadata, or the other way round.
 _PREFIXES = ("model.diffusion_model.", "diffusion_model.", "transformer.", "net.", "model.", "text_encoder.")
 _ALIASES = {
@@ -108,9 +108,9 @@ def _of_gguf(file: WeightFile) -> dict[str, Marker]:
     """The markers of a GGUF file, brought into the words of safetensors files."""
     markers = {}
     for key, text in file.metadata.items():
-        if not key.startswith(_GGUF):
+        if not key.startswith(GGUF_MARKER):
             continue
-        name, where = key.removeprefix(_GGUF), f"{file.path}: {key}"
+        name, where = key.removeprefix(GGUF_MARKER), f"{file.path}: {key}"
         if name not in file.tensors:
             raise CheckpointError(f"{where} belongs to no tensor of the file; convert or download it again.")
         if len(text) > MAX_MARKER_BYTES:

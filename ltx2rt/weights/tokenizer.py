@@ -184,8 +184,9 @@ def require_vocabulary(encoder: Checkpoint) -> None:
     """
     for file in encoder.files:
         if isinstance(file, GgufFile):
-            inside = (*file.fields, *file.metadata, *(name.rpartition(".")[2] for name in file.tensors))
-            if not {_TOKENS, _WHOLE, _PACKED_JSON, _PACKED_SENTENCEPIECE}.intersection(inside):
+            inside = {name.rpartition(".")[2] for name in file.tensors}
+            packed = {_PACKED_JSON, _PACKED_SENTENCEPIECE}.intersection(inside)
+            if not packed and not any(map(file.has, (_TOKENS, _WHOLE, _PACKED_JSON, _PACKED_SENTENCEPIECE))):
                 _found_beside(encoder.path)
 
 

@@ -54,13 +54,13 @@ KEYFRAMES = "--pipeline keyframe-interpolation {dev} {upscaler} {lora} {small} "
 SOUND = "--pipeline audio-to-video {dev} {upscaler} {lora} {small} --audio-path "
 
 CASES = {
-    "retake of a wrong frame count": (
-        RETAKE + "{b}/ten-frames.mp4",
-        "has 10 frames; the number must be 8*k + 1, cut it to 9",
+    "retake of a wrong frame count, not to be fitted": (
+        RETAKE + "{b}/ten-frames.mp4 --fit error",
+        "has 10 frames of 64x64; with --fit error the number must be 8*k + 1",
     ),
-    "retake of a wrong size": (
-        RETAKE + "{b}/odd-size.mp4",
-        "is 80x64; both sides must be multiples of 32, scale it to 64x64",
+    "retake of a wrong size, not to be fitted": (
+        RETAKE + "{b}/odd-size.mp4 --fit error",
+        "frames of 80x64; with --fit error the number must be 8*k + 1 and both sides multiples of 32",
     ),
     "retake of a corrupt container": (RETAKE + "{b}/corrupt.mp4", "corrupt.mp4 cannot be read"),
     "retake of a picture": (RETAKE + "{m}/music.wav", "has no video stream"),

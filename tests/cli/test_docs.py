@@ -10,6 +10,7 @@ import av
 import numpy as np
 import pytest
 from command_inputs import moving_square, tones, video_file
+from ltx25_pack import write_official_pack
 from PIL import Image
 
 from ltx2rt.api import PIPELINE_NAMES
@@ -32,6 +33,7 @@ def documented_files(tmp_path_factory: pytest.TempPathFactory, weights: Path) ->
     folder = tmp_path_factory.mktemp("documented")
     for path in weights.iterdir():
         (folder / path.name).symlink_to(path)
+    write_official_pack(folder / "LTX-2.5")
     square = moving_square(3)
     for name, picture in zip(("photograph.jpg", "first.png", "last.png"), square, strict=True):
         Image.fromarray(picture).save(folder / name)

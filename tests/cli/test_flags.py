@@ -51,6 +51,7 @@ TESTED_ELSEWHERE = {
     "--decode-with-keyframes": "test_ltx25.py",
     "--auto-duration": "test_ltx25.py",
     "--prompt-enhancer-gemma-root": "test_ltx25.py",
+    "--audio-max-duration": "test_pipelines.py",
     "--output-path": "test_pipelines.py",
     "--config": "test_config_file.py",
     "--print-config": "test_config_file.py",
@@ -219,13 +220,18 @@ CASES: dict[str, tuple[str, dict[str, str]]] = {
         {"image": '[["{m}/photo.jpg", 0, 0.95, 33], ["{m}/other.png", 8, 0.5, 33]]'},
     ),
     "audio-to-video": (
-        "{dev} {upscaler} {distilled_lora} --prompt x --audio-path {m}/music.wav --audio-start-time 0.1 "
-        "--audio-max-duration 0.375",
-        {"audio-path": '"{m}/music.wav"', "audio-start-time": "0.1", "audio-max-duration": "0.375"},
+        "{dev} {upscaler} {distilled_lora} --prompt x --audio-path {m}/music.wav --audio-start-time 0.1",
+        {"audio-path": '"{m}/music.wav"', "audio-start-time": "0.1"},
     ),
     "retake": (
-        "{distilled} --prompt x --video-path {m}/clip.mp4 --start-time 0.1 --end-time 0.3 --keep-video",
-        {"video-path": '"{m}/clip.mp4"', "start-time": "0.1", "end-time": "0.3", "keep-video": "true"},
+        "{distilled} --prompt x --video-path {m}/clip.mp4 --start-time 0.1 --end-time 0.3 --keep-video --kept-from vae",
+        {
+            "video-path": '"{m}/clip.mp4"',
+            "start-time": "0.1",
+            "end-time": "0.3",
+            "keep-video": "true",
+            "kept-from": '"vae"',
+        },
     ),
     "extend": (
         "{distilled} --prompt x --video-path {m}/clip.mp4 --extend-frames 16 --direction before",

@@ -88,7 +88,7 @@ def test_audio_to_video_keeps_the_sound(
     assert best > 0.95
 
 
-def test_audio_shorter_than_the_clip_is_filled_with_a_warning(
+def test_audio_shorter_than_the_clip_ends_with_a_warning(
     tmp_path: Path, dev: list[str], media: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     # One channel at a rate that AAC does not have.
@@ -96,7 +96,30 @@ def test_audio_shorter_than_the_clip_is_filled_with_a_warning(
     sound = ["--audio-path", str(tmp_path / "mono.wav")]
     path = generated(tmp_path / "clip", "--pipeline", "audio-to-video", *dev, *SMALL, *FEW_STEPS, *sound)
     assert_clip(path)
-    assert "gives 0.20 s of sound, the clip lasts 0.38 s; the rest is silent" in caplog.text
+    assert "gives 0.20 s of sound, the clip lasts 0.38 s; it ends without sound" in caplog.text
+
+
+@pytest.mark.parametrize(("words", "frames"), [("--audio-max-duration 0.75", 17), ("--audio-max-duration 9", 17)])
+def test_a_clip_as_long_as_its_sound(
+    words: str, frames: int, tmp_path: Path, dev: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_wav(tmp_path / "sound.wav", tones(1.0, 16000), 16000)
+    command = [
+        "--pipeline",
+        "audio-to-video",
+        *dev,
+        *SMALL[:4],
+        *FEW_STEPS,
+        "--audio-path",
+        str(tmp_path / "sound.wav"),
+    ]
+    # 18 frames of 0.75 s, or of what is left behind the start.
+    path = generated(tmp_path / "clip", *command, "--audio-start-time", "0.25", *words.split())
+    assert_clip(path, frames)
+    settings = json.loads(Path(f"{path}.json").read_text())["settings"]
+    assert "num_frames" not in settings
+    assert run(["generate", *PROMPT, *command, *words.split(), "--num-frames", "9", "-o", str(tmp_path / "x.mp4")]) == 2
+    assert "--num-frames and --audio-max-duration contradict each other" in capsys.readouterr().err
 
 
 def test_retake_changes_the_range_alone(tmp_path: Path, weights: Path) -> None:

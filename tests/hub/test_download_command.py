@@ -22,6 +22,7 @@ from ltx2rt.cli import transfer_progress
 from ltx2rt.cli.download import next_command
 from ltx2rt.cli.flags import spelling
 from ltx2rt.cli.main import build_parser, run
+from ltx2rt.graph.pipelines import pipeline_for_files
 from ltx2rt.hub import download
 from ltx2rt.hub.cache import HubCache
 from ltx2rt.hub.download import wanted_parts
@@ -347,7 +348,8 @@ def test_the_table_is_well_formed() -> None:
         usual = Counter(part.setting for part in known.usual)
         assert max(usual.values()) == 1, known
         assert "text_encoder" in usual or known.parts[0].is_folder
-        assert ("distilled_lora" in usual) == (known.pipeline == "two-stage")
+        wanted = {"distilled": "distilled", "dev": "two-stage" if "distilled_lora" in usual else "one-stage"}
+        assert pipeline_for_files(known.variant, usual).name == wanted[known.variant], known
         assert HubReference.parse(known.name) is None
     for part in (*(part for known in SETS for part in known.parts), *OTHERS):
         assert part.files

@@ -30,6 +30,13 @@ void attention_tile_of(int64_t head_size, int* out) {
   out[1] = tile.threads;
 }
 int attention_keys_threads_of(int64_t width) { return attention_keys_threads(width); }
+int neighborhood_has_shader_of(const int64_t* sizes, const int64_t* pairs) {
+  const int64_t window[2] = {sizes[5], sizes[6]};
+  return neighborhood_has_shader(sizes[0], sizes[1], sizes[2], sizes[3], sizes[4], window, pairs);
+}
+int64_t neighborhood_operations_of(int64_t slots, int64_t window_height, int64_t window_width) {
+  return neighborhood_operations(slots, window_height, window_width);
+}
 void conv_plan_of(const int64_t* sizes, int* out) {
   int kernel[3], stride[3], dilation[3];
   for (int a = 0; a < 3; a++) {

@@ -16,8 +16,8 @@ Triple = tuple[int, int, int]
 @lru_cache
 def _library() -> ctypes.CDLL:
     library = ctypes.CDLL(str(build_host_library([Path(__file__).with_suffix(".cpp")], [ROOT])))
-    for name in ("units_per_dispatch_of", "linear_slab_columns_of", "linear_temporary_bytes_of"):
-        getattr(library, name).restype = ctypes.c_int64
+    for name in ("linear_slab_columns", "linear_temporary_bytes", "neighborhood_operations", "units_per_dispatch"):
+        getattr(library, f"{name}_of").restype = ctypes.c_int64
     return library
 
 
@@ -74,6 +74,19 @@ def attention_tile(head_size: int) -> tuple[int, int]:
 
 def attention_keys_threads(width: int) -> int:
     return int(_library().attention_keys_threads_of(ctypes.c_int64(width)))
+
+
+def neighborhood_has_shader(
+    head_size: int, slots: int, size: tuple[int, int], channels: int, window: tuple[int, int], pairs: Triple | None
+) -> bool:
+    sizes = (ctypes.c_int64 * 7)(head_size, slots, *size, channels, *window)
+    given = None if pairs is None else (ctypes.c_int64 * 3)(*pairs)
+    return bool(_library().neighborhood_has_shader_of(sizes, given))
+
+
+def neighborhood_operations(slots: int, window: tuple[int, int]) -> int:
+    """Of a threadgroup, at most."""
+    return int(_library().neighborhood_operations_of(*(ctypes.c_int64(n) for n in (slots, *window))))
 
 
 class ConvPlan(NamedTuple):

@@ -24,6 +24,7 @@ import mlx.core as mx
 import numpy as np
 from simulated_kernels import OPS, simulated_kernels
 
+from ltx2rt.graph.diffusion.noise import FrameNoise, TorchCpuNoise
 from ltx2rt.graph.models.audio import vae as audio_vae
 from ltx2rt.graph.models.audio import vocoder
 from ltx2rt.graph.models.layers.params import Params
@@ -35,6 +36,8 @@ from ltx2rt.graph.models.transformer.modality import Modality, Perturbation
 from ltx2rt.graph.models.upscaler import model as upscaler
 from ltx2rt.graph.models.video_vae import specs as video_vae
 from ltx2rt.graph.models.video_vae.decoder import VideoDecoder
+from ltx2rt.graph.models.video_vae.diffusion_decoder import DiffusionVideoDecoder
+from ltx2rt.graph.models.video_vae.diffusion_keyframes import KeyFrames
 from ltx2rt.graph.models.video_vae.encoder import VideoEncoder
 from ltx2rt.kernels.uninitialized import uninitialized
 from ltx2rt.kernels.variants import Variant
@@ -333,6 +336,20 @@ def run_video_vae(name: str, dtype: mx.Dtype) -> None:
     list(decoder.decode_frames(latent[:, :1]))
 
 
+def run_diffusion_decoder(dtype: mx.Dtype) -> None:
+    """One block of each stage, without key frames, with one and with several; frames in pieces of several sizes."""
+    config = video_vae.VideoVaeConfig.from_dict(PUBLISHED["diffusion_vae"])
+    stages = replace(config.require_diffusion(), depths=(1,) * len(config.require_diffusion().depths))
+    config = replace(config, encoder=None, diffusion=stages)
+    arrays = Params(weights(video_vae.param_specs(config)))
+    latent = _zeros(1, 2, 2, 3, config.latent_channels, dtype=dtype)
+    planes = _zeros(1, 3, 2, 3, config.latent_channels, dtype=dtype)
+    for frames_per_push in (1, 5):
+        decoder = DiffusionVideoDecoder(config, arrays, dtype, frames_per_push)
+        for keyframes in (None, KeyFrames(planes[:, :1], (4,)), KeyFrames(planes, (0, 3, 8))):
+            list(decoder.stream_frames(latent, None, FrameNoise(TorchCpuNoise(0)), keyframes))
+
+
 def run_sound(name: str) -> None:
     """Encoder, decoder and vocoder of sound, which always compute in float32."""
     config = audio_vae.AudioVaeConfig.from_dict(PUBLISHED["models"][name]["audio_vae"])
@@ -358,6 +375,7 @@ def graphs(dtype: mx.Dtype = mx.bfloat16) -> dict[str, Callable[[], None]]:
         made[f"text {name}"] = lambda name=name: run_text(name, dtype)
         made[f"video VAE {name}"] = lambda name=name: run_video_vae(name, dtype)
         made[f"sound {name}"] = lambda name=name: run_sound(name)
+    made["diffusion decoder"] = lambda: run_diffusion_decoder(dtype)
     for form in PACKED_FORMS:
         made[f"transformer 2.5 {form}"] = lambda form=form: run_transformer("2.5", form, dtype)
     for form in TEXT_FORMS:

@@ -16,6 +16,8 @@ from ltx2rt.graph.models.transformer import model as transformer
 from ltx2rt.graph.models.transformer.modality import Modality
 from ltx2rt.graph.models.video_vae import specs as video_vae
 from ltx2rt.graph.models.video_vae.decoder import VideoDecoder
+from ltx2rt.graph.models.video_vae.diffusion_blocks import AttentionBlock
+from ltx2rt.graph.models.video_vae.diffusion_streams import KeyRing, PlaneKeys
 from ltx2rt.kernels.selection import forced
 from ltx2rt.types import LinearWeight
 
@@ -183,6 +185,28 @@ def test_a_video_decoder() -> None:
         return [decoder(mx.array(latent).astype(dtype))]
 
     check(run, {"causal_conv3d", "causal_conv3d_row_scale"})
+
+
+@pytest.mark.parametrize("with_key_frames", [False, True])
+def test_a_block_of_the_diffusion_decoder(with_key_frames: bool) -> None:
+    """Five frames in a ring of which each sees three, and two key frames after them."""
+    block = AttentionBlock("block", 128, 64, (3, 3, 5), (16, 24, 24), denoises=True)
+    x = normal(1, 5, 4, 6, 128, seed=1)
+    planes = normal(1, 2, 4, 6, 128, seed=2)
+    shared = 0.3 * normal(7, 128, seed=3)
+
+    def run(dtype: mx.Dtype) -> list[mx.array]:
+        params = random_params(block.specs(), dtype)
+        modulation = block.modulation(params, mx.array(shared))
+        frames, of_planes = (mx.array(a).astype(dtype) for a in (x, planes))
+        keys = PlaneKeys(block.keys_values(of_planes, params, modulation), np.array([0.5, 3.0]))
+        ring = KeyRing(5, keys if with_key_frames else None)
+        ring.put(block.keys_values(frames, params, modulation))
+        at = np.arange(5)
+        after = block.attend(frames, at.astype(np.float64), ring.seen(at, 3, 5), params, modulation)
+        return [block.mlp(after, params, modulation)]
+
+    check(run, {"linear_tile", "modulated_norm", "neighborhood_attention"})
 
 
 def test_a_vocoder() -> None:

@@ -122,6 +122,40 @@ def test_attention_tiles() -> None:
     assert [launch_plans.attention_keys_threads(n) for n in (64, 512, 4096)] == [32, 32, 256]
 
 
+PAIRS = (8, 12, 12)
+
+
+@pytest.mark.parametrize(
+    ("changed", "fits"),
+    [
+        ({}, True),
+        ({"head_size": 32}, False),
+        ({"head_size": 128}, False),
+        ({"slots": 16}, True),
+        ({"slots": 17}, False),
+        ({"slots": 0}, False),
+        ({"size": (4095, 8192), "channels": 64}, True),
+        ({"size": (4096, 8192), "channels": 64}, False),  # 2^31 elements of a frame
+        ({"window": (16, 16)}, True),
+        ({"window": (17, 16)}, False),
+        ({"window": (40, 90), "pairs": None}, True),
+        ({"pairs": (10, 11, 11)}, False),
+        ({"pairs": (0, 16, 16)}, True),
+        ({"pairs": (4, 4, 24)}, True),
+    ],
+)
+def test_what_the_shader_of_neighborhood_attention_takes(changed: dict, fits: bool) -> None:
+    published = {"head_size": 64, "slots": 11, "size": (128, 192), "channels": 256, "window": (11, 11), "pairs": PAIRS}
+    assert launch_plans.neighborhood_has_shader(**(published | changed)) == fits
+
+
+def test_operations_of_neighborhoods() -> None:
+    """Of 128 queries, each of two lists of frames, in blocks that see whole fragments of rows and columns."""
+    assert launch_plans.neighborhood_operations(11, (11, 11)) == 4 * 128 * 64 * 22 * 12 * 14
+    assert launch_plans.neighborhood_operations(3, (5, 5)) == 4 * 128 * 64 * 6 * 8 * 8
+    assert launch_plans.neighborhood_operations(1, (15, 3)) == 4 * 128 * 64 * 2 * (16 + 4) * 6  # two pieces
+
+
 def test_conv_plans() -> None:
     video = launch_plans.conv_plan((16, 64, 64), (3, 3, 3), ONE, ONE)
     assert video == ((4, 4, 8), (6, 6, 10), (4, 16, 8), True)

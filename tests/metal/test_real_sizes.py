@@ -11,7 +11,7 @@ import mlx.core as mx
 import pytest
 from simulated_kernels import simulated_kernels
 
-from ltx2rt.kernels import causal_conv3d, quantized_linear, rope_attention
+from ltx2rt.kernels import causal_conv3d, neighborhood_attention, quantized_linear, rope_attention, shifted_frames
 from ltx2rt.types import LinearWeight
 from tools.metal_sim.device import Given, SimulatedDevice, Triple
 
@@ -50,6 +50,14 @@ def ones(*shape: int) -> mx.array:
             4 * TOKENS**2 * 4096,
         ),
         (
+            "neighborhood_attention_bfloat16",  # the last stage of the diffusion decoder, 25 frames of 256 x 256
+            lambda: neighborhood_attention(
+                *(ones(1, 25, 64, 64, 256) for _ in range(3)), shifted_frames(25, 11), num_heads=4, window=(11, 11)
+            ),
+            4 * 128 * 22 * 12 * 14 * 64,
+            4 * 25 * 64 * 64 * 11**3 * 256,
+        ),
+        (
             "linear_tile_bfloat16_bfloat16_128x64",
             lambda: quantized_linear(ones(TOKENS, 4096), LinearWeight("dense", ones(8192, 4096))),
             2 * 128 * 64 * 4096,
@@ -68,7 +76,7 @@ def ones(*shape: int) -> mx.array:
             2 * 9 * 128 * 192 * 27 * 128 * 128,
         ),
     ],
-    ids=["attention", "linear", "deep linear", "convolution"],
+    ids=["attention", "neighborhood", "linear", "deep linear", "convolution"],
 )
 def test_no_dispatch_exceeds_the_limit(
     kernel: str, call: Callable[[], mx.array], operations_per_threadgroup: int, operations: int

@@ -16,13 +16,18 @@ from work_counters import (
     TABLE,
     WEIGHTS_BEGIN,
     WEIGHTS_END,
+    WINDOWS,
+    WINDOWS_BEGIN,
+    WINDOWS_END,
     attention,
     convolution,
     counts,
     document_table,
     linear,
+    neighborhood_name,
     shown,
     weights_table,
+    windows_table,
 )
 
 TABLE_NOW = json.loads(TABLE.read_text())
@@ -69,6 +74,18 @@ def test_attention_needs_less_than_steel_attention(fused: bool) -> None:
         assert ours[name] <= mlx[name], name
 
 
+@pytest.mark.parametrize("window", WINDOWS)
+def test_a_brick_reads_each_key_once(window: tuple[int, int, int]) -> None:
+    """And q, writes the result, and of each thread three eights: weights of both norms, and turns of q in time."""
+    frames, rows, columns = window
+    slab = (frames + 3) * (rows + 3) * (columns + 7)
+    necessary = 2 * 64 * (2 * slab + 2 * 128)
+    counted = TABLE_NOW[neighborhood_name(window)]["ours"]["device_bytes"]
+    turns = 2 * 4 * (8 * (frames + 3) + 12 * (rows + 3) + 12 * (columns + 7))
+    listed = 4 * 4 * frames
+    assert counted <= necessary + 3 * 256 * 32 + turns + listed
+
+
 def test_convolution_reads_less_than_implicit_gemm() -> None:
     problem = convolution(64)
     assert problem.mlx is not None
@@ -97,6 +114,7 @@ def test_the_document_shows_the_table() -> None:
     text = DOCUMENT.read_text()
     assert text == shown(text, BEGIN, END, document_table(TABLE_NOW))
     assert text == shown(text, WEIGHTS_BEGIN, WEIGHTS_END, weights_table(TABLE_NOW))
+    assert text == shown(text, WINDOWS_BEGIN, WINDOWS_END, windows_table(TABLE_NOW))
 
 
 @pytest.mark.parametrize("format_", ["e4m3", *PACKED])

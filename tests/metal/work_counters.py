@@ -18,6 +18,7 @@ import attention_cases  # noqa: E402
 import conv_cases  # noqa: E402
 import linear_cases  # noqa: E402
 import mlx_kernels  # noqa: E402
+import neighborhood_cases  # noqa: E402
 import numpy as np  # noqa: E402
 from shaders_under_test import Operand  # noqa: E402
 from test_antialiased_snake_shader import operands, snake  # noqa: E402
@@ -28,6 +29,7 @@ from tools.metal_sim import Counters  # noqa: E402
 TABLE = Path(__file__).with_suffix(".json")
 DOCUMENT = ROOT / "docs/metal.md"
 BEGIN, END = "<!-- work counters: begin -->\n", "<!-- work counters: end -->\n"
+WINDOWS_BEGIN, WINDOWS_END = "<!-- window requests: begin -->\n", "<!-- window requests: end -->\n"
 WEIGHTS_BEGIN, WEIGHTS_END = "<!-- weight requests: begin -->\n", "<!-- weight requests: end -->\n"
 DTYPE = "bfloat16"
 # What is kept of the counters, and how the document calls it. Barriers of a simdgroup are not among them: they order
@@ -126,6 +128,29 @@ def attention(size: int, tokens: int, heads: int, fused: bool) -> Problem:
     return Problem(ours, mlx)
 
 
+# Of queries that share keys: a threadgroup's.
+BRICK = (4, 4, 8)
+WINDOWS = ((11, 11, 11), (3, 7, 7), (3, 5, 5))
+
+
+def neighborhood(window: tuple[int, int, int]) -> Problem:
+    """A brick of queries far from all borders, whose windows are whole: its cells are replicated around it."""
+
+    def ours() -> list[Counters]:
+        frames, rows, columns = window
+        key_frames = np.arange(BRICK[0])[:, None] + np.arange(frames)
+        case = neighborhood_cases.Case.random(
+            BRICK, key_frames, (rows, columns), ("replicate", "replicate"), frames_of_keys=BRICK[0] + frames - 1
+        )
+        return neighborhood_cases.attention(case, **OPTIONS).counters
+
+    return Problem(ours, None)
+
+
+def neighborhood_name(window: tuple[int, int, int]) -> str:
+    return f"neighborhood {'x'.join(map(str, window))}, norm + rope, 128 queries"
+
+
 def convolution(channels: int) -> Problem:
     """3 x 3 x 3 taps, 128 outputs of 64 channels."""
 
@@ -165,6 +190,7 @@ PROBLEMS: dict[str, Problem] = {
     "attention 512 x 512, head 128, norm + rope + gate": attention(128, 512, 1, True),
     "attention 512 x 512, head 64": attention(64, 512, 1, False),
     "attention 512 x 512, head 64, norm + rope + gate": attention(64, 512, 1, True),
+    **{neighborhood_name(window): neighborhood(window) for window in WINDOWS},
     "conv 3x3x3, 128 channels, 128 outputs x 64": convolution(128),
     "conv 3x3x3, 256 channels, 128 outputs x 64": convolution(256),
     "conv 3x3x3, 512 channels, 128 outputs x 64": convolution(512),
@@ -201,6 +227,27 @@ def weights_table(table: dict[str, dict[str, dict[str, int]]]) -> str:
     return "\n".join(lines).replace(",", " ") + "\n"
 
 
+def windows_table(table: dict[str, dict[str, dict[str, int]]]) -> str:
+    """What a query of neighborhood_attention costs beside what it must, as the document shows it."""
+    names = "requested bytes", "its keys and values", "all operands once", "matrix ops", "of its keys alone"
+    lines = ["| window | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
+    queries = int(np.prod(BRICK))
+    for window in WINDOWS:
+        counted = table[neighborhood_name(window)]["ours"]
+        keys = int(np.prod(window))
+        # q, k, v and the result, of two bytes; scores and sums, 8 x 8 x 8 products at a time.
+        least, products = 4 * 64 * 2, keys * 2 * 64 / 512
+        cells = (
+            f"{counted['device_bytes'] / queries:,.0f}",
+            f"{keys * 2 * 64 * 2:,}",
+            str(least),
+            f"{counted['multiplies'] / queries:.0f}",
+            f"{products:.0f} ({counted['multiplies'] / queries / products:.2f} times)",
+        )
+        lines.append(f"| {' x '.join(map(str, window))} | " + " | ".join(cells) + " |")
+    return "\n".join(lines).replace(",", " ") + "\n"
+
+
 def shown(text: str, begin: str, end: str, table: str) -> str:
     """The document with a table between its marks."""
     before, _, rest = text.partition(begin)
@@ -221,6 +268,7 @@ def main(chosen: list[str]) -> None:
     TABLE.write_text(json.dumps(table, indent=1) + "\n")
     if DOCUMENT.exists():
         text = shown(DOCUMENT.read_text(), BEGIN, END, document_table(table))
+        text = shown(text, WINDOWS_BEGIN, WINDOWS_END, windows_table(table))
         DOCUMENT.write_text(shown(text, WEIGHTS_BEGIN, WEIGHTS_END, weights_table(table)))
 
 

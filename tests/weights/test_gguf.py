@@ -177,7 +177,10 @@ BAD_HEADERS: dict[str, tuple[dict[str, Any], str]] = {
     "sizes of floats": ({"values": {"comfy.gguf.orig_shape.x": np.array([2.0, 3.0])}}, "orig_shape must be an array"),
     "another model": ({"values": {"general.architecture": "flux"}}, "GGUF of architecture 'flux', which is neither"),
     "projector": ({"values": {"general.architecture": "clip"}}, "'clip', a vision projector"),
-    "shard": ({"values": {"split.count": np.uint16(4)}}, "one of 4 files that a GGUF model was split into"),
+    "shard": (
+        {"values": {"split.count": np.uint16(4)}},
+        "one of 4 files that a GGUF model was split into; their names",
+    ),
 }
 
 

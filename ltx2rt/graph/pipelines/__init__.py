@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Collection
 
 from ltx2rt.errors import UsageError
 from ltx2rt.graph.pipelines import (
@@ -65,6 +66,12 @@ def pipeline_for(name: str, variant: str) -> PipelineEntry:
     if name != AUTOMATIC:
         return PIPELINES[name]
     return next(entry for entry in PIPELINES.values() if entry.automatic and entry.variant == variant)
+
+
+def pipeline_for_files(variant: str, settings: Collection[str]) -> PipelineEntry:
+    """The pipeline of a variant that uses most of these weight files, given by their settings; the first of several."""
+    fitting = [e for e in PIPELINES.values() if e.variant == variant and set(e.files) <= set(settings)]
+    return max(fitting, key=lambda entry: len(entry.files))
 
 
 def pipelines_taking(setting: str) -> tuple[str, ...]:

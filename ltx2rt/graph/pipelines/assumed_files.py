@@ -14,8 +14,7 @@ from ltx2rt.types import ParamSpec
 from ltx2rt.weights.checkpoint import Checkpoint
 from ltx2rt.weights.tensor_source import DTYPES, TensorInfo
 
-# Gemma 3 12B.
-_TEXT_ENCODER: dict[str, Any] = {
+_GEMMA_3: dict[str, Any] = {
     "model_type": "gemma3",
     "text_config": {
         "model_type": "gemma3_text",
@@ -27,6 +26,23 @@ _TEXT_ENCODER: dict[str, Any] = {
         "head_dim": 256,
         "sliding_window": 1024,
         "vocab_size": 262208,
+    },
+}
+_GEMMA_4: dict[str, Any] = {
+    "model_type": "gemma4_unified",
+    "text_config": {
+        "model_type": "gemma4_unified_text",
+        "hidden_size": 3840,
+        "intermediate_size": 15360,
+        "num_attention_heads": 16,
+        "num_hidden_layers": 48,
+        "num_key_value_heads": 8,
+        "num_global_key_value_heads": 1,
+        "head_dim": 256,
+        "global_head_dim": 512,
+        "attention_k_eq_v": True,
+        "sliding_window": 1024,
+        "vocab_size": 262144,
     },
 }
 _SPATIAL_UPSCALER: dict[str, Any] = {
@@ -44,10 +60,12 @@ def with_assumed(files: WeightSet) -> tuple[WeightSet, list[str]]:
     """``files`` with manifests in the place of what is missing, and what they stand for, for people."""
     assumed = []
     if not files.has(TEXT_ENCODER):
-        specs = TEXT_ENCODER.specs(text_encoder(_TEXT_ENCODER))
-        encoder = _manifest("assumed text encoder", "language_model.model.", specs, _TEXT_ENCODER)
+        config = next(c for c in (_GEMMA_3, _GEMMA_4) if c["model_type"] in files.generation.text_encoder_types)
+        encoder = _manifest(
+            "assumed text encoder", "language_model.model.", TEXT_ENCODER.specs(text_encoder(config)), config
+        )
         files = files.with_sources({TEXT_ENCODER.name: encoder})
-        assumed.append("text encoder: Gemma 3 12B, bf16")
+        assumed.append(f"text encoder: {files.generation.text_encoder_name}, bf16")
     if not files.has(SPATIAL_UPSCALER):
         files = files.with_sources({SPATIAL_UPSCALER.name: _upscaler(_SPATIAL_UPSCALER)})
         assumed.append("spatial upscaler: LTX-2 x2, bf16")

@@ -151,6 +151,13 @@ def _with_length(settings: Settings, entry: PipelineEntry, defaults: GenerationD
         raise UsageError(
             f"{named}: the shortest clip comes first, got {asked[0]:g} s and {asked[1]:g} s; exchange them."
         )
+    if settings.audio_max_duration is not None:
+        if settings.num_frames is not None:
+            raise UsageError(
+                f"{spelled('num_frames')} and {spelled('audio_max_duration')} contradict each other: the clip is as "
+                "long as the sound that is used; give one of them."
+            )
+        return settings
     if settings.num_frames is not None:
         if asked is not None:
             log.warning("%s has no effect: %s says how long the clip is", named, spelled("num_frames"))

@@ -101,11 +101,13 @@ def reference_items(run: Run) -> list[VideoItem]:
     clips = []
     for reference in inputs.media.references:
         frames = reference.frames(*small, inputs.num_frames)
-        if temporal_scale != 1:
-            frames = frames[reference_frame_indices(len(frames), temporal_scale)]
-        clips.append(frames[: vae.pixel_frames(vae.latent_frames(len(frames)))])
+        count = frames.shape[0]
+        chosen = range(count) if temporal_scale == 1 else reference_frame_indices(count, temporal_scale)
+        clips.append(frames.selected(chosen[: vae.pixel_frames(vae.latent_frames(len(chosen)))]))
+    reading = max((reference.reading_bytes for reference in inputs.media.references), default=0)
+    latents = encode_pixels(run, "reference encoder", clips, reading)
     items: list[VideoItem] = []
-    for reference, latent in zip(inputs.media.references, encode_pixels(run, "reference encoder", clips), strict=True):
+    for reference, latent in zip(inputs.media.references, latents, strict=True):
         item = AppendReferenceVideo(latent, downscale, temporal_scale, reference.strength)
         mask = inputs.media.attention_mask
         if mask is None or (mask.weights is None and mask.strength == 1.0):

@@ -39,7 +39,7 @@ def open_inputs(
     """
     context, negative = _contexts(settings, files)
     media = entry.open_media(settings, files)
-    num_frames, height, width = settings.num_frames, settings.height, settings.width
+    num_frames, height, width = settings.num_frames or media.num_frames, settings.height, settings.width
     frame_rate = settings.frame_rate
     if media.source is not None:
         num_frames, height, width = (int(n) for n in media.source.frames.shape[:3])

@@ -75,7 +75,7 @@ KEPT_FROM = ("source", "vae")
 _SECONDS = Number("SECONDS")
 _CONTROL = {"topic": REFERENCES}
 _MODEL = {"shown_default": "model"}
-_WRITER = {"shown_default": "that of the model, see docs/python.md"}
+_WRITER = {"shown_default": "usual for the language model, see docs/pipelines/ltx-2.5.md"}
 
 
 @dataclass(frozen=True)
@@ -263,7 +263,11 @@ class Settings:
     )
     audio_start_time: float = setting(0.0, _SECONDS, "where in the sound to begin", "Conditions", topic=DRIVING_SOUND)
     audio_max_duration: float | None = setting(
-        None, _SECONDS, "how much of it to use, at most the length of the clip", "Conditions", topic=DRIVING_SOUND
+        None,
+        _SECONDS,
+        "how much of it to use; the clip is then as long as that, and --num-frames is left out",
+        "Conditions",
+        topic=DRIVING_SOUND,
     )
     video_path: Path | None = setting(None, FilePath(), "the clip to edit", "Conditions", topic=SOURCE)
     fit: str | None = setting(

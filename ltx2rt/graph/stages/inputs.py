@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-from contextlib import suppress
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import NamedTuple, Protocol
@@ -30,11 +30,60 @@ class ImageCondition:
         pixels: called with (height, width), returns float32 (height, width, 3) in [-1, 1].
         frame_index: pixel frame of the clip.
         strength: 1 keeps the image exactly, 0 leaves the frame free.
+        reading_bytes: what reading it takes.
     """
 
     pixels: Callable[[int, int], Array]
     frame_index: int = 0
     strength: float = 1.0
+    reading_bytes: int = 0
+
+    def stream(self, height: int, width: int) -> FrameStream:
+        """The image as a clip of one frame, read when it is wanted."""
+
+        def read() -> Generator[Array, None, None]:
+            yield self.pixels(height, width)
+
+        return FrameStream((1, height, width, 3), read)
+
+
+@dataclass(frozen=True)
+class FrameStream:
+    """Frames that are read one by one, as often as they are wanted, and never lie in memory together.
+
+    Attributes:
+        shape: (F, H, W, 3).
+        read: called, it begins with the first frame: (H, W, 3) uint8, or float32 in [-1, 1], F of them.
+    """
+
+    shape: tuple[int, int, int, int]
+    read: Callable[[], Generator[Array, None, None]]
+
+    @classmethod
+    def of(cls, frames: Array) -> FrameStream:
+        """Of frames that do lie in memory."""
+
+        def read() -> Generator[Array, None, None]:
+            yield from frames
+
+        count, height, width = frames.shape[:3]
+        return cls((count, height, width, 3), read)
+
+    def selected(self, places: Sequence[int]) -> FrameStream:
+        """Some of the frames, by their places, which rise."""
+
+        def read() -> Generator[Array, None, None]:
+            wanted = iter(places)
+            place = next(wanted, None)
+            with closing(self.read()) as frames:
+                for index, frame in enumerate(frames):
+                    if place is None:
+                        return
+                    if index == place:
+                        yield frame
+                        place = next(wanted, None)
+
+        return FrameStream((len(places), *self.shape[1:]), read)
 
 
 @dataclass(frozen=True)
@@ -42,13 +91,14 @@ class ReferenceVideo:
     """A control video of an IC-LoRA.
 
     Attributes:
-        frames: called with (height, width, count), returns at most ``count`` frames, float32 (F, height, width, 3) in
-            [-1, 1].
+        frames: called with (height, width, count), returns at most ``count`` frames of that size.
         strength: 1 keeps the reference clean.
+        reading_bytes: what reading them takes.
     """
 
-    frames: Callable[[int, int, int], Array]
+    frames: Callable[[int, int, int], FrameStream]
     strength: float = 1.0
+    reading_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -75,19 +125,6 @@ class SoundInput:
 
     waveform: Array
     sample_rate: int
-
-
-@dataclass(frozen=True)
-class FrameStream:
-    """Frames that are read one by one, as often as they are wanted, and never lie in memory together.
-
-    Attributes:
-        shape: (F, H, W, 3).
-        read: called, it begins with the first frame: (H, W, 3) uint8, or float32 in [-1, 1], F of them.
-    """
-
-    shape: tuple[int, int, int, int]
-    read: Callable[[], Generator[Array, None, None]]
 
 
 class OwnPictures(Protocol):
@@ -188,6 +225,7 @@ class Media:
         images: applied in order.
         references, attention_mask: control videos of an IC-LoRA, and where the clip attends to them.
         sound: drives the video.
+        num_frames: of the clip, where the sound decides; None: as the settings say.
         source, region: the clip that is edited, and where.
     """
 
@@ -195,6 +233,7 @@ class Media:
     references: tuple[ReferenceVideo, ...] = ()
     attention_mask: AttentionMask | None = None
     sound: SoundInput | None = None
+    num_frames: int | None = None
     source: SourceClip | None = None
     region: TimeRange | None = None
 

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
+from math import floor
 from pathlib import Path
 
 import numpy as np
 
 from ltx2rt.errors import UsageError
+from ltx2rt.graph.components import VIDEO_VAE
+from ltx2rt.graph.diffusion.latent_geometry import snapped_frames
 from ltx2rt.graph.settings.inputs import ImageInput, VideoInput, VideoSource
 from ltx2rt.graph.settings.settings import Settings
 from ltx2rt.graph.stages.inputs import (
     AttentionMask,
+    FrameStream,
     ImageCondition,
     Media,
     ReferenceVideo,
@@ -25,14 +29,19 @@ from ltx2rt.graph.stages.weight_set import WeightSet
 from ltx2rt.media.audio_reader import read_audio
 from ltx2rt.media.canny import canny, check_thresholds
 from ltx2rt.media.clip_reader import SAME_RATE, ClipReader, is_still_picture
-from ltx2rt.media.fit import fit_words, fitted
-from ltx2rt.media.images import image_name, load_conditioning_image, picture_bytes, read_image
+from ltx2rt.media.fit import fit_words, fitted, is_much_larger
+from ltx2rt.media.images import image_name, load_conditioning_image, picture_bytes, read_image, reading_bytes
 from ltx2rt.media.pixel_range import LUMA, to_signed_range
 from ltx2rt.media.resize import resize_to_cover
 from ltx2rt.spelling import spelled
 from ltx2rt.types import Array, FilePath
 
 log = logging.getLogger(__name__)
+
+# Of a clip whose length follows from its sound.
+_MOST_FRAMES = 1024
+# Seconds without sound at the end of a clip that are not worth a word.
+_SHORT_SILENCE = 0.01
 
 DEFAULT_FIT = "crop"  # of images and control videos, as in the official code
 
@@ -52,8 +61,9 @@ def open_references(settings: Settings, files: WeightSet) -> Media:
 
 
 def open_driving_sound(settings: Settings, files: WeightSet) -> Media:
-    """Images, and the sound that drives the video."""
-    return replace(open_images(settings, files), sound=driving_sound(settings))
+    """Images, and the sound that drives the video, with the length of the clip."""
+    sound, frames = driving_sound(settings, files.config(VIDEO_VAE).temporal_factor)
+    return replace(open_images(settings, files), sound=sound, num_frames=frames)
 
 
 def image_condition(image: ImageInput, settings: Settings) -> ImageCondition:
@@ -74,35 +84,95 @@ def image_condition(image: ImageInput, settings: Settings) -> ImageCondition:
     def pixels(height: int, width: int) -> Array:
         return load_conditioning_image(image.image, height, width, crf=crf, fit=fit, antialias=settings.antialias)
 
-    return ImageCondition(pixels=pixels, frame_index=image.frame_index, strength=image.strength)
+    # What is reduced for the final size is reduced for smaller stages, too.
+    reduced = settings.antialias and is_much_larger(rows, columns, settings.height or 0, settings.width or 0)
+    reading = reading_bytes(rows, columns, compressed=crf > 0, reduced=reduced)
+    return ImageCondition(pixels, image.frame_index, image.strength, reading)
 
 
 def reference_video(video: VideoInput, settings: Settings) -> ReferenceVideo:
     """A control video; its frames are read, and turned into edges if asked for, when the stage needs them.
 
     Raises:
-        UsageError: another frame rate than the clip's, or a strength outside 0 to 1.
+        UsageError: another frame rate than the clip's, other proportions that may not be fitted, or a strength outside
+            0 to 1.
         MediaError: the file cannot be read.
     """
     check_strength("reference video", video.strength)
     check_thresholds(settings.canny_low, settings.canny_high)
-    source = video.video
-    if isinstance(source, np.ndarray):
-        name, length = "the reference video", len(picture_bytes(source, "a reference video"))
-        rows, columns = source.shape[-3:-1]
-    else:
-        reader = control_reader(source, settings)
-        name, length = str(source), reader.num_frames
-        rows, columns = reader.height, reader.width
-        for note in reader.notes:
-            log.warning("%s", note)
-    say_fit(name, rows, columns, settings)
-    if length < (settings.num_frames or 0):
-        log.warning("%s has %d frames, the clip %s; the reference ends earlier", name, length, settings.num_frames)
-    return ReferenceVideo(
-        frames=lambda height, width, count: to_signed_range(control_frames(source, settings, height, width, count)),
-        strength=video.strength,
-    )
+    control = ControlVideo.open(video.video, settings)
+    for note in control.notes:
+        log.warning("%s", note)
+    say_fit(control.name, *control.size, settings)
+    if control.num_frames < (settings.num_frames or 0):
+        log.warning(
+            "%s has %d frames, the clip %s; the reference ends earlier",
+            control.name,
+            control.num_frames,
+            settings.num_frames,
+        )
+
+    def frames(height: int, width: int, count: int) -> FrameStream:
+        def read() -> Generator[Array, None, None]:
+            for frame in control.frames(settings, height, width, count):
+                yield to_signed_range(frame)
+
+        return FrameStream((min(count, control.num_frames), height, width, 3), read)
+
+    return ReferenceVideo(frames, video.strength, control.reading_bytes)
+
+
+@dataclass(frozen=True)
+class ControlVideo:
+    """A control video of a file or an array.
+
+    Attributes:
+        name: for messages.
+        num_frames: at the rate of the clip.
+        size: (height, width).
+        pictures: called with a number, gives at most so many, (H, W, 3) uint8.
+        reading_bytes: what reading takes.
+        notes: what its reader has to say.
+    """
+
+    name: str
+    num_frames: int
+    size: tuple[int, int]
+    pictures: Callable[[int], Iterable[Array]]
+    reading_bytes: int = 0
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def open(cls, video: VideoSource, settings: Settings) -> ControlVideo:
+        """A control video at the rate of the clip: one of variable rate is read by its time stamps.
+
+        Raises:
+            UsageError: it has a constant rate, and another one; or an array that is no video.
+            MediaError: the file cannot be read.
+        """
+        if isinstance(video, np.ndarray):
+            frames = picture_bytes(video, "a reference video")
+            height, width = frames.shape[-3:-1]
+            return cls("the reference video", len(frames), (height, width), lambda count: frames[:count])
+        reader = ClipReader(video, source_color=settings.source_color, frame_rate=settings.frame_rate)
+        if not reader.variable_rate:
+            require_frame_rate(video, reader.own_rate, reader.frame_rate)
+        return cls(
+            str(video),
+            reader.num_frames,
+            (reader.height, reader.width),
+            reader.frames,
+            reader.reading_bytes,
+            tuple(reader.notes),
+        )
+
+    def frames(self, settings: Settings, height: int, width: int, count: int) -> Iterator[Array]:
+        """At most ``count`` frames, edges if the settings say so: (height, width, 3) float32 in 0 to 255."""
+        edges = partial(canny, low=settings.canny_low, high=settings.canny_high)
+        fit = settings.fit or DEFAULT_FIT
+        for picture in self.pictures(count):
+            shown = edges(picture) if settings.control_type == "canny" else picture
+            yield fitted(shown, height, width, fit, antialias=settings.antialias)
 
 
 def say_fit(name: str, rows: int, columns: int, settings: Settings) -> None:
@@ -122,32 +192,6 @@ def say_fit(name: str, rows: int, columns: int, settings: Settings) -> None:
         )
     if words:
         log.warning("%s: %s (%s)", name, words, spelled("fit", way))
-
-
-def control_reader(path: FilePath, settings: Settings) -> ClipReader:
-    """A control video at the rate of the clip.
-
-    Raises:
-        UsageError: it has a constant rate, and another one.
-        MediaError: the file cannot be read.
-    """
-    reader = ClipReader(path, source_color=settings.source_color, frame_rate=settings.frame_rate)
-    if not reader.variable_rate and reader.own_rate != reader.frame_rate:
-        require_frame_rate(path, reader.own_rate, reader.frame_rate)
-    return reader
-
-
-def control_frames(video: VideoSource, settings: Settings, height: int, width: int, count: int) -> Array:
-    """At most ``count`` frames (F, height, width, 3) of a control video, float32 in 0 to 255."""
-    edges = partial(canny, low=settings.canny_low, high=settings.canny_high)
-    given: Iterable[Array] = (
-        picture_bytes(video, "a reference video")[:count]
-        if isinstance(video, np.ndarray)
-        else control_reader(video, settings).frames(count)
-    )
-    frames = (edges(frame) if settings.control_type == "canny" else frame for frame in given)
-    fit = settings.fit or DEFAULT_FIT
-    return np.stack([fitted(frame, height, width, fit, antialias=settings.antialias) for frame in frames])
 
 
 def attention_mask(settings: Settings) -> AttentionMask | None:
@@ -196,35 +240,43 @@ def mask_frames(path: Path, settings: Settings) -> Array:
     return np.stack(list(reader.frames(settings.num_frames)))
 
 
-def driving_sound(settings: Settings) -> SoundInput:
-    """The sound of audio-to-video, as long as the clip: longer sound is cut, shorter one filled with silence.
+def driving_sound(settings: Settings, step: int) -> tuple[SoundInput, int]:
+    """The sound of audio-to-video, at most as long as the clip, and the frames of the clip: as given, or by the sound.
+
+    Args:
+        settings: say where the sound is, and how much of it is used.
+        step: pixel frames per latent frame.
 
     Raises:
         UsageError: no file, or times that are not positive.
         MediaError: the file cannot be read or has no sound there.
+
+    Source: Lightricks/LTX-2 ltx_pipelines/a2vid_two_stage.py @ 1.4.
     """
     if settings.audio_path is None:
         raise UsageError(f"there is no sound to make pictures for; give {spelled('audio_path', 'FILE')}.")
-    assert settings.num_frames is not None
-    length_s = settings.num_frames / float(settings.frame_rate or 1)
+    assert settings.frame_rate is not None
     if settings.audio_start_time < 0:
         raise UsageError(f"the audio start time must be 0 or more, got {settings.audio_start_time}.")
-    longest_s = length_s if settings.audio_max_duration is None else settings.audio_max_duration
-    if longest_s <= 0:
+    longest_s = settings.audio_max_duration
+    if longest_s is not None and longest_s <= 0:
         raise UsageError(f"the audio duration must be positive, got {longest_s}.")
-    sound = read_audio(settings.audio_path, start_s=settings.audio_start_time, duration_s=min(longest_s, length_s))
-    waveform = sound.waveform
-    missing = round(length_s * sound.sample_rate) - len(waveform)
-    if missing > 0:
-        if missing / sound.sample_rate > 0.01:
-            log.warning(
-                "%s gives %.2f s of sound, the clip lasts %.2f s; the rest is silent",
-                settings.audio_path,
-                len(waveform) / sound.sample_rate,
-                length_s,
-            )
-        waveform = np.pad(waveform, ((0, missing), (0, 0)))
-    return SoundInput(waveform, sound.sample_rate)
+    if settings.num_frames is not None:
+        longest_s = float(settings.num_frames / settings.frame_rate)
+    sound = read_audio(settings.audio_path, start_s=settings.audio_start_time, duration_s=longest_s)
+    duration = Fraction(len(sound.waveform), sound.sample_rate)
+    frames = settings.num_frames
+    if frames is None:
+        frames = snapped_frames(min(floor(duration * settings.frame_rate), _MOST_FRAMES), step)
+    length = frames / settings.frame_rate
+    if length - duration > _SHORT_SILENCE:
+        log.warning(
+            "%s gives %.2f s of sound, the clip lasts %.2f s; it ends without sound",
+            settings.audio_path,
+            duration,
+            length,
+        )
+    return SoundInput(sound.waveform[: round(length * sound.sample_rate)], sound.sample_rate), frames
 
 
 def require_frame_rate(path: FilePath, own: Fraction, wanted: Fraction) -> None:

@@ -196,7 +196,7 @@ def _text_encoders(folder: Path) -> list[Unit]:
     config = read_json(folder / "config.json")
     shards = [path for path in _weights(folder) if path.suffix.lower() != ".gguf"]
     if not shards and _index(folder) is None:
-        return [Unit(path, (path,)) for path in _weights(folder)] or [Unit(folder, _one_model(folder))]
+        return _grouped(_weights(folder)) or [Unit(folder, _one_model(folder))]
     return [Unit(folder, _one_model(folder), hf_config=config)]
 
 

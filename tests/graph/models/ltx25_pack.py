@@ -6,6 +6,7 @@ Transformer, connectors, text encoder and duration head are random; VAEs, vocode
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -153,3 +154,28 @@ def write_lora(path: Path, rank: int = 4, **metadata: str) -> Path:
             tensors[f"{module}.lora_B.weight"] = rng.standard_normal((rows, rank)).astype(np.float32)
     write_safetensors(path, tensors, {"model_version": "2.5.0", **metadata})
     return path
+
+
+def write_official_pack(folder: Path) -> None:
+    """The pack as it is published: a folder for each kind of part, both variants, and the distilled LoRA."""
+    packs = [write_pack(_made(folder / name), name) for name in ("dev", "distilled")]
+    vae = "ltx-2.5-video-vae-bf16"
+    places = {
+        f"diffusion_models/ltx-2.5-22b-{name}-transformer-bf16": pack["transformer"]
+        for name, pack in zip(("dev", "distilled"), packs, strict=True)
+    }
+    places |= {f"text_encoders/{packs[0]['text_encoder'].stem}": packs[0]["text_encoder"]}
+    places |= {f"vae/{vae}": packs[0]["video_vae"], f"vae/{packs[0]['audio_vae'].stem}": packs[0]["audio_vae"]}
+    places |= {f"model_patches/{packs[0]['duration_head'].stem}": packs[0]["duration_head"]}
+    places |= {"latent_upscale_models/ltx-2.5-latent-spatial-upscaler-x2-bf16-1.0": packs[0]["spatial_upscaler"]}
+    for place, path in places.items():
+        _made((folder / place).parent)
+        shutil.copy(path, folder / f"{place}.safetensors")
+    write_lora(_made(folder / "loras") / "ltx-2.5-22b-distilled-lora-450-bf16.safetensors")
+    for name in ("dev", "distilled"):
+        shutil.rmtree(folder / name)
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

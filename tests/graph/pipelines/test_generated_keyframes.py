@@ -10,7 +10,7 @@ import pytest
 from ltx25_pack import write_pack
 
 from ltx2rt import api, embedded
-from ltx2rt.errors import CheckpointError, UsageError
+from ltx2rt.errors import Cancelled, CheckpointError, UsageError
 from ltx2rt.graph.pipelines import checks
 from ltx2rt.graph.stages.events import Event, LatentUpscaled, Noised, StepDone
 from ltx2rt.graph.stages.weight_set import WeightSet
@@ -54,6 +54,24 @@ def test_both_stages_have_slots_and_the_second_starts_from_the_enlarged_ones(pac
     np.testing.assert_array_equal(marks[0], [1] * 8 + [0] * 16 + [1] * 16)
     # The noise level of the slots is that of the video.
     assert (second.denoise_mask == 1).all()
+
+
+def test_an_interrupted_run_goes_on(pack: dict[str, Path], tmp_path: Path) -> None:
+    pipeline = api.load("distilled", **pack)
+    settings = {**SMALL, "num_generated_keyframes": 2}
+    expected = pipeline("a dog", **settings)  # type: ignore[arg-type]
+    steps: list[StepDone] = []
+
+    def stop(event: Event) -> None:
+        steps.extend([event] if isinstance(event, StepDone) else [])
+        if len(steps) == 9:  # in the second stage
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        pipeline("a dog", observer=stop, state_folder=tmp_path / "state", **settings)  # type: ignore[arg-type]
+    clip = pipeline("a dog", state_folder=tmp_path / "state", resume=True, **settings)  # type: ignore[arg-type]
+    assert [stage.name for stage in clip.report] == ["denoise 2"]
+    np.testing.assert_array_equal(clip.video_latent, expected.video_latent)
 
 
 def test_slots_change_the_clip(pack: dict[str, Path]) -> None:

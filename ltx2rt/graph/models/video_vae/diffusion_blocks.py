@@ -21,8 +21,9 @@ MODULATION_ROWS = 7
 _SCALE_ATTENTION, _SHIFT_ATTENTION, _SCALE_MLP, _SHIFT_MLP = 0, 1, 3, 4
 # Static gates of blocks that the published file has no more: they belong to the matrices in front of them.
 _GATES = {"gate_msa": "attn.proj", "gate_mlp": "mlp.w_down", "gate_ctx": "context_proj"}
-# Values between the two layers of an MLP that exist at a time; twice that with the other half of the product.
-_HIDDEN_BYTES = 8 << 20
+# Bytes between the two layers of an MLP that exist at a time, as many as a core keeps near; twice that with the other
+# half of the product.
+_HIDDEN_BYTES = 2 << 20
 
 
 class Modulation(NamedTuple):

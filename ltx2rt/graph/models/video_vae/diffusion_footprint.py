@@ -180,12 +180,12 @@ def _stage(
         kept += finer
     kernels = max(
         neighborhood_bytes(
-            (piece, ring),
-            (height, width),
-            block.window[1:],
+            (1, piece, height, width, block.channels),
+            ring,
+            window,
+            (block.window[1], block.window[2]),
             heads=block.channels // block.head_dim,
-            head_size=block.head_dim,
-            listed=window,
+            borders=("shift", "replicate" if block.denoises else "shift"),
             itemsize=itemsize,
         ),
         linear_bytes(piece * cells, block.channels, 3 * block.channels, itemsize),

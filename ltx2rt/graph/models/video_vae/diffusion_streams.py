@@ -254,7 +254,8 @@ class KeyRing:
             return Attended(self._frames, self._times, mx.array(slots.astype(np.int32)))
         listed = frames[:, None] - window // 2 + np.arange(window)
         slots = np.where((listed >= 0) & (listed < count), listed % self._capacity, -1)
-        planes = self._capacity + nearest(frames, self._planes.times)
+        # In one order for all frames, so that a kernel that takes several at once adds up the keys of each alike.
+        planes = self._capacity + np.sort(nearest(frames, self._planes.times), axis=1)
         times = np.concatenate([self._times, self._planes.times])
         slots = np.concatenate([slots, planes], axis=1)
         return Attended(self._frames, times, mx.array(slots.astype(np.int32)), masked=True)

@@ -88,10 +88,9 @@ def _as_float(frames: Array) -> Array:
 
 def encode_images(run: Run, name: str, height: int, width: int) -> list[Float32Array]:
     """Latents of the request's images at this size."""
-    if run.planning:
-        blank = np.broadcast_to(np.float32(0), (1, height, width, 3))
-        return encode_pixels(run, name, [blank for _ in run.inputs.media.images])
-    return encode_pixels(run, name, [image.pixels(height, width)[None] for image in run.inputs.media.images])
+    images = run.inputs.media.images
+    reading = max((image.reading_bytes for image in images), default=0)
+    return encode_pixels(run, name, [image.stream(height, width) for image in images], reading)
 
 
 def encode_sound(run: Run, sound: SoundInput, frames: int) -> Float32Array:
