@@ -98,7 +98,7 @@ def _with_duration(settings: Settings, step: int) -> Settings:
     seconds = settings.duration
     if seconds is None:
         return settings
-    for name in ("num_frames", "auto_duration"):
+    for name in ("num_frames", "auto_duration", "audio_max_duration"):
         if getattr(settings, name) is not None:
             raise UsageError(
                 f"{spelled('duration')} and {spelled(name)} both say how long the clip is; give one of them."

@@ -240,7 +240,7 @@ class Media:
     def placed(self, num_frames: int) -> Media:
         """The same for a clip whose length is known now: images that count from the end, -1 being the last frame."""
         images = (
-            replace(image, frame_index=image.frame_index + (num_frames if image.frame_index < 0 else 0))
+            replace(image, frame_index=image.frame_index + (num_frames if -num_frames <= image.frame_index < 0 else 0))
             for image in self.images
         )
         return replace(self, images=tuple(images))
