@@ -354,6 +354,13 @@ class GenerationInputs:
                 raise UsageError(
                     f"image frame index must be 0 to {self.num_frames - 1} for this clip, got {image.frame_index}."
                 )
+        frames = [image.frame_index for image in self.media.images]
+        repeated = sorted({frame for frame in frames if frames.count(frame) > 1})
+        if repeated:
+            raise UsageError(
+                f"{spelled('images')}: two of them stand at frame {repeated[0]}, of which the clip could show one "
+                "alone; give each its own frame."
+            )
         places = self.keyframe_positions
         if places and places[-1] >= self.num_frames:
             raise UsageError(
