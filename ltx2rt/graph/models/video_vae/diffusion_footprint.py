@@ -164,12 +164,15 @@ def _stage(
     lag = min(frames, window - 1 - window // 2)
     ring = ring_frames(window, frames, limit)
     repeats = config.steps if block.denoises else 1
-    waiting = lag * plane
-    keys = 2 * ring * plane if keeps_keys else ring * plane
-    kept = repeats * len(blocks) * (keys + waiting)
     work = 4 * piece * plane
-    if not keeps_keys:
-        work += 3 * ring * plane
+    if keeps_keys:
+        frames_kept = 2 * ring + lag
+    else:
+        # What is left of a piece that does not end with the frames that windows look ahead is kept with it. While a
+        # block works the frames of its windows are there once more, and normed, and their keys and values.
+        frames_kept = min(frames, window - 1 + (piece - 1 if lag % piece else 0))
+        work = max(work, (3 * piece + 4 * ring) * plane)
+    kept = repeats * len(blocks) * frames_kept * plane
     hidden = min(piece * cells, block.mlp_cells(itemsize))
     mlp = hidden * (2 * block.hidden + 2 * block.channels) * itemsize
     work = max(work, 2 * piece * plane + mlp)
@@ -186,10 +189,10 @@ def _stage(
             (1, piece, height, width, block.channels),
             ring,
             window,
+            block.channels // block.head_dim,
             (block.window[1], block.window[2]),
-            heads=block.channels // block.head_dim,
-            borders=("shift", "replicate" if block.denoises else "shift"),
-            itemsize=itemsize,
+            ("shift", "replicate" if block.denoises else "shift"),
+            itemsize,
         ),
         linear_bytes(piece * cells, block.channels, 3 * block.channels, itemsize),
         linear_bytes(hidden, block.channels, block.hidden, itemsize),
