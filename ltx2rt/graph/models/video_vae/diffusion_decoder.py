@@ -91,7 +91,7 @@ class DiffusionVideoDecoder:
         params: view of the component ``video_vae`` (``decoder.*`` and ``per_channel_statistics.*``).
         dtype: of the activations.
         frames_per_push: frames that the last stage works on at a time. The results do not depend on it.
-        keeps_keys: keys and values of frames that later ones see are kept. Else they are computed again from the frames,
+        keeps_keys: keys and values of frames that later ones see are kept, else computed again from the frames,
             which takes a third of the memory. Neither do the results depend on this.
 
     Source: NADiffusionDecoder of Lightricks/LTX-2 ltx_core/model/video_vae/diffusion_video_decoder.py @ v1.2.0, in its
