@@ -155,7 +155,7 @@ def neighborhood_rope(*tables: mx.array | None) -> NeighborhoodRope | None:
 
 
 # Values of scores that the reference of neighborhood_attention makes together, about.
-_SCORES_AT_ONCE = 1 << 23
+SCORES_AT_ONCE = 1 << 23
 
 
 def neighborhood_attention(
@@ -198,7 +198,7 @@ def neighborhood_attention(
 
     seen_columns = mx.array(columns.dense)  # (W, columns)
     per_row = max(1, batch * num_heads * width * slots * window[0] * columns.cells.size)
-    together = max(1, min(height, _SCORES_AT_ONCE // per_row))
+    together = max(1, min(height, SCORES_AT_ONCE // per_row))
     results = []
     for frame in range(frames):
         seen_frames = key_frames[frame] >= 0  # (J,)

@@ -9,6 +9,7 @@ from math import prod
 
 import mlx.core as mx
 
+from ltx2rt.kernels.reference import SCORES_AT_ONCE
 from ltx2rt.kernels.selection import ext, use_reference
 from ltx2rt.types import FLOAT32_BYTES
 
@@ -100,13 +101,14 @@ def neighborhood_bytes(
         itemsize: bytes of a value; 2 means bfloat16.
     """
     if not _compiled():
-        batch, _, height, width, channels = q
-        rows, columns = (n + w - 1 for n, w in zip((height, width), window, strict=True))
-        # In float32 the queries, the result, keys and values, those that a row of queries sees, and its scores.
-        seen = batch * slots * window[0] * columns
-        return FLOAT32_BYTES * (
-            2 * prod(q) + 2 * batch * key_frames * rows * columns * channels + seen * (2 * channels + 2 * heads * width)
-        )
+        batch, frames, height, width, channels = q
+        row = batch * heads * width * slots * window[0]
+        # Queries, keys and values in float32, those of the frames that one frame sees, and of some rows of queries the
+        # scores, their weights, and keys and values.
+        across = width + window[1] - 1
+        rows = max(1, min(height, SCORES_AT_ONCE // max(1, row * across)))
+        held = (frames * height * width + 2 * (key_frames + slots) * (height + window[0] - 1) * across) * channels
+        return FLOAT32_BYTES * (batch * held + rows * row * (2 * across + 2 * channels // heads))
     return int(
         ext.neighborhood_attention_scratch_bytes(
             q,

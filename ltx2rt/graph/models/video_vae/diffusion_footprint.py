@@ -187,12 +187,12 @@ def _stage(
     kernels = max(
         neighborhood_bytes(
             (1, piece, height, width, block.channels),
-            ring,
-            window,
-            block.channels // block.head_dim,
-            (block.window[1], block.window[2]),
-            ("shift", "replicate" if block.denoises else "shift"),
-            itemsize,
+            key_frames=ring,
+            slots=window,
+            heads=block.channels // block.head_dim,
+            window=(block.window[1], block.window[2]),
+            borders=("shift", "replicate" if block.denoises else "shift"),
+            itemsize=itemsize,
         ),
         linear_bytes(piece * cells, block.channels, 3 * block.channels, itemsize),
         linear_bytes(hidden, block.channels, block.hidden, itemsize),
