@@ -149,7 +149,7 @@ class FrameNoise:
     """
 
     def __init__(self, source: NoiseSource) -> None:
-        self._source = source
+        self._source = source.rest if isinstance(source, StartingNoise) else source
 
     def normal(self, shape: tuple[int, ...]) -> NDArray[Any]:
         """The next draw, float32."""
@@ -262,6 +262,11 @@ class StartingNoise:
         if shape[1] == tokens:
             return values
         return np.concatenate([values, self._later.normal((batch, shape[1] - tokens, channels), dtype)], axis=1)
+
+    @property
+    def rest(self) -> NoiseSource:
+        """What gives the draws from here on: the later source alone, once the given values are used."""
+        return self if self._first is not None else self._later
 
     def fork(self) -> StartingNoise:
         """See `NoiseSource.fork`."""

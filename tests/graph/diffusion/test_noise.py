@@ -7,6 +7,7 @@ import pytest
 
 from ltx2rt.errors import UsageError
 from ltx2rt.graph.diffusion.noise import (
+    FrameNoise,
     NoiseDtype,
     NoiseSource,
     RecordedNoise,
@@ -134,3 +135,23 @@ def test_a_recorded_draw_can_be_passed_over() -> None:
     with pytest.raises(UsageError, match=r"Recorded noise 1 has shape \(3,\), but \(2,\)"):
         source.skip((2,))
     assert [draw.shape for draw in source.draws] == [(3,)]
+
+
+def test_frames_of_a_draw_are_those_of_the_whole() -> None:
+    shape = (1, 3, 7, 8, 16)
+    for source in (TorchCpuNoise(3), _after_first(StartingNoise(np.zeros((1, 2, 4), np.float32), TorchCpuNoise(3)))):
+        whole = source.fork().normal(shape)
+        frames = FrameNoise(source)
+        draw = frames.frames(shape)
+        assert np.array_equal(np.concatenate([draw(2), draw(4), draw(1)], axis=2), whole)
+        # The source has moved on as if the whole had been drawn.
+        moved = TorchCpuNoise(3)
+        moved.normal(shape)
+        assert np.array_equal(frames.normal((20,)), moved.normal((20,)))
+    recorded = FrameNoise(RecordedNoise([whole])).frames(shape)
+    assert np.array_equal(np.concatenate([recorded(3), recorded(4)], axis=2), whole)
+
+
+def _after_first(source: StartingNoise) -> StartingNoise:
+    source.normal((1, 2, 4))
+    return source
