@@ -20,8 +20,8 @@ from ltx2rt.cli.flags import FLAGS
 from ltx2rt.cli.main import run
 from ltx2rt.graph.pipelines import PIPELINES
 from ltx2rt.graph.settings.settings import LENGTH, SIZE
+from ltx2rt.media.clip_reader import ClipReader
 from ltx2rt.media.pcm import write_wav
-from ltx2rt.media.video_reader import probe_video, read_frames
 from ltx2rt.media.video_writer import VideoWriter
 from ltx2rt.weights.embedding_file import read_embedding
 
@@ -117,7 +117,7 @@ def assert_plays(path: Path) -> None:
     if path.suffix == ".wav":
         assert seconds > 0.3
         return
-    info, frames = probe_video(path), np.stack(list(read_frames(path)))
+    info, frames = ClipReader(path), np.stack(list(ClipReader(path).frames()))
     assert frames.shape == (info.num_frames, info.height, info.width, 3)
     assert np.ptp(frames) > 20
     assert abs(len(frames) / float(info.frame_rate) - seconds) < 0.2

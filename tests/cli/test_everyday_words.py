@@ -21,7 +21,7 @@ from ltx2rt.api.run_state import state_folder
 from ltx2rt.cli.main import run
 from ltx2rt.errors import UsageError
 from ltx2rt.graph.pipelines import PIPELINES
-from ltx2rt.media.video_reader import probe_video
+from ltx2rt.media.clip_reader import ClipReader
 from ltx2rt.weights.embedding_file import read_embedding
 
 SMALL = ["a red circle", "--height", "64", "--width", "64", "--num-frames", "9"]
@@ -66,7 +66,7 @@ def test_every_pipeline_runs_with_the_files_of_the_package(name: str, place: Pat
 
 def test_the_temporal_upscaler_of_the_package(place: Path) -> None:
     assert run(["generate", "--quiet", *SMALL, "--upscale-temporal", "-o", "o.mp4"]) == 0
-    assert probe_video("o.mp4").num_frames == 17
+    assert ClipReader("o.mp4").num_frames == 17
 
 
 ZEROS = {

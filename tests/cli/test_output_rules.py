@@ -24,8 +24,8 @@ from ltx2rt import embedded
 from ltx2rt.api.latent_file import Latents, write_latents
 from ltx2rt.cli.main import run
 from ltx2rt.errors import MediaError, UsageError
+from ltx2rt.media.clip_reader import ClipReader
 from ltx2rt.media.output_lock import held, is_held, lock_path
-from ltx2rt.media.video_reader import read_frames
 
 SMALL = ["a red circle", "--height", "64", "--width", "64", "--num-frames", "9"]
 GENERATE = ["generate", "--quiet", *SMALL]
@@ -150,7 +150,7 @@ def test_python_never_replaces_an_input_and_a_refused_save_costs_nothing(place: 
         clip.save("nowhere/new.mp4")
     assert content(place) == before
     clip.save("new.mp4", save_first_frame="x.png")
-    assert sum(1 for _ in read_frames(place / "new.mp4")) == 9
+    assert sum(1 for _ in ClipReader(place / "new.mp4").frames()) == 9
 
 
 def test_an_embedding_from_python_replaces_no_input_and_is_what_its_name_says(place: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from ltx2rt.media.video_reader import probe_video
+from ltx2rt.media.clip_reader import ClipReader
 
 COMMAND = f"{sys.executable} -m ltx2rt.cli generate 'a red circle' --height 64 --width 64 --num-frames 9"
 
@@ -41,7 +41,7 @@ def test_a_clip_is_made_whatever_becomes_of_the_words(redirection: str, tmp_path
     assert result.returncode == 0, result.stderr
     assert b"Traceback" not in result.stderr + result.stdout
     assert {path.name for path in tmp_path.iterdir()} == {"o.mp4", "o.mp4.json"}
-    assert probe_video(tmp_path / "o.mp4").num_frames == 9
+    assert ClipReader(tmp_path / "o.mp4").num_frames == 9
 
 
 @pytest.mark.parametrize(
