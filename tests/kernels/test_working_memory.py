@@ -148,7 +148,7 @@ compare(attention_bytes(1, 8, 128, 3000, 3000, ITEM), lambda: rope_attention(q, 
     "neighborhood_attention": """
 q, k, v = (zeros(1, 8, 48, 64, 128) for _ in range(3))
 borders, seen = ("shift", "replicate"), shifted_frames(8, 7)
-predicted = neighborhood_bytes(q.shape, 8, 7, (5, 11), heads=2, borders=borders, itemsize=ITEM)
+predicted = neighborhood_bytes(q.shape, 8, 7, 2, (5, 11), borders, ITEM)
 compare(predicted, lambda: neighborhood_attention(q, k, v, seen, num_heads=2, window=(5, 11), borders=borders))
 """,
     "causal_conv3d": """
