@@ -12,6 +12,7 @@ from ltx2rt.bench.convolution_cases import convolution_cases
 from ltx2rt.bench.decoder_cases import decoder_cases
 from ltx2rt.bench.diffusion_cases import diffusion_cases
 from ltx2rt.bench.linear_cases import linear_cases
+from ltx2rt.bench.neighborhood_cases import neighborhood_cases
 from ltx2rt.bench.norm_cases import norm_cases
 from ltx2rt.bench.text_cases import text_cases
 from ltx2rt.errors import UsageError
@@ -22,6 +23,7 @@ def all_cases() -> list[Case]:
     return [
         *linear_cases(),
         *attention_cases(),
+        *neighborhood_cases(),
         *convolution_cases(),
         *norm_cases(),
         *text_cases(),
@@ -45,6 +47,7 @@ SHORT = (
     "linear/int8-convrot/4096x4096/m512",
     "attention/video/bf16/32x128/q1024-k1024",
     "attention/video-text/bf16/32x128/q1024-k1024",
+    "neighborhood_attention/stage-1/bf16/32x64/6x8x8-w3x7x7",
     "conv/video/bf16/512-512/7x16x16",
     "conv/vocoder-k11/f32/256-256/15030",
     "modulated_norm/bf16/1024x4096",
