@@ -148,6 +148,15 @@ def test_two_pictures_at_one_frame_are_refused(
     assert f"--image: two of them stand at frame {frame}" in capsys.readouterr().err
 
 
+def test_the_last_frame_of_a_clip_that_is_as_long_as_its_sound(place: Path, media: Path) -> None:
+    settings = {"height": 64, "width": 64, "num_inference_steps": 1, "zero_text": True, "latents_only": True}
+    settings |= {"audio_path": media / "music.wav", "audio_max_duration": 0.4}
+    pipeline = ltx2rt.load("audio-to-video")
+    first, second = (pipeline(**settings, images=[ltx2rt.ImageInput("red.png", index)]) for index in (-1, 8))
+    assert first.inputs.num_frames == 9
+    np.testing.assert_array_equal(first.video_latent, second.video_latent)
+
+
 def test_a_frame_outside_of_the_clip_is_refused(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for frame in ("9", "-10"):
         assert run(["generate", *SMALL, "--image", "red.png", frame, "-o", "o.mp4"]) == 2

@@ -139,7 +139,7 @@ def test_python_never_replaces_an_input_and_a_refused_save_costs_nothing(place: 
         ("new.mp4", {"save_wav": "x.mp3"}, "save_wav must end in .wav"),
         ("new.mp4", {"save_latents": "x.npz"}, "save_latents must end in .safetensors"),
         ("new.mp4", {"save_first_frame": "x.png", "contact_sheet": "./x.png"}, "are both written to"),
-        ("new.avi", {}, "must end in .mp4, .m4v, .mov, .wav"),
+        ("new.avi", {}, "^path must end in .mp4, .m4v, .mov, .wav"),
         ("new.wav", {"contact_sheet": "x.png"}, "contact_sheet has nothing to write"),
         ("new.wav", {"audio": False}, "is a file of sound"),
         ("clip.mp4", {"overwrite": False}, "clip.mp4 exists; give overwrite"),
@@ -151,6 +151,21 @@ def test_python_never_replaces_an_input_and_a_refused_save_costs_nothing(place: 
     assert content(place) == before
     clip.save("new.mp4", save_first_frame="x.png")
     assert sum(1 for _ in ClipReader(place / "new.mp4").frames()) == 9
+
+
+def test_an_embedding_from_python_replaces_no_input_and_is_what_its_name_says(place: Path) -> None:
+    for name in ("model.safetensors", "text.safetensors"):
+        shutil.copy(embedded.CHECKPOINT, place / name)
+    given = {"checkpoint": "model.safetensors", "text_encoder": embedded.TEXT_ENCODER}
+    before = content(place)
+    for output, more, message in (
+        ("model.safetensors", given, "^output: model.safetensors is the input"),
+        ("text.pt", {}, "^output must end in .safetensors, .npz"),
+        ("text.safetensors", {"overwrite": False}, "text.safetensors exists; give overwrite"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            ltx2rt.encode("a dog", output=output, **more)
+    assert content(place) == before
 
 
 # Outputs that name two things at once, lie about what they hold, or that such a run does not have.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import wave
 from fractions import Fraction
 from io import FileIO
 from pathlib import Path
@@ -11,10 +12,12 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+from av.video.frame import PictureType
 
 from ltx2rt import atomic_file
 from ltx2rt.errors import MediaError, UsageError
 from ltx2rt.media.frame_rate import exact_frame_rate
+from ltx2rt.media.pcm import to_int16, write_wav
 from ltx2rt.media.video_writer import VideoWriter
 from ltx2rt.media.yuv import yuv420_bt709
 
@@ -281,3 +284,46 @@ def test_chroma_is_the_mean_of_four_pixels() -> None:
     assert blue[0, 0] == 156  # 128 + 112 / 4
     with pytest.raises(UsageError, match="even H and W"):
         yuv420_bt709(np.zeros((3, 2, 3), np.float32))
+
+
+@pytest.mark.parametrize("codec", ["h264", "hevc"])
+def test_frames_of_a_file_begin_and_end_at_intra_frames_and_lose_less(tmp_path: Path, codec: str) -> None:
+    rng = np.random.default_rng(1)
+    frames = np.clip(gradients(24) + rng.normal(0, 0.02, (24, HEIGHT, WIDTH, 3)), 0, 1).astype(np.float32)
+    of_file, sizes, errors = (range(6), range(15, 24)), [], []
+    for name, parts in (("plain.mp4", ()), ("kept.mp4", of_file)):
+        with VideoWriter(tmp_path / name, WIDTH, HEIGHT, 24, codec=codec, of_file=parts) as writer:
+            writer.write(frames)
+        with av.open(str(tmp_path / name)) as clip:
+            sizes.append([packet.size for packet in clip.demux(video=0) if packet.size])
+        with av.open(str(tmp_path / name)) as clip:
+            decoded = list(clip.decode(video=0))
+        shown = np.stack([frame.to_ndarray()[:HEIGHT] for frame in decoded]).astype(float)
+        wanted = np.stack([16 + 219 * (frame @ np.array([0.2126, 0.7152, 0.0722])) for frame in frames])
+        errors.append(((shown - wanted) ** 2).mean(axis=(1, 2)))
+    assert {0, 6, 15} <= {index for index, frame in enumerate(decoded) if frame.pict_type == PictureType.I}
+    kept = [*range(6), *range(15, 24)]
+    assert errors[1][kept].mean() < 0.8 * errors[0][kept].mean()
+    assert sum(sizes[1]) > sum(sizes[0])
+
+
+def test_planes_of_a_file_come_out_as_they_went_in() -> None:
+    rng = np.random.default_rng(2)
+    luma = rng.integers(30, 200, (8, 8))
+    grey = np.repeat(((luma - 16) / 219).astype(np.float32)[..., None], 3, axis=2)
+    y, blue, red = yuv420_bt709(grey, rounded=True)
+    np.testing.assert_array_equal(y, luma)
+    assert set(np.unique(blue)) == set(np.unique(red)) == {128}
+    # Truncated, some lose a step.
+    assert (yuv420_bt709(grey)[0] <= luma).all()
+
+
+def test_samples_of_a_file_come_out_as_they_went_in(tmp_path: Path) -> None:
+    stored = np.arange(-(2**15), 2**15, dtype=np.int16).reshape(-1, 2)
+    read = (stored / 2**15).astype(np.float32)
+    np.testing.assert_array_equal(to_int16(read, of_file=True), stored)
+    assert (to_int16(read) != stored).mean() > 0.5
+    assert to_int16(np.full((1, 2), 1.5, np.float32), of_file=True).tolist() == [[32767, 32767]]
+    write_wav(tmp_path / "o.wav", read, 48000, of_file=True)
+    with wave.open(str(tmp_path / "o.wav")) as file:
+        np.testing.assert_array_equal(np.frombuffer(file.readframes(-1), "<i2").reshape(-1, 2), stored)

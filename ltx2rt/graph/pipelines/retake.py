@@ -9,6 +9,7 @@ from ltx2rt.errors import UsageError
 from ltx2rt.graph.diffusion.conditioning import RegenerateTimeRange
 from ltx2rt.graph.diffusion.latent_geometry import frames_shown
 from ltx2rt.graph.diffusion.latent_state import VideoTarget, audio_latent, video_latent
+from ltx2rt.graph.diffusion.precision import Float32Array
 from ltx2rt.graph.diffusion.schedules import distilled_sigmas
 from ltx2rt.graph.pipelines.checks import check_inputs
 from ltx2rt.graph.pipelines.pipeline import PipelineEntry
@@ -17,7 +18,7 @@ from ltx2rt.graph.stages.denoise.stage import Sampling, denoise, guided_sampling
 from ltx2rt.graph.stages.denoise.states import audio_state, video_state
 from ltx2rt.graph.stages.edited_clips import open_retake
 from ltx2rt.graph.stages.encode.stage import encode_pixels, encode_sound
-from ltx2rt.graph.stages.inputs import Edit, GenerationInputs, TimeRange
+from ltx2rt.graph.stages.inputs import Edit, GenerationInputs, SourceClip, TimeRange
 from ltx2rt.graph.stages.kept_media import BLEND_FRAMES, BLEND_SECONDS, finish_edit
 from ltx2rt.graph.stages.run import GeneratedClip, Run
 from ltx2rt.graph.stages.targets import targets
@@ -56,9 +57,23 @@ def generate(run: Run) -> GeneratedClip:
 
     Source: Lightricks/LTX-2 ltx_pipelines/retake.py @ v1.2.0.
     """
+    inputs, source, region = run.inputs, run.inputs.media.source, run.inputs.media.region
+    assert source is not None
+    assert region is not None
+    edit, (video_target, _) = source.edit, targets(run, inputs.height, inputs.width)
+    anew = _made_anew(region, edit, video_target) if region.video else range(0)
+    # A clip without sound gets its sound from scratch; kept as it is, it stays silent.
+    new_sound = region.audio or (edit.sound is None and not edit.keeps_sound)
+    if not run.planning:
+        for line in (*edit.words, _words(edit, anew, float(inputs.frame_rate), new_sound=new_sound)):
+            log.warning("%s", line)
+    video, audio = _latents(run, source, region)
+    return finish_edit(run, source, video, audio, anew=anew, new_sound=new_sound)
+
+
+def _latents(run: Run, source: SourceClip, region: TimeRange) -> tuple[Float32Array, Float32Array]:
+    """Final latents of pictures and sound. What they are made from is free when they are there."""
     inputs = run.inputs
-    assert inputs.media.source is not None
-    assert inputs.media.region is not None
     positive, negative = (positive_context(run), None) if inputs.fixed_schedule else guided_contexts(run)
     if inputs.fixed_schedule:
         sampling = Sampling(distilled_sigmas(), run.files.loras)
@@ -70,15 +85,7 @@ def generate(run: Run) -> GeneratedClip:
             audio_guider=inputs.audio_guider,
         )
     video_target, audio_target = targets(run, inputs.height, inputs.width)
-    source, region = inputs.media.source, inputs.media.region
-    edit = source.edit
-    anew = _made_anew(region, edit, video_target) if region.video else range(0)
-    # A clip without sound gets its sound from scratch; kept as it is, it stays silent.
-    new_sound = region.audio or (edit.sound is None and not edit.keeps_sound)
-    if not run.planning:
-        for line in (*edit.words, _words(edit, anew, float(inputs.frame_rate), new_sound=new_sound)):
-            log.warning("%s", line)
-    (encoded,) = encode_pixels(run, "video encoder", [source.frames], edit.pictures.reading_bytes)
+    (encoded,) = encode_pixels(run, "video encoder", [source.frames], source.edit.pictures.reading_bytes)
     sound = None
     if source.sound is not None:
         sound = encode_sound(run, source.sound, audio_target.shape.frames)
@@ -104,8 +111,7 @@ def generate(run: Run) -> GeneratedClip:
     video, audio = denoise(run, "denoise", sampling, start, audio_start, positive, negative)
     assert video is not None
     assert audio is not None
-    pictures, waves = video_latent(video, video_target), audio_latent(audio, audio_target)
-    return finish_edit(run, source, pictures, waves, anew=anew, new_sound=new_sound)
+    return video_latent(video, video_target), audio_latent(audio, audio_target)
 
 
 def _made_anew(region: TimeRange, edit: Edit, target: VideoTarget) -> range:
@@ -118,8 +124,9 @@ def _made_anew(region: TimeRange, edit: Edit, target: VideoTarget) -> range:
 
 def _words(edit: Edit, anew: range, frame_rate: float, *, new_sound: bool) -> str:
     """What is made anew, in frames and seconds."""
-    parts, kept = [], []
+    parts, kept, borders = [], [], False
     if anew:
+        borders = anew.start > 0 or anew.stop < edit.num_frames
         first, last = anew.start / frame_rate, anew.stop / frame_rate
         parts.append(f"frames {anew.start} to {anew.stop - 1} of {edit.num_frames} ({first:.3f} to {last:.3f} s)")
     else:
@@ -127,6 +134,7 @@ def _words(edit: Edit, anew: range, frame_rate: float, *, new_sound: bool) -> st
     if new_sound:
         first, last = edit.sound_range if edit.sound is not None else (0.0, edit.num_frames / frame_rate)
         parts.append(f"the sound from {first:.3f} to {last:.3f} s")
+        borders |= first > 0 or last < edit.num_frames / frame_rate
     elif edit.sound is not None:
         kept.append("the sound")
     sides = "made anew: " + " and ".join(parts)
@@ -134,6 +142,8 @@ def _words(edit: Edit, anew: range, frame_rate: float, *, new_sound: bool) -> st
         sides += f"; kept: {' and '.join(kept)}"
     if not edit.keeps_pictures:
         return f"{sides}; every frame passes through the VAE"
+    if not borders:
+        return sides
     return f"{sides}; {BLEND_FRAMES} frames and {BLEND_SECONDS * 1000:.0f} ms inside each border are blended"
 
 

@@ -21,8 +21,6 @@ from ltx2rt.types import FLOAT32_BYTES, Array
 # At each border of what is made anew, inside it: all that is kept is the clip's own.
 BLEND_FRAMES = 2
 BLEND_SECONDS = 0.01
-# Pictures of the clip's size that exist while one is handed on: as numbers, blended or scaled.
-_PICTURES_AT_A_TIME = 3
 
 
 def finish_edit(
@@ -75,11 +73,11 @@ def finish_edit(
 
 
 def _beside(edit: Edit, sound: SoundInput | None) -> int:
-    """Bytes that the clip takes while the model's frames are decoded: its reader, pictures at its size, its sound."""
+    """Bytes that the clip takes while the model's frames are decoded: its reader, a picture as numbers, its sound."""
     pictures = edit.pictures
     plane = pictures.height * pictures.width * 3 * FLOAT32_BYTES
     waveform = 0 if sound is None else int(sound.waveform.nbytes)
-    return pictures.reading_bytes + _PICTURES_AT_A_TIME * plane + waveform
+    return pictures.reading_bytes + plane + waveform
 
 
 def _kept(run: Run, edit: Edit) -> Callable[[], Iterator[Array]]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ltx2rt.errors import CheckpointError, UsageError
-from ltx2rt.types import Array
+from ltx2rt.types import FLOAT32_BYTES, Array
 
 SINC_ZEROS = 6  # Zero crossings of the resampling filter on each side.
 ROLLOFF = 0.99  # Its cutoff as a part of the lower Nyquist frequency.
@@ -83,15 +83,12 @@ def resample(waveform: Array, source_rate: int, target_rate: int) -> Array:
     if source_rate < 1 or target_rate < 1:
         raise UsageError(f"sample rates must be positive, got {source_rate} and {target_rate}.")
     waveform = waveform.astype(np.float32)
-    common = math.gcd(source_rate, target_rate)
-    step, phases = source_rate // common, target_rate // common
+    step, phases, base, width = _filter(source_rate, target_rate)
     if step == phases:
         return waveform
     samples = waveform.shape[-2]
     count = -(-samples * phases // step)
     # Output j of each group of `phases` lies at input position j * step / phases; the filter reaches `width` samples.
-    base = min(step, phases) * ROLLOFF
-    width = math.ceil(SINC_ZEROS * step / base)
     taps = 2 * width + 1
     first = np.arange(phases) * step // phases
     offsets = first[:, None] + np.arange(-width, width + 1)
@@ -107,6 +104,22 @@ def resample(waveform: Array, source_rate: int, target_rate: int) -> Array:
         chosen = windows[..., outputs // phases * step + first[phase], :, :]
         result[..., start : start + len(outputs), :] = np.einsum("...nck,nk->...nc", chosen, kernel[phase])
     return result
+
+
+def _filter(source_rate: int, target_rate: int) -> tuple[int, int, float, int]:
+    """Of `resample`: samples in and out that repeat, the cutoff in them, and the filter's reach on each side."""
+    common = math.gcd(source_rate, target_rate)
+    step, phases = source_rate // common, target_rate // common
+    base = min(step, phases) * ROLLOFF
+    return step, phases, base, math.ceil(SINC_ZEROS * step / base)
+
+
+def resampling_bytes(count: int, channels: int, source_rate: int, target_rate: int) -> int:
+    """What `resample` takes at a time besides sound in and out, for ``count`` samples out of each channel."""
+    if source_rate == target_rate:
+        return 0
+    taps = 2 * _filter(source_rate, target_rate)[3] + 1
+    return min(count, OUTPUTS_AT_ONCE) * (channels + 1) * taps * FLOAT32_BYTES
 
 
 def log_mel(waveform: Array, config: MelConfig) -> Array:

@@ -62,9 +62,9 @@ def video_encoder_options(
 
 
 def sound_encoder_options(
-    checkpoint: Checkpoint, config: audio_vae.AudioVaeConfig, mel_frames: int, samples: int
+    checkpoint: Checkpoint, config: audio_vae.AudioVaeConfig, mel_frames: int, samples: int, resampling: int
 ) -> Iterator[Need]:
-    """Stage "sound encoder"; ``samples`` of each channel of the waveform."""
+    """Stage "sound encoder"; ``samples`` of each channel of the waveform, which ``resampling`` bytes have made."""
     footprint = sound_encode_footprint(config, mel_frames)
     loaded = checkpoint.loaded_bytes("audio_vae", audio_vae.encoder_specs(config))
     yield Need(
@@ -72,7 +72,7 @@ def sound_encoder_options(
         weights=loaded.arrays,
         activations=footprint.activations,
         working=footprint.working,
-        host=8 * samples * 2 * FLOAT32_BYTES,
+        host=8 * samples * 2 * FLOAT32_BYTES + resampling,
         flops=sound_encode_flops(config, mel_frames),
         advice="give a shorter sound",
     ).while_loading(loaded.loading)
