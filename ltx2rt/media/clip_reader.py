@@ -227,7 +227,12 @@ class ClipReader:
             code, scaler = self._colour.scaler_code, VideoReformatter()
             for frame in frames:
                 yield scaler.reformat(
-                    frame, format="rgb24", src_colorspace=code, dst_colorspace=code, dst_color_range=FULL
+                    frame,
+                    format="rgb24",
+                    src_colorspace=code,
+                    dst_colorspace=code,
+                    src_color_range=FULL if self._colour.full_range else LIMITED,
+                    dst_color_range=FULL,
                 )
             return
         first = next(frames, None)
