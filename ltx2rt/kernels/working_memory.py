@@ -101,13 +101,14 @@ def neighborhood_bytes(
         itemsize: bytes of a value; 2 means bfloat16.
     """
     if not _compiled():
-        batch, _, height, width, channels = q
-        rows, columns = (n + w - 1 for n, w in zip((height, width), window, strict=True))
-        # In float32 the queries, the result, keys and values, those that a row of queries sees, and its scores.
-        seen = batch * slots * window[0] * columns
-        return FLOAT32_BYTES * (
-            2 * prod(q) + 2 * batch * key_frames * rows * columns * channels + seen * (2 * channels + 2 * heads * width)
-        )
+        batch, frames, height, width, channels = q
+        row = batch * heads * width * slots * window[0]
+        # Queries, keys and values in float32, those of the frames that one frame sees, and of some rows of queries the
+        # scores, their weights, and keys and values.
+        across = width + window[1] - 1
+        rows = max(1, min(height, SCORES_AT_ONCE // max(1, row * across)))
+        held = (frames * height * width + 2 * (key_frames + slots) * (height + window[0] - 1) * across) * channels
+        return FLOAT32_BYTES * (batch * held + rows * row * (2 * across + 2 * channels // heads))
     return int(
         ext.neighborhood_attention_scratch_bytes(
             q,
@@ -179,47 +180,3 @@ def norm_bytes(rows: int, width: int) -> int:
     if not _compiled():
         return FLOAT32_BYTES * 2 * rows * width  # x in float32, normalised
     return int(ext.modulated_norm_scratch_bytes(rows, width, threads=ext.num_threads()))
-
-
-def neighborhood_bytes(
-    q: tuple[int, int, int, int, int],
-    key_frames: int,
-    slots: int,
-    window: tuple[int, int],
-    *,
-    heads: int,
-    borders: tuple[str, str],
-    itemsize: int = FLOAT32_BYTES,
-) -> int:
-    """Of `neighborhood_attention` for q of this shape.
-
-    Args:
-        q: shape (B, T, H, W, N*K).
-        key_frames: S.
-        slots: J, frames of keys that each query sees at most.
-        window: (Kh, Kw).
-        heads: N.
-        borders: of height and width.
-        itemsize: bytes of a value; 2 means bfloat16.
-    """
-    if not _compiled():
-        batch, frames, height, width, channels = q
-        row = batch * heads * width * slots * window[0]
-        # Queries, keys and values in float32, those of the frames that one frame sees, and of some rows of queries the
-        # scores, their weights, and keys and values.
-        across = width + window[1] - 1
-        rows = max(1, min(height, SCORES_AT_ONCE // max(1, row * across)))
-        held = (frames * height * width + 2 * (key_frames + slots) * (height + window[0] - 1) * across) * channels
-        return FLOAT32_BYTES * (batch * held + rows * row * (2 * across + 2 * channels // heads))
-    return int(
-        ext.neighborhood_attention_scratch_bytes(
-            q,
-            key_frames=key_frames,
-            slots=slots,
-            heads=heads,
-            window=window,
-            borders=borders,
-            dtype=_dtype(itemsize),
-            threads=ext.num_threads(),
-        )
-    )

@@ -133,8 +133,8 @@ class VideoWriter:
         preset: speed, one of `PRESETS`; slower ones make smaller files.
         sample_rate: Hz of the sound; None makes a silent file without an audio track.
         of_file: frames whose pictures were read from a file: their values are rounded, so that they come out as they
-            went in. Where such a range begins or ends, an intra frame stands: after a cut that is half hidden by a blend
-            the encoder would spend fewer bits on them. They get more bits than others.
+            went in. Where such a range begins or ends, an intra frame stands: after a cut that is half hidden by a
+            blend the encoder would spend fewer bits on them. They get more bits than others.
 
     Raises:
         UsageError: for arguments that cannot work.

@@ -53,7 +53,6 @@ TESTED_ELSEWHERE = {
     "--num-generated-keyframes": "test_ltx25.py",
     "--decode-with-keyframes": "test_ltx25.py",
     "--auto-duration": "test_ltx25.py",
-    "--video-decoder": "test_ltx25.py",
     "--prompt-enhancer-gemma-root": "test_ltx25.py",
     "--audio-max-duration": "test_pipelines.py",
     "--output-path": "test_pipelines.py",

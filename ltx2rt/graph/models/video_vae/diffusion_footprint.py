@@ -181,10 +181,10 @@ def _stage(
     kernels = max(
         neighborhood_bytes(
             (1, piece, height, width, block.channels),
-            ring,
-            window,
-            (block.window[1], block.window[2]),
+            key_frames=ring,
+            slots=window,
             heads=block.channels // block.head_dim,
+            window=(block.window[1], block.window[2]),
             borders=("shift", "replicate" if block.denoises else "shift"),
             itemsize=itemsize,
         ),
