@@ -3,8 +3,8 @@
     python benchmarks/clip_length.py CHECKPOINT [--size 256] [--frames 25 121]
 
 Every clip is decoded and encoded in a process of its own, as stages of a pipeline; decoded frames go to an H.264
-encoder. The peak of the process may differ by 5 % between the lengths. The prediction shown counts with a sound track,
-which is not there.
+encoder. The peak of the process may differ by 5 % between the lengths, by 15 % with the diffusion decoder, whose first
+clip may be shorter than what its windows reach. The prediction shown counts with a sound track, which is not there.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ltx2rt.graph.components import VIDEO_VAE
 from ltx2rt.graph.settings.settings import Settings
 from ltx2rt.graph.stages.decode import stage as decode_stages
 from ltx2rt.graph.stages.encode import stage as encode_stages
@@ -47,7 +48,7 @@ def measure(checkpoint: Path, kind: str, size: int, frames: int) -> None:
             tempfile.TemporaryDirectory() as folder,
             VideoWriter(Path(folder) / "clip.mp4", width=size, height=size, frame_rate=24) as writer,
         ):
-            for chunk in chunks:
+            for chunk in chunks():
                 writer.write(chunk)
     else:
         # One frame again and again, so that the caller's clip takes no memory that grows.
@@ -68,7 +69,9 @@ def main(words: list[str] | None = None) -> int:
         measure(arguments.checkpoint, arguments.one, arguments.size, arguments.frames[0])
         return 0
     good = True
+    diffusion = VIDEO_VAE.parse(Checkpoint.open(arguments.checkpoint)).diffusion is not None
     for kind in KINDS:
+        allowed = 1.15 if diffusion and kind == "decode" else 1.05
         peaks = []
         for frames in arguments.frames:
             command = [sys.executable, __file__, str(arguments.checkpoint), "--size", str(arguments.size)]
@@ -82,7 +85,7 @@ def main(words: list[str] | None = None) -> int:
                 flush=True,
             )
         ratio = max(peaks) / min(peaks)
-        good &= ratio <= 1.05
+        good &= ratio <= allowed
         print(f"{kind}: largest / smallest peak {ratio:.3f}", flush=True)
     return 0 if good else 1
 

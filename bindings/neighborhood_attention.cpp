@@ -38,10 +38,10 @@ void bind_neighborhood_attention(nb::module_& m) {
          const std::optional<mx::array>& q_norm, const std::optional<mx::array>& k_norm, float norm_eps,
          const Tables& rope, float scale, PythonReference reference, bool use_reference, bool fenced,
          const mx::StreamOrDevice& stream) {
-        return neighborhood_attention(q, k, v, key_frames, {q_norm, k_norm, neighborhood_rope(rope)},
-                                      {num_heads, window[0], window[1], parse_border(borders[0]),
-                                       parse_border(borders[1]), norm_eps, scale},
-                                      op_context(std::move(reference), use_reference, stream, fenced));
+        return neighborhood_attention(
+            q, k, v, key_frames, {q_norm, k_norm, neighborhood_rope(rope)},
+            {num_heads, window[0], window[1], parse_border(borders[0]), parse_border(borders[1]), norm_eps, scale},
+            op_context(std::move(reference), use_reference, stream, fenced));
       },
       "q"_a, "k"_a, "v"_a, "key_frames"_a, nb::kw_only(), "num_heads"_a, "window"_a, "borders"_a, "q_norm"_a.none(),
       "k_norm"_a.none(), "norm_eps"_a, "rope"_a.none(), "scale"_a, "reference"_a, "use_reference"_a, "fenced"_a = false,

@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "bindings/register.h"
+#include "csrc/cpu/amx.h"
 #include "csrc/cpu/available_cores.h"
 #include "csrc/cpu/float_environment.h"
 #include "csrc/cpu/isa.h"
@@ -166,6 +167,18 @@ cpu::KernelTables broken(cpu::KernelTables tables, const std::string& part) {
                                         int64_t end, const float* blocks, float* state, float* work) {
       whole.attention.pairs.advance(args, queries, first, end - 1, blocks, state, work);
     };
+  } else if (part.starts_with("neighborhood")) {
+    auto& neighborhood = tables.neighborhood;
+    const bool pairs = part == "neighborhood pairs", tiles = part == "neighborhood tiles";
+    if (pairs ? !neighborhood.has_pairs : tiles && !(neighborhood.has_tiles && cpu::amx_usable()))
+      throw std::invalid_argument("this instruction set has no " + part.substr(part.find(' ') + 1));
+    static cpu::NeighborhoodLoops loops;
+    auto& broken = pairs ? neighborhood.pairs : tiles ? neighborhood.tiles : neighborhood.values;
+    loops = broken;
+    broken.attend = [](const cpu::NeighborhoodArgs& args, const cpu::PackedPlane& plane, const cpu::LaneBox& box,
+                       const cpu::NeighborhoodBlock& block, const cpu::SeenFrame* seen, int64_t count,
+                       const float* planes, int64_t stride,
+                       float* work) { loops.attend(args, plane, box, block, seen, count - 1, planes, stride, work); };
   } else if (part == "conv") {
     tables.conv.pack_weight = [](const cpu::ConvArgs& args, const cpu::ConvPlan& plan, int64_t panel, int64_t first,
                                  int64_t end, float* to) {

@@ -13,9 +13,9 @@ namespace mx = mlx::core;
 
 // Which values an index may hold.
 struct IndexRange {
-  int rows_axis = 0;         // the axis of the table along which its R rows lie
-  bool none = false;         // values lie in [-1, R), -1 meaning none; else in [-R, R), negative ones counting from R
-  std::string rows = "rows"; // what the errors call them
+  int rows_axis = 0;          // the axis of the table along which its R rows lie
+  bool none = false;          // values lie in [-1, R), -1 meaning none; else in [-R, R), negative ones counting from R
+  std::string rows = "rows";  // what the errors call them
 
   bool operator==(const IndexRange&) const = default;
 };

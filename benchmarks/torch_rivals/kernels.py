@@ -12,6 +12,7 @@ from ltx2rt.bench.attention_cases import AttentionCase
 from ltx2rt.bench.case import DTYPES, TORCH, TORCH_DENSE, Call, Way, halves
 from ltx2rt.bench.convolution_cases import ConvolutionCase
 from ltx2rt.bench.linear_cases import FEW_ROWS, LinearCase, LinearInputs, cold_bytes, some_columns
+from ltx2rt.bench.neighborhood_cases import HEAD, NeighborhoodCase
 from ltx2rt.bench.norm_cases import EPS, NormCase
 from ltx2rt.kernels import reference
 
@@ -75,6 +76,63 @@ def attention_ways(case: AttentionCase, inputs: tuple[mx.array, mx.array, mx.arr
     return {TORCH: Way(make, halves(case.heads), "heads")}
 
 
+# Queries of a brick along each axis, whose keys are read at once: the fastest of 4, 6, 8, 16 and 4 x 8 x 8.
+BRICK = 8
+
+
+def neighborhood_ways(case: NeighborhoodCase, qkv: mx.array) -> dict[str, Way]:
+    def make(share: float) -> Call:
+        """torch's attention with a mask, brick by brick, without norms and rotation: the fastest way found with torch.
+
+        benchmarks/LOG.md has those that were tried besides: flex attention, other bricks, unfolded windows.
+        """
+        torch = torch_module()
+        heads = max(1, round(case.heads * share))
+        shape = (1, *case.grid, 3, case.heads, HEAD)
+        q, k, v = to_torch(qkv).reshape(shape)[..., :heads, :].permute(4, 0, 5, 1, 2, 3, 6).contiguous()
+        windows = []  # first key of each query, along each axis
+        for axis, (cells, count) in enumerate(zip(case.grid, case.window, strict=True)):
+            first = torch.arange(cells)
+            if axis > 0 and case.borders[axis - 1] == "replicate":
+                places = torch.clamp(torch.arange(cells + count - 1) - count // 2, 0, cells - 1)
+                k, v = (x.index_select(axis + 2, places) for x in (k, v))
+            else:
+                first = torch.clamp(first - count // 2, 0, cells - count)
+            windows.append(first)
+        masks: dict[bytes, Any] = {}
+
+        def axis_part(axis: int, at: int) -> tuple[slice, slice, Any]:
+            first, count = windows[axis][at : at + BRICK], case.window[axis]
+            keys = torch.arange(int(first[0]), int(first[-1]) + count)
+            seen = (keys >= first[:, None]) & (keys < first[:, None] + count)
+            return slice(at, at + BRICK), slice(int(keys[0]), int(keys[-1]) + 1), seen
+
+        bricks = []
+        for t, h, w in itertools.product(*(range(0, n, BRICK) for n in case.grid)):
+            parts = [axis_part(axis, at) for axis, at in enumerate((t, h, w))]
+            seen = torch.einsum("ab,cd,ef->acebdf", *(part[2].float() for part in parts))
+            seen = seen.reshape(int(seen.shape[:3].numel()), -1)
+            mask = torch.zeros_like(seen, dtype=q.dtype).masked_fill(seen == 0, -torch.inf)
+            mask = masks.setdefault(mask.view(torch.uint8).numpy().tobytes(), mask)
+            bricks.append((tuple(part[0] for part in parts), tuple(part[1] for part in parts), mask))
+
+        def call() -> Any:
+            with torch.inference_mode():
+                out = torch.empty_like(q)
+                for where, keys, mask in bricks:
+                    queries = q[(..., *where, slice(None))]
+                    near_k, near_v = (x[(..., *keys, slice(None))].reshape(1, heads, -1, HEAD) for x in (k, v))
+                    some = torch.nn.functional.scaled_dot_product_attention(
+                        queries.reshape(1, heads, -1, HEAD), near_k, near_v, attn_mask=mask
+                    )
+                    out[(..., *where, slice(None))] = some.reshape(queries.shape)
+                return out
+
+        return call
+
+    return {TORCH: Way(make, halves(case.heads), "heads")}
+
+
 def convolution_ways(case: ConvolutionCase, inputs: tuple[mx.array, mx.array]) -> dict[str, Way]:
     x, weight = inputs
 
@@ -121,6 +179,7 @@ def norm_ways(case: NormCase, inputs: tuple[mx.array, mx.array, mx.array, mx.arr
 WAYS: dict[type, Any] = {
     LinearCase: linear_ways,
     AttentionCase: attention_ways,
+    NeighborhoodCase: neighborhood_ways,
     ConvolutionCase: convolution_ways,
     NormCase: norm_ways,
 }

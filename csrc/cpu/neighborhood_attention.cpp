@@ -21,7 +21,7 @@ namespace {
 constexpr int64_t kFloat = sizeof(float);
 // Floats of the planes that are kept at a time: of several heads where they are small, and of a part of the rows where
 // one head has more.
-constexpr int64_t kMostPlaneFloats = 8 << 20;
+constexpr int64_t kMostPlaneFloats = 12 << 20;
 
 // Keys that a box of queries is multiplied with.
 int64_t keys_of(const LaneBox& box, const NeighborhoodArgs& args, int64_t slots, const NeighborhoodLoops& loops) {
@@ -30,23 +30,24 @@ int64_t keys_of(const LaneBox& box, const NeighborhoodArgs& args, int64_t slots,
          ceil_div(columns, loops.column_unit) * loops.column_unit;
 }
 
-// The box of `lanes` queries of some frames that sees fewest keys.
-LaneBox best_box(int lanes, int frames, const NeighborhoodArgs& args, int64_t slots, const NeighborhoodLoops& loops) {
-  const int cells = lanes / frames;
-  LaneBox best{frames, 1, cells};
-  for (int rows = 2; rows <= cells; rows *= 2) {
-    const LaneBox box{frames, rows, cells / rows};
-    if (keys_of(box, args, slots, loops) < keys_of(best, args, slots, loops)) best = box;
+// The box of `lanes` queries that sees fewest keys.
+LaneBox best_box(int lanes, const NeighborhoodArgs& args, int64_t slots, const NeighborhoodLoops& loops) {
+  LaneBox best{1, 1, lanes};
+  for (int frames = 1; frames <= std::min<int64_t>(kBlockFrames, args.frames); ++frames) {
+    for (int rows = 1; rows * frames <= lanes; rows *= 2) {
+      const LaneBox box{frames, rows, lanes / frames / rows};
+      if (keys_of(box, args, slots, loops) < keys_of(best, args, slots, loops)) best = box;
+    }
   }
   return best;
 }
 
 // Planes that hold the windows of query rows [first, end).
-PackedPlane plane_of(const WindowAxis& axis, int64_t first, int64_t end) {
+PackedPlane plane_of(const WindowAxis& axis, int64_t first, int64_t end, const LaneBox& box) {
   int64_t begin = window_begin(axis, first);
   const int64_t usual = axis.border == Border::replicate ? first : first - axis.window / 2;
   if ((begin - usual) % 2 != 0) --begin;  // elsewhere boxes then begin at even rows
-  return {begin, ceil_div(window_end(axis, end - 1) - begin, 2) * 2};
+  return {begin, ceil_div(window_end(axis, end - 1) - begin, 2) * 2, box.columns};
 }
 
 }  // namespace
@@ -54,9 +55,8 @@ PackedPlane plane_of(const WindowAxis& axis, int64_t first, int64_t end) {
 NeighborhoodPlan::NeighborhoodPlan(const NeighborhoodArgs& args, int64_t slots, int threads,
                                    const NeighborhoodKernel& kernel, const NeighborhoodLoops& loops)
     : threads(threads), slots(slots) {
-  rest = best_box(kernel.lanes, 1, args, slots, loops);
-  box = best_box(kernel.lanes, kBlockFrames, args, slots, loops);
-  if (args.frames < kBlockFrames || keys_of(rest, args, slots, loops) <= keys_of(box, args, slots, loops)) box = rest;
+  box = best_box(kernel.lanes, args, slots, loops);
+  rest = {1, box.frames * box.rows, box.columns};
   kept_frames = std::min(args.key_frames, slots + box.frames - 1);
 
   const int64_t most = std::max<int64_t>(kMostPlaneFloats / kept_frames, 1);
@@ -66,7 +66,7 @@ NeighborhoodPlan::NeighborhoodPlan(const NeighborhoodArgs& args, int64_t slots, 
     // A strip that the window hangs over on both sides has most rows.
     int64_t largest = 0;
     for (int64_t first = 0; first < args.rows.cells; first += rows) {
-      const auto plane = plane_of(args.rows, first, std::min(first + rows, args.rows.cells));
+      const auto plane = plane_of(args.rows, first, std::min(first + rows, args.rows.cells), box);
       largest = std::max(largest, loops.plane_floats(args, plane));
     }
     return largest;
@@ -104,7 +104,7 @@ void NeighborhoodSchedule::run() const {
 // Frame after frame of the queries of some heads and rows.
 void NeighborhoodSchedule::attend_strip(int64_t batch, int64_t first_head, int64_t heads, int64_t first_row,
                                         int64_t end_row) const {
-  const PackedPlane plane = plane_of(args_.rows, first_row, end_row);
+  const PackedPlane plane = plane_of(args_.rows, first_row, end_row, plan_.box);
   auto* kept = scratch_.at<int32_t>(plan_.kept);
   std::fill_n(kept, plan_.kept_frames, -1);
   for (int64_t frame = 0; frame < args_.frames;) {
@@ -227,8 +227,8 @@ void NeighborhoodSchedule::attend(const PackedPlane& plane, const LaneBox& box, 
 namespace {
 
 cpu::CellRows cell_rows(const mx::array& a) {
-  return {a.data<char>(), cpu::float_type(a.dtype()), a.strides(0), a.strides(1),
-          a.strides(2),   a.strides(3),               a.strides(4)};
+  return {a.data<char>(), cpu::float_type(a.dtype()), a.strides(0), a.strides(1), a.strides(2), a.strides(3),
+          a.strides(4)};
 }
 
 cpu::AngleRows angle_rows(const mx::array& table) {

@@ -19,12 +19,12 @@ struct NeighborhoodPlan {
 
   int threads;
   int64_t slots;
-  LaneBox box, rest;      // of queries; for frames that are left over or see too much that differs
-  int64_t kept_frames;    // of keys
-  int64_t strip_rows;     // rows of queries whose keys are kept
-  int64_t round_heads;    // heads whose keys are kept
-  int64_t plane_floats;   // of a frame and head
-  int64_t head_stride;    // floats from head to head
+  LaneBox box, rest;     // of queries; for frames that are left over or see too much that differs
+  int64_t kept_frames;   // of keys
+  int64_t strip_rows;    // rows of queries whose keys are kept
+  int64_t round_heads;   // heads whose keys are kept
+  int64_t plane_floats;  // of a frame and head
+  int64_t head_stride;   // floats from head to head
   int64_t planes, kept, missing, seen;
   int64_t work, work_bytes;  // of each thread
   ScratchLayout layout;

@@ -36,9 +36,9 @@ struct NeighborhoodArgs {
   int64_t batch, frames, key_frames, heads, head_size;
   WindowAxis rows, columns;
   CellRows q, k, v;
-  const float *q_norm, *k_norm;                 // null: none
-  bool rotated;                                 // whether the four tables are there
-  AngleRows q_time, k_time, height, width;      // rows: frames; rows of positions -window / 2, ...
+  const float *q_norm, *k_norm;             // null: none
+  bool rotated;                             // whether the four tables are there
+  AngleRows q_time, k_time, height, width;  // rows: frames; rows of positions -window / 2, ...
   float norm_eps, scale;
   void* out;  // (batch, frames, rows, columns, heads * head_size), contiguous
   FloatType out_type;
@@ -50,13 +50,14 @@ struct LaneBox {
 };
 
 // Places of rows [first_row, first_row + rows), all columns. first_row may be -1 and the last row one too many, so that
-// boxes begin at even rows: those hold zeros.
+// boxes begin at even rows: those hold zeros. box_columns: of the boxes that read it.
 struct PackedPlane {
-  int64_t first_row, rows;
+  int64_t first_row, rows, box_columns;
 };
 
 // A block of queries of one head, worked on together while the keys of a frame are in the caches: cells from (row, column)
 // to (end_row, end_column), at most kBlockCells of each, of at most kBlockFrames frames. It is cut into boxes.
+// Columns of boxes divide kBlockCells, and blocks begin at its multiples.
 constexpr int64_t kBlockCells = 16, kBlockFrames = 2;
 struct NeighborhoodBlock {
   int64_t batch, head, first_frame;
@@ -83,8 +84,9 @@ struct NeighborhoodLoops {
   void (*pack)(const NeighborhoodArgs& args, const PackedPlane& plane, int64_t batch, int64_t frame, int64_t first_head,
                int64_t heads, int64_t first, float* planes, int64_t stride, float* work);
   // Attends. planes: of the head's slot 0; those of the next slot are `stride` floats after them.
-  void (*attend)(const NeighborhoodArgs& args, const PackedPlane& plane, const LaneBox& box, const NeighborhoodBlock& block,
-                 const SeenFrame* seen, int64_t seen_count, const float* planes, int64_t stride, float* work);
+  void (*attend)(const NeighborhoodArgs& args, const PackedPlane& plane, const LaneBox& box,
+                 const NeighborhoodBlock& block, const SeenFrame* seen, int64_t seen_count, const float* planes,
+                 int64_t stride, float* work);
 };
 
 struct NeighborhoodKernel {

@@ -40,18 +40,11 @@ constexpr int64_t kValues = __is_same(Words, FloatWords) ? 1 : 2;
 int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
 
-// Columns of which the keys are read: one tile may begin anywhere.
-template <bool kTiles>
-int64_t key_columns(const NeighborhoodArgs& args) {
-  const int64_t places = places_of(args.columns);
-  return kTiles ? round_up(places + 15, 16) : places;
-}
-
 // A packed plane holds keys as [rows][columns][words of a head], then values as [rows / kValues][columns][head_size]
-// words, or in tiles as [rows / kValues][head_size][columns].
-template <typename Words, bool kTiles>
+// words.
+template <typename Words>
 int64_t plane_floats(const NeighborhoodArgs& args, const PackedPlane& plane) {
-  return plane.rows * key_columns<kTiles>(args) * 2 * args.head_size / kValues<Words>;
+  return plane.rows * places_of(args.columns) * 2 * args.head_size / kValues<Words>;
 }
 
 // Most keys of a row that a box sees.
@@ -74,7 +67,7 @@ struct State {
 
   float* queries;  // [words of a head][kLanes]
   float* sums;     // of weighted values [kLanes][head_size], in tiles [head_size][kLanes]
-  float* base;     // what is subtracted from scores: the largest so far, or a little less
+  float* base;     // what is subtracted from scores: the largest so far, in tiles or a little less
   float* weights;  // their sum
 };
 
@@ -91,6 +84,7 @@ struct Work {
     };
     states = take(kMostQueries / kLanes * State<Words>::floats(size));
     for (auto& part : scores) part = take(score_rows(args) * kLanes);
+    for (auto& part : starts) part = take(mask_columns(args) * kLanes);
     column_masks = take(kBlockCells * mask_columns(args) * kLanes);
     row_masks = take(kBlockCells * mask_rows(args) * kLanes);
     rows = take((kLanes + 2) * (size + 1));
@@ -105,6 +99,7 @@ struct Work {
 
   float* states;        // of the boxes of a block
   float* scores[2];     // [keys][kLanes], then weights; of two boxes where tiles do two at a time
+  float* starts[2];     // what scores are added to in tiles
   float* column_masks;  // all bits or none, of each column of boxes: [mask_columns][kLanes]
   float* row_masks;     // of each row of boxes: [mask_rows][kLanes]
   float* rows;          // of values or queries
@@ -142,7 +137,7 @@ void load_cell(const CellRows& x, int64_t first, const float* norm, const Neighb
     for (int64_t i = 0; i < size; i += kLanes) store(row + i, load(row + i) * scale);
   }
   if (angles == nullptr) return;
-  const float *__restrict cos = angles, *__restrict sin = angles + half;
+  const float* __restrict cos = angles, * __restrict sin = angles + half;
   for (int64_t i = 0; i < half; ++i) {
     const float a = row[2 * i], b = row[2 * i + 1];
     row[2 * i] = a * cos[i] - b * sin[i];
@@ -177,13 +172,16 @@ void prefetch(const CellRows& x, int64_t first, int64_t lanes) {
 // Columns ahead of the one being packed that are asked for.
 constexpr int64_t kAhead = 12;
 
-// Words of the values of one column: of one row, or pairs of two rows (negative: zeros).
+// Where there is no cell. Offsets are negative along axes that are read backwards.
+constexpr int64_t kNowhere = INT64_MIN;
+
+// Words of the values of one column: of one row, or pairs of two rows; zeros for kNowhere.
 template <typename Words>
 void load_values(const NeighborhoodArgs& args, const int64_t* first, float* rows, float* words) {
   const int64_t size = args.head_size;
   for (int64_t r = 0; r < kValues<Words>; ++r) {
     float* row = kValues<Words> == 1 ? words : rows + r * size;
-    if (first[r] >= 0) {
+    if (first[r] != kNowhere) {
       load_floats(args.v.data, args.v.type, first[r], args.v.lane_stride, size, row);
     } else {
       for (int64_t i = 0; i < size; ++i) row[i] = 0.0f;
@@ -195,56 +193,61 @@ void load_values(const NeighborhoodArgs& args, const int64_t* first, float* rows
   }
 }
 
-template <typename Words, bool kTiles>
+// The words of a key, zeros where there is none. work: of the same kind of words.
+template <typename Words>
+void pack_key(const NeighborhoodArgs& args, int64_t batch, int64_t frame, int64_t lane, int64_t place, int64_t column,
+              const Work<Words>& work, float* words) {
+  const int64_t size = args.head_size, places = places_of(args.columns);
+  if (place < 0 || place >= places_of(args.rows) || column >= places) {
+    for (int64_t i = 0; i < size / kValues<Words>; ++i) words[i] = 0.0f;
+    return;
+  }
+  const auto offset = [&](int64_t column) {
+    return cell_offset(args.k, batch, frame, cell_of(args.rows, place), cell_of(args.columns, column), lane);
+  };
+  prefetch(args.k, offset(smaller(column + kAhead, places - 1)), size);
+  if (args.rotated) {
+    gather_angles(args, args.k_time, frame, position_of(args.rows, place), position_of(args.columns, column),
+                  work.angles);
+  }
+  load_cell(args.k, offset(column), args.k_norm, args, 1.0f, args.rotated ? work.angles : nullptr, work.rows);
+  store_words<Words>(work.rows, size, words);
+}
+
+// The words of a value of one row, or of two, from `place` on; zeros where there is none.
+template <typename Words>
+void pack_value(const NeighborhoodArgs& args, int64_t batch, int64_t frame, int64_t lane, int64_t place, int64_t column,
+                const Work<Words>& work, float* words) {
+  const int64_t places = places_of(args.columns);
+  int64_t from[2] = {kNowhere, kNowhere};
+  for (int64_t i = 0; i < kValues<Words>; ++i, ++place) {
+    if (place < 0 || place >= places_of(args.rows) || column >= places) continue;
+    const auto offset = [&](int64_t column) {
+      return cell_offset(args.v, batch, frame, cell_of(args.rows, place), cell_of(args.columns, column), lane);
+    };
+    from[i] = offset(column);
+    prefetch(args.v, offset(smaller(column + kAhead, places - 1)), args.head_size);
+  }
+  load_values<Words>(args, from, work.rows, words);
+}
+
+template <typename Words>
 void pack(const NeighborhoodArgs& args, const PackedPlane& plane, int64_t batch, int64_t frame, int64_t first_head,
           int64_t heads, int64_t first, float* planes, int64_t stride, float* memory) {
   const Work<Words> work(memory, args);
-  const int64_t size = args.head_size, words = size / kValues<Words>, columns = key_columns<kTiles>(args);
-  const int64_t places = places_of(args.columns);
+  const int64_t size = args.head_size, words = size / kValues<Words>, columns = places_of(args.columns);
   for (int64_t head = 0; head < heads; ++head, planes += stride) {
     const int64_t lane = (first_head + head) * size;
     for (int64_t r = first; r < first + 2; ++r) {
-      const int64_t place = plane.first_row + r;
       float* keys = planes + r * columns * words;
-      const bool there = place >= 0 && place < places_of(args.rows);
-      for (int64_t column = 0; column < columns; ++column, keys += words) {
-        if (!there || column >= places) {
-          for (int64_t i = 0; i < words; ++i) keys[i] = 0.0f;
-          continue;
-        }
-        const auto offset = [&](int64_t column) {
-          return cell_offset(args.k, batch, frame, cell_of(args.rows, place), cell_of(args.columns, column), lane);
-        };
-        const int64_t from = offset(column);
-        prefetch(args.k, offset(smaller(column + kAhead, places - 1)), size);
-        if (args.rotated) {
-          gather_angles(args, args.k_time, frame, position_of(args.rows, place), position_of(args.columns, column),
-                        work.angles);
-        }
-        load_cell(args.k, from, args.k_norm, args, 1.0f, args.rotated ? work.angles : nullptr, work.rows);
-        store_words<Words>(work.rows, size, keys);
-      }
+      for (int64_t column = 0; column < columns; ++column)
+        pack_key<Words>(args, batch, frame, lane, plane.first_row + r, column, work, keys + column * words);
     }
     float* values = planes + plane.rows * columns * words;
     for (int64_t r = first; r < first + 2; r += kValues<Words>) {
       float* to = values + r / kValues<Words> * columns * size;
-      // In tiles 16 columns are transposed at a time.
-      float* buffer = work.states;
-      for (int64_t column = 0; column < columns; ++column) {
-        int64_t from[2] = {-1, -1};
-        for (int64_t i = 0; i < kValues<Words>; ++i) {
-          const int64_t place = plane.first_row + r + i;
-          if (place >= 0 && place < places_of(args.rows) && column < places) {
-            const auto offset = [&](int64_t column) {
-              return cell_offset(args.v, batch, frame, cell_of(args.rows, place), cell_of(args.columns, column), lane);
-            };
-            from[i] = offset(column);
-            prefetch(args.v, offset(smaller(column + kAhead, places - 1)), size);
-          }
-        }
-        load_values<Words>(args, from, work.rows, kTiles ? buffer + column % 16 * (size + 1) : to + column * size);
-        if (kTiles && column % 16 == 15) transpose(buffer, size + 1, 16, size, to + column - 15, columns);
-      }
+      for (int64_t column = 0; column < columns; ++column)
+        pack_value<Words>(args, batch, frame, lane, plane.first_row + r, column, work, to + column * size);
     }
   }
 }
@@ -298,14 +301,10 @@ Vec weight_of(Vec x) {
   return coarse_exp(x);
 }
 
-// Scores may exceed the base by so much before it is raised: the sums of values are then left alone. Weights stay far
-// from the largest numbers, and their relative accuracy is the same.
-constexpr float kLazy = 8.0f;
-
 // Turns the scores of rows x columns keys into weights exp(score - base), in words, those outside a window into 0.
 // Scores lie as [rows / kValues][columns][kValues]. Updates base and sum of weights of a state, and returns by what its
 // sums of values have to be multiplied.
-template <typename Words, bool kIsLazy>
+template <typename Words>
 Vec weigh(float* scores, int64_t rows, int64_t columns, VecI in_frame, const float* row_masks,
           const float* column_masks, const State<Words>& state) {
   constexpr int64_t kStep = kValues<Words>;
@@ -321,8 +320,7 @@ Vec weigh(float* scores, int64_t rows, int64_t columns, VecI in_frame, const flo
       if constexpr (kStep == 2) most[1] = max(select(second & column, load(at + kLanes), lowest), most[1]);
     }
   }
-  Vec raised = max(most[0], most[1]);
-  if constexpr (kIsLazy) raised = select(raised <= old_base + splat(kLazy), old_base, raised);
+  const Vec raised = max(most[0], most[1]);
   // With no key allowed so far, any finite base keeps all weights 0 and avoids inf - inf.
   const Vec base = select(raised == lowest, zero(), raised);
   const Vec rescale = weight_of<Words>(old_base - base);
@@ -451,7 +449,7 @@ void fill_masks(const WindowAxis& axis, int64_t end, int64_t first, int64_t coun
 
 // The queries of a box, as words [words of a head][kLanes]; lanes without one hold zeros.
 template <typename Words>
-void load_queries(const NeighborhoodArgs& args, const Box& box, const Work<Words>& work, float* queries) {
+void load_queries(const NeighborhoodArgs& args, const Box& box, float scale, const Work<Words>& work, float* queries) {
   const int64_t size = args.head_size, words = size / kValues<Words>, stride = words + 1;
   const NeighborhoodBlock& block = box.block;
   float* row = work.rows + kLanes * stride;
@@ -472,7 +470,7 @@ void load_queries(const NeighborhoodArgs& args, const Box& box, const Work<Words
       gather_angles(args, args.q_time, block.first_frame + box.frame_of(lane), box.row_of(lane) + args.rows.window / 2,
                     box.column_of(lane) + args.columns.window / 2, work.angles);
     }
-    load_cell(args.q, from(lane), args.q_norm, args, args.scale, args.rotated ? work.angles : nullptr, row);
+    load_cell(args.q, from(lane), args.q_norm, args, scale, args.rotated ? work.angles : nullptr, row);
     store_words<Words>(row, size, to);
   }
   transpose(work.rows, stride, kLanes, words, queries);
@@ -503,8 +501,8 @@ void store_box(const NeighborhoodArgs& args, const Box& box, const float* sums, 
 // The boxes of a block.
 template <typename Words>
 struct Boxes {
-  Boxes(const NeighborhoodArgs& args, const PackedPlane& plane, const LaneBox& lane_box,
-        const NeighborhoodBlock& block, const Work<Words>& work)
+  Boxes(const NeighborhoodArgs& args, const PackedPlane& plane, const LaneBox& lane_box, const NeighborhoodBlock& block,
+        const Work<Words>& work)
       : args(args),
         plane(plane),
         lane_box(lane_box),
@@ -530,7 +528,7 @@ struct Boxes {
   }
 
   // Queries and masks of all; nothing has been seen yet.
-  void start() const {
+  void start(float scale) const {
     for (int64_t j = 0; j < across; ++j) {
       const Box first = box(0, j);
       fill_masks(
@@ -544,7 +542,7 @@ struct Boxes {
           [&](int lane) { return first.row_of(lane); }, (float*)row_masks(i));
       for (int64_t j = 0; j < across; ++j) {
         const State<Words> at = state(i, j);
-        load_queries(args, box(i, j), work, at.queries);
+        load_queries(args, box(i, j), scale, work, at.queries);
         for (int64_t n = 0; n < kLanes * args.head_size; n += kLanes) store(at.sums + n, zero());
         store(at.base, splat(kMinusInfinity));
         store(at.weights, zero());
@@ -566,9 +564,9 @@ void attend(const NeighborhoodArgs& args, const PackedPlane& plane, const LaneBo
             int64_t stride, float* memory) {
   constexpr int64_t kStep = kValues<Words>;
   const Work<Words> work(memory, args);
-  const int64_t size = args.head_size, words = size / kStep, pitch = key_columns<false>(args);
+  const int64_t size = args.head_size, words = size / kStep, pitch = places_of(args.columns);
   const Boxes<Words> boxes(args, plane, lane_box, block, work);
-  boxes.start();
+  boxes.start(args.scale);
   for (int64_t f = 0; f < seen_count; ++f) {
     const VecI in_frame = frame_mask(lane_box, seen[f]);
     const float* keys = planes + seen[f].slot * stride;
@@ -588,8 +586,8 @@ void attend(const NeighborhoodArgs& args, const PackedPlane& plane, const LaneBo
                          kStep * kLanes);
           }
           float rescale[kLanes];
-          store(rescale, weigh<Words, false>(work.scores[0], here, columns, in_frame,
-                                             boxes.row_masks(i) + (row - first) * kLanes, boxes.column_masks(j), state));
+          store(rescale, weigh<Words>(work.scores[0], here, columns, in_frame,
+                                      boxes.row_masks(i) + (row - first) * kLanes, boxes.column_masks(j), state));
           add_values<Words>(work.scores[0], here / kStep, columns,
                             values + (row / kStep * pitch + box.first_key) * size, size, pitch * size, rescale,
                             state.sums);
@@ -610,41 +608,132 @@ void attend(const NeighborhoodArgs& args, const PackedPlane& plane, const LaneBo
 // Compiler and tiles see the same memory.
 #define LTX2RT_FENCE asm volatile("" ::: "memory")
 
-constexpr int64_t kTileWords = kUsualHead / 2, kTileLine = 64;  // words of a head; bytes of a row of a tile
+constexpr int64_t kTileWords = 16, kTileLine = 64;  // words and bytes of a row of a tile
+constexpr int64_t kTileFloats = 16 * kTileWords;
 static_assert(LTX2RT_LANES == 16 && kUsualHead == 64);
 
-// Scores of keys of `rows` rows of a plane, 16 at a time, with the queries of one box or of two that see the same columns:
-// box b sees rows [first[b], end[b]), and its scores lie as `weigh` wants them. keys: of row 0 and the first column.
+// Boxes side by side, and tiles that hold what a row of one sees.
+int64_t boxes_across(const NeighborhoodArgs& args, const PackedPlane& plane) {
+  return (args.columns.cells + plane.box_columns - 1) / plane.box_columns;
+}
+int64_t tiles_across(const NeighborhoodArgs& args, const PackedPlane& plane) {
+  return (smaller(places_of(args.columns), args.columns.window + plane.box_columns - 1) + 15) / 16;
+}
+// Columns of which keys are read: what a box sees may begin anywhere.
+int64_t tile_columns(const NeighborhoodArgs& args, const PackedPlane& plane) {
+  return places_of(args.columns) + 16 * tiles_across(args, plane);
+}
+
+// A plane in tiles holds keys as [rows][2 halves of a head][tile_columns][kTileWords], then values as
+// [boxes across][rows / 2][tiles across][head_size][kTileWords]: each box has the values that it sees to itself, because
+// tiles are read several times faster from whole cache lines.
+int64_t tile_plane_floats(const NeighborhoodArgs& args, const PackedPlane& plane) {
+  return plane.rows * (2 * tile_columns(args, plane) * kTileWords +
+                       boxes_across(args, plane) * tiles_across(args, plane) * 2 * kTileFloats);
+}
+
+// Where the values of a box and a row of the plane begin.
+int64_t tile_values(const NeighborhoodArgs& args, const PackedPlane& plane, int64_t box, int64_t row) {
+  return plane.rows * 2 * tile_columns(args, plane) * kTileWords +
+         (box * plane.rows + row) / 2 * tiles_across(args, plane) * 4 * kTileFloats;
+}
+
+// The values of a row before they are transposed lie after the other scratch.
+int64_t tile_work_floats(const NeighborhoodArgs& args) {
+  return Work<PairWords>::floats(args) + (places_of(args.columns) + 16) * (kUsualHead + 1);
+}
+
+void pack_tiles(const NeighborhoodArgs& args, const PackedPlane& plane, int64_t batch, int64_t frame,
+                int64_t first_head, int64_t heads, int64_t first, float* planes, int64_t stride, float* memory) {
+  const Work<PairWords> work(memory, args);
+  const int64_t size = args.head_size, pitch = size + 1;
+  float* values = memory + Work<PairWords>::floats(args);
+  const int64_t columns = tile_columns(args, plane), places = places_of(args.columns),
+                across = tiles_across(args, plane);
+  for (int64_t head = 0; head < heads; ++head, planes += stride) {
+    const int64_t lane = (first_head + head) * size;
+    for (int64_t r = first; r < first + 2; ++r) {
+      float* keys = planes + r * 2 * columns * kTileWords;
+      for (int64_t column = 0; column < columns; ++column) {
+        float words[2 * kTileWords];
+        pack_key<PairWords>(args, batch, frame, lane, plane.first_row + r, column, work, words);
+        for (int64_t half = 0; half < 2; ++half)
+          store(keys + (half * columns + column) * kTileWords, load(words + half * kTileWords));
+      }
+    }
+    for (int64_t column = 0; column < places + 16; ++column)
+      pack_value<PairWords>(args, batch, frame, lane, plane.first_row + first, column, work, values + column * pitch);
+    for (int64_t box = 0; box < boxes_across(args, plane); ++box) {
+      float* to = planes + tile_values(args, plane, box, first);
+      const int64_t from = window_begin(args.columns, box * plane.box_columns);
+      for (int64_t tile = 0; tile < across; ++tile, to += 4 * kTileFloats)
+        transpose(values + smaller(from + 16 * tile, places) * pitch, pitch, 16, size, to, kTileWords);
+    }
+  }
+}
+
+// Fills what scores are added to: the negative base of the queries that see a column of a row, -inf for the others.
+void fill_start(VecI in_row, const float* column_masks, int64_t columns, Vec base, float* start) {
+  for (int64_t c = 0; c < columns; ++c) {
+    const VecI seen = in_row & bits_of(load(column_masks + c * kLanes));
+    store(start + c * kLanes, select(seen, -base, splat(kMinusInfinity)));
+  }
+}
+
+// What a tile box needs for one frame: its rows [first, end) of the plane, from `masks` on, and its scores.
+struct TileBox {
+  int64_t first, end;
+  const float* row_masks;
+  const float* column_masks;
+  State<PairWords> state;
+  float* scores;
+  float* start;    // [columns][kLanes]
+  VecI start_row;  // the row for which start is filled; none: bits that no mask has
+};
+
+// Scores, less the base, of keys of one box or of two that see the same columns. keys: of row 0 and the first column.
 template <int kBoxes>
 __attribute__((target("amx-tile,amx-bf16"))) void score_tiles(const float* keys, int64_t pitch, int64_t columns,
-                                                              const int64_t* first, const int64_t* end,
-                                                              const float* const* queries, float* const* scores) {
+                                                              VecI in_frame, TileBox* boxes) {
   LTX2RT_FENCE;
-  _tile_loadd(0, queries[0], kTileLine);
-  _tile_loadd(1, queries[0] + 256, kTileLine);
+  _tile_loadd(0, boxes[0].state.queries, kTileLine);
+  _tile_loadd(1, boxes[0].state.queries + kTileFloats, kTileLine);
   if constexpr (kBoxes == 2) {
-    _tile_loadd(2, queries[1], kTileLine);
-    _tile_loadd(3, queries[1] + 256, kTileLine);
+    _tile_loadd(2, boxes[1].state.queries, kTileLine);
+    _tile_loadd(3, boxes[1].state.queries + kTileFloats, kTileLine);
   }
-  const int64_t last = kBoxes == 2 ? larger(end[0], end[1]) : end[0];
-  for (int64_t r = kBoxes == 2 ? smaller(first[0], first[1]) : first[0]; r < last; ++r) {
-    const float* from = keys + r * pitch * kTileWords;
-    const bool in[] = {r >= first[0] && r < end[0], kBoxes == 2 && r >= first[kBoxes - 1] && r < end[kBoxes - 1]};
-    float* to[kBoxes];
-    for (int b = 0; b < kBoxes; ++b)
-      to[b] = scores[b] + ((r - first[b]) / 2 * columns * 2 + (r - first[b]) % 2) * kLanes;
+  const int64_t first = kBoxes == 2 ? smaller(boxes[0].first, boxes[1].first) : boxes[0].first;
+  const int64_t end = kBoxes == 2 ? larger(boxes[0].end, boxes[1].end) : boxes[0].end;
+  for (int64_t r = first; r < end; ++r) {
+    bool in[2] = {};
+    float* to[2] = {};
+    for (int b = 0; b < kBoxes; ++b) {
+      TileBox& box = boxes[b];
+      in[b] = r >= box.first && r < box.end;
+      if (!in[b]) continue;
+      const int64_t row = r - box.first;
+      to[b] = box.scores + (row / 2 * columns * 2 + row % 2) * kLanes;
+      const VecI in_row = bits_of(load(box.row_masks + row * kLanes)) & in_frame;
+      if (any(in_row ^ box.start_row)) {
+        const Vec base = load(box.state.base);
+        fill_start(in_row, box.column_masks, columns, select(base == splat(kMinusInfinity), zero(), base), box.start);
+        box.start_row = in_row;
+      }
+    }
+    LTX2RT_FENCE;
+    const float* from = keys + r * 2 * pitch * kTileWords;
     for (int64_t c = 0; c < columns; c += 16) {
-      _tile_loadd(4, from + c * kTileWords, kTileWords * 4);
-      _tile_loadd(5, from + c * kTileWords + 16, kTileWords * 4);
+      _tile_loadd(4, from + c * kTileWords, kTileLine);
+      _tile_loadd(5, from + (pitch + c) * kTileWords, kTileLine);
       if (in[0]) {
-        _tile_zero(6);
+        _tile_loadd(6, boxes[0].start + c * kLanes, kTileLine);
         _tile_dpbf16ps(6, 4, 0);
         _tile_dpbf16ps(6, 5, 1);
         _tile_stored(6, to[0] + c * 2 * kLanes, 2 * kTileLine);
       }
       if constexpr (kBoxes == 2) {
         if (in[1]) {
-          _tile_zero(7);
+          _tile_loadd(7, boxes[1].start + c * kLanes, kTileLine);
           _tile_dpbf16ps(7, 4, 2);
           _tile_dpbf16ps(7, 5, 3);
           _tile_stored(7, to[1] + c * 2 * kLanes, 2 * kTileLine);
@@ -656,29 +745,33 @@ __attribute__((target("amx-tile,amx-bf16"))) void score_tiles(const float* keys,
 }
 
 // sums += transposed values times the weights of the same. Half of the values at a time, so that the sums of two boxes
-// stay in tiles. values: of row 0 and the first column.
+// stay in tiles. values: of the row 0.
 template <int kBoxes>
-__attribute__((target("amx-tile,amx-bf16"))) void add_value_tiles(const float* values, int64_t pitch, int64_t columns,
-                                                                  const int64_t* first, const int64_t* end,
-                                                                  const float* const* weights, float* const* sums) {
+__attribute__((target("amx-tile,amx-bf16"))) void add_value_tiles(const float* values, int64_t columns,
+                                                                  const TileBox* boxes) {
   LTX2RT_FENCE;
-  const int64_t last = kBoxes == 2 ? larger(end[0], end[1]) : end[0];
+  const int64_t first = kBoxes == 2 ? smaller(boxes[0].first, boxes[1].first) : boxes[0].first;
+  const int64_t end = kBoxes == 2 ? larger(boxes[0].end, boxes[1].end) : boxes[0].end;
   for (int64_t half = 0; half < 2; ++half) {
-    const int64_t at = half * 32 * kLanes;
-    _tile_loadd(0, sums[0] + at, kTileLine);
-    _tile_loadd(1, sums[0] + at + 256, kTileLine);
+    float* sums = boxes[0].state.sums + half * 2 * kTileFloats;
+    float* more = boxes[kBoxes - 1].state.sums + half * 2 * kTileFloats;
+    _tile_loadd(0, sums, kTileLine);
+    _tile_loadd(1, sums + kTileFloats, kTileLine);
     if constexpr (kBoxes == 2) {
-      _tile_loadd(2, sums[1] + at, kTileLine);
-      _tile_loadd(3, sums[1] + at + 256, kTileLine);
+      _tile_loadd(2, more, kTileLine);
+      _tile_loadd(3, more + kTileFloats, kTileLine);
     }
-    for (int64_t r = kBoxes == 2 ? smaller(first[0], first[1]) : first[0]; r < last; r += 2) {
-      const float* from = values + (r / 2 * kUsualHead + half * 32) * pitch;
-      const bool in[] = {r >= first[0] && r < end[0], kBoxes == 2 && r >= first[kBoxes - 1] && r < end[kBoxes - 1]};
-      const float* by[kBoxes];
-      for (int b = 0; b < kBoxes; ++b) by[b] = weights[b] + (r - first[b]) / 2 * columns * kLanes;
-      for (int64_t c = 0; c < columns; c += 16) {
-        _tile_loadd(4, from + c, pitch * 4);
-        _tile_loadd(5, from + c + 16 * pitch, pitch * 4);
+    for (int64_t r = first; r < end; r += 2) {
+      const float* from = values + r / 2 * columns / 16 * 4 * kTileFloats + half * 2 * kTileFloats;
+      bool in[2] = {};
+      const float* by[2] = {};
+      for (int b = 0; b < kBoxes; ++b) {
+        in[b] = r >= boxes[b].first && r < boxes[b].end;
+        if (in[b]) by[b] = boxes[b].scores + (r - boxes[b].first) / 2 * columns * kLanes;
+      }
+      for (int64_t c = 0; c < columns; c += 16, from += 4 * kTileFloats) {
+        _tile_loadd(4, from, kTileLine);
+        _tile_loadd(5, from + kTileFloats, kTileLine);
         if (in[0]) {
           _tile_loadd(6, by[0] + c * kLanes, kTileLine);
           _tile_dpbf16ps(0, 4, 6);
@@ -693,62 +786,100 @@ __attribute__((target("amx-tile,amx-bf16"))) void add_value_tiles(const float* v
         }
       }
     }
-    _tile_stored(0, sums[0] + at, kTileLine);
-    _tile_stored(1, sums[0] + at + 256, kTileLine);
+    _tile_stored(0, sums, kTileLine);
+    _tile_stored(1, sums + kTileFloats, kTileLine);
     if constexpr (kBoxes == 2) {
-      _tile_stored(2, sums[1] + at, kTileLine);
-      _tile_stored(3, sums[1] + at + 256, kTileLine);
+      _tile_stored(2, more, kTileLine);
+      _tile_stored(3, more + kTileFloats, kTileLine);
     }
   }
   LTX2RT_FENCE;
 }
 
-// One frame of keys for the boxes of a column from (i, j) on, one or two.
+// Weights of pairs of scores in place. kShifted: less `shift`. Returns their sum.
+template <bool kShifted>
+Vec weigh_pairs(float* scores, int64_t pairs, Vec shift) {
+  Vec sum = zero();
+  for (int64_t i = 0; i < pairs; ++i) {
+    Vec a = load(scores + 2 * i * kLanes), b = load(scores + (2 * i + 1) * kLanes);
+    if constexpr (kShifted) {
+      a -= shift;
+      b -= shift;
+    }
+    const VecI words = PairWords::pair(coarse_exp(a), coarse_exp(b));
+    PairWords::store_row(scores + i * kLanes, words);
+    sum = PairWords::add_product(sum, words, PairWords::ones());
+  }
+  return sum;
+}
+
+// Scores may exceed the base by so much before it is raised: the sums of values are then left alone. Weights stay far
+// from the largest numbers, and their relative accuracy is the same.
+constexpr float kLazy = 8.0f;
+
+// As weigh, of scores from which the base was taken.
+void weigh_tiles(const TileBox& box, int64_t columns) {
+  const int64_t pairs = (box.end - box.first) / 2 * columns;
+  const Vec lowest = splat(kMinusInfinity), old_base = load(box.state.base);
+  Vec most[2] = {lowest, lowest};
+  for (int64_t i = 0; i < pairs; ++i) {
+    most[0] = max(load(box.scores + 2 * i * kLanes), most[0]);
+    most[1] = max(load(box.scores + (2 * i + 1) * kLanes), most[1]);
+  }
+  const Vec highest = max(most[0], most[1]);
+  const VecI none = (VecI)(old_base == lowest);
+  const VecI raised = ((VecI)(highest > splat(kLazy)) | none) & (VecI)(highest > lowest);
+  if (!any(raised)) {
+    store(box.state.weights, load(box.state.weights) + weigh_pairs<false>(box.scores, pairs, zero()));
+    return;
+  }
+  const Vec shift = select(raised, highest, zero()), rescale = select(none, zero(), coarse_exp(-shift));
+  store(box.state.base, select(raised, select(none, zero(), old_base) + shift, old_base));
+  store(box.state.weights, fma(load(box.state.weights), rescale, weigh_pairs<true>(box.scores, pairs, shift)));
+  for (int64_t n = 0; n < kUsualHead * kLanes; n += kLanes)
+    store(box.state.sums + n, load(box.state.sums + n) * rescale);
+}
+
+// One frame of keys for the boxes of a column from (i, j) on, one or two. values: those of their column.
 template <int kBoxes>
 void attend_tile_boxes(const Boxes<PairWords>& boxes, int64_t i, int64_t j, VecI in_frame, const float* keys,
-                       const float* values, int64_t pitch) {
+                       const float* values, int64_t columns, int64_t pitch) {
   const Box box = boxes.box(i, j);
-  const int64_t columns = round_up(box.end_key - box.first_key, 16);
   const int64_t together = larger(2, Work<PairWords>::score_rows(boxes.args) / columns / 2 * 2);
   int64_t starts[kBoxes], ends[kBoxes], most = 0;
-  const float* queries[kBoxes];
-  float* sums[kBoxes];
   for (int b = 0; b < kBoxes; ++b) {
-    const State<PairWords> state = boxes.state(i + b, j);
     starts[b] = boxes.first_row(i + b);
     ends[b] = boxes.end_row(i + b);
     most = larger(most, ends[b] - starts[b]);
-    queries[b] = state.queries;
-    sums[b] = state.sums;
   }
   for (int64_t done = 0; done < most; done += together) {
-    int64_t first[kBoxes], end[kBoxes];
-    for (int b = 0; b < kBoxes; ++b) {
-      first[b] = smaller(starts[b] + done, ends[b]);
-      end[b] = smaller(first[b] + together, ends[b]);
-    }
-    score_tiles<kBoxes>(keys + box.first_key * kTileWords, pitch, columns, first, end, queries, boxes.work.scores);
-    for (int b = 0; b < kBoxes; ++b) {
-      const State<PairWords> state = boxes.state(i + b, j);
-      const Vec rescale =
-          weigh<PairWords, true>(boxes.work.scores[b], end[b] - first[b], columns, in_frame,
-                                 boxes.row_masks(i + b) + (first[b] - starts[b]) * kLanes, boxes.column_masks(j), state);
-      if (!any((VecI)(rescale != splat(1.0f)))) continue;
-      for (int64_t n = 0; n < kUsualHead * kLanes; n += kLanes) store(sums[b] + n, load(sums[b] + n) * rescale);
-    }
-    add_value_tiles<kBoxes>(values + box.first_key, pitch, columns, first, end, boxes.work.scores, sums);
+    const auto part = [&](int b) {
+      const int64_t first = smaller(starts[b] + done, ends[b]);
+      return TileBox{.first = first,
+                     .end = smaller(first + together, ends[b]),
+                     .row_masks = boxes.row_masks(i + b) + (first - starts[b]) * kLanes,
+                     .column_masks = boxes.column_masks(j),
+                     .state = boxes.state(i + b, j),
+                     .scores = boxes.work.scores[b],
+                     .start = boxes.work.starts[b],
+                     .start_row = splat_bits(1)};
+    };
+    TileBox parts[2] = {part(0), part(kBoxes - 1)};
+    score_tiles<kBoxes>(keys + box.first_key * kTileWords, pitch, columns, in_frame, parts);
+    for (int b = 0; b < kBoxes; ++b) weigh_tiles(parts[b], columns);
+    add_value_tiles<kBoxes>(values, columns, parts);
   }
 }
 
-// attend with the products in AMX tiles of pairs, for heads of 64. Scores of 16 keys x 16 queries are products of keys as
-// they lie in memory with the queries, sums of 16 values x 16 queries those of transposed values with the weights. Two
-// boxes, one below the other, share the tiles of keys and values.
+// attend with the products in AMX tiles of pairs, for heads of 64. Scores of 16 keys x 16 queries are products of keys
+// with the queries, sums of 16 values x 16 queries those of transposed values with the weights. Two boxes, one below the
+// other, share the tiles of keys and values.
 __attribute__((target("amx-tile,amx-bf16"))) void attend_tiles(const NeighborhoodArgs& args, const PackedPlane& plane,
                                                                const LaneBox& lane_box, const NeighborhoodBlock& block,
                                                                const SeenFrame* seen, int64_t seen_count,
                                                                const float* planes, int64_t stride, float* memory) {
   const Work<PairWords> work(memory, args);
-  const int64_t pitch = key_columns<true>(args);
+  const int64_t pitch = tile_columns(args, plane), columns = 16 * tiles_across(args, plane);
   TileConfig config{};
   config.palette = 1;
   for (int tile = 0; tile < 8; ++tile) {
@@ -756,19 +887,19 @@ __attribute__((target("amx-tile,amx-bf16"))) void attend_tiles(const Neighborhoo
     config.rows[tile] = 16;
   }
   const Boxes<PairWords> boxes(args, plane, lane_box, block, work);
-  boxes.start();
+  boxes.start(args.scale);
   LTX2RT_FENCE;
   _tile_loadconfig(&config);
   for (int64_t f = 0; f < seen_count; ++f) {
     const VecI in_frame = frame_mask(lane_box, seen[f]);
     const float* keys = planes + seen[f].slot * stride;
-    const float* values = keys + plane.rows * pitch * kTileWords;
-    for (int64_t i = 0; i < boxes.down; i += 2) {
-      for (int64_t j = 0; j < boxes.across; ++j) {
+    for (int64_t j = 0; j < boxes.across; ++j) {
+      const float* values = keys + tile_values(args, plane, block.column / plane.box_columns + j, 0);
+      for (int64_t i = 0; i < boxes.down; i += 2) {
         if (i + 1 < boxes.down) {
-          attend_tile_boxes<2>(boxes, i, j, in_frame, keys, values, pitch);
+          attend_tile_boxes<2>(boxes, i, j, in_frame, keys, values, columns, pitch);
         } else {
-          attend_tile_boxes<1>(boxes, i, j, in_frame, keys, values, pitch);
+          attend_tile_boxes<1>(boxes, i, j, in_frame, keys, values, columns, pitch);
         }
       }
     }
@@ -788,8 +919,8 @@ __attribute__((target("amx-tile,amx-bf16"))) void attend_tiles(const Neighborhoo
 #endif  // LTX2RT_TILES
 
 template <typename Words>
-constexpr NeighborhoodLoops kLoops{
-    kValues<Words>, 1, plane_floats<Words, false>, Work<Words>::floats, pack<Words, false>, attend<Words>};
+constexpr NeighborhoodLoops kLoops{kValues<Words>,      1,           plane_floats<Words>,
+                                   Work<Words>::floats, pack<Words>, attend<Words>};
 
 }  // namespace
 
@@ -806,7 +937,7 @@ const NeighborhoodKernel& neighborhood_attention_kernel() {
 #endif
 #ifdef LTX2RT_TILES
       .has_tiles = true,
-      .tiles = {2, 16, plane_floats<PairWords, true>, Work<PairWords>::floats, pack<PairWords, true>, attend_tiles},
+      .tiles = {2, 16, tile_plane_floats, tile_work_floats, pack_tiles, attend_tiles},
 #else
       .has_tiles = false,
       .tiles = {},

@@ -7,10 +7,12 @@
 #include <utility>
 #include <vector>
 
+#include "csrc/cpu/amx.h"
 #include "csrc/cpu/antialiased_snake.h"
 #include "csrc/cpu/conv_direct.h"
 #include "csrc/cpu/conv_winograd.h"
 #include "csrc/cpu/dispatch.h"
+#include "csrc/cpu/neighborhood_attention.h"
 
 namespace ltx2rt::cpu {
 namespace {
@@ -406,6 +408,81 @@ std::string check_attention(const KernelTables& kernels, const KernelTables& por
 // The checks may run while another thread has the pool, and before it is known how many threads there are.
 constexpr int kThreads = 1;
 
+// Two heads of 64 of a few frames, whose windows are shifted in one axis and replicated in the other, by some loops.
+std::vector<float> attend_nearby(const NeighborhoodKernel& kernel, const NeighborhoodLoops& loops, FloatType type) {
+  constexpr int64_t kFrames = 3, kKeyFrames = 4, kRows = 5, kColumns = 18, kHeads = 2, kHead = 64, kSlots = 3;
+  constexpr int64_t kWindowRows = 3, kWindowColumns = 11, kWidth = kHeads * kHead;
+  const int32_t key_frames[kFrames * kSlots] = {0, 1, 3, 1, 2, -1, 2, 1, 0};
+  Numbers numbers(7);
+  const bool narrow = type == FloatType::bf16;
+  std::vector<float> values[3];
+  std::vector<uint16_t> words[3];
+  CellRows cells[3];
+  for (int i = 0; i < 3; ++i) {
+    values[i] = numbers.floats((i == 0 ? kFrames : kKeyFrames) * kRows * kColumns * kWidth);
+    if (narrow) words[i] = bfloat16s(values[i]);
+    cells[i] = {narrow ? static_cast<const void*>(words[i].data()) : values[i].data(),
+                type,
+                0,
+                kRows * kColumns * kWidth,
+                kColumns * kWidth,
+                kWidth,
+                1};
+  }
+  const auto norm = numbers.floats(kHead);
+  std::vector<std::vector<float>> tables;
+  const auto angles = [&](int64_t rows, int64_t pairs) {
+    std::vector<float> cos_and_sin(2 * rows * pairs);
+    for (int64_t i = 0; i < rows * pairs; ++i) {
+      const float angle = 3 * numbers.next();
+      cos_and_sin[i] = std::cos(angle);
+      cos_and_sin[rows * pairs + i] = std::sin(angle);
+    }
+    tables.push_back(std::move(cos_and_sin));
+    return AngleRows{tables.back().data(), rows * pairs, pairs};
+  };
+  NeighborhoodArgs args{};
+  args.batch = 1;
+  args.frames = kFrames;
+  args.key_frames = kKeyFrames;
+  args.heads = kHeads;
+  args.head_size = kHead;
+  args.rows = {kRows, kWindowRows, Border::shift};
+  args.columns = {kColumns, kWindowColumns, Border::replicate};
+  args.q = cells[0];
+  args.k = cells[1];
+  args.v = cells[2];
+  args.q_norm = args.k_norm = norm.data();
+  args.rotated = true;
+  args.q_time = angles(kFrames, 8);
+  args.k_time = angles(kKeyFrames, 8);
+  args.height = angles(kRows + kWindowRows - 1, 12);
+  args.width = angles(kColumns + kWindowColumns - 1, 12);
+  args.norm_eps = 1e-6f;
+  args.scale = 0.2f;
+  std::vector<float> out(kFrames * kRows * kColumns * kWidth);
+  args.out = out.data();
+  args.out_type = FloatType::f32;
+  const NeighborhoodPlan plan(args, kSlots, kThreads, kernel, loops);
+  NeighborhoodSchedule(args, plan, Scratch(plan.layout.bytes()), loops, key_frames).run();
+  return out;
+}
+
+std::string check_neighborhood(const KernelTables& kernels, const KernelTables& portable) {
+  const auto& kernel = kernels.neighborhood;
+  const auto check = [&](const std::string& name, const NeighborhoodLoops& loops, FloatType type, double tolerance) {
+    return compare(name, attend_nearby(kernel, loops, type),
+                   attend_nearby(portable.neighborhood, portable.neighborhood.values, type), tolerance);
+  };
+  auto fault = check("neighborhood_attention", kernel.values, FloatType::f32, 2 * kRounding);
+  // As in check_attention: pairs round what the portable loops do not.
+  if (fault.empty() && kernel.has_pairs)
+    fault = check("neighborhood_attention pairs", kernel.pairs, FloatType::bf16, kHalfRounding);
+  if (fault.empty() && kernel.has_tiles && amx_usable())
+    fault = check("neighborhood_attention tiles", kernel.tiles, FloatType::bf16, kHalfRounding);
+  return fault;
+}
+
 struct ConvSizes {
   int64_t in[3], taps[3];
   int64_t channels, out_channels;
@@ -514,13 +591,16 @@ std::string check_snake(const KernelTables& kernels, const KernelTables& portabl
 }  // namespace
 
 KernelTables kernel_tables(Isa isa) {
-  return {linear_kernels(isa),       norm_kernels(isa),         rope_attention_kernel(isa),
-          causal_conv3d_kernel(isa), conv_winograd_kernel(isa), snake_kernels(isa)};
+  return {linear_kernels(isa),        norm_kernels(isa),
+          rope_attention_kernel(isa), neighborhood_attention_kernel(isa),
+          causal_conv3d_kernel(isa),  conv_winograd_kernel(isa),
+          snake_kernels(isa)};
 }
 
 std::string find_fault(const KernelTables& kernels) {
   const KernelTables portable = kernel_tables(Isa::portable);
-  for (const auto check : {check_conversions, check_linear, check_norm, check_attention, check_conv, check_snake}) {
+  for (const auto check :
+       {check_conversions, check_linear, check_norm, check_attention, check_neighborhood, check_conv, check_snake}) {
     auto fault = check(kernels, portable);
     if (!fault.empty()) return fault;
   }

@@ -9,6 +9,7 @@
 #include "csrc/cpu/isa.h"
 #include "csrc/cpu/linear_kernels.h"
 #include "csrc/cpu/modulated_norm_kernels.h"
+#include "csrc/cpu/neighborhood_attention_kernel.h"
 #include "csrc/cpu/rope_attention_kernel.h"
 
 namespace ltx2rt::cpu {
@@ -17,6 +18,7 @@ struct KernelTables {
   LinearKernels linear;
   NormKernels norm;
   AttentionKernel attention;
+  NeighborhoodKernel neighborhood;
   ConvKernel conv;
   WinogradKernel winograd;
   SnakeKernels snake;

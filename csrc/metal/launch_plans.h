@@ -179,8 +179,8 @@ constexpr int attention_keys_threads(int64_t width) {
 // Whether the shader takes these heads, slots of key_frames, windows of height and width, and pairs of the rotary tables
 // (null without rotation). It reads the turns of four pairs at once, and keeps in threadgroup memory those of all rows
 // and columns that a brick sees: of windows up to 16 x 16 with the published 8, 12 and 12 pairs.
-constexpr bool neighborhood_has_shader(int64_t head_size, int64_t slots, int64_t height, int64_t width, int64_t channels,
-                                       const int64_t (&window)[2], const int64_t* pairs) {
+constexpr bool neighborhood_has_shader(int64_t head_size, int64_t slots, int64_t height, int64_t width,
+                                       int64_t channels, const int64_t (&window)[2], const int64_t* pairs) {
   // Within a frame that is contiguous, 32 bits address every element.
   const bool fits = head_size == metal_shared::kNeighborhoodHead && slots >= 1 &&
                     slots <= metal_shared::kMostKeySlots && channels <= INT32_MAX &&

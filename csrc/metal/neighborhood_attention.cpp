@@ -40,12 +40,14 @@ void NeighborhoodAttention::eval_gpu(const std::vector<mx::array>& inputs, std::
   const auto given = [&](bool present) -> const mx::array* {
     if (!present) return nullptr;
     const mx::array& operand = *next++;
+    if (operand.size() == 0) return nullptr;  // the table of an axis that turns nothing
     if (metal::starts_at_four(operand)) return &operand;
     return &kept.emplace_back(launch.copy(operand));
   };
   const mx::array* q_norm = given(present_.q_norm);
   const mx::array* k_norm = given(present_.k_norm);
-  const mx::array* rope[4];  // q_time, k_time, height, width
+  const mx::array* tables = next;  // q_time, k_time, height, width
+  const mx::array* rope[4];
   for (auto& table : rope) table = given(present_.rope);
 
   const auto set_strides = [](int64_t (&outer)[2], int32_t (&cells)[2], const mx::array& a) {
@@ -67,9 +69,9 @@ void NeighborhoodAttention::eval_gpu(const std::vector<mx::array>& inputs, std::
   params.borders[0] = static_cast<int32_t>(options_.border_height);
   params.borders[1] = static_cast<int32_t>(options_.border_width);
   if (present_.rope) {
-    params.pairs[0] = rope[0]->shape(2);
-    params.pairs[1] = rope[2]->shape(2);
-    params.pairs[2] = rope[3]->shape(2);
+    params.pairs[0] = tables[0].shape(2);
+    params.pairs[1] = tables[2].shape(2);
+    params.pairs[2] = tables[3].shape(2);
   }
   params.key_frames = k.shape(1);
   params.slots = key_frames.shape(1);
@@ -91,8 +93,8 @@ void NeighborhoodAttention::eval_gpu(const std::vector<mx::array>& inputs, std::
   launch.bind(q_norm, 6);
   launch.bind(k_norm, 7);
   for (int i = 0; i < 4; ++i) launch.bind(rope[i], 8 + i);
-  const int64_t bricks = metal_plan::ceil_div(params.size[0], metal_shared::kBrickFrames) * params.bricks[0] *
-                         params.bricks[1];
+  const int64_t bricks =
+      metal_plan::ceil_div(params.size[0], metal_shared::kBrickFrames) * params.bricks[0] * params.bricks[1];
   launch.dispatch({bricks, options_.num_heads, q.shape(0)}, metal_shared::kNeighborhoodThreads,
                   metal_plan::neighborhood_operations(params.slots, params.window[0], params.window[1]),
                   [&](const int64_t (&first)[3]) {

@@ -60,8 +60,8 @@ METAL_FUNC Eight turned(Eight v, Turn turn) {
   const float4 c = turn.cosines, s = turn.sines;
   return Eight{float4(v.low.x * c.x - v.low.y * s.x, v.low.y * c.x + v.low.x * s.x,  //
                       v.low.z * c.y - v.low.w * s.y, v.low.w * c.y + v.low.z * s.y),
-               float4(v.high.x * c.z - v.high.y * s.z, v.high.y * c.z + v.high.x * s.z,
-                      v.high.z * c.w - v.high.w * s.w, v.high.w * c.w + v.high.z * s.w)};
+               float4(v.high.x * c.z - v.high.y * s.z, v.high.y * c.z + v.high.x * s.z, v.high.z * c.w - v.high.w * s.w,
+                      v.high.w * c.w + v.high.z * s.w)};
 }
 METAL_FUNC float square_of(Eight v) { return dot(v.low, v.low) + dot(v.high, v.high); }
 
@@ -188,8 +188,7 @@ template <typename T>
   const int row_window = params.window[0], column_window = params.window[1];
   const int row_border = params.borders[0], column_border = params.borders[1];
 
-  const Span slab_rows =
-      windows_of(first_row, first_row + kBrickRows - 1, rows, row_window, row_border);
+  const Span slab_rows = windows_of(first_row, first_row + kBrickRows - 1, rows, row_window, row_border);
   const Span slab_columns =
       windows_of(first_column, first_column + kBrickColumns - 1, columns, column_window, column_border);
   threadgroup float4* time_turns = turns;
@@ -281,8 +280,9 @@ template <typename T>
   const int staged_key = int(thread_index) / 8, staged_unit = int(thread_index) % 8;
   const int staged_row = staged_key / 2, staged_column = staged_key % 2;
   const UnitAxis staged_axis = axis_of_unit(staged_unit, params);
-  const threadgroup float4* axis_turns =
-      staged_axis.axis == 0 ? time_turns : staged_axis.axis == 1 ? row_turns : column_turns;
+  const threadgroup float4* axis_turns = staged_axis.axis == 0   ? time_turns
+                                         : staged_axis.axis == 1 ? row_turns
+                                                                 : column_turns;
   float4 low_weight = float4(1.0f), high_weight = float4(1.0f);
   if (k_normed) {
     low_weight = ((const device float4*)k_norm)[2 * staged_unit];
@@ -336,7 +336,8 @@ template <typename T>
           }
           store_eight<T>(staged_k, key);
           copy_eight<T>(staged_v,
-                        v_frame + (row_cell * params.v_cell_strides[0] + column_cell * params.v_cell_strides[1]), there);
+                        v_frame + (row_cell * params.v_cell_strides[0] + column_cell * params.v_cell_strides[1]),
+                        there);
         }
         threadgroup_barrier(mem_flags::mem_threadgroup);
         if (!block_exists || fragments_row >= rows_end || !meets_pair(block_columns, piece_column)) continue;

@@ -15,13 +15,13 @@ struct NeighborhoodParams {
   int32 q_cell_strides[2];  // row, column
   int32 k_cell_strides[2];
   int32 v_cell_strides[2];
-  int32 size[3];         // of q: T, H, W
-  int32 bricks[2];       // along H and W
-  int32 window[2];       // Kh, Kw
-  int32 borders[2];      // Border, of height and width
-  int32 pairs[3];        // Ft, Fh, Fw
-  int32 key_frames;      // S
-  int32 slots;           // J
+  int32 size[3];     // of q: T, H, W
+  int32 bricks[2];   // along H and W
+  int32 window[2];   // Kh, Kw
+  int32 borders[2];  // Border, of height and width
+  int32 pairs[3];    // Ft, Fh, Fw
+  int32 key_frames;  // S
+  int32 slots;       // J
   int32 heads;
   int32 first_brick;  // of this dispatch: its threadgroups are a part of all
   int32 first_head;
@@ -47,7 +47,7 @@ enum {
   kBrickRows = 4,
   kBrickColumns = 8,
   kNeighborhoodThreads = 256,
-  kMostKeySlots = 16,    // J
+  kMostKeySlots = 16,        // J
   kNeighborhoodTurns = 256,  // fours of cosines and sines that a threadgroup keeps
 };
 

@@ -131,7 +131,7 @@ class CallArguments(TypedDict, total=False):
     """reduce large images and control videos as the official code does, which leaves pixels out (default: True)."""
 
     source_color: str | None
-    """what the colours of clips that are read are; -limited or -full behind it says the range too; one of bt601, bt709, bt2020, display-p3, hlg, pq, bt601-limited, bt601-full, bt709-limited, bt709-full, bt2020-limited, bt2020-full, display-p3-limited, display-p3-full, hlg-limited, hlg-full, pq-limited, pq-full (default: as tagged)."""
+    """what the colours of clips that are read are: bt601, bt709, bt2020, display-p3, hlg, pq; -limited or -full behind it says the range, too (default: as tagged)."""
 
     kept_from: str | None
     """where what an edit keeps comes from: the clip itself, or through the VAE as all else (the official behaviour); one of source, vae (default: 'source')."""

@@ -64,7 +64,7 @@ def clip_files(path: Path, options: OutputOptions, *, pictures: bool, sound: boo
     files = []
     if decoded:
         suffixes = (*(VIDEO if pictures else ()), *(SOUND if sound else ()))
-        files.append(WrittenFile(spelled("output_path"), path, suffixes))
+        files.append(WrittenFile(_main_name("path"), path, suffixes))
     for name, suffixes in (
         ("save_wav", SOUND),
         ("save_first_frame", PICTURE),
@@ -83,7 +83,7 @@ def clip_files(path: Path, options: OutputOptions, *, pictures: bool, sound: boo
 def embedding_files(path: Path) -> list[WrittenFile]:
     """The files of a saved text embedding."""
     return [
-        WrittenFile(spelled("output_path"), path, (".safetensors", ".npz")),
+        WrittenFile(_main_name("output"), path, (".safetensors", ".npz")),
         WrittenFile("the sidecar", sidecar_path(path), RECORD),
     ]
 
@@ -150,6 +150,12 @@ def check_folder(path: Path) -> None:
 def numbered(path: Path, number: int) -> Path:
     """``clip.mp4`` -> ``clip-2.mp4``; 1 leaves it as it is."""
     return path if number == 1 else path.with_name(f"{path.stem}-{number}{path.suffix}")
+
+
+def _main_name(argument: str) -> str:
+    """What names the main output: the option, or the argument of a Python function."""
+    option = spelled("output_path")
+    return argument if option == "output_path" else option
 
 
 def _check_collisions(files: Sequence[WrittenFile]) -> None:

@@ -51,8 +51,8 @@ class Machine:
 
     Attributes:
         best: of the kernels' own instructions.
-        tiles: operations per second of bfloat16 products in the processor's AMX tiles, which the kernels do not use;
-            None where there are none.
+        tiles: operations per second of bfloat16 products in the processor's AMX tiles, which neighborhood_attention
+            alone uses; None where there are none.
 
     Raises:
         UsageError: without the compiled kernels, whose loops measure the ceilings.

@@ -7,14 +7,19 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 import mlx.core as mx
 
 from ltx2rt.bench.case import Arithmetic, Work
 from ltx2rt.kernels import selection
+from ltx2rt.kernels.host import to_numpy
 
-KERNELS = ("quantized_linear", "rope_attention", "causal_conv3d", "modulated_norm", "antialiased_snake")
+KERNELS = (
+    *("quantized_linear", "rope_attention", "neighborhood_attention"),
+    *("causal_conv3d", "modulated_norm", "antialiased_snake"),
+)
 BETWEEN = "between"
 """Name of everything that is not a kernel call: element-wise chains, copies and reductions that MLX computes."""
 
@@ -102,6 +107,9 @@ def operations(name: str, args: tuple[Any, ...], kwargs: dict[str, Any], out: mx
     if name == "rope_attention":
         products = 4.0 * out.size * args[1].shape[1]
         return float(products / 2 if kwargs["causal"] and out.shape[1] == args[1].shape[1] else products)
+    if name == "neighborhood_attention":  # every query with a whole window in each frame that it sees
+        seen = int((to_numpy(args[3]) >= 0).sum()) / max(1, out.shape[1])
+        return float(4.0 * out.size * seen * prod(kwargs["window"]))
     if name == "causal_conv3d":
         weight = args[1]
         return float(2.0 * out.size * (weight.size // weight.shape[0]))

@@ -10,7 +10,9 @@ from ltx2rt.bench.block_case import block_cases
 from ltx2rt.bench.case import Case
 from ltx2rt.bench.convolution_cases import convolution_cases
 from ltx2rt.bench.decoder_cases import decoder_cases
+from ltx2rt.bench.diffusion_cases import diffusion_cases
 from ltx2rt.bench.linear_cases import linear_cases
+from ltx2rt.bench.neighborhood_cases import neighborhood_cases
 from ltx2rt.bench.norm_cases import norm_cases
 from ltx2rt.bench.text_cases import text_cases
 from ltx2rt.errors import UsageError
@@ -21,10 +23,12 @@ def all_cases() -> list[Case]:
     return [
         *linear_cases(),
         *attention_cases(),
+        *neighborhood_cases(),
         *convolution_cases(),
         *norm_cases(),
         *text_cases(),
         *decoder_cases(),
+        *diffusion_cases(),
         BandwidthCase(MEL_FRAMES),
         *block_cases(),
     ]
@@ -43,11 +47,13 @@ SHORT = (
     "linear/int8-convrot/4096x4096/m512",
     "attention/video/bf16/32x128/q1024-k1024",
     "attention/video-text/bf16/32x128/q1024-k1024",
+    "neighborhood_attention/stage-1/bf16/32x64/6x8x8-w3x7x7",
     "conv/video/bf16/512-512/7x16x16",
     "conv/vocoder-k11/f32/256-256/15030",
     "modulated_norm/bf16/1024x4096",
     "text_layer/bf16/128",
     "video_layer/bf16/up_blocks.4.res_blocks.0/13x32x32",
+    "diffusion_block/bf16/stage5/25x64x64",
     "audio_decoder/bf16/126",
     "vocoder-2.3/f32/25",
     "transformer_block/bf16/v256-a126-t1024",

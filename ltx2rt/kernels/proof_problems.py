@@ -82,7 +82,11 @@ def check_problems(variant: Variant, *, metal: bool = True) -> list[Problem]:
         metal: with a problem of many weights, for a path that only the Metal kernels have.
     """
     if isinstance(variant, NormVariant):
-        return [_norm(variant, 3, 1032, 0), _norm(variant, 5, 1030, 1, spare=3)]
+        return [
+            _norm(variant, (3,), 1032, 0),
+            _norm(variant, (5,), 1030, 1, spare=3),
+            _norm(variant, (2, 3), 1032, 2, unseen=1),
+        ]
     if isinstance(variant, LinearVariant):
         limits = row_limits(variant.weight)
         rows = variant.rows or limits[-1] + 86
@@ -92,7 +96,7 @@ def check_problems(variant: Variant, *, metal: bool = True) -> list[Problem]:
         problems = [
             _linear(variant, rows, 544, 136, 0),
             _linear(variant, fewer, 333, 69, 1),
-            _linear(variant, rows, 333, 136, 2),
+            _linear(variant, rows, 333, 136, 2, transposed=True),
             _linear(variant, fewer, 544, 69, 3),
         ]
         if metal and variant.weight in FEW_ROWS and variant.rows == 0:  # weights of more than one slab of 16 MB
@@ -133,7 +137,7 @@ def check_problems(variant: Variant, *, metal: bool = True) -> list[Problem]:
 def timing_problem(variant: Variant) -> Problem:
     """About a millisecond of work for a large GPU."""
     if isinstance(variant, NormVariant):
-        return _norm(variant, 2048, 4096, 2)
+        return _norm(variant, (2048,), 4096, 2)
     if isinstance(variant, LinearVariant):
         return _linear(variant, variant.rows or 1024, 2048, 2048, 2)
     if isinstance(variant, AttentionVariant):
@@ -161,16 +165,19 @@ def exact_arguments(problem: Problem) -> Problem:
     return {name: widen(value) for name, value in problem.items()}
 
 
-def _norm(variant: NormVariant, rows: int, width: int, seed: int, spare: int = 0) -> Problem:
-    """Rows of a wider array when ``spare`` is given."""
+def _norm(
+    variant: NormVariant, rows: tuple[int, ...], width: int, seed: int, *, spare: int = 0, unseen: int = 0
+) -> Problem:
+    """``spare``: rows of a wider array; ``unseen``: rows that do not lie at one distance from each other."""
     values = _Values(seed)
-    x = values.array((rows, width + spare), variant.dtype, 3.0)[:, :width]
+    every = (*rows[:-1], rows[-1] + unseen, width + spare)
+    x = values.array(every, variant.dtype, 3.0)[..., : rows[-1], :width]
     table = 4 if variant.index else 1
     return {
         "x": x,
         "scale": values.optional((table, width), variant.scale),
         "shift": values.optional((table, width), variant.shift),
-        "index": values.integers((rows,), table) if variant.index else None,
+        "index": values.integers(rows, table) if variant.index else None,
         "norm": variant.norm,
     }
 
@@ -223,7 +230,10 @@ def packed_weight(kind: str, columns: int, depth: int, seed: int, group_size: in
     return LinearWeight(kind, mx.array(blocks.reshape(columns, -1)))  # type: ignore[arg-type]  # a mode, too
 
 
-def _linear(variant: LinearVariant, rows: int, depth: int, columns: int, seed: int) -> Problem:
+def _linear(
+    variant: LinearVariant, rows: int, depth: int, columns: int, seed: int, *, transposed: bool = False
+) -> Problem:
+    """``transposed``: neighbours of a row of x are not neighbours in memory."""
     values = _Values(seed)
     unit = math.lcm(_PACKED_UNITS.get(variant.weight, 1), variant.groups or 1, variant.rotation or 1)
     depth = -(-depth // unit) * unit
@@ -244,8 +254,9 @@ def _linear(variant: LinearVariant, rows: int, depth: int, columns: int, seed: i
     else:
         weight = LinearWeight("dense", values.array((columns, depth), variant.weight, depth**-0.5))
     table = 3 if variant.gate_index else 1
+    x = values.array((depth, rows) if transposed else (rows, depth), variant.dtype)
     return {
-        "x": values.array((rows, depth), variant.dtype),
+        "x": mx.transpose(x, stream=mx.cpu) if transposed else x,
         "weight": weight._replace(rotation=variant.rotation),
         "bias": values.optional((columns,), variant.bias),
         "activation": variant.activation or None,

@@ -81,6 +81,47 @@ def attention_bytes(
     )
 
 
+def neighborhood_bytes(
+    q: tuple[int, int, int, int, int],
+    key_frames: int,
+    slots: int,
+    heads: int,
+    window: tuple[int, int],
+    borders: tuple[str, str],
+    itemsize: int = FLOAT32_BYTES,
+) -> int:
+    """Of `neighborhood_attention`.
+
+    Args:
+        q: its shape (B, T, H, W, N*K).
+        key_frames: frames of k.
+        slots: frames that each query sees, J.
+        heads: N.
+        window, borders: as for the kernel.
+        itemsize: bytes of a value; 2 means bfloat16.
+    """
+    if not _compiled():
+        batch, _, height, width, channels = q
+        rows, columns = (n + w - 1 for n, w in zip((height, width), window, strict=True))
+        # In float32 the queries, the result, keys and values, those that a row of queries sees, and its scores.
+        seen = batch * slots * window[0] * columns
+        return FLOAT32_BYTES * (
+            2 * prod(q) + 2 * batch * key_frames * rows * columns * channels + seen * (2 * channels + 2 * heads * width)
+        )
+    return int(
+        ext.neighborhood_attention_scratch_bytes(
+            q,
+            key_frames=key_frames,
+            slots=slots,
+            heads=heads,
+            window=window,
+            borders=borders,
+            dtype=_dtype(itemsize),
+            threads=ext.num_threads(),
+        )
+    )
+
+
 def convolution_bytes(
     outputs: tuple[int, int, int],
     weight: tuple[int, int, int, int, int],

@@ -29,6 +29,8 @@ DECODER_THREADS = 4
 # Codecs whose packets are pictures, one each: these are counted without decoding.
 _PACKET_IS_PICTURE = {"h264", "hevc", "av1", "libdav1d", "vp9", "prores", "dnxhd", "mjpeg", "ffv1", "rawvideo"}
 _RAW_RATE = Fraction(25)
+_SQUARE_ENOUGH = 0.01  # shapes of pixels that only mend the rounding of a size
+_OBLONGEST = 8  # beyond that the statement is an error
 _FIELDS = (2, 3, 4, 5)  # FFmpeg's codes of the orders in which fields are coded and shown
 
 # Pictures that exist while a clip is read: those that the decoder refers to and those its threads work on; as RGB the
@@ -309,7 +311,7 @@ def _moving_pictures(container: InputContainer, name: str) -> VideoStream:
 
 def _square(frame: VideoFrame, aspect: Fraction | None) -> tuple[int, int]:
     """(width, height) of a picture whose pixels have this shape, with square ones: the shorter side grows."""
-    if not aspect or aspect == 1:
+    if not aspect or abs(aspect - 1) < _SQUARE_ENOUGH or not 1 / _OBLONGEST <= aspect <= _OBLONGEST:
         return frame.width, frame.height
     if aspect > 1:
         return round(frame.width * aspect), frame.height

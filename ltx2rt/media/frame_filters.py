@@ -47,7 +47,9 @@ class FrameFilters:
         ]
         if interlaced:
             chain.append(graph.add("bwdif", "mode=send_frame:parity=auto:deint=interlaced"))
-        scale = f"{size[0]}:{size[1]}:flags=bicubic:out_range=pc:in_range={'pc' if colour.full_range else 'tv'}"
+        # While it resizes, the scaler is two levels too dark unless it is told to be exact.
+        exact = "" if size == (first.width, first.height) else "+accurate_rnd+full_chroma_int"
+        scale = f"{size[0]}:{size[1]}:flags=bicubic{exact}:out_range=pc:in_range={'pc' if colour.full_range else 'tv'}"
         if colour.matrix is not None:
             scale += f":in_color_matrix={colour.matrix}"
         chain.append(graph.add("scale", scale))

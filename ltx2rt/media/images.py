@@ -23,6 +23,8 @@ from ltx2rt.types import Array
 log = logging.getLogger(__name__)
 
 
+_ANIMATED = ("GIF", "WEBP", "PNG", "AVIF")
+
 # Per stored pixel: the picture in Pillow's memory before and after a conversion, as an array and handed on; in floating
 # point for scaling; and for the round trip through H.264 what the encoder and the decoder hold.
 _READ_BYTES, _FLOAT_BYTES, _CODED_BYTES = 16, 12, 8
@@ -89,6 +91,9 @@ def open_image(source: ImageSource) -> tuple[Array, list[str]]:
                 raise MediaError(f"image {name} cannot be read: it is a folder; give a picture in it.")
             with Image.open(source) as stored:
                 stored.load()
+                count = getattr(stored, "n_frames", 1)
+                if count > 1 and stored.format in _ANIMATED:
+                    notes.append(f"{name} holds {count} pictures; the first one is taken")
                 return _pixels(stored, name, notes), notes
     except FileNotFoundError as error:
         raise MediaError(f"image {name} does not exist; check the path.") from error

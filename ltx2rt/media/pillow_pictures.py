@@ -104,4 +104,7 @@ def _converted(image: Image.Image, profile: bytes | None, name: str, notes: list
             notes.append(f"colour profile of {name} ignored: it is one of {kind} colours, the picture is {image.mode}")
         except (ImageCms.PyCMSError, OSError, ValueError) as error:
             notes.append(f"colour profile of {name} ignored: {error}")
+    if image.mode == "LAB":
+        lab, srgb = (ImageCms.ImageCmsProfile(ImageCms.createProfile(space)) for space in ("LAB", "sRGB"))
+        image = ImageCms.profileToProfile(image, lab, srgb, outputMode="RGB") or image
     return image.convert("RGB")

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 
-_LTX_25 = "belongs to a part of LTX-2.5 that this version does not have"
-_RELEASE_14 = "saved from the pipelines of release 1.4, which this version does not have"
+_LTX_25 = "belongs to tiles inside of a step, which this version does not have"
+_RELEASE_14 = "needs the chunks, tiles or DFR of release 1.4, which this version does not have"
 _UNUSED = "no pipeline of this version uses it"
 
 # Paths below the golden folder.

@@ -12,7 +12,7 @@ import ltx2rt
 from ltx2rt import api, embedded
 from ltx2rt.errors import OutOfSpace, UsageError
 from ltx2rt.graph.stages.run import Run
-from ltx2rt.media.video_reader import read_frames
+from ltx2rt.media.clip_reader import ClipReader
 
 SMALL = {"height": 64, "width": 64, "num_frames": 9}
 
@@ -44,7 +44,7 @@ def test_a_loop_that_stops_takes_nothing_from_a_file(clip: api.Clip, tmp_path: P
     clip.save(tmp_path / "a.mp4", save_first_frame=tmp_path / "a.png")
     rest = list(reader)
     assert np.array_equal(np.concatenate([started, *rest]), pixels(clip))
-    assert len(list(read_frames(tmp_path / "a.mp4"))) == 9
+    assert len(list(ClipReader(tmp_path / "a.mp4").frames())) == 9
 
 
 def test_what_a_loop_leaves_behind_is_freed(clip: api.Clip) -> None:
@@ -66,7 +66,7 @@ def test_a_save_that_failed_can_be_repeated(clip: api.Clip, tmp_path: Path, monk
             clip.save(tmp_path / "a.mp4")
     assert not (tmp_path / "a.mp4").exists()
     clip.save(tmp_path / "a.mp4")
-    assert len(list(read_frames(tmp_path / "a.mp4"))) == 9
+    assert len(list(ClipReader(tmp_path / "a.mp4").frames())) == 9
 
 
 @pytest.mark.slow

@@ -60,7 +60,9 @@ def test_the_text_states_what_the_kernels_do_not_use(monkeypatch: pytest.MonkeyP
     machine.tiles = 2.5e12
     monkeypatch.setattr("ltx2rt.bench.machine.unmeasured_units", lambda: ["SME"])
     line = report.text_machine(machine).splitlines()[2]
-    assert line.endswith("; SME not measured; the processor's AMX tiles, which the kernels do not use: 2500.0")
+    assert line.endswith(
+        "; SME not measured; the processor's AMX tiles, which neighborhood_attention alone uses: 2500.0"
+    )
 
 
 def test_a_run_without_a_choice_is_the_short_one_and_says_what_it_left_out(

@@ -8,7 +8,7 @@ import mlx.core as mx
 import pytest
 
 from ltx2rt.bench.observation import BETWEEN, KERNELS, count, profile
-from ltx2rt.kernels import causal_conv3d, quantized_linear, rope_attention, selection
+from ltx2rt.kernels import causal_conv3d, neighborhood_attention, quantized_linear, rope_attention, selection
 from ltx2rt.types import LinearWeight
 
 WEIGHT = LinearWeight("dense", mx.ones((6, 8)))
@@ -23,6 +23,9 @@ def test_operations_are_counted_from_the_calls() -> None:
         q = mx.ones((1, 5, 12))
         k = mx.ones((1, 7, 12))
         rope_attention(q, k, k, num_heads=2)
+        cells = mx.ones((1, 3, 4, 5, 32))
+        seen = mx.array([[0, 1], [1, 2], [2, -1]])
+        neighborhood_attention(cells, cells, cells, seen, num_heads=2, window=(3, 5))
         causal_conv3d(mx.ones((1, 4, 5, 6, 3)), mx.ones((2, 3, 1, 1, 3)), padding=((2, 0), (0, 0), (0, 0)))
         return linear(mx.ones((3, 8)))
 
@@ -30,6 +33,7 @@ def test_operations_are_counted_from_the_calls() -> None:
     assert {name: (t.calls, t.operations) for name, t in totals.items()} == {
         "quantized_linear": (1, 2 * 3 * 6 * 8),
         "rope_attention": (1, 4 * 5 * 7 * 12),
+        "neighborhood_attention": (1, 4 * (4 * 5 * 32) * 5 * (3 * 5)),
         "causal_conv3d": (1, 2 * (4 * 5 * 6 * 2) * (3 * 3)),
     }
     assert totals["quantized_linear"].bytes == 4 * (3 * 8 + 6 * 8 + 3 * 6)

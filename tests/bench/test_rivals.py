@@ -24,7 +24,7 @@ ALIKE = ("linear/f32", "linear/bf16", "text_layer-2.5/bf16")
 WITHOUT_WAYS = (
     *("transformer_block-2.3", "transformer_block-2.5", "transformer_block/e4m3"),
     *("text_layer/int8", "text_layer-2.5/int8"),
-    *("video_layer", "audio_decoder"),
+    *("video_layer", "audio_decoder", "diffusion_block"),
 )
 
 

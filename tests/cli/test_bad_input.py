@@ -30,7 +30,8 @@ def bad(tmp_path_factory: pytest.TempPathFactory, weights: Path) -> Path:
         writer.write(np.zeros((9, 64, 128, 3), np.uint8))
     with VideoWriter(folder / "short-mask.mp4", 64, 64, 24) as writer:
         writer.write(np.zeros((5, 64, 64, 3), np.uint8))
-    (folder / "corrupt.mp4").write_bytes((folder / "slow.mp4").read_bytes()[:300])
+    whole = (folder / "slow.mp4").read_bytes()
+    (folder / "corrupt.mp4").write_bytes(whole[: whole.index(b"moov") - 4])
     (folder / "corrupt.wav").write_bytes(b"RIFF\x10\x00\x00\x00WAVEjunk")
     Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(folder / "black.png")
     lora_file(folder / "good.safetensors")
@@ -116,10 +117,13 @@ CASES = {
         KEYFRAMES + "--image {m}/photo.jpg 9 1.0",
         "image frame index must be 0 to 8 for this clip, got 9",
     ),
-    "key frame before the clip": (KEYFRAMES + "--keyframe {m}/photo.jpg:-1", "must be 0 to 8 for this clip, got -1"),
+    "key frame before the clip": (
+        KEYFRAMES + "--keyframe {m}/photo.jpg:-10",
+        "must be 0 to 8 for this clip, got -10",
+    ),
     "overlapping key frames": (
         KEYFRAMES + "--keyframe {m}/photo.jpg:8 --image {m}/other.png 8",
-        "two key frames stand at frame 8",
+        "--image: two of them stand at frame 8",
     ),
     "no key frame": (KEYFRAMES, "needs at least one key frame"),
     "image strength": ("{small} --image {m}/photo.jpg 0 1.2", "image strength must be between 0 and 1, got 1.2"),

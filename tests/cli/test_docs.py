@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -14,12 +15,13 @@ from ltx25_pack import write_official_pack
 from PIL import Image
 
 from ltx2rt.api import PIPELINE_NAMES
+from ltx2rt.api.output_files import LATENTS, PICTURE, RECORD, SOUND, VIDEO
 from ltx2rt.cli.flags import FLAGS
 from ltx2rt.cli.main import run
 from ltx2rt.graph.pipelines import PIPELINES
 from ltx2rt.graph.settings.settings import LENGTH, SIZE
+from ltx2rt.media.clip_reader import ClipReader
 from ltx2rt.media.pcm import write_wav
-from ltx2rt.media.video_reader import probe_video, read_frames
 from ltx2rt.media.video_writer import VideoWriter
 from ltx2rt.weights.embedding_file import read_embedding
 
@@ -84,7 +86,9 @@ def shrunk(words: list[str]) -> list[str]:
     entry = PIPELINES[small[small.index("--pipeline") + 1] if "--pipeline" in small else "distilled"]
     if SIZE in entry.topics and "--height" not in small:
         small += ["--height", "64", "--width", "64"]
-    if LENGTH in entry.topics and "--num-frames" not in small:
+    if "--duration" in small:
+        small[small.index("--duration") + 1] = "0.4"
+    elif LENGTH in entry.topics and "--num-frames" not in small:
         small += ["--num-frames", "9"]
     if entry.variant == "dev" and "--steps" not in small and "--num-inference-steps" not in small:
         small += ["--steps", "2"]
@@ -113,7 +117,7 @@ def assert_plays(path: Path) -> None:
     if path.suffix == ".wav":
         assert seconds > 0.3
         return
-    info, frames = probe_video(path), np.stack(list(read_frames(path)))
+    info, frames = ClipReader(path), np.stack(list(ClipReader(path).frames()))
     assert frames.shape == (info.num_frames, info.height, info.width, 3)
     assert np.ptp(frames) > 20
     assert abs(len(frames) / float(info.frame_rate) - seconds) < 0.2
@@ -135,6 +139,34 @@ def test_the_commands_of_a_page_run(page: str, workplace: Path) -> None:
         assert run([*shrunk(words), "--quiet"]) == 0, words
         if "--skip-vae" not in words:
             assert_plays(workplace / output)
+
+
+def test_the_command_of_the_progress_page_says_what_the_page_says(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (words,) = commands(DOCS / "progress.md")
+    assert run(shrunk(words)) == 0
+    page = (DOCS / "progress.md").read_text()
+    for line in capsys.readouterr().err.splitlines():
+        event = json.loads(line)
+        kind = event.pop("event")
+        (row,) = (row for row in page.splitlines() if row.startswith(f"| `{kind}` |"))
+        assert event.pop("elapsed") >= 0
+        assert all(f"`{key}`" in row for key in event), row
+        assert "state" not in event or f"`{event['state']}`" in row
+
+
+def test_the_page_of_files_names_what_is_written_and_help_says_the_rule(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (DOCS / "files.md").read_text()
+    for suffix in (*VIDEO, *SOUND, *PICTURE, *LATENTS, *RECORD, ".npz"):
+        assert f"`{suffix}`" in page
+    written = [flag for flag in FLAGS if flag.name in {"save_wav", "contact_sheet", "report", "preview", "overwrite"}]
+    assert len(written) == 5
+    assert all(f"`{flag.names[0]}`" in page for flag in written)
+    for verb in ("generate", "upscale", "encode"):
+        with pytest.raises(SystemExit):
+            run([verb, "--help"])
+        assert "A file that exists is not replaced" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.slow

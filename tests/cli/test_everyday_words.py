@@ -21,7 +21,7 @@ from ltx2rt.api.run_state import state_folder
 from ltx2rt.cli.main import run
 from ltx2rt.errors import UsageError
 from ltx2rt.graph.pipelines import PIPELINES
-from ltx2rt.media.video_reader import probe_video
+from ltx2rt.media.clip_reader import ClipReader
 from ltx2rt.weights.embedding_file import read_embedding
 
 SMALL = ["a red circle", "--height", "64", "--width", "64", "--num-frames", "9"]
@@ -66,7 +66,7 @@ def test_every_pipeline_runs_with_the_files_of_the_package(name: str, place: Pat
 
 def test_the_temporal_upscaler_of_the_package(place: Path) -> None:
     assert run(["generate", "--quiet", *SMALL, "--upscale-temporal", "-o", "o.mp4"]) == 0
-    assert probe_video("o.mp4").num_frames == 17
+    assert ClipReader("o.mp4").num_frames == 17
 
 
 ZEROS = {
@@ -146,6 +146,15 @@ def test_two_pictures_at_one_frame_are_refused(
     words = ["--image", "red.png", first, "--image", "blue.png", second, "--pipeline", pipeline]
     assert run(["generate", *SMALL, *words, "-o", "o.mp4"]) == 2
     assert f"--image: two of them stand at frame {frame}" in capsys.readouterr().err
+
+
+def test_the_last_frame_of_a_clip_that_is_as_long_as_its_sound(place: Path, media: Path) -> None:
+    settings = {"height": 64, "width": 64, "num_inference_steps": 1, "zero_text": True, "latents_only": True}
+    settings |= {"audio_path": media / "music.wav", "audio_max_duration": 0.4}
+    pipeline = ltx2rt.load("audio-to-video")
+    first, second = (pipeline(**settings, images=[ltx2rt.ImageInput("red.png", index)]) for index in (-1, 8))
+    assert first.inputs.num_frames == 9
+    np.testing.assert_array_equal(first.video_latent, second.video_latent)
 
 
 def test_a_frame_outside_of_the_clip_is_refused(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -26,7 +26,9 @@ OFFICIAL_NAMES = """--checkpoint-path --distilled-checkpoint-path --gemma-root -
 --conditioning-attention-mask --skip-stage-2 --audio-path --audio-start-time --audio-max-duration --video-path
 --start-time --end-time --detailing-lora --temporal-upsampler-path --temporal-upsample-rounds --reference-video
 --reference-strength --input --output-dir --hdr-lora --text-embeddings --spatial-tile --skip-mp4
---high-quality"""
+--high-quality --decode-with-keyframes --chunked --chunk-pixel-frames --chunk-carry-frames --chunk-blend-frames
+--stage-2-ic-lora --tile --tile-height --tile-width --temporal-upscalings --spatial-upscalings --input-colorspace
+--exr-colorspace --no-keyframes --keyframe-strength --no-quantization"""
 MLX_NAMES = """--pipeline --height --width --frames --steps --steps-stage1 --steps-stage2 --cfg --cfg-stage1
 --guidance-rescale
 --seed --fps --speed --output --weights --gemma-path --embedding --no-gemma --placeholder --skip-vae --fp16 --fp32
@@ -44,12 +46,14 @@ TESTED_ELSEWHERE = {
     "--connectors-path": "test_model_parts.py",
     "--text-projection-path": "test_model_parts.py",
     "--video-vae-path": "test_model_parts.py",
+    "--video-decoder": "test_model_parts.py",
     "--audio-vae-path": "test_model_parts.py",
     "--vocoder-path": "test_model_parts.py",
     "--duration-head-path": "test_model_parts.py",
     "--num-generated-keyframes": "test_ltx25.py",
     "--decode-with-keyframes": "test_ltx25.py",
     "--auto-duration": "test_ltx25.py",
+    "--video-decoder": "test_ltx25.py",
     "--prompt-enhancer-gemma-root": "test_ltx25.py",
     "--audio-max-duration": "test_pipelines.py",
     "--output-path": "test_pipelines.py",

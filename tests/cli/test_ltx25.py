@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from command_inputs import video_file
-from ltx25_pack import STOCK, write_encoder, write_lora, write_pack
+from ltx25_pack import STOCK, write_diffusion_vae, write_encoder, write_lora, write_pack
 from PIL import Image
 
 from ltx2rt import embedded
@@ -175,3 +175,17 @@ def test_prompts_are_rewritten_by_another_gemma_alone(
     assert json.loads((tmp_path / "l.safetensors.json").read_text())["result"]["enhanced_prompt"] != "a dog"
     assert run([*making, "--plan"]) == 0
     assert "prompt enhancement" in capsys.readouterr().out
+
+
+def test_two_video_decoders(pack: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = write_diffusion_vae(tmp_path)
+    command = ["generate", "a dog", *words(pack), "--video-vae-path", str(other), *SIZE, "--num-frames", "9", "--plan"]
+    peaks = {}
+    for choice in ([], ["--video-decoder", "diffusion"], ["--video-decoder", "conv"]):
+        assert run([*command, *choice]) == 0
+        peaks[tuple(choice)] = next(line for line in capsys.readouterr().out.splitlines() if "video decoder" in line)
+    default, diffusion, conv = peaks.values()
+    assert default.split()[2] == diffusion.split()[2] != conv.split()[2]
+    alone = ["generate", "a dog", *words({**pack, "video_vae": other}), *SIZE, "--num-frames", "9", "--plan"]
+    assert run([*alone, "--video-decoder", "conv"]) == 1
+    assert "convolutional decoder (ltx-2.5-video-vae-conv-bf16.safetensors)" in capsys.readouterr().err

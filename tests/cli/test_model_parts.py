@@ -283,6 +283,20 @@ def test_upscale_takes_a_video_vae_alone(tmp_path: Path, root: Path, capsys: pyt
     assert "video decoder" in capsys.readouterr().out
 
 
+def test_a_video_decoder_that_is_asked_for(tmp_path: Path, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    video = str(root / VIDEO_VAE)
+    words = ["generate", *SMALL, "--checkpoint-path", str(root), "-o", str(tmp_path / "a.mp4"), "--plan"]
+    # The same file twice is one candidate.
+    assert run([*words, "--video-decoder", "conv", "--video-vae-path", video, "--video-vae-path", video]) == 0
+    assert "video decoder" in capsys.readouterr().out
+    assert run([*words, "--video-decoder", "diffusion", "--video-vae-path", video]) == 1
+    said = capsys.readouterr().err
+    assert "--video-decoder diffusion asks for a video VAE with the diffusion decoder" in said
+    assert "give that file with --video-vae-path FILE" in said
+    assert run([*words, "--video-decoder", "diffusion"]) == 1
+    assert "--video-decoder diffusion asks for a video VAE with the diffusion decoder" in capsys.readouterr().err
+
+
 def test_upscale_reads_the_audio_vae_where_latents_have_sound(
     tmp_path: Path, root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

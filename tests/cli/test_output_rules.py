@@ -24,8 +24,8 @@ from ltx2rt import embedded
 from ltx2rt.api.latent_file import Latents, write_latents
 from ltx2rt.cli.main import run
 from ltx2rt.errors import MediaError, UsageError
+from ltx2rt.media.clip_reader import ClipReader
 from ltx2rt.media.output_lock import held, is_held, lock_path
-from ltx2rt.media.video_reader import read_frames
 
 SMALL = ["a red circle", "--height", "64", "--width", "64", "--num-frames", "9"]
 GENERATE = ["generate", "--quiet", *SMALL]
@@ -139,7 +139,7 @@ def test_python_never_replaces_an_input_and_a_refused_save_costs_nothing(place: 
         ("new.mp4", {"save_wav": "x.mp3"}, "save_wav must end in .wav"),
         ("new.mp4", {"save_latents": "x.npz"}, "save_latents must end in .safetensors"),
         ("new.mp4", {"save_first_frame": "x.png", "contact_sheet": "./x.png"}, "are both written to"),
-        ("new.avi", {}, "must end in .mp4, .m4v, .mov, .wav"),
+        ("new.avi", {}, "^path must end in .mp4, .m4v, .mov, .wav"),
         ("new.wav", {"contact_sheet": "x.png"}, "contact_sheet has nothing to write"),
         ("new.wav", {"audio": False}, "is a file of sound"),
         ("clip.mp4", {"overwrite": False}, "clip.mp4 exists; give overwrite"),
@@ -150,7 +150,22 @@ def test_python_never_replaces_an_input_and_a_refused_save_costs_nothing(place: 
         clip.save("nowhere/new.mp4")
     assert content(place) == before
     clip.save("new.mp4", save_first_frame="x.png")
-    assert sum(1 for _ in read_frames(place / "new.mp4")) == 9
+    assert sum(1 for _ in ClipReader(place / "new.mp4").frames()) == 9
+
+
+def test_an_embedding_from_python_replaces_no_input_and_is_what_its_name_says(place: Path) -> None:
+    for name in ("model.safetensors", "text.safetensors"):
+        shutil.copy(embedded.CHECKPOINT, place / name)
+    given = {"checkpoint": "model.safetensors", "text_encoder": embedded.TEXT_ENCODER}
+    before = content(place)
+    for output, more, message in (
+        ("model.safetensors", given, "^output: model.safetensors is the input"),
+        ("text.pt", {}, "^output must end in .safetensors, .npz"),
+        ("text.safetensors", {"overwrite": False}, "text.safetensors exists; give overwrite"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            ltx2rt.encode("a dog", output=output, **more)
+    assert content(place) == before
 
 
 # Outputs that name two things at once, lie about what they hold, or that such a run does not have.

@@ -12,8 +12,8 @@ from command_inputs import one_file, upscaler
 
 from ltx2rt.api.latent_file import read_latents
 from ltx2rt.cli.main import run
+from ltx2rt.media.clip_reader import ClipReader
 from ltx2rt.media.images import read_image
-from ltx2rt.media.video_reader import probe_video, read_frames
 
 SMALL = ["--prompt", "a red circle", "--height", "64", "--width", "64", "--num-frames", "9"]
 
@@ -27,7 +27,7 @@ def test_everything_that_can_be_written_at_once(tmp_path: Path) -> None:
     first, sheet = read_image(tmp_path / "f.png"), read_image(tmp_path / "c.png")
     assert sheet.shape == (3 * 68 + 4, 4 * 68 + 4, 3)
     np.testing.assert_array_equal(sheet[4:68, 4:68], first)
-    shown = next(read_frames(tmp_path / "clip.mp4")).astype(float)
+    shown = next(ClipReader(tmp_path / "clip.mp4").frames()).astype(float)
     assert abs(shown.mean() - first.mean()) < 5
     # The last preview shows the first frame of the last estimate, which is the final latent.
     assert read_image(tmp_path / "p.png").shape == (64, 64, 3)
@@ -49,7 +49,7 @@ def test_speed_changes_pictures_and_sound(tmp_path: Path) -> None:
         assert run(["generate", "--quiet", *SMALL, "--speed", speed, "-o", str(tmp_path / f"{speed}.mp4")]) == 0
     rates, lengths = [], []
     for speed in ("1", "2"):
-        rates.append(float(probe_video(tmp_path / f"{speed}.mp4").frame_rate))
+        rates.append(float(ClipReader(tmp_path / f"{speed}.mp4").frame_rate))
         with av.open(str(tmp_path / f"{speed}.mp4")) as clip:
             lengths.append(sum(frame.samples for frame in clip.decode(audio=0)))
     assert rates == [24, 48]
@@ -64,8 +64,8 @@ def test_latents_only_writes_latents_only_and_upscale_reads_them(
     assert capsys.readouterr().out.strip() == str(saved)
     assert {path.name for path in tmp_path.iterdir()} == {"l.safetensors", "l.safetensors.json"}
     assert run(["upscale", "--quiet", str(saved), "-o", str(output)]) == 0
-    info = probe_video(output)
-    assert (info.num_frames, info.height, info.width, info.audio_rate is not None) == (9, 128, 128, True)
+    info = ClipReader(output)
+    assert (info.num_frames, info.height, info.width, info.sample_rate is not None) == (9, 128, 128, True)
 
 
 def test_latents_only_without_a_latent_file_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -78,7 +78,7 @@ def test_final_upscalers_enlarge_and_double_the_rate(tmp_path: Path, weights: Pa
     files = [*one_file(weights, "distilled"), *upscaler(weights), "--upscale-spatial", "--upscale-temporal"]
     files += ["--temporal-upsampler-path", str(weights / "ltx-2-temporal-upscaler-x2-1.0.safetensors")]
     assert run(["generate", "--quiet", *SMALL, *files, "-o", str(tmp_path / "clip.mp4")]) == 0
-    info = probe_video(tmp_path / "clip.mp4")
+    info = ClipReader(tmp_path / "clip.mp4")
     assert (info.num_frames, info.height, info.width, info.frame_rate) == (17, 128, 128, 48)
 
 
@@ -87,7 +87,7 @@ def test_the_control_video_can_be_looked_at(tmp_path: Path, weights: Path, media
     files += ["--lora", str(weights / "ltx-2-19b-ic-lora-canny-control.safetensors")]
     control = ["--control-video", str(media / "clip.mp4"), "--control-type", "canny", "--save-control"]
     assert run(["generate", "--quiet", *SMALL, *files, *control, "-o", str(tmp_path / "clip.mp4")]) == 0
-    frames = np.stack(list(read_frames(tmp_path / "clip.control.mp4")))
+    frames = np.stack(list(ClipReader(tmp_path / "clip.control.mp4").frames()))
     assert frames.shape == (9, 64, 64, 3)
     assert (frames > 200).mean() > 0.01
     assert (frames < 60).mean() > 0.5

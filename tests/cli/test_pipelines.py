@@ -99,9 +99,9 @@ def test_audio_shorter_than_the_clip_ends_with_a_warning(
     assert "gives 0.20 s of sound, the clip lasts 0.38 s; it ends without sound" in caplog.text
 
 
-@pytest.mark.parametrize(("words", "frames"), [("--audio-max-duration 0.75", 17), ("--audio-max-duration 9", 17)])
+@pytest.mark.parametrize("seconds", ["0.75", "9"])
 def test_a_clip_as_long_as_its_sound(
-    words: str, frames: int, tmp_path: Path, dev: list[str], capsys: pytest.CaptureFixture[str]
+    seconds: str, tmp_path: Path, dev: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_wav(tmp_path / "sound.wav", tones(1.0, 16000), 16000)
     command = [
@@ -114,11 +114,12 @@ def test_a_clip_as_long_as_its_sound(
         str(tmp_path / "sound.wav"),
     ]
     # 18 frames of 0.75 s, or of what is left behind the start.
-    path = generated(tmp_path / "clip", *command, "--audio-start-time", "0.25", *words.split())
-    assert_clip(path, frames)
+    path = generated(tmp_path / "clip", *command, "--audio-start-time", "0.25", "--audio-max-duration", seconds)
+    assert_clip(path, 17)
     settings = json.loads(Path(f"{path}.json").read_text())["settings"]
     assert "num_frames" not in settings
-    assert run(["generate", *PROMPT, *command, *words.split(), "--num-frames", "9", "-o", str(tmp_path / "x.mp4")]) == 2
+    both = ["--audio-max-duration", seconds, "--num-frames", "9"]
+    assert run(["generate", *PROMPT, *command, *both, "-o", str(tmp_path / "x.mp4")]) == 2
     assert "--num-frames and --audio-max-duration contradict each other" in capsys.readouterr().err
 
 

@@ -17,7 +17,7 @@ from ltx2rt.cli.main import run
 from ltx2rt.graph.models.layers.params import Params
 from ltx2rt.graph.models.upscaler.model import LatentUpscaler, LatentUpscalerConfig, param_specs
 from ltx2rt.graph.models.video_vae.statistics import LatentStatistics, statistics_specs
-from ltx2rt.media.video_reader import probe_video
+from ltx2rt.media.clip_reader import ClipReader
 from ltx2rt.weights.checkpoint import Checkpoint
 
 TEMPORAL = "ltx-2-temporal-upscaler-x2-1.0.safetensors"
@@ -26,9 +26,9 @@ TEMPORAL = "ltx-2-temporal-upscaler-x2-1.0.safetensors"
 def test_a_video_grows_and_keeps_rate_and_sound(tmp_path: Path) -> None:
     source = video_file(tmp_path / "in.mp4", rate=12.5)
     assert run(["upscale", "--quiet", str(source), "-o", str(tmp_path / "out.mp4")]) == 0
-    info = probe_video(tmp_path / "out.mp4")
+    info = ClipReader(tmp_path / "out.mp4")
     assert (info.num_frames, info.height, info.width, float(info.frame_rate)) == (9, 128, 128, 12.5)
-    assert info.audio_rate == 16000
+    assert info.sample_rate == 16000
 
 
 def test_time_is_doubled_from_the_inputs_own_rate(tmp_path: Path, weights: Path) -> None:
@@ -37,15 +37,15 @@ def test_time_is_doubled_from_the_inputs_own_rate(tmp_path: Path, weights: Path)
         run(["upscale", str(source), "-o", str(tmp_path / "out.mp4"), "--temporal-weights", str(weights / TEMPORAL)])
         == 0
     )
-    info = probe_video(tmp_path / "out.mp4")
-    assert (info.num_frames, info.height, float(info.frame_rate), info.audio_rate) == (17, 64, 25.0, None)
+    info = ClipReader(tmp_path / "out.mp4")
+    assert (info.num_frames, info.height, float(info.frame_rate), info.sample_rate) == (17, 64, 25.0, None)
 
 
 def test_one_and_a_half_times(tmp_path: Path, weights: Path) -> None:
     source = video_file(tmp_path / "in.mp4")
     upscaler = ["--spatial-upsampler-path", str(weights / "spatial-upscaler-x1.5.safetensors")]
     assert run(["upscale", "--quiet", str(source), "-o", str(tmp_path / "out.mp4"), *upscaler]) == 0
-    assert probe_video(tmp_path / "out.mp4").width == 96
+    assert ClipReader(tmp_path / "out.mp4").width == 96
 
 
 def test_latents_pass_the_statistics_both_ways(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ USABLE = [name for name, state in _ext.isas() if not state.startswith("not suppo
 OTHERS = [name for name in USABLE if name != _ext.isa()]
 KERNEL_TESTS = [
     "test_quantized_linear",
+    "test_neighborhood_attention",
     "test_rope_attention",
     "test_causal_conv3d",
     "test_modulated_norm",
@@ -42,6 +43,7 @@ def test_kernels_compute_what_the_portable_ones_do(isa):
         ("finish", "finish["),
         ("norm", "modulated_norm["),
         ("attention", "rope_attention["),
+        ("neighborhood", "neighborhood_attention["),
         ("conv", "causal_conv3d["),
         ("winograd", "causal_conv3d in Winograd form["),
         ("snake", "antialiased_snake["),
@@ -56,6 +58,12 @@ def test_the_self_check_sees_a_broken_part(isa, part, message):
 def test_the_self_check_sees_broken_products_of_pairs(isa):
     assert _ext.kernel_fault(isa, "pairs").startswith("multiply bf16 pairs[")
     assert _ext.kernel_fault(isa, "attention pairs").startswith("rope_attention pairs[")
+    assert _ext.kernel_fault(isa, "neighborhood pairs").startswith("neighborhood_attention pairs[")
+
+
+@pytest.mark.skipif(_ext.calibrate_tiles(0.001) is None, reason="needs a processor with AMX")
+def test_the_self_check_sees_broken_tiles():
+    assert _ext.kernel_fault("avx512bf16", "neighborhood tiles").startswith("neighborhood_attention tiles[")
 
 
 X86 = ["avx512bf16", "avx512", "avx2", "portable"]

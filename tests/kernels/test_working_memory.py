@@ -98,7 +98,9 @@ MEASURED = """
 import sys
 import mlx.core as mx
 from ltx2rt.kernels import antialiased_snake, causal_conv3d, modulated_norm, quantized_linear, rope_attention
+from ltx2rt.kernels import neighborhood_attention, shifted_frames
 from ltx2rt.kernels.working_memory import attention_bytes, convolution_bytes, linear_bytes, norm_bytes, snake_bytes
+from ltx2rt.kernels.working_memory import neighborhood_bytes
 from ltx2rt.memory import allocator, measure
 from ltx2rt.types import LinearWeight
 
@@ -142,6 +144,12 @@ compare(linear_bytes(24, 1 << 18, 16, ITEM, rotation=1024), lambda: quantized_li
     "rope_attention": """
 q, k, v = zeros(1, 3000, 1024), zeros(1, 3000, 1024), zeros(1, 3000, 1024)
 compare(attention_bytes(1, 8, 128, 3000, 3000, ITEM), lambda: rope_attention(q, k, v, num_heads=8))
+""",
+    "neighborhood_attention": """
+q, k, v = (zeros(1, 8, 48, 64, 128) for _ in range(3))
+borders, seen = ("shift", "replicate"), shifted_frames(8, 7)
+predicted = neighborhood_bytes(q.shape, 8, 7, 2, (5, 11), borders, ITEM)
+compare(predicted, lambda: neighborhood_attention(q, k, v, seen, num_heads=2, window=(5, 11), borders=borders))
 """,
     "causal_conv3d": """
 w, x = zeros(256, 3, 3, 3, 256), zeros(1, 5, 64, 64, 256)

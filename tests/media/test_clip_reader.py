@@ -231,6 +231,12 @@ def test_pixels_become_square(tmp_path: Path, aspect: Fraction, size: tuple[int,
     assert (sideways.width, sideways.height) == size[::-1]
 
 
+@pytest.mark.parametrize("aspect", [Fraction(1279, 1280), Fraction(1, 1), Fraction(400, 1)])
+def test_shapes_of_pixels_that_are_none(tmp_path: Path, aspect: Fraction) -> None:
+    reader = ClipReader(write_clip(tmp_path / "clip.mkv", [card()] * 3, aspect=aspect))
+    assert (reader.width, reader.height, reader.notes, reader.filtered) == (96, 64, [], False)
+
+
 def combs(picture: np.ndarray) -> float:
     """How much neighbouring rows differ beyond what rows two apart do."""
     grey = picture.astype(float).mean(axis=2)

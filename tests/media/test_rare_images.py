@@ -158,6 +158,25 @@ def test_grey_and_palette_pictures_with_a_profile_of_colours(tmp_path: Path, cap
     assert lines == []
 
 
+def test_animated_pictures_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    pictures = [Image.fromarray(picture) for picture in greys(3, step=80)]
+    for name in ("a.gif", "a.webp", "a.png"):
+        pictures[0].save(tmp_path / name, save_all=True, append_images=pictures[1:])
+        picture, lines = said(tmp_path / name, caplog)
+        assert np.abs(picture.astype(int) - 16).max() <= 2
+        assert lines == [f"{tmp_path / name} holds 3 pictures; the first one is taken"]
+
+
+def test_pictures_in_lab(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    lab, srgb = (ImageCms.ImageCmsProfile(ImageCms.createProfile(space)) for space in ("LAB", "sRGB"))
+    converted = ImageCms.profileToProfile(Image.fromarray(card()), srgb, lab, outputMode="LAB")
+    assert converted is not None
+    converted.save(tmp_path / "lab.tif")
+    picture, lines = said(tmp_path / "lab.tif", caplog)
+    assert np.abs(picture.astype(int) - card()).max() <= 6
+    assert lines == []
+
+
 def test_avif_is_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     Image.fromarray(card()).save(tmp_path / "a.avif", quality=95)
     picture, lines = said(tmp_path / "a.avif", caplog)

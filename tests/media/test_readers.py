@@ -1,9 +1,8 @@
-"""Video and sound readers: windows in time, rotation, sample formats, channel counts, damaged files."""
+"""Sound: windows in time, sample formats, channel counts; rotation as PyAV writes it; damaged files."""
 
 from __future__ import annotations
 
 import wave
-from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -12,7 +11,7 @@ import pytest
 
 from ltx2rt.errors import MediaError
 from ltx2rt.media.audio_reader import read_audio
-from ltx2rt.media.video_reader import VideoInfo, probe_video, read_frames
+from ltx2rt.media.clip_reader import ClipReader
 from ltx2rt.media.video_writer import VideoWriter
 
 
@@ -37,29 +36,6 @@ def write_wav(path: Path, samples: np.ndarray, rate: int, width: int) -> None:
         container.writeframes(samples.tobytes())
 
 
-def greys(path: Path, **window: float) -> list[int]:
-    return [round(float(frame.mean()) / 20) for frame in read_frames(path, **window)]
-
-
-def test_probe_tells_rate_count_size_and_sound(tmp_path: Path) -> None:
-    write_clip(tmp_path / "clip.mp4", rate=29.97)
-    assert probe_video(tmp_path / "clip.mp4") == VideoInfo(Fraction(30000, 1001), 12, 32, 64, 24000)
-    write_clip(tmp_path / "silent.mp4", sound=False)
-    assert probe_video(tmp_path / "silent.mp4") == VideoInfo(Fraction(24), 12, 32, 64, None)
-
-
-def test_frames_come_in_order_and_within_the_window(tmp_path: Path) -> None:
-    path = tmp_path / "clip.mp4"
-    write_clip(path)
-    assert greys(path) == list(range(12))
-    assert greys(path, limit=3) == [0, 1, 2]
-    # The picture at the start belongs to the window, the one at its end does not.
-    assert greys(path, start_s=4 / 24, duration_s=3 / 24) == [4, 5, 6]
-    assert greys(path, start_s=0.2) == list(range(5, 12))
-    with pytest.raises(MediaError, match="has no pictures from 9 s to the end"):
-        greys(path, start_s=9)
-
-
 def test_rotation_beside_the_pictures_is_applied(tmp_path: Path) -> None:
     path = tmp_path / "portrait.mp4"
     picture = np.zeros((32, 64, 3), np.uint8)
@@ -70,9 +46,9 @@ def test_rotation_beside_the_pictures_is_applied(tmp_path: Path) -> None:
         stream.set_display_rotation(90)
         container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode())
-    info = probe_video(path)
-    assert (info.height, info.width) == (64, 32)
-    (frame,) = read_frames(path)
+    reader = ClipReader(path)
+    assert (reader.height, reader.width) == (64, 32)
+    (frame,) = reader.frames()
     assert frame.shape == (64, 32, 3)
     assert np.abs(frame.astype(int) - np.rot90(picture)).mean() < 3
 
@@ -131,13 +107,11 @@ def test_damaged_and_wrong_files_are_one_clear_error(tmp_path: Path) -> None:
         ("", "is a folder"),
     ):
         with pytest.raises(MediaError, match=message):
-            probe_video(tmp_path / name)
-        with pytest.raises(MediaError, match=message):
-            next(read_frames(tmp_path / name))
+            ClipReader(tmp_path / name)
         with pytest.raises(MediaError, match=message):
             read_audio(tmp_path / name)
     with pytest.raises(MediaError, match=r"sound\.wav has no video stream"):
-        probe_video(tmp_path / "sound.wav")
+        ClipReader(tmp_path / "sound.wav")
     with pytest.raises(MediaError, match=r"silent\.mp4 has no sound track"):
         read_audio(tmp_path / "silent.mp4")
     with pytest.raises(MediaError, match="has no sound from 5 s on"):

@@ -122,7 +122,7 @@ def test_instantiations_that_would_always_be_compiled_are_refused() -> None:
 def test_kernels_without_matrices_do_not_depend_on_those_with() -> None:
     """A compiler that refuses our use of matrices refuses these sources alone."""
     with_matrices = {path.stem for path in SHADERS if "simdgroup_matrix" in inline_headers(path, ROOT)}
-    assert with_matrices == {"causal_conv3d", "linear_tile", "rope_attention"}
+    assert with_matrices == {"causal_conv3d", "linear_tile", "neighborhood_attention", "rope_attention"}
 
 
 def test_every_kernel_states_its_largest_threadgroup() -> None:

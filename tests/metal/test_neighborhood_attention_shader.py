@@ -99,7 +99,7 @@ def test_more_slots_than_the_shader_takes_are_left_to_the_reference() -> None:
     assert attention(Case.random((2, 3, 3), np.zeros((2, 16)), (3, 3))).kernels == [KERNEL]
 
 
-@pytest.mark.parametrize("lanes", [(8, 8, 48), (32, 16, 16)])
+@pytest.mark.parametrize("lanes", [(8, 8, 48), (32, 16, 16), (0, 32, 32), (16, 48, 0)])
 def test_other_lanes_of_the_axes(lanes: tuple[int, int, int]) -> None:
     case = Case.random((2, 5, 9), shifted(2, 2), (3, 5))
     case.lanes = lanes

@@ -66,7 +66,7 @@ def test_a_file_that_no_case_knows_fails(tmp_path: Path, capsys: pytest.CaptureF
 
 
 def test_a_file_that_is_listed_as_not_covered_is_no_failure(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    root = folder(tmp_path, "25_joint_attention", a=np.zeros(3, np.float32))
+    root = folder(tmp_path, "25_tiled_model", a=np.zeros(3, np.float32))
     assert run_command(["verify", "--goldens", str(root)]) == 0
     assert "0 passed, 0 failed, 1 not covered" in capsys.readouterr().out
     assert run_command(["verify", "--goldens", str(root), "--only", "no such case"]) == 1

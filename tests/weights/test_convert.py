@@ -455,7 +455,7 @@ def test_command(source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert 0 < row["error"] <= row["worst"] < MOST["int8-convrot"]
     assert row["worst_tensor"].endswith(".weight")
     assert run(["convert", str(source), str(source), "--format", "fp8"]) == 2
-    assert "name another one" in capsys.readouterr().err
+    assert "is the input; name another file" in capsys.readouterr().err
     assert run(["convert", *words, "--report", str(source)]) == 2
 
 

@@ -98,7 +98,7 @@ def _with_duration(settings: Settings, step: int) -> Settings:
     seconds = settings.duration
     if seconds is None:
         return settings
-    for name in ("num_frames", "auto_duration"):
+    for name in ("num_frames", "auto_duration", "audio_max_duration"):
         if getattr(settings, name) is not None:
             raise UsageError(
                 f"{spelled('duration')} and {spelled(name)} both say how long the clip is; give one of them."
@@ -114,11 +114,7 @@ def _with_duration(settings: Settings, step: int) -> Settings:
 
 
 def _with_placed_images(settings: Settings) -> Settings:
-    """The settings with images at frames counted from the beginning: -1 is the last one.
-
-    Raises:
-        UsageError: two images at one frame, of which the first would have no effect.
-    """
+    """The settings with images at frames counted from the beginning, where the length is known: -1 is the last one."""
     count = settings.num_frames
     placed = []
     for image in settings.images:
@@ -126,13 +122,6 @@ def _with_placed_images(settings: Settings) -> Settings:
         if count is not None and -count <= index < 0:
             index += count
         placed.append(replace(image, frame_index=index))
-    frames = [image.frame_index for image in placed]
-    repeated = sorted({frame for frame in frames if frames.count(frame) > 1})
-    if repeated:
-        raise UsageError(
-            f"{spelled('images')}: two of them stand at frame {repeated[0]}, of which the clip could show one alone; "
-            "give each its own frame."
-        )
     return replace(settings, images=tuple(placed))
 
 

@@ -49,6 +49,8 @@ def open_inputs(
         step = files.config(VIDEO_VAE).temporal_factor if files.has(VIDEO_VAE) else _FRAME_STEP
         duration = DurationRange(*settings.auto_duration, step)
         num_frames = duration.frames(duration.longest_s, frame_rate or _NO_RATE)
+    elif num_frames is not None:
+        media = media.placed(num_frames)
     video, audio = _guiders(settings, files)
     inputs = GenerationInputs(
         settings,

@@ -20,7 +20,7 @@ class ImageInput:
     """An image as a condition.
 
     Attributes:
-        image: a file that Pillow reads, a PIL image, or an array (H, W, 3): uint8, or floating point in [0, 1].
+        image: a picture file, a PIL image, or an array (H, W, 3): uint8, or floating point in [0, 1].
         frame_index: pixel frame at which the image appears.
         strength: 1 keeps it exactly, 0 ignores it.
         crf: H.264 quality of the round trip it goes through first; 0 = none, None = by model generation.
@@ -40,7 +40,7 @@ class VideoInput:
     """A video as a reference (control video) of an IC-LoRA.
 
     Attributes:
-        video: a file that PyAV reads, whose frame rate must be that of the clip; or the clip's frames as an array
+        video: a file that PyAV reads, whose frame rate is that of the clip or varies; or the clip's frames as an array
             (F, H, W, 3), uint8, or floating point in [0, 1].
         strength: 1 keeps it clean.
     """

@@ -19,6 +19,7 @@ from ltx2rt.graph.models.video_vae.tiling import TileSize, Tiling
 from ltx2rt.graph.settings.in_memory import described
 from ltx2rt.graph.settings.inputs import ImageInput, VideoInput
 from ltx2rt.hub.weight_path import resolve_weight_path
+from ltx2rt.media.colour import SOURCE_COLOR_CHOICES, SOURCE_COLORS
 from ltx2rt.media.frame_rate import exact_frame_rate
 from ltx2rt.paths import expanded
 from ltx2rt.weights.embedding_file import TextEmbedding
@@ -129,6 +130,18 @@ class Switch(Kind[bool]):
         if not isinstance(value, bool):
             raise TypeError
         return value
+
+
+class SourceColor(Text):
+    """The colours of a clip: ``hlg``, ``bt709-full``."""
+
+    wanted, metavar = f"one of {', '.join(SOURCE_COLORS)}, with -limited or -full behind it if need be", "COLOR"
+
+    def convert(self, value: Any) -> str:
+        name = super().convert(value)
+        if name not in SOURCE_COLOR_CHOICES:
+            raise ValueError
+        return name
 
 
 class FilePath(Kind[Path]):

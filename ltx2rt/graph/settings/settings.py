@@ -27,6 +27,7 @@ from ltx2rt.graph.settings.kinds import (
     Number,
     SecondsRange,
     Seed,
+    SourceColor,
     Switch,
     Text,
     TilesKind,
@@ -34,7 +35,7 @@ from ltx2rt.graph.settings.kinds import (
     Whole,
 )
 from ltx2rt.graph.settings.setting import plain_values, setting, settings_of, stored_values
-from ltx2rt.media.colour import SOURCE_COLOR_CHOICES
+from ltx2rt.media.colour import SOURCE_COLORS
 from ltx2rt.media.fit import FITS
 from ltx2rt.weights.embedding_file import TextEmbedding
 
@@ -290,11 +291,11 @@ class Settings:
     )
     source_color: str | None = setting(
         None,
-        Text(),
-        "what the colours of clips that are read are; -limited or -full behind it says the range too",
+        SourceColor(),
+        f"what the colours of clips that are read are: {', '.join(SOURCE_COLORS)}; -limited or -full behind it says "
+        "the range, too",
         "Conditions",
         topic=CLIP_COLOURS,
-        choices=SOURCE_COLOR_CHOICES,
         shown_default="as tagged",
     )
     kept_from: str = setting(

@@ -240,7 +240,7 @@ class Media:
     def placed(self, num_frames: int) -> Media:
         """The same for a clip whose length is known now: images that count from the end, -1 being the last frame."""
         images = (
-            replace(image, frame_index=image.frame_index + (num_frames if image.frame_index < 0 else 0))
+            replace(image, frame_index=image.frame_index + (num_frames if -num_frames <= image.frame_index < 0 else 0))
             for image in self.images
         )
         return replace(self, images=tuple(images))
@@ -354,6 +354,13 @@ class GenerationInputs:
                 raise UsageError(
                     f"image frame index must be 0 to {self.num_frames - 1} for this clip, got {image.frame_index}."
                 )
+        frames = [image.frame_index for image in self.media.images]
+        repeated = sorted({frame for frame in frames if frames.count(frame) > 1})
+        if repeated:
+            raise UsageError(
+                f"{spelled('images')}: two of them stand at frame {repeated[0]}, of which the clip could show one "
+                "alone; give each its own frame."
+            )
         places = self.keyframe_positions
         if places and places[-1] >= self.num_frames:
             raise UsageError(

@@ -6,11 +6,11 @@ A family says which official name a stored tensor stands for and what makes the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from ltx2rt.errors import CheckpointError
-from ltx2rt.weights.names import diffusers, duration_head, llama_cpp, mlx_packs, official
+from ltx2rt.weights.names import diffusers, diffusion_decoder, duration_head, llama_cpp, mlx_packs, official
 from ltx2rt.weights.names.official import IGNORED, is_unused, locate
 from ltx2rt.weights.names.origin import Origin, keeps_channels_last
 from ltx2rt.weights.tensor_source import TensorInfo
@@ -59,9 +59,16 @@ def assign(tensors: Mapping[str, TensorInfo], where: str, metadata: Mapping[str,
                     f"{where}: tensors {taken.name!r} and {origin.name!r} are both {local!r} of the {component}."
                 )
     for component, origins in result.components.items():
-        whole = duration_head.joined(origins) if component == "duration_head" else origins
-        result.components[component] = _in_one_order(whole, tensors)
+        join = _JOINED.get(component)
+        result.components[component] = _in_one_order(origins if join is None else join(origins), tensors)
     return result
+
+
+# Components of which some files keep in parts what is one tensor officially.
+_JOINED: dict[str, Callable[[Mapping[str, Origin]], dict[str, Origin]]] = {
+    "duration_head": duration_head.joined,
+    "video_vae": diffusion_decoder.joined,
+}
 
 
 def _official_names(tensors: Mapping[str, TensorInfo], metadata: Mapping[str, str]) -> list[tuple[str, Origin]]:

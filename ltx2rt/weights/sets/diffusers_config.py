@@ -127,10 +127,40 @@ def _generator(config: Mapping[str, Any], prefix: str) -> Section:
     return section if activation == "leaky_relu" else {**section, "activation": activation}
 
 
+def _diffusion_decoder(config: Mapping[str, Any]) -> dict[str, Section]:
+    def stated(name: str, default: Any) -> Any:
+        return config.get(f"decoder_{name}", default)
+
+    strides = stated("upsample_strides", [[1, 2, 2], [2, 1, 1], [2, 2, 2], [2, 2, 2]])
+    reductions = stated("upsample_channel_reductions", [2, 2, 1, 2])
+    decoder = {
+        "_class_name": "NADiffusionDecoder",
+        "in_channels": config.get("latent_channels", 128),
+        "out_channels": config.get("out_channels", 3),
+        "patch_size": config.get("patch_size", 4),
+        "head_dim": stated("head_dim", 64),
+        "stage_channels": stated("stage_channels", [2048, 1024, 512, 512, 256]),
+        "stage_depths": stated("stage_depths", [4, 6, 4, 2, 8]),
+        "stage_kernels": stated("stage_kernels", [[3, 7, 7], [3, 7, 7], [3, 5, 5], [3, 5, 5]]),
+        "stage5_kernel": stated("stage5_kernel", [11, 11, 11]),
+        "upsamples": [list(pair) for pair in zip(strides, reductions, strict=False)],
+        "timestep_scale_multiplier": stated("timestep_scale_multiplier", 1000.0),
+        "default_num_inference_steps": stated("num_inference_steps", 1),
+    }
+    section = {
+        "_class_name": "CausalDiffusionVAE",
+        "dims": 3,
+        "model_output_type": stated("model_output_type", "x0"),
+        "decoder": decoder,
+    }
+    return {"vae": section}
+
+
 # By class; those whose tensors tell everything are not here.
 _SECTIONS: dict[str, Callable[[Mapping[str, Any]], dict[str, Section]]] = {
     "LTX2VideoTransformer3DModel": _transformer,
     "LTX2TextConnectors": _connectors,
+    "LTX2VideoDiffusionDecoderModel": _diffusion_decoder,
     "LTX2Vocoder": _vocoder,
     "LTX2VocoderWithBWE": _vocoder,
 }

@@ -61,7 +61,7 @@ class ModelSet:
 
 def resolve(
     model: Path | None,
-    named: Mapping[str, Sequence[Path]],
+    named: Mapping[str, Path | Sequence[Path]],
     variant: str | None = None,
     roles: Sequence[Role] = ROLES,
     decoder: str | None = None,
@@ -302,9 +302,9 @@ def _no_decoder(found: Found, decoder: str | None) -> CheckpointError:
     )
 
 
-def _all_named(paths: Sequence[Path], role: Role) -> Found:
-    """What several paths hold that were given for a role; each must hold something of it."""
-    found = [_named(path, role) for path in paths]
+def _all_named(paths: Path | Sequence[Path], role: Role) -> Found:
+    """What the paths hold that were given for a role; each must hold something of it."""
+    found = [_named(path, role) for path in ((paths,) if isinstance(paths, Path) else paths)]
     if len(found) == 1:
         return found[0]
     refused = {path: why for one in found for path, why in one.refused.items()}

@@ -18,6 +18,7 @@ from ltx2rt import embedded
 from ltx2rt.graph.models.text import connector, duration_head, feature_extractor, gemma
 from ltx2rt.graph.models.text.gemma4 import Gemma4Config
 from ltx2rt.graph.models.transformer import config as transformer
+from ltx2rt.graph.models.video_vae import specs as video_vae
 from ltx2rt.types import ParamSpec
 from ltx2rt.weights.safetensors import SafetensorsFile, write_safetensors
 
@@ -117,6 +118,44 @@ def write_part(folder: Path, name: str, *prefixes: str, source: Path = embedded.
 HEAD = duration_head.DurationHeadConfig(video_width=64, audio_width=32, pooled=16, hidden=8)
 
 
+# Of the published decoder, with fewer channels and smaller windows.
+DIFFUSION_DECODER: dict[str, Any] = {
+    "_class_name": "NADiffusionDecoder",
+    "in_channels": 128,
+    "out_channels": 3,
+    "patch_size": 4,
+    "head_dim": 16,
+    "stage_channels": [128, 64, 32, 32, 16],
+    "stage_depths": [1, 1, 1, 1, 2],
+    "stage_kernels": [[3, 3, 3], [3, 3, 3], [3, 5, 5], [3, 5, 5], [5, 5, 5]],
+    "upsamples": [[[1, 2, 2], 2], [[2, 1, 1], 2], [[2, 2, 2], 1], [[2, 2, 2], 2]],
+    "stage5_kernel": [5, 5, 5],
+}
+
+
+def write_diffusion_vae(folder: Path, name: str = "ltx-2.5-video-vae-bf16", mark: float | None = 0.5) -> Path:
+    """The embedded encoder with a random diffusion decoder; ``mark`` is what it adds to key frames, None: nothing."""
+    model = SafetensorsFile(embedded.CHECKPOINT)
+    published = json.loads(model.metadata["config"])["vae"]
+    encoder = {"_class_name": "Encoder", "blocks": published["encoder_blocks"], "base_channels": 16}
+    encoder |= {"in_channels": 3, "out_channels": 128, "patch_size": 4, "norm_layer": "pixel_norm"}
+    encoder |= {"latent_log_var": published["latent_log_var"]}
+    section = {"_class_name": "CausalDiffusionVAE", "dims": 3, "encoder": encoder, "decoder": DIFFUSION_DECODER}
+    specs = video_vae.decoder_specs(video_vae.VideoVaeConfig.from_dict(section))
+    kept = ("vae.encoder.", "vae.per_channel_statistics.")
+    tensors = {key: model.mlx(key) for key in model.tensors if key.startswith(kept)}
+    tensors |= tensors_of([spec for spec in specs if spec.name != "decoder.type_emb"], "vae.", 6)
+    if mark is not None:
+        tensors["vae.decoder.type_emb"] = mx.full((128,), mark, mx.bfloat16)
+    path = folder / f"{name}.safetensors"
+    write_safetensors(
+        path,
+        tensors,
+        {"config": json.dumps({"vae": section}), "model_version": "2.5.0"},
+    )
+    return path
+
+
 def write_duration_head(folder: Path, seconds: float = 0.7, config: duration_head.DurationHeadConfig = HEAD) -> Path:
     """A head that gives about so many seconds for any prompt: its last bias decides."""
     tensors = tensors_of(duration_head.param_specs(config), "duration_head.", 5)
@@ -159,13 +198,13 @@ def write_lora(path: Path, rank: int = 4, **metadata: str) -> Path:
 def write_official_pack(folder: Path) -> None:
     """The pack as it is published: a folder for each kind of part, both variants, and the distilled LoRA."""
     packs = [write_pack(_made(folder / name), name) for name in ("dev", "distilled")]
-    vae = "ltx-2.5-video-vae-bf16"
     places = {
         f"diffusion_models/ltx-2.5-22b-{name}-transformer-bf16": pack["transformer"]
         for name, pack in zip(("dev", "distilled"), packs, strict=True)
     }
     places |= {f"text_encoders/{packs[0]['text_encoder'].stem}": packs[0]["text_encoder"]}
-    places |= {f"vae/{vae}": packs[0]["video_vae"], f"vae/{packs[0]['audio_vae'].stem}": packs[0]["audio_vae"]}
+    vaes = (packs[0]["video_vae"], write_diffusion_vae(folder / "dev"), packs[0]["audio_vae"])
+    places |= {f"vae/{path.stem}": path for path in vaes}
     places |= {f"model_patches/{packs[0]['duration_head'].stem}": packs[0]["duration_head"]}
     places |= {"latent_upscale_models/ltx-2.5-latent-spatial-upscaler-x2-bf16-1.0": packs[0]["spatial_upscaler"]}
     for place, path in places.items():

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-from ltx25_pack import write_pack
+from ltx25_pack import write_diffusion_vae, write_pack
 
-from ltx2rt import api, embedded
+from ltx2rt import api
 from ltx2rt.errors import Cancelled, CheckpointError, UsageError
-from ltx2rt.graph.pipelines import checks
 from ltx2rt.graph.stages.events import Event, LatentUpscaled, Noised, StepDone
-from ltx2rt.graph.stages.weight_set import WeightSet
-from ltx2rt.weights.checkpoint import Checkpoint
-from ltx2rt.weights.safetensors import SafetensorsFile, write_safetensors
 
 SMALL = {"height": 64, "width": 128, "num_frames": 17, "seed": 3, "latents_only": True}
 
@@ -123,21 +118,25 @@ def test_a_convolutional_decoder_does_not_look_at_them(pack: dict[str, Path], ca
     assert "its convolutional decoder does not look at key frames; decode_with_keyframes has no effect" in caplog.text
 
 
-def diffusion_vae(folder: Path, mark: np.ndarray | None) -> WeightSet:
-    """A video VAE with the diffusion decoder, of which only the mark of key frames is there."""
-    published = json.loads(SafetensorsFile(embedded.CHECKPOINT).metadata["config"])["vae"]
-    decoder = {"_class_name": "NADiffusionDecoder"}
-    section = {**published, "_class_name": "CausalDiffusionVAE", "decoder": decoder}
-    tensors = {"vae.per_channel_statistics.mean-of-means": np.zeros(128, np.float32)}
-    if mark is not None:
-        tensors["vae.decoder.type_emb"] = mark
-    path = folder / "vae.safetensors"
-    write_safetensors(path, tensors, {"config": json.dumps({"vae": section}), "model_version": "2.5.0"})
-    return WeightSet({"video_vae": Checkpoint.open(path)})
+@pytest.mark.parametrize(("mark", "lacking"), [(None, "is missing"), (0.0, "is zero")])
+def test_a_decoder_that_was_not_trained_to_look_at_them(
+    mark: float | None, lacking: str, pack: dict[str, Path], tmp_path: Path
+) -> None:
+    pipeline = api.load("distilled", **{**pack, "video_vae": write_diffusion_vae(tmp_path, mark=mark)})
+    settings = {**SMALL, "num_generated_keyframes": 1}
+    pipeline.record_for("a dog", **settings)  # type: ignore[arg-type]
+    with pytest.raises(CheckpointError, match=rf"decoder\.type_emb {lacking}: .* \(the official code goes on"):
+        pipeline.record_for("a dog", decode_with_keyframes=True, **settings)  # type: ignore[arg-type]
 
 
-def test_a_decoder_that_was_not_trained_to_look_at_them(tmp_path: Path) -> None:
-    for mark, lacking in ((None, "is missing"), (np.zeros(128, np.float32), "is zero")):
-        with pytest.raises(CheckpointError, match=rf"decoder\.type_emb {lacking}: .* \(the official code goes on"):
-            checks._check_planes(diffusion_vae(tmp_path, mark))
-    checks._check_planes(diffusion_vae(tmp_path, np.eye(1, 128, 5, np.float32)[0]))
+def test_a_diffusion_decoder_looks_at_them(pack: dict[str, Path], tmp_path: Path) -> None:
+    pipeline = api.load("distilled", **{**pack, "video_vae": write_diffusion_vae(tmp_path)})
+    settings = {**SMALL, "num_generated_keyframes": [4, 11], "latents_only": False}
+    blind, seeing = (
+        pipeline("a dog", decode_with_keyframes=looks, **settings)  # type: ignore[arg-type]
+        for looks in (False, True)
+    )
+    np.testing.assert_array_equal(blind.video_latent, seeing.video_latent)
+    frames = [np.concatenate(list(clip.frames)) for clip in (blind, seeing)]
+    assert frames[0].shape == (17, 64, 128, 3)
+    assert np.abs(frames[0] - frames[1]).max() > 1e-3

@@ -6,15 +6,15 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import pytest
-from ltx25_pack import write_lora, write_pack
+from ltx25_pack import write_diffusion_vae, write_lora, write_pack
 
 from ltx2rt import _ext, api
+from ltx2rt.graph.components import VIDEO_VAE
 from ltx2rt.graph.stages.run import Run
 from ltx2rt.memory.ledger import Ledger
 from ltx2rt.memory.need import Need
 
 SETTINGS = {"height": 64, "width": 128, "num_frames": 9, "seed": 3, "num_generated_keyframes": 2}
-DEPTHS = (0, 2, 1)
 
 
 class Chooser(Ledger):
@@ -44,12 +44,14 @@ def pipelines(tmp_path_factory: pytest.TempPathFactory) -> dict[str, api.Pipelin
     return {
         "distilled": api.load("distilled", **distilled, loras=[(lora, 0.5)]),
         "two-stage": api.load("two-stage", **dev, distilled_lora=lora),
+        "diffusion decoder": api.load("distilled", **{**distilled, "video_vae": write_diffusion_vae(folder)}),
     }
 
 
 def made(pipeline: api.Pipeline, depth: int) -> tuple[list[np.ndarray], set[int]]:
     """Latents, sound and frames of a run whose weights are resident (0) or streamed, and where they were."""
-    more = {} if pipeline.has_fixed_schedule else {"num_inference_steps": 2}
+    more: dict[str, object] = {} if pipeline.has_fixed_schedule else {"num_inference_steps": 2}
+    more["decode_with_keyframes"] = pipeline._files.config(VIDEO_VAE).diffusion is not None
     inputs, _ = pipeline._prepare({"prompt": "a red circle", **SETTINGS, **more}, pipeline._files)
     run = Run(pipeline._files, inputs, ledger=Chooser(lambda need: need.settings.get("depth", depth) == depth))
     clip = pipeline.entry.generate(run)
@@ -59,15 +61,14 @@ def made(pipeline: api.Pipeline, depth: int) -> tuple[list[np.ndarray], set[int]
     return results, {need.settings["depth"] for need in run.ledger.needs if need.name.startswith("denoise")}
 
 
-@pytest.mark.parametrize("name", ["distilled", "two-stage"])
+@pytest.mark.parametrize("name", ["distilled", "two-stage", "diffusion decoder"])
 def test_same_bits(name: str, pipelines: dict[str, api.Pipeline], threads: Callable[[int], None]) -> None:
     threads(2)
     expected, _ = made(pipelines[name], 0)
     assert len(expected) == 4
-    for count in (1, 2):
+    for count, depth in ((1, 0), (2, 2), (1, 1)):
         threads(count)
-        for depth in DEPTHS:
-            found, depths = made(pipelines[name], depth)
-            assert depths == {depth}
-            for value, same in zip(found, expected, strict=True):
-                np.testing.assert_array_equal(value, same)
+        found, depths = made(pipelines[name], depth)
+        assert depths == {depth}
+        for value, same in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(value, same)

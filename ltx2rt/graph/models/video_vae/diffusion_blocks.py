@@ -145,7 +145,9 @@ class AttentionBlock:
         """x (1, n, H, W, C) and the MLP of its cells, some cells at a time; evaluated."""
         own = params.at(self.path)
         cells = x.reshape(-1, self.channels)
-        step = self.mlp_cells(x.dtype.size)
+        # Even parts: a rest of a few cells would take kernels for few rows, whose sums have other bits.
+        count = -(-cells.shape[0] // self.mlp_cells(x.dtype.size))
+        step = -(-cells.shape[0] // count)
         parts = []
         for start in range(0, cells.shape[0], step):
             part = cells[start : start + step]
@@ -162,7 +164,7 @@ class AttentionBlock:
         return whole.reshape(x.shape)
 
     def mlp_cells(self, itemsize: int) -> int:
-        """Cells whose MLP is computed at a time."""
+        """Cells whose MLP is computed at a time, at most."""
         return max(1, _HIDDEN_BYTES // (self.hidden * itemsize))
 
     def _rows(self, x: mx.array, rows: slice, params: Params, modulation: Modulation) -> mx.array:

@@ -55,12 +55,14 @@ def stage_frames(config: DiffusionDecoderConfig, latent_frames: int) -> list[int
 
 
 def stage_limit(config: DiffusionDecoderConfig, stage: int, push: int) -> int:
-    """Frames of a stage that take as much memory as ``push`` of the last one."""
+    """Frames that a stage works on at a time; those of the first stages take half as much as ``push`` of the last."""
     last = len(config.channels) - 1
+    if stage == last:
+        return push
     _, *fine = config.strides_before(last)
     _, *coarse = config.strides_before(stage)
     values = fine[0] * fine[1] * config.channels[last]
-    return max(1, push * values // (coarse[0] * coarse[1] * config.channels[stage]))
+    return max(1, push * values // (2 * coarse[0] * coarse[1] * config.channels[stage]))
 
 
 def needed_frames(config: DiffusionDecoderConfig, canvas: Canvas, frames: int) -> list[int]:
