@@ -327,7 +327,7 @@ def test_other_verbs_take_the_options_of_generate() -> None:
     model = {"checkpoint", "transformer", "model_variant", "dtype"}
     texts = {"text_encoder", "tokenizer", "prompt_enhancer", "connectors", "text_projection"}
     assert offered[encode].keys() == model | texts
-    pictures = {"video_vae", "audio_vae", "vocoder", "spatial_upscaler", "temporal_upscaler"}
+    pictures = {"video_vae", "video_decoder", "audio_vae", "vocoder", "spatial_upscaler", "temporal_upscaler"}
     assert offered[upscale].keys() == model | pictures
 
 
