@@ -325,8 +325,8 @@ def test_other_verbs_take_the_options_of_generate() -> None:
     for flags in offered.values():
         assert all(flag in FLAGS for flag in flags.values())
     model = {"checkpoint", "transformer", "model_variant", "dtype"}
-    text = {"text_encoder", "tokenizer", "prompt_enhancer", "connectors", "text_projection"}
-    assert offered[encode].keys() == model | text
+    texts = {"text_encoder", "tokenizer", "prompt_enhancer", "connectors", "text_projection"}
+    assert offered[encode].keys() == model | texts
     pictures = {"video_vae", "audio_vae", "vocoder", "spatial_upscaler", "temporal_upscaler"}
     assert offered[upscale].keys() == model | pictures
 
