@@ -11,12 +11,12 @@ from typing import Any
 
 from ltx2rt.bench.case import Call, Case, Way
 
-from . import decoders, kernels, text_layer, transformer_block
+from . import decoders, diffusion_block, kernels, text_layer, transformer_block
 from .arrays import to_numpy, torch_module
 
 __all__ = ["product", "set_threads", "to_numpy", "ways"]
 
-_WAYS = {**kernels.WAYS, **transformer_block.WAYS, **text_layer.WAYS, **decoders.WAYS}
+_WAYS = {**kernels.WAYS, **transformer_block.WAYS, **text_layer.WAYS, **decoders.WAYS, **diffusion_block.WAYS}
 
 
 def ways(case: Case, inputs: Any, wanted: Sequence[str]) -> dict[str, Way]:

@@ -47,6 +47,7 @@ class DiffusionBlock:
     """Weights and inputs of one block: its cells, in the last stage also a context and the modulation of all blocks."""
 
     def __init__(self, case: DiffusionBlockCase) -> None:
+        self.case = case
         config = DiffusionDecoderConfig.from_dict({})
         block = stage_blocks(config, case.stage - 1)[0]
         if case.small:

@@ -8,6 +8,7 @@ import mlx.core as mx
 import numpy as np
 
 from ltx2rt.kernels import mlx_ops, reference
+from ltx2rt.kernels.host import from_numbers
 from ltx2rt.kernels.kernel_choice import built
 from ltx2rt.kernels.reference import NeighborhoodRope
 from ltx2rt.kernels.selection import Implementation, ext, spread
@@ -147,7 +148,7 @@ def neighborhood_rope(
 
     def table(positions: Sequence[float] | Array, d: int) -> mx.array:
         frequencies = (base ** (-2.0 * np.arange(d // 2) / d)).astype(np.float32)
-        angles = np.asarray(positions, np.float32)[:, None] * frequencies
+        angles = from_numbers(positions, np.float32)[:, None] * frequencies
         wide = angles.astype(np.float64)
         return mx.array(np.stack([np.cos(wide), np.sin(wide)]).astype(np.float32))
 

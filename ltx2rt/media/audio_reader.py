@@ -14,7 +14,7 @@ from av.container import InputContainer
 from av.video.frame import VideoFrame
 
 from ltx2rt.errors import MediaError
-from ltx2rt.media.container import picture_stream, reading, sound_stream
+from ltx2rt.media.container import LONGEST_GAP_S, picture_stream, reading, sound_stream
 from ltx2rt.types import Array
 
 # (offset, full scale) of the integer sample formats; float formats are taken as they are.
@@ -115,6 +115,11 @@ class _Track:
             place = round((begin_s - self._zero_s) * self.sample_rate)
             # Stamps are coarser than samples: only gaps are gaps.
             if not self._blocks or abs(place - self._length) > _GAP_S * self.sample_rate:
+                gap_s = (place - self._length) / self.sample_rate
+                if gap_s > LONGEST_GAP_S:
+                    raise MediaError(
+                        f"the time stamps of the sound jump by {gap_s:.0f} s; the file is damaged, convert it first."
+                    )
                 if place > self._length:
                     self._append(np.zeros((place - self._length, 2), np.float32))
                 else:

@@ -17,7 +17,7 @@ from av.video.stream import VideoStream
 from ltx2rt.errors import MediaError
 from ltx2rt.media.audio_reader import read_audio_from
 from ltx2rt.media.colour import FULL, LIMITED, ClipColour, colour_of
-from ltx2rt.media.container import is_still, picture_stream, reading, sound_stream
+from ltx2rt.media.container import LONGEST_GAP_S, is_known, is_still, picture_stream, reading, sound_stream
 from ltx2rt.media.frame_filters import DEINTERLACER_FRAMES, TABLE_BYTES_PER_PIXEL, FrameFilters
 from ltx2rt.media.orientation import orientation_of
 from ltx2rt.media.stamps import Layout, constant_rate, sufficient_rate
@@ -73,14 +73,20 @@ class ClipReader:
     ) -> None:
         self._path, self._name = path, os.fspath(path)
         self.notes: list[str] = []
-        with reading(path) as container:
-            stream = _moving_pictures(container, self._name)
-            sound = sound_stream(container)
-            scan = _scan(container, stream, self._name)
-            stated = [Fraction(rate) for rate in (stream.average_rate, stream.guessed_rate) if rate]
-            aspect = stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio
-            self._colour = colour_of(stream.codec_context, scan.first, source_color)
-        self.sample_rate = None if sound is None else int(sound.codec_context.sample_rate)
+        scan: _Scan | None = None
+        for decode in (False, True):
+            with reading(path) as container:
+                stream = _moving_pictures(container, self._name)
+                sound = sound_stream(container)
+                self.sample_rate = None if sound is None else int(sound.codec_context.sample_rate)
+                scan = _scan(container, stream, self._name, decode=decode)
+                if scan is None:
+                    continue
+                stated = [Fraction(rate) for rate in (stream.average_rate, stream.guessed_rate) if rate]
+                aspect = stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio
+                self._colour = colour_of(stream.codec_context, scan.first, source_color)
+                break
+        assert scan is not None  # decoding tells all
         self._interlaced = scan.interlaced
         self._orientation = orientation_of(scan.first)
         self._size = _square(scan.first, aspect)
@@ -113,7 +119,12 @@ class ClipReader:
         if not self.variable_rate and (wanted is None or abs(wanted / self.own_rate - 1) <= SAME_RATE):
             return wanted or self.own_rate, scan.pictures
         rate = wanted or sufficient_rate([float(time) for time in times])
-        distances = sorted(later - earlier for earlier, later in itertools.pairwise(times))
+        distances = sorted(later - earlier for earlier, later in itertools.pairwise(times) if later > earlier)
+        if distances and distances[-1] > LONGEST_GAP_S:
+            raise MediaError(
+                f"the time stamps of {self._name} jump by {float(distances[-1]):.0f} s; the file is damaged, "
+                "convert it first."
+            )
         last = scan.last_duration or (distances[len(distances) // 2] if distances else 1 / self.own_rate)
         self._layout = Layout(times[0], rate)
         if self.variable_rate:
@@ -216,7 +227,12 @@ class ClipReader:
             code, scaler = self._colour.scaler_code, VideoReformatter()
             for frame in frames:
                 yield scaler.reformat(
-                    frame, format="rgb24", src_colorspace=code, dst_colorspace=code, dst_color_range=FULL
+                    frame,
+                    format="rgb24",
+                    src_colorspace=code,
+                    dst_colorspace=code,
+                    src_color_range=FULL if self._colour.full_range else LIMITED,
+                    dst_color_range=FULL,
                 )
             return
         first = next(frames, None)
@@ -263,36 +279,44 @@ class _Scan(NamedTuple):
     interlaced: bool
 
 
-def _scan(container: InputContainer, stream: VideoStream, name: str) -> _Scan:
-    """Goes through a file once; decodes its first picture, and all of them where packets do not tell their number."""
+def _scan(container: InputContainer, stream: VideoStream, name: str, *, decode: bool) -> _Scan | None:
+    """Goes through a file once.
+
+    Args:
+        decode: all pictures are decoded; else the first one alone, and packets are counted.
+
+    Returns:
+        None: packets do not tell how many pictures there are, or when they are shown.
+    """
+    if not decode and stream.codec_context.name not in _PACKET_IS_PICTURE:
+        return None
     first: VideoFrame | None = None
-    shown: list[int | None] = []
-    decoded: list[int | None] = []
+    stamps: list[int | None] = []
     durations: dict[int | None, int | None] = {}
-    by_packets = stream.codec_context.name in _PACKET_IS_PICTURE
     for packet in container.demux(stream):
-        by_packets = by_packets and (packet.size == 0 or packet.pts is not None)
         if packet.size and not packet.is_discard:
-            shown.append(packet.pts)
             durations[packet.pts] = packet.duration
-        if first is None or not by_packets:
+            if not decode:
+                stamps.append(packet.pts)
+        if decode or first is None:
             for frame in packet.decode():
                 first = first or frame
-                decoded.append(frame.pts)
-            # Two fields may come in two packets.
-            by_packets = by_packets and not (first is not None and first.interlaced_frame)
+                if decode:
+                    stamps.append(frame.pts)
     if first is None:
         raise MediaError(f"{name} holds no pictures that can be decoded; choose another file.")
-    interlaced = bool(first.interlaced_frame) or stream.codec_context.field_order in _FIELDS
-    stamps = shown if by_packets else decoded
+    # PyAV says it of newer FFmpegs; a single picture may be progressive among fields.
+    interlaced = bool(first.interlaced_frame) or getattr(stream.codec_context, "field_order", 0) in _FIELDS
+    if not decode and (None in stamps or interlaced):  # two fields may come in two packets
+        return None
     known = sorted(stamp for stamp in stamps if stamp is not None)
     if len(known) < len(stamps) or (len(known) > 1 and known[0] == known[-1]):
         return _Scan(first, None, len(stamps), None, interlaced)
     # What was recorded before the first key frame cannot be decoded.
     known = [stamp for stamp in known if first.pts is None or stamp >= first.pts]
     base = Fraction(stream.time_base or 0)
-    last = durations.get(known[-1])
-    return _Scan(first, [stamp * base for stamp in known], len(known), last * base if last else None, interlaced)
+    last = min((durations.get(known[-1]) or 0) * base, Fraction(LONGEST_GAP_S))
+    return _Scan(first, [stamp * base for stamp in known], len(known), last or None, interlaced)
 
 
 def _seconds(frame: VideoFrame) -> Fraction:
@@ -306,6 +330,8 @@ def _moving_pictures(container: InputContainer, name: str) -> VideoStream:
     stream = picture_stream(container)
     if stream is None:
         raise MediaError(f"{name} has no video stream; give a video file.")
+    if not is_known(stream):
+        raise MediaError(f"{name} has pictures of a codec that is not known here; convert it to H.264 in MP4 first.")
     return stream
 
 

@@ -20,6 +20,13 @@ from ltx2rt.errors import MediaError
 _STILL_BRANDS = ("heic", "heix", "heim", "heis", "mif1", "avif")
 
 
+# What PyAV raises for packets of a stream that was not there when the file was opened.
+_StreamAppeared = IndexError
+
+# Longer than any picture is shown and any track is silent: time stamps that jump by more are damaged.
+LONGEST_GAP_S = 3600
+
+
 @contextmanager
 def reading(path: str | os.PathLike[str]) -> Iterator[InputContainer]:
     """The opened container; FFmpeg's errors inside the block become `MediaError`.
@@ -34,15 +41,17 @@ def reading(path: str | os.PathLike[str]) -> Iterator[InputContainer]:
     try:
         with av.open(name, metadata_errors="ignore") as container:
             yield container
-    except av.error.FFmpegError as error:
+    except (av.error.FFmpegError, _StreamAppeared) as error:
+        reason = error.strerror if isinstance(error, av.error.FFmpegError) else "its streams change on the way"
         raise MediaError(
-            f"{name} cannot be read: {error.strerror}; the file may be damaged or of an unknown format."
+            f"{name} cannot be read: {reason}; the file may be damaged or of an unknown format."
         ) from error
 
 
 def picture_stream(container: InputContainer) -> VideoStream | None:
     """The default stream of moving pictures; covers of sound files are none. None: there is none."""
     moving = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
+    moving = [stream for stream in moving if is_known(stream)] or moving
     if len(moving) < 2:
         return moving[0] if moving else None
     best = container.streams.best("video")
@@ -52,7 +61,15 @@ def picture_stream(container: InputContainer) -> VideoStream | None:
 def sound_stream(container: InputContainer) -> AudioStream | None:
     """The default sound track; where none is marked, the one that FFmpeg thinks best. None: there is none."""
     best = container.streams.best("audio")
-    return best if isinstance(best, AudioStream) else None
+    if isinstance(best, AudioStream) and is_known(best):
+        return best
+    return next((stream for stream in container.streams.audio if is_known(stream)), None)
+
+
+def is_known(stream: VideoStream | AudioStream) -> bool:
+    """Whether FFmpeg here has a decoder for a stream; PyAV gives those without one no context."""
+    context: object = stream.codec_context
+    return context is not None
 
 
 def is_still(container: InputContainer) -> bool:

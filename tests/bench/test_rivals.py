@@ -20,11 +20,11 @@ ROOT = Path(__file__).parents[2]
 REDUCED = {case.reduced().name: case.reduced() for case in table.all_cases()}
 IN_DIFFUSERS = ("transformer_block/f32", "video_decoder/f32", "vocoder/", "vocoder-2.3/")
 # Of linear layers the bare product; torch converts E4M3 codes without their scale.
-ALIKE = ("linear/f32", "linear/bf16", "text_layer-2.5/bf16")
+ALIKE = ("linear/f32", "linear/bf16", "text_layer-2.5/bf16", "diffusion_block/bf16")
 WITHOUT_WAYS = (
     *("transformer_block-2.3", "transformer_block-2.5", "transformer_block/e4m3"),
     *("text_layer/int8", "text_layer-2.5/int8"),
-    *("video_layer", "audio_decoder", "diffusion_block"),
+    *("video_layer", "audio_decoder"),
 )
 
 

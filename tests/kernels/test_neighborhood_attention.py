@@ -223,7 +223,7 @@ def test_shifted_frames():
 
 
 def test_gradients_vmap_and_compile():
-    (q, k, v, seen), arguments, _ = problem((1, 2, 3, 4), 3, 1, 16, (3, 3), ("shift", "mask"), [[0, 2], [1, -1]])
+    (q, k, v, seen), arguments, _ = problem((1, 2, 3, 4), 3, 1, 64, (3, 3), ("shift", "mask"), [[0, 2], [1, -1]])
 
     def run(q, k, v):
         return neighborhood_attention(q, k, v, seen, **arguments)
@@ -243,11 +243,11 @@ def test_new_shapes_are_checked_again():
         return neighborhood_attention(q, k, k, seen, num_heads=1, window=(3, 3))
 
     traced = mx.compile(run, shapeless=True)
-    q, seen = normal((1, 2, 4, 4, 16), 0), mx.array([[0, 1], [1, 0]])
+    q, seen = normal((1, 2, 4, 4, 64), 0), mx.array([[0, 1], [1, 0]])
     assert mx.array_equal(traced(q, q, seen), run(q, q, seen))
-    taller = normal((1, 2, 6, 4, 16), 0)
+    taller = normal((1, 2, 6, 4, 64), 0)
     assert mx.allclose(traced(taller, taller, seen), run(taller, taller, seen), atol=1e-6).item()
-    low = normal((1, 2, 2, 4, 16), 0)
+    low = normal((1, 2, 2, 4, 64), 0)
     with pytest.raises(ValueError, match="a window of 3 cells cannot be shifted inside along the height, which has 2"):
         mx.eval(traced(low, low, seen))
 

@@ -350,6 +350,32 @@ def test_a_clip_that_breaks_off_is_refused(tmp_path: Path) -> None:
         list(whole.frames())
 
 
+def test_time_stamps_that_jump_are_damaged(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "jump.mp4", greys(6), times=[0, 1 / 24, 2 / 24, 9000, 9000.1, 9000.2])
+    with pytest.raises(MediaError, match=r"time stamps of .*jump\.mp4 jump by 9000 s; the file is damaged"):
+        ClipReader(path)
+
+
+def test_damaged_files_are_errors_of_this_package(tmp_path: Path) -> None:
+    path = tmp_path / "odd.mp4"
+    whole = write_clip(tmp_path / "whole.mp4", greys(8), sounds=[tone(0.3)]).read_bytes()
+    rng = np.random.default_rng(5)
+    refused = 0
+    for _ in range(150):
+        data = bytearray(whole)
+        for place in rng.integers(whole.index(b"moov"), len(whole), 4):
+            data[place] = rng.integers(256)
+        path.write_bytes(data)
+        try:
+            reader = ClipReader(path)
+            shown = list(reader.frames(20))
+            reader.sound()
+            assert len(shown) == min(reader.num_frames, 20)
+        except MediaError:
+            refused += 1
+    assert refused > 5
+
+
 def test_recordings_that_begin_between_key_frames(tmp_path: Path) -> None:
     path = write_clip(tmp_path / "tv.ts", greys(28, 320, 192), 25, gop=9, options={"x264-params": "scenecut=0"})
     data = path.read_bytes()

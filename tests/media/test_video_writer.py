@@ -303,7 +303,7 @@ def test_frames_of_a_file_begin_and_end_at_intra_frames_and_lose_less(tmp_path: 
         errors.append(((shown - wanted) ** 2).mean(axis=(1, 2)))
     assert {0, 6, 15} <= {index for index, frame in enumerate(decoded) if frame.pict_type == PictureType.I}
     kept = [*range(6), *range(15, 24)]
-    assert errors[1][kept].mean() < 0.8 * errors[0][kept].mean()
+    assert errors[1][kept].mean() < 0.9 * errors[0][kept].mean()
     assert sum(sizes[1]) > sum(sizes[0])
 
 

@@ -91,6 +91,8 @@ class DiffusionVideoDecoder:
         params: view of the component ``video_vae`` (``decoder.*`` and ``per_channel_statistics.*``).
         dtype: of the activations.
         frames_per_push: frames that the last stage works on at a time. The results do not depend on it.
+        keeps_keys: keys and values of frames that later ones see are kept, else computed again from the frames,
+            which takes a third of the memory. Neither do the results depend on this.
 
     Source: NADiffusionDecoder of Lightricks/LTX-2 ltx_core/model/video_vae/diffusion_video_decoder.py @ v1.2.0, in its
     default mode, which repeats the edge columns around the last stage's volume.
@@ -102,6 +104,7 @@ class DiffusionVideoDecoder:
         params: Params,
         dtype: mx.Dtype = mx.bfloat16,
         frames_per_push: int = FRAMES_PER_PUSH,
+        keeps_keys: bool = True,
     ) -> None:
         self.config = config
         self.statistics = LatentStatistics(params)
@@ -109,6 +112,7 @@ class DiffusionVideoDecoder:
         self._params = params.at("decoder")
         self._dtype = dtype
         self._push = frames_per_push
+        self._keeps_keys = keeps_keys
         self._upsamplers = upsamplers(self._decoder)
 
     def __call__(self, latent: mx.array, noise: DecoderNoise, keyframes: KeyFrames | None = None) -> mx.array:
@@ -346,7 +350,8 @@ class DiffusionVideoDecoder:
         """The blocks of one of the first stages, of which ``needed`` frames are read, and the upsampling after them."""
         limit = self._limit(stage)
         for block in stage_blocks(self._decoder, stage):
-            source = BlockFrames(source, block, self._params, block.modulation(self._params), limit)
+            modulation, keeps = block.modulation(self._params), self._keeps_keys
+            source = BlockFrames(source, block, self._params, modulation, limit, keeps_keys=keeps)
         return UpsampledFrames(AheadFrames(source, limit, needed), self._upsamplers[stage], self._params, begins=begins)
 
     def _sampled(self, context: Frames, draw: FrameDraw, count: int) -> Frames:
@@ -365,7 +370,7 @@ class DiffusionVideoDecoder:
             for block in blocks:
                 modulation = block.modulation(params, modulations)
                 told = partial(shared.read, reader)
-                frames = BlockFrames(frames, block, params, modulation, self._push, told)
+                frames = BlockFrames(frames, block, params, modulation, self._push, told, keeps_keys=self._keeps_keys)
                 reader += 1
             patches = SteppedFrames(frames, params, self._last_scale(), NORM_EPS, before, update)
         return patches

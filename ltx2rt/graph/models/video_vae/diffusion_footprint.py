@@ -116,11 +116,14 @@ def keyframe_decode_bytes(
     grid = (fifth_frames, stride[1] * part[1], stride[2] * part[2])
     fine = grid[1] * grid[2] * itemsize
     coarse = prod(part) * config.channels[last - 1] * itemsize + planes * fine * config.channels[last]
-    patches = 2 * (fifth_frames + planes) * fine * config.patch_channels
+    patches = (fifth_frames + planes) * fine * config.patch_channels
     moments += [
         Footprint(features + coarse + patches + moment.activations, moment.working, buffers)
         for moment in _joint_stage(config, last, grid, planes, itemsize, push)
     ]
+    # The patches before and after a step of the sampler, and what they are made from.
+    width = (fifth_frames + planes) * fine * config.channels[last]
+    moments.append(Footprint(features + coarse + 2 * patches + width, 0, buffers))
     return largest(*moments)
 
 
@@ -161,12 +164,15 @@ def _stage(
     lag = min(frames, window - 1 - window // 2)
     ring = ring_frames(window, frames, limit)
     repeats = config.steps if block.denoises else 1
-    waiting = lag * plane
-    keys = 2 * ring * plane if keeps_keys else ring * plane
-    kept = repeats * len(blocks) * (keys + waiting)
     work = 4 * piece * plane
-    if not keeps_keys:
-        work += 3 * ring * plane
+    if keeps_keys:
+        frames_kept = 2 * ring + lag
+    else:
+        # What is left of a piece that does not end with the frames that windows look ahead is kept with it. While a
+        # block works the frames of its windows are there once more, and normed, and their keys and values.
+        frames_kept = min(frames, window - 1 + (piece - 1 if lag % piece else 0))
+        work = max(work, (3 * piece + 4 * ring) * plane)
+    kept = repeats * len(blocks) * frames_kept * plane
     hidden = min(piece * cells, block.mlp_cells(itemsize))
     mlp = hidden * (2 * block.hidden + 2 * block.channels) * itemsize
     work = max(work, 2 * piece * plane + mlp)

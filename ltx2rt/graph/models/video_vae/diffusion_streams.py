@@ -287,6 +287,8 @@ class BlockFrames:
         limit: frames that are worked on at a time.
         context: gives the next n frames of the context, in the last stage.
         planes: key frames that the block's queries see, too.
+        keeps_keys: keep the keys and values of frames that later ones see; else the frames themselves, from which they
+            are computed again. Without key frames alone.
     """
 
     def __init__(
@@ -298,6 +300,7 @@ class BlockFrames:
         limit: int,
         context: Callable[[int], mx.array] | None = None,
         planes: PlaneKeys | None = None,
+        keeps_keys: bool = True,
     ) -> None:
         self.count = source.count
         self._source = source
@@ -306,8 +309,11 @@ class BlockFrames:
         self._modulation = modulation
         self._limit = limit
         self._context = context
-        self._ring = KeyRing(ring_frames(block.window[0], source.count, limit), planes)
+        self._ring = None
+        if keeps_keys or planes is not None:
+            self._ring = KeyRing(ring_frames(block.window[0], source.count, limit), planes)
         self._waiting = Queue()
+        self._seen = 0  # frames in front of those that wait, which are still seen
         self._arrived = 0
 
     def read(self, count: int) -> mx.array:
@@ -322,22 +328,44 @@ class BlockFrames:
 
     def _next(self, count: int) -> mx.array:
         block, window = self._block, self._block.window[0]
-        done = self._arrived - self._waiting.count
+        done = self._arrived - self._waiting.count + self._seen
         frames = np.arange(done, done + count)
         reached = int(first_frames(frames[-1:], window, self.count)[0]) + min(window, self.count)
         while self._arrived < reached:
             self._arrive(min(self._limit, reached - self._arrived))
-        x = self._waiting.take(count)
-        x = block.attend(x, frames, self._ring.seen(frames, window, self.count), self._params, self._modulation)
+        if self._ring is None:
+            x, seen = self._again(frames, reached)
+        else:
+            x, seen = self._waiting.take(count), self._ring.seen(frames, window, self.count)
+        x = block.attend(x, frames, seen, self._params, self._modulation)
         mx.eval(x)
+        del seen
         return block.mlp(x, self._params, self._modulation)
+
+    def _again(self, frames: Array, reached: int) -> tuple[mx.array, Attended]:
+        """The frames, and what they see of those that are kept; those that no later frame sees are dropped."""
+        window = self._block.window[0]
+        first = first_frames(frames, window, self.count)
+        begin = self._arrived - self._waiting.count
+        start = int(first[0])
+        around = self._waiting.look(start - begin, reached - start)
+        x = self._waiting.look(int(frames[0]) - begin, len(frames))
+        keys_values = self._block.keys_values(around, self._params, self._modulation)
+        listed = first[:, None] - start + np.arange(window)
+        seen = Attended(keys_values, np.arange(start, reached), mx.array(listed.astype(np.int32)))
+        after = int(frames[-1]) + 1
+        kept = int(first_frames(np.full(1, after), window, self.count)[0])
+        self._waiting.drop(kept - begin)
+        self._seen = after - kept
+        return x, seen
 
     def _arrive(self, count: int) -> None:
         x = self._source.read(count)
         if self._context is not None:
             x = self._block.with_context(x, self._context(count), self._params)
             mx.eval(x)
-        self._ring.put(self._block.keys_values(x, self._params, self._modulation))
+        if self._ring is not None:
+            self._ring.put(self._block.keys_values(x, self._params, self._modulation))
         self._waiting.put(x)
         self._arrived += count
 

@@ -27,6 +27,8 @@ from ltx2rt.types import Array, ParamSpec
 
 # Frames that the last stage works on at a time: what a budget chooses from. Five is what its windows look ahead.
 PUSHES = (5, 2, 1)
+# The same, and whether keys and values are kept; without them a fifth more is computed.
+_FRAMES = ((5, True), (2, True), (5, False), (2, False), (1, False))
 # Sides of tiles in pixels, and frames of tiles where all frames of a clip do not fit besides them.
 TILE_SIDES = (768, 640, 512, 384)
 _TILE_FRAMES = 80
@@ -52,8 +54,8 @@ class DiffusionDecoder:
         if tiling == "auto":
             cuts += self._tilings(latent)
         for number, cut in enumerate(cuts):
-            for push in PUSHES:
-                yield self._way(latent, cut, itemsize, push, keyframes, exact=number == 0)
+            for push, keeps in [(push, True) for push in PUSHES] if keyframes else _FRAMES:
+                yield self._way(latent, cut, itemsize, push, keyframes, keeps_keys=keeps, exact=number == 0)
 
     def frames(
         self,
@@ -64,24 +66,37 @@ class DiffusionDecoder:
         noise: DecoderNoise,
         keyframes: KeyFrames | None = None,
     ) -> Iterator[Array]:
-        decoder = DiffusionVideoDecoder(self.config, params, dtype, settings["push"])
+        decoder = DiffusionVideoDecoder(self.config, params, dtype, settings["push"], settings["keeps_keys"])
         return decoder.stream_frames(latent, settings["tiling"], noise, keyframes)
 
     def _way(
-        self, latent: Size, cut: Tiling | None, itemsize: int, push: int, keyframes: int, *, exact: bool
+        self,
+        latent: Size,
+        cut: Tiling | None,
+        itemsize: int,
+        push: int,
+        keyframes: int,
+        *,
+        keeps_keys: bool,
+        exact: bool,
     ) -> DecodeWay:
         decoder = self.config.require_diffusion()
         if keyframes:
             footprint = keyframe_decode_bytes(decoder, latent, keyframes, itemsize, cut, push)
         else:
-            footprint = diffusion_decode_bytes(decoder, latent, itemsize, cut, push)
+            footprint = diffusion_decode_bytes(decoder, latent, itemsize, cut, push, keeps_keys=keeps_keys)
         frames = self.config.pixel_frames(latent[0])
         chunk = min(push, frames)
         if cut is not None:
             chunk = cut.frames.tile if isinstance(cut.frames, TileSize) else frames
         return DecodeWay(
-            {"tiling": cut, "push": push},
-            {"decoder": "diffusion", "frames": f"{push} at a time", "tiles": described_tiles(cut)},
+            {"tiling": cut, "push": push, "keeps_keys": keeps_keys},
+            {
+                "decoder": "diffusion",
+                "frames": f"{push} at a time",
+                "keys": "kept" if keeps_keys else "computed again",
+                "tiles": described_tiles(cut),
+            },
             footprint,
             min(chunk, frames),
             exact,

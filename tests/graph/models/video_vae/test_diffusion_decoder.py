@@ -15,6 +15,7 @@ from ltx2rt.graph.models.layers.params import Params
 from ltx2rt.graph.models.video_vae.config import VideoVaeConfig
 from ltx2rt.graph.models.video_vae.diffusion_blocks import Attended, AttentionBlock
 from ltx2rt.graph.models.video_vae.diffusion_decoder import DiffusionVideoDecoder
+from ltx2rt.graph.models.video_vae.diffusion_footprint import diffusion_decode_bytes, keyframe_decode_bytes
 from ltx2rt.graph.models.video_vae.diffusion_keyframes import KeyFrames
 from ltx2rt.graph.models.video_vae.diffusion_streams import BlockFrames, ClipFrames, KeyRing, PlaneKeys, nearest
 from ltx2rt.graph.models.video_vae.diffusion_tiling import diffusion_plan
@@ -184,8 +185,9 @@ def test_pieces_do_not_change_the_frames(frames: int, height: int, width: int) -
     assert whole.max() <= 1
     assert whole.std() > 0.05
     for push in (1, 3):
-        decoder = DiffusionVideoDecoder(config, params, mx.float32, push)
-        assert np.array_equal(decoded(decoder, clip, None, noise()), whole)
+        for keeps_keys in (True, False):
+            decoder = DiffusionVideoDecoder(config, params, mx.float32, push, keeps_keys)
+            assert np.array_equal(decoded(decoder, clip, None, noise()), whole)
 
 
 def test_pieces_do_not_change_the_frames_of_bfloat16() -> None:
@@ -495,3 +497,37 @@ def test_a_single_frame() -> None:
     frames = [decoded(decoder, latent(2, 2, 2)[:, [i]], None, noise()) for i in range(2)]
     assert all(frame.shape == (1, 64, 64, 3) for frame in frames)
     assert np.abs(frames[0] - frames[1]).max() > 1e-3
+
+
+def arrays_peak(config: VideoVaeConfig, frames: int, given: KeyFrames | None = None, *, keeps_keys: bool = True) -> int:
+    """Bytes of MLX arrays at the peak of a decode, besides the weights and the latent."""
+    params, clip = Params(weights(config)), latent(frames, 3, 3)
+    mx.eval([w for w in params._arrays.values() if isinstance(w, mx.array)], clip)
+    decoder = DiffusionVideoDecoder(config, params, mx.float32, 3, keeps_keys)
+    before = mx.get_cache_memory()
+    mx.set_cache_limit(0)
+    mx.clear_cache()
+    held = mx.get_active_memory()
+    mx.reset_peak_memory()
+    for chunk in decoder.stream_frames(clip, None, noise(), given):
+        del chunk
+    mx.set_cache_limit(max(before, 1 << 30))
+    return mx.get_peak_memory() - held
+
+
+def test_memory_is_predicted_and_does_not_grow_with_the_clip() -> None:
+    config = small(
+        head_dim=32, stage_channels=[128, 64, 64, 64, 64], upsamples=[[STRIDES[0], 2], *([s, 1] for s in STRIDES[1:])]
+    )
+    decoder = config.require_diffusion()
+    peaks = {frames: arrays_peak(config, frames) for frames in (6, 14)}
+    assert max(peaks.values()) <= 1.15 * min(peaks.values())
+    for frames, peak in peaks.items():
+        assert diffusion_decode_bytes(decoder, (frames, 3, 3), 4, None, 3).activations == pytest.approx(peak, rel=0.15)
+    again = arrays_peak(config, 14, keeps_keys=False)
+    assert again < peaks[14]
+    predicted = diffusion_decode_bytes(decoder, (14, 3, 3), 4, None, 3, keeps_keys=False)
+    assert predicted.activations == pytest.approx(again, rel=0.15)
+    given = keyframes((3, 12), (3, 3))
+    peak = arrays_peak(config, 6, given)
+    assert keyframe_decode_bytes(decoder, (6, 3, 3), 2, 4, None, 3).activations == pytest.approx(peak, rel=0.15)
