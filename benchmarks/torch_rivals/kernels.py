@@ -82,9 +82,9 @@ BRICK = 8
 
 def neighborhood_ways(case: NeighborhoodCase, qkv: mx.array) -> dict[str, Way]:
     def make(share: float) -> Call:
-        """torch's attention with a mask, brick by brick, without norms and rotation: the fastest way found with torch.
+        """torch's attention with a mask, brick by brick, without norms and rotation: the fastest way tried with torch.
 
-        benchmarks/LOG.md has those that were tried besides: flex attention, other bricks, unfolded windows.
+        benchmarks/LOG.md has the bricks of other sizes that were tried.
         """
         torch = torch_module()
         heads = max(1, round(case.heads * share))
