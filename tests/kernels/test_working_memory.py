@@ -146,9 +146,9 @@ q, k, v = zeros(1, 3000, 1024), zeros(1, 3000, 1024), zeros(1, 3000, 1024)
 compare(attention_bytes(1, 8, 128, 3000, 3000, ITEM), lambda: rope_attention(q, k, v, num_heads=8))
 """,
     "neighborhood_attention": """
-q, k, v = (zeros(1, 8, 48, 64, 128) for _ in range(3))
-borders, seen = ("shift", "replicate"), shifted_frames(8, 7)
-predicted = neighborhood_bytes(q.shape, 8, 7, 2, (5, 11), borders, ITEM)
+q, k, v = (zeros(1, 12, 48, 64, 128) for _ in range(3))
+borders, seen = ("shift", "replicate"), shifted_frames(12, 7)
+predicted = neighborhood_bytes(q.shape, 12, 7, 2, (5, 11), borders, ITEM)
 compare(predicted, lambda: neighborhood_attention(q, k, v, seen, num_heads=2, window=(5, 11), borders=borders))
 """,
     "causal_conv3d": """
