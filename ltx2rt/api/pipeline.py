@@ -24,13 +24,13 @@ from ltx2rt.api.previews import Preview, PreviewObserver
 from ltx2rt.api.record import Record
 from ltx2rt.api.run_state import RunState
 from ltx2rt.errors import MemoryBudgetError, OutOfMemory, UsageError
-from ltx2rt.graph.components import TRANSFORMER, VIDEO_VAE
+from ltx2rt.graph.components import TRANSFORMER
 from ltx2rt.graph.diffusion.guidance import GuiderParams
 from ltx2rt.graph.pipelines.assumed_files import with_assumed
 from ltx2rt.graph.pipelines.checks import no_length, require_parts
-from ltx2rt.graph.pipelines.decide import FRAMES_PER_LATENT, decide
+from ltx2rt.graph.pipelines.decide import decide
 from ltx2rt.graph.pipelines.defaults import GenerationDefaults, defaults_for
-from ltx2rt.graph.pipelines.open_inputs import input_files, open_inputs
+from ltx2rt.graph.pipelines.open_inputs import frames_per_latent, input_files, open_inputs
 from ltx2rt.graph.pipelines.pipeline import PipelineEntry
 from ltx2rt.graph.pipelines.plan import Plan, Rates, plan, plan_keeping
 from ltx2rt.graph.settings.setting import plain_values, settings_of, stored_values
@@ -429,14 +429,13 @@ class Pipeline:
         fixed = self.has_fixed_schedule
         asked = Settings.of(settings, DIFFUSERS_NAMES)
         require_parts(files, asked, self.entry)
-        step = files.config(VIDEO_VAE).temporal_factor if files.has(VIDEO_VAE) else FRAMES_PER_LATENT
         decided = decide(
             asked,
             self.entry,
             self.defaults,
             fixed_schedule=fixed,
             no_length=no_length(files),
-            frames_per_latent=step,
+            frames_per_latent=frames_per_latent(files),
         )
         inputs = open_inputs(decided, self.entry, files, fixed_schedule=fixed, dtype=self._dtype)
         topics = self.entry.topics - GUIDANCE if fixed else self.entry.topics

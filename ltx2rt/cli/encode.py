@@ -12,7 +12,7 @@ from ltx2rt.api.output_files import check_files, embedding_files
 from ltx2rt.cli.arguments import given_prompt
 from ltx2rt.cli.flag import Flag, add_flags
 from ltx2rt.cli.flags import named, weight_flags, weights_given
-from ltx2rt.cli.generate import tell_taken
+from ltx2rt.cli.generate import tell_taken, tell_unused_writer
 from ltx2rt.cli.outputs import RULE, free_path, said
 from ltx2rt.cli.plan_text import plan_text
 from ltx2rt.cli.progress import Progress
@@ -96,6 +96,7 @@ def run_encode(arguments: argparse.Namespace) -> int:
     given = {name: value for name, value in given.items() if value is not None}
     if given and not arguments.enhance_prompt:
         raise UsageError("--enhance-... options go with --enhance-prompt, which is missing; give it, too.")
+    tell_unused_writer(progress, files, rewrites=bool(arguments.enhance_prompt))
     wanted: dict[str, Any] = {
         "negative_prompt": arguments.negative_prompt,
         "enhancement": given if arguments.enhance_prompt else None,

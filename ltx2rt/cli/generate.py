@@ -29,6 +29,7 @@ from ltx2rt.graph.settings.settings import Settings
 from ltx2rt.graph.settings.weight_files import WeightFiles
 from ltx2rt.media.output_file import OutputFile
 from ltx2rt.media.stills import write_png
+from ltx2rt.spelling import spelled
 from ltx2rt.weights.sets.parts import TITLES
 
 DEFAULT_OUTPUT = Path("output.mp4")
@@ -68,6 +69,7 @@ def run_generate(arguments: argparse.Namespace) -> int:
         progress.message(embedded.notice(command.settings.get("prompt")))
     for flag in effectless(arguments):
         progress.message(f"{flag.names[0]} has no effect: {flag.why}")
+    tell_unused_writer(progress, command.files, rewrites=bool(command.settings.get("enhance_prompt")))
     pipeline = api.load(**command.files, keep_loaded=False)  # there is no second call
     for line in taken_files(pipeline, command):
         progress.message(line)
@@ -143,6 +145,12 @@ def tell_taken(progress: Progress) -> Callable[[Mapping[str, Path]], None]:
             progress.message(line)
 
     return tell
+
+
+def tell_unused_writer(progress: Progress, files: Mapping[str, Any], *, rewrites: bool) -> None:
+    """Say so where a language model was given for rewriting prompts, and none is rewritten."""
+    if "prompt_enhancer" in files and not rewrites:
+        progress.message(f"{spelled('prompt_enhancer')} has no effect without {spelled('enhance_prompt')}")
 
 
 def _taken_lines(taken: Mapping[str, Path]) -> list[str]:

@@ -41,6 +41,8 @@ def test_generated_key_frames(pack: dict[str, Path], capsys: pytest.CaptureFixtu
     for places, said in (("2", "= 2"), ("4,11", '= "4,11"'), ("4,", '= "4,"')):
         assert run([*command, "--num-generated-keyframes", places]) == 0
         assert f"num-generated-keyframes {said}" in capsys.readouterr().out
+    assert run([*command, "--num-generated-keyframes", "100"]) == 2
+    assert "--num-generated-keyframes: 100 between the first and the last frame need" in capsys.readouterr().err
     assert run([*command, "--decode-with-keyframes"]) == 2
     error = capsys.readouterr().err
     assert "--decode-with-keyframes needs key frames to look at; give --num-generated-keyframes" in error
@@ -60,7 +62,7 @@ def test_a_predicted_length(pack: dict[str, Path], tmp_path: Path, capsys: pytes
     capsys.readouterr()
     for seconds, said in (
         (("8", "2"), "--auto-duration: the shortest clip comes first, got 8 s and 2 s; exchange them"),
-        (("0", "2"), "--auto-duration must be two numbers of seconds, the shortest first"),
+        (("0", "2"), "--auto-duration must be two numbers of seconds above 0, the shortest first"),
         (("a", "2"), "--auto-duration MIN must be a number, got 'a'"),
     ):
         assert run([*command, "--auto-duration", *seconds, "--print-config"]) == 2
@@ -162,6 +164,10 @@ def test_prompts_are_rewritten_by_another_gemma_alone(
         capsys.readouterr().err
     )
     other = ["--prompt-enhancer-gemma-root", str(embedded.TEXT_ENCODER)]
+    assert run([*command[:-1], *other, "--print-config"]) == 0
+    assert "--prompt-enhancer-gemma-root has no effect without --enhance-prompt" in capsys.readouterr().err
+    assert run([*command[:-1], *other, "--enhance-seed", "3", "--print-config"]) == 2
+    assert "--enhance-seed: no prompt is rewritten; give --enhance-prompt, too" in capsys.readouterr().err
     making = [
         *command,
         *other,
@@ -189,3 +195,7 @@ def test_two_video_decoders(pack: dict[str, Path], tmp_path: Path, capsys: pytes
     alone = ["generate", "a dog", *words({**pack, "video_vae": other}), *SIZE, "--num-frames", "9", "--plan"]
     assert run([*alone, "--video-decoder", "conv"]) == 1
     assert "convolutional decoder (ltx-2.5-video-vae-conv-bf16.safetensors)" in capsys.readouterr().err
+    assert run(["generate", "a red circle", "--video-decoder", "diffusion", "--plan"]) == 1
+    error = capsys.readouterr().err
+    assert "diffusion decoder (ltx-2.5-video-vae-bf16.safetensors)" in error
+    assert error.count(f"{embedded.CHECKPOINT.name} (19b)") == 1

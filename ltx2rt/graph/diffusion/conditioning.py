@@ -17,6 +17,7 @@ from ltx2rt.graph.diffusion.latent_state import AudioTarget, KeyframeSlots, Late
 from ltx2rt.graph.diffusion.patchify import patchify_video
 from ltx2rt.graph.diffusion.positions import audio_positions, frames_to_seconds, video_pixel_bounds, video_positions
 from ltx2rt.graph.diffusion.precision import Float32Array, round_to
+from ltx2rt.spelling import spelled
 
 Target = TypeVar("Target", bound="VideoTarget | AudioTarget", contravariant=True)
 
@@ -373,15 +374,15 @@ def image_condition(latent: Float32Array, frame_index: int, strength: float) -> 
 
 
 def evenly_spaced_keyframes(count: int, num_frames: int) -> tuple[int, ...]:
-    """``count`` frames between the first and the last of the clip, evenly spaced.
+    """``count`` frames, 1 or more, between the first and the last of the clip, evenly spaced.
 
     Raises:
         ConditioningError: if the clip has fewer than ``count + 2`` frames.
     """
-    if count < 1 or num_frames < count + 2:
+    if num_frames < count + 2:
         raise ConditioningError(
-            f"{count} generated keyframe(s) need at least {count + 2} frames and a count of 1 or more; "
-            f"the clip has {num_frames}."
+            f"{spelled('num_generated_keyframes')}: {count} between the first and the last frame need at least "
+            f"{count + 2} frames, and the clip has {num_frames}; give fewer, or a longer clip."
         )
     places = np.rint(np.linspace(0, num_frames - 1, count + 2, dtype=np.float32))
     return tuple(int(p) for p in places[1:-1])

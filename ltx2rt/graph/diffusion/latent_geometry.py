@@ -152,6 +152,11 @@ def check_num_frames(num_frames: int, scale: VideoScale) -> None:
     raise UsageError(f"{spelled('num_frames')} must be {step}*k + 1, got {num_frames}; use {choices}.")
 
 
+def counted_from_start(frame: int, num_frames: int) -> int:
+    """The place of a frame that may be counted from the end, -1 being the last one; others stay as they are."""
+    return frame + num_frames if -num_frames <= frame < 0 else frame
+
+
 def snapped_frames(num_frames: int, step: int) -> int:
     """The largest ``step*k + 1`` that is not more than ``num_frames``; 1 where there is none."""
     return max(1, (num_frames - 1) // step * step + 1)

@@ -73,7 +73,7 @@ def no_length(files: WeightSet) -> str:
             f"{head.audio_width} channels, this model has {widths[0]} and {widths[1]}"
         )
     if files.config(TRANSFORMER).keyframe_embedding:
-        return f"the duration head is missing; give it with {spelled('duration_head', 'FILE')}"
+        return f"the duration head, which {spelled('duration_head', 'FILE')} names, is missing"
     return f"LTX-2.5 alone predicts the length, and this model is of {files.generation.name}"
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from ltx2rt.errors import MediaError, UsageError
+from ltx2rt.graph.diffusion.latent_geometry import counted_from_start
 from ltx2rt.graph.pipelines.defaults import GenerationDefaults
 from ltx2rt.graph.pipelines.pipeline import PipelineEntry
 from ltx2rt.graph.settings.kinds import RANDOM_SEED
@@ -30,8 +31,6 @@ from ltx2rt.spelling import spelled
 log = logging.getLogger(__name__)
 
 FIXED_STEPS = 8
-# Of every published video VAE.
-FRAMES_PER_LATENT = 8
 # Shortest and longest clip in seconds where only the model decides.
 USUAL_DURATION = (1.0, 20.0)
 
@@ -43,7 +42,7 @@ def decide(
     *,
     fixed_schedule: bool,
     no_length: str = "",
-    frames_per_latent: int = FRAMES_PER_LATENT,
+    frames_per_latent: int,
 ) -> Settings:
     """Settings with everything decided.
 
@@ -116,13 +115,10 @@ def _with_duration(settings: Settings, step: int) -> Settings:
 def _with_placed_images(settings: Settings) -> Settings:
     """The settings with images at frames counted from the beginning, where the length is known: -1 is the last one."""
     count = settings.num_frames
-    placed = []
-    for image in settings.images:
-        index = image.frame_index
-        if count is not None and -count <= index < 0:
-            index += count
-        placed.append(replace(image, frame_index=index))
-    return replace(settings, images=tuple(placed))
+    if count is None:
+        return settings
+    images = (replace(i, frame_index=counted_from_start(i.frame_index, count)) for i in settings.images)
+    return replace(settings, images=tuple(images))
 
 
 def _require_meaning(settings: Settings, entry: PipelineEntry) -> None:
@@ -234,6 +230,8 @@ def _check_noise(settings: Settings) -> None:
 def _check_text(settings: Settings) -> None:
     if settings.embedding is not None and settings.zero_text:
         raise UsageError(f"{spelled('embedding')} and {spelled('zero_text')} contradict each other; give one of them.")
+    if not settings.enhance_prompt:
+        _require_no_enhancement(settings)
     without_encoder = settings.embedding is not None or settings.zero_text
     named = spelled("embedding" if settings.embedding is not None else "zero_text")
     if without_encoder and settings.enhance_prompt:
@@ -243,4 +241,13 @@ def _check_text(settings: Settings) -> None:
     if without_encoder and settings.negative_prompt is not None:
         raise UsageError(
             f"{spelled('negative_prompt')} has no effect with {named}, which brings its own; leave one out."
+        )
+
+
+def _require_no_enhancement(settings: Settings) -> None:
+    """Raise UsageError for settings of a rewriting that was not asked for."""
+    alone = [spelled(name) for name in settings.given() if name.startswith("enhance_")]
+    if alone:
+        raise UsageError(
+            f"{', '.join(alone)}: no prompt is rewritten; give {spelled('enhance_prompt')}, too, or leave it out."
         )

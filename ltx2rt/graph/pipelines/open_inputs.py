@@ -25,8 +25,13 @@ from ltx2rt.weights.embedding_file import TextEmbedding, read_embedding
 _NO_SIDE = 64
 _NO_FRAMES = 9
 _NO_RATE = Fraction(24)
-# Frames per latent cell of the video VAE that sound without pictures does not have.
-_FRAME_STEP = 8
+# Of every published video VAE.
+_USUAL_FRAMES_PER_LATENT = 8
+
+
+def frames_per_latent(files: WeightSet) -> int:
+    """Of the video VAE; sound without pictures, which has none, is as long as a clip could be, too."""
+    return files.config(VIDEO_VAE).temporal_factor if files.has(VIDEO_VAE) else _USUAL_FRAMES_PER_LATENT
 
 
 def open_inputs(
@@ -46,8 +51,7 @@ def open_inputs(
         frame_rate = media.source.frame_rate
     duration = None
     if settings.auto_duration is not None:
-        step = files.config(VIDEO_VAE).temporal_factor if files.has(VIDEO_VAE) else _FRAME_STEP
-        duration = DurationRange(*settings.auto_duration, step)
+        duration = DurationRange(*settings.auto_duration, frames_per_latent(files))
         num_frames = duration.frames(duration.longest_s, frame_rate or _NO_RATE)
     elif num_frames is not None:
         media = media.placed(num_frames)

@@ -319,7 +319,7 @@ class Blocks(Kind[tuple[int, ...]]):
 
 
 class SecondsRange(Kind[tuple[float, float]]):
-    wanted, annotation = "two numbers of seconds, the shortest first", "tuple[float, float]"
+    wanted, annotation = "two numbers of seconds above 0, the shortest first", "tuple[float, float]"
     metavar, words = ("MIN", "MAX"), 2
 
     def convert(self, value: Any) -> tuple[float, float]:

@@ -14,7 +14,7 @@ from ltx2rt.errors import UsageError
 from ltx2rt.graph.diffusion.conditioning import evenly_spaced_keyframes
 from ltx2rt.graph.diffusion.denoising import NO_GUIDANCE
 from ltx2rt.graph.diffusion.guidance import GuiderParams
-from ltx2rt.graph.diffusion.latent_geometry import snapped_frames
+from ltx2rt.graph.diffusion.latent_geometry import counted_from_start, snapped_frames
 from ltx2rt.graph.settings.settings import Settings
 from ltx2rt.spelling import spelled
 from ltx2rt.types import Array
@@ -240,8 +240,7 @@ class Media:
     def placed(self, num_frames: int) -> Media:
         """The same for a clip whose length is known now: images that count from the end, -1 being the last frame."""
         images = (
-            replace(image, frame_index=image.frame_index + (num_frames if -num_frames <= image.frame_index < 0 else 0))
-            for image in self.images
+            replace(image, frame_index=counted_from_start(image.frame_index, num_frames)) for image in self.images
         )
         return replace(self, images=tuple(images))
 

@@ -249,8 +249,8 @@ class _Choice:
                 f"(usually {role.usual_file(self.generation)})"
             )
         if refused:
-            others = ", ".join(f"{part.path.name} ({_kind(part)})" for part in refused[:_MAX_LISTED])
-            text += f"; not taken: {others}"
+            others = [*dict.fromkeys(f"{part.path.name} ({_kind(part)})" for part in refused)]
+            text += f"; not taken: {', '.join(others[:_MAX_LISTED])}"
         return text
 
 

@@ -84,7 +84,7 @@ def test_slots_change_the_clip(pack: dict[str, Path]) -> None:
         ({"decode_with_keyframes": True}, r"decode_with_keyframes needs key frames to look at; give num_generated_key"),
         ({"decode_with_keyframes": True, "num_generated_keyframes": []}, "decode_with_keyframes needs key frames"),
         ({"num_generated_keyframes": [4, 17]}, r"frame 17 is outside the clip of 17 frames; use 0 to 16"),
-        ({"num_generated_keyframes": 16}, r"16 generated keyframe\(s\) need at least 18 frames"),
+        ({"num_generated_keyframes": 16}, "16 between the first and the last frame need at least 18 frames"),
         ({"num_generated_keyframes": -1}, r"num_generated_keyframes must be how many key frames, 0 or more, or a list"),
         ({"num_generated_keyframes": [-1]}, "num_generated_keyframes must be"),
         ({"num_generated_keyframes": 1.5}, "num_generated_keyframes must be"),

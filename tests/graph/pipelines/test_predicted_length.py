@@ -101,7 +101,7 @@ def test_a_number_of_frames_wins(pack: dict[str, Path], caplog: pytest.LogCaptur
     [
         ({"auto_duration": (8, 2)}, r"the shortest clip comes first, got 8 s and 2 s; exchange them"),
         ({"auto_duration": (8, 2), "num_frames": 9}, r"the shortest clip comes first"),
-        ({"auto_duration": (0, 2)}, r"auto_duration must be two numbers of seconds, the shortest first"),
+        ({"auto_duration": (0, 2)}, r"auto_duration must be two numbers of seconds above 0, the shortest first"),
         ({"auto_duration": (1,)}, r"auto_duration must be two numbers"),
         ({"auto_duration": 4}, r"auto_duration must be two numbers"),
         ({"auto_duration": (1, 2), "zero_text": True}, r"zero_text stands in its place; give num_frames"),
@@ -117,7 +117,7 @@ def test_without_a_head_the_usual_number_of_frames_is_taken(pack: dict[str, Path
     without = {name: path for name, path in pack.items() if name != "duration_head"}
     pipeline = api.load("distilled", **without)
     assert pipeline.record_for("a dog", **SMALL).settings["num_frames"] == 121
-    with pytest.raises(UsageError, match=r"the duration head is missing; give it with duration_head=FILE"):
+    with pytest.raises(UsageError, match=r"duration head, which duration_head=FILE names, is missing; give num_frames"):
         pipeline.record_for("a dog", auto_duration=(1, 2), **SMALL)
 
 
