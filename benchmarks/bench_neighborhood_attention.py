@@ -10,7 +10,7 @@ from ltx2rt.kernels import neighborhood_attention, neighborhood_rope, shifted_fr
 from ltx2rt.kernels.selection import forced
 
 HEAD = 64
-# name: frames, height, width, heads, window, borders
+# name: cells (frames, height, width), heads, window, borders of height and width
 CASES = {
     "stage 5, 9 frames of 128x128": ((9, 32, 32), 4, (9, 11, 11), ("shift", "replicate")),
     "stage 1": ((6, 8, 8), 32, (3, 7, 7), ("shift", "shift")),

@@ -12,7 +12,7 @@ from ltx2rt.bench.stage import Part, StageCase, random_params
 from ltx2rt.graph.models.layers.params import Params
 from ltx2rt.graph.models.video_vae.diffusion_blocks import MODULATION_ROWS, Attended, AttentionBlock, stage_blocks
 from ltx2rt.graph.models.video_vae.diffusion_config import DiffusionDecoderConfig, Size
-from ltx2rt.graph.models.video_vae.diffusion_streams import first_frames
+from ltx2rt.kernels import first_frames
 from ltx2rt.kernels.host import from_numbers
 
 _STAGES = 5

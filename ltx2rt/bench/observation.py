@@ -128,12 +128,12 @@ def observed(timed: bool) -> Iterator[_Observer]:
     observer = _Observer(timed)
     front_ends = [sys.modules[f"ltx2rt.kernels.{name}"] for name in KERNELS]
     for module in front_ends:
-        module.ext = observer  # type: ignore[attr-defined]
+        module.ext = observer  # type: ignore[attr-defined]  # found by name
     try:
         yield observer
     finally:
         for module in front_ends:
-            module.ext = selection.ext  # type: ignore[attr-defined]
+            module.ext = selection.ext  # type: ignore[attr-defined]  # likewise
 
 
 def count(build: Callable[[], object]) -> Observation:

@@ -159,6 +159,12 @@ def neighborhood_rope(
     )
 
 
+def first_frames(frames: Array, window: int, count: int) -> Array:
+    """Where the windows of some frames of a clip of ``count`` frames begin; they are shifted inward at its ends."""
+    first: Array = np.clip(frames - window // 2, 0, max(0, count - window))
+    return first
+
+
 def shifted_frames(frames: int, window: int) -> mx.array:
     """key_frames (T, window) int32 for windows of consecutive frames that are shifted inward at both ends.
 
@@ -171,5 +177,5 @@ def shifted_frames(frames: int, window: int) -> mx.array:
     """
     if not 1 <= window <= frames:
         raise ValueError(f"[neighborhood_attention] a window of {window} frames does not fit into {frames} frames.")
-    first = np.clip(np.arange(frames) - window // 2, 0, frames - window)
+    first = first_frames(np.arange(frames), window, frames)
     return mx.array((first[:, None] + np.arange(window)).astype(np.int32))

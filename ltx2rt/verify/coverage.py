@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import re
 
-_LTX_25 = "belongs to tiles inside of a step, which this version does not have"
+_TILES = "belongs to tiles inside of a step, which this version does not have"
 _RELEASE_14 = "needs the chunks, tiles or DFR of release 1.4, which this version does not have"
 _UNUSED = "no pipeline of this version uses it"
 
 # Paths below the golden folder.
 _FILES = (
-    (r"components/25_tiled_model.*", _LTX_25),
+    (r"components/25_tiled_model.*", _TILES),
     (r"components/(plans|seams)_1_4.*", _RELEASE_14),
     (r"pipelines/14_(?!ltx2_ti2vid|25_distilled_decode|25_ti2vid).*", _RELEASE_14),
 )

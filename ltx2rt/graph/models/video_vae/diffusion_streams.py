@@ -17,7 +17,7 @@ import numpy as np
 from ltx2rt.graph.models.layers.params import Params, linear
 from ltx2rt.graph.models.video_vae.diffusion_blocks import Attended, AttentionBlock, Modulation, Upsampler
 from ltx2rt.graph.models.video_vae.surroundings import FrameDraw
-from ltx2rt.kernels import modulated_norm
+from ltx2rt.kernels import first_frames, modulated_norm
 from ltx2rt.types import Array
 
 
@@ -368,12 +368,6 @@ class BlockFrames:
             self._ring.put(self._block.keys_values(x, self._params, self._modulation))
         self._waiting.put(x)
         self._arrived += count
-
-
-def first_frames(frames: Array, window: int, count: int) -> Array:
-    """Where the windows of some frames of a clip of ``count`` frames begin; they are shifted inward at its ends."""
-    first: Array = np.clip(frames - window // 2, 0, max(0, count - window))
-    return first
 
 
 def frames_ahead(blocks: int, window: int, needed: int, count: int) -> int:

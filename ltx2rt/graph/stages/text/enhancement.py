@@ -1,4 +1,4 @@
-"""Rewrites a prompt with the text encoder's language model, in the detail that the video model was trained on."""
+"""Rewrites a prompt with a language model, in the detail that the video model was trained on."""
 
 from __future__ import annotations
 

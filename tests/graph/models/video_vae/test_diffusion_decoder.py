@@ -281,7 +281,7 @@ def test_plan_of_tiles() -> None:
     assert [tile.target for tile in plan.frames] == [(0, 87), (47, 121)]
     assert [tile.target for tile in plan.height] == [(0, 384), (224, 512)]
     assert [tile.target for tile in plan.width] == [(0, 384), (224, 608), (448, 768)]
-    assert plan.weights() is None or all(np.all(total > 0) for total in plan.weights() or ())
+    assert plan.weights() is None  # the masks sum up to 1 everywhere
     first, second = plan.height
     np.testing.assert_allclose(first.mask[224:] + second.mask[:160], 1, atol=1e-6)
 
@@ -504,14 +504,15 @@ def arrays_peak(config: VideoVaeConfig, frames: int, given: KeyFrames | None = N
     params, clip = Params(weights(config)), latent(frames, 3, 3)
     mx.eval([w for w in params._arrays.values() if isinstance(w, mx.array)], clip)
     decoder = DiffusionVideoDecoder(config, params, mx.float32, 3, keeps_keys)
-    before = mx.get_cache_memory()
-    mx.set_cache_limit(0)
+    limit = mx.set_cache_limit(0)
     mx.clear_cache()
     held = mx.get_active_memory()
     mx.reset_peak_memory()
-    for chunk in decoder.stream_frames(clip, None, noise(), given):
-        del chunk
-    mx.set_cache_limit(max(before, 1 << 30))
+    try:
+        for chunk in decoder.stream_frames(clip, None, noise(), given):
+            del chunk
+    finally:
+        mx.set_cache_limit(limit)
     return mx.get_peak_memory() - held
 
 
