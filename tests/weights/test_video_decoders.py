@@ -9,6 +9,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
+from ltx25_pack import DIFFUSION_DECODER
 from tiny_files import CONFIG_23
 
 from ltx2rt.errors import CheckpointError, UsageError
@@ -25,19 +26,7 @@ from ltx2rt.weights.checkpoint import Checkpoint
 from ltx2rt.weights.sets import parts as roles
 from ltx2rt.weights.sets.parts import find
 
-DIFFUSION: dict[str, Any] = {
-    "_class_name": "CausalDiffusionVAE",
-    "decoder": {
-        "_class_name": "NADiffusionDecoder",
-        "in_channels": 128,
-        "head_dim": 16,
-        "stage_channels": [64, 32, 16, 16, 16],
-        "stage_depths": [1, 1, 1, 1, 1],
-        "stage_kernels": [[3, 3, 3]] * 5,
-        "stage5_kernel": [3, 3, 3],
-        "upsamples": [[[1, 2, 2], 2], [[2, 1, 1], 2], [[2, 2, 2], 1], [[2, 2, 2], 1]],
-    },
-}
+DIFFUSION: dict[str, Any] = {"_class_name": "CausalDiffusionVAE", "decoder": DIFFUSION_DECODER}
 CONV = CONFIG_23["vae"]
 
 
@@ -146,7 +135,7 @@ def test_names_of_diffusers(tmp_path: Path) -> None:
         "decoder_stage_depths": own["stage_depths"],
         "decoder_stage_kernels": own["stage_kernels"][:4],
         "decoder_stage5_kernel": own["stage5_kernel"],
-        "decoder_upsample_channel_reductions": [2, 2, 1, 1],
+        "decoder_upsample_channel_reductions": [reduction for _, reduction in own["upsamples"]],
     }
     (folder / "config.json").write_text(json.dumps(stated))
     (part,) = find(folder).parts

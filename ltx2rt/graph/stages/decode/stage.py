@@ -209,9 +209,6 @@ def finish(
 ) -> GeneratedClip:
     """The clip of the final latents: the sound now (decoded, or the waveform given), the frames while they are read.
 
-    ``decodes_video`` and ``decodes_audio`` are False for latents of which nothing is to be seen or heard. Reading the
-    frames takes ``beside`` bytes.
-
     What the request asks for beyond its pipeline happens here: upscalers on the final latent, and no decoding.
 
     Args:
@@ -219,6 +216,8 @@ def finish(
         video, audio: normalised, (1, f, h, w, 128) and (1, L, 128).
         keyframes: (1, K, h, w, 128), normalised: the key frames that were generated besides the clip.
         waveform, sample_rate: sound in place of the decoded one, (S, 2) and Hz.
+        decodes_video, decodes_audio: False for latents of which nothing is to be seen or heard.
+        beside: bytes that reading the frames takes.
     """
     inputs, frame_rate = run.inputs, run.inputs.frame_rate
     if video is not None and inputs.settings.upscale_spatial:
