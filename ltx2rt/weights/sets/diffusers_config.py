@@ -127,33 +127,33 @@ def _generator(config: Mapping[str, Any], prefix: str) -> Section:
     return section if activation == "leaky_relu" else {**section, "activation": activation}
 
 
-def _diffusion_decoder(config: Mapping[str, Any]) -> dict[str, Section]:
-    def stated(name: str, default: Any) -> Any:
-        return config.get(f"decoder_{name}", default)
+# Of the diffusion decoder: what diffusers calls a value -> its official name. What is not stated is as published.
+_DIFFUSION_DECODER = {
+    "latent_channels": "in_channels",
+    "out_channels": "out_channels",
+    "patch_size": "patch_size",
+    "decoder_head_dim": "head_dim",
+    "decoder_stage_channels": "stage_channels",
+    "decoder_stage_depths": "stage_depths",
+    "decoder_stage_kernels": "stage_kernels",
+    "decoder_stage5_kernel": "stage5_kernel",
+    "decoder_timestep_scale_multiplier": "timestep_scale_multiplier",
+    "decoder_num_inference_steps": "default_num_inference_steps",
+    "decoder_model_output_type": "model_output_type",
+}
+_UPSAMPLE_STRIDES = ((1, 2, 2), (2, 1, 1), (2, 2, 2), (2, 2, 2))
+_UPSAMPLE_REDUCTIONS = (2, 2, 1, 2)
 
-    strides = stated("upsample_strides", [[1, 2, 2], [2, 1, 1], [2, 2, 2], [2, 2, 2]])
-    reductions = stated("upsample_channel_reductions", [2, 2, 1, 2])
-    decoder = {
+
+def _diffusion_decoder(config: Mapping[str, Any]) -> dict[str, Section]:
+    strides = config.get("decoder_upsample_strides", _UPSAMPLE_STRIDES)
+    reductions = config.get("decoder_upsample_channel_reductions", _UPSAMPLE_REDUCTIONS)
+    decoder = {official: config[name] for name, official in _DIFFUSION_DECODER.items() if name in config}
+    decoder |= {
         "_class_name": "NADiffusionDecoder",
-        "in_channels": config.get("latent_channels", 128),
-        "out_channels": config.get("out_channels", 3),
-        "patch_size": config.get("patch_size", 4),
-        "head_dim": stated("head_dim", 64),
-        "stage_channels": stated("stage_channels", [2048, 1024, 512, 512, 256]),
-        "stage_depths": stated("stage_depths", [4, 6, 4, 2, 8]),
-        "stage_kernels": stated("stage_kernels", [[3, 7, 7], [3, 7, 7], [3, 5, 5], [3, 5, 5]]),
-        "stage5_kernel": stated("stage5_kernel", [11, 11, 11]),
-        "upsamples": [list(pair) for pair in zip(strides, reductions, strict=False)],
-        "timestep_scale_multiplier": stated("timestep_scale_multiplier", 1000.0),
-        "default_num_inference_steps": stated("num_inference_steps", 1),
+        "upsamples": [list(pair) for pair in zip(strides, reductions, strict=False)],  # their number is checked later
     }
-    section = {
-        "_class_name": "CausalDiffusionVAE",
-        "dims": 3,
-        "model_output_type": stated("model_output_type", "x0"),
-        "decoder": decoder,
-    }
-    return {"vae": section}
+    return {"vae": {"_class_name": "CausalDiffusionVAE", "dims": 3, "decoder": decoder}}
 
 
 # By class; those whose tensors tell everything are not here.
