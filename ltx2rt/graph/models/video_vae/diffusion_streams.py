@@ -2,7 +2,7 @@
 
 Every block reads frames from the one before it, no more of them than the windows of the frames that it is asked for.
 It keeps the keys and values of as many frames as a window has, and frames whose windows are not complete: memory does
-not grow with the clip, and nothing is computed twice.
+not grow with the clip, and nothing is computed twice. Or it keeps the frames alone and computes their keys again.
 """
 
 from __future__ import annotations
