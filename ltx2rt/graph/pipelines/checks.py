@@ -22,7 +22,7 @@ from ltx2rt.graph.components import (
 )
 from ltx2rt.graph.diffusion.latent_geometry import check_frame_rate, check_num_frames, check_resolution
 from ltx2rt.graph.pipelines.pipeline import PipelineEntry
-from ltx2rt.graph.settings.settings import Settings
+from ltx2rt.graph.settings.settings import DURATION, Settings
 from ltx2rt.graph.stages.fitting_loras import text_modules
 from ltx2rt.graph.stages.inputs import GenerationInputs
 from ltx2rt.graph.stages.targets import video_scale
@@ -59,6 +59,9 @@ def require_parts(files: WeightSet, settings: Settings, entry: PipelineEntry) ->
     sound = (AUDIO_VAE, VOCODER) if decodes else ()
     pictures = (VIDEO_VAE,) if entry.output == "video" else ()
     files.require_whole(TRANSFORMER, *text, *pictures, *sound)
+    open_length = DURATION in entry.topics and settings.num_frames is None and settings.duration is None
+    if open_length and files.has(DURATION_HEAD) and (said := no_length(files)):
+        log.warning("the length is not predicted: %s", said)
 
 
 def no_length(files: WeightSet) -> str:

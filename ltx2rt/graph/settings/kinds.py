@@ -350,7 +350,7 @@ class KeyframePlaces(Kind[int | tuple[int, ...]]):
             return self.parse(value)
         if not isinstance(value, Sequence):
             return _not_negative(Whole().convert(value))
-        return tuple(sorted({_not_negative(Whole().convert(frame)) for frame in value}))
+        return tuple(sorted({_not_negative(Whole().convert(frame)) for frame in value})) or 0
 
     def parse(self, word: str) -> int | tuple[int, ...]:
         """``N``, or frames with commas between them; a comma at the end makes a list of one."""

@@ -27,12 +27,17 @@ def video_states(pipeline: api.Pipeline, **settings: object) -> tuple[list[Noise
 
 
 @pytest.mark.parametrize(
-    ("asked", "places"), [(1, (8,)), (2, (5, 11)), ([11, 4, 11], (4, 11)), ([0, 16], (0, 16)), ((8,), (8,)), (0, ())]
+    ("asked", "places"),
+    [(1, (8,)), (2, (5, 11)), ([11, 4, 11], (4, 11)), ([0, 16], (0, 16)), ((8,), (8,)), (0, ()), ([], ())],
 )
 def test_places(pack: dict[str, Path], asked: object, places: tuple[int, ...]) -> None:
     pipeline = api.load("distilled", **pack)
-    inputs, _ = pipeline._prepare({"prompt": "a dog", **SMALL, "num_generated_keyframes": asked}, pipeline._files)
+    inputs, record = pipeline._prepare({"prompt": "a dog", **SMALL, "num_generated_keyframes": asked}, pipeline._files)
     assert inputs.keyframe_positions == places
+    # A record asks for the same.
+    stored = {"num_generated_keyframes": record.settings.get("num_generated_keyframes", 0)}
+    again, _ = pipeline._prepare({"prompt": "a dog", **SMALL, **stored}, pipeline._files)
+    assert again.keyframe_positions == places
 
 
 def test_both_stages_have_slots_and_the_second_starts_from_the_enlarged_ones(pack: dict[str, Path]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -204,5 +203,9 @@ def test_a_head_of_another_model(pack: dict[str, Path], tmp_path: Path, caplog: 
     pipeline = api.load("distilled", **{**pack, "duration_head": head})
     with pytest.raises(UsageError, match=r"reads contexts of 32 and 16 channels, this model has 64 and 32"):
         pipeline.record_for("a dog", auto_duration=(1, 2), **SMALL)
-    with caplog.at_level(logging.INFO):
-        assert pipeline.record_for("a dog", **SMALL).settings["num_frames"] == 121
+    caplog.clear()
+    assert pipeline.record_for("a dog", **SMALL).settings["num_frames"] == 121
+    assert "the length is not predicted: the duration head ltx-2.5-duration-head-bf16.safetensors reads" in caplog.text
+    caplog.clear()
+    pipeline.record_for("a dog", num_frames=9, **SMALL)
+    assert not caplog.text
