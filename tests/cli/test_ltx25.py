@@ -199,3 +199,4 @@ def test_two_video_decoders(pack: dict[str, Path], tmp_path: Path, capsys: pytes
     error = capsys.readouterr().err
     assert "diffusion decoder (ltx-2.5-video-vae-bf16.safetensors)" in error
     assert error.count(f"{embedded.CHECKPOINT.name} (19b)") == 1
+    assert error.splitlines()[-1].startswith("error: ")  # in one sentence

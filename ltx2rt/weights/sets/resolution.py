@@ -269,10 +269,13 @@ def parts_beside(part: Part) -> list[Part]:
 
 def missing_parts(path: Path, gaps: Iterable[str]) -> CheckpointError:
     """The error for gaps that a run cannot do without."""
+    found = list(gaps)
+    instead = "folder with all files, or ComfyUI's models folder, can be given in place of"
+    if len(found) == 1:
+        return CheckpointError(f"{path}: {found[0]}. A {instead} it.")
+    listed = "\n  ".join(found)
     return CheckpointError(
-        f"{path}: parts of the model are missing, or are there more than once:\n  "
-        + "\n  ".join(gaps)
-        + "\nA folder with all files, or ComfyUI's models folder, can be given in place of them."
+        f"{path}: parts of the model are missing, or are there more than once:\n  {listed}\nA {instead} them."
     )
 
 
