@@ -261,6 +261,39 @@ def test_where_nothing_may_be_fitted_one_refusal_names_all(tmp_path: Path, capsy
     assert "has 20 frames of 80x72" in capsys.readouterr().err
 
 
+def test_clips_smaller_than_the_model_takes_are_filled_or_refused_at_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    clip = write_clip(tmp_path / "small.mkv", drifting(9, 80, 32), 24, codec="ffv1")
+    words = ["--start-time", "0.1", "--end-time", "0.2"]
+    output = edited("retake", clip, tmp_path / "o.mp4", *words)
+    assert pictures(output).shape == (9, 32, 80, 3)
+    assert "80x32 is filled to 96x64 for the model" in caplog.text
+    caplog.clear()
+    retake = ["generate", PROMPT, "--pipeline", "retake", "--video-path", str(clip), *words, "-o", str(output)]
+    assert run([*retake, "--fit", "crop"]) == 2
+    assert "is 80x32, too small to be cut to multiples of 32 from 64 on; pad it" in capsys.readouterr().err
+    assert (
+        run(["generate", PROMPT, "--height", "32", "--width", "64", "-o", str(output), "--pipeline", "one-stage"]) == 2
+    )
+    error = capsys.readouterr().err
+    assert "--height and --width must be 64 or more, got 32x64" in error
+    assert "settings:" not in error
+    assert not caplog.records
+
+
+def test_an_odd_row_that_is_cut_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    clip = tmp_path / "odd.mkv"
+    with av.open(str(clip), "w") as file:
+        stream = file.add_stream("ffv1", rate=24, width=81, height=73, pix_fmt="yuv444p")
+        for picture in drifting(9, 81, 73):
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        file.mux(stream.encode(None))
+    output = edited("retake", clip, tmp_path / "o.mp4", "--start-time", "0.1", "--end-time", "0.2")
+    assert pictures(output).shape == (9, 72, 80, 3)
+    assert "odd.mkv: 81x73 is cut to 80x72, files of video have even sides" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("frames", "width", "height", "fit", "size"),
     [(10, 80, 72, "pad", (160, 144)), (5, 64, 40, "stretch", (128, 80)), (12, 80, 72, "crop", (128, 128))],
