@@ -470,3 +470,13 @@ def test_sound_that_ends_before_the_pictures_begin_is_silence(tmp_path: Path) ->
     assert reader.notes == [f"the sound of {path} ends before its first picture; it is taken as silent"]
     with pytest.raises(MediaError, match="has no sound from 0 s on"):
         read_audio(path)
+
+
+def test_sound_of_an_unknown_codec_is_said(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "c.mov", [card()] * 3, sounds=[click(0.125, 0.05)], sound_codec="pcm_s16le")
+    data = path.read_bytes()
+    assert data.count(b"sowt") == 1
+    path.write_bytes(data.replace(b"sowt", b"zzzz"))
+    reader = ClipReader(path)
+    assert reader.sound() is None
+    assert reader.notes == [f"the sound of {path} is of a codec that is not known here; it is left out"]
