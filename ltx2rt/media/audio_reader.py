@@ -14,7 +14,7 @@ from av.container import InputContainer
 from av.video.frame import VideoFrame
 
 from ltx2rt.errors import MediaError
-from ltx2rt.media.container import LONGEST_GAP_S, picture_stream, reading, sound_stream
+from ltx2rt.media.container import LONGEST_GAP_S, picture_stream, pictures_begin_s, reading, sound_stream
 from ltx2rt.types import Array
 
 # (offset, full scale) of the integer sample formats; float formats are taken as they are.
@@ -92,7 +92,8 @@ def zero_of(path: str | os.PathLike[str]) -> float:
             first = next(container.decode(pictures), None)
         elif sound is not None:
             first = next(container.decode(sound), None)
-        return 0.0 if first is None or first.pts is None else first.pts * float(first.time_base or 0)
+        first_s = 0.0 if first is None or first.pts is None else first.pts * float(first.time_base or 0)
+        return first_s if pictures is None else pictures_begin_s(container, pictures, first_s)
 
 
 class _Track:

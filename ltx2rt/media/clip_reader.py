@@ -19,7 +19,15 @@ from av.video.stream import VideoStream
 from ltx2rt.errors import MediaError
 from ltx2rt.media.audio_reader import read_audio_from
 from ltx2rt.media.colour import FULL, IPT_C2, LIMITED, UNSPECIFIED, ClipColour, colour_of
-from ltx2rt.media.container import LONGEST_GAP_S, is_known, is_still, picture_stream, reading, sound_stream
+from ltx2rt.media.container import (
+    LONGEST_GAP_S,
+    is_known,
+    is_still,
+    picture_stream,
+    pictures_begin_s,
+    reading,
+    sound_stream,
+)
 from ltx2rt.media.frame_filters import DEINTERLACER_FRAMES, TABLE_BYTES_PER_PIXEL, FrameFilters
 from ltx2rt.media.orientation import orientation_of
 from ltx2rt.media.stamps import Layout, constant_rate, sufficient_rate
@@ -93,6 +101,8 @@ class ClipReader:
                         f"{self._name} is Dolby Vision without a picture for other screens (profile 5), whose colours "
                         "are not read; convert it to HDR10, HLG or SDR first, or state a source colour."
                     )
+                first_s = float(scan.times[0]) if scan.times else 0.0
+                self._sound_zero_s = pictures_begin_s(container, stream, first_s)
                 has_alpha = _has_alpha(stream, scan.first)
                 self._colour = colour_of(stream.codec_context, scan.first, source_color)
                 break
@@ -195,7 +205,7 @@ class ClipReader:
         """
         if self.sample_rate is None:
             return None
-        sound = read_audio_from(self._path, float(self._first_s))
+        sound = read_audio_from(self._path, self._sound_zero_s)
         if len(sound.waveform) == 0:
             self.notes.append(f"the sound of {self._name} ends before its first picture; it is taken as silent")
             self.sample_rate = None

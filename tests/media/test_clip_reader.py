@@ -480,3 +480,14 @@ def test_sound_of_an_unknown_codec_is_said(tmp_path: Path) -> None:
     reader = ClipReader(path)
     assert reader.sound() is None
     assert reader.notes == [f"the sound of {path} is of a codec that is not known here; it is left out"]
+
+
+def test_sound_of_avi_stays_with_reordered_pictures(tmp_path: Path) -> None:
+    pictures = [np.full((64, 96, 3), 230 if index == 12 else 20, np.uint8) for index in range(25)]
+    path = write_clip(tmp_path / "camera.avi", pictures, sounds=[click(25 / 24, 0.5)], sound_codec="pcm_s16le")
+    reader = ClipReader(path)
+    assert int(np.argmax([picture.mean() for picture in reader.frames()])) == 12
+    sound = reader.sound()
+    assert sound is not None
+    assert click_time(sound, 48000) == pytest.approx(0.5, abs=0.001)
+    assert click_time(read_audio(path).waveform.T, 48000) == pytest.approx(0.5, abs=0.001)
