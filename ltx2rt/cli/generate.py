@@ -17,7 +17,7 @@ from ltx2rt.cli.arguments import Command, command_of, effectless
 from ltx2rt.cli.config_file import read_config, toml_of_record, values_of_record
 from ltx2rt.cli.flag import add_flags
 from ltx2rt.cli.flags import FLAGS
-from ltx2rt.cli.outputs import RULE, Outputs, free_outputs, names_up_to_free
+from ltx2rt.cli.outputs import RULE, Outputs, asks_for_sound, free_outputs, names_up_to_free
 from ltx2rt.cli.plan_text import plan_text
 from ltx2rt.cli.progress import Progress
 from ltx2rt.errors import Cancelled, OutOfMemory, OutOfSpace, StateError, UsageError
@@ -27,6 +27,7 @@ from ltx2rt.graph.settings.kinds import RANDOM_SEED
 from ltx2rt.graph.settings.setting import stored_values
 from ltx2rt.graph.settings.settings import Settings
 from ltx2rt.graph.settings.weight_files import WeightFiles
+from ltx2rt.media.clip_reader import has_sound
 from ltx2rt.media.output_file import OutputFile
 from ltx2rt.media.stills import write_png
 from ltx2rt.spelling import spelled
@@ -258,6 +259,7 @@ def _outputs(arguments: argparse.Namespace, command: Command) -> Outputs:
         output,
         command.output,
         pictures=not is_sound,
+        sound=not asks_for_sound(output, command.output) or _has_sound(command),
         decoded=not command.settings.get("latents_only"),
         report=arguments.report,
         preview=arguments.preview,
@@ -265,6 +267,13 @@ def _outputs(arguments: argparse.Namespace, command: Command) -> Outputs:
         own=arguments.own,
         interrupted=arguments.interrupted,
     )
+
+
+def _has_sound(command: Command) -> bool:
+    """Whether the clip will have sound: a silent one whose sound is kept stays silent."""
+    settings = Settings.of(command.settings)
+    keeps = settings.keep_audio and settings.kept_from == "source"
+    return not keeps or settings.video_path is None or has_sound(settings.video_path)
 
 
 def _inputs(arguments: argparse.Namespace, command: Command) -> list[Path]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ltx2rt.api.output_files import PICTURE, RECORD, WrittenFile, check_files, check_folder, clip_files, numbered
+from ltx2rt.api.output_files import PICTURE, RECORD, SOUND, WrittenFile, check_files, check_folder, clip_files, numbered
 from ltx2rt.api.outputs import OutputOptions
 from ltx2rt.media.output_lock import held, is_held
 from ltx2rt.spelling import spelled
@@ -23,6 +23,11 @@ RULE = (
 _NAMES = ("clip", "save_wav", "save_first_frame", "contact_sheet", "save_latents", "report", "preview")
 
 
+def asks_for_sound(clip: Path, options: OutputOptions) -> bool:
+    """Whether a file of sound alone is to be written."""
+    return options.save_wav is not None or clip.suffix.lower() in SOUND
+
+
 @dataclass(frozen=True)
 class Outputs:
     """The files of one command that makes a clip.
@@ -30,7 +35,7 @@ class Outputs:
     Attributes:
         clip: the clip; not written where only latents are made.
         options: how it is written.
-        pictures: whether it can have pictures.
+        pictures, sound: whether it can have pictures and sound.
         decoded: whether more than latents is made.
         report, preview: further files.
         save_control: write the control video beside the clip.
@@ -41,6 +46,7 @@ class Outputs:
     clip: Path
     options: OutputOptions
     pictures: bool = True
+    sound: bool = True
     decoded: bool = True
     report: Path | None = None
     preview: Path | None = None
@@ -60,7 +66,7 @@ class Outputs:
 
     def files(self) -> list[WrittenFile]:
         """Everything that is written; UsageError for what the clip does not have."""
-        files = clip_files(self.clip, self.options, pictures=self.pictures, sound=True, decoded=self.decoded)
+        files = clip_files(self.clip, self.options, pictures=self.pictures, sound=self.sound, decoded=self.decoded)
         if self.report is not None:
             files.append(WrittenFile(spelled("report"), self.report, RECORD))
         if self.preview is not None:

@@ -68,11 +68,6 @@ class Progress:
             self._finish_stage()
             kind = _JsonStage if self._json else _Bar if sys.stderr.isatty() else _Lines
             self._stage = kind(self, event.name, event.steps)
-        elif isinstance(event, LengthPredicted):
-            if self._json:
-                self._object("length", seconds=event.seconds, frames=event.frames)
-            else:
-                print(f"length: {event.seconds:.2f} s are predicted, {event.frames} frames are made", file=sys.stderr)
         elif isinstance(event, StageRestored):
             if self._json:
                 self._object("stage", stage=event.name, state="restored")

@@ -10,14 +10,16 @@ from typing import Any
 
 from ltx2rt import api, embedded
 from ltx2rt.api import OutputOptions
+from ltx2rt.api.latent_file import read_latents
 from ltx2rt.cli.flag import add_flags
 from ltx2rt.cli.flags import named, weight_flags, weights_given
 from ltx2rt.cli.generate import tell_taken, write_report
-from ltx2rt.cli.outputs import RULE, Outputs, free_outputs
+from ltx2rt.cli.outputs import RULE, Outputs, asks_for_sound, free_outputs
 from ltx2rt.cli.plan_text import plan_text
 from ltx2rt.cli.progress import Progress
 from ltx2rt.errors import UsageError
 from ltx2rt.graph.settings.weight_files import DECODING, MODEL, UPSCALING
+from ltx2rt.media.clip_reader import has_sound
 from ltx2rt.paths import expanded
 
 _TOPICS = (MODEL, DECODING, UPSCALING)
@@ -73,7 +75,8 @@ def run_upscale(arguments: argparse.Namespace) -> int:
         raise UsageError(f"--fp16 says float16, but --dtype says {arguments.dtype}; give one of them.")
     progress = Progress(arguments.progress, quiet=bool(arguments.quiet))
     files = weights_given(arguments, *_TOPICS)
-    outputs = Outputs(arguments.output_path, options, report=arguments.report)
+    sound = not asks_for_sound(arguments.output_path, options) or _has_sound(arguments.source)
+    outputs = Outputs(arguments.output_path, options, sound=sound, report=arguments.report)
     inputs = [arguments.source, *(path for path in files.values() if isinstance(path, Path))]
     if not arguments.plan:
         outputs.check(inputs, overwrite=True)
@@ -105,3 +108,10 @@ def run_upscale(arguments: argparse.Namespace) -> int:
     progress.written(outputs.clip)
     print(outputs.clip)
     return 0
+
+
+def _has_sound(source: Path) -> bool:
+    """Whether what is upscaled has sound."""
+    if source.suffix == ".safetensors":
+        return read_latents(source).audio is not None
+    return has_sound(source)

@@ -14,7 +14,7 @@ from av.container import InputContainer
 from av.video.frame import VideoFrame
 
 from ltx2rt.errors import MediaError
-from ltx2rt.media.container import LONGEST_GAP_S, picture_stream, reading, sound_stream
+from ltx2rt.media.container import LONGEST_GAP_S, picture_stream, pictures_begin_s, reading, sound_stream
 from ltx2rt.types import Array
 
 # (offset, full scale) of the integer sample formats; float formats are taken as they are.
@@ -54,13 +54,16 @@ def read_audio(path: str | os.PathLike[str], *, start_s: float = 0.0, duration_s
     Source: Lightricks/LTX-2 ltx_pipelines/utils/media_io/decode.py @ v1.2.0 (decode_audio_from_file), which knows
     neither mono nor surround, leaves the offset of unsigned samples in and takes stamps as they are.
     """
-    return read_audio_from(path, zero_of(path), start_s=start_s, duration_s=duration_s)
+    sound = read_audio_from(path, zero_of(path), start_s=start_s, duration_s=duration_s)
+    if len(sound.waveform) == 0:
+        raise MediaError(f"{os.fspath(path)} has no sound from {start_s:g} s on; choose another start or file.")
+    return sound
 
 
 def read_audio_from(
     path: str | os.PathLike[str], zero_s: float, *, start_s: float = 0.0, duration_s: float | None = None
 ) -> Sound:
-    """As `read_audio`, where time begins at the stamp ``zero_s``."""
+    """As `read_audio`, where time begins at the stamp ``zero_s``, and there may be no samples."""
     name = os.fspath(path)
     with reading(path) as container:
         stream = sound_stream(container)
@@ -73,10 +76,7 @@ def read_audio_from(
                 break
             track.add(begin_s, rate, block)
     count = None if duration_s is None else round(duration_s * track.sample_rate)
-    waveform = track.waveform()[:count]
-    if len(waveform) == 0:
-        raise MediaError(f"{name} has no sound from {start_s:g} s on; choose another start or file.")
-    return Sound(np.ascontiguousarray(waveform), track.sample_rate)
+    return Sound(np.ascontiguousarray(track.waveform()[:count]), track.sample_rate)
 
 
 def zero_of(path: str | os.PathLike[str]) -> float:
@@ -92,7 +92,8 @@ def zero_of(path: str | os.PathLike[str]) -> float:
             first = next(container.decode(pictures), None)
         elif sound is not None:
             first = next(container.decode(sound), None)
-        return 0.0 if first is None or first.pts is None else first.pts * float(first.time_base or 0)
+        first_s = 0.0 if first is None or first.pts is None else first.pts * float(first.time_base or 0)
+        return first_s if pictures is None else pictures_begin_s(container, pictures, first_s)
 
 
 class _Track:

@@ -4,20 +4,30 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from fractions import Fraction
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 from av.container import InputContainer
+from av.sidedata.sidedata import SideData
+from av.sidedata.sidedata import Type as SideDataType
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 
 from ltx2rt.errors import MediaError
 from ltx2rt.media.audio_reader import read_audio_from
-from ltx2rt.media.colour import FULL, LIMITED, ClipColour, colour_of
-from ltx2rt.media.container import LONGEST_GAP_S, is_known, is_still, picture_stream, reading, sound_stream
+from ltx2rt.media.colour import FULL, IPT_C2, LIMITED, UNSPECIFIED, ClipColour, colour_of
+from ltx2rt.media.container import (
+    LONGEST_GAP_S,
+    is_known,
+    is_still,
+    picture_stream,
+    pictures_begin_s,
+    reading,
+    sound_stream,
+)
 from ltx2rt.media.frame_filters import DEINTERLACER_FRAMES, TABLE_BYTES_PER_PIXEL, FrameFilters
 from ltx2rt.media.orientation import orientation_of
 from ltx2rt.media.stamps import Layout, constant_rate, sufficient_rate
@@ -31,6 +41,7 @@ _PACKET_IS_PICTURE = {"h264", "hevc", "av1", "libdav1d", "vp9", "prores", "dnxhd
 _RAW_RATE = Fraction(25)
 _SQUARE_ENOUGH = 0.01  # shapes of pixels that only mend the rounding of a size
 _OBLONGEST = 8  # beyond that the statement is an error
+_DOLBY_VISION_TAGS = ("dvh1", "dvhe", "dva1", "dvav", "dav1")
 _FIELDS = (2, 3, 4, 5)  # FFmpeg's codes of the orders in which fields are coded and shown
 
 # Pictures that exist while a clip is read: those that the decoder refers to and those its threads work on; as RGB the
@@ -79,11 +90,20 @@ class ClipReader:
                 stream = _moving_pictures(container, self._name)
                 sound = sound_stream(container)
                 self.sample_rate = None if sound is None else int(sound.codec_context.sample_rate)
+                unheard = sound is None and len(container.streams.audio) > 0
                 scan = _scan(container, stream, self._name, decode=decode)
                 if scan is None:
                     continue
                 stated = [Fraction(rate) for rate in (stream.average_rate, stream.guessed_rate) if rate]
                 aspect = stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio
+                if source_color is None and _is_dolby_vision_alone(stream, scan.first):
+                    raise MediaError(
+                        f"{self._name} is Dolby Vision without a picture for other screens (profile 5), whose colours "
+                        "are not read; convert it to HDR10, HLG or SDR first, or state a source colour."
+                    )
+                first_s = float(scan.times[0]) if scan.times else 0.0
+                self._sound_zero_s = pictures_begin_s(container, stream, first_s)
+                has_alpha = _has_alpha(stream, scan.first)
                 self._colour = colour_of(stream.codec_context, scan.first, source_color)
                 break
         assert scan is not None  # decoding tells all
@@ -100,6 +120,10 @@ class ClipReader:
         self.filtered = self._interlaced or self._colour.needs_table or any(self._orientation) or self._size != stored
         self.reading_bytes = _reading_bytes(scan.first, self.width * self.height, self._interlaced, self._colour)
         self._say(stored)
+        if has_alpha:
+            self.notes.append(f"{self._name} has an alpha channel, which is left out")
+        if unheard:
+            self.notes.append(f"the sound of {self._name} is of a codec that is not known here; it is left out")
 
     def _find_rate(self, scan: _Scan, stated: list[Fraction], wanted: Fraction | None) -> tuple[Fraction, int]:
         """(rate, frames at it); sets the layout for pictures that are not taken one by one."""
@@ -173,14 +197,19 @@ class ClipReader:
     def sound(self) -> Array | None:
         """The sound from the first picture on, (channels, samples) float32 at `sample_rate`; None: there is none.
 
-        Sound that begins later has silence in front; what sounds before the first picture is left out.
+        Sound that begins later has silence in front; what sounds before the first picture is left out. A track that
+        has nothing else is none, and gets a note.
 
         Raises:
             MediaError: the sound cannot be decoded.
         """
         if self.sample_rate is None:
             return None
-        sound = read_audio_from(self._path, float(self._first_s))
+        sound = read_audio_from(self._path, self._sound_zero_s)
+        if len(sound.waveform) == 0:
+            self.notes.append(f"the sound of {self._name} ends before its first picture; it is taken as silent")
+            self.sample_rate = None
+            return None
         self.sample_rate = sound.sample_rate
         return np.ascontiguousarray(sound.waveform.T)
 
@@ -261,6 +290,15 @@ def is_still_picture(path: str | os.PathLike[str]) -> bool:
         return is_still(container)
 
 
+def has_sound(path: str | os.PathLike[str]) -> bool:
+    """Whether a clip has sound that is heard with its pictures.
+
+    Raises:
+        MediaError: it cannot be read.
+    """
+    return ClipReader(path).sound() is not None
+
+
 class _Scan(NamedTuple):
     """What was found in a file.
 
@@ -333,6 +371,24 @@ def _moving_pictures(container: InputContainer, name: str) -> VideoStream:
     if not is_known(stream):
         raise MediaError(f"{name} has pictures of a codec that is not known here; convert it to H.264 in MP4 first.")
     return stream
+
+
+def _has_alpha(stream: VideoStream, first: VideoFrame) -> bool:
+    """Whether pictures have an alpha channel. GIF's always have one: there the first one must use it."""
+    if stream.metadata.get("alpha_mode") == "1":  # WebM: a stream of its own, which the decoder does not see
+        return True
+    if not any(component.is_alpha for component in first.format.components):
+        return False
+    return stream.codec_context.name != "gif" or bool(first.to_ndarray(format="rgba")[..., 3].min() < 255)
+
+
+def _is_dolby_vision_alone(stream: VideoStream, first: VideoFrame) -> bool:
+    """Whether colours have a meaning for Dolby Vision alone: pictures for other screens, too, are tagged as what they
+    are, HLG or PQ."""
+    kinds = (SideDataType.DOVI_RPU_BUFFER, SideDataType.DOVI_METADATA)
+    side_data = cast("Mapping[SideDataType, SideData]", first.side_data)
+    stated = stream.codec_context.codec_tag in _DOLBY_VISION_TAGS or any(side_data.get(kind) for kind in kinds)
+    return stated and int(first.colorspace) in (UNSPECIFIED, IPT_C2)
 
 
 def _square(frame: VideoFrame, aspect: Fraction | None) -> tuple[int, int]:

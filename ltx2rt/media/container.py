@@ -66,6 +66,17 @@ def sound_stream(container: InputContainer) -> AudioStream | None:
     return next((stream for stream in container.streams.audio if is_known(stream)), None)
 
 
+def pictures_begin_s(container: InputContainer, stream: VideoStream, first_s: float) -> float:
+    """Seconds on the container's clock at which the first picture, with the stamp ``first_s``, is shown.
+
+    AVI says in which order pictures are decoded, not when they are shown: FFmpeg gives the first one a later stamp
+    where they are in another order. There the beginning of the stream counts.
+    """
+    if container.format.name != "avi" or stream.start_time is None:
+        return first_s
+    return stream.start_time * float(stream.time_base or 0)
+
+
 def is_known(stream: VideoStream | AudioStream) -> bool:
     """Whether FFmpeg here has a decoder for a stream; PyAV gives those without one no context."""
     context: object = stream.codec_context

@@ -33,7 +33,7 @@ class GridFit:
     way: Way
 
     @classmethod
-    def of(cls, height: int, width: int, side: int, way: str, name: str) -> GridFit:
+    def of(cls, height: int, width: int, side: int, way: str, name: str, *, least: int = 0) -> GridFit:
         """The fit of a clip.
 
         Args:
@@ -41,21 +41,26 @@ class GridFit:
             side: of which the model's sides are multiples.
             way: ``pad``, ``crop``, ``stretch`` or ``error``.
             name: of the clip, for the error.
+            least: pixels that the model's sides must have.
 
         Raises:
             UsageError: ``error``, and the sides are no multiples; or too small to be cut.
         """
-        fits = height % side == 0 and width % side == 0
+        least = max(least, side)
+        fits = height % side == 0 and width % side == 0 and min(height, width) >= least
         if way == "error" and not fits:
             raise UsageError(
-                f"{name} is {width}x{height}; both sides must be multiples of {side} where nothing may be fitted. "
-                "Leave the fit open, or choose pad, crop or stretch."
+                f"{name} is {width}x{height}; both sides must be multiples of {side}, from {least} on, where nothing "
+                "may be fitted. Leave the fit open, or choose pad, crop or stretch."
             )
         if way == "crop":
-            if min(height, width) < side:
-                raise UsageError(f"{name} is {width}x{height}, too small to be cut to multiples of {side}; pad it.")
+            if min(height, width) < least:
+                raise UsageError(
+                    f"{name} is {width}x{height}, too small to be cut to multiples of {side} from {least} on; pad it."
+                )
             return cls(height, width, height // side * side, width // side * side, "crop")
-        return cls(height, width, -(-height // side) * side, -(-width // side) * side, _way(way))
+        grid_height, grid_width = (max(-(-length // side) * side, least) for length in (height, width))
+        return cls(height, width, grid_height, grid_width, _way(way))
 
     @property
     def is_exact(self) -> bool:

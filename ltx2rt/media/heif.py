@@ -23,6 +23,7 @@ from ltx2rt.types import Array
 BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _MOST_PIXELS = 178_956_970  # Pillow's limit
 _MOST_TILES = 4096
+_ALPHA = (b"urn:mpeg:hevc:2015:auxid:1", b"urn:mpeg:mpegB:cicp:systems:auxiliary:alpha")
 
 
 class HeifError(ValueError):
@@ -79,6 +80,8 @@ def read_heif(path: str | os.PathLike[str], notes: list[str]) -> Image.Image:
     try:
         heif = _HeifFile(data)
         image = heif.picture()
+        if heif.has_alpha:
+            notes.append(f"{os.fspath(path)} has an alpha channel, which is left out")
         if heif.converted:
             notes.append(f"{os.fspath(path)} is {heif.converted}; it is converted to BT.709")
         return image
@@ -101,6 +104,7 @@ class _HeifFile:
         inside = {box.kind: box for box in self._boxes(meta.start + 4, meta.end)}
         self._idat = inside.get(b"idat")
         self._items: dict[int, _Item] = {}
+        self.has_alpha = False
         self.converted = ""  # which colours a table converted
         for kind, read in (
             (b"iinf", self._read_kinds),
@@ -185,6 +189,8 @@ class _HeifFile:
             if part.kind == b"ipco"
             for prop in self._boxes(part.start, part.end)
         ]
+        kinds = [content[4:].split(b"\0")[0] for kind, content in known if kind == b"auxC"]
+        self.has_alpha = any(kind in _ALPHA for kind in kinds)
         for part in parts:
             if part.kind != b"ipma":
                 continue

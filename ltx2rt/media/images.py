@@ -98,9 +98,10 @@ def open_image(source: ImageSource) -> tuple[Array, list[str]]:
     except FileNotFoundError as error:
         raise MediaError(f"image {name} does not exist; check the path.") from error
     except UnidentifiedImageError as error:
-        if not isinstance(source, Image.Image) and _is_heif(source):
+        assert not isinstance(source, Image.Image)  # those are opened
+        if _is_heif(source):
             return _heif_pixels(source, name, notes), notes
-        raise MediaError(f"{name} {_what_it_is(os.fspath(source))}") from error  # type: ignore[arg-type]
+        raise MediaError(f"{name} {_what_it_is(source)}") from error
     except Image.DecompressionBombError as error:
         raise MediaError(f"image {name} is too large: {error}; scale it down first.") from error
     except (OSError, SyntaxError, ValueError, EOFError) as error:  # What Pillow's decoders raise for damaged data.
@@ -144,12 +145,15 @@ def _heif_pixels(path: str | os.PathLike[str], name: str, notes: list[str]) -> A
         ) from error
 
 
-def _what_it_is(path: str) -> str:
+def _what_it_is(path: str | os.PathLike[str]) -> str:
     """What is wrong with a file that Pillow does not know."""
     with open(path, "rb") as file:
         start = file.read(32)
-    if start[4:8] == b"ftyp" or start[:4] in (b"\x1aE\xdf\xa3", b"RIFF"):
+    is_riff = start[:4] == b"RIFF"
+    if start[4:8] == b"ftyp" or start[:4] == b"\x1aE\xdf\xa3" or (is_riff and start[8:12] == b"AVI "):
         return "is a video, not an image; give one of its pictures as PNG or JPEG."
+    if is_riff and start[8:12] == b"WAVE":
+        return "is sound, not an image; use PNG or JPEG."
     return "is not an image that can be read; use PNG or JPEG."
 
 

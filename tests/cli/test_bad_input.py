@@ -88,6 +88,11 @@ CASES = {
         IC_LORA + "{b}/slow.mp4",
         "slow.mp4 has 12 frames/s, the clip 24; give --frame-rate 12",
     ),
+    "a fit without pictures": ("--pipeline one-stage {dev} {small} --fit pad", "--fit concerns images and clips"),
+    "antialiasing without pictures": (
+        "--pipeline one-stage {dev} {small} --no-antialias",
+        "--no-antialias concerns images and clips that are read; give one, or leave it out",
+    ),
     "control strength": (IC_LORA + "{m}/clip.mp4 1.5", "reference video strength must be between 0 and 1, got 1.5"),
     "mask of another shape": (
         IC_LORA + "{m}/clip.mp4 --conditioning-attention-mask {b}/wide-mask.mp4",

@@ -23,7 +23,7 @@ from ltx2rt.graph.stages.events import Event, StepDone
 from ltx2rt.graph.stages.weight_set import WeightSet
 from ltx2rt.media.clip_reader import ClipReader
 from ltx2rt.media.video_writer import VideoWriter
-from tests.media.made_clips import write_clip
+from tests.media.made_clips import click, write_clip
 
 PROMPT = "a red circle moves left"
 NTSC = Fraction(30000, 1001)
@@ -142,6 +142,8 @@ def test_a_range_that_reaches_the_end_is_made_anew_to_the_last_frame(
     assert decibels(ours, wanted)[:9].min() > 33
     assert decibels(ours, wanted)[11:].max() < 25
     assert "the range ends with the clip at 0.400 s, not at 3 s; its 12 frames are filled to 17" in caplog.text
+    # Three frames are too few to be blended.
+    assert "the sound from 0.320 to 0.400 s; 10 ms inside each border are blended" in caplog.text
 
 
 def test_kept_pictures_are_the_clips_own(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -160,7 +162,7 @@ def test_kept_pictures_are_the_clips_own(tmp_path: Path, caplog: pytest.LogCaptu
     assert "made anew: the sound from 0.000 to 0.600 s; kept: all frames" in caplog.text
 
 
-def test_kept_sound_is_the_clips_own(tmp_path: Path) -> None:
+def test_kept_sound_is_the_clips_own(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     clip = source(tmp_path / "a")
     words = ["--start-time", "0.2", "--end-time", "0.4", "--keep-audio", "--save-wav", str(tmp_path / "o.wav")]
     output = edited("retake", clip, tmp_path / "b" / "o.mp4", *words)
@@ -174,6 +176,7 @@ def test_kept_sound_is_the_clips_own(tmp_path: Path) -> None:
         assert np.corrcoef(ours, theirs)[0, 1] > 0.95
         assert abs(10 * np.log10((ours**2).mean() / (theirs**2).mean())) < 1.5
     assert result(output)["kept"]["sound_s"] == [[0.0, round(20 / float(NTSC), 6)]]
+    assert "kept: the sound; 2 frames inside each border are blended" in caplog.text
 
 
 def test_a_clip_without_sound_stays_silent_where_it_is_kept(tmp_path: Path) -> None:
@@ -261,6 +264,39 @@ def test_where_nothing_may_be_fitted_one_refusal_names_all(tmp_path: Path, capsy
     assert "has 20 frames of 80x72" in capsys.readouterr().err
 
 
+def test_clips_smaller_than_the_model_takes_are_filled_or_refused_at_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    clip = write_clip(tmp_path / "small.mkv", drifting(9, 80, 32), 24, codec="ffv1")
+    words = ["--start-time", "0.1", "--end-time", "0.2"]
+    output = edited("retake", clip, tmp_path / "o.mp4", *words)
+    assert pictures(output).shape == (9, 32, 80, 3)
+    assert "80x32 is filled to 96x64 for the model" in caplog.text
+    caplog.clear()
+    retake = ["generate", PROMPT, "--pipeline", "retake", "--video-path", str(clip), *words, "-o", str(output)]
+    assert run([*retake, "--fit", "crop"]) == 2
+    assert "is 80x32, too small to be cut to multiples of 32 from 64 on; pad it" in capsys.readouterr().err
+    assert (
+        run(["generate", PROMPT, "--height", "32", "--width", "64", "-o", str(output), "--pipeline", "one-stage"]) == 2
+    )
+    error = capsys.readouterr().err
+    assert "--height and --width must be 64 or more, got 32x64" in error
+    assert "settings:" not in error
+    assert not caplog.records
+
+
+def test_an_odd_row_that_is_cut_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    clip = tmp_path / "odd.mkv"
+    with av.open(str(clip), "w") as file:
+        stream = file.add_stream("ffv1", rate=24, width=81, height=73, pix_fmt="yuv444p")
+        for picture in drifting(9, 81, 73):
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        file.mux(stream.encode(None))
+    output = edited("retake", clip, tmp_path / "o.mp4", "--start-time", "0.1", "--end-time", "0.2")
+    assert pictures(output).shape == (9, 72, 80, 3)
+    assert "odd.mkv: 81x73 is cut to 80x72, files of video have even sides" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("frames", "width", "height", "fit", "size"),
     [(10, 80, 72, "pad", (160, 144)), (5, 64, 40, "stretch", (128, 80)), (12, 80, 72, "crop", (128, 128))],
@@ -313,12 +349,6 @@ FLASH, FRAMES = 12, 25
 def flashing(count: int) -> list[np.ndarray]:
     """Dark pictures, one of which is bright."""
     return [np.full((64, 64, 3), 225 if index == FLASH else 30, np.uint8) for index in range(count)]
-
-
-def click(seconds: float, at: float) -> np.ndarray:
-    sound = np.zeros((round(seconds * 48000), 2))
-    sound[round(at * 48000) : round((at + 0.01) * 48000)] = 0.9
-    return sound
 
 
 def flash_and_click(path: Path) -> tuple[float, float]:

@@ -26,6 +26,7 @@ from ltx2rt.cli.main import run
 from ltx2rt.errors import MediaError, UsageError
 from ltx2rt.media.clip_reader import ClipReader
 from ltx2rt.media.output_lock import held, is_held, lock_path
+from tests.media.made_clips import greys, write_clip
 
 SMALL = ["a red circle", "--height", "64", "--width", "64", "--num-frames", "9"]
 GENERATE = ["generate", "--quiet", *SMALL]
@@ -38,6 +39,7 @@ def place(tmp_path: Path, media: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("clip.mp4", "photo.jpg", "music.wav"):
         shutil.copy(media / name, tmp_path / name)
     Image.fromarray(np.full((64, 64, 3), 90, np.uint8)).save(tmp_path / "picture.png")
+    write_clip(tmp_path / "silent.mp4", greys(9, 64, 64))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -205,6 +207,18 @@ REFUSED = {
     "upscale, two pictures": (
         ["upscale", "clip.mp4", "-o", "o.mp4", "--save-first-frame", "x.png", "--contact-sheet", "x.png"],
         "are both written to x.png",
+    ),
+    "upscale, sound of a silent clip": (
+        ["upscale", "silent.mp4", "-o", "o.mp4", "--save-wav", "x.wav"],
+        "--save-wav has nothing to write, because there is no sound",
+    ),
+    "upscale, a silent clip as sound": (["upscale", "silent.mp4", "-o", "o.wav"], "must end in .mp4, .m4v, .mov,"),
+    "retake, kept sound of a silent clip": (
+        [
+            *("generate", "x", "--pipeline", "retake", "--video-path", "silent.mp4", "--start-time", "0.1"),
+            *("--end-time", "0.2", "--keep-audio", "--save-wav", "x.wav"),
+        ],
+        "--save-wav has nothing to write, because there is no sound",
     ),
     "encode": (["encode", "x", "-o", "x.pt"], "must end in .safetensors, .npz"),
     "plan": (["plan", "--plot", "x.pdf"], "--plot must end in .png"),

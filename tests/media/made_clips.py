@@ -48,7 +48,8 @@ def spots(picture: np.ndarray) -> list[tuple[int, int, int]]:
     """The colours of a card, read off: quarters, then the middle."""
     height, width = picture.shape[:2]
     places = ((0.2, 0.2), (0.2, 0.8), (0.8, 0.2), (0.8, 0.8), (0.5, 0.5))
-    return [tuple(int(v) for v in picture[int(height * y), int(width * x)]) for y, x in places]  # type: ignore[misc]
+    colours = [picture[int(height * y), int(width * x)] for y, x in places]
+    return [(int(red), int(green), int(blue)) for red, green, blue in colours]
 
 
 def greys(count: int, width: int = 64, height: int = 32, step: int = 8) -> Iterator[np.ndarray]:

@@ -147,3 +147,8 @@ def mirrored(left_right: bool) -> bytes:
 def cut(width: int, height: int) -> bytes:
     """The property that shows the centre alone."""
     return _box(b"clap", struct.pack(">IIIIiIiI", width, 1, height, 1, 0, 1, 0, 1))
+
+
+def auxiliary(kind: bytes) -> bytes:
+    """The property that makes a picture one beside the main one: alpha, depth."""
+    return _full(b"auxC", 0, 0, kind, b"\0")

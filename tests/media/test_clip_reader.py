@@ -404,3 +404,90 @@ def test_colours_are_not_touched_on_the_way_through_the_layout(
         (*_, last) = ClipReader(write_clip(tmp_path / "vfr.mp4", [card()] * 4, times=times)).frames()
     assert spots(last)[:4] == pytest.approx(np.array(list(QUARTERS.values())), abs=4)
     assert caplog.text == ""
+
+
+def with_alpha(path: Path, codec: str, pix_fmt: str, alpha: int) -> Path:
+    """Three pictures whose left half is of ``alpha``."""
+    picture = np.dstack([card(), np.full((64, 96), 255, np.uint8)])
+    picture[:, :48, 3] = alpha
+    if codec == "gif":
+        frames = [Image.fromarray(picture)] * 3
+        frames[0].save(path, save_all=True, append_images=frames[1:], duration=100)
+        return path
+    with av.open(str(path), "w") as output:
+        stream = output.add_stream(codec, rate=24, width=96, height=64, pix_fmt=pix_fmt)
+        for _ in range(3):
+            output.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgba").reformat(format=pix_fmt)))
+        output.mux(stream.encode(None))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "pix_fmt"),
+    [
+        ("a.mov", "prores_ks", "yuva444p10le"),
+        ("b.mov", "qtrle", "argb"),
+        ("c.mkv", "ffv1", "bgra"),
+        ("d.gif", "gif", ""),
+        ("e.webm", "libvpx-vp9", "yuva420p"),
+    ],
+)
+def test_a_lost_alpha_channel_is_said(tmp_path: Path, name: str, codec: str, pix_fmt: str) -> None:
+    path = with_alpha(tmp_path / name, codec, pix_fmt, 0)
+    assert ClipReader(path).notes == [f"{path} has an alpha channel, which is left out"]
+    opaque = with_alpha(tmp_path / f"opaque-{name}", codec, pix_fmt, 255)
+    assert bool(ClipReader(opaque).notes) is (codec != "gif")
+
+
+def test_dolby_vision_for_its_own_screens_alone_is_refused(tmp_path: Path) -> None:
+    params = "log-level=error:colorprim={0}:transfer={1}:colormatrix={2}"
+    for tags, refused in (((2, 2, 2), True), ((9, 18, 9), False)):
+        path = write_clip(
+            tmp_path / f"{refused}.mp4",
+            [card()] * 3,
+            codec="libx265",
+            pix_fmt="yuv420p10le",
+            tags=tags,
+            options={"x265-params": params.format(*tags)},
+        )
+        data = path.read_bytes()
+        assert data.count(b"hev1") == 1
+        path.write_bytes(data.replace(b"hev1", b"dvhe"))
+        if not refused:
+            assert "HDR (HLG)" in ClipReader(path).notes[0]
+            continue
+        with pytest.raises(MediaError, match=r"is Dolby Vision .* \(profile 5\)"):
+            ClipReader(path)
+        assert ClipReader(path, source_color="pq").num_frames == 3
+
+
+def test_sound_that_ends_before_the_pictures_begin_is_silence(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "early.mp4", [card()] * 9, begins=2.0, sounds=[click(0.5, 0.2)])
+    reader = ClipReader(path)
+    assert reader.sound() is None
+    assert reader.sample_rate is None
+    assert reader.sound() is None
+    assert reader.notes == [f"the sound of {path} ends before its first picture; it is taken as silent"]
+    with pytest.raises(MediaError, match="has no sound from 0 s on"):
+        read_audio(path)
+
+
+def test_sound_of_an_unknown_codec_is_said(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "c.mov", [card()] * 3, sounds=[click(0.125, 0.05)], sound_codec="pcm_s16le")
+    data = path.read_bytes()
+    assert data.count(b"sowt") == 1
+    path.write_bytes(data.replace(b"sowt", b"zzzz"))
+    reader = ClipReader(path)
+    assert reader.sound() is None
+    assert reader.notes == [f"the sound of {path} is of a codec that is not known here; it is left out"]
+
+
+def test_sound_of_avi_stays_with_reordered_pictures(tmp_path: Path) -> None:
+    pictures = [np.full((64, 96, 3), 230 if index == 12 else 20, np.uint8) for index in range(25)]
+    path = write_clip(tmp_path / "camera.avi", pictures, sounds=[click(25 / 24, 0.5)], sound_codec="pcm_s16le")
+    reader = ClipReader(path)
+    assert int(np.argmax([picture.mean() for picture in reader.frames()])) == 12
+    sound = reader.sound()
+    assert sound is not None
+    assert click_time(sound, 48000) == pytest.approx(0.5, abs=0.001)
+    assert click_time(read_audio(path).waveform.T, 48000) == pytest.approx(0.5, abs=0.001)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
@@ -28,11 +29,12 @@ from tests.media.made_clips import (
 )
 
 CARD = np.array([*QUARTERS.values(), GREY])
+Signal = Callable[[np.ndarray], np.ndarray]
 
 
-def there_and_back(path: Path, codec: str = "h264", **how: object) -> tuple[np.ndarray, ClipReader]:
+def there_and_back(path: Path, codec: str = "h264", source_color: str | None = None) -> tuple[np.ndarray, ClipReader]:
     """The colours of a clip's card after it was read, written and read again; and its reader."""
-    reader = ClipReader(path, **how)  # type: ignore[arg-type]
+    reader = ClipReader(path, source_color=source_color)
     (picture,) = reader.frames(1)
     copy = path.with_name("copy.mp4")
     with VideoWriter(copy, reader.width, reader.height, 24, codec=codec, crf=4) as writer:
@@ -79,7 +81,7 @@ def test_untagged_clips_are_what_players_take_them_for(tmp_path: Path, size: tup
 
 
 @pytest.mark.parametrize(("transfer", "signal_of", "name"), [(18, hlg_signal, "HLG"), (16, pq_signal, "PQ")])
-def test_hdr_is_tone_mapped(tmp_path: Path, transfer: int, signal_of, name: str) -> None:  # type: ignore[no-untyped-def]
+def test_hdr_is_tone_mapped(tmp_path: Path, transfer: int, signal_of: Signal, name: str) -> None:
     found, reader = there_and_back(write_hdr(tmp_path / "hdr.mp4", signal_of(card()), transfer))
     assert np.abs(found - CARD).max() <= 12
     assert np.ptp(found[3:], axis=1).max() <= 4
@@ -88,7 +90,7 @@ def test_hdr_is_tone_mapped(tmp_path: Path, transfer: int, signal_of, name: str)
 
 
 @pytest.mark.parametrize(("transfer", "signal_of"), [(18, hlg_signal), (16, pq_signal)])
-def test_hdr_up_to_reference_white_keeps_its_values(tmp_path: Path, transfer: int, signal_of) -> None:  # type: ignore[no-untyped-def]
+def test_hdr_up_to_reference_white_keeps_its_values(tmp_path: Path, transfer: int, signal_of: Signal) -> None:
     steps = np.linspace(0, 255, 16)
     strips = np.zeros((64, 256, 3))
     for index, level in enumerate(steps):

@@ -101,3 +101,14 @@ def test_what_does_not_fit_is_said_or_refused() -> None:
     assert GridFit.of(64, 96, 32, "error", "clip").is_exact
     with pytest.raises(UsageError, match="too small to be cut"):
         GridFit.of(20, 96, 32, "crop", "clip")
+
+
+@pytest.mark.parametrize("way", ["pad", "stretch"])
+def test_the_model_has_its_least_side(way: str) -> None:
+    fit = GridFit.of(20, 96, 32, way, "clip", least=64)
+    assert (fit.grid_height, fit.grid_width) == (64, 96)
+    own = picture(20, 96)
+    assert fit.restored(as_model(fit.to_grid(own)), own).shape == own.shape
+    for refused in ("crop", "error"):
+        with pytest.raises(UsageError, match=r"multiples of 32,? from 64 on"):
+            GridFit.of(32, 96, 32, refused, "clip", least=64)

@@ -11,7 +11,7 @@ from PIL import ImageCms
 from ltx2rt.errors import MediaError
 from ltx2rt.media.images import open_image, read_image
 from tests.media.made_clips import GREY, QUARTERS, card, hlg_signal, spots
-from tests.media.made_heic import cut, mirrored, turned, write_heic
+from tests.media.made_heic import auxiliary, cut, mirrored, turned, write_heic
 
 CARD = np.array([*QUARTERS.values(), GREY])
 PICTURE = card(320, 192)
@@ -50,6 +50,12 @@ def test_turns_and_mirrors(tmp_path: Path) -> None:
         assert np.abs(read_image(both).astype(int) - np.rot90(stored)[:, ::-1]).mean() < 3
         flipped = write_heic(tmp_path / "d.heic", PICTURE / 255, tile=tile, shown=(mirrored(False),))
         assert np.abs(read_image(flipped).astype(int) - stored[::-1]).mean() < 3
+
+
+def test_a_lost_alpha_channel_is_said(tmp_path: Path) -> None:
+    for kind, said in ((b"urn:mpeg:hevc:2015:auxid:1", True), (b"urn:mpeg:hevc:2015:auxid:2", False)):
+        path = write_heic(tmp_path / "a.heic", PICTURE / 255, shown=(auxiliary(kind),))
+        assert open_image(path)[1] == [f"{path} has an alpha channel, which is left out"] * said
 
 
 def test_the_part_that_is_shown(tmp_path: Path) -> None:

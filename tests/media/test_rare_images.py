@@ -15,7 +15,7 @@ from ltx2rt.errors import MediaError, UsageError
 from ltx2rt.media.fit import FITS, fit_words, fitted
 from ltx2rt.media.images import load_conditioning_image, read_image
 from ltx2rt.media.resize import bilinear, resize_to_cover
-from tests.media.made_clips import card, greys, write_clip
+from tests.media.made_clips import card, greys, tone, write_clip, write_sound
 
 
 def ramp() -> np.ndarray:
@@ -188,6 +188,9 @@ def test_what_is_no_picture_is_called_what_it_is(tmp_path: Path) -> None:
     write_clip(tmp_path / "clip.mp4", greys(3))
     with pytest.raises(MediaError, match=r"clip\.mp4 is a video, not an image; give one of its pictures"):
         read_image(tmp_path / "clip.mp4")
+    write_sound(tmp_path / "sound.wav", tone(0.1), "pcm_s16le")
+    with pytest.raises(MediaError, match=r"sound\.wav is sound, not an image"):
+        read_image(tmp_path / "sound.wav")
     with pytest.raises(MediaError, match="cannot be read: it is a folder; give a picture in it"):
         read_image(tmp_path)
 

@@ -108,6 +108,12 @@ def check_inputs(
     if stages:
         multiple = files.config(VIDEO_VAE).spatial_factor << (stages - 1)
         check_resolution(inputs.height, inputs.width, multiple=multiple)
+        least, settings = files.config(VIDEO_VAE).least_side, inputs.settings
+        if min(inputs.height, inputs.width) < least and not settings.latents_only and not settings.upscale_spatial:
+            raise UsageError(
+                f"the video decoder mirrors at the borders: {spelled('height')} and {spelled('width')} must be {least} "
+                f"or more, got {inputs.height}x{inputs.width}."
+            )
     if inputs.context is None and not files.has(TEXT_ENCODER):
         found = files.gaps.get("text_encoder", "")
         raise UsageError(

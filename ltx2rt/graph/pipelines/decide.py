@@ -58,6 +58,7 @@ def decide(
         UsageError: settings without a meaning here, or that contradict each other.
     """
     _require_meaning(settings, entry)
+    _require_pictures(settings)
     settings = with_prompt_of_file(settings)
     if fixed_schedule:
         _require_no_guidance(settings)
@@ -127,6 +128,15 @@ def _require_meaning(settings: Settings, entry: PipelineEntry) -> None:
         topic = topic_of(name)
         if topic and topic not in entry.topics:
             raise UsageError(f"{spelled(name)} has no meaning for the pipeline {entry.name}; leave it out.")
+
+
+def _require_pictures(settings: Settings) -> None:
+    """Raise UsageError for how pictures are fitted where none are given."""
+    if settings.images or settings.video_conditioning or settings.video_path is not None:
+        return
+    for name in ("fit", "antialias"):
+        if name in settings.given():
+            raise UsageError(f"{spelled(name)} concerns images and clips that are read; give one, or leave it out.")
 
 
 def _with_length(settings: Settings, entry: PipelineEntry, defaults: GenerationDefaults, no_length: str) -> Settings:

@@ -19,7 +19,7 @@ from ltx2rt.graph.stages.denoise.states import audio_state, video_state
 from ltx2rt.graph.stages.edited_clips import open_retake
 from ltx2rt.graph.stages.encode.stage import encode_pixels, encode_sound
 from ltx2rt.graph.stages.inputs import Edit, GenerationInputs, SourceClip, TimeRange
-from ltx2rt.graph.stages.kept_media import BLEND_FRAMES, BLEND_SECONDS, finish_edit
+from ltx2rt.graph.stages.kept_media import BLEND_SECONDS, blended_frames, finish_edit
 from ltx2rt.graph.stages.run import GeneratedClip, Run
 from ltx2rt.graph.stages.targets import targets
 from ltx2rt.graph.stages.text.stage import guided_contexts, positive_context
@@ -124,9 +124,11 @@ def _made_anew(region: TimeRange, edit: Edit, target: VideoTarget) -> range:
 
 def _words(edit: Edit, anew: range, frame_rate: float, *, new_sound: bool) -> str:
     """What is made anew, in frames and seconds."""
-    parts, kept, borders = [], [], False
+    parts, kept, blended = [], [], []
     if anew:
-        borders = anew.start > 0 or anew.stop < edit.num_frames
+        count = blended_frames(anew)
+        if count and (anew.start > 0 or anew.stop < edit.num_frames):
+            blended.append("1 frame" if count == 1 else f"{count} frames")
         first, last = anew.start / frame_rate, anew.stop / frame_rate
         parts.append(f"frames {anew.start} to {anew.stop - 1} of {edit.num_frames} ({first:.3f} to {last:.3f} s)")
     else:
@@ -134,7 +136,8 @@ def _words(edit: Edit, anew: range, frame_rate: float, *, new_sound: bool) -> st
     if new_sound:
         first, last = edit.sound_range if edit.sound is not None else (0.0, edit.num_frames / frame_rate)
         parts.append(f"the sound from {first:.3f} to {last:.3f} s")
-        borders |= first > 0 or last < edit.num_frames / frame_rate
+        if edit.keeps_sound and (first > 0 or last < edit.num_frames / frame_rate):
+            blended.append(f"{min(BLEND_SECONDS, (last - first) / 2) * 1000:.2g} ms")
     elif edit.sound is not None:
         kept.append("the sound")
     sides = "made anew: " + " and ".join(parts)
@@ -142,9 +145,7 @@ def _words(edit: Edit, anew: range, frame_rate: float, *, new_sound: bool) -> st
         sides += f"; kept: {' and '.join(kept)}"
     if not edit.keeps_pictures:
         return f"{sides}; every frame passes through the VAE"
-    if not borders:
-        return sides
-    return f"{sides}; {BLEND_FRAMES} frames and {BLEND_SECONDS * 1000:.0f} ms inside each border are blended"
+    return f"{sides}; {' and '.join(blended)} inside each border are blended" if blended else sides
 
 
 PIPELINE = PipelineEntry(

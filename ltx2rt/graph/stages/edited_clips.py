@@ -60,17 +60,23 @@ class OwnClip:
         # Files of video have even sides; what was read from another kind of file is cut by a row.
         height, width = (side // 2 * 2 for side in (reader.height, reader.width))
         way = settings.fit or DEFAULT_FIT
-        frames, step, side = reader.num_frames, vae.temporal_factor, vae.spatial_factor
-        if way == "error" and (frames % step != 1 % step or height % side or width % side):
+        frames, step, side, least = reader.num_frames, vae.temporal_factor, vae.spatial_factor, vae.least_side
+        is_odd = (height, width) != (reader.height, reader.width)
+        unfit = is_odd or height % side or width % side or min(height, width) < least
+        if way == "error" and (frames % step != 1 % step or unfit):
             raise UsageError(
-                f"{path} has {frames} frames of {width}x{height}; with {spelled('fit', 'error')} the number must be "
-                f"{step}*k + 1 and both sides multiples of {side}. Give {spelled('fit', DEFAULT_FIT)}, crop or stretch."
+                f"{path} has {frames} frames of {reader.width}x{reader.height}; with {spelled('fit', 'error')} the "
+                f"number must be {step}*k + 1 and both sides multiples of {side}, from {least} on. Give "
+                f"{spelled('fit', DEFAULT_FIT)}, crop or stretch."
             )
-        fit = GridFit.of(height, width, side, way, str(path))
+        fit = GridFit.of(height, width, side, way, str(path), least=least)
         sound, heard = reader.sound(), None
         if sound is not None and reader.sample_rate is not None:
             heard = SoundInput(sound.T.copy(), reader.sample_rate)
         notes = tuple(reader.notes)
+        if is_odd:
+            cut = f"{reader.width}x{reader.height} is cut to {width}x{height}"
+            notes = (*notes, f"{path}: {cut}, files of video have even sides")
         return cls(str(path), frames, reader.frame_rate, reader.frames, fit, heard, reader.reading_bytes, notes)
 
     @property

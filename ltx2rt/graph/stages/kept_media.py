@@ -145,9 +145,14 @@ def _single(chunks: Iterator[Array], skipped: int, count: int) -> Generator[Arra
             index += 1
 
 
+def blended_frames(anew: range) -> int:
+    """How many of the frames that are made anew are blended at a border."""
+    return min(BLEND_FRAMES, len(anew) // 4)
+
+
 def own_weight(index: int, anew: range, num_frames: int) -> float:
     """Share of the clip's own picture in a frame that is made anew: it falls from each border to what is kept."""
-    length = min(BLEND_FRAMES, len(anew) // 4)
+    length = blended_frames(anew)
     from_left = index - anew.start if anew.start > 0 else length
     from_right = anew.stop - 1 - index if anew.stop < num_frames else length
     return max(0.0, (length - min(from_left, from_right)) / (length + 1))

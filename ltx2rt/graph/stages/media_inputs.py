@@ -106,9 +106,9 @@ def reference_video(video: VideoInput, settings: Settings) -> ReferenceVideo:
     say_fit(control.name, *control.size, settings)
     if control.num_frames < (settings.num_frames or 0):
         log.warning(
-            "%s has %d frames, the clip %s; the reference ends earlier",
+            "%s has %s, the clip %d; the reference ends earlier",
             control.name,
-            control.num_frames,
+            "1 frame" if control.num_frames == 1 else f"{control.num_frames} frames",
             settings.num_frames,
         )
 

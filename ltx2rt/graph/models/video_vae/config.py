@@ -108,6 +108,12 @@ class VideoVaeConfig:
     temporal_factor: int
     diffusion: DiffusionDecoderConfig | None = None
 
+    @property
+    def least_side(self) -> int:
+        """Pixels that each side must have: a decoder that mirrors at the borders needs two latent cells."""
+        mirrors = self.decoder is not None and self.decoder.padding_mode == "reflect"
+        return self.spatial_factor * (2 if mirrors else 1)
+
     @classmethod
     def from_dict(cls, section: Mapping[str, Any], tensor_names: Collection[str] | None = None) -> VideoVaeConfig:
         """Read an official ``config["vae"]``, flat (19B, 2.3, 2.5-conv) or with a nested encoder (2.5).
