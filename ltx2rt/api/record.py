@@ -174,8 +174,10 @@ def write_record(path: Path, record: Record, output: Mapping[str, Any] | None = 
         MediaError: the file cannot be written.
     """
     content = record.as_dict() | ({} if output is None else {"output": dict(output)})
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
     with OutputFile(path) as file:
-        file.file.write((json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode("utf-8"))
+        # Bytes of names that are not UTF-8 are lone surrogates, which JSON can only escape.
+        file.file.write(text.encode("utf-8", "backslashreplace"))
 
 
 def read_record(path: Path) -> tuple[Record, dict[str, Any]]:

@@ -335,3 +335,18 @@ def test_python_takes_paths_as_pictures(place: Path) -> None:
     latents = [pipeline(**settings, images=images).video_latent for images in given]
     for latent in latents[1:]:
         np.testing.assert_array_equal(latent, latents[0])
+
+
+def test_names_and_prompts_that_are_not_utf8(place: Path, media: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = os.fsdecode(b"kreis-\xe4.png")
+    try:
+        Path(name).write_bytes(Path("red.png").read_bytes())
+    except OSError:
+        pytest.skip("needs a file system that takes any bytes as a name")
+    assert run([*LATENTS, "--image", name, "--save-latents", "a.safetensors"]) == 0
+    assert settings_of("a.safetensors.json")["images"][0][0] == str(Path(name).absolute())
+    assert run(["generate", "--from-sidecar", "a.safetensors.json", "--save-latents", "b.safetensors"]) == 0
+    assert Path("a.safetensors").read_bytes() == Path("b.safetensors").read_bytes()
+    capsys.readouterr()
+    assert run(["generate", os.fsdecode(b"caf\xe9"), "-o", "o.mp4"]) == 2
+    assert "a text must be UTF-8, got 'caf\\udce9'; set the terminal's encoding" in capsys.readouterr().err

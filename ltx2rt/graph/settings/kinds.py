@@ -14,6 +14,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 from PIL import Image
 
+from ltx2rt.errors import UsageError
 from ltx2rt.graph.diffusion.noise import NoiseSource, RecordedNoise
 from ltx2rt.graph.models.video_vae.tiling import TileSize, Tiling
 from ltx2rt.graph.settings.in_memory import described
@@ -74,6 +75,10 @@ class Text(Kind[str]):
     def convert(self, value: Any) -> str:
         if not isinstance(value, str):
             raise TypeError
+        try:
+            value.encode()
+        except UnicodeEncodeError:  # bytes of a terminal of another encoding
+            raise UsageError(f"a text must be UTF-8, got {value!r}; set the terminal's encoding to UTF-8.") from None
         return value
 
 
