@@ -116,10 +116,12 @@ class ClipReader:
         self._has_stamps = scan.times is not None
         self._layout: Layout | None = None
         self.frame_rate, self.num_frames = self._find_rate(scan, stated, frame_rate)
-        stored = (scan.first.width, scan.first.height)
-        self.filtered = self._interlaced or self._colour.needs_table or any(self._orientation) or self._size != stored
+        self._stored = (scan.first.width, scan.first.height)
+        self.filtered = (
+            self._interlaced or self._colour.needs_table or any(self._orientation) or self._size != self._stored
+        )
         self.reading_bytes = _reading_bytes(scan.first, self.width * self.height, self._interlaced, self._colour)
-        self._say(stored)
+        self._say()
         if has_alpha:
             self.notes.append(f"{self._name} has an alpha channel, which is left out")
         if unheard:
@@ -160,11 +162,11 @@ class ClipReader:
         least = 1 if wanted else self._layout.frame(times[-1]) + 1
         return rate, max(self._layout.frame(times[-1] + last), least)
 
-    def _say(self, stored: tuple[int, int]) -> None:
+    def _say(self) -> None:
         if self._interlaced:
             self.notes.append(f"{self._name} is interlaced; it is deinterlaced (bwdif)")
-        if self._size != stored:
-            was, becomes = (f"{width}x{height}" for width, height in (stored, self._size))
+        if self._size != self._stored:
+            was, becomes = (f"{width}x{height}" for width, height in (self._stored, self._size))
             self.notes.append(f"{self._name} has pixels that are not square; {was} is read as {becomes}")
         if self._colour.needs_table:
             done = "tone-mapped" if self._colour.is_hdr else "converted"
@@ -245,6 +247,11 @@ class ClipReader:
                 frame.pts, frame.time_base = place, 1 / self.own_rate
             if frame.pts is None or _seconds(frame) < self._first_s:
                 continue
+            if (frame.width, frame.height) != self._stored:
+                raise MediaError(
+                    f"the pictures of {self._name} change from {self._stored[0]}x{self._stored[1]} to "
+                    f"{frame.width}x{frame.height} on the way; convert it to one size first."
+                )
             frame.colorspace = self._colour.scaler_code
             frame.color_range = FULL if self._colour.full_range else LIMITED
             yield frame

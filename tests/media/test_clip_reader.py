@@ -491,3 +491,12 @@ def test_sound_of_avi_stays_with_reordered_pictures(tmp_path: Path) -> None:
     assert sound is not None
     assert click_time(sound, 48000) == pytest.approx(0.5, abs=0.001)
     assert click_time(read_audio(path).waveform.T, 48000) == pytest.approx(0.5, abs=0.001)
+
+
+def test_pictures_that_change_their_size_are_refused(tmp_path: Path) -> None:
+    parts = [card(96, 64), card(128, 96)]
+    files = [write_clip(tmp_path / f"{p.shape[1]}.h264", [p] * 5, container_format="h264") for p in parts]
+    path = tmp_path / "both.h264"
+    path.write_bytes(b"".join(file.read_bytes() for file in files))
+    with pytest.raises(MediaError, match="change from 96x64 to 128x96 on the way; convert it to one size first"):
+        list(ClipReader(path).frames())
