@@ -21,6 +21,7 @@ from ltx2rt.media.audio_reader import read_audio_from
 from ltx2rt.media.colour import FULL, IPT_C2, LIMITED, UNSPECIFIED, ClipColour, colour_of
 from ltx2rt.media.container import (
     LONGEST_GAP_S,
+    is_animated_webp,
     is_known,
     is_still,
     picture_stream,
@@ -371,6 +372,10 @@ def _seconds(frame: VideoFrame) -> Fraction:
 
 def _moving_pictures(container: InputContainer, name: str) -> VideoStream:
     if is_still(container):
+        if is_animated_webp(name):
+            raise MediaError(
+                f"{name} is an animated WebP, which is not read as a clip; convert it to MP4 or GIF first."
+            )
         raise MediaError(f"{name} is a still picture; give a video here, or the picture as an image.")
     stream = picture_stream(container)
     if stream is None:

@@ -87,3 +87,10 @@ def is_still(container: InputContainer) -> bool:
     """Whether the file is a picture, which FFmpeg opens as a clip of one frame."""
     brand = container.metadata.get("major_brand", "")
     return container.format.name.endswith("_pipe") or container.format.name == "image2" or brand in _STILL_BRANDS
+
+
+def is_animated_webp(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is a WebP of several pictures, which FFmpeg opens as one."""
+    with open(path, "rb") as file:
+        start = file.read(21)
+    return start[:4] == b"RIFF" and start[8:16] == b"WEBPVP8X" and any(flags & 2 for flags in start[20:])

@@ -311,6 +311,10 @@ def test_what_is_no_clip_is_called_what_it_is(tmp_path: Path) -> None:
         with pytest.raises(MediaError, match=f"{name} is a still picture; give a video"):
             ClipReader(tmp_path / name)
         assert is_still_picture(tmp_path / name)
+    several = [Image.fromarray(picture) for picture in greys(3)]
+    several[0].save(tmp_path / "several.webp", save_all=True, append_images=several[1:])
+    with pytest.raises(MediaError, match=r"several\.webp is an animated WebP, which is not read as a clip"):
+        ClipReader(tmp_path / "several.webp")
     write_sound(tmp_path / "song.mp3", tone(0.5), "libmp3lame")
     with pytest.raises(MediaError, match=r"song\.mp3 has no video stream"):
         ClipReader(tmp_path / "song.mp3")
