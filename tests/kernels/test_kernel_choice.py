@@ -456,7 +456,8 @@ def test_a_variant_describes_the_problem_made_for_it(monkeypatch: pytest.MonkeyP
         seen.append(variant())
         return build("reference")
 
-    for op in ("modulated_norm", "quantized_linear", "rope_attention", "causal_conv3d", "antialiased_snake"):
+    attentions = ("rope_attention", "neighborhood_attention")
+    for op in ("modulated_norm", "quantized_linear", *attentions, "causal_conv3d", "antialiased_snake"):
         monkeypatch.setattr(sys.modules[f"ltx2rt.kernels.{op}"], "built", record)
     extra = [
         (
