@@ -181,6 +181,9 @@ def _prepare(
     wanted = with_drawn_seed(asked)
     saved, clip = None, None
     if source.suffix == ".safetensors":
+        for name, value in reading.items():
+            if value is not None:
+                raise UsageError(f"{spelled(name)} concerns videos, {source} holds latents; leave it out.")
         saved = read_latents(source)
     decoded = (roles.VIDEO_VAE, roles.AUDIO_VAE, roles.VOCODER)
     wanted_roles = decoded if saved is not None and saved.audio is not None else decoded[:1]

@@ -106,6 +106,10 @@ CASES = {
         IC_LORA + "{m}/clip.mp4 --conditioning-attention-mask {b}/black.png 2",
         "--conditioning-attention-strength must be 0 to 1, got 2.0",
     ),
+    "canny thresholds without canny": (
+        IC_LORA + "{m}/clip.mp4 --canny-low 30",
+        "--canny-low goes with --control-type canny; give it, too",
+    ),
     "canny thresholds": (
         IC_LORA + "{m}/clip.mp4 --control-type canny --canny-low 300",
         "0 <= low <= high, got 300 and 200",

@@ -67,6 +67,8 @@ def test_latents_pass_the_statistics_both_ways(tmp_path: Path) -> None:
         (["{d}/none.mp4"], "none.mp4 does not exist"),
         (["{d}/ten.mp4", "--fit", "error"], "has 10 frames of 64x64; with --fit error the number must be 8*k + 1"),
         (["{d}/latent.safetensors"], "holds latents of generation 2.3, the checkpoint is 19b"),
+        (["{d}/latent.safetensors", "--fit", "pad"], "--fit concerns videos"),
+        (["{d}/latent.safetensors", "--source-color", "hlg"], "--source-color concerns videos"),
         (["{d}/sound.safetensors"], "holds no video latent"),
         (["{model}"], "not a latent file"),
         (["{d}/clip.mp4", "--checkpoint-path", "{model}"], "nothing to upscale with"),

@@ -59,6 +59,7 @@ def decide(
     """
     _require_meaning(settings, entry)
     _require_pictures(settings)
+    _require_edges(settings)
     settings = with_prompt_of_file(settings)
     if fixed_schedule:
         _require_no_guidance(settings)
@@ -137,6 +138,13 @@ def _require_pictures(settings: Settings) -> None:
     for name in ("fit", "antialias"):
         if name in settings.given():
             raise UsageError(f"{spelled(name)} concerns images and clips that are read; give one, or leave it out.")
+
+
+def _require_edges(settings: Settings) -> None:
+    """Raise UsageError for thresholds of edges that nobody looks for."""
+    for name in ("canny_low", "canny_high"):
+        if name in settings.given() and settings.control_type != "canny":
+            raise UsageError(f"{spelled(name)} goes with {spelled('control_type', 'canny')}; give it, too.")
 
 
 def _with_length(settings: Settings, entry: PipelineEntry, defaults: GenerationDefaults, no_length: str) -> Settings:
