@@ -181,6 +181,8 @@ def _check_keyframes(inputs: GenerationInputs, files: WeightSet) -> None:
         )
     if not settings.decode_with_keyframes:
         return
+    if settings.latents_only:
+        log.warning("%s has no effect: %s decodes nothing", spelled("decode_with_keyframes"), spelled("latents_only"))
     for name in ("upscale_spatial", "upscale_temporal"):
         if getattr(settings, name):
             raise UsageError(

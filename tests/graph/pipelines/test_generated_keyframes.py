@@ -123,6 +123,14 @@ def test_a_convolutional_decoder_does_not_look_at_them(pack: dict[str, Path], ca
     assert "its convolutional decoder does not look at key frames; decode_with_keyframes has no effect" in caplog.text
 
 
+def test_latents_alone_are_not_decoded_with_them(pack: dict[str, Path], caplog: pytest.LogCaptureFixture) -> None:
+    settings = {**SMALL, "num_generated_keyframes": 1, "decode_with_keyframes": True}
+    api.load("distilled", **pack).record_for("a dog", **{**settings, "latents_only": False})  # type: ignore[arg-type]
+    assert "decodes nothing" not in caplog.text
+    api.load("distilled", **pack).record_for("a dog", **{**settings, "latents_only": True})  # type: ignore[arg-type]
+    assert "decode_with_keyframes has no effect: latents_only decodes nothing" in caplog.text
+
+
 @pytest.mark.parametrize(("mark", "lacking"), [(None, "is missing"), (0.0, "is zero")])
 def test_a_decoder_that_was_not_trained_to_look_at_them(
     mark: float | None, lacking: str, pack: dict[str, Path], tmp_path: Path
