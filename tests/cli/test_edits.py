@@ -11,6 +11,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from made_clips import click, write_clip
 
 from ltx2rt import api, embedded
 from ltx2rt.cli.main import run
@@ -23,7 +24,6 @@ from ltx2rt.graph.stages.events import Event, StepDone
 from ltx2rt.graph.stages.weight_set import WeightSet
 from ltx2rt.media.clip_reader import ClipReader
 from ltx2rt.media.video_writer import VideoWriter
-from tests.media.made_clips import click, write_clip
 
 PROMPT = "a red circle moves left"
 NTSC = Fraction(30000, 1001)

@@ -17,6 +17,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+from made_clips import greys, write_clip
 from PIL import Image
 
 import ltx2rt
@@ -26,7 +27,6 @@ from ltx2rt.cli.main import run
 from ltx2rt.errors import MediaError, UsageError
 from ltx2rt.media.clip_reader import ClipReader
 from ltx2rt.media.output_lock import held, is_held, lock_path
-from tests.media.made_clips import greys, write_clip
 
 SMALL = ["a red circle", "--height", "64", "--width", "64", "--num-frames", "9"]
 GENERATE = ["generate", "--quiet", *SMALL]

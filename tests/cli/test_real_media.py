@@ -8,17 +8,7 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 import pytest
-from PIL import Image
-
-from ltx2rt import embedded
-from ltx2rt.cli.main import run
-from ltx2rt.graph.components import VIDEO_VAE
-from ltx2rt.graph.settings.settings import Settings
-from ltx2rt.graph.stages.encode.needs import video_encoder_options
-from ltx2rt.graph.stages.media_inputs import reference_video
-from ltx2rt.media.clip_reader import ClipReader
-from ltx2rt.weights.checkpoint import Checkpoint
-from tests.media.made_clips import (
+from made_clips import (
     GREY,
     QUARTERS,
     UNTAGGED,
@@ -35,6 +25,16 @@ from tests.media.made_clips import (
     write_hdr,
     write_sound,
 )
+from PIL import Image
+
+from ltx2rt import embedded
+from ltx2rt.cli.main import run
+from ltx2rt.graph.components import VIDEO_VAE
+from ltx2rt.graph.settings.settings import Settings
+from ltx2rt.graph.stages.encode.needs import video_encoder_options
+from ltx2rt.graph.stages.media_inputs import reference_video
+from ltx2rt.media.clip_reader import ClipReader
+from ltx2rt.weights.checkpoint import Checkpoint
 
 PROMPT = ["--prompt", "a red circle moves left"]
 CARD = np.array([*QUARTERS.values(), GREY])

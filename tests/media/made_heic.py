@@ -8,8 +8,7 @@ from pathlib import Path
 
 import av
 import numpy as np
-
-from tests.media.made_clips import frame_of, planes_420
+from made_clips import frame_of, planes_420
 
 
 def _box(kind: bytes, *parts: bytes) -> bytes:

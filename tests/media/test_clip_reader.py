@@ -10,13 +10,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from PIL import Image
-
-from ltx2rt.errors import MediaError
-from ltx2rt.media.audio_reader import read_audio
-from ltx2rt.media.clip_reader import ClipReader, is_still_picture
-from ltx2rt.media.stamps import constant_rate, sufficient_rate
-from tests.media.made_clips import (
+from made_clips import (
     QUARTERS,
     card,
     click,
@@ -30,6 +24,12 @@ from tests.media.made_clips import (
     write_clip,
     write_sound,
 )
+from PIL import Image
+
+from ltx2rt.errors import MediaError
+from ltx2rt.media.audio_reader import read_audio
+from ltx2rt.media.clip_reader import ClipReader, is_still_picture
+from ltx2rt.media.stamps import constant_rate, sufficient_rate
 
 MATRICES = [
     (a, b, c, d)

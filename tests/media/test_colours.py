@@ -8,12 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-from ltx2rt.errors import UsageError
-from ltx2rt.media.clip_reader import ClipReader
-from ltx2rt.media.colour import SOURCE_COLOR_CHOICES
-from ltx2rt.media.video_writer import VideoWriter
-from tests.media.made_clips import (
+from made_clips import (
     BT601,
     BT709,
     GREY,
@@ -27,6 +22,11 @@ from tests.media.made_clips import (
     write_clip,
     write_hdr,
 )
+
+from ltx2rt.errors import UsageError
+from ltx2rt.media.clip_reader import ClipReader
+from ltx2rt.media.colour import SOURCE_COLOR_CHOICES
+from ltx2rt.media.video_writer import VideoWriter
 
 CARD = np.array([*QUARTERS.values(), GREY])
 Signal = Callable[[np.ndarray], np.ndarray]

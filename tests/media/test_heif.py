@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from made_clips import GREY, QUARTERS, card, hlg_signal, spots
+from made_heic import auxiliary, cut, mirrored, turned, write_heic
 from PIL import ImageCms
 
 from ltx2rt.errors import MediaError
 from ltx2rt.media.images import open_image, read_image
-from tests.media.made_clips import GREY, QUARTERS, card, hlg_signal, spots
-from tests.media.made_heic import auxiliary, cut, mirrored, turned, write_heic
 
 CARD = np.array([*QUARTERS.values(), GREY])
 PICTURE = card(320, 192)

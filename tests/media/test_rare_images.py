@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from made_clips import card, greys, tone, write_clip, write_sound
 from PIL import Image, ImageCms
 
 from ltx2rt.errors import MediaError, UsageError
 from ltx2rt.media.fit import FITS, fit_words, fitted
 from ltx2rt.media.images import load_conditioning_image, read_image
 from ltx2rt.media.resize import bilinear, resize_to_cover
-from tests.media.made_clips import card, greys, tone, write_clip, write_sound
 
 
 def ramp() -> np.ndarray:

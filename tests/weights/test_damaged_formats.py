@@ -8,12 +8,12 @@ from functools import cache
 from typing import Any
 
 import pytest
+from format_encoders import CASES, encoded
 
 from ltx2rt.weights.formats import FORMATS, MARKERS, fault_of, format_of
 from ltx2rt.weights.formats.linear_format import Encoding
 from ltx2rt.weights.safetensors import RawTensor
 from ltx2rt.weights.tensor_source import DTYPES, TensorInfo, entry
-from tests.weights.format_encoders import CASES, encoded
 
 SUFFIXES = sorted({suffix for known in FORMATS for suffix in (*known.companions, *known.bias_companions)})
 SIZES = (0, 1, 2, 3, 4, 5, 8, 12, 16, 24, 32, 48, 64, 96, 128, 144, 256, 320, 512)

@@ -10,6 +10,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
+from format_encoders import E4M3, int8, marker, rotated
 
 from ltx2rt.errors import CheckpointError
 from ltx2rt.kernels.reference import dequantise
@@ -18,7 +19,6 @@ from ltx2rt.weights.checkpoint import Checkpoint
 from ltx2rt.weights.markers import read_markers
 from ltx2rt.weights.safetensors import RawTensor, SafetensorsFile, write_safetensors
 from ltx2rt.weights.tensor_source import TensorInfo, WeightFile, entry
-from tests.weights.format_encoders import E4M3, int8, marker, rotated
 
 MODULE = "transformer_blocks.0.attn1.to_q"
 WRAPPER = "model.diffusion_model."

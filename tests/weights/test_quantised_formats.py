@@ -10,6 +10,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
+from format_encoders import CASES, Encoded, encoded, int8, marker, nvfp4, rotation, w4a8
 
 from ltx2rt.errors import CheckpointError
 from ltx2rt.inspection import inspect
@@ -21,7 +22,6 @@ from ltx2rt.weights.formats.linear_format import Stored
 from ltx2rt.weights.lora.opening import open_lora
 from ltx2rt.weights.rotation import is_rotation_group, rotate
 from ltx2rt.weights.safetensors import RawTensor, SafetensorsFile, write_safetensors
-from tests.weights.format_encoders import CASES, Encoded, encoded, int8, marker, nvfp4, rotation, w4a8
 
 MODULE = "transformer_blocks.0.attn1.to_q"
 PREFIX = f"model.diffusion_model.{MODULE}"

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from format_encoders import Encoded, affine, awq, fp8, int8, mlx_floats, mxfp8, nvfp4, w4a4, w4a8
+from tiny_files import TRANSFORMER_19B, TRANSFORMER_23, TRANSFORMER_25, model_specs, tensors_of
 
 from ltx2rt.weights.checkpoint import Checkpoint
 from ltx2rt.weights.generations import LTX_2, LTX_2_3, LTX_2_5, Generation
 from ltx2rt.weights.safetensors import write_safetensors
-from tests.weights.format_encoders import Encoded, affine, awq, fp8, int8, mlx_floats, mxfp8, nvfp4, w4a4, w4a8
-from tests.weights.tiny_files import TRANSFORMER_19B, TRANSFORMER_23, TRANSFORMER_25, model_specs, tensors_of
 
 FORMS: dict[str, Callable[[int, int, int], Encoded]] = {
     "fp8": fp8,

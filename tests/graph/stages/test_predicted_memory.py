@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from tests.media.made_clips import card, tone, write_clip
+from made_clips import card, tone, write_clip
 
 # Of the measured peak: what docs/memory.md promises. The pages of libraries that happen to be mapped come to 2 % alone
 # at this size, and differ between machines.
