@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from ltx2rt import api
 from ltx2rt.errors import Cancelled, CheckpointError, UsageError
 from ltx2rt.graph.stages.events import Event, LatentUpscaled, Noised, StepDone
 
-SMALL = {"height": 64, "width": 128, "num_frames": 17, "seed": 3, "latents_only": True}
+SMALL: dict[str, Any] = {"height": 64, "width": 128, "num_frames": 17, "seed": 3, "latents_only": True}
 
 
 @pytest.fixture(scope="module")
@@ -20,9 +21,9 @@ def pack(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return write_pack(tmp_path_factory.mktemp("pack"))
 
 
-def video_states(pipeline: api.Pipeline, **settings: object) -> tuple[list[Noised], list[Event]]:
+def video_states(pipeline: api.Pipeline, **settings: Any) -> tuple[list[Noised], list[Event]]:
     events: list[Event] = []
-    pipeline("a dog", observer=events.append, **SMALL, **settings)  # type: ignore[arg-type]
+    pipeline("a dog", observer=events.append, **SMALL, **settings)
     return [event for event in events if isinstance(event, Noised) and event.modality == "video"], events
 
 
@@ -58,8 +59,8 @@ def test_both_stages_have_slots_and_the_second_starts_from_the_enlarged_ones(pac
 
 def test_an_interrupted_run_goes_on(pack: dict[str, Path], tmp_path: Path) -> None:
     pipeline = api.load("distilled", **pack)
-    settings = {**SMALL, "num_generated_keyframes": 2}
-    expected = pipeline("a dog", **settings)  # type: ignore[arg-type]
+    settings: dict[str, Any] = {**SMALL, "num_generated_keyframes": 2}
+    expected = pipeline("a dog", **settings)
     steps: list[StepDone] = []
 
     def stop(event: Event) -> None:
@@ -68,8 +69,8 @@ def test_an_interrupted_run_goes_on(pack: dict[str, Path], tmp_path: Path) -> No
             raise Cancelled
 
     with pytest.raises(Cancelled):
-        pipeline("a dog", observer=stop, state_folder=tmp_path / "state", **settings)  # type: ignore[arg-type]
-    clip = pipeline("a dog", state_folder=tmp_path / "state", resume=True, **settings)  # type: ignore[arg-type]
+        pipeline("a dog", observer=stop, state_folder=tmp_path / "state", **settings)
+    clip = pipeline("a dog", state_folder=tmp_path / "state", resume=True, **settings)
     assert [stage.name for stage in clip.report] == ["denoise 2"]
     np.testing.assert_array_equal(clip.video_latent, expected.video_latent)
 
@@ -100,9 +101,9 @@ def test_slots_change_the_clip(pack: dict[str, Path]) -> None:
         ),
     ],
 )
-def test_what_cannot_work(pack: dict[str, Path], settings: dict[str, object], message: str) -> None:
+def test_what_cannot_work(pack: dict[str, Path], settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        api.load("distilled", **pack).record_for("a dog", **SMALL, **settings)  # type: ignore[arg-type]
+        api.load("distilled", **pack).record_for("a dog", **SMALL, **settings)
 
 
 def test_models_of_other_generations_have_none() -> None:
@@ -118,16 +119,16 @@ def test_pipelines_without_slots() -> None:
 
 
 def test_a_convolutional_decoder_does_not_look_at_them(pack: dict[str, Path], caplog: pytest.LogCaptureFixture) -> None:
-    settings = {"num_generated_keyframes": 1, "decode_with_keyframes": True}
-    api.load("distilled", **pack).record_for("a dog", **SMALL, **settings)  # type: ignore[arg-type]
+    settings: dict[str, Any] = {"num_generated_keyframes": 1, "decode_with_keyframes": True}
+    api.load("distilled", **pack).record_for("a dog", **SMALL, **settings)
     assert "its convolutional decoder does not look at key frames; decode_with_keyframes has no effect" in caplog.text
 
 
 def test_latents_alone_are_not_decoded_with_them(pack: dict[str, Path], caplog: pytest.LogCaptureFixture) -> None:
-    settings = {**SMALL, "num_generated_keyframes": 1, "decode_with_keyframes": True}
-    api.load("distilled", **pack).record_for("a dog", **{**settings, "latents_only": False})  # type: ignore[arg-type]
+    settings: dict[str, Any] = {**SMALL, "num_generated_keyframes": 1, "decode_with_keyframes": True}
+    api.load("distilled", **pack).record_for("a dog", **{**settings, "latents_only": False})
     assert "decodes nothing" not in caplog.text
-    api.load("distilled", **pack).record_for("a dog", **{**settings, "latents_only": True})  # type: ignore[arg-type]
+    api.load("distilled", **pack).record_for("a dog", **{**settings, "latents_only": True})
     assert "decode_with_keyframes has no effect: latents_only decodes nothing" in caplog.text
 
 
@@ -136,19 +137,16 @@ def test_a_decoder_that_was_not_trained_to_look_at_them(
     mark: float | None, lacking: str, pack: dict[str, Path], tmp_path: Path
 ) -> None:
     pipeline = api.load("distilled", **{**pack, "video_vae": write_diffusion_vae(tmp_path, mark=mark)})
-    settings = {**SMALL, "num_generated_keyframes": 1}
-    pipeline.record_for("a dog", **settings)  # type: ignore[arg-type]
+    settings: dict[str, Any] = {**SMALL, "num_generated_keyframes": 1}
+    pipeline.record_for("a dog", **settings)
     with pytest.raises(CheckpointError, match=rf"decoder\.type_emb {lacking}: .* \(the official code goes on"):
-        pipeline.record_for("a dog", decode_with_keyframes=True, **settings)  # type: ignore[arg-type]
+        pipeline.record_for("a dog", decode_with_keyframes=True, **settings)
 
 
 def test_a_diffusion_decoder_looks_at_them(pack: dict[str, Path], tmp_path: Path) -> None:
     pipeline = api.load("distilled", **{**pack, "video_vae": write_diffusion_vae(tmp_path)})
-    settings = {**SMALL, "num_generated_keyframes": [4, 11], "latents_only": False}
-    blind, seeing = (
-        pipeline("a dog", decode_with_keyframes=looks, **settings)  # type: ignore[arg-type]
-        for looks in (False, True)
-    )
+    settings: dict[str, Any] = {**SMALL, "num_generated_keyframes": [4, 11], "latents_only": False}
+    blind, seeing = (pipeline("a dog", decode_with_keyframes=looks, **settings) for looks in (False, True))
     np.testing.assert_array_equal(blind.video_latent, seeing.video_latent)
     frames = [np.concatenate(list(clip.frames)) for clip in (blind, seeing)]
     assert frames[0].shape == (17, 64, 128, 3)

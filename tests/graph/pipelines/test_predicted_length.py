@@ -78,10 +78,10 @@ def test_a_range(pack: dict[str, Path]) -> None:
 
 @pytest.mark.parametrize("name", ["one-stage", "text-to-audio"])
 def test_guided_pipelines(dev_pack: dict[str, Path], name: str) -> None:
-    settings = {"auto_duration": (0.1, 0.5), "num_inference_steps": 1}
+    settings: dict[str, Any] = {"auto_duration": (0.1, 0.5), "num_inference_steps": 1}
     pipeline = api.load(name, **dev_pack)
-    size = SMALL if name == "one-stage" else {"seed": 3}
-    clip = pipeline("a dog", negative_prompt="blurry", latents_only=True, **size, **settings)  # type: ignore[arg-type]
+    size: dict[str, Any] = SMALL if name == "one-stage" else {"seed": 3}
+    clip = pipeline("a dog", negative_prompt="blurry", latents_only=True, **size, **settings)
     told = pipeline("a dog", negative_prompt="blurry", latents_only=True, num_inference_steps=1, num_frames=9, **size)
     assert clip.audio_latent is not None
     assert told.audio_latent is not None
