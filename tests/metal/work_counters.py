@@ -14,6 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT))
 
+# Below the path, which they need: E402.
 import attention_cases  # noqa: E402
 import conv_cases  # noqa: E402
 import linear_cases  # noqa: E402

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
@@ -90,9 +91,9 @@ def own_clip(count: int, height: int = 64, width: int = 64) -> tuple[OwnClip, li
     return OwnClip("clip", count, Fraction(24), pictures, fit, sound), read
 
 
-def seen(media: object) -> list[int]:
+def seen(media: Any) -> list[int]:
     """Which pictures the model is given."""
-    return [int(picture[0, 0, 0]) for picture in media.source.frames.read()]  # type: ignore[attr-defined]
+    return [int(picture[0, 0, 0]) for picture in media.source.frames.read()]
 
 
 VAE = WeightSet.open(WeightFiles(checkpoint=embedded.CHECKPOINT)).config(VIDEO_VAE)
