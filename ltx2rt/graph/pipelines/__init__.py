@@ -8,6 +8,7 @@ from collections.abc import Collection
 from ltx2rt.errors import UsageError
 from ltx2rt.graph.pipelines import (
     audio_to_video,
+    dfr,
     distilled,
     extend,
     ic_lora,
@@ -30,6 +31,7 @@ _MODULES = (
     ic_lora,
     keyframe_interpolation,
     audio_to_video,
+    dfr,
     retake,
     extend,
     text_to_audio,

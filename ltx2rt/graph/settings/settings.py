@@ -62,6 +62,7 @@ EXTENSION = "extension"
 FRAMES = "frames"
 DURATION = "predicted length"
 GENERATED_KEYFRAMES = "generated key frames"
+FIDELITY = "rounds of DFR"
 FITTING = "fitting of pictures"
 CLIP_COLOURS = "colours of clips"
 # Several together: of pipelines that make a clip of a given size, and of those that sample with guidance.
@@ -269,6 +270,24 @@ class Settings:
         "how much of it to use; the clip is then as long as that, and --num-frames is left out",
         "Conditions",
         topic=DRIVING_SOUND,
+    )
+    temporal_upscalings: int = setting(
+        0,
+        Whole(),
+        "how often DFR doubles the frame rate, sampling the new frames: 0, 1 or 2",
+        "Conditions",
+        topic=FIDELITY,
+        low=0,
+        high=2,
+    )
+    spatial_upscalings: int = setting(
+        1,
+        Whole(),
+        "how often DFR doubles the size: 2 adds a round at full size, in tiles",
+        "Conditions",
+        topic=FIDELITY,
+        low=1,
+        high=2,
     )
     video_path: Path | None = setting(None, FilePath(), "the clip to edit", "Conditions", topic=SOURCE)
     fit: str | None = setting(

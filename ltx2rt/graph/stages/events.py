@@ -114,6 +114,14 @@ class AudioDecoded:
 
 
 @dataclass(frozen=True)
+class KeyFrameDecoded:
+    """A key frame, a normalised latent (1, 1, h, w, 128), became a picture (H, W, 3) float32 in [0, 1]."""
+
+    latent: Array
+    picture: Array
+
+
+@dataclass(frozen=True)
 class VideoDecodeStarted:
     """The final normalised video latent (B, f, h, w, 128) goes to the decoder."""
 
@@ -132,6 +140,7 @@ Event = (
     | SoundEncoded
     | LatentUpscaled
     | AudioDecoded
+    | KeyFrameDecoded
     | VideoDecodeStarted
 )
 Observer = Callable[[Event], None]

@@ -201,6 +201,7 @@ def finish(
     audio: Float32Array | None,
     *,
     keyframes: Float32Array | None = None,
+    planes: KeyFramePlanes | None = None,
     waveform: Array | None = None,
     sample_rate: int = 0,
     decodes_video: bool = True,
@@ -215,6 +216,7 @@ def finish(
         run: its settings say what is wanted.
         video, audio: normalised, (1, f, h, w, 128) and (1, L, 128).
         keyframes: (1, K, h, w, 128), normalised: the key frames that were generated besides the clip.
+        planes: those that the decoder looks at, whatever the settings say.
         waveform, sample_rate: sound in place of the decoded one, (S, 2) and Hz.
         decodes_video, decodes_audio: False for latents of which nothing is to be seen or heard.
         beside: bytes that reading the frames takes.
@@ -234,7 +236,8 @@ def finish(
     num_frames = 0 if video is None or vae is None else vae.pixel_frames(video.shape[1])
     frames = None
     if video is not None and shows and decodes_video:
-        frames = decode_video(run, video, _planes(run, keyframes, num_frames), beside)
+        seen = _planes(run, keyframes, num_frames) if planes is None else planes
+        frames = decode_video(run, video, seen, beside)
     return GeneratedClip(
         frames=frames,
         audio=waveform,
