@@ -81,6 +81,11 @@ class SavedRun:
         return RecordedNoise(step), RecordedNoise(substep)
 
     @property
+    def files(self) -> WeightSet:
+        """What ran."""
+        return self._files
+
+    @property
     def vae(self) -> VideoVaeConfig:
         """Of the checkpoint that ran."""
         return self._files.config(VIDEO_VAE)
@@ -115,6 +120,8 @@ class SavedRun:
             tiling="none" if tiling is None else _tiling(tiling),
             num_generated_keyframes=arguments.get("num_generated_keyframes", 0),
             decode_with_keyframes=bool(arguments.get("decode_with_keyframes", False)),
+            temporal_upscalings=arguments.get("temporal_upscalings", 0),
+            spatial_upscalings=arguments.get("spatial_upscalings", 1),
             skip_stage_2=bool(arguments.get("skip_stage_2", False)),
             distilled_lora_strength_stage_1=arguments.get("distilled_lora_strength_stage_1", 1.0),
             distilled_lora_strength_stage_2=arguments.get("distilled_lora_strength_stage_2", 1.0),

@@ -11,7 +11,7 @@ import pytest
 
 from ltx2rt.verify import runner
 from ltx2rt.verify.golden import GoldenFile
-from ltx2rt.verify.stage_passes import _PassesRun
+from ltx2rt.verify.stage_passes import PassesRun
 from ltx2rt.weights.generations import Generation
 from ltx2rt.weights.safetensors import write_safetensors
 
@@ -51,7 +51,7 @@ def saved(root: Path) -> dict[str, np.ndarray]:
     write_safetensors(path, {"nothing": np.zeros(1, np.float32)}, METADATA)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Generation, "is_ancestral", lambda *_: True)
-        run = _PassesRun(GoldenFile(path, root))
+        run = PassesRun(GoldenFile(path, root))
         tensors: dict[str, Any] = {}
         for index, made in enumerate(run.passes):
             draws = iter(made.draws)

@@ -183,7 +183,7 @@ def _check_keyframes(inputs: GenerationInputs, files: WeightSet) -> None:
         raise UsageError(f"{spelled('decode_with_keyframes')} needs key frames to look at; give {asked}.")
     if not places:
         return
-    if (said := no_keyframes(files)):
+    if said := no_keyframes(files):
         raise UsageError(f"{asked}: {said}; leave it out.")
     if not settings.decode_with_keyframes:
         return

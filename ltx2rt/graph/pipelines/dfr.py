@@ -14,6 +14,7 @@ from ltx2rt.graph.diffusion.conditioning import AppendReferenceVideo, GeneratedK
 from ltx2rt.graph.diffusion.precision import Float32Array
 from ltx2rt.graph.diffusion.schedules import distilled_sigmas, distilled_stage_2_sigmas
 from ltx2rt.graph.pipelines.checks import check_inputs, check_planes, no_keyframes
+from ltx2rt.graph.pipelines.dfr_epilogue import doubled_size
 from ltx2rt.graph.pipelines.dfr_pass import (
     DETAIL_STRENGTH,
     Film,
@@ -56,7 +57,7 @@ def check(inputs: GenerationInputs, files: WeightSet) -> None:
         raise UsageError(f"{spelled('num_frames')}: the canvas needs at least 2 pixel frames, got {inputs.num_frames}.")
     if settings.temporal_upscalings and not files.has(TEMPORAL_UPSCALER):
         raise UsageError(
-            f"{spelled('temporal_upscalings', settings.temporal_upscalings)} requires the temporal upscaler; give "
+            f"{spelled('temporal_upscalings', str(settings.temporal_upscalings))} requires the temporal upscaler; give "
             f"{spelled('temporal_upscaler', 'FILE')}."
         )
     for axis in ("spatial", "temporal"):

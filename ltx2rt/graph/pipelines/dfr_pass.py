@@ -52,6 +52,7 @@ class Film:
         keyframes: frame of the clip -> (1, 1, h, w, 128) normalised, in their order.
         sound: (1, L, 128) normalised, of the first stage, over the whole canvas.
         images: latents (1, 1, h, w, 128) of the request's images at this size.
+        parts: of time, that the last round has worked on one by one; empty: there was none.
     """
 
     canvas: Canvas
@@ -60,6 +61,7 @@ class Film:
     keyframes: Mapping[int, Float32Array]
     sound: Float32Array
     images: Sequence[Float32Array]
+    parts: Sequence[Part] = ()
 
     @property
     def frames(self) -> int:
@@ -69,7 +71,7 @@ class Film:
 
 def played_rate(run: Run, rounds: int) -> Fraction:
     """Frames per second of the clip after so many rounds."""
-    return run.inputs.frame_rate * 2**rounds
+    return run.inputs.frame_rate * (1 << rounds)
 
 
 def with_detail(run: Run) -> Loras:
@@ -100,7 +102,9 @@ def sound_target(run: Run, frames: int, frame_rate: Fraction) -> AudioTarget:
     audio = run.files.config(AUDIO_VAE)
     scale = audio_scale(audio)
     count = audio_latent_frames(frames, float(frame_rate), scale)
-    return AudioTarget(AudioLatentShape(count, channels=audio.vae.latent_channels, mel_bins=audio.vae.latent_bins), scale)
+    return AudioTarget(
+        AudioLatentShape(count, channels=audio.vae.latent_channels, mel_bins=audio.vae.latent_bins), scale
+    )
 
 
 def sample(
@@ -162,7 +166,7 @@ def part_images(run: Run, film: Film, part: Part, first: int) -> list[VideoItem]
     """The images of a part of time, from frame ``first`` of the clip on."""
     items: list[VideoItem] = []
     for image, latent in zip(run.inputs.media.images, film.images, strict=True):
-        frame = image.frame_index * 2**film.rounds
+        frame = image.frame_index << film.rounds
         if first <= frame <= part.last_frame:
             items.append(image_condition(latent, frame - part.origin, image.strength))
     return items

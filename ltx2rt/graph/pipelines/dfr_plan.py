@@ -52,7 +52,7 @@ def canvas_of(num_frames: int) -> Canvas:
 
 def doubled(frames: int, rounds: int) -> int:
     """Frames of a clip whose frame rate has been doubled so many times: ends stay where they are."""
-    return (frames - 1) * 2**rounds + 1
+    return ((frames - 1) << rounds) + 1
 
 
 def conditioning_rate(frame_rate: Fraction) -> Fraction:
@@ -134,9 +134,9 @@ class Part:
         return CELL_FRAMES * (self.cells - 1) + 1
 
 
-def whole(frames: int, keyframes: Sequence[int]) -> Part:
-    """A clip of ``frames`` as one part."""
-    return Part(0, (frames - 1) // CELL_FRAMES + 1, tuple(keyframes), ())
+def whole(frames: int) -> Part:
+    """A clip of ``frames`` as one part, in which no key frames are made."""
+    return Part(0, (frames - 1) // CELL_FRAMES + 1, (), ())
 
 
 def parts_of_round(seams: Sequence[int], rounds: int) -> tuple[Part, ...]:

@@ -50,6 +50,7 @@ def doubled_rate(run: Run, context: PromptContext, film: Film) -> Film:
         film, rounds=number, video=video, keyframes={2 * frame: latent for frame, latent in film.keyframes.items()}
     )
     parts = parts_of_round(tuple(film.keyframes), number)
+    film = replace(film, parts=parts)
     made: list[tuple[Part, Float32Array]] = []
     for index, part in enumerate(parts):
         sampling = Sampling(

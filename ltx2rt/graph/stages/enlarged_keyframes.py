@@ -48,7 +48,8 @@ def _once(picture: Array) -> Generator[Array, None, None]:
 
 def as_bytes(picture: Array) -> Array:
     """[0, 1] -> uint8, to the nearest, half to even."""
-    return np.rint(picture * np.float32(255)).astype(np.uint8)
+    levels: Array = np.rint(picture * np.float32(255)).astype(np.uint8)
+    return levels
 
 
 def enlarged_picture(picture: Array) -> Array:

@@ -132,9 +132,10 @@ class KeyFrameDecoded:
 
 @dataclass(frozen=True)
 class VideoDecodeStarted:
-    """The final normalised video latent (B, f, h, w, 128) goes to the decoder."""
+    """The final normalised video latent (B, f, h, w, 128) goes to the decoder, which looks at key frames there."""
 
     latent: mx.array
+    keyframes: tuple[int, ...] = ()
 
 
 Event = (

@@ -92,7 +92,9 @@ class WeightSet:
         """
         if not given.has_model and given.video_vae is None:
             raise UsageError(f"there is no model; give {spelled('checkpoint', 'FILE')}.")
-        distilled, detailing = (() if lora is None else (lora,) for lora in (given.distilled_lora, given.detailing_lora))
+        distilled, detailing = (
+            () if lora is None else (lora,) for lora in (given.distilled_lora, given.detailing_lora)
+        )
         _check_strengths((*given.loras, *distilled, *detailing))
         model = resolve(given.checkpoint, given.parts, given.model_variant, roles, given.video_decoder)
         sources, gaps = dict(model.sources), dict(model.gaps)

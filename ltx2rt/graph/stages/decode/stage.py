@@ -173,7 +173,7 @@ def _decoded(
     with run.stage(need) as stage:
         params = Params(run.load(stage, weights))
         values = mx.array(latent).astype(dtype)
-        run.emit(VideoDecodeStarted(values))
+        run.emit(VideoDecodeStarted(values, () if keyframes is None else tuple(keyframes.positions)))
         seen = None
         if keyframes is not None:
             planes = mx.array(keyframes.latents).astype(dtype)
