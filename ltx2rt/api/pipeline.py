@@ -332,7 +332,7 @@ class Pipeline:
     ) -> Run:
         """A run that follows a plan."""
         if on_preview is not None:
-            observer = PreviewObserver(self._files, inputs.num_frames, inputs.dtype, on_preview, observer)
+            observer = PreviewObserver(self._files, inputs.dtype, on_preview, observer)
         self._kept.want(planned.kept)
         give_back()
         keeping = Keeping(self._kept) if planned.kept else None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-from ltx2rt.graph.diffusion.latent_state import LatentState
+from ltx2rt.graph.diffusion.latent_state import AudioTarget, LatentState, VideoTarget
 from ltx2rt.types import Array
 
 
@@ -74,13 +74,18 @@ class Evaluated:
 
 @dataclass(frozen=True)
 class Noised:
-    """A latent state has been noised: the `LatentState` before and after, and the drawn Gaussian."""
+    """A latent state has been noised: what it will become, the `LatentState` before and after, the drawn Gaussian."""
 
-    modality: str
+    target: VideoTarget | AudioTarget
     before: LatentState
     state: LatentState
     noise: Array
     noise_scale: float
+
+    @property
+    def modality(self) -> str:
+        """``video`` or ``audio``."""
+        return "video" if isinstance(self.target, VideoTarget) else "audio"
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from functools import partial
 
 import mlx.core as mx
 
-from ltx2rt.graph.diffusion.latent_state import LatentState, add_noise
+from ltx2rt.graph.diffusion.latent_state import AudioTarget, LatentState, VideoTarget, add_noise
 from ltx2rt.graph.diffusion.noise import (
     NoiseSource,
     RecordedNoise,
@@ -157,10 +157,10 @@ class Run:
         return {key: value if isinstance(value, mx.array) else mx.array(value) for key, value in compute().items()}
 
     def add_noise(
-        self, modality: str, state: LatentState, noise_scale: float, source: NoiseSource | None = None
+        self, state: LatentState, target: VideoTarget | AudioTarget, noise_scale: float, source: NoiseSource | None
     ) -> LatentState:
-        """The state noised with the next draw, of the run or of ``source``, announced to the observer; in a plan the
-        state as it is."""
+        """The state noised with the next draw, of the run (None) or of ``source``, announced to the observer; in a plan
+        the state as it is."""
         source = self.noise if source is None else source
         if self.planning:
             if isinstance(source, RecordedNoise):
@@ -168,7 +168,7 @@ class Run:
             return state
         noise = source.normal(state.latent.shape, state.dtype)
         noised = add_noise(state, RecordedNoise([noise]), noise_scale=noise_scale)
-        self.emit(Noised(modality, state, noised, noise, noise_scale))
+        self.emit(Noised(target, state, noised, noise, noise_scale))
         return noised
 
 

@@ -67,7 +67,7 @@ def video_state(
     """Create, condition and noise the video state; draws its noise, from ``noise`` where that is given, else from the
     run's. A frozen stream is kept as ``initial``."""
     state = create_video_state(target, initial=initial, dtype=STATE_DTYPES[run.inputs.dtype])
-    state = run.add_noise("video", apply_conditioning(state, target, items), 0.0 if frozen else noise_scale, noise)
+    state = run.add_noise(apply_conditioning(state, target, items), target, 0.0 if frozen else noise_scale, noise)
     return freeze(state) if frozen else state
 
 
@@ -83,5 +83,5 @@ def audio_state(
 ) -> LatentState:
     """The same for the audio; it draws after the video."""
     state = create_audio_state(target, initial=initial, dtype=STATE_DTYPES[run.inputs.dtype])
-    state = run.add_noise("audio", apply_conditioning(state, target, items), 0.0 if frozen else noise_scale, noise)
+    state = run.add_noise(apply_conditioning(state, target, items), target, 0.0 if frozen else noise_scale, noise)
     return freeze(state) if frozen else state
