@@ -11,6 +11,7 @@ import numpy as np
 from ltx2rt.errors import UsageError
 from ltx2rt.graph.components import TEMPORAL_UPSCALER, VIDEO_VAE
 from ltx2rt.graph.diffusion.conditioning import AppendReferenceVideo, GeneratedKeyframes
+from ltx2rt.graph.diffusion.latent_geometry import VideoLatentShape
 from ltx2rt.graph.diffusion.precision import Float32Array
 from ltx2rt.graph.diffusion.schedules import distilled_sigmas, distilled_stage_2_sigmas
 from ltx2rt.graph.pipelines.checks import check_inputs, check_planes, no_keyframes
@@ -18,6 +19,7 @@ from ltx2rt.graph.pipelines.dfr_epilogue import doubled_size
 from ltx2rt.graph.pipelines.dfr_pass import (
     DETAIL_STRENGTH,
     Film,
+    carrying,
     final_sampler,
     played_rate,
     reference_scale,
@@ -37,6 +39,7 @@ from ltx2rt.graph.stages.denoise.states import VideoItem, image_items
 from ltx2rt.graph.stages.encode.stage import encode_images
 from ltx2rt.graph.stages.inputs import GenerationInputs, PromptContext
 from ltx2rt.graph.stages.run import GeneratedClip, Run
+from ltx2rt.graph.stages.targets import video_shape
 from ltx2rt.graph.stages.text.stage import positive_context
 from ltx2rt.graph.stages.weight_set import WeightSet
 from ltx2rt.spelling import spelled
@@ -101,6 +104,13 @@ def generate(run: Run) -> GeneratedClip:
     return _finished(run, film)
 
 
+def first_shape(inputs: GenerationInputs, files: WeightSet) -> VideoLatentShape:
+    """The canvas at the size of the first stage."""
+    canvas, stages = canvas_of(inputs.num_frames), inputs.settings.spatial_upscalings
+    longer = replace(inputs, num_frames=canvas.frames)
+    return video_shape(files, longer, inputs.height >> stages, inputs.width >> stages)
+
+
 def _refined(run: Run, context: PromptContext, canvas: Canvas) -> Film:
     """The canvas after the first two stages."""
     height, width = (side >> run.inputs.settings.spatial_upscalings for side in (run.inputs.height, run.inputs.width))
@@ -108,17 +118,19 @@ def _refined(run: Run, context: PromptContext, canvas: Canvas) -> Film:
     stage_1 = Sampling(distilled_sigmas(), run.files.loras, final_sampler(run, _STAGE_1_SEED))
     slots = GeneratedKeyframes(canvas.slots)
     first = _stage(run, "denoise 1", stage_1, context, canvas, (height, width), [*_shown(run, images), slots])
-    video, keyframes = upscale_latents(run, first.video, first.keyframes)
-    height, width = 2 * height, 2 * width
-    images = encode_images(run, "image encoder 2", height, width)
-    stage_2 = Sampling(distilled_stage_2_sigmas(), with_detail(run), final_sampler(run, _STAGE_2_SEED))
-    items = [
-        *_shown(run, images),
-        GeneratedKeyframes(canvas.slots, keyframes),
-        AppendReferenceVideo(first.video, reference_scale(run)),
-    ]
-    upscaled = Latents(video, first.audio)
-    second = _stage(run, "denoise 2", stage_2, context, canvas, (height, width), items, upscaled)
+    with carrying(run, first.video, first.audio) as carry:
+        video, keyframes = upscale_latents(run, first.video, first.keyframes)
+        height, width = 2 * height, 2 * width
+        images = encode_images(run, "image encoder 2", height, width)
+        carry(video, keyframes, *images)
+        stage_2 = Sampling(distilled_stage_2_sigmas(), with_detail(run), final_sampler(run, _STAGE_2_SEED))
+        items = [
+            *_shown(run, images),
+            GeneratedKeyframes(canvas.slots, keyframes),
+            AppendReferenceVideo(first.video, reference_scale(run)),
+        ]
+        upscaled = Latents(video, first.audio)
+        second = _stage(run, "denoise 2", stage_2, context, canvas, (height, width), items, upscaled)
     assert second.keyframes is not None
     planes = {frame: second.keyframes[:, index : index + 1] for index, frame in enumerate(canvas.slots)}
     return Film(canvas, 0, second.video, planes, first.audio, images)
@@ -178,6 +190,7 @@ PIPELINE = PipelineEntry(
     files=("spatial_upscaler", "detailing_lora"),
     variant="distilled",
     two_stage=True,
+    first_shape=first_shape,
     aliases=("dfr-pipeline",),
     topics=NEW_CLIP | {DURATION, FIDELITY},
     check=check,

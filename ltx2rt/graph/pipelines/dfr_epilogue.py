@@ -15,6 +15,7 @@ from ltx2rt.graph.diffusion.schedules import distilled_stage_2_sigmas
 from ltx2rt.graph.diffusion.tiles import TileGrid
 from ltx2rt.graph.pipelines.dfr_pass import (
     Film,
+    carrying,
     final_sampler,
     joined,
     part_images,
@@ -51,28 +52,34 @@ def doubled_size(run: Run, context: PromptContext, film: Film) -> Film:
 
     Source: Lightricks/LTX-2 ltx_pipelines/dfr_pipeline.py @ 1.4.
     """
-    height, width = run.inputs.height, run.inputs.width
+    with carrying(run, *film.latents) as carry:
+        larger, opening = _enlarged(run, film)
+        carry(*larger.latents, opening)
+        parts = film.parts or (whole(film.frames),)
+        made: list[tuple[Part, Float32Array]] = []
+        for index, part in enumerate(parts):
+            within = [frame for frame in larger.keyframes if frame <= part.last_frame]
+            items: list[VideoItem] = [
+                *part_images(run, larger, part, part.resume),
+                *part_keyframes(larger, part, within, 1.0),
+                *([AppendKeyframe(opening, 0)] if opening is not None and index == 0 else ()),
+                AppendReferenceVideo(film.video[:, part.base : part.end], reference_scale(run)),
+                *part_prefix(larger.keyframes, part, made[-1] if made else None),
+            ]
+            made.append((part, _sampled(run, context, larger, part, (index, len(parts)), items)))
+            carry(made[-1][1])
+    return replace(larger, video=joined(made))
+
+
+def _enlarged(run: Run, film: Film) -> tuple[Film, Float32Array | None]:
+    """The clip before it is sampled, and its first cell as a key frame, where no image stands there."""
     opens_with_image = any(image.frame_index == 0 for image in run.inputs.media.images)
     opening = [] if opens_with_image else [film.video[:, :1]]
     planes = enlarged_keyframes(run, np.concatenate([*film.keyframes.values(), *opening], axis=1))
-    larger = replace(
-        film,
-        video=resample_latent(run, "spatial upscaler 2", SPATIAL_UPSCALER, film.video),
-        keyframes={frame: planes[:, index : index + 1] for index, frame in enumerate(film.keyframes)},
-        images=encode_images(run, "image encoder 3", height, width),
-    )
-    parts = film.parts or (whole(film.frames),)
-    made: list[tuple[Part, Float32Array]] = []
-    for index, part in enumerate(parts):
-        items: list[VideoItem] = [
-            *part_images(run, larger, part, part.resume),
-            *part_keyframes(larger, part, [frame for frame in larger.keyframes if frame <= part.last_frame], 1.0),
-            *(AppendKeyframe(planes[:, -1:], 0) for _ in opening if index == 0),
-            AppendReferenceVideo(film.video[:, part.base : part.end], reference_scale(run)),
-            *part_prefix(larger.keyframes, part, made[-1] if made else None),
-        ]
-        made.append((part, _sampled(run, context, larger, part, (index, len(parts)), items)))
-    return replace(larger, video=joined(made))
+    video = resample_latent(run, "spatial upscaler 2", SPATIAL_UPSCALER, film.video)
+    keyframes = {frame: planes[:, index : index + 1] for index, frame in enumerate(film.keyframes)}
+    images = encode_images(run, "image encoder 3", run.inputs.height, run.inputs.width)
+    return replace(film, video=video, keyframes=keyframes, images=images), planes[:, -1:] if opening else None
 
 
 def _sampled(

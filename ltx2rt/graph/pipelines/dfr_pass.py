@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
@@ -64,9 +65,29 @@ class Film:
     parts: Sequence[Part] = ()
 
     @property
+    def latents(self) -> list[Float32Array]:
+        """All that is handed on."""
+        return [self.video, *self.keyframes.values(), self.sound, *self.images]
+
+    @property
     def frames(self) -> int:
         """Of the clip, with those behind its end."""
         return doubled(self.canvas.frames, self.rounds)
+
+
+@contextmanager
+def carrying(run: Run, *latents: Float32Array | None) -> Iterator[Callable[..., None]]:
+    """The stages inside are told that these latents are there meanwhile, and more with which the result is called."""
+    before = run.ledger.carried
+
+    def carry(*more: Float32Array | None) -> None:
+        run.ledger.carried += sum(latent.nbytes for latent in more if latent is not None)
+
+    carry(*latents)
+    try:
+        yield carry
+    finally:
+        run.ledger.carried = before
 
 
 def played_rate(run: Run, rounds: int) -> Fraction:

@@ -12,6 +12,7 @@ from ltx2rt.graph.diffusion.samplers import AncestralEuler
 from ltx2rt.graph.diffusion.schedules import distilled_sigmas
 from ltx2rt.graph.pipelines.dfr_pass import (
     Film,
+    carrying,
     joined,
     part_images,
     part_keyframes,
@@ -45,21 +46,22 @@ def doubled_rate(run: Run, context: PromptContext, film: Film) -> Film:
     Source: Lightricks/LTX-2 ltx_pipelines/dfr_pipeline.py @ 1.4.
     """
     number = film.rounds + 1
-    video = resample_latent(run, f"temporal upscaler {number}", TEMPORAL_UPSCALER, film.video)
-    film = replace(
-        film, rounds=number, video=video, keyframes={2 * frame: latent for frame, latent in film.keyframes.items()}
-    )
-    parts = parts_of_round(tuple(film.keyframes), number)
-    film = replace(film, parts=parts)
-    made: list[tuple[Part, Float32Array]] = []
-    for index, part in enumerate(parts):
-        sampling = Sampling(
-            distilled_sigmas()[_FIRST_SIGMA:], run.files.loras, AncestralEuler(_ROUND_SEED * number + index, _ETA)
-        )
-        name = f"round {number} part {index + 1} of {len(parts)}"
-        video, slots = _sampled(run, name, sampling, context, film, part, made)
-        made.append((part, video))
-        film = with_keyframes(film, slots)
+    with carrying(run, *film.latents) as carry:
+        video = resample_latent(run, f"temporal upscaler {number}", TEMPORAL_UPSCALER, film.video)
+        carry(video)
+        keyframes = {2 * frame: latent for frame, latent in film.keyframes.items()}
+        parts = parts_of_round(tuple(keyframes), number)
+        film = replace(film, rounds=number, video=video, keyframes=keyframes, parts=parts)
+        made: list[tuple[Part, Float32Array]] = []
+        for index, part in enumerate(parts):
+            sampling = Sampling(
+                distilled_sigmas()[_FIRST_SIGMA:], run.files.loras, AncestralEuler(_ROUND_SEED * number + index, _ETA)
+            )
+            name = f"round {number} part {index + 1} of {len(parts)}"
+            video, slots = _sampled(run, name, sampling, context, film, part, made)
+            made.append((part, video))
+            film = with_keyframes(film, slots)
+            carry(video, *slots.values())
     return replace(film, video=joined(made))
 
 
