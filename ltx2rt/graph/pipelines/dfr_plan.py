@@ -146,15 +146,18 @@ def parts_of_round(seams: Sequence[int], rounds: int) -> tuple[Part, ...]:
     even. In the middle of every segment a key frame is made.
 
     Args:
-        seams: frames where key frames stand, rising multiples of 8, the first above 0.
+        seams: frames where key frames stand, from 0 on some multiple of 16 apart.
         rounds: 1 or more.
 
     Raises:
-        ValueError: there is no seam, or no key frame ahead of one with which a part begins.
+        ValueError: there is no seam, or they lie otherwise.
     """
-    if not seams or any(seam % CELL_FRAMES for seam in seams) or any(b <= a for a, b in pairwise((0, *seams))):
-        raise ValueError(f"boundaries must start at 0 and hold at least one segment, got {list(seams)}.")
     segments = list(pairwise((0, *seams)))
+    if not segments or any(last <= first or (last - first) % (2 * CELL_FRAMES) for first, last in segments):
+        raise ValueError(
+            "boundaries must start at 0 and hold at least one segment, each of them a multiple of "
+            f"{2 * CELL_FRAMES} frames, got {list(seams)}."
+        )
     middles = [(first + last) // 2 for first, last in segments]
     count = min(2**rounds, len(segments))
     each, more = divmod(len(segments), count)
@@ -174,10 +177,7 @@ def parts_of_round(seams: Sequence[int], rounds: int) -> tuple[Part, ...]:
 def _prefix(start: int, keyframes: Sequence[int]) -> Prefix:
     """Of a part that makes the cells from ``start`` on."""
     seam = CELL_FRAMES * (start - 1)
-    before = [frame for frame in keyframes if frame < seam]
-    if not before:
-        raise ValueError(f"no keyframe plane before seam {seam} to start the tile on.")
-    keyframe = max(before)
+    keyframe = max(frame for frame in keyframes if frame < seam)
     video_start = keyframe // CELL_FRAMES + 1
     return Prefix(keyframe, video_start, 1 + (seam - keyframe) // CELL_FRAMES, seam + 1)
 
