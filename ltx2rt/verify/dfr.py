@@ -119,7 +119,8 @@ def _windows(golden: GoldenFile) -> Iterator[Check]:
 
 def _tokens(latent: Array) -> Array:
     """As saved, (1, 8, L, 16), to tokens (1, L, 128)."""
-    return np.ascontiguousarray(latent.transpose(0, 2, 1, 3)).reshape(1, latent.shape[2], -1)
+    tokens: Array = latent.transpose(0, 2, 1, 3).reshape(1, latent.shape[2], -1)
+    return tokens
 
 
 def _first_pass(golden: GoldenFile) -> int:

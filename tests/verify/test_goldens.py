@@ -43,4 +43,4 @@ def test_the_corpus_is_complete() -> None:
 
 def test_the_corpus_has_every_pipeline_that_the_official_code_has() -> None:
     goldens = [GoldenFile(path, CORPUS) for path in (CORPUS / "pipelines").glob("*.safetensors")]
-    assert PIPELINES.keys() - {pipeline_of(golden) for golden in goldens} == {"extend"}
+    assert PIPELINES.keys() - {pipeline_of(golden) for golden in goldens} == {"extend", "dfr"}

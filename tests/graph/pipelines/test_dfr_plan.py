@@ -1,4 +1,4 @@
-"""The numbers of DFR: canvases, rates and the parts of time of its rounds, with worked examples of the official plan."""
+"""The numbers of DFR: canvases, rates and parts of time, with worked examples of the official plan."""
 
 from __future__ import annotations
 
