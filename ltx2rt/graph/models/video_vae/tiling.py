@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Any
 
 import mlx.core as mx
@@ -362,6 +362,45 @@ def encode_tiled(
         latent = to_host(encode(mx.array(_cut(frames, tile))))
         _weigh(latent, tile.frames.mask, tile.height.mask, tile.width.mask)
         blended[:, slice(*tile.frames.target), slice(*tile.height.target), slice(*tile.width.target)] += latent
+    return _normalised(blended, plan)
+
+
+def encode_tiled_stream(
+    encode: Callable[[Iterator[mx.array]], mx.array],
+    frames: Iterator[mx.array],
+    plan: TilePlan,
+    channels: int = 128,
+) -> mx.array:
+    """`encode_tiled` for a clip that is read once, frame by frame: only frames of one temporal group are held.
+
+    Args:
+        encode: maps frames (H, W, 3) of a tile, which it takes one by one, to a latent (1, f, h, w, C).
+        frames: (H, W, 3) each, at least as many as the plan wants.
+        plan: made by `encode_plan` for these frames' grid.
+        channels: of a latent cell.
+
+    Returns:
+        (1, f, h, w, C) float32.
+    """
+    blended = np.zeros((1, *plan.shape, channels), np.float32)
+    held: list[mx.array] = []
+    first = 0  # the place of the first frame that is held
+    for group in plan.frames:
+        start, stop = group.source
+        del held[: start - first]
+        first = start
+        held += islice(frames, stop - start - len(held))
+        for height in plan.height:
+            for width in plan.width:
+                rows, columns = slice(*height.source), slice(*width.source)
+                latent = to_host(encode(frame[rows, columns] for frame in held))
+                _weigh(latent, group.mask, height.mask, width.mask)
+                blended[:, slice(*group.target), slice(*height.target), slice(*width.target)] += latent
+    return _normalised(blended, plan)
+
+
+def _normalised(blended: Array, plan: TilePlan) -> mx.array:
+    """A blended latent (B, f, h, w, C), divided by what the masks add up to."""
     weights = plan.weights()
     if weights is not None:
         along_f, along_h, along_w = weights
