@@ -147,6 +147,7 @@ class PassesRun(SavedRun):
             return None if strength is None else (root / f"{family}-{name}.safetensors", float(strength))
 
         temporal = self._golden.metadata.get("temporal_upscaler")
+        control = lora("ic_lora_strength", "ic-lora")
         weights = WeightSet.open(
             WeightFiles(
                 checkpoint=root / files["transformer"],
@@ -154,6 +155,7 @@ class PassesRun(SavedRun):
                 video_vae=root / files["video_vae"],
                 spatial_upscaler=root / files["upscaler"],
                 temporal_upscaler=None if temporal is None else root / temporal,
+                loras=() if control is None else (control,),
                 distilled_lora=lora("distilled_lora", "distilled-lora"),
                 detailing_lora=lora("detailing_lora", "ic-lora"),
             )
@@ -234,6 +236,9 @@ def check_frames(golden: GoldenFile, run: PassesRun) -> Iterator[Check]:
                 top, left = (side // 4 for side in frame.shape[:2])
                 frame = frame[top : frame.shape[0] - top, left : frame.shape[1] - left]
             yield golden.check(key, frame, **_PIXEL)
+        elif key == "video_float_fhwc.last_quarter":  # of height and width, the second one, in the last frame
+            rows, columns = (slice(length // 4, length // 2) for length in video.shape[1:3])
+            yield golden.check(key, video[-1, rows, columns], **_PIXEL)
     yield golden.check("video_mean_per_frame", video.mean(axis=(1, 2, 3)), **_PIXEL)
 
 

@@ -90,6 +90,8 @@ def _check_latents(shape: tuple[int, ...], inputs: GenerationInputs, entry: Pipe
         wanted = entry.first_shape(inputs, files).array_shape
     else:
         smaller = 2 if entry.two_stage else 1
+        if inputs.settings.stages:
+            smaller = inputs.settings.stages[0].divisor
         wanted = video_shape(files, inputs, inputs.height // smaller, inputs.width // smaller).array_shape
     if shape != wanted:
         raise UsageError(
