@@ -16,7 +16,7 @@ _UNUSED = "no pipeline of this version uses it"
 _FILES = (
     (r"components/25_tiled_model.*", _TILES),
     (r"components/(plans|seams)_1_4.*", _RELEASE_14),
-    (r"pipelines/14_(?!ltx2_ti2vid|25_distilled_decode|25_ti2vid).*", _RELEASE_14),
+    (r"pipelines/14_(?!ltx2_ti2vid|25_distilled_decode|25_ti2vid|\w+_chunked).*", _RELEASE_14),
 )
 
 # Tensors of files that are compared otherwise; of a JSON file, its entries.
