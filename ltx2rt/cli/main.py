@@ -108,8 +108,10 @@ def _unknown_options(verb: str, parser: argparse.ArgumentParser, unknown: Sequen
 def main(words: Sequence[str] = ()) -> None:
     """Entry point of ``ltx2rt``; ``words`` come before those of the command line."""
     make_streams_safe()
-    signal.signal(signal.SIGTERM, _terminate)
     gc.freeze()  # What the imports have made stays; every stage ends with a collection, which need not look at it.
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, _terminate)
     sys.exit(_flush_stdout(run([*words, *sys.argv[1:]])))
 
 
