@@ -188,7 +188,8 @@ class _Mixer:
         self._graph.push(frame)
         mixed = self._graph.pull()
         assert isinstance(mixed, AudioFrame)
-        return mixed.to_ndarray().T.astype(np.float32)
+        samples: Array = mixed.to_ndarray().T.astype(np.float32)
+        return samples
 
 
 def _stereo(frame: av.AudioFrame) -> Array:
