@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import functools
 import gc
 import os
 import signal
@@ -33,6 +34,7 @@ class _Parser(argparse.ArgumentParser):
         self.exit(ExitCode.USAGE, f"error: {message}\nhint: {self.prog} --help lists every option\n")
 
 
+@functools.cache
 def build_parser() -> argparse.ArgumentParser:
     """The parser of ``ltx2rt``."""
     parser = _Parser(
