@@ -14,6 +14,7 @@ import mlx.core as mx
 import numpy as np
 
 from ltx2rt.errors import UsageError
+from ltx2rt.graph.tile_splits import LatentInterval, split_by_count, split_by_size, trapezoid
 from ltx2rt.kernels.host import to_numpy
 from ltx2rt.types import Array
 
@@ -92,16 +93,6 @@ def described_tiles(tiling: Tiling | None) -> str:
 
 
 @dataclass(frozen=True)
-class LatentInterval:
-    """Latent cells [start, stop) of one axis, blended over ``left`` and ``right`` cells with the neighbours."""
-
-    start: int
-    stop: int
-    left: int = 0
-    right: int = 0
-
-
-@dataclass(frozen=True)
 class AxisTile:
     """One tile along one axis: [start, stop) of the input and of the output, and the output's blend mask."""
 
@@ -157,26 +148,6 @@ class TilePlan:
         return sums[0], sums[1], sums[2]
 
 
-def trapezoid(length: int, left: int, right: int, *, left_from_zero: bool = False) -> Array:
-    """Blend mask: ones with a rising ramp over ``left`` samples and a falling one over ``right``.
-
-    Args:
-        length: of the mask.
-        left, right: ramp lengths, clipped to [0, length].
-        left_from_zero: the first sample of the rising ramp is 0 (it is carried by the previous tile alone).
-
-    Returns:
-        (length,) float32.
-    """
-    left, right = (max(0, min(ramp, length)) for ramp in (left, right))
-    mask = np.ones(length, np.float64)
-    if left:
-        mask[:left] *= np.arange(left) / left if left_from_zero else np.arange(1, left + 1) / (left + 1)
-    if right:
-        mask[length - right :] *= 1 - np.arange(1, right + 1) / (right + 1)
-    return mask.astype(np.float32)
-
-
 def split_axis(length: int, tiling: AxisTiling, factor: int, axis: str) -> list[LatentInterval]:
     """Cut ``length`` latent cells.
 
@@ -192,7 +163,7 @@ def split_axis(length: int, tiling: AxisTiling, factor: int, axis: str) -> list[
     if tiling is None:
         return [LatentInterval(0, length)]
     if isinstance(tiling, TileCount):
-        return _split_by_count(length, tiling.count, tiling.overlap, axis)
+        return split_by_count(length, tiling.count, tiling.overlap, axis)
     tile, overlap = tiling.tile, tiling.overlap
     if tile < 2 * factor or tile % factor:
         raise UsageError(f"{axis} tile must be a multiple of {factor}, at least {2 * factor}, got {tile}.")
@@ -200,45 +171,7 @@ def split_axis(length: int, tiling: AxisTiling, factor: int, axis: str) -> list[
         raise UsageError(
             f"{axis} tile overlap must be a multiple of {factor} from 0 to {tile - factor}, got {overlap}."
         )
-    return _split_by_size(length, tile // factor, overlap // factor)
-
-
-def _split_by_size(length: int, size: int, overlap: int) -> list[LatentInterval]:
-    if length <= size:
-        return [LatentInterval(0, length)]
-    stride = size - overlap
-    count = (length + size - 2 * overlap - 1) // stride
-    last = count - 1
-    return [
-        LatentInterval(
-            index * stride,
-            length if index == last else index * stride + size,
-            overlap if index else 0,
-            0 if index == last else overlap,
-        )
-        for index in range(count)
-    ]
-
-
-def _split_by_count(length: int, count: int, overlap: int, axis: str) -> list[LatentInterval]:
-    if count < 1 or count > length or overlap < 0 or overlap > length - count:
-        raise UsageError(
-            f"{axis}: {count} tiles with an overlap of {overlap} cells do not fit into {length} cells; use fewer tiles."
-        )
-    if count == 1:
-        return [LatentInterval(0, length)]
-    size, surplus = divmod(length + overlap * (count - 1), count)
-    intervals = _split_by_size(length - surplus, size, overlap)
-    # The first `surplus` tiles are one cell longer, which shifts what follows.
-    return [
-        LatentInterval(
-            interval.start + min(index, surplus),
-            interval.stop + min(index, surplus) + (index < surplus),
-            interval.left,
-            interval.right,
-        )
-        for index, interval in enumerate(intervals)
-    ]
+    return split_by_size(length, tile // factor, overlap // factor)
 
 
 def _causal(intervals: list[LatentInterval]) -> list[LatentInterval]:

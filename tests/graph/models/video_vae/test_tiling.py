@@ -20,8 +20,8 @@ from ltx2rt.graph.models.video_vae.tiling import (
     decode_tiled,
     encode_tiled,
     split_axis,
-    trapezoid,
 )
+from ltx2rt.graph.tile_splits import trapezoid
 
 Array = np.ndarray[Any, np.dtype[Any]]
 # Plans of the published VAEs.
