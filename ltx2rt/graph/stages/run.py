@@ -30,6 +30,7 @@ from ltx2rt.memory.need import Need
 from ltx2rt.memory.stage import Stage, StageRunner
 from ltx2rt.types import Array
 from ltx2rt.weights.checkpoint import Loaded
+from ltx2rt.weights.kept_prompts import KeptPrompts
 from ltx2rt.weights.kept_weights import StageWeights
 
 
@@ -81,6 +82,7 @@ class Run:
         planning: nothing is loaded or computed. Every stage only declares what it needs, in the ledger, and gives
             zeros of the right shape.
         keeping: where weights stay after their stages; None: each stage frees its own.
+        prompts: encoded prompts of earlier runs; None: all are encoded, and none is kept.
 
     Attributes:
         written_tokens: in a plan, the most tokens of a prompt that is still to be written; 0: the prompt is there.
@@ -98,6 +100,7 @@ class Run:
         planning: bool = False,
         keeping: Keeping | None = None,
         seeded_noise: Callable[[int], NoiseSource] | None = None,
+        prompts: KeptPrompts | None = None,
     ) -> None:
         self.files = files
         self.inputs = inputs
@@ -109,6 +112,7 @@ class Run:
         self.sde_noise = fixed_sde_noise if sde_noise is None else sde_noise
         self.seeded_noise = partial(_seeded_noise, inputs.settings) if seeded_noise is None else seeded_noise
         self.journal = journal
+        self.prompts = prompts
         self._keeping = keeping
         self._observer = observer
 

@@ -191,8 +191,8 @@ class Transformer:
         for states, (own_video, own_audio) in held:
             both = self._velocity(own_video), self._velocity(own_audio)
             for place, of_state in enumerate(states):
-                own = state_of(both[0], place, len(states)), state_of(both[1], place, len(states))
-                found |= dict.fromkeys(of_state, own)
+                pair = state_of(both[0], place, len(states)), state_of(both[1], place, len(states))
+                found |= dict.fromkeys(of_state, pair)
         return [found[number] for number in range(len(passes))]
 
     def _check(self, video: Modality | None, audio: Modality | None) -> int:
