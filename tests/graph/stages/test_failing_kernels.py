@@ -82,7 +82,10 @@ class OneTransformer:
     """Stands for the transformer, whose last norm and projection are evaluated by the conversion."""
 
     def guided(self, video: Any, audio: Any, passes: Any, max_batch_size: int) -> list[tuple[mx.array, None]]:
-        return [(video.latent * 2 + 1, None) for _ in passes]
+        return [self(video) for _ in passes]
+
+    def __call__(self, video: Any) -> tuple[mx.array, None]:
+        return video.latent * 2 + 1, None
 
 
 def through_passes(run: Run) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from collections.abc import Sequence
 
 import mlx.core as mx
@@ -28,12 +29,8 @@ def context_key(run: Run, text: str, ids: Array, changed: Sequence[StageWeights]
     """
     files = run.files
     components = (TEXT_ENCODER, TEXT_PROJECTION, *CONNECTORS)
-    loras = {
-        change: strength
-        for weights in changed
-        for spec in weights.specs
-        for change, strength in weights.key(spec).loras
-    }
+    of_tensors = (weights.key(spec).loras for weights in changed for spec in weights.specs)
+    loras = {lora: strength for those in of_tensors for lora, strength in those}
     return key_of(
         {
             "text": text,
@@ -41,7 +38,7 @@ def context_key(run: Run, text: str, ids: Array, changed: Sequence[StageWeights]
             "weights": {component.name: fingerprint(files.source(component).path) for component in components},
             "loras": [(fingerprint(lora.path), loras[lora]) for lora, _ in files.loras if lora in loras],
             "dtype": str(run.inputs.dtype),
-            "mlx": mx.__version__,
+            "mlx": importlib.metadata.version("mlx"),
             "build": build_digest(),
             "kernels": "reference" if use_reference() or ext is None else ext.isa(),
             "device": str(mx.default_device()),

@@ -74,8 +74,8 @@ def encode_prompts(run: Run, prompts: Sequence[str]) -> list[PromptContext]:
 
 
 class _TextPath(NamedTuple):
-    """What stands between a prompt and its contexts: the text encoder's size as the projection reads it, and the weights
-    of projection and connectors."""
+    """What follows the text encoder: how the projection reads its states, and the weights of projection and
+    connectors."""
 
     extractor: feature_extractor.FeatureExtractorConfig
     projection: StageWeights
