@@ -9,7 +9,6 @@ _REFUSED_GROUP = "Known, but refused"
 _DFR = "release 1.4 calls it --temporal-upscalings; give that, with --pipeline dfr"
 _DUB = "it belongs to the dubbing pipeline, which is not supported"
 _HDR = "high dynamic range is not supported"
-_CHUNKS = "long clips in chunks are not supported; make several clips, or go on with --pipeline extend"
 
 
 def _inert(name: str, help_line: str, why: str, *aliases: str, **options: object) -> Flag:
@@ -72,10 +71,6 @@ FOREIGN_FLAGS = (
     ),
     _refused("--hdr", "colour space of EXR input", _HDR, metavar="SPACE"),
     _refused("--temporal-upsample-rounds", "how often the frame rate is doubled", _DFR, metavar="N"),
-    _refused("--chunked", "make a long clip in chunks", _CHUNKS, kind=None),
-    _refused("--chunk-pixel-frames", "frames of a chunk", _CHUNKS, metavar="N"),
-    _refused("--chunk-carry-frames", "frames that the next chunk begins with", _CHUNKS, metavar="N"),
-    _refused("--chunk-blend-frames", "frames over which chunks are blended", _CHUNKS, metavar="N"),
     _refused("--reference-video", "clip to dub", _DUB, metavar="FILE"),
     _refused("--reference-strength", "how closely it is followed", _DUB, metavar="S"),
     _refused("--input", "clips to convert", _HDR, nargs="+", metavar="FILE"),

@@ -131,8 +131,8 @@ class Comparison:
                 results["initial_latent"] = event.before.latent
             elif event.noise_scale < 0.999:  # a first sigma of 0.9999999 stands for 1
                 yield self._check(f"clean_latent.{i:02d}", event.before.latent, **LATENT)
-            if state.attention_mask is not None:
-                results["attention_mask"] = state.attention_mask
+            if state.attention is not None:
+                results["attention_mask"] = state.attention.dense()
             for name, actual in results.items():
                 if name not in self._left_out:
                     yield self._check(f"{name}.{i:02d}", from_numbers(actual), **LATENT)

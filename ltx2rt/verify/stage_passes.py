@@ -20,7 +20,6 @@ from ltx2rt.graph.diffusion.noise import NoiseDtype, NoiseSource, TorchCpuNoise
 from ltx2rt.graph.diffusion.predictions import keep_clean
 from ltx2rt.graph.pipelines import PIPELINES
 from ltx2rt.graph.settings.weight_files import WeightFiles
-from ltx2rt.graph.stages.decode.stage import decode_audio
 from ltx2rt.graph.stages.events import Event, Noised, StepDone
 from ltx2rt.graph.stages.run import GeneratedClip, Run
 from ltx2rt.graph.stages.weight_set import WeightSet
@@ -57,7 +56,7 @@ def find_cases(golden: GoldenFile) -> Iterator[Case]:
 
 
 class _Recorded:
-    """The draws of another source, kept; decoders, which go on from a copy, get the copy's."""
+    """The draws of another source, kept."""
 
     def __init__(self, source: NoiseSource, draws: list[NDArray[Any]]) -> None:
         self._source = source
@@ -71,11 +70,11 @@ class _Recorded:
         return self._source.fork()
 
 
-class _DecodedWithHash(TorchCpuNoise):
-    """The seed's draws; decoders, which go on from a copy, get the hash noise that the clips were saved with."""
+class _NotOfDecoder(TorchCpuNoise):
+    """The seed's draws, none of which belong to the decoder: clips with key frames were decoded without the seed."""
 
-    def fork(self) -> HashNoise:  # type: ignore[override]  # another source on purpose
-        return HashNoise()
+    def skip(self, shape: tuple[int, ...]) -> None:
+        """Nothing."""
 
 
 class _Pass(NamedTuple):
@@ -98,7 +97,7 @@ class PassesRun(SavedRun):
     @cached_property
     def passes(self) -> list[_Pass]:
         """Every call of the diffusion stage, in order."""
-        assert self.clip is not None
+        assert self.chunks is not None  # the windows of a clip pass when its frames are read
         return self._passes
 
     @cached_property
@@ -121,19 +120,16 @@ class PassesRun(SavedRun):
                 drawn.clear()
 
         def seeded(offset: int) -> NoiseSource:
-            return _Recorded(_DecodedWithHash((self.inputs.settings.seed or 0) + offset), drawn)
+            return _Recorded(TorchCpuNoise((self.inputs.settings.seed or 0) + offset), drawn)
 
         pipeline = PIPELINES[self._pipeline]
         pipeline.check(self.inputs, self._files)
-        noise = _DecodedWithHash(self.inputs.settings.seed or 0)
-        return pipeline.generate(Run(self._files, self.inputs, observe, noise, seeded_noise=seeded))
-
-    def sound(self) -> tuple[Array, int]:
-        """Waveform (S, 2) and rate of the clip, or of its final latent."""
-        if self.clip.audio is not None:
-            return self.clip.audio, self.clip.sample_rate
-        assert self.clip.audio_latent is not None
-        return decode_audio(Run(self._files, self.inputs), self.clip.audio_latent)
+        # Decoders get the hash noise that the clips were saved with.
+        seed, sees_keyframes = self.inputs.settings.seed or 0, self.inputs.settings.decode_with_keyframes
+        noise = _NotOfDecoder(seed) if sees_keyframes else TorchCpuNoise(seed)
+        return pipeline.generate(
+            Run(self._files, self.inputs, observe, noise, seeded_noise=seeded, decoder_noise=HashNoise())
+        )
 
     @cached_property
     def _files(self) -> WeightSet:
@@ -192,7 +188,7 @@ def check_pass(golden: GoldenFile, run: PassesRun, index: int, first: int = 0) -
             yield golden.check(f"{prefix}noise", event.noise, **_NOISE)
         yield from _state(golden, prefix, event)
         first_step, last = (getattr(made.steps[step], event.modality) for step in (0, -1))
-        if f"{prefix}after_step_0" in golden:
+        if f"{prefix}after_step_0" in golden:  # of some runs it was saved of the first pass alone, or of none
             stepped = golden.expected(f"{prefix}after_step_0")
             if made.draws:  # an ancestral step was saved before kept tokens were put back into it
                 stepped = keep_clean(stepped, event.state)
@@ -221,7 +217,8 @@ def _state(golden: GoldenFile, prefix: str, event: Noised) -> Iterator[Check]:
         yield Check(f"{prefix}denoise_mask (all of it)", mask, np.ones_like(mask), **_NOISE)
     if f"{prefix}initial_latent" in golden:
         yield golden.check(f"{prefix}initial_latent", event.before.latent, **_LATENT)
-    for name, value in (("keyframes_mask", state.keyframes_mask), ("attention_mask", state.attention_mask)):
+    attention = None if state.attention is None else state.attention.dense()
+    for name, value in (("keyframes_mask", state.keyframes_mask), ("attention_mask", attention)):
         if f"{prefix}{name}" in golden and value is not None:
             yield golden.check(f"{prefix}{name}", value[..., None] if name == "keyframes_mask" else value, **_NOISE)
 
@@ -233,8 +230,8 @@ def check_frames(golden: GoldenFile, run: PassesRun) -> Iterator[Check]:
         if found := re.fullmatch(r"video_float_fhwc\.frame_(\d+)(\.crop)?", key):
             frame = video[int(found[1])]
             if found[2]:
-                top, left = (side // 4 for side in frame.shape[:2])
-                frame = frame[top : frame.shape[0] - top, left : frame.shape[1] - left]
+                height, width = frame.shape[0] // 4, frame.shape[1] // 4
+                frame = frame[height:-height, width:-width]
             yield golden.check(key, frame, **_PIXEL)
         elif key == "video_float_fhwc.last_quarter":  # of height and width, the second one, in the last frame
             rows, columns = (slice(length // 4, length // 2) for length in video.shape[1:3])
@@ -254,8 +251,12 @@ def _planes(tokens: Array, shape: tuple[int, ...]) -> Array:
 
 def check_audio(golden: GoldenFile, run: PassesRun) -> Iterator[Check]:
     """The waveform, as far as it was saved."""
-    waveform, rate = run.sound()
+    waveform, rate = run.waveform, run.clip.sample_rate
+    assert waveform is not None
     yield Check("rate", from_numbers(rate), from_numbers(int(golden.metadata["audio_sampling_rate"])), atol=0)
     yield golden.check("audio_samples", from_numbers(len(waveform)), atol=0)
+    for key in golden.numbered("audio_seam"):
+        start, stop = (int(sample) for sample in golden.given(f"{key}.range"))
+        yield golden.check(key, waveform.T[:, start:stop], **_WAVEFORM)
     expected = golden.expected("audio_waveform")
     yield Check("audio_waveform", waveform.T[:, : expected.shape[1]], expected, **_WAVEFORM)

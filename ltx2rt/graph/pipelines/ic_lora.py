@@ -20,12 +20,21 @@ from ltx2rt.graph.diffusion.precision import Float32Array
 from ltx2rt.graph.diffusion.samplers import check_sigmas
 from ltx2rt.graph.diffusion.schedules import distilled_sigmas, distilled_stage_2_sigmas
 from ltx2rt.graph.diffusion.tiles import TileGrid
+from ltx2rt.graph.diffusion.windows import reference_prefix, require_reference
 from ltx2rt.graph.models.video_vae.tiling import Tiling, encode_plan
 from ltx2rt.graph.pipelines.checks import check_inputs
 from ltx2rt.graph.pipelines.pipeline import PipelineEntry
 from ltx2rt.graph.pipelines.refinement import Conditions, Latents, sample
 from ltx2rt.graph.settings.inputs import IcLoraStage
-from ltx2rt.graph.settings.settings import CLIP_COLOURS, GENERATED_KEYFRAMES, NEW_CLIP, REFERENCES, STAGES, Settings
+from ltx2rt.graph.settings.settings import (
+    CHUNKS,
+    CLIP_COLOURS,
+    GENERATED_KEYFRAMES,
+    NEW_CLIP,
+    REFERENCES,
+    STAGES,
+    Settings,
+)
 from ltx2rt.graph.stages.decode.stage import finish, upscale_latents
 from ltx2rt.graph.stages.denoise.stage import Sampling
 from ltx2rt.graph.stages.denoise.states import VideoItem
@@ -36,6 +45,7 @@ from ltx2rt.graph.stages.run import GeneratedClip, Run
 from ltx2rt.graph.stages.targets import video_shape
 from ltx2rt.graph.stages.text.stage import positive_context
 from ltx2rt.graph.stages.weight_set import WeightSet
+from ltx2rt.graph.stages.windows import in_windows, window_prefix
 from ltx2rt.spelling import spelled
 
 log = logging.getLogger(__name__)
@@ -70,17 +80,23 @@ def check(inputs: GenerationInputs, files: WeightSet) -> None:
             f"multiples of {multiple}, got {inputs.height}x{inputs.width}."
         )
     _check_tiles(inputs, files, stages)
+    if len(inputs.windows) > 1:
+        _check_windows(inputs, files, stages)
     mask = inputs.media.attention_mask
     if mask is not None and not 0.0 <= mask.strength <= 1.0:
         raise UsageError(f"conditioning_attention_strength must be in [0.0, 1.0], got {mask.strength}.")
 
 
 def generate(run: Run) -> GeneratedClip:
-    """Stages from small to full size. Where a stage has no reference, it has no LoRA either.
+    """Stages from small to full size, window by window. Where a stage has no reference, it has no LoRA either.
 
     Source: Lightricks/LTX-2 ltx_pipelines/ic_lora.py @ 1.4.
     """
     conditions = Conditions(positive_context(run))
+    return in_windows(run, lambda part: _window(part, conditions))
+
+
+def _window(run: Run, conditions: Conditions) -> GeneratedClip:
     made: Latents | None = None
     divisor = 0
     for number, stage in enumerate(_stages(run.inputs), 1):
@@ -97,9 +113,9 @@ def generate(run: Run) -> GeneratedClip:
             run.files.loras if stage.with_reference else (),
             tiles=_tile_grid(stage, video_shape(run.files, run.inputs, height, width), run.files),
         )
-        made = sample(run, f"denoise {number}", sampling, conditions, height, width, images, items, made)
+        made = sample(run, f"denoise {number}", sampling, conditions, height, width, images, items, (), made)
     assert made is not None
-    return finish(run, made.video, made.audio, keyframes=made.keyframes)
+    return finish(run, made.video, made.audio, keyframes=made.keyframes, carried=made.carried)
 
 
 def _stages(inputs: GenerationInputs) -> tuple[IcLoraStage, ...]:
@@ -212,6 +228,20 @@ def _stated(files: WeightSet, axis: str) -> int:
     return values.pop() if values else 1
 
 
+def _check_windows(inputs: GenerationInputs, files: WeightSet, stages: Sequence[IcLoraStage]) -> None:
+    """Raise UsageError where a window would have nothing of a reference besides what the window before has seen."""
+    vae, (_, temporal_scale) = files.config(VIDEO_VAE), reference_factors(inputs, files)
+    stage = next((stage for stage in stages if stage.with_reference), None)
+    if stage is None:
+        return
+    for window in inputs.windows:
+        of_window = inputs.of_window(window)
+        for reference in of_window.media.references:
+            frames = reference_clip(of_window, files, stage, reference).shape[0]
+            prefix = reference_prefix(window.carry, temporal_scale, vae.temporal_factor)
+            require_reference(prefix, vae.latent_frames(frames) if frames else 0)
+
+
 def reference_size(inputs: GenerationInputs, files: WeightSet, stage: IcLoraStage) -> tuple[int, int]:
     """(height, width) at which a stage reads its references."""
     factor = stage.divisor * reference_factors(inputs, files)[0]
@@ -225,6 +255,8 @@ def reference_clip(
     vae, (_, temporal_scale) = files.config(VIDEO_VAE), reference_factors(inputs, files)
     frames = reference.frames(*reference_size(inputs, files, stage), inputs.num_frames)
     count = frames.shape[0]
+    if count == 0:
+        return frames
     chosen = range(count) if temporal_scale == 1 else reference_frame_indices(count, temporal_scale)
     return frames.selected(chosen[: vae.pixel_frames(vae.latent_frames(len(chosen)))])
 
@@ -249,7 +281,8 @@ def reference_items(run: Run, number: int, stage: IcLoraStage) -> list[VideoItem
     latents = encode_pixels(run, f"reference encoder {number}", clips, reading, tiling)
     items: list[VideoItem] = []
     for reference, latent in zip(inputs.media.references, latents, strict=True):
-        item = AppendReferenceVideo(latent, downscale, temporal_scale, reference.strength)
+        prefix = window_prefix(run, temporal_scale, latent.shape[1])
+        item = AppendReferenceVideo(latent, downscale, temporal_scale, reference.strength, prefix)
         mask = inputs.media.attention_mask
         if mask is None or (mask.weights is None and mask.strength == 1.0):
             items.append(item)
@@ -260,7 +293,7 @@ def reference_items(run: Run, number: int, stage: IcLoraStage) -> list[VideoItem
             # Every stage reads the mask at half of the final size.
             weights = mask.weights(inputs.height // 2, inputs.width // 2, inputs.num_frames)[None]
             tokens = mask_video_to_tokens(weights, VideoLatentShape(f, h, w)) * mask.strength
-            items.append(WithAttentionStrength(item, tokens))
+            items.append(WithAttentionStrength(item, tokens[:, prefix * h * w :]))
     return items
 
 
@@ -274,7 +307,7 @@ PIPELINE = PipelineEntry(
     files=("spatial_upscaler", "loras"),
     variant="distilled",
     two_stage=True,
-    topics=NEW_CLIP | {GENERATED_KEYFRAMES, REFERENCES, CLIP_COLOURS, STAGES},
+    topics=NEW_CLIP | {CHUNKS, GENERATED_KEYFRAMES, REFERENCES, CLIP_COLOURS, STAGES},
     check=check,
     generate=generate,
 )

@@ -65,6 +65,7 @@ FRAMES = "frames"
 DURATION = "predicted length"
 GENERATED_KEYFRAMES = "generated key frames"
 FIDELITY = "rounds of DFR"
+CHUNKS = "chunks of long clips"
 FITTING = "fitting of pictures"
 CLIP_COLOURS = "colours of clips"
 # Several together: of pipelines that make a clip of a given size, and of those that sample with guidance.
@@ -128,6 +129,40 @@ class Settings:
     duration: float | None = setting(
         None, _SECONDS, "length in seconds in place of a number of frames: the nearest 8*k + 1", "Request", topic=LENGTH
     )
+    chunked: bool = setting(
+        False,
+        Switch(),
+        "make a long clip in windows, one after the other, each of which goes on from the one before",
+        "Request",
+        topic=CHUNKS,
+    )
+    chunk_pixel_frames: int | None = setting(
+        None,
+        Whole(),
+        "frames of a window, 8*k + 1; turns --chunked on",
+        "Request",
+        topic=CHUNKS,
+        low=1,
+        shown_default="97",
+    )
+    chunk_carry_frames: int | None = setting(
+        None,
+        Whole(),
+        "frames that a window has from the one before, 8*k + 1, 17 or more; turns --chunked on",
+        "Request",
+        topic=CHUNKS,
+        low=0,
+        shown_default="25",
+    )
+    chunk_blend_frames: int | None = setting(
+        None,
+        Whole(),
+        "of these, the last ones in which one window is blended into the next; 0 = a cut; turns --chunked on",
+        "Request",
+        topic=CHUNKS,
+        low=0,
+        shown_default="as many as are carried",
+    )
     auto_duration: tuple[float, float] | None = setting(
         None,
         SecondsRange(),
@@ -182,6 +217,14 @@ class Settings:
         "zeros in place of the text encoder's output, to test everything else",
         "Text",
         flags=("--no-gemma",),
+    )
+    prompt_cache: bool = setting(
+        True,
+        Switch(),
+        "neither keep the encoded prompt on disk for later runs nor take it from there",
+        "Text",
+        flags=("--no-prompt-cache",),
+        turns_off=True,
     )
     enhance_prompt: bool = setting(
         False,
@@ -456,10 +499,10 @@ class Settings:
         low=0,
         **_MODEL,
     )
-    max_batch_size: int = setting(
-        1,
+    max_batch_size: int | None = setting(
+        None,
         Whole(),
-        "guidance passes that go through the transformer together",
+        "most guidance passes that go through a block together; without it as many as are fastest and fit",
         "Guidance",
         topic=NEGATIVE,
         low=1,

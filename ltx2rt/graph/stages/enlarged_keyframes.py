@@ -84,8 +84,9 @@ def _decoded(run: Run, latents: Float32Array) -> list[Array]:
 
         for index in range(count):
             latent = latents[:, index : index + 1]
-            noise = FrameNoise(run.seeded_noise(_DECODER_SEED + index).fork())
-            chunks = decoder.frames(params, dtype, mx.array(latent).astype(dtype), need.settings, noise)
+            noise = run.seeded_noise(_DECODER_SEED + index) if run.decoder_noise is None else run.decoder_noise.fork()
+            values = mx.array(latent).astype(dtype)
+            chunks = decoder.frames(params, dtype, values, need.settings, FrameNoise(noise))
             (picture,) = np.concatenate(list(chunks))
             require_finite(need.name, "a key frame", picture)
             run.emit(KeyFrameDecoded(latent, picture))
