@@ -32,6 +32,7 @@ RUN_FILES = {
     "events",
     "finite",
     "fitting_loras",
+    "handover",
     "journal",
     "keeping",
     "weight_set",
@@ -83,7 +84,7 @@ BELOW = {
     "convert": {"graph.components", "weights", "memory", "kernels", "types", "errors", "atomic_file", "paths", "hub"},
     "embedded": set(),
     "verify": API | {"refusals", "inspection"},
-    "bench": MODELS,
+    "bench": {"graph.stages", "graph.components", "graph.diffusion", "weights", "memory"} | MODELS,
     "cli": API
     | {"api", "verify", "bench", "hub", "inspection", "set_inspection", "convert", "atomic_file", "embedded"}
     | {"__version__", "_ext"},

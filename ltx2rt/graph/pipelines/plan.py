@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from ltx2rt.errors import MemoryBudgetError
+from ltx2rt.graph.stages.handover import StageHandover, planned_handover
 from ltx2rt.graph.stages.inputs import GenerationInputs
 from ltx2rt.graph.stages.keeping import Keeping
 from ltx2rt.graph.stages.run import Run
@@ -71,13 +72,16 @@ class Plan:
         stages: in the order they run.
         base_bytes: what the process takes without any stage.
         budget: what was allowed; None: no limit.
-        kept: weights that stay in memory after their stages, with their bytes; empty: each stage frees its own.
+        kept: weights that stay in memory after their stages, with their bytes; empty: each stage frees its own, but for
+            what a later one needs again.
+        handover: what that is, stage by stage.
     """
 
     stages: tuple[StagePlan, ...]
     base_bytes: int
     budget: int | None
     kept: Mapping[WeightKey, int] = field(default_factory=dict)
+    handover: tuple[StageHandover, ...] = ()
 
     @property
     def peak_bytes(self) -> int:
@@ -112,8 +116,12 @@ def plan(
         MemoryBudgetError: a stage does not fit the budget, however it is run.
         UsageError, CheckpointError: the inputs or a file cannot work.
     """
-    work(Run(files, inputs, ledger=ledger, planning=True, prompts=prompts))
-    return planned(ledger, ledger.needs, Rates(math.inf, math.inf) if rates is None else rates)
+    run = Run(files, inputs, ledger=ledger, planning=True, prompts=prompts)
+    work(run)
+    handover = tuple(planned_handover(run.uses, ledger))
+    ledger.needs[:] = [stage.applied(need) for stage, need in zip(handover, ledger.needs, strict=True)]
+    found = planned(ledger, ledger.needs, Rates(math.inf, math.inf) if rates is None else rates)
+    return replace(found, handover=handover)
 
 
 def planned(ledger: Ledger, needs: Sequence[Need], rates: Rates) -> Plan:

@@ -135,7 +135,9 @@ def _denoise(
     checkpoint, config = run.files.source(TRANSFORMER), run.files.config(TRANSFORMER)
     task = _task(run, name, sampling, video, audio, [c for c in (positive, negative) if c is not None])
     need = run.choose(
-        denoise_options(checkpoint, config, task), _weights(run, task, param_specs(config, **task.streams))
+        denoise_options(checkpoint, config, task),
+        _weights(run, task, param_specs(config, **task.streams)),
+        held=lambda need: _held_weights(run, config, task, need.settings),
     )
     if run.planning:
         return video, audio
