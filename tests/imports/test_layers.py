@@ -20,6 +20,7 @@ RUN = {
     "graph.protocols",
     "graph.diffusion",
     "graph.settings",
+    "graph.tile_splits",
     "weights",
     "memory",
     "spelling",

@@ -5,9 +5,10 @@ Source: Lightricks/LTX-2 ltx_core/tiling.py and ltx_core/model/video_vae/{video_
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Any
 
 import mlx.core as mx
@@ -271,9 +272,8 @@ def decode_tiled(
 def blend_tiles(decode: Callable[[Tile], Iterator[Array]], plan: TilePlan, channels: int = 3) -> Iterator[Array]:
     """Blend tiles that are decoded one after the other.
 
-    The tiles of one temporal group are added up in one float32 buffer; what the next group does not touch is final
-    and leaves at once, the rest is carried over. So two group buffers exist at most: the chunk that the consumer still
-    holds and the one being filled.
+    The tiles of one temporal group are added up in float32, frame by frame; what the next group does not touch is final
+    and leaves at once, one frame at a time, the rest is carried over. So at most the frames of one group exist.
 
     Args:
         decode: the frames of a tile, as chunks (n, H, W, 3) float32 which may be changed.
@@ -281,32 +281,29 @@ def blend_tiles(decode: Callable[[Tile], Iterator[Array]], plan: TilePlan, chann
         channels: of a pixel.
 
     Yields:
-        (frames, H, W, 3) float32 in the decoder's range, in order, owned by the consumer.
+        (1, H, W, 3) float32 in the decoder's range, in order, owned by the consumer.
     """
     weights = plan.weights()
-    carried: Array | None = None
+    held: deque[Array] = deque()
     for group, final_frames in zip(plan.frames, plan.chunk_frames, strict=True):
         start, stop = group.target
-        buffer = np.zeros((stop - start, *plan.shape[1:], channels), np.float32)
+        held.extend(np.zeros((1, *plan.shape[1:], channels), np.float32) for _ in range(stop - start - len(held)))
         for height in plan.height:
             for width in plan.width:
-                done = 0
+                rows, columns, done = slice(*height.target), slice(*width.target), 0
                 for chunk in decode(Tile(group, height, width)):
                     after = done + len(chunk)
                     _weigh(chunk, group.mask[done:after], height.mask, width.mask)
-                    buffer[done:after, slice(*height.target), slice(*width.target)] += chunk
+                    for place, part in enumerate(chunk, done):
+                        held[place][0, rows, columns] += part
                     done = after
                     del chunk
-        if carried is not None:
-            buffer[: carried.shape[0]] += carried
-        carried = buffer[final_frames:].copy()
-        if final_frames:
-            chunk = buffer[:final_frames]
+        for place in range(start, start + final_frames):
+            frame = held.popleft()
             if weights is not None:
-                _unweigh(chunk, (weights[0][start : start + final_frames], *weights[1:]))
-            del buffer
-            yield chunk
-            del chunk
+                _unweigh(frame, (weights[0][place : place + 1], *weights[1:]))
+            yield frame
+            del frame
 
 
 def blend_streams(
@@ -362,6 +359,45 @@ def encode_tiled(
         latent = to_host(encode(mx.array(_cut(frames, tile))))
         _weigh(latent, tile.frames.mask, tile.height.mask, tile.width.mask)
         blended[:, slice(*tile.frames.target), slice(*tile.height.target), slice(*tile.width.target)] += latent
+    return _normalised(blended, plan)
+
+
+def encode_tiled_stream(
+    encode: Callable[[Iterator[mx.array]], mx.array],
+    frames: Iterator[mx.array],
+    plan: TilePlan,
+    channels: int = 128,
+) -> mx.array:
+    """`encode_tiled` for a clip that is read once, frame by frame: only frames of one temporal group are held.
+
+    Args:
+        encode: maps frames (H, W, 3) of a tile, which it takes one by one, to a latent (1, f, h, w, C).
+        frames: (H, W, 3) each, at least as many as the plan wants.
+        plan: made by `encode_plan` for these frames' grid.
+        channels: of a latent cell.
+
+    Returns:
+        (1, f, h, w, C) float32.
+    """
+    blended = np.zeros((1, *plan.shape, channels), np.float32)
+    held: list[mx.array] = []
+    first = 0  # the place of the first frame that is held
+    for group in plan.frames:
+        start, stop = group.source
+        del held[: start - first]
+        first = start
+        held += islice(frames, stop - start - len(held))
+        for height in plan.height:
+            for width in plan.width:
+                rows, columns = slice(*height.source), slice(*width.source)
+                latent = to_host(encode(frame[rows, columns] for frame in held))
+                _weigh(latent, group.mask, height.mask, width.mask)
+                blended[:, slice(*group.target), slice(*height.target), slice(*width.target)] += latent
+    return _normalised(blended, plan)
+
+
+def _normalised(blended: Array, plan: TilePlan) -> mx.array:
+    """A blended latent (B, f, h, w, C), divided by what the masks add up to."""
     weights = plan.weights()
     if weights is not None:
         along_f, along_h, along_w = weights

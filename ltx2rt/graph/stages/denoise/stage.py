@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import mlx.core as mx
@@ -98,7 +98,7 @@ def denoise(
     """One denoising stage over the streams that are present."""
     finished = None if run.journal is None else run.journal.get(name)
     if finished is not None:
-        run.emit(StageRestored(name))
+        run.emit(StageRestored(name, sampling.steps))
         return _restored(name, "video", video, finished), _restored(name, "audio", audio, finished)
     video, audio = _denoise(run, name, sampling, video, audio, positive, negative)
     if run.journal is not None:
@@ -134,8 +134,9 @@ def _denoise(
 ) -> tuple[LatentState | None, LatentState | None]:
     checkpoint, config = run.files.source(TRANSFORMER), run.files.config(TRANSFORMER)
     task = _task(run, name, sampling, video, audio, [c for c in (positive, negative) if c is not None])
+    options = (replace(option, steps=sampling.steps) for option in denoise_options(checkpoint, config, task))
     need = run.choose(
-        denoise_options(checkpoint, config, task),
+        options,
         _weights(run, task, param_specs(config, **task.streams)),
         held=lambda need: _held_weights(run, config, task, need.settings),
     )
@@ -193,7 +194,7 @@ def _task(
         video=0 if video is None else video.latent.shape[1],
         audio=0 if audio is None else audio.latent.shape[1],
         tiles=_tile_tokens(sampling.tiles, video),
-        masked=video is not None and video.attention_mask is not None,
+        masked=video is not None and video.attention is not None,
         text=contexts[0].video.shape[1],
         given_contexts=sum(array.nbytes for context in contexts for array in context),
         prompts=len(contexts),
