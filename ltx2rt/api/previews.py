@@ -11,14 +11,14 @@ import numpy as np
 from ltx2rt.graph.components import VIDEO_VAE, video_decoder
 from ltx2rt.graph.diffusion.noise import FrameNoise, TorchCpuNoise
 from ltx2rt.graph.models.layers.params import Params
-from ltx2rt.graph.stages.events import Evaluated, Event, Noised, StageStarted, StepDone
+from ltx2rt.graph.stages.events import Evaluated, Event, Noised, StageStarted, StepDone, WindowStarted
 from ltx2rt.graph.stages.weight_set import WeightSet
 from ltx2rt.types import Array
 
 
 @dataclass(frozen=True)
 class Preview:
-    """What the clip would be if sampling ended now.
+    """What the clip, or the window of it that is being made, would be if sampling ended now.
 
     Attributes:
         stage: name of the denoising stage.
@@ -79,7 +79,9 @@ class PreviewObserver:
         self._positions: Array | None = None
 
     def __call__(self, event: Event) -> None:
-        if isinstance(event, Noised) and event.modality == "video":
+        if isinstance(event, WindowStarted):
+            self._num_frames = event.window.frames
+        elif isinstance(event, Noised) and event.modality == "video":
             self._positions = event.state.positions
         elif isinstance(event, StageStarted):
             self._estimate = None

@@ -9,18 +9,21 @@ from __future__ import annotations
 import re
 
 _TILES = "belongs to tiles inside of a step, which this version does not have"
-_RELEASE_14 = "needs the chunks, tiles or DFR of release 1.4, which this version does not have"
+_RELEASE_14 = "needs the tiles or DFR of release 1.4, which this version does not have"
 _UNUSED = "no pipeline of this version uses it"
 
 # Paths below the golden folder.
 _FILES = (
     (r"components/25_tiled_model.*", _TILES),
-    (r"components/(plans|seams)_1_4.*", _RELEASE_14),
     (r"pipelines/14_(?!ltx2_ti2vid|25_distilled_decode|25_ti2vid|\w+_chunked).*", _RELEASE_14),
 )
 
 # Tensors of files that are compared otherwise; of a JSON file, its entries.
 _RESULTS = (
+    (r"components/plans_1_4.*", r"tiles_by_count|tiles_pinned", _TILES),
+    (r"components/plans_1_4.*", r"dfr", _RELEASE_14),
+    (r"components/seams_1_4.*", r"audio_window\..*", _RELEASE_14),
+    (r"components/seams_1_4.*", r"(acescct|hlg|srgb)\..*", "belongs to HDR, which this version does not have"),
     (
         r"pipelines/(?!14_)\w+_ti2vid_two_stages(?!_hq).*",
         r"(noise_scale|noised_latent|denoise_mask|clean_latent|positions|initial_latent)\.03|step\.latent\.\d+"

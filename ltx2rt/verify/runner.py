@@ -23,6 +23,7 @@ from ltx2rt.verify import (
     transformer,
     upscaler,
     video_vae,
+    windows,
 )
 from ltx2rt.verify.coverage import file_not_covered, result_not_covered
 from ltx2rt.verify.golden import Case, CaseFinder, Check, GoldenFile
@@ -38,6 +39,7 @@ FINDERS: tuple[CaseFinder, ...] = (
     diffusion.find_cases,
     pipelines.find_cases,
     stage_passes.find_cases,
+    windows.find_cases,
     formats.find_cases,
 )
 # The table of contents that a golden folder may have: per file its tensors with dtype and shape.
