@@ -30,13 +30,12 @@ import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
 from ltx2rt.graph.components import AUDIO_VAE
 from ltx2rt.graph.diffusion.precision import Float32Array
-from ltx2rt.graph.diffusion.seams import PictureJoin, SoundJoin, sound_until
+from ltx2rt.graph.diffusion.seams import FramesInFile, PictureJoin, SoundJoin, sound_until
 from ltx2rt.graph.diffusion.windows import (
     Carried,
     Window,
@@ -186,7 +185,7 @@ class _ClipInWindows:
 
     def pieces(self) -> Iterator[Piece]:
         with tempfile.TemporaryFile(dir=self._journal().folder) as file:
-            yield from self._joined(PictureJoin(_FramesOnDisk(file)))
+            yield from self._joined(PictureJoin(FramesInFile(file)))
         self._is_told = True
 
     def _joined(self, picture: PictureJoin) -> Iterator[Piece]:
@@ -250,32 +249,3 @@ class _ClipInWindows:
             self._folder = Path(tempfile.mkdtemp(prefix="ltx2rt-windows-"))
             weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         return Journal(self._folder)
-
-
-class _FramesOnDisk:
-    """A `FrameQueue` that needs no memory, in which the next window is made.
-
-    Args:
-        file: where they wait.
-    """
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
-        self._shapes: list[tuple[int, ...]] = []
-        self._read = 0
-
-    def put(self, frame: Float32Array) -> None:
-        self._file.seek(0, 2)
-        self._file.write(np.ascontiguousarray(frame, np.float32).tobytes())
-        self._shapes.append(frame.shape)
-
-    def take(self) -> Float32Array:
-        shape = self._shapes.pop(0)
-        self._file.seek(self._read)
-        data = self._file.read(int(np.prod(shape)) * 4)
-        self._read += len(data)
-        if not self._shapes:
-            self._file.seek(0)
-            self._file.truncate()
-            self._read = 0
-        return np.frombuffer(data, np.float32).reshape(shape)
