@@ -15,7 +15,8 @@ import numpy as np
 
 from ltx2rt.graph.diffusion.noise import NoiseSource
 from ltx2rt.graph.models.video_vae.tiling import Tiling
-from ltx2rt.graph.settings.inputs import ImageInput, ImageSource, VideoInput, VideoSource
+from ltx2rt.graph.settings.inputs import IcLoraStage, ImageInput, VideoInput, VideoSource
+from ltx2rt.media.images import ImageSource
 from ltx2rt.weights.embedding_file import TextEmbedding
 
 
@@ -73,6 +74,9 @@ class CallArguments(TypedDict, total=False):
     zero_text: bool | None
     """zeros in place of the text encoder's output, to test everything else (default: False)."""
 
+    prompt_cache: bool | None
+    """neither keep the encoded prompt on disk for later runs nor take it from there (default: True)."""
+
     enhance_prompt: bool | None
     """let a language model rewrite the prompt first: the text encoder, or --prompt-enhancer-gemma-root (default: False)."""
 
@@ -123,6 +127,21 @@ class CallArguments(TypedDict, total=False):
 
     skip_stage_2: bool | None
     """stop after the half-size stage (default: False)."""
+
+    stage_2_ic_lora: bool | None
+    """LoRAs and references in the full-size stage, too (default: False)."""
+
+    tile: bool | None
+    """show the model one tile of the video after the other in every step, which takes less memory (default: False)."""
+
+    tile_height: int | None
+    """height of a tile in pixels, a multiple of 32, 64 or more (default: 1024)."""
+
+    tile_width: int | None
+    """width of a tile in pixels, a multiple of 32, 64 or more (default: 1536)."""
+
+    stages: Sequence[IcLoraStage] | None
+    """the stages themselves, from small to full size, in place of the usual two (default: ())."""
 
     audio_path: str | os.PathLike[str] | None
     """sound that drives the video (default: None)."""
@@ -206,7 +225,7 @@ class CallArguments(TypedDict, total=False):
     """reuse the sound's prediction for N steps after each computed one, 0 or more (default: model)."""
 
     max_batch_size: int | None
-    """guidance passes that go through the transformer together, 1 to 8 (default: 1)."""
+    """most guidance passes that go through a block together; without it as many as are fastest and fit, 1 to 8 (default: None)."""
 
     ge_gamma: float | None
     """gradient estimation in place of Euler steps, 2 is usual; 0 = off, 0 to 10 (default: 0.0)."""

@@ -9,7 +9,6 @@ _REFUSED_GROUP = "Known, but refused"
 _DFR = "it belongs to the dynamic frame rate pipeline of LTX-2.5, which is not supported"
 _DUB = "it belongs to the dubbing pipeline, which is not supported"
 _HDR = "high dynamic range is not supported"
-_TILES = "the control of the second stage of ic-lora, and tiles inside of a step, are not supported"
 
 
 def _inert(name: str, help_line: str, why: str, *aliases: str, **options: object) -> Flag:
@@ -75,10 +74,6 @@ FOREIGN_FLAGS = (
     _refused("--temporal-upsample-rounds", "how often the frame rate is doubled", _DFR, metavar="N"),
     _refused("--temporal-upscalings", "how often the frame rate is doubled", _DFR, metavar="N"),
     _refused("--spatial-upscalings", "how often the size is doubled", _DFR, metavar="N"),
-    _refused("--stage-2-ic-lora", "control the second stage as well", _TILES, kind=None),
-    _refused("--tile", "work on tiles of the clip", _TILES, kind=None),
-    _refused("--tile-height", "height of a tile", _TILES, metavar="N"),
-    _refused("--tile-width", "width of a tile", _TILES, metavar="N"),
     _refused("--reference-video", "clip to dub", _DUB, metavar="FILE"),
     _refused("--reference-strength", "how closely it is followed", _DUB, metavar="S"),
     _refused("--input", "clips to convert", _HDR, nargs="+", metavar="FILE"),

@@ -9,15 +9,16 @@ from ltx2rt.memory.limits import format_bytes
 
 
 def plan_text(plan: Plan, assumed: Sequence[str] = ()) -> str:
-    """Lines of text. Peaks are those of the whole process, ``weights`` what a stage holds."""
-    head = ("stage", "weights", "streamed", "peak", "TFLOP", "seconds", "how")
+    """Lines of text. Peaks are those of the whole process, ``weights`` what a stage holds, ``a step`` what each step of
+    a denoising stage reads of what is streamed."""
+    head = ("stage", "weights", "streamed", "a step", "peak", "TFLOP", "seconds", "how")
     groups = [(_title(plan, group.windows), [_row(stage) for stage in group.stages]) for group in plan.groups]
     rows = [head, *(row for _, of_group in groups for row in of_group)]
-    widths = [max(len(row[column]) for row in rows) for column in range(6)]
+    widths = [max(len(row[column]) for row in rows) for column in range(7)]
 
     def line(row: Sequence[str]) -> str:
-        cells = "  ".join(f"{cell:>{width}}" for cell, width in zip(row[1:6], widths[1:], strict=True))
-        return f"{row[0]:<{widths[0]}}  {cells}  {row[6]}".rstrip()
+        cells = "  ".join(f"{cell:>{width}}" for cell, width in zip(row[1:7], widths[1:], strict=True))
+        return f"{row[0]:<{widths[0]}}  {cells}  {row[7]}".rstrip()
 
     lines = [line(head)]
     for title, of_group in groups:
@@ -37,6 +38,7 @@ def _row(stage: StagePlan) -> tuple[str, ...]:
         need.name,
         format_bytes(need.resident),
         format_bytes(need.streamed) if need.streamed else "-",
+        format_bytes(need.streamed_per_step) if need.streamed_per_step else "-",
         format_bytes(stage.peak_bytes),
         f"{need.flops / 1e12:.2f}",
         f"{stage.seconds:.1f}",

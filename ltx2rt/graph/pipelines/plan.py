@@ -16,6 +16,7 @@ from ltx2rt.graph.stages.run import Run
 from ltx2rt.graph.stages.weight_set import WeightSet
 from ltx2rt.memory.ledger import Ledger
 from ltx2rt.memory.need import Need
+from ltx2rt.weights.kept_prompts import KeptPrompts
 from ltx2rt.weights.kept_weights import KeptWeights, WeightKey
 
 
@@ -59,6 +60,7 @@ class StagePlan:
             "steps": self.need.steps,
             "resident_bytes": self.need.resident,
             "streamed_bytes": self.need.streamed,
+            "streamed_bytes_per_step": self.need.streamed_per_step,
             "peak_bytes": self.peak_bytes,
             "flops": self.need.flops,
             "seconds": round(self.seconds, 3),
@@ -146,6 +148,7 @@ def plan(
     inputs: GenerationInputs,
     ledger: Ledger,
     rates: Rates | None = None,
+    prompts: KeptPrompts | None = None,
 ) -> Plan:
     """Plan a run; nothing is loaded.
 
@@ -153,12 +156,13 @@ def plan(
         work: what will be done with a run: a pipeline's ``generate``, and what comes before it.
         files, inputs, ledger: as the run will have them. The ledger is charged with what is chosen.
         rates: speeds to predict seconds with; None: where only the memory matters.
+        prompts: as the run will have them.
 
     Raises:
         MemoryBudgetError: a stage does not fit the budget, however it is run.
         UsageError, CheckpointError: the inputs or a file cannot work.
     """
-    run = Run(files, inputs, ledger=ledger, planning=True)
+    run = Run(files, inputs, ledger=ledger, planning=True, prompts=prompts)
     work(run)
     found = planned(ledger, ledger.needs, Rates(math.inf, math.inf) if rates is None else rates)
     return replace(found, windows=run.inputs.windows)
@@ -189,13 +193,14 @@ def plan_keeping(
     ledger: Ledger,
     store: KeptWeights,
     rates: Rates | None = None,
+    prompts: KeptPrompts | None = None,
 ) -> Plan | Unkept:
     """Plan a run whose weights stay in memory: all of them, beside the largest stage. Nothing is loaded or dropped.
 
     What earlier calls have left in the store stays, too, if it fits.
 
     Args:
-        work, files, inputs, rates: as for `plan`.
+        work, files, inputs, rates, prompts: as for `plan`.
         ledger: as the run will have it; not changed.
         store: where weights will stay.
 
@@ -206,7 +211,8 @@ def plan_keeping(
     def charged(budget: int | None, wanted: Mapping[WeightKey, int]) -> Ledger:
         accounts = Ledger(budget, ledger.base)
         accounts.reserved = sum(wanted.values())
-        work(Run(files, inputs, ledger=accounts, planning=True, keeping=Keeping(store, wanted)))
+        keeping = Keeping(store, wanted)
+        work(Run(files, inputs, ledger=accounts, planning=True, keeping=keeping, prompts=prompts))
         return accounts
 
     def found(accounts: Ledger, kept: Mapping[WeightKey, int]) -> Plan:
@@ -215,7 +221,7 @@ def plan_keeping(
         return replace(plan, budget=ledger.budget, kept=kept, windows=run.inputs.windows)
 
     keeping, fastest = Keeping(store), Ledger(None, ledger.base)
-    run = Run(files, inputs, ledger=fastest, planning=True, keeping=keeping)
+    run = Run(files, inputs, ledger=fastest, planning=True, keeping=keeping, prompts=prompts)
     work(run)
     own, all_weights = keeping.used, store.sizes | keeping.used
     fastest.reserved = sum(all_weights.values())

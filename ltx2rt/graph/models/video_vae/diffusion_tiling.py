@@ -11,15 +11,14 @@ from ltx2rt.graph.models.video_vae.diffusion_schedule import Canvas, stage_frame
 from ltx2rt.graph.models.video_vae.tiling import (
     AxisTile,
     AxisTiling,
-    LatentInterval,
     Tile,
     TileCount,
     TilePlan,
     TileSize,
     Tiling,
     split_axis,
-    trapezoid,
 )
+from ltx2rt.graph.tile_splits import LatentInterval, trapezoid
 
 _AXES = ("temporal", "height", "width")
 
