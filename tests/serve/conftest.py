@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import http.client
-import json
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +14,7 @@ pytest.importorskip("starlette", reason="needs pip install 'ltx2rt[serve]'")
 pytest.importorskip("uvicorn", reason="needs pip install 'ltx2rt[serve]'")
 
 import uvicorn
+from api_client import Client
 from scripted_child import ScriptedChild
 
 from ltx2rt.serve import job_queue
@@ -25,48 +23,6 @@ from ltx2rt.serve.guard import Access
 from ltx2rt.serve.job_queue import JobQueue, Limits
 
 LOCAL = Access.of("127.0.0.1", [], [])
-JSON = {"content-type": "application/json"}
-
-
-@dataclass
-class Answer:
-    status: int
-    headers: http.client.HTTPMessage
-    body: bytes
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.body)
-
-    @property
-    def error(self) -> Any:
-        return self.json["error"]
-
-
-class Client:
-    """Asks a server on this machine."""
-
-    def __init__(self, port: int) -> None:
-        self.port = port
-
-    def ask(self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None) -> Answer:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
-        try:
-            if isinstance(body, (dict, list)):
-                body, headers = json.dumps(body), {**JSON, **(headers or {})}
-            connection.request(method, path, body, headers or {})
-            answer = connection.getresponse()
-            return Answer(answer.status, answer.headers, answer.read())
-        finally:
-            connection.close()
-
-    def create(self, **fields: Any) -> Any:
-        answer = self.ask("POST", "/v1/videos", {"prompt": "a red circle", **fields})
-        assert answer.status == 200, answer.body
-        return answer.json
-
-    def get(self, job_id: str) -> Any:
-        return self.ask("GET", f"/v1/videos/{job_id}").json
 
 
 class LocalServer:
