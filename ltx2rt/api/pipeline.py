@@ -21,6 +21,7 @@ from ltx2rt.api.pipeline_files import Lora, PipelineFiles
 from ltx2rt.api.planning import ledger
 from ltx2rt.api.planning import rates as measured_rates
 from ltx2rt.api.previews import Preview, PreviewObserver
+from ltx2rt.api.prompt_cache import prompt_cache
 from ltx2rt.api.record import Record
 from ltx2rt.api.run_state import RunState
 from ltx2rt.errors import MemoryBudgetError, OutOfMemory, UsageError
@@ -336,7 +337,15 @@ class Pipeline:
         self._kept.want(planned.kept)
         give_back()
         keeping = Keeping(self._kept) if planned.kept else None
-        return Run(self._files, inputs, observer, journal=journal, ledger=accounts, keeping=keeping)
+        return Run(
+            self._files,
+            inputs,
+            observer,
+            journal=journal,
+            ledger=accounts,
+            keeping=keeping,
+            prompts=prompt_cache(inputs.settings),
+        )
 
     def _check_all(self, prompts: Sequence[Any], settings: CallArguments) -> None:
         """Raise UsageError when one of a list of prompts cannot work."""
@@ -407,8 +416,9 @@ class Pipeline:
         speeds: Rates | None = None,
     ) -> Plan:
         """The plan of what a call does with a run: its weights stay in memory where that is wanted and they fit."""
+        prompts = prompt_cache(inputs.settings)
         if self.keep_loaded is not False:
-            found = plan_keeping(work, files, inputs, accounts, self._kept, speeds)
+            found = plan_keeping(work, files, inputs, accounts, self._kept, speeds, prompts)
             if isinstance(found, Plan):
                 return found
             refused = (
@@ -423,7 +433,7 @@ class Pipeline:
                     enough,
                 )
             log.info("%s: each stage frees its own", refused)
-        return plan(work, files, inputs, accounts.unused(), speeds)
+        return plan(work, files, inputs, accounts.unused(), speeds, prompts)
 
     def _prepare(self, settings: Mapping[str, Any], files: WeightSet) -> tuple[GenerationInputs, Record]:
         fixed = self.has_fixed_schedule
