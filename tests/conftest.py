@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 
@@ -26,6 +27,12 @@ CONDITIONS = {
         "needs real checkpoints: set LTX2RT_WEIGHTS to their folder",
     ),
 }
+
+
+def pytest_collection_finish() -> None:
+    """Every stage of a run ends with a garbage collection, which would walk through all of pytest each time."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -136,6 +136,7 @@ class Checkpoint:
         self.ignored: list[str] = []
         self.unknown: list[str] = []
         self._components: dict[str, dict[str, _Place]] = {}
+        self._encodings: dict[tuple[str, str, tuple[int, ...] | None], Encoding] = {}
         names: dict[str, TensorInfo] = {}
         for file, tensors in sources:
             self._add(file, tensors)
@@ -571,9 +572,12 @@ class Checkpoint:
 
     def _encoding(self, component: str, name: str, shape: Sequence[int] | None = None) -> Encoding:
         """How a tensor is stored; ``shape`` is what the model needs."""
-        places = self._components[component]
-        found = {suffix: places[other].info for suffix, other in companions(name, places).items()}
-        return Encoding(places[name].as_needed(shape), found, places[name].marker)
+        key = (component, name, None if shape is None else tuple(shape))
+        if key not in self._encodings:
+            places = self._components[component]
+            found = {suffix: places[other].info for suffix, other in companions(name, places).items()}
+            self._encodings[key] = Encoding(places[name].as_needed(shape), found, places[name].marker)
+        return self._encodings[key]
 
     def _stored_tensor(
         self,
