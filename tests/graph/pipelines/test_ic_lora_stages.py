@@ -35,7 +35,7 @@ def events_of(pipeline: api.Pipeline, **settings: Any) -> list[Event]:
     events: list[Event] = []
     call = {"video_conditioning": REFERENCE[:9], **SMALL, **settings}
     clip = pipeline("a red circle moves left", observer=events.append, **call)
-    clip.latents()  # of a clip in windows they are made now
+    assert clip.video_latent is not None  # that of a clip in windows is made now
     return events
 
 
