@@ -19,6 +19,8 @@ from ltx2rt.graph.diffusion.positions import audio_positions, frames_to_seconds,
 from ltx2rt.graph.diffusion.precision import Float32Array, round_to
 from ltx2rt.spelling import spelled
 
+_GAP_BEFORE_CLIP_S = np.float32(0.04)
+
 Target = TypeVar("Target", bound="VideoTarget | AudioTarget", contravariant=True)
 
 
@@ -269,6 +271,15 @@ class AppendReferenceAudio:
             positions=self.positions,
             denoise=1.0 - self.strength,
         )
+
+
+def positions_before_clip(tokens: int, target: AudioTarget) -> Float32Array:
+    """Positions (1, 1, tokens, 2) in seconds of reference sound that ends 0.04 s before the clip begins.
+
+    Source: Lightricks/LTX-2 ltx_pipelines/dubit.py @ 1.4.
+    """
+    positions = audio_positions(replace(target.shape, frames=tokens, batch=1), target.scale)
+    return positions - positions[:, :, -1:, 1:] - _GAP_BEFORE_CLIP_S
 
 
 @dataclass(frozen=True, eq=False)

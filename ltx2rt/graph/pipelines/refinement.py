@@ -9,7 +9,14 @@ from ltx2rt.graph.diffusion.latent_state import LatentState, audio_latent, gener
 from ltx2rt.graph.diffusion.precision import Float32Array
 from ltx2rt.graph.stages.decode.stage import upscale_latents
 from ltx2rt.graph.stages.denoise.stage import Sampling, denoise
-from ltx2rt.graph.stages.denoise.states import VideoItem, audio_state, image_items, keyframe_items, video_state
+from ltx2rt.graph.stages.denoise.states import (
+    VideoItem,
+    audio_state,
+    image_items,
+    keyframe_items,
+    sound_items,
+    video_state,
+)
 from ltx2rt.graph.stages.encode.stage import encode_images
 from ltx2rt.graph.stages.inputs import PromptContext
 from ltx2rt.graph.stages.run import Run
@@ -39,12 +46,14 @@ class Conditions:
         positive, negative: text contexts.
         append_all_images: also an image at frame 0 is appended as a key frame.
         sound: audio tokens (1, L, 128) that drive the video and are kept as they are.
+        reference_sound: audio tokens (1, R, 128) that are heard before the clip begins, and kept.
     """
 
     positive: PromptContext
     negative: PromptContext | None = None
     append_all_images: bool = False
     sound: Float32Array | None = None
+    reference_sound: Float32Array | None = None
 
 
 def first_stage(
@@ -56,13 +65,19 @@ def first_stage(
     return _sample(run, "denoise 1", sampling, conditions, height, width, images, more_items(), None)
 
 
-def second_stage(run: Run, sampling: Sampling, conditions: Conditions, first: Latents) -> Latents:
+def second_stage(
+    run: Run,
+    sampling: Sampling,
+    conditions: Conditions,
+    first: Latents,
+    more_items: Callable[[], Sequence[VideoItem]] = list,
+) -> Latents:
     """Upscale the video and the key frames, add noise to both streams and refine at full size."""
     height, width = run.inputs.height, run.inputs.width
     video, keyframes = upscale_latents(run, first.video, first.keyframes)
     upscaled = Latents(video, first.audio, keyframes)
     images = encode_images(run, "image encoder 2", height, width)
-    return _sample(run, "denoise 2", sampling, conditions, height, width, images, (), upscaled)
+    return _sample(run, "denoise 2", sampling, conditions, height, width, images, more_items(), upscaled)
 
 
 def _sample(
@@ -90,6 +105,7 @@ def _sample(
         run,
         audio_target,
         noise_scale=sampling.noise_scale,
+        items=sound_items(audio_target, conditions.reference_sound),
         initial=started_from if conditions.sound is None else conditions.sound,
         frozen=conditions.sound is not None,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import mlx.core as mx
@@ -18,7 +18,7 @@ from ltx2rt.graph.models.video_vae.layers import Convolution, block_layers, patc
 from ltx2rt.graph.models.video_vae.statistics import LatentStatistics
 from ltx2rt.graph.models.video_vae.streaming import FRAMES_PER_PUSH, IteratedStream, stream_layers
 from ltx2rt.graph.models.video_vae.surroundings import Conditions
-from ltx2rt.graph.models.video_vae.tiling import Tiling, encode_plan, encode_tiled
+from ltx2rt.graph.models.video_vae.tiling import FrameGrid, Tile, Tiling, cut, encode_plan, encode_tiled
 
 logger = logging.getLogger(__name__)
 
@@ -84,14 +84,21 @@ class VideoEncoder:
         """Encode in tiles that are blended on the latent grid; None encodes in one piece. See `__call__`."""
         if tiling is None:
             return self(frames)
-        frames = self._cropped(frames)
-        plan = encode_plan(
-            (frames.shape[1], frames.shape[2], frames.shape[3]),
-            tiling,
-            temporal_factor=self.config.temporal_factor,
-            spatial_factor=self.config.spatial_factor,
-        )
-        return encode_tiled(self, frames, plan, self.config.latent_channels).astype(self._dtype)
+        whole = self._cropped(frames)
+        grid = (whole.shape[1], whole.shape[2], whole.shape[3])
+        return self.encode_tiles(grid, tiling, lambda tile: self(mx.array(cut(whole, tile))))
+
+    def encode_tiles(self, grid: FrameGrid, tiling: Tiling, encode: Callable[[Tile], mx.array]) -> mx.array:
+        """`encode_frames` of tiles that something else reads.
+
+        Args:
+            grid: (F, H, W) pixels of the clip.
+            tiling: how it is cut.
+            encode: the latent (1, f, h, w, latent_channels) of what a tile reads of the clip.
+        """
+        factors = {"temporal_factor": self.config.temporal_factor, "spatial_factor": self.config.spatial_factor}
+        plan = encode_plan(grid, tiling, **factors)
+        return encode_tiled(encode, plan, self.config.latent_channels).astype(self._dtype)
 
     def encode_stream(self, chunks: Iterable[Frames], *, frames_per_push: int = FRAMES_PER_PUSH) -> Iterator[mx.array]:
         """`__call__` for a clip that arrives in pieces, with the same bits and memory that does not grow with the clip.

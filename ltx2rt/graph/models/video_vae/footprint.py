@@ -83,7 +83,7 @@ def decode_bytes(
     plane = plan.shape[1] * plan.shape[2] * pixel  # a frame as numpy keeps it
 
     def start(tile: Tile) -> ClipShape:
-        return ClipShape(*_source(tile), decoder.latent_channels)
+        return ClipShape(*tile.source, decoder.latent_channels)
 
     if frames_per_push is not None:
         clips = [start(tile) for tile in plan.tiles]
@@ -127,13 +127,14 @@ def encode_bytes(
     factors = {"temporal_factor": config.temporal_factor, "spatial_factor": config.spatial_factor}
     plan = encode_plan(frames, tiling or Tiling(), **factors)
     patched = encoder.pixel_channels * encoder.patch_size**2
+    blended = prod(plan.shape) * config.latent_channels * FLOAT32 if tiling is not None else 0
 
     def start(tile: Tile) -> ClipShape:
-        count, height, width = _source(tile)
+        count, height, width = tile.source
         return ClipShape(count, height // encoder.patch_size, width // encoder.patch_size, patched)
 
     if frames_per_push is not None:
-        clip = start(plan.tiles[0])
+        clip = max((start(tile) for tile in plan.tiles), key=lambda clip: clip.height * clip.width)
         streamed = _streamed(clip, layers, itemsize, frames_per_push)
         if clip.frames == 1:
             return _peaks([_Moment(clip.bytes(itemsize) + m.arrays, working=m.working) for m in streamed.moments])
@@ -141,10 +142,9 @@ def encode_bytes(
         # together of its frames.
         group = config.temporal_factor * clip.plane(itemsize)
         reading = layers[0].share(clip, itemsize, frames_per_push)[0].work
-        moments = [_Moment(group + m.arrays, working=m.working) for m in streamed.moments]
-        return _peaks([*moments, _Moment(streamed.kept + 2 * group + max(reading, group))])
+        moments = [_Moment(group + m.arrays, blended, m.working) for m in streamed.moments]
+        return _peaks([*moments, _Moment(streamed.kept + 2 * group + max(reading, group), blended)])
     moments = []
-    blended = prod(plan.shape) * config.latent_channels * FLOAT32 if tiling is not None else 0
     for tile in plan.tiles:
         clip = start(tile)
         run, _ = _whole(clip, layers, itemsize)
@@ -156,11 +156,6 @@ def encode_bytes(
 
 def _length(interval: tuple[int, int]) -> int:
     return interval[1] - interval[0]
-
-
-def _source(tile: Tile) -> FrameGrid:
-    """Frames, height and width that a tile reads."""
-    return _length(tile.frames.source), _length(tile.height.source), _length(tile.width.source)
 
 
 def _carried(plan: TilePlan) -> list[int]:

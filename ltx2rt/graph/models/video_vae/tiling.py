@@ -73,6 +73,11 @@ class Tiling:
         return cls(TileSize(_TILE_FRAMES, _OVERLAP_FRAMES), side(height), side(width))
 
     @classmethod
+    def default(cls) -> Tiling:
+        """What the official code encodes with where nothing is chosen: 768/64 pixels, 80/24 frames."""
+        return cls.of(spatial=(_LONG_SIDE_PX, _OVERLAP_PX), temporal=(_TILE_FRAMES, _OVERLAP_FRAMES))
+
+    @classmethod
     def of(cls, *, spatial: Interval | None = None, temporal: Interval | None = None) -> Tiling:
         """From (tile, overlap) pairs, the spatial one for both axes: ``Tiling.of(spatial=(64, 32))``."""
         side = TileSize(*spatial) if spatial is not None else None
@@ -117,6 +122,13 @@ class Tile:
     frames: AxisTile
     height: AxisTile
     width: AxisTile
+
+    @property
+    def source(self) -> FrameGrid:
+        """(frames, height, width) that it reads."""
+        axes = (self.frames, self.height, self.width)
+        frames, height, width = (axis.source[1] - axis.source[0] for axis in axes)
+        return frames, height, width
 
 
 @dataclass(frozen=True)
@@ -330,7 +342,7 @@ def decode_tiled(
     """
 
     def frames(tile: Tile) -> Iterator[Array]:
-        yield to_host(decode(_cut(latent, tile)))[0]
+        yield to_host(decode(cut(latent, tile)))[0]
 
     return blend_tiles(frames, plan, channels)
 
@@ -392,7 +404,7 @@ def blend_streams(
     """
     weights = plan.weights()
     tiles = plan.tiles
-    streams = [stream(_cut(latent, tile)) for tile in tiles]
+    streams = [stream(cut(latent, tile)) for tile in tiles]
     start = 0
     for first in streams[0]:
         stop = start + first.shape[0]
@@ -410,23 +422,22 @@ def blend_streams(
         del buffer
 
 
-def encode_tiled(
-    encode: Callable[[mx.array], mx.array], frames: mx.array | Array, plan: TilePlan, channels: int = 128
-) -> mx.array:
+def encode_tiled(encode: Callable[[Tile], mx.array], plan: TilePlan, channels: int = 128) -> mx.array:
     """Encode tile by tile and blend on the latent grid.
 
     Args:
-        encode: maps frames (B, F, H, W, 3) to a latent (B, f, h, w, C).
-        frames: (B, F, H, W, 3); may stay in numpy, only one tile at a time is handed on.
-        plan: made by `encode_plan` for these frames' grid.
+        encode: the latent (B, f, h, w, C) of what a tile reads; `cut` takes that out of frames that are there.
+        plan: made by `encode_plan` for the clip's grid.
         channels: of a latent cell.
 
     Returns:
         (B, f, h, w, C) float32.
     """
-    blended = np.zeros((frames.shape[0], *plan.shape, channels), np.float32)
-    for tile in plan.tiles:
-        latent = to_host(encode(mx.array(_cut(frames, tile))))
+    blended = np.zeros((1, *plan.shape, channels), np.float32)
+    for index, tile in enumerate(plan.tiles):
+        latent = to_host(encode(tile))
+        if index == 0 and len(latent) > 1:
+            blended = np.repeat(blended, len(latent), axis=0)
         _weigh(latent, tile.frames.mask, tile.height.mask, tile.width.mask)
         blended[:, slice(*tile.frames.target), slice(*tile.height.target), slice(*tile.width.target)] += latent
     weights = plan.weights()
@@ -442,7 +453,8 @@ def to_host(x: mx.array) -> Array:
     return to_numpy(x.astype(mx.float32))
 
 
-def _cut(x: Any, tile: Tile) -> Any:
+def cut(x: Any, tile: Tile) -> Any:
+    """What a tile reads of (B, F, H, W, C)."""
     return x[:, slice(*tile.frames.source), slice(*tile.height.source), slice(*tile.width.source)]
 
 

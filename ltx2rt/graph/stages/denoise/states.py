@@ -8,10 +8,12 @@ import mlx.core as mx
 
 from ltx2rt.graph.diffusion.conditioning import (
     AppendKeyframe,
+    AppendReferenceAudio,
     ConditioningItem,
     GeneratedKeyframes,
     apply_conditioning,
     image_condition,
+    positions_before_clip,
 )
 from ltx2rt.graph.diffusion.latent_state import (
     AudioTarget,
@@ -28,6 +30,7 @@ from ltx2rt.graph.stages.run import Run
 STATE_DTYPES: dict[mx.Dtype, StateDtype] = {mx.bfloat16: "bfloat16", mx.float16: "float16", mx.float32: "float32"}
 
 VideoItem = ConditioningItem[VideoTarget]
+AudioItem = ConditioningItem[AudioTarget]
 
 
 def image_items(
@@ -51,6 +54,13 @@ def keyframe_items(run: Run, initial: Float32Array | None = None) -> list[VideoI
     """
     positions = run.inputs.keyframe_positions
     return [GeneratedKeyframes(positions, initial)] if positions else []
+
+
+def sound_items(target: AudioTarget, reference: Float32Array | None) -> list[AudioItem]:
+    """Reference sound (1, R, features) that is heard before the clip begins; None: there is none."""
+    if reference is None:
+        return []
+    return [AppendReferenceAudio(reference, positions_before_clip(reference.shape[1], target))]
 
 
 def video_state(

@@ -34,17 +34,25 @@ def video_encoder_options(
     clips: Sequence[Grid],
     dtype: mx.Dtype,
     beside: int = 0,
+    tiling: Tiling | None = None,
 ) -> Iterator[Need]:
-    """A stage that encodes clips of (F, H, W) pixels, single images in one piece; ``beside`` bytes are there, too."""
+    """A stage that encodes clips of (F, H, W) pixels, single images in one piece; ``beside`` bytes are there, too.
+
+    Clips are encoded in tiles where ``tiling`` says so, and in the usual ones where the encoder cannot stream.
+    """
     loaded = checkpoint.loaded_bytes("video_vae", encoder_specs(config) + statistics_specs(config.latent_channels))
     streams = can_stream(encoder_layers(config.require_encoder()))
-    flops = sum(video_encode_flops(config, clip) for clip in clips)
+
+    def tiles(clip: Grid) -> Tiling | None:
+        usual = None if streams else Tiling.auto(*clip[1:], config.spatial_factor)
+        return (tiling or usual) if clip[0] > 1 else None
+
+    flops = sum(video_encode_flops(config, clip, tiles(clip)) for clip in clips)
     for push in PUSHES:
         peak, host = Footprint(0), 0
         for clip in clips:
             piece = push if streams and clip[0] > 1 else None
-            tiling = Tiling.auto(*clip[1:], config.spatial_factor) if clip[0] > 1 and not streams else None
-            peak = largest(peak, encode_bytes(config, clip, dtype.size, tiling, piece).footprint)
+            peak = largest(peak, encode_bytes(config, clip, dtype.size, tiles(clip), piece).footprint)
             # Frames of the caller as float32: all of them, or one and the next.
             frames = clip[0] if piece is None else min(clip[0], 2)
             host = max(host, frames * prod(clip[1:]) * 3 * FLOAT32_BYTES)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 
 import mlx.core as mx
@@ -16,7 +16,7 @@ from ltx2rt.graph.models.layers.params import Params
 from ltx2rt.graph.models.video_vae.encoder import VideoEncoder
 from ltx2rt.graph.models.video_vae.specs import VideoVaeConfig, encoder_specs
 from ltx2rt.graph.models.video_vae.statistics import statistics_specs
-from ltx2rt.graph.models.video_vae.tiling import Tiling
+from ltx2rt.graph.models.video_vae.tiling import Tile, Tiling
 from ltx2rt.graph.stages.encode.needs import sound_encoder_options, video_encoder_options
 from ltx2rt.graph.stages.events import SoundEncoded, VideoEncoded
 from ltx2rt.graph.stages.finite import require_finite
@@ -31,10 +31,13 @@ from ltx2rt.types import Array
 _READER_LEAVES = 3 << 20
 
 
-def encode_pixels(run: Run, name: str, clips: Sequence[Array | FrameStream], beside: int = 0) -> list[Float32Array]:
+def encode_pixels(
+    run: Run, name: str, clips: Sequence[Array | FrameStream], beside: int = 0, tiling: Tiling | None = None
+) -> list[Float32Array]:
     """Normalised latents (1, f, h, w, 128) of clips (F, H, W, 3), uint8 or float32 in [-1, 1], in order.
 
-    No stage runs when there are none. What reads the frames of a stream takes ``beside`` bytes.
+    No stage runs when there are none. What reads the frames of a stream takes ``beside`` bytes. Clips are encoded in
+    tiles where ``tiling`` says so; else in one piece, frame by frame or, where the encoder cannot, in the usual tiles.
     """
     if not clips:
         return []
@@ -43,14 +46,14 @@ def encode_pixels(run: Run, name: str, clips: Sequence[Array | FrameStream], bes
     checkpoint, config, dtype = run.files.source(VIDEO_VAE), run.files.config(VIDEO_VAE), run.inputs.dtype
     grids = [(clip.shape[0], clip.shape[1], clip.shape[2]) for clip in clips]
     weights = run.files.weights(VIDEO_VAE, encoder_specs(config) + statistics_specs(config.latent_channels))
-    need = run.choose(video_encoder_options(checkpoint, config, name, grids, dtype, beside), weights)
+    need = run.choose(video_encoder_options(checkpoint, config, name, grids, dtype, beside, tiling), weights)
     if run.planning:
         return [_blank_latent(config, grid) for grid in grids]
     latents = []
     with run.stage(need) as stage:
         encoder = VideoEncoder(config, Params(run.load(stage, weights)), dtype)
         for clip in clips:
-            latent = _encode(encoder, clip, need.settings["push"])
+            latent = _encode(encoder, clip, need.settings["push"], tiling)
             run.emit(VideoEncoded(latent))
             latents.append(to_numpy(latent.astype(mx.float32)))
             require_finite(name, "the latent", latents[-1])
@@ -65,18 +68,45 @@ def _blank_latent(config: VideoVaeConfig, clip: tuple[int, int, int]) -> Float32
     return np.zeros(shape, np.float32)
 
 
-def _encode(encoder: VideoEncoder, clip: Array | FrameStream, push: int | None) -> mx.array:
+def _encode(encoder: VideoEncoder, clip: Array | FrameStream, push: int | None, tiling: Tiling | None) -> mx.array:
     """The latent of one clip: an image at once, a longer clip ``push`` frames at a time, or in tiles (None)."""
     count, height, width = clip.shape[:3]
     if push is not None and count > 1:
-        chunks = (_as_float(frame)[None] for frame in _frames(clip))
-        latent = mx.concatenate(list(encoder.encode_stream(chunks, frames_per_push=push)), axis=1)
+        if tiling is None:
+            return _streamed(encoder, clip, push)
+        latent = encoder.encode_tiles(
+            (count, height, width), tiling, lambda tile: _streamed(encoder, _tile_of(clip, tile), push)
+        )
     else:
-        tiling = Tiling.auto(height, width, encoder.config.spatial_factor) if count > 1 else None
+        if count > 1 and tiling is None:
+            tiling = Tiling.auto(height, width, encoder.config.spatial_factor)
         whole = np.stack(list(_frames(clip))) if isinstance(clip, FrameStream) else clip
         latent = encoder.encode_frames(_as_float(whole)[None], tiling)
     mx.eval(latent)
     return latent
+
+
+def _streamed(encoder: VideoEncoder, clip: Array | FrameStream, push: int) -> mx.array:
+    """The latent of a clip that is encoded ``push`` frames at a time."""
+    chunks = (_as_float(frame)[None] for frame in _frames(clip))
+    latent = mx.concatenate(list(encoder.encode_stream(chunks, frames_per_push=push)), axis=1)
+    mx.eval(latent)
+    return latent
+
+
+def _tile_of(clip: Array | FrameStream, tile: Tile) -> FrameStream:
+    """The part of a clip that a tile reads."""
+    stream = clip if isinstance(clip, FrameStream) else FrameStream.of(clip)
+    within = stream.selected(range(*tile.frames.source))
+    rows, columns = slice(*tile.height.source), slice(*tile.width.source)
+
+    def read() -> Generator[Array, None, None]:
+        with closing(within.read()) as frames:
+            for frame in frames:
+                yield frame[rows, columns]
+
+    size = (rows.stop - rows.start, columns.stop - columns.start)
+    return FrameStream((within.shape[0], *size, 3), read)
 
 
 def _frames(clip: Array | FrameStream) -> Iterator[Array]:

@@ -1,0 +1,107 @@
+"""Reference videos of IC-LoRAs: at which size and rate they are read, and the conditions that they become."""
+
+from __future__ import annotations
+
+import logging
+
+from ltx2rt.errors import UsageError
+from ltx2rt.graph.components import VIDEO_VAE
+from ltx2rt.graph.diffusion.attention_masks import mask_video_to_tokens
+from ltx2rt.graph.diffusion.conditioning import (
+    AppendReferenceVideo,
+    WithAttentionStrength,
+    reference_frame_indices,
+)
+from ltx2rt.graph.diffusion.latent_geometry import VideoLatentShape
+from ltx2rt.graph.models.video_vae.tiling import Tiling
+from ltx2rt.graph.stages.denoise.states import VideoItem
+from ltx2rt.graph.stages.encode.stage import encode_pixels
+from ltx2rt.graph.stages.inputs import GenerationInputs
+from ltx2rt.graph.stages.run import Run
+from ltx2rt.graph.stages.weight_set import WeightSet
+from ltx2rt.spelling import spelled
+
+log = logging.getLogger(__name__)
+
+
+def check_references(inputs: GenerationInputs, files: WeightSet, *, smallest: int) -> None:
+    """Whether the references fit the grid of the VAE at every size at which they are read.
+
+    Args:
+        inputs, files: the size of the clip, and the LoRAs, which state how much smaller the references are.
+        smallest: how many times smaller than the clip the smallest stage with references is.
+
+    Raises:
+        UsageError: they do not; the message names the multiple.
+    """
+    downscale, _ = reference_factors(inputs, files)
+    stated = inputs.settings.reference_downscale_factor or any(lora.stated_factor("spatial") for lora, _ in files.loras)
+    if inputs.media.references and not stated:
+        log.warning(
+            "%s: states no reference_downscale_factor; 1 is assumed, references of the full size (%s says otherwise)",
+            ", ".join(str(lora.path) for lora, _ in files.loras),
+            spelled("reference_downscale_factor", "N"),
+        )
+    multiple = smallest * files.config(VIDEO_VAE).spatial_factor * downscale
+    if inputs.height % multiple or inputs.width % multiple:
+        raise UsageError(
+            f"this IC-LoRA takes references at 1/{downscale} of the size: height and width must be multiples of "
+            f"{multiple}, got {inputs.height}x{inputs.width}."
+        )
+
+
+def reference_factors(inputs: GenerationInputs, files: WeightSet) -> tuple[int, int]:
+    """(spatial downscale, temporal scale) of the references: as given, or as the LoRAs' metadata say, which must agree.
+
+    Raises:
+        UsageError: they do not.
+    """
+    given = inputs.settings.reference_downscale_factor
+    spatial = _stated(files, "spatial") if given is None else given
+    return spatial, _stated(files, "temporal")
+
+
+def _stated(files: WeightSet, axis: str) -> int:
+    """What the LoRAs state; 1 where none states anything."""
+    values = {lora.stated_factor(axis) or 1 for lora, _ in files.loras} - {1}
+    if len(values) > 1:
+        raise UsageError(
+            f"the LoRAs state different {axis} factors of the references, {sorted(values)}; use one of them at a time."
+        )
+    return values.pop() if values else 1
+
+
+def reference_items(run: Run, name: str, height: int, width: int, tiling: Tiling | None = None) -> list[VideoItem]:
+    """The reference videos as conditions of a stage.
+
+    Args:
+        run: its media hold the videos and where the clip attends to them.
+        name: of the stage that encodes them.
+        height, width: of the clip in the stage that they condition.
+        tiling: of the encoder; None: each is encoded in one piece.
+    """
+    inputs, vae = run.inputs, run.files.config(VIDEO_VAE)
+    downscale, temporal_scale = reference_factors(inputs, run.files)
+    small = (height // downscale, width // downscale)
+    clips = []
+    for reference in inputs.media.references:
+        frames = reference.frames(*small, inputs.num_frames)
+        count = frames.shape[0]
+        chosen = range(count) if temporal_scale == 1 else reference_frame_indices(count, temporal_scale)
+        clips.append(frames.selected(chosen[: vae.pixel_frames(vae.latent_frames(len(chosen)))]))
+    reading = max((reference.reading_bytes for reference in inputs.media.references), default=0)
+    latents = encode_pixels(run, name, clips, reading, tiling)
+    items: list[VideoItem] = []
+    for reference, latent in zip(inputs.media.references, latents, strict=True):
+        item = AppendReferenceVideo(latent, downscale, temporal_scale, reference.strength)
+        mask = inputs.media.attention_mask
+        if mask is None or (mask.weights is None and mask.strength == 1.0):
+            items.append(item)
+        elif mask.weights is None:
+            items.append(WithAttentionStrength(item, mask.strength))
+        else:
+            _, f, h, w, _ = latent.shape
+            weights = mask.weights(*small, inputs.num_frames)[None]
+            tokens = mask_video_to_tokens(weights, VideoLatentShape(f, h, w)) * mask.strength
+            items.append(WithAttentionStrength(item, tokens))
+    return items
