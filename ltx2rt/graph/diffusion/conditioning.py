@@ -279,7 +279,8 @@ def positions_before_clip(tokens: int, target: AudioTarget) -> Float32Array:
     Source: Lightricks/LTX-2 ltx_pipelines/dubit.py @ 1.4.
     """
     positions = audio_positions(replace(target.shape, frames=tokens, batch=1), target.scale)
-    return positions - positions[:, :, -1:, 1:] - _GAP_BEFORE_CLIP_S
+    shifted: Float32Array = positions - positions[:, :, -1:, 1:] - _GAP_BEFORE_CLIP_S
+    return shifted
 
 
 @dataclass(frozen=True, eq=False)

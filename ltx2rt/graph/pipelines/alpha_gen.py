@@ -73,9 +73,8 @@ def generate(run: Run) -> GeneratedClip:
     Source: Lightricks/LTX-2 ltx_pipelines/alpha_gen.py @ 1.4.2, by its description.
     """
     inputs = run.inputs
-    positive, negative = positive_context(run), None
-    if inputs.video_guider.needs_uncond:
-        positive, negative = guided_contexts(run)
+    guided = inputs.video_guider.needs_uncond
+    positive, negative = guided_contexts(run) if guided else (positive_context(run), None)
     target = video_target(run, inputs.height, inputs.width)
     sampling = guided_sampling(inputs, run.files.loras, video_guider=inputs.video_guider)
     images = encode_images(run, "image encoder", inputs.height, inputs.width)

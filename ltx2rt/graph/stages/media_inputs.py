@@ -89,7 +89,7 @@ def open_dubbed_clip(settings: Settings, files: WeightSet) -> Media:
         log.warning("%s has %d frames, of which the first %d are dubbed (8*k + 1)", path, reader.num_frames, frames)
     return Media(
         references=(_reference(control, settings.reference_strength, settings),),
-        reference_sound=SoundInput(np.ascontiguousarray(sound.T), reader.sample_rate),
+        reference_sound=SoundInput(sound.T.copy(), reader.sample_rate),
         num_frames=frames,
         frame_rate=reader.frame_rate,
     )
