@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from ltx2rt import api
     from ltx2rt.api import (
         Clip,
+        IcLoraStage,
         ImageInput,
         OutputOptions,
         Pipeline,
@@ -42,6 +43,7 @@ __all__ = [
     "CheckpointError",
     "Clip",
     "DownloadError",
+    "IcLoraStage",
     "ImageInput",
     "Ltx2rtError",
     "MediaError",

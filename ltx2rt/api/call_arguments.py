@@ -15,7 +15,7 @@ import numpy as np
 
 from ltx2rt.graph.diffusion.noise import NoiseSource
 from ltx2rt.graph.models.video_vae.tiling import Tiling
-from ltx2rt.graph.settings.inputs import ImageInput, ImageSource, VideoInput, VideoSource
+from ltx2rt.graph.settings.inputs import IcLoraStage, ImageInput, ImageSource, VideoInput, VideoSource
 from ltx2rt.weights.embedding_file import TextEmbedding
 
 
@@ -111,6 +111,21 @@ class CallArguments(TypedDict, total=False):
 
     skip_stage_2: bool | None
     """stop after the half-size stage (default: False)."""
+
+    stage_2_ic_lora: bool | None
+    """LoRAs and references in the full-size stage, too (default: False)."""
+
+    tile: bool | None
+    """show the model one tile of the video after the other in every step, which takes less memory (default: False)."""
+
+    tile_height: int | None
+    """height of a tile in pixels, a multiple of 32, 64 or more (default: 1024)."""
+
+    tile_width: int | None
+    """width of a tile in pixels, a multiple of 32, 64 or more (default: 1536)."""
+
+    stages: Sequence[IcLoraStage] | None
+    """the stages themselves, from small to full size, in place of the usual two (default: ())."""
 
     reference_video: str | os.PathLike[str] | None
     """the clip to dub, with its sound; size aside, the result is like it (default: None)."""

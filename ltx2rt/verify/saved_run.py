@@ -106,7 +106,7 @@ class SavedRun:
     def inputs(self) -> GenerationInputs:
         """The saved arguments as inputs of a run, in float32."""
         arguments = self._arguments
-        tiling = arguments.get("tiling")
+        tiling, tile = arguments.get("tiling"), arguments.get("tile")
         settings = Settings(
             prompt=arguments["prompt"],
             negative_prompt=arguments.get("negative_prompt", ""),
@@ -116,6 +116,10 @@ class SavedRun:
             num_generated_keyframes=arguments.get("num_generated_keyframes", 0),
             decode_with_keyframes=bool(arguments.get("decode_with_keyframes", False)),
             skip_stage_2=bool(arguments.get("skip_stage_2", False)),
+            stage_2_ic_lora=bool(arguments.get("stage_2_ic_lora", False)),
+            tile=tile is not None,
+            tile_height=None if tile is None else tile[0],
+            tile_width=None if tile is None else tile[1],
             distilled_lora_strength_stage_1=arguments.get("distilled_lora_strength_stage_1", 1.0),
             distilled_lora_strength_stage_2=arguments.get("distilled_lora_strength_stage_2", 1.0),
         )

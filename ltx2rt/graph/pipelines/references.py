@@ -16,7 +16,7 @@ from ltx2rt.graph.diffusion.latent_geometry import VideoLatentShape
 from ltx2rt.graph.models.video_vae.tiling import Tiling
 from ltx2rt.graph.stages.denoise.states import VideoItem
 from ltx2rt.graph.stages.encode.stage import encode_pixels
-from ltx2rt.graph.stages.inputs import GenerationInputs
+from ltx2rt.graph.stages.inputs import FrameStream, GenerationInputs, ReferenceVideo
 from ltx2rt.graph.stages.run import Run
 from ltx2rt.graph.stages.weight_set import WeightSet
 from ltx2rt.spelling import spelled
@@ -45,8 +45,8 @@ def check_references(inputs: GenerationInputs, files: WeightSet, *, smallest: in
     multiple = smallest * files.config(VIDEO_VAE).spatial_factor * downscale
     if inputs.height % multiple or inputs.width % multiple:
         raise UsageError(
-            f"this IC-LoRA takes references at 1/{downscale} of the size: height and width must be multiples of "
-            f"{multiple}, got {inputs.height}x{inputs.width}."
+            f"this IC-LoRA takes references at 1/{downscale} of the size of each stage: height and width must be "
+            f"multiples of {multiple}, got {inputs.height}x{inputs.width}."
         )
 
 
@@ -71,24 +71,29 @@ def _stated(files: WeightSet, axis: str) -> int:
     return values.pop() if values else 1
 
 
+def reference_clip(
+    inputs: GenerationInputs, files: WeightSet, height: int, width: int, reference: ReferenceVideo
+) -> FrameStream:
+    """The frames of a reference video that are encoded for a stage of ``height`` x ``width`` pixels."""
+    vae, (downscale, temporal_scale) = files.config(VIDEO_VAE), reference_factors(inputs, files)
+    frames = reference.frames(height // downscale, width // downscale, inputs.num_frames)
+    count = frames.shape[0]
+    chosen = range(count) if temporal_scale == 1 else reference_frame_indices(count, temporal_scale)
+    return frames.selected(chosen[: vae.pixel_frames(vae.latent_frames(len(chosen)))])
+
+
 def reference_items(run: Run, name: str, height: int, width: int, tiling: Tiling | None = None) -> list[VideoItem]:
     """The reference videos as conditions of a stage.
 
     Args:
         run: its media hold the videos and where the clip attends to them.
         name: of the stage that encodes them.
-        height, width: of the clip in the stage that they condition.
+        height, width: in pixels, of the stage that they condition.
         tiling: of the encoder; None: each is encoded in one piece.
     """
-    inputs, vae = run.inputs, run.files.config(VIDEO_VAE)
-    downscale, temporal_scale = reference_factors(inputs, run.files)
-    small = (height // downscale, width // downscale)
-    clips = []
-    for reference in inputs.media.references:
-        frames = reference.frames(*small, inputs.num_frames)
-        count = frames.shape[0]
-        chosen = range(count) if temporal_scale == 1 else reference_frame_indices(count, temporal_scale)
-        clips.append(frames.selected(chosen[: vae.pixel_frames(vae.latent_frames(len(chosen)))]))
+    inputs, files = run.inputs, run.files
+    downscale, temporal_scale = reference_factors(inputs, files)
+    clips = [reference_clip(inputs, files, height, width, reference) for reference in inputs.media.references]
     reading = max((reference.reading_bytes for reference in inputs.media.references), default=0)
     latents = encode_pixels(run, name, clips, reading, tiling)
     items: list[VideoItem] = []
@@ -101,7 +106,8 @@ def reference_items(run: Run, name: str, height: int, width: int, tiling: Tiling
             items.append(WithAttentionStrength(item, mask.strength))
         else:
             _, f, h, w, _ = latent.shape
-            weights = mask.weights(*small, inputs.num_frames)[None]
+            # Every stage reads the mask at half of the final size.
+            weights = mask.weights(inputs.height // 2, inputs.width // 2, inputs.num_frames)[None]
             tokens = mask_video_to_tokens(weights, VideoLatentShape(f, h, w)) * mask.strength
             items.append(WithAttentionStrength(item, tokens))
     return items

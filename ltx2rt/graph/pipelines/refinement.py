@@ -62,7 +62,7 @@ def first_stage(
     """Sample at half size from noise. ``more_items`` gives conditions of the video that follow the images."""
     height, width = run.inputs.height // 2, run.inputs.width // 2
     images = encode_images(run, "image encoder 1", height, width)
-    return _sample(run, "denoise 1", sampling, conditions, height, width, images, more_items(), None)
+    return sample(run, "denoise 1", sampling, conditions, height, width, images, more_items(), None)
 
 
 def second_stage(
@@ -77,10 +77,10 @@ def second_stage(
     video, keyframes = upscale_latents(run, first.video, first.keyframes)
     upscaled = Latents(video, first.audio, keyframes)
     images = encode_images(run, "image encoder 2", height, width)
-    return _sample(run, "denoise 2", sampling, conditions, height, width, images, more_items(), upscaled)
+    return sample(run, "denoise 2", sampling, conditions, height, width, images, more_items(), upscaled)
 
 
-def _sample(
+def sample(
     run: Run,
     name: str,
     sampling: Sampling,
@@ -91,6 +91,18 @@ def _sample(
     more_items: Sequence[VideoItem],
     initial: Latents | None,
 ) -> Latents:
+    """One denoising stage.
+
+    Args:
+        run: the run.
+        name: of the stage.
+        sampling: how it samples; noise of its first sigma is mixed into both streams.
+        conditions: texts, and sound that is kept.
+        height, width: in pixels.
+        images: latents of the request's images at this size.
+        more_items: conditions of the video that follow the images.
+        initial: latents to start from, of this size; None: noise alone.
+    """
     video_target, audio_target = targets(run, height, width)
     items = image_items(run.inputs.media.images, images, append_all=conditions.append_all_images)
     video: LatentState | None = video_state(

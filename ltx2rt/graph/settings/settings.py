@@ -13,12 +13,13 @@ import numpy as np
 from ltx2rt.graph.diffusion.noise import NoiseSource
 from ltx2rt.graph.models.video_vae.tiling import Tiling
 from ltx2rt.graph.settings.in_memory import digest
-from ltx2rt.graph.settings.inputs import ImageInput, VideoInput
+from ltx2rt.graph.settings.inputs import IcLoraStage, ImageInput, VideoInput
 from ltx2rt.graph.settings.kinds import (
     Blocks,
     EmbeddingKind,
     FilePath,
     FrameRate,
+    IcLoraStages,
     Images,
     KeyframePlaces,
     LatentArray,
@@ -57,6 +58,7 @@ REFERENCES = "reference videos"
 REFERENCE_SIZE = "size of reference videos"
 CONTROL = "control by reference videos"
 DUBBED_CLIP = "clip to dub"
+STAGES = "stages of IC-LoRA"
 LORA_STRENGTHS = "strengths of the distilled LoRA"
 DRIVING_SOUND = "driving sound"
 SOURCE = "source clip"
@@ -79,6 +81,7 @@ KEPT_FROM = ("source", "vae")
 # ruff: noqa: RUF009  (the calls make dataclass fields)
 _SECONDS = Number("SECONDS")
 _CONTROL = {"topic": CONTROL}
+_STAGES = {"topic": STAGES}
 _MODEL = {"shown_default": "model"}
 _WRITER = {"shown_default": "usual for the language model, see docs/pipelines/ltx-2.5.md"}
 
@@ -262,7 +265,41 @@ class Settings:
         low=1,
         shown_default="as the LoRA states, else 1",
     )
-    skip_stage_2: bool = setting(False, Switch(), "stop after the half-size stage", "Conditions", **_CONTROL)
+    skip_stage_2: bool = setting(False, Switch(), "stop after the half-size stage", "Conditions", **_STAGES)
+    stage_2_ic_lora: bool = setting(
+        False, Switch(), "LoRAs and references in the full-size stage, too", "Conditions", **_STAGES
+    )
+    tile: bool = setting(
+        False,
+        Switch(),
+        "show the model one tile of the video after the other in every step, which takes less memory",
+        "Conditions",
+        **_STAGES,
+    )
+    tile_height: int | None = setting(
+        None,
+        Whole(),
+        "height of a tile in pixels, a multiple of 32, 64 or more",
+        "Conditions",
+        shown_default="1024",
+        **_STAGES,
+    )
+    tile_width: int | None = setting(
+        None,
+        Whole(),
+        "width of a tile in pixels, a multiple of 32, 64 or more",
+        "Conditions",
+        shown_default="1536",
+        **_STAGES,
+    )
+    stages: tuple[IcLoraStage, ...] = setting(
+        (),
+        IcLoraStages(),
+        "the stages themselves, from small to full size, in place of the usual two",
+        "Conditions",
+        for_python=True,
+        **_STAGES,
+    )
     reference_video: Path | None = setting(
         None,
         FilePath(),

@@ -53,6 +53,15 @@ class StepDone:
 
 
 @dataclass(frozen=True)
+class TileDone:
+    """The model has evaluated one tile of a step that is cut into ``tiles`` of them; ``index`` counts from 0."""
+
+    stage: str
+    index: int
+    tiles: int
+
+
+@dataclass(frozen=True)
 class Evaluated:
     """One evaluation of the guided model: its noisy inputs (B, T, 128) and clean estimates, kept tokens put back."""
 
@@ -125,6 +134,7 @@ Event = (
     | StageFinished
     | StageRestored
     | StepDone
+    | TileDone
     | Evaluated
     | Noised
     | LengthPredicted

@@ -9,14 +9,13 @@ from ltx2rt.graph.models.video_vae.diffusion_config import DiffusionDecoderConfi
 from ltx2rt.graph.models.video_vae.tiling import (
     AxisTile,
     AxisTiling,
-    LatentInterval,
     TileCount,
     TilePlan,
     TileSize,
     Tiling,
     split_axis,
-    trapezoid,
 )
+from ltx2rt.graph.tile_splits import LatentInterval, trapezoid
 
 _AXES = ("temporal", "height", "width")
 

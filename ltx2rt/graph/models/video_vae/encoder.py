@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import mlx.core as mx
@@ -18,7 +18,7 @@ from ltx2rt.graph.models.video_vae.layers import Convolution, block_layers, patc
 from ltx2rt.graph.models.video_vae.statistics import LatentStatistics
 from ltx2rt.graph.models.video_vae.streaming import FRAMES_PER_PUSH, IteratedStream, stream_layers
 from ltx2rt.graph.models.video_vae.surroundings import Conditions
-from ltx2rt.graph.models.video_vae.tiling import FrameGrid, Tile, Tiling, cut, encode_plan, encode_tiled
+from ltx2rt.graph.models.video_vae.tiling import Tiling, encode_plan, encode_tiled, encode_tiled_stream
 
 logger = logging.getLogger(__name__)
 
@@ -84,21 +84,14 @@ class VideoEncoder:
         """Encode in tiles that are blended on the latent grid; None encodes in one piece. See `__call__`."""
         if tiling is None:
             return self(frames)
-        whole = self._cropped(frames)
-        grid = (whole.shape[1], whole.shape[2], whole.shape[3])
-        return self.encode_tiles(grid, tiling, lambda tile: self(mx.array(cut(whole, tile))))
-
-    def encode_tiles(self, grid: FrameGrid, tiling: Tiling, encode: Callable[[Tile], mx.array]) -> mx.array:
-        """`encode_frames` of tiles that something else reads.
-
-        Args:
-            grid: (F, H, W) pixels of the clip.
-            tiling: how it is cut.
-            encode: the latent (1, f, h, w, latent_channels) of what a tile reads of the clip.
-        """
-        factors = {"temporal_factor": self.config.temporal_factor, "spatial_factor": self.config.spatial_factor}
-        plan = encode_plan(grid, tiling, **factors)
-        return encode_tiled(encode, plan, self.config.latent_channels).astype(self._dtype)
+        frames = self._cropped(frames)
+        plan = encode_plan(
+            (frames.shape[1], frames.shape[2], frames.shape[3]),
+            tiling,
+            temporal_factor=self.config.temporal_factor,
+            spatial_factor=self.config.spatial_factor,
+        )
+        return encode_tiled(self, frames, plan, self.config.latent_channels).astype(self._dtype)
 
     def encode_stream(self, chunks: Iterable[Frames], *, frames_per_push: int = FRAMES_PER_PUSH) -> Iterator[mx.array]:
         """`__call__` for a clip that arrives in pieces, with the same bits and memory that does not grow with the clip.
@@ -126,6 +119,39 @@ class VideoEncoder:
             mx.eval(latent)
             del x
             yield latent
+
+    def encode_tiles(
+        self, frames: Iterable[Frames], shape: tuple[int, int, int], tiling: Tiling, *, frames_per_push: int
+    ) -> mx.array:
+        """`encode_frames` in tiles for a clip that is read once, with the same bits; what is held are the frames of one
+        group of tiles in the dtype of the activations, and what `encode_stream` takes for the largest tile.
+
+        Args:
+            frames: (H, W, 3) in [-1, 1] each.
+            shape: (F, H, W) of the clip; F is 1 + k * temporal_factor.
+            tiling: the tiles.
+            frames_per_push: as for `encode_stream`.
+
+        Returns:
+            (1, f, h, w, latent_channels) normalised latent.
+
+        Raises:
+            UsageError: as `encode_stream`, or for tiles that do not fit.
+        """
+        factors = {"temporal_factor": self.config.temporal_factor, "spatial_factor": self.config.spatial_factor}
+        plan = encode_plan(shape, tiling, **factors)
+
+        def held() -> Iterator[mx.array]:
+            for frame in frames:
+                own = mx.array(frame).astype(self._dtype)
+                mx.eval(own)
+                yield own
+
+        def encode(tile: Iterator[mx.array]) -> mx.array:
+            chunks = (frame[None] for frame in tile)
+            return mx.concatenate(list(self.encode_stream(chunks, frames_per_push=frames_per_push)), axis=1)
+
+        return encode_tiled_stream(encode, held(), plan, self.config.latent_channels).astype(self._dtype)
 
     def _groups(self, chunks: Iterable[Frames]) -> Iterator[mx.array]:
         """The first frame, then every ``temporal_factor`` frames, patchified; an incomplete group is left out."""

@@ -83,7 +83,7 @@ def decode_bytes(
     plane = plan.shape[1] * plan.shape[2] * pixel  # a frame as numpy keeps it
 
     def start(tile: Tile) -> ClipShape:
-        return ClipShape(*tile.source, decoder.latent_channels)
+        return ClipShape(*_source(tile), decoder.latent_channels)
 
     if frames_per_push is not None:
         clips = [start(tile) for tile in plan.tiles]
@@ -109,7 +109,8 @@ def encode_bytes(
     tiling: Tiling | None = None,
     frames_per_push: int | None = None,
 ) -> ActivationBytes:
-    """Of `VideoEncoder.encode_frames`, or with ``frames_per_push`` of `VideoEncoder.encode_stream`.
+    """Of `VideoEncoder.encode_frames`, or with ``frames_per_push`` of `VideoEncoder.encode_stream` and, with tiles, of
+    `VideoEncoder.encode_tiles`.
 
     Args:
         config: of the whole VAE.
@@ -127,23 +128,21 @@ def encode_bytes(
     factors = {"temporal_factor": config.temporal_factor, "spatial_factor": config.spatial_factor}
     plan = encode_plan(frames, tiling or Tiling(), **factors)
     patched = encoder.pixel_channels * encoder.patch_size**2
-    blended = prod(plan.shape) * config.latent_channels * FLOAT32 if tiling is not None else 0
 
     def start(tile: Tile) -> ClipShape:
-        count, height, width = tile.source
+        count, height, width = _source(tile)
         return ClipShape(count, height // encoder.patch_size, width // encoder.patch_size, patched)
 
+    blended = prod(plan.shape) * config.latent_channels * FLOAT32 if tiling is not None else 0
     if frames_per_push is not None:
-        clip = max((start(tile) for tile in plan.tiles), key=lambda clip: clip.height * clip.width)
-        streamed = _streamed(clip, layers, itemsize, frames_per_push)
-        if clip.frames == 1:
-            return _peaks([_Moment(clip.bytes(itemsize) + m.arrays, working=m.working) for m in streamed.moments])
-        # Frames come in groups. While the last piece of one is read, the next one is there too, and before it is put
-        # together of its frames.
-        group = config.temporal_factor * clip.plane(itemsize)
-        reading = layers[0].share(clip, itemsize, frames_per_push)[0].work
-        moments = [_Moment(group + m.arrays, blended, m.working) for m in streamed.moments]
-        return _peaks([*moments, _Moment(streamed.kept + 2 * group + max(reading, group), blended)])
+        moments = []
+        for tile in plan.tiles:
+            moments += _streamed_encode(config, layers, start(tile), itemsize, frames_per_push)
+        held = 0
+        if tiling is not None:
+            most = max(_length(group.source) for group in plan.frames)
+            held = most * prod(frames[1:]) * encoder.pixel_channels * itemsize
+        return _peaks([_Moment(held + m.arrays, blended + m.host, m.working) for m in moments])
     moments = []
     for tile in plan.tiles:
         clip = start(tile)
@@ -154,8 +153,28 @@ def encode_bytes(
     return _peaks(moments)
 
 
+def _streamed_encode(
+    config: VideoVaeConfig, layers: Sequence[Layer], clip: ClipShape, itemsize: int, limit: int
+) -> list[_Moment]:
+    """Of `VideoEncoder.encode_stream` for a patchified clip."""
+    streamed = _streamed(clip, layers, itemsize, limit)
+    if clip.frames == 1:
+        return [_Moment(clip.bytes(itemsize) + m.arrays, working=m.working) for m in streamed.moments]
+    # Frames come in groups. While the last piece of one is read, the next one is there too, and before it is put
+    # together of its frames.
+    group = config.temporal_factor * clip.plane(itemsize)
+    reading = layers[0].share(clip, itemsize, limit)[0].work
+    moments = [_Moment(group + m.arrays, working=m.working) for m in streamed.moments]
+    return [*moments, _Moment(streamed.kept + 2 * group + max(reading, group))]
+
+
 def _length(interval: tuple[int, int]) -> int:
     return interval[1] - interval[0]
+
+
+def _source(tile: Tile) -> FrameGrid:
+    """Frames, height and width that a tile reads."""
+    return _length(tile.frames.source), _length(tile.height.source), _length(tile.width.source)
 
 
 def _carried(plan: TilePlan) -> list[int]:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
 from ltx2rt.errors import UsageError
+from ltx2rt.graph.tile_splits import LatentInterval, split_by_count, split_by_size, trapezoid
 from ltx2rt.kernels.host import to_numpy
 from ltx2rt.types import Array
 
@@ -74,7 +75,7 @@ class Tiling:
 
     @classmethod
     def default(cls) -> Tiling:
-        """What the official code encodes with where nothing is chosen: 768/64 pixels, 80/24 frames."""
+        """What the official code encodes in where nothing else is chosen: 768/64 pixels, 80/24 frames."""
         return cls.of(spatial=(_LONG_SIDE_PX, _OVERLAP_PX), temporal=(_TILE_FRAMES, _OVERLAP_FRAMES))
 
     @classmethod
@@ -97,16 +98,6 @@ def described_tiles(tiling: Tiling | None) -> str:
 
 
 @dataclass(frozen=True)
-class LatentInterval:
-    """Latent cells [start, stop) of one axis, blended over ``left`` and ``right`` cells with the neighbours."""
-
-    start: int
-    stop: int
-    left: int = 0
-    right: int = 0
-
-
-@dataclass(frozen=True)
 class AxisTile:
     """One tile along one axis: [start, stop) of the input and of the output, and the output's blend mask."""
 
@@ -122,13 +113,6 @@ class Tile:
     frames: AxisTile
     height: AxisTile
     width: AxisTile
-
-    @property
-    def source(self) -> FrameGrid:
-        """(frames, height, width) that it reads."""
-        axes = (self.frames, self.height, self.width)
-        frames, height, width = (axis.source[1] - axis.source[0] for axis in axes)
-        return frames, height, width
 
 
 @dataclass(frozen=True)
@@ -169,26 +153,6 @@ class TilePlan:
         return sums[0], sums[1], sums[2]
 
 
-def trapezoid(length: int, left: int, right: int, *, left_from_zero: bool = False) -> Array:
-    """Blend mask: ones with a rising ramp over ``left`` samples and a falling one over ``right``.
-
-    Args:
-        length: of the mask.
-        left, right: ramp lengths, clipped to [0, length].
-        left_from_zero: the first sample of the rising ramp is 0 (it is carried by the previous tile alone).
-
-    Returns:
-        (length,) float32.
-    """
-    left, right = (max(0, min(ramp, length)) for ramp in (left, right))
-    mask = np.ones(length, np.float64)
-    if left:
-        mask[:left] *= np.arange(left) / left if left_from_zero else np.arange(1, left + 1) / (left + 1)
-    if right:
-        mask[length - right :] *= 1 - np.arange(1, right + 1) / (right + 1)
-    return mask.astype(np.float32)
-
-
 def split_axis(length: int, tiling: AxisTiling, factor: int, axis: str) -> list[LatentInterval]:
     """Cut ``length`` latent cells.
 
@@ -204,7 +168,7 @@ def split_axis(length: int, tiling: AxisTiling, factor: int, axis: str) -> list[
     if tiling is None:
         return [LatentInterval(0, length)]
     if isinstance(tiling, TileCount):
-        return _split_by_count(length, tiling.count, tiling.overlap, axis)
+        return split_by_count(length, tiling.count, tiling.overlap, axis)
     tile, overlap = tiling.tile, tiling.overlap
     if tile < 2 * factor or tile % factor:
         raise UsageError(f"{axis} tile must be a multiple of {factor}, at least {2 * factor}, got {tile}.")
@@ -212,45 +176,7 @@ def split_axis(length: int, tiling: AxisTiling, factor: int, axis: str) -> list[
         raise UsageError(
             f"{axis} tile overlap must be a multiple of {factor} from 0 to {tile - factor}, got {overlap}."
         )
-    return _split_by_size(length, tile // factor, overlap // factor)
-
-
-def _split_by_size(length: int, size: int, overlap: int) -> list[LatentInterval]:
-    if length <= size:
-        return [LatentInterval(0, length)]
-    stride = size - overlap
-    count = (length + size - 2 * overlap - 1) // stride
-    last = count - 1
-    return [
-        LatentInterval(
-            index * stride,
-            length if index == last else index * stride + size,
-            overlap if index else 0,
-            0 if index == last else overlap,
-        )
-        for index in range(count)
-    ]
-
-
-def _split_by_count(length: int, count: int, overlap: int, axis: str) -> list[LatentInterval]:
-    if count < 1 or count > length or overlap < 0 or overlap > length - count:
-        raise UsageError(
-            f"{axis}: {count} tiles with an overlap of {overlap} cells do not fit into {length} cells; use fewer tiles."
-        )
-    if count == 1:
-        return [LatentInterval(0, length)]
-    size, surplus = divmod(length + overlap * (count - 1), count)
-    intervals = _split_by_size(length - surplus, size, overlap)
-    # The first `surplus` tiles are one cell longer, which shifts what follows.
-    return [
-        LatentInterval(
-            interval.start + min(index, surplus),
-            interval.stop + min(index, surplus) + (index < surplus),
-            interval.left,
-            interval.right,
-        )
-        for index, interval in enumerate(intervals)
-    ]
+    return split_by_size(length, tile // factor, overlap // factor)
 
 
 def _causal(intervals: list[LatentInterval]) -> list[LatentInterval]:
@@ -342,7 +268,7 @@ def decode_tiled(
     """
 
     def frames(tile: Tile) -> Iterator[Array]:
-        yield to_host(decode(cut(latent, tile)))[0]
+        yield to_host(decode(_cut(latent, tile)))[0]
 
     return blend_tiles(frames, plan, channels)
 
@@ -404,7 +330,7 @@ def blend_streams(
     """
     weights = plan.weights()
     tiles = plan.tiles
-    streams = [stream(cut(latent, tile)) for tile in tiles]
+    streams = [stream(_cut(latent, tile)) for tile in tiles]
     start = 0
     for first in streams[0]:
         stop = start + first.shape[0]
@@ -422,24 +348,64 @@ def blend_streams(
         del buffer
 
 
-def encode_tiled(encode: Callable[[Tile], mx.array], plan: TilePlan, channels: int = 128) -> mx.array:
+def encode_tiled(
+    encode: Callable[[mx.array], mx.array], frames: mx.array | Array, plan: TilePlan, channels: int = 128
+) -> mx.array:
     """Encode tile by tile and blend on the latent grid.
 
     Args:
-        encode: the latent (B, f, h, w, C) of what a tile reads; `cut` takes that out of frames that are there.
-        plan: made by `encode_plan` for the clip's grid.
+        encode: maps frames (B, F, H, W, 3) to a latent (B, f, h, w, C).
+        frames: (B, F, H, W, 3); may stay in numpy, only one tile at a time is handed on.
+        plan: made by `encode_plan` for these frames' grid.
         channels: of a latent cell.
 
     Returns:
         (B, f, h, w, C) float32.
     """
-    blended = np.zeros((1, *plan.shape, channels), np.float32)
-    for index, tile in enumerate(plan.tiles):
-        latent = to_host(encode(tile))
-        if index == 0 and len(latent) > 1:
-            blended = np.repeat(blended, len(latent), axis=0)
+    blended = np.zeros((frames.shape[0], *plan.shape, channels), np.float32)
+    for tile in plan.tiles:
+        latent = to_host(encode(mx.array(_cut(frames, tile))))
         _weigh(latent, tile.frames.mask, tile.height.mask, tile.width.mask)
         blended[:, slice(*tile.frames.target), slice(*tile.height.target), slice(*tile.width.target)] += latent
+    return _normalised(blended, plan)
+
+
+def encode_tiled_stream(
+    encode: Callable[[Iterator[mx.array]], mx.array],
+    frames: Iterator[mx.array],
+    plan: TilePlan,
+    channels: int = 128,
+) -> mx.array:
+    """`encode_tiled` for a clip that is read once, frame by frame: only frames of one temporal group are held.
+
+    Args:
+        encode: maps frames (H, W, 3) of a tile, which it takes one by one, to a latent (1, f, h, w, C).
+        frames: (H, W, 3) each, at least as many as the plan wants.
+        plan: made by `encode_plan` for these frames' grid.
+        channels: of a latent cell.
+
+    Returns:
+        (1, f, h, w, C) float32.
+    """
+    blended = np.zeros((1, *plan.shape, channels), np.float32)
+    held: list[mx.array] = []
+    first = 0  # the place of the first frame that is held
+    for group in plan.frames:
+        start, stop = group.source
+        del held[: start - first]
+        first = start
+        held += islice(frames, stop - start - len(held))
+        for height in plan.height:
+            for width in plan.width:
+                rows, columns = slice(*height.source), slice(*width.source)
+                latent = to_host(encode(frame[rows, columns] for frame in held))
+                _weigh(latent, group.mask, height.mask, width.mask)
+                blended[:, slice(*group.target), slice(*height.target), slice(*width.target)] += latent
+    return _normalised(blended, plan)
+
+
+def _normalised(blended: Array, plan: TilePlan) -> mx.array:
+    """A blended latent (B, f, h, w, C), divided by what the masks add up to."""
     weights = plan.weights()
     if weights is not None:
         along_f, along_h, along_w = weights
@@ -453,8 +419,7 @@ def to_host(x: mx.array) -> Array:
     return to_numpy(x.astype(mx.float32))
 
 
-def cut(x: Any, tile: Tile) -> Any:
-    """What a tile reads of (B, F, H, W, C)."""
+def _cut(x: Any, tile: Tile) -> Any:
     return x[:, slice(*tile.frames.source), slice(*tile.height.source), slice(*tile.width.source)]
 
 

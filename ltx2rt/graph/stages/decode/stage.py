@@ -41,12 +41,12 @@ Upscaler = Component[upscaler.LatentUpscalerConfig]
 
 
 def upscale_latents(
-    run: Run, latent: Float32Array, keyframes: Float32Array | None
+    run: Run, latent: Float32Array, keyframes: Float32Array | None, name: str = "spatial upscaler"
 ) -> tuple[Float32Array, Float32Array | None]:
     """Normalised video latent (1, f, h, w, 128) -> (1, f, 2h, 2w, 128), and that of the generated key frames, which are
-    enlarged like a clip of their own: neighbours among them mix."""
+    enlarged like a clip of their own: neighbours among them mix. ``name`` is that of the stage."""
     given = {"latent": latent} | ({} if keyframes is None else {"keyframes": keyframes})
-    enlarged = _resampled(run, "spatial upscaler", SPATIAL_UPSCALER, given)
+    enlarged = _resampled(run, name, SPATIAL_UPSCALER, given)
     return enlarged["latent"], enlarged.get("keyframes")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 import mlx.core as mx
@@ -38,6 +38,7 @@ class DenoiseTask:
     Attributes:
         name: of the stage.
         video, audio: tokens; 0: absent.
+        tiles: tokens of the video that each of its tiles sees; empty: the model sees all of them at once.
         masked: the video has an attention mask.
         text: tokens of a context.
         given_contexts: bytes of the contexts that the stage was given; the ledger counts them.
@@ -52,6 +53,7 @@ class DenoiseTask:
     name: str
     video: int
     audio: int
+    tiles: tuple[int, ...]
     masked: bool
     text: int
     given_contexts: int
@@ -69,6 +71,11 @@ class DenoiseTask:
         video = self.video_guider if self.video else None
         audio = self.audio_guider if self.audio else None
         return len(plan_step(video, audio, 0).passes)
+
+    @property
+    def calls(self) -> tuple[int, ...]:
+        """Tokens of the video in each of the model calls that make one pass."""
+        return self.tiles or (self.video,)
 
     @property
     def streams(self) -> dict[str, bool]:
@@ -123,7 +130,7 @@ def denoise_options(checkpoint: Checkpoint, config: TransformerConfig, task: Den
         )
     made = max(block.made for block in blocks)
     for depth, keep, batch, limit in product(DEPTHS, (True, False), range(passes, own_batch - 1, -1), TOKEN_LIMITS):
-        calls = task.evaluations * -(-passes // batch)
+        calls = task.evaluations * len(task.calls) * -(-passes // batch)
         yield _need(
             config,
             task,
@@ -140,7 +147,16 @@ def denoise_options(checkpoint: Checkpoint, config: TransformerConfig, task: Den
 
 
 def _shape(task: DenoiseTask, batch: int, rotation: int) -> CallShape:
-    return CallShape(task.video, task.audio, task.text, batch, task.dtype.size, task.masked, rotation)
+    """The largest call."""
+    return CallShape(max(task.calls), task.audio, task.text, batch, task.dtype.size, task.masked, rotation)
+
+
+def _host_bytes(config: TransformerConfig, task: DenoiseTask, shape: CallShape, limit: int) -> int:
+    """Of the states and estimates of a step: those of the whole video and, with tiles, those of the largest one."""
+    host = call_footprint(config, shape, limit).host
+    if task.tiles:
+        host += call_footprint(config, replace(shape, video=task.video), limit).host
+    return host
 
 
 def _need(
@@ -170,13 +186,15 @@ def _need(
     if keeps:
         caches += contexts * text_keys
     calls = task.evaluations * passes / batch
-    flops = calls * call_flops(config, shape, text_keys=not keeps)
+    flops = calls * sum(call_flops(config, replace(shape, video=tokens), text_keys=not keeps) for tokens in task.calls)
     if keeps:
         flops += contexts / batch * (call_flops(config, shape) - call_flops(config, shape, text_keys=False))
     blocks = streamed_text(depth) if depth else "resident"
     choice = {"blocks": blocks, "tokens": f"at most {limit} together"}
     if text_keys:
         choice["text keys"] = "kept" if keeps else "computed in every step"
+    if task.tiles:
+        choice["tiles"] = f"{len(task.tiles)} in every step, the largest of {max(task.tiles)} tokens"
     if passes > 1:
         choice["passes"] = f"{batch} of {passes} together"
     return Need(
@@ -187,7 +205,7 @@ def _need(
         caches=caches,
         activations=footprint.activations,
         working=footprint.working + fusing,
-        host=footprint.host,
+        host=_host_bytes(config, task, shape, limit),
         flops=flops,
         choice=choice,
         settings={"depth": depth, "token_limit": limit, "keep_text_keys": keeps, "batch": batch},

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import count
 from typing import Any
 
 import mlx.core as mx
 
 from ltx2rt.errors import StateError
 from ltx2rt.graph.components import TRANSFORMER
-from ltx2rt.graph.diffusion.denoising import NO_GUIDANCE, GuidedDenoiser
+from ltx2rt.graph.diffusion.denoising import NO_GUIDANCE, GuidedDenoiser, Predict
 from ltx2rt.graph.diffusion.guidance import GuiderParams
 from ltx2rt.graph.diffusion.latent_state import LatentState
 from ltx2rt.graph.diffusion.precision import Float32Array
-from ltx2rt.graph.diffusion.predictions import Denoised, post_process
-from ltx2rt.graph.diffusion.samplers import EULER, Denoise, GradientEstimation, Sampler, SamplerNoise
+from ltx2rt.graph.diffusion.samplers import EULER, GradientEstimation, Sampler, SamplerNoise
 from ltx2rt.graph.diffusion.schedules import ltx2_sigmas
+from ltx2rt.graph.diffusion.tiles import TiledPredict, TileGrid, cut_tokens
 from ltx2rt.graph.models.layers.params import Params
 from ltx2rt.graph.models.transformer.model import Transformer, TransformerConfig, param_specs
+from ltx2rt.graph.stages.denoise.evaluations import Evaluations
 from ltx2rt.graph.stages.denoise.needs import DenoiseTask, block_specs, denoise_options, resident_specs
 from ltx2rt.graph.stages.denoise.passes import TransformerPasses
-from ltx2rt.graph.stages.events import Evaluated, StageRestored, StepDone
+from ltx2rt.graph.stages.events import StageRestored, StepDone
 from ltx2rt.graph.stages.finite import require_finite
 from ltx2rt.graph.stages.inputs import GenerationInputs, PromptContext
 from ltx2rt.graph.stages.run import Run
@@ -43,6 +43,7 @@ class Sampling:
         loras: fused into the transformer, in order, with their strengths.
         sampler: how the noise levels are walked down.
         video_guider, audio_guider: guidance of each stream.
+        tiles: of the video, which the model sees one after the other in every evaluation; None: all of it at once.
     """
 
     sigmas: Float32Array
@@ -50,6 +51,7 @@ class Sampling:
     sampler: Sampler = EULER
     video_guider: GuiderParams = NO_GUIDANCE
     audio_guider: GuiderParams = NO_GUIDANCE
+    tiles: TileGrid | None = None
 
     @property
     def noise_scale(self) -> float:
@@ -154,10 +156,13 @@ def _sample(
     negative: PromptContext | None,
 ) -> tuple[LatentState | None, LatentState | None]:
     model = _transformer(run, stage, config, task, need.settings)
-    passes = TransformerPasses(model, positive, negative, need.settings["batch"])
-    denoiser = GuidedDenoiser(passes, video=sampling.video_guider, audio=sampling.audio_guider)
-    observed, noise = _observed(run, task.name, denoiser), SamplerNoise(run.sde_noise, run.seeded_noise)
-    for step in sampling.sampler.loop(observed, sampling.sigmas, video, audio, noise):
+    evaluations = Evaluations(run, task.name)
+    predict: Predict = TransformerPasses(model, positive, negative, need.settings["batch"])
+    if sampling.tiles is not None:
+        predict = TiledPredict(predict, sampling.tiles, evaluations.tile)
+    denoiser = GuidedDenoiser(predict, video=sampling.video_guider, audio=sampling.audio_guider)
+    noise = SamplerNoise(run.sde_noise, run.seeded_noise)
+    for step in sampling.sampler.loop(evaluations.observed(denoiser), sampling.sigmas, video, audio, noise):
         video, audio = step.video, step.audio
         run.emit(
             StepDone(
@@ -184,6 +189,7 @@ def _task(
         name,
         video=0 if video is None else video.latent.shape[1],
         audio=0 if audio is None else audio.latent.shape[1],
+        tiles=_tile_tokens(sampling.tiles, video),
         masked=video is not None and video.attention_mask is not None,
         text=contexts[0].video.shape[1],
         given_contexts=sum(array.nbytes for context in contexts for array in context),
@@ -195,6 +201,13 @@ def _task(
         loras=sampling.loras,
         dtype=run.inputs.dtype,
     )
+
+
+def _tile_tokens(grid: TileGrid | None, video: LatentState | None) -> tuple[int, ...]:
+    """How many tokens of the video each tile sees; empty: there are no tiles."""
+    if grid is None or video is None:
+        return ()
+    return tuple(len(tile.tokens) for tile in cut_tokens(video.positions, grid))
 
 
 def _weights(run: Run, task: DenoiseTask, specs: Sequence[ParamSpec]) -> StageWeights:
@@ -232,35 +245,3 @@ def _transformer(
         token_limit=settings["token_limit"],
         keep_text_keys=settings["keep_text_keys"],
     )
-
-
-def _observed(run: Run, name: str, denoiser: GuidedDenoiser) -> Denoise:
-    """The denoiser, with every evaluation told to the observer and kept in the journal, from where it is taken again
-    when the stage was interrupted."""
-    numbers = count()
-
-    def evaluate(video: LatentState | None, audio: LatentState | None, sigma: float, step_index: int) -> Denoised:
-        entry = f"{name}.{next(numbers):04d}"
-        found = None if run.journal is None else run.journal.get(entry)
-        if found is not None:
-            return _checked(name, step_index, denoiser.restore({key: to_numpy(value) for key, value in found.items()}))
-        x0 = _checked(name, step_index, denoiser(video, audio, sigma, step_index))
-        if run.journal is not None:
-            run.journal.put(entry, denoiser.memory())
-        kept = [
-            None if state is None or estimate is None else post_process(estimate, state)
-            for state, estimate in zip((video, audio), x0, strict=True)
-        ]
-        inputs = [None if state is None else state.latent for state in (video, audio)]
-        run.emit(Evaluated(sigma, inputs[0], inputs[1], kept[0], kept[1]))
-        return x0
-
-    return evaluate
-
-
-def _checked(stage: str, step_index: int, x0: Denoised) -> Denoised:
-    """The estimates, which are finite: what is not would spread to every token in the next step."""
-    for stream, estimate in zip(("video", "audio"), x0, strict=True):
-        if estimate is not None:
-            require_finite(f"{stage}, step {step_index + 1}", f"the {stream} latent", estimate)
-    return x0

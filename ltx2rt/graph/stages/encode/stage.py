@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 
 import mlx.core as mx
@@ -16,8 +16,8 @@ from ltx2rt.graph.models.layers.params import Params
 from ltx2rt.graph.models.video_vae.encoder import VideoEncoder
 from ltx2rt.graph.models.video_vae.specs import VideoVaeConfig, encoder_specs
 from ltx2rt.graph.models.video_vae.statistics import statistics_specs
-from ltx2rt.graph.models.video_vae.tiling import Tile, Tiling
-from ltx2rt.graph.stages.encode.needs import sound_encoder_options, video_encoder_options
+from ltx2rt.graph.models.video_vae.tiling import Tiling
+from ltx2rt.graph.stages.encode.needs import clip_tiling, sound_encoder_options, video_encoder_options
 from ltx2rt.graph.stages.events import SoundEncoded, VideoEncoded
 from ltx2rt.graph.stages.finite import require_finite
 from ltx2rt.graph.stages.inputs import FrameStream, SoundInput
@@ -36,8 +36,8 @@ def encode_pixels(
 ) -> list[Float32Array]:
     """Normalised latents (1, f, h, w, 128) of clips (F, H, W, 3), uint8 or float32 in [-1, 1], in order.
 
-    No stage runs when there are none. What reads the frames of a stream takes ``beside`` bytes. Clips are encoded in
-    tiles where ``tiling`` says so; else in one piece, frame by frame or, where the encoder cannot, in the usual tiles.
+    No stage runs when there are none. What reads the frames of a stream takes ``beside`` bytes. ``tiling``: of clips
+    longer than a frame, which are then blended of tiles, as the official code has them; None: as if encoded whole.
     """
     if not clips:
         return []
@@ -69,44 +69,22 @@ def _blank_latent(config: VideoVaeConfig, clip: tuple[int, int, int]) -> Float32
 
 
 def _encode(encoder: VideoEncoder, clip: Array | FrameStream, push: int | None, tiling: Tiling | None) -> mx.array:
-    """The latent of one clip: an image at once, a longer clip ``push`` frames at a time, or in tiles (None)."""
+    """The latent of one clip: an image at once; a longer clip, or each of its tiles, ``push`` frames at a time or at
+    once (None)."""
     count, height, width = clip.shape[:3]
+    tiling = clip_tiling(encoder.config, (count, height, width), tiling, streams=push is not None)
     if push is not None and count > 1:
-        if tiling is None:
-            return _streamed(encoder, clip, push)
-        latent = encoder.encode_tiles(
-            (count, height, width), tiling, lambda tile: _streamed(encoder, _tile_of(clip, tile), push)
-        )
+        frames = (_as_float(frame) for frame in _frames(clip))
+        if tiling is not None:
+            latent = encoder.encode_tiles(frames, (count, height, width), tiling, frames_per_push=push)
+        else:
+            chunks = (frame[None] for frame in frames)
+            latent = mx.concatenate(list(encoder.encode_stream(chunks, frames_per_push=push)), axis=1)
     else:
-        if count > 1 and tiling is None:
-            tiling = Tiling.auto(height, width, encoder.config.spatial_factor)
         whole = np.stack(list(_frames(clip))) if isinstance(clip, FrameStream) else clip
         latent = encoder.encode_frames(_as_float(whole)[None], tiling)
     mx.eval(latent)
     return latent
-
-
-def _streamed(encoder: VideoEncoder, clip: Array | FrameStream, push: int) -> mx.array:
-    """The latent of a clip that is encoded ``push`` frames at a time."""
-    chunks = (_as_float(frame)[None] for frame in _frames(clip))
-    latent = mx.concatenate(list(encoder.encode_stream(chunks, frames_per_push=push)), axis=1)
-    mx.eval(latent)
-    return latent
-
-
-def _tile_of(clip: Array | FrameStream, tile: Tile) -> FrameStream:
-    """The part of a clip that a tile reads."""
-    stream = clip if isinstance(clip, FrameStream) else FrameStream.of(clip)
-    within = stream.selected(range(*tile.frames.source))
-    rows, columns = slice(*tile.height.source), slice(*tile.width.source)
-
-    def read() -> Generator[Array, None, None]:
-        with closing(within.read()) as frames:
-            for frame in frames:
-                yield frame[rows, columns]
-
-    size = (rows.stop - rows.start, columns.stop - columns.start)
-    return FrameStream((within.shape[0], *size, 3), read)
 
 
 def _frames(clip: Array | FrameStream) -> Iterator[Array]:
