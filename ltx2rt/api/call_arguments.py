@@ -37,6 +37,18 @@ class CallArguments(TypedDict, total=False):
     duration: float | None
     """length in seconds in place of a number of frames: the nearest 8*k + 1 (default: None)."""
 
+    chunked: bool | None
+    """make a long clip in windows, one after the other, each of which goes on from the one before (default: False)."""
+
+    chunk_pixel_frames: int | None
+    """frames of a window, 8*k + 1; turns --chunked on, 1 or more (default: 97)."""
+
+    chunk_carry_frames: int | None
+    """frames that a window has from the one before, 8*k + 1, 17 or more; turns --chunked on, 0 or more (default: 25)."""
+
+    chunk_blend_frames: int | None
+    """of these, the last ones in which one window is blended into the next; 0 = a cut; turns --chunked on, 0 or more (default: as many as are carried)."""
+
     auto_duration: tuple[float, float] | None
     """shortest and longest clip in seconds, of a length that LTX-2.5 predicts from the prompt (default: 1 20 where --num-frames is left out and the model has a duration head)."""
 

@@ -8,7 +8,6 @@ _INERT_GROUP = "Accepted, without effect"
 _REFUSED_GROUP = "Known, but refused"
 _DFR = "it belongs to the dynamic frame rate pipeline of LTX-2.5, which is not supported"
 _HDR = "high dynamic range is not supported"
-_CHUNKS = "long clips in chunks are not supported; make several clips, or go on with --pipeline extend"
 
 
 def _inert(name: str, help_line: str, why: str, *aliases: str, **options: object) -> Flag:
@@ -74,10 +73,6 @@ FOREIGN_FLAGS = (
     _refused("--temporal-upsample-rounds", "how often the frame rate is doubled", _DFR, metavar="N"),
     _refused("--temporal-upscalings", "how often the frame rate is doubled", _DFR, metavar="N"),
     _refused("--spatial-upscalings", "how often the size is doubled", _DFR, metavar="N"),
-    _refused("--chunked", "make a long clip in chunks", _CHUNKS, kind=None),
-    _refused("--chunk-pixel-frames", "frames of a chunk", _CHUNKS, metavar="N"),
-    _refused("--chunk-carry-frames", "frames that the next chunk begins with", _CHUNKS, metavar="N"),
-    _refused("--chunk-blend-frames", "frames over which chunks are blended", _CHUNKS, metavar="N"),
     _refused("--input", "clips to convert", _HDR, nargs="+", metavar="FILE"),
     _refused("--output-dir", "where converted clips go", _HDR, metavar="DIR"),
     _refused("--hdr-lora", "LoRA of the conversion", _HDR, metavar="FILE"),

@@ -13,6 +13,8 @@ class Need:
 
     Attributes:
         name: of the stage.
+        window: of a clip that is made in several, from 1; 0: of all of it.
+        steps: of a sampler.
         weights: arrays held for the whole stage.
         present: the part of ``weights`` that is there already, from earlier stages or calls.
         kept: weights of other stages and calls that stay in memory meanwhile.
@@ -32,6 +34,8 @@ class Need:
     """
 
     name: str
+    window: int = 0
+    steps: int = 0
     weights: int = 0
     present: int = 0
     kept: int = 0

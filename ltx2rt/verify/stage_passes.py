@@ -19,7 +19,6 @@ from ltx2rt.graph.diffusion.noise import NoiseDtype, NoiseSource, TorchCpuNoise
 from ltx2rt.graph.diffusion.predictions import keep_clean
 from ltx2rt.graph.pipelines import PIPELINES
 from ltx2rt.graph.settings.weight_files import WeightFiles
-from ltx2rt.graph.stages.decode.stage import decode_audio
 from ltx2rt.graph.stages.events import Event, Noised, StepDone
 from ltx2rt.graph.stages.run import GeneratedClip, Run
 from ltx2rt.graph.stages.weight_set import WeightSet
@@ -68,11 +67,11 @@ class _Recorded:
         return self._source.fork()
 
 
-class _DecodedWithHash(TorchCpuNoise):
-    """The seed's draws; decoders, which go on from a copy, get the hash noise that the clips were saved with."""
+class _NotOfDecoder(TorchCpuNoise):
+    """The seed's draws, none of which belong to the decoder: clips with key frames were decoded without the seed."""
 
-    def fork(self) -> HashNoise:  # type: ignore[override]  # another source on purpose
-        return HashNoise()
+    def skip(self, shape: tuple[int, ...]) -> None:
+        """Nothing."""
 
 
 class _Pass(NamedTuple):
@@ -95,7 +94,7 @@ class _PassesRun(SavedRun):
     @cached_property
     def passes(self) -> list[_Pass]:
         """Every call of the diffusion stage, in order."""
-        assert self.clip is not None
+        assert self.chunks is not None  # the windows of a clip pass when its frames are read
         return self._passes
 
     @cached_property
@@ -119,13 +118,12 @@ class _PassesRun(SavedRun):
 
         pipeline = PIPELINES[self._pipeline]
         pipeline.check(self.inputs, self._files)
-        noise = _DecodedWithHash(self.inputs.settings.seed or 0)
-        return pipeline.generate(Run(self._files, self.inputs, observe, noise, seeded_noise=seeded))
-
-    def sound(self) -> tuple[Array, int]:
-        """Waveform (S, 2) and rate of the final latent."""
-        assert self.clip.audio_latent is not None
-        return decode_audio(Run(self._files, self.inputs), self.clip.audio_latent)
+        # Decoders get the hash noise that the clips were saved with.
+        seed, sees_keyframes = self.inputs.settings.seed or 0, self.inputs.settings.decode_with_keyframes
+        noise = _NotOfDecoder(seed) if sees_keyframes else TorchCpuNoise(seed)
+        return pipeline.generate(
+            Run(self._files, self.inputs, observe, noise, seeded_noise=seeded, decoder_noise=HashNoise())
+        )
 
     @cached_property
     def _files(self) -> WeightSet:
@@ -180,10 +178,11 @@ def _pass(golden: GoldenFile, run: _PassesRun, index: int) -> Iterator[Check]:
             yield golden.check(f"{prefix}noise", event.noise, **_NOISE)
         yield from _state(golden, prefix, event)
         first, last = (getattr(made.steps[step], event.modality) for step in (0, -1))
-        stepped = golden.expected(f"{prefix}after_step_0")
-        if made.draws:  # an ancestral step was saved before kept tokens were put back into it
-            stepped = keep_clean(stepped, event.state)
-        yield Check(f"{prefix}after_step_0", first, stepped, **_LATENT)
+        if index == 0 or f"{prefix}after_step_0" in golden:  # of clips in windows it was saved of the first pass alone
+            stepped = golden.expected(f"{prefix}after_step_0")
+            if made.draws:  # an ancestral step was saved before kept tokens were put back into it
+                stepped = keep_clean(stepped, event.state)
+            yield Check(f"{prefix}after_step_0", first, stepped, **_LATENT)
         if f"{prefix}out" in golden:  # not of a stream that is kept as it is
             expected = golden.expected(f"{prefix}out")
             yield Check(f"{prefix}out", _planes(last, expected.shape), expected, **_LATENT)
@@ -216,8 +215,12 @@ def _frames(golden: GoldenFile, run: _PassesRun) -> Iterator[Check]:
     """Single frames, and the mean of each."""
     video = np.concatenate(run.chunks)
     for key in list(golden.keys()):
-        if found := re.fullmatch(r"video_float_fhwc\.frame_(\d+)", key):
-            yield golden.check(key, video[int(found[1])], **_PIXEL)
+        if found := re.fullmatch(r"video_float_fhwc\.frame_(\d+)(\.crop)?", key):
+            frame = video[int(found[1])]
+            if found[2]:
+                height, width = frame.shape[0] // 4, frame.shape[1] // 4
+                frame = frame[height:-height, width:-width]
+            yield golden.check(key, frame, **_PIXEL)
         elif key == "video_float_fhwc.last_quarter":  # of height and width, the second one, in the last frame
             rows, columns = (slice(length // 4, length // 2) for length in video.shape[1:3])
             yield golden.check(key, video[-1, rows, columns], **_PIXEL)
@@ -235,8 +238,12 @@ def _planes(tokens: Array, shape: tuple[int, ...]) -> Array:
 
 
 def _audio(golden: GoldenFile, run: _PassesRun) -> Iterator[Check]:
-    waveform, rate = run.sound()
+    waveform, rate = run.waveform, run.clip.sample_rate
+    assert waveform is not None
     yield Check("rate", from_numbers(rate), from_numbers(int(golden.metadata["audio_sampling_rate"])), atol=0)
     yield golden.check("audio_samples", from_numbers(len(waveform)), atol=0)
+    for key in golden.numbered("audio_seam"):
+        start, stop = (int(sample) for sample in golden.given(f"{key}.range"))
+        yield golden.check(key, waveform.T[:, start:stop], **_WAVEFORM)
     expected = golden.expected("audio_waveform")
     yield Check("audio_waveform", waveform.T[:, : expected.shape[1]], expected, **_WAVEFORM)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ltx2rt.errors import UsageError
+from ltx2rt.graph.diffusion.conditioning import AppendReferenceAudio, positions_before_clip
+from ltx2rt.graph.diffusion.precision import Float32Array
 from ltx2rt.graph.diffusion.schedules import distilled_sigmas, distilled_stage_2_sigmas
 from ltx2rt.graph.models.video_vae.tiling import Tiling
 from ltx2rt.graph.pipelines.checks import check_inputs
@@ -12,6 +14,7 @@ from ltx2rt.graph.pipelines.pipeline import PipelineEntry
 from ltx2rt.graph.pipelines.references import check_references, reference_items
 from ltx2rt.graph.pipelines.refinement import Conditions, first_stage, second_stage
 from ltx2rt.graph.settings.settings import (
+    CHUNKS,
     CLIP_COLOURS,
     DUBBED_CLIP,
     FITTING,
@@ -23,7 +26,7 @@ from ltx2rt.graph.settings.settings import (
 )
 from ltx2rt.graph.stages.decode.stage import finish
 from ltx2rt.graph.stages.denoise.stage import Sampling
-from ltx2rt.graph.stages.denoise.states import VideoItem
+from ltx2rt.graph.stages.denoise.states import SoundItem, VideoItem
 from ltx2rt.graph.stages.encode.stage import encode_sound
 from ltx2rt.graph.stages.inputs import GenerationInputs
 from ltx2rt.graph.stages.media_inputs import open_dubbed_clip
@@ -31,6 +34,7 @@ from ltx2rt.graph.stages.run import GeneratedClip, Run
 from ltx2rt.graph.stages.targets import audio_target
 from ltx2rt.graph.stages.text.stage import positive_context
 from ltx2rt.graph.stages.weight_set import WeightSet
+from ltx2rt.graph.stages.windows import in_windows, window_sound
 from ltx2rt.spelling import spelled
 
 
@@ -53,21 +57,43 @@ def generate(run: Run) -> GeneratedClip:
 
     Source: Lightricks/LTX-2 ltx_pipelines/dubit.py @ 1.4.
     """
+    assert run.inputs.media.reference_sound is not None
+    conditions = Conditions(positive_context(run))
+    track = encode_sound(run, run.inputs.media.reference_sound)
+    return in_windows(run, lambda part: _window(part, conditions, window_sound(part, track)))
+
+
+def _window(run: Run, conditions: Conditions, voice: Float32Array) -> GeneratedClip:
+    """A window of the clip, or all of it.
+
+    Args:
+        run: of the window.
+        conditions: of both stages.
+        voice: of the original clip in the window, (1, L, 128).
+    """
     inputs, loras = run.inputs, run.files.loras
-    assert inputs.media.reference_sound is not None
     height, width = inputs.height, inputs.width
-    voice = encode_sound(run, inputs.media.reference_sound, audio_target(run).shape.frames)
-    conditions = Conditions(positive_context(run), reference_sound=voice)
 
     def pictures(stage: int) -> list[VideoItem]:
         smaller = 2 if stage == 1 else 1
         name = f"reference encoder {stage}"
         return reference_items(run, name, height // smaller, width // smaller, Tiling.default())
 
-    first = first_stage(run, Sampling(distilled_sigmas(), loras), conditions, lambda: pictures(1))
-    refined = replace(conditions, sound=first.audio, reference_sound=first.audio)
-    final = second_stage(run, Sampling(distilled_stage_2_sigmas(), loras), refined, first, lambda: pictures(2))
-    return finish(run, final.video, first.audio, keyframes=final.keyframes)
+    def heard_before(sound: Float32Array) -> list[SoundItem]:
+        return [AppendReferenceAudio(sound, positions_before_clip(sound.shape[1], audio_target(run)))]
+
+    first = first_stage(
+        run, Sampling(distilled_sigmas(), loras), conditions, lambda: pictures(1), lambda: heard_before(voice)
+    )
+    final = second_stage(
+        run,
+        Sampling(distilled_stage_2_sigmas(), loras),
+        replace(conditions, sound=first.audio),
+        first,
+        lambda: pictures(2),
+        lambda: heard_before(first.audio),
+    )
+    return finish(run, final.video, final.audio, keyframes=final.keyframes, carried=final.carried)
 
 
 PIPELINE = PipelineEntry(
@@ -82,7 +108,7 @@ PIPELINE = PipelineEntry(
     two_stage=True,
     aliases=("dubit", "dub"),
     topics=frozenset(
-        {SIZE, FITTING, REDUCTION, FRAMES, CLIP_COLOURS, DUBBED_CLIP, REFERENCE_SIZE, GENERATED_KEYFRAMES}
+        {SIZE, CHUNKS, FITTING, REDUCTION, FRAMES, CLIP_COLOURS, DUBBED_CLIP, REFERENCE_SIZE, GENERATED_KEYFRAMES}
     ),
     check=check,
     generate=generate,

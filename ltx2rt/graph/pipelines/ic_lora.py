@@ -20,6 +20,7 @@ from ltx2rt.graph.pipelines.references import check_references, reference_clip, 
 from ltx2rt.graph.pipelines.refinement import Conditions, Latents, sample
 from ltx2rt.graph.settings.inputs import IcLoraStage
 from ltx2rt.graph.settings.settings import (
+    CHUNKS,
     CLIP_COLOURS,
     CONTROL,
     GENERATED_KEYFRAMES,
@@ -38,6 +39,7 @@ from ltx2rt.graph.stages.run import GeneratedClip, Run
 from ltx2rt.graph.stages.targets import video_shape
 from ltx2rt.graph.stages.text.stage import positive_context
 from ltx2rt.graph.stages.weight_set import WeightSet
+from ltx2rt.graph.stages.windows import in_windows
 from ltx2rt.spelling import spelled
 
 _TILE = (1024, 1536)  # (height, width) in pixels where nothing else is said
@@ -68,6 +70,11 @@ def generate(run: Run) -> GeneratedClip:
     Source: Lightricks/LTX-2 ltx_pipelines/ic_lora.py @ 1.4.
     """
     conditions = Conditions(positive_context(run))
+    return in_windows(run, lambda part: _window(part, conditions))
+
+
+def _window(run: Run, conditions: Conditions) -> GeneratedClip:
+    """A window of the clip, or all of it."""
     made: Latents | None = None
     divisor = 0
     for number, stage in enumerate(_stages(run.inputs), 1):
@@ -87,9 +94,9 @@ def generate(run: Run) -> GeneratedClip:
             run.files.loras if stage.with_reference else (),
             tiles=_tile_grid(stage, video_shape(run.files, run.inputs, height, width), run.files),
         )
-        made = sample(run, f"denoise {number}", sampling, conditions, height, width, images, items, made)
+        made = sample(run, f"denoise {number}", sampling, conditions, height, width, images, items, (), made)
     assert made is not None
-    return finish(run, made.video, made.audio, keyframes=made.keyframes)
+    return finish(run, made.video, made.audio, keyframes=made.keyframes, carried=made.carried)
 
 
 def _stages(inputs: GenerationInputs) -> tuple[IcLoraStage, ...]:
@@ -202,7 +209,7 @@ PIPELINE = PipelineEntry(
     files=("spatial_upscaler", "loras"),
     variant="distilled",
     two_stage=True,
-    topics=NEW_CLIP | {GENERATED_KEYFRAMES, REFERENCES, REFERENCE_SIZE, CONTROL, CLIP_COLOURS, STAGES},
+    topics=NEW_CLIP | {CHUNKS, GENERATED_KEYFRAMES, REFERENCES, REFERENCE_SIZE, CONTROL, CLIP_COLOURS, STAGES},
     check=check,
     generate=generate,
 )

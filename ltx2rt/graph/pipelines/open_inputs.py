@@ -70,6 +70,7 @@ def open_inputs(
         fixed_schedule=fixed_schedule,
         duration=duration,
         dtype=dtype,
+        frames_per_latent=frames_per_latent(files),
     )
     entry.check(inputs, files)
     if settings.latents is not None:

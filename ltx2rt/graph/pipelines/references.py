@@ -19,6 +19,7 @@ from ltx2rt.graph.stages.encode.stage import encode_pixels
 from ltx2rt.graph.stages.inputs import FrameStream, GenerationInputs, ReferenceVideo
 from ltx2rt.graph.stages.run import Run
 from ltx2rt.graph.stages.weight_set import WeightSet
+from ltx2rt.graph.stages.windows import window_prefix
 from ltx2rt.spelling import spelled
 
 log = logging.getLogger(__name__)
@@ -85,8 +86,10 @@ def reference_clip(
 def reference_items(run: Run, name: str, height: int, width: int, tiling: Tiling | None = None) -> list[VideoItem]:
     """The reference videos as conditions of a stage.
 
+    Of a window of a clip, what it has from the window before is encoded and then left out.
+
     Args:
-        run: its media hold the videos and where the clip attends to them.
+        run: of the clip or of a window; its media hold the videos and where the clip attends to them.
         name: of the stage that encodes them.
         height, width: in pixels, of the stage that they condition.
         tiling: of the encoder; None: each is encoded in one piece.
@@ -94,11 +97,13 @@ def reference_items(run: Run, name: str, height: int, width: int, tiling: Tiling
     inputs, files = run.inputs, run.files
     downscale, temporal_scale = reference_factors(inputs, files)
     clips = [reference_clip(inputs, files, height, width, reference) for reference in inputs.media.references]
+    vae = files.config(VIDEO_VAE)
+    prefixes = [window_prefix(run, temporal_scale, vae.latent_frames(clip.shape[0])) for clip in clips]
     reading = max((reference.reading_bytes for reference in inputs.media.references), default=0)
     latents = encode_pixels(run, name, clips, reading, tiling)
     items: list[VideoItem] = []
-    for reference, latent in zip(inputs.media.references, latents, strict=True):
-        item = AppendReferenceVideo(latent, downscale, temporal_scale, reference.strength)
+    for reference, latent, prefix in zip(inputs.media.references, latents, prefixes, strict=True):
+        item = AppendReferenceVideo(latent, downscale, temporal_scale, reference.strength, prefix)
         mask = inputs.media.attention_mask
         if mask is None or (mask.weights is None and mask.strength == 1.0):
             items.append(item)
@@ -109,5 +114,5 @@ def reference_items(run: Run, name: str, height: int, width: int, tiling: Tiling
             # Every stage reads the mask at half of the final size.
             weights = mask.weights(inputs.height // 2, inputs.width // 2, inputs.num_frames)[None]
             tokens = mask_video_to_tokens(weights, VideoLatentShape(f, h, w)) * mask.strength
-            items.append(WithAttentionStrength(item, tokens))
+            items.append(WithAttentionStrength(item, tokens[:, prefix * h * w :]))
     return items

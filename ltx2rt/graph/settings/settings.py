@@ -67,6 +67,7 @@ EXTENSION = "extension"
 FRAMES = "frames"
 DURATION = "predicted length"
 GENERATED_KEYFRAMES = "generated key frames"
+CHUNKS = "chunks of long clips"
 FITTING = "fitting of pictures"
 REDUCTION = "reduction of large pictures"
 CLIP_COLOURS = "colours of clips"
@@ -130,6 +131,40 @@ class Settings:
     )
     duration: float | None = setting(
         None, _SECONDS, "length in seconds in place of a number of frames: the nearest 8*k + 1", "Request", topic=LENGTH
+    )
+    chunked: bool = setting(
+        False,
+        Switch(),
+        "make a long clip in windows, one after the other, each of which goes on from the one before",
+        "Request",
+        topic=CHUNKS,
+    )
+    chunk_pixel_frames: int | None = setting(
+        None,
+        Whole(),
+        "frames of a window, 8*k + 1; turns --chunked on",
+        "Request",
+        topic=CHUNKS,
+        low=1,
+        shown_default="97",
+    )
+    chunk_carry_frames: int | None = setting(
+        None,
+        Whole(),
+        "frames that a window has from the one before, 8*k + 1, 17 or more; turns --chunked on",
+        "Request",
+        topic=CHUNKS,
+        low=0,
+        shown_default="25",
+    )
+    chunk_blend_frames: int | None = setting(
+        None,
+        Whole(),
+        "of these, the last ones in which one window is blended into the next; 0 = a cut; turns --chunked on",
+        "Request",
+        topic=CHUNKS,
+        low=0,
+        shown_default="as many as are carried",
     )
     auto_duration: tuple[float, float] | None = setting(
         None,

@@ -182,7 +182,9 @@ def test_what_cannot_work(clip: Path, tmp_path: Path) -> None:
         prepared(clip, reference_strength=1.5)
     with pytest.raises(UsageError, match="height must be a multiple of 64, got 96"):
         prepared(clip, height=96)
-    with pytest.raises(UsageError, match=r"takes references at 1/2 of the size of each stage: .* multiples of 128, got 64x64"):
+    with pytest.raises(
+        UsageError, match=r"takes references at 1/2 of the size of each stage: .* multiples of 128, got 64x64"
+    ):
         prepared(clip, reference_downscale_factor=2)
     for name, value in {"num_frames": 9, "frame_rate": 24, "images": ["a.png"], "num_inference_steps": 4}.items():
         with pytest.raises(UsageError, match=name):

@@ -12,7 +12,7 @@ from ltx2rt.graph.models.layers.decode_way import DecodeWay
 from ltx2rt.graph.models.layers.params import Params
 from ltx2rt.graph.models.video_vae.config import VideoVaeConfig
 from ltx2rt.graph.models.video_vae.diffusion_config import Size
-from ltx2rt.graph.models.video_vae.diffusion_decoder import DiffusionVideoDecoder
+from ltx2rt.graph.models.video_vae.diffusion_decoder import DiffusionVideoDecoder, decoder_draws
 from ltx2rt.graph.models.video_vae.diffusion_footprint import (
     diffusion_decode_bytes,
     diffusion_decode_flops,
@@ -68,6 +68,9 @@ class DiffusionDecoder:
     ) -> Iterator[Array]:
         decoder = DiffusionVideoDecoder(self.config, params, dtype, settings["push"], settings["keeps_keys"])
         return decoder.stream_frames(latent, settings["tiling"], noise, keyframes)
+
+    def draws(self, latent: Size, settings: Mapping[str, Any], keyframes: KeyFrames | None) -> list[tuple[int, ...]]:
+        return decoder_draws(self.config.require_diffusion(), latent, settings["tiling"], keyframes)
 
     def _way(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import mlx.core as mx
@@ -97,7 +97,7 @@ def denoise(
     """One denoising stage over the streams that are present."""
     finished = None if run.journal is None else run.journal.get(name)
     if finished is not None:
-        run.emit(StageRestored(name))
+        run.emit(StageRestored(name, sampling.steps))
         return _restored(name, "video", video, finished), _restored(name, "audio", audio, finished)
     video, audio = _denoise(run, name, sampling, video, audio, positive, negative)
     if run.journal is not None:
@@ -133,9 +133,8 @@ def _denoise(
 ) -> tuple[LatentState | None, LatentState | None]:
     checkpoint, config = run.files.source(TRANSFORMER), run.files.config(TRANSFORMER)
     task = _task(run, name, sampling, video, audio, [c for c in (positive, negative) if c is not None])
-    need = run.choose(
-        denoise_options(checkpoint, config, task), _weights(run, task, param_specs(config, **task.streams))
-    )
+    options = (replace(option, steps=sampling.steps) for option in denoise_options(checkpoint, config, task))
+    need = run.choose(options, _weights(run, task, param_specs(config, **task.streams)))
     if run.planning:
         return video, audio
     with run.stage(need, sampling.steps) as stage:
