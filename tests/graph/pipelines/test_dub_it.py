@@ -189,3 +189,41 @@ def test_what_cannot_work(clip: Path, tmp_path: Path) -> None:
     for name, value in {"num_frames": 9, "frame_rate": 24, "images": ["a.png"], "num_inference_steps": 4}.items():
         with pytest.raises(UsageError, match=name):
             prepared(clip, **{name: value})
+
+
+def test_windows_have_their_part_of_pictures_and_voice(tmp_path: Path) -> None:
+    clip = write(tmp_path / "long.mov", 34, 1.0)
+    events: list[Event] = []
+    made = api.load("dub-it", dtype="float32")(
+        "a red square",
+        reference_video=clip,
+        chunk_pixel_frames=25,
+        chunk_blend_frames=0,
+        chunk_carry_frames=17,
+        state_folder=tmp_path / "state",
+        observer=events.append,
+        **SIZE,
+    )
+    assert made.num_frames == 33
+    assert np.concatenate(list(made.frames)).shape == (33, 64, 64, 3)
+    (track,) = [np.array(event.tokens) for event in events if isinstance(event, SoundEncoded)]
+    videos, sounds = noised(events, "video"), noised(events, "audio")
+    assert [len(videos), len(sounds)] == [4, 4]
+    lengths = [round(25 / float(RATE) * 25)] * 2
+    starts = [0, round(8 / float(RATE) * 25)]
+    for window, (start, length) in enumerate(zip(starts, lengths, strict=True)):
+        first, second = sounds[2 * window : 2 * window + 2]
+        wanted = np.zeros((1, length, 128), np.float32)
+        part = track[:, start : start + length]
+        wanted[:, : part.shape[1]] = part
+        np.testing.assert_array_equal(first.state.latent[:, length:], wanted)
+        np.testing.assert_array_equal(second.state.latent[:, :length], second.state.latent[:, length:])
+        assert first.before.positions[0, 0, length:].max() == pytest.approx(-0.04, abs=1e-6)
+    # The second window has four cells; of its reference, three reach into what it has from the first one.
+    for event, cells in zip(videos, (1, 4, 1, 4), strict=True):
+        tokens = 4 * cells
+        own, reference = event.before.positions[:, :, :tokens], event.before.positions[:, :, tokens:]
+        skipped = 0 if event in videos[:2] else 3 * cells
+        np.testing.assert_array_equal(reference, own[:, :, skipped:])
+        carried = (event.state.denoise_mask[0, :tokens] == 0).sum()
+        assert carried == (0 if event in videos[:2] else 3 * cells)
