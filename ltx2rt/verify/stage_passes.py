@@ -206,7 +206,8 @@ def _state(golden: GoldenFile, prefix: str, event: Noised) -> Iterator[Check]:
         yield Check(f"{prefix}denoise_mask (all of it)", mask, np.ones_like(mask), **_NOISE)
     if f"{prefix}initial_latent" in golden:
         yield golden.check(f"{prefix}initial_latent", event.before.latent, **_LATENT)
-    for name, value in (("keyframes_mask", state.keyframes_mask), ("attention_mask", state.attention_mask)):
+    attention = None if state.attention is None else state.attention.dense()
+    for name, value in (("keyframes_mask", state.keyframes_mask), ("attention_mask", attention)):
         if f"{prefix}{name}" in golden and value is not None:
             yield golden.check(f"{prefix}{name}", value[..., None] if name == "keyframes_mask" else value, **_NOISE)
 

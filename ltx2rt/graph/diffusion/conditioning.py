@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ltx2rt.errors import UsageError
-from ltx2rt.graph.diffusion.attention_masks import extend_attention_mask
+from ltx2rt.graph.diffusion.attention_masks import extend_attention
 from ltx2rt.graph.diffusion.latent_geometry import VideoLatentShape
 from ltx2rt.graph.diffusion.latent_state import AudioTarget, KeyframeSlots, LatentState, VideoTarget
 from ltx2rt.graph.diffusion.patchify import patchify_video
@@ -403,15 +403,15 @@ class WithAttentionStrength:
         if isinstance(item, AppendReferenceAudio) != isinstance(target, AudioTarget):
             raise ConditioningError(f"A {type(item).__name__} cannot condition a {type(target).__name__}.")
         extended = item.apply(state, target)
-        mask = extend_attention_mask(
-            state.attention_mask,
+        attention = extend_attention(
+            state.attention,
             batch=state.batch,
             target_tokens=target.shape.tokens,
             existing_tokens=state.tokens,
             new_tokens=extended.tokens - state.tokens,
             strength=self.strength,
         )
-        return replace(extended, attention_mask=mask)
+        return replace(extended, attention=attention)
 
 
 def image_condition(latent: Float32Array, frame_index: int, strength: float) -> ReplaceLatentFrames | AppendKeyframe:
@@ -491,8 +491,8 @@ def append_tokens(
         clean_latent=np.concatenate([state.clean_latent, round_to(clean, state.dtype)], axis=1),
         denoise_mask=np.concatenate([state.denoise_mask, np.full((batch, new), denoise, np.float32)], axis=1),
         positions=np.concatenate([state.positions, positions.astype(np.float32, copy=False)], axis=2),
-        attention_mask=extend_attention_mask(
-            state.attention_mask,
+        attention=extend_attention(
+            state.attention,
             batch=batch,
             target_tokens=target_tokens,
             existing_tokens=state.tokens,

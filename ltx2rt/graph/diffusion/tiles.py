@@ -77,14 +77,13 @@ class Tile:
 
     def part(self, state: LatentState) -> LatentState:
         """The state of the tile alone."""
-        mask = state.attention_mask
         return replace(
             state,
             latent=state.latent[:, self.tokens],
             denoise_mask=state.denoise_mask[:, self.tokens],
             positions=state.positions[:, :, self.tokens] - self.origin[:, None, None],
             clean_latent=state.clean_latent[:, self.tokens],
-            attention_mask=None if mask is None else mask[:, self.tokens[:, None], self.tokens],
+            attention=None if state.attention is None else state.attention.of(self.tokens),
             keyframes_mask=None if state.keyframes_mask is None else state.keyframes_mask[:, self.tokens],
             keyframe_slots=None,
         )

@@ -184,13 +184,14 @@ def test_masks_marks_and_rounding_follow_the_tokens() -> None:
     state = WithAttentionStrength(AppendReferenceVideo(latent(2, 2, 3), downscale=2), np.linspace(0, 1, 12)).apply(
         create_video_state(TARGET, dtype="bfloat16"), TARGET
     )
-    assert state.attention_mask is not None
+    assert state.attention is not None
     assert state.keyframes_mask is not None
     tile = cut_tokens(state.positions, TileGrid.by_count(SHAPE, 2, 2, 1))[2]
     part = tile.part(state)
-    assert part.attention_mask is not None
+    assert part.attention is not None
     assert part.keyframes_mask is not None
-    np.testing.assert_array_equal(part.attention_mask[0], state.attention_mask[0][tile.tokens][:, tile.tokens])
+    whole = state.attention.dense()[0]
+    np.testing.assert_array_equal(part.attention.dense()[0], whole[tile.tokens][:, tile.tokens])
     np.testing.assert_array_equal(part.keyframes_mask, state.keyframes_mask[:, tile.tokens])
 
     def predict(request: PredictRequest) -> list[Denoised]:

@@ -204,6 +204,7 @@ class DiffusionVideoDecoder:
         cells = tile_cells(decoder, canvas.size)
         shared = noise.normal(self._noise_shape(plan.shape[0], cells)) if self._tiles_share_noise else None
         features, first = Queue(), 0
+        piece = self._limit(len(decoder.channels) - 2)
 
         def decode(tile: Tile) -> Iterator[Array]:
             nonlocal first
@@ -212,11 +213,9 @@ class DiffusionVideoDecoder:
             features.drop(start - first)
             first = start
             wanted = (source.count if ends else stop) - first
-            if wanted > features.count:
-                features.put(source.read(wanted - features.count))
-            rows, columns = slice(*tile.height.source), slice(*tile.width.source)
-            part = mx.contiguous(features.look(0, wanted)[:, :, rows, columns])
-            mx.eval(part)
+            while features.count < wanted:
+                features.put(source.read(min(piece, wanted - features.count)))
+            part = features.cut(wanted, slice(*tile.height.source), slice(*tile.width.source))
             length = tile.frames.target[1] - tile.frames.target[0]
             context = self._context(ClipFrames(part), part.shape[1], begins=start == 0)
             count = noised_frames(decoder, canvas, tile)

@@ -90,9 +90,7 @@ def decode_bytes(
         return _streamed_decode(clips, layers, itemsize, frames_per_push, plane, config.spatial_factor**2 * pixel)
     buffers = 0.0
     if tiling is not None:
-        # The group being filled, the one whose frames the consumer still holds, and what is carried between them.
-        groups = [_length(tile.target) for tile in plan.frames]
-        buffers = plane * (sum(sorted(groups)[-2:]) + max(_carried(plan), default=0))
+        buffers = plane * blended_frames(plan)
     moments = []
     for tile in plan.tiles:
         run, out = _whole(start(tile), layers, itemsize)
@@ -177,8 +175,9 @@ def _source(tile: Tile) -> FrameGrid:
     return _length(tile.frames.source), _length(tile.height.source), _length(tile.width.source)
 
 
-def _carried(plan: TilePlan) -> list[int]:
-    return [_length(tile.target) - final for tile, final in zip(plan.frames, plan.chunk_frames, strict=True)]
+def blended_frames(plan: TilePlan) -> int:
+    """Frames of `blend_tiles` that there are in numpy: those of a group, and one that has left it with its copy."""
+    return max(_length(tile.target) for tile in plan.frames) + 2
 
 
 def _to_pixels(out: ClipShape, itemsize: int, pixels: int, host: float) -> list[_Moment]:

@@ -5,6 +5,7 @@ Source: Lightricks/LTX-2 ltx_core/tiling.py and ltx_core/model/video_vae/{video_
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice, pairwise
@@ -276,9 +277,8 @@ def decode_tiled(
 def blend_tiles(decode: Callable[[Tile], Iterator[Array]], plan: TilePlan, channels: int = 3) -> Iterator[Array]:
     """Blend tiles that are decoded one after the other.
 
-    The tiles of one temporal group are added up in one float32 buffer; what the next group does not touch is final
-    and leaves at once, the rest is carried over. So two group buffers exist at most: the chunk that the consumer still
-    holds and the one being filled.
+    The tiles of one temporal group are added up in float32, frame by frame; what the next group does not touch is final
+    and leaves at once, one frame at a time, the rest is carried over. So at most the frames of one group exist.
 
     Args:
         decode: the frames of a tile, as chunks (n, H, W, 3) float32 which may be changed.
@@ -286,32 +286,29 @@ def blend_tiles(decode: Callable[[Tile], Iterator[Array]], plan: TilePlan, chann
         channels: of a pixel.
 
     Yields:
-        (frames, H, W, 3) float32 in the decoder's range, in order, owned by the consumer.
+        (1, H, W, 3) float32 in the decoder's range, in order, owned by the consumer.
     """
     weights = plan.weights()
-    carried: Array | None = None
+    held: deque[Array] = deque()
     for group, final_frames in zip(plan.frames, plan.chunk_frames, strict=True):
         start, stop = group.target
-        buffer = np.zeros((stop - start, *plan.shape[1:], channels), np.float32)
+        held.extend(np.zeros((1, *plan.shape[1:], channels), np.float32) for _ in range(stop - start - len(held)))
         for height in plan.height:
             for width in plan.width:
-                done = 0
+                rows, columns, done = slice(*height.target), slice(*width.target), 0
                 for chunk in decode(Tile(group, height, width)):
                     after = done + len(chunk)
                     _weigh(chunk, group.mask[done:after], height.mask, width.mask)
-                    buffer[done:after, slice(*height.target), slice(*width.target)] += chunk
+                    for place, part in enumerate(chunk, done):
+                        held[place][0, rows, columns] += part
                     done = after
                     del chunk
-        if carried is not None:
-            buffer[: carried.shape[0]] += carried
-        carried = buffer[final_frames:].copy()
-        if final_frames:
-            chunk = buffer[:final_frames]
+        for place in range(start, start + final_frames):
+            frame = held.popleft()
             if weights is not None:
-                _unweigh(chunk, (weights[0][start : start + final_frames], *weights[1:]))
-            del buffer
-            yield chunk
-            del chunk
+                _unweigh(frame, (weights[0][place : place + 1], *weights[1:]))
+            yield frame
+            del frame
 
 
 def blend_streams(

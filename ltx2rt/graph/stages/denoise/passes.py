@@ -98,7 +98,7 @@ def _modality(
         timesteps=repeated(state.timesteps(sigma)),
         positions=repeated(state.positions),
         context=context,
-        attention_mask=None if state.attention_mask is None else repeated(state.attention_mask),
+        attention_mask=None if state.attention is None else repeated(state.attention.dense()),
         keyframes_mask=None if state.keyframes_mask is None else repeated(state.keyframes_mask),
         enabled=enabled,
     )

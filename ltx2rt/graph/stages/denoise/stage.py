@@ -189,7 +189,7 @@ def _task(
         video=0 if video is None else video.latent.shape[1],
         audio=0 if audio is None else audio.latent.shape[1],
         tiles=_tile_tokens(sampling.tiles, video),
-        masked=video is not None and video.attention_mask is not None,
+        masked=video is not None and video.attention is not None,
         text=contexts[0].video.shape[1],
         given_contexts=sum(array.nbytes for context in contexts for array in context),
         prompts=len(contexts),
