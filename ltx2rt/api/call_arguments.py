@@ -15,7 +15,8 @@ import numpy as np
 
 from ltx2rt.graph.diffusion.noise import NoiseSource
 from ltx2rt.graph.models.video_vae.tiling import Tiling
-from ltx2rt.graph.settings.inputs import IcLoraStage, ImageInput, ImageSource, VideoInput, VideoSource
+from ltx2rt.graph.settings.inputs import IcLoraStage, ImageInput, VideoInput, VideoSource
+from ltx2rt.media.images import ImageSource
 from ltx2rt.weights.embedding_file import TextEmbedding
 
 
@@ -72,6 +73,9 @@ class CallArguments(TypedDict, total=False):
 
     zero_text: bool | None
     """zeros in place of the text encoder's output, to test everything else (default: False)."""
+
+    prompt_cache: bool | None
+    """neither keep the encoded prompt on disk for later runs nor take it from there (default: True)."""
 
     enhance_prompt: bool | None
     """let a language model rewrite the prompt first: the text encoder, or --prompt-enhancer-gemma-root (default: False)."""
@@ -227,7 +231,7 @@ class CallArguments(TypedDict, total=False):
     """reuse the sound's prediction for N steps after each computed one, 0 or more (default: model)."""
 
     max_batch_size: int | None
-    """guidance passes that go through the transformer together, 1 to 8 (default: 1)."""
+    """most guidance passes that go through a block together; without it as many as are fastest and fit, 1 to 8 (default: None)."""
 
     ge_gamma: float | None
     """gradient estimation in place of Euler steps, 2 is usual; 0 = off, 0 to 10 (default: 0.0)."""

@@ -20,6 +20,7 @@ class Need:
         kept: weights of other stages and calls that stay in memory meanwhile.
         slots: buffers that streamed blocks are read into.
         streamed: bytes read from disk during the stage besides ``weights``.
+        streamed_per_step: the part of ``streamed`` that each evaluation of a denoising stage reads.
         caches: values kept between calls of a model (keys and values of the prompt), and what earlier stages left.
         activations: most bytes of values between layers that exist at a time.
         working: buffers inside kernels, and copies made while weights are changed.
@@ -41,6 +42,7 @@ class Need:
     kept: int = 0
     slots: int = 0
     streamed: int = 0
+    streamed_per_step: int = 0
     caches: int = 0
     activations: int = 0
     working: int = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from ltx2rt.verify import (
     upscaler,
     video_vae,
 )
+from ltx2rt.verify.collected_warnings import collected_warnings
 from ltx2rt.verify.coverage import file_not_covered, result_not_covered
 from ltx2rt.verify.golden import Case, CaseFinder, Check, GoldenFile
 
@@ -58,6 +59,7 @@ class Result:
         error: largest relative error of the case's worst tensor; None where nothing was compared.
         tolerance: what that error may be at most; None where nothing was compared.
         detail: the worst tensor's name, the failure, or why it is not covered.
+        said: warnings of the runs that were compared.
     """
 
     name: str
@@ -65,6 +67,7 @@ class Result:
     error: float | None = None
     tolerance: float | None = None
     detail: str = ""
+    said: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         finite = self.error is None or np.isfinite(self.error)
@@ -74,6 +77,7 @@ class Result:
             "error": self.error if finite else None,
             "tolerance": self.tolerance,
             "detail": self.detail,
+            "said": list(self.said),
         }
 
 
@@ -180,6 +184,12 @@ def run_case(case: Case) -> Result:
     """Compute one case; the reported tensor is the one that comes closest to, or exceeds, its tolerance most."""
     if case.not_covered:
         return Result(case.name, "not-covered", detail=case.not_covered)
+    with collected_warnings() as said:
+        result = _compared(case)
+    return replace(result, said=tuple(said))
+
+
+def _compared(case: Case) -> Result:
     worst: Check | None = None
     try:
         for check in case.run():

@@ -96,6 +96,29 @@ def test_an_interruption_is_75_and_the_run_can_be_resumed(tmp_path: Path, number
     assert run(["generate", *words, "--quiet", "--resume"]) == 0
 
 
+# The command, interrupted when it begins to load a module.
+INTERRUPTED = """
+import os, runpy, sys
+module, number = sys.argv[1:]
+class Finder:
+    def find_spec(self, name, *_):
+        if name == module:
+            os.kill(os.getpid(), int(number))
+sys.meta_path.insert(0, Finder())
+runpy.run_module("ltx2rt.cli", run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "number"),
+    [("mlx", signal.SIGINT), ("mlx", signal.SIGTERM), ("ltx2rt.graph.components", signal.SIGINT)],
+)
+def test_an_interruption_while_loading_is_75_too(module: str, number: int) -> None:
+    command = [sys.executable, "-c", INTERRUPTED, module, str(int(number))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (75, "", "interrupted\n")
+
+
 def test_stdout_on_a_full_disk_is_75() -> None:
     if not Path("/dev/full").exists():
         pytest.skip("needs /dev/full, which Linux has")

@@ -201,6 +201,26 @@ REFUSED = {
         [*GENERATE, "--skip-vae", "--save-latents", "l.safetensors", "--save-wav", "x.wav"],
         "latents alone are made",
     ),
+    "quality of sound": (
+        [*GENERATE, "-o", "o.wav", "--crf", "20"],
+        "--crf has no effect, because o.wav is sound alone",
+    ),
+    "codec of sound": (
+        ["generate", "x", "--pipeline", "text-to-audio", "--codec", "hevc"],
+        "--codec has no effect, because output.wav is sound alone",
+    ),
+    "codec of latents": (
+        [*GENERATE, "--skip-vae", "--save-latents", "l.safetensors", "--codec", "hevc"],
+        "--codec has no effect, because latents alone are made; leave it out",
+    ),
+    "speed of latents": (
+        [*GENERATE, "--skip-vae", "--save-latents", "l.safetensors", "--speed", "2"],
+        "--speed has no effect, because latents alone are made",
+    ),
+    "upscale, preset of sound": (
+        ["upscale", "clip.mp4", "-o", "o.wav", "--preset", "slow"],
+        "--preset has no effect, because o.wav is sound alone",
+    ),
     "silent sound": ([*GENERATE, "-o", "o.wav", "--no-audio"], "is a file of sound"),
     "upscale to AVI": (["upscale", "clip.mp4", "-o", "o.avi"], "must end in .mp4, .m4v, .mov"),
     "upscale, report over clip": (["upscale", "clip.mp4", "-o", "o.mp4", "--report", "o.mp4"], "must end in .json"),

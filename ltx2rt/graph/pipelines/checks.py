@@ -25,7 +25,7 @@ from ltx2rt.graph.pipelines.pipeline import PipelineEntry
 from ltx2rt.graph.settings.settings import DURATION, Settings
 from ltx2rt.graph.stages.fitting_loras import text_modules
 from ltx2rt.graph.stages.inputs import GenerationInputs
-from ltx2rt.graph.stages.targets import video_scale
+from ltx2rt.graph.stages.targets import audio_shape, video_scale, video_shape
 from ltx2rt.graph.stages.text.models import text_writer
 from ltx2rt.graph.stages.weight_set import WeightSet
 from ltx2rt.kernels.host import to_numpy
@@ -33,6 +33,9 @@ from ltx2rt.spelling import spelled
 from ltx2rt.types import ParamSpec
 
 log = logging.getLogger(__name__)
+
+# MLX counts the values of an array in 32 bits.
+_MOST_VALUES = 2**31 - 1
 
 # Of the diffusion decoder: what marks latents of key frames among those of the clip.
 _KEYFRAME_MARK = "decoder.type_emb"
@@ -120,6 +123,7 @@ def check_inputs(
                 f"the video decoder mirrors at the borders: {spelled('height')} and {spelled('width')} must be {least} "
                 f"or more, got {inputs.height}x{inputs.width}."
             )
+    _check_amount(inputs, files, video=stages > 0)
     if inputs.context is None and not files.has(TEXT_ENCODER):
         found = files.gaps.get("text_encoder", "")
         raise UsageError(
@@ -187,6 +191,25 @@ def _check_windows(inputs: GenerationInputs) -> None:
             f"{spelled('upscale_temporal')} would double what the windows of {spelled('chunked')} share; make the "
             "clip first and enlarge it with ltx2rt upscale."
         )
+
+
+def _check_amount(inputs: GenerationInputs, files: WeightSet, *, video: bool) -> None:
+    """Raise UsageError for a clip whose latent no array can hold."""
+    amounts = []
+    if video:
+        shape = video_shape(files, inputs, inputs.height, inputs.width)
+        size = (f"{spelled(name)} {value}" for name, value in (("height", inputs.height), ("width", inputs.width)))
+        amounts.append((shape.tokens * shape.channels, [*size, f"{spelled('num_frames')} {inputs.num_frames}"]))
+    if files.has(AUDIO_VAE):
+        sound = audio_shape(files, inputs)
+        length = [f"{spelled('num_frames')} {inputs.num_frames}", f"{spelled('frame_rate')} {inputs.frame_rate}"]
+        amounts.append((sound.tokens * sound.features, length))
+    for values, words in amounts:
+        if values > _MOST_VALUES:
+            raise UsageError(
+                f"the clip is too large: with {', '.join(words)} its latent has {values:.2g} values, and an array "
+                f"holds {_MOST_VALUES:.2g}; make it smaller or shorter."
+            )
 
 
 def _check_keyframes(inputs: GenerationInputs, files: WeightSet) -> None:

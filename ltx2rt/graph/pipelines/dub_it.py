@@ -11,7 +11,7 @@ from ltx2rt.graph.diffusion.schedules import distilled_sigmas, distilled_stage_2
 from ltx2rt.graph.models.video_vae.tiling import Tiling
 from ltx2rt.graph.pipelines.checks import check_inputs
 from ltx2rt.graph.pipelines.pipeline import PipelineEntry
-from ltx2rt.graph.pipelines.references import check_references, reference_items
+from ltx2rt.graph.pipelines.references import check_references, check_windows, reference_items
 from ltx2rt.graph.pipelines.refinement import Conditions, first_stage, second_stage
 from ltx2rt.graph.settings.settings import (
     CHUNKS,
@@ -49,6 +49,7 @@ def check(inputs: GenerationInputs, files: WeightSet) -> None:
     if inputs.media.reference_sound is None:
         raise UsageError(f"{PIPELINE.name} needs a clip to dub; give {spelled('reference_video', 'FILE')}.")
     check_references(inputs, files, smallest=2)
+    check_windows(inputs, files)
 
 
 def generate(run: Run) -> GeneratedClip:

@@ -16,7 +16,7 @@ from ltx2rt.graph.diffusion.tiles import TileGrid
 from ltx2rt.graph.models.video_vae.tiling import Tiling, encode_plan
 from ltx2rt.graph.pipelines.checks import check_inputs
 from ltx2rt.graph.pipelines.pipeline import PipelineEntry
-from ltx2rt.graph.pipelines.references import check_references, reference_clip, reference_items
+from ltx2rt.graph.pipelines.references import check_references, check_windows, reference_clip, reference_items
 from ltx2rt.graph.pipelines.refinement import Conditions, Latents, sample
 from ltx2rt.graph.settings.inputs import IcLoraStage
 from ltx2rt.graph.settings.settings import (
@@ -59,13 +59,15 @@ def check(inputs: GenerationInputs, files: WeightSet) -> None:
     seen = [stage.divisor for stage in stages if stage.with_reference]
     check_references(inputs, files, smallest=max(seen, default=1))
     _check_tiles(inputs, files, stages)
+    if seen:
+        check_windows(inputs, files)
     mask = inputs.media.attention_mask
     if mask is not None and not 0.0 <= mask.strength <= 1.0:
         raise UsageError(f"conditioning_attention_strength must be in [0.0, 1.0], got {mask.strength}.")
 
 
 def generate(run: Run) -> GeneratedClip:
-    """Stages from small to full size. Where a stage has no reference, it has no LoRA either.
+    """Stages from small to full size, window by window. Where a stage has no reference, it has no LoRA either.
 
     Source: Lightricks/LTX-2 ltx_pipelines/ic_lora.py @ 1.4.
     """
@@ -74,7 +76,6 @@ def generate(run: Run) -> GeneratedClip:
 
 
 def _window(run: Run, conditions: Conditions) -> GeneratedClip:
-    """A window of the clip, or all of it."""
     made: Latents | None = None
     divisor = 0
     for number, stage in enumerate(_stages(run.inputs), 1):

@@ -14,6 +14,7 @@ from ltx2rt.graph.stages.run import Run
 from ltx2rt.graph.stages.weight_set import WeightSet
 from ltx2rt.memory.ledger import Ledger
 from ltx2rt.memory.need import Need
+from ltx2rt.weights.kept_prompts import KeptPrompts
 from ltx2rt.weights.kept_weights import KeptWeights, WeightKey
 
 
@@ -55,6 +56,7 @@ class StagePlan:
             "name": self.need.name,
             "resident_bytes": self.need.resident,
             "streamed_bytes": self.need.streamed,
+            "streamed_bytes_per_step": self.need.streamed_per_step,
             "peak_bytes": self.peak_bytes,
             "flops": self.need.flops,
             "seconds": round(self.seconds, 3),
@@ -96,6 +98,7 @@ def plan(
     inputs: GenerationInputs,
     ledger: Ledger,
     rates: Rates | None = None,
+    prompts: KeptPrompts | None = None,
 ) -> Plan:
     """Plan a run; nothing is loaded.
 
@@ -103,12 +106,13 @@ def plan(
         work: what will be done with a run: a pipeline's ``generate``, and what comes before it.
         files, inputs, ledger: as the run will have them. The ledger is charged with what is chosen.
         rates: speeds to predict seconds with; None: where only the memory matters.
+        prompts: as the run will have them.
 
     Raises:
         MemoryBudgetError: a stage does not fit the budget, however it is run.
         UsageError, CheckpointError: the inputs or a file cannot work.
     """
-    work(Run(files, inputs, ledger=ledger, planning=True))
+    work(Run(files, inputs, ledger=ledger, planning=True, prompts=prompts))
     return planned(ledger, ledger.needs, Rates(math.inf, math.inf) if rates is None else rates)
 
 
@@ -137,13 +141,14 @@ def plan_keeping(
     ledger: Ledger,
     store: KeptWeights,
     rates: Rates | None = None,
+    prompts: KeptPrompts | None = None,
 ) -> Plan | Unkept:
     """Plan a run whose weights stay in memory: all of them, beside the largest stage. Nothing is loaded or dropped.
 
     What earlier calls have left in the store stays, too, if it fits.
 
     Args:
-        work, files, inputs, rates: as for `plan`.
+        work, files, inputs, rates, prompts: as for `plan`.
         ledger: as the run will have it; not changed.
         store: where weights will stay.
 
@@ -154,7 +159,8 @@ def plan_keeping(
     def charged(budget: int | None, wanted: Mapping[WeightKey, int]) -> Ledger:
         accounts = Ledger(budget, ledger.base)
         accounts.reserved = sum(wanted.values())
-        work(Run(files, inputs, ledger=accounts, planning=True, keeping=Keeping(store, wanted)))
+        keeping = Keeping(store, wanted)
+        work(Run(files, inputs, ledger=accounts, planning=True, keeping=keeping, prompts=prompts))
         return accounts
 
     def found(accounts: Ledger, kept: Mapping[WeightKey, int]) -> Plan:
@@ -162,7 +168,7 @@ def plan_keeping(
         return replace(planned(accounts, accounts.needs, speeds), budget=ledger.budget, kept=kept)
 
     keeping, fastest = Keeping(store), Ledger(None, ledger.base)
-    work(Run(files, inputs, ledger=fastest, planning=True, keeping=keeping))
+    work(Run(files, inputs, ledger=fastest, planning=True, keeping=keeping, prompts=prompts))
     own, all_weights = keeping.used, store.sizes | keeping.used
     fastest.reserved = sum(all_weights.values())
     if ledger.budget is None or all(fastest.least_budget(need) <= ledger.budget for need in fastest.needs):

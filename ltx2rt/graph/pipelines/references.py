@@ -13,6 +13,7 @@ from ltx2rt.graph.diffusion.conditioning import (
     reference_frame_indices,
 )
 from ltx2rt.graph.diffusion.latent_geometry import VideoLatentShape
+from ltx2rt.graph.diffusion.windows import reference_prefix, require_reference
 from ltx2rt.graph.models.video_vae.tiling import Tiling
 from ltx2rt.graph.stages.denoise.states import VideoItem
 from ltx2rt.graph.stages.encode.stage import encode_pixels
@@ -51,6 +52,19 @@ def check_references(inputs: GenerationInputs, files: WeightSet, *, smallest: in
         )
 
 
+def check_windows(inputs: GenerationInputs, files: WeightSet) -> None:
+    """Raise UsageError where a window would have nothing of a reference besides what the window before has seen."""
+    if len(inputs.windows) == 1:
+        return
+    vae, (_, temporal_scale) = files.config(VIDEO_VAE), reference_factors(inputs, files)
+    for window in inputs.windows:
+        of_window = inputs.of_window(window)
+        for reference in of_window.media.references:
+            frames = reference_clip(of_window, files, inputs.height, inputs.width, reference).shape[0]
+            prefix = reference_prefix(window.carry, temporal_scale, vae.temporal_factor)
+            require_reference(prefix, vae.latent_frames(frames) if frames else 0)
+
+
 def reference_factors(inputs: GenerationInputs, files: WeightSet) -> tuple[int, int]:
     """(spatial downscale, temporal scale) of the references: as given, or as the LoRAs' metadata say, which must agree.
 
@@ -79,6 +93,8 @@ def reference_clip(
     vae, (downscale, temporal_scale) = files.config(VIDEO_VAE), reference_factors(inputs, files)
     frames = reference.frames(height // downscale, width // downscale, inputs.num_frames)
     count = frames.shape[0]
+    if count == 0:
+        return frames
     chosen = range(count) if temporal_scale == 1 else reference_frame_indices(count, temporal_scale)
     return frames.selected(chosen[: vae.pixel_frames(vae.latent_frames(len(chosen)))])
 
@@ -97,12 +113,11 @@ def reference_items(run: Run, name: str, height: int, width: int, tiling: Tiling
     inputs, files = run.inputs, run.files
     downscale, temporal_scale = reference_factors(inputs, files)
     clips = [reference_clip(inputs, files, height, width, reference) for reference in inputs.media.references]
-    vae = files.config(VIDEO_VAE)
-    prefixes = [window_prefix(run, temporal_scale, vae.latent_frames(clip.shape[0])) for clip in clips]
     reading = max((reference.reading_bytes for reference in inputs.media.references), default=0)
     latents = encode_pixels(run, name, clips, reading, tiling)
     items: list[VideoItem] = []
-    for reference, latent, prefix in zip(inputs.media.references, latents, prefixes, strict=True):
+    for reference, latent in zip(inputs.media.references, latents, strict=True):
+        prefix = window_prefix(run, temporal_scale, latent.shape[1])
         item = AppendReferenceVideo(latent, downscale, temporal_scale, reference.strength, prefix)
         mask = inputs.media.attention_mask
         if mask is None or (mask.weights is None and mask.strength == 1.0):

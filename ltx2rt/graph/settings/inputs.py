@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
+from ltx2rt.media.images import ImageSource
 from ltx2rt.paths import expanded
 
-ImageSource = str | os.PathLike[str] | Image.Image | np.ndarray[Any, np.dtype[Any]]
 VideoSource = str | os.PathLike[str] | np.ndarray[Any, np.dtype[Any]]
 
 

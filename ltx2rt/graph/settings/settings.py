@@ -221,6 +221,14 @@ class Settings:
         "Text",
         flags=("--no-gemma",),
     )
+    prompt_cache: bool = setting(
+        True,
+        Switch(),
+        "neither keep the encoded prompt on disk for later runs nor take it from there",
+        "Text",
+        flags=("--no-prompt-cache",),
+        turns_off=True,
+    )
     enhance_prompt: bool = setting(
         False,
         Switch(),
@@ -486,10 +494,10 @@ class Settings:
         low=0,
         **_MODEL,
     )
-    max_batch_size: int = setting(
-        1,
+    max_batch_size: int | None = setting(
+        None,
         Whole(),
-        "guidance passes that go through the transformer together",
+        "most guidance passes that go through a block together; without it as many as are fastest and fit",
         "Guidance",
         topic=NEGATIVE,
         low=1,

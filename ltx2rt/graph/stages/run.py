@@ -34,6 +34,7 @@ from ltx2rt.memory.need import Need
 from ltx2rt.memory.stage import Stage, StageRunner
 from ltx2rt.types import Array
 from ltx2rt.weights.checkpoint import Loaded
+from ltx2rt.weights.kept_prompts import KeptPrompts
 from ltx2rt.weights.kept_weights import StageWeights
 
 
@@ -128,6 +129,7 @@ class Run:
             zeros of the right shape.
         keeping: where weights stay after their stages; None: each stage frees its own.
         decoder_noise: what the video decoder draws from in place of ``noise``, from its beginning each time.
+        prompts: encoded prompts of earlier runs; None: all are encoded, and none is kept.
 
     Attributes:
         window: the part of the clip that is made; the whole clip where it is made at once.
@@ -149,6 +151,7 @@ class Run:
         keeping: Keeping | None = None,
         seeded_noise: Callable[[int], NoiseSource] | None = None,
         decoder_noise: NoiseSource | None = None,
+        prompts: KeptPrompts | None = None,
     ) -> None:
         self.files = files
         self.inputs = inputs
@@ -164,6 +167,7 @@ class Run:
         self.window = Window.whole(inputs.num_frames)
         self.carried: Mapping[str, Carried] = {}
         self.left: dict[str, Carried] = {}
+        self.prompts = prompts
         self._keeping = keeping
         self._observer = observer
 

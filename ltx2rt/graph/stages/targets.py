@@ -46,10 +46,13 @@ def video_shape(files: WeightSet, inputs: GenerationInputs, height: int, width: 
     )
 
 
+def audio_shape(files: WeightSet, inputs: GenerationInputs) -> AudioLatentShape:
+    """Of the latent of the clip's sound."""
+    audio = files.config(AUDIO_VAE)
+    frames = audio_latent_frames(inputs.num_frames, float(inputs.frame_rate), audio_scale(audio))
+    return AudioLatentShape(frames, channels=audio.vae.latent_channels, mel_bins=audio.vae.latent_bins)
+
+
 def audio_target(run: Run) -> AudioTarget:
     """The sound of the clip's length."""
-    audio = run.files.config(AUDIO_VAE)
-    scale = audio_scale(audio)
-    frames = audio_latent_frames(run.inputs.num_frames, float(run.inputs.frame_rate), scale)
-    shape = AudioLatentShape(frames, channels=audio.vae.latent_channels, mel_bins=audio.vae.latent_bins)
-    return AudioTarget(shape, scale)
+    return AudioTarget(audio_shape(run.files, run.inputs), audio_scale(run.files.config(AUDIO_VAE)))

@@ -22,6 +22,7 @@ from ltx2rt.graph.models.transformer.model import Transformer, TransformerConfig
 from ltx2rt.graph.stages.denoise.evaluations import Evaluations
 from ltx2rt.graph.stages.denoise.needs import DenoiseTask, block_specs, denoise_options, resident_specs
 from ltx2rt.graph.stages.denoise.passes import TransformerPasses
+from ltx2rt.graph.stages.denoise.residency import partly_streamed
 from ltx2rt.graph.stages.events import StageRestored, StepDone
 from ltx2rt.graph.stages.finite import require_finite
 from ltx2rt.graph.stages.inputs import GenerationInputs, PromptContext
@@ -156,7 +157,7 @@ def _sample(
 ) -> tuple[LatentState | None, LatentState | None]:
     model = _transformer(run, stage, config, task, need.settings)
     evaluations = Evaluations(run, task.name)
-    predict: Predict = TransformerPasses(model, positive, negative, need.settings["batch"])
+    predict: Predict = TransformerPasses(model, positive, negative, need.settings["batch"], need.settings["walk"])
     if sampling.tiles is not None:
         predict = TiledPredict(predict, sampling.tiles, evaluations.tile)
     denoiser = GuidedDenoiser(predict, video=sampling.video_guider, audio=sampling.audio_guider)
@@ -209,6 +210,14 @@ def _tile_tokens(grid: TileGrid | None, video: LatentState | None) -> tuple[int,
     return tuple(len(tile.tokens) for tile in cut_tokens(video.positions, grid))
 
 
+def _held_weights(run: Run, config: TransformerConfig, task: DenoiseTask, settings: Mapping[str, Any]) -> StageWeights:
+    """What is held for the whole stage: all but the blocks that are streamed."""
+    specs = resident_specs(config, **task.streams)
+    for index, block in enumerate(block_specs(config, **task.streams)):
+        specs += [] if index in settings["streamed"] else block
+    return _weights(run, task, specs)
+
+
 def _weights(run: Run, task: DenoiseTask, specs: Sequence[ParamSpec]) -> StageWeights:
     """Tensors of the transformer with the LoRAs of the stage."""
     return run.files.weights(TRANSFORMER, specs, task.loras, task.fuse_dtype)
@@ -217,28 +226,26 @@ def _weights(run: Run, task: DenoiseTask, specs: Sequence[ParamSpec]) -> StageWe
 def _transformer(
     run: Run, stage: Stage, config: TransformerConfig, task: DenoiseTask, settings: Mapping[str, Any]
 ) -> Transformer:
-    """The transformer with its blocks resident (depth 0) or streamed."""
+    """The transformer, its blocks resident or some of them streamed."""
+    arrays = run.load(stage, _held_weights(run, config, task, settings))
+    resident = Params(arrays)
     blocks = None
-    if settings["depth"] == 0:
-        arrays = run.load(stage, _weights(run, task, param_specs(config, **task.streams)))
-    else:
-        arrays = run.load(stage, _weights(run, task, resident_specs(config, **task.streams)))
+    if settings["streamed"]:
+        specs = block_specs(config, **task.streams)
         stream = stage.hold_stream(
             run.files.source(TRANSFORMER).stream(
                 "transformer",
-                block_specs(config, **task.streams),
+                [specs[index] for index in settings["streamed"]],
                 task.loras,
                 task.fuse_dtype,
                 depth=settings["depth"],
+                uses=task.rounds(settings["walk"]) * len(settings["streamed"]),
             )
         )
-
-        def blocks(index: int) -> Params:
-            return Params(stream(index)).at(f"transformer_blocks.{index}")
-
+        blocks = partly_streamed(resident, settings["streamed"], stream)
     return Transformer(
         config,
-        Params(arrays),
+        resident,
         task.dtype,
         blocks=blocks,
         token_limit=settings["token_limit"],
