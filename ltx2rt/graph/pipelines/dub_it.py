@@ -107,6 +107,7 @@ PIPELINE = PipelineEntry(
     files=("spatial_upscaler", "loras"),
     variant="distilled",
     two_stage=True,
+    enhancement_seed=42,
     aliases=("dubit", "dub"),
     topics=frozenset(
         {SIZE, CHUNKS, FITTING, REDUCTION, FRAMES, CLIP_COLOURS, DUBBED_CLIP, REFERENCE_SIZE, GENERATED_KEYFRAMES}
