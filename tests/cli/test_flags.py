@@ -95,9 +95,14 @@ CASES: dict[str, tuple[str, dict[str, str]]] = {
         "words --fps 23.976 --seed 7 --dtype float32 --image {m}/photo.jpg --image-strength 0.5 --tiling 128/64,16/8 "
         "--steps 8 --steps-stage2 3 --codec hevc --crf 20 --preset fast --speed 2 --save-wav s.wav "
         "--save-first-frame f.png --contact-sheet c.png --save-latents l.safetensors --no-sidecar "
-        "--temporal-upsampler-path {w}/ltx-2-temporal-upscaler-x2-1.0.safetensors --upscale-spatial --upscale-temporal",
+        "--temporal-upsampler-path {w}/ltx-2-temporal-upscaler-x2-1.0.safetensors --upscale-spatial --upscale-temporal "
+        "--chunked --chunk-pixel-frames 41 --chunk-carry-frames 17 --chunk-blend-frames 8",
         {
             "prompt": '"words"',
+            "chunked": "true",
+            "chunk-pixel-frames": "41",
+            "chunk-carry-frames": "17",
+            "chunk-blend-frames": "8",
             "frame-rate": '"24000/1001"',
             "height": "64",
             "width": "64",
