@@ -149,6 +149,12 @@ def prepared(clip: Path, loras: list[Path] | None = None, **settings: Any) -> Ge
     return pipeline._prepare(asked, pipeline._files)[0]
 
 
+def test_a_plan_has_the_stages_of_the_run(run: tuple[api.Clip, list[Event], list[Sampling]], clip: Path) -> None:
+    made, _, _ = run
+    planned, _ = api.load("dub-it", dtype="float32").plan("a red square", reference_video=clip, **SIZE)
+    assert [stage.need.name for stage in planned.stages] == [*(stage.name for stage in made.report), "video decoder"]
+
+
 def test_the_strength_reaches_the_reference(clip: Path) -> None:
     assert prepared(clip).media.references[0].strength == 1.0
     assert prepared(clip, reference_strength=0.25).media.references[0].strength == 0.25
