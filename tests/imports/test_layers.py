@@ -39,6 +39,7 @@ RUN_FILES = {
     "weight_set",
     "streamed_blocks",
     "targets",
+    "windows",
 }
 STAGE = {f"graph.stages.{name}" for name in RUN_FILES} | RUN
 PIPELINES = {"graph.stages"} | RUN
