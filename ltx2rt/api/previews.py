@@ -42,7 +42,7 @@ class TinyDecoder:
 
 @dataclass(frozen=True)
 class Preview:
-    """What the clip would be if sampling ended now.
+    """What the clip, or the window of it that is being made, would be if sampling ended now.
 
     Attributes:
         stage: name of the denoising stage.

@@ -7,9 +7,11 @@ from collections.abc import Collection
 
 from ltx2rt.errors import UsageError
 from ltx2rt.graph.pipelines import (
+    alpha_gen,
     audio_to_video,
     dfr,
     distilled,
+    dub_it,
     extend,
     ic_lora,
     keyframe_interpolation,
@@ -29,12 +31,14 @@ _MODULES = (
     two_stage,
     two_stage_hq,
     ic_lora,
+    dub_it,
     keyframe_interpolation,
     audio_to_video,
     dfr,
     retake,
     extend,
     text_to_audio,
+    alpha_gen,
 )
 PIPELINES: dict[str, PipelineEntry] = {module.PIPELINE.name: module.PIPELINE for module in _MODULES}
 

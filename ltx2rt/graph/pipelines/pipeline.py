@@ -39,6 +39,7 @@ class PipelineEntry:
         two_stage: renders at half size first.
         first_shape: what its first stage makes of the video; None: the clip, at that size.
         output: what it makes.
+        silent: its pictures have no sound.
         adjusted: its defaults, from those of the generation.
         enhancement_seed: of the prompt enhancement where the official code does not hand on the user's seed.
         aliases: names in other programs.
@@ -59,6 +60,7 @@ class PipelineEntry:
     two_stage: bool = False
     first_shape: Callable[[GenerationInputs, WeightSet], VideoLatentShape] | None = None
     output: Literal["video", "sound"] = "video"
+    silent: bool = False
     adjusted: Callable[[GenerationDefaults], GenerationDefaults] = _unchanged
     enhancement_seed: int | None = None
     aliases: tuple[str, ...] = ()
