@@ -33,11 +33,13 @@ RUN_FILES = {
     "events",
     "finite",
     "fitting_loras",
+    "handover",
     "journal",
     "keeping",
     "weight_set",
     "streamed_blocks",
     "targets",
+    "windows",
 }
 STAGE = {f"graph.stages.{name}" for name in RUN_FILES} | RUN
 PIPELINES = {"graph.stages"} | RUN
@@ -54,6 +56,8 @@ BELOW = {
     "graph.models.video_vae": COMMON | {"graph.tile_splits"},
     "graph.models.audio": COMMON,
     "graph.models.upscaler": VIDEO,
+    "graph.models.preview_decoder": COMMON,
+    "graph.preview_decoder_file": {"graph.models", "weights", "paths"} | LAYERS,
     "graph.components": {"graph.models", "graph.protocols", "weights"} | LAYERS,
     "graph.protocols": MODELS,
     "graph.diffusion": {"graph.tile_splits", "types", "errors", "spelling"},
@@ -79,14 +83,16 @@ BELOW = {
     "graph.stages.denoise": STAGE,
     "graph.stages.decode": STAGE,
     "graph.pipelines": PIPELINES,
-    "api": API | {"embedded", "inspection"},
-    "inspection": API | {"hub"},
+    "api": API | {"embedded", "inspection", "graph.preview_decoder_file"},
+    "inspection": API | {"hub", "graph.preview_decoder_file"},
     "set_inspection": API | {"inspection"},
     "convert": {"graph.components", "weights", "memory", "kernels", "types", "errors", "atomic_file", "paths", "hub"},
     "embedded": set(),
     "verify": API | {"refusals", "inspection"},
-    "bench": MODELS,
+    "bench": {"graph.stages", "graph.components", "graph.diffusion", "weights", "memory"} | MODELS,
+    "serve": API | {"api", "embedded", "atomic_file", "graph.preview_decoder_file", "__version__"},
     "cli": API
+    | {"serve"}
     | {"api", "verify", "bench", "hub", "inspection", "set_inspection", "convert", "atomic_file", "embedded"}
     | {"__version__", "_ext"},
     "types": set(),

@@ -109,8 +109,6 @@ def window_prefix(run: Run, temporal_scale: int, latents: int) -> int:
 
 def window_sound(run: Run, tokens: Float32Array) -> Float32Array:
     """Of sound (1, L, 128) that was encoded for the whole clip, the latents of a window; zeros beyond its end."""
-    if run.window.count == 1:
-        return tokens
     return sound_of_window(tokens, run.window, float(run.inputs.frame_rate), _latents_per_second(run))
 
 
