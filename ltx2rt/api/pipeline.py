@@ -39,6 +39,7 @@ from ltx2rt.graph.settings.setting import plain_values, settings_of, stored_valu
 from ltx2rt.graph.settings.settings import DRIVING_SOUND, GUIDANCE, Settings
 from ltx2rt.graph.settings.weight_files import WeightFiles
 from ltx2rt.graph.stages.events import Event
+from ltx2rt.graph.stages.handover import Handover
 from ltx2rt.graph.stages.inputs import GenerationInputs
 from ltx2rt.graph.stages.journal import Journal
 from ltx2rt.graph.stages.keeping import Keeping
@@ -365,6 +366,7 @@ class Pipeline:
             ledger=accounts,
             keeping=keeping,
             prompts=prompt_cache(inputs.settings),
+            handover=Handover(planned.handover) if planned.handover else None,
         )
 
     def _check_all(self, prompts: Sequence[Any], settings: CallArguments) -> None:

@@ -32,6 +32,7 @@ class Need:
         can_be_kept: the weights are held whole and the result is that of every other way, so that they may stay after
             the stage.
         keeps: they do stay.
+        handed_on: weights of this and earlier stages that stay for a later stage of the run.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Need:
     advice: str = ""
     can_be_kept: bool = True
     keeps: bool = False
+    handed_on: int = 0
 
     def while_loading(self, excess: int) -> Need:
         """The need of a stage whose peak may lie where its weights are loaded, ``excess`` bytes above them."""
@@ -80,7 +82,7 @@ class Need:
     @property
     def left(self) -> int:
         """Weights that stay when the stage has ended."""
-        return self.kept + self.weights if self.keeps else 0
+        return self.kept + self.weights if self.keeps else self.handed_on
 
     @property
     def total(self) -> int:

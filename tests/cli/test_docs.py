@@ -143,6 +143,21 @@ def test_every_pipeline_has_a_page() -> None:
         assert f"({page})" in index
 
 
+def plans(words: list[str]) -> bool:
+    """Whether a command need not run: it has a plan, and no other command of its page reads what it writes."""
+    return words[0] in ("generate", "upscale") and "--save-latents" not in words
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_commands_of_a_page_can_run(page: str, workplace: Path) -> None:
+    """All that is checked before a run computes: options, files, inputs, outputs, memory."""
+    found = commands(DOCS / "pipelines" / page)
+    assert found
+    for words in found:
+        assert run([*shrunk(words), *(["--plan"] if plans(words) else ["--quiet"])]) == 0, words
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES)
 def test_the_commands_of_a_page_run(page: str, workplace: Path) -> None:
     found = commands(DOCS / "pipelines" / page)

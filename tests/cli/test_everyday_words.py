@@ -106,7 +106,7 @@ def test_a_zero_from_python_is_refused_with_its_value(name: str) -> None:
         ltx2rt.load()("a red circle", **{name: 0})
 
 
-@pytest.mark.parametrize("word", ["-1", "random"])
+@pytest.mark.parametrize("word", ["-1", pytest.param("random", marks=pytest.mark.slow)])
 def test_a_random_seed_is_drawn_shown_and_recorded(word: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     seeds = []
     for name in ("a", "b"):
@@ -240,7 +240,7 @@ def test_a_swallowed_word_is_named(
 
 def test_resume_remembers_every_output(place: Path) -> None:
     """Killed in the middle and continued without a word about codec, quality, further files or the name."""
-    words = ["generate", "a red circle", "--height", "128", "--width", "128", "--num-frames", "49", "--seed", "random"]
+    words = ["generate", "a red circle", "--height", "64", "--width", "64", "--num-frames", "49", "--seed", "random"]
     words += ["--codec", "hevc", "--crf", "30", "--preset", "fast", "--speed", "2", "--no-audio", "--contact-sheet"]
     words += ["sheet.png", "--save-wav", "s.wav", "--report", "r.json", "--preview", "p.png", "--memory", "2GB"]
     words += ["--save-first-frame", "f.png", "--save-latents", "l.safetensors"]
@@ -269,7 +269,7 @@ def test_resume_remembers_every_output(place: Path) -> None:
             assert not clip.streams.audio
         names = ["output.mp4", "output.mp4.json", "sheet.png", "s.wav", "r.json", "f.png", "l.safetensors", "p.png"]
         with Image.open("p.png") as preview:
-            assert preview.size == (128, 128)
+            assert preview.size == (64, 64)
         for name in names:
             Path(name).unlink()
         assert not state.exists()

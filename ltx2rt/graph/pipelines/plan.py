@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from ltx2rt.errors import MemoryBudgetError
 from ltx2rt.graph.diffusion.windows import Window
+from ltx2rt.graph.stages.handover import StageHandover, planned_handover
 from ltx2rt.graph.stages.inputs import GenerationInputs
 from ltx2rt.graph.stages.keeping import Keeping
 from ltx2rt.graph.stages.run import Run
@@ -90,7 +91,9 @@ class Plan:
         stages: in the order they run.
         base_bytes: what the process takes without any stage.
         budget: what was allowed; None: no limit.
-        kept: weights that stay in memory after their stages, with their bytes; empty: each stage frees its own.
+        kept: weights that stay in memory after their stages, with their bytes; empty: each stage frees its own, but for
+            what a later one needs again.
+        handover: what that is, stage by stage.
         windows: in which the clip is made; one where it is made at once.
     """
 
@@ -98,6 +101,7 @@ class Plan:
     base_bytes: int
     budget: int | None
     kept: Mapping[WeightKey, int] = field(default_factory=dict)
+    handover: tuple[StageHandover, ...] = ()
     windows: tuple[Window, ...] = ()
 
     @property
@@ -164,8 +168,10 @@ def plan(
     """
     run = Run(files, inputs, ledger=ledger, planning=True, prompts=prompts)
     work(run)
+    handover = tuple(planned_handover(run.uses, ledger))
+    ledger.needs[:] = [stage.applied(need) for stage, need in zip(handover, ledger.needs, strict=True)]
     found = planned(ledger, ledger.needs, Rates(math.inf, math.inf) if rates is None else rates)
-    return replace(found, windows=run.inputs.windows)
+    return replace(found, handover=handover, windows=run.inputs.windows)
 
 
 def planned(ledger: Ledger, needs: Sequence[Need], rates: Rates) -> Plan:

@@ -25,6 +25,7 @@ from ltx2rt.graph.diffusion.res_2s import STEP_NOISE_SEED, SUBSTEP_NOISE_SEED
 from ltx2rt.graph.diffusion.windows import Carried, Window
 from ltx2rt.graph.settings.settings import Settings
 from ltx2rt.graph.stages.events import Event, Noised, Observer, StageFinished, StageStarted
+from ltx2rt.graph.stages.handover import Handover, Use
 from ltx2rt.graph.stages.inputs import GenerationInputs
 from ltx2rt.graph.stages.journal import Arrays, Journal
 from ltx2rt.graph.stages.keeping import Keeping
@@ -130,8 +131,10 @@ class Run:
         keeping: where weights stay after their stages; None: each stage frees its own.
         decoder_noise: what the video decoder draws from in place of ``noise``, from its beginning each time.
         prompts: encoded prompts of earlier runs; None: all are encoded, and none is kept.
+        handover: what stages leave in memory for later ones; None: nothing, unless ``keeping`` says so.
 
     Attributes:
+        uses: in a plan, what the stages hold.
         window: the part of the clip that is made; the whole clip where it is made at once.
         carried: what stages have from the window before, by their names.
         left: what stages leave to the next window, by their names.
@@ -152,6 +155,7 @@ class Run:
         seeded_noise: Callable[[int], NoiseSource] | None = None,
         decoder_noise: NoiseSource | None = None,
         prompts: KeptPrompts | None = None,
+        handover: Handover | None = None,
     ) -> None:
         self.files = files
         self.inputs = inputs
@@ -168,6 +172,8 @@ class Run:
         self.carried: Mapping[str, Carried] = {}
         self.left: dict[str, Carried] = {}
         self.prompts = prompts
+        self.uses: list[Use] = []
+        self._handover = handover
         self._keeping = keeping
         self._observer = observer
 
@@ -203,25 +209,40 @@ class Run:
         """Whether weights stay after their stages: then each is loaded whole, though a stage may use it only once."""
         return self._keeping is not None
 
-    def choose(self, options: Iterable[Need], *weights: StageWeights) -> Need:
+    def choose(
+        self,
+        options: Iterable[Need],
+        *weights: StageWeights,
+        held: Callable[[Need], StageWeights] | None = None,
+    ) -> Need:
         """The way in which the next stage will run.
 
         Args:
             options: best first.
             weights: what the stage loads where its weights are held whole.
+            held: what it holds when it runs in a given way; None: ``weights``, or nothing where these come and go.
 
         Raises:
             MemoryBudgetError: none fits.
         """
+        need = self.ledger.choose(options if self._keeping is None else self._keeping.options(options, weights))
+        if self.planning:
+            whole = weights if need.can_be_kept else ()
+            self.uses.append(Use(need, whole if held is None else (held(need),)))
+        elif self._handover is not None:
+            need = self._handover.expected(need)
+            self.ledger.needs[-1] = need
+        return need
         if self.window.count > 1:
             options = (replace(option, window=self.window.index + 1) for option in options)
         return self.ledger.choose(options if self._keeping is None else self._keeping.options(options, weights))
 
     def load(self, stage: Stage, weights: StageWeights) -> dict[str, Loaded]:
         """Weights for a running stage: those that are kept, and the others from their file."""
-        if self._keeping is None:
+        kept = self._keeping or self._handover
+        if kept is None:
             return stage.hold(weights.load())
-        arrays, loaded = self._keeping.load(weights)
+        arrays, loaded = kept.load(weights)
         return stage.hold(arrays, loaded)
 
     @contextmanager
@@ -230,9 +251,24 @@ class Run:
         self.emit(StageStarted(need.name, steps))
         if self._keeping is not None:
             need = self._keeping.now(need)
-        with self.stages.stage(need.name, need) as stage:
-            yield stage
+        if self._handover is None:
+            with self.stages.stage(need.name, need) as stage:
+                yield stage
+        else:
+            with self._handing_on(need, self._handover) as stage:
+                yield stage
         self.emit(StageFinished(need.name))
+
+    @contextmanager
+    def _handing_on(self, need: Need, handover: Handover) -> Iterator[Stage]:
+        """A stage that leaves to later ones what was planned; a failure ends that."""
+        with self.stages.stage(need.name, handover.begin(need)) as stage:
+            try:
+                yield stage
+            except BaseException:
+                handover.drop()
+                raise
+            handover.end()
 
     def remember(self, name: str, compute: Callable[[], Arrays]) -> dict[str, mx.array]:
         """Arrays from the journal, where an earlier run left them, else from ``compute``."""

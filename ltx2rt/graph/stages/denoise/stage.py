@@ -135,7 +135,11 @@ def _denoise(
     checkpoint, config = run.files.source(TRANSFORMER), run.files.config(TRANSFORMER)
     task = _task(run, name, sampling, video, audio, [c for c in (positive, negative) if c is not None])
     options = (replace(option, steps=sampling.steps) for option in denoise_options(checkpoint, config, task))
-    need = run.choose(options, _weights(run, task, param_specs(config, **task.streams)))
+    need = run.choose(
+        options,
+        _weights(run, task, param_specs(config, **task.streams)),
+        held=lambda need: _held_weights(run, config, task, need.settings),
+    )
     if run.planning:
         return video, audio
     with run.stage(need, sampling.steps) as stage:
