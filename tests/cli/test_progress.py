@@ -79,8 +79,9 @@ def test_objects_tell_a_program_the_same(
         assert next(event for event in events if event["event"] == "settings")["settings"]["seed"] == 10
 
 
-@pytest.mark.parametrize("verb", VERBS)
-@pytest.mark.parametrize("form", [[], ["--progress", "json"]])
+@pytest.mark.parametrize(
+    ("verb", "form"), [*((verb, ["--progress", "json"]) for verb in VERBS), ("upscale", []), ("encode", [])]
+)
 def test_quiet_silences_both(
     verb: str, form: list[str], media: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -16,7 +16,7 @@ from ltx2rt.graph.stages.run import Run
 from ltx2rt.memory.ledger import Ledger
 from ltx2rt.memory.need import Need
 
-SMALL = {"height": 128, "width": 128, "num_frames": 9, "seed": 3}
+SMALL = {"height": 64, "width": 64, "num_frames": 9, "seed": 3}
 Wanted = Callable[[Need], bool]
 
 
