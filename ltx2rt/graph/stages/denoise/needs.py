@@ -121,7 +121,8 @@ def denoise_options(checkpoint: Checkpoint, config: TransformerConfig, task: Den
     """Every way of running the stage, the fastest first.
 
     What saves arithmetic comes before what saves reading: of each way of computing there are as many resident blocks as
-    may be, down to none, before the next way.
+    may be, down to none, before the next way. How many tokens and states go through a block together comes last: it takes
+    little memory.
     """
     streams = task.streams
     ends = checkpoint.loaded_bytes("transformer", resident_specs(config, **streams), task.loras, task.fuse_dtype)
@@ -138,12 +139,16 @@ def denoise_options(checkpoint: Checkpoint, config: TransformerConfig, task: Den
     ways = {depth: residencies(blocks, depth) for depth in DEPTHS}
     walks = WALKS if task.passes > 1 else WALKS[:1]
     keeping = (True, False) if text_key_bytes(config, _shape(task, 1, 0)) else (False,)
+    longest = max(*task.calls, task.audio)
+    limits = [limit for limit in TOKEN_LIMITS if limit < longest or limit == TOKEN_LIMITS[0]]
     for walk, keep, depth in product(walks, keeping, DEPTHS):
-        for batch, limit in product(_batches(task, weights.blocks, walk), TOKEN_LIMITS):
-            computing = _computing(config, task, weights, walk, batch, keep, limit)
-            for way in ways[depth]:
-                if way.depth or depth == DEPTHS[0]:
-                    yield _with_weights(computing, task, weights, way, walk)
+        together = [
+            _computing(config, task, weights, walk, batch, keep, limit)
+            for batch, limit in product(_batches(task, weights.blocks, walk), limits)
+        ]
+        for way, computing in product(ways[depth], together):
+            if way.depth or depth == DEPTHS[0]:
+                yield _with_weights(computing, task, weights, way, walk)
 
 
 class _Weights(NamedTuple):
