@@ -7,8 +7,8 @@
 #include <algorithm>
 #include <cstring>
 
-#include "csrc/cpu/amx.h"
 #include "csrc/ceil_div.h"
+#include "csrc/cpu/amx.h"
 #include "csrc/cpu/dispatch.h"
 #include "csrc/cpu/neighborhood_attention.h"
 #include "csrc/cpu/rows.h"
