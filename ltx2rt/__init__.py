@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from ltx2rt import api
     from ltx2rt.api import (
         Clip,
+        IcLoraStage,
         ImageInput,
         OutputOptions,
         Pipeline,
@@ -40,6 +41,7 @@ __all__ = [
     "CheckpointError",
     "Clip",
     "DownloadError",
+    "IcLoraStage",
     "ImageInput",
     "Ltx2rtError",
     "MediaError",

@@ -12,6 +12,8 @@ import pytest
 # Tests start Python in new processes from the checkout; there, too, the installed package must be imported and not the
 # folder of its sources, which holds no compiled module.
 os.environ["PYTHONSAFEPATH"] = "1"
+# Tests that encode a prompt do so, whatever ran before them.
+os.environ["LTX2RT_PROMPT_CACHE"] = "0"
 
 
 CONDITIONS = {

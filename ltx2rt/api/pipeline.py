@@ -6,7 +6,7 @@ import copy
 import inspect
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -20,7 +20,8 @@ from ltx2rt.api.opened_component import OpenedComponent, components_of
 from ltx2rt.api.pipeline_files import Lora, PipelineFiles
 from ltx2rt.api.planning import ledger
 from ltx2rt.api.planning import rates as measured_rates
-from ltx2rt.api.previews import Preview, PreviewObserver
+from ltx2rt.api.previews import Preview, PreviewObserver, TinyDecoder
+from ltx2rt.api.prompt_cache import prompt_cache
 from ltx2rt.api.record import Record
 from ltx2rt.api.run_state import RunState
 from ltx2rt.errors import MemoryBudgetError, OutOfMemory, UsageError
@@ -33,10 +34,12 @@ from ltx2rt.graph.pipelines.defaults import GenerationDefaults, defaults_for
 from ltx2rt.graph.pipelines.open_inputs import frames_per_latent, input_files, open_inputs
 from ltx2rt.graph.pipelines.pipeline import PipelineEntry
 from ltx2rt.graph.pipelines.plan import Plan, Rates, plan, plan_keeping
+from ltx2rt.graph.preview_decoder_file import PreviewDecoderFile
 from ltx2rt.graph.settings.setting import plain_values, settings_of, stored_values
 from ltx2rt.graph.settings.settings import GUIDANCE, Settings
 from ltx2rt.graph.settings.weight_files import WeightFiles
 from ltx2rt.graph.stages.events import Event
+from ltx2rt.graph.stages.handover import Handover
 from ltx2rt.graph.stages.inputs import GenerationInputs
 from ltx2rt.graph.stages.journal import Journal
 from ltx2rt.graph.stages.keeping import Keeping
@@ -203,6 +206,7 @@ class Pipeline:
         observer: Callable[[Event], None] | None = None,
         on_settings: Callable[[Mapping[str, Any]], None] | None = None,
         on_preview: Callable[[Preview], None] | None = None,
+        preview_decoder: str | PathLike[str] | None = None,
         state_folder: str | PathLike[str] | None = None,
         resume: bool = False,
         noted: Mapping[str, Any] | None = None,
@@ -219,6 +223,7 @@ class Pipeline:
         observer: Callable[[Event], None] | None = None,
         on_settings: Callable[[Mapping[str, Any]], None] | None = None,
         on_preview: Callable[[Preview], None] | None = None,
+        preview_decoder: str | PathLike[str] | None = None,
         memory: str | int | None = None,
         **settings: Unpack[CallArguments],
     ) -> list[Clip]: ...
@@ -230,6 +235,7 @@ class Pipeline:
         observer: Callable[[Event], None] | None = None,
         on_settings: Callable[[Mapping[str, Any]], None] | None = None,
         on_preview: Callable[[Preview], None] | None = None,
+        preview_decoder: str | PathLike[str] | None = None,
         state_folder: str | PathLike[str] | None = None,
         resume: bool = False,
         noted: Mapping[str, Any] | None = None,
@@ -245,6 +251,7 @@ class Pipeline:
             observer: called with every event; raise `Cancelled` from it to stop.
             on_settings: called once with the resolved settings before anything is loaded.
             on_preview: called after every sampler step with a `Preview` that can be decoded on demand.
+            preview_decoder: file of a tiny decoder (taehv) that decodes previews in place of the video VAE.
             state_folder: keep there what is computed, so that an interrupted run can be continued; `Clip.save`
                 removes it.
             resume: continue what is in ``state_folder``.
@@ -274,17 +281,29 @@ class Pipeline:
                 raise UsageError("state_folder and repeated are of one run; give one prompt with them, not a list.")
             self._check_all(prompt, settings)
             return [
-                self(one, observer=observer, on_settings=on_settings, on_preview=on_preview, memory=memory, **settings)
+                self(
+                    one,
+                    observer=observer,
+                    on_settings=on_settings,
+                    on_preview=on_preview,
+                    preview_decoder=preview_decoder,
+                    memory=memory,
+                    **settings,
+                )
                 for one in prompt
             ]
         inputs, record = self._prepare({"prompt": prompt, **settings}, self._files)
         self._files.require_finite_loras()
+        if on_preview is None and preview_decoder is not None:
+            raise UsageError("preview_decoder decodes previews, which nobody looks at; give on_preview, too.")
+        previews = None if on_preview is None else _Previews.of(on_preview, preview_decoder, inputs)
+        beside = 0 if previews is None else previews.nbytes
         store = self._kept
         work: Callable[[Run], GeneratedClip] = self._generate
         if inputs.duration is not None:
             # How long the clip will be is only known once the prompt is encoded; the shortest one must fit.
-            self._plan(work, inputs.shortest, self._files, ledger(memory, store.nbytes))
-        accounts, planned = self._accounts(work if inputs.duration is None else self._begin, inputs, memory)
+            self._plan(work, inputs.shortest, self._files, ledger(memory, store.nbytes, beside))
+        accounts, planned = self._accounts(work if inputs.duration is None else self._begin, inputs, memory, beside)
         if repeated is not None:
             record.require_same_sources(repeated)
         if on_settings is not None:
@@ -294,12 +313,12 @@ class Pipeline:
             state = RunState.begin(_folder(state_folder), record, resume=resume, noted=noted)
         journal = None if state is None else state.journal()
         try:
-            run = self._run(inputs, accounts, planned, journal, on_preview, observer)
+            run = self._run(inputs, accounts, planned, journal, previews, observer)
             if inputs.duration is not None:
                 self._begin(run)
                 work, reports = self.entry.generate, run.stages.reports
-                accounts, planned = self._accounts(work, run.inputs, memory)
-                run = self._run(run.inputs, accounts, planned, journal, on_preview, observer)
+                accounts, planned = self._accounts(work, run.inputs, memory, beside)
+                run = self._run(run.inputs, accounts, planned, journal, previews, observer)
                 run.stages.reports[:0] = reports
             clip = work(run)
             if inputs.settings.enhance_prompt:
@@ -313,10 +332,10 @@ class Pipeline:
             raise
 
     def _accounts(
-        self, work: Callable[[Run], object], inputs: GenerationInputs, memory: str | int | None
+        self, work: Callable[[Run], object], inputs: GenerationInputs, memory: str | int | None, beside: int
     ) -> tuple[Ledger, Plan]:
-        """Accounts for a run that will do ``work``, and its plan."""
-        accounts = ledger(memory, self._kept.nbytes)
+        """Accounts for a run that will do ``work`` while ``beside`` bytes are taken by its previews, and its plan."""
+        accounts = ledger(memory, self._kept.nbytes, beside)
         planned = self._plan(work, inputs, self._files, accounts)
         accounts.reserved = sum(planned.kept.values())
         return accounts, planned
@@ -327,16 +346,27 @@ class Pipeline:
         accounts: Ledger,
         planned: Plan,
         journal: Journal | None,
-        on_preview: Callable[[Preview], None] | None,
+        previews: _Previews | None,
         observer: Callable[[Event], None] | None,
     ) -> Run:
         """A run that follows a plan."""
-        if on_preview is not None:
-            observer = PreviewObserver(self._files, inputs.num_frames, inputs.dtype, on_preview, observer)
+        if previews is not None:
+            observer = PreviewObserver(
+                self._files, inputs.num_frames, inputs.dtype, previews.observer, observer, previews.tiny
+            )
         self._kept.want(planned.kept)
         give_back()
         keeping = Keeping(self._kept) if planned.kept else None
-        return Run(self._files, inputs, observer, journal=journal, ledger=accounts, keeping=keeping)
+        return Run(
+            self._files,
+            inputs,
+            observer,
+            journal=journal,
+            ledger=accounts,
+            keeping=keeping,
+            prompts=prompt_cache(inputs.settings),
+            handover=Handover(planned.handover) if planned.handover else None,
+        )
 
     def _check_all(self, prompts: Sequence[Any], settings: CallArguments) -> None:
         """Raise UsageError when one of a list of prompts cannot work."""
@@ -361,6 +391,7 @@ class Pipeline:
         *,
         memory: str | int | None = None,
         rates: Rates | None = None,
+        preview_decoder: str | PathLike[str] | None = None,
         **settings: Unpack[CallArguments],
     ) -> tuple[Plan, list[str]]:
         """What a call with these settings would take; loads nothing.
@@ -369,6 +400,7 @@ class Pipeline:
             prompt: its length counts.
             memory: see `__call__`.
             rates: speeds to predict seconds with; default: measured and assumed ones.
+            preview_decoder: see `__call__`; its memory counts.
             settings: see `Settings`.
 
         Returns:
@@ -381,7 +413,8 @@ class Pipeline:
         files, assumed = with_assumed(self._files)
         inputs, _ = self._prepare({"prompt": prompt, **settings}, files)
         speeds = measured_rates() if rates is None else rates
-        found = self._plan(self._generate, inputs, files, ledger(memory, self._kept.nbytes), speeds)
+        beside = 0 if preview_decoder is None else _Previews.bytes_of(preview_decoder, inputs)
+        found = self._plan(self._generate, inputs, files, ledger(memory, self._kept.nbytes, beside), speeds)
         names = {stage.need.name for stage in found.stages}
         told = [text for text in assumed if any(text.startswith(name) for name in names)]
         if inputs.duration is not None:
@@ -407,8 +440,9 @@ class Pipeline:
         speeds: Rates | None = None,
     ) -> Plan:
         """The plan of what a call does with a run: its weights stay in memory where that is wanted and they fit."""
+        prompts = prompt_cache(inputs.settings)
         if self.keep_loaded is not False:
-            found = plan_keeping(work, files, inputs, accounts, self._kept, speeds)
+            found = plan_keeping(work, files, inputs, accounts, self._kept, speeds, prompts)
             if isinstance(found, Plan):
                 return found
             refused = (
@@ -423,7 +457,7 @@ class Pipeline:
                     enough,
                 )
             log.info("%s: each stage frees its own", refused)
-        return plan(work, files, inputs, accounts.unused(), speeds)
+        return plan(work, files, inputs, accounts.unused(), speeds, prompts)
 
     def _prepare(self, settings: Mapping[str, Any], files: WeightSet) -> tuple[GenerationInputs, Record]:
         fixed = self.has_fixed_schedule
@@ -483,6 +517,40 @@ class Pipeline:
             | {key: value for key, value in record.files.items() if key not in shown}
             | {name: value for name, value in record.settings.items() if value != defaults.get(name)}
         )
+
+
+@dataclass(frozen=True)
+class _Previews:
+    """Who looks at the previews of a run, and what decodes them.
+
+    Attributes:
+        observer: called with each.
+        tiny: in place of the video VAE.
+        nbytes: what ``tiny`` takes while the run computes.
+    """
+
+    observer: Callable[[Preview], None]
+    tiny: TinyDecoder | None = None
+    nbytes: int = 0
+
+    @classmethod
+    def of(cls, observer: Callable[[Preview], None], decoder: Any, inputs: GenerationInputs) -> _Previews:
+        """CheckpointError where the decoder's file is no such file."""
+        if decoder is None:
+            return cls(observer)
+        tiny = TinyDecoder(_preview_file(decoder), inputs.dtype)
+        return cls(observer, tiny, cls.bytes_of(decoder, inputs))
+
+    @staticmethod
+    def bytes_of(decoder: Any, inputs: GenerationInputs) -> int:
+        """What previews of a run take; CheckpointError as `of`."""
+        return _preview_file(decoder).working_bytes(inputs.height, inputs.width, inputs.dtype)
+
+
+def _preview_file(path: Any) -> PreviewDecoderFile:
+    if not isinstance(path, (str, PathLike)):
+        raise UsageError(f"{spelled('preview_decoder')} must be a path, got {path!r}.")
+    return PreviewDecoderFile.open(path)
 
 
 def _folder(path: Any) -> Path:

@@ -13,24 +13,30 @@ from ltx2rt.spelling import spelled
 READ_RATE = 2e9
 
 
-def ledger(memory: str | int | None, kept: int = 0) -> Ledger:
+def ledger(memory: str | int | None, kept: int = 0, beside: int = 0) -> Ledger:
     """Accounts with a budget.
 
     Args:
         memory: ``12GB`` or bytes for the whole process; None: a fixed share of what is free.
         kept: bytes of weights that are in memory from earlier calls.
+        beside: bytes that the process will take besides its stages.
 
     Raises:
         UsageError: not a size.
     """
     if memory is None:
-        return Ledger(default_budget(), kept=kept)
+        return _beside(Ledger(default_budget(), kept=kept), beside)
     if isinstance(memory, bool) or not isinstance(memory, (str, int)):
         raise UsageError(f"{spelled('memory')} must be like 12GB, or a whole number of bytes, got {memory!r}.")
     budget = memory if isinstance(memory, int) else parse_bytes(memory)
     if budget <= 0:
         raise UsageError(f"memory must be positive, got {budget}.")
-    return Ledger(budget, kept=kept)
+    return _beside(Ledger(budget, kept=kept), beside)
+
+
+def _beside(accounts: Ledger, nbytes: int) -> Ledger:
+    accounts.base += nbytes
+    return accounts
 
 
 def rates(flops: float | None = None, read: float | None = None) -> Rates:

@@ -10,10 +10,33 @@ import numpy as np
 
 from ltx2rt.graph.components import VIDEO_VAE, video_decoder
 from ltx2rt.graph.diffusion.noise import FrameNoise, TorchCpuNoise
+from ltx2rt.graph.models.layers.decode_way import DecodeWay
 from ltx2rt.graph.models.layers.params import Params
+from ltx2rt.graph.preview_decoder_file import PreviewDecoderFile
+from ltx2rt.graph.protocols import Grid, VideoDecoder
 from ltx2rt.graph.stages.events import Evaluated, Event, Noised, StageStarted, StepDone
 from ltx2rt.graph.stages.weight_set import WeightSet
 from ltx2rt.types import Array
+
+
+class TinyDecoder:
+    """A preview decoder whose weights stay in memory from the first preview of a run on.
+
+    Args:
+        file: opened.
+        dtype: of activations.
+    """
+
+    def __init__(self, file: PreviewDecoderFile, dtype: mx.Dtype) -> None:
+        self._file = file
+        self._dtype = dtype
+        self._params: Params | None = None
+
+    def frames(self, latent: Array) -> Array:
+        """(F, H, W, 3) float32 in [0, 1] of a normalised latent (1, f, h, w, 128)."""
+        if self._params is None:
+            self._params = self._file.load(self._dtype)
+        return np.concatenate(list(self._file.decoder.frames(self._params, self._dtype, latent[0])))
 
 
 @dataclass(frozen=True)
@@ -33,11 +56,26 @@ class Preview:
     latent: Array
     _weights: WeightSet
     _dtype: mx.Dtype
+    _tiny: TinyDecoder | None = None
 
     @property
     def is_decodable(self) -> bool:
         """Whether the stage is large enough for the video decoder: at least 64 pixels on each side."""
-        return bool(min(self.latent.shape[2:4]) >= 2)
+        return self._tiny is not None or bool(min(self.latent.shape[2:4]) >= 2)
+
+    @property
+    def is_quick(self) -> bool:
+        """Whether a preview decoder makes the frames, so that all of them cost little."""
+        return self._tiny is not None
+
+    @property
+    def working_bytes(self) -> int:
+        """What decoding the first frame takes, where no preview decoder does it, whose memory is part of the plan."""
+        if self._tiny is not None:
+            return 0
+        decoder = video_decoder(self._weights.config(VIDEO_VAE))
+        weights = self._weights.source(VIDEO_VAE).loaded_bytes(VIDEO_VAE.stored_name, decoder.specs())
+        return weights.arrays + weights.loading + self._way(decoder, (1, *self.latent.shape[2:4])).footprint.total
 
     def picture(self) -> Array:
         """The first frame, (H, W, 3) float32 in [0, 1]; loads the video decoder for it."""
@@ -48,11 +86,16 @@ class Preview:
         """The whole clip, (F, H, W, 3) float32 in [0, 1]; takes as long as the final decoding."""
         return self._decode(self.latent)
 
+    def _way(self, decoder: VideoDecoder, grid: Grid) -> DecodeWay:
+        return next(decoder.ways(grid, "auto", self._dtype.size))
+
     def _decode(self, latent: Array) -> Array:
+        if self._tiny is not None:
+            return self._tiny.frames(latent)
         decoder = video_decoder(self._weights.config(VIDEO_VAE))
         params = Params(self._weights.source(VIDEO_VAE).load(VIDEO_VAE.stored_name, decoder.specs()))
         frames, height, width = latent.shape[1:4]
-        way = next(decoder.ways((frames, height, width), "auto", self._dtype.size))
+        way = self._way(decoder, (frames, height, width))
         # A preview draws nothing from the run's generator.
         noise = FrameNoise(TorchCpuNoise(0))
         chunks = decoder.frames(params, self._dtype, mx.array(latent).astype(self._dtype), way.settings, noise=noise)
@@ -69,12 +112,14 @@ class PreviewObserver:
         dtype: mx.Dtype,
         on_preview: Callable[[Preview], None],
         observer: Callable[[Event], None] | None,
+        tiny: TinyDecoder | None = None,
     ) -> None:
         self._files = files
         self._num_frames = num_frames
         self._dtype = dtype
         self._on_preview = on_preview
         self._observer = observer
+        self._tiny = tiny
         self._estimate: Array | None = None
         self._positions: Array | None = None
 
@@ -94,6 +139,7 @@ class PreviewObserver:
                     self._grid(self._estimate),
                     self._files,
                     self._dtype,
+                    self._tiny,
                 )
             )
         if self._observer is not None:  # which knows then that the preview is there

@@ -92,6 +92,14 @@ RUN = (
         metavar="FILE.png",
     ),
     Flag(
+        ("--preview-decoder",),
+        "tiny decoder (taehv: taeltx_2, taeltx2_3, its wide form) that makes previews in place of the video VAE",
+        "Run",
+        "run",
+        kind=expanded,
+        metavar=_FILE,
+    ),
+    Flag(
         ("--report",),
         "write settings and per-stage seconds and peak memory as JSON",
         "Run",

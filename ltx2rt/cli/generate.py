@@ -75,13 +75,17 @@ def run_generate(arguments: argparse.Namespace) -> int:
     for line in taken_files(pipeline, command):
         progress.message(line)
     _check_control(arguments, command)
+    if arguments.preview_decoder is not None and outputs.preview is None:
+        raise UsageError("--preview-decoder goes with --preview, which is missing; name the picture to write.")
     if arguments.print_config:
         record = pipeline.record_for(**command.settings)
         sections = {"files": record.files, "settings": record.settings, "output": command.output.as_dict()}
         print(toml_of_record(sections, FLAGS), end="")
         return 0
     if arguments.plan:
-        found, assumed = pipeline.plan(**command.settings, memory=arguments.memory)
+        found, assumed = pipeline.plan(
+            **command.settings, memory=arguments.memory, preview_decoder=arguments.preview_decoder
+        )
         print(plan_text(found, assumed))
         return 0
     progress.preview = outputs.preview
@@ -113,6 +117,7 @@ def _generate(
             observer=progress.observe,
             on_settings=progress.settings,
             on_preview=None if outputs.preview is None else _preview_writer(outputs.preview),
+            preview_decoder=arguments.preview_decoder,
             state_folder=state,
             resume=resume,
             noted={"output": outputs.options.as_dict(), "run": _noted(arguments)},
@@ -229,7 +234,8 @@ def _merge_interrupted(arguments: argparse.Namespace) -> None:
 
 def _noted(arguments: argparse.Namespace) -> dict[str, Any]:
     """The options of the command itself with which an interrupted run goes on, as JSON values."""
-    given = {name: getattr(arguments, name) for name in ("memory", "overwrite", "preview", "report", "save_control")}
+    names = ("memory", "overwrite", "preview", "preview_decoder", "report", "save_control")
+    given = {name: getattr(arguments, name) for name in names}
     return {
         name: str(value.absolute()) if isinstance(value, Path) else value
         for name, value in given.items()
@@ -281,7 +287,13 @@ def _inputs(arguments: argparse.Namespace, command: Command) -> list[Path]:
     settings = Settings.of(command.settings)
     given = {name: value for name, value in command.files.items() if name != "pipeline"}
     named = WeightFiles(**stored_values(WeightFiles, given))
-    own = (arguments.config, arguments.from_sidecar, settings.prompt_file, named.tokenizer)
+    own = (
+        arguments.config,
+        arguments.from_sidecar,
+        arguments.preview_decoder,
+        settings.prompt_file,
+        named.tokenizer,
+    )
     return [*(path for path in own if path is not None), *input_files(settings), *named.paths]
 
 

@@ -14,14 +14,14 @@ from types import FrameType
 from typing import Any
 
 import ltx2rt
-from ltx2rt.cli import bench, convert, doctor, download, encode, generate, inspect, plan, upscale, verify
+from ltx2rt.cli import bench, convert, doctor, download, encode, generate, inspect, plan, serve, upscale, verify
 from ltx2rt.cli.exit_codes import EXPECTED, ExitCode, exit_code, table
 from ltx2rt.cli.flags import spelling
 from ltx2rt.cli.terminal import make_streams_safe
 from ltx2rt.errors import Cancelled
 from ltx2rt.spelling import spelled_as
 
-VERBS = (generate, encode, upscale, plan, inspect, convert, download, verify, bench, doctor)
+VERBS = (generate, encode, upscale, plan, serve, inspect, convert, download, verify, bench, doctor)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -67,7 +67,12 @@ def run_plan(arguments: argparse.Namespace) -> int:
         raise UsageError(f"--compute-rate must be positive, got {arguments.compute_rate}.")
     flops = None if arguments.compute_rate is None else arguments.compute_rate * 1e9
     read = None if arguments.read_rate is None else float(parse_bytes(arguments.read_rate))
-    plan, assumed = pipeline.plan(**command.settings, memory=arguments.memory, rates=rates(flops, read))
+    plan, assumed = pipeline.plan(
+        **command.settings,
+        memory=arguments.memory,
+        rates=rates(flops, read),
+        preview_decoder=arguments.preview_decoder,
+    )
     if arguments.plot is not None:
         write_picture(plan, arguments.plot)
         print(f"ltx2rt: drawn to {arguments.plot}", file=sys.stderr)

@@ -9,8 +9,9 @@ from ltx2rt.memory.limits import format_bytes
 
 
 def plan_text(plan: Plan, assumed: Sequence[str] = ()) -> str:
-    """Lines of text. Peaks are those of the whole process, ``weights`` what a stage holds."""
-    rows = [("stage", "weights", "streamed", "peak", "TFLOP", "seconds", "how")]
+    """Lines of text. Peaks are those of the whole process, ``weights`` what a stage holds, ``a step`` what each step of
+    a denoising stage reads of what is streamed."""
+    rows = [("stage", "weights", "streamed", "a step", "peak", "TFLOP", "seconds", "how")]
     for stage in plan.stages:
         need = stage.need
         rows.append(
@@ -18,17 +19,18 @@ def plan_text(plan: Plan, assumed: Sequence[str] = ()) -> str:
                 need.name,
                 format_bytes(need.resident),
                 format_bytes(need.streamed) if need.streamed else "-",
+                format_bytes(need.streamed_per_step) if need.streamed_per_step else "-",
                 format_bytes(stage.peak_bytes),
                 f"{need.flops / 1e12:.2f}",
                 f"{stage.seconds:.1f}",
                 "; ".join(f"{what} {how}" for what, how in need.choice.items()),
             )
         )
-    widths = [max(len(row[column]) for row in rows) for column in range(6)]
+    widths = [max(len(row[column]) for row in rows) for column in range(7)]
     lines = [
         f"{row[0]:<{widths[0]}}  "
-        + "  ".join(f"{cell:>{width}}" for cell, width in zip(row[1:6], widths[1:], strict=True))
-        + f"  {row[6]}".rstrip()
+        + "  ".join(f"{cell:>{width}}" for cell, width in zip(row[1:7], widths[1:], strict=True))
+        + f"  {row[7]}".rstrip()
         for row in rows
     ]
     budget = "without a budget" if plan.budget is None else f"budget {format_bytes(plan.budget)}"

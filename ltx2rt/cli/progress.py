@@ -16,7 +16,15 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ltx2rt.graph.stages.events import Event, LengthPredicted, StageFinished, StageRestored, StageStarted, StepDone
+from ltx2rt.graph.stages.events import (
+    Event,
+    LengthPredicted,
+    StageFinished,
+    StageRestored,
+    StageStarted,
+    StepDone,
+    TileDone,
+)
 from ltx2rt.memory.stage import StageReport
 
 SECONDS_BETWEEN_LINES = 5.0
@@ -75,6 +83,8 @@ class Progress:
                 print(f"{event.name:<18} restored", file=sys.stderr)
         elif isinstance(event, StepDone) and self._stage is not None:
             self._stage.advance()
+        elif isinstance(event, TileDone) and self._stage is not None:
+            self._stage.advance_tile(event.index + 1, event.tiles)
         elif isinstance(event, StageFinished):
             self._finish_stage()
 
@@ -122,6 +132,8 @@ class Progress:
             state=state,
             step=stage.done,
             of=stage.steps,
+            tile=stage.tile if stage.tiles else None,
+            tiles=stage.tiles or None,
             seconds=round(stage.seconds, 3),
             seconds_left=None if stage.seconds_left is None else round(stage.seconds_left, 3),
             preview=str(preview) if preview is not None and preview.exists() else None,
@@ -138,6 +150,7 @@ class _Stage:
     Attributes:
         name, steps: of the stage; 0 steps: it is not counted in steps.
         done: finished steps.
+        tile, tiles: of the step that runs, how many tiles are finished and how many there are; 0 tiles: it is not cut.
     """
 
     def __init__(self, progress: Progress, name: str, steps: int) -> None:
@@ -145,6 +158,8 @@ class _Stage:
         self.name = name
         self.steps = steps
         self.done = 0
+        self.tile = 0
+        self.tiles = 0
         self._begun = time.monotonic()
 
     @property
@@ -154,12 +169,18 @@ class _Stage:
 
     @property
     def seconds_left(self) -> float | None:
-        """By the mean of the finished steps; None: not known."""
-        return None if not self.done else self.seconds / self.done * (self.steps - self.done)
+        """By the mean of the finished steps and tiles; None: not known."""
+        done = self.done + (self.tile / self.tiles if self.tiles else 0)
+        return None if not done else self.seconds / done * (self.steps - done)
 
     def advance(self) -> None:
         """A step is done."""
         self.done += 1
+        self.tile = 0
+
+    def advance_tile(self, tile: int, tiles: int) -> None:
+        """So many tiles of a step are done."""
+        self.tile, self.tiles = tile, tiles
 
     def finish(self) -> None:
         """The stage is done."""
@@ -178,6 +199,11 @@ class _JsonStage(_Stage):
         super().advance()
         self.progress.step(self, "running")
 
+    def advance_tile(self, tile: int, tiles: int) -> None:
+        super().advance_tile(tile, tiles)
+        if tile < tiles:  # with the last one the step is done
+            self.progress.step(self, "running")
+
     def finish(self) -> None:
         self.progress.step(self, "finished")
 
@@ -189,12 +215,18 @@ class _Bar(_Stage):
             total=steps or 1,
             desc=f"{name:<18}",
             file=sys.stderr,
-            bar_format="{desc} {percentage:3.0f}% |{bar:24}| {n_fmt}/{total_fmt} [{elapsed}, {remaining} left]",
+            bar_format="{desc} {percentage:3.0f}% |{bar:24}| {n_fmt}/{total_fmt}{postfix} "
+            "[{elapsed}, {remaining} left]",
         )
 
     def advance(self) -> None:
         super().advance()
+        self._bar.set_postfix_str("", refresh=False)
         self._bar.update(1)
+
+    def advance_tile(self, tile: int, tiles: int) -> None:
+        super().advance_tile(tile, tiles)
+        self._bar.set_postfix_str(f"tile {tile}/{tiles}")
 
     def finish(self) -> None:
         if self.steps == 0:
@@ -224,6 +256,8 @@ class _Lines(_Stage):
     def _watch(self) -> None:
         while not self._ended.wait(SECONDS_BETWEEN_LINES):
             step = f"step {self.done} of {self.steps}, " if self.steps else ""
+            if self.tiles:
+                step += f"tile {self.tile} of {self.tiles}, "
             left = "" if self.seconds_left is None else f", {self.seconds_left:.0f} s left"
             self._say(f"{step}{self.seconds:.0f} s{left}")
 

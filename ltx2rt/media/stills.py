@@ -1,4 +1,4 @@
-"""Single pictures made of a clip: a frame as PNG, and a contact sheet of several."""
+"""Pictures made of a clip: a frame as PNG, a contact sheet of several, and small moving pictures."""
 
 from __future__ import annotations
 
@@ -50,6 +50,38 @@ def write_png(path: str | os.PathLike[str], frame: Array) -> None:
         raise UsageError(f"a picture is written as .png, got {os.fspath(path)!r}; rename it.")
     encoded = io.BytesIO()
     Image.fromarray(to_uint8(frame)).save(encoded, "PNG")
+    with OutputFile(path) as output:
+        output.file.write(encoded.getbuffer())
+
+
+def write_webp(path: str | os.PathLike[str], frames: Array, frame_rate: float) -> None:
+    """Write frames as one picture that moves, or stands still where there is one; the file appears only when complete.
+
+    Args:
+        path: ends in .webp.
+        frames: (F, H, W, 3) RGB, uint8 or float in [0, 1].
+        frame_rate: frames per second.
+
+    Raises:
+        UsageError: another extension, no frame, or as `to_uint8`.
+        MediaError: the file cannot be written.
+    """
+    if os.path.splitext(os.fspath(path))[1].lower() != ".webp":
+        raise UsageError(f"moving pictures are written as .webp, got {os.fspath(path)!r}; rename it.")
+    if not len(frames):
+        raise UsageError("moving pictures need at least one frame, got none.")
+    first, *others = (Image.fromarray(to_uint8(frame)) for frame in frames)
+    encoded = io.BytesIO()
+    first.save(
+        encoded,
+        "WEBP",
+        save_all=True,
+        append_images=others,
+        duration=round(1000 / frame_rate),
+        loop=0,
+        quality=80,
+        method=0,
+    )
     with OutputFile(path) as output:
         output.file.write(encoded.getbuffer())
 

@@ -439,6 +439,7 @@ class Checkpoint:
         loras: Sequence[tuple[LoraFile, float]] = (),
         fuse_dtype: mx.Dtype | None = None,
         depth: int = 2,
+        uses: int | None = None,
     ) -> BlockStream:
         """The tensors of each of ``blocks`` as `load` gives them, read from disk whenever a block is asked for.
 
@@ -446,6 +447,7 @@ class Checkpoint:
             component, loras, fuse_dtype: as for `load`. LoRAs are added each time a block arrives.
             blocks: specs of the blocks, in the order in which they will be asked for.
             depth: blocks in memory at a time.
+            uses: how many blocks will be asked for in all, after which none is read ahead; None: unknown.
 
         Raises:
             CheckpointError: as `load`; nothing is read yet.
@@ -457,7 +459,7 @@ class Checkpoint:
         def build(index: int, source: Callable[[WeightFile], TensorSource]) -> dict[str, Loaded]:
             return {spec.name: self._materialise(component, spec, loras, fuse_dtype, source) for spec in present[index]}
 
-        return BlockStream([self._layout(component, block) for block in present], build, depth)
+        return BlockStream([self._layout(component, block) for block in present], build, depth, uses)
 
     def loaded_bytes(
         self,

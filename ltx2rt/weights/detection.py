@@ -26,7 +26,7 @@ def refuse_foreign_tensors(path: Path, tensors: Mapping[str, TensorInfo]) -> Non
             f"{path}: a transformer of LTX-Video (0.9 or 13B), which has no audio layers; LTX-2, 2.3 and 2.5 are "
             "supported: use a checkpoint of LTX-2."
         )
-    if _is_preview_decoder(tensors):
+    if is_preview_decoder(tensors):
         raise CheckpointError(
             f"{path}: a preview decoder (tiny autoencoder, taehv), which cannot stand in for the video VAE; use the "
             "video VAE of the model."
@@ -44,7 +44,8 @@ def _is_ltx_video(tensors: Mapping[str, TensorInfo]) -> bool:
     return blocks and any("audio" not in name for name in wholes) and not any("audio_" in name for name in tensors)
 
 
-def _is_preview_decoder(tensors: Mapping[str, TensorInfo]) -> bool:
+def is_preview_decoder(tensors: Mapping[str, TensorInfo]) -> bool:
+    """Whether these are a tiny autoencoder (taehv), of whatever model."""
     numbered = any(re.match(r"(?:taehv\.)?decoder\.\d+\.(?:weight$|conv\.)", name) for name in tensors)
     return numbered and not any("per_channel_statistics." in name for name in tensors)
 

@@ -141,6 +141,7 @@ def check_inputs(
             raise UsageError(
                 f"{spelled(f'upscale_{axis}')} needs its upscaler; give it with {spelled(f'{axis}_upscaler')}."
             )
+    _check_windows(inputs)
     _check_keyframes(inputs, files)
     for lora, _ in files.loras:
         if inputs.context is not None and (modules := text_modules(lora)):
@@ -168,6 +169,22 @@ def check_inputs(
                 "the embedding holds no negative prompt, which classifier-free guidance needs; encode it with one, "
                 "or turn guidance off with scales of 1."
             )
+
+
+def _check_windows(inputs: GenerationInputs) -> None:
+    """What has no meaning for a clip that is made in several windows."""
+    if len(inputs.windows) == 1:
+        return
+    if inputs.settings.latents is not None:
+        raise UsageError(
+            f"{spelled('latents')} are the noise of a clip that is made at once; leave them out, or "
+            f"{spelled('chunked')} with its sizes."
+        )
+    if inputs.settings.upscale_temporal:
+        raise UsageError(
+            f"{spelled('upscale_temporal')} would double what the windows of {spelled('chunked')} share; make the "
+            "clip first and enlarge it with ltx2rt upscale."
+        )
 
 
 def _check_amount(inputs: GenerationInputs, files: WeightSet, *, video: bool) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from ltx2rt.errors import MediaError, UsageError
 from ltx2rt.graph.diffusion.latent_geometry import counted_from_start
+from ltx2rt.graph.diffusion.windows import DEFAULT_CARRY, DEFAULT_WINDOW
 from ltx2rt.graph.pipelines.defaults import GenerationDefaults
 from ltx2rt.graph.pipelines.pipeline import PipelineEntry
 from ltx2rt.graph.settings.kinds import RANDOM_SEED
@@ -70,6 +71,7 @@ def decide(
         settings = with_defaults(settings, frame_rate=defaults.frame_rate)
         settings = _with_duration(settings, frames_per_latent)
         settings = _with_length(settings, entry, defaults, no_length)
+    settings = _with_windows(settings)
     if SIZE in entry.topics:
         settings = with_defaults(settings, height=defaults.height, width=defaults.width)
     if settings.images:
@@ -112,6 +114,17 @@ def _with_duration(settings: Settings, step: int) -> Settings:
     if abs(frames - seconds * rate) > 0.5:
         log.warning("%g s at %g frames/s become %d frames, %.3f s", seconds, rate, frames, frames / rate)
     return replace(settings, num_frames=frames, duration=None)
+
+
+def _with_windows(settings: Settings) -> Settings:
+    """The settings with the sizes of windows, where a clip is made in some: any of the sizes asks for them."""
+    sizes = (settings.chunk_pixel_frames, settings.chunk_carry_frames, settings.chunk_blend_frames)
+    if not settings.chunked and all(size is None for size in sizes):
+        return settings
+    settings = with_defaults(
+        replace(settings, chunked=True), chunk_pixel_frames=DEFAULT_WINDOW, chunk_carry_frames=DEFAULT_CARRY
+    )
+    return with_defaults(settings, chunk_blend_frames=settings.chunk_carry_frames)
 
 
 def _with_placed_images(settings: Settings) -> Settings:

@@ -70,6 +70,7 @@ def open_inputs(
         fixed_schedule=fixed_schedule,
         duration=duration,
         dtype=dtype,
+        frames_per_latent=frames_per_latent(files),
     )
     entry.check(inputs, files)
     if settings.latents is not None:
@@ -87,6 +88,8 @@ def input_files(settings: Settings) -> list[Path]:
 def _check_latents(shape: tuple[int, ...], inputs: GenerationInputs, entry: PipelineEntry, files: WeightSet) -> None:
     """Raise UsageError for noise that is not of the shape of the first stage."""
     smaller = 2 if entry.two_stage else 1
+    if inputs.settings.stages:
+        smaller = inputs.settings.stages[0].divisor
     wanted = video_shape(files, inputs, inputs.height // smaller, inputs.width // smaller).array_shape
     if shape != wanted:
         raise UsageError(

@@ -8,12 +8,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from ltx2rt.errors import MemoryBudgetError
+from ltx2rt.graph.stages.handover import StageHandover, planned_handover
 from ltx2rt.graph.stages.inputs import GenerationInputs
 from ltx2rt.graph.stages.keeping import Keeping
 from ltx2rt.graph.stages.run import Run
 from ltx2rt.graph.stages.weight_set import WeightSet
 from ltx2rt.memory.ledger import Ledger
 from ltx2rt.memory.need import Need
+from ltx2rt.weights.kept_prompts import KeptPrompts
 from ltx2rt.weights.kept_weights import KeptWeights, WeightKey
 
 
@@ -55,6 +57,7 @@ class StagePlan:
             "name": self.need.name,
             "resident_bytes": self.need.resident,
             "streamed_bytes": self.need.streamed,
+            "streamed_bytes_per_step": self.need.streamed_per_step,
             "peak_bytes": self.peak_bytes,
             "flops": self.need.flops,
             "seconds": round(self.seconds, 3),
@@ -69,13 +72,16 @@ class Plan:
         stages: in the order they run.
         base_bytes: what the process takes without any stage.
         budget: what was allowed; None: no limit.
-        kept: weights that stay in memory after their stages, with their bytes; empty: each stage frees its own.
+        kept: weights that stay in memory after their stages, with their bytes; empty: each stage frees its own, but for
+            what a later one needs again.
+        handover: what that is, stage by stage.
     """
 
     stages: tuple[StagePlan, ...]
     base_bytes: int
     budget: int | None
     kept: Mapping[WeightKey, int] = field(default_factory=dict)
+    handover: tuple[StageHandover, ...] = ()
 
     @property
     def peak_bytes(self) -> int:
@@ -96,6 +102,7 @@ def plan(
     inputs: GenerationInputs,
     ledger: Ledger,
     rates: Rates | None = None,
+    prompts: KeptPrompts | None = None,
 ) -> Plan:
     """Plan a run; nothing is loaded.
 
@@ -103,13 +110,18 @@ def plan(
         work: what will be done with a run: a pipeline's ``generate``, and what comes before it.
         files, inputs, ledger: as the run will have them. The ledger is charged with what is chosen.
         rates: speeds to predict seconds with; None: where only the memory matters.
+        prompts: as the run will have them.
 
     Raises:
         MemoryBudgetError: a stage does not fit the budget, however it is run.
         UsageError, CheckpointError: the inputs or a file cannot work.
     """
-    work(Run(files, inputs, ledger=ledger, planning=True))
-    return planned(ledger, ledger.needs, Rates(math.inf, math.inf) if rates is None else rates)
+    run = Run(files, inputs, ledger=ledger, planning=True, prompts=prompts)
+    work(run)
+    handover = tuple(planned_handover(run.uses, ledger))
+    ledger.needs[:] = [stage.applied(need) for stage, need in zip(handover, ledger.needs, strict=True)]
+    found = planned(ledger, ledger.needs, Rates(math.inf, math.inf) if rates is None else rates)
+    return replace(found, handover=handover)
 
 
 def planned(ledger: Ledger, needs: Sequence[Need], rates: Rates) -> Plan:
@@ -137,13 +149,14 @@ def plan_keeping(
     ledger: Ledger,
     store: KeptWeights,
     rates: Rates | None = None,
+    prompts: KeptPrompts | None = None,
 ) -> Plan | Unkept:
     """Plan a run whose weights stay in memory: all of them, beside the largest stage. Nothing is loaded or dropped.
 
     What earlier calls have left in the store stays, too, if it fits.
 
     Args:
-        work, files, inputs, rates: as for `plan`.
+        work, files, inputs, rates, prompts: as for `plan`.
         ledger: as the run will have it; not changed.
         store: where weights will stay.
 
@@ -154,7 +167,8 @@ def plan_keeping(
     def charged(budget: int | None, wanted: Mapping[WeightKey, int]) -> Ledger:
         accounts = Ledger(budget, ledger.base)
         accounts.reserved = sum(wanted.values())
-        work(Run(files, inputs, ledger=accounts, planning=True, keeping=Keeping(store, wanted)))
+        keeping = Keeping(store, wanted)
+        work(Run(files, inputs, ledger=accounts, planning=True, keeping=keeping, prompts=prompts))
         return accounts
 
     def found(accounts: Ledger, kept: Mapping[WeightKey, int]) -> Plan:
@@ -162,7 +176,7 @@ def plan_keeping(
         return replace(planned(accounts, accounts.needs, speeds), budget=ledger.budget, kept=kept)
 
     keeping, fastest = Keeping(store), Ledger(None, ledger.base)
-    work(Run(files, inputs, ledger=fastest, planning=True, keeping=keeping))
+    work(Run(files, inputs, ledger=fastest, planning=True, keeping=keeping, prompts=prompts))
     own, all_weights = keeping.used, store.sizes | keeping.used
     fastest.reserved = sum(all_weights.values())
     if ledger.budget is None or all(fastest.least_budget(need) <= ledger.budget for need in fastest.needs):

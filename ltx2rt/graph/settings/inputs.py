@@ -51,5 +51,23 @@ class VideoInput:
         object.__setattr__(self, "video", _stored(self.video))
 
 
+@dataclass(frozen=True)
+class IcLoraStage:
+    """One denoising stage of ic-lora.
+
+    Attributes:
+        divisor: how many times smaller than the clip it works; that of the stage before, or half of it.
+        with_reference: the IC-LoRA and the reference videos take part.
+        sigmas: falling noise levels, one more than steps; None: the distilled schedule, the short one but for the first
+            stage.
+        tile: (height, width) in pixels of the tiles that the model sees in every step; None: all at once.
+    """
+
+    divisor: int
+    with_reference: bool = True
+    sigmas: tuple[float, ...] | None = None
+    tile: tuple[int, int] | None = None
+
+
 def _stored(source: Any) -> Any:
     return expanded(source) if isinstance(source, str) else source

@@ -72,6 +72,21 @@ class Perturbation:
         return self.kind == kind and (self.blocks is None or block in self.blocks)
 
 
+@dataclass(frozen=True)
+class ModelPass:
+    """One of several passes over the same latents: what it reads and what it leaves out.
+
+    Attributes:
+        video_context, audio_context: (B, S, D) of the prompt; None where the stream is absent. Passes with the same
+            prompt give the same arrays, by identity.
+        perturbations: left out in every sample.
+    """
+
+    video_context: mx.array | None
+    audio_context: mx.array | None
+    perturbations: tuple[Perturbation, ...] = ()
+
+
 def kept_samples(
     perturbations: Sequence[Sequence[Perturbation]] | None, kind: PerturbationKind, block: int, batch: int
 ) -> Array:

@@ -1,0 +1,139 @@
+"""Bodies of requests: JSON and forms, within limits, as field -> value."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+from starlette.datastructures import FormData, UploadFile
+from starlette.requests import Request
+from starlette.types import Message
+
+from ltx2rt.memory.limits import format_bytes
+from ltx2rt.serve.asked import MOST_FILES, Upload
+from ltx2rt.serve.refusal import Refusal
+
+# JSON lies in memory several times over while it is read.
+_LARGEST_JSON = 32 * 10**6
+_MOST_FIELDS = 256
+_DEEPEST = 4
+_INDEX = re.compile(r"\d{1,3}")
+
+
+async def read_body(request: Request, limit: int) -> tuple[dict[str, Any], FormData | None]:
+    """The fields of a request, and the form that its uploads live in, which the caller closes.
+
+    Args:
+        request: with a body that nobody has read.
+        limit: bytes.
+
+    Raises:
+        Refusal: it is too large, of another type, or damaged.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind in ("multipart/form-data", "application/x-www-form-urlencoded"):
+        form = await _limited(request, limit).form(max_files=MOST_FILES, max_fields=_MOST_FIELDS)
+        try:
+            return _fields_of_form(form), form
+        except BaseException:
+            await form.close()
+            raise
+    if kind not in ("application/json", ""):
+        raise Refusal(None, f"a request is JSON or a form, got {kind[:80]!r}.", 415, "unsupported_media_type")
+    body = await _limited(request, min(limit, _LARGEST_JSON)).body()
+    try:
+        values = json.loads(body) if body.strip() else {}
+    except (ValueError, RecursionError) as error:
+        raise Refusal(None, f"the body is no JSON: {_first_words(error)}.", 400, "invalid_json") from None
+    if not isinstance(values, dict):
+        raise Refusal(None, "the body must be a JSON object with the fields of a request.", 400, "invalid_json")
+    return values, None
+
+
+def _limited(request: Request, limit: int) -> Request:
+    """The request, which raises Refusal when its body is longer than ``limit`` bytes."""
+    text = f"the request is larger than {format_bytes(limit)}, the most that is taken; send smaller files."
+    refusal = Refusal(None, text, 413, "too_large")
+    stated = request.headers.get("content-length", "")
+    if stated.isdigit() and int(stated[:20]) > limit:
+        raise refusal
+    received = 0
+
+    async def receive() -> Message:
+        nonlocal received
+        message = await request.receive()
+        received += len(message.get("body", b""))
+        if received > limit:
+            raise refusal
+        return message
+
+    return Request(request.scope, receive)
+
+
+def _fields_of_form(form: FormData) -> dict[str, Any]:
+    """Fields of a form; ``a[b]``, ``a[]`` and ``a[0][b]`` are nested, a name that comes twice makes a list."""
+    fields: dict[str, Any] = {}
+    for name, value in form.multi_items():
+        keys = [key.rstrip("]") for key in name.split("[")]
+        if len(keys) > _DEEPEST:
+            raise Refusal(None, f"the field {name[:80]!r} is nested too deeply.")
+        _put(fields, keys, _upload(value) if isinstance(value, UploadFile) else value)
+    return {name: _as_lists(value) for name, value in fields.items()}
+
+
+def _put(target: dict[str, Any], keys: list[str], value: Any) -> None:
+    """Store a value under nested keys. Lists are dicts with numbers until all is read."""
+    for key, following in itertools.pairwise(keys):
+        name = key or _open_element(target, following)
+        inner = target.setdefault(name, {})
+        if not isinstance(inner, dict):
+            inner = target[name] = {"0": inner}
+        target = inner
+    last = keys[-1] or str(len(target))
+    if last in target and not isinstance(target[last], dict):
+        target[last] = {"0": target[last], "1": value}
+    elif last in target:
+        target[last][str(len(target[last]))] = value
+    else:
+        target[last] = value
+
+
+def _open_element(target: dict[str, Any], following: str) -> str:
+    """The element of ``a[][b]`` that ``b`` belongs to: the last one, until it has a ``b``."""
+    last = str(len(target) - 1)
+    return last if target and isinstance(target[last], dict) and following not in target[last] else str(len(target))
+
+
+def _as_lists(value: Any) -> Any:
+    """Dicts whose keys are all numbers, as lists."""
+    if not isinstance(value, dict):
+        return value
+    inner = {key: _as_lists(part) for key, part in value.items()}
+    if inner and all(_INDEX.fullmatch(key) for key in inner):
+        return [inner[key] for key in sorted(inner, key=int)]
+    return inner
+
+
+def _upload(file: UploadFile) -> Upload:
+    head = file.file.read(64)
+    file.file.seek(0)
+    return Upload(_writer(file.file), head)
+
+
+def _writer(source: IO[bytes]) -> Callable[[Path], int]:
+    def write(path: Path) -> int:
+        source.seek(0)
+        with path.open("xb") as target:
+            shutil.copyfileobj(source, target, 1 << 20)
+            return target.tell()
+
+    return write
+
+
+def _first_words(error: Exception) -> str:
+    return str(error)[:120] if isinstance(error, ValueError) else "it is nested too deeply"
