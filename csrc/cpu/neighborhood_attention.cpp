@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "csrc/ceil_div.h"
+#include "csrc/cpu/amx.h"
 #include "csrc/cpu/dispatch.h"
 #include "csrc/cpu/neighborhood_attention.h"
 #include "csrc/cpu/rows.h"

@@ -48,7 +48,7 @@ int64_t most_columns(const NeighborhoodArgs& args) {
   return smaller(places_of(args.columns), args.columns.window + kLanes);
 }
 
-// Most boxes of a block along an axis, and queries of one.
+// Most queries of a block.
 constexpr int64_t kMostQueries = kBlockFrames * kBlockCells * kBlockCells;
 
 // What the queries of a box carry from frame to frame.
