@@ -301,7 +301,7 @@ def reference_items(run: Run, number: int, stage: IcLoraStage) -> list[VideoItem
 
 PIPELINE = PipelineEntry(
     name="ic-lora",
-    summary="control videos steer the clip",
+    summary="control videos steer the clip, in tiles where it is large",
     checkpoint="distilled, with upscaler and IC-LoRA",
     size="multiples of 64",
     example='--pipeline ic-lora --prompt "a red circle moves left" --video-conditioning {clip}',
