@@ -23,7 +23,6 @@ from ltx2rt.graph.models.transformer.footprint import (
 )
 from ltx2rt.graph.models.transformer.model import TransformerConfig, block_param_specs, param_specs
 from ltx2rt.graph.models.transformer.shared_passes import Shared, shared_passes
-from ltx2rt.graph.stages.advice import smaller
 from ltx2rt.graph.stages.denoise.passes import WALKS, Walk, in_walks, perturbations_of
 from ltx2rt.graph.stages.denoise.residency import Residency, residencies
 from ltx2rt.graph.stages.streamed_blocks import DEPTHS
@@ -57,6 +56,7 @@ class DenoiseTask:
         max_batch_size: most passes that the user wants to go through a block together; None: what is fastest.
         loras: fused into the transformer.
         dtype: of the activations.
+        advice: what a user may change where it does not fit.
     """
 
     name: str
@@ -73,6 +73,7 @@ class DenoiseTask:
     max_batch_size: int | None
     loras: tuple[tuple[LoraFile, float], ...]
     dtype: mx.Dtype
+    advice: str
 
     @property
     def guidance(self) -> tuple[GuidancePass, ...]:
@@ -237,7 +238,7 @@ def _computing(
         flops=flops,
         choice=choice,
         settings={"token_limit": limit, "keep_text_keys": keeps, "batch": batch, "walk": walk},
-        advice=smaller("height", "width", "num_frames"),
+        advice=task.advice,
     )
 
 
