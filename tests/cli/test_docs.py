@@ -172,7 +172,9 @@ def test_the_commands_of_a_page_run(page: str, workplace: Path) -> None:
         output = output_of(words)
         assert run([*shrunk(words), "--quiet"]) == 0, words
         if "--skip-vae" not in words:
-            assert_plays(workplace / output, silent=any(entry.silent and name in words for name, entry in PIPELINES.items()))
+            assert_plays(
+                workplace / output, silent=any(entry.silent and name in words for name, entry in PIPELINES.items())
+            )
 
 
 def test_the_command_of_the_progress_page_says_what_the_page_says(

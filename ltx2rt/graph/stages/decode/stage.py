@@ -163,7 +163,7 @@ def decode_video(
     weights = run.files.weights(VIDEO_VAE, decoder.specs())
     if config.diffusion is None:
         keyframes = None
-    if run.inputs.settings.hdr_space is not None:
+    if run.inputs.settings.hdr_space is not None and run.window.index == 0:
         frames, height, width = _grid(latent)
         beside += hdr_writing_bytes(height * width * config.spatial_factor**2, config.pixel_frames(frames))
     need = run.choose(_decoding(run, latent, keyframes, beside), weights)
@@ -191,7 +191,14 @@ def _decoding(run: Run, latent: Float32Array, keyframes: KeyFramePlanes | None, 
     tiling = None if inputs.settings.tiling == "none" else inputs.settings.tiling
     number = 0 if keyframes is None else len(keyframes.positions)
     return video_decoder_options(
-        run.files.source(VIDEO_VAE), config, _grid(latent), tiling, inputs.decoder_dtype, beside, number
+        run.files.source(VIDEO_VAE),
+        config,
+        _grid(latent),
+        tiling,
+        inputs.decoder_dtype,
+        beside,
+        number,
+        writes=run.window.index == 0,
     )
 
 
