@@ -352,8 +352,9 @@ class Pipeline:
     ) -> Run:
         """A run that follows a plan."""
         if previews is not None:
-            is_hdr, dtype = inputs.settings.hdr_space is not None, inputs.decoder_dtype
-            observer = PreviewObserver(self._files, dtype, previews.observer, observer, previews.tiny, is_hdr=is_hdr)
+            observer = PreviewObserver(
+                self._files, inputs.decoder_dtype, previews.observer, observer, previews.tiny, is_hdr=inputs.is_hdr
+            )
         self._kept.want(planned.kept)
         give_back()
         keeping = Keeping(self._kept) if planned.kept else None

@@ -374,6 +374,11 @@ class GenerationInputs:
         return cls(settings, height=64, width=64, num_frames=1, frame_rate=frame_rate, dtype=dtype)
 
     @property
+    def is_hdr(self) -> bool:
+        """Whether frames are ACEScct, and become high dynamic range."""
+        return self.settings.hdr_space is not None
+
+    @property
     def encoder_dtype(self) -> mx.Dtype:
         """Of the video encoder's activations."""
         return self.dtype if self.media.hdr is None else mx.float32
@@ -381,7 +386,7 @@ class GenerationInputs:
     @property
     def decoder_dtype(self) -> mx.Dtype:
         """Of the video decoder's activations."""
-        return self.dtype if self.settings.hdr_space is None else mx.float32
+        return mx.float32 if self.is_hdr else self.dtype
 
     @property
     def prompt(self) -> str:

@@ -10,7 +10,7 @@ from fractions import Fraction
 import numpy as np
 
 from ltx2rt.graph.diffusion.precision import Float32Array
-from ltx2rt.graph.stages.decode.needs import hdr_writing_bytes, writing_bytes
+from ltx2rt.graph.stages.decode.needs import writing_bytes
 from ltx2rt.graph.stages.decode.stage import finish
 from ltx2rt.graph.stages.inputs import Edit, OwnPictures, SoundInput, SourceClip
 from ltx2rt.graph.stages.run import GeneratedClip, Run
@@ -85,9 +85,8 @@ def _kept(run: Run, edit: Edit) -> Callable[[], Iterator[Array]]:
     """All pictures of the clip, as a stage of their own."""
     pictures = edit.pictures
     pixels = pictures.height * pictures.width
-    host = _beside(edit, edit.sound) + writing_bytes(pixels, edit.num_frames)
-    if run.inputs.settings.hdr_space is not None:
-        host += hdr_writing_bytes(pixels, edit.num_frames)
+    writing = writing_bytes(pixels, edit.num_frames, is_hdr=run.inputs.is_hdr)
+    host = _beside(edit, edit.sound) + writing
     need = run.choose([Need("kept pictures", host=host)])
 
     def frames() -> Iterator[Array]:

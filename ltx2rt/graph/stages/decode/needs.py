@@ -50,16 +50,13 @@ _HDR_LOOKAHEAD_BYTES_PER_PIXEL = 12.5
 _HDR_LOOKAHEAD_FRAMES = 17
 
 
-def writing_bytes(pixels: int, frames: int) -> int:
-    """What the encoders of a clip's pictures and sound take."""
+def writing_bytes(pixels: int, frames: int, *, is_hdr: bool = False) -> int:
+    """What the encoders of a clip's pictures and sound take; of an HLG master with the EXR frames beside it."""
+    if is_hdr:
+        ahead = round(_HDR_LOOKAHEAD_BYTES_PER_PIXEL * min(frames, _HDR_LOOKAHEAD_FRAMES))
+        return _HDR_BYTES + pixels * (_HDR_BYTES_PER_PIXEL + ahead)
     ahead = _LOOKAHEAD_BYTES_PER_PIXEL * min(frames, _LOOKAHEAD_FRAMES)
     return _ENCODER_BYTES + pixels * (_ENCODER_BYTES_PER_PIXEL + ahead)
-
-
-def hdr_writing_bytes(pixels: int, frames: int) -> int:
-    """What the encoders of an HLG master, and of the EXR frames beside it, take more."""
-    ahead = round(_HDR_LOOKAHEAD_BYTES_PER_PIXEL * min(frames, _HDR_LOOKAHEAD_FRAMES))
-    return max(_HDR_BYTES + pixels * (_HDR_BYTES_PER_PIXEL + ahead) - writing_bytes(pixels, frames), 0)
 
 
 def video_decoder_options(
@@ -74,17 +71,18 @@ def video_decoder_options(
     clips: int = 1,
     *,
     writes: bool = True,
+    is_hdr: bool = False,
 ) -> Iterator[Need]:
     """A stage that decodes so many clips, one after the other, in the ways that the decoder offers.
 
     ``beside`` bytes are there meanwhile; ``keyframes``: how many the decoder looks at besides; ``writes``: the encoder
-    of the file begins now, and is not there already.
+    of the file begins now, and is not there already; ``is_hdr``: it is that of high dynamic range.
     """
     decoder = video_decoder(config)
     loaded = checkpoint.loaded_bytes("video_vae", decoder.specs())
     height, width = (cells * config.spatial_factor for cells in latent[1:])
     pixels, frames = height * width, config.pixel_frames(latent[0])
-    encoder = writing_bytes(pixels, frames) if writes else 0
+    encoder = writing_bytes(pixels, frames, is_hdr=is_hdr) if writes else 0
     for way in decoder.ways(latent, tiling, dtype.size, keyframes):
         converted = 2 * way.chunk_frames * pixels * 3 * FLOAT32_BYTES  # while a chunk becomes bytes
         yield Need(

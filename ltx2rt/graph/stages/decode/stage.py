@@ -29,12 +29,7 @@ from ltx2rt.graph.models.upscaler import model as upscaler
 from ltx2rt.graph.models.video_vae.diffusion_keyframes import KeyFrames
 from ltx2rt.graph.models.video_vae.statistics import LatentStatistics, statistics_specs
 from ltx2rt.graph.protocols import VideoDecoder
-from ltx2rt.graph.stages.decode.needs import (
-    audio_decoder_options,
-    hdr_writing_bytes,
-    upscaler_options,
-    video_decoder_options,
-)
+from ltx2rt.graph.stages.decode.needs import audio_decoder_options, upscaler_options, video_decoder_options
 from ltx2rt.graph.stages.events import AudioDecoded, LatentUpscaled, VideoDecodeStarted
 from ltx2rt.graph.stages.finite import require_finite
 from ltx2rt.graph.stages.run import GeneratedClip, Run
@@ -163,9 +158,6 @@ def decode_video(
     weights = run.files.weights(VIDEO_VAE, decoder.specs())
     if config.diffusion is None:
         keyframes = None
-    if run.inputs.settings.hdr_space is not None and run.window.index == 0:
-        frames, height, width = _grid(latent)
-        beside += hdr_writing_bytes(height * width * config.spatial_factor**2, config.pixel_frames(frames))
     need = run.choose(_decoding(run, latent, keyframes, beside), weights)
     draws = run.decoder_noise or noise or run.noise.fork()
     _pass_over(run, decoder, latent, need, keyframes)
@@ -199,6 +191,7 @@ def _decoding(run: Run, latent: Float32Array, keyframes: KeyFramePlanes | None, 
         beside,
         number,
         writes=run.window.index == 0,
+        is_hdr=inputs.is_hdr,
     )
 
 
