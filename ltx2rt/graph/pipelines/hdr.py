@@ -122,9 +122,11 @@ def _target(run: Run) -> VideoTarget:
 
 def _encoded(run: Run, hdr: HdrInput) -> list[Float32Array]:
     """Latents of the input and of its frames at the seams, each of these as a clip of one frame."""
-    large = run.inputs.height * run.inputs.width > _ENCODED_WHOLE_PIXELS
+    height, width, tiling = run.inputs.height, run.inputs.width, None
+    if height * width > _ENCODED_WHOLE_PIXELS:
+        tiling = Tiling.auto(height, width, run.files.config(VIDEO_VAE).spatial_factor)
     clips = [hdr.frames, *(hdr.frames.selected([place]) for place in hdr.seams)]
-    return encode_pixels(run, "video encoder", clips, hdr.reading_bytes, Tiling.default() if large else None)
+    return encode_pixels(run, "video encoder", clips, hdr.reading_bytes, tiling)
 
 
 def _as_input(decode: Callable[[], Iterator[Array]], hdr: HdrInput) -> Callable[[], Iterator[Array]]:

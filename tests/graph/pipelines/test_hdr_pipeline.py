@@ -18,10 +18,13 @@ from ltx25_pack import write_diffusion_vae, write_lora, write_pack
 from ltx2rt import api
 from ltx2rt.errors import Cancelled, CheckpointError, Ltx2rtError, MediaError, UsageError
 from ltx2rt.graph.diffusion.noise import NoiseSource, TorchCpuNoise
+from ltx2rt.graph.models.video_vae.tiling import Tiling
 from ltx2rt.graph.pipelines.hdr import seams
 from ltx2rt.graph.stages.decode import stage as decode
+from ltx2rt.graph.stages.encode.stage import encode_pixels
 from ltx2rt.graph.stages.events import Evaluated, Event, Noised, StepDone, VideoDecodeStarted, VideoEncoded
 from ltx2rt.graph.stages.inputs import GenerationInputs, HdrInput
+from ltx2rt.graph.stages.run import Run
 from ltx2rt.media.clip_reader import ClipReader
 from ltx2rt.media.exr import encoded_exr, exr_folder, frame_name, frames_in, read_exr
 from ltx2rt.media.hdr import ACESCG, HDR_SPACES, HdrSpace, acescct_of_srgb, hlg_of_acescct, srgb_of_acescct
@@ -182,6 +185,22 @@ def test_exr_frames_become_acescct(tmp_path: Path, given: str, space: str) -> No
     np.testing.assert_allclose(all_frames(hdr), codes * 2 - 1, atol=4e-3)  # half floats of light
     assert inputs.frame_rate == 25
     assert hdr.words == ()
+
+
+@pytest.mark.parametrize(("height", "width", "tiled"), [(512, 768, False), (512, 800, True)])
+def test_large_inputs_are_encoded_in_tiles(
+    tmp_path: Path, toy: api.Pipeline, monkeypatch: pytest.MonkeyPatch, height: int, width: int, tiled: bool
+) -> None:
+    tilings: list[Tiling | None] = []
+
+    def noted(run: Run, name: str, clips: Any, beside: int, tiling: Tiling | None) -> Any:
+        tilings.append(tiling)
+        return encode_pixels(run, name, clips, beside, tiling)
+
+    monkeypatch.setattr("ltx2rt.graph.pipelines.hdr.encode_pixels", noted)
+    folder = write_frames(tmp_path / "frames", np.zeros((1, height, width, 3), np.float32))
+    toy.plan(input=folder, input_colorspace="acescg", frame_rate=24, **EMBEDDED)
+    assert {tiling for tiling in tilings} == {Tiling.auto(height, width, 32) if tiled else None}
 
 
 def test_exr_frames_that_state_another_space_are_told_of(tmp_path: Path) -> None:
