@@ -45,6 +45,7 @@ from ltx2rt.graph.diffusion.windows import (
     require_reference,
     sound_of_window,
 )
+from ltx2rt.graph.stages.decode.needs import writing_bytes
 from ltx2rt.graph.stages.events import WindowStarted
 from ltx2rt.graph.stages.inputs import SoundInput
 from ltx2rt.graph.stages.journal import Journal
@@ -136,17 +137,19 @@ def _made(
 ) -> Iterator[tuple[Window, GeneratedClip]]:
     """Every window with its clip, in order; frames of one are read before the next one is asked for."""
     noise, carried = run.noise.fork(), dict[str, Carried]()
-    before = run.ledger.carried
-    left = 0
+    before, left = run.ledger.carried, 0
     for window in windows:
         if not run.planning:
             run.emit(WindowStarted(window, steps))
         tails = sum(of_stage.nbytes for of_stage in carried.values())
         run.ledger.carried = before + left + tails
         part = run.of_window(window, noise, carried, journal)
-        yield window, make(part)
-        # What a window leaves in the process, such as code of readers, the next one finds there.
-        left = max(left, run.ledger.carried - before - tails if window.index == 0 else 0)
+        clip = make(part)
+        if window.index == 0:
+            # What a window leaves in the process, such as code of readers, the next one finds there; and the encoder.
+            left = run.ledger.carried - before
+            left += 0 if clip.frames is None else writing_bytes(clip.height * clip.width, clip.num_frames)
+        yield window, clip
         carried = part.left
     run.ledger.carried = before + left
 
