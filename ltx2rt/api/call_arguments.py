@@ -158,6 +158,12 @@ class CallArguments(TypedDict, total=False):
     audio_max_duration: float | None
     """how much of it to use; the clip is then as long as that, and --num-frames is left out (default: None)."""
 
+    temporal_upscalings: int | None
+    """how often DFR doubles the frame rate, sampling the new frames: 0, 1 or 2, 0 to 2 (default: 0)."""
+
+    spatial_upscalings: int | None
+    """how often DFR doubles the size: 2 adds a round at full size, in tiles, 1 to 2 (default: 1)."""
+
     video_path: str | os.PathLike[str] | None
     """the clip to edit (default: None)."""
 

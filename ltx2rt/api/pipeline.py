@@ -352,9 +352,7 @@ class Pipeline:
     ) -> Run:
         """A run that follows a plan."""
         if previews is not None:
-            observer = PreviewObserver(
-                self._files, inputs.num_frames, inputs.dtype, previews.observer, observer, previews.tiny
-            )
+            observer = PreviewObserver(self._files, inputs.dtype, previews.observer, observer, previews.tiny)
         self._kept.want(planned.kept)
         give_back()
         keeping = Keeping(self._kept) if planned.kept else None

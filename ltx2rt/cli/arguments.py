@@ -154,6 +154,8 @@ def _add_weights(files: dict[str, Any], arguments: argparse.Namespace) -> None:
         loras.append((arguments.ic_lora_weights, strength))
     if loras:
         files["loras"] = tuple(loras)
+    if "detailing_lora" in files:
+        files["detailing_lora"] = _row(files["detailing_lora"], "--detailing-lora", 1.0)
     scale = 1.0 if arguments.distilled_lora_scale is None else arguments.distilled_lora_scale
     if "distilled_lora" in files:
         files["distilled_lora"] = _row(files["distilled_lora"], "--distilled-lora", scale)

@@ -6,7 +6,7 @@ from ltx2rt.cli.flag import Flag
 
 _INERT_GROUP = "Accepted, without effect"
 _REFUSED_GROUP = "Known, but refused"
-_DFR = "it belongs to the dynamic frame rate pipeline of LTX-2.5, which is not supported"
+_DFR = "release 1.4 calls it --temporal-upscalings; give that, with --pipeline dfr"
 _HDR = "high dynamic range is not supported"
 
 
@@ -69,10 +69,7 @@ FOREIGN_FLAGS = (
         metavar="S",
     ),
     _refused("--hdr", "colour space of EXR input", _HDR, metavar="SPACE"),
-    _refused("--detailing-lora", "LoRA that adds detail", _DFR, nargs="+", metavar="PATH"),
     _refused("--temporal-upsample-rounds", "how often the frame rate is doubled", _DFR, metavar="N"),
-    _refused("--temporal-upscalings", "how often the frame rate is doubled", _DFR, metavar="N"),
-    _refused("--spatial-upscalings", "how often the size is doubled", _DFR, metavar="N"),
     _refused("--input", "clips to convert", _HDR, nargs="+", metavar="FILE"),
     _refused("--output-dir", "where converted clips go", _HDR, metavar="DIR"),
     _refused("--hdr-lora", "LoRA of the conversion", _HDR, metavar="FILE"),

@@ -13,6 +13,7 @@ import numpy as np
 from ltx2rt.errors import Ltx2rtError, UsageError
 from ltx2rt.verify import (
     audio,
+    dfr,
     diffusion,
     formats,
     keyframe_decode,
@@ -43,6 +44,7 @@ FINDERS: tuple[CaseFinder, ...] = (
     pipelines.find_cases,
     stage_passes.find_cases,
     windows.find_cases,
+    dfr.find_cases,
     formats.find_cases,
 )
 # The table of contents that a golden folder may have: per file its tensors with dtype and shape.

@@ -85,6 +85,8 @@ def shrunk(words: list[str]) -> list[str]:
     sizes = {"--height": "64", "--width": "64", "--num-frames": "9"}
     if "--conditioning-attention-mask" in words:
         sizes |= {"--height": "128", "--width": "192"}
+    if "--spatial-upscalings" in words:
+        sizes |= {"--height": "128", "--width": "128"}
     small = list(words)
     for option, value in {**sizes, "--num-inference-steps": "2", "--steps": "2"}.items():
         if option in small:

@@ -46,7 +46,7 @@ def settings_of(path: str) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("name", PIPELINES)
+@pytest.mark.parametrize("name", [name for name in PIPELINES if name != "dfr"])  # which needs LTX-2.5
 def test_every_pipeline_runs_with_the_files_of_the_package(name: str, place: Path, media: Path) -> None:
     entry = PIPELINES[name]
     settings: dict[str, object] = {name: value for name, value in CLIP.items() if topic_of(name) in entry.topics}

@@ -78,6 +78,7 @@ BELOW = {
     "graph.stages.edited_clips": STAGE | {"media"},
     "graph.stages.kept_media": STAGE | {"graph.stages.decode", "media"},
     "graph.stages.windows": STAGE,
+    "graph.stages.enlarged_keyframes": STAGE | {"graph.stages.decode", "graph.stages.encode", "media"},
     "graph.stages.text": STAGE,
     "graph.stages.encode": STAGE | {"media.pixel_range"},
     "graph.stages.denoise": STAGE,

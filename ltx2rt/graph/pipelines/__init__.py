@@ -9,6 +9,7 @@ from ltx2rt.errors import UsageError
 from ltx2rt.graph.pipelines import (
     alpha_gen,
     audio_to_video,
+    dfr,
     distilled,
     dub_it,
     extend,
@@ -33,6 +34,7 @@ _MODULES = (
     dub_it,
     keyframe_interpolation,
     audio_to_video,
+    dfr,
     retake,
     extend,
     text_to_audio,

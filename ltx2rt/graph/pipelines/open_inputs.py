@@ -93,10 +93,13 @@ def input_files(settings: Settings) -> list[Path]:
 
 def _check_latents(shape: tuple[int, ...], inputs: GenerationInputs, entry: PipelineEntry, files: WeightSet) -> None:
     """Raise UsageError for noise that is not of the shape of the first stage."""
-    smaller = 2 if entry.two_stage else 1
-    if inputs.settings.stages:
-        smaller = inputs.settings.stages[0].divisor
-    wanted = video_shape(files, inputs, inputs.height // smaller, inputs.width // smaller).array_shape
+    if entry.first_shape is not None:
+        wanted = entry.first_shape(inputs, files).array_shape
+    else:
+        smaller = 2 if entry.two_stage else 1
+        if inputs.settings.stages:
+            smaller = inputs.settings.stages[0].divisor
+        wanted = video_shape(files, inputs, inputs.height // smaller, inputs.width // smaller).array_shape
     if shape != wanted:
         raise UsageError(
             f"{spelled('latents')} must be the noise of the first stage, {wanted}, got {shape}; channels come last: "

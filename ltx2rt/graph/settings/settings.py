@@ -67,6 +67,7 @@ EXTENSION = "extension"
 FRAMES = "frames"
 DURATION = "predicted length"
 GENERATED_KEYFRAMES = "generated key frames"
+FIDELITY = "rounds of DFR"
 CHUNKS = "chunks of long clips"
 FITTING = "fitting of pictures"
 REDUCTION = "reduction of large pictures"
@@ -363,6 +364,24 @@ class Settings:
         "how much of it to use; the clip is then as long as that, and --num-frames is left out",
         "Conditions",
         topic=DRIVING_SOUND,
+    )
+    temporal_upscalings: int = setting(
+        0,
+        Whole(),
+        "how often DFR doubles the frame rate, sampling the new frames: 0, 1 or 2",
+        "Conditions",
+        topic=FIDELITY,
+        low=0,
+        high=2,
+    )
+    spatial_upscalings: int = setting(
+        1,
+        Whole(),
+        "how often DFR doubles the size: 2 adds a round at full size, in tiles",
+        "Conditions",
+        topic=FIDELITY,
+        low=1,
+        high=2,
     )
     video_path: Path | None = setting(None, FilePath(), "the clip to edit", "Conditions", topic=SOURCE)
     fit: str | None = setting(

@@ -55,8 +55,10 @@ def video_decoder_options(
     dtype: mx.Dtype,
     beside: int = 0,
     keyframes: int = 0,
+    name: str = "video decoder",
+    clips: int = 1,
 ) -> Iterator[Need]:
-    """Stage "video decoder", in the ways that the decoder offers.
+    """A stage that decodes so many clips, one after the other, in the ways that the decoder offers.
 
     ``beside`` bytes are there meanwhile; ``keyframes``: how many the decoder looks at besides.
     """
@@ -68,13 +70,16 @@ def video_decoder_options(
     for way in decoder.ways(latent, tiling, dtype.size, keyframes):
         converted = 2 * way.chunk_frames * pixels * 3 * FLOAT32_BYTES  # while a chunk becomes bytes
         yield Need(
-            "video decoder",
+            name,
             weights=loaded.arrays,
             activations=way.footprint.activations,
             working=way.footprint.working,
             host=way.footprint.host + converted + encoder + beside,
-            caches=(latent[0] + keyframes) * prod(latent[1:]) * config.latent_channels * (dtype.size + FLOAT32_BYTES),
-            flops=decoder.flops(latent, keyframes),
+            caches=(clips * latent[0] + keyframes)
+            * prod(latent[1:])
+            * config.latent_channels
+            * (dtype.size + FLOAT32_BYTES),
+            flops=clips * decoder.flops(latent, keyframes),
             choice=dict(way.choice),
             settings=dict(way.settings),
             advice=smaller("height", "width"),

@@ -209,7 +209,7 @@ def _decoded(
     with run.stage(need) as stage:
         params = Params(run.load(stage, weights))
         values = mx.array(latent).astype(dtype)
-        run.emit(VideoDecodeStarted(values))
+        run.emit(VideoDecodeStarted(values, () if keyframes is None else tuple(keyframes.positions)))
         seen = None if keyframes is None else keyframes.for_decoder(dtype)
         for chunk in decoder.frames(params, dtype, values, need.settings, FrameNoise(noise), seen):
             require_finite(need.name, "the frames", chunk)
@@ -243,6 +243,7 @@ def finish(
     *,
     keyframes: Float32Array | None = None,
     carried: Planes | None = None,
+    planes: KeyFramePlanes | None = None,
     decodes_video: bool = True,
     decodes_audio: bool = True,
     beside: int = 0,
@@ -256,6 +257,7 @@ def finish(
         video, audio: normalised, (1, f, h, w, 128) and (1, L, 128).
         keyframes: (1, K, h, w, 128), normalised: the key frames that were generated besides the clip.
         carried: key frames that the window before has left, at their places in this one.
+        planes: those that the decoder looks at, whatever the settings say.
         decodes_video, decodes_audio: False for latents of which nothing is to be seen or heard.
         beside: bytes that reading the frames takes.
     """
@@ -276,11 +278,11 @@ def finish(
     num_frames = 0 if video is None or vae is None else vae.pixel_frames(video.shape[1])
     frames = None
     if video is not None and decodes_video:
-        planes = _planes(run, keyframes, carried, num_frames)
+        seen = _planes(run, keyframes, carried, num_frames) if planes is None else planes
         if shows:
-            frames = decode_video(run, video, planes, beside)
+            frames = decode_video(run, video, seen, beside)
         elif run.window.count > 1:
-            leave_out_video(run, video, planes)
+            leave_out_video(run, video, seen)
     return GeneratedClip(
         frames=frames,
         audio=waveform,
