@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from math import isclose
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ import OpenEXR
 
 from ltx2rt.errors import MediaError
 from ltx2rt.media.hdr import HDR_SPACES, HdrSpace
+from ltx2rt.media.output_folder import OutputFolder
 from ltx2rt.types import Array
 
 SUFFIX = ".exr"
@@ -35,14 +37,21 @@ def frame_name(number: int) -> str:
     return f"frame_{number:05d}{SUFFIX}"
 
 
+def exr_folder(clip: Path, space: str) -> Path:
+    """``clip.mp4`` -> ``clip_acescg_exr`` beside it, for the frames of a clip."""
+    return clip.with_name(f"{clip.stem}_{space}_exr")
+
+
 def is_own_frame(name: str) -> bool:
     """Whether a file has the name of a frame that is written here."""
     return _NAME.fullmatch(name) is not None
 
 
-def is_exr_folder(path: Path) -> bool:
-    """Whether a path is a folder with EXR frames."""
-    return path.is_dir() and any(_is_frame(file) for file in path.iterdir())
+def is_exr(path: Path) -> bool:
+    """Whether a path names EXR pictures: one of them, or a folder with some."""
+    if not path.is_dir():
+        return path.suffix.lower() == SUFFIX
+    return any(_is_frame(file) for file in path.iterdir())
 
 
 def frames_in(folder: Path) -> list[Path]:
@@ -96,8 +105,7 @@ class ExrFolder:
         frames = frames_in(path)
         with _opened(frames[0], header_only=True) as file:
             header = dict(file.header())  # the library empties its own
-        (left, top), (right, bottom) = header["dataWindow"]
-        return cls(path, frames, int(bottom - top) + 1, int(right - left) + 1, _stated(header))
+        return cls(path, frames, *exr_size(frames[0]), _stated(header))
 
     @property
     def reading_bytes(self) -> int:
@@ -118,6 +126,13 @@ class ExrFolder:
                     "all frames of a folder must be of one size."
                 )
             yield frame
+
+
+def exr_size(path: Path) -> tuple[int, int]:
+    """(height, width) of a picture, from its header; MediaError as `read_exr`."""
+    with _opened(path, header_only=True) as file:
+        (left, top), (right, bottom) = file.header()["dataWindow"]
+        return int(bottom - top) + 1, int(right - left) + 1
 
 
 def read_exr(path: Path) -> Array:
@@ -160,6 +175,49 @@ def encoded_exr(frame: Array, space: HdrSpace) -> bytes:
     with OpenEXR.File(header, channels, num_threads=_THREADS) as file:
         file.write(packed)
     return packed.getvalue()
+
+
+class ExrWriter:
+    """Frames of half floats in a folder that appears when it is complete; see `OutputFolder`.
+
+    As a context manager: a clean exit completes the folder, any exception removes what was written.
+
+    Args:
+        path: the folder.
+        space: what the frames are written in.
+
+    Raises:
+        MediaError: the folder cannot be made, or holds files that were not written here.
+    """
+
+    def __init__(self, path: Path, space: HdrSpace) -> None:
+        self._space = space
+        self._folder = OutputFolder(path, is_own_frame)
+        self.frames_written = 0
+
+    def write(self, codes: Array) -> None:
+        """Add frames.
+
+        Args:
+            codes: (F, H, W, 3) ACEScct.
+
+        Raises:
+            MediaError: they cannot be written (`OutOfSpace`: the disk is full).
+        """
+        for frame in codes:
+            self._folder.write(frame_name(self.frames_written), encoded_exr(self._space.of_acescct(frame), self._space))
+            self.frames_written += 1
+
+    def __enter__(self) -> ExrWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self._folder.commit()
+        else:
+            self._folder.discard()
 
 
 @contextmanager

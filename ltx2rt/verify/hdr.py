@@ -25,8 +25,8 @@ def find_cases(golden: GoldenFile) -> Iterator[Case]:
     """One case per curve."""
     if not golden.path.stem.startswith("seams_"):
         return
-    for key in golden.keys():
-        if key in _CURVES:
+    for key in _CURVES:
+        if key in golden:
             yield Case(f"{golden.name}/{key}", partial(_curve, golden, key))
 
 

@@ -10,7 +10,7 @@ import OpenEXR
 import pytest
 
 from ltx2rt.errors import MediaError, UsageError
-from ltx2rt.media.exr import ExrFolder, encoded_exr, frame_name, frames_in, is_exr_folder, is_own_frame, read_exr
+from ltx2rt.media.exr import ExrFolder, encoded_exr, frame_name, frames_in, is_exr, is_own_frame, read_exr
 from ltx2rt.media.hdr import (
     ACESCCT,
     ACESCG,
@@ -132,7 +132,7 @@ def test_exr_folders_are_read_by_their_names(tmp_path: Path) -> None:
     folder = ExrFolder.open(tmp_path)
     assert (folder.height, folder.width) == (2, 4)
     assert [float(frame[0, 0, 0]) for frame in folder.read()] == [1, 2, 10]
-    assert is_exr_folder(tmp_path)
+    assert is_exr(tmp_path)
 
 
 def test_foreign_exr_files(tmp_path: Path) -> None:
