@@ -352,7 +352,8 @@ class Pipeline:
     ) -> Run:
         """A run that follows a plan."""
         if previews is not None:
-            observer = PreviewObserver(self._files, inputs.dtype, previews.observer, observer, previews.tiny)
+            is_hdr, dtype = inputs.settings.hdr_space is not None, inputs.decoder_dtype
+            observer = PreviewObserver(self._files, dtype, previews.observer, observer, previews.tiny, is_hdr=is_hdr)
         self._kept.want(planned.kept)
         give_back()
         keeping = Keeping(self._kept) if planned.kept else None

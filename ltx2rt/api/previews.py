@@ -17,6 +17,7 @@ from ltx2rt.graph.preview_decoder_file import PreviewDecoderFile
 from ltx2rt.graph.protocols import Grid, VideoDecoder
 from ltx2rt.graph.stages.events import Evaluated, Event, Noised, StageStarted, StepDone
 from ltx2rt.graph.stages.weight_set import WeightSet
+from ltx2rt.media.hdr import srgb_of_acescct
 from ltx2rt.types import Array
 
 
@@ -58,6 +59,7 @@ class Preview:
     _weights: WeightSet
     _dtype: mx.Dtype
     _tiny: TinyDecoder | None = None
+    _is_hdr: bool = False
 
     @property
     def is_decodable(self) -> bool:
@@ -91,6 +93,10 @@ class Preview:
         return next(decoder.ways(grid, "auto", self._dtype.size))
 
     def _decode(self, latent: Array) -> Array:
+        frames = self._decoded(latent)
+        return srgb_of_acescct(frames) if self._is_hdr else frames
+
+    def _decoded(self, latent: Array) -> Array:
         if self._tiny is not None:
             return self._tiny.frames(latent)
         decoder = video_decoder(self._weights.config(VIDEO_VAE))
@@ -113,9 +119,12 @@ class PreviewObserver:
         on_preview: Callable[[Preview], None],
         observer: Callable[[Event], None] | None,
         tiny: TinyDecoder | None = None,
+        *,
+        is_hdr: bool = False,
     ) -> None:
         self._files = files
         self._dtype = dtype
+        self._is_hdr = is_hdr
         self._on_preview = on_preview
         self._observer = observer
         self._tiny = tiny
@@ -139,6 +148,7 @@ class PreviewObserver:
                     self._files,
                     self._dtype,
                     self._tiny,
+                    self._is_hdr,
                 )
             )
         if self._observer is not None:  # which knows then that the preview is there

@@ -13,6 +13,7 @@ from ltx2rt.graph.pipelines import (
     distilled,
     dub_it,
     extend,
+    hdr,
     ic_lora,
     keyframe_interpolation,
     one_stage,
@@ -39,6 +40,7 @@ _MODULES = (
     extend,
     text_to_audio,
     alpha_gen,
+    hdr,
 )
 PIPELINES: dict[str, PipelineEntry] = {module.PIPELINE.name: module.PIPELINE for module in _MODULES}
 

@@ -73,7 +73,7 @@ class GeneratedClip:
 
     Attributes:
         frames: called, it decodes from the beginning: chunks of float32 (f, H, W, 3) in [0, 1], in order, with the same
-            bits each time. None: sound only.
+            bits each time; R'G'B' of BT.709, or ACEScct where the settings have an ``hdr_space``. None: sound only.
         audio: float32 (S, 2) in [-1, 1]; None: silent, or made together with the frames, see ``windows``.
         sample_rate: of the sound, Hz; 0: silent.
         frame_rate: frames per second.

@@ -29,7 +29,12 @@ from ltx2rt.graph.models.upscaler import model as upscaler
 from ltx2rt.graph.models.video_vae.diffusion_keyframes import KeyFrames
 from ltx2rt.graph.models.video_vae.statistics import LatentStatistics, statistics_specs
 from ltx2rt.graph.protocols import VideoDecoder
-from ltx2rt.graph.stages.decode.needs import audio_decoder_options, upscaler_options, video_decoder_options
+from ltx2rt.graph.stages.decode.needs import (
+    audio_decoder_options,
+    hdr_writing_bytes,
+    upscaler_options,
+    video_decoder_options,
+)
 from ltx2rt.graph.stages.events import AudioDecoded, LatentUpscaled, VideoDecodeStarted
 from ltx2rt.graph.stages.finite import require_finite
 from ltx2rt.graph.stages.run import GeneratedClip, Run
@@ -141,25 +146,32 @@ class KeyFramePlanes(NamedTuple):
 
 
 def decode_video(
-    run: Run, latent: Float32Array, keyframes: KeyFramePlanes | None = None, beside: int = 0
+    run: Run,
+    latent: Float32Array,
+    keyframes: KeyFramePlanes | None = None,
+    beside: int = 0,
+    noise: NoiseSource | None = None,
 ) -> Callable[[], Iterator[Array]]:
     """What decodes a normalised latent (1, f, h, w, 128): chunks of float32 (f, H, W, 3) in [0, 1].
 
     Called again, it gives the same bits. How it is decoded is chosen now. The stage begins with the first chunk and
     lasts as long as the iteration. ``keyframes`` are looked at by a diffusion decoder alone. The reader
-    of the chunks takes ``beside`` bytes meanwhile.
+    of the chunks takes ``beside`` bytes meanwhile. ``noise``: of the diffusion decoder, in place of the run's.
     """
     config = run.files.config(VIDEO_VAE)
     decoder = video_decoder(config)
     weights = run.files.weights(VIDEO_VAE, decoder.specs())
     if config.diffusion is None:
         keyframes = None
+    if run.inputs.settings.hdr_space is not None:
+        frames, height, width = _grid(latent)
+        beside += hdr_writing_bytes(height * width * config.spatial_factor**2, config.pixel_frames(frames))
     need = run.choose(_decoding(run, latent, keyframes, beside), weights)
-    noise = run.noise.fork() if run.decoder_noise is None else run.decoder_noise
+    draws = run.decoder_noise or noise or run.noise.fork()
     _pass_over(run, decoder, latent, need, keyframes)
     if run.planning:
         return lambda: iter(())
-    return lambda: _decoded(run, decoder, weights, need, latent, noise.fork(), keyframes)
+    return lambda: _decoded(run, decoder, weights, need, latent, draws.fork(), keyframes)
 
 
 def leave_out_video(run: Run, latent: Float32Array, keyframes: KeyFramePlanes | None = None) -> None:
@@ -183,7 +195,7 @@ def _decoding(run: Run, latent: Float32Array, keyframes: KeyFramePlanes | None, 
         config,
         _grid(latent),
         tiling,
-        inputs.dtype,
+        inputs.decoder_dtype,
         beside,
         number,
         writes=run.window.index == 0,
@@ -212,7 +224,7 @@ def _decoded(
     noise: NoiseSource,
     keyframes: KeyFramePlanes | None,
 ) -> Iterator[Array]:
-    dtype = run.inputs.dtype
+    dtype = run.inputs.decoder_dtype
     with run.stage(need) as stage:
         params = Params(run.load(stage, weights))
         values = mx.array(latent).astype(dtype)
