@@ -104,6 +104,7 @@ PIPELINE_WORDS = {
     "retake": "--video-path {r}/clip.mp4 --start-time 0.1 --end-time 0.3",
     "extend": "--video-path {r}/clip.mp4 --extend-frames 8",
     "text-to-audio": _GUIDED,
+    "hdr": "--no-gemma --lora {r}/ltx-2.5-22b-ic-lora.safetensors --input {r}/clip.mp4",
 }
 
 

@@ -266,6 +266,9 @@ def options_of(pipeline: str, files: dict[str, Path]) -> tuple[dict[str, Any], d
         call |= {"height": 128, "width": 128}
     if pipeline == "alpha-gen":
         call["video_conditioning"] = [api.VideoInput(files["clip"])]
+    if pipeline == "hdr":
+        loading["loras"] = [(files["ic_lora"], 1.0)]
+        return loading, call | {"input": files["clip"], "seam_keyframes": False}
     if pipeline == "dub-it":
         return loading, call | {"reference_video": files["clip"]}
     if pipeline == "keyframe-interpolation":
