@@ -189,6 +189,7 @@ def _task(video: int, audio: int, text: int) -> DenoiseTask:
         audio_guider=NO_GUIDANCE,
         max_batch_size=None,
         loras=(),
+        advice="",
         dtype=mx.bfloat16,
     )
 
