@@ -45,8 +45,8 @@ FINDERS: tuple[CaseFinder, ...] = (
     tiles.find_cases,
     pipelines.find_cases,
     stage_passes.find_cases,
-    windows.find_cases,
     dfr.find_cases,
+    windows.find_cases,
     formats.find_cases,
 )
 # The table of contents that a golden folder may have: per file its tensors with dtype and shape.

@@ -164,7 +164,7 @@ class PassesRun(SavedRun):
 
 
 def _saved(golden: GoldenFile, run: PassesRun) -> Iterator[Check]:
-    """Windows where they were saved, and as many passes, draws and samples."""
+    """Windows where they were saved, and as many passes and samples."""
     if "plan" in golden.metadata:
         windows = from_numbers(plan_rows(run.inputs.windows))
         yield Check("plan", windows, from_numbers(saved_rows(golden.metadata["plan"])), atol=0)

@@ -1,7 +1,7 @@
 """The options of release 1.4: which pipelines take each, its default, what is said about a value that cannot be.
 
-From the argument parsers of Lightricks/LTX-2 ltx_pipelines @ 1.4.2. Pipelines of our own (extend) and options that change
-nothing here are in test_flags.py.
+From the argument parsers of Lightricks/LTX-2 ltx_pipelines @ 1.4.2; options that change nothing here are in
+test_flags.py.
 """
 
 from __future__ import annotations

@@ -91,8 +91,8 @@ def check_inputs(
     upscaler: bool = False,
     guided: bool = False,
     distilled_lora: bool = False,
-    needs_prompt: bool = True,
     detailing_lora: bool = False,
+    needs_prompt: bool = True,
 ) -> None:
     """What every pipeline requires.
 
@@ -102,8 +102,8 @@ def check_inputs(
         upscaler: a spatial upscaler is needed.
         guided: a negative context is needed where classifier-free guidance is on.
         distilled_lora: the distilled LoRA is needed; where it is not, it is refused.
-        needs_prompt: an empty prompt says nothing.
         detailing_lora: the same of the detailing LoRA.
+        needs_prompt: an empty prompt says nothing.
 
     Raises:
         UsageError: a value or a combination cannot work; the message says what to give.

@@ -163,7 +163,7 @@ def decode_video(
     weights = run.files.weights(VIDEO_VAE, decoder.specs())
     if config.diffusion is None:
         keyframes = None
-    if run.inputs.settings.hdr_space is not None:
+    if run.inputs.settings.hdr_space is not None and run.window.index == 0:
         frames, height, width = _grid(latent)
         beside += hdr_writing_bytes(height * width * config.spatial_factor**2, config.pixel_frames(frames))
     need = run.choose(_decoding(run, latent, keyframes, beside), weights)
