@@ -15,7 +15,6 @@ _FILES: tuple[tuple[str, str], ...] = ()
 
 # Tensors of files that are compared otherwise; of a JSON file, its entries.
 _RESULTS = (
-    (r"components/seams_1_4.*", r"(acescct|hlg|srgb)\..*", "belongs to HDR, which this version does not have"),
     (
         r"pipelines/(?!14_)\w+_ti2vid_two_stages(?!_hq).*",
         r"(noise_scale|noised_latent|denoise_mask|clean_latent|positions|initial_latent)\.03|step\.latent\.\d+"
