@@ -12,8 +12,8 @@ from ltx2rt.kernels.selection import forced
 HEAD = 64
 # name: cells (frames, height, width), heads, window, borders of height and width
 CASES = {
-    "stage 5, 9 frames of 64x64": ((9, 16, 16), 4, (9, 11, 11), ("shift", "replicate")),
     "stage 1": ((6, 8, 8), 32, (3, 7, 7), ("shift", "shift")),
+    "stage 5, 9 frames of 64x64": ((9, 16, 16), 4, (9, 11, 11), ("shift", "replicate")),
 }
 
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from ltx2rt._abi import load_extension
-
 if TYPE_CHECKING:
     from ltx2rt import api
     from ltx2rt.api import (
         Clip,
+        IcLoraStage,
         ImageInput,
         OutputOptions,
         Pipeline,
@@ -42,6 +41,7 @@ __all__ = [
     "CheckpointError",
     "Clip",
     "DownloadError",
+    "IcLoraStage",
     "ImageInput",
     "Ltx2rtError",
     "MediaError",
@@ -61,11 +61,14 @@ __all__ = [
     "upscale",
 ]
 
-load_extension()
-
 
 def __getattr__(name: str) -> Any:
-    """The Python interface, imported when it is first used: ``ltx2rt.load`` is `ltx2rt.api.load`."""
+    """The Python interface, imported when it is first used: ``ltx2rt.load`` is `ltx2rt.api.load`.
+
+    The compiled module, too: before it, MLX has to be loaded and compared.
+    """
+    if name == "_ext":
+        return importlib.import_module("ltx2rt._abi").checked_extension()
     if name not in __all__:
         raise AttributeError(f"module 'ltx2rt' has no attribute {name!r}")
     errors = importlib.import_module("ltx2rt.errors")

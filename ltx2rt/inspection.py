@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import Counter
 from collections.abc import Mapping
@@ -25,9 +26,12 @@ from ltx2rt.weights.lora.generation import shown, stated
 from ltx2rt.weights.lora.keys import component_of
 from ltx2rt.weights.lora.opening import is_lora_path, open_lora
 from ltx2rt.weights.names import is_unused
+from ltx2rt.weights.sets.pairing import check_declared
 from ltx2rt.weights.tensor_source import TensorInfo, WeightFile
 from ltx2rt.weights.tokenizer import GemmaTokenizer, require_vocabulary
 from ltx2rt.weights.weight_file import open_weight_file
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -205,6 +209,8 @@ def inspect_component(checkpoint: Checkpoint, component: str) -> ComponentReport
     except CheckpointError as problem:
         error = str(problem)
     else:
+        if component == TEXT_ENCODER.name:
+            _tell_undeclared(checkpoint)
         specs = {spec.name: spec for spec in expected.specs}
         missing, misshapen = checkpoint.problems(component, expected.specs)
         unchecked = [name for name in tensors if name not in specs and name.startswith(expected.unchecked)]
@@ -228,6 +234,13 @@ def inspect_component(checkpoint: Checkpoint, component: str) -> ComponentReport
 
 def _name(generation: Generation | None) -> str | None:
     return None if generation is None else generation.name
+
+
+def _tell_undeclared(text_encoder: Checkpoint) -> None:
+    """Warn of a text encoder that does not say which one it is, where a model reads only one."""
+    said = check_declared(text_encoder.section(TEXT_ENCODER.name), str(text_encoder.path))
+    if said:
+        log.warning("%s: %s", text_encoder.path, said)
 
 
 def _parameters(name: str, info: TensorInfo, specs: Mapping[str, ParamSpec]) -> int:

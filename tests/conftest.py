@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 
@@ -11,6 +12,8 @@ import pytest
 # Tests start Python in new processes from the checkout; there, too, the installed package must be imported and not the
 # folder of its sources, which holds no compiled module.
 os.environ["PYTHONSAFEPATH"] = "1"
+# Tests that encode a prompt do so, whatever ran before them.
+os.environ["LTX2RT_PROMPT_CACHE"] = "0"
 
 
 CONDITIONS = {
@@ -24,6 +27,12 @@ CONDITIONS = {
         "needs real checkpoints: set LTX2RT_WEIGHTS to their folder",
     ),
 }
+
+
+def pytest_collection_finish() -> None:
+    """Every stage of a run ends with a garbage collection, which would walk through all of pytest each time."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

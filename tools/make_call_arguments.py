@@ -30,7 +30,8 @@ import numpy as np
 
 from ltx2rt.graph.diffusion.noise import NoiseSource
 from ltx2rt.graph.models.video_vae.tiling import Tiling
-from ltx2rt.graph.settings.inputs import ImageInput, ImageSource, VideoInput, VideoSource
+from ltx2rt.graph.settings.inputs import IcLoraStage, ImageInput, VideoInput, VideoSource
+from ltx2rt.media.images import ImageSource
 from ltx2rt.weights.embedding_file import TextEmbedding
 
 

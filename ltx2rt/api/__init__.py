@@ -12,7 +12,7 @@ from ltx2rt.api.record import Record, read_record
 from ltx2rt.api.text_embedding import encode, plan_encode
 from ltx2rt.api.upscaling import plan_upscale, upscale
 from ltx2rt.graph.pipelines import PIPELINE_NAMES
-from ltx2rt.graph.settings.inputs import ImageInput, VideoInput
+from ltx2rt.graph.settings.inputs import IcLoraStage, ImageInput, VideoInput
 from ltx2rt.graph.settings.settings import DEFAULT_NEGATIVE_PROMPT, Settings
 from ltx2rt.graph.settings.weight_files import DTYPES
 from ltx2rt.weights.embedding_file import TextEmbedding
@@ -22,6 +22,7 @@ __all__ = [
     "DTYPES",
     "PIPELINE_NAMES",
     "Clip",
+    "IcLoraStage",
     "ImageInput",
     "OpenedComponent",
     "OutputOptions",

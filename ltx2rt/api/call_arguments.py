@@ -15,7 +15,8 @@ import numpy as np
 
 from ltx2rt.graph.diffusion.noise import NoiseSource
 from ltx2rt.graph.models.video_vae.tiling import Tiling
-from ltx2rt.graph.settings.inputs import ImageInput, ImageSource, VideoInput, VideoSource
+from ltx2rt.graph.settings.inputs import IcLoraStage, ImageInput, VideoInput, VideoSource
+from ltx2rt.media.images import ImageSource
 from ltx2rt.weights.embedding_file import TextEmbedding
 
 
@@ -36,6 +37,18 @@ class CallArguments(TypedDict, total=False):
 
     duration: float | None
     """length in seconds in place of a number of frames: the nearest 8*k + 1 (default: None)."""
+
+    chunked: bool | None
+    """make a long clip in windows, one after the other, each of which goes on from the one before (default: False)."""
+
+    chunk_pixel_frames: int | None
+    """frames of a window, 8*k + 1; turns --chunked on, 1 or more (default: 97)."""
+
+    chunk_carry_frames: int | None
+    """frames that a window has from the one before, 8*k + 1, 17 or more; turns --chunked on, 0 or more (default: 25)."""
+
+    chunk_blend_frames: int | None
+    """of these, the last ones in which one window is blended into the next; 0 = a cut; turns --chunked on, 0 or more (default: as many as are carried)."""
 
     auto_duration: tuple[float, float] | None
     """shortest and longest clip in seconds, of a length that LTX-2.5 predicts from the prompt (default: 1 20 where --num-frames is left out and the model has a duration head)."""
@@ -60,6 +73,9 @@ class CallArguments(TypedDict, total=False):
 
     zero_text: bool | None
     """zeros in place of the text encoder's output, to test everything else (default: False)."""
+
+    prompt_cache: bool | None
+    """neither keep the encoded prompt on disk for later runs nor take it from there (default: True)."""
 
     enhance_prompt: bool | None
     """let a language model rewrite the prompt first: the text encoder, or --prompt-enhancer-gemma-root (default: False)."""
@@ -111,6 +127,27 @@ class CallArguments(TypedDict, total=False):
 
     skip_stage_2: bool | None
     """stop after the half-size stage (default: False)."""
+
+    stage_2_ic_lora: bool | None
+    """LoRAs and references in the full-size stage, too (default: False)."""
+
+    tile: bool | None
+    """show the model one tile of the video after the other in every step, which takes less memory (default: False)."""
+
+    tile_height: int | None
+    """height of a tile in pixels, a multiple of 32, 64 or more (default: 1024)."""
+
+    tile_width: int | None
+    """width of a tile in pixels, a multiple of 32, 64 or more (default: 1536)."""
+
+    stages: Sequence[IcLoraStage] | None
+    """the stages themselves, from small to full size, in place of the usual two (default: ())."""
+
+    reference_video: str | os.PathLike[str] | None
+    """the clip to dub, with its sound; size aside, the result is like it (default: None)."""
+
+    reference_strength: float | None
+    """how closely its pictures are followed, 0 to 1 (default: 1.0)."""
 
     audio_path: str | os.PathLike[str] | None
     """sound that drives the video (default: None)."""
@@ -194,7 +231,7 @@ class CallArguments(TypedDict, total=False):
     """reuse the sound's prediction for N steps after each computed one, 0 or more (default: model)."""
 
     max_batch_size: int | None
-    """guidance passes that go through the transformer together, 1 to 8 (default: 1)."""
+    """most guidance passes that go through a block together; without it as many as are fastest and fit, 1 to 8 (default: None)."""
 
     ge_gamma: float | None
     """gradient estimation in place of Euler steps, 2 is usual; 0 = off, 0 to 10 (default: 0.0)."""

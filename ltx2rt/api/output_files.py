@@ -16,6 +16,8 @@ from ltx2rt.errors import MediaError, UsageError, write_failure
 from ltx2rt.media.video_writer import CONTAINERS
 from ltx2rt.spelling import spelled
 
+# Options of the video's encoder, and those that also change a file of sound.
+_OF_PICTURES, _OF_CLIPS = ("codec", "crf", "preset"), ("speed", "audio")
 VIDEO, SOUND, PICTURE, LATENTS, RECORD = tuple(CONTAINERS), (".wav",), (".png",), (".safetensors",), (".json",)
 
 
@@ -55,6 +57,12 @@ def clip_files(path: Path, options: OutputOptions, *, pictures: bool, sound: boo
         reason = nothing if decoded else "latents alone are made"
         if getattr(options, name) is not None and reason:
             raise UsageError(f"{spelled(name)} has nothing to write, because {reason}; leave it out.")
+    usual = OutputOptions()
+    for name in (*_OF_PICTURES, *_OF_CLIPS):
+        nothing = f"{path.name} is sound alone" if alone or not pictures else ""
+        reason = (nothing if name in _OF_PICTURES else "") if decoded else "latents alone are made"
+        if getattr(options, name) != getattr(usual, name) and reason:
+            raise UsageError(f"{spelled(name)} has no effect, because {reason}; leave it out.")
     if not decoded and options.save_latents is None:
         raise UsageError(
             f"{spelled('latents_only')} makes latents only; name their file with {spelled('save_latents')}."

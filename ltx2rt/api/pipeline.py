@@ -21,6 +21,7 @@ from ltx2rt.api.pipeline_files import Lora, PipelineFiles
 from ltx2rt.api.planning import ledger
 from ltx2rt.api.planning import rates as measured_rates
 from ltx2rt.api.previews import Preview, PreviewObserver, TinyDecoder
+from ltx2rt.api.prompt_cache import prompt_cache
 from ltx2rt.api.record import Record
 from ltx2rt.api.run_state import RunState
 from ltx2rt.errors import MemoryBudgetError, OutOfMemory, UsageError
@@ -35,12 +36,14 @@ from ltx2rt.graph.pipelines.pipeline import PipelineEntry
 from ltx2rt.graph.pipelines.plan import Plan, Rates, plan, plan_keeping
 from ltx2rt.graph.preview_decoder_file import PreviewDecoderFile
 from ltx2rt.graph.settings.setting import plain_values, settings_of, stored_values
-from ltx2rt.graph.settings.settings import GUIDANCE, Settings
+from ltx2rt.graph.settings.settings import DRIVING_SOUND, GUIDANCE, Settings
 from ltx2rt.graph.settings.weight_files import WeightFiles
 from ltx2rt.graph.stages.events import Event
+from ltx2rt.graph.stages.handover import Handover
 from ltx2rt.graph.stages.inputs import GenerationInputs
 from ltx2rt.graph.stages.journal import Journal
 from ltx2rt.graph.stages.keeping import Keeping
+from ltx2rt.graph.stages.media_inputs import WHOLE_SOUND_S
 from ltx2rt.graph.stages.run import GeneratedClip, Run
 from ltx2rt.graph.stages.text.duration import predicted_frames
 from ltx2rt.graph.stages.text.enhancement import enhance_prompt
@@ -257,7 +260,7 @@ class Pipeline:
             repeated: the record of a run that this one repeats; its weights and inputs must be the same.
             memory: what the process may take, ``12GB`` or bytes; None: most of what is free. It decides what is
                 streamed from disk and worked on in parts, not the result.
-            settings: see `Settings`.
+            settings: see `Settings`. ``num_frames=None`` makes the clip of audio-to-video as long as its sound.
 
         Returns:
             A `Clip` whose sound is ready and whose frames decode while they are read; a list of them for a list.
@@ -355,7 +358,16 @@ class Pipeline:
         self._kept.want(planned.kept)
         give_back()
         keeping = Keeping(self._kept) if planned.kept else None
-        return Run(self._files, inputs, observer, journal=journal, ledger=accounts, keeping=keeping)
+        return Run(
+            self._files,
+            inputs,
+            observer,
+            journal=journal,
+            ledger=accounts,
+            keeping=keeping,
+            prompts=prompt_cache(inputs.settings),
+            handover=Handover(planned.handover) if planned.handover else None,
+        )
 
     def _check_all(self, prompts: Sequence[Any], settings: CallArguments) -> None:
         """Raise UsageError when one of a list of prompts cannot work."""
@@ -429,8 +441,9 @@ class Pipeline:
         speeds: Rates | None = None,
     ) -> Plan:
         """The plan of what a call does with a run: its weights stay in memory where that is wanted and they fit."""
+        prompts = prompt_cache(inputs.settings)
         if self.keep_loaded is not False:
-            found = plan_keeping(work, files, inputs, accounts, self._kept, speeds)
+            found = plan_keeping(work, files, inputs, accounts, self._kept, speeds, prompts)
             if isinstance(found, Plan):
                 return found
             refused = (
@@ -445,11 +458,11 @@ class Pipeline:
                     enough,
                 )
             log.info("%s: each stage frees its own", refused)
-        return plan(work, files, inputs, accounts.unused(), speeds)
+        return plan(work, files, inputs, accounts.unused(), speeds, prompts)
 
     def _prepare(self, settings: Mapping[str, Any], files: WeightSet) -> tuple[GenerationInputs, Record]:
         fixed = self.has_fixed_schedule
-        asked = Settings.of(settings, DIFFUSERS_NAMES)
+        asked = Settings.of(_as_long_as_the_sound(settings, self.entry), DIFFUSERS_NAMES)
         require_parts(files, asked, self.entry)
         decided = decide(
             asked,
@@ -484,7 +497,7 @@ class Pipeline:
         if duration is not None:
             is_guided = self.entry.is_guided and not run.inputs.fixed_schedule
             context, negative = guided_contexts(run) if is_guided else (positive_context(run), None)
-            frames = predicted_frames(run, context, duration)
+            frames = predicted_frames(run, context, duration, with_sound=not self.entry.silent)
             run.inputs = replace(
                 run.inputs,
                 context=context,
@@ -539,6 +552,19 @@ def _preview_file(path: Any) -> PreviewDecoderFile:
     if not isinstance(path, (str, PathLike)):
         raise UsageError(f"{spelled('preview_decoder')} must be a path, got {path!r}.")
     return PreviewDecoderFile.open(path)
+
+
+def _as_long_as_the_sound(settings: Mapping[str, Any], entry: PipelineEntry) -> Mapping[str, Any]:
+    """Arguments of a call in which ``num_frames=None``, where sound drives the video, asks for all of the sound.
+
+    Source: Lightricks/LTX-2 ltx_pipelines/a2vid_two_stage.py @ 1.4.
+    """
+    lengths = ("num_frames", "duration", "audio_max_duration")
+    if DRIVING_SOUND not in entry.topics or "num_frames" not in settings:
+        return settings
+    if any(settings.get(name) is not None for name in lengths):
+        return settings
+    return {**settings, "audio_max_duration": WHOLE_SOUND_S}
 
 
 def _folder(path: Any) -> Path:

@@ -15,15 +15,15 @@ from ltx2rt.graph.models.transformer.block import KeptSamples, Modulation, Strea
 from ltx2rt.graph.models.transformer.config import StreamConfig, TransformerConfig, block_param_specs
 
 _SECTION = {"num_layers": 1, "rope_type": "split", "frequencies_precision": "float64"}
-_SECTION_23 = {
+SECTION_23 = {
     **_SECTION,
     "cross_attention_adaln": True,
     "apply_gated_attention": True,
     "caption_proj_before_connector": True,
 }
-_SECTIONS = {"19b": _SECTION, "2.3": _SECTION_23, "2.5": {**_SECTION_23, "ff_bias": False}}
+_SECTIONS = {"19b": _SECTION, "2.3": SECTION_23, "2.5": {**SECTION_23, "ff_bias": False}}
 # Widths of whole groups of 256, in which weights may be rotated.
-_SMALL = {
+SMALL = {
     "num_attention_heads": 4,
     "attention_head_dim": 64,
     "cross_attention_dim": 256,
@@ -70,7 +70,7 @@ class Block:
 
     def __init__(self, case: BlockCase) -> None:
         self.case = case
-        self.config = TransformerConfig.from_dict({**_SECTIONS[case.generation], **(_SMALL if case.small else {})})
+        self.config = TransformerConfig.from_dict({**_SECTIONS[case.generation], **(SMALL if case.small else {})})
         self.specs = block_param_specs(self.config, 0)
         self.params = random_params(self.specs, case.dtype, None if case.form in DTYPES else case.form)
         self._kept = KeptSamples(*(np.ones(1, dtype=bool) for _ in range(4)))
@@ -90,13 +90,16 @@ class Block:
             name=name,
             x=normal((1, tokens, width), seed, dtype),
             enabled=True,
-            context=TextContext(normal((1, text, width), seed + 1, dtype)),
-            context_bias=None,
+            contexts=(
+                TextContext(
+                    normal((1, text, width), seed + 1, dtype),
+                    prompt=modulation(2, 5, text) if self.config.prompt_adaln else None,
+                ),
+            ),
             self_bias=None,
             rope=token_rope(tokens, axes, width),
             modulation=modulation(self.config.modulation_rows, 2),
             embedded=mx.zeros((1, width)),
-            prompt=modulation(2, 5, text) if self.config.prompt_adaln else None,
             cross_rope=token_rope(tokens, 1, self.config.audio.width),
             cross_modulation=modulation(4, 3),
             cross_gate=modulation(1, 4),

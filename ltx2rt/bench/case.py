@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -12,6 +12,10 @@ OURS, REFERENCE, MLX, TORCH, TORCH_DENSE = "ltx2rt", "reference", "mlx", "torch"
 RIVALS = (REFERENCE, MLX, TORCH, TORCH_DENSE)
 # Our own kernel with a weight of the same size in another format, beside packed ones.
 OURS_BF16, OURS_E4M3 = "ltx2rt_bf16", "ltx2rt_e4m3"
+# The same work of ours done in the way that a case improves on, with the same bits: a guided step with a call per pass,
+# a step with all blocks read from disk.
+UNFORKED, STREAMED = "unforked", "streamed"
+BEFORE = (UNFORKED, STREAMED)
 
 Arithmetic = Literal["float32", "bfloat16"]
 Call = Callable[[], Any]
@@ -26,11 +30,13 @@ class Work:
         operations: floating point operations of products, multiplication and addition counted apart.
         bytes: read and written once.
         arithmetic: the peak that bounds the products: bfloat16 where both factors may be rounded to it.
+        tiles: the kernel multiplies bfloat16 in the processor's AMX tiles where those are in use.
     """
 
     operations: float
     bytes: float
     arithmetic: Arithmetic
+    tiles: bool = False
 
     def least_seconds(self, peak: float, rate: float) -> float:
         """Time at ``peak`` operations per second and ``rate`` bytes per second, whichever is longer."""
@@ -60,11 +66,15 @@ class Prepared:
         work: of one call.
         ways: `OURS`, those of our own to compare it with, and those of the wanted rivals that exist.
         inputs: what the ways share, for the ways that `rivals` adds; each kind of case says what its own are.
+        fields: called when all is timed, gives what only cases of this kind have to say, by JSON field.
+        clean: called at the very end, to remove what was made.
     """
 
     work: Work
     ways: dict[str, Way]
     inputs: Any = None
+    fields: Callable[[], Mapping[str, Any]] = dict
+    clean: Callable[[], None] = lambda: None  # a default
 
 
 class Case(Protocol):

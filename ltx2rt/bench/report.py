@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from ltx2rt.bench.case import BEFORE
 from ltx2rt.bench.machine import Machine
 from ltx2rt.bench.observation import Observation
 from ltx2rt.bench.runner import Row
@@ -33,7 +34,9 @@ def text_row(row: Row) -> str:
         ratio = values[f"ratio_{rival}"]
         line += f"{'-' if ratio is None else f'{ratio:.3g}':>8}"
     line += f"  {'-' if row.error is None else f'{row.error:.1e}':>8}"
-    return "\n".join([line, *(f"    {note}" for note in row.notes)])
+    own = [f"ratio_{name} {values[f'ratio_{name}']:.3f}" for name in BEFORE if f"ratio_{name}" in values]
+    own += [f"{name} {value}" for name, value in row.fields.items()]
+    return "\n".join([line, *([f"    {', '.join(own)}"] if own else []), *(f"    {note}" for note in row.notes)])
 
 
 def text_machine(machine: Machine) -> str:
@@ -43,7 +46,7 @@ def text_machine(machine: Machine) -> str:
     others = [f"{unit} not measured" for unit in values["unmeasured_units"]]
     tiles = values["bfloat16_tiles_gflops"]
     if tiles is not None:
-        others.append(f"the processor's AMX tiles, which neighborhood_attention alone uses: {tiles}")
+        others.append(f"AMX tiles, which quantized_linear and neighborhood_attention use: {tiles}")
     return "\n".join(
         [
             f"{values['cpu']}{family}, {values['threads']} threads of {values['cores']} cores, "

@@ -13,6 +13,7 @@ import numpy as np
 
 from ltx2rt.bench.case import (
     ARITHMETIC,
+    BEFORE,
     MLX,
     OURS,
     OURS_BF16,
@@ -53,6 +54,7 @@ class Row:
             the round out.
         error: of our result against the rival `error_of`, root mean square relative to the size of the values.
         notes: what was not measured, or not as a whole.
+        fields: what only cases of this kind say.
     """
 
     name: str
@@ -64,6 +66,7 @@ class Row:
     error: float | None = None
     error_of: str | None = None
     notes: list[str] = field(default_factory=list)
+    fields: dict[str, Any] = field(default_factory=dict)
 
     @property
     def median(self) -> float:
@@ -81,6 +84,11 @@ class Row:
         ]
         return statistics.median(pairs) if pairs else None
 
+    def share(self, before: str) -> float:
+        """The time as a share of that of the way that the case improves on: median of the rounds."""
+        pairs = zip(self.seconds, self.rivals[before], strict=True)
+        return statistics.median(ours / theirs for ours, theirs in pairs if theirs)
+
     def as_dict(self) -> dict[str, Any]:
         return {
             "name": self.name,
@@ -94,6 +102,8 @@ class Row:
             "percent_of_ceiling": round(statistics.median(self.percent), 1),
             "best_percent_of_ceiling": round(max(self.percent), 1),
             **{f"ratio_{name}": _rounded(self.ratio(name)) for name in (*RIVALS, OURS_BF16, OURS_E4M3)},
+            **{f"ratio_{name}": _rounded(self.share(name)) for name in BEFORE if name in self.rivals},
+            **self.fields,
             "relative_error": self.error,
             "error_against": self.error_of,
             "notes": self.notes,
@@ -211,13 +221,20 @@ def run_case(
     calls = {OURS: (ways[OURS].make(1.0), 1.0)}
     for name, way in ways.items():
         if name != OURS:
-            own = name in (OURS_BF16, OURS_E4M3)
+            own = name in (OURS_BF16, OURS_E4M3, *BEFORE)
             share = 1.0 if own else _share(name, way, work, rates, limits, row.notes)
             if share is not None:
                 calls[name] = (way.make(share), share)
     first = {name: timed(call) for name, (call, _) in calls.items()}
     _compare(row, ways, calls, rivals, {name: out for name, (_, out) in first.items()})
-    slow = {name for name, (seconds, _) in first.items() if seconds > 1.0 or seconds > max(0.25, 10 * first[OURS][0])}
+    for name in BEFORE:
+        if name in first:
+            row.fields["same_bits"] = bool(host.to_numpy(mx.array_equal(first[OURS][1], first[name][1])))
+    slow = {
+        name
+        for name, (seconds, _) in first.items()
+        if name not in BEFORE and (seconds > 1.0 or seconds > max(0.25, 10 * first[OURS][0]))
+    }
     del first
     started = time.perf_counter()
     ceilings: list[Ceilings] = []
@@ -238,6 +255,8 @@ def run_case(
             else:
                 row.rivals.setdefault(name, []).append(seconds / share)
     row.bound = ceilings[-1].bound(work)
+    row.fields |= prepared.fields()
+    prepared.clean()
     return row
 
 

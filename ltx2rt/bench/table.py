@@ -11,9 +11,11 @@ from ltx2rt.bench.case import Case
 from ltx2rt.bench.convolution_cases import convolution_cases
 from ltx2rt.bench.decoder_cases import decoder_cases
 from ltx2rt.bench.diffusion_cases import diffusion_cases
+from ltx2rt.bench.guided_case import guided_cases
 from ltx2rt.bench.linear_cases import linear_cases
 from ltx2rt.bench.neighborhood_cases import neighborhood_cases
 from ltx2rt.bench.norm_cases import norm_cases
+from ltx2rt.bench.residency_case import residency_cases
 from ltx2rt.bench.text_cases import text_cases
 from ltx2rt.errors import UsageError
 
@@ -31,6 +33,8 @@ def all_cases() -> list[Case]:
         *diffusion_cases(),
         BandwidthCase(MEL_FRAMES),
         *block_cases(),
+        *guided_cases(),
+        *residency_cases(),
     ]
 
 

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
+from types import FrameType
+
+from ltx2rt.cli.exit_codes import ExitCode
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    with contextlib.suppress(OSError):
+        os.write(2, b"interrupted\n")
+    os._exit(ExitCode.TRY_AGAIN)
+
 
 # Loading takes a second. Nothing has been begun then, so that the process may simply end.
-_handler = signal.getsignal(signal.SIGINT)
-if _handler is signal.default_int_handler:  # and not ignored, as under nohup
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+for _signal in (signal.SIGINT, signal.SIGTERM):
+    if signal.getsignal(_signal) in (signal.default_int_handler, signal.SIG_DFL):  # and not ignored, as under nohup
+        signal.signal(_signal, _end)
 
-from ltx2rt.cli import main as _program  # noqa: E402  # after the line above
+from ltx2rt.cli.main import generate_main, main  # noqa: E402  # after the lines above
 
-signal.signal(signal.SIGINT, _handler)
-
-main = _program.main
-generate_main = _program.generate_main
+__all__ = ["generate_main", "main"]

@@ -7,10 +7,7 @@ from ltx2rt.cli.flag import Flag
 _INERT_GROUP = "Accepted, without effect"
 _REFUSED_GROUP = "Known, but refused"
 _DFR = "it belongs to the dynamic frame rate pipeline of LTX-2.5, which is not supported"
-_DUB = "it belongs to the dubbing pipeline, which is not supported"
 _HDR = "high dynamic range is not supported"
-_CHUNKS = "long clips in chunks are not supported; make several clips, or go on with --pipeline extend"
-_TILES = "the control of the second stage of ic-lora, and tiles inside of a step, are not supported"
 
 
 def _inert(name: str, help_line: str, why: str, *aliases: str, **options: object) -> Flag:
@@ -76,16 +73,6 @@ FOREIGN_FLAGS = (
     _refused("--temporal-upsample-rounds", "how often the frame rate is doubled", _DFR, metavar="N"),
     _refused("--temporal-upscalings", "how often the frame rate is doubled", _DFR, metavar="N"),
     _refused("--spatial-upscalings", "how often the size is doubled", _DFR, metavar="N"),
-    _refused("--chunked", "make a long clip in chunks", _CHUNKS, kind=None),
-    _refused("--chunk-pixel-frames", "frames of a chunk", _CHUNKS, metavar="N"),
-    _refused("--chunk-carry-frames", "frames that the next chunk begins with", _CHUNKS, metavar="N"),
-    _refused("--chunk-blend-frames", "frames over which chunks are blended", _CHUNKS, metavar="N"),
-    _refused("--stage-2-ic-lora", "control the second stage as well", _TILES, kind=None),
-    _refused("--tile", "work on tiles of the clip", _TILES, kind=None),
-    _refused("--tile-height", "height of a tile", _TILES, metavar="N"),
-    _refused("--tile-width", "width of a tile", _TILES, metavar="N"),
-    _refused("--reference-video", "clip to dub", _DUB, metavar="FILE"),
-    _refused("--reference-strength", "how closely it is followed", _DUB, metavar="S"),
     _refused("--input", "clips to convert", _HDR, nargs="+", metavar="FILE"),
     _refused("--output-dir", "where converted clips go", _HDR, metavar="DIR"),
     _refused("--hdr-lora", "LoRA of the conversion", _HDR, metavar="FILE"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import functools
 import gc
 import os
 import signal
@@ -33,6 +34,7 @@ class _Parser(argparse.ArgumentParser):
         self.exit(ExitCode.USAGE, f"error: {message}\nhint: {self.prog} --help lists every option\n")
 
 
+@functools.cache
 def build_parser() -> argparse.ArgumentParser:
     """The parser of ``ltx2rt``."""
     parser = _Parser(
@@ -108,8 +110,10 @@ def _unknown_options(verb: str, parser: argparse.ArgumentParser, unknown: Sequen
 def main(words: Sequence[str] = ()) -> None:
     """Entry point of ``ltx2rt``; ``words`` come before those of the command line."""
     make_streams_safe()
-    signal.signal(signal.SIGTERM, _terminate)
     gc.freeze()  # What the imports have made stays; every stage ends with a collection, which need not look at it.
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, _terminate)
     sys.exit(_flush_stdout(run([*words, *sys.argv[1:]])))
 
 

@@ -5,7 +5,6 @@ A new kind of a part (another text encoder, another video decoder) is a model an
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -28,8 +27,6 @@ from ltx2rt.weights.checkpoint import Checkpoint
 from ltx2rt.weights.config import require_plausible
 from ltx2rt.weights.generations import GENERATIONS, LTX_2, contradiction
 from ltx2rt.weights.sets.pairing import check_declared
-
-log = logging.getLogger(__name__)
 
 Config = TypeVar("Config")
 
@@ -178,9 +175,7 @@ def _parse_duration_head(checkpoint: Checkpoint) -> duration_head.DurationHeadCo
 
 def _expected_text_encoder(checkpoint: Checkpoint) -> Expected:
     section = checkpoint.section("text_encoder")
-    said = check_declared(section, str(checkpoint.path))
-    if said:
-        log.warning("%s: %s", checkpoint.path, said)
+    check_declared(section, str(checkpoint.path))
     return Expected(TEXT_ENCODER.specs(TEXT_ENCODER.parse(checkpoint)))
 
 

@@ -160,3 +160,12 @@ class VideoDecoder(Protocol):
             noise: source of the random numbers of decoders that take some.
             keyframes: what the decoder looks at besides the clip, if it can; None: nothing.
         """
+
+    def draws(self, latent: Grid, settings: Mapping[str, Any], keyframes: KeyFrames | None) -> list[tuple[int, ...]]:
+        """The shapes of what `frames` draws, in order: whoever goes on with the same noise passes over them.
+
+        Args:
+            latent: (f, h, w) cells.
+            settings: of a `DecodeWay`.
+            keyframes: as of `frames`.
+        """

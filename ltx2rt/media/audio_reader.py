@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 
 import av
+import av.filter
 import numpy as np
 from av.audio.frame import AudioFrame
 from av.audio.stream import AudioStream
@@ -41,7 +43,8 @@ def read_audio(path: str | os.PathLike[str], *, start_s: float = 0.0, duration_s
     """The sound track of a file as stereo at its own rate: the default one, if there are several.
 
     Time begins with the first picture of a clip, where sound that begins later has silence in front, and with the first
-    sample of a file without pictures. One channel is duplicated; more than two are mixed down as FFmpeg does it.
+    sample of a file without pictures. One channel is duplicated; more than two are mixed down by FFmpeg's
+    matrices, with weights that add up to 1 at most.
 
     Args:
         path: a sound or video file.
@@ -142,15 +145,51 @@ def _blocks(
     """(stamp in seconds, sample rate, (S, 2) float32) of every decoded frame from about the stamp ``start_s``."""
     if start_s > SEEK_MARGIN_S and stream.time_base:
         container.seek(int((start_s - SEEK_MARGIN_S) / stream.time_base), stream=stream)
-    mixer: av.AudioResampler | None = None
+    mixer: _Mixer | None = None
     for frame in container.decode(stream):
         begin_s = None if frame.pts is None else frame.pts * float(frame.time_base or 0)
         if frame.layout.nb_channels > 2:
-            mixer = mixer or av.AudioResampler(format="fltp", layout="stereo", rate=frame.sample_rate)
-            for mixed in mixer.resample(frame):
-                yield begin_s, frame.sample_rate, mixed.to_ndarray().T.astype(np.float32)
+            if mixer is None or not mixer.takes(frame):
+                mixer = _Mixer(frame)
+            yield begin_s, frame.sample_rate, mixer.mixed(frame)
         else:
             yield begin_s, frame.sample_rate, _stereo(frame)
+
+
+class _Mixer:
+    """Mixes more than two channels down to stereo by FFmpeg's matrix of their layout.
+
+    The weights of an output add up to 1 at most, so that full scale in all channels stays full scale; FFmpeg does that
+    of itself for samples that are whole numbers alone.
+    """
+
+    def __init__(self, first: AudioFrame) -> None:
+        self._kind = self._kind_of(first)
+        graph = av.filter.Graph()
+        name, layout, rate = self._kind
+        graph.link_nodes(
+            graph.add_abuffer(sample_rate=rate, format=name, layout=layout, time_base=Fraction(1, rate)),
+            graph.add("aresample", "rematrix_maxval=1"),
+            graph.add("aformat", "sample_fmts=fltp:channel_layouts=stereo"),
+            graph.add("abuffersink"),
+        ).configure()
+        self._graph = graph
+
+    @staticmethod
+    def _kind_of(frame: AudioFrame) -> tuple[str, str, int]:
+        return frame.format.name, frame.layout.name, frame.sample_rate
+
+    def takes(self, frame: AudioFrame) -> bool:
+        """Whether a frame is of the kind of the first one."""
+        return self._kind_of(frame) == self._kind
+
+    def mixed(self, frame: AudioFrame) -> Array:
+        """(S, 2) float32 of a decoded frame."""
+        self._graph.push(frame)
+        mixed = self._graph.pull()
+        assert isinstance(mixed, AudioFrame)
+        samples: Array = mixed.to_ndarray().T.astype(np.float32)
+        return samples
 
 
 def _stereo(frame: av.AudioFrame) -> Array:

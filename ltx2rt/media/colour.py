@@ -6,7 +6,7 @@ written. Most clips need nothing but the right matrix and range. HDR (HLG and PQ
 
 1. The signal becomes light, 1 is reference white at 203 nits (ITU-R BT.2408): PQ by its EOTF; HLG by its inverse OETF,
    where reference white is the signal 0.75. HLG's light is that of the scene: its system gamma is 1 on a screen of
-   about 300 nits, as usual screens are.
+   334 nits, as usual screens are, and HLG masters of scene light come back as they were.
 2. A matrix takes it to the primaries of BT.709. Colours outside are mixed with the grey of their luminance until they
    lie inside.
 3. Light above `KNEE` is rolled off towards 1 by the largest of the three components, so that hues stay.

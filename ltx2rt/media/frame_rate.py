@@ -11,7 +11,7 @@ def exact_frame_rate(frame_rate: Fraction | float) -> Fraction:
     """The rational rate meant by ``frame_rate``: 23.976 is 24000/1001, 29.97 is 30000/1001, 12.5 is 25/2.
 
     Raises:
-        UsageError: not positive, or not finite.
+        UsageError: not positive, not finite, or less than a frame in 2000 s.
     """
     if not 0 < frame_rate < float("inf"):
         raise UsageError(f"frame rate must be positive, got {frame_rate}; use for example 24.")
@@ -23,4 +23,7 @@ def exact_frame_rate(frame_rate: Fraction | float) -> Fraction:
     broadcast = Fraction(round(frame_rate * 1.001) * 1000, 1001)
     if broadcast and abs(frame_rate / broadcast - 1) < 2e-4:
         return broadcast
-    return Fraction(frame_rate).limit_denominator(1000)
+    exact = Fraction(frame_rate).limit_denominator(1000)
+    if not exact:
+        raise UsageError(f"frame rate must be 0.001 or more, got {frame_rate:g}; use for example 24.")
+    return exact

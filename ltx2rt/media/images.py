@@ -6,6 +6,7 @@ import io
 import logging
 import os
 import warnings
+from typing import Any
 
 import av
 import av.error
@@ -29,7 +30,7 @@ _ANIMATED = ("GIF", "WEBP", "PNG", "AVIF")
 # point for scaling; and for the round trip through H.264 what the encoder and the decoder hold.
 _READ_BYTES, _FLOAT_BYTES, _CODED_BYTES = 16, 12, 8
 
-ImageSource = str | os.PathLike[str] | Image.Image | Array
+ImageSource = str | os.PathLike[str] | Image.Image | np.ndarray[Any, np.dtype[Any]]
 
 
 def load_conditioning_image(

@@ -80,6 +80,12 @@ class Ledger:
         beside_all = need.total - need.weights - need.kept + self.reserved
         return math.ceil((self.base + max(need.total, beside_all)) * (1 + _UNCERTAINTY))
 
+    def spare(self, need: Need) -> float:
+        """Bytes that the stage leaves of the budget."""
+        if self.budget is None:
+            return math.inf
+        return max(0.0, self.budget / (1 + _UNCERTAINTY) - self.peak(need) - 1)
+
     def choose(self, options: Iterable[Need]) -> Need:
         """The first of ``options`` (best first) that fits.
 

@@ -13,11 +13,14 @@ class Need:
 
     Attributes:
         name: of the stage.
+        window: of a clip that is made in several, from 1; 0: of all of it.
+        steps: of a sampler.
         weights: arrays held for the whole stage.
         present: the part of ``weights`` that is there already, from earlier stages or calls.
         kept: weights of other stages and calls that stay in memory meanwhile.
         slots: buffers that streamed blocks are read into.
         streamed: bytes read from disk during the stage besides ``weights``.
+        streamed_per_step: the part of ``streamed`` that each evaluation of a denoising stage reads.
         caches: values kept between calls of a model (keys and values of the prompt), and what earlier stages left.
         activations: most bytes of values between layers that exist at a time.
         working: buffers inside kernels, and copies made while weights are changed.
@@ -29,14 +32,18 @@ class Need:
         can_be_kept: the weights are held whole and the result is that of every other way, so that they may stay after
             the stage.
         keeps: they do stay.
+        handed_on: weights of this and earlier stages that stay for a later stage of the run.
     """
 
     name: str
+    window: int = 0
+    steps: int = 0
     weights: int = 0
     present: int = 0
     kept: int = 0
     slots: int = 0
     streamed: int = 0
+    streamed_per_step: int = 0
     caches: int = 0
     activations: int = 0
     working: int = 0
@@ -47,6 +54,7 @@ class Need:
     advice: str = ""
     can_be_kept: bool = True
     keeps: bool = False
+    handed_on: int = 0
 
     def while_loading(self, excess: int) -> Need:
         """The need of a stage whose peak may lie where its weights are loaded, ``excess`` bytes above them."""
@@ -74,7 +82,7 @@ class Need:
     @property
     def left(self) -> int:
         """Weights that stay when the stage has ended."""
-        return self.kept + self.weights if self.keeps else 0
+        return self.kept + self.weights if self.keeps else self.handed_on
 
     @property
     def total(self) -> int:

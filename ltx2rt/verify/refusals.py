@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from ltx2rt.errors import Ltx2rtError
@@ -12,6 +9,7 @@ from ltx2rt.graph.settings.weight_files import WeightFiles
 from ltx2rt.graph.stages.weight_set import WeightSet
 from ltx2rt.inspection import inspect
 from ltx2rt.types import ParamSpec
+from ltx2rt.verify.collected_warnings import collected_warnings
 from ltx2rt.weights.checkpoint import Checkpoint
 from ltx2rt.weights.formats import companion_of
 
@@ -29,7 +27,7 @@ def refusal(path: Path, goldens: Path, *, is_lora: bool) -> str:
         is_lora: it should be a LoRA.
     """
     steps = (_inspect, _use_lora) if is_lora else (_inspect, _read, _pair)
-    with _warnings() as said:
+    with collected_warnings() as said:
         for step in steps:
             try:
                 said += step(path, goldens)
@@ -37,25 +35,6 @@ def refusal(path: Path, goldens: Path, *, is_lora: bool) -> str:
                 said.append(str(error))
                 break
     return "\n".join(said)
-
-
-@contextmanager
-def _warnings() -> Iterator[list[str]]:
-    """Collects what is logged."""
-    said: list[str] = []
-
-    class Collector(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            said.append(record.getMessage())
-
-    collector, logger = Collector(logging.WARNING), logging.getLogger("ltx2rt")
-    propagated, logger.propagate = logger.propagate, False
-    logger.addHandler(collector)
-    try:
-        yield said
-    finally:
-        logger.removeHandler(collector)
-        logger.propagate = propagated
 
 
 def _inspect(path: Path, goldens: Path) -> list[str]:

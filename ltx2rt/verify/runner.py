@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,13 @@ from ltx2rt.verify import (
     pipelines,
     stage_passes,
     text,
+    tiles,
     transformer,
     upscaler,
     video_vae,
+    windows,
 )
+from ltx2rt.verify.collected_warnings import collected_warnings
 from ltx2rt.verify.coverage import file_not_covered, result_not_covered
 from ltx2rt.verify.golden import Case, CaseFinder, Check, GoldenFile
 
@@ -36,8 +39,10 @@ FINDERS: tuple[CaseFinder, ...] = (
     audio.find_cases,
     media.find_cases,
     diffusion.find_cases,
+    tiles.find_cases,
     pipelines.find_cases,
     stage_passes.find_cases,
+    windows.find_cases,
     formats.find_cases,
 )
 # The table of contents that a golden folder may have: per file its tensors with dtype and shape.
@@ -56,6 +61,7 @@ class Result:
         error: largest relative error of the case's worst tensor; None where nothing was compared.
         tolerance: what that error may be at most; None where nothing was compared.
         detail: the worst tensor's name, the failure, or why it is not covered.
+        said: warnings of the runs that were compared.
     """
 
     name: str
@@ -63,6 +69,7 @@ class Result:
     error: float | None = None
     tolerance: float | None = None
     detail: str = ""
+    said: tuple[str, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         finite = self.error is None or np.isfinite(self.error)
@@ -72,6 +79,7 @@ class Result:
             "error": self.error if finite else None,
             "tolerance": self.tolerance,
             "detail": self.detail,
+            "said": list(self.said),
         }
 
 
@@ -178,6 +186,12 @@ def run_case(case: Case) -> Result:
     """Compute one case; the reported tensor is the one that comes closest to, or exceeds, its tolerance most."""
     if case.not_covered:
         return Result(case.name, "not-covered", detail=case.not_covered)
+    with collected_warnings() as said:
+        result = _compared(case)
+    return replace(result, said=tuple(said))
+
+
+def _compared(case: Case) -> Result:
     worst: Check | None = None
     try:
         for check in case.run():

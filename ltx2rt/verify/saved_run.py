@@ -32,7 +32,7 @@ from ltx2rt.graph.stages.inputs import (
     ReferenceVideo,
     SoundInput,
 )
-from ltx2rt.graph.stages.run import GeneratedClip, Run
+from ltx2rt.graph.stages.run import GeneratedClip, Piece, Run
 from ltx2rt.graph.stages.weight_set import WeightSet
 from ltx2rt.media.audio_reader import read_audio
 from ltx2rt.media.grid_fit import GridFit
@@ -100,13 +100,23 @@ class SavedRun:
     @cached_property
     def chunks(self) -> list[Array]:
         """Decoded chunks."""
-        return [] if self.clip.frames is None else list(self.clip.frames())
+        return [piece.frames for piece in self._pieces if piece.frames is not None]
+
+    @cached_property
+    def waveform(self) -> Array | None:
+        """The sound (S, 2)."""
+        parts = [piece.sound for piece in self._pieces if piece.sound is not None]
+        return np.concatenate(parts) if parts else None
+
+    @cached_property
+    def _pieces(self) -> list[Piece]:
+        return list(self.clip.pieces())
 
     @cached_property
     def inputs(self) -> GenerationInputs:
         """The saved arguments as inputs of a run, in float32."""
         arguments = self._arguments
-        tiling = arguments.get("tiling")
+        tiling, tile = arguments.get("tiling"), arguments.get("tile")
         settings = Settings(
             prompt=arguments["prompt"],
             negative_prompt=arguments.get("negative_prompt", ""),
@@ -115,7 +125,15 @@ class SavedRun:
             tiling="none" if tiling is None else _tiling(tiling),
             num_generated_keyframes=arguments.get("num_generated_keyframes", 0),
             decode_with_keyframes=bool(arguments.get("decode_with_keyframes", False)),
+            chunked="chunk_pixel_frames" in arguments,
+            chunk_pixel_frames=arguments.get("chunk_pixel_frames"),
+            chunk_carry_frames=arguments.get("chunk_carry_frames"),
+            chunk_blend_frames=arguments.get("chunk_blend_frames"),
             skip_stage_2=bool(arguments.get("skip_stage_2", False)),
+            stage_2_ic_lora=bool(arguments.get("stage_2_ic_lora", False)),
+            tile=tile is not None,
+            tile_height=None if tile is None else tile[0],
+            tile_width=None if tile is None else tile[1],
             distilled_lora_strength_stage_1=arguments.get("distilled_lora_strength_stage_1", 1.0),
             distilled_lora_strength_stage_2=arguments.get("distilled_lora_strength_stage_2", 1.0),
         )

@@ -19,7 +19,6 @@ from ltx2rt.graph.diffusion.noise import NoiseDtype, NoiseSource, TorchCpuNoise
 from ltx2rt.graph.diffusion.predictions import keep_clean
 from ltx2rt.graph.pipelines import PIPELINES
 from ltx2rt.graph.settings.weight_files import WeightFiles
-from ltx2rt.graph.stages.decode.stage import decode_audio
 from ltx2rt.graph.stages.events import Event, Noised, StepDone
 from ltx2rt.graph.stages.run import GeneratedClip, Run
 from ltx2rt.graph.stages.weight_set import WeightSet
@@ -28,6 +27,7 @@ from ltx2rt.types import Array
 from ltx2rt.verify.golden import Case, Check, GoldenFile
 from ltx2rt.verify.hash_noise import HashNoise
 from ltx2rt.verify.saved_run import SavedRun, pipeline_of
+from ltx2rt.verify.windows import plan_rows, saved_rows
 from ltx2rt.weights.checkpoint import Checkpoint
 
 _LATENT = {"atol": 5e-4}
@@ -68,11 +68,11 @@ class _Recorded:
         return self._source.fork()
 
 
-class _DecodedWithHash(TorchCpuNoise):
-    """The seed's draws; decoders, which go on from a copy, get the hash noise that the clips were saved with."""
+class _NotOfDecoder(TorchCpuNoise):
+    """The seed's draws, none of which belong to the decoder: clips with key frames were decoded without the seed."""
 
-    def fork(self) -> HashNoise:  # type: ignore[override]  # another source on purpose
-        return HashNoise()
+    def skip(self, shape: tuple[int, ...]) -> None:
+        """Nothing."""
 
 
 class _Pass(NamedTuple):
@@ -95,7 +95,7 @@ class _PassesRun(SavedRun):
     @cached_property
     def passes(self) -> list[_Pass]:
         """Every call of the diffusion stage, in order."""
-        assert self.clip is not None
+        assert self.chunks is not None  # the windows of a clip pass when its frames are read
         return self._passes
 
     @cached_property
@@ -119,13 +119,12 @@ class _PassesRun(SavedRun):
 
         pipeline = PIPELINES[self._pipeline]
         pipeline.check(self.inputs, self._files)
-        noise = _DecodedWithHash(self.inputs.settings.seed or 0)
-        return pipeline.generate(Run(self._files, self.inputs, observe, noise, seeded_noise=seeded))
-
-    def sound(self) -> tuple[Array, int]:
-        """Waveform (S, 2) and rate of the final latent."""
-        assert self.clip.audio_latent is not None
-        return decode_audio(Run(self._files, self.inputs), self.clip.audio_latent)
+        # Decoders get the hash noise that the clips were saved with.
+        seed, sees_keyframes = self.inputs.settings.seed or 0, self.inputs.settings.decode_with_keyframes
+        noise = _NotOfDecoder(seed) if sees_keyframes else TorchCpuNoise(seed)
+        return pipeline.generate(
+            Run(self._files, self.inputs, observe, noise, seeded_noise=seeded, decoder_noise=HashNoise())
+        )
 
     @cached_property
     def _files(self) -> WeightSet:
@@ -133,15 +132,19 @@ class _PassesRun(SavedRun):
         folder = str(files["transformer"]).rpartition("/")[0]
         # tiny-X-style.safetensors and, in a folder of its own, tiny-X-distilled-transformer.safetensors
         family = re.sub(r"(-style|-distilled-transformer)\.safetensors$", "", str(files["transformer"]))
-        strength = self._arguments.get("distilled_lora")
-        lora = None if strength is None else (root / f"{family}-distilled-lora.safetensors", float(strength))
+        loras = {
+            kind: (root / f"{family}-{kind.replace('_', '-')}.safetensors", float(self._arguments[argument]))
+            for kind, argument in (("distilled_lora", "distilled_lora"), ("ic_lora", "ic_lora_strength"))
+            if self._arguments.get(argument) is not None
+        }
         weights = WeightSet.open(
             WeightFiles(
                 checkpoint=root / files["transformer"],
                 text_encoder=root / _TEXT_ENCODERS[folder],
                 video_vae=root / files["video_vae"],
                 spatial_upscaler=root / files["upscaler"],
-                distilled_lora=lora,
+                distilled_lora=loras.get("distilled_lora"),
+                loras=tuple(lora for kind, lora in loras.items() if kind == "ic_lora"),
             )
         )
         # The sound model may be that of another generation, of equal shapes; a run by itself would refuse it.
@@ -151,7 +154,13 @@ class _PassesRun(SavedRun):
 
 
 def _saved(golden: GoldenFile, run: _PassesRun) -> Iterator[Check]:
-    """As many passes and draws as were saved."""
+    """Windows where they were saved, and as many passes, draws and samples."""
+    if "plan" in golden.metadata:
+        windows = from_numbers(plan_rows(run.inputs.windows))
+        yield Check("plan", windows, from_numbers(saved_rows(golden.metadata["plan"])), atol=0)
+    if "join" in golden.metadata:
+        samples = 0 if run.waveform is None else len(run.waveform)
+        yield Check("samples", from_numbers(samples), from_numbers(golden.metadata["join"]["samples"]), atol=0)
     if "slots" in golden.metadata:
         places = from_numbers(run.inputs.keyframe_positions)
         yield Check("slots", places, from_numbers(golden.metadata["slots"]), atol=0)
@@ -176,10 +185,11 @@ def _pass(golden: GoldenFile, run: _PassesRun, index: int) -> Iterator[Check]:
             yield golden.check(f"{prefix}noise", event.noise, **_NOISE)
         yield from _state(golden, prefix, event)
         first, last = (getattr(made.steps[step], event.modality) for step in (0, -1))
-        stepped = golden.expected(f"{prefix}after_step_0")
-        if made.draws:  # an ancestral step was saved before kept tokens were put back into it
-            stepped = keep_clean(stepped, event.state)
-        yield Check(f"{prefix}after_step_0", first, stepped, **_LATENT)
+        if index == 0 or f"{prefix}after_step_0" in golden:  # of clips in windows it was saved of the first pass alone
+            stepped = golden.expected(f"{prefix}after_step_0")
+            if made.draws:  # an ancestral step was saved before kept tokens were put back into it
+                stepped = keep_clean(stepped, event.state)
+            yield Check(f"{prefix}after_step_0", first, stepped, **_LATENT)
         if f"{prefix}out" in golden:  # not of a stream that is kept as it is
             expected = golden.expected(f"{prefix}out")
             yield Check(f"{prefix}out", _planes(last, expected.shape), expected, **_LATENT)
@@ -193,7 +203,8 @@ def _pass(golden: GoldenFile, run: _PassesRun, index: int) -> Iterator[Check]:
 def _state(golden: GoldenFile, prefix: str, event: Noised) -> Iterator[Check]:
     """What was saved of a conditioned state; what was not is what a plain one has."""
     state: LatentState = event.state
-    yield golden.check(f"{prefix}positions", state.positions, **_NOISE)
+    if f"{prefix}positions" in golden:
+        yield golden.check(f"{prefix}positions", state.positions, **_NOISE)
     if f"{prefix}denoise_mask" in golden:
         yield golden.check(f"{prefix}denoise_mask", state.denoise_mask[..., None], **_LATENT)
         yield golden.check(f"{prefix}clean_latent", state.clean_latent, **_LATENT)
@@ -202,7 +213,8 @@ def _state(golden: GoldenFile, prefix: str, event: Noised) -> Iterator[Check]:
         yield Check(f"{prefix}denoise_mask (all of it)", mask, np.ones_like(mask), **_NOISE)
     if f"{prefix}initial_latent" in golden:
         yield golden.check(f"{prefix}initial_latent", event.before.latent, **_LATENT)
-    for name, value in (("keyframes_mask", state.keyframes_mask), ("attention_mask", state.attention_mask)):
+    attention = None if state.attention is None else state.attention.dense()
+    for name, value in (("keyframes_mask", state.keyframes_mask), ("attention_mask", attention)):
         if f"{prefix}{name}" in golden and value is not None:
             yield golden.check(f"{prefix}{name}", value[..., None] if name == "keyframes_mask" else value, **_NOISE)
 
@@ -211,8 +223,15 @@ def _frames(golden: GoldenFile, run: _PassesRun) -> Iterator[Check]:
     """Single frames, and the mean of each."""
     video = np.concatenate(run.chunks)
     for key in list(golden.keys()):
-        if found := re.fullmatch(r"video_float_fhwc\.frame_(\d+)", key):
-            yield golden.check(key, video[int(found[1])], **_PIXEL)
+        if found := re.fullmatch(r"video_float_fhwc\.frame_(\d+)(\.crop)?", key):
+            frame = video[int(found[1])]
+            if found[2]:
+                height, width = frame.shape[0] // 4, frame.shape[1] // 4
+                frame = frame[height:-height, width:-width]
+            yield golden.check(key, frame, **_PIXEL)
+        elif key == "video_float_fhwc.last_quarter":  # of height and width, the second one, in the last frame
+            rows, columns = (slice(length // 4, length // 2) for length in video.shape[1:3])
+            yield golden.check(key, video[-1, rows, columns], **_PIXEL)
     yield golden.check("video_mean_per_frame", video.mean(axis=(1, 2, 3)), **_PIXEL)
 
 
@@ -227,8 +246,12 @@ def _planes(tokens: Array, shape: tuple[int, ...]) -> Array:
 
 
 def _audio(golden: GoldenFile, run: _PassesRun) -> Iterator[Check]:
-    waveform, rate = run.sound()
+    waveform, rate = run.waveform, run.clip.sample_rate
+    assert waveform is not None
     yield Check("rate", from_numbers(rate), from_numbers(int(golden.metadata["audio_sampling_rate"])), atol=0)
     yield golden.check("audio_samples", from_numbers(len(waveform)), atol=0)
+    for key in golden.numbered("audio_seam"):
+        start, stop = (int(sample) for sample in golden.given(f"{key}.range"))
+        yield golden.check(key, waveform.T[:, start:stop], **_WAVEFORM)
     expected = golden.expected("audio_waveform")
     yield Check("audio_waveform", waveform.T[:, : expected.shape[1]], expected, **_WAVEFORM)

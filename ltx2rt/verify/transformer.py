@@ -149,15 +149,16 @@ def _compare(
 def _prepared(golden: GoldenFile, prefix: str, stream: Stream) -> Iterator[Check]:
     """What stands before the first block. The goldens hold it per token; we hold distinct rows with an index."""
     yield _compare(golden, prefix + "x", stream.x)
-    yield _compare(golden, prefix + "context", stream.context.tokens)
+    (context,) = stream.contexts
+    yield _compare(golden, prefix + "context", context.tokens)
     yield _compare(golden, prefix + "timesteps", _per_token(stream.modulation))
     yield _compare(golden, prefix + "embedded_timestep", stream.embedded[stream.modulation.index])
     if stream.cross_modulation is not None:
         yield _compare(golden, prefix + "cross_scale_shift_timestep", _per_token(stream.cross_modulation))
     if stream.cross_gate is not None:
         yield _compare(golden, prefix + "cross_gate_timestep", _per_token(stream.cross_gate)[:, :1])
-    if stream.prompt is not None:
-        yield _compare(golden, prefix + "prompt_timestep", _per_token(stream.prompt)[:, :1])
+    if context.prompt is not None:
+        yield _compare(golden, prefix + "prompt_timestep", _per_token(context.prompt)[:, :1])
     for name, table in (("positional_embeddings", stream.rope), ("cross_positional_embeddings", stream.cross_rope)):
         if table is not None:
             yield from _rotary(golden, f"{prefix}{name}.", table, _COMPONENT)

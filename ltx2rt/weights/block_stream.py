@@ -172,6 +172,7 @@ class BlockStream:
         build: makes the arrays of block ``index`` from the tensors of a slot; second argument: file -> its tensors
             there. Runs in the thread that asks for the block.
         depth: slots; depth - 1 blocks are read ahead.
+        uses: how many blocks will be asked for in all, after which none is read ahead; None: unknown.
 
     Attributes:
         bytes_read: by the reader so far.
@@ -179,7 +180,7 @@ class BlockStream:
         waited_seconds: the caller has spent waiting for the reader.
     """
 
-    def __init__(self, layouts: Sequence[BlockLayout], build: Build, depth: int = 2) -> None:
+    def __init__(self, layouts: Sequence[BlockLayout], build: Build, depth: int = 2, uses: int | None = None) -> None:
         if depth < 1 or not layouts:
             raise ValueError(f"depth must be at least 1 and there must be blocks, got {depth} and {len(layouts)}.")
         self.bytes_read = 0
@@ -191,6 +192,8 @@ class BlockStream:
         self._depth = len(self._free)
         self._coming: list[tuple[int, _Slot, Future[None]]] = []
         self._current: tuple[_Slot, dict[str, Loaded]] | None = None
+        self._left = uses
+        self._following = 0
         self._closing = threading.Event()
         self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ltx2rt-reader")
 
@@ -208,7 +211,10 @@ class BlockStream:
         self._release()
         if self._coming and self._coming[0][0] != index:
             self._drop_coming()
-        self._fetch_from(index)
+        self._fetch_from(index, at_least=1)
+        self._following = (index + 1) % len(self._layouts)
+        if self._left is not None:
+            self._left -= 1
         _, slot, arrival = self._coming.pop(0)
         start = time.perf_counter()
         try:
@@ -219,6 +225,12 @@ class BlockStream:
         arrays = self._build(index, lambda file: SlotTensors(file, layout, slot))
         self._current = slot, arrays
         return arrays
+
+    def release(self) -> None:
+        """Say that the block that was asked for last is not needed any more: its slot is filled with a coming one."""
+        if self._current is not None:
+            self._release()
+            self._fetch_from(self._following)
 
     def clear(self) -> None:
         """Stop reading and give the slots back; nothing can be asked for afterwards."""
@@ -242,9 +254,10 @@ class BlockStream:
             self._free.append(slot)
         self._coming.clear()
 
-    def _fetch_from(self, index: int) -> None:
-        """Have block ``index`` and as many after it as there are slots on the way."""
-        while self._free and len(self._coming) < self._depth:
+    def _fetch_from(self, index: int, at_least: int = 0) -> None:
+        """Have block ``index`` and as many after it as there are slots on the way, and as will be asked for."""
+        wanted = self._depth if self._left is None else min(self._depth, max(at_least, self._left))
+        while self._free and len(self._coming) < wanted:
             following = (index + len(self._coming)) % len(self._layouts)
             slot = self._free.pop()
             slot.prepare(self._layouts[following].counts)

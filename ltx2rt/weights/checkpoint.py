@@ -136,6 +136,7 @@ class Checkpoint:
         self.ignored: list[str] = []
         self.unknown: list[str] = []
         self._components: dict[str, dict[str, _Place]] = {}
+        self._encodings: dict[tuple[str, str, tuple[int, ...] | None], Encoding] = {}
         names: dict[str, TensorInfo] = {}
         for file, tensors in sources:
             self._add(file, tensors)
@@ -438,6 +439,7 @@ class Checkpoint:
         loras: Sequence[tuple[LoraFile, float]] = (),
         fuse_dtype: mx.Dtype | None = None,
         depth: int = 2,
+        uses: int | None = None,
     ) -> BlockStream:
         """The tensors of each of ``blocks`` as `load` gives them, read from disk whenever a block is asked for.
 
@@ -445,6 +447,7 @@ class Checkpoint:
             component, loras, fuse_dtype: as for `load`. LoRAs are added each time a block arrives.
             blocks: specs of the blocks, in the order in which they will be asked for.
             depth: blocks in memory at a time.
+            uses: how many blocks will be asked for in all, after which none is read ahead; None: unknown.
 
         Raises:
             CheckpointError: as `load`; nothing is read yet.
@@ -456,7 +459,7 @@ class Checkpoint:
         def build(index: int, source: Callable[[WeightFile], TensorSource]) -> dict[str, Loaded]:
             return {spec.name: self._materialise(component, spec, loras, fuse_dtype, source) for spec in present[index]}
 
-        return BlockStream([self._layout(component, block) for block in present], build, depth)
+        return BlockStream([self._layout(component, block) for block in present], build, depth, uses)
 
     def loaded_bytes(
         self,
@@ -569,9 +572,12 @@ class Checkpoint:
 
     def _encoding(self, component: str, name: str, shape: Sequence[int] | None = None) -> Encoding:
         """How a tensor is stored; ``shape`` is what the model needs."""
-        places = self._components[component]
-        found = {suffix: places[other].info for suffix, other in companions(name, places).items()}
-        return Encoding(places[name].as_needed(shape), found, places[name].marker)
+        key = (component, name, None if shape is None else tuple(shape))
+        if key not in self._encodings:
+            places = self._components[component]
+            found = {suffix: places[other].info for suffix, other in companions(name, places).items()}
+            self._encodings[key] = Encoding(places[name].as_needed(shape), found, places[name].marker)
+        return self._encodings[key]
 
     def _stored_tensor(
         self,

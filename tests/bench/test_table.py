@@ -58,8 +58,9 @@ def test_the_short_selection_has_every_kernel_and_kind_of_part() -> None:
     short = [case.name for case in table.short_cases()]
     assert tuple(short) == table.SHORT
     kinds = {case.name.split("/")[0].partition("-")[0] for case in table.all_cases()}
-    # What the whole video decoder does is in its layers.
-    assert kinds - {name.split("/")[0].partition("-")[0] for name in short} == {"video_decoder"}
+    # What the whole video decoder does is in its layers; steps of several blocks take long.
+    left_out = {"video_decoder", "guided_step", "partial_residency"}
+    assert kinds - {name.split("/")[0].partition("-")[0] for name in short} == left_out
     assert {name.split("/")[1] for name in short if name.startswith("linear")} == {
         "bf16",
         "f32",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from pathlib import Path
 
 import numpy as np
@@ -23,13 +22,6 @@ from PIL import Image
 from ltx2rt import embedded
 from ltx2rt.media.pcm import write_wav
 from ltx2rt.media.video_writer import VideoWriter
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _only_new_objects_are_collected() -> None:
-    """Every stage of a run ends with a garbage collection, which otherwise walks through all of pytest."""
-    gc.collect()
-    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -184,6 +184,16 @@ CASES = {
     "a playback speed": ("{small} --speed 0", "--speed must be 0.1 to 10, got 0.0"),
     "a batch of nothing": ("--pipeline one-stage {dev} --max-batch-size 0", "--max-batch-size must be 1 to 8, got 0"),
     "a quality": ("{small} --crf 60", "--crf must be 0 to 51, got 60"),
+    "more frames than there is memory for": (
+        "{small} --num-frames 8000000001",
+        "the clip is too large: with --height 64, --width 64, --num-frames 8000000001 its latent has 5.1e+11 values",
+    ),
+    "pictures of any size": ("{small} --height 6400000000 --width 6400000000", "the clip is too large: with --height"),
+    "a length in seconds": ("--duration 1e15", "the clip is too large: with --height"),
+    "a rate close to none": (
+        "--pipeline t2a {dev} --frame-rate 0.001 --num-frames 1000001 -o {out}/x.wav",
+        "the clip is too large: with --num-frames 1000001, --frame-rate 1/1000 its latent has 3.2e+12 values",
+    ),
     "a text-to-audio clip": ("--pipeline t2a {dev} --num-frames 9 -o {out}/x.mp4", "--output-path must end in .wav"),
 }
 

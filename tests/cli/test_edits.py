@@ -7,6 +7,7 @@ import wave
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -26,6 +27,12 @@ from ltx2rt.media.clip_reader import ClipReader
 from ltx2rt.media.video_writer import VideoWriter
 
 PROMPT = "a red circle moves left"
+
+
+def slow(*values: object) -> Any:
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 NTSC = Fraction(30000, 1001)
 BLENDED = 2
 
@@ -207,8 +214,9 @@ def test_the_official_way_takes_everything_through_the_vaes(tmp_path: Path, capl
     assert "every frame passes through the VAE" in caplog.text
 
 
-@pytest.mark.parametrize("direction", ["after", "before"])
-@pytest.mark.parametrize("frames", [17, 20])
+@pytest.mark.parametrize(
+    ("direction", "frames"), [("after", 17), ("before", 20), slow("after", 20), slow("before", 17)]
+)
 def test_extend_leaves_the_old_part_as_it_was(direction: str, frames: int, tmp_path: Path) -> None:
     clip = source(tmp_path / "a", frames=frames, width=64, height=40)
     words = ["--extend-frames", "8", "--direction", direction, "--save-wav", str(tmp_path / "o.wav")]
@@ -236,7 +244,7 @@ def test_extend_leaves_the_old_part_as_it_was(direction: str, frames: int, tmp_p
     [
         ("pad", (80, 72), "80x72 is filled to 96x96"),
         ("crop", (80, 72), "80x72 is cut to 64x64"),
-        ("stretch", (80, 72), "80x72 is stretched to 96x96"),
+        slow("stretch", (80, 72), "80x72 is stretched to 96x96"),
     ],
 )
 def test_every_fit_gives_the_clips_own_size_back(
@@ -393,11 +401,19 @@ def extended(clip: Path, output: Path) -> None:
     edited("extend", clip, output, "--extend-frames", "8")
 
 
-TIMED = [constant, late_sound, late_pictures, variable_rate]
+TIMED = [late_pictures, variable_rate, slow(constant), slow(late_sound)]
 
 
-@pytest.mark.parametrize("made", TIMED)
-@pytest.mark.parametrize("through", [retaken, extended])
+@pytest.mark.parametrize(
+    ("made", "through"),
+    [
+        (late_sound, retaken),
+        (late_pictures, extended),
+        (variable_rate, retaken),
+        *(slow(made, through) for made in (constant, late_pictures) for through in (retaken,)),
+        *(slow(made, extended) for made in (constant, late_sound, variable_rate)),
+    ],
+)
 def test_flash_and_click_stay_where_they_were(
     made: Callable[[Path], float], through: Callable[[Path, Path], None], tmp_path: Path
 ) -> None:

@@ -13,7 +13,7 @@ from command_inputs import one_file
 from ltx2rt.cli import progress
 from ltx2rt.cli.main import run
 from ltx2rt.cli.progress import Progress
-from ltx2rt.graph.stages.events import StageFinished, StageStarted, StepDone
+from ltx2rt.graph.stages.events import StageFinished, StageStarted, StepDone, TileDone
 
 SMALL = ["a red circle", "--height", "64", "--width", "64", "--num-frames", "9"]
 EDIT = ["--pipeline", "retake", "--start-time", "0.1", "--end-time", "0.3", "--video-path"]
@@ -79,8 +79,9 @@ def test_objects_tell_a_program_the_same(
         assert next(event for event in events if event["event"] == "settings")["settings"]["seed"] == 10
 
 
-@pytest.mark.parametrize("verb", VERBS)
-@pytest.mark.parametrize("form", [[], ["--progress", "json"]])
+@pytest.mark.parametrize(
+    ("verb", "form"), [*((verb, ["--progress", "json"]) for verb in VERBS), ("upscale", []), ("encode", [])]
+)
 def test_quiet_silences_both(
     verb: str, form: list[str], media: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -110,3 +111,24 @@ def test_a_long_stage_says_every_few_seconds_how_far_it_is(
     assert [line for line in lines if line.startswith("video decoder: ") and line.endswith(" s")]
     time.sleep(0.2)
     assert capsys.readouterr().err == ""
+
+
+def test_tiles_of_a_step_are_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.05)
+    for form in ("text", "json"):
+        shown = Progress(form)
+        shown.observe(StageStarted("denoise", 2))
+        for index in range(2):
+            shown.observe(TileDone("denoise", index, 2))
+        shown.observe(StepDone("denoise", 0, 2, 1.0, None, None))
+        shown.observe(TileDone("denoise", 0, 2))
+        time.sleep(0.2 if form == "text" else 0)
+        shown.observe(StageFinished("denoise"))
+        lines = capsys.readouterr().err.splitlines()
+        if form == "text":
+            assert [line for line in lines if line.startswith("denoise: step 1 of 2, tile 1 of 2, ")]
+        else:
+            told = [json.loads(line) for line in lines]
+            assert [(event["step"], event["tile"]) for event in told[:-1]] == [(0, None), (0, 1), (1, 0), (1, 1)]
+            assert told[0]["seconds_left"] is None
+            assert told[1]["tiles"] == 2

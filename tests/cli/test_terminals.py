@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -73,20 +72,3 @@ def test_names_that_the_terminal_cannot_show_are_written_as_they_are(
     assert b"Traceback" not in result.stderr
     assert result.stdout == name + b"\n"
     assert sorted(os.listdir(os.fsencode(tmp_path))) == [name, name + b".json"]
-
-
-def test_ctrl_c_while_it_is_loaded_is_quiet(tmp_path: Path) -> None:
-    """The signal comes when a module of the program is looked for, at any of several places."""
-    for module in ("ltx2rt.cli.main", "ltx2rt.graph.components"):
-        program = (
-            "import os, signal, sys\n"
-            "class Interrupt:\n"
-            "    def find_spec(self, name, *_):\n"
-            f"        if name == {module!r}:\n"
-            "            os.kill(os.getpid(), signal.SIGINT)\n"
-            "sys.meta_path.insert(0, Interrupt())\n"
-            "from ltx2rt.cli.entry import main\n"
-            "main(['doctor'])\n"
-        )
-        result = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, check=False)
-        assert (result.returncode, result.stdout, result.stderr) == (-signal.SIGINT, b"", b""), module

@@ -20,6 +20,7 @@ RUN = {
     "graph.protocols",
     "graph.diffusion",
     "graph.settings",
+    "graph.tile_splits",
     "weights",
     "memory",
     "spelling",
@@ -32,11 +33,13 @@ RUN_FILES = {
     "events",
     "finite",
     "fitting_loras",
+    "handover",
     "journal",
     "keeping",
     "weight_set",
     "streamed_blocks",
     "targets",
+    "windows",
 }
 STAGE = {f"graph.stages.{name}" for name in RUN_FILES} | RUN
 PIPELINES = {"graph.stages"} | RUN
@@ -50,14 +53,15 @@ BELOW = {
     "graph.models.layers": LAYERS,
     "graph.models.transformer": COMMON,
     "graph.models.text": COMMON,
-    "graph.models.video_vae": COMMON,
+    "graph.models.video_vae": COMMON | {"graph.tile_splits"},
     "graph.models.audio": COMMON,
     "graph.models.upscaler": VIDEO,
     "graph.models.preview_decoder": COMMON,
     "graph.preview_decoder_file": {"graph.models", "weights", "paths"} | LAYERS,
     "graph.components": {"graph.models", "graph.protocols", "weights"} | LAYERS,
     "graph.protocols": MODELS,
-    "graph.diffusion": {"types", "errors", "spelling"},
+    "graph.diffusion": {"graph.tile_splits", "types", "errors", "spelling"},
+    "graph.tile_splits": {"types", "errors"},
     "graph.settings": {
         "graph.models.video_vae",
         "graph.models.text",
@@ -73,6 +77,7 @@ BELOW = {
     "graph.stages.media_inputs": STAGE | {"media"},
     "graph.stages.edited_clips": STAGE | {"media"},
     "graph.stages.kept_media": STAGE | {"graph.stages.decode", "media"},
+    "graph.stages.windows": STAGE | {"graph.stages.decode"},
     "graph.stages.text": STAGE,
     "graph.stages.encode": STAGE | {"media.pixel_range"},
     "graph.stages.denoise": STAGE,
@@ -84,7 +89,7 @@ BELOW = {
     "convert": {"graph.components", "weights", "memory", "kernels", "types", "errors", "atomic_file", "paths", "hub"},
     "embedded": set(),
     "verify": API | {"refusals", "inspection"},
-    "bench": MODELS,
+    "bench": {"graph.stages", "graph.components", "graph.diffusion", "weights", "memory"} | MODELS,
     "serve": API | {"api", "embedded", "atomic_file", "graph.preview_decoder_file", "__version__"},
     "cli": API
     | {"serve"}

@@ -60,10 +60,16 @@ def test_arrays_that_cannot_be_exchanged_are_refused(monkeypatch):
 
 
 def test_a_missing_extension_is_an_error_that_says_what_to_do():
-    result = run(WITHOUT_EXTENSION + "import ltx2rt")
+    result = run(WITHOUT_EXTENSION + "import ltx2rt; ltx2rt.load")
     assert result.returncode == 1
     assert f"(for MLX {_abi.MLX_VERSION}) cannot be loaded beside MLX {mx.__version__}" in result.stderr
     assert "LTX2RT_KERNELS=reference" in result.stderr
+
+
+def test_the_package_itself_is_loaded_without_mlx():
+    """What is slow comes with the first name that needs it."""
+    result = run("import sys, ltx2rt; print('mlx.core' in sys.modules, ltx2rt._ext.__name__)")
+    assert result.stdout.split() == ["False", "ltx2rt._ext"], result.stderr
 
 
 def test_the_reference_needs_no_extension():

@@ -93,6 +93,29 @@ def test_one_channel_is_duplicated_and_six_are_mixed_down(tmp_path: Path) -> Non
     assert np.abs(mixed[:, 1]).max() < 1e-6
 
 
+@pytest.mark.parametrize(("layout", "channels"), [("5.1", 6), ("7.1", 8), ("quad", 4), ("3.0", 3)])
+def test_full_scale_in_all_channels_is_full_scale(tmp_path: Path, layout: str, channels: int) -> None:
+    """And one front channel is quieter by as much as FFmpeg's own mix of whole numbers makes it."""
+    path = tmp_path / "surround.wav"
+    loud, left = np.ones((4800, channels), np.float32), np.zeros((4800, channels), np.float32)
+    left[:, 0] = 1
+    with av.open(path, "w") as output:
+        stream = output.add_stream("pcm_f32le", rate=48000, layout=layout)
+        for samples in (loud, left):
+            frame = av.AudioFrame.from_ndarray(samples.reshape(1, -1), "flt", layout)
+            frame.sample_rate = 48000
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+    mixed = read_audio(path).waveform
+    assert mixed.shape == (9600, 2)
+    np.testing.assert_allclose(mixed[:4800], 1, atol=1e-6)
+    whole = av.AudioResampler(format="s32", layout="stereo", rate=48000)
+    frame = av.AudioFrame.from_ndarray((left * (2**31 - 1024)).astype(np.int32).reshape(1, -1), "s32", layout)
+    frame.sample_rate = 48000
+    (expected,) = whole.resample(frame)
+    np.testing.assert_allclose(mixed[4800:], expected.to_ndarray().reshape(-1, 2) / 2**31, atol=1e-6)
+
+
 def test_damaged_and_wrong_files_are_one_clear_error(tmp_path: Path) -> None:
     write_clip(tmp_path / "clip.mp4")
     write_clip(tmp_path / "silent.mp4", sound=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -48,6 +49,16 @@ def test_an_error_of_ours_fails_the_case() -> None:
     result = runner.run_case(Case("c", broken))
     assert result.status == "fail"
     assert "no such thing" in result.detail
+
+
+def test_what_a_run_says_is_in_the_report_and_not_on_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    def wordy() -> Iterable[Check]:
+        logging.getLogger("ltx2rt.graph").warning("made anew: frame %d", 3)
+        yield check(1.0, 1.0, 1.0)
+
+    result = runner.run_case(Case("c", wordy))
+    assert result.as_dict()["said"] == ["made anew: frame 3"]
+    assert capsys.readouterr().err == ""
 
 
 def folder(tmp_path: Path, name: str = "unheard_of", **tensors: np.ndarray) -> Path:

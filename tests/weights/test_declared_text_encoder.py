@@ -70,7 +70,9 @@ def test_both_warn_of_one_that_declares_nothing(
     caplog.clear()
     files = WeightSet.open(WeightFiles(checkpoint=model, text_encoder=path))
     assert files.has(TEXT_ENCODER)
+    files.require_whole(TEXT_ENCODER)
     assert (f"{path} does not declare its gemma_version; {model} needs {VERSION}" in caplog.text) == is_warned
+    assert caplog.text.count("gemma_version") == is_warned  # once
 
 
 @pytest.mark.parametrize(

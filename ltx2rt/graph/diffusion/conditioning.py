@@ -11,13 +11,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ltx2rt.errors import UsageError
-from ltx2rt.graph.diffusion.attention_masks import extend_attention_mask
+from ltx2rt.graph.diffusion.attention_masks import extend_attention
 from ltx2rt.graph.diffusion.latent_geometry import VideoLatentShape
 from ltx2rt.graph.diffusion.latent_state import AudioTarget, KeyframeSlots, LatentState, VideoTarget
 from ltx2rt.graph.diffusion.patchify import patchify_video
 from ltx2rt.graph.diffusion.positions import audio_positions, frames_to_seconds, video_pixel_bounds, video_positions
 from ltx2rt.graph.diffusion.precision import Float32Array, round_to
+from ltx2rt.graph.diffusion.windows import evenly_spaced
 from ltx2rt.spelling import spelled
+
+_GAP_BEFORE_CLIP_S = np.float32(0.04)
 
 Target = TypeVar("Target", bound="VideoTarget | AudioTarget", contravariant=True)
 
@@ -86,6 +89,46 @@ class ReplaceLatentFrames:
 
 
 @dataclass(frozen=True, eq=False)
+class ReplaceSound:
+    """Keep given latents of sound in place of generated ones: what a window has from the one before.
+
+    Attributes:
+        tokens: (B, n, features) normalised.
+        strength: 1 keeps them exactly, 0 ignores them.
+        index: latent at which they begin.
+    """
+
+    tokens: Float32Array
+    strength: float = 1.0
+    index: int = 0
+
+    def apply(self, state: LatentState, target: AudioTarget) -> LatentState:
+        """Only the clean latent and the mask change.
+
+        Raises:
+            ConditioningError: if the latents do not fit the target.
+
+        Source: Lightricks/LTX-2 ltx_core/conditioning/types @ 1.4.
+        """
+        _check_strength(self.strength)
+        shape, given = target.shape, self.tokens.shape
+        if len(given) != 3 or (given[0], given[2]) != (shape.batch, shape.features):
+            raise ConditioningError(
+                f"Latents of sound that are kept must be ({shape.batch}, n, {shape.features}), got shape {given}."
+            )
+        if not 0 <= self.index <= shape.frames - given[1]:
+            raise ConditioningError(
+                f"{given[1]} latent(s) of sound at index {self.index} do not fit a sound of {shape.frames}; use an "
+                f"index from 0 to {shape.frames - given[1]}."
+            )
+        region = slice(self.index, self.index + given[1])
+        clean, mask = state.clean_latent.copy(), state.denoise_mask.copy()
+        clean[:, region] = round_to(self.tokens, state.dtype)
+        mask[:, region] = 1.0 - self.strength
+        return replace(state, clean_latent=clean, denoise_mask=mask)
+
+
+@dataclass(frozen=True, eq=False)
 class AppendKeyframe:
     """Show the model a frame (or a few) that belongs at a certain time, without fixing the tokens there.
 
@@ -132,12 +175,14 @@ class AppendReferenceVideo:
         downscale: target size divided by reference size; positions are stretched to the target's.
         temporal_scale: target frame rate divided by reference frame rate.
         strength: 1 keeps the reference clean.
+        prefix: so many of the first latent frames are left out; the others stay where they are.
     """
 
     latent: Float32Array
     downscale: int = 1
     temporal_scale: int = 1
     strength: float = 1.0
+    prefix: int = 0
 
     def apply(self, state: LatentState, target: VideoTarget) -> LatentState:
         """Tokens are appended.
@@ -161,7 +206,8 @@ class AppendReferenceVideo:
             shift = np.float32(self.temporal_scale - 1) * first_token
             positions[:, :1] = np.maximum(positions[:, :1] - shift, 0)
         positions[:, 1:] *= np.float32(self.downscale)
-        return _append_latent(state, target, self.latent, positions, self.strength)
+        left_out = self.prefix * self.latent.shape[2] * self.latent.shape[3]
+        return _append_latent(state, target, self.latent[:, self.prefix :], positions[:, :, left_out:], self.strength)
 
 
 @dataclass(frozen=True, eq=False)
@@ -271,6 +317,16 @@ class AppendReferenceAudio:
         )
 
 
+def positions_before_clip(tokens: int, target: AudioTarget) -> Float32Array:
+    """Positions (1, 1, tokens, 2) in seconds of reference sound that ends 0.04 s before the clip begins.
+
+    Source: Lightricks/LTX-2 ltx_pipelines/dubit.py @ 1.4.
+    """
+    positions = audio_positions(replace(target.shape, frames=tokens, batch=1), target.scale)
+    shifted: Float32Array = positions - positions[:, :, -1:, 1:] - _GAP_BEFORE_CLIP_S
+    return shifted
+
+
 @dataclass(frozen=True, eq=False)
 class GeneratedKeyframes:
     """Single frames that the model generates besides the clip, for models with a keyframe embedding.
@@ -347,15 +403,15 @@ class WithAttentionStrength:
         if isinstance(item, AppendReferenceAudio) != isinstance(target, AudioTarget):
             raise ConditioningError(f"A {type(item).__name__} cannot condition a {type(target).__name__}.")
         extended = item.apply(state, target)
-        mask = extend_attention_mask(
-            state.attention_mask,
+        attention = extend_attention(
+            state.attention,
             batch=state.batch,
             target_tokens=target.shape.tokens,
             existing_tokens=state.tokens,
             new_tokens=extended.tokens - state.tokens,
             strength=self.strength,
         )
-        return replace(extended, attention_mask=mask)
+        return replace(extended, attention=attention)
 
 
 def image_condition(latent: Float32Array, frame_index: int, strength: float) -> ReplaceLatentFrames | AppendKeyframe:
@@ -384,8 +440,7 @@ def evenly_spaced_keyframes(count: int, num_frames: int) -> tuple[int, ...]:
             f"{spelled('num_generated_keyframes')}: {count} between the first and the last frame need at least "
             f"{count + 2} frames, and the clip has {num_frames}; give fewer, or a longer clip."
         )
-    places = np.rint(np.linspace(0, num_frames - 1, count + 2, dtype=np.float32))
-    return tuple(int(p) for p in places[1:-1])
+    return evenly_spaced(count, num_frames)
 
 
 def reference_frame_indices(num_frames: int, temporal_scale: int) -> list[int]:
@@ -436,8 +491,8 @@ def append_tokens(
         clean_latent=np.concatenate([state.clean_latent, round_to(clean, state.dtype)], axis=1),
         denoise_mask=np.concatenate([state.denoise_mask, np.full((batch, new), denoise, np.float32)], axis=1),
         positions=np.concatenate([state.positions, positions.astype(np.float32, copy=False)], axis=2),
-        attention_mask=extend_attention_mask(
-            state.attention_mask,
+        attention=extend_attention(
+            state.attention,
             batch=batch,
             target_tokens=target_tokens,
             existing_tokens=state.tokens,

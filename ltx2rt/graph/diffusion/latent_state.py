@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from ltx2rt.graph.diffusion.attention_masks import AttentionLinks
 from ltx2rt.graph.diffusion.latent_geometry import AudioLatentShape, AudioScale, VideoLatentShape, VideoScale
 from ltx2rt.graph.diffusion.noise import NoiseSource
 from ltx2rt.graph.diffusion.patchify import patchify_video, unpatchify_video
@@ -57,7 +58,7 @@ class LatentState:
         denoise_mask: (B, T) float32; 1 = generate, 0 = keep ``clean_latent``.
         positions: (B, P, T, 2) float32; start and end of each token (see `positions`).
         clean_latent: (B, T, C) float32, values representable in ``dtype``; the tokens to keep.
-        attention_mask: (B, T, T) float32 weights in [0, 1] (0 = blocked), or None for full attention.
+        attention: how strongly tokens see each other, or None where all do fully.
         keyframes_mask: (B, T) float32, 1 where a token holds a single frame of the generated stream; None for audio.
         dtype: what the latents are rounded to between steps.
         frozen: the whole stream is kept; the model sees it at sigma 0.
@@ -68,7 +69,7 @@ class LatentState:
     denoise_mask: Float32Array
     positions: Float32Array
     clean_latent: Float32Array
-    attention_mask: Float32Array | None = None
+    attention: AttentionLinks | None = None
     keyframes_mask: Float32Array | None = None
     dtype: StateDtype = "float32"
     frozen: bool = False

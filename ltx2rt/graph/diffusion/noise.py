@@ -77,8 +77,16 @@ class TorchCpuNoise:
         """See `NoiseSource.fork`."""
         return copy.deepcopy(self)
 
-    def skip(self, count: int) -> None:
-        """Pass over a draw of ``count`` float32 values, a multiple of 16."""
+    def skip(self, shape: tuple[int, ...]) -> None:
+        """Pass over a float32 draw."""
+        count = math.prod(shape)
+        if count < _GROUP:
+            self._one_by_one(count)
+        else:
+            self._pass(count if count % _GROUP == 0 else count + _GROUP)
+
+    def _pass(self, count: int) -> None:
+        """Pass over ``count`` words."""
         while count:
             step = min(count, _SKIPPED_AT_ONCE)
             self._draw32(step)
@@ -155,6 +163,13 @@ class FrameNoise:
         """The next draw, float32."""
         return self._source.normal(shape)
 
+    def skip(self, shape: tuple[int, ...]) -> None:
+        """Pass over the next draw."""
+        if isinstance(self._source, (TorchCpuNoise, RecordedNoise)):
+            self._source.skip(shape)
+        else:
+            self._source.normal(shape)
+
     def frames(self, shape: tuple[int, int, int, int, int]) -> Callable[[int], NDArray[Any]]:
         """The next draw (B, C, F, H, W), float32; what is returned gives the next n frames (B, C, n, H, W) of it.
 
@@ -175,7 +190,7 @@ class FrameNoise:
         places = []
         for _ in range(batch * channels):
             places.append(self._source.fork())
-            self._source.skip(count * plane)
+            self._source.skip((count, plane))
 
         def drawn(frames: int) -> NDArray[Any]:
             parts = [place.normal((frames, height, width)) for place in places]

@@ -10,6 +10,7 @@ from ltx2rt.graph.pipelines.refinement import Conditions, first_stage, second_st
 from ltx2rt.graph.settings.settings import (
     AUDIO_GUIDANCE,
     AUDIO_MODALITY_GUIDANCE,
+    CHUNKS,
     DRIVING_SOUND,
     GENERATED_KEYFRAMES,
     GUIDANCE,
@@ -24,6 +25,7 @@ from ltx2rt.graph.stages.run import GeneratedClip, Run
 from ltx2rt.graph.stages.targets import audio_target
 from ltx2rt.graph.stages.text.stage import guided_contexts
 from ltx2rt.graph.stages.weight_set import WeightSet
+from ltx2rt.graph.stages.windows import in_windows, window_sound
 from ltx2rt.spelling import spelled
 
 
@@ -39,27 +41,27 @@ def generate(run: Run) -> GeneratedClip:
 
     Source: Lightricks/LTX-2 ltx_pipelines/a2vid_two_stage.py @ v1.2.0.
     """
-    inputs, files = run.inputs, run.files
+    inputs = run.inputs
     assert inputs.media.sound is not None
     positive, negative = guided_contexts(run)
     if negative is not None:
         # The sound is not guided; in the unconditional pass it keeps the prompt.
         negative = PromptContext(negative.video, positive.audio)
-    sound = encode_sound(run, inputs.media.sound, audio_target(run).shape.frames)
-    conditions = Conditions(positive, negative, sound=sound)
+    tokens = encode_sound(run, inputs.media.sound, audio_target(run).shape.frames)
+
+    def make(part: Run) -> GeneratedClip:
+        return _window(part, Conditions(positive, negative, sound=window_sound(part, tokens)))
+
+    return in_windows(run, make, sound=inputs.media.sound)
+
+
+def _window(run: Run, conditions: Conditions) -> GeneratedClip:
+    inputs, files = run.inputs, run.files
     guided = guided_sampling(inputs, files.loras, video_guider=inputs.video_guider)
     first = first_stage(run, guided, conditions)
     refine = Sampling(distilled_stage_2_sigmas(), (*files.loras, *files.distilled_lora))
     final = second_stage(run, refine, conditions, first)
-    given = inputs.media.sound
-    return finish(
-        run,
-        final.video,
-        None,
-        waveform=given.waveform,
-        sample_rate=given.sample_rate,
-        keyframes=final.keyframes,
-    )
+    return finish(run, final.video, None, keyframes=final.keyframes, carried=final.carried)
 
 
 PIPELINE = PipelineEntry(
@@ -73,7 +75,9 @@ PIPELINE = PipelineEntry(
     two_stage=True,
     enhancement_seed=42,
     aliases=("a2v", "a2vid-two-stage"),
-    topics=NEW_CLIP | {DRIVING_SOUND, GENERATED_KEYFRAMES} | GUIDANCE - {AUDIO_GUIDANCE, AUDIO_MODALITY_GUIDANCE},
+    topics=NEW_CLIP
+    | {CHUNKS, DRIVING_SOUND, GENERATED_KEYFRAMES}
+    | GUIDANCE - {AUDIO_GUIDANCE, AUDIO_MODALITY_GUIDANCE},
     check=check,
     generate=generate,
 )

@@ -25,7 +25,7 @@ from ltx2rt.graph.pipelines.pipeline import PipelineEntry
 from ltx2rt.graph.settings.settings import DURATION, Settings
 from ltx2rt.graph.stages.fitting_loras import text_modules
 from ltx2rt.graph.stages.inputs import GenerationInputs
-from ltx2rt.graph.stages.targets import video_scale
+from ltx2rt.graph.stages.targets import audio_shape, video_scale, video_shape
 from ltx2rt.graph.stages.text.models import text_writer
 from ltx2rt.graph.stages.weight_set import WeightSet
 from ltx2rt.kernels.host import to_numpy
@@ -33,6 +33,9 @@ from ltx2rt.spelling import spelled
 from ltx2rt.types import ParamSpec
 
 log = logging.getLogger(__name__)
+
+# MLX counts the values of an array in 32 bits.
+_MOST_VALUES = 2**31 - 1
 
 # Of the diffusion decoder: what marks latents of key frames among those of the clip.
 _KEYFRAME_MARK = "decoder.type_emb"
@@ -44,19 +47,19 @@ def require_parts(files: WeightSet, settings: Settings, entry: PipelineEntry) ->
     Of missing parts the error names all.
     """
     encodes = settings.embedding is None and not settings.zero_text
-    decodes = not settings.latents_only
+    hears = not settings.latents_only and not entry.silent
     needed = {
         "connectors": encodes,
         "text_projection": encodes,
         "video_vae": entry.output == "video",
-        "audio_vae": decodes,
-        "vocoder": decodes,
+        "audio_vae": hears,
+        "vocoder": hears,
     }
     files.require(*(name for name, wanted in needed.items() if wanted))
     if encodes and settings.enhance_prompt and (files.has(TEXT_ENCODER) or files.has(PROMPT_ENHANCER)):
         text_writer(files)
     text = (TEXT_ENCODER, TEXT_PROJECTION, *CONNECTORS) if encodes else ()
-    sound = (AUDIO_VAE, VOCODER) if decodes else ()
+    sound = (AUDIO_VAE, VOCODER) if hears else ()
     pictures = (VIDEO_VAE,) if entry.output == "video" else ()
     files.require_whole(TRANSFORMER, *text, *pictures, *sound)
     open_length = DURATION in entry.topics and settings.num_frames is None and settings.duration is None
@@ -88,6 +91,7 @@ def check_inputs(
     upscaler: bool = False,
     guided: bool = False,
     distilled_lora: bool = False,
+    needs_prompt: bool = True,
 ) -> None:
     """What every pipeline requires.
 
@@ -97,10 +101,15 @@ def check_inputs(
         upscaler: a spatial upscaler is needed.
         guided: a negative context is needed where classifier-free guidance is on.
         distilled_lora: the distilled LoRA is needed; where it is not, it is refused.
+        needs_prompt: an empty prompt says nothing.
 
     Raises:
         UsageError: a value or a combination cannot work; the message says what to give.
     """
+    if needs_prompt and inputs.context is None and not inputs.prompt.strip():
+        raise UsageError(
+            f"the prompt is empty; say what to generate with {spelled('prompt')}, or give {spelled('embedding')}."
+        )
     inputs.check()
     check_frame_rate(float(inputs.frame_rate))
     if stages or files.has(VIDEO_VAE):
@@ -114,6 +123,7 @@ def check_inputs(
                 f"the video decoder mirrors at the borders: {spelled('height')} and {spelled('width')} must be {least} "
                 f"or more, got {inputs.height}x{inputs.width}."
             )
+    _check_amount(inputs, files, video=stages > 0)
     if inputs.context is None and not files.has(TEXT_ENCODER):
         found = files.gaps.get("text_encoder", "")
         raise UsageError(
@@ -137,6 +147,7 @@ def check_inputs(
             raise UsageError(
                 f"{spelled(f'upscale_{axis}')} needs its upscaler; give it with {spelled(f'{axis}_upscaler')}."
             )
+    _check_windows(inputs)
     _check_keyframes(inputs, files)
     for lora, _ in files.loras:
         if inputs.context is not None and (modules := text_modules(lora)):
@@ -163,6 +174,41 @@ def check_inputs(
             raise UsageError(
                 "the embedding holds no negative prompt, which classifier-free guidance needs; encode it with one, "
                 "or turn guidance off with scales of 1."
+            )
+
+
+def _check_windows(inputs: GenerationInputs) -> None:
+    """What has no meaning for a clip that is made in several windows."""
+    if len(inputs.windows) == 1:
+        return
+    if inputs.settings.latents is not None:
+        raise UsageError(
+            f"{spelled('latents')} are the noise of a clip that is made at once; leave them out, or "
+            f"{spelled('chunked')} with its sizes."
+        )
+    if inputs.settings.upscale_temporal:
+        raise UsageError(
+            f"{spelled('upscale_temporal')} would double what the windows of {spelled('chunked')} share; make the "
+            "clip first and enlarge it with ltx2rt upscale."
+        )
+
+
+def _check_amount(inputs: GenerationInputs, files: WeightSet, *, video: bool) -> None:
+    """Raise UsageError for a clip whose latent no array can hold."""
+    amounts = []
+    if video:
+        shape = video_shape(files, inputs, inputs.height, inputs.width)
+        size = (f"{spelled(name)} {value}" for name, value in (("height", inputs.height), ("width", inputs.width)))
+        amounts.append((shape.tokens * shape.channels, [*size, f"{spelled('num_frames')} {inputs.num_frames}"]))
+    if files.has(AUDIO_VAE):
+        sound = audio_shape(files, inputs)
+        length = [f"{spelled('num_frames')} {inputs.num_frames}", f"{spelled('frame_rate')} {inputs.frame_rate}"]
+        amounts.append((sound.tokens * sound.features, length))
+    for values, words in amounts:
+        if values > _MOST_VALUES:
+            raise UsageError(
+                f"the clip is too large: with {', '.join(words)} its latent has {values:.2g} values, and an array "
+                f"holds {_MOST_VALUES:.2g}; make it smaller or shorter."
             )
 
 

@@ -9,13 +9,13 @@ from typing import Any
 
 from ltx2rt.errors import MediaError, UsageError
 from ltx2rt.graph.diffusion.latent_geometry import counted_from_start
+from ltx2rt.graph.diffusion.windows import DEFAULT_CARRY, DEFAULT_WINDOW
 from ltx2rt.graph.pipelines.defaults import GenerationDefaults
 from ltx2rt.graph.pipelines.pipeline import PipelineEntry
 from ltx2rt.graph.settings.kinds import RANDOM_SEED
 from ltx2rt.graph.settings.settings import (
     AUDIO_GUIDANCE,
     AUDIO_MODALITY_GUIDANCE,
-    DEFAULT_NEGATIVE_PROMPT,
     DURATION,
     GUIDANCE,
     LENGTH,
@@ -70,6 +70,7 @@ def decide(
         settings = with_defaults(settings, frame_rate=defaults.frame_rate)
         settings = _with_duration(settings, frames_per_latent)
         settings = _with_length(settings, entry, defaults, no_length)
+    settings = _with_windows(settings)
     if SIZE in entry.topics:
         settings = with_defaults(settings, height=defaults.height, width=defaults.width)
     if settings.images:
@@ -114,6 +115,17 @@ def _with_duration(settings: Settings, step: int) -> Settings:
     return replace(settings, num_frames=frames, duration=None)
 
 
+def _with_windows(settings: Settings) -> Settings:
+    """The settings with the sizes of windows, where a clip is made in some: any of the sizes asks for them."""
+    sizes = (settings.chunk_pixel_frames, settings.chunk_carry_frames, settings.chunk_blend_frames)
+    if not settings.chunked and all(size is None for size in sizes):
+        return settings
+    settings = with_defaults(
+        replace(settings, chunked=True), chunk_pixel_frames=DEFAULT_WINDOW, chunk_carry_frames=DEFAULT_CARRY
+    )
+    return with_defaults(settings, chunk_blend_frames=settings.chunk_carry_frames)
+
+
 def _with_placed_images(settings: Settings) -> Settings:
     """The settings with images at frames counted from the beginning, where the length is known: -1 is the last one."""
     count = settings.num_frames
@@ -133,7 +145,8 @@ def _require_meaning(settings: Settings, entry: PipelineEntry) -> None:
 
 def _require_pictures(settings: Settings) -> None:
     """Raise UsageError for how pictures are fitted where none are given."""
-    if settings.images or settings.video_conditioning or settings.video_path is not None:
+    clips = (settings.video_path, settings.reference_video)
+    if settings.images or settings.video_conditioning or any(clip is not None for clip in clips):
         return
     for name in ("fit", "antialias"):
         if name in settings.given():
@@ -197,7 +210,7 @@ def with_prompt_of_file(settings: Settings) -> Settings:
 def _with_guidance(settings: Settings, entry: PipelineEntry, defaults: GenerationDefaults) -> Settings:
     settings = with_defaults(settings, num_inference_steps=defaults.num_inference_steps)
     if settings.embedding is None and not settings.zero_text:
-        settings = with_defaults(settings, negative_prompt=DEFAULT_NEGATIVE_PROMPT)
+        settings = with_defaults(settings, negative_prompt=defaults.negative_prompt)
     video, audio = defaults.video_guider, defaults.audio_guider
     if VIDEO_GUIDANCE in entry.topics:
         settings = with_defaults(

@@ -7,13 +7,14 @@ from ltx2rt.graph.diffusion.schedules import distilled_sigmas, distilled_stage_2
 from ltx2rt.graph.pipelines.checks import check_inputs
 from ltx2rt.graph.pipelines.pipeline import PipelineEntry
 from ltx2rt.graph.pipelines.refinement import Conditions, first_stage, second_stage
-from ltx2rt.graph.settings.settings import DURATION, GENERATED_KEYFRAMES, NEW_CLIP
+from ltx2rt.graph.settings.settings import CHUNKS, DURATION, GENERATED_KEYFRAMES, NEW_CLIP
 from ltx2rt.graph.stages.decode.stage import finish
 from ltx2rt.graph.stages.denoise.stage import Sampling
 from ltx2rt.graph.stages.inputs import GenerationInputs
 from ltx2rt.graph.stages.run import GeneratedClip, Run
 from ltx2rt.graph.stages.text.stage import positive_context
 from ltx2rt.graph.stages.weight_set import WeightSet
+from ltx2rt.graph.stages.windows import in_windows
 
 # Added to the user's seed for the noise of the steps.
 _STAGE_1_SEED, _STAGE_2_SEED = 10_000, 20_000
@@ -27,18 +28,22 @@ def check(inputs: GenerationInputs, files: WeightSet) -> None:
 def generate(run: Run) -> GeneratedClip:
     """Source: Lightricks/LTX-2 ltx_pipelines/distilled.py @ v1.2.0; the sampler of stage 2 as in 1.4."""
     conditions = Conditions(positive_context(run))
+    return in_windows(run, lambda part: _window(part, conditions))
+
+
+def _window(run: Run, conditions: Conditions) -> GeneratedClip:
     loras = run.files.loras
     first = first_stage(run, Sampling(distilled_sigmas(), loras, _sampler(run, _STAGE_1_SEED)), conditions)
     final = second_stage(
         run, Sampling(distilled_stage_2_sigmas(), loras, _sampler(run, _STAGE_2_SEED)), conditions, first
     )
-    return finish(run, final.video, final.audio, keyframes=final.keyframes)
+    return finish(run, final.video, final.audio, keyframes=final.keyframes, carried=final.carried)
 
 
 def _sampler(run: Run, seed_offset: int) -> Sampler:
-    """As the model of the run was distilled for."""
+    """As the model of the run was distilled for; each window has noise of its own."""
     is_ancestral = run.files.generation.is_ancestral(run.files.checkpoint.metadata)
-    return AncestralEuler(seed_offset) if is_ancestral else EULER
+    return AncestralEuler(seed_offset + run.window.index) if is_ancestral else EULER
 
 
 PIPELINE = PipelineEntry(
@@ -52,7 +57,7 @@ PIPELINE = PipelineEntry(
     two_stage=True,
     enhancement_seed=42,
     automatic=True,
-    topics=NEW_CLIP | {DURATION, GENERATED_KEYFRAMES},
+    topics=NEW_CLIP | {CHUNKS, DURATION, GENERATED_KEYFRAMES},
     check=check,
     generate=generate,
 )

@@ -5,15 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from typing import Any, NamedTuple
 
 from ltx2rt.errors import MemoryBudgetError
+from ltx2rt.graph.diffusion.windows import Window
+from ltx2rt.graph.stages.handover import StageHandover, planned_handover
 from ltx2rt.graph.stages.inputs import GenerationInputs
 from ltx2rt.graph.stages.keeping import Keeping
 from ltx2rt.graph.stages.run import Run
 from ltx2rt.graph.stages.weight_set import WeightSet
 from ltx2rt.memory.ledger import Ledger
 from ltx2rt.memory.need import Need
+from ltx2rt.weights.kept_prompts import KeptPrompts
 from ltx2rt.weights.kept_weights import KeptWeights, WeightKey
 
 
@@ -53,12 +57,30 @@ class StagePlan:
     def as_dict(self) -> dict[str, Any]:
         return {
             "name": self.need.name,
+            "window": self.need.window,
+            "steps": self.need.steps,
             "resident_bytes": self.need.resident,
             "streamed_bytes": self.need.streamed,
+            "streamed_bytes_per_step": self.need.streamed_per_step,
             "peak_bytes": self.peak_bytes,
             "flops": self.need.flops,
             "seconds": round(self.seconds, 3),
         }
+
+
+@dataclass(frozen=True)
+class StageGroup:
+    """Stages of some windows, each of which takes the same.
+
+    Attributes:
+        windows: counted from 1; empty: stages of the whole clip.
+        stages: of the first one.
+        alike: the same, without the number of the window.
+    """
+
+    windows: range
+    stages: tuple[StagePlan, ...]
+    alike: tuple[StagePlan, ...]
 
 
 @dataclass(frozen=True)
@@ -69,13 +91,37 @@ class Plan:
         stages: in the order they run.
         base_bytes: what the process takes without any stage.
         budget: what was allowed; None: no limit.
-        kept: weights that stay in memory after their stages, with their bytes; empty: each stage frees its own.
+        kept: weights that stay in memory after their stages, with their bytes; empty: each stage frees its own, but for
+            what a later one needs again.
+        handover: what that is, stage by stage.
+        windows: in which the clip is made; one where it is made at once.
     """
 
     stages: tuple[StagePlan, ...]
     base_bytes: int
     budget: int | None
     kept: Mapping[WeightKey, int] = field(default_factory=dict)
+    handover: tuple[StageHandover, ...] = ()
+    windows: tuple[Window, ...] = ()
+
+    @property
+    def groups(self) -> list[StageGroup]:
+        """The stages by windows; windows that follow each other and take the same stand together."""
+        groups: list[StageGroup] = []
+        for window, found in groupby(self.stages, key=lambda stage: stage.need.window):
+            stages = tuple(found)
+            alike = tuple(replace(stage, need=replace(stage.need, window=0)) for stage in stages)
+            before = groups[-1] if groups else None
+            if before is not None and before.windows and before.alike == alike:
+                groups[-1] = replace(before, windows=range(before.windows.start, window + 1))
+            else:
+                groups.append(StageGroup(range(window, window + 1) if window else range(0), stages, alike))
+        return groups
+
+    @property
+    def steps(self) -> int:
+        """Sampler steps of the whole run."""
+        return sum(stage.need.steps for stage in self.stages)
 
     @property
     def peak_bytes(self) -> int:
@@ -87,7 +133,17 @@ class Plan:
         return sum(stage.seconds for stage in self.stages)
 
     def as_dict(self) -> dict[str, Any]:
-        return {"stages": [stage.as_dict() for stage in self.stages], "peak_bytes": self.peak_bytes}
+        windows = [
+            {"start": window.start, "frames": window.frames, "carried": window.carry, "blended": window.blend}
+            for window in self.windows
+        ]
+        return {
+            "windows": windows,
+            "stages": [stage.as_dict() for stage in self.stages],
+            "steps": self.steps,
+            "seconds": round(self.seconds, 3) if math.isfinite(self.seconds) else None,
+            "peak_bytes": self.peak_bytes,
+        }
 
 
 def plan(
@@ -96,6 +152,7 @@ def plan(
     inputs: GenerationInputs,
     ledger: Ledger,
     rates: Rates | None = None,
+    prompts: KeptPrompts | None = None,
 ) -> Plan:
     """Plan a run; nothing is loaded.
 
@@ -103,13 +160,18 @@ def plan(
         work: what will be done with a run: a pipeline's ``generate``, and what comes before it.
         files, inputs, ledger: as the run will have them. The ledger is charged with what is chosen.
         rates: speeds to predict seconds with; None: where only the memory matters.
+        prompts: as the run will have them.
 
     Raises:
         MemoryBudgetError: a stage does not fit the budget, however it is run.
         UsageError, CheckpointError: the inputs or a file cannot work.
     """
-    work(Run(files, inputs, ledger=ledger, planning=True))
-    return planned(ledger, ledger.needs, Rates(math.inf, math.inf) if rates is None else rates)
+    run = Run(files, inputs, ledger=ledger, planning=True, prompts=prompts)
+    work(run)
+    handover = tuple(planned_handover(run.uses, ledger))
+    ledger.needs[:] = [stage.applied(need) for stage, need in zip(handover, ledger.needs, strict=True)]
+    found = planned(ledger, ledger.needs, Rates(math.inf, math.inf) if rates is None else rates)
+    return replace(found, handover=handover, windows=run.inputs.windows)
 
 
 def planned(ledger: Ledger, needs: Sequence[Need], rates: Rates) -> Plan:
@@ -137,13 +199,14 @@ def plan_keeping(
     ledger: Ledger,
     store: KeptWeights,
     rates: Rates | None = None,
+    prompts: KeptPrompts | None = None,
 ) -> Plan | Unkept:
     """Plan a run whose weights stay in memory: all of them, beside the largest stage. Nothing is loaded or dropped.
 
     What earlier calls have left in the store stays, too, if it fits.
 
     Args:
-        work, files, inputs, rates: as for `plan`.
+        work, files, inputs, rates, prompts: as for `plan`.
         ledger: as the run will have it; not changed.
         store: where weights will stay.
 
@@ -154,15 +217,18 @@ def plan_keeping(
     def charged(budget: int | None, wanted: Mapping[WeightKey, int]) -> Ledger:
         accounts = Ledger(budget, ledger.base)
         accounts.reserved = sum(wanted.values())
-        work(Run(files, inputs, ledger=accounts, planning=True, keeping=Keeping(store, wanted)))
+        keeping = Keeping(store, wanted)
+        work(Run(files, inputs, ledger=accounts, planning=True, keeping=keeping, prompts=prompts))
         return accounts
 
     def found(accounts: Ledger, kept: Mapping[WeightKey, int]) -> Plan:
         speeds = Rates(math.inf, math.inf) if rates is None else rates
-        return replace(planned(accounts, accounts.needs, speeds), budget=ledger.budget, kept=kept)
+        plan = planned(accounts, accounts.needs, speeds)
+        return replace(plan, budget=ledger.budget, kept=kept, windows=run.inputs.windows)
 
     keeping, fastest = Keeping(store), Ledger(None, ledger.base)
-    work(Run(files, inputs, ledger=fastest, planning=True, keeping=keeping))
+    run = Run(files, inputs, ledger=fastest, planning=True, keeping=keeping, prompts=prompts)
+    work(run)
     own, all_weights = keeping.used, store.sizes | keeping.used
     fastest.reserved = sum(all_weights.values())
     if ledger.budget is None or all(fastest.least_budget(need) <= ledger.budget for need in fastest.needs):

@@ -7,9 +7,19 @@ from dataclasses import dataclass
 
 from ltx2rt.graph.diffusion.latent_state import LatentState, audio_latent, generated_keyframes, video_latent
 from ltx2rt.graph.diffusion.precision import Float32Array
+from ltx2rt.graph.diffusion.windows import Planes
 from ltx2rt.graph.stages.decode.stage import upscale_latents
 from ltx2rt.graph.stages.denoise.stage import Sampling, denoise
-from ltx2rt.graph.stages.denoise.states import VideoItem, audio_state, image_items, keyframe_items, video_state
+from ltx2rt.graph.stages.denoise.states import (
+    SoundItem,
+    VideoItem,
+    audio_state,
+    carried_items,
+    image_items,
+    keyframe_items,
+    leave_to_next_window,
+    video_state,
+)
 from ltx2rt.graph.stages.encode.stage import encode_images
 from ltx2rt.graph.stages.inputs import PromptContext
 from ltx2rt.graph.stages.run import Run
@@ -22,13 +32,15 @@ class Latents:
 
     Attributes:
         video: (1, f, h, w, 128).
-        audio: (1, L, 128).
+        audio: (1, L, 128); that of a stage which keeps its sound is what it was given.
         keyframes: (1, K, h, w, 128), generated besides the clip; None: there are none.
+        carried: key frames of the window before, which the decoder sees, too; None: there are none.
     """
 
     video: Float32Array
     audio: Float32Array
     keyframes: Float32Array | None = None
+    carried: Planes | None = None
 
 
 @dataclass(frozen=True)
@@ -48,24 +60,45 @@ class Conditions:
 
 
 def first_stage(
-    run: Run, sampling: Sampling, conditions: Conditions, more_items: Callable[[], Sequence[VideoItem]] = list
+    run: Run,
+    sampling: Sampling,
+    conditions: Conditions,
+    more_items: Callable[[], Sequence[VideoItem]] = list,
+    more_sound_items: Callable[[], Sequence[SoundItem]] = list,
 ) -> Latents:
-    """Sample at half size from noise. ``more_items`` gives conditions of the video that follow the images."""
+    """Sample at half size from noise.
+
+    Args:
+        run: of the clip, or of one window of it (see `ltx2rt.graph.stages.windows`).
+        sampling: how.
+        conditions: of both stages.
+        more_items: gives conditions of the video that follow the images.
+        more_sound_items: gives conditions of the sound.
+    """
     height, width = run.inputs.height // 2, run.inputs.width // 2
     images = encode_images(run, "image encoder 1", height, width)
-    return _sample(run, "denoise 1", sampling, conditions, height, width, images, more_items(), None)
+    return sample(run, "denoise 1", sampling, conditions, height, width, images, more_items(), more_sound_items(), None)
 
 
-def second_stage(run: Run, sampling: Sampling, conditions: Conditions, first: Latents) -> Latents:
-    """Upscale the video and the key frames, add noise to both streams and refine at full size."""
+def second_stage(
+    run: Run,
+    sampling: Sampling,
+    conditions: Conditions,
+    first: Latents,
+    more_items: Callable[[], Sequence[VideoItem]] = list,
+    more_sound_items: Callable[[], Sequence[SoundItem]] = list,
+) -> Latents:
+    """Upscale the video and the key frames, add noise to both streams and refine at full size; see `first_stage`."""
     height, width = run.inputs.height, run.inputs.width
     video, keyframes = upscale_latents(run, first.video, first.keyframes)
     upscaled = Latents(video, first.audio, keyframes)
     images = encode_images(run, "image encoder 2", height, width)
-    return _sample(run, "denoise 2", sampling, conditions, height, width, images, (), upscaled)
+    return sample(
+        run, "denoise 2", sampling, conditions, height, width, images, more_items(), more_sound_items(), upscaled
+    )
 
 
-def _sample(
+def sample(
     run: Run,
     name: str,
     sampling: Sampling,
@@ -74,28 +107,49 @@ def _sample(
     width: int,
     images: Sequence[Float32Array],
     more_items: Sequence[VideoItem],
+    sound_items: Sequence[SoundItem],
     initial: Latents | None,
 ) -> Latents:
+    """One denoising stage.
+
+    Args:
+        run: the run.
+        name: of the stage.
+        sampling: how it samples; noise of its first sigma is mixed into both streams.
+        conditions: texts, and sound that is kept.
+        height, width: in pixels.
+        images: latents of the request's images at this size.
+        more_items: conditions of the video that follow the images.
+        sound_items: conditions of the sound.
+        initial: latents to start from, of this size; None: noise alone.
+    """
     video_target, audio_target = targets(run, height, width)
     items = image_items(run.inputs.media.images, images, append_all=conditions.append_all_images)
+    slots = keyframe_items(run, None if initial is None else initial.keyframes)
+    carried_video, carried_sound = carried_items(run, name)
     video: LatentState | None = video_state(
         run,
         video_target,
         noise_scale=sampling.noise_scale,
-        items=[*items, *more_items, *keyframe_items(run, None if initial is None else initial.keyframes)],
+        items=[*items, *more_items, *slots, *carried_video],
         initial=None if initial is None else initial.video,
     )
+    given = conditions.sound
     started_from = None if initial is None else initial.audio
     audio: LatentState | None = audio_state(
         run,
         audio_target,
         noise_scale=sampling.noise_scale,
-        initial=started_from if conditions.sound is None else conditions.sound,
-        frozen=conditions.sound is not None,
+        items=[*sound_items, *carried_sound],
+        initial=started_from if given is None else given,
+        frozen=given is not None,
     )
     video, audio = denoise(run, name, sampling, video, audio, conditions.positive, conditions.negative)
     assert video is not None
     assert audio is not None
-    return Latents(
-        video_latent(video, video_target), audio_latent(audio, audio_target), generated_keyframes(video, video_target)
-    )
+    made = video_latent(video, video_target)
+    heard = audio_latent(audio, audio_target) if given is None else given
+    keyframes = generated_keyframes(video, video_target)
+    leave_to_next_window(run, name, made, heard, keyframes)
+    before = run.carried.get(name)
+    return Latents(made, heard, keyframes, None if before is None else before.planes)

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
+from ltx2rt.media.images import ImageSource
 from ltx2rt.paths import expanded
 
-ImageSource = str | os.PathLike[str] | Image.Image | np.ndarray[Any, np.dtype[Any]]
 VideoSource = str | os.PathLike[str] | np.ndarray[Any, np.dtype[Any]]
 
 
@@ -50,6 +49,24 @@ class VideoInput:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "video", _stored(self.video))
+
+
+@dataclass(frozen=True)
+class IcLoraStage:
+    """One denoising stage of ic-lora.
+
+    Attributes:
+        divisor: how many times smaller than the clip it works; that of the stage before, or half of it.
+        with_reference: the IC-LoRA and the reference videos take part.
+        sigmas: falling noise levels, one more than steps; None: the distilled schedule, the short one but for the first
+            stage.
+        tile: (height, width) in pixels of the tiles that the model sees in every step; None: all at once.
+    """
+
+    divisor: int
+    with_reference: bool = True
+    sigmas: tuple[float, ...] | None = None
+    tile: tuple[int, int] | None = None
 
 
 def _stored(source: Any) -> Any:

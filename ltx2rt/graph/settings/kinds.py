@@ -18,7 +18,7 @@ from ltx2rt.errors import UsageError
 from ltx2rt.graph.diffusion.noise import NoiseSource, RecordedNoise
 from ltx2rt.graph.models.video_vae.tiling import TileSize, Tiling
 from ltx2rt.graph.settings.in_memory import described
-from ltx2rt.graph.settings.inputs import ImageInput, VideoInput
+from ltx2rt.graph.settings.inputs import IcLoraStage, ImageInput, VideoInput
 from ltx2rt.hub.weight_path import resolve_weight_path
 from ltx2rt.media.colour import SOURCE_COLOR_CHOICES, SOURCE_COLORS
 from ltx2rt.media.frame_rate import exact_frame_rate
@@ -437,6 +437,48 @@ class Videos(Kind[tuple[VideoInput, ...]]):
         if isinstance(item, (str, os.PathLike, np.ndarray)):
             return VideoInput(item)
         raise TypeError
+
+
+class IcLoraStages(Kind[tuple[IcLoraStage, ...]]):
+    """Stages of ic-lora; their order, sizes and schedules are checked by the pipeline."""
+
+    wanted = "a list of IcLoraStage(divisor, with_reference, sigmas, tile)"
+    annotation = "Sequence[IcLoraStage]"
+
+    def convert(self, value: Any) -> tuple[IcLoraStage, ...]:
+        if isinstance(value, (str, IcLoraStage)):
+            raise TypeError
+        return tuple(self._one(item) for item in value)
+
+    def plain(self, value: tuple[IcLoraStage, ...]) -> list[Any]:
+        return [
+            [
+                stage.divisor,
+                stage.with_reference,
+                None if stage.sigmas is None else list(stage.sigmas),
+                None if stage.tile is None else list(stage.tile),
+            ]
+            for stage in value
+        ]
+
+    @staticmethod
+    def _one(item: Any) -> IcLoraStage:
+        if isinstance(item, IcLoraStage):
+            fields: Sequence[Any] = (item.divisor, item.with_reference, item.sigmas, item.tile)
+        elif isinstance(item, (list, tuple)) and 1 <= len(item) <= 4:
+            fields = (*item, *(True, None, None)[len(item) - 1 :])
+        else:
+            raise TypeError
+        divisor, with_reference, sigmas, tile = fields
+        if tile is not None:
+            height, width = (Whole().convert(side) for side in tile)
+            tile = height, width
+        return IcLoraStage(
+            Whole().convert(divisor),
+            Switch().convert(with_reference),
+            None if sigmas is None else tuple(Number().convert(sigma) for sigma in sigmas),
+            tile,
+        )
 
 
 class Loras(Kind[tuple[tuple[Path, float], ...]]):

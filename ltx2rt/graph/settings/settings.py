@@ -13,12 +13,13 @@ import numpy as np
 from ltx2rt.graph.diffusion.noise import NoiseSource
 from ltx2rt.graph.models.video_vae.tiling import Tiling
 from ltx2rt.graph.settings.in_memory import digest
-from ltx2rt.graph.settings.inputs import ImageInput, VideoInput
+from ltx2rt.graph.settings.inputs import IcLoraStage, ImageInput, VideoInput
 from ltx2rt.graph.settings.kinds import (
     Blocks,
     EmbeddingKind,
     FilePath,
     FrameRate,
+    IcLoraStages,
     Images,
     KeyframePlaces,
     LatentArray,
@@ -54,6 +55,10 @@ AUDIO_GUIDANCE = "guidance of the sound"
 AUDIO_MODALITY_GUIDANCE = "modality guidance of the sound"
 IMAGES = "images"
 REFERENCES = "reference videos"
+REFERENCE_SIZE = "size of reference videos"
+CONTROL = "control by reference videos"
+DUBBED_CLIP = "clip to dub"
+STAGES = "stages of IC-LoRA"
 LORA_STRENGTHS = "strengths of the distilled LoRA"
 DRIVING_SOUND = "driving sound"
 SOURCE = "source clip"
@@ -62,10 +67,12 @@ EXTENSION = "extension"
 FRAMES = "frames"
 DURATION = "predicted length"
 GENERATED_KEYFRAMES = "generated key frames"
+CHUNKS = "chunks of long clips"
 FITTING = "fitting of pictures"
+REDUCTION = "reduction of large pictures"
 CLIP_COLOURS = "colours of clips"
 # Several together: of pipelines that make a clip of a given size, and of those that sample with guidance.
-NEW_CLIP = frozenset({SIZE, LENGTH, IMAGES, FITTING, FRAMES})
+NEW_CLIP = frozenset({SIZE, LENGTH, IMAGES, FITTING, REDUCTION, FRAMES})
 GUIDANCE = frozenset({NEGATIVE, FIRST_ORDER, VIDEO_GUIDANCE, AUDIO_GUIDANCE, AUDIO_MODALITY_GUIDANCE})
 
 CONTROL_TYPES = ("raw", "canny", "depth", "pose")
@@ -74,7 +81,8 @@ KEPT_FROM = ("source", "vae")
 
 # ruff: noqa: RUF009  (the calls make dataclass fields)
 _SECONDS = Number("SECONDS")
-_CONTROL = {"topic": REFERENCES}
+_CONTROL = {"topic": CONTROL}
+_STAGES = {"topic": STAGES}
 _MODEL = {"shown_default": "model"}
 _WRITER = {"shown_default": "usual for the language model, see docs/pipelines/ltx-2.5.md"}
 
@@ -123,6 +131,40 @@ class Settings:
     )
     duration: float | None = setting(
         None, _SECONDS, "length in seconds in place of a number of frames: the nearest 8*k + 1", "Request", topic=LENGTH
+    )
+    chunked: bool = setting(
+        False,
+        Switch(),
+        "make a long clip in windows, one after the other, each of which goes on from the one before",
+        "Request",
+        topic=CHUNKS,
+    )
+    chunk_pixel_frames: int | None = setting(
+        None,
+        Whole(),
+        "frames of a window, 8*k + 1; turns --chunked on",
+        "Request",
+        topic=CHUNKS,
+        low=1,
+        shown_default="97",
+    )
+    chunk_carry_frames: int | None = setting(
+        None,
+        Whole(),
+        "frames that a window has from the one before, 8*k + 1, 17 or more; turns --chunked on",
+        "Request",
+        topic=CHUNKS,
+        low=0,
+        shown_default="25",
+    )
+    chunk_blend_frames: int | None = setting(
+        None,
+        Whole(),
+        "of these, the last ones in which one window is blended into the next; 0 = a cut; turns --chunked on",
+        "Request",
+        topic=CHUNKS,
+        low=0,
+        shown_default="as many as are carried",
     )
     auto_duration: tuple[float, float] | None = setting(
         None,
@@ -179,6 +221,14 @@ class Settings:
         "Text",
         flags=("--no-gemma",),
     )
+    prompt_cache: bool = setting(
+        True,
+        Switch(),
+        "neither keep the encoded prompt on disk for later runs nor take it from there",
+        "Text",
+        flags=("--no-prompt-cache",),
+        turns_off=True,
+    )
     enhance_prompt: bool = setting(
         False,
         Switch(),
@@ -227,7 +277,7 @@ class Settings:
         topic=GENERATED_KEYFRAMES,
     )
     video_conditioning: tuple[VideoInput, ...] = setting(
-        (), Videos(), "reference (control) video with a strength", "Conditions", **_CONTROL
+        (), Videos(), "reference (control) video with a strength", "Conditions", topic=REFERENCES
     )
     control_type: str = setting(
         "raw",
@@ -254,11 +304,55 @@ class Settings:
         Whole(),
         "how many times smaller than the clip the references are read, where the IC-LoRA states nothing or another one",
         "Conditions",
+        topic=REFERENCE_SIZE,
         low=1,
         shown_default="as the LoRA states, else 1",
-        **_CONTROL,
     )
-    skip_stage_2: bool = setting(False, Switch(), "stop after the half-size stage", "Conditions", **_CONTROL)
+    skip_stage_2: bool = setting(False, Switch(), "stop after the half-size stage", "Conditions", **_STAGES)
+    stage_2_ic_lora: bool = setting(
+        False, Switch(), "LoRAs and references in the full-size stage, too", "Conditions", **_STAGES
+    )
+    tile: bool = setting(
+        False,
+        Switch(),
+        "show the model one tile of the video after the other in every step, which takes less memory",
+        "Conditions",
+        **_STAGES,
+    )
+    tile_height: int | None = setting(
+        None,
+        Whole(),
+        "height of a tile in pixels, a multiple of 32, 64 or more",
+        "Conditions",
+        shown_default="1024",
+        **_STAGES,
+    )
+    tile_width: int | None = setting(
+        None,
+        Whole(),
+        "width of a tile in pixels, a multiple of 32, 64 or more",
+        "Conditions",
+        shown_default="1536",
+        **_STAGES,
+    )
+    stages: tuple[IcLoraStage, ...] = setting(
+        (),
+        IcLoraStages(),
+        "the stages themselves, from small to full size, in place of the usual two",
+        "Conditions",
+        for_python=True,
+        **_STAGES,
+    )
+    reference_video: Path | None = setting(
+        None,
+        FilePath(),
+        "the clip to dub, with its sound; size aside, the result is like it",
+        "Conditions",
+        topic=DUBBED_CLIP,
+    )
+    reference_strength: float = setting(
+        1.0, Number(), "how closely its pictures are followed", "Conditions", topic=DUBBED_CLIP, low=0, high=1
+    )
     audio_path: Path | None = setting(
         None, FilePath(), "sound that drives the video", "Conditions", topic=DRIVING_SOUND
     )
@@ -285,7 +379,7 @@ class Settings:
         Switch(),
         "reduce large images and control videos as the official code does, which leaves pixels out",
         "Conditions",
-        topic=IMAGES,
+        topic=REDUCTION,
         flags=("--no-antialias",),
         turns_off=True,
     )
@@ -400,10 +494,10 @@ class Settings:
         low=0,
         **_MODEL,
     )
-    max_batch_size: int = setting(
-        1,
+    max_batch_size: int | None = setting(
+        None,
         Whole(),
-        "guidance passes that go through the transformer together",
+        "most guidance passes that go through a block together; without it as many as are fastest and fit",
         "Guidance",
         topic=NEGATIVE,
         low=1,

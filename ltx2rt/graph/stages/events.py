@@ -8,7 +8,21 @@ from dataclasses import dataclass
 import mlx.core as mx
 
 from ltx2rt.graph.diffusion.latent_state import LatentState
+from ltx2rt.graph.diffusion.windows import Window
 from ltx2rt.types import Array
+
+
+@dataclass(frozen=True)
+class WindowStarted:
+    """A window of a clip that is made in several begins.
+
+    Attributes:
+        window: where it lies, and how many there are.
+        steps: sampler steps of each window, those of all stages.
+    """
+
+    window: Window
+    steps: int
 
 
 @dataclass(frozen=True)
@@ -26,9 +40,10 @@ class StageFinished:
 
 @dataclass(frozen=True)
 class StageRestored:
-    """A stage does not run: an interrupted run has left its result."""
+    """A stage does not run: an interrupted run has left its result. ``steps``: as of `StageStarted`."""
 
     name: str
+    steps: int = 0
 
 
 @dataclass(frozen=True)
@@ -50,6 +65,15 @@ class StepDone:
     sigma: float
     video: Array | None
     audio: Array | None
+
+
+@dataclass(frozen=True)
+class TileDone:
+    """The model has evaluated one tile of a step that is cut into ``tiles`` of them; ``index`` counts from 0."""
+
+    stage: str
+    index: int
+    tiles: int
 
 
 @dataclass(frozen=True)
@@ -121,10 +145,12 @@ class VideoDecodeStarted:
 
 
 Event = (
-    StageStarted
+    WindowStarted
+    | StageStarted
     | StageFinished
     | StageRestored
     | StepDone
+    | TileDone
     | Evaluated
     | Noised
     | LengthPredicted

@@ -15,6 +15,7 @@ from ltx2rt.graph.diffusion.conditioning import evenly_spaced_keyframes
 from ltx2rt.graph.diffusion.denoising import NO_GUIDANCE
 from ltx2rt.graph.diffusion.guidance import GuiderParams
 from ltx2rt.graph.diffusion.latent_geometry import counted_from_start, snapped_frames
+from ltx2rt.graph.diffusion.windows import DEFAULT_CARRY, DEFAULT_WINDOW, Window, window_keyframes, window_plan
 from ltx2rt.graph.settings.settings import Settings
 from ltx2rt.spelling import spelled
 from ltx2rt.types import Array
@@ -100,6 +101,15 @@ class ReferenceVideo:
     strength: float = 1.0
     reading_bytes: int = 0
 
+    def of_window(self, window: Window) -> ReferenceVideo:
+        """The part of it that belongs to a window; a reference that ends earlier has no frames there."""
+
+        def frames(height: int, width: int, count: int) -> FrameStream:
+            shown = self.frames(height, width, window.start + count)
+            return shown.selected(range(window.start, shown.shape[0]))
+
+        return replace(self, frames=frames)
+
 
 @dataclass(frozen=True)
 class AttentionMask:
@@ -112,6 +122,23 @@ class AttentionMask:
 
     weights: Callable[[int, int, int], Array] | None = None
     strength: float = 1.0
+
+    def of_window(self, window: Window) -> AttentionMask:
+        """The part of it that belongs to a window."""
+        whole = self.weights
+        if whole is None:
+            return self
+
+        def weights(height: int, width: int, count: int) -> Array:
+            frames = whole(height, width, window.start + count)
+            if len(frames) < window.start + count:
+                raise UsageError(
+                    f"{spelled('conditioning_attention_mask')} has {len(frames)} frames but chunk needs "
+                    f"[{window.start}, {window.start + count}); give one as long as the clip."
+                )
+            return frames[window.start :]
+
+        return replace(self, weights=weights)
 
 
 @dataclass(frozen=True)
@@ -225,7 +252,8 @@ class Media:
         images: applied in order.
         references, attention_mask: control videos of an IC-LoRA, and where the clip attends to them.
         sound: drives the video.
-        num_frames: of the clip, where the sound decides; None: as the settings say.
+        reference_sound: the whole sound of a clip that is dubbed, whose voice is kept.
+        num_frames, frame_rate: of the clip, where given media decide; None: as the settings say.
         source, region: the clip that is edited, and where.
     """
 
@@ -233,7 +261,9 @@ class Media:
     references: tuple[ReferenceVideo, ...] = ()
     attention_mask: AttentionMask | None = None
     sound: SoundInput | None = None
+    reference_sound: SoundInput | None = None
     num_frames: int | None = None
+    frame_rate: Fraction | None = None
     source: SourceClip | None = None
     region: TimeRange | None = None
 
@@ -243,6 +273,16 @@ class Media:
             replace(image, frame_index=counted_from_start(image.frame_index, num_frames)) for image in self.images
         )
         return replace(self, images=tuple(images))
+
+    def of_window(self, window: Window) -> Media:
+        """What conditions a window: its own images, and its part of references and mask; frames are counted in it."""
+        own = (image for image in self.images if window.owns(image.frame_index))
+        return replace(
+            self,
+            images=tuple(replace(image, frame_index=window.local(image.frame_index)) for image in own),
+            references=tuple(reference.of_window(window) for reference in self.references),
+            attention_mask=None if self.attention_mask is None else self.attention_mask.of_window(window),
+        )
 
 
 class PromptContext(NamedTuple):
@@ -284,6 +324,7 @@ class GenerationInputs:
         video_guider, audio_guider: guidance of guided pipelines.
         fixed_schedule: the distilled schedule, without guidance.
         dtype: of activations.
+        frames_per_latent: of the video VAE.
     """
 
     settings: Settings
@@ -299,6 +340,7 @@ class GenerationInputs:
     fixed_schedule: bool = False
     duration: DurationRange | None = None
     dtype: mx.Dtype = mx.bfloat16
+    frames_per_latent: int = 8
 
     @classmethod
     def without_clip(
@@ -334,7 +376,39 @@ class GenerationInputs:
         asked = self.settings.num_generated_keyframes
         if isinstance(asked, tuple):
             return asked
-        return evenly_spaced_keyframes(asked, self.num_frames) if asked else ()
+        if not asked:
+            return ()
+        windows = self.windows
+        return window_keyframes(windows, asked) if len(windows) > 1 else evenly_spaced_keyframes(asked, self.num_frames)
+
+    @property
+    def windows(self) -> tuple[Window, ...]:
+        """The windows in which the clip is made; one where it is made at once.
+
+        Raises:
+            UsageError: their sizes do not fit each other or the clip.
+        """
+        settings = self.settings
+        if not settings.chunked:
+            return (Window.whole(self.num_frames),)
+        carry = DEFAULT_CARRY if settings.chunk_carry_frames is None else settings.chunk_carry_frames
+        return window_plan(
+            self.num_frames,
+            window=settings.chunk_pixel_frames or DEFAULT_WINDOW,
+            carry=carry,
+            blend=carry if settings.chunk_blend_frames is None else settings.chunk_blend_frames,
+            step=self.frames_per_latent,
+        )
+
+    def of_window(self, window: Window) -> GenerationInputs:
+        """The inputs of a window as those of a clip of its own: its length, images, references and key frames."""
+        places = tuple(window.local(place) for place in self.keyframe_positions if window.owns(place))
+        return replace(
+            self,
+            num_frames=window.frames,
+            media=self.media.of_window(window),
+            settings=replace(self.settings, chunked=False, num_generated_keyframes=places),
+        )
 
     @property
     def steps(self) -> int:
@@ -343,10 +417,6 @@ class GenerationInputs:
 
     def check(self) -> None:
         """Raise UsageError for values that no pipeline can work with; sizes are checked by each pipeline."""
-        if self.context is None and not self.prompt.strip():
-            raise UsageError(
-                f"the prompt is empty; say what to generate with {spelled('prompt')}, or give {spelled('embedding')}."
-            )
         first = 0 if self.duration is None else -self.num_frames  # of the last frames, see Media.placed
         for image in self.media.images:
             if not first <= image.frame_index < self.num_frames:
@@ -360,6 +430,7 @@ class GenerationInputs:
                 f"{spelled('images')}: two of them stand at frame {repeated[0]}, of which the clip could show one "
                 "alone; give each its own frame."
             )
+        _ = self.windows  # whose sizes must fit
         places = self.keyframe_positions
         if places and places[-1] >= self.num_frames:
             raise UsageError(

@@ -27,11 +27,20 @@ class Journal:
 
     Args:
         folder: exists, and holds nothing but this run's files.
+        prefix: of the names.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, prefix: str = "") -> None:
         self.folder = folder
+        self._prefix = prefix
+        self._whole: Journal = self
         self._is_full = False
+
+    def part(self, name: str) -> Journal:
+        """The results of one part of the run, whose names are told apart from those of others."""
+        journal = Journal(self.folder, f"{self._prefix}{name}.")
+        journal._whole = self._whole
+        return journal
 
     def get(self, name: str) -> dict[str, mx.array] | None:
         """What was stored under a name; None if nothing was.
@@ -55,12 +64,12 @@ class Journal:
 
         A folder that cannot be written costs the possibility to resume, not the run: it is said once.
         """
-        if self._is_full:
+        if self._whole._is_full:
             return
         try:
             write_safetensors(self._path(name), arrays)
         except OSError as error:
-            self._is_full = True
+            self._whole._is_full = True
             log.warning(
                 "cannot write to %s: %s; this run cannot be resumed beyond this point",
                 self.folder,
@@ -69,7 +78,7 @@ class Journal:
 
     def drop(self, prefix: str) -> None:
         """Forget the names that begin with ``prefix`` and a dot."""
-        start = f"{_file_stem(prefix)}."
+        start = f"{_file_stem(self._prefix + prefix)}."
         for path in self.folder.iterdir():
             if path.name.startswith(start) and path.name != self._path(prefix).name:
                 with contextlib.suppress(FileNotFoundError):
@@ -85,7 +94,7 @@ class Journal:
         return computed
 
     def _path(self, name: str) -> Path:
-        return self.folder / f"{_file_stem(name)}.safetensors"
+        return self.folder / f"{_file_stem(self._prefix + name)}.safetensors"
 
 
 def _file_stem(name: str) -> str:

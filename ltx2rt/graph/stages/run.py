@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
+from typing import NamedTuple, Protocol
 
 import mlx.core as mx
 
 from ltx2rt.graph.diffusion.latent_state import LatentState, add_noise
 from ltx2rt.graph.diffusion.noise import (
+    FrameNoise,
     NoiseSource,
     RecordedNoise,
     StandardizedNoise,
@@ -19,8 +22,10 @@ from ltx2rt.graph.diffusion.noise import (
     TorchCpuNoise,
 )
 from ltx2rt.graph.diffusion.res_2s import STEP_NOISE_SEED, SUBSTEP_NOISE_SEED
+from ltx2rt.graph.diffusion.windows import Carried, Window
 from ltx2rt.graph.settings.settings import Settings
 from ltx2rt.graph.stages.events import Event, Noised, Observer, StageFinished, StageStarted
+from ltx2rt.graph.stages.handover import Handover, Use
 from ltx2rt.graph.stages.inputs import GenerationInputs
 from ltx2rt.graph.stages.journal import Arrays, Journal
 from ltx2rt.graph.stages.keeping import Keeping
@@ -30,7 +35,36 @@ from ltx2rt.memory.need import Need
 from ltx2rt.memory.stage import Stage, StageRunner
 from ltx2rt.types import Array
 from ltx2rt.weights.checkpoint import Loaded
+from ltx2rt.weights.kept_prompts import KeptPrompts
 from ltx2rt.weights.kept_weights import StageWeights
+
+
+class Piece(NamedTuple):
+    """What of a clip comes next.
+
+    Attributes:
+        frames: float32 (f, H, W, 3) in [0, 1], after those of earlier pieces; None: none.
+        sound: float32 (S, 2) in [-1, 1], after that of earlier pieces; None: none.
+    """
+
+    frames: Array | None = None
+    sound: Array | None = None
+
+
+class ClipInWindows(Protocol):
+    """A clip whose windows are made when something of them is read, one after the other.
+
+    What was computed is kept on disk, so that whatever is read later, or a second time, has the same bits.
+    """
+
+    def pieces(self) -> Iterator[Piece]:
+        """Frames and sound from the beginning; each window's come before the next one is made."""
+
+    def sound(self) -> Array | None:
+        """All of the sound, (S, 2); None: silent."""
+
+    def latents(self) -> tuple[Array, Array | None]:
+        """(1, f, h, w, 128) and (1, L, 128) of the whole clip; the sound's are None where sound was given."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +74,13 @@ class GeneratedClip:
     Attributes:
         frames: called, it decodes from the beginning: chunks of float32 (f, H, W, 3) in [0, 1], in order, with the same
             bits each time. None: sound only.
-        audio: float32 (S, 2) in [-1, 1]; None: silent.
-        sample_rate: of the sound, Hz.
+        audio: float32 (S, 2) in [-1, 1]; None: silent, or made together with the frames, see ``windows``.
+        sample_rate: of the sound, Hz; 0: silent.
         frame_rate: frames per second.
         num_frames, height, width: of the video.
-        video_latent: (1, f, h, w, 128) float32, normalised; None: sound only.
-        audio_latent: (1, L, 128) float32, normalised; None where sound was given.
+        video_latent: (1, f, h, w, 128) float32, normalised; None: sound only, or see ``windows``.
+        audio_latent: (1, L, 128) float32, normalised; None where sound was given, or see ``windows``.
+        windows: of a clip in several windows, what gives its sound and its latents.
         has_file_sound: the sound, or a part of it, comes from a file whose samples are to come out as they went in.
         kept_frames: of an edit, those that are the clip's own.
         kept_sound_s: of an edit, the seconds of sound (from, to) that are the clip's own.
@@ -60,9 +95,22 @@ class GeneratedClip:
     width: int
     video_latent: Array | None = None
     audio_latent: Array | None = None
+    windows: ClipInWindows | None = None
     has_file_sound: bool = False
     kept_frames: tuple[range, ...] = ()
     kept_sound_s: tuple[tuple[float, float], ...] = ()
+
+    def pieces(self) -> Iterator[Piece]:
+        """Frames and sound from the beginning, with the same bits each time."""
+        if self.windows is not None:
+            yield from self.windows.pieces()
+            return
+        if self.audio is not None:
+            yield Piece(sound=self.audio)
+        if self.frames is not None:
+            for chunk in self.frames():
+                yield Piece(frames=chunk)
+                del chunk  # its memory is free while the next one is decoded
 
 
 class Run:
@@ -81,8 +129,15 @@ class Run:
         planning: nothing is loaded or computed. Every stage only declares what it needs, in the ledger, and gives
             zeros of the right shape.
         keeping: where weights stay after their stages; None: each stage frees its own.
+        decoder_noise: what the video decoder draws from in place of ``noise``, from its beginning each time.
+        prompts: encoded prompts of earlier runs; None: all are encoded, and none is kept.
+        handover: what stages leave in memory for later ones; None: nothing, unless ``keeping`` says so.
 
     Attributes:
+        uses: in a plan, what the stages hold.
+        window: the part of the clip that is made; the whole clip where it is made at once.
+        carried: what stages have from the window before, by their names.
+        left: what stages leave to the next window, by their names.
         written_tokens: in a plan, the most tokens of a prompt that is still to be written; 0: the prompt is there.
     """
 
@@ -98,6 +153,9 @@ class Run:
         planning: bool = False,
         keeping: Keeping | None = None,
         seeded_noise: Callable[[int], NoiseSource] | None = None,
+        decoder_noise: NoiseSource | None = None,
+        prompts: KeptPrompts | None = None,
+        handover: Handover | None = None,
     ) -> None:
         self.files = files
         self.inputs = inputs
@@ -108,9 +166,39 @@ class Run:
         self.noise: NoiseSource = noise_of(inputs.settings) if noise is None else noise
         self.sde_noise = fixed_sde_noise if sde_noise is None else sde_noise
         self.seeded_noise = partial(_seeded_noise, inputs.settings) if seeded_noise is None else seeded_noise
+        self.decoder_noise = decoder_noise
         self.journal = journal
+        self.window = Window.whole(inputs.num_frames)
+        self.carried: Mapping[str, Carried] = {}
+        self.left: dict[str, Carried] = {}
+        self.prompts = prompts
+        self.uses: list[Use] = []
+        self._handover = handover
         self._keeping = keeping
         self._observer = observer
+
+    def of_window(
+        self, window: Window, noise: NoiseSource, carried: Mapping[str, Carried], journal: Journal | None
+    ) -> Run:
+        """The same run for a window: its stages work as if the window were the clip.
+
+        Args:
+            window: of the clip.
+            noise: where the draws go on.
+            carried: what the window before has left.
+            journal: of the run; the window's results have names of their own there.
+        """
+        other = copy.copy(self)
+        other.inputs, other.window = self.inputs.of_window(window), window
+        other.noise, other.carried, other.left = noise, carried, {}
+        other.journal = None if journal is None else journal.part(f"window {window.index + 1}")
+        return other
+
+    def unobserved(self) -> Run:
+        """The same run, of which nobody is told and for which nothing stays in memory."""
+        other = copy.copy(self)
+        other._observer, other._keeping = None, None
+        return other
 
     def emit(self, event: Event) -> None:
         if self._observer is not None:
@@ -121,23 +209,40 @@ class Run:
         """Whether weights stay after their stages: then each is loaded whole, though a stage may use it only once."""
         return self._keeping is not None
 
-    def choose(self, options: Iterable[Need], *weights: StageWeights) -> Need:
+    def choose(
+        self,
+        options: Iterable[Need],
+        *weights: StageWeights,
+        held: Callable[[Need], StageWeights] | None = None,
+    ) -> Need:
         """The way in which the next stage will run.
 
         Args:
             options: best first.
             weights: what the stage loads where its weights are held whole.
+            held: what it holds when it runs in a given way; None: ``weights``, or nothing where these come and go.
 
         Raises:
             MemoryBudgetError: none fits.
         """
+        need = self.ledger.choose(options if self._keeping is None else self._keeping.options(options, weights))
+        if self.planning:
+            whole = weights if need.can_be_kept else ()
+            self.uses.append(Use(need, whole if held is None else (held(need),)))
+        elif self._handover is not None:
+            need = self._handover.expected(need)
+            self.ledger.needs[-1] = need
+        return need
+        if self.window.count > 1:
+            options = (replace(option, window=self.window.index + 1) for option in options)
         return self.ledger.choose(options if self._keeping is None else self._keeping.options(options, weights))
 
     def load(self, stage: Stage, weights: StageWeights) -> dict[str, Loaded]:
         """Weights for a running stage: those that are kept, and the others from their file."""
-        if self._keeping is None:
+        kept = self._keeping or self._handover
+        if kept is None:
             return stage.hold(weights.load())
-        arrays, loaded = self._keeping.load(weights)
+        arrays, loaded = kept.load(weights)
         return stage.hold(arrays, loaded)
 
     @contextmanager
@@ -146,15 +251,38 @@ class Run:
         self.emit(StageStarted(need.name, steps))
         if self._keeping is not None:
             need = self._keeping.now(need)
-        with self.stages.stage(need.name, need) as stage:
-            yield stage
+        if self._handover is None:
+            with self.stages.stage(need.name, need) as stage:
+                yield stage
+        else:
+            with self._handing_on(need, self._handover) as stage:
+                yield stage
         self.emit(StageFinished(need.name))
+
+    @contextmanager
+    def _handing_on(self, need: Need, handover: Handover) -> Iterator[Stage]:
+        """A stage that leaves to later ones what was planned; a failure ends that."""
+        with self.stages.stage(need.name, handover.begin(need)) as stage:
+            try:
+                yield stage
+            except BaseException:
+                handover.drop()
+                raise
+            handover.end()
 
     def remember(self, name: str, compute: Callable[[], Arrays]) -> dict[str, mx.array]:
         """Arrays from the journal, where an earlier run left them, else from ``compute``."""
         if self.journal is not None:
             return self.journal.remember(name, compute)
         return {key: value if isinstance(value, mx.array) else mx.array(value) for key, value in compute().items()}
+
+    def pass_over(self, draws: Iterable[tuple[int, ...]]) -> None:
+        """Leave out float32 draws that somebody else makes from a copy of the noise; a plan only counts given ones."""
+        if self.planning and not isinstance(self.noise, RecordedNoise):
+            return
+        source = FrameNoise(self.noise)
+        for shape in draws:
+            source.skip(shape)
 
     def add_noise(self, modality: str, state: LatentState, noise_scale: float) -> LatentState:
         """The state noised with the next draw, announced to the observer; in a plan the state as it is."""

@@ -29,9 +29,13 @@ def audio_scale(audio: AudioConfig) -> AudioScale:
 
 def targets(run: Run, height: int, width: int) -> tuple[VideoTarget, AudioTarget]:
     """Video at ``height`` x ``width`` pixels and the sound of the same length."""
-    scale = video_scale(run.files.config(VIDEO_VAE))
+    return video_target(run, height, width), audio_target(run)
+
+
+def video_target(run: Run, height: int, width: int) -> VideoTarget:
+    """Video at ``height`` x ``width`` pixels."""
     shape = video_shape(run.files, run.inputs, height, width)
-    return VideoTarget(shape, float(run.inputs.frame_rate), scale), audio_target(run)
+    return VideoTarget(shape, float(run.inputs.frame_rate), video_scale(run.files.config(VIDEO_VAE)))
 
 
 def video_shape(files: WeightSet, inputs: GenerationInputs, height: int, width: int) -> VideoLatentShape:
@@ -42,10 +46,13 @@ def video_shape(files: WeightSet, inputs: GenerationInputs, height: int, width: 
     )
 
 
+def audio_shape(files: WeightSet, inputs: GenerationInputs) -> AudioLatentShape:
+    """Of the latent of the clip's sound."""
+    audio = files.config(AUDIO_VAE)
+    frames = audio_latent_frames(inputs.num_frames, float(inputs.frame_rate), audio_scale(audio))
+    return AudioLatentShape(frames, channels=audio.vae.latent_channels, mel_bins=audio.vae.latent_bins)
+
+
 def audio_target(run: Run) -> AudioTarget:
     """The sound of the clip's length."""
-    audio = run.files.config(AUDIO_VAE)
-    scale = audio_scale(audio)
-    frames = audio_latent_frames(run.inputs.num_frames, float(run.inputs.frame_rate), scale)
-    shape = AudioLatentShape(frames, channels=audio.vae.latent_channels, mel_bins=audio.vae.latent_bins)
-    return AudioTarget(shape, scale)
+    return AudioTarget(audio_shape(run.files, run.inputs), audio_scale(run.files.config(AUDIO_VAE)))

@@ -46,6 +46,7 @@ FORMATS: tuple[LinearFormat, ...] = (
 _COMPANIONS = {suffix: "weight" for known in FORMATS for suffix in known.companions} | {
     suffix: "bias" for known in FORMATS for suffix in known.bias_companions
 }
+_SUFFIXES = {kind: [suffix for suffix, of in _COMPANIONS.items() if of == kind] for kind in ("weight", "bias")}
 # Of those that are not read as tensors.
 UNUSED_SUFFIXES = (
     MARKER,
@@ -84,8 +85,7 @@ def encoding_of(name: str, tensors: Mapping[str, TensorInfo], marker: Mapping[st
 def companions(name: str, names: Container[str]) -> dict[str, str]:
     """Suffix -> name of the tensors among ``names`` that accompany ``name`` and are read with it."""
     base, _, kind = name.rpartition(".")
-    found = (suffix for suffix, accompanied in _COMPANIONS.items() if accompanied == kind)
-    return {suffix: base + suffix for suffix in found if base + suffix in names}
+    return {suffix: base + suffix for suffix in _SUFFIXES.get(kind, ()) if base + suffix in names}
 
 
 def companion_of(name: str) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ltx2rt.errors import UsageError
-from ltx2rt.graph.diffusion.attention_masks import extend_attention_mask, mask_video_to_tokens
+from ltx2rt.graph.diffusion.attention_masks import extend_attention, mask_video_to_tokens
 from ltx2rt.graph.diffusion.conditioning import (
     AppendKeyframe,
     AppendReferenceAudio,
@@ -75,7 +75,7 @@ def test_keyframe_is_appended_at_its_frame() -> None:
     assert state.positions[0, 1:, 31].tolist() == [[32, 64], [96, 128]]
     assert state.keyframes_mask is not None
     assert not state.keyframes_mask[0, 24:].any()
-    assert state.attention_mask is None
+    assert state.attention is None
 
 
 @pytest.mark.parametrize(
@@ -178,8 +178,8 @@ def test_attention_between_groups() -> None:
         WithAttentionStrength(AppendReferenceVideo(latent(1, 1, 2)), 0.25),
         AppendReferenceVideo(latent(1, 1, 1)),
     )
-    mask = state.attention_mask
-    assert mask is not None
+    assert state.attention is not None
+    mask = state.attention.dense()
     assert mask.shape == (1, 28, 28)
     expected = np.ones((5, 5))  # target, keyframe, reference (two tokens), second reference
     expected[0, 2:4] = expected[2:4, 0] = 0.25
@@ -191,8 +191,8 @@ def test_attention_between_groups() -> None:
 
 def test_attention_strength_per_token() -> None:
     state = apply(WithAttentionStrength(AppendReferenceVideo(latent(1, 1, 2)), [0.25, 0.5]))
-    mask = state.attention_mask
-    assert mask is not None
+    assert state.attention is not None
+    mask = state.attention.dense()
     assert mask[0, 3, 24:].tolist() == [0.25, 0.5]
     assert mask[0, 24:, 3].tolist() == [0.25, 0.5]
     assert (mask[0, 24:, 24:] == 1).all()
@@ -200,11 +200,11 @@ def test_attention_strength_per_token() -> None:
 
 def test_no_mask_without_strength() -> None:
     sizes = {"batch": 1, "target_tokens": 2, "existing_tokens": 3, "new_tokens": 1}
-    assert extend_attention_mask(None, strength=None, **sizes) is None
-    existing = np.ones((1, 3, 3), np.float32)
-    extended = extend_attention_mask(existing, strength=None, **sizes)
+    assert extend_attention(None, strength=None, **sizes) is None
+    existing = extend_attention(None, strength=0.5, **(sizes | {"existing_tokens": 2}))
+    extended = extend_attention(existing, strength=None, **sizes)
     assert extended is not None
-    assert extended[0, 3].tolist() == [1, 1, 0, 1]
+    assert extended.dense()[0, 2:].tolist() == [[0.5, 0.5, 1, 0], [1, 1, 0, 1]]
 
 
 def test_mask_video_is_averaged_over_cells_and_frame_groups() -> None:

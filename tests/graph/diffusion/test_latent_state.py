@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from ltx2rt.graph.diffusion.attention_masks import AttentionLinks
 from ltx2rt.graph.diffusion.latent_geometry import AudioLatentShape, AudioScale, VideoLatentShape, VideoScale
 from ltx2rt.graph.diffusion.latent_state import (
     AudioTarget,
@@ -36,7 +37,7 @@ def test_empty_video_state() -> None:
     assert state.positions.shape == (1, 3, 24, 2)
     assert state.keyframes_mask is not None
     assert state.keyframes_mask[0].tolist() == [1] * 8 + [0] * 16
-    assert state.attention_mask is None
+    assert state.attention is None
 
 
 def test_initial_latents_are_patchified_and_rounded() -> None:
@@ -117,12 +118,12 @@ def test_result_is_cut_out() -> None:
         clean_latent=np.concatenate([state.clean_latent, state.clean_latent[:, :5]], axis=1),
         denoise_mask=np.zeros((1, 29), np.float32),
         positions=np.concatenate([state.positions, state.positions[:, :, :5]], axis=2),
-        attention_mask=np.ones((1, 29, 29), np.float32),
+        attention=AttentionLinks(np.zeros(29, np.int32), np.arange(29) < 24, np.ones((1, 29), np.float32)),
     )
     cut = drop_conditioning(longer, VIDEO)
     assert cut.tokens == 24
     assert (cut.denoise_mask == 1).all()
-    assert cut.attention_mask is None
+    assert cut.attention is None
     assert cut.keyframes_mask is None
     np.testing.assert_array_equal(video_latent(longer, VIDEO), LATENT)
     assert audio_latent(create_audio_state(AUDIO), AUDIO).shape == (1, 5, 128)

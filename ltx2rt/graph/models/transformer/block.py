@@ -33,17 +33,26 @@ class Modulation:
     index: mx.array
 
 
+KeyValues = dict[int, tuple[mx.array, mx.array]]
+"""k and v of the text attention of some blocks, by the block's index."""
+
+
 @dataclass
 class TextContext:
-    """What a stream reads of the prompt.
+    """What a stream reads of one prompt.
 
     Attributes:
         tokens: (B, S, D).
-        key_values: k and v of each block's text attention, kept when they are the same in every step; None: not kept.
+        bias: (B, 1, 1, S) or None.
+        prompt: 2 rows from sigma for the tokens (index (B, S)); None without prompt AdaLN.
+        key_values: those that are kept for a later use: by other passes of the same block, or in every step where they
+            are the same in all; None: each use computes them.
     """
 
     tokens: mx.array
-    key_values: dict[int, tuple[mx.array, mx.array]] | None = field(default=None)
+    bias: mx.array | None = None
+    prompt: Modulation | None = None
+    key_values: KeyValues | None = field(default=None)
 
 
 @dataclass
@@ -54,13 +63,11 @@ class Stream:
         name: ``video`` or ``audio``.
         x: (B, T, D) hidden state; the only field that the blocks replace.
         enabled: whether the blocks update x.
-        context: the prompt.
-        context_bias: (B, 1, 1, S) or None.
+        contexts: the prompts, each of an equal share of the batch, in order.
         self_bias: broadcastable to (B, 1, T, T), or None.
         rope: of the self-attention.
         modulation: N rows from the timesteps of the tokens.
         embedded: (R, D) timestep embedding for the output head, with the rows of ``modulation``.
-        prompt: 2 rows from sigma for the context (index (B, S)); None without prompt AdaLN.
         cross_rope: time-only table of the exchange between the streams; None without the other stream, as the next two.
         cross_modulation: 4 rows from the timesteps of the tokens.
         cross_gate: 1 row from the sigma of the other stream.
@@ -69,13 +76,11 @@ class Stream:
     name: str
     x: mx.array
     enabled: bool
-    context: TextContext
-    context_bias: mx.array | None
+    contexts: tuple[TextContext, ...]
     self_bias: mx.array | None
     rope: RopeTable
     modulation: Modulation
     embedded: mx.array
-    prompt: Modulation | None
     cross_rope: RopeTable | None
     cross_modulation: Modulation | None
     cross_gate: Modulation | None
@@ -84,6 +89,10 @@ class Stream:
     def prefix(self) -> str:
         """What the stream's parameter names begin with."""
         return "audio_" if self.name == "audio" else ""
+
+
+Streams = tuple[Stream | None, Stream | None]
+"""Video and audio."""
 
 
 class KeptSamples(NamedTuple):
@@ -191,19 +200,19 @@ def self_attention(
 
 
 def text_key_values(
-    config: TransformerConfig, block: Params, block_index: int, stream: Stream
+    config: TransformerConfig, block: Params, block_index: int, prefix: str, context: TextContext
 ) -> tuple[mx.array, mx.array]:
     """k and v of the text attention; a model with text modulation modulates the context, none normalises it."""
-    kept = stream.context.key_values
+    kept = context.key_values
     if kept is not None and block_index in kept:
         return kept[block_index]
-    params = block.at(f"{stream.prefix}attn2")
-    tokens = stream.context.tokens
+    params = block.at(f"{prefix}attn2")
+    tokens = context.tokens
     if config.text_modulation:
-        name = f"{stream.prefix}prompt_scale_shift_table"
-        if stream.prompt is not None:
-            shift, scale = modulation_table(block, name, stream.prompt.rows)
-            tokens = modulated_norm(tokens, scale=scale, shift=shift, index=stream.prompt.index, norm="none")
+        name = f"{prefix}prompt_scale_shift_table"
+        if context.prompt is not None:
+            shift, scale = modulation_table(block, name, context.prompt.rows)
+            tokens = modulated_norm(tokens, scale=scale, shift=shift, index=context.prompt.index, norm="none")
         else:
             shift, scale = block[name][:, None]
             tokens = modulated_norm(tokens, scale=scale, shift=shift, norm="none")
@@ -221,9 +230,10 @@ def text_attention(
     modulation: mx.array,
     parts: Sequence[slice],
 ) -> None:
-    """Attention to the prompt."""
+    """Attention to the prompt, of each sample to its own."""
     params = block.at(f"{stream.prefix}attn2")
-    keys, values = text_key_values(config, block, block_index, stream)
+    key_values = [text_key_values(config, block, block_index, stream.prefix, context) for context in stream.contexts]
+    share = stream.x.shape[0] // len(stream.contexts)
 
     def attended(where: slice) -> mx.array:
         index = stream.modulation.index[:, where]
@@ -233,17 +243,25 @@ def text_attention(
             scale, shift = modulation[_SCALE_TEXT], modulation[_SHIFT_TEXT]
             gate, gate_index = modulation[_GATE_TEXT], index
         h = modulated_norm(x, scale=scale, shift=shift, index=gate_index, eps=config.norm_eps)
-        out = rope_attention(
-            linear(h, params.at("to_q")),
-            keys,
-            values,
-            num_heads=config.video.num_heads,
-            q_norm=params["q_norm.weight"],
-            k_norm=params["k_norm.weight"],
-            norm_eps=config.norm_eps,
-            bias=bias_part(stream.context_bias, where),
-            gate_logits=gate_logits(config, params, h),
-        )
+        query, logits = linear(h, params.at("to_q")), gate_logits(config, params, h)
+
+        def to_prompt(number: int) -> mx.array:
+            samples = slice(number * share, (number + 1) * share)
+            keys, values = key_values[number]
+            return rope_attention(
+                query if len(key_values) == 1 else query[samples],
+                keys,
+                values,
+                num_heads=config.video.num_heads,
+                q_norm=params["q_norm.weight"],
+                k_norm=params["k_norm.weight"],
+                norm_eps=config.norm_eps,
+                bias=bias_part(stream.contexts[number].bias, where),
+                gate_logits=logits if logits is None or len(key_values) == 1 else logits[samples],
+            )
+
+        outs = [to_prompt(number) for number in range(len(key_values))]
+        out = outs[0] if len(outs) == 1 else mx.concatenate(outs)
         return linear(out, params.at("to_out.0"), residual=x, gate=gate, gate_index=gate_index)
 
     update(stream, parts, attended)

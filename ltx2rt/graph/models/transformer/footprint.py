@@ -41,8 +41,20 @@ class CallShape:
         return [(stream, tokens) for stream, tokens in both if tokens]
 
 
-def call_footprint(config: TransformerConfig, shape: CallShape, token_limit: int | None) -> Footprint:
-    """Most bytes of one call; contexts and kept text keys are counted by `context_bytes` and `text_key_bytes`."""
+def call_footprint(
+    config: TransformerConfig, shape: CallShape, token_limit: int | None, *, states: int = 1, shared_prompts: int = 0
+) -> Footprint:
+    """Most bytes of one call; contexts and kept text keys are counted by `context_bytes` and `text_key_bytes`.
+
+    Args:
+        config, shape: of what goes through a block together.
+        token_limit: see `token_parts`.
+        states: hidden states that are there, those that wait for their turn included.
+        shared_prompts: prompts whose keys and values stay while a block runs, for other states that read them.
+    """
+    of_state = sum(tokens * stream.width * shape.itemsize for stream, tokens in shape.streams(config))
+    keys = 2 * shape.text * shape.itemsize * sum(stream.width for stream, _ in shape.streams(config))
+    elsewhere = max(0, states - shape.batch) * of_state + shared_prompts * keys
     moments = []
     for stream, tokens in shape.streams(config):
         # The other stream's hidden state waits.
@@ -54,11 +66,12 @@ def call_footprint(config: TransformerConfig, shape: CallShape, token_limit: int
         for moment in _stream_moments(config, shape, stream, tokens, token_limit):
             moments.append(Footprint(moment.activations + waiting, moment.working))
     mask = 0
-    if shape.masked:  # the bias, and what it is made from
-        mask = shape.batch * shape.video**2 * (shape.itemsize + 2 * FLOAT32_BYTES)
+    if shape.masked:
+        mask = shape.batch * shape.video**2 * shape.itemsize
     tokens = shape.batch * sum(tokens * stream.in_channels for stream, tokens in shape.streams(config))
     peak = largest(*moments)
-    return Footprint(peak.activations + mask, peak.working, _HOST_COPIES * FLOAT32_BYTES * tokens)
+    activations = peak.activations + mask + elsewhere
+    return Footprint(activations, peak.working, _HOST_COPIES * FLOAT32_BYTES * tokens)
 
 
 def _stream_moments(
@@ -112,13 +125,26 @@ def text_key_bytes(config: TransformerConfig, shape: CallShape) -> int:
 
 def call_flops(config: TransformerConfig, shape: CallShape, *, text_keys: bool = True) -> float:
     """Operations of one call; ``text_keys``: keys and values of the prompt are computed in this call."""
-    per_block = 0.0
+    computed = shape.batch * config.num_layers
+    keys = computed if text_keys or config.text_modulation else 0
+    return walk_flops(config, shape, blocks=computed, text_keys=keys, passes=shape.batch)
+
+
+def walk_flops(config: TransformerConfig, shape: CallShape, *, blocks: int, text_keys: int, passes: int) -> float:
+    """Operations of some passes, whatever goes through a block together.
+
+    Args:
+        config, shape: the model, and the tokens of a pass.
+        blocks: evaluations of a block, each for one hidden state.
+        text_keys: blocks whose keys and values of a prompt are computed, each for one prompt.
+        passes: results.
+    """
+    per_block = per_text = 0.0
     for stream, tokens in shape.streams(config):
         width = stream.width
         per_block += 2 * tokens * width * width * (4 + 2 + 8)  # self-attention, q and out of text, feed-forward
         per_block += 4 * tokens * width * (tokens + shape.text)
-        if text_keys or config.text_modulation:
-            per_block += 4 * shape.text * stream.context_dim * width
+        per_text += 4 * shape.text * stream.context_dim * width
     if shape.video and shape.audio:
         inner, video, audio = config.audio.width, config.video.width, config.audio.width
         for queries, q_width, keys, k_width in (
@@ -130,4 +156,4 @@ def call_flops(config: TransformerConfig, shape: CallShape, *, text_keys: bool =
         2 * tokens * stream.width * (stream.in_channels + stream.out_channels)
         for stream, tokens in shape.streams(config)
     )
-    return shape.batch * (config.num_layers * per_block + ends)
+    return blocks * per_block + text_keys * per_text + passes * ends

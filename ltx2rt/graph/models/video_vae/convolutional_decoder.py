@@ -16,12 +16,12 @@ from ltx2rt.graph.models.video_vae.decoder import VideoDecoder, decoder_layers
 from ltx2rt.graph.models.video_vae.diffusion_keyframes import KeyFrames
 from ltx2rt.graph.models.video_vae.flops import video_decode_flops
 from ltx2rt.graph.models.video_vae.footprint import decode_bytes
-from ltx2rt.graph.models.video_vae.layers import can_stream
+from ltx2rt.graph.models.video_vae.layers import ResidualLayer, can_stream
 from ltx2rt.graph.models.video_vae.specs import decoder_specs
 from ltx2rt.graph.models.video_vae.statistics import statistics_specs
 from ltx2rt.graph.models.video_vae.streaming import PUSHES
 from ltx2rt.graph.models.video_vae.surroundings import DecoderNoise
-from ltx2rt.graph.models.video_vae.tiling import TileSize, Tiling, described_tiles
+from ltx2rt.graph.models.video_vae.tiling import TileSize, Tiling, decode_plan, described_tiles
 from ltx2rt.types import ParamSpec
 
 Grid = tuple[int, int, int]
@@ -91,6 +91,28 @@ class ConvolutionalDecoder:
         if push is None:
             return decoder.decode_frames(latent, tiling, noise=noise.normal)
         return decoder.stream_frames(latent, tiling, frames_per_push=push, noise=noise.normal)
+
+    def draws(self, latent: Grid, settings: Mapping[str, Any], keyframes: KeyFrames | None) -> list[tuple[int, ...]]:
+        decoder, tiling = self.config.require_decoder(), settings["tiling"]
+        grids = [latent]
+        if tiling is not None:
+            factors = {"temporal_factor": self.config.temporal_factor, "spatial_factor": self.config.spatial_factor}
+            sources = (
+                (tile.frames.source, tile.height.source, tile.width.source)
+                for tile in decode_plan(latent, tiling, **factors).tiles
+            )
+            grids = [(f[1] - f[0], h[1] - h[0], w[1] - w[0]) for f, h, w in sources]
+        draws: list[tuple[int, ...]] = []
+        for frames, *sides in grids:
+            height, width = sides
+            if decoder.timestep_conditioning:
+                draws.append((1, self.config.latent_channels, frames, height, width))
+            size = (height, width)
+            for layer in decoder_layers(decoder):
+                if isinstance(layer, ResidualLayer) and layer.inject_noise:
+                    draws += [size, size]
+                size = layer.resized(size)
+        return draws
 
 
 def _side(side: int, length: int) -> TileSize | None:

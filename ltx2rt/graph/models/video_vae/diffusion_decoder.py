@@ -43,7 +43,7 @@ from ltx2rt.graph.models.video_vae.diffusion_streams import (
     SteppedFrames,
     UpsampledFrames,
 )
-from ltx2rt.graph.models.video_vae.diffusion_tiling import diffusion_plan, tile_cells
+from ltx2rt.graph.models.video_vae.diffusion_tiling import diffusion_plan, noised_frames, tile_cells
 from ltx2rt.graph.models.video_vae.layers import patchify_pixels, unpatchify_pixels
 from ltx2rt.graph.models.video_vae.pixel_range import to_unit_range
 from ltx2rt.graph.models.video_vae.statistics import LatentStatistics
@@ -204,6 +204,7 @@ class DiffusionVideoDecoder:
         cells = tile_cells(decoder, canvas.size)
         shared = noise.normal(self._noise_shape(plan.shape[0], cells)) if self._tiles_share_noise else None
         features, first = Queue(), 0
+        piece = self._limit(len(decoder.channels) - 2)
 
         def decode(tile: Tile) -> Iterator[Array]:
             nonlocal first
@@ -212,14 +213,12 @@ class DiffusionVideoDecoder:
             features.drop(start - first)
             first = start
             wanted = (source.count if ends else stop) - first
-            if wanted > features.count:
-                features.put(source.read(wanted - features.count))
-            rows, columns = slice(*tile.height.source), slice(*tile.width.source)
-            part = mx.contiguous(features.look(0, wanted)[:, :, rows, columns])
-            mx.eval(part)
+            while features.count < wanted:
+                features.put(source.read(min(piece, wanted - features.count)))
+            part = features.cut(wanted, slice(*tile.height.source), slice(*tile.width.source))
             length = tile.frames.target[1] - tile.frames.target[0]
             context = self._context(ClipFrames(part), part.shape[1], begins=start == 0)
-            count = self._context_frames(length, context.count, ends=ends)
+            count = noised_frames(decoder, canvas, tile)
             if shared is None:
                 draw = noise.frames(self._noise_shape(count, (0, part.shape[2], part.shape[3])))
             else:
@@ -254,8 +253,7 @@ class DiffusionVideoDecoder:
             planes = upsampled_planes(streams.planes, upsampler, self._params)
             context = Context(streams.clip, upsampler, begins, planes)
             length = tile.frames.target[1] - tile.frames.target[0]
-            reached = UpsampledFrames(QueueFrames(streams.clip), upsampler, self._params, begins=begins).count
-            count = self._context_frames(length, reached, ends=ends)
+            count = noised_frames(decoder, canvas, tile)
             if shared is None:
                 shape = self._noise_shape(count, (0, rows.stop - rows.start, columns.stop - columns.start))
                 draw, of_planes = noise.frames(shape), noise.normal((*shape[:2], len(chosen), *shape[3:]))
@@ -384,8 +382,7 @@ class DiffusionVideoDecoder:
 
     @property
     def _tiles_share_noise(self) -> bool:
-        """Whether tiles that overlap must start from the same noise, as the steps of a longer trajectory must."""
-        return self._decoder.predicts != "x0" or self._decoder.steps > 1
+        return tiles_share_noise(self._decoder)
 
     def _update(self, now: np.float32, following: np.float32) -> Callable[[mx.array, mx.array], mx.array] | None:
         """What makes the patches of a step of those before it and the prediction; None: they are the prediction."""
@@ -401,10 +398,6 @@ class DiffusionVideoDecoder:
 
     def _limit(self, stage: int) -> int:
         return stage_limit(self._decoder, stage, self._push)
-
-    def _context_frames(self, length: int, reached: int, *, ends: bool) -> int:
-        """Frames of the last stage for ``length`` frames of a tile whose context has ``reached``, ghosts included."""
-        return max(length, min(self._decoder.windows[-1][0], reached)) if ends else length
 
     def _modulation(self, time: np.float32) -> mx.array:
         """(7, C) float32 of a timestep, which all blocks share."""
@@ -427,13 +420,45 @@ class DiffusionVideoDecoder:
             del pixels
 
     def _noise_shape(self, frames: int, cells: Size) -> tuple[int, int, int, int, int]:
-        _, tall, wide = self._decoder.tile_cell
-        return 1, self._decoder.pixel_channels, frames, cells[1] * tall, cells[2] * wide
+        return noise_shape(self._decoder, frames, cells)
 
     def _check(self, latent: mx.array) -> None:
         channels = self.config.latent_channels
         if latent.ndim != 5 or latent.shape[0] != 1 or latent.shape[4] != channels or min(latent.shape) < 1:
             raise UsageError(f"latent must be (1, f, h, w, {channels}), got {latent.shape}.")
+
+
+def noise_shape(config: DiffusionDecoderConfig, frames: int, cells: Size) -> tuple[int, int, int, int, int]:
+    """Of the noise of so many frames whose fourth stage has (f, h, w) ``cells``."""
+    _, tall, wide = config.tile_cell
+    return 1, config.pixel_channels, frames, cells[1] * tall, cells[2] * wide
+
+
+def tiles_share_noise(config: DiffusionDecoderConfig) -> bool:
+    """Whether tiles that overlap must start from the same noise, as the steps of a longer trajectory must."""
+    return config.predicts != "x0" or config.steps > 1
+
+
+def decoder_draws(
+    config: DiffusionDecoderConfig, latent: Size, tiling: Tiling | None, keyframes: KeyFrames | None = None
+) -> list[tuple[int, ...]]:
+    """The shapes of the draws that `DiffusionVideoDecoder.stream_frames` makes, in order."""
+    canvas = Canvas.of(config, latent)
+    cells = tile_cells(config, canvas.size)
+    if tiling is None and keyframes is None:
+        return [noise_shape(config, canvas.frames(config), cells)]
+    plan = diffusion_plan(config, canvas.size, tiling or Tiling())
+    number = 0 if keyframes is None else len(keyframes.positions)
+    if tiles_share_noise(config):
+        return [noise_shape(config, frames, cells) for frames in (plan.shape[0], number) if frames]
+    draws: list[tuple[int, ...]] = []
+    for tile in plan.tiles:
+        rows, columns = (stop - start for start, stop in (tile.height.source, tile.width.source))
+        if keyframes is not None and tiling is not None:
+            number = len(keyframes.near(tile.frames.target))
+        frames = (noised_frames(config, canvas, tile), number)
+        draws += [noise_shape(config, count, (0, rows, columns)) for count in frames if count]
+    return draws
 
 
 def _euler(now: np.float32, following: np.float32, predicts: str, before: mx.array, predicted: mx.array) -> mx.array:

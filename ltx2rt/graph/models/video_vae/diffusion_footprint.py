@@ -15,6 +15,7 @@ from ltx2rt.graph.models.video_vae.diffusion_config import DiffusionDecoderConfi
 from ltx2rt.graph.models.video_vae.diffusion_schedule import Canvas, needed_frames, stage_frames, stage_limit
 from ltx2rt.graph.models.video_vae.diffusion_streams import ring_frames
 from ltx2rt.graph.models.video_vae.diffusion_tiling import diffusion_plan, tile_cells
+from ltx2rt.graph.models.video_vae.footprint import blended_frames
 from ltx2rt.graph.models.video_vae.tiling import Interval, TilePlan, Tiling
 from ltx2rt.kernels.working_memory import linear_bytes, neighborhood_bytes
 from ltx2rt.types import FLOAT32_BYTES
@@ -60,6 +61,7 @@ def diffusion_decode_bytes(
     pixel = config.pixel_channels * FLOAT32_BYTES
     _, tall, wide = config.tile_cell
     plane = cells[1] * tall * cells[2] * wide * pixel  # a frame in numpy
+    moments = []
     if tiling is None:
         part, fifth_frames = (counts[last - 1], cells[1], cells[2]), canvas.frames(config)
         # The consumer holds some frames while others are made.
@@ -68,9 +70,13 @@ def diffusion_decode_bytes(
         plan = diffusion_plan(config, canvas.size, tiling)
         part = _largest_tile(plan, counts[last - 1] - cells[0], cells[0])
         fifth_frames = max(_length(tile.target) for tile in plan.frames)
-        # Features of one range of frames, and those that a tile reads.
-        kept += part[0] * (cells[1] * cells[2] + part[1] * part[2]) * config.channels[last - 1] * itemsize
-        buffers = _tile_buffers(plan, plane)
+        buffers = plane * blended_frames(plan)
+        # Features of one range of frames are all there before its first tile takes its part of them.
+        features = config.channels[last - 1] * itemsize
+        kept += part[0] * cells[1] * cells[2] * features
+        moments = [Footprint(kept + stage.work, stage.kernels, buffers) for stage in first]
+        kept += prod(part) * features
+        first = []
     stride = config.upsamplings[-1].stride
     grid = (fifth_frames, stride[1] * part[1], stride[2] * part[2])
     stages = [
@@ -81,7 +87,7 @@ def diffusion_decode_bytes(
     kept += stages[-2].kept + stages[-1].kept
     kept += _context_frames(config, grid[0], push) * grid[1] * grid[2] * config.channels[last] * itemsize
     pixels = push * part[1] * tall * part[2] * wide * pixel
-    moments = [Footprint(kept + stage.work, stage.kernels, buffers) for stage in stages]
+    moments += [Footprint(kept + stage.work, stage.kernels, buffers) for stage in stages]
     return largest(*moments, Footprint(kept + 2 * pixels, 0, buffers + 2 * pixels))
 
 
@@ -106,7 +112,7 @@ def keyframe_decode_bytes(
     if tiling is not None:
         plan = diffusion_plan(config, canvas.size, tiling)
         part = _largest_tile(plan, counts[last - 1] - cells[0], cells[0])
-        fifth_frames, buffers = max(_length(tile.target) for tile in plan.frames), _tile_buffers(plan, plane)
+        fifth_frames, buffers = max(_length(tile.target) for tile in plan.frames), plane * blended_frames(plan)
         planes = min(planes, fifth_frames + 2)
     moments += [
         Footprint(features + moment.activations, moment.working, buffers)
@@ -229,13 +235,6 @@ def _largest_tile(plan: TilePlan, ghosts: int, cells: int) -> Size:
     frames = max(_length(tile.source) + ghosts * (tile.source[1] == cells) for tile in plan.frames)
     height, width = (max(_length(tile.source) for tile in axis) for axis in (plan.height, plan.width))
     return frames, height, width
-
-
-def _tile_buffers(plan: TilePlan, plane: int) -> int:
-    """Frames of numpy while tiles are put together: those that the consumer holds, those being made, those carried."""
-    groups = [_length(tile.target) for tile in plan.frames]
-    carried = max(group - final for group, final in zip(groups, plan.chunk_frames, strict=True))
-    return plane * (sum(sorted(groups)[-2:]) + carried)
 
 
 def _context_frames(config: DiffusionDecoderConfig, frames: int, push: int) -> int:

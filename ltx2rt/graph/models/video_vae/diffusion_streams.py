@@ -60,6 +60,18 @@ class Queue:
                 break
         return parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=1)
 
+    def cut(self, count: int, rows: slice, columns: slice) -> mx.array:
+        """Rows and columns of the first ``count`` frames, in memory of their own."""
+        parts = []
+        for piece in self._pieces:
+            if count == 0:
+                break
+            parts.append(piece[:, :count, rows, columns])
+            count -= parts[-1].shape[1]
+        part = mx.contiguous(parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=1))
+        mx.eval(part)
+        return part
+
     def drop(self, count: int) -> None:
         """Forget the first ``count`` frames. What is left of a piece keeps all of it until it has gone, too."""
         self.count -= count

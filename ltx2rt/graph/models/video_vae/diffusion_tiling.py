@@ -5,18 +5,20 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ltx2rt.errors import UsageError
+from ltx2rt.graph.models.video_vae.diffusion_blocks import upsamplers
 from ltx2rt.graph.models.video_vae.diffusion_config import DiffusionDecoderConfig, Size
+from ltx2rt.graph.models.video_vae.diffusion_schedule import Canvas, stage_frames
 from ltx2rt.graph.models.video_vae.tiling import (
     AxisTile,
     AxisTiling,
-    LatentInterval,
+    Tile,
     TileCount,
     TilePlan,
     TileSize,
     Tiling,
     split_axis,
-    trapezoid,
 )
+from ltx2rt.graph.tile_splits import LatentInterval, trapezoid
 
 _AXES = ("temporal", "height", "width")
 
@@ -68,6 +70,19 @@ def diffusion_plan(config: DiffusionDecoderConfig, latent: Size, tiling: Tiling)
         height=tuple(spatial(interval, tall) for interval in split[1]),
         width=tuple(spatial(interval, wide) for interval in split[2]),
     )
+
+
+def noised_frames(config: DiffusionDecoderConfig, canvas: Canvas, tile: Tile) -> int:
+    """Frames of the noise that a tile starts from: those it gives, and at the clip's end as many as a window needs."""
+    stage = len(config.channels) - 2
+    start, stop = tile.frames.source
+    length = tile.frames.target[1] - tile.frames.target[0]
+    if stop < tile_cells(config, canvas.size)[0]:
+        return length
+    entering = stage_frames(config, canvas.size[0] + config.ghosts)[stage] - start
+    growth = upsamplers(config)[stage].step.stride[0]
+    reached = entering * growth - (growth - 1 if start == 0 else 0)
+    return max(length, min(config.windows[-1][0], reached))
 
 
 def _split(

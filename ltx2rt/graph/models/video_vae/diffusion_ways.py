@@ -12,7 +12,7 @@ from ltx2rt.graph.models.layers.decode_way import DecodeWay
 from ltx2rt.graph.models.layers.params import Params
 from ltx2rt.graph.models.video_vae.config import VideoVaeConfig
 from ltx2rt.graph.models.video_vae.diffusion_config import Size
-from ltx2rt.graph.models.video_vae.diffusion_decoder import DiffusionVideoDecoder
+from ltx2rt.graph.models.video_vae.diffusion_decoder import DiffusionVideoDecoder, decoder_draws
 from ltx2rt.graph.models.video_vae.diffusion_footprint import (
     diffusion_decode_bytes,
     diffusion_decode_flops,
@@ -29,9 +29,10 @@ from ltx2rt.types import Array, ParamSpec
 PUSHES = (5, 2, 1)
 # The same, and whether keys and values are kept; without them a fifth more is computed.
 _FRAMES = ((5, True), (2, True), (5, False), (2, False), (1, False))
-# Sides of tiles in pixels, and frames of tiles where all frames of a clip do not fit besides them.
+# Sides of tiles in pixels, and frames of tiles where all frames of a clip do not fit besides them. Fewer frames are
+# computed again more often, because tiles overlap by 40: 121 frames are 159 in tiles of 80, and 924 in tiles of 44.
 TILE_SIDES = (768, 640, 512, 384)
-_TILE_FRAMES = 80
+_TILE_FRAMES, _FEW_FRAMES = 80, (64, 52, 44)
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,9 @@ class DiffusionDecoder:
         decoder = DiffusionVideoDecoder(self.config, params, dtype, settings["push"], settings["keeps_keys"])
         return decoder.stream_frames(latent, settings["tiling"], noise, keyframes)
 
+    def draws(self, latent: Size, settings: Mapping[str, Any], keyframes: KeyFrames | None) -> list[tuple[int, ...]]:
+        return decoder_draws(self.config.require_diffusion(), latent, settings["tiling"], keyframes)
+
     def _way(
         self,
         latent: Size,
@@ -85,10 +89,7 @@ class DiffusionDecoder:
             footprint = keyframe_decode_bytes(decoder, latent, keyframes, itemsize, cut, push)
         else:
             footprint = diffusion_decode_bytes(decoder, latent, itemsize, cut, push, keeps_keys=keeps_keys)
-        frames = self.config.pixel_frames(latent[0])
-        chunk = min(push, frames)
-        if cut is not None:
-            chunk = cut.frames.tile if isinstance(cut.frames, TileSize) else frames
+        chunk = min(push, self.config.pixel_frames(latent[0])) if cut is None else 1
         return DecodeWay(
             {"tiling": cut, "push": push, "keeps_keys": keeps_keys},
             {
@@ -98,12 +99,12 @@ class DiffusionDecoder:
                 "tiles": described_tiles(cut),
             },
             footprint,
-            min(chunk, frames),
+            chunk,
             exact,
         )
 
     def _tilings(self, latent: Size) -> Iterator[Tiling]:
-        """Larger tiles first, of all frames and then of some."""
+        """Larger tiles first, of all frames and then of some, and the smallest of few."""
         decoder = self.config.require_diffusion()
         overlap = [margin * cell for margin, cell in zip(decoder.tile_margins, decoder.tile_cell, strict=True)]
         height, width = (cells * self.config.spatial_factor for cells in latent[1:])
@@ -116,5 +117,7 @@ class DiffusionDecoder:
                 for length, margin in ((height, overlap[1]), (width, overlap[2]))
             )
             yield Tiling(None, rows, columns)
-            if overlap[0] < _TILE_FRAMES < frames:
-                yield Tiling(TileSize(_TILE_FRAMES, overlap[0]), rows, columns)
+            few = _FEW_FRAMES if side == TILE_SIDES[-1] else ()
+            for length in (_TILE_FRAMES, *few):
+                if overlap[0] < length < frames:
+                    yield Tiling(TileSize(length, overlap[0]), rows, columns)

@@ -18,7 +18,7 @@ from ltx2rt.graph.models.video_vae.layers import Convolution, block_layers, patc
 from ltx2rt.graph.models.video_vae.statistics import LatentStatistics
 from ltx2rt.graph.models.video_vae.streaming import FRAMES_PER_PUSH, IteratedStream, stream_layers
 from ltx2rt.graph.models.video_vae.surroundings import Conditions
-from ltx2rt.graph.models.video_vae.tiling import Tiling, encode_plan, encode_tiled
+from ltx2rt.graph.models.video_vae.tiling import Tiling, encode_plan, encode_tiled, encode_tiled_stream
 
 logger = logging.getLogger(__name__)
 
@@ -119,6 +119,39 @@ class VideoEncoder:
             mx.eval(latent)
             del x
             yield latent
+
+    def encode_tiles(
+        self, frames: Iterable[Frames], shape: tuple[int, int, int], tiling: Tiling, *, frames_per_push: int
+    ) -> mx.array:
+        """`encode_frames` in tiles for a clip that is read once, with the same bits; what is held are the frames of one
+        group of tiles in the dtype of the activations, and what `encode_stream` takes for the largest tile.
+
+        Args:
+            frames: (H, W, 3) in [-1, 1] each.
+            shape: (F, H, W) of the clip; F is 1 + k * temporal_factor.
+            tiling: the tiles.
+            frames_per_push: as for `encode_stream`.
+
+        Returns:
+            (1, f, h, w, latent_channels) normalised latent.
+
+        Raises:
+            UsageError: as `encode_stream`, or for tiles that do not fit.
+        """
+        factors = {"temporal_factor": self.config.temporal_factor, "spatial_factor": self.config.spatial_factor}
+        plan = encode_plan(shape, tiling, **factors)
+
+        def held() -> Iterator[mx.array]:
+            for frame in frames:
+                own = mx.array(frame).astype(self._dtype)
+                mx.eval(own)
+                yield own
+
+        def encode(tile: Iterator[mx.array]) -> mx.array:
+            chunks = (frame[None] for frame in tile)
+            return mx.concatenate(list(self.encode_stream(chunks, frames_per_push=frames_per_push)), axis=1)
+
+        return encode_tiled_stream(encode, held(), plan, self.config.latent_channels).astype(self._dtype)
 
     def _groups(self, chunks: Iterable[Frames]) -> Iterator[mx.array]:
         """The first frame, then every ``temporal_factor`` frames, patchified; an incomplete group is left out."""

@@ -90,9 +90,7 @@ def decode_bytes(
         return _streamed_decode(clips, layers, itemsize, frames_per_push, plane, config.spatial_factor**2 * pixel)
     buffers = 0.0
     if tiling is not None:
-        # The group being filled, the one whose frames the consumer still holds, and what is carried between them.
-        groups = [_length(tile.target) for tile in plan.frames]
-        buffers = plane * (sum(sorted(groups)[-2:]) + max(_carried(plan), default=0))
+        buffers = plane * blended_frames(plan)
     moments = []
     for tile in plan.tiles:
         run, out = _whole(start(tile), layers, itemsize)
@@ -109,7 +107,8 @@ def encode_bytes(
     tiling: Tiling | None = None,
     frames_per_push: int | None = None,
 ) -> ActivationBytes:
-    """Of `VideoEncoder.encode_frames`, or with ``frames_per_push`` of `VideoEncoder.encode_stream`.
+    """Of `VideoEncoder.encode_frames`, or with ``frames_per_push`` of `VideoEncoder.encode_stream` and, with tiles, of
+    `VideoEncoder.encode_tiles`.
 
     Args:
         config: of the whole VAE.
@@ -132,19 +131,17 @@ def encode_bytes(
         count, height, width = _source(tile)
         return ClipShape(count, height // encoder.patch_size, width // encoder.patch_size, patched)
 
-    if frames_per_push is not None:
-        clip = start(plan.tiles[0])
-        streamed = _streamed(clip, layers, itemsize, frames_per_push)
-        if clip.frames == 1:
-            return _peaks([_Moment(clip.bytes(itemsize) + m.arrays, working=m.working) for m in streamed.moments])
-        # Frames come in groups. While the last piece of one is read, the next one is there too, and before it is put
-        # together of its frames.
-        group = config.temporal_factor * clip.plane(itemsize)
-        reading = layers[0].share(clip, itemsize, frames_per_push)[0].work
-        moments = [_Moment(group + m.arrays, working=m.working) for m in streamed.moments]
-        return _peaks([*moments, _Moment(streamed.kept + 2 * group + max(reading, group))])
-    moments = []
     blended = prod(plan.shape) * config.latent_channels * FLOAT32 if tiling is not None else 0
+    if frames_per_push is not None:
+        moments = []
+        for tile in plan.tiles:
+            moments += _streamed_encode(config, layers, start(tile), itemsize, frames_per_push)
+        held = 0
+        if tiling is not None:
+            most = max(_length(group.source) for group in plan.frames)
+            held = most * prod(frames[1:]) * encoder.pixel_channels * itemsize
+        return _peaks([_Moment(held + m.arrays, blended + m.host, m.working) for m in moments])
+    moments = []
     for tile in plan.tiles:
         clip = start(tile)
         run, _ = _whole(clip, layers, itemsize)
@@ -152,6 +149,21 @@ def encode_bytes(
         given = clip.bytes(itemsize) + clip.bytes(FLOAT32)
         moments += [_Moment(given, blended), *(moment._replace(host=blended) for moment in run)]
     return _peaks(moments)
+
+
+def _streamed_encode(
+    config: VideoVaeConfig, layers: Sequence[Layer], clip: ClipShape, itemsize: int, limit: int
+) -> list[_Moment]:
+    """Of `VideoEncoder.encode_stream` for a patchified clip."""
+    streamed = _streamed(clip, layers, itemsize, limit)
+    if clip.frames == 1:
+        return [_Moment(clip.bytes(itemsize) + m.arrays, working=m.working) for m in streamed.moments]
+    # Frames come in groups. While the last piece of one is read, the next one is there too, and before it is put
+    # together of its frames.
+    group = config.temporal_factor * clip.plane(itemsize)
+    reading = layers[0].share(clip, itemsize, limit)[0].work
+    moments = [_Moment(group + m.arrays, working=m.working) for m in streamed.moments]
+    return [*moments, _Moment(streamed.kept + 2 * group + max(reading, group))]
 
 
 def _length(interval: tuple[int, int]) -> int:
@@ -163,8 +175,9 @@ def _source(tile: Tile) -> FrameGrid:
     return _length(tile.frames.source), _length(tile.height.source), _length(tile.width.source)
 
 
-def _carried(plan: TilePlan) -> list[int]:
-    return [_length(tile.target) - final for tile, final in zip(plan.frames, plan.chunk_frames, strict=True)]
+def blended_frames(plan: TilePlan) -> int:
+    """Frames of `blend_tiles` that there are in numpy: those of a group, and one that has left it with its copy."""
+    return max(_length(tile.target) for tile in plan.frames) + 2
 
 
 def _to_pixels(out: ClipShape, itemsize: int, pixels: int, host: float) -> list[_Moment]:

@@ -5,15 +5,17 @@ Source: Lightricks/LTX-2 ltx_core/tiling.py and ltx_core/model/video_vae/{video_
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
 from ltx2rt.errors import UsageError
+from ltx2rt.graph.tile_splits import LatentInterval, split_by_count, split_by_size, trapezoid
 from ltx2rt.kernels.host import to_numpy
 from ltx2rt.types import Array
 
@@ -73,6 +75,11 @@ class Tiling:
         return cls(TileSize(_TILE_FRAMES, _OVERLAP_FRAMES), side(height), side(width))
 
     @classmethod
+    def default(cls) -> Tiling:
+        """What the official code encodes in where nothing else is chosen: 768/64 pixels, 80/24 frames."""
+        return cls.of(spatial=(_LONG_SIDE_PX, _OVERLAP_PX), temporal=(_TILE_FRAMES, _OVERLAP_FRAMES))
+
+    @classmethod
     def of(cls, *, spatial: Interval | None = None, temporal: Interval | None = None) -> Tiling:
         """From (tile, overlap) pairs, the spatial one for both axes: ``Tiling.of(spatial=(64, 32))``."""
         side = TileSize(*spatial) if spatial is not None else None
@@ -89,16 +96,6 @@ def described_tiles(tiling: Tiling | None) -> str:
         for axis, size in axes.items()
         if size is not None
     )
-
-
-@dataclass(frozen=True)
-class LatentInterval:
-    """Latent cells [start, stop) of one axis, blended over ``left`` and ``right`` cells with the neighbours."""
-
-    start: int
-    stop: int
-    left: int = 0
-    right: int = 0
 
 
 @dataclass(frozen=True)
@@ -157,26 +154,6 @@ class TilePlan:
         return sums[0], sums[1], sums[2]
 
 
-def trapezoid(length: int, left: int, right: int, *, left_from_zero: bool = False) -> Array:
-    """Blend mask: ones with a rising ramp over ``left`` samples and a falling one over ``right``.
-
-    Args:
-        length: of the mask.
-        left, right: ramp lengths, clipped to [0, length].
-        left_from_zero: the first sample of the rising ramp is 0 (it is carried by the previous tile alone).
-
-    Returns:
-        (length,) float32.
-    """
-    left, right = (max(0, min(ramp, length)) for ramp in (left, right))
-    mask = np.ones(length, np.float64)
-    if left:
-        mask[:left] *= np.arange(left) / left if left_from_zero else np.arange(1, left + 1) / (left + 1)
-    if right:
-        mask[length - right :] *= 1 - np.arange(1, right + 1) / (right + 1)
-    return mask.astype(np.float32)
-
-
 def split_axis(length: int, tiling: AxisTiling, factor: int, axis: str) -> list[LatentInterval]:
     """Cut ``length`` latent cells.
 
@@ -192,7 +169,7 @@ def split_axis(length: int, tiling: AxisTiling, factor: int, axis: str) -> list[
     if tiling is None:
         return [LatentInterval(0, length)]
     if isinstance(tiling, TileCount):
-        return _split_by_count(length, tiling.count, tiling.overlap, axis)
+        return split_by_count(length, tiling.count, tiling.overlap, axis)
     tile, overlap = tiling.tile, tiling.overlap
     if tile < 2 * factor or tile % factor:
         raise UsageError(f"{axis} tile must be a multiple of {factor}, at least {2 * factor}, got {tile}.")
@@ -200,45 +177,7 @@ def split_axis(length: int, tiling: AxisTiling, factor: int, axis: str) -> list[
         raise UsageError(
             f"{axis} tile overlap must be a multiple of {factor} from 0 to {tile - factor}, got {overlap}."
         )
-    return _split_by_size(length, tile // factor, overlap // factor)
-
-
-def _split_by_size(length: int, size: int, overlap: int) -> list[LatentInterval]:
-    if length <= size:
-        return [LatentInterval(0, length)]
-    stride = size - overlap
-    count = (length + size - 2 * overlap - 1) // stride
-    last = count - 1
-    return [
-        LatentInterval(
-            index * stride,
-            length if index == last else index * stride + size,
-            overlap if index else 0,
-            0 if index == last else overlap,
-        )
-        for index in range(count)
-    ]
-
-
-def _split_by_count(length: int, count: int, overlap: int, axis: str) -> list[LatentInterval]:
-    if count < 1 or count > length or overlap < 0 or overlap > length - count:
-        raise UsageError(
-            f"{axis}: {count} tiles with an overlap of {overlap} cells do not fit into {length} cells; use fewer tiles."
-        )
-    if count == 1:
-        return [LatentInterval(0, length)]
-    size, surplus = divmod(length + overlap * (count - 1), count)
-    intervals = _split_by_size(length - surplus, size, overlap)
-    # The first `surplus` tiles are one cell longer, which shifts what follows.
-    return [
-        LatentInterval(
-            interval.start + min(index, surplus),
-            interval.stop + min(index, surplus) + (index < surplus),
-            interval.left,
-            interval.right,
-        )
-        for index, interval in enumerate(intervals)
-    ]
+    return split_by_size(length, tile // factor, overlap // factor)
 
 
 def _causal(intervals: list[LatentInterval]) -> list[LatentInterval]:
@@ -338,9 +277,8 @@ def decode_tiled(
 def blend_tiles(decode: Callable[[Tile], Iterator[Array]], plan: TilePlan, channels: int = 3) -> Iterator[Array]:
     """Blend tiles that are decoded one after the other.
 
-    The tiles of one temporal group are added up in one float32 buffer; what the next group does not touch is final
-    and leaves at once, the rest is carried over. So two group buffers exist at most: the chunk that the consumer still
-    holds and the one being filled.
+    The tiles of one temporal group are added up in float32, frame by frame; what the next group does not touch is final
+    and leaves at once, one frame at a time, the rest is carried over. So at most the frames of one group exist.
 
     Args:
         decode: the frames of a tile, as chunks (n, H, W, 3) float32 which may be changed.
@@ -348,32 +286,29 @@ def blend_tiles(decode: Callable[[Tile], Iterator[Array]], plan: TilePlan, chann
         channels: of a pixel.
 
     Yields:
-        (frames, H, W, 3) float32 in the decoder's range, in order, owned by the consumer.
+        (1, H, W, 3) float32 in the decoder's range, in order, owned by the consumer.
     """
     weights = plan.weights()
-    carried: Array | None = None
+    held: deque[Array] = deque()
     for group, final_frames in zip(plan.frames, plan.chunk_frames, strict=True):
         start, stop = group.target
-        buffer = np.zeros((stop - start, *plan.shape[1:], channels), np.float32)
+        held.extend(np.zeros((1, *plan.shape[1:], channels), np.float32) for _ in range(stop - start - len(held)))
         for height in plan.height:
             for width in plan.width:
-                done = 0
+                rows, columns, done = slice(*height.target), slice(*width.target), 0
                 for chunk in decode(Tile(group, height, width)):
                     after = done + len(chunk)
                     _weigh(chunk, group.mask[done:after], height.mask, width.mask)
-                    buffer[done:after, slice(*height.target), slice(*width.target)] += chunk
+                    for place, part in enumerate(chunk, done):
+                        held[place][0, rows, columns] += part
                     done = after
                     del chunk
-        if carried is not None:
-            buffer[: carried.shape[0]] += carried
-        carried = buffer[final_frames:].copy()
-        if final_frames:
-            chunk = buffer[:final_frames]
+        for place in range(start, start + final_frames):
+            frame = held.popleft()
             if weights is not None:
-                _unweigh(chunk, (weights[0][start : start + final_frames], *weights[1:]))
-            del buffer
-            yield chunk
-            del chunk
+                _unweigh(frame, (weights[0][place : place + 1], *weights[1:]))
+            yield frame
+            del frame
 
 
 def blend_streams(
@@ -429,6 +364,45 @@ def encode_tiled(
         latent = to_host(encode(mx.array(_cut(frames, tile))))
         _weigh(latent, tile.frames.mask, tile.height.mask, tile.width.mask)
         blended[:, slice(*tile.frames.target), slice(*tile.height.target), slice(*tile.width.target)] += latent
+    return _normalised(blended, plan)
+
+
+def encode_tiled_stream(
+    encode: Callable[[Iterator[mx.array]], mx.array],
+    frames: Iterator[mx.array],
+    plan: TilePlan,
+    channels: int = 128,
+) -> mx.array:
+    """`encode_tiled` for a clip that is read once, frame by frame: only frames of one temporal group are held.
+
+    Args:
+        encode: maps frames (H, W, 3) of a tile, which it takes one by one, to a latent (1, f, h, w, C).
+        frames: (H, W, 3) each, at least as many as the plan wants.
+        plan: made by `encode_plan` for these frames' grid.
+        channels: of a latent cell.
+
+    Returns:
+        (1, f, h, w, C) float32.
+    """
+    blended = np.zeros((1, *plan.shape, channels), np.float32)
+    held: list[mx.array] = []
+    first = 0  # the place of the first frame that is held
+    for group in plan.frames:
+        start, stop = group.source
+        del held[: start - first]
+        first = start
+        held += islice(frames, stop - start - len(held))
+        for height in plan.height:
+            for width in plan.width:
+                rows, columns = slice(*height.source), slice(*width.source)
+                latent = to_host(encode(frame[rows, columns] for frame in held))
+                _weigh(latent, group.mask, height.mask, width.mask)
+                blended[:, slice(*group.target), slice(*height.target), slice(*width.target)] += latent
+    return _normalised(blended, plan)
+
+
+def _normalised(blended: Array, plan: TilePlan) -> mx.array:
+    """A blended latent (B, f, h, w, C), divided by what the masks add up to."""
     weights = plan.weights()
     if weights is not None:
         along_f, along_h, along_w = weights

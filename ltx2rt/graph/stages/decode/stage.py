@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 import mlx.core as mx
 import numpy as np
 
-from ltx2rt.errors import UsageError
+from ltx2rt.errors import MemoryBudgetError, UsageError
 from ltx2rt.graph.components import (
     AUDIO_VAE,
     SPATIAL_UPSCALER,
@@ -20,6 +21,7 @@ from ltx2rt.graph.components import (
 )
 from ltx2rt.graph.diffusion.noise import FrameNoise, NoiseSource
 from ltx2rt.graph.diffusion.precision import Float32Array
+from ltx2rt.graph.diffusion.windows import Planes
 from ltx2rt.graph.models.audio import vae as audio_vae
 from ltx2rt.graph.models.audio import vocoder
 from ltx2rt.graph.models.layers.params import Params
@@ -41,12 +43,12 @@ Upscaler = Component[upscaler.LatentUpscalerConfig]
 
 
 def upscale_latents(
-    run: Run, latent: Float32Array, keyframes: Float32Array | None
+    run: Run, latent: Float32Array, keyframes: Float32Array | None, name: str = "spatial upscaler"
 ) -> tuple[Float32Array, Float32Array | None]:
     """Normalised video latent (1, f, h, w, 128) -> (1, f, 2h, 2w, 128), and that of the generated key frames, which are
-    enlarged like a clip of their own: neighbours among them mix."""
+    enlarged like a clip of their own: neighbours among them mix. ``name`` is that of the stage."""
     given = {"latent": latent} | ({} if keyframes is None else {"keyframes": keyframes})
-    enlarged = _resampled(run, "spatial upscaler", SPATIAL_UPSCALER, given)
+    enlarged = _resampled(run, name, SPATIAL_UPSCALER, given)
     return enlarged["latent"], enlarged.get("keyframes")
 
 
@@ -134,6 +136,9 @@ class KeyFramePlanes(NamedTuple):
     positions: Sequence[int]
     clip_start: int = 0
 
+    def for_decoder(self, dtype: mx.Dtype) -> KeyFrames:
+        return KeyFrames(mx.array(self.latents).astype(dtype), tuple(self.positions), self.clip_start)
+
 
 def decode_video(
     run: Run, latent: Float32Array, keyframes: KeyFramePlanes | None = None, beside: int = 0
@@ -144,20 +149,58 @@ def decode_video(
     lasts as long as the iteration. ``keyframes`` are looked at by a diffusion decoder alone. The reader
     of the chunks takes ``beside`` bytes meanwhile.
     """
-    inputs = run.inputs
-    checkpoint, config = run.files.source(VIDEO_VAE), run.files.config(VIDEO_VAE)
-    grid = (latent.shape[1], latent.shape[2], latent.shape[3])
-    tiling = None if inputs.settings.tiling == "none" else inputs.settings.tiling
+    config = run.files.config(VIDEO_VAE)
     decoder = video_decoder(config)
     weights = run.files.weights(VIDEO_VAE, decoder.specs())
     if config.diffusion is None:
         keyframes = None
-    number = 0 if keyframes is None else len(keyframes.positions)
-    need = run.choose(video_decoder_options(checkpoint, config, grid, tiling, inputs.dtype, beside, number), weights)
-    noise = run.noise.fork()
+    need = run.choose(_decoding(run, latent, keyframes, beside), weights)
+    noise = run.noise.fork() if run.decoder_noise is None else run.decoder_noise
+    _pass_over(run, decoder, latent, need, keyframes)
     if run.planning:
         return lambda: iter(())
     return lambda: _decoded(run, decoder, weights, need, latent, noise.fork(), keyframes)
+
+
+def leave_out_video(run: Run, latent: Float32Array, keyframes: KeyFramePlanes | None = None) -> None:
+    """Go on as if the latent of a window had been decoded: the noise of later windows is then the same."""
+    config = run.files.config(VIDEO_VAE)
+    accounts = run.ledger.unused()
+    accounts.carried = run.ledger.carried
+    # What cannot be decoded for want of memory draws nothing.
+    with suppress(MemoryBudgetError):
+        need = accounts.choose(_decoding(run, latent, None if config.diffusion is None else keyframes, 0))
+        _pass_over(run, video_decoder(config), latent, need, keyframes)
+
+
+def _decoding(run: Run, latent: Float32Array, keyframes: KeyFramePlanes | None, beside: int) -> Iterator[Need]:
+    """The ways of decoding a latent."""
+    inputs, config = run.inputs, run.files.config(VIDEO_VAE)
+    tiling = None if inputs.settings.tiling == "none" else inputs.settings.tiling
+    number = 0 if keyframes is None else len(keyframes.positions)
+    return video_decoder_options(
+        run.files.source(VIDEO_VAE),
+        config,
+        _grid(latent),
+        tiling,
+        inputs.dtype,
+        beside,
+        number,
+        writes=run.window.index == 0,
+    )
+
+
+def _pass_over(
+    run: Run, decoder: VideoDecoder, latent: Float32Array, need: Need, keyframes: KeyFramePlanes | None
+) -> None:
+    """Move the noise of a clip in windows past what the decoder draws; of other clips it has no further use."""
+    if run.window.count > 1:
+        seen = None if keyframes is None else keyframes.for_decoder(run.inputs.dtype)
+        run.pass_over(decoder.draws(_grid(latent), need.settings, seen))
+
+
+def _grid(latent: Float32Array) -> tuple[int, int, int]:
+    return latent.shape[1], latent.shape[2], latent.shape[3]
 
 
 def _decoded(
@@ -174,25 +217,30 @@ def _decoded(
         params = Params(run.load(stage, weights))
         values = mx.array(latent).astype(dtype)
         run.emit(VideoDecodeStarted(values))
-        seen = None
-        if keyframes is not None:
-            planes = mx.array(keyframes.latents).astype(dtype)
-            seen = KeyFrames(planes, tuple(keyframes.positions), keyframes.clip_start)
+        seen = None if keyframes is None else keyframes.for_decoder(dtype)
         for chunk in decoder.frames(params, dtype, values, need.settings, FrameNoise(noise), seen):
             require_finite(need.name, "the frames", chunk)
             yield chunk
             del chunk  # its memory is free while the next one is decoded
 
 
-def _planes(run: Run, keyframes: Float32Array | None, frames: int) -> KeyFramePlanes | None:
+def _planes(run: Run, keyframes: Float32Array | None, carried: Planes | None, frames: int) -> KeyFramePlanes | None:
     """The generated key frames within a clip of ``frames`` frames, if its decoder is to look at them."""
-    if keyframes is None or not run.inputs.settings.decode_with_keyframes:
+    if not run.inputs.settings.decode_with_keyframes:
         return None
-    positions = run.inputs.keyframe_positions
-    within = [index for index, position in enumerate(positions) if position < frames]
-    if not within:
+    given = [] if keyframes is None else [Planes(keyframes, run.inputs.keyframe_positions)]
+    given += [] if carried is None else [carried]
+    placed = sorted(
+        (position, number, index)
+        for number, planes in enumerate(given)
+        for index, position in enumerate(planes.positions)
+        if position < frames
+    )
+    if not placed:
         return None
-    return KeyFramePlanes(keyframes[:, within], [positions[index] for index in within])
+    latents = np.concatenate([given[number].latents[:, index : index + 1] for _, number, index in placed], axis=1)
+    start = run.window.start
+    return KeyFramePlanes(latents, [start + position for position, _, _ in placed], start)
 
 
 def finish(
@@ -201,13 +249,12 @@ def finish(
     audio: Float32Array | None,
     *,
     keyframes: Float32Array | None = None,
-    waveform: Array | None = None,
-    sample_rate: int = 0,
+    carried: Planes | None = None,
     decodes_video: bool = True,
     decodes_audio: bool = True,
     beside: int = 0,
 ) -> GeneratedClip:
-    """The clip of the final latents: the sound now (decoded, or the waveform given), the frames while they are read.
+    """The clip of the final latents: the sound now, the frames while they are read.
 
     What the request asks for beyond its pipeline happens here: upscalers on the final latent, and no decoding.
 
@@ -215,11 +262,13 @@ def finish(
         run: its settings say what is wanted.
         video, audio: normalised, (1, f, h, w, 128) and (1, L, 128).
         keyframes: (1, K, h, w, 128), normalised: the key frames that were generated besides the clip.
-        waveform, sample_rate: sound in place of the decoded one, (S, 2) and Hz.
+        carried: key frames that the window before has left, at their places in this one.
         decodes_video, decodes_audio: False for latents of which nothing is to be seen or heard.
         beside: bytes that reading the frames takes.
     """
     inputs, frame_rate = run.inputs, run.inputs.frame_rate
+    waveform: Array | None = None
+    sample_rate = 0
     if video is not None and inputs.settings.upscale_spatial:
         video = resample_latent(run, "final spatial upscaler", SPATIAL_UPSCALER, video)
     if video is not None and inputs.settings.upscale_temporal:
@@ -233,8 +282,12 @@ def finish(
     vae = None if video is None else run.files.config(VIDEO_VAE)
     num_frames = 0 if video is None or vae is None else vae.pixel_frames(video.shape[1])
     frames = None
-    if video is not None and shows and decodes_video:
-        frames = decode_video(run, video, _planes(run, keyframes, num_frames), beside)
+    if video is not None and decodes_video:
+        planes = _planes(run, keyframes, carried, num_frames)
+        if shows:
+            frames = decode_video(run, video, planes, beside)
+        elif run.window.count > 1:
+            leave_out_video(run, video, planes)
     return GeneratedClip(
         frames=frames,
         audio=waveform,
@@ -245,7 +298,6 @@ def finish(
         width=0 if video is None or vae is None else video.shape[3] * vae.spatial_factor,
         video_latent=video,
         audio_latent=audio,
-        has_file_sound=waveform is not None and audio is None,
     )
 
 

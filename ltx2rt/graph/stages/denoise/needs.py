@@ -2,33 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
 from itertools import product
+from typing import NamedTuple
 
 import mlx.core as mx
 
-from ltx2rt.graph.diffusion.denoising import plan_step
+from ltx2rt.graph.diffusion.denoising import GuidancePass, plan_step
 from ltx2rt.graph.diffusion.guidance import GuiderParams
+from ltx2rt.graph.models.layers.footprint import largest
 from ltx2rt.graph.models.transformer.footprint import (
     CallShape,
-    call_flops,
     call_footprint,
     context_bytes,
     text_key_bytes,
+    walk_flops,
 )
 from ltx2rt.graph.models.transformer.model import TransformerConfig, block_param_specs, param_specs
-from ltx2rt.graph.stages.advice import smaller
-from ltx2rt.graph.stages.streamed_blocks import DEPTHS, streamed_text
+from ltx2rt.graph.models.transformer.shared_passes import Shared, shared_passes
+from ltx2rt.graph.stages.denoise.passes import WALKS, Walk, in_walks, perturbations_of
+from ltx2rt.graph.stages.denoise.residency import Residency, residencies
+from ltx2rt.graph.stages.streamed_blocks import DEPTHS
 from ltx2rt.graph.stages.weight_set import fuse_dtype
 from ltx2rt.memory.need import Need
 from ltx2rt.types import ParamSpec
-from ltx2rt.weights.block_stream import slots_bytes
 from ltx2rt.weights.checkpoint import Checkpoint
 from ltx2rt.weights.lora.file import LoraFile
 
 # Most tokens that a block works on together. Larger parts give nothing, smaller ones read the weights more often.
 TOKEN_LIMITS = (8192, 2048, 768)
+# Guidance passes go through a block in batches of at most about so many tokens: with few tokens the products are too
+# small to be worth reading a weight for (benchmarks/LOG.md).
+BATCHED_TOKENS = 1024
 
 
 @dataclass(frozen=True)
@@ -38,20 +46,23 @@ class DenoiseTask:
     Attributes:
         name: of the stage.
         video, audio: tokens; 0: absent.
+        tiles: tokens of the video that each of its tiles sees; empty: the model sees all of them at once.
         masked: the video has an attention mask.
         text: tokens of a context.
         given_contexts: bytes of the contexts that the stage was given; the ledger counts them.
         prompts: how many contexts there are.
         evaluations: of the guided model.
         video_guider, audio_guider: guidance.
-        max_batch_size: passes that the user wants to go through the transformer together.
+        max_batch_size: most passes that the user wants to go through a block together; None: what is fastest.
         loras: fused into the transformer.
         dtype: of the activations.
+        advice: what a user may change where it does not fit.
     """
 
     name: str
     video: int
     audio: int
+    tiles: tuple[int, ...]
     masked: bool
     text: int
     given_contexts: int
@@ -59,16 +70,31 @@ class DenoiseTask:
     evaluations: int
     video_guider: GuiderParams
     audio_guider: GuiderParams
-    max_batch_size: int
+    max_batch_size: int | None
     loras: tuple[tuple[LoraFile, float], ...]
     dtype: mx.Dtype
+    advice: str
+
+    @property
+    def guidance(self) -> tuple[GuidancePass, ...]:
+        """The passes of an evaluation."""
+        video = self.video_guider if self.video else None
+        audio = self.audio_guider if self.audio else None
+        return plan_step(video, audio, 0).passes
 
     @property
     def passes(self) -> int:
-        """Model calls of one evaluation when each takes one pass."""
-        video = self.video_guider if self.video else None
-        audio = self.audio_guider if self.audio else None
-        return len(plan_step(video, audio, 0).passes)
+        """How many they are."""
+        return len(self.guidance)
+
+    def rounds(self, walk: Walk) -> int:
+        """How often the blocks are gone through."""
+        return self.evaluations * len(self.calls) * len(in_walks(self.guidance, walk))
+
+    @property
+    def calls(self) -> tuple[int, ...]:
+        """Tokens of the video in each of the model calls that make one pass."""
+        return self.tiles or (self.video,)
 
     @property
     def streams(self) -> dict[str, bool]:
@@ -93,104 +119,142 @@ def block_specs(config: TransformerConfig, *, video: bool, audio: bool) -> list[
 
 
 def denoise_options(checkpoint: Checkpoint, config: TransformerConfig, task: DenoiseTask) -> Iterator[Need]:
-    """Every way of running the stage, the fastest first."""
+    """Every way of running the stage, the fastest first.
+
+    What saves arithmetic comes before what saves reading: of each way of computing there are as many resident blocks as
+    may be, down to none, before the next way. How many tokens and states go through a block together comes last: it takes
+    little memory.
+    """
     streams = task.streams
     ends = checkpoint.loaded_bytes("transformer", resident_specs(config, **streams), task.loras, task.fuse_dtype)
     blocks = [
         checkpoint.loaded_bytes("transformer", specs, task.loras, task.fuse_dtype)
         for specs in block_specs(config, **streams)
     ]
-    fusing = max(ends.working, *(block.working for block in blocks))
-    rotation = max(block.rotation for block in blocks)
-    stored = sum(block.stored for block in blocks)
-    passes = task.passes
-    own_batch = min(task.max_batch_size, passes)
-    resident = ends.arrays + sum(block.arrays for block in blocks)
-    for keep, limit in product((True, False), TOKEN_LIMITS):
-        yield _need(
-            config,
-            task,
-            own_batch,
-            keep,
-            limit,
-            weights=resident,
-            slots=0,
-            streamed=0,
-            # Weights are changed before anything is computed.
-            fusing=max(0, fusing - call_footprint(config, _shape(task, own_batch, rotation), limit).total),
-            depth=0,
-            rotation=rotation,
-        )
-    made = max(block.made for block in blocks)
-    for depth, keep, batch, limit in product(DEPTHS, (True, False), range(passes, own_batch - 1, -1), TOKEN_LIMITS):
-        calls = task.evaluations * -(-passes // batch)
-        yield _need(
-            config,
-            task,
-            batch,
-            keep,
-            limit,
-            weights=ends.arrays,
-            slots=slots_bytes([block.stored for block in blocks], depth) + made,
-            streamed=calls * stored,
-            fusing=fusing,
-            depth=depth,
-            rotation=rotation,
-        )
+    weights = _Weights(
+        ends.arrays,
+        len(blocks),
+        max(ends.working, *(block.working for block in blocks)),
+        max(block.rotation for block in blocks),
+    )
+    ways = {depth: residencies(blocks, depth) for depth in DEPTHS}
+    walks = WALKS if task.passes > 1 else WALKS[:1]
+    keeping = (True, False) if text_key_bytes(config, _shape(task, 1, 0)) else (False,)
+    longest = max(*task.calls, task.audio)
+    limits = [limit for limit in TOKEN_LIMITS if limit < longest or limit == TOKEN_LIMITS[0]]
+    for walk, keep, depth in product(walks, keeping, DEPTHS):
+        together = [
+            _computing(config, task, weights, walk, batch, keep, limit)
+            for batch, limit in product(_batches(task, weights.blocks, walk), limits)
+        ]
+        for way, computing in product(ways[depth], together):
+            if way.depth or depth == DEPTHS[0]:
+                yield _with_weights(computing, task, weights, way, walk)
+
+
+class _Weights(NamedTuple):
+    """Of the transformer, whichever blocks are resident: bytes of all but the blocks, how many blocks there are, of
+    temporary arrays while LoRAs are added, and the largest groups in which weights rotate."""
+
+    ends: int
+    blocks: int
+    fusing: int
+    rotation: int
+
+
+def _batches(task: DenoiseTask, blocks: int, walk: Walk) -> list[int]:
+    """How many hidden states may go through a block together, the fastest first."""
+    most = max(_states(task, blocks, numbers) for numbers in in_walks(task.guidance, walk))
+    if task.max_batch_size is not None:
+        return [min(task.max_batch_size, most)]
+    tokens = max(1, max(task.calls) + task.audio)
+    return list(range(min(most, max(1, BATCHED_TOKENS // tokens)), 0, -1))
+
+
+def _states(task: DenoiseTask, blocks: int, numbers: Sequence[int]) -> int:
+    """Most hidden states that some passes have side by side."""
+    return max(len(shared) for shared in _shared(tuple(task.guidance[number] for number in numbers), blocks))
+
+
+@cache
+def _shared(passes: tuple[GuidancePass, ...], blocks: int) -> list[Shared]:
+    prompts = [own.negative_prompt for own in passes]
+    return shared_passes(prompts, [perturbations_of(own) for own in passes], blocks)
 
 
 def _shape(task: DenoiseTask, batch: int, rotation: int) -> CallShape:
-    return CallShape(task.video, task.audio, task.text, batch, task.dtype.size, task.masked, rotation)
+    """The largest call."""
+    return CallShape(max(task.calls), task.audio, task.text, batch, task.dtype.size, task.masked, rotation)
 
 
-def _need(
-    config: TransformerConfig,
-    task: DenoiseTask,
-    batch: int,
-    keep: bool,
-    limit: int,
-    *,
-    weights: int,
-    slots: int,
-    streamed: int,
-    fusing: int,
-    depth: int,
-    rotation: int,
+def _host_bytes(config: TransformerConfig, task: DenoiseTask, shape: CallShape, limit: int) -> int:
+    """Of the states and estimates of a step: those of the whole video and, with tiles, those of the largest one."""
+    host = call_footprint(config, shape, limit).host
+    if task.tiles:
+        host += call_footprint(config, replace(shape, video=task.video), limit).host
+    return host
+
+
+def _computing(
+    config: TransformerConfig, task: DenoiseTask, weights: _Weights, walk: Walk, batch: int, keep: bool, limit: int
 ) -> Need:
-    shape = _shape(task, batch, rotation)
-    footprint = call_footprint(config, shape, limit)
-    passes = task.passes
-    # Batched passes have contexts of their own, put together from the prompts'.
-    contexts = task.prompts if batch == 1 else passes
-    caches = contexts * context_bytes(config, shape)
-    if batch > 1:
-        caches += passes * task.given_contexts // task.prompts
-    text_keys = text_key_bytes(config, shape)
-    keeps = keep and text_keys > 0
+    """What a way of computing takes, without any weights."""
+    shape = _shape(task, batch, weights.rotation)
+    alone = replace(shape, batch=1)
+    keeps = keep and text_key_bytes(config, shape) > 0
+    caches = task.prompts * context_bytes(config, shape)
+    flops, footprints = 0.0, []
+    walks = [tuple(task.guidance[number] for number in numbers) for numbers in in_walks(task.guidance, walk)]
+    for passes in walks:
+        shared = _shared(passes, weights.blocks)
+        # Of each block, how many hidden states read each prompt.
+        readers = [Counter(passes[own[0]].negative_prompt for own in states) for states in shared]
+        together = 0 if keeps else max(sum(count > 1 for count in of_block.values()) for of_block in readers)
+        states = max(len(own) for own in shared)
+        footprints.append(call_footprint(config, shape, limit, states=states, shared_prompts=together))
+        blocks, text_keys = sum(len(own) for own in shared), sum(len(of_block) for of_block in readers)
+        for tokens in task.calls:
+            call = replace(alone, video=tokens)
+            flops += walk_flops(config, call, blocks=blocks, text_keys=0 if keeps else text_keys, passes=len(passes))
+    flops *= task.evaluations
     if keeps:
-        caches += contexts * text_keys
-    calls = task.evaluations * passes / batch
-    flops = calls * call_flops(config, shape, text_keys=not keeps)
-    if keeps:
-        flops += contexts / batch * (call_flops(config, shape) - call_flops(config, shape, text_keys=False))
-    blocks = streamed_text(depth) if depth else "resident"
-    choice = {"blocks": blocks, "tokens": f"at most {limit} together"}
-    if text_keys:
+        caches += task.prompts * text_key_bytes(config, shape)
+        flops += walk_flops(config, alone, blocks=0, text_keys=task.prompts * weights.blocks, passes=0)
+    choice = {"tokens": f"at most {limit} together"}
+    if text_key_bytes(config, shape):
         choice["text keys"] = "kept" if keeps else "computed in every step"
-    if passes > 1:
-        choice["passes"] = f"{batch} of {passes} together"
+    if task.tiles:
+        choice["tiles"] = f"{len(task.tiles)} in every step, the largest of {max(task.tiles)} tokens"
+    if task.passes > 1:
+        side_by_side = max(len(passes) for passes in walks)
+        choice["passes"] = f"{side_by_side} of {task.passes} side by side, {batch} in a batch"
+    footprint = largest(*footprints)
     return Need(
         task.name,
-        weights=weights,
-        slots=slots,
-        streamed=streamed,
         caches=caches,
         activations=footprint.activations,
-        working=footprint.working + fusing,
-        host=footprint.host,
+        working=footprint.working,
+        host=_host_bytes(config, task, shape, limit),
         flops=flops,
         choice=choice,
-        settings={"depth": depth, "token_limit": limit, "keep_text_keys": keeps, "batch": batch},
-        advice=smaller("height", "width", "num_frames"),
-        can_be_kept=depth == 0,
+        settings={"token_limit": limit, "keep_text_keys": keeps, "batch": batch, "walk": walk},
+        advice=task.advice,
+    )
+
+
+def _with_weights(computing: Need, task: DenoiseTask, weights: _Weights, way: Residency, walk: Walk) -> Need:
+    """The same with its weights: LoRAs are added to resident ones before anything is computed, to others meanwhile."""
+    running = computing.activations + computing.working + computing.host
+    fusing = weights.fusing if way.depth else max(0, weights.fusing - running)
+    read = way.read_bytes * task.rounds(walk)
+    return replace(
+        computing,
+        weights=weights.ends + way.resident_bytes,
+        slots=way.slot_bytes,
+        streamed=read,
+        streamed_per_step=read // task.evaluations,
+        working=computing.working + fusing,
+        choice={"blocks": way.said(weights.blocks), **computing.choice},
+        settings={**computing.settings, "depth": way.depth, "streamed": way.streamed},
+        can_be_kept=way.depth == 0,
     )

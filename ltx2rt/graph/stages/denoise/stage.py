@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import count
+from dataclasses import dataclass, replace
 from typing import Any
 
 import mlx.core as mx
 
 from ltx2rt.errors import StateError
 from ltx2rt.graph.components import TRANSFORMER
-from ltx2rt.graph.diffusion.denoising import NO_GUIDANCE, GuidedDenoiser
+from ltx2rt.graph.diffusion.denoising import NO_GUIDANCE, GuidedDenoiser, Predict
 from ltx2rt.graph.diffusion.guidance import GuiderParams
 from ltx2rt.graph.diffusion.latent_state import LatentState
 from ltx2rt.graph.diffusion.precision import Float32Array
-from ltx2rt.graph.diffusion.predictions import Denoised, post_process
-from ltx2rt.graph.diffusion.samplers import EULER, Denoise, GradientEstimation, Sampler, SamplerNoise
+from ltx2rt.graph.diffusion.samplers import EULER, GradientEstimation, Sampler, SamplerNoise
 from ltx2rt.graph.diffusion.schedules import ltx2_sigmas
+from ltx2rt.graph.diffusion.tiles import TiledPredict, TileGrid, cut_tokens
 from ltx2rt.graph.models.layers.params import Params
 from ltx2rt.graph.models.transformer.model import Transformer, TransformerConfig, param_specs
+from ltx2rt.graph.stages.advice import smaller
+from ltx2rt.graph.stages.denoise.evaluations import Evaluations
 from ltx2rt.graph.stages.denoise.needs import DenoiseTask, block_specs, denoise_options, resident_specs
 from ltx2rt.graph.stages.denoise.passes import TransformerPasses
-from ltx2rt.graph.stages.events import Evaluated, StageRestored, StepDone
+from ltx2rt.graph.stages.denoise.residency import partly_streamed
+from ltx2rt.graph.stages.events import StageRestored, StepDone
 from ltx2rt.graph.stages.finite import require_finite
 from ltx2rt.graph.stages.inputs import GenerationInputs, PromptContext
 from ltx2rt.graph.stages.run import Run
@@ -43,6 +45,8 @@ class Sampling:
         loras: fused into the transformer, in order, with their strengths.
         sampler: how the noise levels are walked down.
         video_guider, audio_guider: guidance of each stream.
+        tiles: of the video, which the model sees one after the other in every evaluation; None: all of it at once.
+        advice: what else than a smaller clip takes less memory, for people.
     """
 
     sigmas: Float32Array
@@ -50,6 +54,8 @@ class Sampling:
     sampler: Sampler = EULER
     video_guider: GuiderParams = NO_GUIDANCE
     audio_guider: GuiderParams = NO_GUIDANCE
+    tiles: TileGrid | None = None
+    advice: str = ""
 
     @property
     def noise_scale(self) -> float:
@@ -95,7 +101,7 @@ def denoise(
     """One denoising stage over the streams that are present."""
     finished = None if run.journal is None else run.journal.get(name)
     if finished is not None:
-        run.emit(StageRestored(name))
+        run.emit(StageRestored(name, sampling.steps))
         return _restored(name, "video", video, finished), _restored(name, "audio", audio, finished)
     video, audio = _denoise(run, name, sampling, video, audio, positive, negative)
     if run.journal is not None:
@@ -131,8 +137,11 @@ def _denoise(
 ) -> tuple[LatentState | None, LatentState | None]:
     checkpoint, config = run.files.source(TRANSFORMER), run.files.config(TRANSFORMER)
     task = _task(run, name, sampling, video, audio, [c for c in (positive, negative) if c is not None])
+    options = (replace(option, steps=sampling.steps) for option in denoise_options(checkpoint, config, task))
     need = run.choose(
-        denoise_options(checkpoint, config, task), _weights(run, task, param_specs(config, **task.streams))
+        options,
+        _weights(run, task, param_specs(config, **task.streams)),
+        held=lambda need: _held_weights(run, config, task, need.settings),
     )
     if run.planning:
         return video, audio
@@ -154,10 +163,13 @@ def _sample(
     negative: PromptContext | None,
 ) -> tuple[LatentState | None, LatentState | None]:
     model = _transformer(run, stage, config, task, need.settings)
-    passes = TransformerPasses(model, positive, negative, need.settings["batch"])
-    denoiser = GuidedDenoiser(passes, video=sampling.video_guider, audio=sampling.audio_guider)
-    observed, noise = _observed(run, task.name, denoiser), SamplerNoise(run.sde_noise, run.seeded_noise)
-    for step in sampling.sampler.loop(observed, sampling.sigmas, video, audio, noise):
+    evaluations = Evaluations(run, task.name)
+    predict: Predict = TransformerPasses(model, positive, negative, need.settings["batch"], need.settings["walk"])
+    if sampling.tiles is not None:
+        predict = TiledPredict(predict, sampling.tiles, evaluations.tile)
+    denoiser = GuidedDenoiser(predict, video=sampling.video_guider, audio=sampling.audio_guider)
+    noise = SamplerNoise(run.sde_noise, run.seeded_noise)
+    for step in sampling.sampler.loop(evaluations.observed(denoiser), sampling.sigmas, video, audio, noise):
         video, audio = step.video, step.audio
         run.emit(
             StepDone(
@@ -184,7 +196,8 @@ def _task(
         name,
         video=0 if video is None else video.latent.shape[1],
         audio=0 if audio is None else audio.latent.shape[1],
-        masked=video is not None and video.attention_mask is not None,
+        tiles=_tile_tokens(sampling.tiles, video),
+        masked=video is not None and video.attention is not None,
         text=contexts[0].video.shape[1],
         given_contexts=sum(array.nbytes for context in contexts for array in context),
         prompts=len(contexts),
@@ -194,7 +207,23 @@ def _task(
         max_batch_size=run.inputs.settings.max_batch_size,
         loras=sampling.loras,
         dtype=run.inputs.dtype,
+        advice=", ".join(filter(None, (sampling.advice, smaller("height", "width", "num_frames")))),
     )
+
+
+def _tile_tokens(grid: TileGrid | None, video: LatentState | None) -> tuple[int, ...]:
+    """How many tokens of the video each tile sees; empty: there are no tiles."""
+    if grid is None or video is None:
+        return ()
+    return tuple(len(tile.tokens) for tile in cut_tokens(video.positions, grid))
+
+
+def _held_weights(run: Run, config: TransformerConfig, task: DenoiseTask, settings: Mapping[str, Any]) -> StageWeights:
+    """What is held for the whole stage: all but the blocks that are streamed."""
+    specs = resident_specs(config, **task.streams)
+    for index, block in enumerate(block_specs(config, **task.streams)):
+        specs += [] if index in settings["streamed"] else block
+    return _weights(run, task, specs)
 
 
 def _weights(run: Run, task: DenoiseTask, specs: Sequence[ParamSpec]) -> StageWeights:
@@ -205,62 +234,28 @@ def _weights(run: Run, task: DenoiseTask, specs: Sequence[ParamSpec]) -> StageWe
 def _transformer(
     run: Run, stage: Stage, config: TransformerConfig, task: DenoiseTask, settings: Mapping[str, Any]
 ) -> Transformer:
-    """The transformer with its blocks resident (depth 0) or streamed."""
+    """The transformer, its blocks resident or some of them streamed."""
+    arrays = run.load(stage, _held_weights(run, config, task, settings))
+    resident = Params(arrays)
     blocks = None
-    if settings["depth"] == 0:
-        arrays = run.load(stage, _weights(run, task, param_specs(config, **task.streams)))
-    else:
-        arrays = run.load(stage, _weights(run, task, resident_specs(config, **task.streams)))
+    if settings["streamed"]:
+        specs = block_specs(config, **task.streams)
         stream = stage.hold_stream(
             run.files.source(TRANSFORMER).stream(
                 "transformer",
-                block_specs(config, **task.streams),
+                [specs[index] for index in settings["streamed"]],
                 task.loras,
                 task.fuse_dtype,
                 depth=settings["depth"],
+                uses=task.rounds(settings["walk"]) * len(settings["streamed"]),
             )
         )
-
-        def blocks(index: int) -> Params:
-            return Params(stream(index)).at(f"transformer_blocks.{index}")
-
+        blocks = partly_streamed(resident, settings["streamed"], stream)
     return Transformer(
         config,
-        Params(arrays),
+        resident,
         task.dtype,
         blocks=blocks,
         token_limit=settings["token_limit"],
         keep_text_keys=settings["keep_text_keys"],
     )
-
-
-def _observed(run: Run, name: str, denoiser: GuidedDenoiser) -> Denoise:
-    """The denoiser, with every evaluation told to the observer and kept in the journal, from where it is taken again
-    when the stage was interrupted."""
-    numbers = count()
-
-    def evaluate(video: LatentState | None, audio: LatentState | None, sigma: float, step_index: int) -> Denoised:
-        entry = f"{name}.{next(numbers):04d}"
-        found = None if run.journal is None else run.journal.get(entry)
-        if found is not None:
-            return _checked(name, step_index, denoiser.restore({key: to_numpy(value) for key, value in found.items()}))
-        x0 = _checked(name, step_index, denoiser(video, audio, sigma, step_index))
-        if run.journal is not None:
-            run.journal.put(entry, denoiser.memory())
-        kept = [
-            None if state is None or estimate is None else post_process(estimate, state)
-            for state, estimate in zip((video, audio), x0, strict=True)
-        ]
-        inputs = [None if state is None else state.latent for state in (video, audio)]
-        run.emit(Evaluated(sigma, inputs[0], inputs[1], kept[0], kept[1]))
-        return x0
-
-    return evaluate
-
-
-def _checked(stage: str, step_index: int, x0: Denoised) -> Denoised:
-    """The estimates, which are finite: what is not would spread to every token in the next step."""
-    for stream, estimate in zip(("video", "audio"), x0, strict=True):
-        if estimate is not None:
-            require_finite(f"{stage}, step {step_index + 1}", f"the {stream} latent", estimate)
-    return x0

@@ -6,10 +6,13 @@ from collections.abc import Sequence
 
 import mlx.core as mx
 
+from ltx2rt.graph.components import AUDIO_VAE
 from ltx2rt.graph.diffusion.conditioning import (
     AppendKeyframe,
     ConditioningItem,
     GeneratedKeyframes,
+    ReplaceLatentFrames,
+    ReplaceSound,
     apply_conditioning,
     image_condition,
 )
@@ -22,12 +25,15 @@ from ltx2rt.graph.diffusion.latent_state import (
     freeze,
 )
 from ltx2rt.graph.diffusion.precision import Float32Array, StateDtype
+from ltx2rt.graph.diffusion.windows import Carried, Planes, carried_sound
 from ltx2rt.graph.stages.inputs import ImageCondition
 from ltx2rt.graph.stages.run import Run
+from ltx2rt.graph.stages.targets import audio_scale
 
 STATE_DTYPES: dict[mx.Dtype, StateDtype] = {mx.bfloat16: "bfloat16", mx.float16: "float16", mx.float32: "float32"}
 
 VideoItem = ConditioningItem[VideoTarget]
+SoundItem = ConditioningItem[AudioTarget]
 
 
 def image_items(
@@ -53,6 +59,39 @@ def keyframe_items(run: Run, initial: Float32Array | None = None) -> list[VideoI
     return [GeneratedKeyframes(positions, initial)] if positions else []
 
 
+def carried_items(run: Run, name: str) -> tuple[list[VideoItem], list[SoundItem]]:
+    """What stage ``name`` has from the window before: the last conditions of video and sound; a first one has none."""
+    carried = run.carried.get(name)
+    if carried is None:
+        return [], []
+    video: list[VideoItem] = []
+    if carried.planes is not None:
+        for index, position in enumerate(carried.planes.positions):
+            video.append(AppendKeyframe(carried.planes.latents[:, index : index + 1], position))
+    return [*video, ReplaceLatentFrames(carried.video)], [ReplaceSound(carried.audio)]
+
+
+def leave_to_next_window(
+    run: Run, name: str, video: Float32Array, audio: Float32Array, keyframes: Float32Array | None
+) -> None:
+    """Hand the end of what stage ``name`` has made to the same stage of the next window, if there is one.
+
+    Args:
+        run: of this window.
+        name: of the stage.
+        video, audio: its results, (1, f, h, w, 128) and (1, L, 128).
+        keyframes: (1, K, h, w, 128), those that it generated.
+    """
+    window = run.window
+    if not window.carry_out:
+        return
+    scale = audio_scale(run.files.config(AUDIO_VAE))
+    sound = carried_sound(window.carry_out, float(run.inputs.frame_rate), scale.latents_per_second)
+    planes = None if keyframes is None else Planes(keyframes, run.inputs.keyframe_positions)
+    step = run.inputs.frames_per_latent
+    run.left[name] = Carried.of(window, video, audio, planes, step=step, sound=sound)
+
+
 def video_state(
     run: Run,
     target: VideoTarget,
@@ -73,7 +112,7 @@ def audio_state(
     target: AudioTarget,
     *,
     noise_scale: float,
-    items: Sequence[ConditioningItem[AudioTarget]] = (),
+    items: Sequence[SoundItem] = (),
     initial: Float32Array | None = None,
     frozen: bool = False,
 ) -> LatentState:

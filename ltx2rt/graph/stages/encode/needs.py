@@ -34,17 +34,21 @@ def video_encoder_options(
     clips: Sequence[Grid],
     dtype: mx.Dtype,
     beside: int = 0,
+    tiling: Tiling | None = None,
 ) -> Iterator[Need]:
-    """A stage that encodes clips of (F, H, W) pixels, single images in one piece; ``beside`` bytes are there, too."""
+    """A stage that encodes clips of (F, H, W) pixels, single images in one piece.
+
+    ``beside`` bytes are there, too; ``tiling``: of longer clips, for an encoder that could take them whole.
+    """
     loaded = checkpoint.loaded_bytes("video_vae", encoder_specs(config) + statistics_specs(config.latent_channels))
     streams = can_stream(encoder_layers(config.require_encoder()))
-    flops = sum(video_encode_flops(config, clip) for clip in clips)
+    flops = sum(video_encode_flops(config, clip, clip_tiling(config, clip, tiling, streams=streams)) for clip in clips)
     for push in PUSHES:
         peak, host = Footprint(0), 0
         for clip in clips:
             piece = push if streams and clip[0] > 1 else None
-            tiling = Tiling.auto(*clip[1:], config.spatial_factor) if clip[0] > 1 and not streams else None
-            peak = largest(peak, encode_bytes(config, clip, dtype.size, tiling, piece).footprint)
+            tiles = clip_tiling(config, clip, tiling, streams=streams)
+            peak = largest(peak, encode_bytes(config, clip, dtype.size, tiles, piece).footprint)
             # Frames of the caller as float32: all of them, or one and the next.
             frames = clip[0] if piece is None else min(clip[0], 2)
             host = max(host, frames * prod(clip[1:]) * 3 * FLOAT32_BYTES)
@@ -59,6 +63,14 @@ def video_encoder_options(
             settings={"push": push if streams else None},
             advice=smaller("height", "width"),
         ).while_loading(loaded.loading)
+
+
+def clip_tiling(config: VideoVaeConfig, clip: Grid, tiling: Tiling | None, *, streams: bool) -> Tiling | None:
+    """The tiles in which a clip of (F, H, W) pixels is encoded: those wanted, else those of an encoder that cannot take
+    it a few frames at a time; None: it is encoded whole."""
+    if clip[0] == 1:
+        return None
+    return tiling if tiling is not None or streams else Tiling.auto(*clip[1:], config.spatial_factor)
 
 
 def sound_encoder_options(

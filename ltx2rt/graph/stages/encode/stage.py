@@ -17,7 +17,7 @@ from ltx2rt.graph.models.video_vae.encoder import VideoEncoder
 from ltx2rt.graph.models.video_vae.specs import VideoVaeConfig, encoder_specs
 from ltx2rt.graph.models.video_vae.statistics import statistics_specs
 from ltx2rt.graph.models.video_vae.tiling import Tiling
-from ltx2rt.graph.stages.encode.needs import sound_encoder_options, video_encoder_options
+from ltx2rt.graph.stages.encode.needs import clip_tiling, sound_encoder_options, video_encoder_options
 from ltx2rt.graph.stages.events import SoundEncoded, VideoEncoded
 from ltx2rt.graph.stages.finite import require_finite
 from ltx2rt.graph.stages.inputs import FrameStream, SoundInput
@@ -31,10 +31,13 @@ from ltx2rt.types import Array
 _READER_LEAVES = 3 << 20
 
 
-def encode_pixels(run: Run, name: str, clips: Sequence[Array | FrameStream], beside: int = 0) -> list[Float32Array]:
+def encode_pixels(
+    run: Run, name: str, clips: Sequence[Array | FrameStream], beside: int = 0, tiling: Tiling | None = None
+) -> list[Float32Array]:
     """Normalised latents (1, f, h, w, 128) of clips (F, H, W, 3), uint8 or float32 in [-1, 1], in order.
 
-    No stage runs when there are none. What reads the frames of a stream takes ``beside`` bytes.
+    No stage runs when there are none. What reads the frames of a stream takes ``beside`` bytes. ``tiling``: of clips
+    longer than a frame, which are then blended of tiles, as the official code has them; None: as if encoded whole.
     """
     if not clips:
         return []
@@ -43,14 +46,14 @@ def encode_pixels(run: Run, name: str, clips: Sequence[Array | FrameStream], bes
     checkpoint, config, dtype = run.files.source(VIDEO_VAE), run.files.config(VIDEO_VAE), run.inputs.dtype
     grids = [(clip.shape[0], clip.shape[1], clip.shape[2]) for clip in clips]
     weights = run.files.weights(VIDEO_VAE, encoder_specs(config) + statistics_specs(config.latent_channels))
-    need = run.choose(video_encoder_options(checkpoint, config, name, grids, dtype, beside), weights)
+    need = run.choose(video_encoder_options(checkpoint, config, name, grids, dtype, beside, tiling), weights)
     if run.planning:
         return [_blank_latent(config, grid) for grid in grids]
     latents = []
     with run.stage(need) as stage:
         encoder = VideoEncoder(config, Params(run.load(stage, weights)), dtype)
         for clip in clips:
-            latent = _encode(encoder, clip, need.settings["push"])
+            latent = _encode(encoder, clip, need.settings["push"], tiling)
             run.emit(VideoEncoded(latent))
             latents.append(to_numpy(latent.astype(mx.float32)))
             require_finite(name, "the latent", latents[-1])
@@ -65,14 +68,19 @@ def _blank_latent(config: VideoVaeConfig, clip: tuple[int, int, int]) -> Float32
     return np.zeros(shape, np.float32)
 
 
-def _encode(encoder: VideoEncoder, clip: Array | FrameStream, push: int | None) -> mx.array:
-    """The latent of one clip: an image at once, a longer clip ``push`` frames at a time, or in tiles (None)."""
+def _encode(encoder: VideoEncoder, clip: Array | FrameStream, push: int | None, tiling: Tiling | None) -> mx.array:
+    """The latent of one clip: an image at once; a longer clip, or each of its tiles, ``push`` frames at a time or at
+    once (None)."""
     count, height, width = clip.shape[:3]
+    tiling = clip_tiling(encoder.config, (count, height, width), tiling, streams=push is not None)
     if push is not None and count > 1:
-        chunks = (_as_float(frame)[None] for frame in _frames(clip))
-        latent = mx.concatenate(list(encoder.encode_stream(chunks, frames_per_push=push)), axis=1)
+        frames = (_as_float(frame) for frame in _frames(clip))
+        if tiling is not None:
+            latent = encoder.encode_tiles(frames, (count, height, width), tiling, frames_per_push=push)
+        else:
+            chunks = (frame[None] for frame in frames)
+            latent = mx.concatenate(list(encoder.encode_stream(chunks, frames_per_push=push)), axis=1)
     else:
-        tiling = Tiling.auto(height, width, encoder.config.spatial_factor) if count > 1 else None
         whole = np.stack(list(_frames(clip))) if isinstance(clip, FrameStream) else clip
         latent = encoder.encode_frames(_as_float(whole)[None], tiling)
     mx.eval(latent)
@@ -99,9 +107,9 @@ def encode_images(run: Run, name: str, height: int, width: int) -> list[Float32A
     return encode_pixels(run, name, [image.stream(height, width) for image in images], reading)
 
 
-def encode_sound(run: Run, sound: SoundInput, frames: int) -> Float32Array:
+def encode_sound(run: Run, sound: SoundInput, frames: int | None = None) -> Float32Array:
     """Normalised audio tokens (1, frames, 128): the sound is resampled, analysed and encoded, then cut at the end or
-    filled with zeros."""
+    filled with zeros; None: as many as it has."""
     checkpoint = run.files.source(AUDIO_VAE)
     config, mel_config = run.files.config(AUDIO_VAE)
     samples = round(len(sound.waveform) * mel_config.sample_rate / sound.sample_rate)
@@ -109,6 +117,8 @@ def encode_sound(run: Run, sound: SoundInput, frames: int) -> Float32Array:
     weights = run.files.weights(AUDIO_VAE, audio_vae.encoder_specs(config))
     resampling = mel.resampling_bytes(samples, 2, sound.sample_rate, mel_config.sample_rate)
     need = run.choose(sound_encoder_options(checkpoint, config, mel_frames, samples, resampling), weights)
+    if frames is None:
+        frames = -(-mel_frames // config.downsampling)
     if run.planning:
         return np.zeros((1, frames, config.token_width), np.float32)
     with run.stage(need) as stage:

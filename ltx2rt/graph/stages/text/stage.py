@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import mlx.core as mx
 import numpy as np
@@ -17,6 +18,7 @@ from ltx2rt.graph.stages.finite import require_finite
 from ltx2rt.graph.stages.inputs import PromptContext
 from ltx2rt.graph.stages.run import Run
 from ltx2rt.graph.stages.text.encoding import connect
+from ltx2rt.graph.stages.text.kept_contexts import context_key, keep_context, kept_context
 from ltx2rt.graph.stages.text.models import encoding_model, whole_model
 from ltx2rt.graph.stages.text.needs import (
     connector_options,
@@ -26,8 +28,9 @@ from ltx2rt.graph.stages.text.needs import (
 from ltx2rt.graph.stages.weight_set import WeightSet, fuse_dtype
 from ltx2rt.memory.stage import Stage
 from ltx2rt.spelling import spelled
+from ltx2rt.types import Array
 from ltx2rt.weights.kept_weights import StageWeights
-from ltx2rt.weights.tokenizer import MAX_TOKENS
+from ltx2rt.weights.tokenizer import MAX_TOKENS, GemmaTokenizer
 
 log = logging.getLogger(__name__)
 
@@ -59,10 +62,10 @@ def zero_context(files: WeightSet) -> PromptContext:
 
 
 def encode_prompts(run: Run, prompts: Sequence[str]) -> list[PromptContext]:
-    """Contexts of each prompt: stages "text encoder", "text projection" and "connectors"."""
+    """Contexts of each prompt: stages "text encoder", "text projection" and "connectors", or from an earlier run."""
 
     def compute() -> dict[str, mx.array]:
-        contexts = _encode(run, prompts)
+        contexts = _contexts(run, prompts)
         return {f"{index}.{name}": value for index, c in enumerate(contexts) for name, value in c._asdict().items()}
 
     arrays = run.remember("text contexts", compute)
@@ -70,38 +73,60 @@ def encode_prompts(run: Run, prompts: Sequence[str]) -> list[PromptContext]:
     return [PromptContext(arrays[f"{index}.video"], arrays[f"{index}.audio"]) for index in range(len(prompts))]
 
 
-def _encode(run: Run, prompts: Sequence[str]) -> list[PromptContext]:
+class _TextPath(NamedTuple):
+    """What follows the text encoder: how the projection reads its states, and the weights of projection and
+    connectors."""
+
+    extractor: feature_extractor.FeatureExtractorConfig
+    projection: StageWeights
+    connections: list[StageWeights]
+
+
+def _text_path(run: Run) -> _TextPath:
     files, dtype = run.files, run.inputs.dtype
-    tokenizer = files.tokenizer
+    kind = files.config(TEXT_ENCODER)
+    extractor = replace(files.config(TEXT_PROJECTION), encoder_width=kind.hidden_size, encoder_states=kind.num_states)
+    projection = files.weights(
+        TEXT_PROJECTION, feature_extractor.param_specs(extractor), files.loras, fuse_dtype(dtype)
+    )
+    connections = [
+        files.weights(component, connector.param_specs(files.config(component)), files.loras, fuse_dtype(dtype))
+        for component in CONNECTORS
+    ]
+    return _TextPath(extractor, projection, connections)
+
+
+def _contexts(run: Run, prompts: Sequence[str]) -> list[PromptContext]:
+    """Contexts of each prompt; those that no earlier run has left are encoded."""
+    files, tokenizer = run.files, run.files.tokenizer
     if not files.has(TEXT_ENCODER) or (tokenizer is None and not run.planning):
         raise UsageError("the text encoder is missing; give the Gemma folder or a text embedding.")
-    encoder = files.source(TEXT_ENCODER)
-    kind = files.config(TEXT_ENCODER)
-    extractor_config = replace(
-        files.config(TEXT_PROJECTION), encoder_width=kind.hidden_size, encoder_states=kind.num_states
-    )
-    ids = [np.zeros(_ASSUMED_TOKENS, np.int32) if tokenizer is None else tokenizer.encode(text) for text in prompts]
-    tokens = [len(of_prompt) for of_prompt in ids]
-    # The first prompt is the one that enhancement rewrites.
-    tokens[0] = min(max(tokens[0], run.written_tokens + 1), MAX_TOKENS)
-    resident = run.keeps_weights
-    encoding = run.choose(
-        encoder_options(encoder, kind, extractor_config, tokens, dtype, resident=resident), whole_model(files)
-    )
-    projection = files.weights(
-        TEXT_PROJECTION, feature_extractor.param_specs(extractor_config), files.loras, fuse_dtype(dtype)
-    )
-    projecting = run.choose(projection_options(projection, extractor_config, tokens, resident=resident), projection)
-    connectors = [files.config(component) for component in CONNECTORS]
-    connections = [
-        files.weights(component, connector.param_specs(config), files.loras, fuse_dtype(dtype))
-        for component, config in zip(CONNECTORS, connectors, strict=True)
-    ]
-    connecting = run.choose(connector_options(files, connections, len(prompts), dtype), *connections)
+    if tokenizer is None:
+        return _encode(run, [np.zeros(_ASSUMED_TOKENS, np.int32) for _ in prompts])
+    ids = [tokenizer.encode(text) for text in prompts]
+    if not run.planning:
+        _warn_of_long_prompts(tokenizer, prompts)
+    if run.prompts is None:
+        return _encode(run, ids)
+    _, projection, connections = _text_path(run)
+    keys = [context_key(run, *prompt, [projection, *connections]) for prompt in zip(prompts, ids, strict=True)]
     if run.planning:
+        # The first prompt is the one that enhancement rewrites: then nobody knows it yet.
+        new = [i for i, key in enumerate(keys) if not run.prompts.has(key) or (i == 0 and run.written_tokens)]
+        if new:
+            _encode(run, [ids[i] for i in new])
         return [zero_context(files) for _ in prompts]
+    found = [kept_context(run, key) for key in keys]
+    new = [i for i, context in enumerate(found) if context is None]
+    if len(new) < len(prompts):
+        log.info("%d of %d prompts were encoded by an earlier run", len(prompts) - len(new), len(prompts))
+    for i, context in zip(new, _encode(run, [ids[i] for i in new]) if new else (), strict=True):
+        keep_context(run, keys[i], context)
+        found[i] = context
+    return [context for context in found if context is not None]
 
-    assert tokenizer is not None
+
+def _warn_of_long_prompts(tokenizer: GemmaTokenizer, prompts: Sequence[str]) -> None:
     for name, text in zip(("prompt", "negative_prompt"), prompts, strict=False):
         count, left_out = tokenizer.cut(text)
         if left_out:
@@ -112,6 +137,26 @@ def _encode(run: Run, prompts: Sequence[str]) -> list[PromptContext]:
                 MAX_TOKENS,
                 left_out[:_SHOWN_CHARACTERS],
             )
+
+
+def _encode(run: Run, ids: Sequence[Array]) -> list[PromptContext]:
+    """Contexts of some prompts, given as tokens (n,) int32; of a plan's, the first may be one that is still written."""
+    files, dtype = run.files, run.inputs.dtype
+    encoder = files.source(TEXT_ENCODER)
+    kind = files.config(TEXT_ENCODER)
+    extractor_config, projection, connections = _text_path(run)
+    tokens = [len(of_prompt) for of_prompt in ids]
+    # The first prompt is the one that enhancement rewrites.
+    tokens[0] = min(max(tokens[0], run.written_tokens + 1), MAX_TOKENS)
+    resident = run.keeps_weights
+    encoding = run.choose(
+        encoder_options(encoder, kind, extractor_config, tokens, dtype, resident=resident), whole_model(files)
+    )
+    projecting = run.choose(projection_options(projection, extractor_config, tokens, resident=resident), projection)
+    connecting = run.choose(connector_options(files, connections, len(ids), dtype), *connections)
+    if run.planning:
+        return [zero_context(files) for _ in ids]
+
     with run.stage(encoding) as stage:
         extractor = feature_extractor.FeatureExtractor(extractor_config, Params({}), dtype)
         model = encoding_model(run, stage, encoding.settings["depth"])
@@ -121,8 +166,8 @@ def _encode(run: Run, prompts: Sequence[str]) -> list[PromptContext]:
         normalised.clear()
     with run.stage(connecting) as stage:
         models = [
-            connector.Connector(config, Params(run.load(stage, weights)), dtype)
-            for config, weights in zip(connectors, connections, strict=True)
+            connector.Connector(files.config(component), Params(run.load(stage, weights)), dtype)
+            for component, weights in zip(CONNECTORS, connections, strict=True)
         ]
         contexts = [connect(feature, *models) for feature in features]
         for context in contexts:
