@@ -163,6 +163,20 @@ def test_imports_inside_functions_are_seen(tmp_path: Path) -> None:
     assert imported_packages(path) == {"os", "mlx", "numpy"}
 
 
+def test_the_core_does_without_the_packages_of_the_server() -> None:
+    theirs = {"starlette", "uvicorn", "multipart", "python_multipart"}
+    importing = {path for path in ROOT.rglob("*.py") if imported_packages(path) & theirs}
+    assert importing
+    assert all(path.is_relative_to(ROOT / "serve") for path in importing)
+    # Nothing imports that folder but the command, and that only when it runs.
+    users = {p for p in ROOT.rglob("*.py") if any(name.startswith("serve") for name in our_imports(p))}
+    assert {path for path in users if not path.is_relative_to(ROOT / "serve")} == {ROOT / "cli" / "serve.py"}
+    early = [
+        node for node in ast.parse((ROOT / "cli" / "serve.py").read_text()).body if isinstance(node, ast.ImportFrom)
+    ]
+    assert [node.module for node in early if (node.module or "").startswith("ltx2rt.serve")] == []
+
+
 @pytest.mark.parametrize("layer", ["graph.diffusion", "media"])
 def test_diffusion_and_media_do_without_mlx(layer: str) -> None:
     paths = modules(layer)
