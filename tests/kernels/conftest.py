@@ -1,4 +1,7 @@
-"""The kernels' tests on the simulated Metal device, with LTX2RT_TEST_KERNELS=metal_sim."""
+"""The kernels' tests on the simulated Metal device, with LTX2RT_TEST_KERNELS=metal_sim.
+
+By default those of a test in which each value of its parameters occurs; all combinations are slow tests.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from covering import left_out
 
 ROOT = Path(__file__).parents[2]
 ON = os.environ.get("LTX2RT_TEST_KERNELS") or "compiled"
@@ -26,9 +30,12 @@ EXEMPT = {
 }
 
 
+@pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if ON != "metal_sim":
         return
+    for item in left_out(item for item in items if Path(__file__).parent in item.path.parents):
+        item.add_marker(pytest.mark.slow)
     for item in items:
         if Path(__file__).parent not in item.path.parents:
             continue
