@@ -12,10 +12,12 @@ from typing import Any
 
 from ltx2rt.errors import CheckpointError, UsageError
 from ltx2rt.graph.components import COMPONENTS, NOTHING_KNOWN, TEXT_ENCODER
+from ltx2rt.graph.preview_decoder_file import PreviewDecoderFile
 from ltx2rt.hub.weight_path import resolve_weight_path
 from ltx2rt.paths import expanded
 from ltx2rt.types import ParamSpec
 from ltx2rt.weights.checkpoint import Checkpoint
+from ltx2rt.weights.file_kind import file_kind
 from ltx2rt.weights.finite import NotFinite, find_not_finite
 from ltx2rt.weights.formats import companion_of
 from ltx2rt.weights.generations import Generation
@@ -27,6 +29,7 @@ from ltx2rt.weights.names import is_unused
 from ltx2rt.weights.sets.pairing import check_declared
 from ltx2rt.weights.tensor_source import TensorInfo, WeightFile
 from ltx2rt.weights.tokenizer import GemmaTokenizer, require_vocabulary
+from ltx2rt.weights.weight_file import open_weight_file
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +95,8 @@ class LoraReport:
 
 @dataclass(frozen=True)
 class Report:
-    """A whole file. ``kind`` is ``checkpoint``, ``lora`` or, for names without data, the same with `` manifest``.
+    """A whole file. ``kind`` is ``checkpoint``, ``lora`` or, for names without data, the same with `` manifest``, or
+    ``preview decoder``.
 
     ``not_finite``: tensors with values that are NaN or infinite; None where nobody looked.
     """
@@ -156,6 +160,8 @@ def inspect(path: str | os.PathLike[str], *, deep: bool = False) -> Report:
     if found is not None:
         report, lora = found
         files: list[WeightFile] = [] if lora.file is None else [lora.file]
+    elif (decoder := _preview_decoder(path)) is not None:
+        report, files = _inspect_preview_decoder(decoder), [decoder.file]
     else:
         checkpoint = Checkpoint.open(path)
         report, files = _inspect_checkpoint(checkpoint), checkpoint.files
@@ -243,6 +249,45 @@ def _parameters(name: str, info: TensorInfo, specs: Mapping[str, ParamSpec]) -> 
         return 0
     spec = specs.get(name)
     return TensorInfo(info.dtype, spec.shape).size if spec is not None else info.size
+
+
+def _preview_decoder(path: Path) -> PreviewDecoderFile | None:
+    """The preview decoder in a file; None for anything else (whose errors `Checkpoint.open` raises)."""
+    if not path.is_file() or file_kind(path) != "safetensors":
+        return None
+    return PreviewDecoderFile.find(open_weight_file(path))
+
+
+def _inspect_preview_decoder(found: PreviewDecoderFile) -> Report:
+    tensors = found.file.tensors
+    dtypes, nbytes = dict(Counter(info.dtype for info in tensors.values())), sum(i.nbytes for i in tensors.values())
+    encoder = sum(name.removeprefix(found.prefix).startswith("encoder.") for name in tensors)
+    component = ComponentReport(
+        name="preview_decoder",
+        tensors=len(tensors),
+        parameters=sum(info.size for info in tensors.values()),
+        bytes=nbytes,
+        dtypes=dtypes,
+        formats={"dense": len(tensors)},
+        missing=found.missing,
+        misshapen=found.misshapen,
+        unexpected=found.unexpected,
+        ignored=encoder,
+    )
+    return Report(
+        path=str(found.path),
+        kind="preview decoder",
+        generation=None,
+        variant=None,
+        model_version="",
+        tensors=component.tensors,
+        parameters=component.parameters,
+        bytes=nbytes,
+        dtypes=dtypes,
+        components=[component],
+        unknown=[],
+        ignored=encoder,
+    )
 
 
 def _inspect_lora(path: Path) -> tuple[Report, LoraFile] | None:

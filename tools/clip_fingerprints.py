@@ -39,15 +39,15 @@ def cases(folder: Path) -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
     picture, clip = folder / "picture.png", folder / "clip.mp4"
     image = api.ImageInput(picture, 0, 0.9)
     edited = {"video_path": clip}
+    controlled = {"loras": [(embedded.IC_LORA, 1.0)]}
     return {
         "distilled": (UPSCALER, {**SIZE, "images": [image]}),
         "one-stage": ({}, {**SIZE, **GUIDED}),
         "two-stage": (REFINED, {**SIZE, **GUIDED}),
         "two-stage-hq": (REFINED, {**SIZE, **GUIDED}),
-        "ic-lora": (
-            {**UPSCALER, "loras": [(embedded.IC_LORA, 1.0)]},
-            {**SIZE, "video_conditioning": [api.VideoInput(clip)]},
-        ),
+        "ic-lora": ({**UPSCALER, **controlled}, {**SIZE, "video_conditioning": [api.VideoInput(clip)]}),
+        "dub-it": ({**UPSCALER, **controlled}, {"height": 128, "width": 128, "reference_video": clip}),
+        "alpha-gen": (controlled, {**SIZE, **GUIDED, "video_conditioning": [api.VideoInput(clip)]}),
         "keyframe-interpolation": (REFINED, {**SIZE, **GUIDED, "images": [image, api.ImageInput(picture, 8)]}),
         "audio-to-video": (REFINED, {**SIZE, **GUIDED, "audio_path": clip}),
         "retake": ({"model_variant": "distilled"}, {**edited, "start_time": 0.1, "end_time": 0.3}),

@@ -8,10 +8,6 @@
 #include "csrc/cpu/fma_tile.h"
 #include "csrc/cpu/neighborhood_attention_kernel.h"
 
-#if defined(__AVX512BF16__) && defined(__linux__)
-#define LTX2RT_TILES
-#endif
-
 namespace ltx2rt::cpu::LTX2RT_ISA {
 namespace {
 

@@ -143,6 +143,12 @@ class CallArguments(TypedDict, total=False):
     stages: Sequence[IcLoraStage] | None
     """the stages themselves, from small to full size, in place of the usual two (default: ())."""
 
+    reference_video: str | os.PathLike[str] | None
+    """the clip to dub, with its sound; size aside, the result is like it (default: None)."""
+
+    reference_strength: float | None
+    """how closely its pictures are followed, 0 to 1 (default: 1.0)."""
+
     audio_path: str | os.PathLike[str] | None
     """sound that drives the video (default: None)."""
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
-from fractions import Fraction
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +15,19 @@ from ltx2rt.api.output_files import check_files, check_folder, clip_files
 from ltx2rt.api.outputs import OutputOptions
 from ltx2rt.api.record import Record, sidecar_path, write_record
 from ltx2rt.api.run_state import RunState
+from ltx2rt.api.sound_track import AAC_RATES, SoundTrack, at_speed
 from ltx2rt.errors import UsageError
 from ltx2rt.graph.stages.inputs import GenerationInputs
 from ltx2rt.graph.stages.run import GeneratedClip, Run
 from ltx2rt.media.frame_rate import exact_frame_rate
 from ltx2rt.media.output_file import files_together
 from ltx2rt.media.output_lock import held
-from ltx2rt.media.pcm import of_length, write_wav
-from ltx2rt.media.resampling import resample
+from ltx2rt.media.pcm import WavWriter, write_wav
 from ltx2rt.media.stills import ContactSheet, write_png
 from ltx2rt.media.video_writer import VideoWriter
 from ltx2rt.memory.stage import StageReport
 from ltx2rt.paths import expanded
 from ltx2rt.types import Array
-
-# What AAC can carry, in Hz; other sound is resampled to the last one.
-AAC_RATES = (7350, 8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 64000, 88200, 96000, 48000)
 
 
 class _Frames(Iterable[Array]):
@@ -45,39 +43,37 @@ class _Frames(Iterable[Array]):
 class Clip:
     """A generated clip: the sound is ready, the frames are decoded from the final latent whenever they are read.
 
+    A clip of several windows (``chunked=True``) is made when something of it is read first: each window's frames and
+    sound come before the next window is made. What was computed is kept on disk, so that reading again only decodes.
+
     Attributes:
-        audio: float32 (S, 2) in [-1, 1]; None: silent.
         sample_rate: of the sound, in Hz.
         frame_rate: exact frames per second.
         num_frames, height, width: of the video; 0 for sound alone.
-        video_latent: (1, f, h, w, 128) float32, normalised, or None.
-        audio_latent: (1, L, 128) float32, normalised, or None.
         record: what it was made from, as JSON values.
     """
 
     def __init__(self, clip: GeneratedClip, run: Run, record: Record, state: RunState | None = None) -> None:
+        self._clip = clip
         self._frames = None if clip.frames is None else _Frames(clip.frames)
         self._run = run
         self._state = state
         self.record = record
-        self.audio = clip.audio
         self.sample_rate = clip.sample_rate
         self.frame_rate = clip.frame_rate
         self.num_frames = clip.num_frames
         self.height = clip.height
         self.width = clip.width
-        self.video_latent = clip.video_latent
-        self.audio_latent = clip.audio_latent
-        self._has_file_sound = clip.has_file_sound
-        self._kept_frames = clip.kept_frames
-        self._kept_sound_s = clip.kept_sound_s
+        self._written_samples = 0 if clip.audio is None else len(clip.audio)
 
     def __repr__(self) -> str:
         parts = []
         if self.num_frames:
             parts.append(f"{self.num_frames} frames of {self.height}x{self.width} at {float(self.frame_rate):g}/s")
-        if self.audio is not None:
-            parts.append(f"{len(self.audio) / self.sample_rate:.2f} s of sound at {self.sample_rate} Hz")
+        if self._clip.audio is not None:
+            parts.append(f"{len(self._clip.audio) / self.sample_rate:.2f} s of sound at {self.sample_rate} Hz")
+        elif self.has_sound:
+            parts.append(f"sound at {self.sample_rate} Hz")
         return f"<Clip: {', '.join(parts)}>"
 
     @property
@@ -94,14 +90,40 @@ class Clip:
             raise UsageError("this clip has no frames: it is sound alone, or was made with latents_only.")
         return self._frames
 
+    @cached_property
+    def audio(self) -> Array | None:
+        """Float32 (S, 2) in [-1, 1]; None: silent."""
+        windows = self._clip.windows
+        return self._clip.audio if windows is None or not self.has_sound else windows.sound()
+
+    @property
+    def video_latent(self) -> Array | None:
+        """(1, f, h, w, 128) float32, normalised, or None. Of windows those latent frames that no window before has."""
+        return self._latents[0]
+
+    @property
+    def audio_latent(self) -> Array | None:
+        """(1, L, 128) float32, normalised, or None. Of windows as the video's."""
+        return self._latents[1]
+
+    @cached_property
+    def _latents(self) -> tuple[Array | None, Array | None]:
+        if self._clip.windows is not None:
+            return self._clip.windows.latents()
+        return self._clip.video_latent, self._clip.audio_latent
+
     @property
     def has_frames(self) -> bool:
         return self._frames is not None
 
     @property
+    def has_sound(self) -> bool:
+        return self._clip.audio is not None or (self._clip.windows is not None and self.sample_rate > 0)
+
+    @property
     def is_decoded(self) -> bool:
         """Whether there is anything to see or hear, and not only latents."""
-        return self.has_frames or self.audio is not None
+        return self.has_frames or self.has_sound
 
     @property
     def inputs(self) -> GenerationInputs:
@@ -150,9 +172,7 @@ class Clip:
             raise UsageError(f"options must be OutputOptions, got {options!r}; single ones are given by their names.")
         path = expanded(path)
         options = OutputOptions.of(vars(options or OutputOptions()) | changes)
-        files = clip_files(
-            path, options, pictures=self.has_frames, sound=self.audio is not None, decoded=self.is_decoded
-        )
+        files = clip_files(path, options, pictures=self.has_frames, sound=self.has_sound, decoded=self.is_decoded)
         inputs = [Path(name) for name in (*self.record.inputs, *self.record.weights)]
         for file in files:
             check_folder(file.path)
@@ -170,67 +190,84 @@ class Clip:
             self._state = None  # the folder may belong to another run from here on
 
     def _save(self, path: Path, options: OutputOptions) -> None:
-        if options.save_latents is not None:
-            write_latents(options.save_latents, self._latents())
         if self.is_decoded:
-            audio, rate, frame_rate = self._at_speed(options.speed)
-            if options.save_wav is not None:
-                assert audio is not None
-                write_wav(options.save_wav, audio, rate, of_file=self._has_file_sound)
             if path.suffix.lower() == ".wav":
-                assert audio is not None
-                write_wav(path, audio, rate, of_file=self._has_file_sound)
+                self._save_sound([path, *([options.save_wav] if options.save_wav is not None else [])], options.speed)
             else:
-                self._save_video(path, options, audio if options.audio else None, rate, frame_rate)
+                self._save_video(path, options)
+        if options.save_latents is not None:
+            # Last: the windows of a clip are made as its frames are written.
+            write_latents(options.save_latents, self._saved_latents())
         if options.sidecar:
             target = path if self.is_decoded or options.save_latents is None else options.save_latents
             write_record(sidecar_path(target), replace(self.record, result=self._result()), options.as_dict())
 
-    def _save_video(
-        self, path: Path, options: OutputOptions, audio: Array | None, rate: int, frame_rate: Fraction
-    ) -> None:
-        if audio is not None and rate not in AAC_RATES:
-            audio, rate = resample(audio, rate, AAC_RATES[-1]), AAC_RATES[-1]
+    def _save_sound(self, paths: Sequence[Path], speed: float) -> None:
+        """The sound alone, without decoding a frame."""
+        audio = self.audio
+        assert audio is not None
+        self._written_samples = len(audio)
+        for path in paths:
+            write_wav(path, at_speed(audio, self.sample_rate, speed), self.sample_rate, of_file=self._has_file_sound)
+
+    def _save_video(self, path: Path, options: OutputOptions) -> None:
+        """Frames and sound are written as they come."""
+        frame_rate = self.frame_rate
+        if options.speed != 1.0:
+            frame_rate = exact_frame_rate(float(self.frame_rate) * options.speed)
+        has_track = self.has_sound and options.audio
+        track_rate = self.sample_rate if self.sample_rate in AAC_RATES else AAC_RATES[-1]
         sheet = None if options.contact_sheet is None else ContactSheet(self.num_frames)
         first: Array | None = None
-        writer = VideoWriter(
-            path,
-            width=self.width,
-            height=self.height,
-            frame_rate=frame_rate,
-            codec=options.codec,
-            crf=options.crf,
-            preset=options.preset,
-            sample_rate=None if audio is None else rate,
-            of_file=self._kept_frames,
-        )
-        with writer:
-            if audio is not None:
-                whole = of_length(audio, round(self.num_frames / writer.frame_rate * rate))
-                writer.write_audio(whole, of_file=self._has_file_sound)
-            for chunk in self.frames:
-                first = chunk[0] if first is None else first
-                if sheet is not None:
-                    sheet.add(chunk)
-                writer.write(chunk)
+        with ExitStack() as files:
+            writer = files.enter_context(
+                VideoWriter(
+                    path,
+                    width=self.width,
+                    height=self.height,
+                    frame_rate=frame_rate,
+                    codec=options.codec,
+                    crf=options.crf,
+                    preset=options.preset,
+                    sample_rate=track_rate if has_track else None,
+                    of_file=self._clip.kept_frames,
+                )
+            )
+            wav = None
+            if options.save_wav is not None:
+                wav = files.enter_context(WavWriter(options.save_wav, self.sample_rate, of_file=self._has_file_sound))
+            track = SoundTrack(
+                writer if has_track else None,
+                wav,
+                samples=round(self.num_frames / writer.frame_rate * track_rate),
+                rates=(self.sample_rate, track_rate),
+                speed=options.speed,
+                of_file=self._has_file_sound,
+            )
+            for piece in self._clip.pieces():
+                if piece.sound is not None:
+                    track.add(piece.sound)
+                if piece.frames is not None:
+                    first = piece.frames[0].copy() if first is None else first
+                    if sheet is not None:
+                        sheet.add(piece.frames)
+                    writer.write(piece.frames)
+                del piece  # its memory is free while the next one is made
+            track.finish()
+            self._written_samples = track.given
         if options.save_first_frame is not None and first is not None:
             write_png(options.save_first_frame, first)
         if options.contact_sheet is not None and sheet is not None:
             write_png(options.contact_sheet, sheet.picture())
 
-    def _at_speed(self, speed: float) -> tuple[Array | None, int, Fraction]:
-        """Sound, its rate and the frame rate at a playback speed; the sound changes its pitch like a tape."""
-        if speed == 1.0:
-            return self.audio, self.sample_rate, self.frame_rate
-        audio = self.audio
-        if audio is not None:
-            audio = resample(audio, round(self.sample_rate * speed), self.sample_rate)
-        return audio, self.sample_rate, exact_frame_rate(float(self.frame_rate) * speed)
+    @property
+    def _has_file_sound(self) -> bool:
+        return self._clip.has_file_sound
 
-    def _latents(self) -> Latents:
+    def _saved_latents(self) -> Latents:
         found = self._run.files.checkpoint.generation
         generation = "" if found is None else found.name  # a video VAE alone does not always tell
-        return Latents(generation, self.frame_rate, self.video_latent, self.audio_latent)
+        return Latents(generation, self.frame_rate, *self._latents)
 
     def _result(self) -> dict[str, Any]:
         return {
@@ -239,15 +276,15 @@ class Clip:
             "height": self.height,
             "width": self.width,
             "frame_rate": str(self.frame_rate),
-            "audio_samples": 0 if self.audio is None else len(self.audio),
+            "audio_samples": self._written_samples,
             "sample_rate": self.sample_rate,
             **self._kept(),
         }
 
     def _kept(self) -> dict[str, Any]:
         """What an edit has left as it was, first and last frames and seconds of sound."""
-        if not self._kept_frames and not self._kept_sound_s:
+        if not self._clip.kept_frames and not self._clip.kept_sound_s:
             return {}
-        frames = [[part.start, part.stop - 1] for part in self._kept_frames]
-        sound = [[round(begin, 6), round(end, 6)] for begin, end in self._kept_sound_s]
+        frames = [[part.start, part.stop - 1] for part in self._clip.kept_frames]
+        sound = [[round(begin, 6), round(end, 6)] for begin, end in self._clip.kept_sound_s]
         return {"kept": {"frames": frames, "sound_s": sound}}

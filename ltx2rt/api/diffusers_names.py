@@ -15,7 +15,8 @@ DIFFUSERS_NAMES = {
     "spatio_temporal_guidance_blocks": "here it is video_stg_blocks, and audio_stg_blocks for the sound.",
     "image": "here it is images, a list; each a path, a PIL image, an array or an ImageInput.",
     "conditions": "here they are images, each an ImageInput(image, frame_index, strength).",
-    "video": "here it is video_path for clips that are edited, and video_conditioning for control videos.",
+    "video": "here it is video_path for clips that are edited, video_conditioning for control videos, reference_video "
+    "for dubbing.",
     "generator": "here a seed decides the noise, seed=10, as torch.Generator('cpu').manual_seed(10) does there.",
     "prompt_embeds": "here it is embedding, a file or what ltx2rt.encode gives.",
     "negative_prompt_embeds": "here the embedding that ltx2rt.encode gives holds that of the negative prompt, too.",

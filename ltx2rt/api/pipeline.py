@@ -36,13 +36,14 @@ from ltx2rt.graph.pipelines.pipeline import PipelineEntry
 from ltx2rt.graph.pipelines.plan import Plan, Rates, plan, plan_keeping
 from ltx2rt.graph.preview_decoder_file import PreviewDecoderFile
 from ltx2rt.graph.settings.setting import plain_values, settings_of, stored_values
-from ltx2rt.graph.settings.settings import GUIDANCE, Settings
+from ltx2rt.graph.settings.settings import DRIVING_SOUND, GUIDANCE, Settings
 from ltx2rt.graph.settings.weight_files import WeightFiles
 from ltx2rt.graph.stages.events import Event
 from ltx2rt.graph.stages.handover import Handover
 from ltx2rt.graph.stages.inputs import GenerationInputs
 from ltx2rt.graph.stages.journal import Journal
 from ltx2rt.graph.stages.keeping import Keeping
+from ltx2rt.graph.stages.media_inputs import WHOLE_SOUND_S
 from ltx2rt.graph.stages.run import GeneratedClip, Run
 from ltx2rt.graph.stages.text.duration import predicted_frames
 from ltx2rt.graph.stages.text.enhancement import enhance_prompt
@@ -259,7 +260,7 @@ class Pipeline:
             repeated: the record of a run that this one repeats; its weights and inputs must be the same.
             memory: what the process may take, ``12GB`` or bytes; None: most of what is free. It decides what is
                 streamed from disk and worked on in parts, not the result.
-            settings: see `Settings`.
+            settings: see `Settings`. ``num_frames=None`` makes the clip of audio-to-video as long as its sound.
 
         Returns:
             A `Clip` whose sound is ready and whose frames decode while they are read; a list of them for a list.
@@ -461,7 +462,7 @@ class Pipeline:
 
     def _prepare(self, settings: Mapping[str, Any], files: WeightSet) -> tuple[GenerationInputs, Record]:
         fixed = self.has_fixed_schedule
-        asked = Settings.of(settings, DIFFUSERS_NAMES)
+        asked = Settings.of(_as_long_as_the_sound(settings, self.entry), DIFFUSERS_NAMES)
         require_parts(files, asked, self.entry)
         decided = decide(
             asked,
@@ -496,7 +497,7 @@ class Pipeline:
         if duration is not None:
             is_guided = self.entry.is_guided and not run.inputs.fixed_schedule
             context, negative = guided_contexts(run) if is_guided else (positive_context(run), None)
-            frames = predicted_frames(run, context, duration)
+            frames = predicted_frames(run, context, duration, with_sound=not self.entry.silent)
             run.inputs = replace(
                 run.inputs,
                 context=context,
@@ -551,6 +552,19 @@ def _preview_file(path: Any) -> PreviewDecoderFile:
     if not isinstance(path, (str, PathLike)):
         raise UsageError(f"{spelled('preview_decoder')} must be a path, got {path!r}.")
     return PreviewDecoderFile.open(path)
+
+
+def _as_long_as_the_sound(settings: Mapping[str, Any], entry: PipelineEntry) -> Mapping[str, Any]:
+    """Arguments of a call in which ``num_frames=None``, where sound drives the video, asks for all of the sound.
+
+    Source: Lightricks/LTX-2 ltx_pipelines/a2vid_two_stage.py @ 1.4.
+    """
+    lengths = ("num_frames", "duration", "audio_max_duration")
+    if DRIVING_SOUND not in entry.topics or "num_frames" not in settings:
+        return settings
+    if any(settings.get(name) is not None for name in lengths):
+        return settings
+    return {**settings, "audio_max_duration": WHOLE_SOUND_S}
 
 
 def _folder(path: Any) -> Path:

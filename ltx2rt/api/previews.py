@@ -14,7 +14,7 @@ from ltx2rt.graph.models.layers.decode_way import DecodeWay
 from ltx2rt.graph.models.layers.params import Params
 from ltx2rt.graph.preview_decoder_file import PreviewDecoderFile
 from ltx2rt.graph.protocols import Grid, VideoDecoder
-from ltx2rt.graph.stages.events import Evaluated, Event, Noised, StageStarted, StepDone
+from ltx2rt.graph.stages.events import Evaluated, Event, Noised, StageStarted, StepDone, WindowStarted
 from ltx2rt.graph.stages.weight_set import WeightSet
 from ltx2rt.types import Array
 
@@ -41,7 +41,7 @@ class TinyDecoder:
 
 @dataclass(frozen=True)
 class Preview:
-    """What the clip would be if sampling ended now.
+    """What the clip, or the window of it that is being made, would be if sampling ended now.
 
     Attributes:
         stage: name of the denoising stage.
@@ -124,7 +124,9 @@ class PreviewObserver:
         self._positions: Array | None = None
 
     def __call__(self, event: Event) -> None:
-        if isinstance(event, Noised) and event.modality == "video":
+        if isinstance(event, WindowStarted):
+            self._num_frames = event.window.frames
+        elif isinstance(event, Noised) and event.modality == "video":
             self._positions = event.state.positions
         elif isinstance(event, StageStarted):
             self._estimate = None

@@ -7,7 +7,6 @@ from ltx2rt.cli.flag import Flag
 _INERT_GROUP = "Accepted, without effect"
 _REFUSED_GROUP = "Known, but refused"
 _DFR = "it belongs to the dynamic frame rate pipeline of LTX-2.5, which is not supported"
-_DUB = "it belongs to the dubbing pipeline, which is not supported"
 _HDR = "high dynamic range is not supported"
 
 
@@ -74,8 +73,6 @@ FOREIGN_FLAGS = (
     _refused("--temporal-upsample-rounds", "how often the frame rate is doubled", _DFR, metavar="N"),
     _refused("--temporal-upscalings", "how often the frame rate is doubled", _DFR, metavar="N"),
     _refused("--spatial-upscalings", "how often the size is doubled", _DFR, metavar="N"),
-    _refused("--reference-video", "clip to dub", _DUB, metavar="FILE"),
-    _refused("--reference-strength", "how closely it is followed", _DUB, metavar="S"),
     _refused("--input", "clips to convert", _HDR, nargs="+", metavar="FILE"),
     _refused("--output-dir", "where converted clips go", _HDR, metavar="DIR"),
     _refused("--hdr-lora", "LoRA of the conversion", _HDR, metavar="FILE"),

@@ -276,7 +276,9 @@ def _outputs(arguments: argparse.Namespace, command: Command) -> Outputs:
 
 
 def _has_sound(command: Command) -> bool:
-    """Whether the clip will have sound: a silent one whose sound is kept stays silent."""
+    """Whether the clip will have sound: some pipelines make none, and a silent one whose sound is kept stays silent."""
+    if command.pipeline in PIPELINES and PIPELINES[command.pipeline].silent:
+        return False
     settings = Settings.of(command.settings)
     keeps = settings.keep_audio and settings.kept_from == "source"
     return not keeps or settings.video_path is None or has_sound(settings.video_path)

@@ -1,4 +1,7 @@
-"""A plan as a picture: one stacked bar per stage, and the budget as a line."""
+"""A plan as a picture: one stacked bar per stage, and the budget as a line.
+
+Of windows of a clip that take the same the first one is drawn, with its number.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +42,8 @@ def draw(plan: Plan) -> Image.Image:
     """The picture: bytes to the right, one bar per stage."""
     font = ImageFont.load_default(size=_FONT)
     longest = max([plan.peak_bytes, plan.budget or 0 if (plan.budget or 0) < 2 * plan.peak_bytes else 0])
-    height = 2 * _MARGIN + len(plan.stages) * (_BAR + _GAP) + 3 * _BAR
+    stages = [stage for group in plan.groups for stage in group.stages]
+    height = 2 * _MARGIN + len(stages) * (_BAR + _GAP) + 3 * _BAR
     picture = Image.new("RGB", (_LABEL + _LENGTH + 6 * _MARGIN, height), "white")
     pen = ImageDraw.Draw(picture)
 
@@ -47,8 +51,9 @@ def draw(plan: Plan) -> Image.Image:
         return _LABEL + _LENGTH * nbytes / longest
 
     top = _MARGIN
-    for stage in plan.stages:
-        pen.text((_LABEL - 8, top + _BAR / 2), stage.need.name, fill="black", font=font, anchor="rm")
+    for stage in stages:
+        name = f"{stage.need.window}: {stage.need.name}" if stage.need.window else stage.need.name
+        pen.text((_LABEL - 8, top + _BAR / 2), name, fill="black", font=font, anchor="rm")
         start = 0
         for kind, nbytes in {"process": plan.base_bytes, **stage.need.parts}.items():
             if nbytes:

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from ltx2rt.graph.stages.events import (
     StageStarted,
     StepDone,
     TileDone,
+    WindowStarted,
 )
 from ltx2rt.memory.stage import StageReport
 
@@ -47,6 +49,7 @@ class Progress:
         self.preview: Path | None = None
         self._begun = time.monotonic()
         self._stage: _Stage | None = None
+        self._clip: _ClipSteps | None = None
 
     def message(self, text: str) -> None:
         """A message the user must see, also with --quiet."""
@@ -72,16 +75,23 @@ class Progress:
                 self._object("length", seconds=round(event.seconds, 3), frames=event.frames)
             else:
                 print(f"length: {event.seconds:.2f} s are predicted, {event.frames} frames are made", file=sys.stderr)
+        elif isinstance(event, WindowStarted):
+            self._finish_stage()
+            self._begin_window(event)
         elif isinstance(event, StageStarted):
             self._finish_stage()
             kind = _JsonStage if self._json else _Bar if sys.stderr.isatty() else _Lines
             self._stage = kind(self, event.name, event.steps)
         elif isinstance(event, StageRestored):
+            if self._clip is not None:
+                self._clip.restored(event.steps)
             if self._json:
-                self._object("stage", stage=event.name, state="restored")
+                self._object("stage", stage=event.name, state="restored", **self._of_clip())
             else:
-                print(f"{event.name:<18} restored", file=sys.stderr)
+                print(f"{self.label(event.name):<18} restored", file=sys.stderr)
         elif isinstance(event, StepDone) and self._stage is not None:
+            if self._clip is not None:
+                self._clip.advance()
             self._stage.advance()
         elif isinstance(event, TileDone) and self._stage is not None:
             self._stage.advance_tile(event.index + 1, event.tiles)
@@ -103,9 +113,9 @@ class Progress:
             self._object("report", stages=[stage.as_dict() for stage in report])
             return
         print(f"{'stage':<20}{'seconds':>9}{'weights':>11}{'streamed':>11}{'planned':>11}{'peak':>11}", file=sys.stderr)
-        for stage in report:
+        for name, stage in _together(report):
             print(
-                f"{stage.name:<20}{stage.seconds:>9.2f}{_megabytes(stage.weight_bytes)}"
+                f"{name:<20}{stage.seconds:>9.2f}{_megabytes(stage.weight_bytes)}"
                 f"{_megabytes(stage.streamed_bytes)}{_megabytes(stage.planned_peak_bytes)}"
                 f"{_megabytes(stage.resident_peak_bytes)}",
                 file=sys.stderr,
@@ -137,11 +147,84 @@ class Progress:
             seconds=round(stage.seconds, 3),
             seconds_left=None if stage.seconds_left is None else round(stage.seconds_left, 3),
             preview=str(preview) if preview is not None and preview.exists() else None,
+            **self._of_clip(),
         )
+
+    def label(self, stage: str) -> str:
+        """What a stage is called for people, with the window that it belongs to."""
+        return stage if self._clip is None else f"window {self._clip.window} of {self._clip.windows}, {stage}"
+
+    @property
+    def clip_words(self) -> str:
+        """How far a clip of several windows is, for people; empty: it is made at once."""
+        clip = self._clip
+        if clip is None:
+            return ""
+        left = "" if clip.seconds_left is None else f", {clip.seconds_left:.0f} s left"
+        return f"; of the clip {clip.done} of {clip.steps} steps{left}"
+
+    def _begin_window(self, event: WindowStarted) -> None:
+        window = event.window
+        if self._clip is None:
+            self._clip = _ClipSteps()
+        self._clip.begin(window.index, window.count, event.steps)
+        if self._json:
+            self._object(
+                "window", window=window.index + 1, windows=window.count, start=window.start, frames=window.frames
+            )
+
+    def _of_clip(self) -> dict[str, Any]:
+        """Of a clip in several windows: which one is made, and the steps of all of them."""
+        clip = self._clip
+        if clip is None:
+            return {}
+        left = clip.seconds_left
+        return {
+            "window": clip.window,
+            "windows": clip.windows,
+            "clip_step": clip.done,
+            "clip_of": clip.steps,
+            "clip_seconds_left": None if left is None else round(left, 3),
+        }
 
     def _object(self, event: str, **values: Any) -> None:
         line = {"event": event, "elapsed": round(time.monotonic() - self._begun, 3), **values}
         print(json.dumps(line), file=sys.stderr, flush=True)
+
+
+class _ClipSteps:
+    """How far a clip of several windows is.
+
+    Attributes:
+        window: the one that is made, from 1.
+        windows: how many there are.
+        steps, done: sampler steps of all windows, and those that are done or restored.
+    """
+
+    def __init__(self) -> None:
+        self.window = self.windows = self.steps = self.done = 0
+        self._computed = 0
+        self._begun = time.monotonic()
+
+    def begin(self, index: int, count: int, steps: int) -> None:
+        """A window of ``steps`` steps begins."""
+        self.window, self.windows, self.steps, self.done = index + 1, count, count * steps, index * steps
+
+    def advance(self) -> None:
+        """A step is done."""
+        self.done += 1
+        self._computed += 1
+
+    def restored(self, steps: int) -> None:
+        """An interrupted run had done these."""
+        self.done += steps
+
+    @property
+    def seconds_left(self) -> float | None:
+        """By the mean of what was computed, decoding included; None: not known."""
+        if not self._computed:
+            return None
+        return (time.monotonic() - self._begun) / self._computed * (self.steps - self.done)
 
 
 class _Stage:
@@ -213,7 +296,7 @@ class _Bar(_Stage):
         super().__init__(progress, name, steps)
         self._bar = tqdm(
             total=steps or 1,
-            desc=f"{name:<18}",
+            desc=f"{progress.label(name):<18}",
             file=sys.stderr,
             bar_format="{desc} {percentage:3.0f}% |{bar:24}| {n_fmt}/{total_fmt}{postfix} "
             "[{elapsed}, {remaining} left]",
@@ -242,6 +325,7 @@ class _Lines(_Stage):
 
     def __init__(self, progress: Progress, name: str, steps: int) -> None:
         super().__init__(progress, name, steps)
+        self._label = progress.label(name)
         self._say(f"{steps} steps" if steps else "begun")
         self._ended = threading.Event()
         threading.Thread(target=self._watch, daemon=True).start()
@@ -259,10 +343,31 @@ class _Lines(_Stage):
             if self.tiles:
                 step += f"tile {self.tile} of {self.tiles}, "
             left = "" if self.seconds_left is None else f", {self.seconds_left:.0f} s left"
-            self._say(f"{step}{self.seconds:.0f} s{left}")
+            self._say(f"{step}{self.seconds:.0f} s{left}{self.progress.clip_words}")
 
     def _say(self, text: str) -> None:
-        print(f"{self.name}: {text}", file=sys.stderr, flush=True)
+        print(f"{self._label}: {text}", file=sys.stderr, flush=True)
+
+
+def _together(report: Sequence[StageReport]) -> list[tuple[str, StageReport]]:
+    """The stages with their names; those of windows that have the same name are one, with the largest peak."""
+    rows: dict[str, list[StageReport]] = {}
+    for number, stage in enumerate(report):
+        rows.setdefault(stage.name if stage.window else f"{stage.name} {number}", []).append(stage)
+    merged = []
+    for stages in rows.values():
+        first = stages[0]
+        peaks = [stage.resident_peak_bytes for stage in stages if stage.resident_peak_bytes is not None]
+        whole = replace(
+            first,
+            seconds=sum(stage.seconds for stage in stages),
+            weight_bytes=max(stage.weight_bytes for stage in stages),
+            streamed_bytes=sum(stage.streamed_bytes for stage in stages),
+            planned_peak_bytes=max(stage.planned_peak_bytes for stage in stages),
+            resident_peak_bytes=max(peaks) if peaks else None,
+        )
+        merged.append((first.name if len(stages) == 1 else f"{first.name} x{len(stages)}", whole))
+    return merged
 
 
 def _megabytes(count: int | None) -> str:

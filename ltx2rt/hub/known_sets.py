@@ -299,8 +299,11 @@ SETS: tuple[KnownSet, ...] = (
 )
 
 
-def _lora(repository: str, file: str, size: int | None = None, gated: bool = False) -> Part:
-    return Part("loras", Repository(f"Lightricks/{repository}", _LTX, gated), (f"{file}.safetensors",), size)
+def _lora(
+    repository: str, file: str, size: int | None = None, *, about: float | None = None, gated: bool = False
+) -> Part:
+    home = Repository(f"Lightricks/{repository}", _LTX, gated)
+    return Part("loras", home, (f"{file}.safetensors",), size, about=about)
 
 
 _CAMERA = ("Dolly-In", "Dolly-Out", "Dolly-Left", "Dolly-Right", "Jib-Up", "Jib-Down", "Static")
@@ -324,10 +327,12 @@ OTHERS: tuple[Part, ...] = (
     _lora("LTX-2.3-22b-IC-LoRA-Union-Control", "ltx-2.3-22b-ic-lora-union-control-ref0.5", 654_465_352),
     _lora("LTX-2.3-22b-IC-LoRA-Motion-Track-Control", "ltx-2.3-22b-ic-lora-motion-track-control-ref0.5"),
     _lora("LTX-2.3-22b-IC-LoRA-HDR", "ltx-2.3-22b-ic-lora-hdr-0.9", gated=True),
+    _lora("LTX-2.3-22b-IC-LoRA-DubIt", "ltx-2.3-22b-ic-lora-dubit-0.9", 2_466_665_072, gated=True),
     _lora(
         "LTX-2.5-22b-IC-LoRA-Pixel-Spatial-Upscaler",
         "ltx-2.5-22b-ic-lora-pixel-spatial-upscaler-x2-1.0",
         327_322_640,
         gated=True,
     ),
+    _lora("LTX-2.5-22b-IC-LoRA-Alpha-Gen", "ltx-2.5-22b-ic-lora-alpha-gen-0.9", about=1.31, gated=True),
 )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import wave
+from contextlib import ExitStack
+from types import TracebackType
 
 import numpy as np
 
@@ -47,6 +49,46 @@ def of_length(waveform: Array, samples: int) -> Array:
     return np.pad(waveform, ((0, missing), (0, 0))) if missing > 0 else waveform[:samples]
 
 
+class WavWriter:
+    """A 16-bit PCM stereo .wav file that is written part by part, and appears only when it is complete.
+
+    Use it as a context manager: any exception removes what was written.
+
+    Args:
+        path: the file.
+        sample_rate: Hz.
+        of_file: see `to_int16`.
+
+    Raises:
+        MediaError: the file cannot be written.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], sample_rate: int, *, of_file: bool = False) -> None:
+        self._open = ExitStack()
+        self._file = self._open.enter_context(OutputFile(path)).file
+        self._of_file = of_file
+        self._sample_rate = sample_rate
+        self._container: wave.Wave_write | None = None
+
+    def write(self, waveform: Array) -> None:
+        """The next samples, (S, C) float in [-1, 1]; UsageError for a waveform that `to_int16` refuses."""
+        samples = to_int16(waveform, of_file=self._of_file).astype("<i2")
+        if self._container is None:
+            self._container = self._open.enter_context(wave.open(self._file, "wb"))  # noqa: SIM115
+            self._container.setnchannels(samples.shape[1])
+            self._container.setsampwidth(2)
+            self._container.setframerate(self._sample_rate)
+        self._container.writeframes(samples.tobytes())
+
+    def __enter__(self) -> WavWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._open.__exit__(kind, error, trace)
+
+
 def write_wav(path: str | os.PathLike[str], waveform: Array, sample_rate: int, *, of_file: bool = False) -> None:
     """Write a 16-bit PCM .wav file.
 
@@ -60,9 +102,5 @@ def write_wav(path: str | os.PathLike[str], waveform: Array, sample_rate: int, *
         UsageError: for a waveform that `to_int16` refuses.
         MediaError: the file cannot be written.
     """
-    samples = to_int16(waveform, of_file=of_file).astype("<i2")
-    with OutputFile(path) as output, wave.open(output.file, "wb") as container:
-        container.setnchannels(samples.shape[1])
-        container.setsampwidth(2)
-        container.setframerate(sample_rate)
-        container.writeframes(samples.tobytes())
+    with WavWriter(path, sample_rate, of_file=of_file) as writer:
+        writer.write(waveform)

@@ -174,6 +174,7 @@ class VideoWriter:
         self._of_file = of_file
         self.frames_written = 0
         self.samples_written = 0
+        self._begun: Array | None = None  # samples of a frame of sound that is not full yet
         self._output = OutputFile(path)
         try:
             # The index comes first, so that a player can begin before it has the whole file.
@@ -227,35 +228,41 @@ class VideoWriter:
             self.frames_written += 1
 
     def write_audio(self, waveform: Array, *, of_file: bool = False) -> None:
-        """Encode the whole sound track; call it once, before or after the frames.
+        """Encode the sound track or the next part of it, before, between or after frames: parts may have any length.
 
         Args:
             waveform: (S, 2) float in [-1, 1] at ``sample_rate``; it is quantised to 16 bits first.
             of_file: see `to_int16`.
 
         Raises:
-            UsageError: the writer was made without ``sample_rate``, the track was already written, or the waveform is
-                not stereo, is empty or is not finite.
+            UsageError: the writer was made without ``sample_rate``, or the waveform is not stereo, is empty or is not
+                finite.
             MediaError: encoding failed or the disk is full.
         """
         if self._audio is None:
             raise UsageError("this clip has no audio track; give VideoWriter a sample_rate.")
-        if self.samples_written:
-            raise UsageError(f"the audio track was already written ({self.samples_written} samples); write it once.")
         if waveform.ndim != 2 or waveform.shape[1] != 2 or waveform.shape[0] == 0:
             raise UsageError(
                 f"waveform must be (S, 2) with S > 0, got {waveform.shape}; AAC stereo needs two channels."
             )
         # Dividing by 32768 undoes the scaling that decoders use for 16-bit samples.
-        planes = np.ascontiguousarray(to_int16(waveform, of_file=of_file).T.astype(np.float32) / np.float32(32768.0))
+        planes = to_int16(waveform, of_file=of_file).T.astype(np.float32) / np.float32(32768.0)
+        if self._begun is not None:
+            planes = np.concatenate([self._begun, planes], axis=1)
+        whole = planes.shape[1] // AAC_FRAME * AAC_FRAME
+        self._write_samples(self._audio, planes[:, :whole])
+        self._begun = planes[:, whole:].copy()
+
+    def _write_samples(self, stream: AudioStream, planes: Array) -> None:
+        """Encode (2, n) samples, of which only the last ones of the track may fill less than a frame."""
         for start in range(0, planes.shape[1], AAC_FRAME):
             block = np.ascontiguousarray(planes[:, start : start + AAC_FRAME])
             sound = av.AudioFrame.from_ndarray(block, format="fltp", layout="stereo")
-            sound.sample_rate = self._audio.codec_context.sample_rate
-            sound.pts = start
+            sound.sample_rate = stream.codec_context.sample_rate
+            sound.pts = self.samples_written
             sound.time_base = Fraction(1, sound.sample_rate)
-            self._mux(self._audio, sound)
-        self.samples_written = planes.shape[1]
+            self._mux(stream, sound)
+            self.samples_written += block.shape[1]
 
     def close(self) -> None:
         """Complete the file and give it its name.
@@ -266,6 +273,8 @@ class VideoWriter:
         try:
             if self.frames_written == 0:
                 raise MediaError(f"cannot write {self._output.path}: no frame was produced; check the request.")
+            if self._audio is not None and self._begun is not None:
+                self._write_samples(self._audio, self._begun)
             for stream in (self._video, self._audio):
                 if stream is not None:
                     self._mux(stream, None)

@@ -52,6 +52,7 @@ class StageReport:
             only tells the peak since the process began.
         left_bytes: what MLX still held after the stage was emptied.
         loaded_bytes: the part of ``weight_bytes`` that was read from files, as arrays.
+        window: of a clip that is made in several, from 1; 0: of all of it.
         kept_bytes: weights of this and earlier stages that stay for later ones and later calls; 0: each frees its own.
         planned_peak_bytes: the resident peak that was predicted; 0 without a plan.
         streamed_bytes: weights read from disk while the stage ran.
@@ -71,6 +72,7 @@ class StageReport:
     waited_seconds: float = 0.0
     loaded_bytes: int = 0
     kept_bytes: int = 0
+    window: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -184,6 +186,7 @@ class StageRunner:
                     waited_seconds=sum(stream.waited_seconds for stream in stage.streams),
                     loaded_bytes=stage.loaded_bytes,
                     kept_bytes=0 if need is None else need.left,
+                    window=0 if need is None else need.window,
                 )
             )
         if refusal is not None:

@@ -5,6 +5,7 @@ A damaged upload can end this process, and neither the server nor a running job.
 
 from __future__ import annotations
 
+import gc
 import logging
 import re
 import traceback
@@ -16,7 +17,7 @@ from typing import Any
 from ltx2rt import embedded
 from ltx2rt.api.pipeline import Pipeline
 from ltx2rt.api.planning import rates
-from ltx2rt.errors import Ltx2rtError, MemoryBudgetError
+from ltx2rt.errors import Ltx2rtError, MemoryBudgetError, UsageError
 from ltx2rt.graph.pipelines import AUTOMATIC, PIPELINES
 from ltx2rt.graph.pipelines.plan import Plan
 from ltx2rt.graph.preview_decoder_file import PreviewDecoderFile
@@ -30,6 +31,8 @@ from ltx2rt.spelling import spelled_as
 
 # How often a plan is made again with the budget that the stage which did not fit has asked for.
 _MOST_STAGES = 12
+# Of the latent of a clip: 40 seconds of 3840x2176. Plans go through the arrays of the clip, as the run does.
+_MOST_CELLS = 1 << 20
 
 
 def main() -> None:
@@ -41,6 +44,7 @@ def main() -> None:
     except Ltx2rtError as error:
         lines.send(failed=str(error))
         return
+    gc.freeze()  # what the imports have made stays
     lines.send(ready=offered, notices=said)
     while True:
         message = lines.receive()
@@ -131,6 +135,7 @@ class Checker:
         settings = call_settings(asked, folder)
         output_options(asked, JobFolder(folder.parent, folder.name), pictures=pipeline.entry.output == "video")
         record = pipeline.record_for(**settings)
+        _require_plannable(record.settings)
         plan, assumed = pipeline.plan(
             **settings, memory=budget, rates=self._rates, preview_decoder=self._preview_decoder
         )
@@ -180,6 +185,17 @@ def _takes(pipeline: Pipeline, name: str, topic: str) -> bool:
     if pipeline.has_fixed_schedule and (name == "num_inference_steps" or topic in GUIDANCE):
         return False
     return topic in topics or not topic
+
+
+def _require_plannable(decided: Mapping[str, Any]) -> None:
+    """Raise UsageError for a clip so large that its plan alone would take minutes."""
+    frames, height, width = (decided.get(name, 1) for name in ("num_frames", "height", "width"))
+    cells = ((frames - 1) // 8 + 1) * -(-height // 32) * -(-width // 32)
+    if cells > _MOST_CELLS:
+        raise UsageError(
+            f"{frames} frames of {width}x{height} are {cells} cells of 32x32 pixels and 8 frames, this server takes "
+            f"{_MOST_CELLS}; ask for a smaller or shorter clip."
+        )
 
 
 def _plan(plan: Plan) -> dict[str, Any]:

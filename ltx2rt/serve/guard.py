@@ -45,12 +45,13 @@ class Access:
     def of(cls, host: str, keys: Sequence[str], origins: Sequence[str]) -> Access:
         """For a server that listens on ``host``."""
         hosts = () if keys else tuple({*_LOCAL, host.strip("[]").lower()})
-        return cls(tuple(_hash(key) for key in keys), hosts, tuple(origin.rstrip("/") for origin in origins))
+        return cls(tuple(_hash(key.encode()) for key in keys), hosts, tuple(origin.rstrip("/") for origin in origins))
 
     def has_key(self, headers: Headers) -> bool:
         """Whether a request has one of the keys; takes as long for every wrong one."""
         scheme, _, given = headers.get("authorization", "").partition(" ")
-        found = _hash(given.strip()) if scheme.lower() == "bearer" else b""
+        # Headers are read as Latin-1, whatever their bytes are.
+        found = _hash(given.strip().encode("latin-1")) if scheme.lower() == "bearer" else b""
         matches = [hmac.compare_digest(found, key) for key in self.keys]
         return any(matches)
 
@@ -106,5 +107,5 @@ def _host_name(host: str) -> str:
         return ""
 
 
-def _hash(key: str) -> bytes:
-    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+def _hash(key: bytes) -> bytes:
+    return hashlib.sha256(key).digest()

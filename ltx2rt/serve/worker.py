@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import time
 import traceback
@@ -52,6 +53,7 @@ def main() -> None:
     configuration = lines.receive()
     preview_decoder = configuration["preview_decoder"]
     pipelines = LoadedPipelines(configuration["files"], configuration["loras"])
+    gc.freeze()  # as the command line does: collections at the ends of stages need not look at what imports have made
     lines.send(event="ready")
     while True:
         message = lines.receive()

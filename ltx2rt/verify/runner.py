@@ -24,6 +24,7 @@ from ltx2rt.verify import (
     transformer,
     upscaler,
     video_vae,
+    windows,
 )
 from ltx2rt.verify.collected_warnings import collected_warnings
 from ltx2rt.verify.coverage import file_not_covered, result_not_covered
@@ -41,6 +42,7 @@ FINDERS: tuple[CaseFinder, ...] = (
     tiles.find_cases,
     pipelines.find_cases,
     stage_passes.find_cases,
+    windows.find_cases,
     formats.find_cases,
 )
 # The table of contents that a golden folder may have: per file its tensors with dtype and shape.

@@ -27,6 +27,7 @@ from ltx2rt.types import Array
 from ltx2rt.verify.golden import Case, Check, GoldenFile
 from ltx2rt.verify.hash_noise import HashNoise
 from ltx2rt.verify.saved_run import SavedRun, pipeline_of
+from ltx2rt.verify.windows import plan_rows, saved_rows
 from ltx2rt.weights.checkpoint import Checkpoint
 
 _LATENT = {"atol": 5e-4}
@@ -153,7 +154,13 @@ class _PassesRun(SavedRun):
 
 
 def _saved(golden: GoldenFile, run: _PassesRun) -> Iterator[Check]:
-    """As many passes and draws as were saved."""
+    """Windows where they were saved, and as many passes, draws and samples."""
+    if "plan" in golden.metadata:
+        windows = from_numbers(plan_rows(run.inputs.windows))
+        yield Check("plan", windows, from_numbers(saved_rows(golden.metadata["plan"])), atol=0)
+    if "join" in golden.metadata:
+        samples = 0 if run.waveform is None else len(run.waveform)
+        yield Check("samples", from_numbers(samples), from_numbers(golden.metadata["join"]["samples"]), atol=0)
     if "slots" in golden.metadata:
         places = from_numbers(run.inputs.keyframe_positions)
         yield Check("slots", places, from_numbers(golden.metadata["slots"]), atol=0)

@@ -14,6 +14,7 @@ from PIL import Image
 from ltx2rt import embedded
 from ltx2rt.cli.main import run
 from ltx2rt.graph.pipelines import PIPELINES
+from ltx2rt.graph.settings import settings
 
 SIZE = ["--height", "64", "--width", "64"]
 OPTIONS = {
@@ -95,6 +96,8 @@ PIPELINE_WORDS = {
     "two-stage": _REFINED,
     "two-stage-hq": _REFINED,
     "ic-lora": "--num-frames 9 --lora {r}/ltx-2.5-22b-ic-lora.safetensors --video-conditioning {r}/clip.mp4",
+    "dub-it": "--lora {r}/ltx-2.5-22b-ic-lora.safetensors --reference-video {r}/clip.mp4",
+    "alpha-gen": f"{_GUIDED} --lora {{r}}/ltx-2.5-22b-ic-lora.safetensors --video-conditioning {{r}}/clip.mp4",
     "keyframe-interpolation": f"{_REFINED} --image {{r}}/picture.png 0",
     "audio-to-video": f"{_REFINED} --audio-path {{r}}/clip.mp4",
     "retake": "--video-path {r}/clip.mp4 --start-time 0.1 --end-time 0.3",
@@ -109,7 +112,7 @@ def test_every_pipeline_runs_from_a_folder(name: str, folder: Path, tmp_path: Pa
     variants = ("dev", "distilled") if entry.variant is None else (entry.variant,)
     for variant in variants:
         more = PIPELINE_WORDS[name].format(r=folder).split()
-        more += SIZE if "--num-frames" in more and entry.output == "video" else []
+        more += SIZE if settings.SIZE in entry.topics else []
         more += ["--steps", "2"] if entry.variant is None and variant == "dev" else []
         output = tmp_path / f"{variant}{'.wav' if entry.output == 'sound' else '.mp4'}"
         command = ["generate", "--quiet", "a dog", "--pipeline", name, "--checkpoint-path", str(folder / variant)]

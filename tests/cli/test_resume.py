@@ -51,21 +51,25 @@ def started(output: Path, *arguments: str) -> BaseProcess:
     return process
 
 
+WINDOWS = ["--num-frames", "65", "--chunk-pixel-frames", "33", "--chunk-carry-frames", "17", "--chunk-blend-frames", "8"]
+
+
 @pytest.mark.slow
-def test_killed_at_random_moments_and_resumed_gives_the_same_bits(tmp_path: Path) -> None:
+@pytest.mark.parametrize("words", [[], WINDOWS], ids=["whole", "in windows"])
+def test_killed_at_random_moments_and_resumed_gives_the_same_bits(words: list[str], tmp_path: Path) -> None:
     whole, folder = tmp_path / "whole.mp4", tmp_path / "killed"
     killed = folder / "clip.mp4"
     folder.mkdir()
-    started(whole).join()  # Also starts the server, which takes longer than a run.
+    started(whole, *words).join()  # Also starts the server, which takes longer than a run.
     begin = time.monotonic()
-    process = started(whole)
+    process = started(whole, *words, "--overwrite")
     process.join()
     assert process.exitcode == 0
     duration = time.monotonic() - begin
     rng = random.Random(5)
     kills = 0
     while kills < 10:
-        process = started(killed, "--resume")
+        process = started(killed, *words, "--resume")
         process.join(timeout=duration * rng.uniform(0.02, 0.7))
         if process.is_alive():
             process.kill()
@@ -77,7 +81,7 @@ def test_killed_at_random_moments_and_resumed_gives_the_same_bits(tmp_path: Path
         assert killed.read_bytes() == whole.read_bytes()
         shutil.rmtree(folder)
         folder.mkdir()
-    process = started(killed, "--resume")
+    process = started(killed, *words, "--resume")
     process.join()
     assert process.exitcode == 0
     assert killed.read_bytes() == whole.read_bytes()

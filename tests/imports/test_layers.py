@@ -39,6 +39,7 @@ RUN_FILES = {
     "weight_set",
     "streamed_blocks",
     "targets",
+    "windows",
 }
 STAGE = {f"graph.stages.{name}" for name in RUN_FILES} | RUN
 PIPELINES = {"graph.stages"} | RUN
@@ -55,6 +56,8 @@ BELOW = {
     "graph.models.video_vae": COMMON | {"graph.tile_splits"},
     "graph.models.audio": COMMON,
     "graph.models.upscaler": VIDEO,
+    "graph.models.preview_decoder": COMMON,
+    "graph.preview_decoder_file": {"graph.models", "weights", "paths"} | LAYERS,
     "graph.components": {"graph.models", "graph.protocols", "weights"} | LAYERS,
     "graph.protocols": MODELS,
     "graph.diffusion": {"graph.tile_splits", "types", "errors", "spelling"},
@@ -74,19 +77,22 @@ BELOW = {
     "graph.stages.media_inputs": STAGE | {"media"},
     "graph.stages.edited_clips": STAGE | {"media"},
     "graph.stages.kept_media": STAGE | {"graph.stages.decode", "media"},
+    "graph.stages.windows": STAGE | {"graph.stages.decode"},
     "graph.stages.text": STAGE,
     "graph.stages.encode": STAGE | {"media.pixel_range"},
     "graph.stages.denoise": STAGE,
     "graph.stages.decode": STAGE,
     "graph.pipelines": PIPELINES,
-    "api": API | {"embedded", "inspection"},
-    "inspection": API | {"hub"},
+    "api": API | {"embedded", "inspection", "graph.preview_decoder_file"},
+    "inspection": API | {"hub", "graph.preview_decoder_file"},
     "set_inspection": API | {"inspection"},
     "convert": {"graph.components", "weights", "memory", "kernels", "types", "errors", "atomic_file", "paths", "hub"},
     "embedded": set(),
     "verify": API | {"refusals", "inspection"},
     "bench": {"graph.stages", "graph.components", "graph.diffusion", "weights", "memory"} | MODELS,
+    "serve": API | {"api", "embedded", "atomic_file", "graph.preview_decoder_file", "__version__"},
     "cli": API
+    | {"serve"}
     | {"api", "verify", "bench", "hub", "inspection", "set_inspection", "convert", "atomic_file", "embedded"}
     | {"__version__", "_ext"},
     "types": set(),

@@ -6,6 +6,7 @@ import errno
 import wave
 from fractions import Fraction
 from io import FileIO
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -253,12 +254,26 @@ def test_wrong_frames_and_sounds_are_refused(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match=r"waveform must be \(S, 2\) with S > 0, got \(5, 1\)"):
             writer.write_audio(np.zeros((5, 1), np.float32))
         writer.write_audio(tones(2000, 24000))
-        with pytest.raises(UsageError, match="already written"):
-            writer.write_audio(tones(2000, 24000))
     with VideoWriter(tmp_path / "silent.mp4", WIDTH, HEIGHT, 24) as writer:
         writer.write(gradients(1))
         with pytest.raises(UsageError, match="has no audio track"):
             writer.write_audio(tones(2000, 24000))
+
+
+def test_sound_in_parts_is_the_sound_in_one_piece(tmp_path: Path) -> None:
+    sound, pictures = tones(5000, 24000), gradients(6)
+    for name, cuts in (("whole", [0, 5000]), ("parts", [0, 1, 700, 3000, 3001, 5000])):
+        with VideoWriter(tmp_path / f"{name}.mp4", WIDTH, HEIGHT, 24, sample_rate=24000) as writer:
+            for begin, end in pairwise(cuts):
+                writer.write_audio(sound[begin:end])
+                writer.write(pictures[:1])
+                pictures = pictures[1:] if len(cuts) > 2 else pictures
+        assert writer.samples_written == 5000
+    heard = []
+    for name in ("whole", "parts"):
+        with av.open(tmp_path / f"{name}.mp4") as container:
+            heard.append(np.concatenate([frame.to_ndarray() for frame in container.decode(audio=0)], axis=1))
+    np.testing.assert_array_equal(*heard)
 
 
 def test_colours_are_limited_range_bt709() -> None:

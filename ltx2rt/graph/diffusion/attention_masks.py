@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Hashable
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,18 +35,31 @@ class AttentionLinks:
         """The links between some of the tokens."""
         return AttentionLinks(self.groups[tokens], self.is_target[tokens], self.strengths[:, tokens])
 
-    def dense(self) -> Float32Array:
-        """(B, T, T) weights in [0, 1]; 0 = blocked."""
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(B, T, T), of all pairs."""
         batch, tokens = self.strengths.shape
-        mask = np.zeros((batch, tokens, tokens), np.float32)
-        targets = np.flatnonzero(self.is_target)
-        for group in range(self.groups.max(initial=0) + 1):
-            own = np.flatnonzero(self.groups == group)
-            mask[:, own[:, None], own] = 1
-            if group > 0:
-                mask[:, targets[:, None], own] = self.strengths[:, None, own]
-                mask[:, own[:, None], targets] = self.strengths[:, own, None]
-        return mask
+        return batch, tokens, tokens
+
+    @property
+    def key(self) -> Hashable:
+        """Links with the same values have the same."""
+        values = (self.groups, self.is_target, self.strengths)
+        return self.shape, hashlib.blake2b(b"".join(array.tobytes() for array in values)).digest()
+
+    def rows(self, part: slice) -> Float32Array:
+        """(B, n, T) weights in [0, 1] of some tokens to all; 0 = blocked."""
+        # What a token is to a token of the target: its strength, or nothing where it was not appended with one.
+        seen = np.where(self.groups > 0, self.strengths, np.float32(0))
+        same = (self.groups[part, None] == self.groups).astype(np.float32)
+        to_appended = self.is_target[part, None] * seen[:, None, :]
+        to_target = seen[:, part, None] * self.is_target
+        result: Float32Array = same + to_appended + to_target
+        return result
+
+    def dense(self) -> Float32Array:
+        """(B, T, T), all rows."""
+        return self.rows(slice(None))
 
 
 def extend_attention(

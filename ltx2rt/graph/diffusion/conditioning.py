@@ -20,6 +20,8 @@ from ltx2rt.graph.diffusion.precision import Float32Array, round_to
 from ltx2rt.graph.diffusion.windows import evenly_spaced
 from ltx2rt.spelling import spelled
 
+_GAP_BEFORE_CLIP_S = np.float32(0.04)
+
 Target = TypeVar("Target", bound="VideoTarget | AudioTarget", contravariant=True)
 
 
@@ -313,6 +315,16 @@ class AppendReferenceAudio:
             positions=self.positions,
             denoise=1.0 - self.strength,
         )
+
+
+def positions_before_clip(tokens: int, target: AudioTarget) -> Float32Array:
+    """Positions (1, 1, tokens, 2) in seconds of reference sound that ends 0.04 s before the clip begins.
+
+    Source: Lightricks/LTX-2 ltx_pipelines/dubit.py @ 1.4.
+    """
+    positions = audio_positions(replace(target.shape, frames=tokens, batch=1), target.scale)
+    shifted: Float32Array = positions - positions[:, :, -1:, 1:] - _GAP_BEFORE_CLIP_S
+    return shifted
 
 
 @dataclass(frozen=True, eq=False)

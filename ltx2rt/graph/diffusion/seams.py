@@ -5,9 +5,11 @@ Source: Lightricks/LTX-2 ltx_pipelines chunking @ 1.4.
 
 from __future__ import annotations
 
+import math
+import os
 from collections import deque
 from collections.abc import Iterable, Iterator
-from typing import Protocol
+from typing import IO, Protocol
 
 import numpy as np
 
@@ -38,6 +40,34 @@ class FramesInMemory:
 
     def take(self) -> Float32Array:
         return self._frames.popleft()
+
+
+class FramesInFile:
+    """A `FrameQueue` that needs no memory, in which the next window is made.
+
+    Args:
+        file: where they wait, open for reading and writing.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._shapes: deque[tuple[int, ...]] = deque()
+        self._read = 0
+
+    def put(self, frame: Float32Array) -> None:
+        self._file.seek(0, os.SEEK_END)
+        self._file.write(np.ascontiguousarray(frame, np.float32).tobytes())
+        self._shapes.append(frame.shape)
+
+    def take(self) -> Float32Array:
+        shape = self._shapes.popleft()
+        self._file.seek(self._read)
+        data = self._file.read(math.prod(shape) * np.dtype(np.float32).itemsize)
+        self._read += len(data)
+        if not self._shapes:
+            self._file.truncate(0)
+            self._read = 0
+        return np.frombuffer(data, np.float32).reshape(shape)
 
 
 def blended(before: Float32Array, after: Float32Array, number: int, count: int) -> Float32Array:

@@ -7,8 +7,10 @@ from collections.abc import Collection
 
 from ltx2rt.errors import UsageError
 from ltx2rt.graph.pipelines import (
+    alpha_gen,
     audio_to_video,
     distilled,
+    dub_it,
     extend,
     ic_lora,
     keyframe_interpolation,
@@ -28,11 +30,13 @@ _MODULES = (
     two_stage,
     two_stage_hq,
     ic_lora,
+    dub_it,
     keyframe_interpolation,
     audio_to_video,
     retake,
     extend,
     text_to_audio,
+    alpha_gen,
 )
 PIPELINES: dict[str, PipelineEntry] = {module.PIPELINE.name: module.PIPELINE for module in _MODULES}
 

@@ -47,19 +47,19 @@ def require_parts(files: WeightSet, settings: Settings, entry: PipelineEntry) ->
     Of missing parts the error names all.
     """
     encodes = settings.embedding is None and not settings.zero_text
-    decodes = not settings.latents_only
+    hears = not settings.latents_only and not entry.silent
     needed = {
         "connectors": encodes,
         "text_projection": encodes,
         "video_vae": entry.output == "video",
-        "audio_vae": decodes,
-        "vocoder": decodes,
+        "audio_vae": hears,
+        "vocoder": hears,
     }
     files.require(*(name for name, wanted in needed.items() if wanted))
     if encodes and settings.enhance_prompt and (files.has(TEXT_ENCODER) or files.has(PROMPT_ENHANCER)):
         text_writer(files)
     text = (TEXT_ENCODER, TEXT_PROJECTION, *CONNECTORS) if encodes else ()
-    sound = (AUDIO_VAE, VOCODER) if decodes else ()
+    sound = (AUDIO_VAE, VOCODER) if hears else ()
     pictures = (VIDEO_VAE,) if entry.output == "video" else ()
     files.require_whole(TRANSFORMER, *text, *pictures, *sound)
     open_length = DURATION in entry.topics and settings.num_frames is None and settings.duration is None
@@ -91,6 +91,7 @@ def check_inputs(
     upscaler: bool = False,
     guided: bool = False,
     distilled_lora: bool = False,
+    needs_prompt: bool = True,
 ) -> None:
     """What every pipeline requires.
 
@@ -100,10 +101,15 @@ def check_inputs(
         upscaler: a spatial upscaler is needed.
         guided: a negative context is needed where classifier-free guidance is on.
         distilled_lora: the distilled LoRA is needed; where it is not, it is refused.
+        needs_prompt: an empty prompt says nothing.
 
     Raises:
         UsageError: a value or a combination cannot work; the message says what to give.
     """
+    if needs_prompt and inputs.context is None and not inputs.prompt.strip():
+        raise UsageError(
+            f"the prompt is empty; say what to generate with {spelled('prompt')}, or give {spelled('embedding')}."
+        )
     inputs.check()
     check_frame_rate(float(inputs.frame_rate))
     if stages or files.has(VIDEO_VAE):

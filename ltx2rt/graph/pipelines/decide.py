@@ -16,7 +16,6 @@ from ltx2rt.graph.settings.kinds import RANDOM_SEED
 from ltx2rt.graph.settings.settings import (
     AUDIO_GUIDANCE,
     AUDIO_MODALITY_GUIDANCE,
-    DEFAULT_NEGATIVE_PROMPT,
     DURATION,
     GUIDANCE,
     LENGTH,
@@ -146,7 +145,8 @@ def _require_meaning(settings: Settings, entry: PipelineEntry) -> None:
 
 def _require_pictures(settings: Settings) -> None:
     """Raise UsageError for how pictures are fitted where none are given."""
-    if settings.images or settings.video_conditioning or settings.video_path is not None:
+    clips = (settings.video_path, settings.reference_video)
+    if settings.images or settings.video_conditioning or any(clip is not None for clip in clips):
         return
     for name in ("fit", "antialias"):
         if name in settings.given():
@@ -210,7 +210,7 @@ def with_prompt_of_file(settings: Settings) -> Settings:
 def _with_guidance(settings: Settings, entry: PipelineEntry, defaults: GenerationDefaults) -> Settings:
     settings = with_defaults(settings, num_inference_steps=defaults.num_inference_steps)
     if settings.embedding is None and not settings.zero_text:
-        settings = with_defaults(settings, negative_prompt=DEFAULT_NEGATIVE_PROMPT)
+        settings = with_defaults(settings, negative_prompt=defaults.negative_prompt)
     video, audio = defaults.video_guider, defaults.audio_guider
     if VIDEO_GUIDANCE in entry.topics:
         settings = with_defaults(

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from ltx2rt.graph.diffusion.guidance import GuiderParams
+from ltx2rt.graph.settings.settings import DEFAULT_NEGATIVE_PROMPT
 from ltx2rt.weights.generations import Generation
 
 
@@ -20,6 +21,7 @@ class GenerationDefaults:
         num_inference_steps: of guided pipelines.
         video_guider, audio_guider: guidance strengths of guided pipelines.
         image_crf: H.264 quality of the round trip that image conditions go through; 0 = none.
+        negative_prompt: what guided pipelines avoid.
     """
 
     seed: int
@@ -31,6 +33,7 @@ class GenerationDefaults:
     video_guider: GuiderParams
     audio_guider: GuiderParams
     image_crf: int
+    negative_prompt: str = DEFAULT_NEGATIVE_PROMPT
 
 
 def high_quality(defaults: GenerationDefaults) -> GenerationDefaults:

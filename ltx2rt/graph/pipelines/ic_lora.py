@@ -2,53 +2,46 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 
 from ltx2rt.errors import UsageError
 from ltx2rt.graph.components import VIDEO_VAE
-from ltx2rt.graph.diffusion.attention_masks import mask_video_to_tokens
-from ltx2rt.graph.diffusion.conditioning import (
-    AppendReferenceVideo,
-    WithAttentionStrength,
-    reference_frame_indices,
-)
 from ltx2rt.graph.diffusion.latent_geometry import VideoLatentShape
 from ltx2rt.graph.diffusion.precision import Float32Array
 from ltx2rt.graph.diffusion.samplers import check_sigmas
 from ltx2rt.graph.diffusion.schedules import distilled_sigmas, distilled_stage_2_sigmas
 from ltx2rt.graph.diffusion.tiles import TileGrid
-from ltx2rt.graph.diffusion.windows import reference_prefix, require_reference
 from ltx2rt.graph.models.video_vae.tiling import Tiling, encode_plan
 from ltx2rt.graph.pipelines.checks import check_inputs
 from ltx2rt.graph.pipelines.pipeline import PipelineEntry
+from ltx2rt.graph.pipelines.references import check_references, check_windows, reference_clip, reference_items
 from ltx2rt.graph.pipelines.refinement import Conditions, Latents, sample
 from ltx2rt.graph.settings.inputs import IcLoraStage
 from ltx2rt.graph.settings.settings import (
     CHUNKS,
     CLIP_COLOURS,
+    CONTROL,
     GENERATED_KEYFRAMES,
     NEW_CLIP,
+    REFERENCE_SIZE,
     REFERENCES,
     STAGES,
     Settings,
 )
+from ltx2rt.graph.stages.advice import smaller
 from ltx2rt.graph.stages.decode.stage import finish, upscale_latents
 from ltx2rt.graph.stages.denoise.stage import Sampling
-from ltx2rt.graph.stages.denoise.states import VideoItem
-from ltx2rt.graph.stages.encode.stage import encode_images, encode_pixels
-from ltx2rt.graph.stages.inputs import FrameStream, GenerationInputs, ReferenceVideo
+from ltx2rt.graph.stages.encode.stage import encode_images
+from ltx2rt.graph.stages.inputs import GenerationInputs, ReferenceVideo
 from ltx2rt.graph.stages.media_inputs import open_references
 from ltx2rt.graph.stages.run import GeneratedClip, Run
 from ltx2rt.graph.stages.targets import video_shape
 from ltx2rt.graph.stages.text.stage import positive_context
 from ltx2rt.graph.stages.weight_set import WeightSet
-from ltx2rt.graph.stages.windows import in_windows, window_prefix
+from ltx2rt.graph.stages.windows import in_windows
 from ltx2rt.spelling import spelled
-
-log = logging.getLogger(__name__)
 
 _TILE = (1024, 1536)  # (height, width) in pixels where nothing else is said
 
@@ -64,24 +57,11 @@ def check(inputs: GenerationInputs, files: WeightSet) -> None:
         raise UsageError(f"{PIPELINE.name} needs an IC-LoRA; give {spelled('loras')}.")
     if not inputs.media.references and not inputs.media.images:
         raise UsageError(f"{PIPELINE.name} needs a control video or an image; give {spelled('video_conditioning')}.")
-    downscale, _ = reference_factors(inputs, files)
-    stated = inputs.settings.reference_downscale_factor or any(lora.stated_factor("spatial") for lora, _ in files.loras)
-    if inputs.media.references and not stated:
-        log.warning(
-            "%s: states no reference_downscale_factor; 1 is assumed, references of the full size (%s says otherwise)",
-            ", ".join(str(lora.path) for lora, _ in files.loras),
-            spelled("reference_downscale_factor", "N"),
-        )
     seen = [stage.divisor for stage in stages if stage.with_reference]
-    multiple = files.config(VIDEO_VAE).spatial_factor * downscale * max(seen, default=1)
-    if inputs.height % multiple or inputs.width % multiple:
-        raise UsageError(
-            f"this IC-LoRA takes references at 1/{downscale} of the size of each stage: height and width must be "
-            f"multiples of {multiple}, got {inputs.height}x{inputs.width}."
-        )
+    check_references(inputs, files, smallest=max(seen, default=1))
     _check_tiles(inputs, files, stages)
-    if len(inputs.windows) > 1:
-        _check_windows(inputs, files, stages)
+    if seen:
+        check_windows(inputs, files)
     mask = inputs.media.attention_mask
     if mask is not None and not 0.0 <= mask.strength <= 1.0:
         raise UsageError(f"conditioning_attention_strength must be in [0.0, 1.0], got {mask.strength}.")
@@ -107,11 +87,15 @@ def _window(run: Run, conditions: Conditions) -> GeneratedClip:
             made = replace(made, video=video, keyframes=keyframes)
         divisor = stage.divisor
         images = encode_images(run, f"image encoder {number}", height, width)
-        items = reference_items(run, number, stage) if stage.with_reference else []
+        items = []
+        if stage.with_reference:
+            tiling = _encoder_tiling(run.inputs, run.files, stage)
+            items = reference_items(run, f"reference encoder {number}", height, width, tiling)
         sampling = Sampling(
             _sigmas(stage, number),
             run.files.loras if stage.with_reference else (),
             tiles=_tile_grid(stage, video_shape(run.files, run.inputs, height, width), run.files),
+            advice=f"give {spelled('tile')}" if stage.tile is None else smaller("tile_height", "tile_width"),
         )
         made = sample(run, f"denoise {number}", sampling, conditions, height, width, images, items, (), made)
     assert made is not None
@@ -200,65 +184,12 @@ def _check_tiles(inputs: GenerationInputs, files: WeightSet, stages: Sequence[Ic
 
 def _check_encoding(inputs: GenerationInputs, files: WeightSet, stage: IcLoraStage, reference: ReferenceVideo) -> None:
     """Raise UsageError for decoder tiles in which a reference cannot be encoded."""
-    vae, clip = files.config(VIDEO_VAE), reference_clip(inputs, files, stage, reference)
+    height, width = inputs.height // stage.divisor, inputs.width // stage.divisor
+    vae, clip = files.config(VIDEO_VAE), reference_clip(inputs, files, height, width, reference)
     tiling = _encoder_tiling(inputs, files, stage)
     if tiling is not None and clip.shape[0] > 1:
         factors = {"temporal_factor": vae.temporal_factor, "spatial_factor": vae.spatial_factor}
         encode_plan(clip.shape[:3], tiling, **factors)
-
-
-def reference_factors(inputs: GenerationInputs, files: WeightSet) -> tuple[int, int]:
-    """(spatial downscale, temporal scale) of the references: as given, or as the LoRAs' metadata say, which must agree.
-
-    Raises:
-        UsageError: they do not.
-    """
-    given = inputs.settings.reference_downscale_factor
-    spatial = _stated(files, "spatial") if given is None else given
-    return spatial, _stated(files, "temporal")
-
-
-def _stated(files: WeightSet, axis: str) -> int:
-    """What the LoRAs state; 1 where none states anything."""
-    values = {lora.stated_factor(axis) or 1 for lora, _ in files.loras} - {1}
-    if len(values) > 1:
-        raise UsageError(
-            f"the LoRAs state different {axis} factors of the references, {sorted(values)}; use one of them at a time."
-        )
-    return values.pop() if values else 1
-
-
-def _check_windows(inputs: GenerationInputs, files: WeightSet, stages: Sequence[IcLoraStage]) -> None:
-    """Raise UsageError where a window would have nothing of a reference besides what the window before has seen."""
-    vae, (_, temporal_scale) = files.config(VIDEO_VAE), reference_factors(inputs, files)
-    stage = next((stage for stage in stages if stage.with_reference), None)
-    if stage is None:
-        return
-    for window in inputs.windows:
-        of_window = inputs.of_window(window)
-        for reference in of_window.media.references:
-            frames = reference_clip(of_window, files, stage, reference).shape[0]
-            prefix = reference_prefix(window.carry, temporal_scale, vae.temporal_factor)
-            require_reference(prefix, vae.latent_frames(frames) if frames else 0)
-
-
-def reference_size(inputs: GenerationInputs, files: WeightSet, stage: IcLoraStage) -> tuple[int, int]:
-    """(height, width) at which a stage reads its references."""
-    factor = stage.divisor * reference_factors(inputs, files)[0]
-    return inputs.height // factor, inputs.width // factor
-
-
-def reference_clip(
-    inputs: GenerationInputs, files: WeightSet, stage: IcLoraStage, reference: ReferenceVideo
-) -> FrameStream:
-    """The frames of a control video that a stage encodes."""
-    vae, (_, temporal_scale) = files.config(VIDEO_VAE), reference_factors(inputs, files)
-    frames = reference.frames(*reference_size(inputs, files, stage), inputs.num_frames)
-    count = frames.shape[0]
-    if count == 0:
-        return frames
-    chosen = range(count) if temporal_scale == 1 else reference_frame_indices(count, temporal_scale)
-    return frames.selected(chosen[: vae.pixel_frames(vae.latent_frames(len(chosen)))])
 
 
 def _encoder_tiling(inputs: GenerationInputs, files: WeightSet, stage: IcLoraStage) -> Tiling | None:
@@ -271,35 +202,9 @@ def _encoder_tiling(inputs: GenerationInputs, files: WeightSet, stage: IcLoraSta
     return Tiling.auto(inputs.height, inputs.width, files.config(VIDEO_VAE).spatial_factor)
 
 
-def reference_items(run: Run, number: int, stage: IcLoraStage) -> list[VideoItem]:
-    """The control videos, encoded at the reference size of a stage."""
-    inputs, files = run.inputs, run.files
-    downscale, temporal_scale = reference_factors(inputs, files)
-    clips = [reference_clip(inputs, files, stage, reference) for reference in inputs.media.references]
-    reading = max((reference.reading_bytes for reference in inputs.media.references), default=0)
-    tiling = _encoder_tiling(inputs, files, stage)
-    latents = encode_pixels(run, f"reference encoder {number}", clips, reading, tiling)
-    items: list[VideoItem] = []
-    for reference, latent in zip(inputs.media.references, latents, strict=True):
-        prefix = window_prefix(run, temporal_scale, latent.shape[1])
-        item = AppendReferenceVideo(latent, downscale, temporal_scale, reference.strength, prefix)
-        mask = inputs.media.attention_mask
-        if mask is None or (mask.weights is None and mask.strength == 1.0):
-            items.append(item)
-        elif mask.weights is None:
-            items.append(WithAttentionStrength(item, mask.strength))
-        else:
-            _, f, h, w, _ = latent.shape
-            # Every stage reads the mask at half of the final size.
-            weights = mask.weights(inputs.height // 2, inputs.width // 2, inputs.num_frames)[None]
-            tokens = mask_video_to_tokens(weights, VideoLatentShape(f, h, w)) * mask.strength
-            items.append(WithAttentionStrength(item, tokens[:, prefix * h * w :]))
-    return items
-
-
 PIPELINE = PipelineEntry(
     name="ic-lora",
-    summary="control videos steer the clip",
+    summary="control videos steer the clip, in tiles where it is large",
     checkpoint="distilled, with upscaler and IC-LoRA",
     size="multiples of 64",
     example='--pipeline ic-lora --prompt "a red circle moves left" --video-conditioning {clip}',
@@ -307,7 +212,7 @@ PIPELINE = PipelineEntry(
     files=("spatial_upscaler", "loras"),
     variant="distilled",
     two_stage=True,
-    topics=NEW_CLIP | {CHUNKS, GENERATED_KEYFRAMES, REFERENCES, CLIP_COLOURS, STAGES},
+    topics=NEW_CLIP | {CHUNKS, GENERATED_KEYFRAMES, REFERENCES, REFERENCE_SIZE, CONTROL, CLIP_COLOURS, STAGES},
     check=check,
     generate=generate,
 )

@@ -45,7 +45,7 @@ def open_inputs(
     context, negative = _contexts(settings, files)
     media = entry.open_media(settings, files)
     num_frames, height, width = settings.num_frames or media.num_frames, settings.height, settings.width
-    frame_rate = settings.frame_rate
+    frame_rate = settings.frame_rate or media.frame_rate
     if media.source is not None:
         num_frames, height, width = (int(n) for n in media.source.frames.shape[:3])
         frame_rate = media.source.frame_rate
@@ -80,7 +80,13 @@ def open_inputs(
 
 def input_files(settings: Settings) -> list[Path]:
     """Every media and embedding file that the settings name."""
-    named = (settings.embedding, settings.conditioning_attention_mask, settings.audio_path, settings.video_path)
+    named = (
+        settings.embedding,
+        settings.conditioning_attention_mask,
+        settings.audio_path,
+        settings.video_path,
+        settings.reference_video,
+    )
     media = (*(image.image for image in settings.images), *(video.video for video in settings.video_conditioning))
     return [Path(path) for path in (*named, *media) if isinstance(path, os.PathLike)]
 

@@ -37,6 +37,7 @@ class PipelineEntry:
         variant: the checkpoint that it is made for; None: either, and its schedule follows the checkpoint.
         two_stage: renders at half size first.
         output: what it makes.
+        silent: its pictures have no sound.
         adjusted: its defaults, from those of the generation.
         enhancement_seed: of the prompt enhancement where the official code does not hand on the user's seed.
         aliases: names in other programs.
@@ -56,6 +57,7 @@ class PipelineEntry:
     variant: Literal["distilled", "dev"] | None = "dev"
     two_stage: bool = False
     output: Literal["video", "sound"] = "video"
+    silent: bool = False
     adjusted: Callable[[GenerationDefaults], GenerationDefaults] = _unchanged
     enhancement_seed: int | None = None
     aliases: tuple[str, ...] = ()

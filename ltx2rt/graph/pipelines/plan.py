@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from typing import Any, NamedTuple
 
 from ltx2rt.errors import MemoryBudgetError
+from ltx2rt.graph.diffusion.windows import Window
 from ltx2rt.graph.stages.handover import StageHandover, planned_handover
 from ltx2rt.graph.stages.inputs import GenerationInputs
 from ltx2rt.graph.stages.keeping import Keeping
@@ -55,6 +57,8 @@ class StagePlan:
     def as_dict(self) -> dict[str, Any]:
         return {
             "name": self.need.name,
+            "window": self.need.window,
+            "steps": self.need.steps,
             "resident_bytes": self.need.resident,
             "streamed_bytes": self.need.streamed,
             "streamed_bytes_per_step": self.need.streamed_per_step,
@@ -62,6 +66,21 @@ class StagePlan:
             "flops": self.need.flops,
             "seconds": round(self.seconds, 3),
         }
+
+
+@dataclass(frozen=True)
+class StageGroup:
+    """Stages of some windows, each of which takes the same.
+
+    Attributes:
+        windows: counted from 1; empty: stages of the whole clip.
+        stages: of the first one.
+        alike: the same, without the number of the window.
+    """
+
+    windows: range
+    stages: tuple[StagePlan, ...]
+    alike: tuple[StagePlan, ...]
 
 
 @dataclass(frozen=True)
@@ -75,6 +94,7 @@ class Plan:
         kept: weights that stay in memory after their stages, with their bytes; empty: each stage frees its own, but for
             what a later one needs again.
         handover: what that is, stage by stage.
+        windows: in which the clip is made; one where it is made at once.
     """
 
     stages: tuple[StagePlan, ...]
@@ -82,6 +102,26 @@ class Plan:
     budget: int | None
     kept: Mapping[WeightKey, int] = field(default_factory=dict)
     handover: tuple[StageHandover, ...] = ()
+    windows: tuple[Window, ...] = ()
+
+    @property
+    def groups(self) -> list[StageGroup]:
+        """The stages by windows; windows that follow each other and take the same stand together."""
+        groups: list[StageGroup] = []
+        for window, found in groupby(self.stages, key=lambda stage: stage.need.window):
+            stages = tuple(found)
+            alike = tuple(replace(stage, need=replace(stage.need, window=0)) for stage in stages)
+            before = groups[-1] if groups else None
+            if before is not None and before.windows and before.alike == alike:
+                groups[-1] = replace(before, windows=range(before.windows.start, window + 1))
+            else:
+                groups.append(StageGroup(range(window, window + 1) if window else range(0), stages, alike))
+        return groups
+
+    @property
+    def steps(self) -> int:
+        """Sampler steps of the whole run."""
+        return sum(stage.need.steps for stage in self.stages)
 
     @property
     def peak_bytes(self) -> int:
@@ -93,7 +133,17 @@ class Plan:
         return sum(stage.seconds for stage in self.stages)
 
     def as_dict(self) -> dict[str, Any]:
-        return {"stages": [stage.as_dict() for stage in self.stages], "peak_bytes": self.peak_bytes}
+        windows = [
+            {"start": window.start, "frames": window.frames, "carried": window.carry, "blended": window.blend}
+            for window in self.windows
+        ]
+        return {
+            "windows": windows,
+            "stages": [stage.as_dict() for stage in self.stages],
+            "steps": self.steps,
+            "seconds": round(self.seconds, 3) if math.isfinite(self.seconds) else None,
+            "peak_bytes": self.peak_bytes,
+        }
 
 
 def plan(
@@ -121,7 +171,7 @@ def plan(
     handover = tuple(planned_handover(run.uses, ledger))
     ledger.needs[:] = [stage.applied(need) for stage, need in zip(handover, ledger.needs, strict=True)]
     found = planned(ledger, ledger.needs, Rates(math.inf, math.inf) if rates is None else rates)
-    return replace(found, handover=handover)
+    return replace(found, handover=handover, windows=run.inputs.windows)
 
 
 def planned(ledger: Ledger, needs: Sequence[Need], rates: Rates) -> Plan:
@@ -173,10 +223,12 @@ def plan_keeping(
 
     def found(accounts: Ledger, kept: Mapping[WeightKey, int]) -> Plan:
         speeds = Rates(math.inf, math.inf) if rates is None else rates
-        return replace(planned(accounts, accounts.needs, speeds), budget=ledger.budget, kept=kept)
+        plan = planned(accounts, accounts.needs, speeds)
+        return replace(plan, budget=ledger.budget, kept=kept, windows=run.inputs.windows)
 
     keeping, fastest = Keeping(store), Ledger(None, ledger.base)
-    work(Run(files, inputs, ledger=fastest, planning=True, keeping=keeping, prompts=prompts))
+    run = Run(files, inputs, ledger=fastest, planning=True, keeping=keeping, prompts=prompts)
+    work(run)
     own, all_weights = keeping.used, store.sizes | keeping.used
     fastest.reserved = sum(all_weights.values())
     if ledger.budget is None or all(fastest.least_budget(need) <= ledger.budget for need in fastest.needs):

@@ -55,6 +55,9 @@ AUDIO_GUIDANCE = "guidance of the sound"
 AUDIO_MODALITY_GUIDANCE = "modality guidance of the sound"
 IMAGES = "images"
 REFERENCES = "reference videos"
+REFERENCE_SIZE = "size of reference videos"
+CONTROL = "control by reference videos"
+DUBBED_CLIP = "clip to dub"
 STAGES = "stages of IC-LoRA"
 LORA_STRENGTHS = "strengths of the distilled LoRA"
 DRIVING_SOUND = "driving sound"
@@ -66,9 +69,10 @@ DURATION = "predicted length"
 GENERATED_KEYFRAMES = "generated key frames"
 CHUNKS = "chunks of long clips"
 FITTING = "fitting of pictures"
+REDUCTION = "reduction of large pictures"
 CLIP_COLOURS = "colours of clips"
 # Several together: of pipelines that make a clip of a given size, and of those that sample with guidance.
-NEW_CLIP = frozenset({SIZE, LENGTH, IMAGES, FITTING, FRAMES})
+NEW_CLIP = frozenset({SIZE, LENGTH, IMAGES, FITTING, REDUCTION, FRAMES})
 GUIDANCE = frozenset({NEGATIVE, FIRST_ORDER, VIDEO_GUIDANCE, AUDIO_GUIDANCE, AUDIO_MODALITY_GUIDANCE})
 
 CONTROL_TYPES = ("raw", "canny", "depth", "pose")
@@ -77,7 +81,7 @@ KEPT_FROM = ("source", "vae")
 
 # ruff: noqa: RUF009  (the calls make dataclass fields)
 _SECONDS = Number("SECONDS")
-_CONTROL = {"topic": REFERENCES}
+_CONTROL = {"topic": CONTROL}
 _STAGES = {"topic": STAGES}
 _MODEL = {"shown_default": "model"}
 _WRITER = {"shown_default": "usual for the language model, see docs/pipelines/ltx-2.5.md"}
@@ -273,7 +277,7 @@ class Settings:
         topic=GENERATED_KEYFRAMES,
     )
     video_conditioning: tuple[VideoInput, ...] = setting(
-        (), Videos(), "reference (control) video with a strength", "Conditions", **_CONTROL
+        (), Videos(), "reference (control) video with a strength", "Conditions", topic=REFERENCES
     )
     control_type: str = setting(
         "raw",
@@ -300,9 +304,9 @@ class Settings:
         Whole(),
         "how many times smaller than the clip the references are read, where the IC-LoRA states nothing or another one",
         "Conditions",
+        topic=REFERENCE_SIZE,
         low=1,
         shown_default="as the LoRA states, else 1",
-        **_CONTROL,
     )
     skip_stage_2: bool = setting(False, Switch(), "stop after the half-size stage", "Conditions", **_STAGES)
     stage_2_ic_lora: bool = setting(
@@ -339,6 +343,16 @@ class Settings:
         for_python=True,
         **_STAGES,
     )
+    reference_video: Path | None = setting(
+        None,
+        FilePath(),
+        "the clip to dub, with its sound; size aside, the result is like it",
+        "Conditions",
+        topic=DUBBED_CLIP,
+    )
+    reference_strength: float = setting(
+        1.0, Number(), "how closely its pictures are followed", "Conditions", topic=DUBBED_CLIP, low=0, high=1
+    )
     audio_path: Path | None = setting(
         None, FilePath(), "sound that drives the video", "Conditions", topic=DRIVING_SOUND
     )
@@ -365,7 +379,7 @@ class Settings:
         Switch(),
         "reduce large images and control videos as the official code does, which leaves pixels out",
         "Conditions",
-        topic=IMAGES,
+        topic=REDUCTION,
         flags=("--no-antialias",),
         turns_off=True,
     )

@@ -252,7 +252,8 @@ class Media:
         images: applied in order.
         references, attention_mask: control videos of an IC-LoRA, and where the clip attends to them.
         sound: drives the video.
-        num_frames: of the clip, where the sound decides; None: as the settings say.
+        reference_sound: the whole sound of a clip that is dubbed, whose voice is kept.
+        num_frames, frame_rate: of the clip, where given media decide; None: as the settings say.
         source, region: the clip that is edited, and where.
     """
 
@@ -260,7 +261,9 @@ class Media:
     references: tuple[ReferenceVideo, ...] = ()
     attention_mask: AttentionMask | None = None
     sound: SoundInput | None = None
+    reference_sound: SoundInput | None = None
     num_frames: int | None = None
+    frame_rate: Fraction | None = None
     source: SourceClip | None = None
     region: TimeRange | None = None
 
@@ -414,10 +417,6 @@ class GenerationInputs:
 
     def check(self) -> None:
         """Raise UsageError for values that no pipeline can work with; sizes are checked by each pipeline."""
-        if self.context is None and not self.prompt.strip():
-            raise UsageError(
-                f"the prompt is empty; say what to generate with {spelled('prompt')}, or give {spelled('embedding')}."
-            )
         first = 0 if self.duration is None else -self.num_frames  # of the last frames, see Media.placed
         for image in self.media.images:
             if not first <= image.frame_index < self.num_frames:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ltx2rt.errors import UsageError
+from ltx2rt.errors import MediaError, UsageError
 from ltx2rt.graph.components import VIDEO_VAE
 from ltx2rt.graph.diffusion.latent_geometry import snapped_frames
 from ltx2rt.graph.settings.inputs import ImageInput, VideoInput, VideoSource
@@ -40,6 +40,8 @@ log = logging.getLogger(__name__)
 
 # Of a clip whose length follows from its sound.
 _MOST_FRAMES = 1024
+# More than any clip lasts: the sound decides.
+WHOLE_SOUND_S = 3600.0
 # Seconds without sound at the end of a clip that are not worth a word.
 _SHORT_SILENCE = 0.01
 
@@ -57,6 +59,39 @@ def open_references(settings: Settings, files: WeightSet) -> Media:
         open_images(settings, files),
         references=tuple(reference_video(video, settings) for video in settings.video_conditioning),
         attention_mask=attention_mask(settings),
+    )
+
+
+def open_dubbed_clip(settings: Settings, files: WeightSet) -> Media:
+    """The clip that is dubbed: its pictures as a reference, its whole sound, and its length and rate.
+
+    Raises:
+        UsageError: no file, one of another kind, or other proportions that may not be fitted.
+        MediaError: the file cannot be read or has no sound.
+    """
+    path, named = settings.reference_video, spelled("reference_video")
+    if path is None:
+        raise UsageError(f"there is no clip to dub; give {spelled('reference_video', 'FILE')}.")
+    if path.is_dir() or path.suffix.lower() == ".exr":
+        raise UsageError(
+            f"{named} must be a video file with an audio track, got {path}; EXR pictures and folders have no sound: "
+            "put pictures and sound into one file."
+        )
+    if is_still_picture(path):
+        raise UsageError(f"{named} must be a video file with an audio track, but {path} is a picture; give a clip.")
+    reader = ClipReader(path, source_color=settings.source_color)
+    sound = reader.sound()
+    if sound is None or reader.sample_rate is None:
+        raise MediaError(f"no audio stream found in {path}: the voice of the clip is needed; give one with sound.")
+    control = ControlVideo.of(reader, str(path))
+    frames = snapped_frames(reader.num_frames, files.config(VIDEO_VAE).temporal_factor)
+    if frames < reader.num_frames:
+        log.warning("%s has %d frames, of which the first %d are dubbed (8*k + 1)", path, reader.num_frames, frames)
+    return Media(
+        references=(_reference(control, settings.reference_strength, settings),),
+        reference_sound=SoundInput(sound.T.copy(), reader.sample_rate),
+        num_frames=frames,
+        frame_rate=reader.frame_rate,
     )
 
 
@@ -98,12 +133,9 @@ def reference_video(video: VideoInput, settings: Settings) -> ReferenceVideo:
             0 to 1.
         MediaError: the file cannot be read.
     """
-    check_strength("reference video", video.strength)
     check_thresholds(settings.canny_low, settings.canny_high)
     control = ControlVideo.open(video.video, settings)
-    for note in control.notes:
-        log.warning("%s", note)
-    say_fit(control.name, *control.size, settings)
+    reference = _reference(control, video.strength, settings)
     if control.num_frames < (settings.num_frames or 0):
         log.warning(
             "%s has %s, the clip %d; the reference ends earlier",
@@ -111,6 +143,15 @@ def reference_video(video: VideoInput, settings: Settings) -> ReferenceVideo:
             "1 frame" if control.num_frames == 1 else f"{control.num_frames} frames",
             settings.num_frames,
         )
+    return reference
+
+
+def _reference(control: ControlVideo, strength: float, settings: Settings) -> ReferenceVideo:
+    """A control video as a condition, with what its reader has to say said."""
+    check_strength("reference video", strength)
+    for note in control.notes:
+        log.warning("%s", note)
+    say_fit(control.name, *control.size, settings)
 
     def frames(height: int, width: int, count: int) -> FrameStream:
         def read() -> Generator[Array, None, None]:
@@ -119,7 +160,7 @@ def reference_video(video: VideoInput, settings: Settings) -> ReferenceVideo:
 
         return FrameStream((min(count, control.num_frames), height, width, 3), read)
 
-    return ReferenceVideo(frames, video.strength, control.reading_bytes)
+    return ReferenceVideo(frames, strength, control.reading_bytes)
 
 
 @dataclass(frozen=True)
@@ -157,8 +198,13 @@ class ControlVideo:
         reader = ClipReader(video, source_color=settings.source_color, frame_rate=settings.frame_rate)
         if not reader.variable_rate:
             require_frame_rate(video, reader.own_rate, reader.frame_rate)
+        return cls.of(reader, str(video))
+
+    @classmethod
+    def of(cls, reader: ClipReader, name: str) -> ControlVideo:
+        """The clip of a reader."""
         return cls(
-            str(video),
+            name,
             reader.num_frames,
             (reader.height, reader.width),
             reader.frames,
@@ -263,6 +309,8 @@ def driving_sound(settings: Settings, step: int) -> tuple[SoundInput, int]:
         raise UsageError(f"the audio duration must be positive, got {longest_s}.")
     if settings.num_frames is not None:
         longest_s = float(settings.num_frames / settings.frame_rate)
+    elif longest_s is not None:
+        longest_s = min(longest_s, float(_MOST_FRAMES / settings.frame_rate))
     sound = read_audio(settings.audio_path, start_s=settings.audio_start_time, duration_s=longest_s)
     duration = Fraction(len(sound.waveform), sound.sample_rate)
     frames = settings.num_frames

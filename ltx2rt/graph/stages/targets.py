@@ -29,9 +29,13 @@ def audio_scale(audio: AudioConfig) -> AudioScale:
 
 def targets(run: Run, height: int, width: int) -> tuple[VideoTarget, AudioTarget]:
     """Video at ``height`` x ``width`` pixels and the sound of the same length."""
-    scale = video_scale(run.files.config(VIDEO_VAE))
+    return video_target(run, height, width), audio_target(run)
+
+
+def video_target(run: Run, height: int, width: int) -> VideoTarget:
+    """Video at ``height`` x ``width`` pixels."""
     shape = video_shape(run.files, run.inputs, height, width)
-    return VideoTarget(shape, float(run.inputs.frame_rate), scale), audio_target(run)
+    return VideoTarget(shape, float(run.inputs.frame_rate), video_scale(run.files.config(VIDEO_VAE)))
 
 
 def video_shape(files: WeightSet, inputs: GenerationInputs, height: int, width: int) -> VideoLatentShape:

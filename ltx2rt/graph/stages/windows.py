@@ -6,12 +6,12 @@ A pipeline that takes `CHUNKS` says what it does with a run, and hands that to `
         context = positive_context(run)                  # once for the clip
         return in_windows(run, lambda part: _window(part, Conditions(context)))
 
-``part`` is a `Run` whose inputs are those of the window as if it were a clip of its own: ``part.inputs.num_frames``, its
-images and key frames at their places in it, and the window's frames of references (`ReferenceVideo`) and mask. What the
-window does besides:
+``part`` is a `Run` whose inputs are those of the window as if it were a clip of its own: ``part.inputs.num_frames``,
+its images and key frames at their places in it, and the window's frames of references (`ReferenceVideo`) and mask. What
+the window does besides:
 
-* `first_stage` and `second_stage` of ``pipelines/refinement.py`` take over the end of the window before and leave theirs
-  (a stage of another kind calls `carried_items` and `leave_to_next_window` of ``stages/denoise/states.py``);
+* `first_stage` and `second_stage` of ``pipelines/refinement.py`` take over the end of the window before and leave
+  theirs (a stage of another kind calls `carried_items` and `leave_to_next_window` of ``stages/denoise/states.py``);
 * the seed of ancestral noise grows by ``part.window.index``;
 * of a reference video that is encoded for the window, `window_prefix` says how many leading latent frames are dropped,
   which ``AppendReferenceVideo(prefix=...)`` does. Of a mask, so many latent frames of tokens are dropped, too;
@@ -24,7 +24,9 @@ A clip in one window is made at once, by the same call with the run itself.
 from __future__ import annotations
 
 import copy
+import shutil
 import tempfile
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -33,7 +35,7 @@ import numpy as np
 
 from ltx2rt.graph.components import AUDIO_VAE
 from ltx2rt.graph.diffusion.precision import Float32Array
-from ltx2rt.graph.diffusion.seams import FrameQueue, FramesInMemory, PictureJoin, SoundJoin, sound_until
+from ltx2rt.graph.diffusion.seams import FramesInFile, PictureJoin, SoundJoin, sound_until
 from ltx2rt.graph.diffusion.windows import (
     Carried,
     Window,
@@ -43,6 +45,7 @@ from ltx2rt.graph.diffusion.windows import (
     require_reference,
     sound_of_window,
 )
+from ltx2rt.graph.stages.decode.needs import writing_bytes
 from ltx2rt.graph.stages.events import WindowStarted
 from ltx2rt.graph.stages.inputs import SoundInput
 from ltx2rt.graph.stages.journal import Journal
@@ -67,14 +70,10 @@ def in_windows(run: Run, make: Make, *, sound: SoundInput | None = None) -> Gene
     """
     windows = run.inputs.windows
     if len(windows) == 1:
-        clip = make(run)
-        return clip if sound is None or not _shows(run) else _with_sound(clip, sound)
+        whole = make(run)
+        return whole if sound is None or not _shows(run) else _with_sound(whole, sound)
     if run.planning:
-        last = None
-        for _, last in _made(run, make, windows, None, 0):
-            pass
-        assert last is not None
-        return last
+        return [of_window for _, of_window in _made(run, make, windows, None, 0)][-1]
     # One window without computing tells what all of them will have.
     outline, accounts = _outline(run, windows[0])
     made = make(outline)
@@ -110,8 +109,6 @@ def window_prefix(run: Run, temporal_scale: int, latents: int) -> int:
 
 def window_sound(run: Run, tokens: Float32Array) -> Float32Array:
     """Of sound (1, L, 128) that was encoded for the whole clip, the latents of a window; zeros beyond its end."""
-    if run.window.count == 1:
-        return tokens
     return sound_of_window(tokens, run.window, float(run.inputs.frame_rate), _latents_per_second(run))
 
 
@@ -140,16 +137,19 @@ def _made(
 ) -> Iterator[tuple[Window, GeneratedClip]]:
     """Every window with its clip, in order; frames of one are read before the next one is asked for."""
     noise, carried = run.noise.fork(), dict[str, Carried]()
-    before = run.ledger.carried
-    left = 0
+    before, left = run.ledger.carried, 0
     for window in windows:
-        run.emit(WindowStarted(window, steps))
+        if not run.planning:
+            run.emit(WindowStarted(window, steps))
         tails = sum(of_stage.nbytes for of_stage in carried.values())
         run.ledger.carried = before + left + tails
         part = run.of_window(window, noise, carried, journal)
-        yield window, make(part)
-        # What a window leaves in the process, such as code of readers, the next one finds there.
-        left = max(left, run.ledger.carried - before - tails if window.index == 0 else 0)
+        clip = make(part)
+        if window.index == 0:
+            # What a window leaves in the process, such as code of readers, the next one finds there; and the encoder.
+            left = run.ledger.carried - before
+            left += 0 if clip.frames is None else writing_bytes(clip.height * clip.width, clip.num_frames)
+        yield window, clip
         carried = part.left
     run.ledger.carried = before + left
 
@@ -181,11 +181,17 @@ class _ClipInWindows:
         self._sample_rate = sample_rate
         self._given = sound
         self._steps = steps
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._folder: Path | None = None
+        self._is_told = False  # every window has been made, and told about
 
     def pieces(self) -> Iterator[Piece]:
+        with tempfile.TemporaryFile(dir=self._journal().folder) as file:
+            yield from self._joined(PictureJoin(FramesInFile(file)))
+        self._is_told = True
+
+    def _joined(self, picture: PictureJoin) -> Iterator[Piece]:
         rate = float(self._run.inputs.frame_rate)
-        picture, heard = PictureJoin(self._waiting()), SoundJoin(self._sample_rate, rate)
+        heard = SoundJoin(self._sample_rate, rate)
         shown, begin = 0, 0
         for window, clip in self._made():
             if clip.audio is not None and self._given is None:
@@ -211,7 +217,8 @@ class _ClipInWindows:
         if self._given is not None:
             return self._given.waveform
         joined = SoundJoin(self._sample_rate, float(self._run.inputs.frame_rate))
-        parts = [joined.samples(window, clip.audio) for window, clip in self._made() if clip.audio is not None]
+        made = self._made(tells=not self._is_told)
+        parts = [joined.samples(window, clip.audio) for window, clip in made if clip.audio is not None]
         return np.concatenate(parts) if parts else None
 
     def latents(self) -> tuple[Array, Array | None]:
@@ -220,7 +227,7 @@ class _ClipInWindows:
         video: list[Array] = []
         audio: list[Array] = []
         cells, tokens = [], []
-        for window, clip in self._made():
+        for window, clip in self._made(tells=not self._is_told):
             assert clip.video_latent is not None
             video.append(clip.video_latent)
             cells.append((window.carry - 1) // step + 1)
@@ -229,8 +236,10 @@ class _ClipInWindows:
                 tokens.append(carried_sound(window.carry, rate, per_second) if window.carry else 0)
         return joined_latents(video, cells), joined_latents(audio, tokens) if audio else None
 
-    def _made(self) -> Iterator[tuple[Window, GeneratedClip]]:
-        return _made(self._run, self._make, self._windows, self._journal(), self._steps)
+    def _made(self, *, tells: bool = True) -> Iterator[tuple[Window, GeneratedClip]]:
+        """The windows with their clips; ``tells``: the observer hears of it."""
+        run = self._run if tells else self._run.unobserved()
+        return _made(run, self._make, self._windows, self._journal(), self._steps)
 
     def _journal(self) -> Journal:
         """Where results of the windows are kept."""
@@ -238,40 +247,6 @@ class _ClipInWindows:
         if journal is not None and journal.folder.is_dir():
             return journal
         if self._folder is None:
-            self._folder = tempfile.TemporaryDirectory(prefix="ltx2rt-windows-")
-        return Journal(Path(self._folder.name))
-
-    def _waiting(self) -> FrameQueue:
-        """Where the last frames of a window wait: not in memory, where the next window needs the room."""
-        if not any(window.blend for window in self._windows):
-            return FramesInMemory()
-        return _FramesOnDisk(self._journal().folder)
-
-
-class _FramesOnDisk:
-    """A `FrameQueue` in a file without a name.
-
-    Args:
-        folder: of the file.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  (it lives as long as this object)
-        self._shapes: list[tuple[int, ...]] = []
-        self._read = 0
-
-    def put(self, frame: Float32Array) -> None:
-        self._file.seek(0, 2)
-        self._file.write(np.ascontiguousarray(frame, np.float32).tobytes())
-        self._shapes.append(frame.shape)
-
-    def take(self) -> Float32Array:
-        shape = self._shapes.pop(0)
-        self._file.seek(self._read)
-        data = self._file.read(int(np.prod(shape)) * 4)
-        self._read += len(data)
-        if not self._shapes:
-            self._file.seek(0)
-            self._file.truncate()
-            self._read = 0
-        return np.frombuffer(data, np.float32).reshape(shape)
+            self._folder = Path(tempfile.mkdtemp(prefix="ltx2rt-windows-"))
+            weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+        return Journal(self._folder)

@@ -41,8 +41,20 @@ def test_the_planned_stages_are_those_that_run(name: str, more: dict[str, Any], 
 def test_json_has_exactly_the_documented_keys() -> None:
     plan, _ = api.load("distilled").plan("a red circle", rates=RATES, **SMALL)
     found = json.loads(json.dumps(plan.as_dict()))
-    assert set(found) == {"stages", "peak_bytes"}
-    keys = {"name", "resident_bytes", "streamed_bytes", "peak_bytes", "flops", "seconds"}
+    assert set(found) == {"windows", "stages", "steps", "seconds", "peak_bytes"}
+    keys = {
+        "name",
+        "window",
+        "steps",
+        "resident_bytes",
+        "streamed_bytes",
+        "streamed_bytes_per_step",
+        "peak_bytes",
+        "flops",
+        "seconds",
+    }
+    assert found["windows"] == [{"start": 0, "frames": 9, "carried": 0, "blended": 0}]
+    assert found["steps"] == 8 + 3
     assert all(set(stage) == keys for stage in found["stages"])
     assert found["peak_bytes"] == max(stage["peak_bytes"] for stage in found["stages"])
 

@@ -24,9 +24,12 @@ class Recent(Generic[Value]):
         self._values: dict[Hashable, Value] = {}
 
     def get(self, key: Hashable, build: Callable[[], Value]) -> Value:
-        """The value of ``key``, built now if it is not among those kept."""
-        value = self._values.pop(key) if key in self._values else build()
+        """The value of ``key``, built now if it is not among those kept; the oldest of them makes room before."""
+        if key in self._values:
+            value = self._values.pop(key)
+        else:
+            while len(self._values) >= self._limit:
+                del self._values[next(iter(self._values))]
+            value = build()
         self._values[key] = value  # last in the dict = most recently used
-        if len(self._values) > self._limit:
-            del self._values[next(iter(self._values))]
         return value

@@ -66,8 +66,8 @@ def call_footprint(
         for moment in _stream_moments(config, shape, stream, tokens, token_limit):
             moments.append(Footprint(moment.activations + waiting, moment.working))
     mask = 0
-    if shape.masked:  # the bias, and what it is made from
-        mask = shape.batch * shape.video**2 * (shape.itemsize + 2 * FLOAT32_BYTES)
+    if shape.masked:
+        mask = shape.batch * shape.video**2 * shape.itemsize
     tokens = shape.batch * sum(tokens * stream.in_channels for stream, tokens in shape.streams(config))
     peak = largest(*moments)
     activations = peak.activations + mask + elsewhere

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, Protocol, get_args
 
 import mlx.core as mx
 import numpy as np
@@ -14,6 +14,21 @@ from ltx2rt.kernels.host import from_numbers
 from ltx2rt.types import Array
 
 PerturbationKind = Literal["skip_video_self_attn", "skip_audio_self_attn", "skip_a2v_cross_attn", "skip_v2a_cross_attn"]
+
+
+class AttentionRows(Protocol):
+    """Strengths of self-attention links for so many tokens that they are made a few rows at a time."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(B, T, T)."""
+
+    @property
+    def key(self) -> Hashable:
+        """Equal strengths have the same."""
+
+    def rows(self, part: slice) -> Array:
+        """(B, n, T) in [0, 1]."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +44,7 @@ class Modality:
         context: (B, S, D) text context.
         context_mask: (B, S), integer (1 = keep, 0 = hide) or float (added to the scores); None: all tokens are seen.
         attention_mask: (B, Tq, Tk) in [0, 1], or with axes of length 1 that broadcast: strength of each self-attention
-            link; None: full strength.
+            link; or what makes rows of it; None: full strength.
         keyframes_mask: (B, T), > 0 on tokens that stand for a single pixel frame; read only by models that have a
             keyframe embedding.
         enabled: False: the stream is not updated but still serves as keys and values of the other one.
@@ -41,7 +56,7 @@ class Modality:
     positions: Array
     context: mx.array
     context_mask: Array | None = None
-    attention_mask: Array | None = None
+    attention_mask: Array | AttentionRows | None = None
     keyframes_mask: Array | None = None
     enabled: bool = True
 
@@ -121,7 +136,7 @@ def check_modality(name: str, modality: Modality, *, channels: int, axes: int, c
         require("keyframes_mask", modality.keyframes_mask.shape, (batch, tokens))
     mask = modality.attention_mask
     full = (batch, tokens, tokens)
-    if mask is not None and (mask.ndim != 3 or any(mask.shape[axis] not in (1, full[axis]) for axis in range(3))):
+    if mask is not None and (len(mask.shape) != 3 or any(mask.shape[axis] not in (1, full[axis]) for axis in range(3))):
         raise UsageError(f"{name}.attention_mask has shape {mask.shape}; it must broadcast to {full}.")
 
 

@@ -29,6 +29,7 @@ from ltx2rt.graph.models.transformer.config import (
     param_specs,
 )
 from ltx2rt.graph.models.transformer.modality import (
+    AttentionRows,
     Modality,
     ModelPass,
     Perturbation,
@@ -38,6 +39,7 @@ from ltx2rt.graph.models.transformer.modality import (
 )
 from ltx2rt.graph.models.transformer.shared_passes import Shared, in_batches, shared_passes
 from ltx2rt.graph.models.transformer.state_batches import regrouped, shared_text_keys, state_of
+from ltx2rt.graph.models.transformer.token_parts import with_part
 from ltx2rt.kernels import RopeTable, modulated_norm
 from ltx2rt.types import Array
 
@@ -54,7 +56,9 @@ __all__ = [
 Velocities = tuple["mx.array | None", "mx.array | None"]
 
 _KEPT_ROPE_TABLES = 16  # small
-_KEPT_MASKS = 2  # T * T values each
+_KEPT_MASKS = 1  # T * T values
+# Strengths of self-attention that are turned into a bias at a time.
+BIAS_VALUES = 4 << 20
 _KEPT_CONTEXTS = 4  # prompt and negative prompt of two streams; with their keys and values 1.2 GB per prompt in 19B
 
 
@@ -316,11 +320,14 @@ class Transformer:
 
         return self._rope_tables.get((content_key(coordinates), dim, max_positions), build)
 
-    def _self_bias(self, mask: Array | None) -> mx.array | None:
+    def _self_bias(self, mask: Array | AttentionRows | None) -> mx.array | None:
         if mask is None:
             return None
-        strength = mask
-        return self._masks.get(content_key(mask), lambda: self_attention_bias(strength, self.dtype))
+        if isinstance(mask, np.ndarray):
+            strength = mask
+            return self._masks.get(content_key(mask), lambda: self_attention_bias(strength, self.dtype))
+        rows = mask
+        return self._masks.get(mask.key, lambda: bias_of_rows(rows, self.dtype))
 
     def _velocity(self, stream: Stream | None) -> mx.array | None:
         """Output head: LayerNorm (mean-subtracting, unlike the norms of the blocks), modulation, projection."""
@@ -401,3 +408,15 @@ def self_attention_bias(mask: Array, dtype: mx.Dtype) -> mx.array:
     mask = mask.astype(np.float32)
     bias = np.where(mask > 0, np.log(np.maximum(mask, np.float32(info.smallest_normal))), np.float32(info.min))
     return mx.array(bias.astype(np.float32)).astype(dtype)[:, None]
+
+
+def bias_of_rows(links: AttentionRows, dtype: mx.Dtype) -> mx.array:
+    """`self_attention_bias` of all rows, made of a few at a time."""
+    batch, tokens, columns = links.shape
+    whole = mx.zeros((batch, tokens, columns), dtype)
+    count = max(1, BIAS_VALUES // (batch * columns))
+    for start in range(0, tokens, count):
+        part = slice(start, min(start + count, tokens))
+        whole = with_part(whole, self_attention_bias(links.rows(part), dtype)[:, 0], part)
+        mx.eval(whole)
+    return whole[:, None]

@@ -73,7 +73,7 @@ def diffusion_plan(config: DiffusionDecoderConfig, latent: Size, tiling: Tiling)
 
 
 def noised_frames(config: DiffusionDecoderConfig, canvas: Canvas, tile: Tile) -> int:
-    """Frames of the noise that a tile starts from: those it gives, and where the clip ends as many as a window needs."""
+    """Frames of the noise that a tile starts from: those it gives, and at the clip's end as many as a window needs."""
     stage = len(config.channels) - 2
     start, stop = tile.frames.source
     length = tile.frames.target[1] - tile.frames.target[0]

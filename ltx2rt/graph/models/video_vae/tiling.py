@@ -75,6 +75,11 @@ class Tiling:
         return cls(TileSize(_TILE_FRAMES, _OVERLAP_FRAMES), side(height), side(width))
 
     @classmethod
+    def default(cls) -> Tiling:
+        """What the official code encodes in where nothing else is chosen: 768/64 pixels, 80/24 frames."""
+        return cls.of(spatial=(_LONG_SIDE_PX, _OVERLAP_PX), temporal=(_TILE_FRAMES, _OVERLAP_FRAMES))
+
+    @classmethod
     def of(cls, *, spatial: Interval | None = None, temporal: Interval | None = None) -> Tiling:
         """From (tile, overlap) pairs, the spatial one for both axes: ``Tiling.of(spatial=(64, 32))``."""
         side = TileSize(*spatial) if spatial is not None else None

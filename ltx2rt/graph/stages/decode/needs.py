@@ -55,16 +55,19 @@ def video_decoder_options(
     dtype: mx.Dtype,
     beside: int = 0,
     keyframes: int = 0,
+    *,
+    writes: bool = True,
 ) -> Iterator[Need]:
     """Stage "video decoder", in the ways that the decoder offers.
 
-    ``beside`` bytes are there meanwhile; ``keyframes``: how many the decoder looks at besides.
+    ``beside`` bytes are there meanwhile; ``keyframes``: how many the decoder looks at besides; ``writes``: the encoder
+    of the file begins now, and is not there already.
     """
     decoder = video_decoder(config)
     loaded = checkpoint.loaded_bytes("video_vae", decoder.specs())
     height, width = (cells * config.spatial_factor for cells in latent[1:])
     pixels, frames = height * width, config.pixel_frames(latent[0])
-    encoder = writing_bytes(pixels, frames)
+    encoder = writing_bytes(pixels, frames) if writes else 0
     for way in decoder.ways(latent, tiling, dtype.size, keyframes):
         converted = 2 * way.chunk_frames * pixels * 3 * FLOAT32_BYTES  # while a chunk becomes bytes
         yield Need(

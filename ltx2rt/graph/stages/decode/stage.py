@@ -179,7 +179,14 @@ def _decoding(run: Run, latent: Float32Array, keyframes: KeyFramePlanes | None, 
     tiling = None if inputs.settings.tiling == "none" else inputs.settings.tiling
     number = 0 if keyframes is None else len(keyframes.positions)
     return video_decoder_options(
-        run.files.source(VIDEO_VAE), config, _grid(latent), tiling, inputs.dtype, beside, number
+        run.files.source(VIDEO_VAE),
+        config,
+        _grid(latent),
+        tiling,
+        inputs.dtype,
+        beside,
+        number,
+        writes=run.window.index == 0,
     )
 
 

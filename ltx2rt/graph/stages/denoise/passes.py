@@ -108,7 +108,7 @@ def _modality(state: LatentState | None, sigma: float, context: mx.array, enable
         timesteps=state.timesteps(sigma),
         positions=state.positions,
         context=context,
-        attention_mask=None if state.attention is None else state.attention.dense(),
+        attention_mask=state.attention,
         keyframes_mask=state.keyframes_mask,
         enabled=enabled,
     )

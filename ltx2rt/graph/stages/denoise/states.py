@@ -60,7 +60,7 @@ def keyframe_items(run: Run, initial: Float32Array | None = None) -> list[VideoI
 
 
 def carried_items(run: Run, name: str) -> tuple[list[VideoItem], list[SoundItem]]:
-    """What stage ``name`` has from the window before: the last conditions of video and sound; none in a first window."""
+    """What stage ``name`` has from the window before: the last conditions of video and sound; a first one has none."""
     carried = run.carried.get(name)
     if carried is None:
         return [], []

@@ -42,7 +42,7 @@ def video_encoder_options(
     """
     loaded = checkpoint.loaded_bytes("video_vae", encoder_specs(config) + statistics_specs(config.latent_channels))
     streams = can_stream(encoder_layers(config.require_encoder()))
-    flops = sum(video_encode_flops(config, clip) for clip in clips)
+    flops = sum(video_encode_flops(config, clip, clip_tiling(config, clip, tiling, streams=streams)) for clip in clips)
     for push in PUSHES:
         peak, host = Footprint(0), 0
         for clip in clips:

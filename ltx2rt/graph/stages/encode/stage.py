@@ -107,9 +107,9 @@ def encode_images(run: Run, name: str, height: int, width: int) -> list[Float32A
     return encode_pixels(run, name, [image.stream(height, width) for image in images], reading)
 
 
-def encode_sound(run: Run, sound: SoundInput, frames: int) -> Float32Array:
+def encode_sound(run: Run, sound: SoundInput, frames: int | None = None) -> Float32Array:
     """Normalised audio tokens (1, frames, 128): the sound is resampled, analysed and encoded, then cut at the end or
-    filled with zeros."""
+    filled with zeros; None: as many as it has."""
     checkpoint = run.files.source(AUDIO_VAE)
     config, mel_config = run.files.config(AUDIO_VAE)
     samples = round(len(sound.waveform) * mel_config.sample_rate / sound.sample_rate)
@@ -117,6 +117,8 @@ def encode_sound(run: Run, sound: SoundInput, frames: int) -> Float32Array:
     weights = run.files.weights(AUDIO_VAE, audio_vae.encoder_specs(config))
     resampling = mel.resampling_bytes(samples, 2, sound.sample_rate, mel_config.sample_rate)
     need = run.choose(sound_encoder_options(checkpoint, config, mel_frames, samples, resampling), weights)
+    if frames is None:
+        frames = -(-mel_frames // config.downsampling)
     if run.planning:
         return np.zeros((1, frames, config.token_width), np.float32)
     with run.stage(need) as stage:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import mlx.core as mx
 
@@ -22,23 +22,25 @@ from ltx2rt.weights.kept_weights import StageWeights
 STAGE = "duration head"
 
 
-def predicted_frames(run: Run, context: PromptContext, wanted: DurationRange) -> int:
+def predicted_frames(run: Run, context: PromptContext, wanted: DurationRange, *, with_sound: bool = True) -> int:
     """How many frames the clip of a prompt should have, 8*k + 1; in a plan the most it can be.
 
     Args:
         run: its files must hold the duration head.
         context: of the prompt.
         wanted: the shortest and the longest clip.
+        with_sound: the clip has sound; else the context of the video alone is read.
     """
+    read = context if with_sound else context[:1]
     config = run.files.config(DURATION_HEAD)
     weights = run.files.weights(DURATION_HEAD, duration_head.param_specs(config))
 
     def compute() -> dict[str, mx.array]:
-        need = run.choose(_options(weights, config, context), weights)
+        need = run.choose(_options(weights, config, read), weights)
         if run.planning:
             return {"seconds": mx.array([wanted.longest_s])}
         with run.stage(need) as stage:
-            seconds = duration_head.DurationHead(config, Params(run.load(stage, weights)))(*context)
+            seconds = duration_head.DurationHead(config, Params(run.load(stage, weights)))(*read)
             mx.eval(seconds)
             require_finite(STAGE, "the length", seconds)
             return {"seconds": seconds}
@@ -49,7 +51,9 @@ def predicted_frames(run: Run, context: PromptContext, wanted: DurationRange) ->
     return frames
 
 
-def _options(weights: StageWeights, config: duration_head.DurationHeadConfig, context: PromptContext) -> Iterator[Need]:
+def _options(
+    weights: StageWeights, config: duration_head.DurationHeadConfig, context: Sequence[mx.array]
+) -> Iterator[Need]:
     tokens = sum(stream.shape[1] for stream in context)
     footprint = duration_footprint(config, tokens)
     loaded = weights.loaded_bytes

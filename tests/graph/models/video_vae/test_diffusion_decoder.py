@@ -14,7 +14,7 @@ from ltx2rt.graph.diffusion.noise import FrameNoise, TorchCpuNoise
 from ltx2rt.graph.models.layers.params import Params
 from ltx2rt.graph.models.video_vae.config import VideoVaeConfig
 from ltx2rt.graph.models.video_vae.diffusion_blocks import Attended, AttentionBlock
-from ltx2rt.graph.models.video_vae.diffusion_decoder import DiffusionVideoDecoder
+from ltx2rt.graph.models.video_vae.diffusion_decoder import DiffusionVideoDecoder, decoder_draws
 from ltx2rt.graph.models.video_vae.diffusion_footprint import diffusion_decode_bytes, keyframe_decode_bytes
 from ltx2rt.graph.models.video_vae.diffusion_keyframes import KeyFrames
 from ltx2rt.graph.models.video_vae.diffusion_streams import BlockFrames, ClipFrames, KeyRing, PlaneKeys, nearest
@@ -379,6 +379,30 @@ def test_tiles_draw_their_own_noise_in_their_order() -> None:
         for tile in plan.tiles
     ]
     assert shapes == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "tiling", "places"),
+    [
+        ({}, None, ()),
+        ({}, None, (1, 24)),
+        ({}, Tiling(TileSize(24, 16)), ()),
+        ({}, Tiling(TileSize(24, 16)), (1, 24)),
+        ({"model_output_type": "v"}, Tiling(width=TileSize(48, 16)), (24,)),
+    ],
+    ids=["whole", "key frames", "tiles", "tiles, key frames", "shared noise"],
+)
+def test_whoever_goes_on_with_the_noise_can_pass_over_what_is_drawn(
+    changes: dict[str, Any], tiling: Tiling | None, places: tuple[int, ...]
+) -> None:
+    config, size = small(**changes), (4, 3, 4)
+    seen = keyframes(places, size[1:]) if places else None
+    drawn, passed = TorchCpuNoise(5), TorchCpuNoise(5)
+    decoder = DiffusionVideoDecoder(config, Params(weights(config)), mx.float32, 3)
+    list(decoder.stream_frames(latent(*size), tiling, FrameNoise(drawn), seen))
+    for shape in decoder_draws(config.require_diffusion(), size, tiling, seen):
+        FrameNoise(passed).skip(shape)
+    np.testing.assert_array_equal(passed.normal((40,)), drawn.normal((40,)))
 
 
 class _Opaque:

@@ -13,6 +13,7 @@ from test_video_vae import CONFIGS, PUBLISHED_19B, PUBLISHED_23, TINY, Vae, down
 
 from ltx2rt.errors import UsageError
 from ltx2rt.graph.models.video_vae.config import VideoVaeConfig
+from ltx2rt.graph.models.video_vae.convolutional_decoder import ConvolutionalDecoder
 from ltx2rt.graph.models.video_vae.decoder import VideoDecoder
 from ltx2rt.graph.models.video_vae.encoder import VideoEncoder
 from ltx2rt.graph.models.video_vae.footprint import decode_bytes, encode_bytes
@@ -95,6 +96,23 @@ def test_streamed_tiles_draw_their_noise_in_tile_order() -> None:
     (whole,) = model.decode_frames(latent, tiling, noise=draws(2))
     chunks = list(model.stream_frames(latent, tiling, noise=draws(2)))
     np.testing.assert_array_equal(np.concatenate(chunks), whole)
+
+
+@pytest.mark.parametrize(
+    ("name", "tiling"), [("conditioned", None), ("conditioned", Tiling.of(spatial=(16, 8))), ("19b", None)]
+)
+def test_the_draws_of_a_decoder_are_known_beforehand(name: str, tiling: Tiling | None) -> None:
+    model = decoder((CONFIGS | PUBLISHED)[name], mx.float32)
+    shapes: list[tuple[int, ...]] = []
+    source = draws(2)
+
+    def noted(shape: tuple[int, ...]) -> np.ndarray:
+        shapes.append(shape)
+        return source(shape)
+
+    list(model.stream_frames(mx.array(normal(5, 1, 3, 2, 4, 6)), tiling, noise=noted))
+    assert ConvolutionalDecoder(model.config).draws((3, 2, 4), {"tiling": tiling}, None) == shapes
+    assert (name == "19b") == (shapes == [])
 
 
 @pytest.mark.parametrize("name", [*PUBLISHED, "attention"])
