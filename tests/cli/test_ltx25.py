@@ -145,8 +145,11 @@ def test_dfr(pack: dict[str, Path], folder: Path, tmp_path: Path, capsys: pytest
     # What a sidecar repeats is the same.
     first, again = tmp_path / "first.safetensors", tmp_path / "again.safetensors"
     saving = ["--skip-vae", "-o", str(tmp_path / "clip.mp4"), "--save-latents"]
-    assert run([*command, *saving, str(first)]) == 0
-    assert "full size 1 of 1 coarse" in capsys.readouterr().err
+    assert run([*command, *saving, str(first), "--progress", "json"]) == 0
+    told = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    (coarse,) = (one for one in told if one.get("stage") == "full size 1 of 1 coarse" and one["state"] == "finished")
+    # Of the stages, the round, and the first phase of the last one.
+    assert (coarse["clip_step"], coarse["clip_of"]) == (8 + 3 + 4 + 1, 8 + 3 + 4 + 3)
     settings = json.loads(Path(f"{first}.json").read_text())["settings"]
     assert (settings["temporal_upscalings"], settings["spatial_upscalings"]) == (1, 2)
     assert run(["generate", "--from-sidecar", f"{first}.json", *saving, str(again)]) == 0

@@ -72,7 +72,8 @@ def saved(root: Path) -> dict[str, np.ndarray]:
                 tensors[prefix + "positions"] = event.state.positions
                 if event.state.keyframes_mask is not None:
                     tensors[prefix + "keyframes_mask"] = event.state.keyframes_mask[..., None]
-        waveform, _ = run.sound()
+        waveform = run.waveform
+        assert waveform is not None
         video = np.concatenate(run.chunks)
     tensors |= {"video_float_fhwc.frame_003": video[3], "video_mean_per_frame": video.mean(axis=(1, 2, 3))}
     tensors["audio_samples"] = np.array(len(waveform), np.int64)

@@ -29,7 +29,7 @@ from ltx2rt.graph.pipelines.dfr_pass import (
     with_detail,
 )
 from ltx2rt.graph.pipelines.dfr_plan import CELL_FRAMES, Canvas, canvas_of, doubled
-from ltx2rt.graph.pipelines.dfr_rounds import doubled_rate
+from ltx2rt.graph.pipelines.dfr_rounds import STEPS_OF_PART, doubled_rate
 from ltx2rt.graph.pipelines.pipeline import PipelineEntry
 from ltx2rt.graph.pipelines.refinement import Latents
 from ltx2rt.graph.settings.settings import DURATION, FIDELITY, NEW_CLIP
@@ -37,6 +37,7 @@ from ltx2rt.graph.stages.decode.stage import KeyFramePlanes, finish, upscale_lat
 from ltx2rt.graph.stages.denoise.stage import Sampling
 from ltx2rt.graph.stages.denoise.states import VideoItem, image_items
 from ltx2rt.graph.stages.encode.stage import encode_images
+from ltx2rt.graph.stages.events import StepsCounted
 from ltx2rt.graph.stages.inputs import GenerationInputs, PromptContext
 from ltx2rt.graph.stages.run import GeneratedClip, Run
 from ltx2rt.graph.stages.targets import video_shape
@@ -95,7 +96,9 @@ def generate(run: Run) -> GeneratedClip:
 
     Source: Lightricks/LTX-2 ltx_pipelines/dfr_pipeline.py @ 1.4.
     """
-    settings, context = run.inputs.settings, positive_context(run)
+    settings = run.inputs.settings
+    run.emit(StepsCounted(sampler_steps(run.inputs)))
+    context = positive_context(run)
     film = _refined(run, context, canvas_of(run.inputs.num_frames))
     for _ in range(settings.temporal_upscalings):
         film = doubled_rate(run, context, film)
@@ -109,6 +112,18 @@ def first_shape(inputs: GenerationInputs, files: WeightSet) -> VideoLatentShape:
     canvas, stages = canvas_of(inputs.num_frames), inputs.settings.spatial_upscalings
     longer = replace(inputs, num_frames=canvas.frames)
     return video_shape(files, longer, inputs.height >> stages, inputs.width >> stages)
+
+
+def sampler_steps(inputs: GenerationInputs) -> int:
+    """Of all stages, rounds and parts."""
+    rounds = inputs.settings.temporal_upscalings
+    segments = len(canvas_of(inputs.num_frames).slots)
+    # A round begins with twice the segments of the one before, but for the first.
+    parts = [min(1 << number, segments << (number - 1)) for number in range(1, rounds + 1)]
+    steps = len(distilled_sigmas()) - 1 + len(distilled_stage_2_sigmas()) - 1 + STEPS_OF_PART * sum(parts)
+    if inputs.settings.spatial_upscalings == 2:
+        steps += (len(distilled_stage_2_sigmas()) - 1) * (parts[-1] if parts else 1)
+    return steps
 
 
 def _refined(run: Run, context: PromptContext, canvas: Canvas) -> Film:

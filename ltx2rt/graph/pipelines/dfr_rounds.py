@@ -32,6 +32,7 @@ from ltx2rt.graph.stages.run import Run
 
 # Where in the distilled schedule a round begins.
 _FIRST_SIGMA = 4
+STEPS_OF_PART = len(distilled_sigmas()) - 1 - _FIRST_SIGMA
 # Of models of every version.
 _ETA = 0.5
 # Added to the user's seed for the noise of the steps, for every round; one more for every part.

@@ -26,6 +26,13 @@ class WindowStarted:
 
 
 @dataclass(frozen=True)
+class StepsCounted:
+    """A clip begins whose stages differ with the request: ``steps`` sampler steps in all of them."""
+
+    steps: int
+
+
+@dataclass(frozen=True)
 class StageStarted:
     """A stage begins; ``steps`` is the number of `StepDone` events it will send (0: none)."""
 
@@ -160,6 +167,7 @@ class VideoDecodeStarted:
 
 Event = (
     WindowStarted
+    | StepsCounted
     | StageStarted
     | StageFinished
     | StageRestored

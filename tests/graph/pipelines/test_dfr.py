@@ -22,7 +22,7 @@ from ltx2rt.graph.diffusion.noise import TorchCpuNoise
 from ltx2rt.graph.diffusion.samplers import EULER, AncestralEuler
 from ltx2rt.graph.pipelines import dfr_pass
 from ltx2rt.graph.stages.denoise.stage import Sampling
-from ltx2rt.graph.stages.events import Event, KeyFrameDecoded, Noised, StepDone, VideoDecodeStarted
+from ltx2rt.graph.stages.events import Event, KeyFrameDecoded, Noised, StepDone, StepsCounted, VideoDecodeStarted
 from ltx2rt.graph.stages.run import Run
 from ltx2rt.types import Array
 from ltx2rt.weights.generations import Generation
@@ -93,7 +93,10 @@ def cells(tokens: Array, height: int, width: int) -> Array:
 
 
 def test_two_rounds(pack: dict[str, Any], passes: list[Pass]) -> None:
-    clip = load(pack)("a dog", **{**SMALL, "num_frames": 121}, frame_rate=12, temporal_upscalings=2)
+    events: list[Event] = []
+    settings = {**SMALL, "num_frames": 121, "frame_rate": 12, "temporal_upscalings": 2}
+    clip = load(pack)("a dog", **settings, observer=events.append)
+    assert StepsCounted(8 + 3 + 4 * (2 + 4)) in events
     assert [one.name for one in passes] == [
         *("denoise 1", "denoise 2"),
         *("round 1 part 1 of 2", "round 1 part 2 of 2"),
@@ -331,6 +334,7 @@ def test_an_interrupted_run_goes_on(where: str, pack: dict[str, Any], whole: Who
     pipeline, counted = load(pack), whole.events
     steps = [index for index, event in enumerate(counted) if isinstance(event, StepDone)]
     assert len(steps) == 8 + 3 + 2 * 4 + 2 * (1 + 2)
+    assert StepsCounted(len(steps)) in counted
     place = {
         "the first stage": steps[2],
         "the second stage": steps[9],
