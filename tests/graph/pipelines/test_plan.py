@@ -49,7 +49,6 @@ def test_json_has_exactly_the_documented_keys() -> None:
         "resident_bytes",
         "streamed_bytes",
         "streamed_bytes_per_step",
-        "streamed_bytes_per_step",
         "peak_bytes",
         "flops",
         "seconds",
