@@ -12,7 +12,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if config.getoption("benchmark_enable") or not config.getoption("benchmark_disable"):
         return
     seen: dict[str, set[tuple[str, str]]] = {}
-    kept = []
+    kept: list[pytest.Item] = []
+    left_out: list[pytest.Item] = []
     for item in items:
         here = isinstance(item, pytest.Function) and Path(__file__).parent in item.path.parents
         values = (
@@ -23,8 +24,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if values:
             known = seen.setdefault(item.nodeid.partition("[")[0], set())
             if values <= known:
+                left_out.append(item)
                 continue
             known |= values
         kept.append(item)
-    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+    config.hook.pytest_deselected(items=left_out)
     items[:] = kept

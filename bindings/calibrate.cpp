@@ -55,7 +55,7 @@ void bind_calibrate(nb::module_& m) {
   m.def("calibrate_arithmetic", &calibrate_arithmetic, "dtype"_a, "seconds"_a,
         "Floating point operations per second of a register-only loop on all threads; dtype float32 or bfloat16.");
   m.def("calibrate_tiles", &calibrate_tiles, "seconds"_a,
-        "The same of bfloat16 products in Intel's AMX tiles, which one kernel uses; None where there are none.");
+        "The same of bfloat16 products in Intel's AMX tiles, which some kernels use; None where there are none.");
   m.def("calibrate_read", &calibrate_read, "buffer"_a,
         "Bytes per second of reading an array once on all threads; the array should be well above the caches.");
 }

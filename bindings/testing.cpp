@@ -18,7 +18,6 @@
 #include <vector>
 
 #include "bindings/register.h"
-#include "csrc/cpu/amx.h"
 #include "csrc/cpu/available_cores.h"
 #include "csrc/cpu/float_environment.h"
 #include "csrc/cpu/isa.h"
@@ -148,6 +147,12 @@ cpu::KernelTables broken(cpu::KernelTables tables, const std::string& part) {
                                       int64_t ldc, bool add, const cpu::ReadAhead& ahead) {
       whole.linear.pairs.multiply(a, rows, panel, k - 2, c, ldc, add, ahead);
     };
+  } else if (part == "tiles") {
+    if (!tables.linear.has_tiles) throw std::invalid_argument("this instruction set has no tiles");
+    tables.linear.tiles.multiply = [](const float* a, int64_t rows, const float* panel, int64_t k, float* c,
+                                      int64_t ldc, bool add, const cpu::ReadAhead& ahead) {
+      whole.linear.tiles.multiply(a, rows, panel, k - 32, c, ldc, add, ahead);
+    };
   } else if (part == "finish") {
     tables.linear.finish = [](const cpu::LinearEpilogue& epilogue, const float* sums, void* out, int64_t n) {
       whole.linear.finish(epilogue, sums, out, n - 1);
@@ -170,7 +175,7 @@ cpu::KernelTables broken(cpu::KernelTables tables, const std::string& part) {
   } else if (part.starts_with("neighborhood")) {
     auto& neighborhood = tables.neighborhood;
     const bool pairs = part == "neighborhood pairs", tiles = part == "neighborhood tiles";
-    if (pairs ? !neighborhood.has_pairs : tiles && !(neighborhood.has_tiles && cpu::amx_usable()))
+    if (pairs ? !neighborhood.has_pairs : tiles && !neighborhood.has_tiles)
       throw std::invalid_argument("this instruction set has no " + part.substr(part.find(' ') + 1));
     static cpu::NeighborhoodLoops loops;
     auto& broken = pairs ? neighborhood.pairs : tiles ? neighborhood.tiles : neighborhood.values;

@@ -2,6 +2,11 @@
 #pragma once
 #include <stdint.h>
 
+// In *_simd.cpp files: the instruction set is that of processors which may have tiles.
+#if defined(__AVX512BF16__) && defined(__linux__)
+#define LTX2RT_TILES
+#endif
+
 namespace ltx2rt::cpu {
 
 // Whether this processor has the tiles with products of bfloat16 pairs and the system lets this process use them. Asks

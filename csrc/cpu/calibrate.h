@@ -8,7 +8,7 @@ namespace ltx2rt::cpu {
 // Floating point operations per second of register-only loops on all threads, over about `seconds`.
 double arithmetic_rate(bool bf16, double seconds);
 
-// The same of bfloat16 products in Intel's AMX tiles, which one kernel uses; nothing where there are none.
+// The same of bfloat16 products in Intel's AMX tiles, which some kernels use; nothing where there are none.
 std::optional<double> tile_rate(double seconds);
 
 // Bytes per second of one pass over `bytes` (at least 4096) on all threads. The caller gives a buffer well above the

@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <stdexcept>
 
+#include "csrc/cpu/amx.h"
 #include "csrc/cpu/isa_choice.h"
 #include "csrc/cpu/self_check.h"
 
@@ -83,6 +84,7 @@ bool supports_neon() {
 
 bool is_built(Isa isa) {
   LTX2RT_EACH_ISA(LTX2RT_BUILT, isa)
+  if (isa == Isa::amxbf16) return is_built(Isa::avx512bf16);
   return isa == Isa::portable;
 }
 
@@ -90,7 +92,8 @@ bool is_built(Isa isa) {
 
 std::vector<IsaState> isa_states() {
   const bool avx2 = supports_avx2(), neon = supports_neon();
-  std::vector<IsaState> states = {{Isa::avx512bf16, false, supports_avx512bf16(), true, true},
+  std::vector<IsaState> states = {{Isa::amxbf16, false, supports_avx512bf16() && amx_usable(), true, true},
+                                  {Isa::avx512bf16, false, supports_avx512bf16(), true, true},
                                   {Isa::avx512, false, supports_avx512(), true, true},
                                   {Isa::avx512bf16_emulated, false, avx2, false, false},
                                   {Isa::avx512_emulated, false, avx2, false, false},
@@ -136,6 +139,8 @@ Isa active_isa() {
 
 const char* isa_name(Isa isa) {
   switch (isa) {
+    case Isa::amxbf16:
+      return "amxbf16";
     case Isa::avx512bf16:
       return "avx512bf16";
     case Isa::avx512:

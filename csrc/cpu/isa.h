@@ -9,7 +9,8 @@
 namespace ltx2rt::cpu {
 
 // The emulated ones are the code of their namesakes in instructions of AVX2, for tests (CMakeLists.txt).
-enum class Isa { portable, neon, neonbf16, avx2, avx512_emulated, avx512bf16_emulated, avx512, avx512bf16 };
+// amxbf16 is avx512bf16 with Intel's AMX tiles (amx.h) where a kernel has them: the same code, other entries of its table.
+enum class Isa { portable, neon, neonbf16, avx2, avx512_emulated, avx512bf16_emulated, avx512, avx512bf16, amxbf16 };
 
 // The widest set that was built, that this processor and operating system support, and whose kernels compute what the
 // portable ones do (isa_choice.h); or the one LTX2RT_ISA asks for.
@@ -17,6 +18,9 @@ enum class Isa { portable, neon, neonbf16, avx2, avx512_emulated, avx512bf16_emu
 Isa active_isa();
 
 const char* isa_name(Isa isa);
+
+// Whether kernels multiply in tiles.
+inline bool tiles_in_use() { return active_isa() == Isa::amxbf16; }
 
 }  // namespace ltx2rt::cpu
 
@@ -71,6 +75,13 @@ const char* isa_name(Isa isa);
 #define LTX2RT_CASE(isa, function) \
   case Isa::isa:                   \
     return isa::function();
+#ifdef LTX2RT_HAS_avx512bf16
+#define LTX2RT_TILE_CASE(function) \
+  case Isa::amxbf16:               \
+    return avx512bf16::function();
+#else
+#define LTX2RT_TILE_CASE(function)
+#endif
 
 #define LTX2RT_DISPATCH(return_type, function)           \
   LTX2RT_DECLARE(portable, return_type, function)        \
@@ -78,6 +89,7 @@ const char* isa_name(Isa isa);
   inline return_type function(Isa isa) {                 \
     switch (isa) {                                       \
       LTX2RT_EACH_ISA(LTX2RT_CASE, function)             \
+      LTX2RT_TILE_CASE(function)                         \
       default:                                           \
         return portable::function();                     \
     }                                                    \

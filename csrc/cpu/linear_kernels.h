@@ -14,9 +14,7 @@ constexpr int64_t kDepthBlock = 256;
 // Weights are expanded into panels of at most this many columns, which are multiplied by tiles of at most this many
 // rows.
 constexpr int64_t kMaxPanelColumns = 32;
-constexpr int64_t kMaxTileRows = 12;
-// Up to this many rows, weights are expanded in registers and never stored.
-constexpr int64_t kFewRows = 4;
+constexpr int64_t kMaxTileRows = 16;
 
 // W (N, K), rows contiguous. Panels hold float32 values, without what belongs to a whole row or all of W: the epilogue
 // multiplies the sums with the scale of e4m3 and int8_rows and the zero of nvfp4 and w4a8. Those of e4m3 are 2^-8 of the
@@ -56,11 +54,12 @@ struct ReadAhead {
 
 // One way to multiply. Rows of x and panels of weights hold words of four bytes, declared float: float32 values, or
 // pairs of bfloat16 values that follow one another along k, the first in the low half and the last filled up with zero.
-// A panel of w rows of words is w * panel_columns words. Rows of x are interleaved in groups of tile_rows, the last
-// group smaller: word w of row r of a group of g rows is at w * g + r, and group i starts at i * tile_rows * block words,
-// where a block is kDepthBlock values.
+// A panel of w rows of words is w * panel_columns words. Rows of x come in groups of tile_rows, the last group smaller, and
+// group i starts at i * tile_rows * block words, where a block is kDepthBlock values; how they lie there is the loops' own
+// business.
 struct LinearLoops {
   int64_t values_per_word;
+  int64_t tile_rows;
   // One group of `rows` rows, n contiguous values each, n <= kDepthBlock.
   void (*prepare)(FloatType type, const char* const* from, int64_t rows, int64_t n, float* to);
   // Expands panel_columns columns from column n0 on (zeros or copies beyond N) and rows [k0, k0 + k), k <= kDepthBlock.
@@ -68,19 +67,22 @@ struct LinearLoops {
   // c[rows, columns of the panel] = or += a[rows, k] * panel; ldc in floats. Fetches `ahead` in passing.
   void (*multiply)(const float* a, int64_t rows, const float* panel, int64_t k, float* c, int64_t ldc, bool add,
                    const ReadAhead& ahead);
-  // pack and multiply in one for rows <= kFewRows.
+  // pack and multiply in one, for rows <= few_rows: so few that the time goes into reading the weights, which it fetches.
+  int64_t few_rows;
   void (*multiply_few)(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t k, const float* a, int64_t rows, float* c,
                        int64_t ldc, bool add);
 };
 
 struct LinearKernels {
   int64_t panel_columns;
-  int64_t tile_rows;
   LinearLoops values;
   // For bfloat16 activations and every format but f32 and f16; int8 and int4 weights are rounded to bfloat16, as plain
   // code in bfloat16 does. has_pairs is false where the instruction set has no dot product of bfloat16.
   bool has_pairs;
   LinearLoops pairs;
+  // What pairs are for, multiplied in tiles, where those are in use (isa.h).
+  bool has_tiles;
+  LinearLoops tiles;
   // Widens n contiguous values.
   void (*widen)(FloatType type, const void* from, float* to, int64_t n);
   // Rotates groups of n contiguous values (see LinearWeight in csrc/quantized_linear.h); from may be to. work: n floats.

@@ -1,7 +1,9 @@
 // Matrix product loops of quantized_linear for one instruction set.
+#include "csrc/cpu/fetcher.h"
 #include "csrc/cpu/float_rows.h"
 #include "csrc/cpu/fma_tile.h"
 #include "csrc/cpu/linear_kernels.h"
+#include "csrc/cpu/linear_tiles.h"
 #include "csrc/cpu/simd.h"
 #include "csrc/cpu/weight_panels.h"
 #include "csrc/cpu/wide_pairs.h"
@@ -49,39 +51,13 @@ int64_t words_of(int64_t values) {
   return (values + kValuesPerWord<Words> - 1) / kValuesPerWord<Words>;
 }
 
-template <typename Words>
+template <typename Words, bool kFetch = false>
 void pack(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t k, float* panel) {
-  expand_words<Words, false, true>(
+  expand_words<Words, kFetch, true>(
       w, n0, k0, k, [panel](int64_t row, int v, typename Words::Operand operand) __attribute__((always_inline)) {
         memcpy(panel + row * kPanelColumns + v * kLanes, &operand, sizeof operand);
       });
 }
-
-// Fetches its share of `ahead` with each of a number of turns: a processor drops what is asked for all at once.
-class Fetcher {
- public:
-  Fetcher(const ReadAhead& ahead, int64_t turns)
-      : ahead_(ahead),
-        lines_(ahead.rows * (ahead.bytes > 0 ? (ahead.bytes - 1) / kLine + 2 : 0)),
-        share_((lines_ + turns - 1) / turns) {}
-
-  void fetch_share() {
-    for (int64_t i = 0; i < share_ && lines_ > 0; ++i, --lines_) {
-      // The last line holds the last byte, wherever the first one starts.
-      const int64_t at = offset_ < ahead_.bytes ? offset_ : ahead_.bytes - 1;
-      __builtin_prefetch(ahead_.first + row_ * ahead_.stride + at, 0, 2);
-      if (++row_ == ahead_.rows) {
-        row_ = 0;
-        offset_ += kLine;
-      }
-    }
-  }
-
- private:
-  static constexpr int64_t kLine = 64;
-  const ReadAhead& ahead_;
-  int64_t lines_, share_, row_ = 0, offset_ = 0;
-};
 
 // Words of a tile between two turns to fetch.
 constexpr int64_t kFetchWords = 8;
@@ -282,19 +258,63 @@ void prepare_pairs(FloatType, const char* const* from, int64_t rows, int64_t n, 
 }
 #endif
 
+#ifdef LTX2RT_TILES
+// A panel whose last tile is filled up with zeros.
+template <bool kFetch = false>
+void pack_tiles(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t k, float* panel) {
+  pack<PairWords, kFetch>(w, n0, k0, k, panel);
+  const int64_t words = words_of<PairWords>(k), whole = (words + kTileWords - 1) / kTileWords * kTileWords;
+  memset(panel + words * kPanelColumns, 0, (size_t)(whole - words) * kPanelColumns * sizeof(float));
+}
+
+// One row without tiles, which would have to wait for the panel. A product of tiles sums the first and the second values
+// of 16 pairs each as one chain of fused multiply-adds, adds the two, and adds that to c; subnormal numbers are zero.
+void multiply_one_row(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t k, const float* a, float* c, bool add) {
+  const FlushedSubnormals flushed;
+  Vec sums[kPanelVecs], first[kPanelVecs] = {}, second[kPanelVecs] = {};
+  for (int v = 0; v < kPanelVecs; ++v) sums[v] = add ? load(c + v * kLanes) : zero();
+  expand_words<PairWords, true, true>(
+      w, n0, k0, k,
+      [&sums, &first, &second, a](int64_t row, int v, PairWords::Operand weights) __attribute__((always_inline)) {
+        const VecI x = PairWords::broadcast(a + row);
+        first[v] = fma(from_bits(x << 16), from_bits(weights << 16), first[v]);
+        second[v] = fma(from_bits(x & (int32_t)0xffff0000), from_bits(weights & (int32_t)0xffff0000), second[v]);
+        if (row % kTileWords == kTileWords - 1) {
+          sums[v] += first[v] + second[v];
+          first[v] = second[v] = zero();
+        }
+      });
+  for (int v = 0; v < kPanelVecs; ++v) store(c + v * kLanes, sums[v] + (first[v] + second[v]));
+}
+
+void multiply_few_tiles(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t k, const float* a, int64_t rows,
+                        float* c, int64_t ldc, bool add) {
+  if (rows == 1) return multiply_one_row(w, n0, k0, k, a, c, add);
+  alignas(64) float panel[kDepthBlock / 2 * kPanelColumns];
+  pack_tiles<true>(w, n0, k0, k, panel);
+  multiply_tiles(a, rows, panel, k, c, ldc, add, ReadAhead{});
+}
+#endif
+
 }  // namespace
 
 const LinearKernels& linear_kernels() {
   static constexpr LinearKernels kernels{
       .panel_columns = kPanelColumns,
-      .tile_rows = kTileRows,
-      .values = {1, prepare_values, pack<FloatWords>, multiply<FloatWords>, multiply_few<FloatWords>},
+      .values = {1, kTileRows, prepare_values, pack<FloatWords>, multiply<FloatWords>, 4, multiply_few<FloatWords>},
 #ifdef LTX2RT_BF16_DOT
       .has_pairs = true,
-      .pairs = {2, prepare_pairs, pack<PairWords>, multiply<PairWords>, multiply_few<PairWords>},
+      .pairs = {2, kTileRows, prepare_pairs, pack<PairWords>, multiply<PairWords>, 4, multiply_few<PairWords>},
 #else
       .has_pairs = false,
       .pairs = {},
+#endif
+#ifdef LTX2RT_TILES
+      .has_tiles = true,
+      .tiles = {2, 16, prepare_tiles, pack_tiles<>, multiply_tiles, 64, multiply_few_tiles},
+#else
+      .has_tiles = false,
+      .tiles = {},
 #endif
       .widen = widen,
       .rotate = rotate,

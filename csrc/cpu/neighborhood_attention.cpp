@@ -7,8 +7,8 @@
 #include <algorithm>
 #include <cstring>
 
-#include "csrc/cpu/amx.h"
 #include "csrc/ceil_div.h"
+#include "csrc/cpu/amx.h"
 #include "csrc/cpu/dispatch.h"
 #include "csrc/cpu/neighborhood_attention.h"
 #include "csrc/cpu/rows.h"
@@ -86,7 +86,7 @@ NeighborhoodPlan::NeighborhoodPlan(const NeighborhoodArgs& args, int64_t slots, 
 const NeighborhoodLoops& neighborhood_loops(const NeighborhoodKernel& kernel, FloatType type, int64_t head_size) {
   constexpr int64_t kTileHead = 64;
   if (type != FloatType::bf16) return kernel.values;
-  if (kernel.has_tiles && head_size == kTileHead && amx_usable()) return kernel.tiles;
+  if (kernel.has_tiles && head_size == kTileHead && tiles_in_use()) return kernel.tiles;
   return kernel.has_pairs ? kernel.pairs : kernel.values;
 }
 

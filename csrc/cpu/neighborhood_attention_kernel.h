@@ -94,7 +94,7 @@ struct NeighborhoodKernel {
   NeighborhoodLoops values;
   bool has_pairs;  // the processor has a dot product of bfloat16 pairs
   NeighborhoodLoops pairs;
-  bool has_tiles;  // built for processors that may have tiles of such pairs (amx.h)
+  bool has_tiles;  // for heads of 64, where tiles are in use (isa.h)
   NeighborhoodLoops tiles;
 };
 

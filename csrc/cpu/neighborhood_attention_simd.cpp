@@ -8,10 +8,6 @@
 #include "csrc/cpu/fma_tile.h"
 #include "csrc/cpu/neighborhood_attention_kernel.h"
 
-#if defined(__AVX512BF16__) && defined(__linux__)
-#define LTX2RT_TILES
-#endif
-
 namespace ltx2rt::cpu::LTX2RT_ISA {
 namespace {
 
@@ -52,7 +48,7 @@ int64_t most_columns(const NeighborhoodArgs& args) {
   return smaller(places_of(args.columns), args.columns.window + kLanes);
 }
 
-// Most boxes of a block along an axis, and queries of one.
+// Most queries of a block.
 constexpr int64_t kMostQueries = kBlockFrames * kBlockCells * kBlockCells;
 
 // What the queries of a box carry from frame to frame.

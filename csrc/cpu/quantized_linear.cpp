@@ -37,14 +37,15 @@ int64_t even_part(int64_t n, int64_t most, int64_t group) {
 const cpu::LinearLoops& loops_for(WeightFormat format, cpu::FloatType x_type) {
   const auto& kernels = cpu::linear_kernels();
   const bool wide = format == WeightFormat::f32 || format == WeightFormat::f16;
-  return kernels.has_pairs && !wide && x_type == cpu::FloatType::bf16 ? kernels.pairs : kernels.values;
+  if (!kernels.has_pairs || wide || x_type != cpu::FloatType::bf16) return kernels.values;
+  return kernels.has_tiles && cpu::tiles_in_use() ? kernels.tiles : kernels.pairs;
 }
 
 // How `count` prepared rows times all columns are cut into items of work.
 struct Cut {
-  Cut(int64_t count, int64_t width, int threads) {
-    const auto& kernels = cpu::linear_kernels();
-    block_rows = even_part(count, kBlockRows, kernels.tile_rows);
+  Cut(const cpu::LinearLoops& loops, int64_t count, int64_t width, int threads) {
+    const int64_t panel_columns = cpu::linear_kernels().panel_columns;
+    block_rows = even_part(count, kBlockRows, loops.tile_rows);
     block_columns = kBlockColumns;
     const auto enough = [&] {
       row_blocks = ceil_div(count, block_rows);
@@ -54,8 +55,8 @@ struct Cut {
     // Rows first: an item reads (rows + columns) values for rows * columns products, and the columns are fewer.
     while (!enough()) {
       if (block_rows >= 2 * kLeastBlockRows) {
-        block_rows = even_part(count, block_rows / 2, kernels.tile_rows);
-      } else if (block_columns > kernels.panel_columns) {
+        block_rows = even_part(count, block_rows / 2, loops.tile_rows);
+      } else if (block_columns > panel_columns) {
         block_columns /= 2;
       } else {
         break;
@@ -74,17 +75,17 @@ struct Plan {
   Plan(int64_t rows, int64_t depth, int64_t width, cpu::FloatType x_type, WeightFormat format, bool strided_x,
        int64_t rotation, int most_threads)
       : threads(most_threads) {
-    const auto& kernels = cpu::linear_kernels();
-    const int64_t words = kDepthBlock / loops_for(format, x_type).values_per_word, group = kernels.tile_rows;
+    const auto& loops = loops_for(format, x_type);
+    const int64_t words = kDepthBlock / loops.values_per_word, group = loops.tile_rows;
     constexpr int64_t kFloat = sizeof(float);
     const int64_t padded_depth = ceil_div(depth, kDepthBlock) * words;
     const int64_t bytes = std::max(kRowBytes, threads * kThreadRowBytes);
     const int64_t most = std::max<int64_t>(1, bytes / kFloat / padded_depth / group) * group;
     chunk = even_part(rows, most, group);
     const int64_t first = std::min(rows, chunk), last = rows - (rows - 1) / chunk * chunk;
-    const Cut first_cut(first, width, threads), last_cut(last, width, threads);
+    const Cut first_cut(loops, first, width, threads), last_cut(loops, last, width, threads);
     prepared = layout.add(first * padded_depth * kFloat);
-    panel_bytes = cpu::ScratchLayout::round_up(kDepthBlock * kernels.panel_columns * kFloat);
+    panel_bytes = cpu::ScratchLayout::round_up(kDepthBlock * cpu::linear_kernels().panel_columns * kFloat);
     work_bytes = panel_bytes + cpu::ScratchLayout::round_up(std::max(first_cut.sum_bytes, last_cut.sum_bytes));
     work = layout.add_slots(std::max(first_cut.workers, last_cut.workers), work_bytes);
     const bool long_groups = rotation > kDepthBlock;  // others are rotated block by block on the way
@@ -152,7 +153,7 @@ void Product::prepare_rows(int64_t first, int64_t count, float* to, const Plan& 
                            const cpu::Scratch& scratch) const {
   const auto& loops = this->loops();
   const auto& kernels = cpu::linear_kernels();
-  const int64_t words = block_words(), group = kernels.tile_rows;
+  const int64_t words = block_words(), group = loops.tile_rows;
   const auto body = [&](int64_t begin, int64_t end, int worker) {
     const char* from[cpu::kMaxTileRows];
     char* gathered = scratch.at<char>(plan.gathered + worker * plan.gathered_bytes);
@@ -195,7 +196,7 @@ void Product::multiply(const float* a, int64_t stride, int64_t count, int64_t n0
                        float* sums, int64_t lds) const {
   const auto& loops = this->loops();
   const int64_t step = cpu::linear_kernels().panel_columns, words = block_words();
-  if (count <= cpu::kFewRows) {
+  if (count <= loops.few_rows) {
     for (int64_t n = 0; n < columns; n += step) {
       for (int64_t k0 = 0; k0 < depth; k0 += kDepthBlock) {
         loops.multiply_few(weight, n0 + n, k0, std::min(kDepthBlock, depth - k0), a + k0 / kDepthBlock * stride * words,
@@ -249,7 +250,7 @@ void Product::run(const Plan& plan, const cpu::Scratch& scratch) const {
   for (int64_t first = 0; first < rows; first += plan.chunk) {
     const int64_t count = std::min(plan.chunk, rows - first);
     prepare_rows(first, count, prepared, plan, scratch);
-    const Cut cut(count, width, plan.threads);
+    const Cut cut(loops(), count, width, plan.threads);
     const auto body = [&](int64_t begin, int64_t end, int worker) {
       const int64_t work = plan.work + worker * plan.work_bytes;
       auto *panel = scratch.at<float>(work), *sums = scratch.at<float>(work + plan.panel_bytes);

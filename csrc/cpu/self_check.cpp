@@ -7,7 +7,6 @@
 #include <utility>
 #include <vector>
 
-#include "csrc/cpu/amx.h"
 #include "csrc/cpu/antialiased_snake.h"
 #include "csrc/cpu/conv_direct.h"
 #include "csrc/cpu/conv_winograd.h"
@@ -185,7 +184,7 @@ struct Weights {
 std::vector<float> product(const LinearKernels& kernels, const LinearLoops& loops, const WeightMatrix& w, int64_t rows,
                            int64_t k0, int64_t k, FloatType type, const void* x, bool few) {
   const int64_t step = kernels.panel_columns, padded = (w.columns + step - 1) / step * step;
-  const int64_t words = kDepthBlock / loops.values_per_word, group = kernels.tile_rows;
+  const int64_t words = kDepthBlock / loops.values_per_word, group = loops.tile_rows;
   std::vector<float> a(rows * words), panel(kDepthBlock * step), sums(rows * padded, 0.25f);
   for (int64_t first = 0; first < rows; first += group) {
     const int64_t count = std::min(group, rows - first);
@@ -245,19 +244,26 @@ std::string check_linear(const KernelTables& kernels, const KernelTables& portab
         const auto expected = product(portable.linear, portable.linear.values, weights.matrix, rows, first, count,
                                       FloatType::bf16, x.data(), false);
         const double sum = static_cast<double>(count) * largest(format);
-        for (const bool pairs : {false, true}) {
+        enum Way { values, pairs, tiles };
+        for (const Way way : {values, pairs, tiles}) {
           const bool wide = format == WeightFormat::f32 || format == WeightFormat::f16;
           // Values of more bits than bfloat16 has are rounded in pairs.
-          const bool rounded = pairs && format >= WeightFormat::q8_0 && format <= WeightFormat::q6_k;
-          if (pairs && (wide || !kernels.linear.has_pairs)) continue;
-          const auto& loops = pairs ? kernels.linear.pairs : kernels.linear.values;
+          const bool rounded = way != values && format >= WeightFormat::q8_0 && format <= WeightFormat::q6_k;
+          if (way != values && (wide || !(way == pairs ? kernels.linear.has_pairs : kernels.linear.has_tiles)))
+            continue;
+          const auto& loops = way == values  ? kernels.linear.values
+                              : way == pairs ? kernels.linear.pairs
+                                             : kernels.linear.tiles;
           for (const bool few : {false, true}) {
-            if (few && rows > kFewRows) continue;
+            if (few && rows > loops.few_rows) continue;
             const auto got =
                 product(kernels.linear, loops, weights.matrix, rows, first, count, FloatType::bf16, x.data(), few);
-            const auto fault = compare(
-                std::string(few ? "multiply_few " : "multiply ") + kNames[int(format)] + (pairs ? " pairs" : ""), got,
-                expected, rounded ? kHalfRounding / 2 * std::sqrt(sum) : kRounding / 10 * std::sqrt(sum));
+            const auto fault =
+                compare(std::string(few ? "multiply_few " : "multiply ") + kNames[int(format)] +
+                            (way == values  ? ""
+                             : way == pairs ? " pairs"
+                                            : " tiles"),
+                        got, expected, rounded ? kHalfRounding / 2 * std::sqrt(sum) : kRounding / 10 * std::sqrt(sum));
             if (!fault.empty()) return fault;
           }
         }
@@ -478,7 +484,7 @@ std::string check_neighborhood(const KernelTables& kernels, const KernelTables& 
   // As in check_attention: pairs round what the portable loops do not.
   if (fault.empty() && kernel.has_pairs)
     fault = check("neighborhood_attention pairs", kernel.pairs, FloatType::bf16, kHalfRounding);
-  if (fault.empty() && kernel.has_tiles && amx_usable())
+  if (fault.empty() && kernel.has_tiles)
     fault = check("neighborhood_attention tiles", kernel.tiles, FloatType::bf16, kHalfRounding);
   return fault;
 }
@@ -591,10 +597,12 @@ std::string check_snake(const KernelTables& kernels, const KernelTables& portabl
 }  // namespace
 
 KernelTables kernel_tables(Isa isa) {
-  return {linear_kernels(isa),        norm_kernels(isa),
-          rope_attention_kernel(isa), neighborhood_attention_kernel(isa),
-          causal_conv3d_kernel(isa),  conv_winograd_kernel(isa),
-          snake_kernels(isa)};
+  KernelTables tables{linear_kernels(isa),        norm_kernels(isa),
+                      rope_attention_kernel(isa), neighborhood_attention_kernel(isa),
+                      causal_conv3d_kernel(isa),  conv_winograd_kernel(isa),
+                      snake_kernels(isa)};
+  if (isa != Isa::amxbf16) tables.linear.has_tiles = tables.neighborhood.has_tiles = false;
+  return tables;
 }
 
 std::string find_fault(const KernelTables& kernels) {

@@ -30,11 +30,13 @@ class Work:
         operations: floating point operations of products, multiplication and addition counted apart.
         bytes: read and written once.
         arithmetic: the peak that bounds the products: bfloat16 where both factors may be rounded to it.
+        tiles: the kernel multiplies bfloat16 in the processor's AMX tiles where those are in use.
     """
 
     operations: float
     bytes: float
     arithmetic: Arithmetic
+    tiles: bool = False
 
     def least_seconds(self, peak: float, rate: float) -> float:
         """Time at ``peak`` operations per second and ``rate`` bytes per second, whichever is longer."""

@@ -133,7 +133,8 @@ class LinearCase:
         weight = self.columns * self.depth * stored_bits(self.form, self.depth) / 8
         item = DTYPES[self.dtype].size
         activations = item * self.rows * (self.depth + self.columns * (2 if self.epilogue == "residual" else 1))
-        return Work(2.0 * self.rows * self.depth * self.columns, weight + activations, ARITHMETIC[self.dtype])
+        operations = 2.0 * self.rows * self.depth * self.columns
+        return Work(operations, weight + activations, ARITHMETIC[self.dtype], tiles=True)
 
     def reduced(self) -> LinearCase:
         return replace(self, depth=min(self.depth, 256), columns=min(self.columns, 192), rows=min(self.rows, 24))

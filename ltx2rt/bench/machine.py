@@ -11,37 +11,48 @@ from typing import Any
 import mlx.core as mx
 import psutil
 
-from ltx2rt.bench.case import Arithmetic, Work
+from ltx2rt.bench.case import Work
 from ltx2rt.errors import UsageError
 from ltx2rt.kernels.selection import ext
 
 ARITHMETIC_SECONDS = 0.005
-TILE_SECONDS = 0.02
+TILE_ISA = "amxbf16"
 READ_BYTES = 256 << 20
 
 
 @dataclass(frozen=True)
 class Ceilings:
-    """One calibration: operations per second of each arithmetic, bytes per second of reading."""
+    """One calibration: operations per second of each arithmetic, bytes per second of reading.
+
+    ``tiles`` is that of bfloat16 products in AMX tiles; None: kernels use none.
+    """
 
     float32: float
     bfloat16: float
     read: float
+    tiles: float | None = None
 
-    def peak(self, arithmetic: Arithmetic) -> float:
-        return self.float32 if arithmetic == "float32" else self.bfloat16
+    def peak(self, work: Work) -> float:
+        """Operations per second that the kernel of some work could reach."""
+        if work.arithmetic == "float32":
+            return self.float32
+        return self.tiles if work.tiles and self.tiles is not None else self.bfloat16
 
     def least_seconds(self, work: Work) -> float:
-        return work.least_seconds(self.peak(work.arithmetic), self.read)
+        return work.least_seconds(self.peak(work), self.read)
 
     def bound(self, work: Work) -> str:
         """``arithmetic`` or ``read``: which of the two takes longer."""
-        return "arithmetic" if work.operations / self.peak(work.arithmetic) >= work.bytes / self.read else "read"
+        return "arithmetic" if work.operations / self.peak(work) >= work.bytes / self.read else "read"
 
     def at_least(self, other: Ceilings) -> Ceilings:
         """The higher of two calibrations, value by value."""
+        tiles = [rate for rate in (self.tiles, other.tiles) if rate is not None]
         return Ceilings(
-            max(self.float32, other.float32), max(self.bfloat16, other.bfloat16), max(self.read, other.read)
+            max(self.float32, other.float32),
+            max(self.bfloat16, other.bfloat16),
+            max(self.read, other.read),
+            max(tiles, default=None),
         )
 
 
@@ -51,15 +62,12 @@ class Machine:
 
     Attributes:
         best: of the kernels' own instructions.
-        tiles: operations per second of bfloat16 products in the processor's AMX tiles, which neighborhood_attention
-            alone uses; None where there are none.
 
     Raises:
         UsageError: without the compiled kernels, whose loops measure the ceilings.
     """
 
     best: Ceilings = field(init=False)
-    tiles: float | None = field(init=False)
 
     def __post_init__(self) -> None:
         if ext is None:
@@ -69,15 +77,14 @@ class Machine:
         self.best = Ceilings(0.0, 0.0, 0.0)
         for _ in range(3):
             self.calibrate()
-        rates = [ext.calibrate_tiles(TILE_SECONDS) for _ in range(3)]
-        self.tiles = None if None in rates else max(rates)
 
     def calibrate(self) -> Ceilings:
-        """The ceilings now; takes about 25 ms."""
+        """The ceilings now; takes about 30 ms."""
         now = Ceilings(
             ext.calibrate_arithmetic("float32", ARITHMETIC_SECONDS),
             ext.calibrate_arithmetic("bfloat16", ARITHMETIC_SECONDS),
             ext.calibrate_read(self._buffer),
+            ext.calibrate_tiles(ARITHMETIC_SECONDS) if ext.isa() == TILE_ISA else None,
         )
         self.best = self.best.at_least(now)
         return now
@@ -95,7 +102,7 @@ class Machine:
             "isa": ext.isa(),
             "float32_gflops": round(self.best.float32 / 1e9, 1),
             "bfloat16_gflops": round(self.best.bfloat16 / 1e9, 1),
-            "bfloat16_tiles_gflops": None if self.tiles is None else round(self.tiles / 1e9, 1),
+            "bfloat16_tiles_gflops": None if self.best.tiles is None else round(self.best.tiles / 1e9, 1),
             "unmeasured_units": unmeasured_units(),
             "read_gbytes_per_s": round(self.best.read / 1e9, 1),
             "system": f"{platform.system()} {platform.machine()}",

@@ -60,6 +60,7 @@ class NeighborhoodCase:
             4.0 * width * cells * float(np.prod(self.window)),
             DTYPES[self.dtype].size * 4.0 * width * cells,
             ARITHMETIC[self.dtype],
+            tiles=True,
         )
 
     def reduced(self) -> NeighborhoodCase:

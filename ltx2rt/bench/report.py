@@ -46,7 +46,7 @@ def text_machine(machine: Machine) -> str:
     others = [f"{unit} not measured" for unit in values["unmeasured_units"]]
     tiles = values["bfloat16_tiles_gflops"]
     if tiles is not None:
-        others.append(f"the processor's AMX tiles, which neighborhood_attention alone uses: {tiles}")
+        others.append(f"AMX tiles, which quantized_linear and neighborhood_attention use: {tiles}")
     return "\n".join(
         [
             f"{values['cpu']}{family}, {values['threads']} threads of {values['cores']} cores, "

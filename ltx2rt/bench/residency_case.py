@@ -189,6 +189,7 @@ def _task(video: int, audio: int, text: int) -> DenoiseTask:
         audio_guider=NO_GUIDANCE,
         max_batch_size=None,
         loras=(),
+        advice="",
         dtype=mx.bfloat16,
     )
 
@@ -222,7 +223,7 @@ def _checkpoint(small: bool) -> Path:
             if spec.shape not in made:
                 made[spec.shape] = _eight_bits(rng, spec.shape)
             tensors[name] = made[spec.shape]
-            tensors[f"{name}_scale"] = np.array(spec.shape[1] ** -0.5 / 100, np.float32)
+            tensors[f"{name}_scale"] = np.full((), spec.shape[1] ** -0.5 / 100, np.float32)
         elif spec.name.endswith("norm.weight"):
             tensors[name] = mx.ones(spec.shape, mx.bfloat16)
         else:

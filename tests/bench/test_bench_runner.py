@@ -136,7 +136,11 @@ def test_the_ceiling_is_the_tighter_bound() -> None:
     assert ceilings.bound(Work(2e9, 1e8, "float32")) == "arithmetic"
     assert ceilings.least_seconds(Work(2e9, 1e8, "bfloat16")) == 1.0
     assert ceilings.bound(Work(2e9, 1e8, "bfloat16")) == "read"
-    assert ceilings.at_least(Ceilings(2e9, 1e9, 5e7)) == Ceilings(2e9, 4e9, 1e8)
+    with_tiles = Ceilings(1e9, 4e9, 1e8, tiles=4e10)
+    assert with_tiles.least_seconds(Work(8e10, 1e8, "bfloat16", tiles=True)) == 2.0
+    assert with_tiles.least_seconds(Work(8e10, 1e8, "bfloat16")) == 20.0
+    assert with_tiles.least_seconds(Work(8e9, 1e8, "float32", tiles=True)) == 8.0
+    assert ceilings.at_least(Ceilings(2e9, 1e9, 5e7, 7e9)) == Ceilings(2e9, 4e9, 1e8, 7e9)
 
 
 def test_a_limited_time_is_shared_by_the_cases_that_are_left(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,14 +36,15 @@ def test_amx_tiles_are_measured_where_the_processor_has_them() -> None:
     has_tiles = info.is_file() and "amx_bf16" in info.read_text()
     rate = _ext.calibrate_tiles(0.01)
     machine = Machine()
+    assert (machine.best.tiles is None) == (_ext.isa() != "amxbf16")
     if rate is None:
         assert not has_tiles or sys.platform != "linux"
-        assert machine.tiles is None
+        assert machine.best.tiles is None
         return
     assert has_tiles
     # 16384 operations begin every 16 cycles at most, on every thread.
     assert 0.1 * machine.best.bfloat16 < rate < 6e9 * 1024 * _ext.num_threads()
-    assert machine.as_dict()["bfloat16_tiles_gflops"] > 0
+    assert (machine.as_dict()["bfloat16_tiles_gflops"] or 0) > 0 or _ext.isa() != "amxbf16"
 
 
 def test_the_machine_says_its_family_and_memory() -> None:

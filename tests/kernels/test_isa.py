@@ -61,12 +61,15 @@ def test_the_self_check_sees_broken_products_of_pairs(isa):
     assert _ext.kernel_fault(isa, "neighborhood pairs").startswith("neighborhood_attention pairs[")
 
 
-@pytest.mark.skipif(_ext.calibrate_tiles(0.001) is None, reason="needs a processor with AMX")
+@pytest.mark.skipif("amxbf16" not in USABLE, reason="needs a processor with AMX")
 def test_the_self_check_sees_broken_tiles():
-    assert _ext.kernel_fault("avx512bf16", "neighborhood tiles").startswith("neighborhood_attention tiles[")
+    assert _ext.kernel_fault("amxbf16", "tiles").startswith("multiply bf16 tiles[")
+    assert _ext.kernel_fault("amxbf16", "neighborhood tiles").startswith("neighborhood_attention tiles[")
+    with pytest.raises(ValueError, match="no tiles"):
+        _ext.kernel_fault("avx512bf16", "tiles")
 
 
-X86 = ["avx512bf16", "avx512", "avx2", "portable"]
+X86 = ["amxbf16", "avx512bf16", "avx512", "avx2", "portable"]
 ARM = ["neonbf16", "neon", "portable"]
 PROVEN = ["avx2", "portable"]
 
@@ -74,9 +77,12 @@ PROVEN = ["avx2", "portable"]
 @pytest.mark.parametrize(
     ("asked", "usable", "faulty", "chosen", "mentioned"),
     [
-        ("", X86, [], "avx512bf16", []),
-        ("", X86, ["avx512bf16"], "avx512", ["avx512bf16"]),
-        ("", X86, ["avx512bf16", "avx512"], "avx2", ["avx512bf16", "avx512"]),
+        ("", X86, [], "amxbf16", []),
+        ("", X86[1:], [], "avx512bf16", []),
+        ("avx512bf16", X86, [], "avx512bf16", []),
+        ("", X86, ["amxbf16"], "avx512bf16", ["amxbf16"]),
+        ("", X86, ["amxbf16", "avx512bf16"], "avx512", ["amxbf16", "avx512bf16"]),
+        ("", X86, ["amxbf16", "avx512bf16", "avx512"], "avx2", ["amxbf16", "avx512bf16", "avx512"]),
         ("avx512", X86, ["avx512bf16"], "avx512", []),
         ("avx512", X86, ["avx512"], "avx2", ["avx512"]),
         ("avx2", X86, ["avx512"], "avx2", []),

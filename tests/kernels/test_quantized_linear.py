@@ -411,6 +411,17 @@ def test_bits_depend_neither_on_threads_nor_on_other_rows(form, dtype):
         assert mx.array_equal(quantized_linear(x[rows], weight, activation="silu"), results[0][rows])
 
 
+@pytest.mark.parametrize("size", [1.0, 2.0**-66], ids=["usual", "subnormal"])
+@pytest.mark.parametrize("k", [16, 31, 300])
+def test_any_number_of_rows_is_summed_alike(k, size):
+    x, weight = normal((70, k), 0) * size, normal((45, k), 1) * size  # products around the smallest normal number
+    x, weight = x.astype(mx.bfloat16), LinearWeight("dense", weight.astype(mx.bfloat16))
+    whole = quantized_linear(x, weight, residual=mx.zeros((70, 45), mx.bfloat16))
+    for rows in (slice(0, 1), slice(69, 70), slice(1, 3), slice(2, 19), slice(0, 33), slice(5, 69)):
+        part = quantized_linear(x[rows], weight, residual=mx.zeros((70, 45), mx.bfloat16)[rows])
+        assert mx.array_equal(part, whole[rows]), rows
+
+
 def test_differentiates_through_the_reference():
     x, bias, gate, residual = normal((3, 32), 0), normal((8,), 1), normal((2, 8), 2), normal((3, 8), 3)
     index = mx.array([0, 1, 1])

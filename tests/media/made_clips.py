@@ -292,3 +292,27 @@ def write_hdr(path: Path, signal: np.ndarray, transfer: int, frames: int = 5, pr
         tags=(primaries, transfer, 9),
         signals=True,
     )
+
+
+def dolby_vision_unit() -> bytes:
+    """The unit behind a picture of HEVC that says how Dolby Vision shows it: here as it is."""
+
+    def number(n: int) -> str:  # Exp-Golomb
+        digits = f"{n + 1:b}"
+        return "0" * (len(digits) - 1) + digits
+
+    bits = f"{2:06b}{0x12:011b}{0:08b}1"  # type, format, profile and level; what follows is there
+    bits += f"0{0:02b}{number(23)}{1:02b}1"  # coefficients in fixed point, and their denominator; full range
+    bits += f"{number(2)}{number(2)}{number(4)}000001"  # depths of 10, 10 and 12 bits; no residual
+    bits += f"00{number(0) * 3}"  # no data of a display, of no earlier picture; numbers
+    bits += f"{number(0)}{0:010b}{1023:010b}" * 3  # from where to where each curve reaches
+    bits += number(0) * 2  # one partition
+    bits += f"{number(0) * 2}0{f'1{0:023b}' * 2}" * 3  # lines
+    bits += "0" * (-len(bits) % 8)
+    plain = b"\x19" + int(bits, 2).to_bytes(len(bits) // 8, "big") + bytes(4) + b"\x80"
+    unit = bytearray()
+    for byte in plain:  # three bytes that begin a unit do not stand inside of one
+        if unit[-2:] == b"\0\0" and byte <= 3:
+            unit.append(3)
+        unit.append(byte)
+    return b"\0\0\0\1" + bytes([62 << 1, 1]) + unit

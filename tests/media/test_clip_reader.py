@@ -10,11 +10,13 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from av.video.codeccontext import VideoCodecContext
 from made_clips import (
     QUARTERS,
     card,
     click,
     click_time,
+    dolby_vision_unit,
     greys,
     places,
     set_display_matrix,
@@ -463,6 +465,30 @@ def test_dolby_vision_for_its_own_screens_alone_is_refused(tmp_path: Path) -> No
         with pytest.raises(MediaError, match=r"is Dolby Vision .* \(profile 5\)"):
             ClipReader(path)
         assert ClipReader(path, source_color="pq").num_frames == 3
+
+
+@pytest.mark.parametrize(("tags", "refused"), [((2, 2, 2), True), ((9, 18, 9), False)])
+def test_dolby_vision_is_known_by_what_comes_with_its_pictures(
+    tags: tuple[int, int, int], refused: bool, tmp_path: Path
+) -> None:
+    """A stream without a container that could say it."""
+    encoder = av.CodecContext.create("libx265", "w")
+    assert isinstance(encoder, VideoCodecContext)
+    encoder.width, encoder.height, encoder.pix_fmt, encoder.time_base = 96, 64, "yuv420p10le", Fraction(1, 24)
+    encoder.options = {"x265-params": "log-level=error:colorprim={}:transfer={}:colormatrix={}".format(*tags)}
+    frames = [av.VideoFrame.from_ndarray(card(96, 64), format="rgb24").reformat(format="yuv420p10le") for _ in range(3)]
+    for index, frame in enumerate(frames):
+        frame.pts = index
+    path = tmp_path / "raw.hevc"
+    with open(path, "wb") as stream:
+        for frame in (*frames, None):
+            for packet in encoder.encode(frame):
+                stream.write(bytes(packet) + dolby_vision_unit())
+    if refused:
+        with pytest.raises(MediaError, match=r"is Dolby Vision .* \(profile 5\)"):
+            ClipReader(path)
+    else:
+        assert any("HDR (HLG)" in note for note in ClipReader(path).notes)
 
 
 def test_sound_that_ends_before_the_pictures_begin_is_silence(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from ltx2rt.graph.settings.settings import (
     STAGES,
     Settings,
 )
+from ltx2rt.graph.stages.advice import smaller
 from ltx2rt.graph.stages.decode.stage import finish, upscale_latents
 from ltx2rt.graph.stages.denoise.stage import Sampling
 from ltx2rt.graph.stages.encode.stage import encode_images
@@ -94,6 +95,7 @@ def _window(run: Run, conditions: Conditions) -> GeneratedClip:
             _sigmas(stage, number),
             run.files.loras if stage.with_reference else (),
             tiles=_tile_grid(stage, video_shape(run.files, run.inputs, height, width), run.files),
+            advice=f"give {spelled('tile')}" if stage.tile is None else smaller("tile_height", "tile_width"),
         )
         made = sample(run, f"denoise {number}", sampling, conditions, height, width, images, items, (), made)
     assert made is not None
@@ -202,7 +204,7 @@ def _encoder_tiling(inputs: GenerationInputs, files: WeightSet, stage: IcLoraSta
 
 PIPELINE = PipelineEntry(
     name="ic-lora",
-    summary="control videos steer the clip",
+    summary="control videos steer the clip, in tiles where it is large",
     checkpoint="distilled, with upscaler and IC-LoRA",
     size="multiples of 64",
     example='--pipeline ic-lora --prompt "a red circle moves left" --video-conditioning {clip}',

@@ -141,6 +141,11 @@ def test_what_cannot_be_is_refused(pipeline: api.Pipeline, settings: dict[str, A
         inputs_of(pipeline, **settings)
 
 
+def test_want_of_memory_is_said_with_what_takes_less(pipeline: api.Pipeline) -> None:
+    assert needs_of(pipeline)["denoise 2"].advice == "give tile, lower height, width or num_frames"
+    assert needs_of(pipeline, **TILED)["denoise 2"].advice.startswith("lower tile_height or tile_width, lower height")
+
+
 def test_tiles_need_no_second_lora_where_they_cut_nothing(pipeline: api.Pipeline) -> None:
     inputs_of(pipeline, tile=True)
     inputs_of(pipeline, tile=True, tile_height=64, tile_width=64, skip_stage_2=True)

@@ -86,13 +86,40 @@ def test_a_single_slot_and_no_kept_text_keys_give_the_same_bits() -> None:
             np.testing.assert_array_equal(value, same)
 
 
-def test_batched_guidance_passes_give_the_same_bits() -> None:
+def partly(need: Need) -> bool:
+    """A way with some blocks resident and others streamed."""
+    return 0 < len(need.settings.get("streamed", (0,))) < 4
+
+
+def test_some_blocks_resident_and_others_streamed_give_the_same_bits(tmp_path: Path) -> None:
+    pipeline = load("distilled", write_checkpoint(tmp_path, "fp8"), loras=[(write_lora(tmp_path), 0.8)])
+    expected, _ = made(pipeline, resident)
+    for slots in (1, 2):
+        values, run = made(pipeline, lambda need, slots=slots: partly(need) and depth(slots)(need))
+        stages = [need for need in run.ledger.needs if need.name.startswith("denoise")]
+        reports = {report.name: report for report in run.stages.reports}
+        assert len(stages) == 2
+        for need in stages:
+            assert 0 < len(need.settings["streamed"]) < 4
+            assert reports[need.name].streamed_bytes == need.streamed == need.steps * need.streamed_per_step
+        for value, same in zip(values, expected, strict=True):
+            np.testing.assert_array_equal(value, same)
+
+
+@pytest.mark.parametrize("walk", ["together", "forked", "in turn"])
+@pytest.mark.parametrize("batch", [1, 2])
+def test_guidance_passes_side_by_side_and_in_turn_give_the_same_bits(walk: str, batch: int) -> None:
     pipeline = api.load("one-stage")
-    settings = {"num_inference_steps": 2}
-    expected, _ = made(pipeline, resident, **settings)
-    batched, run = made(pipeline, lambda need: need.settings.get("batch", 4) == 4, **settings)
-    assert any(need.settings.get("batch") == 4 for need in run.ledger.needs)
-    for value, same in zip(batched, expected, strict=True):
+    settings = {"height": 64, "width": 64, "num_inference_steps": 1}
+
+    def way(need: Need) -> bool:
+        return (need.settings.get("walk", walk), need.settings.get("batch", batch)) == (walk, batch)
+
+    expected, _ = made(pipeline, lambda need: need.settings.get("walk", "in turn") == "in turn", **settings)
+    values, run = made(pipeline, way, **settings)
+    if not (walk == "in turn" and batch == 2):
+        assert any(need.settings.get("walk") == walk and way(need) for need in run.ledger.needs)
+    for value, same in zip(values, expected, strict=True):
         np.testing.assert_array_equal(value, same)
 
 

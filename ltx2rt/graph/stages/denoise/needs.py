@@ -23,7 +23,6 @@ from ltx2rt.graph.models.transformer.footprint import (
 )
 from ltx2rt.graph.models.transformer.model import TransformerConfig, block_param_specs, param_specs
 from ltx2rt.graph.models.transformer.shared_passes import Shared, shared_passes
-from ltx2rt.graph.stages.advice import smaller
 from ltx2rt.graph.stages.denoise.passes import WALKS, Walk, in_walks, perturbations_of
 from ltx2rt.graph.stages.denoise.residency import Residency, residencies
 from ltx2rt.graph.stages.streamed_blocks import DEPTHS
@@ -57,6 +56,7 @@ class DenoiseTask:
         max_batch_size: most passes that the user wants to go through a block together; None: what is fastest.
         loras: fused into the transformer.
         dtype: of the activations.
+        advice: what a user may change where it does not fit.
     """
 
     name: str
@@ -73,6 +73,7 @@ class DenoiseTask:
     max_batch_size: int | None
     loras: tuple[tuple[LoraFile, float], ...]
     dtype: mx.Dtype
+    advice: str
 
     @property
     def guidance(self) -> tuple[GuidancePass, ...]:
@@ -121,7 +122,8 @@ def denoise_options(checkpoint: Checkpoint, config: TransformerConfig, task: Den
     """Every way of running the stage, the fastest first.
 
     What saves arithmetic comes before what saves reading: of each way of computing there are as many resident blocks as
-    may be, down to none, before the next way.
+    may be, down to none, before the next way. How many tokens and states go through a block together comes last: it takes
+    little memory.
     """
     streams = task.streams
     ends = checkpoint.loaded_bytes("transformer", resident_specs(config, **streams), task.loras, task.fuse_dtype)
@@ -138,12 +140,16 @@ def denoise_options(checkpoint: Checkpoint, config: TransformerConfig, task: Den
     ways = {depth: residencies(blocks, depth) for depth in DEPTHS}
     walks = WALKS if task.passes > 1 else WALKS[:1]
     keeping = (True, False) if text_key_bytes(config, _shape(task, 1, 0)) else (False,)
+    longest = max(*task.calls, task.audio)
+    limits = [limit for limit in TOKEN_LIMITS if limit < longest or limit == TOKEN_LIMITS[0]]
     for walk, keep, depth in product(walks, keeping, DEPTHS):
-        for batch, limit in product(_batches(task, weights.blocks, walk), TOKEN_LIMITS):
-            computing = _computing(config, task, weights, walk, batch, keep, limit)
-            for way in ways[depth]:
-                if way.depth or depth == DEPTHS[0]:
-                    yield _with_weights(computing, task, weights, way, walk)
+        together = [
+            _computing(config, task, weights, walk, batch, keep, limit)
+            for batch, limit in product(_batches(task, weights.blocks, walk), limits)
+        ]
+        for way, computing in product(ways[depth], together):
+            if way.depth or depth == DEPTHS[0]:
+                yield _with_weights(computing, task, weights, way, walk)
 
 
 class _Weights(NamedTuple):
@@ -232,7 +238,7 @@ def _computing(
         flops=flops,
         choice=choice,
         settings={"token_limit": limit, "keep_text_keys": keeps, "batch": batch, "walk": walk},
-        advice=smaller("height", "width", "num_frames"),
+        advice=task.advice,
     )
 
 

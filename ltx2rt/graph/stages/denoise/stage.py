@@ -19,6 +19,7 @@ from ltx2rt.graph.diffusion.schedules import ltx2_sigmas
 from ltx2rt.graph.diffusion.tiles import TiledPredict, TileGrid, cut_tokens
 from ltx2rt.graph.models.layers.params import Params
 from ltx2rt.graph.models.transformer.model import Transformer, TransformerConfig, param_specs
+from ltx2rt.graph.stages.advice import smaller
 from ltx2rt.graph.stages.denoise.evaluations import Evaluations
 from ltx2rt.graph.stages.denoise.needs import DenoiseTask, block_specs, denoise_options, resident_specs
 from ltx2rt.graph.stages.denoise.passes import TransformerPasses
@@ -45,6 +46,7 @@ class Sampling:
         sampler: how the noise levels are walked down.
         video_guider, audio_guider: guidance of each stream.
         tiles: of the video, which the model sees one after the other in every evaluation; None: all of it at once.
+        advice: what else than a smaller clip takes less memory, for people.
     """
 
     sigmas: Float32Array
@@ -53,6 +55,7 @@ class Sampling:
     video_guider: GuiderParams = NO_GUIDANCE
     audio_guider: GuiderParams = NO_GUIDANCE
     tiles: TileGrid | None = None
+    advice: str = ""
 
     @property
     def noise_scale(self) -> float:
@@ -204,6 +207,7 @@ def _task(
         max_batch_size=run.inputs.settings.max_batch_size,
         loras=sampling.loras,
         dtype=run.inputs.dtype,
+        advice=", ".join(filter(None, (sampling.advice, smaller("height", "width", "num_frames")))),
     )
 
 

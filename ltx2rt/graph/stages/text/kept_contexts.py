@@ -34,7 +34,7 @@ def context_key(run: Run, text: str, ids: Array, changed: Sequence[StageWeights]
     return key_of(
         {
             "text": text,
-            "tokens": ids.tolist(),
+            "tokens": [int(token) for token in ids],
             "weights": {component.name: fingerprint(files.source(component).path) for component in components},
             "loras": [(fingerprint(lora.path), loras[lora]) for lora, _ in files.loras if lora in loras],
             "dtype": str(run.inputs.dtype),
