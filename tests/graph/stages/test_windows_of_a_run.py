@@ -36,6 +36,7 @@ from ltx2rt.graph.stages.events import (
 from ltx2rt.graph.stages.inputs import AttentionMask, FrameStream, Media, ReferenceVideo
 from ltx2rt.graph.stages.run import Run
 from ltx2rt.media.pcm import write_wav
+from ltx2rt.media.stills import write_png
 from ltx2rt.media.video_writer import VideoWriter
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -255,6 +256,19 @@ def test_reading_again_computes_nothing_again(model: None) -> None:
     np.testing.assert_array_equal(clip.audio, np.concatenate([p.sound for p in pieces if p.sound is not None]))
     assert clip.video_latent is not None
     assert not any(isinstance(event, StageStarted) for event in events)
+
+
+def test_previews_are_those_of_the_window_and_appear_while_it_is_made(model: None, tmp_path: Path) -> None:
+    shown: list[tuple[int, bool]] = []
+    picture = tmp_path / "now.png"
+
+    def show(preview: api.Preview) -> None:
+        write_png(picture, np.zeros((8, 8, 3), np.uint8))
+        shown.append((preview.latent.shape[1], picture.exists()))
+
+    clip = api.load("distilled")(**{**TWO, "num_frames": 41}, on_preview=show)
+    clip.save(tmp_path / "clip.mp4", sidecar=False)
+    assert shown == [(5, True)] * 11 + [(4, True)] * 11  # windows of 33 and 25 frames
 
 
 def test_a_clip_of_one_window_is_the_clip_without_windows(model: None) -> None:
