@@ -19,11 +19,11 @@ from ltx2rt.api.run_state import RunState
 from ltx2rt.api.sound_track import AAC_RATES, SoundTrack, at_speed
 from ltx2rt.errors import UsageError
 from ltx2rt.graph.stages.inputs import GenerationInputs
-from ltx2rt.graph.stages.run import GeneratedClip, Run
+from ltx2rt.graph.stages.run import GeneratedClip, Piece, Run
 from ltx2rt.media.exr import ExrWriter, exr_folder
 from ltx2rt.media.frame_rate import exact_frame_rate
 from ltx2rt.media.hdr import HDR_SPACES, hlg_of_acescct, srgb_of_acescct
-from ltx2rt.media.output_file import files_together
+from ltx2rt.media.output_file import files_at_once, files_together
 from ltx2rt.media.output_lock import held
 from ltx2rt.media.pcm import WavWriter, write_wav
 from ltx2rt.media.stills import ContactSheet, write_png
@@ -43,6 +43,17 @@ class _Frames(Iterable[Array]):
 
     def __iter__(self) -> Iterator[Array]:
         return self._decode()
+
+
+def _made_apart(pieces: Iterator[Piece]) -> Iterator[Piece]:
+    """The pieces of a clip; files that whoever is told of their making writes, such as previews, do not wait for it."""
+    while True:
+        with files_at_once():
+            piece = next(pieces, None)
+        if piece is None:
+            return
+        yield piece
+        del piece  # its memory is free while the next one is made
 
 
 class Clip:
@@ -267,7 +278,7 @@ class Clip:
                 speed=options.speed,
                 of_file=self._has_file_sound,
             )
-            for piece in self._clip.pieces():
+            for piece in _made_apart(self._clip.pieces()):
                 if piece.sound is not None:
                     track.add(piece.sound)
                 if piece.frames is not None:

@@ -121,3 +121,13 @@ def files_together() -> Iterator[None]:
         _waiting.reset(token)
         for output in waiting:
             output.discard()
+
+
+@contextmanager
+def files_at_once() -> Iterator[None]:
+    """Inside `files_together`: files that become complete in this block get their names at once."""
+    token = _waiting.set(None)
+    try:
+        yield
+    finally:
+        _waiting.reset(token)

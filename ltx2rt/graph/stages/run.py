@@ -197,7 +197,7 @@ class Run:
     def unobserved(self) -> Run:
         """The same run, of which nobody is told and for which nothing stays in memory."""
         other = copy.copy(self)
-        other._observer, other._keeping = None, None
+        other._observer, other._keeping, other._handover = None, None, None
         return other
 
     def emit(self, event: Event) -> None:
@@ -225,6 +225,8 @@ class Run:
         Raises:
             MemoryBudgetError: none fits.
         """
+        if self.window.count > 1:
+            options = (replace(option, window=self.window.index + 1) for option in options)
         need = self.ledger.choose(options if self._keeping is None else self._keeping.options(options, weights))
         if self.planning:
             whole = weights if need.can_be_kept else ()
@@ -233,9 +235,6 @@ class Run:
             need = self._handover.expected(need)
             self.ledger.needs[-1] = need
         return need
-        if self.window.count > 1:
-            options = (replace(option, window=self.window.index + 1) for option in options)
-        return self.ledger.choose(options if self._keeping is None else self._keeping.options(options, weights))
 
     def load(self, stage: Stage, weights: StageWeights) -> dict[str, Loaded]:
         """Weights for a running stage: those that are kept, and the others from their file."""

@@ -128,7 +128,7 @@ def _outline(run: Run, window: Window) -> tuple[Run, Ledger]:
     """A run that computes nothing, of one window, and its accounts."""
     other = copy.copy(run)
     other.planning, other.ledger = True, Ledger(None, base=0)
-    other.journal = None
+    other.journal, other.uses = None, []
     return other.unobserved().of_window(window, run.noise.fork(), {}, None), other.ledger
 
 
