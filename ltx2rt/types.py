@@ -63,6 +63,10 @@ class LinearWeight(NamedTuple):
     With a ``rotation`` G (a power of 4 that divides K) the product is ``y = (x R) @ W.T``: each G values of x are
     multiplied by the Kronecker power R of h / 2, h (4, 4) with -1 on its anti-diagonal and 1 elsewhere, in float32, and
     rounded to the dtype of x. R is symmetric and its own inverse, so the matrix that plain code multiplies with is W R.
+
+    ``activations`` ``int8``, of mode ``int8`` alone: each row of x (rotated) becomes codes q = round(x * 127 / m), half to
+    even, m its largest magnitude, and the product is (exact sum of q * values) * (m / 127) * scale; zeros where
+    m < 1e-35, NaN where the row holds NaN or infinity. K is at most 131072.
     """
 
     mode: LinearMode
@@ -73,6 +77,7 @@ class LinearWeight(NamedTuple):
     bits: int = 0
     table: Any = None
     rotation: int = 0
+    activations: Literal["float", "int8"] = "float"
 
     @property
     def arrays(self) -> tuple[Any, ...]:
