@@ -388,7 +388,8 @@ def int8_product(x: mx.array, weight: LinearWeight) -> mx.array:
     is_zero = most < 1e-35
     codes = mx.round(mx.where(is_zero | ~is_number, 0.0, x * (127.0 / most)))
     scale = mx.where(is_number, mx.where(is_zero, 0.0, most / 127.0), mx.nan)
-    return (codes @ weight.values.astype(mx.float32).T) * scale * weight.scale
+    sums: mx.array = codes @ weight.values.astype(mx.float32).T
+    return sums * scale * weight.scale
 
 
 def quantized_linear(
