@@ -84,3 +84,19 @@ def test_a_reference_says_where_the_shape_goes(name: str, tmp_path: Path) -> Non
     seen, wanted = probes.look(frames_of(made)), probes.look(clip / np.float32(255))
     assert (seen.color, seen.background, seen.motion) == ("green", "white", "left")
     assert np.nanmax(np.abs(seen.centres - wanted.centres)) < 0.1
+
+
+def test_a_clip_in_tiles_follows_its_silhouette() -> None:
+    """Four tiles in every full-size step: the square is where the control has it, and crosses their borders whole."""
+    start, speed, side = 40, 6, 64
+    control = np.zeros((FRAMES, SIZE, SIZE, 3), np.uint8)
+    for index in range(FRAMES):
+        left = start + speed * index
+        control[index, 96 : 96 + side, left : left + side] = 255
+    tiles = {"stage_2_ic_lora": True, "tile": True, "tile_height": 192, "tile_width": 192}
+    prompt = "a red square moves right on a blue background"
+    seen = probes.look(frames_of(ltx2rt.load("ic-lora")(prompt, seed=1, video_conditioning=control, **tiles)))
+    assert (seen.color, seen.background, seen.shape, seen.motion) == ("red", "blue", "square", "right")
+    wanted = (start + side / 2 + speed * np.arange(FRAMES)) / SIZE
+    # 5.5 % were measured, 4.8 % without tiles, 11 % where the second stage has no reference.
+    assert np.abs(seen.centres - np.stack([wanted, np.full(FRAMES, 0.5)], axis=1)).max() < 0.08
