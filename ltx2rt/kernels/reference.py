@@ -389,7 +389,8 @@ def int8_product(x: mx.array, weight: LinearWeight) -> mx.array:
     codes = mx.round(mx.where(is_zero | ~is_number, 0.0, x * (127.0 / most)))
     scale = mx.where(is_number, mx.where(is_zero, 0.0, most / 127.0), mx.nan)
     sums: mx.array = codes @ weight.values.astype(mx.float32).T
-    return sums * scale * weight.scale
+    product: mx.array = sums * scale * weight.scale
+    return product
 
 
 def quantized_linear(
