@@ -253,7 +253,7 @@ def _parameters(name: str, info: TensorInfo, specs: Mapping[str, ParamSpec]) -> 
 
 def _preview_decoder(path: Path) -> PreviewDecoderFile | None:
     """The preview decoder in a file; None for anything else (whose errors `Checkpoint.open` raises)."""
-    if not path.is_file() or file_kind(path) != "safetensors":
+    if path.suffix == ".json" or not path.is_file() or file_kind(path) != "safetensors":
         return None
     return PreviewDecoderFile.find(open_weight_file(path))
 
