@@ -15,6 +15,7 @@ from ltx2rt.memory.limits import format_bytes
 
 _COLOURS = {
     "process": "#9aa0a6",
+    "kept weights": "#274b7a",
     "weights": "#3f6fb5",
     "slots": "#6fa8dc",
     "caches": "#8e63b0",

@@ -10,9 +10,6 @@ import re
 
 _UNUSED = "no pipeline of this version uses it"
 
-# Paths below the golden folder.
-_FILES: tuple[tuple[str, str], ...] = ()
-
 # Tensors of files that are compared otherwise; of a JSON file, its entries.
 _RESULTS = (
     (
@@ -26,11 +23,6 @@ _RESULTS = (
     (r"components/media.*", r"aspect_long\d+", f"the prompt enhancer's copy of an image; {_UNUSED}"),
     (r"components/vae_tile_plans.*", r"video_chunks_number_default", f"an estimate for a progress bar; {_UNUSED}"),
 )
-
-
-def file_not_covered(path: str) -> str | None:
-    """Why the golden file ``path`` (below the golden folder, with slashes) is not compared; None: it must be."""
-    return next((reason for pattern, reason in _FILES if re.fullmatch(pattern, path)), None)
 
 
 def result_not_covered(path: str, key: str) -> str | None:

@@ -29,7 +29,7 @@ from ltx2rt.verify import (
     windows,
 )
 from ltx2rt.verify.collected_warnings import collected_warnings
-from ltx2rt.verify.coverage import file_not_covered, result_not_covered
+from ltx2rt.verify.coverage import result_not_covered
 from ltx2rt.verify.golden import Case, CaseFinder, Check, GoldenFile
 
 FINDERS: tuple[CaseFinder, ...] = (
@@ -129,12 +129,6 @@ def run(root: Path, only: str = "") -> Iterator[Result]:
 
 def run_file(path: Path, root: Path, only: str = "", index: dict[str, Any] | None = None) -> Iterator[Result]:
     """As `run`, for one golden file of the folder ``root`` (with its index, or None to read it)."""
-    name = path.relative_to(root).as_posix()
-    reason = file_not_covered(name)
-    if reason is not None:
-        if only in name:
-            yield Result(name.partition("/")[2], "not-covered", detail=reason)
-        return
     try:
         golden = GoldenFile(path, root)
         cases = [case for finder in FINDERS for case in finder(golden)]
@@ -144,13 +138,15 @@ def run_file(path: Path, root: Path, only: str = "", index: dict[str, Any] | Non
         return
     if not cases:
         if only in path.name:
-            yield _failure(path.name, "no case knows this file, and it is not listed as not covered")
+            yield _failure(path.name, "no case knows this file")
         return
     chosen = [case for case in cases if only in case.name]
     for case in chosen:
         yield run_case(case)
     if len(chosen) == len(cases):
-        yield from _completeness(golden, name, _read_index(root) if index is None else index)
+        yield from _completeness(
+            golden, path.relative_to(root).as_posix(), _read_index(root) if index is None else index
+        )
 
 
 def _completeness(golden: GoldenFile, name: str, index: dict[str, Any]) -> Iterator[Result]:

@@ -47,6 +47,8 @@ def test_infinite_pixels_are_not_clamped_to_white() -> None:
 
 def spoil(values: Any, bad: float) -> Any:
     """The last value of an array, or of the first of several, becomes bad."""
+    if isinstance(values, list):
+        return [spoil(values[0], bad), *values[1:]]
     if isinstance(values, tuple):
         return (spoil(values[0], bad), *values[1:])
     flat = values.reshape(-1)
@@ -56,8 +58,8 @@ def spoil(values: Any, bad: float) -> Any:
 # What computes wrongly, from which call on, and what is said.
 STAGES = {
     "connectors": ((Connector, "__call__"), 0, "stage connectors: 1 of "),
-    "transformer": ((Transformer, "__call__"), 2, "stage denoise 1, step 3: 1 of 256 values of the video latent"),
-    "refinement": ((Transformer, "__call__"), 8, "stage denoise 2, step 1: 1 of "),
+    "transformer": ((Transformer, "guided"), 2, "stage denoise 1, step 3: 1 of 256 values of the video latent"),
+    "refinement": ((Transformer, "guided"), 8, "stage denoise 2, step 1: 1 of "),
     "upscaler": ((LatentUpscaler, "__call__"), 0, "stage spatial upscaler: 1 of "),
     "audio decoder": ((AudioDecoder, "__call__"), 0, "stage audio decoder: 1 of "),
     "vocoder": ((Vocoder, "__call__"), 0, "values of the sound are not finite"),
@@ -124,7 +126,7 @@ def test_sound_that_is_encoded_to_no_numbers_is_an_error(
 
 
 def test_nothing_that_is_no_number_is_kept_for_resuming(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    works = Transformer.__call__
+    works = Transformer.guided
     calls = 0
 
     def wrong(*arguments: Any) -> Any:
@@ -134,7 +136,7 @@ def test_nothing_that_is_no_number_is_kept_for_resuming(tmp_path: Path, monkeypa
 
     words = ["generate", *SMALL, "-o", str(tmp_path / "clip.mp4")]
     with monkeypatch.context() as patch:
-        patch.setattr(Transformer, "__call__", wrong)
+        patch.setattr(Transformer, "guided", wrong)
         assert run(words) == 1
     kept = sorted(path.name for path in (tmp_path / ".clip.mp4.state").glob("denoise*"))
     assert kept == ["denoise-1.0000.safetensors", "denoise-1.0001.safetensors"]

@@ -223,7 +223,7 @@ def test_memory_that_is_refused_while_running_is_75(
     def refused(*_: object) -> None:
         raise RuntimeError("[malloc] Unable to allocate 1000 bytes.")
 
-    monkeypatch.setattr(Transformer, "__call__", refused)
+    monkeypatch.setattr(Transformer, "guided", refused)
     assert run(["generate", *SMALL, "-o", str(tmp_path / "clip.mp4")]) == 75
     assert "stage 'denoise 1' ran out of memory" in capsys.readouterr().err
     assert not (tmp_path / "clip.mp4").exists()

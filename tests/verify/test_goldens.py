@@ -10,7 +10,6 @@ import pytest
 
 from ltx2rt.graph.pipelines import PIPELINES
 from ltx2rt.verify import runner
-from ltx2rt.verify.coverage import file_not_covered
 from ltx2rt.verify.golden import GoldenFile
 from ltx2rt.verify.saved_run import pipeline_of
 
@@ -19,13 +18,8 @@ FURTHER = [Path(folder) for folder in os.environ.get("LTX2RT_GOLDENS", "").split
 
 
 def files() -> list[tuple[Path, Path]]:
-    """Every golden file that must be compared, with its corpus."""
-    return [
-        (root, path)
-        for root in (CORPUS, *FURTHER)
-        for path in runner.golden_files(root)
-        if file_not_covered(path.relative_to(root).as_posix()) is None
-    ]
+    """Every golden file, with its corpus."""
+    return [(root, path) for root in (CORPUS, *FURTHER) for path in runner.golden_files(root)]
 
 
 @pytest.mark.parametrize(("root", "path"), files(), ids=lambda path: path.name)

@@ -23,7 +23,7 @@ from ltx2rt.types import ParamSpec
 from ltx2rt.weights.safetensors import SafetensorsFile, write_safetensors
 
 TRANSFORMER: dict[str, Any] = {
-    "num_layers": 1,
+    "num_layers": 3,
     "num_attention_heads": 2,
     "attention_head_dim": 32,
     "in_channels": 128,

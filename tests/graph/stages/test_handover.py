@@ -125,7 +125,7 @@ def test_the_second_stage_of_a_run_finds_the_blocks_of_the_first() -> None:
     assert after["denoise 2"].loaded_bytes == 0
     for name in ("denoise 1", "spatial upscaler"):
         assert after[name].kept_bytes >= before["denoise 2"].loaded_bytes
-    assert after["denoise 2"].kept_bytes == 0
+    assert after["denoise 2"].kept_bytes < 1024  # the statistics of the latents, for the video decoder
 
 
 def test_a_call_that_keeps_nothing_hands_on_and_leaves_nothing() -> None:
