@@ -1,7 +1,7 @@
 """Runs prompt to clip at the real size of the model under memory budgets, and measures the process from outside.
 
     python benchmarks/real_scale.py FOLDER --manifests DIR --memory 6GB 16GB [--generation 2.3] [--steps 1] [--mid]
-        [--cold] [--decoder conv diffusion]
+        [--cold] [--decoder conv diffusion] [--epilogue]
 
 Makes (or reuses) synthetic weight files in FOLDER: the FP8 checkpoint, Gemma 3 12B in bf16 and the spatial upscaler,
 53 GB together; of LTX-2.5 the parts it is published in, the transformer in rotated int8, Gemma 4 12B in bf16, 52 GB.
@@ -9,6 +9,9 @@ Makes (or reuses) synthetic weight files in FOLDER: the FP8 checkpoint, Gemma 3 
 pipeline, or with --steps so many unguided steps at full size), of LTX-2.5 once per budget and video decoder, samples
 its resident memory 20 times a second, and writes for each a table (table-6GB.md), a picture (memory-6GB.png), and one
 results.json. Outputs must be finite, and the same in every bit for all budgets.
+
+--epilogue runs the round of DFR at full size alone (dfr_epilogue.py), 2176x3840, with one block of LTX-2.5 and one cell
+of time, once per budget; its files of weights take 6 GB.
 """
 
 from __future__ import annotations
@@ -40,7 +43,7 @@ from memory_picture import Band, Sample, draw  # noqa: E402
 
 from ltx2rt.errors import Ltx2rtError  # noqa: E402
 from ltx2rt.memory.limits import parse_bytes  # noqa: E402
-from ltx2rt.weights.safetensors import SafetensorsFile  # noqa: E402
+from ltx2rt.weights.safetensors import SafetensorsFile, write_safetensors  # noqa: E402
 
 COMMAND = (sys.executable, "-m", "ltx2rt.cli")
 INTERVAL_S = 0.05
@@ -82,6 +85,8 @@ WITHOUT_GUIDANCE = (
     *("--a2v-guidance-scale", "1", "--v2a-guidance-scale", "1"),
 )
 MID_LAYERS, MID_ENCODER_LAYERS = 4, 6
+# Of the epilogue: blocks, pixels, latent frames, and the rank of the LoRA.
+EPILOGUE_LAYERS, EPILOGUE_SIZE, EPILOGUE_CELLS, EPILOGUE_RANK = 1, (2176, 3840), 1, 32
 _READ_BYTES = 16 << 20
 
 
@@ -195,6 +200,73 @@ def prepare(folder: Path, manifests: Path, generation: str, mid: bool, decoders:
         None if published.audio_vae is None else made(published.audio_vae),
         {name: made(published.decoders[name]) for name in decoders},
     )
+
+
+def prepare_epilogue(folder: Path, manifests: Path) -> dict[str, Path]:
+    """The files that `dfr_epilogue.py` reads, by its options, made where they are missing.
+
+    Raises:
+        Ltx2rtError: the disk lacks room, or a manifest cannot be read.
+    """
+    published = PUBLISHED["2.5"]
+    assert published.audio_vae is not None
+    folder.mkdir(parents=True, exist_ok=True)
+    layers = EPILOGUE_LAYERS
+    transformer = folder / f"{published.model.replace('-bf16', '-int8')}-{layers}.safetensors"
+    if not transformer.exists():
+        source = manifests / f"{published.model}.safetensors.json"
+        synthetic.write_from_manifest(source, transformer, layers=layers, eight_bits="int8")
+    files = {"transformer": transformer}
+    for option, manifest in (
+        ("video-vae", published.decoders["conv"]),
+        ("audio-vae", published.audio_vae),
+        ("spatial-upscaler", published.upscaler),
+    ):
+        files[option] = folder / f"{manifest}.safetensors"
+        if not files[option].exists():
+            synthetic.write_from_manifest(manifests / f"{manifest}.safetensors.json", files[option])
+    files["detailing-lora"] = folder / "detailing-lora.safetensors"
+    if not files["detailing-lora"].exists():
+        write_detailing_lora(transformer, files["detailing-lora"])
+    return files
+
+
+def write_detailing_lora(transformer: Path, path: Path) -> None:
+    """A LoRA on the self-attention of every block of the file, random and small."""
+    rng = np.random.default_rng(SEED)
+    file, tensors = SafetensorsFile(transformer), {}
+    for name, entry in file.tensors.items():
+        if ".attn1.to_" in name and name.endswith(".weight") and len(entry.shape) == 2 and "connector" not in name:
+            rows, columns = entry.shape
+            module = f"diffusion_model.{name[name.index('transformer_blocks.') :].removesuffix('.weight')}"
+            down = rng.standard_normal((EPILOGUE_RANK, columns)) / columns**0.5
+            tensors[f"{module}.lora_A.weight"] = down.astype(np.float32)
+            tensors[f"{module}.lora_B.weight"] = np.full((rows, EPILOGUE_RANK), 1e-3, np.float32)
+    file.close()
+    write_safetensors(path, tensors, {"model_version": "2.5.0", "reference_downscale_factor": "2"})
+
+
+def run_epilogue(files: Mapping[str, Path], folder: Path, memory: str | None) -> Result:
+    """The round of DFR at full size, measured.
+
+    Raises:
+        Ltx2rtError: the command failed.
+    """
+    name = f"epilogue-{memory or 'unlimited'}"
+    report = folder / f"report-{name}.json"
+    height, width = EPILOGUE_SIZE
+    words = [sys.executable, str(ROOT / "benchmarks" / "dfr_epilogue.py"), "--report", str(report)]
+    words += ["--size", str(height), str(width), "--cells", str(EPILOGUE_CELLS)]
+    words += [word for option, path in files.items() for word in (f"--{option}", str(path))]
+    words += [] if memory is None else ["--memory", memory]
+    _say(f"running the epilogue with {_title(memory, None)}")
+    samples, code = watch(words, folder)
+    if code != 0:
+        raise Ltx2rtError(f"the epilogue ended with exit code {code} after {samples[-1].seconds:.0f} s.")
+    rows = stage_rows(json.loads(report.read_text())["stages"], samples)
+    peak = max(sample.resident for sample in samples)
+    (folder / f"table-{name}.md").write_text(table(rows))
+    return Result(memory, samples[-1].seconds, peak, rows, {})
 
 
 def forget(paths: Sequence[Path]) -> None:
@@ -369,7 +441,7 @@ def verdicts(results: Sequence[Result]) -> list[tuple[str, bool]]:
                 text = f"{name}: {row.name}: predicted / measured is {row.ratio:.3f}, in 0.98 to 1.05 or 10 MB above"
                 close = row.ratio <= 1.05 or row.planned - row.inside < 10e6
                 found.append((text, row.ratio >= 0.98 and close))
-    for decoder in dict.fromkeys(result.decoder for result in results):
+    for decoder in dict.fromkeys(result.decoder for result in results if result.digests):
         alike = [result.digests for result in results if result.decoder == decoder]
         if len(alike) > 1:
             which = f" of the {decoder} decoder" if decoder else ""
@@ -390,6 +462,7 @@ def main(words: list[str] | None = None) -> int:
         choices=PUBLISHED["2.5"].decoders,
         help="video decoders of LTX-2.5; default: all",
     )
+    parser.add_argument("--epilogue", action="store_true", help="the round of DFR at full size alone, of LTX-2.5")
     parser.add_argument("--mid", action="store_true", help="4 blocks and 6 Gemma layers of the real width")
     parser.add_argument("--size", nargs=3, type=int, default=(9, 256, 256), metavar=("FRAMES", "HEIGHT", "WIDTH"))
     parser.add_argument("--steps", type=int, help="unguided steps at full size in place of the distilled pipeline's")
@@ -400,12 +473,15 @@ def main(words: list[str] | None = None) -> int:
         print("error: memory is sampled from /proc, which this system does not have", file=sys.stderr)
         return 1
     try:
+        budgets: list[str | None] = list(arguments.memory) or [None]
+        if arguments.epilogue:
+            needed = prepare_epilogue(arguments.folder, arguments.manifests)
+            return _told([run_epilogue(needed, arguments.folder, memory) for memory in budgets], arguments.folder)
         known = PUBLISHED[arguments.generation].decoders
         if arguments.decoder and not known:
             parser.error(f"--decoder chooses among those of LTX-2.5, not of {arguments.generation}")
         decoders: Sequence[str] = arguments.decoder or list(known)
         files = prepare(arguments.folder, arguments.manifests, arguments.generation, arguments.mid, decoders)
-        budgets: list[str | None] = list(arguments.memory) or [None]
         rate = disk_rate(files.checkpoint) if arguments.cold else 0.0
         results = []
         chosen: list[str | None] = list(decoders) or [None]
@@ -414,18 +490,24 @@ def main(words: list[str] | None = None) -> int:
                 forget(files.all())
             result = run(files, arguments.folder, memory, tuple(arguments.size), arguments.steps, decoder)
             results.append(result)
-            print(f"\n{result.title}: {result.seconds:.0f} s, peak {result.peak / 1e9:.2f} GB\n")
-            print(table(result.stages))
     except Ltx2rtError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    return _told(results, arguments.folder, rate)
+
+
+def _told(results: Sequence[Result], folder: Path, rate: float = 0.0) -> int:
+    """Print and save results; 0 where all holds that must."""
+    for result in results:
+        print(f"\n{result.title}: {result.seconds:.0f} s, peak {result.peak / 1e9:.2f} GB\n")
+        print(table(result.stages))
     if rate:
         print(f"disk, cold: {rate / 1e9:.2f} GB/s")
     checks = verdicts(results)
     for text, holds in checks:
         print(f"{'yes' if holds else 'NO '}  {text}")
     saved = {"disk_bytes_per_second": rate, "runs": [asdict(result) for result in results], "checks": checks}
-    (arguments.folder / "results.json").write_text(json.dumps(saved, indent=2) + "\n")
+    (folder / "results.json").write_text(json.dumps(saved, indent=2) + "\n")
     return 0 if all(holds for _, holds in checks) else 1
 
 

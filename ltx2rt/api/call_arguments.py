@@ -158,6 +158,12 @@ class CallArguments(TypedDict, total=False):
     audio_max_duration: float | None
     """how much of it to use; the clip is then as long as that, and --num-frames is left out (default: None)."""
 
+    temporal_upscalings: int | None
+    """how often DFR doubles the frame rate, sampling the new frames: 0, 1 or 2, 0 to 2 (default: 0)."""
+
+    spatial_upscalings: int | None
+    """how often DFR doubles the size: 2 adds a round at full size, in tiles, 1 to 2 (default: 1)."""
+
     video_path: str | os.PathLike[str] | None
     """the clip to edit (default: None)."""
 
@@ -169,6 +175,21 @@ class CallArguments(TypedDict, total=False):
 
     source_color: str | None
     """what the colours of clips that are read are: bt601, bt709, bt2020, display-p3, hlg, pq; -limited or -full behind it says the range, too (default: as tagged)."""
+
+    input: str | os.PathLike[str] | None
+    """what is converted to high dynamic range: an MP4 or MOV file, or a folder of EXR frames (default: None)."""
+
+    input_colorspace: str | None
+    """what its colours are; the first one of clips, the last two of EXR frames; one of srgb_gamma, srgb, acescg, acescct (default: 'srgb_gamma')."""
+
+    high_quality: bool | None
+    """work on twice the frames, of which every second one is kept: less flicker, twice the time (default: False)."""
+
+    seam_keyframes: bool | None
+    """convert without key frames at fixed distances (default: True)."""
+
+    keyframe_strength: float | None
+    """how firmly these keep to what is converted, 0 to 1 (default: 0.95)."""
 
     kept_from: str | None
     """where what an edit keeps comes from: the clip itself, or through the VAE as all else (the official behaviour); one of source, vae (default: 'source')."""
@@ -254,8 +275,17 @@ class CallArguments(TypedDict, total=False):
     distilled_lora_strength_stage_2: float | None
     """strength of the distilled LoRA in the second stage (default: 0.5)."""
 
+    activations: str | None
+    """what 8-bit weights of the transformer are multiplied with: activations as they are, or rows of them as 8-bit codes, which is faster where processors have such products; one of float, int8 (default: 'float')."""
+
     latents_only: bool | None
     """make latents only, see --save-latents (default: False)."""
+
+    hdr: str | None
+    """take the frames as ACEScct: the clip becomes an HLG master with EXR frames of this colour space beside it, in which EXR frames that are read are, too; one of acescg, acescct, srgb_linear (default: None)."""
+
+    exr_colorspace: str | None
+    """colour space of the EXR frames beside the master; one of acescg, acescct, srgb_linear (default: 'acescg')."""
 
     upscale_spatial: bool | None
     """enlarge the final latent with the spatial upscaler, unrefined (default: False)."""

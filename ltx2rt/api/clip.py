@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -18,16 +19,20 @@ from ltx2rt.api.run_state import RunState
 from ltx2rt.api.sound_track import AAC_RATES, SoundTrack, at_speed
 from ltx2rt.errors import UsageError
 from ltx2rt.graph.stages.inputs import GenerationInputs
-from ltx2rt.graph.stages.run import GeneratedClip, Run
+from ltx2rt.graph.stages.run import GeneratedClip, Piece, Run
+from ltx2rt.media.exr import ExrWriter, exr_folder
 from ltx2rt.media.frame_rate import exact_frame_rate
-from ltx2rt.media.output_file import files_together
+from ltx2rt.media.hdr import HDR_SPACES, hlg_of_acescct, srgb_of_acescct
+from ltx2rt.media.output_file import files_at_once, files_together
 from ltx2rt.media.output_lock import held
 from ltx2rt.media.pcm import WavWriter, write_wav
 from ltx2rt.media.stills import ContactSheet, write_png
-from ltx2rt.media.video_writer import VideoWriter
+from ltx2rt.media.video_writer import HLG, SDR, VideoWriter
 from ltx2rt.memory.stage import StageReport
 from ltx2rt.paths import expanded
 from ltx2rt.types import Array
+
+log = logging.getLogger(__name__)
 
 
 class _Frames(Iterable[Array]):
@@ -38,6 +43,17 @@ class _Frames(Iterable[Array]):
 
     def __iter__(self) -> Iterator[Array]:
         return self._decode()
+
+
+def _made_apart(pieces: Iterator[Piece]) -> Iterator[Piece]:
+    """The pieces of a clip; files that whoever is told of their making writes, such as previews, do not wait for it."""
+    while True:
+        with files_at_once():
+            piece = next(pieces, None)
+        if piece is None:
+            return
+        yield piece
+        del piece  # its memory is free while the next one is made
 
 
 class Clip:
@@ -51,6 +67,8 @@ class Clip:
         frame_rate: exact frames per second.
         num_frames, height, width: of the video; 0 for sound alone.
         record: what it was made from, as JSON values.
+        hdr_space: of high dynamic range: the colour space of the EXR frames, while `frames` are ACEScct codes; None: a
+            usual clip.
     """
 
     def __init__(self, clip: GeneratedClip, run: Run, record: Record, state: RunState | None = None) -> None:
@@ -65,11 +83,14 @@ class Clip:
         self.height = clip.height
         self.width = clip.width
         self._written_samples = 0 if clip.audio is None else len(clip.audio)
+        self.hdr_space = run.inputs.settings.hdr_space
 
     def __repr__(self) -> str:
         parts = []
         if self.num_frames:
-            parts.append(f"{self.num_frames} frames of {self.height}x{self.width} at {float(self.frame_rate):g}/s")
+            depth = "" if self.hdr_space is None else " of high dynamic range"
+            size = f"{self.height}x{self.width}"
+            parts.append(f"{self.num_frames} frames of {size}{depth} at {float(self.frame_rate):g}/s")
         if self._clip.audio is not None:
             parts.append(f"{len(self._clip.audio) / self.sample_rate:.2f} s of sound at {self.sample_rate} Hz")
         elif self.has_sound:
@@ -78,7 +99,7 @@ class Clip:
 
     @property
     def frames(self) -> Iterable[Array]:
-        """Chunks of float32 (f, H, W, 3) in [0, 1], in order.
+        """Chunks of float32 (f, H, W, 3) in [0, 1], in order: R'G'B' of BT.709, or ACEScct of high dynamic range.
 
         A loop decodes them one after the other; another loop, or saving, decodes again and gets the same bits. The
         decoder's weights are in memory from the first chunk to the end of the loop.
@@ -151,7 +172,8 @@ class Clip:
         """Write the clip and what ``options`` asks for beside it.
 
         All files are checked before the first one is written, and appear together when all of them are complete. The
-        sound track is as long as the pictures: it is cut, or ends in silence.
+        sound track is as long as the pictures: it is cut, or ends in silence. High dynamic range becomes an HLG master
+        and, beside it, a folder of EXR frames: ``clip_acescg_exr``. Its single pictures are those of a usual screen.
 
         Args:
             path: ``.mp4``, ``.m4v`` or ``.mov``, or ``.wav`` for the sound alone. Not written when the clip was made
@@ -172,10 +194,17 @@ class Clip:
             raise UsageError(f"options must be OutputOptions, got {options!r}; single ones are given by their names.")
         path = expanded(path)
         options = OutputOptions.of(vars(options or OutputOptions()) | changes)
-        files = clip_files(path, options, pictures=self.has_frames, sound=self.has_sound, decoded=self.is_decoded)
+        files = clip_files(
+            path,
+            options,
+            pictures=self.has_frames,
+            sound=self.has_sound,
+            decoded=self.is_decoded,
+            hdr_space=self.hdr_space,
+        )
         inputs = [Path(name) for name in (*self.record.inputs, *self.record.weights)]
         for file in files:
-            check_folder(file.path)
+            check_folder(file)
         with held(file.path for file in files):
             check_files(files, inputs, overwrite=overwrite)
             try:
@@ -219,20 +248,25 @@ class Clip:
         track_rate = self.sample_rate if self.sample_rate in AAC_RATES else AAC_RATES[-1]
         sheet = None if options.contact_sheet is None else ContactSheet(self.num_frames)
         first: Array | None = None
+        height, width = self.height // 2 * 2, self.width // 2 * 2  # of video files
+        if (height, width) != (self.height, self.width):
+            log.warning("%s is cut to %dx%d, files of video have even sides", path, width, height)
         with ExitStack() as files:
             writer = files.enter_context(
                 VideoWriter(
                     path,
-                    width=self.width,
-                    height=self.height,
+                    width=width,
+                    height=height,
                     frame_rate=frame_rate,
                     codec=options.codec,
                     crf=options.crf,
                     preset=options.preset,
                     sample_rate=track_rate if has_track else None,
+                    signal=SDR if self.hdr_space is None else HLG,
                     of_file=self._clip.kept_frames,
                 )
             )
+            exr = files.enter_context(self._exr_writer(path))
             wav = None
             if options.save_wav is not None:
                 wav = files.enter_context(WavWriter(options.save_wav, self.sample_rate, of_file=self._has_file_sound))
@@ -244,14 +278,22 @@ class Clip:
                 speed=options.speed,
                 of_file=self._has_file_sound,
             )
-            for piece in self._clip.pieces():
+            for piece in _made_apart(self._clip.pieces()):
                 if piece.sound is not None:
                     track.add(piece.sound)
                 if piece.frames is not None:
-                    first = piece.frames[0].copy() if first is None else first
-                    if sheet is not None:
-                        sheet.add(piece.frames)
-                    writer.write(piece.frames)
+                    if first is None or sheet is not None:
+                        shown = piece.frames if exr is None else srgb_of_acescct(piece.frames)
+                        first = shown[0].copy() if first is None else first
+                        if sheet is not None:
+                            sheet.add(shown)
+                        del shown
+                    if exr is None:
+                        writer.write(piece.frames)
+                    else:
+                        for frame in piece.frames:  # one by one: light and signal are as large as the frames
+                            exr.write(frame[None])
+                            writer.write(hlg_of_acescct(frame[:height, :width])[None])
                 del piece  # its memory is free while the next one is made
             track.finish()
             self._written_samples = track.given
@@ -263,6 +305,12 @@ class Clip:
     @property
     def _has_file_sound(self) -> bool:
         return self._clip.has_file_sound
+
+    def _exr_writer(self, path: Path) -> AbstractContextManager[ExrWriter | None]:
+        """What writes the EXR frames beside a file; None: a usual clip has none."""
+        if self.hdr_space is None:
+            return nullcontext()
+        return ExrWriter(exr_folder(path, self.hdr_space), HDR_SPACES[self.hdr_space])
 
     def _saved_latents(self) -> Latents:
         found = self._run.files.checkpoint.generation
@@ -278,6 +326,7 @@ class Clip:
             "frame_rate": str(self.frame_rate),
             "audio_samples": self._written_samples,
             "sample_rate": self.sample_rate,
+            **({} if self.hdr_space is None else {"exr_colorspace": self.hdr_space}),
             **self._kept(),
         }
 

@@ -44,6 +44,7 @@ def load(
     temporal_upscaler: FilePath | None = None,
     loras: Sequence[Lora] = (),
     distilled_lora: Lora | None = None,
+    detailing_lora: Lora | None = None,
     dtype: str = "bfloat16",
     model_variant: str | None = None,
     keep_loaded: bool | None = None,
@@ -66,6 +67,7 @@ def load(
         temporal_upscaler: for ``upscale_temporal``.
         loras: files, or folders with one, with strengths (default 1).
         distilled_lora: the LoRA of the second stage of dev pipelines, with a strength (default 1).
+        detailing_lora: the LoRA that the pipeline ``dfr`` adds detail with; a strength has no effect, it is 0.5.
         dtype: of activations: ``bfloat16``, ``float16`` or ``float32``.
         model_variant: ``distilled`` or ``dev``; None: as the checkpoint's file name says, else distilled, with a
             warning where it matters: nothing inside of a file tells.
@@ -93,6 +95,7 @@ def load(
         "temporal_upscaler": temporal_upscaler,
         "loras": loras,
         "distilled_lora": distilled_lora,
+        "detailing_lora": detailing_lora,
         "dtype": dtype,
         "model_variant": model_variant,
         **unknown,

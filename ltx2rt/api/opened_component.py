@@ -48,7 +48,8 @@ def components_of(files: WeightSet) -> dict[str, OpenedComponent]:
     """Name -> what has been opened: ``transformer``, ``video_vae``, ``text_encoder``, ``loras[0]``."""
     others = {part.name: part.stored for part in (SPATIAL_UPSCALER, TEMPORAL_UPSCALER, PROMPT_ENHANCER)}
     found = {name: _of_checkpoint(source, others.get(name, name)) for name, source in files.sources.items()}
-    return found | _loras("loras", files.loras) | _loras("distilled_lora", files.distilled_lora)
+    loras = {"loras": files.loras, "distilled_lora": files.distilled_lora, "detailing_lora": files.detailing_lora}
+    return found | {name: lora for kind, given in loras.items() for name, lora in _loras(kind, given).items()}
 
 
 def _of_checkpoint(checkpoint: Checkpoint, component: str) -> OpenedComponent:

@@ -13,7 +13,9 @@ from pathlib import Path
 from ltx2rt.api.outputs import OutputOptions
 from ltx2rt.api.record import sidecar_path
 from ltx2rt.errors import MediaError, UsageError, write_failure
-from ltx2rt.media.video_writer import CONTAINERS
+from ltx2rt.media.exr import exr_folder, is_own_frame
+from ltx2rt.media.output_folder import require_replaceable
+from ltx2rt.media.video_writer import CONTAINERS, HLG
 from ltx2rt.spelling import spelled
 
 # Options of the video's encoder, and those that also change a file of sound.
@@ -28,15 +30,21 @@ class WrittenFile:
     Attributes:
         name: what names it for the caller, an option or an argument.
         path: where.
-        suffixes: the ends of names that say truthfully what it holds, in lower case.
+        suffixes: the ends of names that say truthfully what it holds, in lower case; empty: a folder of EXR frames.
     """
 
     name: str
     path: Path
     suffixes: tuple[str, ...]
 
+    @property
+    def is_folder(self) -> bool:
+        return not self.suffixes
 
-def clip_files(path: Path, options: OutputOptions, *, pictures: bool, sound: bool, decoded: bool) -> list[WrittenFile]:
+
+def clip_files(
+    path: Path, options: OutputOptions, *, pictures: bool, sound: bool, decoded: bool, hdr_space: str | None = None
+) -> list[WrittenFile]:
     """The files of a saved clip.
 
     Args:
@@ -44,9 +52,10 @@ def clip_files(path: Path, options: OutputOptions, *, pictures: bool, sound: boo
         options: how it is written.
         pictures, sound: what the clip has.
         decoded: False: there are latents alone, and no file ``path``.
+        hdr_space: colour space of the EXR frames of high dynamic range; None: a usual clip.
 
     Raises:
-        UsageError: files that such a clip does not have.
+        UsageError: files that such a clip does not have, or a codec that it cannot have.
     """
     alone = path.suffix.lower() in SOUND
     for name, nothing in (
@@ -69,10 +78,17 @@ def clip_files(path: Path, options: OutputOptions, *, pictures: bool, sound: boo
         )
     if decoded and alone and not options.audio:
         raise UsageError(f"{path.name} is a file of sound, which {spelled('audio')} leaves out; give one of them.")
+    if hdr_space is not None and options.codec not in (None, *HLG.codecs):
+        raise UsageError(
+            f"{spelled('codec')}: the master of high dynamic range is {', '.join(HLG.codecs)}, got {options.codec}; "
+            "leave it out."
+        )
     files = []
     if decoded:
         suffixes = (*(VIDEO if pictures else ()), *(SOUND if sound else ()))
         files.append(WrittenFile(_main_name("path"), path, suffixes))
+        if hdr_space is not None and not alone:
+            files.append(WrittenFile("the folder of EXR frames", exr_folder(path, hdr_space), ()))
     for name, suffixes in (
         ("save_wav", SOUND),
         ("save_first_frame", PICTURE),
@@ -113,6 +129,9 @@ def check_files(
         MediaError: a folder is missing or refuses new files.
     """
     for file in files:
+        if file.is_folder:
+            require_replaceable(file.path, is_own_frame)
+            continue
         if file.path.is_dir():
             raise UsageError(f"{file.name}: {file.path} is a folder; name a file.")
         if file.path.suffix.lower() not in file.suffixes:
@@ -122,29 +141,33 @@ def check_files(
             )
     _check_collisions(files)
     _check_inputs(files, [path for path in inputs if os.path.lexists(path)])
-    existing = [file.path for file in files if os.path.lexists(file.path)]
-    special = [path for path in existing if path.exists() and not stat.S_ISREG(path.stat().st_mode)]
+    there = [file for file in files if os.path.lexists(file.path)]
+    special = [
+        file.path
+        for file in there
+        if not file.is_folder and file.path.exists() and not stat.S_ISREG(file.path.stat().st_mode)
+    ]
     if special:
         raise UsageError(f"{special[0]} is no regular file and is not replaced; name another file.")
-    existing = [path for path in existing if path not in own]
+    existing = [file.path for file in there if file.path not in own]
     if existing and not overwrite:
         raise UsageError(
             f"{', '.join(map(str, existing))} {'exists' if len(existing) == 1 else 'exist'}; give "
             f"{spelled('overwrite')} to replace {'it' if len(existing) == 1 else 'them'}, or another name."
         )
     for folder in dict.fromkeys(file.path.parent for file in files):
-        check_folder(next(file.path for file in files if file.path.parent == folder))
+        check_folder(next(file for file in files if file.path.parent == folder))
 
 
-def check_folder(path: Path) -> None:
-    """Raise when a file cannot be written because of its folder.
+def check_folder(file: WrittenFile) -> None:
+    """Raise when a file, or a folder of them, cannot be written because of the folder it is to be in.
 
     Raises:
-        UsageError: the path is a folder.
+        UsageError: the path of a file is a folder.
         MediaError: the folder is missing or refuses new files.
     """
-    folder = path.parent
-    if path.is_dir():
+    path, folder = file.path, file.path.parent
+    if path.is_dir() and not file.is_folder:
         raise UsageError(f"the output {path} is a folder; name a file.")
     if not folder.is_dir():
         raise MediaError(f"the output folder {folder} does not exist; create it or choose another path.")
@@ -180,6 +203,8 @@ def _check_inputs(files: Sequence[WrittenFile], inputs: Sequence[Path]) -> None:
         for path in inputs:
             if not path.exists():
                 continue
+            if file.is_folder and path.resolve().is_relative_to(file.path.resolve()) and not file.path.samefile(path):
+                raise UsageError(f"{file.name}: the input {path} lies in {file.path}; name another file.")
             inside = path.is_dir() and file.path.resolve().is_relative_to(path.resolve())
             if inside or os.path.samefile(file.path, path):
                 what = f"lies among the inputs in {path}" if inside else "is the input"

@@ -9,7 +9,7 @@ from typing import Any
 
 from ltx2rt.graph.settings.kinds import FilePath, Number, Switch, Text, Whole
 from ltx2rt.graph.settings.setting import plain_values, setting, stored_values
-from ltx2rt.media.video_writer import CODECS, DEFAULT_PRESET, PRESETS
+from ltx2rt.media.video_writer import CODECS, HLG, PRESETS, SDR
 
 # ruff: noqa: RUF009  (the calls make dataclass fields)
 
@@ -19,9 +19,9 @@ class OutputOptions:
     """Encoder settings and further files of one saved clip.
 
     Attributes:
-        codec: ``h264`` or ``hevc``.
-        crf: quality, 0 (best) to 51; None = the codec's default.
-        preset: encoder speed.
+        codec: ``h264`` or ``hevc``; None = ``h264``, and ``hevc`` for high dynamic range, which has no other.
+        crf: quality, 0 (best) to 51; None = the usual one.
+        preset: encoder speed; None = the usual one.
         speed: playback speed; pictures and sound are both changed.
         save_wav: the sound as a .wav file.
         save_first_frame: the first frame as a .png file.
@@ -31,17 +31,31 @@ class OutputOptions:
         sidecar: write FILE.json with every setting beside the clip.
     """
 
-    codec: str = setting("h264", Text(), "of the video", "Output", choices=tuple(CODECS))
+    codec: str | None = setting(
+        None,
+        Text(),
+        "of the video",
+        "Output",
+        choices=tuple(CODECS),
+        shown_default=f"{SDR.codecs[0]}; {HLG.codecs[0]} for high dynamic range",
+    )
     crf: int | None = setting(
         None,
         Whole(),
         f"quality of the video, 0 (best, hardly any loss) to 51 (default: "
-        f"{', '.join(f'{n} {c.crf}' for n, c in CODECS.items())})",
+        f"{', '.join(f'{n} {c.crf}' for n, c in CODECS.items())}, high dynamic range {HLG.crf})",
         "Output",
         low=0,
         high=51,
     )
-    preset: str = setting(DEFAULT_PRESET, Text(), "speed of the encoder", "Output", choices=PRESETS)
+    preset: str | None = setting(
+        None,
+        Text(),
+        "speed of the encoder",
+        "Output",
+        choices=PRESETS,
+        shown_default=f"{SDR.preset}; {HLG.preset} for high dynamic range",
+    )
     speed: float = setting(1.0, Number(), "playback speed", "Output", low=0.1, high=10)
     save_wav: Path | None = setting(None, FilePath("FILE.wav"), "also write the sound", "Output")
     save_first_frame: Path | None = setting(None, FilePath("FILE.png"), "also write the first frame", "Output")

@@ -353,7 +353,7 @@ class Pipeline:
         """A run that follows a plan."""
         if previews is not None:
             observer = PreviewObserver(
-                self._files, inputs.num_frames, inputs.dtype, previews.observer, observer, previews.tiny
+                self._files, inputs.decoder_dtype, previews.observer, observer, previews.tiny, is_hdr=inputs.is_hdr
             )
         self._kept.want(planned.kept)
         give_back()

@@ -76,4 +76,4 @@ class PipelineFiles:
 
 
 def _with_embedded(given: WeightFiles, names: Sequence[str]) -> WeightFiles:
-    return replace(given, **{name: _EMBEDDED[name] for name in names if not getattr(given, name)})
+    return replace(given, **{name: _EMBEDDED[name] for name in names if name in _EMBEDDED and not getattr(given, name)})

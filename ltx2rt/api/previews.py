@@ -9,13 +9,15 @@ import mlx.core as mx
 import numpy as np
 
 from ltx2rt.graph.components import VIDEO_VAE, video_decoder
+from ltx2rt.graph.diffusion.latent_state import VideoTarget
 from ltx2rt.graph.diffusion.noise import FrameNoise, TorchCpuNoise
 from ltx2rt.graph.models.layers.decode_way import DecodeWay
 from ltx2rt.graph.models.layers.params import Params
 from ltx2rt.graph.preview_decoder_file import PreviewDecoderFile
 from ltx2rt.graph.protocols import Grid, VideoDecoder
-from ltx2rt.graph.stages.events import Evaluated, Event, Noised, StageStarted, StepDone, WindowStarted
+from ltx2rt.graph.stages.events import Evaluated, Event, Noised, StageStarted, StepDone
 from ltx2rt.graph.stages.weight_set import WeightSet
+from ltx2rt.media.hdr import srgb_of_acescct
 from ltx2rt.types import Array
 
 
@@ -57,6 +59,7 @@ class Preview:
     _weights: WeightSet
     _dtype: mx.Dtype
     _tiny: TinyDecoder | None = None
+    _is_hdr: bool = False
 
     @property
     def is_decodable(self) -> bool:
@@ -90,6 +93,10 @@ class Preview:
         return next(decoder.ways(grid, "auto", self._dtype.size))
 
     def _decode(self, latent: Array) -> Array:
+        frames = self._decoded(latent)
+        return srgb_of_acescct(frames) if self._is_hdr else frames
+
+    def _decoded(self, latent: Array) -> Array:
         if self._tiny is not None:
             return self._tiny.frames(latent)
         decoder = video_decoder(self._weights.config(VIDEO_VAE))
@@ -108,26 +115,25 @@ class PreviewObserver:
     def __init__(
         self,
         files: WeightSet,
-        num_frames: int,
         dtype: mx.Dtype,
         on_preview: Callable[[Preview], None],
         observer: Callable[[Event], None] | None,
         tiny: TinyDecoder | None = None,
+        *,
+        is_hdr: bool = False,
     ) -> None:
         self._files = files
-        self._num_frames = num_frames
         self._dtype = dtype
+        self._is_hdr = is_hdr
         self._on_preview = on_preview
         self._observer = observer
         self._tiny = tiny
         self._estimate: Array | None = None
-        self._positions: Array | None = None
+        self._target: VideoTarget | None = None
 
     def __call__(self, event: Event) -> None:
-        if isinstance(event, WindowStarted):
-            self._num_frames = event.window.frames
-        elif isinstance(event, Noised) and event.modality == "video":
-            self._positions = event.state.positions
+        if isinstance(event, Noised) and isinstance(event.target, VideoTarget):
+            self._target = event.target
         elif isinstance(event, StageStarted):
             self._estimate = None
         elif isinstance(event, Evaluated):
@@ -142,6 +148,7 @@ class PreviewObserver:
                     self._files,
                     self._dtype,
                     self._tiny,
+                    self._is_hdr,
                 )
             )
         if self._observer is not None:  # which knows then that the preview is there
@@ -149,24 +156,7 @@ class PreviewObserver:
 
     def _grid(self, tokens: Array) -> Array:
         """The clip's own tokens, which come first, as a latent."""
-        assert self._positions is not None  # every denoised video has been noised before
-        height, width = first_grid(self._positions)
-        vae = self._files.config(VIDEO_VAE)
-        frames = (self._num_frames - 1) // vae.temporal_factor + 1
-        grid: Array = tokens[:, : frames * height * width].reshape(1, frames, height, width, -1)
+        assert self._target is not None  # every denoised video has been noised before
+        shape = self._target.shape
+        grid: Array = tokens[:, : shape.tokens].reshape(shape.array_shape)
         return grid
-
-
-def first_grid(positions: Array) -> tuple[int, int]:
-    """Rows and columns of the first frame of tokens whose positions (B, 3, T, 2) run along time, height and width."""
-    starts = positions[0, 1:, :, 0]
-    at_left = starts[1] == starts[1, 0]
-    at_corner = at_left & (starts[0] == starts[0, 0])
-    columns = _next_after_first(at_left)
-    return _next_after_first(at_corner) // columns, columns
-
-
-def _next_after_first(marks: Array) -> int:
-    """Where the second mark is, the first being at 0; the length where there is none."""
-    found = np.flatnonzero(marks[1:])
-    return int(found[0]) + 1 if len(found) else len(marks)

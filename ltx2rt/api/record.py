@@ -6,6 +6,7 @@ import hashlib
 import importlib.metadata
 import json
 import logging
+import os
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from typing import Any
 import ltx2rt
 from ltx2rt.errors import MediaError, UsageError
 from ltx2rt.kernels.selection import use_reference
+from ltx2rt.media.exr import frames_in
 from ltx2rt.media.output_file import OutputFile
 from ltx2rt.paths import read_text
 from ltx2rt.spelling import spelled
@@ -142,17 +144,20 @@ def environment() -> dict[str, str]:
 
 
 def sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file.
+    """Hexadecimal SHA-256 of a file, or of the names and the contents of the EXR frames in a folder.
 
     Raises:
         MediaError: it cannot be read.
     """
+    digest = hashlib.sha256()
     try:
-        with path.open("rb") as file:
-            digest = hashlib.sha256()
-            while block := file.read(2**20):
-                digest.update(block)
-            return digest.hexdigest()
+        for part in frames_in(path) if path.is_dir() else [path]:
+            if part != path:
+                digest.update(os.fsencode(part.name))
+            with part.open("rb") as file:
+                while block := file.read(2**20):
+                    digest.update(block)
+        return digest.hexdigest()
     except OSError as error:
         raise MediaError(f"{path} cannot be read: {error.strerror}; check the path.") from error
 

@@ -78,7 +78,7 @@ def encode(
     given = {"checkpoint": checkpoint, "text_encoder": text_encoder, "dtype": dtype, **parts}
     written = [] if output is None else embedding_files(expanded(output))
     for file in written:
-        check_folder(file.path)
+        check_folder(file)
     files, inputs, work = _prepare(prompt, negative_prompt, given, enhancement, on_taken, has_image=has_image)
     with held(file.path for file in written):
         check_files(written, [source.path for source in files.sources.values()], overwrite=overwrite)

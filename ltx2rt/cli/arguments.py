@@ -14,7 +14,7 @@ from ltx2rt.cli.flag import Flag
 from ltx2rt.cli.flags import FLAGS
 from ltx2rt.errors import UsageError
 from ltx2rt.graph.models.video_vae.tiling import Tiling
-from ltx2rt.graph.pipelines import AUTOMATIC
+from ltx2rt.graph.pipelines import AUTOMATIC, pipelines_taking
 from ltx2rt.graph.settings.kinds import Images, path_and_number
 from ltx2rt.paths import expanded
 
@@ -109,7 +109,7 @@ def _add_prompt(settings: dict[str, Any], arguments: argparse.Namespace) -> None
     if prompt is not None:
         settings["prompt"] = prompt
     given = [name for name in ("prompt", "prompt_file", "embedding", "zero_text") if settings.get(name) is not None]
-    if given:
+    if given or arguments.pipeline in pipelines_taking("input"):  # which reads none, and says what it reads
         return
     swallowed = _swallowed_prompt(arguments)
     if swallowed is None:
@@ -152,8 +152,12 @@ def _add_weights(files: dict[str, Any], arguments: argparse.Namespace) -> None:
         raise UsageError("--lora-strength goes with --lora, which is missing; give the LoRA file.")
     if arguments.ic_lora_weights is not None:
         loras.append((arguments.ic_lora_weights, strength))
+    if arguments.hdr_lora is not None:
+        loras.append((arguments.hdr_lora, 1.0))
     if loras:
         files["loras"] = tuple(loras)
+    if "detailing_lora" in files:
+        files["detailing_lora"] = _row(files["detailing_lora"], "--detailing-lora", 1.0)
     scale = 1.0 if arguments.distilled_lora_scale is None else arguments.distilled_lora_scale
     if "distilled_lora" in files:
         files["distilled_lora"] = _row(files["distilled_lora"], "--distilled-lora", scale)

@@ -6,8 +6,8 @@ from ltx2rt.cli.flag import Flag
 
 _INERT_GROUP = "Accepted, without effect"
 _REFUSED_GROUP = "Known, but refused"
-_DFR = "it belongs to the dynamic frame rate pipeline of LTX-2.5, which is not supported"
-_HDR = "high dynamic range is not supported"
+_DFR = "release 1.4 calls it --temporal-upscalings; give that, with --pipeline dfr"
+_HDR = "release 1.4 took it away"
 
 
 def _inert(name: str, help_line: str, why: str, *aliases: str, **options: object) -> Flag:
@@ -38,6 +38,7 @@ FOREIGN_FLAGS = (
         nargs="+",
         metavar="KIND",
     ),
+    _inert("--no-quantization", "no FP8 weights", "the weights keep the precision of their file", kind=None),
     _inert("--compile", "torch.compile options", "there is no torch here", nargs="*", metavar="KEY=VALUE"),
     _inert(
         "--diffvae-optimization",
@@ -68,21 +69,8 @@ FOREIGN_FLAGS = (
         kind=float,
         metavar="S",
     ),
-    _refused("--hdr", "colour space of EXR input", _HDR, metavar="SPACE"),
-    _refused("--detailing-lora", "LoRA that adds detail", _DFR, nargs="+", metavar="PATH"),
     _refused("--temporal-upsample-rounds", "how often the frame rate is doubled", _DFR, metavar="N"),
-    _refused("--temporal-upscalings", "how often the frame rate is doubled", _DFR, metavar="N"),
-    _refused("--spatial-upscalings", "how often the size is doubled", _DFR, metavar="N"),
-    _refused("--input", "clips to convert", _HDR, nargs="+", metavar="FILE"),
-    _refused("--output-dir", "where converted clips go", _HDR, metavar="DIR"),
-    _refused("--hdr-lora", "LoRA of the conversion", _HDR, metavar="FILE"),
-    _refused("--text-embeddings", "contexts of the conversion", _HDR, metavar="FILE"),
-    _refused("--spatial-tile", "tile size of the conversion", _HDR, metavar="N"),
-    _refused("--skip-mp4", "no preview of the conversion", _HDR, kind=None),
-    _refused("--input-colorspace", "colours of what is converted", _HDR, metavar="SPACE"),
-    _refused("--exr-colorspace", "colours of the EXR files", _HDR, metavar="SPACE"),
-    _refused("--no-keyframes", "no seam key frames in the conversion", _HDR, kind=None),
-    _refused("--keyframe-strength", "how firmly they are kept", _HDR, metavar="S"),
-    _refused("--no-quantization", "no FP8 in the conversion", _HDR, kind=None),
-    _refused("--high-quality", "twice the frames for the conversion", _HDR, kind=None),
+    _refused("--output-dir", "where converted clips go", f"{_HDR}; --output-path names one", metavar="DIR"),
+    _refused("--spatial-tile", "tile size of the conversion", f"{_HDR}; --memory says what it may take", metavar="N"),
+    _refused("--skip-mp4", "no master of the conversion", f"{_HDR}; master and EXR frames are both made", kind=None),
 )

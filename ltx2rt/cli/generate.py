@@ -28,6 +28,7 @@ from ltx2rt.graph.settings.setting import stored_values
 from ltx2rt.graph.settings.settings import Settings
 from ltx2rt.graph.settings.weight_files import WeightFiles
 from ltx2rt.media.clip_reader import has_sound
+from ltx2rt.media.exr import exr_folder, is_exr
 from ltx2rt.media.output_file import OutputFile
 from ltx2rt.media.stills import write_png
 from ltx2rt.spelling import spelled
@@ -94,6 +95,8 @@ def run_generate(arguments: argparse.Namespace) -> int:
         _generate(arguments, command, pipeline, outputs, progress, repeated)
     written = outputs.clip if outputs.decoded else outputs.options.save_latents
     assert written is not None
+    if outputs.hdr_space is not None and outputs.decoded:
+        progress.message(f"EXR frames: {exr_folder(outputs.clip, outputs.hdr_space)}")
     progress.written(written)
     print(written)
     return 0
@@ -267,6 +270,7 @@ def _outputs(arguments: argparse.Namespace, command: Command) -> Outputs:
         pictures=not is_sound,
         sound=not asks_for_sound(output, command.output) or _has_sound(command),
         decoded=not command.settings.get("latents_only"),
+        hdr_space=Settings.of(command.settings).hdr_space,
         report=arguments.report,
         preview=arguments.preview,
         save_control=bool(arguments.save_control),
@@ -280,8 +284,8 @@ def _has_sound(command: Command) -> bool:
     if command.pipeline in PIPELINES and PIPELINES[command.pipeline].silent:
         return False
     settings = Settings.of(command.settings)
-    keeps = settings.keep_audio and settings.kept_from == "source"
-    return not keeps or settings.video_path is None or has_sound(settings.video_path)
+    keeps, path = settings.keep_audio and settings.kept_from == "source", settings.video_path
+    return not keeps or path is None or (not is_exr(path) and has_sound(path))
 
 
 def _inputs(arguments: argparse.Namespace, command: Command) -> list[Path]:

@@ -37,6 +37,7 @@ class Outputs:
         options: how it is written.
         pictures, sound: whether it can have pictures and sound.
         decoded: whether more than latents is made.
+        hdr_space: colour space of the EXR frames of high dynamic range; None: a usual clip.
         report, preview: further files.
         save_control: write the control video beside the clip.
         own: absolute paths of files that the interrupted run which goes on may have left.
@@ -48,6 +49,7 @@ class Outputs:
     pictures: bool = True
     sound: bool = True
     decoded: bool = True
+    hdr_space: str | None = None
     report: Path | None = None
     preview: Path | None = None
     save_control: bool = False
@@ -66,7 +68,14 @@ class Outputs:
 
     def files(self) -> list[WrittenFile]:
         """Everything that is written; UsageError for what the clip does not have."""
-        files = clip_files(self.clip, self.options, pictures=self.pictures, sound=self.sound, decoded=self.decoded)
+        files = clip_files(
+            self.clip,
+            self.options,
+            pictures=self.pictures,
+            sound=self.sound,
+            decoded=self.decoded,
+            hdr_space=self.hdr_space,
+        )
         if self.report is not None:
             files.append(WrittenFile(spelled("report"), self.report, RECORD))
         if self.preview is not None:
@@ -83,10 +92,14 @@ class Outputs:
     def held(self) -> Iterator[None]:
         """No other run writes one of the files inside the block; UsageError if one does already."""
         # What can be resumed is held without a clip of its name, too.
-        paths = list(dict.fromkeys([self.clip, self.state_of, *self.paths]))
-        for path in paths:
-            check_folder(path)
-        with held(paths):
+        files = self.files()
+        written = [file.path for file in files]
+        for path in dict.fromkeys([self.clip, self.state_of]):
+            if path not in written:
+                files.append(WrittenFile("the clip", path, (path.suffix,)))
+        for file in files:
+            check_folder(file)
+        with held(file.path for file in files):
             yield
 
     def check(self, inputs: Iterable[Path], *, overwrite: bool) -> None:

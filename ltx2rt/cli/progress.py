@@ -24,6 +24,7 @@ from ltx2rt.graph.stages.events import (
     StageRestored,
     StageStarted,
     StepDone,
+    StepsCounted,
     TileDone,
     WindowStarted,
 )
@@ -75,6 +76,8 @@ class Progress:
                 self._object("length", seconds=round(event.seconds, 3), frames=event.frames)
             else:
                 print(f"length: {event.seconds:.2f} s are predicted, {event.frames} frames are made", file=sys.stderr)
+        elif isinstance(event, StepsCounted):
+            self._clip = _ClipSteps(event.steps)
         elif isinstance(event, WindowStarted):
             self._finish_stage()
             self._begin_window(event)
@@ -152,11 +155,12 @@ class Progress:
 
     def label(self, stage: str) -> str:
         """What a stage is called for people, with the window that it belongs to."""
-        return stage if self._clip is None else f"window {self._clip.window} of {self._clip.windows}, {stage}"
+        clip = self._clip
+        return stage if clip is None or not clip.windows else f"window {clip.window} of {clip.windows}, {stage}"
 
     @property
     def clip_words(self) -> str:
-        """How far a clip of several windows is, for people; empty: it is made at once."""
+        """How far a clip is whose steps are counted, for people; empty: those of no clip are."""
         clip = self._clip
         if clip is None:
             return ""
@@ -174,14 +178,14 @@ class Progress:
             )
 
     def _of_clip(self) -> dict[str, Any]:
-        """Of a clip in several windows: which one is made, and the steps of all of them."""
+        """Of a clip whose steps are counted: these, and the window that is made, if there are several."""
         clip = self._clip
         if clip is None:
             return {}
         left = clip.seconds_left
+        window = {"window": clip.window, "windows": clip.windows} if clip.windows else {}
         return {
-            "window": clip.window,
-            "windows": clip.windows,
+            **window,
             "clip_step": clip.done,
             "clip_of": clip.steps,
             "clip_seconds_left": None if left is None else round(left, 3),
@@ -193,16 +197,17 @@ class Progress:
 
 
 class _ClipSteps:
-    """How far a clip of several windows is.
+    """How far a clip is.
 
     Attributes:
-        window: the one that is made, from 1.
+        window: the one that is made, from 1; 0: it is made without.
         windows: how many there are.
-        steps, done: sampler steps of all windows, and those that are done or restored.
+        steps, done: sampler steps of all stages and windows, and those that are done or restored.
     """
 
-    def __init__(self) -> None:
-        self.window = self.windows = self.steps = self.done = 0
+    def __init__(self, steps: int = 0) -> None:
+        self.steps = steps
+        self.window = self.windows = self.done = 0
         self._computed = 0
         self._begun = time.monotonic()
 

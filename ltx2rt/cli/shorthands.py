@@ -76,6 +76,15 @@ SHORTHANDS = (
         pipelines=_WITH_REFERENCES,
     ),
     Flag(
+        ("--hdr-lora",),
+        "IC-LoRA of the conversion to high dynamic range, as --lora with strength 1",
+        "Conditions",
+        "shorthand",
+        kind=expanded,
+        metavar=_FILE,
+        pipelines=pipelines_taking("input"),
+    ),
+    Flag(
         ("--steps-stage2",),
         "steps of the second stage: 3",
         "Guidance",

@@ -12,7 +12,6 @@ from ltx2rt.errors import CheckpointError
 from ltx2rt.graph.models.layers.params import Params
 from ltx2rt.graph.models.preview_decoder.model import PreviewDecoder, PreviewDecoderConfig
 from ltx2rt.paths import expanded
-from ltx2rt.types import Array
 from ltx2rt.weights.detection import is_preview_decoder
 from ltx2rt.weights.tensor_source import WeightFile
 from ltx2rt.weights.weight_file import open_weight_file
@@ -107,7 +106,3 @@ class PreviewDecoderFile:
         """What weights and values take while a preview of so many pixels is made."""
         weights = sum(self.file.info(self.prefix + spec.name).size for spec in self.decoder.specs()) * dtype.size
         return weights + self.decoder.footprint(-(-height // 32), -(-width // 32), dtype.size).total
-
-    def first_frame(self, params: Params, dtype: mx.Dtype, latent: Array) -> Array:
-        """The first frame (H, W, 3), float32 in [0, 1], of a normalised latent (f, h, w, C)."""
-        return next(self.decoder.frames(params, dtype, latent[:1]))[0]

@@ -26,6 +26,8 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 
 from ltx2rt.errors import UsageError
+from ltx2rt.media.primaries import D65, REC709, REC2020, Primaries, to_xyz
+from ltx2rt.media.transfer import PQ_PEAK_NITS, hlg_light, pq_light, srgb_light, srgb_signal
 from ltx2rt.types import Array
 
 # Codes of ISO/IEC 23091-2 (H.273), as FFmpeg has them.
@@ -39,7 +41,6 @@ LIMITED, FULL = 1, 2
 TABLE_SIZE = 49
 KNEE = 0.92  # reference white comes out at 248 of 255, highlights share the rest
 _REFERENCE_NITS = 203.0
-_PQ_PEAK_NITS = 10000.0
 _HLG_REFERENCE = 0.265  # scene light of the signal 0.75, which is 203 nits of 1000
 
 HD_LINES, HD_COLUMNS = 720, 1280
@@ -51,15 +52,13 @@ _BT2020_CONSTANT_LUMINANCE = 10
 
 # x, y of red, green, blue, white. SD's primaries are not among them: encoders write the tags of SD by habit, and
 # players change nothing.
-_D65 = (0.3127, 0.3290)
 _CHROMATICITIES = {
-    4: ((0.67, 0.33), (0.21, 0.71), (0.14, 0.08), (0.310, 0.316)),
-    8: ((0.681, 0.319), (0.243, 0.692), (0.145, 0.049), (0.310, 0.316)),
-    BT2020: ((0.708, 0.292), (0.170, 0.797), (0.131, 0.046), _D65),
-    DCI_P3: ((0.680, 0.320), (0.265, 0.690), (0.150, 0.060), (0.314, 0.351)),
-    DISPLAY_P3: ((0.680, 0.320), (0.265, 0.690), (0.150, 0.060), _D65),
+    4: Primaries((0.67, 0.33), (0.21, 0.71), (0.14, 0.08), (0.310, 0.316)),
+    8: Primaries((0.681, 0.319), (0.243, 0.692), (0.145, 0.049), (0.310, 0.316)),
+    BT2020: REC2020,
+    DCI_P3: Primaries((0.680, 0.320), (0.265, 0.690), (0.150, 0.060), (0.314, 0.351)),
+    DISPLAY_P3: Primaries((0.680, 0.320), (0.265, 0.690), (0.150, 0.060), D65),
 }
-_BT709_CHROMATICITIES = ((0.64, 0.33), (0.30, 0.60), (0.15, 0.06), _D65)
 _PRIMARIES_NAMES = {4: "NTSC 1953", 8: "film", BT2020: "BT.2020", DCI_P3: "DCI-P3", DISPLAY_P3: "Display P3"}
 _TRANSFER_NAMES = {GAMMA28: "gamma 2.8", LINEAR: "linear light", PQ: "HDR (PQ)", SMPTE428: "DCI", HLG: "HDR (HLG)"}
 
@@ -186,20 +185,30 @@ def _cube(primaries: int, transfer: int) -> str:
 
 def _table(primaries: int, transfer: int) -> Array:
     """(n, n, n, 3) float32 for signals red, green, blue."""
-    to_light, peak = _LIGHT.get(transfer, (_srgb_light, 1.0))
+    to_light, peak = _LIGHT.get(transfer, (srgb_light, 1.0))
     steps = to_light(np.linspace(0.0, 1.0, TABLE_SIZE))
     light = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1)
     if primaries in _CHROMATICITIES:
-        light = light @ (_from_xyz(_BT709_CHROMATICITIES) @ _to_xyz(_CHROMATICITIES[primaries])).T
-    luminance = (light @ _to_xyz(_BT709_CHROMATICITIES)[1])[..., None]
+        # Without adaptation: DCI's white stays as greenish as it is.
+        light = light @ np.linalg.solve(to_xyz(REC709), to_xyz(_CHROMATICITIES[primaries])).T
+    return shown_on_screen(light, peak).astype(np.float32)
+
+
+def shown_on_screen(light: Array, peak: float) -> Array:
+    """The R'G'B' of BT.709 in [0, 1] that shows light on a usual screen: steps 2 to 4 of the table.
+
+    Args:
+        light: (..., 3) linear, of the primaries of BT.709; 1 is reference white, values below 0 lie outside of them.
+        peak: the largest light that is told from less.
+    """
+    luminance = (light @ to_xyz(REC709)[1].astype(light.dtype))[..., None]
     lowest = light.min(axis=-1, keepdims=True)
     share = np.where(lowest < 0, luminance / np.maximum(luminance - lowest, 1e-12), 1.0)
     light = luminance + (light - luminance) * share
     largest = light.max(axis=-1, keepdims=True)
     if peak > 1.0:
-        light *= _rolled_off(largest, peak) / np.maximum(largest, 1e-12)
-    table: Array = _srgb_signal(np.clip(light, 0.0, 1.0)).astype(np.float32)
-    return table
+        light = light * (_rolled_off(largest, peak) / np.maximum(largest, 1e-12))
+    return srgb_signal(np.clip(light, 0.0, 1.0))
 
 
 def _rolled_off(light: Array, peak: float) -> Array:
@@ -212,49 +221,11 @@ def _rolled_off(light: Array, peak: float) -> Array:
     return result
 
 
-def _hlg_light(signal: Array) -> Array:
-    """ITU-R BT.2100, inverse OETF of HLG; 1 is reference white."""
-    a, b, c = 0.17883277, 0.28466892, 0.55991073
-    result: Array = np.where(signal <= 0.5, signal**2 / 3.0, (np.exp((signal - c) / a) + b) / 12.0) / _HLG_REFERENCE
-    return result
-
-
-def _pq_light(signal: Array) -> Array:
-    """ITU-R BT.2100, EOTF of PQ; 1 is reference white."""
-    m1, m2 = 2610 / 16384, 2523 / 4096 * 128
-    c1, c2, c3 = 3424 / 4096, 2413 / 4096 * 32, 2392 / 4096 * 32
-    power = signal ** (1 / m2)
-    result: Array = (np.maximum(power - c1, 0.0) / (c2 - c3 * power)) ** (1 / m1) * (_PQ_PEAK_NITS / _REFERENCE_NITS)
-    return result
-
-
-def _srgb_light(signal: Array) -> Array:
-    result: Array = np.where(signal <= 0.04045, signal / 12.92, ((signal + 0.055) / 1.055) ** 2.4)
-    return result
-
-
-def _srgb_signal(light: Array) -> Array:
-    result: Array = np.where(light <= 0.0031308, 12.92 * light, 1.055 * np.maximum(light, 1e-12) ** (1 / 2.4) - 0.055)
-    return result
-
-
 # Transfer -> (signal to light, largest light). SDR transfers that are not here take sRGB's curve both ways.
 _LIGHT: dict[int, tuple[Callable[[Array], Array], float]] = {
     GAMMA28: (lambda signal: signal**2.8, 1.0),
     LINEAR: (lambda signal: signal, 1.0),
-    PQ: (_pq_light, _PQ_PEAK_NITS / _REFERENCE_NITS),
+    PQ: (lambda signal: pq_light(signal) * (PQ_PEAK_NITS / _REFERENCE_NITS), PQ_PEAK_NITS / _REFERENCE_NITS),
     SMPTE428: (lambda signal: signal**2.6 * (52.37 / 48.0), 1.0),
-    HLG: (_hlg_light, 1.0 / _HLG_REFERENCE),
+    HLG: (lambda signal: hlg_light(signal) / _HLG_REFERENCE, 1.0 / _HLG_REFERENCE),
 }
-
-
-def _to_xyz(chromaticities: tuple[tuple[float, float], ...]) -> Array:
-    """(3, 3) matrix from linear RGB of these primaries and white to CIE XYZ."""
-    columns = np.array([(x / y, 1.0, (1.0 - x - y) / y) for x, y in chromaticities]).T
-    result: Array = columns[:, :3] * np.linalg.solve(columns[:, :3], columns[:, 3])
-    return result
-
-
-def _from_xyz(chromaticities: tuple[tuple[float, float], ...]) -> Array:
-    result: Array = np.linalg.inv(_to_xyz(chromaticities))
-    return result

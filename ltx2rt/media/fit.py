@@ -21,7 +21,7 @@ def fitted(image: Array, height: int, width: int, way: str = "crop", *, antialia
     black, ``stretch`` scales each side for itself; ``error`` takes pictures of these proportions alone.
 
     Args:
-        image: (..., H, W, 3) uint8.
+        image: (..., H, W, 3) uint8, or float32 in 0 to 255.
         height, width: the target.
         way: one of `FITS`.
         antialias: pictures that are more than twice as large as needed are reduced with a filter as wide as their
@@ -93,5 +93,13 @@ def _reduced(image: Array, height: int, width: int) -> Array:
         return bilinear(image, height, width)
     pictures = image.reshape(-1, rows, columns, 3)
     size = (width, height)
-    small = [np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BILINEAR)) for picture in pictures]
+    small = [_filtered(picture, size) for picture in pictures]
     return np.stack(small).reshape(*image.shape[:-3], height, width, 3).astype(np.float32)
+
+
+def _filtered(picture: Array, size: tuple[int, int]) -> Array:
+    """(H, W, 3) reduced by Pillow, which takes bytes together and floats one channel after the other."""
+    if picture.dtype == np.uint8:
+        return np.asarray(Image.fromarray(picture).resize(size, Image.Resampling.BILINEAR))
+    planes = (Image.fromarray(picture[..., channel].astype(np.float32)) for channel in range(3))
+    return np.stack([np.asarray(plane.resize(size, Image.Resampling.BILINEAR)) for plane in planes], axis=-1)

@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 
 from ltx2rt.errors import UsageError
+from ltx2rt.media.pixel_range import to_unit_range
 from ltx2rt.media.resize import bilinear
 from ltx2rt.types import Array
 
@@ -68,14 +69,14 @@ class GridFit:
         return (self.height, self.width) == (self.grid_height, self.grid_width)
 
     def to_grid(self, picture: Array) -> Array:
-        """(height, width, 3) uint8 -> (grid_height, grid_width, 3) uint8."""
+        """(height, width, 3) uint8 or floating point -> (grid_height, grid_width, 3) of the same."""
         if self.is_exact:
             return picture
         if self.way == "crop":
             return picture[self._rows, self._columns]
         if self.way == "stretch":
-            result: Array = np.rint(bilinear(picture, self.grid_height, self.grid_width)).astype(np.uint8)
-            return result
+            scaled = bilinear(picture, self.grid_height, self.grid_width)
+            return np.rint(scaled).astype(np.uint8) if picture.dtype == np.uint8 else scaled
         below, right = self.grid_height - self.height, self.grid_width - self.width
         mode: Literal["reflect", "edge"] = "reflect" if below < self.height and right < self.width else "edge"
         return np.pad(picture, ((0, below), (0, right), (0, 0)), mode=mode)
@@ -92,8 +93,8 @@ class GridFit:
 
         Args:
             picture: (grid_height * scale, grid_width * scale, 3) float32 in [0, 1].
-            own: (height, width, 3) uint8: the clip's picture at that time, whose border fills what was cut off; None:
-                the picture's own border does.
+            own: (height, width, 3) uint8, or floating point in [0, 1]: the clip's picture at that time, whose border
+                fills what was cut off; None: the picture's own border does.
             scale: how much larger the picture is than what the model was given.
 
         Returns:
@@ -110,7 +111,7 @@ class GridFit:
             top, left = self._rows.start, self._columns.start
             below, right = self.height - self._rows.stop, self.width - self._columns.stop
             return np.pad(picture, ((top, below), (left, right), (0, 0)), mode="edge")
-        whole: Array = own.astype(np.float32) / np.float32(255)
+        whole: Array = to_unit_range(own).copy()
         whole[self._rows, self._columns] = picture
         return whole
 

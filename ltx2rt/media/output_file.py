@@ -8,11 +8,31 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from types import TracebackType
+from typing import Protocol
 
 from ltx2rt.atomic_file import AtomicFile
 from ltx2rt.errors import MediaError, write_failure
 
-_waiting: ContextVar[list[OutputFile] | None] = ContextVar("waiting", default=None)
+
+class Output(Protocol):
+    """Something complete that has not got its name yet."""
+
+    def publish(self) -> None:
+        """Give it its name."""
+
+    def discard(self) -> None:
+        """Remove it."""
+
+
+_waiting: ContextVar[list[Output] | None] = ContextVar("waiting", default=None)
+
+
+def publish_later(output: Output) -> bool:
+    """Whether an output gets its name at the end of `files_together`, with the others; False outside of it."""
+    waiting = _waiting.get()
+    if waiting is not None:
+        waiting.append(output)
+    return waiting is not None
 
 
 class OutputFile:
@@ -52,13 +72,10 @@ class OutputFile:
         Raises:
             MediaError: the last bytes could not be written (`OutOfSpace`: the disk is full) or the file not renamed.
         """
-        waiting = _waiting.get()
         try:
             self._target.complete()
-            if waiting is None:
+            if not publish_later(self):
                 self._target.publish()
-            else:
-                waiting.append(self)
         except OSError as error:
             raise self.failure(error) from error
 
@@ -94,7 +111,7 @@ def files_together() -> Iterator[None]:
     Raises:
         MediaError: a file cannot be renamed.
     """
-    waiting: list[OutputFile] = []
+    waiting: list[Output] = []
     token = _waiting.set(waiting)
     try:
         yield
@@ -104,3 +121,13 @@ def files_together() -> Iterator[None]:
         _waiting.reset(token)
         for output in waiting:
             output.discard()
+
+
+@contextmanager
+def files_at_once() -> Iterator[None]:
+    """Inside `files_together`: files that become complete in this block get their names at once."""
+    token = _waiting.set(None)
+    try:
+        yield
+    finally:
+        _waiting.reset(token)

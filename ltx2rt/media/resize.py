@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 
 import numpy as np
+from PIL import Image
 
 from ltx2rt.errors import UsageError
 from ltx2rt.types import Array
@@ -90,3 +91,8 @@ def resize_to_fit(image: Array, height: int, width: int) -> Array:
     if below < tall and right < wide:
         return np.pad(inside, margins, mode="reflect")
     return np.pad(inside, margins, mode="edge")
+
+
+def lanczos(picture: Array, height: int, width: int) -> Array:
+    """A picture (H, W, 3) uint8 at another size, (height, width, 3) uint8, as Pillow resizes it."""
+    return np.asarray(Image.fromarray(picture).resize((width, height), Image.Resampling.LANCZOS))

@@ -1,10 +1,13 @@
-"""Streams frames and stereo sound into an H.264 or HEVC file with AAC that appears only when it is complete."""
+"""Streams frames and stereo sound into an H.264 or HEVC file with AAC that appears only when it is complete.
+
+Frames are SDR of BT.709 with 8 bits, or the HLG signal of BT.2020 with 10.
+"""
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from io import BufferedWriter
 from pathlib import Path
@@ -19,15 +22,15 @@ from av.video.frame import PictureType
 from av.video.stream import VideoStream
 
 from ltx2rt.errors import MediaError, UsageError
+from ltx2rt.media.colour import BT709, BT2020, LIMITED
+from ltx2rt.media.colour import HLG as ARIB_STD_B67
 from ltx2rt.media.frame_rate import exact_frame_rate
 from ltx2rt.media.output_file import OutputFile
 from ltx2rt.media.pcm import to_int16
-from ltx2rt.media.yuv import yuv420_bt709
+from ltx2rt.media.yuv import yuv420_bt709, yuv420_bt2020
 from ltx2rt.types import Array
 
 CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov"}
-BT709 = 1  # The code of BT.709 in the colour tags of H.264 (primaries, transfer, matrix).
-LIMITED_RANGE = 1
 ENCODER_THREADS = 4  # x264's bits depend on the number of threads, so it does not follow the machine.
 AAC_FRAME = 1024
 # Frames that are encoded for the second time get so many times the bits of others. Beside other frames they become P
@@ -35,6 +38,64 @@ AAC_FRAME = 1024
 _BITS_OF_FILE = 1.4
 _SOME_TICKS = 240_000  # per second, where none fits all
 AAC_BITS_PER_SECOND = 192_000
+
+
+class VideoSignal(NamedTuple):
+    """What the numbers of pictures are, and how they are stored.
+
+    Attributes:
+        name: for messages.
+        pixel_format: FFmpeg's name of the planes.
+        primaries, transfer, matrix: codes of the colour tags (ISO/IEC 23091-2).
+        planes: Y, Cb and Cr of a picture (H, W, 3) float32 in [0, 1]; second argument: it was read from a file, whose
+            bytes are to come out again.
+        codecs: those that have such a profile, the usual one first.
+        preset: usual speed.
+        crf: usual quality; None: that of the codec.
+        finer: no part of a picture is quantised more coarsely than ``crf`` less this; None: the encoder decides.
+    """
+
+    name: str
+    pixel_format: str
+    primaries: int
+    transfer: int
+    matrix: int
+    planes: Callable[[Array, bool], tuple[Array, Array, Array]]
+    codecs: tuple[str, ...]
+    preset: str
+    crf: int | None = None
+    finer: int | None = None
+
+    def parameters(self, crf: int | None) -> dict[str, str]:
+        """Parameters of the encoder for a quality; None: the usual one."""
+        quality = self.crf if crf is None else crf
+        return {} if self.finer is None or quality is None else {"qpmax": str(max(quality - self.finer, 1))}
+
+
+SDR = VideoSignal(
+    name="SDR",
+    pixel_format="yuv420p",
+    primaries=BT709,
+    transfer=BT709,
+    matrix=BT709,
+    planes=lambda rgb, of_file: yuv420_bt709(rgb, rounded=of_file),
+    codecs=("h264", "hevc"),
+    preset="veryfast",
+)
+# The code of the matrix with non-constant luminance is that of the primaries. Left to itself x265 takes a quantiser of
+# up to 20 where little changes, and a ramp errs by 3 of 1023; with one of 6 at most by 1 (November 2026).
+HLG = VideoSignal(
+    name="HLG",
+    pixel_format="yuv420p10le",
+    primaries=BT2020,
+    transfer=ARIB_STD_B67,
+    matrix=BT2020,
+    planes=lambda rgb, of_file: yuv420_bt2020(rgb),
+    codecs=("hevc",),
+    preset="ultrafast",
+    crf=12,
+    finer=6,
+)
 
 
 class VideoCodec(NamedTuple):
@@ -95,7 +156,6 @@ PRESETS = (
     "veryslow",
     "placebo",
 )
-DEFAULT_PRESET = "veryfast"
 
 
 class _Unbuffered:
@@ -119,7 +179,7 @@ class _Unbuffered:
 
 
 class VideoWriter:
-    """One clip: 8-bit 4:2:0 H.264 or HEVC in BT.709 limited range and, if asked for, AAC stereo; its index comes first.
+    """One clip: 4:2:0 H.264 or HEVC in limited range and, if asked for, AAC stereo; its index comes first.
 
     Frames are encoded as they arrive. Use it as a context manager: a clean exit completes the file, any exception
     (Ctrl-C included) removes what was written.
@@ -128,10 +188,11 @@ class VideoWriter:
         path: ends in .mp4, .m4v or .mov; its folder must exist.
         width, height: pixels, even.
         frame_rate: frames/s, see `exact_frame_rate`.
-        codec: a key of `CODECS`.
-        crf: quality, 0 (best; still a profile that players have) to 51; None = the codec's default.
-        preset: speed, one of `PRESETS`; slower ones make smaller files.
+        codec: a key of `CODECS`; None = the usual one of the signal.
+        crf: quality, 0 (best; still a profile that players have) to 51; None = the usual one of signal and codec.
+        preset: speed, one of `PRESETS`; slower ones make smaller files. None = the usual one of the signal.
         sample_rate: Hz of the sound; None makes a silent file without an audio track.
+        signal: what the frames are: `SDR`, or `HLG`, which HEVC alone has.
         of_file: frames whose pictures were read from a file: their values are rounded, so that they come out as they
             went in. Where such a range begins or ends, an intra frame stands: after a cut that is half hidden by a
             blend the encoder would spend fewer bits on them. They get more bits than others.
@@ -150,20 +211,24 @@ class VideoWriter:
         height: int,
         frame_rate: Fraction | float,
         *,
-        codec: str = "h264",
+        codec: str | None = None,
         crf: int | None = None,
-        preset: str = DEFAULT_PRESET,
+        preset: str | None = None,
         sample_rate: int | None = None,
+        signal: VideoSignal = SDR,
         of_file: Sequence[range] = (),
     ) -> None:
         if width <= 0 or height <= 0 or width % 2 or height % 2:
             raise UsageError(f"video size must be even and positive, got {width}x{height}; use multiples of 32.")
+        codec = signal.codecs[0] if codec is None else codec
+        preset = signal.preset if preset is None else preset
         if codec not in CODECS:
             raise UsageError(f"unknown video codec {codec!r}; use one of {', '.join(CODECS)}.")
+        usual_crf = CODECS[codec].crf if signal.crf is None else signal.crf
+        if codec not in signal.codecs:
+            raise UsageError(f"{signal.name} cannot be {codec} video; use {', '.join(signal.codecs)}.")
         if crf is not None and not 0 <= crf <= 51:
-            raise UsageError(
-                f"crf must be 0 to 51, got {crf}; {CODECS[codec].crf} is the default, smaller is better quality."
-            )
+            raise UsageError(f"crf must be 0 to 51, got {crf}; {usual_crf} is the default, smaller is better quality.")
         if preset not in PRESETS:
             raise UsageError(f"unknown encoder preset {preset!r}; use one of {', '.join(PRESETS)}.")
         suffix = os.path.splitext(os.fspath(path))[1].lower()
@@ -172,6 +237,7 @@ class VideoWriter:
         self.width, self.height = width, height
         self.frame_rate = exact_frame_rate(frame_rate)
         self._of_file = of_file
+        self._signal = signal
         self.frames_written = 0
         self.samples_written = 0
         self._begun: Array | None = None  # samples of a frame of sound that is not full yet
@@ -196,7 +262,7 @@ class VideoWriter:
         """Encode the next frames.
 
         Args:
-            frames: (F, H, W, 3) RGB, uint8, or float in [0, 1].
+            frames: (F, H, W, 3) RGB of the signal, uint8, or float in [0, 1].
 
         Raises:
             UsageError: for another shape or dtype, or values that are not numbers.
@@ -213,15 +279,15 @@ class VideoWriter:
                     f"frame {self.frames_written} holds values that are not numbers; "
                     "the model that made it overflowed, try float32."
                 )
-            picture = av.VideoFrame(self.width, self.height, "yuv420p")
+            picture = av.VideoFrame(self.width, self.height, self._signal.pixel_format)
             is_of_file = self._is_of_file(self.frames_written)
-            for plane, values in zip(picture.planes, yuv420_bt709(rgb, rounded=is_of_file), strict=True):
-                rows = np.zeros((plane.height, plane.line_size), np.uint8)
+            for plane, values in zip(picture.planes, self._signal.planes(rgb, is_of_file), strict=True):
+                rows = np.zeros((plane.height, plane.line_size // values.itemsize), values.dtype)
                 rows[:, : plane.width] = values
                 plane.update(rows.tobytes())
             picture.pts = self.frames_written
             picture.time_base = 1 / self.frame_rate
-            picture.colorspace, picture.color_range = BT709, LIMITED_RANGE
+            picture.colorspace, picture.color_range = self._signal.matrix, LIMITED
             if self.frames_written and is_of_file != self._is_of_file(self.frames_written - 1):
                 picture.pict_type = PictureType.I
             self._mux(self._video, picture)
@@ -316,15 +382,17 @@ class VideoWriter:
     def _add_video(self, codec: VideoCodec, crf: int | None, preset: str) -> VideoStream:
         stream = cast(VideoStream, self._container.add_stream(codec.encoder, rate=self.frame_rate))
         stream.width, stream.height = self.width, self.height
-        stream.pix_fmt = "yuv420p"
+        stream.pix_fmt = self._signal.pixel_format
         stream.time_base = 1 / self.frame_rate
         context = stream.codec_context
-        context.options = {"preset": preset, **codec.quality(crf), **codec.options_with(self._zones(crf))}
+        quality = codec.quality(self._signal.crf if crf is None else crf)
+        parameters = {**self._zones(crf), **self._signal.parameters(crf)}
+        context.options = {"preset": preset, **quality, **codec.options_with(parameters)}
         if codec.tag is not None:
             context.codec_tag = codec.tag
         context.thread_count = ENCODER_THREADS
-        context.color_primaries = context.color_trc = context.colorspace = BT709
-        context.color_range = LIMITED_RANGE
+        context.color_primaries, context.color_trc = self._signal.primaries, self._signal.transfer
+        context.colorspace, context.color_range = self._signal.matrix, LIMITED
         context.open()
         return stream
 

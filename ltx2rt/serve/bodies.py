@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import re
 import shutil
@@ -22,7 +21,9 @@ from ltx2rt.serve.refusal import Refusal
 _LARGEST_JSON = 32 * 10**6
 _MOST_FIELDS = 256
 _DEEPEST = 4
-_INDEX = re.compile(r"\d{1,3}")
+_NESTED = re.compile(r"([^\[\]]+)((?:\[[^\[\]]*\])*)", re.DOTALL)
+_KEY = re.compile(r"\[([^\[\]]*)\]")
+_INDEX = re.compile(r"[0-9]{1,3}")
 
 
 async def read_body(request: Request, limit: int) -> tuple[dict[str, Any], FormData | None]:
@@ -79,38 +80,48 @@ def _fields_of_form(form: FormData) -> dict[str, Any]:
     """Fields of a form; ``a[b]``, ``a[]`` and ``a[0][b]`` are nested, a name that comes twice makes a list."""
     fields: dict[str, Any] = {}
     for name, value in form.multi_items():
-        keys = [key.rstrip("]") for key in name.split("[")]
+        parts = _NESTED.fullmatch(name)
+        keys = [name] if parts is None else [parts[1], *_KEY.findall(parts[2])]
         if len(keys) > _DEEPEST:
             raise Refusal(None, f"the field {name[:80]!r} is nested too deeply.")
         _put(fields, keys, _upload(value) if isinstance(value, UploadFile) else value)
     return {name: _as_lists(value) for name, value in fields.items()}
 
 
+class _Several(list[Any]):
+    """Values of a name that came several times."""
+
+
 def _put(target: dict[str, Any], keys: list[str], value: Any) -> None:
     """Store a value under nested keys. Lists are dicts with numbers until all is read."""
-    for key, following in itertools.pairwise(keys):
-        name = key or _open_element(target, following)
-        inner = target.setdefault(name, {})
+    key, rest = keys[0], keys[1:]
+    if key == "":
+        key = _number_of_next(target, rest)
+    held = target.get(key)
+    if rest:
+        inner = target.setdefault(key, {})
         if not isinstance(inner, dict):
-            inner = target[name] = {"0": inner}
-        target = inner
-    last = keys[-1] or str(len(target))
-    if last in target and not isinstance(target[last], dict):
-        target[last] = {"0": target[last], "1": value}
-    elif last in target:
-        target[last][str(len(target[last]))] = value
+            raise Refusal(None, f"the field {key[:80]!r} has a value and parts; give one of them.")
+        _put(inner, rest, value)
+    elif isinstance(held, dict):
+        raise Refusal(None, f"the field {key[:80]!r} has a value and parts; give one of them.")
+    elif isinstance(held, _Several):
+        held.append(value)
     else:
-        target[last] = value
+        target[key] = value if held is None else _Several([held, value])
 
 
-def _open_element(target: dict[str, Any], following: str) -> str:
-    """The element of ``a[][b]`` that ``b`` belongs to: the last one, until it has a ``b``."""
-    last = str(len(target) - 1)
-    return last if target and isinstance(target[last], dict) and following not in target[last] else str(len(target))
+def _number_of_next(target: dict[str, Any], rest: list[str]) -> str:
+    """Which element ``a[][b]`` belongs to: the last one, until it has a ``b``."""
+    last = max((int(key) for key in target if _INDEX.fullmatch(key)), default=-1)
+    held = target.get(str(last))
+    return str(last) if rest and isinstance(held, dict) and rest[0] not in held else str(last + 1)
 
 
 def _as_lists(value: Any) -> Any:
     """Dicts whose keys are all numbers, as lists."""
+    if isinstance(value, _Several):
+        return list(value)
     if not isinstance(value, dict):
         return value
     inner = {key: _as_lists(part) for key, part in value.items()}

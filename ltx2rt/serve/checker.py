@@ -30,7 +30,7 @@ from ltx2rt.serve.loaded import LoadedPipelines, call_settings, output_options, 
 from ltx2rt.spelling import spelled_as
 
 # How often a plan is made again with the budget that the stage which did not fit has asked for.
-_MOST_STAGES = 12
+_MOST_STAGES = 40
 # Of the latent of a clip: 40 seconds of 3840x2176. Plans go through the arrays of the clip, as the run does.
 _MOST_CELLS = 1 << 20
 

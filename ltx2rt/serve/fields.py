@@ -27,6 +27,7 @@ Form = Literal["text", "whole", "number", "switch", "choice", "list", "words", "
 UNSERVED: Mapping[str, str] = {
     "prompt_file": "send the text as prompt",
     "latents_only": "a job makes a clip; use ltx2rt generate for latents",
+    "prompt_cache": "a server keeps no prompts besides its jobs",
     "zero_text": "it tests the program; use ltx2rt generate for that",
 }
 # Names of other servers and clients -> the setting.
@@ -77,7 +78,7 @@ class Field:
         return {
             "name": self.name,
             "label": self.name.replace("_", " "),
-            "help": said.help,
+            "help": f"no: {said.help}" if said.turns_off else said.help,
             "group": said.group,
             "form": self.form,
             "choices": list(said.choices),

@@ -124,7 +124,7 @@ class JobStore:
     def page(self, limit: int, after: str | None, *, newest_first: bool) -> tuple[list[Job], bool]:
         """Some jobs by arrival, and whether there are more; KeyError for an ``after`` that is not there."""
         order, compare = ("DESC", "<") if newest_first else ("ASC", ">")
-        where, values = "", ()
+        where, values = "", tuple[Any, ...]()
         if after is not None:
             where, values = f"WHERE number {compare} ?", (self.get(after).number,)
         rows = self._read(f"SELECT * FROM jobs {where} ORDER BY number {order} LIMIT ?", (*values, limit + 1))

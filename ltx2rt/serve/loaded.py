@@ -74,7 +74,7 @@ def call_settings(asked: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         folder: where its files lie.
     """
     said = {name: found for name, (_, found) in settings_of(Settings).items()}
-    found = {}
+    found: dict[str, Any] = {"prompt_cache": False}  # it lies outside of the server's folder
     for name, value in asked["settings"].items():
         form = FIELDS[name].form
         if form == "file":

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import fcntl
 import ipaddress
+import logging
 import os
 import socket
 import tempfile
@@ -77,6 +78,8 @@ def run_server(options: ServerOptions, say: Callable[[str], None]) -> None:
             f"{options.host} can be reached from other machines, so that a key is needed; give --api-key-file FILE, or "
             "--host 127.0.0.1."
         )
+    for name in ("python_multipart", "uvicorn.error"):
+        logging.getLogger(name).setLevel(logging.ERROR)  # what clients do wrong is answered, and told to nobody else
     with _folder_for_one(options.folder), _bound(options.host, options.port) as listener:
         tempfile.tempdir = str(_emptied(options.folder / "uploads"))  # where forms put large files while they come in
         asyncio.run(_serve(options, listener, say))

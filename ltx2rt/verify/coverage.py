@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import re
 
-_RELEASE_14 = "needs DFR of release 1.4, which this version does not have"
 _UNUSED = "no pipeline of this version uses it"
 
 # Paths below the golden folder.
-_FILES = ((r"pipelines/14_(?!ltx2_ti2vid|25_distilled_decode|25_ti2vid|\w+_chunked|\w+_ic_lora).*", _RELEASE_14),)
+_FILES: tuple[tuple[str, str], ...] = ()
 
 # Tensors of files that are compared otherwise; of a JSON file, its entries.
 _RESULTS = (
-    (r"components/seams_1_4.*", r"audio_window\..*", _RELEASE_14),
-    (r"components/seams_1_4.*", r"(acescct|hlg|srgb)\..*", "belongs to HDR, which this version does not have"),
     (
         r"pipelines/(?!14_)\w+_ti2vid_two_stages(?!_hq).*",
         r"(noise_scale|noised_latent|denoise_mask|clean_latent|positions|initial_latent)\.03|step\.latent\.\d+"
@@ -27,7 +24,6 @@ _RESULTS = (
     (r"components/sigmas.*", r"(beta|linear_quadratic)\..*", f"schedule of the official library; {_UNUSED}"),
     (r"components/guiders.*", r"cfg_star\..*", f"guidance of the official library; {_UNUSED}"),
     (r"components/media.*", r"aspect_long\d+", f"the prompt enhancer's copy of an image; {_UNUSED}"),
-    (r"components/plans_1_4.*", r"dfr", _RELEASE_14),
     (r"components/vae_tile_plans.*", r"video_chunks_number_default", f"an estimate for a progress bar; {_UNUSED}"),
 )
 

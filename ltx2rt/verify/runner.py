@@ -13,8 +13,10 @@ import numpy as np
 from ltx2rt.errors import Ltx2rtError, UsageError
 from ltx2rt.verify import (
     audio,
+    dfr,
     diffusion,
     formats,
+    hdr,
     keyframe_decode,
     media,
     pipelines,
@@ -38,10 +40,12 @@ FINDERS: tuple[CaseFinder, ...] = (
     upscaler.find_cases,
     audio.find_cases,
     media.find_cases,
+    hdr.find_cases,
     diffusion.find_cases,
     tiles.find_cases,
     pipelines.find_cases,
     stage_passes.find_cases,
+    dfr.find_cases,
     windows.find_cases,
     formats.find_cases,
 )

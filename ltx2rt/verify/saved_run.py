@@ -81,6 +81,11 @@ class SavedRun:
         return RecordedNoise(step), RecordedNoise(substep)
 
     @property
+    def files(self) -> WeightSet:
+        """What ran."""
+        return self._files
+
+    @property
     def vae(self) -> VideoVaeConfig:
         """Of the checkpoint that ran."""
         return self._files.config(VIDEO_VAE)
@@ -125,6 +130,8 @@ class SavedRun:
             tiling="none" if tiling is None else _tiling(tiling),
             num_generated_keyframes=arguments.get("num_generated_keyframes", 0),
             decode_with_keyframes=bool(arguments.get("decode_with_keyframes", False)),
+            temporal_upscalings=arguments.get("temporal_upscalings", 0),
+            spatial_upscalings=arguments.get("spatial_upscalings", 1),
             chunked="chunk_pixel_frames" in arguments,
             chunk_pixel_frames=arguments.get("chunk_pixel_frames"),
             chunk_carry_frames=arguments.get("chunk_carry_frames"),

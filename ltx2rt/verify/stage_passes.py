@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -42,15 +43,17 @@ _CHANNELS_OF_SOUND = 8
 
 
 def find_cases(golden: GoldenFile) -> Iterator[Case]:
-    """Cases of a file below ``pipelines`` that holds passes."""
-    if golden.path.parent.name != "pipelines" or "files" not in golden.metadata or pipeline_of(golden) is None:
+    """Cases of a file below ``pipelines`` that holds passes; of DFR they are in `ltx2rt.verify.dfr`."""
+    if golden.path.parent.name != "pipelines" or "files" not in golden.metadata:
         return
-    run = _PassesRun(golden)
+    if pipeline_of(golden) in (None, "dfr"):
+        return
+    run = PassesRun(golden)
     yield Case(f"{golden.name}/saved", partial(_saved, golden, run))
-    for index in range(run.saved_passes):
-        yield Case(f"{golden.name}/pass.{index:02d}", partial(_pass, golden, run, index))
-    yield Case(f"{golden.name}/audio", partial(_audio, golden, run))
-    yield Case(f"{golden.name}/frames", partial(_frames, golden, run))
+    for index in run.saved_passes:
+        yield Case(f"{golden.name}/pass.{index:02d}", partial(check_pass, golden, run, index))
+    yield Case(f"{golden.name}/audio", partial(check_audio, golden, run))
+    yield Case(f"{golden.name}/frames", partial(check_frames, golden, run))
 
 
 class _Recorded:
@@ -83,14 +86,14 @@ class _Pass(NamedTuple):
     draws: list[NDArray[Any]]
 
 
-class _PassesRun(SavedRun):
+class PassesRun(SavedRun):
     """Our run of a saved request with the seed that it was saved with."""
 
-    @property
-    def saved_passes(self) -> int:
-        """How many passes were saved."""
+    @cached_property
+    def saved_passes(self) -> list[int]:
+        """The numbers of the passes that were saved."""
         keys = self._golden.keys()
-        return len({key.split(".")[1] for key in keys if key.startswith("pass.")})
+        return sorted({int(key.split(".")[1]) for key in keys if key.startswith("pass.")})
 
     @cached_property
     def passes(self) -> list[_Pass]:
@@ -102,20 +105,23 @@ class _PassesRun(SavedRun):
     def clip(self) -> GeneratedClip:
         """What the pipeline returned."""
         self._passes: list[_Pass] = []
-        draws: list[list[NDArray[Any]]] = []
+        drawn: list[NDArray[Any]] = []  # from sources of their own, since the last event
 
         def observe(event: Event) -> None:
+            self._events.append(event)
             if isinstance(event, Noised):
                 # A pass begins with the video's state, or with the sound's where there is no video.
                 if not self._passes or self._passes[-1].steps:
                     self._passes.append(_Pass([], [], []))
                 self._passes[-1].noised.append(event)
+                drawn.clear()  # what the state was noised with
             elif isinstance(event, StepDone):
                 self._passes[-1].steps.append(event)
+                self._passes[-1].draws.extend(drawn)
+                drawn.clear()
 
         def seeded(offset: int) -> NoiseSource:
-            draws.append(self._passes[-1].draws)
-            return _Recorded(TorchCpuNoise((self.inputs.settings.seed or 0) + offset), draws[-1])
+            return _Recorded(TorchCpuNoise((self.inputs.settings.seed or 0) + offset), drawn)
 
         pipeline = PIPELINES[self._pipeline]
         pipeline.check(self.inputs, self._files)
@@ -132,19 +138,23 @@ class _PassesRun(SavedRun):
         folder = str(files["transformer"]).rpartition("/")[0]
         # tiny-X-style.safetensors and, in a folder of its own, tiny-X-distilled-transformer.safetensors
         family = re.sub(r"(-style|-distilled-transformer)\.safetensors$", "", str(files["transformer"]))
-        loras = {
-            kind: (root / f"{family}-{kind.replace('_', '-')}.safetensors", float(self._arguments[argument]))
-            for kind, argument in (("distilled_lora", "distilled_lora"), ("ic_lora", "ic_lora_strength"))
-            if self._arguments.get(argument) is not None
-        }
+
+        def lora(argument: str, name: str) -> tuple[Path, float] | None:
+            strength = self._arguments.get(argument)
+            return None if strength is None else (root / f"{family}-{name}.safetensors", float(strength))
+
+        temporal = self._golden.metadata.get("temporal_upscaler")
+        control = lora("ic_lora_strength", "ic-lora")
         weights = WeightSet.open(
             WeightFiles(
                 checkpoint=root / files["transformer"],
                 text_encoder=root / _TEXT_ENCODERS[folder],
                 video_vae=root / files["video_vae"],
                 spatial_upscaler=root / files["upscaler"],
-                distilled_lora=loras.get("distilled_lora"),
-                loras=tuple(lora for kind, lora in loras.items() if kind == "ic_lora"),
+                temporal_upscaler=None if temporal is None else root / temporal,
+                loras=() if control is None else (control,),
+                distilled_lora=lora("distilled_lora", "distilled-lora"),
+                detailing_lora=lora("detailing_lora", "ic-lora"),
             )
         )
         # The sound model may be that of another generation, of equal shapes; a run by itself would refuse it.
@@ -153,8 +163,8 @@ class _PassesRun(SavedRun):
         return replace(weights.with_sources({"audio_vae": sound, "vocoder": sound}), gaps=gaps)
 
 
-def _saved(golden: GoldenFile, run: _PassesRun) -> Iterator[Check]:
-    """Windows where they were saved, and as many passes, draws and samples."""
+def _saved(golden: GoldenFile, run: PassesRun) -> Iterator[Check]:
+    """Windows where they were saved, and as many passes and samples."""
     if "plan" in golden.metadata:
         windows = from_numbers(plan_rows(run.inputs.windows))
         yield Check("plan", windows, from_numbers(saved_rows(golden.metadata["plan"])), atol=0)
@@ -164,14 +174,14 @@ def _saved(golden: GoldenFile, run: _PassesRun) -> Iterator[Check]:
     if "slots" in golden.metadata:
         places = from_numbers(run.inputs.keyframe_positions)
         yield Check("slots", places, from_numbers(golden.metadata["slots"]), atol=0)
-    yield Check("number of passes", from_numbers(len(run.passes)), from_numbers(run.saved_passes), atol=0)
-    for index, made in enumerate(run.passes):
-        saved = sum(len(golden.numbered(f"pass.{index:02d}.{stream}.step_noise")) for stream in ("video", "audio"))
-        yield Check(f"draws in pass {index}", from_numbers(len(made.draws)), from_numbers(saved), atol=0)
+    yield Check("number of passes", from_numbers(len(run.passes)), from_numbers(len(run.saved_passes)), atol=0)
 
 
-def _pass(golden: GoldenFile, run: _PassesRun, index: int) -> Iterator[Check]:
-    made = run.passes[index]
+def check_pass(golden: GoldenFile, run: PassesRun, index: int, first: int = 0) -> Iterator[Check]:
+    """What was saved of pass ``index``; ``first``: of our run, the one that was saved under the number 0."""
+    made = run.passes[first + index]
+    saved = sum(len(golden.numbered(f"pass.{index:02d}.{stream}.step_noise")) for stream in ("video", "audio"))
+    yield Check("draws", from_numbers(len(made.draws)), from_numbers(saved), atol=0)
     draws = iter(made.draws)
     for step in range(len(made.steps)):
         for event in made.noised:
@@ -184,12 +194,12 @@ def _pass(golden: GoldenFile, run: _PassesRun, index: int) -> Iterator[Check]:
         if event.noise_scale > 0:
             yield golden.check(f"{prefix}noise", event.noise, **_NOISE)
         yield from _state(golden, prefix, event)
-        first, last = (getattr(made.steps[step], event.modality) for step in (0, -1))
-        if index == 0 or f"{prefix}after_step_0" in golden:  # of clips in windows it was saved of the first pass alone
+        first_step, last = (getattr(made.steps[step], event.modality) for step in (0, -1))
+        if f"{prefix}after_step_0" in golden:  # of some runs it was saved of the first pass alone, or of none
             stepped = golden.expected(f"{prefix}after_step_0")
             if made.draws:  # an ancestral step was saved before kept tokens were put back into it
                 stepped = keep_clean(stepped, event.state)
-            yield Check(f"{prefix}after_step_0", first, stepped, **_LATENT)
+            yield Check(f"{prefix}after_step_0", first_step, stepped, **_LATENT)
         if f"{prefix}out" in golden:  # not of a stream that is kept as it is
             expected = golden.expected(f"{prefix}out")
             yield Check(f"{prefix}out", _planes(last, expected.shape), expected, **_LATENT)
@@ -207,8 +217,9 @@ def _state(golden: GoldenFile, prefix: str, event: Noised) -> Iterator[Check]:
         yield golden.check(f"{prefix}positions", state.positions, **_NOISE)
     if f"{prefix}denoise_mask" in golden:
         yield golden.check(f"{prefix}denoise_mask", state.denoise_mask[..., None], **_LATENT)
-        yield golden.check(f"{prefix}clean_latent", state.clean_latent, **_LATENT)
-    else:
+        if f"{prefix}clean_latent" in golden:
+            yield golden.check(f"{prefix}clean_latent", state.clean_latent, **_LATENT)
+    elif f"{prefix}positions" in golden:
         mask = state.denoise_mask
         yield Check(f"{prefix}denoise_mask (all of it)", mask, np.ones_like(mask), **_NOISE)
     if f"{prefix}initial_latent" in golden:
@@ -219,8 +230,8 @@ def _state(golden: GoldenFile, prefix: str, event: Noised) -> Iterator[Check]:
             yield golden.check(f"{prefix}{name}", value[..., None] if name == "keyframes_mask" else value, **_NOISE)
 
 
-def _frames(golden: GoldenFile, run: _PassesRun) -> Iterator[Check]:
-    """Single frames, and the mean of each."""
+def check_frames(golden: GoldenFile, run: PassesRun) -> Iterator[Check]:
+    """Single frames, or the middle half of their sides, and the mean of each."""
     video = np.concatenate(run.chunks)
     for key in list(golden.keys()):
         if found := re.fullmatch(r"video_float_fhwc\.frame_(\d+)(\.crop)?", key):
@@ -245,7 +256,8 @@ def _planes(tokens: Array, shape: tuple[int, ...]) -> Array:
     return planes
 
 
-def _audio(golden: GoldenFile, run: _PassesRun) -> Iterator[Check]:
+def check_audio(golden: GoldenFile, run: PassesRun) -> Iterator[Check]:
+    """The waveform, as far as it was saved."""
     waveform, rate = run.waveform, run.clip.sample_rate
     assert waveform is not None
     yield Check("rate", from_numbers(rate), from_numbers(int(golden.metadata["audio_sampling_rate"])), atol=0)

@@ -24,6 +24,12 @@ FORMAT = "ltx2rt-embedding"
 FORMAT_VERSION = 1
 
 _CONTEXTS = ("video_context", "audio_context", "negative_video_context", "negative_audio_context")
+# In safetensors files of the official HDR pipeline and of its trainer, the better one first: ours -> theirs.
+_OFFICIAL_NAMES = {
+    "video_context": ("video_context", "video_prompt_embeds"),
+    "audio_context": ("audio_context", "audio_prompt_embeds"),
+}
+_SHOWN_KEYS = 8
 _FOREIGN_NAMES = ("embedding", "attention_mask", "text_encoding", "text_mask")
 _TEXTS = ("generation", "model_version", "encoder_id", "prompt", "negative_prompt")
 
@@ -33,7 +39,8 @@ class TextEmbedding:
     """What the connectors made of a prompt, and of the negative prompt if there was one.
 
     Attributes:
-        generation: ``19b``, ``2.3`` or ``2.5``: contexts of one generation mean nothing to another.
+        generation: ``19b``, ``2.3`` or ``2.5``: contexts of one generation mean nothing to another; "" if the file does
+            not say.
         video_context: (1, T, Cv) float, of MLX or numpy; T = 1024 except in files of other programs.
         audio_context: (1, T, Ca) float; None in files of other programs.
         negative_video_context: (1, T, Cv) or None.
@@ -85,7 +92,7 @@ class TextEmbedding:
         Raises:
             CheckpointError: another generation, other widths, or no audio context where one is needed.
         """
-        if self.generation != generation:
+        if self.generation and self.generation != generation:
             raise CheckpointError(
                 f"{origin}: a text embedding for generation {self.generation}, but the checkpoint is {generation}; "
                 "encode the prompt again with this checkpoint."
@@ -138,7 +145,8 @@ def write_embedding(path: str | os.PathLike[str], embedding: TextEmbedding) -> N
 
 
 def read_embedding(path: str | os.PathLike[str]) -> TextEmbedding:
-    """Read an embedding file: ours (``.safetensors`` or ``.npz``), or the ``.npz`` of the LTX-2 MLX ports.
+    """Read an embedding file: ours (``.safetensors`` or ``.npz``), the safetensors of the official HDR pipeline with
+    ``video_context`` or ``video_prompt_embeds``, or the ``.npz`` of the LTX-2 MLX ports.
 
     Those ports save one context, of the video connector of a 19B checkpoint; rows that their mask hides are left out,
     which is the same as masking them.
@@ -156,11 +164,31 @@ def read_embedding(path: str | os.PathLike[str]) -> TextEmbedding:
 def _read_safetensors(path: Path) -> TextEmbedding:
     with closing(SafetensorsFile(path)) as file:
         if file.metadata.get("format") != FORMAT:
-            raise CheckpointError(
-                f"{path}: not a text embedding file; make one with `ltx2rt encode`, or give a checkpoint as --weights."
-            )
+            return _official(path, file)
         contexts = {name: file.mlx(name) for name in _CONTEXTS if name in file.tensors}
         return _ours(path, contexts, file.metadata)
+
+
+def _official(path: Path, file: SafetensorsFile) -> TextEmbedding:
+    """Contexts without anything about their model."""
+    found = {
+        name: next((theirs for theirs in names if theirs in file.tensors), None)
+        for name, names in _OFFICIAL_NAMES.items()
+    }
+    if found["video_context"] is None:
+        keys = sorted(file.tensors)
+        shown = ", ".join(keys[:_SHOWN_KEYS]) + (", ..." if len(keys) > _SHOWN_KEYS else "")
+        raise CheckpointError(
+            f"{path}: not a text embedding file: {'/'.join(_OFFICIAL_NAMES['video_context'])} not found in it "
+            f"(keys={shown or 'none'}); make one with `ltx2rt encode`, or give a checkpoint as --weights."
+        )
+    contexts = {name: _batched(file.mlx(theirs)) for name, theirs in found.items() if theirs is not None}
+    return TextEmbedding("", contexts["video_context"], contexts.get("audio_context"))
+
+
+def _batched(context: mx.array) -> mx.array:
+    """Trainers save contexts without the batch axis."""
+    return context[None] if context.ndim == 2 else context
 
 
 def _ours(path: Path, contexts: Mapping[str, mx.array], fields: Mapping[str, Any]) -> TextEmbedding:

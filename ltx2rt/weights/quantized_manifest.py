@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from ltx2rt.weights.checkpoint import Checkpoint
 from ltx2rt.weights.formats import AFFINE
 from ltx2rt.weights.tensor_source import TensorInfo
@@ -27,5 +25,4 @@ def affine_manifest(checkpoint: Checkpoint, bits: int) -> Checkpoint:
             continue
         rows, columns = info.shape
         tensors |= AFFINE.entries(name.removesuffix(".weight"), (rows, columns), bits, GROUP_SIZE)
-    path = Path(f"{checkpoint.path.name} int{bits}")
-    return Checkpoint(path, [(None, tensors)], checkpoint.metadata)
+    return Checkpoint(checkpoint.path, [(None, tensors)], checkpoint.metadata)

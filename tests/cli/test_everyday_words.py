@@ -46,7 +46,7 @@ def settings_of(path: str) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("name", PIPELINES)
+@pytest.mark.parametrize("name", [name for name in PIPELINES if name != "dfr"])  # which needs LTX-2.5
 def test_every_pipeline_runs_with_the_files_of_the_package(name: str, place: Path, media: Path) -> None:
     entry = PIPELINES[name]
     settings: dict[str, object] = {name: value for name, value in CLIP.items() if topic_of(name) in entry.topics}
@@ -59,6 +59,7 @@ def test_every_pipeline_runs_with_the_files_of_the_package(name: str, place: Pat
         "audio-to-video": {"audio_path": media / "music.wav"},
         "retake": {"video_path": media / "clip.mp4", "start_time": 0.1, "end_time": 0.3},
         "extend": {"video_path": media / "clip.mp4", "extend_frames": 8},
+        "hdr": {"input": media / "clip.mp4", "zero_text": True, "seam_keyframes": False},
         "text-to-audio": {"num_frames": 9},
     }.get(name, {})
     clip = ltx2rt.load(name)("a red circle", **settings)

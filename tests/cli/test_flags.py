@@ -41,6 +41,7 @@ MLX_NAMES = """--pipeline --height --width --frames --steps --steps-stage1 --ste
 
 # Options of this command that tests of their own exercise.
 TESTED_ELSEWHERE = {
+    "--activations": "test_activations.py",
     "--transformer-path": "test_model_parts.py",
     "--tokenizer-path": "test_model_parts.py",
     "--connectors-path": "test_model_parts.py",
@@ -54,6 +55,9 @@ TESTED_ELSEWHERE = {
     "--decode-with-keyframes": "test_ltx25.py",
     "--auto-duration": "test_ltx25.py",
     "--prompt-enhancer-gemma-root": "test_ltx25.py",
+    "--detailing-lora": "test_ltx25.py",
+    "--temporal-upscalings": "test_ltx25.py",
+    "--spatial-upscalings": "test_ltx25.py",
     "--audio-max-duration": "test_pipelines.py",
     "--output-path": "test_pipelines.py",
     "--config": "test_config_file.py",
@@ -96,9 +100,11 @@ CASES: dict[str, tuple[str, dict[str, str]]] = {
         "--steps 8 --steps-stage2 3 --codec hevc --crf 20 --preset fast --speed 2 --save-wav s.wav "
         "--save-first-frame f.png --contact-sheet c.png --save-latents l.safetensors --no-sidecar "
         "--temporal-upsampler-path {w}/ltx-2-temporal-upscaler-x2-1.0.safetensors --upscale-spatial --upscale-temporal "
-        "--chunked --chunk-pixel-frames 41 --chunk-carry-frames 17 --chunk-blend-frames 8",
+        "--chunked --chunk-pixel-frames 41 --chunk-carry-frames 17 --chunk-blend-frames 8 "
+        "--hdr ACEScct",
         {
             "prompt": '"words"',
+            "hdr": '"acescct"',
             "chunked": "true",
             "chunk-pixel-frames": "41",
             "chunk-carry-frames": "17",
@@ -254,9 +260,22 @@ CASES: dict[str, tuple[str, dict[str, str]]] = {
         "{distilled} --prompt x --video-path {m}/clip.mp4 --extend-frames 16 --direction before",
         {"extend-frames": "16", "direction": '"before"'},
     ),
+    "hdr": (
+        "{distilled} --no-gemma --hdr-lora {w}/ltx-2-19b-ic-lora-canny-control.safetensors --input {m}/clip.mp4 "
+        "--input-colorspace srgb --exr-colorspace SRGB_LINEAR --high-quality --no-keyframes --keyframe-strength 0.5",
+        {
+            "lora": '[["{w}/ltx-2-19b-ic-lora-canny-control.safetensors", 1.0]]',
+            "input": '"{m}/clip.mp4"',
+            "input-colorspace": '"srgb"',
+            "exr-colorspace": '"srgb_linear"',
+            "high-quality": "true",
+            "no-keyframes": "true",
+            "keyframe-strength": "0.5",
+        },
+    ),
     "text-to-audio": ("{dev} --prompt x --audio-cfg-guidance-scale 5", {"audio-cfg-guidance-scale": "5.0"}),
 }
-SIZED = [name for name in CASES if name not in ("retake", "extend", "text-to-audio")]
+SIZED = [name for name in CASES if name not in ("retake", "extend", "hdr", "text-to-audio")]
 
 
 @pytest.mark.parametrize("pipeline", CASES)

@@ -96,6 +96,7 @@ PIPELINE_WORDS = {
     "two-stage": _REFINED,
     "two-stage-hq": _REFINED,
     "ic-lora": "--num-frames 9 --lora {r}/ltx-2.5-22b-ic-lora.safetensors --video-conditioning {r}/clip.mp4",
+    "dfr": "--num-frames 9 --detailing-lora {r}/ltx-2.5-22b-ic-lora.safetensors",
     "dub-it": "--lora {r}/ltx-2.5-22b-ic-lora.safetensors --reference-video {r}/clip.mp4",
     "alpha-gen": f"{_GUIDED} --lora {{r}}/ltx-2.5-22b-ic-lora.safetensors --video-conditioning {{r}}/clip.mp4",
     "keyframe-interpolation": f"{_REFINED} --image {{r}}/picture.png 0",
@@ -103,6 +104,7 @@ PIPELINE_WORDS = {
     "retake": "--video-path {r}/clip.mp4 --start-time 0.1 --end-time 0.3",
     "extend": "--video-path {r}/clip.mp4 --extend-frames 8",
     "text-to-audio": _GUIDED,
+    "hdr": "--no-gemma --lora {r}/ltx-2.5-22b-ic-lora.safetensors --input {r}/clip.mp4",
 }
 
 
@@ -118,6 +120,40 @@ def test_every_pipeline_runs_from_a_folder(name: str, folder: Path, tmp_path: Pa
         command = ["generate", "--quiet", "a dog", "--pipeline", name, "--checkpoint-path", str(folder / variant)]
         assert run([*command, *more, "-o", str(output)]) == 0
         assert json.loads(Path(f"{output}.json").read_text())["files"]["pipeline"] == name
+
+
+def test_dfr(pack: dict[str, Path], folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["generate", "a dog", "--pipeline", "dfr", *words(pack), "--no-gemma", "--num-frames", "9"]
+    assert run([*command, *SIZE, "--print-config"]) == 2
+    assert "--detailing-lora FILE is required by this pipeline" in capsys.readouterr().err
+    command += ["--detailing-lora", str(folder / "ltx-2.5-22b-ic-lora.safetensors"), "0.5"]
+    for more, said in (
+        (["--temporal-upscalings", "3"], "--temporal-upscalings must be 0 to 2, got 3"),
+        (
+            ["--temporal-upscalings", "1"],
+            "--temporal-upscalings 1 requires the temporal upscaler; give --temporal-upsa",
+        ),
+        (["--spatial-upscalings", "2"], "--height must be a multiple of 128, got 64"),
+        (["--upscale-spatial"], "give --spatial-upscalings in its place"),
+    ):
+        assert run([*command, *SIZE, *more, "--print-config"]) == 2
+        assert said in capsys.readouterr().err
+    command += ["--temporal-upsampler-path", str(embedded.TEMPORAL_UPSCALER), "--temporal-upscalings", "1"]
+    command += ["--spatial-upscalings", "2", "--height", "128", "--width", "128"]
+    assert run([*command, "--plan"]) == 0
+    assert "full size 1 of 1 fine" in capsys.readouterr().out
+    # What a sidecar repeats is the same.
+    first, again = tmp_path / "first.safetensors", tmp_path / "again.safetensors"
+    saving = ["--skip-vae", "-o", str(tmp_path / "clip.mp4"), "--save-latents"]
+    assert run([*command, *saving, str(first), "--progress", "json"]) == 0
+    told = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    (coarse,) = (one for one in told if one.get("stage") == "full size 1 of 1 coarse" and one["state"] == "finished")
+    # Of the stages, the round, and the first phase of the last one.
+    assert (coarse["clip_step"], coarse["clip_of"]) == (8 + 3 + 4 + 1, 8 + 3 + 4 + 3)
+    settings = json.loads(Path(f"{first}.json").read_text())["settings"]
+    assert (settings["temporal_upscalings"], settings["spatial_upscalings"]) == (1, 2)
+    assert run(["generate", "--from-sidecar", f"{first}.json", *saving, str(again)]) == 0
+    assert again.read_bytes() == first.read_bytes()
 
 
 def test_a_text_embedding_goes_with_its_generation_alone(

@@ -13,7 +13,15 @@ from command_inputs import one_file
 from ltx2rt.cli import progress
 from ltx2rt.cli.main import run
 from ltx2rt.cli.progress import Progress
-from ltx2rt.graph.stages.events import StageFinished, StageStarted, StepDone, TileDone
+from ltx2rt.graph.diffusion.windows import window_plan
+from ltx2rt.graph.stages.events import (
+    StageFinished,
+    StageRestored,
+    StageStarted,
+    StepDone,
+    TileDone,
+    WindowStarted,
+)
 
 SMALL = ["a red circle", "--height", "64", "--width", "64", "--num-frames", "9"]
 EDIT = ["--pipeline", "retake", "--start-time", "0.1", "--end-time", "0.3", "--video-path"]
@@ -132,3 +140,47 @@ def test_tiles_of_a_step_are_told(monkeypatch: pytest.MonkeyPatch, capsys: pytes
             assert [(event["step"], event["tile"]) for event in told[:-1]] == [(0, None), (0, 1), (1, 0), (1, 1)]
             assert told[0]["seconds_left"] is None
             assert told[1]["tiles"] == 2
+
+
+WINDOWS = window_plan(81, window=41, carry=17, blend=8, step=8)
+
+
+def make_windows(said: Progress) -> None:
+    """The first window as an interrupted run has left it, and half of the second one."""
+    said.observe(WindowStarted(WINDOWS[0], 4))
+    said.observe(StageRestored("denoise 1", 4))
+    said.observe(WindowStarted(WINDOWS[1], 4))
+    said.observe(StageStarted("denoise 1", 4))
+    for step in range(2):
+        said.observe(StepDone("denoise 1", step, 4, 1.0, None, None))
+    said.close()
+
+
+def test_objects_count_over_the_windows_of_a_clip(capsys: pytest.CaptureFixture[str]) -> None:
+    make_windows(Progress("json"))
+    events = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    windows = [event for event in events if event["event"] == "window"]
+    assert [(e["window"], e["windows"], e["start"], e["frames"]) for e in windows] == [(1, 3, 0, 41), (2, 3, 24, 41)]
+    stages = [event for event in events if event["event"] == "stage"]
+    assert [e["state"] for e in stages] == ["restored", "started", "running", "running"]
+    assert [(e["window"], e["clip_step"], e["clip_of"]) for e in stages] == [
+        (1, 4, 12),
+        *((2, n, 12) for n in (4, 5, 6)),
+    ]
+    assert [e["clip_seconds_left"] is None for e in stages] == [True, True, False, False]
+
+
+def test_lines_name_the_window(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.01)
+    said = Progress()
+    make_windows(said)
+    said.observe(StageStarted("denoise 2", 3))
+    deadline = time.monotonic() + 5
+    found = ""
+    while "of the clip" not in found and time.monotonic() < deadline:
+        time.sleep(0.01)
+        found += capsys.readouterr().err
+    said.close()
+    assert "window 1 of 3, denoise 1" in found
+    assert "window 2 of 3, denoise 1: 4 steps" in found
+    assert "; of the clip 6 of 12 steps, " in found

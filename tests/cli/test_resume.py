@@ -51,7 +51,16 @@ def started(output: Path, *arguments: str) -> BaseProcess:
     return process
 
 
-WINDOWS = ["--num-frames", "65", "--chunk-pixel-frames", "33", "--chunk-carry-frames", "17", "--chunk-blend-frames", "8"]
+WINDOWS = [
+    "--num-frames",
+    "65",
+    "--chunk-pixel-frames",
+    "33",
+    "--chunk-carry-frames",
+    "17",
+    "--chunk-blend-frames",
+    "8",
+]
 
 
 @pytest.mark.slow

@@ -75,8 +75,10 @@ BELOW = {
     | LAYERS,
     **{f"graph.stages.{name}": STAGE for name in sorted(RUN_FILES)},
     "graph.stages.media_inputs": STAGE | {"media"},
-    "graph.stages.edited_clips": STAGE | {"media"},
+    "graph.stages.edited_clips": STAGE | {"graph.stages.media_inputs", "media"},
+    "graph.stages.hdr_inputs": STAGE | {"media"},
     "graph.stages.kept_media": STAGE | {"graph.stages.decode", "media"},
+    "graph.stages.enlarged_keyframes": STAGE | {"graph.stages.decode", "graph.stages.encode", "media"},
     "graph.stages.windows": STAGE | {"graph.stages.decode"},
     "graph.stages.text": STAGE,
     "graph.stages.encode": STAGE | {"media.pixel_range"},
@@ -159,6 +161,20 @@ def test_imports_inside_functions_are_seen(tmp_path: Path) -> None:
     path = tmp_path / "module.py"
     path.write_text("# mlx\nimport os.path\ndef f():\n    from mlx.core import array\n    import numpy as np\n")
     assert imported_packages(path) == {"os", "mlx", "numpy"}
+
+
+def test_the_core_does_without_the_packages_of_the_server() -> None:
+    theirs = {"starlette", "uvicorn", "multipart", "python_multipart"}
+    importing = {path for path in ROOT.rglob("*.py") if imported_packages(path) & theirs}
+    assert importing
+    assert all(path.is_relative_to(ROOT / "serve") for path in importing)
+    # Nothing imports that folder but the command, and that only when it runs.
+    users = {p for p in ROOT.rglob("*.py") if any(name.startswith("serve") for name in our_imports(p))}
+    assert {path for path in users if not path.is_relative_to(ROOT / "serve")} == {ROOT / "cli" / "serve.py"}
+    early = [
+        node for node in ast.parse((ROOT / "cli" / "serve.py").read_text()).body if isinstance(node, ast.ImportFrom)
+    ]
+    assert [node.module for node in early if (node.module or "").startswith("ltx2rt.serve")] == []
 
 
 @pytest.mark.parametrize("layer", ["graph.diffusion", "media"])

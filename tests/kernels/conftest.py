@@ -1,4 +1,7 @@
-"""The kernels' tests on the simulated Metal device, with LTX2RT_TEST_KERNELS=metal_sim."""
+"""The kernels' tests on the simulated Metal device, with LTX2RT_TEST_KERNELS=metal_sim.
+
+By default those of a test in which each value of its parameters occurs; all combinations are slow tests.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from covering import left_out
 
 ROOT = Path(__file__).parents[2]
 ON = os.environ.get("LTX2RT_TEST_KERNELS") or "compiled"
@@ -20,21 +24,33 @@ NOT_OF_KERNELS = ("test_errors", "test_isa", "test_thread_pool", "test_package",
 EXEMPT = {
     "test_bits_depend_neither_on_threads_nor_on_other_rows": "few rows and many have kernels of their own",
     "test_dtypes_mix": "weights of a wider dtype than x are rounded to that of x",
+    "test_many_threads_transform_more_at_a_time_and_keep_the_bits": "threads of the CPU",
     "test_same_bits_for_any_number_of_threads_and_close_without_simd": "threads of the CPU, in new processes",
     "test_threads_with_streams_of_their_own": "the simulated device is called by one thread at a time",
     "test_what_cannot_be_in_memory_is_an_error_of_its_evaluation_alone": "scratch of the CPU kernel",
 }
+# As large as something that the CPU kernel packs at once: seconds on the simulated device, and nothing special to it.
+SIZED_FOR_THE_CPU = (
+    "test_keys_beyond_the_packing_budget",
+    "test_more_weights_than_are_packed_at_once",
+    "test_winograd_in_several_slabs_and_rounds_of_panels",
+)
 
 
+@pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if ON != "metal_sim":
         return
+    for item in left_out(item for item in items if Path(__file__).parent in item.path.parents):
+        item.add_marker(pytest.mark.slow)
     for item in items:
         if Path(__file__).parent not in item.path.parents:
             continue
         if item.path.stem in NOT_OF_KERNELS:
             item.add_marker(pytest.mark.skip(reason="not about a kernel that a GPU runs"))
         name = getattr(item, "originalname", item.name)
+        if name in SIZED_FOR_THE_CPU:
+            item.add_marker(pytest.mark.slow)
         if name in EXEMPT:
             item.add_marker(pytest.mark.skip(reason=EXEMPT[name]))
 

@@ -13,6 +13,7 @@ import statistics
 import threading
 import time
 import urllib.request
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from api_client import Client
 from fuzzing import FuzzedRequest, fuzzed_requests
 from real_server import RealServer
 
+Launch = Callable[..., RealServer]
 SMALL = {"size": "64x64", "num_frames": 9}
 WORDS = ("red", "blue", "green", "yellow")
 
@@ -41,13 +43,29 @@ def digest(client: Client, job_id: str) -> str:
     return hashlib.sha256(client.ask("GET", f"/v1/videos/{job_id}/content").body).hexdigest()
 
 
+@pytest.fixture
+def launched() -> Iterator[Launch]:
+    """Starts servers; what a test has not stopped is killed at its end."""
+    running: list[RealServer] = []
+
+    def launch(*arguments: Any) -> RealServer:
+        running.append(RealServer(*arguments))
+        return running[-1]
+
+    yield launch
+    for server in running:
+        if server.process.poll() is None:
+            print(server.said[-5000:])
+            server.kill()
+
+
 # Many jobs
 
 
 @pytest.mark.slow
-def test_two_hundred_jobs_of_eight_clients(tmp_path: Path) -> None:
+def test_two_hundred_jobs_of_eight_clients(launched: Launch, tmp_path: Path) -> None:
     jobs, clients = 200, 8
-    server = RealServer(tmp_path / "data", ["--max-jobs", "300"])
+    server = launched(tmp_path / "data", ["--max-jobs", "300"])
     client, memory, done = Client(server.port), {}, []
     lock = threading.Lock()
 
@@ -106,10 +124,10 @@ def _latencies(client: Client, count: int) -> str:
 # Kills
 
 
-def killed_at_random(folder: Path, kills: int, jobs: int, seed: int) -> None:
+def killed_at_random(launched: Launch, folder: Path, kills: int, jobs: int, seed: int) -> None:
     """Kill server and worker at random moments; every job must end with the bits of an undisturbed run."""
     source = random.Random(seed)
-    server = RealServer(folder)
+    server = launched(folder)
     client = Client(server.port)
     wanted = {}
     for index in range(2):
@@ -120,7 +138,7 @@ def killed_at_random(folder: Path, kills: int, jobs: int, seed: int) -> None:
         time.sleep(source.uniform(0.0, 2.5))
         if number % 2:
             server.kill()
-            server = RealServer(folder)
+            server = launched(folder)
             client = Client(server.port)
         elif "worker" in server.children:
             server.children["worker"].kill()
@@ -140,13 +158,13 @@ def killed_at_random(folder: Path, kills: int, jobs: int, seed: int) -> None:
 
 
 @pytest.mark.slow
-def test_kills_of_server_and_worker_at_twenty_random_moments(tmp_path: Path) -> None:
-    killed_at_random(tmp_path / "data", kills=20, jobs=20, seed=1)
+def test_kills_of_server_and_worker_at_twenty_random_moments(launched: Launch, tmp_path: Path) -> None:
+    killed_at_random(launched, tmp_path / "data", kills=20, jobs=20, seed=1)
 
 
 @pytest.mark.slow
-def test_a_running_job_stops_within_a_second_and_its_memory_is_free(tmp_path: Path) -> None:
-    server = RealServer(tmp_path / "data")
+def test_a_running_job_stops_within_a_second_and_its_memory_is_free(launched: Launch, tmp_path: Path) -> None:
+    server = launched(tmp_path / "data")
     client = Client(server.port)
     job = client.create(size="512x512", num_frames=49)["id"]
     while not client.get(job)["stage"]:
@@ -199,6 +217,8 @@ def fuzz(port: int, count: int, seed: int, threads: int) -> dict[int, int]:
     return found
 
 
+# A form that ends within a file leaves it to the garbage collector, which closes it at once.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_few_hundred_odd_requests(server: Any, tmp_path: Path) -> None:
     found = fuzz(server.port, 400, seed=1, threads=1)
     assert {200, 400, 404} <= found.keys()
@@ -207,10 +227,10 @@ def test_a_few_hundred_odd_requests(server: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_twenty_thousand_odd_requests(tmp_path: Path) -> None:
+def test_twenty_thousand_odd_requests(launched: Launch, tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir()
-    server = RealServer(home / "data", ["--max-jobs", "3", "--max-upload", "1MB", "--max-results", "5MB"], home)
+    server = launched(home / "data", ["--max-jobs", "3", "--max-upload", "1MB", "--max-results", "5MB"], home)
     begun = time.monotonic()
     found = fuzz(server.port, 20000, seed=2, threads=4)
     print(f"\n20000 requests in {time.monotonic() - begun:.0f} s: {dict(sorted(found.items()))}")

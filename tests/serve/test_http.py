@@ -120,10 +120,18 @@ def test_lists_in_forms_are_written_as_clients_write_them(client: Any, child: ty
         (b"no parts", FORM, 400, ""),
         (b"x", {"content-type": "multipart/form-data"}, 400, "boundary"),
         (form(("a[b][c][d][e]", "", b"x")), FORM, 400, "nested"),
+        (
+            form(("images[]", "", b"x"), ("images[][frame]", "", b"1"), ("images[0][frame]", "", b"1")),
+            FORM,
+            400,
+            "parts",
+        ),
+        (form(("images[a]", "", b"x"), ("images", "", b"y")), FORM, 400, "parts"),
+        (form(("]images[", "", b"x")), FORM, 400, "unknown field"),
         (form(("prompt", "", b"x" * (2 << 20))), FORM, 400, "maximum size"),
         (b"promt=x", {"content-type": "application/x-www-form-urlencoded"}, 400, "did you mean prompt"),
     ],
-    ids=range(14),
+    ids=range(17),
 )
 def test_bodies_that_cannot_be_read(client: Any, body: bytes, headers: dict[str, str], status: int, words: str) -> None:
     answer = client.ask("POST", "/v1/videos", body, headers)

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import socket
-import subprocess
-import sys
 import time
 import warnings
 from collections.abc import Iterator
@@ -27,7 +24,7 @@ SMALL = {"num_frames": 9, "seed": 5}
 
 @pytest.fixture
 def real(tmp_path: Path) -> Iterator[RealServer]:
-    server = RealServer(tmp_path / "data", ["--memory", "500MB"])
+    server = RealServer(tmp_path / "data")
     yield server
     if server.process.poll() is None:
         server.kill()
@@ -70,11 +67,7 @@ def test_openais_client_makes_a_clip(real: RealServer, tmp_path: Path) -> None:
     assert (refused.value.param, refused.value.code) == ("num_frames", "invalid_value")
     with pytest.raises(openai.BadRequestError) as refused:
         client.videos.create(prompt="x", size="40960x40960", extra_body={"num_frames": 2001})
-    assert "ask for a smaller or shorter clip" in refused.value.message
-    with pytest.raises(openai.BadRequestError) as refused:
-        client.videos.create(prompt="x", size="1024x1024", extra_body={"num_frames": 121})
-    plan = refused.value.body["plan"]  # type: ignore[index]
-    assert (refused.value.code, plan["needed_bytes"] > plan["budget_bytes"] > 0) == ("memory", True)
+    assert "smaller or shorter" in refused.value.message
     assert client.videos.delete(job.id).deleted
     with pytest.raises(openai.NotFoundError):
         client.videos.retrieve(job.id)
@@ -130,10 +123,3 @@ def test_options_that_cannot_work(capsys: Any, tmp_path: Path) -> None:
 def test_without_its_packages_it_says_what_to_install(capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "uvicorn" else object())
     assert failed(capsys) == "error: ltx2rt serve needs uvicorn; run pip install 'ltx2rt[serve]'."
-
-
-def test_the_core_does_without_the_packages_of_the_server() -> None:
-    code = "import sys, ltx2rt.cli.main; print(sorted({'starlette', 'uvicorn', 'multipart'} & set(sys.modules)))"
-    words = [sys.executable, "-c", code]
-    done = subprocess.run(words, capture_output=True, text=True, check=True, env=dict(os.environ))
-    assert done.stdout == "[]\n"

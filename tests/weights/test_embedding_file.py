@@ -148,10 +148,25 @@ def test_damaged_npz(tmp_path: Path, make: Any, message: str) -> None:
 
 def test_damaged_safetensors(tmp_path: Path) -> None:
     path = tmp_path / "prompt.safetensors"
-    write_safetensors(path, {"video_context": values(1, 4, 2)}, {"format": "pt"})
-    with pytest.raises(CheckpointError, match="not a text embedding file"):
+    write_safetensors(path, {"context": values(1, 4, 2), "mask": values(1, 4)}, {"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"not a text embedding file: .* not found in it \(keys=context, mask\)"):
         read_embedding(path)
     write_embedding(path, example())
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(CheckpointError, match="truncated"):
         read_embedding(path)
+
+
+@pytest.mark.parametrize("name", ["video_context", "video_prompt_embeds"])
+def test_contexts_of_the_official_hdr_pipeline(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "scene-emb.safetensors"
+    context = values(1, 4, 2)
+    # A trainer leaves the batch axis out; nothing says which model the contexts are for.
+    write_safetensors(path, {name: context if name == "video_context" else context[0]}, {})
+    found = read_embedding(path)
+    assert found.generation == ""
+    assert found.audio_context is None
+    assert bool((found.video_context == context).all())
+    found.require_match("file", generation="2.5", video_width=2, audio_width=None)
+    with pytest.raises(CheckpointError, match="video_context has 2 channels, the checkpoint reads 3"):
+        found.require_match("file", generation="2.5", video_width=3, audio_width=None)

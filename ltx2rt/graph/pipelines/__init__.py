@@ -9,9 +9,11 @@ from ltx2rt.errors import UsageError
 from ltx2rt.graph.pipelines import (
     alpha_gen,
     audio_to_video,
+    dfr,
     distilled,
     dub_it,
     extend,
+    hdr,
     ic_lora,
     keyframe_interpolation,
     one_stage,
@@ -33,10 +35,12 @@ _MODULES = (
     dub_it,
     keyframe_interpolation,
     audio_to_video,
+    dfr,
     retake,
     extend,
     text_to_audio,
     alpha_gen,
+    hdr,
 )
 PIPELINES: dict[str, PipelineEntry] = {module.PIPELINE.name: module.PIPELINE for module in _MODULES}
 

@@ -21,6 +21,7 @@ from ltx2rt.graph.components import (
     VOCODER,
 )
 from ltx2rt.graph.diffusion.latent_geometry import check_frame_rate, check_num_frames, check_resolution
+from ltx2rt.graph.models.transformer.model import param_specs
 from ltx2rt.graph.pipelines.pipeline import PipelineEntry
 from ltx2rt.graph.settings.settings import DURATION, Settings
 from ltx2rt.graph.stages.fitting_loras import text_modules
@@ -91,6 +92,7 @@ def check_inputs(
     upscaler: bool = False,
     guided: bool = False,
     distilled_lora: bool = False,
+    detailing_lora: bool = False,
     needs_prompt: bool = True,
 ) -> None:
     """What every pipeline requires.
@@ -101,6 +103,7 @@ def check_inputs(
         upscaler: a spatial upscaler is needed.
         guided: a negative context is needed where classifier-free guidance is on.
         distilled_lora: the distilled LoRA is needed; where it is not, it is refused.
+        detailing_lora: the same of the detailing LoRA.
         needs_prompt: an empty prompt says nothing.
 
     Raises:
@@ -149,6 +152,7 @@ def check_inputs(
             )
     _check_windows(inputs)
     _check_keyframes(inputs, files)
+    _check_activations(inputs, files)
     for lora, _ in files.loras:
         if inputs.context is not None and (modules := text_modules(lora)):
             log.warning(
@@ -164,6 +168,13 @@ def check_inputs(
             f"this pipeline has no use for the distilled LoRA; leave {spelled('distilled_lora')} out, or give the file "
             f"with {spelled('loras')} to add it to every stage."
         )
+    if files.detailing_lora and not detailing_lora:
+        raise UsageError(
+            f"this pipeline has no use for the detailing LoRA; leave {spelled('detailing_lora')} out, or give the file "
+            f"with {spelled('loras')} to add it to every stage."
+        )
+    if detailing_lora and not files.detailing_lora:
+        raise UsageError(f"{spelled('detailing_lora', 'FILE')} is required by this pipeline; give it.")
     if distilled_lora and not files.distilled_lora:
         raise UsageError(
             f"the second stage of this pipeline needs the distilled LoRA; give it with {spelled('distilled_lora')}."
@@ -175,6 +186,23 @@ def check_inputs(
                 "the embedding holds no negative prompt, which classifier-free guidance needs; encode it with one, "
                 "or turn guidance off with scales of 1."
             )
+
+
+def _check_activations(inputs: GenerationInputs, files: WeightSet) -> None:
+    """Activations as 8-bit codes need weights of that kind, and a processor's kernel."""
+    if inputs.settings.activations == "float":
+        return
+    if mx.default_device() != mx.cpu:
+        raise UsageError(
+            f"{spelled('activations', 'int8')} is for processors: on the GPU 8-bit weights are multiplied with "
+            "activations as they are; leave it out."
+        )
+    source = files.source(TRANSFORMER)
+    if not source.loaded_bytes("transformer", param_specs(files.config(TRANSFORMER))).int8:
+        raise UsageError(
+            f"{spelled('activations', 'int8')} needs a transformer of 8-bit integers, and {source.path} has none; "
+            "leave it out, or convert the file: ltx2rt convert --format int8-convrot."
+        )
 
 
 def _check_windows(inputs: GenerationInputs) -> None:
@@ -220,11 +248,8 @@ def _check_keyframes(inputs: GenerationInputs, files: WeightSet) -> None:
         raise UsageError(f"{spelled('decode_with_keyframes')} needs key frames to look at; give {asked}.")
     if not places:
         return
-    if not files.config(TRANSFORMER).keyframe_embedding:
-        raise UsageError(
-            f"{asked}: {files.source(TRANSFORMER).path.name} ({files.generation.name}) was not made to generate key "
-            "frames, only LTX-2.5 was; leave it out."
-        )
+    if said := no_keyframes(files):
+        raise UsageError(f"{asked}: {said}; leave it out.")
     if not settings.decode_with_keyframes:
         return
     if settings.latents_only:
@@ -235,16 +260,34 @@ def _check_keyframes(inputs: GenerationInputs, files: WeightSet) -> None:
                 f"{spelled(name)} changes the latent that {spelled('decode_with_keyframes')} decodes together with the "
                 "key frames; give one of them."
             )
-    _check_planes(files)
+    named = spelled("decode_with_keyframes")
+    check_planes(files, f"{named} has no effect", f"leave {named} out, or give the video VAE of LTX-2.5 as published")
 
 
-def _check_planes(files: WeightSet) -> None:
-    """Whether the video decoder can look at key frames: one that was not trained to would only lose by it."""
-    source, asked = files.source(VIDEO_VAE), spelled("decode_with_keyframes")
+def no_keyframes(files: WeightSet) -> str:
+    """Why a model cannot generate key frames; empty: it can."""
+    if files.config(TRANSFORMER).keyframe_embedding:
+        return ""
+    return (
+        f"{files.source(TRANSFORMER).path.name} ({files.generation.name}) was not made to generate key frames, only "
+        "LTX-2.5 was"
+    )
+
+
+def check_planes(files: WeightSet, without: str, remedy: str) -> None:
+    """Whether the video decoder can look at key frames: one that was not trained to would only lose by it.
+
+    Args:
+        files: hold the decoder.
+        without: what a convolutional decoder, which never does, means to the user.
+        remedy: against a decoder that was not trained to.
+
+    Raises:
+        CheckpointError: it was not.
+    """
+    source = files.source(VIDEO_VAE)
     if files.config(VIDEO_VAE).decoder is not None:
-        log.warning(
-            "%s: its convolutional decoder does not look at key frames; %s has no effect", source.path.name, asked
-        )
+        log.warning("%s: its convolutional decoder does not look at key frames; %s", source.path.name, without)
         return
     stated = source.names(VIDEO_VAE.stored_name).get(_KEYFRAME_MARK)
     marked = stated is not None and (source.is_manifest or _is_marked(files, stated.shape))
@@ -252,7 +295,7 @@ def _check_planes(files: WeightSet) -> None:
         lacking = "is missing" if stated is None else "is zero"
         raise CheckpointError(
             f"{source.path}: {_KEYFRAME_MARK} {lacking}: this decoder was not trained to look at key frames (the "
-            f"official code goes on without a word); leave {asked} out, or give the video VAE of LTX-2.5 as published."
+            f"official code goes on without a word); {remedy}."
         )
 
 

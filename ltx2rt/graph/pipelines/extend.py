@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from ltx2rt.graph.pipelines import retake
 from ltx2rt.graph.pipelines.pipeline import PipelineEntry
-from ltx2rt.graph.settings.settings import CLIP_COLOURS, EXTENSION, FITTING, FRAMES, GUIDANCE, SOURCE
+from ltx2rt.graph.settings.settings import (
+    CLIP_COLOURS,
+    EXTENSION,
+    FITTING,
+    FRAMES,
+    GUIDANCE,
+    HDR_OUTPUT,
+    RATE,
+    SOURCE,
+)
 from ltx2rt.graph.stages.edited_clips import open_extension
 
 PIPELINE = PipelineEntry(
@@ -15,7 +24,7 @@ PIPELINE = PipelineEntry(
     example='--pipeline extend --prompt "a red circle moves left" --video-path {clip} --extend-frames 8',
     open_media=open_extension,
     variant=None,
-    topics=GUIDANCE | {SOURCE, EXTENSION, FITTING, CLIP_COLOURS, FRAMES},
+    topics=GUIDANCE | {SOURCE, EXTENSION, FITTING, CLIP_COLOURS, FRAMES, RATE, HDR_OUTPUT},
     check=retake.check,
     generate=retake.generate,
 )

@@ -42,13 +42,15 @@ def open_inputs(
     Raises:
         UsageError, CheckpointError, MediaError: as the inputs.
     """
-    context, negative = _contexts(settings, files)
+    context, negative = _contexts(settings, files, silent=entry.silent)
     media = entry.open_media(settings, files)
     num_frames, height, width = settings.num_frames or media.num_frames, settings.height, settings.width
     frame_rate = settings.frame_rate or media.frame_rate
     if media.source is not None:
         num_frames, height, width = (int(n) for n in media.source.frames.shape[:3])
         frame_rate = media.source.frame_rate
+    if media.hdr is not None:
+        num_frames, height, width = (int(n) for n in media.hdr.frames.shape[:3])
     duration = None
     if settings.auto_duration is not None:
         duration = DurationRange(*settings.auto_duration, frames_per_latent(files))
@@ -86,6 +88,7 @@ def input_files(settings: Settings) -> list[Path]:
         settings.audio_path,
         settings.video_path,
         settings.reference_video,
+        settings.input,
     )
     media = (*(image.image for image in settings.images), *(video.video for video in settings.video_conditioning))
     return [Path(path) for path in (*named, *media) if isinstance(path, os.PathLike)]
@@ -93,10 +96,13 @@ def input_files(settings: Settings) -> list[Path]:
 
 def _check_latents(shape: tuple[int, ...], inputs: GenerationInputs, entry: PipelineEntry, files: WeightSet) -> None:
     """Raise UsageError for noise that is not of the shape of the first stage."""
-    smaller = 2 if entry.two_stage else 1
-    if inputs.settings.stages:
-        smaller = inputs.settings.stages[0].divisor
-    wanted = video_shape(files, inputs, inputs.height // smaller, inputs.width // smaller).array_shape
+    if entry.first_shape is not None:
+        wanted = entry.first_shape(inputs, files).array_shape
+    else:
+        smaller = 2 if entry.two_stage else 1
+        if inputs.settings.stages:
+            smaller = inputs.settings.stages[0].divisor
+        wanted = video_shape(files, inputs, inputs.height // smaller, inputs.width // smaller).array_shape
     if shape != wanted:
         raise UsageError(
             f"{spelled('latents')} must be the noise of the first stage, {wanted}, got {shape}; channels come last: "
@@ -104,8 +110,11 @@ def _check_latents(shape: tuple[int, ...], inputs: GenerationInputs, entry: Pipe
         )
 
 
-def _contexts(settings: Settings, files: WeightSet) -> tuple[PromptContext | None, PromptContext | None]:
-    """Contexts that stand in place of the text encoder, checked against the checkpoint."""
+def _contexts(
+    settings: Settings, files: WeightSet, *, silent: bool
+) -> tuple[PromptContext | None, PromptContext | None]:
+    """Contexts that stand in place of the text encoder, checked against the checkpoint; that of sound may be missing
+    where there is none."""
     if settings.zero_text:
         zeros = zero_context(files)
         return zeros, zeros
@@ -117,17 +126,23 @@ def _contexts(settings: Settings, files: WeightSet) -> tuple[PromptContext | Non
     if isinstance(given, TextEmbedding):
         given.check(origin)
     saved = given if isinstance(given, TextEmbedding) else read_embedding(given)
+    audio_width = config.caption_channels or config.audio.context_dim
     saved.require_match(
         origin,
         generation=files.generation.name,
         video_width=config.caption_channels or config.video.context_dim,
-        audio_width=config.caption_channels or config.audio.context_dim,
+        audio_width=None if silent else audio_width,
     )
-    assert saved.audio_context is not None  # require_match has refused a file without it
-    positive = PromptContext(saved.video_context, saved.audio_context)
-    if saved.negative_video_context is None or saved.negative_audio_context is None:
-        return positive, None
-    return positive, PromptContext(saved.negative_video_context, saved.negative_audio_context)
+
+    def context(video: mx.array | None, audio: mx.array | None) -> PromptContext | None:
+        if video is None or (audio is None and not silent):
+            return None
+        return PromptContext(video, mx.zeros((1, 0, audio_width), video.dtype) if audio is None else audio)
+
+    return (
+        context(saved.video_context, saved.audio_context),
+        context(saved.negative_video_context, saved.negative_audio_context),
+    )
 
 
 def _guiders(settings: Settings, files: WeightSet) -> tuple[GuiderParams, GuiderParams]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from ltx2rt.graph.diffusion.latent_geometry import VideoLatentShape
 from ltx2rt.graph.pipelines.defaults import GenerationDefaults
 from ltx2rt.graph.settings.settings import AUDIO_GUIDANCE, VIDEO_GUIDANCE, Settings
 from ltx2rt.graph.stages.inputs import GenerationInputs, Media
@@ -36,6 +37,7 @@ class PipelineEntry:
         files: weight files besides the checkpoint and the text encoder that it needs, by their names in `WeightFiles`.
         variant: the checkpoint that it is made for; None: either, and its schedule follows the checkpoint.
         two_stage: renders at half size first.
+        first_shape: what its first stage makes of the video; None: the clip, at that size.
         output: what it makes.
         silent: its pictures have no sound.
         adjusted: its defaults, from those of the generation.
@@ -56,6 +58,7 @@ class PipelineEntry:
     files: tuple[str, ...] = ()
     variant: Literal["distilled", "dev"] | None = "dev"
     two_stage: bool = False
+    first_shape: Callable[[GenerationInputs, WeightSet], VideoLatentShape] | None = None
     output: Literal["video", "sound"] = "video"
     silent: bool = False
     adjusted: Callable[[GenerationDefaults], GenerationDefaults] = _unchanged

@@ -168,10 +168,18 @@ def plan(
     """
     run = Run(files, inputs, ledger=ledger, planning=True, prompts=prompts)
     work(run)
-    handover = tuple(planned_handover(run.uses, ledger))
+    handover = tuple(planned_handover(run.uses, _room(ledger, run.inputs.windows)))
     ledger.needs[:] = [stage.applied(need) for stage, need in zip(handover, ledger.needs, strict=True)]
     found = planned(ledger, ledger.needs, Rates(math.inf, math.inf) if rates is None else rates)
     return replace(found, handover=handover, windows=run.inputs.windows)
+
+
+def _room(ledger: Ledger, windows: Sequence[Window]) -> Ledger:
+    """Accounts for what stages leave to each other: those of the run, or of a long clip only what one window takes."""
+    if len(windows) == 1:
+        return ledger
+    largest = max(ledger.least_budget(need) for need in ledger.needs)
+    return Ledger(largest if ledger.budget is None else min(largest, ledger.budget), ledger.base)
 
 
 def planned(ledger: Ledger, needs: Sequence[Need], rates: Rates) -> Plan:

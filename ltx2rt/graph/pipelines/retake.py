@@ -13,7 +13,16 @@ from ltx2rt.graph.diffusion.precision import Float32Array
 from ltx2rt.graph.diffusion.schedules import distilled_sigmas
 from ltx2rt.graph.pipelines.checks import check_inputs
 from ltx2rt.graph.pipelines.pipeline import PipelineEntry
-from ltx2rt.graph.settings.settings import CLIP_COLOURS, FITTING, FRAMES, GUIDANCE, RETAKE_RANGE, SOURCE
+from ltx2rt.graph.settings.settings import (
+    CLIP_COLOURS,
+    FITTING,
+    FRAMES,
+    GUIDANCE,
+    HDR_OUTPUT,
+    RATE,
+    RETAKE_RANGE,
+    SOURCE,
+)
 from ltx2rt.graph.stages.denoise.stage import Sampling, denoise, guided_sampling
 from ltx2rt.graph.stages.denoise.states import audio_state, video_state
 from ltx2rt.graph.stages.edited_clips import open_retake
@@ -156,7 +165,7 @@ PIPELINE = PipelineEntry(
     example='--pipeline retake --prompt "a red circle moves left" --video-path {clip} --start-time 0.4 --end-time 0.8',
     open_media=open_retake,
     variant=None,
-    topics=GUIDANCE | {SOURCE, RETAKE_RANGE, FITTING, CLIP_COLOURS, FRAMES},
+    topics=GUIDANCE | {SOURCE, RETAKE_RANGE, FITTING, CLIP_COLOURS, FRAMES, RATE, HDR_OUTPUT},
     check=check,
     generate=generate,
 )

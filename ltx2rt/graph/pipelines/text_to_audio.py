@@ -7,7 +7,7 @@ from dataclasses import replace
 from ltx2rt.graph.diffusion.latent_state import audio_latent
 from ltx2rt.graph.pipelines.checks import check_inputs
 from ltx2rt.graph.pipelines.pipeline import PipelineEntry
-from ltx2rt.graph.settings.settings import AUDIO_MODALITY_GUIDANCE, DURATION, GUIDANCE, LENGTH, VIDEO_GUIDANCE
+from ltx2rt.graph.settings.settings import AUDIO_MODALITY_GUIDANCE, DURATION, GUIDANCE, LENGTH, RATE, VIDEO_GUIDANCE
 from ltx2rt.graph.stages.decode.stage import finish
 from ltx2rt.graph.stages.denoise.stage import denoise, guided_sampling
 from ltx2rt.graph.stages.denoise.states import audio_state
@@ -48,7 +48,7 @@ PIPELINE = PipelineEntry(
     example='--pipeline text-to-audio --prompt "a red circle moves left"',
     output="sound",
     aliases=("t2a", "t2a-one-stage"),
-    topics=GUIDANCE - {VIDEO_GUIDANCE, AUDIO_MODALITY_GUIDANCE} | {DURATION, LENGTH},
+    topics=GUIDANCE - {VIDEO_GUIDANCE, AUDIO_MODALITY_GUIDANCE} | {DURATION, LENGTH, RATE},
     check=check,
     generate=generate,
 )

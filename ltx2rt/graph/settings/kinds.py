@@ -149,6 +149,15 @@ class SourceColor(Text):
         return name
 
 
+class SpaceName(Text):
+    """The name of a colour space, in capitals or not."""
+
+    metavar = "SPACE"
+
+    def convert(self, value: Any) -> str:
+        return super().convert(value).lower()
+
+
 class FilePath(Kind[Path]):
     wanted, annotation = "a path", "str | os.PathLike[str]"
 

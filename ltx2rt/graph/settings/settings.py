@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -29,6 +29,7 @@ from ltx2rt.graph.settings.kinds import (
     SecondsRange,
     Seed,
     SourceColor,
+    SpaceName,
     Switch,
     Text,
     TilesKind,
@@ -38,6 +39,8 @@ from ltx2rt.graph.settings.kinds import (
 from ltx2rt.graph.settings.setting import plain_values, setting, settings_of, stored_values
 from ltx2rt.media.colour import SOURCE_COLORS
 from ltx2rt.media.fit import FITS
+from ltx2rt.media.hdr import HDR_SPACES
+from ltx2rt.types import Activations
 from ltx2rt.weights.embedding_file import TextEmbedding
 
 DEFAULT_NEGATIVE_PROMPT = (
@@ -50,6 +53,7 @@ NEGATIVE = "negative prompt and guidance"
 FIRST_ORDER = "first-order sampler"
 SIZE = "size"
 LENGTH = "length"
+RATE = "frame rate"
 VIDEO_GUIDANCE = "guidance of the video"
 AUDIO_GUIDANCE = "guidance of the sound"
 AUDIO_MODALITY_GUIDANCE = "modality guidance of the sound"
@@ -67,14 +71,19 @@ EXTENSION = "extension"
 FRAMES = "frames"
 DURATION = "predicted length"
 GENERATED_KEYFRAMES = "generated key frames"
+FIDELITY = "rounds of DFR"
 CHUNKS = "chunks of long clips"
 FITTING = "fitting of pictures"
 REDUCTION = "reduction of large pictures"
 CLIP_COLOURS = "colours of clips"
+HDR_OUTPUT = "high dynamic range"
+HDR_INPUT = "conversion to high dynamic range"
 # Several together: of pipelines that make a clip of a given size, and of those that sample with guidance.
-NEW_CLIP = frozenset({SIZE, LENGTH, IMAGES, FITTING, REDUCTION, FRAMES})
+NEW_CLIP = frozenset({SIZE, LENGTH, RATE, IMAGES, FITTING, REDUCTION, FRAMES, HDR_OUTPUT})
 GUIDANCE = frozenset({NEGATIVE, FIRST_ORDER, VIDEO_GUIDANCE, AUDIO_GUIDANCE, AUDIO_MODALITY_GUIDANCE})
 
+# Of what is converted: the signal of usual clips; the others are of EXR frames, srgb of both.
+INPUT_COLORSPACES = ("srgb_gamma", "srgb", "acescg", "acescct")
 CONTROL_TYPES = ("raw", "canny", "depth", "pose")
 DIRECTIONS = ("after", "before")
 KEPT_FROM = ("source", "vae")
@@ -179,7 +188,7 @@ class Settings:
         FrameRate(),
         "frames per second, 24 or 23.976 or 30000/1001",
         "Request",
-        topic=LENGTH,
+        topic=RATE,
         flags=("--frame-rate", "--fps"),
         **_MODEL,
     )
@@ -212,7 +221,11 @@ class Settings:
         None, Text(), "what to avoid; the default is in docs/options.md", "Text", topic=NEGATIVE, **_MODEL
     )
     embedding: Path | TextEmbedding | None = setting(
-        None, EmbeddingKind(), "text embedding file in place of the text encoder", "Text"
+        None,
+        EmbeddingKind(),
+        "text embedding file in place of the text encoder",
+        "Text",
+        flags=("--embedding", "--text-embeddings"),
     )
     zero_text: bool = setting(
         False,
@@ -364,6 +377,24 @@ class Settings:
         "Conditions",
         topic=DRIVING_SOUND,
     )
+    temporal_upscalings: int = setting(
+        0,
+        Whole(),
+        "how often DFR doubles the frame rate, sampling the new frames: 0, 1 or 2",
+        "Conditions",
+        topic=FIDELITY,
+        low=0,
+        high=2,
+    )
+    spatial_upscalings: int = setting(
+        1,
+        Whole(),
+        "how often DFR doubles the size: 2 adds a round at full size, in tiles",
+        "Conditions",
+        topic=FIDELITY,
+        low=1,
+        high=2,
+    )
     video_path: Path | None = setting(None, FilePath(), "the clip to edit", "Conditions", topic=SOURCE)
     fit: str | None = setting(
         None,
@@ -391,6 +422,40 @@ class Settings:
         "Conditions",
         topic=CLIP_COLOURS,
         shown_default="as tagged",
+    )
+    input: Path | None = setting(
+        None,
+        FilePath("PATH"),
+        "what is converted to high dynamic range: an MP4 or MOV file, or a folder of EXR frames",
+        "Conditions",
+        topic=HDR_INPUT,
+    )
+    input_colorspace: str = setting(
+        "srgb_gamma",
+        SpaceName(),
+        "what its colours are; the first one of clips, the last two of EXR frames",
+        "Conditions",
+        topic=HDR_INPUT,
+        choices=INPUT_COLORSPACES,
+    )
+    high_quality: bool = setting(
+        False,
+        Switch(),
+        "work on twice the frames, of which every second one is kept: less flicker, twice the time",
+        "Conditions",
+        topic=HDR_INPUT,
+    )
+    seam_keyframes: bool = setting(
+        True,
+        Switch(),
+        "convert without key frames at fixed distances",
+        "Conditions",
+        topic=HDR_INPUT,
+        flags=("--no-keyframes",),
+        turns_off=True,
+    )
+    keyframe_strength: float = setting(
+        0.95, Number(), "how firmly these keep to what is converted", "Conditions", topic=HDR_INPUT, low=0, high=1
     )
     kept_from: str = setting(
         "source",
@@ -533,9 +598,36 @@ class Settings:
         0.5, Number(), "strength of the distilled LoRA in the second stage", "Guidance", topic=LORA_STRENGTHS
     )
 
+    # Weights
+    activations: Activations = setting(
+        "float",
+        Text(),
+        "what 8-bit weights of the transformer are multiplied with: activations as they are, or rows of them as 8-bit "
+        "codes, which is faster where processors have such products",
+        "Weights",
+        choices=get_args(Activations),
+    )
+
     # Output
     latents_only: bool = setting(
         False, Switch(), "make latents only, see --save-latents", "Output", flags=("--skip-vae",)
+    )
+    hdr: str | None = setting(
+        None,
+        SpaceName(),
+        "take the frames as ACEScct: the clip becomes an HLG master with EXR frames of this colour space beside it, in "
+        "which EXR frames that are read are, too",
+        "Output",
+        topic=HDR_OUTPUT,
+        choices=tuple(HDR_SPACES),
+    )
+    exr_colorspace: str = setting(
+        "acescg",
+        SpaceName(),
+        "colour space of the EXR frames beside the master",
+        "Output",
+        topic=HDR_INPUT,
+        choices=tuple(HDR_SPACES),
     )
     upscale_spatial: bool = setting(
         False, Switch(), "enlarge the final latent with the spatial upscaler, unrefined", "Output", topic=FRAMES
@@ -575,6 +667,11 @@ class Settings:
     def as_dict(self, topics: Collection[str]) -> dict[str, Any]:
         """Every decided setting of these topics, and those without one, as JSON values."""
         return {name: value for name, value in plain_values(self).items() if topic_of(name) in ("", *topics)}
+
+    @property
+    def hdr_space(self) -> str | None:
+        """The colour space of the EXR frames of a result of high dynamic range; None: a usual clip is made."""
+        return self.hdr if self.input is None else self.exr_colorspace
 
     @property
     def enhancement(self) -> dict[str, Any]:

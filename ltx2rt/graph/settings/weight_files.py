@@ -128,6 +128,9 @@ class WeightFiles:
     distilled_lora: tuple[Path, float] | None = setting(
         None, LoraKind(), "LoRA of the second stage of dev pipelines, with a strength (default 1)", "Weights"
     )
+    detailing_lora: tuple[Path, float] | None = setting(
+        None, LoraKind(), "detailing LoRA of the pipeline dfr, which always has the strength 0.5 there", "Weights"
+    )
     dtype: str = setting("bfloat16", Text(), "of activations", "Weights", topic=MODEL, choices=DTYPES)
 
     @property
@@ -144,7 +147,8 @@ class WeightFiles:
     @property
     def paths(self) -> tuple[Path, ...]:
         """Every file and folder of weights that was given."""
-        with_strength = (*self.loras, *(() if self.distilled_lora is None else (self.distilled_lora,)))
+        single_loras = (lora for lora in (self.distilled_lora, self.detailing_lora) if lora is not None)
+        with_strength = (*self.loras, *single_loras)
         single = (self.checkpoint, *(path for paths in self.parts.values() for path in paths))
         return tuple(path for path in (*single, *(path for path, _ in with_strength)) if path is not None)
 

@@ -15,14 +15,64 @@ from ltx2rt.graph.components import VIDEO_VAE
 from ltx2rt.graph.models.video_vae.config import VideoVaeConfig
 from ltx2rt.graph.settings.settings import Settings
 from ltx2rt.graph.stages.inputs import Edit, FrameStream, Media, SoundInput, SourceClip, TimeRange
+from ltx2rt.graph.stages.media_inputs import exr_space
 from ltx2rt.graph.stages.weight_set import WeightSet
 from ltx2rt.media.clip_reader import ClipReader
+from ltx2rt.media.exr import ExrFolder, is_exr
 from ltx2rt.media.grid_fit import GridFit
+from ltx2rt.media.hdr import acescct_of_srgb
+from ltx2rt.media.pixel_range import to_unit_range
 from ltx2rt.spelling import spelled
 from ltx2rt.types import Array
 
 DEFAULT_FIT = "pad"
 _SOUND_MARGIN_S = 0.06
+
+
+class _AcescctReader(ClipReader):
+    """A clip whose pictures become ACEScct."""
+
+    def frames(self, limit: int | None = None) -> Generator[Array, None, None]:
+        for picture in super().frames(limit):
+            yield acescct_of_srgb(to_unit_range(picture))
+
+
+class _ExrReader:
+    """EXR frames as a silent clip of ACEScct; see `ClipReader`."""
+
+    sample_rate = None
+
+    def __init__(self, path: Path, settings: Settings) -> None:
+        self._space = exr_space(path, settings)
+        self._folder = ExrFolder.open(path)
+        if settings.frame_rate is None:
+            raise UsageError(
+                f"an EXR-frame folder requires {spelled('frame_rate')}: the files do not say how fast they are shown."
+            )
+        self.frame_rate = settings.frame_rate
+        self.num_frames = len(self._folder.frames)
+        self.height, self.width = self._folder.height, self._folder.width
+        self.reading_bytes = self._folder.reading_bytes
+        self.notes: list[str] = []
+
+    def frames(self) -> Generator[Array, None, None]:
+        for frame in self._folder.read():
+            yield self._space.to_acescct(frame)
+
+    def sound(self) -> None:
+        return None
+
+
+def _reader(path: Path, settings: Settings) -> ClipReader | _ExrReader:
+    """What reads a clip, or EXR frames, as the settings say."""
+    if is_exr(path):
+        return _ExrReader(path, settings)
+    if settings.frame_rate is not None:
+        raise UsageError(
+            f"{spelled('frame_rate')} is only valid for an EXR-frame folder; a clip keeps its own, leave it out."
+        )
+    kind = ClipReader if settings.hdr is None else _AcescctReader
+    return kind(path, source_color=settings.source_color)
 
 
 @dataclass(frozen=True)
@@ -32,7 +82,7 @@ class OwnClip:
     Attributes:
         name: for messages.
         num_frames, frame_rate: of the clip.
-        pictures: called, it begins with the first one: (H, W, 3) uint8.
+        pictures: called, it begins with the first one: (H, W, 3) uint8, or ACEScct as float32 in [0, 1].
         fit: of these, whose sides are even.
         sound: all of it; None: it has none.
         reading_bytes: what reading its pictures takes.
@@ -50,13 +100,14 @@ class OwnClip:
 
     @classmethod
     def open(cls, path: Path, settings: Settings, vae: VideoVaeConfig) -> OwnClip:
-        """Read what the file says, and its sound.
+        """Read what the file says, and its sound; with high dynamic range its pictures become ACEScct.
 
         Raises:
-            UsageError: its size or its number of frames does not fit, and nothing may be fitted.
+            UsageError: its size or its number of frames does not fit, and nothing may be fitted; or a frame rate is
+                given for a clip, or none for EXR frames.
             MediaError: the file cannot be read.
         """
-        reader = ClipReader(path, source_color=settings.source_color)
+        reader = _reader(path, settings)
         # Files of video have even sides; what was read from another kind of file is cut by a row.
         height, width = (side // 2 * 2 for side in (reader.height, reader.width))
         way = settings.fit or DEFAULT_FIT
@@ -93,7 +144,7 @@ class OwnClip:
         return self.fit.width
 
     def read(self) -> Generator[Array, None, None]:
-        """All pictures, (height, width, 3) uint8.
+        """All pictures, (height, width, 3) uint8, or ACEScct as float32 in [0, 1].
 
         Raises:
             MediaError: the file cannot be read, or has another number of pictures than it had.
@@ -130,7 +181,8 @@ class OwnClip:
                     while shown < wanted:
                         picture, shown = next(pictures), shown + 1
                     assert picture is not None
-                    yield self.fit.to_grid(picture)
+                    seen = self.fit.to_grid(picture)
+                    yield seen if seen.dtype == np.uint8 else seen * np.float32(2) - np.float32(1)
 
         return FrameStream((len(places), self.fit.grid_height, self.fit.grid_width, 3), frames)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
-from ltx2rt.graph.diffusion.latent_state import LatentState
+from ltx2rt.graph.diffusion.latent_state import AudioTarget, LatentState, VideoTarget
 from ltx2rt.graph.diffusion.windows import Window
 from ltx2rt.types import Array
 
@@ -22,6 +22,13 @@ class WindowStarted:
     """
 
     window: Window
+    steps: int
+
+
+@dataclass(frozen=True)
+class StepsCounted:
+    """A clip begins whose stages differ with the request: ``steps`` sampler steps in all of them."""
+
     steps: int
 
 
@@ -89,13 +96,18 @@ class Evaluated:
 
 @dataclass(frozen=True)
 class Noised:
-    """A latent state has been noised: the `LatentState` before and after, and the drawn Gaussian."""
+    """A latent state has been noised: what it will become, the `LatentState` before and after, the drawn Gaussian."""
 
-    modality: str
+    target: VideoTarget | AudioTarget
     before: LatentState
     state: LatentState
     noise: Array
     noise_scale: float
+
+    @property
+    def modality(self) -> str:
+        """``video`` or ``audio``."""
+        return "video" if isinstance(self.target, VideoTarget) else "audio"
 
 
 @dataclass(frozen=True)
@@ -138,14 +150,24 @@ class AudioDecoded:
 
 
 @dataclass(frozen=True)
+class KeyFrameDecoded:
+    """A key frame, a normalised latent (1, 1, h, w, 128), became a picture (H, W, 3) float32 in [0, 1]."""
+
+    latent: Array
+    picture: Array
+
+
+@dataclass(frozen=True)
 class VideoDecodeStarted:
-    """The final normalised video latent (B, f, h, w, 128) goes to the decoder."""
+    """The final normalised video latent (B, f, h, w, 128) goes to the decoder, which looks at key frames there."""
 
     latent: mx.array
+    keyframes: tuple[int, ...] = ()
 
 
 Event = (
     WindowStarted
+    | StepsCounted
     | StageStarted
     | StageFinished
     | StageRestored
@@ -158,6 +180,7 @@ Event = (
     | SoundEncoded
     | LatentUpscaled
     | AudioDecoded
+    | KeyFrameDecoded
     | VideoDecodeStarted
 )
 Observer = Callable[[Event], None]

@@ -168,7 +168,7 @@ class OwnPictures(Protocol):
         """What reading them takes."""
 
     def read(self) -> Generator[Array, None, None]:
-        """All of them from the first one, (height, width, 3) uint8."""
+        """All of them from the first one, (height, width, 3) uint8, or ACEScct as float32 in [0, 1]."""
 
     def size(self, scale: Fraction) -> tuple[int, int]:
         """(height, width) of pictures ``scale`` times as large."""
@@ -230,6 +230,28 @@ class SourceClip:
 
 
 @dataclass(frozen=True)
+class HdrInput:
+    """Pictures that are converted to high dynamic range, as the model sees them.
+
+    Attributes:
+        frames: ACEScct codes in [-1, 1] as float32; F is 8*k + 1, H and W are multiples of 32.
+        height, width: of the pictures themselves, to which the result is cut.
+        every: of how many frames one is kept.
+        seams: frames with a key frame, counted in ``frames``.
+        reading_bytes: what reading them takes.
+        words: what a user should know.
+    """
+
+    frames: FrameStream
+    height: int
+    width: int
+    every: int = 1
+    seams: tuple[int, ...] = ()
+    reading_bytes: int = 0
+    words: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class TimeRange:
     """Seconds [start, end) of what the model sees that are generated anew, and in which streams.
 
@@ -255,6 +277,7 @@ class Media:
         reference_sound: the whole sound of a clip that is dubbed, whose voice is kept.
         num_frames, frame_rate: of the clip, where given media decide; None: as the settings say.
         source, region: the clip that is edited, and where.
+        hdr: what is converted to high dynamic range.
     """
 
     images: tuple[ImageCondition, ...] = ()
@@ -266,6 +289,7 @@ class Media:
     frame_rate: Fraction | None = None
     source: SourceClip | None = None
     region: TimeRange | None = None
+    hdr: HdrInput | None = None
 
     def placed(self, num_frames: int) -> Media:
         """The same for a clip whose length is known now: images that count from the end, -1 being the last frame."""
@@ -348,6 +372,21 @@ class GenerationInputs:
     ) -> GenerationInputs:
         """Of runs that denoise nothing: the size is legal and not used."""
         return cls(settings, height=64, width=64, num_frames=1, frame_rate=frame_rate, dtype=dtype)
+
+    @property
+    def is_hdr(self) -> bool:
+        """Whether frames are ACEScct, and become high dynamic range."""
+        return self.settings.hdr_space is not None
+
+    @property
+    def encoder_dtype(self) -> mx.Dtype:
+        """Of the video encoder's activations."""
+        return self.dtype if self.media.hdr is None else mx.float32
+
+    @property
+    def decoder_dtype(self) -> mx.Dtype:
+        """Of the video decoder's activations."""
+        return mx.float32 if self.is_hdr else self.dtype
 
     @property
     def prompt(self) -> str:

@@ -14,6 +14,7 @@ from ltx2rt.graph.stages.decode.needs import writing_bytes
 from ltx2rt.graph.stages.decode.stage import finish
 from ltx2rt.graph.stages.inputs import Edit, OwnPictures, SoundInput, SourceClip
 from ltx2rt.graph.stages.run import GeneratedClip, Run
+from ltx2rt.media.pixel_range import to_unit_range
 from ltx2rt.media.resampling import resample
 from ltx2rt.memory.need import Need
 from ltx2rt.types import FLOAT32_BYTES, Array
@@ -83,7 +84,9 @@ def _beside(edit: Edit, sound: SoundInput | None) -> int:
 def _kept(run: Run, edit: Edit) -> Callable[[], Iterator[Array]]:
     """All pictures of the clip, as a stage of their own."""
     pictures = edit.pictures
-    host = _beside(edit, edit.sound) + writing_bytes(pictures.height * pictures.width, edit.num_frames)
+    pixels = pictures.height * pictures.width
+    writing = writing_bytes(pixels, edit.num_frames, is_hdr=run.inputs.is_hdr)
+    host = _beside(edit, edit.sound) + writing
     need = run.choose([Need("kept pictures", host=host)])
 
     def frames() -> Iterator[Array]:
@@ -162,14 +165,13 @@ def _blended(pictures: OwnPictures, made: Array, own: Array, weight: float) -> A
     """A chunk of one frame: the model's picture at the clip's size, with a share of the clip's own."""
     restored = pictures.restored(made, own, Fraction(1))
     if weight > 0:
-        restored = restored * np.float32(1 - weight) + own * np.float32(weight / 255)
+        restored = restored * np.float32(1 - weight) + to_unit_range(own) * np.float32(weight)
     return restored[None]
 
 
 def _as_chunk(picture: Array) -> Array:
-    """(H, W, 3) uint8 -> (1, H, W, 3) float32 in [0, 1]."""
-    result: Array = picture[None].astype(np.float32) / np.float32(255)
-    return result
+    """(H, W, 3) uint8, or floating point in [0, 1] -> (1, H, W, 3) float32 in [0, 1]."""
+    return to_unit_range(picture)[None]
 
 
 def _restored(source: SourceClip, edit: Edit, clip: GeneratedClip) -> GeneratedClip:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
+from itertools import islice
 from math import floor
 from pathlib import Path
 
@@ -29,12 +30,14 @@ from ltx2rt.graph.stages.weight_set import WeightSet
 from ltx2rt.media.audio_reader import read_audio
 from ltx2rt.media.canny import canny, check_thresholds
 from ltx2rt.media.clip_reader import SAME_RATE, ClipReader, is_still_picture
+from ltx2rt.media.exr import SUFFIX, ExrFolder, exr_size, is_exr, read_exr
 from ltx2rt.media.fit import fit_words, fitted, is_much_larger
+from ltx2rt.media.hdr import HDR_SPACES, HdrSpace, acescct_of_srgb
 from ltx2rt.media.images import image_name, load_conditioning_image, picture_bytes, read_image, reading_bytes
 from ltx2rt.media.pixel_range import LUMA, to_signed_range
 from ltx2rt.media.resize import resize_to_cover
 from ltx2rt.spelling import spelled
-from ltx2rt.types import Array, FilePath
+from ltx2rt.types import FLOAT32_BYTES, Array, FilePath
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +45,8 @@ log = logging.getLogger(__name__)
 _MOST_FRAMES = 1024
 # More than any clip lasts: the sound decides.
 WHOLE_SOUND_S = 3600.0
+# What a pixel of an EXR picture takes while it is read, converted and brought to another size.
+_EXR_BYTES = 8 * 3 * FLOAT32_BYTES
 # Seconds without sound at the end of a clip that are not worth a word.
 _SHORT_SILENCE = 0.01
 
@@ -54,7 +59,14 @@ def open_images(settings: Settings, files: WeightSet) -> Media:
 
 
 def open_references(settings: Settings, files: WeightSet) -> Media:
-    """Images, control videos and where the clip attends to them."""
+    """Images, control videos and where the clip attends to them.
+
+    Raises:
+        UsageError, MediaError: as for each; or EXR frames beside other clips.
+    """
+    kinds = {isinstance(video.video, Path) and is_exr(video.video) for video in settings.video_conditioning}
+    if len(kinds) > 1:
+        raise UsageError(f"{spelled('video_conditioning')}: EXR frames and other clips do not mix; give one kind.")
     return replace(
         open_images(settings, files),
         references=tuple(reference_video(video, settings) for video in settings.video_conditioning),
@@ -112,17 +124,49 @@ def image_condition(image: ImageInput, settings: Settings) -> ImageCondition:
     if not 0 <= crf <= 51:
         raise UsageError(f"image crf must be 0 to 51, got {crf}; 0 keeps the image as it is.")
     check_strength("image", image.strength)
+    if isinstance(image.image, Path) and image.image.suffix.lower() == SUFFIX:
+        return _exr_condition(image.image, image, settings)
     rows, columns = read_image(image.image).shape[:2]
     say_fit(image_name(image.image), rows, columns, settings)
     fit = settings.fit or DEFAULT_FIT
 
     def pixels(height: int, width: int) -> Array:
-        return load_conditioning_image(image.image, height, width, crf=crf, fit=fit, antialias=settings.antialias)
+        read = load_conditioning_image(image.image, height, width, crf=crf, fit=fit, antialias=settings.antialias)
+        return read if settings.hdr is None else _as_acescct(read)
 
     # What is reduced for the final size is reduced for smaller stages, too.
     reduced = settings.antialias and is_much_larger(rows, columns, settings.height or 0, settings.width or 0)
     reading = reading_bytes(rows, columns, compressed=crf > 0, reduced=reduced)
     return ImageCondition(pixels, image.frame_index, image.strength, reading)
+
+
+def _exr_condition(path: Path, image: ImageInput, settings: Settings) -> ImageCondition:
+    """An EXR picture, which goes through no H.264."""
+    space = exr_space(path, settings)
+    rows, columns = exr_size(path)
+    say_fit(str(path), rows, columns, settings)
+    fit = settings.fit or DEFAULT_FIT
+
+    def pixels(height: int, width: int) -> Array:
+        codes = space.to_acescct(read_exr(path)) * np.float32(255)
+        return to_signed_range(fitted(codes, height, width, fit, antialias=settings.antialias))
+
+    return ImageCondition(pixels, image.frame_index, image.strength, rows * columns * _EXR_BYTES)
+
+
+def exr_space(path: FilePath, settings: Settings) -> HdrSpace:
+    """What EXR pictures are; UsageError where nothing says it."""
+    if settings.hdr is None:
+        spaces = ", ".join(space.upper() for space in HDR_SPACES)
+        raise UsageError(f"{path}: EXR input requires {spelled('hdr')}, which says its colour space: {spaces}.")
+    return HDR_SPACES[settings.hdr]
+
+
+def _as_acescct(pixels: Array) -> Array:
+    """Pixels of a usual picture as those of high dynamic range, both in [-1, 1]."""
+    signal = np.clip((pixels + np.float32(1)) / np.float32(2), 0, 1)
+    codes: Array = acescct_of_srgb(signal) * np.float32(2) - np.float32(1)
+    return codes
 
 
 def reference_video(video: VideoInput, settings: Settings) -> ReferenceVideo:
@@ -152,11 +196,14 @@ def _reference(control: ControlVideo, strength: float, settings: Settings) -> Re
     for note in control.notes:
         log.warning("%s", note)
     say_fit(control.name, *control.size, settings)
+    # Edges are no picture whose colours mean anything.
+    converts = settings.hdr is not None and not control.is_acescct and settings.control_type != "canny"
 
     def frames(height: int, width: int, count: int) -> FrameStream:
         def read() -> Generator[Array, None, None]:
             for frame in control.frames(settings, height, width, count):
-                yield to_signed_range(frame)
+                pixels = to_signed_range(frame)
+                yield _as_acescct(pixels) if converts else pixels
 
         return FrameStream((min(count, control.num_frames), height, width, 3), read)
 
@@ -171,9 +218,10 @@ class ControlVideo:
         name: for messages.
         num_frames: at the rate of the clip.
         size: (height, width).
-        pictures: called with a number, gives at most so many, (H, W, 3) uint8.
+        pictures: called with a number, gives at most so many, (H, W, 3) uint8, or float32 in 0 to 255.
         reading_bytes: what reading takes.
         notes: what its reader has to say.
+        is_acescct: the pictures are ACEScct of high dynamic range already.
     """
 
     name: str
@@ -182,6 +230,7 @@ class ControlVideo:
     pictures: Callable[[int], Iterable[Array]]
     reading_bytes: int = 0
     notes: tuple[str, ...] = ()
+    is_acescct: bool = False
 
     @classmethod
     def open(cls, video: VideoSource, settings: Settings) -> ControlVideo:
@@ -195,10 +244,23 @@ class ControlVideo:
             frames = picture_bytes(video, "a reference video")
             height, width = frames.shape[-3:-1]
             return cls("the reference video", len(frames), (height, width), lambda count: frames[:count])
+        if isinstance(video, Path) and is_exr(video):
+            return cls._of_exr(video, settings)
         reader = ClipReader(video, source_color=settings.source_color, frame_rate=settings.frame_rate)
         if not reader.variable_rate:
             require_frame_rate(video, reader.own_rate, reader.frame_rate)
         return cls.of(reader, str(video))
+
+    @classmethod
+    def _of_exr(cls, path: Path, settings: Settings) -> ControlVideo:
+        space, folder = exr_space(path, settings), ExrFolder.open(path)
+
+        def pictures(count: int) -> Iterator[Array]:
+            for frame in islice(folder.read(), count):
+                yield space.to_acescct(frame) * np.float32(255)
+
+        size = (folder.height, folder.width)
+        return cls(str(path), len(folder.frames), size, pictures, folder.reading_bytes, is_acescct=True)
 
     @classmethod
     def of(cls, reader: ClipReader, name: str) -> ControlVideo:
@@ -217,7 +279,7 @@ class ControlVideo:
         edges = partial(canny, low=settings.canny_low, high=settings.canny_high)
         fit = settings.fit or DEFAULT_FIT
         for picture in self.pictures(count):
-            shown = edges(picture) if settings.control_type == "canny" else picture
+            shown = edges(picture.astype(np.uint8)) if settings.control_type == "canny" else picture
             yield fitted(shown, height, width, fit, antialias=settings.antialias)
 
 

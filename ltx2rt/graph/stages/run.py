@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 
 import mlx.core as mx
 
-from ltx2rt.graph.diffusion.latent_state import LatentState, add_noise
+from ltx2rt.graph.diffusion.latent_state import AudioTarget, LatentState, VideoTarget, add_noise
 from ltx2rt.graph.diffusion.noise import (
     FrameNoise,
     NoiseSource,
@@ -73,7 +73,7 @@ class GeneratedClip:
 
     Attributes:
         frames: called, it decodes from the beginning: chunks of float32 (f, H, W, 3) in [0, 1], in order, with the same
-            bits each time. None: sound only.
+            bits each time; R'G'B' of BT.709, or ACEScct where the settings have an ``hdr_space``. None: sound only.
         audio: float32 (S, 2) in [-1, 1]; None: silent, or made together with the frames, see ``windows``.
         sample_rate: of the sound, Hz; 0: silent.
         frame_rate: frames per second.
@@ -123,8 +123,8 @@ class Run:
         noise: source of the random draws, in the order of the official code; default: what the settings say.
         journal: where results are kept and looked up, for runs that survive an interruption.
         sde_noise: makes the step and substep noise of each res_2s stage; default: the fixed seeds of the official code.
-        seeded_noise: makes the noise of each ancestral stage, from a number that is added to the seed; default: torch's
-            CPU generator.
+        seeded_noise: makes noise that starts anew, from a number that is added to the seed; default: torch's CPU
+            generator.
         ledger: memory accounts; default: without a budget.
         planning: nothing is loaded or computed. Every stage only declares what it needs, in the ledger, and gives
             zeros of the right shape.
@@ -197,7 +197,7 @@ class Run:
     def unobserved(self) -> Run:
         """The same run, of which nobody is told and for which nothing stays in memory."""
         other = copy.copy(self)
-        other._observer, other._keeping = None, None
+        other._observer, other._keeping, other._handover = None, None, None
         return other
 
     def emit(self, event: Event) -> None:
@@ -225,6 +225,8 @@ class Run:
         Raises:
             MemoryBudgetError: none fits.
         """
+        if self.window.count > 1:
+            options = (replace(option, window=self.window.index + 1) for option in options)
         need = self.ledger.choose(options if self._keeping is None else self._keeping.options(options, weights))
         if self.planning:
             whole = weights if need.can_be_kept else ()
@@ -233,9 +235,6 @@ class Run:
             need = self._handover.expected(need)
             self.ledger.needs[-1] = need
         return need
-        if self.window.count > 1:
-            options = (replace(option, window=self.window.index + 1) for option in options)
-        return self.ledger.choose(options if self._keeping is None else self._keeping.options(options, weights))
 
     def load(self, stage: Stage, weights: StageWeights) -> dict[str, Loaded]:
         """Weights for a running stage: those that are kept, and the others from their file."""
@@ -284,15 +283,19 @@ class Run:
         for shape in draws:
             source.skip(shape)
 
-    def add_noise(self, modality: str, state: LatentState, noise_scale: float) -> LatentState:
-        """The state noised with the next draw, announced to the observer; in a plan the state as it is."""
+    def add_noise(
+        self, state: LatentState, target: VideoTarget | AudioTarget, noise_scale: float, source: NoiseSource | None
+    ) -> LatentState:
+        """The state noised with the next draw, of the run (None) or of ``source``, announced to the observer; in a plan
+        the state as it is."""
+        source = self.noise if source is None else source
         if self.planning:
-            if isinstance(self.noise, RecordedNoise):
-                self.noise.skip(state.latent.shape)
+            if isinstance(source, RecordedNoise):
+                source.skip(state.latent.shape)
             return state
-        noise = self.noise.normal(state.latent.shape, state.dtype)
+        noise = source.normal(state.latent.shape, state.dtype)
         noised = add_noise(state, RecordedNoise([noise]), noise_scale=noise_scale)
-        self.emit(Noised(modality, state, noised, noise, noise_scale))
+        self.emit(Noised(target, state, noised, noise, noise_scale))
         return noised
 
 

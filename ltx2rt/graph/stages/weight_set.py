@@ -62,6 +62,7 @@ class WeightSet:
         enhancer_tokenizer: of the language model that rewrites prompts, where it is another one.
         loras: LoRA files with their strengths, fused in this order.
         distilled_lora: the LoRA of the second stage of dev pipelines with its strength, or empty.
+        detailing_lora: the LoRA of DFR with the strength that was given, or empty.
         gaps: setting of a part that the set does not have -> why.
         taken: setting of a part -> the file that was taken for it without having been named.
     """
@@ -70,6 +71,7 @@ class WeightSet:
     tokenizer: GemmaTokenizer | None = None
     loras: Loras = ()
     distilled_lora: Loras = ()
+    detailing_lora: Loras = ()
     gaps: Mapping[str, str] = field(default_factory=dict)
     taken: Mapping[str, Path] = field(default_factory=dict)
     enhancer_tokenizer: GemmaTokenizer | None = None
@@ -90,8 +92,10 @@ class WeightSet:
         """
         if not given.has_model and given.video_vae is None:
             raise UsageError(f"there is no model; give {spelled('checkpoint', 'FILE')}.")
-        distilled = () if given.distilled_lora is None else (given.distilled_lora,)
-        _check_strengths((*given.loras, *distilled))
+        distilled, detailing = (
+            () if lora is None else (lora,) for lora in (given.distilled_lora, given.detailing_lora)
+        )
+        _check_strengths((*given.loras, *distilled, *detailing))
         model = resolve(given.checkpoint, given.parts, given.model_variant, roles, given.video_decoder)
         sources, gaps = dict(model.sources), dict(model.gaps)
         for axis in _UPSCALERS:
@@ -114,7 +118,10 @@ class WeightSet:
             enhancer_tokenizer = None if writer.is_manifest else GemmaTokenizer.of(writer)
         weights = cls(sources, tokenizer, gaps=gaps, taken=model.taken, enhancer_tokenizer=enhancer_tokenizer)
         return replace(
-            weights, loras=weights._open_loras(given.loras), distilled_lora=weights._open_loras(distilled, text=False)
+            weights,
+            loras=weights._open_loras(given.loras),
+            distilled_lora=weights._open_loras(distilled, text=False),
+            detailing_lora=weights._open_loras(detailing, text=False),
         )
 
     def has(self, component: Component[Any]) -> bool:
@@ -202,7 +209,7 @@ class WeightSet:
         Raises:
             CheckpointError: one is NaN or infinite; the message names file and tensor.
         """
-        for lora, _ in (*self.loras, *self.distilled_lora):
+        for lora, _ in (*self.loras, *self.distilled_lora, *self.detailing_lora):
             lora.require_finite()
 
     def _open_loras(self, loras: Sequence[tuple[Path, float]], *, text: bool = True) -> Loras:

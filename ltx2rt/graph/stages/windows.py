@@ -128,7 +128,7 @@ def _outline(run: Run, window: Window) -> tuple[Run, Ledger]:
     """A run that computes nothing, of one window, and its accounts."""
     other = copy.copy(run)
     other.planning, other.ledger = True, Ledger(None, base=0)
-    other.journal = None
+    other.journal, other.uses = None, []
     return other.unobserved().of_window(window, run.noise.fork(), {}, None), other.ledger
 
 
@@ -148,7 +148,8 @@ def _made(
         if window.index == 0:
             # What a window leaves in the process, such as code of readers, the next one finds there; and the encoder.
             left = run.ledger.carried - before
-            left += 0 if clip.frames is None else writing_bytes(clip.height * clip.width, clip.num_frames)
+            if clip.frames is not None:
+                left += writing_bytes(clip.height * clip.width, clip.num_frames, is_hdr=run.inputs.is_hdr)
         yield window, clip
         carried = part.left
     run.ledger.carried = before + left

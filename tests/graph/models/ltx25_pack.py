@@ -206,11 +206,15 @@ def write_official_pack(folder: Path) -> None:
     vaes = (packs[0]["video_vae"], write_diffusion_vae(folder / "dev"), packs[0]["audio_vae"])
     places |= {f"vae/{path.stem}": path for path in vaes}
     places |= {f"model_patches/{packs[0]['duration_head'].stem}": packs[0]["duration_head"]}
-    places |= {"latent_upscale_models/ltx-2.5-latent-spatial-upscaler-x2-bf16-1.0": packs[0]["spatial_upscaler"]}
+    upscalers = {"spatial": packs[0]["spatial_upscaler"], "temporal": embedded.TEMPORAL_UPSCALER}
+    for axis, path in upscalers.items():
+        places[f"latent_upscale_models/ltx-2.5-latent-{axis}-upscaler-x2-bf16-1.0"] = path
     for place, path in places.items():
         _made((folder / place).parent)
         shutil.copy(path, folder / f"{place}.safetensors")
     write_lora(_made(folder / "loras") / "ltx-2.5-22b-distilled-lora-450-bf16.safetensors")
+    detail = "ltx-2.5-22b-ic-lora-pixel-spatial-upscaler-x2-1.0.safetensors"
+    write_lora(folder / "loras" / detail, 2, reference_downscale_factor="2")
     for name in ("dev", "distilled"):
         shutil.rmtree(folder / name)
 

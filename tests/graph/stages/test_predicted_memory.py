@@ -33,7 +33,7 @@ def stages(folder: Path, *words: str) -> list[dict[str, Any]]:
     done = subprocess.run([*command, *words], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     found: list[dict[str, Any]] = json.loads(report.read_text())["stages"]
-    assert {stage["kept_bytes"] for stage in found} == {0}  # there is no second call
+    assert found[-1]["kept_bytes"] == 0  # there is no second call
     return found
 
 
@@ -102,7 +102,7 @@ def second_call(folder: Path, *, keep: bool) -> list[dict[str, Any]]:
     first, second = json.loads(done.stdout)
     kept = first[-1]["kept_bytes"]
     assert (kept > KEPT_AT_LEAST) == keep
-    assert {stage["kept_bytes"] for stage in second} == {kept}
+    assert second[-1]["kept_bytes"] == kept
     loaded = sum(stage["loaded_bytes"] + stage["streamed_bytes"] for stage in second)
     assert (loaded == 0) == keep
     return second
@@ -123,3 +123,16 @@ def test_a_second_call_is_predicted_as_well_beside_kept_weights(tmp_path: Path) 
         if not said:
             break
     assert said == []
+
+
+@pytest.mark.slow
+def test_a_clip_in_windows_takes_the_memory_of_one_window(tmp_path: Path) -> None:
+    words = ["--pipeline", "distilled", "--height", "192", "--width", "192"]
+    sizes = ["--chunk-pixel-frames", "57", "--chunk-carry-frames", "25"]
+
+    def peak(frames: int) -> float:
+        found = stages(tmp_path, *words, *sizes, "--num-frames", str(frames))
+        return max(stage["resident_peak_bytes"] for stage in found)
+
+    one, four = peak(57), peak(57 + 3 * 32)
+    assert four <= max(1.03 * one, one + 10e6), f"{one / 1e6:.1f} MB of one window, {four / 1e6:.1f} MB of four"

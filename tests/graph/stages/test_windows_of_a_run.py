@@ -13,12 +13,14 @@ from ltx25_pack import write_diffusion_vae, write_pack
 from made_clips import tone
 
 from ltx2rt import api
+from ltx2rt.cli.plan_text import plan_text
 from ltx2rt.errors import Cancelled, UsageError
 from ltx2rt.graph.diffusion.denoising import PredictRequest
 from ltx2rt.graph.diffusion.predictions import keep_clean
 from ltx2rt.graph.diffusion.seams import FramesInMemory, PictureJoin, SoundJoin
 from ltx2rt.graph.diffusion.windows import Window
 from ltx2rt.graph.pipelines import refinement
+from ltx2rt.graph.pipelines.plan import Rates
 from ltx2rt.graph.settings.inputs import ImageInput
 from ltx2rt.graph.stages.decode import stage as decode_stage
 from ltx2rt.graph.stages.denoise import stage as denoise_stage
@@ -31,8 +33,10 @@ from ltx2rt.graph.stages.events import (
     VideoEncoded,
     WindowStarted,
 )
+from ltx2rt.graph.stages.inputs import AttentionMask, FrameStream, Media, ReferenceVideo
 from ltx2rt.graph.stages.run import Run
 from ltx2rt.media.pcm import write_wav
+from ltx2rt.media.stills import write_png
 from ltx2rt.media.video_writer import VideoWriter
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -48,6 +52,7 @@ THREE: dict[str, Any] = {
     "chunk_blend_frames": 8,
 }
 RATE = 24_000
+RATES = Rates(1e9, 1e9)
 
 
 def joined(clip: api.Clip) -> Array:
@@ -253,6 +258,19 @@ def test_reading_again_computes_nothing_again(model: None) -> None:
     assert not any(isinstance(event, StageStarted) for event in events)
 
 
+def test_previews_are_those_of_the_window_and_appear_while_it_is_made(model: None, tmp_path: Path) -> None:
+    shown: list[tuple[int, bool]] = []
+    picture = tmp_path / "now.png"
+
+    def show(preview: api.Preview) -> None:
+        write_png(picture, np.zeros((8, 8, 3), np.uint8))
+        shown.append((preview.latent.shape[1], picture.exists()))
+
+    clip = api.load("distilled")(**{**TWO, "num_frames": 41}, on_preview=show)
+    clip.save(tmp_path / "clip.mp4", sidecar=False)
+    assert shown == [(5, True)] * 11 + [(4, True)] * 11  # windows of 33 and 25 frames
+
+
 def test_a_clip_of_one_window_is_the_clip_without_windows(model: None) -> None:
     pipeline = api.load("distilled")
     plain = pipeline(**SMALL, num_frames=17)
@@ -292,6 +310,68 @@ def test_driving_sound_is_shipped_as_it_is(seconds: float, tmp_path: Path, stand
     heard = np.concatenate([piece.sound for piece in pieces if piece.sound is not None])
     np.testing.assert_array_equal(heard, clip.audio[: len(heard)])
     assert len(heard) == min(round(81 / 24 * 16_000), round(seconds * 16_000))
+
+
+def test_the_second_stage_of_two_stage_keeps_the_sound_of_the_first(stand_ins: list[tuple[str, int]]) -> None:
+    events: list[Event] = []
+    settings = {**TWO, "num_inference_steps": 1}
+    clip = api.load("two-stage", dtype="float32")(**settings, observer=events.append)
+    joined(clip)
+    assert clip.audio_latent is not None
+    tokens = [10_000 + token for token in range(34)] + [11_000 + token for token in range(18, 34)]
+    assert clip.audio_latent[0, :, 0].tolist() == tokens
+    frozen = [event.state for event in events if isinstance(event, Noised) and event.modality == "audio"][1::2]
+    assert [state.latent[0, :, 0].tolist() for state in frozen] == [tokens[:34], tokens[16:]]
+    assert all((event.noise_scale == 0) == (index % 4 == 3) for index, event in enumerate(noised(events)))
+
+
+def noised(events: list[Event]) -> list[Noised]:
+    return [event for event in events if isinstance(event, Noised)]
+
+
+def test_references_and_masks_are_those_of_the_window() -> None:
+    numbers = np.broadcast_to(np.arange(49, dtype=np.float32)[:, None, None, None], (49, 2, 2, 3))
+    reference = ReferenceVideo(lambda height, width, count: FrameStream.of(numbers[:count]), 0.5)
+    mask = AttentionMask(lambda height, width, count: numbers[:count, :, :, 0], 0.5)
+    media = Media(references=(reference,), attention_mask=mask)
+    window = Window(1, 2, 16, 33, carry=17)
+    part = media.of_window(window)
+    shown = part.references[0].frames(2, 2, 33)
+    assert shown.shape == (33, 2, 2, 3)
+    assert [int(frame[0, 0, 0]) for frame in shown.read()] == list(range(16, 49))
+    assert part.references[0].strength == 0.5
+    assert part.attention_mask is not None
+    assert part.attention_mask.weights is not None
+    assert part.attention_mask.weights(2, 2, 33)[:, 0, 0].tolist() == list(range(16, 49))
+    # One that ends earlier has what is left, a mask must be there to the end.
+    late = Media(references=(reference,), attention_mask=mask).of_window(Window(1, 2, 40, 33, carry=17))
+    assert late.references[0].frames(2, 2, 33).shape[0] == 9
+    assert late.attention_mask is not None
+    assert late.attention_mask.weights is not None
+    with pytest.raises(UsageError, match=r"has 49 frames but chunk needs \[40, 73\)"):
+        late.attention_mask.weights(2, 2, 33)
+
+
+def test_a_plan_shows_every_window() -> None:
+    plan, _ = api.load("distilled", keep_loaded=False).plan(**THREE, rates=RATES)
+    assert [(window.start, window.frames) for window in plan.windows] == [(0, 41), (24, 41), (48, 33)]
+    assert plan.steps == 3 * (8 + 3)
+    assert plan.seconds == sum(stage.seconds for stage in plan.stages)
+    assert [stage.need.window for stage in plan.stages if stage.need.name == "denoise 1"] == [1, 2, 3]
+    assert [list(group.windows) for group in plan.groups] == [[1], [2], [3]]
+    said = plan_text(plan)
+    assert "window 2 of 3: frames 24 to 64, 17 carried" in said
+    assert "33 steps" in said
+    one, _ = api.load("distilled", keep_loaded=False).plan(**{**THREE, "num_frames": 41}, rates=RATES)
+    # What later windows take more: the open encoder and what is handed on.
+    assert plan.peak_bytes - plan.base_bytes <= (one.peak_bytes - one.base_bytes) + (20 << 20)
+    long, _ = api.load("distilled", keep_loaded=False).plan(**{**THREE, "num_frames": 41 + 24 * 20}, rates=RATES)
+    # Windows that take the same are one group: all but the ends, where less is found or left in memory.
+    groups = [group.windows for group in long.groups]
+    assert [number for windows in groups for number in windows] == list(range(1, 22))
+    assert max(map(len, groups)) >= 15
+    assert long.peak_bytes - long.base_bytes <= plan.peak_bytes - plan.base_bytes + (1 << 20)
+    assert " of 21, each: " in plan_text(long)
 
 
 @pytest.fixture(scope="module")

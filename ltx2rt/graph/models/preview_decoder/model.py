@@ -9,7 +9,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import mlx.core as mx
-import numpy as np
 
 from ltx2rt.graph.models.layers.footprint import Footprint
 from ltx2rt.graph.models.layers.params import Params
@@ -112,7 +111,7 @@ class PreviewDecoder:
         memory: dict[int, mx.array] = {}
         at = params.at("decoder")
         for index in range(latent.shape[0]):
-            cell = mx.array(np.ascontiguousarray(latent[index : index + 1])).astype(dtype)
+            cell = mx.array(latent[index : index + 1]).astype(dtype)
             x = conv2d(mx.tanh(cell / 3) * 3, at["1.weight"], at["1.bias"], padding=_SAME)
             x = mx.maximum(x, 0)
             for blocks, grow, after in _LEVELS:

@@ -141,13 +141,17 @@ class KeyFramePlanes(NamedTuple):
 
 
 def decode_video(
-    run: Run, latent: Float32Array, keyframes: KeyFramePlanes | None = None, beside: int = 0
+    run: Run,
+    latent: Float32Array,
+    keyframes: KeyFramePlanes | None = None,
+    beside: int = 0,
+    noise: NoiseSource | None = None,
 ) -> Callable[[], Iterator[Array]]:
     """What decodes a normalised latent (1, f, h, w, 128): chunks of float32 (f, H, W, 3) in [0, 1].
 
     Called again, it gives the same bits. How it is decoded is chosen now. The stage begins with the first chunk and
     lasts as long as the iteration. ``keyframes`` are looked at by a diffusion decoder alone. The reader
-    of the chunks takes ``beside`` bytes meanwhile.
+    of the chunks takes ``beside`` bytes meanwhile. ``noise``: of the diffusion decoder, in place of the run's.
     """
     config = run.files.config(VIDEO_VAE)
     decoder = video_decoder(config)
@@ -155,11 +159,11 @@ def decode_video(
     if config.diffusion is None:
         keyframes = None
     need = run.choose(_decoding(run, latent, keyframes, beside), weights)
-    noise = run.noise.fork() if run.decoder_noise is None else run.decoder_noise
+    draws = run.decoder_noise or noise or run.noise.fork()
     _pass_over(run, decoder, latent, need, keyframes)
     if run.planning:
         return lambda: iter(())
-    return lambda: _decoded(run, decoder, weights, need, latent, noise.fork(), keyframes)
+    return lambda: _decoded(run, decoder, weights, need, latent, draws.fork(), keyframes)
 
 
 def leave_out_video(run: Run, latent: Float32Array, keyframes: KeyFramePlanes | None = None) -> None:
@@ -183,10 +187,11 @@ def _decoding(run: Run, latent: Float32Array, keyframes: KeyFramePlanes | None, 
         config,
         _grid(latent),
         tiling,
-        inputs.dtype,
+        inputs.decoder_dtype,
         beside,
         number,
         writes=run.window.index == 0,
+        is_hdr=inputs.is_hdr,
     )
 
 
@@ -212,11 +217,11 @@ def _decoded(
     noise: NoiseSource,
     keyframes: KeyFramePlanes | None,
 ) -> Iterator[Array]:
-    dtype = run.inputs.dtype
+    dtype = run.inputs.decoder_dtype
     with run.stage(need) as stage:
         params = Params(run.load(stage, weights))
         values = mx.array(latent).astype(dtype)
-        run.emit(VideoDecodeStarted(values))
+        run.emit(VideoDecodeStarted(values, () if keyframes is None else tuple(keyframes.positions)))
         seen = None if keyframes is None else keyframes.for_decoder(dtype)
         for chunk in decoder.frames(params, dtype, values, need.settings, FrameNoise(noise), seen):
             require_finite(need.name, "the frames", chunk)
@@ -250,6 +255,7 @@ def finish(
     *,
     keyframes: Float32Array | None = None,
     carried: Planes | None = None,
+    planes: KeyFramePlanes | None = None,
     decodes_video: bool = True,
     decodes_audio: bool = True,
     beside: int = 0,
@@ -263,6 +269,7 @@ def finish(
         video, audio: normalised, (1, f, h, w, 128) and (1, L, 128).
         keyframes: (1, K, h, w, 128), normalised: the key frames that were generated besides the clip.
         carried: key frames that the window before has left, at their places in this one.
+        planes: those that the decoder looks at, whatever the settings say.
         decodes_video, decodes_audio: False for latents of which nothing is to be seen or heard.
         beside: bytes that reading the frames takes.
     """
@@ -283,11 +290,11 @@ def finish(
     num_frames = 0 if video is None or vae is None else vae.pixel_frames(video.shape[1])
     frames = None
     if video is not None and decodes_video:
-        planes = _planes(run, keyframes, carried, num_frames)
+        seen = _planes(run, keyframes, carried, num_frames) if planes is None else planes
         if shows:
-            frames = decode_video(run, video, planes, beside)
+            frames = decode_video(run, video, seen, beside)
         elif run.window.count > 1:
-            leave_out_video(run, video, planes)
+            leave_out_video(run, video, seen)
     return GeneratedClip(
         frames=frames,
         audio=waveform,

@@ -24,6 +24,7 @@ from ltx2rt.graph.diffusion.latent_state import (
     create_video_state,
     freeze,
 )
+from ltx2rt.graph.diffusion.noise import NoiseSource
 from ltx2rt.graph.diffusion.precision import Float32Array, StateDtype
 from ltx2rt.graph.diffusion.windows import Carried, Planes, carried_sound
 from ltx2rt.graph.stages.inputs import ImageCondition
@@ -100,10 +101,12 @@ def video_state(
     items: Sequence[VideoItem] = (),
     initial: Float32Array | None = None,
     frozen: bool = False,
+    noise: NoiseSource | None = None,
 ) -> LatentState:
-    """Create, condition and noise the video state; draws its noise. A frozen stream is kept as ``initial``."""
+    """Create, condition and noise the video state; draws its noise, from ``noise`` where that is given, else from the
+    run's. A frozen stream is kept as ``initial``."""
     state = create_video_state(target, initial=initial, dtype=STATE_DTYPES[run.inputs.dtype])
-    state = run.add_noise("video", apply_conditioning(state, target, items), 0.0 if frozen else noise_scale)
+    state = run.add_noise(apply_conditioning(state, target, items), target, 0.0 if frozen else noise_scale, noise)
     return freeze(state) if frozen else state
 
 
@@ -115,8 +118,9 @@ def audio_state(
     items: Sequence[SoundItem] = (),
     initial: Float32Array | None = None,
     frozen: bool = False,
+    noise: NoiseSource | None = None,
 ) -> LatentState:
     """The same for the audio; it draws after the video."""
     state = create_audio_state(target, initial=initial, dtype=STATE_DTYPES[run.inputs.dtype])
-    state = run.add_noise("audio", apply_conditioning(state, target, items), 0.0 if frozen else noise_scale)
+    state = run.add_noise(apply_conditioning(state, target, items), target, 0.0 if frozen else noise_scale, noise)
     return freeze(state) if frozen else state

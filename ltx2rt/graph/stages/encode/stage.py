@@ -43,7 +43,8 @@ def encode_pixels(
         return []
     if any(isinstance(clip, FrameStream) and clip.shape[0] > 1 for clip in clips):
         run.ledger.carried += _READER_LEAVES
-    checkpoint, config, dtype = run.files.source(VIDEO_VAE), run.files.config(VIDEO_VAE), run.inputs.dtype
+    checkpoint, config = run.files.source(VIDEO_VAE), run.files.config(VIDEO_VAE)
+    dtype = run.inputs.encoder_dtype
     grids = [(clip.shape[0], clip.shape[1], clip.shape[2]) for clip in clips]
     weights = run.files.weights(VIDEO_VAE, encoder_specs(config) + statistics_specs(config.latent_channels))
     need = run.choose(video_encoder_options(checkpoint, config, name, grids, dtype, beside, tiling), weights)

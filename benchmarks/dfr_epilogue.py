@@ -1,0 +1,85 @@
+"""Runs the round of DFR at full size alone, from random latents: what `real_scale.py --epilogue` measures from outside.
+
+    python benchmarks/dfr_epilogue.py --transformer FILE --video-vae FILE --audio-vae FILE --spatial-upscaler FILE
+        --detailing-lora FILE --size 2176 3840 --cells 1 --memory 24GB --report FILE.json
+
+The key frames' way through pictures, the upscaler and both phases in tiles are those of `ltx2rt generate --pipeline dfr
+--spatial-upscalings 2`; the stages before them, which other runs measure, are left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+
+from ltx2rt.api.planning import ledger
+from ltx2rt.graph.components import AUDIO_VAE, VIDEO_VAE
+from ltx2rt.graph.pipelines.dfr_epilogue import doubled_size
+from ltx2rt.graph.pipelines.dfr_pass import Film
+from ltx2rt.graph.pipelines.dfr_plan import CELL_FRAMES, Canvas
+from ltx2rt.graph.pipelines.plan import plan
+from ltx2rt.graph.settings.settings import Settings
+from ltx2rt.graph.settings.weight_files import WeightFiles
+from ltx2rt.graph.stages.inputs import GenerationInputs
+from ltx2rt.graph.stages.run import Run
+from ltx2rt.graph.stages.text.stage import zero_context
+from ltx2rt.graph.stages.weight_set import WeightSet
+
+SEED = 10
+FRAME_RATE = Fraction(24)
+STRENGTH = 1.0
+
+
+def film_of(files: WeightSet, size: tuple[int, int], cells: int) -> Film:
+    """A clip of so many latent frames at half of ``size``, without key frames of its own: random numbers."""
+    rng = np.random.default_rng(SEED)
+    vae, audio = files.config(VIDEO_VAE), files.config(AUDIO_VAE)
+    rows, columns = (side // 2 // vae.spatial_factor for side in size)
+    video = rng.standard_normal((1, cells, rows, columns, vae.latent_channels)).astype(np.float32)
+    frames = CELL_FRAMES * (cells - 1) + 1
+    sound = rng.standard_normal((1, max(1, round(frames / 24 * 25)), audio.vae.token_width)).astype(np.float32)
+    return Film(Canvas(frames, ()), 0, video, {}, sound, [])
+
+
+def main(words: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    for name in ("transformer", "video-vae", "audio-vae", "spatial-upscaler", "detailing-lora", "report"):
+        parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--size", nargs=2, type=int, default=(2176, 3840), metavar=("HEIGHT", "WIDTH"))
+    parser.add_argument("--cells", type=int, default=1, help="latent frames")
+    parser.add_argument("--memory", help="budget; default: as for ltx2rt generate")
+    arguments = parser.parse_args(words)
+    files = WeightSet.open(
+        WeightFiles(
+            transformer=arguments.transformer,
+            video_vae=arguments.video_vae,
+            audio_vae=arguments.audio_vae,
+            spatial_upscaler=arguments.spatial_upscaler,
+            detailing_lora=(arguments.detailing_lora, STRENGTH),
+        )
+    )
+    height, width = arguments.size
+    frames = CELL_FRAMES * (arguments.cells - 1) + 1
+    settings = Settings(seed=SEED, spatial_upscalings=2)
+    inputs = GenerationInputs(settings, height, width, frames, FRAME_RATE, dtype=mx.bfloat16)
+    film, context = film_of(files, (height, width), arguments.cells), zero_context(files)
+    accounts = ledger(arguments.memory)
+    plan(lambda run: doubled_size(run, context, film), files, inputs, accounts.unused())
+    run = Run(files, inputs, ledger=accounts)
+    larger = doubled_size(run, context, film)
+    if not np.isfinite(larger.video).all():
+        print("error: the latent is not finite", file=sys.stderr)
+        return 1
+    content = {"stages": [stage.as_dict() for stage in run.stages.reports]}
+    arguments.report.write_text(json.dumps(content, indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
