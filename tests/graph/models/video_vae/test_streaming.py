@@ -206,19 +206,22 @@ def test_decode_memory_is_predicted(
 
 
 @needs_kernels
-@pytest.mark.parametrize("frames_per_push", [None, 1, 4])
-def test_encode_memory_is_predicted(frames_per_push: int | None) -> None:
+@pytest.mark.parametrize(("frames_per_push", "tile"), [(None, None), (1, None), (4, None), (4, 96)])
+def test_encode_memory_is_predicted(frames_per_push: int | None, tile: int | None) -> None:
     model = encoder(PUBLISHED["19b"] | {"encoder_base_channels": 16})
     clip = np.zeros((25, 128, 128, 3), np.float32)
+    tiling = None if tile is None else Tiling.of(spatial=(tile, 64))
 
     def run() -> None:
         if frames_per_push is None:
             mx.eval(model(clip[None]))
+        elif tiling is not None:
+            mx.eval(model.encode_tiles(iter(clip), (25, 128, 128), tiling, frames_per_push=frames_per_push))
         else:
             for latent in model.encode_stream(pieces(clip, 1), frames_per_push=frames_per_push):
                 mx.eval(latent)
 
-    predicted = encode_bytes(model.config, (25, 128, 128), frames_per_push=frames_per_push).arrays
+    predicted = encode_bytes(model.config, (25, 128, 128), tiling=tiling, frames_per_push=frames_per_push).arrays
     assert 0.98 <= predicted / peak_of(run, predicted) <= 1.07
 
 
