@@ -322,6 +322,7 @@ def whole(pack: dict[str, Any]) -> Whole:
             for where in (
                 "the first stage",
                 "the second stage",
+                "the second part of the round",
                 "the key frames",
                 "a tile of the first phase",
                 "the end",
