@@ -41,6 +41,7 @@ MLX_NAMES = """--pipeline --height --width --frames --steps --steps-stage1 --ste
 
 # Options of this command that tests of their own exercise.
 TESTED_ELSEWHERE = {
+    "--activations": "test_activations.py",
     "--transformer-path": "test_model_parts.py",
     "--tokenizer-path": "test_model_parts.py",
     "--connectors-path": "test_model_parts.py",
