@@ -15,7 +15,7 @@ from ltx2rt.graph.diffusion.latent_geometry import VideoLatentShape
 from ltx2rt.graph.diffusion.precision import Float32Array
 from ltx2rt.graph.diffusion.schedules import distilled_sigmas, distilled_stage_2_sigmas
 from ltx2rt.graph.pipelines.checks import check_inputs, check_planes, no_keyframes
-from ltx2rt.graph.pipelines.dfr_epilogue import doubled_size
+from ltx2rt.graph.pipelines.dfr_epilogue import MOST_TILES, OVERLAP, doubled_size
 from ltx2rt.graph.pipelines.dfr_pass import (
     DETAIL_STRENGTH,
     Film,
@@ -43,6 +43,7 @@ from ltx2rt.graph.stages.run import GeneratedClip, Run
 from ltx2rt.graph.stages.targets import video_shape
 from ltx2rt.graph.stages.text.stage import positive_context
 from ltx2rt.graph.stages.weight_set import WeightSet
+from ltx2rt.graph.tile_splits import fitting_count
 from ltx2rt.spelling import spelled
 
 log = logging.getLogger(__name__)
@@ -83,12 +84,32 @@ def check(inputs: GenerationInputs, files: WeightSet) -> None:
             log.warning(
                 "%s: states no reference_downscale_factor; 1 is assumed, references of the full size", lora.path
             )
+    if settings.spatial_upscalings == 2:
+        _say_tiles(inputs, files)
     if not settings.latents_only:
         check_planes(
             files,
             "the clip is decoded without them",
             f"give the video VAE of LTX-2.5 as published, or {spelled('video_decoder', 'conv')}",
         )
+
+
+def _say_tiles(inputs: GenerationInputs, files: WeightSet) -> None:
+    """Say where the round at full size has fewer tiles than usual, or such that share less."""
+    factor = files.config(VIDEO_VAE).spatial_factor
+    for name, side in (("height", inputs.height), ("width", inputs.width)):
+        tiles, overlap = fitting_count(side // factor, MOST_TILES, OVERLAP)
+        if (tiles, overlap) != (MOST_TILES, OVERLAP):
+            log.warning(
+                "%s of %d is little for the tiles of the round at full size: %d of them share %d cells, not %d that "
+                "share %d",
+                name,
+                side,
+                tiles,
+                overlap,
+                MOST_TILES,
+                OVERLAP,
+            )
 
 
 def generate(run: Run) -> GeneratedClip:

@@ -316,13 +316,13 @@ def whole(pack: dict[str, Any]) -> Whole:
 @pytest.mark.parametrize(
     "where",
     [
-        "the second part of the round",
         "a tile of the second part at full size",
         *(
             pytest.param(where, marks=pytest.mark.slow)
             for where in (
                 "the first stage",
                 "the second stage",
+                "the second part of the round",
                 "the key frames",
                 "a tile of the first phase",
                 "the end",
@@ -421,6 +421,13 @@ def test_files_that_are_missing_or_of_no_use(
     load(pack, detailing_lora=(silent, 0.8)).record_for("a dog", **SMALL)
     assert "its strength here is always 0.5, not 0.8" in caplog.text
     assert "states no reference_downscale_factor; 1 is assumed" in caplog.text
+
+
+def test_small_clips_have_other_tiles(pack: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
+    large: dict[str, Any] = {**SMALL, "spatial_upscalings": 2, "height": 512, "width": 128}
+    load(pack).record_for("a dog", **large)
+    assert "width of 128 is little for the tiles of the round at full size: 4 of them share 0 cells" in caplog.text
+    assert "height of" not in caplog.text
 
 
 def test_decoders(pack: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
