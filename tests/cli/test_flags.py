@@ -100,9 +100,10 @@ CASES: dict[str, tuple[str, dict[str, str]]] = {
         "--save-first-frame f.png --contact-sheet c.png --save-latents l.safetensors --no-sidecar "
         "--temporal-upsampler-path {w}/ltx-2-temporal-upscaler-x2-1.0.safetensors --upscale-spatial --upscale-temporal "
         "--chunked --chunk-pixel-frames 41 --chunk-carry-frames 17 --chunk-blend-frames 8 "
-        "--hdr ACEScct",
+        "--hdr ACEScct --no-prompt-cache",
         {
             "prompt": '"words"',
+            "no-prompt-cache": "true",
             "hdr": '"acescct"',
             "chunked": "true",
             "chunk-pixel-frames": "41",
