@@ -65,12 +65,12 @@ void bind_scratch_bytes(nb::module_& m) {
   m.def(
       "quantized_linear_scratch_bytes",
       [](int64_t rows, int64_t depth, int64_t width, mx::Dtype dtype, const std::string& format, bool strided_x,
-         int rotation, int threads) {
+         int rotation, bool int8_activations, int threads) {
         return quantized_linear_scratch_bytes(rows, depth, width, cpu::float_type(dtype), parse_weight_format(format),
-                                              strided_x, rotation, threads);
+                                              strided_x, rotation, int8_activations, threads);
       },
       "rows"_a, "depth"_a, "width"_a, nb::kw_only(), "dtype"_a, "weight_format"_a, "strided_x"_a, "rotation"_a,
-      "threads"_a,
+      "int8_activations"_a, "threads"_a,
       "Bytes that the CPU kernel takes besides inputs and output, for x (rows, depth) and a weight (width, depth).");
   m.def(
       "rope_attention_scratch_bytes",

@@ -153,6 +153,12 @@ cpu::KernelTables broken(cpu::KernelTables tables, const std::string& part) {
                                       int64_t ldc, bool add, const cpu::ReadAhead& ahead) {
       whole.linear.tiles.multiply(a, rows, panel, k - 32, c, ldc, add, ahead);
     };
+  } else if (part == "codes") {
+    for (auto* loops : {&tables.linear.quads, &tables.linear.quad_tiles}) {
+      loops->prepare = [](cpu::FloatType type, const char* const* from, int64_t rows, int64_t n, float* to) {
+        whole.linear.quads.prepare(type, from, rows, n - 1, to);
+      };
+    }
   } else if (part == "finish") {
     tables.linear.finish = [](const cpu::LinearEpilogue& epilogue, const float* sums, void* out, int64_t n) {
       whole.linear.finish(epilogue, sums, out, n - 1);

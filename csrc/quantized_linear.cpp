@@ -112,6 +112,9 @@ void check_parts(const LinearWeight& weight, WeightFormat format) {
   check("weight.table", weight.table, table);
 }
 
+// The widest rows whose sum of products of 8-bit integers fits into 32 bits.
+constexpr int64_t kMostInt8Depth = 131072;
+
 void check_rotation(int rotation, int64_t depth) {
   if (rotation == 0) return;
   bool power_of_four = rotation >= 4;
@@ -179,6 +182,8 @@ mx::Shape check_shapes(const Operands& o, const QuantizedLinear::Parameters& p) 
       break;
   }
   check_rotation(p.rotation, depth);
+  require(!p.int8_activations || depth <= kMostInt8Depth, kOp, "K must be at most ", kMostInt8Depth,
+          " with weight.activations \"int8\" but is ", depth, ".");
   auto shape = o.x->shape();
   shape.back() = width;
   if (o.bias) require_shape(*o.bias, {width}, kOp, "bias");
@@ -203,6 +208,8 @@ mx::array quantized_linear(const mx::array& x, const LinearWeight& weight, const
   require_float(x, kOp, "x");
   const auto format = weight_format(weight.mode, weight.values.dtype(), weight.bits);
   check_parts(weight, format);
+  require(!weight.int8_activations || format == WeightFormat::int8_rows, kOp,
+          "weight.activations must be \"float\" in mode \"", weight.mode, "\" but is \"int8\".");
   if (bias) require_float(*bias, kOp, "bias");
   if (residual) {
     require(residual->dtype() == x.dtype(), kOp, "residual must have x's dtype ", x.dtype(), " but is ",
@@ -213,6 +220,7 @@ mx::array quantized_linear(const mx::array& x, const LinearWeight& weight, const
   const QuantizedLinear::Parameters parameters{.format = format,
                                                .group_size = weight.group_size,
                                                .rotation = weight.rotation,
+                                               .int8_activations = weight.int8_activations,
                                                .activation = parse_activation(activation),
                                                .has_scale = weight.scale.has_value(),
                                                .has_zero = weight.zero.has_value(),
@@ -235,8 +243,9 @@ mx::array quantized_linear(const mx::array& x, const LinearWeight& weight, const
   if (gate_index) {
     inputs.push_back(checked_index(*gate_index, *gate, "[quantized_linear] gate_index", "gate has", context.stream));
   }
-  return lazy_or_reference<QuantizedLinear>(context, metal_plan::linear_has_shader(weight.rotation), std::move(shape),
-                                            x.dtype(), std::move(inputs), parameters);
+  const bool has_shader = metal_plan::linear_has_shader(weight.rotation) && !weight.int8_activations;
+  return lazy_or_reference<QuantizedLinear>(context, has_shader, std::move(shape), x.dtype(), std::move(inputs),
+                                            parameters);
 }
 
 WeightFormat parse_weight_format(const std::string& name) {

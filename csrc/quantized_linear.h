@@ -29,6 +29,9 @@ namespace ltx2rt {
 // rotation: 0, or G, a power of 4 that divides K. Then out is that of x R in place of x: each G values of a row of x are
 // multiplied by R, the Kronecker power of h / 2 with -1 on the anti-diagonal of h (4, 4) and 1 elsewhere, in float32,
 // and rounded to the dtype of x. R is its own inverse and symmetric: W R is what plain code would multiply with.
+// int8_activations, of mode "int8" alone: each row of x (rotated) becomes codes q = round_half_to_even(x * 127 / m), m its
+// largest magnitude, and the sum of products is (the exact sum of q * values) * (m / 127) * scale; 0 where m < 1e-35, NaN
+// where a value of the row is NaN or infinite. K is at most 131072, or the sum might not fit into 32 bits.
 struct LinearWeight {
   std::string mode;
   mx::array values;
@@ -38,6 +41,7 @@ struct LinearWeight {
   int group_size;
   int bits;
   int rotation;
+  bool int8_activations;
 };
 
 // out = residual + gate[gate_index] * activation(x @ W^T + bias)
@@ -61,7 +65,8 @@ WeightFormat parse_weight_format(const std::string& name);
 // Bytes that the CPU kernel takes besides inputs and output, for `rows` rows of x of width `depth`, all of whose values
 // are neighbours unless strided_x. rotation: that of the weight.
 int64_t quantized_linear_scratch_bytes(int64_t rows, int64_t depth, int64_t width, cpu::FloatType x_type,
-                                       WeightFormat format, bool strided_x, int rotation, int threads);
+                                       WeightFormat format, bool strided_x, int rotation, bool int8_activations,
+                                       int threads);
 
 // Inputs: x, values, then those of scale, zero, table, bias, residual, gate and gate_index that are present.
 class QuantizedLinear : public FallbackPrimitive {
@@ -70,6 +75,7 @@ class QuantizedLinear : public FallbackPrimitive {
     WeightFormat format;
     int group_size;
     int rotation;
+    bool int8_activations;
     Activation activation;
     bool has_scale;
     bool has_zero;

@@ -39,6 +39,8 @@ class ParamSpec:
     optional: bool = False
 
 
+Activations = Literal["float", "int8"]
+"""What quantised weights are multiplied with: activations as they are, or rows of them as 8-bit codes."""
 LinearMode = Literal["dense", "e4m3", "affine", "int8", "q8_0", "q4_k", "q5_k", "q6_k", "nvfp4", "mxfp8", "w4a8"]
 # Modes whose values are GGML's blocks: weights in a block, and its bytes.
 GGML_BLOCKS = {"q8_0": (32, 34), "q4_k": (256, 144), "q5_k": (256, 176), "q6_k": (256, 210)}
@@ -63,6 +65,10 @@ class LinearWeight(NamedTuple):
     With a ``rotation`` G (a power of 4 that divides K) the product is ``y = (x R) @ W.T``: each G values of x are
     multiplied by the Kronecker power R of h / 2, h (4, 4) with -1 on its anti-diagonal and 1 elsewhere, in float32, and
     rounded to the dtype of x. R is symmetric and its own inverse, so the matrix that plain code multiplies with is W R.
+
+    ``activations`` ``int8``, of mode ``int8`` alone: each row of x (rotated) becomes codes q = round(x * 127 / m), m
+    its largest magnitude, and the product is (exact sum of q * values) * (m / 127) * scale; zeros where m < 1e-35,
+    NaN where the row holds NaN or infinity. K is at most 131072.
     """
 
     mode: LinearMode
@@ -73,6 +79,7 @@ class LinearWeight(NamedTuple):
     bits: int = 0
     table: Any = None
     rotation: int = 0
+    activations: Activations = "float"
 
     @property
     def arrays(self) -> tuple[Any, ...]:

@@ -11,7 +11,7 @@ import mlx.core as mx
 from ltx2rt.bench.attention_cases import AttentionCase
 from ltx2rt.bench.case import DTYPES, TORCH, TORCH_DENSE, Call, Way, halves
 from ltx2rt.bench.convolution_cases import ConvolutionCase
-from ltx2rt.bench.linear_cases import FEW_ROWS, LinearCase, LinearInputs, cold_bytes, some_columns
+from ltx2rt.bench.linear_cases import DOT, FEW_ROWS, LinearCase, LinearInputs, cold_bytes, some_columns
 from ltx2rt.bench.neighborhood_cases import HEAD, NeighborhoodCase
 from ltx2rt.bench.norm_cases import EPS, NormCase
 from ltx2rt.kernels import reference
@@ -24,7 +24,9 @@ def linear_ways(case: LinearCase, inputs: LinearInputs) -> dict[str, Way]:
     ways = {}
     if case.form in ("f32", "bf16", "e4m3"):
         ways[TORCH] = some(lambda share: linear(case, inputs, share, dense=False))
-    if case.form not in DTYPES:
+    if case.form in DOT:  # torch's way is the product in bfloat16
+        ways[TORCH] = some(lambda share: linear(case, inputs, share, dense=True))
+    elif case.form not in DTYPES:
         ways[TORCH_DENSE] = some(lambda share: linear(case, inputs, share, dense=True))
     return ways
 

@@ -9,7 +9,7 @@
 
 namespace ltx2rt::cpu {
 
-// Whether this processor has the tiles with products of bfloat16 pairs and the system lets this process use them. Asks
+// Whether this processor has the tiles with products of bfloat16 pairs and of 8-bit integers and the system lets this process use them. Asks
 // the system for that.
 bool amx_usable();
 

@@ -19,6 +19,9 @@ constexpr int kTileColumns = 2 * kLanes;  // columns of one panel
 // What a word of the rows and of the panel is: a float32 value...
 struct FloatWords {
   using Operand = Vec;
+  using Sum = Vec;
+  static Sum start(const float*) { return zero(); }
+  static void store_sum(float* to, Sum sum, bool add) { store(to, add ? load(to) + sum : sum); }
   static Operand broadcast(const float* word) { return splat(*word); }
   static Operand load_row(const float* words) { return load(words); }
   static Vec add_product(Vec sum, Operand x, Operand y) { return fma(x, y, sum); }
@@ -27,6 +30,9 @@ struct FloatWords {
 // ...or a pair of bfloat16 values that follow one another in the summed index.
 struct PairWords {
   using Operand = VecI;
+  using Sum = Vec;
+  static Sum start(const float*) { return zero(); }
+  static void store_sum(float* to, Sum sum, bool add) { store(to, add ? load(to) + sum : sum); }
   static Operand broadcast(const float* word) {
     int32_t bits;
     memcpy(&bits, word, sizeof bits);

@@ -42,11 +42,11 @@ bool supports_avx512() {
          __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
 
-// Every processor with BF16 but one (Cooper Lake, which then runs avx512) has VBMI too.
+// Every processor with BF16 but one (Cooper Lake, which then runs avx512) has VBMI and VNNI too.
 bool supports_avx512bf16() {
   uint32_t eax = 0, ebx, ecx, edx;
-  return supports_avx512() && __builtin_cpu_supports("avx512vbmi") && __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) &&
-         (eax >> 5 & 1) != 0;
+  return supports_avx512() && __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni") &&
+         __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) && (eax >> 5 & 1) != 0;
 }
 
 bool supports_neonbf16() { return false; }
@@ -57,13 +57,17 @@ bool supports_avx2() { return false; }
 bool supports_avx512() { return false; }
 bool supports_avx512bf16() { return false; }
 
+// Every processor with BF16 has dot products of 8-bit integers too.
 bool supports_neonbf16() {
 #if defined(__aarch64__) && defined(__linux__)
-  return (getauxval(AT_HWCAP2) >> 14 & 1) != 0;
+  return (getauxval(AT_HWCAP2) >> 14 & 1) != 0 && (getauxval(AT_HWCAP) >> 20 & 1) != 0;
 #elif defined(__aarch64__) && defined(__APPLE__)
-  int32_t has = 0;
-  size_t size = sizeof has;
-  return sysctlbyname("hw.optional.arm.FEAT_BF16", &has, &size, nullptr, 0) == 0 && has != 0;
+  const auto has = [](const char* feature) {
+    int32_t value = 0;
+    size_t size = sizeof value;
+    return sysctlbyname(feature, &value, &size, nullptr, 0) == 0 && value != 0;
+  };
+  return has("hw.optional.arm.FEAT_BF16") && has("hw.optional.arm.FEAT_DotProd");
 #else
   return false;
 #endif

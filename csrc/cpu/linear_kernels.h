@@ -33,6 +33,8 @@ struct WeightMatrix {
   const int8_t* levels;  // of w4a8, (256, 16): by the code of a scale and that of a weight
 };
 constexpr float kE4m3Factor = 256.0f;
+// Rows of x whose values are all smaller have codes of zero.
+constexpr float kLeastRow = 1e-35f;
 
 // What becomes of n sums of one row: residual + gate * activation(factor * scale * sum + bias). Null parts are left out.
 struct LinearEpilogue {
@@ -53,7 +55,8 @@ struct ReadAhead {
 };
 
 // One way to multiply. Rows of x and panels of weights hold words of four bytes, declared float: float32 values, or
-// pairs of bfloat16 values that follow one another along k, the first in the low half and the last filled up with zero.
+// pairs of bfloat16 values that follow one another along k, the first in the low half and the last filled up with zero, or
+// quads of 8-bit codes likewise, whose sums are integers in words of c and exact.
 // A panel of w rows of words is w * panel_columns words. Rows of x come in groups of tile_rows, the last group smaller, and
 // group i starts at i * tile_rows * block words, where a block is kDepthBlock values; how they lie there is the loops' own
 // business.
@@ -83,6 +86,14 @@ struct LinearKernels {
   // What pairs are for, multiplied in tiles, where those are in use (isa.h).
   bool has_tiles;
   LinearLoops tiles;
+  LinearLoops quad_tiles;
+  // For rows of 8-bit codes (as prepare gets them, whatever type it is told) and weights of int8_rows. A panel of k values
+  // takes a row of words more.
+  LinearLoops quads;
+  // Codes of n contiguous values and their scale (see quantized_linear in csrc/quantized_linear.h).
+  float (*quantise)(FloatType type, const void* from, int64_t n, int8_t* to);
+  // Integer sums as float32, in place.
+  void (*widen_sums)(float* sums, int64_t n);
   // Widens n contiguous values.
   void (*widen)(FloatType type, const void* from, float* to, int64_t n);
   // Rotates groups of n contiguous values (see LinearWeight in csrc/quantized_linear.h); from may be to. work: n floats.

@@ -4,6 +4,7 @@
 #include "csrc/cpu/fma_tile.h"
 #include "csrc/cpu/linear_kernels.h"
 #include "csrc/cpu/linear_tiles.h"
+#include "csrc/cpu/quad_words.h"
 #include "csrc/cpu/simd.h"
 #include "csrc/cpu/weight_panels.h"
 #include "csrc/cpu/wide_pairs.h"
@@ -44,7 +45,9 @@ inline __attribute__((always_inline)) void expand_words(const WeightMatrix& w, i
 }
 
 template <typename Words>
-constexpr int64_t kValuesPerWord = __is_same(Words, FloatWords) ? 1 : 2;
+constexpr int64_t kValuesPerWord = __is_same(Words, FloatWords)  ? 1
+                                   : __is_same(Words, QuadWords) ? 4
+                                                                 : 2;
 
 template <typename Words>
 int64_t words_of(int64_t values) {
@@ -66,11 +69,13 @@ constexpr int64_t kFetchWords = 8;
 template <typename Words, int kRows>
 void multiply_tile(const float* a, int64_t words, const float* panel, float* c, int64_t ldc, bool add,
                    Fetcher& fetcher) {
-  Vec sums[kRows][kPanelVecs];
-#pragma GCC unroll 16
-  for (int i = 0; i < kRows; ++i)
+  typename Words::Sum sums[kRows][kPanelVecs];
 #pragma GCC unroll 2
-    for (int v = 0; v < kPanelVecs; ++v) sums[i][v] = zero();
+  for (int v = 0; v < kPanelVecs; ++v) {
+    const auto start = Words::start(panel + words * kPanelColumns + v * kLanes);
+#pragma GCC unroll 16
+    for (int i = 0; i < kRows; ++i) sums[i][v] = start;
+  }
   for (int64_t k = 0; k < words;) {
     fetcher.fetch_share();
     for (const int64_t end = k + kFetchWords < words ? k + kFetchWords : words; k < end;
@@ -89,10 +94,7 @@ void multiply_tile(const float* a, int64_t words, const float* panel, float* c, 
 #pragma GCC unroll 16
   for (int i = 0; i < kRows; ++i)
 #pragma GCC unroll 2
-    for (int v = 0; v < kPanelVecs; ++v) {
-      float* to = c + i * ldc + v * kLanes;
-      store(to, add ? load(to) + sums[i][v] : sums[i][v]);
-    }
+    for (int v = 0; v < kPanelVecs; ++v) Words::store_sum(c + i * ldc + v * kLanes, sums[i][v], add);
 }
 
 template <typename Words, int kRows = kTileRows>
@@ -224,6 +226,112 @@ void make_levels(const float* table, int8_t* levels) {
   }
 }
 
+// The rows of 8-bit codes interleaved word by word.
+void prepare_quads(FloatType, const char* const* from, int64_t rows, int64_t n, float* to) {
+  for (int64_t k = 0; k < n; k += 4) {
+    for (int64_t r = 0; r < rows; ++r, ++to) {
+      uint32_t word = 0;
+      memcpy(&word, from[r] + k, n - k < 4 ? (size_t)(n - k) : 4);
+      if (kBiasedQuads) word ^= 0x80808080u;
+      memcpy(to, &word, sizeof word);
+    }
+  }
+}
+
+// The words of a panel of 8-bit rows, the last one filled up with zeros.
+template <bool kFetch>
+void pack_words(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t k, float* panel) {
+#ifdef LTX2RT_WIDE_PAIRS
+  transpose_lines<4, kFetch>(w, n0, k0, k, [panel](int v, __m512i word, int64_t pair, int64_t) {
+    _mm512_storeu_si512(panel + pair / 2 * kPanelColumns + v * kLanes, word);
+  });
+#else
+  int64_t row = 0;
+#if defined(__AVX2__)
+  row = expand_f32(w, n0, k0 / 4, k / 4, [panel](int64_t at, const Vec* vecs) {
+    for (int v = 0; v < kPanelVecs; ++v) store(panel + at * kPanelColumns + v * kLanes, vecs[v]);
+  });
+#endif
+  for (; 4 * row < k; ++row) {
+    for (int64_t n = 0; n < kPanelColumns; ++n) {
+      const int64_t column = n0 + n < w.columns ? n0 + n : w.columns - 1;
+      uint32_t word = 0;
+      memcpy(&word, (const char*)w.values + column * w.row_bytes + k0 + 4 * row,
+             k - 4 * row < 4 ? (size_t)(k - 4 * row) : 4);
+      memcpy(panel + row * kPanelColumns + n, &word, sizeof word);
+    }
+  }
+#endif
+}
+
+// A panel for QuadWords, after it what its sums start from.
+template <bool kFetch = false>
+void pack_quads(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t k, float* panel) {
+  pack_words<kFetch>(w, n0, k0, k, panel);
+  if constexpr (kBiasedQuads) {
+    const int64_t words = words_of<QuadWords>(k);
+    for (int v = 0; v < kPanelVecs; ++v) {
+      VecI sum{};
+      const VecI bias = splat_bits((int32_t)0x80808080u);  // 128, four times
+      for (int64_t row = 0; row < words; ++row) {
+        sum = QuadWords::add_product(sum, bias, QuadWords::load_row(panel + row * kPanelColumns + v * kLanes));
+      }
+      QuadWords::store_sum(panel + words * kPanelColumns + v * kLanes, -sum, false);
+    }
+  }
+}
+
+void multiply_few_quads(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t k, const float* a, int64_t rows,
+                        float* c, int64_t ldc, bool add) {
+  alignas(64) float panel[(kDepthBlock / 4 + 1) * kPanelColumns];
+  pack_quads<true>(w, n0, k0, k, panel);
+  multiply<QuadWords>(a, rows, panel, k, c, ldc, add, ReadAhead{});
+}
+
+// Values and codes as csrc/quantized_linear.h says.
+template <typename T>
+float quantise_as(const T* from, int64_t n, int8_t* to) {
+  Vec largest = zero(), odd = zero();  // odd: NaN where a value is no number
+  const auto look = [&largest, &odd](Vec v) {
+    const Vec magnitude = from_bits(bits_of(v) & 0x7fffffff);
+    largest = max(magnitude, largest);
+    odd += v - v;
+  };
+  int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) look(load(from + i));
+  if (i < n) look(load_part(from + i, n - i));
+  float most = 0.0f, faults = 0.0f;
+  for (int lane = 0; lane < kLanes; ++lane) {
+    most = largest[lane] > most ? largest[lane] : most;
+    faults += odd[lane];
+  }
+  const bool is_zero = !(most >= kLeastRow);
+  const float inverse = is_zero || faults != 0.0f ? 0.0f : 127.0f / most;
+  for (i = 0; i < n; i += kLanes) {
+    const int64_t count = n - i < kLanes ? n - i : kLanes;
+    const Vec v = count == kLanes ? load(from + i) : load_part(from + i, count);
+    // Adding 1.5 * 2^23 rounds to the nearest integer, to the even one of two, which then is in the low bits.
+    const VecI codes = bits_of(v * splat(inverse) + splat(12582912.0f));
+    for (int64_t lane = 0; lane < count; ++lane) to[i + lane] = (int8_t)codes[lane];
+  }
+  return faults != 0.0f ? faults : is_zero ? 0.0f : most / 127.0f;
+}
+
+float quantise(FloatType type, const void* from, int64_t n, int8_t* to) {
+  float scale = 0.0f;
+  with_type(type, from, [&](auto* values) { scale = quantise_as(values, n, to); });
+  return scale;
+}
+
+void widen_sums(float* sums, int64_t n) {
+  for (int64_t i = 0; i < n; i += kLanes) {
+    const int64_t count = n - i < kLanes ? n - i : kLanes;
+    VecI integers{};
+    memcpy(&integers, sums + i, (size_t)count * sizeof(float));
+    store_part(sums + i, __builtin_convertvector(integers, Vec), count);
+  }
+}
+
 // One group of rows interleaved word by word.
 void prepare_values(FloatType type, const char* const* from, int64_t rows, int64_t n, float* to) {
   float values[kDepthBlock];
@@ -287,12 +395,27 @@ void multiply_one_row(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t k, 
   for (int v = 0; v < kPanelVecs; ++v) store(c + v * kLanes, sums[v] + (first[v] + second[v]));
 }
 
+// The same of 8-bit codes.
+template <bool kFetch = false>
+void pack_quad_tiles(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t k, float* panel) {
+  pack_words<kFetch>(w, n0, k0, k, panel);
+  const int64_t words = words_of<QuadWords>(k), whole = (words + kTileWords - 1) / kTileWords * kTileWords;
+  memset(panel + words * kPanelColumns, 0, (size_t)(whole - words) * kPanelColumns * sizeof(float));
+}
+
+void multiply_few_quad_tiles(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t k, const float* a, int64_t rows,
+                             float* c, int64_t ldc, bool add) {
+  alignas(64) float panel[kDepthBlock / 4 * kPanelColumns];
+  pack_quad_tiles<true>(w, n0, k0, k, panel);
+  multiply_tiles<TileQuads>(a, rows, panel, k, c, ldc, add, ReadAhead{});
+}
+
 void multiply_few_tiles(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t k, const float* a, int64_t rows,
                         float* c, int64_t ldc, bool add) {
   if (rows == 1) return multiply_one_row(w, n0, k0, k, a, c, add);
   alignas(64) float panel[kDepthBlock / 2 * kPanelColumns];
   pack_tiles<true>(w, n0, k0, k, panel);
-  multiply_tiles(a, rows, panel, k, c, ldc, add, ReadAhead{});
+  multiply_tiles<TilePairs>(a, rows, panel, k, c, ldc, add, ReadAhead{});
 }
 #endif
 
@@ -311,11 +434,18 @@ const LinearKernels& linear_kernels() {
 #endif
 #ifdef LTX2RT_TILES
       .has_tiles = true,
-      .tiles = {2, 16, prepare_tiles, pack_tiles<>, multiply_tiles, 64, multiply_few_tiles},
+      .tiles = {2, kTileHeight, prepare_tiles<TilePairs>, pack_tiles<>, multiply_tiles<TilePairs>, 64,
+                multiply_few_tiles},
+      .quad_tiles = {4, kTileHeight, prepare_tiles<TileQuads>, pack_quad_tiles<>, multiply_tiles<TileQuads>, 64,
+                     multiply_few_quad_tiles},
 #else
       .has_tiles = false,
       .tiles = {},
+      .quad_tiles = {},
 #endif
+      .quads = {4, kTileRows, prepare_quads, pack_quads<>, multiply<QuadWords>, 64, multiply_few_quads},
+      .quantise = quantise,
+      .widen_sums = widen_sums,
       .widen = widen,
       .rotate = rotate,
       .make_levels = make_levels,

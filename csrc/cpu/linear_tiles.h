@@ -1,4 +1,4 @@
-// Products of rows and panels of bfloat16 pairs in Intel's AMX tiles, for *_simd.cpp files.
+// Products of rows and panels of bfloat16 pairs and of 8-bit integers in Intel's AMX tiles, for *_simd.cpp files.
 #pragma once
 
 #include "csrc/cpu/amx.h"
@@ -14,13 +14,28 @@ namespace ltx2rt::cpu::LTX2RT_ISA {
 constexpr int64_t kTileHeight = 16, kTileWords = 16, kTileLine = 64;
 static_assert(kPanelColumns == 2 * kTileWords && kDepthBlock % (2 * kTileWords) == 0);
 
-// A group of rows as tiles: [tile of 32 values][row][words], the last tile filled up with zeros.
-inline void prepare_tiles(FloatType, const char* const* from, int64_t rows, int64_t n, float* to) {
-  constexpr int64_t kValues = 2 * kTileWords;
-  for (int64_t k = 0; k < n; k += kValues) {
-    const auto chosen = n - k < kValues ? ((__mmask32)1 << (n - k)) - 1 : ~(__mmask32)0;
+// What the words of tiles are: pairs of bfloat16, or quads of 8-bit integers, whose sums are integers.
+struct TilePairs {
+  static constexpr int64_t kValues = 2;
+  // The first `count` values, at most those of a row of a tile, then zeros.
+  static __m512i load_row(const char* from, int64_t count) {
+    return _mm512_maskz_loadu_epi16(count < 32 ? ((__mmask32)1 << count) - 1 : ~(__mmask32)0, from);
+  }
+};
+struct TileQuads {
+  static constexpr int64_t kValues = 4;
+  static __m512i load_row(const char* from, int64_t count) {
+    return _mm512_maskz_loadu_epi8(count < 64 ? ((__mmask64)1 << count) - 1 : ~(__mmask64)0, from);
+  }
+};
+
+// A group of rows as tiles: [tile along k][row][words], the last tile filled up with zeros.
+template <typename Words>
+void prepare_tiles(FloatType, const char* const* from, int64_t rows, int64_t n, float* to) {
+  constexpr int64_t kStep = Words::kValues * kTileWords;
+  for (int64_t k = 0; k < n; k += kStep) {
     for (int64_t r = 0; r < rows; ++r, to += kTileWords) {
-      _mm512_storeu_si512(to, _mm512_maskz_loadu_epi16(chosen, from[r] + 2 * k));
+      _mm512_storeu_si512(to, Words::load_row(from[r] + k * (kTileLine / kStep), n - k));
     }
   }
 }
@@ -56,12 +71,18 @@ __attribute__((target("amx-tile"))) inline void set_tiles(int64_t first_rows, in
   _tile_loadconfig(&config);
 }
 
+// Tile numbers are part of the instructions, so no function can have them as arguments.
+#define LTX2RT_ADD_PRODUCT(sum, rows, columns) \
+  if constexpr (Words::kValues == 2)           \
+    _tile_dpbf16ps(sum, rows, columns);        \
+  else                                         \
+    _tile_dpbssd(sum, rows, columns)
+
 // c (+)= a * panel for one group of rows, or two. Fetches a share of what is needed soon with every tile of columns.
-template <bool kTwo>
-__attribute__((target("amx-tile,amx-bf16"))) inline void multiply_groups(const float* first, int64_t first_rows,
-                                                                         const float* second, int64_t second_rows,
-                                                                         const float* panel, int64_t tiles, float* c,
-                                                                         int64_t ldc, bool add, Fetcher& fetcher) {
+template <typename Words, bool kTwo>
+__attribute__((target("amx-tile,amx-bf16,amx-int8"))) inline void multiply_groups(
+    const float* first, int64_t first_rows, const float* second, int64_t second_rows, const float* panel, int64_t tiles,
+    float* c, int64_t ldc, bool add, Fetcher& fetcher) {
   const size_t pitch = (size_t)ldc * sizeof(float), line = kPanelColumns * sizeof(float);
   float* below = c + kTileHeight * ldc;
   if (add) {
@@ -84,12 +105,12 @@ __attribute__((target("amx-tile,amx-bf16"))) inline void multiply_groups(const f
     _tile_loadd(4, first + t * first_rows * kTileWords, kTileLine);
     _tile_loadd(6, panel, line);
     _tile_loadd(7, panel + kTileWords, line);
-    _tile_dpbf16ps(0, 4, 6);
-    _tile_dpbf16ps(1, 4, 7);
+    LTX2RT_ADD_PRODUCT(0, 4, 6);
+    LTX2RT_ADD_PRODUCT(1, 4, 7);
     if constexpr (kTwo) {
       _tile_loadd(5, second + t * second_rows * kTileWords, kTileLine);
-      _tile_dpbf16ps(2, 5, 6);
-      _tile_dpbf16ps(3, 5, 7);
+      LTX2RT_ADD_PRODUCT(2, 5, 6);
+      LTX2RT_ADD_PRODUCT(3, 5, 7);
     }
   }
   _tile_stored(0, c, pitch);
@@ -100,20 +121,21 @@ __attribute__((target("amx-tile,amx-bf16"))) inline void multiply_groups(const f
   }
 }
 
-// LinearLoops::multiply. Each sum is added to in the order of k, 32 products at a time, however many rows there are.
-__attribute__((target("amx-tile"))) inline void multiply_tiles(const float* a, int64_t rows, const float* panel,
-                                                               int64_t k, float* c, int64_t ldc, bool add,
-                                                               const ReadAhead& ahead) {
-  constexpr int64_t kBlockWords = kDepthBlock / 2, kBoth = 2 * kTileHeight;
-  const int64_t tiles = (k + 2 * kTileWords - 1) / (2 * kTileWords);
+// LinearLoops::multiply. Each sum is added to in the order of k, a row of a tile at a time, however many rows there are.
+template <typename Words>
+__attribute__((target("amx-tile"))) void multiply_tiles(const float* a, int64_t rows, const float* panel, int64_t k,
+                                                        float* c, int64_t ldc, bool add, const ReadAhead& ahead) {
+  constexpr int64_t kBlockWords = kDepthBlock / Words::kValues, kBoth = 2 * kTileHeight;
+  constexpr int64_t kStep = Words::kValues * kTileWords;
+  const int64_t tiles = (k + kStep - 1) / kStep;
   Fetcher fetcher(ahead, (rows + kBoth - 1) / kBoth * tiles);
   asm volatile("" ::: "memory");  // tiles see what was stored before
   if (rows >= kBoth) set_tiles(kTileHeight, kTileHeight);
   int64_t m = 0;
   for (; m + kBoth <= rows; m += kBoth) {
     const float* first = a + m * kBlockWords;
-    multiply_groups<true>(first, kTileHeight, first + kTileHeight * kBlockWords, kTileHeight, panel, tiles, c + m * ldc,
-                          ldc, add, fetcher);
+    multiply_groups<Words, true>(first, kTileHeight, first + kTileHeight * kBlockWords, kTileHeight, panel, tiles,
+                                 c + m * ldc, ldc, add, fetcher);
   }
   if (m < rows) {
     const int64_t left = rows - m, first_rows = left < kTileHeight ? left : kTileHeight,
@@ -121,16 +143,17 @@ __attribute__((target("amx-tile"))) inline void multiply_tiles(const float* a, i
     const float* first = a + m * kBlockWords;
     set_tiles(first_rows, second_rows);
     if (second_rows > 0) {
-      multiply_groups<true>(first, first_rows, first + kTileHeight * kBlockWords, second_rows, panel, tiles,
-                            c + m * ldc, ldc, add, fetcher);
+      multiply_groups<Words, true>(first, first_rows, first + kTileHeight * kBlockWords, second_rows, panel, tiles,
+                                   c + m * ldc, ldc, add, fetcher);
     } else {
-      multiply_groups<false>(first, first_rows, nullptr, 0, panel, tiles, c + m * ldc, ldc, add, fetcher);
+      multiply_groups<Words, false>(first, first_rows, nullptr, 0, panel, tiles, c + m * ldc, ldc, add, fetcher);
     }
   }
   _tile_release();
   asm volatile("" ::: "memory");
 }
 
+#undef LTX2RT_ADD_PRODUCT
 #endif
 
 }  // namespace ltx2rt::cpu::LTX2RT_ISA

@@ -34,8 +34,9 @@ int64_t even_part(int64_t n, int64_t most, int64_t group) {
   return ceil_div(ceil_div(n, ceil_div(n, most)), group) * group;
 }
 
-const cpu::LinearLoops& loops_for(WeightFormat format, cpu::FloatType x_type) {
+const cpu::LinearLoops& loops_for(WeightFormat format, cpu::FloatType x_type, bool codes) {
   const auto& kernels = cpu::linear_kernels();
+  if (codes) return kernels.has_tiles && cpu::tiles_in_use() ? kernels.quad_tiles : kernels.quads;
   const bool wide = format == WeightFormat::f32 || format == WeightFormat::f16;
   if (!kernels.has_pairs || wide || x_type != cpu::FloatType::bf16) return kernels.values;
   return kernels.has_tiles && cpu::tiles_in_use() ? kernels.tiles : kernels.pairs;
@@ -73,9 +74,9 @@ struct Cut {
 // How the rows are cut into chunks, and where the scratch of one chunk and of each thread lies.
 struct Plan {
   Plan(int64_t rows, int64_t depth, int64_t width, cpu::FloatType x_type, WeightFormat format, bool strided_x,
-       int64_t rotation, int most_threads)
+       int64_t rotation, bool codes, int most_threads)
       : threads(most_threads) {
-    const auto& loops = loops_for(format, x_type);
+    const auto& loops = loops_for(format, x_type, codes);
     const int64_t words = kDepthBlock / loops.values_per_word, group = loops.tile_rows;
     constexpr int64_t kFloat = sizeof(float);
     const int64_t padded_depth = ceil_div(depth, kDepthBlock) * words;
@@ -88,15 +89,22 @@ struct Plan {
     panel_bytes = cpu::ScratchLayout::round_up(kDepthBlock * cpu::linear_kernels().panel_columns * kFloat);
     work_bytes = panel_bytes + cpu::ScratchLayout::round_up(std::max(first_cut.sum_bytes, last_cut.sum_bytes));
     work = layout.add_slots(std::max(first_cut.workers, last_cut.workers), work_bytes);
-    const bool long_groups = rotation > kDepthBlock;  // others are rotated block by block on the way
-    if (strided_x || long_groups) {
+    // Others are rotated block by block on the way.
+    whole_rows = rotation > kDepthBlock || (codes && rotation > 0);
+    const auto workers = std::min<int64_t>(threads, ceil_div(first, group));
+    if (strided_x || whole_rows) {
       gathered_row_bytes = depth * cpu::size_of(x_type);
       gathered_bytes = cpu::ScratchLayout::round_up(group * gathered_row_bytes);
-      gathered = layout.add_slots(std::min<int64_t>(threads, ceil_div(first, group)), gathered_bytes);
+      gathered = layout.add_slots(workers, gathered_bytes);
     }
-    if (long_groups) {
+    if (whole_rows) {
       wide_bytes = cpu::ScratchLayout::round_up(depth * kFloat);
-      wide = layout.add_slots(std::min<int64_t>(threads, ceil_div(first, group)), wide_bytes);
+      wide = layout.add_slots(workers, wide_bytes);
+    }
+    if (codes) {
+      code_bytes = cpu::ScratchLayout::round_up(group * depth);
+      row_codes = layout.add_slots(workers, code_bytes);
+      row_scales = layout.add(first * kFloat);
     }
     if (format == WeightFormat::w4a8) levels = layout.add(kLevels);
   }
@@ -107,8 +115,11 @@ struct Plan {
   int64_t work, work_bytes, panel_bytes;  // of each thread: a panel, then sums
   // Of each thread: rows of x that are not read in place.
   int64_t gathered = 0, gathered_bytes = 0, gathered_row_bytes = 0;
-  int64_t wide = 0, wide_bytes = 0;  // of each thread: a row of x in float32 that is rotated in long groups
-  int64_t levels = 0;                // of w4a8
+  bool whole_rows;                        // are rotated, and not block by block
+  int64_t wide = 0, wide_bytes = 0;       // of each thread: such a row in float32
+  int64_t row_codes = 0, code_bytes = 0;  // of each thread: a group of rows of x as 8-bit codes
+  int64_t row_scales = 0;                 // of these rows, of one chunk
+  int64_t levels = 0;                     // of w4a8
   cpu::ScratchLayout layout;
 };
 
@@ -119,6 +130,7 @@ struct Product {
   cpu::FloatType x_type;
   int64_t rows, depth, width;
   int64_t rotation = 0;
+  bool codes = false;             // rows of x are multiplied as 8-bit codes
   float factor = 1.0f;            // of all sums
   const float* scale = nullptr;   // of all sums, or
   const float* scales = nullptr;  // of those of each column
@@ -136,7 +148,7 @@ struct Product {
   void run(const Plan& plan, const cpu::Scratch& scratch) const;
 
  private:
-  const cpu::LinearLoops& loops() const { return loops_for(weight.format, x_type); }
+  const cpu::LinearLoops& loops() const { return loops_for(weight.format, x_type, codes); }
   // Words of one depth block.
   int64_t block_words() const { return kDepthBlock / loops().values_per_word; }
   // Rows [first, first + count) as blocks of kDepthBlock columns, each interleaved (see LinearLoops).
@@ -146,7 +158,9 @@ struct Product {
                 int64_t lds) const;
   // Where the weights of a panel lie.
   cpu::ReadAhead panel_bytes(int64_t n0, int64_t k0) const;
-  void finish(int64_t first, int64_t count, int64_t n0, int64_t columns, const float* sums, int64_t lds) const;
+  // row_scales: of rows from `first` on, where they are codes.
+  void finish(int64_t first, int64_t count, int64_t n0, int64_t columns, float* sums, int64_t lds,
+              const float* row_scales) const;
 };
 
 void Product::prepare_rows(int64_t first, int64_t count, float* to, const Plan& plan,
@@ -162,10 +176,15 @@ void Product::prepare_rows(int64_t first, int64_t count, float* to, const Plan& 
       for (int64_t r = 0; r < rows; ++r) {
         char* copy = gathered + r * plan.gathered_row_bytes;
         from[r] = cpu::contiguous_row(x, first + r0 + r, 0, depth, copy);
-        if (rotation > kDepthBlock) {
+        if (plan.whole_rows) {
           auto* wide = scratch.at<float>(plan.wide + worker * plan.wide_bytes);
           kernels.rotate(x_type, from[r], depth, rotation, wide, copy);
           from[r] = copy;
+        }
+        if (codes) {
+          auto* to = scratch.at<int8_t>(plan.row_codes + worker * plan.code_bytes) + r * depth;
+          scratch.at<float>(plan.row_scales)[r0 + r] = kernels.quantise(x_type, from[r], depth, to);
+          from[r] = reinterpret_cast<const char*>(to);
         }
       }
       for (int64_t k0 = 0; k0 < depth; k0 += kDepthBlock) {
@@ -173,8 +192,8 @@ void Product::prepare_rows(int64_t first, int64_t count, float* to, const Plan& 
         const char* parts[cpu::kMaxTileRows];
         alignas(64) char rotated[cpu::kMaxTileRows][kDepthBlock * sizeof(float)];
         for (int64_t r = 0; r < rows; ++r) {
-          parts[r] = from[r] + k0 * cpu::size_of(x_type);
-          if (rotation == 0 || rotation > kDepthBlock) continue;
+          parts[r] = from[r] + k0 * (codes ? 1 : cpu::size_of(x_type));
+          if (rotation == 0 || plan.whole_rows) continue;
           alignas(64) float wide[kDepthBlock];
           kernels.rotate(x_type, parts[r], k, rotation, wide, rotated[r]);
           parts[r] = rotated[r];
@@ -217,7 +236,8 @@ void Product::multiply(const float* a, int64_t stride, int64_t count, int64_t n0
   }
 }
 
-void Product::finish(int64_t first, int64_t count, int64_t n0, int64_t columns, const float* sums, int64_t lds) const {
+void Product::finish(int64_t first, int64_t count, int64_t n0, int64_t columns, float* sums, int64_t lds,
+                     const float* row_scales) const {
   const auto& kernels = cpu::linear_kernels();
   float bias_values[kBlockColumns], gate_values[kBlockColumns];
   char gathered[kBlockColumns * sizeof(float)];
@@ -237,6 +257,10 @@ void Product::finish(int64_t first, int64_t count, int64_t n0, int64_t columns, 
         kernels.widen(gate_type, gate + (row * width + n0) * cpu::size_of(gate_type), gate_values, columns);
         widened = row;
       }
+    }
+    if (codes) {
+      kernels.widen_sums(sums, columns);
+      epilogue.factor = row_scales[r - first];
     }
     if (residual) epilogue.residual = cpu::contiguous_row(*residual, r, n0, columns, gathered);
     kernels.finish(epilogue, sums, out + (r * width + n0) * cpu::size_of(x_type), columns);
@@ -260,7 +284,7 @@ void Product::run(const Plan& plan, const cpu::Scratch& scratch) const {
         const int64_t m = std::min(cut.block_rows, count - m0);
         const int64_t columns = std::min(cut.block_columns, width - n0);
         multiply(prepared + m0 * words, count, m, n0, columns, panel, sums, cut.block_columns);
-        finish(first + m0, m, n0, columns, sums, cut.block_columns);
+        finish(first + m0, m, n0, columns, sums, cut.block_columns, scratch.at<float>(plan.row_scales) + m0);
       }
     };
     cpu::parallel_for(cut.items, 1, body, cut.workers);
@@ -270,8 +294,10 @@ void Product::run(const Plan& plan, const cpu::Scratch& scratch) const {
 }  // namespace
 
 int64_t quantized_linear_scratch_bytes(int64_t rows, int64_t depth, int64_t width, cpu::FloatType x_type,
-                                       WeightFormat format, bool strided_x, int rotation, int threads) {
-  return rows == 0 ? 0 : Plan(rows, depth, width, x_type, format, strided_x, rotation, threads).layout.bytes();
+                                       WeightFormat format, bool strided_x, int rotation, bool int8_activations,
+                                       int threads) {
+  if (rows == 0) return 0;
+  return Plan(rows, depth, width, x_type, format, strided_x, rotation, int8_activations, threads).layout.bytes();
 }
 
 void QuantizedLinear::eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) {
@@ -313,6 +339,7 @@ void QuantizedLinear::eval_cpu(const std::vector<mx::array>& inputs, std::vector
                   .depth = x.shape(-1),
                   .width = values.shape(0),
                   .rotation = p.rotation,
+                  .codes = p.int8_activations,
                   .factor = p.format == WeightFormat::e4m3 ? cpu::kE4m3Factor : 1.0f,
                   .activation = p.activation};
   if (factor != nullptr) (factor->size() == 1 ? product.scale : product.scales) = factor->data<float>();
@@ -330,7 +357,7 @@ void QuantizedLinear::eval_cpu(const std::vector<mx::array>& inputs, std::vector
   if (gate_index != nullptr) product.gate_index = gate_index->data<int32_t>();
   product.out = outputs[0].data<char>();
   const Plan plan(product.rows, product.depth, product.width, product.x_type, p.format, product.x.stride() != 1,
-                  p.rotation, cpu::num_threads());
+                  p.rotation, p.int8_activations, cpu::num_threads());
   const auto scratch = evaluation.scratch(plan.layout.bytes());
   if (table != nullptr) product.weight.levels = scratch.at<int8_t>(plan.levels);
   evaluation.dispatch([product, plan, scratch]() noexcept { product.run(plan, scratch); });

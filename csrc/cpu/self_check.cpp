@@ -226,6 +226,70 @@ double largest(WeightFormat format) {
   }
 }
 
+// Sums of rows of 8-bit codes, by one kind of loops.
+std::vector<int32_t> code_sums(const LinearKernels& kernels, const LinearLoops& loops, const WeightMatrix& w,
+                               int64_t rows, int64_t k, const int8_t* codes, bool few) {
+  const int64_t step = kernels.panel_columns, padded = (w.columns + step - 1) / step * step;
+  const int64_t words = kDepthBlock / loops.values_per_word, group = loops.tile_rows;
+  std::vector<float> a(rows * words), panel(kDepthBlock * step), sums(rows * padded);
+  for (int64_t first = 0; first < rows; first += group) {
+    const int64_t count = std::min(group, rows - first);
+    const char* from[kMaxTileRows];
+    for (int64_t r = 0; r < count; ++r) from[r] = reinterpret_cast<const char*>(codes) + (first + r) * k;
+    loops.prepare(FloatType::f32, from, count, k, a.data() + first * words);
+  }
+  for (int64_t n = 0; n < w.columns; n += step) {
+    for (const bool add : {false, true}) {
+      if (few) {
+        loops.multiply_few(w, n, 0, k, a.data(), rows, sums.data() + n, padded, add);
+      } else {
+        loops.pack(w, n, 0, k, panel.data());
+        loops.multiply(a.data(), rows, panel.data(), k, sums.data() + n, padded, add, ReadAhead{});
+      }
+    }
+  }
+  std::vector<int32_t> result(rows * w.columns);
+  for (int64_t r = 0; r < rows; ++r) {
+    std::memcpy(result.data() + r * w.columns, sums.data() + r * padded, w.columns * sizeof(int32_t));
+  }
+  return result;
+}
+
+std::string check_codes(const KernelTables& kernels, const KernelTables& portable) {
+  constexpr int64_t kColumns = 37, kRows = 29, kDepth = 93;
+  const Weights weights(WeightFormat::int8_rows, kColumns, kDepth);
+  const auto x = Numbers(19).floats(kRows * kDepth);
+  std::vector<int8_t> codes(kRows * kDepth), expected_codes(kRows * kDepth);
+  for (int64_t r = 0; r < kRows; ++r) {
+    const auto* row = x.data() + r * kDepth;
+    const float scale = kernels.linear.quantise(FloatType::f32, row, kDepth, codes.data() + r * kDepth);
+    if (scale != portable.linear.quantise(FloatType::f32, row, kDepth, expected_codes.data() + r * kDepth)) {
+      return "quantise has another scale";
+    }
+  }
+  for (size_t i = 0; i < codes.size(); ++i) {  // what lies between two codes may be rounded to either
+    if (std::abs(codes[i] - expected_codes[i]) > 1) return "quantise has other codes";
+  }
+  const auto expected =
+      code_sums(portable.linear, portable.linear.quads, weights.matrix, kRows, kDepth, codes.data(), false);
+  for (const bool tiles : {false, true}) {
+    if (tiles && !kernels.linear.has_tiles) continue;
+    const auto& loops = tiles ? kernels.linear.quad_tiles : kernels.linear.quads;
+    for (const bool few : {false, true}) {
+      if (code_sums(kernels.linear, loops, weights.matrix, kRows, kDepth, codes.data(), few) != expected) {
+        return std::string("multiply codes") + (tiles ? " in tiles" : "") + " has other sums";
+      }
+    }
+  }
+  std::vector<float> got(kColumns);
+  std::memcpy(got.data(), expected.data(), kColumns * sizeof(float));
+  kernels.linear.widen_sums(got.data(), kColumns);
+  for (int64_t i = 0; i < kColumns; ++i) {
+    if (got[i] != static_cast<float>(expected[i])) return "widen_sums has other values";
+  }
+  return "";
+}
+
 std::string check_linear(const KernelTables& kernels, const KernelTables& portable) {
   constexpr const char* kNames[] = {"f32",  "f16",  "bf16", "e4m3", "int8",  "int4",  "int8_rows",
                                     "q8_0", "q4_k", "q5_k", "q6_k", "nvfp4", "mxfp8", "w4a8"};
@@ -607,8 +671,8 @@ KernelTables kernel_tables(Isa isa) {
 
 std::string find_fault(const KernelTables& kernels) {
   const KernelTables portable = kernel_tables(Isa::portable);
-  for (const auto check :
-       {check_conversions, check_linear, check_norm, check_attention, check_neighborhood, check_conv, check_snake}) {
+  for (const auto check : {check_conversions, check_linear, check_codes, check_norm, check_attention,
+                           check_neighborhood, check_conv, check_snake}) {
     auto fault = check(kernels, portable);
     if (!fault.empty()) return fault;
   }

@@ -275,6 +275,9 @@ class CallArguments(TypedDict, total=False):
     distilled_lora_strength_stage_2: float | None
     """strength of the distilled LoRA in the second stage (default: 0.5)."""
 
+    activations: str | None
+    """what 8-bit weights of the transformer are multiplied with: activations as they are, or rows of them as 8-bit codes, which is faster where processors have such products; one of float, int8 (default: 'float')."""
+
     latents_only: bool | None
     """make latents only, see --save-latents (default: False)."""
 

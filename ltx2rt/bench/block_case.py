@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import mlx.core as mx
 import numpy as np
 
 from ltx2rt.bench.attention_cases import AUDIO_TOKENS, TEXT_TOKENS, token_rope
-from ltx2rt.bench.case import DTYPES, normal
-from ltx2rt.bench.stage import Part, StageCase, random_params
+from ltx2rt.bench.case import BF16, DTYPES, Prepared, Way, normal
+from ltx2rt.bench.linear_cases import DOT
+from ltx2rt.bench.stage import Part, StageCase, evaluate, random_params
 from ltx2rt.graph.models.layers.params import Params
 from ltx2rt.graph.models.transformer.block import KeptSamples, Modulation, Stream, TextContext, run_block
 from ltx2rt.graph.models.transformer.config import StreamConfig, TransformerConfig, block_param_specs
+from ltx2rt.types import Activations
 
 _SECTION = {"num_layers": 1, "rope_type": "split", "frequencies_precision": "float64"}
 SECTION_23 = {
@@ -59,6 +62,13 @@ class BlockCase(StageCase):
 
     def part(self) -> Part:
         return Block(self)
+
+    def prepare(self, wanted: Sequence[str]) -> Prepared:
+        prepared = super().prepare(wanted)
+        if self.form in DOT:
+            plain = Block(replace(self, form="bf16"))
+            prepared.ways[BF16] = Way(lambda share: lambda: evaluate(plain.build()))
+        return prepared
 
 
 class Block:
@@ -108,16 +118,19 @@ class Block:
     def build(self) -> mx.array:
         """Both streams after the block, (1, T, D) side by side as one vector, so that there is one result."""
         video, audio = replace(self.video), replace(self.audio)
-        run_block(self.config, Params(self.params, "transformer_blocks.0."), 0, video, audio, self._kept)
+        activations: Activations = "int8" if self.case.form in DOT else "float"
+        params = Params(self.params, "transformer_blocks.0.", activations)
+        run_block(self.config, params, 0, video, audio, self._kept)
         return mx.concatenate([video.x.reshape(-1), audio.x.reshape(-1)])
 
 
 def block_cases() -> list[BlockCase]:
     """Three clip sizes in bfloat16, the smaller two of 2.3 and the smallest of 2.5 too, that also with rotated int8
-    weights; the middle one with E4M3 weights and in float32."""
+    weights; one of 2.3 with activations as 8-bit codes; the middle one with E4M3 weights and in float32."""
     return [
         *(BlockCase(tokens) for tokens in (256, 1024, 4096)),
         *(BlockCase(tokens, generation="2.3") for tokens in (256, 1024)),
+        *(BlockCase(1024, form=form, generation="2.3") for form in DOT),
         *(BlockCase(256, form=form, generation="2.5") for form in ("bf16", "int8-convrot")),
         BlockCase(1024, form="e4m3"),
         BlockCase(1024, form="f32", dtype="f32"),

@@ -16,6 +16,8 @@ OURS_BF16, OURS_E4M3 = "ltx2rt_bf16", "ltx2rt_e4m3"
 # a step with all blocks read from disk.
 UNFORKED, STREAMED = "unforked", "streamed"
 BEFORE = (UNFORKED, STREAMED)
+# The same work of ours with bfloat16 weights, beside weights that multiply activations as 8-bit codes.
+BF16 = "bf16"
 
 Arithmetic = Literal["float32", "bfloat16"]
 Call = Callable[[], Any]

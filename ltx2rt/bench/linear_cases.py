@@ -12,6 +12,7 @@ import mlx.core as mx
 
 from ltx2rt.bench.case import (
     ARITHMETIC,
+    BF16,
     DTYPES,
     MLX,
     OURS,
@@ -28,7 +29,7 @@ from ltx2rt.bench.case import (
 )
 from ltx2rt.kernels import quantized_linear, reference
 from ltx2rt.kernels.proof_problems import packed_weight
-from ltx2rt.types import LinearWeight
+from ltx2rt.types import Activations, LinearWeight
 
 BITS = {"f32": 32, "bf16": 16, "e4m3": 8, "int8": 8, "int4": 4}
 GROUP_SIZE = 64
@@ -43,7 +44,11 @@ PACKED = {
     "int8-rows": ("int8_rows", 0),
     "int8-convrot": ("int8_rows", 256),
     "w4a8": ("w4a8", 256),
+    "int8-dot": ("int8_rows", 0),
+    "int8-convrot-dot": ("int8_rows", 256),
 }
+# Those of them that multiply activations as 8-bit codes, too.
+DOT = ("int8-dot", "int8-convrot-dot")
 # With few rows the weights come from memory, as they do in a model whose layers do not fit the caches: calls then walk
 # through copies of the weight of this many bytes in all.
 COLD_BYTES = 256 << 20
@@ -59,7 +64,8 @@ def make_weight(form: str, columns: int, depth: int) -> LinearWeight:
     """A random weight (columns, depth) of one of the formats of `BITS` or `PACKED`."""
     if form in PACKED:
         kind, rotation = PACKED[form]
-        packed = packed_weight(kind, columns, depth, 1)._replace(rotation=rotation)
+        activations: Activations = "int8" if form in DOT else "float"
+        packed = packed_weight(kind, columns, depth, 1)._replace(rotation=rotation, activations=activations)
         mx.eval(packed.arrays)
         return packed
     if form in DTYPES:
@@ -134,7 +140,7 @@ class LinearCase:
         item = DTYPES[self.dtype].size
         activations = item * self.rows * (self.depth + self.columns * (2 if self.epilogue == "residual" else 1))
         operations = 2.0 * self.rows * self.depth * self.columns
-        return Work(operations, weight + activations, ARITHMETIC[self.dtype], tiles=True)
+        return Work(operations, weight + activations, ARITHMETIC[self.dtype], tiles=self.form not in DOT)
 
     def reduced(self) -> LinearCase:
         return replace(self, depth=min(self.depth, 256), columns=min(self.columns, 192), rows=min(self.rows, 24))
@@ -180,7 +186,8 @@ class LinearCase:
         if MLX in wanted and not self.epilogue and self.form not in PACKED:
             ways[MLX] = some(on_copies(plain))
         if self.form in PACKED:
-            for name, form in ((OURS_BF16, "bf16"), (OURS_E4M3, "e4m3")):
+            others = ((BF16, "bf16"),) if self.form in DOT else ((OURS_BF16, "bf16"), (OURS_E4M3, "e4m3"))
+            for name, form in others:
                 other = make_weight(form, self.columns, self.depth)
                 ways[name] = _in_turn([evaluated(ours(w)) for w in self._copies(other)])
         return Prepared(self.work, ways, LinearInputs(x, weight, bias, residual))
@@ -219,6 +226,7 @@ def linear_cases() -> list[LinearCase]:
     """Every format and row count at 4096 x 4096; the feed-forward layers with their epilogues."""
     cases = [LinearCase(form, 4096, 4096, rows) for form in BITS for rows in (1, 16, 128, 512, 1024)]
     cases += [LinearCase(form, 4096, 4096, rows) for form in PACKED for rows in (1, 16, 512)]
+    cases += [LinearCase(form, 4096, 4096, 1024) for form in DOT]
     for form in ("bf16", "e4m3"):
         cases.append(LinearCase(form, 4096, 16384, 1024, "gelu"))
         cases.append(LinearCase(form, 16384, 4096, 1024, "residual"))

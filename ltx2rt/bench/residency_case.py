@@ -113,7 +113,7 @@ class _Step:
             "transformer", [specs[index] for index in streamed], depth=need.settings["depth"]
         )
         self._streams.append(stream)
-        blocks = partly_streamed(params, streamed, stream)
+        blocks = partly_streamed(params, streamed, stream, "float")
         return Transformer(self._config, params, blocks=self._dropping(blocks)), stream
 
     def _dropping(self, blocks: Callable[[int], Params]) -> Callable[[int], Params]:
@@ -191,6 +191,7 @@ def _task(video: int, audio: int, text: int) -> DenoiseTask:
         loras=(),
         advice="",
         dtype=mx.bfloat16,
+        activations="float",
     )
 
 

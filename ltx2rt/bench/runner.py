@@ -14,6 +14,7 @@ import numpy as np
 from ltx2rt.bench.case import (
     ARITHMETIC,
     BEFORE,
+    BF16,
     MLX,
     OURS,
     OURS_BF16,
@@ -103,6 +104,7 @@ class Row:
             "best_percent_of_ceiling": round(max(self.percent), 1),
             **{f"ratio_{name}": _rounded(self.ratio(name)) for name in (*RIVALS, OURS_BF16, OURS_E4M3)},
             **{f"ratio_{name}": _rounded(self.share(name)) for name in BEFORE if name in self.rivals},
+            **{f"ratio_{name}": _rounded(self.ratio(name)) for name in (BF16,) if name in self.rivals},
             **self.fields,
             "relative_error": self.error,
             "error_against": self.error_of,
@@ -221,7 +223,7 @@ def run_case(
     calls = {OURS: (ways[OURS].make(1.0), 1.0)}
     for name, way in ways.items():
         if name != OURS:
-            own = name in (OURS_BF16, OURS_E4M3, *BEFORE)
+            own = name in (OURS_BF16, OURS_E4M3, BF16, *BEFORE)
             share = 1.0 if own else _share(name, way, work, rates, limits, row.notes)
             if share is not None:
                 calls[name] = (way.make(share), share)

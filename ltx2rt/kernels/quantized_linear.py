@@ -26,7 +26,7 @@ def quantized_linear(
     Args:
         x: (..., K) float32 | float16 | bfloat16.
         weight: W (N, K), dense or in one of the packed forms of `LinearWeight`, whose dtype is independent of x's.
-            Rotated weights multiply a rotated x.
+            Rotated weights multiply a rotated x; its ``activations`` may turn rows of x into 8-bit codes.
         bias: (N,), any float dtype.
         activation: None, ``gelu_tanh`` or ``silu``.
         residual: (..., N), dtype of x.
@@ -74,6 +74,7 @@ def quantized_linear(
             group_size=weight.group_size,
             bits=weight.bits,
             rotation=weight.rotation,
+            int8_activations=weight.activations == "int8",
             bias=bias,
             activation=activation or "none",
             residual=residual,

@@ -381,6 +381,18 @@ def gelu_tanh(x: mx.array) -> mx.array:
     return 0.5 * x * (1.0 + mx.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x * x * x)))
 
 
+def int8_product(x: mx.array, weight: LinearWeight) -> mx.array:
+    """The product of codes of float32 rows with int8 rows, (..., N); sums are exact up to 2^24."""
+    most = mx.max(mx.abs(x), axis=-1, keepdims=True)
+    is_number = mx.all(mx.isfinite(x), axis=-1, keepdims=True)
+    is_zero = most < 1e-35
+    codes = mx.round(mx.where(is_zero | ~is_number, 0.0, x * (127.0 / most)))
+    scale = mx.where(is_number, mx.where(is_zero, 0.0, most / 127.0), mx.nan)
+    sums: mx.array = codes @ weight.values.astype(mx.float32).T
+    product: mx.array = sums * scale * weight.scale
+    return product
+
+
 def quantized_linear(
     x: mx.array,
     weight: LinearWeight,
@@ -394,7 +406,7 @@ def quantized_linear(
     wide = x.astype(mx.float32)
     if weight.rotation:
         wide = rotate_groups(wide, weight.rotation).astype(x.dtype).astype(mx.float32)
-    out = wide @ stored_weight(weight).T
+    out = int8_product(wide, weight) if weight.activations == "int8" else wide @ stored_weight(weight).T
     if bias is not None:
         out = out + bias.astype(mx.float32)
     if activation == "gelu_tanh":

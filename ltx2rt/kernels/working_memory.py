@@ -23,12 +23,21 @@ def _dtype(itemsize: int) -> mx.Dtype:
     return mx.bfloat16 if itemsize == 2 else mx.float32
 
 
-def linear_bytes(rows: int, depth: int, width: int, itemsize: int = FLOAT32_BYTES, *, rotation: int = 0) -> int:
+def linear_bytes(
+    rows: int,
+    depth: int,
+    width: int,
+    itemsize: int = FLOAT32_BYTES,
+    *,
+    rotation: int = 0,
+    int8_activations: bool = False,
+) -> int:
     """Of `quantized_linear` for x (rows, depth) and a weight (width, depth).
 
     ``itemsize``: bytes of a value of x; 2 means bfloat16. The weight is taken as one that such values are multiplied
     with as they are, any but float32 and float16 ones. ``rotation``: the largest groups in which weights of the model
-    rotate x, 0: none do; where they do not divide the depth, this weight is none of those.
+    rotate x, 0: none do; where they do not divide the depth, this weight is none of those. ``int8_activations``: x is
+    multiplied as 8-bit codes.
     """
     if not _compiled():
         return FLOAT32_BYTES * (rows * depth + depth * width + rows * width)  # x, the weight and the sums in float32
@@ -41,6 +50,7 @@ def linear_bytes(rows: int, depth: int, width: int, itemsize: int = FLOAT32_BYTE
             weight_format="bfloat16",
             strided_x=False,
             rotation=rotation if rotation and depth % rotation == 0 else 0,
+            int8_activations=int8_activations,
             threads=ext.num_threads(),
         )
     )

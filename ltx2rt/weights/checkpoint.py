@@ -101,7 +101,8 @@ class LoadedBytes(NamedTuple):
     ``stored`` in the file; ``arrays`` once loaded; ``made``: the part of ``arrays`` that LoRAs change or that is not
     held as it is stored, which a streamed block has beside its slot; ``working``: temporary arrays while one of these
     is made; ``loading``: by how much the peak while all are loaded, in order, is above ``arrays``; ``rotation``: the
-    largest groups in which one of them rotates what it is multiplied with, 0 where none does.
+    largest groups in which one of them rotates what it is multiplied with, 0 where none does; ``int8``: whether one of
+    them is held as rows of 8-bit integers.
     """
 
     stored: int
@@ -110,6 +111,7 @@ class LoadedBytes(NamedTuple):
     working: int
     loading: int
     rotation: int = 0
+    int8: bool = False
 
 
 class Checkpoint:
@@ -471,6 +473,7 @@ class Checkpoint:
         """What `load` and `stream` with the same arguments would take; nothing is read, tensors may be missing."""
         places = self._components.get(component, {})
         stored = arrays = made = working = peak = rotation = 0
+        int8 = False
         for spec in specs:
             if spec.name not in places:
                 continue
@@ -500,9 +503,10 @@ class Checkpoint:
                 working = max(working, temporary)
             if as_weight and places[spec.name].origin.is_plain:
                 rotation = max(rotation, form.rotation(encoding))
+                int8 = int8 or form.as_int8(encoding)
             arrays += own
             peak = max(peak, arrays + temporary)
-        return LoadedBytes(stored, arrays, made, working, max(0, peak - arrays), rotation)
+        return LoadedBytes(stored, arrays, made, working, max(0, peak - arrays), rotation, int8)
 
     def stored_form(
         self, component: str, name: str, shape: Sequence[int] | None = None

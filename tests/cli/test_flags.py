@@ -41,6 +41,7 @@ MLX_NAMES = """--pipeline --height --width --frames --steps --steps-stage1 --ste
 
 # Options of this command that tests of their own exercise.
 TESTED_ELSEWHERE = {
+    "--activations": "test_activations.py",
     "--transformer-path": "test_model_parts.py",
     "--tokenizer-path": "test_model_parts.py",
     "--connectors-path": "test_model_parts.py",
@@ -72,6 +73,8 @@ TESTED_ELSEWHERE = {
     "--quiet": "test_pipelines.py",
     "--preview": "test_outputs.py",
     "--save-control": "test_outputs.py",
+    "--skip-stage-2": "test_pipelines.py",
+    "--preview-decoder": "../graph/models/test_preview_decoder.py",
     "--embedding": "test_encode.py",
     "--prompt-file": "test_generate.py",
     "--memory": "test_pipelines.py",
@@ -208,9 +211,13 @@ CASES: dict[str, tuple[str, dict[str, str]]] = {
         "{distilled} {upscaler} --prompt x --ic-lora-weights {w}/ltx-2-19b-ic-lora-canny-control.safetensors "
         "--control-video {m}/clip.mp4 --control-strength 0.9 --control-type canny --canny-low 50 --canny-high 80 "
         "--video-conditioning {m}/clip.mp4 --conditioning-attention-mask {m}/mask.mp4 "
-        "--conditioning-attention-strength 0.4 --reference-downscale-factor 1 --skip-stage-2 --fit pad --no-antialias "
-        "--source-color bt601-full",
+        "--conditioning-attention-strength 0.4 --reference-downscale-factor 1 --fit pad --no-antialias "
+        "--source-color bt601-full --stage-2-ic-lora --tile --tile-height 512 --tile-width 768",
         {
+            "stage-2-ic-lora": "true",
+            "tile": "true",
+            "tile-height": "512",
+            "tile-width": "768",
             "checkpoint-path": '"{w}/ltx-2-19b-distilled.safetensors"',
             "model-variant": '"distilled"',
             "gemma-root": '"{w}/gemma-3-12b-it-qat-q4_0-unquantized"',
@@ -223,7 +230,6 @@ CASES: dict[str, tuple[str, dict[str, str]]] = {
             "conditioning-attention-mask": '"{m}/mask.mp4"',
             "conditioning-attention-strength": "0.4",
             "reference-downscale-factor": "1",
-            "skip-stage-2": "true",
             "fit": '"pad"',
             "no-antialias": "true",
             "source-color": '"bt601-full"',

@@ -40,6 +40,7 @@ def test_kernels_compute_what_the_portable_ones_do(isa):
     ("part", "message"),
     [
         ("multiply", "multiply f32["),
+        ("codes", "multiply codes has other sums"),
         ("finish", "finish["),
         ("norm", "modulated_norm["),
         ("attention", "rope_attention["),

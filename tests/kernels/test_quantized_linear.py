@@ -422,6 +422,87 @@ def test_any_number_of_rows_is_summed_alike(k, size):
         assert mx.array_equal(part, whole[rows]), rows
 
 
+def codes_weight(n, k, rotation=0, seed=7):
+    """An int8 weight with every code, -128 too."""
+    return make_weight("int8_rows", n, k, seed, rotation)._replace(activations="int8")
+
+
+@pytest.mark.parametrize(("m", "k", "n"), [(1, 64, 5), (3, 321, 37), (70, 1090, 150)])
+def test_products_of_codes_are_exact(m, k, n):
+    codes = np.random.default_rng(m).integers(-127, 128, (m, k))
+    codes[:, 0] = 127  # so that the values are their own codes
+    weight = codes_weight(n, k)._replace(scale=mx.ones(n))
+    expected = (codes @ np.array(weight.values, np.int64).T).astype(np.float32)
+    assert np.array_equal(np.array(quantized_linear(mx.array(codes.astype(np.float32)), weight)), expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("rotation", [0, 4, 64])
+def test_rows_become_codes(dtype, rotation):
+    x, weight = normal((70, 1088), 0, dtype), codes_weight(150, 1088, rotation)
+    rotated = reference.rotate_groups(x.astype(mx.float32), rotation).astype(dtype) if rotation else x
+    wide = np.array(rotated.astype(mx.float32), np.float64)
+    most = np.abs(wide).max(axis=-1, keepdims=True)
+    codes = np.rint(wide * (127 / most))
+    expected = (codes @ np.array(weight.values, np.float64).T) * (most / 127) * np.array(weight.scale)
+    found = quantized_linear(x, weight)
+    assert found.dtype == dtype
+    # Here and there a value between two codes is rounded to the other one.
+    unit = float(np.abs(np.array(weight.values)).max() * np.array(weight.scale).max() * most.max() / 127)
+    assert error(found, expected) <= 2 * unit + 2.0**-8 * np.abs(expected).max() * (dtype != mx.float32)
+
+
+def test_rows_as_codes_agree_with_the_reference_and_the_epilogue():
+    x, weight = normal((33, 200), 0), codes_weight(40, 200)
+    parts = {"bias": normal((40,), 3), "residual": normal((33, 40), 4), "gate": normal((1, 40), 5)}
+    ours = quantized_linear(x, weight, activation="gelu_tanh", **parts)
+    plain = reference.quantized_linear(x, weight, activation="gelu_tanh", gate_index=None, **parts)
+    assert mx.allclose(ours, plain, rtol=1e-5, atol=1e-5 * float(mx.abs(plain).max()))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_bits_of_codes_depend_neither_on_threads_nor_on_other_rows(dtype):
+    x, weight = normal((600, 333), 0, dtype), codes_weight(150, 333)
+    threads = _ext.num_threads()
+    results = []
+    try:
+        for count in (1, 2, 5, 64):
+            _ext.set_num_threads(count)
+            results.append(quantized_linear(x, weight))
+            mx.eval(results[-1])
+    finally:
+        _ext.set_num_threads(threads)
+    assert all(mx.array_equal(results[0], result) for result in results[1:])
+    for rows in (slice(0, 1), slice(7, 11), slice(4, 209)):
+        assert mx.array_equal(quantized_linear(x[rows], weight), results[0][rows])
+    assert mx.array_equal(quantized_linear(x.T.astype(dtype)[:, :9].T, weight), results[0][:9])
+
+
+def test_codes_of_rows_without_a_size():
+    x = mx.array(np.ones((6, 64), np.float32))
+    x[1] = 0.0
+    x[2] *= 1e-36
+    x[3, 5] = float("nan")
+    x[4, 63] = float("-inf")
+    for source in (x, mx.concatenate([x] * 20)):
+        for out in (quantized_linear(source, codes_weight(5, 64)), reference_of(source, codes_weight(5, 64))):
+            found = np.array(out)
+            assert (found[1:3] == 0).all()
+            assert np.isnan(found[3:5]).all()
+            assert np.isfinite(found[[0, 5]]).all()
+
+
+def reference_of(x, weight):
+    return reference.quantized_linear(x, weight, None, activation=None, residual=None, gate=None, gate_index=None)
+
+
+def test_extreme_codes_fill_no_more_than_32_bits():
+    k = 131072
+    x = mx.ones((2, k))
+    weight = LinearWeight("int8", mx.full((3, k), -128, dtype=mx.int8), mx.ones(3), activations="int8")
+    assert np.array(quantized_linear(x, weight)).tolist() == [[-128.0 * k] * 3] * 2
+
+
 def test_differentiates_through_the_reference():
     x, bias, gate, residual = normal((3, 32), 0), normal((8,), 1), normal((2, 8), 2), normal((3, 8), 3)
     index = mx.array([0, 1, 1])

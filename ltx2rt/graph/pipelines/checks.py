@@ -21,6 +21,7 @@ from ltx2rt.graph.components import (
     VOCODER,
 )
 from ltx2rt.graph.diffusion.latent_geometry import check_frame_rate, check_num_frames, check_resolution
+from ltx2rt.graph.models.transformer.model import param_specs
 from ltx2rt.graph.pipelines.pipeline import PipelineEntry
 from ltx2rt.graph.settings.settings import DURATION, Settings
 from ltx2rt.graph.stages.fitting_loras import text_modules
@@ -151,6 +152,7 @@ def check_inputs(
             )
     _check_windows(inputs)
     _check_keyframes(inputs, files)
+    _check_activations(inputs, files)
     for lora, _ in files.loras:
         if inputs.context is not None and (modules := text_modules(lora)):
             log.warning(
@@ -184,6 +186,23 @@ def check_inputs(
                 "the embedding holds no negative prompt, which classifier-free guidance needs; encode it with one, "
                 "or turn guidance off with scales of 1."
             )
+
+
+def _check_activations(inputs: GenerationInputs, files: WeightSet) -> None:
+    """Activations as 8-bit codes need weights of that kind, and a processor's kernel."""
+    if inputs.settings.activations == "float":
+        return
+    if mx.default_device() != mx.cpu:
+        raise UsageError(
+            f"{spelled('activations', 'int8')} is for processors: on the GPU 8-bit weights are multiplied with "
+            "activations as they are; leave it out."
+        )
+    source = files.source(TRANSFORMER)
+    if not source.loaded_bytes("transformer", param_specs(files.config(TRANSFORMER))).int8:
+        raise UsageError(
+            f"{spelled('activations', 'int8')} needs a transformer of 8-bit integers, and {source.path} has none; "
+            "leave it out, or convert the file: ltx2rt convert --format int8-convrot."
+        )
 
 
 def _check_windows(inputs: GenerationInputs) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -40,6 +40,7 @@ from ltx2rt.graph.settings.setting import plain_values, setting, settings_of, st
 from ltx2rt.media.colour import SOURCE_COLORS
 from ltx2rt.media.fit import FITS
 from ltx2rt.media.hdr import HDR_SPACES
+from ltx2rt.types import Activations
 from ltx2rt.weights.embedding_file import TextEmbedding
 
 DEFAULT_NEGATIVE_PROMPT = (
@@ -595,6 +596,16 @@ class Settings:
     )
     distilled_lora_strength_stage_2: float = setting(
         0.5, Number(), "strength of the distilled LoRA in the second stage", "Guidance", topic=LORA_STRENGTHS
+    )
+
+    # Weights
+    activations: Activations = setting(
+        "float",
+        Text(),
+        "what 8-bit weights of the transformer are multiplied with: activations as they are, or rows of them as 8-bit "
+        "codes, which is faster where processors have such products",
+        "Weights",
+        choices=get_args(Activations),
     )
 
     # Output

@@ -73,6 +73,9 @@ class Int8(PackedFormat):
     def rotation(self, encoding: Encoding) -> int:
         return _group(encoding.marker) or 0
 
+    def as_int8(self, encoding: Encoding) -> bool:
+        return True
+
     def pack(self, stored: Stored, shape: tuple[int, ...]) -> LinearWeight:
         scale = row_scales(stored, _SCALE, shape[0])
         return LinearWeight("int8", stored.mlx(), scale, rotation=self.rotation(stored.encoding))

@@ -198,6 +198,10 @@ class LinearFormat(ABC):
         """Size of the groups in which what is multiplied with it, as `load` gives it, is rotated; 0: it is not."""
         return 0
 
+    def as_int8(self, encoding: Encoding) -> bool:
+        """Whether `load` gives rows of 8-bit integers, which can be multiplied with activations that are such, too."""
+        return False
+
     def encoded_bytes(self, encoding: Encoding, shape: tuple[int, ...]) -> int:
         """In memory, as `encode` gives it."""
         return self.weight_bytes(encoding, shape)

@@ -67,6 +67,9 @@ class W4A4(PackedFormat):
     def rotation(self, encoding: Encoding) -> int:
         return _group(encoding)
 
+    def as_int8(self, encoding: Encoding) -> bool:
+        return True
+
     def pack(self, stored: Stored, shape: tuple[int, ...]) -> LinearWeight:
         codes = made_of_slabs(shape, mx.int8, lambda rows: _codes(stored, rows))
         return LinearWeight("int8", codes, row_scales(stored, _SCALE, shape[0]), rotation=_group(stored.encoding))

@@ -114,6 +114,9 @@ class W4A8(PackedFormat):
     def rotation(self, encoding: Encoding) -> int:
         return 0 if _CORRECTION in encoding.companions else _rotation(encoding)
 
+    def as_int8(self, encoding: Encoding) -> bool:
+        return _CORRECTION not in encoding.companions and not _keeps_codes(encoding)
+
     def pack(self, stored: Stored, shape: tuple[int, ...]) -> LinearWeight:
         encoding = stored.encoding
         channel, rotation = row_scales(stored, _CHANNEL, shape[0]), _rotation(encoding)

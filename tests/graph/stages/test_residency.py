@@ -40,6 +40,8 @@ TASK = DenoiseTask(
     max_batch_size=None,
     loras=(),
     dtype=mx.bfloat16,
+    activations="float",
+    advice="",
 )
 
 
@@ -152,7 +154,7 @@ def test_blocks_come_from_memory_or_from_disk(tmp_path: Path) -> None:
     for index in (0, 2, 4):
         held |= checkpoint.load("transformer", specs[index])
     stream = checkpoint.stream("transformer", [specs[index] for index in streamed], depth=1, uses=2 * len(streamed))
-    blocks = partly_streamed(Params(held), streamed, stream)
+    blocks = partly_streamed(Params(held), streamed, stream, "float")
     for _ in range(2):
         for index, name in enumerate(names):
             assert mx.array_equal(blocks(index)["scale"], mx.array(values[name]))

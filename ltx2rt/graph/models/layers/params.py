@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import mlx.core as mx
 
 from ltx2rt.kernels import quantized_linear
-from ltx2rt.types import LinearWeight
+from ltx2rt.types import Activations, LinearWeight
 
 Array = mx.array | LinearWeight
 
@@ -17,11 +17,17 @@ class Params:
 
     The arrays belong to the stage that loaded them; when the stage empties its mapping, every view is empty too.
     Models therefore hold a `Params`, never an array.
+
+    Args:
+        arrays: by full name.
+        prefix: what the names of this view begin with.
+        activations: how 8-bit weights are multiplied (see `LinearWeight`).
     """
 
-    def __init__(self, arrays: Mapping[str, Array], prefix: str = "") -> None:
+    def __init__(self, arrays: Mapping[str, Array], prefix: str = "", activations: Activations = "float") -> None:
         self._arrays = arrays
         self._prefix = prefix
+        self._activations = activations
 
     def __getitem__(self, name: str) -> mx.array:
         """The array stored under prefix + name."""
@@ -38,14 +44,14 @@ class Params:
         """The linear weight stored under prefix + name."""
         value = self._arrays[self._prefix + name]
         assert isinstance(value, LinearWeight), f"{self._prefix}{name} is not a linear weight"
-        return value
+        return value._replace(activations=self._activations) if value.mode == "int8" else value
 
     def __contains__(self, name: str) -> bool:
         return self._prefix + name in self._arrays
 
     def at(self, prefix: str) -> Params:
         """The view of ``prefix`` + '.' below this one."""
-        return Params(self._arrays, f"{self._prefix}{prefix}.")
+        return Params(self._arrays, f"{self._prefix}{prefix}.", self._activations)
 
 
 def linear(

@@ -25,6 +25,7 @@ class CallShape:
         itemsize: bytes of an activation.
         masked: the video's self-attention has a mask (B, T, T).
         rotation: the largest groups in which weights rotate what they are multiplied with.
+        int8_activations: activations are multiplied as 8-bit codes, at least with some weights.
     """
 
     video: int
@@ -34,6 +35,7 @@ class CallShape:
     itemsize: int = 2
     masked: bool = False
     rotation: int = 0
+    int8_activations: bool = False
 
     def streams(self, config: TransformerConfig) -> list[tuple[StreamConfig, int]]:
         """(stream, tokens) of the streams that are present."""
@@ -90,7 +92,11 @@ def _stream_moments(
         return attention_bytes(batch, heads, size, longest, keys, shape.itemsize, wide_norms=True)
 
     def linear(rows: int, depth: int, columns: int) -> int:
-        return linear_bytes(rows, depth, columns, shape.itemsize, rotation=shape.rotation)
+        ways = (False, True) if shape.int8_activations else (False,)
+        return max(
+            linear_bytes(rows, depth, columns, shape.itemsize, rotation=shape.rotation, int8_activations=way)
+            for way in ways
+        )
 
     text_rows = batch * shape.text
     keys = 2 * text_rows * width * shape.itemsize

@@ -28,7 +28,7 @@ from ltx2rt.graph.stages.denoise.residency import Residency, residencies
 from ltx2rt.graph.stages.streamed_blocks import DEPTHS
 from ltx2rt.graph.stages.weight_set import fuse_dtype
 from ltx2rt.memory.need import Need
-from ltx2rt.types import ParamSpec
+from ltx2rt.types import Activations, ParamSpec
 from ltx2rt.weights.checkpoint import Checkpoint
 from ltx2rt.weights.lora.file import LoraFile
 
@@ -56,6 +56,7 @@ class DenoiseTask:
         max_batch_size: most passes that the user wants to go through a block together; None: what is fastest.
         loras: fused into the transformer.
         dtype: of the activations.
+        activations: how 8-bit weights are multiplied with them.
         advice: what a user may change where it does not fit.
     """
 
@@ -73,6 +74,7 @@ class DenoiseTask:
     max_batch_size: int | None
     loras: tuple[tuple[LoraFile, float], ...]
     dtype: mx.Dtype
+    activations: Activations
     advice: str
 
     @property
@@ -122,8 +124,8 @@ def denoise_options(checkpoint: Checkpoint, config: TransformerConfig, task: Den
     """Every way of running the stage, the fastest first.
 
     What saves arithmetic comes before what saves reading: of each way of computing there are as many resident blocks as
-    may be, down to none, before the next way. How many tokens and states go through a block together comes last: it takes
-    little memory.
+    may be, down to none, before the next way. How many tokens and states go through a block together comes last: it
+    takes little memory.
     """
     streams = task.streams
     ends = checkpoint.loaded_bytes("transformer", resident_specs(config, **streams), task.loras, task.fuse_dtype)
@@ -184,7 +186,16 @@ def _shared(passes: tuple[GuidancePass, ...], blocks: int) -> list[Shared]:
 
 def _shape(task: DenoiseTask, batch: int, rotation: int) -> CallShape:
     """The largest call."""
-    return CallShape(max(task.calls), task.audio, task.text, batch, task.dtype.size, task.masked, rotation)
+    return CallShape(
+        max(task.calls),
+        task.audio,
+        task.text,
+        batch,
+        task.dtype.size,
+        task.masked,
+        rotation,
+        task.activations == "int8",
+    )
 
 
 def _host_bytes(config: TransformerConfig, task: DenoiseTask, shape: CallShape, limit: int) -> int:

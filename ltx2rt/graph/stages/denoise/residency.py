@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ltx2rt.graph.models.layers.params import Params
+from ltx2rt.types import Activations
 from ltx2rt.weights.block_stream import BlockStream, slots_bytes
 from ltx2rt.weights.checkpoint import LoadedBytes
 
@@ -45,19 +46,22 @@ class Residency:
         return f"{count - len(self.streamed)} of {count} resident, the others streamed, {ahead}"
 
 
-def partly_streamed(resident: Params, streamed: Sequence[int], stream: BlockStream) -> Callable[[int], Params]:
+def partly_streamed(
+    resident: Params, streamed: Sequence[int], stream: BlockStream, activations: Activations
+) -> Callable[[int], Params]:
     """Where the tensors of each block come from.
 
     Args:
         resident: holds the blocks that stay.
         streamed: those that do not, in order.
         stream: of these.
+        activations: how 8-bit weights of streamed blocks are multiplied.
     """
     places = {index: place for place, index in enumerate(streamed)}
 
     def blocks(index: int) -> Params:
         if index in places:
-            return Params(stream(places[index])).at(f"transformer_blocks.{index}")
+            return Params(stream(places[index]), activations=activations).at(f"transformer_blocks.{index}")
         stream.release()  # so that its slot is filled again while this block computes
         return resident.at(f"transformer_blocks.{index}")
 

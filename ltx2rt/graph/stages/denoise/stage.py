@@ -207,6 +207,7 @@ def _task(
         max_batch_size=run.inputs.settings.max_batch_size,
         loras=sampling.loras,
         dtype=run.inputs.dtype,
+        activations=run.inputs.settings.activations,
         advice=", ".join(filter(None, (sampling.advice, smaller("height", "width", "num_frames")))),
     )
 
@@ -236,7 +237,7 @@ def _transformer(
 ) -> Transformer:
     """The transformer, its blocks resident or some of them streamed."""
     arrays = run.load(stage, _held_weights(run, config, task, settings))
-    resident = Params(arrays)
+    resident = Params(arrays, activations=task.activations)
     blocks = None
     if settings["streamed"]:
         specs = block_specs(config, **task.streams)
@@ -250,7 +251,7 @@ def _transformer(
                 uses=task.rounds(settings["walk"]) * len(settings["streamed"]),
             )
         )
-        blocks = partly_streamed(resident, settings["streamed"], stream)
+        blocks = partly_streamed(resident, settings["streamed"], stream, task.activations)
     return Transformer(
         config,
         resident,
