@@ -74,6 +74,8 @@ TESTED_ELSEWHERE = {
     "--quiet": "test_pipelines.py",
     "--preview": "test_outputs.py",
     "--save-control": "test_outputs.py",
+    "--skip-stage-2": "test_pipelines.py",
+    "--preview-decoder": "../graph/models/test_preview_decoder.py",
     "--embedding": "test_encode.py",
     "--prompt-file": "test_generate.py",
     "--memory": "test_pipelines.py",
@@ -102,9 +104,10 @@ CASES: dict[str, tuple[str, dict[str, str]]] = {
         "--save-first-frame f.png --contact-sheet c.png --save-latents l.safetensors --no-sidecar "
         "--temporal-upsampler-path {w}/ltx-2-temporal-upscaler-x2-1.0.safetensors --upscale-spatial --upscale-temporal "
         "--chunked --chunk-pixel-frames 41 --chunk-carry-frames 17 --chunk-blend-frames 8 "
-        "--hdr ACEScct",
+        "--hdr ACEScct --no-prompt-cache",
         {
             "prompt": '"words"',
+            "no-prompt-cache": "true",
             "hdr": '"acescct"',
             "chunked": "true",
             "chunk-pixel-frames": "41",
@@ -209,9 +212,13 @@ CASES: dict[str, tuple[str, dict[str, str]]] = {
         "{distilled} {upscaler} --prompt x --ic-lora-weights {w}/ltx-2-19b-ic-lora-canny-control.safetensors "
         "--control-video {m}/clip.mp4 --control-strength 0.9 --control-type canny --canny-low 50 --canny-high 80 "
         "--video-conditioning {m}/clip.mp4 --conditioning-attention-mask {m}/mask.mp4 "
-        "--conditioning-attention-strength 0.4 --reference-downscale-factor 1 --skip-stage-2 --fit pad --no-antialias "
-        "--source-color bt601-full",
+        "--conditioning-attention-strength 0.4 --reference-downscale-factor 1 --fit pad --no-antialias "
+        "--source-color bt601-full --stage-2-ic-lora --tile --tile-height 512 --tile-width 768",
         {
+            "stage-2-ic-lora": "true",
+            "tile": "true",
+            "tile-height": "512",
+            "tile-width": "768",
             "checkpoint-path": '"{w}/ltx-2-19b-distilled.safetensors"',
             "model-variant": '"distilled"',
             "gemma-root": '"{w}/gemma-3-12b-it-qat-q4_0-unquantized"',
@@ -224,7 +231,6 @@ CASES: dict[str, tuple[str, dict[str, str]]] = {
             "conditioning-attention-mask": '"{m}/mask.mp4"',
             "conditioning-attention-strength": "0.4",
             "reference-downscale-factor": "1",
-            "skip-stage-2": "true",
             "fit": '"pad"',
             "no-antialias": "true",
             "source-color": '"bt601-full"',

@@ -228,7 +228,8 @@ def test_two_video_decoders(pack: dict[str, Path], tmp_path: Path, capsys: pytes
     peaks = {}
     for choice in ([], ["--video-decoder", "diffusion"], ["--video-decoder", "conv"]):
         assert run([*command, *choice]) == 0
-        peaks[tuple(choice)] = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("video decoder"))
+        lines = capsys.readouterr().out.splitlines()
+        peaks[tuple(choice)] = next(line for line in lines if line.startswith("video decoder"))
     default, diffusion, conv = peaks.values()
     assert default.split()[2] == diffusion.split()[2] != conv.split()[2]
     alone = ["generate", "a dog", *words({**pack, "video_vae": other}), *SIZE, "--num-frames", "9", "--plan"]
