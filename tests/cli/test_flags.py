@@ -75,7 +75,6 @@ TESTED_ELSEWHERE = {
     "--preview": "test_outputs.py",
     "--save-control": "test_outputs.py",
     "--skip-stage-2": "test_pipelines.py",
-    "--preview-decoder": "../graph/models/test_preview_decoder.py",
     "--embedding": "test_encode.py",
     "--prompt-file": "test_generate.py",
     "--memory": "test_pipelines.py",
