@@ -51,9 +51,9 @@ def documented_files(tmp_path_factory: pytest.TempPathFactory, weights: Path) ->
         )
     lora_file(folder / "ltx-2.3-22b-ic-lora-dubit-0.9.safetensors", reference_downscale_factor="1")
     write_lora(folder / "ltx-2.5-22b-ic-lora-alpha-gen-0.9.safetensors", reference_downscale_factor="1")
-    write_lora(folder / "ltx-2.5-22b-ic-lora-hdr.safetensors")
+    lora_file(folder / "ltx-2.3-22b-ic-lora-hdr-0.9.safetensors")
     context = np.random.default_rng(0).standard_normal((1, 16, 64)).astype(np.float32)
-    write_safetensors(folder / "ltx-2.5-22b-ic-lora-hdr-scene-emb.safetensors", {"video_context": context}, {})
+    write_safetensors(folder / "ltx-2.3-22b-ic-lora-hdr-scene-emb.safetensors", {"video_context": context}, {})
     write_wav(folder / "music.wav", tones(6.0, 44100), 44100)
     with VideoWriter(folder / "mask.mp4", 96, 64, 24) as writer:
         writer.write(np.repeat(moving_square(1, 64, 96), 121, axis=0))
