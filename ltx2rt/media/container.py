@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import av
@@ -23,6 +24,9 @@ _STILL_BRANDS = ("heic", "heix", "heim", "heis", "mif1", "avif")
 # What PyAV raises for packets of a stream that was not there when the file was opened.
 _StreamAppeared = IndexError
 
+# Files that only name other files or addresses, which FFmpeg would open: whoever may send a file would read those.
+_LISTS = frozenset({"concat", "dash", "hls", "imf", "rtp", "rtsp", "sap", "sdp", "webm_dash_manifest"})
+
 # Longer than any picture is shown and any track is silent: time stamps that jump by more are damaged.
 LONGEST_GAP_S = 3600
 
@@ -32,20 +36,26 @@ def reading(path: str | os.PathLike[str]) -> Iterator[InputContainer]:
     """The opened container; FFmpeg's errors inside the block become `MediaError`.
 
     Raises:
-        MediaError: the file is missing, is a folder, is no known container, or is damaged.
+        MediaError: the file is missing, is a folder, is no known container, is a list of other files, or is damaged.
     """
     name = os.fspath(path)
     if not Path(path).is_file():
         problem = "is a folder" if Path(path).is_dir() else "does not exist"
         raise MediaError(f"{name} {problem}; give a video or sound file.")
     try:
-        with av.open(name, metadata_errors="ignore") as container:
+        with av.open(name, metadata_errors="ignore", options={"format_whitelist": _containers()}) as container:
             yield container
     except (av.error.FFmpegError, _StreamAppeared) as error:
         reason = error.strerror if isinstance(error, av.error.FFmpegError) else "its streams change on the way"
         raise MediaError(
             f"{name} cannot be read: {reason}; the file may be damaged or of an unknown format."
         ) from error
+
+
+@cache
+def _containers() -> str:
+    """The formats that hold what they show, as FFmpeg's option has them."""
+    return ",".join(sorted(av.formats_available - _LISTS))
 
 
 def picture_stream(container: InputContainer) -> VideoStream | None:

@@ -139,3 +139,15 @@ def test_damaged_and_wrong_files_are_one_clear_error(tmp_path: Path) -> None:
         read_audio(tmp_path / "silent.mp4")
     with pytest.raises(MediaError, match="has no sound from 5 s on"):
         read_audio(tmp_path / "sound.wav", start_s=5.0)
+
+
+@pytest.mark.parametrize(
+    "text", ["ffconcat version 1.0\nfile other.mp4\n", "#EXTM3U\n#EXTINF:1,\nother.mp4\n#EXT-X-ENDLIST\n"]
+)
+def test_lists_of_other_files_are_not_followed(tmp_path: Path, text: str) -> None:
+    with VideoWriter(tmp_path / "other.mp4", 32, 32, 24) as writer:
+        writer.write(np.zeros((2, 32, 32, 3), np.float32))
+    assert ClipReader(tmp_path / "other.mp4").num_frames == 2
+    (tmp_path / "list.m3u8").write_text(text)
+    with pytest.raises(MediaError, match="cannot be read"):
+        ClipReader(tmp_path / "list.m3u8")
