@@ -23,6 +23,7 @@ MOST_FILES = 32
 # Whole numbers above this are no sizes, steps or seeds, and no JSON number everywhere.
 _LARGEST = 2**53
 _UPLOAD = "upload:"
+_INPUT = "input-"
 _IMAGE_KEYS = ("image", "image_url", "path", "frame", "frame_index", "strength", "crf")
 _VIDEO_KEYS = ("video", "path", "strength")
 _SWITCH_WORDS = {"true": True, "1": True, "on": True, "false": False, "0": False, "off": False}
@@ -77,6 +78,16 @@ class Asked:
     def as_dict(self) -> dict[str, Any]:
         """What is stored of it; the files lie in the folder of the job."""
         return {name: getattr(self, name) for name in ("pipeline", "settings", "output", "loras")}
+
+    @property
+    def inputs(self) -> set[str]:
+        """The files in the job's folder that the settings name."""
+        found = set()
+        for name, value in self.settings.items():
+            if FIELDS[name].is_media:
+                rows = [[value]] if FIELDS[name].form == "file" else value
+                found |= {row[0] for row in rows if row[0].startswith(_INPUT)}
+        return found
 
     @classmethod
     def of(cls, stored: Mapping[str, Any]) -> Asked:
@@ -208,7 +219,7 @@ class _Reader:
     def _added(self, name: str, upload: Upload) -> str:
         if len(self._asked.files) >= MOST_FILES:
             raise Refusal(name, f"a request may have {MOST_FILES} files at the most; send fewer.")
-        stored = f"input-{self._kept + len(self._asked.files)}{suffix_of(upload.head)}"
+        stored = f"{_INPUT}{self._kept + len(self._asked.files)}{suffix_of(upload.head)}"
         self._asked.files[stored] = upload
         return stored
 
@@ -403,7 +414,7 @@ def suffix_of(head: bytes) -> str:
 
 def _next_number(asked: Asked) -> int:
     """The first free number of the inputs in a job's folder."""
-    return 1 + max((int(number) for number in re.findall(r'"input-(\d+)\.', json.dumps(asked.settings))), default=-1)
+    return 1 + max((int(name.removeprefix(_INPUT).partition(".")[0]) for name in asked.inputs), default=-1)
 
 
 def _known(name: str) -> str:

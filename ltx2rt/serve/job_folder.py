@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,13 +54,15 @@ class JobFolder:
             os.fsync(file.fileno())
         return size
 
-    def take_inputs_of(self, other: JobFolder) -> None:
-        """Have the inputs of another job, too: the same files under further names where the disk can do that."""
+    def take_inputs_of(self, other: JobFolder, names: Collection[str]) -> None:
+        """Have these inputs of another job, too: the same files under further names where the disk can do that."""
         try:
-            for path in other.path.glob("input-*"):
-                target = self.path / path.name
+            for name in names:
+                path, target = other.path / name, self.path / name
                 try:
                     os.link(path, target)
+                except FileNotFoundError:
+                    continue  # that job was deleted meanwhile; the check of this one says what is missing
                 except OSError:
                     shutil.copyfile(path, target)
         except OSError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,12 +18,13 @@ from ltx2rt.serve.broadcast import Broadcast
 from ltx2rt.serve.child import Child, ChildEnded
 from ltx2rt.serve.job_folder import JobFolder
 from ltx2rt.serve.job_view import job_view
-from ltx2rt.serve.jobs import Job, JobStore, new_id
+from ltx2rt.serve.jobs import ID_PREFIX, Job, JobStore, new_id
 from ltx2rt.serve.live import Live
 from ltx2rt.serve.refusal import Refusal
 
 log = logging.getLogger(__name__)
 
+DATABASE = "jobs.sqlite"
 # A job that ends its worker so often without getting further ends the next one, too.
 _MOST_CRASHES = 5
 # How long a check may take, in seconds: uploads are opened, nothing is computed.
@@ -70,7 +72,7 @@ class JobQueue:
         self.news = Broadcast()
         self._folder = folder / "jobs"
         self._folder.mkdir(exist_ok=True)
-        self._store = JobStore(folder / "jobs.sqlite")
+        self._store = JobStore(folder / DATABASE)
         self._worker = Child("ltx2rt.serve.worker", dict(configuration))
         self._checker = Child("ltx2rt.serve.checker", dict(configuration))
         self._checking = asyncio.Lock()
@@ -79,6 +81,8 @@ class JobQueue:
         self._running: str | None = None
         self._live: Live | None = None
         self._fresh: set[str] = set()  # jobs that have had a second worker because of their memory
+        self._early_ends = 0  # of workers one after the other, before they said anything about their job
+        self._idle_since = time.monotonic()
         self._is_cold = False  # the worker has ended because there was nothing to do
         self.trouble = ""
 
@@ -97,7 +101,9 @@ class JobQueue:
             self._store.put_back(job.id, job.crashes)
         known = self._store.ids()
         for path in self._folder.iterdir():
-            if path.name not in known:  # of a request that was broken off, or of a job that was deleted
+            if (
+                path.name.startswith(ID_PREFIX) and path.name not in known
+            ):  # of a request that was broken off, or of a job that was deleted
                 await asyncio.to_thread(JobFolder(self._folder, path.name).remove)
         await self._start_checker()
         self.budget = self.memory - own_bytes - self._checker.resident_bytes
@@ -162,8 +168,7 @@ class JobQueue:
             Refusal: it cannot work, does not fit, or there are too many.
             OutOfSpace: the disk is full.
         """
-        if self._store.count("queued", "in_progress") >= self.limits.jobs:
-            raise Refusal(None, f"{self.limits.jobs} jobs are waiting already; try again later.", 429, "queue_full")
+        self._require_room()
         job_id = new_id()
         folder = JobFolder(self._folder, job_id)
         decided = await self._prepare(asked, folder, repeated)
@@ -171,6 +176,7 @@ class JobQueue:
         if decided.get("seed") is not None:
             stored["settings"]["seed"] = decided["seed"]  # drawn once, whatever happens later
         try:
+            self._require_room()  # others may have come while this one was looked at
             job = self._store.add(job_id, stored, decided, None if repeated is None else repeated.id)
         except BaseException:
             await asyncio.to_thread(folder.remove)
@@ -178,6 +184,11 @@ class JobQueue:
         self._tell(job)
         self._wake.set()
         return job
+
+    def _require_room(self) -> None:
+        """Raise Refusal where so many jobs wait that there may be no further one."""
+        if self._store.count("queued", "in_progress") >= self.limits.jobs:
+            raise Refusal(None, f"{self.limits.jobs} jobs are waiting already; try again later.", 429, "queue_full")
 
     async def plan(self, asked: Asked, repeated: Job | None = None) -> dict[str, Any]:
         """What a request would come to; nothing stays of it."""
@@ -192,7 +203,8 @@ class JobQueue:
         try:
             await asyncio.to_thread(folder.create, asked.files)
             if repeated is not None:
-                await asyncio.to_thread(folder.take_inputs_of, JobFolder(self._folder, repeated.id))
+                taken = asked.inputs - asked.files.keys()
+                await asyncio.to_thread(folder.take_inputs_of, JobFolder(self._folder, repeated.id), taken)
             return await self._check(asked, folder)
         except BaseException:
             await asyncio.to_thread(folder.remove)
@@ -284,10 +296,13 @@ class JobQueue:
         if not self._worker.is_alive and not self._is_cold:
             await self._worker.start()  # so that the next job begins at once
         self._wake.clear()
+        left = math.inf  # until the worker ends
+        if self._worker.is_alive and self.limits.idle is not None:
+            left = self._idle_since + self.limits.idle - time.monotonic()
         try:
-            await asyncio.wait_for(self._wake.wait(), self.limits.idle if self._worker.is_alive else _TIDY_SECONDS)
+            await asyncio.wait_for(self._wake.wait(), min(max(left, 0.0), _TIDY_SECONDS))
         except asyncio.TimeoutError:
-            if self._worker.is_alive and self.limits.idle is not None:
+            if left <= _TIDY_SECONDS and self._worker.is_alive:
                 self._is_cold = True
                 await self._worker.kill()
 
@@ -319,7 +334,7 @@ class JobQueue:
                 message = await self._worker.receive()
                 if message.get("id") != job.id:
                     continue
-                begun = True
+                begun, self._early_ends = True, 0
                 if message["event"] == "stage":
                     live.observe(message)
                     self._tell(job)
@@ -336,9 +351,12 @@ class JobQueue:
             else:
                 await self._failed(job, message)
         except ChildEnded as ended:
-            self._crashed(job, folder, ended, crashes=0 if live.moved else job.crashes + begun)
+            self._early_ends += not begun
+            counts = begun or self._early_ends > _MOST_CRASHES
+            self._crashed(job, folder, ended, crashes=0 if live.moved else job.crashes + counts)
         finally:
             self._running = self._live = None
+            self._idle_since = time.monotonic()
 
     def _complete(self, job: Job, folder: JobFolder, result: dict[str, Any]) -> None:
         folder.drop_leftovers()

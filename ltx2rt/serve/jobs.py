@@ -16,6 +16,7 @@ from ltx2rt.errors import OutOfSpace, StateError
 
 Status = Literal["queued", "in_progress", "completed", "failed"]
 FINISHED = ("completed", "failed")
+ID_PREFIX = "video_"
 _VERSION = 1
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS jobs (
@@ -72,7 +73,7 @@ class Job:
 
 
 def new_id() -> str:
-    return f"video_{secrets.token_hex(12)}"
+    return f"{ID_PREFIX}{secrets.token_hex(12)}"
 
 
 class JobStore:
@@ -190,7 +191,7 @@ class JobStore:
             raise StateError(f"{self._path} cannot be used ({error}); give another --data-folder.") from error
         except sqlite3.DatabaseError as error:
             raise StateError(
-                f"{self._path} is damaged ({error}); move it away, results are in the folder jobs beside it."
+                f"{self._path} is damaged ({error}); move it away with the folder jobs beside it, where results are."
             ) from error
 
 

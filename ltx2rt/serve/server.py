@@ -24,8 +24,9 @@ from ltx2rt.memory.limits import default_budget, format_bytes
 from ltx2rt.memory.measure import resident_bytes
 from ltx2rt.serve.app import make_app
 from ltx2rt.serve.guard import Access
-from ltx2rt.serve.job_queue import JobQueue, Limits
+from ltx2rt.serve.job_queue import DATABASE, JobQueue, Limits
 
+_LOCK, _UPLOADS = "serve.lock", "uploads"  # in the folder of the server, besides what the queue has there
 # How long answers that are being sent may take once the server is to end.
 _LAST_ANSWERS_SECONDS = 3
 
@@ -81,7 +82,7 @@ def run_server(options: ServerOptions, say: Callable[[str], None]) -> None:
     for name in ("python_multipart", "uvicorn.error"):
         logging.getLogger(name).setLevel(logging.ERROR)  # what clients do wrong is answered, and told to nobody else
     with _folder_for_one(options.folder), _bound(options.host, options.port) as listener:
-        tempfile.tempdir = str(_emptied(options.folder / "uploads"))  # where forms put large files while they come in
+        tempfile.tempdir = str(_emptied(options.folder / _UPLOADS))  # where forms put large files while they come in
         asyncio.run(_serve(options, listener, say))
 
 
@@ -168,7 +169,8 @@ def _folder_for_one(folder: Path) -> Iterator[None]:
     """The folder exists, and no other server has it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = os.open(folder / "serve.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        _require_own(folder)
+        lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
         raise write_failure(folder, error) from error
     try:
@@ -180,6 +182,25 @@ def _folder_for_one(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(lock)
+
+
+def _require_own(folder: Path) -> None:
+    """Raise UsageError for a folder with files that no server has put there: a server removes what it does not know."""
+    if (folder / DATABASE).exists():
+        return
+    other = sorted(path.name for path in folder.iterdir() if not _is_of_first_start(path))
+    if other:
+        raise UsageError(
+            f"--data-folder {folder} has no {DATABASE} but {other[0]}, which it might lose; give an empty folder, or "
+            "move that away."
+        )
+
+
+def _is_of_first_start(path: Path) -> bool:
+    """Whether a server may have left it that has ended before there was a database."""
+    if path.name in ("jobs", _UPLOADS):
+        return path.is_dir() and not any(path.iterdir())
+    return path.name in (_LOCK, ".DS_Store")
 
 
 def _emptied(folder: Path) -> Path:

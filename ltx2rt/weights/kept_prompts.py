@@ -7,6 +7,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import stat
 import time
 from collections.abc import Mapping
@@ -28,6 +29,9 @@ FORMAT_VERSION = 1
 # All files together, where nobody says otherwise: some sixty prompts of 22B.
 MOST_BYTES = 1_000_000_000
 _ENDING = ".safetensors"
+# Names of the files, and while they are written. Files of others stay, whatever folder this is.
+_KEPT = re.compile(r"[0-9a-f]+" + re.escape(_ENDING))
+_HALF_WRITTEN = re.compile(r"\.[0-9a-f]+" + re.escape(_ENDING) + r"\.\d+\.\d+\.part")
 # What a killed process left half written is removed after so long.
 _STALE_S = 24 * 3600.0
 
@@ -105,9 +109,9 @@ class KeptPrompts:
         for path in self.folder.iterdir():
             with contextlib.suppress(FileNotFoundError):  # another process removed it
                 status = path.stat()
-                if path.suffix == _ENDING:
+                if _KEPT.fullmatch(path.name):
                     found.append((status.st_mtime, status.st_size, path))
-                elif time.time() - status.st_mtime > _STALE_S:
+                elif _HALF_WRITTEN.fullmatch(path.name) and time.time() - status.st_mtime > _STALE_S:
                     path.unlink()
         excess = sum(size for _, size, _ in found) - self.most_bytes
         for _, size, path in sorted(found):

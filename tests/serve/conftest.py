@@ -37,6 +37,7 @@ class LocalServer:
         self.client = Client(self.port)
 
     async def _run(self) -> None:
+        self.loop = asyncio.get_running_loop()
         self.queue = JobQueue(self._folder, {}, self._limits, 10**9)
         await self.queue.start(0)
         app = make_app(self.queue, self._access, **self._offered)

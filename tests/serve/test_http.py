@@ -214,6 +214,20 @@ def test_a_job_again_with_another_seed(client: Any, child: type[ScriptedChild], 
     assert inputs[1].exists()
 
 
+def test_a_repeated_job_takes_only_the_inputs_that_it_uses(client: Any, tmp_path: Path) -> None:
+    def remix(of: str, **fields: Any) -> str:
+        return str(client.ask("POST", f"/v1/videos/{of}/remix", fields).json["id"])
+
+    first = finished(client, images=[{"image": "iVBORyBhbmQgbW9yZQ=="}])
+    without = remix(first, images=[])
+    assert list((tmp_path / "jobs" / without).glob("input-*")) == []
+    # A prompt that looks like a stored name is none.
+    third = remix(without, images=[{"image": "iVBORyBvdGhlcg=="}], prompt='"input-' + "9" * 5000 + ".")
+    fourth = remix(third, seed=3)
+    inputs = [tmp_path / "jobs" / job_id / "input-0.png" for job_id in (third, fourth)]
+    assert [path.read_bytes() for path in inputs] == [b"\x89PNG other"] * 2
+
+
 def events_of(client: Any, path: str, wanted: int) -> list[tuple[str, Any]]:
     found = []
     with urllib.request.urlopen(f"http://127.0.0.1:{client.port}{path}", timeout=5) as stream:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +13,11 @@ from scripted_child import ScriptedChild, decided, finish
 
 from ltx2rt.errors import OutOfSpace
 from ltx2rt.serve import job_queue
+from ltx2rt.serve.asked import Asked
+from ltx2rt.serve.child import ChildEnded
 from ltx2rt.serve.job_queue import Limits
 from ltx2rt.serve.jobs import JobStore
+from ltx2rt.serve.refusal import Refusal
 
 
 def until(check: Callable[[], Any], seconds: float = 5.0) -> Any:
@@ -221,3 +225,43 @@ def test_a_check_that_ends_its_process_is_refused_and_the_next_one_is_not(
     assert "signal 9" in answer.error["message"]
     monkeypatch.setattr(child, "check", staticmethod(decided))
     client.create()
+
+
+def test_as_many_as_may_wait_when_they_come_together(start: Any, child: type[ScriptedChild]) -> None:
+    server = start(Limits(jobs=2))
+    child.runs = ["wait"]
+
+    async def together() -> list[Any]:
+        return await asyncio.gather(*(server.queue.submit(Asked()) for _ in range(5)), return_exceptions=True)
+
+    answers = asyncio.run_coroutine_threadsafe(together(), server.loop).result(10)
+    assert sum(isinstance(answer, Refusal) for answer in answers) == 3
+    assert len(server.client.ask("GET", "/v1/videos").json["data"]) == 2
+
+
+def test_a_worker_that_ends_before_it_says_anything_is_not_started_for_ever(
+    start: Any, child: type[ScriptedChild], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send = ScriptedChild.send
+
+    async def ends(self: ScriptedChild, message: dict[str, Any]) -> None:
+        if self._is_worker:
+            child.started.append(message["id"])
+            await self.kill()
+            raise ChildEnded("exit code 1")
+        await send(self, message)
+
+    monkeypatch.setattr(ScriptedChild, "send", ends)
+    client = start().client
+    job = ended(client, client.create()["id"])
+    assert job["error"]["code"] == "worker_ended"
+    assert len(child.started) == 10
+
+
+def test_results_expire_while_the_weights_stay(start: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job_queue, "_TIDY_SECONDS", 0.05)
+    server = start(Limits(age=0.3, idle=None))
+    job_id = server.client.create()["id"]
+    ended(server.client, job_id)
+    until(lambda: server.client.ask("GET", f"/v1/videos/{job_id}").status == 404)
+    assert server.client.ask("GET", "/health").json["worker"] == "warm"

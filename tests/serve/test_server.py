@@ -112,6 +112,15 @@ def test_a_folder_is_for_one_server(capsys: Any, tmp_path: Path) -> None:
     assert said == f"error: another server uses {tmp_path}; stop it, or give another --data-folder."
 
 
+def test_a_folder_with_other_files_is_left_alone(capsys: Any, tmp_path: Path) -> None:
+    kept = tmp_path / "jobs" / "mine" / "notes.txt"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("x")
+    said = failed(capsys, "--port", "0", "--data-folder", str(tmp_path))
+    assert f"--data-folder {tmp_path} has no jobs.sqlite but jobs" in said
+    assert kept.exists()
+
+
 def test_options_that_cannot_work(capsys: Any, tmp_path: Path) -> None:
     folder = ["--data-folder", str(tmp_path), "--port", "0"]
     assert "--max-jobs must be more than 0" in failed(capsys, "--max-jobs", "0", *folder)

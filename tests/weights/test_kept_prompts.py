@@ -123,6 +123,15 @@ def test_what_a_killed_process_left_goes_after_a_day(tmp_path: Path) -> None:
     assert young.exists()
 
 
+def test_files_of_others_stay(tmp_path: Path) -> None:
+    theirs = [tmp_path / name for name in ("notes.txt", "model.safetensors", ".model.safetensors.1.2.part")]
+    for path in theirs:
+        path.write_bytes(bytes(100))
+        os.utime(path, (0, 0))
+    KeptPrompts(tmp_path, most_bytes=2 * sum(array.nbytes for array in ARRAYS.values())).put("a", ARRAYS)
+    assert all(path.exists() for path in theirs)
+
+
 def test_processes_share_a_folder(tmp_path: Path) -> None:
     commands = [[sys.executable, "-c", BUSY, str(tmp_path), str(number)] for number in range(3)]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for command in commands]
