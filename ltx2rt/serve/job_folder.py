@@ -89,9 +89,9 @@ class JobFolder:
             raise write_failure(self._result, error) from error
 
     def nbytes(self) -> int:
-        """Bytes of everything in it."""
+        """Bytes of everything in it, also of the folder of frames that a clip of high dynamic range has beside it."""
         try:
-            return sum(entry.stat().st_size for entry in os.scandir(self.path) if entry.is_file(follow_symlinks=False))
+            return sum(path.stat().st_size for path in self.path.rglob("*") if path.is_file())
         except FileNotFoundError:
             return 0
 

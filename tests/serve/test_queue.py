@@ -15,6 +15,7 @@ from ltx2rt.errors import OutOfSpace
 from ltx2rt.serve import job_queue
 from ltx2rt.serve.asked import Asked
 from ltx2rt.serve.child import ChildEnded
+from ltx2rt.serve.job_folder import JobFolder
 from ltx2rt.serve.job_queue import Limits
 from ltx2rt.serve.jobs import JobStore
 from ltx2rt.serve.refusal import Refusal
@@ -265,3 +266,12 @@ def test_results_expire_while_the_weights_stay(start: Any, monkeypatch: pytest.M
     ended(server.client, job_id)
     until(lambda: server.client.ask("GET", f"/v1/videos/{job_id}").status == 404)
     assert server.client.ask("GET", "/health").json["worker"] == "warm"
+
+
+def test_frames_in_a_folder_count_as_results(tmp_path: Path) -> None:
+    folder = JobFolder(tmp_path, "video_1")
+    folder.create({})
+    (folder.path / "clip_acescg_exr").mkdir()
+    (folder.path / "clip_acescg_exr" / "frame_00000.exr").write_bytes(bytes(500))
+    (folder.path / "clip.mp4").write_bytes(bytes(200))
+    assert folder.nbytes() == 700
