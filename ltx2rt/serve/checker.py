@@ -31,6 +31,8 @@ from ltx2rt.spelling import spelled_as
 
 # How often a plan is made again with the budget that the stage which did not fit has asked for.
 _MOST_STAGES = 40
+# What this process takes more from one plan to the next.
+_DRIFT_BYTES = 4 << 20
 # Of the latent of a clip: 40 seconds of 3840x2176. Plans go through the arrays of the clip, as the run does.
 _MOST_CELLS = 1 << 20
 
@@ -160,17 +162,18 @@ class Checker:
         for _ in range(_MOST_STAGES):
             if not error.needed_bytes:
                 break
+            needed = error.needed_bytes + error.needed_bytes // 50 + _DRIFT_BYTES
             try:
-                decided = self.check(message["asked"], Path(message["folder"]), error.needed_bytes)
+                decided = self.check(message["asked"], Path(message["folder"]), needed)
             except MemoryBudgetError as next_error:
                 error = next_error
                 continue
             except Ltx2rtError:
                 break
-            plan = decided["plan"] | {"budget_bytes": message["budget"], "needed_bytes": error.needed_bytes}
+            plan = decided["plan"] | {"budget_bytes": message["budget"], "needed_bytes": needed}
             text = (
                 f"this does not fit the memory of {format_bytes(message['budget'])} that a job has here: it needs "
-                f"{format_bytes(error.needed_bytes)}; ask for a smaller or shorter clip, or start the server with more "
+                f"{format_bytes(needed)}; ask for a smaller or shorter clip, or start the server with more "
                 "--memory."
             )
             return {**_refused(text), "code": "memory", "more": {"plan": plan}}

@@ -84,13 +84,13 @@ def video_decoder_options(
     pixels, frames = height * width, config.pixel_frames(latent[0])
     encoder = writing_bytes(pixels, frames, is_hdr=is_hdr) if writes else 0
     for way in decoder.ways(latent, tiling, dtype.size, keyframes):
-        converted = 2 * way.chunk_frames * pixels * 3 * FLOAT32_BYTES  # while a chunk becomes bytes
+        chunk = way.chunk_frames * pixels * 3 * FLOAT32_BYTES  # whose frames go to the encoder one by one
         yield Need(
             name,
             weights=loaded.arrays,
             activations=way.footprint.activations,
             working=way.footprint.working,
-            host=way.footprint.host + converted + encoder + beside,
+            host=way.footprint.host + chunk + encoder + beside,
             caches=(clips * latent[0] + keyframes)
             * prod(latent[1:])
             * config.latent_channels
