@@ -20,7 +20,6 @@ from ltx2rt.graph.pipelines.dfr_pass import (
     DETAIL_STRENGTH,
     Film,
     carrying,
-    final_sampler,
     played_rate,
     reference_scale,
     sample,
@@ -31,7 +30,7 @@ from ltx2rt.graph.pipelines.dfr_pass import (
 from ltx2rt.graph.pipelines.dfr_plan import CELL_FRAMES, Canvas, canvas_of, doubled
 from ltx2rt.graph.pipelines.dfr_rounds import STEPS_OF_PART, doubled_rate
 from ltx2rt.graph.pipelines.pipeline import PipelineEntry
-from ltx2rt.graph.pipelines.refinement import Latents
+from ltx2rt.graph.pipelines.refinement import STAGE_1_SEED, STAGE_2_SEED, Latents, distilled_sampler
 from ltx2rt.graph.settings.settings import DURATION, FIDELITY, NEW_CLIP
 from ltx2rt.graph.stages.decode.stage import KeyFramePlanes, finish, upscale_latents
 from ltx2rt.graph.stages.denoise.stage import Sampling
@@ -47,9 +46,6 @@ from ltx2rt.graph.tile_splits import fitting_count
 from ltx2rt.spelling import spelled
 
 log = logging.getLogger(__name__)
-
-# Added to the user's seed for the noise of the steps.
-_STAGE_1_SEED, _STAGE_2_SEED = 10_000, 20_000
 
 
 def check(inputs: GenerationInputs, files: WeightSet) -> None:
@@ -151,7 +147,7 @@ def _refined(run: Run, context: PromptContext, canvas: Canvas) -> Film:
     """The canvas after the first two stages."""
     height, width = (side >> run.inputs.settings.spatial_upscalings for side in (run.inputs.height, run.inputs.width))
     images = encode_images(run, "image encoder 1", height, width)
-    stage_1 = Sampling(distilled_sigmas(), run.files.loras, final_sampler(run, _STAGE_1_SEED))
+    stage_1 = Sampling(distilled_sigmas(), run.files.loras, distilled_sampler(run, STAGE_1_SEED))
     slots = GeneratedKeyframes(canvas.slots)
     first = _stage(run, "denoise 1", stage_1, context, canvas, (height, width), [*_shown(run, images), slots])
     with carrying(run, first.video, first.audio) as carry:
@@ -159,7 +155,7 @@ def _refined(run: Run, context: PromptContext, canvas: Canvas) -> Film:
         height, width = 2 * height, 2 * width
         images = encode_images(run, "image encoder 2", height, width)
         carry(video, keyframes, *images)
-        stage_2 = Sampling(distilled_stage_2_sigmas(), with_detail(run), final_sampler(run, _STAGE_2_SEED))
+        stage_2 = Sampling(distilled_stage_2_sigmas(), with_detail(run), distilled_sampler(run, STAGE_2_SEED))
         items = [
             *_shown(run, images),
             GeneratedKeyframes(canvas.slots, keyframes),

@@ -16,7 +16,6 @@ from ltx2rt.graph.diffusion.tiles import TileGrid
 from ltx2rt.graph.pipelines.dfr_pass import (
     Film,
     carrying,
-    final_sampler,
     joined,
     part_images,
     part_keyframes,
@@ -29,6 +28,7 @@ from ltx2rt.graph.pipelines.dfr_pass import (
     with_detail,
 )
 from ltx2rt.graph.pipelines.dfr_plan import Part, whole
+from ltx2rt.graph.pipelines.refinement import distilled_sampler
 from ltx2rt.graph.stages.decode.stage import resample_latent
 from ltx2rt.graph.stages.denoise.stage import Sampling
 from ltx2rt.graph.stages.denoise.states import VideoItem
@@ -94,7 +94,7 @@ def _sampled(
         sampling = Sampling(
             distilled_stage_2_sigmas()[steps],
             with_detail(run),
-            final_sampler(run, _STEP_SEED + 2 * index + phase),
+            distilled_sampler(run, _STEP_SEED + 2 * index + phase),
             tiles=TileGrid.by_count(targets[0].shape, tiles, tiles, OVERLAP),
         )
         video = sample(

@@ -26,7 +26,6 @@ from ltx2rt.graph.diffusion.latent_state import (
 )
 from ltx2rt.graph.diffusion.noise import NoiseSource
 from ltx2rt.graph.diffusion.precision import Float32Array
-from ltx2rt.graph.diffusion.samplers import EULER, AncestralEuler, Sampler
 from ltx2rt.graph.pipelines.dfr_plan import Canvas, Part, conditioning_rate, doubled, sound_of_part
 from ltx2rt.graph.pipelines.refinement import Latents
 from ltx2rt.graph.stages.denoise.stage import Sampling, denoise
@@ -98,12 +97,6 @@ def played_rate(run: Run, rounds: int) -> Fraction:
 def with_detail(run: Run) -> Loras:
     """The LoRAs of the run, and the detailing one behind them."""
     return (*run.files.loras, *((lora, DETAIL_STRENGTH) for lora, _ in run.files.detailing_lora))
-
-
-def final_sampler(run: Run, seed_offset: int) -> Sampler:
-    """Of the stages and of the round at full size: as the model of the run was distilled for."""
-    is_ancestral = run.files.generation.is_ancestral(run.files.checkpoint.metadata)
-    return AncestralEuler(seed_offset) if is_ancestral else EULER
 
 
 def reference_scale(run: Run) -> int:

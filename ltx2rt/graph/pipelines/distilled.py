@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from ltx2rt.graph.diffusion.samplers import EULER, AncestralEuler, Sampler
 from ltx2rt.graph.diffusion.schedules import distilled_sigmas, distilled_stage_2_sigmas
 from ltx2rt.graph.pipelines.checks import check_inputs
 from ltx2rt.graph.pipelines.pipeline import PipelineEntry
-from ltx2rt.graph.pipelines.refinement import Conditions, first_stage, second_stage
+from ltx2rt.graph.pipelines.refinement import (
+    STAGE_1_SEED,
+    STAGE_2_SEED,
+    Conditions,
+    distilled_sampler,
+    first_stage,
+    second_stage,
+)
 from ltx2rt.graph.settings.settings import CHUNKS, DURATION, GENERATED_KEYFRAMES, NEW_CLIP
 from ltx2rt.graph.stages.decode.stage import finish
 from ltx2rt.graph.stages.denoise.stage import Sampling
@@ -15,9 +21,6 @@ from ltx2rt.graph.stages.run import GeneratedClip, Run
 from ltx2rt.graph.stages.text.stage import positive_context
 from ltx2rt.graph.stages.weight_set import WeightSet
 from ltx2rt.graph.stages.windows import in_windows
-
-# Added to the user's seed for the noise of the steps.
-_STAGE_1_SEED, _STAGE_2_SEED = 10_000, 20_000
 
 
 def check(inputs: GenerationInputs, files: WeightSet) -> None:
@@ -33,17 +36,11 @@ def generate(run: Run) -> GeneratedClip:
 
 def _window(run: Run, conditions: Conditions) -> GeneratedClip:
     loras = run.files.loras
-    first = first_stage(run, Sampling(distilled_sigmas(), loras, _sampler(run, _STAGE_1_SEED)), conditions)
+    first = first_stage(run, Sampling(distilled_sigmas(), loras, distilled_sampler(run, STAGE_1_SEED)), conditions)
     final = second_stage(
-        run, Sampling(distilled_stage_2_sigmas(), loras, _sampler(run, _STAGE_2_SEED)), conditions, first
+        run, Sampling(distilled_stage_2_sigmas(), loras, distilled_sampler(run, STAGE_2_SEED)), conditions, first
     )
     return finish(run, final.video, final.audio, keyframes=final.keyframes, carried=final.carried)
-
-
-def _sampler(run: Run, seed_offset: int) -> Sampler:
-    """As the model of the run was distilled for; each window has noise of its own."""
-    is_ancestral = run.files.generation.is_ancestral(run.files.checkpoint.metadata)
-    return AncestralEuler(seed_offset + run.window.index) if is_ancestral else EULER
 
 
 PIPELINE = PipelineEntry(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ltx2rt.graph.diffusion.latent_state import LatentState, audio_latent, generated_keyframes, video_latent
 from ltx2rt.graph.diffusion.precision import Float32Array
+from ltx2rt.graph.diffusion.samplers import EULER, AncestralEuler, Sampler
 from ltx2rt.graph.diffusion.windows import Planes
 from ltx2rt.graph.stages.decode.stage import upscale_latents
 from ltx2rt.graph.stages.denoise.stage import Sampling, denoise
@@ -24,6 +25,9 @@ from ltx2rt.graph.stages.encode.stage import encode_images
 from ltx2rt.graph.stages.inputs import PromptContext
 from ltx2rt.graph.stages.run import Run
 from ltx2rt.graph.stages.targets import targets
+
+# Added to the user's seed for the noise of the steps of distilled stages.
+STAGE_1_SEED, STAGE_2_SEED = 10_000, 20_000
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,12 @@ class Conditions:
     negative: PromptContext | None = None
     append_all_images: bool = False
     sound: Float32Array | None = None
+
+
+def distilled_sampler(run: Run, seed_offset: int) -> Sampler:
+    """As the model of the run was distilled for; each window has noise of its own."""
+    is_ancestral = run.files.generation.is_ancestral(run.files.checkpoint.metadata)
+    return AncestralEuler(seed_offset + run.window.index) if is_ancestral else EULER
 
 
 def first_stage(

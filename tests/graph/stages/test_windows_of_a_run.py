@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -390,6 +391,30 @@ def test_latents_are_the_same_whether_their_frames_are_decoded_or_not(pack: dict
     frames, latent = joined(clip), clip.video_latent
     np.testing.assert_array_equal(pipeline(**settings, latents_only=True).video_latent, latent)
     np.testing.assert_array_equal(joined(pipeline(**settings)), frames)
+
+
+def test_the_noise_of_later_windows_does_not_depend_on_what_memory_allows(
+    pack: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoding, passed = decode_stage._decoding, set[Any]()
+
+    def run(first: int) -> Any:
+        """All that a clip passes over where the ways of decoding before ``first`` do not fit."""
+        passed.clear()
+
+        def options(*values: Any) -> Iterator[Any]:
+            for number, need in enumerate(decoding(*values)):
+                yield need if number >= first else replace(need, weights=1 << 50)
+
+        monkeypatch.setattr(decode_stage, "_decoding", options)
+        monkeypatch.setattr(decode_stage, "_decoded", lambda *_: iter([np.zeros((33, 448, 64, 3), np.float32)]))
+        monkeypatch.setattr(Run, "pass_over", lambda run, draws: passed.add(tuple(draws)))
+        list(api.load("distilled", **pack)(**{**TWO, "height": 448}, memory="6GB").frames)
+        return set(passed)
+
+    whole = run(0)
+    assert [len(draws) for draws in whole] == [1]  # every window has the same
+    assert run(5) == whole  # in tiles
 
 
 @pytest.mark.parametrize(

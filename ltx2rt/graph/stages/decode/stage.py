@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from typing import NamedTuple
 
 import mlx.core as mx
 import numpy as np
 
-from ltx2rt.errors import MemoryBudgetError, UsageError
+from ltx2rt.errors import UsageError
 from ltx2rt.graph.components import (
     AUDIO_VAE,
     SPATIAL_UPSCALER,
@@ -160,7 +159,7 @@ def decode_video(
         keyframes = None
     need = run.choose(_decoding(run, latent, keyframes, beside), weights)
     draws = run.decoder_noise or noise or run.noise.fork()
-    _pass_over(run, decoder, latent, need, keyframes)
+    _pass_over(run, decoder, latent, keyframes)
     if run.planning:
         return lambda: iter(())
     return lambda: _decoded(run, decoder, weights, need, latent, draws.fork(), keyframes)
@@ -169,12 +168,7 @@ def decode_video(
 def leave_out_video(run: Run, latent: Float32Array, keyframes: KeyFramePlanes | None = None) -> None:
     """Go on as if the latent of a window had been decoded: the noise of later windows is then the same."""
     config = run.files.config(VIDEO_VAE)
-    accounts = run.ledger.unused()
-    accounts.carried = run.ledger.carried
-    # What cannot be decoded for want of memory draws nothing.
-    with suppress(MemoryBudgetError):
-        need = accounts.choose(_decoding(run, latent, None if config.diffusion is None else keyframes, 0))
-        _pass_over(run, video_decoder(config), latent, need, keyframes)
+    _pass_over(run, video_decoder(config), latent, None if config.diffusion is None else keyframes)
 
 
 def _decoding(run: Run, latent: Float32Array, keyframes: KeyFramePlanes | None, beside: int) -> Iterator[Need]:
@@ -195,13 +189,15 @@ def _decoding(run: Run, latent: Float32Array, keyframes: KeyFramePlanes | None, 
     )
 
 
-def _pass_over(
-    run: Run, decoder: VideoDecoder, latent: Float32Array, need: Need, keyframes: KeyFramePlanes | None
-) -> None:
-    """Move the noise of a clip in windows past what the decoder draws; of other clips it has no further use."""
+def _pass_over(run: Run, decoder: VideoDecoder, latent: Float32Array, keyframes: KeyFramePlanes | None) -> None:
+    """Move the noise of a clip in windows past what the decoder draws; of other clips it has no further use.
+
+    It is what the best way draws, whichever memory allows: later windows have the same noise with every budget.
+    """
     if run.window.count > 1:
         seen = None if keyframes is None else keyframes.for_decoder(run.inputs.dtype)
-        run.pass_over(decoder.draws(_grid(latent), need.settings, seen))
+        best = next(_decoding(run, latent, keyframes, 0))
+        run.pass_over(decoder.draws(_grid(latent), best.settings, seen))
 
 
 def _grid(latent: Float32Array) -> tuple[int, int, int]:
