@@ -375,44 +375,8 @@ void pack_tiles(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t k, float*
   memset(panel + words * kPanelColumns, 0, (size_t)(whole - words) * kPanelColumns * sizeof(float));
 }
 
-// One row without tiles, which would have to wait for the panel. A product of tiles sums the first and the second values
-// of 16 pairs each as one chain of fused multiply-adds, adds the two, and adds that to c; subnormal numbers are zero.
-void multiply_one_row(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t k, const float* a, float* c, bool add) {
-  const FlushedSubnormals flushed;
-  Vec sums[kPanelVecs], first[kPanelVecs] = {}, second[kPanelVecs] = {};
-  for (int v = 0; v < kPanelVecs; ++v) sums[v] = add ? load(c + v * kLanes) : zero();
-  expand_words<PairWords, true, true>(
-      w, n0, k0, k,
-      [&sums, &first, &second, a](int64_t row, int v, PairWords::Operand weights) __attribute__((always_inline)) {
-        const VecI x = PairWords::broadcast(a + row);
-        first[v] = fma(from_bits(x << 16), from_bits(weights << 16), first[v]);
-        second[v] = fma(from_bits(x & (int32_t)0xffff0000), from_bits(weights & (int32_t)0xffff0000), second[v]);
-        if (row % kTileWords == kTileWords - 1) {
-          sums[v] += first[v] + second[v];
-          first[v] = second[v] = zero();
-        }
-      });
-  for (int v = 0; v < kPanelVecs; ++v) store(c + v * kLanes, sums[v] + (first[v] + second[v]));
-}
-
-// The same of 8-bit codes.
-template <bool kFetch = false>
-void pack_quad_tiles(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t k, float* panel) {
-  pack_words<kFetch>(w, n0, k0, k, panel);
-  const int64_t words = words_of<QuadWords>(k), whole = (words + kTileWords - 1) / kTileWords * kTileWords;
-  memset(panel + words * kPanelColumns, 0, (size_t)(whole - words) * kPanelColumns * sizeof(float));
-}
-
-void multiply_few_quad_tiles(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t k, const float* a, int64_t rows,
-                             float* c, int64_t ldc, bool add) {
-  alignas(64) float panel[kDepthBlock / 4 * kPanelColumns];
-  pack_quad_tiles<true>(w, n0, k0, k, panel);
-  multiply_tiles<TileQuads>(a, rows, panel, k, c, ldc, add, ReadAhead{});
-}
-
 void multiply_few_tiles(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t k, const float* a, int64_t rows,
                         float* c, int64_t ldc, bool add) {
-  if (rows == 1) return multiply_one_row(w, n0, k0, k, a, c, add);
   alignas(64) float panel[kDepthBlock / 2 * kPanelColumns];
   pack_tiles<true>(w, n0, k0, k, panel);
   multiply_tiles<TilePairs>(a, rows, panel, k, c, ldc, add, ReadAhead{});

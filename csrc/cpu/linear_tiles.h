@@ -40,24 +40,6 @@ void prepare_tiles(FloatType, const char* const* from, int64_t rows, int64_t n, 
   }
 }
 
-// Floating point as tiles have it, until the end of a block: subnormal numbers are zero.
-class FlushedSubnormals {
- public:
-  FlushedSubnormals() : before_(_mm_getcsr()) {
-    _mm_setcsr(before_ | 0x8040);
-    asm volatile("" ::: "memory");  // what is computed from memory and stored stays between the two
-  }
-  ~FlushedSubnormals() {
-    asm volatile("" ::: "memory");
-    _mm_setcsr(before_);
-  }
-  FlushedSubnormals(const FlushedSubnormals&) = delete;
-  FlushedSubnormals& operator=(const FlushedSubnormals&) = delete;
-
- private:
-  uint32_t before_;
-};
-
 // The tiles 0 to 3 are sums of two groups of rows by 32 columns, 4 and 5 rows of the groups, 6 and 7 columns.
 __attribute__((target("amx-tile"))) inline void set_tiles(int64_t first_rows, int64_t second_rows) {
   TileConfig config{};
