@@ -375,6 +375,21 @@ void pack_tiles(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t k, float*
   memset(panel + words * kPanelColumns, 0, (size_t)(whole - words) * kPanelColumns * sizeof(float));
 }
 
+// The same of 8-bit codes.
+template <bool kFetch = false>
+void pack_quad_tiles(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t k, float* panel) {
+  pack_words<kFetch>(w, n0, k0, k, panel);
+  const int64_t words = words_of<QuadWords>(k), whole = (words + kTileWords - 1) / kTileWords * kTileWords;
+  memset(panel + words * kPanelColumns, 0, (size_t)(whole - words) * kPanelColumns * sizeof(float));
+}
+
+void multiply_few_quad_tiles(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t k, const float* a, int64_t rows,
+                             float* c, int64_t ldc, bool add) {
+  alignas(64) float panel[kDepthBlock / 4 * kPanelColumns];
+  pack_quad_tiles<true>(w, n0, k0, k, panel);
+  multiply_tiles<TileQuads>(a, rows, panel, k, c, ldc, add, ReadAhead{});
+}
+
 void multiply_few_tiles(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t k, const float* a, int64_t rows,
                         float* c, int64_t ldc, bool add) {
   alignas(64) float panel[kDepthBlock / 2 * kPanelColumns];
