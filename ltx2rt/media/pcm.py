@@ -74,7 +74,7 @@ class WavWriter:
         """The next samples, (S, C) float in [-1, 1]; UsageError for a waveform that `to_int16` refuses."""
         samples = to_int16(waveform, of_file=self._of_file).astype("<i2")
         if self._container is None:
-            self._container = self._open.enter_context(wave.open(self._file, "wb"))  # noqa: SIM115
+            self._container = self._open.enter_context(wave.open(self._file, "wb"))  # noqa: SIM115  # closed with the stack
             self._container.setnchannels(samples.shape[1])
             self._container.setsampwidth(2)
             self._container.setframerate(self._sample_rate)

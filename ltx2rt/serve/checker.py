@@ -58,7 +58,7 @@ def main() -> None:
                 lines.send(refused=checker.unfitting(message, error))
             except Ltx2rtError as error:
                 lines.send(refused=_refused(str(error)))
-            except Exception as error:
+            except Exception as error:  # said to one client; the next request finds this process alive
                 traceback.print_exc()
                 lines.send(
                     refused=_refused(f"the request cannot be planned: {type(error).__name__}; change its values.")

@@ -286,7 +286,7 @@ class JobQueue:
                 self.trouble = str(error)
                 log.warning("%s", error)
                 await asyncio.sleep(_RETRY_SECONDS)
-            except Exception:
+            except Exception:  # one job's error must not end the queue of the others
                 self.trouble = "an error of the program; the server's log has it"
                 log.exception("the queue goes on after an error")
                 await asyncio.sleep(_RETRY_SECONDS)

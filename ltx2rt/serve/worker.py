@@ -61,7 +61,7 @@ def main() -> None:
         try:
             job.run(pipelines)
             lines.send(event="done", id=job.id)
-        except Exception as error:
+        except Exception as error:  # becomes the job's error; the worker goes on
             known = next((code for kind, code in _CODES if isinstance(error, kind)), None)
             if known is None:
                 traceback.print_exc()

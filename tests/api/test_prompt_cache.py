@@ -64,7 +64,7 @@ def test_what_decides_the_bits_makes_another_entry(folder: Path, tmp_path: Path)
         {"dtype": "float32"},
         {"loras": [(embedded.DISTILLED_LORA, 1.0)]},  # which changes nothing of the text path
     ):
-        api.load("distilled", keep_loaded=False, **files)("a red circle", **SMALL)  # type: ignore[arg-type]
+        api.load("distilled", keep_loaded=False, **files)("a red circle", **SMALL)  # type: ignore[arg-type]  # files by name
         expected += "loras" not in files
         assert len(list(folder.iterdir())) == expected
 

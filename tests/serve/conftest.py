@@ -71,7 +71,7 @@ def start(child: type[ScriptedChild], tmp_path: Path) -> Iterator[Any]:
     """Starts servers, all with the same folder."""
     running: list[LocalServer] = []
 
-    def begin(limits: Limits = Limits(), access: Access = LOCAL, **offered: Any) -> LocalServer:  # noqa: B008
+    def begin(limits: Limits = Limits(), access: Access = LOCAL, **offered: Any) -> LocalServer:  # noqa: B008  # frozen
         running.append(LocalServer(tmp_path, limits, access, **offered))
         return running[-1]
 

@@ -44,7 +44,7 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     (folder / "keys").write_text("a-key\n")
     words = [] if request.param == "open" else ["--api-key-file", str(folder / "keys")]
     running = RealServer(folder / "data", words)
-    running.key = "a-key" if words else ""  # type: ignore[attr-defined]
+    running.key = "a-key" if words else ""  # type: ignore[attr-defined]  # for this test alone
     yield running
     running.stop()
 

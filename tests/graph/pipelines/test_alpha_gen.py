@@ -87,7 +87,8 @@ def test_the_length_is_predicted_from_the_context_of_the_video(
     reference: Array, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pack = write_pack(tmp_path, "dev")
-    pack["loras"] = [write_lora(tmp_path / "lora.safetensors", reference_downscale_factor="1")]  # type: ignore[assignment]
+    lora = write_lora(tmp_path / "lora.safetensors", reference_downscale_factor="1")
+    pack["loras"] = [lora]  # type: ignore[assignment]  # the others are paths
     read: list[int] = []
     call = DurationHead.__call__
     monkeypatch.setattr(
