@@ -1,7 +1,7 @@
 """Instructions that NEON needs to expand a weight, beside the plain loops, counted by qemu-aarch64.
 
-Run `python benchmarks/neon_expansion.py --least 5` on any machine with qemu-aarch64 and aarch64-linux-gnu-g++. Times under
-emulation say nothing about vectors: the emulator computes every lane's float operation by itself.
+Run `python benchmarks/neon_expansion.py --least 5` on any machine with qemu-aarch64 and aarch64-linux-gnu-g++. Times
+under emulation say nothing about vectors: the emulator computes every lane's float operation by itself.
 """
 
 from __future__ import annotations
