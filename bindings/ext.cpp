@@ -44,7 +44,8 @@ NB_MODULE(_ext, m) {
       "shares_arrays", [](const mx::array& a) { return a.size() == 1; }, "a"_a,
       "True for an array of one element; fails when this module and MLX cannot exchange arrays.");
   m.def("uninitialized", &uninitialized, "shape"_a, "dtype"_a,
-        "An array whose memory holds anything: to be filled before it is used. No pages are touched; a large array asks for "
+        "An array whose memory holds anything: to be filled before it is used. No pages are touched; a large array "
+        "asks for "
         "large ones, which the system may refuse.");
   ltx2rt::bind_antialiased_snake(m);
   ltx2rt::bind_calibrate(m);

@@ -477,9 +477,9 @@ void multiply_few_quad_tiles(const WeightMatrix& w, int64_t n0, int64_t k0, int6
 // multiplied as a whole waits for its last words, and memory waits for the products.
 template <bool kTwo>
 __attribute__((target("amx-tile,amx-bf16,amx-int8"))) void multiply_tiles_in_passing(const WeightMatrix& w, int64_t n0,
-                                                                               int64_t k0, int64_t k, const float* a,
-                                                                               int64_t rows, float* c, int64_t ldc,
-                                                                               bool add) {
+                                                                                     int64_t k0, int64_t k,
+                                                                                     const float* a, int64_t rows,
+                                                                                     float* c, int64_t ldc, bool add) {
   alignas(64) float panel[kDepthBlock / 2 * kPanelColumns];
   constexpr int64_t kFloats = kTileWords * kPanelColumns;
   const int64_t first_rows = kTwo ? kTileHeight : rows, second_rows = rows - first_rows;

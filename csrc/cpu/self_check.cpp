@@ -327,8 +327,8 @@ std::string check_linear(const KernelTables& kernels, const KernelTables& portab
             const auto got =
                 product(kernels.linear, loops, weights.matrix, rows, first, count, FloatType::bf16, x.data(), few);
             const auto fault =
-                compare(std::string(few ? "multiply_few " : "multiply ") + kNames[int(format)] + name, got,
-                        expected, rounded ? kHalfRounding / 2 * std::sqrt(sum) : kRounding / 10 * std::sqrt(sum));
+                compare(std::string(few ? "multiply_few " : "multiply ") + kNames[int(format)] + name, got, expected,
+                        rounded ? kHalfRounding / 2 * std::sqrt(sum) : kRounding / 10 * std::sqrt(sum));
             if (!fault.empty()) return fault;
           }
         }

@@ -173,7 +173,9 @@ def test_equal_scores_give_the_mean_in_bfloat16():
     assert error(rope_attention(mx.zeros_like(q), k, v, num_heads=2), mean) <= BF16 * np.abs(mean).max()
 
 
-@pytest.mark.parametrize(("q_tokens", "k_tokens"), [(1, 1), (15, 2), (31, 33), (33, 31), (144, 127), (145, 129), (161, 300)])
+@pytest.mark.parametrize(
+    ("q_tokens", "k_tokens"), [(1, 1), (15, 2), (31, 33), (33, 31), (144, 127), (145, 129), (161, 300)]
+)
 @pytest.mark.parametrize("size", [32, 64])
 def test_any_length_in_bfloat16(q_tokens, k_tokens, size):
     q, k, v = inputs(2, q_tokens, k_tokens, 2, size, dtype=mx.bfloat16)
