@@ -55,7 +55,7 @@ def add_parser(subparsers: Any) -> None:
 
 def run_generate(arguments: argparse.Namespace) -> int:
     """Exit code 0 when the clip has been written."""
-    repeated = _merge_other_sources(arguments)
+    repeated = merge_other_sources(arguments)
     command = command_of(arguments)
     progress = Progress(arguments.progress, quiet=bool(arguments.quiet))
     outputs, overwrite = _outputs(arguments, command), bool(arguments.overwrite)
@@ -182,7 +182,7 @@ def _tell_of_state(progress: Progress, state: Path | None, output: Path, *, resu
         progress.message(f"starting over: an interrupted run of {output} is dropped; --resume would continue it")
 
 
-def _merge_other_sources(arguments: argparse.Namespace) -> Record | None:
+def merge_other_sources(arguments: argparse.Namespace) -> Record | None:
     """Add the options of a config file, a sidecar or an interrupted run to those of the command line, which win.
 
     ``arguments.unnamed`` says then whether nobody gave the clip's name, ``arguments.interrupted`` is the clip of the
