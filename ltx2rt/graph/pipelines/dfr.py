@@ -22,7 +22,6 @@ from ltx2rt.graph.pipelines.dfr_pass import (
     carrying,
     played_rate,
     reference_scale,
-    sample,
     sound_target,
     video_target,
     with_detail,
@@ -30,7 +29,7 @@ from ltx2rt.graph.pipelines.dfr_pass import (
 from ltx2rt.graph.pipelines.dfr_plan import CELL_FRAMES, Canvas, canvas_of, doubled
 from ltx2rt.graph.pipelines.dfr_rounds import STEPS_OF_PART, doubled_rate
 from ltx2rt.graph.pipelines.pipeline import PipelineEntry
-from ltx2rt.graph.pipelines.refinement import STAGE_1_SEED, STAGE_2_SEED, Latents, distilled_sampler
+from ltx2rt.graph.pipelines.refinement import STAGE_1_SEED, STAGE_2_SEED, Latents, distilled_sampler, sample_both
 from ltx2rt.graph.settings.settings import DURATION, ENLARGING, FIDELITY, NEW_CLIP
 from ltx2rt.graph.stages.decode.stage import KeyFramePlanes, finish, upscale_latents
 from ltx2rt.graph.stages.denoise.stage import Sampling
@@ -181,11 +180,11 @@ def _stage(
     rows, columns = (side // vae.spatial_factor for side in size)
     video = video_target(run, (vae.latent_frames(canvas.frames), rows, columns), 0)
     targets = (video, sound_target(run, canvas.frames, run.inputs.frame_rate))
-    return sample(
+    return sample_both(
         run,
         name,
         sampling,
-        context,
+        (context, None),
         targets,
         items,
         video=None if initial is None else initial.video,
