@@ -11,7 +11,7 @@ its resident memory 20 times a second, and writes for each a table (table-6GB.md
 results.json. Outputs must be finite, and the same in every bit for all budgets.
 
 --epilogue runs the round of DFR at full size alone (dfr_epilogue.py), 2176x3840, with one block of LTX-2.5 and one cell
-of time, once per budget, of which the model sees four tiles in each phase; its files of weights take 6 GB.
+of time, once per budget, of which the model sees three tiles in each phase; its files of weights take 6 GB.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ WITHOUT_GUIDANCE = (
 )
 MID_LAYERS, MID_ENCODER_LAYERS = 4, 6
 # Of the epilogue: blocks, pixels, latent frames, tiles of each phase, and the rank of the LoRA.
-EPILOGUE_LAYERS, EPILOGUE_SIZE, EPILOGUE_CELLS, EPILOGUE_TILES, EPILOGUE_RANK = 1, (2176, 3840), 1, 4, 32
+EPILOGUE_LAYERS, EPILOGUE_SIZE, EPILOGUE_CELLS, EPILOGUE_TILES, EPILOGUE_RANK = 1, (2176, 3840), 1, 3, 32
 _READ_BYTES = 16 << 20
 
 

@@ -20,7 +20,7 @@ from ltx2rt.errors import Cancelled, CheckpointError, UsageError
 from ltx2rt.graph.diffusion.latent_state import LatentState
 from ltx2rt.graph.diffusion.noise import TorchCpuNoise
 from ltx2rt.graph.diffusion.samplers import EULER, AncestralEuler
-from ltx2rt.graph.pipelines import dfr_pass
+from ltx2rt.graph.pipelines import refinement
 from ltx2rt.graph.stages.denoise.stage import Sampling
 from ltx2rt.graph.stages.events import Event, KeyFrameDecoded, Noised, StepDone, StepsCounted, VideoDecodeStarted
 from ltx2rt.graph.stages.run import Run
@@ -83,7 +83,7 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[Pass]:
         found.append(Pass(name, sampling, video, audio, made))
         return video.with_latent(made), audio.with_latent(heard)
 
-    monkeypatch.setattr(dfr_pass, "denoise", stand_in)
+    monkeypatch.setattr(refinement, "denoise", stand_in)
     return found
 
 
