@@ -178,12 +178,12 @@ class SavedRun:
         mask = None
         if "conditioning_attention_mask" in arguments:
             saved = self._golden.given("conditioning_attention_mask_in")[0, 0]
-            mask = AttentionMask(weights=lambda height, width, count: _fitted(saved[..., None], height, width)[..., 0])
+            mask = AttentionMask(weights=lambda height, width, part: _fitted(saved[..., None], height, width)[..., 0])
         elif "conditioning_attention_strength" in arguments:
             mask = AttentionMask(strength=arguments["conditioning_attention_strength"])
         frames = ripple_frames(inputs.num_frames, inputs.height, inputs.width)
         reference = ReferenceVideo(
-            lambda height, width, count: FrameStream.of(from_uint8_resized(frames, height, width)), strength
+            lambda height, width, part: FrameStream.of(from_uint8_resized(frames, height, width)), strength
         )
         return replace(media, references=(reference,), attention_mask=mask)
 
