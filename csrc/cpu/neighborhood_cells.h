@@ -11,7 +11,6 @@ namespace ltx2rt::cpu::LTX2RT_ISA {
 template <typename Words>
 constexpr int64_t kValues = __is_same(Words, FloatWords) ? 1 : 2;
 
-inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 inline int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
 // The larger one of sums of squares, of which one that is no number counts as infinite.
 inline float larger_length(float most, float length) {
