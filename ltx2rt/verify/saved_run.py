@@ -169,8 +169,8 @@ class SavedRun:
             tile=tile is not None,
             tile_height=None if tile is None else tile[0],
             tile_width=None if tile is None else tile[1],
-            distilled_lora_strength_stage_1=arguments.get("distilled_lora_strength_stage_1", 1.0),
-            distilled_lora_strength_stage_2=arguments.get("distilled_lora_strength_stage_2", 1.0),
+            distilled_lora_strength_stage_1=arguments.get("distilled_lora_strength_stage_1", 0.25),
+            distilled_lora_strength_stage_2=arguments.get("distilled_lora_strength_stage_2", 0.5),
         )
         inputs = GenerationInputs(
             settings,

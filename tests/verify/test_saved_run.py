@@ -103,7 +103,7 @@ def test_sound_is_as_long_as_the_clip_where_nothing_else_is_said(
 
 
 def test_a_retake_of_one_stream(tmp_path: Path) -> None:
-    times = {"start_time": 0.1, "end_time": 0.3}
+    times: dict[str, Any] = {"start_time": 0.1, "end_time": 0.3}
     run = saved_run(tmp_path, "retake", num_frames=9, audio="audio.wav", regenerate_video=False, **times)
     assert run.inputs.media.region is not None
     assert (run.inputs.media.region.video, run.inputs.media.region.audio) == (False, True)
