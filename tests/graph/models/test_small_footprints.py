@@ -13,6 +13,8 @@ from ltx2rt.graph.models.layers.footprint import Footprint
 from ltx2rt.graph.models.layers.params import Params
 from ltx2rt.graph.models.text import connector
 from ltx2rt.graph.models.text.footprint import connector_footprint
+from ltx2rt.graph.models.upscaler import model as upscaler
+from ltx2rt.graph.models.upscaler.footprint import upscaler_footprint
 from ltx2rt.types import FLOAT32_BYTES, LinearWeight, ParamSpec
 
 SOUND = vae.AudioVaeConfig(
@@ -68,6 +70,28 @@ def sound_vocoder(activation: str) -> tuple[vocoder.Vocoder, Footprint]:
     return vocoder.Vocoder(config, params(vocoder.param_specs(config))), vocoder_footprint(config, MEL_FRAMES)
 
 
+# (f, h, w) of a latent.
+LATENT = (5, 12, 8)
+
+
+def latent_upscaler(kind: str) -> tuple[upscaler.LatentUpscaler, Footprint]:
+    config = upscaler.LatentUpscalerConfig.from_dict(
+        {
+            "_class_name": "LatentUpsampler",
+            "in_channels": 128,
+            "mid_channels": 128,
+            "num_blocks_per_stage": 2,
+            "dims": 3,
+            "spatial_upsample": kind != "temporal",
+            "temporal_upsample": kind == "temporal",
+            "rational_resampler": kind == "1.5",
+            "spatial_scale": 1.5 if kind == "1.5" else 2.0,
+        }
+    )
+    model = upscaler.LatentUpscaler(config, params(upscaler.param_specs(config)), mx.float32)
+    return model, upscaler_footprint(config, LATENT, FLOAT32_BYTES)
+
+
 def case(name: str) -> tuple[Callable[[mx.array], mx.array], tuple[int, ...], Footprint]:
     """A model, the shape of its input and its footprint."""
     if name == "connector":
@@ -80,12 +104,25 @@ def case(name: str) -> tuple[Callable[[mx.array], mx.array], tuple[int, ...], Fo
     if name == "audio encoder":
         encoder = vae.AudioEncoder(SOUND, params(list(vae.encoder_specs(SOUND))), mx.float32)
         return encoder, (1, MEL_FRAMES, SOUND.mel_bins, 2), sound_encode_footprint(SOUND, MEL_FRAMES)
+    if name.startswith("upscaler"):
+        upscale, footprint = latent_upscaler(name.removeprefix("upscaler, "))
+        return upscale, (1, *LATENT, 128), footprint
     generator, footprint = sound_vocoder(name.removeprefix("vocoder, "))
     return generator, (1, MEL_FRAMES, 64, 2), footprint
 
 
 @pytest.mark.parametrize(
-    "name", ["connector", "audio decoder", "audio encoder", "vocoder, leaky_relu", "vocoder, snakebeta"]
+    "name",
+    [
+        "connector",
+        "audio decoder",
+        "audio encoder",
+        "vocoder, leaky_relu",
+        "vocoder, snakebeta",
+        "upscaler, 2",
+        "upscaler, 1.5",
+        "upscaler, temporal",
+    ],
 )
 def test_activations_are_those_predicted(name: str) -> None:
     model, shape, footprint = case(name)

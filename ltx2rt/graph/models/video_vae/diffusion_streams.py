@@ -60,18 +60,6 @@ class Queue:
                 break
         return parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=1)
 
-    def cut(self, count: int, rows: slice, columns: slice) -> mx.array:
-        """Rows and columns of the first ``count`` frames, in memory of their own."""
-        parts = []
-        for piece in self._pieces:
-            if count == 0:
-                break
-            parts.append(piece[:, :count, rows, columns])
-            count -= parts[-1].shape[1]
-        part = mx.contiguous(parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=1))
-        mx.eval(part)
-        return part
-
     def drop(self, count: int) -> None:
         """Forget the first ``count`` frames. What is left of a piece keeps all of it until it has gone, too."""
         self.count -= count
@@ -183,6 +171,61 @@ def frames_before(upsampler: Upsampler, count: int, *, begins: bool = True) -> i
     """Frames of the coarser grid for the first ``count`` of the finer one."""
     growth = upsampler.step.stride[0]
     return -(-(count + (growth - 1 if begins else 0)) // growth)
+
+
+class FinerTile(NamedTuple):
+    """A part of the grid behind an upsampling, made of coarser frames, which take several times less memory.
+
+    Attributes:
+        frames: [start, stop) of the clip on the finer grid.
+        rows, columns: of it.
+    """
+
+    frames: tuple[int, int]
+    rows: slice
+    columns: slice
+
+    def of_clip(self, coarse: Queue, dropped: int, upsampler: Upsampler, params: Params, limit: int) -> Queue:
+        """Its frames, each piece in memory of its own.
+
+        Args:
+            coarse: frames before the upsampling; the first ``dropped`` of the clip have left it.
+            upsampler, params: what is between, and its tensors.
+            limit: finer frames that are made at a time, as far as one coarser frame does not become more.
+        """
+        growth = upsampler.step.stride[0]
+        position, stop = self.frames
+        made = Queue()
+        while position < stop:
+            # The clip's first frame becomes one frame: the last of those that are made of it.
+            place, phase = divmod(position + growth - 1, growth)
+            count = min(stop - position, max(1, limit // growth) * growth - phase)
+            whole = coarse.look(place - dropped, -(-(phase + count) // growth))
+            part = mx.contiguous(self._of(whole, upsampler, params)[:, phase : phase + count])
+            mx.eval(part)
+            made.put(part)
+            position += count
+        return made
+
+    def of_planes(self, planes: mx.array, upsampler: Upsampler, params: Params) -> mx.array:
+        """The same rows and columns of frames (1, P, H, W, C) each of which is a clip of its own."""
+        growth = upsampler.step.stride[0]
+        part = mx.contiguous(self._of(planes, upsampler, params)[:, growth - 1 :: growth])
+        mx.eval(part)
+        return part
+
+    def _of(self, frames: mx.array, upsampler: Upsampler, params: Params) -> mx.array:
+        _, tall, wide = upsampler.step.stride
+        rows, top = _coarser(self.rows, tall)
+        columns, left = _coarser(self.columns, wide)
+        return upsampler(frames[:, :, rows, columns], params)[:, :, top, left]
+
+
+def _coarser(part: slice, factor: int) -> tuple[slice, slice]:
+    """The cells of a coarser axis that a part of the finer one lies in, and where it lies in these."""
+    start = part.start // factor
+    inside = slice(part.start - start * factor, part.stop - start * factor)
+    return slice(start, -(-part.stop // factor)), inside
 
 
 class SharedFrames:
