@@ -34,7 +34,7 @@ from ltx2rt.media.exr import SUFFIX, ExrFolder, exr_size, is_exr, read_exr
 from ltx2rt.media.fit import fit_words, fitted, is_much_larger
 from ltx2rt.media.hdr import HDR_SPACES, HdrSpace, acescct_of_srgb
 from ltx2rt.media.images import image_name, load_conditioning_image, picture_bytes, read_image, reading_bytes
-from ltx2rt.media.pixel_range import LUMA, to_signed_range
+from ltx2rt.media.pixel_range import to_signed_range
 from ltx2rt.media.resize import resize_to_cover
 from ltx2rt.spelling import spelled
 from ltx2rt.types import FLOAT32_BYTES, Array, FilePath
@@ -330,7 +330,8 @@ def attention_mask(settings: Settings) -> AttentionMask | None:
         )
 
     def weights(height: int, width: int, count: int) -> Array:
-        grey = np.clip(resize_to_cover(frames, height, width) @ LUMA / np.float32(255), 0, 1)
+        # The official code takes the mean of the channels, whatever their brightness.
+        grey = np.clip(resize_to_cover(frames, height, width).mean(axis=-1) / np.float32(255), 0, 1)
         return np.broadcast_to(grey, (count, height, width)) if len(grey) == 1 else grey[:count]
 
     return AttentionMask(weights, strength)
