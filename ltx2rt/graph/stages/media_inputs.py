@@ -350,7 +350,8 @@ def mask_frames(path: Path, settings: Settings) -> Array:
 
 
 def driving_sound(settings: Settings, step: int) -> tuple[SoundInput, int]:
-    """The sound of audio-to-video, at most as long as the clip, and the frames of the clip: as given, or by the sound.
+    """The sound of audio-to-video, and the frames of the clip: as given, or by the sound, which may then be longer by
+    less than a latent frame.
 
     Args:
         settings: say where the sound is, and how much of it is used.
@@ -387,7 +388,7 @@ def driving_sound(settings: Settings, step: int) -> tuple[SoundInput, int]:
             duration,
             length,
         )
-    return SoundInput(sound.waveform[: round(length * sound.sample_rate)], sound.sample_rate), frames
+    return SoundInput(sound.waveform, sound.sample_rate), frames
 
 
 def require_frame_rate(path: FilePath, own: Fraction, wanted: Fraction) -> None:
