@@ -65,6 +65,10 @@ class OutOfMemory(MemoryBudgetError):
     """
 
 
+class MachineLost(Ltx2rtError):
+    """Another machine of a team went away, says nothing any more, or never came."""
+
+
 class Cancelled(Ltx2rtError):
     """The caller asked a running pipeline to stop."""
 

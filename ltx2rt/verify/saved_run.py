@@ -211,16 +211,16 @@ class SavedRun:
         if "conditioning_attention_mask" in arguments:
             saved = self._golden.given("conditioning_attention_mask_in")[0, 0]
 
-            def weights(height: int, width: int, count: int) -> Array:
-                return _fitted(saved[:count, ..., None], height, width)[..., 0]
+            def weights(height: int, width: int, part: range) -> Array:
+                return _fitted(saved[part.start : part.stop, ..., None], height, width)[..., 0]
 
             mask = AttentionMask(weights, attends)
         elif "conditioning_attention_strength" in arguments:
             mask = AttentionMask(strength=attends)
         shown = ripple_frames(inputs.num_frames, inputs.height, inputs.width)
 
-        def frames(height: int, width: int, count: int) -> FrameStream:
-            return FrameStream.of(from_uint8_resized(shown[:count], height, width))
+        def frames(height: int, width: int, part: range) -> FrameStream:
+            return FrameStream.of(from_uint8_resized(shown[part.start : part.stop], height, width))
 
         references = tuple(ReferenceVideo(frames, strength) for strength in strengths)
         return replace(media, references=references, attention_mask=mask)

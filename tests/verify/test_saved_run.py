@@ -77,11 +77,11 @@ def test_references_and_their_mask_end_where_a_window_ends(tmp_path: Path) -> No
     media = run.inputs.media.of_window(Window(1, 3, 16, 17, 9, 9, 0))
     assert [reference.strength for reference in media.references] == [1.0, 0.5]
     for reference in media.references:
-        assert reference.frames(32, 32, 17).shape == (17, 32, 32, 3)
+        assert reference.frames(32, 32, range(17)).shape == (17, 32, 32, 3)
     assert media.attention_mask is not None
     assert media.attention_mask.weights is not None
     assert media.attention_mask.strength == 0.25
-    np.testing.assert_array_equal(media.attention_mask.weights(8, 8, 17)[:, 0, 0], np.arange(16, 33))
+    np.testing.assert_array_equal(media.attention_mask.weights(8, 8, range(17))[:, 0, 0], np.arange(16, 33))
 
 
 @pytest.mark.parametrize("by_passes", [False, True])

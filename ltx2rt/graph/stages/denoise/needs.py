@@ -19,6 +19,7 @@ from ltx2rt.graph.models.transformer.footprint import (
     call_footprint,
     context_bytes,
     text_key_bytes,
+    waiting_bytes,
     walk_flops,
 )
 from ltx2rt.graph.models.transformer.model import TransformerConfig, block_param_specs, param_specs
@@ -28,8 +29,8 @@ from ltx2rt.graph.stages.denoise.residency import Residency, residencies
 from ltx2rt.graph.stages.streamed_blocks import DEPTHS
 from ltx2rt.graph.stages.weight_set import fuse_dtype
 from ltx2rt.memory.need import Need
-from ltx2rt.types import Activations, ParamSpec
-from ltx2rt.weights.checkpoint import Checkpoint
+from ltx2rt.types import FLOAT32_BYTES, Activations, ParamSpec
+from ltx2rt.weights.checkpoint import Checkpoint, LoadedBytes, loading_together
 from ltx2rt.weights.lora.file import LoraFile
 
 # Most tokens that a block works on together. Larger parts give nothing, smaller ones read the weights more often.
@@ -37,6 +38,9 @@ TOKEN_LIMITS = (8192, 2048, 768)
 # Guidance passes go through a block in batches of at most about so many tokens: with few tokens the products are too
 # small to be worth reading a weight for (benchmarks/LOG.md).
 BATCHED_TOKENS = 1024
+# Arrays of the whole video while the model sees a tile of it: its latents as the stage began with them and as they are,
+# the clean ones, the last estimate, the sum of those of the tiles, and one on its way.
+_WHOLE_COPIES = 6
 
 
 @dataclass(frozen=True)
@@ -133,13 +137,8 @@ def denoise_options(checkpoint: Checkpoint, config: TransformerConfig, task: Den
         checkpoint.loaded_bytes("transformer", specs, task.loras, task.fuse_dtype)
         for specs in block_specs(config, **streams)
     ]
-    weights = _Weights(
-        ends.arrays,
-        len(blocks),
-        max(ends.working, *(block.working for block in blocks)),
-        max(block.rotation for block in blocks),
-    )
-    ways = {depth: residencies(blocks, depth) for depth in DEPTHS}
+    weights = _Weights(ends, blocks)
+    ways = {depth: [(way, weights.loading(way)) for way in residencies(blocks, depth)] for depth in DEPTHS}
     walks = WALKS if task.passes > 1 else WALKS[:1]
     keeping = (True, False) if text_key_bytes(config, _shape(task, 1, 0)) else (False,)
     longest = max(*task.calls, task.audio)
@@ -147,21 +146,40 @@ def denoise_options(checkpoint: Checkpoint, config: TransformerConfig, task: Den
     for walk, keep, depth in product(walks, keeping, DEPTHS):
         together = [
             _computing(config, task, weights, walk, batch, keep, limit)
-            for batch, limit in product(_batches(task, weights.blocks, walk), limits)
+            for batch, limit in product(_batches(task, weights.block_count, walk), limits)
         ]
-        for way, computing in product(ways[depth], together):
+        for (way, loading), computing in product(ways[depth], together):
             if way.depth or depth == DEPTHS[0]:
-                yield _with_weights(computing, task, weights, way, walk)
+                yield _with_weights(computing, task, weights, way, loading, walk)
+
+
+class _Computing(NamedTuple):
+    """A way of computing: what it takes without any weights, and the part of it that is there while a block arrives."""
+
+    need: Need
+    waiting: int
 
 
 class _Weights(NamedTuple):
-    """Of the transformer, whichever blocks are resident: bytes of all but the blocks, how many blocks there are, of
-    temporary arrays while LoRAs are added, and the largest groups in which weights rotate."""
+    """Of the transformer: all but the blocks, and each block."""
 
-    ends: int
-    blocks: int
-    fusing: int
-    rotation: int
+    ends: LoadedBytes
+    blocks: Sequence[LoadedBytes]
+
+    @property
+    def block_count(self) -> int:
+        """How many there are."""
+        return len(self.blocks)
+
+    @property
+    def rotation(self) -> int:
+        """The largest groups in which weights of the blocks rotate what they are multiplied with."""
+        return max(block.rotation for block in self.blocks)
+
+    def loading(self, way: Residency) -> int:
+        """By how much the peak while resident weights are loaded is above these; the slots are not there yet."""
+        resident = (block for index, block in enumerate(self.blocks) if index not in way.streamed)
+        return loading_together([self.ends, *resident]) - way.slot_bytes
 
 
 def _batches(task: DenoiseTask, blocks: int, walk: Walk) -> list[int]:
@@ -199,30 +217,31 @@ def _shape(task: DenoiseTask, batch: int, rotation: int) -> CallShape:
 
 
 def _host_bytes(config: TransformerConfig, task: DenoiseTask, shape: CallShape, limit: int) -> int:
-    """Of the states and estimates of a step: those of the whole video and, with tiles, those of the largest one."""
+    """Of the states and estimates of a step: those of the whole video or, with tiles, of the largest one, and what
+    there is of the whole video while the model sees one tile of it."""
     host = call_footprint(config, shape, limit).host
     if task.tiles:
-        host += call_footprint(config, replace(shape, video=task.video), limit).host
+        host += _WHOLE_COPIES * FLOAT32_BYTES * task.video * config.video.in_channels
     return host
 
 
 def _computing(
     config: TransformerConfig, task: DenoiseTask, weights: _Weights, walk: Walk, batch: int, keep: bool, limit: int
-) -> Need:
-    """What a way of computing takes, without any weights."""
+) -> _Computing:
     shape = _shape(task, batch, weights.rotation)
     alone = replace(shape, batch=1)
     keeps = keep and text_key_bytes(config, shape) > 0
     caches = task.prompts * context_bytes(config, shape)
-    flops, footprints = 0.0, []
+    flops, footprints, waiting = 0.0, [], 0
     walks = [tuple(task.guidance[number] for number in numbers) for numbers in in_walks(task.guidance, walk)]
     for passes in walks:
-        shared = _shared(passes, weights.blocks)
+        shared = _shared(passes, weights.block_count)
         # Of each block, how many hidden states read each prompt.
         readers = [Counter(passes[own[0]].negative_prompt for own in states) for states in shared]
         together = 0 if keeps else max(sum(count > 1 for count in of_block.values()) for of_block in readers)
         states = max(len(own) for own in shared)
         footprints.append(call_footprint(config, shape, limit, states=states, shared_prompts=together))
+        waiting = max(waiting, waiting_bytes(config, shape, states))
         blocks, text_keys = sum(len(own) for own in shared), sum(len(of_block) for of_block in readers)
         for tokens in task.calls:
             call = replace(alone, video=tokens)
@@ -230,7 +249,7 @@ def _computing(
     flops *= task.evaluations
     if keeps:
         caches += task.prompts * text_key_bytes(config, shape)
-        flops += walk_flops(config, alone, blocks=0, text_keys=task.prompts * weights.blocks, passes=0)
+        flops += walk_flops(config, alone, blocks=0, text_keys=task.prompts * weights.block_count, passes=0)
     choice = {"tokens": f"at most {limit} together"}
     if text_key_bytes(config, shape):
         choice["text keys"] = "kept" if keeps else "computed in every step"
@@ -240,32 +259,36 @@ def _computing(
         side_by_side = max(len(passes) for passes in walks)
         choice["passes"] = f"{side_by_side} of {task.passes} side by side, {batch} in a batch"
     footprint = largest(*footprints)
-    return Need(
+    host = _host_bytes(config, task, shape, limit)
+    need = Need(
         task.name,
         caches=caches,
         activations=footprint.activations,
         working=footprint.working,
-        host=_host_bytes(config, task, shape, limit),
+        host=host,
         flops=flops,
         choice=choice,
         settings={"token_limit": limit, "keep_text_keys": keeps, "batch": batch, "walk": walk},
         advice=task.advice,
     )
+    return _Computing(need, waiting + host)
 
 
-def _with_weights(computing: Need, task: DenoiseTask, weights: _Weights, way: Residency, walk: Walk) -> Need:
-    """The same with its weights: LoRAs are added to resident ones before anything is computed, to others meanwhile."""
-    running = computing.activations + computing.working + computing.host
-    fusing = weights.fusing if way.depth else max(0, weights.fusing - running)
+def _with_weights(
+    computing: _Computing, task: DenoiseTask, weights: _Weights, way: Residency, loading: int, walk: Walk
+) -> Need:
+    """What the stage takes. LoRAs are added to resident weights before anything is computed, which takes ``loading``
+    more than all of these, and to streamed ones while what is computed waits for them."""
+    making = max((weights.blocks[index].working for index in way.streamed), default=0)
     read = way.read_bytes * task.rounds(walk)
-    return replace(
-        computing,
-        weights=weights.ends + way.resident_bytes,
+    need = replace(
+        computing.need,
+        weights=weights.ends.arrays + way.resident_bytes,
         slots=way.slot_bytes,
         streamed=read,
         streamed_per_step=read // task.evaluations,
-        working=computing.working + fusing,
-        choice={"blocks": way.said(weights.blocks), **computing.choice},
-        settings={**computing.settings, "depth": way.depth, "streamed": way.streamed},
+        choice={"blocks": way.said(weights.block_count), **computing.need.choice},
+        settings={**computing.need.settings, "depth": way.depth, "streamed": way.streamed},
         can_be_kept=way.depth == 0,
     )
+    return need.while_loading(max(loading, making + computing.waiting if making else 0))
