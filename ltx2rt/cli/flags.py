@@ -131,6 +131,15 @@ RUN = (
         choices=("text", "json"),
         default="text",
     ),
+    Flag(
+        ("--hosts",),
+        "run on all machines of this file together, which ssh reaches (docs/many-machines.md); nothing between them is "
+        "authenticated or encrypted: trusted networks only",
+        "Run",
+        "run",
+        kind=expanded,
+        metavar="FILE.json",
+    ),
     Flag(("--quiet",), "no settings, progress or report on the terminal", "Run", "run", kind=None),
 )
 
