@@ -120,8 +120,8 @@ def _team_lines(
     for line in differing:
         yield f"differs: {line}"
     if differing:
-        yield "the machines cannot make a clip together, unless only device, kernels or instructions differ and "
-        yield "--allow-mixed is given"
+        mixed = not differences([machine["facts"] for machine in machines], allow_mixed=True)
+        yield f"the machines {'need --allow-mixed to' if mixed else 'cannot'} make a clip together"
     if not plans and not any(machine["error"] for machine in machines):
         yield "give the options of the weights to see which way of sharing pays"
     for split, plan in plans.items():
