@@ -74,9 +74,7 @@ def run_plan(arguments: argparse.Namespace) -> int:
     return ExitCode.GOOD
 
 
-def _planner(
-    arguments: argparse.Namespace, *, tells: bool
-) -> Callable[[Machines | None], tuple[Plan, list[str]]]:
+def _planner(arguments: argparse.Namespace, *, tells: bool) -> Callable[[Machines | None], tuple[Plan, list[str]]]:
     """What makes a plan of this machine: alone, or as one of several. The weights are opened by the first one.
 
     Args:
