@@ -3,10 +3,10 @@
     python benchmarks/two_machines.py [--rounds 5] [--cable 10gbit] [--tokens 1024] [--layers 2]
 
 The machines are processes of one core each, in network namespaces that only a cable joins, whose rate `tc` limits; that
-needs Linux, root, two cores and iproute2. In every round, in turn: the pass on one machine; on both, each for itself; on
-both together, with keys and values gathered while other things are computed, and in turn. The program fails where both
-together are less than 1.65 times as fast as one and less than 0.9 of what both for themselves reach, where the bytes of a
-pass are not within 1 % of what a plan says (those that crossed the cable, too, headers left out), or where bits differ.
+needs Linux, root, two cores and iproute2. In every round, in turn: the pass on one machine; on both, each for itself;
+on both together, with keys and values gathered while other things are computed, and in turn. The program fails where
+both together are less than 1.65 times as fast as one and less than 0.9 of what both for themselves reach, where the
+bytes of a pass are not within 1 % of what a plan says, counted and on the cable, or where bits differ.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def compare(arguments: argparse.Namespace) -> int:
         hosts = Path(folder, "hosts.json")
         hosts.write_text(json.dumps([[f"{address}:{PORT + rank}"] for rank, address in enumerate(ADDRESSES)]))
         machines = [stack.enter_context(_started(rank, name, hosts, arguments)) for rank, name in enumerate(names)]
-        plan = [answer(process) for process in machines][0]
+        plan, _ = (answer(process) for process in machines)
         rounds: dict[str, list[list[dict[str, Any]]]] = {way: [] for way in WAYS}
         crossed: list[int] = []
         for number in range(arguments.rounds + 1):
@@ -86,23 +86,21 @@ def judged(plan: dict[str, Any], rounds: dict[str, list[list[dict[str, Any]]]], 
         times = 2 * one / both if way == "both for themselves" else one / medians[way]
         waiting = statistics.median([own["waiting"] for found in rounds[way] for own in found])
         spread = (max(seconds[way]) - min(seconds[way])) / medians[way]
-        print(
-            f"{way:<24}{medians[way]:>10.3f}{spread:>10.2f}{times:>15.2f}{times / reached_by_both:>14.2f}{waiting:>11.3f}"
-        )
+        figures = f"{medians[way]:>10.3f}{spread:>10.2f}{times:>15.2f}{times / reached_by_both:>14.2f}{waiting:>11.3f}"
+        print(f"{way:<24}{figures}")
     best = one / min(medians[way] for way in WAYS if way.startswith("together"))
     together = [own for way in WAYS if way.startswith("together") for found in rounds[way] for own in found]
     counted, on_cable = {own["received"] for own in together}, statistics.median(crossed)
-    print(
-        f"bytes that a machine receives: planned {plan['planned']}, counted {sorted(counted)}, on the cable {on_cable:.0f}"
-    )
+    planned = plan["planned"]
+    print(f"bytes that a machine receives: planned {planned}, counted {sorted(counted)}, on the cable {on_cable:.0f}")
     digests = {own["digest"] for found in (*rounds["one"], *rounds["together, overlapped"]) for own in found}
     digests |= {own["digest"] for found in rounds["together, in turn"] for own in found}
     wrong = []
     if best < TIMES_AS_FAST and best / reached_by_both < OF_TWO_ALONE:
         wrong.append(f"{best:.2f} times as fast, {best / reached_by_both:.2f} of what both reach for themselves")
     for what, nbytes in (("counted", max(counted)), ("on the cable", on_cable)):
-        if abs(nbytes / plan["planned"] - 1) > BYTES:
-            wrong.append(f"{nbytes / plan['planned']:.4f} of the planned bytes {what}")
+        if abs(nbytes / planned - 1) > BYTES:
+            wrong.append(f"{nbytes / planned:.4f} of the planned bytes {what}")
     if len(digests) != 1:
         wrong.append("the bits differ")
     print("; ".join(wrong) if wrong else "within all bars, with the same bits")

@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ltx2rt import api
 from ltx2rt.api.planning import ledger
 from ltx2rt.cli.plan_text import plan_text
 from ltx2rt.errors import Ltx2rtError
