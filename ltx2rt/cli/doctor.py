@@ -41,7 +41,8 @@ def add_parser(subparsers: Any) -> None:
         "doctor",
         help="show versions, device and active kernels, of several machines with --hosts",
         description="Show what this installation runs on and which kernels are active; with weights their "
-        "fingerprints, with --hosts the same of every machine, how fast they reach each other and what it pays to share.",
+        "fingerprints, with --hosts the same of every machine, how fast they reach each other and what it pays to "
+        "share.",
     )
     add_flags(parser, _FLAGS)
     parser.set_defaults(run=run_doctor)
