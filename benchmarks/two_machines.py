@@ -15,6 +15,7 @@ import argparse
 import hashlib
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -50,6 +51,7 @@ def main() -> int:
 
 def compare(arguments: argparse.Namespace) -> int:
     """Start both machines, let them work round by round, and say what they reach."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the cable is removed
     if os.geteuid() != 0 or len(os.sched_getaffinity(0)) < 2:
         sys.exit("two_machines.py needs root, for network namespaces, and two cores")
     with cable(arguments.cable) as names, tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
@@ -66,6 +68,9 @@ def compare(arguments: argparse.Namespace) -> int:
                 for process in working:
                     ask(process, way)
                 found = [answer(process) for process in working]
+                print(
+                    f"round {number}, {way}: {max(own['seconds'] for own in found):.3f} s", file=sys.stderr, flush=True
+                )
                 if number:  # the first round makes what later ones keep: rotary tables, keys of the prompt
                     rounds[way].append(found)
                     if way.startswith("together"):

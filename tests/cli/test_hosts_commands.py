@@ -216,7 +216,7 @@ def test_a_shared_stage_takes_the_slowest_machine_and_the_cable() -> None:
     assert found.times == pytest.approx(13 / 12)
     assert found.as_dict()["shared"][0]["received_bytes_per_step"] == 10**9
     text = found.text()
-    assert "denoise: 2 share; each machine receives 2.0 GB, 1.0 GB a step: 3.0 s beside 5.0 s of computing" in text
+    assert "denoise: 2 share; each machine receives 2.00 GB, 1.00 GB a step: 3.0 s beside 5.0 s of computing" in text
     assert "about 12 s on 2 machines, 13 s on machine 0 alone: 1.08 times as fast" in text
 
 
