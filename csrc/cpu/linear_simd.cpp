@@ -241,6 +241,16 @@ void multiply_few(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t k, cons
   }
 }
 
+#ifdef LTX2RT_SPLIT_PAIRS
+// LinearLoops::multiply_few of split pairs: rows whose products are too short to ask for the next panel.
+void multiply_few_split(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t k, const float* a, int64_t rows,
+                        float* c, int64_t ldc, bool add) {
+  alignas(64) float panel[kDepthBlock / 2 * kPanelColumns];
+  pack<PairWords, true>(w, n0, k0, k, panel);
+  multiply_split(a, rows, panel, k, c, ldc, add, ReadAhead{});
+}
+#endif
+
 template <typename T>
 void finish_as(const LinearEpilogue& e, const float* sums, T* out, int64_t n) {
   const T* residual = (const T*)e.residual;
@@ -535,7 +545,7 @@ const LinearKernels& linear_kernels() {
 #endif
 #ifdef LTX2RT_SPLIT_PAIRS
       .has_split_pairs = true,
-      .split_pairs = {1, kTileRows, prepare_values, pack<PairWords>, multiply_split, 0, nullptr},
+      .split_pairs = {1, kTileRows, prepare_values, pack<PairWords>, multiply_split, 12, multiply_few_split},
 #else
       .has_split_pairs = false,
       .split_pairs = {},

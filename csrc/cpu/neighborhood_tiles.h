@@ -62,17 +62,17 @@ inline VecI weight_pairs(Vec low, Vec high) {
   static constexpr MantissaTable kTable;
   typedef uint8_t Order __attribute__((vector_size(64)));
   // Of 128 bits, 4 words of low before 4 of high: brought together.
-  constexpr Order kInterleaved = {0,  1,  8,  9,  2,  3,  10, 11, 4,  5,  12, 13, 6,  7,  14, 15,  //
-                                  0,  1,  8,  9,  2,  3,  10, 11, 4,  5,  12, 13, 6,  7,  14, 15,  //
-                                  0,  1,  8,  9,  2,  3,  10, 11, 4,  5,  12, 13, 6,  7,  14, 15,  //
-                                  0,  1,  8,  9,  2,  3,  10, 11, 4,  5,  12, 13, 6,  7,  14, 15};
+  constexpr Order kInterleaved = {0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15,  //
+                                  0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15,  //
+                                  0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15,  //
+                                  0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15};
   constexpr __mmask64 kLowBytes = 0x5555555555555555;
   constexpr __mmask16 kAll = 0xffff;
-  const __m512i words = _mm512_maskz_shuffle_epi8(
-      ~(__mmask64)0,
-      _mm512_maskz_packus_epi32(~(__mmask32)0, _mm512_maskz_cvtps_epi32(kAll, low),
-                                _mm512_maskz_cvtps_epi32(kAll, high)),
-      (__m512i)kInterleaved);
+  const __m512i words =
+      _mm512_maskz_shuffle_epi8(~(__mmask64)0,
+                                _mm512_maskz_packus_epi32(~(__mmask32)0, _mm512_maskz_cvtps_epi32(kAll, low),
+                                                          _mm512_maskz_cvtps_epi32(kAll, high)),
+                                (__m512i)kInterleaved);
   const __m512i part = _mm512_maskz_permutexvar_epi8(kLowBytes, _mm512_maskz_srli_epi16(~(__mmask32)0, words, 2),
                                                      _mm512_load_si512(kTable.bytes));
   return (VecI)_mm512_maskz_avg_epu16(~(__mmask32)0, words, part);
@@ -137,8 +137,7 @@ inline void pack_tiles(const NeighborhoodArgs& args, const PackedPlane& plane, c
   const int64_t columns = tile_columns(args, plane), pitch = kTileHead + 1;
   float words[2 * kTileWords];
   for (int64_t r = first; r < first + 2; ++r) {
-    for (int64_t head = 0; head < part.heads; ++head)
-      tile_lengths(args, plane, planes + head * stride)[r] = 0.0f;
+    for (int64_t head = 0; head < part.heads; ++head) tile_lengths(args, plane, planes + head * stride)[r] = 0.0f;
     pack_keys<PairWords>(args, part, plane.first_row + r, columns, angles, work.rows, words,
                          [&](int64_t head, int64_t column, const float* row, const float* from) {
                            float* keys = planes + head * stride;
