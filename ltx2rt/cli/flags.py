@@ -85,6 +85,15 @@ RUN = (
     Flag(("--resume",), "continue an interrupted run of the same output", "Run", "run", kind=None),
     Flag(("--no-state",), "keep nothing to resume from", "Run", "run", kind=None),
     Flag(
+        ("--state-folder",),
+        "where to keep what --resume continues from, for example on storage that other machines share",
+        "Run",
+        "run",
+        kind=expanded,
+        metavar="FOLDER",
+        default="hidden, beside the clip",
+    ),
+    Flag(
         ("--preview",),
         "write the first frame as it is after each step",
         "Run",

@@ -13,7 +13,7 @@ from ltx2rt.api.planning import rates
 from ltx2rt.cli.arguments import command_of
 from ltx2rt.cli.flag import add_flags
 from ltx2rt.cli.flags import FLAGS
-from ltx2rt.cli.generate import taken_files
+from ltx2rt.cli.generate import merge_other_sources, taken_files
 from ltx2rt.cli.outputs import free_path
 from ltx2rt.cli.plan_picture import write_picture
 from ltx2rt.cli.plan_text import plan_text
@@ -44,6 +44,7 @@ def add_parser(subparsers: Any) -> None:
 
 def run_plan(arguments: argparse.Namespace) -> int:
     """Exit code 0 when everything fits."""
+    merge_other_sources(arguments)
     if arguments.plot is not None:
         given_files = [arguments.checkpoint_path, arguments.config, arguments.from_sidecar]
         plot = WrittenFile("--plot", arguments.plot, PICTURE)

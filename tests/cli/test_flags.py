@@ -82,6 +82,7 @@ TESTED_ELSEWHERE = {
     "--prompt-file": "test_generate.py",
     "--memory": "test_pipelines.py",
     "--plan": "test_pipelines.py",
+    "--state-folder": "test_state_folder.py",
 }
 
 if sys.version_info >= (3, 11):

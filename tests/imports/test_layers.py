@@ -52,6 +52,7 @@ BELOW = {
     "weights": {"kernels", "types", "errors", "atomic_file", "spelling", "paths"},
     "hub": {"memory.limits", "errors"},
     "team": {"spelling"} | LAYERS,
+    "hosts": {"errors", "paths"},
     "memory": {"kernels", "types", "errors", "refusals"},
     "graph.models.layers": LAYERS,
     "graph.models.transformer": COMMON,
@@ -98,7 +99,7 @@ BELOW = {
     "bench": {"graph.stages", "graph.components", "graph.diffusion", "weights", "memory"} | MODELS,
     "serve": API | {"api", "embedded", "atomic_file", "graph.preview_decoder_file", "__version__"},
     "cli": API
-    | {"serve"}
+    | {"serve", "hosts"}
     | {"api", "verify", "bench", "hub", "inspection", "set_inspection", "convert", "atomic_file", "embedded"}
     | {"__version__", "_ext"},
     "types": set(),

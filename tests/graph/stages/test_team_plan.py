@@ -21,11 +21,14 @@ from ltx2rt.graph.settings.weight_files import WeightFiles
 from ltx2rt.graph.stages.clip_team import Budget, Machines
 from ltx2rt.graph.stages.denoise.leading import part_of, shared_options
 from ltx2rt.graph.stages.denoise.machine_part import InStep, MachinePart, pass_shares
+from ltx2rt.graph.stages.denoise.needs import denoise_options
+from ltx2rt.graph.stages.denoise.passes import Walk
 from ltx2rt.graph.stages.denoise.task import DenoiseTask
 from ltx2rt.graph.stages.denoise.team_traffic import evaluation_traffic
 from ltx2rt.graph.stages.events import Evaluated
 from ltx2rt.graph.stages.team_facts import differences, machine_facts
 from ltx2rt.graph.stages.weight_set import WeightSet
+from ltx2rt.memory.ledger import Ledger
 from ltx2rt.team.team import Rules, Split, Team
 
 RATES = Rates(1e9, 1e9)
@@ -128,33 +131,21 @@ def of_embedded() -> WeightSet:
 
 
 def test_the_leader_takes_what_every_machine_can_do() -> None:
+    """Machines that share tokens gather in step: when one has no room for the passes side by side, all take turns."""
     files = of_embedded()
-    blocks = files.config(TRANSFORMER).num_layers
     task = replace(TASK, video=600, audio=20, text=64)
-    first = {}
-    for limit in (None, 1 << 40):
+    blocks = files.config(TRANSFORMER).num_layers
+    other = replace(task, part=MachinePart("tokens", 1, 2, blocks))
+
+    def least(walk: Walk) -> int:
+        ways = denoise_options(files.checkpoint, files.config(TRANSFORMER), other, InStep(walk, 1))
+        return min(Ledger(None, 0).least_budget(need) for need in ways)
+
+    assert least("in turn") < least("together")
+    for limit, walk in ((None, "together"), ((least("in turn") + least("together")) // 2, "in turn")):
         machines = Machines(2, 0, "tokens", (Budget(None, 0), Budget(limit, 0)))
         leading = replace(task, part=part_of(machines, task, blocks))
-        first[limit] = next(iter(shared_options(files, leading, machines)))
-    assert first[None] == first[1 << 40]
-    fitting = [
-        limit
-        for limit in range(4 << 20, 64 << 20, 4 << 20)
-        if options(files, task, Machines(2, 0, "tokens", (Budget(None, 0), Budget(limit, 0))), blocks)
-    ]
-    least, most = fitting[0], fitting[-1]
-    narrow = options(files, task, Machines(2, 0, "tokens", (Budget(None, 0), Budget(least, 0))), blocks)
-    wide = options(files, task, Machines(2, 0, "tokens", (Budget(None, 0), Budget(most, 0))), blocks)
-    assert narrow[0].settings["walk"] == "in turn"
-    assert wide[0].settings["walk"] == "together"
-
-
-def options(files: WeightSet, task: DenoiseTask, machines: Machines, blocks: int) -> list[Any]:
-    leading = replace(task, part=part_of(machines, task, blocks))
-    try:
-        return list(shared_options(files, leading, machines))
-    except MachineLost:
-        return []
+        assert next(iter(shared_options(files, leading, machines))).settings["walk"] == walk
 
 
 def test_a_machine_that_cannot_do_its_part_is_named() -> None:
