@@ -396,8 +396,12 @@ class Pipeline:
             return ClipTeam(team, (budget,))
         return ClipTeam(team, budgets)
 
+    def facts(self) -> dict[str, str]:
+        """What machines must have in common to make a clip together: fact -> value."""
+        return {"pipeline": self.name, **machine_facts(self._files, self._dtype)}
+
     def _facts(self, team: Team) -> dict[str, str]:
-        return {"pipeline": self.name, **team.rules.terms, **machine_facts(self._files, self._dtype)}
+        return {**team.rules.terms, **self.facts()}
 
     def _accounts(
         self,

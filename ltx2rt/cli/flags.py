@@ -133,6 +133,15 @@ RUN = (
         default="text",
     ),
     Flag(
+        ("--hosts",),
+        "run on all machines of this file together, which ssh reaches (docs/many-machines.md); nothing between them is "
+        "authenticated or encrypted: trusted networks only",
+        "Run",
+        "run",
+        kind=expanded,
+        metavar="FILE.json",
+    ),
+    Flag(
         ("--split",),
         "what several machines share (MLX_RANK and MLX_HOSTFILE, docs/distributed.md; nothing between them is "
         "authenticated or encrypted: trusted networks only): the guidance passes of a step, the tokens of the video in "

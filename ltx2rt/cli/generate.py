@@ -17,6 +17,7 @@ from ltx2rt.cli.arguments import Command, command_of, effectless
 from ltx2rt.cli.config_file import read_config, toml_of_record, values_of_record
 from ltx2rt.cli.flag import add_flags
 from ltx2rt.cli.flags import FLAGS
+from ltx2rt.cli.machines import run_with_hosts
 from ltx2rt.cli.outputs import RULE, Outputs, asks_for_sound, free_outputs, names_up_to_free
 from ltx2rt.cli.plan_text import plan_text
 from ltx2rt.cli.progress import Progress
@@ -41,7 +42,7 @@ DEFAULT_OUTPUT = Path("output.mp4")
 DEFAULT_SOUND_OUTPUT = Path("output.wav")
 
 # Files that the command itself handles; a configuration cannot name another one.
-_NOT_IN_CONFIG = ("config", "from_sidecar", "plan", "print_config", "resume")
+_NOT_IN_CONFIG = ("config", "from_sidecar", "hosts", "plan", "print_config", "resume")
 
 
 def add_parser(subparsers: Any) -> None:
@@ -57,6 +58,10 @@ def add_parser(subparsers: Any) -> None:
 
 def run_generate(arguments: argparse.Namespace) -> int:
     """Exit code 0 when the clip has been written."""
+    if arguments.hosts is not None:
+        if arguments.plan or arguments.print_config:
+            raise UsageError("--hosts makes a clip; ltx2rt plan --hosts plans one, --print-config needs no hosts.")
+        return run_with_hosts(arguments)
     repeated = merge_other_sources(arguments)
     command = command_of(arguments)
     progress = Progress(arguments.progress, quiet=bool(arguments.quiet))
@@ -216,11 +221,11 @@ def merge_other_sources(arguments: argparse.Namespace) -> Record | None:
             arguments.unnamed = True
     if arguments.config is not None:
         _merge(arguments, read_config(arguments.config, [f for f in FLAGS if f.dest not in _NOT_IN_CONFIG]))
-    arguments.terms = terms_of(arguments)
     if arguments.state_folder is not None:
         if arguments.no_state:
             raise UsageError("--state-folder and --no-state contradict each other; give one of them.")
         require_state_folder(arguments.state_folder)
+    arguments.terms = terms_of(arguments)
     if arguments.resume:
         _merge_interrupted(arguments)
     return record
