@@ -155,7 +155,7 @@ def _streamed_encode(
     config: VideoVaeConfig, layers: Sequence[Layer], clip: ClipShape, itemsize: int, limit: int
 ) -> list[_Moment]:
     """Of `VideoEncoder.encode_stream` for a patchified clip."""
-    streamed = _streamed(clip, layers, itemsize, limit)
+    streamed = _streamed(clip, layers, itemsize, limit, _kept_before_the_end(clip, layers, itemsize, limit))
     if clip.frames == 1:
         return [_Moment(clip.bytes(itemsize) + m.arrays, working=m.working) for m in streamed.moments]
     # Frames come in groups. While the last piece of one is read, the next one is there too, and before it is put
@@ -208,7 +208,25 @@ class _Streamed(NamedTuple):
     result: ClipShape
 
 
-def _streamed(clip: ClipShape, layers: Sequence[Layer], itemsize: int, limit: int) -> _Streamed:
+def _kept_before_the_end(clip: ClipShape, layers: Sequence[Layer], itemsize: int, limit: int) -> list[int]:
+    """Bytes that each layer of the encoder keeps before the last piece of a clip comes to it.
+
+    One that makes one frame of two hands on whole pieces alone: of short clips the last layers see nothing until then.
+    """
+    found, seen = [], max(0, clip.frames - limit)
+    for layer in layers:
+        found.append(layer.share(clip._replace(frames=seen), itemsize, limit)[0].recent)
+        after = layer.after(layer.completed(clip))
+        if after.frames < clip.frames:
+            seen = (seen + 1) // 2 // limit * limit
+        clip = after
+    return found
+
+
+def _streamed(
+    clip: ClipShape, layers: Sequence[Layer], itemsize: int, limit: int, earlier: Sequence[int] | None = None
+) -> _Streamed:
+    """``earlier``: bytes that each layer keeps while the last piece is worked on before it; None: all that it will."""
     shares, working = [], []
     for layer in layers:
         working.append(layer.kernel_bytes(clip.piece(limit), itemsize))
@@ -216,12 +234,15 @@ def _streamed(clip: ClipShape, layers: Sequence[Layer], itemsize: int, limit: in
         shares.append(share)
         clip = layer.after(layer.completed(clip))
     recent = sum(share.recent for share in shares)
+    still = [share.recent for share in shares] if earlier is None else earlier
+    to_come = recent - sum(still)
     before = 0
     after = sum(share.ready for share in shares)
     moments = []
-    for share, inside in zip(shares, working, strict=True):
+    for share, inside, own in zip(shares, working, still, strict=True):
         after -= share.ready
-        moments.append(_Moment(recent + before + share.work + after, working=inside))
+        to_come -= share.recent - own
+        moments.append(_Moment(recent - to_come + before + share.work + after, working=inside))
         before += share.rest
     return _Streamed(recent + before, moments, clip.piece(limit))
 
