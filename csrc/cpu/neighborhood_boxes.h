@@ -224,9 +224,9 @@ struct Boxes {
     }
     Angles angles(args, args.q_time, work.angles);
     float most = 0.0f;
-    for (int64_t j = 0; j < across; ++j) {
+    for (int64_t d = 0; d < deep; ++d) {
       for (int64_t i = 0; i < down; ++i) {
-        for (int64_t d = 0; d < deep; ++d) {
+        for (int64_t j = 0; j < across; ++j) {  // as they lie in memory
           const State<Words> at = state(d, i, j);
           most = larger_length(most, load_queries(args, box(d, i, j), scale, work, angles, at.queries));
           for (int64_t n = 0; n < kLanes * args.head_size; n += kLanes) store(at.sums + n, zero());

@@ -95,12 +95,14 @@ inline int64_t tile_columns(const NeighborhoodArgs& args, const PackedPlane& pla
   return round_up(places_of(args.columns), 16) + 16 * tiles_across(args, plane.box_columns);
 }
 
-// A plane in tiles holds keys as [rows][2 halves of a head][tile_columns][kTileWords], then transposed pairs of values
-// as [rows / 2][head_size][tile_columns], then the largest sum of squares of a key of each row.
-inline const float* tile_values(const NeighborhoodArgs& args, const PackedPlane& plane, const float* keys) {
+// A plane in tiles holds keys as [rows][2 halves of a head][tile_columns][kTileWords], then pairs of values as
+// [rows / 2][tile_columns / 16][head_size][kTileWords], then the largest sum of squares of a key of each row.
+template <typename T>
+T* tile_values(const NeighborhoodArgs& args, const PackedPlane& plane, T* keys) {
   return keys + plane.rows * 2 * tile_columns(args, plane) * kTileWords;
 }
-inline const float* tile_lengths(const NeighborhoodArgs& args, const PackedPlane& plane, const float* keys) {
+template <typename T>
+T* tile_lengths(const NeighborhoodArgs& args, const PackedPlane& plane, T* keys) {
   return tile_values(args, plane, keys) + plane.rows / 2 * kTileHead * tile_columns(args, plane);
 }
 inline int64_t tile_plane_floats(const NeighborhoodArgs& args, const PackedPlane& plane) {
@@ -112,12 +114,15 @@ inline int64_t tile_plane_floats(const NeighborhoodArgs& args, const PackedPlane
 struct TileWork {
   TileWork(float* memory, const NeighborhoodArgs& args, int64_t box_columns)
       : columns(memory + Work<PairWords>(nullptr, args, kTileFrames).taken),
-        values(columns + round_up((round_up(places_of(args.columns), 16)) * (kTileHead + 1), 16)),
-        taken(values - memory +
-              (args.rows.window + kBlockCells + 2) / 2 * tiles_across(args, box_columns) * kTileHead * kTileWords) {}
+        values(columns + 16 * (kTileHead + 1)),
+        taken(values - memory + kBlockCells / box_columns * column_floats(args, box_columns)) {}
+  // Of the values of one column of boxes.
+  static int64_t column_floats(const NeighborhoodArgs& args, int64_t box_columns) {
+    return (args.rows.window + kBlockCells + 2) / 2 * tiles_across(args, box_columns) * kTileHead * kTileWords;
+  }
 
   float* columns;  // pairs of values of two rows before they are transposed
-  float* values;   // of a column of boxes, as tiles [pairs of rows][tiles across][kTileHead][kTileWords]
+  float* values;   // of each column of boxes, as tiles [pairs of rows][tiles across][kTileHead][kTileWords]
   int64_t taken;   // floats of all
 };
 
@@ -133,26 +138,25 @@ inline void pack_tiles(const NeighborhoodArgs& args, const PackedPlane& plane, c
   float words[2 * kTileWords];
   for (int64_t r = first; r < first + 2; ++r) {
     for (int64_t head = 0; head < part.heads; ++head)
-      ((float*)tile_lengths(args, plane, planes + head * stride))[r] = 0.0f;
+      tile_lengths(args, plane, planes + head * stride)[r] = 0.0f;
     pack_keys<PairWords>(args, part, plane.first_row + r, columns, angles, work.rows, words,
                          [&](int64_t head, int64_t column, const float* row, const float* from) {
                            float* keys = planes + head * stride;
                            float* to = keys + (r * 2 * columns + column) * kTileWords;
                            store(to, load(from));
                            store(to + columns * kTileWords, load(from + kTileWords));
-                           float& length = ((float*)tile_lengths(args, plane, keys))[r];
+                           float& length = tile_lengths(args, plane, keys)[r];
                            length = larger_length(length, sum_of_squares(row, kTileHead));
                          });
   }
-  const int64_t used = round_up(places_of(args.columns), 16);
   float* from = TileWork(memory, args, plane.box_columns).columns;
   for (int64_t head = 0; head < part.heads; ++head) {
-    for (int64_t column = 0; column < used; ++column)
-      pack_value<PairWords>(args, part, head, plane.first_row + first, column, work.rows, from + column * pitch);
-    float* to = (float*)tile_values(args, plane, planes + head * stride) + first / 2 * kTileHead * columns;
-    transpose(from, pitch, used, args.head_size, to, columns);
-    for (int64_t v = 0; v < kTileHead; ++v)
-      for (int64_t column = used; column < columns; column += kLanes) store(to + v * columns + column, zero());
+    float* to = tile_values(args, plane, planes + head * stride) + first / 2 * kTileHead * columns;
+    for (int64_t column = 0; column < columns; ++column) {
+      const int64_t at = column % 16;
+      pack_value<PairWords>(args, part, head, plane.first_row + first, column, work.rows, from + at * pitch);
+      if (at == 15) transpose(from, pitch, 16, args.head_size, to + (column - at) * kTileHead, kTileWords);
+    }
   }
 }
 
@@ -212,19 +216,25 @@ __attribute__((target("amx-tile,amx-bf16"))) void score_tiles(const float* keys,
     for (int64_t c = 0; c < columns; c += 16) {
       _tile_loadd(4, from + c * kTileWords, kTileLine);
       _tile_loadd(5, from + (pitch + c) * kTileWords, kTileLine);
-      if (in[0]) {
+      if (kBoxes == 2 && in[0] && in[1]) {
+        _tile_loadd(6, boxes[0].start + c * kLanes, kTileLine);
+        _tile_loadd(7, boxes[1].start + c * kLanes, kTileLine);
+        _tile_dpbf16ps(6, 4, 0);
+        _tile_dpbf16ps(7, 4, 2);
+        _tile_dpbf16ps(6, 5, 1);
+        _tile_dpbf16ps(7, 5, 3);
+        _tile_stored(6, to[0] + c * 2 * kLanes, 2 * kTileLine);
+        _tile_stored(7, to[1] + c * 2 * kLanes, 2 * kTileLine);
+      } else if (in[0]) {
         _tile_loadd(6, boxes[0].start + c * kLanes, kTileLine);
         _tile_dpbf16ps(6, 4, 0);
         _tile_dpbf16ps(6, 5, 1);
         _tile_stored(6, to[0] + c * 2 * kLanes, 2 * kTileLine);
-      }
-      if constexpr (kBoxes == 2) {
-        if (in[1]) {
-          _tile_loadd(7, boxes[1].start + c * kLanes, kTileLine);
-          _tile_dpbf16ps(7, 4, 2);
-          _tile_dpbf16ps(7, 5, 3);
-          _tile_stored(7, to[1] + c * 2 * kLanes, 2 * kTileLine);
-        }
+      } else if (kBoxes == 2 && in[1]) {
+        _tile_loadd(7, boxes[1].start + c * kLanes, kTileLine);
+        _tile_dpbf16ps(7, 4, 2);
+        _tile_dpbf16ps(7, 5, 3);
+        _tile_stored(7, to[1] + c * 2 * kLanes, 2 * kTileLine);
       }
     }
   }
@@ -385,29 +395,43 @@ void attend_tile_boxes(const Boxes<PairWords>& boxes, const BoxPlace* places, in
   }
 }
 
+// The values that boxes see, as tiles for each column of boxes: tiles are read several times faster from whole cache
+// lines. from: values of a plane; to: of TileWork.
+inline void copy_values(const Boxes<PairWords>& boxes, const float* from, float* to) {
+  const NeighborhoodArgs& args = boxes.args;
+  const int64_t across = tiles_across(args, boxes.lane_box.columns);
+  const int64_t pitch = tile_columns(args, boxes.plane) * kTileHead;
+  const int64_t column_floats = TileWork::column_floats(args, boxes.lane_box.columns);
+  const int64_t first = boxes.first_row(0) / 2, end = boxes.end_row(boxes.down - 1) / 2;  // pairs of rows
+  const VecI lanes = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  for (int64_t r = first; r < end; ++r) {
+    for (int64_t j = 0; j < boxes.across; ++j) {
+      const int64_t column = boxes.box(0, 0, j).first_key;
+      const __m512i order = (__m512i)(lanes + splat_bits(int32_t(column % 16)));
+      const float* near = from + r * pitch + column / 16 * kTileHead * kTileWords;
+      float* tile = to + j * column_floats + (r - first) * across * kTileHead * kTileWords;
+      for (int64_t v = 0; v < across * kTileHead * kTileWords; v += kTileWords)
+        store(tile + v, _mm512_permutex2var_ps(load(near + v), order, load(near + v + kTileHead * kTileWords)));
+    }
+  }
+}
+
 // One frame of keys for all boxes of a block.
 template <bool kPlain>
 void attend_tile_frame(const Boxes<PairWords>& boxes, const SeenFrame& seen, const float* keys, float* memory) {
   const NeighborhoodArgs& args = boxes.args;
   const int64_t pitch = tile_columns(args, boxes.plane), across = tiles_across(args, boxes.lane_box.columns);
-  const int64_t columns = 16 * across;
-  const int64_t first = boxes.first_row(0) / 2, end = boxes.end_row(boxes.down - 1) / 2;  // pairs of rows
-  const float* from = tile_values(args, boxes.plane, keys);
+  const int64_t columns = 16 * across, first = boxes.first_row(0) / 2;
   float* values = TileWork(memory, args, boxes.lane_box.columns).values;
+  const int64_t column_floats = TileWork::column_floats(args, boxes.lane_box.columns);
+  copy_values(boxes, tile_values(args, boxes.plane, keys), values);
   BoxPlace places[kTileFrames * kBlockCells];
   int64_t count = 0;
   for (int64_t i = 0; i < boxes.down; ++i)
     for (int64_t d = 0; d < boxes.deep; ++d)
       if (boxes.seen_by(d, seen) != 0) places[count++] = {(int16_t)d, (int16_t)i};
   for (int64_t j = 0; j < boxes.across; ++j) {
-    // Tiles are read several times faster from whole cache lines.
-    const int64_t column = boxes.box(0, 0, j).first_key;
-    float* to = values;
-    for (int64_t r = first; r < end; ++r)
-      for (int64_t tile = 0; tile < across; ++tile)
-        for (int64_t v = 0; v < kTileHead; ++v, to += kTileWords)
-          store(to, load(from + (r * kTileHead + v) * pitch + column + 16 * tile));
-    const float* row_0 = values - first * across * kTileHead * kTileWords;
+    const float* row_0 = values + j * column_floats - first * across * kTileHead * kTileWords;
     for (int64_t n = 0; n < count; n += 2) {
       if (n + 1 < count) {
         attend_tile_boxes<2, kPlain>(boxes, places + n, j, seen, keys, row_0, columns, pitch);

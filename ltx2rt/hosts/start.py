@@ -1,8 +1,8 @@
 """Starts one command on every machine of a hosts file, this one included, and ends it everywhere.
 
 MLX has a starter of its own, ``mlx.launch``, which works with ltx2rt, too. But its exit code is 0 whatever happened; it
-ends all machines a second after one of them is lost, so that the leader cannot go on alone; and it mixes stderr into the
-stdout of machines that it reaches by ssh.
+ends all machines a second after one of them is lost, so that the leader cannot go on alone; and it mixes stderr into
+the stdout of machines that it reaches by ssh.
 
 A machine is reached by one ssh connection whose input stays open: where that ends, because this process does or the
 connection breaks, the command there is ended, too. Nothing is left behind.

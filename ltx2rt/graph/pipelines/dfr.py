@@ -218,6 +218,7 @@ PIPELINE = PipelineEntry(
     variant="distilled",
     two_stage=True,
     first_shape=first_shape,
+    enhancement_seed=42,
     aliases=("dfr-pipeline",),
     topics=NEW_CLIP - {ENLARGING} | {DURATION, FIDELITY},
     check=check,

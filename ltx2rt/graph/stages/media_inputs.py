@@ -33,7 +33,7 @@ from ltx2rt.media.exr import SUFFIX, ExrFolder, exr_size, is_exr, read_exr
 from ltx2rt.media.fit import fit_words, fitted, is_much_larger
 from ltx2rt.media.hdr import HDR_SPACES, HdrSpace, acescct_of_srgb
 from ltx2rt.media.images import image_name, load_conditioning_image, picture_bytes, read_image, reading_bytes
-from ltx2rt.media.pixel_range import LUMA, to_signed_range
+from ltx2rt.media.pixel_range import to_signed_range
 from ltx2rt.media.resize import resize_to_cover
 from ltx2rt.spelling import spelled
 from ltx2rt.types import FLOAT32_BYTES, Array, FilePath
@@ -332,7 +332,8 @@ def attention_mask(settings: Settings) -> AttentionMask | None:
 
     def weights(height: int, width: int, part: range) -> Array:
         own = frames if len(frames) == 1 else frames[part.start : part.stop]
-        grey = np.clip(resize_to_cover(own, height, width) @ LUMA / np.float32(255), 0, 1)
+        # The official code takes the mean of the channels, whatever their brightness.
+        grey = np.clip(resize_to_cover(own, height, width).mean(axis=-1) / np.float32(255), 0, 1)
         return np.broadcast_to(grey, (len(part), height, width)) if len(frames) == 1 else grey
 
     return AttentionMask(weights, strength)
@@ -351,7 +352,8 @@ def mask_frames(path: Path, settings: Settings) -> Array:
 
 
 def driving_sound(settings: Settings, step: int) -> tuple[SoundInput, int]:
-    """The sound of audio-to-video, at most as long as the clip, and the frames of the clip: as given, or by the sound.
+    """The sound of audio-to-video, and the frames of the clip: as given, or by the sound, which may then be longer by
+    less than a latent frame.
 
     Args:
         settings: say where the sound is, and how much of it is used.
@@ -388,7 +390,7 @@ def driving_sound(settings: Settings, step: int) -> tuple[SoundInput, int]:
             duration,
             length,
         )
-    return SoundInput(sound.waveform[: round(length * sound.sample_rate)], sound.sample_rate), frames
+    return SoundInput(sound.waveform, sound.sample_rate), frames
 
 
 def require_frame_rate(path: FilePath, own: Fraction, wanted: Fraction) -> None:

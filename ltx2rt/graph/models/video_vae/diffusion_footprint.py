@@ -243,7 +243,7 @@ def _joint_stage(
     held = (frames + stage_limit(config, stage, push)) * plane + planes * 4 * plane
     moments = [
         Footprint(held + (2 * ring + 2 * planes) * plane + one.work, one.kernels),
-        Footprint(held + (2 * 3 * planes + 3 * planes) * plane, one.kernels),
+        Footprint(held + 2 * 3 * 2 * plane, one.kernels),
     ]
     if not block.denoises:
         step = config.upsamplings[stage]

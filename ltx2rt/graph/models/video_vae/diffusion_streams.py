@@ -309,11 +309,22 @@ class KeyRing:
             return Attended(self._frames, self._times, mx.array(slots.astype(np.int32)))
         listed = frames[:, None] - window // 2 + np.arange(window)
         slots = np.where((listed >= 0) & (listed < count), listed % self._capacity, -1)
-        # In one order for all frames, so that a kernel that takes several at once adds up the keys of each alike.
         planes = self._capacity + np.sort(nearest(frames, self._planes.times), axis=1)
         times = np.concatenate([self._times, self._planes.times])
-        slots = np.concatenate([slots, planes], axis=1)
+        slots = np.concatenate([planes, slots], axis=1)
         return Attended(self._frames, times, mx.array(slots.astype(np.int32)), masked=True)
+
+    def alike(self, frames: Array) -> list[slice]:
+        """Runs of ``frames`` that see the same key frames.
+
+        A kernel that takes several frames at once goes through what they see in the order in which it is listed first:
+        what all of them see, and then their windows. So it adds up the keys of each as if it were alone.
+        """
+        if self._planes is None:
+            return [slice(0, len(frames))]
+        planes = np.sort(nearest(frames, self._planes.times), axis=1)
+        ends = [*(np.flatnonzero((planes[1:] != planes[:-1]).any(axis=1)) + 1).tolist(), len(frames)]
+        return [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
 
     def _begun(self, frames: mx.array) -> mx.array:
         extra = 0 if self._planes is None else len(self._planes.times)
@@ -390,12 +401,23 @@ class BlockFrames:
             self._arrive(min(self._limit, reached - self._arrived))
         if self._ring is None:
             x, seen = self._again(frames, reached)
+            x = block.attend(x, frames, seen, self._params, self._modulation)
+            mx.eval(x)
+            del seen
         else:
-            x, seen = self._waiting.take(count), self._ring.seen(frames, window, self.count)
-        x = block.attend(x, frames, seen, self._params, self._modulation)
-        mx.eval(x)
-        del seen
+            x = self._attended(self._waiting.take(count), frames, self._ring)
         return block.mlp(x, self._params, self._modulation)
+
+    def _attended(self, x: mx.array, frames: Array, ring: KeyRing) -> mx.array:
+        """Frames that look at the keys of a ring."""
+        parts = []
+        for run in ring.alike(frames):
+            seen = ring.seen(frames[run], self._block.window[0], self.count)
+            parts.append(self._block.attend(x[:, run], frames[run], seen, self._params, self._modulation))
+            mx.eval(parts[-1])
+        after = parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=1)
+        mx.eval(after)
+        return after
 
     def _again(self, frames: Array, reached: int) -> tuple[mx.array, Attended]:
         """The frames, and what they see of those that are kept; those that no later frame sees are dropped."""

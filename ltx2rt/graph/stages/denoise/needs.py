@@ -29,7 +29,7 @@ from ltx2rt.graph.stages.denoise.residency import Residency, residencies
 from ltx2rt.graph.stages.streamed_blocks import DEPTHS
 from ltx2rt.graph.stages.weight_set import fuse_dtype
 from ltx2rt.memory.need import Need
-from ltx2rt.types import Activations, ParamSpec
+from ltx2rt.types import FLOAT32_BYTES, Activations, ParamSpec
 from ltx2rt.weights.checkpoint import Checkpoint, LoadedBytes, loading_together
 from ltx2rt.weights.lora.file import LoraFile
 
@@ -38,6 +38,9 @@ TOKEN_LIMITS = (8192, 2048, 768)
 # Guidance passes go through a block in batches of at most about so many tokens: with few tokens the products are too
 # small to be worth reading a weight for (benchmarks/LOG.md).
 BATCHED_TOKENS = 1024
+# Arrays of the whole video while the model sees a tile of it: its latents as the stage began with them and as they are,
+# the clean ones, the last estimate, the sum of those of the tiles, and one on its way.
+_WHOLE_COPIES = 6
 
 
 @dataclass(frozen=True)
@@ -214,10 +217,11 @@ def _shape(task: DenoiseTask, batch: int, rotation: int) -> CallShape:
 
 
 def _host_bytes(config: TransformerConfig, task: DenoiseTask, shape: CallShape, limit: int) -> int:
-    """Of the states and estimates of a step: those of the whole video and, with tiles, those of the largest one."""
+    """Of the states and estimates of a step: those of the whole video or, with tiles, of the largest one, and what
+    there is of the whole video while the model sees one tile of it."""
     host = call_footprint(config, shape, limit).host
     if task.tiles:
-        host += call_footprint(config, replace(shape, video=task.video), limit).host
+        host += _WHOLE_COPIES * FLOAT32_BYTES * task.video * config.video.in_channels
     return host
 
 

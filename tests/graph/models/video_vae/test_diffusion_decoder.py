@@ -430,7 +430,7 @@ def test_windows_are_cut_where_there_are_key_frames() -> None:
     seen = ring.seen(np.arange(4), 3, 4)
     assert isinstance(seen, Attended)
     assert seen.masked
-    assert np.array(seen.key_frames).tolist() == [[-1, 0, 1, 4], [0, 1, 2, 4], [1, 2, 3, 4], [2, 3, -1, 4]]
+    assert np.array(seen.key_frames).tolist() == [[4, -1, 0, 1], [4, 0, 1, 2], [4, 1, 2, 3], [4, 2, 3, -1]]
 
 
 def keyframes(positions: tuple[int, ...], size: tuple[int, int], clip_start: int = 0) -> KeyFrames:
@@ -455,6 +455,17 @@ def test_key_frames_change_the_clip_and_their_order_does_not() -> None:
     turned = replace(given, latents=given.latents[:, ::-1], positions=(12, 3))
     other = decoded(decoder, clip, None, Swapped(TorchCpuNoise(7)), turned)
     np.testing.assert_allclose(other, seen, atol=1e-5)
+
+
+@pytest.mark.parametrize("tiling", [None, Tiling(width=TileSize(48, 16))], ids=["whole", "tiles"])
+def test_pieces_do_not_change_what_key_frames_give(tiling: Tiling | None) -> None:
+    config = small()
+    params, clip, given = Params(weights(config)), latent(3, 3, 4), keyframes((0, 5, 11, 16), (3, 4))
+    one, many = (
+        decoded(DiffusionVideoDecoder(config, params, mx.float32, push), clip, tiling, noise(), given)
+        for push in (1, 7)
+    )
+    np.testing.assert_array_equal(one, many)
 
 
 def test_unmarked_key_frames_still_count() -> None:
