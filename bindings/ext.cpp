@@ -45,6 +45,7 @@ NB_MODULE(_ext, m) {
   ltx2rt::bind_antialiased_snake(m);
   ltx2rt::bind_calibrate(m);
   ltx2rt::bind_causal_conv3d(m);
+  ltx2rt::bind_join_group(m);
   ltx2rt::bind_modulated_norm(m);
   ltx2rt::bind_neighborhood_attention(m);
   ltx2rt::bind_rope_attention(m);

@@ -80,6 +80,7 @@ TESTED_ELSEWHERE = {
     "--memory": "test_pipelines.py",
     "--plan": "test_pipelines.py",
     "--state-folder": "test_state_folder.py",
+    "--hosts": "test_hosts_commands.py",
 }
 
 if sys.version_info >= (3, 11):

@@ -15,7 +15,7 @@ from ltx2rt.errors import CheckpointError, MemoryBudgetError, UsageError
 from ltx2rt.graph.diffusion.noise import TorchCpuNoise
 from ltx2rt.graph.pipelines.plan import Plan, Rates, StagePlan
 from ltx2rt.graph.stages.denoise import stage as denoise_stage
-from ltx2rt.graph.stages.denoise.needs import DenoiseTask
+from ltx2rt.graph.stages.denoise.task import DenoiseTask
 from ltx2rt.graph.stages.events import Evaluated
 from ltx2rt.memory.need import Need
 from ltx2rt.weights.safetensors import SafetensorsFile
