@@ -77,14 +77,23 @@ QUICK = [
     ("one-stage", [*FEW_STEPS, "--video-skip-step", "1"], 2, "auto"),
     ("one-stage", FEW_STEPS, 3, "tokens"),
     ("text-to-audio", ["--steps", "1"], 3, "auto"),
-    ("distilled", ["--memory", "150MB"], 2, "auto"),
+    ("distilled", ["--memory", "109MB"], 2, "auto"),
 ]
 
 
 @pytest.mark.parametrize(("pipeline", "more", "size", "split"), QUICK)
 def test_a_clip_of_several_machines_has_the_bits_of_one(
-    pipeline: str, more: list[str], size: int, split: str, together: Together, tmp_path: Path
+    pipeline: str,
+    more: list[str],
+    size: int,
+    split: str,
+    together: Together,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # Budgets count what the process takes, whatever that of the tests has grown to.
+    monkeypatch.setattr("ltx2rt.memory.ledger._process_bytes", lambda: 100_000_000)
+    monkeypatch.setattr("ltx2rt.memory.ledger.resident_bytes", lambda: 100_000_000)
     small = SMALL if pipeline != "text-to-audio" else [*SMALL[:2], *SMALL[6:]]
     assert_same_bits(tmp_path, ["--pipeline", pipeline, *small, *more], together, size, split)
 
