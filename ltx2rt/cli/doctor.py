@@ -14,7 +14,7 @@ import mlx.core as mx
 import ltx2rt
 from ltx2rt.kernels.gpu_device import advice, has_launch_code
 from ltx2rt.kernels.kernel_choice import KernelChoice, metal_kernels
-from ltx2rt.kernels.selection import ext, use_reference
+from ltx2rt.kernels.selection import OUR_KERNELS, ext, use_reference
 
 
 def add_parser(subparsers: Any) -> None:
@@ -66,7 +66,7 @@ def gpu_facts(metal: KernelChoice | None) -> list[tuple[str, str]]:
 
 def _proof_summary(metal: KernelChoice) -> str:
     outcomes = metal.store.outcomes().values()
-    ours = sum(o.choice in ("kernel", "fenced") for o in outcomes)
+    ours = sum(o.choice in OUR_KERNELS for o in outcomes)
     others = sum(o.choice == "mlx" for o in outcomes)
     replaced = sum(bool(o.fault) for o in outcomes)
     text = f"{ours} variants use our kernel, {others} MLX's own op, {replaced} the reference graph ({metal.store.path})"
