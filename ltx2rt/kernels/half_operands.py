@@ -7,6 +7,7 @@ import functools
 import mlx.core as mx
 
 from ltx2rt.kernels.gpu_device import GpuDevice, metal_device
+from ltx2rt.kernels.host import to_numpy
 from ltx2rt.types import GGML_BLOCKS, LinearWeight
 
 # The first GPU generation (M3) with instructions for bfloat16: those before convert each operand by arithmetic.
@@ -47,7 +48,7 @@ def fits(weight: LinearWeight) -> bool:
         largest = mx.abs(weight.scale.astype(mx.float32)) * (2**weight.bits - 1) + mx.abs(weight.zero)
         return _within(mx.max(largest))
     if mode == "mxfp8":
-        return int(mx.max(weight.scale).item()) <= _LARGEST_EXPONENT
+        return int(to_numpy(mx.max(weight.scale))) <= _LARGEST_EXPONENT
     blocks = weight.values.reshape(weight.out_features, -1, GGML_BLOCKS[mode][1])
     largest = mx.array(0.0)
     for byte, multiplied in _FACTORS[mode]:
@@ -58,4 +59,4 @@ def fits(weight: LinearWeight) -> bool:
 
 def _within(largest: mx.array) -> bool:
     # NaN compares as false with everything.
-    return abs(float(largest.item())) <= LARGEST_HALF
+    return abs(float(to_numpy(largest))) <= LARGEST_HALF
