@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +19,28 @@ RECORD_NAME = "run.json"
 def state_folder(output: Path) -> Path:
     """``clip.mp4`` -> ``.clip.mp4.state`` beside it."""
     return output.with_name(f".{output.name}.state")
+
+
+def require_state_folder(folder: Path) -> None:
+    """Check a folder that a user names for the state of a run: what is in it will be removed.
+
+    Raises:
+        UsageError: it is a file, or holds anything but the state of a run.
+    """
+    if not os.path.lexists(folder):
+        return
+    if not folder.is_dir():
+        raise UsageError(f"{spelled('state_folder')} {folder} is not a folder; name one that is new or empty.")
+    begun = f".{RECORD_NAME}.part"  # a run was killed while it wrote its record
+    if all(path.name == begun for path in folder.iterdir()):
+        return
+    try:
+        read_record(folder / RECORD_NAME)
+    except UsageError:
+        raise UsageError(
+            f"{spelled('state_folder')} {folder} holds something else than the state of a run, and would be emptied; "
+            "name a folder that is new or empty."
+        ) from None
 
 
 class RunState:

@@ -12,15 +12,17 @@ from typing import Any
 from ltx2rt import api, embedded
 from ltx2rt.api.control_video import write_control_video
 from ltx2rt.api.record import Record, read_record
-from ltx2rt.api.run_state import saved_notes, saved_record, state_folder
+from ltx2rt.api.run_state import require_state_folder, saved_notes, saved_record, state_folder
 from ltx2rt.cli.arguments import Command, command_of, effectless
 from ltx2rt.cli.config_file import read_config, toml_of_record, values_of_record
 from ltx2rt.cli.flag import add_flags
 from ltx2rt.cli.flags import FLAGS
+from ltx2rt.cli.machines import run_with_hosts
 from ltx2rt.cli.outputs import RULE, Outputs, asks_for_sound, free_outputs, names_up_to_free
 from ltx2rt.cli.plan_text import plan_text
 from ltx2rt.cli.progress import Progress
-from ltx2rt.errors import Cancelled, OutOfMemory, OutOfSpace, StateError, UsageError
+from ltx2rt.cli.team import assist, assists, joined_team, terms_of
+from ltx2rt.errors import Cancelled, MachineLost, OutOfMemory, OutOfSpace, StateError, UsageError
 from ltx2rt.graph.pipelines import PIPELINES
 from ltx2rt.graph.pipelines.open_inputs import input_files
 from ltx2rt.graph.settings.kinds import RANDOM_SEED
@@ -30,15 +32,17 @@ from ltx2rt.graph.settings.weight_files import WeightFiles
 from ltx2rt.media.clip_reader import has_sound
 from ltx2rt.media.exr import exr_folder, is_exr
 from ltx2rt.media.output_file import OutputFile
+from ltx2rt.media.output_lock import held
 from ltx2rt.media.stills import write_png
 from ltx2rt.spelling import spelled
+from ltx2rt.team.team import Team
 from ltx2rt.weights.sets.parts import TITLES
 
 DEFAULT_OUTPUT = Path("output.mp4")
 DEFAULT_SOUND_OUTPUT = Path("output.wav")
 
 # Files that the command itself handles; a configuration cannot name another one.
-_NOT_IN_CONFIG = ("config", "from_sidecar", "plan", "print_config", "resume")
+_NOT_IN_CONFIG = ("config", "from_sidecar", "hosts", "plan", "print_config", "resume")
 
 
 def add_parser(subparsers: Any) -> None:
@@ -54,11 +58,19 @@ def add_parser(subparsers: Any) -> None:
 
 def run_generate(arguments: argparse.Namespace) -> int:
     """Exit code 0 when the clip has been written."""
-    repeated = _merge_other_sources(arguments)
+    if arguments.hosts is not None:
+        if arguments.plan or arguments.print_config:
+            raise UsageError("--hosts makes a clip; ltx2rt plan --hosts plans one, --print-config needs no hosts.")
+        return run_with_hosts(arguments)
+    repeated = merge_other_sources(arguments)
     command = command_of(arguments)
     progress = Progress(arguments.progress, quiet=bool(arguments.quiet))
+    makes_clip = not (arguments.print_config or arguments.plan)
+    if makes_clip and assists():
+        assist(arguments, command, progress, arguments.terms)
+        return 0
     outputs, overwrite = _outputs(arguments, command), bool(arguments.overwrite)
-    if not (arguments.print_config or arguments.plan):
+    if makes_clip:
         # Without a name the clip makes room for the record that is repeated.
         repeats = arguments.unnamed and not overwrite
         inputs = _inputs(arguments, command)
@@ -90,9 +102,10 @@ def run_generate(arguments: argparse.Namespace) -> int:
         print(plan_text(found, assumed))
         return 0
     progress.preview = outputs.preview
-    with outputs.held(), closing(progress):
+    with outputs.held(), held(filter(None, [arguments.state_folder])), closing(progress):
         outputs.check([*_inputs(arguments, command), *pipeline.weights], overwrite=overwrite)
-        _generate(arguments, command, pipeline, outputs, progress, repeated)
+        with joined_team(arguments, progress, arguments.terms) as team:
+            _generate(arguments, command, pipeline, outputs, progress, repeated, team)
     written = outputs.clip if outputs.decoded else outputs.options.save_latents
     assert written is not None
     if outputs.hdr_space is not None and outputs.decoded:
@@ -109,10 +122,11 @@ def _generate(
     outputs: Outputs,
     progress: Progress,
     repeated: Record | None,
+    team: Team | None,
 ) -> None:
     """Run the pipeline and write what it makes."""
     output, resume = outputs.clip, bool(arguments.resume)
-    state = None if arguments.no_state else state_folder(outputs.state_of)
+    state = None if arguments.no_state else arguments.state_folder or state_folder(outputs.state_of)
     _tell_of_state(progress, state, output, resume=resume)
     try:
         clip = pipeline(
@@ -123,12 +137,13 @@ def _generate(
             preview_decoder=arguments.preview_decoder,
             state_folder=state,
             resume=resume,
-            noted={"output": outputs.options.as_dict(), "run": _noted(arguments)},
+            noted={"output": outputs.options.as_dict(), "run": _noted(arguments, output)},
             repeated=repeated,
             memory=arguments.memory,
+            team=team,
         )
         clip.save(output, outputs.options, overwrite=bool(arguments.overwrite))
-    except (KeyboardInterrupt, Cancelled, OutOfSpace, OutOfMemory):
+    except (KeyboardInterrupt, Cancelled, OutOfSpace, OutOfMemory, MachineLost):
         if state is not None and state.exists():
             progress.message(f"{output} is not written; the same command with --resume continues")
         raise
@@ -181,11 +196,12 @@ def _tell_of_state(progress: Progress, state: Path | None, output: Path, *, resu
         progress.message(f"starting over: an interrupted run of {output} is dropped; --resume would continue it")
 
 
-def _merge_other_sources(arguments: argparse.Namespace) -> Record | None:
+def merge_other_sources(arguments: argparse.Namespace) -> Record | None:
     """Add the options of a config file, a sidecar or an interrupted run to those of the command line, which win.
 
     ``arguments.unnamed`` says then whether nobody gave the clip's name, ``arguments.interrupted`` is the clip of the
-    run that goes on, and ``arguments.own`` the files that it may have left.
+    run that goes on, ``arguments.own`` the files that it may have left, and ``arguments.terms`` what was asked for, by
+    the command line and its files.
 
     Returns:
         The record of the sidecar, whose weights and inputs the run must have.
@@ -205,6 +221,11 @@ def _merge_other_sources(arguments: argparse.Namespace) -> Record | None:
             arguments.unnamed = True
     if arguments.config is not None:
         _merge(arguments, read_config(arguments.config, [f for f in FLAGS if f.dest not in _NOT_IN_CONFIG]))
+    if arguments.state_folder is not None:
+        if arguments.no_state:
+            raise UsageError("--state-folder and --no-state contradict each other; give one of them.")
+        require_state_folder(arguments.state_folder)
+    arguments.terms = terms_of(arguments)
     if arguments.resume:
         _merge_interrupted(arguments)
     return record
@@ -212,22 +233,20 @@ def _merge_other_sources(arguments: argparse.Namespace) -> Record | None:
 
 def _merge_interrupted(arguments: argparse.Namespace) -> None:
     """Add the options of the interrupted run, if there is one."""
-    names = [arguments.output_path]
-    if arguments.output_path is None or arguments.unnamed:
-        usual = [arguments.output_path] if arguments.output_path else [DEFAULT_OUTPUT, DEFAULT_SOUND_OUTPUT]
-        names = [path for name in usual for path in names_up_to_free(name)]
-    output = next((path for path in names if saved_record(state_folder(path)) is not None), None)
-    if output is None:
+    state = _interrupted_state(arguments)
+    saved = None if state is None else saved_record(state)
+    if state is None or saved is None:
         return
-    saved = saved_record(state_folder(output))
-    assert saved is not None
     saved.require_files("the interrupted run")
-    noted = {"output": {}, "run": {}, **saved_notes(state_folder(output))}
+    noted = {"output": {}, "run": {}, **saved_notes(state)}
     sections = {"files": saved.files, "settings": saved.settings, **noted}
     if arguments.seed == RANDOM_SEED:
         arguments.seed = None  # it has been drawn
     _merge(arguments, values_of_record(sections, FLAGS, "the interrupted run"))
-    arguments.output_path = arguments.interrupted = output
+    output = arguments.output_path
+    if output is None:
+        return
+    arguments.interrupted = output
     arguments.unnamed = False
     of_run = noted["run"]
     arguments.own = frozenset(Path(of_run[name]) for name in ("preview",) if name in of_run)
@@ -235,10 +254,27 @@ def _merge_interrupted(arguments: argparse.Namespace) -> None:
         arguments.own |= {output.absolute().with_suffix(".control.mp4")}
 
 
-def _noted(arguments: argparse.Namespace) -> dict[str, Any]:
+def _interrupted_state(arguments: argparse.Namespace) -> Path | None:
+    """The state that ``--resume`` continues. Where it lies beside its clip, that names the clip."""
+    if arguments.state_folder is not None:
+        return Path(arguments.state_folder)
+    names = [arguments.output_path]
+    if arguments.output_path is None or arguments.unnamed:
+        usual = [arguments.output_path] if arguments.output_path else [DEFAULT_OUTPUT, DEFAULT_SOUND_OUTPUT]
+        names = [path for name in usual for path in names_up_to_free(name)]
+    output = next((path for path in names if saved_record(state_folder(path)) is not None), None)
+    if output is None:
+        return None
+    arguments.output_path = output
+    return state_folder(output)
+
+
+def _noted(arguments: argparse.Namespace, output: Path) -> dict[str, Any]:
     """The options of the command itself with which an interrupted run goes on, as JSON values."""
     names = ("memory", "overwrite", "preview", "preview_decoder", "report", "save_control")
     given = {name: getattr(arguments, name) for name in names}
+    if arguments.state_folder is not None:  # which does not say the name of the clip
+        given["output_path"] = output
     return {
         name: str(value.absolute()) if isinstance(value, Path) else value
         for name, value in given.items()

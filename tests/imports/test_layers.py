@@ -25,9 +25,11 @@ RUN = {
     "memory",
     "spelling",
     "paths",
+    "team",
 } | LAYERS
 RUN_FILES = {
     "advice",
+    "clip_team",
     "run",
     "inputs",
     "events",
@@ -49,6 +51,8 @@ BELOW = {
     "media": {"types", "errors", "atomic_file"},
     "weights": {"kernels", "types", "errors", "atomic_file", "spelling", "paths"},
     "hub": {"memory.limits", "errors"},
+    "team": {"spelling"} | LAYERS,
+    "hosts": {"errors", "paths"},
     "memory": {"kernels", "types", "errors", "refusals"},
     "graph.models.layers": LAYERS,
     "graph.models.transformer": COMMON,
@@ -80,6 +84,7 @@ BELOW = {
     "graph.stages.kept_media": STAGE | {"graph.stages.decode", "media"},
     "graph.stages.enlarged_keyframes": STAGE | {"graph.stages.decode", "graph.stages.encode", "media"},
     "graph.stages.windows": STAGE | {"graph.stages.decode"},
+    "graph.stages.team_facts": STAGE | {"__version__"},
     "graph.stages.text": STAGE,
     "graph.stages.encode": STAGE | {"media.pixel_range"},
     "graph.stages.denoise": STAGE,
@@ -94,7 +99,7 @@ BELOW = {
     "bench": {"graph.stages", "graph.components", "graph.diffusion", "weights", "memory"} | MODELS,
     "serve": API | {"api", "embedded", "atomic_file", "graph.preview_decoder_file", "__version__"},
     "cli": API
-    | {"serve"}
+    | {"serve", "hosts"}
     | {"api", "verify", "bench", "hub", "inspection", "set_inspection", "convert", "atomic_file", "embedded"}
     | {"__version__", "_ext"},
     "types": set(),
