@@ -11,7 +11,7 @@ its resident memory 20 times a second, and writes for each a table (table-6GB.md
 results.json. Outputs must be finite, and the same in every bit for all budgets.
 
 --epilogue runs the round of DFR at full size alone (dfr_epilogue.py), 2176x3840, with one block of LTX-2.5 and one cell
-of time, once per budget; its files of weights take 6 GB.
+of time, once per budget, of which the model sees three tiles in each phase; its files of weights take 6 GB.
 """
 
 from __future__ import annotations
@@ -85,8 +85,8 @@ WITHOUT_GUIDANCE = (
     *("--a2v-guidance-scale", "1", "--v2a-guidance-scale", "1"),
 )
 MID_LAYERS, MID_ENCODER_LAYERS = 4, 6
-# Of the epilogue: blocks, pixels, latent frames, and the rank of the LoRA.
-EPILOGUE_LAYERS, EPILOGUE_SIZE, EPILOGUE_CELLS, EPILOGUE_RANK = 1, (2176, 3840), 1, 32
+# Of the epilogue: blocks, pixels, latent frames, tiles of each phase, and the rank of the LoRA.
+EPILOGUE_LAYERS, EPILOGUE_SIZE, EPILOGUE_CELLS, EPILOGUE_TILES, EPILOGUE_RANK = 1, (2176, 3840), 1, 3, 32
 _READ_BYTES = 16 << 20
 
 
@@ -257,6 +257,7 @@ def run_epilogue(files: Mapping[str, Path], folder: Path, memory: str | None) ->
     height, width = EPILOGUE_SIZE
     words = [sys.executable, str(ROOT / "benchmarks" / "dfr_epilogue.py"), "--report", str(report)]
     words += ["--size", str(height), str(width), "--cells", str(EPILOGUE_CELLS)]
+    words += ["--tiles", str(EPILOGUE_TILES)]
     words += [word for option, path in files.items() for word in (f"--{option}", str(path))]
     words += [] if memory is None else ["--memory", memory]
     _say(f"running the epilogue with {_title(memory, None)}")

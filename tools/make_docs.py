@@ -43,7 +43,8 @@ def readme_table() -> Iterator[str]:
     yield "|---|---|---|---|---|"
     yield f"| `{AUTOMATIC}` (default) | any | {AUTOMATIC_SUMMARY} | | `{example(AUTOMATIC)}` |"
     for name, entry in PIPELINES.items():
-        yield f"| `{name}` | {entry.checkpoint} | {entry.summary} | {entry.size} | `{example(name)}` |"
+        shows = f" ({entry.example_shows})" if entry.example_shows else ""
+        yield f"| `{name}` | {entry.checkpoint} | {entry.summary} | {entry.size} | `{example(name)}`{shows} |"
 
 
 def pages_table() -> Iterator[str]:

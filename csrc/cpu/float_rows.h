@@ -1,10 +1,12 @@
 // Rows of any float dtype and stride as float32 and back, for *_simd.cpp files.
 #pragma once
 #include "csrc/cpu/simd.h"
+#include "csrc/cpu/transpose_words.h"
 
 namespace ltx2rt::cpu::LTX2RT_ISA {
 
 inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+inline int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
 inline float load_one(const void* data, FloatType type, int64_t i) {
   float value = 0.0f;
@@ -61,6 +63,24 @@ inline float sum_of_squares(const float* x, int64_t n) {
 }
 
 // to[i * to_stride + r] = from[r * stride + i] for r < rows and i < columns; rows is a multiple of kLanes.
+#if defined(__AVX512F__)
+inline void transpose(const float* from, int64_t stride, int64_t rows, int64_t columns, float* to, int64_t to_stride) {
+  for (int64_t r = 0; r < rows; r += 16) {
+    for (int64_t i = 0; i < columns; i += 16) {
+      const int64_t here = smaller(16, columns - i);
+      const __mmask16 chosen = (__mmask16)(0xffff >> (16 - here));
+      __m512i words[16];
+#pragma GCC unroll 16
+      for (int k = 0; k < 16; ++k) words[k] = _mm512_maskz_loadu_epi32(chosen, from + (r + k) * stride + i);
+      transpose_words(words);
+#pragma GCC unroll 16
+      for (int k = 0; k < 16; ++k) {
+        if (k < here) _mm512_storeu_si512(to + (i + k) * to_stride + r, words[k]);
+      }
+    }
+  }
+}
+#else
 inline void transpose(const float* from, int64_t stride, int64_t rows, int64_t columns, float* to, int64_t to_stride) {
 #if defined(__AVX2__)
   constexpr int64_t kSquare = 8;
@@ -107,6 +127,7 @@ inline void transpose(const float* from, int64_t stride, int64_t rows, int64_t c
       for (int64_t k = 0; k < kSquare; ++k) to[i * to_stride + r + k] = from[(r + k) * stride + i];
   }
 }
+#endif
 
 inline void transpose(const float* from, int64_t stride, int64_t rows, int64_t columns, float* to) {
   transpose(from, stride, rows, columns, to, rows);

@@ -247,7 +247,7 @@ void pack_words(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t k, float*
   });
 #else
   int64_t row = 0;
-#if defined(__AVX2__)
+#if defined(__AVX2__) || defined(LTX2RT_NEON)
   row = expand_f32(w, n0, k0 / 4, k / 4, [panel](int64_t at, const Vec* vecs) {
     for (int v = 0; v < kPanelVecs; ++v) store(panel + at * kPanelColumns + v * kLanes, vecs[v]);
   });

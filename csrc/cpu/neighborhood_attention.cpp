@@ -33,7 +33,7 @@ int64_t keys_of(const LaneBox& box, const NeighborhoodArgs& args, int64_t slots,
 // The box of `lanes` queries that sees fewest keys.
 LaneBox best_box(int lanes, const NeighborhoodArgs& args, int64_t slots, const NeighborhoodLoops& loops) {
   LaneBox best{1, 1, lanes};
-  for (int frames = 1; frames <= std::min<int64_t>(kBlockFrames, args.frames); ++frames) {
+  for (int frames = 1; frames <= std::min(loops.block_frames, args.frames); frames *= 2) {
     for (int rows = 1; rows * frames <= lanes; rows *= 2) {
       const LaneBox box{frames, rows, lanes / frames / rows};
       if (keys_of(box, args, slots, loops) < keys_of(best, args, slots, loops)) best = box;
@@ -57,7 +57,9 @@ NeighborhoodPlan::NeighborhoodPlan(const NeighborhoodArgs& args, int64_t slots, 
     : threads(threads), slots(slots) {
   box = best_box(kernel.lanes, args, slots, loops);
   rest = {1, box.frames * box.rows, box.columns};
-  kept_frames = std::min(args.key_frames, slots + box.frames - 1);
+  // As many boxes behind one another as the clip has frames for.
+  block_frames = std::min(loops.block_frames, ceil_div(args.frames, box.frames) * box.frames);
+  kept_frames = std::min(args.key_frames, slots + block_frames - 1);
 
   const int64_t most = std::max<int64_t>(kMostPlaneFloats / kept_frames, 1);
   constexpr int64_t step = kBlockCells;
@@ -78,8 +80,8 @@ NeighborhoodPlan::NeighborhoodPlan(const NeighborhoodArgs& args, int64_t slots, 
   planes = layout.add(round_heads * head_stride * kFloat);
   kept = layout.add(kept_frames * sizeof(int32_t));
   missing = layout.add(kept_frames * sizeof(int32_t));
-  seen = layout.add(box.frames * slots * sizeof(SeenFrame));
-  work_bytes = ScratchLayout::round_up(loops.work_floats(args) * kFloat);
+  seen = layout.add(block_frames * slots * sizeof(SeenFrame));
+  work_bytes = ScratchLayout::round_up(loops.work_floats(args, box.columns) * kFloat);
   work = layout.add_slots(threads, work_bytes);
 }
 
@@ -109,24 +111,31 @@ void NeighborhoodSchedule::attend_strip(int64_t batch, int64_t first_head, int64
   std::fill_n(kept, plan_.kept_frames, -1);
   for (int64_t frame = 0; frame < args_.frames;) {
     LaneBox box = plan_.box;
-    if (frame + box.frames > args_.frames) box = plan_.rest;
-    int64_t count = find_seen(frame, box.frames);
-    if (!make_room(count)) {  // their windows are too far apart
+    // Whole boxes, then what is left over frame by frame.
+    int64_t frames = std::min(plan_.block_frames, (args_.frames - frame) / box.frames * box.frames);
+    if (frames == 0) {
       box = plan_.rest;
-      count = find_seen(frame, box.frames);
-      make_room(count);
+      frames = 1;
+    }
+    int64_t count = find_seen(frame, frames);
+    while (!make_room(count)) {  // their windows are too far apart
+      frames = frames > box.frames ? box.frames : 1;
+      if (frames < box.frames) box = plan_.rest;
+      count = find_seen(frame, frames);
     }
     pack_missing(plane, batch, first_head, heads);
-    attend(plane, box, batch, first_head, heads, frame, first_row, end_row, count);
-    frame += box.frames;
+    const NeighborhoodBlock block{.batch = batch, .head = first_head, .first_frame = frame, .frames = static_cast<int>(frames),
+                                  .row = first_row, .end_row = end_row, .column = 0, .end_column = args_.columns.cells};
+    attend(plane, box, block, heads, count);
+    frame += frames;
   }
 }
 
 // Lists the frames that queries of [first, first + frames) see. A frame that stands twice in a row is there twice.
-int64_t NeighborhoodSchedule::find_seen(int64_t first, int frames) const {
+int64_t NeighborhoodSchedule::find_seen(int64_t first, int64_t frames) const {
   auto* seen = scratch_.at<SeenFrame>(plan_.seen);
   int64_t count = 0;
-  for (int t = 0; t < frames; ++t) {
+  for (int64_t t = 0; t < frames; ++t) {
     const uint32_t bit = 1u << t;
     for (int64_t j = 0; j < plan_.slots; ++j) {
       // Checked before (csrc/checked_index.h). Should the memory have been changed since: the nearest frame.
@@ -189,32 +198,29 @@ void NeighborhoodSchedule::pack_missing(const PackedPlane& plane, int64_t batch,
     for (int64_t i = begin; i < end; ++i) {
       const int64_t slot = i / pairs;
       if (missing[slot] < 0) continue;
-      loops_.pack(args_, plane, batch, missing[slot], first_head, heads, i % pairs * 2,
+      loops_.pack(args_, plane, {batch, missing[slot], first_head, heads}, i % pairs * 2,
                   planes + slot * plan_.plane_floats, plan_.head_stride, work_of(worker));
     }
   };
   parallel_for(plan_.kept_frames * pairs, 1, body, plan_.threads);
 }
 
-void NeighborhoodSchedule::attend(const PackedPlane& plane, const LaneBox& box, int64_t batch, int64_t first_head,
-                                  int64_t heads, int64_t frame, int64_t first_row, int64_t end_row,
-                                  int64_t count) const {
+// Some heads of all cells of `all`, whose head is the first one.
+void NeighborhoodSchedule::attend(const PackedPlane& plane, const LaneBox& box, const NeighborhoodBlock& all,
+                                  int64_t heads, int64_t count) const {
   const auto* seen = scratch_.at<SeenFrame>(plan_.seen);
   const auto* planes = scratch_.at<float>(plan_.planes);
-  const int64_t down = ceil_div(end_row - first_row, kBlockCells);
-  const int64_t across = ceil_div(args_.columns.cells, kBlockCells);
+  const int64_t down = ceil_div(all.end_row - all.row, kBlockCells);
+  const int64_t across = ceil_div(all.end_column, kBlockCells);
   const auto body = [&](int64_t begin, int64_t end, int worker) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t head = i / (down * across);  // in turn, so that its planes stay in the caches
-      const int64_t row = first_row + i / across % down * kBlockCells, column = i % across * kBlockCells;
-      const NeighborhoodBlock block{.batch = batch,
-                                    .head = first_head + head,
-                                    .first_frame = frame,
-                                    .frames = box.frames,
-                                    .row = row,
-                                    .end_row = std::min(row + kBlockCells, end_row),
-                                    .column = column,
-                                    .end_column = std::min(column + kBlockCells, args_.columns.cells)};
+      NeighborhoodBlock block = all;
+      block.head += head;
+      block.row += i / across % down * kBlockCells;
+      block.end_row = std::min(block.row + kBlockCells, all.end_row);
+      block.column = i % across * kBlockCells;
+      block.end_column = std::min(block.column + kBlockCells, all.end_column);
       loops_.attend(args_, plane, box, block, seen, count, planes + head * plan_.head_stride, plan_.plane_floats,
                     work_of(worker));
     }

@@ -20,6 +20,7 @@ struct NeighborhoodPlan {
   int threads;
   int64_t slots;
   LaneBox box, rest;     // of queries; for frames that are left over or see too much that differs
+  int64_t block_frames;  // of queries, at most
   int64_t kept_frames;   // of keys
   int64_t strip_rows;    // rows of queries whose keys are kept
   int64_t round_heads;   // heads whose keys are kept
@@ -41,11 +42,11 @@ class NeighborhoodSchedule {
 
  private:
   void attend_strip(int64_t batch, int64_t first_head, int64_t heads, int64_t first_row, int64_t end_row) const;
-  int64_t find_seen(int64_t first, int frames) const;
+  int64_t find_seen(int64_t first, int64_t frames) const;
   bool make_room(int64_t count) const;
   void pack_missing(const PackedPlane& plane, int64_t batch, int64_t first_head, int64_t heads) const;
-  void attend(const PackedPlane& plane, const LaneBox& box, int64_t batch, int64_t first_head, int64_t heads,
-              int64_t frame, int64_t first_row, int64_t end_row, int64_t count) const;
+  void attend(const PackedPlane& plane, const LaneBox& box, const NeighborhoodBlock& all, int64_t heads,
+              int64_t count) const;
   float* work_of(int worker) const { return scratch_.at<float>(plan_.work + worker * plan_.work_bytes); }
 
   const NeighborhoodArgs& args_;

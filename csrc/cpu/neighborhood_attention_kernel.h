@@ -55,10 +55,15 @@ struct PackedPlane {
   int64_t first_row, rows, box_columns;
 };
 
+// What of keys and values is packed: some heads of one frame.
+struct PackedFrame {
+  int64_t batch, frame, first_head, heads;
+};
+
 // A block of queries of one head, worked on together while the keys of a frame are in the caches: cells from (row, column)
-// to (end_row, end_column), at most kBlockCells of each, of at most kBlockFrames frames. It is cut into boxes.
+// to (end_row, end_column), at most kBlockCells of each, of at most block_frames frames. It is cut into boxes.
 // Columns of boxes divide kBlockCells, and blocks begin at its multiples.
-constexpr int64_t kBlockCells = 16, kBlockFrames = 2;
+constexpr int64_t kBlockCells = 16;
 struct NeighborhoodBlock {
   int64_t batch, head, first_frame;
   int frames;
@@ -76,13 +81,14 @@ struct SeenFrame {
 struct NeighborhoodLoops {
   // Rows and columns of keys are multiplied in whole numbers of these.
   int64_t row_unit, column_unit;
+  int64_t block_frames;  // a power of two
   // Floats of the planes of one frame and head, and of the scratch of one thread. Both grow with the columns.
   int64_t (*plane_floats)(const NeighborhoodArgs& args, const PackedPlane& plane);
-  int64_t (*work_floats)(const NeighborhoodArgs& args);
-  // Packs rows [first, first + 2) of a plane, counted from its first one, of some heads. The planes of the heads are
-  // `stride` floats apart. work: work_floats.
-  void (*pack)(const NeighborhoodArgs& args, const PackedPlane& plane, int64_t batch, int64_t frame, int64_t first_head,
-               int64_t heads, int64_t first, float* planes, int64_t stride, float* work);
+  int64_t (*work_floats)(const NeighborhoodArgs& args, int64_t box_columns);
+  // Packs rows [first, first + 2) of a plane, counted from its first one. The planes of the heads are `stride` floats
+  // apart. work: work_floats.
+  void (*pack)(const NeighborhoodArgs& args, const PackedPlane& plane, const PackedFrame& part, int64_t first,
+               float* planes, int64_t stride, float* work);
   // Attends. planes: of the head's slot 0; those of the next slot are `stride` floats after them.
   void (*attend)(const NeighborhoodArgs& args, const PackedPlane& plane, const LaneBox& box,
                  const NeighborhoodBlock& block, const SeenFrame* seen, int64_t seen_count, const float* planes,

@@ -56,7 +56,7 @@ cpu::RopeRows rope_rows(const mx::array& cos, const mx::array& sin, const mx::ar
 // What is packed together, and where the scratch of the whole call and of each thread lies.
 struct Plan {
   explicit Plan(const AttentionShape& s, int most_threads) : threads(most_threads) {
-    const auto& loops = cpu::rope_attention_kernel().loops(s.type);
+    const auto& loops = cpu::rope_attention_kernel().loops(s.type, s.head_size);
     constexpr int64_t kFloat = sizeof(float);
     group = s.heads / s.kv_heads;
     query_blocks = ceil_div(s.queries, kQueryBlock);
@@ -112,7 +112,7 @@ class AttentionSchedule {
         plan_(plan),
         scratch_(scratch),
         kernel_(cpu::rope_attention_kernel()),
-        loops_(kernel_.loops(args.q.rows.type)) {}
+        loops_(kernel_.loops(args.q.rows.type, args.head_size)) {}
 
   void run() {
     find_rms(args_.q, scratch_.at<float>(plan_.q_rms));
@@ -171,7 +171,7 @@ class AttentionSchedule {
         const auto queries = query_block(batch, first_head + head, i % tasks);
         loops_.start(args_, queries, state, work);
         loops_.advance(args_, queries, 0, args_.k.tokens, blocks + head * stride, state, work);
-        loops_.finish(args_, queries, state);
+        loops_.finish(args_, queries, state, work);
       }
     };
     cpu::parallel_for(heads * tasks, 1, attend, plan_.workers);
@@ -198,7 +198,7 @@ class AttentionSchedule {
               if (piece == 0) loops_.start(args_, queries, state, work);
               loops_.advance(args_, queries, piece * kKeyBlock, std::min((piece + here) * kKeyBlock, args_.k.tokens),
                              blocks, state, work);
-              if (piece + here == plan_.key_blocks) loops_.finish(args_, queries, state);
+              if (piece + here == plan_.key_blocks) loops_.finish(args_, queries, state, work);
             }
           };
           cpu::parallel_for(std::min(plan_.waiting_states, tasks - first), 1, attend, plan_.workers);

@@ -75,7 +75,7 @@ struct AttentionLoops {
   void (*start)(const AttentionArgs& args, const QueryBlock& queries, float* state, float* work);
   void (*advance)(const AttentionArgs& args, const QueryBlock& queries, int64_t first_key, int64_t end_key,
                   const float* blocks, float* state, float* work);
-  void (*finish)(const AttentionArgs& args, const QueryBlock& queries, float* state);
+  void (*finish)(const AttentionArgs& args, const QueryBlock& queries, float* state, float* work);
 };
 
 struct AttentionKernel {
@@ -84,9 +84,18 @@ struct AttentionKernel {
   AttentionLoops values;
   bool has_pairs;  // the processor has a dot product of bfloat16 pairs
   AttentionLoops pairs;
+  // Pairs multiplied in tiles, where those are in use (isa.h), for heads whose size is a multiple of 32.
+  bool has_tiles;
+  AttentionLoops tiles;
 
   // Pairs round normalised and rotated q and k and the softmax weights to bfloat16; v must hold bfloat16 values already.
-  const AttentionLoops& loops(FloatType type) const { return has_pairs && type == FloatType::bf16 ? pairs : values; }
+  const AttentionLoops& vector_loops(FloatType type) const {
+    return has_pairs && type == FloatType::bf16 ? pairs : values;
+  }
+  const AttentionLoops& loops(FloatType type, int64_t head_size) const {
+    const bool tiled = has_tiles && type == FloatType::bf16 && head_size % 32 == 0 && tiles_in_use();
+    return tiled ? tiles : vector_loops(type);
+  }
 };
 
 LTX2RT_DISPATCH(const AttentionKernel&, rope_attention_kernel)

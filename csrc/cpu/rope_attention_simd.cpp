@@ -2,7 +2,9 @@
 //
 // Queries lie in the lanes of the vectors: a score tile multiplies rows of keys with a panel of queries, so the maximum
 // and the sum over keys are plain vector operations, and the weights come out in the order in which the product with the
-// values reads them. Words selects what is multiplied: float32 values, or pairs of bfloat16 values.
+// values reads them. Words selects what is multiplied: float32 values, or pairs of bfloat16 values, also in tiles (there
+// the weighted sums of values have queries in the lanes as well).
+#include "csrc/cpu/attention_tiles.h"
 #include "csrc/cpu/float_rows.h"
 #include "csrc/cpu/fma_tile.h"
 #include "csrc/cpu/rope_attention_kernel.h"
@@ -10,8 +12,24 @@
 namespace ltx2rt::cpu::LTX2RT_ISA {
 namespace {
 
-// Queries whose scores with one key block stay in the first-level cache.
-constexpr int64_t kStrip = 48;
+#ifdef LTX2RT_TILES
+template <typename Words>
+constexpr bool kTiled = __is_same(Words, TilePairWords);
+template <typename Words>
+struct TileScope {};
+template <>
+struct TileScope<TilePairWords> {
+  const WholeTiles tiles;
+};
+#else
+template <typename Words>
+constexpr bool kTiled = false;
+template <typename Words>
+struct TileScope {};
+#endif
+// Queries whose scores with one key block stay in the first-level cache; in tiles, two of them.
+template <typename Words>
+constexpr int64_t kStrip = kTiled<Words> ? 32 : 48;
 // Tokens whose angles are gathered together.
 constexpr int64_t kTokens = 16;
 // Tile of scores: keys by vectors of queries.
@@ -25,7 +43,7 @@ constexpr int kScoreRows = 8, kScoreVecs = 3;
 constexpr int kScoreRows = 4, kScoreVecs = 2;
 #endif
 static_assert(kTokens % kLanes == 0 && (kTokens + 1) * 2 <= kKeyBlock);
-static_assert(kQueryBlock % kStrip == 0 && kStrip % (kScoreVecs * kLanes) == 0 && kKeyBlock % 2 == 0);
+static_assert(kStrip<FloatWords> % (kScoreVecs * kLanes) == 0 && kKeyBlock % 32 == 0);
 
 constexpr float kMinusInfinity = -__builtin_inff();
 
@@ -40,8 +58,13 @@ constexpr int64_t words_of(int64_t values) {
 
 int64_t value_width(int64_t head_size) { return (head_size + kTileColumns - 1) / kTileColumns * kTileColumns; }
 
+// Queries of a state: whole strips.
+template <typename Words>
+constexpr int64_t kQueries = (kQueryBlock + kStrip<Words> - 1) / kStrip<Words> * kStrip<Words>;
+
 // A packed block holds keys as [kKeyBlock][words of head_size], then values as
-// [value_width / kTileColumns][words of kKeyBlock][kTileColumns].
+// [value_width / kTileColumns][words of kKeyBlock][kTileColumns], or in tiles as [value_width / 16][words of kKeyBlock /
+// 16] tiles of 16 columns by 16 words.
 template <typename Words>
 int64_t key_words(int64_t head_size) {
   return kKeyBlock * words_of<Words>(head_size);
@@ -52,19 +75,19 @@ int64_t block_words(int64_t head_size) {
   return key_words<Words>(head_size) + words_of<Words>(kKeyBlock) * value_width(head_size);
 }
 
-// What a query block carries from key to key: its queries [kQueryBlock / kStrip][words of head_size][kStrip], the
-// weighted sums of values [kQueryBlock][value_width], and per query row_max and row_sum: the largest score so far and the
-// sum of the weights.
+// What a query block carries from key to key: its queries [strips][words of head_size][kStrip], the weighted sums of
+// values [kQueryBlock][value_width], or in tiles [strips][value_width][kStrip], and per query row_max and row_sum: the
+// largest score so far and the sum of the weights.
 template <typename Words>
 struct State {
   State(float* memory, int64_t head_size)
       : queries(memory),
-        sums(queries + kQueryBlock * words_of<Words>(head_size)),
-        row_max(sums + kQueryBlock * value_width(head_size)),
-        row_sum(row_max + kQueryBlock) {}
+        sums(queries + kQueries<Words> * words_of<Words>(head_size)),
+        row_max(sums + kQueries<Words> * value_width(head_size)),
+        row_sum(row_max + kQueries<Words>) {}
 
   static int64_t floats(int64_t head_size) {
-    return kQueryBlock * (words_of<Words>(head_size) + value_width(head_size) + 2);
+    return kQueries<Words> * (words_of<Words>(head_size) + value_width(head_size) + 2);
   }
 
   float* queries;
@@ -79,13 +102,16 @@ template <typename Words>
 struct Work {
   Work(float* memory, int64_t head_size)
       : scores(memory),
-        bias(scores + kKeyBlock * kStrip),
+        bias(scores + kKeyBlock * kStrip<Words>),
         bias_columns(bias + kKeyBlock * kLanes),
         rows(bias_columns + kKeyBlock * kLanes),
-        scratch(rows + kTokens * (words_of<Words>(head_size) + 1)) {}
+        scratch(rows + kTokens * (words_of<Words>(head_size) + 1)),
+        outputs(bias) {}
 
   static int64_t floats(int64_t head_size) {
-    return kKeyBlock * (kStrip + 2 * kLanes) + kTokens * (words_of<Words>(head_size) + 1) + (kTokens + 1) * head_size;
+    return kKeyBlock * kStrip<Words> +
+           larger(kKeyBlock * 2 * kLanes + kTokens * (words_of<Words>(head_size) + 1) + (kTokens + 1) * head_size,
+                  kTiled<Words> ? kLanes * value_width(head_size) : 0);
   }
 
   float* scores;
@@ -93,6 +119,7 @@ struct Work {
   float* bias_columns;
   float* rows;
   float* scratch;
+  float* outputs;  // in tiles, in place of all but the scores: weighted sums of 16 queries
 };
 
 void inverse_rms(const Projection& x, int64_t head_size, float eps, int64_t begin, int64_t end, float* out) {
@@ -330,6 +357,25 @@ void pack_values(const TokenRows& v, int64_t first, bool has_second, int64_t n, 
   }
 }
 
+#ifdef LTX2RT_TILES
+// 32 keys, of which there are `count`, by 32 columns: two tiles, those of neighbouring columns kKeyBlock / 32 tiles apart.
+// pack_row(key, to): a row of pairs.
+template <typename PackRow>
+void pack_value_tiles(int64_t count, const PackRow& pack_row, float* tiles) {
+  alignas(64) float rows[kTileWords][kTileColumns];
+  for (int64_t word = 0; word < kTileWords; ++word) {
+    if (2 * word < count) {
+      pack_row(2 * word, rows[word]);
+    } else {
+      memset(rows[word], 0, sizeof rows[word]);
+    }
+  }
+  for (int64_t half = 0; half < 2; ++half) {
+    transpose(rows[0] + 16 * half, kTileColumns, kTileWords, 16, tiles + half * (kKeyBlock / 32) * kTileFloats, kTileWords);
+  }
+}
+#endif
+
 template <typename Words>
 void pack(const AttentionArgs& args, int64_t batch, int64_t first_head, int64_t heads, int64_t first, int count,
           float* blocks, int64_t stride) {
@@ -346,18 +392,30 @@ void pack(const AttentionArgs& args, int64_t batch, int64_t first_head, int64_t 
                        blocks + head * stride + key * words_of<Words>(size), words_of<Words>(size), scratch);
     }
   }
-  for (int64_t group = -kAhead; group < count; group += kTokens) {
+  constexpr int64_t kGroup = kTiled<Words> ? 32 : kTokens;
+  for (int64_t group = -kAhead; group < count; group += kGroup) {
     const int64_t ahead = group + kAhead;
-    prefetch(v, batch, first + ahead, smaller(kTokens, count - ahead), first_head * size, heads * size);
+    prefetch(v, batch, first + ahead, smaller(kGroup, count - ahead), first_head * size, heads * size);
     if (group < 0) continue;
     for (int64_t head = 0; head < heads; ++head) {
       float* values = blocks + head * stride + key_words<Words>(size);
-      for (int64_t key = group; key < smaller(count, group + kTokens); key += kStep) {
+      const auto pack_row = [&](int64_t key, int64_t lane, float* to) {
         const int64_t start =
             batch * v.batch_stride + (first + key) * v.token_stride + (first_head + head) * size * v.lane_stride;
+        pack_values<Words>(v, start + lane * v.lane_stride, key + 1 < count, smaller(kTileColumns, size - lane), to);
+      };
+#ifdef LTX2RT_TILES
+      if constexpr (kTiled<Words>) {
         for (int64_t lane = 0; lane < size; lane += kTileColumns) {
-          pack_values<Words>(v, start + lane * v.lane_stride, key + 1 < count, smaller(kTileColumns, size - lane),
-                             values + lane * words_of<Words>(kKeyBlock) + key / kStep * kTileColumns);
+          pack_value_tiles(smaller(kGroup, count - group), [&](int64_t key, float* to) { pack_row(group + key, lane, to); },
+                           values + lane * words_of<Words>(kKeyBlock) + group / 32 * kTileFloats);
+        }
+        continue;
+      }
+#endif
+      for (int64_t key = group; key < smaller(count, group + kGroup); key += kStep) {
+        for (int64_t lane = 0; lane < size; lane += kTileColumns) {
+          pack_row(key, lane, values + lane * words_of<Words>(kKeyBlock) + key / kStep * kTileColumns);
         }
       }
     }
@@ -377,13 +435,14 @@ void start(const AttentionArgs& args, const QueryBlock& queries, float* state_me
     transform<Words>(args, args.q, queries.batch, queries.first + i, here, queries.head, args.scale, work.rows, stride,
                      work.scratch);
     for (int64_t w = here * stride; w < kTokens * stride; ++w) work.rows[w] = 0.0f;
-    transpose(work.rows, stride, kTokens, words, state.queries + i / kStrip * words * kStrip + i % kStrip, kStrip);
+    transpose(work.rows, stride, kTokens, words, state.queries + i / kStrip<Words> * words * kStrip<Words> + i % kStrip<Words>, kStrip<Words>);
   }
-  for (int64_t i = 0; i < kQueryBlock; ++i) {
+  for (int64_t i = 0; i < kQueries<Words>; ++i) {
     state.row_max[i] = kMinusInfinity;
     state.row_sum[i] = 0.0f;
   }
-  const int64_t sums = queries.count * value_width(size);
+  const int64_t strips = (queries.count + kStrip<Words> - 1) / kStrip<Words>;
+  const int64_t sums = (kTiled<Words> ? strips * kStrip<Words> : queries.count) * value_width(size);
   for (int64_t i = 0; i < sums; ++i) state.sums[i] = 0.0f;
 }
 
@@ -395,7 +454,7 @@ void score_tile(const float* keys, int64_t words, const float* queries, float* s
   for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 4
     for (int v = 0; v < kVecs; ++v) sums[r][v] = zero();
-  for (int64_t w = 0; w < words; ++w, queries += kStrip) {
+  for (int64_t w = 0; w < words; ++w, queries += kStrip<Words>) {
     typename Words::Operand b[kVecs];
 #pragma GCC unroll 4
     for (int v = 0; v < kVecs; ++v) b[v] = Words::load_row(queries + v * kLanes);
@@ -409,7 +468,7 @@ void score_tile(const float* keys, int64_t words, const float* queries, float* s
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 4
-    for (int v = 0; v < kVecs; ++v) store(scores + r * kStrip + v * kLanes, sums[r][v]);
+    for (int v = 0; v < kVecs; ++v) store(scores + r * kStrip<Words> + v * kLanes, sums[r][v]);
 }
 
 template <typename Words, int kVecs, int kRows = kScoreRows>
@@ -424,11 +483,17 @@ void score_rows(int64_t rows, const float* keys, int64_t words, const float* que
 // scores[key][query] of `count` keys and `vecs` vectors of queries.
 template <typename Words>
 void score(const float* keys, int64_t count, int64_t words, const float* queries, int64_t vecs, float* scores) {
+#ifdef LTX2RT_TILES
+  if constexpr (kTiled<Words>) {  // also of the keys that fill up the last tile: nobody reads those scores
+    return multiply_tile_groups((count + 15) / 16, keys, {words, 16 * words, kTileWords}, vecs > 1, queries,
+                                kStrip<Words>, words / kTileWords, scores, kStrip<Words>, false);
+  }
+#endif
   for (int64_t v = 0; v < vecs; v += kScoreVecs, queries += kScoreVecs * kLanes, scores += kScoreVecs * kLanes) {
     for (int64_t key = 0; key < count; key += kScoreRows) {
       const int64_t rows = smaller(kScoreRows, count - key);
       const float* from = keys + key * words;
-      float* to = scores + key * kStrip;
+      float* to = scores + key * kStrip<Words>;
       if (vecs - v == 1) {
         score_rows<Words, 1>(rows, from, words, queries, to);
       } else if (kScoreVecs == 2 || vecs - v == 2) {
@@ -454,7 +519,7 @@ void add_bias(const AttentionArgs& args, const QueryBlock& strip, int64_t first_
   if (strides[2] == 0) {
     if (new_keys != 0) load_row(0, new_keys, work.bias);
     for (int64_t key = 0; key < count; ++key) {
-      float* row = work.scores + key * kStrip;
+      float* row = work.scores + key * kStrip<Words>;
       for (int64_t i = 0; i < strip.count; i += kLanes) store(row + i, load(row + i) + work.bias[key]);
     }
     return;
@@ -464,7 +529,7 @@ void add_bias(const AttentionArgs& args, const QueryBlock& strip, int64_t first_
       load_row(smaller(strip.first + i + r, strip.first + strip.count - 1), count, work.bias + r * kKeyBlock);
     transpose(work.bias, kKeyBlock, kLanes, count, work.bias_columns, kLanes);
     for (int64_t key = 0; key < count; ++key) {
-      float* row = work.scores + key * kStrip + i;
+      float* row = work.scores + key * kStrip<Words> + i;
       store(row, load(row) + load(work.bias_columns + key * kLanes));
     }
   }
@@ -486,10 +551,10 @@ void weigh(float* scores, int64_t count, int64_t vecs, float* row_max, float* ro
     const Vec old_max = load(row_max + i);
     Vec most[2] = {old_max, old_max};
     for (int64_t key = 0; key + 1 < count; key += 2) {
-      most[0] = max(load(column + key * kStrip), most[0]);
-      most[1] = max(load(column + (key + 1) * kStrip), most[1]);
+      most[0] = max(load(column + key * kStrip<Words>), most[0]);
+      most[1] = max(load(column + (key + 1) * kStrip<Words>), most[1]);
     }
-    if (count % 2 != 0) most[0] = max(load(column + (count - 1) * kStrip), most[0]);
+    if (count % 2 != 0) most[0] = max(load(column + (count - 1) * kStrip<Words>), most[0]);
     const Vec new_max = max(most[0], most[1]);
     // With no key allowed so far, any finite base keeps all weights 0 and avoids inf - inf.
     const Vec base = select(new_max == splat(kMinusInfinity), zero(), new_max);
@@ -499,18 +564,18 @@ void weigh(float* scores, int64_t count, int64_t vecs, float* row_max, float* ro
     Vec sum = zero();
     if constexpr (kValues<Words> == 1) {
       for (int64_t key = 0; key < count; ++key) {
-        const Vec weight = weight_of<Words>(load(column + key * kStrip) - base);
-        store(column + key * kStrip, weight);
+        const Vec weight = weight_of<Words>(load(column + key * kStrip<Words>) - base);
+        store(column + key * kStrip<Words>, weight);
         sum += weight;
       }
     } else {
       const auto pair = [&](int64_t key, Vec second) {
-        const auto words = Words::pair(weight_of<Words>(load(column + key * kStrip) - base), second);
-        Words::store_row(column + key / 2 * kStrip, words);
+        const auto words = Words::pair(weight_of<Words>(load(column + key * kStrip<Words>) - base), second);
+        Words::store_row(column + key / 2 * kStrip<Words>, words);
         sum = Words::add_product(sum, words, Words::ones());  // of what is multiplied, so that equal weights cancel
       };
       int64_t key = 0;
-      for (; key + 1 < count; key += 2) pair(key, weight_of<Words>(load(column + (key + 1) * kStrip) - base));
+      for (; key + 1 < count; key += 2) pair(key, weight_of<Words>(load(column + (key + 1) * kStrip<Words>) - base));
       if (key < count) pair(key, zero());
     }
     store(row_sum + i, fma(load(row_sum + i), scale, sum));
@@ -526,7 +591,7 @@ void value_tile(const float* weights, int64_t words, const float* values, const 
   for (int r = 0; r < kRows; ++r)
 #pragma GCC unroll 2
     for (int v = 0; v < kVecs; ++v) products[r][v] = zero();
-  for (int64_t w = 0; w < words; ++w, weights += kStrip, values += kTileColumns) {
+  for (int64_t w = 0; w < words; ++w, weights += kStrip<Words>, values += kTileColumns) {
     typename Words::Operand b[kVecs];
 #pragma GCC unroll 2
     for (int v = 0; v < kVecs; ++v) b[v] = Words::load_row(values + v * kLanes);
@@ -574,21 +639,42 @@ void add_values(const float* weights, int64_t rows, int64_t count, const float* 
   }
 }
 
+#ifdef LTX2RT_TILES
+// The same in tiles, sums [size][kStrip]; the values beyond the last key are zero, and its weights become that.
+void add_value_tiles(float* weights, int64_t vecs, int64_t count, const float* values, int64_t size,
+                     const float* rescale, float* sums) {
+  constexpr int64_t kWidth = kStrip<TilePairWords>;
+  const int64_t words = words_of<TilePairWords>(count), tiles = (words + kTileWords - 1) / kTileWords;
+  for (int64_t w = words; w < tiles * kTileWords; ++w) memset(weights + w * kWidth, 0, kWidth * sizeof(float));
+  for (int64_t i = 0; i < vecs * kLanes; i += kLanes) {
+    const Vec factor = load(rescale + i);
+    for (int64_t column = 0; column < size; ++column) {
+      float* sum = sums + column * kWidth + i;
+      store(sum, load(sum) * factor);
+    }
+  }
+  constexpr int64_t kColumns = kKeyBlock / 32 * kTileFloats;  // of one group of columns
+  multiply_tile_groups(size / 16, values, {kTileWords, kColumns, kTileFloats}, vecs > 1, weights, kWidth, tiles, sums,
+                       kWidth, true);
+}
+#endif
+
 template <typename Words>
 void advance(const AttentionArgs& args, const QueryBlock& queries, int64_t first_key, int64_t end_key,
              const float* blocks, float* state_memory, float* work_memory) {
   const int64_t size = args.head_size, width = value_width(size), words = words_of<Words>(size);
   const State<Words> state(state_memory, size);
   const Work<Words> work(work_memory, size);
+  [[maybe_unused]] const TileScope<Words> tiles;
   const int64_t lead = args.k.tokens - args.q.tokens;  // causal: query i sees keys up to i + lead
   if (args.causal) end_key = smaller(end_key, queries.first + queries.count + lead);
   for (int64_t first = first_key; first < end_key; first += kKeyBlock) {
     const int64_t in_block = smaller(kKeyBlock, end_key - first);
     const float* block = blocks + (first - first_key) / kKeyBlock * block_words<Words>(size);
     int64_t new_keys = in_block;
-    for (int64_t done = 0; done < queries.count; done += kStrip) {
+    for (int64_t done = 0; done < queries.count; done += kStrip<Words>) {
       const QueryBlock strip{queries.batch, queries.head, queries.first + done,
-                             int(smaller(kStrip, queries.count - done))};
+                             int(smaller(kStrip<Words>, queries.count - done))};
       const int64_t vecs = (strip.count + kLanes - 1) / kLanes;
       const int64_t last_seen = strip.first + lead - first;  // by the strip's first query, counted in the block
       int64_t count = in_block;
@@ -600,20 +686,27 @@ void advance(const AttentionArgs& args, const QueryBlock& queries, int64_t first
       if (args.causal) {
         for (int64_t key = last_seen < 0 ? 0 : last_seen + 1; key < count; ++key)
           for (int64_t i = 0; i < smaller(strip.count, key - last_seen); ++i)
-            work.scores[key * kStrip + i] = kMinusInfinity;
+            work.scores[key * kStrip<Words> + i] = kMinusInfinity;
       }
-      float rescale[kStrip];
+      float rescale[kStrip<Words>];
       weigh<Words>(work.scores, count, vecs, state.row_max + done, state.row_sum + done, rescale);
-      add_values<Words>(work.scores, strip.count, count, block + key_words<Words>(size), size, rescale,
-                        state.sums + done * width);
+      const float* values = block + key_words<Words>(size);
+#ifdef LTX2RT_TILES
+      if constexpr (kTiled<Words>) {
+        add_value_tiles(work.scores, vecs, count, values, size, rescale, state.sums + done * width);
+        continue;
+      }
+#endif
+      add_values<Words>(work.scores, strip.count, count, values, size, rescale, state.sums + done * width);
     }
   }
 }
 
 template <typename Words>
-void finish(const AttentionArgs& args, const QueryBlock& queries, float* state_memory) {
+void finish(const AttentionArgs& args, const QueryBlock& queries, float* state_memory, float* work_memory) {
   const int64_t size = args.head_size, width = value_width(size);
   const State<Words> state(state_memory, size);
+  const Work<Words> work(work_memory, size);
   for (int64_t i = 0; i < queries.count; ++i) {
     const int64_t token = queries.first + i;
     float factor = state.row_sum[i] == 0.0f ? 0.0f : 1.0f / state.row_sum[i];
@@ -624,6 +717,13 @@ void finish(const AttentionArgs& args, const QueryBlock& queries, float* state_m
       factor *= 2.0f * sigmoid(splat(logit))[0];
     }
     float* sums = state.sums + i * width;
+    if constexpr (kTiled<Words>) {
+      if (i % kLanes == 0) {  // 16 queries at once
+        const float* strip = state.sums + i / kStrip<Words> * kStrip<Words> * width + i % kStrip<Words>;
+        transpose(strip, kStrip<Words>, width, kLanes, work.outputs, width);
+      }
+      sums = work.outputs + i % kLanes * width;
+    }
     for (int64_t j = 0; j < width; j += kLanes) store(sums + j, load(sums + j) * factor);
     store_floats(sums, size, args.out, args.out_type,
                  ((queries.batch * args.q.tokens + token) * args.q.heads + queries.head) * size);
@@ -646,6 +746,13 @@ const AttentionKernel& rope_attention_kernel() {
 #else
       .has_pairs = false,
       .pairs = {},
+#endif
+#ifdef LTX2RT_TILES
+      .has_tiles = true,
+      .tiles = kLoops<TilePairWords>,
+#else
+      .has_tiles = false,
+      .tiles = {},
 #endif
   };
   return kernel;

@@ -401,7 +401,7 @@ struct AttentionProblem {
 };
 
 std::vector<float> attend(const AttentionKernel& kernels, const AttentionProblem& problem) {
-  const AttentionLoops& kernel = kernels.loops(problem.type);
+  const AttentionLoops& kernel = kernels.vector_loops(problem.type);
   constexpr int64_t kHeads = 2;
   const int64_t width = kHeads * problem.head_size, half = problem.head_size / 2;
   Numbers numbers(5);
@@ -456,7 +456,7 @@ std::vector<float> attend(const AttentionKernel& kernels, const AttentionProblem
     const QueryBlock queries{0, head, 0, static_cast<int>(problem.queries)};
     kernel.start(args, queries, state.data(), work.data());
     kernel.advance(args, queries, 0, problem.keys, blocks.data() + head * count * block, state.data(), work.data());
-    kernel.finish(args, queries, state.data());
+    kernel.finish(args, queries, state.data(), work.data());
   }
   return out;
 }

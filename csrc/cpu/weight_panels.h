@@ -2,6 +2,7 @@
 #pragma once
 
 #include "csrc/cpu/linear_kernels.h"
+#include "csrc/cpu/neon_codes.h"
 #include "csrc/cpu/packed_rows.h"
 #include "csrc/cpu/simd.h"
 
@@ -488,6 +489,132 @@ inline int64_t expand_fast(const WeightMatrix& w, int64_t n0, int64_t k0, int64_
   }
 }
 
+#elif defined(LTX2RT_NEON)
+
+static_assert(kPanelColumns == 8);
+
+// Where one depth block of the rows of a panel lies. Columns beyond N repeat the last one, whose sums nobody reads.
+struct PanelRows {
+  // Rows from byte `first` on.
+  PanelRows(const WeightMatrix& w, int64_t n0, int64_t first) {
+    for (int64_t n = 0; n < kPanelColumns; ++n) {
+      at[n] = (const uint8_t*)w.values + (n0 + n < w.columns ? n0 + n : w.columns - 1) * w.row_bytes + first;
+    }
+  }
+  inline __attribute__((always_inline)) void load_codes(int64_t from, uint8x16_t r[8]) const {
+#pragma GCC unroll 8
+    for (int n = 0; n < 8; ++n) r[n] = vld1q_u8(at[n] + from);
+    transpose_codes(r);
+  }
+
+  const uint8_t* at[kPanelColumns];
+};
+
+// Words of four bytes: sink(word, vecs) for those of [0, count) that come in fours.
+template <typename Sink>
+inline int64_t expand_f32(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t count, const Sink& sink) {
+  const PanelRows rows(w, n0, 4 * k0);
+  int64_t k = 0;
+  for (; k + 4 <= count; k += 4) {
+    uint32x4_t words[8], across[8];
+#pragma GCC unroll 8
+    for (int n = 0; n < 8; ++n) words[n] = (uint32x4_t)vld1q_u8(rows.at[n] + 4 * k);
+    transpose_words(words, across);
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      const Vec vecs[kPanelVecs] = {(Vec)across[2 * i], (Vec)across[2 * i + 1]};
+      sink(k + i, vecs);
+    }
+  }
+  return k;
+}
+
+template <typename Sink>
+inline int64_t expand_e4m3(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t count, const Sink& sink) {
+  const PanelRows rows(w, n0, k0);
+  const uint8x16_t zeros = vdupq_n_u8(0);
+  int64_t k = 0;
+  for (; k + 16 <= count; k += 16) {
+    uint8x16_t r[8];
+    rows.load_codes(k, r);
+    if (has_e4m3_nan(r)) {
+      expand_slowly(w, n0, k0, k, k + 16, sink);
+      continue;
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; ++i) {
+      Vec even[kPanelVecs], odd[kPanelVecs];
+      e4m3_floats(vzip1q_u8(zeros, r[i]), even);
+      e4m3_floats(vzip2q_u8(zeros, r[i]), odd);
+      sink(k + 2 * i, even);
+      sink(k + 2 * i + 1, odd);
+    }
+  }
+  return k;
+}
+
+// Group sizes are multiples of 32, so count is one. put(k, vecs, next vecs): the columns for k and k + 1.
+template <int kBits, typename Put>
+inline int64_t expand_affine(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t count, const Put& put) {
+  const PanelRows rows(w, n0, k0 * kBits / 8);
+  for (int64_t first = 0; first < count; first += w.group_size) {
+    const GroupVecs group = load_group(w, n0, (k0 + first) / w.group_size);
+    const int64_t last = first + w.group_size < count ? first + w.group_size : count;
+    const auto put_two = [&](int64_t k, const Vec* even, const Vec* odd) __attribute__((always_inline)) {
+      Vec vecs[2][kPanelVecs];
+#pragma GCC unroll 2
+      for (int v = 0; v < kPanelVecs; ++v) {
+        vecs[0][v] = fma(even[v], group.scale[v], group.zero[v]);
+        vecs[1][v] = fma(odd[v], group.scale[v], group.zero[v]);
+      }
+      put(k, vecs[0], vecs[1]);
+    };
+    constexpr int kStep = 128 / kBits;
+    for (int64_t k = first; k < last; k += kStep) {
+      uint8x16_t r[8];
+      rows.load_codes(k * kBits / 8, r);
+#pragma GCC unroll 8
+      for (int i = 0; i < 8; ++i) {
+        Vec even[kPanelVecs], odd[kPanelVecs];
+        if constexpr (kBits == 8) {
+          code_floats<0>(r[i], even);
+          code_floats<1>(r[i], odd);
+          put_two(k + 2 * i, even, odd);
+        } else {  // a byte holds two codes
+          const uint8x16_t evens = vandq_u8(r[i], vdupq_n_u8(15)), odds = vshrq_n_u8(r[i], 4);
+          code_floats<0>(evens, even);
+          code_floats<0>(odds, odd);
+          put_two(k + 4 * i, even, odd);
+          code_floats<1>(evens, even);
+          code_floats<1>(odds, odd);
+          put_two(k + 4 * i + 2, even, odd);
+        }
+      }
+    }
+  }
+  return count;
+}
+
+template <typename Sink>
+inline int64_t expand_fast(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t count, const Sink& sink) {
+  const auto both = [&sink](int64_t k, const Vec* even, const Vec* odd) __attribute__((always_inline)) {
+    sink(k, even);
+    sink(k + 1, odd);
+  };
+  switch (w.format) {
+    case WeightFormat::f32:
+      return expand_f32(w, n0, k0, count, sink);
+    case WeightFormat::e4m3:
+      return expand_e4m3(w, n0, k0, count, sink);
+    case WeightFormat::int8:
+      return expand_affine<8>(w, n0, k0, count, both);
+    case WeightFormat::int4:
+      return expand_affine<4>(w, n0, k0, count, both);
+    default:
+      return 0;
+  }
+}
+
 #else
 
 template <typename Sink>
@@ -527,15 +654,41 @@ inline void expand_pairs_of(const WeightMatrix& w, int64_t n0, int64_t k0, int64
     }
   };
   int64_t done = 0;
-#if defined(__AVX2__)
+#if defined(__AVX2__) || defined(LTX2RT_NEON)
   if (w.format == WeightFormat::bf16 && k0 % 2 == 0) {  // the pairs lie in the rows as they are
     done = 2 * expand_f32(w, n0, k0 / 2, count / 2, [&sink](int64_t row, const Vec* vecs) {
              VecI words[kPanelVecs];
              for (int v = 0; v < kPanelVecs; ++v) words[v] = bits_of(vecs[v]);
              sink(row, words);
            });
-  } else if (w.format != WeightFormat::bf16) {
-    done = expand_fast(w, n0, k0, count, pair_up);
+  }
+#endif
+#if defined(__AVX2__)
+  if (w.format != WeightFormat::bf16) done = expand_fast(w, n0, k0, count, pair_up);
+#elif defined(LTX2RT_NEON)
+  // Two rows of eight words at a time.
+  const auto zip = [&sink](int64_t k, uint16x8_t words, uint16x8_t next) __attribute__((always_inline)) {
+    const VecI zipped[kPanelVecs] = {(VecI)vzip1q_u16(words, next), (VecI)vzip2q_u16(words, next)};
+    sink(k / 2, zipped);
+  };
+  const auto round = [&zip](int64_t k, const Vec* even, const Vec* odd) __attribute__((always_inline)) {
+    zip(k, rounded_words(even), rounded_words(odd));
+  };
+  if (w.format == WeightFormat::e4m3) {
+    const PanelRows rows(w, n0, k0);
+    for (; done + 16 <= count; done += 16) {
+      uint8x16_t r[8];
+      rows.load_codes(done, r);
+#pragma GCC unroll 8
+      for (int i = 0; i < 8; ++i) {
+        const Bf16Bytes bytes = e4m3_bytes(r[i]);
+        zip(done + 2 * i, (uint16x8_t)vzip1q_u8(bytes.low, bytes.high), (uint16x8_t)vzip2q_u8(bytes.low, bytes.high));
+      }
+    }
+  } else if (w.format == WeightFormat::int8) {
+    done = expand_affine<8>(w, n0, k0, count, round);
+  } else if (w.format == WeightFormat::int4) {
+    done = expand_affine<4>(w, n0, k0, count, round);
   }
 #endif
   expand_slowly(w, n0, k0, done, count, pair_up);

@@ -25,5 +25,5 @@ def write_control_video(path: Path, clip: Clip) -> None:
         raise UsageError(f"there is no control video to save; give {spelled('video_conditioning')}.")
     control = ControlVideo.open(settings.video_conditioning[0].video, settings)
     with VideoWriter(path, clip.width, clip.height, clip.frame_rate) as writer:
-        for frame in control.frames(settings, clip.height, clip.width, clip.num_frames):
+        for frame in control.frames(settings, clip.height, clip.width, range(clip.num_frames)):
             writer.write(np.rint(frame[None]).astype(np.uint8))

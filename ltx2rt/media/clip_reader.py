@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import os
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import NamedTuple, cast
 
@@ -39,6 +40,10 @@ DECODER_THREADS = 4
 
 # Codecs whose packets are pictures, one each: these are counted without decoding.
 _PACKET_IS_PICTURE = {"h264", "hevc", "av1", "libdav1d", "vp9", "prores", "dnxhd", "mjpeg", "ffv1", "rawvideo"}
+# Containers whose index says where key pictures are.
+_INDEXED = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
+# Pictures before the first one that is wanted, which filters that look at neighbours are given.
+_LEAD = 2
 _RAW_RATE = Fraction(25)
 _SQUARE_ENOUGH = 0.01  # shapes of pixels that only mend the rounding of a size
 _OBLONGEST = 8  # beyond that the statement is an error
@@ -115,6 +120,8 @@ class ClipReader:
         self._first_s = scan.times[0] if scan.times else Fraction(0)
         self._last_s = scan.times[-1] if scan.times else self._first_s
         self._has_stamps = scan.times is not None
+        self._time_base = scan.time_base
+        self._stamps, self._keys = np.array(scan.stamps, np.int64), np.array(scan.keys, np.int64)
         self._layout: Layout | None = None
         self.frame_rate, self.num_frames = self._find_rate(scan, stated, frame_rate)
         self._stored = (scan.first.width, scan.first.height)
@@ -175,22 +182,28 @@ class ClipReader:
         if self._colour.remark:
             self.notes.append(f"{self._name}: {self._colour.remark}")
 
-    def frames(self, limit: int | None = None) -> Generator[Array, None, None]:
-        """The pictures, `num_frames` of them or at most ``limit``: (height, width, 3) uint8 R'G'B' of BT.709.
+    def frames(self, limit: int | None = None, start: int = 0) -> Generator[Array, None, None]:
+        """The pictures of all frames from ``start`` on, at most ``limit``: (height, width, 3) uint8 R'G'B' of BT.709.
+
+        Of what comes before, no more is decoded than from the key picture on, where the container has an index.
 
         Where a picture is shown for several frames, it is the same array.
 
         Raises:
             MediaError: the file is damaged.
         """
-        wanted = self.num_frames if limit is None else min(limit, self.num_frames)
+        there = max(0, self.num_frames - start)
+        wanted = there if limit is None else min(limit, there)
         count = 0
-        with reading(self._path) as container:
-            for picture in self._laid_out(self._upright(container)):
-                if count == wanted:
-                    return
-                yield picture
-                count += 1
+        if wanted:
+            first = self._first_picture(start)
+            with reading(self._path) as container:
+                pictures = self._upright(container, first)
+                for picture in self._laid_out(pictures, start):
+                    if count == wanted:
+                        return
+                    yield picture
+                    count += 1
         if count < wanted:
             raise MediaError(
                 f"only {count} of the {wanted} frames of {self._name} can be decoded; the file is damaged, "
@@ -216,13 +229,24 @@ class ClipReader:
         self.sample_rate = sound.sample_rate
         return np.ascontiguousarray(sound.waveform.T)
 
-    def _laid_out(self, pictures: Iterable[tuple[Fraction, Array]]) -> Iterator[Array]:
-        """The picture of every frame, from pictures and the times at which they begin to be shown."""
+    def _first_picture(self, start: int) -> int:
+        """The picture that is shown in frame ``start``, or one before it."""
+        if self._layout is None:
+            return start
+        shown = bisect.bisect_right(self._stamps, start, key=lambda stamp: self._layout_frame(int(stamp)))
+        return max(0, shown - 1)
+
+    def _layout_frame(self, stamp: int) -> int:
+        assert self._layout is not None
+        return self._layout.frame(stamp * self._time_base)
+
+    def _laid_out(self, pictures: Iterable[tuple[Fraction, Array]], start: int) -> Iterator[Array]:
+        """The picture of every frame from ``start`` on, of pictures and the times at which they begin to be shown."""
         if self._layout is None:
             for _, picture in pictures:
                 yield picture
             return
-        frame, held, last_s = 0, None, self._first_s
+        frame, held, last_s = start, None, self._first_s
         for shown_s, picture in pictures:
             while held is not None and frame < self._layout.frame(shown_s):
                 yield held
@@ -234,19 +258,51 @@ class ClipReader:
                 yield held
                 frame += 1
 
-    def _upright(self, container: InputContainer) -> Iterator[tuple[Fraction, Array]]:
-        """(seconds, RGB) of every picture."""
+    def _upright(self, container: InputContainer, first: int) -> Iterator[tuple[Fraction, Array]]:
+        """(seconds, RGB) of every picture from the one numbered ``first`` on."""
+        begin = max(0, first - _LEAD) if self._interlaced else first
+        while 0 < begin < len(self._stamps) and self._stamps[begin - 1] == self._stamps[begin]:
+            begin -= 1
+        frames = self._decoded(container, begin) if begin and len(self._stamps) else self._all(container)
+        for number, frame in enumerate(self._converted(self._stamped(frames, begin)), begin):
+            if number >= first:
+                yield _seconds(frame), frame.to_ndarray()
+
+    def _all(self, container: InputContainer) -> Iterator[VideoFrame]:
         stream = _moving_pictures(container, self._name)
         stream.thread_type, stream.codec_context.thread_count = "AUTO", DECODER_THREADS
-        for frame in self._converted(self._stamped(container.decode(stream))):
-            yield _seconds(frame), frame.to_ndarray()
+        return container.decode(stream)
 
-    def _stamped(self, frames: Iterable[VideoFrame]) -> Iterator[VideoFrame]:
-        """Pictures with the colours and, where the file has none, the time stamps that they are taken to have."""
+    def _decoded(self, container: InputContainer, begin: int) -> Iterator[VideoFrame]:
+        """Pictures from the key picture before the one numbered ``begin`` on, and perhaps some before that; all of them
+        where the decoder cannot start there."""
+        wanted = int(self._stamps[begin])
+        key = int(np.searchsorted(self._keys, wanted, "right")) - 1
+        if key <= 0 or container.format.name not in _INDEXED:
+            yield from self._all(container)
+            return
+        entered = int(self._keys[key])
+        container.seek(entered, stream=_moving_pictures(container, self._name))
+        frames = self._all(container)
+        head = next(frames, None)
+        # Pictures that are shown before the key picture and coded after it come first, and are not used.
+        if head is not None and head.pts is not None and head.pts <= entered:
+            yield from itertools.chain([head], frames)
+            return
+        with reading(self._path) as whole:
+            yield from self._all(whole)
+
+    def _stamped(self, frames: Iterable[VideoFrame], begin: int) -> Iterator[VideoFrame]:
+        """Pictures from the one numbered ``begin`` on, with the colours and, where the file has none, the time stamps
+        that they are taken to have."""
+        if len(self._stamps):
+            first_s = max(self._first_s, int(self._stamps[min(begin, len(self._stamps) - 1)]) * self._time_base)
+        else:
+            first_s = begin / self.own_rate
         for place, frame in enumerate(frames):
             if not self._has_stamps:
                 frame.pts, frame.time_base = place, 1 / self.own_rate
-            if frame.pts is None or _seconds(frame) < self._first_s:
+            if frame.pts is None or _seconds(frame) < first_s:
                 continue
             if (frame.width, frame.height) != self._stored:
                 raise MediaError(
@@ -316,6 +372,9 @@ class _Scan(NamedTuple):
         pictures: their number.
         last_duration: seconds for which the last one is shown; None: not stated.
         interlaced: the stream says that its pictures are fields, or the first one does.
+        time_base: seconds of a unit of the stamps.
+        stamps: the same times in that unit; empty: there are none.
+        keys: stamps of key pictures, rising, of codecs whose packets are pictures.
     """
 
     first: VideoFrame
@@ -323,6 +382,9 @@ class _Scan(NamedTuple):
     pictures: int
     last_duration: Fraction | None
     interlaced: bool
+    time_base: Fraction = Fraction(1)
+    stamps: Sequence[int] = ()
+    keys: Sequence[int] = ()
 
 
 def _scan(container: InputContainer, stream: VideoStream, name: str, *, decode: bool) -> _Scan | None:
@@ -338,10 +400,13 @@ def _scan(container: InputContainer, stream: VideoStream, name: str, *, decode: 
         return None
     first: VideoFrame | None = None
     stamps: list[int | None] = []
+    keys: list[int] = []
     durations: dict[int | None, int | None] = {}
     for packet in container.demux(stream):
         if packet.size and not packet.is_discard:
             durations[packet.pts] = packet.duration
+            if packet.is_keyframe and packet.pts is not None:
+                keys.append(packet.pts)
             if not decode:
                 stamps.append(packet.pts)
         if decode or first is None:
@@ -362,7 +427,11 @@ def _scan(container: InputContainer, stream: VideoStream, name: str, *, decode: 
     known = [stamp for stamp in known if first.pts is None or stamp >= first.pts]
     base = Fraction(stream.time_base or 0)
     last = min((durations.get(known[-1]) or 0) * base, Fraction(LONGEST_GAP_S))
-    return _Scan(first, [stamp * base for stamp in known], len(known), last or None, interlaced)
+    if stream.codec_context.name not in _PACKET_IS_PICTURE:
+        keys = []
+    return _Scan(
+        first, [stamp * base for stamp in known], len(known), last or None, interlaced, base, known, sorted(keys)
+    )
 
 
 def _seconds(frame: VideoFrame) -> Fraction:

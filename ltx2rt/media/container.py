@@ -26,6 +26,9 @@ _StreamAppeared = IndexError
 
 # Files that only name other files or addresses, which FFmpeg would open: whoever may send a file would read those.
 _LISTS = frozenset({"concat", "dash", "hls", "imf", "rtp", "rtsp", "sap", "sdp", "webm_dash_manifest"})
+# How these begin, and what those in XML contain. FFmpeg says of them no more than that they are invalid.
+_LIST_BEGINS = (b"#EXTM3U", b"ffconcat version", b"v=0\r", b"v=0\n")
+_LIST_ELEMENTS = (b"<MPD", b"<CompositionPlaylist")
 
 # Longer than any picture is shown and any track is silent: time stamps that jump by more are damaged.
 LONGEST_GAP_S = 3600
@@ -46,10 +49,24 @@ def reading(path: str | os.PathLike[str]) -> Iterator[InputContainer]:
         with av.open(name, metadata_errors="ignore", options={"format_whitelist": _containers()}) as container:
             yield container
     except (av.error.FFmpegError, _StreamAppeared) as error:
+        if _is_list(path):
+            raise MediaError(f"{name} is a list of other files, which are not opened; give one of those.") from error
         reason = error.strerror if isinstance(error, av.error.FFmpegError) else "its streams change on the way"
         raise MediaError(
             f"{name} cannot be read: {reason}; the file may be damaged or of an unknown format."
         ) from error
+
+
+def _is_list(path: str | os.PathLike[str]) -> bool:
+    """Whether a file is a playlist or something like it."""
+    try:
+        with open(path, "rb") as file:
+            begin = file.read(1024).removeprefix(b"\xef\xbb\xbf").lstrip()
+    except OSError:  # then that is what FFmpeg says
+        return False
+    if begin.startswith(b"<"):
+        return any(element in begin for element in _LIST_ELEMENTS)
+    return begin.startswith(_LIST_BEGINS)
 
 
 @cache

@@ -112,13 +112,13 @@ class ExrFolder:
         """What reading takes."""
         return self.height * self.width * BYTES_PER_PIXEL
 
-    def read(self) -> Generator[Array, None, None]:
-        """Every frame, (height, width, 3) float32.
+    def read(self, part: range | None = None) -> Generator[Array, None, None]:
+        """Every frame or, of all, those of ``part``: (height, width, 3) float32.
 
         Raises:
             MediaError: one cannot be read, or is of another size.
         """
-        for path in self.frames:
+        for path in self.frames if part is None else self.frames[part.start : part.stop]:
             frame = read_exr(path)
             if frame.shape[:2] != (self.height, self.width):
                 raise MediaError(

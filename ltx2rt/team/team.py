@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import concurrent.futures
 import math
 import os
 import queue
+import sys
 import threading
 import time
 from collections import Counter
@@ -32,6 +34,7 @@ _SIZE_BYTES = 8  # of the number that says how long the next message is; 0: a si
 # Signs of life come at least so often, seconds, and so many of them within the patience.
 _SECONDS_BETWEEN_SIGNS, _SIGNS_IN_PATIENCE = 20.0, 4
 _SECONDS_TO_GIVE_UP = 5.0
+EX_TEMPFAIL = 75  # of sysexits.h, as everything that the same command may do another time
 
 
 Split = Literal["auto", "passes", "tokens"]
@@ -173,6 +176,8 @@ class Team:
         self._closed = True
         self._tasks.put(None)
         self._thread.join(_SECONDS_TO_GIVE_UP)
+        if self._thread.is_alive():  # MLX would wait for it for ever as the process ends
+            atexit.register(_end_at_once)
 
     # What is exchanged.
 
@@ -304,6 +309,14 @@ class Team:
             result.set_exception(ConnectionLost(self._lost))
         except BaseException as error:
             result.set_exception(error)
+
+
+def _end_at_once() -> None:
+    """End the process without MLX's leave: an operation hangs that no backend but the ring can be made to end."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(EX_TEMPFAIL)
 
 
 def _evaluated(x: mx.array) -> mx.array:

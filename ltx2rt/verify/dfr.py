@@ -20,8 +20,8 @@ from ltx2rt.graph.stages.events import Event, KeyFrameDecoded, LatentUpscaled, V
 from ltx2rt.kernels.host import from_numbers, to_numpy
 from ltx2rt.types import Array
 from ltx2rt.verify.golden import Case, Check, GoldenFile
-from ltx2rt.verify.saved_run import pipeline_of
-from ltx2rt.verify.stage_passes import PassesRun, check_audio, check_frames, check_pass
+from ltx2rt.verify.saved_run import holds_passes, pipeline_of
+from ltx2rt.verify.stage_passes import PassesRun, check_audio, check_frames, check_pass, saved_parts
 
 _EXACT = {"atol": 0.0}
 _LATENT = {"atol": 5e-4}
@@ -45,19 +45,18 @@ def find_cases(golden: GoldenFile) -> Iterator[Case]:
         yield Case(f"{golden.name}/dfr", partial(_plans, golden))
     elif stem.startswith("seams_") and any(_WINDOW.fullmatch(key) for key in keys):
         yield Case(f"{golden.name}/audio_window", partial(_windows, golden))
-    elif golden.path.parent.name == "pipelines" and "files" in golden.metadata and pipeline_of(golden) == "dfr":
+    elif holds_passes(golden) and pipeline_of(golden) == "dfr":
         run = PassesRun(golden)
         yield Case(f"{golden.name}/saved", partial(_saved, golden, run))
         for index in run.saved_passes:
             yield Case(f"{golden.name}/pass.{index:02d}", partial(_pass, golden, run, index))
-        for name, stems, check in (
-            ("epilogue", ("epilogue.",), _epilogue),
+        parts = (
+            ("epilogue", "epilogue.", _epilogue),
             ("latents", ("final_latent", "audio_latent"), _latents),
-            ("audio", ("audio_samples", "audio_waveform"), check_audio),
-            ("frames", ("video_",), check_frames),
-        ):
-            if any(key.startswith(stems) for key in keys):
-                yield Case(f"{golden.name}/{name}", partial(check, golden, run))
+            ("audio", ("audio_samples", "audio_seam", "audio_waveform"), check_audio),
+            ("frames", "video_", check_frames),
+        )
+        yield from saved_parts(golden, run, parts)
 
 
 def _plans(golden: GoldenFile) -> Iterator[Check]:

@@ -23,7 +23,7 @@ from ltx2rt.graph.stages.events import (
 from ltx2rt.kernels.host import from_numbers, to_numpy
 from ltx2rt.types import Array
 from ltx2rt.verify.golden import Case, Check, GoldenFile
-from ltx2rt.verify.saved_run import SavedRun, pipeline_of
+from ltx2rt.verify.saved_run import SavedRun, holds_passes, pipeline_of
 
 # The parts of a run, each with the tensors that it compares. A part is compared when any of them was saved.
 PARTS = {
@@ -62,7 +62,7 @@ E = TypeVar("E")
 
 def find_cases(golden: GoldenFile) -> Iterator[Case]:
     """Cases of a file below ``pipelines`` whose pipeline this version has."""
-    if golden.path.parent.name != "pipelines" or "files" in golden.metadata or pipeline_of(golden) is None:
+    if golden.path.parent.name != "pipelines" or holds_passes(golden) or pipeline_of(golden) is None:
         return
     comparison = Comparison(golden)
     yield Case(f"{golden.name}/saved", comparison.saved)

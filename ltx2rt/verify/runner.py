@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ltx2rt.errors import Ltx2rtError, UsageError
+from ltx2rt.errors import UsageError
 from ltx2rt.verify import (
     audio,
     dfr,
@@ -51,8 +51,7 @@ FINDERS: tuple[CaseFinder, ...] = (
 )
 # The table of contents that a golden folder may have: per file its tensors with dtype and shape.
 INDEX = "INDEX.json"
-# What a damaged or foreign golden file makes of a case; the other cases still run.
-_ERRORS = (Ltx2rtError, ValueError, LookupError, RuntimeError)
+Index = dict[str, dict[str, tuple[str, tuple[int, ...]]]]
 
 
 @dataclass(frozen=True)
@@ -127,12 +126,13 @@ def run(root: Path, only: str = "") -> Iterator[Result]:
             yield _failure(Path(name).name, f"{INDEX} lists this file, but it is missing")
 
 
-def run_file(path: Path, root: Path, only: str = "", index: dict[str, Any] | None = None) -> Iterator[Result]:
+def run_file(path: Path, root: Path, only: str = "", index: Index | None = None) -> Iterator[Result]:
     """As `run`, for one golden file of the folder ``root`` (with its index, or None to read it)."""
     try:
         golden = GoldenFile(path, root)
         cases = [case for finder in FINDERS for case in finder(golden)]
-    except _ERRORS as error:
+    # A damaged or foreign golden file can make anything of a case; the other cases still run.
+    except Exception as error:
         if only in path.name:
             yield _failure(path.name, _described(error))
         return
@@ -149,7 +149,7 @@ def run_file(path: Path, root: Path, only: str = "", index: dict[str, Any] | Non
         )
 
 
-def _completeness(golden: GoldenFile, name: str, index: dict[str, Any]) -> Iterator[Result]:
+def _completeness(golden: GoldenFile, name: str, index: Index) -> Iterator[Result]:
     """Failures for what the file holds and no case used, or what it should hold and does not."""
     skipped: dict[str, list[str]] = {}
     unused = []
@@ -164,18 +164,32 @@ def _completeness(golden: GoldenFile, name: str, index: dict[str, Any]) -> Itera
     if unused:
         yield _failure(f"{golden.name}/unread", f"saved, but compared with nothing: {_listed(unused)}")
     if name in index:
-        listed = {key: (dtype, tuple(shape)) for key, (dtype, shape) in index[name]["tensors"].items()}
-        present = golden.shapes()
+        listed, present = index[name], golden.shapes()
         odd = [key for key in sorted(listed.keys() | present.keys()) if listed.get(key) != present.get(key)]
         if odd:
             detail = f"missing, added or of another shape than in {INDEX}: {_listed(odd)}"
             yield _failure(f"{golden.name}/contents", detail)
 
 
-def _read_index(root: Path) -> dict[str, Any]:
+def _read_index(root: Path) -> Index:
+    """The table of contents of a folder; empty where it has none, or is a folder of weight formats.
+
+    Raises:
+        UsageError: it cannot be read.
+    """
     path = root / INDEX
-    index: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    return index
+    if not path.exists() or formats.is_formats_folder(root):
+        return {}
+    try:
+        return {
+            file: {key: (dtype, tuple(shape)) for key, (dtype, shape) in entry.get("tensors", {}).items()}
+            for file, entry in json.loads(path.read_text()).items()
+        }
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise UsageError(
+            f"{path}: cannot be read as a table of golden files ({error}); restore it, or delete it to compare what "
+            "is there."
+        ) from error
 
 
 def _listed(names: list[str], shown: int = 5) -> str:
@@ -197,7 +211,7 @@ def _compared(case: Case) -> Result:
         for check in case.run():
             if worst is None or _badness(check) > _badness(worst):
                 worst = check
-    except _ERRORS as error:
+    except Exception as error:  # see `run_file`
         return _failure(case.name, _described(error))
     if worst is None:
         return _failure(case.name, "the case compares nothing")

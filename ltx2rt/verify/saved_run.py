@@ -42,6 +42,15 @@ from ltx2rt.media.resize import resize_to_cover
 from ltx2rt.types import Array
 from ltx2rt.verify.diffusion import res_2s_draws
 from ltx2rt.verify.golden import GoldenFile
+from ltx2rt.verify.hash_noise import HashNoise
+from ltx2rt.weights.checkpoint import Checkpoint
+
+# The text encoders that the transformers were saved with, by folder.
+_TEXT_ENCODERS = {"": "tiny-gemma3", "ltx25": "ltx25/tiny-gemma4-with-proj-ltx-2.5.safetensors"}
+# Of runs that name none.
+_SPATIAL_UPSCALER = "tiny-spatial-upscaler-x2.safetensors"
+# Each of them asks for a clip in windows, where it is not null.
+_IN_WINDOWS = ("chunked", "chunk_pixel_frames", "chunk_carry_frames", "chunk_blend_frames")
 
 
 def pipeline_of(golden: GoldenFile) -> str | None:
@@ -53,6 +62,12 @@ def pipeline_of(golden: GoldenFile) -> str | None:
     named = {official.replace("-", "_"): e.name for e in PIPELINES.values() for official in (e.name, *e.aliases)}
     fitting = [official for official in named if re.fullmatch(rf"{official}(_[a-z].*)?", saved)]
     return named[max(fitting, key=len)] if fitting else None
+
+
+def holds_passes(golden: GoldenFile) -> bool:
+    """Whether a file is a run that was saved pass by pass."""
+    keys = golden.keys()
+    return golden.path.parent.name == "pipelines" and any(key.startswith("pass.") for key in keys)
 
 
 class SavedRun:
@@ -68,7 +83,18 @@ class SavedRun:
         """What the pipeline returned."""
         pipeline = PIPELINES[self._pipeline]
         pipeline.check(self.inputs, self._files)
-        return pipeline.generate(Run(self._files, self.inputs, self._events.append, self._noise, self._sde_noise()))
+        # A diffusion decoder gets the hash noise that the clips were saved with; the saved draws are the noiser's.
+        of_decoder = None if self.vae.diffusion is None else HashNoise()
+        return pipeline.generate(
+            Run(
+                self._files,
+                self.inputs,
+                self._events.append,
+                self._noise,
+                self._sde_noise(),
+                decoder_noise=of_decoder,
+            )
+        )
 
     @cached_property
     def _noise(self) -> RecordedNoise:
@@ -122,17 +148,19 @@ class SavedRun:
         """The saved arguments as inputs of a run, in float32."""
         arguments = self._arguments
         tiling, tile = arguments.get("tiling"), arguments.get("tile")
+        keyframes = arguments.get("num_generated_keyframes", 0)
         settings = Settings(
             prompt=arguments["prompt"],
             negative_prompt=arguments.get("negative_prompt", ""),
             seed=arguments["seed"],
             num_inference_steps=arguments.get("num_inference_steps", 1),
             tiling="none" if tiling is None else _tiling(tiling),
-            num_generated_keyframes=arguments.get("num_generated_keyframes", 0),
+            # A number of them, or the frames at which they stand.
+            num_generated_keyframes=tuple(keyframes) if isinstance(keyframes, list) else keyframes,
             decode_with_keyframes=bool(arguments.get("decode_with_keyframes", False)),
             temporal_upscalings=arguments.get("temporal_upscalings", 0),
             spatial_upscalings=arguments.get("spatial_upscalings", 1),
-            chunked="chunk_pixel_frames" in arguments,
+            chunked=any(arguments.get(name) not in (None, False) for name in _IN_WINDOWS),
             chunk_pixel_frames=arguments.get("chunk_pixel_frames"),
             chunk_carry_frames=arguments.get("chunk_carry_frames"),
             chunk_blend_frames=arguments.get("chunk_blend_frames"),
@@ -141,8 +169,8 @@ class SavedRun:
             tile=tile is not None,
             tile_height=None if tile is None else tile[0],
             tile_width=None if tile is None else tile[1],
-            distilled_lora_strength_stage_1=arguments.get("distilled_lora_strength_stage_1", 1.0),
-            distilled_lora_strength_stage_2=arguments.get("distilled_lora_strength_stage_2", 1.0),
+            distilled_lora_strength_stage_1=arguments.get("distilled_lora_strength_stage_1", 0.25),
+            distilled_lora_strength_stage_2=arguments.get("distilled_lora_strength_stage_2", 0.5),
         )
         inputs = GenerationInputs(
             settings,
@@ -167,25 +195,35 @@ class SavedRun:
         )
         if "video_conditioning" in arguments:
             return self._with_references(media, inputs)
-        if "audio_start_time" in arguments:
-            sound = self._sound(arguments["audio_start_time"], arguments["audio_max_duration"])
-            return replace(media, sound=sound)
+        if self._pipeline == "audio-to-video":
+            longest_s = arguments.get("audio_max_duration")
+            if longest_s is None:
+                longest_s = float(inputs.num_frames / inputs.frame_rate)
+            return replace(media, sound=self._sound(arguments.get("audio_start_time") or 0.0, longest_s))
         return self._with_source(media, inputs) if "start_time" in arguments else media
 
     def _with_references(self, media: Media, inputs: GenerationInputs) -> Media:
         arguments = self._arguments
-        _, strength = arguments["video_conditioning"]
+        given = arguments["video_conditioning"]
+        strengths = [strength for _, strength in (given if isinstance(given[0], list) else [given])]
+        attends = float(arguments.get("conditioning_attention_strength", 1.0))
         mask = None
         if "conditioning_attention_mask" in arguments:
             saved = self._golden.given("conditioning_attention_mask_in")[0, 0]
-            mask = AttentionMask(weights=lambda height, width, count: _fitted(saved[..., None], height, width)[..., 0])
+
+            def weights(height: int, width: int, part: range) -> Array:
+                return _fitted(saved[part.start : part.stop, ..., None], height, width)[..., 0]
+
+            mask = AttentionMask(weights, attends)
         elif "conditioning_attention_strength" in arguments:
-            mask = AttentionMask(strength=arguments["conditioning_attention_strength"])
-        frames = ripple_frames(inputs.num_frames, inputs.height, inputs.width)
-        reference = ReferenceVideo(
-            lambda height, width, count: FrameStream.of(from_uint8_resized(frames, height, width)), strength
-        )
-        return replace(media, references=(reference,), attention_mask=mask)
+            mask = AttentionMask(strength=attends)
+        shown = ripple_frames(inputs.num_frames, inputs.height, inputs.width)
+
+        def frames(height: int, width: int, part: range) -> FrameStream:
+            return FrameStream.of(from_uint8_resized(shown[part.start : part.stop], height, width))
+
+        references = tuple(ReferenceVideo(frames, strength) for strength in strengths)
+        return replace(media, references=references, attention_mask=mask)
 
     def _with_source(self, media: Media, inputs: GenerationInputs) -> Media:
         arguments = self._arguments
@@ -196,8 +234,15 @@ class SavedRun:
         frames = ripple_frames(inputs.num_frames, inputs.height, inputs.width)
         fit = GridFit.of(inputs.height, inputs.width, self.vae.spatial_factor, "error", "the clip")
         own = OwnClip("the clip", len(frames), inputs.frame_rate, lambda: iter(frames), fit, sound)
-        times = {"start_time": arguments["start_time"], "end_time": arguments["end_time"]}
-        edited = retake_of(own, replace(inputs.settings, kept_from="vae", **times), self.vae)
+        settings = replace(
+            inputs.settings,
+            kept_from="vae",
+            start_time=arguments["start_time"],
+            end_time=arguments["end_time"],
+            keep_video=not arguments.get("regenerate_video", True),
+            keep_audio=not arguments.get("regenerate_audio", True),
+        )
+        edited = retake_of(own, settings, self.vae)
         return replace(media, source=edited.source, region=edited.region)
 
     def _sound(self, start_s: float, duration_s: float | None) -> SoundInput:
@@ -210,27 +255,41 @@ class SavedRun:
 
     @cached_property
     def _files(self) -> WeightSet:
-        root, checkpoint = self._golden.root, str(self._golden.metadata["checkpoint"])
-        family = checkpoint.removesuffix("-style.safetensors")
-        arguments = self._arguments
-        loras = [(str(name), float(strength)) for name, strength in arguments.get("loras", [])]
+        """The files that ran: each is named, or one that holds all."""
+        root, metadata, arguments = self._golden.root, self._golden.metadata, self._arguments
+        named = metadata.get("files", {})
+        transformer = str(named.get("transformer", metadata.get("checkpoint")))
+        # tiny-X-style.safetensors and, in a folder of its own, tiny-X-distilled-transformer.safetensors
+        family = re.sub(r"(-style|-distilled-transformer)\.safetensors$", "", transformer)
+
+        def lora(name: str, strength: float | str) -> tuple[Path, float]:
+            return root / f"{family}-{name}.safetensors", float(strength)
+
+        loras = [lora(str(name), strength) for name, strength in arguments.get("loras", [])]
         if "ic_lora_strength" in arguments:
-            loras.append(("ic-lora", float(arguments["ic_lora_strength"])))
-        needed = "distilled_lora" in PIPELINES[self._pipeline].files
-        distilled = [("distilled-lora", float(arguments.get("distilled_lora", 1.0)))] if needed else []
-
-        def lora_paths(names: list[tuple[str, float]]) -> tuple[tuple[Path, float], ...]:
-            return tuple((root / f"{family}-{name}.safetensors", strength) for name, strength in names)
-
-        return WeightSet.open(
+            loras.append(lora("ic-lora", arguments["ic_lora_strength"]))
+        distilled = None
+        if "distilled_lora" in PIPELINES[self._pipeline].files:
+            distilled = lora("distilled-lora", arguments.get("distilled_lora", 1.0))
+        detailing, temporal = arguments.get("detailing_lora"), metadata.get("temporal_upscaler")
+        weights = WeightSet.open(
             WeightFiles(
-                checkpoint=root / checkpoint,
-                text_encoder=root / "tiny-gemma3",
-                spatial_upscaler=root / "tiny-spatial-upscaler-x2.safetensors",
-                loras=lora_paths(loras),
-                distilled_lora=next(iter(lora_paths(distilled)), None),
+                checkpoint=root / transformer,
+                text_encoder=root / _TEXT_ENCODERS[transformer.rpartition("/")[0]],
+                video_vae=root / named["video_vae"] if "video_vae" in named else None,
+                spatial_upscaler=root / named.get("upscaler", _SPATIAL_UPSCALER),
+                temporal_upscaler=None if temporal is None else root / temporal,
+                loras=tuple(loras),
+                distilled_lora=distilled,
+                detailing_lora=None if detailing is None else lora("ic-lora", detailing),
             )
         )
+        if "audio_vae" not in named:
+            return weights
+        # The sound model may be that of another generation, of equal shapes; a run by itself would refuse it.
+        sound = Checkpoint.open(root / named["audio_vae"])
+        gaps = {name: why for name, why in weights.gaps.items() if name not in ("audio_vae", "vocoder")}
+        return replace(weights.with_sources({"audio_vae": sound, "vocoder": sound}), gaps=gaps)
 
     @property
     def _inputs(self) -> Path:

@@ -114,6 +114,15 @@ class LoadedBytes(NamedTuple):
     int8: bool = False
 
 
+def loading_together(parts: Iterable[LoadedBytes]) -> int:
+    """By how much the peak while these are loaded, one after the other, is above all their arrays."""
+    held = peak = 0
+    for part in parts:
+        peak = max(peak, held + part.arrays + part.loading)
+        held += part.arrays
+    return max(0, peak - held)
+
+
 class Checkpoint:
     """One weight file, Gemma folder or tensor manifest. Opening it reads headers only; `load` reads tensors.
 

@@ -70,7 +70,7 @@ class KeptPrompts:
                 mx.eval(list(arrays.values()))
                 whole = file.metadata.get("format") == FORMAT and file.metadata.get("digest") == _digest(arrays)
         except CheckpointError as error:
-            if not path.exists():
+            if isinstance(error.__cause__, FileNotFoundError):  # never kept, or removed by another process just now
                 return None
             whole, why = False, str(error)
         else:

@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, TypeGuard
 
 import mlx.core as mx
 
@@ -168,33 +168,34 @@ def _check_metadata(path: Path, metadata: Any) -> dict[str, str]:
     return metadata
 
 
-def _is_size(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+def _are_sizes(values: Any) -> TypeGuard[list[int]]:
+    return isinstance(values, list) and all(type(value) is int and 0 <= value < 2**63 for value in values)
 
 
 def _check_tensor(path: Path, name: str, entry: Any, data_start: int) -> TensorInfo:
     """One header entry as `TensorInfo`, or `CheckpointError` naming the tensor and what is wrong with it."""
-    where = f"{path}: tensor {name!r}"
+
+    def fault(words: str) -> CheckpointError:
+        return CheckpointError(f"{path}: tensor {name!r}: {words}")
+
     if not isinstance(entry, dict):
-        raise CheckpointError(f"{where}: its header entry is a JSON {type(entry).__name__}, not an object.")
+        raise fault(f"its header entry is a JSON {type(entry).__name__}, not an object.")
     dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise CheckpointError(f"{where}: unknown dtype {dtype!r}; known are {', '.join(DTYPES)}.")
-    if not isinstance(shape, list) or not all(_is_size(n) for n in shape):
-        raise CheckpointError(f"{where}: shape must be a list of non-negative integers, got {shape!r}.")
+        raise fault(f"unknown dtype {dtype!r}; known are {', '.join(DTYPES)}.")
+    if not _are_sizes(shape):
+        raise fault(f"shape must be a list of non-negative integers, got {shape!r}.")
     if len(shape) > _MAX_RANK:
-        raise CheckpointError(f"{where}: {len(shape)} dimensions; at most {_MAX_RANK} are supported.")
-    if not isinstance(offsets, list) or len(offsets) != 2 or not all(_is_size(n) for n in offsets):
-        raise CheckpointError(f"{where}: data_offsets must be two non-negative integers, got {offsets!r}.")
+        raise fault(f"{len(shape)} dimensions; at most {_MAX_RANK} are supported.")
+    if not _are_sizes(offsets) or len(offsets) != 2:
+        raise fault(f"data_offsets must be two non-negative integers, got {offsets!r}.")
     begin, end = offsets
     itemsize = DTYPES[dtype].itemsize
-    if math.prod(max(n, 1) for n in shape) * itemsize >= 2**63:
-        raise CheckpointError(f"{where}: shape {shape} is too large to address.")
     needed = math.prod(shape) * itemsize
+    if needed >= 2**63 or (needed == 0 and math.prod(n or 1 for n in shape) * itemsize >= 2**63):
+        raise fault(f"shape {shape} is too large to address.")
     if end - begin != needed:
-        raise CheckpointError(
-            f"{where}: {dtype} {shape} needs {needed} bytes, data_offsets {offsets} give {end - begin}."
-        )
+        raise fault(f"{dtype} {shape} needs {needed} bytes, data_offsets {offsets} give {end - begin}.")
     return TensorInfo(dtype, tuple(shape), data_start + begin, needed)
 
 

@@ -150,14 +150,18 @@ def test_alpha_beside_the_file_is_used_and_said(
     assert largest_difference(scaled, plain) < 1e-6
 
 
-def test_the_strength_of_the_distilled_lora_counts_in_both_stages(tmp_path: Path, dev: list[str]) -> None:
+def test_the_stages_of_two_stage_hq_have_strengths_of_their_own(
+    tmp_path: Path, dev: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
     def strength(*words: str) -> dict[str, Array]:
         return latents(tmp_path, "--pipeline", "two-stage-hq", "--steps", "2", *dev, *words)
 
-    half = strength("--distilled-lora-scale", "0.5")
-    stages = ["--distilled-lora-strength-stage-1", "0.125", "--distilled-lora-strength-stage-2", "0.25"]
-    assert largest_difference(half, strength(*stages)) == 0
-    assert largest_difference(half, strength()) > 1e-4
+    usual = strength()
+    assert "no effect" not in caplog.text
+    assert largest_difference(usual, strength("--distilled-lora-scale", "0.5")) == 0
+    told = "--distilled-lora-strength-stage-1 0.25 and --distilled-lora-strength-stage-2 0.5; 0.5 has no effect"
+    assert told in caplog.text
+    assert largest_difference(usual, strength("--distilled-lora-strength-stage-1", "0.125")) > 1e-4
 
 
 def test_a_distilled_lora_without_a_use_is_refused_in_python() -> None:

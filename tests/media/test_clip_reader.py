@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import logging
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -530,3 +532,57 @@ def test_pictures_that_change_their_size_are_refused(tmp_path: Path) -> None:
     path.write_bytes(b"".join(file.read_bytes() for file in files))
     with pytest.raises(MediaError, match="change from 96x64 to 128x96 on the way; convert it to one size first"):
         list(ClipReader(path).frames())
+
+
+def moving(count: int, width: int = 96, height: int = 64) -> Iterator[np.ndarray]:
+    """Pictures of which no two are alike."""
+    rng = np.random.default_rng(1)
+    ground = rng.integers(0, 256, (height, 2 * width, 3)).astype(np.uint8)
+    for index in range(count):
+        yield ground[:, 2 * index % width : 2 * index % width + width] // 2 + np.uint8(2 * index)
+
+
+@pytest.mark.parametrize(
+    ("container", "more", "enters"),
+    [
+        ("mp4", {"options": {"x264-params": "open-gop=1:bframes=3:b-adapt=0:scenecut=0"}}, True),
+        ("mkv", {"options": {"x264-params": "bframes=2:scenecut=0"}, "begins": 0.7}, True),
+        ("mp4", {"codec": "libx265", "options": {"x265-params": "log-level=none:open-gop=1:bframes=3"}}, True),
+        ("mp4", {"options": {"x264-params": "intra-refresh=1:bframes=0"}}, None),
+        ("mp4", {"options": {"x264-params": "tff=1"}}, None),
+        ("mov", {"codec": "mjpeg", "pix_fmt": "yuvj420p", "full": True}, True),
+        ("ts", {}, False),
+        ("avi", {"codec": "mpeg4", "options": {"b": "4000000"}}, False),
+        ("mp4", {"times": [i / 24 + (i % 3) / 90 for i in range(48)]}, True),
+    ],
+)
+def test_a_part_is_what_all_of_it_has_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, container: str, more: dict[str, Any], enters: bool | None
+) -> None:
+    """``enters``: the decoder begins at the key picture before it."""
+    reader = ClipReader(write_clip(tmp_path / f"clip.{container}", moving(48), **{"gop": 8, **more}))
+    whole = list(reader.frames())
+    decoded = 0
+    decode = ClipReader._all
+
+    def counted(own: ClipReader, opened: Any) -> Iterator[Any]:
+        nonlocal decoded
+        for frame in decode(own, opened):
+            decoded += 1
+            yield frame
+
+    monkeypatch.setattr(ClipReader, "_all", counted)
+    for start in (0, 1, 7, 8, 9, 26, 41, reader.num_frames - 1, reader.num_frames + 3):
+        decoded = 0
+        part = list(reader.frames(5, start))
+        assert len(part) == len(whole[start : start + 5])
+        assert all(np.array_equal(own, there) for own, there in zip(part, whole[start:], strict=False))
+        if enters is not None and start >= 26 and len(part) == 5:
+            assert (decoded < 26) == enters
+
+
+def test_a_part_of_a_trimmed_clip(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "trimmed.mp4", greys(28), gop=4)
+    reader = ClipReader(trim_by_edit_list(path, 6, 19))
+    for start in range(0, 19, 3):
+        assert places(reader.frames(4, start)) == list(range(6 + start, min(25, 10 + start)))

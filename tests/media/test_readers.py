@@ -142,12 +142,19 @@ def test_damaged_and_wrong_files_are_one_clear_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["ffconcat version 1.0\nfile other.mp4\n", "#EXTM3U\n#EXTINF:1,\nother.mp4\n#EXT-X-ENDLIST\n"]
+    "text",
+    [
+        "ffconcat version 1.0\nfile other.mp4\n",
+        "#EXTM3U\n#EXTINF:1,\nother.mp4\n#EXT-X-ENDLIST\n",
+        '<?xml version="1.0"?>\n<MPD xmlns="urn:mpeg:dash:schema:mpd:2011"><Period/></MPD>\n',
+        "v=0\r\no=- 0 0 IN IP4 127.0.0.1\r\nm=video 5004 RTP/AVP 96\r\n",
+    ],
+    ids=["concat", "HLS", "DASH", "SDP"],
 )
 def test_lists_of_other_files_are_not_followed(tmp_path: Path, text: str) -> None:
     with VideoWriter(tmp_path / "other.mp4", 32, 32, 24) as writer:
         writer.write(np.zeros((2, 32, 32, 3), np.float32))
     assert ClipReader(tmp_path / "other.mp4").num_frames == 2
     (tmp_path / "list.m3u8").write_text(text)
-    with pytest.raises(MediaError, match="cannot be read"):
+    with pytest.raises(MediaError, match=r"list\.m3u8 is a list of other files"):
         ClipReader(tmp_path / "list.m3u8")

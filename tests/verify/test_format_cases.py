@@ -158,6 +158,20 @@ def test_a_file_of_no_entry_and_an_entry_without_file(folder: Folder) -> None:
     assert results["formats/layers/lost.safetensors"].status == "fail"
 
 
+def test_a_file_that_cannot_be_judged_fails_alone(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(path: Path) -> str:
+        raise TypeError(f"{path.name} is odd")
+
+    monkeypatch.setattr("ltx2rt.verify.formats.no_run", broken)
+    folder.layers()
+    (folder.path / "files").mkdir()
+    (folder.path / "files" / "odd.safetensors").write_bytes(b"")
+    folder.index["files/odd.safetensors"] = {"kind": "component", "equals": "nothing"}
+    statuses = {name: result.status for name, result in folder.results().items()}
+    assert statuses[LAYERS] == "pass"
+    assert statuses["formats/files/odd.safetensors"] == statuses["formats/files/odd.safetensors in a run"] == "fail"
+
+
 def test_what_equals_another_file(folder: Folder) -> None:
     plain = {f"{BASE}.attn1.to_v.{kind}": mx.random.normal((4, 4)).astype(mx.bfloat16) for kind in ("weight", "bias")}
     write_safetensors(folder.path.parent / "whole.safetensors", plain)

@@ -42,13 +42,34 @@ def test_the_worst_tensor_is_reported() -> None:
     assert (result.detail, result.error, result.tolerance) == ("y", 0.25, 0.125)
 
 
-def test_an_error_of_ours_fails_the_case() -> None:
+@pytest.mark.parametrize("kind", [UsageError, TypeError, AssertionError, OSError, OverflowError])
+def test_an_error_of_any_kind_fails_the_case(kind: type[Exception]) -> None:
     def broken() -> Iterable[Check]:
-        raise UsageError("no such thing")
+        raise kind("no such thing")
 
     result = runner.run_case(Case("c", broken))
     assert result.status == "fail"
     assert "no such thing" in result.detail
+
+
+def test_a_file_in_which_no_case_can_be_found_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(golden: GoldenFile) -> Iterable[Case]:
+        raise TypeError(f"{golden.name} is not what it should be")
+
+    monkeypatch.setattr(runner, "FINDERS", (broken,))
+    (result,) = runner.run(folder(tmp_path, a=np.zeros(1, np.float32)))
+    assert result.status == "fail"
+    assert "is not what it should be" in result.detail
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", '{"components/x": 3}', '{"components/x": {"tensors": {"a": 3}}}'])
+def test_a_damaged_table_of_contents_is_a_usage_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str
+) -> None:
+    root = folder(tmp_path, a=np.zeros(1, np.float32))
+    (root / "INDEX.json").write_text(text)
+    assert run_command(["verify", "--goldens", str(root)]) == 2
+    assert "INDEX.json: cannot be read as a table of golden files" in capsys.readouterr().err
 
 
 def test_what_a_run_says_is_in_the_report_and_not_on_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,7 @@ from header_fuzzing.file_model import NUMBERS, Model, Tensor, write_gguf, write_
 from ltx2rt.weights.tensor_source import entry
 
 # Part of the mutants that are made of whole models.
-_WHOLE = 0.02
+_WHOLE = 0.01
 _STRANGE_NUMBERS = (
     0,
     1,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ltx2rt.errors import UsageError
 from ltx2rt.graph.diffusion.schedules import distilled_stage_2_sigmas
 from ltx2rt.graph.pipelines.checks import check_inputs
@@ -52,7 +54,10 @@ def generate(run: Run) -> GeneratedClip:
     def make(part: Run) -> GeneratedClip:
         return _window(part, Conditions(positive, negative, sound=window_sound(part, tokens)))
 
-    return in_windows(run, make, sound=inputs.media.sound)
+    # All of the sound has been encoded, also what goes beyond the last frame of a clip that is as long as it.
+    given = inputs.media.sound
+    heard = given.waveform[: round(inputs.num_frames / inputs.frame_rate * given.sample_rate)]
+    return in_windows(run, make, sound=replace(given, waveform=heard))
 
 
 def _window(run: Run, conditions: Conditions) -> GeneratedClip:

@@ -140,7 +140,9 @@ def _require_meaning(settings: Settings, entry: PipelineEntry) -> None:
     for name in settings.given():
         topic = topic_of(name)
         if topic and topic not in entry.topics:
-            raise UsageError(f"{spelled(name)} has no meaning for the pipeline {entry.name}; leave it out.")
+            instead = entry.instead.get(name)
+            cure = "leave it out" if instead is None else f"give {spelled(instead)} in its place"
+            raise UsageError(f"{spelled(name)} has no meaning for the pipeline {entry.name}; {cure}.")
 
 
 def _require_pictures(settings: Settings) -> None:

@@ -22,7 +22,6 @@ from ltx2rt.graph.pipelines.dfr_pass import (
     carrying,
     played_rate,
     reference_scale,
-    sample,
     sound_target,
     video_target,
     with_detail,
@@ -30,8 +29,8 @@ from ltx2rt.graph.pipelines.dfr_pass import (
 from ltx2rt.graph.pipelines.dfr_plan import CELL_FRAMES, Canvas, canvas_of, doubled
 from ltx2rt.graph.pipelines.dfr_rounds import STEPS_OF_PART, doubled_rate
 from ltx2rt.graph.pipelines.pipeline import PipelineEntry
-from ltx2rt.graph.pipelines.refinement import STAGE_1_SEED, STAGE_2_SEED, Latents, distilled_sampler
-from ltx2rt.graph.settings.settings import DURATION, FIDELITY, NEW_CLIP
+from ltx2rt.graph.pipelines.refinement import STAGE_1_SEED, STAGE_2_SEED, Latents, distilled_sampler, sample_both
+from ltx2rt.graph.settings.settings import DURATION, ENLARGING, FIDELITY, NEW_CLIP
 from ltx2rt.graph.stages.decode.stage import KeyFramePlanes, finish, upscale_latents
 from ltx2rt.graph.stages.denoise.stage import Sampling
 from ltx2rt.graph.stages.denoise.states import VideoItem, image_items
@@ -61,12 +60,6 @@ def check(inputs: GenerationInputs, files: WeightSet) -> None:
             f"{spelled('temporal_upscalings', str(settings.temporal_upscalings))} requires the temporal upscaler; give "
             f"{spelled('temporal_upscaler', 'FILE')}."
         )
-    for axis in ("spatial", "temporal"):
-        if getattr(settings, f"upscale_{axis}"):
-            raise UsageError(
-                f"{spelled(f'upscale_{axis}')} enlarges a clip without the key frames that {PIPELINE.name} decodes it "
-                f"with; give {spelled(f'{axis}_upscalings')} in its place."
-            )
     factor = files.config(VIDEO_VAE).temporal_factor
     if factor != CELL_FRAMES:
         raise UsageError(
@@ -187,11 +180,11 @@ def _stage(
     rows, columns = (side // vae.spatial_factor for side in size)
     video = video_target(run, (vae.latent_frames(canvas.frames), rows, columns), 0)
     targets = (video, sound_target(run, canvas.frames, run.inputs.frame_rate))
-    return sample(
+    return sample_both(
         run,
         name,
         sampling,
-        context,
+        (context, None),
         targets,
         items,
         video=None if initial is None else initial.video,
@@ -219,12 +212,15 @@ PIPELINE = PipelineEntry(
     checkpoint="distilled, of LTX-2.5, with upscalers and detailing LoRA",
     size="multiples of 64 or 128",
     example='--prompt "a red circle moves left" --upscale-temporal',
+    example_shows="the temporal upscaler alone: the embedded model is of LTX-2",
+    instead={"upscale_spatial": "spatial_upscalings", "upscale_temporal": "temporal_upscalings"},
     files=("spatial_upscaler", "detailing_lora"),
     variant="distilled",
     two_stage=True,
     first_shape=first_shape,
+    enhancement_seed=42,
     aliases=("dfr-pipeline",),
-    topics=NEW_CLIP | {DURATION, FIDELITY},
+    topics=NEW_CLIP - {ENLARGING} | {DURATION, FIDELITY},
     check=check,
     generate=generate,
 )

@@ -24,11 +24,10 @@ from ltx2rt.graph.pipelines.dfr_pass import (
     part_targets,
     part_video,
     reference_scale,
-    sample,
     with_detail,
 )
 from ltx2rt.graph.pipelines.dfr_plan import Part, whole
-from ltx2rt.graph.pipelines.refinement import distilled_sampler
+from ltx2rt.graph.pipelines.refinement import distilled_sampler, sample_both
 from ltx2rt.graph.stages.decode.stage import resample_latent
 from ltx2rt.graph.stages.denoise.stage import Sampling
 from ltx2rt.graph.stages.denoise.states import VideoItem
@@ -97,11 +96,11 @@ def _sampled(
             distilled_sampler(run, _STEP_SEED + 2 * index + phase),
             tiles=TileGrid.by_count(targets[0].shape, tiles, tiles, OVERLAP),
         )
-        video = sample(
+        video = sample_both(
             run,
             f"full size {index + 1} of {count} {name}",
             sampling,
-            context,
+            (context, None),
             targets,
             items,
             video=video,

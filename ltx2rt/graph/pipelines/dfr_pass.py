@@ -1,4 +1,4 @@
-"""What the passes of the DFR pipeline share: the clip as it is handed on, and one call of the transformer's stage."""
+"""What the passes of the DFR pipeline share: the clip as it is handed on, and what a part of it is made of."""
 
 from __future__ import annotations
 
@@ -18,19 +18,11 @@ from ltx2rt.graph.diffusion.latent_geometry import (
 )
 from ltx2rt.graph.diffusion.latent_state import (
     AudioTarget,
-    LatentState,
     VideoTarget,
-    audio_latent,
-    generated_keyframes,
-    video_latent,
 )
-from ltx2rt.graph.diffusion.noise import NoiseSource
 from ltx2rt.graph.diffusion.precision import Float32Array
 from ltx2rt.graph.pipelines.dfr_plan import Canvas, Part, conditioning_rate, doubled, sound_of_part
-from ltx2rt.graph.pipelines.refinement import Latents
-from ltx2rt.graph.stages.denoise.stage import Sampling, denoise
-from ltx2rt.graph.stages.denoise.states import VideoItem, audio_state, video_state
-from ltx2rt.graph.stages.inputs import PromptContext
+from ltx2rt.graph.stages.denoise.states import VideoItem
 from ltx2rt.graph.stages.run import Run
 from ltx2rt.graph.stages.targets import audio_scale, video_scale
 from ltx2rt.weights.lora.file import LoraFile
@@ -118,48 +110,6 @@ def sound_target(run: Run, frames: int, frame_rate: Fraction) -> AudioTarget:
     count = audio_latent_frames(frames, float(frame_rate), scale)
     return AudioTarget(
         AudioLatentShape(count, channels=audio.vae.latent_channels, mel_bins=audio.vae.latent_bins), scale
-    )
-
-
-def sample(
-    run: Run,
-    name: str,
-    sampling: Sampling,
-    context: PromptContext,
-    targets: tuple[VideoTarget, AudioTarget],
-    items: Sequence[VideoItem],
-    *,
-    video: Float32Array | None = None,
-    sound: Float32Array | None = None,
-    keeps_sound: bool = False,
-    noise_scale: float | None = None,
-    noise: NoiseSource | None = None,
-) -> Latents:
-    """One pass: both streams are conditioned, noised and sampled.
-
-    Args:
-        run, name: and the name of its stage.
-        sampling: how.
-        context: of the prompt.
-        targets: of both streams.
-        items: conditions of the video, in order.
-        video, sound: to start from; None: zeros.
-        keeps_sound: it is kept as it is.
-        noise_scale: default: the first sigma.
-        noise: of both states; default: the run's.
-    """
-    scale = sampling.noise_scale if noise_scale is None else noise_scale
-    pictures: LatentState | None = video_state(
-        run, targets[0], noise_scale=scale, items=items, initial=video, noise=noise
-    )
-    heard: LatentState | None = audio_state(
-        run, targets[1], noise_scale=scale, initial=sound, frozen=keeps_sound, noise=noise
-    )
-    pictures, heard = denoise(run, name, sampling, pictures, heard, context)
-    assert pictures is not None
-    assert heard is not None
-    return Latents(
-        video_latent(pictures, targets[0]), audio_latent(heard, targets[1]), generated_keyframes(pictures, targets[0])
     )
 
 

@@ -20,10 +20,10 @@ from ltx2rt.graph.pipelines.dfr_pass import (
     part_sound,
     part_targets,
     part_video,
-    sample,
     with_keyframes,
 )
 from ltx2rt.graph.pipelines.dfr_plan import CELL_FRAMES, Part, parts_of_round
+from ltx2rt.graph.pipelines.refinement import sample_both
 from ltx2rt.graph.stages.decode.stage import resample_latent
 from ltx2rt.graph.stages.denoise.stage import Sampling
 from ltx2rt.graph.stages.denoise.states import VideoItem
@@ -88,7 +88,9 @@ def _sampled(
         *part_prefix(film.keyframes, part, made[-1] if made else None),
     ]
     sound = part_sound(run, film, part, targets[1])
-    sampled = sample(run, name, sampling, context, targets, items, video=video, sound=sound, keeps_sound=True)
+    sampled = sample_both(
+        run, name, sampling, (context, None), targets, items, video=video, sound=sound, keeps_sound=True
+    )
     assert sampled.keyframes is not None
     slots = {frame: sampled.keyframes[:, index : index + 1] for index, frame in enumerate(part.slots)}
     return sampled.video, slots

@@ -17,6 +17,7 @@ from ltx2rt.graph.settings.settings import (
     CHUNKS,
     CLIP_COLOURS,
     DUBBED_CLIP,
+    ENLARGING,
     FITTING,
     FRAMES,
     GENERATED_KEYFRAMES,
@@ -110,7 +111,18 @@ PIPELINE = PipelineEntry(
     enhancement_seed=42,
     aliases=("dubit", "dub"),
     topics=frozenset(
-        {SIZE, CHUNKS, FITTING, REDUCTION, FRAMES, CLIP_COLOURS, DUBBED_CLIP, REFERENCE_SIZE, GENERATED_KEYFRAMES}
+        {
+            SIZE,
+            CHUNKS,
+            FITTING,
+            REDUCTION,
+            FRAMES,
+            ENLARGING,
+            CLIP_COLOURS,
+            DUBBED_CLIP,
+            REFERENCE_SIZE,
+            GENERATED_KEYFRAMES,
+        }
     ),
     check=check,
     generate=generate,

@@ -6,6 +6,7 @@ from ltx2rt.graph.pipelines import retake
 from ltx2rt.graph.pipelines.pipeline import PipelineEntry
 from ltx2rt.graph.settings.settings import (
     CLIP_COLOURS,
+    ENLARGING,
     EXTENSION,
     FITTING,
     FRAMES,
@@ -24,7 +25,7 @@ PIPELINE = PipelineEntry(
     example='--pipeline extend --prompt "a red circle moves left" --video-path {clip} --extend-frames 8',
     open_media=open_extension,
     variant=None,
-    topics=GUIDANCE | {SOURCE, EXTENSION, FITTING, CLIP_COLOURS, FRAMES, RATE, HDR_OUTPUT},
+    topics=GUIDANCE | {SOURCE, EXTENSION, FITTING, CLIP_COLOURS, FRAMES, ENLARGING, RATE, HDR_OUTPUT},
     check=retake.check,
     generate=retake.generate,
 )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from ltx2rt.graph.diffusion.latent_geometry import VideoLatentShape
@@ -30,10 +30,12 @@ class PipelineEntry:
         size: what height and width must be, for users.
         example: words of a command that runs without weight files; ``{clip}`` is a clip with sound, ``{image}`` a
             picture.
+        example_shows: what that is where the embedded model cannot run the pipeline; empty: the pipeline.
         topics: of the settings that it takes.
         check: raises when the inputs and the files cannot work; loads nothing.
         generate: runs it.
         open_media: opens what conditions it besides the text.
+        instead: settings that it does not take -> what to give in their place.
         files: weight files besides the checkpoint and the text encoder that it needs, by their names in `WeightFiles`.
         variant: the checkpoint that it is made for; None: either, and its schedule follows the checkpoint.
         two_stage: renders at half size first.
@@ -55,6 +57,8 @@ class PipelineEntry:
     check: Callable[[GenerationInputs, WeightSet], None]
     generate: Callable[[Run], GeneratedClip]
     open_media: Callable[[Settings, WeightSet], Media] = open_images
+    example_shows: str = ""
+    instead: Mapping[str, str] = field(default_factory=dict)
     files: tuple[str, ...] = ()
     variant: Literal["distilled", "dev"] | None = "dev"
     two_stage: bool = False

@@ -91,7 +91,7 @@ def reference_clip(
 ) -> FrameStream:
     """The frames of a reference video that are encoded for a stage of ``height`` x ``width`` pixels."""
     vae, (downscale, temporal_scale) = files.config(VIDEO_VAE), reference_factors(inputs, files)
-    frames = reference.frames(height // downscale, width // downscale, inputs.num_frames)
+    frames = reference.frames(height // downscale, width // downscale, range(inputs.num_frames))
     count = frames.shape[0]
     if count == 0:
         return frames
@@ -127,7 +127,7 @@ def reference_items(run: Run, name: str, height: int, width: int, tiling: Tiling
         else:
             _, f, h, w, _ = latent.shape
             # Every stage reads the mask at half of the final size.
-            weights = mask.weights(inputs.height // 2, inputs.width // 2, inputs.num_frames)[None]
+            weights = mask.weights(inputs.height // 2, inputs.width // 2, range(inputs.num_frames))[None]
             tokens = mask_video_to_tokens(weights, VideoLatentShape(f, h, w)) * mask.strength
             items.append(WithAttentionStrength(item, tokens[:, prefix * h * w :]))
     return items

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from ltx2rt.graph.diffusion.latent_state import LatentState, audio_latent, generated_keyframes, video_latent
+from ltx2rt.graph.diffusion.latent_state import (
+    AudioTarget,
+    LatentState,
+    VideoTarget,
+    audio_latent,
+    generated_keyframes,
+    video_latent,
+)
+from ltx2rt.graph.diffusion.noise import NoiseSource
 from ltx2rt.graph.diffusion.precision import Float32Array
 from ltx2rt.graph.diffusion.samplers import EULER, AncestralEuler, Sampler
 from ltx2rt.graph.diffusion.windows import Planes
@@ -133,33 +141,67 @@ def sample(
         sound_items: conditions of the sound.
         initial: latents to start from, of this size; None: noise alone.
     """
-    video_target, audio_target = targets(run, height, width)
     items = image_items(run.inputs.media.images, images, append_all=conditions.append_all_images)
     slots = keyframe_items(run, None if initial is None else initial.keyframes)
     carried_video, carried_sound = carried_items(run, name)
-    video: LatentState | None = video_state(
-        run,
-        video_target,
-        noise_scale=sampling.noise_scale,
-        items=[*items, *more_items, *slots, *carried_video],
-        initial=None if initial is None else initial.video,
-    )
     given = conditions.sound
     started_from = None if initial is None else initial.audio
-    audio: LatentState | None = audio_state(
+    made = sample_both(
         run,
-        audio_target,
-        noise_scale=sampling.noise_scale,
-        items=[*sound_items, *carried_sound],
-        initial=started_from if given is None else given,
-        frozen=given is not None,
+        name,
+        sampling,
+        (conditions.positive, conditions.negative),
+        targets(run, height, width),
+        [*items, *more_items, *slots, *carried_video],
+        [*sound_items, *carried_sound],
+        video=None if initial is None else initial.video,
+        sound=started_from if given is None else given,
+        keeps_sound=given is not None,
     )
-    video, audio = denoise(run, name, sampling, video, audio, conditions.positive, conditions.negative)
-    assert video is not None
-    assert audio is not None
-    made = video_latent(video, video_target)
-    heard = audio_latent(audio, audio_target) if given is None else given
-    keyframes = generated_keyframes(video, video_target)
-    leave_to_next_window(run, name, made, heard, keyframes)
+    heard = made.audio if given is None else given
+    leave_to_next_window(run, name, made.video, heard, made.keyframes)
     before = run.carried.get(name)
-    return Latents(made, heard, keyframes, None if before is None else before.planes)
+    return replace(made, audio=heard, carried=None if before is None else before.planes)
+
+
+def sample_both(
+    run: Run,
+    name: str,
+    sampling: Sampling,
+    prompts: tuple[PromptContext, PromptContext | None],
+    targets: tuple[VideoTarget, AudioTarget],
+    items: Sequence[VideoItem],
+    sound_items: Sequence[SoundItem] = (),
+    *,
+    video: Float32Array | None = None,
+    sound: Float32Array | None = None,
+    keeps_sound: bool = False,
+    noise_scale: float | None = None,
+    noise: NoiseSource | None = None,
+) -> Latents:
+    """Both streams are conditioned, noised and sampled.
+
+    Args:
+        run, name: and the name of its stage.
+        sampling: how.
+        prompts: contexts of the prompt and of the negative one.
+        targets: of both streams.
+        items, sound_items: conditions of the video and of the sound, in order.
+        video, sound: to start from; None: zeros.
+        keeps_sound: it is kept as it is.
+        noise_scale: default: the first sigma.
+        noise: of both states; default: the run's.
+    """
+    scale = sampling.noise_scale if noise_scale is None else noise_scale
+    pictures: LatentState | None = video_state(
+        run, targets[0], noise_scale=scale, items=items, initial=video, noise=noise
+    )
+    heard: LatentState | None = audio_state(
+        run, targets[1], noise_scale=scale, items=sound_items, initial=sound, frozen=keeps_sound, noise=noise
+    )
+    pictures, heard = denoise(run, name, sampling, pictures, heard, *prompts)
+    assert pictures is not None
+    assert heard is not None
+    return Latents(
+        video_latent(pictures, targets[0]), audio_latent(heard, targets[1]), generated_keyframes(pictures, targets[0])
+    )

@@ -15,6 +15,7 @@ from ltx2rt.graph.pipelines.checks import check_inputs
 from ltx2rt.graph.pipelines.pipeline import PipelineEntry
 from ltx2rt.graph.settings.settings import (
     CLIP_COLOURS,
+    ENLARGING,
     FITTING,
     FRAMES,
     GUIDANCE,
@@ -165,7 +166,7 @@ PIPELINE = PipelineEntry(
     example='--pipeline retake --prompt "a red circle moves left" --video-path {clip} --start-time 0.4 --end-time 0.8',
     open_media=open_retake,
     variant=None,
-    topics=GUIDANCE | {SOURCE, RETAKE_RANGE, FITTING, CLIP_COLOURS, FRAMES, RATE, HDR_OUTPUT},
+    topics=GUIDANCE | {SOURCE, RETAKE_RANGE, FITTING, CLIP_COLOURS, FRAMES, ENLARGING, RATE, HDR_OUTPUT},
     check=check,
     generate=generate,
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from ltx2rt.graph.diffusion.res_2s import Res2s
 from ltx2rt.graph.diffusion.schedules import distilled_stage_2_sigmas, ltx2_sigmas
 from ltx2rt.graph.pipelines.checks import check_inputs
@@ -23,15 +25,27 @@ from ltx2rt.graph.stages.run import GeneratedClip, Run
 from ltx2rt.graph.stages.targets import targets
 from ltx2rt.graph.stages.text.stage import guided_contexts
 from ltx2rt.graph.stages.weight_set import WeightSet
+from ltx2rt.spelling import spelled
+
+log = logging.getLogger(__name__)
 
 
 def check(inputs: GenerationInputs, files: WeightSet) -> None:
     """Raise UsageError or CheckpointError when the run cannot work; loads nothing."""
     check_inputs(inputs, files, stages=2, upscaler=True, guided=True, distilled_lora=True)
+    for lora, strength in files.distilled_lora:
+        if strength != 1.0:
+            log.warning(
+                "%s: its strength here is that of each stage, %s and %s; %g has no effect",
+                lora.path,
+                spelled("distilled_lora_strength_stage_1", f"{inputs.settings.distilled_lora_strength_stage_1:g}"),
+                spelled("distilled_lora_strength_stage_2", f"{inputs.settings.distilled_lora_strength_stage_2:g}"),
+                strength,
+            )
 
 
 def generate(run: Run) -> GeneratedClip:
-    """The strength given with the distilled LoRA multiplies that of each stage.
+    """The distilled LoRA has a strength of its own in each stage, whatever strength was given with it.
 
     Source: Lightricks/LTX-2 ltx_pipelines/ti2vid_two_stages_hq.py @ v1.2.0.
     """
@@ -42,7 +56,7 @@ def generate(run: Run) -> GeneratedClip:
     strength_1, strength_2 = settings.distilled_lora_strength_stage_1, settings.distilled_lora_strength_stage_2
     guided = Sampling(
         ltx2_sigmas(inputs.steps, tokens=video_target.shape.tokens),
-        (*files.loras, *((lora, given * strength_1) for lora, given in files.distilled_lora)),
+        (*files.loras, *((lora, strength_1) for lora, _ in files.distilled_lora)),
         sampler=Res2s(),
         video_guider=inputs.video_guider,
         audio_guider=inputs.audio_guider,
@@ -50,7 +64,7 @@ def generate(run: Run) -> GeneratedClip:
     first = first_stage(run, guided, conditions)
     refine = Sampling(
         distilled_stage_2_sigmas(),
-        (*files.loras, *((lora, given * strength_2) for lora, given in files.distilled_lora)),
+        (*files.loras, *((lora, strength_2) for lora, _ in files.distilled_lora)),
         sampler=Res2s(),
     )
     final = second_stage(run, refine, conditions, first)

@@ -69,6 +69,7 @@ SOURCE = "source clip"
 RETAKE_RANGE = "range of a retake"
 EXTENSION = "extension"
 FRAMES = "frames"
+ENLARGING = "enlarging of the final latent"
 DURATION = "predicted length"
 GENERATED_KEYFRAMES = "generated key frames"
 FIDELITY = "rounds of DFR"
@@ -79,7 +80,7 @@ CLIP_COLOURS = "colours of clips"
 HDR_OUTPUT = "high dynamic range"
 HDR_INPUT = "conversion to high dynamic range"
 # Several together: of pipelines that make a clip of a given size, and of those that sample with guidance.
-NEW_CLIP = frozenset({SIZE, LENGTH, RATE, IMAGES, FITTING, REDUCTION, FRAMES, HDR_OUTPUT})
+NEW_CLIP = frozenset({SIZE, LENGTH, RATE, IMAGES, FITTING, REDUCTION, FRAMES, ENLARGING, HDR_OUTPUT})
 GUIDANCE = frozenset({NEGATIVE, FIRST_ORDER, VIDEO_GUIDANCE, AUDIO_GUIDANCE, AUDIO_MODALITY_GUIDANCE})
 
 # Of what is converted: the signal of usual clips; the others are of EXR frames, srgb of both.
@@ -630,10 +631,10 @@ class Settings:
         choices=tuple(HDR_SPACES),
     )
     upscale_spatial: bool = setting(
-        False, Switch(), "enlarge the final latent with the spatial upscaler, unrefined", "Output", topic=FRAMES
+        False, Switch(), "enlarge the final latent with the spatial upscaler, unrefined", "Output", topic=ENLARGING
     )
     upscale_temporal: bool = setting(
-        False, Switch(), "double the frame rate with the temporal upscaler, unrefined", "Output", topic=FRAMES
+        False, Switch(), "double the frame rate with the temporal upscaler, unrefined", "Output", topic=ENLARGING
     )
     tiling: Tiling | Literal["auto", "none"] = setting(
         "auto",

@@ -32,8 +32,8 @@ _SOUND_MARGIN_S = 0.06
 class _AcescctReader(ClipReader):
     """A clip whose pictures become ACEScct."""
 
-    def frames(self, limit: int | None = None) -> Generator[Array, None, None]:
-        for picture in super().frames(limit):
+    def frames(self, limit: int | None = None, start: int = 0) -> Generator[Array, None, None]:
+        for picture in super().frames(limit, start):
             yield acescct_of_srgb(to_unit_range(picture))
 
 

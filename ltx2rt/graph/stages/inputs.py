@@ -92,21 +92,20 @@ class ReferenceVideo:
     """A control video of an IC-LoRA.
 
     Attributes:
-        frames: called with (height, width, count), returns at most ``count`` frames of that size.
+        frames: called with (height, width, part), returns those of the frames ``part`` that there are, of that size.
         strength: 1 keeps the reference clean.
         reading_bytes: what reading them takes.
     """
 
-    frames: Callable[[int, int, int], FrameStream]
+    frames: Callable[[int, int, range], FrameStream]
     strength: float = 1.0
     reading_bytes: int = 0
 
     def of_window(self, window: Window) -> ReferenceVideo:
         """The part of it that belongs to a window; a reference that ends earlier has no frames there."""
 
-        def frames(height: int, width: int, count: int) -> FrameStream:
-            shown = self.frames(height, width, window.start + count)
-            return shown.selected(range(window.start, shown.shape[0]))
+        def frames(height: int, width: int, part: range) -> FrameStream:
+            return self.frames(height, width, _moved(part, window.start))
 
         return replace(self, frames=frames)
 
@@ -116,11 +115,12 @@ class AttentionMask:
     """How strongly the clip attends to its reference videos, place by place.
 
     Attributes:
-        weights: called with (height, width, count), returns float32 (F, height, width) in [0, 1]; None = 1 everywhere.
+        weights: called with (height, width, part), returns float32 (F, height, width) in [0, 1] of those of the frames
+            ``part`` that there are; None = 1 everywhere.
         strength: factor in [0, 1].
     """
 
-    weights: Callable[[int, int, int], Array] | None = None
+    weights: Callable[[int, int, range], Array] | None = None
     strength: float = 1.0
 
     def of_window(self, window: Window) -> AttentionMask:
@@ -129,16 +129,22 @@ class AttentionMask:
         if whole is None:
             return self
 
-        def weights(height: int, width: int, count: int) -> Array:
-            frames = whole(height, width, window.start + count)
-            if len(frames) < window.start + count:
+        def weights(height: int, width: int, part: range) -> Array:
+            wanted = _moved(part, window.start)
+            frames = whole(height, width, wanted)
+            if len(frames) < len(wanted):
                 raise UsageError(
-                    f"{spelled('conditioning_attention_mask')} has {len(frames)} frames but chunk needs "
-                    f"[{window.start}, {window.start + count}); give one as long as the clip."
+                    f"{spelled('conditioning_attention_mask')} has {wanted.start + len(frames)} frames but chunk needs "
+                    f"[{wanted.start}, {wanted.stop}); give one as long as the clip."
                 )
-            return frames[window.start :]
+            return frames
 
         return replace(self, weights=weights)
+
+
+def _moved(part: range, start: int) -> range:
+    """Frames of a window, counted in the clip; ``start``: of the window."""
+    return range(start + part.start, start + part.stop)
 
 
 @dataclass(frozen=True)

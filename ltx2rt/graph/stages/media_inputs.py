@@ -7,7 +7,6 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
-from itertools import islice
 from math import floor
 from pathlib import Path
 
@@ -34,7 +33,7 @@ from ltx2rt.media.exr import SUFFIX, ExrFolder, exr_size, is_exr, read_exr
 from ltx2rt.media.fit import fit_words, fitted, is_much_larger
 from ltx2rt.media.hdr import HDR_SPACES, HdrSpace, acescct_of_srgb
 from ltx2rt.media.images import image_name, load_conditioning_image, picture_bytes, read_image, reading_bytes
-from ltx2rt.media.pixel_range import LUMA, to_signed_range
+from ltx2rt.media.pixel_range import to_signed_range
 from ltx2rt.media.resize import resize_to_cover
 from ltx2rt.spelling import spelled
 from ltx2rt.types import FLOAT32_BYTES, Array, FilePath
@@ -199,13 +198,15 @@ def _reference(control: ControlVideo, strength: float, settings: Settings) -> Re
     # Edges are no picture whose colours mean anything.
     converts = settings.hdr is not None and not control.is_acescct and settings.control_type != "canny"
 
-    def frames(height: int, width: int, count: int) -> FrameStream:
+    def frames(height: int, width: int, part: range) -> FrameStream:
+        there = range(control.num_frames)[part.start : part.stop]
+
         def read() -> Generator[Array, None, None]:
-            for frame in control.frames(settings, height, width, count):
+            for frame in control.frames(settings, height, width, there):
                 pixels = to_signed_range(frame)
                 yield _as_acescct(pixels) if converts else pixels
 
-        return FrameStream((min(count, control.num_frames), height, width, 3), read)
+        return FrameStream((len(there), height, width, 3), read)
 
     return ReferenceVideo(frames, strength, control.reading_bytes)
 
@@ -218,7 +219,7 @@ class ControlVideo:
         name: for messages.
         num_frames: at the rate of the clip.
         size: (height, width).
-        pictures: called with a number, gives at most so many, (H, W, 3) uint8, or float32 in 0 to 255.
+        pictures: called with frames that there are, gives them, (H, W, 3) uint8, or float32 in 0 to 255.
         reading_bytes: what reading takes.
         notes: what its reader has to say.
         is_acescct: the pictures are ACEScct of high dynamic range already.
@@ -227,7 +228,7 @@ class ControlVideo:
     name: str
     num_frames: int
     size: tuple[int, int]
-    pictures: Callable[[int], Iterable[Array]]
+    pictures: Callable[[range], Iterable[Array]]
     reading_bytes: int = 0
     notes: tuple[str, ...] = ()
     is_acescct: bool = False
@@ -243,7 +244,7 @@ class ControlVideo:
         if isinstance(video, np.ndarray):
             frames = picture_bytes(video, "a reference video")
             height, width = frames.shape[-3:-1]
-            return cls("the reference video", len(frames), (height, width), lambda count: frames[:count])
+            return cls("the reference video", len(frames), (height, width), lambda part: frames[part.start : part.stop])
         if isinstance(video, Path) and is_exr(video):
             return cls._of_exr(video, settings)
         reader = ClipReader(video, source_color=settings.source_color, frame_rate=settings.frame_rate)
@@ -255,8 +256,8 @@ class ControlVideo:
     def _of_exr(cls, path: Path, settings: Settings) -> ControlVideo:
         space, folder = exr_space(path, settings), ExrFolder.open(path)
 
-        def pictures(count: int) -> Iterator[Array]:
-            for frame in islice(folder.read(), count):
+        def pictures(part: range) -> Iterator[Array]:
+            for frame in folder.read(part):
                 yield space.to_acescct(frame) * np.float32(255)
 
         size = (folder.height, folder.width)
@@ -269,16 +270,16 @@ class ControlVideo:
             name,
             reader.num_frames,
             (reader.height, reader.width),
-            reader.frames,
+            lambda part: reader.frames(len(part), part.start),
             reader.reading_bytes,
             tuple(reader.notes),
         )
 
-    def frames(self, settings: Settings, height: int, width: int, count: int) -> Iterator[Array]:
-        """At most ``count`` frames, edges if the settings say so: (height, width, 3) float32 in 0 to 255."""
+    def frames(self, settings: Settings, height: int, width: int, part: range) -> Iterator[Array]:
+        """Frames that there are, edges if the settings say so: (height, width, 3) float32 in 0 to 255."""
         edges = partial(canny, low=settings.canny_low, high=settings.canny_high)
         fit = settings.fit or DEFAULT_FIT
-        for picture in self.pictures(count):
+        for picture in self.pictures(part):
             shown = edges(picture.astype(np.uint8)) if settings.control_type == "canny" else picture
             yield fitted(shown, height, width, fit, antialias=settings.antialias)
 
@@ -329,9 +330,11 @@ def attention_mask(settings: Settings) -> AttentionMask | None:
             f"{settings.width}x{settings.height} clip; give a mask of the clip's proportions."
         )
 
-    def weights(height: int, width: int, count: int) -> Array:
-        grey = np.clip(resize_to_cover(frames, height, width) @ LUMA / np.float32(255), 0, 1)
-        return np.broadcast_to(grey, (count, height, width)) if len(grey) == 1 else grey[:count]
+    def weights(height: int, width: int, part: range) -> Array:
+        own = frames if len(frames) == 1 else frames[part.start : part.stop]
+        # The official code takes the mean of the channels, whatever their brightness.
+        grey = np.clip(resize_to_cover(own, height, width).mean(axis=-1) / np.float32(255), 0, 1)
+        return np.broadcast_to(grey, (len(part), height, width)) if len(frames) == 1 else grey
 
     return AttentionMask(weights, strength)
 
@@ -349,7 +352,8 @@ def mask_frames(path: Path, settings: Settings) -> Array:
 
 
 def driving_sound(settings: Settings, step: int) -> tuple[SoundInput, int]:
-    """The sound of audio-to-video, at most as long as the clip, and the frames of the clip: as given, or by the sound.
+    """The sound of audio-to-video, and the frames of the clip: as given, or by the sound, which may then be longer by
+    less than a latent frame.
 
     Args:
         settings: say where the sound is, and how much of it is used.
@@ -386,7 +390,7 @@ def driving_sound(settings: Settings, step: int) -> tuple[SoundInput, int]:
             duration,
             length,
         )
-    return SoundInput(sound.waveform[: round(length * sound.sample_rate)], sound.sample_rate), frames
+    return SoundInput(sound.waveform, sound.sample_rate), frames
 
 
 def require_frame_rate(path: FilePath, own: Fraction, wanted: Fraction) -> None:

@@ -53,6 +53,8 @@ UNUSED_SUFFIXES = (
     ".comfy_attention.config",
     *dict.fromkeys(suffix for known in FORMATS for suffix in known.unused),
 )
+# Both, with what it is that they stand beside.
+_ACCOMPANYING = {**_COMPANIONS, **dict.fromkeys(UNUSED_SUFFIXES, "weight")}
 # The formats that a file may declare.
 MARKERS = tuple(dict.fromkeys(marker for known in FORMATS for marker in known.markers))
 
@@ -90,7 +92,7 @@ def companions(name: str, names: Container[str]) -> dict[str, str]:
 
 def companion_of(name: str) -> str:
     """The weight or bias that a tensor accompanies; the name itself for anything else."""
-    for suffix, kind in {**_COMPANIONS, **dict.fromkeys(UNUSED_SUFFIXES, "weight")}.items():
+    for suffix, kind in _ACCOMPANYING.items():
         if name.endswith(suffix):
             return f"{name.removesuffix(suffix)}.{kind}"
     return name

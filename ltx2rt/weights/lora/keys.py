@@ -81,6 +81,7 @@ _HINTS = (
     "ia3_l",
     "on_input",
 )
+_HINT = re.compile("|".join(map(re.escape, _HINTS)))
 _LONGEST_NAME = 1000
 
 # Parts that make no file a LoRA: vocoders have ``.alpha``, too.
@@ -165,7 +166,7 @@ def is_lora(names: Iterable[str]) -> bool:
 
 
 def _may_be_part(name: str) -> bool:
-    return len(name) <= _LONGEST_NAME and any(hint in name for hint in _HINTS)
+    return len(name) <= _LONGEST_NAME and _HINT.search(name) is not None
 
 
 def _is_sign(name: str) -> bool:

@@ -37,12 +37,12 @@ def prepared(sound: Path, **settings: Any) -> GenerationInputs:
     [
         ({}, 25, RATE),  # the embedded model's own length, of which the sound covers a part
         ({"num_frames": 17}, 17, round(17 / 24 * RATE)),
-        ({"num_frames": None}, 17, round(17 / 24 * RATE)),  # 24 frames, rounded down
-        ({"num_frames": None, "audio_start_time": 0.5}, 9, round(9 / 24 * RATE)),
-        ({"num_frames": None, "frame_rate": 48}, 41, round(41 / 48 * RATE)),
+        ({"num_frames": None}, 17, RATE),  # 24 frames, rounded down
+        ({"num_frames": None, "audio_start_time": 0.5}, 9, RATE // 2),
+        ({"num_frames": None, "frame_rate": 48}, 41, RATE),
         ({"num_frames": None, "duration": 1}, 25, RATE),
-        ({"audio_max_duration": 0.4}, 9, round(9 / 24 * RATE)),
-        ({"audio_max_duration": 5.0}, 17, round(17 / 24 * RATE)),
+        ({"audio_max_duration": 0.4}, 9, round(0.4 * RATE)),
+        ({"audio_max_duration": 5.0}, 17, RATE),
         ({"audio_max_duration": 0.01}, 1, round(0.01 * RATE)),
         ({"audio_start_time": 0.75, "num_frames": 9}, 9, round(0.25 * RATE)),
     ],
@@ -60,7 +60,7 @@ def test_no_clip_is_longer_than_1024_frames(tmp_path: Path) -> None:
     inputs = prepared(path, num_frames=None)
     assert inputs.num_frames == 1017  # 1024, rounded down
     assert inputs.media.sound is not None
-    assert len(inputs.media.sound.waveform) == round(1017 / 24 * 1000)
+    assert len(inputs.media.sound.waveform) == round(1024 / 24 * 1000)
 
 
 def test_a_record_of_all_the_sound_repeats_it(sound: Path) -> None:
@@ -112,3 +112,17 @@ def test_the_sound_is_kept_in_both_stages_and_filled_with_zeros(sound: Path) -> 
     # The samples of the file, which ends before the pictures do.
     assert clip.audio is not None
     assert len(clip.audio) == round(0.2 * RATE)
+
+
+def test_what_goes_beyond_the_last_frame_is_encoded_and_not_heard(sound: Path) -> None:
+    events: list[Event] = []
+    clip = api.load("audio-to-video", dtype="float32")(
+        "a dog", audio_path=sound, audio_max_duration=0.5, num_inference_steps=1, observer=events.append, **SIZE
+    )
+    assert clip.num_frames == 9  # 12 frames, rounded down
+    (encoded,) = [np.array(event.tokens) for event in events if isinstance(event, SoundEncoded)]
+    assert encoded.shape[1] == 13  # of 0.5 s
+    (first, _) = [event.state for event in events if isinstance(event, Noised) and event.modality == "audio"]
+    np.testing.assert_array_equal(first.latent, encoded[:, : round(9 / 24 * 25)])
+    assert clip.audio is not None
+    assert len(clip.audio) == round(9 / 24 * RATE)

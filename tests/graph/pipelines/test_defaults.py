@@ -80,3 +80,11 @@ def test_by_pipeline_of_2_5(name: str, packs: dict[str, dict[str, Path]]) -> Non
 def test_numbers_of_frames_off_the_grid_are_refused(frames: int, said: str, packs: dict[str, dict[str, Path]]) -> None:
     with pytest.raises(UsageError, match=said):
         api.load("distilled", **packs["distilled"]).record_for("a dog", num_frames=frames)
+
+
+def test_the_seed_of_the_enhancement_is_the_users_but_where_the_official_code_has_its_own() -> None:
+    own = {name for name, entry in PIPELINES.items() if entry.enhancement_seed == 42}
+    assert own == {"distilled", "audio-to-video", "dfr", "dub-it"}
+    for name, seed in (("distilled", 42), ("one-stage", 7)):
+        record = api.load(name).record_for("a dog", seed=7, enhance_prompt=True)
+        assert record.settings["enhance_seed"] == seed

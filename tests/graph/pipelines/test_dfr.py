@@ -20,7 +20,7 @@ from ltx2rt.errors import Cancelled, CheckpointError, UsageError
 from ltx2rt.graph.diffusion.latent_state import LatentState
 from ltx2rt.graph.diffusion.noise import TorchCpuNoise
 from ltx2rt.graph.diffusion.samplers import EULER, AncestralEuler
-from ltx2rt.graph.pipelines import dfr_pass
+from ltx2rt.graph.pipelines import refinement
 from ltx2rt.graph.stages.denoise.stage import Sampling
 from ltx2rt.graph.stages.events import Event, KeyFrameDecoded, Noised, StepDone, StepsCounted, VideoDecodeStarted
 from ltx2rt.graph.stages.run import Run
@@ -83,7 +83,7 @@ def passes(monkeypatch: pytest.MonkeyPatch) -> list[Pass]:
         found.append(Pass(name, sampling, video, audio, made))
         return video.with_latent(made), audio.with_latent(heard)
 
-    monkeypatch.setattr(dfr_pass, "denoise", stand_in)
+    monkeypatch.setattr(refinement, "denoise", stand_in)
     return found
 
 
@@ -391,8 +391,8 @@ def test_the_plan_has_every_stage(pack: dict[str, Any]) -> None:
         ({"width": 192, "height": 128, "spatial_upscalings": 2}, "width must be a multiple of 128, got 192"),
         ({"num_frames": 50}, r"num_frames must be 8\*k \+ 1, got 50; use 57 or 49"),
         ({"num_frames": 1}, "num_frames: the canvas needs at least 2 pixel frames, got 1"),
-        ({"upscale_spatial": True}, "upscale_spatial enlarges .*; give spatial_upscalings in its place"),
-        ({"upscale_temporal": True}, "upscale_temporal enlarges .*; give temporal_upscalings in its place"),
+        ({"upscale_spatial": True}, "upscale_spatial has no meaning .*; give spatial_upscalings in its place"),
+        ({"upscale_temporal": True}, "upscale_temporal has no meaning .*; give temporal_upscalings in its place"),
         ({"num_generated_keyframes": 2}, "num_generated_keyframes has no meaning for the pipeline dfr"),
         ({"num_inference_steps": 4}, "the distilled schedule is fixed at 8"),
     ],

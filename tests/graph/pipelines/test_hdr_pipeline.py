@@ -419,7 +419,7 @@ def test_control_videos_of_high_dynamic_range(tmp_path: Path) -> None:
 
     def reference(**more: Any) -> Array:
         inputs, _ = pipeline._prepare({**settings, **more}, pipeline._files)
-        with closing(inputs.media.references[0].frames(64, 64, 9).read()) as frames:
+        with closing(inputs.media.references[0].frames(64, 64, range(9)).read()) as frames:
             return np.stack(list(frames))
 
     np.testing.assert_allclose(reference(video_conditioning=[folder], hdr="acescg"), codes * 2 - 1, atol=4e-3)

@@ -209,9 +209,9 @@ def test_a_long_clip_sees_of_each_window_what_is_new_of_its_reference(pipeline: 
 def test_a_mask_is_read_at_half_size_by_every_stage(pipeline: api.Pipeline) -> None:
     sizes: list[tuple[int, int, int]] = []
 
-    def weights(height: int, width: int, count: int) -> np.ndarray[Any, np.dtype[np.float32]]:
-        sizes.append((height, width, count))
-        return np.full((count, height, width), 0.25, np.float32)
+    def weights(height: int, width: int, part: range) -> np.ndarray[Any, np.dtype[np.float32]]:
+        sizes.append((height, width, len(part)))
+        return np.full((len(part), height, width), 0.25, np.float32)
 
     inputs = inputs_of(pipeline, stage_2_ic_lora=True, zero_text=True, prompt=None)
     inputs = replace(inputs, media=replace(inputs.media, attention_mask=AttentionMask(weights, 0.5)))

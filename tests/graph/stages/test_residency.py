@@ -16,13 +16,14 @@ from ltx2rt.errors import MemoryBudgetError
 from ltx2rt.graph.components import TRANSFORMER
 from ltx2rt.graph.diffusion.guidance import GuiderParams
 from ltx2rt.graph.models.layers.params import Params
-from ltx2rt.graph.stages.denoise.needs import BATCHED_TOKENS, denoise_options
+from ltx2rt.graph.stages.denoise.needs import BATCHED_TOKENS, block_specs, denoise_options
 from ltx2rt.graph.stages.denoise.residency import partly_streamed, residencies, spread
 from ltx2rt.graph.stages.denoise.task import DenoiseTask
 from ltx2rt.memory.ledger import Ledger
 from ltx2rt.memory.need import Need
 from ltx2rt.types import ParamSpec
-from ltx2rt.weights.checkpoint import Checkpoint, LoadedBytes
+from ltx2rt.weights.checkpoint import Checkpoint, LoadedBytes, loading_together
+from ltx2rt.weights.lora.opening import open_lora
 from ltx2rt.weights.safetensors import write_safetensors
 
 GUIDED = GuiderParams(cfg_scale=3, stg_scale=1, modality_scale=3, stg_blocks=(2,))
@@ -140,6 +141,46 @@ def test_batches_are_those_that_are_fast_or_asked_for(video: int, asked: int | N
     ways = denoise_options(checkpoint, TRANSFORMER.parse(checkpoint), task)
     found = [need.settings["batch"] for need in ways if need.settings["walk"] == "together"]
     assert list(dict.fromkeys(found)) == batches
+
+
+def loaded(arrays: int, loading: int) -> LoadedBytes:
+    return LoadedBytes(stored=arrays, arrays=arrays, made=0, working=loading, loading=loading)
+
+
+def test_what_is_there_while_weights_are_loaded() -> None:
+    """A large temporary array counts beside what has been loaded before it, not beside everything."""
+    assert loading_together([loaded(10, 0), loaded(20, 5)]) == 5
+    assert loading_together([loaded(10, 25), loaded(20, 0)]) == 5
+    assert loading_together([loaded(10, 25), loaded(40, 0)]) == 0
+    assert loading_together([loaded(10, 90), loaded(20, 0), loaded(30, 50)]) == 50
+
+
+def test_loras_are_counted_where_they_are_added(tmp_path: Path) -> None:
+    """One of a very large rank, of the last block: while it is added the tokens are not there, or they wait."""
+    checkpoint = Checkpoint.open(embedded.CHECKPOINT)
+    config = TRANSFORMER.parse(checkpoint)
+    module, rank = f"diffusion_model.transformer_blocks.{config.num_layers - 1}.ff.net.2", 1 << 14
+    spec = next(
+        spec
+        for block in block_specs(config, video=True, audio=True)
+        for spec in block
+        if module.endswith(spec.name.removesuffix(".weight"))
+    )
+    rows, columns = spec.shape
+    path = tmp_path / "lora.safetensors"
+    values = {"lora_A": np.ones((rank, columns), np.float32), "lora_B": np.ones((rows, rank), np.float32)}
+    write_safetensors(path, {f"{module}.{name}.weight": value for name, value in values.items()})
+    lora = open_lora(path)
+    factors = 4 * rank * (rows + columns)
+    few, many = (replace(TASK, video=video, loras=((lora, 1.0),)) for video in (64, 1 << 15))
+    alone, together = (next(iter(denoise_options(checkpoint, config, task))) for task in (few, many))
+    plain = next(iter(denoise_options(checkpoint, config, replace(few, loras=()))))
+    assert factors < alone.total - plain.weights < 1.2 * factors
+    assert together.total == next(iter(denoise_options(checkpoint, config, replace(many, loras=())))).total
+    streamed = next(
+        need for need in denoise_options(checkpoint, config, few) if len(need.settings["streamed"]) == config.num_layers
+    )
+    assert factors < streamed.activations + streamed.working + streamed.host < 1.2 * factors
 
 
 def test_blocks_come_from_memory_or_from_disk(tmp_path: Path) -> None:

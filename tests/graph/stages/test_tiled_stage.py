@@ -110,5 +110,6 @@ def test_the_plan_is_that_of_the_largest_tile() -> None:
     }
     assert tiled.activations == footprints[10].activations
     assert whole.activations == footprints[40].activations
-    assert tiled.host == footprints[10].host + footprints[40].host  # the states of the whole video are there, too
+    # The states of the whole video are there, too.
+    assert footprints[10].host + 3 * 4 * 40 * 128 < tiled.host < footprints[10].host + footprints[40].host
     assert tiled.flops > 0.9 * whole.flops

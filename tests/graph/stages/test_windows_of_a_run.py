@@ -332,25 +332,25 @@ def noised(events: list[Event]) -> list[Noised]:
 
 def test_references_and_masks_are_those_of_the_window() -> None:
     numbers = np.broadcast_to(np.arange(49, dtype=np.float32)[:, None, None, None], (49, 2, 2, 3))
-    reference = ReferenceVideo(lambda height, width, count: FrameStream.of(numbers[:count]), 0.5)
-    mask = AttentionMask(lambda height, width, count: numbers[:count, :, :, 0], 0.5)
+    reference = ReferenceVideo(lambda height, width, part: FrameStream.of(numbers[part.start : part.stop]), 0.5)
+    mask = AttentionMask(lambda height, width, part: numbers[part.start : part.stop, :, :, 0], 0.5)
     media = Media(references=(reference,), attention_mask=mask)
     window = Window(1, 2, 16, 33, carry=17)
     part = media.of_window(window)
-    shown = part.references[0].frames(2, 2, 33)
+    shown = part.references[0].frames(2, 2, range(33))
     assert shown.shape == (33, 2, 2, 3)
     assert [int(frame[0, 0, 0]) for frame in shown.read()] == list(range(16, 49))
     assert part.references[0].strength == 0.5
     assert part.attention_mask is not None
     assert part.attention_mask.weights is not None
-    assert part.attention_mask.weights(2, 2, 33)[:, 0, 0].tolist() == list(range(16, 49))
+    assert part.attention_mask.weights(2, 2, range(33))[:, 0, 0].tolist() == list(range(16, 49))
     # One that ends earlier has what is left, a mask must be there to the end.
     late = Media(references=(reference,), attention_mask=mask).of_window(Window(1, 2, 40, 33, carry=17))
-    assert late.references[0].frames(2, 2, 33).shape[0] == 9
+    assert late.references[0].frames(2, 2, range(33)).shape[0] == 9
     assert late.attention_mask is not None
     assert late.attention_mask.weights is not None
     with pytest.raises(UsageError, match=r"has 49 frames but chunk needs \[40, 73\)"):
-        late.attention_mask.weights(2, 2, 33)
+        late.attention_mask.weights(2, 2, range(33))
 
 
 def test_a_plan_shows_every_window() -> None:

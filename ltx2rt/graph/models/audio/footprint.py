@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import prod
+from math import ceil, prod
 
 from ltx2rt.graph.models.audio import vae as audio_vae
 from ltx2rt.graph.models.audio import vocoder
@@ -14,13 +14,16 @@ from ltx2rt.types import FLOAT32_BYTES, ParamSpec
 def audio_decode_footprint(config: audio_vae.AudioVaeConfig, tokens: int) -> Footprint:
     """Of `AudioDecoder` in float32."""
     unit = tokens * config.downsampling * config.mel_bins * config.channels * FLOAT32_BYTES
-    # The first residual block at the finest level: its input has twice the channels.
     working = max(
         _conv2d_bytes(spec, _decoded_grid(config, tokens, _finer(config, spec)))
         for spec in audio_vae.decoder_specs(config)
         if spec.layout == "conv"
     )
-    return Footprint(5 * unit, working)
+    wider = config.multipliers[min(1, len(config.multipliers) - 1)] / config.multipliers[0]
+    # At the finest level: the first residual block, whose input has more channels, and the step to it from the level
+    # before (its values, doubled in one direction, in both, and what the convolution makes of them).
+    units = max(3 + (wider if wider > 1 else 0), 2.75 * wider)
+    return Footprint(ceil(units * unit), working)
 
 
 def _finer(config: audio_vae.AudioVaeConfig, spec: ParamSpec) -> int:
@@ -67,7 +70,7 @@ def sound_encode_footprint(config: audio_vae.AudioVaeConfig, frames: int) -> Foo
             level = _coarser(config, spec)
             outputs = -(-frames // (1 << level)), config.mel_bins >> level
             working = max(working, _conv2d_bytes(spec, outputs, 2 if "downsample" in spec.name else 1))
-    return Footprint(5 * unit, working)
+    return Footprint(3 * unit, working)  # input, middle and result of a residual block at the finest level
 
 
 def _coarser(config: audio_vae.AudioVaeConfig, spec: ParamSpec) -> int:
@@ -128,8 +131,8 @@ def _generator_footprint(config: vocoder.GeneratorConfig, frames: int) -> Footpr
     for rate in config.rates:
         length, width = length * rate, width // 2
         longest = max(longest, length * width * FLOAT32_BYTES)
-    # The stage's input and what the three branches hold, which MLX evaluates side by side; measured.
-    return Footprint((10 if config.snake else 15) * longest, _generator_working_bytes(config, frames))
+    # Input and sum of the stage, what goes into a pair of convolutions, its results and (snake) their activations.
+    return Footprint((7 if config.snake else 5) * longest, _generator_working_bytes(config, frames))
 
 
 def vocoder_flops(config: vocoder.VocoderConfig, mel_frames: int) -> float:

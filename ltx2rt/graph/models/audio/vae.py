@@ -182,7 +182,9 @@ def _residual_block(x: mx.array, params: Params) -> mx.array:
         shortcut = params.at("nin_shortcut.conv")
         skip = conv2d(x, shortcut["weight"], shortcut["bias"])
     hidden = _causal_conv(x, params.at("conv1.conv"), norm=True)
-    return _causal_conv(hidden, params.at("conv2.conv"), norm=True, residual=skip)
+    out = _causal_conv(hidden, params.at("conv2.conv"), norm=True, residual=skip)
+    mx.eval(out)  # or the values between of all blocks are there at once
+    return out
 
 
 class AudioEncoder:
@@ -254,6 +256,8 @@ class AudioDecoder:
                 doubled = mx.repeat(mx.repeat(x, 2, axis=1), 2, axis=2)
                 # The causal result's first frame is dropped: one zero frame less in front does the same.
                 x = conv2d(doubled, up["weight"], up["bias"], padding=((1, 0), MEL_CENTRED))
+                del doubled
+                mx.eval(x)
         return _causal_conv(x, params.at("conv_out.conv"), norm=True)
 
 

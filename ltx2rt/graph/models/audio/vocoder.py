@@ -211,6 +211,7 @@ class Generator:
             total = self._block(x, stage * branches, config.dilations[0])
             for branch in range(1, branches):
                 total = total + self._block(x, stage * branches + branch, config.dilations[branch])
+                mx.eval(total)
             x = total / branches
         if config.snake:
             x = _same_conv(antialiased_snake(x, params.at("act_post")), params.at("conv_post"))
@@ -230,6 +231,7 @@ class Generator:
             else:
                 hidden = _same_conv(x, first, dilation=dilation, slope=LEAKY_SLOPE)
                 x = _same_conv(hidden, second, slope=LEAKY_SLOPE, residual=x)
+            mx.eval(x)  # or all pairs of all branches are there at once
         return x
 
 

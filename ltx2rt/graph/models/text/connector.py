@@ -188,8 +188,11 @@ class Connector:
             gate_logits=linear(x, attention.at("to_gate_logits")) if self.config.gated else None,
         )
         hidden = linear(attended, attention.at("to_out.0"), residual=hidden)
+        mx.eval(hidden)  # the arrays of one half of a block are free before the next one's are made
         x = linear(modulated_norm(hidden, eps=_EPS), params.at("ff.net.0.proj"), activation="gelu_tanh")
-        return linear(x, params.at("ff.net.2"), residual=hidden)
+        hidden = linear(x, params.at("ff.net.2"), residual=hidden)
+        mx.eval(hidden)
+        return hidden
 
 
 def with_registers(features: mx.array, registers: mx.array) -> mx.array:

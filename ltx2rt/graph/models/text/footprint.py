@@ -92,7 +92,7 @@ def connector_footprint(config: ConnectorConfig, itemsize: int, rotation: int = 
     unit = CONTEXT_ROWS * config.width * itemsize
     rope = 3 * CONTEXT_ROWS * config.width * FLOAT32_BYTES // 2
     working = linear_bytes(CONTEXT_ROWS, 4 * config.width, config.width, itemsize, rotation=rotation)
-    return Footprint(6 * unit + rope, working)
+    return Footprint(8 * unit + rope, working)  # half a block: attention or the feed-forward, with what goes in
 
 
 def duration_footprint(config: DurationHeadConfig, tokens: int) -> Footprint:

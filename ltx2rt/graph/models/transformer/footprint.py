@@ -60,7 +60,7 @@ def call_footprint(
         states: hidden states that are there, those that wait for their turn included.
         shared_prompts: prompts whose keys and values stay while a block runs, for other states that read them.
     """
-    of_state = sum(tokens * stream.width * shape.itemsize for stream, tokens in shape.streams(config))
+    of_state = _state_bytes(config, shape)
     keys = 2 * shape.text * shape.itemsize * sum(stream.width for stream, _ in shape.streams(config))
     elsewhere = max(0, states - shape.batch) * of_state + shared_prompts * keys
     moments = []
@@ -73,13 +73,25 @@ def call_footprint(
         )
         for moment in _stream_moments(config, shape, stream, tokens, token_limit):
             moments.append(Footprint(moment.activations + waiting, moment.working))
-    mask = 0
-    if shape.masked:
-        mask = shape.batch * shape.video * shape.keys(config, config.video) * shape.itemsize
     tokens = shape.batch * sum(tokens * stream.in_channels for stream, tokens in shape.streams(config))
     peak = largest(*moments)
-    activations = peak.activations + mask + elsewhere
+    activations = peak.activations + _mask_bytes(config, shape) + elsewhere
     return Footprint(activations, peak.working, _HOST_COPIES * FLOAT32_BYTES * tokens)
+
+
+def waiting_bytes(config: TransformerConfig, shape: CallShape, states: int) -> int:
+    """Of what there is while the next block arrives: ``states`` hidden states, and the mask."""
+    return states * _state_bytes(config, shape) + _mask_bytes(config, shape)
+
+
+def _state_bytes(config: TransformerConfig, shape: CallShape) -> int:
+    """Of a hidden state of one sample."""
+    return sum(tokens * stream.width * shape.itemsize for stream, tokens in shape.streams(config))
+
+
+def _mask_bytes(config: TransformerConfig, shape: CallShape) -> int:
+    keys = shape.keys(config, config.video)
+    return shape.batch * shape.video * keys * shape.itemsize if shape.masked else 0
 
 
 def _stream_moments(

@@ -12,9 +12,17 @@ from ltx2rt.types import FLOAT32_BYTES, ParamSpec
 
 def upscaler_footprint(config: upscaler.LatentUpscalerConfig, latent: tuple[int, int, int], itemsize: int) -> Footprint:
     """Of `LatentUpscaler` for latent cells (f, h, w)."""
-    unit = prod(config.upscaled(latent)) * config.mid_channels
-    # The block's input, a convolution's result, and the norm of it in float32 and as it goes on.
-    activations = unit * (3 * itemsize + FLOAT32_BYTES)
+    frames, height, width = config.upscaled(latent)
+    picture = height * width * config.mid_channels
+    # The block's input, a convolution's result, its norm frame by frame, and these joined or one in float32.
+    whole = frames * picture * itemsize
+    activations = max(4 * whole, 3 * whole + 3 * picture * FLOAT32_BYTES)
+    if config.down > 1:
+        finer = prod(latent) * prod(config.stride) * config.mid_channels
+        # The finer latent that is blurred and thinned out: as the convolution gives it and in order, or beside a frame
+        # of it in float32, for each of the taps.
+        thinning = finer * itemsize + whole + 7 * (finer // frames) * FLOAT32_BYTES
+        activations = max(activations, 2 * finer * itemsize, thinning)
     after = config.upscaled(latent)
     working = max(
         _convolution_bytes(spec, after if _follows_resampling(spec) else latent, itemsize)

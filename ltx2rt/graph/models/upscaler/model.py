@@ -163,7 +163,7 @@ class LatentUpscaler:
         if latent.ndim != 5 or latent.shape[4] != channels or min(latent.shape) < 1:
             raise UsageError(f"latent must be (B, f, h, w, {channels}), got {latent.shape}.")
         x = _convolve(latent.astype(self._dtype), self._params.at("initial_conv"))
-        x = _silu(_norm(x, self._params.at("initial_norm"))).astype(self._dtype)
+        x = _norm_and_activate(x, self._params.at("initial_norm"))
         for index in range(self.config.num_blocks_per_stage):
             x = _residual_block(x, self._params.at(f"res_blocks.{index}"))
         x = self._resample(x)
@@ -178,13 +178,19 @@ class LatentUpscaler:
             flat = x.reshape(batch * frames, height, width, channels)
             shuffled = conv2d(flat, params["weight"], params["bias"], padding=((1, 1), (1, 1)))
             x = shuffled.reshape(batch, frames, height, width, -1)
+            del flat, shuffled
         else:
             x = _convolve(x, params)
+        mx.eval(x)
         x = depth_to_space(x, self.config.stride)
         if self.config.stride[0] == 2:
             # The first latent frame stands for a single pixel frame and must not be doubled.
-            x = x[:, 1:]
-        return x if self.config.down == 1 else _blur_down(x, self.config.down)
+            x = mx.contiguous(x[:, 1:])  # not a view, of which each convolution would make a copy
+        mx.eval(x)
+        if self.config.down == 1:
+            return x
+        thinned = [_blur_down(x[:, frame : frame + 1], self.config.down) for frame in range(x.shape[1])]
+        return mx.concatenate(thinned, axis=1)
 
 
 def _convolve(x: mx.array, params: Params) -> mx.array:
@@ -195,8 +201,13 @@ def _convolve(x: mx.array, params: Params) -> mx.array:
     )
 
 
-def _norm(x: mx.array, params: Params) -> mx.array:
-    return group_norm(x, params["weight"], params["bias"], groups=GROUPS, eps=GROUP_NORM_EPS)
+def _norm_and_activate(x: mx.array, params: Params, residual: mx.array | None = None) -> mx.array:
+    """Group norm, plus ``residual``, then SiLU, in the dtype of x."""
+
+    def finish(y: mx.array, picture: slice) -> mx.array:
+        return _silu(y if residual is None else y + residual[:, picture].astype(mx.float32)).astype(x.dtype)
+
+    return group_norm(x, params["weight"], params["bias"], groups=GROUPS, eps=GROUP_NORM_EPS, finish=finish)
 
 
 def _silu(x: mx.array) -> mx.array:
@@ -204,10 +215,9 @@ def _silu(x: mx.array) -> mx.array:
 
 
 def _residual_block(x: mx.array, params: Params) -> mx.array:
-    hidden = _silu(_norm(_convolve(x, params.at("conv1")), params.at("norm1"))).astype(x.dtype)
-    hidden = _norm(_convolve(hidden, params.at("conv2")), params.at("norm2"))
+    out = _convolve(_norm_and_activate(_convolve(x, params.at("conv1")), params.at("norm1")), params.at("conv2"))
     # The activation follows the sum.
-    return _silu(hidden + x.astype(mx.float32)).astype(x.dtype)
+    return _norm_and_activate(out, params.at("norm2"), residual=x)
 
 
 def _blur_down(x: mx.array, factor: int) -> mx.array:
@@ -221,4 +231,6 @@ def _blur_down(x: mx.array, factor: int) -> mx.array:
         out = mx.zeros((), dtype=mx.float32)
         for offset, tap in enumerate(_BLUR_TAPS):
             out = out + (tap / sum(_BLUR_TAPS)) * mx.take(padded, positions + offset, axis=axis)
-    return out.astype(x.dtype)
+    out = out.astype(x.dtype)
+    mx.eval(out)
+    return out

@@ -29,11 +29,12 @@ from ltx2rt.graph.models.video_vae.diffusion_keyframes import (
     joint_upsampled,
     upsampled_planes,
 )
-from ltx2rt.graph.models.video_vae.diffusion_schedule import Canvas, needed_frames, stage_limit
+from ltx2rt.graph.models.video_vae.diffusion_schedule import Canvas, needed_frames, stage_frames, stage_limit
 from ltx2rt.graph.models.video_vae.diffusion_streams import (
     AheadFrames,
     BlockFrames,
     ClipFrames,
+    FinerTile,
     Frames,
     PatchNoise,
     ProjectedFrames,
@@ -42,6 +43,7 @@ from ltx2rt.graph.models.video_vae.diffusion_streams import (
     SharedFrames,
     SteppedFrames,
     UpsampledFrames,
+    frames_before,
 )
 from ltx2rt.graph.models.video_vae.diffusion_tiling import diffusion_plan, noised_frames, tile_cells
 from ltx2rt.graph.models.video_vae.layers import patchify_pixels, unpatchify_pixels
@@ -153,7 +155,7 @@ class DiffusionVideoDecoder:
     def features(self, latent: mx.array) -> mx.array:
         """What enters the fourth stage: (1, f', h', w', C), ghost frames included."""
         canvas = Canvas.of(self._decoder, (latent.shape[1], latent.shape[2], latent.shape[3]))
-        frames = self._features(latent, canvas)
+        frames = self._upsampled(self._features(latent, canvas), len(self._decoder.channels) - 3)
         return frames.read(frames.count)
 
     def _decoded(
@@ -193,7 +195,8 @@ class DiffusionVideoDecoder:
         cells, count = tile_cells(decoder, canvas.size), canvas.frames(decoder)
         frames = self.config.pixel_frames(latent.shape[1])
         needs = needed_frames(decoder, canvas, frames)
-        context = self._context(self._features(latent, canvas, needs), needs[-2])
+        features = self._upsampled(self._features(latent, canvas, needs), len(decoder.channels) - 3)
+        context = self._context(features, needs[-2])
         draw = noise.frames(self._noise_shape(count, cells))
         return self._pixels(self._sampled(context, draw, count), frames)
 
@@ -203,24 +206,29 @@ class DiffusionVideoDecoder:
         source = self._features(latent, canvas)
         cells = tile_cells(decoder, canvas.size)
         shared = noise.normal(self._noise_shape(plan.shape[0], cells)) if self._tiles_share_noise else None
-        features, first = Queue(), 0
-        piece = self._limit(len(decoder.channels) - 2)
+        # Frames before the upsampling wait for their tiles: behind it they are several times larger.
+        coarse, dropped = Queue(), 0
+        stage = len(decoder.channels) - 2
+        entering, piece = stage_frames(decoder, canvas.size[0] + decoder.ghosts)[stage], self._limit(stage - 1)
+        upsampler = self._upsamplers[stage - 1]
 
         def decode(tile: Tile) -> Iterator[Array]:
-            nonlocal first
+            nonlocal dropped
             start, stop = tile.frames.source
-            ends = stop == cells[0]
-            features.drop(start - first)
-            first = start
-            wanted = (source.count if ends else stop) - first
-            while features.count < wanted:
-                features.put(source.read(min(piece, wanted - features.count)))
-            part = features.cut(wanted, slice(*tile.height.source), slice(*tile.width.source))
+            stop = entering if stop == cells[0] else stop
+            first, last = (frames_before(upsampler, frame + 1) for frame in (start, stop - 1))
+            coarse.drop(first - 1 - dropped)
+            dropped = first - 1
+            while coarse.count < last - dropped:
+                coarse.put(source.read(min(piece, last - dropped - coarse.count)))
+            finer = FinerTile((start, stop), slice(*tile.height.source), slice(*tile.width.source))
+            part = finer.of_clip(coarse, dropped, upsampler, self._params, self._limit(stage))
             length = tile.frames.target[1] - tile.frames.target[0]
-            context = self._context(ClipFrames(part), part.shape[1], begins=start == 0)
+            context = self._context(QueueFrames(part, takes=True), part.count, begins=start == 0)
             count = noised_frames(decoder, canvas, tile)
             if shared is None:
-                draw = noise.frames(self._noise_shape(count, (0, part.shape[2], part.shape[3])))
+                rows, columns = (axis.source[1] - axis.source[0] for axis in (tile.height, tile.width))
+                draw = noise.frames(self._noise_shape(count, (0, rows, columns)))
             else:
                 draw = _frames_of(shared[:, :, slice(*tile.frames.target)][_of_tile(tile)])
             return self._pixels(self._sampled(context, draw, count), length)
@@ -234,6 +242,7 @@ class DiffusionVideoDecoder:
         cells = tile_cells(decoder, canvas.size)
         plan = diffusion_plan(decoder, canvas.size, tiling or Tiling())
         _, features = deque(self._joint_streams(latent, canvas, keyframes), maxlen=1).pop()
+        entering, finer = stage_frames(decoder, canvas.size[0] + decoder.ghosts)[stage], self._upsamplers[stage - 1]
         number = len(keyframes.positions)
         shared = None
         if self._tiles_share_noise:
@@ -241,13 +250,17 @@ class DiffusionVideoDecoder:
 
         def decode(tile: Tile) -> Iterator[Array]:
             start, stop = tile.frames.source
-            ends = stop == cells[0]
+            stop = entering if stop == cells[0] else stop
             chosen = list(range(number)) if tiling is None else keyframes.near(tile.frames.target)
             rows, columns = slice(*tile.height.source), slice(*tile.width.source)
-            frames = (features.clip.count if ends else stop) - start
-            clip = Queue()
-            clip.put(mx.contiguous(features.clip.look(start, frames)[:, :, rows, columns]))
-            streams = Joint(clip, features.planes[:, mx.array(chosen)][:, :, rows, columns])
+            if tiling is None:
+                streams = joint_upsampled(features, finer, self._params, self._limit(stage))
+            else:
+                part = FinerTile((start, stop), rows, columns)
+                streams = Joint(
+                    part.of_clip(features.clip, 0, finer, self._params, self._limit(stage)),
+                    part.of_planes(features.planes[:, mx.array(chosen)], finer, self._params),
+                )
             streams = self._joint_stage(streams, stage, keyframes.times(decoder, stage, start)[chosen])
             begins, upsampler = start == 0, self._upsamplers[stage]
             planes = upsampled_planes(streams.planes, upsampler, self._params)
@@ -272,19 +285,25 @@ class DiffusionVideoDecoder:
         """The key frames (1, P, h, w, C) behind ``conv_in``, and behind ``stage1`` to ``stage3`` and upsampled."""
         canvas = Canvas.of(self._decoder, (latent.shape[1], latent.shape[2], latent.shape[3]))
         for name, streams in self._joint_streams(latent, canvas, keyframes):
-            yield name, streams.planes
+            stage = len(self._decoder.channels) - 3
+            if name == f"stage{stage + 1}":
+                yield name, upsampled_planes(streams.planes, self._upsamplers[stage], self._params)
+            else:
+                yield name, streams.planes
 
     def _joint_streams(self, latent: mx.array, canvas: Canvas, keyframes: KeyFrames) -> Iterator[tuple[str, Joint]]:
-        """The clip and its key frames behind ``conv_in`` and behind the first three stages."""
+        """The clip and its key frames behind ``conv_in`` and behind the first stages, upsampled but for the last."""
         decoder, entry = self._decoder, self._params.at("conv_in")
         clip = Queue()
         x = canvas.grown(self.statistics.un_normalise(latent.astype(self._dtype)), decoder.ghosts)
         clip.put(linear(x, entry))
         streams = Joint(clip, linear(canvas.grown_sides(self._marked(keyframes)), entry))
         yield "conv_in", streams
-        for stage in range(len(decoder.channels) - 2):
+        last = len(decoder.channels) - 3
+        for stage in range(last + 1):
             streams = self._joint_stage(streams, stage, keyframes.times(decoder, stage))
-            streams = joint_upsampled(streams, self._upsamplers[stage], self._params, self._limit(stage + 1))
+            if stage < last:
+                streams = joint_upsampled(streams, self._upsamplers[stage], self._params, self._limit(stage + 1))
             yield f"stage{stage + 1}", streams
 
     def _marked(self, keyframes: KeyFrames) -> mx.array:
@@ -333,24 +352,32 @@ class DiffusionVideoDecoder:
         return clip
 
     def _features(self, latent: mx.array, canvas: Canvas, needs: Sequence[int] | None = None) -> Frames:
-        """Of the first three stages; ``needs``: how many frames of each are read, None: all."""
+        """Of the first three stages, before the upsampling that follows; ``needs``: how many frames of each are read,
+        None: all."""
         x = canvas.grown(self.statistics.un_normalise(latent.astype(self._dtype)), self._decoder.ghosts)
         source: Frames = ProjectedFrames(ClipFrames(x), self._params.at("conv_in"))
         for stage in range(len(self._decoder.channels) - 2):
+            if stage:
+                source = self._upsampled(source, stage - 1)
             source = self._stage(source, stage, source.count if needs is None else needs[stage])
         return source
 
     def _context(self, features: Frames, needed: int, *, begins: bool = True) -> Frames:
         """What the last stage is told: of the fourth one, of whose blocks ``needed`` frames are read."""
-        return self._stage(features, len(self._decoder.channels) - 2, needed, begins=begins)
+        stage = len(self._decoder.channels) - 2
+        return self._upsampled(self._stage(features, stage, needed), stage, begins=begins)
 
-    def _stage(self, source: Frames, stage: int, needed: int, *, begins: bool = True) -> Frames:
-        """The blocks of one of the first stages, of which ``needed`` frames are read, and the upsampling after them."""
+    def _stage(self, source: Frames, stage: int, needed: int) -> Frames:
+        """The blocks of one of the first stages, of which ``needed`` frames are read."""
         limit = self._limit(stage)
         for block in stage_blocks(self._decoder, stage):
             modulation, keeps = block.modulation(self._params), self._keeps_keys
             source = BlockFrames(source, block, self._params, modulation, limit, keeps_keys=keeps)
-        return UpsampledFrames(AheadFrames(source, limit, needed), self._upsamplers[stage], self._params, begins=begins)
+        return AheadFrames(source, limit, needed)
+
+    def _upsampled(self, source: Frames, stage: int, *, begins: bool = True) -> Frames:
+        """The frames behind the upsampling after a stage."""
+        return UpsampledFrames(source, self._upsamplers[stage], self._params, begins=begins)
 
     def _sampled(self, context: Frames, draw: FrameDraw, count: int) -> Frames:
         """Patches of the frames that the sampler ends with."""

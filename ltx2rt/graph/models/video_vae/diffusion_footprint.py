@@ -56,7 +56,8 @@ def diffusion_decode_bytes(
     for stage in range(last - 1):
         _, height, width = config.strides_before(stage)
         grid = (counts[stage], height * canvas.size[1], width * canvas.size[2])
-        first.append(_stage(config, stage, grid, itemsize, push, keeps_keys))
+        upsamples = tiling is None or stage < last - 2
+        first.append(_stage(config, stage, grid, itemsize, push, keeps_keys, upsamples=upsamples))
     kept = prod(canvas.size) * config.latent_channels * itemsize + sum(stage.kept for stage in first)
     pixel = config.pixel_channels * FLOAT32_BYTES
     _, tall, wide = config.tile_cell
@@ -71,11 +72,11 @@ def diffusion_decode_bytes(
         part = _largest_tile(plan, counts[last - 1] - cells[0], cells[0])
         fifth_frames = max(_length(tile.target) for tile in plan.frames)
         buffers = plane * blended_frames(plan)
-        # Features of one range of frames are all there before its first tile takes its part of them.
-        features = config.channels[last - 1] * itemsize
-        kept += part[0] * cells[1] * cells[2] * features
+        # What the parts of one range of frames are made of is all there before the first is.
+        kept += _coarser_bytes(config, canvas, part[0], itemsize)
         moments = [Footprint(kept + stage.work, stage.kernels, buffers) for stage in first]
-        kept += prod(part) * features
+        kept += prod(part) * config.channels[last - 1] * itemsize
+        moments.append(Footprint(kept + _cutting_bytes(config, part, itemsize, push), 0, buffers))
         first = []
     stride = config.upsamplings[-1].stride
     grid = (fifth_frames, stride[1] * part[1], stride[2] * part[2])
@@ -103,20 +104,25 @@ def keyframe_decode_bytes(
     for stage in range(last - 1):
         _, height, width = config.strides_before(stage)
         grid = (counts[stage], height * canvas.size[1], width * canvas.size[2])
-        moments += _joint_stage(config, stage, grid, planes, itemsize, push)
+        upsamples = tiling is None or stage < last - 2
+        moments += _joint_stage(config, stage, grid, planes, itemsize, push, upsamples=upsamples)
     pixel = config.pixel_channels * FLOAT32_BYTES
     _, tall, wide = config.tile_cell
     plane = cells[1] * tall * cells[2] * wide * pixel
     part, fifth_frames, buffers = (counts[last - 1], cells[1], cells[2]), canvas.frames(config), 2 * push * plane
-    features = (counts[last - 1] + planes) * cells[1] * cells[2] * config.channels[last - 1] * itemsize
+    features = 0
     if tiling is not None:
         plan = diffusion_plan(config, canvas.size, tiling)
         part = _largest_tile(plan, counts[last - 1] - cells[0], cells[0])
         fifth_frames, buffers = max(_length(tile.target) for tile in plan.frames), plane * blended_frames(plan)
+        features = _coarser_bytes(config, canvas, counts[last - 1], itemsize, planes)
         planes = min(planes, fifth_frames + 2)
+        cut = (part[0] + planes) * part[1] * part[2] * config.channels[last - 1] * itemsize
+        cutting = _cutting_bytes(config, part, itemsize, max(push, planes))
+        moments.append(Footprint(features + cut + cutting, 0, buffers))
     moments += [
         Footprint(features + moment.activations, moment.working, buffers)
-        for moment in _joint_stage(config, last - 1, part, planes, itemsize, push)
+        for moment in _joint_stage(config, last - 1, part, planes, itemsize, push, upsamples=False)
     ]
     stride = config.upsamplings[-1].stride
     grid = (fifth_frames, stride[1] * part[1], stride[2] * part[2])
@@ -157,7 +163,14 @@ def _block_flops(block: AttentionBlock) -> float:
 
 
 def _stage(
-    config: DiffusionDecoderConfig, stage: int, grid: Size, itemsize: int, push: int, keeps_keys: bool
+    config: DiffusionDecoderConfig,
+    stage: int,
+    grid: Size,
+    itemsize: int,
+    push: int,
+    keeps_keys: bool,
+    *,
+    upsamples: bool = True,
 ) -> _Stage:
     frames, height, width = grid
     cells = height * width
@@ -184,6 +197,7 @@ def _stage(
     work = max(work, 2 * piece * plane + mlp)
     if not block.denoises:
         kept += piece * plane  # read ahead of the upsampling
+    if not block.denoises and upsamples:
         step = config.upsamplings[stage]
         finer = prod(step.stride) * cells * step.channels * itemsize
         # The finer grid's cells before and after they are moved to their places.
@@ -208,9 +222,17 @@ def _stage(
 
 
 def _joint_stage(
-    config: DiffusionDecoderConfig, stage: int, grid: Size, planes: int, itemsize: int, push: int
+    config: DiffusionDecoderConfig,
+    stage: int,
+    grid: Size,
+    planes: int,
+    itemsize: int,
+    push: int,
+    *,
+    upsamples: bool = True,
 ) -> list[Footprint]:
-    """A block of a stage over the whole clip with its key frames, and the upsampling after it."""
+    """A block of a stage over the whole clip with its key frames, and the upsampling after it, of the key frames alone
+    or (``upsamples``) of the clip, too."""
     frames, height, width = grid
     one = _stage(config, stage, grid, itemsize, push, keeps_keys=True)
     block = stage_blocks(config, stage)[0]
@@ -221,13 +243,31 @@ def _joint_stage(
     held = (frames + stage_limit(config, stage, push)) * plane + planes * 4 * plane
     moments = [
         Footprint(held + (2 * ring + 2 * planes) * plane + one.work, one.kernels),
-        Footprint(held + (2 * 3 * planes + 3 * planes) * plane, one.kernels),
+        Footprint(held + 2 * 3 * 2 * plane, one.kernels),
     ]
     if not block.denoises:
         step = config.upsamplings[stage]
         finer = prod(step.stride[1:]) * step.channels * height * width * itemsize
-        moments.append(Footprint(held + (step.stride[0] * frames + planes * (1 + step.stride[0])) * finer))
+        clip = step.stride[0] * frames if upsamples else 0
+        moments.append(Footprint(held + (clip + planes * (1 + step.stride[0])) * finer))
     return moments
+
+
+def _coarser_bytes(config: DiffusionDecoderConfig, canvas: Canvas, frames: int, itemsize: int, planes: int = 0) -> int:
+    """Of what so many frames before the fourth stage, and key frames, are upsampled from."""
+    stage = len(config.channels) - 3
+    _, height, width = config.strides_before(stage)
+    cells = height * canvas.size[1] * width * canvas.size[2]
+    coarser = frames // config.upsamplings[stage].stride[0] + 1
+    return (coarser + planes) * cells * config.channels[stage] * itemsize
+
+
+def _cutting_bytes(config: DiffusionDecoderConfig, part: Size, itemsize: int, push: int) -> int:
+    """While some frames of a tile are upsampled: as they are made, in their places, and in memory of their own."""
+    stage = len(config.channels) - 2
+    growth = config.upsamplings[stage - 1].stride[0]
+    frames = min(part[0], max(growth, stage_limit(config, stage, push)))
+    return 3 * frames * part[1] * part[2] * config.channels[stage] * itemsize
 
 
 def _largest_tile(plan: TilePlan, ghosts: int, cells: int) -> Size:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import mlx.core as mx
@@ -136,33 +137,49 @@ def joint_block(
     keys = block.keys_values(planes, params, modulation)
     mx.eval(planes, keys)
     count = clip.count
-    near = nearest(times, np.arange(count))
-    seen = np.unique(near)
-    parts = []
-    for frame in map(int, seen):
-        x = clip.look(frame, 1)
-        if context is not None:
-            x = block.with_context(x, context.frame(frame, params), params)
-        parts.append(block.keys_values(x, params, modulation))
-        mx.eval(parts[-1])
-    own = len(seen) + np.arange(len(times))
-    listed = np.concatenate([own[:, None], np.searchsorted(seen, near)], axis=1)
-    attended = Attended(
-        mx.concatenate([*parts, keys], axis=1),
-        np.concatenate([seen.astype(np.float64), times]),
-        mx.array(listed.astype(np.int32)),
-        masked=True,
+    looks = partial(_plane_after, clip=clip, block=block, params=params, modulation=modulation, context=context)
+    after = mx.concatenate(
+        [looks(planes[:, [place]], keys[:, [place]], times[[place]]) for place in range(len(times))], axis=1
     )
-    after = block.attend(planes, times, attended, params, modulation)
     mx.eval(after)
-    after = block.mlp(after, params, modulation)
-    del attended, parts, planes
+    del planes
     told = None if context is None else context.reader(params)
     source = BlockFrames(QueueFrames(clip, takes=True), block, params, modulation, limit, told, PlaneKeys(keys, times))
     result = Queue()
     while result.count < count:
         result.put(source.read(min(limit, count - result.count)))
     return Joint(result, after)
+
+
+def _plane_after(
+    plane: mx.array,
+    own_keys: mx.array,
+    time: Array,
+    *,
+    clip: Queue,
+    block: AttentionBlock,
+    params: Params,
+    modulation: Modulation,
+    context: Context | None,
+) -> mx.array:
+    """A key frame (1, 1, H, W, C) after a block: it sees itself and the nearest frames of the clip."""
+    (near,) = nearest(time, np.arange(clip.count))
+    keys = [own_keys]
+    for frame in map(int, near):
+        x = clip.look(frame, 1)
+        if context is not None:
+            x = block.with_context(x, context.frame(frame, params), params)
+        keys.append(block.keys_values(x, params, modulation))
+        mx.eval(keys[-1])
+    listed = mx.array(np.arange(len(keys), dtype=np.int32)[None])
+    times = np.concatenate([time, near.astype(np.float64)])
+    attended = Attended(mx.concatenate(keys, axis=1), times, listed, masked=True)
+    after = block.attend(plane, time, attended, params, modulation)
+    mx.eval(after)
+    del attended, keys
+    after = block.mlp(after, params, modulation)
+    mx.eval(after)
+    return after
 
 
 def upsampled_planes(planes: mx.array, upsampler: Upsampler, params: Params) -> mx.array:

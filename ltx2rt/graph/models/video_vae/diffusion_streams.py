@@ -60,18 +60,6 @@ class Queue:
                 break
         return parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=1)
 
-    def cut(self, count: int, rows: slice, columns: slice) -> mx.array:
-        """Rows and columns of the first ``count`` frames, in memory of their own."""
-        parts = []
-        for piece in self._pieces:
-            if count == 0:
-                break
-            parts.append(piece[:, :count, rows, columns])
-            count -= parts[-1].shape[1]
-        part = mx.contiguous(parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=1))
-        mx.eval(part)
-        return part
-
     def drop(self, count: int) -> None:
         """Forget the first ``count`` frames. What is left of a piece keeps all of it until it has gone, too."""
         self.count -= count
@@ -185,6 +173,61 @@ def frames_before(upsampler: Upsampler, count: int, *, begins: bool = True) -> i
     return -(-(count + (growth - 1 if begins else 0)) // growth)
 
 
+class FinerTile(NamedTuple):
+    """A part of the grid behind an upsampling, made of coarser frames, which take several times less memory.
+
+    Attributes:
+        frames: [start, stop) of the clip on the finer grid.
+        rows, columns: of it.
+    """
+
+    frames: tuple[int, int]
+    rows: slice
+    columns: slice
+
+    def of_clip(self, coarse: Queue, dropped: int, upsampler: Upsampler, params: Params, limit: int) -> Queue:
+        """Its frames, each piece in memory of its own.
+
+        Args:
+            coarse: frames before the upsampling; the first ``dropped`` of the clip have left it.
+            upsampler, params: what is between, and its tensors.
+            limit: finer frames that are made at a time, as far as one coarser frame does not become more.
+        """
+        growth = upsampler.step.stride[0]
+        position, stop = self.frames
+        made = Queue()
+        while position < stop:
+            # The clip's first frame becomes one frame: the last of those that are made of it.
+            place, phase = divmod(position + growth - 1, growth)
+            count = min(stop - position, max(1, limit // growth) * growth - phase)
+            whole = coarse.look(place - dropped, -(-(phase + count) // growth))
+            part = mx.contiguous(self._of(whole, upsampler, params)[:, phase : phase + count])
+            mx.eval(part)
+            made.put(part)
+            position += count
+        return made
+
+    def of_planes(self, planes: mx.array, upsampler: Upsampler, params: Params) -> mx.array:
+        """The same rows and columns of frames (1, P, H, W, C) each of which is a clip of its own."""
+        growth = upsampler.step.stride[0]
+        part = mx.contiguous(self._of(planes, upsampler, params)[:, growth - 1 :: growth])
+        mx.eval(part)
+        return part
+
+    def _of(self, frames: mx.array, upsampler: Upsampler, params: Params) -> mx.array:
+        _, tall, wide = upsampler.step.stride
+        rows, top = _coarser(self.rows, tall)
+        columns, left = _coarser(self.columns, wide)
+        return upsampler(frames[:, :, rows, columns], params)[:, :, top, left]
+
+
+def _coarser(part: slice, factor: int) -> tuple[slice, slice]:
+    """The cells of a coarser axis that a part of the finer one lies in, and where it lies in these."""
+    start = part.start // factor
+    inside = slice(part.start - start * factor, part.stop - start * factor)
+    return slice(start, -(-part.stop // factor)), inside
+
+
 class SharedFrames:
     """Frames that several readers read, each at its own pace; they stay until the last one has them."""
 
@@ -266,11 +309,22 @@ class KeyRing:
             return Attended(self._frames, self._times, mx.array(slots.astype(np.int32)))
         listed = frames[:, None] - window // 2 + np.arange(window)
         slots = np.where((listed >= 0) & (listed < count), listed % self._capacity, -1)
-        # In one order for all frames, so that a kernel that takes several at once adds up the keys of each alike.
         planes = self._capacity + np.sort(nearest(frames, self._planes.times), axis=1)
         times = np.concatenate([self._times, self._planes.times])
-        slots = np.concatenate([slots, planes], axis=1)
+        slots = np.concatenate([planes, slots], axis=1)
         return Attended(self._frames, times, mx.array(slots.astype(np.int32)), masked=True)
+
+    def alike(self, frames: Array) -> list[slice]:
+        """Runs of ``frames`` that see the same key frames.
+
+        A kernel that takes several frames at once goes through what they see in the order in which it is listed first:
+        what all of them see, and then their windows. So it adds up the keys of each as if it were alone.
+        """
+        if self._planes is None:
+            return [slice(0, len(frames))]
+        planes = np.sort(nearest(frames, self._planes.times), axis=1)
+        ends = [*(np.flatnonzero((planes[1:] != planes[:-1]).any(axis=1)) + 1).tolist(), len(frames)]
+        return [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
 
     def _begun(self, frames: mx.array) -> mx.array:
         extra = 0 if self._planes is None else len(self._planes.times)
@@ -347,12 +401,23 @@ class BlockFrames:
             self._arrive(min(self._limit, reached - self._arrived))
         if self._ring is None:
             x, seen = self._again(frames, reached)
+            x = block.attend(x, frames, seen, self._params, self._modulation)
+            mx.eval(x)
+            del seen
         else:
-            x, seen = self._waiting.take(count), self._ring.seen(frames, window, self.count)
-        x = block.attend(x, frames, seen, self._params, self._modulation)
-        mx.eval(x)
-        del seen
+            x = self._attended(self._waiting.take(count), frames, self._ring)
         return block.mlp(x, self._params, self._modulation)
+
+    def _attended(self, x: mx.array, frames: Array, ring: KeyRing) -> mx.array:
+        """Frames that look at the keys of a ring."""
+        parts = []
+        for run in ring.alike(frames):
+            seen = ring.seen(frames[run], self._block.window[0], self.count)
+            parts.append(self._block.attend(x[:, run], frames[run], seen, self._params, self._modulation))
+            mx.eval(parts[-1])
+        after = parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=1)
+        mx.eval(after)
+        return after
 
     def _again(self, frames: Array, reached: int) -> tuple[mx.array, Attended]:
         """The frames, and what they see of those that are kept; those that no later frame sees are dropped."""

@@ -410,7 +410,8 @@ class Downsample(Layer):
     def work(self, clip: ClipShape, itemsize: int) -> int:
         out = self.after(clip).bytes(itemsize)
         mean = out // itemsize * FLOAT32
-        folding = clip.bytes(itemsize) + clip.bytes(FLOAT32) + mean
+        # The groups are gone when their values are there as float32, and these are what the mean is made of.
+        folding = clip.bytes(FLOAT32) + max(clip.bytes(itemsize), mean)
         return max(folding, mean + 3 * out + mean)
 
     def kernel_bytes(self, clip: ClipShape, itemsize: int) -> int:

@@ -84,6 +84,9 @@ def video_decoder_options(
     pixels, frames = height * width, config.pixel_frames(latent[0])
     encoder = writing_bytes(pixels, frames, is_hdr=is_hdr) if writes else 0
     for way in decoder.ways(latent, tiling, dtype.size, keyframes):
+        choice = dict(way.choice)
+        if not way.exact:
+            choice["tiles"] += ", which change the result"
         chunk = way.chunk_frames * pixels * 3 * FLOAT32_BYTES  # whose frames go to the encoder one by one
         yield Need(
             name,
@@ -96,7 +99,7 @@ def video_decoder_options(
             * config.latent_channels
             * (dtype.size + FLOAT32_BYTES),
             flops=clips * decoder.flops(latent, keyframes),
-            choice=dict(way.choice),
+            choice=choice,
             settings=dict(way.settings),
             advice=smaller("height", "width"),
             can_be_kept=way.exact,

@@ -15,6 +15,7 @@ from ltx2rt.graph.models.transformer.footprint import (
     call_footprint,
     context_bytes,
     text_key_bytes,
+    waiting_bytes,
     walk_flops,
 )
 from ltx2rt.graph.models.transformer.model import TransformerConfig, block_param_specs, param_specs
@@ -25,14 +26,17 @@ from ltx2rt.graph.stages.denoise.task import DenoiseTask
 from ltx2rt.graph.stages.denoise.team_traffic import stage_traffic
 from ltx2rt.graph.stages.streamed_blocks import DEPTHS
 from ltx2rt.memory.need import Need
-from ltx2rt.types import ParamSpec
-from ltx2rt.weights.checkpoint import Checkpoint
+from ltx2rt.types import FLOAT32_BYTES, ParamSpec
+from ltx2rt.weights.checkpoint import Checkpoint, LoadedBytes, loading_together
 
 # Most tokens that a block works on together. Larger parts give nothing, smaller ones read the weights more often.
 TOKEN_LIMITS = (8192, 2048, 768)
 # Guidance passes go through a block in batches of at most about so many tokens: with few tokens the products are too
 # small to be worth reading a weight for (benchmarks/LOG.md).
 BATCHED_TOKENS = 1024
+# Arrays of the whole video while the model sees a tile of it: its latents as the stage began with them and as they are,
+# the clean ones, the last estimate, the sum of those of the tiles, and one on its way.
+_WHOLE_COPIES = 6
 
 
 def resident_specs(config: TransformerConfig, *, video: bool, audio: bool) -> list[ParamSpec]:
@@ -68,35 +72,49 @@ def denoise_options(
         checkpoint.loaded_bytes("transformer", specs, task.loras, task.fuse_dtype)
         for specs in block_specs(config, **streams)
     ]
-    weights = _Weights(
-        ends.arrays,
-        len(blocks),
-        max(ends.working, *(block.working for block in blocks)),
-        max(block.rotation for block in blocks),
-    )
-    ways = {depth: residencies(blocks, depth) for depth in DEPTHS}
+    weights = _Weights(ends, blocks)
+    ways = {depth: [(way, weights.loading(way)) for way in residencies(blocks, depth)] for depth in DEPTHS}
     walks = WALKS if len(_fallback(task).guidance) > 1 else WALKS[:1]
     keeping = (True, False) if text_key_bytes(config, _shape(task, 1, 0)) else (False,)
     longest = max(*(_fallback(task).own(tokens) for tokens in task.calls), task.audio)
     limits = [limit for limit in TOKEN_LIMITS if limit < longest or limit == TOKEN_LIMITS[0]]
     for walk, keep, depth in product(walks if in_step is None else (in_step.walk,), keeping, DEPTHS):
-        batches = _batches(task, weights.blocks, walk) if in_step is None else [in_step.batch]
+        batches = _batches(task, weights.block_count, walk) if in_step is None else [in_step.batch]
         together = [
             _computing(config, task, weights, walk, batch, keep, limit) for batch, limit in product(batches, limits)
         ]
-        for way, computing in product(ways[depth], together):
+        for (way, loading), computing in product(ways[depth], together):
             if way.depth or depth == DEPTHS[0]:
-                yield _with_weights(computing, task, weights, way, walk)
+                yield _with_weights(computing, task, weights, way, loading, walk)
+
+
+class _Computing(NamedTuple):
+    """A way of computing: what it takes without any weights, and the part of it that is there while a block arrives."""
+
+    need: Need
+    waiting: int
 
 
 class _Weights(NamedTuple):
-    """Of the transformer, whichever blocks are resident: bytes of all but the blocks, how many blocks there are, of
-    temporary arrays while LoRAs are added, and the largest groups in which weights rotate."""
+    """Of the transformer: all but the blocks, and each block."""
 
-    ends: int
-    blocks: int
-    fusing: int
-    rotation: int
+    ends: LoadedBytes
+    blocks: Sequence[LoadedBytes]
+
+    @property
+    def block_count(self) -> int:
+        """How many there are."""
+        return len(self.blocks)
+
+    @property
+    def rotation(self) -> int:
+        """The largest groups in which weights of the blocks rotate what they are multiplied with."""
+        return max(block.rotation for block in self.blocks)
+
+    def loading(self, way: Residency) -> int:
+        """By how much the peak while resident weights are loaded is above these; the slots are not there yet."""
+        resident = (block for index, block in enumerate(self.blocks) if index not in way.streamed)
+        return loading_together([self.ends, *resident]) - way.slot_bytes
 
 
 def _fallback(task: DenoiseTask) -> DenoiseTask:
@@ -135,60 +153,52 @@ def _shape(task: DenoiseTask, batch: int, rotation: int) -> CallShape:
 
 
 def _host_bytes(config: TransformerConfig, task: DenoiseTask, shape: CallShape, limit: int) -> int:
-    """Of the states and estimates of a step: those of the whole video and, with tiles, those of the largest one."""
+    """Of the states and estimates of a step: those of the whole video or, with tiles, of the largest one, and what
+    there is of the whole video while the model sees one tile of it."""
     host = call_footprint(config, replace(shape, video=max(task.calls)), limit).host
     if task.tiles:
-        host += call_footprint(config, replace(shape, video=task.video), limit).host
+        host += _WHOLE_COPIES * FLOAT32_BYTES * task.video * config.video.in_channels
     return host
 
 
 def _computing(
     config: TransformerConfig, task: DenoiseTask, weights: _Weights, walk: Walk, batch: int, keep: bool, limit: int
-) -> Need:
-    """What a way of computing takes, without any weights."""
-    need = _own_computing(config, task, weights, walk, batch, keep, limit)
+) -> _Computing:
+    """What a machine takes for its part; one that leads also what it would take alone."""
+    own = _own_computing(config, task, weights, walk, batch, keep, limit)
     if task.part is None:
-        return need
+        return own
     traffic = stage_traffic(config, task, InStep(walk, batch))
-    need = replace(
-        need, received=traffic.nbytes, exchanges=traffic.calls, choice={**need.choice, "machines": said(task)}
-    )
+    choice = {**own.need.choice, "machines": task.part.said(len(task.all_passes))}
+    need = replace(own.need, received=traffic.nbytes, exchanges=traffic.calls, choice=choice)
     if not task.part.leads:
-        return need
+        return _Computing(need, own.waiting)
     alone = _own_computing(config, _fallback(task), weights, walk, batch, keep, limit)
-    return replace(
-        need,
-        caches=max(need.caches, alone.caches),
-        activations=max(need.activations, alone.activations),
-        working=max(need.working, alone.working),
-        host=max(need.host, alone.host),
-    )
-
-
-def said(task: DenoiseTask) -> str:
-    """What machines share, for people."""
-    assert task.part is not None
-    what = "the tokens of every pass" if task.shares_tokens else f"{len(task.all_passes)} passes"
-    return f"{task.part.size} share {what}"
+    larger = {
+        kind: max(getattr(need, kind), getattr(alone.need, kind))
+        for kind in ("caches", "activations", "working", "host")
+    }
+    return _Computing(replace(need, **larger), max(own.waiting, alone.waiting))
 
 
 def _own_computing(
     config: TransformerConfig, task: DenoiseTask, weights: _Weights, walk: Walk, batch: int, keep: bool, limit: int
-) -> Need:
+) -> _Computing:
     """What the machine's own part takes."""
     shape = _shape(task, batch, weights.rotation)
     alone = replace(shape, batch=1)
     keeps = keep and text_key_bytes(config, shape) > 0
     caches = task.prompts * context_bytes(config, shape)
-    flops, footprints = 0.0, []
+    flops, footprints, waiting = 0.0, [], 0
     walks = [tuple(task.guidance[number] for number in numbers) for numbers in in_walks(task.guidance, walk)]
     for passes in walks:
-        shared = states_of_blocks(passes, weights.blocks)
+        shared = states_of_blocks(passes, weights.block_count)
         # Of each block, how many hidden states read each prompt.
         readers = [Counter(passes[own[0]].negative_prompt for own in states) for states in shared]
         together = 0 if keeps else max(sum(count > 1 for count in of_block.values()) for of_block in readers)
         states = max(len(own) for own in shared)
         footprints.append(call_footprint(config, shape, limit, states=states, shared_prompts=together))
+        waiting = max(waiting, waiting_bytes(config, shape, states))
         blocks, text_keys = sum(len(own) for own in shared), sum(len(of_block) for of_block in readers)
         for tokens in task.calls:
             call = replace(alone, video=task.own(tokens), all_video=tokens if task.shares_tokens else 0)
@@ -196,7 +206,7 @@ def _own_computing(
     flops *= task.evaluations
     if keeps:
         caches += task.prompts * text_key_bytes(config, shape)
-        flops += walk_flops(config, alone, blocks=0, text_keys=task.prompts * weights.blocks, passes=0)
+        flops += walk_flops(config, alone, blocks=0, text_keys=task.prompts * weights.block_count, passes=0)
     choice = {"tokens": f"at most {limit} together"}
     if text_key_bytes(config, shape):
         choice["text keys"] = "kept" if keeps else "computed in every step"
@@ -206,32 +216,36 @@ def _own_computing(
         side_by_side = max(len(passes) for passes in walks)
         choice["passes"] = f"{side_by_side} of {task.passes} side by side, {batch} in a batch"
     footprint = largest(*footprints)
-    return Need(
+    host = _host_bytes(config, task, shape, limit)
+    need = Need(
         task.name,
         caches=caches,
         activations=footprint.activations,
         working=footprint.working,
-        host=_host_bytes(config, task, shape, limit),
+        host=host,
         flops=flops,
         choice=choice,
         settings={"token_limit": limit, "keep_text_keys": keeps, "batch": batch, "walk": walk},
         advice=task.advice,
     )
+    return _Computing(need, waiting + host)
 
 
-def _with_weights(computing: Need, task: DenoiseTask, weights: _Weights, way: Residency, walk: Walk) -> Need:
-    """The same with its weights: LoRAs are added to resident ones before anything is computed, to others meanwhile."""
-    running = computing.activations + computing.working + computing.host
-    fusing = weights.fusing if way.depth else max(0, weights.fusing - running)
+def _with_weights(
+    computing: _Computing, task: DenoiseTask, weights: _Weights, way: Residency, loading: int, walk: Walk
+) -> Need:
+    """What the stage takes. LoRAs are added to resident weights before anything is computed, which takes ``loading``
+    more than all of these, and to streamed ones while what is computed waits for them."""
+    making = max((weights.blocks[index].working for index in way.streamed), default=0)
     read = way.read_bytes * task.rounds(walk)
-    return replace(
-        computing,
-        weights=weights.ends + way.resident_bytes,
+    need = replace(
+        computing.need,
+        weights=weights.ends.arrays + way.resident_bytes,
         slots=way.slot_bytes,
         streamed=read,
         streamed_per_step=read // task.evaluations,
-        working=computing.working + fusing,
-        choice={"blocks": way.said(weights.blocks), **computing.choice},
-        settings={**computing.settings, "depth": way.depth, "streamed": way.streamed},
+        choice={"blocks": way.said(weights.block_count), **computing.need.choice},
+        settings={**computing.need.settings, "depth": way.depth, "streamed": way.streamed},
         can_be_kept=way.depth == 0,
     )
+    return need.while_loading(max(loading, making + computing.waiting if making else 0))

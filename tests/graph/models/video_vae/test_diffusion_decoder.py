@@ -430,7 +430,7 @@ def test_windows_are_cut_where_there_are_key_frames() -> None:
     seen = ring.seen(np.arange(4), 3, 4)
     assert isinstance(seen, Attended)
     assert seen.masked
-    assert np.array(seen.key_frames).tolist() == [[-1, 0, 1, 4], [0, 1, 2, 4], [1, 2, 3, 4], [2, 3, -1, 4]]
+    assert np.array(seen.key_frames).tolist() == [[4, -1, 0, 1], [4, 0, 1, 2], [4, 1, 2, 3], [4, 2, 3, -1]]
 
 
 def keyframes(positions: tuple[int, ...], size: tuple[int, int], clip_start: int = 0) -> KeyFrames:
@@ -455,6 +455,17 @@ def test_key_frames_change_the_clip_and_their_order_does_not() -> None:
     turned = replace(given, latents=given.latents[:, ::-1], positions=(12, 3))
     other = decoded(decoder, clip, None, Swapped(TorchCpuNoise(7)), turned)
     np.testing.assert_allclose(other, seen, atol=1e-5)
+
+
+@pytest.mark.parametrize("tiling", [None, Tiling(width=TileSize(48, 16))], ids=["whole", "tiles"])
+def test_pieces_do_not_change_what_key_frames_give(tiling: Tiling | None) -> None:
+    config = small()
+    params, clip, given = Params(weights(config)), latent(3, 3, 4), keyframes((0, 5, 11, 16), (3, 4))
+    one, many = (
+        decoded(DiffusionVideoDecoder(config, params, mx.float32, push), clip, tiling, noise(), given)
+        for push in (1, 7)
+    )
+    np.testing.assert_array_equal(one, many)
 
 
 def test_unmarked_key_frames_still_count() -> None:
@@ -523,9 +534,17 @@ def test_a_single_frame() -> None:
     assert np.abs(frames[0] - frames[1]).max() > 1e-3
 
 
-def arrays_peak(config: VideoVaeConfig, frames: int, given: KeyFrames | None = None, *, keeps_keys: bool = True) -> int:
+def arrays_peak(
+    config: VideoVaeConfig,
+    frames: int,
+    given: KeyFrames | None = None,
+    tiling: Tiling | None = None,
+    *,
+    keeps_keys: bool = True,
+    size: tuple[int, int] = (3, 3),
+) -> int:
     """Bytes of MLX arrays at the peak of a decode, besides the weights and the latent."""
-    params, clip = Params(weights(config)), latent(frames, 3, 3)
+    params, clip = Params(weights(config)), latent(frames, *size)
     mx.eval([w for w in params._arrays.values() if isinstance(w, mx.array)], clip)
     decoder = DiffusionVideoDecoder(config, params, mx.float32, 3, keeps_keys)
     limit = mx.set_cache_limit(0)
@@ -533,7 +552,7 @@ def arrays_peak(config: VideoVaeConfig, frames: int, given: KeyFrames | None = N
     held = mx.get_active_memory()
     mx.reset_peak_memory()
     try:
-        for chunk in decoder.stream_frames(clip, None, noise(), given):
+        for chunk in decoder.stream_frames(clip, tiling, noise(), given):
             del chunk
     finally:
         mx.set_cache_limit(limit)
@@ -556,3 +575,14 @@ def test_memory_is_predicted_and_does_not_grow_with_the_clip() -> None:
     given = keyframes((3, 12), (3, 3))
     peak = arrays_peak(config, 6, given)
     assert keyframe_decode_bytes(decoder, (6, 3, 3), 2, 4, None, 3).activations == pytest.approx(peak, rel=0.15)
+
+
+def test_memory_of_tiles_is_predicted() -> None:
+    config = small(
+        head_dim=32, stage_channels=[128, 64, 64, 64, 64], upsamples=[[STRIDES[0], 2], *([s, 1] for s in STRIDES[1:])]
+    )
+    decoder, size, tiling = config.require_diffusion(), (4, 3, 6), Tiling(width=TileSize(96, 16))
+    peak = arrays_peak(config, size[0], None, tiling, size=size[1:])
+    assert diffusion_decode_bytes(decoder, size, 4, tiling, 3).activations == pytest.approx(peak, rel=0.15)
+    peak = arrays_peak(config, size[0], keyframes((3, 12), size[1:]), tiling, size=size[1:])
+    assert keyframe_decode_bytes(decoder, size, 2, 4, tiling, 3).activations == pytest.approx(peak, rel=0.15)
