@@ -146,7 +146,8 @@ def test_ray_makes_the_clips(place: Path) -> None:
 def test_the_page_names_options_that_there_are() -> None:
     verbs = next(action.choices for action in build_parser()._actions if hasattr(action.choices, "keys"))
     known = {name for verb in verbs.values() for action in verb._actions for name in action.option_strings}
-    others = {"--sshlogin", "--workdir", "--joblog", "--resume-failed", "--hostfile"}  # of parallel and mlx.launch
+    others = {"--sshlogin", "--workdir", "--joblog", "--resume-failed"}  # of parallel
+    others |= {"--hostfile", "--over", "--backend"}  # of mlx.launch and mlx.distributed_config
     slurm = {"--array", "--mem", "--cpus-per-task", "--requeue", "--open-mode", "--signal"}
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", PAGE.read_text()))
     assert {"--state-folder", "--resume", "--progress", "--json"} <= named
