@@ -221,11 +221,11 @@ def merge_other_sources(arguments: argparse.Namespace) -> Record | None:
             arguments.unnamed = True
     if arguments.config is not None:
         _merge(arguments, read_config(arguments.config, [f for f in FLAGS if f.dest not in _NOT_IN_CONFIG]))
-    arguments.terms = terms_of(arguments)
     if arguments.state_folder is not None:
         if arguments.no_state:
             raise UsageError("--state-folder and --no-state contradict each other; give one of them.")
         require_state_folder(arguments.state_folder)
+    arguments.terms = terms_of(arguments)
     if arguments.resume:
         _merge_interrupted(arguments)
     return record

@@ -19,14 +19,13 @@ from types import TracebackType
 from typing import Any, Literal, NamedTuple, get_args
 
 import mlx.core as mx
-import numpy as np
 
 from ltx2rt.errors import ConnectionLost, MachineLost, UsageError
 from ltx2rt.kernels.host import to_numpy
 from ltx2rt.spelling import spelled
 from ltx2rt.team.environment import asked_for
 from ltx2rt.team.group import Group, join
-from ltx2rt.team.messages import packed, unpacked
+from ltx2rt.team.messages import as_array, packed, unpacked
 from ltx2rt.types import Array
 
 DEFAULT_PATIENCE = 600.0
@@ -245,9 +244,9 @@ class Team:
         """A text of every machine."""
         own = text.encode()
         sizes = to_numpy(self.gather(mx.array([len(own)]), kind))
-        padded = np.frombuffer(own.ljust(max(1, int(sizes.max())), b"\0"), np.uint8)
+        padded = as_array(own.ljust(max(1, int(sizes.max())), b"\0"))
         texts = to_numpy(self.gather(mx.array(padded), kind))
-        return [row.tobytes()[:size].decode() for row, size in zip(texts, sizes.ravel().tolist(), strict=True)]
+        return [row.tobytes()[: int(size)].decode() for row, size in zip(texts, sizes.ravel(), strict=True)]
 
     # How it is done.
 

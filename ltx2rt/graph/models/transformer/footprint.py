@@ -90,8 +90,9 @@ def _state_bytes(config: TransformerConfig, shape: CallShape) -> int:
 
 
 def _mask_bytes(config: TransformerConfig, shape: CallShape) -> int:
-    keys = shape.keys(config, config.video)
-    return shape.batch * shape.video * keys * shape.itemsize if shape.masked else 0
+    if not shape.masked:
+        return 0
+    return shape.batch * shape.video * shape.keys(config, config.video) * shape.itemsize
 
 
 def _stream_moments(

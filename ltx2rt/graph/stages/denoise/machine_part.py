@@ -34,10 +34,6 @@ class MachinePart:
         """Whether it can be asked to go on alone."""
         return self.rank == 0
 
-    def said(self, passes: int) -> str:
-        """What machines share of a stage with so many passes, for people."""
-        return f"{self.size} share {'the tokens of every pass' if self.split == 'tokens' else f'{passes} passes'}"
-
     def own(self, passes: Sequence[GuidancePass]) -> tuple[GuidancePass, ...]:
         """Those of the passes of an evaluation that the machine computes."""
         if self.split == "tokens":

@@ -164,21 +164,34 @@ def _host_bytes(config: TransformerConfig, task: DenoiseTask, shape: CallShape, 
 def _computing(
     config: TransformerConfig, task: DenoiseTask, weights: _Weights, walk: Walk, batch: int, keep: bool, limit: int
 ) -> _Computing:
-    """What a machine takes for its part; one that leads also what it would take alone."""
+    """What a way of computing takes, without any weights."""
     own = _own_computing(config, task, weights, walk, batch, keep, limit)
     if task.part is None:
         return own
     traffic = stage_traffic(config, task, InStep(walk, batch))
-    choice = {**own.need.choice, "machines": task.part.said(len(task.all_passes))}
-    need = replace(own.need, received=traffic.nbytes, exchanges=traffic.calls, choice=choice)
+    need = replace(
+        own.need, received=traffic.nbytes, exchanges=traffic.calls, choice={**own.need.choice, "machines": said(task)}
+    )
     if not task.part.leads:
         return _Computing(need, own.waiting)
     alone = _own_computing(config, _fallback(task), weights, walk, batch, keep, limit)
-    larger = {
-        kind: max(getattr(need, kind), getattr(alone.need, kind))
-        for kind in ("caches", "activations", "working", "host")
-    }
-    return _Computing(replace(need, **larger), max(own.waiting, alone.waiting))
+    return _Computing(
+        replace(
+            need,
+            caches=max(need.caches, alone.need.caches),
+            activations=max(need.activations, alone.need.activations),
+            working=max(need.working, alone.need.working),
+            host=max(need.host, alone.need.host),
+        ),
+        max(own.waiting, alone.waiting),
+    )
+
+
+def said(task: DenoiseTask) -> str:
+    """What machines share, for people."""
+    assert task.part is not None
+    what = "the tokens of every pass" if task.shares_tokens else f"{len(task.all_passes)} passes"
+    return f"{task.part.size} share {what}"
 
 
 def _own_computing(
