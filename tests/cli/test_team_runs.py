@@ -11,6 +11,7 @@ from command_inputs import one_file, upscaler
 from test_docs import PAGES, commands, documented_files, shrunk, workplace  # noqa: F401  # two are fixtures
 from thread_machines import Table, ThreadGroup
 
+from ltx2rt import embedded
 from ltx2rt.cli import generate as command
 from ltx2rt.cli import team as team_options
 from ltx2rt.cli.main import run
@@ -129,7 +130,6 @@ WINDOWS = [
 ]
 SPECIAL = {
     "windows": ["--pipeline", "distilled", *SMALL[:6], *WINDOWS],
-    "int8 activations": ["--pipeline", "distilled", *SMALL, "--activations", "int8"],
     "float32": ["--pipeline", "one-stage", *SMALL, *FEW_STEPS, "--fp32"],
     "float16": ["--pipeline", "one-stage", *SMALL, *FEW_STEPS, "--fp16"],
     "one state in a batch": ["--pipeline", "one-stage", *SMALL, *FEW_STEPS, "--max-batch-size", "1"],
@@ -141,6 +141,15 @@ SPECIAL = {
 @pytest.mark.parametrize("case", SPECIAL)
 def test_ways_of_computing(case: str, split: str, together: Together, tmp_path: Path) -> None:
     assert_same_bits(tmp_path, SPECIAL[case], together, 2, split)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("split", ["passes", "tokens"])
+def test_weights_and_activations_in_8_bits(split: str, together: Together, tmp_path: Path) -> None:
+    path = tmp_path / "toy-dev.safetensors"
+    assert run(["convert", "--format", "int8-convrot", "--quiet", str(embedded.CHECKPOINT), str(path)]) == 0
+    words = ["--pipeline", "one-stage", *SMALL, *FEW_STEPS, "--activations", "int8", "--checkpoint-path", str(path)]
+    assert_same_bits(tmp_path, [*words, "--gemma-root", str(embedded.TEXT_ENCODER)], together, 2, split)
 
 
 def test_other_settings_end_every_machine_with_2_and_leave_nothing(
