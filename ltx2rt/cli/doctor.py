@@ -19,7 +19,7 @@ from ltx2rt.cli.arguments import command_of
 from ltx2rt.cli.exit_codes import ExitCode
 from ltx2rt.cli.flag import add_flags
 from ltx2rt.cli.flags import FLAGS, named
-from ltx2rt.cli.machines import SECONDS_TO_MEET, run_with_hosts
+from ltx2rt.cli.machines import met_team, run_with_hosts
 from ltx2rt.cli.plan import SOME_PROMPT
 from ltx2rt.cli.team_plan import MakePlan, TeamPlan, links_text, planned_on_all
 from ltx2rt.errors import Ltx2rtError
@@ -52,9 +52,8 @@ def run_doctor(arguments: argparse.Namespace) -> int:
     """Print the report. The exit code is 0, or 1 where machines cannot make a clip together."""
     if arguments.hosts is not None:
         return run_with_hosts(arguments)
-    team = Team.connect(SECONDS_TO_MEET)
-    if team is not None:
-        with team:
+    with met_team() as team:
+        if team is not None:
             return _report_of_team(team, arguments)
     pipeline = _opened(arguments)
     for line in _lines([*facts(), *_weight_facts(pipeline)]):
