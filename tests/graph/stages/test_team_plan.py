@@ -22,7 +22,7 @@ from ltx2rt.graph.stages.clip_team import Budget, Machines
 from ltx2rt.graph.stages.denoise.leading import part_of, shared_options
 from ltx2rt.graph.stages.denoise.machine_part import InStep, MachinePart, pass_shares
 from ltx2rt.graph.stages.denoise.needs import denoise_options
-from ltx2rt.graph.stages.denoise.passes import Walk
+from ltx2rt.graph.stages.denoise.passes import WALKS, Walk
 from ltx2rt.graph.stages.denoise.task import DenoiseTask
 from ltx2rt.graph.stages.denoise.team_traffic import evaluation_traffic
 from ltx2rt.graph.stages.events import Evaluated
@@ -141,11 +141,13 @@ def test_the_leader_takes_what_every_machine_can_do() -> None:
         ways = denoise_options(files.checkpoint, files.config(TRANSFORMER), other, InStep(walk, 1))
         return min(Ledger(None, 0).least_budget(need) for need in ways)
 
-    assert least("in turn") < least("together")
-    for limit, walk in ((None, "together"), ((least("in turn") + least("together")) // 2, "in turn")):
+    needed = {walk: least(walk) for walk in WALKS}
+    assert needed["in turn"] < needed["together"]
+    for limit in (None, *needed.values()):
         machines = Machines(2, 0, "tokens", (Budget(None, 0), Budget(limit, 0)))
         leading = replace(task, part=part_of(machines, task, blocks))
-        assert next(iter(shared_options(files, leading, machines))).settings["walk"] == walk
+        chosen = next(iter(shared_options(files, leading, machines))).settings["walk"]
+        assert chosen == next(walk for walk in WALKS if limit is None or needed[walk] <= limit)
 
 
 def test_a_machine_that_cannot_do_its_part_is_named() -> None:
