@@ -140,7 +140,6 @@ def ray_node(place: Path, python: str) -> Iterator[dict[str, str]]:
         "HOME": str(place),  # Ray writes there
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ADDRESS": f"127.0.0.1:{port}",
-        "RAY_kill_child_processes_on_worker_exit_with_raylet_subreaper": "true",
     }
     words = ["start", "--head", "--block", "--num-cpus=2", "--include-dashboard=False", f"--port={port}"]
     line = [python, "-m", "ray.scripts.scripts", *words, "--node-ip-address=127.0.0.1"]
