@@ -33,7 +33,7 @@ def together(monkeypatch: pytest.MonkeyPatch) -> Together:
     """Runs the words of a command on several machines; the exit code of each, the leader's first."""
     place = threading.local()
 
-    def connect(patience: float, rules: Rules) -> Team | None:
+    def connect(patience: float, rules: Rules | None = None) -> Team | None:
         if not hasattr(place, "rank"):
             return None
         return Team(ThreadGroup(place.table, place.rank), patience, rules)
@@ -105,8 +105,9 @@ def test_every_documented_command_has_the_bits_of_one_machine(
 ) -> None:
     made = 0
     for number, words in enumerate(shrunk(words) for words in commands(DOCS / page)):
-        if words[0] != "generate":
+        if words[0] == "encode":
             assert run(words) == 0  # it makes what the next one reads
+        if words[0] != "generate":
             continue
         folder = workplace / f"of {number}"
         folder.mkdir()
