@@ -50,8 +50,16 @@ def alone_and_shared(world: World, size: int, dtype: mx.Dtype, video: Any, audio
         assert_same(found, expected)
 
 
-@pytest.mark.parametrize("generation", GENERATIONS)
-@pytest.mark.parametrize("size", [2, 3, 8])
+# Each generation and each number of machines; together they prove what all pairs do.
+QUICK = {("19b", 8), ("2.3", 2), ("2.5", 3)}
+PAIRS = [
+    pytest.param(generation, size, marks=() if (generation, size) in QUICK else pytest.mark.slow)
+    for generation in GENERATIONS
+    for size in (2, 3, 8)
+]
+
+
+@pytest.mark.parametrize(("generation", "size"), PAIRS)
 def test_guided_passes_have_the_bits_of_one_machine(generation: str, size: int) -> None:
     dtype = {2: mx.bfloat16, 3: mx.float32, 8: mx.float16}[size]
     world = World(generation, tokens=27)
