@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 
 from ltx2rt.errors import CheckpointError
+from ltx2rt.kernels import half_operands
 from ltx2rt.types import FLOAT32_BYTES, Array, LinearWeight, ParamSpec
 from ltx2rt.weights.block_stream import BlockLayout, BlockStream, Wanted
 from ltx2rt.weights.config import complete_config, config_section, parse_config
@@ -148,6 +149,7 @@ class Checkpoint:
         self.unknown: list[str] = []
         self._components: dict[str, dict[str, _Place]] = {}
         self._encodings: dict[tuple[str, str, tuple[int, ...] | None], Encoding] = {}
+        self._half_ranges: dict[tuple[Any, ...], bool] = {}
         names: dict[str, TensorInfo] = {}
         for file, tensors in sources:
             self._add(file, tensors)
@@ -624,7 +626,17 @@ class Checkpoint:
         if spec.layout != "linear":
             return load_array(stored, form, spec)
         require_matrix(spec, stored.where)
-        return fuse(stored, form, spec.shape, changes, fuse_dtype) if changes else form.load(stored, spec.shape)
+        weight = fuse(stored, form, spec.shape, changes, fuse_dtype) if changes else form.load(stored, spec.shape)
+        if not half_operands.are_tried():
+            return weight
+        # A streamed block arrives many times: it is looked at once.
+        key = (component, spec.name, tuple((lora.path, strength) for lora, strength in loras), fuse_dtype)
+        fits = self._half_ranges.get(key)
+        if fits is None:
+            fits = self._half_ranges[key] = half_operands.fits(weight)
+            if not fits:
+                log.info("%s: values beyond the range of float16; its products stay in bfloat16", stored.where)
+        return weight._replace(fits_half=fits)
 
     def _layout(self, component: str, block: Sequence[ParamSpec]) -> BlockLayout:
         return BlockLayout.of([wanted for spec in block for wanted in self._wanted(component, spec.name)])

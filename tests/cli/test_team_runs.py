@@ -80,7 +80,7 @@ def assert_same_bits(folder: Path, words: list[str], together: Together, size: i
 
 RUNS = [
     ("one-stage", [*FEW_STEPS, "--video-skip-step", "1"], 2, "auto"),
-    ("distilled", ["--memory", "150MB"], 2, "auto"),
+    ("distilled", ["--memory", "109MB"], 2, "auto"),
     pytest.param("one-stage", FEW_STEPS, 3, "tokens", marks=pytest.mark.slow),
     pytest.param("text-to-audio", ["--steps", "1"], 3, "auto", marks=pytest.mark.slow),
 ]
@@ -88,8 +88,17 @@ RUNS = [
 
 @pytest.mark.parametrize(("name", "more", "size", "split"), RUNS)
 def test_a_clip_of_several_machines_has_the_bits_of_one(
-    name: str, more: list[str], size: int, split: str, together: Together, tmp_path: Path
+    name: str,
+    more: list[str],
+    size: int,
+    split: str,
+    together: Together,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # Budgets count what the process takes, whatever that of the tests has grown to.
+    monkeypatch.setattr("ltx2rt.memory.ledger._process_bytes", lambda: 100_000_000)
+    monkeypatch.setattr("ltx2rt.memory.ledger.resident_bytes", lambda: 100_000_000)
     small = SMALL if name != "text-to-audio" else [*SMALL[:2], *SMALL[6:]]
     assert_same_bits(tmp_path, ["--pipeline", name, *small, *more], together, size, split)
 
