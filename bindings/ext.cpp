@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "bindings/register.h"
+#include "csrc/cpu/large_pages.h"
 #include "mlx/allocator.h"
 #include "mlx/array.h"
 #include "mlx/version.h"
@@ -28,7 +29,9 @@ mx::array uninitialized(const std::vector<int>& shape, mx::Dtype dtype) {
       throw std::invalid_argument("[uninitialized] an array of this shape has more than 2^63 bytes.");
     }
   }
-  return mx::array(mx::allocator::malloc(bytes), mx::Shape(shape.begin(), shape.end()), dtype);
+  mx::array array(mx::allocator::malloc(bytes), mx::Shape(shape.begin(), shape.end()), dtype);
+  if (bytes > 0) ltx2rt::cpu::prefer_large_pages(array.data<char>(), bytes);
+  return array;
 }
 
 }  // namespace
@@ -41,10 +44,13 @@ NB_MODULE(_ext, m) {
       "shares_arrays", [](const mx::array& a) { return a.size() == 1; }, "a"_a,
       "True for an array of one element; fails when this module and MLX cannot exchange arrays.");
   m.def("uninitialized", &uninitialized, "shape"_a, "dtype"_a,
-        "An array whose memory holds anything: to be filled before it is used. No pages are touched.");
+        "An array whose memory holds anything: to be filled before it is used. No pages are touched; a large array "
+        "asks for "
+        "large ones, which the system may refuse.");
   ltx2rt::bind_antialiased_snake(m);
   ltx2rt::bind_calibrate(m);
   ltx2rt::bind_causal_conv3d(m);
+  ltx2rt::bind_join_group(m);
   ltx2rt::bind_modulated_norm(m);
   ltx2rt::bind_neighborhood_attention(m);
   ltx2rt::bind_rope_attention(m);

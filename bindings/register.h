@@ -8,6 +8,7 @@ namespace ltx2rt {
 void bind_antialiased_snake(nanobind::module_& m);
 void bind_calibrate(nanobind::module_& m);
 void bind_causal_conv3d(nanobind::module_& m);
+void bind_join_group(nanobind::module_& m);
 void bind_modulated_norm(nanobind::module_& m);
 void bind_neighborhood_attention(nanobind::module_& m);
 void bind_rope_attention(nanobind::module_& m);

@@ -147,6 +147,12 @@ cpu::KernelTables broken(cpu::KernelTables tables, const std::string& part) {
                                       int64_t ldc, bool add, const cpu::ReadAhead& ahead) {
       whole.linear.pairs.multiply(a, rows, panel, k - 2, c, ldc, add, ahead);
     };
+  } else if (part == "split pairs") {
+    if (!tables.linear.has_split_pairs) throw std::invalid_argument("this instruction set does not split pairs");
+    tables.linear.split_pairs.multiply = [](const float* a, int64_t rows, const float* panel, int64_t k, float* c,
+                                            int64_t ldc, bool add, const cpu::ReadAhead& ahead) {
+      whole.linear.split_pairs.multiply(a, rows, panel, k - 1, c, ldc, add, ahead);
+    };
   } else if (part == "tiles") {
     if (!tables.linear.has_tiles) throw std::invalid_argument("this instruction set has no tiles");
     tables.linear.tiles.multiply = [](const float* a, int64_t rows, const float* panel, int64_t k, float* c,
@@ -177,6 +183,12 @@ cpu::KernelTables broken(cpu::KernelTables tables, const std::string& part) {
     tables.attention.pairs.advance = [](const cpu::AttentionArgs& args, const cpu::QueryBlock& queries, int64_t first,
                                         int64_t end, const float* blocks, float* state, float* work) {
       whole.attention.pairs.advance(args, queries, first, end - 1, blocks, state, work);
+    };
+  } else if (part == "attention tiles") {
+    if (!tables.attention.has_tiles) throw std::invalid_argument("this instruction set has no tiles");
+    tables.attention.tiles.advance = [](const cpu::AttentionArgs& args, const cpu::QueryBlock& queries, int64_t first,
+                                        int64_t end, const float* blocks, float* state, float* work) {
+      whole.attention.tiles.advance(args, queries, first, end - 1, blocks, state, work);
     };
   } else if (part.starts_with("neighborhood")) {
     auto& neighborhood = tables.neighborhood;

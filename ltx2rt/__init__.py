@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         CheckpointError,
         DownloadError,
         Ltx2rtError,
+        MachineLost,
         MediaError,
         MemoryBudgetError,
         NotFiniteError,
@@ -44,6 +45,7 @@ __all__ = [
     "IcLoraStage",
     "ImageInput",
     "Ltx2rtError",
+    "MachineLost",
     "MediaError",
     "MemoryBudgetError",
     "NotFiniteError",
@@ -58,6 +60,7 @@ __all__ = [
     "api",
     "encode",
     "load",
+    "team",
     "upscale",
 ]
 
@@ -71,6 +74,8 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module("ltx2rt._abi").checked_extension()
     if name not in __all__:
         raise AttributeError(f"module 'ltx2rt' has no attribute {name!r}")
+    if name == "team":
+        return importlib.import_module("ltx2rt.team")
     errors = importlib.import_module("ltx2rt.errors")
     if hasattr(errors, name):
         return getattr(errors, name)

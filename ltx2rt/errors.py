@@ -66,7 +66,12 @@ class OutOfMemory(MemoryBudgetError):
 
 
 class MachineLost(Ltx2rtError):
-    """Another machine of a team went away, says nothing any more, or never came."""
+    """Another machine of a team did not come, says nothing, has gone or cannot do its part: the same command may work
+    another time."""
+
+
+class ConnectionLost(MachineLost):
+    """The connection to another machine of a team broke, as when its process ends; the leader can go on alone."""
 
 
 class Cancelled(Ltx2rtError):

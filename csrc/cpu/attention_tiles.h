@@ -87,8 +87,9 @@ inline void multiply_tile_groups(int64_t groups, const float* rows, const TileSt
                                  const float* columns, int64_t pitch, int64_t tiles, float* c, int64_t ldc, bool add) {
   asm volatile("" ::: "memory");  // tiles see what was stored before
   for (; groups > 0; groups -= 2, rows += 2 * step.group, c += 2 * kTileHeight * ldc) {
-    const auto multiply = groups > 1 ? (two_columns ? multiply_whole_tiles<true, true> : multiply_whole_tiles<true, false>)
-                                     : (two_columns ? multiply_whole_tiles<false, true> : multiply_whole_tiles<false, false>);
+    const auto multiply = groups > 1
+                              ? (two_columns ? multiply_whole_tiles<true, true> : multiply_whole_tiles<true, false>)
+                              : (two_columns ? multiply_whole_tiles<false, true> : multiply_whole_tiles<false, false>);
     multiply(rows, step, columns, pitch, tiles, c, ldc, add);
   }
   asm volatile("" ::: "memory");

@@ -19,6 +19,9 @@ Isa active_isa();
 
 const char* isa_name(Isa isa);
 
+// Whether this processor multiplies float32 values faster than it multiplies pairs of bfloat16.
+bool pairs_are_slow();
+
 // Whether kernels multiply in tiles.
 inline bool tiles_in_use() { return active_isa() == Isa::amxbf16; }
 

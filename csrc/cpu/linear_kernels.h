@@ -83,6 +83,10 @@ struct LinearKernels {
   // code in bfloat16 does. has_pairs is false where the instruction set has no dot product of bfloat16.
   bool has_pairs;
   LinearLoops pairs;
+  // Panels of pairs times rows of float32 values, with the bits of pairs, for more rows than those take as few: faster
+  // where pairs_are_slow (isa.h).
+  bool has_split_pairs;
+  LinearLoops split_pairs;
   // What pairs are for, multiplied in tiles, where those are in use (isa.h).
   bool has_tiles;
   LinearLoops tiles;

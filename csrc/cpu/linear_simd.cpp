@@ -13,6 +13,9 @@ namespace ltx2rt::cpu::LTX2RT_ISA {
 namespace {
 
 static_assert(kTileColumns == kPanelColumns);
+#ifdef __AVX512BF16__
+#define LTX2RT_SPLIT_PAIRS
+#endif
 
 void widen(FloatType type, const void* from, float* to, int64_t n) {
   with_type(type, from, [&](auto* source) {
@@ -118,6 +121,86 @@ void multiply(const float* a, int64_t rows, const float* panel, int64_t k, float
                             ldc, add, fetcher);
   }
 }
+
+#ifdef LTX2RT_SPLIT_PAIRS
+// Subnormal numbers are zero while this lives, as they are to dot_pairs.
+class FlushedSubnormals {
+ public:
+  FlushedSubnormals() : before_(_mm_getcsr()) {
+    _mm_setcsr(before_ | 0x8040);
+    asm volatile("" ::: "memory");  // what is computed from memory stays behind
+  }
+  ~FlushedSubnormals() { _mm_setcsr(before_); }
+  FlushedSubnormals(const FlushedSubnormals&) = delete;
+  FlushedSubnormals& operator=(const FlushedSubnormals&) = delete;
+
+ private:
+  uint32_t before_;
+};
+
+// A panel of pairs times rows of float32 values: sums with the bits of dot_pairs, which adds the product of the second
+// values to a sum first, then that of the first ones, subnormal numbers being zero.
+template <int kRows>
+void multiply_split_tile(const float* a, int64_t k, const float* panel, float* c, int64_t ldc, bool add,
+                         Fetcher& fetcher) {
+  Vec sums[kRows][kPanelVecs];
+#pragma GCC unroll 16
+  for (int i = 0; i < kRows; ++i)
+#pragma GCC unroll 2
+    for (int v = 0; v < kPanelVecs; ++v) sums[i][v] = zero();
+  const auto add_products = [&sums](const float* x, const Vec* values) __attribute__((always_inline)) {
+#pragma GCC unroll 16
+    for (int i = 0; i < kRows; ++i)
+#pragma GCC unroll 2
+      for (int v = 0; v < kPanelVecs; ++v) sums[i][v] = fma(splat(x[i]), values[v], sums[i][v]);
+  };
+  {
+    const FlushedSubnormals flushed;
+    for (int64_t done = 0; done < k;) {
+      fetcher.fetch_share();
+      for (const int64_t end = smaller(done + 2 * kFetchWords, k); done < end;
+           done += 2, a += 2 * kRows, panel += kPanelColumns) {
+        Vec first[kPanelVecs], second[kPanelVecs];
+#pragma GCC unroll 2
+        for (int v = 0; v < kPanelVecs; ++v) {
+          const VecI pairs = PairWords::load_row(panel + v * kLanes);
+          first[v] = from_bits(pairs << 16);
+          second[v] = from_bits(pairs & (int32_t)0xffff0000);
+        }
+        if (done + 1 < k) add_products(a + kRows, second);
+        add_products(a, first);
+      }
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < kRows; ++i)
+#pragma GCC unroll 2
+      for (int v = 0; v < kPanelVecs; ++v) asm volatile("" : "+v"(sums[i][v]));  // are complete before that ends
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < kRows; ++i)
+#pragma GCC unroll 2
+    for (int v = 0; v < kPanelVecs; ++v) FloatWords::store_sum(c + i * ldc + v * kLanes, sums[i][v], add);
+}
+
+template <int kRows = kTileRows>
+void multiply_split_tile_of(int64_t rows, const float* a, int64_t k, const float* panel, float* c, int64_t ldc,
+                            bool add, Fetcher& fetcher) {
+  if (rows == kRows) {
+    multiply_split_tile<kRows>(a, k, panel, c, ldc, add, fetcher);
+  } else if constexpr (kRows > 1) {
+    multiply_split_tile_of<kRows - 1>(rows, a, k, panel, c, ldc, add, fetcher);
+  }
+}
+
+void multiply_split(const float* a, int64_t rows, const float* panel, int64_t k, float* c, int64_t ldc, bool add,
+                    const ReadAhead& ahead) {
+  constexpr int64_t kTurn = 2 * kFetchWords;
+  Fetcher fetcher(ahead, (rows + kTileRows - 1) / kTileRows * ((k + kTurn - 1) / kTurn));
+  for (int64_t m = 0; m < rows; m += kTileRows) {
+    multiply_split_tile_of(smaller(rows - m, kTileRows), a + m * kDepthBlock, k, panel, c + m * ldc, ldc, add, fetcher);
+  }
+}
+#endif
 
 template <typename Words, int kRows>
 void multiply_rows(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t k, const float* a, float* c, int64_t ldc,
@@ -390,8 +473,47 @@ void multiply_few_quad_tiles(const WeightMatrix& w, int64_t n0, int64_t k0, int6
   multiply_tiles<TileQuads>(a, rows, panel, k, c, ldc, add, ReadAhead{});
 }
 
+// Words of a panel are multiplied as soon as they fill a tile, while the next ones are read and expanded: a panel that is
+// multiplied as a whole waits for its last words, and memory waits for the products.
+template <bool kTwo>
+__attribute__((target("amx-tile,amx-bf16,amx-int8"))) void multiply_tiles_in_passing(const WeightMatrix& w, int64_t n0,
+                                                                                     int64_t k0, int64_t k,
+                                                                                     const float* a, int64_t rows,
+                                                                                     float* c, int64_t ldc, bool add) {
+  alignas(64) float panel[kDepthBlock / 2 * kPanelColumns];
+  constexpr int64_t kFloats = kTileWords * kPanelColumns;
+  const int64_t first_rows = kTwo ? kTileHeight : rows, second_rows = rows - first_rows;
+  asm volatile("" ::: "memory");  // tiles see what was stored before
+  set_tiles(first_rows, second_rows);
+  TileSums<TilePairs, kTwo> sums(a, first_rows, a + first_rows * (kDepthBlock / 2), second_rows, c, ldc, add);
+  const float *done = panel, *end = panel + (words_of<PairWords>(k) + kTileWords - 1) / kTileWords * kFloats;
+  expand_words<PairWords, true, false>(
+      w, n0, k0, k, [&](int64_t row, int v, PairWords::Operand operand) __attribute__((always_inline)) {
+        memcpy(panel + row * kPanelColumns + v * kLanes, &operand, sizeof operand);
+        // The tile before this one, whose words have reached the cache.
+        if (v == kPanelVecs - 1 && row % kTileWords == kTileWords - 1 && row > kTileWords) {
+          asm volatile("" ::: "memory");
+          sums.add_product(done);
+          done += kFloats;
+        }
+      });
+  float* rest = panel + words_of<PairWords>(k) * kPanelColumns;
+  memset(rest, 0, (size_t)(end - rest) * sizeof(float));
+  asm volatile("" ::: "memory");
+  for (; done < end; done += kFloats) sums.add_product(done);
+  sums.store();
+  _tile_release();
+  asm volatile("" ::: "memory");
+}
+
 void multiply_few_tiles(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t k, const float* a, int64_t rows,
                         float* c, int64_t ldc, bool add) {
+  if (w.format <= WeightFormat::int4 && rows <= kTileHeight) {
+    return multiply_tiles_in_passing<false>(w, n0, k0, k, a, rows, c, ldc, add);
+  }
+  if (w.format <= WeightFormat::int4 && rows <= 2 * kTileHeight) {
+    return multiply_tiles_in_passing<true>(w, n0, k0, k, a, rows, c, ldc, add);
+  }
   alignas(64) float panel[kDepthBlock / 2 * kPanelColumns];
   pack_tiles<true>(w, n0, k0, k, panel);
   multiply_tiles<TilePairs>(a, rows, panel, k, c, ldc, add, ReadAhead{});
@@ -410,6 +532,13 @@ const LinearKernels& linear_kernels() {
 #else
       .has_pairs = false,
       .pairs = {},
+#endif
+#ifdef LTX2RT_SPLIT_PAIRS
+      .has_split_pairs = true,
+      .split_pairs = {1, kTileRows, prepare_values, pack<PairWords>, multiply_split, 0, nullptr},
+#else
+      .has_split_pairs = false,
+      .split_pairs = {},
 #endif
 #ifdef LTX2RT_TILES
       .has_tiles = true,

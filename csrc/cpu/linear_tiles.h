@@ -60,47 +60,80 @@ __attribute__((target("amx-tile"))) inline void set_tiles(int64_t first_rows, in
   else                                         \
     _tile_dpbssd(sum, rows, columns)
 
-// c (+)= a * panel for one group of rows, or two. Fetches a share of what is needed soon with every tile of columns.
+// Sums of one group of rows, or two, by the columns of a panel: c (+)= a * panel, a tile along k after the other.
+template <typename Words, bool kTwo>
+class TileSums {
+ public:
+  __attribute__((target("amx-tile"))) TileSums(const float* first, int64_t first_rows, const float* second,
+                                               int64_t second_rows, float* c, int64_t ldc, bool add)
+      : first_(first),
+        second_(second),
+        first_step_(first_rows * kTileWords),
+        second_step_(second_rows * kTileWords),
+        c_(c),
+        below_(c + kTileHeight * ldc),
+        pitch_((size_t)ldc * sizeof(float)) {
+    if (add) {
+      _tile_loadd(0, c_, pitch_);
+      _tile_loadd(1, c_ + kTileWords, pitch_);
+      if constexpr (kTwo) {
+        _tile_loadd(2, below_, pitch_);
+        _tile_loadd(3, below_ + kTileWords, pitch_);
+      }
+    } else {
+      _tile_zero(0);
+      _tile_zero(1);
+      if constexpr (kTwo) {
+        _tile_zero(2);
+        _tile_zero(3);
+      }
+    }
+  }
+
+  // panel: of the next tile.
+  __attribute__((target("amx-tile,amx-bf16,amx-int8"))) void add_product(const float* panel) {
+    constexpr size_t kLine = kPanelColumns * sizeof(float);
+    _tile_loadd(4, first_, kTileLine);
+    _tile_loadd(6, panel, kLine);
+    _tile_loadd(7, panel + kTileWords, kLine);
+    LTX2RT_ADD_PRODUCT(0, 4, 6);
+    LTX2RT_ADD_PRODUCT(1, 4, 7);
+    if constexpr (kTwo) {
+      _tile_loadd(5, second_, kTileLine);
+      LTX2RT_ADD_PRODUCT(2, 5, 6);
+      LTX2RT_ADD_PRODUCT(3, 5, 7);
+      second_ += second_step_;
+    }
+    first_ += first_step_;
+  }
+
+  __attribute__((target("amx-tile"))) void store() const {
+    _tile_stored(0, c_, pitch_);
+    _tile_stored(1, c_ + kTileWords, pitch_);
+    if constexpr (kTwo) {
+      _tile_stored(2, below_, pitch_);
+      _tile_stored(3, below_ + kTileWords, pitch_);
+    }
+  }
+
+ private:
+  const float *first_, *second_;
+  int64_t first_step_, second_step_;
+  float *c_, *below_;
+  size_t pitch_;
+};
+
+// The sums of one or two groups and a whole panel. Fetches a share of what is needed soon with every tile.
 template <typename Words, bool kTwo>
 __attribute__((target("amx-tile,amx-bf16,amx-int8"))) inline void multiply_groups(
     const float* first, int64_t first_rows, const float* second, int64_t second_rows, const float* panel, int64_t tiles,
     float* c, int64_t ldc, bool add, Fetcher& fetcher) {
-  const size_t pitch = (size_t)ldc * sizeof(float), line = kPanelColumns * sizeof(float);
-  float* below = c + kTileHeight * ldc;
-  if (add) {
-    _tile_loadd(0, c, pitch);
-    _tile_loadd(1, c + kTileWords, pitch);
-    if constexpr (kTwo) {
-      _tile_loadd(2, below, pitch);
-      _tile_loadd(3, below + kTileWords, pitch);
-    }
-  } else {
-    _tile_zero(0);
-    _tile_zero(1);
-    if constexpr (kTwo) {
-      _tile_zero(2);
-      _tile_zero(3);
-    }
-  }
+  TileSums<Words, kTwo> sums(first, first_rows, second, second_rows, c, ldc, add);
   for (int64_t t = 0; t < tiles; ++t, panel += kTileWords * kPanelColumns) {
     fetcher.fetch_share();
-    _tile_loadd(4, first + t * first_rows * kTileWords, kTileLine);
-    _tile_loadd(6, panel, line);
-    _tile_loadd(7, panel + kTileWords, line);
-    LTX2RT_ADD_PRODUCT(0, 4, 6);
-    LTX2RT_ADD_PRODUCT(1, 4, 7);
-    if constexpr (kTwo) {
-      _tile_loadd(5, second + t * second_rows * kTileWords, kTileLine);
-      LTX2RT_ADD_PRODUCT(2, 5, 6);
-      LTX2RT_ADD_PRODUCT(3, 5, 7);
-    }
+    sums.add_product(panel);
   }
-  _tile_stored(0, c, pitch);
-  _tile_stored(1, c + kTileWords, pitch);
-  if constexpr (kTwo) {
-    _tile_stored(2, below, pitch);
-    _tile_stored(3, below + kTileWords, pitch);
-  }
+  sums.store();
 }
 
 // LinearLoops::multiply. Each sum is added to in the order of k, a row of a tile at a time, however many rows there are.

@@ -90,9 +90,10 @@ constexpr float kLazy = 11 * kOctave;
 inline int64_t tiles_across(const NeighborhoodArgs& args, int64_t box_columns) {
   return (smaller(places_of(args.columns), args.columns.window + box_columns - 1) + 15) / 16;
 }
-// Columns of which keys and values are read: what a box sees may begin anywhere.
+// Columns of keys and values that are read.
 inline int64_t tile_columns(const NeighborhoodArgs& args, const PackedPlane& plane) {
-  return round_up(places_of(args.columns), 16) + 16 * tiles_across(args, plane.box_columns);
+  const int64_t last = (args.columns.cells - 1) / plane.box_columns * plane.box_columns;  // of boxes
+  return round_up(window_begin(args.columns, last) + 16 * tiles_across(args, plane.box_columns), 16);
 }
 
 // A plane in tiles holds keys as [rows][2 halves of a head][tile_columns][kTileWords], then pairs of values as
@@ -409,9 +410,10 @@ inline void copy_values(const Boxes<PairWords>& boxes, const float* from, float*
       const int64_t column = boxes.box(0, 0, j).first_key;
       const __m512i order = (__m512i)(lanes + splat_bits(int32_t(column % 16)));
       const float* near = from + r * pitch + column / 16 * kTileHead * kTileWords;
+      const float* far = near + (column % 16 == 0 ? 0 : kTileHead * kTileWords);
       float* tile = to + j * column_floats + (r - first) * across * kTileHead * kTileWords;
       for (int64_t v = 0; v < across * kTileHead * kTileWords; v += kTileWords)
-        store(tile + v, _mm512_permutex2var_ps(load(near + v), order, load(near + v + kTileHead * kTileWords)));
+        store(tile + v, _mm512_permutex2var_ps(load(near + v), order, load(far + v)));
     }
   }
 }

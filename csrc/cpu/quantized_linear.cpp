@@ -34,12 +34,14 @@ int64_t even_part(int64_t n, int64_t most, int64_t group) {
   return ceil_div(ceil_div(n, ceil_div(n, most)), group) * group;
 }
 
-const cpu::LinearLoops& loops_for(WeightFormat format, cpu::FloatType x_type, bool codes) {
+const cpu::LinearLoops& loops_for(WeightFormat format, cpu::FloatType x_type, bool codes, int64_t rows) {
   const auto& kernels = cpu::linear_kernels();
   if (codes) return kernels.has_tiles && cpu::tiles_in_use() ? kernels.quad_tiles : kernels.quads;
   const bool wide = format == WeightFormat::f32 || format == WeightFormat::f16;
   if (!kernels.has_pairs || wide || x_type != cpu::FloatType::bf16) return kernels.values;
-  return kernels.has_tiles && cpu::tiles_in_use() ? kernels.tiles : kernels.pairs;
+  if (kernels.has_tiles && cpu::tiles_in_use()) return kernels.tiles;
+  const bool split = kernels.has_split_pairs && cpu::pairs_are_slow() && rows > kernels.pairs.few_rows;
+  return split ? kernels.split_pairs : kernels.pairs;
 }
 
 // How `count` prepared rows times all columns are cut into items of work.
@@ -76,7 +78,7 @@ struct Plan {
   Plan(int64_t rows, int64_t depth, int64_t width, cpu::FloatType x_type, WeightFormat format, bool strided_x,
        int64_t rotation, bool codes, int most_threads)
       : threads(most_threads) {
-    const auto& loops = loops_for(format, x_type, codes);
+    const auto& loops = loops_for(format, x_type, codes, rows);
     const int64_t words = kDepthBlock / loops.values_per_word, group = loops.tile_rows;
     constexpr int64_t kFloat = sizeof(float);
     const int64_t padded_depth = ceil_div(depth, kDepthBlock) * words;
@@ -148,7 +150,7 @@ struct Product {
   void run(const Plan& plan, const cpu::Scratch& scratch) const;
 
  private:
-  const cpu::LinearLoops& loops() const { return loops_for(weight.format, x_type, codes); }
+  const cpu::LinearLoops& loops() const { return loops_for(weight.format, x_type, codes, rows); }
   // Words of one depth block.
   int64_t block_words() const { return kDepthBlock / loops().values_per_word; }
   // Rows [first, first + count) as blocks of kDepthBlock columns, each interleaved (see LinearLoops).

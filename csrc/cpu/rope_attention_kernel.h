@@ -93,8 +93,8 @@ struct AttentionKernel {
     return has_pairs && type == FloatType::bf16 ? pairs : values;
   }
   const AttentionLoops& loops(FloatType type, int64_t head_size) const {
-    const bool tiled = has_tiles && type == FloatType::bf16 && head_size % 32 == 0 && tiles_in_use();
-    return tiled ? tiles : vector_loops(type);
+    if (has_tiles && type == FloatType::bf16 && head_size % 32 == 0 && tiles_in_use()) return tiles;
+    return pairs_are_slow() ? values : vector_loops(type);
   }
 };
 

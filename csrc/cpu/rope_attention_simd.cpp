@@ -371,7 +371,8 @@ void pack_value_tiles(int64_t count, const PackRow& pack_row, float* tiles) {
     }
   }
   for (int64_t half = 0; half < 2; ++half) {
-    transpose(rows[0] + 16 * half, kTileColumns, kTileWords, 16, tiles + half * (kKeyBlock / 32) * kTileFloats, kTileWords);
+    transpose(rows[0] + 16 * half, kTileColumns, kTileWords, 16, tiles + half * (kKeyBlock / 32) * kTileFloats,
+              kTileWords);
   }
 }
 #endif
@@ -407,8 +408,9 @@ void pack(const AttentionArgs& args, int64_t batch, int64_t first_head, int64_t 
 #ifdef LTX2RT_TILES
       if constexpr (kTiled<Words>) {
         for (int64_t lane = 0; lane < size; lane += kTileColumns) {
-          pack_value_tiles(smaller(kGroup, count - group), [&](int64_t key, float* to) { pack_row(group + key, lane, to); },
-                           values + lane * words_of<Words>(kKeyBlock) + group / 32 * kTileFloats);
+          pack_value_tiles(
+              smaller(kGroup, count - group), [&](int64_t key, float* to) { pack_row(group + key, lane, to); },
+              values + lane * words_of<Words>(kKeyBlock) + group / 32 * kTileFloats);
         }
         continue;
       }
@@ -435,7 +437,8 @@ void start(const AttentionArgs& args, const QueryBlock& queries, float* state_me
     transform<Words>(args, args.q, queries.batch, queries.first + i, here, queries.head, args.scale, work.rows, stride,
                      work.scratch);
     for (int64_t w = here * stride; w < kTokens * stride; ++w) work.rows[w] = 0.0f;
-    transpose(work.rows, stride, kTokens, words, state.queries + i / kStrip<Words> * words * kStrip<Words> + i % kStrip<Words>, kStrip<Words>);
+    transpose(work.rows, stride, kTokens, words,
+              state.queries + i / kStrip<Words> * words * kStrip<Words> + i % kStrip<Words>, kStrip<Words>);
   }
   for (int64_t i = 0; i < kQueries<Words>; ++i) {
     state.row_max[i] = kMinusInfinity;

@@ -308,26 +308,27 @@ std::string check_linear(const KernelTables& kernels, const KernelTables& portab
         const auto expected = product(portable.linear, portable.linear.values, weights.matrix, rows, first, count,
                                       FloatType::bf16, x.data(), false);
         const double sum = static_cast<double>(count) * largest(format);
-        enum Way { values, pairs, tiles };
-        for (const Way way : {values, pairs, tiles}) {
-          const bool wide = format == WeightFormat::f32 || format == WeightFormat::f16;
+        const auto& linear = kernels.linear;
+        const struct {
+          const char* name;
+          bool there;
+          const LinearLoops& loops;
+        } ways[] = {{"", true, linear.values},
+                    {" pairs", linear.has_pairs, linear.pairs},
+                    {" split pairs", linear.has_split_pairs, linear.split_pairs},
+                    {" tiles", linear.has_tiles, linear.tiles}};
+        for (const auto& [name, there, loops] : ways) {
+          const bool wide = format == WeightFormat::f32 || format == WeightFormat::f16, narrow = *name != '\0';
           // Values of more bits than bfloat16 has are rounded in pairs.
-          const bool rounded = way != values && format >= WeightFormat::q8_0 && format <= WeightFormat::q6_k;
-          if (way != values && (wide || !(way == pairs ? kernels.linear.has_pairs : kernels.linear.has_tiles)))
-            continue;
-          const auto& loops = way == values  ? kernels.linear.values
-                              : way == pairs ? kernels.linear.pairs
-                                             : kernels.linear.tiles;
+          const bool rounded = narrow && format >= WeightFormat::q8_0 && format <= WeightFormat::q6_k;
+          if (!there || (narrow && wide)) continue;
           for (const bool few : {false, true}) {
             if (few && rows > loops.few_rows) continue;
             const auto got =
                 product(kernels.linear, loops, weights.matrix, rows, first, count, FloatType::bf16, x.data(), few);
             const auto fault =
-                compare(std::string(few ? "multiply_few " : "multiply ") + kNames[int(format)] +
-                            (way == values  ? ""
-                             : way == pairs ? " pairs"
-                                            : " tiles"),
-                        got, expected, rounded ? kHalfRounding / 2 * std::sqrt(sum) : kRounding / 10 * std::sqrt(sum));
+                compare(std::string(few ? "multiply_few " : "multiply ") + kNames[int(format)] + name, got, expected,
+                        rounded ? kHalfRounding / 2 * std::sqrt(sum) : kRounding / 10 * std::sqrt(sum));
             if (!fault.empty()) return fault;
           }
         }
@@ -400,8 +401,7 @@ struct AttentionProblem {
   bool interleaved, causal;
 };
 
-std::vector<float> attend(const AttentionKernel& kernels, const AttentionProblem& problem) {
-  const AttentionLoops& kernel = kernels.vector_loops(problem.type);
+std::vector<float> attend(const AttentionLoops& kernel, const AttentionProblem& problem) {
   constexpr int64_t kHeads = 2;
   const int64_t width = kHeads * problem.head_size, half = problem.head_size / 2;
   Numbers numbers(5);
@@ -468,8 +468,13 @@ std::string check_attention(const KernelTables& kernels, const KernelTables& por
     // Pairs round q, k and the weights to bfloat16, the portable loops do not. The sums of values in [-1, 1) then differ
     // by a fraction of such a rounding: scores of a few units turn 2^-9 of each factor into about 1 % of a weight.
     const bool pairs = kernels.attention.has_pairs && problem.type == FloatType::bf16;
-    const auto fault = compare(pairs ? "rope_attention pairs" : "rope_attention", attend(kernels.attention, problem),
-                               attend(portable.attention, problem), pairs ? kHalfRounding : 2 * kRounding);
+    const auto expected = attend(portable.attention.values, problem);
+    auto fault = compare(pairs ? "rope_attention pairs" : "rope_attention",
+                         attend(kernels.attention.vector_loops(problem.type), problem), expected,
+                         pairs ? kHalfRounding : 2 * kRounding);
+    if (fault.empty() && kernels.attention.has_tiles && problem.head_size % 32 == 0) {
+      fault = compare("rope_attention tiles", attend(kernels.attention.tiles, problem), expected, kHalfRounding);
+    }
     if (!fault.empty()) return fault;
   }
   return "";
@@ -665,7 +670,9 @@ KernelTables kernel_tables(Isa isa) {
                       rope_attention_kernel(isa), neighborhood_attention_kernel(isa),
                       causal_conv3d_kernel(isa),  conv_winograd_kernel(isa),
                       snake_kernels(isa)};
-  if (isa != Isa::amxbf16) tables.linear.has_tiles = tables.neighborhood.has_tiles = false;
+  if (isa != Isa::amxbf16) {
+    tables.linear.has_tiles = tables.attention.has_tiles = tables.neighborhood.has_tiles = false;
+  }
   return tables;
 }
 

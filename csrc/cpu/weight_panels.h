@@ -671,9 +671,8 @@ inline void expand_pairs_of(const WeightMatrix& w, int64_t n0, int64_t k0, int64
     const VecI zipped[kPanelVecs] = {(VecI)vzip1q_u16(words, next), (VecI)vzip2q_u16(words, next)};
     sink(k / 2, zipped);
   };
-  const auto round = [&zip](int64_t k, const Vec* even, const Vec* odd) __attribute__((always_inline)) {
-    zip(k, rounded_words(even), rounded_words(odd));
-  };
+  const auto round = [&zip](int64_t k, const Vec* even, const Vec* odd)
+                         __attribute__((always_inline)) { zip(k, rounded_words(even), rounded_words(odd)); };
   if (w.format == WeightFormat::e4m3) {
     const PanelRows rows(w, n0, k0);
     for (; done + 16 <= count; done += 16) {

@@ -24,7 +24,7 @@ from ltx2rt.api.previews import Preview, PreviewObserver, TinyDecoder
 from ltx2rt.api.prompt_cache import prompt_cache
 from ltx2rt.api.record import Record
 from ltx2rt.api.run_state import RunState
-from ltx2rt.errors import MemoryBudgetError, OutOfMemory, UsageError
+from ltx2rt.errors import ConnectionLost, MemoryBudgetError, OutOfMemory, UsageError
 from ltx2rt.graph.components import TRANSFORMER
 from ltx2rt.graph.diffusion.guidance import GuiderParams
 from ltx2rt.graph.pipelines.assumed_files import with_assumed
@@ -33,11 +33,14 @@ from ltx2rt.graph.pipelines.decide import decide
 from ltx2rt.graph.pipelines.defaults import GenerationDefaults, defaults_for
 from ltx2rt.graph.pipelines.open_inputs import frames_per_latent, input_files, open_inputs
 from ltx2rt.graph.pipelines.pipeline import PipelineEntry
-from ltx2rt.graph.pipelines.plan import Plan, Rates, plan, plan_keeping
+from ltx2rt.graph.pipelines.plan import Plan, Rates, plan, plan_assistance, plan_keeping
 from ltx2rt.graph.preview_decoder_file import PreviewDecoderFile
 from ltx2rt.graph.settings.setting import plain_values, settings_of, stored_values
 from ltx2rt.graph.settings.settings import DRIVING_SOUND, GUIDANCE, Settings
 from ltx2rt.graph.settings.weight_files import WeightFiles
+from ltx2rt.graph.stages.clip_team import Budget, ClipTeam, Machines
+from ltx2rt.graph.stages.denoise.assistance import Assistant
+from ltx2rt.graph.stages.denoise.team_passes import tell_alone
 from ltx2rt.graph.stages.events import Event
 from ltx2rt.graph.stages.handover import Handover
 from ltx2rt.graph.stages.inputs import GenerationInputs
@@ -45,6 +48,7 @@ from ltx2rt.graph.stages.journal import Journal
 from ltx2rt.graph.stages.keeping import Keeping
 from ltx2rt.graph.stages.media_inputs import WHOLE_SOUND_S
 from ltx2rt.graph.stages.run import GeneratedClip, Run
+from ltx2rt.graph.stages.team_facts import agree, machine_facts
 from ltx2rt.graph.stages.text.duration import predicted_frames
 from ltx2rt.graph.stages.text.enhancement import enhance_prompt
 from ltx2rt.graph.stages.text.stage import guided_contexts, positive_context
@@ -54,6 +58,7 @@ from ltx2rt.memory.ledger import Ledger, rounded_up
 from ltx2rt.memory.limits import format_bytes
 from ltx2rt.paths import expanded
 from ltx2rt.spelling import spelled
+from ltx2rt.team.team import Team
 from ltx2rt.weights.checkpoint import Checkpoint
 from ltx2rt.weights.kept_weights import KeptWeights
 from ltx2rt.weights.lora.fusing import is_changed
@@ -213,6 +218,7 @@ class Pipeline:
         noted: Mapping[str, Any] | None = None,
         repeated: Record | None = None,
         memory: str | int | None = None,
+        team: Team | None = None,
         **settings: Unpack[CallArguments],
     ) -> Clip: ...
 
@@ -226,6 +232,7 @@ class Pipeline:
         on_preview: Callable[[Preview], None] | None = None,
         preview_decoder: str | PathLike[str] | None = None,
         memory: str | int | None = None,
+        team: Team | None = None,
         **settings: Unpack[CallArguments],
     ) -> list[Clip]: ...
 
@@ -242,6 +249,7 @@ class Pipeline:
         noted: Mapping[str, Any] | None = None,
         repeated: Record | None = None,
         memory: str | int | None = None,
+        team: Team | None = None,
         **settings: Unpack[CallArguments],
     ) -> Clip | list[Clip]:
         """Generate a clip, or one for each prompt of a list, one after the other.
@@ -260,6 +268,8 @@ class Pipeline:
             repeated: the record of a run that this one repeats; its weights and inputs must be the same.
             memory: what the process may take, ``12GB`` or bytes; None: most of what is free. It decides what is
                 streamed from disk and worked on in parts, not the result.
+            team: machines that share the denoising, of which this one leads (`ltx2rt.team`); the others call `assist`.
+                The result is that of one machine. None: this one does all.
             settings: see `Settings`. ``num_frames=None`` makes the clip of audio-to-video as long as its sound.
 
         Returns:
@@ -273,6 +283,8 @@ class Pipeline:
             MemoryBudgetError: a stage does not fit, or with ``keep_loaded=True`` the weights of all; before anything is
                 loaded. `OutOfMemory`: the system refuses memory later.
             NotFiniteError: a model computed values that are not finite numbers.
+            MachineLost: another machine of the team says nothing, or cannot do its part. One that has gone is done
+                without.
         """
         for name, called in (("observer", observer), ("on_settings", on_settings), ("on_preview", on_preview)):
             if called is not None and not callable(called):
@@ -289,6 +301,7 @@ class Pipeline:
                     on_preview=on_preview,
                     preview_decoder=preview_decoder,
                     memory=memory,
+                    team=team,
                     **settings,
                 )
                 for one in prompt
@@ -300,11 +313,14 @@ class Pipeline:
         previews = None if on_preview is None else _Previews.of(on_preview, preview_decoder, inputs)
         beside = 0 if previews is None else previews.nbytes
         store = self._kept
+        clip_team = None if team is None else self._lead(team, memory)
         work: Callable[[Run], GeneratedClip] = self._generate
         if inputs.duration is not None:
             # How long the clip will be is only known once the prompt is encoded; the shortest one must fit.
-            self._plan(work, inputs.shortest, self._files, ledger(memory, store.nbytes, beside))
-        accounts, planned = self._accounts(work if inputs.duration is None else self._begin, inputs, memory, beside)
+            machines = None if clip_team is None else clip_team.machines
+            self._plan(work, inputs.shortest, self._files, ledger(memory, store.nbytes, beside), machines=machines)
+        first = work if inputs.duration is None else self._begin
+        accounts, planned = self._accounts(first, inputs, memory, beside, clip_team)
         if repeated is not None:
             record.require_same_sources(repeated)
         if on_settings is not None:
@@ -314,13 +330,15 @@ class Pipeline:
             state = RunState.begin(_folder(state_folder), record, resume=resume, noted=noted)
         journal = None if state is None else state.journal()
         try:
-            run = self._run(inputs, accounts, planned, journal, previews, observer)
+            run = self._run(inputs, accounts, planned, journal, previews, observer, clip_team)
             if inputs.duration is not None:
                 self._begin(run)
                 work, reports = self.entry.generate, run.stages.reports
-                accounts, planned = self._accounts(work, run.inputs, memory, beside)
-                run = self._run(run.inputs, accounts, planned, journal, previews, observer)
+                accounts, planned = self._accounts(work, run.inputs, memory, beside, clip_team)
+                run = self._run(run.inputs, accounts, planned, journal, previews, observer, clip_team)
                 run.stages.reports[:0] = reports
+            if clip_team is not None:
+                clip_team.stages = sum(stage.need.steps > 0 for stage in planned.stages)
             clip = work(run)
             if inputs.settings.enhance_prompt:
                 record = replace(record, result={"enhanced_prompt": run.inputs.prompt})
@@ -332,12 +350,70 @@ class Pipeline:
                 state.remove_if_empty()
             raise
 
+    def assist(self, team: Team, memory: str | int | None = None) -> None:
+        """Take part in the clips of another machine, which leads the team and calls this pipeline with it.
+
+        This returns when the leader lets the team go. Weights that were loaded stay until then.
+
+        Args:
+            team: of which this machine does not lead.
+            memory: what the process may take, as for a call.
+
+        Raises:
+            UsageError: this machine leads, or differs from the leader in weights, versions or settings.
+            MachineLost: the leader has gone or says nothing, or a machine has too little memory for its part.
+        """
+        if team.leads:
+            raise UsageError("this machine leads the team; call the pipeline with it, and assist on the others.")
+        assistant = Assistant(team, self._files, lambda kept: ledger(memory, kept))
+        for head, arrays in team.messages():
+            if head["do"] == "clip":
+                accounts = ledger(memory)
+                agree(
+                    team,
+                    self._facts(team),
+                    Budget(accounts.budget, accounts.base),
+                    allow_mixed=head["allow_mixed"],
+                )
+            else:
+                assistant.stage(head, arrays)
+
+    def _lead(self, team: Team, memory: str | int | None) -> ClipTeam:
+        """A clip begins: the machines compare what they have."""
+        if not team.leads:
+            raise UsageError(f"machine {team.rank} does not lead the team; call assist(team) there.")
+        accounts = ledger(memory, self._kept.nbytes)
+        budget = Budget(accounts.budget, accounts.base)
+        allow_mixed = team.rules.allow_mixed
+        if not team.is_there:
+            return ClipTeam(team, (budget,))
+        try:
+            team.tell({"do": "clip", "allow_mixed": allow_mixed})
+            budgets = agree(team, self._facts(team), budget, allow_mixed=allow_mixed)
+            team.rest()
+        except ConnectionLost as error:
+            tell_alone(error)
+            return ClipTeam(team, (budget,))
+        return ClipTeam(team, budgets)
+
+    def facts(self) -> dict[str, str]:
+        """What machines must have in common to make a clip together: fact -> value."""
+        return {"pipeline": self.name, **machine_facts(self._files, self._dtype)}
+
+    def _facts(self, team: Team) -> dict[str, str]:
+        return {**team.rules.terms, **self.facts()}
+
     def _accounts(
-        self, work: Callable[[Run], object], inputs: GenerationInputs, memory: str | int | None, beside: int
+        self,
+        work: Callable[[Run], object],
+        inputs: GenerationInputs,
+        memory: str | int | None,
+        beside: int,
+        team: ClipTeam | None,
     ) -> tuple[Ledger, Plan]:
         """Accounts for a run that will do ``work`` while ``beside`` bytes are taken by its previews, and its plan."""
         accounts = ledger(memory, self._kept.nbytes, beside)
-        planned = self._plan(work, inputs, self._files, accounts)
+        planned = self._plan(work, inputs, self._files, accounts, machines=None if team is None else team.machines)
         accounts.reserved = sum(planned.kept.values())
         return accounts, planned
 
@@ -349,6 +425,7 @@ class Pipeline:
         journal: Journal | None,
         previews: _Previews | None,
         observer: Callable[[Event], None] | None,
+        team: ClipTeam | None,
     ) -> Run:
         """A run that follows a plan."""
         if previews is not None:
@@ -367,6 +444,7 @@ class Pipeline:
             keeping=keeping,
             prompts=prompt_cache(inputs.settings),
             handover=Handover(planned.handover) if planned.handover else None,
+            team=team,
         )
 
     def _check_all(self, prompts: Sequence[Any], settings: CallArguments) -> None:
@@ -393,6 +471,7 @@ class Pipeline:
         memory: str | int | None = None,
         rates: Rates | None = None,
         preview_decoder: str | PathLike[str] | None = None,
+        machines: Machines | None = None,
         **settings: Unpack[CallArguments],
     ) -> tuple[Plan, list[str]]:
         """What a call with these settings would take; loads nothing.
@@ -402,6 +481,8 @@ class Pipeline:
             memory: see `__call__`.
             rates: speeds to predict seconds with; default: measured and assumed ones.
             preview_decoder: see `__call__`; its memory counts.
+            machines: that share the denoising stages, and the one to plan for: the leader runs everything else, the
+                others have these stages alone. None: one machine.
             settings: see `Settings`.
 
         Returns:
@@ -409,13 +490,18 @@ class Pipeline:
 
         Raises:
             MemoryBudgetError: a stage does not fit.
+            MachineLost: another machine has too little memory for its part.
             UsageError, CheckpointError, MediaError: as calling the pipeline.
         """
         files, assumed = with_assumed(self._files)
         inputs, _ = self._prepare({"prompt": prompt, **settings}, files)
         speeds = measured_rates() if rates is None else rates
         beside = 0 if preview_decoder is None else _Previews.bytes_of(preview_decoder, inputs)
-        found = self._plan(self._generate, inputs, files, ledger(memory, self._kept.nbytes, beside), speeds)
+        accounts = ledger(memory, self._kept.nbytes, beside)
+        if machines is None or machines.rank == 0:
+            found = self._plan(self._generate, inputs, files, accounts, speeds, machines)
+        else:
+            found = plan_assistance(self._generate, files, inputs, accounts, machines, speeds)
         names = {stage.need.name for stage in found.stages}
         told = [text for text in assumed if any(text.startswith(name) for name in names)]
         if inputs.duration is not None:
@@ -439,11 +525,12 @@ class Pipeline:
         files: WeightSet,
         accounts: Ledger,
         speeds: Rates | None = None,
+        machines: Machines | None = None,
     ) -> Plan:
         """The plan of what a call does with a run: its weights stay in memory where that is wanted and they fit."""
         prompts = prompt_cache(inputs.settings)
         if self.keep_loaded is not False:
-            found = plan_keeping(work, files, inputs, accounts, self._kept, speeds, prompts)
+            found = plan_keeping(work, files, inputs, accounts, self._kept, speeds, prompts, machines)
             if isinstance(found, Plan):
                 return found
             refused = (
@@ -458,7 +545,7 @@ class Pipeline:
                     enough,
                 )
             log.info("%s: each stage frees its own", refused)
-        return plan(work, files, inputs, accounts.unused(), speeds, prompts)
+        return plan(work, files, inputs, accounts.unused(), speeds, prompts, machines)
 
     def _prepare(self, settings: Mapping[str, Any], files: WeightSet) -> tuple[GenerationInputs, Record]:
         fixed = self.has_fixed_schedule

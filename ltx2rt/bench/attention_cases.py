@@ -67,6 +67,7 @@ class AttentionCase:
             4.0 * width * self.queries * self.keys,
             DTYPES[self.dtype].size * 2.0 * width * (self.queries + self.keys),
             ARITHMETIC[self.dtype],
+            tiles=self.head % 32 == 0,
         )
 
     def reduced(self) -> AttentionCase:

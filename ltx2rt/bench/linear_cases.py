@@ -223,8 +223,9 @@ def plain_mlx(x: mx.array, weight: LinearWeight) -> mx.array:
 
 
 def linear_cases() -> list[LinearCase]:
-    """Every format and row count at 4096 x 4096; the feed-forward layers with their epilogues."""
+    """Every format and row count at 4096 x 4096, more of bfloat16; the feed-forward layers with their epilogues."""
     cases = [LinearCase(form, 4096, 4096, rows) for form in BITS for rows in (1, 16, 128, 512, 1024)]
+    cases += [LinearCase("bf16", 4096, 4096, rows) for rows in (5, 8)]
     cases += [LinearCase(form, 4096, 4096, rows) for form in PACKED for rows in (1, 16, 512)]
     cases += [LinearCase(form, 4096, 4096, 1024) for form in DOT]
     for form in ("bf16", "e4m3"):

@@ -26,8 +26,9 @@ from ltx2rt.graph.diffusion.denoising import NO_GUIDANCE
 from ltx2rt.graph.models.layers.params import Params
 from ltx2rt.graph.models.transformer.footprint import CallShape, call_flops
 from ltx2rt.graph.models.transformer.model import Transformer, TransformerConfig, param_specs
-from ltx2rt.graph.stages.denoise.needs import DenoiseTask, block_specs, denoise_options, resident_specs
+from ltx2rt.graph.stages.denoise.needs import block_specs, denoise_options, resident_specs
 from ltx2rt.graph.stages.denoise.residency import partly_streamed
+from ltx2rt.graph.stages.denoise.task import DenoiseTask
 from ltx2rt.kernels.selection import forced
 from ltx2rt.memory.ledger import Ledger
 from ltx2rt.memory.need import Need

@@ -4,33 +4,142 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import json
 import os
 import platform
 import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import mlx.core as mx
 
 import ltx2rt
+from ltx2rt import api
+from ltx2rt.cli.arguments import command_of
+from ltx2rt.cli.exit_codes import ExitCode
+from ltx2rt.cli.flag import add_flags
+from ltx2rt.cli.flags import FLAGS, named
+from ltx2rt.cli.machines import met_team, run_with_hosts
+from ltx2rt.cli.plan import SOME_PROMPT
+from ltx2rt.cli.team_plan import MakePlan, TeamPlan, links_text, planned_on_all
+from ltx2rt.errors import Ltx2rtError
+from ltx2rt.graph.stages.team_facts import differences, machine_facts
 from ltx2rt.kernels.gpu_device import advice, has_launch_code
 from ltx2rt.kernels.kernel_choice import KernelChoice, metal_kernels
 from ltx2rt.kernels.selection import ext, use_reference
+from ltx2rt.memory.limits import format_bytes
+from ltx2rt.team.links import Links, measured_links
+from ltx2rt.team.team import Split, Team
+from ltx2rt.weights.fingerprint import fingerprint
+
+# The files of weights, and the machines that shall have the same.
+_FLAGS = (*named("--hosts"), *(flag for flag in FLAGS if flag.target == "files"))
 
 
 def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "doctor",
-        help="show versions, device and active kernels",
-        description="Show what this installation runs on and which kernels are active.",
+        help="show versions, device and active kernels, of several machines with --hosts",
+        description="Show what this installation runs on and which kernels are active; with weights their "
+        "fingerprints, with --hosts the same of every machine, how fast they reach each other and what it pays to "
+        "share.",
     )
+    add_flags(parser, _FLAGS)
     parser.set_defaults(run=run_doctor)
 
 
 def run_doctor(arguments: argparse.Namespace) -> int:
-    """Print the report; always exit code 0."""
-    for name, value in facts():
-        print(f"{name:<16}{value}")
-    return 0
+    """Print the report. The exit code is 0, or 1 where machines cannot make a clip together."""
+    if arguments.hosts is not None:
+        return run_with_hosts(arguments)
+    with met_team() as team:
+        if team is not None:
+            return _report_of_team(team, arguments)
+    pipeline = _opened(arguments)
+    for line in _lines([*facts(), *_weight_facts(pipeline)]):
+        print(line)
+    return ExitCode.GOOD
+
+
+def _lines(rows: Iterable[tuple[str, str]]) -> list[str]:
+    return [f"{name:<16}{value}" for name, value in rows]
+
+
+def _opened(arguments: argparse.Namespace) -> api.Pipeline | None:
+    """The pipeline of the weights that are named; None: none is."""
+    given = {flag.dest: getattr(arguments, flag.dest) for flag in _FLAGS if flag.target == "files"}
+    if all(value is None for value in given.values()):
+        return None
+    # As the command that makes a clip reads them.
+    options = {**{flag.dest: None for flag in FLAGS}, **given, "prompt": SOME_PROMPT, "positional_prompt": None}
+    return api.load(**command_of(argparse.Namespace(**options)).files, keep_loaded=False)
+
+
+def _weight_facts(pipeline: api.Pipeline | None) -> list[tuple[str, str]]:
+    if pipeline is None:
+        return []
+    return [("weights", f"{path}: {fingerprint(path)}") for path in pipeline.weights]
+
+
+def _report_of_team(team: Team, arguments: argparse.Namespace) -> int:
+    """What every machine is, and whether and how they should make a clip together; the leader prints it."""
+    own: dict[str, Any] = {"name": platform.node(), "rows": facts(), "facts": {}, "error": ""}
+    pipeline = None
+    try:
+        pipeline = _opened(arguments)
+        own["facts"] = machine_facts(None) if pipeline is None else pipeline.facts()
+        own["rows"] += _weight_facts(pipeline)
+    except Ltx2rtError as error:
+        own["error"] = str(error)
+    machines = [json.loads(text) for text in team.gather_texts(json.dumps(own))]
+    links = measured_links(team)
+    differing = differences([machine["facts"] for machine in machines])
+    broken = any(machine["error"] for machine in machines)
+    plans: dict[Split, TeamPlan] = {}
+    if pipeline is not None and not broken:
+        plans = {split: planned_on_all(team, links, split, None, _planner(pipeline)) for split in ("passes", "tokens")}
+    if team.leads:
+        print("\n".join(_team_lines(machines, links, differing, plans)))
+    return ExitCode.FAILED if differing or broken else ExitCode.GOOD
+
+
+def _planner(pipeline: api.Pipeline) -> MakePlan:
+    return lambda machines: pipeline.plan(SOME_PROMPT, machines=machines)[0]
+
+
+def _team_lines(
+    machines: Sequence[Mapping[str, Any]], links: Links, differing: Sequence[str], plans: Mapping[Split, TeamPlan]
+) -> Iterator[str]:
+    for rank, machine in enumerate(machines):
+        yield f"machine {rank} ({machine['name']})"
+        yield from _lines((name, value) for name, value in machine["rows"])
+        if machine["error"]:
+            yield f"error: {machine['error']}"
+        yield ""
+    yield links_text(links)
+    for line in differing:
+        yield f"differs: {line}"
+    if differing:
+        mixed = not differences([machine["facts"] for machine in machines], allow_mixed=True)
+        yield f"the machines {'need --allow-mixed to' if mixed else 'cannot'} make a clip together"
+    if not plans and not any(machine["error"] for machine in machines):
+        yield "give the options of the weights to see which way of sharing pays"
+    for split, plan in plans.items():
+        yield f"sharing {split}: {_worth(plan)}"
+
+
+def _worth(plan: TeamPlan) -> str:
+    """What a way of sharing does for a clip of the usual size, for people."""
+    if not plan.works:
+        return "; ".join(f"machine {rank}: {error}" for rank, error in enumerate(plan.errors) if error)
+    if not plan.shared:
+        return "there is nothing to share, a step has one pass"
+    pays = "" if plan.times > 1 else ", which does not pay"
+    received = format_bytes(sum(stage.received for stage in plan.shared))
+    return (
+        f"a clip of the usual size takes about {plan.seconds:.0f} s in place of {plan.alone:.0f} s on machine 0 alone, "
+        f"{plan.times:.2f} times as fast{pays}; each machine receives {received}"
+    )
 
 
 def facts() -> list[tuple[str, str]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from enum import IntEnum
 
-from ltx2rt.errors import BrokenDownload, Cancelled, Ltx2rtError, OutOfMemory, OutOfSpace, UsageError
+from ltx2rt.errors import BrokenDownload, Cancelled, Ltx2rtError, MachineLost, OutOfMemory, OutOfSpace, UsageError
 
 
 class ExitCode(IntEnum):
@@ -22,8 +22,9 @@ MEANINGS = {
     ExitCode.GOOD: "done",
     ExitCode.FAILED: "a file is missing, damaged or does not fit, a check found something, or the run failed",
     ExitCode.USAGE: "options that cannot work; nothing was computed",
-    ExitCode.TRY_AGAIN: "interrupted (Ctrl-C, SIGTERM), disk full, memory refused while running, or a download broke "
-    "off: the same command can work another time, a clip with --resume from where it was",
+    ExitCode.TRY_AGAIN: "interrupted (Ctrl-C, SIGTERM), disk full, memory refused while running, a download broke "
+    "off, or another machine of a team was lost: the same command can work another time, a clip with --resume from "
+    "where it was",
 }
 
 # The first row whose kind an error is of decides.
@@ -35,6 +36,7 @@ _CODES: tuple[tuple[type[BaseException], ExitCode], ...] = (
     (OutOfMemory, ExitCode.TRY_AGAIN),
     (MemoryError, ExitCode.TRY_AGAIN),
     (BrokenDownload, ExitCode.TRY_AGAIN),
+    (MachineLost, ExitCode.TRY_AGAIN),
     (Ltx2rtError, ExitCode.FAILED),
     (OSError, ExitCode.FAILED),
 )

@@ -18,6 +18,7 @@ from ltx2rt.graph.pipelines import AUTOMATIC, PIPELINE_NAMES, PIPELINES, pipelin
 from ltx2rt.graph.settings.settings import Settings
 from ltx2rt.graph.settings.weight_files import WeightFiles
 from ltx2rt.paths import expanded
+from ltx2rt.team.team import DEFAULT_PATIENCE, SPLITS
 
 _FILE = "FILE"
 _GROUPS = ("Request", "Text", "Conditions", "Guidance", "Weights", "Output", "Run")
@@ -130,6 +131,42 @@ RUN = (
         "run",
         choices=("text", "json"),
         default="text",
+    ),
+    Flag(
+        ("--hosts",),
+        "run on all machines of this file together, which ssh reaches (docs/many-machines.md); nothing between them is "
+        "authenticated or encrypted: trusted networks only",
+        "Run",
+        "run",
+        kind=expanded,
+        metavar="FILE.json",
+    ),
+    Flag(
+        ("--split",),
+        "what several machines share (MLX_RANK and MLX_HOSTFILE, docs/distributed.md; nothing between them is "
+        "authenticated or encrypted: trusted networks only): the guidance passes of a step, the tokens of the video in "
+        "every pass, or what fits each stage",
+        "Run",
+        "run",
+        choices=SPLITS,
+        default="auto",
+    ),
+    Flag(
+        ("--patience",),
+        "after how long without a word another machine counts as lost; more than the slowest one needs for a step",
+        "Run",
+        "run",
+        kind=float,
+        metavar="SECONDS",
+        default=DEFAULT_PATIENCE,
+    ),
+    Flag(
+        ("--allow-mixed",),
+        "machines with other processors, GPUs or kernels may take part, though the last bits of a clip then depend on "
+        "who computes what",
+        "Run",
+        "run",
+        kind=None,
     ),
     Flag(("--quiet",), "no settings, progress or report on the terminal", "Run", "run", kind=None),
 )

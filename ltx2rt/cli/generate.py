@@ -17,10 +17,12 @@ from ltx2rt.cli.arguments import Command, command_of, effectless
 from ltx2rt.cli.config_file import read_config, toml_of_record, values_of_record
 from ltx2rt.cli.flag import add_flags
 from ltx2rt.cli.flags import FLAGS
+from ltx2rt.cli.machines import run_with_hosts
 from ltx2rt.cli.outputs import RULE, Outputs, asks_for_sound, free_outputs, names_up_to_free
 from ltx2rt.cli.plan_text import plan_text
 from ltx2rt.cli.progress import Progress
-from ltx2rt.errors import Cancelled, OutOfMemory, OutOfSpace, StateError, UsageError
+from ltx2rt.cli.team import assist, assists, joined_team, terms_of
+from ltx2rt.errors import Cancelled, MachineLost, OutOfMemory, OutOfSpace, StateError, UsageError
 from ltx2rt.graph.pipelines import PIPELINES
 from ltx2rt.graph.pipelines.open_inputs import input_files
 from ltx2rt.graph.settings.kinds import RANDOM_SEED
@@ -33,13 +35,14 @@ from ltx2rt.media.output_file import OutputFile
 from ltx2rt.media.output_lock import held
 from ltx2rt.media.stills import write_png
 from ltx2rt.spelling import spelled
+from ltx2rt.team.team import Team
 from ltx2rt.weights.sets.parts import TITLES
 
 DEFAULT_OUTPUT = Path("output.mp4")
 DEFAULT_SOUND_OUTPUT = Path("output.wav")
 
 # Files that the command itself handles; a configuration cannot name another one.
-_NOT_IN_CONFIG = ("config", "from_sidecar", "plan", "print_config", "resume")
+_NOT_IN_CONFIG = ("config", "from_sidecar", "hosts", "plan", "print_config", "resume")
 
 
 def add_parser(subparsers: Any) -> None:
@@ -55,11 +58,19 @@ def add_parser(subparsers: Any) -> None:
 
 def run_generate(arguments: argparse.Namespace) -> int:
     """Exit code 0 when the clip has been written."""
+    if arguments.hosts is not None:
+        if arguments.plan or arguments.print_config:
+            raise UsageError("--hosts makes a clip; ltx2rt plan --hosts plans one, --print-config needs no hosts.")
+        return run_with_hosts(arguments)
     repeated = merge_other_sources(arguments)
     command = command_of(arguments)
     progress = Progress(arguments.progress, quiet=bool(arguments.quiet))
+    makes_clip = not (arguments.print_config or arguments.plan)
+    if makes_clip and assists():
+        assist(arguments, command, progress, arguments.terms)
+        return 0
     outputs, overwrite = _outputs(arguments, command), bool(arguments.overwrite)
-    if not (arguments.print_config or arguments.plan):
+    if makes_clip:
         # Without a name the clip makes room for the record that is repeated.
         repeats = arguments.unnamed and not overwrite
         inputs = _inputs(arguments, command)
@@ -93,7 +104,8 @@ def run_generate(arguments: argparse.Namespace) -> int:
     progress.preview = outputs.preview
     with outputs.held(), held(filter(None, [arguments.state_folder])), closing(progress):
         outputs.check([*_inputs(arguments, command), *pipeline.weights], overwrite=overwrite)
-        _generate(arguments, command, pipeline, outputs, progress, repeated)
+        with joined_team(arguments, progress, arguments.terms) as team:
+            _generate(arguments, command, pipeline, outputs, progress, repeated, team)
     written = outputs.clip if outputs.decoded else outputs.options.save_latents
     assert written is not None
     if outputs.hdr_space is not None and outputs.decoded:
@@ -110,6 +122,7 @@ def _generate(
     outputs: Outputs,
     progress: Progress,
     repeated: Record | None,
+    team: Team | None,
 ) -> None:
     """Run the pipeline and write what it makes."""
     output, resume = outputs.clip, bool(arguments.resume)
@@ -127,9 +140,10 @@ def _generate(
             noted={"output": outputs.options.as_dict(), "run": _noted(arguments, output)},
             repeated=repeated,
             memory=arguments.memory,
+            team=team,
         )
         clip.save(output, outputs.options, overwrite=bool(arguments.overwrite))
-    except (KeyboardInterrupt, Cancelled, OutOfSpace, OutOfMemory):
+    except (KeyboardInterrupt, Cancelled, OutOfSpace, OutOfMemory, MachineLost):
         if state is not None and state.exists():
             progress.message(f"{output} is not written; the same command with --resume continues")
         raise
@@ -186,7 +200,8 @@ def merge_other_sources(arguments: argparse.Namespace) -> Record | None:
     """Add the options of a config file, a sidecar or an interrupted run to those of the command line, which win.
 
     ``arguments.unnamed`` says then whether nobody gave the clip's name, ``arguments.interrupted`` is the clip of the
-    run that goes on, and ``arguments.own`` the files that it may have left.
+    run that goes on, ``arguments.own`` the files that it may have left, and ``arguments.terms`` what was asked for, by
+    the command line and its files.
 
     Returns:
         The record of the sidecar, whose weights and inputs the run must have.
@@ -210,6 +225,7 @@ def merge_other_sources(arguments: argparse.Namespace) -> Record | None:
         if arguments.no_state:
             raise UsageError("--state-folder and --no-state contradict each other; give one of them.")
         require_state_folder(arguments.state_folder)
+    arguments.terms = terms_of(arguments)
     if arguments.resume:
         _merge_interrupted(arguments)
     return record

@@ -57,6 +57,7 @@ def run(argv: Sequence[str]) -> int:
         arguments, unknown = parser.parse_known_args(argv)
         if unknown:
             parser.error(_unknown_options(arguments.verb, parser, unknown))
+        arguments.words = tuple(argv)
         with spelled_as(spelling()):
             return int(arguments.run(arguments))
     except EXPECTED as error:

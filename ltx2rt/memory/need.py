@@ -33,6 +33,8 @@ class Need:
             the stage.
         keeps: they do stay.
         handed_on: weights of this and earlier stages that stay for a later stage of the run.
+        received: bytes that other machines send to this one.
+        exchanges: operations in which they do.
     """
 
     name: str
@@ -55,6 +57,8 @@ class Need:
     can_be_kept: bool = True
     keeps: bool = False
     handed_on: int = 0
+    received: int = 0
+    exchanges: int = 0
 
     def while_loading(self, excess: int) -> Need:
         """The need of a stage whose peak may lie where its weights are loaded, ``excess`` bytes above them."""

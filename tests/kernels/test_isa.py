@@ -62,9 +62,17 @@ def test_the_self_check_sees_broken_products_of_pairs(isa):
     assert _ext.kernel_fault(isa, "neighborhood pairs").startswith("neighborhood_attention pairs[")
 
 
+@pytest.mark.skipif("avx512bf16" not in USABLE, reason="needs a processor with AVX-512 BF16")
+def test_the_self_check_sees_broken_products_of_split_pairs():
+    assert _ext.kernel_fault("avx512bf16", "split pairs").startswith("multiply bf16 split pairs[")
+    with pytest.raises(ValueError, match="does not split pairs"):
+        _ext.kernel_fault("avx2", "split pairs")
+
+
 @pytest.mark.skipif("amxbf16" not in USABLE, reason="needs a processor with AMX")
 def test_the_self_check_sees_broken_tiles():
     assert _ext.kernel_fault("amxbf16", "tiles").startswith("multiply bf16 tiles[")
+    assert _ext.kernel_fault("amxbf16", "attention tiles").startswith("rope_attention tiles[")
     assert _ext.kernel_fault("amxbf16", "neighborhood tiles").startswith("neighborhood_attention tiles[")
     with pytest.raises(ValueError, match="no tiles"):
         _ext.kernel_fault("avx512bf16", "tiles")

@@ -173,6 +173,39 @@ def test_equal_scores_give_the_mean_in_bfloat16():
     assert error(rope_attention(mx.zeros_like(q), k, v, num_heads=2), mean) <= BF16 * np.abs(mean).max()
 
 
+@pytest.mark.parametrize(
+    ("q_tokens", "k_tokens"), [(1, 1), (15, 2), (31, 33), (33, 31), (144, 127), (145, 129), (161, 300)]
+)
+@pytest.mark.parametrize("size", [32, 64])
+def test_any_length_in_bfloat16(q_tokens, k_tokens, size):
+    q, k, v = inputs(2, q_tokens, k_tokens, 2, size, dtype=mx.bfloat16)
+    gate = normal((2, q_tokens, 2), 5)
+    arguments = {"num_heads": 2, "causal": q_tokens < k_tokens, "gate_logits": gate}
+    ours = rope_attention(q, k, v, **arguments)
+    exact = expected(q, k, v, **arguments)
+    assert error(ours, exact) < 4 * BF16 * max(1.0, np.abs(exact).max())
+
+
+def test_bits_of_a_query_do_not_depend_on_the_others_in_bfloat16():
+    q, k, v = inputs(1, 301, 200, 2, 64, dtype=mx.bfloat16)
+    whole = rope_attention(q, k, v, num_heads=2)
+    for first, end in ((0, 1), (5, 22), (100, 133), (140, 290)):
+        assert mx.array_equal(rope_attention(q[:, first:end], k, v, num_heads=2), whole[:, first:end])
+
+
+@pytest.mark.parametrize("size", [32, 40, 128])
+def test_accepts_any_strides_in_bfloat16(size):
+    """Lanes that do not follow one another, tokens in reverse, and views at odd offsets."""
+    q, k, v = inputs(2, 50, 140, 2, size, dtype=mx.bfloat16)
+    right = rope_attention(q, k, v, num_heads=2)
+    apart = [mx.repeat(a, 2, axis=-1)[..., ::2] for a in (q, k, v)]
+    turned = [mx.contiguous(a[:, ::-1])[:, ::-1] for a in (q, k, v)]
+    odd = [mx.concatenate([mx.zeros((1,), a.dtype), a.reshape(-1)])[1:].reshape(a.shape) for a in (q, k, v)]
+    mx.eval(apart, turned, odd)
+    for views in (apart, turned, odd):
+        assert mx.array_equal(rope_attention(*views, num_heads=2), right)
+
+
 @pytest.mark.parametrize("size", [1, 2, 3, 15, 17, 20, 31, 33, 40, 72, 96, 256])
 def test_any_head_size_in_bfloat16(size):
     q, k, v = inputs(1, 20, 131, 3, size, dtype=mx.bfloat16)

@@ -9,7 +9,11 @@ from itertools import groupby
 from typing import Any, NamedTuple
 
 from ltx2rt.errors import MemoryBudgetError
+from ltx2rt.graph.components import TRANSFORMER
 from ltx2rt.graph.diffusion.windows import Window
+from ltx2rt.graph.stages.clip_team import Budget, Machines
+from ltx2rt.graph.stages.denoise.leading import in_step_of
+from ltx2rt.graph.stages.denoise.needs import denoise_options
 from ltx2rt.graph.stages.handover import StageHandover, planned_handover
 from ltx2rt.graph.stages.inputs import GenerationInputs
 from ltx2rt.graph.stages.keeping import Keeping
@@ -64,6 +68,8 @@ class StagePlan:
             "streamed_bytes_per_step": self.need.streamed_per_step,
             "peak_bytes": self.peak_bytes,
             "flops": self.need.flops,
+            "received_bytes": self.need.received,
+            "exchanges": self.need.exchanges,
             "seconds": round(self.seconds, 3),
         }
 
@@ -153,6 +159,7 @@ def plan(
     ledger: Ledger,
     rates: Rates | None = None,
     prompts: KeptPrompts | None = None,
+    machines: Machines | None = None,
 ) -> Plan:
     """Plan a run; nothing is loaded.
 
@@ -160,18 +167,56 @@ def plan(
         work: what will be done with a run: a pipeline's ``generate``, and what comes before it.
         files, inputs, ledger: as the run will have them. The ledger is charged with what is chosen.
         rates: speeds to predict seconds with; None: where only the memory matters.
-        prompts: as the run will have them.
+        prompts, machines: as the run will have them.
 
     Raises:
         MemoryBudgetError: a stage does not fit the budget, however it is run.
+        MachineLost: another machine has too little memory for its part.
         UsageError, CheckpointError: the inputs or a file cannot work.
     """
-    run = Run(files, inputs, ledger=ledger, planning=True, prompts=prompts)
+    run = Run(files, inputs, ledger=ledger, planning=True, prompts=prompts, machines=machines)
     work(run)
     handover = tuple(planned_handover(run.uses, _room(ledger, run.inputs.windows)))
     ledger.needs[:] = [stage.applied(need) for stage, need in zip(handover, ledger.needs, strict=True)]
     found = planned(ledger, ledger.needs, Rates(math.inf, math.inf) if rates is None else rates)
     return replace(found, handover=handover, windows=run.inputs.windows)
+
+
+def plan_assistance(
+    work: Callable[[Run], object],
+    files: WeightSet,
+    inputs: GenerationInputs,
+    ledger: Ledger,
+    machines: Machines,
+    rates: Rates | None = None,
+) -> Plan:
+    """What a machine that does not lead would take: its parts of the denoising stages alone.
+
+    Args:
+        work, files, inputs, rates: as for `plan`.
+        ledger: of that machine.
+        machines: of which one is planned for.
+
+    Raises:
+        MachineLost: this machine or another one has too little memory for its part.
+        UsageError, CheckpointError: as for `plan`.
+    """
+    others = tuple(budget if rank else Budget(None, 0) for rank, budget in enumerate(machines.budgets))
+    leader = Run(
+        files, inputs, ledger=Ledger(None, 0), planning=True, machines=replace(machines, rank=0, budgets=others)
+    )
+    work(leader)
+    needs = [need for need in leader.ledger.needs if need.steps]
+    for task, chosen in zip(leader.tasks, needs, strict=True):
+        if task.part is None:
+            continue
+        own = replace(task, part=replace(task.part, rank=machines.rank))
+        if own.guidance:
+            in_step = in_step_of(chosen) if own.shares_tokens else None
+            options = denoise_options(files.source(TRANSFORMER), files.config(TRANSFORMER), own, in_step)
+            ledger.choose(replace(option, steps=chosen.steps, window=chosen.window) for option in options)
+    found = planned(ledger, ledger.needs, Rates(math.inf, math.inf) if rates is None else rates)
+    return replace(found, windows=leader.inputs.windows)
 
 
 def _room(ledger: Ledger, windows: Sequence[Window]) -> Ledger:
@@ -208,25 +253,29 @@ def plan_keeping(
     store: KeptWeights,
     rates: Rates | None = None,
     prompts: KeptPrompts | None = None,
+    machines: Machines | None = None,
 ) -> Plan | Unkept:
     """Plan a run whose weights stay in memory: all of them, beside the largest stage. Nothing is loaded or dropped.
 
     What earlier calls have left in the store stays, too, if it fits.
 
     Args:
-        work, files, inputs, rates, prompts: as for `plan`.
+        work, files, inputs, rates, prompts, machines: as for `plan`.
         ledger: as the run will have it; not changed.
         store: where weights will stay.
 
     Raises:
-        UsageError, CheckpointError: as for `plan`.
+        MachineLost, UsageError, CheckpointError: as for `plan`.
     """
+
+    def run_with(accounts: Ledger, keeping: Keeping) -> Run:
+        return Run(files, inputs, ledger=accounts, planning=True, keeping=keeping, prompts=prompts, machines=machines)
 
     def charged(budget: int | None, wanted: Mapping[WeightKey, int]) -> Ledger:
         accounts = Ledger(budget, ledger.base)
         accounts.reserved = sum(wanted.values())
         keeping = Keeping(store, wanted)
-        work(Run(files, inputs, ledger=accounts, planning=True, keeping=keeping, prompts=prompts))
+        work(run_with(accounts, keeping))
         return accounts
 
     def found(accounts: Ledger, kept: Mapping[WeightKey, int]) -> Plan:
@@ -235,7 +284,7 @@ def plan_keeping(
         return replace(plan, budget=ledger.budget, kept=kept, windows=run.inputs.windows)
 
     keeping, fastest = Keeping(store), Ledger(None, ledger.base)
-    run = Run(files, inputs, ledger=fastest, planning=True, keeping=keeping, prompts=prompts)
+    run = run_with(fastest, keeping)
     work(run)
     own, all_weights = keeping.used, store.sizes | keeping.used
     fastest.reserved = sum(all_weights.values())

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import mlx.core as mx
 
@@ -24,6 +24,7 @@ from ltx2rt.graph.diffusion.noise import (
 from ltx2rt.graph.diffusion.res_2s import STEP_NOISE_SEED, SUBSTEP_NOISE_SEED
 from ltx2rt.graph.diffusion.windows import Carried, Window
 from ltx2rt.graph.settings.settings import Settings
+from ltx2rt.graph.stages.clip_team import ClipTeam, Machines
 from ltx2rt.graph.stages.events import Event, Noised, Observer, StageFinished, StageStarted
 from ltx2rt.graph.stages.handover import Handover, Use
 from ltx2rt.graph.stages.inputs import GenerationInputs
@@ -132,9 +133,12 @@ class Run:
         decoder_noise: what the video decoder draws from in place of ``noise``, from its beginning each time.
         prompts: encoded prompts of earlier runs; None: all are encoded, and none is kept.
         handover: what stages leave in memory for later ones; None: nothing, unless ``keeping`` says so.
+        machines: that share the denoising stages, in a plan; None: this one has all.
+        team: the same in a run, with which it speaks.
 
     Attributes:
         uses: in a plan, what the stages hold.
+        tasks: in a plan, what its denoising stages do.
         window: the part of the clip that is made; the whole clip where it is made at once.
         carried: what stages have from the window before, by their names.
         left: what stages leave to the next window, by their names.
@@ -156,6 +160,8 @@ class Run:
         decoder_noise: NoiseSource | None = None,
         prompts: KeptPrompts | None = None,
         handover: Handover | None = None,
+        machines: Machines | None = None,
+        team: ClipTeam | None = None,
     ) -> None:
         self.files = files
         self.inputs = inputs
@@ -173,6 +179,9 @@ class Run:
         self.left: dict[str, Carried] = {}
         self.prompts = prompts
         self.uses: list[Use] = []
+        self.tasks: list[Any] = []
+        self.machines = machines if team is None else team.machines
+        self.team = team
         self._handover = handover
         self._keeping = keeping
         self._observer = observer

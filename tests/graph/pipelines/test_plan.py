@@ -15,7 +15,7 @@ from ltx2rt.errors import CheckpointError, MemoryBudgetError, UsageError
 from ltx2rt.graph.diffusion.noise import TorchCpuNoise
 from ltx2rt.graph.pipelines.plan import Plan, Rates, StagePlan
 from ltx2rt.graph.stages.denoise import stage as denoise_stage
-from ltx2rt.graph.stages.denoise.needs import DenoiseTask
+from ltx2rt.graph.stages.denoise.task import DenoiseTask
 from ltx2rt.graph.stages.events import Evaluated
 from ltx2rt.memory.need import Need
 from ltx2rt.weights.safetensors import SafetensorsFile
@@ -51,6 +51,8 @@ def test_json_has_exactly_the_documented_keys() -> None:
         "streamed_bytes_per_step",
         "peak_bytes",
         "flops",
+        "received_bytes",
+        "exchanges",
         "seconds",
     }
     assert found["windows"] == [{"start": 0, "frames": 9, "carried": 0, "blended": 0}]

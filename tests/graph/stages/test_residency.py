@@ -16,8 +16,9 @@ from ltx2rt.errors import MemoryBudgetError
 from ltx2rt.graph.components import TRANSFORMER
 from ltx2rt.graph.diffusion.guidance import GuiderParams
 from ltx2rt.graph.models.layers.params import Params
-from ltx2rt.graph.stages.denoise.needs import BATCHED_TOKENS, DenoiseTask, block_specs, denoise_options
+from ltx2rt.graph.stages.denoise.needs import BATCHED_TOKENS, block_specs, denoise_options
 from ltx2rt.graph.stages.denoise.residency import partly_streamed, residencies, spread
+from ltx2rt.graph.stages.denoise.task import DenoiseTask
 from ltx2rt.memory.ledger import Ledger
 from ltx2rt.memory.need import Need
 from ltx2rt.types import ParamSpec

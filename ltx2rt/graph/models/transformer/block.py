@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 
 from ltx2rt.graph.models.layers.params import Params, linear
 from ltx2rt.graph.models.transformer.config import TransformerConfig
 from ltx2rt.graph.models.transformer.token_parts import bias_part, joined, rope_part, token_parts, with_part
+from ltx2rt.graph.models.transformer.token_share import TokenShare
 from ltx2rt.kernels import RopeTable, modulated_norm, rope_attention
 from ltx2rt.types import Array
 
@@ -71,6 +72,8 @@ class Stream:
         cross_rope: time-only table of the exchange between the streams; None without the other stream, as the next two.
         cross_modulation: 4 rows from the timesteps of the tokens.
         cross_gate: 1 row from the sigma of the other stream.
+        share: the tokens of ``x`` are a machine's share of them; None: they are all, T.
+        all_rope, all_cross_rope: of all tokens, for their keys, where ``x`` is a share.
     """
 
     name: str
@@ -84,11 +87,33 @@ class Stream:
     cross_rope: RopeTable | None
     cross_modulation: Modulation | None
     cross_gate: Modulation | None
+    share: TokenShare | None = None
+    all_rope: RopeTable | None = None
+    all_cross_rope: RopeTable | None = None
 
     @property
     def prefix(self) -> str:
         """What the stream's parameter names begin with."""
         return "audio_" if self.name == "audio" else ""
+
+    @property
+    def key_rope(self) -> RopeTable:
+        """Of the keys of the self-attention."""
+        return self.rope if self.all_rope is None else self.all_rope
+
+    @property
+    def cross_key_rope(self) -> RopeTable | None:
+        """Of the keys that the other stream reads."""
+        return self.cross_rope if self.all_cross_rope is None else self.all_cross_rope
+
+    def start(self, x: mx.array) -> Any:
+        """Begin to have keys or values (B, T, D) of all tokens, made of those of the tokens that are here."""
+        return x if self.share is None else self.share.start(x)
+
+    def whole(self, started: Any) -> mx.array:
+        """What `start` began."""
+        found: mx.array = started if self.share is None else self.share.whole(started)
+        return found
 
 
 Streams = tuple[Stream | None, Stream | None]
@@ -165,7 +190,14 @@ def self_attention(
         return joined(parts, lambda where: linear(normed(where) if whole is None else whole, params.at(name)))
 
     values = projected("to_v")
-    keys = projected("to_k") if attends else values
+    queries: mx.array | None = None
+    all_keys = all_values = values
+    if attends:
+        coming = stream.start(values), stream.start(projected("to_k"))
+        if stream.share is not None and whole is not None:
+            queries = linear(whole, params.at("to_q"))
+            mx.async_eval(queries)  # type: ignore[no-untyped-call]  # while keys and values are on their way
+        all_values, all_keys = (stream.whole(started) for started in coming)
 
     def attended(where: slice) -> mx.array:
         h = normed(where) if whole is None else whole
@@ -173,15 +205,15 @@ def self_attention(
         out = gate_heads(values[:, where], logits, num_heads) if not kept.all() else None
         if attends:
             result = rope_attention(
-                linear(h, params.at("to_q")),
-                keys,
-                values,
+                linear(h, params.at("to_q")) if queries is None else queries,
+                all_keys,
+                all_values,
                 num_heads=num_heads,
                 q_norm=params["q_norm.weight"],
                 k_norm=params["k_norm.weight"],
                 norm_eps=config.norm_eps,
                 rope_q=rope_part(stream.rope, where),
-                rope_k=stream.rope,
+                rope_k=stream.key_rope,
                 rope_layout=config.rope_layout,
                 bias=bias_part(stream.self_bias, where),
                 gate_logits=logits,
@@ -267,6 +299,36 @@ def text_attention(
     update(stream, parts, attended)
 
 
+def cross_modulated(
+    config: TransformerConfig, block: Params, stream: Stream, rows: tuple[int, int], where: slice
+) -> mx.array:
+    """What attention between the streams reads of some tokens of ``stream``; for ``rows`` see `exchange`."""
+    assert stream.cross_modulation is not None
+    own = stream.cross_modulation
+    table = block[f"scale_shift_table_a2v_ca_{stream.name}"].astype(mx.float32)
+    scale, shift = (table[row][None] + own.rows[row] for row in rows)
+    return modulated_norm(stream.x[:, where], scale=scale, shift=shift, index=own.index[:, where], eps=config.norm_eps)
+
+
+def exchange_keys(
+    config: TransformerConfig, block: Params, source: Stream, name: str, rows: tuple[int, int], limit: int | None
+) -> tuple[Any, Any]:
+    """Keys and values that attention ``name`` reads of ``source``, as `Stream.start` gives them."""
+    params = block.at(name)
+    parts = token_parts(source.x.shape[1], limit)
+    whole = cross_modulated(config, block, source, rows, parts[0]) if len(parts) == 1 else None
+
+    def projected(module: str) -> mx.array:
+        return joined(
+            parts,
+            lambda where: linear(
+                cross_modulated(config, block, source, rows, where) if whole is None else whole, params.at(module)
+            ),
+        )
+
+    return source.start(projected("to_k")), source.start(projected("to_v"))
+
+
 def exchange(
     config: TransformerConfig,
     block: Params,
@@ -276,34 +338,17 @@ def exchange(
     rows: tuple[int, int],
     kept: Array,
     limit: int | None,
+    coming: tuple[Any, Any] | None = None,
 ) -> mx.array:
     """Hidden state of ``target`` after attention ``name`` to ``source``; samples that are not kept stay as they are.
 
-    ``rows`` are the scale and the shift row of this direction in the tables of both streams.
+    ``rows`` are the scale and the shift row of this direction in the tables of both streams. ``coming`` are the
+    `exchange_keys`, where they have been begun.
     """
-    assert target.cross_modulation is not None
     assert target.cross_gate is not None
-    assert source.cross_modulation is not None
     params = block.at(name)
-
-    def modulated(stream: Stream, own: Modulation, where: slice) -> mx.array:
-        table = block[f"scale_shift_table_a2v_ca_{stream.name}"].astype(mx.float32)
-        scale, shift = (table[row][None] + own.rows[row] for row in rows)
-        return modulated_norm(
-            stream.x[:, where], scale=scale, shift=shift, index=own.index[:, where], eps=config.norm_eps
-        )
-
-    own, other = target.cross_modulation, source.cross_modulation
-    source_parts = token_parts(source.x.shape[1], limit)
-    whole = modulated(source, other, source_parts[0]) if len(source_parts) == 1 else None
-
-    def projected(module: str) -> mx.array:
-        return joined(
-            source_parts,
-            lambda where: linear(modulated(source, other, where) if whole is None else whole, params.at(module)),
-        )
-
-    keys, values = projected("to_k"), projected("to_v")
+    begun = exchange_keys(config, block, source, name, rows, limit) if coming is None else coming
+    keys, values = (source.whole(started) for started in begun)
     table = block[f"scale_shift_table_a2v_ca_{target.name}"].astype(mx.float32)
     gate = table[_CROSS_GATE_ROW][None] + target.cross_gate.rows[0]
     gate_index = target.cross_gate.index
@@ -312,7 +357,7 @@ def exchange(
         gate = mx.concatenate([gate, mx.zeros_like(gate[:1])])
 
     def attended(where: slice) -> mx.array:
-        query = modulated(target, own, where)
+        query = cross_modulated(config, block, target, rows, where)
         out = rope_attention(
             linear(query, params.at("to_q")),
             keys,
@@ -322,7 +367,7 @@ def exchange(
             k_norm=params["k_norm.weight"],
             norm_eps=config.norm_eps,
             rope_q=rope_part(target.cross_rope, where),
-            rope_k=source.cross_rope,
+            rope_k=source.cross_key_rope,
             rope_layout=config.rope_layout,
             gate_logits=gate_logits(config, params, query),
         )
@@ -381,10 +426,18 @@ def run_block(
     if video is not None and audio is not None:
         # Both directions read the states from before the exchange.
         video_x, audio_x = video.x, audio.x
-        if video.enabled and kept.a2v.any():
+        to_video, to_audio = video.enabled and kept.a2v.any(), audio.enabled and kept.v2a.any()
+        coming = None
+        if to_audio and video.share is not None:  # keys and values are on their way while the video is computed
+            coming = exchange_keys(config, block, video, "video_to_audio_attn", _V2A_ROWS, token_limit)
+        if to_video:
             video_x = exchange(config, block, video, audio, "audio_to_video_attn", _A2V_ROWS, kept.a2v, token_limit)
-        if audio.enabled and kept.v2a.any():
-            audio_x = exchange(config, block, audio, video, "video_to_audio_attn", _V2A_ROWS, kept.v2a, token_limit)
+            if coming is not None:
+                mx.async_eval(video_x)  # type: ignore[no-untyped-call]
+        if to_audio:
+            audio_x = exchange(
+                config, block, audio, video, "video_to_audio_attn", _V2A_ROWS, kept.v2a, token_limit, coming
+            )
         video.x, audio.x = video_x, audio_x
     for stream in enabled:
         feed_forward(config, block, stream, modulations[stream.name], token_parts(stream.x.shape[1], token_limit))

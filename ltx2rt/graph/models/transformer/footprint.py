@@ -26,6 +26,7 @@ class CallShape:
         masked: the video's self-attention has a mask (B, T, T).
         rotation: the largest groups in which weights rotate what they are multiplied with.
         int8_activations: activations are multiplied as 8-bit codes, at least with some weights.
+        all_video: tokens of the video on all machines that share them, whose keys are gathered; 0: ``video``.
     """
 
     video: int
@@ -36,6 +37,11 @@ class CallShape:
     masked: bool = False
     rotation: int = 0
     int8_activations: bool = False
+    all_video: int = 0
+
+    def keys(self, config: TransformerConfig, stream: StreamConfig) -> int:
+        """Tokens whose keys the attentions read of a stream."""
+        return (self.all_video or self.video) if stream is config.video else self.audio
 
     def streams(self, config: TransformerConfig) -> list[tuple[StreamConfig, int]]:
         """(stream, tokens) of the streams that are present."""
@@ -69,13 +75,13 @@ def call_footprint(
             moments.append(Footprint(moment.activations + waiting, moment.working))
     tokens = shape.batch * sum(tokens * stream.in_channels for stream, tokens in shape.streams(config))
     peak = largest(*moments)
-    activations = peak.activations + _mask_bytes(shape) + elsewhere
+    activations = peak.activations + _mask_bytes(config, shape) + elsewhere
     return Footprint(activations, peak.working, _HOST_COPIES * FLOAT32_BYTES * tokens)
 
 
 def waiting_bytes(config: TransformerConfig, shape: CallShape, states: int) -> int:
     """Of what there is while the next block arrives: ``states`` hidden states, and the mask."""
-    return states * _state_bytes(config, shape) + _mask_bytes(shape)
+    return states * _state_bytes(config, shape) + _mask_bytes(config, shape)
 
 
 def _state_bytes(config: TransformerConfig, shape: CallShape) -> int:
@@ -83,8 +89,10 @@ def _state_bytes(config: TransformerConfig, shape: CallShape) -> int:
     return sum(tokens * stream.width * shape.itemsize for stream, tokens in shape.streams(config))
 
 
-def _mask_bytes(shape: CallShape) -> int:
-    return shape.batch * shape.video**2 * shape.itemsize if shape.masked else 0
+def _mask_bytes(config: TransformerConfig, shape: CallShape) -> int:
+    if not shape.masked:
+        return 0
+    return shape.batch * shape.video * shape.keys(config, config.video) * shape.itemsize
 
 
 def _stream_moments(
@@ -111,6 +119,9 @@ def _stream_moments(
 
     text_rows = batch * shape.text
     keys = 2 * text_rows * width * shape.itemsize
+    all_keys = shape.keys(config, stream)
+    # Keys and values of all tokens; of several samples they are copied into their places.
+    gathered = 0 if all_keys == tokens else 2 * (1 if batch == 1 else 2) * batch * all_keys * width * shape.itemsize
     projection = linear(rows, width, width)
     feed_forward = max(linear(rows, width, 4 * width), linear(rows, 4 * width, width))
     together = len(parts) == 1
@@ -118,7 +129,7 @@ def _stream_moments(
         # Feed-forward: x, normed x and the hidden layer of 4 units; then x, the hidden layer and the result.
         Footprint((6 * unit) if together else unit + 6 * part, feed_forward),
         # Self-attention: x, q, k, v and the result.
-        Footprint((5 * unit) if together else 3 * unit + 4 * part, max(attention(tokens), projection)),
+        Footprint(((5 * unit) if together else 3 * unit + 4 * part) + gathered, max(attention(all_keys), projection)),
         # Attention to the prompt: x, q and the result, keys and values.
         Footprint((3 * unit if together else unit + 4 * part) + keys, attention(shape.text)),
         Footprint((2 * unit if together else unit) + keys, linear(text_rows, width, width)),
@@ -160,15 +171,16 @@ def walk_flops(config: TransformerConfig, shape: CallShape, *, blocks: int, text
     for stream, tokens in shape.streams(config):
         width = stream.width
         per_block += 2 * tokens * width * width * (4 + 2 + 8)  # self-attention, q and out of text, feed-forward
-        per_block += 4 * tokens * width * (tokens + shape.text)
+        per_block += 4 * tokens * width * (shape.keys(config, stream) + shape.text)
         per_text += 4 * shape.text * stream.context_dim * width
     if shape.video and shape.audio:
         inner, video, audio = config.audio.width, config.video.width, config.audio.width
-        for queries, q_width, keys, k_width in (
-            (shape.video, video, shape.audio, audio),
-            (shape.audio, audio, shape.video, video),
+        all_video = shape.keys(config, config.video)
+        for queries, q_width, keys, k_width, all_keys in (
+            (shape.video, video, shape.audio, audio, shape.audio),
+            (shape.audio, audio, shape.video, video, all_video),
         ):
-            per_block += 4 * queries * q_width * inner + 4 * keys * k_width * inner + 4 * queries * keys * inner
+            per_block += 4 * queries * q_width * inner + 4 * keys * k_width * inner + 4 * queries * all_keys * inner
     ends = sum(
         2 * tokens * stream.width * (stream.in_channels + stream.out_channels)
         for stream, tokens in shape.streams(config)

@@ -40,6 +40,7 @@ from ltx2rt.graph.models.transformer.modality import (
 from ltx2rt.graph.models.transformer.shared_passes import Shared, in_batches, shared_passes
 from ltx2rt.graph.models.transformer.state_batches import regrouped, shared_text_keys, state_of
 from ltx2rt.graph.models.transformer.token_parts import with_part
+from ltx2rt.graph.models.transformer.token_share import TokenExchange, TokenShare
 from ltx2rt.kernels import RopeTable, modulated_norm
 from ltx2rt.types import Array
 
@@ -75,12 +76,14 @@ class Transformer:
         token_limit: most tokens of a stream that a block works on together, see `token_parts`; None: all.
         keep_text_keys: keep keys and values of the prompt between calls where they do not depend on sigma (19B): 2 * S
             values of the width of each stream per block and prompt.
+        exchange: with the machines that share the tokens of the video, each in an equal part; None: this one has all.
 
     Derived values are kept between calls only for inputs that do not change during a run: rotary tables and mask
     biases by content, projected contexts by identity of the ``context`` array (pass the same array again).
 
     Attributes:
         block_evaluations: how often a block has been computed so far, for one pass or for several that share it.
+        exchange: as given; may be set to None between calls, from when on this machine has all tokens.
     """
 
     def __init__(
@@ -92,8 +95,10 @@ class Transformer:
         blocks: Callable[[int], Params] | None = None,
         token_limit: int | None = None,
         keep_text_keys: bool = True,
+        exchange: TokenExchange | None = None,
     ) -> None:
         self.config = config
+        self.exchange = exchange
         self.dtype = dtype
         self._params = params
         self._blocks = blocks if blocks is not None else lambda index: params.at(f"transformer_blocks.{index}")
@@ -248,10 +253,14 @@ class Transformer:
     ) -> Stream:
         prefix = "audio_" if name == "audio" else ""
         tokens = own.latent.shape[1]
+        # Every machine has all of the audio: its tokens are few.
+        share = TokenShare.of(tokens, self.exchange) if name == "video" and self.exchange is not None else None
+        mine = own if share is None else share.part(own)
         scale = np.float32(self.config.timestep_scale)
         timesteps = distinct(own.timesteps.astype(np.float32) * scale)
         rows, embedded = adaln(self._params.at(f"{prefix}adaln_single"), timesteps.values)
         index = mx.array(timesteps.index)
+        index = index if share is None else share.index(index)
 
         texts = [self._context(prefix, context) for context in contexts]
         bias = context_bias(own.context_mask, self.dtype)
@@ -270,22 +279,29 @@ class Transformer:
             sigma = distinct(other.sigma.astype(np.float32) * scale * factor)
             gate = "av_ca_a2v_gate_adaln_single" if name == "video" else "av_ca_v2a_gate_adaln_single"
             gate_rows, _ = adaln(self._params.at(gate), sigma.values)
-            cross_gate = _repeated_over_tokens(gate_rows, sigma, tokens)
+            cross_gate = _repeated_over_tokens(gate_rows, sigma, mine.latent.shape[1])
             cross_rope = self._rope(
                 middle(own.positions)[:, :1], self.config.audio.context_dim, (self.config.cross_max_time,)
             )
+        rope = self._rope(middle(own.positions), config.width, config.max_positions)
+        whole_ropes = rope, cross_rope
+        if share is not None:
+            rope, cross_rope = share.rope(rope), None if cross_rope is None else share.rope(cross_rope)
         return Stream(
             name=name,
-            x=self._embed(prefix, own),
+            x=self._embed(prefix, mine),
             enabled=own.enabled,
             contexts=tuple(texts),
-            self_bias=self._self_bias(own.attention_mask),
-            rope=self._rope(middle(own.positions), config.width, config.max_positions),
+            self_bias=self._self_bias(mine.attention_mask),
+            rope=rope,
             modulation=Modulation(rows, index),
             embedded=embedded,
             cross_rope=cross_rope,
             cross_modulation=cross_modulation,
             cross_gate=cross_gate,
+            share=share,
+            all_rope=None if share is None else whole_ropes[0],
+            all_cross_rope=None if share is None else whole_ropes[1],
         )
 
     def _embed(self, prefix: str, modality: Modality) -> mx.array:
@@ -342,7 +358,8 @@ class Transformer:
             norm="layer",
             eps=self.config.norm_eps,
         )
-        return linear(h, self._params.at(f"{stream.prefix}proj_out"))
+        velocity = linear(h, self._params.at(f"{stream.prefix}proj_out"))
+        return velocity if stream.share is None else stream.share.whole(stream.share.start(velocity, "estimates"))
 
 
 def _evaluate(streams: Streams) -> None:

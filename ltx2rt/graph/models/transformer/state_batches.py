@@ -71,21 +71,24 @@ def _together(
     def modulation(own: Modulation) -> Modulation:
         return Modulation(own.rows, repeated(own.index))
 
-    def rope(own: RopeTable) -> RopeTable:
-        return own if own.index.ndim == 2 else own._replace(index=repeated(own.index))
+    def rope(own: RopeTable | None) -> RopeTable | None:
+        return own if own is None or own.index.ndim == 2 else own._replace(index=repeated(own.index))
 
-    bias, cross_rope = template.self_bias, template.cross_rope
+    bias, own_rope = template.self_bias, rope(template.rope)
+    assert own_rope is not None
     cross_modulation, cross_gate = template.cross_modulation, template.cross_gate
     return replace(
         template,
         x=parts[0] if times == 1 else mx.concatenate(parts),
         contexts=tuple(template.contexts[prompts[of_state[0]]] for of_state in states),
         self_bias=bias if bias is None or bias.shape[0] == 1 else repeated(bias),
-        rope=rope(template.rope),
+        rope=own_rope,
         modulation=modulation(template.modulation),
-        cross_rope=None if cross_rope is None else rope(cross_rope),
+        cross_rope=rope(template.cross_rope),
         cross_modulation=None if cross_modulation is None else modulation(cross_modulation),
         cross_gate=None if cross_gate is None else modulation(cross_gate),
+        all_rope=rope(template.all_rope),
+        all_cross_rope=rope(template.all_cross_rope),
     )
 
 

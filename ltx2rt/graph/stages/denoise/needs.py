@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import cache
+from dataclasses import replace
 from itertools import product
 from typing import NamedTuple
 
-import mlx.core as mx
-
-from ltx2rt.graph.diffusion.denoising import GuidancePass, plan_step
-from ltx2rt.graph.diffusion.guidance import GuiderParams
+from ltx2rt.graph.diffusion.denoising import GuidancePass
 from ltx2rt.graph.models.layers.footprint import largest
 from ltx2rt.graph.models.transformer.footprint import (
     CallShape,
@@ -23,15 +19,15 @@ from ltx2rt.graph.models.transformer.footprint import (
     walk_flops,
 )
 from ltx2rt.graph.models.transformer.model import TransformerConfig, block_param_specs, param_specs
-from ltx2rt.graph.models.transformer.shared_passes import Shared, shared_passes
-from ltx2rt.graph.stages.denoise.passes import WALKS, Walk, in_walks, perturbations_of
+from ltx2rt.graph.stages.denoise.machine_part import InStep, states_of_blocks
+from ltx2rt.graph.stages.denoise.passes import WALKS, Walk, in_walks
 from ltx2rt.graph.stages.denoise.residency import Residency, residencies
+from ltx2rt.graph.stages.denoise.task import DenoiseTask
+from ltx2rt.graph.stages.denoise.team_traffic import stage_traffic
 from ltx2rt.graph.stages.streamed_blocks import DEPTHS
-from ltx2rt.graph.stages.weight_set import fuse_dtype
 from ltx2rt.memory.need import Need
-from ltx2rt.types import FLOAT32_BYTES, Activations, ParamSpec
+from ltx2rt.types import FLOAT32_BYTES, ParamSpec
 from ltx2rt.weights.checkpoint import Checkpoint, LoadedBytes, loading_together
-from ltx2rt.weights.lora.file import LoraFile
 
 # Most tokens that a block works on together. Larger parts give nothing, smaller ones read the weights more often.
 TOKEN_LIMITS = (8192, 2048, 768)
@@ -41,76 +37,6 @@ BATCHED_TOKENS = 1024
 # Arrays of the whole video while the model sees a tile of it: its latents as the stage began with them and as they are,
 # the clean ones, the last estimate, the sum of those of the tiles, and one on its way.
 _WHOLE_COPIES = 6
-
-
-@dataclass(frozen=True)
-class DenoiseTask:
-    """What a denoising stage does.
-
-    Attributes:
-        name: of the stage.
-        video, audio: tokens; 0: absent.
-        tiles: tokens of the video that each of its tiles sees; empty: the model sees all of them at once.
-        masked: the video has an attention mask.
-        text: tokens of a context.
-        given_contexts: bytes of the contexts that the stage was given; the ledger counts them.
-        prompts: how many contexts there are.
-        evaluations: of the guided model.
-        video_guider, audio_guider: guidance.
-        max_batch_size: most passes that the user wants to go through a block together; None: what is fastest.
-        loras: fused into the transformer.
-        dtype: of the activations.
-        activations: how 8-bit weights are multiplied with them.
-        advice: what a user may change where it does not fit.
-    """
-
-    name: str
-    video: int
-    audio: int
-    tiles: tuple[int, ...]
-    masked: bool
-    text: int
-    given_contexts: int
-    prompts: int
-    evaluations: int
-    video_guider: GuiderParams
-    audio_guider: GuiderParams
-    max_batch_size: int | None
-    loras: tuple[tuple[LoraFile, float], ...]
-    dtype: mx.Dtype
-    activations: Activations
-    advice: str
-
-    @property
-    def guidance(self) -> tuple[GuidancePass, ...]:
-        """The passes of an evaluation."""
-        video = self.video_guider if self.video else None
-        audio = self.audio_guider if self.audio else None
-        return plan_step(video, audio, 0).passes
-
-    @property
-    def passes(self) -> int:
-        """How many they are."""
-        return len(self.guidance)
-
-    def rounds(self, walk: Walk) -> int:
-        """How often the blocks are gone through."""
-        return self.evaluations * len(self.calls) * len(in_walks(self.guidance, walk))
-
-    @property
-    def calls(self) -> tuple[int, ...]:
-        """Tokens of the video in each of the model calls that make one pass."""
-        return self.tiles or (self.video,)
-
-    @property
-    def streams(self) -> dict[str, bool]:
-        """Which parts of the transformer are needed."""
-        return {"video": self.video > 0, "audio": self.audio > 0}
-
-    @property
-    def fuse_dtype(self) -> mx.Dtype | None:
-        """Of weights that LoRAs change."""
-        return fuse_dtype(self.dtype)
 
 
 def resident_specs(config: TransformerConfig, *, video: bool, audio: bool) -> list[ParamSpec]:
@@ -124,12 +50,21 @@ def block_specs(config: TransformerConfig, *, video: bool, audio: bool) -> list[
     return [block_param_specs(config, index, video=video, audio=audio) for index in range(config.num_layers)]
 
 
-def denoise_options(checkpoint: Checkpoint, config: TransformerConfig, task: DenoiseTask) -> Iterator[Need]:
+def denoise_options(
+    checkpoint: Checkpoint, config: TransformerConfig, task: DenoiseTask, in_step: InStep | None = None
+) -> Iterator[Need]:
     """Every way of running the stage, the fastest first.
 
     What saves arithmetic comes before what saves reading: of each way of computing there are as many resident blocks as
     may be, down to none, before the next way. How many tokens and states go through a block together comes last: it
     takes little memory.
+
+    A machine that leads others may have to go on alone: it needs what the whole task takes, too.
+
+    Args:
+        checkpoint, config: of the transformer.
+        task: what the stage does.
+        in_step: the only ways that another machine leaves; None: all.
     """
     streams = task.streams
     ends = checkpoint.loaded_bytes("transformer", resident_specs(config, **streams), task.loras, task.fuse_dtype)
@@ -139,14 +74,14 @@ def denoise_options(checkpoint: Checkpoint, config: TransformerConfig, task: Den
     ]
     weights = _Weights(ends, blocks)
     ways = {depth: [(way, weights.loading(way)) for way in residencies(blocks, depth)] for depth in DEPTHS}
-    walks = WALKS if task.passes > 1 else WALKS[:1]
+    walks = WALKS if len(_fallback(task).guidance) > 1 else WALKS[:1]
     keeping = (True, False) if text_key_bytes(config, _shape(task, 1, 0)) else (False,)
-    longest = max(*task.calls, task.audio)
+    longest = max(*(_fallback(task).own(tokens) for tokens in task.calls), task.audio)
     limits = [limit for limit in TOKEN_LIMITS if limit < longest or limit == TOKEN_LIMITS[0]]
-    for walk, keep, depth in product(walks, keeping, DEPTHS):
+    for walk, keep, depth in product(walks if in_step is None else (in_step.walk,), keeping, DEPTHS):
+        batches = _batches(task, weights.block_count, walk) if in_step is None else [in_step.batch]
         together = [
-            _computing(config, task, weights, walk, batch, keep, limit)
-            for batch, limit in product(_batches(task, weights.block_count, walk), limits)
+            _computing(config, task, weights, walk, batch, keep, limit) for batch, limit in product(batches, limits)
         ]
         for (way, loading), computing in product(ways[depth], together):
             if way.depth or depth == DEPTHS[0]:
@@ -182,30 +117,30 @@ class _Weights(NamedTuple):
         return loading_together([self.ends, *resident]) - way.slot_bytes
 
 
+def _fallback(task: DenoiseTask) -> DenoiseTask:
+    """What the machine must be able to do: its part, but all of the task where it leads."""
+    return replace(task, part=None) if task.part is not None and task.part.leads else task
+
+
 def _batches(task: DenoiseTask, blocks: int, walk: Walk) -> list[int]:
     """How many hidden states may go through a block together, the fastest first."""
-    most = max(_states(task, blocks, numbers) for numbers in in_walks(task.guidance, walk))
+    passes = _fallback(task).guidance
+    most = max(_states(passes, blocks, numbers) for numbers in in_walks(passes, walk))
     if task.max_batch_size is not None:
         return [min(task.max_batch_size, most)]
-    tokens = max(1, max(task.calls) + task.audio)
+    tokens = max(1, task.own(max(task.calls)) + task.audio)
     return list(range(min(most, max(1, BATCHED_TOKENS // tokens)), 0, -1))
 
 
-def _states(task: DenoiseTask, blocks: int, numbers: Sequence[int]) -> int:
-    """Most hidden states that some passes have side by side."""
-    return max(len(shared) for shared in _shared(tuple(task.guidance[number] for number in numbers), blocks))
-
-
-@cache
-def _shared(passes: tuple[GuidancePass, ...], blocks: int) -> list[Shared]:
-    prompts = [own.negative_prompt for own in passes]
-    return shared_passes(prompts, [perturbations_of(own) for own in passes], blocks)
+def _states(passes: Sequence[GuidancePass], blocks: int, numbers: Sequence[int]) -> int:
+    """Most hidden states that some of the passes have side by side."""
+    return max(len(shared) for shared in states_of_blocks(tuple(passes[number] for number in numbers), blocks))
 
 
 def _shape(task: DenoiseTask, batch: int, rotation: int) -> CallShape:
     """The largest call."""
     return CallShape(
-        max(task.calls),
+        task.own(max(task.calls)),
         task.audio,
         task.text,
         batch,
@@ -213,13 +148,14 @@ def _shape(task: DenoiseTask, batch: int, rotation: int) -> CallShape:
         task.masked,
         rotation,
         task.activations == "int8",
+        max(task.calls) if task.shares_tokens else 0,
     )
 
 
 def _host_bytes(config: TransformerConfig, task: DenoiseTask, shape: CallShape, limit: int) -> int:
     """Of the states and estimates of a step: those of the whole video or, with tiles, of the largest one, and what
     there is of the whole video while the model sees one tile of it."""
-    host = call_footprint(config, shape, limit).host
+    host = call_footprint(config, replace(shape, video=max(task.calls)), limit).host
     if task.tiles:
         host += _WHOLE_COPIES * FLOAT32_BYTES * task.video * config.video.in_channels
     return host
@@ -228,6 +164,40 @@ def _host_bytes(config: TransformerConfig, task: DenoiseTask, shape: CallShape, 
 def _computing(
     config: TransformerConfig, task: DenoiseTask, weights: _Weights, walk: Walk, batch: int, keep: bool, limit: int
 ) -> _Computing:
+    """What a way of computing takes, without any weights."""
+    own = _own_computing(config, task, weights, walk, batch, keep, limit)
+    if task.part is None:
+        return own
+    traffic = stage_traffic(config, task, InStep(walk, batch))
+    need = replace(
+        own.need, received=traffic.nbytes, exchanges=traffic.calls, choice={**own.need.choice, "machines": said(task)}
+    )
+    if not task.part.leads:
+        return _Computing(need, own.waiting)
+    alone = _own_computing(config, _fallback(task), weights, walk, batch, keep, limit)
+    return _Computing(
+        replace(
+            need,
+            caches=max(need.caches, alone.need.caches),
+            activations=max(need.activations, alone.need.activations),
+            working=max(need.working, alone.need.working),
+            host=max(need.host, alone.need.host),
+        ),
+        max(own.waiting, alone.waiting),
+    )
+
+
+def said(task: DenoiseTask) -> str:
+    """What machines share, for people."""
+    assert task.part is not None
+    what = "the tokens of every pass" if task.shares_tokens else f"{len(task.all_passes)} passes"
+    return f"{task.part.size} share {what}"
+
+
+def _own_computing(
+    config: TransformerConfig, task: DenoiseTask, weights: _Weights, walk: Walk, batch: int, keep: bool, limit: int
+) -> _Computing:
+    """What the machine's own part takes."""
     shape = _shape(task, batch, weights.rotation)
     alone = replace(shape, batch=1)
     keeps = keep and text_key_bytes(config, shape) > 0
@@ -235,7 +205,7 @@ def _computing(
     flops, footprints, waiting = 0.0, [], 0
     walks = [tuple(task.guidance[number] for number in numbers) for numbers in in_walks(task.guidance, walk)]
     for passes in walks:
-        shared = _shared(passes, weights.block_count)
+        shared = states_of_blocks(passes, weights.block_count)
         # Of each block, how many hidden states read each prompt.
         readers = [Counter(passes[own[0]].negative_prompt for own in states) for states in shared]
         together = 0 if keeps else max(sum(count > 1 for count in of_block.values()) for of_block in readers)
@@ -244,7 +214,7 @@ def _computing(
         waiting = max(waiting, waiting_bytes(config, shape, states))
         blocks, text_keys = sum(len(own) for own in shared), sum(len(of_block) for of_block in readers)
         for tokens in task.calls:
-            call = replace(alone, video=tokens)
+            call = replace(alone, video=task.own(tokens), all_video=tokens if task.shares_tokens else 0)
             flops += walk_flops(config, call, blocks=blocks, text_keys=0 if keeps else text_keys, passes=len(passes))
     flops *= task.evaluations
     if keeps:

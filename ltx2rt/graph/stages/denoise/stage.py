@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import mlx.core as mx
 
@@ -17,13 +16,13 @@ from ltx2rt.graph.diffusion.precision import Float32Array
 from ltx2rt.graph.diffusion.samplers import EULER, GradientEstimation, Sampler, SamplerNoise
 from ltx2rt.graph.diffusion.schedules import ltx2_sigmas
 from ltx2rt.graph.diffusion.tiles import TiledPredict, TileGrid, cut_tokens
-from ltx2rt.graph.models.layers.params import Params
-from ltx2rt.graph.models.transformer.model import Transformer, TransformerConfig, param_specs
+from ltx2rt.graph.models.transformer.model import param_specs
 from ltx2rt.graph.stages.advice import smaller
 from ltx2rt.graph.stages.denoise.evaluations import Evaluations
-from ltx2rt.graph.stages.denoise.needs import DenoiseTask, block_specs, denoise_options, resident_specs
+from ltx2rt.graph.stages.denoise.leading import Leading, part_of, shared_options
+from ltx2rt.graph.stages.denoise.loading import held_weights, load_transformer, stage_weights
 from ltx2rt.graph.stages.denoise.passes import TransformerPasses
-from ltx2rt.graph.stages.denoise.residency import partly_streamed
+from ltx2rt.graph.stages.denoise.task import DenoiseTask
 from ltx2rt.graph.stages.events import StageRestored, StepDone
 from ltx2rt.graph.stages.finite import require_finite
 from ltx2rt.graph.stages.inputs import GenerationInputs, PromptContext
@@ -31,8 +30,6 @@ from ltx2rt.graph.stages.run import Run
 from ltx2rt.kernels.host import to_numpy
 from ltx2rt.memory.need import Need
 from ltx2rt.memory.stage import Stage
-from ltx2rt.types import ParamSpec
-from ltx2rt.weights.kept_weights import StageWeights
 from ltx2rt.weights.lora.file import LoraFile
 
 
@@ -102,6 +99,8 @@ def denoise(
     finished = None if run.journal is None else run.journal.get(name)
     if finished is not None:
         run.emit(StageRestored(name, sampling.steps))
+        if run.team is not None:
+            run.team.stage_ended()
         return _restored(name, "video", video, finished), _restored(name, "audio", audio, finished)
     video, audio = _denoise(run, name, sampling, video, audio, positive, negative)
     if run.journal is not None:
@@ -135,25 +134,29 @@ def _denoise(
     positive: PromptContext,
     negative: PromptContext | None,
 ) -> tuple[LatentState | None, LatentState | None]:
-    checkpoint, config = run.files.source(TRANSFORMER), run.files.config(TRANSFORMER)
+    config = run.files.config(TRANSFORMER)
     task = _task(run, name, sampling, video, audio, [c for c in (positive, negative) if c is not None])
-    options = (replace(option, steps=sampling.steps) for option in denoise_options(checkpoint, config, task))
+    task = replace(task, part=part_of(run.machines, task, config.num_layers))
+    options = (replace(option, steps=sampling.steps) for option in shared_options(run.files, task, run.machines))
     need = run.choose(
         options,
-        _weights(run, task, param_specs(config, **task.streams)),
-        held=lambda need: _held_weights(run, config, task, need.settings),
+        stage_weights(run.files, task, param_specs(config, **task.streams)),
+        held=lambda need: held_weights(run.files, config, task, need.settings),
     )
     if run.planning:
+        run.tasks.append(task)
         return video, audio
     with run.stage(need, sampling.steps) as stage:
         # In a function of its own, whose model and caches are gone before the stage ends.
-        return _sample(run, stage, config, task, need, sampling, video, audio, positive, negative)
+        video, audio = _sample(run, stage, task, need, sampling, video, audio, positive, negative)
+    if run.team is not None:
+        run.team.stage_ended()
+    return video, audio
 
 
 def _sample(
     run: Run,
     stage: Stage,
-    config: TransformerConfig,
     task: DenoiseTask,
     need: Need,
     sampling: Sampling,
@@ -162,9 +165,14 @@ def _sample(
     positive: PromptContext,
     negative: PromptContext | None,
 ) -> tuple[LatentState | None, LatentState | None]:
-    model = _transformer(run, stage, config, task, need.settings)
+    leading = None
+    if run.team is not None and task.part is not None:
+        leading = Leading(run.team.team, task, need, run.files, [c for c in (positive, negative) if c is not None])
+    exchange = None if leading is None else leading.exchange
+    model = load_transformer(run.files, stage, task, need.settings, run.load, exchange)
     evaluations = Evaluations(run, task.name)
-    predict: Predict = TransformerPasses(model, positive, negative, need.settings["batch"], need.settings["walk"])
+    passes = TransformerPasses(model, positive, negative, need.settings["batch"], need.settings["walk"])
+    predict: Predict = passes if leading is None else leading.begun(model, passes)
     if sampling.tiles is not None:
         predict = TiledPredict(predict, sampling.tiles, evaluations.tile)
     denoiser = GuidedDenoiser(predict, video=sampling.video_guider, audio=sampling.audio_guider)
@@ -181,6 +189,8 @@ def _sample(
                 None if audio is None else audio.latent,
             )
         )
+    if leading is not None:
+        leading.ended()
     return video, audio
 
 
@@ -217,46 +227,3 @@ def _tile_tokens(grid: TileGrid | None, video: LatentState | None) -> tuple[int,
     if grid is None or video is None:
         return ()
     return tuple(len(tile.tokens) for tile in cut_tokens(video.positions, grid))
-
-
-def _held_weights(run: Run, config: TransformerConfig, task: DenoiseTask, settings: Mapping[str, Any]) -> StageWeights:
-    """What is held for the whole stage: all but the blocks that are streamed."""
-    specs = resident_specs(config, **task.streams)
-    for index, block in enumerate(block_specs(config, **task.streams)):
-        specs += [] if index in settings["streamed"] else block
-    return _weights(run, task, specs)
-
-
-def _weights(run: Run, task: DenoiseTask, specs: Sequence[ParamSpec]) -> StageWeights:
-    """Tensors of the transformer with the LoRAs of the stage."""
-    return run.files.weights(TRANSFORMER, specs, task.loras, task.fuse_dtype)
-
-
-def _transformer(
-    run: Run, stage: Stage, config: TransformerConfig, task: DenoiseTask, settings: Mapping[str, Any]
-) -> Transformer:
-    """The transformer, its blocks resident or some of them streamed."""
-    arrays = run.load(stage, _held_weights(run, config, task, settings))
-    resident = Params(arrays, activations=task.activations)
-    blocks = None
-    if settings["streamed"]:
-        specs = block_specs(config, **task.streams)
-        stream = stage.hold_stream(
-            run.files.source(TRANSFORMER).stream(
-                "transformer",
-                [specs[index] for index in settings["streamed"]],
-                task.loras,
-                task.fuse_dtype,
-                depth=settings["depth"],
-                uses=task.rounds(settings["walk"]) * len(settings["streamed"]),
-            )
-        )
-        blocks = partly_streamed(resident, settings["streamed"], stream, task.activations)
-    return Transformer(
-        config,
-        resident,
-        task.dtype,
-        blocks=blocks,
-        token_limit=settings["token_limit"],
-        keep_text_keys=settings["keep_text_keys"],
-    )

@@ -1,0 +1,120 @@
+"""How many bytes machines that share a denoising stage send each other, from its plan alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from ltx2rt.graph.models.transformer.config import TransformerConfig
+from ltx2rt.graph.models.transformer.modality import kept_samples
+from ltx2rt.graph.models.transformer.shared_passes import Shared, in_batches
+from ltx2rt.graph.stages.denoise.machine_part import InStep, pass_shares, states_of_blocks
+from ltx2rt.graph.stages.denoise.passes import in_walks, perturbations_of
+from ltx2rt.graph.stages.denoise.task import DenoiseTask
+from ltx2rt.types import FLOAT32_BYTES
+
+# Of a request besides its arrays: passes, noise level and the forms of the arrays as JSON, and how long it is.
+_HEAD_BYTES = 560
+# Per token of a state: its mark of a key frame, and how other tokens see it (`AttentionLinks`).
+_KEYFRAME_BYTES, _LINK_BYTES = 4, 9
+
+
+@dataclass
+class StageTraffic:
+    """What one machine receives from the others.
+
+    Attributes:
+        received: bytes, by kind (`Team.traffic`).
+        exchanges: operations of the group, by kind.
+    """
+
+    received: Counter[str] = field(default_factory=Counter)
+    exchanges: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(self.received.values())
+
+    @property
+    def calls(self) -> int:
+        return sum(self.exchanges.values())
+
+    def add(self, kind: str, nbytes: int, exchanges: int = 1) -> None:
+        self.received[kind] += nbytes
+        self.exchanges[kind] += exchanges
+
+    def times(self, count: int) -> StageTraffic:
+        return StageTraffic(
+            Counter({kind: count * nbytes for kind, nbytes in self.received.items()}),
+            Counter({kind: count * calls for kind, calls in self.exchanges.items()}),
+        )
+
+
+def stage_traffic(config: TransformerConfig, task: DenoiseTask, in_step: InStep) -> StageTraffic:
+    """Of all evaluations of a stage; what is told once as it begins, the prompts above all, is left out."""
+    return evaluation_traffic(config, task, in_step).times(task.evaluations)
+
+
+def evaluation_traffic(config: TransformerConfig, task: DenoiseTask, in_step: InStep) -> StageTraffic:
+    """Of one evaluation with all its passes, and of all tiles.
+
+    Args:
+        config: the model.
+        task: with the part of a machine; all receive the same.
+        in_step: how the passes go through the blocks.
+    """
+    traffic = StageTraffic()
+    for tokens in task.calls:
+        _add_request(traffic, config, task, tokens)
+        if task.shares_tokens:
+            _add_keys(traffic, config, task, in_step, tokens)
+        else:
+            _add_estimates(traffic, config, task, tokens)
+    return traffic
+
+
+def _size(task: DenoiseTask) -> int:
+    assert task.part is not None
+    return task.part.size
+
+
+def _add_request(traffic: StageTraffic, config: TransformerConfig, task: DenoiseTask, tokens: int) -> None:
+    """The states that the leader gives."""
+
+    def state(channels: int, axes: int) -> int:
+        return FLOAT32_BYTES * (channels + 1 + 2 * axes)  # latent, mask, positions
+
+    video, audio = config.video, config.audio
+    nbytes = _HEAD_BYTES + task.audio * state(audio.in_channels, len(audio.max_positions))
+    of_token = state(video.in_channels, len(video.max_positions)) + _KEYFRAME_BYTES + _LINK_BYTES * task.masked
+    nbytes += tokens * of_token
+    traffic.add("messages", 2 * nbytes * (_size(task) - 1) // _size(task), 2)
+
+
+def _add_estimates(traffic: StageTraffic, config: TransformerConfig, task: DenoiseTask, tokens: int) -> None:
+    """What the machines computed of their passes."""
+    most = max(len(own) for own in pass_shares(task.all_passes, _size(task), config.num_layers))
+    values = tokens * config.video.in_channels + task.audio * config.audio.in_channels
+    traffic.add("estimates", (_size(task) - 1) * most * values * FLOAT32_BYTES)
+
+
+def _add_keys(
+    traffic: StageTraffic, config: TransformerConfig, task: DenoiseTask, in_step: InStep, tokens: int
+) -> None:
+    """Keys and values of every attention that reads the video, and its velocities."""
+    of_token = (_size(task) - 1) * task.own(tokens) * task.dtype.size
+    for numbers in in_walks(task.all_passes, in_step.walk):
+        passes = tuple(task.all_passes[number] for number in numbers)
+        left_out = [perturbations_of(own) for own in passes]
+        batches: tuple[Shared, ...] = ()
+        for block, shared in enumerate(states_of_blocks(passes, config.num_layers)):
+            batches = in_batches(shared, in_step.batch, [0] * len(passes))
+            for states in batches:
+                of_states = [left_out[state[0]] for state in states]
+                of_batch = len(states) * of_token
+                if kept_samples(of_states, "skip_video_self_attn", block, len(states)).any():
+                    traffic.add("keys and values", 2 * of_batch * config.video.width, 2)
+                if task.audio and kept_samples(of_states, "skip_v2a_cross_attn", block, len(states)).any():
+                    traffic.add("keys and values", 2 * of_batch * config.audio.width, 2)
+        for states in batches:
+            traffic.add("estimates", len(states) * of_token * config.video.out_channels)

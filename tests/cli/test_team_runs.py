@@ -1,0 +1,177 @@
+"""Commands on several machines, which threads stand for: every pipeline has the bits of one, with both splits."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from command_inputs import one_file, upscaler
+from test_docs import PAGES, commands, documented_files, shrunk, workplace  # noqa: F401  # two are fixtures
+from thread_machines import Table, ThreadGroup
+
+from ltx2rt.cli import generate as command
+from ltx2rt.cli import team as team_options
+from ltx2rt.cli.main import run
+from ltx2rt.team.team import Rules, Team
+
+DOCS = Path(__file__).parents[2] / "docs" / "pipelines"
+SMALL = ["--prompt", "a red circle", "--height", "64", "--width", "64", "--num-frames", "9"]
+FEW_STEPS = ["--steps", "2"]
+
+Together = Callable[..., list[int]]
+
+
+@pytest.fixture
+def together(monkeypatch: pytest.MonkeyPatch) -> Together:
+    """Runs the words of a command on several machines; the exit code of each, the leader's first."""
+    place = threading.local()
+
+    def connect(patience: float, rules: Rules) -> Team | None:
+        if not hasattr(place, "rank"):
+            return None
+        return Team(ThreadGroup(place.table, place.rank), patience, rules)
+
+    monkeypatch.setattr(team_options.Team, "connect", connect)
+    monkeypatch.setattr(command, "assists", lambda: getattr(place, "rank", 0) > 0)
+
+    def on_machines(words: list[str], size: int = 2, of_machine: dict[int, list[str]] | None = None) -> list[int]:
+        table, codes = Table(size), [-1] * size
+
+        def machine(rank: int) -> None:
+            place.table, place.rank = table, rank
+            codes[rank] = run(["generate", "--quiet", *words, *(of_machine or {}).get(rank, [])])
+
+        threads = [threading.Thread(target=machine, args=(rank,)) for rank in range(size)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return codes
+
+    return on_machines
+
+
+def latents_of(folder: Path, name: str, words: list[str], start: Callable[[list[str]], object]) -> bytes:
+    """The final latents of a run, the only file that it wrote besides their record."""
+    path = folder / name / "latents.safetensors"
+    path.parent.mkdir()
+    start([*words, "--skip-vae", "--save-latents", str(path), "-o", str(path.parent / "clip.mp4")])
+    assert {file.name for file in path.parent.iterdir()} == {path.name, f"{path.name}.json"}
+    return path.read_bytes()
+
+
+def assert_same_bits(folder: Path, words: list[str], together: Together, size: int, split: str) -> None:
+    def alone(whole: list[str]) -> None:
+        assert run(["generate", "--quiet", *whole]) == 0
+
+    def shared(whole: list[str]) -> None:
+        assert together([*whole, "--split", split], size) == [0] * size
+
+    expected = latents_of(folder, "alone", words, alone)
+    assert latents_of(folder, "together", words, shared) == expected
+
+
+QUICK = [
+    ("one-stage", [*FEW_STEPS, "--video-skip-step", "1"], 2, "auto"),
+    ("one-stage", FEW_STEPS, 3, "tokens"),
+    ("text-to-audio", ["--steps", "1"], 3, "auto"),
+    ("distilled", ["--memory", "150MB"], 2, "auto"),
+]
+
+
+@pytest.mark.parametrize(("pipeline", "more", "size", "split"), QUICK)
+def test_a_clip_of_several_machines_has_the_bits_of_one(
+    pipeline: str, more: list[str], size: int, split: str, together: Together, tmp_path: Path
+) -> None:
+    small = SMALL if pipeline != "text-to-audio" else [*SMALL[:2], *SMALL[6:]]
+    assert_same_bits(tmp_path, ["--pipeline", pipeline, *small, *more], together, size, split)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("split", ["passes", "tokens"])
+@pytest.mark.parametrize("page", PAGES)
+def test_every_documented_command_has_the_bits_of_one_machine(
+    page: str,
+    split: str,
+    together: Together,
+    workplace: Path,  # noqa: F811
+) -> None:
+    found = [shrunk(words) for words in commands(DOCS / page)]
+    made = [words[1:] for words in found if words[0] == "generate"]
+    assert made
+    for number, words in enumerate(made):
+        folder = workplace / f"of {number}"
+        folder.mkdir()
+        assert_same_bits(folder, without(words, "-o", "--output-path", "--save-wav"), together, 2, split)
+
+
+def without(words: list[str], *options: str) -> list[str]:
+    """Words without some options of one value, and without further outputs."""
+    kept = list(words)
+    for option in options:
+        if option in kept:
+            place = kept.index(option)
+            del kept[place : place + 2]
+    return kept
+
+
+WINDOWS = [
+    "--num-frames",
+    "65",
+    "--chunk-pixel-frames",
+    "33",
+    "--chunk-carry-frames",
+    "17",
+    "--chunk-blend-frames",
+    "8",
+]
+SPECIAL = {
+    "windows": ["--pipeline", "distilled", *SMALL[:6], *WINDOWS],
+    "int8 activations": ["--pipeline", "distilled", *SMALL, "--activations", "int8"],
+    "float32": ["--pipeline", "one-stage", *SMALL, *FEW_STEPS, "--fp32"],
+    "float16": ["--pipeline", "one-stage", *SMALL, *FEW_STEPS, "--fp16"],
+    "one state in a batch": ["--pipeline", "one-stage", *SMALL, *FEW_STEPS, "--max-batch-size", "1"],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("split", ["passes", "tokens"])
+@pytest.mark.parametrize("case", SPECIAL)
+def test_ways_of_computing(case: str, split: str, together: Together, tmp_path: Path) -> None:
+    assert_same_bits(tmp_path, SPECIAL[case], together, 2, split)
+
+
+def test_other_settings_end_every_machine_with_2_and_leave_nothing(
+    together: Together, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*SMALL, "-o", str(tmp_path / "clip.mp4")]
+    codes = together(words, of_machine={0: ["--seed", "1"], 1: ["--seed", "2"]})
+    assert codes == [2, 2]
+    said = capsys.readouterr()
+    assert said.err.count("--seed: machine 0 has 1, machine 1 2") == 2
+    assert said.out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_machine_with_too_little_memory_ends_every_one_with_75(
+    together: Together, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*SMALL, "-o", str(tmp_path / "clip.mp4")]
+    assert together(words, of_machine={1: ["--memory", "1MB"]}) == [75, 75]
+    said = capsys.readouterr().err
+    assert "machine 1 has too little memory for its part of stage 'denoise 1'" in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_options_of_a_team_have_no_effect_on_one_machine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [*SMALL, "--skip-vae", "--save-latents", str(tmp_path / "a.safetensors"), "-o", str(tmp_path / "a.mp4")]
+    assert run(["generate", *words, "--split", "tokens", "--patience", "5", "--allow-mixed"]) == 0
+    said = capsys.readouterr().err
+    for option in ("--split", "--patience", "--allow-mixed"):
+        assert f"{option} has no effect: this is one machine alone" in said
+
+
+def test_a_plan_does_not_look_at_the_group(together: Together, weights: Path) -> None:
+    assert together(["--plan", *SMALL, *one_file(weights, "dev"), *upscaler(weights)]) == [0, 0]

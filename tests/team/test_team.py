@@ -1,0 +1,177 @@
+"""What machines say to each other, what they wait for, and how it ends when one does not answer."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from thread_machines import Table, ThreadGroup, on_machines, outcomes
+
+from ltx2rt import _ext
+from ltx2rt.errors import ConnectionLost, MachineLost, UsageError
+from ltx2rt.kernels.host import to_numpy
+from ltx2rt.team.messages import packed, unpacked
+from ltx2rt.team.team import Rules, Team
+
+
+def test_messages_have_every_bit_of_their_arrays() -> None:
+    arrays = [
+        np.array([0.0, -0.0, np.nan, np.inf, 1e-45], np.float32),
+        None,
+        np.arange(12, dtype=np.int32).reshape(3, 4)[:, ::2],
+        np.array([[True, False]]),
+        np.zeros((0, 3), np.uint16),
+    ]
+    head, found = unpacked(packed({"sigma": 0.1, "kinds": ["cond", None]}, arrays))
+    assert head == {"sigma": 0.1, "kinds": ["cond", None]}
+    for array, own in zip(arrays, found, strict=True):
+        if array is None:
+            assert own is None
+        else:
+            assert own is not None
+            assert (own.dtype, own.shape, own.tobytes()) == (array.dtype, array.shape, array.tobytes())
+
+
+@pytest.mark.parametrize("size", [2, 3, 8])
+def test_what_the_leader_tells_arrives_on_every_machine_in_order(size: int) -> None:
+    told = [({"number": number}, [np.full(number, number, np.uint16)]) for number in range(4)]
+
+    def work(team: Team) -> Any:
+        if team.leads:
+            for head, arrays in told:
+                team.tell(head, arrays)
+            return None
+        return [(head, [array.tolist() for array in arrays if array is not None]) for head, arrays in team.messages()]
+
+    heard = [(head, [array.tolist() for array in arrays]) for head, arrays in told]
+    assert on_machines(size, work)[1:] == [heard] * (size - 1)
+
+
+@pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float16, mx.float32, mx.int32, mx.bool_])
+def test_gathered_values_have_every_bit_and_are_counted(dtype: mx.Dtype) -> None:
+    def work(team: Team) -> Any:
+        x = (mx.arange(6).reshape(2, 3) * (team.rank + 1) - 1).astype(dtype)
+        found = team.gather(x.T, "values")
+        assert found.dtype == dtype
+        return to_numpy(found), team.traffic
+
+    results = on_machines(3, work)
+    expected = np.stack([to_numpy((mx.arange(6).reshape(2, 3) * (rank + 1) - 1).astype(dtype).T) for rank in range(3)])
+    for found, traffic in results:
+        assert np.array_equal(found, expected)
+        assert traffic.received["values"] == 2 * 6 * dtype.size
+        assert traffic.calls["values"] == 1
+
+
+def test_texts_of_different_lengths() -> None:
+    assert on_machines(3, lambda team: team.gather_texts("ä" * team.rank)) == [["", "ä", "ää"]] * 3
+
+
+def test_signs_of_life_keep_the_others_waiting_for_longer_than_their_patience() -> None:
+    def work(team: Team) -> Any:
+        if not team.leads:
+            return [head for head, _ in team.messages()]
+        team.tell("first")
+        team.rest()
+        time.sleep(1.5)
+        team.tell("second")
+        return None
+
+    assert on_machines(2, work, patience=0.5)[1] == ["first", "second"]
+
+
+def test_a_machine_that_says_nothing_is_lost_after_the_patience() -> None:
+    over = threading.Event()
+
+    def leader(team: Team) -> None:
+        begun = time.monotonic()
+        with pytest.raises(MachineLost, match=r"no word from another machine for 0\.3 s") as lost:
+            team.gather(mx.zeros(1), "values")
+        assert not isinstance(lost.value, ConnectionLost)  # nobody goes on alone beside a machine that may come back
+        assert 0.3 <= time.monotonic() - begun < 5
+        assert not team.is_there
+        over.set()
+
+    found = outcomes(2, [leader, lambda team: over.wait(30)], patience=0.3)
+    assert not isinstance(found[0], BaseException), found[0]
+
+
+def test_a_machine_that_leaves_is_noticed_and_never_asked_again() -> None:
+    def leader(team: Team) -> Any:
+        errors = []
+        for _ in range(2):
+            with pytest.raises(ConnectionLost) as lost:
+                team.gather(mx.zeros(1), "values")
+            errors.append(str(lost.value))
+        return errors, team.is_there
+
+    found = outcomes(2, [leader, lambda team: team.abandon()], patience=30)
+    errors, is_there = found[0]
+    assert errors[0] == errors[1]
+    assert "the connection to another machine is lost" in errors[0]
+    assert not is_there
+
+
+def test_an_error_on_one_machine_ends_the_waiting_of_the_others() -> None:
+    def fails(team: Team) -> None:
+        raise ValueError("of machine 1")
+
+    found = outcomes(3, [lambda team: team.gather(mx.zeros(1), "x"), fails, lambda team: list(team.messages())])
+    assert isinstance(found[0], ConnectionLost)
+    assert isinstance(found[1], ValueError)
+    assert isinstance(found[2], ConnectionLost)
+
+
+def test_a_kernel_that_fails_is_no_lost_connection() -> None:
+    def work(team: Team) -> Any:
+        return team.gather(_ext.failing_kernel(mx.zeros(1)), "values")
+
+    first, second = outcomes(2, [work, work])
+    for error in (first, second):
+        assert isinstance(error, RuntimeError)
+
+
+def test_a_parted_team_asks_nobody() -> None:
+    def work(team: Team) -> None:
+        if not team.leads:
+            assert list(team.messages()) == []
+            return
+        team.close()
+        assert not team.is_there
+        with pytest.raises(ConnectionLost, match="parted"):
+            team.tell("anything")
+
+    on_machines(2, work)
+
+
+@pytest.mark.parametrize("patience", [0, -1, float("nan"), float("inf"), "5", True])
+def test_a_patience_that_is_no_time_is_refused(patience: Any) -> None:
+    with pytest.raises(UsageError, match="patience"):
+        Team.connect(patience)
+
+
+def test_an_unknown_split_is_refused() -> None:
+    with pytest.raises(UsageError, match="split must be one of auto, passes, tokens, got 'blocks'"):
+        Rules("blocks")  # type: ignore[arg-type]
+
+
+def test_ctrl_c_ends_a_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The waiting thread is an ordinary one for Python: whatever a signal handler raises comes out of it."""
+    team = Team(ThreadGroup(Table(2), 0), 60.0)
+
+    def interrupted(timeout: float) -> None:
+        raise KeyboardInterrupt
+
+    def work() -> None:
+        with team:
+            started = team.start(mx.zeros(1), "values")
+            monkeypatch.setattr(started.result, "result", interrupted)
+            team.finish(started)
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert not team.is_there
