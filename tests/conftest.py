@@ -14,6 +14,9 @@ import pytest
 os.environ["PYTHONSAFEPATH"] = "1"
 # Tests that encode a prompt do so, whatever ran before them.
 os.environ["LTX2RT_PROMPT_CACHE"] = "0"
+# Tests end processes and never the machine: nothing depends on what the disk has got by then, and a run would wait for
+# it about twenty times. Programs that tests start in other processes do wait.
+os.fsync = lambda descriptor: None
 
 
 CONDITIONS = {
