@@ -7,9 +7,6 @@ Makes (or reuses) synthetic weight files in FOLDER: the first blocks of LTX-2.3 
 stands for an IC-LoRA. Runs ic-lora in one stage at full size with a reference of half the size, zeros in place of the
 text, no decoding, in a process of its own, and prints what each stage was predicted to take and took. Exits with 1
 where a prediction is more than 5 % off.
-
-With one block and small tiles the prediction is too high by what adding the LoRA takes (0.6 GB), which is counted on
-top of all weights and happens before they are all there; tiles of some 15000 tokens take more than that.
 """
 
 from __future__ import annotations

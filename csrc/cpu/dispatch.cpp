@@ -8,6 +8,7 @@
 #include <unordered_map>
 
 #include "csrc/cpu/isa.h"
+#include "csrc/cpu/large_pages.h"
 #include "csrc/cpu/thread_pool.h"
 #include "csrc/fallback_primitive.h"
 #include "mlx/allocator.h"
@@ -40,7 +41,9 @@ KeptBlocks& kept_blocks() {
 Scratch::Scratch(int64_t bytes)
     : memory_(static_cast<std::byte*>(::operator new(static_cast<size_t>(bytes), kAlignment)),
               [](std::byte* memory) { ::operator delete(memory, kAlignment); }),
-      bytes_(bytes) {}
+      bytes_(bytes) {
+  prefer_large_pages(memory_.get(), bytes);
+}
 
 Scratch stream_scratch(const mx::Stream& stream, int64_t bytes) {
   auto& kept = kept_blocks();

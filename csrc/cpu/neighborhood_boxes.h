@@ -51,7 +51,7 @@ struct Work {
     for (auto& part : starts) part = take(mask_columns(args) * kLanes);
     column_masks = take(kBlockCells * mask_columns(args) * kLanes);
     row_masks = take(kBlockCells * mask_rows(args) * kLanes);
-    rows = take((kLanes + 2) * (size + 1));
+    rows = take(2 * size);
     angles = take(Angles::floats(size));
   }
   static int64_t mask_columns(const NeighborhoodArgs& args) { return round_up(most_columns(args), 16); }
@@ -65,7 +65,7 @@ struct Work {
   float* starts[2];     // what scores are added to in tiles
   float* column_masks;  // all bits or none, of each column of boxes: [mask_columns][kLanes]
   float* row_masks;     // of each row of boxes: [mask_rows][kLanes]
-  float* rows;          // of values or queries
+  float* rows;          // of two cells
   float* angles;        // of one cell
   int64_t taken = 0;    // floats of all
 };
@@ -114,40 +114,6 @@ void fill_masks(const WindowAxis& axis, int64_t end, int64_t first, int64_t coun
     const VecI place = splat_bits(int32_t(first + i));
     store(masks + i * kLanes, from_bits((VecI)(place >= begin) & (VecI)(place < after)));
   }
-}
-
-// The queries of a box, as words [words of a head][kLanes]; lanes without one hold zeros. Returns the largest sum of
-// squares of one.
-template <typename Words>
-float load_queries(const NeighborhoodArgs& args, const Box& box, float scale, const Work<Words>& work, Angles& angles,
-                   float* queries) {
-  const int64_t size = args.head_size, words = size / kValues<Words>, stride = words + 1;
-  const NeighborhoodBlock& block = box.block;
-  float* row = work.rows + kLanes * stride;
-  const auto from = [&](int lane) {
-    return cell_offset(args.q, block.batch, block.first_frame + box.frame_of(lane), box.row_of(lane),
-                       box.column_of(lane), block.head * size);
-  };
-  for (int lane = 0; lane < kLanes; ++lane) {
-    if (box.there(lane)) prefetch(args.q, from(lane), size);
-  }
-  float most = 0.0f;
-  for (int lane = 0; lane < kLanes; ++lane) {
-    float* to = work.rows + lane * stride;
-    if (!box.there(lane)) {
-      for (int64_t i = 0; i < words; ++i) to[i] = 0.0f;
-      continue;
-    }
-    if (args.rotated) {
-      angles.set(block.first_frame + box.frame_of(lane), box.row_of(lane) + args.rows.window / 2,
-                 box.column_of(lane) + args.columns.window / 2);
-    }
-    load_cell(args.q, from(lane), args.q_norm, args, scale, args.rotated ? &angles : nullptr, row);
-    most = larger_length(most, sum_of_squares(row, size));
-    store_words<Words>(row, size, to);
-  }
-  transpose(work.rows, stride, kLanes, words, queries);
-  return most;
 }
 
 // The lanes of a box whose frame sees a frame of keys. seen_by: of its own frames.
@@ -226,9 +192,9 @@ struct Boxes {
     float most = 0.0f;
     for (int64_t d = 0; d < deep; ++d) {
       for (int64_t i = 0; i < down; ++i) {
-        for (int64_t j = 0; j < across; ++j) {  // as they lie in memory
+        most = larger_length(most, load_queries(d, i, scale, angles));
+        for (int64_t j = 0; j < across; ++j) {
           const State<Words> at = state(d, i, j);
-          most = larger_length(most, load_queries(args, box(d, i, j), scale, work, angles, at.queries));
           for (int64_t n = 0; n < kLanes * args.head_size; n += kLanes) store(at.sums + n, zero());
           store(at.base, splat(kMinusInfinity));
           store(at.weights, zero());
@@ -238,6 +204,47 @@ struct Boxes {
     return most;
   }
 
+ private:
+  // The queries of a row of boxes, as words [words of a head][kLanes]; lanes without one hold zeros. Cells are read as
+  // they lie in memory, and wait lane by lane where the sums will be. Returns the largest sum of squares of one.
+  float load_queries(int64_t d, int64_t i, float scale, Angles& angles) const {
+    const int64_t size = args.head_size, words = size / kValues<Words>, stride = words + 1;
+    const int64_t lanes_of_row = lane_box.columns;
+    float most = 0.0f;
+    for (int lane = 0; lane < kLanes; lane += int(lanes_of_row)) {
+      // The row of cells after this one, of these boxes or of those below.
+      const int next = lane + int(lanes_of_row) < kLanes ? lane + int(lanes_of_row) : 0;
+      const Box here = box(d, i, 0), after = box(d, next == 0 ? i + 1 : i, 0);
+      for (int64_t j = 0; j < across; ++j) {
+        float* to = state(d, i, j).sums + lane * stride;
+        for (int64_t c = 0; c < lanes_of_row; ++c, to += stride) {
+          const int64_t column = block.column + j * lanes_of_row + c;
+          if (column < block.end_column && after.there(next)) prefetch(args.q, query(after, next, column), size);
+          if (column >= block.end_column || !here.there(lane)) {
+            for (int64_t n = 0; n < words; ++n) to[n] = 0.0f;
+            continue;
+          }
+          if (args.rotated) {
+            angles.set(block.first_frame + here.frame_of(lane), here.row_of(lane) + args.rows.window / 2,
+                       column + args.columns.window / 2);
+          }
+          load_cell(args.q, query(here, lane, column), args.q_norm, args, scale, args.rotated ? &angles : nullptr,
+                    work.rows);
+          most = larger_length(most, sum_of_squares(work.rows, size));
+          store_words<Words>(work.rows, size, to);
+        }
+      }
+    }
+    for (int64_t j = 0; j < across; ++j) transpose(state(d, i, j).sums, stride, kLanes, words, state(d, i, j).queries);
+    return most;
+  }
+  // Where the query of a column lies, of the frame and row of a lane.
+  int64_t query(const Box& of, int lane, int64_t column) const {
+    return cell_offset(args.q, block.batch, block.first_frame + of.frame_of(lane), of.row_of(lane), column,
+                       block.head * args.head_size);
+  }
+
+ public:
   const NeighborhoodArgs& args;
   const PackedPlane& plane;
   const LaneBox& lane_box;

@@ -109,11 +109,12 @@ inline int64_t cell_offset(const CellRows& x, int64_t batch, int64_t frame, int6
          lane * x.lane_stride;
 }
 
-// Asks for some heads of a cell, `lanes` values in all.
+// Asks for some heads of a cell, `lanes` values in all. Not for the first-level cache: cells that lie below one another
+// may all belong to one of its sets.
 inline void prefetch(const CellRows& x, int64_t first, int64_t lanes) {
   const int64_t item = size_of(x.type), bytes = x.lane_stride == 1 ? lanes * item : 1;
   const char* from = (const char*)x.data + first * item;
-  for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(from + i);
+  for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(from + i, 0, 2);
 }
 // Columns ahead of the one being packed that are asked for.
 constexpr int64_t kAhead = 12;

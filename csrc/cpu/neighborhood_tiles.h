@@ -62,17 +62,17 @@ inline VecI weight_pairs(Vec low, Vec high) {
   static constexpr MantissaTable kTable;
   typedef uint8_t Order __attribute__((vector_size(64)));
   // Of 128 bits, 4 words of low before 4 of high: brought together.
-  constexpr Order kInterleaved = {0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15,  //
-                                  0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15,  //
-                                  0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15,  //
-                                  0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15};
+  constexpr Order kInterleaved = {0,  1,  8,  9,  2,  3,  10, 11, 4,  5,  12, 13, 6,  7,  14, 15,  //
+                                  0,  1,  8,  9,  2,  3,  10, 11, 4,  5,  12, 13, 6,  7,  14, 15,  //
+                                  0,  1,  8,  9,  2,  3,  10, 11, 4,  5,  12, 13, 6,  7,  14, 15,  //
+                                  0,  1,  8,  9,  2,  3,  10, 11, 4,  5,  12, 13, 6,  7,  14, 15};
   constexpr __mmask64 kLowBytes = 0x5555555555555555;
   constexpr __mmask16 kAll = 0xffff;
-  const __m512i words =
-      _mm512_maskz_shuffle_epi8(~(__mmask64)0,
-                                _mm512_maskz_packus_epi32(~(__mmask32)0, _mm512_maskz_cvtps_epi32(kAll, low),
-                                                          _mm512_maskz_cvtps_epi32(kAll, high)),
-                                (__m512i)kInterleaved);
+  const __m512i words = _mm512_maskz_shuffle_epi8(
+      ~(__mmask64)0,
+      _mm512_maskz_packus_epi32(~(__mmask32)0, _mm512_maskz_cvtps_epi32(kAll, low),
+                                _mm512_maskz_cvtps_epi32(kAll, high)),
+      (__m512i)kInterleaved);
   const __m512i part = _mm512_maskz_permutexvar_epi8(kLowBytes, _mm512_maskz_srli_epi16(~(__mmask32)0, words, 2),
                                                      _mm512_load_si512(kTable.bytes));
   return (VecI)_mm512_maskz_avg_epu16(~(__mmask32)0, words, part);
@@ -90,9 +90,10 @@ constexpr float kLazy = 11 * kOctave;
 inline int64_t tiles_across(const NeighborhoodArgs& args, int64_t box_columns) {
   return (smaller(places_of(args.columns), args.columns.window + box_columns - 1) + 15) / 16;
 }
-// Columns of which keys and values are read: what a box sees may begin anywhere.
+// Columns of keys and values that are read.
 inline int64_t tile_columns(const NeighborhoodArgs& args, const PackedPlane& plane) {
-  return round_up(places_of(args.columns), 16) + 16 * tiles_across(args, plane.box_columns);
+  const int64_t last = (args.columns.cells - 1) / plane.box_columns * plane.box_columns;  // of boxes
+  return round_up(window_begin(args.columns, last) + 16 * tiles_across(args, plane.box_columns), 16);
 }
 
 // A plane in tiles holds keys as [rows][2 halves of a head][tile_columns][kTileWords], then pairs of values as
@@ -137,7 +138,8 @@ inline void pack_tiles(const NeighborhoodArgs& args, const PackedPlane& plane, c
   const int64_t columns = tile_columns(args, plane), pitch = kTileHead + 1;
   float words[2 * kTileWords];
   for (int64_t r = first; r < first + 2; ++r) {
-    for (int64_t head = 0; head < part.heads; ++head) tile_lengths(args, plane, planes + head * stride)[r] = 0.0f;
+    for (int64_t head = 0; head < part.heads; ++head)
+      tile_lengths(args, plane, planes + head * stride)[r] = 0.0f;
     pack_keys<PairWords>(args, part, plane.first_row + r, columns, angles, work.rows, words,
                          [&](int64_t head, int64_t column, const float* row, const float* from) {
                            float* keys = planes + head * stride;
@@ -408,9 +410,10 @@ inline void copy_values(const Boxes<PairWords>& boxes, const float* from, float*
       const int64_t column = boxes.box(0, 0, j).first_key;
       const __m512i order = (__m512i)(lanes + splat_bits(int32_t(column % 16)));
       const float* near = from + r * pitch + column / 16 * kTileHead * kTileWords;
+      const float* far = near + (column % 16 == 0 ? 0 : kTileHead * kTileWords);
       float* tile = to + j * column_floats + (r - first) * across * kTileHead * kTileWords;
       for (int64_t v = 0; v < across * kTileHead * kTileWords; v += kTileWords)
-        store(tile + v, _mm512_permutex2var_ps(load(near + v), order, load(near + v + kTileHead * kTileWords)));
+        store(tile + v, _mm512_permutex2var_ps(load(near + v), order, load(far + v)));
     }
   }
 }

@@ -19,14 +19,14 @@ from ltx2rt.cli.arguments import command_of
 from ltx2rt.cli.exit_codes import ExitCode
 from ltx2rt.cli.flag import add_flags
 from ltx2rt.cli.flags import FLAGS, named
-from ltx2rt.cli.machines import SECONDS_TO_MEET, run_with_hosts
+from ltx2rt.cli.machines import met_team, run_with_hosts
 from ltx2rt.cli.plan import SOME_PROMPT
 from ltx2rt.cli.team_plan import MakePlan, TeamPlan, links_text, planned_on_all
 from ltx2rt.errors import Ltx2rtError
 from ltx2rt.graph.stages.team_facts import differences, machine_facts
 from ltx2rt.kernels.gpu_device import advice, has_launch_code
 from ltx2rt.kernels.kernel_choice import KernelChoice, metal_kernels
-from ltx2rt.kernels.selection import ext, use_reference
+from ltx2rt.kernels.selection import OUR_KERNELS, ext, use_reference
 from ltx2rt.memory.limits import format_bytes
 from ltx2rt.team.links import Links, measured_links
 from ltx2rt.team.team import Split, Team
@@ -52,9 +52,8 @@ def run_doctor(arguments: argparse.Namespace) -> int:
     """Print the report. The exit code is 0, or 1 where machines cannot make a clip together."""
     if arguments.hosts is not None:
         return run_with_hosts(arguments)
-    team = Team.connect(SECONDS_TO_MEET)
-    if team is not None:
-        with team:
+    with met_team() as team:
+        if team is not None:
             return _report_of_team(team, arguments)
     pipeline = _opened(arguments)
     for line in _lines([*facts(), *_weight_facts(pipeline)]):
@@ -176,7 +175,7 @@ def gpu_facts(metal: KernelChoice | None) -> list[tuple[str, str]]:
 
 def _proof_summary(metal: KernelChoice) -> str:
     outcomes = metal.store.outcomes().values()
-    ours = sum(o.choice in ("kernel", "fenced") for o in outcomes)
+    ours = sum(o.choice in OUR_KERNELS for o in outcomes)
     others = sum(o.choice == "mlx" for o in outcomes)
     replaced = sum(bool(o.fault) for o in outcomes)
     text = f"{ours} variants use our kernel, {others} MLX's own op, {replaced} the reference graph ({metal.store.path})"

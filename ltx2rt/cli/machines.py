@@ -5,15 +5,17 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from ltx2rt.errors import UsageError
 from ltx2rt.hosts.hosts_file import read_hosts
 from ltx2rt.hosts.start import run_on_all
 from ltx2rt.team.environment import asked_for
+from ltx2rt.team.team import Team
 
 # For what needs all machines but makes no clip: they have been reached by then, or were started by hand.
-SECONDS_TO_MEET = 60.0
+_SECONDS_TO_MEET = 60.0
 
 _OPTION = "--hosts"
 
@@ -35,6 +37,27 @@ def run_with_hosts(arguments: argparse.Namespace) -> int:
         raise UsageError(f"{_OPTION} starts a team, but MLX_RANK makes this process one of a team already; unset it.")
     hosts = read_hosts(arguments.hosts)
     return run_on_all(hosts, [sys.executable, "-m", "ltx2rt.cli", *_without_hosts(arguments.words)])
+
+
+@contextmanager
+def met_team() -> Iterator[Team | None]:
+    """The team that the environment asks for, to compare what its machines have; None: it asks for none.
+
+    All machines leave it together, when the leader does.
+
+    Raises:
+        UsageError: variables that cannot work.
+        MachineLost: a machine does not come, has gone or says nothing.
+    """
+    team = Team.connect(_SECONDS_TO_MEET)
+    if team is None:
+        yield None
+        return
+    with team:
+        yield team
+        if not team.leads:
+            for _ in team.messages():  # until the leader lets it go; it asks for nothing before
+                pass
 
 
 def _without_hosts(words: Sequence[str]) -> list[str]:

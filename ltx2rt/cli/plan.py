@@ -17,7 +17,7 @@ from ltx2rt.cli.exit_codes import ExitCode
 from ltx2rt.cli.flag import add_flags
 from ltx2rt.cli.flags import FLAGS
 from ltx2rt.cli.generate import merge_other_sources, taken_files
-from ltx2rt.cli.machines import SECONDS_TO_MEET, run_with_hosts
+from ltx2rt.cli.machines import met_team, run_with_hosts
 from ltx2rt.cli.outputs import free_path
 from ltx2rt.cli.plan_picture import write_picture
 from ltx2rt.cli.plan_text import plan_text
@@ -56,9 +56,8 @@ def run_plan(arguments: argparse.Namespace) -> int:
     if arguments.hosts is not None:
         return run_with_hosts(arguments)
     merge_other_sources(arguments)
-    team = Team.connect(SECONDS_TO_MEET)
-    if team is not None:
-        with team:
+    with met_team() as team:
+        if team is not None:
             return _plan_on_all(team, arguments)
     if arguments.plot is not None:
         given_files = [arguments.checkpoint_path, arguments.config, arguments.from_sidecar]

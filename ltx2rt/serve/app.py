@@ -22,13 +22,14 @@ import ltx2rt
 from ltx2rt.errors import OutOfSpace, StateError
 from ltx2rt.serve.answers import JsonAnswer
 from ltx2rt.serve.asked import Asked, Served, read_asked
-from ltx2rt.serve.bodies import read_body
+from ltx2rt.serve.bodies import Intake
 from ltx2rt.serve.fields import FIELDS
 from ltx2rt.serve.guard import Access, Guard
 from ltx2rt.serve.job_queue import JobQueue
 from ltx2rt.serve.job_view import media_type
 from ltx2rt.serve.jobs import Job
 from ltx2rt.serve.refusal import Refusal
+from ltx2rt.serve.zipped import zipped
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +50,7 @@ class VideosApi:
 
     def __init__(self, queue: JobQueue, loras: tuple[str, ...], folders: tuple[Path, ...]) -> None:
         self._queue = queue
+        self._intake = Intake(queue.limits.upload)
         self._loras = loras
         self._folders = folders
 
@@ -132,12 +134,8 @@ class VideosApi:
 
     @asynccontextmanager
     async def _asked(self, request: Request, before: Asked | None = None) -> AsyncIterator[Asked]:
-        values, form = await read_body(request, self._queue.limits.upload)
-        try:
+        async with self._intake.fields(request) as values:
             yield read_asked(values, Served(self._queue.model, self._loras, self._folders), before)
-        finally:
-            if form is not None:
-                await form.close()
 
     async def list(self, request: Request) -> Response:
         query = request.query_params
@@ -180,10 +178,13 @@ class VideosApi:
             **({"thumbnail": (folder.thumbnail, "image/png")} if pictures else {}),
             **({"spritesheet": (folder.sheet, "image/png")} if pictures else {}),
         }
-        if variant not in files:
-            raise Refusal("variant", f"variant must be one of {', '.join(files)}, got {variant[:80]!r}.")
+        known = (*files, *(("frames",) if pictures else ()))
+        if variant not in known:
+            raise Refusal("variant", f"variant must be one of {', '.join(known)}, got {variant[:80]!r}.")
         if job.status != "completed":
             raise Refusal("video_id", f"the video is not there: its job is {job.status}.", 404, "not_ready")
+        if variant == "frames":
+            return _frames(request, job, folder.frames())
         path, kind = files[variant]
         if not path.is_file():
             raise Refusal("variant", f"{variant} has been removed from the server's disk.", 404, "not_found")
@@ -248,9 +249,10 @@ def make_app(
     """
     middleware = [Middleware(Guard, access=access)]
     if access.origins:
+        # Outermost: a page of an allowed site can read refusals of the guard, too.
         allowed = list(access.origins)
         cors = Middleware(CORSMiddleware, allow_origins=allowed, allow_methods=["*"], allow_headers=["*"])
-        middleware.append(cors)
+        middleware.insert(0, cors)
     handlers: dict[Any, Callable[[Request, Any], Awaitable[Response]]] = {
         Refusal: _refused,
         HTTPException: _http_error,
@@ -269,6 +271,17 @@ def _page(name: str, kind: str) -> Callable[[Request], Awaitable[Response]]:
         return Response((_PAGE / name).read_bytes(), media_type=kind, headers={"cache-control": "no-cache"})
 
     return handler
+
+
+def _frames(request: Request, job: Job, frames: list[Path]) -> Response:
+    """EXR frames as a ZIP."""
+    if not frames:
+        text = "this clip has no EXR frames: it is not of high dynamic range, or they have been removed from the disk."
+        raise Refusal("variant", text, 404, "not_found")
+    headers = {"content-disposition": f'inline; filename="{job.id}_frames.zip"'}
+    if request.method == "HEAD":
+        return Response(media_type="application/zip", headers=headers)
+    return StreamingResponse(zipped(frames), media_type="application/zip", headers=headers)
 
 
 def _event(kind: str, value: dict[str, Any]) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,6 +20,10 @@ from ltx2rt.serve.refusal import Refusal
 
 # JSON lies in memory several times over while it is read.
 _LARGEST_JSON = 32 * 10**6
+# How many of the largest requests there may be at a time. What each may have besides does not count: small requests
+# go on while large ones come in slowly.
+_AT_A_TIME = 2
+_SMALL = 1 << 16
 _MOST_FIELDS = 256
 _DEEPEST = 4
 _NESTED = re.compile(r"([^\[\]]+)((?:\[[^\[\]]*\])*)", re.DOTALL)
@@ -26,54 +31,87 @@ _KEY = re.compile(r"\[([^\[\]]*)\]")
 _INDEX = re.compile(r"[0-9]{1,3}")
 
 
-async def read_body(request: Request, limit: int) -> tuple[dict[str, Any], FormData | None]:
-    """The fields of a request, and the form that its uploads live in, which the caller closes.
+class Intake:
+    """Reads bodies, and bounds what those that are being read and looked at take together.
 
     Args:
-        request: with a body that nobody has read.
-        limit: bytes.
-
-    Raises:
-        Refusal: it is too large, of another type, or damaged.
+        limit: bytes of one request.
     """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind in ("multipart/form-data", "application/x-www-form-urlencoded"):
-        form = await _limited(request, limit).form(max_files=MOST_FILES, max_fields=_MOST_FIELDS)
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._forms = _Room(_AT_A_TIME * limit)  # large files of a form go to the disk as they come
+        self._json = _Room(_AT_A_TIME * min(limit, _LARGEST_JSON))
+
+    @asynccontextmanager
+    async def fields(self, request: Request) -> AsyncIterator[dict[str, Any]]:
+        """The fields of a request with a body that nobody has read. Uploads can be read until the block ends.
+
+        Raises:
+            Refusal: it is too large, of another type, or damaged, or others are so large that it has to wait.
+        """
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind in ("multipart/form-data", "application/x-www-form-urlencoded"):
+            with self._forms.body(request, self._limit) as limited:
+                form = await limited.form(max_files=MOST_FILES, max_fields=_MOST_FIELDS)
+                try:
+                    yield _fields_of_form(form)
+                finally:
+                    await form.close()
+        elif kind in ("application/json", ""):
+            with self._json.body(request, min(self._limit, _LARGEST_JSON)) as limited:
+                yield _fields_of_json(await limited.body())
+        else:
+            raise Refusal(None, f"a request is JSON or a form, got {kind[:80]!r}.", 415, "unsupported_media_type")
+
+
+class _Room:
+    """What several bodies share: so many bytes, without those that every request may have."""
+
+    def __init__(self, nbytes: int) -> None:
+        self._free = nbytes
+
+    @contextmanager
+    def body(self, request: Request, limit: int) -> Iterator[Request]:
+        """The request, which raises Refusal when its body has more than ``limit`` bytes or than there is room for."""
+        refusal = Refusal(
+            None,
+            f"the request is larger than {format_bytes(limit)}, the most that is taken; send smaller files.",
+            413,
+            "too_large",
+        )
+        stated = request.headers.get("content-length", "")
+        if stated.isdigit() and int(stated[:20]) > limit:
+            raise refusal
+        received = taken = 0
+
+        async def receive() -> Message:
+            nonlocal received, taken
+            message = await request.receive()
+            received += len(message.get("body", b""))
+            if received > limit:
+                raise refusal
+            more = max(0, received - _SMALL) - taken
+            if more > self._free:
+                raise Refusal(None, "other large requests are being read; try again in a moment.", 503, "busy")
+            self._free -= more
+            taken += more
+            return message
+
         try:
-            return _fields_of_form(form), form
-        except BaseException:
-            await form.close()
-            raise
-    if kind not in ("application/json", ""):
-        raise Refusal(None, f"a request is JSON or a form, got {kind[:80]!r}.", 415, "unsupported_media_type")
-    body = await _limited(request, min(limit, _LARGEST_JSON)).body()
+            yield Request(request.scope, receive)
+        finally:
+            self._free += taken
+
+
+def _fields_of_json(body: bytes) -> dict[str, Any]:
     try:
         values = json.loads(body) if body.strip() else {}
     except (ValueError, RecursionError) as error:
         raise Refusal(None, f"the body is no JSON: {_first_words(error)}.", 400, "invalid_json") from None
     if not isinstance(values, dict):
         raise Refusal(None, "the body must be a JSON object with the fields of a request.", 400, "invalid_json")
-    return values, None
-
-
-def _limited(request: Request, limit: int) -> Request:
-    """The request, which raises Refusal when its body is longer than ``limit`` bytes."""
-    text = f"the request is larger than {format_bytes(limit)}, the most that is taken; send smaller files."
-    refusal = Refusal(None, text, 413, "too_large")
-    stated = request.headers.get("content-length", "")
-    if stated.isdigit() and int(stated[:20]) > limit:
-        raise refusal
-    received = 0
-
-    async def receive() -> Message:
-        nonlocal received
-        message = await request.receive()
-        received += len(message.get("body", b""))
-        if received > limit:
-            raise refusal
-        return message
-
-    return Request(request.scope, receive)
+    return values
 
 
 def _fields_of_form(form: FormData) -> dict[str, Any]:

@@ -93,8 +93,7 @@ class Guard:
         own = {f"http://{host}", f"https://{host}"}
         if origin is not None and origin not in own and origin not in access.origins:
             return Refusal(None, "pages of other sites may not use this server (--cors-origin).", 403, "wrong_origin")
-        is_preflight = scope["method"] == "OPTIONS" and "access-control-request-method" in headers
-        if access.keys and scope["path"] not in _OPEN and not is_preflight and not access.has_key(headers):
+        if access.keys and scope["path"] not in _OPEN and not access.has_key(headers):
             return Refusal(None, "a key is needed: Authorization: Bearer KEY.", 401, "invalid_api_key")
         return None
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from ltx2rt.atomic_file import AtomicFile
 from ltx2rt.errors import write_failure
+from ltx2rt.media.exr import SUFFIX
 from ltx2rt.serve.asked import Upload
 
 
@@ -33,6 +34,10 @@ class JobFolder:
     def clip(self, *, pictures: bool) -> Path:
         """The clip, or the sound of a pipeline that makes nothing else."""
         return self.path / ("clip.mp4" if pictures else "clip.wav")
+
+    def frames(self) -> list[Path]:
+        """The EXR frames that a clip of high dynamic range has beside it, in order; empty: those of no other clip."""
+        return sorted(self.path.glob(f"clip_*_exr/*{SUFFIX}"))
 
     def create(self, files: Mapping[str, Upload]) -> int:
         """Make the folder with the inputs of a request; gives their bytes.

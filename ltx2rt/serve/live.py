@@ -13,11 +13,12 @@ class Live:
         plan: of the job, as stored.
 
     Attributes:
-        stage, step, of: where it is; ``of`` 0: the stage is not counted in steps.
+        stage, step, of: where it is; of the decoder, frames; ``of`` 0: the stage is not counted in steps.
         seconds_left: of the stage; None: not known.
         progress: 0 to 99; it never falls.
         previews: how many there have been.
-        moved: whether it has got further than where it was taken up.
+        moved: whether it has got further than where it was taken up. Frames that are decoded are none of that: the
+            next run decodes them again.
     """
 
     def __init__(self, plan: Mapping[str, Any]) -> None:

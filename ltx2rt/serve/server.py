@@ -27,6 +27,8 @@ from ltx2rt.serve.guard import Access
 from ltx2rt.serve.job_queue import DATABASE, JobQueue, Limits
 
 _LOCK, _UPLOADS = "serve.lock", "uploads"  # in the folder of the server, besides what the queue has there
+# Of clients, those that watch events included. A program that opens more than these gets 503.
+_MOST_CONNECTIONS = 256
 # How long answers that are being sent may take once the server is to end.
 _LAST_ANSWERS_SECONDS = 3
 
@@ -108,6 +110,7 @@ async def _serve(options: ServerOptions, listener: socket.socket, say: Callable[
             log_config=None,
             access_log=False,
             server_header=False,
+            limit_concurrency=_MOST_CONNECTIONS,
             timeout_graceful_shutdown=_LAST_ANSWERS_SECONDS,
         )
         port = listener.getsockname()[1]

@@ -25,7 +25,7 @@ from ltx2rt.errors import (
     StateError,
     UsageError,
 )
-from ltx2rt.graph.stages.events import Event, StageFinished, StageRestored, StageStarted, StepDone
+from ltx2rt.graph.stages.events import Event, FramesDecoded, StageFinished, StageRestored, StageStarted, StepDone
 from ltx2rt.media.stills import write_webp
 from ltx2rt.serve.job_folder import JobFolder
 from ltx2rt.serve.lines import Lines
@@ -148,6 +148,9 @@ class _JobRun:
             self._say("started", 0)
         elif isinstance(event, StepDone):
             self._say("running", event.index + 1)
+        elif isinstance(event, FramesDecoded):
+            self._steps = event.frames
+            self._say("decoding", event.done)
         elif isinstance(event, StageFinished):
             self._say("finished", self._steps)
         elif isinstance(event, StageRestored):
@@ -156,7 +159,7 @@ class _JobRun:
 
     def _say(self, state: str, step: int) -> None:
         seconds = time.monotonic() - self._stage_begun
-        left = seconds / step * (self._steps - step) if step and state == "running" else None
+        left = seconds / step * (self._steps - step) if step and state in ("running", "decoding") else None
         self._lines.send(
             event="stage",
             id=self.id,

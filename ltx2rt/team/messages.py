@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,8 +23,14 @@ def packed(head: Any, arrays: Sequence[Array | None] = ()) -> Array:
     forms = [None if array is None else [array.dtype.str, array.shape] for array in arrays]
     text = json.dumps([head, forms], separators=(",", ":")).encode()
     parts = [len(text).to_bytes(_LENGTH, "little"), text]
-    parts += [np.ascontiguousarray(array).tobytes() for array in arrays if array is not None]
-    return np.frombuffer(b"".join(parts), np.uint8)
+    parts += [array.tobytes() for array in arrays if array is not None]
+    return as_array(b"".join(parts))
+
+
+def as_array(data: bytes) -> Array:
+    """(n,) uint8 of some bytes; it may not be changed."""
+    array: Array = np.ndarray((len(data),), np.uint8, data)
+    return array
 
 
 def unpacked(message: Array) -> tuple[Any, list[Array | None]]:
@@ -39,7 +44,7 @@ def unpacked(message: Array) -> tuple[Any, list[Array | None]]:
             arrays.append(None)
             continue
         dtype, shape = form
-        array = np.frombuffer(data, dtype, math.prod(shape), end).reshape(shape)
+        array: Array = np.ndarray(shape, dtype, data, end)
         arrays.append(array)
         end += array.nbytes
     return head, arrays

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import concurrent.futures
 import math
 import os
 import queue
+import sys
 import threading
 import time
 from collections import Counter
@@ -17,14 +19,13 @@ from types import TracebackType
 from typing import Any, Literal, NamedTuple, get_args
 
 import mlx.core as mx
-import numpy as np
 
 from ltx2rt.errors import ConnectionLost, MachineLost, UsageError
 from ltx2rt.kernels.host import to_numpy
 from ltx2rt.spelling import spelled
 from ltx2rt.team.environment import asked_for
 from ltx2rt.team.group import Group, join
-from ltx2rt.team.messages import packed, unpacked
+from ltx2rt.team.messages import as_array, packed, unpacked
 from ltx2rt.types import Array
 
 DEFAULT_PATIENCE = 600.0
@@ -32,6 +33,7 @@ _SIZE_BYTES = 8  # of the number that says how long the next message is; 0: a si
 # Signs of life come at least so often, seconds, and so many of them within the patience.
 _SECONDS_BETWEEN_SIGNS, _SIGNS_IN_PATIENCE = 20.0, 4
 _SECONDS_TO_GIVE_UP = 5.0
+EX_TEMPFAIL = 75  # of sysexits.h, as everything that the same command may do another time
 
 
 Split = Literal["auto", "passes", "tokens"]
@@ -173,6 +175,8 @@ class Team:
         self._closed = True
         self._tasks.put(None)
         self._thread.join(_SECONDS_TO_GIVE_UP)
+        if self._thread.is_alive():  # MLX would wait for it for ever as the process ends
+            atexit.register(_end_at_once)
 
     # What is exchanged.
 
@@ -240,9 +244,9 @@ class Team:
         """A text of every machine."""
         own = text.encode()
         sizes = to_numpy(self.gather(mx.array([len(own)]), kind))
-        padded = np.frombuffer(own.ljust(max(1, int(sizes.max())), b"\0"), np.uint8)
+        padded = as_array(own.ljust(max(1, int(sizes.max())), b"\0"))
         texts = to_numpy(self.gather(mx.array(padded), kind))
-        return [row.tobytes()[:size].decode() for row, size in zip(texts, sizes.ravel().tolist(), strict=True)]
+        return [row.tobytes()[: int(size)].decode() for row, size in zip(texts, sizes.ravel(), strict=True)]
 
     # How it is done.
 
@@ -304,6 +308,14 @@ class Team:
             result.set_exception(ConnectionLost(self._lost))
         except BaseException as error:
             result.set_exception(error)
+
+
+def _end_at_once() -> None:
+    """End the process without MLX's leave: an operation hangs that no backend but the ring can be made to end."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(EX_TEMPFAIL)
 
 
 def _evaluated(x: mx.array) -> mx.array:

@@ -49,7 +49,7 @@ from ltx2rt.weights.checkpoint import Checkpoint
 _TEXT_ENCODERS = {"": "tiny-gemma3", "ltx25": "ltx25/tiny-gemma4-with-proj-ltx-2.5.safetensors"}
 # Of runs that name none.
 _SPATIAL_UPSCALER = "tiny-spatial-upscaler-x2.safetensors"
-# Each of them asks for a clip in windows, where it is not null.
+# Each of them asks for a clip in windows.
 _IN_WINDOWS = ("chunked", "chunk_pixel_frames", "chunk_carry_frames", "chunk_blend_frames")
 
 
@@ -160,7 +160,7 @@ class SavedRun:
             decode_with_keyframes=bool(arguments.get("decode_with_keyframes", False)),
             temporal_upscalings=arguments.get("temporal_upscalings", 0),
             spatial_upscalings=arguments.get("spatial_upscalings", 1),
-            chunked=any(arguments.get(name) not in (None, False) for name in _IN_WINDOWS),
+            chunked=any(arguments.get(name, False) is not False for name in _IN_WINDOWS),
             chunk_pixel_frames=arguments.get("chunk_pixel_frames"),
             chunk_carry_frames=arguments.get("chunk_carry_frames"),
             chunk_blend_frames=arguments.get("chunk_blend_frames"),
@@ -199,7 +199,7 @@ class SavedRun:
             longest_s = arguments.get("audio_max_duration")
             if longest_s is None:
                 longest_s = float(inputs.num_frames / inputs.frame_rate)
-            return replace(media, sound=self._sound(arguments.get("audio_start_time") or 0.0, longest_s))
+            return replace(media, sound=self._sound(arguments.get("audio_start_time", 0.0), longest_s))
         return self._with_source(media, inputs) if "start_time" in arguments else media
 
     def _with_references(self, media: Media, inputs: GenerationInputs) -> Media:
@@ -228,7 +228,7 @@ class SavedRun:
     def _with_source(self, media: Media, inputs: GenerationInputs) -> Media:
         arguments = self._arguments
         sound = None
-        if arguments["audio"] is not None:
+        if "audio" in arguments:
             duration = re.search(r"first ([0-9.]+) s", arguments["audio"])
             sound = self._sound(0.0, float(duration.group(1)) if duration else None)
         frames = ripple_frames(inputs.num_frames, inputs.height, inputs.width)
@@ -297,7 +297,8 @@ class SavedRun:
 
     @property
     def _arguments(self) -> dict[str, Any]:
-        return dict(self._golden.metadata["args"])
+        """Those that were given: null is as if one were not there."""
+        return {name: value for name, value in self._golden.metadata["args"].items() if value is not None}
 
 
 def ripple_frames(frames: int, height: int, width: int) -> Array:
@@ -317,7 +318,7 @@ def _fitted(values: Array, height: int, width: int) -> Array:
 
 
 def _guider(values: dict[str, Any]) -> GuiderParams:
-    return GuiderParams(**{**values, "stg_blocks": tuple(values.get("stg_blocks", ()))})
+    return GuiderParams(**{**values, "stg_blocks": tuple(values.get("stg_blocks") or ())})
 
 
 def _tiling(values: dict[str, Any]) -> Tiling:

@@ -152,7 +152,8 @@ def _saved(golden: GoldenFile, run: PassesRun) -> Iterator[Check]:
     if "slots" in golden.metadata:
         places = from_numbers(run.inputs.keyframe_positions)
         yield Check("slots", places, from_numbers(golden.metadata["slots"]), atol=0)
-    yield Check("number of passes", from_numbers(len(run.passes)), from_numbers(len(run.saved_passes)), atol=0)
+    # Of a long run not every pass need be there, but the last one is.
+    yield Check("number of passes", from_numbers(len(run.passes)), from_numbers(run.saved_passes[-1] + 1), atol=0)
 
 
 def check_pass(golden: GoldenFile, run: PassesRun, index: int, first: int = 0) -> Iterator[Check]:

@@ -43,6 +43,9 @@ MLX_NAMES = """--pipeline --height --width --frames --steps --steps-stage1 --ste
 TESTED_ELSEWHERE = {
     "--preview-decoder": "../graph/models/test_preview_decoder.py",
     "--activations": "test_activations.py",
+    "--split": "test_team_runs.py",
+    "--patience": "test_two_machines.py",
+    "--allow-mixed": "test_team_runs.py",
     "--transformer-path": "test_model_parts.py",
     "--tokenizer-path": "test_model_parts.py",
     "--connectors-path": "test_model_parts.py",

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from command_inputs import one_file
 
@@ -65,6 +66,7 @@ def bits(path: Path) -> dict[str, bytes]:
         file.close()
 
 
+@pytest.mark.slow
 def test_a_clip_of_two_machines_has_the_bits_of_one(hosts: Path, tmp_path: Path) -> None:
     latents = ["--skip-vae", "--no-state", "--save-latents"]
     done = command("generate", *ANY, "--hosts", hosts, *latents, tmp_path / "two.safetensors")
@@ -79,11 +81,9 @@ def test_a_clip_of_two_machines_has_the_bits_of_one(hosts: Path, tmp_path: Path)
 
 @pytest.mark.slow
 def test_a_usage_error_of_the_leader_is_the_exit_code(hosts: Path, tmp_path: Path) -> None:
-    begun = time.monotonic()
     done = command("generate", *SMALL, "--num-frames", "10", "--hosts", hosts, "-o", tmp_path / "clip.mp4")
     assert done.returncode == 2
     assert "must be 8*k + 1, got 10" in done.stderr
-    assert time.monotonic() - begun < 60
     assert {path.name for path in tmp_path.iterdir()} == {"hosts.json"}
 
 
@@ -110,8 +110,6 @@ def test_a_worker_that_is_killed_leaves_a_clip_with_the_same_bits(hosts: Path, t
 
 def _processes_with(name: str, value: str) -> list[int]:
     """Pythons among our descendants with a variable in their environment."""
-    import psutil
-
     found = []
     for process in psutil.Process().children(recursive=True):
         if "python" in process.name() and process.environ().get(name) == value:

@@ -25,9 +25,11 @@ RUN = {
     "memory",
     "spelling",
     "paths",
+    "team",
 } | LAYERS
 RUN_FILES = {
     "advice",
+    "clip_team",
     "run",
     "inputs",
     "events",
@@ -49,6 +51,7 @@ BELOW = {
     "media": {"types", "errors", "atomic_file"},
     "weights": {"kernels", "types", "errors", "atomic_file", "spelling", "paths"},
     "hub": {"memory.limits", "errors"},
+    "team": {"spelling"} | LAYERS,
     "hosts": {"errors", "paths"},
     "memory": {"kernels", "types", "errors", "refusals"},
     "graph.models.layers": LAYERS,
@@ -81,6 +84,7 @@ BELOW = {
     "graph.stages.kept_media": STAGE | {"graph.stages.decode", "media"},
     "graph.stages.enlarged_keyframes": STAGE | {"graph.stages.decode", "graph.stages.encode", "media"},
     "graph.stages.windows": STAGE | {"graph.stages.decode"},
+    "graph.stages.team_facts": STAGE | {"__version__"},
     "graph.stages.text": STAGE,
     "graph.stages.encode": STAGE | {"media.pixel_range"},
     "graph.stages.denoise": STAGE,

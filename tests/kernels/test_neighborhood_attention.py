@@ -149,6 +149,40 @@ def test_is_as_accurate_as_plain_code(size, borders, dtype):
     assert error(ours, exact) <= 2 * low + 1e-6
 
 
+# As SIZES, for the loops of the published head size in bfloat16: blocks of several frames, whole and not, columns that
+# fill one tile or two, and frames that some boxes of a block do not see.
+WIDE_SIZES = {
+    "frames": ((1, 7, 5, 9), 7, (3, 5), [[t, t + 1, t + 2] for t in (0, 0, 1, 2, 3, 4, 4)]),
+    "blocks": ((1, 3, 17, 18), 3, (3, 3), [[0, 1], [0, 1], [1, 2]]),
+    "two tiles": ((2, 2, 3, 37), 2, (3, 19), [[0, 1], [1, -1]]),
+    "far apart": ((1, 4, 3, 4), 9, (3, 3), [[0, 1], [7, 8], [-1, -1], [3, 3]]),
+}
+
+
+@pytest.mark.parametrize("borders", [("shift", "replicate"), ("mask", "mask"), ("replicate", "shift")], ids="-".join)
+@pytest.mark.parametrize("name", WIDE_SIZES)
+def test_published_heads_in_bfloat16(name, borders):
+    shape, keys, size, seen = WIDE_SIZES[name]
+    arrays, arguments, exact = problem(shape, keys, 1, 64, size, borders, seen, mx.bfloat16)
+    with forced("mlx"):
+        low = error(neighborhood_attention(*arrays, **arguments), exact)
+    assert error(neighborhood_attention(*arrays, **arguments), exact) <= 2 * low + 1e-6
+
+
+@pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16], ids=str)
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_key_that_is_no_number_shows(value, dtype):
+    """In the queries that see it, and not in those that are nowhere near it."""
+    q, k, v = (normal((1, 2, 9, 40, 64), seed, dtype) for seed in range(3))
+    k[0, 1, 4, 20, 3] = value
+    ours = neighborhood_attention(q, k, v, shifted_frames(2, 2), num_heads=1, window=(3, 3))
+    finite = np.isfinite(as_double(ours)).all(-1)[0]
+    seeing = finite[:, 3:6, 19:22]
+    assert not seeing.all() if value == np.inf else not seeing.any()  # minus infinity is a weight of zero
+    assert finite[:, :, :8].all()
+    assert finite[:, :, 32:].all()
+
+
 @pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16], ids=str)
 @pytest.mark.parametrize("loud", [1, 40])
 def test_large_scores(loud, dtype):

@@ -274,6 +274,41 @@ def test_traced_lines_and_bank_cycles() -> None:
     assert straight.counters.threadgroup_cycles == 4 + 4
 
 
+INDEXED = """#include <metal_stdlib>
+using namespace metal;
+kernel void indexed(const device float* x [[buffer(0)]], device float* y [[buffer(1)]],
+                    constant INDEX& step [[buffer(2)]], uint i [[thread_position_in_grid]]) {
+  y[i] = x[(INDEX(i) * step) & 127];
+}
+"""
+
+
+def indexed(index: str, format_: str, **options: Any) -> Result:
+    """512 threads in four groups read the first 128 values."""
+    buffers = {0: In(X), 1: Out((512,), "float32"), 2: Inline(struct.pack(format_, 1))}
+    defines = {"INDEX": index}
+    return run(INDEXED, "indexed", buffers, (4, 1, 1), (128, 1, 1), defines=defines, **options).check()
+
+
+def test_integer_operations_are_counted_by_their_width() -> None:
+    """A multiplication and a mask for each thread."""
+    wide, narrow = (indexed(*types, arithmetic=True).counters for types in (("long", "<q"), ("uint", "<I")))
+    assert (wide.wide_integer_operations, wide.narrow_integer_operations) == (2 * 512, 0)
+    assert (narrow.wide_integer_operations, narrow.narrow_integer_operations) == (0, 2 * 512)
+    assert indexed("long", "<q").counters.wide_integer_operations == 0
+
+
+@pytest.mark.parametrize(("wave", "lines"), [(0, 0), (1, 16), (2, 8), (3, 8), (4, 4), (9, 4)])
+def test_a_wave_of_threadgroups_loads_a_line_once(wave: int, lines: int) -> None:
+    assert indexed("uint", "<I", wave=wave).counters.wave_lines == lines
+
+
+def test_waves_are_those_of_one_process_in_order() -> None:
+    for options in ({"processes": 2}, {"seed": 1}):
+        with pytest.raises(ValueError, match="waves are counted with one process and no seed"):
+            indexed("uint", "<I", wave=2, **options)
+
+
 def test_sources_that_do_not_compile_say_where() -> None:
     with pytest.raises(CompileError, match="undeclared identifier 'missing'"):
         run("kernel void k(device float* y [[buffer(0)]]) {\n  y[0] = missing;\n}\n", "k", {}, (1, 1, 1), (1, 1, 1))

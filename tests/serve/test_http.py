@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+import io
 import json
 import re
 import threading
 import time
 import urllib.request
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 from scripted_child import PLAN, ScriptedChild, decided
+from starlette.requests import Request
 
+from ltx2rt.serve.bodies import Intake
 from ltx2rt.serve.guard import Access
 from ltx2rt.serve.job_queue import Limits
+from ltx2rt.serve.refusal import Refusal
 
 BOUNDARY = "xyz"
 FORM = {"content-type": f"multipart/form-data; boundary={BOUNDARY}"}
@@ -195,6 +201,58 @@ def test_files_of_a_finished_job(client: Any) -> None:
     assert client.ask("GET", f"{path}?variant=../../x").error["param"] == "variant"
 
 
+def test_frames_of_high_dynamic_range_come_as_a_zip(client: Any, server: Any) -> None:
+    job = finished(client)
+    path = f"/v1/videos/{job}/content?variant=frames"
+    answer = client.ask("GET", path)
+    assert (answer.status, answer.error["param"]) == (404, "variant")
+    folder = server.queue.folder(server.queue.job(job)).path / "clip_acescg_exr"
+    folder.mkdir()
+    frames = {f"frame_{index:05d}.exr": bytes([index]) * (1 << 20) + b"end" for index in range(3)}
+    for name, content in frames.items():
+        (folder / name).write_bytes(content)
+    answer = client.ask("GET", path)
+    assert (answer.status, answer.headers["content-type"]) == (200, "application/zip")
+    with zipfile.ZipFile(io.BytesIO(answer.body)) as archive:
+        assert archive.testzip() is None
+        assert {name: archive.read(name) for name in archive.namelist()} == frames
+    assert (client.ask("HEAD", path).status, client.ask("HEAD", path).body) == (200, b"")
+
+
+def test_large_requests_take_turns() -> None:
+    """Those that come in slowly leave no room for further large ones, and never keep small ones out."""
+
+    async def read(intake: Intake, size: int, rest: asyncio.Event) -> int:
+        body = json.dumps({"prompt": "x" * size}).encode()
+        parts = [body[:-10], body[-10:]]
+
+        async def receive() -> dict[str, Any]:
+            if len(parts) == 1:
+                await rest.wait()
+            return {"type": "http.request", "body": parts.pop(0), "more_body": bool(parts)}
+
+        async with intake.fields(Request({"type": "http", "method": "POST", "headers": []}, receive)) as fields:
+            return len(fields["prompt"])
+
+    async def talk() -> None:
+        intake, rest, now = Intake(200_000), asyncio.Event(), asyncio.Event()
+        now.set()
+        slow = [asyncio.create_task(read(intake, 160_000, rest)) for _ in range(4)]
+        await asyncio.sleep(0)  # each has sent all but its end
+        with pytest.raises(Refusal) as refused:
+            await read(intake, 160_000, now)
+        assert (refused.value.status, refused.value.code) == (503, "busy")
+        assert await read(intake, 60_000, now) == 60_000
+        slow.pop().cancel()
+        await asyncio.sleep(0)
+        assert await read(intake, 160_000, now) == 160_000
+        rest.set()
+        assert await asyncio.gather(*slow) == [160_000] * 3
+        assert await asyncio.gather(*(read(intake, 190_000, now) for _ in range(3))) == [190_000] * 3
+
+    asyncio.run(talk())
+
+
 @pytest.mark.parametrize(
     "path", ["/v1/videos/../../etc/passwd", "/v1/videos/%2e%2e%2fjobs.sqlite/content", "/page.js/..", "//etc"]
 )
@@ -309,6 +367,22 @@ def test_sites_that_are_named_may_use_it(start: Any) -> None:
     assert (answer.status, answer.headers["access-control-allow-origin"]) == (200, "http://localhost:3000")
     assert client.ask("POST", "/v1/videos", {"prompt": "x"}, {"origin": "http://localhost:3000"}).status == 200
     assert client.ask("POST", "/v1/videos", {"prompt": "x"}, {"origin": "http://localhost:3001"}).status == 403
+
+
+def test_sites_that_are_named_can_read_refusals(start: Any) -> None:
+    server = start(access=Access.of("127.0.0.1", ["secret"], ["http://localhost:3000"]))
+    client = server.client
+    for method in ("GET", "POST"):
+        answer = client.ask(method, "/v1/videos", headers={"origin": "http://localhost:3000"})
+        assert (answer.status, answer.headers["access-control-allow-origin"]) == (401, "http://localhost:3000")
+    answer = client.ask("GET", "/v1/videos", headers={"origin": "http://localhost:3001"})
+    assert (answer.status, answer.headers["access-control-allow-origin"]) == (403, None)
+    wrong = {"origin": "http://localhost:3001", "access-control-request-method": "POST"}
+    assert client.ask("OPTIONS", "/v1/videos", headers=wrong).status == 400
+    server.stop()
+    local = start(access=Access.of("127.0.0.1", [], ["http://localhost:3000"])).client
+    answer = local.ask("GET", "/v1/videos", headers={"origin": "http://localhost:3000", "host": "evil.example"})
+    assert (answer.status, answer.headers["access-control-allow-origin"]) == (421, "http://localhost:3000")
 
 
 def test_errors_of_the_program_are_not_shown(client: Any, child: type[ScriptedChild], caplog: Any) -> None:

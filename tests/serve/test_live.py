@@ -27,6 +27,20 @@ def test_progress_follows_the_planned_time() -> None:
     assert live.moved
 
 
+def test_frames_that_are_decoded_are_progress_that_no_later_run_finds() -> None:
+    live, found = Live(PLAN), []
+    for message in (
+        said("denoise 1", "restored"),
+        said("video decoder", "started"),
+        said("video decoder", "decoding", 9, 25),
+        said("video decoder", "decoding", 25, 25),
+    ):
+        live.observe(message)
+        found.append(live.progress)
+    assert found == [75, 75, 84, 99]
+    assert (live.step, live.of, live.moved) == (25, 25, False)
+
+
 def test_stages_of_one_name_are_told_apart() -> None:
     stage = {"name": "denoise", "seconds": 1.0}
     live, found = Live({"stages": [stage, stage]}), []

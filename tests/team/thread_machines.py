@@ -72,6 +72,8 @@ def outcomes(
         try:
             with Team(ThreadGroup(table, rank), patience, rules) as team:
                 found[rank] = works[rank](team)
+                if not team.leads and team.is_there:
+                    list(team.messages())  # until the leader lets it go
         except BaseException as error:
             found[rank] = error
 

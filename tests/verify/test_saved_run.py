@@ -107,3 +107,15 @@ def test_a_retake_of_one_stream(tmp_path: Path) -> None:
     run = saved_run(tmp_path, "retake", num_frames=9, audio="audio.wav", regenerate_video=False, **times)
     assert run.inputs.media.region is not None
     assert (run.inputs.media.region.video, run.inputs.media.region.audio) == (False, True)
+
+
+def test_null_is_as_if_an_argument_were_not_there(tmp_path: Path) -> None:
+    nothing = dict.fromkeys(
+        ("images", "loras", "negative_prompt", "tiling", "tile", "video_guider", "conditioning_attention_mask"), None
+    )
+    run = saved_run(tmp_path, "ti2vid_two_stages", distilled_lora=None, video_conditioning=None, **nothing)
+    assert not run.inputs.media.images
+    assert not run.inputs.media.references
+    assert not run.files.loras
+    assert run.inputs.settings.negative_prompt == ""
+    assert [strength for _, strength in run.files.distilled_lora] == [1.0]

@@ -124,3 +124,16 @@ def test_more_and_fewer_results_are_found(
     assert failed(root, more, monkeypatch) == {"saved", "pass.02", "unread"}
     fewer = {name: value for name, value in saved.items() if name != "pass.01.video.step_noise.1"}
     assert failed(root, fewer, monkeypatch) == {"pass.01"}
+
+
+@pytest.mark.slow
+def test_a_pass_that_was_not_saved_is_no_failure(
+    root: Path, saved: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    last = {name: value for name, value in saved.items() if not name.startswith("pass.00.")}
+    write_safetensors(root / "pipelines" / NAME, last, METADATA)
+    monkeypatch.setattr(Generation, "is_ancestral", lambda *_: True)
+    results = list(runner.run_file(root / "pipelines" / NAME, root, index={}))
+    assert {result.name.partition("/")[2]: result.status for result in results} == dict.fromkeys(
+        ("saved", "pass.01", "audio", "frames"), "pass"
+    )

@@ -46,6 +46,8 @@ _CHECKED_FLAGS = [
     "-mllvm",
     "-tsan-instrument-read-before-write=1",
 ]
+# Loops keep the width of their counters, as they are written.
+_ARITHMETIC_FLAGS = ["-mllvm", "-indvars-widen-indvars=false"]
 _METAL_MACROS = ["-D__METAL__=1", "-D__METAL_VERSION__=320", "-D__HAVE_BFLOAT__=1"]
 
 
@@ -193,9 +195,10 @@ def compile_shader(
     *,
     checked: bool,
     strict: bool,
+    arithmetic: bool = False,
     machine: str | None = None,
 ) -> None:
-    """Compiles one kernel of a translated shader into a shared library.
+    """Compiles one kernel of a translated shader into a shared library; with ``arithmetic`` it counts its own.
 
     Raises:
         CompileError: with the compiler's message.
@@ -214,9 +217,38 @@ def compile_shader(
         code.write_text(f'{strictness}#include "metal.h"\n{translation.text}\n{launch}{"".join(definitions)}')
         command = ["clang", *SHADER_FLAGS, "-target", triple, *flags, "-I", str(HERE / "msl")]
         command += _CHECKED_FLAGS if checked else []
+        if arithmetic:
+            optimised = Path(scratch) / "kernel.ll"
+            _zig([*command, *_ARITHMETIC_FLAGS, "-S", "-emit-llvm", str(code), "-o", str(optimised)], kernel)
+            optimised.write_text(counting_arithmetic(optimised.read_text()))
+            command, code = ["clang", "-O2", "-fPIC", "-w", "-target", triple, *flags], optimised
+            command += ["-Xclang", "-disable-llvm-passes"]
         _zig([*command, "-c", str(code), "-o", str(object_file)], kernel)
         _zig(["ld.lld", "-shared", str(object_file), "-o", str(made)], kernel)
         _publish(made, library)
+
+
+_OPERATION = re.compile(
+    r"^  %\S+ = (?:add|sub|mul|udiv|sdiv|urem|srem|shl|lshr|ashr|and|or|xor)(?: [a-z]+)* i(8|16|32|64) ", re.MULTILINE
+)
+_END_OF_BLOCK = re.compile(r"^  (?:br|ret|switch|unreachable)\b", re.MULTILINE)
+
+
+def counting_arithmetic(code: str) -> str:
+    """LLVM's text of a kernel, in which each basic block tells the runtime how many integer operations it has.
+
+    Those of 64 bits apart. Address arithmetic that LLVM leaves to the load (getelementptr), comparisons and conversions
+    are not counted.
+    """
+    made, at = [], 0
+    for end in _END_OF_BLOCK.finditer(code):
+        widths = _OPERATION.findall(code, at, end.start())
+        made.append(code[at : end.start()])
+        if widths:
+            wide = widths.count("64")
+            made.append(f"  call void @msim_integer_operations(i32 {wide}, i32 {len(widths) - wide})\n")
+        at = end.start()
+    return "".join(made) + code[at:] + "\ndeclare void @msim_integer_operations(i32, i32)\n"
 
 
 def _expand(source: Path | str, include: Sequence[Path], defines: Mapping[str, str]) -> Source:
@@ -242,6 +274,7 @@ def build_kernel(
     values: Mapping[str, str] | None = None,
     checked: bool = True,
     strict: bool = False,
+    arithmetic: bool = False,
 ) -> CompiledKernel:
     """A kernel compiled for this machine, from the cache when nothing it depends on has changed.
 
@@ -253,6 +286,7 @@ def build_kernel(
         values: function constants to compile in, as Metal does; None leaves them to each launch.
         checked: with the checks and counters.
         strict: ``thread`` is an address space of its own, as in Metal.
+        arithmetic: with counters of integer operations.
 
     Raises:
         CompileError, TranslationError: for a shader that is refused.
@@ -260,7 +294,7 @@ def build_kernel(
     defines = dict(defines or {})
     source_key = _digest(str(source), *map(str, include), json.dumps(defines, sort_keys=True), _tool_digest())
     fixed = json.dumps(None if values is None else dict(values), sort_keys=True)
-    key = _digest(source_key, kernel, fixed, str(checked), str(strict), platform.machine())
+    key = _digest(source_key, kernel, fixed, str((checked, strict, arithmetic)), platform.machine())
     record_file = cache_folder() / f"kernel-{key}.json"
     if record_file.exists():
         record = json.loads(record_file.read_text())
@@ -273,7 +307,7 @@ def build_kernel(
     translation = translate(expanded.text, None if values is None else dict(values))
     # A loaded library keeps its name, so another content needs another name.
     library = cache_folder() / f"kernel-{key}-{_digest(expanded.text)[:8]}.so"
-    compile_shader(translation, kernel, library, checked=checked, strict=strict)
+    compile_shader(translation, kernel, library, checked=checked, strict=strict, arithmetic=arithmetic)
     constants = {c.name: (c.index, c.type) for c in translation.constants}
     with tempfile.NamedTemporaryFile("w", dir=cache_folder(), delete=False) as record_text:
         json.dump({"library": library.name, "files": expanded.files, "constants": constants}, record_text)

@@ -19,7 +19,7 @@ Given = bytes | tuple[int, int, int, str, bool]
 Triple = tuple[int, int, int]
 
 
-PREPARING = ("specialise", "strict", "mode")
+PREPARING = ("specialise", "strict", "mode", "arithmetic")
 # What this process has compiled and loaded: a pipeline asks for the same kernels thousands of times.
 _kernels: dict[Any, Prepared] = {}
 

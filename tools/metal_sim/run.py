@@ -78,6 +78,9 @@ class Counters(ctypes.Structure):
     threadgroup_bytes: int
     device_lines: int
     threadgroup_cycles: int
+    wide_integer_operations: int
+    narrow_integer_operations: int
+    wave_lines: int
     _fields_ = [
         (name, ctypes.c_uint64)
         for name in (
@@ -98,6 +101,9 @@ class Counters(ctypes.Structure):
             "threadgroup_bytes",
             "device_lines",
             "threadgroup_cycles",
+            "wide_integer_operations",
+            "narrow_integer_operations",
+            "wave_lines",
         )
     ]
 
@@ -171,7 +177,10 @@ class _Dispatch(ctypes.Structure):
         ("parameters", ctypes.c_void_p),
         ("grid", ctypes.c_uint32 * 3),
         ("group", ctypes.c_uint32 * 3),
-        *((name, ctypes.c_int32) for name in ("grid_is_threads", "processes", "seed", "timeout_s", "trace", "checked")),
+        *(
+            (name, ctypes.c_int32)
+            for name in ("grid_is_threads", "processes", "seed", "timeout_s", "trace", "checked", "wave")
+        ),
     ]
 
 
@@ -270,6 +279,7 @@ def prepare(
     mode: str = "checked",
     specialise: bool = False,
     strict: bool = False,
+    arithmetic: bool = False,
     include: Sequence[Path] = (),
     defines: Mapping[str, str] | None = None,
 ) -> Prepared:
@@ -280,7 +290,14 @@ def prepare(
     values = {str(key): _literal(value) for key, value in constants.items()} if specialise else None
     checked = mode == "checked"
     built = build_kernel(
-        source, kernel, include=include, defines=defines, values=values, checked=checked, strict=strict
+        source,
+        kernel,
+        include=include,
+        defines=defines,
+        values=values,
+        checked=checked,
+        strict=strict,
+        arithmetic=arithmetic,
     )
     return Prepared(_load(built.library), built.constants, constants, specialise, checked)
 
@@ -294,6 +311,7 @@ def run_prepared(
     grid_is_threads: bool = False,
     threadgroup_memory: Mapping[int, int] | None = None,
     trace: bool = False,
+    wave: int = 0,
     seed: int = 0,
     processes: int = 1,
     timeout_s: int = 120,
@@ -305,6 +323,8 @@ def run_prepared(
         raise ValueError(
             f"allow must name kinds of findings, {', '.join(KINDS)}, but has {sorted(allowed - set(KINDS))}."
         )
+    if wave and (processes > 1 or seed):
+        raise ValueError("waves are counted with one process and no seed.")
     library, runtime = prepared.library, _runtime()
     if not prepared.specialised:
         _set_constants(library, prepared.declared, prepared.constants)
@@ -323,6 +343,7 @@ def run_prepared(
         timeout_s,
         int(trace),
         int(prepared.checked),
+        wave,
     )
     runtime.msim_launch(ctypes.byref(dispatch))
     report = runtime.msim_report().contents
@@ -351,7 +372,9 @@ def run(
     threadgroup_memory: Mapping[int, int] | None = None,
     specialise: bool = False,
     strict: bool = False,
+    arithmetic: bool = False,
     trace: bool = False,
+    wave: int = 0,
     seed: int = 0,
     processes: int = 1,
     timeout_s: int = 120,
@@ -373,6 +396,9 @@ def run(
         specialise: compile the function constants in, as Metal does. Without it one compiled kernel serves all values,
             and code that they switch off may still be counted.
         strict: treat ``thread`` as an address space, as Metal does.
+        arithmetic: count integer operations, as clang leaves them after its optimisations for this machine.
+        wave: count the lines that so many threadgroups in a row load between them: what must come from memory if caches
+            hold what one wave reads, and nothing longer. One process, no seed.
         trace: also count distinct lines and bank cycles (slower).
         seed: other than 0 runs threads, simdgroups and threadgroups in a random order.
         processes: worker processes among which the threadgroups are divided.
@@ -392,6 +418,7 @@ def run(
             mode=mode,
             specialise=specialise,
             strict=strict,
+            arithmetic=arithmetic,
             include=include,
             defines=defines,
         ),
@@ -401,6 +428,7 @@ def run(
         grid_is_threads=grid_is_threads,
         threadgroup_memory=threadgroup_memory,
         trace=trace,
+        wave=wave,
         seed=seed,
         processes=processes,
         timeout_s=timeout_s,

@@ -74,6 +74,7 @@ def _decoded(run: Run, latents: Float32Array) -> list[Array]:
         count * rows * columns * 3,
         name="key frame decoder",
         clips=count,
+        writes=False,
     )
     need = run.choose(options, weights)
     if run.planning:

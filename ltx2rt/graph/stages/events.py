@@ -165,6 +165,15 @@ class VideoDecodeStarted:
     keyframes: tuple[int, ...] = ()
 
 
+@dataclass(frozen=True)
+class FramesDecoded:
+    """So many of the ``frames`` frames that a stage decodes are there."""
+
+    stage: str
+    done: int
+    frames: int
+
+
 Event = (
     WindowStarted
     | StepsCounted
@@ -182,5 +191,6 @@ Event = (
     | AudioDecoded
     | KeyFrameDecoded
     | VideoDecodeStarted
+    | FramesDecoded
 )
 Observer = Callable[[Event], None]

@@ -255,7 +255,7 @@ function stateText(job) {
   const facts = [WORDS[job.status], job.pipeline, job.size, job.seconds && `${job.seconds} s`, `seed ${job.seed}`];
   if (job.status === "queued" && job.queue_position) facts.push(`${job.queue_position} before it`);
   if (job.status === "in_progress" && job.stage) {
-    facts.push(job.steps ? `${job.stage}, step ${job.step} of ${job.steps}` : job.stage);
+    facts.push(job.steps ? `${job.stage}, ${job.step} of ${job.steps}` : job.stage);
     if (job.seconds_left) facts.push(`${seconds(job.seconds_left)} left in it`);
   }
   if (job.status === "completed") facts.push(`${seconds(job.inference_time_s)}, ${Math.round(job.peak_memory_mb)} MB`);

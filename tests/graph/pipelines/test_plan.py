@@ -51,6 +51,8 @@ def test_json_has_exactly_the_documented_keys() -> None:
         "streamed_bytes_per_step",
         "peak_bytes",
         "flops",
+        "received_bytes",
+        "exchanges",
         "seconds",
     }
     assert found["windows"] == [{"start": 0, "frames": 9, "carried": 0, "blended": 0}]

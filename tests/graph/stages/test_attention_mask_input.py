@@ -24,4 +24,4 @@ def test_a_colour_counts_as_the_mean_of_its_channels(
     mask = attention_mask(settings)
     assert mask is not None
     assert mask.weights is not None
-    np.testing.assert_allclose(mask.weights(32, 32, 9), np.full((9, 32, 32), weight), atol=1e-6)
+    np.testing.assert_allclose(mask.weights(32, 32, range(9)), np.full((9, 32, 32), weight), atol=1e-6)

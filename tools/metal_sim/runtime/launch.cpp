@@ -33,7 +33,7 @@ struct Dispatch {
   Kernel kernel;
   const Parameter* parameters;
   uint32_t grid[3], group[3];
-  int32_t grid_is_threads, processes, seed, timeout_s, trace, checked;
+  int32_t grid_is_threads, processes, seed, timeout_s, trace, checked, wave;
 };
 
 uint64_t random_state;
@@ -192,6 +192,7 @@ void run_threadgroups(const Dispatch& dispatch, Triple groups, Triple total, uin
     group_number = static_cast<uint32_t>(i * stride % count);
     const Triple at{group_number % groups.x, group_number / groups.x % groups.y, group_number / (groups.x * groups.y), 0};
     report->counters.threadgroups++;
+    if (dispatch.wave > 0) wave = 1 + i / dispatch.wave;
     begin_threadgroup(dynamic);
     set_up_threads(dispatch, groups, total, at);
     if (!run_threadgroup(dispatch.seed != 0)) return;
@@ -217,6 +218,7 @@ void run_child(const Dispatch& dispatch, Triple groups, Triple total, int number
   for (int fault : faults) sigaction(fault, &action, nullptr);
   signal(SIGALRM, SIG_DFL);
   alarm(dispatch.timeout_s);
+  if (dispatch.wave > 0) prepare_waves();
   run_threadgroups(dispatch, groups, total, number, dispatch.processes);
   _exit(0);
 }
@@ -322,7 +324,7 @@ void msim_bind(int index, char* host, uint64_t bytes, uint64_t offset, int mode,
   }
   arena_top += kBufferGap;
   Buffer& b = buffers[buffer_count++];
-  b = {arena + arena_top, arena + arena_top + offset, bytes, index, mode, element, partial != 0, host, nullptr, nullptr};
+  b = {arena + arena_top, arena + arena_top + offset, bytes, index, mode, element, partial != 0, host, nullptr, nullptr, nullptr};
   if (mode == kWrite) {
     memset(b.base, 0xff, bytes);
   } else {

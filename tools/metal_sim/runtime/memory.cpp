@@ -12,7 +12,7 @@ Report* report;
 Buffer buffers[kMaxBuffers];
 int buffer_count;
 bool trace;
-uint32_t group_number;
+uint32_t group_number, wave;
 
 void find(Kind kind, const char* format, ...) {
   if (report->found[kind]++ >= kKeptOfAKind || report->kept == kMaxFindings) return;
@@ -154,6 +154,8 @@ Buffer* buffer_of(const char* p, int n) {
   return nullptr;
 }
 
+constexpr size_t kLine = 128;
+
 bool touch_device(const char* p, int n, bool writing) {
   Buffer* buffer = buffer_of(p, n);
   if (!buffer) return false;
@@ -178,6 +180,12 @@ bool touch_device(const char* p, int n, bool writing) {
     }
   } else {
     counters.device_load_bytes += n;
+    if (buffer->waves) {
+      for (size_t line = offset / kLine; line <= static_cast<size_t>(offset + n - 1) / kLine; line++) {
+        if (buffer->waves[line] != wave) counters.wave_lines++;
+        buffer->waves[line] = wave;
+      }
+    }
   }
   if (!buffer->writers) return true;
   const uint64_t now = shadow_now();
@@ -264,6 +272,13 @@ void touch(char* p, int n, bool writing, const void* site, bool aligned = false)
 }  // namespace
 
 char* threadgroup_memory() { return tg_memory; }
+
+void prepare_waves() {
+  for (int i = 0; i < buffer_count; i++) {
+    Buffer& b = buffers[i];
+    if (b.mode != kInline) b.waves = static_cast<uint32_t*>(calloc(b.bytes / kLine + 1, sizeof(uint32_t)));
+  }
+}
 
 void begin_threadgroup(size_t dynamic_bytes) {
   memset(tg_memory, 0xff, kThreadgroupArena < kMaxThreadgroupBytes * 2 ? kThreadgroupArena : kMaxThreadgroupBytes * 2);
@@ -387,6 +402,12 @@ void* __tsan_memmove(void* to, const void* from, size_t n) {
 void* __tsan_memset(void* to, int value, size_t n) {
   touch_range(static_cast<char*>(to), n, true, SITE);
   return memset(to, value, n);
+}
+
+// Called in every basic block of a kernel whose arithmetic is counted (build.py).
+void msim_integer_operations(int wide, int narrow) {
+  report->counters.wide_integer_operations += wide;
+  report->counters.narrow_integer_operations += narrow;
 }
 
 void msim_most_threads(int most) {

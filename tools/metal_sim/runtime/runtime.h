@@ -44,6 +44,8 @@ struct Counters {
   uint64_t threadgroups, threadgroup_bytes;
   uint64_t device_lines;        // distinct 128-byte lines per simdgroup and access, when traced
   uint64_t threadgroup_cycles;  // accesses to the busiest of 32 four-byte banks, when traced
+  uint64_t wide_integer_operations, narrow_integer_operations;  // of 64 bits and of fewer, when compiled to be counted
+  uint64_t wave_lines;  // distinct 128-byte lines that each wave of threadgroups loads, when there are waves
 };
 
 // Kinds of findings; names in run.py.
@@ -114,11 +116,14 @@ struct Buffer {
   bool partial;     // may leave bytes unwritten
   char* host;
   uint64_t *writers, *readers;  // per byte, see memory.cpp; null for buffers that are only read
+  uint32_t* waves;              // per line, the last wave that loaded it; null where waves are not counted
 };
 extern Buffer buffers[kMaxBuffers];
 extern int buffer_count;
 extern bool trace;
+extern uint32_t wave;  // of the running threadgroup, from 1 on; 0 where waves are not counted
 
+void prepare_waves();
 void begin_threadgroup(size_t dynamic_bytes);
 char* threadgroup_memory();
 void after_threadgroup_barrier(int flags);

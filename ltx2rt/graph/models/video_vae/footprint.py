@@ -155,7 +155,7 @@ def _streamed_encode(
     config: VideoVaeConfig, layers: Sequence[Layer], clip: ClipShape, itemsize: int, limit: int
 ) -> list[_Moment]:
     """Of `VideoEncoder.encode_stream` for a patchified clip."""
-    streamed = _streamed(clip, layers, itemsize, limit)
+    streamed = _streamed(clip, layers, itemsize, limit, _kept_before_the_end(clip, layers, itemsize, limit))
     if clip.frames == 1:
         return [_Moment(clip.bytes(itemsize) + m.arrays, working=m.working) for m in streamed.moments]
     # Frames come in groups. While the last piece of one is read, the next one is there too, and before it is put
@@ -201,29 +201,58 @@ def _whole(clip: ClipShape, layers: Sequence[Layer], itemsize: int) -> tuple[lis
 
 
 class _Streamed(NamedTuple):
-    """A streamed run: bytes kept between pieces, those while each layer works, the longest piece of the result."""
+    """A streamed run: bytes kept between pieces, those while each layer works, the longest piece of the result, and
+    whether that is all of it."""
 
     kept: int
     moments: list[_Moment]
     result: ClipShape
+    at_once: bool
 
 
-def _streamed(clip: ClipShape, layers: Sequence[Layer], itemsize: int, limit: int) -> _Streamed:
-    shares, working = [], []
+def _kept_before_the_end(clip: ClipShape, layers: Sequence[Layer], itemsize: int, limit: int) -> list[int]:
+    """Bytes that each layer of the encoder keeps before the last piece of a clip comes to it.
+
+    One that makes one frame of two hands on whole pieces alone: of short clips the last layers see nothing until then.
+    """
+    found, seen = [], max(0, clip.frames - limit)
     for layer in layers:
+        found.append(layer.share(clip._replace(frames=seen), itemsize, limit)[0].recent)
+        after = layer.after(layer.completed(clip))
+        if after.frames < clip.frames:
+            seen = (seen + 1) // 2 // limit * limit
+        clip = after
+    return found
+
+
+def _streamed(
+    clip: ClipShape, layers: Sequence[Layer], itemsize: int, limit: int, earlier: Sequence[int] | None = None
+) -> _Streamed:
+    """``earlier``: bytes that each layer keeps while the last piece is worked on before it; None: all that it will.
+
+    While a layer works on a clip that comes to it as one piece, later ones keep nothing yet.
+    """
+    shares, working, at_once = [], [], []
+    for layer in layers:
+        at_once.append(clip.frames <= limit)
         working.append(layer.kernel_bytes(clip.piece(limit), itemsize))
         share, limit = layer.share(clip, itemsize, limit)
         shares.append(share)
         clip = layer.after(layer.completed(clip))
     recent = sum(share.recent for share in shares)
+    still = [share.recent for share in shares] if earlier is None else earlier
+    to_come, all_to_come = recent - sum(still), recent
     before = 0
     after = sum(share.ready for share in shares)
     moments = []
-    for share, inside in zip(shares, working, strict=True):
+    for share, inside, own, whole in zip(shares, working, still, at_once, strict=True):
         after -= share.ready
-        moments.append(_Moment(recent + before + share.work + after, working=inside))
+        to_come -= share.recent - own
+        all_to_come -= share.recent
+        absent = all_to_come if whole else to_come
+        moments.append(_Moment(recent - absent + before + share.work + after, working=inside))
         before += share.rest
-    return _Streamed(recent + before, moments, clip.piece(limit))
+    return _Streamed(recent + before, moments, clip.piece(limit), clip.frames <= limit)
 
 
 def _streamed_decode(
@@ -240,8 +269,8 @@ def _streamed_decode(
     for clip, run in zip(tiles, runs, strict=True):
         out = run.result
         chunk = out.frames * plane
-        # The consumer still holds a chunk; tiles are put together in another.
-        buffers = chunk if len(tiles) == 1 else 2 * chunk
+        # The consumer still holds a chunk, if there was one before; tiles are put together in another.
+        buffers = chunk * (not run.at_once) + chunk * (len(tiles) > 1)
         moments += [_Moment(kept - run.kept + m.arrays, buffers, m.working) for m in run.moments]
         pixels = out.frames * clip.cells * cell
         moments += [_Moment(kept + m.arrays, m.host) for m in _to_pixels(out, itemsize, pixels, buffers)]

@@ -29,7 +29,7 @@ from ltx2rt.graph.models.video_vae.diffusion_keyframes import KeyFrames
 from ltx2rt.graph.models.video_vae.statistics import LatentStatistics, statistics_specs
 from ltx2rt.graph.protocols import VideoDecoder
 from ltx2rt.graph.stages.decode.needs import audio_decoder_options, upscaler_options, video_decoder_options
-from ltx2rt.graph.stages.events import AudioDecoded, LatentUpscaled, VideoDecodeStarted
+from ltx2rt.graph.stages.events import AudioDecoded, FramesDecoded, LatentUpscaled, VideoDecodeStarted
 from ltx2rt.graph.stages.finite import require_finite
 from ltx2rt.graph.stages.run import GeneratedClip, Run
 from ltx2rt.kernels.host import to_numpy
@@ -219,8 +219,11 @@ def _decoded(
         values = mx.array(latent).astype(dtype)
         run.emit(VideoDecodeStarted(values, () if keyframes is None else tuple(keyframes.positions)))
         seen = None if keyframes is None else keyframes.for_decoder(dtype)
+        done, frames = 0, run.files.config(VIDEO_VAE).pixel_frames(latent.shape[1])
         for chunk in decoder.frames(params, dtype, values, need.settings, FrameNoise(noise), seen):
             require_finite(need.name, "the frames", chunk)
+            done += len(chunk)
+            run.emit(FramesDecoded(need.name, done, frames))
             yield chunk
             del chunk  # its memory is free while the next one is decoded
 

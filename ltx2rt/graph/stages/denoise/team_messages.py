@@ -7,7 +7,6 @@ from dataclasses import asdict, fields
 from typing import Any
 
 import mlx.core as mx
-import numpy as np
 
 from ltx2rt.graph.diffusion.attention_masks import AttentionLinks
 from ltx2rt.graph.diffusion.denoising import GuidancePass, PredictRequest
@@ -132,5 +131,5 @@ def _bits(array: mx.array) -> Array:
 
 def _array(bits: Array | None, dtype: str) -> mx.array:
     assert bits is not None
-    array = mx.array(np.asarray(bits))
+    array = mx.array(bits)
     return array.view(mx.bfloat16) if _DTYPES[dtype] == mx.bfloat16 else array
