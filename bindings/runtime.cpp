@@ -60,8 +60,16 @@ void bind_runtime(nb::module_& m) {
                                                   rotation);
       },
       "weight"_a, nb::kw_only(), "rows"_a, "columns"_a, "depth"_a, "itemsize"_a, "rotation"_a = 0,
-      "Bytes of rotated rows and expanded weights that one quantized_linear takes on Metal: x has `rows` rows of "
+      "Bytes of rotated rows, expanded weights and parts of sums that one quantized_linear takes on Metal: x has "
+      "`rows` rows of "
       "`depth` values of `itemsize` bytes, the weight `columns` rows of this format.");
+  m.def(
+      "metal_linear_parts",
+      [](const std::string& weight, int64_t rows, int64_t columns, int64_t depth) {
+        return metal_plan::linear_parts(parse_weight_format(weight), rows, columns, depth).parts;
+      },
+      "weight"_a, nb::kw_only(), "rows"_a, "columns"_a, "depth"_a,
+      "In how many parts quantized_linear sums over `depth` on Metal: 1 where `rows` and `columns` are work enough.");
 }
 
 }  // namespace ltx2rt

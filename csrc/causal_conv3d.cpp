@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "csrc/checks.h"
+#include "csrc/metal/launch_plans.h"
 #include "mlx/ops.h"
 
 namespace ltx2rt {
@@ -23,6 +24,10 @@ int64_t out_size(const CausalConv3dOptions& options, int axis, int64_t size, int
 
 std::optional<mx::Shape> shape_of(const std::optional<mx::array>& a) {
   return a ? std::optional(a->shape()) : std::nullopt;
+}
+
+bool has_shader(const mx::Shape& x, const mx::Shape& weight) {
+  return metal_plan::conv_has_shader(x[2], x[3], x[4], int64_t{weight[1]} * weight[2] * weight[3]);
 }
 
 }  // namespace
@@ -116,7 +121,8 @@ mx::array causal_conv3d(const mx::array& x, const mx::array& weight, const Causa
   if (extras.halo) inputs.push_back(*extras.halo);
   const CausalConv3d::Present present{extras.bias.has_value(), extras.scale.has_value(), extras.shift.has_value(),
                                       extras.residual.has_value(), extras.halo.has_value()};
-  return lazy_or_reference<CausalConv3d>(context, true, shape, x.dtype(), std::move(inputs), options, present);
+  return lazy_or_reference<CausalConv3d>(context, has_shader(x.shape(), weight.shape()), shape, x.dtype(),
+                                         std::move(inputs), options, present);
 }
 
 std::vector<mx::Shape> CausalConv3d::output_shapes(const std::vector<mx::array>& inputs) {
@@ -128,7 +134,9 @@ std::vector<mx::Shape> CausalConv3d::output_shapes(const std::vector<mx::array>&
   shapes.shift = take(present_.shift);
   shapes.residual = take(present_.residual);
   shapes.halo = take(present_.halo);
-  return {causal_conv3d_shape(shapes, options_)};
+  auto shape = causal_conv3d_shape(shapes, options_);
+  require_kernel(stream(), has_shader(shapes.x, shapes.weight), kOp);
+  return {shape};
 }
 
 }  // namespace ltx2rt

@@ -199,6 +199,10 @@ mx::Shape check_shapes(const Operands& o, const QuantizedLinear::Parameters& p) 
   return shape;
 }
 
+bool has_shader(const QuantizedLinear::Parameters& p, int64_t depth) {
+  return metal_plan::linear_has_shader(p.rotation, depth) && !p.int8_activations;
+}
+
 }  // namespace
 
 mx::array quantized_linear(const mx::array& x, const LinearWeight& weight, const std::optional<mx::array>& bias,
@@ -221,6 +225,7 @@ mx::array quantized_linear(const mx::array& x, const LinearWeight& weight, const
                                                .group_size = weight.group_size,
                                                .rotation = weight.rotation,
                                                .int8_activations = weight.int8_activations,
+                                               .half_operands = weight.half_operands,
                                                .activation = parse_activation(activation),
                                                .has_scale = weight.scale.has_value(),
                                                .has_zero = weight.zero.has_value(),
@@ -243,9 +248,8 @@ mx::array quantized_linear(const mx::array& x, const LinearWeight& weight, const
   if (gate_index) {
     inputs.push_back(checked_index(*gate_index, *gate, "[quantized_linear] gate_index", "gate has", context.stream));
   }
-  const bool has_shader = metal_plan::linear_has_shader(weight.rotation) && !weight.int8_activations;
-  return lazy_or_reference<QuantizedLinear>(context, has_shader, std::move(shape), x.dtype(), std::move(inputs),
-                                            parameters);
+  return lazy_or_reference<QuantizedLinear>(context, has_shader(parameters, x.shape(-1)), std::move(shape), x.dtype(),
+                                            std::move(inputs), parameters);
 }
 
 WeightFormat parse_weight_format(const std::string& name) {
@@ -270,7 +274,9 @@ std::vector<mx::Shape> QuantizedLinear::output_shapes(const std::vector<mx::arra
   o.residual = part(p.has_residual);
   o.gate = part(p.has_gate);
   o.gate_index = part(p.has_gate_index);
-  return {check_shapes(o, p)};
+  auto shape = check_shapes(o, p);
+  require_kernel(stream(), has_shader(p, o.x->shape(-1)), kOp);
+  return {shape};
 }
 
 }  // namespace ltx2rt

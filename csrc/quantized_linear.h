@@ -42,6 +42,10 @@ struct LinearWeight {
   int bits;
   int rotation;
   bool int8_activations;
+  // On a GPU, for x of 16 bits and rows enough for tiles: operands are multiplied as float16, sums are float32 all the same.
+  // The caller has seen that every value of W lies within float16's range (65504), but for factors of a row or of all of W.
+  // Values of x up to 4.2e9 are taken; beyond they become infinite.
+  bool half_operands;
 };
 
 // out = residual + gate[gate_index] * activation(x @ W^T + bias)
@@ -76,6 +80,7 @@ class QuantizedLinear : public FallbackPrimitive {
     int group_size;
     int rotation;
     bool int8_activations;
+    bool half_operands;
     Activation activation;
     bool has_scale;
     bool has_zero;

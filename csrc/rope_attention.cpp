@@ -91,10 +91,13 @@ void check_rope_dtypes(const std::optional<RopeTable>& rope, const std::string& 
 
 bool has_shader(const Operands& o, int heads, int kv_heads) {
   int rope_axes = 0;
+  int64_t rope_values = 0;
   for (const auto* rope : {&o.rope_q, &o.rope_k}) {
-    if (rope->index) rope_axes = std::max(rope_axes, rope->index->shape(-1));
+    if (!rope->index) continue;
+    rope_axes = std::max(rope_axes, rope->index->shape(-1));
+    rope_values = std::max(rope_values, int64_t{rope->cos->shape(0)} * rope->cos->shape(1));
   }
-  return metal_plan::attention_has_shader(o.q->shape(2) / heads, kv_heads, o.k->shape(1), rope_axes);
+  return metal_plan::attention_has_shader(o.q->shape(2) / heads, kv_heads, o.k->shape(1), rope_axes, rope_values);
 }
 
 }  // namespace

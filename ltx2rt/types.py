@@ -38,6 +38,9 @@ class ParamSpec:
     layout: Layout = "as_stored"
     optional: bool = False
 
+    def __hash__(self) -> int:
+        return hash(self.name)  # which Python keeps: plans look at every tensor many times
+
 
 Activations = Literal["float", "int8"]
 """What quantised weights are multiplied with: activations as they are, or rows of them as 8-bit codes."""
@@ -69,6 +72,9 @@ class LinearWeight(NamedTuple):
     ``activations`` ``int8``, of mode ``int8`` alone: each row of x (rotated) becomes codes q = round(x * 127 / m), m
     its largest magnitude, and the product is (exact sum of q * values) * (m / 127) * scale; zeros where m < 1e-35,
     NaN where the row holds NaN or infinity. K is at most 131072.
+
+    ``fits_half``: every value lies within the range of float16, but for factors of a row or of all of W: whoever loaded
+    it has looked (`ltx2rt.kernels.half_operands`).
     """
 
     mode: LinearMode
@@ -80,6 +86,7 @@ class LinearWeight(NamedTuple):
     table: Any = None
     rotation: int = 0
     activations: Activations = "float"
+    fits_half: bool = False
 
     @property
     def arrays(self) -> tuple[Any, ...]:

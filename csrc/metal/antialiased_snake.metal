@@ -50,8 +50,9 @@ template <typename T>
   const int channel = (params.first_channel_block + int(group.x)) * 32 + int(lane);
   if (channel >= channels) return;
   const int64 item = int64(params.first_batch + int(group.z)) * samples * channels + channel;
-  x += item;
-  out += item;
+  const int origin = max(first - 6, 0);  // the first sample that this thread reads
+  x += item + int64(origin) * channels;
+  out += item + int64(first) * channels;
   const float frequency = precise::exp(read_element(alpha, alpha_type, channel));
   const float gain = 1.0f / (precise::exp(read_element(beta, beta_type, channel)) + 1e-9f);
 
@@ -61,7 +62,7 @@ template <typename T>
   const int start = first - 3;
   LTX2RT_UNROLL
   for (int i = 0; i < kWindow; i++) {
-    window[i] = float(x[int64(clamp(max(start, 0) - 3 + i, 0, samples - 1)) * channels]);
+    window[i] = float(x[(clamp(max(start, 0) - 3 + i, 0, samples - 1) - origin) * channels]);
   }
   float even[kWindow], odd[kWindow];  // of pair start + step, at step % kWindow
   for (int block = 0; block < kSnakeRun + kWindow - 1; block += kWindow) {
@@ -71,7 +72,7 @@ template <typename T>
       if (step > 0 && j > 0 && j < samples) {
         LTX2RT_UNROLL
         for (int w = 0; w < kWindow - 1; w++) window[w] = window[w + 1];
-        window[kWindow - 1] = float(x[int64(min(j + 3, samples - 1)) * channels]);
+        window[kWindow - 1] = float(x[(min(j + 3, samples - 1) - origin) * channels]);
       }
       float low = 0.0f, high = 0.0f;
       LTX2RT_UNROLL
@@ -94,7 +95,7 @@ template <typename T>
         sum = fma(down[2 + 2 * t], odd[(i + 2 + t) % kWindow], sum);
       }
       sum = fma(down[11], even[i], sum);
-      out[int64(p) * channels] = static_cast<T>(sum);
+      out[(p - first) * channels] = static_cast<T>(sum);
     }
   }
 }

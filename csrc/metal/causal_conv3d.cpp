@@ -10,9 +10,11 @@ namespace {
 
 using metal::Launch;
 
-// A channels-last volume whose channels are neighbours; copied if they are not.
+// A channels-last volume whose channels are neighbours, and voxels of a frame not too far apart; copied if they are not.
 mx::array with_near_channels(Launch& launch, const mx::array& a) {
-  return a.shape(4) == 1 || a.strides(4) == 1 ? a : launch.copy(a);
+  const bool near =
+      metal_plan::frame_within_reach(a.shape(2), a.strides(2), a.shape(3), a.strides(3), a.shape(4), metal::reach());
+  return near && (a.shape(4) == 1 || a.strides(4) == 1) ? a : launch.copy(a);
 }
 
 // Whether four channels of every voxel can be read at once.

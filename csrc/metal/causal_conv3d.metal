@@ -37,16 +37,16 @@ METAL_FUNC int source_of(int position, int size, int padding) {
   return -1;
 }
 
-// What happens to four channels of a voxel before the sum.
+// What channels of a batch item are multiplied with before the sum, and what is added.
 struct Prologue {
-  const device float* row_scale;
   const device uchar* scale;
   const device uchar* shift;
 };
 
-METAL_FUNC float4 prepared(float4 v, int64 voxel, int64 channel, int count, const thread Prologue& prologue,
-                           constant ConvParams& params) {
-  if (has_norm) v *= prologue.row_scale[voxel];
+// Four channels of a voxel as they go into the sum.
+METAL_FUNC float4 prepared(float4 v, const device float* row_scale, int channel, int count,
+                           const thread Prologue& prologue, constant ConvParams& params) {
+  if (has_norm) v *= row_scale[0];
   if (scale_type != kAbsent) v *= 1.0f + read_up_to_four_of(prologue.scale, scale_type, channel, count, aligned);
   if (shift_type != kAbsent) v += read_up_to_four_of(prologue.shift, shift_type, channel, count, aligned);
   if (ConvActivation(activation) == ConvActivation::silu) {
@@ -98,7 +98,15 @@ template <typename T, int kDown, int kAcross>
     needed[a] = params.region_size[a] - (params.tile_size[a] - outputs) * params.region_per_output[a];
     origin[a] = first[a] * params.stride[a] - params.pad_before[a];
   }
-  const Prologue prologue = {row_scale, scale, shift};
+  // Of this batch item and these output channels. Frames are found with 64 bits, what lies within them with 32.
+  x += batch * params.x_strides[0] - params.halo_frames * params.x_strides[1];
+  if (has_halo) halo += batch * params.halo_strides[0];
+  const int plane = params.in_size[1] * params.in_size[2];
+  if (has_norm) row_scale += int64(batch) * params.in_size[0] * plane;
+  const int64 first_scale = int64(batch) * channels;
+  const Prologue prologue = {from_element(scale, scale_type, scale_type == kAbsent ? 0 : first_scale),
+                             from_element(shift, shift_type, shift_type == kAbsent ? 0 : first_scale)};
+  weight = from_element(weight, weight_type, int64(first_channel) * taps * channels);
 
   const LanePosition at = lane_position(lane);
   const int tile_row = 32 * (simdgroup / kAcross), tile_column = 32 * (simdgroup % kAcross);
@@ -139,17 +147,14 @@ template <typename T, int kDown, int kAcross>
           if (f >= 0 && r >= 0 && w >= 0) {
             const bool in_halo = has_halo && f < params.halo_frames;
             if (in_halo) {
-              const device T* from = halo + batch * params.halo_strides[0] + f * params.halo_strides[1] +
-                                     r * params.halo_strides[2] + w * params.halo_strides[3];
-              v = read_up_to_four<T>(from, c, count, aligned);
+              const int in_frame = r * int(params.halo_strides[2]) + w * int(params.halo_strides[3]) + c;
+              v = read_up_to_four<T>(halo + f * params.halo_strides[1], in_frame, count, aligned);
             } else {
-              const device T* from = x + batch * params.x_strides[0] + (f - params.halo_frames) * params.x_strides[1] +
-                                     r * params.x_strides[2] + w * params.x_strides[3];
-              v = read_up_to_four<T>(from, c, count, aligned);
+              const int in_frame = r * int(params.x_strides[2]) + w * int(params.x_strides[3]) + c;
+              v = read_up_to_four<T>(x + f * params.x_strides[1], in_frame, count, aligned);
             }
-            const int64 at_voxel =
-                ((int64(batch) * params.in_size[0] + f) * params.in_size[1] + r) * params.in_size[2] + w;
-            v = prepared(v, at_voxel, int64(batch) * channels + c, count, prologue, params);
+            const device float* scale_of_frame = has_norm ? row_scale + int64(f) * plane : row_scale;
+            v = prepared(v, scale_of_frame + (r * params.in_size[2] + w), c, count, prologue, params);
           }
         }
         ((threadgroup vec<T, 4>*)region)[unit] = narrow<T>(v);
@@ -163,7 +168,7 @@ template <typename T, int kDown, int kAcross>
           const int c = c0 + four * 4;
           float4 w = float4(0.0f);
           if (first_channel + n < out_channels && c < channels) {
-            const int64 from = (int64(first_channel + n) * taps + phase_tap + tap0 + tap) * channels + c;
+            const int from = (n * taps + phase_tap + tap0 + tap) * channels + c;
             w = read_up_to_four_of(weight, weight_type, from, channels - c, channels % 4 == 0);
           }
           threadgroup T* to = weights + (tap * kColumns + n) * kPitch + four * 4;
@@ -229,7 +234,7 @@ template <typename T, int kDown, int kAcross>
                                row * params.residual_strides[2] + column * params.residual_strides[3];
         v += read_up_to_four<T>(from, o, count, aligned_out);
       }
-      write_up_to_four<T>(out, voxel * out_channels + o, count, out_channels % 4 == 0, v);
+      write_up_to_four<T>(out + voxel * out_channels, o, count, out_channels % 4 == 0, v);
     }
   }
 }

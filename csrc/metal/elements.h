@@ -33,24 +33,32 @@ METAL_FUNC vec<T, 4> narrow(float4 v) {
 // report; they read the nearest row.
 METAL_FUNC int table_row(int index, int rows) { return clamp(index < 0 ? index + rows : index, 0, rows - 1); }
 
+// Where an array lies is found with 64 bits, once; from there on, elements are counted with 32, which is what a GPU adds
+// to an address at no cost. launch_plans.h keeps what a loop reaches that near.
+
+// An array of the given type from element i on.
+METAL_FUNC const device uchar* from_element(const device uchar* array, int type, int64 i) {
+  return array + i * (type == metal_shared::kFloat32 ? 4 : 2);
+}
+
 // Element i of an array of the given type.
-METAL_FUNC float read_element(const device uchar* array, int type, int64 i) {
+METAL_FUNC float read_element(const device uchar* array, int type, int i) {
   if (type == metal_shared::kFloat16) return float(((const device half*)array)[i]);
   if (type == metal_shared::kBfloat16) return float(((const device bfloat*)array)[i]);
   return ((const device float*)array)[i];
 }
 
 // Elements i to i + 3; i is a multiple of 4 and the array is aligned to four of its elements.
-METAL_FUNC float4 read_four(const device uchar* array, int type, int64 i) {
-  if (type == metal_shared::kFloat16) return widen<half>(((const device half4*)array)[i / 4]);
-  if (type == metal_shared::kBfloat16) return widen<bfloat>(((const device bfloat4*)array)[i / 4]);
-  return ((const device float4*)array)[i / 4];
+METAL_FUNC float4 read_four(const device uchar* array, int type, int i) {
+  if (type == metal_shared::kFloat16) return widen<half>(*(const device half4*)((const device half*)array + i));
+  if (type == metal_shared::kBfloat16) return widen<bfloat>(*(const device bfloat4*)((const device bfloat*)array + i));
+  return *(const device float4*)((const device float*)array + i);
 }
 
 // Elements i to i + 3 of which only the first `count` exist; the others are 0.
 template <typename T>
-METAL_FUNC float4 read_up_to_four(const device T* array, int64 i, int count, bool aligned) {
-  if (aligned && count >= 4) return widen<T>(((const device vec<T, 4>*)array)[i / 4]);
+METAL_FUNC float4 read_up_to_four(const device T* array, int i, int count, bool aligned) {
+  if (aligned && count >= 4) return widen<T>(*(const device vec<T, 4>*)(array + i));
   float4 v = float4(0.0f);
   LTX2RT_UNROLL
   for (int j = 0; j < 4; j++) {
@@ -59,7 +67,7 @@ METAL_FUNC float4 read_up_to_four(const device T* array, int64 i, int count, boo
   return v;
 }
 
-METAL_FUNC float4 read_up_to_four_of(const device uchar* array, int type, int64 i, int count, bool aligned) {
+METAL_FUNC float4 read_up_to_four_of(const device uchar* array, int type, int i, int count, bool aligned) {
   if (aligned && count >= 4) return read_four(array, type, i);
   float4 v = float4(0.0f);
   LTX2RT_UNROLL
@@ -77,7 +85,7 @@ struct Eight {
 // Elements i to i + 7 of which only the first `count` exist, the others are 0; one read of eight values of two bytes
 // where `aligned` says that fours are.
 template <typename T>
-METAL_FUNC Eight read_up_to_eight(const device T* array, int64 i, int count, bool aligned) {
+METAL_FUNC Eight read_up_to_eight(const device T* array, int i, int count, bool aligned) {
   if constexpr (sizeof(T) == 2) {
     if (aligned && count >= 8) {
       const uint4 bits = uint4(*(const device packed_uint4*)(array + i));
@@ -87,16 +95,16 @@ METAL_FUNC Eight read_up_to_eight(const device T* array, int64 i, int count, boo
   return Eight{read_up_to_four<T>(array, i, count, aligned), read_up_to_four<T>(array, i + 4, count - 4, aligned)};
 }
 
-METAL_FUNC Eight read_up_to_eight_of(const device uchar* array, int type, int64 i, int count, bool aligned) {
+METAL_FUNC Eight read_up_to_eight_of(const device uchar* array, int type, int i, int count, bool aligned) {
   if (type == metal_shared::kFloat16) return read_up_to_eight<half>((const device half*)array, i, count, aligned);
   if (type == metal_shared::kBfloat16) return read_up_to_eight<bfloat>((const device bfloat*)array, i, count, aligned);
   return read_up_to_eight<float>((const device float*)array, i, count, aligned);
 }
 
 template <typename T>
-METAL_FUNC void write_up_to_four(device T* array, int64 i, int count, bool aligned, float4 v) {
+METAL_FUNC void write_up_to_four(device T* array, int i, int count, bool aligned, float4 v) {
   if (aligned && count >= 4) {
-    ((device vec<T, 4>*)array)[i / 4] = narrow<T>(v);
+    *(device vec<T, 4>*)(array + i) = narrow<T>(v);
     return;
   }
   LTX2RT_UNROLL

@@ -23,9 +23,11 @@ METAL_FUNC LanePosition lane_position(uint lane) {
   return LanePosition{row, column};
 }
 
-METAL_FUNC simdgroup_float8x8 fragment_of(float first, float second) {
-  simdgroup_float8x8 fragment;
-  reinterpret_cast<thread float2&>(fragment.thread_elements()) = float2(first, second);
+// E: float, or half for operands that are multiplied as they are.
+template <typename E>
+METAL_FUNC simdgroup_matrix<E, 8, 8> fragment_of(E first, E second) {
+  simdgroup_matrix<E, 8, 8> fragment;
+  reinterpret_cast<thread vec<E, 2>&>(fragment.thread_elements()) = vec<E, 2>(first, second);
   return fragment;
 }
 METAL_FUNC float2 elements_of(thread simdgroup_float8x8& fragment) {
@@ -39,14 +41,14 @@ METAL_FUNC void fence(bool fenced) {
   if (fenced) simdgroup_barrier(mem_flags::mem_none);
 }
 
-// Count neighbouring values of a tile, widened; the address is a multiple of Count elements.
-template <typename T, int Count>
+// Count neighbouring values of a tile, as type E; the address is a multiple of Count elements.
+template <typename T, int Count, typename E = float>
 struct Values {
-  float v[Count];
+  E v[Count];
 };
-template <typename T, int Count>
-METAL_FUNC Values<T, Count> load_values(const threadgroup T* from) {
-  Values<T, Count> values;
+template <typename T, int Count, typename E = float>
+METAL_FUNC Values<T, Count, E> load_values(const threadgroup T* from) {
+  Values<T, Count, E> values;
   if constexpr (Count % 8 == 0 && sizeof(T) == 2) {
     LTX2RT_UNROLL
     for (int i = 0; i < Count / 8; i++) {
@@ -55,8 +57,8 @@ METAL_FUNC Values<T, Count> load_values(const threadgroup T* from) {
       const float4 high = widen<T>(as_type<vec<T, 4>>(bits.zw));
       LTX2RT_UNROLL
       for (int j = 0; j < 4; j++) {
-        values.v[i * 8 + j] = low[j];
-        values.v[i * 8 + 4 + j] = high[j];
+        values.v[i * 8 + j] = E(low[j]);
+        values.v[i * 8 + 4 + j] = E(high[j]);
       }
     }
   } else if constexpr (Count % 4 == 0) {
@@ -64,14 +66,14 @@ METAL_FUNC Values<T, Count> load_values(const threadgroup T* from) {
     for (int i = 0; i < Count / 4; i++) {
       const float4 four = widen<T>(((const threadgroup vec<T, 4>*)from)[i]);
       LTX2RT_UNROLL
-      for (int j = 0; j < 4; j++) values.v[i * 4 + j] = four[j];
+      for (int j = 0; j < 4; j++) values.v[i * 4 + j] = E(four[j]);
     }
   } else if constexpr (Count == 2) {
     const vec<T, 2> two = ((const threadgroup vec<T, 2>*)from)[0];
-    values.v[0] = float(two.x);
-    values.v[Count - 1] = float(two.y);
+    values.v[0] = E(two.x);
+    values.v[Count - 1] = E(two.y);
   } else {
-    values.v[0] = float(from[0]);
+    values.v[0] = E(from[0]);
   }
   return values;
 }
@@ -79,26 +81,29 @@ METAL_FUNC Values<T, Count> load_values(const threadgroup T* from) {
 // Depth: a block of 8 * F values of the summed index k. Fragment f, index c of it, stands for k = F * c + f.
 //
 // The left operand's row of the lane: fragment f of the block holds elements f and F + f of 2 F neighbours.
-template <typename T, int F>
+template <typename T, int F, typename E = float>
 struct LeftFragments {
-  Values<T, 2 * F> values;
-  METAL_FUNC simdgroup_float8x8 fragment(int f) const thread { return fragment_of(values.v[f], values.v[F + f]); }
+  Values<T, 2 * F, E> values;
+  METAL_FUNC simdgroup_matrix<E, 8, 8> fragment(int f) const thread {
+    return fragment_of(values.v[f], values.v[F + f]);
+  }
 };
-template <typename T, int F>
-METAL_FUNC LeftFragments<T, F> load_left(const threadgroup T* row, LanePosition at) {
-  return LeftFragments<T, F>{load_values<T, 2 * F>(row + F * at.column)};
+template <typename T, int F, typename E = float>
+METAL_FUNC LeftFragments<T, F, E> load_left(const threadgroup T* row, LanePosition at) {
+  return LeftFragments<T, F, E>{load_values<T, 2 * F, E>(row + F * at.column)};
 }
 
 // The right operand, stored with one row of depth per column: fragment f holds element f of F neighbours of two
 // columns.
-template <typename T, int F>
+template <typename T, int F, typename E = float>
 struct RightFragments {
-  Values<T, F> first, second;
-  METAL_FUNC simdgroup_float8x8 fragment(int f) const thread { return fragment_of(first.v[f], second.v[f]); }
+  Values<T, F, E> first, second;
+  METAL_FUNC simdgroup_matrix<E, 8, 8> fragment(int f) const thread { return fragment_of(first.v[f], second.v[f]); }
 };
-template <typename T, int F>
-METAL_FUNC RightFragments<T, F> load_right(const threadgroup T* first, const threadgroup T* second, LanePosition at) {
-  return RightFragments<T, F>{load_values<T, F>(first + F * at.row), load_values<T, F>(second + F * at.row)};
+template <typename T, int F, typename E = float>
+METAL_FUNC RightFragments<T, F, E> load_right(const threadgroup T* first, const threadgroup T* second,
+                                              LanePosition at) {
+  return RightFragments<T, F, E>{load_values<T, F, E>(first + F * at.row), load_values<T, F, E>(second + F * at.row)};
 }
 
 // Columns of a block of 32: column c of fragment j stands for 8 * (c / 2) + 2 * j + c % 2, so that a lane's columns of

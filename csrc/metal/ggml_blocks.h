@@ -30,10 +30,10 @@ METAL_FUNC float half_of(uint bits) { return float(as_type<half>(ushort(bits)));
 METAL_FUNC uint byte_of(uint word, uint i) { return word >> 8 * i & 0xff; }
 
 // q8_0: 32 weights d * q. float16 d; signed bytes q.
-METAL_FUNC Eight q8_0_eight(const device uchar* blocks, int64 i, bool aligned, thread float& scale) {
-  const device uchar* block = blocks + (i >> 5) * weight_block(WeightFormat::q8_0).bytes;
+METAL_FUNC Eight q8_0_eight(const device uchar* blocks, uint i, bool aligned, thread float& scale) {
+  const device uchar* block = blocks + i / 32 * weight_block(WeightFormat::q8_0).bytes;
   scale = half_at(block, aligned);
-  const uint2 codes = eight_bytes_by_two(block + 2 + uint(i) % 32, aligned);
+  const uint2 codes = eight_bytes_by_two(block + 2 + i % 32, aligned);
   Eight w;
   LTX2RT_UNROLL
   for (int j = 0; j < 4; j++) {
@@ -98,15 +98,15 @@ METAL_FUNC EightPair q6_k_pair(const device uchar* block, uint first, bool align
 }
 
 // The pair whose first eight weights begin with weight i.
-METAL_FUNC EightPair read_pair(WeightFormat format, const device uchar* blocks, int64 i, bool aligned) {
-  const uint first = uint(i) % 256;
+METAL_FUNC EightPair read_pair(WeightFormat format, const device uchar* blocks, uint i, bool aligned) {
+  const uint number = i / 256, first = i % 256;
   if (format == WeightFormat::q6_k) {
-    return q6_k_pair(blocks + (i >> 8) * weight_block(WeightFormat::q6_k).bytes, first, aligned);
+    return q6_k_pair(blocks + number * weight_block(WeightFormat::q6_k).bytes, first, aligned);
   }
   if (format == WeightFormat::q5_k) {
-    return q45_k_pair(blocks + (i >> 8) * weight_block(WeightFormat::q5_k).bytes, first, true, aligned);
+    return q45_k_pair(blocks + number * weight_block(WeightFormat::q5_k).bytes, first, true, aligned);
   }
-  return q45_k_pair(blocks + (i >> 8) * weight_block(WeightFormat::q4_k).bytes, first, false, aligned);
+  return q45_k_pair(blocks + number * weight_block(WeightFormat::q4_k).bytes, first, false, aligned);
 }
 
 // The codes of the first (0) or second (1) eight of a pair.

@@ -21,6 +21,10 @@ int64_t most_operations() {
 #endif
 }
 
+#ifdef LTX2RT_METAL_SIM
+int64_t reach_of_tests = metal_plan::kReach;
+#endif
+
 // Axes of more than one element from the innermost outwards, neighbours joined where one stride steps through both.
 std::vector<std::pair<int64_t, int64_t>> joined_axes(const mx::array& a, int first_axis, int end_axis) {
   std::vector<std::pair<int64_t, int64_t>> axes;  // (size, stride)
@@ -48,7 +52,22 @@ int64_t& slab_bytes() {
   static int64_t bytes = metal_plan::kSlabBytes;
   return bytes;
 }
+
+int64_t& least_depth_in_parts() {
+  static int64_t depth = metal_plan::kLeastDepthInParts;
+  return depth;
+}
+
+void set_reach(int64_t elements) { reach_of_tests = elements; }
 #endif
+
+int64_t reach() {
+#ifdef LTX2RT_METAL_SIM
+  return reach_of_tests;
+#else
+  return metal_plan::kReach;
+#endif
+}
 
 int32_t element_type(mx::Dtype dtype) {
   if (dtype == mx::float32) return metal_shared::kFloat32;
@@ -146,12 +165,13 @@ mx::array Launch::copy(const mx::array& a) {
   return made;
 }
 
-EvenRows even_rows(Launch& launch, const mx::array& a) {
+EvenRows even_rows(Launch& launch, const mx::array& a, int64_t reached) {
   const int last = static_cast<int>(a.ndim()) - 1;
   const int64_t width = a.shape(last);
   if (width == 1 || a.strides(last) == 1) {
     const auto axes = joined_axes(a, 0, last);
-    if (axes.size() <= 1) return {a, axes.empty() ? width : axes[0].second};
+    const int64_t stride = axes.empty() ? width : axes[0].second;
+    if (axes.size() <= 1 && metal_plan::within_reach(reached, stride, width, reach())) return {a, stride};
   }
   return {launch.copy(a), width};
 }

@@ -72,13 +72,18 @@ struct EvenRows {
   mx::array array;
   int64_t stride;  // elements
 };
-// An array as even rows whose values are neighbours: in place, or copied.
-EvenRows even_rows(Launch& launch, const mx::array& a);
+// An array as even rows whose values are neighbours: in place, or copied. A loop of the shader reaches `reached` of them.
+EvenRows even_rows(Launch& launch, const mx::array& a, int64_t reached = 1);
+
+// How far from where an operand begins shaders count: metal_plan::kReach, or less in tests.
+int64_t reach();
 
 #ifdef LTX2RT_METAL_SIM
-// The limits of dispatch() and of quantized_linear's slabs, so that tests of their parts can be small.
+// The limits of dispatch(), of quantized_linear's slabs and of its sums in parts, so that tests of these can be small.
 int64_t& most_operations_per_dispatch();
 int64_t& slab_bytes();
+int64_t& least_depth_in_parts();
+void set_reach(int64_t elements);
 #endif
 
 }  // namespace ltx2rt::metal

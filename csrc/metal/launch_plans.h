@@ -24,6 +24,14 @@ constexpr int64_t kOperationsPerByte = 34;
 
 using ltx2rt::ceil_div;
 
+// Shaders find with 64 bits where what they read begins and count elements from there with 32, because a GPU adds 32 bits
+// to an address at no cost. Whether `count` rows of `width` elements, `stride` elements apart, are within that reach:
+// operands that are not are copied first, and what no copy can help is built as the reference graph.
+constexpr int64_t kReach = INT32_MAX;
+constexpr bool within_reach(int64_t count, int64_t stride, int64_t width, int64_t reach = kReach) {
+  return (count - 1) * (stride < 0 ? -stride : stride) + width <= reach;
+}
+
 // How many of `units` equal pieces of work of `operations` each go into one dispatch of at most `most`; at least one.
 constexpr int64_t units_per_dispatch(int64_t units, int64_t operations, int64_t most = kMostOperationsPerDispatch) {
   const int64_t fitting = operations > 0 ? most / operations : units;
@@ -126,9 +134,14 @@ constexpr int64_t linear_slab_columns(WeightFormat format, int64_t rows, int64_t
   return even < columns ? even : columns;
 }
 
-// Whether x is rotated by a shader: groups of a power of four up to kRotateMost, or no rotation (0).
-constexpr bool linear_has_shader(int64_t rotation) {
-  return rotation == 0 || rotation == 4 || rotation == 16 || rotation == 64 || rotation == metal_shared::kRotateMost;
+// Rows of x, or of W, that a loop reaches from where its threadgroup's begin.
+constexpr int64_t kLinearReachedRows = 128;
+// Whether the shaders take rows of `depth` values, rotated in groups of a power of four up to kRotateMost or not at all
+// (0).
+constexpr bool linear_has_shader(int64_t rotation, int64_t depth) {
+  const bool rotates =
+      rotation == 0 || rotation == 4 || rotation == 16 || rotation == 64 || rotation == metal_shared::kRotateMost;
+  return rotates && within_reach(kLinearReachedRows, depth, depth);
 }
 // Threads of the threadgroups of rotate_rows.
 constexpr int rotate_threads(int64_t depth) {
@@ -136,13 +149,41 @@ constexpr int rotate_threads(int64_t depth) {
   return static_cast<int>(threads < metal_shared::kRowThreads ? threads : int64_t{metal_shared::kRowThreads});
 }
 
+// A sum over K in parts: how many, and the depth of each but the last.
+struct LinearParts {
+  int64_t parts;
+  int64_t depth;
+};
+// From this K on, few tiles are made in parts of at least a quarter of it, so that all cores have work: MLX does the same
+// (dense: matmul.cpp, from 2 to 32 parts; quantised: qmm_splitk, up to 512 threadgroups).
+constexpr int64_t kLeastDepthInParts = 8192;
+// Simdgroups of linear_tile that keep a large GPU busy: 8 for each of 64 cores.
+constexpr int64_t kBusySimdgroups = 512;
+// linear_few has no parts: with the 2048 to 4096 columns that models have, its groups of four simdgroups are many.
+constexpr LinearParts linear_parts(WeightFormat format, int64_t rows, int64_t columns, int64_t depth,
+                                   int64_t least_depth = kLeastDepthInParts) {
+  const LinearTile tile = linear_tile(rows);
+  const int64_t row_blocks = ceil_div(rows, tile.rows);
+  const bool expands_slabs = !linear_is_dense(format) && row_blocks > kMostCodedRowBlocks;
+  const int64_t simdgroups = row_blocks * ceil_div(columns, tile.columns) * (tile.rows * tile.columns / 1024);
+  if (linear_uses_few(format, rows) || expands_slabs || depth < least_depth || simdgroups >= kBusySimdgroups) {
+    return {1, depth};
+  }
+  const int64_t wanted = ceil_div(kBusySimdgroups, simdgroups), most = 4 * depth / least_depth;
+  const int64_t even = ceil_div(depth, wanted < most ? wanted : most);
+  const int64_t part_depth = ceil_div(even, metal_shared::kLinearDepthBlock) * metal_shared::kLinearDepthBlock;
+  return {ceil_div(depth, part_depth), part_depth};
+}
+
 // Bytes that one quantized_linear takes besides its operands and output while it runs, without copies of operands whose
-// layout the shaders do not read: rotated rows and expanded weights. They are free again when the command buffer that
+// layout the shaders do not read: rotated rows, expanded weights and parts of sums. They are free again when the command buffer that
 // holds the call has ended, so that those of several calls may be alive at once.
 constexpr int64_t linear_temporary_bytes(WeightFormat format, int64_t rows, int64_t columns, int64_t depth,
                                          int64_t itemsize, int64_t rotation) {
   const int64_t rotated = rotation > 0 ? rows : 0;
-  return (rotated + linear_slab_columns(format, rows, columns, depth, itemsize)) * depth * itemsize;
+  const int64_t parts = linear_parts(format, rows, columns, depth).parts;
+  return (rotated + linear_slab_columns(format, rows, columns, depth, itemsize)) * depth * itemsize +
+         (parts > 1 ? parts * rows * columns * 4 : 0);
 }
 
 // ---- rope_attention ----
@@ -160,11 +201,20 @@ constexpr AttentionTile attention_tile(int64_t head_size) {
   }
   return {0, 0, 0};  // no shader for this head size
 }
-// Whether the shaders take these keys (kv_heads heads of head_size are one row of rope_attention_keys) and rope_axes,
-// the larger number of axes of both rotary tables.
-constexpr bool attention_has_shader(int64_t head_size, int64_t kv_heads, int64_t keys, int64_t rope_axes) {
+// Keys whose rows a loop of the shaders reaches from the first of a block of them, and queries of a threadgroup.
+constexpr int64_t kReachedKeys = 32, kReachedQueries = 64;
+// Whether the shaders take these keys (kv_heads heads of head_size are one row of rope_attention_keys), rope_axes, the
+// larger number of axes of both rotary tables, and rope_values, the larger number of their angles.
+constexpr bool attention_has_shader(int64_t head_size, int64_t kv_heads, int64_t keys, int64_t rope_axes,
+                                    int64_t rope_values) {
   return attention_tile(head_size).queries > 0 && keys >= 1 && rope_axes <= metal_shared::kMostRopeAxes &&
-         head_size * kv_heads <= metal_shared::kKeysMostThreads * metal_shared::kKeysValuesPerThread;
+         head_size * kv_heads <= metal_shared::kKeysMostThreads * metal_shared::kKeysValuesPerThread &&
+         within_reach(kReachedQueries, keys, keys) && rope_values <= kReach;
+}
+// Whether a bias of these strides can be read in place, of one threadgroup's queries and all keys.
+constexpr bool bias_within_reach(int64_t query_stride, int64_t key_stride, int64_t keys, int64_t reach = kReach) {
+  const int64_t last_key = (keys - 1) * (key_stride < 0 ? -key_stride : key_stride);
+  return within_reach(kReachedQueries, query_stride, last_key + 1, reach);
 }
 // Tokens per threadgroup of rope_attention_keys: four read the norm's weights once, where 64 threadgroups remain.
 constexpr int attention_keys_tokens(int64_t tokens) {
@@ -252,6 +302,18 @@ constexpr ConvPlan conv_plan(const int64_t out[3], const int kernel[3], const in
 
 // Output channels per threadgroup: the kernel is causal_conv3d_T_128x{columns}.
 constexpr int conv_columns(int64_t out_channels) { return out_channels <= 32 ? 32 : 64; }
+
+// Whether a frame of voxels, `row` and `column` elements apart, can be read in place.
+constexpr bool frame_within_reach(int64_t rows, int64_t row, int64_t columns, int64_t column, int64_t channels,
+                                  int64_t reach = kReach) {
+  const int64_t last_column = (columns - 1) * (column < 0 ? -column : column);
+  return within_reach(rows, row, last_column + channels, reach);
+}
+// Whether the shaders take frames of this size and kernels of so many taps.
+constexpr bool conv_has_shader(int64_t rows, int64_t columns, int64_t channels, int64_t taps) {
+  return frame_within_reach(rows, columns * channels, columns, channels, channels) &&
+         within_reach(conv_columns(INT32_MAX), taps * channels, taps * channels);
+}
 
 }  // namespace metal_plan
 }  // namespace ltx2rt

@@ -59,12 +59,13 @@ METAL_FUNC void finish_four(float4 sums, int row, int column, int count, const t
   for (int j = 0; j < 4; j++) sums[j] = activated(sums[j]);
   if (gate_type != kAbsent) {
     const int64 gate_row = has_gate_index ? table_row(epilogue.gate_index[row], params.gate_rows) : 0;
-    sums *= read_up_to_four_of(epilogue.gate, gate_type, gate_row * params.columns + column, count, aligned_out);
+    const device uchar* gate = from_element(epilogue.gate, gate_type, gate_row * params.columns);
+    sums *= read_up_to_four_of(gate, gate_type, column, count, aligned_out);
   }
   if (has_residual) {
-    sums += read_up_to_four<T>(residual, row * params.residual_row_stride + column, count, aligned_out);
+    sums += read_up_to_four<T>(residual + row * params.residual_row_stride, column, count, aligned_out);
   }
-  write_up_to_four<T>(out, int64(row) * params.columns + column, count, aligned_out, sums);
+  write_up_to_four<T>(out + int64(row) * params.columns, column, count, aligned_out, sums);
 }
 
 }  // namespace ltx2rt

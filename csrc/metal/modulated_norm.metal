@@ -69,13 +69,15 @@ template <typename T>
   }
 
   const int64 modulation = has_index ? int64(table_row(index[row], params.table_rows)) * width : 0;
+  if (scale_type != kAbsent) scale = from_element(scale, scale_type, modulation);
+  if (shift_type != kAbsent) shift = from_element(shift, shift_type, modulation);
   LTX2RT_UNROLL
   for (int i = 0; i < kFours; i++) {
     const int at = (i * int(threads) + int(thread_index)) * 4;
     if (at >= width) continue;
     float4 v = values[i] * factor;
-    if (scale_type != kAbsent) v *= 1.0f + read_up_to_four_of(scale, scale_type, modulation + at, width - at, aligned);
-    if (shift_type != kAbsent) v += read_up_to_four_of(shift, shift_type, modulation + at, width - at, aligned);
+    if (scale_type != kAbsent) v *= 1.0f + read_up_to_four_of(scale, scale_type, at, width - at, aligned);
+    if (shift_type != kAbsent) v += read_up_to_four_of(shift, shift_type, at, width - at, aligned);
     write_up_to_four<T>(out, at, width - at, aligned, v);
   }
 }

@@ -80,6 +80,14 @@ int64_t slab_bytes() {
 #endif
 }
 
+int64_t least_depth_in_parts() {
+#ifdef LTX2RT_METAL_SIM
+  return metal::least_depth_in_parts();
+#else
+  return metal_plan::kLeastDepthInParts;
+#endif
+}
+
 bool at_four(const mx::array* operand) { return !operand || metal::starts_at_four(*operand); }
 
 std::vector<FunctionConstant> codec_constants(const Operands& w) {
@@ -119,13 +127,58 @@ void dequantise(Launch& launch, const Operands& w, int64_t first_row, int64_t en
   launch.bind(w.zero, 2);
   encoder.set_output_array(slab, 3);
   launch.bind(w.table, 5);
-  metal_shared::DequantiseParams params{0, 0, first_row * depth, w.group_size, w.group_shift};
+  const auto first_weight_row = static_cast<int32_t>(first_row), row_values = static_cast<int32_t>(depth);
+  metal_shared::DequantiseParams params{0, 0, first_weight_row, row_values, w.group_size, w.group_shift};
   constexpr int64_t kPerThread = metal_shared::kDequantisePerThread;
-  launch.dispatch_threads(metal_plan::ceil_div((end_row - first_row) * depth, kPerThread),
-                          metal_plan::kOperationsPerByte * 4 * kPerThread, [&](int64_t first, int64_t end) {
-                            params.first = params.slab + first * kPerThread;
-                            params.end = std::min(params.slab + end * kPerThread, end_row * depth);
+  const int64_t values = (end_row - first_row) * depth;
+  launch.dispatch_threads(metal_plan::ceil_div(values, kPerThread), metal_plan::kOperationsPerByte * 4 * kPerThread,
+                          [&](int64_t first, int64_t end) {
+                            params.first = static_cast<int32_t>(first * kPerThread);
+                            params.end = static_cast<int32_t>(std::min(end * kPerThread, values));
                             encoder.set_bytes(params, 4);
+                          });
+}
+
+// What the epilogue reads; with `present` false nothing, for a kernel that leaves the epilogue to another.
+std::vector<FunctionConstant> epilogue_constants(const Operands& o, Activation activation, bool aligned_out,
+                                                 bool present = true) {
+  const auto factor = !o.factor              ? metal_shared::kNoFactor
+                      : o.factor->size() > 1 ? metal_shared::kFactorOfRow
+                                             : metal_shared::kFactorOfAll;
+  return {
+      {metal_shared::kLinearBiasId, metal::element_type(present ? o.bias : nullptr)},
+      {metal_shared::kLinearActivationId, static_cast<int32_t>(present ? activation : Activation::none)},
+      {metal_shared::kLinearHasResidualId, present && o.residual.has_value()},
+      {metal_shared::kLinearGateId, metal::element_type(present ? o.gate : nullptr)},
+      {metal_shared::kLinearHasGateIndexId, present && o.gate_index != nullptr},
+      {metal_shared::kLinearFactorId, static_cast<int32_t>(present ? factor : metal_shared::kNoFactor)},
+      {metal_shared::kLinearAlignedOutId, aligned_out},
+  };
+}
+
+void bind_epilogue(Launch& launch, const Operands& o, bool present = true) {
+  launch.bind(present ? o.bias : nullptr, 2);
+  launch.bind(present && o.residual ? &o.residual->array : nullptr, 3);
+  launch.bind(present ? o.gate : nullptr, 4);
+  launch.bind(present ? o.gate_index : nullptr, 5);
+  launch.bind(present ? o.factor : nullptr, 6);
+}
+
+// Adds up `sums` (parts, rows, columns) and finishes the product.
+void join(Launch& launch, const Operands& o, const std::vector<FunctionConstant>& constants,
+          const metal_shared::LinearParams& params, const mx::array& sums, mx::array& out) {
+  launch.use("linear_few", "linear_join_" + metal::type_name(out.dtype()), constants);
+  auto& encoder = launch.encoder();
+  encoder.set_input_array(sums, 0);
+  bind_epilogue(launch, o);
+  encoder.set_output_array(out, 7);
+  metal_shared::JoinParams join_params{params, sums.shape(0), 0, 0, 0};
+  const int64_t fours = int64_t{params.rows} * metal_plan::ceil_div(params.columns, 4);
+  launch.dispatch_threads(fours, metal_plan::kOperationsPerByte * 16 * (sums.shape(0) + 1),
+                          [&](int64_t first, int64_t end) {
+                            join_params.first = static_cast<int32_t>(first);
+                            join_params.end = static_cast<int32_t>(end);
+                            encoder.set_bytes(join_params, 8);
                           });
 }
 
@@ -139,7 +192,7 @@ void QuantizedLinear::eval_gpu(const std::vector<mx::array>& inputs, std::vector
   if (out.size() == 0) return;
   size_t next = 2;
   const auto given = [&](bool present) { return present ? &inputs[next++] : nullptr; };
-  Operands o{metal::even_rows(launch, inputs[0]),
+  Operands o{metal::even_rows(launch, inputs[0], metal_plan::kLinearReachedRows),
              &inputs[1],
              nullptr,
              nullptr,
@@ -177,26 +230,25 @@ void QuantizedLinear::eval_gpu(const std::vector<mx::array>& inputs, std::vector
   const auto tile = metal_plan::linear_tile(rows);
   const int64_t itemsize = out.itemsize();
   const int64_t slab_columns = metal_plan::linear_slab_columns(p.format, rows, columns, depth, itemsize, slab_bytes());
+  // Operands as float16 need a kernel with tiles, and activations of 16 bits.
+  const bool halves = p.half_operands && !few && out.dtype() != mx::float32;
   std::optional<mx::array> slab;
   if (slab_columns > 0) {
-    slab = launch.temporary({static_cast<int>(slab_columns), static_cast<int>(depth)}, out.dtype());
+    slab =
+        launch.temporary({static_cast<int>(slab_columns), static_cast<int>(depth)}, halves ? mx::float16 : out.dtype());
   }
   const bool coded = !dense && !slab;  // the kernel reads codes
   const mx::array& weight = slab ? *slab : *o.weight;
 
-  std::vector<FunctionConstant> constants{
-      {metal_shared::kLinearBiasId, metal::element_type(o.bias)},
-      {metal_shared::kLinearActivationId, static_cast<int32_t>(p.activation)},
-      {metal_shared::kLinearHasResidualId, o.residual.has_value()},
-      {metal_shared::kLinearGateId, metal::element_type(o.gate)},
-      {metal_shared::kLinearHasGateIndexId, o.gate_index != nullptr},
-      {metal_shared::kLinearFactorId, static_cast<int32_t>(!o.factor ? metal_shared::kNoFactor
-                                                           : of_rows ? metal_shared::kFactorOfRow
-                                                                     : metal_shared::kFactorOfAll)},
-      {metal_shared::kLinearAlignedXId, aligned_x},
-      {metal_shared::kLinearAlignedWId, slab ? depth % 4 == 0 : o.aligned_w},
-      {metal_shared::kLinearAlignedOutId, aligned_out},
-  };
+  const auto in_parts = metal_plan::linear_parts(p.format, rows, columns, depth, least_depth_in_parts());
+  std::optional<mx::array> sums;
+  if (in_parts.parts > 1) {
+    sums = launch.temporary({static_cast<int>(in_parts.parts), static_cast<int>(rows), static_cast<int>(columns)},
+                            mx::float32);
+  }
+  auto constants = epilogue_constants(o, p.activation, aligned_out, !sums);
+  constants.push_back({metal_shared::kLinearAlignedXId, aligned_x});
+  constants.push_back({metal_shared::kLinearAlignedWId, slab ? depth % 4 == 0 : o.aligned_w});
   if (few || coded) {
     for (const auto& constant : codec_constants(o)) constants.push_back(constant);
   }
@@ -216,11 +268,12 @@ void QuantizedLinear::eval_gpu(const std::vector<mx::array>& inputs, std::vector
     group_rows = tile.rows;
     group_columns = tile.columns;
     constants.push_back({metal_shared::kLinearFencedId, fenced()});
+    constants.push_back({metal_shared::kLinearInPartsId, sums.has_value()});
     shader = "linear_tile";
     kernel = "linear_tile_" + x_type + "_" + (coded ? "codes" : metal::type_name(weight.dtype())) + "_" +
-             std::to_string(tile.rows) + "x" + std::to_string(tile.columns);
+             std::to_string(tile.rows) + "x" + std::to_string(tile.columns) + (halves ? "_half" : "");
     threads = tile.rows * tile.columns / 32;
-    cost = 2 * depth * tile.rows * tile.columns;
+    cost = 2 * in_parts.depth * tile.rows * tile.columns;
   }
 
   auto& encoder = launch.encoder();
@@ -233,6 +286,8 @@ void QuantizedLinear::eval_gpu(const std::vector<mx::array>& inputs, std::vector
   params.group_size = o.group_size;
   params.group_shift = o.group_shift;
   params.gate_rows = o.gate ? o.gate->shape(0) : 1;
+  params.row_blocks = static_cast<int32_t>(metal_plan::ceil_div(rows, group_rows));
+  params.part_depth = static_cast<int32_t>(in_parts.depth);
   // One pass over all columns, or one per slab of them.
   const int64_t step = slab ? slab_columns : columns;
   for (int64_t column = 0; column < columns; column += step) {
@@ -246,25 +301,24 @@ void QuantizedLinear::eval_gpu(const std::vector<mx::array>& inputs, std::vector
     launch.use(shader, kernel, constants);
     encoder.set_input_array(o.x.array, 0);
     encoder.set_input_array(weight, 1);
-    launch.bind(o.bias, 2);
-    launch.bind(o.residual ? &o.residual->array : nullptr, 3);
-    launch.bind(o.gate, 4);
-    launch.bind(o.gate_index, 5);
-    launch.bind(o.factor, 6);
-    encoder.set_output_array(out, 7);
+    bind_epilogue(launch, o, !sums);
+    encoder.set_output_array(sums ? *sums : out, 7);
     if (few || coded) {
       launch.bind(o.scale, 9);
       launch.bind(o.zero, 10);
       launch.bind(o.table, 11);
     }
     params.first_weight_row = column;
-    launch.dispatch({metal_plan::ceil_div(end - column, group_columns), metal_plan::ceil_div(rows, group_rows), 1},
-                    threads, cost, [&](const int64_t (&first)[3]) {
-                      params.first_column_block = column / group_columns + first[0];
-                      params.first_row_block = first[1];
+    params.first_column_block = static_cast<int32_t>(column / group_columns);
+    params.column_blocks = static_cast<int32_t>(metal_plan::ceil_div(end - column, group_columns));
+    launch.dispatch({int64_t{params.row_blocks} * params.column_blocks, in_parts.parts, 1}, threads, cost,
+                    [&](const int64_t (&first)[3]) {
+                      params.first_tile = static_cast<int32_t>(first[0]);
+                      params.first_part = static_cast<int32_t>(first[1]);
                       encoder.set_bytes(params, 8);
                     });
   }
+  if (sums) join(launch, o, epilogue_constants(o, p.activation, aligned_out), params, *sums, out);
 }
 
 }  // namespace ltx2rt

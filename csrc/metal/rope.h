@@ -31,7 +31,7 @@ METAL_FUNC float2 turn_of(int pair, const thread Position& position, const devic
   int row = position.row[0];
   LTX2RT_UNROLL
   for (int a = 1; a < kMostRopeAxes; a++) row = axis == a ? position.row[a] : row;
-  const int64 entry = int64(row) * rope.columns + at / rope_axes;
+  const int entry = row * rope.columns + at / rope_axes;
   return float2(cosines[entry], sines[entry]);
 }
 

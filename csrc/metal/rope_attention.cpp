@@ -40,10 +40,12 @@ int32_t norm_kind(const mx::array* norm, int64_t width) {
   return norm->size() == static_cast<size_t>(width) ? metal_shared::kNormWholeRow : metal_shared::kNormPerHead;
 }
 
-// q, k or v as the shaders read them: lanes that are neighbours, everything a multiple of four elements; copied if not
-// so.
+// q, k or v as the shaders read them: lanes that are neighbours, everything a multiple of four elements, tokens of a
+// block not too far apart; copied if not so.
 mx::array readable(Launch& launch, const mx::array& a) {
-  bool fits = metal::starts_at_four(a) && (a.shape(2) == 1 || a.strides(2) == 1);
+  bool fits = metal::starts_at_four(a) && (a.shape(2) == 1 || a.strides(2) == 1) &&
+              metal_plan::within_reach(metal_plan::kReachedKeys, a.shape(1) == 1 ? 0 : a.strides(1), a.shape(2),
+                                       metal::reach());
   for (int axis = 0; axis < 2; ++axis) fits = fits && (a.shape(axis) == 1 || a.strides(axis) % 4 == 0);
   return fits ? a : launch.copy(a);
 }
@@ -118,6 +120,13 @@ void RopeAttention::eval_gpu(const std::vector<mx::array>& inputs, std::vector<m
   const mx::array* k_weight = given(present_.k_norm);
   const Rope rope_q{given(present_.rope_q, 3)}, rope_k{given(present_.rope_k, 3)};
   const mx::array* bias = given(present_.bias);
+  std::optional<mx::array> near_bias;
+  if (bias &&
+      !metal_plan::bias_within_reach(bias->shape(2) == 1 ? 0 : bias->strides(2),
+                                     bias->shape(3) == 1 ? 0 : bias->strides(3), bias->shape(3), metal::reach())) {
+    near_bias = launch.copy(*bias);
+    bias = &*near_bias;
+  }
   const mx::array* gate = given(present_.gate_logits);
 
   // Four weights of a norm are read at once.

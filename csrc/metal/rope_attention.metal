@@ -131,13 +131,12 @@ METAL_FUNC Values<float, K / 4> load_query(const device T* q, int batch, int hea
 
 // Copies `rows` of Rows rows of K values into a tile with rows of Pitch values; the others become zeros.
 template <typename T, int Rows, int K, int Pitch, int Threads>
-METAL_FUNC void stage_tokens(threadgroup T* tile, const device T* from, int64 token_stride, int rows,
-                             uint thread_index) {
-  constexpr int kFours = K / 4;
-  for (int unit = thread_index; unit < Rows * kFours; unit += Threads) {
-    const int row = unit / kFours, at = unit % kFours * 4;
+METAL_FUNC void stage_tokens(threadgroup T* tile, const device T* from, int token_stride, int rows, uint thread_index) {
+  constexpr uint kFours = K / 4;
+  for (uint unit = thread_index; unit < Rows * kFours; unit += Threads) {
+    const int row = int(unit / kFours), at = int(unit % kFours * 4);
     vec<T, 4> values = vec<T, 4>(T(0), T(0), T(0), T(0));
-    if (row < rows) values = ((const device vec<T, 4>*)(from + row * token_stride + at))[0];
+    if (row < rows) values = *(const device vec<T, 4>*)(from + (row * token_stride + at));
     ((threadgroup vec<T, 4>*)(tile + row * Pitch + at))[0] = values;
   }
 }
@@ -168,6 +167,13 @@ template <typename T, int K, int kRowBlocks, int kSimdgroups, int kKeys>
   const int lane_row = first_row + 8 * kRowBlocks * int(simdgroup) + at.row;
   k += batch * params.k_strides[0] + kv_head * params.k_strides[1];
   v += batch * params.v_strides[0] + kv_head * params.v_strides[1];
+  const int k_stride = int(params.k_strides[2]), v_stride = int(params.v_strides[2]);
+  const int bias_stride = int(params.bias_strides[2]), key_stride = int(params.bias_strides[3]);
+  if (bias_type != kAbsent) {
+    const int64 first =
+        batch * params.bias_strides[0] + head * params.bias_strides[1] + first_row * params.bias_strides[2];
+    bias = from_element(bias, bias_type, first);
+  }
 
   const QueryOperands operands = {row_scale, cosines, sines, index};
   Values<float, K / 4> weight;
@@ -195,10 +201,10 @@ template <typename T, int K, int kRowBlocks, int kSimdgroups, int kKeys>
   for (int first_key = 0; first_key < keys; first_key += kKeys) {
     const int rows = min(kKeys, params.keys - first_key);
     threadgroup_barrier(mem_flags::mem_threadgroup);
-    stage_tokens<T, kKeys, K, kPitch, kThreads>(k_tile, k + first_key * params.k_strides[2], params.k_strides[2], rows,
-                                                thread_index);
-    stage_tokens<T, kKeys, K, kPitch, kThreads>(v_tile, v + first_key * params.v_strides[2], params.v_strides[2], rows,
-                                                thread_index);
+    stage_tokens<T, kKeys, K, kPitch, kThreads>(k_tile, k, k_stride, rows, thread_index);
+    stage_tokens<T, kKeys, K, kPitch, kThreads>(v_tile, v, v_stride, rows, thread_index);
+    k += kKeys * k_stride;
+    v += kKeys * v_stride;
     threadgroup_barrier(mem_flags::mem_threadgroup);
 
     simdgroup_float8x8 scores[kRowBlocks][kKeyBlocks];
@@ -238,8 +244,7 @@ template <typename T, int K, int kRowBlocks, int kSimdgroups, int kKeys>
           if (key >= params.keys || (causal && key > row + reach)) {
             s[j][e] = kHidden;
           } else if (bias_type != kAbsent && row < params.queries) {
-            const int64 entry = batch * params.bias_strides[0] + head * params.bias_strides[1] +
-                                row * params.bias_strides[2] + key * params.bias_strides[3];
+            const int entry = (row - first_row) * bias_stride + key * key_stride;
             s[j][e] = biased(s[j][e], read_element(bias, bias_type, entry));
           }
           most = max(most, s[j][e]);
@@ -294,9 +299,8 @@ template <typename T, int K, int kRowBlocks, int kSimdgroups, int kKeys>
     if (row >= params.queries) continue;
     float factor = sum > 0.0f ? 1.0f / sum : 0.0f;
     if (gate_type != kAbsent) {
-      const float logit =
-          read_element(gate, gate_type,
-                       batch * params.gate_strides[0] + row * params.gate_strides[1] + head * params.gate_strides[2]);
+      const int64 entry = batch * params.gate_strides[0] + row * params.gate_strides[1] + head * params.gate_strides[2];
+      const float logit = read_element(from_element(gate, gate_type, entry), gate_type, 0);
       factor *= 2.0f / (1.0f + precise::exp(-logit));
     }
     device T* to = out + ((int64(batch) * params.queries + row) * params.heads + head) * K + 4 * at.column;

@@ -47,21 +47,25 @@ template <typename T, int K>
   const int tokens = min(params.tokens_per_group, params.tokens - first_token);
   const int units = params.heads * kUnitsPerHead;
 
+  k += batch * params.k_strides[0] + first_token * params.k_strides[1];
+  const int token_stride = int(params.k_strides[1]);
+  if (rope_axes > 0) index += batch * params.rope.index_batch_stride + int64(first_token) * rope_axes;
   float4 low_weight[kUnits], high_weight[kUnits];
+  device T* out_of_unit[kUnits];
   LTX2RT_UNROLL
   for (int i = 0; i < kUnits; i++) {
     const int unit = i * int(threads.x) + int(thread_index);
+    const int head = unit / kUnitsPerHead, place = unit % kUnitsPerHead;
+    out_of_unit[i] = out + ((int64(batch) * params.heads + head) * params.tokens + first_token) * K;
     low_weight[i] = high_weight[i] = float4(1.0f);
     if (norm_kind == kNotNormed || unit >= units) continue;
-    const int head = unit / kUnitsPerHead, place = unit % kUnitsPerHead;
     const device float* weight = norm + (norm_kind == kNormWholeRow ? head * K : 0) + (interleaved ? 8 : 4) * place;
     low_weight[i] = ((const device float4*)weight)[0];
     high_weight[i] = ((const device float4*)(weight + (interleaved ? 4 : K / 2)))[0];
   }
 
   for (int t = 0; t < tokens; t++) {
-    const int token = first_token + t;
-    const device T* row_of_k = k + batch * params.k_strides[0] + token * params.k_strides[1];
+    const device T* row_of_k = k + t * token_stride;
     float4 first[kUnits], second[kUnits];  // of split pairs: both halves; interleaved: eight neighbours
     float sum = 0.0f;
     LTX2RT_UNROLL
@@ -96,8 +100,7 @@ template <typename T, int K>
     if (rope_axes > 0) {
       int row = 0;
       if (int(lane) < rope_axes) {
-        const int64 entry = batch * params.rope.index_batch_stride + int64(token) * rope_axes + lane;
-        row = table_row(index[entry], params.rope.rows);
+        row = table_row(index[t * rope_axes + int(lane)], params.rope.rows);
       }
       LTX2RT_UNROLL
       for (int a = 0; a < kMostRopeAxes; a++) position.row[a] = simd_shuffle(row, ushort(a));
@@ -127,7 +130,7 @@ template <typename T, int K>
           }
         }
       }
-      device T* row = out + ((int64(batch) * params.heads + head) * params.tokens + token) * K;
+      device T* row = out_of_unit[i] + t * K;
       ((device vec<T, 4>*)(row + low))[0] = narrow<T>(a);
       ((device vec<T, 4>*)(row + high))[0] = narrow<T>(b);
     }

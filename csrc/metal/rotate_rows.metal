@@ -29,10 +29,12 @@ template <typename T>
   const int64 row = params.first_row + int(group.y);
   const int first = ((params.first_block + int(group.x)) * params.threads + int(thread_index)) * kRotatePerThread;
   const int count = params.depth - first;  // negative beyond the row: such threads only take part in shuffles
+  x += row * params.x_row_stride;
+  out += row * params.depth;
   float4 v[4];
   LTX2RT_UNROLL
   for (int j = 0; j < 4; j++) {
-    v[j] = read_up_to_four<T>(x, row * params.x_row_stride + first + 4 * j, count - 4 * j, aligned);
+    v[j] = read_up_to_four<T>(x, first + 4 * j, count - 4 * j, aligned);
     v[j] = 0.5f * ((v[j].x + v[j].y) + (v[j].z + v[j].w)) - v[j].wzyx;
   }
   if (rotation >= 16) {
@@ -47,7 +49,7 @@ template <typename T>
   for (int j = 0; j < 4; j++) {
     if (rotation >= 64) v[j] = rotated_across(v[j], 1, 2);
     if (rotation >= 256) v[j] = rotated_across(v[j], 4, 8);
-    write_up_to_four<T>(out, row * params.depth + first + 4 * j, count - 4 * j, true, v[j]);
+    write_up_to_four<T>(out, first + 4 * j, count - 4 * j, true, v[j]);
   }
 }
 

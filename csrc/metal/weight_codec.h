@@ -41,7 +41,7 @@ constant constexpr float kE2m1Factor = 16384.0f;
 // Value of an E8M0 code: 2^(code - 127), and 0 for code 0.
 METAL_FUNC float e8m0(uint code) { return as_type<float>(code << 23); }
 
-// W, of which the functions below read weight i, counted through its rows.
+// W from some row on, of which the functions below read weight i, counted through the rows.
 struct StoredWeight {
   const device uchar* values;
   const device uchar* scale;
@@ -50,8 +50,24 @@ struct StoredWeight {
   int group_size;
   int group_shift;  // log2 of group_size; negative where it is no power of two
   bool aligned;     // words of the format's size may be read
-  METAL_FUNC int64 group(int64 i) const thread { return group_shift < 0 ? i / group_size : i >> group_shift; }
+  METAL_FUNC int group(int i) const thread {
+    return int(group_shift < 0 ? uint(i) / group_size : uint(i) >> group_shift);
+  }
 };
+
+// The weight from a row of `depth` weights on.
+METAL_FUNC StoredWeight from_row(StoredWeight w, int64 row, int depth) {
+  const WeightBlock block = weight_block(WeightFormat(format));
+  w.values += row * (depth / block.count * block.bytes);
+  const int64 groups = row * w.group(depth);
+  if (has_affine()) {
+    w.scale = from_element(w.scale, group_type, groups);
+    w.zero = from_element(w.zero, group_type, groups);
+  } else if (scale_group(WeightFormat(format), 1) > 0) {
+    w.scale += groups;
+  }
+  return w;
+}
 
 // The table of w4a8, copied where every thread reads it for each weight; others follow after a barrier.
 enum { kTableSize = 16 };
@@ -76,7 +92,7 @@ METAL_FUNC float code_value(uint code) {
 }
 
 // Codes of a byte each; beyond `count` those of the code 0.
-METAL_FUNC Eight eight_of_bytes(const thread StoredWeight& w, int64 i, int count) {
+METAL_FUNC Eight eight_of_bytes(const thread StoredWeight& w, int i, int count) {
   uint2 codes = uint2(0, 0);
   if (count >= 8) {
     codes = eight_bytes_by_four(w.values + i, w.aligned);
@@ -96,12 +112,13 @@ METAL_FUNC Eight eight_of_bytes(const thread StoredWeight& w, int64 i, int count
 }
 
 // Codes of four bits each, in the order of the bytes; beyond `count` zeros. i is even.
-METAL_FUNC uint eight_nibbles(const thread StoredWeight& w, int64 i, int count) {
-  if (w.aligned && count >= 8) return ((const device uint*)w.values)[i / 8];
+METAL_FUNC uint eight_nibbles(const thread StoredWeight& w, int i, int count) {
+  const device uchar* from = w.values + uint(i) / 2;
+  if (w.aligned && count >= 8) return *(const device uint*)from;
   uint codes = 0;
   LTX2RT_UNROLL
   for (int j = 0; j < 4; j++) {
-    if (2 * j < count) codes |= uint(w.values[i / 2 + j]) << 8 * j;
+    if (2 * j < count) codes |= uint(from[j]) << 8 * j;
   }
   return codes;
 }
@@ -119,7 +136,7 @@ METAL_FUNC Eight nvfp4_eight(uint codes) {
 }
 
 // w4a8: the levels, integers. Half of the eight may belong to another group.
-METAL_FUNC Eight w4a8_eight(const thread StoredWeight& w, int64 i, int count) {
+METAL_FUNC Eight w4a8_eight(const thread StoredWeight& w, int i, int count) {
   const uint codes = eight_nibbles(w, i, count);
   const float first = e4m3_small(w.scale[w.group(i)]) * kE4m3Factor;
   const float second = w.group_size < 8 && count > 4 ? e4m3_small(w.scale[w.group(i + 4)]) * kE4m3Factor : first;
@@ -139,7 +156,7 @@ METAL_FUNC CodedEight coded_of(EightPair pair, uint number) {
 }
 
 // Weights i to i + 7 of W; only the first `count` exist, the others are anything finite.
-METAL_FUNC CodedEight read_coded(const thread StoredWeight& w, int64 i, int count) {
+METAL_FUNC CodedEight read_coded(const thread StoredWeight& w, int i, int count) {
   CodedEight eight;
   eight.scale = 1.0f;
   eight.zero = 0.0f;
@@ -155,7 +172,7 @@ METAL_FUNC CodedEight read_coded(const thread StoredWeight& w, int64 i, int coun
   } else if (has_format(WeightFormat::w4a8)) {
     eight.codes = w4a8_eight(w, i, count);
   } else if (has_format(WeightFormat::int4)) {
-    const uint codes = ((const device uint*)w.values)[i / 8];
+    const uint codes = *(const device uint*)(w.values + uint(i) / 2);
     LTX2RT_UNROLL
     for (int j = 0; j < 4; j++) {
       eight.codes.low[j] = float(codes >> 4 * j & 15);
@@ -177,7 +194,7 @@ METAL_FUNC CodedEight read_coded(const thread StoredWeight& w, int64 i, int coun
 
 // The same of quantised weights, complete but for factors of a row or of all of W: without those E4M3 values, and levels
 // of int8 and w4a8, are exact in all types, and so are E2M1 values with their scale.
-METAL_FUNC Eight read_values(const thread StoredWeight& w, int64 i, int count) {
+METAL_FUNC Eight read_values(const thread StoredWeight& w, int i, int count) {
   const CodedEight eight = read_coded(w, i, count);
   Eight values = eight.codes;
   if (has_zeros()) {

@@ -26,7 +26,7 @@ from ltx2rt.errors import Ltx2rtError
 from ltx2rt.graph.stages.team_facts import differences, machine_facts
 from ltx2rt.kernels.gpu_device import advice, has_launch_code
 from ltx2rt.kernels.kernel_choice import KernelChoice, metal_kernels
-from ltx2rt.kernels.selection import ext, use_reference
+from ltx2rt.kernels.selection import OUR_KERNELS, ext, use_reference
 from ltx2rt.memory.limits import format_bytes
 from ltx2rt.team.links import Links, measured_links
 from ltx2rt.team.team import Split, Team
@@ -175,7 +175,7 @@ def gpu_facts(metal: KernelChoice | None) -> list[tuple[str, str]]:
 
 def _proof_summary(metal: KernelChoice) -> str:
     outcomes = metal.store.outcomes().values()
-    ours = sum(o.choice in ("kernel", "fenced") for o in outcomes)
+    ours = sum(o.choice in OUR_KERNELS for o in outcomes)
     others = sum(o.choice == "mlx" for o in outcomes)
     replaced = sum(bool(o.fault) for o in outcomes)
     text = f"{ours} variants use our kernel, {others} MLX's own op, {replaced} the reference graph ({metal.store.path})"

@@ -65,7 +65,9 @@ def prove(front_end: FrontEnd, variant: Variant, runner: Runner, *, timed: bool,
     worst = Outcome("kernel")
     ways: list[Implementation] = ["kernel"]
     if timed:
-        ways += ["fenced", "mlx"] if variant.has_fences else ["mlx"]
+        ways += ["fenced"] if variant.has_fences else []
+        ways += ["half", "half_fenced"] if variant.has_half else []
+        ways += ["mlx"]
     for problem in check_problems(variant, metal=metal):
         exact, plain = _on_cpu(front_end, "reference", exact_arguments(problem)), _on_cpu(front_end, "mlx", problem)
         tolerance = _tolerance(exact, plain, variant.dtype)
@@ -83,10 +85,18 @@ def prove(front_end: FrontEnd, variant: Variant, runner: Runner, *, timed: bool,
     if len(ways) == 1:
         return worst
     seconds = _race(front_end, variant, runner, ways)
-    # With fences or without, the bits are the same, so the faster one it is.
-    ours: Implementation = "fenced" if seconds.get("fenced", math.inf) < seconds["kernel"] else "kernel"
+    # With fences or without, the bits are the same, so the faster one it is. Products of halves may have others: they
+    # must be clearly faster.
+    ours = _faster(seconds, "kernel", "fenced")
+    halves = _faster(seconds, "half", "half_fenced")
+    if seconds.get(halves, math.inf) < CLEARLY_FASTER * seconds[ours]:
+        ours = halves
     choice: Implementation = "mlx" if seconds.get("mlx", math.inf) < CLEARLY_FASTER * seconds[ours] else ours
     return Outcome(choice, worst.error, worst.tolerance, seconds)
+
+
+def _faster(seconds: dict[str, float], plain: Implementation, fenced: Implementation) -> Implementation:
+    return fenced if seconds.get(fenced, math.inf) < seconds.get(plain, math.inf) else plain
 
 
 def _agrees(

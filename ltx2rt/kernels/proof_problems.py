@@ -12,6 +12,7 @@ from ltx2rt.kernels.reference import NeighborhoodRope, RopeTable
 from ltx2rt.kernels.variants import (
     CONV_FEW_OUTPUTS,
     FEW_ROWS,
+    LEAST_DEPTH_IN_PARTS,
     MANY_QUERIES,
     ROTATED_AT_ONCE,
     STAGED_CODE_ROWS,
@@ -93,11 +94,13 @@ def check_problems(variant: Variant, *, metal: bool = True) -> list[Problem]:
         if rows == STAGED_CODE_ROWS:
             rows = 150
         fewer = rows if rows <= 4 else max(rows - 3, rows // 2 + 1, limits[-1] + 1 if variant.rows == 0 else 0)
+        # Sums that are made in parts are longer; the last part has another length than the others.
+        longer = LEAST_DEPTH_IN_PARTS if variant.in_parts else 0
         problems = [
-            _linear(variant, rows, 544, 136, 0),
-            _linear(variant, fewer, 333, 69, 1),
-            _linear(variant, rows, 333, 136, 2, transposed=True),
-            _linear(variant, fewer, 544, 69, 3),
+            _linear(variant, rows, longer + 544, 136, 0),
+            _linear(variant, fewer, longer + 333, 69, 1),
+            _linear(variant, rows, longer + 333, 136, 2, transposed=True),
+            _linear(variant, fewer, longer + 544, 69, 3),
         ]
         if metal and variant.weight in FEW_ROWS and variant.rows == 0:  # weights of more than one slab of 16 MB
             problems.append(_linear(variant, fewer, 8192, 1088, 4))
@@ -139,6 +142,8 @@ def timing_problem(variant: Variant) -> Problem:
     if isinstance(variant, NormVariant):
         return _norm(variant, (2048,), 4096, 2)
     if isinstance(variant, LinearVariant):
+        if variant.in_parts:
+            return _linear(variant, variant.rows or 128, 2 * LEAST_DEPTH_IN_PARTS, 2048, 2)
         return _linear(variant, variant.rows or 1024, 2048, 2048, 2)
     if isinstance(variant, AttentionVariant):
         return _attention(variant, 1, 8, 1024 if variant.many else MANY_QUERIES, 1024, 2)
@@ -257,7 +262,7 @@ def _linear(
     x = values.array((depth, rows) if transposed else (rows, depth), variant.dtype)
     return {
         "x": mx.transpose(x, stream=mx.cpu) if transposed else x,
-        "weight": weight._replace(rotation=variant.rotation),
+        "weight": weight._replace(rotation=variant.rotation, fits_half=variant.half),
         "bias": values.optional((columns,), variant.bias),
         "activation": variant.activation or None,
         "residual": values.array((rows, columns), variant.dtype) if variant.residual else None,

@@ -6,7 +6,7 @@ import mlx.core as mx
 
 from ltx2rt.kernels import mlx_ops, reference
 from ltx2rt.kernels.kernel_choice import built
-from ltx2rt.kernels.selection import Implementation, ext, spread
+from ltx2rt.kernels.selection import OUR_KERNELS, Implementation, ext, spread
 from ltx2rt.kernels.variants import LinearVariant
 from ltx2rt.types import LinearWeight
 
@@ -35,7 +35,8 @@ def quantized_linear(
             (negative counts from the end). May be None when R is 1.
 
     Returns:
-        (..., N), dtype of x. Sums are float32; one rounding on store.
+        (..., N), dtype of x. Sums are float32; one rounding on store. On a GPU that is slow with bfloat16, products of
+        weights that fit (``fits_half``) may be made of float16 operands.
 
     Raises:
         ValueError: for shapes or dtypes that do not fit, naming the argument and what was received.
@@ -75,14 +76,15 @@ def quantized_linear(
             bits=weight.bits,
             rotation=weight.rotation,
             int8_activations=weight.activations == "int8",
+            half_operands=chosen in ("half", "half_fenced"),
             bias=bias,
             activation=activation or "none",
             residual=residual,
             gate=gate,
             gate_index=gate_index,
             reference=graph,
-            use_reference=chosen not in ("kernel", "fenced"),
-            fenced=chosen == "fenced",
+            use_reference=chosen not in OUR_KERNELS,
+            fenced=chosen in ("fenced", "half_fenced"),
         )
         return made
 

@@ -16,9 +16,10 @@ from ltx2rt.errors import UsageError
 # None when it does not fit the installed MLX and LTX2RT_KERNELS=reference allows that.
 ext: Any = load_extension()
 
-# How an op is built: our compiled kernel, on a GPU also with scheduling fences (the same bits), MLX's own ops in the
-# dtype of the arguments, or the reference graph.
-Implementation = Literal["kernel", "fenced", "mlx", "reference"]
+# How an op is built: our compiled kernel, on a GPU also with scheduling fences (the same bits) and with operands of 16
+# bits multiplied as float16, or both; MLX's own ops in the dtype of the arguments; or the reference graph.
+Implementation = Literal["kernel", "fenced", "half", "half_fenced", "mlx", "reference"]
+OUR_KERNELS: tuple[Implementation, ...] = ("kernel", "fenced", "half", "half_fenced")
 _forced: ContextVar[Implementation | None] = ContextVar("forced", default=None)
 
 

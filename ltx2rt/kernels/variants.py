@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar
 
 import mlx.core as mx
 
+from ltx2rt.kernels.selection import ext
 from ltx2rt.types import LinearWeight
 
 # Row classes of quantized_linear, upper ends: csrc/metal/launch_plans.h changes kernels, tiles or function constants
-# between them. tests/metal/test_launch_plans.py compares them, FEW_ROWS and CONV_FEW_OUTPUTS with that file.
+# between them. tests/metal/test_launch_plans.py compares them and the numbers below with that file.
 LINEAR_ROWS = (1, 2, 3, 4, 16, 32, 64)
 # Up to so many rows tiles expand quantised weights as they are staged; beyond, a slab is expanded first.
 STAGED_CODE_ROWS = 512
@@ -29,6 +30,8 @@ FEW_ROWS = {
     "mxfp8": 16,
     "w4a8": 16,
 }
+# From so many values of depth on, sums of few rows of results may be made in parts.
+LEAST_DEPTH_IN_PARTS = 8192
 # Values of a row that one threadgroup rotates at most.
 ROTATED_AT_ONCE = 4096
 # Up to so many output channels causal_conv3d has a kernel of its own.
@@ -57,6 +60,11 @@ class Variant:
     @property
     def has_fences(self) -> bool:
         """Whether our kernel multiplies matrices, and so exists with scheduling fences, too."""
+        return False
+
+    @property
+    def has_half(self) -> bool:
+        """Whether it also exists with operands that are multiplied as float16."""
         return False
 
     @property
@@ -91,7 +99,8 @@ class LinearVariant(Variant):
     """A product for one kind of weight.
 
     ``weight`` is a dtype, ``int8`` and ``int4`` with ``groups`` values per scale of dtype ``scale`` for affine ones,
-    ``int8_rows`` for mode ``int8``, else the mode; ``e4m3`` with a scale for each row has ``groups`` 1.
+    ``int8_rows`` for mode ``int8``, else the mode; ``e4m3`` with a scale for each row has ``groups`` 1. Few rows of
+    results and a long sum over K are made ``in_parts``.
     """
 
     op: ClassVar[str] = "quantized_linear"
@@ -105,10 +114,16 @@ class LinearVariant(Variant):
     gate: str = ""
     gate_index: bool = False
     rotation: int = 0
+    in_parts: bool = False  # the sum over K
+    half: bool = False  # W and x may be multiplied as float16
 
     @property
     def has_fences(self) -> bool:
         return self.rows == 0 or self.rows > FEW_ROWS.get(self.weight, LINEAR_ROWS[3])
+
+    @property
+    def has_half(self) -> bool:
+        return self.half
 
     @classmethod
     def of(
@@ -121,7 +136,7 @@ class LinearVariant(Variant):
         groups = weight.group_size
         if weight.mode == "e4m3":
             groups = int(weight.scale.ndim == 1 and weight.scale.size > 1)
-        return cls(
+        variant = cls(
             dtype_name(x),
             kind,
             groups,
@@ -134,6 +149,10 @@ class LinearVariant(Variant):
             gate_index is not None,
             weight.rotation,
         )
+        if not variant.has_fences:
+            return variant
+        parts = ext.metal_linear_parts(kind, rows=rows, columns=weight.out_features, depth=weight.in_features)
+        return replace(variant, in_parts=parts > 1, half=weight.fits_half and x.dtype != mx.float32)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import resources
 from typing import Any
 
@@ -13,6 +13,7 @@ import mlx.core as mx
 from ltx2rt.kernels import (
     antialiased_snake,
     causal_conv3d,
+    half_operands,
     modulated_norm,
     neighborhood_attention,
     quantized_linear,
@@ -64,7 +65,8 @@ class KernelResult:
 def model_variants() -> list[tuple[FrontEnd, Variant]]:
     """What the graphs of LTX-2 19B, 2.3 and 2.5 use in bfloat16, with weights in every published form.
 
-    ``model_variants.json`` lists them; tests/metal/test_published_graphs.py derives them from the graphs.
+    ``model_variants.json`` lists them; tests/metal/test_published_graphs.py derives them from the graphs. Where
+    products of float16 operands are tried, weights are those that fit.
     """
     listed = json.loads(resources.files("ltx2rt.verify").joinpath("model_variants.json").read_text("utf-8"))
     found = []
@@ -73,7 +75,10 @@ def model_variants() -> list[tuple[FrontEnd, Variant]]:
         fields: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in options.items()
         }
-        found.append((front_end, kind(**fields)))
+        variant = kind(**fields)
+        if isinstance(variant, LinearVariant) and half_operands.are_tried():
+            variant = replace(variant, half=variant.has_fences and variant.dtype != "float32")
+        found.append((front_end, variant))
     return found
 
 

@@ -21,7 +21,17 @@ int64_t linear_temporary_bytes_of(int format, int64_t rows, int64_t columns, int
                                   int64_t rotation) {
   return linear_temporary_bytes(static_cast<ltx2rt::WeightFormat>(format), rows, columns, depth, itemsize, rotation);
 }
-int linear_has_shader_of(int64_t rotation) { return linear_has_shader(rotation); }
+int linear_has_shader_of(int64_t rotation, int64_t depth) { return linear_has_shader(rotation, depth); }
+void linear_parts_of(int format, int64_t rows, int64_t columns, int64_t depth, int64_t* out) {
+  const auto parts = linear_parts(static_cast<ltx2rt::WeightFormat>(format), rows, columns, depth);
+  out[0] = parts.parts;
+  out[1] = parts.depth;
+}
+void tile_position_of(int number, int row_blocks, int column_blocks, int* out) {
+  const auto at = ltx2rt::metal_shared::tile_position(number, row_blocks, column_blocks);
+  out[0] = at.row_block;
+  out[1] = at.column_block;
+}
 int rotated_per_thread() { return ltx2rt::metal_shared::kRotatePerThread; }
 int rotate_threads_of(int64_t depth) { return rotate_threads(depth); }
 void attention_tile_of(int64_t head_size, int* out) {
@@ -51,6 +61,15 @@ void conv_plan_of(const int64_t* sizes, int* out) {
     out[6 + a] = plan.tiles[a];
   }
   out[9] = plan.one_phase;
+}
+int attention_has_shader_of(const int64_t* sizes) {
+  return attention_has_shader(sizes[0], sizes[1], sizes[2], sizes[3], sizes[4]);
+}
+int bias_within_reach_of(int64_t query_stride, int64_t key_stride, int64_t keys) {
+  return bias_within_reach(query_stride, key_stride, keys);
+}
+int conv_has_shader_of(int64_t rows, int64_t columns, int64_t channels, int64_t taps) {
+  return conv_has_shader(rows, columns, channels, taps);
 }
 int conv_columns_of(int64_t out_channels) { return conv_columns(out_channels); }
 int64_t units_per_dispatch_of(int64_t units, int64_t operations) { return units_per_dispatch(units, operations); }

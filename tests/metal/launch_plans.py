@@ -53,8 +53,22 @@ def linear_temporary_bytes(
     return int(_library().linear_temporary_bytes_of(format_, *sizes))
 
 
-def linear_has_shader(rotation: int) -> bool:
-    return bool(_library().linear_has_shader_of(ctypes.c_int64(rotation)))
+def linear_has_shader(rotation: int, depth: int = 4096) -> bool:
+    return bool(_library().linear_has_shader_of(ctypes.c_int64(rotation), ctypes.c_int64(depth)))
+
+
+def linear_parts(format_: int, rows: int, columns: int, depth: int) -> tuple[int, int]:
+    """Parts of the sum over depth, and the depth of each but the last."""
+    out = (ctypes.c_int64 * 2)()
+    _library().linear_parts_of(format_, *(ctypes.c_int64(n) for n in (rows, columns, depth)), out)
+    return out[0], out[1]
+
+
+def tile_position(number: int, row_blocks: int, column_blocks: int) -> tuple[int, int]:
+    """Block of rows and block of columns of a tile."""
+    out = (ctypes.c_int * 2)()
+    _library().tile_position_of(number, row_blocks, column_blocks, out)
+    return out[0], out[1]
 
 
 def rotated_per_thread() -> int:
@@ -70,6 +84,21 @@ def attention_tile(head_size: int) -> tuple[int, int]:
     out = (ctypes.c_int * 2)()
     _library().attention_tile_of(ctypes.c_int64(head_size), out)
     return out[0], out[1]
+
+
+def attention_has_shader(head_size: int, kv_heads: int, keys: int, rope_axes: int = 3, rope_values: int = 1) -> bool:
+    sizes = (ctypes.c_int64 * 5)(head_size, kv_heads, keys, rope_axes, rope_values)
+    return bool(_library().attention_has_shader_of(sizes))
+
+
+def bias_within_reach(query_stride: int, key_stride: int, keys: int) -> bool:
+    sizes = (ctypes.c_int64(n) for n in (query_stride, key_stride, keys))
+    return bool(_library().bias_within_reach_of(*sizes))
+
+
+def conv_has_shader(rows: int, columns: int, channels: int, taps: int) -> bool:
+    sizes = (ctypes.c_int64(n) for n in (rows, columns, channels, taps))
+    return bool(_library().conv_has_shader_of(*sizes))
 
 
 def attention_keys_threads(width: int) -> int:

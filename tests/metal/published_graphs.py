@@ -97,7 +97,7 @@ VIDEO_TOKENS, AUDIO_TOKENS, TEXT_TOKENS = 1536, 126, 1024
 # Where the loader moves axes to, and the dtype numbers of the fake device's parameters.
 _AXES = {"conv": (1, -1), "conv_transpose1d": (0, -1)}
 _DTYPES = {"BF16": mx.bfloat16, "F32": mx.float32}
-_LINEAR_PARAMS = "<qq10i"  # metal_shared::LinearParams
+_LINEAR_PARAMS = "<q14i"  # metal_shared::LinearParams
 
 
 @dataclass(frozen=True)
@@ -140,11 +140,13 @@ def _traits(kernel: str, arguments: dict[int, Given], grid: Triple, group: Tripl
     traits = {f"axis {axis}" for axis in range(3) if grid[axis] > (group[axis] if grid_is_threads else 1)}
     if group[0] > 32:
         traits.add("simdgroups")
-    if kernel.startswith("linear_few"):
+    if kernel.startswith(("linear_few", "linear_tile")):
         given = arguments[8]
         assert isinstance(given, bytes)
-        depth = struct.unpack(_LINEAR_PARAMS, given)[4]
-        if depth > 8 * 32:
+        params = struct.unpack(_LINEAR_PARAMS, given)
+        depth, row_blocks, column_blocks = params[4], params[7], params[8]
+        traits |= {name for name, blocks in (("rows", row_blocks), ("columns", column_blocks)) if blocks > 1}
+        if kernel.startswith("linear_few") and depth > 8 * 32:
             traits.add("deep")
     return frozenset(traits)
 

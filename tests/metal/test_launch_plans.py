@@ -47,6 +47,50 @@ def test_rotations_with_a_shader() -> None:
     assert [launch_plans.rotate_threads(n) for n in (4, 512, 513, 2048, 4096, 16384)] == [32, 32, 64, 128, 256, 256]
 
 
+@pytest.mark.parametrize(("rows", "columns"), [(1, 7), (3, 5), (8, 4), (9, 3), (20, 40), (48, 2)])
+def test_tiles_are_numbered_once_down_swaths_of_eight_blocks_of_rows(rows: int, columns: int) -> None:
+    places = [launch_plans.tile_position(number, rows, columns) for number in range(rows * columns)]
+    assert len(set(places)) == rows * columns
+    assert max(row for row, _ in places) == rows - 1
+    assert max(column for _, column in places) == columns - 1
+    assert places == sorted(places, key=lambda place: (place[0] // 8, place[1], place[0]))
+
+
+def test_sums_in_parts() -> None:
+    """Of K from 8192 on, where fewer than 512 simdgroups would work; parts are whole blocks and at least 2048 deep."""
+    parts, bf16 = launch_plans.linear_parts, ELEMENT_TYPE["bfloat16"]
+    assert parts(bf16, 64, 4096, 16384) == (2, 8192)
+    assert parts(bf16, 32, 4096, 16384) == (4, 4096)
+    assert parts(bf16, 128, 4096, 16384) == (1, 16384)
+    assert parts(bf16, 126, 2048, 8192) == (2, 4096)
+    assert parts(bf16, 64, 64, 8192) == (4, 2048)
+    assert parts(bf16, 64, 64, 8191) == (1, 8191)
+    assert parts(bf16, 4, 2048, 16384) == (1, 16384)
+    assert parts(E4M3, 16, 2048, 16384) == (1, 16384)
+    assert parts(E4M3, 17, 2048, 16384) == (8, 2048)
+    assert parts(E4M3, 600, 64, 16384) == (1, 16384)  # expanded in slabs
+    assert parts(bf16, 64, 3840, 15360) == (3, 5120)
+    assert parts(bf16, 40, 300, 9001) == (4, 2272)
+    assert launch_plans.linear_temporary_bytes(bf16, 64, 4096, 16384) == 2 * 64 * 4096 * 4
+    assert ext.metal_linear_parts("bfloat16", rows=64, columns=4096, depth=16384) == 2
+    assert [parts(bf16, 64, 64, depth)[0] > 1 for depth in (8191, variants.LEAST_DEPTH_IN_PARTS)] == [False, True]
+
+
+def test_what_32_bits_reach() -> None:
+    """A tile's 128 rows of x or W, 64 queries' rows of a bias, a frame of a volume, the weights of 64 channels."""
+    assert launch_plans.linear_has_shader(0, 2**24 - 1)
+    assert not launch_plans.linear_has_shader(0, 2**24)
+    assert launch_plans.attention_has_shader(128, 32, 2**25 - 1)
+    assert not launch_plans.attention_has_shader(128, 32, 2**25)
+    assert not launch_plans.attention_has_shader(128, 32, 100, rope_values=2**31)
+    assert launch_plans.bias_within_reach(2**25, 1, 1000)
+    assert not launch_plans.bias_within_reach(2**26, 1, 1000)
+    assert not launch_plans.bias_within_reach(0, -(2**22), 513)
+    assert launch_plans.conv_has_shader(4096, 4096, 127, 27)
+    assert not launch_plans.conv_has_shader(4096, 4096, 128, 27)
+    assert not launch_plans.conv_has_shader(1, 1, 2**20, 64)
+
+
 def test_rotated_rows_are_temporary() -> None:
     """Beside a slab, where there is one, and for few rows, too."""
     int8_rows = FORMATS["int8_rows"]

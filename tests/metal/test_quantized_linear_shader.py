@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from linear_cases import Case, product, random_weight
-from shaders_under_test import DTYPES, Operand, assert_accurate
+from shaders_under_test import DTYPES, Launched, Operand, assert_accurate
+
+from tools.metal_sim import from_bits, to_bits
 
 # The most rows that linear_few takes.
 FEW = {"float32": 4, "float16": 4, "bfloat16": 4, "e4m3": 16, "int8": 16, "int4": 32}
@@ -170,3 +172,133 @@ def test_parts_of_the_grid_make_the_whole(rows: int, dispatches: int) -> None:
     whole, parts = product(c), product(c, most_operations=most)
     np.testing.assert_array_equal(parts.bits, whole.bits)
     assert len(parts.dispatches) >= dispatches > len(whole.dispatches)
+
+
+@pytest.mark.parametrize("rows", [4, 9])
+def test_rows_that_are_too_far_apart_are_copied(rows: int) -> None:
+    c = case(rows, 16, 64, "bfloat16", "bfloat16")
+    c.x = Operand((rows, 120), "bfloat16", 1)
+    c.x_row_stride, c.x_offset = 100, 4
+    near, far = product(c), product(c, reach=127 * 100 + 63)
+    assert far.kernels == ["strided_copy_2", *near.kernels]
+    assert product(c, reach=127 * 100 + 64).kernels == near.kernels
+    np.testing.assert_array_equal(far.bits, near.bits)
+
+
+IN_PARTS = {"least_depth_in_parts": 128}  # parts of at least 32
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("rows", "columns", "depth", "parts"), [(40, 72, 160, 5), (33, 70, 173, 3), (130, 9, 128, 4)])
+def test_sums_in_parts(rows: int, columns: int, depth: int, parts: int, dtype: str) -> None:
+    c = case(rows, columns, depth, dtype, dtype)
+    done = product(c, **IN_PARTS)
+    assert_accurate(done, dtype, c.formula(), c.formula(dtype))
+    size = "128x64" if rows > 64 else "64x64"
+    assert done.kernels == [f"linear_tile_{dtype}_{dtype}_{size}", f"linear_join_{dtype}"]
+    assert done.dispatches[0].grid == (2, parts, 1)
+
+
+@pytest.mark.parametrize("format_", ["e4m3", "int8", "int4"])
+def test_sums_in_parts_of_quantised_weights(format_: str) -> None:
+    c = case(40, 72, 160, "bfloat16", format_)
+    done = product(c, **IN_PARTS)
+    assert done.kernels == ["linear_tile_bfloat16_codes_64x64", "linear_join_bfloat16"]
+    assert_accurate(done, "bfloat16", c.formula(), c.formula("bfloat16"))
+
+
+def test_sums_in_parts_of_strided_rows_and_random_schedules() -> None:
+    c = case(33, 70, 136, "bfloat16", "bfloat16")
+    c.x = Operand((33, 150), "bfloat16", 1)
+    c.x_row_stride, c.x_offset = 149, 3
+    whole = product(c, **IN_PARTS)
+    assert_accurate(whole, "bfloat16", c.formula(), c.formula("bfloat16"))
+    np.testing.assert_array_equal(product(c, seed=1, **IN_PARTS).bits, whole.bits)
+    cut = product(c, most_operations=2 * 32 * 64 * 64, **IN_PARTS)  # a tile and a part, and some rows of the join
+    assert len(cut.dispatches) > 2 * 5
+    np.testing.assert_array_equal(cut.bits, whole.bits)
+
+
+def test_what_is_not_summed_in_parts() -> None:
+    for c in (case(40, 72, 127, "bfloat16", "bfloat16"), case(4, 72, 160, "bfloat16", "bfloat16")):
+        assert len(product(c, **IN_PARTS).kernels) == 1
+
+
+def test_threadgroups_at_work_together_share_rows_of_both_operands() -> None:
+    """A wave of 20 tiles reads 5 blocks of rows of x and 4 of columns of W once; in rows, it would be 1 and 20."""
+    c = case(640, 1280, 32, "bfloat16", "bfloat16", epilogue=False)
+    (counters,) = product(c, wave=20).counters
+    line = 64 / 128  # of a row of 32 values
+    assert counters.wave_lines == 5 * line * (5 * 128 + 4 * 64)
+
+
+def test_few_rows_read_a_weight_once() -> None:
+    """Blocks of four rows at the same columns are at work together."""
+    c = case(16, 256, 512, "bfloat16", "e4m3", epilogue=False)
+    (counters,) = product(c, wave=16).counters
+    x_lines, w_lines, factor = 16 * 1024 // 128, 64 * 512 // 128, 1
+    assert counters.wave_lines == 4 * (x_lines + w_lines + factor)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("format_", ["float32", "float16", "bfloat16", "e4m3", "int4"])
+@pytest.mark.parametrize(("rows", "columns", "depth"), [(40, 40, 64), (70, 70, 77)])
+def test_half_operands(rows: int, columns: int, depth: int, format_: str, dtype: str) -> None:
+    if format_ == "int4":
+        depth = 96
+    c = case(rows, columns, depth, dtype, format_)
+    done = product(c, half=True)
+    assert done.kernels[0].endswith("_half")
+    assert_accurate(done, dtype, c.formula(), c.formula(dtype))
+
+
+def test_half_operands_of_slabs_strided_rows_and_parts() -> None:
+    many = case(513, 67, 45, "bfloat16", "e4m3", epilogue=False)
+    done = product(many, slab_bytes=1, half=True)
+    assert done.kernels[:2] == ["dequantise_float16", "linear_tile_bfloat16_float16_128x64_half"]
+    assert_accurate(done, "bfloat16", many.formula(), many.formula("bfloat16"))
+    c = case(40, 70, 136, "bfloat16", "bfloat16")
+    c.x = Operand((40, 150), "bfloat16", 1)
+    c.x_row_stride, c.x_offset = 149, 3
+    done = product(c, half=True, **IN_PARTS)
+    assert done.kernels == ["linear_tile_bfloat16_bfloat16_64x64_half", "linear_join_bfloat16"]
+    assert_accurate(done, "bfloat16", c.formula(), c.formula("bfloat16"))
+
+
+def whole_numbers(c: Case, seed: int) -> Case:
+    """With operands that float16 has, too."""
+    for operand, bits in ((c.x, c.x.bits), (c.weight, c.weight.stored)):
+        values = np.random.default_rng(seed).integers(-40, 41, operand.exact.shape).astype(np.float32)
+        operand.exact, bits[...] = values.astype(np.float64), to_bits(values, "bfloat16")
+    return c
+
+
+@pytest.mark.parametrize("large", [0.0, 70000.0, -(2.0**17)])
+def test_half_operands_of_values_that_float16_has_give_the_same_bits(large: float) -> None:
+    """So do values of x beyond its range, which are added apart."""
+    c = whole_numbers(case(40, 70, 96, "bfloat16", "bfloat16"), 1)
+    if large:
+        values = c.x.exact.astype(np.float32)
+        values[17, 40] = values[3, 95] = from_bits(to_bits(np.array([large], np.float32), "bfloat16"), "bfloat16")[0]
+        c.x.bits, c.x.exact = to_bits(values, "bfloat16"), values.astype(np.float64)
+    plain, half = product(c), product(c, half=True)
+    np.testing.assert_array_equal(half.bits, plain.bits)
+    # Two passes for the two blocks of depth with large values.
+    extra = (half.counters[0].multiplies - plain.counters[0].multiplies) / plain.counters[0].multiplies
+    assert extra == (2 / 3 if large else 0)
+
+
+def test_half_operands_of_the_largest_values() -> None:
+    c = case(40, 24, 64, "bfloat16", "bfloat16", epilogue=False)
+    values = c.x.exact.astype(np.float32)
+    values[5, 33] = from_bits(to_bits(np.array([4.2e9], np.float32), "bfloat16"), "bfloat16")[0]
+    c.x.bits, c.x.exact = to_bits(values, "bfloat16"), values.astype(np.float64)
+    done, exact, plain = product(c, half=True), c.formula(), c.formula("bfloat16")
+    for some in (slice(5, 6), np.arange(40) != 5):
+        part = Launched(done.bits[some], done.dispatches)
+        assert_accurate(part, "bfloat16", exact[some], plain[some])
+
+
+def test_half_operands_need_tiles_and_16_bits() -> None:
+    for c in (case(4, 24, 64, "bfloat16", "bfloat16"), case(40, 24, 64, "float32", "bfloat16")):
+        assert not product(c, half=True).kernels[0].endswith("_half")

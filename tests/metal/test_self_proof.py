@@ -33,6 +33,10 @@ class Device(DeviceRunner):
         (modulated_norm, NORM),
         (quantized_linear, LinearVariant("float16", "int8", 32, "float16", 4, "float16", "gelu_tanh")),
         (quantized_linear, LinearVariant("bfloat16", "q6_k", rows=4)),
+        (quantized_linear, LinearVariant("bfloat16", rows=32, bias="bfloat16", half=True)),
+        pytest.param(
+            quantized_linear, LinearVariant("bfloat16", rows=32, residual=True, in_parts=True), marks=pytest.mark.slow
+        ),
         (quantized_linear, LinearVariant("bfloat16", "int8_rows", rows=32, bias="bfloat16", rotation=256)),
         (quantized_linear, LinearVariant("float16", "w4a8", 16, rows=64, rotation=64)),
         (

@@ -154,6 +154,12 @@ NB_MODULE(_ext_metal_sim, m) {
   m.def("set_slab_bytes", [](int64_t bytes) {
     ltx2rt::metal::slab_bytes() = bytes > 0 ? bytes : ltx2rt::metal_plan::kSlabBytes;
   }, "bytes"_a, "Cuts slabs of expanded weights at another size; 0 for the product's.");
+  m.def("set_least_depth_in_parts", [](int64_t depth) {
+    ltx2rt::metal::least_depth_in_parts() = depth > 0 ? depth : ltx2rt::metal_plan::kLeastDepthInParts;
+  }, "depth"_a, "From which K on sums are made in parts; 0 for the product's.");
+  m.def("set_reach", [](int64_t elements) {
+    ltx2rt::metal::set_reach(elements > 0 ? elements : ltx2rt::metal_plan::kReach);
+  }, "elements"_a, "How far shaders count from where an operand begins; 0 for what they do.");
   m.def("set_most_threads_per_threadgroup", [](unsigned most) {
     MTL::ComputePipelineState::most_threads() = most > 0 ? most : 1024;
   }, "most"_a, "What every pipeline allows from now on; 0 for 1024.");
