@@ -124,8 +124,14 @@ void NeighborhoodSchedule::attend_strip(int64_t batch, int64_t first_head, int64
       count = find_seen(frame, frames);
     }
     pack_missing(plane, batch, first_head, heads);
-    const NeighborhoodBlock block{.batch = batch, .head = first_head, .first_frame = frame, .frames = static_cast<int>(frames),
-                                  .row = first_row, .end_row = end_row, .column = 0, .end_column = args_.columns.cells};
+    const NeighborhoodBlock block{.batch = batch,
+                                  .head = first_head,
+                                  .first_frame = frame,
+                                  .frames = static_cast<int>(frames),
+                                  .row = first_row,
+                                  .end_row = end_row,
+                                  .column = 0,
+                                  .end_column = args_.columns.cells};
     attend(plane, box, block, heads, count);
     frame += frames;
   }

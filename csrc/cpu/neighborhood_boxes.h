@@ -26,13 +26,15 @@ struct State {
       : queries(memory),
         sums(queries + head_size / kValues<Words> * kLanes),
         base(sums + head_size * kLanes),
-        weights(base + kLanes) {}
-  static int64_t floats(int64_t head_size) { return (head_size / kValues<Words> + head_size + 2) * kLanes; }
+        weights(base + kLanes),
+        lengths(weights + kLanes) {}
+  static int64_t floats(int64_t head_size) { return (head_size / kValues<Words> + head_size + 3) * kLanes; }
 
   float* queries;  // [words of a head][kLanes]
   float* sums;     // of weighted values [kLanes][head_size], in tiles [head_size][kLanes]
   float* base;     // what is subtracted from scores: the largest so far, in tiles or a little less
   float* weights;  // their sum
+  float* lengths;  // of the queries, squared
 };
 
 // Scratch of a thread.
@@ -174,8 +176,8 @@ struct Boxes {
     return work.column_masks + j * Work<Words>::mask_columns(args) * kLanes;
   }
 
-  // Queries and masks of all; nothing has been seen yet. Returns the largest sum of squares of a query.
-  float start(float scale) const {
+  // Queries and masks of all; nothing has been seen yet.
+  void start(float scale) const {
     for (int64_t j = 0; j < across; ++j) {
       const Box first = box(0, 0, j);
       fill_masks(
@@ -189,10 +191,9 @@ struct Boxes {
           [&](int lane) { return first.row_of(lane); }, (float*)row_masks(i));
     }
     Angles angles(args, args.q_time, work.angles);
-    float most = 0.0f;
     for (int64_t d = 0; d < deep; ++d) {
       for (int64_t i = 0; i < down; ++i) {
-        most = larger_length(most, load_queries(d, i, scale, angles));
+        load_queries(d, i, scale, angles);
         for (int64_t j = 0; j < across; ++j) {
           const State<Words> at = state(d, i, j);
           for (int64_t n = 0; n < kLanes * args.head_size; n += kLanes) store(at.sums + n, zero());
@@ -201,16 +202,14 @@ struct Boxes {
         }
       }
     }
-    return most;
   }
 
  private:
   // The queries of a row of boxes, as words [words of a head][kLanes]; lanes without one hold zeros. Cells are read as
-  // they lie in memory, and wait lane by lane where the sums will be. Returns the largest sum of squares of one.
-  float load_queries(int64_t d, int64_t i, float scale, Angles& angles) const {
+  // they lie in memory, and wait lane by lane where the sums will be.
+  void load_queries(int64_t d, int64_t i, float scale, Angles& angles) const {
     const int64_t size = args.head_size, words = size / kValues<Words>, stride = words + 1;
     const int64_t lanes_of_row = lane_box.columns;
-    float most = 0.0f;
     for (int lane = 0; lane < kLanes; lane += int(lanes_of_row)) {
       // The row of cells after this one, of these boxes or of those below.
       const int next = lane + int(lanes_of_row) < kLanes ? lane + int(lanes_of_row) : 0;
@@ -220,7 +219,9 @@ struct Boxes {
         for (int64_t c = 0; c < lanes_of_row; ++c, to += stride) {
           const int64_t column = block.column + j * lanes_of_row + c;
           if (column < block.end_column && after.there(next)) prefetch(args.q, query(after, next, column), size);
+          float& length = state(d, i, j).lengths[lane + c];
           if (column >= block.end_column || !here.there(lane)) {
+            length = 0.0f;
             for (int64_t n = 0; n < words; ++n) to[n] = 0.0f;
             continue;
           }
@@ -230,13 +231,12 @@ struct Boxes {
           }
           load_cell(args.q, query(here, lane, column), args.q_norm, args, scale, args.rotated ? &angles : nullptr,
                     work.rows);
-          most = larger_length(most, sum_of_squares(work.rows, size));
+          length = sum_of_squares(work.rows, size);
           store_words<Words>(work.rows, size, to);
         }
       }
     }
     for (int64_t j = 0; j < across; ++j) transpose(state(d, i, j).sums, stride, kLanes, words, state(d, i, j).queries);
-    return most;
   }
   // Where the query of a column lies, of the frame and row of a lane.
   int64_t query(const Box& of, int lane, int64_t column) const {

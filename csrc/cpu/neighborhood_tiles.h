@@ -62,24 +62,25 @@ inline VecI weight_pairs(Vec low, Vec high) {
   static constexpr MantissaTable kTable;
   typedef uint8_t Order __attribute__((vector_size(64)));
   // Of 128 bits, 4 words of low before 4 of high: brought together.
-  constexpr Order kInterleaved = {0,  1,  8,  9,  2,  3,  10, 11, 4,  5,  12, 13, 6,  7,  14, 15,  //
-                                  0,  1,  8,  9,  2,  3,  10, 11, 4,  5,  12, 13, 6,  7,  14, 15,  //
-                                  0,  1,  8,  9,  2,  3,  10, 11, 4,  5,  12, 13, 6,  7,  14, 15,  //
-                                  0,  1,  8,  9,  2,  3,  10, 11, 4,  5,  12, 13, 6,  7,  14, 15};
+  constexpr Order kInterleaved = {0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15,  //
+                                  0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15,  //
+                                  0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15,  //
+                                  0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15};
   constexpr __mmask64 kLowBytes = 0x5555555555555555;
   constexpr __mmask16 kAll = 0xffff;
-  const __m512i words = _mm512_maskz_shuffle_epi8(
-      ~(__mmask64)0,
-      _mm512_maskz_packus_epi32(~(__mmask32)0, _mm512_maskz_cvtps_epi32(kAll, low),
-                                _mm512_maskz_cvtps_epi32(kAll, high)),
-      (__m512i)kInterleaved);
+  const __m512i words =
+      _mm512_maskz_shuffle_epi8(~(__mmask64)0,
+                                _mm512_maskz_packus_epi32(~(__mmask32)0, _mm512_maskz_cvtps_epi32(kAll, low),
+                                                          _mm512_maskz_cvtps_epi32(kAll, high)),
+                                (__m512i)kInterleaved);
   const __m512i part = _mm512_maskz_permutexvar_epi8(kLowBytes, _mm512_maskz_srli_epi16(~(__mmask32)0, words, 2),
                                                      _mm512_load_si512(kTable.bytes));
   return (VecI)_mm512_maskz_avg_epu16(~(__mmask32)0, words, part);
 }
 
 // Scores of this and less either way need no base: their weights and sums of them are far from the largest and smallest
-// numbers. The rest of 60 octaves is for rounding.
+// numbers. The rest of 60 octaves is for rounding. Which queries have none depends on them and on what they see, not on
+// those beside them, and so do their bits.
 constexpr float kPlainScore = 56 * kOctave;
 // Scores may exceed the base by so much before it is raised: the sums of values are then left alone.
 constexpr float kLazy = 11 * kOctave;
@@ -138,8 +139,7 @@ inline void pack_tiles(const NeighborhoodArgs& args, const PackedPlane& plane, c
   const int64_t columns = tile_columns(args, plane), pitch = kTileHead + 1;
   float words[2 * kTileWords];
   for (int64_t r = first; r < first + 2; ++r) {
-    for (int64_t head = 0; head < part.heads; ++head)
-      tile_lengths(args, plane, planes + head * stride)[r] = 0.0f;
+    for (int64_t head = 0; head < part.heads; ++head) tile_lengths(args, plane, planes + head * stride)[r] = 0.0f;
     pack_keys<PairWords>(args, part, plane.first_row + r, columns, angles, work.rows, words,
                          [&](int64_t head, int64_t column, const float* row, const float* from) {
                            float* keys = planes + head * stride;
@@ -175,7 +175,7 @@ struct TileBox {
   VecI start_row;  // the row for which start is filled; none: bits that no mask has
 };
 
-// Fills what scores are added to: the lift less the base of the queries that see a column of a row, -inf for the others.
+// Fills what scores are added to: the lift less the base of the queries that see a column of a row, -inf for others.
 inline void fill_start(VecI in_row, const float* column_masks, int64_t columns, Vec base, float* start) {
   for (int64_t c = 0; c < columns; ++c) {
     const VecI seen = in_row & bits_of(load(column_masks + c * kLanes));
@@ -323,11 +323,14 @@ Vec weigh_pairs(float* scores, int64_t pairs, int64_t columns, int64_t used, Vec
   return (sums[0] + sums[1]) + (sums[2] + sums[3]);
 }
 
-// Turns scores into weights. kPlain: the base is zero and stays it; else it is raised where scores exceed it.
-template <bool kPlain>
-void weigh_tiles(const TileBox& box, int64_t columns, int64_t used) {
+// The queries of a box whose base is zero and stays it: where their lengths were.
+inline VecI plain_queries(const State<PairWords>& state) { return bits_of(load(state.lengths)); }
+
+// Turns scores into weights. Where they exceed the base, it is raised.
+inline void weigh_tiles(const TileBox& box, int64_t columns, int64_t used) {
   const int64_t pairs = (box.end - box.first) / 2;
-  if constexpr (kPlain) {
+  const VecI changing = ~plain_queries(box.state);
+  if (!any(changing)) {
     store(box.state.weights, load(box.state.weights) + weigh_pairs<false>(box.scores, pairs, columns, used, zero()));
     return;
   }
@@ -343,13 +346,13 @@ void weigh_tiles(const TileBox& box, int64_t columns, int64_t used) {
   const Vec highest = max(most[0], most[1]);
   wrong |= (VecI)(highest == splat(__builtin_inff()));
   const VecI none = (VecI)(old_base == lowest);
-  const VecI raised = ((VecI)(highest > splat(kLift + kLazy)) | none) & (VecI)(highest > lowest);
+  const VecI raised = ((VecI)(highest > splat(kLift + kLazy)) | none) & (VecI)(highest > lowest) & changing;
   if (!any(raised | wrong)) {
     store(box.state.weights, load(box.state.weights) + weigh_pairs<false>(box.scores, pairs, columns, used, zero()));
     return;
   }
   const Vec shift = select(raised, highest - splat(kLift), zero());
-  const Vec rescale = select(none, zero(), coarse_exp(-shift * splat(1 / kUnitsPerNat)));
+  const Vec rescale = select(none, zero(), select(raised, coarse_exp(-shift * splat(1 / kUnitsPerNat)), splat(1.0f)));
   store(box.state.base, select(raised, select(none, zero(), old_base) + shift, old_base));
   const Vec sum = fma(load(box.state.weights), rescale, weigh_pairs<true>(box.scores, pairs, columns, used, shift));
   // What is no number has the weight zero above; with this sum it still reaches the result.
@@ -363,8 +366,8 @@ struct BoxPlace {
   int16_t d, i;
 };
 
-// One frame of keys for one or two boxes of column j. values: those of the column, from row `first_value` of the plane on.
-template <int kBoxes, bool kPlain>
+// One frame of keys for one or two boxes of column j. values: those of the column, of the row 0 of the plane.
+template <int kBoxes>
 void attend_tile_boxes(const Boxes<PairWords>& boxes, const BoxPlace* places, int64_t j, const SeenFrame& seen,
                        const float* keys, const float* values, int64_t columns, int64_t pitch) {
   const Box box = boxes.box(places[0].d, places[0].i, j);
@@ -391,7 +394,7 @@ void attend_tile_boxes(const Boxes<PairWords>& boxes, const BoxPlace* places, in
     };
     TileBox parts[2] = {part(0), part(kBoxes - 1)};
     score_tiles<kBoxes>(keys + box.first_key * kTileWords, pitch, columns, parts);
-    for (int b = 0; b < kBoxes; ++b) weigh_tiles<kPlain>(parts[b], columns, box.end_key - box.first_key);
+    for (int b = 0; b < kBoxes; ++b) weigh_tiles(parts[b], columns, box.end_key - box.first_key);
     add_value_tiles<kBoxes>(values, columns, parts);
   }
 }
@@ -419,8 +422,7 @@ inline void copy_values(const Boxes<PairWords>& boxes, const float* from, float*
 }
 
 // One frame of keys for all boxes of a block.
-template <bool kPlain>
-void attend_tile_frame(const Boxes<PairWords>& boxes, const SeenFrame& seen, const float* keys, float* memory) {
+inline void attend_tile_frame(const Boxes<PairWords>& boxes, const SeenFrame& seen, const float* keys, float* memory) {
   const NeighborhoodArgs& args = boxes.args;
   const int64_t pitch = tile_columns(args, boxes.plane), across = tiles_across(args, boxes.lane_box.columns);
   const int64_t columns = 16 * across, first = boxes.first_row(0) / 2;
@@ -436,9 +438,9 @@ void attend_tile_frame(const Boxes<PairWords>& boxes, const SeenFrame& seen, con
     const float* row_0 = values + j * column_floats - first * across * kTileHead * kTileWords;
     for (int64_t n = 0; n < count; n += 2) {
       if (n + 1 < count) {
-        attend_tile_boxes<2, kPlain>(boxes, places + n, j, seen, keys, row_0, columns, pitch);
+        attend_tile_boxes<2>(boxes, places + n, j, seen, keys, row_0, columns, pitch);
       } else {
-        attend_tile_boxes<1, kPlain>(boxes, places + n, j, seen, keys, row_0, columns, pitch);
+        attend_tile_boxes<1>(boxes, places + n, j, seen, keys, row_0, columns, pitch);
       }
     }
   }
@@ -456,27 +458,33 @@ __attribute__((target("amx-tile,amx-bf16"))) inline void attend_tiles(
     config.rows[tile] = 16;
   }
   const Boxes<PairWords> boxes(args, plane, lane_box, block, work);
-  const float query_length = boxes.start(args.scale * kUnitsPerNat);
-  float key_length = 0.0f;
+  boxes.start(args.scale * kUnitsPerNat);
+  float key_lengths[kTileFrames] = {};  // of what each frame of queries sees
   for (int64_t f = 0; f < seen_count; ++f) {
     const float* lengths = tile_lengths(args, plane, planes + seen[f].slot * stride);
+    float longest = 0.0f;
     for (int64_t r = boxes.first_row(0); r < boxes.end_row(boxes.down - 1); ++r)
-      key_length = larger_length(key_length, lengths[r]);
+      longest = larger_length(longest, lengths[r]);
+    for (int t = 0; t < block.frames; ++t)
+      if (seen[f].seen_by >> t & 1) key_lengths[t] = larger_length(key_lengths[t], longest);
   }
-  const bool plain = query_length * key_length <= kPlainScore * kPlainScore;
-  if (plain) {
-    for (int64_t n = 0; n < boxes.deep * boxes.down * boxes.across; ++n)
-      store(State<PairWords>(work.states + n * State<PairWords>::floats(kTileHead), kTileHead).base, zero());
+  for (int64_t d = 0; d < boxes.deep; ++d) {
+    float longest[kLanes];
+    for (int lane = 0; lane < kLanes; ++lane) {
+      const int64_t frame = boxes.box(d, 0, 0).frame_of(lane);
+      longest[lane] = frame < block.frames ? key_lengths[frame] : 0.0f;
+    }
+    for (int64_t n = 0; n < boxes.down * boxes.across; ++n) {
+      const State<PairWords> state = boxes.state(d, n / boxes.across, n % boxes.across);
+      const VecI plain = (VecI)(load(state.lengths) * load(longest) <= splat(kPlainScore * kPlainScore));
+      store(state.lengths, from_bits(plain));
+      store(state.base, select(plain, zero(), splat(kMinusInfinity)));
+    }
   }
   LTX2RT_FENCE;
   _tile_loadconfig(&config);
   for (int64_t f = 0; f < seen_count; ++f) {
-    const float* keys = planes + seen[f].slot * stride;
-    if (plain) {
-      attend_tile_frame<true>(boxes, seen[f], keys, memory);
-    } else {
-      attend_tile_frame<false>(boxes, seen[f], keys, memory);
-    }
+    attend_tile_frame(boxes, seen[f], planes + seen[f].slot * stride, memory);
   }
   _tile_release();
   for (int64_t j = 0; j < boxes.across; ++j) {

@@ -170,6 +170,21 @@ def test_published_heads_in_bfloat16(name, borders):
 
 
 @pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16], ids=str)
+@pytest.mark.parametrize("loud", [1, 10])
+def test_same_bits_however_many_frames_of_queries(loud, dtype):
+    """Some scores need a base and others none, in the same frames."""
+    q, k, v = (normal((1, 7, 6, 9, 64), seed, dtype) for seed in range(3))
+    q = q * (1 + (loud - 1) * mx.random.uniform(shape=(1, 7, 6, 9, 1), key=mx.random.key(3))).astype(dtype)
+    k = k * mx.arange(1, 8).reshape(1, 7, 1, 1, 1).astype(dtype) * 0.5
+    seen = shifted_frames(7, 3)
+    arguments = {"num_heads": 1, "window": (3, 5), "borders": ("shift", "replicate")}
+    whole = neighborhood_attention(q, k, v, seen, **arguments)
+    for first, end in ((0, 1), (1, 4), (2, 7)):
+        part = neighborhood_attention(q[:, first:end], k, v, seen[first:end], **arguments)
+        assert mx.array_equal(part, whole[:, first:end])
+
+
+@pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16], ids=str)
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_key_that_is_no_number_shows(value, dtype):
     """In the queries that see it, and not in those that are nowhere near it."""
