@@ -38,6 +38,9 @@ class ParamSpec:
     layout: Layout = "as_stored"
     optional: bool = False
 
+    def __hash__(self) -> int:
+        return hash(self.name)  # which Python keeps: plans look at every tensor many times
+
 
 Activations = Literal["float", "int8"]
 """What quantised weights are multiplied with: activations as they are, or rows of them as 8-bit codes."""

@@ -14,6 +14,9 @@ import pytest
 os.environ["PYTHONSAFEPATH"] = "1"
 # Tests that encode a prompt do so, whatever ran before them.
 os.environ["LTX2RT_PROMPT_CACHE"] = "0"
+# Tests end processes and never the machine: nothing depends on what the disk has got by then, and a run would wait for
+# it about twenty times. Programs that tests start in other processes do wait.
+os.fsync = lambda descriptor: None
 
 
 CONDITIONS = {
@@ -33,6 +36,14 @@ def pytest_collection_finish() -> None:
     """Every stage of a run ends with a garbage collection, which would walk through all of pytest each time."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """The same for what pytest and caches keep of the tests of a file: a process runs some thousands of them."""
+    if nextitem is not None and nextitem.path != item.path:
+        gc.collect()
+        gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

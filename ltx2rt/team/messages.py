@@ -29,7 +29,8 @@ def packed(head: Any, arrays: Sequence[Array | None] = ()) -> Array:
 
 def as_array(data: bytes) -> Array:
     """(n,) uint8 of some bytes; it may not be changed."""
-    return np.ndarray((len(data),), np.uint8, data)
+    array: Array = np.ndarray((len(data),), np.uint8, data)
+    return array
 
 
 def unpacked(message: Array) -> tuple[Any, list[Array | None]]:

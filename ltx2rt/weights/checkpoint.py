@@ -150,6 +150,7 @@ class Checkpoint:
         self._components: dict[str, dict[str, _Place]] = {}
         self._encodings: dict[tuple[str, str, tuple[int, ...] | None], Encoding] = {}
         self._half_ranges: dict[tuple[Any, ...], bool] = {}
+        self._unchanged_bytes: dict[tuple[str, ParamSpec], LoadedBytes] = {}  # of tensors as they are, without LoRAs
         names: dict[str, TensorInfo] = {}
         for file, tensors in sources:
             self._add(file, tensors)
@@ -488,36 +489,49 @@ class Checkpoint:
         for spec in specs:
             if spec.name not in places:
                 continue
-            encoding = self._encoding(component, spec.name, spec.shape)
-            form = format_of(encoding)
-            stored += encoding.nbytes
-            as_weight = spec.layout == "linear"
-            own = form.weight_bytes(encoding, spec.shape) if as_weight else form.array_bytes(encoding, spec.shape)
-            own_made = form.made_bytes(encoding, spec.shape) if as_weight else own * (own != encoding.nbytes)
-            temporary = form.loading_bytes(encoding, spec.shape) if own_made else 0
-            if not places[spec.name].origin.is_plain:
-                own_made, temporary = own, temporary + encoding.nbytes
-            elif spec.layout.startswith("conv"):
-                temporary += encoding.nbytes  # it is read in the order of the file first
-            changes = changes_of(component, spec.name, loras)
-            if changes:
-                decoding = prod(spec.shape) * FLOAT32_BYTES + form.loading_bytes(encoding, spec.shape)
-                fusing = max(fusing_bytes(spec.shape, changes), decoding)
-                temporary = encoding.nbytes + fusing
-                working = max(working, fusing)
-                fused = None if fuse_dtype is None else prod(spec.shape) * fuse_dtype.size
-                encoded = form.encoded_bytes(encoding, spec.shape) if as_weight else own
-                own = encoded if fused is None else fused
-                made += own
-            elif own_made:
-                made += own_made
-                working = max(working, temporary)
-            if as_weight and places[spec.name].origin.is_plain:
-                rotation = max(rotation, form.rotation(encoding))
-                int8 = int8 or form.as_int8(encoding)
-            arrays += own
-            peak = max(peak, arrays + temporary)
+            one = self._loaded_bytes_of(component, spec, loras, fuse_dtype)
+            stored += one.stored
+            made += one.made
+            working = max(working, one.working)
+            rotation = max(rotation, one.rotation)
+            int8 = int8 or one.int8
+            arrays += one.arrays
+            peak = max(peak, arrays + one.loading)
         return LoadedBytes(stored, arrays, made, working, max(0, peak - arrays), rotation, int8)
+
+    def _loaded_bytes_of(
+        self, component: str, spec: ParamSpec, loras: Sequence[tuple[LoraFile, float]], fuse_dtype: mx.Dtype | None
+    ) -> LoadedBytes:
+        """What one tensor takes that is there; ``loading`` is what it has beside its array while it is made."""
+        changes = changes_of(component, spec.name, loras)
+        known = None if changes else self._unchanged_bytes.get((component, spec))
+        if known is not None:
+            return known
+        encoding = self._encoding(component, spec.name, spec.shape)
+        form, is_plain = format_of(encoding), self._components[component][spec.name].origin.is_plain
+        as_weight = spec.layout == "linear"
+        own = form.weight_bytes(encoding, spec.shape) if as_weight else form.array_bytes(encoding, spec.shape)
+        made = form.made_bytes(encoding, spec.shape) if as_weight else own * (own != encoding.nbytes)
+        temporary = form.loading_bytes(encoding, spec.shape) if made else 0
+        if not is_plain:
+            made, temporary = own, temporary + encoding.nbytes
+        elif spec.layout.startswith("conv"):
+            temporary += encoding.nbytes  # it is read in the order of the file first
+        working = temporary if made else 0
+        if changes:
+            decoding = prod(spec.shape) * FLOAT32_BYTES + form.loading_bytes(encoding, spec.shape)
+            working = max(fusing_bytes(spec.shape, changes), decoding)
+            temporary = encoding.nbytes + working
+            fused = None if fuse_dtype is None else prod(spec.shape) * fuse_dtype.size
+            encoded = form.encoded_bytes(encoding, spec.shape) if as_weight else own
+            own = made = encoded if fused is None else fused
+        rotation, int8 = 0, False
+        if as_weight and is_plain:
+            rotation, int8 = form.rotation(encoding), form.as_int8(encoding)
+        found = LoadedBytes(encoding.nbytes, own, made, working, temporary, rotation, int8)
+        if not changes:
+            self._unchanged_bytes[component, spec] = found
+        return found
 
     def stored_form(
         self, component: str, name: str, shape: Sequence[int] | None = None

@@ -22,7 +22,15 @@ def test_names_are_unique_and_say_the_format() -> None:
     assert all(name.split("/")[0] and len(name.split("/")) >= 3 for name in names)
 
 
-@pytest.mark.parametrize("name", REDUCED)
+# Of steps with some blocks in memory and the others from a file, the default run has each number of blocks once, and
+# both kinds of reading.
+SELDOM = tuple(f"partial_residency/2.3/e4m3/{blocks}-of-8" for blocks in ("disk/v32/2", "disk/v32/3", "cache/v32/0"))
+assert set(SELDOM) <= REDUCED.keys()
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in SELDOM else ()) for name in REDUCED]
+)
 def test_a_case_computes_what_its_rivals_compute(name: str) -> None:
     case: Case = REDUCED[name]
     prepared = case.prepare((REFERENCE, MLX))

@@ -81,11 +81,9 @@ def test_a_clip_of_two_machines_has_the_bits_of_one(hosts: Path, tmp_path: Path)
 
 @pytest.mark.slow
 def test_a_usage_error_of_the_leader_is_the_exit_code(hosts: Path, tmp_path: Path) -> None:
-    begun = time.monotonic()
     done = command("generate", *SMALL, "--num-frames", "10", "--hosts", hosts, "-o", tmp_path / "clip.mp4")
     assert done.returncode == 2
     assert "must be 8*k + 1, got 10" in done.stderr
-    assert time.monotonic() - begun < 60
     assert {path.name for path in tmp_path.iterdir()} == {"hosts.json"}
 
 

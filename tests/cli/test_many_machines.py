@@ -6,9 +6,12 @@ import importlib.util
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -127,6 +130,44 @@ def ray_python() -> str | None:
     return named or (sys.executable if importlib.util.find_spec("ray") is not None else None)
 
 
+@contextmanager
+def ray_node(place: Path, python: str) -> Iterator[dict[str, str]]:
+    """A cluster of one node; variables with which a program finds it."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    variables = {
+        "HOME": str(place),  # Ray writes there
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_ADDRESS": f"127.0.0.1:{port}",
+    }
+    words = ["start", "--head", "--block", "--num-cpus=2", "--include-dashboard=False", f"--port={port}"]
+    line = [python, "-m", "ray.scripts.scripts", *words, "--node-ip-address=127.0.0.1"]
+    # Ray gives a node 30 s to start, which a busy computer may need more than once.
+    for _ in range(4):
+        with subprocess.Popen(
+            line,
+            cwd=place,
+            env=environment(place) | variables,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        ) as node:
+            assert node.stdout is not None
+            said = next((text for text in node.stdout if "Ray runtime started" in text), None)
+            if said is None:
+                continue
+            # Its output goes on, and nobody reads it.
+            threading.Thread(target=node.stdout.read, daemon=True).start()
+            try:
+                yield variables
+            finally:
+                node.terminate()
+                node.wait(60)
+            return
+    raise AssertionError("Ray does not start")
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(ray_python() is None, reason="needs Ray: pip install ray, or LTX2RT_RAY_PYTHON=its/python")
 def test_ray_makes_the_clips(place: Path) -> None:
@@ -136,7 +177,8 @@ def test_ray_makes_the_clips(place: Path) -> None:
     for name in ("0.toml", "3.toml"):
         (place / "jobs" / name).unlink()
     (place / "jobs" / "0.toml").write_text((place / "jobs" / "1.toml").read_text().replace("seed = 1", "seed = 0"))
-    done = ran(place, [python, "clips_on_ray.py", "jobs", "1"], {"RAY_USAGE_STATS_ENABLED": "0"})
+    with ray_node(place, python) as variables:
+        done = ran(place, [python, "clips_on_ray.py", "jobs", "1"], variables)
     assert done.returncode == 0, done.stderr
     lines = [line for line in done.stdout.splitlines() if re.match(r"\d \d", line)]
     assert sorted(line[:3] for line in lines) == ["0 0", "1 0", "2 2"]
@@ -146,7 +188,8 @@ def test_ray_makes_the_clips(place: Path) -> None:
 def test_the_page_names_options_that_there_are() -> None:
     verbs = next(action.choices for action in build_parser()._actions if hasattr(action.choices, "keys"))
     known = {name for verb in verbs.values() for action in verb._actions for name in action.option_strings}
-    others = {"--sshlogin", "--workdir", "--joblog", "--resume-failed", "--hostfile"}  # of parallel and mlx.launch
+    others = {"--sshlogin", "--workdir", "--joblog", "--resume-failed"}  # of parallel
+    others |= {"--hostfile", "--over", "--backend"}  # of mlx.launch and mlx.distributed_config
     slurm = {"--array", "--mem", "--cpus-per-task", "--requeue", "--open-mode", "--signal"}
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", PAGE.read_text()))
     assert {"--state-folder", "--resume", "--progress", "--json"} <= named

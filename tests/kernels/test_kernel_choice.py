@@ -459,7 +459,8 @@ def test_every_variant_that_verify_checks_passes_here(dtype: str, every: bool) -
         outcome = prove(front_end, variant, DeviceRunner(), timed=False, metal=False)
         assert not outcome.fault, variant.key
         if dtype == "float32":
-            for problem in check_problems(variant, metal=False):
+            problems = check_problems(variant, metal=False)
+            for problem in problems if every else problems[:1]:  # MLX has no paths of its own for their sizes
                 with forced("reference"):
                     exact = np.array(front_end(**problem))
                 with forced("mlx"):

@@ -64,6 +64,7 @@ def test_what_cannot_work_is_refused(environ: dict[str, str], message: str, tmp_
         asked_for(given)
 
 
+@pytest.mark.slow
 def test_an_ordinary_run_never_touches_the_distributed_engine() -> None:
     """Merely asking it about MPI ends the process where MPICH is installed."""
     program = (

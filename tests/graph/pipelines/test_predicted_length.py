@@ -16,7 +16,6 @@ from ltx2rt.errors import Cancelled, MemoryBudgetError, UsageError
 from ltx2rt.graph.models.text.duration_head import DurationHeadConfig
 from ltx2rt.graph.stages.events import Event, LengthPredicted, StageRestored, StepDone
 from ltx2rt.graph.stages.inputs import DurationRange
-from ltx2rt.memory.measure import resident_bytes
 
 SMALL: dict[str, Any] = {"height": 64, "width": 64, "seed": 3}
 
@@ -151,12 +150,13 @@ def test_the_plan_is_for_the_longest(pack: dict[str, Path]) -> None:
     assert all(abs(peaks[stage.need.name] / stage.need.total - 1) < 0.01 for stage in same.stages)
 
 
-def test_what_cannot_fit_even_at_its_shortest_is_refused_at_once(pack: dict[str, Path]) -> None:
+def test_what_cannot_fit_even_at_its_shortest_is_refused_at_once(
+    pack: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ltx2rt.memory.ledger._process_bytes", lambda: 100_000_000)
     events: list[Event] = []
     with pytest.raises(MemoryBudgetError):
-        api.load("distilled", **pack)(
-            "a dog", observer=events.append, memory=resident_bytes() + (1 << 20), latents_only=True, **SMALL
-        )
+        api.load("distilled", **pack)("a dog", observer=events.append, memory=103_000_000, latents_only=True, **SMALL)
     assert not events
 
 

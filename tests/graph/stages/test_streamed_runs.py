@@ -61,7 +61,13 @@ def load(name: str, checkpoint: Path, **files: object) -> api.Pipeline:
 
 
 @pytest.mark.parametrize(
-    ("precision", "with_lora"), [("bf16", False), ("bf16", True), ("fp8", True), ("int8", False), ("int8", True)]
+    ("precision", "with_lora"),
+    [
+        ("bf16", False),
+        ("fp8", True),
+        ("int8", True),
+        *(pytest.param(*both, marks=pytest.mark.slow) for both in (("bf16", True), ("int8", False))),
+    ],
 )
 def test_streamed_blocks_give_the_bits_of_resident_ones(tmp_path: Path, precision: str, with_lora: bool) -> None:
     loras = [(write_lora(tmp_path), 0.8)] if with_lora else []

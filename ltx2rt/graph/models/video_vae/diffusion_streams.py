@@ -323,7 +323,8 @@ class KeyRing:
         if self._planes is None:
             return [slice(0, len(frames))]
         planes = np.sort(nearest(frames, self._planes.times), axis=1)
-        ends = [*(np.flatnonzero((planes[1:] != planes[:-1]).any(axis=1)) + 1).tolist(), len(frames)]
+        changes = (planes[1:] != planes[:-1]).any(axis=1)
+        ends = [*(int(frame) + 1 for frame in np.flatnonzero(changes)), len(frames)]
         return [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
 
     def _begun(self, frames: mx.array) -> mx.array:
