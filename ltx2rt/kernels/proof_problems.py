@@ -12,6 +12,7 @@ from ltx2rt.kernels.reference import NeighborhoodRope, RopeTable
 from ltx2rt.kernels.variants import (
     CONV_FEW_OUTPUTS,
     FEW_ROWS,
+    JOINED_IN_A_ROW,
     LEAST_DEPTH_IN_PARTS,
     MANY_QUERIES,
     ROTATED_AT_ONCE,
@@ -95,9 +96,11 @@ def check_problems(variant: Variant, *, metal: bool = True) -> list[Problem]:
             rows = 150
         fewer = rows if rows <= 4 else max(rows - 3, rows // 2 + 1, limits[-1] + 1 if variant.rows == 0 else 0)
         # Sums that are made in parts are longer; the last part has another length than the others.
-        longer = LEAST_DEPTH_IN_PARTS if variant.in_parts else 0
+        longer, columns = 0, 136
+        if variant.in_parts:
+            longer, columns = LEAST_DEPTH_IN_PARTS, max(136, 4 * (JOINED_IN_A_ROW // rows + 1))
         problems = [
-            _linear(variant, rows, longer + 544, 136, 0),
+            _linear(variant, rows, longer + 544, columns, 0),
             _linear(variant, fewer, longer + 333, 69, 1),
             _linear(variant, rows, longer + 333, 136, 2, transposed=True),
             _linear(variant, fewer, longer + 544, 69, 3),

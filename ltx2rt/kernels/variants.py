@@ -32,6 +32,8 @@ FEW_ROWS = {
 }
 # From so many values of depth on, sums of few rows of results may be made in parts.
 LEAST_DEPTH_IN_PARTS = 8192
+# So many fours of columns are then joined in one row of the grid.
+JOINED_IN_A_ROW = 4096
 # Values of a row that one threadgroup rotates at most.
 ROTATED_AT_ONCE = 4096
 # Up to so many output channels causal_conv3d has a kernel of its own.

@@ -172,3 +172,12 @@ def test_voxels_of_a_batch_item_are_as_they_are_alone() -> None:
     both = convolve(c).bits
     c.x.bits, c.x.exact = c.x.bits[1:], c.x.exact[1:]
     np.testing.assert_array_equal(convolve(c).bits, both[1:])
+
+
+def test_frames_beyond_the_reach_of_32_bits_are_copied() -> None:
+    c = case((3, 4, 5), 8, 8, (3, 3, 3), "bfloat16")
+    c.padding = CAUSAL
+    c.residual = Operand((1, *c.out_size, 8), "bfloat16", 7)
+    near, far = convolve(c), convolve(c, reach=1)
+    assert [near.kernels.count("strided_copy_2"), far.kernels.count("strided_copy_2")] == [0, 2]
+    np.testing.assert_array_equal(far.bits, near.bits)

@@ -209,3 +209,13 @@ def test_parts_of_the_grid_make_the_whole() -> None:
     np.testing.assert_array_equal(parts.bits, whole.bits)
     assert parts.kernels.count("rope_attention_bfloat16_64") == 6
     assert len(set(parts.kernels)) == 3 < len(parts.kernels) - 5
+
+
+def test_operands_beyond_the_reach_of_32_bits_are_copied() -> None:
+    """k and v (prepared keys are near), and a bias with rows for each query."""
+    c = case(9, 11, 64, "bfloat16", batch=2)
+    c.bias = Operand((2, 1, 9, 11), "float32", 9)
+    near, far = attention(c), attention(c, reach=1)
+    assert near.kernels.count("strided_copy_2") == near.kernels.count("strided_copy_4") == 0
+    assert (far.kernels.count("strided_copy_2"), far.kernels.count("strided_copy_4")) == (3, 1)
+    np.testing.assert_array_equal(far.bits, near.bits)
