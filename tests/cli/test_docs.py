@@ -231,5 +231,5 @@ def test_every_pipeline_has_a_command_without_weights_where_its_page_begins() ->
         assert not set(options) & set(shlex.split(first)), page
     for name in PIPELINE_NAMES:
         first = blocks(DOCS / "pipelines" / f"{name}.md", "sh")[0].strip()
-        assert f"`{first}` |" in readme
+        assert f"| `{first}` " in readme
         assert (DOCS / "pipelines" / f"{name}.md").read_text().startswith(f"# {name}\n\n<!-- made: command-{name} -->")

@@ -18,16 +18,34 @@ class Table:
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self.slots: list[Any] = [None] * size
-        self.barrier = threading.Barrier(size)
+        self._changed = threading.Condition()
+        self._turns = [0] * size
+        self._laid: list[dict[int, tuple[str, np.ndarray]]] = []
+        self._ended = False
 
     def exchange(self, rank: int, operation: str, x: mx.array) -> list[np.ndarray]:
-        self.slots[rank] = operation, to_numpy(x)
-        self.barrier.wait()
-        found = list(self.slots)
-        self.barrier.wait()
-        assert len({(name, values.shape) for name, values in found}) == 1, found
-        return [values for _, values in found]
+        """What every machine laid in this turn; what is complete is had also when another one has left since."""
+        values = to_numpy(x)
+        with self._changed:
+            turn = self._turns[rank]
+            self._turns[rank] += 1
+            if turn == len(self._laid):
+                self._laid.append({})
+            laid = self._laid[turn]
+            laid[rank] = operation, values
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: len(laid) == self.size or self._ended)
+            if len(laid) < self.size:
+                raise RuntimeError("a machine has left")
+        found = [laid[number] for number in range(self.size)]
+        assert len({(name, array.shape) for name, array in found}) == 1, found
+        return [array for _, array in found]
+
+    def end(self) -> None:
+        """Nobody waits any longer."""
+        with self._changed:
+            self._ended = True
+            self._changed.notify_all()
 
 
 class ThreadGroup:
@@ -43,7 +61,7 @@ class ThreadGroup:
         return mx.array(np.sum(self._table.exchange(self.rank, "sum", x), axis=0, dtype=np.uint8))
 
     def give_up(self) -> None:
-        self._table.barrier.abort()
+        self._table.end()
 
 
 def on_machines(

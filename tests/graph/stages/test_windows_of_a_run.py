@@ -128,7 +128,7 @@ def model(monkeypatch: pytest.MonkeyPatch) -> None:
     def upscaled(_: Run, latent: Array, keyframes: Array | None) -> tuple[Array, Array | None]:
         return latent.repeat(2, axis=2).repeat(2, axis=3), keyframes
 
-    monkeypatch.setattr(denoise_stage, "_transformer", lambda *_: None)
+    monkeypatch.setattr(denoise_stage, "load_transformer", lambda *_: None)
     monkeypatch.setattr(denoise_stage, "TransformerPasses", Passes)
     monkeypatch.setattr(refinement, "upscale_latents", upscaled)
     monkeypatch.setattr(decode_stage, "decode_video", decode_video)
