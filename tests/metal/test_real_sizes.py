@@ -64,7 +64,7 @@ def ones(*shape: int) -> mx.array:
             2 * TOKENS * 4096 * 8192,
         ),
         (
-            "linear_tile_bfloat16_bfloat16_128x64",  # one row of tiles alone is too much; its sums are made in two parts
+            "linear_tile_bfloat16_bfloat16_128x64",  # one row of tiles is too much; sums in two parts
             lambda: quantized_linear(ones(100, 65536), LinearWeight("dense", ones(2048, 65536))),
             2 * 128 * 64 * 65536 // 2,
             2 * 128 * 2048 * 65536,
