@@ -17,8 +17,8 @@ from ltx2rt.memory.need import Need
 
 # What the process takes more once stages have run in it: code pages, Python's objects, the stacks and heaps of the
 # kernels' threads. Measured with the embedded model (Zen 4, November 2026) before each stage of a first run: 3.5 MB at
-# the first, at the last but one 9.5 MB with 1 thread, 10.1 MB with 2, 11.8 to 12.2 MB with 16; 11.6 MB with 2 threads on
-# a Sapphire Rapids. Nothing more in a second run.
+# the first, at the last but one 9.5 MB with 1 thread, 10.1 MB with 2, 11.8 to 12.2 MB with 16; with 2 threads on a
+# Sapphire Rapids 11.6 MB. Nothing more in a second run.
 _RUNTIME_BYTES, _RUNTIME_BYTES_PER_THREAD = 10 << 20, 176 << 10
 # How far below the measured peak a predicted one may lie: room that is left in the budget for that. The lowest ratios
 # measured are 0.997 at the middle size (docs/memory.md) and 0.97 for stages of the embedded model, 3 MB of 100.
