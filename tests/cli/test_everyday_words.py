@@ -354,3 +354,9 @@ def test_names_and_prompts_that_are_not_utf8(place: Path, media: Path, capsys: p
     capsys.readouterr()
     assert run(["generate", os.fsdecode(b"caf\xe9"), "-o", "o.mp4"]) == 2
     assert "a text must be UTF-8, got 'caf\\udce9'; set the terminal's encoding" in capsys.readouterr().err
+
+
+def test_a_duration_beyond_all_numbers_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["generate", "--prompt", "x", "--duration", "1e308", "-o", str(tmp_path / "clip.mp4")]) == 2
+    assert "--duration 1e+308 s at 24 frames/s is more than any clip; give less." in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []

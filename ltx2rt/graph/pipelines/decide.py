@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import secrets
 from dataclasses import replace
 from typing import Any
@@ -109,6 +110,8 @@ def _with_duration(settings: Settings, step: int) -> Settings:
         raise UsageError(f"{spelled('duration')} must be more than 0 seconds, got {seconds:g}.")
     assert settings.frame_rate is not None
     rate = float(settings.frame_rate)
+    if not math.isfinite(seconds * rate):
+        raise UsageError(f"{spelled('duration')} {seconds:g} s at {rate:g} frames/s is more than any clip; give less.")
     frames = max(round((seconds * rate - 1) / step), 0) * step + 1
     if abs(frames - seconds * rate) > 0.5:
         log.warning("%g s at %g frames/s become %d frames, %.3f s", seconds, rate, frames, frames / rate)
