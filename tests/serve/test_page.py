@@ -81,7 +81,7 @@ def test_a_clip_from_the_form_to_the_player(page: Any, tmp_path: Path) -> None:
     page.keyboard.press("Enter")
     page.wait_for_selector("#queue progress:not([hidden])")
     page.wait_for_function("() => Number(document.querySelector('#queue progress').value) > 0", timeout=120000)
-    assert "step" in page.wait_for_selector("#queue p:has-text('denoise')").inner_text()
+    assert " of 8" in page.wait_for_selector("#queue p:has-text('denoise')").inner_text()
     page.wait_for_selector("#queue img.preview:not([hidden])", timeout=120000)
     video = page.wait_for_selector("#queue video", timeout=120000)
     page.wait_for_function("() => document.querySelector('#queue video').readyState > 1")
