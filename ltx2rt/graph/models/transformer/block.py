@@ -433,7 +433,7 @@ def run_block(
         if to_video:
             video_x = exchange(config, block, video, audio, "audio_to_video_attn", _A2V_ROWS, kept.a2v, token_limit)
             if coming is not None:
-                mx.async_eval(video_x)  # type: ignore[no-untyped-call]
+                mx.async_eval(video_x)  # type: ignore[no-untyped-call]  # while keys and values are on their way
         if to_audio:
             audio_x = exchange(
                 config, block, audio, video, "video_to_audio_attn", _V2A_ROWS, kept.v2a, token_limit, coming
