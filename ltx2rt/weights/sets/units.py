@@ -45,12 +45,19 @@ class Unit:
         files: the weight files.
         metadata: what files beside them state, as a header would.
         hf_config: the Hugging Face configuration of a text encoder beside them.
+        apart: the files in groups that have names of their own, as the components of a pack; empty: all have the same.
     """
 
     path: Path
     files: tuple[Path, ...]
     metadata: Mapping[str, str] = field(default_factory=dict)
     hf_config: Mapping[str, Any] | None = None
+    apart: tuple[tuple[Path, ...], ...] = ()
+
+    @property
+    def groups(self) -> tuple[tuple[Path, ...], ...]:
+        """The files whose names belong together."""
+        return self.apart or (self.files,)
 
 
 def followed(path: Path) -> Path:
@@ -319,7 +326,8 @@ def _mlx_pack(folder: Path) -> list[Unit]:
     units = [Unit(unit.path, unit.files, metadata) for unit in alone]
     files = tuple(file for unit in rest for file in unit.files)
     if files:
-        units.append(Unit(folder if len(files) > 1 else files[0], files, metadata))
+        groups = tuple(unit.files for unit in rest)
+        units.append(Unit(folder if len(files) > 1 else files[0], files, metadata, apart=groups))
     if not units:
         raise CheckpointError(f"{folder}: a pack without weight files; download it again, or use {OFFICIAL}.")
     return units
