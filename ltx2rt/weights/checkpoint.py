@@ -36,7 +36,7 @@ from ltx2rt.weights.names import assign
 from ltx2rt.weights.names.llama_cpp import is_gemma
 from ltx2rt.weights.names.origin import OfficialTensors, Origin
 from ltx2rt.weights.sets.description import Description
-from ltx2rt.weights.sets.units import Unit, followed, unit_of, units_of
+from ltx2rt.weights.sets.units import Unit, followed, pack_metadata, text_encoder_config, unit_of, units_of
 from ltx2rt.weights.tensor_loading import load_array, require_matrix
 from ltx2rt.weights.tensor_source import DTYPES, TensorInfo, TensorSource, WeightFile, entry
 from ltx2rt.weights.weight_file import open_weight_files
@@ -226,10 +226,11 @@ class Checkpoint:
         files = open_weight_files([path])
         single = files[0]
         metadata = _merged(dict(unit_of(path).metadata), single.metadata, str(path))
+        if "config" not in metadata:  # of a pack files state nothing
+            metadata = {**pack_metadata(path), **metadata}
         checkpoint = cls(path, [files], metadata)
-        beside = path.with_name("config.json")
-        if "text_encoder" in checkpoint.components and "gemma_config" not in single.metadata and beside.exists():
-            checkpoint._hf_config = read_json(beside)
+        if "text_encoder" in checkpoint.components and "gemma_config" not in metadata:
+            checkpoint._hf_config = text_encoder_config(path)
         return checkpoint
 
     def _check_formats(self) -> None:
