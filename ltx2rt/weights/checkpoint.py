@@ -18,6 +18,7 @@ import mlx.core as mx
 
 from ltx2rt.errors import CheckpointError
 from ltx2rt.kernels import half_operands
+from ltx2rt.spelling import spelled
 from ltx2rt.types import FLOAT32_BYTES, Array, LinearWeight, ParamSpec
 from ltx2rt.weights.block_stream import BlockLayout, BlockStream, Wanted
 from ltx2rt.weights.config import complete_config, config_section, parse_config
@@ -172,7 +173,9 @@ class Checkpoint:
             self._add(files, tensors)
             names |= tensors
         if is_lora(names):
-            raise CheckpointError(f"{path}: a LoRA file, not a checkpoint; give it with --lora, beside a checkpoint.")
+            raise CheckpointError(
+                f"{path}: a LoRA file, not a checkpoint; give it with {spelled('loras')}, beside a checkpoint."
+            )
         if not self._components:
             raise CheckpointError(
                 f"{path}: none of its {len(names)} tensors belongs to an LTX-2 model"
@@ -700,7 +703,9 @@ def _without_loras(path: Path, files: Sequence[WeightFile]) -> Sequence[WeightFi
     if len(loras) == len(files):
         return files
     for lora in loras:
-        log.warning("%s: a LoRA among the files of %s; it is left aside (--lora adds it)", lora.path, path)
+        log.warning(
+            "%s: a LoRA among the files of %s; it is left aside (%s adds it)", lora.path, path, spelled("loras")
+        )
     return [file for file in files if file not in loras]
 
 

@@ -195,7 +195,7 @@ def bare_vae_prefix(tensors: Mapping[str, TensorInfo]) -> str:
         for name in (f"{half}.conv_in.conv.weight" for half in ("encoder", "decoder"))
         if name in tensors
     ]
-    described = any(name.startswith("per_channel_statistics.") or name == "latents_mean" for name in tensors)
+    described = any("per_channel_statistics." in name or name == "latents_mean" for name in tensors)
     if (5 in ranks and described) or any(name.startswith(_DIFFUSION_DECODER) for name in tensors):
         return "vae."
     return "audio_vae." if 4 in ranks else ""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ltx2rt.errors import CheckpointError
+from ltx2rt.spelling import spelled
 from ltx2rt.weights.detection import OFFICIAL, read_json
 from ltx2rt.weights.names.official import DIFFUSION_VAE, IGNORED, locate
 from ltx2rt.weights.sets.diffusers_config import official_config
@@ -102,7 +103,8 @@ def layout_of(folder: Path) -> Layout:
         return "mlx"
     if (folder / "adapter_config.json").is_file():
         raise CheckpointError(
-            f"{folder}: the folder of a PEFT adapter (LoRA), not of a model; give it with --lora, beside a checkpoint."
+            f"{folder}: the folder of a PEFT adapter (LoRA), not of a model; give it with {spelled('loras')}, beside a "
+            "checkpoint."
         )
     if configured.is_file() and _is_text_encoder(read_json(configured)):
         return "gemma"
