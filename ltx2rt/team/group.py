@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 import stat
 import threading
@@ -60,6 +61,8 @@ class MlxGroup:
         self.size: int = group.size()
         self._group = group
         self._sockets = sockets
+        # Other backends have connections for their own purposes.
+        self._meets = backend == "ring"
         self._stream: mx.Stream | None = None
 
     def all_gather(self, x: mx.array) -> mx.array:
@@ -71,9 +74,43 @@ class MlxGroup:
     def _run(self, operation: object, x: mx.array) -> mx.array:
         if self._stream is None:
             self._stream = mx.new_stream(mx.cpu)
+        if self._meets:
+            self._meet()
         out: mx.array = operation(x, group=self._group, stream=self._stream)  # type: ignore[operator]  # no stubs
         mx.eval(out)
         return out
+
+    def _meet(self) -> None:
+        """Wait until the neighbours have come to the same operation, too.
+
+        MLX looks for what comes without sleeping, which takes the time of what else this machine computes. Here the
+        thread sleeps until a byte has come by each connection; what MLX sends there comes behind it.
+
+        Raises:
+            RuntimeError: a connection is lost.
+        """
+        try:
+            for wanted, act in ((select.POLLOUT, self._greet), (select.POLLIN, self._hear)):
+                waiting = select.poll()
+                for number in self._sockets:
+                    waiting.register(number, wanted)
+                left = len(self._sockets)
+                while left:
+                    for number, _ in waiting.poll():
+                        act(number)
+                        waiting.unregister(number)
+                        left -= 1
+        except OSError as error:
+            raise RuntimeError(f"[ring] {error.strerror}") from error
+
+    @staticmethod
+    def _greet(number: int) -> None:
+        os.write(number, b"\0")
+
+    @staticmethod
+    def _hear(number: int) -> None:
+        if not os.read(number, 1):
+            raise RuntimeError("[ring] a neighbour has closed its connection")
 
     def give_up(self) -> None:
         """MLX waits without limit for a machine that has stopped; with its sockets shut it finds a connection lost."""
@@ -113,7 +150,7 @@ def join(asked: Asked, patience: float) -> MlxGroup:
             if time.monotonic() >= deadline:
                 raise absent from error
         else:
-            return MlxGroup(asked.backend, _sockets() - before)
+            return MlxGroup(asked.backend, frozenset(filter(_is_connected, _sockets() - before)))
 
 
 def _joined(backend: str, seconds: float) -> bool:
@@ -136,6 +173,16 @@ def _joined(backend: str, seconds: float) -> bool:
     if failures:
         raise failures[0]
     return True
+
+
+def _is_connected(number: int) -> bool:
+    """Not one of the sockets that MLX leaves open where nobody listened yet."""
+    with socket.socket(fileno=os.dup(number)) as own:
+        try:
+            own.getpeername()
+        except OSError:
+            return False
+        return True
 
 
 def _sockets() -> frozenset[int]:
