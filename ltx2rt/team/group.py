@@ -8,18 +8,22 @@ import socket
 import stat
 import threading
 import time
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from typing import Protocol
 
 import mlx.core as mx
 
-from ltx2rt.errors import MachineLost, UsageError
+from ltx2rt.errors import Ltx2rtError, MachineLost, UsageError
 from ltx2rt.kernels.selection import ext
-from ltx2rt.team.environment import Asked
+from ltx2rt.team.environment import Asked, read_absence
 
 # What MLX says where nobody listens at an address yet; it tries for 31 seconds.
 _NOT_THERE_YET = "Couldn't connect"
 _MOST_DESCRIPTORS = 4096
+_SECONDS_BETWEEN_LOOKS = 0.1
+# Exit codes of a machine that would be the same another time.
+_FAILED, _USAGE = 1, 2
 
 
 class Group(Protocol):
@@ -75,48 +79,51 @@ class MlxGroup:
         if self._stream is None:
             self._stream = mx.new_stream(mx.cpu)
         if self._meets:
-            self._meet()
+            meet(self._sockets)
         out: mx.array = operation(x, group=self._group, stream=self._stream)  # type: ignore[operator]  # no stubs
         mx.eval(out)
         return out
-
-    def _meet(self) -> None:
-        """Wait until the neighbours have come to the same operation, too.
-
-        MLX looks for what comes without sleeping, which takes the time of what else this machine computes. Here the
-        thread sleeps until a byte has come by each connection; what MLX sends there comes behind it.
-
-        Raises:
-            RuntimeError: a connection is lost.
-        """
-        try:
-            for wanted, act in ((select.POLLOUT, self._greet), (select.POLLIN, self._hear)):
-                waiting = select.poll()
-                for number in self._sockets:
-                    waiting.register(number, wanted)
-                left = len(self._sockets)
-                while left:
-                    for number, _ in waiting.poll():
-                        act(number)
-                        waiting.unregister(number)
-                        left -= 1
-        except OSError as error:
-            raise RuntimeError(f"[ring] {error.strerror}") from error
-
-    @staticmethod
-    def _greet(number: int) -> None:
-        os.write(number, b"\0")
-
-    @staticmethod
-    def _hear(number: int) -> None:
-        if not os.read(number, 1):
-            raise RuntimeError("[ring] a neighbour has closed its connection")
 
     def give_up(self) -> None:
         """MLX waits without limit for a machine that has stopped; with its sockets shut it finds a connection lost."""
         for number in self._sockets:
             with suppress(OSError), socket.socket(fileno=os.dup(number)) as connection:
                 connection.shutdown(socket.SHUT_RDWR)
+
+
+def meet(sockets: Collection[int]) -> None:
+    """Wait until the neighbours have come to the same operation, too.
+
+    MLX looks for what comes without sleeping, which takes the time of what else a machine computes. Here the thread
+    sleeps until a byte has come by each connection; what MLX sends there comes behind it.
+
+    Args:
+        sockets: descriptors of the connections to the neighbours, each of which does the same.
+
+    Raises:
+        RuntimeError: a connection is lost.
+    """
+    try:
+        for number in _when(select.POLLOUT, sockets):
+            os.write(number, b"\0")
+        for number in _when(select.POLLIN, sockets):
+            if not os.read(number, 1):
+                raise RuntimeError("a neighbour has closed its connection")
+    except OSError as error:
+        raise RuntimeError(str(error.strerror)) from error
+
+
+def _when(what: int, sockets: Collection[int]) -> Iterator[int]:
+    """Each of the sockets once, when it can do something."""
+    waiting = select.poll()
+    for number in sockets:
+        waiting.register(number, what)
+    left = len(sockets)
+    while left:
+        for number, _ in waiting.poll():
+            waiting.unregister(number)
+            left -= 1
+            yield number
 
 
 def join(asked: Asked, patience: float) -> MlxGroup:
@@ -128,7 +135,8 @@ def join(asked: Asked, patience: float) -> MlxGroup:
 
     Raises:
         MachineLost: one did not come.
-        UsageError: addresses or ports cannot work.
+        UsageError: addresses or ports cannot work, or another machine found that its options cannot.
+        Ltx2rtError: another machine failed before it came.
     """
     if ext is None:
         raise UsageError("several machines need the compiled module, which does not fit the installed MLX; install it.")
@@ -139,7 +147,7 @@ def join(asked: Asked, patience: float) -> MlxGroup:
     before, deadline = _sockets(), time.monotonic() + patience
     while True:
         try:
-            if not _joined(asked.backend, deadline - time.monotonic()):
+            if not _joined(asked, deadline):
                 raise absent
         except RuntimeError as error:
             if _NOT_THERE_YET not in str(error):
@@ -153,14 +161,14 @@ def join(asked: Asked, patience: float) -> MlxGroup:
             return MlxGroup(asked.backend, frozenset(filter(_is_connected, _sockets() - before)))
 
 
-def _joined(backend: str, seconds: float) -> bool:
-    """Whether the group was joined within a time; raises what MLX does."""
+def _joined(asked: Asked, deadline: float) -> bool:
+    """Whether the group was joined in time; raises what MLX does, and what `_require_present` does."""
     failures: list[BaseException] = []
     done = threading.Event()
 
     def join_group() -> None:
         try:
-            ext.join_group(backend)
+            ext.join_group(asked.backend)
         except BaseException as error:
             failures.append(error)
         finally:
@@ -168,11 +176,29 @@ def _joined(backend: str, seconds: float) -> bool:
 
     # It may never come back: MLX waits for the others without limit.
     threading.Thread(target=join_group, name="ltx2rt-join", daemon=True).start()
-    if not done.wait(max(0.0, seconds)):
-        return False
+    while not done.wait(min(_SECONDS_BETWEEN_LOOKS, max(0.0, deadline - time.monotonic()))):
+        _require_present(asked)
+        if time.monotonic() >= deadline:
+            return False
     if failures:
         raise failures[0]
     return True
+
+
+def _require_present(asked: Asked) -> None:
+    """Nobody has ended before all machines have met.
+
+    Raises:
+        UsageError, MachineLost, Ltx2rtError: a machine has, with the meaning of its exit code.
+    """
+    absence = None if asked.absent is None else read_absence(asked.absent)
+    if absence is None:
+        return
+    kind = {_FAILED: Ltx2rtError, _USAGE: UsageError}.get(absence.code, MachineLost)
+    raise kind(
+        f"{absence.machine} has ended with exit code {absence.code} before all machines had met; see above what it "
+        "said, then start the same command again."
+    )
 
 
 def _is_connected(number: int) -> bool:

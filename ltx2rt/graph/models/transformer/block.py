@@ -439,8 +439,8 @@ def run_block(
     def feed(stream: Stream) -> None:
         feed_forward(config, block, stream, modulations[stream.name], parts_of(stream))
 
-    # What has to come from other machines is on its way while the other stream is computed. A machine that is late for a
-    # moment then delays nobody.
+    # What has to come from other machines is on its way while the other stream is computed. A machine that is late for
+    # a moment then delays nobody.
     coming_first = [(stream, begun(stream)) for stream in enabled if stream.share is not None]
     for stream in enabled:
         if stream.share is None:
