@@ -179,7 +179,8 @@ class Checkpoint:
         if not self._components:
             raise CheckpointError(
                 f"{path}: none of its {len(names)} tensors belongs to an LTX-2 model"
-                + (f" (the first is {next(iter(names))!r})." if names else ".")
+                + (f" (the first is {next(iter(names))!r})" if names else "")
+                + "; use a file of LTX-2, 2.3 or 2.5."
             )
         self._check_formats()
 
@@ -210,7 +211,8 @@ class Checkpoint:
                 again = known is not place or not repeated.isdisjoint(parts)
                 if again and not _is_repeated(local, place, known):
                     raise CheckpointError(
-                        f"{self.path}: tensor {origin.name!r} is in more than one file of the folder."
+                        f"{self.path}: tensor {origin.name!r} is in more than one file of the folder; give one of the "
+                        "files, or take those away that are not of this model."
                     )
 
     @classmethod

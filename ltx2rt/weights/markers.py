@@ -80,8 +80,12 @@ def _of_tensor(file: WeightFile, name: str) -> Marker:
     info = file.tensors[name]
     where = f"{file.path}: tensor {name!r} (comfy_quant)"
     if info.nbytes > MAX_MARKER_BYTES:
-        raise CheckpointError(f"{where} holds {info.nbytes} bytes; at most {MAX_MARKER_BYTES} are accepted.")
+        raise CheckpointError(f"{where} holds {_too_many(info.nbytes)}")
     return _parameters(_parsed(file.bytes(name), where), where)
+
+
+def _too_many(count: int) -> str:
+    return f"{count} bytes; at most {MAX_MARKER_BYTES} are accepted; convert or download the file again."
 
 
 def _of_metadata(file: WeightFile, names: Container[str]) -> dict[str, Marker]:
@@ -122,7 +126,7 @@ def _of_gguf(file: WeightFile) -> dict[str, Marker]:
         if name not in file.tensors:
             raise CheckpointError(f"{where} belongs to no tensor of the file; convert or download it again.")
         if len(text) > MAX_MARKER_BYTES:
-            raise CheckpointError(f"{where} holds {len(text)} bytes; at most {MAX_MARKER_BYTES} are accepted.")
+            raise CheckpointError(f"{where} holds {_too_many(len(text))}")
         marker = _parameters(_parsed(text.encode(), where), where)
         if marker.get("format") == "int8_tensorwise":
             # Older files state convrot and hold weights that were not rotated.

@@ -207,6 +207,10 @@ def test_components_by_content(tmp_path: Path, tensors: dict[str, tuple[int, ...
             "a transformer of LTX-Video",
         ),
         ({"encoder.x": (1,)}, "none of its 1 tensors belongs to an LTX-2 model"),
+        (
+            {f"model.layers.0.{name}.weight": (2,) for name in ("post_attention_layernorm", "self_attn.q_norm")},
+            "a language model that is neither Gemma 3 nor Gemma 4 .its layers have no pre_feedforward_layernorm.",
+        ),
         # A video VAE of another model.
         ({"encoder.conv_in.conv.weight": (2, 3, 3, 3, 3)}, "none of its 1 tensors belongs to an LTX-2 model"),
     ],

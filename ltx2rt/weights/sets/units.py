@@ -315,7 +315,10 @@ def _diffusers(folder: Path) -> list[Unit]:
         name = str(read_json(index).get("_class_name", ""))
         if not name.startswith("LTX2"):
             kind = "an LTX-Video pipeline" if name.startswith("LTX") else "another pipeline"
-            raise CheckpointError(f"{folder}: a diffusers folder of {kind} ({name}); LTX2Pipeline is supported.")
+            raise CheckpointError(
+                f"{folder}: a diffusers folder of {kind} ({name}); LTX2Pipeline is supported: use the repository of an "
+                "LTX-2 model."
+            )
     units = []
     for sub in sorted(path for path in folder.iterdir() if path.is_dir() and _weights(path)):
         config = read_json(sub / "config.json") if (sub / "config.json").is_file() else None
