@@ -34,7 +34,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 # Of what converts an array and no more, which shows errors that arrive most of the time alone. Stages add their own
 # work, and lose every one where they convert in another way.
 TIMES = 300
-TIMES_OF_STAGES = 20
+TIMES_OF_STAGES = 4
 
 
 @pytest.fixture(autouse=True)
