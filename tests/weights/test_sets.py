@@ -311,6 +311,7 @@ def test_a_stale_index_is_no_obstacle(tmp_path: Path) -> None:
     names = [name for shard in STALE.values() for name in shard]
     stale = {f"language_model.model.{name}": f"model-0000{i}-of-00005.safetensors" for i, name in enumerate(names)}
     stale["vision_tower.x"] = "model-00004-of-00005.safetensors"
+    (tmp_path / "gemma.gguf").write_bytes(b"GGUF")  # which is no shard
     checkpoint = Checkpoint.open(gemma_folder(tmp_path, stale))
     assert checkpoint.names("text_encoder").keys() == set(names)
     stale["language_model.model.layers.0.x"] = "model-00005-of-00005.safetensors"
