@@ -17,7 +17,13 @@ Floats = np.ndarray[Any, np.dtype[np.float32]]
 def ggml_module() -> Any:
     import ggml
 
+    _silent.append(ggml.ggml_log_callback(lambda level, text, data: None))
+    ggml.ggml_log_set(_silent[0], None)
     return ggml
+
+
+# What ggml calls with each tensor that it packs; kept, since ggml keeps no reference.
+_silent: list[Any] = []
 
 
 def is_of_blocks(form: str) -> bool:

@@ -127,7 +127,7 @@ inline bool tiles_in_use() { return active_isa() == Isa::amxbf16; }
   LTX2RT_IF_avx2(LTX2RT_CASE_avx2, function) LTX2RT_IF_avx512(LTX2RT_CASE_avx512, function) LTX2RT_TILE_CASE(function) \
       LTX2RT_IF_neon(LTX2RT_CASE_neon, function)
 
-// The dispatchers `return_type function(Isa)`, with these cases, and `return_type function()`, which takes the active set.
+// The dispatchers `return_type function(Isa)`, with these cases, and `return_type function()` of the active set.
 #define LTX2RT_DISPATCHERS(return_type, function, ...) \
   inline return_type function(Isa isa) {               \
     switch (isa) {                                     \

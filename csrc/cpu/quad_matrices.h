@@ -9,8 +9,8 @@ namespace ltx2rt::cpu::LTX2RT_ISA {
 #if defined(LTX2RT_NEON) && defined(__ARM_FEATURE_MATMUL_INT8)
 #define LTX2RT_QUAD_MATRICES
 
-// Bytes of a row, or of a column, that one product takes. Rows of x and columns of panels are interleaved by so many, the
-// last ones filled up with zeros: two neighbours are the operand of a product.
+// Bytes of a row, or of a column, that one product takes. Rows of x and columns of panels are interleaved by so many,
+// the last ones filled up with zeros: two neighbours are the operand of a product.
 constexpr int64_t kMatrixDepth = 8;
 
 inline void prepare_quad_matrices(FloatType, const char* const* from, int64_t rows, int64_t n, float* to) {

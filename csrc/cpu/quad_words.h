@@ -5,8 +5,8 @@
 
 namespace ltx2rt::cpu::LTX2RT_ISA {
 
-// The dot products of AVX-512 VNNI and AVX-VNNI take one side without signs: rows of x hold their values plus 128, and sums
-// start from -128 times the sum of the weights.
+// The dot products of AVX-512 VNNI and AVX-VNNI take one side without signs: rows of x hold their values plus 128, and
+// sums start from -128 times the sum of the weights.
 #if defined(__AVX512VNNI__) || defined(__AVXVNNI__)
 constexpr bool kBiasedQuads = true;
 #else

@@ -10,8 +10,8 @@ namespace ltx2rt::cpu::LTX2RT_ISA {
 
 #ifdef LTX2RT_TILES
 
-// 16 rows of W are the rows of a tile, words of x its columns, so that of all that is read nothing is transposed. A product
-// of tiles adds the same values in the same order as with the sides exchanged: a sum has the bits of multiply_tiles.
+// 16 rows of W are the rows of a tile, words of x its columns, so that nothing that is read has to be transposed. With
+// its sides exchanged a product of tiles adds the same values in the same order: a sum has the bits of multiply_tiles.
 
 // LinearLoops::prepare: rows interleaved word by word, filled up with zeros to whole tiles.
 template <typename Words>

@@ -1,4 +1,7 @@
-"""Pictures and clips as people have them, through the command: what is read, what is said, what is refused."""
+"""Pictures and clips as people have them, through the command: what is read, what is said, what is refused.
+
+What a reader makes of each kind of clip is tested in tests/media; those that a whole run sees, too, are slow tests.
+"""
 
 from __future__ import annotations
 
@@ -71,6 +74,7 @@ def test_a_plain_control_video_gets_no_word(tmp_path: Path, caplog: pytest.LogCa
     assert places(seen(tmp_path)) == list(range(9))
 
 
+@pytest.mark.slow
 def test_a_control_video_in_hdr(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = write_hdr(tmp_path / "hlg.mp4", hlg_signal(card(64, 64)), 18, frames=9)
     assert control(path) == 0
@@ -78,12 +82,14 @@ def test_a_control_video_in_hdr(tmp_path: Path, caplog: pytest.LogCaptureFixture
     assert np.abs(np.array(spots(seen(tmp_path)[0])) - CARD).max() <= 12
 
 
+@pytest.mark.slow
 def test_the_colours_of_a_control_video_can_be_stated(tmp_path: Path) -> None:
     path = write_clip(tmp_path / "c.mp4", [card(64, 64)] * 9, tags=UNTAGGED, matrix=1)
     assert control(path, "--source-color", "bt709") == 0
     assert np.abs(np.array(spots(seen(tmp_path)[0])) - CARD).max() <= 6
 
 
+@pytest.mark.slow
 def test_a_mirrored_control_video(tmp_path: Path) -> None:
     path = set_display_matrix(write_clip(tmp_path / "c.mp4", [card(64, 64)] * 9), -1, 0, 0, 1)
     assert control(path) == 0
@@ -91,6 +97,7 @@ def test_a_mirrored_control_video(tmp_path: Path) -> None:
     assert np.abs(np.array(spots(seen(tmp_path)[0]))[:4] - [green, red, white, blue]).max() <= 6
 
 
+@pytest.mark.slow
 def test_a_control_video_of_variable_rate(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     times = [0, 1 / 24, 2 / 24, 4 / 24, 6 / 24, 8 / 24, 10 / 24]
     assert control(write_clip(tmp_path / "c.mp4", greys(7, 64, 64), times=times)) == 0
@@ -164,7 +171,7 @@ def test_what_is_no_image_is_called_what_it_is(tmp_path: Path, capsys: pytest.Ca
     assert "is a folder" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["song.mp3", "late.mp4"])
+@pytest.mark.parametrize("name", ["song.mp3", pytest.param("late.mp4", marks=pytest.mark.slow)])
 def test_driving_sound_stays_where_it_is(tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str) -> None:
     """MP3's priming is no sound; a clip's sound track that begins later stays late."""
     if name == "song.mp3":

@@ -29,8 +29,7 @@ def slow(*values: object) -> Any:
     "redirection",
     [
         "<&- >&- 2>&-",
-        "2>&1 >/dev/null | head -c 9",
-        *map(slow, ("2>&-", ">&-", "2>/dev/full", "--progress json 2>&-")),
+        *map(slow, ("2>&1 >/dev/null | head -c 9", "2>&-", ">&-", "2>/dev/full", "--progress json 2>&-")),
     ],
 )
 def test_a_clip_is_made_whatever_becomes_of_the_words(redirection: str, tmp_path: Path) -> None:
