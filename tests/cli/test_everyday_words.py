@@ -46,7 +46,18 @@ def settings_of(path: str) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("name", [name for name in PIPELINES if name != "dfr"])  # which needs LTX-2.5
+# Of each variant one; test_docs.py runs a command of every pipeline.
+FROM_PYTHON = ("keyframe-interpolation", "extend", "text-to-audio")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in FROM_PYTHON else pytest.mark.slow)
+        for name in PIPELINES
+        if name != "dfr"  # which needs LTX-2.5
+    ],
+)
 def test_every_pipeline_runs_with_the_files_of_the_package(name: str, place: Path, media: Path) -> None:
     entry = PIPELINES[name]
     settings: dict[str, object] = {name: value for name, value in CLIP.items() if topic_of(name) in entry.topics}
