@@ -457,6 +457,7 @@ def test_flash_and_click_stay_where_they_were_through_upscale(made: Callable[[Pa
     assert abs(flash - heard) <= tolerance
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("made", TIMED)
 def test_the_click_of_driving_sound_stays_where_it_was(made: Callable[[Path], float], tmp_path: Path) -> None:
     clip, output = tmp_path / "in.mp4", tmp_path / "o.mp4"

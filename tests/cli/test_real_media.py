@@ -175,7 +175,8 @@ def test_what_is_no_image_is_called_what_it_is(tmp_path: Path, capsys: pytest.Ca
     assert "is a folder" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["song.mp3", pytest.param("late.mp4", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["song.mp3", "late.mp4"])
 def test_driving_sound_stays_where_it_is(tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str) -> None:
     """MP3's priming is no sound; a clip's sound track that begins later stays late."""
     if name == "song.mp3":

@@ -463,8 +463,8 @@ def test_key_frames_change_the_clip_and_their_order_does_not() -> None:
 @pytest.mark.parametrize(
     "tiling",
     [
-        pytest.param(None, id="whole", marks=pytest.mark.slow),
-        pytest.param(Tiling(width=TileSize(48, 16)), id="tiles"),
+        pytest.param(None, id="whole"),
+        pytest.param(Tiling(width=TileSize(48, 16)), id="tiles", marks=pytest.mark.slow),
     ],
 )
 def test_pieces_do_not_change_what_key_frames_give(tiling: Tiling | None) -> None:
