@@ -127,8 +127,17 @@ SIZES = {
 }
 
 
-@pytest.mark.parametrize("borders", [(a, b) for a in BORDERS for b in BORDERS], ids="-".join)
-@pytest.mark.parametrize("name", SIZES)
+EVERY_BORDERS = [(a, b) for a in BORDERS for b in BORDERS]
+
+
+@pytest.mark.parametrize(
+    ("name", "borders"),
+    [
+        pytest.param(name, both, marks=() if (place - index) % 3 == 0 else pytest.mark.slow)
+        for index, name in enumerate(SIZES)
+        for place, both in enumerate(EVERY_BORDERS)
+    ],
+)
 def test_windows_and_borders(name, borders):
     shape, keys, size, seen = SIZES[name]
     arrays, arguments, exact = problem(shape, keys, 1, 16, size, borders, seen)
