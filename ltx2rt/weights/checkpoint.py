@@ -33,7 +33,7 @@ from ltx2rt.weights.lora.file import LoraFile
 from ltx2rt.weights.lora.fusing import changes_of, fuse, fuse_array, fusing_bytes
 from ltx2rt.weights.lora.keys import is_lora
 from ltx2rt.weights.markers import read_markers
-from ltx2rt.weights.names import assign
+from ltx2rt.weights.names import assign, is_statistic
 from ltx2rt.weights.names.llama_cpp import is_gemma
 from ltx2rt.weights.names.origin import OfficialTensors, Origin
 from ltx2rt.weights.sets.description import Description
@@ -727,7 +727,7 @@ def _merged(metadata: dict[str, str], more: Mapping[str, str], where: str) -> di
 
 def _is_repeated(local: str, place: _Place, first: _Place) -> bool:
     """Whether a tensor may be in two files: the statistics of a VAE whose halves are files of their own."""
-    return local.startswith("per_channel_statistics.") and place.info.shape == first.info.shape
+    return is_statistic(local) and place.info.shape == first.info.shape
 
 
 def _shortened(names: Sequence[str]) -> str:

@@ -90,6 +90,9 @@ def test_one_file_for_mlx_with_what_it_left_as_it_was(tmp_path: Path, model: Che
         if name.startswith("vae."):
             rest = name.removeprefix("vae.")
             half, _, rest = ("decoder", "", rest) if rest.startswith("per_channel") else rest.partition(".")
+            if rest.startswith("per_channel"):  # each half has its own, under names of its own
+                own = rest.replace("mean-of-means", "_mean_of_means").replace("std-of-means", "_std_of_means")
+                tensors[f"vae_encoder.{own}"] = value
             rest = rest.replace("mean-of-means", "mean").replace("std-of-means", "std")
             tensors[f"vae_{half}.{rest}"] = channels_last(name, value)
         elif name.startswith("audio_vae.decoder."):

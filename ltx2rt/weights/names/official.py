@@ -115,6 +115,11 @@ def is_unused(component: str, name: str) -> bool:
     return unused or (component == "video_vae" and name.startswith(_COARSE))
 
 
+def is_statistic(name: str) -> bool:
+    """Whether a tensor of a VAE, by its local name, is one that each half has where these are kept apart."""
+    return name.startswith("per_channel_statistics.")
+
+
 def locate(name: str) -> tuple[str, str] | None:
     """(component, local name) of an official tensor name; component `IGNORED` if unused, None if unknown."""
     for rule in _RULES:
