@@ -21,7 +21,7 @@ from ltx2rt.kernels import half_operands
 from ltx2rt.spelling import spelled
 from ltx2rt.types import FLOAT32_BYTES, Array, LinearWeight, ParamSpec
 from ltx2rt.weights.block_stream import BlockLayout, BlockStream, Wanted
-from ltx2rt.weights.config import complete_config, config_section, parse_config
+from ltx2rt.weights.config import complete_config, config_section, is_stated, parse_config
 from ltx2rt.weights.detection import read_json, refuse_foreign_tensors
 from ltx2rt.weights.foreign_formats import refuse_foreign_formats
 from ltx2rt.weights.formats import DENSE, companion_of, companions, fault_of, format_of
@@ -231,10 +231,10 @@ class Checkpoint:
         files = open_weight_files([path])
         single = files[0]
         metadata = _merged(dict(unit_of(path).metadata), single.metadata, str(path))
-        if "config" not in metadata:  # of a pack files state nothing
-            metadata = {**pack_metadata(path), **metadata}
+        if not is_stated(metadata, "config"):  # of a pack files state nothing
+            metadata |= pack_metadata(path)
         checkpoint = cls(path, [files], metadata)
-        if "text_encoder" in checkpoint.components and "gemma_config" not in metadata:
+        if "text_encoder" in checkpoint.components and not is_stated(metadata, "gemma_config"):
             checkpoint._hf_config = text_encoder_config(path)
         return checkpoint
 
