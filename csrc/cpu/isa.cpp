@@ -100,11 +100,27 @@ bool supports_neon() {
 #define LTX2RT_BUILT(isa, wanted) \
   if (Isa::isa == wanted) return true;
 
+// The set whose code one takes where it has none of its own.
+Isa base_of(Isa isa) {
+  switch (isa) {
+    case Isa::amxbf16:
+      return Isa::avx512bf16;
+    case Isa::avx512vnni:
+      return Isa::avx512;
+    case Isa::avx2vnni:
+      return Isa::avx2;
+    case Isa::neondot:
+      return Isa::neon;
+    default:
+      return isa;
+  }
+}
+
 bool is_built(Isa isa) {
+  if (base_of(isa) != isa && !is_built(base_of(isa))) return false;
   LTX2RT_EACH_ISA(LTX2RT_BUILT, isa)
   LTX2RT_EACH_CODES_ISA(LTX2RT_BUILT, isa)
-  if (isa == Isa::amxbf16) return is_built(Isa::avx512bf16);
-  return isa == Isa::portable;
+  return isa == Isa::portable || isa == Isa::amxbf16;
 }
 
 }  // namespace

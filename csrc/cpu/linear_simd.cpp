@@ -46,11 +46,11 @@ inline __attribute__((always_inline)) void expand_words(const WeightMatrix& w, i
 #ifdef LTX2RT_WIDE_PAIRS
   if constexpr (__is_same(Words, FloatWords)) {
     if (w.format == WeightFormat::bf16) {  // pairs again, and both values of each in turn
-      return transpose_lines<2, kFetch>(w, n0, k0, k, [&sink](int v, __m512i word, int64_t pair, int64_t left)
-                                                          __attribute__((always_inline)) {
-        sink(2 * pair, v, from_bits((VecI)word << 16));
-        if (left > 1) sink(2 * pair + 1, v, from_bits((VecI)word & (int32_t)0xffff0000));
-      });
+      return transpose_lines<2, kFetch>(
+          w, n0, k0, k, [&sink](int v, __m512i word, int64_t pair, int64_t left) __attribute__((always_inline)) {
+            sink(2 * pair, v, from_bits((VecI)word << 16));
+            if (left > 1) sink(2 * pair + 1, v, from_bits((VecI)word & (int32_t)0xffff0000));
+          });
     }
   }
 #endif

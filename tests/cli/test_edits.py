@@ -327,6 +327,7 @@ def test_an_enlarged_retake_is_enlarged_whole(tmp_path: Path, caplog: pytest.Log
     assert result(output)["kept"] == {"frames": [], "sound_s": [[0.0, 0.3], [0.5, 0.667333]]}
 
 
+@pytest.mark.slow
 def test_a_retake_that_was_interrupted_has_the_same_bits(tmp_path: Path) -> None:
     clip = source(tmp_path / "a")
     settings = {"video_path": clip, "start_time": 0.3, "end_time": 0.5}
@@ -403,10 +404,9 @@ TIMED = [variable_rate, *map(slow, (constant, late_pictures, late_sound))]
 @pytest.mark.parametrize(
     ("made", "through"),
     [
-        (late_pictures, extended),
         (variable_rate, retaken),
         *(slow(made, retaken) for made in (constant, late_pictures, late_sound)),
-        *(slow(made, extended) for made in (constant, late_sound, variable_rate)),
+        *(slow(made, extended) for made in (constant, late_pictures, late_sound, variable_rate)),
     ],
 )
 def test_flash_and_click_stay_where_they_were(
@@ -457,6 +457,7 @@ def test_flash_and_click_stay_where_they_were_through_upscale(made: Callable[[Pa
     assert abs(flash - heard) <= tolerance
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("made", TIMED)
 def test_the_click_of_driving_sound_stays_where_it_was(made: Callable[[Path], float], tmp_path: Path) -> None:
     clip, output = tmp_path / "in.mp4", tmp_path / "o.mp4"

@@ -46,7 +46,18 @@ def settings_of(path: str) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("name", [name for name in PIPELINES if name != "dfr"])  # which needs LTX-2.5
+# One with pictures and one of sound; test_docs.py runs a command of every pipeline.
+FROM_PYTHON = ("keyframe-interpolation", "text-to-audio")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in FROM_PYTHON else pytest.mark.slow)
+        for name in PIPELINES
+        if name != "dfr"  # which needs LTX-2.5
+    ],
+)
 def test_every_pipeline_runs_with_the_files_of_the_package(name: str, place: Path, media: Path) -> None:
     entry = PIPELINES[name]
     settings: dict[str, object] = {name: value for name, value in CLIP.items() if topic_of(name) in entry.topics}
@@ -70,6 +81,7 @@ def test_every_pipeline_runs_with_the_files_of_the_package(name: str, place: Pat
         assert len(frames) == clip.num_frames
 
 
+@pytest.mark.slow
 def test_the_temporal_upscaler_of_the_package(place: Path) -> None:
     assert run(["generate", "--quiet", *SMALL, "--upscale-temporal", "-o", "o.mp4"]) == 0
     assert ClipReader("o.mp4").num_frames == 17
@@ -123,6 +135,7 @@ def test_a_random_seed_is_drawn_shown_and_recorded(word: str, place: Path, capsy
     assert Path("b.safetensors").read_bytes() != Path("a.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_random_seed_from_python(place: Path, media: Path) -> None:
     pipeline = ltx2rt.load()
     settings = {**CLIP, "zero_text": True, "latents_only": True}

@@ -174,7 +174,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", str(folder)], check=True)
 
 
-@pytest.mark.parametrize("name", WRITES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name == "a clip" else pytest.mark.slow) for name in WRITES]
+)
 def test_a_full_disk_is_75_and_leaves_no_half_file(
     name: str, small_disk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -100,7 +100,7 @@ def test_every_target_is_changed(
     assert largest_difference(streamed, expected) < 1e-5
 
 
-@pytest.mark.parametrize("kind", ["lokr", "dora", pytest.param("diff", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", ["dora", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("lokr", "diff"))])
 def test_other_kinds(
     tmp_path: Path, weights: Path, unchanged: dict[str, Array], kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -132,6 +132,7 @@ def test_other_kinds(
     assert largest_difference(unchanged, expected) > 1e-4
 
 
+@pytest.mark.slow
 def test_alpha_beside_the_file_is_used_and_said(
     tmp_path: Path, weights: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -108,8 +108,8 @@ PIPELINE_WORDS = {
 }
 
 
-# One of each variant with all its kinds of files; those of other pipelines are in the tests of the pipelines.
-FROM_A_FOLDER = ("keyframe-interpolation", "dub-it")
+# The tests of the pipelines run the others with such files.
+FROM_A_FOLDER = ("keyframe-interpolation",)
 
 
 @pytest.mark.parametrize(

@@ -123,6 +123,7 @@ def test_a_clip_as_long_as_its_sound(
     assert "--num-frames and --audio-max-duration contradict each other" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_retake_changes_the_range_alone(tmp_path: Path, weights: Path) -> None:
     (tmp_path / "source").mkdir()
     source = video_file(tmp_path / "source" / "long.mp4", frames=25)

@@ -124,10 +124,14 @@ def test_control_videos_of_other_proportions(
     first = seen(tmp_path)[0].astype(int)
     assert first[:12].max() < 10
     assert np.abs(np.array(spots(first[16:48])) - CARD).max() <= 8
-    assert control(path, "--fit", "stretch") == 0
-    assert np.abs(np.array(spots(seen(tmp_path)[0])) - CARD).max() <= 8
     assert control(path, "--fit", "error") == 2
     assert "wide.mp4 is 128x64, the clip 64x64, which are other proportions" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_control_video_may_be_stretched(tmp_path: Path) -> None:
+    assert control(write_clip(tmp_path / "wide.mp4", [card(128, 64)] * 9), "--fit", "stretch") == 0
+    assert np.abs(np.array(spots(seen(tmp_path)[0])) - CARD).max() <= 8
 
 
 def test_a_picture_is_no_control_video_but_may_be_a_mask(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -171,7 +175,8 @@ def test_what_is_no_image_is_called_what_it_is(tmp_path: Path, capsys: pytest.Ca
     assert "is a folder" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["song.mp3", pytest.param("late.mp4", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["song.mp3", "late.mp4"])
 def test_driving_sound_stays_where_it_is(tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str) -> None:
     """MP3's priming is no sound; a clip's sound track that begins later stays late."""
     if name == "song.mp3":

@@ -120,8 +120,15 @@ def test_the_output_of_the_first_machine_is_ours_and_others_have_their_names(mac
     assert left(place) == []
 
 
-@pytest.mark.parametrize("machines", [HERE, "mac1,mac2"])
-@pytest.mark.parametrize(("does", "code"), [("exit 7", 7), ("exit 75", 75), ("kill 9", 128 + 9)])
+@pytest.mark.parametrize(
+    ("does", "code", "machines"),
+    [
+        ("exit 75", 75, "mac1,mac2"),
+        ("kill 9", 128 + 9, HERE),
+        pytest.param("exit 7", 7, HERE, marks=pytest.mark.slow),
+        pytest.param("kill 9", 128 + 9, "mac1,mac2", marks=pytest.mark.slow),
+    ],
+)
 def test_the_exit_code_is_that_of_the_first_machine(machines: str, does: str, code: int, place: Path) -> None:
     assert ran(place, machines, DO_0=does)[0] == code
 

@@ -240,6 +240,7 @@ def latents(pipeline: api.Pipeline, files: dict[str, Path], **call: Any) -> np.n
     return np.concatenate([np.array(clip.video_latent).ravel(), np.array(clip.audio_latent).ravel()])
 
 
+@pytest.mark.slow
 def test_a_file_without_metadata_is_recognised(files: dict[str, Path]) -> None:
     bare, stated = Checkpoint.open(files["bare"]), Checkpoint.open(files["model"])
     assert not bare.metadata

@@ -77,10 +77,11 @@ def load(name: str, checkpoint: Path, **files: object) -> api.Pipeline:
 @pytest.mark.parametrize(
     ("precision", "with_lora"),
     [
-        ("bf16", False),
         ("fp8", True),
-        ("int8", True),
-        *(pytest.param(*both, marks=pytest.mark.slow) for both in (("bf16", True), ("int8", False))),
+        *(
+            pytest.param(*both, marks=pytest.mark.slow)
+            for both in (("bf16", False), ("bf16", True), ("int8", False), ("int8", True))
+        ),
     ],
 )
 def test_streamed_blocks_give_the_bits_of_resident_ones(tmp_path: Path, precision: str, with_lora: bool) -> None:
@@ -148,7 +149,7 @@ def test_the_lora_of_these_tests_changes_something(tmp_path: Path) -> None:
     assert np.abs(resident_values()[0] - made(changed, resident)[0][0]).max() > 1e-3
 
 
-@pytest.mark.parametrize("push", [1, 2])
+@pytest.mark.parametrize("push", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_fewer_frames_at_a_time_give_the_same_bits(push: int) -> None:
     expected = resident_values()
     pieces, run = made(api.load("distilled"), lambda need: need.settings.get("push", push) == push)

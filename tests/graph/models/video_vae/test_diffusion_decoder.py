@@ -192,6 +192,7 @@ def test_pieces_do_not_change_the_frames(frames: int, height: int, width: int) -
             assert np.array_equal(decoded(decoder, clip, None, noise()), whole)
 
 
+@pytest.mark.slow
 def test_pieces_do_not_change_the_frames_of_bfloat16() -> None:
     config = small(head_dim=64, stage_channels=[64] * 5, upsamples=[[step, 1] for step in STRIDES])
     params, clip = Params(weights(config)), latent(3, 3, 3)
@@ -462,8 +463,8 @@ def test_key_frames_change_the_clip_and_their_order_does_not() -> None:
 @pytest.mark.parametrize(
     "tiling",
     [
-        pytest.param(None, id="whole", marks=pytest.mark.slow),
-        pytest.param(Tiling(width=TileSize(48, 16)), id="tiles"),
+        pytest.param(None, id="whole"),
+        pytest.param(Tiling(width=TileSize(48, 16)), id="tiles", marks=pytest.mark.slow),
     ],
 )
 def test_pieces_do_not_change_what_key_frames_give(tiling: Tiling | None) -> None:

@@ -127,7 +127,7 @@ def test_the_draws_of_a_decoder_are_known_beforehand(name: str, tiling: Tiling |
     assert (name == "19b") == (shapes == [])
 
 
-@pytest.mark.parametrize("name", [*PUBLISHED, "attention"])
+@pytest.mark.parametrize("name", [slow("19b"), "2.3", "attention"])
 def test_streamed_encode_has_the_bits_of_the_whole(name: str) -> None:
     model = encoder((PUBLISHED | OTHERS)[name])
     factor, cell = model.config.temporal_factor, model.config.spatial_factor
@@ -177,7 +177,7 @@ def consume(frames: Iterator[Array]) -> None:
 def test_decode_memory_is_predicted_and_does_not_grow_with_the_clip() -> None:
     model = decoder(PUBLISHED["19b"] | {"decoder_base_channels": 16})
     peaks = {}
-    for length in (4, 16):
+    for length in (4, 10):
         latent = mx.zeros((1, length, 4, 4, 6), dtype=mx.bfloat16)
         mx.eval(latent)
         predicted = decode_bytes(model.config, (length, 4, 4), frames_per_push=2).arrays
@@ -185,7 +185,7 @@ def test_decode_memory_is_predicted_and_does_not_grow_with_the_clip() -> None:
             lambda latent=latent: consume(model.stream_frames(latent, frames_per_push=2)), predicted
         )
         assert 0.98 <= predicted / peaks[length] <= 1.05
-    assert 0.95 <= peaks[16] / peaks[4] <= 1.05
+    assert 0.95 <= peaks[10] / peaks[4] <= 1.05
 
 
 @needs_kernels
