@@ -214,33 +214,33 @@ struct Boxes {
       // The row of cells after this one, of these boxes or of those below.
       const int next = lane + int(lanes_of_row) < kLanes ? lane + int(lanes_of_row) : 0;
       const Box here = box(d, i, 0), after = box(d, next == 0 ? i + 1 : i, 0);
+      const bool is_here = here.there(lane), is_after = after.there(next);
+      const int64_t first = query(here, lane), first_after = query(after, next);
+      const int64_t frame = block.first_frame + here.frame_of(lane), row = here.row_of(lane) + args.rows.window / 2;
       for (int64_t j = 0; j < across; ++j) {
-        float* to = state(d, i, j).sums + lane * stride;
+        const State<Words> at = state(d, i, j);
+        float* to = at.sums + lane * stride;
         for (int64_t c = 0; c < lanes_of_row; ++c, to += stride) {
           const int64_t column = block.column + j * lanes_of_row + c;
-          if (column < block.end_column && after.there(next)) prefetch(args.q, query(after, next, column), size);
-          float& length = state(d, i, j).lengths[lane + c];
-          if (column >= block.end_column || !here.there(lane)) {
-            length = 0.0f;
+          if (column >= block.end_column || !is_here) {
+            at.lengths[lane + c] = 0.0f;
             for (int64_t n = 0; n < words; ++n) to[n] = 0.0f;
             continue;
           }
-          if (args.rotated) {
-            angles.set(block.first_frame + here.frame_of(lane), here.row_of(lane) + args.rows.window / 2,
-                       column + args.columns.window / 2);
-          }
-          load_cell(args.q, query(here, lane, column), args.q_norm, args, scale, args.rotated ? &angles : nullptr,
-                    work.rows);
-          length = sum_of_squares(work.rows, size);
+          if (is_after) prefetch(args.q, first_after + column * args.q.column_stride, size);
+          if (args.rotated) angles.set(frame, row, column + args.columns.window / 2);
+          load_cell(args.q, first + column * args.q.column_stride, args.q_norm, args, scale,
+                    args.rotated ? &angles : nullptr, work.rows);
+          at.lengths[lane + c] = sum_of_squares(work.rows, size);
           store_words<Words>(work.rows, size, to);
         }
       }
     }
     for (int64_t j = 0; j < across; ++j) transpose(state(d, i, j).sums, stride, kLanes, words, state(d, i, j).queries);
   }
-  // Where the query of a column lies, of the frame and row of a lane.
-  int64_t query(const Box& of, int lane, int64_t column) const {
-    return cell_offset(args.q, block.batch, block.first_frame + of.frame_of(lane), of.row_of(lane), column,
+  // Where the query of column 0 lies, of the frame and row of a lane.
+  int64_t query(const Box& of, int lane) const {
+    return cell_offset(args.q, block.batch, block.first_frame + of.frame_of(lane), of.row_of(lane), 0,
                        block.head * args.head_size);
   }
 

@@ -1,7 +1,8 @@
 // Neighborhood attention of heads of 64 with the products in AMX tiles, for *_simd.cpp files.
 //
 // Scores of 16 keys x 16 queries are products of keys with the queries, sums of 16 values x 16 queries those of
-// transposed values with the weights. Two boxes at a time share the tiles of keys and values.
+// transposed values with the weights. Two boxes at a time share the tiles of keys and values. Weights of one pair of rows
+// of keys are made by vectors while the next one is multiplied.
 #pragma once
 #include "csrc/cpu/amx.h"
 #include "csrc/cpu/neighborhood_boxes.h"
@@ -17,6 +18,7 @@ constexpr int64_t kTileWords = 16, kTileLine = 64;  // words and bytes of a row 
 constexpr int64_t kTileFloats = 16 * kTileWords;
 constexpr int64_t kTileHead = 64;
 static_assert(LTX2RT_LANES == 16);
+typedef uint64_t VecQ __attribute__((vector_size(64)));
 
 // Frames of queries of a block: twice those of the usual box, so that two boxes see the same rows and columns of most
 // frames, and a frame of keys serves more queries while it is in the caches.
@@ -57,22 +59,21 @@ struct MantissaTable {
   alignas(64) uint8_t bytes[64];
 };
 
-// Pairs of 2^((x - kLift) / 256) of two vectors; zeros below 2^-126, and of what is no number.
-inline VecI weight_pairs(Vec low, Vec high) {
+// Weights are read off scores to which this was added: of a float32 value from 2^16 to 2^17 the bits from kWholeBits on
+// are its distance from 2^16 in whole units, rounded thanks to the half. Of minus infinity they are 0.
+constexpr float kFirstWhole = 65536.0f, kWhole = kFirstWhole + 0.5f;
+constexpr int kWholeBits = 7;
+
+// Pairs of 2^((x - kWhole - kLift) / 256) of two vectors of what is at least kFirstWhole; zeros below 2^-126, and of
+// minus infinity.
+__attribute__((always_inline)) inline VecI weight_pairs(Vec low, Vec high) {
   static constexpr MantissaTable kTable;
-  typedef uint8_t Order __attribute__((vector_size(64)));
-  // Of 128 bits, 4 words of low before 4 of high: brought together.
-  constexpr Order kInterleaved = {0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15,  //
-                                  0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15,  //
-                                  0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15,  //
-                                  0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14, 15};
-  constexpr __mmask64 kLowBytes = 0x5555555555555555;
-  constexpr __mmask16 kAll = 0xffff;
-  const __m512i words =
-      _mm512_maskz_shuffle_epi8(~(__mmask64)0,
-                                _mm512_maskz_packus_epi32(~(__mmask32)0, _mm512_maskz_cvtps_epi32(kAll, low),
-                                                          _mm512_maskz_cvtps_epi32(kAll, high)),
-                                (__m512i)kInterleaved);
+  // The 16 bits of every second word, beside one another.
+  constexpr uint64_t kFromBits = 0x0101010101010101 * kWholeBits + 0x2820282008000800;
+  constexpr __mmask64 kLowWords = 0x3333333333333333, kLowBytes = 0x5555555555555555;
+  const __m512i from = (__m512i)(VecQ{} + kFromBits);
+  const __m512i words = _mm512_mask_multishift_epi64_epi8(
+      _mm512_maskz_multishift_epi64_epi8(kLowWords, from, (__m512i)low), ~kLowWords, from, (__m512i)high);
   const __m512i part = _mm512_maskz_permutexvar_epi8(kLowBytes, _mm512_maskz_srli_epi16(~(__mmask32)0, words, 2),
                                                      _mm512_load_si512(kTable.bytes));
   return (VecI)_mm512_maskz_avg_epu16(~(__mmask32)0, words, part);
@@ -112,19 +113,70 @@ inline int64_t tile_plane_floats(const NeighborhoodArgs& args, const PackedPlane
   return plane.rows * tile_columns(args, plane) * 2 * words + round_up(plane.rows, 16);
 }
 
+// Fills what scores are added to: `lift` where a query sees a column of a row, -inf elsewhere.
+inline void fill_start(VecI in_row, const float* column_masks, int64_t columns, Vec lift, float* start) {
+  for (int64_t c = 0; c < columns; ++c) {
+    const VecI seen = in_row & bits_of(load(column_masks + c * kLanes));
+    store(start + c * kLanes, select(seen, lift, splat(kMinusInfinity)));
+  }
+}
+
+// What scores are added to where queries have no base, of one column of boxes: made once for all boxes and frames,
+// since it depends on the queries that see a row alone.
+class StartTiles {
+ public:
+  static int64_t floats(int64_t columns) { return (kCount + 1) * kLanes + kCount * columns * kLanes; }
+  // memory: floats(columns), for itself. Before the first use: clear().
+  StartTiles(float* memory, int64_t columns) : memory_(memory), columns_(columns) {}
+
+  void clear() const { store(memory_ + kCount * kLanes, zero()); }
+
+  // The tiles of a row that the queries in_row see; null: there is no room for them.
+  const float* of(VecI in_row, const float* column_masks) const {
+    float* const tiles = memory_ + (kCount + 1) * kLanes;
+    int32_t* const count = as_array<int32_t>(memory_ + kCount * kLanes);
+    for (int32_t i = 0; i < count[0]; ++i)
+      if (!any(in_row ^ bits_of(load(memory_ + i * kLanes)))) return tiles + i * columns_ * kLanes;
+    if (count[0] == kCount) return nullptr;
+    const int32_t at = count[0]++;
+    store(memory_ + at * kLanes, from_bits(in_row));
+    fill_start(in_row, column_masks, columns_, splat(kWhole + kLift), tiles + at * columns_ * kLanes);
+    return tiles + at * columns_ * kLanes;
+  }
+
+ private:
+  // Boxes of 2 frames and 2 rows have up to 10.
+  static constexpr int32_t kCount = 12;
+
+  float* memory_;  // the queries of each, how many there have been, and the tiles
+  int64_t columns_;
+};
+
 // Scratch of a thread, after that of all loops.
 struct TileWork {
   TileWork(float* memory, const NeighborhoodArgs& args, int64_t box_columns)
       : columns(memory + Work<PairWords>(nullptr, args, kTileFrames).taken),
         values(columns + 16 * (kTileHead + 1)),
-        taken(values - memory + kBlockCells / box_columns * column_floats(args, box_columns)) {}
+        fresh(values + kBlockCells / box_columns * column_floats(args, box_columns)),
+        starts(fresh + 2 * 2 * pair_floats(args, box_columns)),
+        taken(starts - memory + kBlockCells / box_columns * StartTiles::floats(16 * tiles_across(args, box_columns))) {}
   // Of the values of one column of boxes.
   static int64_t column_floats(const NeighborhoodArgs& args, int64_t box_columns) {
     return (args.rows.window + kBlockCells + 2) / 2 * tiles_across(args, box_columns) * kTileHead * kTileWords;
   }
 
+  StartTiles start_tiles(int64_t j, int64_t columns) const {
+    return StartTiles(starts + j * StartTiles::floats(columns), columns);
+  }
+  // Scores of a box and two rows of keys: [columns][2][kLanes].
+  static int64_t pair_floats(const NeighborhoodArgs& args, int64_t box_columns) {
+    return 16 * tiles_across(args, box_columns) * 2 * kLanes;
+  }
+
   float* columns;  // pairs of values of two rows before they are transposed
   float* values;   // of each column of boxes, as tiles [pairs of rows][tiles across][kTileHead][kTileWords]
+  float* fresh;    // scores that are weighed next: pair_floats, twice for each of two boxes
+  float* starts;   // StartTiles of each column of boxes
   int64_t taken;   // floats of all
 };
 
@@ -163,30 +215,53 @@ inline void pack_tiles(const NeighborhoodArgs& args, const PackedPlane& plane, c
 
 // ---- Attention ----
 
-// What a tile box needs for one frame: its rows [first, end) of the plane, from `masks` on, and its scores.
+// What a tile box needs for one frame: its rows [first, end) of the plane, from `masks` on.
 struct TileBox {
   int64_t first, end;
   VecI in_frame;
   const float* row_masks;
   const float* column_masks;
   State<PairWords> state;
-  float* scores;
-  float* start;    // [columns][kLanes]
-  VecI start_row;  // the row for which start is filled; none: bits that no mask has
+  float* scores;       // where they wait for a base: [pairs of rows][columns][2][kLanes]
+  float* weights;      // [pairs of rows][columns][kLanes]; may be at `scores`
+  float* own_start;    // [columns][kLanes], where queries have a base or there are no others
+  const float* start;  // what scores of the last row were added to
+  VecI start_row;      // the queries that see that row; none: bits that no mask has
+
+  bool has(int64_t row) const { return row >= first && row < end; }
+  VecI in_row(int64_t row) const { return bits_of(load(row_masks + (row - first) * kLanes)) & in_frame; }
 };
 
-// Fills what scores are added to: the lift less the base of the queries that see a column of a row, -inf for others.
-inline void fill_start(VecI in_row, const float* column_masks, int64_t columns, Vec base, float* start) {
-  for (int64_t c = 0; c < columns; ++c) {
-    const VecI seen = in_row & bits_of(load(column_masks + c * kLanes));
-    store(start + c * kLanes, select(seen, splat(kLift) - base, splat(kMinusInfinity)));
+// The queries of a box that have no base: where their lengths were.
+inline VecI plain_queries(const State<PairWords>& state) { return bits_of(load(state.lengths)); }
+
+// What the scores of a row are added to. Where queries may have a base, it is subtracted.
+inline const float* start_of(TileBox& box, int64_t row, int64_t columns, const StartTiles& plain_starts) {
+  const VecI in_row = box.in_row(row);
+  if (any(in_row ^ box.start_row)) {
+    box.start_row = in_row;
+    box.start = plain_starts.of(in_row, box.column_masks);
+    if (box.start == nullptr) {
+      fill_start(in_row, box.column_masks, columns, splat(kWhole + kLift), box.own_start);
+      box.start = box.own_start;
+    }
   }
+  return box.start;
+}
+inline const float* start_with_base(TileBox& box, int64_t row, int64_t columns) {
+  const VecI in_row = box.in_row(row);
+  if (any(in_row ^ box.start_row)) {
+    const Vec base = load(box.state.base), lift = splat(kLift) - select(base == splat(kMinusInfinity), zero(), base);
+    fill_start(in_row, box.column_masks, columns, select(plain_queries(box.state), splat(kWhole + kLift), lift),
+               box.own_start);
+    box.start_row = in_row;
+  }
+  return box.own_start;
 }
 
-// Lifted scores of keys of one box or of two that see the same columns. keys: of row 0 and the first column.
+// Queries of one or two boxes become tiles, which score_row needs.
 template <int kBoxes>
-__attribute__((target("amx-tile,amx-bf16"))) void score_tiles(const float* keys, int64_t pitch, int64_t columns,
-                                                              TileBox* boxes) {
+__attribute__((target("amx-tile,amx-bf16"))) inline void load_query_tiles(const TileBox* boxes) {
   LTX2RT_FENCE;
   _tile_loadd(0, boxes[0].state.queries, kTileLine);
   _tile_loadd(1, boxes[0].state.queries + kTileFloats, kTileLine);
@@ -194,47 +269,53 @@ __attribute__((target("amx-tile,amx-bf16"))) void score_tiles(const float* keys,
     _tile_loadd(2, boxes[1].state.queries, kTileLine);
     _tile_loadd(3, boxes[1].state.queries + kTileFloats, kTileLine);
   }
-  const int64_t first = kBoxes == 2 ? smaller(boxes[0].first, boxes[1].first) : boxes[0].first;
-  const int64_t end = kBoxes == 2 ? larger(boxes[0].end, boxes[1].end) : boxes[0].end;
-  for (int64_t r = first; r < end; ++r) {
-    bool in[2] = {};
-    float* to[2] = {};
-    for (int b = 0; b < kBoxes; ++b) {
-      TileBox& box = boxes[b];
-      in[b] = r >= box.first && r < box.end;
-      if (!in[b]) continue;
-      const int64_t row = r - box.first;
-      to[b] = box.scores + (row / 2 * columns * 2 + row % 2) * kLanes;
-      const VecI in_row = bits_of(load(box.row_masks + row * kLanes)) & box.in_frame;
-      if (any(in_row ^ box.start_row)) {
-        const Vec base = load(box.state.base);
-        fill_start(in_row, box.column_masks, columns, select(base == splat(kMinusInfinity), zero(), base), box.start);
-        box.start_row = in_row;
+}
+
+// Lifted scores of a row of keys of one box or of two that see the same columns, every second vector from `to` on.
+// start: null for a box that does not see the row. Calls between(c) for every fourth column: other work, which vectors
+// do while tiles are multiplied. Tiles are stored late, since stores that wait keep later instructions waiting.
+template <int kBoxes, typename Between>
+__attribute__((target("amx-tile,amx-bf16"), always_inline)) inline void score_row(const float* keys, int64_t pitch,
+                                                                                  int64_t columns,
+                                                                                  const float* const* start,
+                                                                                  float* const* to,
+                                                                                  const Between& between) {
+  LTX2RT_FENCE;
+  for (int64_t c = 0; c < columns; c += 16) {
+    const float *first = keys + c * kTileWords, *second = first + pitch * kTileWords;
+    if (kBoxes == 2 && start[0] != nullptr && start[1] != nullptr) {
+      _tile_loadd(4, first, kTileLine);
+      _tile_loadd(6, start[0] + c * kLanes, kTileLine);
+      _tile_dpbf16ps(6, 4, 0);
+      between(c);
+      _tile_loadd(5, second, kTileLine);
+      _tile_dpbf16ps(6, 5, 1);
+      between(c + 4);
+      _tile_loadd(7, start[1] + c * kLanes, kTileLine);
+      _tile_dpbf16ps(7, 4, 2);
+      between(c + 8);
+      _tile_dpbf16ps(7, 5, 3);
+      _tile_stored(6, to[0] + c * 2 * kLanes, 2 * kTileLine);
+      between(c + 12);
+      _tile_stored(7, to[1] + c * 2 * kLanes, 2 * kTileLine);
+    } else {
+      if (start[0] != nullptr) {
+        _tile_loadd(4, first, kTileLine);
+        _tile_loadd(5, second, kTileLine);
+        _tile_loadd(6, start[0] + c * kLanes, kTileLine);
+        _tile_dpbf16ps(6, 4, 0);
+        _tile_dpbf16ps(6, 5, 1);
+      } else if (kBoxes == 2 && start[1] != nullptr) {
+        _tile_loadd(4, first, kTileLine);
+        _tile_loadd(5, second, kTileLine);
+        _tile_loadd(7, start[1] + c * kLanes, kTileLine);
+        _tile_dpbf16ps(7, 4, 2);
+        _tile_dpbf16ps(7, 5, 3);
       }
-    }
-    LTX2RT_FENCE;
-    const float* from = keys + r * 2 * pitch * kTileWords;
-    for (int64_t c = 0; c < columns; c += 16) {
-      _tile_loadd(4, from + c * kTileWords, kTileLine);
-      _tile_loadd(5, from + (pitch + c) * kTileWords, kTileLine);
-      if (kBoxes == 2 && in[0] && in[1]) {
-        _tile_loadd(6, boxes[0].start + c * kLanes, kTileLine);
-        _tile_loadd(7, boxes[1].start + c * kLanes, kTileLine);
-        _tile_dpbf16ps(6, 4, 0);
-        _tile_dpbf16ps(7, 4, 2);
-        _tile_dpbf16ps(6, 5, 1);
-        _tile_dpbf16ps(7, 5, 3);
+      for (int64_t i = 0; i < 16; i += 4) between(c + i);
+      if (start[0] != nullptr) {
         _tile_stored(6, to[0] + c * 2 * kLanes, 2 * kTileLine);
-        _tile_stored(7, to[1] + c * 2 * kLanes, 2 * kTileLine);
-      } else if (in[0]) {
-        _tile_loadd(6, boxes[0].start + c * kLanes, kTileLine);
-        _tile_dpbf16ps(6, 4, 0);
-        _tile_dpbf16ps(6, 5, 1);
-        _tile_stored(6, to[0] + c * 2 * kLanes, 2 * kTileLine);
-      } else if (kBoxes == 2 && in[1]) {
-        _tile_loadd(7, boxes[1].start + c * kLanes, kTileLine);
-        _tile_dpbf16ps(7, 4, 2);
-        _tile_dpbf16ps(7, 5, 3);
+      } else if (kBoxes == 2 && start[1] != nullptr) {
         _tile_stored(7, to[1] + c * 2 * kLanes, 2 * kTileLine);
       }
     }
@@ -242,17 +323,31 @@ __attribute__((target("amx-tile,amx-bf16"))) void score_tiles(const float* keys,
   LTX2RT_FENCE;
 }
 
+// Pairs of ones, as a tile.
+struct OnesTile {
+  constexpr OnesTile() : words{} {
+    for (auto& word : words) word = 0x3f803f80;
+  }
+  alignas(64) uint32_t words[kTileFloats];
+};
+
 // sums += transposed values times the weights of the same. Half of the values at a time, so that the sums of two boxes
-// stay in tiles. values: of the row 0.
+// stay in tiles. Then the sums of the weights themselves: of what is multiplied, so that equal weights cancel.
+// values: of the row 0.
 template <int kBoxes>
 __attribute__((target("amx-tile,amx-bf16"))) void add_value_tiles(const float* values, int64_t columns,
                                                                   const TileBox* boxes) {
+  static constexpr OnesTile kOnes;
   LTX2RT_FENCE;
-  const int64_t first = kBoxes == 2 ? smaller(boxes[0].first, boxes[1].first) : boxes[0].first;
-  const int64_t end = kBoxes == 2 ? larger(boxes[0].end, boxes[1].end) : boxes[0].end;
+  const TileBox &one = boxes[0], &other = boxes[kBoxes - 1];
+  const int64_t first = kBoxes == 2 ? smaller(one.first, other.first) : one.first;
+  const int64_t end = kBoxes == 2 ? larger(one.end, other.end) : one.end;
+  const auto weights_of = [&](const TileBox& box, int64_t r) {
+    return box.has(r) ? box.weights + (r - box.first) / 2 * columns * kLanes : nullptr;
+  };
   for (int64_t half = 0; half < 2; ++half) {
-    float* sums = boxes[0].state.sums + half * 2 * kTileFloats;
-    float* more = boxes[kBoxes - 1].state.sums + half * 2 * kTileFloats;
+    float* sums = one.state.sums + half * 2 * kTileFloats;
+    float* more = other.state.sums + half * 2 * kTileFloats;
     _tile_loadd(0, sums, kTileLine);
     _tile_loadd(1, sums + kTileFloats, kTileLine);
     if constexpr (kBoxes == 2) {
@@ -261,26 +356,19 @@ __attribute__((target("amx-tile,amx-bf16"))) void add_value_tiles(const float* v
     }
     for (int64_t r = first; r < end; r += 2) {
       const float* from = values + r / 2 * columns / 16 * 4 * kTileFloats + half * 2 * kTileFloats;
-      bool in[2] = {};
-      const float* by[2] = {};
-      for (int b = 0; b < kBoxes; ++b) {
-        in[b] = r >= boxes[b].first && r < boxes[b].end;
-        if (in[b]) by[b] = boxes[b].scores + (r - boxes[b].first) / 2 * columns * kLanes;
-      }
+      const float *by = weights_of(one, r), *by_other = kBoxes == 2 ? weights_of(other, r) : nullptr;
       for (int64_t c = 0; c < columns; c += 16, from += 4 * kTileFloats) {
         _tile_loadd(4, from, kTileLine);
         _tile_loadd(5, from + kTileFloats, kTileLine);
-        if (in[0]) {
-          _tile_loadd(6, by[0] + c * kLanes, kTileLine);
+        if (by != nullptr) {
+          _tile_loadd(6, by + c * kLanes, kTileLine);
           _tile_dpbf16ps(0, 4, 6);
           _tile_dpbf16ps(1, 5, 6);
         }
-        if constexpr (kBoxes == 2) {
-          if (in[1]) {
-            _tile_loadd(7, by[1] + c * kLanes, kTileLine);
-            _tile_dpbf16ps(2, 4, 7);
-            _tile_dpbf16ps(3, 5, 7);
-          }
+        if (by_other != nullptr) {
+          _tile_loadd(7, by_other + c * kLanes, kTileLine);
+          _tile_dpbf16ps(2, 4, 7);
+          _tile_dpbf16ps(3, 5, 7);
         }
       }
     }
@@ -291,49 +379,65 @@ __attribute__((target("amx-tile,amx-bf16"))) void add_value_tiles(const float* v
       _tile_stored(3, more + kTileFloats, kTileLine);
     }
   }
-  LTX2RT_FENCE;
-}
-
-// Weights of pairs of rows of scores in place, those of the columns from `used` on zero. kShifted: of scores less
-// `shift`. Returns their sum.
-template <bool kShifted>
-Vec weigh_pairs(float* scores, int64_t pairs, int64_t columns, int64_t used, Vec shift) {
-  constexpr int kChains = 4;
-  Vec sums[kChains] = {};
-  const auto weigh = [&](const float* from, float* to, Vec& sum) __attribute__((always_inline)) {
-    Vec low = load(from), high = load(from + kLanes);
-    if constexpr (kShifted) {
-      low -= shift;
-      high -= shift;
+  // All rows of a product with ones are the same.
+  alignas(64) float totals[2][kTileFloats];
+  _tile_loadd(5, kOnes.words, kTileLine);
+  _tile_zero(0);
+  if constexpr (kBoxes == 2) _tile_zero(1);
+  for (int64_t r = first; r < end; r += 2) {
+    const float *by = weights_of(one, r), *by_other = kBoxes == 2 ? weights_of(other, r) : nullptr;
+    for (int64_t c = 0; c < columns; c += 16) {
+      if (by != nullptr) {
+        _tile_loadd(6, by + c * kLanes, kTileLine);
+        _tile_dpbf16ps(0, 5, 6);
+      }
+      if (by_other != nullptr) {
+        _tile_loadd(7, by_other + c * kLanes, kTileLine);
+        _tile_dpbf16ps(1, 5, 7);
+      }
     }
-    const VecI words = weight_pairs(low, high);
-    PairWords::store_row(to, words);
-    sum = PairWords::add_product(sum, words, PairWords::ones());  // of what is multiplied, so that equal weights cancel
-  };
-  for (int64_t pair = 0; pair < pairs; ++pair) {
-    const float* from = scores + pair * columns * 2 * kLanes;
-    float* to = scores + pair * columns * kLanes;
-    int64_t c = 0;
-    for (; c + kChains <= used; c += kChains)
-#pragma GCC unroll 4
-      for (int i = 0; i < kChains; ++i) weigh(from + (c + i) * 2 * kLanes, to + (c + i) * kLanes, sums[i]);
-    for (; c < used; ++c) weigh(from + c * 2 * kLanes, to + c * kLanes, sums[0]);
-    for (; c < columns; ++c) store(to + c * kLanes, zero());
   }
-  return (sums[0] + sums[1]) + (sums[2] + sums[3]);
+  _tile_stored(0, totals[0], kTileLine);
+  if constexpr (kBoxes == 2) _tile_stored(1, totals[1], kTileLine);
+  LTX2RT_FENCE;
+  for (int b = 0; b < kBoxes; ++b) store(boxes[b].state.weights, load(boxes[b].state.weights) + load(totals[b]));
 }
 
-// The queries of a box whose base is zero and stays it: where their lengths were.
-inline VecI plain_queries(const State<PairWords>& state) { return bits_of(load(state.lengths)); }
-
-// Turns scores into weights. Where they exceed the base, it is raised.
-inline void weigh_tiles(const TileBox& box, int64_t columns, int64_t used) {
-  const int64_t pairs = (box.end - box.first) / 2;
-  const VecI changing = ~plain_queries(box.state);
-  if (!any(changing)) {
-    store(box.state.weights, load(box.state.weights) + weigh_pairs<false>(box.scores, pairs, columns, used, zero()));
+// Weights of the scores of a pair of rows: of four columns from `c` on, those from `used` on zero. kBases: queries that
+// are not `plain` have a base, and their scores are less `shift`. from, to: of column 0; may be the same.
+template <bool kBases>
+__attribute__((always_inline)) inline void weigh_four(const float* from, float* to, int64_t c, int64_t used,
+                                                      VecI plain = VecI{}, Vec shift = Vec{}) {
+  const auto score = [&](const float* at) __attribute__((always_inline)) {
+    const Vec x = load(at);
+    if constexpr (!kBases) return x;
+    // What is no number becomes the second operand.
+    return (Vec)_mm512_maskz_max_ps((__mmask16)0xffff, (__m512)select(plain, x, x - shift + splat(kWhole)),
+                                    (__m512)splat(kFirstWhole));
+  };
+  const auto weigh = [&](int64_t c) __attribute__((always_inline)) {
+    PairWords::store_row(to + c * kLanes,
+                         weight_pairs(score(from + c * 2 * kLanes), score(from + (c * 2 + 1) * kLanes)));
+  };
+  if (c + 4 <= used) {
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) weigh(c + i);
     return;
   }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    if (c + i < used) {
+      weigh(c + i);
+    } else {
+      store(to + (c + i) * kLanes, zero());
+    }
+  }
+}
+
+// Turns the scores of a box into weights. Where they exceed the base, it is raised.
+inline void weigh_with_base(const TileBox& box, int64_t columns, int64_t used) {
+  const int64_t pairs = (box.end - box.first) / 2;
+  const VecI plain = plain_queries(box.state);
   const Vec lowest = splat(kMinusInfinity), old_base = load(box.state.base);
   Vec most[2] = {lowest, lowest};
   VecI wrong = {};
@@ -344,19 +448,19 @@ inline void weigh_tiles(const TileBox& box, int64_t columns, int64_t used) {
     wrong |= (VecI)(low != low) | (VecI)(high != high);
   }
   const Vec highest = max(most[0], most[1]);
-  wrong |= (VecI)(highest == splat(__builtin_inff()));
+  wrong = (wrong | (VecI)(highest == splat(__builtin_inff()))) & ~plain;
   const VecI none = (VecI)(old_base == lowest);
-  const VecI raised = ((VecI)(highest > splat(kLift + kLazy)) | none) & (VecI)(highest > lowest) & changing;
-  if (!any(raised | wrong)) {
-    store(box.state.weights, load(box.state.weights) + weigh_pairs<false>(box.scores, pairs, columns, used, zero()));
-    return;
-  }
+  const VecI raised = ((VecI)(highest > splat(kLift + kLazy)) | none) & (VecI)(highest > lowest) & ~plain;
   const Vec shift = select(raised, highest - splat(kLift), zero());
+  for (int64_t pair = 0; pair < pairs; ++pair)
+    for (int64_t c = 0; c < columns; c += 4)
+      weigh_four<true>(box.scores + pair * columns * 2 * kLanes, box.weights + pair * columns * kLanes, c, used, plain,
+                       shift);
+  if (!any(raised | wrong)) return;
   const Vec rescale = select(none, zero(), select(raised, coarse_exp(-shift * splat(1 / kUnitsPerNat)), splat(1.0f)));
   store(box.state.base, select(raised, select(none, zero(), old_base) + shift, old_base));
-  const Vec sum = fma(load(box.state.weights), rescale, weigh_pairs<true>(box.scores, pairs, columns, used, shift));
   // What is no number has the weight zero above; with this sum it still reaches the result.
-  store(box.state.weights, select(wrong, splat(__builtin_nanf("")), sum));
+  store(box.state.weights, select(wrong, splat(__builtin_nanf("")), load(box.state.weights) * rescale));
   for (int64_t n = 0; n < kTileHead * kLanes; n += kLanes)
     store(box.state.sums + n, load(box.state.sums + n) * rescale);
 }
@@ -366,35 +470,81 @@ struct BoxPlace {
   int16_t d, i;
 };
 
+// What of the boxes of a block is known before any frame of keys is seen.
+struct TileRows {
+  int64_t first[kBlockCells], end[kBlockCells];  // of each row of boxes
+  bool plain;                                    // no query of the block has a base, and all keys are finite
+};
+
 // One frame of keys for one or two boxes of column j. values: those of the column, of the row 0 of the plane.
 template <int kBoxes>
-void attend_tile_boxes(const Boxes<PairWords>& boxes, const BoxPlace* places, int64_t j, const SeenFrame& seen,
-                       const float* keys, const float* values, int64_t columns, int64_t pitch) {
+__attribute__((target("amx-tile,amx-bf16"))) void attend_tile_boxes(const Boxes<PairWords>& boxes,
+                                                                    const TileWork& tiles, const TileRows& rows,
+                                                                    const BoxPlace* places, int64_t j,
+                                                                    const VecI* in_frame, const float* keys,
+                                                                    const float* values, int64_t pitch) {
   const Box box = boxes.box(places[0].d, places[0].i, j);
+  const int64_t columns = 16 * tiles_across(boxes.args, boxes.lane_box.columns), used = box.end_key - box.first_key;
   const int64_t together = larger(2, Work<PairWords>::score_rows(boxes.args) / columns / 2 * 2);
-  int64_t starts[kBoxes], ends[kBoxes], most = 0;
-  for (int b = 0; b < kBoxes; ++b) {
-    starts[b] = boxes.first_row(places[b].i);
-    ends[b] = boxes.end_row(places[b].i);
-    most = larger(most, ends[b] - starts[b]);
-  }
+  const int64_t pair_floats = columns * 2 * kLanes;
+  const StartTiles starts = tiles.start_tiles(j, columns);
+  keys += box.first_key * kTileWords;
+  int64_t most = 0;
+  for (int b = 0; b < kBoxes; ++b) most = larger(most, rows.end[places[b].i] - rows.first[places[b].i]);
   for (int64_t done = 0; done < most; done += together) {
     const auto part = [&](int b) {
       const auto [d, i] = places[b];
-      const int64_t first = smaller(starts[b] + done, ends[b]);
+      const int64_t first = smaller(rows.first[i] + done, rows.end[i]);
       return TileBox{.first = first,
-                     .end = smaller(first + together, ends[b]),
-                     .in_frame = frame_mask(boxes.lane_box, boxes.seen_by(d, seen)),
-                     .row_masks = boxes.row_masks(i) + (first - starts[b]) * kLanes,
+                     .end = smaller(first + together, rows.end[i]),
+                     .in_frame = in_frame[d],
+                     .row_masks = boxes.row_masks(i) + (first - rows.first[i]) * kLanes,
                      .column_masks = boxes.column_masks(j),
                      .state = boxes.state(d, i, j),
                      .scores = boxes.work.scores[b],
-                     .start = boxes.work.starts[b],
+                     .weights = boxes.work.scores[b],
+                     .own_start = boxes.work.starts[b],
+                     .start = nullptr,
                      .start_row = splat_bits(1)};
     };
     TileBox parts[2] = {part(0), part(kBoxes - 1)};
-    score_tiles<kBoxes>(keys + box.first_key * kTileWords, pitch, columns, parts);
-    for (int b = 0; b < kBoxes; ++b) weigh_tiles(parts[b], columns, box.end_key - box.first_key);
+    const int64_t first = smaller(parts[0].first, parts[1].first), end = larger(parts[0].end, parts[1].end);
+    load_query_tiles<kBoxes>(parts);
+    if (rows.plain) {
+      // A pair of rows is weighed while the next one is multiplied.
+      const auto fresh = [&](int b, int64_t row) { return tiles.fresh + (2 * b + row / 2 % 2) * pair_floats; };
+      for (int64_t row = first; row < end + 2; row += 2) {
+#pragma GCC unroll 2
+        for (int r = 0; r < 2; ++r) {
+          const float* start[2] = {};
+          float* to[2] = {};
+          for (int b = 0; b < kBoxes; ++b) {
+            if (parts[b].has(row)) start[b] = start_of(parts[b], row + r, columns, starts);
+            to[b] = fresh(b, row) + r * kLanes;
+          }
+          const int box = r < kBoxes ? r : 0;
+          const bool weighs = box == r && parts[box].has(row - 2);
+          const float* scores = fresh(box, row - 2);
+          float* weights = parts[box].weights + (row - 2 - parts[box].first) / 2 * columns * kLanes;
+          score_row<kBoxes>(keys + (row + r) * 2 * pitch * kTileWords, pitch, columns, start, to,
+                            [&](int64_t c) __attribute__((always_inline)) {
+                              if (weighs) weigh_four<false>(scores, weights, c, used);
+                            });
+        }
+      }
+    } else {
+      for (int64_t row = first; row < end; ++row) {
+        const float* start[2] = {};
+        float* to[2] = {};
+        for (int b = 0; b < kBoxes; ++b) {
+          if (!parts[b].has(row)) continue;
+          start[b] = start_with_base(parts[b], row, columns);
+          to[b] = parts[b].scores + (row - parts[b].first) / 2 * pair_floats + row % 2 * kLanes;
+        }
+        score_row<kBoxes>(keys + row * 2 * pitch * kTileWords, pitch, columns, start, to, [](int64_t) {});
+      }
+      for (int b = 0; b < kBoxes; ++b) weigh_with_base(parts[b], columns, used);
+    }
     add_value_tiles<kBoxes>(values, columns, parts);
   }
 }
@@ -422,25 +572,27 @@ inline void copy_values(const Boxes<PairWords>& boxes, const float* from, float*
 }
 
 // One frame of keys for all boxes of a block.
-inline void attend_tile_frame(const Boxes<PairWords>& boxes, const SeenFrame& seen, const float* keys, float* memory) {
+inline void attend_tile_frame(const Boxes<PairWords>& boxes, const TileRows& rows, const SeenFrame& seen,
+                              const float* keys, const TileWork& tiles) {
   const NeighborhoodArgs& args = boxes.args;
   const int64_t pitch = tile_columns(args, boxes.plane), across = tiles_across(args, boxes.lane_box.columns);
-  const int64_t columns = 16 * across, first = boxes.first_row(0) / 2;
-  float* values = TileWork(memory, args, boxes.lane_box.columns).values;
+  const int64_t first = rows.first[0] / 2;
   const int64_t column_floats = TileWork::column_floats(args, boxes.lane_box.columns);
-  copy_values(boxes, tile_values(args, boxes.plane, keys), values);
+  copy_values(boxes, tile_values(args, boxes.plane, keys), tiles.values);
+  VecI in_frame[kTileFrames];
+  for (int64_t d = 0; d < boxes.deep; ++d) in_frame[d] = frame_mask(boxes.lane_box, boxes.seen_by(d, seen));
   BoxPlace places[kTileFrames * kBlockCells];
   int64_t count = 0;
   for (int64_t i = 0; i < boxes.down; ++i)
     for (int64_t d = 0; d < boxes.deep; ++d)
       if (boxes.seen_by(d, seen) != 0) places[count++] = {(int16_t)d, (int16_t)i};
   for (int64_t j = 0; j < boxes.across; ++j) {
-    const float* row_0 = values + j * column_floats - first * across * kTileHead * kTileWords;
+    const float* row_0 = tiles.values + j * column_floats - first * across * kTileHead * kTileWords;
     for (int64_t n = 0; n < count; n += 2) {
       if (n + 1 < count) {
-        attend_tile_boxes<2>(boxes, places + n, j, seen, keys, row_0, columns, pitch);
+        attend_tile_boxes<2>(boxes, tiles, rows, places + n, j, in_frame, keys, row_0, pitch);
       } else {
-        attend_tile_boxes<1>(boxes, places + n, j, seen, keys, row_0, columns, pitch);
+        attend_tile_boxes<1>(boxes, tiles, rows, places + n, j, in_frame, keys, row_0, pitch);
       }
     }
   }
@@ -459,12 +611,20 @@ __attribute__((target("amx-tile,amx-bf16"))) inline void attend_tiles(
   }
   const Boxes<PairWords> boxes(args, plane, lane_box, block, work);
   boxes.start(args.scale * kUnitsPerNat);
+  const TileWork tiles(memory, args, lane_box.columns);
+  for (int64_t j = 0; j < boxes.across; ++j) tiles.start_tiles(j, 16 * tiles_across(args, lane_box.columns)).clear();
+  TileRows rows;
+  for (int64_t i = 0; i < boxes.down; ++i) {
+    rows.first[i] = boxes.first_row(i);
+    rows.end[i] = boxes.end_row(i);
+  }
+  rows.plain = true;
   float key_lengths[kTileFrames] = {};  // of what each frame of queries sees
   for (int64_t f = 0; f < seen_count; ++f) {
     const float* lengths = tile_lengths(args, plane, planes + seen[f].slot * stride);
     float longest = 0.0f;
-    for (int64_t r = boxes.first_row(0); r < boxes.end_row(boxes.down - 1); ++r)
-      longest = larger_length(longest, lengths[r]);
+    for (int64_t r = rows.first[0]; r < rows.end[boxes.down - 1]; ++r) longest = larger_length(longest, lengths[r]);
+    rows.plain = rows.plain && longest < __builtin_inff();
     for (int t = 0; t < block.frames; ++t)
       if (seen[f].seen_by >> t & 1) key_lengths[t] = larger_length(key_lengths[t], longest);
   }
@@ -477,6 +637,7 @@ __attribute__((target("amx-tile,amx-bf16"))) inline void attend_tiles(
     for (int64_t n = 0; n < boxes.down * boxes.across; ++n) {
       const State<PairWords> state = boxes.state(d, n / boxes.across, n % boxes.across);
       const VecI plain = (VecI)(load(state.lengths) * load(longest) <= splat(kPlainScore * kPlainScore));
+      rows.plain = rows.plain && !any(~plain);
       store(state.lengths, from_bits(plain));
       store(state.base, select(plain, zero(), splat(kMinusInfinity)));
     }
@@ -484,7 +645,7 @@ __attribute__((target("amx-tile,amx-bf16"))) inline void attend_tiles(
   LTX2RT_FENCE;
   _tile_loadconfig(&config);
   for (int64_t f = 0; f < seen_count; ++f) {
-    attend_tile_frame(boxes, seen[f], planes + seen[f].slot * stride, memory);
+    attend_tile_frame(boxes, rows, seen[f], planes + seen[f].slot * stride, tiles);
   }
   _tile_release();
   for (int64_t j = 0; j < boxes.across; ++j) {

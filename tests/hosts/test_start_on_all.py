@@ -29,6 +29,7 @@ exec /bin/sh -c "$*"
 # What stands for the command: it says who it is, and does what the variable of its rank says.
 PROGRAM = """
 import os, pathlib, sys, time
+from ltx2rt.team.environment import read_absence
 rank = os.environ["MLX_RANK"]
 hosts = pathlib.Path(os.environ["MLX_HOSTFILE"])
 print("out", rank, sys.argv[1:], flush=True)
@@ -37,6 +38,11 @@ pathlib.Path(f"{rank}.started").write_text(f"{os.getpid()} {hosts}")
 what, number = os.environ.get(f"DO_{rank}", "exit 0").split()
 if what == "sleep":
     time.sleep(float(number))
+elif what == "hear":
+    told = pathlib.Path(os.environ["LTX2RT_ABSENT"])
+    while not told.read_text().endswith("\\n"):
+        time.sleep(0.02)
+    print("heard", read_absence(told))
 elif what == "kill":
     os.kill(os.getpid(), int(number))
 else:
@@ -138,6 +144,15 @@ def test_a_worker_that_fails_is_told_and_the_leader_goes_on(place: Path) -> None
     code, _, err = ran(place, FAR, DO_0="sleep 1", DO_1="exit 3")
     assert code == 0
     assert "ltx2rt: mac2 has ended with exit code 3" in err.splitlines()
+
+
+@pytest.mark.parametrize("machines", [HERE, FAR, "mac1,mac2"])
+def test_the_leader_hears_of_a_worker_that_fails(machines: str, place: Path) -> None:
+    code, out, _ = ran(place, machines, DO_0="hear 0", DO_1="exit 3")
+    assert code == 0
+    worker = machines.partition(",")[2]
+    assert out.splitlines()[-1] == f"heard Absence(machine={worker!r}, code=3)"
+    assert left(place) == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])

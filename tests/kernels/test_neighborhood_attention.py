@@ -187,6 +187,14 @@ def test_published_heads_in_bfloat16(name, borders):
     assert error(neighborhood_attention(*arrays, **arguments), exact) <= 2 * low + 1e-6
 
 
+def test_boxes_of_queries_below_one_another():
+    """A window of 16 columns makes boxes of one column, whose rows of queries see rows of keys in many ways."""
+    arrays, arguments, exact = problem((1, 1, 34, 1), 1, 1, 64, (29, 16), ("shift", "replicate"), [[0]], mx.bfloat16)
+    with forced("mlx"):
+        low = error(neighborhood_attention(*arrays, **arguments), exact)
+    assert error(neighborhood_attention(*arrays, **arguments), exact) <= 2 * low + 1e-6
+
+
 @pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16], ids=str)
 @pytest.mark.parametrize("loud", [1, 10])
 def test_same_bits_however_many_frames_of_queries(loud, dtype):

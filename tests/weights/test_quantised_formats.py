@@ -326,6 +326,7 @@ BAD: dict[str, tuple[Encoded, str]] = {
         r"nvfp4 block scales \(weight_scale\) are F32",
     ),
     "nvfp4 smoothed": (changed(NVFP4, pre_quant_scale=ONES), "pre_quant_scale"),
+    "fp8 smoothed": (plain(weight=E8, weight_scale=ONES, pre_quant_scale=ONES), "fp8.* with pre_quant_scale"),
     "nvfp4 not padded": (changed(NVFP4, weight=U8), r"not padded to multiples of 16"),
     "nvfp4 two wholes": (
         changed(NVFP4, weight_scale_2=ONES[:2, 0]),
