@@ -21,8 +21,9 @@ from ltx2rt.kernels import half_operands
 from ltx2rt.spelling import spelled
 from ltx2rt.types import FLOAT32_BYTES, Array, LinearWeight, ParamSpec
 from ltx2rt.weights.block_stream import BlockLayout, BlockStream, Wanted
-from ltx2rt.weights.config import complete_config, config_section, parse_config
+from ltx2rt.weights.config import complete_config, config_section, is_stated, parse_config
 from ltx2rt.weights.detection import read_json, refuse_foreign_tensors
+from ltx2rt.weights.finite import NotFinite, find_not_finite
 from ltx2rt.weights.foreign_formats import refuse_foreign_formats
 from ltx2rt.weights.formats import DENSE, companion_of, companions, fault_of, format_of
 from ltx2rt.weights.formats.linear_format import CURE, FLOATS, Encoding, LinearFormat, Stored
@@ -231,10 +232,10 @@ class Checkpoint:
         files = open_weight_files([path])
         single = files[0]
         metadata = _merged(dict(unit_of(path).metadata), single.metadata, str(path))
-        if "config" not in metadata:  # of a pack files state nothing
-            metadata = {**pack_metadata(path), **metadata}
+        if not is_stated(metadata, "config"):  # of a pack files state nothing
+            metadata |= pack_metadata(path)
         checkpoint = cls(path, [files], metadata)
-        if "text_encoder" in checkpoint.components and "gemma_config" not in metadata:
+        if "text_encoder" in checkpoint.components and not is_stated(metadata, "gemma_config"):
             checkpoint._hf_config = text_encoder_config(path)
         return checkpoint
 
@@ -387,6 +388,22 @@ class Checkpoint:
     def is_manifest(self) -> bool:
         """Whether only names, dtypes and shapes are known."""
         return any(place.file is None for places in self._components.values() for place in places.values())
+
+    def not_finite(self) -> Iterator[NotFinite]:
+        """Every tensor with values that are NaN or infinite, scales stored as bytes included; reads all files once."""
+        meant: dict[WeightFile, dict[str, str]] = {}
+        for component, places in self._components.items():
+            for local in places:
+                encoding = self._encoding(component, local)
+                if companion_of(local) != local or component in _WITHOUT_FORMATS:
+                    continue
+                for suffix, dtype in format_of(encoding).floats_as_bytes(encoding).items():
+                    other = local.rpartition(".")[0] + suffix if suffix else local
+                    place = places.get(other)
+                    if place is not None and place.file is not None and place.info.dtype == "U8":
+                        meant.setdefault(place.file, {})[place.name] = dtype
+        for file in self.files:
+            yield from find_not_finite(file, meant=meant.get(file))
 
     def holds_the_same(self, other: Checkpoint, component: str) -> bool:
         """Whether both have the same tensors of a component, by their headers and by the beginnings of some of them."""

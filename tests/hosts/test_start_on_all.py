@@ -33,7 +33,7 @@ from ltx2rt.team.environment import read_absence
 rank = os.environ["MLX_RANK"]
 hosts = pathlib.Path(os.environ["MLX_HOSTFILE"])
 print("out", rank, sys.argv[1:], flush=True)
-print("err", rank, os.environ["COLOUR"], hosts.read_text(), file=sys.stderr, flush=True)
+sys.stderr.write(" ".join(["err", rank, os.environ["COLOUR"], hosts.read_text()]) + "\\n")  # at once
 pathlib.Path(f"{rank}.started").write_text(f"{os.getpid()} {hosts}")
 what, number = os.environ.get(f"DO_{rank}", "exit 0").split()
 if what == "sleep":

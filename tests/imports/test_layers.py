@@ -53,7 +53,7 @@ BELOW = {
     "weights": {"kernels", "types", "errors", "atomic_file", "spelling", "paths"},
     "hub": {"memory.limits", "errors"},
     "team": {"spelling"} | LAYERS,
-    "hosts": {"errors", "paths"},
+    "hosts": {"team.environment", "errors", "paths"},
     "memory": {"kernels", "types", "errors", "refusals"},
     "graph.models.layers": LAYERS,
     "graph.models.transformer": COMMON,

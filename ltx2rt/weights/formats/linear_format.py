@@ -158,6 +158,13 @@ class LinearFormat(ABC):
         """`fault` of a tensor that is stored as its marker says, if it has one."""
         return None
 
+    def floats_as_bytes(self, encoding: Encoding) -> Mapping[str, str]:
+        """Which stored tensors of U8 hold 8-bit floats: suffix of a companion, or empty for the weight -> their dtype.
+
+        The tensor has no `fault`.
+        """
+        return {}
+
     def require_sound(self, stored: Stored, shape: tuple[int, ...]) -> None:
         """Check what the headers say of a tensor that shall be one of the logical ``shape``.
 

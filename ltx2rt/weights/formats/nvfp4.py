@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import mlx.core as mx
 
@@ -62,6 +62,9 @@ class Nvfp4(PackedFormat):
         if scales.dtype not in _SCALE_DTYPES:
             return f"nvfp4 block scales (weight_scale) are {scales.dtype}; expected {' or '.join(_SCALE_DTYPES)}"
         return wrong_scales(encoding, _WHOLE, [(), (1,), (1, 1)], "one value")
+
+    def floats_as_bytes(self, encoding: Encoding) -> Mapping[str, str]:
+        return {_SCALES: "F8_E4M3"}
 
     def shapes(self, encoding: Encoding) -> list[tuple[int, ...]]:
         shape = encoding.info.shape

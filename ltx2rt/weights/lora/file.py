@@ -240,7 +240,10 @@ class LoraFile:
                 f"{self.path}: holds several adapters ({other.adapter or 'one without a name'}, "
                 f"{key.adapter or 'one without a name'}); give a file with one."
             )
-        return f"{self.path}: tensors {first!r} and {second!r} are the same factor of {readable(key.module)}."
+        return (
+            f"{self.path}: tensors {first!r} and {second!r} are the same factor of {readable(key.module)}; "
+            "give a file with one of them."
+        )
 
     def _factor(self, name: str) -> Factor:
         encoding = encoding_of(name, self.tensors, self._markers.get(name))

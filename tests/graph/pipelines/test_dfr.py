@@ -355,6 +355,7 @@ def test_an_interrupted_run_goes_on(where: str, pack: dict[str, Any], whole: Who
     np.testing.assert_array_equal(clip.audio_latent, whole.clip.audio_latent)
 
 
+@pytest.mark.slow
 def test_previews_have_the_size_of_their_pass(whole: Whole) -> None:
     assert whole.previews == {
         "denoise 1": (7, 1, 1),
