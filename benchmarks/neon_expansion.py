@@ -15,7 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 # Instruction set, flags of the compiler as in CMakeLists.txt, processor of the emulator, words.
 SETS = {
-    "neonbf16": ("-march=armv8.2-a+bf16+dotprod", "max", ("float32", "pairs")),
+    "neonbf16": ("-march=armv8.2-a+bf16+dotprod+i8mm", "max", ("float32", "pairs")),
     "neon": ("-march=armv8-a", "cortex-a72", ("float32",)),
 }
 FORMATS = ("e4m3", "int8", "int4", "bf16")

@@ -87,12 +87,17 @@ def judged(plan: dict[str, Any], rounds: dict[str, list[list[dict[str, Any]]]], 
     passes = {way: 2 if way == "both for themselves" else 1 for way in WAYS}
     times = {way: _median_ratio(seconds["one"], seconds[way]) * passes[way] for way in WAYS}
     of_both = {way: _median_ratio(seconds["both for themselves"], seconds[way]) * passes[way] / 2 for way in WAYS}
-    print(f"{'':<24}{'median s':>10}{'spread':>10}{'times as fast':>15}{'of two alone':>14}{'waiting s':>11}")
+    columns = "".join(map("{:>15}".format, ("spread", "times as fast", "of two alone", "processor s", "waiting s")))
+    print(f"{'':<24}{'median s':>10}{columns}")
     for way in WAYS:
         median = statistics.median(seconds[way])
-        waiting = statistics.median([own["waiting"] for found in rounds[way] for own in found])
+        processor, waiting = (
+            statistics.median([own[what] for found in rounds[way] for own in found])
+            for what in ("processor", "waiting")
+        )
         spread = (max(seconds[way]) - min(seconds[way])) / median
-        print(f"{way:<24}{median:>10.3f}{spread:>10.2f}{times[way]:>15.2f}{of_both[way]:>14.2f}{waiting:>11.3f}")
+        figures = (f"{spread:.2f}", f"{times[way]:.2f}", f"{of_both[way]:.2f}", f"{processor:.3f}", f"{waiting:.3f}")
+        print(f"{way:<24}{median:>10.3f}{''.join(map('{:>15}'.format, figures))}")
     shared = [way for way in WAYS if way.startswith("together")]
     best, best_of_both = max(times[way] for way in shared), max(of_both[way] for way in shared)
     together = [own for way in WAYS if way.startswith("together") for found in rounds[way] for own in found]
@@ -230,16 +235,17 @@ def machine(arguments: argparse.Namespace) -> int:
         if way.startswith("together"):
             team.gather(mx.zeros(1, mx.uint8), "begin")  # both have read the line
         before, waited = sum(team.traffic.received.values()), sum(team.traffic.seconds.values())
-        begun = time.perf_counter()
+        begun, used = time.perf_counter(), time.process_time()
         velocities = transformer(video, audio)
         mx.eval(*velocities)
-        seconds = time.perf_counter() - begun
+        seconds, processor = time.perf_counter() - begun, time.process_time() - used
         digest = hashlib.sha256()
         for own in velocities:
             assert own is not None
             digest.update(bytes(memoryview(own.view(mx.uint8))))
         result = {
             "seconds": seconds,
+            "processor": processor,
             "waiting": sum(team.traffic.seconds.values()) - waited,
             "received": sum(team.traffic.received.values()) - before,
             "digest": digest.hexdigest(),

@@ -159,10 +159,16 @@ cpu::KernelTables broken(cpu::KernelTables tables, const std::string& part) {
                                       int64_t ldc, bool add, const cpu::ReadAhead& ahead) {
       whole.linear.tiles.multiply(a, rows, panel, k - 32, c, ldc, add, ahead);
     };
+  } else if (part == "row tiles") {
+    if (!tables.linear.has_tiles) throw std::invalid_argument("this instruction set has no tiles");
+    tables.linear.row_tiles.multiply_few = [](const cpu::WeightMatrix& w, int64_t n0, int64_t k0, int64_t k,
+                                              const float* a, int64_t rows, float* c, int64_t ldc, bool add) {
+      whole.linear.row_tiles.multiply_few(w, n0, k0, k - 32, a, rows, c, ldc, add);
+    };
   } else if (part == "codes") {
-    for (auto* loops : {&tables.linear.quads, &tables.linear.quad_tiles}) {
+    for (auto* loops : {&tables.codes.quads, &tables.codes.tiles}) {
       loops->prepare = [](cpu::FloatType type, const char* const* from, int64_t rows, int64_t n, float* to) {
-        whole.linear.quads.prepare(type, from, rows, n - 1, to);
+        whole.codes.quads.prepare(type, from, rows, n - 1, to);
       };
     }
   } else if (part == "finish") {

@@ -165,6 +165,8 @@ def inspect(path: str | os.PathLike[str], *, deep: bool = False) -> Report:
     else:
         checkpoint = Checkpoint.open(path)
         report, files = _inspect_checkpoint(checkpoint), checkpoint.files
+        if deep and files:
+            return replace(report, not_finite=list(checkpoint.not_finite()))
     if not deep:
         return report
     if not files:

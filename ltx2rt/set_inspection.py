@@ -12,7 +12,7 @@ from ltx2rt.graph.components import COMPONENTS
 from ltx2rt.inspection import ComponentReport, inspect_component
 from ltx2rt.types import FilePath, ParamSpec
 from ltx2rt.weights.checkpoint import Checkpoint
-from ltx2rt.weights.finite import NotFinite, find_not_finite
+from ltx2rt.weights.finite import NotFinite
 from ltx2rt.weights.lora.opening import is_lora_path
 from ltx2rt.weights.sets.parts import NEEDED, TEXT_ENCODER, Part, find
 from ltx2rt.weights.sets.resolution import ModelSet, resolve
@@ -137,7 +137,7 @@ def inspect_set(path: FilePath, *, deep: bool = False) -> SetReport:
         missing=gaps,
         text_encoder=model.gaps.get(TEXT_ENCODER.setting, ""),
         error=error,
-        not_finite=[bad for c in checkpoints for file in c.files for bad in find_not_finite(file)] if deep else None,
+        not_finite=[bad for checkpoint in checkpoints for bad in checkpoint.not_finite()] if deep else None,
     )
 
 

@@ -18,6 +18,7 @@ constexpr int kTileColumns = 2 * kLanes;  // columns of one panel
 
 // What a word of the rows and of the panel is: a float32 value...
 struct FloatWords {
+  static constexpr int64_t kValues = 1;
   using Operand = Vec;
   using Sum = Vec;
   static Sum start(const float*) { return zero(); }
@@ -29,6 +30,7 @@ struct FloatWords {
 #ifdef LTX2RT_BF16_DOT
 // ...or a pair of bfloat16 values that follow one another in the summed index.
 struct PairWords {
+  static constexpr int64_t kValues = 2;
   using Operand = VecI;
   using Sum = Vec;
   static Sum start(const float*) { return zero(); }

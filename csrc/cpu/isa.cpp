@@ -42,36 +42,50 @@ bool supports_avx512() {
          __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
 
-// Every processor with BF16 but one (Cooper Lake, which then runs avx512) has VBMI and VNNI too.
+bool supports_avx2vnni() {
+  uint32_t eax = 0, ebx, ecx, edx;
+  return supports_avx2() && __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) && (eax >> 4 & 1) != 0;
+}
+
+bool supports_avx512vnni() { return supports_avx512() && __builtin_cpu_supports("avx512vnni"); }
+
+// Every processor with BF16 but one (Cooper Lake, which then runs avx512vnni) has VBMI and VNNI too.
 bool supports_avx512bf16() {
   uint32_t eax = 0, ebx, ecx, edx;
-  return supports_avx512() && __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni") &&
+  return supports_avx512vnni() && __builtin_cpu_supports("avx512vbmi") &&
          __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) && (eax >> 5 & 1) != 0;
 }
 
+bool supports_neondot() { return false; }
 bool supports_neonbf16() { return false; }
 
 #else
 
 bool supports_avx2() { return false; }
+bool supports_avx2vnni() { return false; }
 bool supports_avx512() { return false; }
+bool supports_avx512vnni() { return false; }
 bool supports_avx512bf16() { return false; }
 
-// Every processor with BF16 has dot products of 8-bit integers too.
-bool supports_neonbf16() {
+// Extensions of NEON: dot products of 8-bit integers, and products of bfloat16 with those of matrices of 8-bit integers
+// (I8MM), which came together.
 #if defined(__aarch64__) && defined(__linux__)
-  return (getauxval(AT_HWCAP2) >> 14 & 1) != 0 && (getauxval(AT_HWCAP) >> 20 & 1) != 0;
+bool supports_neondot() { return (getauxval(AT_HWCAP) >> 20 & 1) != 0; }
+bool supports_neonbf16() { return supports_neondot() && (getauxval(AT_HWCAP2) >> 13 & 3) == 3; }
 #elif defined(__aarch64__) && defined(__APPLE__)
-  const auto has = [](const char* feature) {
-    int32_t value = 0;
-    size_t size = sizeof value;
-    return sysctlbyname(feature, &value, &size, nullptr, 0) == 0 && value != 0;
-  };
-  return has("hw.optional.arm.FEAT_BF16") && has("hw.optional.arm.FEAT_DotProd");
-#else
-  return false;
-#endif
+bool has(const char* feature) {
+  int32_t value = 0;
+  size_t size = sizeof value;
+  return sysctlbyname(feature, &value, &size, nullptr, 0) == 0 && value != 0;
 }
+bool supports_neondot() { return has("hw.optional.arm.FEAT_DotProd"); }
+bool supports_neonbf16() {
+  return supports_neondot() && has("hw.optional.arm.FEAT_BF16") && has("hw.optional.arm.FEAT_I8MM");
+}
+#else
+bool supports_neondot() { return false; }
+bool supports_neonbf16() { return false; }
+#endif
 
 #endif
 
@@ -86,10 +100,27 @@ bool supports_neon() {
 #define LTX2RT_BUILT(isa, wanted) \
   if (Isa::isa == wanted) return true;
 
+// The set whose code one takes where it has none of its own.
+Isa base_of(Isa isa) {
+  switch (isa) {
+    case Isa::amxbf16:
+      return Isa::avx512bf16;
+    case Isa::avx512vnni:
+      return Isa::avx512;
+    case Isa::avx2vnni:
+      return Isa::avx2;
+    case Isa::neondot:
+      return Isa::neon;
+    default:
+      return isa;
+  }
+}
+
 bool is_built(Isa isa) {
+  if (base_of(isa) != isa && !is_built(base_of(isa))) return false;
   LTX2RT_EACH_ISA(LTX2RT_BUILT, isa)
-  if (isa == Isa::amxbf16) return is_built(Isa::avx512bf16);
-  return isa == Isa::portable;
+  LTX2RT_EACH_CODES_ISA(LTX2RT_BUILT, isa)
+  return isa == Isa::portable || isa == Isa::amxbf16;
 }
 
 }  // namespace
@@ -98,11 +129,14 @@ std::vector<IsaState> isa_states() {
   const bool avx2 = supports_avx2(), neon = supports_neon();
   std::vector<IsaState> states = {{Isa::amxbf16, false, supports_avx512bf16() && amx_usable(), true, true},
                                   {Isa::avx512bf16, false, supports_avx512bf16(), true, true},
+                                  {Isa::avx512vnni, false, supports_avx512vnni(), true, true},
                                   {Isa::avx512, false, supports_avx512(), true, true},
                                   {Isa::avx512bf16_emulated, false, avx2, false, false},
                                   {Isa::avx512_emulated, false, avx2, false, false},
+                                  {Isa::avx2vnni, false, supports_avx2vnni(), true, true},
                                   {Isa::avx2, false, avx2, true, true},
                                   {Isa::neonbf16, false, neon && supports_neonbf16(), false, true},
+                                  {Isa::neondot, false, neon && supports_neondot(), false, true},
                                   {Isa::neon, false, neon, false, true},
                                   {Isa::portable, false, true, true, true}};
   for (auto& state : states) state.built = is_built(state.isa);
@@ -159,16 +193,22 @@ const char* isa_name(Isa isa) {
       return "amxbf16";
     case Isa::avx512bf16:
       return "avx512bf16";
+    case Isa::avx512vnni:
+      return "avx512vnni";
     case Isa::avx512:
       return "avx512";
     case Isa::avx512bf16_emulated:
       return "avx512bf16_emulated";
     case Isa::avx512_emulated:
       return "avx512_emulated";
+    case Isa::avx2vnni:
+      return "avx2vnni";
     case Isa::avx2:
       return "avx2";
     case Isa::neonbf16:
       return "neonbf16";
+    case Isa::neondot:
+      return "neondot";
     case Isa::neon:
       return "neon";
     case Isa::portable:

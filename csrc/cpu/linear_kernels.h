@@ -90,10 +90,9 @@ struct LinearKernels {
   // What pairs are for, multiplied in tiles, where those are in use (isa.h).
   bool has_tiles;
   LinearLoops tiles;
-  LinearLoops quad_tiles;
-  // For rows of 8-bit codes (as prepare gets them, whatever type it is told) and weights of int8_rows. A panel of k values
-  // takes a row of words more.
-  LinearLoops quads;
+  // Tiles of at most few_rows rows, with the same bits, that take weights of bf16 and e4m3 as they lie in memory. These
+  // loops have multiply_few alone.
+  LinearLoops row_tiles;
   // Codes of n contiguous values and their scale (see quantized_linear in csrc/quantized_linear.h).
   float (*quantise)(FloatType type, const void* from, int64_t n, int8_t* to);
   // Integer sums as float32, in place.

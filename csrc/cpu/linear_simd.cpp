@@ -1,10 +1,9 @@
 // Matrix product loops of quantized_linear for one instruction set.
-#include "csrc/cpu/fetcher.h"
 #include "csrc/cpu/float_rows.h"
-#include "csrc/cpu/fma_tile.h"
 #include "csrc/cpu/linear_kernels.h"
 #include "csrc/cpu/linear_tiles.h"
-#include "csrc/cpu/quad_words.h"
+#include "csrc/cpu/panel_products.h"
+#include "csrc/cpu/row_tiles.h"
 #include "csrc/cpu/simd.h"
 #include "csrc/cpu/weight_panels.h"
 #include "csrc/cpu/wide_pairs.h"
@@ -44,17 +43,18 @@ inline __attribute__((always_inline)) void expand_words(const WeightMatrix& w, i
     return;
   }
 #endif
+#ifdef LTX2RT_WIDE_PAIRS
+  if constexpr (__is_same(Words, FloatWords)) {
+    if (w.format == WeightFormat::bf16) {  // pairs again, and both values of each in turn
+      return transpose_lines<2, kFetch>(
+          w, n0, k0, k, [&sink](int v, __m512i word, int64_t pair, int64_t left) __attribute__((always_inline)) {
+            sink(2 * pair, v, from_bits((VecI)word << 16));
+            if (left > 1) sink(2 * pair + 1, v, from_bits((VecI)word & (int32_t)0xffff0000));
+          });
+    }
+  }
+#endif
   if constexpr (__is_same(Words, FloatWords)) expand(w, n0, k0, k, both);
-}
-
-template <typename Words>
-constexpr int64_t kValuesPerWord = __is_same(Words, FloatWords)  ? 1
-                                   : __is_same(Words, QuadWords) ? 4
-                                                                 : 2;
-
-template <typename Words>
-int64_t words_of(int64_t values) {
-  return (values + kValuesPerWord<Words> - 1) / kValuesPerWord<Words>;
 }
 
 template <typename Words, bool kFetch = false>
@@ -63,63 +63,6 @@ void pack(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t k, float* panel
       w, n0, k0, k, [panel](int64_t row, int v, typename Words::Operand operand) __attribute__((always_inline)) {
         memcpy(panel + row * kPanelColumns + v * kLanes, &operand, sizeof operand);
       });
-}
-
-// Words of a tile between two turns to fetch.
-constexpr int64_t kFetchWords = 8;
-
-// c[kRows, panel] (+)= a * panel, with the rows of a interleaved: each sum is one chain in the order of the words.
-template <typename Words, int kRows>
-void multiply_tile(const float* a, int64_t words, const float* panel, float* c, int64_t ldc, bool add,
-                   Fetcher& fetcher) {
-  typename Words::Sum sums[kRows][kPanelVecs];
-#pragma GCC unroll 2
-  for (int v = 0; v < kPanelVecs; ++v) {
-    const auto start = Words::start(panel + words * kPanelColumns + v * kLanes);
-#pragma GCC unroll 16
-    for (int i = 0; i < kRows; ++i) sums[i][v] = start;
-  }
-  for (int64_t k = 0; k < words;) {
-    fetcher.fetch_share();
-    for (const int64_t end = k + kFetchWords < words ? k + kFetchWords : words; k < end;
-         ++k, a += kRows, panel += kPanelColumns) {
-      typename Words::Operand b[kPanelVecs];
-#pragma GCC unroll 2
-      for (int v = 0; v < kPanelVecs; ++v) b[v] = Words::load_row(panel + v * kLanes);
-#pragma GCC unroll 16
-      for (int i = 0; i < kRows; ++i) {
-        const auto x = Words::broadcast(a + i);
-#pragma GCC unroll 2
-        for (int v = 0; v < kPanelVecs; ++v) sums[i][v] = Words::add_product(sums[i][v], x, b[v]);
-      }
-    }
-  }
-#pragma GCC unroll 16
-  for (int i = 0; i < kRows; ++i)
-#pragma GCC unroll 2
-    for (int v = 0; v < kPanelVecs; ++v) Words::store_sum(c + i * ldc + v * kLanes, sums[i][v], add);
-}
-
-template <typename Words, int kRows = kTileRows>
-void multiply_tile_of(int64_t rows, const float* a, int64_t words, const float* panel, float* c, int64_t ldc, bool add,
-                      Fetcher& fetcher) {
-  if (rows == kRows) {
-    multiply_tile<Words, kRows>(a, words, panel, c, ldc, add, fetcher);
-  } else if constexpr (kRows > 1) {
-    multiply_tile_of<Words, kRows - 1>(rows, a, words, panel, c, ldc, add, fetcher);
-  }
-}
-
-template <typename Words>
-void multiply(const float* a, int64_t rows, const float* panel, int64_t k, float* c, int64_t ldc, bool add,
-              const ReadAhead& ahead) {
-  constexpr int64_t kBlockWords = kDepthBlock / kValuesPerWord<Words>;
-  const int64_t words = words_of<Words>(k);
-  Fetcher fetcher(ahead, (rows + kTileRows - 1) / kTileRows * ((words + kFetchWords - 1) / kFetchWords));
-  for (int64_t m = 0; m < rows; m += kTileRows) {
-    multiply_tile_of<Words>(rows - m < kTileRows ? rows - m : kTileRows, a + m * kBlockWords, words, panel, c + m * ldc,
-                            ldc, add, fetcher);
-  }
 }
 
 #ifdef LTX2RT_SPLIT_PAIRS
@@ -182,23 +125,12 @@ void multiply_split_tile(const float* a, int64_t k, const float* panel, float* c
     for (int v = 0; v < kPanelVecs; ++v) FloatWords::store_sum(c + i * ldc + v * kLanes, sums[i][v], add);
 }
 
-template <int kRows = kTileRows>
-void multiply_split_tile_of(int64_t rows, const float* a, int64_t k, const float* panel, float* c, int64_t ldc,
-                            bool add, Fetcher& fetcher) {
-  if (rows == kRows) {
-    multiply_split_tile<kRows>(a, k, panel, c, ldc, add, fetcher);
-  } else if constexpr (kRows > 1) {
-    multiply_split_tile_of<kRows - 1>(rows, a, k, panel, c, ldc, add, fetcher);
-  }
-}
-
 void multiply_split(const float* a, int64_t rows, const float* panel, int64_t k, float* c, int64_t ldc, bool add,
                     const ReadAhead& ahead) {
   constexpr int64_t kTurn = 2 * kFetchWords;
-  Fetcher fetcher(ahead, (rows + kTileRows - 1) / kTileRows * ((k + kTurn - 1) / kTurn));
-  for (int64_t m = 0; m < rows; m += kTileRows) {
-    multiply_split_tile_of(smaller(rows - m, kTileRows), a + m * kDepthBlock, k, panel, c + m * ldc, ldc, add, fetcher);
-  }
+  each_tile(rows, (k + kTurn - 1) / kTurn, ahead, [=]<int kRows>(int64_t m, Fetcher& fetcher) {
+    multiply_split_tile<kRows>(a + m * kDepthBlock, k, panel, c + m * ldc, ldc, add, fetcher);
+  });
 }
 #endif
 
@@ -319,68 +251,6 @@ void make_levels(const float* table, int8_t* levels) {
   }
 }
 
-// The rows of 8-bit codes interleaved word by word.
-void prepare_quads(FloatType, const char* const* from, int64_t rows, int64_t n, float* to) {
-  for (int64_t k = 0; k < n; k += 4) {
-    for (int64_t r = 0; r < rows; ++r, ++to) {
-      uint32_t word = 0;
-      memcpy(&word, from[r] + k, n - k < 4 ? (size_t)(n - k) : 4);
-      if (kBiasedQuads) word ^= 0x80808080u;
-      memcpy(to, &word, sizeof word);
-    }
-  }
-}
-
-// The words of a panel of 8-bit rows, the last one filled up with zeros.
-template <bool kFetch>
-void pack_words(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t k, float* panel) {
-#ifdef LTX2RT_WIDE_PAIRS
-  transpose_lines<4, kFetch>(w, n0, k0, k, [panel](int v, __m512i word, int64_t pair, int64_t) {
-    _mm512_storeu_si512(panel + pair / 2 * kPanelColumns + v * kLanes, word);
-  });
-#else
-  int64_t row = 0;
-#if defined(__AVX2__) || defined(LTX2RT_NEON)
-  row = expand_f32(w, n0, k0 / 4, k / 4, [panel](int64_t at, const Vec* vecs) {
-    for (int v = 0; v < kPanelVecs; ++v) store(panel + at * kPanelColumns + v * kLanes, vecs[v]);
-  });
-#endif
-  for (; 4 * row < k; ++row) {
-    for (int64_t n = 0; n < kPanelColumns; ++n) {
-      const int64_t column = n0 + n < w.columns ? n0 + n : w.columns - 1;
-      uint32_t word = 0;
-      memcpy(&word, (const char*)w.values + column * w.row_bytes + k0 + 4 * row,
-             k - 4 * row < 4 ? (size_t)(k - 4 * row) : 4);
-      memcpy(panel + row * kPanelColumns + n, &word, sizeof word);
-    }
-  }
-#endif
-}
-
-// A panel for QuadWords, after it what its sums start from.
-template <bool kFetch = false>
-void pack_quads(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t k, float* panel) {
-  pack_words<kFetch>(w, n0, k0, k, panel);
-  if constexpr (kBiasedQuads) {
-    const int64_t words = words_of<QuadWords>(k);
-    for (int v = 0; v < kPanelVecs; ++v) {
-      VecI sum{};
-      const VecI bias = splat_bits((int32_t)0x80808080u);  // 128, four times
-      for (int64_t row = 0; row < words; ++row) {
-        sum = QuadWords::add_product(sum, bias, QuadWords::load_row(panel + row * kPanelColumns + v * kLanes));
-      }
-      QuadWords::store_sum(panel + words * kPanelColumns + v * kLanes, -sum, false);
-    }
-  }
-}
-
-void multiply_few_quads(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t k, const float* a, int64_t rows,
-                        float* c, int64_t ldc, bool add) {
-  alignas(64) float panel[(kDepthBlock / 4 + 1) * kPanelColumns];
-  pack_quads<true>(w, n0, k0, k, panel);
-  multiply<QuadWords>(a, rows, panel, k, c, ldc, add, ReadAhead{});
-}
-
 // Values and codes as csrc/quantized_linear.h says.
 template <typename T>
 float quantise_as(const T* from, int64_t n, int8_t* to) {
@@ -468,21 +338,6 @@ void pack_tiles(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t k, float*
   memset(panel + words * kPanelColumns, 0, (size_t)(whole - words) * kPanelColumns * sizeof(float));
 }
 
-// The same of 8-bit codes.
-template <bool kFetch = false>
-void pack_quad_tiles(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t k, float* panel) {
-  pack_words<kFetch>(w, n0, k0, k, panel);
-  const int64_t words = words_of<QuadWords>(k), whole = (words + kTileWords - 1) / kTileWords * kTileWords;
-  memset(panel + words * kPanelColumns, 0, (size_t)(whole - words) * kPanelColumns * sizeof(float));
-}
-
-void multiply_few_quad_tiles(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t k, const float* a, int64_t rows,
-                             float* c, int64_t ldc, bool add) {
-  alignas(64) float panel[kDepthBlock / 4 * kPanelColumns];
-  pack_quad_tiles<true>(w, n0, k0, k, panel);
-  multiply_tiles<TileQuads>(a, rows, panel, k, c, ldc, add, ReadAhead{});
-}
-
 // Words of a panel are multiplied as soon as they fill a tile, while the next ones are read and expanded: a panel that is
 // multiplied as a whole waits for its last words, and memory waits for the products.
 template <bool kTwo>
@@ -528,6 +383,15 @@ void multiply_few_tiles(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t k
   pack_tiles<true>(w, n0, k0, k, panel);
   multiply_tiles<TilePairs>(a, rows, panel, k, c, ldc, add, ReadAhead{});
 }
+
+// LinearLoops::multiply_few of tiles that take rows of weights.
+void multiply_weight_rows(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t k, const float* a, int64_t rows,
+                          float* c, int64_t ldc, bool add) {
+  if (w.format == WeightFormat::e4m3) {
+    return multiply_row_tiles<TilePairs, E4m3Tiles>(w, n0, k0, k, a, rows, c, ldc, add);
+  }
+  multiply_row_tiles<TilePairs, StoredTiles<TilePairs>>(w, n0, k0, k, a, rows, c, ldc, add);
+}
 #endif
 
 }  // namespace
@@ -554,14 +418,13 @@ const LinearKernels& linear_kernels() {
       .has_tiles = true,
       .tiles = {2, kTileHeight, prepare_tiles<TilePairs>, pack_tiles<>, multiply_tiles<TilePairs>, 64,
                 multiply_few_tiles},
-      .quad_tiles = {4, kTileHeight, prepare_tiles<TileQuads>, pack_quad_tiles<>, multiply_tiles<TileQuads>, 64,
-                     multiply_few_quad_tiles},
+      .row_tiles = {2, kTileHeight, prepare_tile_columns<TilePairs>, nullptr, nullptr, kTileHeight,
+                    multiply_weight_rows},
 #else
       .has_tiles = false,
       .tiles = {},
-      .quad_tiles = {},
+      .row_tiles = {},
 #endif
-      .quads = {4, kTileRows, prepare_quads, pack_quads<>, multiply<QuadWords>, 64, multiply_few_quads},
       .quantise = quantise,
       .widen_sums = widen_sums,
       .widen = widen,

@@ -5,9 +5,9 @@
 
 namespace ltx2rt::cpu::LTX2RT_ISA {
 
-// AVX-512's dot product takes one side without signs: rows of x hold their values plus 128, and sums start from -128
-// times the sum of the weights.
-#if defined(__AVX512VNNI__)
+// The dot products of AVX-512 VNNI and AVX-VNNI take one side without signs: rows of x hold their values plus 128, and
+// sums start from -128 times the sum of the weights.
+#if defined(__AVX512VNNI__) || defined(__AVXVNNI__)
 constexpr bool kBiasedQuads = true;
 #else
 constexpr bool kBiasedQuads = false;
@@ -15,6 +15,7 @@ constexpr bool kBiasedQuads = false;
 
 // As FloatWords (fma_tile.h), with exact sums. Values of x are -127 to 127, weights -128 to 127.
 struct QuadWords {
+  static constexpr int64_t kValues = 4;
   using Operand = VecI;
   using Sum = VecI;
   static Operand broadcast(const float* word) {
@@ -45,6 +46,8 @@ struct QuadWords {
     // Two products of at most 127 * 128 fit into 16 bits.
     const __m512i pairs = _mm512_maskz_maddubs_epi16(~(__mmask32)0, magnitudes, signs);
     return sum + (VecI)_mm512_maskz_madd_epi16(0xffff, pairs, _mm512_set1_epi16(1));
+#elif defined(__AVXVNNI__)
+    return (VecI)_mm256_dpbusd_avx_epi32((__m256i)sum, (__m256i)x, (__m256i)w);
 #elif defined(__AVX2__) && LTX2RT_LANES == 8
     const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8((__m256i)w), _mm256_sign_epi8((__m256i)x, (__m256i)w));
     return sum + (VecI)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));

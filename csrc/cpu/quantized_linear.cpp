@@ -6,6 +6,7 @@
 #include "csrc/ceil_div.h"
 #include "csrc/cpu/dispatch.h"
 #include "csrc/cpu/aligned_floats.h"
+#include "csrc/cpu/code_kernels.h"
 #include "csrc/cpu/linear_kernels.h"
 #include "csrc/cpu/rows.h"
 #include "csrc/cpu/thread_pool.h"
@@ -35,11 +36,18 @@ int64_t even_part(int64_t n, int64_t most, int64_t group) {
 }
 
 const cpu::LinearLoops& loops_for(WeightFormat format, cpu::FloatType x_type, bool codes, int64_t rows) {
+  if (codes) {
+    const auto& kernels = cpu::code_kernels();
+    if (!kernels.has_tiles || !cpu::tiles_in_use()) return kernels.quads;
+    return rows <= kernels.row_tiles.few_rows ? kernels.row_tiles : kernels.tiles;
+  }
   const auto& kernels = cpu::linear_kernels();
-  if (codes) return kernels.has_tiles && cpu::tiles_in_use() ? kernels.quad_tiles : kernels.quads;
   const bool wide = format == WeightFormat::f32 || format == WeightFormat::f16;
   if (!kernels.has_pairs || wide || x_type != cpu::FloatType::bf16) return kernels.values;
-  if (kernels.has_tiles && cpu::tiles_in_use()) return kernels.tiles;
+  if (kernels.has_tiles && cpu::tiles_in_use()) {
+    const bool as_stored = format == WeightFormat::bf16 || format == WeightFormat::e4m3;
+    return as_stored && rows <= kernels.row_tiles.few_rows ? kernels.row_tiles : kernels.tiles;
+  }
   const bool split = kernels.has_split_pairs && cpu::pairs_are_slow() && rows > kernels.pairs.few_rows;
   return split ? kernels.split_pairs : kernels.pairs;
 }

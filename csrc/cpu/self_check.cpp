@@ -271,13 +271,23 @@ std::string check_codes(const KernelTables& kernels, const KernelTables& portabl
     if (std::abs(codes[i] - expected_codes[i]) > 1) return "quantise has other codes";
   }
   const auto expected =
-      code_sums(portable.linear, portable.linear.quads, weights.matrix, kRows, kDepth, codes.data(), false);
-  for (const bool tiles : {false, true}) {
-    if (tiles && !kernels.linear.has_tiles) continue;
-    const auto& loops = tiles ? kernels.linear.quad_tiles : kernels.linear.quads;
+      code_sums(portable.linear, portable.codes.quads, weights.matrix, kRows, kDepth, codes.data(), false);
+  const struct {
+    const char* name;
+    bool there;
+    const LinearLoops& loops;
+  } ways[] = {{"", true, kernels.codes.quads},
+              {" in tiles", kernels.codes.has_tiles, kernels.codes.tiles},
+              {" in tiles of few rows", kernels.codes.has_tiles, kernels.codes.row_tiles}};
+  for (const auto& [name, there, loops] : ways) {
     for (const bool few : {false, true}) {
-      if (code_sums(kernels.linear, loops, weights.matrix, kRows, kDepth, codes.data(), few) != expected) {
-        return std::string("multiply codes") + (tiles ? " in tiles" : "") + " has other sums";
+      if (!there || (!few && loops.multiply == nullptr)) continue;
+      for (const int64_t rows : {int64_t{1}, int64_t{6}, kRows}) {
+        if (few && rows > loops.few_rows) continue;
+        auto sums = code_sums(kernels.linear, loops, weights.matrix, rows, kDepth, codes.data(), few);
+        if (!std::equal(sums.begin(), sums.end(), expected.begin())) {
+          return std::string("multiply codes") + name + " has other sums";
+        }
       }
     }
   }
@@ -309,6 +319,7 @@ std::string check_linear(const KernelTables& kernels, const KernelTables& portab
                                       FloatType::bf16, x.data(), false);
         const double sum = static_cast<double>(count) * largest(format);
         const auto& linear = kernels.linear;
+        const bool as_stored = format == WeightFormat::bf16 || format == WeightFormat::e4m3;
         const struct {
           const char* name;
           bool there;
@@ -316,14 +327,15 @@ std::string check_linear(const KernelTables& kernels, const KernelTables& portab
         } ways[] = {{"", true, linear.values},
                     {" pairs", linear.has_pairs, linear.pairs},
                     {" split pairs", linear.has_split_pairs, linear.split_pairs},
-                    {" tiles", linear.has_tiles, linear.tiles}};
+                    {" tiles", linear.has_tiles, linear.tiles},
+                    {" tiles of few rows", linear.has_tiles && as_stored, linear.row_tiles}};
         for (const auto& [name, there, loops] : ways) {
           const bool wide = format == WeightFormat::f32 || format == WeightFormat::f16, narrow = *name != '\0';
           // Values of more bits than bfloat16 has are rounded in pairs.
           const bool rounded = narrow && format >= WeightFormat::q8_0 && format <= WeightFormat::q6_k;
           if (!there || (narrow && wide)) continue;
           for (const bool few : {false, true}) {
-            if (few && rows > loops.few_rows) continue;
+            if (few ? rows > loops.few_rows : loops.multiply == nullptr) continue;
             const auto got =
                 product(kernels.linear, loops, weights.matrix, rows, first, count, FloatType::bf16, x.data(), few);
             const auto fault =
@@ -666,12 +678,17 @@ std::string check_snake(const KernelTables& kernels, const KernelTables& portabl
 }  // namespace
 
 KernelTables kernel_tables(Isa isa) {
-  KernelTables tables{linear_kernels(isa),        norm_kernels(isa),
-                      rope_attention_kernel(isa), neighborhood_attention_kernel(isa),
-                      causal_conv3d_kernel(isa),  conv_winograd_kernel(isa),
+  KernelTables tables{linear_kernels(isa),
+                      code_kernels(isa),
+                      norm_kernels(isa),
+                      rope_attention_kernel(isa),
+                      neighborhood_attention_kernel(isa),
+                      causal_conv3d_kernel(isa),
+                      conv_winograd_kernel(isa),
                       snake_kernels(isa)};
   if (isa != Isa::amxbf16) {
-    tables.linear.has_tiles = tables.attention.has_tiles = tables.neighborhood.has_tiles = false;
+    tables.linear.has_tiles = tables.codes.has_tiles = tables.attention.has_tiles = tables.neighborhood.has_tiles =
+        false;
   }
   return tables;
 }

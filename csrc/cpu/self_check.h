@@ -7,6 +7,7 @@
 #include "csrc/cpu/causal_conv3d_kernels.h"
 #include "csrc/cpu/conv_winograd_kernels.h"
 #include "csrc/cpu/isa.h"
+#include "csrc/cpu/code_kernels.h"
 #include "csrc/cpu/linear_kernels.h"
 #include "csrc/cpu/modulated_norm_kernels.h"
 #include "csrc/cpu/neighborhood_attention_kernel.h"
@@ -16,6 +17,7 @@ namespace ltx2rt::cpu {
 
 struct KernelTables {
   LinearKernels linear;
+  CodeKernels codes;
   NormKernels norm;
   AttentionKernel attention;
   NeighborhoodKernel neighborhood;

@@ -57,7 +57,16 @@ struct E4m3Table : ByteTables {
 
   // Four codes of each of 16 columns as two words of pairs.
   inline __attribute__((always_inline)) void expand(__m512i codes, __m512i* first, __m512i* second) const {
-    codes = in_pair_order(codes);
+    look_up(in_pair_order(codes), first, second);
+  }
+  // 64 codes of a row as the pairs of its first 32 values and of the others.
+  inline __attribute__((always_inline)) void expand_row(__m512i codes, __m512i* first, __m512i* second) const {
+    const __m512i order = _mm512_set_epi64(7, 3, 6, 2, 5, 1, 4, 0);  // unpacking takes every second eight of them
+    look_up(_mm512_maskz_permutexvar_epi64(0xff, order, codes), first, second);
+  }
+
+ private:
+  inline __attribute__((always_inline)) void look_up(__m512i codes, __m512i* first, __m512i* second) const {
     const __m512i lows = _mm512_permutex2var_epi8(low[0], codes, low[1]);
     __m512i highs = _mm512_permutex2var_epi8(high[0], codes, high[1]);
     highs = _mm512_ternarylogic_epi32(highs, codes, _mm512_set1_epi8(-128), 0xf8);  // highs | (codes & 0x80)

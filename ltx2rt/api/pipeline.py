@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
@@ -59,6 +59,7 @@ from ltx2rt.memory.limits import format_bytes
 from ltx2rt.paths import expanded
 from ltx2rt.spelling import spelled
 from ltx2rt.team.team import Team
+from ltx2rt.types import Array
 from ltx2rt.weights.checkpoint import Checkpoint
 from ltx2rt.weights.kept_weights import KeptWeights
 from ltx2rt.weights.lora.fusing import is_changed
@@ -350,7 +351,13 @@ class Pipeline:
                 state.remove_if_empty()
             raise
 
-    def assist(self, team: Team, memory: str | int | None = None) -> None:
+    def assist(
+        self,
+        team: Team,
+        memory: str | int | None = None,
+        *,
+        messages: Iterator[tuple[Any, list[Array | None]]] | None = None,
+    ) -> None:
         """Take part in the clips of another machine, which leads the team and calls this pipeline with it.
 
         This returns when the leader lets the team go. Weights that were loaded stay until then.
@@ -358,6 +365,7 @@ class Pipeline:
         Args:
             team: of which this machine does not lead.
             memory: what the process may take, as for a call.
+            messages: of the leader (`Team.messages`), where the first ones have been read already; None: none has.
 
         Raises:
             UsageError: this machine leads, or differs from the leader in weights, versions or settings.
@@ -366,7 +374,7 @@ class Pipeline:
         if team.leads:
             raise UsageError("this machine leads the team; call the pipeline with it, and assist on the others.")
         assistant = Assistant(team, self._files, lambda kept: ledger(memory, kept))
-        for head, arrays in team.messages():
+        for head, arrays in team.messages() if messages is None else messages:
             if head["do"] == "clip":
                 accounts = ledger(memory)
                 agree(
@@ -388,7 +396,7 @@ class Pipeline:
         if not team.is_there:
             return ClipTeam(team, (budget,))
         try:
-            team.tell({"do": "clip", "allow_mixed": allow_mixed})
+            team.tell({"do": "clip", "allow_mixed": allow_mixed, "request": team.rules.request})
             budgets = agree(team, self._facts(team), budget, allow_mixed=allow_mixed)
             team.rest()
         except ConnectionLost as error:

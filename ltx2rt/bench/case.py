@@ -9,7 +9,8 @@ from typing import Any, Literal, Protocol
 import mlx.core as mx
 
 OURS, REFERENCE, MLX, TORCH, TORCH_DENSE = "ltx2rt", "reference", "mlx", "torch", "torch_dense"
-RIVALS = (REFERENCE, MLX, TORCH, TORCH_DENSE)
+GGML = "ggml"
+RIVALS = (REFERENCE, MLX, TORCH, TORCH_DENSE, GGML)
 # Our own kernel with a weight of the same size in another format, beside packed ones.
 OURS_BF16, OURS_E4M3 = "ltx2rt_bf16", "ltx2rt_e4m3"
 # The same work of ours done in the way that a case improves on, with the same bits: a guided step with a call per pass,

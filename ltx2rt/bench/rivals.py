@@ -13,12 +13,12 @@ import numpy as np
 from ltx2rt.bench.case import Call, Case, Way
 from ltx2rt.errors import UsageError
 
-FOLDER = Path("benchmarks") / "torch_rivals"
-_MODULE = "ltx2rt_torch_rivals"
+# The libraries that can be compared, and the extra that installs each.
+EXTRAS = {"torch": "parity", "ggml": "ggml"}
 
 
 class Rivals(Protocol):
-    """What the module in `FOLDER` offers."""
+    """What the module in `rivals_folder` offers."""
 
     def ways(self, case: Case, inputs: Any, wanted: Sequence[str], /) -> dict[str, Way]:
         """The wanted ways to compute ``case`` from `Prepared.inputs`."""
@@ -33,33 +33,42 @@ class Rivals(Protocol):
         """Threads of the library."""
 
 
-def load_rivals(checkouts: Sequence[Path] | None = None) -> Rivals:
-    """The rivals of the first of the folders that has them.
+def rivals_folder(library: str) -> Path:
+    """Of a checkout: where the ways of ``library`` are."""
+    return Path("benchmarks") / f"{library}_rivals"
+
+
+def load_rivals(library: str, checkouts: Sequence[Path] | None = None) -> Rivals:
+    """The rivals of a library of `EXTRAS`, from the first of the folders that has them.
 
     Args:
         checkouts: roots of checkouts; by default the current folder and the one that holds the package.
 
     Raises:
-        UsageError: when torch is not installed, or none of the folders is a checkout.
+        UsageError: when the library is not installed, or none of the folders is a checkout.
     """
-    if importlib.util.find_spec("torch") is None:
-        raise UsageError("torch is not installed, so it cannot be compared; pip install 'ltx2rt[parity]'.")
+    if importlib.util.find_spec(library) is None:
+        raise UsageError(
+            f"{library} is not installed, so it cannot be compared; pip install 'ltx2rt[{EXTRAS[library]}]'."
+        )
+    folder = rivals_folder(library)
     places = [Path.cwd(), Path(__file__).parents[2]] if checkouts is None else checkouts
-    file = next(
-        (place / FOLDER / "__init__.py" for place in places if (place / FOLDER / "__init__.py").is_file()), None
-    )
+    files = [place / folder / "__init__.py" for place in places]
+    file = next((file for file in files if file.is_file()), None)
     if file is None:
         raise UsageError(
-            f"the comparison with torch is not part of the installed package, and there is no {FOLDER.as_posix()} in "
-            f"{' or '.join(map(str, places))}; run ltx2rt bench --compare torch in the root of a checkout of ltx2rt."
+            f"the comparison with {library} is not part of the installed package, and there is no {folder.as_posix()} "
+            f"in {' or '.join(map(str, places))}; run ltx2rt bench --compare {library} in the root of a checkout of "
+            "ltx2rt."
         )
-    spec = importlib.util.spec_from_file_location(_MODULE, file, submodule_search_locations=[str(file.parent)])
+    name = f"ltx2rt_{folder.name}"
+    spec = importlib.util.spec_from_file_location(name, file, submodule_search_locations=[str(file.parent)])
     assert spec is not None
     assert spec.loader is not None
-    for name in [n for n in sys.modules if n == _MODULE or n.startswith(f"{_MODULE}.")]:
-        del sys.modules[name]  # of another checkout
+    for loaded in [n for n in sys.modules if n == name or n.startswith(f"{name}.")]:
+        del sys.modules[loaded]  # of another checkout
     module: Any = importlib.util.module_from_spec(spec)
-    sys.modules[_MODULE] = module  # its files import each other by this name
+    sys.modules[name] = module  # its files import each other by this name
     spec.loader.exec_module(module)
     rivals: Rivals = module
     return rivals

@@ -15,6 +15,7 @@ from ltx2rt.bench.case import (
     ARITHMETIC,
     BEFORE,
     BF16,
+    GGML,
     MLX,
     OURS,
     OURS_BF16,
@@ -125,10 +126,10 @@ class RivalRates:
 
     def rate(self, rival: str, arithmetic: Arithmetic) -> float:
         """Operations per second of a small matrix product."""
-        library = "torch" if rival.startswith("torch") else "mlx"
+        library = rival if rival == GGML else "torch" if rival.startswith("torch") else "mlx"
         dtype = "float32" if rival == REFERENCE else arithmetic
         if (library, dtype) not in self._known:
-            rows, width = (64, 1024) if library == "torch" else (16, 512)
+            rows, width = (16, 512) if library == "mlx" else (64, 1024)
             call = self._product(library, dtype, rows, width)
             call()
             self._known[library, dtype] = 2 * rows * width * width / min(timed(call)[0] for _ in range(2))

@@ -10,9 +10,9 @@ from typing import Any
 
 from ltx2rt.api.output_files import PICTURE, WrittenFile, check_files
 from ltx2rt.bench import observation, report, runner, table
-from ltx2rt.bench.case import MLX, REFERENCE, RIVALS, Case
+from ltx2rt.bench.case import GGML, MLX, REFERENCE, TORCH, TORCH_DENSE, Case
 from ltx2rt.bench.plot import write_plot
-from ltx2rt.bench.rivals import Rivals, load_rivals
+from ltx2rt.bench.rivals import EXTRAS, Rivals, load_rivals
 from ltx2rt.bench.stage import StageCase
 from ltx2rt.cli.outputs import free_path
 from ltx2rt.errors import UsageError
@@ -22,7 +22,12 @@ from ltx2rt.paths import expanded
 # Of the four minutes that a run without a choice may take; the last case may pass it by its first calls.
 SHORT_SECONDS = 210.0
 _CLEARED = "\r\x1b[K"
-_COMPARED = {"none": (), "mlx": (REFERENCE, MLX), "torch": RIVALS}
+_COMPARED = {
+    "none": (),
+    "mlx": (REFERENCE, MLX),
+    "torch": (REFERENCE, MLX, TORCH, TORCH_DENSE),
+    "ggml": (REFERENCE, MLX, GGML),
+}
 
 
 def add_parser(subparsers: Any) -> None:
@@ -30,9 +35,9 @@ def add_parser(subparsers: Any) -> None:
         "bench",
         help="measure the kernels against this machine's ceilings",
         description="Calibrate this machine (products in registers, reading from memory), then time kernels and model "
-        "parts at the sizes of LTX-2 19B, each beside the reference formula, plain MLX and, if asked for, torch. "
-        "Weights are random; nothing is downloaded. Without a choice a short selection takes at most four minutes; all "
-        "cases together take half an hour and up to 8 GB of memory.",
+        "parts at the sizes of LTX-2 19B, each beside the reference formula, plain MLX and, if asked for, torch or "
+        "ggml. Weights are random; nothing is downloaded. Without a choice a short selection takes at most four "
+        "minutes; all cases together take half an hour and up to 8 GB of memory.",
     )
     parser.add_argument(
         "--only", action="append", default=[], metavar="TEXT", help="only cases whose name contains TEXT; repeatable"
@@ -40,13 +45,13 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--all", action="store_true", help="every case, without a limit of time")
     parser.add_argument("--list", action="store_true", help="print the names of the cases")
     parser.add_argument("--rounds", type=_count, default=5, metavar="N", help="rounds per case (default: 5)")
-    parser.add_argument("--threads", type=_count, metavar="N", help="threads of our kernels and of torch")
+    parser.add_argument("--threads", type=_count, metavar="N", help="threads of our kernels and of other libraries")
     parser.add_argument(
         "--compare",
         choices=tuple(_COMPARED),
         default="mlx",
-        help="what to time beside our kernels: nothing, the reference and plain MLX (default), or torch as well, which "
-        "needs torch and the root of a checkout as the current folder",
+        help="what to time beside our kernels: nothing, the reference and plain MLX (default), or also torch or ggml, "
+        "which must be installed; the root of a checkout must be the current folder",
     )
     parser.add_argument(
         "--profile", action="store_true", help="instead: where the time of each model part goes, kernel by kernel"
@@ -141,14 +146,14 @@ def _profile(cases: list[Case], as_json: bool) -> int:
 
 
 def _set_up(arguments: argparse.Namespace) -> Rivals | None:
-    """The number of threads, and what torch computes if it was asked for."""
+    """The number of threads, and what another library computes if one was asked for."""
     if ext is None:
         raise UsageError("the compiled kernels are not installed, so there is nothing to measure; reinstall ltx2rt.")
     if arguments.threads is not None:
         ext.set_num_threads(arguments.threads)
-    if arguments.compare != "torch":
+    if arguments.compare not in EXTRAS:
         return None
-    rivals = load_rivals()
+    rivals = load_rivals(arguments.compare)
     rivals.set_threads(ext.num_threads())
     return rivals
 

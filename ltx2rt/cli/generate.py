@@ -63,12 +63,12 @@ def run_generate(arguments: argparse.Namespace) -> int:
             raise UsageError("--hosts makes a clip; ltx2rt plan --hosts plans one, --print-config needs no hosts.")
         return run_with_hosts(arguments)
     repeated = merge_other_sources(arguments)
-    command = command_of(arguments)
     progress = Progress(arguments.progress, quiet=bool(arguments.quiet))
     makes_clip = not (arguments.print_config or arguments.plan)
     if makes_clip and assists():
-        assist(arguments, command, progress, arguments.terms)
+        assist(arguments, progress, lambda sections: _continue(arguments, sections))
         return 0
+    command = command_of(arguments)
     outputs, overwrite = _outputs(arguments, command), bool(arguments.overwrite)
     if makes_clip:
         # Without a name the clip makes room for the record that is repeated.
@@ -104,7 +104,7 @@ def run_generate(arguments: argparse.Namespace) -> int:
     progress.preview = outputs.preview
     with outputs.held(), held(filter(None, [arguments.state_folder])), closing(progress):
         outputs.check([*_inputs(arguments, command), *pipeline.weights], overwrite=overwrite)
-        with joined_team(arguments, progress, arguments.terms) as team:
+        with joined_team(arguments, progress) as team:
             _generate(arguments, command, pipeline, outputs, progress, repeated, team)
     written = outputs.clip if outputs.decoded else outputs.options.save_latents
     assert written is not None
@@ -200,14 +200,15 @@ def merge_other_sources(arguments: argparse.Namespace) -> Record | None:
     """Add the options of a config file, a sidecar or an interrupted run to those of the command line, which win.
 
     ``arguments.unnamed`` says then whether nobody gave the clip's name, ``arguments.interrupted`` is the clip of the
-    run that goes on, ``arguments.own`` the files that it may have left, and ``arguments.terms`` what was asked for, by
-    the command line and its files.
+    run that goes on, ``arguments.own`` the files that it may have left, ``arguments.continued`` its files and settings,
+    and ``arguments.terms`` what was asked for, by the command line and its files.
 
     Returns:
         The record of the sidecar, whose weights and inputs the run must have.
     """
     record = None
     arguments.unnamed, arguments.interrupted, arguments.own = False, None, frozenset()
+    arguments.continued = None
     if arguments.from_sidecar is not None:
         record, output = read_record(arguments.from_sidecar)
         verb = record.files.get("pipeline")
@@ -239,10 +240,8 @@ def _merge_interrupted(arguments: argparse.Namespace) -> None:
         return
     saved.require_files("the interrupted run")
     noted = {"output": {}, "run": {}, **saved_notes(state)}
-    sections = {"files": saved.files, "settings": saved.settings, **noted}
-    if arguments.seed == RANDOM_SEED:
-        arguments.seed = None  # it has been drawn
-    _merge(arguments, values_of_record(sections, FLAGS, "the interrupted run"))
+    arguments.continued = {"files": saved.files, "settings": saved.settings}
+    _continue(arguments, {**arguments.continued, **noted})
     output = arguments.output_path
     if output is None:
         return
@@ -252,6 +251,13 @@ def _merge_interrupted(arguments: argparse.Namespace) -> None:
     arguments.own = frozenset(Path(of_run[name]) for name in ("preview",) if name in of_run)
     if of_run.get("save_control"):
         arguments.own |= {output.absolute().with_suffix(".control.mp4")}
+
+
+def _continue(arguments: argparse.Namespace, sections: Mapping[str, Any]) -> None:
+    """Add the options of an interrupted run, on this machine or on the one that leads."""
+    if arguments.seed == RANDOM_SEED:
+        arguments.seed = None  # it has been drawn
+    _merge(arguments, values_of_record(sections, FLAGS, "the interrupted run"))
 
 
 def _interrupted_state(arguments: argparse.Namespace) -> Path | None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from ltx2rt import api
-from ltx2rt.cli.arguments import Command
+from ltx2rt.cli.arguments import command_of
 from ltx2rt.cli.flags import FLAGS
 from ltx2rt.cli.progress import Progress
 from ltx2rt.team.environment import asked_for
@@ -39,9 +40,15 @@ def terms_of(arguments: argparse.Namespace) -> dict[str, str]:
 
 
 @contextmanager
-def joined_team(arguments: argparse.Namespace, progress: Progress, terms: Mapping[str, str]) -> Iterator[Team | None]:
+def joined_team(arguments: argparse.Namespace, progress: Progress) -> Iterator[Team | None]:
     """The team that the environment asks for, until the clip is made; None: an ordinary run."""
-    rules = Rules(arguments.split or "auto", bool(arguments.allow_mixed), one_clip=True, terms=terms)
+    rules = Rules(
+        arguments.split or "auto",
+        bool(arguments.allow_mixed),
+        one_clip=True,
+        terms=arguments.terms,
+        request=arguments.continued,
+    )
     team = Team.connect(DEFAULT_PATIENCE if arguments.patience is None else arguments.patience, rules)
     if team is None:
         for name in _OPTIONS:
@@ -55,9 +62,28 @@ def joined_team(arguments: argparse.Namespace, progress: Progress, terms: Mappin
         yield team
 
 
-def assist(arguments: argparse.Namespace, command: Command, progress: Progress, terms: Mapping[str, str]) -> None:
-    """Take part in the clip of the machine that leads; nothing is written."""
-    pipeline: Any = api.load(**command.files, keep_loaded=False)
-    with joined_team(arguments, progress, terms) as team:
+def assist(arguments: argparse.Namespace, progress: Progress, fill: Callable[[Mapping[str, Any]], None]) -> None:
+    """Take part in the clip of the machine that leads; nothing is written.
+
+    Args:
+        arguments: of the command line and its files.
+        progress: says what happens.
+        fill: adds the options of a run that is continued to the arguments.
+    """
+    # The state of a run lies with the leader alone: what is continued there is known once it says so.
+    waits = bool(arguments.resume) and arguments.continued is None
+    pipeline = None if waits else _loaded(arguments)
+    with joined_team(arguments, progress) as team:
         assert team is not None
-        pipeline.assist(team, memory=arguments.memory)
+        messages = team.messages()
+        for first in messages:
+            if pipeline is None:
+                request = first[0]["request"]
+                if request is not None:
+                    fill(request)
+                pipeline = _loaded(arguments)
+            pipeline.assist(team, memory=arguments.memory, messages=itertools.chain([first], messages))
+
+
+def _loaded(arguments: argparse.Namespace) -> Any:
+    return api.load(**command_of(arguments).files, keep_loaded=False)

@@ -22,6 +22,7 @@ from typing import IO
 
 from ltx2rt.errors import MachineLost, UsageError
 from ltx2rt.hosts.hosts_file import Hosts, Machine
+from ltx2rt.team.environment import ABSENT, Absence, written_absence
 
 # Without a question for a password, and with an end when the other machine says nothing any more.
 _SSH_OPTIONS = ("BatchMode=yes", "ConnectTimeout=10", "ServerAliveInterval=15", "ServerAliveCountMax=4")
@@ -48,8 +49,8 @@ def script(
 ) -> str:
     """The lines for ``sh`` that run a command in the place of a machine.
 
-    They wait for a line on their input, run the command, and end it when the input ends. Their exit code is the
-    command's.
+    They wait for a line on their input, run the command, append further lines to the file that ``LTX2RT_ABSENT`` names,
+    and end the command when the input ends. Their exit code is the command's.
 
     Args:
         words: of the command.
@@ -76,7 +77,8 @@ def script(
             ),
             "exec 3<&0",
             f"{' '.join(map(quoted, words))} </dev/null 3<&- & pid=$!",
-            f"( read -r _ <&3; kill -TERM $pid; sleep {clean_up}; kill -KILL $pid ) >/dev/null 2>&1 & watch=$!",
+            f'( while read -r line <&3; do printf "%s\\n" "$line" >>"${ABSENT}"; done',
+            f"  kill -TERM $pid; sleep {clean_up}; kill -KILL $pid ) >/dev/null 2>&1 & watch=$!",
             "exec 3<&-",
             "{ wait $pid; } 2>/dev/null; code=$?",
             f"kill $watch 2>/dev/null; {removal}; exit $code",
@@ -105,6 +107,8 @@ def run_on_all(hosts: Hosts, command: Sequence[str]) -> int:
     try:
         for rank, machine in enumerate(hosts.machines):
             variables, files = hosts.settings_of(rank)
+            if rank == 0:
+                files = {**files, ABSENT: ""}
             seconds = WORKER_CLEAN_UP_SECONDS if rank else LEADER_CLEAN_UP_SECONDS
             lines = script(command, Path.cwd(), variables, files, answers=not machine.is_here, clean_up=seconds)
             places.append(_Place(machine, lines, leads=rank == 0))
@@ -122,11 +126,14 @@ def run_on_all(hosts: Hosts, command: Sequence[str]) -> int:
 
 
 def _led(places: Sequence[_Place]) -> int:
-    """The exit code of the first machine when it has ended; workers that end badly before are told."""
+    """The exit code of the first machine when it has ended; it and the user are told of workers that end badly before:
+    it goes on alone, unless it still waits for them to come."""
     leader, workers = places[0], places[1:]
     while leader.code is None:
         for worker in workers:
-            worker.tell_end()
+            if worker.tell_end():
+                assert worker.code is not None
+                leader.write(written_absence(Absence(worker.machine.name, worker.code)))
         time.sleep(_POLL_SECONDS)
     deadline = time.monotonic() + (0 if leader.code else WORKER_SECONDS)
     while any(worker.code is None for worker in workers) and time.monotonic() < deadline:
@@ -200,16 +207,22 @@ class _Place:
 
     def begin(self) -> None:
         """Let the command run."""
+        self.write("")
+
+    def write(self, line: str) -> None:
+        """A line of its input."""
         with contextlib.suppress(BrokenPipeError):  # it has ended, which its exit code says
-            self._input.write(b"\n")
+            self._input.write(f"{line}\n".encode())
             self._input.flush()
 
-    def tell_end(self) -> None:
-        """Say once that it has ended, unless all was well."""
-        if self.code and not self._told:
-            self._told = True
-            self.drain()
-            print(f"ltx2rt: {self.machine.name} has ended with exit code {self.code}", file=sys.stderr, flush=True)
+    def tell_end(self) -> bool:
+        """Say once that it has ended, unless all was well; whether that was now."""
+        if not self.code or self._told:
+            return False
+        self._told = True
+        self.drain()
+        print(f"ltx2rt: {self.machine.name} has ended with exit code {self.code}", file=sys.stderr, flush=True)
+        return True
 
     def ask_to_end(self) -> None:
         """Let its input end, upon which it ends the command."""

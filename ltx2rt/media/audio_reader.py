@@ -24,6 +24,9 @@ _INTEGER_SCALES = {"u8": (128.0, 128.0), "s16": (0.0, 2.0**15), "s32": (0.0, 2.0
 
 SEEK_MARGIN_S = 0.25  # Decoding begins earlier than asked: the first frame after a jump lacks its predecessor's half.
 _GAP_S = 0.02
+# Containers that find a place by the header's bytes per second. Of ADPCM that number is rounded: what stands behind a
+# jump would be stamped a hundredth of its time too late.
+_JUMP_BY_BYTES = ("wav", "w64")
 
 
 @dataclass(frozen=True)
@@ -110,25 +113,27 @@ class _Track:
         self._zero_s = zero_s
         self._blocks: list[Array] = []
         self._length = 0
+        self._end = 0
         self.sample_rate = 0
 
     def add(self, begin_s: float | None, rate: int, block: Array) -> None:
-        """The next block and its stamp; None: it follows the one before."""
+        """The next block and its stamp; None: it follows the one before, also where that is left out."""
         self.sample_rate = self.sample_rate or rate
+        place = self._end
         if begin_s is not None:
-            place = round((begin_s - self._zero_s) * self.sample_rate)
+            stated = round((begin_s - self._zero_s) * self.sample_rate)
             # Stamps are coarser than samples: only gaps are gaps.
-            if not self._blocks or abs(place - self._length) > _GAP_S * self.sample_rate:
-                gap_s = (place - self._length) / self.sample_rate
-                if gap_s > LONGEST_GAP_S:
-                    raise MediaError(
-                        f"the time stamps of the sound jump by {gap_s:.0f} s; the file is damaged, convert it first."
-                    )
-                if place > self._length:
-                    self._append(np.zeros((place - self._length, 2), np.float32))
-                else:
-                    block = block[self._length - place :]
-        self._append(block)
+            if not self._blocks or abs(stated - place) > _GAP_S * self.sample_rate:
+                place = stated
+        gap_s = (place - self._length) / self.sample_rate
+        if gap_s > LONGEST_GAP_S:
+            raise MediaError(
+                f"the time stamps of the sound jump by {gap_s:.0f} s; the file is damaged, convert it first."
+            )
+        self._end = place + len(block)
+        if place > self._length:
+            self._append(np.zeros((place - self._length, 2), np.float32))
+        self._append(block[max(self._length - place, 0) :])
 
     def _append(self, block: Array) -> None:
         if len(block):
@@ -143,7 +148,7 @@ def _blocks(
     container: InputContainer, stream: AudioStream, start_s: float
 ) -> Iterator[tuple[float | None, int, Array]]:
     """(stamp in seconds, sample rate, (S, 2) float32) of every decoded frame from about the stamp ``start_s``."""
-    if start_s > SEEK_MARGIN_S and stream.time_base:
+    if start_s > SEEK_MARGIN_S and stream.time_base and _can_jump(container, stream):
         container.seek(int((start_s - SEEK_MARGIN_S) / stream.time_base), stream=stream)
     mixer: _Mixer | None = None
     for frame in container.decode(stream):
@@ -154,6 +159,11 @@ def _blocks(
             yield begin_s, frame.sample_rate, mixer.mixed(frame)
         else:
             yield begin_s, frame.sample_rate, _stereo(frame)
+
+
+def _can_jump(container: InputContainer, stream: AudioStream) -> bool:
+    """Whether stamps are right after a jump; else sound is decoded from its beginning."""
+    return container.format.name not in _JUMP_BY_BYTES or not stream.codec_context.name.startswith("adpcm")
 
 
 class _Mixer:

@@ -151,10 +151,11 @@ class Ledger:
 
     def _refusal(self, need: Need, budget: int) -> str:
         enough = self.least_budget(need)
-        parts = ", ".join(f"{kind} {format_bytes(nbytes)}" for kind, nbytes in need.parts.items() if nbytes >= 1 << 20)
+        taken = {"the process": self.base, **{kind: size for kind, size in need.parts.items() if size >= 1 << 20}}
+        parts = ", ".join(f"{kind} {format_bytes(size)}" for kind, size in taken.items())
         return (
-            f"stage {need.name!r} needs {format_bytes(enough)} at the least (the process {format_bytes(self.base)}, "
-            f"{parts}, {_UNCERTAINTY:.0%} to spare), {format_bytes(enough - budget)} more than the budget of "
+            f"stage {need.name!r} needs {format_bytes(enough)} at the least ({parts}, "
+            f"{_UNCERTAINTY:.0%} to spare), {format_bytes(enough - budget)} more than the budget of "
             f"{format_bytes(budget)}; {advice(need, enough)}"
         )
 

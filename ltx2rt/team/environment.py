@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 from ltx2rt.errors import UsageError
 
 Backend = Literal["ring", "jaccl", "mpi", "nccl"]
+ABSENT = "LTX2RT_ABSENT"
 
 
 class Asked(NamedTuple):
@@ -23,11 +24,13 @@ class Asked(NamedTuple):
         backend: of `mx.distributed`.
         rank: number of this machine.
         size: how many machines there are.
+        absent: file in which whoever started the machines writes which of them have ended badly (`written_absence`).
     """
 
     backend: Backend
     rank: int
     size: int
+    absent: Path | None = None
 
 
 def asked_for(environ: Mapping[str, str]) -> Asked | None:
@@ -39,6 +42,34 @@ def asked_for(environ: Mapping[str, str]) -> Asked | None:
     Raises:
         UsageError: variables that cannot work.
     """
+    asked = _asked_of_mlx(environ)
+    return asked if asked is None or ABSENT not in environ else asked._replace(absent=Path(environ[ABSENT]))
+
+
+class Absence(NamedTuple):
+    """A machine that has ended badly.
+
+    Attributes:
+        machine: its name.
+        code: its exit code.
+    """
+
+    machine: str
+    code: int
+
+
+def written_absence(absence: Absence) -> str:
+    """A line of the file that ``LTX2RT_ABSENT`` names."""
+    return json.dumps(absence)
+
+
+def read_absence(path: Path) -> Absence | None:
+    """The first machine of the file that has ended badly; None: none has, or what was written is not whole yet."""
+    line, end, _ = path.read_text().partition("\n")
+    return Absence(*json.loads(line)) if end else None
+
+
+def _asked_of_mlx(environ: Mapping[str, str]) -> Asked | None:
     if "MLX_RANK" not in environ:
         if "OMPI_COMM_WORLD_SIZE" not in environ:
             return None

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 import stat
 import threading
 import time
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from typing import Protocol
 
 import mlx.core as mx
 
-from ltx2rt.errors import MachineLost, UsageError
+from ltx2rt.errors import Ltx2rtError, MachineLost, UsageError
 from ltx2rt.kernels.selection import ext
-from ltx2rt.team.environment import Asked
+from ltx2rt.team.environment import Asked, read_absence
 
 # What MLX says where nobody listens at an address yet; it tries for 31 seconds.
 _NOT_THERE_YET = "Couldn't connect"
 _MOST_DESCRIPTORS = 4096
+_SECONDS_BETWEEN_LOOKS = 0.1
+# Exit codes of a machine that would be the same another time.
+_FAILED, _USAGE = 1, 2
 
 
 class Group(Protocol):
@@ -60,6 +65,8 @@ class MlxGroup:
         self.size: int = group.size()
         self._group = group
         self._sockets = sockets
+        # Other backends have connections for their own purposes.
+        self._meets = backend == "ring"
         self._stream: mx.Stream | None = None
 
     def all_gather(self, x: mx.array) -> mx.array:
@@ -71,6 +78,8 @@ class MlxGroup:
     def _run(self, operation: object, x: mx.array) -> mx.array:
         if self._stream is None:
             self._stream = mx.new_stream(mx.cpu)
+        if self._meets:
+            meet(self._sockets)
         out: mx.array = operation(x, group=self._group, stream=self._stream)  # type: ignore[operator]  # no stubs
         mx.eval(out)
         return out
@@ -82,6 +91,41 @@ class MlxGroup:
                 connection.shutdown(socket.SHUT_RDWR)
 
 
+def meet(sockets: Collection[int]) -> None:
+    """Wait until the neighbours have come to the same operation, too.
+
+    MLX looks for what comes without sleeping, which takes the time of what else a machine computes. Here the thread
+    sleeps until a byte has come by each connection; what MLX sends there comes behind it.
+
+    Args:
+        sockets: descriptors of the connections to the neighbours, each of which does the same.
+
+    Raises:
+        RuntimeError: a connection is lost.
+    """
+    try:
+        for number in _when(select.POLLOUT, sockets):
+            os.write(number, b"\0")
+        for number in _when(select.POLLIN, sockets):
+            if not os.read(number, 1):
+                raise RuntimeError("a neighbour has closed its connection")
+    except OSError as error:
+        raise RuntimeError(str(error.strerror)) from error
+
+
+def _when(what: int, sockets: Collection[int]) -> Iterator[int]:
+    """Each of the sockets once, when it can do something."""
+    waiting = select.poll()
+    for number in sockets:
+        waiting.register(number, what)
+    left = len(sockets)
+    while left:
+        for number, _ in waiting.poll():
+            waiting.unregister(number)
+            left -= 1
+            yield number
+
+
 def join(asked: Asked, patience: float) -> MlxGroup:
     """The group that the environment of this process asks for, once all machines are there.
 
@@ -91,7 +135,8 @@ def join(asked: Asked, patience: float) -> MlxGroup:
 
     Raises:
         MachineLost: one did not come.
-        UsageError: addresses or ports cannot work.
+        UsageError: addresses or ports cannot work, or another machine found that its options cannot.
+        Ltx2rtError: another machine failed before it came.
     """
     if ext is None:
         raise UsageError("several machines need the compiled module, which does not fit the installed MLX; install it.")
@@ -102,7 +147,7 @@ def join(asked: Asked, patience: float) -> MlxGroup:
     before, deadline = _sockets(), time.monotonic() + patience
     while True:
         try:
-            if not _joined(asked.backend, deadline - time.monotonic()):
+            if not _joined(asked, deadline):
                 raise absent
         except RuntimeError as error:
             if _NOT_THERE_YET not in str(error):
@@ -113,17 +158,17 @@ def join(asked: Asked, patience: float) -> MlxGroup:
             if time.monotonic() >= deadline:
                 raise absent from error
         else:
-            return MlxGroup(asked.backend, _sockets() - before)
+            return MlxGroup(asked.backend, frozenset(filter(_is_connected, _sockets() - before)))
 
 
-def _joined(backend: str, seconds: float) -> bool:
-    """Whether the group was joined within a time; raises what MLX does."""
+def _joined(asked: Asked, deadline: float) -> bool:
+    """Whether the group was joined in time; raises what MLX does, and what `_require_present` does."""
     failures: list[BaseException] = []
     done = threading.Event()
 
     def join_group() -> None:
         try:
-            ext.join_group(backend)
+            ext.join_group(asked.backend)
         except BaseException as error:
             failures.append(error)
         finally:
@@ -131,11 +176,39 @@ def _joined(backend: str, seconds: float) -> bool:
 
     # It may never come back: MLX waits for the others without limit.
     threading.Thread(target=join_group, name="ltx2rt-join", daemon=True).start()
-    if not done.wait(max(0.0, seconds)):
-        return False
+    while not done.wait(min(_SECONDS_BETWEEN_LOOKS, max(0.0, deadline - time.monotonic()))):
+        _require_present(asked)
+        if time.monotonic() >= deadline:
+            return False
     if failures:
         raise failures[0]
     return True
+
+
+def _require_present(asked: Asked) -> None:
+    """Nobody has ended before all machines have met.
+
+    Raises:
+        UsageError, MachineLost, Ltx2rtError: a machine has, with the meaning of its exit code.
+    """
+    absence = None if asked.absent is None else read_absence(asked.absent)
+    if absence is None:
+        return
+    kind = {_FAILED: Ltx2rtError, _USAGE: UsageError}.get(absence.code, MachineLost)
+    raise kind(
+        f"{absence.machine} has ended with exit code {absence.code} before all machines had met; see above what it "
+        "said, then start the same command again."
+    )
+
+
+def _is_connected(number: int) -> bool:
+    """Not one of the sockets that MLX leaves open where nobody listened yet."""
+    with socket.socket(fileno=os.dup(number)) as own:
+        try:
+            own.getpeername()
+        except OSError:
+            return False
+        return True
 
 
 def _sockets() -> frozenset[int]:

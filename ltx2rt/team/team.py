@@ -50,12 +50,15 @@ class Rules:
         allow_mixed: machines of other kinds, whose results may differ in the last bits, may take part.
         one_clip: the team parts when the last denoising stage of a clip has ended.
         terms: what must be the same on all machines besides weights and versions: fact -> value.
+        request: what the clip is made of, for machines that are told to continue a run whose state they do not have:
+            JSON values; None: such machines are not expected.
     """
 
     split: Split = "auto"
     allow_mixed: bool = False
     one_clip: bool = False
     terms: Mapping[str, str] = field(default_factory=dict)
+    request: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if self.split not in SPLITS:

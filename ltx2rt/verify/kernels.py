@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from importlib import resources
-from typing import Any
+from typing import Any, get_args
 
 import mlx.core as mx
 
@@ -31,6 +31,8 @@ from ltx2rt.kernels.variants import (
     SnakeVariant,
     Variant,
 )
+from ltx2rt.types import Activations
+from ltx2rt.verify.activation_errors import ROTATIONS, activation_errors
 from ltx2rt.verify.kernel_stress import STRESSED, far_buffer, far_operands_fault, launch_order_fault
 
 _FRONT_ENDS: dict[str, tuple[FrontEnd, type[Variant]]] = {
@@ -162,7 +164,23 @@ def run_kernels(only: str = "") -> Iterator[KernelResult]:
         else:
             outcome = prove(front_end, variant, DeviceRunner(), timed=False, metal=False)
         yield KernelResult(variant.key, outcome)
+    yield from _activations(only, has_codes=metal is None)
     yield from _stress(only)
+
+
+def _activations(only: str, *, has_codes: bool) -> Iterator[KernelResult]:
+    """8-bit weights and both choices of what they are multiplied with; a GPU has no products of 8-bit codes."""
+    for form in ROTATIONS:
+        names = {activations: f"--activations {activations}: {form}" for activations in get_args(Activations)}
+        wanted = {activations for activations, name in names.items() if only in name}
+        if not has_codes:
+            for activations in sorted(wanted):
+                reason = "8-bit activations are for processors"
+                yield KernelResult(names[activations], Outcome("kernel"), skipped=reason)
+        elif wanted:
+            for activations, outcome in activation_errors(form):
+                if activations in wanted:
+                    yield KernelResult(names[activations], outcome)
 
 
 def _stress(only: str) -> Iterator[KernelResult]:

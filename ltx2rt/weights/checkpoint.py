@@ -18,10 +18,12 @@ import mlx.core as mx
 
 from ltx2rt.errors import CheckpointError
 from ltx2rt.kernels import half_operands
+from ltx2rt.spelling import spelled
 from ltx2rt.types import FLOAT32_BYTES, Array, LinearWeight, ParamSpec
 from ltx2rt.weights.block_stream import BlockLayout, BlockStream, Wanted
-from ltx2rt.weights.config import complete_config, config_section, parse_config
+from ltx2rt.weights.config import complete_config, config_section, is_stated, parse_config
 from ltx2rt.weights.detection import read_json, refuse_foreign_tensors
+from ltx2rt.weights.finite import NotFinite, find_not_finite
 from ltx2rt.weights.foreign_formats import refuse_foreign_formats
 from ltx2rt.weights.formats import DENSE, companion_of, companions, fault_of, format_of
 from ltx2rt.weights.formats.linear_format import CURE, FLOATS, Encoding, LinearFormat, Stored
@@ -32,11 +34,11 @@ from ltx2rt.weights.lora.file import LoraFile
 from ltx2rt.weights.lora.fusing import changes_of, fuse, fuse_array, fusing_bytes
 from ltx2rt.weights.lora.keys import is_lora
 from ltx2rt.weights.markers import read_markers
-from ltx2rt.weights.names import assign
+from ltx2rt.weights.names import assign, is_statistic
 from ltx2rt.weights.names.llama_cpp import is_gemma
 from ltx2rt.weights.names.origin import OfficialTensors, Origin
 from ltx2rt.weights.sets.description import Description
-from ltx2rt.weights.sets.units import Unit, followed, unit_of, units_of
+from ltx2rt.weights.sets.units import Unit, followed, pack_metadata, text_encoder_config, unit_of, units_of
 from ltx2rt.weights.tensor_loading import load_array, require_matrix
 from ltx2rt.weights.tensor_source import DTYPES, TensorInfo, TensorSource, WeightFile, entry
 from ltx2rt.weights.weight_file import open_weight_files
@@ -73,18 +75,23 @@ class _Place(NamedTuple):
     """A tensor of a component.
 
     Attributes:
-        file: the file that holds it; None for a manifest.
+        files: those that hold it and what is joined to it; none for a manifest.
         origin: its name there, and what makes the official tensor of it.
         info: entry of the official tensor, as far as it is known without the shape that the model needs.
         stored: entries of the tensors in the file that it is made of.
         marker: what the file declares about it.
     """
 
-    file: WeightFile | None
+    files: tuple[WeightFile, ...]
     origin: Origin
     info: TensorInfo
     stored: tuple[TensorInfo, ...]
     marker: Mapping[str, Any]
+
+    @property
+    def file(self) -> WeightFile | None:
+        """The file that holds it; None for a manifest."""
+        return self.files[0] if self.files else None
 
     @property
     def name(self) -> str:
@@ -127,6 +134,13 @@ def loading_together(parts: Iterable[LoadedBytes]) -> int:
 class Checkpoint:
     """One weight file, Gemma folder or tensor manifest. Opening it reads headers only; `load` reads tensors.
 
+    Args:
+        path: what was opened.
+        groups: weight files; the names in those of one group, the shards of a model, belong together.
+        metadata: the ``__metadata__`` strings that count.
+        hf_config: the Hugging Face configuration of a text encoder beside the files.
+        listed: name -> entry, in place of files: a manifest.
+
     Attributes:
         path: what was opened.
         metadata: the ``__metadata__`` strings of the (first) file.
@@ -137,9 +151,10 @@ class Checkpoint:
     def __init__(
         self,
         path: Path,
-        sources: Sequence[tuple[WeightFile | None, Mapping[str, TensorInfo]]],
+        groups: Sequence[Sequence[WeightFile]],
         metadata: Mapping[str, str],
         hf_config: Mapping[str, Any] | None = None,
+        listed: Mapping[str, TensorInfo] | None = None,
     ) -> None:
         self.path = path
         self.metadata = dict(metadata)
@@ -151,39 +166,54 @@ class Checkpoint:
         self._encodings: dict[tuple[str, str, tuple[int, ...] | None], Encoding] = {}
         self._half_ranges: dict[tuple[Any, ...], bool] = {}
         self._unchanged_bytes: dict[tuple[str, ParamSpec], LoadedBytes] = {}  # of tensors as they are, without LoRAs
-        names: dict[str, TensorInfo] = {}
-        for file, tensors in sources:
-            self._add(file, tensors)
+        names: dict[str, TensorInfo] = dict(listed or {})
+        if listed is not None:
+            self._add((), listed)
+        for files in groups:
+            tensors = {name: info for file in reversed(files) for name, info in file.tensors.items()}
+            self._add(files, tensors)
             names |= tensors
         if is_lora(names):
-            raise CheckpointError(f"{path}: a LoRA file, not a checkpoint; give it with --lora, beside a checkpoint.")
+            raise CheckpointError(
+                f"{path}: a LoRA file, not a checkpoint; give it with {spelled('loras')}, beside a checkpoint."
+            )
         if not self._components:
             raise CheckpointError(
                 f"{path}: none of its {len(names)} tensors belongs to an LTX-2 model"
-                + (f" (the first is {next(iter(names))!r})." if names else ".")
+                + (f" (the first is {next(iter(names))!r})" if names else "")
+                + "; use a file of LTX-2, 2.3 or 2.5."
             )
         self._check_formats()
 
-    def _add(self, file: WeightFile | None, tensors: Mapping[str, TensorInfo]) -> None:
-        """Sort the tensors of one more file in."""
-        path = file.path if file else self.path
-        metadata = file.metadata if file else self.metadata
+    def _add(self, files: Sequence[WeightFile], tensors: Mapping[str, TensorInfo]) -> None:
+        """Sort the tensors of one more model in: of its files, or of a manifest, which has none."""
+        path = files[0].path if len(files) == 1 else self.path
+        metadata = self.metadata
+        if files:
+            metadata = {key: text for file in reversed(files) for key, text in file.metadata.items()}
         refuse_foreign_tensors(path, tensors)
         refuse_foreign_formats(path, tensors, metadata)
-        markers = read_markers(file) if file else {}
+        markers = read_markers(files)
+        holders: dict[str, WeightFile] = {}
+        repeated: set[str] = set()
+        for file in files:
+            repeated |= file.tensors.keys() & holders.keys()
+            holders = dict.fromkeys(file.tensors, file) | holders
         assignment = assign(tensors, str(path), metadata)
         self.ignored += assignment.ignored
         self.unknown += assignment.unknown
         for component, origins in assignment.components.items():
             places = self._components.setdefault(component, {})
             for local, origin in origins.items():
-                stored = tuple(tensors[name] for name in (origin.name, *origin.joined))
-                place = _Place(file, origin, origin.info(stored), stored, markers.get(origin.name, {}))
-                if local not in places:
-                    places[local] = place
-                elif not _is_repeated(local, place, places[local]):
+                parts = (origin.name, *origin.joined)
+                stored, here = tuple(tensors[name] for name in parts), tuple(holders[name] for name in parts if files)
+                place = _Place(here, origin, origin.info(stored), stored, markers.get(origin.name, {}))
+                known = places.setdefault(local, place)
+                again = known is not place or not repeated.isdisjoint(parts)
+                if again and not _is_repeated(local, place, known):
                     raise CheckpointError(
-                        f"{self.path}: tensor {origin.name!r} is in more than one file of the folder."
+                        f"{self.path}: tensor {origin.name!r} is in more than one file of the folder; give one of the "
+                        "files, or take those away that are not of this model."
                     )
 
     @classmethod
@@ -198,14 +228,15 @@ class Checkpoint:
             return cls.of_units(path, units_of(path))
         if path.suffix == ".json":
             tensors, metadata = read_manifest(path)
-            return cls(path, [(None, tensors)], metadata)
+            return cls(path, (), metadata, listed=tensors)
         files = open_weight_files([path])
         single = files[0]
         metadata = _merged(dict(unit_of(path).metadata), single.metadata, str(path))
-        checkpoint = cls(path, [(file, file.tensors) for file in files], metadata)
-        beside = path.with_name("config.json")
-        if "text_encoder" in checkpoint.components and "gemma_config" not in single.metadata and beside.exists():
-            checkpoint._hf_config = read_json(beside)
+        if not is_stated(metadata, "config"):  # of a pack files state nothing
+            metadata |= pack_metadata(path)
+        checkpoint = cls(path, [files], metadata)
+        if "text_encoder" in checkpoint.components and not is_stated(metadata, "gemma_config"):
+            checkpoint._hf_config = text_encoder_config(path)
         return checkpoint
 
     def _check_formats(self) -> None:
@@ -233,12 +264,14 @@ class Checkpoint:
         """
         if len(units) == 1 and units[0].files == (units[0].path,) and not units[0].metadata:
             return cls.open(units[0].path)
-        files = _without_loras(path, open_weight_files(file for unit in units for file in unit.files))
+        opened = [open_weight_files(group) for unit in units for group in unit.groups]
+        files = _without_loras(path, [file for group in opened for file in group])
+        groups = [[file for file in group if file in files] for group in opened]
         metadata: dict[str, str] = {}
         for found in (*(unit.metadata for unit in units), *(file.metadata for file in files)):
             metadata = _merged(metadata, found, str(path))
         hf_config = next((unit.hf_config for unit in units if unit.hf_config is not None), None)
-        return cls(path, [(file, file.tensors) for file in files], metadata, hf_config)
+        return cls(path, [group for group in groups if group], metadata, hf_config)
 
     def described(self, description: Description) -> Checkpoint:
         """The same checkpoint, whose configuration is that of the set of files that it belongs to."""
@@ -355,6 +388,22 @@ class Checkpoint:
     def is_manifest(self) -> bool:
         """Whether only names, dtypes and shapes are known."""
         return any(place.file is None for places in self._components.values() for place in places.values())
+
+    def not_finite(self) -> Iterator[NotFinite]:
+        """Every tensor with values that are NaN or infinite, scales stored as bytes included; reads all files once."""
+        meant: dict[WeightFile, dict[str, str]] = {}
+        for component, places in self._components.items():
+            for local in places:
+                encoding = self._encoding(component, local)
+                if companion_of(local) != local or component in _WITHOUT_FORMATS:
+                    continue
+                for suffix, dtype in format_of(encoding).floats_as_bytes(encoding).items():
+                    other = local.rpartition(".")[0] + suffix if suffix else local
+                    place = places.get(other)
+                    if place is not None and place.file is not None and place.info.dtype == "U8":
+                        meant.setdefault(place.file, {})[place.name] = dtype
+        for file in self.files:
+            yield from find_not_finite(file, meant=meant.get(file))
 
     def holds_the_same(self, other: Checkpoint, component: str) -> bool:
         """Whether both have the same tensors of a component, by their headers and by the beginnings of some of them."""
@@ -618,7 +667,9 @@ class Checkpoint:
         """A tensor of ``shape`` to read; ``source`` says where the tensors of a file are read from."""
         (file, stored_name), *others = self._wanted(component, name)
         place = self._components[component][name]
-        tensors = source(file) if place.origin.is_plain else OfficialTensors(source(file), place.origin, shape)
+        tensors: TensorSource = source(file)
+        if not place.origin.is_plain:
+            tensors = OfficialTensors([source(of) for of in place.files], place.origin, shape)
         found = companions(name, self._components[component])
         accompanying = {suffix: (source(of), other) for suffix, (of, other) in zip(found, others, strict=False)}
         return Stored(tensors, stored_name, accompanying, place.marker)
@@ -662,9 +713,7 @@ class Checkpoint:
         wanted = [(place.file, place.name) for place in found if place.file is not None]
         if len(wanted) < len(found):
             raise CheckpointError(f"{self.path}: a manifest lists tensors without their data; give the weight file.")
-        return wanted + [
-            (file, part) for (file, _), place in zip(wanted, found, strict=True) for part in place.origin.joined
-        ]
+        return wanted + [part for place in found for part in zip(place.files[1:], place.origin.joined, strict=True)]
 
 
 def _without_loras(path: Path, files: Sequence[WeightFile]) -> Sequence[WeightFile]:
@@ -673,7 +722,9 @@ def _without_loras(path: Path, files: Sequence[WeightFile]) -> Sequence[WeightFi
     if len(loras) == len(files):
         return files
     for lora in loras:
-        log.warning("%s: a LoRA among the files of %s; it is left aside (--lora adds it)", lora.path, path)
+        log.warning(
+            "%s: a LoRA among the files of %s; it is left aside (%s adds it)", lora.path, path, spelled("loras")
+        )
     return [file for file in files if file not in loras]
 
 
@@ -693,7 +744,7 @@ def _merged(metadata: dict[str, str], more: Mapping[str, str], where: str) -> di
 
 def _is_repeated(local: str, place: _Place, first: _Place) -> bool:
     """Whether a tensor may be in two files: the statistics of a VAE whose halves are files of their own."""
-    return local.startswith("per_channel_statistics.") and place.info.shape == first.info.shape
+    return is_statistic(local) and place.info.shape == first.info.shape
 
 
 def _shortened(names: Sequence[str]) -> str:

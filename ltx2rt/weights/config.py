@@ -22,6 +22,8 @@ Tensors = Mapping[str, TensorInfo]
 # How the keys of what a model makes many parts of end; published models have up to 60 layers.
 _COUNTS = ("layers", "blocks", "num_registers", "learnable_registers")
 _MAX_COUNT = 8192
+# What stands for a configuration where there was none.
+_NO_CONFIG = ("", "null", "None")
 
 
 def parse_config(metadata: Mapping[str, str], where: str) -> dict[str, Any]:
@@ -36,24 +38,33 @@ def parse_config(metadata: Mapping[str, str], where: str) -> dict[str, Any]:
             continue
         if value is not None:
             raise CheckpointError(
-                f"{where}: section {key!r} of the config metadata is a {type(value).__name__}, not an object."
+                f"{where}: section {key!r} of the config metadata is a {type(value).__name__}, not an object; convert "
+                "or download the file again."
             )
-    if "gemma_config" in metadata:
+    if is_stated(metadata, "gemma_config"):
         config["text_encoder"] = _parse_object(metadata, "gemma_config", where)
     return config
 
 
+def is_stated(metadata: Mapping[str, str], key: str) -> bool:
+    """Whether metadata hold a configuration under a key, and not what programs write that had none."""
+    return metadata.get(key, "").strip() not in _NO_CONFIG
+
+
 def _parse_object(metadata: Mapping[str, str], key: str, where: str) -> dict[str, Any]:
-    if key not in metadata:
+    if not is_stated(metadata, key):
         return {}
     try:
         value = json.loads(metadata[key])
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{where}: the {key!r} metadata is not valid JSON ({error}).") from error
-    if value is None:
-        return {}
+        raise CheckpointError(
+            f"{where}: the {key!r} metadata is not valid JSON ({error}); convert or download the file again."
+        ) from error
     if not isinstance(value, dict):
-        raise CheckpointError(f"{where}: the {key!r} metadata is a JSON {type(value).__name__}, not an object.")
+        raise CheckpointError(
+            f"{where}: the {key!r} metadata is a JSON {type(value).__name__}, not an object; convert or download the "
+            "file again."
+        )
     return value
 
 

@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from ltx2rt.errors import CheckpointError
+from ltx2rt.weights.names.official import locate
 from ltx2rt.weights.tensor_source import TensorInfo
 
+# Of a language model.
+_LAYER = re.compile(r"layers\.\d+\.")
 OFFICIAL = "the official .safetensors file"
 
 
@@ -35,6 +38,26 @@ def refuse_foreign_tensors(path: Path, tensors: Mapping[str, TensorInfo]) -> Non
         raise CheckpointError(
             f"{path}: a T5 text encoder, not a Gemma; LTX-2 reads prompts with Gemma 3 12B: use that."
         )
+    lacking = _norms_that_gemma_has(tensors)
+    if lacking:
+        raise CheckpointError(
+            f"{path}: a language model that is neither Gemma 3 nor Gemma 4 (its layers have no {lacking}), perhaps "
+            "Qwen, Llama, Mistral or Gemma 2; LTX-2 and 2.3 read prompts with Gemma 3 12B, 2.5 with its Gemma 4: use "
+            "that."
+        )
+
+
+def _norms_that_gemma_has(tensors: Mapping[str, TensorInfo]) -> str:
+    """Which norms the layers of a language model lack that those of Gemma 3 and 4 have; empty: none, or no such layers.
+
+    Names of Hugging Face alone are looked at; the header of a GGUF file states what it is. Layers that lack even the
+    norms of every language model are parts of one.
+    """
+    layers = [name for name in tensors if _LAYER.search(name) and (locate(name) or ("",))[0] == "text_encoder"]
+    if not any(name.endswith(".post_attention_layernorm.weight") for name in layers):
+        return ""
+    norms = ("pre_feedforward_layernorm", "self_attn.q_norm")
+    return " and no ".join(norm for norm in norms if not any(f".{norm}." in name for name in layers))
 
 
 def _is_ltx_video(tensors: Mapping[str, TensorInfo]) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -108,27 +108,31 @@ def require_finite(items: Array, dtype: str, where: str) -> None:
         )
 
 
-def find_not_finite(file: WeightFile, names: Container[str] | None = None) -> Iterator[NotFinite]:
+def find_not_finite(
+    file: WeightFile, names: Container[str] | None = None, meant: Mapping[str, str] | None = None
+) -> Iterator[NotFinite]:
     """Every tensor of a file that has such values, in the order of the file. It is read once, in bounded memory.
 
     Args:
         file: to look at.
         names: of the tensors to read; None: all.
+        meant: name -> dtype of what tensors of bytes hold.
 
     Raises:
         CheckpointError: the file shrank or the disk fails.
     """
     buffer = np.empty(_BYTES_AT_A_TIME, np.uint8)
     for name, info in sorted(file.tensors.items(), key=lambda item: item[1].offset):
-        block = BLOCK_TYPES.get(info.dtype)
-        if (block is None and info.dtype not in _BITS) or (names is not None and name not in names):
+        dtype = (meant or {}).get(name, info.dtype)
+        block = BLOCK_TYPES.get(dtype)
+        if (block is None and dtype not in _BITS) or (names is not None and name not in names):
             continue
         step = _BYTES_AT_A_TIME if block is None else _BYTES_AT_A_TIME // block.nbytes * block.nbytes
         count = 0
         for start in range(0, info.nbytes, step):
             part = buffer[: min(step, info.nbytes - start)]
             file.read_into(name, part.data, start)
-            items = part if block is not None else part.view(_BITS[info.dtype].dtype)
-            count += count_not_finite(items, info.dtype)
+            items = part if block is not None else part.view(_BITS[dtype].dtype)
+            count += count_not_finite(items, dtype)
         if count:
             yield NotFinite(name, count, info.size)

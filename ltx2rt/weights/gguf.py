@@ -70,6 +70,7 @@ _OTHER_TYPES = {
     41: "Q1_0",
 }
 _LENGTH = struct.Struct("<Q")
+_AGAIN = "convert or download the file again"
 _ORIGINAL_SHAPE = "comfy.gguf.orig_shape."
 
 
@@ -218,10 +219,13 @@ class GgufFile(WeightFile):
         for name, info in sorted(tensors.items(), key=lambda item: (item[1].offset, item[1].nbytes)):
             if info.offset < end:
                 overlap = end - info.offset
-                raise CheckpointError(f"{self.path}: tensor {name!r} overlaps {previous!r} by {overlap} bytes.")
+                raise CheckpointError(
+                    f"{self.path}: tensor {name!r} overlaps {previous!r} by {overlap} bytes; {_AGAIN}."
+                )
             if info.offset - end >= alignment:
                 raise CheckpointError(
-                    f"{self.path}: {info.offset - end} bytes between {previous!r} and {name!r} belong to no tensor."
+                    f"{self.path}: {info.offset - end} bytes between {previous!r} and {name!r} belong to no tensor; "
+                    f"{_AGAIN}."
                 )
             end, previous = info.offset + info.nbytes, name
         if length - end >= alignment:
@@ -236,18 +240,21 @@ class GgufFile(WeightFile):
         if dtype is None:
             known = f"{', '.join(BLOCK_TYPES)}, {', '.join(_PLAIN_TYPES.values())}"
             raise CheckpointError(
-                f"{where}: unknown GGUF tensor type {record.type}; supported are {known}."
-                if record.type not in _OTHER_TYPES
-                else f"{where}: GGUF type {_OTHER_TYPES[record.type]} is not supported; supported are {known}. "
-                "Use a file of one of these types."
+                f"{where}: "
+                + (
+                    f"GGUF type {_OTHER_TYPES[record.type]} is not supported"
+                    if record.type in _OTHER_TYPES
+                    else f"unknown GGUF tensor type {record.type}"
+                )
+                + f"; supported are {known}. Use a file of one of these types."
             )
         block = BLOCK_TYPES.get(dtype)
         itemsize = DTYPES[dtype].itemsize if block is None else block.nbytes
         if math.prod(max(n, 1) for n in record.shape) * itemsize >= 2**63:
-            raise CheckpointError(f"{where}: shape {list(record.shape)} is too large to address.")
+            raise CheckpointError(f"{where}: shape {list(record.shape)} is too large to address; {_AGAIN}.")
         if block is not None and (not record.shape or record.shape[-1] % block.values):
             raise CheckpointError(
-                f"{where}: rows of {list(record.shape)} are no whole {dtype} blocks of {block.values} values."
+                f"{where}: rows of {list(record.shape)} are no whole {dtype} blocks of {block.values} values; {_AGAIN}."
             )
         if record.offset % alignment:
             raise CheckpointError(
@@ -264,11 +271,14 @@ class GgufFile(WeightFile):
         field = holder.fields.get(key)
         listed = field is not None and field.length is not None and field.length <= _MAX_RANK
         if not listed or field is None or _NUMBERS.get(field.type, _NUMBERS[_BOOL]).kind not in "iu":
-            raise CheckpointError(f"{where}: comfy.gguf.orig_shape must be an array of at most {_MAX_RANK} sizes.")
+            raise CheckpointError(
+                f"{where}: comfy.gguf.orig_shape must be an array of at most {_MAX_RANK} sizes; {_AGAIN}."
+            )
         shape = tuple(int(n) for n in self.value(key))
         if min(shape, default=0) < 0 or math.prod(shape) != math.prod(record.shape):
             raise CheckpointError(
-                f"{where}: comfy.gguf.orig_shape {list(shape)} does not hold {math.prod(record.shape)} values."
+                f"{where}: comfy.gguf.orig_shape {list(shape)} does not hold {math.prod(record.shape)} values; "
+                f"{_AGAIN}."
             )
         return shape
 
@@ -301,7 +311,8 @@ class _Header:
             raise CheckpointError(f"{path}: a big-endian GGUF file, which is not supported; use the little-endian one.")
         if version not in _VERSIONS:
             raise CheckpointError(
-                f"{path}: GGUF version {version} is not supported; versions {' and '.join(map(str, _VERSIONS))} are."
+                f"{path}: GGUF version {version} is not supported; versions {' and '.join(map(str, _VERSIONS))} are: "
+                "use a file of one of these."
             )
         tensors, fields = self.number("<Q"), self.number("<Q")
         if tensors * _LEAST_TENSOR + fields * _LEAST_FIELD > self._file.length - self.position:
@@ -317,7 +328,7 @@ class _Header:
         rank = self.number("<I")
         if rank > _MAX_RANK:
             raise CheckpointError(
-                f"{self._file.path}: tensor {name!r}: {rank} dimensions; at most {_MAX_RANK} are supported."
+                f"{self._file.path}: tensor {name!r}: {rank} dimensions; at most {_MAX_RANK} are supported; {_AGAIN}."
             )
         dims = struct.unpack(f"<{rank}Q", self.take(8 * rank))
         return _Listed(name, dims[::-1], self.number("<I"), self.number("<Q"))

@@ -10,11 +10,11 @@ Source: Comfy-Org/ComfyUI QUANTIZATION.md @ 311c014.
 from __future__ import annotations
 
 import json
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 from ltx2rt.errors import CheckpointError
-from ltx2rt.weights.tensor_source import WeightFile
+from ltx2rt.weights.tensor_source import TensorInfo, WeightFile
 
 Marker = dict[str, Any]
 
@@ -41,27 +41,35 @@ _ALIASES = {
 }
 
 
-def read_markers(file: WeightFile) -> dict[str, Marker]:
+def read_markers(files: Sequence[WeightFile]) -> dict[str, Marker]:
     """Name of a weight -> its parameters, ``format`` among them if one is named, for every weight that has a marker.
 
     A tensor beside the weight wins over the header. Names of formats are not checked here.
 
+    Args:
+        files: of one model. What one of its shards declares may be about a weight in another.
+
     Raises:
         CheckpointError: a marker is too long, is no JSON object, or belongs to no weight.
     """
-    markers = _of_metadata(file) | _of_gguf(file)
-    for name in file.tensors:
-        if name.endswith(MARKER):
+    tensors = {name: info for file in files for name, info in file.tensors.items()}
+    markers: dict[str, Marker] = {}
+    for file in files:
+        markers |= _of_metadata(file, tensors) | _of_gguf(file)
+    for file in files:
+        for name in file.tensors:
+            if not name.endswith(MARKER):
+                continue
             weight = name.removesuffix(MARKER) + ".weight"
             marker = _of_tensor(file, name)
-            if weight not in file.tensors:
+            if weight not in tensors:
                 raise CheckpointError(
                     f"{file.path}: tensor {name!r} declares the format of {weight!r}, which is missing; download the "
                     "file again."
                 )
             markers[weight] = marker
-    for name, kind in _scaled_files(file).items():
-        for weight, info in file.tensors.items():
+    for name, kind in _scaled_files(tensors).items():
+        for weight, info in tensors.items():
             eight_bits = info.dtype in ("F8_E4M3", "F8_E5M2", "U8") and len(info.shape) == 2
             if weight.startswith(name) and weight.endswith(".weight") and eight_bits:
                 markers.setdefault(weight, {})[FILE_KIND] = kind
@@ -72,11 +80,15 @@ def _of_tensor(file: WeightFile, name: str) -> Marker:
     info = file.tensors[name]
     where = f"{file.path}: tensor {name!r} (comfy_quant)"
     if info.nbytes > MAX_MARKER_BYTES:
-        raise CheckpointError(f"{where} holds {info.nbytes} bytes; at most {MAX_MARKER_BYTES} are accepted.")
+        raise CheckpointError(f"{where} holds {_too_many(info.nbytes)}")
     return _parameters(_parsed(file.bytes(name), where), where)
 
 
-def _of_metadata(file: WeightFile) -> dict[str, Marker]:
+def _too_many(count: int) -> str:
+    return f"{count} bytes; at most {MAX_MARKER_BYTES} are accepted; convert or download the file again."
+
+
+def _of_metadata(file: WeightFile, names: Container[str]) -> dict[str, Marker]:
     text = file.metadata.get(_METADATA)
     if text is None:
         return {}
@@ -87,7 +99,7 @@ def _of_metadata(file: WeightFile) -> dict[str, Marker]:
         raise CheckpointError(f"{where} holds no JSON object of layers; convert or download the file again.")
     markers = {}
     for layer, value in layers.items():
-        weight = _weight_name(layer, file.tensors)
+        weight = _weight_name(layer, names)
         if weight is None:
             raise CheckpointError(
                 f"{where} names the layer {layer!r}, whose weight is missing; convert or download the file again."
@@ -114,7 +126,7 @@ def _of_gguf(file: WeightFile) -> dict[str, Marker]:
         if name not in file.tensors:
             raise CheckpointError(f"{where} belongs to no tensor of the file; convert or download it again.")
         if len(text) > MAX_MARKER_BYTES:
-            raise CheckpointError(f"{where} holds {len(text)} bytes; at most {MAX_MARKER_BYTES} are accepted.")
+            raise CheckpointError(f"{where} holds {_too_many(len(text))}")
         marker = _parameters(_parsed(text.encode(), where), where)
         if marker.get("format") == "int8_tensorwise":
             # Older files state convrot and hold weights that were not rotated.
@@ -131,11 +143,11 @@ def _is_rotated(marker: Marker, shape: tuple[int, ...]) -> bool:
     return marker.get("convrot") is True and marker.get("weight_rotated") is True and divides
 
 
-def _scaled_files(file: WeightFile) -> dict[str, str]:
+def _scaled_files(tensors: Mapping[str, TensorInfo]) -> dict[str, str]:
     """Prefix -> kind of 8-bit floats of the weights below it, for every ``scaled_fp8`` tensor."""
     return {
         name.removesuffix("scaled_fp8"): "float8_e5m2" if info.dtype == "F8_E5M2" else "float8_e4m3fn"
-        for name, info in file.tensors.items()
+        for name, info in tensors.items()
         if name == "scaled_fp8" or name.endswith(".scaled_fp8")
     }
 

@@ -25,4 +25,4 @@ def affine_manifest(checkpoint: Checkpoint, bits: int) -> Checkpoint:
             continue
         rows, columns = info.shape
         tensors |= AFFINE.entries(name.removesuffix(".weight"), (rows, columns), bits, GROUP_SIZE)
-    return Checkpoint(checkpoint.path, [(None, tensors)], checkpoint.metadata)
+    return Checkpoint(checkpoint.path, (), checkpoint.metadata, listed=tensors)

@@ -20,6 +20,7 @@ from ltx2rt.weights.tensor_source import DTYPES, TensorInfo, TensorSource, Weigh
 
 MAX_HEADER_BYTES = 100_000_000
 _MAX_RANK = 32
+_AGAIN = "convert or download the file again"
 
 
 _DTYPE_OF_NUMPY = {
@@ -130,7 +131,7 @@ def _read_header(file: PositionedFile) -> tuple[dict[str, Any], int]:
     if header_bytes > MAX_HEADER_BYTES:
         raise CheckpointError(
             f"{path}: not a safetensors file, or damaged: the header claims {header_bytes} bytes "
-            f"(at most {MAX_HEADER_BYTES} are allowed)."
+            f"(at most {MAX_HEADER_BYTES} are allowed); download it again."
         )
     if 8 + header_bytes > length:
         raise CheckpointError(
@@ -153,7 +154,9 @@ def _read_header(file: PositionedFile) -> tuple[dict[str, Any], int]:
             f"{path}: the safetensors header is not valid JSON ({error}); download it again."
         ) from error
     if not isinstance(header, dict):
-        raise CheckpointError(f"{path}: the safetensors header is a JSON {type(header).__name__}, not an object.")
+        raise CheckpointError(
+            f"{path}: the safetensors header is a JSON {type(header).__name__}, not an object; {_AGAIN}."
+        )
     return header, 8 + header_bytes
 
 
@@ -161,10 +164,12 @@ def _check_metadata(path: Path, metadata: Any) -> dict[str, str]:
     if metadata is None:
         return {}
     if not isinstance(metadata, dict):
-        raise CheckpointError(f"{path}: __metadata__ is a JSON {type(metadata).__name__}, not an object.")
+        raise CheckpointError(f"{path}: __metadata__ is a JSON {type(metadata).__name__}, not an object; {_AGAIN}.")
     for key, value in metadata.items():
         if not isinstance(value, str):
-            raise CheckpointError(f"{path}: __metadata__ entry {key!r} is a {type(value).__name__}, not a string.")
+            raise CheckpointError(
+                f"{path}: __metadata__ entry {key!r} is a {type(value).__name__}, not a string; {_AGAIN}."
+            )
     return metadata
 
 
@@ -176,26 +181,26 @@ def _check_tensor(path: Path, name: str, entry: Any, data_start: int) -> TensorI
     """One header entry as `TensorInfo`, or `CheckpointError` naming the tensor and what is wrong with it."""
 
     def fault(words: str) -> CheckpointError:
-        return CheckpointError(f"{path}: tensor {name!r}: {words}")
+        return CheckpointError(f"{path}: tensor {name!r}: {words}; {_AGAIN}.")
 
     if not isinstance(entry, dict):
-        raise fault(f"its header entry is a JSON {type(entry).__name__}, not an object.")
+        raise fault(f"its header entry is a JSON {type(entry).__name__}, not an object")
     dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise fault(f"unknown dtype {dtype!r}; known are {', '.join(DTYPES)}.")
+        raise fault(f"unknown dtype {dtype!r}; known are {', '.join(DTYPES)}")
     if not _are_sizes(shape):
-        raise fault(f"shape must be a list of non-negative integers, got {shape!r}.")
+        raise fault(f"shape must be a list of non-negative integers, got {shape!r}")
     if len(shape) > _MAX_RANK:
-        raise fault(f"{len(shape)} dimensions; at most {_MAX_RANK} are supported.")
+        raise fault(f"{len(shape)} dimensions; at most {_MAX_RANK} are supported")
     if not _are_sizes(offsets) or len(offsets) != 2:
-        raise fault(f"data_offsets must be two non-negative integers, got {offsets!r}.")
+        raise fault(f"data_offsets must be two non-negative integers, got {offsets!r}")
     begin, end = offsets
     itemsize = DTYPES[dtype].itemsize
     needed = math.prod(shape) * itemsize
     if needed >= 2**63 or (needed == 0 and math.prod(n or 1 for n in shape) * itemsize >= 2**63):
-        raise fault(f"shape {shape} is too large to address.")
+        raise fault(f"shape {shape} is too large to address")
     if end - begin != needed:
-        raise fault(f"{dtype} {shape} needs {needed} bytes, data_offsets {offsets} give {end - begin}.")
+        raise fault(f"{dtype} {shape} needs {needed} bytes, data_offsets {offsets} give {end - begin}")
     return TensorInfo(dtype, tuple(shape), data_start + begin, needed)
 
 
@@ -205,10 +210,12 @@ def _check_tensors(path: Path, header: Mapping[str, Any], data_start: int, lengt
     end, previous = data_start, "the header"
     for name, info in sorted(tensors.items(), key=lambda item: (item[1].offset, item[1].nbytes)):
         if info.offset < end:
-            raise CheckpointError(f"{path}: tensor {name!r} overlaps {previous!r} by {end - info.offset} bytes.")
+            raise CheckpointError(
+                f"{path}: tensor {name!r} overlaps {previous!r} by {end - info.offset} bytes; {_AGAIN}."
+            )
         if info.offset > end:
             raise CheckpointError(
-                f"{path}: {info.offset - end} bytes between {previous!r} and {name!r} belong to no tensor."
+                f"{path}: {info.offset - end} bytes between {previous!r} and {name!r} belong to no tensor; {_AGAIN}."
             )
         end, previous = info.offset + info.nbytes, name
     if end > length:

@@ -70,5 +70,5 @@ def _require_architecture(file: GgufFile) -> None:
     if architecture not in _ARCHITECTURES:
         raise CheckpointError(
             f"{file.path}: GGUF of architecture {architecture[:80]!r}, which is neither an LTX-2 transformer ('ltxv') "
-            "nor a Gemma text encoder ('gemma3', 'gemma4')."
+            "nor a Gemma text encoder ('gemma3', 'gemma4'); use the GGUF file of one of these."
         )

@@ -92,7 +92,11 @@ def test_the_second_call_reads_no_weights(reads: list[int]) -> None:
         ("one-stage", GUIDED),
         pytest.param("two-stage", GUIDED, marks=pytest.mark.slow),
         pytest.param("two-stage-hq", GUIDED, marks=pytest.mark.slow),
-        ("text-to-audio", {"prompt": "rain", "num_frames": 9, "num_inference_steps": 1, "seed": 3}),
+        pytest.param(
+            "text-to-audio",
+            {"prompt": "rain", "num_frames": 9, "num_inference_steps": 1, "seed": 3},
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_kept_and_not_kept_give_the_same_bits(name: str, settings: dict[str, object], reads: list[int]) -> None:

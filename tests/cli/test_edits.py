@@ -201,15 +201,11 @@ def test_a_clip_without_sound_stays_silent_where_it_is_kept(tmp_path: Path) -> N
 def test_the_official_way_takes_everything_through_the_vaes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     clip = source(tmp_path / "a")
     words = ["--start-time", "0.3", "--end-time", "0.5"]
-    latents = []
-    for way in ("vae", "source"):
-        saved = tmp_path / f"{way}.safetensors"
-        more = ["--kept-from", way, "--save-latents", str(saved)]
-        latents.append(edited("retake", clip, tmp_path / way / "o.mp4", *words, *more))
-    shown, wanted = pictures(latents[0]), np.stack(list(ClipReader(clip).frames()))
+    output = edited("retake", clip, tmp_path / "b" / "o.mp4", *words, "--kept-from", "vae")
+    shown, wanted = pictures(output), np.stack(list(ClipReader(clip).frames()))
     assert shown.shape == (20, 72, 80, 3)
     assert decibels(shown, wanted).max() < 33  # of the frames outside the range, too
-    assert "kept" not in result(latents[0])
+    assert "kept" not in result(output)
     assert "every frame passes through the VAE" in caplog.text
 
 
@@ -241,7 +237,7 @@ def test_extend_leaves_the_old_part_as_it_was(direction: str, frames: int, tmp_p
 @pytest.mark.parametrize(
     ("fit", "size", "seen"),
     [
-        ("pad", (80, 72), "80x72 is filled to 96x96"),
+        slow("pad", (80, 72), "80x72 is filled to 96x96"),  # as in most other tests of this file
         ("crop", (80, 72), "80x72 is cut to 64x64"),
         slow("stretch", (80, 72), "80x72 is stretched to 96x96"),
     ],
@@ -306,7 +302,7 @@ def test_an_odd_row_that_is_cut_is_said(tmp_path: Path, caplog: pytest.LogCaptur
 
 @pytest.mark.parametrize(
     ("frames", "width", "height", "fit", "size"),
-    [(10, 80, 72, "pad", (160, 144)), (5, 64, 40, "stretch", (128, 80)), (12, 80, 72, "crop", (128, 128))],
+    [(10, 80, 72, "pad", (160, 144)), (5, 64, 40, "stretch", (128, 80)), slow(12, 80, 72, "crop", (128, 128))],
 )
 def test_upscale_takes_any_size_and_length(
     frames: int, width: int, height: int, fit: str, size: tuple[int, int], tmp_path: Path
@@ -320,6 +316,7 @@ def test_upscale_takes_any_size_and_length(
     np.testing.assert_array_equal(heard, stored_samples(clip)[: len(heard)])
 
 
+@pytest.mark.slow
 def test_an_enlarged_retake_is_enlarged_whole(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     clip = source(tmp_path / "a")
     words = ["--start-time", "0.3", "--end-time", "0.5", "--upscale-spatial"]
@@ -330,6 +327,7 @@ def test_an_enlarged_retake_is_enlarged_whole(tmp_path: Path, caplog: pytest.Log
     assert result(output)["kept"] == {"frames": [], "sound_s": [[0.0, 0.3], [0.5, 0.667333]]}
 
 
+@pytest.mark.slow
 def test_a_retake_that_was_interrupted_has_the_same_bits(tmp_path: Path) -> None:
     clip = source(tmp_path / "a")
     settings = {"video_path": clip, "start_time": 0.3, "end_time": 0.5}
@@ -400,17 +398,15 @@ def extended(clip: Path, output: Path) -> None:
     edited("extend", clip, output, "--extend-frames", "8")
 
 
-TIMED = [late_pictures, variable_rate, slow(constant), slow(late_sound)]
+TIMED = [variable_rate, *map(slow, (constant, late_pictures, late_sound))]
 
 
 @pytest.mark.parametrize(
     ("made", "through"),
     [
-        (late_sound, retaken),
-        (late_pictures, extended),
         (variable_rate, retaken),
-        *(slow(made, through) for made in (constant, late_pictures) for through in (retaken,)),
-        *(slow(made, extended) for made in (constant, late_sound, variable_rate)),
+        *(slow(made, retaken) for made in (constant, late_pictures, late_sound)),
+        *(slow(made, extended) for made in (constant, late_pictures, late_sound, variable_rate)),
     ],
 )
 def test_flash_and_click_stay_where_they_were(
@@ -461,6 +457,7 @@ def test_flash_and_click_stay_where_they_were_through_upscale(made: Callable[[Pa
     assert abs(flash - heard) <= tolerance
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("made", TIMED)
 def test_the_click_of_driving_sound_stays_where_it_was(made: Callable[[Path], float], tmp_path: Path) -> None:
     clip, output = tmp_path / "in.mp4", tmp_path / "o.mp4"

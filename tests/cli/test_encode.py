@@ -12,9 +12,10 @@ from ltx2rt.weights.embedding_file import read_embedding
 SMALL = ["--height", "64", "--width", "64", "--num-frames", "9"]
 GUIDED = ["--pipeline", "one-stage", "--steps", "2"]
 QUIET = ["generate", "--quiet"]
+QUICK = ["--pipeline", "one-stage", "--steps", "1"]
 
 
-@pytest.mark.parametrize("suffix", ["safetensors", "npz"])
+@pytest.mark.parametrize("suffix", ["safetensors", pytest.param("npz", marks=pytest.mark.slow)])
 def test_an_embedding_gives_the_clip_of_its_prompts(suffix: str, tmp_path: Path) -> None:
     texts = ["--prompt", "a red circle", "--negative-prompt", "noise"]
     saved = tmp_path / f"text.{suffix}"
@@ -43,16 +44,16 @@ def test_enhancement_is_stored_and_repeats(tmp_path: Path) -> None:
 
 def test_generate_enhances_the_prompt(tmp_path: Path, media: Path, caplog: pytest.LogCaptureFixture) -> None:
     options = ["--enhance-prompt", "--enhance-max-tokens", "4", "--image", str(media / "photo.jpg")]
-    assert run([*QUIET, "a dog", *SMALL, *options, "-o", str(tmp_path / "a.mp4")]) == 0
+    assert run([*QUIET, "a dog", *SMALL, *QUICK, *options, "-o", str(tmp_path / "a.mp4")]) == 0
     assert '"enhanced_prompt": ' in (tmp_path / "a.mp4.json").read_text()
     assert "does not see the image" in caplog.text
-    assert run([*QUIET, "a dog", *SMALL, *options[3:], "-o", str(tmp_path / "b.mp4")]) == 0
+    assert run([*QUIET, "a dog", *SMALL, *QUICK, *options[3:], "-o", str(tmp_path / "b.mp4")]) == 0
     assert (tmp_path / "a.mp4").read_bytes() != (tmp_path / "b.mp4").read_bytes()
 
 
 def test_without_gemma_the_clip_does_not_depend_on_the_prompt(tmp_path: Path) -> None:
     for name, text in (("a", "one"), ("b", "two")):
-        assert run([*QUIET, "--no-gemma", "--prompt", text, *SMALL, "-o", str(tmp_path / f"{name}.mp4")]) == 0
+        assert run([*QUIET, "--no-gemma", "--prompt", text, *SMALL, *QUICK, "-o", str(tmp_path / f"{name}.mp4")]) == 0
     assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
 
 

@@ -21,6 +21,8 @@ from ltx2rt.cli.main import run
 
 SMALL = ["--height", "64", "--width", "128", "--num-frames", "9"]
 PROMPT = ["--prompt", "a red circle moves left"]
+# The quickest clip, where any will do.
+ANY = [*PROMPT, *SMALL, "--no-gemma", "--pipeline", "one-stage", "--steps", "1"]
 
 
 def decoded(path: Path) -> tuple[np.ndarray, np.ndarray, int]:
@@ -69,7 +71,7 @@ def test_one_stage_with_a_photograph(tmp_path: Path, photograph: Path) -> None:
 
 def test_the_same_seed_gives_the_same_file_and_another_seed_does_not(tmp_path: Path) -> None:
     for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
-        assert run(["generate", "--quiet", *PROMPT, *SMALL, "--seed", seed, "-o", str(tmp_path / f"{name}.mp4")]) == 0
+        assert run(["generate", "--quiet", *ANY, "--seed", seed, "-o", str(tmp_path / f"{name}.mp4")]) == 0
     a, b, c = ((tmp_path / f"{name}.mp4").read_bytes() for name in "abc")
     assert a == b
     assert a != c
@@ -141,7 +143,7 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, capsys: pytest.Captur
     previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
     try:
-        code = run(["generate", *PROMPT, *SMALL, "-o", str(tmp_path / "clip.mp4")])
+        code = run(["generate", *ANY, "-o", str(tmp_path / "clip.mp4")])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, previous)
@@ -152,12 +154,8 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, capsys: pytest.Captur
 
 def test_a_prompt_may_stand_in_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "prompt.txt").write_text("a red circle\n", encoding="utf-8")
-    words = ["generate", *SMALL, "--no-state", "--prompt-file", str(tmp_path / "prompt.txt")]
+    words = ["generate", *ANY[2:], "--no-state", "--prompt-file", str(tmp_path / "prompt.txt")]
     assert run([*words, "-o", str(tmp_path / "of-file.mp4")]) == 0
-    assert (
-        run(["generate", *SMALL, "--no-state", "--prompt", "a red circle", "-o", str(tmp_path / "of-words.mp4")]) == 0
-    )
-    assert (tmp_path / "of-file.mp4").read_bytes() == (tmp_path / "of-words.mp4").read_bytes()
     settings = json.loads((tmp_path / "of-file.mp4.json").read_text())["settings"]
     assert settings["prompt"] == "a red circle"
     assert "prompt_file" not in settings

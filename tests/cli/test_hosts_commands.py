@@ -52,10 +52,10 @@ def hosts(tmp_path: Path) -> Path:
     return path
 
 
-def command(*words: object, **options: Any) -> subprocess.CompletedProcess[str]:
+def command(*words: object, limit: float = 300) -> subprocess.CompletedProcess[str]:
     """The command in a process of its own, as its children write to the real stdout."""
     line = [sys.executable, "-m", "ltx2rt.cli", *map(str, words)]
-    return subprocess.run(line, capture_output=True, text=True, timeout=300, **options)
+    return subprocess.run(line, capture_output=True, text=True, timeout=limit)
 
 
 def bits(path: Path) -> dict[str, bytes]:
@@ -115,6 +115,20 @@ def _processes_with(name: str, value: str) -> list[int]:
         if "python" in process.name() and process.environ().get(name) == value:
             found.append(process.pid)
     return found
+
+
+@pytest.mark.slow
+def test_a_worker_that_fails_before_it_has_joined_ends_the_leader_with_its_code(hosts: Path, tmp_path: Path) -> None:
+    content = json.loads(hosts.read_text())
+    with socket.socket() as own:
+        own.bind(("127.0.0.1", content["port"] + 1))  # the worker's, which it cannot have
+        done = command("generate", *ANY, "--hosts", hosts, "-o", tmp_path / "clip.mp4", limit=60)
+    assert done.returncode == 2
+    said = done.stderr.splitlines()
+    assert "ltx2rt: localhost has ended with exit code 2" in said
+    assert any(line.startswith("localhost: error: this machine cannot join the group") for line in said)
+    assert said[-1].startswith("error: localhost has ended with exit code 2 before all machines had met")
+    assert {path.name for path in tmp_path.iterdir()} == {"hosts.json"}
 
 
 @pytest.mark.slow

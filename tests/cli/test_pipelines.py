@@ -17,7 +17,7 @@ from ltx2rt.media.pcm import write_wav
 
 SMALL = ["--height", "64", "--width", "64", "--num-frames", "9"]
 PROMPT = ["--prompt", "a red circle moves left"]
-FEW_STEPS = ["--steps", "2"]
+FEW_STEPS = ["--steps", "1"]
 
 
 def generated(folder: Path, *arguments: str, name: str = "clip.mp4") -> Path:
@@ -99,7 +99,7 @@ def test_audio_shorter_than_the_clip_ends_with_a_warning(
     assert "gives 0.20 s of sound, the clip lasts 0.38 s; it ends without sound" in caplog.text
 
 
-@pytest.mark.parametrize("seconds", ["0.75", "9"])
+@pytest.mark.parametrize("seconds", [pytest.param("0.75", marks=pytest.mark.slow), "9"])
 def test_a_clip_as_long_as_its_sound(
     seconds: str, tmp_path: Path, dev: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -123,6 +123,7 @@ def test_a_clip_as_long_as_its_sound(
     assert "--num-frames and --audio-max-duration contradict each other" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_retake_changes_the_range_alone(tmp_path: Path, weights: Path) -> None:
     (tmp_path / "source").mkdir()
     source = video_file(tmp_path / "source" / "long.mp4", frames=25)

@@ -54,7 +54,7 @@ def test_lines_tell_where_a_command_is(
     assert [line for line in lines if line.startswith("settings: ")]
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", ["generate", pytest.param("edit", marks=pytest.mark.slow), "upscale", "encode"])
 def test_objects_tell_a_program_the_same(
     verb: str, media: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -88,7 +88,13 @@ def test_objects_tell_a_program_the_same(
 
 
 @pytest.mark.parametrize(
-    ("verb", "form"), [*((verb, ["--progress", "json"]) for verb in VERBS), ("upscale", []), ("encode", [])]
+    ("verb", "form"),
+    [
+        *((verb, ["--progress", "json"]) for verb in ("upscale", "encode")),
+        ("encode", []),
+        *(pytest.param(verb, ["--progress", "json"], marks=pytest.mark.slow) for verb in ("generate", "edit")),
+        pytest.param("upscale", [], marks=pytest.mark.slow),
+    ],
 )
 def test_quiet_silences_both(
     verb: str, form: list[str], media: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -1,4 +1,7 @@
-"""Pictures and clips as people have them, through the command: what is read, what is said, what is refused."""
+"""Pictures and clips as people have them, through the command: what is read, what is said, what is refused.
+
+What a reader makes of each kind of clip is tested in tests/media; those that a whole run sees, too, are slow tests.
+"""
 
 from __future__ import annotations
 
@@ -71,6 +74,7 @@ def test_a_plain_control_video_gets_no_word(tmp_path: Path, caplog: pytest.LogCa
     assert places(seen(tmp_path)) == list(range(9))
 
 
+@pytest.mark.slow
 def test_a_control_video_in_hdr(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = write_hdr(tmp_path / "hlg.mp4", hlg_signal(card(64, 64)), 18, frames=9)
     assert control(path) == 0
@@ -78,12 +82,14 @@ def test_a_control_video_in_hdr(tmp_path: Path, caplog: pytest.LogCaptureFixture
     assert np.abs(np.array(spots(seen(tmp_path)[0])) - CARD).max() <= 12
 
 
+@pytest.mark.slow
 def test_the_colours_of_a_control_video_can_be_stated(tmp_path: Path) -> None:
     path = write_clip(tmp_path / "c.mp4", [card(64, 64)] * 9, tags=UNTAGGED, matrix=1)
     assert control(path, "--source-color", "bt709") == 0
     assert np.abs(np.array(spots(seen(tmp_path)[0])) - CARD).max() <= 6
 
 
+@pytest.mark.slow
 def test_a_mirrored_control_video(tmp_path: Path) -> None:
     path = set_display_matrix(write_clip(tmp_path / "c.mp4", [card(64, 64)] * 9), -1, 0, 0, 1)
     assert control(path) == 0
@@ -91,6 +97,7 @@ def test_a_mirrored_control_video(tmp_path: Path) -> None:
     assert np.abs(np.array(spots(seen(tmp_path)[0]))[:4] - [green, red, white, blue]).max() <= 6
 
 
+@pytest.mark.slow
 def test_a_control_video_of_variable_rate(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     times = [0, 1 / 24, 2 / 24, 4 / 24, 6 / 24, 8 / 24, 10 / 24]
     assert control(write_clip(tmp_path / "c.mp4", greys(7, 64, 64), times=times)) == 0
@@ -117,10 +124,14 @@ def test_control_videos_of_other_proportions(
     first = seen(tmp_path)[0].astype(int)
     assert first[:12].max() < 10
     assert np.abs(np.array(spots(first[16:48])) - CARD).max() <= 8
-    assert control(path, "--fit", "stretch") == 0
-    assert np.abs(np.array(spots(seen(tmp_path)[0])) - CARD).max() <= 8
     assert control(path, "--fit", "error") == 2
     assert "wide.mp4 is 128x64, the clip 64x64, which are other proportions" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_control_video_may_be_stretched(tmp_path: Path) -> None:
+    assert control(write_clip(tmp_path / "wide.mp4", [card(128, 64)] * 9), "--fit", "stretch") == 0
+    assert np.abs(np.array(spots(seen(tmp_path)[0])) - CARD).max() <= 8
 
 
 def test_a_picture_is_no_control_video_but_may_be_a_mask(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -164,6 +175,7 @@ def test_what_is_no_image_is_called_what_it_is(tmp_path: Path, capsys: pytest.Ca
     assert "is a folder" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["song.mp3", "late.mp4"])
 def test_driving_sound_stays_where_it_is(tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str) -> None:
     """MP3's priming is no sound; a clip's sound track that begins later stays late."""

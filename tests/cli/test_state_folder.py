@@ -29,7 +29,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, evaluation: int) -> None:
     monkeypatch.setattr(Transformer, "guided", guided)
 
 
-@pytest.mark.parametrize("names_output", [True, False])
+@pytest.mark.parametrize("names_output", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_run_goes_on_from_the_folder(
     names_output: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

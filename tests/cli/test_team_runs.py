@@ -80,7 +80,7 @@ def assert_same_bits(folder: Path, words: list[str], together: Together, size: i
 
 RUNS = [
     ("one-stage", [*FEW_STEPS, "--video-skip-step", "1"], 2, "auto"),
-    ("distilled", ["--memory", "109MB"], 2, "auto"),
+    pytest.param("distilled", ["--memory", "109MB"], 2, "auto", marks=pytest.mark.slow),
     pytest.param("one-stage", FEW_STEPS, 3, "tokens", marks=pytest.mark.slow),
     pytest.param("text-to-audio", ["--steps", "1"], 3, "auto", marks=pytest.mark.slow),
 ]

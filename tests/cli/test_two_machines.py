@@ -205,14 +205,18 @@ def until_stopped(pid: int) -> None:
 
 
 @pytest.mark.slow
-def test_an_ended_leader_ends_the_others_and_two_machines_continue(machines: Machines, tmp_path: Path) -> None:
+@pytest.mark.parametrize("again", [[*LONG, "-o", "clip.mp4"], ["-o", "clip.mp4"]], ids=["the same", "the name"])
+def test_an_ended_leader_ends_the_others_and_two_machines_continue(
+    again: list[str], machines: Machines, tmp_path: Path
+) -> None:
+    """With the same command, or with one that leaves it to the state of the leader what is made."""
     words = [*LONG, "-o", "clip.mp4"]
     processes = [machines.start(0, *words, signal_at=signal.SIGTERM), machines.start(1, *words)]
     assert [code_of(process) for process in processes] == [75, 75], machines.said(0) + machines.said(1)
     assert "the connection to another machine is lost" in machines.said(1)
     assert machines.left(0) == []
-    again = [machines.start(rank, *words, "--resume") for rank in range(2)]
-    assert [code_of(process) for process in again] == [0, 0], machines.said(0) + machines.said(1)
+    processes = [machines.start(rank, *again, "--resume") for rank in range(2)]
+    assert [code_of(process) for process in processes] == [0, 0], machines.said(0) + machines.said(1)
     whole = tmp_path / "whole.mp4"
     assert run(["generate", *LONG, "--quiet", "-o", str(whole)]) == 0
     assert (machines.place(0) / "clip.mp4").read_bytes() == whole.read_bytes()

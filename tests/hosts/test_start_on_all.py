@@ -29,14 +29,20 @@ exec /bin/sh -c "$*"
 # What stands for the command: it says who it is, and does what the variable of its rank says.
 PROGRAM = """
 import os, pathlib, sys, time
+from ltx2rt.team.environment import read_absence
 rank = os.environ["MLX_RANK"]
 hosts = pathlib.Path(os.environ["MLX_HOSTFILE"])
 print("out", rank, sys.argv[1:], flush=True)
-print("err", rank, os.environ["COLOUR"], hosts.read_text(), file=sys.stderr, flush=True)
+sys.stderr.write(" ".join(["err", rank, os.environ["COLOUR"], hosts.read_text()]) + "\\n")  # at once
 pathlib.Path(f"{rank}.started").write_text(f"{os.getpid()} {hosts}")
 what, number = os.environ.get(f"DO_{rank}", "exit 0").split()
 if what == "sleep":
     time.sleep(float(number))
+elif what == "hear":
+    told = pathlib.Path(os.environ["LTX2RT_ABSENT"])
+    while not told.read_text().endswith("\\n"):
+        time.sleep(0.02)
+    print("heard", read_absence(told))
 elif what == "kill":
     os.kill(os.getpid(), int(number))
 else:
@@ -114,8 +120,15 @@ def test_the_output_of_the_first_machine_is_ours_and_others_have_their_names(mac
     assert left(place) == []
 
 
-@pytest.mark.parametrize("machines", [HERE, "mac1,mac2"])
-@pytest.mark.parametrize(("does", "code"), [("exit 7", 7), ("exit 75", 75), ("kill 9", 128 + 9)])
+@pytest.mark.parametrize(
+    ("does", "code", "machines"),
+    [
+        ("exit 75", 75, "mac1,mac2"),
+        ("kill 9", 128 + 9, HERE),
+        pytest.param("exit 7", 7, HERE, marks=pytest.mark.slow),
+        pytest.param("kill 9", 128 + 9, "mac1,mac2", marks=pytest.mark.slow),
+    ],
+)
 def test_the_exit_code_is_that_of_the_first_machine(machines: str, does: str, code: int, place: Path) -> None:
     assert ran(place, machines, DO_0=does)[0] == code
 
@@ -131,6 +144,15 @@ def test_a_worker_that_fails_is_told_and_the_leader_goes_on(place: Path) -> None
     code, _, err = ran(place, FAR, DO_0="sleep 1", DO_1="exit 3")
     assert code == 0
     assert "ltx2rt: mac2 has ended with exit code 3" in err.splitlines()
+
+
+@pytest.mark.parametrize("machines", [HERE, FAR, "mac1,mac2"])
+def test_the_leader_hears_of_a_worker_that_fails(machines: str, place: Path) -> None:
+    code, out, _ = ran(place, machines, DO_0="hear 0", DO_1="exit 3")
+    assert code == 0
+    worker = machines.partition(",")[2]
+    assert out.splitlines()[-1] == f"heard Absence(machine={worker!r}, code=3)"
+    assert left(place) == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])

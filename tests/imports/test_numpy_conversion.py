@@ -68,9 +68,11 @@ def _violations(tree: ast.Module) -> Iterator[str]:
 
 def _of_numpy(function: ast.expr) -> str | None:
     """``concatenate`` of ``np.concatenate``, ``np.linalg.norm`` gives ``linalg.norm``; None for anything else."""
-    text = ast.unparse(function)
-    head, dot, rest = text.partition(".")
-    return rest if dot and head in ("np", "numpy") else None
+    names: list[str] = []
+    while isinstance(function, ast.Attribute):
+        names.append(function.attr)
+        function = function.value
+    return ".".join(reversed(names)) if isinstance(function, ast.Name) and function.id in ("np", "numpy") else None
 
 
 def _is_literal(node: ast.expr) -> bool:
@@ -138,9 +140,10 @@ def _says_array(annotation: ast.expr) -> bool:
 MODULES = sorted(path for path in ROOT.rglob("*.py") if not any(path.is_relative_to(free) for free in FREE))
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_no_other_way_from_mlx_to_numpy(path: Path) -> None:
-    assert violations(path.read_text()) == []
+def test_no_other_way_from_mlx_to_numpy() -> None:
+    found = {str(path.relative_to(ROOT)): violations(path.read_text()) for path in MODULES}
+    assert len(found) > 200
+    assert {path: said for path, said in found.items() if said} == {}
 
 
 @pytest.mark.parametrize(

@@ -72,14 +72,15 @@ def test_the_self_check_sees_broken_products_of_split_pairs():
 @pytest.mark.skipif("amxbf16" not in USABLE, reason="needs a processor with AMX")
 def test_the_self_check_sees_broken_tiles():
     assert _ext.kernel_fault("amxbf16", "tiles").startswith("multiply bf16 tiles[")
+    assert _ext.kernel_fault("amxbf16", "row tiles").startswith("multiply_few bf16 tiles of few rows[")
     assert _ext.kernel_fault("amxbf16", "attention tiles").startswith("rope_attention tiles[")
     assert _ext.kernel_fault("amxbf16", "neighborhood tiles").startswith("neighborhood_attention tiles[")
     with pytest.raises(ValueError, match="no tiles"):
         _ext.kernel_fault("avx512bf16", "tiles")
 
 
-X86 = ["amxbf16", "avx512bf16", "avx512", "avx2", "portable"]
-ARM = ["neonbf16", "neon", "portable"]
+X86 = ["amxbf16", "avx512bf16", "avx512vnni", "avx512", "avx2vnni", "avx2", "portable"]
+ARM = ["neonbf16", "neondot", "neon", "portable"]
 PROVEN = ["avx2", "portable"]
 
 
@@ -90,15 +91,16 @@ PROVEN = ["avx2", "portable"]
         ("", X86[1:], [], "avx512bf16", []),
         ("avx512bf16", X86, [], "avx512bf16", []),
         ("", X86, ["amxbf16"], "avx512bf16", ["amxbf16"]),
-        ("", X86, ["amxbf16", "avx512bf16"], "avx512", ["amxbf16", "avx512bf16"]),
-        ("", X86, ["amxbf16", "avx512bf16", "avx512"], "avx2", ["amxbf16", "avx512bf16", "avx512"]),
+        ("", X86, ["amxbf16", "avx512bf16"], "avx512vnni", ["amxbf16", "avx512bf16"]),
+        ("", X86, X86[:4], "avx2vnni", X86[:4]),
         ("avx512", X86, ["avx512bf16"], "avx512", []),
-        ("avx512", X86, ["avx512"], "avx2", ["avx512"]),
+        ("avx512", X86, ["avx512", "avx2vnni"], "avx2", ["avx512", "avx2vnni"]),
         ("avx2", X86, ["avx512"], "avx2", []),
         ("", ["avx512_emulated", "avx2", "portable"], [], "avx2", []),
         ("avx512_emulated", ["avx512_emulated", "avx2", "portable"], [], "avx512_emulated", []),
         ("", ARM, [], "neonbf16", []),
-        ("", ARM, ["neonbf16", "neon"], "portable", ["neonbf16", "neon"]),
+        ("", ARM, ["neonbf16"], "neondot", ["neonbf16"]),
+        ("", ARM, ["neonbf16", "neondot", "neon"], "portable", ["neonbf16", "neondot", "neon"]),
     ],
 )
 def test_a_set_that_computes_wrongly_gives_way_to_the_next_with_one_line(asked, usable, faulty, chosen, mentioned):

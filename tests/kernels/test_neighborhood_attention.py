@@ -127,8 +127,17 @@ SIZES = {
 }
 
 
-@pytest.mark.parametrize("borders", [(a, b) for a in BORDERS for b in BORDERS], ids="-".join)
-@pytest.mark.parametrize("name", SIZES)
+EVERY_BORDERS = [(a, b) for a in BORDERS for b in BORDERS]
+
+
+@pytest.mark.parametrize(
+    ("name", "borders"),
+    [
+        pytest.param(name, both, marks=() if (place - index) % 3 == 0 else pytest.mark.slow)
+        for index, name in enumerate(SIZES)
+        for place, both in enumerate(EVERY_BORDERS)
+    ],
+)
 def test_windows_and_borders(name, borders):
     shape, keys, size, seen = SIZES[name]
     arrays, arguments, exact = problem(shape, keys, 1, 16, size, borders, seen)
@@ -159,8 +168,17 @@ WIDE_SIZES = {
 }
 
 
-@pytest.mark.parametrize("borders", [("shift", "replicate"), ("mask", "mask"), ("replicate", "shift")], ids="-".join)
-@pytest.mark.parametrize("name", WIDE_SIZES)
+WIDE_BORDERS = [("shift", "replicate"), ("mask", "mask"), ("replicate", "shift")]
+
+
+@pytest.mark.parametrize(
+    ("name", "borders"),
+    [
+        pytest.param(name, WIDE_BORDERS[place], marks=() if place == index % 3 else pytest.mark.slow)
+        for index, name in enumerate(WIDE_SIZES)
+        for place in range(3)
+    ],
+)
 def test_published_heads_in_bfloat16(name, borders):
     shape, keys, size, seen = WIDE_SIZES[name]
     arrays, arguments, exact = problem(shape, keys, 1, 64, size, borders, seen, mx.bfloat16)

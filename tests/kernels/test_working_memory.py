@@ -179,7 +179,7 @@ compare(NAME, snake_bytes(100000, 128), lambda: antialiased_snake(x, values, val
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux's resettable resident peak")
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", [pytest.param("float32", marks=pytest.mark.slow), "bfloat16"])
 @pytest.mark.parametrize("threads", [1, *(pytest.param(many, marks=pytest.mark.slow) for many in (2, 16))])
 def test_what_a_kernel_takes_is_what_is_predicted(dtype: str, threads: int) -> None:
     environment = {**os.environ, "LTX2RT_NUM_THREADS": str(threads), "LTX2RT_KERNELS": "compiled"}

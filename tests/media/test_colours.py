@@ -203,6 +203,11 @@ def test_unknown_names_are_refused(tmp_path: Path) -> None:
     path = write_clip(tmp_path / "clip.mp4", [card()] * 2)
     with pytest.raises(UsageError, match="unknown source colour 'rec709'; use one of bt601, bt709"):
         ClipReader(path, source_color="rec709")
+
+
+@pytest.mark.slow
+def test_every_name_is_taken(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "clip.mp4", [card()] * 2)
     for name in SOURCE_COLOR_CHOICES:
         assert len(list(ClipReader(path, source_color=name).frames())) == 2
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from made_clips import click, click_time, write_sound
 
 from ltx2rt.errors import MediaError
 from ltx2rt.media.audio_reader import read_audio
@@ -63,6 +64,14 @@ def test_sound_of_a_video_and_a_part_of_it(tmp_path: Path) -> None:
     part = read_audio(tmp_path / "clip.mp4", start_s=0.3, duration_s=0.15)
     assert part.waveform.shape == (3600, 2)
     np.testing.assert_allclose(part.waveform, tone[7200:10800], atol=0.03)
+
+
+@pytest.mark.parametrize("codec", ["adpcm_ms", "adpcm_ima_wav"])
+def test_a_part_of_sound_in_blocks_that_have_no_stamps_of_their_own(tmp_path: Path, codec: str) -> None:
+    path = write_sound(tmp_path / "tape.wav", click(12, 8), codec)
+    for start_s in (0.0, 3.3, 7.5):
+        sound = read_audio(path, start_s=start_s, duration_s=None if start_s == 0 else 6)
+        assert start_s + click_time(sound.waveform.T, sound.sample_rate) == pytest.approx(8, abs=1e-3)
 
 
 @pytest.mark.parametrize(

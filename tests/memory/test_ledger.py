@@ -74,6 +74,8 @@ def test_a_refusal_says_what_is_needed_and_what_to_do() -> None:
     assert caught.value.needed_bytes == 1530 * MB
     with pytest.raises(MemoryBudgetError, match=r"give at least --memory 120MB\.$"):
         Ledger(budget=100 * MB, base=0).choose([Need("a", weights=111 * MB)])
+    with pytest.raises(MemoryBudgetError, match=r"\(the process 100 MB, 2% to spare\)"):
+        Ledger(budget=50 * MB, base=100 * MB).choose([Need("a")])
     with pytest.raises(ValueError, match="at least one way"):
         ledger.choose([])
 

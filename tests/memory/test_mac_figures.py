@@ -127,6 +127,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.slow
 def test_a_whole_two_stage_run_twice_without_proc(tmp_path: Path) -> None:
     """Budgets of the plan's own peak, so that anything counted twice refuses a stage."""
     code = f"folder = {str(tmp_path)!r}\n{WHOLE_RUN}"

@@ -138,7 +138,7 @@ def modality(tokens: int, width: int, axes: int) -> Modality:
     )
 
 
-@pytest.mark.parametrize("more", [{}, GATED], ids=["19b", "2.3"])
+@pytest.mark.parametrize("more", [pytest.param({}, id="19b", marks=pytest.mark.slow), pytest.param(GATED, id="2.3")])
 def test_activations_stay_of_order_one_through_all_blocks(tmp_path: Path, more: dict[str, Any]) -> None:
     path = tmp_path / "out-distilled.safetensors"
     assert tool.main([str(manifest(tmp_path, 48, **more)), str(path), "--fp8"]) == 0

@@ -106,7 +106,8 @@ def test_variant(tmp_path: Path, name: str, variant: str | None) -> None:
 def test_same_local_name_twice(tmp_path: Path) -> None:
     kernel = np.zeros((2, 3, 1, 1, 1), np.float32)
     name = "encoder.conv_in.conv.weight"
-    path = save(tmp_path / "a.safetensors", {f"vae.{name}": kernel, name: kernel})
+    statistics = {"vae.per_channel_statistics.mean-of-means": kernel}
+    path = save(tmp_path / "a.safetensors", {f"vae.{name}": kernel, name: kernel, **statistics})
     with pytest.raises(CheckpointError, match=rf"'vae.{name}' and '{name}' are both '{name}' of the video_vae"):
         Checkpoint.open(path)
 
@@ -269,7 +270,7 @@ def test_a_lora_among_shards_is_left_aside(tmp_path: Path, caplog: pytest.LogCap
     with caplog.at_level("WARNING"):
         checkpoint = Checkpoint.open(tmp_path)
     assert set(checkpoint.names("text_encoder")) == set(GEMMA)
-    assert caplog.messages == [f"{path}: a LoRA among the files of {tmp_path}; it is left aside (--lora adds it)"]
+    assert caplog.messages == [f"{path}: a LoRA among the files of {tmp_path}; it is left aside (loras adds it)"]
 
 
 def test_gemma_file_beside_its_config(tmp_path: Path) -> None:
@@ -308,7 +309,7 @@ def test_packed_gemma_config_and_assets(tmp_path: Path) -> None:
 
 FOREIGN_TENSORS = {
     "damaged marker": ({f"{PREFIX}.comfy_quant": np.frombuffer(b"{", np.uint8)}, "is not readable as JSON"),
-    "lora": ({"diffusion_model.x.lora_A.weight": W}, "a LoRA file, not a checkpoint; give it with --lora"),
+    "lora": ({"diffusion_model.x.lora_A.weight": W}, "a LoRA file, not a checkpoint; give it with loras"),
     "stranger": ({"some.weight": W}, r"none of its 1 tensors belongs to an LTX-2 model \(the first is 'some.weight'\)"),
 }
 

@@ -36,7 +36,7 @@ def differences(stated: Any, inferred: Any, path: str = "") -> list[str]:
     return [] if stated == inferred else [f"{path}: {stated} became {inferred}"]
 
 
-@pytest.mark.parametrize("text", ["null", "{}", '{"transformer": null, "vae": null}'])
+@pytest.mark.parametrize("text", ["null", "", " None ", "{}", '{"transformer": null, "vae": null}'])
 def test_an_empty_configuration_is_none(tmp_path: Path, text: str) -> None:
     specs = model_specs(CONFIG_23)
     stated = Checkpoint.open(write_model(tmp_path / "stated.safetensors", specs, CONFIG_23))

@@ -116,6 +116,7 @@ def test_rows_of_blocks_are_read_alone(tmp_path: Path) -> None:
     assert part.mlx("x").dtype == mx.uint8
 
 
+@pytest.mark.slow
 def test_a_large_vocabulary_costs_nothing_until_it_is_asked_for(tmp_path: Path) -> None:
     """Against the time in which Python writes it: opening takes about half, reading one and a half times as long."""
     tokens = [f"▁token{index}" for index in range(262_144)]

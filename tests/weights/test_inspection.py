@@ -133,7 +133,7 @@ TELLING = re.compile(
 )
 
 
-@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     base=st.sampled_from(range(len(MANIFESTS))),
     changes=st.dictionaries(

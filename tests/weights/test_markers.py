@@ -108,7 +108,7 @@ def test_the_format_may_be_left_to_the_tensors(tmp_path: Path) -> None:
 )
 def test_aliases(tmp_path: Path, alias: str, name: str) -> None:
     file = SafetensorsFile(write(tmp_path / "a.safetensors", in_tensor={"format": alias}))
-    assert read_markers(file) == {f"{WRAPPER}{MODULE}.weight": {"format": name}}
+    assert read_markers([file]) == {f"{WRAPPER}{MODULE}.weight": {"format": name}}
 
 
 def test_what_accompanies_a_weight_and_is_not_read(tmp_path: Path) -> None:
@@ -222,7 +222,7 @@ class GgufLike(WeightFile):
 )
 def test_gguf_entries(declared: dict[str, Any], rotated_group: int | bool | None) -> None:
     shape = (8, 192) if rotated_group is not None else (8, 256)
-    found = read_markers(GgufLike(shape, {"format": "int8_tensorwise", **declared}))[f"{MODULE}.weight"]
+    found = read_markers([GgufLike(shape, {"format": "int8_tensorwise", **declared})])[f"{MODULE}.weight"]
     assert found["format"] == "int8_tensorwise"
     assert found["convrot"] is (rotated_group is not False)
     if rotated_group:
@@ -231,9 +231,9 @@ def test_gguf_entries(declared: dict[str, Any], rotated_group: int | bool | None
 
 def test_gguf_entries_of_4_bits() -> None:
     declared = {"format": "int4_cr", "backing": "w4a4", "orig_shape": [8, 256], "convrot_groupsize": 64}
-    found = read_markers(GgufLike((8, 128), declared))[f"{MODULE}.weight"]
+    found = read_markers([GgufLike((8, 128), declared)])[f"{MODULE}.weight"]
     assert (found["format"], found["convrot_groupsize"]) == ("convrot_w4a4", 64)
-    retired = read_markers(GgufLike((8, 128), {"format": "int4_cr"}))[f"{MODULE}.weight"]
+    retired = read_markers([GgufLike((8, 128), {"format": "int4_cr"})])[f"{MODULE}.weight"]
     assert retired["format"] == "int4_cr"
 
 
@@ -247,4 +247,4 @@ def test_gguf_entries_of_4_bits() -> None:
 )
 def test_gguf_entries_that_cannot_be_used(declared: Any, name: str, message: str) -> None:
     with pytest.raises(CheckpointError, match=message):
-        read_markers(GgufLike((8, 128), declared, name))
+        read_markers([GgufLike((8, 128), declared, name)])

@@ -90,6 +90,9 @@ def test_one_file_for_mlx_with_what_it_left_as_it_was(tmp_path: Path, model: Che
         if name.startswith("vae."):
             rest = name.removeprefix("vae.")
             half, _, rest = ("decoder", "", rest) if rest.startswith("per_channel") else rest.partition(".")
+            if rest.startswith("per_channel"):  # each half has its own, under names of its own
+                own = rest.replace("mean-of-means", "_mean_of_means").replace("std-of-means", "_std_of_means")
+                tensors[f"vae_encoder.{own}"] = value
             rest = rest.replace("mean-of-means", "mean").replace("std-of-means", "std")
             tensors[f"vae_{half}.{rest}"] = channels_last(name, value)
         elif name.startswith("audio_vae.decoder."):
@@ -133,6 +136,15 @@ def moved(value: mx.array) -> mx.array:
     return mx.array(np.array(value.astype(mx.float32)).transpose(axes)).astype(value.dtype)
 
 
+@pytest.mark.parametrize("part", ["audio_vae.", "vocoder."])
+def test_a_pack_is_known_by_its_order_of_axes(tmp_path: Path, model: Checkpoint, part: str) -> None:
+    tensors = {name: value for name, value in tensors_in(model).items() if name.startswith(part)}
+    path = write(tmp_path / "part.safetensors", {name: channels_last(name, value) for name, value in tensors.items()})
+    specs = COMPONENTS[part[:-1]].expectation(model).specs
+    found, expected = values(Checkpoint.open(path).load(part[:-1], specs)), values(model.load(part[:-1], specs))
+    assert all(np.array_equal(found[key], expected[key]) for key in expected)
+
+
 def test_a_cube_goes_with_the_other_tensors_of_its_file(tmp_path: Path) -> None:
     cube = np.arange(27, dtype=np.float32).reshape(3, 3, 3)
     for order, first in (("last", (8, 7, 16)), ("official", (8, 16, 7))):
@@ -170,7 +182,8 @@ def test_a_merge_of_bare_and_prefixed_components(tmp_path: Path, model: Checkpoi
 @pytest.mark.parametrize(
     ("tensors", "components"),
     [
-        ({"encoder.conv_in.conv.weight": (2, 3, 1, 1, 1)}, {"video_vae"}),
+        ({"encoder.conv_in.conv.weight": (2, 3, 1, 1, 1), "per_channel_statistics.x": (1,)}, {"video_vae"}),
+        ({"text_encoder.layers.0.x": (1,)}, {"text_encoder"}),
         ({"decoder.conv_in.conv.weight": (2, 3, 1, 1), "decoder.x": (1,)}, {"audio_vae"}),
         ({"text_embedding_projection.weight": (2, 3)}, {"text_projection"}),
         ({"text_encoders.gemma3_12b.transformer.model.layers.0.x": (1,)}, {"text_encoder"}),
@@ -197,6 +210,12 @@ def test_components_by_content(tmp_path: Path, tensors: dict[str, tuple[int, ...
             "a transformer of LTX-Video",
         ),
         ({"encoder.x": (1,)}, "none of its 1 tensors belongs to an LTX-2 model"),
+        (
+            {f"model.layers.0.{name}.weight": (2,) for name in ("post_attention_layernorm", "self_attn.q_norm")},
+            "a language model that is neither Gemma 3 nor Gemma 4 .its layers have no pre_feedforward_layernorm.",
+        ),
+        # A video VAE of another model.
+        ({"encoder.conv_in.conv.weight": (2, 3, 3, 3, 3)}, "none of its 1 tensors belongs to an LTX-2 model"),
     ],
 )
 def test_other_models_are_named(tmp_path: Path, tensors: dict[str, tuple[int, ...]], message: str) -> None:

@@ -17,8 +17,8 @@ from ltx2rt.weights.sets.units import SUFFIXES, is_text_encoder_folder
 
 # What a model of each generation is published as.
 SETS = [
-    ("19b", "GGUF"),
     ("2.3", "ComfyUI, bare"),
+    ("19b", "GGUF"),
     ("19b", "diffusers"),
     ("19b", "ComfyUI, bare"),
     ("19b", "ComfyUI, prefixed, fp8"),
@@ -31,7 +31,7 @@ SETS = [
     ("2.5", "GGUF"),
     ("2.5", "MLX"),
 ]
-ALWAYS = SETS[:2]
+ALWAYS = SETS[:1]
 RATES = Rates(flops=1e13, read=2e9)
 # Everything stays in memory, and what a small machine has.
 LARGE, SMALL = "200GB", "12GB"

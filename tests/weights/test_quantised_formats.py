@@ -326,6 +326,7 @@ BAD: dict[str, tuple[Encoded, str]] = {
         r"nvfp4 block scales \(weight_scale\) are F32",
     ),
     "nvfp4 smoothed": (changed(NVFP4, pre_quant_scale=ONES), "pre_quant_scale"),
+    "fp8 smoothed": (plain(weight=E8, weight_scale=ONES, pre_quant_scale=ONES), "fp8.* with pre_quant_scale"),
     "nvfp4 not padded": (changed(NVFP4, weight=U8), r"not padded to multiples of 16"),
     "nvfp4 two wholes": (
         changed(NVFP4, weight_scale_2=ONES[:2, 0]),
@@ -472,6 +473,11 @@ def test_scales_that_are_no_numbers_are_named_when_they_are_read(tmp_path: Path,
     checkpoint = Checkpoint.open(write(tmp_path / "a.safetensors", form, **{name: tensor}))
     with pytest.raises(CheckpointError, match=message):
         checkpoint.load("transformer", [spec_of(form)])
+    bad = [f"{PREFIX}.{name}"]
+    assert [found.name for found in checkpoint.not_finite()] == bad
+    if isinstance(tensor, RawTensor):
+        as_bytes = Checkpoint.open(write(tmp_path / "b.safetensors", form, **{name: RawTensor("U8", tensor.items)}))
+        assert [found.name for found in as_bytes.not_finite()] == bad
 
 
 def test_another_logical_shape_is_refused(tmp_path: Path) -> None:

@@ -31,9 +31,16 @@ FORMS: dict[str, Callable[[int, int, int], Encoded]] = {
 }
 
 
-@pytest.mark.parametrize("form", FORMS)
+CONFIGS = [(TRANSFORMER_19B, LTX_2), (TRANSFORMER_23, LTX_2_3), (TRANSFORMER_25, LTX_2_5)]
+
+
 @pytest.mark.parametrize(
-    ("config", "generation"), [(TRANSFORMER_19B, LTX_2), (TRANSFORMER_23, LTX_2_3), (TRANSFORMER_25, LTX_2_5)]
+    ("config", "generation", "form"),
+    [
+        pytest.param(*CONFIGS[place], form, marks=() if place == index % 3 else pytest.mark.slow)
+        for index, form in enumerate(FORMS)
+        for place in range(3)
+    ],
 )
 def test_the_configuration_is_inferred(
     tmp_path: Path, config: dict[str, Any], generation: Generation, form: str

@@ -158,6 +158,20 @@ def test_the_same_part_twice_is_one(files: Path, tmp_path: Path) -> None:
     assert resolve(folder, {}).gaps == {}
 
 
+def test_of_several_text_encoders_the_one_of_its_size_is_taken(files: Path, tmp_path: Path) -> None:
+    split = {name: file for name, file in SPLIT_23.items() if file != "gemma_3"}
+    folder = placed(files, tmp_path, split)
+    projection = Checkpoint.open(folder / "b.safetensors").names("text_projection")
+    width = projection["video_aggregate_embed.weight"].shape[1]
+    for name, hidden in (("4b", 6), ("12b", width // 2)):
+        tensors = {"model.norm.weight": mx.zeros(hidden), "model.layers.0.input_layernorm.weight": mx.zeros(hidden)}
+        write(folder / f"gemma_3_{name}.safetensors", tensors)
+    assert resolve(folder, {}).sources["text_encoder"].path.name == "gemma_3_12b.safetensors"
+    (folder / "gemma_3_12b.safetensors").unlink()
+    write(folder / "gemma_3_27b.safetensors", {"model.norm.weight": mx.zeros(10)})
+    assert resolve(folder, {}).gaps["text_encoder"].startswith("several text encoders: ")
+
+
 def test_several_transformers(files: Path, tmp_path: Path) -> None:
     folder = placed(files, tmp_path, SPLIT_23 | {"x-dev.safetensors": "ltx-2.3-dev_transformer_only"})
     message = (
@@ -311,6 +325,7 @@ def test_a_stale_index_is_no_obstacle(tmp_path: Path) -> None:
     names = [name for shard in STALE.values() for name in shard]
     stale = {f"language_model.model.{name}": f"model-0000{i}-of-00005.safetensors" for i, name in enumerate(names)}
     stale["vision_tower.x"] = "model-00004-of-00005.safetensors"
+    (tmp_path / "gemma.gguf").write_bytes(b"GGUF")  # which is no shard
     checkpoint = Checkpoint.open(gemma_folder(tmp_path, stale))
     assert checkpoint.names("text_encoder").keys() == set(names)
     stale["language_model.model.layers.0.x"] = "model-00005-of-00005.safetensors"

@@ -33,7 +33,7 @@ for word in "$@"; do
     -F* | *.framework | -Wl,-x | -Wl,-S | -Wl,-headerpad_max_install_names | -Wl,-search_paths_first) ;;
     -Wl,@*) words+=(-Wl,-undefined,dynamic_lookup) ;;
     -bundle) words+=(-shared) ;;
-    -march=armv8.2-a+bf16) words+=(-mcpu=generic+v8_2a+bf16) ;;
+    -march=armv8.2-a+*) words+=("-mcpu=generic+v8_2a+${{word#*+}}") ;;
     -c | -E) link=0; words+=("$word") ;;
     *) words+=("$word") ;;
   esac

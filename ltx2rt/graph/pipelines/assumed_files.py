@@ -85,4 +85,4 @@ def _manifest(name: str, prefix: str, specs: Iterable[ParamSpec], config: dict[s
     for spec in specs:
         nbytes = prod(spec.shape) * DTYPES[spec.dtype].itemsize
         tensors[prefix + spec.name] = TensorInfo(spec.dtype, spec.shape, 0, nbytes)
-    return Checkpoint(Path(name), [(None, tensors)], {}, config)
+    return Checkpoint(Path(name), (), {}, config, listed=tensors)

@@ -55,6 +55,8 @@ def check(inputs: GenerationInputs, files: WeightSet) -> None:
             f"{PIPELINE.name} reads no prompt but the contexts that its IC-LoRA comes with; give them with "
             f"{spelled('embedding', 'FILE')}."
         )
+    if inputs.prompt.strip():
+        raise UsageError(f"{PIPELINE.name} reads no prompt; leave {spelled('prompt')} out.")
     check_inputs(inputs, files, stages=1)
     if not files.loras:
         raise UsageError(f"{PIPELINE.name} needs its IC-LoRA; give it with --hdr-lora FILE, in Python with loras.")

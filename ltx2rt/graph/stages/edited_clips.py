@@ -27,6 +27,8 @@ from ltx2rt.types import Array
 
 DEFAULT_FIT = "pad"
 _SOUND_MARGIN_S = 0.06
+# Codecs of sound fill their last block; what reaches further behind the last picture was recorded.
+_FILLED_S = 0.1
 
 
 class _AcescctReader(ClipReader):
@@ -125,6 +127,9 @@ class OwnClip:
         if sound is not None and reader.sample_rate is not None:
             heard = SoundInput(sound.T.copy(), reader.sample_rate)
         notes = tuple(reader.notes)
+        seconds = 0.0 if heard is None else len(heard.waveform) / heard.sample_rate
+        if (beyond_s := seconds - frames / float(reader.frame_rate)) > _FILLED_S:
+            notes = (*notes, f"{path}: its sound goes on for {beyond_s:.2f} s after the pictures, which is left out")
         if is_odd:
             cut = f"{reader.width}x{reader.height} is cut to {width}x{height}"
             notes = (*notes, f"{path}: {cut}, files of video have even sides")

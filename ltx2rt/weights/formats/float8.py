@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import mlx.core as mx
 import numpy as np
@@ -67,6 +67,9 @@ class Float8(ExpandedFormat):
         if FILE_KIND in encoding.marker:
             return "the file is marked scaled_fp8, but the layer has no scale_weight"
         return None
+
+    def floats_as_bytes(self, encoding: Encoding) -> Mapping[str, str]:
+        return {"": self.dtype}
 
     def decoder(self, stored: Stored, shape: tuple[int, ...]) -> Callable[[Rows], Array]:
         scale = self._scale(stored)

@@ -83,6 +83,9 @@ class Float8Blocks(Tiles):
     marked_dtypes = ("F8_E4M3", "U8")
     default_size = 64
 
+    def floats_as_bytes(self, encoding: Encoding) -> Mapping[str, str]:
+        return {"": "F8_E4M3"}
+
     def height(self, encoding: Encoding, size: int) -> int:
         return 1 if encoding.declared == _RUNS else size
 

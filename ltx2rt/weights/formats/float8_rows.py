@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from ltx2rt.types import FLOAT32_BYTES, Array, LinearWeight
 from ltx2rt.weights.formats.float8 import SCALES, float8_kind
@@ -44,6 +44,9 @@ class Float8Rows(PackedFormat):
         if encoding.declared is not None and dtype != "U8" and ("e5m2" in encoding.declared) != (dtype == "F8_E5M2"):
             return f"marked {encoding.declared} but the weight is {dtype}"
         return wrong_scales(encoding, scale[0], _shapes(encoding.info.shape[0]))
+
+    def floats_as_bytes(self, encoding: Encoding) -> Mapping[str, str]:
+        return {"": float8_kind(encoding) or encoding.info.dtype}
 
     def packed(self, encoding: Encoding, shape: tuple[int, ...]) -> Packed | None:
         if float8_kind(encoding) != "F8_E4M3":

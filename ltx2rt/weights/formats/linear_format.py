@@ -21,6 +21,8 @@ from ltx2rt.weights.safetensors import SelectedRows
 from ltx2rt.weights.tensor_source import Rows, TensorInfo, TensorSource, check_dimensions
 
 FLOATS = ("BF16", "F16", "F32", "F64")
+# Suffix of factors of the activations; whatever the format, a weight is of no use without them.
+SMOOTHING = ".pre_quant_scale"
 # Rows that are decoded, or changed by a LoRA, at a time.
 SLAB_ROWS = 512
 # Values of such a slab, unless one row has more: the rows of a text projection have up to 188160.
@@ -143,6 +145,8 @@ class LinearFormat(ABC):
     def fault(self, encoding: Encoding) -> str | None:
         """What is wrong with a tensor, its companions and its marker, whatever its logical shape; None for nothing."""
         declared, info = encoding.declared, encoding.info
+        if SMOOTHING in encoding.companions:
+            return f"{self.name} with pre_quant_scale (activation smoothing) is not supported"
         if declared is not None:
             if declared not in self.markers or info.dtype not in self.marked_dtypes:
                 return f"marked {declared} but the weight is {info.dtype}"
@@ -153,6 +157,13 @@ class LinearFormat(ABC):
     def own_fault(self, encoding: Encoding) -> str | None:
         """`fault` of a tensor that is stored as its marker says, if it has one."""
         return None
+
+    def floats_as_bytes(self, encoding: Encoding) -> Mapping[str, str]:
+        """Which stored tensors of U8 hold 8-bit floats: suffix of a companion, or empty for the weight -> their dtype.
+
+        The tensor has no `fault`.
+        """
+        return {}
 
     def require_sound(self, stored: Stored, shape: tuple[int, ...]) -> None:
         """Check what the headers say of a tensor that shall be one of the logical ``shape``.

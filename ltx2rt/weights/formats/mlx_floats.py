@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import mlx.core as mx
@@ -60,6 +60,10 @@ class MlxFloats(PackedFormat):
                 f"of MLX's modes {listed}"
             )
         return None
+
+    def floats_as_bytes(self, encoding: Encoding) -> Mapping[str, str]:
+        mode = _mode(encoding)
+        return {_SCALES: "F8_E8M0" if mode is not None and mode.power_of_two else "F8_E4M3"}
 
     def shapes(self, encoding: Encoding) -> list[tuple[int, ...]]:
         mode = _mode(encoding)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import mlx.core as mx
 import numpy as np
@@ -59,6 +59,9 @@ class Mxfp8(PackedFormat):
         if scales.dtype not in ("F8_E8M0", "U8"):
             return f"mxfp8 block scales (weight_scale) are {scales.dtype}; expected F8_E8M0 or U8"
         return None
+
+    def floats_as_bytes(self, encoding: Encoding) -> Mapping[str, str]:
+        return {"": "F8_E4M3", _SCALES: "F8_E8M0"}
 
     def fits(self, encoding: Encoding, shape: tuple[int, ...]) -> bool:
         return tuple(padded(n, _BLOCK) for n in shape) == encoding.info.shape

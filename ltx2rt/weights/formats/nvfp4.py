@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import mlx.core as mx
 
@@ -10,6 +10,7 @@ from ltx2rt.types import FLOAT32_BYTES, Array, LinearWeight
 from ltx2rt.weights.block_floats import HIGH_FIRST, padded, tiled_shape
 from ltx2rt.weights.finite import require_finite
 from ltx2rt.weights.formats.linear_format import (
+    SMOOTHING,
     Encoding,
     Packed,
     PackedFormat,
@@ -21,7 +22,7 @@ from ltx2rt.weights.formats.linear_format import (
 from ltx2rt.weights.formats.tiled_scales import tiled_scales
 from ltx2rt.weights.tensor_source import Rows, widen
 
-_SCALES, _WHOLE, _SMOOTHING = ".weight_scale", ".weight_scale_2", ".pre_quant_scale"
+_SCALES, _WHOLE = ".weight_scale", ".weight_scale_2"
 _BLOCK = 16
 _SCALE_DTYPES = ("F8_E4M3", "U8")
 
@@ -34,7 +35,7 @@ class Nvfp4(PackedFormat):
     """
 
     name = "nvfp4"
-    companions = (_SCALES, _WHOLE, _SMOOTHING)
+    companions = (_SCALES, _WHOLE, SMOOTHING)
     markers = ("nvfp4",)
     marked_dtypes = ("U8",)
 
@@ -45,8 +46,6 @@ class Nvfp4(PackedFormat):
 
     def own_fault(self, encoding: Encoding) -> str | None:
         shape = encoding.info.shape
-        if _SMOOTHING in encoding.companions:
-            return "nvfp4 with pre_quant_scale (activation smoothing) is not supported"
         for suffix in (_SCALES, _WHOLE):
             if suffix not in encoding.companions:
                 return f"nvfp4 needs {suffix.removeprefix('.')}"
@@ -63,6 +62,9 @@ class Nvfp4(PackedFormat):
         if scales.dtype not in _SCALE_DTYPES:
             return f"nvfp4 block scales (weight_scale) are {scales.dtype}; expected {' or '.join(_SCALE_DTYPES)}"
         return wrong_scales(encoding, _WHOLE, [(), (1,), (1, 1)], "one value")
+
+    def floats_as_bytes(self, encoding: Encoding) -> Mapping[str, str]:
+        return {_SCALES: "F8_E4M3"}
 
     def shapes(self, encoding: Encoding) -> list[tuple[int, ...]]:
         shape = encoding.info.shape

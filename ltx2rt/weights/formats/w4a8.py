@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import mlx.core as mx
 import numpy as np
@@ -92,6 +92,9 @@ class W4A8(PackedFormat):
             if group % 16 or columns % 32:
                 wrong = f"6-bit weights of {columns} inputs in groups of {group}; expected groups of a multiple of 16"
         return wrong or rotation_fault(_rotation(encoding), columns)
+
+    def floats_as_bytes(self, encoding: Encoding) -> Mapping[str, str]:
+        return {_RELATIVE: "F8_E4M3"}
 
     def shapes(self, encoding: Encoding) -> list[tuple[int, ...]]:
         columns = _columns(encoding)

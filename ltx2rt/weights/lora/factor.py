@@ -109,7 +109,7 @@ class Factor:
         """
         info = self.encoding.info
         if info.size != 1 or info.dtype not in (*FLOATS, *_WHOLE):
-            raise CheckpointError(f"{self.where} must be one number, is {info.dtype} {list(info.shape)}.")
+            raise CheckpointError(f"{self.where} must be one number, is {info.dtype} {list(info.shape)}; {CURE}.")
         return None if self.file is None else float(self.read().reshape(()))
 
     @property

@@ -240,7 +240,10 @@ class LoraFile:
                 f"{self.path}: holds several adapters ({other.adapter or 'one without a name'}, "
                 f"{key.adapter or 'one without a name'}); give a file with one."
             )
-        return f"{self.path}: tensors {first!r} and {second!r} are the same factor of {readable(key.module)}."
+        return (
+            f"{self.path}: tensors {first!r} and {second!r} are the same factor of {readable(key.module)}; "
+            "give a file with one of them."
+        )
 
     def _factor(self, name: str) -> Factor:
         encoding = encoding_of(name, self.tensors, self._markers.get(name))
@@ -338,7 +341,8 @@ def _require(where: str, parts: Mapping[str, Factor], names: Collection[str]) ->
         there = next(factor.name for part, factor in parts.items() if part in _PRODUCT_PARTS)
         raise CheckpointError(
             f"{where} has no {_ROLES.get(lacking[0], lacking[0])} factor: {there!r} comes without "
-            f"{' and '.join(_spelled(part, there) for part in lacking)}; the LoRA file is incomplete."
+            f"{' and '.join(_spelled(part, there) for part in lacking)}; the LoRA file is incomplete, "
+            "download it again."
         )
 
 
@@ -365,7 +369,7 @@ def _same_rank(where: str, a: Factor, rank_a: int, b: Factor, rank_b: int) -> No
     if rank_a != rank_b or rank_a == 0:
         raise CheckpointError(
             f"{where}: the ranks of A {list(a.shape)} and B {list(b.shape)} differ: {rank_a} in {_last(a.name)}, "
-            f"{rank_b} in {_last(b.name)}; the LoRA file is damaged."
+            f"{rank_b} in {_last(b.name)}; the LoRA file is damaged, download it again."
         )
 
 

@@ -343,7 +343,8 @@ def _is_row(magnitude: Factor, shape: Shape) -> bool:
     if given == (1, shape[1]):
         return True
     raise CheckpointError(
-        f"{magnitude.where} is {list(given)}; expected are [{shape[0]}], [{shape[0]}, 1] or [1, {shape[1]}]."
+        f"{magnitude.where} is {list(given)}; expected are [{shape[0]}], [{shape[0]}, 1] or [1, {shape[1]}]; "
+        "convert or download the file again."
     )
 
 

@@ -39,7 +39,7 @@ def open_lora(path: str | os.PathLike[str]) -> LoraFile:
         return LoraFile(path, tensors, metadata)
     file = open_weight_file(path)
     # A checkpoint is refused as such before its markers are looked at.
-    markers = read_markers(file) if is_lora(file.tensors) else {}
+    markers = read_markers([file]) if is_lora(file.tensors) else {}
     return LoraFile(path, file.tensors, file.metadata, file, _config_of(path), markers)
 
 

@@ -16,8 +16,8 @@ CONFIG_FILE = "adapter_config.json"
 _DIFFUSERS_KEY = "lora_adapter_metadata"
 # (alpha, rank), the surest first.
 _PLAIN_KEYS = (("lora_alpha", "lora_rank"), ("ss_network_alpha", "ss_network_dim"))
-# What stands for "not stated" in the metadata of trainers.
-_NOT_STATED = ("", "none", "null")
+# What stands for "not stated" in the metadata of trainers, and of tools that gave every module a rank of its own.
+_NOT_STATED = ("", "none", "null", "dynamic")
 
 
 class Scale(NamedTuple):

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 
 from ltx2rt.errors import CheckpointError
 from ltx2rt.weights.names import diffusers, diffusion_decoder, duration_head, llama_cpp, mlx_packs, official
-from ltx2rt.weights.names.official import IGNORED, is_unused, locate
+from ltx2rt.weights.names.official import IGNORED, is_statistic, is_unused, locate
 from ltx2rt.weights.names.origin import Origin, keeps_channels_last
 from ltx2rt.weights.tensor_source import TensorInfo
 
-__all__ = ["Assignment", "Origin", "assign", "is_unused", "locate"]
+__all__ = ["Assignment", "Origin", "assign", "is_statistic", "is_unused", "locate"]
 
 
 @dataclass
@@ -54,7 +54,11 @@ def assign(tensors: Mapping[str, TensorInfo], where: str, metadata: Mapping[str,
         else:
             component, local = place
             taken = result.components.setdefault(component, {}).setdefault(local, origin)
-            if taken is not origin:
+            if taken is origin:
+                continue
+            if is_statistic(local) and tensors[taken.name].shape == tensors[origin.name].shape:
+                result.ignored.append(origin.name)  # of the other half of a VAE, which has its own
+            else:
                 raise CheckpointError(
                     f"{where}: tensors {taken.name!r} and {origin.name!r} are both {local!r} of the {component}."
                 )

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from ltx2rt.weights.names import official
 from ltx2rt.weights.names.official import TRANSFORMER, locate
-from ltx2rt.weights.names.origin import Origin
+from ltx2rt.weights.names.origin import Origin, keeps_channels_last
 from ltx2rt.weights.tensor_source import TensorInfo
 
 _STATISTICS = {
@@ -26,16 +26,17 @@ _CONVOLUTIONS = ("vae.", "audio_vae.", "vocoder.", *_UPSCALER_NAMES)
 
 
 def recognises(tensors: Mapping[str, TensorInfo], metadata: Mapping[str, str]) -> bool:
-    """Whether a file has names or a stated format that only these packs have."""
+    """Whether a file has names, a stated format or an order of axes that only these packs have."""
     if metadata.get("format") == "mlx" and not any(name.startswith(("model.", "language_model.")) for name in tensors):
         return True
     return any(
         _HALVES.match(name)
+        or _is_first_of_upscaler(name)
         or name.endswith("._mean_of_means")
-        or name.startswith("connector.")
+        or name.startswith(("connector.", "text_encoder."))
         or any(mark in name for mark in _TRANSFORMER_MARKS)
         for name in tensors
-    )
+    ) or keeps_channels_last(info.shape for name, info in tensors.items() if name.startswith(_CONVOLUTIONS))
 
 
 def official_names(tensors: Mapping[str, TensorInfo]) -> list[tuple[str, Origin]]:
@@ -45,9 +46,7 @@ def official_names(tensors: Mapping[str, TensorInfo]) -> list[tuple[str, Origin]
     nested_vocoder = any(name.startswith("vocoder.bwe_generator.") for name in tensors) and not any(
         name.startswith("vocoder.vocoder.") for name in tensors
     )
-    prefixed_upscaler = any(
-        (match := _UPSCALER.match(name)) and name[match.end() :].startswith("initial_conv.") for name in tensors
-    )
+    prefixed_upscaler = any(_is_first_of_upscaler(name) for name in tensors)
     result = []
     for name in tensors:
         found = _renamed(name, before, bare_vae, nested_vocoder=nested_vocoder, prefixed_upscaler=prefixed_upscaler)
@@ -55,6 +54,12 @@ def official_names(tensors: Mapping[str, TensorInfo]) -> list[tuple[str, Origin]
         transposed = re.search(r"\.ups\.\d+\.weight$", found) is not None
         result.append((found, Origin(name, channels_last=convolution, transposed=convolution and transposed)))
     return result
+
+
+def _is_first_of_upscaler(name: str) -> bool:
+    """Whether something stands before the names of an upscaler, by the first of them."""
+    upscaler = _UPSCALER.match(name)
+    return upscaler is not None and name[upscaler.end() :].startswith("initial_conv.")
 
 
 def _renamed(

@@ -38,6 +38,7 @@ _RULES = (
     _whole("vocoder.", "vocoder"),
     _whole("duration_head.", "duration_head"),
     _Rule("scaled_fp8", IGNORED, ""),
+    _Rule("tekken_model", IGNORED, ""),  # a tokenizer that Gemma does not have
     # Latent upscalers.
     _Rule("initial_conv.", "upscaler", ""),
     _Rule("initial_norm.", "upscaler", ""),
@@ -90,8 +91,10 @@ _BARE_DURATION_HEAD = (
     "video_input_proj.",
     "video_modality_emb",
 )
-# Only the diffusion decoder of the video VAE has these.
-_DIFFUSION_DECODER = ("decoder.t_embedder.", "decoder.diff_blocks.", "decoder.det_stages.")
+# Class that configurations name of a video VAE with a diffusion decoder, and names that only such have.
+DIFFUSION_VAE = "CausalDiffusionVAE"
+DIFFUSION_PARTS = ("decoder.diff_blocks.", "decoder.det_stages.")
+_DIFFUSION_DECODER = ("decoder.t_embedder.", *DIFFUSION_PARTS)
 
 # Stored by the training code, read by nothing: (component, name).
 _UNUSED = {
@@ -110,6 +113,11 @@ def is_unused(component: str, name: str) -> bool:
     """Whether a tensor of a component is known and needed by nothing."""
     unused = name.endswith(UNUSED_SUFFIXES) or (component, name) in _UNUSED
     return unused or (component == "video_vae" and name.startswith(_COARSE))
+
+
+def is_statistic(name: str) -> bool:
+    """Whether a tensor of a VAE, by its local name, is one that each half has where these are kept apart."""
+    return name.startswith("per_channel_statistics.")
 
 
 def locate(name: str) -> tuple[str, str] | None:
@@ -183,13 +191,17 @@ def official_name(name: str, before: tuple[str, ...], bare_vae: str) -> str:
 
 
 def bare_vae_prefix(tensors: Mapping[str, TensorInfo]) -> str:
-    """The component of names like ``encoder.x``, by the shapes; empty: not known, they may be those of any model."""
+    """The component of names like ``encoder.x``, by the shapes; empty: not known, they may be those of any model.
+
+    Video VAEs of other models, too, begin with such a convolution, and have no statistics.
+    """
     ranks = [
         len(tensors[name].shape)
         for name in (f"{half}.conv_in.conv.weight" for half in ("encoder", "decoder"))
         if name in tensors
     ]
-    if 5 in ranks or any(name.startswith(_DIFFUSION_DECODER) for name in tensors):
+    described = any("per_channel_statistics." in name or name == "latents_mean" for name in tensors)
+    if (5 in ranks and described) or any(name.startswith(_DIFFUSION_DECODER) for name in tensors):
         return "vae."
     return "audio_vae." if 4 in ranks else ""
 

@@ -105,17 +105,18 @@ class OfficialTensors(TensorSource):
     """The tensors of a file, one of them as its `Origin` makes it.
 
     Args:
-        tensors: as stored.
+        sources: what holds the tensor as it is stored, then what holds each of those that are joined to it.
         origin: of the tensor.
         official: its official shape.
     """
 
-    def __init__(self, tensors: TensorSource, origin: Origin, official: Sequence[int]) -> None:
-        self.path = tensors.path
-        self._tensors = tensors
+    def __init__(self, sources: Sequence[TensorSource], origin: Origin, official: Sequence[int]) -> None:
+        self._tensors = sources[0]
+        self.path = self._tensors.path
         self._origin = origin
         self._names = (origin.name, *origin.joined)
-        self._stored = [tensors.info(name) for name in self._names]
+        self._sources = sources
+        self._stored = [source.info(name) for source, name in zip(sources, self._names, strict=True)]
         self._info = origin.info(self._stored, official)
         self._axes = origin.axes(self._stored[0].shape, official)
 
@@ -174,8 +175,8 @@ class OfficialTensors(TensorSource):
         rows = [info.raw.shape[0] for info in self._stored]
         items = np.empty((sum(rows), *first.raw.shape[1:]), first.raw.numpy)
         done = 0
-        for part, count in zip(self._names, rows, strict=True):
-            self._tensors.read_into(part, bytes_of(items[done : done + count]))
+        for source, part, count in zip(self._sources, self._names, rows, strict=True):
+            source.read_into(part, bytes_of(items[done : done + count]))
             done += count
         return items
 

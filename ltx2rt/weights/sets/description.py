@@ -10,6 +10,7 @@ from typing import Any
 from ltx2rt.errors import CheckpointError
 from ltx2rt.weights.config import config_section
 from ltx2rt.weights.inferred_config import transformer_section
+from ltx2rt.weights.names.official import DIFFUSION_PARTS, DIFFUSION_VAE
 from ltx2rt.weights.tensor_source import TensorInfo
 
 Section = dict[str, Any]
@@ -38,7 +39,7 @@ class Description:
 
         It is taken from the file that holds the component, else from any other that states it, else from the tensors.
         That of a text encoder says which one it is: what another file, which may have one of its own, says of it does
-        not count.
+        not count, nor does what it says of a video VAE of the other kind.
         What a connector's file says about the connectors comes before what the transformer's file says about them.
 
         Raises:
@@ -51,11 +52,20 @@ class Description:
         return self._sections[name]
 
     def _stated(self, component: str, name: str) -> Section:
+        own = self.holders.get(component, {})
         others = () if name == "text_encoder" else self.stated
-        for stated in (self.holders.get(component, {}), *others):
-            if stated.get(name):
+        for stated in (own, *others):
+            if stated.get(name) and (stated is own or self._is_of_kind(stated[name], component)):
                 return dict(stated[name])
         return {}
+
+    def _is_of_kind(self, section: Section, component: str) -> bool:
+        """Whether a section describes a decoder of the kind that the video VAE has; of other components always."""
+        names = self.tensors.get(component, {})
+        if component != "video_vae" or not any(name.startswith("decoder.") for name in names):
+            return True
+        is_diffusion = any(name.startswith(DIFFUSION_PARTS) for name in names)
+        return is_diffusion == (section.get("_class_name") == DIFFUSION_VAE)
 
     def _transformer(self, where: str) -> Section:
         section = self._stated("transformer", "transformer")

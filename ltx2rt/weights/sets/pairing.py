@@ -77,7 +77,7 @@ def check_declared(encoder_config: Mapping[str, Any], encoder: str) -> str:
             return f"declares no gemma_version; LTX-{generation.name} needs {wanted}"
         if version != wanted:
             raise CheckpointError(
-                f"{encoder}: a stock Gemma ({version}); LTX-{generation.name} needs its fine-tune ({wanted})."
+                f"{encoder}: a stock Gemma ({version}); LTX-{generation.name} needs its fine-tune ({wanted}): use that."
             )
     return ""
 

@@ -10,6 +10,7 @@ from ltx2rt.errors import CheckpointError
 from ltx2rt.weights.checkpoint import Checkpoint
 from ltx2rt.weights.generations import Generation, possible_generations
 from ltx2rt.weights.inferred_config import upscaler_section
+from ltx2rt.weights.names.official import DIFFUSION_PARTS
 from ltx2rt.weights.sets.units import Unit, followed, shards_of, units_of
 
 
@@ -157,7 +158,7 @@ class Part:
     def video_decoder(self) -> str | None:
         """Kind of the decoder of a video VAE; None: it has none."""
         names = self.checkpoint.names(self.stored)
-        if any(name.startswith(("decoder.diff_blocks.", "decoder.det_stages.")) for name in names):
+        if any(name.startswith(DIFFUSION_PARTS) for name in names):
             return "diffusion"
         return "conv" if any(name.startswith("decoder.") for name in names) else None
 

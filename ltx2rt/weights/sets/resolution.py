@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from ltx2rt.weights.sets.parts import (
     NEEDED,
     OPTIONAL,
     ROLES,
+    TEXT_ENCODER,
     TRANSFORMER,
     UPSCALERS,
     VIDEO_DECODERS,
@@ -134,6 +136,8 @@ class _Choice:
         for place in self._places(role):
             parts = place.parts.of(role.components[0])
             fitting = _decoding(self._fitting(parts), role, self.decoder)
+            if role is TEXT_ENCODER:
+                fitting = self._of_its_size(fitting)
             refused += [part for part in parts if part not in fitting]
             if not fitting:
                 continue
@@ -217,6 +221,16 @@ class _Choice:
         sure = [part for part in fitting if len(part.generations) == 1]
         return sure or fitting
 
+    def _of_its_size(self, parts: list[Part]) -> list[Part]:
+        """Of several text encoders those whose states the text projection takes, if there are any: folders may hold
+        Gemma 3 in other sizes, too."""
+        projection = self.chosen.get("text_projection")
+        if projection is None or len(parts) < 2:
+            return parts
+        tensors = projection.checkpoint.names("text_projection").values()
+        inputs = {info.shape[1] for info in tensors if len(info.shape) == 2}
+        return [part for part in parts if _width_of_states(part) in inputs] or parts
+
     def _one(self, parts: Sequence[Part], role: Role, *, required: bool) -> Part:
         """The only part; of several that are equal the first.
 
@@ -277,6 +291,14 @@ def missing_parts(path: Path, gaps: Iterable[str]) -> CheckpointError:
     return CheckpointError(
         f"{path}: parts of the model are missing, or are there more than once:\n  {listed}\nA {instead} them."
     )
+
+
+def _width_of_states(encoder: Part) -> int | None:
+    """Values per token of all hidden states of a text encoder; None where its tensors do not tell."""
+    names = encoder.checkpoint.names("text_encoder")
+    norm = names.get("norm.weight")
+    layers = {int(found[1]) for name in names if (found := re.match(r"layers\.(\d{1,4})\.", name))}
+    return (len(layers) + 1) * norm.shape[0] if norm is not None and norm.shape else None
 
 
 def _role(setting: str) -> Role:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from ltx2rt.errors import CheckpointError
+from ltx2rt.spelling import spelled
 from ltx2rt.weights.detection import OFFICIAL, read_json
-from ltx2rt.weights.names.official import IGNORED, locate
+from ltx2rt.weights.names.official import DIFFUSION_VAE, IGNORED, locate
 from ltx2rt.weights.sets.diffusers_config import official_config
 from ltx2rt.weights.weight_file import open_weight_file
 
@@ -33,6 +34,9 @@ COMFYUI_FOLDERS = (
 )
 _COMFYUI_MODELS = ("diffusion_models", "unet")
 _SHARD = re.compile(r"(.*?)-\d{5}-of-\d{5}$")
+# Files of packs: halves of a video VAE, of which there may be several kinds, and latent upscalers.
+_KIND_OF_VAE = re.compile(r"vae_(?:encoder|decoder)_(conv|av)\b")
+_UPSCALERS = ("spatial_", "temporal_", "upsampler", "latent_")
 _FP16 = ".fp16"
 
 
@@ -45,12 +49,19 @@ class Unit:
         files: the weight files.
         metadata: what files beside them state, as a header would.
         hf_config: the Hugging Face configuration of a text encoder beside them.
+        apart: the files in groups that have names of their own, as the components of a pack; empty: all have the same.
     """
 
     path: Path
     files: tuple[Path, ...]
     metadata: Mapping[str, str] = field(default_factory=dict)
     hf_config: Mapping[str, Any] | None = None
+    apart: tuple[tuple[Path, ...], ...] = ()
+
+    @property
+    def groups(self) -> tuple[tuple[Path, ...], ...]:
+        """The files whose names belong together."""
+        return self.apart or (self.files,)
 
 
 def followed(path: Path) -> Path:
@@ -92,7 +103,8 @@ def layout_of(folder: Path) -> Layout:
         return "mlx"
     if (folder / "adapter_config.json").is_file():
         raise CheckpointError(
-            f"{folder}: the folder of a PEFT adapter (LoRA), not of a model; give it with --lora, beside a checkpoint."
+            f"{folder}: the folder of a PEFT adapter (LoRA), not of a model; give it with {spelled('loras')}, beside a "
+            "checkpoint."
         )
     if configured.is_file() and _is_text_encoder(read_json(configured)):
         return "gemma"
@@ -154,6 +166,13 @@ def comfyui_root(path: Path) -> Path | None:
             if folder.name in _COMFYUI_MODELS or any((root / name).is_dir() for name in _COMFYUI_MODELS):
                 return root
     return None
+
+
+def text_encoder_config(file: Path) -> dict[str, Any] | None:
+    """The Hugging Face configuration of a text encoder beside a weight file; None: there is none."""
+    config = file.with_name("config.json")
+    stated = read_json(config) if config.is_file() else {}
+    return stated if _is_text_encoder(stated) else None
 
 
 def is_text_encoder_folder(folder: Path) -> bool:
@@ -274,7 +293,7 @@ def _indexed(folder: Path, index: Path) -> list[Path]:
     missing = {name for name in names if not (folder / name).is_file()}
     if not missing:
         return [folder / name for name in names]
-    there = [path for path in _weights(folder) if _FP16 not in path.name]
+    there = [path for path in _weights(folder) if _FP16 not in path.name and path.suffix.lower() != ".gguf"]
     held = {locate(name) for path in there for name in open_weight_file(path).tensors}
     absent = [
         name
@@ -296,7 +315,10 @@ def _diffusers(folder: Path) -> list[Unit]:
         name = str(read_json(index).get("_class_name", ""))
         if not name.startswith("LTX2"):
             kind = "an LTX-Video pipeline" if name.startswith("LTX") else "another pipeline"
-            raise CheckpointError(f"{folder}: a diffusers folder of {kind} ({name}); LTX2Pipeline is supported.")
+            raise CheckpointError(
+                f"{folder}: a diffusers folder of {kind} ({name}); LTX2Pipeline is supported: use the repository of an "
+                "LTX-2 model."
+            )
     units = []
     for sub in sorted(path for path in folder.iterdir() if path.is_dir() and _weights(path)):
         config = read_json(sub / "config.json") if (sub / "config.json").is_file() else None
@@ -307,37 +329,60 @@ def _diffusers(folder: Path) -> list[Unit]:
 
 
 def _mlx_pack(folder: Path) -> list[Unit]:
-    """The pack's transformers and upscalers one by one, everything else as one."""
-    metadata = _pack_metadata(folder)
+    """The pack's transformers, upscalers and kinds of video VAEs one by one, everything else as one."""
     found = _weights(folder)
     _require_pack(folder, {path.name for path in found})
-    alone: list[Unit] = []
+    units: list[Unit] = []
+    vaes: dict[str, list[Unit]] = {}
     rest: list[Unit] = []
     for unit in _grouped(found):
-        single = unit.files[0].name.startswith(("transformer", "spatial_", "temporal_", "upsampler", "latent_"))
-        (alone if single else rest).append(unit)
-    units = [Unit(unit.path, unit.files, metadata) for unit in alone]
-    files = tuple(file for unit in rest for file in unit.files)
-    if files:
-        units.append(Unit(folder if len(files) > 1 else files[0], files, metadata))
+        name = unit.files[0].name
+        vae = _KIND_OF_VAE.match(name)
+        if vae is not None:
+            vaes.setdefault(vae[1], []).append(unit)
+        elif name.startswith(("transformer", *_UPSCALERS)):
+            units.append(Unit(unit.path, unit.files, pack_metadata(unit.files[0])))
+        else:
+            rest.append(unit)
+    for halves in vaes.values():
+        units.append(_together(halves[0].files[0], halves))
+    if rest:
+        units.append(_together(folder if len(rest) > 1 else rest[0].path, rest))
     if not units:
         raise CheckpointError(f"{folder}: a pack without weight files; download it again, or use {OFFICIAL}.")
     return units
 
 
-def _pack_metadata(folder: Path) -> dict[str, str]:
-    """What the JSON files of a pack state, as the header of an official file would.
+def _together(path: Path, units: Sequence[Unit]) -> Unit:
+    """Several units of a pack as one, each with names of its own."""
+    files = tuple(file for unit in units for file in unit.files)
+    return Unit(path, files, pack_metadata(files[0]), apart=tuple(unit.files for unit in units))
 
-    ``config.json`` of such packs is known to be wrong about the model; its configuration is ``embedded_config.json``.
+
+def pack_metadata(file: Path) -> dict[str, str]:
+    """What the JSON files beside a file of a pack state, as the header of an official file would; nothing elsewhere.
+
+    ``config.json`` of such packs is known to be wrong about the model; its configuration is ``embedded_config.json``,
+    which says nothing of upscalers and describes one of several kinds of video VAEs.
     """
+    folder = file.parent
     metadata: dict[str, str] = {}
+    if not any((folder / name).is_file() for name in ("split_model.json", "embedded_config.json")):
+        return metadata
     for name in ("split_model.json", "config.json"):
         if (folder / name).is_file():
             version = read_json(folder / name).get("model_version")
             if isinstance(version, str):
                 metadata.setdefault("model_version", version)
+    if file.name.startswith(_UPSCALERS):
+        return metadata
     if (folder / "embedded_config.json").is_file():
-        metadata["config"] = json.dumps(read_json(folder / "embedded_config.json"))
+        config, vae = read_json(folder / "embedded_config.json"), _KIND_OF_VAE.match(file.name)
+        section = config.get("vae")
+        described = "av" if isinstance(section, dict) and section.get("_class_name") == DIFFUSION_VAE else "conv"
+        if vae is not None and vae[1] != described:
+            config.pop("vae", None)
+        metadata["config"] = json.dumps(config)
     if (folder / "text_encoder_config.json").is_file():
         metadata["gemma_config"] = json.dumps(read_json(folder / "text_encoder_config.json"))
     return metadata

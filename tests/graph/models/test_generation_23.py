@@ -10,6 +10,7 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
+from tiny_files import AUDIO_VAE, TRANSFORMER_23, VOCODER_23
 
 from ltx2rt import api, embedded
 from ltx2rt.graph.models.audio import vae as audio_vae
@@ -27,43 +28,8 @@ from ltx2rt.weights.generations import LTX_2_3, stated_generation
 from ltx2rt.weights.safetensors import RawTensor, write_safetensors
 from ltx2rt.weights.tensor_source import widen
 
-GENERATOR: dict[str, Any] = {
-    "resblock": "AMP1",
-    "resblock_kernel_sizes": [3],
-    "resblock_dilation_sizes": [[1, 3, 5]],
-    "stereo": True,
-    "use_tanh_at_final": False,
-    "activation": "snakebeta",
-    "use_bias_at_final": False,
-}
 CONFIG: dict[str, Any] = {
-    "transformer": {
-        "num_layers": 2,
-        "num_attention_heads": 2,
-        "attention_head_dim": 32,
-        "cross_attention_dim": 64,
-        "audio_num_attention_heads": 2,
-        "audio_attention_head_dim": 16,
-        "audio_cross_attention_dim": 32,
-        "frequencies_precision": "float64",
-        "rope_type": "split",
-        "av_ca_timestep_scale_multiplier": 1000.0,
-        "connector_num_layers": 1,
-        "connector_num_attention_heads": 2,
-        "connector_attention_head_dim": 32,
-        "audio_connector_num_attention_heads": 2,
-        "audio_connector_attention_head_dim": 16,
-        "connector_num_learnable_registers": 128,
-        "connector_positional_embedding_max_pos": [4096],
-        "apply_gated_attention": True,
-        "connector_apply_gated_attention": True,
-        "cross_attention_adaln": True,
-        "caption_proj_before_connector": True,
-        "caption_projection_first_linear": False,
-        "caption_proj_input_norm": False,
-        "caption_projection_second_linear": False,
-        "text_encoder_norm_type": "per_token_rms",
-    },
+    "transformer": TRANSFORMER_23,
     "vae": {
         "_class_name": "CausalVideoAutoencoder",
         "latent_channels": 128,
@@ -95,47 +61,10 @@ CONFIG: dict[str, Any] = {
         "timestep_conditioning": False,
         "spatial_padding_mode": "zeros",
     },
-    "audio_vae": {
-        "model": {
-            "params": {
-                "ddconfig": {
-                    "double_z": True,
-                    "mel_bins": 64,
-                    "z_channels": 8,
-                    "in_channels": 2,
-                    "out_ch": 2,
-                    "ch": 8,
-                    "ch_mult": [1, 2, 4],
-                    "num_res_blocks": 2,
-                    "attn_resolutions": [],
-                    "mid_block_add_attention": False,
-                    "norm_type": "pixel",
-                    "causality_axis": "height",
-                },
-                "sampling_rate": 16000,
-            }
-        }
-    },
+    "audio_vae": AUDIO_VAE,
     "vocoder": {
-        "vocoder": {
-            **GENERATOR,
-            "upsample_initial_channel": 64,
-            "upsample_rates": [5, 2, 2, 2, 2, 2],
-            "upsample_kernel_sizes": [11, 4, 4, 4, 4, 4],
-        },
-        "bwe": {
-            **GENERATOR,
-            "upsample_initial_channel": 32,
-            "upsample_rates": [6, 5, 2, 2, 2],
-            "upsample_kernel_sizes": [12, 11, 4, 4, 4],
-            "apply_final_activation": False,
-            "input_sampling_rate": 16000,
-            "output_sampling_rate": 48000,
-            "hop_length": 80,
-            "n_fft": 512,
-            "win_size": 512,
-            "num_mels": 64,
-        },
+        part: {**given, "resblock_kernel_sizes": [3], "resblock_dilation_sizes": [[1, 3, 5]]}
+        for part, given in VOCODER_23.items()
     },
 }
 UPSCALERS: dict[str, dict[str, Any]] = {
@@ -311,6 +240,7 @@ def latents(pipeline: api.Pipeline, files: dict[str, Path], **call: Any) -> np.n
     return np.concatenate([np.array(clip.video_latent).ravel(), np.array(clip.audio_latent).ravel()])
 
 
+@pytest.mark.slow
 def test_a_file_without_metadata_is_recognised(files: dict[str, Path]) -> None:
     bare, stated = Checkpoint.open(files["bare"]), Checkpoint.open(files["model"])
     assert not bare.metadata

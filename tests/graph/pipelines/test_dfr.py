@@ -313,21 +313,17 @@ def whole(pack: dict[str, Any]) -> Whole:
     return Whole(clip, events, previews)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "where",
     [
+        "the first stage",
+        "the second stage",
+        "the second part of the round",
+        "the key frames",
+        "a tile of the first phase",
         "a tile of the second part at full size",
-        *(
-            pytest.param(where, marks=pytest.mark.slow)
-            for where in (
-                "the first stage",
-                "the second stage",
-                "the second part of the round",
-                "the key frames",
-                "a tile of the first phase",
-                "the end",
-            )
-        ),
+        "the end",
     ],
 )
 def test_an_interrupted_run_goes_on(where: str, pack: dict[str, Any], whole: Whole, tmp_path: Path) -> None:
@@ -359,6 +355,7 @@ def test_an_interrupted_run_goes_on(where: str, pack: dict[str, Any], whole: Who
     np.testing.assert_array_equal(clip.audio_latent, whole.clip.audio_latent)
 
 
+@pytest.mark.slow
 def test_previews_have_the_size_of_their_pass(whole: Whole) -> None:
     assert whole.previews == {
         "denoise 1": (7, 1, 1),

@@ -197,6 +197,7 @@ def test_what_cannot_work(clip: Path, tmp_path: Path) -> None:
             prepared(clip, **{name: value})
 
 
+@pytest.mark.slow
 def test_windows_have_their_part_of_pictures_and_voice(tmp_path: Path) -> None:
     clip = write(tmp_path / "long.mov", 34, 1.0)
     events: list[Event] = []

@@ -240,6 +240,7 @@ def bad_inputs(folder: Path) -> Iterator[tuple[dict[str, Any], type[Ltx2rtError]
     )
     yield {"input": folder / "missing.mp4"}, MediaError, "does not exist"
     yield {"input": clip, "zero_text": False, "prompt": "a dog"}, UsageError, "reads no prompt but the contexts"
+    yield {"input": clip, "prompt": "a dog"}, UsageError, "hdr reads no prompt; leave prompt out"
     yield {"input": clip, "input_colorspace": "rec709"}, UsageError, "input_colorspace must be one of its choices"
     yield {"input": clip, "keyframe_strength": 1.5}, UsageError, "keyframe_strength must be 0 to 1"
     yield {"input": clip, "num_frames": 9}, UsageError, "num_frames has no meaning for the pipeline hdr"

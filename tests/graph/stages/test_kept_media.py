@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from made_clips import greys, tone, write_clip
 
 from ltx2rt import embedded
 from ltx2rt.graph.components import VIDEO_VAE
@@ -117,3 +119,12 @@ def test_which_frames_of_a_retake_the_model_sees(count: int, end: float, kept_fr
     assert media.source.frames.shape == (len(given), 64, 64, 3)
     assert media.source.edit.num_frames == count
     assert read == [*range(max(given) + 1)]  # one by one, and none twice
+
+
+def test_sound_behind_the_pictures_is_said_to_be_left_out(tmp_path: Path) -> None:
+    notes = []
+    for seconds in (12 / 24 + 0.05, 12 / 24 + 1.5):
+        clip = write_clip(tmp_path / "in.mov", greys(12), sounds=[tone(seconds)], sound_codec="pcm_s16le")
+        notes.append(OwnClip.open(clip, Settings(), VAE).notes)
+    assert notes[0] == ()
+    assert notes[1] == (f"{clip}: its sound goes on for 1.50 s after the pictures, which is left out",)

@@ -61,7 +61,9 @@ def made(pipeline: api.Pipeline, depth: int) -> tuple[list[np.ndarray], set[int]
     return results, {need.settings["depth"] for need in run.ledger.needs if need.name.startswith("denoise")}
 
 
-@pytest.mark.parametrize("name", ["distilled", "two-stage", "diffusion decoder"])
+@pytest.mark.parametrize(
+    "name", [*(pytest.param(name, marks=pytest.mark.slow) for name in ("distilled", "two-stage")), "diffusion decoder"]
+)
 def test_same_bits(name: str, pipelines: dict[str, api.Pipeline], threads: Callable[[int], None]) -> None:
     threads(2)
     expected, _ = made(pipelines[name], 0)

@@ -68,7 +68,7 @@ def wrong(found: list[dict[str, Any]]) -> list[str]:
     "words",
     [
         ["--pipeline", "distilled"],
-        ["--pipeline", "one-stage", "--num-inference-steps", "1"],
+        pytest.param(["--pipeline", "one-stage", "--num-inference-steps", "1"], marks=pytest.mark.slow),
     ],
     ids=lambda words: words[1],
 )
@@ -81,7 +81,10 @@ def test_embedded_model(words: list[str], tmp_path: Path) -> None:
     assert said == []
 
 
-@pytest.mark.parametrize("words", [[], ["--keep-video"]], ids=["new pictures", "kept pictures"])
+@pytest.mark.parametrize(
+    "words",
+    [pytest.param([], id="new pictures"), pytest.param(["--keep-video"], id="kept pictures", marks=pytest.mark.slow)],
+)
 def test_clip_that_is_edited(words: list[str], tmp_path: Path) -> None:
     """Of a size and length that the model does not take, long enough for its pictures to show if they were held."""
     clip = write_clip(tmp_path / "in.mp4", [card(320, 176)] * 60, 24, sounds=[tone(2.5)])

@@ -10,15 +10,14 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
+from guided_stage import guided_task
 
 from ltx2rt import embedded
 from ltx2rt.errors import MemoryBudgetError
 from ltx2rt.graph.components import TRANSFORMER
-from ltx2rt.graph.diffusion.guidance import GuiderParams
 from ltx2rt.graph.models.layers.params import Params
 from ltx2rt.graph.stages.denoise.needs import BATCHED_TOKENS, block_specs, denoise_options
 from ltx2rt.graph.stages.denoise.residency import partly_streamed, residencies, spread
-from ltx2rt.graph.stages.denoise.task import DenoiseTask
 from ltx2rt.memory.ledger import Ledger
 from ltx2rt.memory.need import Need
 from ltx2rt.types import ParamSpec
@@ -26,25 +25,7 @@ from ltx2rt.weights.checkpoint import Checkpoint, LoadedBytes, loading_together
 from ltx2rt.weights.lora.opening import open_lora
 from ltx2rt.weights.safetensors import write_safetensors
 
-GUIDED = GuiderParams(cfg_scale=3, stg_scale=1, modality_scale=3, stg_blocks=(2,))
-TASK = DenoiseTask(
-    "denoise",
-    video=64,
-    audio=8,
-    tiles=(),
-    masked=False,
-    text=1024,
-    given_contexts=0,
-    prompts=2,
-    evaluations=3,
-    video_guider=GUIDED,
-    audio_guider=GUIDED,
-    max_batch_size=None,
-    loras=(),
-    dtype=mx.bfloat16,
-    activations="float",
-    advice="",
-)
+TASK = guided_task(video=64, audio=8, stg_block=2, evaluations=3)
 
 
 def blocks_of(*sizes: int) -> list[LoadedBytes]:

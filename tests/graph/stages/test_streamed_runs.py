@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterable
+from functools import cache
 from pathlib import Path
 
 import mlx.core as mx
@@ -17,6 +18,7 @@ from ltx2rt.memory.ledger import Ledger
 from ltx2rt.memory.need import Need
 
 SMALL = {"height": 64, "width": 64, "num_frames": 9, "seed": 3}
+GUIDED = {"num_inference_steps": 1}
 Wanted = Callable[[Need], bool]
 
 
@@ -46,6 +48,18 @@ def resident(need: Need) -> bool:
     return need.settings.get("depth", 0) == 0
 
 
+@cache
+def resident_values() -> list[np.ndarray]:
+    """Latents, sound and frames of the embedded model whose blocks stay in memory."""
+    return made(api.load("distilled"), resident)[0]
+
+
+@cache
+def values_in_turn() -> list[np.ndarray]:
+    """The same with guidance, one pass after the other."""
+    return made(api.load("one-stage"), lambda need: need.settings.get("walk", "in turn") == "in turn", **GUIDED)[0]
+
+
 def depth(slots: int) -> Wanted:
     return lambda need: need.settings.get("depth", slots) == slots
 
@@ -63,10 +77,11 @@ def load(name: str, checkpoint: Path, **files: object) -> api.Pipeline:
 @pytest.mark.parametrize(
     ("precision", "with_lora"),
     [
-        ("bf16", False),
         ("fp8", True),
-        ("int8", True),
-        *(pytest.param(*both, marks=pytest.mark.slow) for both in (("bf16", True), ("int8", False))),
+        *(
+            pytest.param(*both, marks=pytest.mark.slow)
+            for both in (("bf16", False), ("bf16", True), ("int8", False), ("int8", True))
+        ),
     ],
 )
 def test_streamed_blocks_give_the_bits_of_resident_ones(tmp_path: Path, precision: str, with_lora: bool) -> None:
@@ -83,8 +98,7 @@ def test_streamed_blocks_give_the_bits_of_resident_ones(tmp_path: Path, precisio
 
 
 def test_a_single_slot_and_no_kept_text_keys_give_the_same_bits() -> None:
-    pipeline = api.load("distilled")
-    expected, _ = made(pipeline, resident)
+    pipeline, expected = api.load("distilled"), resident_values()
     single, _ = made(pipeline, lambda need: need.settings.get("depth", 1) == 1)
     recomputed, _ = made(pipeline, lambda need: not need.settings.get("keep_text_keys"))
     for values in (single, recomputed):
@@ -112,34 +126,33 @@ def test_some_blocks_resident_and_others_streamed_give_the_same_bits(tmp_path: P
             np.testing.assert_array_equal(value, same)
 
 
-@pytest.mark.parametrize("walk", ["together", "forked", "in turn"])
-@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize(
+    ("walk", "batch"),
+    [
+        *(("together", 2), ("forked", 2), ("in turn", 1)),
+        *(pytest.param(*both, marks=pytest.mark.slow) for both in (("together", 1), ("forked", 1), ("in turn", 2))),
+    ],
+)
 def test_guidance_passes_side_by_side_and_in_turn_give_the_same_bits(walk: str, batch: int) -> None:
-    pipeline = api.load("one-stage")
-    settings = {"height": 64, "width": 64, "num_inference_steps": 1}
-
     def way(need: Need) -> bool:
         return (need.settings.get("walk", walk), need.settings.get("batch", batch)) == (walk, batch)
 
-    expected, _ = made(pipeline, lambda need: need.settings.get("walk", "in turn") == "in turn", **settings)
-    values, run = made(pipeline, way, **settings)
+    values, run = made(api.load("one-stage"), way, **GUIDED)
     if not (walk == "in turn" and batch == 2):
         assert any(need.settings.get("walk") == walk and way(need) for need in run.ledger.needs)
-    for value, same in zip(values, expected, strict=True):
+    for value, same in zip(values, values_in_turn(), strict=True):
         np.testing.assert_array_equal(value, same)
 
 
 def test_the_lora_of_these_tests_changes_something(tmp_path: Path) -> None:
-    plain = load("distilled", embedded.CHECKPOINT)
     changed = load("distilled", embedded.CHECKPOINT, loras=[(write_lora(tmp_path), 0.8)])
-    assert np.abs(made(plain, resident)[0][0] - made(changed, resident)[0][0]).max() > 1e-3
+    assert np.abs(resident_values()[0] - made(changed, resident)[0][0]).max() > 1e-3
 
 
-@pytest.mark.parametrize("push", [1, 2])
+@pytest.mark.parametrize("push", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_fewer_frames_at_a_time_give_the_same_bits(push: int) -> None:
-    pipeline = api.load("distilled")
-    expected, _ = made(pipeline, resident)
-    pieces, run = made(pipeline, lambda need: need.settings.get("push", push) == push)
+    expected = resident_values()
+    pieces, run = made(api.load("distilled"), lambda need: need.settings.get("push", push) == push)
     assert run.ledger.needs[-1].settings["push"] == push
     np.testing.assert_array_equal(pieces[-1], expected[-1])
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import mlx.core as mx
 import pytest
+from guided_stage import guided_task
 from thread_machines import on_machines
 
 from ltx2rt import api, embedded
@@ -33,31 +34,13 @@ from ltx2rt.team.team import Rules, Split, Team
 
 RATES = Rates(1e9, 1e9)
 SMALL: dict[str, Any] = {"height": 128, "width": 128, "num_frames": 9, "latents_only": True}
-GUIDED = GuiderParams(cfg_scale=3, stg_scale=1, modality_scale=3, stg_blocks=(28,))
 PASSES = (
     GuidancePass("cond"),
     GuidancePass("uncond"),
     GuidancePass("perturbed", skip_video_self_attention=(28,), skip_audio_self_attention=(28,)),
     GuidancePass("isolated"),
 )
-TASK = DenoiseTask(
-    "denoise",
-    video=6144,
-    audio=126,
-    tiles=(),
-    masked=False,
-    text=1024,
-    given_contexts=0,
-    prompts=2,
-    evaluations=1,
-    video_guider=GUIDED,
-    audio_guider=GUIDED,
-    max_batch_size=None,
-    loras=(),
-    dtype=mx.bfloat16,
-    activations="float",
-    advice="",
-)
+TASK = guided_task(video=6144, audio=126, stg_block=28)
 WIDE = TransformerConfig.from_dict({"frequencies_precision": "float64"})
 
 
@@ -94,7 +77,7 @@ def test_the_busiest_machine_has_as_little_as_can_be(
     ],
 )
 def test_what_is_shared(split: Split, size: int, guided: bool, video: int, expected: str | None) -> None:
-    guider = GUIDED if guided else GuiderParams()
+    guider = TASK.video_guider if guided else GuiderParams()
     task = replace(TASK, video=video, video_guider=guider, audio_guider=guider)
     part = part_of(Machines(size, 1, split), task, 48)
     assert (None if part is None else part.split) == expected

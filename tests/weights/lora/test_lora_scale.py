@@ -48,6 +48,8 @@ def test_the_rank_is_the_stated_one_or_that_of_the_module() -> None:
     """The official LoRA of 2.5 states 450 for both, and has modules of ranks 450, 256, 128 and 32."""
     assert [scales(lora_alpha="450", lora_rank="450").of(MODULE, rank, None).value for rank in (450, 32)] == [1.0, 1.0]
     assert scales(ss_network_alpha="8", ss_network_dim="4").of(MODULE, 16, None).value == 2.0
+    # What kohya's tool writes that gives every module a rank of its own; alpha is then beside each.
+    assert scales(ss_network_alpha="Dynamic", ss_network_dim="Dynamic").of(MODULE, 16, 8.0).value == 0.5
     assert scales(lora_alpha="8").of(MODULE, 16, None).value == 0.5
     assert scales({"lora_alpha": 8, "r": 4}).of(MODULE, 16, None).value == 0.5
 

@@ -160,15 +160,18 @@ def update(stream: Stream, parts: Sequence[slice], compute: Callable[[slice], mx
         mx.eval(stream.x)
 
 
-def self_attention(
+def begun_self_attention(
     config: TransformerConfig,
     block: Params,
     stream: Stream,
     modulation: mx.array,
     kept: Array,
     parts: Sequence[slice],
-) -> None:
-    """Self-attention. In the samples that are not kept the values take the place of the output."""
+) -> Callable[[], None]:
+    """Self-attention up to where it has to have keys and values of all tokens; what is returned does the rest.
+
+    In the samples that are not kept the values take the place of the output.
+    """
     params = block.at(f"{stream.prefix}attn1")
     num_heads = config.video.num_heads
     index = stream.modulation.index
@@ -191,19 +194,17 @@ def self_attention(
 
     values = projected("to_v")
     queries: mx.array | None = None
-    all_keys = all_values = values
-    if attends:
-        coming = stream.start(values), stream.start(projected("to_k"))
-        if stream.share is not None and whole is not None:
-            queries = linear(whole, params.at("to_q"))
-            mx.async_eval(queries)  # type: ignore[no-untyped-call]  # while keys and values are on their way
-        all_values, all_keys = (stream.whole(started) for started in coming)
+    coming = (stream.start(values), stream.start(projected("to_k"))) if attends else None
+    if attends and stream.share is not None and whole is not None:
+        queries = linear(whole, params.at("to_q"))
+        mx.async_eval(queries)  # type: ignore[no-untyped-call]  # while keys and values are on their way
 
-    def attended(where: slice) -> mx.array:
+    def attended(where: slice, gathered: tuple[mx.array, mx.array] | None) -> mx.array:
         h = normed(where) if whole is None else whole
         logits = gate_logits(config, params, h)
         out = gate_heads(values[:, where], logits, num_heads) if not kept.all() else None
-        if attends:
+        if gathered is not None:
+            all_values, all_keys = gathered
             result = rope_attention(
                 linear(h, params.at("to_q")) if queries is None else queries,
                 all_keys,
@@ -228,7 +229,11 @@ def self_attention(
             gate_index=index[:, where],
         )
 
-    update(stream, parts, attended)
+    def finish() -> None:
+        gathered = None if coming is None else (stream.whole(coming[0]), stream.whole(coming[1]))
+        update(stream, parts, lambda where: attended(where, gathered))
+
+    return finish
 
 
 def text_key_values(
@@ -415,29 +420,54 @@ def run_block(
     Source: Lightricks/LTX-2 ltx_core/model/transformer/transformer.py @ v1.2.0.
     """
     enabled = [s for s in (video, audio) if s is not None and s.enabled]
-    modulations: dict[str, mx.array] = {}
-    for stream in enabled:
-        modulation = modulation_table(block, f"{stream.prefix}scale_shift_table", stream.modulation.rows)
-        modulations[stream.name] = modulation
+    modulations = {
+        stream.name: modulation_table(block, f"{stream.prefix}scale_shift_table", stream.modulation.rows)
+        for stream in enabled
+    }
+
+    def parts_of(stream: Stream) -> list[slice]:
+        return token_parts(stream.x.shape[1], token_limit)
+
+    def begun(stream: Stream) -> Callable[[], None]:
         kept_self = kept.video_self if stream.name == "video" else kept.audio_self
-        parts = token_parts(stream.x.shape[1], token_limit)
-        self_attention(config, block, stream, modulation, kept_self, parts)
-        text_attention(config, block, block_index, stream, modulation, parts)
+        return begun_self_attention(config, block, stream, modulations[stream.name], kept_self, parts_of(stream))
+
+    def attend(stream: Stream, finish: Callable[[], None]) -> None:
+        finish()
+        text_attention(config, block, block_index, stream, modulations[stream.name], parts_of(stream))
+
+    def feed(stream: Stream) -> None:
+        feed_forward(config, block, stream, modulations[stream.name], parts_of(stream))
+
+    # What has to come from other machines is on its way while the other stream is computed. A machine that is late for
+    # a moment then delays nobody.
+    coming_first = [(stream, begun(stream)) for stream in enabled if stream.share is not None]
+    for stream in enabled:
+        if stream.share is None:
+            attend(stream, begun(stream))
+            if coming_first:
+                mx.async_eval(stream.x)  # type: ignore[no-untyped-call]
+    for stream, finish in coming_first:
+        attend(stream, finish)
+    to_feed = enabled
     if video is not None and audio is not None:
         # Both directions read the states from before the exchange.
         video_x, audio_x = video.x, audio.x
         to_video, to_audio = video.enabled and kept.a2v.any(), audio.enabled and kept.v2a.any()
         coming = None
-        if to_audio and video.share is not None:  # keys and values are on their way while the video is computed
+        if to_audio and video.share is not None:
             coming = exchange_keys(config, block, video, "video_to_audio_attn", _V2A_ROWS, token_limit)
         if to_video:
             video_x = exchange(config, block, video, audio, "audio_to_video_attn", _A2V_ROWS, kept.a2v, token_limit)
-            if coming is not None:
-                mx.async_eval(video_x)  # type: ignore[no-untyped-call]  # while keys and values are on their way
+        if coming is not None and video.enabled:  # the rest of the video does not need them
+            video.x = video_x
+            feed(video)
+            mx.async_eval(video.x)  # type: ignore[no-untyped-call]
+            video_x, to_feed = video.x, [audio]
         if to_audio:
             audio_x = exchange(
                 config, block, audio, video, "video_to_audio_attn", _V2A_ROWS, kept.v2a, token_limit, coming
             )
         video.x, audio.x = video_x, audio_x
-    for stream in enabled:
-        feed_forward(config, block, stream, modulations[stream.name], token_parts(stream.x.shape[1], token_limit))
+    for stream in to_feed:
+        feed(stream)

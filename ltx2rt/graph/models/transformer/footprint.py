@@ -71,8 +71,13 @@ def call_footprint(
             for other, count in shape.streams(config)
             if other is not stream
         )
+        # The sound is computed while keys and values of a shared video are on their way.
+        beside = Footprint(0, 0)
+        if shape.all_video and stream is config.video and shape.audio:
+            beside = largest(*_stream_moments(config, shape, config.audio, shape.audio, token_limit))
         for moment in _stream_moments(config, shape, stream, tokens, token_limit):
-            moments.append(Footprint(moment.activations + waiting, moment.working))
+            activations = moment.activations + waiting + beside.activations
+            moments.append(Footprint(activations, max(moment.working, beside.working)))
     tokens = shape.batch * sum(tokens * stream.in_channels for stream, tokens in shape.streams(config))
     peak = largest(*moments)
     activations = peak.activations + _mask_bytes(config, shape) + elsewhere

@@ -27,8 +27,9 @@ from ltx2rt.media.pixel_range import to_signed_range
 from ltx2rt.types import Array
 
 # What reading a file leaves in the process: code of the decoder, stacks and heaps of its threads. Measured for H.264,
-# November 2026: 3.2 MB after a clip of 400x240, 3.3 MB after one of 320x176.
-_READER_LEAVES = 3 << 20
+# November 2026: 3.2 MB after a clip of 400x240, 3.3 MB after one of 320x176; on a Sapphire Rapids 4.6 MB after 640x360,
+# 6.5 MB after 1280x720, 4.3 MB after 1920x1080.
+_READER_LEAVES = 5 << 20
 # The same of analysing sound: code of the resampler and of the transforms, measured 2.3 MB.
 _ANALYSIS_LEAVES = 2 << 20
 

@@ -57,8 +57,15 @@ def modality(rng: np.random.Generator, tokens: int, axes: int, mask: bool) -> Mo
     )
 
 
-@pytest.mark.parametrize("text_modulation", [False, True])
-@pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16])
+@pytest.mark.parametrize(
+    ("dtype", "text_modulation"),
+    [
+        (mx.float32, False),
+        (mx.bfloat16, True),
+        pytest.param(mx.float32, True, marks=pytest.mark.slow),
+        pytest.param(mx.bfloat16, False, marks=pytest.mark.slow),
+    ],
+)
 def test_parts_do_not_change_the_bits(dtype: mx.Dtype, text_modulation: bool) -> None:
     section = SMALL | {"cross_attention_adaln": text_modulation, "apply_gated_attention": text_modulation}
     config = TransformerConfig.from_dict(section)

@@ -35,6 +35,11 @@ OTHERS = {
     },
 }
 
+
+def slow(*values: object) -> Any:
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 needs_kernels = pytest.mark.skipif(
     use_reference(), reason="the predictions are for the compiled kernels; unset LTX2RT_KERNELS"
 )
@@ -54,8 +59,15 @@ def pieces(clip: Array, size: int) -> Iterator[Array]:
     return (clip[start : start + size] for start in range(0, len(clip), size))
 
 
-@pytest.mark.parametrize("generation", PUBLISHED)
-@pytest.mark.parametrize("length", [1, 2, 3, 5])
+@pytest.mark.parametrize(
+    ("generation", "length"),
+    [
+        *(("19b", length) for length in (1, 2)),
+        ("2.3", 3),
+        *(slow("19b", length) for length in (3, 5)),
+        *(slow("2.3", length) for length in (1, 2, 5)),
+    ],
+)
 def test_streamed_decode_has_the_bits_of_the_whole(generation: str, length: int) -> None:
     model = decoder(PUBLISHED[generation])
     latent = mx.array(normal(length, 1, length, 2, 3, 6))
@@ -79,7 +91,7 @@ def test_other_decoders_have_the_bits_of_the_whole(name: str) -> None:
             np.testing.assert_array_equal(np.concatenate(list(chunks)), whole)
 
 
-@pytest.mark.parametrize(("name", "tile", "overlap"), [("19b", 64, 32), ("2.3", 96, 64)])
+@pytest.mark.parametrize(("name", "tile", "overlap"), [slow("19b", 64, 32), ("2.3", 96, 64)])
 def test_streamed_tiles_have_the_bits_of_decoded_tiles(name: str, tile: int, overlap: int) -> None:
     # The second overlap is more than half a tile, so the masks do not add up to one.
     model = decoder(PUBLISHED[name], mx.float32)
@@ -115,7 +127,7 @@ def test_the_draws_of_a_decoder_are_known_beforehand(name: str, tiling: Tiling |
     assert (name == "19b") == (shapes == [])
 
 
-@pytest.mark.parametrize("name", [*PUBLISHED, "attention"])
+@pytest.mark.parametrize("name", [slow("19b"), "2.3", "attention"])
 def test_streamed_encode_has_the_bits_of_the_whole(name: str) -> None:
     model = encoder((PUBLISHED | OTHERS)[name])
     factor, cell = model.config.temporal_factor, model.config.spatial_factor
@@ -165,7 +177,7 @@ def consume(frames: Iterator[Array]) -> None:
 def test_decode_memory_is_predicted_and_does_not_grow_with_the_clip() -> None:
     model = decoder(PUBLISHED["19b"] | {"decoder_base_channels": 16})
     peaks = {}
-    for length in (4, 16):
+    for length in (4, 10):
         latent = mx.zeros((1, length, 4, 4, 6), dtype=mx.bfloat16)
         mx.eval(latent)
         predicted = decode_bytes(model.config, (length, 4, 4), frames_per_push=2).arrays
@@ -173,7 +185,7 @@ def test_decode_memory_is_predicted_and_does_not_grow_with_the_clip() -> None:
             lambda latent=latent: consume(model.stream_frames(latent, frames_per_push=2)), predicted
         )
         assert 0.98 <= predicted / peaks[length] <= 1.05
-    assert 0.95 <= peaks[16] / peaks[4] <= 1.05
+    assert 0.95 <= peaks[10] / peaks[4] <= 1.05
 
 
 @needs_kernels
@@ -181,10 +193,10 @@ def test_decode_memory_is_predicted_and_does_not_grow_with_the_clip() -> None:
     ("generation", "itemsize", "tiling", "frames_per_push", "base"),
     [
         ("2.3", 2, None, 2, 16),
-        ("19b", 2, None, None, 24),
+        slow("19b", 2, None, None, 24),
         ("19b", 4, None, None, 4),
-        ("19b", 2, Tiling.of(spatial=(64, 32), temporal=(16, 8)), None, 16),
-        ("19b", 2, Tiling.of(spatial=(64, 32)), 2, 16),
+        slow("19b", 2, Tiling.of(spatial=(64, 32), temporal=(16, 8)), None, 16),
+        ("19b", 2, Tiling.of(spatial=(64, 32)), 2, 4),
     ],
 )
 def test_decode_memory_is_predicted(
@@ -206,7 +218,7 @@ def test_decode_memory_is_predicted(
 
 
 @needs_kernels
-@pytest.mark.parametrize(("frames_per_push", "tile"), [(None, None), (1, None), (4, None), (4, 96)])
+@pytest.mark.parametrize(("frames_per_push", "tile"), [(None, None), slow(1, None), slow(4, None), (4, 96)])
 def test_encode_memory_is_predicted(frames_per_push: int | None, tile: int | None) -> None:
     model = encoder(PUBLISHED["19b"] | {"encoder_base_channels": 16})
     clip = np.zeros((25, 128, 128, 3), np.float32)

@@ -38,7 +38,11 @@ def clip(frames: int, height: int, width: int) -> Frames:
 
 @pytest.mark.parametrize(
     "tiling",
-    [Tiling.of(spatial=(96, 64)), Tiling.of(temporal=(24, 16)), Tiling.of(spatial=(128, 64), temporal=(24, 16))],
+    [
+        pytest.param(Tiling.of(spatial=(96, 64)), marks=pytest.mark.slow),
+        pytest.param(Tiling.of(temporal=(24, 16)), marks=pytest.mark.slow),
+        Tiling.of(spatial=(128, 64), temporal=(24, 16)),
+    ],
 )
 def test_a_clip_that_is_read_once(encoder: VideoEncoder, tiling: Tiling) -> None:
     frames = clip(33, 128, 160)

@@ -1,0 +1,188 @@
+// Products of few rows in Intel's AMX tiles that take rows of weights as they lie in memory, for *_simd.cpp files.
+#pragma once
+
+#include "csrc/cpu/float_rows.h"
+#include "csrc/cpu/linear_tiles.h"
+#include "csrc/cpu/transpose_words.h"
+#include "csrc/cpu/wide_lines.h"
+
+namespace ltx2rt::cpu::LTX2RT_ISA {
+
+#ifdef LTX2RT_TILES
+
+// 16 rows of W are the rows of a tile, words of x its columns, so that nothing that is read has to be transposed. With
+// its sides exchanged a product of tiles adds the same values in the same order: a sum has the bits of multiply_tiles.
+
+// LinearLoops::prepare: rows interleaved word by word, filled up with zeros to whole tiles.
+template <typename Words>
+void prepare_tile_columns(FloatType, const char* const* from, int64_t rows, int64_t n, float* to) {
+  const int64_t bytes = n * 4 / Words::kValues, filled = (bytes + kTileLine - 1) / kTileLine * kTileLine;
+  for (int64_t at = 0; at < filled; at += 4) {
+    for (int64_t r = 0; r < rows; ++r, ++to) {
+      uint32_t word = 0;
+      if (at < bytes) memcpy(&word, from[r] + at, (size_t)smaller(4, bytes - at));
+      memcpy(to, &word, sizeof word);
+    }
+  }
+}
+
+// Rows of W for two tiles: where those of the first and of the second one lie, and how far apart.
+struct TileRows {
+  const char *first, *second;
+  int64_t stride;
+};
+
+// Part of a depth block of the rows of W that are columns of a panel. Those beyond N repeat the last one.
+class WeightRows {
+ public:
+  // From byte `first` of each row on, `bytes` of them.
+  WeightRows(const WeightMatrix& w, int64_t n0, int64_t first, int64_t bytes)
+      : rows_((const char*)w.values + n0 * w.row_bytes + first),
+        row_bytes_(w.row_bytes),
+        count_(smaller(kPanelColumns, w.columns - n0)),
+        bytes_(bytes),
+        in_row_(w.row_bytes - first) {}
+
+  // Whether the line at byte `at` is there in every row.
+  bool whole(int64_t at) const { return count_ == kPanelColumns && at + kTileLine <= bytes_; }
+  TileRows line(int64_t at) const { return {rows_ + at, rows_ + at + kTileHeight * row_bytes_, row_bytes_}; }
+  // That line of row i, filled up with zeros.
+  __m512i part(int64_t i, int64_t at) const {
+    const __mmask64 chosen = bytes_ - at < kTileLine ? ((__mmask64)1 << (bytes_ - at)) - 1 : kAll;
+    return _mm512_maskz_loadu_epi8(chosen, rows_ + smaller(i, count_ - 1) * row_bytes_ + at);
+  }
+  // Fetches what is needed some lines after that at `at`; lines of the next columns follow the last ones of these.
+  void fetch_ahead(int64_t at) const {
+    const int64_t ahead = at + kAheadBytes;
+    const char* line = rows_ + (ahead < in_row_ ? ahead : ahead + (kPanelColumns - 1) * row_bytes_);
+#pragma GCC unroll 4
+    for (int64_t i = 0; i < kPanelColumns; ++i) _mm_prefetch(line + i * row_bytes_, _MM_HINT_T1);
+  }
+
+ private:
+  const char* rows_;
+  int64_t row_bytes_, count_, bytes_, in_row_;
+};
+
+// Tiles of weights that are words already.
+template <typename Words>
+class StoredTiles {
+ public:
+  StoredTiles(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t k)
+      : rows_(w, n0, k0 * 4 / Words::kValues, k * 4 / Words::kValues) {}
+
+  // Those whose words begin at byte `at` of the rows of words.
+  TileRows at(int64_t at) {
+    rows_.fetch_ahead(at);
+    if (rows_.whole(at)) return rows_.line(at);
+    for (int64_t i = 0; i < kPanelColumns; ++i) _mm512_store_si512(copies_ + i * kTileLine, rows_.part(i, at));
+    return {copies_, copies_ + kTileHeight * kTileLine, kTileLine};
+  }
+
+ private:
+  WeightRows rows_;
+  alignas(64) char copies_[kPanelColumns * kTileLine];
+};
+
+// Tiles of E4M3 codes as pairs of bfloat16, two along k from each line of codes.
+class E4m3Tiles {
+ public:
+  E4m3Tiles(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t k) : rows_(w, n0, k0, k) {}
+
+  TileRows at(int64_t at) {
+    const int64_t half = at / kTileLine % 2;
+    if (half == 0) expand(at / 2);
+    return {pairs_[half], pairs_[half] + kTileHeight * kTileLine, kTileLine};
+  }
+
+ private:
+  void expand(int64_t at) {
+    static const E4m3Table shared_table;
+    const E4m3Table table = shared_table;
+    rows_.fetch_ahead(at);
+    for (int64_t i = 0; i < kPanelColumns; ++i) {
+      __m512i first, second;
+      table.expand_row(rows_.part(i, at), &first, &second);
+      _mm512_store_si512(pairs_[0] + i * kTileLine, first);
+      _mm512_store_si512(pairs_[1] + i * kTileLine, second);
+    }
+  }
+
+  WeightRows rows_;
+  alignas(64) char pairs_[2][kPanelColumns * kTileLine];
+};
+
+// A square of sums the other way round: `rows` rows of c are columns of the tile, or back.
+inline void load_tile_sums(const float* c, int64_t ldc, int64_t rows, float* tile) {
+  __m512i words[16];
+  for (int64_t r = 0; r < 16; ++r) words[r] = r < rows ? _mm512_loadu_si512(c + r * ldc) : _mm512_setzero_si512();
+  transpose_words(words);
+  for (int64_t r = 0; r < 16; ++r) _mm512_store_si512(tile + r * kTileWords, words[r]);
+}
+inline void store_tile_sums(const float* tile, float* c, int64_t ldc, int64_t rows) {
+  __m512i words[16];
+  for (int64_t r = 0; r < 16; ++r) words[r] = _mm512_load_si512(tile + r * kTileWords);
+  transpose_words(words);
+  for (int64_t r = 0; r < rows; ++r) _mm512_storeu_si512(c + r * ldc, words[r]);
+}
+
+// LinearLoops::multiply_few for at most kTileHeight rows.
+template <typename Words, typename Tiles>
+__attribute__((target("amx-tile,amx-bf16,amx-int8"))) void multiply_row_tiles(const WeightMatrix& w, int64_t n0,
+                                                                              int64_t k0, int64_t k, const float* a,
+                                                                              int64_t rows, float* c, int64_t ldc,
+                                                                              bool add) {
+  TileConfig config{};
+  config.palette = 1;
+  for (int tile = 0; tile < 8; ++tile) {
+    const bool weights = tile >= 6;
+    config.rows[tile] = kTileHeight;
+    config.bytes_per_row[tile] = (uint16_t)(weights ? kTileLine : 4 * rows);
+  }
+  asm volatile("" ::: "memory");  // the instruction reads what the compiler would else store later
+  _tile_loadconfig(&config);
+  // The sums of one row lie as a column does.
+  alignas(64) float squares[2][kTileHeight * kTileWords];
+  float *first = rows == 1 ? c : squares[0], *second = rows == 1 ? c + kTileWords : squares[1];
+  const size_t pitch = rows == 1 ? sizeof(float) : kTileLine;
+  if (add) {
+    if (rows > 1) {
+      load_tile_sums(c, ldc, rows, first);
+      load_tile_sums(c + kTileWords, ldc, rows, second);
+      asm volatile("" ::: "memory");  // tiles see what was stored before
+    }
+    _tile_loadd(0, first, pitch);
+    _tile_loadd(1, second, pitch);
+  } else {
+    _tile_zero(0);
+    _tile_zero(1);
+  }
+  Tiles tiles(w, n0, k0, k);
+  const int64_t bytes = k * 4 / Words::kValues;
+  for (int64_t at = 0; at < bytes; at += kTileLine, a += kTileWords * rows) {
+    const TileRows weights = tiles.at(at);
+    asm volatile("" ::: "memory");  // tiles see what was stored before
+    _tile_loadd(4, a, (size_t)(4 * rows));
+    _tile_loadd(6, weights.first, (size_t)weights.stride);
+    _tile_loadd(7, weights.second, (size_t)weights.stride);
+    if constexpr (Words::kValues == 2) {
+      _tile_dpbf16ps(0, 6, 4);
+      _tile_dpbf16ps(1, 7, 4);
+    } else {
+      _tile_dpbssd(0, 6, 4);
+      _tile_dpbssd(1, 7, 4);
+    }
+  }
+  _tile_stored(0, first, pitch);
+  _tile_stored(1, second, pitch);
+  _tile_release();
+  asm volatile("" ::: "memory");
+  if (rows > 1) {
+    store_tile_sums(first, c, ldc, rows);
+    store_tile_sums(second, c + kTileWords, ldc, rows);
+  }
+}
+
+#endif
+
+}  // namespace ltx2rt::cpu::LTX2RT_ISA
