@@ -212,7 +212,7 @@ HANG = """
         except RuntimeError:
             wrong += 1
         done[0] += 1
-    print("finished", done[0], "wrong", wrong)
+    print("finished", done[0], "wrong", wrong, flush=True)
     os._exit(0)
     """
 
