@@ -14,6 +14,10 @@ import pytest
 os.environ["PYTHONSAFEPATH"] = "1"
 # Tests that encode a prompt do so, whatever ran before them.
 os.environ["LTX2RT_PROMPT_CACHE"] = "0"
+# The kernels of all processes together have as many threads as there are cores: those without one only wait.
+if processes := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    os.environ.setdefault("LTX2RT_NUM_THREADS", str(max(1, cores // int(processes))))
 # Tests end processes and never the machine: nothing depends on what the disk has got by then, and a run would wait for
 # it about twenty times. Programs that tests start in other processes do wait.
 os.fsync = lambda descriptor: None

@@ -129,6 +129,7 @@ def test_sound_that_is_encoded_to_no_numbers_is_an_error(
     assert "stage sound encoder: " in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_nothing_that_is_no_number_is_kept_for_resuming(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     works = Transformer.guided
     calls = 0

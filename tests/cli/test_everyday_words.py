@@ -46,8 +46,8 @@ def settings_of(path: str) -> dict[str, Any]:
     return found
 
 
-# One with pictures and one of sound; test_docs.py runs a command of every pipeline.
-FROM_PYTHON = ("keyframe-interpolation", "text-to-audio")
+# test_docs.py runs a command of every pipeline.
+FROM_PYTHON = ("text-to-audio",)
 
 
 @pytest.mark.parametrize(
@@ -169,6 +169,7 @@ def test_two_pictures_at_one_frame_are_refused(
     assert f"--image: two of them stand at frame {frame}" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_last_frame_of_a_clip_that_is_as_long_as_its_sound(place: Path, media: Path) -> None:
     settings = {"height": 64, "width": 64, "num_inference_steps": 1, "zero_text": True, "latents_only": True}
     settings |= {"audio_path": media / "music.wav", "audio_max_duration": 0.4}
@@ -347,6 +348,7 @@ def test_python_names_its_own_names(values: dict[str, object], message: str, pla
     assert "--" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_python_takes_paths_as_pictures(place: Path) -> None:
     pipeline = ltx2rt.load()
     settings = {**CLIP, "zero_text": True, "latents_only": True}

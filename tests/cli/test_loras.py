@@ -151,6 +151,7 @@ def test_alpha_beside_the_file_is_used_and_said(
     assert largest_difference(scaled, plain) < 1e-6
 
 
+@pytest.mark.slow
 def test_the_stages_of_two_stage_hq_have_strengths_of_their_own(
     tmp_path: Path, dev: list[str], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -252,6 +253,7 @@ def test_nothing_is_computed_with_bad_values(tmp_path: Path, weights: Path, caps
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.slow
 def test_a_lora_of_connectors_with_a_text_embedding(
     tmp_path: Path, weights: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

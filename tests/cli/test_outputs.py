@@ -84,6 +84,7 @@ def test_final_upscalers_enlarge_and_double_the_rate(tmp_path: Path, weights: Pa
     assert (info.num_frames, info.height, info.width, info.frame_rate) == (17, 128, 128, 48)
 
 
+@pytest.mark.slow
 def test_the_control_video_can_be_looked_at(tmp_path: Path, weights: Path, media: Path) -> None:
     files = [*one_file(weights, "distilled"), *upscaler(weights), "--pipeline", "ic-lora"]
     files += ["--lora", str(weights / "ltx-2-19b-ic-lora-canny-control.safetensors")]

@@ -54,6 +54,7 @@ def test_text_to_video_follows_the_checkpoint(tmp_path: Path, weights: Path) -> 
     assert json.loads((tmp_path / "clip.mp4.json").read_text())["files"]["pipeline"] == "one-stage"
 
 
+@pytest.mark.slow
 def test_distilled_with_images(tmp_path: Path, media: Path) -> None:
     images = ["--image", str(media / "photo.jpg"), "--image", str(media / "other.png"), "8", "0.8", "20"]
     plain = assert_clip(generated(tmp_path / "a", "--pipeline", "distilled", *SMALL))
@@ -99,6 +100,7 @@ def test_audio_shorter_than_the_clip_ends_with_a_warning(
     assert "gives 0.20 s of sound, the clip lasts 0.38 s; it ends without sound" in caplog.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seconds", [pytest.param("0.75", marks=pytest.mark.slow), "9"])
 def test_a_clip_as_long_as_its_sound(
     seconds: str, tmp_path: Path, dev: list[str], capsys: pytest.CaptureFixture[str]

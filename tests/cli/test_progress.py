@@ -40,7 +40,7 @@ def commands(media: Path, place: Path) -> dict[str, list[str]]:
 VERBS = ("generate", "edit", "upscale", "encode")
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@pytest.mark.parametrize("verb", ["generate", pytest.param("edit", marks=pytest.mark.slow), "upscale", "encode"])
 def test_lines_tell_where_a_command_is(
     verb: str, media: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from covering import left_out
 
+from ltx2rt import _ext
+
 ROOT = Path(__file__).parents[2]
 ON = os.environ.get("LTX2RT_TEST_KERNELS") or "compiled"
 if ON not in ("compiled", "metal_sim"):
@@ -53,6 +55,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.slow)
         if name in EXEMPT:
             item.add_marker(pytest.mark.skip(reason=EXEMPT[name]))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _more_than_one_thread() -> Iterator[None]:
+    """Also where the processes of the tests have one core each."""
+    before = _ext.num_threads()
+    _ext.set_num_threads(max(2, before))
+    yield
+    _ext.set_num_threads(before)
 
 
 @pytest.fixture(autouse=ON == "metal_sim")

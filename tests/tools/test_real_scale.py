@@ -85,6 +85,7 @@ def test_runs_are_compared_with_those_of_the_same_decoder(real_scale: ModuleType
     assert results[0].title == "6GB conv"
 
 
+@pytest.mark.slow
 def test_the_picture_shows_line_bands_and_budget(real_scale: ModuleType, tmp_path: Path) -> None:
     samples = [real_scale.Sample(t / 10, 3_000_000_000 if t > 50 else 1_000_000_000) for t in range(101)]
     bands = [real_scale.Band("first stage", 1.0, 5.0, 2_000_000_000), real_scale.Band("second stage", 5.0, 10.0, 0)]
@@ -181,6 +182,7 @@ def test_latents_must_be_finite(real_scale: ModuleType, tmp_path: Path) -> None:
         real_scale.digests(tmp_path / "clip.mp4", tmp_path / "latents.safetensors")
 
 
+@pytest.mark.slow
 def test_a_failed_run_is_reported(
     real_scale: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -117,6 +117,7 @@ def test_a_change_is_found(
     assert failed(root, saved | changed, monkeypatch) == cases
 
 
+@pytest.mark.slow
 def test_more_and_fewer_results_are_found(
     root: Path, saved: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -33,7 +33,7 @@ from ltx2rt.weights.sets.resolution import resolve
 LETTERS = {"19b": CONFIG_19B, "2.3": CONFIG_23}
 
 
-@pytest.fixture(scope="module", params=["19b", "2.3"])
+@pytest.fixture(scope="module", params=[pytest.param("19b", marks=pytest.mark.slow), "2.3"])
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     """A single file in official form."""
     config = LETTERS[request.param]

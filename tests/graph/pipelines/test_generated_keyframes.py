@@ -57,6 +57,7 @@ def test_both_stages_have_slots_and_the_second_starts_from_the_enlarged_ones(pac
     assert (second.denoise_mask == 1).all()
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on(pack: dict[str, Path], tmp_path: Path) -> None:
     pipeline = api.load("distilled", **pack)
     settings: dict[str, Any] = {**SMALL, "num_generated_keyframes": 2}

@@ -292,6 +292,7 @@ def test_contexts_of_a_trainer_and_files_without_contexts(files: Mapping[str, An
         pipeline.record_for(embedding=path, **settings)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on(files: Mapping[str, Any], tmp_path: Path) -> None:
     pipeline = api.load("hdr", **files["load"])
     settings = {"input": files["clip"], "embedding": files["embedding"], "seed": 3, "latents_only": True}
@@ -441,6 +442,7 @@ def test_previews_are_pictures_for_usual_screens(tmp_path: Path, toy: api.Pipeli
     np.testing.assert_allclose(previews[-1].picture(), srgb_of_acescct(codes), atol=1e-3)
 
 
+@pytest.mark.slow
 def test_edits_of_high_dynamic_range(tmp_path: Path) -> None:
     codes = np.random.default_rng(0).random((17, 64, 64, 3), np.float32) * 0.4 + 0.3
     folder, clip = (

@@ -24,7 +24,9 @@ RATES = Rates(1e9, 1e9)
 SMALL: dict[str, Any] = {"height": 128, "width": 128, "num_frames": 9}
 
 
-@pytest.mark.parametrize(("name", "more"), [("distilled", {}), ("one-stage", {"num_inference_steps": 1})])
+@pytest.mark.parametrize(
+    ("name", "more"), [("distilled", {}), pytest.param("one-stage", {"num_inference_steps": 1}, marks=pytest.mark.slow)]
+)
 def test_the_planned_stages_are_those_that_run(name: str, more: dict[str, Any], tmp_path: Path) -> None:
     pipeline = api.load(name)
     plan, assumed = pipeline.plan("a red circle", rates=RATES, **SMALL, **more)
@@ -182,7 +184,7 @@ def test_a_plan_draws_no_noise(monkeypatch: pytest.MonkeyPatch) -> None:
         load(name).plan("a red circle", rates=RATES, **SMALL)
 
 
-@pytest.mark.parametrize(("name", "steps"), [("two-stage-hq", 2), ("one-stage", 3)])
+@pytest.mark.parametrize(("name", "steps"), [("two-stage-hq", 2), pytest.param("one-stage", 3, marks=pytest.mark.slow)])
 def test_evaluations_are_those_that_run(name: str, steps: int, monkeypatch: pytest.MonkeyPatch) -> None:
     planned: list[int] = []
 

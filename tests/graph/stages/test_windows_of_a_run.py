@@ -228,7 +228,9 @@ def stop_at(window: int, stage: str, index: int) -> Callable[[Event], None]:
     return observe
 
 
-@pytest.mark.parametrize(("window", "stage", "index"), [(0, "denoise 2", 1), (1, "denoise 1", 3)])
+@pytest.mark.parametrize(
+    ("window", "stage", "index"), [pytest.param(0, "denoise 2", 1, marks=pytest.mark.slow), (1, "denoise 1", 3)]
+)
 def test_a_stopped_run_goes_on_inside_any_window(
     window: int, stage: str, index: int, model: None, tmp_path: Path
 ) -> None:
@@ -393,6 +395,7 @@ def test_latents_are_the_same_whether_their_frames_are_decoded_or_not(pack: dict
     np.testing.assert_array_equal(joined(pipeline(**settings)), frames)
 
 
+@pytest.mark.slow
 def test_the_noise_of_later_windows_does_not_depend_on_what_memory_allows(
     pack: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

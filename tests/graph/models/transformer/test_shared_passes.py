@@ -40,7 +40,7 @@ def test_no_bit_depends_on_what_passes_share(generation: str, dtype: mx.Dtype) -
 
 
 @pytest.mark.parametrize("case", ["mask", "parts", "no kept text keys", "samples", "other length", "frozen", "alone"])
-@pytest.mark.parametrize("size", [1, 3])
+@pytest.mark.parametrize("size", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_no_bit_depends_on_it_elsewhere(case: str, size: int) -> None:
     samples = 2 if case == "samples" else 1
     tokens = CUT_TOKENS if case == "parts" else 24

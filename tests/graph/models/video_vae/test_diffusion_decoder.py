@@ -499,6 +499,7 @@ def test_times_of_key_frames() -> None:
     assert KeyFrames(mx.zeros((1, 3, 1, 1, 128)), (1, 2, 3), 0).near((10, 20)) == [2]
 
 
+@pytest.mark.slow
 def test_tiles_with_key_frames_are_right_in_their_interiors() -> None:
     config = small()
     params, clip = Params(weights(config)), latent(4, 3, 4)
