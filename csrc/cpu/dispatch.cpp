@@ -67,7 +67,6 @@ Evaluation::Evaluation(mx::Primitive& primitive, const std::vector<mx::array>& i
     out.copy_shared_buffer(*donor);
   } else {
     out.set_data(mx::allocator::malloc(out.nbytes()));
-    prefer_large_pages(out.data<std::byte>(), static_cast<int64_t>(out.nbytes()));
   }
   for (const auto& input : inputs) encoder_.set_input_array(input);
   encoder_.set_output_array(out);
