@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import mlx.core as mx
 import pytest
+from refused_memory import NOT_SANITIZED
 
 from ltx2rt import _ext
 from ltx2rt.kernels import RopeTable, modulated_norm, quantized_linear, rope_attention
@@ -360,7 +361,7 @@ def test_a_traced_function_with_other_shapes_that_fit_is_right():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the address space, which only Linux does reliably")
-@pytest.mark.skipif("san" in os.environ.get("LD_PRELOAD", ""), reason="sanitizers do not survive refused memory")
+@NOT_SANITIZED
 def test_memory_that_is_refused_is_an_error_and_the_next_request_is_right():
     """Both what MLX allocates for outputs and what kernels take for themselves."""
     outcome = run_python("""

@@ -10,6 +10,7 @@ import sys
 import threading
 
 import pytest
+from refused_memory import NOT_SANITIZED
 
 from ltx2rt import _ext
 
@@ -281,7 +282,7 @@ def test_threads_that_outnumber_the_cores_do_not_spin():
 
 
 @LINUX
-@pytest.mark.skipif("san" in os.environ.get("LD_PRELOAD", ""), reason="sanitizers do not survive refused memory")
+@NOT_SANITIZED
 def test_a_refused_thread_leaves_those_that_there_are():
     """With room for a few stacks only, kernels go on with fewer threads and say so once."""
     code = (

@@ -1,0 +1,12 @@
+"""For tests in which memory or threads are refused."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+# A sanitizer's runtime is loaded before Python (.ci/sanitize).
+NOT_SANITIZED = pytest.mark.skipif(
+    "san" in os.environ.get("LD_PRELOAD", ""), reason="sanitizers do not survive refused memory; run it without"
+)
