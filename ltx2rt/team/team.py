@@ -266,10 +266,11 @@ class Team:
         try:
             return result.result(self._patience)
         except concurrent.futures.TimeoutError:
-            self._lost = f"no word from another machine for {self._patience:g} s"
+            silence = f"no word from another machine for {self._patience:g} s"
+            self._lost = silence  # until the other thread finds its connections shut
             self._group.give_up()
             raise MachineLost(
-                f"{self._lost}: it has stopped, or needs longer for its part; the same command on all machines, with "
+                f"{silence}: it has stopped, or needs longer for its part; the same command on all machines, with "
                 "--resume, continues, on any number of them. --patience SECONDS waits longer."
             ) from None
         finally:
