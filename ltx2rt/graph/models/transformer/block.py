@@ -197,7 +197,7 @@ def begun_self_attention(
     coming = (stream.start(values), stream.start(projected("to_k"))) if attends else None
     if attends and stream.share is not None and whole is not None:
         queries = linear(whole, params.at("to_q"))
-        mx.async_eval(queries)  # type: ignore[no-untyped-call]  # while keys and values are on their way
+        mx.async_eval(queries)  # type: ignore[no-untyped-call]  # no types in MLX's stub; keys and values are on their way
 
     def attended(where: slice, gathered: tuple[mx.array, mx.array] | None) -> mx.array:
         h = normed(where) if whole is None else whole
@@ -446,7 +446,7 @@ def run_block(
         if stream.share is None:
             attend(stream, begun(stream))
             if coming_first:
-                mx.async_eval(stream.x)  # type: ignore[no-untyped-call]
+                mx.async_eval(stream.x)  # type: ignore[no-untyped-call]  # MLX's stub gives no types
     for stream, finish in coming_first:
         attend(stream, finish)
     to_feed = enabled
@@ -462,7 +462,7 @@ def run_block(
         if coming is not None and video.enabled:  # the rest of the video does not need them
             video.x = video_x
             feed(video)
-            mx.async_eval(video.x)  # type: ignore[no-untyped-call]
+            mx.async_eval(video.x)  # type: ignore[no-untyped-call]  # MLX's stub gives no types
             video_x, to_feed = video.x, [audio]
         if to_audio:
             audio_x = exchange(
