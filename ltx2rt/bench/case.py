@@ -54,11 +54,13 @@ class Way:
         make: prepares the inputs of a share of the work and returns the call to be timed.
         shares: the shares it can do, falling from 1. A slow rival is timed on a smaller share.
         part: what a share is a part of, for the note in the row (``columns``).
+        follows_itself: a turn begins with a call that does not count: what a call reads ahead counts for the next one.
     """
 
     make: Callable[[float], Call]
     shares: Sequence[float] = (1.0,)
     part: str = ""
+    follows_itself: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,8 @@ class Prepared:
         inputs: what the ways share, for the ways that `rivals` adds; each kind of case says what its own are.
         fields: called when all is timed, gives what only cases of this kind have to say, by JSON field.
         clean: called at the very end, to remove what was made.
+        together: seconds of a call of `OURS` and of some other ways, which take turns within it, so that all of them
+            see the same machine; None: each call is timed by itself.
     """
 
     work: Work
@@ -78,6 +82,7 @@ class Prepared:
     inputs: Any = None
     fields: Callable[[], Mapping[str, Any]] = dict
     clean: Callable[[], None] = lambda: None  # a default
+    together: Callable[[], Mapping[str, float]] | None = None
 
 
 class Case(Protocol):

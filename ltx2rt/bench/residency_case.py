@@ -8,7 +8,8 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -67,12 +68,15 @@ class ResidencyCase:
 
     def prepare(self, wanted: Sequence[str]) -> Prepared:
         step = _Step(self)
-        ways = {OURS: Way(lambda share: step.call(step.chosen))}
+        ways = {OURS: Way(lambda share: step.call(step.chosen), follows_itself=self.drops_pages)}
         if self.resident:
-            ways[STREAMED] = Way(lambda share: step.call(step.streamed))
+            ways[STREAMED] = Way(lambda share: step.call(step.streamed), follows_itself=self.drops_pages)
         if MLX in wanted:
             ways[MLX] = Way(lambda share: step.plain(step.chosen))
-        return Prepared(step.work, ways, fields=step.fields, clean=step.clean)
+        # Where a block is read in a small part of the time in which one is computed, no way waits for what it reads or
+        # reads while the other one computes.
+        together = step.together if self.resident and not self.drops_pages else None
+        return Prepared(step.work, ways, fields=step.fields, clean=step.clean, together=together)
 
 
 class _Step:
@@ -88,6 +92,7 @@ class _Step:
         self._audio = random_modality(self._config.audio, audio, text, seed=2)
         self._task = _task(case.tokens, audio, text)
         self._streams: list[BlockStream] = []
+        self._models: dict[tuple[int, ...], Transformer] = {}
         self.chosen, self._budget = self._within(case.resident)
         self.streamed, _ = self._within(0)
         shape = CallShape(case.tokens, audio, text)
@@ -102,20 +107,26 @@ class _Step:
         budget = free.least_budget(need)
         return Ledger(budget, 0).choose(denoise_options(self._checkpoint, self._config, self._task)), budget
 
-    def _model(self, need: Need) -> tuple[Transformer, BlockStream | None]:
+    def _model(self, need: Need) -> Transformer:
+        streamed = need.settings["streamed"]
+        if streamed not in self._models:
+            self._models[streamed] = self._loaded(need)
+        return self._models[streamed]
+
+    def _loaded(self, need: Need) -> Transformer:
         streamed, specs = need.settings["streamed"], block_specs(self._config, **_BOTH)
         held = resident_specs(self._config, **_BOTH)
         for index, block in enumerate(specs):
             held += [] if index in streamed else block
         params = Params(self._checkpoint.load("transformer", held))
         if not streamed:
-            return Transformer(self._config, params), None
+            return Transformer(self._config, params)
         stream = self._checkpoint.stream(
             "transformer", [specs[index] for index in streamed], depth=need.settings["depth"]
         )
         self._streams.append(stream)
         blocks = partly_streamed(params, streamed, stream, "float")
-        return Transformer(self._config, params, blocks=self._dropping(blocks)), stream
+        return Transformer(self._config, params, blocks=self._dropping(blocks))
 
     def _dropping(self, blocks: Callable[[int], Params]) -> Callable[[int], Params]:
         if not self._case.drops_pages:
@@ -130,7 +141,7 @@ class _Step:
 
     def call(self, need: Need) -> Callable[[], mx.array]:
         """A step: both velocities as one vector."""
-        model, _ = self._model(need)
+        model = self._model(need)
 
         def step() -> mx.array:
             velocities = model(self._video, self._audio)
@@ -139,6 +150,28 @@ class _Step:
             return vector
 
         return step
+
+    def together(self) -> dict[str, float]:
+        """Seconds of a step of both ways, which take turns part by part.
+
+        A step takes many seconds, in which a machine that others use changes by more than the ways differ.
+        """
+        seconds = dict.fromkeys((OURS, STREAMED), 0.0)
+        steps = {OURS: self._parts(self._model(self.chosen)), STREAMED: self._parts(self._model(self.streamed))}
+        for number in range(LAYERS + 2):
+            for name in (OURS, STREAMED) if number % 2 else (STREAMED, OURS):
+                start = time.perf_counter()
+                next(steps[name])
+                seconds[name] += time.perf_counter() - start
+        return seconds
+
+    def _parts(self, model: Transformer) -> Iterator[object]:
+        """A step: what comes before the blocks, each of these, and what comes after them."""
+        for streams in model.states(self._video, self._audio):
+            yield streams
+        velocities = [velocity for velocity in model.velocities(streams) if velocity is not None]
+        mx.eval(velocities)
+        yield velocities
 
     def plain(self, need: Need) -> Callable[[], mx.array]:
         step = self.call(need)

@@ -15,6 +15,7 @@ import numpy as np
 
 from ltx2rt.errors import CheckpointError
 from ltx2rt.kernels.host import writable_view
+from ltx2rt.kernels.uninitialized import uninitialized
 from ltx2rt.types import Array
 from ltx2rt.weights.block_types import BLOCK_TYPES, raw_shape
 from ltx2rt.weights.finite import require_finite
@@ -173,7 +174,7 @@ class TensorSource(ABC):
             return to_mlx(self.raw(name, finite=finite), info.dtype, where)
         check_dimensions(shape, where)
         # The file is read straight into the array's own memory, so that a weight never exists twice.
-        array = mx.zeros(shape, dtype=dtype)
+        array = uninitialized(shape, dtype)
         items = writable_view(array)
         self.read_into(name, bytes_of(items))
         if finite:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ltx2rt.bench import runner
-from ltx2rt.bench.case import MLX, OURS, REFERENCE, TORCH, Call, Prepared, Way, Work
+from ltx2rt.bench.case import MLX, OURS, REFERENCE, STREAMED, TORCH, Call, Prepared, Way, Work
 from ltx2rt.bench.machine import Ceilings, Machine
 from ltx2rt.bench.runner import Row, run_case
 
@@ -207,3 +207,34 @@ def test_with_little_time_a_share_is_timed_before_a_larger_one_is_begun(
     row = run_case(case, machine, Rates(1e12), (REFERENCE,), 1, limits=runner.Limits.within(5.0))  # type: ignore[arg-type]
     assert set(calls[REFERENCE]) == {0.25}
     assert row.notes == ["reference on 1/4 of the parts, scaled"]
+
+
+def test_ways_that_take_turns_within_a_call_are_not_timed_again(machine: Machine) -> None:
+    calls: dict[str, list[float]] = {OURS: [], STREAMED: [], MLX: []}
+    case = scripted(calls, {STREAMED: (1.0,), MLX: (1.0,)})
+    rounds: list[int] = []
+
+    def together() -> dict[str, float]:
+        rounds.append(len(rounds) + 1)
+        return {OURS: float(rounds[-1]), STREAMED: 2.0 * rounds[-1]}
+
+    case.prepare = lambda wanted: Prepared(case.work, case.ways, together=together)  # type: ignore[method-assign]
+    row = run_case(case, machine, Rates(1e12), (MLX,), 3)  # type: ignore[arg-type]
+    assert row.seconds == [1.0, 2.0, 3.0]
+    assert row.rivals[STREAMED] == [2.0, 4.0, 6.0]
+    assert row.as_dict()["ratio_streamed"] == 0.5
+    assert calls == {OURS: [1.0], STREAMED: [1.0], MLX: [1.0] * 4}  # once before the clock starts
+
+
+def test_a_turn_may_begin_with_a_call_that_does_not_count(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(runner.time, "perf_counter", lambda: clock[0])
+    taken = iter([100.0, 100.0, 3.0, 100.0, 5.0])
+
+    def call() -> np.ndarray:
+        clock[0] += next(taken)
+        return np.ones(2, dtype=np.float32)
+
+    case = Scripted({OURS: Way(lambda share: call, follows_itself=True)})
+    row = run_case(case, machine, Rates(1e12), (), 2)  # type: ignore[arg-type]
+    assert row.seconds == [3.0, 5.0]

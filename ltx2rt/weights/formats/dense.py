@@ -8,6 +8,7 @@ import mlx.core as mx
 import numpy as np
 
 from ltx2rt.kernels.host import to_numpy, writable_view
+from ltx2rt.kernels.uninitialized import uninitialized
 from ltx2rt.types import Array, LinearWeight
 from ltx2rt.weights.formats.linear_format import FLOATS, Encoding, LinearFormat, Stored, slabs
 from ltx2rt.weights.tensor_source import DTYPES, check_dimensions, to_mlx, widen
@@ -43,7 +44,7 @@ class Dense(LinearFormat):
         if kind is None or raw.size == 0:
             return to_mlx(raw.copy(), dtype, stored.where)
         check_dimensions(raw.shape, stored.where)
-        array = mx.zeros(raw.shape, dtype=kind)
+        array = uninitialized(raw.shape, kind)
         writable_view(array)[...] = raw
         return array.view(mx.bfloat16) if dtype == "BF16" else array
 

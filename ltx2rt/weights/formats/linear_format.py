@@ -15,6 +15,7 @@ import numpy as np
 
 from ltx2rt.errors import CheckpointError
 from ltx2rt.kernels.host import from_numbers, writable_view
+from ltx2rt.kernels.uninitialized import uninitialized
 from ltx2rt.types import Array, LinearWeight
 from ltx2rt.weights.finite import SMALL_VALUES, require_finite
 from ltx2rt.weights.safetensors import SelectedRows
@@ -292,7 +293,7 @@ class ExpandedFormat(LinearFormat):
 
     def values(self, stored: Stored, shape: tuple[int, ...]) -> mx.array:
         check_dimensions(shape, stored.where)
-        result = mx.zeros(shape, dtype=mx.float32)
+        result = uninitialized(shape, mx.float32)
         if result.size:
             self._decode(stored, shape, slabs(shape), writable_view(result))
         return result
@@ -313,7 +314,7 @@ class ExpandedFormat(LinearFormat):
 
     def values_rows(self, stored: Stored, shape: tuple[int, ...], rows: Sequence[int]) -> mx.array:
         check_dimensions(shape, stored.where)
-        result = mx.zeros((len(rows), *shape[1:]), dtype=mx.float32)
+        result = uninitialized((len(rows), *shape[1:]), mx.float32)
         if result.size:
             self._decode(stored, shape, _some(rows, shape), writable_view(result))
         return result
@@ -326,7 +327,7 @@ class ExpandedFormat(LinearFormat):
     ) -> mx.array:
         """bfloat16 of ``parts`` of the rows of a tensor of ``shape``, together of shape ``expanded``."""
         check_dimensions(expanded, stored.where)
-        result = mx.zeros(expanded, dtype=mx.uint16)
+        result = uninitialized(expanded, mx.uint16)
         if result.size:
             self._decode(stored, shape, parts, writable_view(result).view(ml_dtypes.bfloat16))
         return result.view(mx.bfloat16)
@@ -419,7 +420,7 @@ def wrong_scales(encoding: Encoding, suffix: str, shapes: Sequence[tuple[int, ..
 
 def made_of_slabs(shape: tuple[int, ...], dtype: mx.Dtype, rows_of: Callable[[Rows], Array]) -> mx.array:
     """An array whose rows a function gives, some at a time."""
-    result = mx.zeros(shape, dtype=dtype)
+    result = uninitialized(shape, dtype)
     if result.size == 0:
         return result
     items = writable_view(result)

@@ -11,6 +11,7 @@ import numpy as np
 
 from ltx2rt.errors import CheckpointError
 from ltx2rt.kernels.host import writable_view
+from ltx2rt.kernels.uninitialized import uninitialized
 from ltx2rt.types import Array
 from ltx2rt.weights.block_types import BLOCK_TYPES
 from ltx2rt.weights.finite import require_finite
@@ -159,7 +160,7 @@ class OfficialTensors(TensorSource):
         if dtype is None or info.size == 0:
             return to_mlx(raw, info.dtype, self.where(name))
         check_dimensions(info.shape, self.where(name))
-        array = mx.zeros(info.shape, dtype=dtype)
+        array = uninitialized(info.shape, dtype)
         writable_view(array)[...] = raw
         return array.view(mx.bfloat16) if info.dtype == "BF16" else array
 

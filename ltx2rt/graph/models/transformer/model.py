@@ -130,7 +130,12 @@ class Transformer:
 
         Source: Lightricks/LTX-2 ltx_core/model/transformer/model.py @ v1.2.0.
         """
-        *_, (video_stream, audio_stream) = self.states(video, audio, perturbations)
+        *_, streams = self.states(video, audio, perturbations)
+        return self.velocities(streams)
+
+    def velocities(self, streams: Streams) -> Velocities:
+        """What a call gives, of the streams after the last block."""
+        video_stream, audio_stream = streams
         return self._velocity(video_stream), self._velocity(audio_stream)
 
     def states(
@@ -197,8 +202,8 @@ class Transformer:
                     kept = _kept(left_out, index, len(left_out))
                     self._run(index, block, together, kept, samples=len(states))
         found: dict[int, Velocities] = {}
-        for states, (own_video, own_audio) in held:
-            both = self._velocity(own_video), self._velocity(own_audio)
+        for states, together in held:
+            both = self.velocities(together)
             for place, of_state in enumerate(states):
                 pair = state_of(both[0], place, len(states)), state_of(both[1], place, len(states))
                 found |= dict.fromkeys(of_state, pair)
