@@ -108,7 +108,7 @@ const CodeKernels& code_kernels() {
       .tiles = {4, kTileHeight, prepare_tiles<TileQuads>, pack_quad_tiles<>, multiply_tiles<TileQuads>, 64,
                 multiply_few_quad_tiles},
       .row_tiles = {4, kTileHeight, prepare_tile_columns<TileQuads>, nullptr, nullptr, kTileHeight,
-                    multiply_row_tiles<TileQuads, StoredTiles<TileQuads>>}};
+                    multiply_row_tiles<TileQuads, StoredTiles<TileQuads>>, kAnyDepth}};
 #else
       .has_tiles = false,
       .tiles = {},

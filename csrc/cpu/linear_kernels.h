@@ -74,7 +74,10 @@ struct LinearLoops {
   int64_t few_rows;
   void (*multiply_few)(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t k, const float* a, int64_t rows, float* c,
                        int64_t ldc, bool add);
+  // Most k that multiply_few takes; a then holds the depth blocks of the rows one after the other.
+  int64_t few_depth = kDepthBlock;
 };
+constexpr int64_t kAnyDepth = int64_t{1} << 48;
 
 struct LinearKernels {
   int64_t panel_columns;
@@ -90,8 +93,8 @@ struct LinearKernels {
   // What pairs are for, multiplied in tiles, where those are in use (isa.h).
   bool has_tiles;
   LinearLoops tiles;
-  // Tiles of at most few_rows rows, with the same bits, that take weights of bf16 and e4m3 as they lie in memory. These
-  // loops have multiply_few alone.
+  // Tiles of at most few_rows rows, with the same bits, for weights that has_row_tiles. These loops have multiply_few
+  // alone.
   LinearLoops row_tiles;
   // Codes of n contiguous values and their scale (see quantized_linear in csrc/quantized_linear.h).
   float (*quantise)(FloatType type, const void* from, int64_t n, int8_t* to);
@@ -105,6 +108,24 @@ struct LinearKernels {
   void (*make_levels)(const float* table, int8_t* levels);
   void (*finish)(const LinearEpilogue& epilogue, const float* sums, void* out, int64_t n);
 };
+
+// Whether weights are multiplied in tiles as they lie in memory, or decoded row by row, so that none is transposed.
+constexpr bool has_row_tiles(WeightFormat format) {
+  switch (format) {
+    case WeightFormat::bf16:
+    case WeightFormat::e4m3:
+    case WeightFormat::int8_rows:
+    case WeightFormat::q8_0:
+    case WeightFormat::q4_k:
+    case WeightFormat::q5_k:
+    case WeightFormat::q6_k:
+    case WeightFormat::nvfp4:
+    case WeightFormat::mxfp8:
+      return true;
+    default:
+      return false;
+  }
+}
 
 LTX2RT_DISPATCH(const LinearKernels&, linear_kernels)
 

@@ -387,10 +387,40 @@ void multiply_few_tiles(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t k
 // LinearLoops::multiply_few of tiles that take rows of weights.
 void multiply_weight_rows(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t k, const float* a, int64_t rows,
                           float* c, int64_t ldc, bool add) {
-  if (w.format == WeightFormat::e4m3) {
-    return multiply_row_tiles<TilePairs, E4m3Tiles>(w, n0, k0, k, a, rows, c, ldc, add);
+  const auto multiply = [&]<typename Tiles>(int64_t count) {
+    if (count > 0) multiply_row_tiles<TilePairs, Tiles>(w, n0, k0, count, a, rows, c, ldc, add);
+  };
+  // Groups of 16 and 32 that fill no depth block are decoded one by one.
+  const auto multiply_blocks = [&]<typename Rows>() {
+    const int64_t whole = k / kDepthBlock * kDepthBlock;
+    multiply.operator()<ExpandedTiles<Rows>>(whole);
+    k0 += whole;
+    a += whole / TilePairs::kValues * rows;
+    add = add || whole > 0;
+    multiply.operator()<ExpandedTiles<RowsOfAny<1>>>(k - whole);
+  };
+  switch (w.format) {
+    case WeightFormat::bf16:
+      return multiply.operator()<StoredTiles<TilePairs>>(k);
+    case WeightFormat::e4m3:
+      return multiply.operator()<ExpandedTiles<CodeRows<E4m3Table>>>(k);
+    case WeightFormat::int8_rows:
+      return multiply.operator()<ExpandedTiles<CodeRows<Int8Table>>>(k);
+    case WeightFormat::q4_k:
+      return multiply.operator()<ExpandedTiles<RowsOfQ4>>(k);
+    case WeightFormat::q5_k:
+      return multiply.operator()<ExpandedTiles<RowsOfQ5>>(k);
+    case WeightFormat::q6_k:
+      return multiply.operator()<ExpandedTiles<RowsOfQ6>>(k);
+    case WeightFormat::q8_0:
+      return multiply_blocks.operator()<RowsOfQ80>();
+    case WeightFormat::nvfp4:
+      return multiply_blocks.operator()<RowsOfNvfp4>();
+    case WeightFormat::mxfp8:
+      return multiply_blocks.operator()<RowsOfMxfp8>();
+    default:  // has_row_tiles
+      return;
   }
-  multiply_row_tiles<TilePairs, StoredTiles<TilePairs>>(w, n0, k0, k, a, rows, c, ldc, add);
 }
 #endif
 
@@ -419,7 +449,7 @@ const LinearKernels& linear_kernels() {
       .tiles = {2, kTileHeight, prepare_tiles<TilePairs>, pack_tiles<>, multiply_tiles<TilePairs>, 64,
                 multiply_few_tiles},
       .row_tiles = {2, kTileHeight, prepare_tile_columns<TilePairs>, nullptr, nullptr, kTileHeight,
-                    multiply_weight_rows},
+                    multiply_weight_rows, kAnyDepth},
 #else
       .has_tiles = false,
       .tiles = {},

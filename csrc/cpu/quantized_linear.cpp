@@ -45,8 +45,8 @@ const cpu::LinearLoops& loops_for(WeightFormat format, cpu::FloatType x_type, bo
   const bool wide = format == WeightFormat::f32 || format == WeightFormat::f16;
   if (!kernels.has_pairs || wide || x_type != cpu::FloatType::bf16) return kernels.values;
   if (kernels.has_tiles && cpu::tiles_in_use()) {
-    const bool as_stored = format == WeightFormat::bf16 || format == WeightFormat::e4m3;
-    return as_stored && rows <= kernels.row_tiles.few_rows ? kernels.row_tiles : kernels.tiles;
+    const bool by_rows = cpu::has_row_tiles(format) && rows <= kernels.row_tiles.few_rows;
+    return by_rows ? kernels.row_tiles : kernels.tiles;
   }
   const bool split = kernels.has_split_pairs && cpu::pairs_are_slow() && rows > kernels.pairs.few_rows;
   return split ? kernels.split_pairs : kernels.pairs;
@@ -226,10 +226,11 @@ void Product::multiply(const float* a, int64_t stride, int64_t count, int64_t n0
   const auto& loops = this->loops();
   const int64_t step = cpu::linear_kernels().panel_columns, words = block_words();
   if (count <= loops.few_rows) {
+    const int64_t most = count == stride ? loops.few_depth : kDepthBlock;
     for (int64_t n = 0; n < columns; n += step) {
-      for (int64_t k0 = 0; k0 < depth; k0 += kDepthBlock) {
-        loops.multiply_few(weight, n0 + n, k0, std::min(kDepthBlock, depth - k0), a + k0 / kDepthBlock * stride * words,
-                           count, sums + n, lds, k0 > 0);
+      for (int64_t k0 = 0; k0 < depth; k0 += most) {
+        loops.multiply_few(weight, n0 + n, k0, std::min(most, depth - k0), a + k0 / kDepthBlock * stride * words, count,
+                           sums + n, lds, k0 > 0);
       }
     }
     return;

@@ -1,16 +1,16 @@
 // Products of few rows in Intel's AMX tiles that take rows of weights as they lie in memory, for *_simd.cpp files.
 #pragma once
 
+#include "csrc/cpu/expanded_rows.h"
 #include "csrc/cpu/float_rows.h"
 #include "csrc/cpu/linear_tiles.h"
 #include "csrc/cpu/transpose_words.h"
-#include "csrc/cpu/wide_lines.h"
 
 namespace ltx2rt::cpu::LTX2RT_ISA {
 
 #ifdef LTX2RT_TILES
 
-// 16 rows of W are the rows of a tile, words of x its columns, so that nothing that is read has to be transposed. With
+// 16 rows of W are the rows of a tile, words of x its columns, so that nothing has to be transposed. With
 // its sides exchanged a product of tiles adds the same values in the same order: a sum has the bits of multiply_tiles.
 
 // LinearLoops::prepare: rows interleaved word by word, filled up with zeros to whole tiles.
@@ -32,38 +32,6 @@ struct TileRows {
   int64_t stride;
 };
 
-// Part of a depth block of the rows of W that are columns of a panel. Those beyond N repeat the last one.
-class WeightRows {
- public:
-  // From byte `first` of each row on, `bytes` of them.
-  WeightRows(const WeightMatrix& w, int64_t n0, int64_t first, int64_t bytes)
-      : rows_((const char*)w.values + n0 * w.row_bytes + first),
-        row_bytes_(w.row_bytes),
-        count_(smaller(kPanelColumns, w.columns - n0)),
-        bytes_(bytes),
-        in_row_(w.row_bytes - first) {}
-
-  // Whether the line at byte `at` is there in every row.
-  bool whole(int64_t at) const { return count_ == kPanelColumns && at + kTileLine <= bytes_; }
-  TileRows line(int64_t at) const { return {rows_ + at, rows_ + at + kTileHeight * row_bytes_, row_bytes_}; }
-  // That line of row i, filled up with zeros.
-  __m512i part(int64_t i, int64_t at) const {
-    const __mmask64 chosen = bytes_ - at < kTileLine ? ((__mmask64)1 << (bytes_ - at)) - 1 : kAll;
-    return _mm512_maskz_loadu_epi8(chosen, rows_ + smaller(i, count_ - 1) * row_bytes_ + at);
-  }
-  // Fetches what is needed some lines after that at `at`; lines of the next columns follow the last ones of these.
-  void fetch_ahead(int64_t at) const {
-    const int64_t ahead = at + kAheadBytes;
-    const char* line = rows_ + (ahead < in_row_ ? ahead : ahead + (kPanelColumns - 1) * row_bytes_);
-#pragma GCC unroll 4
-    for (int64_t i = 0; i < kPanelColumns; ++i) _mm_prefetch(line + i * row_bytes_, _MM_HINT_T1);
-  }
-
- private:
-  const char* rows_;
-  int64_t row_bytes_, count_, bytes_, in_row_;
-};
-
 // Tiles of weights that are words already.
 template <typename Words>
 class StoredTiles {
@@ -74,7 +42,7 @@ class StoredTiles {
   // Those whose words begin at byte `at` of the rows of words.
   TileRows at(int64_t at) {
     rows_.fetch_ahead(at);
-    if (rows_.whole(at)) return rows_.line(at);
+    if (rows_.whole(at)) return {rows_.line(at), rows_.line(at) + kTileHeight * rows_.stride(), rows_.stride()};
     for (int64_t i = 0; i < kPanelColumns; ++i) _mm512_store_si512(copies_ + i * kTileLine, rows_.part(i, at));
     return {copies_, copies_ + kTileHeight * kTileLine, kTileLine};
   }
@@ -84,33 +52,41 @@ class StoredTiles {
   alignas(64) char copies_[kPanelColumns * kTileLine];
 };
 
-// Tiles of E4M3 codes as pairs of bfloat16, two along k from each line of codes.
-class E4m3Tiles {
+// Tiles of weights that are decoded, some lines of each row at a time (expanded_rows.h). While some are multiplied the next
+// ones are decoded, a part of the rows with each tile: a product waits neither for what was just stored nor for the one
+// before it.
+template <typename Rows>
+class ExpandedTiles {
  public:
-  E4m3Tiles(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t k) : rows_(w, n0, k0, k) {}
+  ExpandedTiles(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t k) : w_(w), n0_(n0), k0_(k0), k_(k) {
+    expand(0, 0, kPanelColumns);
+  }
 
   TileRows at(int64_t at) {
-    const int64_t half = at / kTileLine % 2;
-    if (half == 0) expand(at / 2);
-    return {pairs_[half], pairs_[half] + kTileHeight * kTileLine, kTileLine};
+    constexpr int64_t kLines = Rows::kLines, kShare = kPanelColumns / kLines;
+    const int64_t line = at / kTileLine, part = line % kLines, next = line - part + kLines;
+    if (next * kLineValues < k_) expand(next, part * kShare, (part + 1) * kShare);
+    const char* tile = lines_[line / kLines % 2][part];
+    return {tile, tile + kTileHeight * kTileLine, kTileLine};
   }
 
  private:
-  void expand(int64_t at) {
-    static const E4m3Table shared_table;
-    const E4m3Table table = shared_table;
-    rows_.fetch_ahead(at);
-    for (int64_t i = 0; i < kPanelColumns; ++i) {
-      __m512i first, second;
-      table.expand_row(rows_.part(i, at), &first, &second);
-      _mm512_store_si512(pairs_[0] + i * kTileLine, first);
-      _mm512_store_si512(pairs_[1] + i * kTileLine, second);
+  void expand(int64_t line, int64_t first, int64_t last) {
+    constexpr int64_t kBlockLines = kDepthBlock / kLineValues;
+    static_assert(kBlockLines % Rows::kLines == 0 && kPanelColumns % Rows::kLines == 0);
+    if (line % kBlockLines == 0 && first == 0) {
+      const int64_t done = line * kLineValues;
+      rows_.begin(w_, n0_, k0_ + done, smaller(kDepthBlock, k_ - done));
     }
+    rows_.expand(line % kBlockLines, first, last, lines_[line / Rows::kLines % 2][0]);
   }
 
-  WeightRows rows_;
-  alignas(64) char pairs_[2][kPanelColumns * kTileLine];
+  const WeightMatrix& w_;
+  int64_t n0_, k0_, k_;
+  Rows rows_;
+  alignas(64) char lines_[2][Rows::kLines][kPanelColumns * kTileLine];
 };
+static_assert(kTileLine == kLineBytes);
 
 // A square of sums the other way round: `rows` rows of c are columns of the tile, or back.
 inline void load_tile_sums(const float* c, int64_t ldc, int64_t rows, float* tile) {
@@ -126,7 +102,8 @@ inline void store_tile_sums(const float* tile, float* c, int64_t ldc, int64_t ro
   for (int64_t r = 0; r < rows; ++r) _mm512_storeu_si512(c + r * ldc, words[r]);
 }
 
-// LinearLoops::multiply_few for at most kTileHeight rows.
+// LinearLoops::multiply_few for at most kTileHeight rows and any k: configuring tiles takes as long as reading a depth
+// block, and sums that stay in them are the same.
 template <typename Words, typename Tiles>
 __attribute__((target("amx-tile,amx-bf16,amx-int8"))) void multiply_row_tiles(const WeightMatrix& w, int64_t n0,
                                                                               int64_t k0, int64_t k, const float* a,

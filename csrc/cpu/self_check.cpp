@@ -319,7 +319,6 @@ std::string check_linear(const KernelTables& kernels, const KernelTables& portab
                                       FloatType::bf16, x.data(), false);
         const double sum = static_cast<double>(count) * largest(format);
         const auto& linear = kernels.linear;
-        const bool as_stored = format == WeightFormat::bf16 || format == WeightFormat::e4m3;
         const struct {
           const char* name;
           bool there;
@@ -328,7 +327,7 @@ std::string check_linear(const KernelTables& kernels, const KernelTables& portab
                     {" pairs", linear.has_pairs, linear.pairs},
                     {" split pairs", linear.has_split_pairs, linear.split_pairs},
                     {" tiles", linear.has_tiles, linear.tiles},
-                    {" tiles of few rows", linear.has_tiles && as_stored, linear.row_tiles}};
+                    {" tiles of few rows", linear.has_tiles && has_row_tiles(format), linear.row_tiles}};
         for (const auto& [name, there, loops] : ways) {
           const bool wide = format == WeightFormat::f32 || format == WeightFormat::f16, narrow = *name != '\0';
           // Values of more bits than bfloat16 has are rounded in pairs.

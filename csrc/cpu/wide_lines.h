@@ -31,6 +31,11 @@ inline __attribute__((always_inline)) __m512i in_pair_order(__m512i codes) {
   return _mm512_maskz_shuffle_epi8(kAll, codes, order);
 }
 
+// Every second eight of the 64 codes of a row: unpacking takes those together.
+inline __attribute__((always_inline)) __m512i in_row_order(__m512i codes) {
+  return _mm512_maskz_permutexvar_epi64(0xff, _mm512_set_epi64(7, 3, 6, 2, 5, 1, 4, 0), codes);
+}
+
 // The bfloat16 values of 128 codes by table: their low and their high bytes.
 struct ByteTables {
   __m512i low[2], high[2];
@@ -61,8 +66,7 @@ struct E4m3Table : ByteTables {
   }
   // 64 codes of a row as the pairs of its first 32 values and of the others.
   inline __attribute__((always_inline)) void expand_row(__m512i codes, __m512i* first, __m512i* second) const {
-    const __m512i order = _mm512_set_epi64(7, 3, 6, 2, 5, 1, 4, 0);  // unpacking takes every second eight of them
-    look_up(_mm512_maskz_permutexvar_epi64(0xff, order, codes), first, second);
+    look_up(in_row_order(codes), first, second);
   }
 
  private:

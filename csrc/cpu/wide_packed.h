@@ -177,9 +177,11 @@ struct WideQ6K : WideKBlock {
   __m512i lines[3][16];  // low bits of each half, high bits of both
   __m512 factors[kGroups];
   // 256 scales, and codes as 0.5 + code / 256: zero is -32 scales.
+  static constexpr float kZeroRatio = -0.5f - 32.0f / 256.0f;
   struct Factors : PairFactors {
-    explicit Factors(__m512 scale) : PairFactors(scale, -0.5f - 32.0f / 256.0f) {}
+    explicit Factors(__m512 scale) : PairFactors(scale, kZeroRatio) {}
   };
+  static ColumnFactors column_factors(__m512 scale) { return {scale, (__m512)((Vec)scale * splat(kZeroRatio))}; }
 
   inline __attribute__((always_inline)) void load(const char* const* rows) {
     load_factors(rows);
@@ -227,6 +229,13 @@ struct WideNvfp4 {
     transpose_words(lines[1]);
   }
   inline __attribute__((always_inline)) void load_scales(const char* const* rows, const E4m3Table& table) {
+    Vec halves[kGroups];
+    load_half_scales(rows, table, halves);
+    // Codes are twice the value plus kE2m1Zero.
+    for (int g = 0; g < kGroups; ++g) factors[g] = code_factors(halves[g], halves[g] * splat(-(float)kE2m1Zero));
+  }
+  static inline __attribute__((always_inline)) void load_half_scales(const char* const* rows, const E4m3Table& table,
+                                                                     Vec* halves) {
     __m512i words[4];
     load_headers(rows, 0, words);
     for (int i = 0; i < 4; ++i) {
@@ -234,9 +243,7 @@ struct WideNvfp4 {
       table.expand(words[i], &pairs[0], &pairs[1]);  // 2^-8 of the values
       for (int j = 0; j < 4; ++j) {
         const VecU word = (VecU)pairs[j / 2];
-        const Vec scale = (Vec)(j % 2 == 0 ? word << 16 : word & 0xffff0000);
-        // Codes are twice the value plus kE2m1Zero.
-        factors[4 * i + j] = code_factors(scale * splat(128.0f), scale * splat(-128.0f * kE2m1Zero));
+        halves[4 * i + j] = (Vec)(j % 2 == 0 ? word << 16 : word & 0xffff0000) * splat(128.0f);
       }
     }
   }
@@ -260,6 +267,7 @@ struct WideNvfp4 {
 struct RowAddresses {
   const char* at[kPanelColumns];
 
+  RowAddresses() = default;
   RowAddresses(const WeightMatrix& w, const void* from, int64_t row_bytes, int64_t n0, int64_t first) {
     for (int64_t i = 0; i < kPanelColumns; ++i) {
       at[i] = (const char*)from + (n0 + i < w.columns ? n0 + i : w.columns - 1) * row_bytes + first;
@@ -363,7 +371,9 @@ struct WideQ80 {
     for (int line = 0; line < 4; ++line) transpose_line(rows, 64 * line, words + 16 * line);
     load_headers(rows, 256, words + 64);
   }
-  static PairFactors factors(Vec scale) { return PairFactors((__m512)scale, -32768.0f - 128.0f); }
+  static constexpr float kZeroRatio = -32768.0f - 128.0f;
+  static PairFactors factors(Vec scale) { return PairFactors((__m512)scale, kZeroRatio); }
+  static ColumnFactors column_factors(Vec scale) { return {(__m512)scale, (__m512)(scale * splat(kZeroRatio))}; }
   static inline __attribute__((always_inline)) void pairs(__m512i word, const PairFactors& f, __m512i* pairs) {
     scaled_pairs<CodeRange::kByte>((__m512i)((VecU)word ^ 0x80808080), f, pairs);
   }
@@ -420,7 +430,15 @@ struct Int8Table : ByteTables {
 
   // Four values of each of 16 columns as two words of pairs.
   inline __attribute__((always_inline)) void expand(__m512i codes, __m512i* first, __m512i* second) const {
-    codes = in_pair_order(codes);
+    look_up(in_pair_order(codes), first, second);
+  }
+  // 64 values of a row as the pairs of its first 32 values and of the others.
+  inline __attribute__((always_inline)) void expand_row(__m512i codes, __m512i* first, __m512i* second) const {
+    look_up(in_row_order(codes), first, second);
+  }
+
+ private:
+  inline __attribute__((always_inline)) void look_up(__m512i codes, __m512i* first, __m512i* second) const {
     const __m512i magnitudes = _mm512_maskz_abs_epi8(kAll, codes);
     const __m512i lows = _mm512_permutex2var_epi8(low[0], magnitudes, low[1]);
     __m512i highs = _mm512_permutex2var_epi8(high[0], magnitudes, high[1]);
@@ -493,13 +511,14 @@ struct WideMxfp8 {
     }
     return outside == 0;
   }
+  static inline __attribute__((always_inline)) __m512i scaled(__m512i pairs, const Exponent& e) {
+    return _mm512_maskz_add_epi16(_mm512_test_epi16_mask(pairs, e.keep), pairs, e.add);
+  }
   inline __attribute__((always_inline)) void pairs(const E4m3Table& table, __m512i word, const Exponent& e,
                                                    __m512i* pairs) const {
     table.expand(word, &pairs[0], &pairs[1]);
 #pragma GCC unroll 2
-    for (int i = 0; i < 2; ++i) {
-      pairs[i] = _mm512_maskz_add_epi16(_mm512_test_epi16_mask(pairs[i], e.keep), pairs[i], e.add);
-    }
+    for (int i = 0; i < 2; ++i) pairs[i] = scaled(pairs[i], e);
   }
 };
 

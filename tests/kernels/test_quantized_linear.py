@@ -411,6 +411,25 @@ def test_bits_depend_neither_on_threads_nor_on_other_rows(form, dtype):
         assert mx.array_equal(quantized_linear(x[rows], weight, activation="silu"), results[0][rows])
 
 
+def test_few_rows_have_the_bits_of_many_with_odd_scales_and_codes():
+    """NaN, zero, and exponents beyond those that can be added to a value's: in whole depth blocks and after them."""
+    n, k = 45, 2 * 256 + 32
+    scales = np.full((n, k // 32), 127, np.uint8)
+    scales[3, 2], scales[4, 5], scales[33, 9], scales[44, -1] = 0, 250, 3, 250
+    codes = np.array(make_weight("mxfp8", n, k).values)
+    codes[7, 70], codes[40, 300], codes[20, -1] = 0x7F, 0xFF, 0x7F
+    mxfp8 = LinearWeight("mxfp8", mx.array(codes), mx.array(scales))
+    nvfp4 = make_weight("nvfp4", n, k)
+    halves = np.array(nvfp4.scale)
+    halves[3, 2], halves[4, 17], halves[44, -1], halves[30, 3] = 0, 0x7F, 1, 0x80
+    x = normal((40, k), 3, mx.bfloat16)
+    for weight in (mxfp8, nvfp4._replace(scale=mx.array(halves))):
+        whole = quantized_linear(x, weight)
+        assert mx.isnan(whole).any(axis=0).sum().item() == (3 if weight is mxfp8 else 1)
+        for rows in (1, 2, 16):
+            assert mx.array_equal(quantized_linear(x[:rows], weight), whole[:rows], equal_nan=True)
+
+
 @pytest.mark.parametrize("size", [1.0, 2.0**-66], ids=["usual", "subnormal"])
 @pytest.mark.parametrize("k", [16, 31, 300])
 def test_any_number_of_rows_is_summed_alike(k, size):
