@@ -11,16 +11,24 @@ namespace ltx2rt::cpu::LTX2RT_ISA {
 
 // A line of words holds so many values that follow one another along k: those of one row of a tile.
 constexpr int64_t kLineBytes = 64, kLineValues = 32;
+// From the lines of one number to those of the next: lines of a row are not 4 KiB apart, which loads take for the same
+// address as stores before them.
+constexpr int64_t kLinesPitch = (kPanelColumns + 1) * kLineBytes;
 
 // The structs below expand the rows of W that are columns of a panel, one depth block after the other: begin(w, n0, k0, k)
 // is told which, and expand(line, first, last, to) then writes kLines lines from number `line` on, a multiple of kLines, of
-// columns [first, last), kPanelColumns lines of each number in turn. The values are those that the same format has in a
+// columns [first, last), lines of each number kLinesPitch from the next. The values are those that the same format has in a
 // panel (wide_packed.h), bit by bit.
 
 // How far ahead of a byte of the rows of a panel to fetch, `left` bytes before their end: lines of the next panel follow
 // the last ones of this.
 inline int64_t fetch_distance(int64_t row_bytes, int64_t left) {
   return kAheadBytes < left ? kAheadBytes : kAheadBytes + (kPanelColumns - 1) * row_bytes;
+}
+
+// The same for codes of scales, a byte for each group.
+inline int64_t scale_distance(int64_t groups, int64_t group) {
+  return group + kLineBytes < groups ? kLineBytes : kLineBytes + (kPanelColumns - 1) * groups;
 }
 
 // Part of a depth block of rows whose values have a byte each. Columns beyond N repeat the last one.
@@ -57,7 +65,7 @@ class WeightRows {
 };
 
 inline __attribute__((always_inline)) void put_line(char* to, int64_t line, int64_t column, __m512i words) {
-  _mm512_store_si512(to + (line * kPanelColumns + column) * kLineBytes, words);
+  _mm512_store_si512(to + line * kLinesPitch + column * kLineBytes, words);
 }
 
 // Lines of any packed format from value k on of a depth block of `count`, zeros beyond it.
@@ -70,7 +78,7 @@ __attribute__((noinline)) inline void put_decoded_lines(const WeightMatrix& w, i
     memset(values, 0, (size_t)wanted * sizeof(float));
     decode_packed(w, smaller(n0 + i, w.columns - 1), k0 + k, there, values);
     for (int64_t line = 0; line < lines; ++line) {
-      BF16* words = (BF16*)(to + (line * kPanelColumns + i) * kLineBytes);
+      BF16* words = (BF16*)(to + line * kLinesPitch + i * kLineBytes);
       for (int64_t j = 0; j < kLineValues; j += kLanes) store(words + j, load(values + line * kLineValues + j));
     }
   }
@@ -139,6 +147,8 @@ inline __m512i bytes_from(int first, int place) {
   return (__m512i)((kOrder + (uint32_t)first) << 8 * place);
 }
 
+typedef uint16_t Words __attribute__((vector_size(64)));
+
 inline __m512i bfloat16_line(const __m512* halves) { return (__m512i)_mm512_cvtne2ps_pbh(halves[1], halves[0]); }
 
 // Scales and zeros of Q4_K and Q5_K.
@@ -176,6 +186,7 @@ struct RowsOfQ4 : RowsOfKBlocks<WideQ4K::kBytes> {
     for (int64_t i = first; i < last; ++i) {
       const char* codes_at = rows_.at[i] + 16 + 16 * line;
       _mm_prefetch(codes_at + ahead_, _MM_HINT_T1);
+      _mm_prefetch(codes_at + ahead_ + kLineBytes - 1, _MM_HINT_T1);  // blocks are no whole lines
       __m512i pairs[2];
 #pragma GCC unroll 2
       for (int two = 0; two < 2; ++two) {
@@ -184,8 +195,8 @@ struct RowsOfQ4 : RowsOfKBlocks<WideQ4K::kBytes> {
         for (int g = 0; g < 2; ++g) values[g] = factors_.apply((__m512)codes_as_floats, line + 2 * two + g, i);
         pairs[two] = bfloat16_line(values);
       }
-      const __m512i lows = (__m512i)with_bits((VecU)pairs[1] << 8 & 0xff00ff00, (VecU)pairs[0], 0x00ff00ff);
-      const __m512i highs = (__m512i)with_bits((VecU)pairs[0] >> 8 & 0x00ff00ff, (VecU)pairs[1], 0xff00ff00);
+      const __m512i lows = (__m512i)with_bits((VecU)((Words)pairs[1] << 8), (VecU)pairs[0], 0x00ff00ff);
+      const __m512i highs = (__m512i)with_bits((VecU)((Words)pairs[0] >> 8), (VecU)pairs[1], 0xff00ff00);
       const __m512i codes = in_row_order(_mm512_loadu_si512(codes_at));
       const auto look_up = [&](VecU placed, __m512i groups, int64_t line) {
         const __m512i bits = _mm512_set1_epi8(0x1e);
@@ -334,10 +345,11 @@ struct RowsOfNvfp4 {
   void begin(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t) {
     rows_ = RowAddresses(w, w.values, w.row_bytes, n0, k0 / 2);
     ahead_ = fetch_distance(w.row_bytes, w.row_bytes - (k0 + kDepthBlock) / 2);
-    const RowAddresses scales(w, w.scale, w.groups, n0, k0 / kGroups);
+    const int64_t first_group = k0 / kGroups, scales_ahead = scale_distance(w.groups, first_group);
+    const RowAddresses scales(w, w.scale, w.groups, n0, first_group);
     static const E4m3Table shared_table;
     for (int v = 0; v < kPanelVecs; ++v) {
-      for (int i = 0; i < 16; ++i) _mm_prefetch(scales.at[16 * v + i] + 64, _MM_HINT_T0);
+      for (int i = 0; i < 16; ++i) _mm_prefetch(scales.at[16 * v + i] + scales_ahead, _MM_HINT_T0);
       Vec halves[kGroups];
       WideNvfp4::load_half_scales(scales.at + 16 * v, shared_table, halves);
       for (int g = 0; g < kGroups; ++g) _mm512_store_ps(half_scale_[g] + v * kLanes, (__m512)halves[g]);
@@ -345,7 +357,6 @@ struct RowsOfNvfp4 {
   }
   void expand(int64_t line, int64_t first, int64_t last, char* to) const {
     const Vec codes = load(kE2m1Doubled);
-    typedef uint16_t Words __attribute__((vector_size(64)));
     // Byte i of 16 as the high byte of words 2 i and 2 i + 1, and by how much these are shifted.
     typedef uint32_t Order __attribute__((vector_size(64)));
     constexpr Order kLane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
@@ -384,9 +395,10 @@ struct RowsOfMxfp8 {
     plain_.begin(w, n0, k0, k);
     rows_ = WeightRows(w, n0, k0, k);
     decoded_ = false;
-    const RowAddresses scales(w, w.scale, w.groups, n0, k0 / kLineValues);
+    const int64_t first_group = k0 / kLineValues, scales_ahead = scale_distance(w.groups, first_group);
+    const RowAddresses scales(w, w.scale, w.groups, n0, first_group);
     for (int v = 0; v < kPanelVecs; ++v) {
-      for (int i = 0; i < 16; ++i) _mm_prefetch(scales.at[16 * v + i] + 64, _MM_HINT_T0);
+      for (int i = 0; i < 16; ++i) _mm_prefetch(scales.at[16 * v + i] + scales_ahead, _MM_HINT_T0);
       WideMxfp8 block;
       decoded_ = !block.load_scales(scales.at + 16 * v) || decoded_;
       for (int g = 0; g < WideMxfp8::kGroups; ++g) {

@@ -84,7 +84,7 @@ class ExpandedTiles {
   const WeightMatrix& w_;
   int64_t n0_, k0_, k_;
   Rows rows_;
-  alignas(64) char lines_[2][Rows::kLines][kPanelColumns * kTileLine];
+  alignas(64) char lines_[2][Rows::kLines][kLinesPitch];
 };
 static_assert(kTileLine == kLineBytes);
 
