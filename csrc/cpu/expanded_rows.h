@@ -338,7 +338,7 @@ struct RowsOfQ80 {
 };
 
 // nvfp4: values times scales are exact, so what lies in the high halves of the floats is all there is. 32 codes are looked
-// up among the 32 values of their two groups.
+// up among the 16 magnitudes of their two groups.
 struct RowsOfNvfp4 {
   static constexpr int64_t kLines = 4, kGroups = 16;
 
@@ -356,27 +356,25 @@ struct RowsOfNvfp4 {
     }
   }
   void expand(int64_t line, int64_t first, int64_t last, char* to) const {
-    const Vec codes = load(kE2m1Doubled);
-    // Byte i of 16 as the high byte of words 2 i and 2 i + 1, and by how much these are shifted.
-    typedef uint32_t Order __attribute__((vector_size(64)));
-    constexpr Order kLane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-    constexpr Order kBytes = (kLane << 8 | kLane << 24) | 0x00800080;
-    constexpr Order kShifts = (kLane & 0) + (11 | 7 << 16);
-    constexpr Order kGroup = {0,       0,       0,       0,       0,       0,       0,       0,
-                              0x10001, 0x10001, 0x10001, 0x10001, 0x10001, 0x10001, 0x10001, 0x10001};
+    constexpr Vec kMagnitudes = {0, 1, 2, 3, 4, 6, 8, 12, 0, 1, 2, 3, 4, 6, 8, 12};  // twice those of E2M1
+    constexpr VecU kOfGroup = {0x10001,  0x10001,  0x10001,  0x10001,  0x10001,  0x10001,  0x10001,  0x10001,
+                               0x110011, 0x110011, 0x110011, 0x110011, 0x110011, 0x110011, 0x110011, 0x110011};
+    // Of two bytes four words, each with a code from bit 1 on and its sign in bit 15. High bits of a byte come first.
+    const __m512i order = _mm512_set1_epi64(0x0407080b3c3f0003);
     for (int64_t i = first; i < last; ++i) {
       const char* row = rows_.at[i] + 16 * line;
       _mm_prefetch(row + ahead_, _MM_HINT_T1);
 #pragma GCC unroll 4
       for (int part = 0; part < kLines; ++part) {
         const int64_t group = 2 * (line + part);
-        // The values of both groups in turn: their code, then that of the group, is the word to look up.
-        const Vec even = codes * splat(half_scale_[group][i]), odd = codes * splat(half_scale_[group + 1][i]);
-        const VecU table = with_bits((VecU)even >> 16, (VecU)odd, 0xffff0000);
-        const __m512i bytes = _mm512_maskz_broadcast_i32x4(0xffff, _mm_loadu_si128((const __m128i*)(row + 16 * part)));
-        const Words placed = (Words)_mm512_maskz_shuffle_epi8(kAll, bytes, (__m512i)kBytes) >> (Words)kShifts;
-        const __m512i at = _mm512_ternarylogic_epi32((__m512i)placed, _mm512_set1_epi16(0x1e), (__m512i)kGroup, 0xea);
-        put_line(to, part, i, _mm512_maskz_permutexvar_epi16(~(__mmask32)0, at, (__m512i)table));
+        const __m512i bytes = _mm512_maskz_cvtepu16_epi64(0xff, _mm_loadu_si128((const __m128i*)(row + 16 * part)));
+        const __m512i codes = _mm512_maskz_multishift_epi64_epi8(kAll, order, bytes);
+        // The high halves of the magnitudes of both groups.
+        const Vec table = kMagnitudes * (Vec)_mm512_mask_mov_ps(_mm512_set1_ps(half_scale_[group][i]), 0xff00,
+                                                                _mm512_set1_ps(half_scale_[group + 1][i]));
+        const __m512i at = _mm512_ternarylogic_epi32(codes, _mm512_set1_epi16(14), (__m512i)kOfGroup, 0xea);
+        const __m512i found = _mm512_maskz_permutexvar_epi16(~(__mmask32)0, at, (__m512i)table);
+        put_line(to, part, i, (__m512i)with_bits((VecU)found, (VecU)codes, 0x80008000));
       }
     }
   }
