@@ -374,7 +374,8 @@ struct RowsOfNvfp4 {
                                                                 _mm512_set1_ps(half_scale_[group + 1][i]));
         const __m512i at = _mm512_ternarylogic_epi32(codes, _mm512_set1_epi16(14), (__m512i)kOfGroup, 0xea);
         const __m512i found = _mm512_maskz_permutexvar_epi16(~(__mmask32)0, at, (__m512i)table);
-        put_line(to, part, i, (__m512i)with_bits((VecU)found, (VecU)codes, 0x80008000));
+        // found ^ (codes & the sign of a word): a scale may be negative, too.
+        put_line(to, part, i, _mm512_ternarylogic_epi32(found, codes, _mm512_set1_epi16(-32768), 0x78));
       }
     }
   }
