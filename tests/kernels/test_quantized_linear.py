@@ -412,7 +412,7 @@ def test_bits_depend_neither_on_threads_nor_on_other_rows(form, dtype):
 
 
 def test_few_rows_have_the_bits_of_many_with_odd_scales_and_codes():
-    """NaN, zero, negative, and exponents beyond those that can be added to a value's: in whole depth blocks and after."""
+    """NaN, zero, negative, and exponents that cannot be added to a value's: in whole depth blocks and after."""
     n, k = 45, 2 * 256 + 32
     scales = np.full((n, k // 32), 127, np.uint8)
     scales[3, 2], scales[4, 5], scales[33, 9], scales[44, -1] = 0, 250, 3, 250
