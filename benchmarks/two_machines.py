@@ -198,14 +198,17 @@ def received(namespace: str) -> int:
 
 
 class InTurn:
-    """The exchanges of a team without anything beside them."""
+    """The exchanges of machines without anything beside them."""
 
-    def __init__(self, team: Any) -> None:
-        self._team = team
-        self.rank, self.size = team.rank, team.size
+    def __init__(self, circle: Any) -> None:
+        self._circle = circle
+        self.rank, self.shares = circle.rank, circle.shares
 
     def start(self, x: Any, kind: str) -> Any:
-        return self._team.finish(self._team.start(x, kind))
+        return self._circle.finish(self._circle.start(x, kind))
+
+    def start_sum(self, x: Any, kind: str) -> Any:
+        return self._circle.finish(self._circle.start_sum(x, kind))
 
     def finish(self, started: Any) -> Any:
         return started
@@ -218,6 +221,7 @@ def machine(arguments: argparse.Namespace) -> int:
     import mlx.core as mx
 
     from ltx2rt.graph.models.transformer.model import Transformer
+    from ltx2rt.team.circle import Circle
     from ltx2rt.team.team import Team
 
     team = Team.connect(60.0)
@@ -226,7 +230,8 @@ def machine(arguments: argparse.Namespace) -> int:
     video, audio = _inputs(arguments.tokens)
     transformer = Transformer(config, params, mx.bfloat16)
     print(json.dumps({"planned": _planned_bytes(config, arguments.tokens, team.size)}), flush=True)
-    exchanges = {"together, overlapped": team, "together, in turn": InTurn(team)}
+    circle = Circle(team, (1.0,) * team.size)
+    exchanges = {"together, overlapped": circle, "together, in turn": InTurn(circle)}
     for line in sys.stdin:
         way = line.strip()
         if way == "end":
@@ -325,7 +330,7 @@ def _planned_bytes(config: Any, tokens: int, size: int) -> int:
         dtype=mx.bfloat16,
         activations="float",
         advice="",
-        part=MachinePart("tokens", 0, size, config.num_layers),
+        part=MachinePart("tokens", 0, (1.0,) * size, config.num_layers),
     )
     received = evaluation_traffic(config, task, InStep("together", 1)).received
     return sum(nbytes for kind, nbytes in received.items() if kind != "messages")

@@ -7,6 +7,7 @@ the environment asks for.
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,13 @@ if TYPE_CHECKING:
 
 
 class _Package(ModuleType):
-    def __call__(self, patience: float = 600.0, split: Split = "auto", allow_mixed: bool = False) -> Team | None:
+    def __call__(
+        self,
+        patience: float = 600.0,
+        split: Split = "auto",
+        allow_mixed: bool = False,
+        shares: Sequence[float] = (),
+    ) -> Team | None:
         """Join the group of machines that the environment asks for.
 
         Args:
@@ -24,6 +31,8 @@ class _Package(ModuleType):
                 pass; ``auto``: the passes where there are at least as many as machines, else the tokens.
             allow_mixed: machines with other processors, GPUs or kernels may take part. The bits of a clip then depend
                 on which machine computes what.
+            shares: how fast each machine is beside the others, that of machine 0 first: twice the number, twice the
+                tokens, or more passes; empty: all are alike. Those of the machine that leads count.
 
         Returns:
             The team, to be closed at the end or used in a ``with`` block; None where the environment asks for no group
@@ -35,7 +44,7 @@ class _Package(ModuleType):
         """
         from ltx2rt.team.team import Rules, Team  # ordinary runs, which know the package alone, load nothing of it
 
-        return Team.connect(patience, Rules(split, allow_mixed))
+        return Team.connect(patience, Rules(split, allow_mixed, shares))
 
 
 sys.modules[__name__].__class__ = _Package

@@ -48,6 +48,7 @@ class Rules:
     Attributes:
         split: what the machines share.
         allow_mixed: machines of other kinds, whose results may differ in the last bits, may take part.
+        shares: how fast each machine is beside the others, by its number; empty: all are alike.
         one_clip: the team parts when the last denoising stage of a clip has ended.
         terms: what must be the same on all machines besides weights and versions: fact -> value.
         request: what the clip is made of, for machines that are told to continue a run whose state they do not have:
@@ -56,6 +57,7 @@ class Rules:
 
     split: Split = "auto"
     allow_mixed: bool = False
+    shares: Sequence[float] = ()
     one_clip: bool = False
     terms: Mapping[str, str] = field(default_factory=dict)
     request: Mapping[str, Any] | None = None
@@ -63,6 +65,26 @@ class Rules:
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
             raise UsageError(f"{spelled('split')} must be one of {', '.join(SPLITS)}, got {self.split!r}.")
+        if not isinstance(self.shares, (list, tuple)) or not all(map(_is_share, self.shares)):
+            raise UsageError(
+                f"{spelled('shares')} must be one positive number for each machine, got {self.shares!r}; give twice "
+                "the number to a machine that is twice as fast."
+            )
+        self.shares = tuple(map(float, self.shares))
+
+    def shares_of(self, size: int) -> tuple[float, ...]:
+        """The shares of so many machines.
+
+        Raises:
+            UsageError: there are more or fewer shares than machines.
+        """
+        if self.shares and len(self.shares) != size:
+            there = "this is one machine alone" if size == 1 else f"there are {size} machines"
+            raise UsageError(
+                f"{spelled('shares')} has {len(self.shares)} numbers, but {there}; give one for each machine, that of "
+                "machine 0 first, or none."
+            )
+        return tuple(self.shares) or (1.0,) * size
 
 
 @dataclass
@@ -81,12 +103,20 @@ class Traffic:
 
 
 class Started(NamedTuple):
-    """An exchange on its way: its future result (N, bytes) and what it is made of."""
+    """An exchange on its way.
+
+    Attributes:
+        result: its bytes.
+        kind: of `Traffic`.
+        dtype, shape: of what they are.
+        received: how many of the bytes come from others.
+    """
 
     result: Future[mx.array]
     kind: str
     dtype: mx.Dtype
     shape: tuple[int, ...]
+    received: int
 
 
 class Team:
@@ -124,10 +154,12 @@ class Team:
         """Join the group that the environment of this process asks for; None: it asks for none.
 
         Raises:
-            UsageError: variables, hosts or ``patience`` that cannot work.
+            UsageError: variables, hosts, ``patience`` or ``rules`` that cannot work.
             MachineLost: a machine did not come.
         """
         asked = asked_for(os.environ)
+        if rules is not None:
+            rules.shares_of(1 if asked is None else asked.size)
         if isinstance(patience, bool) or not isinstance(patience, (int, float)) or not 0 < patience < math.inf:
             raise UsageError(f"{spelled('patience')} must be a positive number of seconds, got {patience!r}.")
         return None if asked is None else cls(join(asked, patience), patience, rules)
@@ -198,7 +230,7 @@ class Team:
         self._wait("messages", self._submit(self._group.all_sum, _as_bytes(len(message))))
         self._wait("messages", self._submit(self._group.all_sum, _evaluated(mx.array(message))))
         for nbytes in (_SIZE_BYTES, len(message)):
-            self._count("messages", 2 * nbytes * (self.size - 1) // self.size)
+            self._count("messages", _received_of_sum(nbytes, self.size))
 
     def messages(self) -> Iterator[tuple[Any, list[Array | None]]]:
         """What the leader tells the others, until it lets them go; raises as `tell`."""
@@ -216,7 +248,7 @@ class Team:
         found = to_numpy(
             self._wait("messages", self._submit(self._group.all_sum, _evaluated(mx.zeros(nbytes, mx.uint8))))
         )
-        self._count("messages", 2 * nbytes * (self.size - 1) // self.size)
+        self._count("messages", _received_of_sum(nbytes, self.size))
         return found
 
     def rest(self) -> None:
@@ -231,17 +263,31 @@ class Team:
         """
         return self.finish(self.start(x, kind))
 
-    def start(self, x: mx.array, kind: str) -> Started:
-        """Begin to gather ``x``, as soon as it is computed; what else this machine has to do goes on meanwhile."""
-        flat = mx.contiguous(x).reshape(1, -1).view(mx.uint8)
-        mx.async_eval(flat)  # type: ignore[no-untyped-call]  # the other thread waits for it
-        return Started(self._submit(self._group.all_gather, flat), kind, x.dtype, x.shape)
+    def start(self, x: mx.array, kind: str, group: Group | None = None) -> Started:
+        """Begin to gather ``x``, as soon as it is computed; what else this machine has to do goes on meanwhile.
+
+        Args:
+            x: of the same dtype and shape on all machines.
+            kind: of `Traffic`.
+            group: the machines that do; None: all.
+        """
+        among = self._group if group is None else group
+        flat = _flat(x, (1, -1))
+        received = (among.size - 1) * flat.nbytes
+        return Started(self._submit(among.all_gather, flat), kind, x.dtype, (among.size, *x.shape), received)
+
+    def start_sum(self, x: mx.array, kind: str, group: Group | None = None) -> Started:
+        """The same for the sum of the bytes of ``x``: exact where all machines but one give zeros."""
+        among = self._group if group is None else group
+        flat = _flat(x, (-1,))
+        received = _received_of_sum(flat.nbytes, among.size)
+        return Started(self._submit(among.all_sum, flat), kind, x.dtype, x.shape, received)
 
     def finish(self, started: Started) -> mx.array:
-        """What `start` began, (N, *shape)."""
+        """What `start` (N, *shape) or `start_sum` (*shape) began; raises as `gather`."""
         found = self._wait(started.kind, started.result)
-        self._count(started.kind, found.nbytes * (self.size - 1) // self.size)
-        return found.view(started.dtype).reshape(self.size, *started.shape)
+        self._count(started.kind, started.received)
+        return found.view(started.dtype).reshape(started.shape)
 
     def gather_texts(self, text: str, kind: str = "facts") -> list[str]:
         """A text of every machine."""
@@ -320,6 +366,22 @@ def _end_at_once() -> None:
         with suppress(OSError, ValueError):
             stream.flush()
     os._exit(EX_TEMPFAIL)
+
+
+def _is_share(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
+
+
+def _received_of_sum(nbytes: int, machines: int) -> int:
+    """What each machine of a ring receives as they add up so many bytes."""
+    return 2 * nbytes * (machines - 1) // machines
+
+
+def _flat(x: mx.array, shape: tuple[int, ...]) -> mx.array:
+    """The bytes of an array, on their way; the thread that sends them waits for them."""
+    flat = mx.contiguous(x).reshape(shape).view(mx.uint8)
+    mx.async_eval(flat)  # type: ignore[no-untyped-call]  # no types in MLX's stub
+    return flat
 
 
 def _evaluated(x: mx.array) -> mx.array:

@@ -211,7 +211,14 @@ def test_what_machines_differ_in_is_said(facts: dict[str, str], says: str) -> No
 
 
 def stage(name: str, seconds: float, received: int = 0, exchanges: int = 0, steps: int = 0) -> dict[str, Any]:
-    more = {"received": received, "exchanges": exchanges, "steps": steps, "how": "2 share"}
+    more = {
+        "received": received,
+        "exchanges": exchanges,
+        "steps": steps,
+        "how": "2 share",
+        "share": "half",
+        "peak": 5 * 10**9,
+    }
     return {"key": [0, name], "seconds": seconds, **more}
 
 
@@ -228,6 +235,13 @@ def test_a_shared_stage_takes_the_slowest_machine_and_the_cable() -> None:
     assert found.times == pytest.approx(13 / 12)
     assert found.as_dict()["shared"][0]["received_bytes_per_step"] == 10**9
     text = found.text()
+    assert "  machine 1: half, 5.0 s, 5.00 GB" in text
+    assert found.as_dict()["shared"][0]["parts"][1] == {
+        "machine": 1,
+        "share": "half",
+        "seconds": 5.0,
+        "peak_bytes": 5 * 10**9,
+    }
     assert "denoise: 2 share; each machine receives 2.00 GB, 1.00 GB a step: 3.0 s beside 5.0 s of computing" in text
     assert "about 12 s on 2 machines, 13 s on machine 0 alone: 1.08 times as fast" in text
 
@@ -237,6 +251,34 @@ def test_a_machine_that_cannot_take_part_is_said() -> None:
     assert not found.works
     assert "machine 1 (b)\nerror: no such file." in found.text()
     assert "times as fast" not in found.text()
+
+
+@pytest.mark.parametrize(
+    ("words", "started"),
+    [
+        (["plan", "a b"], ["plan", "--shares", "2,0.5", "a b"]),
+        (["plan", "a b", "--shares", "1,3"], ["plan", "a b", "--shares", "1,3"]),
+    ],
+)
+def test_shares_of_the_file_are_those_of_the_command_unless_it_has_some(
+    words: list[str], started: list[str], hosts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = json.loads(hosts.read_text())
+    for own, share in zip(content["hosts"], (2, 0.5), strict=True):
+        own["share"] = share
+    hosts.write_text(json.dumps(content))
+    lines: list[list[str]] = []
+    monkeypatch.setattr("ltx2rt.cli.machines.run_on_all", lambda hosts, line: len(lines.append(line) or []))
+    assert run([*words, "--hosts", str(hosts)]) == 0
+    (line,) = lines
+    assert line[line.index("ltx2rt.cli") + 1 :] == started
+
+
+def test_shares_that_do_not_fit_the_file_are_refused_before_anything_is_started(
+    hosts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["generate", *ANY, "--hosts", str(hosts), "--shares", "2,1,1"]) == 2
+    assert "--shares has 3 numbers, but there are 2 machines" in capsys.readouterr().err
 
 
 def test_the_option_is_left_out_of_what_machines_are_told() -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from thread_machines import Table, ThreadGroup, on_machines, outcomes
 
+import ltx2rt
 from ltx2rt import _ext
 from ltx2rt.errors import ConnectionLost, MachineLost, UsageError
 from ltx2rt.kernels.host import to_numpy
@@ -65,6 +66,22 @@ def test_gathered_values_have_every_bit_and_are_counted(dtype: mx.Dtype) -> None
         assert np.array_equal(found, expected)
         assert traffic.received["values"] == 2 * 6 * dtype.size
         assert traffic.calls["values"] == 1
+
+
+@pytest.mark.parametrize("size", [2, 3, 8])
+@pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float32])
+def test_what_is_added_up_has_every_bit_and_is_counted(size: int, dtype: mx.Dtype) -> None:
+    whole = mx.array([0.0, -0.0, float("nan"), float("inf"), -3.25, *range(11)]).astype(dtype)
+    mx.eval(whole)
+
+    def work(team: Team) -> Any:
+        own = mx.where(mx.arange(16) % size == team.rank, whole, mx.zeros(16, dtype))
+        found = team.finish(team.start_sum(own, "values"))
+        return to_numpy(found.view(mx.uint8)), team.traffic.received["values"]
+
+    for found, received in on_machines(size, work):
+        assert np.array_equal(found, to_numpy(whole.view(mx.uint8)))
+        assert received == 2 * whole.nbytes * (size - 1) // size
 
 
 def test_texts_of_different_lengths() -> None:
@@ -157,6 +174,21 @@ def test_a_patience_that_is_no_time_is_refused(patience: Any) -> None:
 def test_an_unknown_split_is_refused() -> None:
     with pytest.raises(UsageError, match="split must be one of auto, passes, tokens, got 'blocks'"):
         Rules("blocks")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("shares", [(2, 0), (1, -1), (1, float("nan")), (1, float("inf")), (True, 1), "2,1", 2, ("a",)])
+def test_shares_that_are_no_speeds_are_refused(shares: Any) -> None:
+    with pytest.raises(UsageError, match="shares must be one positive number for each machine, got "):
+        Rules(shares=shares)
+
+
+def test_a_share_for_each_machine_or_none() -> None:
+    assert Rules().shares_of(3) == (1, 1, 1)
+    assert Rules(shares=[2, 1]).shares_of(2) == (2, 1)
+    with pytest.raises(UsageError, match="shares has 2 numbers, but there are 3 machines"):
+        Rules(shares=(2, 1)).shares_of(3)
+    with pytest.raises(UsageError, match="shares has 2 numbers, but this is one machine alone"):
+        ltx2rt.team(shares=(2, 1))
 
 
 def test_ctrl_c_ends_a_wait(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,12 +29,14 @@ class Machines:
         rank: number of the one that is planned for; 0 leads.
         split: what they share.
         budgets: of every machine; empty: the others take what they need.
+        shares: how fast each is beside the others; empty: all are alike.
     """
 
     size: int
     rank: int = 0
     split: Split = "auto"
     budgets: tuple[Budget, ...] = ()
+    shares: tuple[float, ...] = ()
 
 
 class ClipTeam:
@@ -52,7 +54,7 @@ class ClipTeam:
 
     def __init__(self, team: Team, budgets: tuple[Budget, ...] = ()) -> None:
         self.team = team
-        self.machines = Machines(team.size, team.rank, team.rules.split, budgets)
+        self.machines = Machines(team.size, team.rank, team.rules.split, budgets, team.rules.shares_of(team.size))
         self.stages: int | None = None
 
     def stage_ended(self) -> None:

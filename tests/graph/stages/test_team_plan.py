@@ -17,12 +17,13 @@ from ltx2rt.graph.diffusion.denoising import GuidancePass
 from ltx2rt.graph.diffusion.guidance import GuiderParams
 from ltx2rt.graph.models.transformer.config import TransformerConfig
 from ltx2rt.graph.models.transformer.footprint import CallShape, call_flops, call_footprint
+from ltx2rt.graph.models.transformer.token_share import gathering_tokens
 from ltx2rt.graph.pipelines.plan import Plan, Rates
 from ltx2rt.graph.settings.weight_files import WeightFiles
 from ltx2rt.graph.stages.clip_team import Budget, Machines
 from ltx2rt.graph.stages.denoise.leading import part_of, shared_options
 from ltx2rt.graph.stages.denoise.machine_part import InStep, MachinePart, pass_shares
-from ltx2rt.graph.stages.denoise.needs import denoise_options
+from ltx2rt.graph.stages.denoise.needs import denoise_options, said
 from ltx2rt.graph.stages.denoise.passes import WALKS, Walk
 from ltx2rt.graph.stages.denoise.task import DenoiseTask
 from ltx2rt.graph.stages.denoise.team_traffic import evaluation_traffic
@@ -58,7 +59,25 @@ WIDE = TransformerConfig.from_dict({"frequencies_precision": "float64"})
 def test_the_busiest_machine_has_as_little_as_can_be(
     count: int, machines: int, expected: tuple[tuple[int, ...], ...]
 ) -> None:
-    assert pass_shares(PASSES[:count], machines, 48) == expected
+    assert pass_shares(PASSES[:count], (1.0,) * machines, 48) == expected
+
+
+@pytest.mark.parametrize(
+    ("count", "speeds", "expected"),
+    [
+        (4, (2, 1), ((0, 1, 2), (3,))),
+        (4, (1, 3), ((1,), (0, 2, 3))),
+        (4, (1, 100), ((), (0, 1, 2, 3))),
+        (4, (1, 1, 3), ((1,), (3,), (0, 2))),
+        (2, (1, 2, 1.5), ((), (0,), (1,))),
+        (2, (1, 1, 4), ((), (), (0, 1))),
+    ],
+)
+def test_passes_are_dealt_by_speed(
+    count: int, speeds: tuple[float, ...], expected: tuple[tuple[int, ...], ...]
+) -> None:
+    """A leader has none where it would be the last."""
+    assert pass_shares(PASSES[:count], speeds, 48) == expected
 
 
 @pytest.mark.parametrize(
@@ -83,8 +102,35 @@ def test_what_is_shared(split: Split, size: int, guided: bool, video: int, expec
     assert (None if part is None else part.split) == expected
 
 
-def shared(split: Any, rank: int, size: int, task: DenoiseTask = TASK) -> DenoiseTask:
-    return replace(task, part=MachinePart(split, rank, size, WIDE.num_layers))
+def shared(split: Any, rank: int, size: int, task: DenoiseTask = TASK, shares: tuple[float, ...] = ()) -> DenoiseTask:
+    return replace(task, part=MachinePart(split, rank, shares or (1.0,) * size, WIDE.num_layers))
+
+
+def test_a_faster_machine_has_more_of_the_work_and_of_the_memory() -> None:
+    alone = replace(TASK, video_guider=GuiderParams(), audio_guider=GuiderParams())
+    parts = [shared("tokens", rank, 2, alone, (2.0, 1.0)) for rank in range(2)]
+    assert [part.own(6144) for part in parts] == [4096, 2048]
+    assert [said(part)["own part"] for part in parts] == ["4096 of 6144 tokens", "2048 of 6144 tokens"]
+    # Both receive pieces as long as the longer one.
+    for part in parts:
+        traffic = evaluation_traffic(WIDE, part, InStep("together", 1))
+        assert traffic.received["keys and values"] == 48 * 2 * 4096 * (4096 + 2048) * 2
+    shapes = [
+        CallShape(own, 126, 1024, all_video=6144, gathering=gathering_tokens((4096, 2048), 1)) for own in (4096, 2048)
+    ]
+    more, less = (call_flops(WIDE, shape) for shape in shapes)
+    assert 1.8 < more / less < 2
+    assert call_footprint(WIDE, shapes[1], 8192).total < call_footprint(WIDE, shapes[0], 8192).total
+
+
+def test_room_for_what_is_gathered() -> None:
+    """Each of keys and values: the pieces that come, and where they are put together with what was given for them."""
+    assert gathering_tokens((100, 100), 1) == 200
+    assert gathering_tokens((100, 99), 1) == 200
+    assert gathering_tokens((100, 100), 2) == 400
+    assert gathering_tokens((150, 50), 1) == 300
+    assert gathering_tokens((50, 150), 1) == 150 + 300 + 200
+    assert gathering_tokens((170, 10, 20), 1) == 400  # added up
 
 
 def test_bytes_of_a_pass_at_full_size() -> None:
@@ -99,7 +145,7 @@ def test_bytes_of_a_pass_at_full_size() -> None:
 
 
 def test_machines_share_the_arithmetic_and_the_memory_of_tokens() -> None:
-    whole, half = CallShape(6144, 126, 1024), CallShape(3072, 126, 1024, all_video=6144)
+    whole, half = CallShape(6144, 126, 1024), CallShape(3072, 126, 1024, all_video=6144, gathering=6144)
     both = 2 * call_flops(WIDE, half)
     assert call_flops(WIDE, whole) < both < 1.05 * call_flops(WIDE, whole)  # both compute the sound and its prompt
     alone, own = (call_footprint(WIDE, shape, 8192).activations for shape in (whole, half))
@@ -118,7 +164,7 @@ def test_the_leader_takes_what_every_machine_can_do() -> None:
     files = of_embedded()
     task = replace(TASK, video=600, audio=20, text=64)
     blocks = files.config(TRANSFORMER).num_layers
-    other = replace(task, part=MachinePart("tokens", 1, 2, blocks))
+    other = replace(task, part=MachinePart("tokens", 1, (1.0, 1.0), blocks))
 
     def least(walk: Walk) -> int:
         ways = denoise_options(files.checkpoint, files.config(TRANSFORMER), other, InStep(walk, 1))
@@ -142,12 +188,21 @@ def test_a_machine_that_cannot_do_its_part_is_named() -> None:
         list(shared_options(files, leading, machines))
 
 
-@pytest.mark.parametrize("split", ["passes", "tokens"])
-def test_bytes_of_an_evaluation_are_those_of_the_plan(split: Split) -> None:
-    steps = 2
+@pytest.mark.parametrize(
+    ("split", "shares"),
+    [
+        ("passes", (1, 1)),
+        ("tokens", (2, 1)),
+        pytest.param("passes", (1, 9), marks=pytest.mark.slow),  # the leader computes nothing
+        pytest.param("tokens", (1, 1), marks=pytest.mark.slow),
+        pytest.param("tokens", (1, 5, 1), marks=pytest.mark.slow),  # added up
+    ],
+)
+def test_bytes_of_an_evaluation_are_those_of_the_plan(split: Split, shares: tuple[float, ...]) -> None:
+    steps, size = 2, len(shares)
 
     def planned(rank: int) -> Plan:
-        machines = Machines(2, rank, split)
+        machines = Machines(size, rank, split, shares=shares)
         return api.load("one-stage").plan("a red circle", machines=machines, rates=RATES, **clip)[0]
 
     def work(team: Team) -> Any:
@@ -166,12 +221,12 @@ def test_bytes_of_an_evaluation_are_those_of_the_plan(split: Split) -> None:
         return seen
 
     clip = {**SMALL, "num_inference_steps": steps}
-    (first, second), _ = on_machines(2, work, rules=Rules(split))
-    for plan in map(planned, range(2)):
+    (first, second), *_ = on_machines(size, work, rules=Rules(split, shares=shares))
+    for plan in map(planned, range(size)):
         need = plan.stages[-1].need
         assert need.received / steps == pytest.approx(second[0] - first[0], rel=0.01)
         assert need.exchanges / steps == second[1] - first[1]
-        assert "2 share" in need.choice["machines"]
+        assert f"{size} share" in need.choice["machines"]
     assert [stage.need.name for stage in planned(1).stages] == ["denoise"]
     assert len(planned(0).stages) > 1
 

@@ -21,6 +21,7 @@ from ltx2rt.graph.stages.weight_set import WeightSet
 from ltx2rt.memory.ledger import Ledger
 from ltx2rt.memory.need import Need
 from ltx2rt.memory.stage import Stage, StageRunner
+from ltx2rt.team.circle import Circle
 from ltx2rt.team.team import Team
 from ltx2rt.types import Array
 from ltx2rt.weights.checkpoint import Loaded
@@ -49,7 +50,7 @@ class Assistant:
             MachineLost: this machine or another one cannot do its part, or the leader has gone.
         """
         blocks = self._files.config(TRANSFORMER).num_layers
-        part = MachinePart(head["split"], self._team.rank, self._team.size, blocks)
+        part = MachinePart(head["split"], self._team.rank, tuple(head["shares"]), blocks)
         task, in_step, contexts = unpacked_stage(head, arrays, self._files, part)
         if not task.guidance:
             require_ready(self._team)
@@ -60,7 +61,7 @@ class Assistant:
             self._files.source(TRANSFORMER),
             self._files.config(TRANSFORMER),
             task,
-            in_step if part.split == "tokens" else None,
+            in_step if part.shares_tokens else None,
         )
         try:
             need = accounts.choose(options)
@@ -82,7 +83,7 @@ class Assistant:
     def _run(self, stage: Stage, task: DenoiseTask, need: Need, contexts: Sequence[PromptContext]) -> None:
         part = task.part
         assert part is not None
-        exchange = self._team if part.split == "tokens" else None
+        exchange = Circle(self._team, part.shares) if part.shares_tokens else None
         try:
             model = load_transformer(self._files, stage, task, need.settings, self._load, exchange)
         except Ltx2rtError as error:

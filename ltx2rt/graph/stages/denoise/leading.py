@@ -24,6 +24,7 @@ from ltx2rt.memory.ledger import Ledger
 from ltx2rt.memory.limits import format_bytes
 from ltx2rt.memory.need import Need
 from ltx2rt.spelling import spelled
+from ltx2rt.team.circle import Circle
 from ltx2rt.team.team import Team
 
 
@@ -47,7 +48,7 @@ def part_of(machines: Machines | None, task: DenoiseTask, blocks: int) -> Machin
         split = ("passes" if enough else "tokens") if machines.split == "auto" else machines.split
     if split == "passes" and passes == 1:
         return None
-    return MachinePart(split, machines.rank, machines.size, blocks)
+    return MachinePart(split, machines.rank, machines.shares or (1.0,) * machines.size, blocks)
 
 
 def in_step_of(need: Need) -> InStep:
@@ -87,7 +88,7 @@ def shared_options(files: WeightSet, task: DenoiseTask, machines: Machines | Non
 
     offered = False
     for option in denoise_options(checkpoint, config, task):
-        in_step = in_step_of(option) if part.split == "tokens" else None
+        in_step = in_step_of(option) if part.shares_tokens else None
         found = [refusal(rank, in_step) for rank in range(1, len(machines.budgets))]
         refusals = [error for error in found if error is not None]
         if not refusals:
@@ -127,7 +128,7 @@ class Leading:
     @property
     def exchange(self) -> TokenExchange | None:
         """With the machines that share the tokens."""
-        return self._team if self._part.split == "tokens" and self._team.is_there else None
+        return Circle(self._team, self._part.shares) if self._part.shares_tokens and self._team.is_there else None
 
     def begun(self, transformer: Transformer, passes: TransformerPasses) -> TeamPasses:
         """This machine has loaded its model; when the others have, they can be asked.

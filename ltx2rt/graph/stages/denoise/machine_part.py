@@ -10,6 +10,7 @@ from typing import Literal, NamedTuple
 
 from ltx2rt.graph.diffusion.denoising import GuidancePass
 from ltx2rt.graph.models.transformer.shared_passes import Shared, shared_passes
+from ltx2rt.graph.models.transformer.token_share import token_counts
 from ltx2rt.graph.stages.denoise.passes import Walk, perturbations_of
 
 
@@ -20,25 +21,43 @@ class MachinePart:
     Attributes:
         split: what is shared.
         rank: number of the machine.
-        size: how many machines there are.
+        shares: how fast each machine is beside the others, by its number.
         blocks: of the transformer.
     """
 
     split: Literal["passes", "tokens"]
     rank: int
-    size: int
+    shares: tuple[float, ...]
     blocks: int
+
+    @property
+    def size(self) -> int:
+        """How many machines there are."""
+        return len(self.shares)
 
     @property
     def leads(self) -> bool:
         """Whether it can be asked to go on alone."""
         return self.rank == 0
 
+    @property
+    def shares_tokens(self) -> bool:
+        """Whether it works on some of the video's tokens."""
+        return self.split == "tokens"
+
+    def dealt(self, passes: Sequence[GuidancePass]) -> tuple[tuple[int, ...], ...]:
+        """The passes of an evaluation that each machine computes, by number, where they share these."""
+        return pass_shares(tuple(passes), self.shares, self.blocks)
+
     def own(self, passes: Sequence[GuidancePass]) -> tuple[GuidancePass, ...]:
         """Those of the passes of an evaluation that the machine computes."""
-        if self.split == "tokens":
+        if self.shares_tokens:
             return tuple(passes)
-        return tuple(passes[number] for number in pass_shares(tuple(passes), self.size, self.blocks)[self.rank])
+        return tuple(passes[number] for number in self.dealt(passes)[self.rank])
+
+    def counts(self, tokens: int) -> tuple[int, ...]:
+        """How many of some tokens of the video each machine works on, where they share these."""
+        return token_counts(tokens, self.shares)
 
 
 class InStep(NamedTuple):
@@ -57,27 +76,31 @@ def states_of_blocks(passes: tuple[GuidancePass, ...], blocks: int) -> list[Shar
 
 
 @cache
-def pass_shares(passes: tuple[GuidancePass, ...], machines: int, blocks: int) -> tuple[tuple[int, ...], ...]:
+def pass_shares(
+    passes: tuple[GuidancePass, ...], speeds: tuple[float, ...], blocks: int
+) -> tuple[tuple[int, ...], ...]:
     """The passes that each machine computes, by number.
 
-    The machine with the most work has as little as can be; passes that begin the same are computed together, as long as
-    that costs no time.
+    The machine that takes longest is done as early as can be; passes that begin the same are computed together, as long
+    as that costs no time.
+
+    Args:
+        passes: of an evaluation.
+        speeds: of the machines.
+        blocks: of the transformer.
     """
-    if len(passes) <= machines:
-        return tuple((number,) if number < len(passes) else () for number in range(machines))
+    machines = range(len(speeds))
+    # Where there are more machines than passes, the slowest have none.
+    working = sorted(sorted(machines, key=lambda machine: -speeds[machine])[: len(passes)])
 
     def shares(owners: Sequence[int]) -> tuple[tuple[int, ...], ...]:
-        return tuple(
-            tuple(number for number, owner in enumerate(owners) if owner == machine) for machine in range(machines)
-        )
+        return tuple(tuple(number for number, owner in enumerate(owners) if owner == machine) for machine in machines)
 
-    def cost(owners: Sequence[int]) -> tuple[int, int]:
+    def cost(owners: Sequence[int]) -> tuple[float, int]:
         work = [_block_evaluations(tuple(passes[number] for number in own), blocks) for own in shares(owners)]
-        return max(work), sum(work)
+        return max(own / speed for own, speed in zip(work, speeds, strict=True)), sum(work)
 
-    # The first pass is the leader's; others with the same cost differ in the machines' numbers alone.
-    ways = product(range(machines), repeat=len(passes) - 1)
-    return shares(min(((0, *way) for way in ways), key=cost))
+    return shares(min(product(working, repeat=len(passes)), key=cost))
 
 
 def _block_evaluations(passes: tuple[GuidancePass, ...], blocks: int) -> int:

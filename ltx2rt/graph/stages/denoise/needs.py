@@ -19,6 +19,7 @@ from ltx2rt.graph.models.transformer.footprint import (
     walk_flops,
 )
 from ltx2rt.graph.models.transformer.model import TransformerConfig, block_param_specs, param_specs
+from ltx2rt.graph.models.transformer.token_share import gathering_tokens
 from ltx2rt.graph.stages.denoise.machine_part import InStep, states_of_blocks
 from ltx2rt.graph.stages.denoise.passes import WALKS, Walk, in_walks
 from ltx2rt.graph.stages.denoise.residency import Residency, residencies
@@ -139,8 +140,10 @@ def _states(passes: Sequence[GuidancePass], blocks: int, numbers: Sequence[int])
 
 def _shape(task: DenoiseTask, batch: int, rotation: int) -> CallShape:
     """The largest call."""
+    tokens = max(task.calls)
+    part = task.part if task.shares_tokens else None
     return CallShape(
-        task.own(max(task.calls)),
+        task.own(tokens),
         task.audio,
         task.text,
         batch,
@@ -148,7 +151,8 @@ def _shape(task: DenoiseTask, batch: int, rotation: int) -> CallShape:
         task.masked,
         rotation,
         task.activations == "int8",
-        max(task.calls) if task.shares_tokens else 0,
+        0 if part is None else tokens,
+        0 if part is None else gathering_tokens(part.counts(tokens), batch),
     )
 
 
@@ -165,16 +169,17 @@ def _computing(
     config: TransformerConfig, task: DenoiseTask, weights: _Weights, walk: Walk, batch: int, keep: bool, limit: int
 ) -> _Computing:
     """What a way of computing takes, without any weights."""
-    own = _own_computing(config, task, weights, walk, batch, keep, limit)
+    alone = _own_computing(config, _fallback(task), weights, walk, batch, keep, limit)
     if task.part is None:
-        return own
+        return alone
+    own = alone
+    if task.part.leads:
+        idle = _Computing(replace(alone.need, flops=0.0), 0)
+        own = _own_computing(config, task, weights, walk, batch, keep, limit) if task.guidance else idle
     traffic = stage_traffic(config, task, InStep(walk, batch))
-    need = replace(
-        own.need, received=traffic.nbytes, exchanges=traffic.calls, choice={**own.need.choice, "machines": said(task)}
-    )
+    need = replace(own.need, received=traffic.nbytes, exchanges=traffic.calls, choice={**own.need.choice, **said(task)})
     if not task.part.leads:
         return _Computing(need, own.waiting)
-    alone = _own_computing(config, _fallback(task), weights, walk, batch, keep, limit)
     return _Computing(
         replace(
             need,
@@ -187,11 +192,14 @@ def _computing(
     )
 
 
-def said(task: DenoiseTask) -> str:
-    """What machines share, for people."""
+def said(task: DenoiseTask) -> dict[str, str]:
+    """What machines share, and what of it this one does, for people."""
     assert task.part is not None
+    own = f"{task.passes} of {len(task.all_passes)} passes"
+    if task.shares_tokens:
+        own = f"{task.own(task.video)} of {task.video} tokens"
     what = "the tokens of every pass" if task.shares_tokens else f"{len(task.all_passes)} passes"
-    return f"{task.part.size} share {what}"
+    return {"machines": f"{task.part.size} share {what}", "own part": own}
 
 
 def _own_computing(

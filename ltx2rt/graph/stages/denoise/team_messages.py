@@ -82,6 +82,7 @@ def packed_stage(
     head = {
         "do": "stage",
         "split": task.part.split,
+        "shares": task.part.shares,
         "in_step": in_step,
         "task": {**plain, "dtype": str(task.dtype)},
         "loras": [[*_place(files, lora), strength] for lora, strength in task.loras],

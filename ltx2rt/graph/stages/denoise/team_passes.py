@@ -16,7 +16,7 @@ from ltx2rt.graph.diffusion.denoising import Predict, PredictRequest
 from ltx2rt.graph.diffusion.precision import Float32Array
 from ltx2rt.graph.diffusion.predictions import Denoised
 from ltx2rt.graph.models.transformer.model import Transformer
-from ltx2rt.graph.stages.denoise.machine_part import MachinePart, pass_shares
+from ltx2rt.graph.stages.denoise.machine_part import MachinePart
 from ltx2rt.graph.stages.denoise.team_messages import packed_request, unpacked_request
 from ltx2rt.kernels.host import to_numpy
 from ltx2rt.team.team import Team
@@ -76,10 +76,10 @@ class TeamPasses:
 
     def _compute(self, request: PredictRequest) -> Sequence[Denoised]:
         """The estimates of all passes, with what the other machines give."""
-        if self._part.split == "tokens":
+        if self._part.shares_tokens:
             assert self._passes is not None
             return self._passes(request)
-        shares = pass_shares(request.passes, self._part.size, self._part.blocks)
+        shares = self._part.dealt(request.passes)
         shapes = _shapes(request)
         rows = np.zeros((max(len(own) for own in shares), sum(map(prod, shapes))), np.float32)
         own = tuple(request.passes[number] for number in shares[self._part.rank])
