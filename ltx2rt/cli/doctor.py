@@ -23,6 +23,7 @@ from ltx2rt.cli.machines import met_team, run_with_hosts, shares_of
 from ltx2rt.cli.plan import SOME_PROMPT
 from ltx2rt.cli.team_plan import MakePlan, TeamPlan, links_text, planned_on_all
 from ltx2rt.errors import Ltx2rtError
+from ltx2rt.graph.stages.clip_team import may_group
 from ltx2rt.graph.stages.team_facts import differences, machine_facts
 from ltx2rt.kernels.gpu_device import advice, has_launch_code
 from ltx2rt.kernels.kernel_choice import KernelChoice, metal_kernels
@@ -99,10 +100,10 @@ def _report_of_team(team: Team, arguments: argparse.Namespace) -> int:
     plans: dict[Split, TeamPlan] = {}
     if pipeline is not None and not broken:
         make, shares = _planner(pipeline), arguments.shares or ()
-        plans = {
-            split: planned_on_all(team, links, Rules(split, shares=shares), None, make)
-            for split in ("passes", "tokens")
-        }
+        splits: list[Split] = ["passes", "tokens"]
+        if may_group(team, "auto"):
+            splits.append("both")
+        plans = {split: planned_on_all(team, links, Rules(split, shares=shares), None, make) for split in splits}
     if team.leads:
         print("\n".join(_team_lines(machines, links, differing, plans)))
     return ExitCode.FAILED if differing or broken else ExitCode.GOOD

@@ -152,7 +152,8 @@ RUN = (
         ("--split",),
         "what several machines share (MLX_RANK and MLX_HOSTFILE, docs/distributed.md; nothing between them is "
         "authenticated or encrypted: trusted networks only): the guidance passes of a step, the tokens of the video in "
-        "every pass, or what fits each stage",
+        "every pass, both (groups of machines share passes, and the machines of a group tokens), or what fits each "
+        "stage",
         "Run",
         "run",
         choices=SPLITS,

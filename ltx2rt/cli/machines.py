@@ -57,7 +57,7 @@ def shares_of(arguments: argparse.Namespace, size: int | None = None) -> tuple[f
     if size is None:
         asked = asked_for(os.environ)
         size = 1 if asked is None else asked.size
-    Rules(shares=shares).shares_of(size)
+    Rules(getattr(arguments, "split", None) or "auto", shares=shares).shares_of(size)
     return shares
 
 

@@ -122,7 +122,10 @@ def _plan_on_all(team: Team, arguments: argparse.Namespace) -> int:
         raise UsageError("--plot draws the plan of one machine; leave --plot or the other machines out.")
     make = _planner(arguments, tells=team.leads)
     rules = Rules(arguments.split or "auto", shares=arguments.shares or ())
-    found = planned_on_all(team, measured_links(team), rules, arguments.memory, lambda machines: make(machines)[0])
+    flops = None if arguments.compute_rate is None else arguments.compute_rate * 1e9
+    found = planned_on_all(
+        team, measured_links(team), rules, arguments.memory, lambda machines: make(machines)[0], flops
+    )
     if team.leads:
         print(json.dumps(found.as_dict(), indent=2) if arguments.json else found.text())
     return ExitCode.GOOD if found.works else ExitCode.FAILED

@@ -12,7 +12,8 @@ from ltx2rt.api.planning import ledger
 from ltx2rt.cli.plan_text import plan_text
 from ltx2rt.errors import Ltx2rtError
 from ltx2rt.graph.pipelines.plan import Plan, StagePlan
-from ltx2rt.graph.stages.clip_team import Budget, Machines
+from ltx2rt.graph.stages.clip_team import Budget, Machines, Pace, may_group
+from ltx2rt.kernels.speed import stage_flops
 from ltx2rt.memory.limits import format_bytes
 from ltx2rt.team.links import Links
 from ltx2rt.team.team import Rules, Team
@@ -152,7 +153,9 @@ def links_text(links: Links) -> str:
     return f"between the machines: {1e3 * links.latency:.2f} ms an exchange, {links.bandwidth / 1e9:.2f} GB/s received"
 
 
-def planned_on_all(team: Team, links: Links, rules: Rules, memory: str | None, make: MakePlan) -> TeamPlan:
+def planned_on_all(
+    team: Team, links: Links, rules: Rules, memory: str | None, make: MakePlan, flops: float | None = None
+) -> TeamPlan:
     """Every machine plans its part; each has the result.
 
     Args:
@@ -161,17 +164,20 @@ def planned_on_all(team: Team, links: Links, rules: Rules, memory: str | None, m
         rules: what they share, and how fast they are; those of the leader count.
         memory: budget of this machine, as ``--memory`` has it.
         make: makes plans on this machine.
+        flops: floating point operations per second of this machine; None: as measured.
 
     Raises:
-        UsageError: the budget is no size.
+        UsageError: the budget is no size, or the machines cannot share so.
         MachineLost: a machine has gone or says nothing.
     """
     accounts = ledger(memory)
-    own_rules = rules.split, rules.shares_of(team.size)
-    told = [json.loads(text) for text in team.gather_texts(json.dumps([accounts.budget, accounts.base, *own_rules]))]
-    budgets = tuple(Budget(budget, base) for budget, base, _, _ in told)
-    _, _, split, shares = told[0]
-    machines = Machines(team.size, team.rank, split, budgets, tuple(shares))
+    own_facts = [accounts.budget, accounts.base, rules.split, rules.shares_of(team.size), flops or stage_flops()]
+    told = [json.loads(text) for text in team.gather_texts(json.dumps([*own_facts, links.latency, links.bandwidth]))]
+    budgets = tuple(Budget(budget, base) for budget, base, *_ in told)
+    # All plan with what the leader has measured.
+    _, _, split, shares, leading_flops, *leading_links = told[0]
+    pace = Pace(Links(*leading_links), leading_flops)
+    machines = Machines(team.size, team.rank, split, budgets, tuple(shares), may_group(team, split), pace)
     own: dict[str, Any] = {"name": platform.node(), "plan": "", "peak": 0, "error": "", "stages": [], "alone": 0.0}
     try:
         plan = make(machines)

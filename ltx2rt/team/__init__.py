@@ -27,8 +27,9 @@ class _Package(ModuleType):
 
         Args:
             patience: seconds after which a machine that says nothing counts as lost.
-            split: what the machines share: the guidance ``passes`` of a step, or the ``tokens`` of the video in every
-                pass; ``auto``: the passes where there are at least as many as machines, else the tokens.
+            split: what the machines share: the guidance ``passes`` of a step, the ``tokens`` of the video in every
+                pass, or ``both``: groups of machines share passes, and the machines of a group the tokens. ``auto``:
+                the passes where there are at least as many as machines, else what takes least time.
             allow_mixed: machines with other processors, GPUs or kernels may take part. The bits of a clip then depend
                 on which machine computes what.
             shares: how fast each machine is beside the others, that of machine 0 first: twice the number, twice the

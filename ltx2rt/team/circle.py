@@ -7,7 +7,28 @@ from collections.abc import Sequence
 import mlx.core as mx
 
 from ltx2rt.team.group import Group
-from ltx2rt.team.team import Started, Team
+from ltx2rt.team.team import Groups, Started, Team
+
+
+def circle_of(team: Team, groups: Groups, shares: Sequence[float]) -> Circle | None:
+    """The machines of this one's group; None: it has nobody else. All machines ask for the same at the same time.
+
+    Args:
+        team: the machines.
+        groups: each machine is in one.
+        shares: how much of the work each machine of the team takes, beside the others.
+
+    Raises:
+        ConnectionLost: a machine has gone. MachineLost: one did not come, or says nothing.
+        UsageError: machines cannot reach each other.
+    """
+    if len(groups) == 1:
+        return Circle(team, shares)
+    if max(map(len, groups)) == 1:
+        return None
+    group = team.group_of(groups)
+    own = next(members for members in groups if team.rank in members)
+    return None if group is None else Circle(team, [shares[member] for member in own], group)
 
 
 class Circle:

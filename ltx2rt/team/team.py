@@ -36,8 +36,14 @@ _SECONDS_TO_GIVE_UP = 5.0
 EX_TEMPFAIL = 75  # of sysexits.h, as everything that the same command may do another time
 
 
-Split = Literal["auto", "passes", "tokens"]
-"""What machines share: the guidance passes of a step, the tokens of the video in every pass, or what fits the stage."""
+Split = Literal["auto", "passes", "tokens", "both"]
+"""What machines share: the guidance passes of a step, the tokens of the video in every pass, passes among groups of
+machines and the tokens within each, or what fits the stage."""
+# Of "both" a machine alone in its group and two in another one are the least.
+LEAST_FOR_BOTH = 3
+
+Groups = tuple[tuple[int, ...], ...]
+"""The numbers of the machines of each group; every machine is in one."""
 SPLITS: tuple[Split, ...] = get_args(Split)
 
 
@@ -76,8 +82,12 @@ class Rules:
         """The shares of so many machines.
 
         Raises:
-            UsageError: there are more or fewer shares than machines.
+            UsageError: there are more or fewer shares than machines, or too few machines for the split.
         """
+        if self.split == "both" and 1 < size < LEAST_FOR_BOTH:
+            raise UsageError(
+                f"{spelled('split')} both needs {LEAST_FOR_BOTH} machines or more, but there are {size}; leave it out."
+            )
         if self.shares and len(self.shares) != size:
             there = "this is one machine alone" if size == 1 else f"there are {size} machines"
             raise UsageError(
@@ -141,6 +151,7 @@ class Team:
         self.traffic = Traffic()
         self._group = group
         self._patience = patience
+        self._smaller: dict[Groups, Group | None] = {}
         self._lost = ""
         self._closed = False
         self._rests = False
@@ -206,7 +217,7 @@ class Team:
     def abandon(self) -> None:
         """Leave without a word, as after an error: the others find the connection lost."""
         self._lost = self._lost or "this machine has left"
-        self._group.give_up()
+        self._give_up()
         self._closed = True
         self._tasks.put(None)
         self._thread.join(_SECONDS_TO_GIVE_UP)
@@ -297,6 +308,41 @@ class Team:
         texts = to_numpy(self.gather(mx.array(padded), kind))
         return [row.tobytes()[: int(size)].decode() for row, size in zip(texts, sizes.ravel(), strict=True)]
 
+    # Groups of machines.
+
+    @property
+    def addresses(self) -> tuple[str, ...] | None:
+        """Under which others reach this machine; None: some of the machines cannot have a group of their own."""
+        return self._group.addresses
+
+    def group_of(self, groups: Groups) -> Group | None:
+        """The machines of this one's group; None: it has nobody else. All machines ask for the same at the same time.
+
+        Raises:
+            ConnectionLost: a machine has gone. MachineLost: one did not come, or says nothing.
+            UsageError: machines cannot reach each other.
+        """
+        if groups not in self._smaller:
+            offers = self.gather_texts(self._group.offer(), "links")
+            own = next(members for members in groups if self.rank in members)
+            try:
+                self._smaller[groups] = (
+                    self._group.smaller(own, [offers[member] for member in own], self._patience)
+                    if len(own) > 1
+                    else None
+                )
+            except MachineLost as error:
+                self._lost = str(error)
+                self._give_up()
+                raise
+        return self._smaller[groups]
+
+    def _give_up(self) -> None:
+        """End what hangs in any group."""
+        for group in (self._group, *self._smaller.values()):
+            if group is not None:
+                group.give_up()
+
     # How it is done.
 
     def _submit(self, operation: Callable[[mx.array], mx.array], x: mx.array) -> Future[mx.array]:
@@ -314,7 +360,7 @@ class Team:
         except concurrent.futures.TimeoutError:
             silence = f"no word from another machine for {self._patience:g} s"
             self._lost = silence  # until the other thread finds its connections shut
-            self._group.give_up()
+            self._give_up()
             raise MachineLost(
                 f"{silence}: it has stopped, or needs longer for its part; the same command on all machines, with "
                 "--resume, continues, on any number of them. --patience SECONDS waits longer."
@@ -354,7 +400,7 @@ class Team:
             result.set_result(operation(x))
         except RuntimeError as error:
             self._lost = f"the connection to another machine is lost ({error})"
-            self._group.give_up()  # so that those notice who are no neighbours of the one that has gone
+            self._give_up()  # so that those notice who are no neighbours of the one that has gone
             result.set_exception(ConnectionLost(self._lost))
         except BaseException as error:
             result.set_exception(error)

@@ -18,6 +18,7 @@ from ltx2rt.cli import generate as command
 from ltx2rt.cli import team as team_options
 from ltx2rt.cli.flags import FLAGS
 from ltx2rt.cli.main import run
+from ltx2rt.graph.stages import clip_team
 from ltx2rt.graph.stages.team_facts import machine_facts
 from ltx2rt.team.environment import Asked
 from ltx2rt.team.team import Rules, Team
@@ -112,6 +113,57 @@ def test_a_clip_of_several_machines_has_the_bits_of_one(
     assert_same_bits(tmp_path, ["--pipeline", name, *small, *more], together, size, split)
 
 
+TWO_PASSES = [
+    *("--video-stg-guidance-scale", "0", "--audio-stg-guidance-scale", "0"),
+    *("--a2v-guidance-scale", "1", "--v2a-guidance-scale", "1"),
+]
+GROUPED = [
+    (4, TWO_PASSES, []),
+    pytest.param(3, [], [], marks=pytest.mark.slow),
+    pytest.param(8, [], [], marks=pytest.mark.slow),
+    pytest.param(5, [*TWO_PASSES, "--fp32"], ["--shares", "1,3,1,0.5,2"], marks=pytest.mark.slow),
+    pytest.param(4, ["--fp16"], ["--shares", "1,1,6,1"], marks=pytest.mark.slow),
+    pytest.param(3, [*TWO_PASSES, "--memory", "143MB"], [], marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize(("size", "more", "of_teams"), GROUPED)
+def test_a_clip_of_groups_of_machines_has_the_bits_of_one(
+    size: int,
+    more: list[str],
+    of_teams: list[str],
+    together: Together,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("ltx2rt.memory.ledger._process_bytes", lambda: 100_000_000)
+    monkeypatch.setattr("ltx2rt.memory.ledger.resident_bytes", lambda: 100_000_000)
+    words = ["--pipeline", "one-stage", *SMALL, *FEW_STEPS, *more]
+    assert_same_bits(tmp_path, words, together, size, "both", of_teams)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("size", "rate"), [(3, 1e6), (5, 1e15), (8, 1e9)])
+def test_what_is_chosen_by_time_has_the_bits_of_one(
+    size: int, rate: float, together: Together, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clip_team, "stage_flops", lambda: rate)
+    words = ["--pipeline", "one-stage", *SMALL, *FEW_STEPS, *TWO_PASSES]
+    assert_same_bits(tmp_path, words, together, size, "auto")
+
+
+def test_groups_need_three_machines_or_more_that_reach_each_other(
+    together: Together, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [*SMALL, "-o", str(tmp_path / "clip.mp4"), "--split", "both"]
+    assert together(words) == [2, 2]
+    assert capsys.readouterr().err.count("--split both needs 3 machines or more, but there are 2") == 2
+    monkeypatch.setattr(ThreadGroup, "addresses", None)
+    assert together(words, 3) == [2, 2, 2]
+    assert capsys.readouterr().err.count("--split both needs machines that all reach each other over TCP") == 3
+    assert list(tmp_path.iterdir()) == []
+
+
 UNEQUAL = [
     ("tokens", "1,2.5"),
     pytest.param("passes", "1,9", marks=pytest.mark.slow),  # the leader computes nothing
@@ -159,11 +211,12 @@ def test_shares_of_one_machine_are_refused(words: list[str], capsys: pytest.Capt
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("split", ["passes", "tokens"])
+@pytest.mark.parametrize(("split", "size"), [("passes", 2), ("tokens", 2), ("both", 3)])
 @pytest.mark.parametrize("page", PAGES)
 def test_every_documented_command_has_the_bits_of_one_machine(
     page: str,
     split: str,
+    size: int,
     together: Together,
     workplace: Path,  # noqa: F811
 ) -> None:
@@ -175,7 +228,7 @@ def test_every_documented_command_has_the_bits_of_one_machine(
             continue
         folder = workplace / f"of {number}"
         folder.mkdir()
-        assert_same_bits(folder, without_outputs(words[1:]), together, 2, split)
+        assert_same_bits(folder, without_outputs(words[1:]), together, size, split)
         made += 1
     assert made
 
@@ -209,10 +262,10 @@ SPECIAL = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("split", ["passes", "tokens"])
+@pytest.mark.parametrize(("split", "size"), [("passes", 2), ("tokens", 2), ("both", 3)])
 @pytest.mark.parametrize("case", SPECIAL)
-def test_ways_of_computing(case: str, split: str, together: Together, tmp_path: Path) -> None:
-    assert_same_bits(tmp_path, SPECIAL[case], together, 2, split)
+def test_ways_of_computing(case: str, split: str, size: int, together: Together, tmp_path: Path) -> None:
+    assert_same_bits(tmp_path, SPECIAL[case], together, size, split)
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from typing import Any
@@ -15,6 +16,8 @@ import ltx2rt
 from ltx2rt import _ext
 from ltx2rt.errors import ConnectionLost, MachineLost, UsageError
 from ltx2rt.kernels.host import to_numpy
+from ltx2rt.team.circle import circle_of
+from ltx2rt.team.links import all_reach_all
 from ltx2rt.team.messages import packed, unpacked
 from ltx2rt.team.team import Rules, Team
 
@@ -172,7 +175,7 @@ def test_a_patience_that_is_no_time_is_refused(patience: Any) -> None:
 
 
 def test_an_unknown_split_is_refused() -> None:
-    with pytest.raises(UsageError, match="split must be one of auto, passes, tokens, got 'blocks'"):
+    with pytest.raises(UsageError, match="split must be one of auto, passes, tokens, both, got 'blocks'"):
         Rules("blocks")  # type: ignore[arg-type]
 
 
@@ -189,6 +192,84 @@ def test_a_share_for_each_machine_or_none() -> None:
         Rules(shares=(2, 1)).shares_of(3)
     with pytest.raises(UsageError, match="shares has 2 numbers, but this is one machine alone"):
         ltx2rt.team(shares=(2, 1))
+
+
+GROUPS: dict[str, tuple[tuple[int, ...], ...]] = {
+    "two of two": ((0, 2), (1, 3)),
+    "of three and one": ((0, 1, 3), (2,)),
+    "all": ((0, 1, 2, 3),),
+    "apart": ((0,), (1,), (2,), (3,)),
+}
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_machines_of_a_group_gather_among_themselves(name: str) -> None:
+    def work(team: Team) -> Any:
+        shares = (4.0, 3.0, 2.0, 1.0)
+        circles = [circle_of(team, GROUPS[name], shares) for _ in range(2)]  # the same group in the next stage
+        own = next(members for members in GROUPS[name] if team.rank in members)
+        if len(own) == 1:
+            assert circles == [None, None]
+        for circle in filter(None, circles):
+            assert (circle.rank, list(circle.shares)) == (own.index(team.rank), [shares[member] for member in own])
+            found = to_numpy(circle.finish(circle.start(mx.array([team.rank]), "keys")))
+            assert found.ravel().tolist() == list(own)
+            ones = mx.array([team.rank == own[0]], mx.uint8)
+            assert to_numpy(circle.finish(circle.start_sum(ones, "sums"))).tolist() == [1]
+        assert to_numpy(team.gather(mx.array([team.rank]), "all")).ravel().tolist() == [0, 1, 2, 3]
+        return team.traffic.received["keys"]
+
+    sizes = [next(len(members) for members in GROUPS[name] if rank in members) for rank in range(4)]
+    assert on_machines(4, work) == [2 * 4 * (size - 1) for size in sizes]
+
+
+@pytest.mark.parametrize("leaves", range(4))
+def test_one_that_leaves_its_group_is_noticed_by_all(leaves: int) -> None:
+    def work(team: Team) -> None:
+        circle = circle_of(team, ((0, 2), (1, 3)), (1.0,) * 4)
+        assert circle is not None
+        if team.rank == leaves:
+            team.abandon()
+            return
+
+        def evaluations() -> None:
+            for _ in range(2):
+                circle.finish(circle.start(mx.zeros(1), "keys"))
+                team.gather(mx.zeros(1), "estimates")
+
+        with pytest.raises(ConnectionLost):
+            evaluations()
+        assert not team.is_there
+
+    for found in outcomes(4, [work] * 4, patience=30):
+        assert not isinstance(found, BaseException) or isinstance(found, ConnectionLost), found
+
+
+def test_machines_that_reach_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    def answers() -> set[bool]:
+        return set(on_machines(3, all_reach_all))
+
+    monkeypatch.setattr(ThreadGroup, "addresses", ("127.0.0.1", "localhost"))
+    assert answers() == {True}
+    connect = socket.create_connection
+
+    def without_a_cable(place: tuple[str, int], timeout: float) -> socket.socket:
+        if threading.current_thread() is cut_off[0]:
+            raise OSError("no route")
+        return connect(place, timeout)
+
+    def work(team: Team) -> bool:
+        if team.rank == 1:
+            cut_off.append(threading.current_thread())
+        return all_reach_all(team)
+
+    cut_off: list[threading.Thread] = []
+    monkeypatch.setattr(socket, "create_connection", without_a_cable)
+    assert set(on_machines(3, work)) == {False}
+    monkeypatch.setattr(socket, "create_connection", connect)
+    for addresses in (("192.0.2.1",), None):  # another machine's; not a ring
+        monkeypatch.setattr(ThreadGroup, "addresses", addresses)
+        assert answers() == {False}
 
 
 def test_ctrl_c_ends_a_wait(monkeypatch: pytest.MonkeyPatch) -> None:

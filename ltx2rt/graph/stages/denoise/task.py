@@ -81,7 +81,7 @@ class DenoiseTask:
         """How many of some tokens of the video it works on: one of a few that there are at least."""
         if self.part is None or not self.part.shares_tokens:
             return tokens
-        return max(1, self.part.counts(tokens)[self.part.rank])
+        return max(1, self.part.counts(tokens)[self.part.place])
 
     def rounds(self, walk: Walk) -> int:
         """How often the blocks are gone through."""

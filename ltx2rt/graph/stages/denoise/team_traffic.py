@@ -61,7 +61,7 @@ def evaluation_traffic(config: TransformerConfig, task: DenoiseTask, in_step: In
 
     Args:
         config: the model.
-        task: with the part of a machine; all receive the same.
+        task: with the part of a machine.
         in_step: how the passes go through the blocks.
     """
     traffic = StageTraffic()
@@ -69,7 +69,7 @@ def evaluation_traffic(config: TransformerConfig, task: DenoiseTask, in_step: In
         _add_request(traffic, config, task, tokens)
         if task.shares_tokens:
             _add_keys(traffic, config, task, in_step, tokens)
-        else:
+        if _part(task).shares_passes:
             _add_estimates(traffic, config, task, tokens)
     return traffic
 
@@ -95,9 +95,9 @@ def _add_request(traffic: StageTraffic, config: TransformerConfig, task: Denoise
 
 def _add_estimates(traffic: StageTraffic, config: TransformerConfig, task: DenoiseTask, tokens: int) -> None:
     """What the machines computed of their passes."""
-    most = max(map(len, _part(task).dealt(task.all_passes)))
     values = tokens * config.video.in_channels + task.audio * config.audio.in_channels
-    traffic.add("estimates", (_part(task).size - 1) * most * values * FLOAT32_BYTES)
+    longest = max(_part(task).pieces(task.all_passes, values))
+    traffic.add("estimates", (_part(task).size - 1) * longest * FLOAT32_BYTES)
 
 
 def _add_keys(
@@ -109,8 +109,8 @@ def _add_keys(
     def add(kind: str, states: int, channels: int, exchanges: int) -> None:
         traffic.add(kind, exchanges * round(states * received * channels), exchanges)
 
-    for numbers in in_walks(task.all_passes, in_step.walk):
-        passes = tuple(task.all_passes[number] for number in numbers)
+    for numbers in in_walks(task.guidance, in_step.walk):
+        passes = tuple(task.guidance[number] for number in numbers)
         left_out = [perturbations_of(own) for own in passes]
         batches: tuple[Shared, ...] = ()
         for block, shared in enumerate(states_of_blocks(passes, config.num_layers)):
