@@ -33,6 +33,7 @@ _SIZE_BYTES = 8  # of the number that says how long the next message is; 0: a si
 # Signs of life come at least so often, seconds, and so many of them within the patience.
 _SECONDS_BETWEEN_SIGNS, _SIGNS_IN_PATIENCE = 20.0, 4
 _SECONDS_TO_GIVE_UP = 5.0
+_ALONE_WITH_THE_LEADER = 2  # machines
 EX_TEMPFAIL = 75  # of sysexits.h, as everything that the same command may do another time
 
 
@@ -138,7 +139,8 @@ class Team:
 
     Args:
         group: the machines.
-        patience: seconds after which a machine that says nothing counts as lost.
+        patience: seconds after which a machine that says nothing counts as lost; with three machines or more those
+            that do not lead wait twice as long.
         rules: what the team keeps to.
 
     Attributes:
@@ -150,7 +152,9 @@ class Team:
         self.rules = Rules() if rules is None else rules
         self.traffic = Traffic()
         self._group = group
-        self._patience = patience
+        # The leader decides what follows on silence. It may have begun to wait later, by what a machine may need for
+        # its part, and would take another that gives up before for one that has gone.
+        self._patience = patience if group.rank == 0 or group.size == _ALONE_WITH_THE_LEADER else 2 * patience
         self._smaller: dict[Groups, Group | None] = {}
         self._lost = ""
         self._closed = False

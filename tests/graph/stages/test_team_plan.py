@@ -204,11 +204,11 @@ def test_a_faster_machine_has_more_of_the_work_and_of_the_memory() -> None:
 
 
 def test_room_for_what_is_gathered() -> None:
-    """Each of keys and values: the pieces that come, and where they are put together with what was given for them."""
-    assert gathering_tokens((100, 100), 1) == 200
-    assert gathering_tokens((100, 99), 1) == 200
-    assert gathering_tokens((100, 100), 2) == 400
-    assert gathering_tokens((150, 50), 1) == 300
+    """Each of keys and values: the piece that is given, those that come, and where they are put together."""
+    assert gathering_tokens((100, 100), 1) == 100 + 200
+    assert gathering_tokens((100, 99), 1) == 100 + 200
+    assert gathering_tokens((100, 100), 2) == 100 + 200 + 200
+    assert gathering_tokens((150, 50), 1) == 150 + 300
     assert gathering_tokens((50, 150), 1) == 150 + 300 + 200
     assert gathering_tokens((170, 10, 20), 1) == 400  # added up
 

@@ -84,13 +84,11 @@ def received_tokens(counts: Sequence[int]) -> float:
 
 def gathering_tokens(counts: Sequence[int], samples: int) -> int:
     """How many tokens of a sample a machine has room for while it gathers a value of all of them: what it gives and
-    what it gets, and the same in its place."""
+    what it gets, and the same where it is put together."""
     if adds_up(counts):
         return 2 * sum(counts)
-    pieces = len(counts) * max(counts)
-    if _in_place(counts):
-        return pieces if samples == 1 else pieces + sum(counts)
-    return max(counts) + pieces + sum(counts)
+    together = 0 if _in_place(counts) and samples == 1 else sum(counts)
+    return max(counts) + len(counts) * max(counts) + together
 
 
 def _in_place(counts: Sequence[int]) -> bool:
