@@ -62,8 +62,8 @@ def run_generate(arguments: argparse.Namespace) -> int:
         if arguments.plan or arguments.print_config:
             raise UsageError("--hosts makes a clip; ltx2rt plan --hosts plans one, --print-config needs no hosts.")
         return run_with_hosts(arguments)
-    shares_of(arguments)
     repeated = merge_other_sources(arguments)
+    shares_of(arguments)
     progress = Progress(arguments.progress, quiet=bool(arguments.quiet))
     makes_clip = not (arguments.print_config or arguments.plan)
     if makes_clip and assists():

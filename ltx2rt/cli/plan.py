@@ -55,8 +55,8 @@ def run_plan(arguments: argparse.Namespace) -> int:
     """Exit code 0 when everything fits."""
     if arguments.hosts is not None:
         return run_with_hosts(arguments)
-    shares_of(arguments)
     merge_other_sources(arguments)
+    shares_of(arguments)
     with met_team() as team:
         if team is not None:
             return _plan_on_all(team, arguments)

@@ -210,6 +210,16 @@ def test_shares_of_one_machine_are_refused(words: list[str], capsys: pytest.Capt
     assert "--shares has 2 numbers, but this is one machine alone" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("words", [["generate", "--plan"], ["plan"]])
+def test_a_file_of_options_may_have_shares(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "job.toml"
+    config.write_text('shares = "2,1"\n')
+    assert run([*words, *SMALL, "--config", str(config)]) == 2
+    assert "--shares has 2 numbers, but this is one machine alone" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("split", "size"), [("passes", 2), ("tokens", 2), ("both", 3)])
 @pytest.mark.parametrize("page", PAGES)

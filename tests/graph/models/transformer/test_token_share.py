@@ -14,7 +14,7 @@ from thread_machines import on_machines
 from ltx2rt.graph.diffusion.attention_masks import AttentionLinks
 from ltx2rt.graph.models.transformer.token_share import TokenShare, adds_up, received_tokens, token_counts
 from ltx2rt.kernels.host import to_numpy
-from ltx2rt.team.circle import Circle
+from ltx2rt.team.circle import Circle, circle_of
 from ltx2rt.team.team import Team
 
 PASSES_TOGETHER = 2
@@ -123,6 +123,29 @@ def test_guided_passes_have_the_bits_of_one_machine(generation: str, name: str, 
     world = World(generation, tokens=27)
     marks = (np.arange(27) < 4)[None].astype(np.float32)
     alone_and_shared(world, SHARES[name], dtype, replace(world.video, keyframes_mask=marks), world.audio)
+
+
+GROUPS = ((0, 2, 3), (1, 4))
+
+
+@pytest.mark.parametrize(
+    "generation", [pytest.param(name, marks=() if name == "2.3" else pytest.mark.slow) for name in GENERATIONS]
+)
+def test_groups_of_machines_have_the_bits_of_one(generation: str) -> None:
+    """Each group has two of four passes, and cuts the tokens by the speeds of its own machines."""
+    world = World(generation, tokens=27)
+    expected = world.model().guided(world.video, world.audio, world.passes, PASSES_TOGETHER)
+    mx.eval(expected)
+
+    def work(team: Team) -> Any:
+        number = next(number for number, members in enumerate(GROUPS) if team.rank in members)
+        model = world.model(exchange=circle_of(team, GROUPS, (2.0, 1.0, 3.0, 0.5, 1.0)))
+        found = model.guided(world.video, world.audio, world.passes[2 * number : 2 * number + 2], PASSES_TOGETHER)
+        mx.eval(found)
+        return number, found
+
+    for number, found in on_machines(5, work):
+        assert_same(found, expected[2 * number : 2 * number + 2])
 
 
 CASES = ["mask", "links", "one row", "parts", "samples", "silent", "frozen video", "frozen audio", "few"]
