@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -29,24 +30,27 @@ SMALL = ["--prompt", "a red circle", "--height", "64", "--width", "64", "--num-f
 ANY = [*SMALL, "--pipeline", "one-stage", "--steps", "2"]
 
 
-def free_ports() -> int:
-    """The first of two ports that nobody has."""
+def free_ports(count: int = 2) -> int:
+    """The first of some neighbouring ports that nobody has."""
     for _ in range(100):
-        with socket.socket() as first, socket.socket() as second:
+        with ExitStack() as stack:
+            first = stack.enter_context(socket.socket())
             first.bind(("127.0.0.1", 0))
             port: int = first.getsockname()[1]
             try:
-                second.bind(("127.0.0.1", port + 1))
+                for place in range(1, count):
+                    stack.enter_context(socket.socket()).bind(("127.0.0.1", port + place))
             except OSError:
                 continue
             return port
-    raise AssertionError("no two neighbouring ports are free")
+    raise AssertionError(f"no {count} neighbouring ports are free")
 
 
 @pytest.fixture
-def hosts(tmp_path: Path) -> Path:
-    machines = [{"ssh": name, "ips": ["127.0.0.1"]} for name in ("127.0.0.1", "localhost")]
-    content = {"hosts": machines, "port": free_ports(), "envs": ["LTX2RT_NUM_THREADS=1"]}
+def hosts(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """Two machines, or those that the test names."""
+    machines = [{"ssh": name, "ips": ["127.0.0.1"]} for name in getattr(request, "param", ("127.0.0.1", "localhost"))]
+    content = {"hosts": machines, "port": free_ports(len(machines)), "envs": ["LTX2RT_NUM_THREADS=1"]}
     path = tmp_path / "hosts.json"
     path.write_text(json.dumps(content))
     return path
@@ -168,6 +172,30 @@ def test_a_plan_of_all_machines(hosts: Path, tmp_path: Path, weights: Path) -> N
     refused = command(*words, "--memory", "1MB", "--hosts", hosts)
     assert refused.returncode == 1
     assert refused.stdout.count("error: ") == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("hosts", [("127.0.0.1", "localhost", "localhost")], indirect=True)
+def test_groups_are_planned_and_reported(hosts: Path) -> None:
+    """Of machines that reach each other; the file says that the second one is slower."""
+    content = json.loads(hosts.read_text())
+    content["hosts"][1]["share"] = 0.5
+    hosts.write_text(json.dumps(content))
+    done = command("plan", *ANY, "--split", "both", "--hosts", hosts, "--json")
+    assert done.returncode == 0, done.stderr
+    (stage,) = json.loads(done.stdout)["shared"]
+    assert stage["shares"] == "3 share 4 passes in groups of 2, 1, those of a group the tokens"
+    parts = stage["parts"]
+    assert [part["share"] for part in parts] == [
+        "2 of 4 passes, 5 of 8 tokens",
+        "2 of 4 passes, 3 of 8 tokens",
+        "2 of 4 passes",
+    ]
+    assert all(part["seconds"] > 0 and part["peak_bytes"] > 0 for part in parts)
+    report = command("doctor", "--hosts", hosts, "--pipeline", "one-stage")
+    assert report.returncode == 0, report.stderr
+    for split in ("passes", "tokens", "both"):
+        assert re.search(rf"^sharing {split}: a clip of the usual size takes about", report.stdout, re.M)
 
 
 @pytest.mark.slow
