@@ -107,7 +107,7 @@ def check_problems(variant: Variant, *, metal: bool = True) -> list[Problem]:
         ]
         if metal and variant.weight in FEW_ROWS and variant.rows == 0:  # weights of more than one slab of 16 MB
             problems.append(_linear(variant, fewer, 8192, 1088, 4))
-        elif metal and variant.rotation:  # rows that several threadgroups rotate
+        elif metal and variant.rotation and not longer:  # rows that several threadgroups rotate
             problems.append(_linear(variant, fewer, ROTATED_AT_ONCE + variant.rotation, 24, 4))
         return problems
     if isinstance(variant, AttentionVariant):
