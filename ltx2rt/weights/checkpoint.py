@@ -22,9 +22,7 @@ from ltx2rt.spelling import spelled
 from ltx2rt.types import FLOAT32_BYTES, Array, LinearWeight, ParamSpec
 from ltx2rt.weights.block_stream import BlockLayout, BlockStream, Wanted
 from ltx2rt.weights.config import complete_config, config_section, is_stated, parse_config
-from ltx2rt.weights.detection import read_json, refuse_foreign_tensors
 from ltx2rt.weights.finite import NotFinite, find_not_finite
-from ltx2rt.weights.foreign_formats import refuse_foreign_formats
 from ltx2rt.weights.formats import DENSE, companion_of, companions, fault_of, format_of
 from ltx2rt.weights.formats.linear_format import CURE, FLOATS, Encoding, LinearFormat, Stored
 from ltx2rt.weights.generations import Generation, generation_of
@@ -33,14 +31,14 @@ from ltx2rt.weights.gguf_config import gemma_config
 from ltx2rt.weights.lora.file import LoraFile
 from ltx2rt.weights.lora.fusing import changes_of, fuse, fuse_array, fusing_bytes
 from ltx2rt.weights.lora.keys import is_lora
-from ltx2rt.weights.markers import read_markers
-from ltx2rt.weights.names import assign, is_statistic
+from ltx2rt.weights.manifest import read_manifest
 from ltx2rt.weights.names.llama_cpp import is_gemma
-from ltx2rt.weights.names.origin import OfficialTensors, Origin
+from ltx2rt.weights.names.origin import OfficialTensors
+from ltx2rt.weights.places import Places
 from ltx2rt.weights.sets.description import Description
 from ltx2rt.weights.sets.units import Unit, followed, pack_metadata, text_encoder_config, unit_of, units_of
 from ltx2rt.weights.tensor_loading import load_array, require_matrix
-from ltx2rt.weights.tensor_source import DTYPES, TensorInfo, TensorSource, WeightFile, entry
+from ltx2rt.weights.tensor_source import TensorInfo, TensorSource, WeightFile, entry
 from ltx2rt.weights.weight_file import open_weight_files
 
 log = logging.getLogger(__name__)
@@ -69,38 +67,6 @@ _SECTIONS = {
 
 # Components whose tensors are no weights.
 _WITHOUT_FORMATS = ("text_assets",)
-
-
-class _Place(NamedTuple):
-    """A tensor of a component.
-
-    Attributes:
-        files: those that hold it and what is joined to it; none for a manifest.
-        origin: its name there, and what makes the official tensor of it.
-        info: entry of the official tensor, as far as it is known without the shape that the model needs.
-        stored: entries of the tensors in the file that it is made of.
-        marker: what the file declares about it.
-    """
-
-    files: tuple[WeightFile, ...]
-    origin: Origin
-    info: TensorInfo
-    stored: tuple[TensorInfo, ...]
-    marker: Mapping[str, Any]
-
-    @property
-    def file(self) -> WeightFile | None:
-        """The file that holds it; None for a manifest."""
-        return self.files[0] if self.files else None
-
-    @property
-    def name(self) -> str:
-        """In the file."""
-        return self.origin.name
-
-    def as_needed(self, shape: Sequence[int] | None) -> TensorInfo:
-        """The entry where the model needs this shape."""
-        return self.info if shape is None or self.origin.is_plain else self.origin.info(self.stored, shape)
 
 
 class LoadedBytes(NamedTuple):
@@ -160,19 +126,18 @@ class Checkpoint:
         self.metadata = dict(metadata)
         self._hf_config = dict(hf_config) if hf_config else None
         self._description: Description | None = None
-        self.ignored: list[str] = []
-        self.unknown: list[str] = []
-        self._components: dict[str, dict[str, _Place]] = {}
         self._encodings: dict[tuple[str, str, tuple[int, ...] | None], Encoding] = {}
         self._half_ranges: dict[tuple[Any, ...], bool] = {}
         self._unchanged_bytes: dict[tuple[str, ParamSpec], LoadedBytes] = {}  # of tensors as they are, without LoRAs
+        places = Places(path, self.metadata)
         names: dict[str, TensorInfo] = dict(listed or {})
         if listed is not None:
-            self._add((), listed)
+            places.add((), listed)
         for files in groups:
             tensors = {name: info for file in reversed(files) for name, info in file.tensors.items()}
-            self._add(files, tensors)
+            places.add(files, tensors)
             names |= tensors
+        self.ignored, self.unknown, self._components = places.ignored, places.unknown, places.components
         if is_lora(names):
             raise CheckpointError(
                 f"{path}: a LoRA file, not a checkpoint; give it with {spelled('loras')}, beside a checkpoint."
@@ -184,37 +149,6 @@ class Checkpoint:
                 + "; use a file of LTX-2, 2.3 or 2.5."
             )
         self._check_formats()
-
-    def _add(self, files: Sequence[WeightFile], tensors: Mapping[str, TensorInfo]) -> None:
-        """Sort the tensors of one more model in: of its files, or of a manifest, which has none."""
-        path = files[0].path if len(files) == 1 else self.path
-        metadata = self.metadata
-        if files:
-            metadata = {key: text for file in reversed(files) for key, text in file.metadata.items()}
-        refuse_foreign_tensors(path, tensors)
-        refuse_foreign_formats(path, tensors, metadata)
-        markers = read_markers(files)
-        holders: dict[str, WeightFile] = {}
-        repeated: set[str] = set()
-        for file in files:
-            repeated |= file.tensors.keys() & holders.keys()
-            holders = dict.fromkeys(file.tensors, file) | holders
-        assignment = assign(tensors, str(path), metadata)
-        self.ignored += assignment.ignored
-        self.unknown += assignment.unknown
-        for component, origins in assignment.components.items():
-            places = self._components.setdefault(component, {})
-            for local, origin in origins.items():
-                parts = (origin.name, *origin.joined)
-                stored, here = tuple(tensors[name] for name in parts), tuple(holders[name] for name in parts if files)
-                place = _Place(here, origin, origin.info(stored), stored, markers.get(origin.name, {}))
-                known = places.setdefault(local, place)
-                again = known is not place or not repeated.isdisjoint(parts)
-                if again and not _is_repeated(local, place, known):
-                    raise CheckpointError(
-                        f"{self.path}: tensor {origin.name!r} is in more than one file of the folder; give one of the "
-                        "files, or take those away that are not of this model."
-                    )
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Checkpoint:
@@ -742,37 +676,6 @@ def _merged(metadata: dict[str, str], more: Mapping[str, str], where: str) -> di
     return result
 
 
-def _is_repeated(local: str, place: _Place, first: _Place) -> bool:
-    """Whether a tensor may be in two files: the statistics of a VAE whose halves are files of their own."""
-    return is_statistic(local) and place.info.shape == first.info.shape
-
-
 def _shortened(names: Sequence[str]) -> str:
     more = len(names) - _MAX_NAMES_IN_ERROR
     return ", ".join(names[:_MAX_NAMES_IN_ERROR]) + (f" and {more} more" if more > 0 else "")
-
-
-def read_manifest(path: Path) -> tuple[dict[str, TensorInfo], dict[str, str]]:
-    """Tensors and metadata of a manifest: ``{"tensors": {name: [dtype, shape]}, "metadata": {...}}``.
-
-    Raises:
-        CheckpointError: not such a file.
-    """
-    manifest = read_json(path)
-    listed = manifest.get("tensors")
-    if not isinstance(listed, dict):
-        raise CheckpointError(f"{path}: not a tensor manifest: it has no object named 'tensors'.")
-    tensors = {}
-    for name, listing in listed.items():
-        valid = (
-            isinstance(listing, list)
-            and len(listing) == 2
-            and listing[0] in DTYPES
-            and isinstance(listing[1], list)
-            and all(isinstance(n, int) and n >= 0 for n in listing[1])
-        )
-        if not valid:
-            raise CheckpointError(f"{path}: tensor {name!r} must be [dtype, shape], got {listing!r}.")
-        tensors[name] = entry(listing[0], tuple(listing[1]))
-    metadata = manifest.get("metadata") or {}
-    return tensors, {key: value if isinstance(value, str) else json.dumps(value) for key, value in metadata.items()}

@@ -99,7 +99,8 @@ def test_xargs_makes_the_clips(place: Path) -> None:
     assert sum(line["event"] == "settings" for line in said) == 2  # it began twice
     steps = [line["step"] for line in said if line["event"] == "stage" and line["stage"] == "denoise"]
     assert max(steps) == 4
-    (error,) = (place / "logs" / "2.jsonl").read_text().splitlines()  # which another try cannot help: there was one
+    lines = (place / "logs" / "2.jsonl").read_text().splitlines()
+    (error,) = (line for line in lines if not line.startswith("{"))  # which another try cannot help: there was one
     assert error.startswith("error: --num-frames must be 8*k + 1, got 10")
     again = ran(place, ["sh", "-c", recipe("xargs.sh")])
     assert again.returncode == 123  # clips that are there are not made again

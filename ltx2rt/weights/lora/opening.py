@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from ltx2rt.errors import CheckpointError
-from ltx2rt.weights.checkpoint import read_manifest
 from ltx2rt.weights.detection import read_json
 from ltx2rt.weights.lora.file import LoraFile
 from ltx2rt.weights.lora.keys import is_lora
 from ltx2rt.weights.lora.scale import CONFIG_FILE
+from ltx2rt.weights.manifest import read_manifest
 from ltx2rt.weights.markers import read_markers
 from ltx2rt.weights.sets.units import followed
 from ltx2rt.weights.weight_file import open_weight_file
