@@ -159,20 +159,30 @@ class HeadQueries {
 inline void store_heads(const NeighborhoodArgs& args, const Box& box, const float* sums, const float* sum_of_weights) {
   const NeighborhoodBlock& block = box.block;
   const Vec total = load(sum_of_weights), factor = select(total == zero(), zero(), splat(1.0f) / total);
-  BF16* to[kLanes];
+  int64_t first[kLanes];  // of the values of a lane; -1: it has none
   for (int lane = 0; lane < kLanes; ++lane) {
     const int64_t frame = block.batch * args.frames + block.first_frame + box.frame_of(lane);
     const int64_t cell = (frame * args.rows.cells + box.row_of(lane)) * args.columns.cells + box.column_of(lane);
-    to[lane] = box.there(lane) ? (BF16*)args.out + (cell * args.heads + block.head) * kTileHead : nullptr;
+    first[lane] = box.there(lane) ? (cell * args.heads + block.head) * kTileHead : -1;
   }
-  for (int64_t v = 0; v < kTileHead; v += 16) {
-    __m512i words[16];
+  const auto store_as = [&](auto* out) {
+    for (int64_t v = 0; v < kTileHead; v += 16) {
+      __m512i words[16];
 #pragma GCC unroll 16
-    for (int i = 0; i < 16; ++i) words[i] = (__m512i)(load(sums + (v + i) * kLanes) * factor);
-    transpose_words(words);
+      for (int i = 0; i < 16; ++i) words[i] = (__m512i)(load(sums + (v + i) * kLanes) * factor);
+      transpose_words(words);
 #pragma GCC unroll 16
-    for (int lane = 0; lane < 16; ++lane)
-      if (to[lane] != nullptr) store(to[lane] + v, (Vec)words[lane]);
+      for (int lane = 0; lane < 16; ++lane)
+        if (first[lane] >= 0) store(out + first[lane] + v, (Vec)words[lane]);
+    }
+  };
+  switch (args.out_type) {
+    case FloatType::f32:
+      return store_as((float*)args.out);
+    case FloatType::f16:
+      return store_as((F16*)args.out);
+    case FloatType::bf16:
+      return store_as((BF16*)args.out);
   }
 }
 
