@@ -141,15 +141,14 @@ class StartTiles {
       fill_start(in_row, boxes.column_masks(j), columns_, splat(kWhole + kLift), tiles(j, count_));
     return (int8_t)count_++;
   }
-  // Those of column 0 of boxes and the first number; by how many floats others lie after them.
+  // The tiles of number 0 of column j of boxes; the others follow, columns * kLanes floats each.
   const float* of(int64_t j) const { return tiles(j, 0); }
-  int64_t stride() const { return columns_ * kLanes; }
 
  private:
   // Boxes of 2 frames and 2 rows have up to 10.
   static constexpr int kCount = 12;
 
-  float* tiles(int64_t j, int64_t i) const { return memory_ + kCount * kLanes + (j * kCount + i) * stride(); }
+  float* tiles(int64_t j, int64_t i) const { return memory_ + kCount * kLanes + (j * kCount + i) * columns_ * kLanes; }
 
   float* memory_;  // the queries of each, then the tiles
   int64_t columns_;
@@ -256,7 +255,7 @@ inline void pack_value_rows(const NeighborhoodArgs& args, const PackedPlane& pla
       for (int c = 0; c < 16; ++c) words[c] = (__m512i)PairWords::pair(from[0][c] + v, from[1][c] + v);
       transpose_words(words);
 #pragma GCC unroll 16
-      for (int c = 0; c < 16; ++c) _mm512_store_si512(to + (v + c) * kTileWords, words[c]);
+      for (int c = 0; c < 16; ++c) _mm512_storeu_si512(to + (v + c) * kTileWords, words[c]);
     }
   }
 }
