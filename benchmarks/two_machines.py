@@ -1,12 +1,16 @@
 """One denoising pass at 19B width on two machines that share its tokens, over a cable of 10 Gbit/s, beside one machine.
 
-    python benchmarks/two_machines.py [--rounds 5] [--cable 10gbit] [--tokens 1024] [--layers 2]
+    python benchmarks/two_machines.py [--rounds 5] [--cable 10gbit] [--tokens 1024] [--layers 2] [--other-isa avx2]
 
 The machines are processes of one core each, in network namespaces that only a cable joins, whose rate `tc` limits; that
 needs Linux, root, two cores and iproute2. In every round, in turn: the pass on one machine; on both, each for itself;
 on both together, with keys and values gathered while other things are computed, and in turn. The program fails where
 both together are less than 1.65 times as fast as one and less than 0.9 of what both for themselves reach, where the
 bytes of a pass are not within 1 % of what a plan says, counted and on the cable, or where bits differ.
+
+With --other-isa the second machine has another instruction set, which makes it slower. Then the pass is made together
+in equal shares, and in shares by the speeds that the machines reach for themselves; bits differ, and the program fails
+where the second way is no faster than the first, or bytes are not as planned.
 """
 
 from __future__ import annotations
@@ -31,6 +35,7 @@ TIMES_AS_FAST, OF_TWO_ALONE, BYTES = 1.65, 0.9, 0.01
 ADDRESSES = ("10.77.0.1", "10.77.0.2")
 PORT = 5001
 WAYS = ("one", "both for themselves", "together, overlapped", "together, in turn")
+BY_SPEED = "together, by speed"
 
 
 def main() -> int:
@@ -39,6 +44,7 @@ def main() -> int:
     parser.add_argument("--cable", default="10gbit", help="rate as tc has it, or none")
     parser.add_argument("--tokens", type=int, default=1024)
     parser.add_argument("--layers", type=int, default=2)
+    parser.add_argument("--other-isa", help="instruction set of the second machine, as LTX2RT_ISA has it")
     parser.add_argument("--machine", type=int, help=argparse.SUPPRESS)  # the process is one of the machines
     arguments = parser.parse_args()
     if arguments.machine is not None:
@@ -58,15 +64,16 @@ def compare(arguments: argparse.Namespace) -> int:
         hosts = Path(folder, "hosts.json")
         hosts.write_text(json.dumps([[f"{address}:{PORT + rank}"] for rank, address in enumerate(ADDRESSES)]))
         machines = [stack.enter_context(_started(rank, name, hosts, arguments)) for rank, name in enumerate(names)]
-        plan, _ = (answer(process) for process in machines)
-        rounds: dict[str, list[list[dict[str, Any]]]] = {way: [] for way in WAYS}
+        ways = WAYS if arguments.other_isa is None else (*WAYS[:3], BY_SPEED)
+        rounds: dict[str, list[list[dict[str, Any]]]] = {way: [] for way in ways}
         crossed: list[int] = []
+        shares = [1.0, 1.0]
         for number in range(arguments.rounds + 1):
-            for way in WAYS:
+            for way in ways:
                 working = machines[:1] if way == "one" else machines
                 before = received(names[0])
                 for process in working:
-                    ask(process, way)
+                    ask(process, way, shares if way == BY_SPEED else [1.0, 1.0])
                 found = [answer(process) for process in working]
                 print(
                     f"round {number}, {way}: {max(own['seconds'] for own in found):.3f} s", file=sys.stderr, flush=True
@@ -75,12 +82,35 @@ def compare(arguments: argparse.Namespace) -> int:
                     rounds[way].append(found)
                     if way.startswith("together"):
                         crossed.append(received(names[0]) - before)
+                if way == "both for themselves" and number < 2:  # the first round makes more than a pass
+                    shares = [1 / own["seconds"] for own in found]
         for process in machines:
-            ask(process, "end")
-    return judged(plan, rounds, crossed)
+            ask(process, "end", shares)
+    return judged(rounds, crossed) if arguments.other_isa is None else judged_by_speed(rounds, shares)
 
 
-def judged(plan: dict[str, Any], rounds: dict[str, list[list[dict[str, Any]]]], crossed: Sequence[int]) -> int:
+def judged_by_speed(rounds: dict[str, list[list[dict[str, Any]]]], shares: Sequence[float]) -> int:
+    """Print the figures of machines of unequal speed; 1 where a bar is missed."""
+    ratio = shares[0] / shares[1]
+    print(f"the first machine is {ratio:.2f} times as fast as the second: --shares {ratio:.2f},1")
+    alone = [found[0]["seconds"] for found in rounds["one"]]
+    times = {}
+    for way, found in rounds.items():
+        seconds = [max(own["seconds"] for own in of_round) for of_round in found]
+        times[way] = _median_ratio(alone, seconds)
+        waited = zip(*([own["waiting"] for own in of_round] for of_round in found), strict=True)
+        waiting = ", ".join(f"{statistics.median(of_machine):.3f}" for of_machine in waited)
+        figures = f"{statistics.median(seconds):>10.3f} s, {times[way]:.2f} times as fast as the first"
+        print(f"{way:<24}{figures}; waiting {waiting}")
+    wrong = [] if times[BY_SPEED] > times[WAYS[2]] else ["no faster than in equal shares"]
+    for own in (own for way in (WAYS[2], BY_SPEED) for of_round in rounds[way] for own in of_round):
+        if abs(own["received"] / own["planned"] - 1) > BYTES:
+            wrong.append(f"{own['received']} bytes, where {own['planned']} are planned")
+    print("; ".join(wrong) if wrong else "within all bars")
+    return 1 if wrong else 0
+
+
+def judged(rounds: dict[str, list[list[dict[str, Any]]]], crossed: Sequence[int]) -> int:
     """Print the figures; 1 where a bar is missed."""
     seconds = {way: [max(own["seconds"] for own in found) for found in rounds[way]] for way in WAYS}
     # Medians of what one round has: all of its ways suffer alike from whatever else the computer does.
@@ -102,7 +132,7 @@ def judged(plan: dict[str, Any], rounds: dict[str, list[list[dict[str, Any]]]], 
     best, best_of_both = max(times[way] for way in shared), max(of_both[way] for way in shared)
     together = [own for way in WAYS if way.startswith("together") for found in rounds[way] for own in found]
     counted, on_cable = {own["received"] for own in together}, statistics.median(crossed)
-    planned = plan["planned"]
+    planned = together[0]["planned"]
     print(f"bytes that a machine receives: planned {planned}, counted {sorted(counted)}, on the cable {on_cable:.0f}")
     digests = {own["digest"] for found in (*rounds["one"], *rounds["together, overlapped"]) for own in found}
     digests |= {own["digest"] for found in rounds["together, in turn"] for own in found}
@@ -127,6 +157,8 @@ def _started(rank: int, namespace: str, hosts: Path, arguments: argparse.Namespa
     words = [sys.executable, __file__, "--machine", str(rank)]
     words += ["--tokens", str(arguments.tokens), "--layers", str(arguments.layers)]
     environment = {**os.environ, "MLX_RANK": str(rank), "MLX_HOSTFILE": str(hosts), "LTX2RT_NUM_THREADS": "1"}
+    if rank and arguments.other_isa is not None:
+        environment["LTX2RT_ISA"] = arguments.other_isa
     process = subprocess.Popen(
         ["ip", "netns", "exec", namespace, *words],
         env=environment,
@@ -146,9 +178,9 @@ def _started(rank: int, namespace: str, hosts: Path, arguments: argparse.Namespa
             process.wait()
 
 
-def ask(process: subprocess.Popen[str], way: str) -> None:
+def ask(process: subprocess.Popen[str], way: str, shares: Sequence[float]) -> None:
     assert process.stdin is not None
-    process.stdin.write(f"{way}\n")
+    process.stdin.write(f"{json.dumps([way, shares])}\n")
     process.stdin.flush()
 
 
@@ -198,14 +230,17 @@ def received(namespace: str) -> int:
 
 
 class InTurn:
-    """The exchanges of a team without anything beside them."""
+    """The exchanges of machines without anything beside them."""
 
-    def __init__(self, team: Any) -> None:
-        self._team = team
-        self.rank, self.size = team.rank, team.size
+    def __init__(self, circle: Any) -> None:
+        self._circle = circle
+        self.rank, self.shares = circle.rank, circle.shares
 
     def start(self, x: Any, kind: str) -> Any:
-        return self._team.finish(self._team.start(x, kind))
+        return self._circle.finish(self._circle.start(x, kind))
+
+    def start_sum(self, x: Any, kind: str) -> Any:
+        return self._circle.finish(self._circle.start_sum(x, kind))
 
     def finish(self, started: Any) -> Any:
         return started
@@ -218,6 +253,7 @@ def machine(arguments: argparse.Namespace) -> int:
     import mlx.core as mx
 
     from ltx2rt.graph.models.transformer.model import Transformer
+    from ltx2rt.team.circle import Circle
     from ltx2rt.team.team import Team
 
     team = Team.connect(60.0)
@@ -225,12 +261,12 @@ def machine(arguments: argparse.Namespace) -> int:
     config, params = _model(arguments.layers)
     video, audio = _inputs(arguments.tokens)
     transformer = Transformer(config, params, mx.bfloat16)
-    print(json.dumps({"planned": _planned_bytes(config, arguments.tokens, team.size)}), flush=True)
-    exchanges = {"together, overlapped": team, "together, in turn": InTurn(team)}
     for line in sys.stdin:
-        way = line.strip()
+        way, shares = json.loads(line)
         if way == "end":
             break
+        circle = Circle(team, shares)
+        exchanges = {WAYS[2]: circle, BY_SPEED: circle, WAYS[3]: InTurn(circle)}
         transformer.exchange = exchanges.get(way)
         if way.startswith("together"):
             team.gather(mx.zeros(1, mx.uint8), "begin")  # both have read the line
@@ -248,6 +284,7 @@ def machine(arguments: argparse.Namespace) -> int:
             "processor": processor,
             "waiting": sum(team.traffic.seconds.values()) - waited,
             "received": sum(team.traffic.received.values()) - before,
+            "planned": _planned_bytes(config, arguments.tokens, shares),
             "digest": digest.hexdigest(),
         }
         print(json.dumps(result), flush=True)
@@ -299,7 +336,7 @@ def _inputs(tokens: int) -> tuple[Any, Any]:
     return modality(tokens, 3), modality(AUDIO_TOKENS, 1)
 
 
-def _planned_bytes(config: Any, tokens: int, size: int) -> int:
+def _planned_bytes(config: Any, tokens: int, shares: Sequence[float]) -> int:
     """What a plan says that a machine receives in one pass; requests, which are not made here, left out."""
     import mlx.core as mx
 
@@ -325,7 +362,7 @@ def _planned_bytes(config: Any, tokens: int, size: int) -> int:
         dtype=mx.bfloat16,
         activations="float",
         advice="",
-        part=MachinePart("tokens", 0, size, config.num_layers),
+        part=MachinePart(0, (tuple(range(len(shares))),), tuple(shares), config.num_layers),
     )
     received = evaluation_traffic(config, task, InStep("together", 1)).received
     return sum(nbytes for kind, nbytes in received.items() if kind != "messages")

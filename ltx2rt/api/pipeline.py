@@ -38,7 +38,7 @@ from ltx2rt.graph.preview_decoder_file import PreviewDecoderFile
 from ltx2rt.graph.settings.setting import plain_values, settings_of, stored_values
 from ltx2rt.graph.settings.settings import DRIVING_SOUND, GUIDANCE, Settings
 from ltx2rt.graph.settings.weight_files import WeightFiles
-from ltx2rt.graph.stages.clip_team import Budget, ClipTeam, Machines
+from ltx2rt.graph.stages.clip_team import Budget, ClipTeam, Machines, may_group, measured_pace
 from ltx2rt.graph.stages.denoise.assistance import Assistant
 from ltx2rt.graph.stages.denoise.team_passes import tell_alone
 from ltx2rt.graph.stages.events import Event
@@ -383,6 +383,8 @@ class Pipeline:
                     Budget(accounts.budget, accounts.base),
                     allow_mixed=head["allow_mixed"],
                 )
+                may_group(team, head["split"])
+                measured_pace(team, head["split"])
             else:
                 assistant.stage(head, arrays)
 
@@ -392,17 +394,18 @@ class Pipeline:
             raise UsageError(f"machine {team.rank} does not lead the team; call assist(team) there.")
         accounts = ledger(memory, self._kept.nbytes)
         budget = Budget(accounts.budget, accounts.base)
-        allow_mixed = team.rules.allow_mixed
+        allow_mixed, split = team.rules.allow_mixed, team.rules.split
         if not team.is_there:
             return ClipTeam(team, (budget,))
         try:
-            team.tell({"do": "clip", "allow_mixed": allow_mixed, "request": team.rules.request})
+            team.tell({"do": "clip", "allow_mixed": allow_mixed, "split": split, "request": team.rules.request})
             budgets = agree(team, self._facts(team), budget, allow_mixed=allow_mixed)
+            grouping, pace = may_group(team, split), measured_pace(team, split)
             team.rest()
         except ConnectionLost as error:
             tell_alone(error)
             return ClipTeam(team, (budget,))
-        return ClipTeam(team, budgets)
+        return ClipTeam(team, budgets, grouping=grouping, pace=pace)
 
     def facts(self) -> dict[str, str]:
         """What machines must have in common to make a clip together: fact -> value."""

@@ -19,21 +19,22 @@ from ltx2rt.cli.arguments import command_of
 from ltx2rt.cli.exit_codes import ExitCode
 from ltx2rt.cli.flag import add_flags
 from ltx2rt.cli.flags import FLAGS, named
-from ltx2rt.cli.machines import met_team, run_with_hosts
+from ltx2rt.cli.machines import met_team, run_with_hosts, shares_of
 from ltx2rt.cli.plan import SOME_PROMPT
 from ltx2rt.cli.team_plan import MakePlan, TeamPlan, links_text, planned_on_all
 from ltx2rt.errors import Ltx2rtError
+from ltx2rt.graph.stages.clip_team import may_group
 from ltx2rt.graph.stages.team_facts import differences, machine_facts
 from ltx2rt.kernels.gpu_device import advice, has_launch_code
 from ltx2rt.kernels.kernel_choice import KernelChoice, metal_kernels
 from ltx2rt.kernels.selection import OUR_KERNELS, ext, use_reference
 from ltx2rt.memory.limits import format_bytes
 from ltx2rt.team.links import Links, measured_links
-from ltx2rt.team.team import Split, Team
+from ltx2rt.team.team import Rules, Split, Team
 from ltx2rt.weights.fingerprint import fingerprint
 
 # The files of weights, and the machines that shall have the same.
-_FLAGS = (*named("--hosts"), *(flag for flag in FLAGS if flag.target == "files"))
+_FLAGS = (*named("--hosts", "--shares"), *(flag for flag in FLAGS if flag.target == "files"))
 
 
 def add_parser(subparsers: Any) -> None:
@@ -52,6 +53,7 @@ def run_doctor(arguments: argparse.Namespace) -> int:
     """Print the report. The exit code is 0, or 1 where machines cannot make a clip together."""
     if arguments.hosts is not None:
         return run_with_hosts(arguments)
+    shares_of(arguments)
     with met_team() as team:
         if team is not None:
             return _report_of_team(team, arguments)
@@ -97,7 +99,11 @@ def _report_of_team(team: Team, arguments: argparse.Namespace) -> int:
     broken = any(machine["error"] for machine in machines)
     plans: dict[Split, TeamPlan] = {}
     if pipeline is not None and not broken:
-        plans = {split: planned_on_all(team, links, split, None, _planner(pipeline)) for split in ("passes", "tokens")}
+        make, shares = _planner(pipeline), arguments.shares or ()
+        splits: list[Split] = ["passes", "tokens"]
+        if may_group(team, "auto"):
+            splits.append("both")
+        plans = {split: planned_on_all(team, links, Rules(split, shares=shares), None, make) for split in splits}
     if team.leads:
         print("\n".join(_team_lines(machines, links, differing, plans)))
     return ExitCode.FAILED if differing or broken else ExitCode.GOOD

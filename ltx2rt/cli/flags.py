@@ -26,6 +26,13 @@ _SOUND_NAMES = [entry.name for entry in PIPELINES.values() if entry.output == "s
 _AUTOMATIC_NAMES = {entry.variant: entry.name for entry in PIPELINES.values() if entry.automatic}
 
 
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(map(float, text.split(",")))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be numbers like 2,1, got {text!r}") from None
+
+
 def _pipeline(text: str) -> str:
     try:
         return pipeline_name(text)
@@ -145,11 +152,21 @@ RUN = (
         ("--split",),
         "what several machines share (MLX_RANK and MLX_HOSTFILE, docs/distributed.md; nothing between them is "
         "authenticated or encrypted: trusted networks only): the guidance passes of a step, the tokens of the video in "
-        "every pass, or what fits each stage",
+        "every pass, both (groups of machines share passes, and the machines of a group tokens), or what fits each "
+        "stage",
         "Run",
         "run",
         choices=SPLITS,
         default="auto",
+    ),
+    Flag(
+        ("--shares",),
+        "how fast each machine is beside the others, that of machine 0 first: with 2,1 it works on twice as many "
+        "tokens, or on more passes; without, all are alike",
+        "Run",
+        "run",
+        kind=_numbers,
+        metavar="NUMBER,NUMBER...",
     ),
     Flag(
         ("--patience",),

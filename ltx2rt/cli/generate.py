@@ -17,7 +17,7 @@ from ltx2rt.cli.arguments import Command, command_of, effectless
 from ltx2rt.cli.config_file import read_config, toml_of_record, values_of_record
 from ltx2rt.cli.flag import add_flags
 from ltx2rt.cli.flags import FLAGS
-from ltx2rt.cli.machines import run_with_hosts
+from ltx2rt.cli.machines import run_with_hosts, shares_of
 from ltx2rt.cli.outputs import RULE, Outputs, asks_for_sound, free_outputs, names_up_to_free
 from ltx2rt.cli.plan_text import plan_text
 from ltx2rt.cli.progress import Progress
@@ -63,6 +63,7 @@ def run_generate(arguments: argparse.Namespace) -> int:
             raise UsageError("--hosts makes a clip; ltx2rt plan --hosts plans one, --print-config needs no hosts.")
         return run_with_hosts(arguments)
     repeated = merge_other_sources(arguments)
+    shares_of(arguments)
     progress = Progress(arguments.progress, quiet=bool(arguments.quiet))
     makes_clip = not (arguments.print_config or arguments.plan)
     if makes_clip and assists():

@@ -12,7 +12,7 @@ from ltx2rt.errors import UsageError
 from ltx2rt.hosts.hosts_file import read_hosts
 from ltx2rt.hosts.start import run_on_all
 from ltx2rt.team.environment import asked_for
-from ltx2rt.team.team import Team
+from ltx2rt.team.team import Rules, Team
 
 # For what needs all machines but makes no clip: they have been reached by then, or were started by hand.
 _SECONDS_TO_MEET = 60.0
@@ -36,7 +36,29 @@ def run_with_hosts(arguments: argparse.Namespace) -> int:
     if asked_for(os.environ) is not None:
         raise UsageError(f"{_OPTION} starts a team, but MLX_RANK makes this process one of a team already; unset it.")
     hosts = read_hosts(arguments.hosts)
-    return run_on_all(hosts, [sys.executable, "-m", "ltx2rt.cli", *_without_hosts(arguments.words)])
+    shares_of(arguments, len(hosts.machines))
+    verb, *words = _without_hosts(arguments.words)
+    if hosts.shares and arguments.shares is None:
+        words = ["--shares", ",".join(f"{share:g}" for share in hosts.shares), *words]
+    return run_on_all(hosts, [sys.executable, "-m", "ltx2rt.cli", verb, *words])
+
+
+def shares_of(arguments: argparse.Namespace, size: int | None = None) -> tuple[float, ...]:
+    """How fast each machine is, as ``--shares`` says; empty: it is not given.
+
+    Args:
+        arguments: parsed.
+        size: how many machines there are; None: as many as the environment says.
+
+    Raises:
+        UsageError: these are no shares, or not one for each machine; variables that cannot work.
+    """
+    shares: tuple[float, ...] = arguments.shares or ()
+    if size is None:
+        asked = asked_for(os.environ)
+        size = 1 if asked is None else asked.size
+    Rules(getattr(arguments, "split", None) or "auto", shares=shares).shares_of(size)
+    return shares
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from ltx2rt.cli.exit_codes import ExitCode
 from ltx2rt.cli.flag import add_flags
 from ltx2rt.cli.flags import FLAGS
 from ltx2rt.cli.generate import merge_other_sources, taken_files
-from ltx2rt.cli.machines import met_team, run_with_hosts
+from ltx2rt.cli.machines import met_team, run_with_hosts, shares_of
 from ltx2rt.cli.outputs import free_path
 from ltx2rt.cli.plan_picture import write_picture
 from ltx2rt.cli.plan_text import plan_text
@@ -28,7 +28,7 @@ from ltx2rt.graph.stages.clip_team import Machines
 from ltx2rt.memory.limits import parse_bytes
 from ltx2rt.paths import expanded
 from ltx2rt.team.links import measured_links
-from ltx2rt.team.team import Team
+from ltx2rt.team.team import Rules, Team
 
 # What a plan without a prompt counts with.
 SOME_PROMPT = "a prompt of the usual length, " * 20
@@ -56,6 +56,7 @@ def run_plan(arguments: argparse.Namespace) -> int:
     if arguments.hosts is not None:
         return run_with_hosts(arguments)
     merge_other_sources(arguments)
+    shares_of(arguments)
     with met_team() as team:
         if team is not None:
             return _plan_on_all(team, arguments)
@@ -120,8 +121,10 @@ def _plan_on_all(team: Team, arguments: argparse.Namespace) -> int:
     if arguments.plot is not None:
         raise UsageError("--plot draws the plan of one machine; leave --plot or the other machines out.")
     make = _planner(arguments, tells=team.leads)
+    rules = Rules(arguments.split or "auto", shares=arguments.shares or ())
+    flops = None if arguments.compute_rate is None else arguments.compute_rate * 1e9
     found = planned_on_all(
-        team, measured_links(team), arguments.split or "auto", arguments.memory, lambda machines: make(machines)[0]
+        team, measured_links(team), rules, arguments.memory, lambda machines: make(machines)[0], flops
     )
     if team.leads:
         print(json.dumps(found.as_dict(), indent=2) if arguments.json else found.text())

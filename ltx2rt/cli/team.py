@@ -45,6 +45,7 @@ def joined_team(arguments: argparse.Namespace, progress: Progress) -> Iterator[T
     rules = Rules(
         arguments.split or "auto",
         bool(arguments.allow_mixed),
+        arguments.shares or (),
         one_clip=True,
         terms=arguments.terms,
         request=arguments.continued,

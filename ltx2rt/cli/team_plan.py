@@ -6,19 +6,36 @@ import json
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ltx2rt.api.planning import ledger
 from ltx2rt.cli.plan_text import plan_text
 from ltx2rt.errors import Ltx2rtError
 from ltx2rt.graph.pipelines.plan import Plan, StagePlan
-from ltx2rt.graph.stages.clip_team import Budget, Machines
+from ltx2rt.graph.stages.clip_team import Budget, Machines, Pace, may_group
+from ltx2rt.kernels.speed import stage_flops
 from ltx2rt.memory.limits import format_bytes
 from ltx2rt.team.links import Links
-from ltx2rt.team.team import Split, Team
+from ltx2rt.team.team import Rules, Team
 
 # Makes the plan of this machine as one of several; with None the plan of this machine alone.
 MakePlan = Callable[[Machines | None], Plan]
+
+
+class OwnPart(NamedTuple):
+    """What one machine does of a stage.
+
+    Attributes:
+        machine: its number.
+        share: how much of the whole, for people.
+        seconds: of computing.
+        peak_bytes: of its process.
+    """
+
+    machine: int
+    share: str
+    seconds: float
+    peak_bytes: int
 
 
 @dataclass(frozen=True)
@@ -28,18 +45,23 @@ class SharedStage:
     Attributes:
         name: of the stage.
         steps: of its sampler.
-        computing: seconds of the machine that takes longest.
         exchanging: seconds for what each receives, as if nothing else went on meanwhile.
         received: bytes that each machine receives.
         how: what they share, for people.
+        parts: of the machines that have one.
     """
 
     name: str
     steps: int
-    computing: float
     exchanging: float
     received: int
     how: str
+    parts: tuple[OwnPart, ...]
+
+    @property
+    def computing(self) -> float:
+        """Seconds of the machine that takes longest."""
+        return max(part.seconds for part in self.parts)
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -50,6 +72,7 @@ class SharedStage:
             "received_bytes": self.received,
             "received_bytes_per_step": round(self.received / max(1, self.steps)),
             "shares": self.how,
+            "parts": [part._asdict() for part in self.parts],
         }
 
 
@@ -111,6 +134,10 @@ class TeamPlan:
                 f"{stage.name}: {stage.how}; each machine receives {format_bytes(stage.received)}, {step} a step: "
                 f"{stage.exchanging:.1f} s beside {stage.computing:.1f} s of computing"
             )
+            lines += [
+                f"  machine {part.machine}: {part.share}, {part.seconds:.1f} s, {format_bytes(part.peak_bytes)}"
+                for part in stage.parts
+            ]
         if self.works and not self.shared:
             lines.append("no stage is shared: one pass and one machine's worth of work")
         if self.works:
@@ -126,24 +153,31 @@ def links_text(links: Links) -> str:
     return f"between the machines: {1e3 * links.latency:.2f} ms an exchange, {links.bandwidth / 1e9:.2f} GB/s received"
 
 
-def planned_on_all(team: Team, links: Links, split: Split, memory: str | None, make: MakePlan) -> TeamPlan:
+def planned_on_all(
+    team: Team, links: Links, rules: Rules, memory: str | None, make: MakePlan, flops: float | None = None
+) -> TeamPlan:
     """Every machine plans its part; each has the result.
 
     Args:
         team: the machines.
         links: between them.
-        split: what they share.
+        rules: what they share, and how fast they are; those of the leader count.
         memory: budget of this machine, as ``--memory`` has it.
         make: makes plans on this machine.
+        flops: floating point operations per second of this machine; None: as measured.
 
     Raises:
-        UsageError: the budget is no size.
+        UsageError: the budget is no size, or the machines cannot share so.
         MachineLost: a machine has gone or says nothing.
     """
     accounts = ledger(memory)
-    told = team.gather_texts(json.dumps([accounts.budget, accounts.base]))
-    budgets = tuple(Budget(*json.loads(text)) for text in told)
-    machines = Machines(team.size, team.rank, split, budgets)
+    own_facts = [accounts.budget, accounts.base, rules.split, rules.shares_of(team.size), flops or stage_flops()]
+    told = [json.loads(text) for text in team.gather_texts(json.dumps([*own_facts, links.latency, links.bandwidth]))]
+    budgets = tuple(Budget(budget, base) for budget, base, *_ in told)
+    # All plan with what the leader has measured.
+    _, _, split, shares, leading_flops, *leading_links = told[0]
+    pace = Pace(Links(*leading_links), leading_flops)
+    machines = Machines(team.size, team.rank, split, budgets, tuple(shares), may_group(team, split), pace)
     own: dict[str, Any] = {"name": platform.node(), "plan": "", "peak": 0, "error": "", "stages": [], "alone": 0.0}
     try:
         plan = make(machines)
@@ -169,6 +203,8 @@ def _told(stage: StagePlan) -> dict[str, Any]:
         "received": need.received,
         "exchanges": need.exchanges,
         "how": need.choice.get("machines", ""),
+        "share": need.choice.get("own part", ""),
+        "peak": stage.peak_bytes,
     }
 
 
@@ -179,13 +215,14 @@ def _together(machines: Sequence[Mapping[str, Any]], links: Links) -> TeamPlan:
         if not stage["exchanges"]:
             seconds += stage["seconds"]
             continue
-        parts = [other for own in machines for other in own["stages"] if other["key"] == stage["key"]]
-        computing = max(part["seconds"] for part in parts)
-        exchanging = links.seconds(stage["received"], stage["exchanges"])
-        shared.append(
-            SharedStage(stage["key"][1], stage["steps"], computing, exchanging, stage["received"], stage["how"])
-        )
-        seconds += computing + exchanging
+        of_machines = [
+            (rank, part) for rank, own in enumerate(machines) for part in own["stages"] if part["key"] == stage["key"]
+        ]
+        parts = tuple(OwnPart(rank, part["share"], part["seconds"], part["peak"]) for rank, part in of_machines)
+        exchanging = max(links.seconds(part["received"], part["exchanges"]) for _, part in of_machines)
+        received = max(part["received"] for _, part in of_machines)
+        shared.append(SharedStage(stage["key"][1], stage["steps"], exchanging, received, stage["how"], parts))
+        seconds += shared[-1].computing + exchanging
     columns = {name: tuple(own[name] for own in machines) for name in ("name", "plan", "peak", "error")}
     return TeamPlan(
         columns["name"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -32,11 +33,13 @@ class Machine:
         name: what ssh calls it, or one of `HERE`.
         addresses: under which the other machines reach it, one per cable.
         rdma: its device for each machine, for ``jaccl``; None where there is none.
+        share: how fast it is beside the others.
     """
 
     name: str
     addresses: tuple[str, ...] = ()
     rdma: tuple[Any, ...] = ()
+    share: float = 1.0
 
     @property
     def is_here(self) -> bool:
@@ -59,6 +62,12 @@ class Hosts:
     machines: tuple[Machine, ...]
     variables: Mapping[str, str]
     first_port: int = FIRST_PORT
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """How fast each machine is beside the others; empty: all are alike."""
+        found = tuple(machine.share for machine in self.machines)
+        return found if len(set(found)) > 1 else ()
 
     def settings_of(self, rank: int) -> tuple[dict[str, str], dict[str, str]]:
         """What tells MLX on the machine of a rank about the others.
@@ -134,7 +143,10 @@ def _machine(path: Path, number: int, entry: Any) -> Machine:
         raise _wrong(path, f"gives {name} the address {v6}; MLX takes IPv4 addresses and names, without a port.")
     if not isinstance(rdma, list):
         raise _wrong(path, f'has "rdma" of {name} that is no list of devices, got {rdma!r}.')
-    return Machine(name, tuple(addresses), tuple(rdma))
+    share = entry.get("share", 1.0)
+    if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share < math.inf:
+        raise _wrong(path, f'has the "share" {share!r} of {name}; it must be a positive number, 2 for twice as fast.')
+    return Machine(name, tuple(addresses), tuple(rdma), float(share))
 
 
 def _check_ring(path: Path, machines: Sequence[Machine]) -> None:

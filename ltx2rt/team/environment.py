@@ -25,12 +25,14 @@ class Asked(NamedTuple):
         rank: number of this machine.
         size: how many machines there are.
         absent: file in which whoever started the machines writes which of them have ended badly (`written_absence`).
+        addresses: under which the others reach this machine, without ports, in a ring over TCP.
     """
 
     backend: Backend
     rank: int
     size: int
     absent: Path | None = None
+    addresses: tuple[str, ...] = ()
 
 
 def asked_for(environ: Mapping[str, str]) -> Asked | None:
@@ -81,10 +83,9 @@ def _asked_of_mlx(environ: Mapping[str, str]) -> Asked | None:
     if "MLX_IBV_DEVICES" in environ:
         return _group("jaccl", rank, len(_rows(environ, "MLX_IBV_DEVICES")), "MLX_IBV_DEVICES")
     if "MLX_HOSTFILE" in environ:
-        rows = _rows(environ, "MLX_HOSTFILE")
-        for row in rows:
-            _check_addresses(row, environ["MLX_HOSTFILE"])
-        return _group("ring", rank, len(rows), "MLX_HOSTFILE")
+        rows = [_addresses(row, environ["MLX_HOSTFILE"]) for row in _rows(environ, "MLX_HOSTFILE")]
+        asked = _group("ring", rank, len(rows), "MLX_HOSTFILE")
+        return asked if asked is None else asked._replace(addresses=rows[rank])
     raise UsageError(
         "MLX_RANK asks for a group of machines, but neither MLX_HOSTFILE (TCP) nor MLX_IBV_DEVICES (RDMA) says which; "
         "set one of them, or unset MLX_RANK."
@@ -120,7 +121,8 @@ def _rows(environ: Mapping[str, str], name: str) -> list[object]:
     return rows
 
 
-def _check_addresses(row: object, path: str) -> None:
+def _addresses(row: object, path: str) -> tuple[str, ...]:
+    """The addresses of a machine, without their ports."""
     addresses = row if isinstance(row, list) else []
     for address in addresses:
         host, _, port = address.rpartition(":") if isinstance(address, str) else ("", "", "")
@@ -131,3 +133,4 @@ def _check_addresses(row: object, path: str) -> None:
             )
     if not addresses:
         raise UsageError(f'MLX_HOSTFILE: {path} has {row!r}; write a list of "HOST:PORT" for each machine.')
+    return tuple(address.rpartition(":")[0] for address in addresses)

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import os
 import select
 import socket
 import stat
 import threading
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from typing import Protocol
 
 import mlx.core as mx
 
-from ltx2rt.errors import Ltx2rtError, MachineLost, UsageError
+from ltx2rt.errors import ConnectionLost, Ltx2rtError, MachineLost, UsageError
 from ltx2rt.kernels.selection import ext
 from ltx2rt.team.environment import Asked, read_absence
+from ltx2rt.team.smaller_rings import free_ports, ring_variables
 
 # What MLX says where nobody listens at an address yet; it tries for 31 seconds.
 _NOT_THERE_YET = "Couldn't connect"
 _MOST_DESCRIPTORS = 4096
+# MLX keeps two buffers of 8 MiB for each direction of a ring's cable.
+RING_BYTES = 32 << 20
 _SECONDS_BETWEEN_LOOKS = 0.1
 # Exit codes of a machine that would be the same another time.
 _FAILED, _USAGE = 1, 2
@@ -54,19 +58,39 @@ class Group(Protocol):
     def give_up(self) -> None:
         """End an operation that hangs in another thread, if that is possible, and tell the others by doing so."""
 
+    @property
+    def addresses(self) -> tuple[str, ...] | None:
+        """Under which others reach this machine; None: some of the machines cannot have a group of their own."""
+
+    def offer(self) -> str:
+        """What others must know to have a group with this machine; empty: nothing that would do."""
+
+    def smaller(self, members: Sequence[int], offers: Sequence[str], patience: float) -> Group:
+        """Some of the machines as a group of their own, once all of these are there.
+
+        Args:
+            members: their numbers; this one is among them.
+            offers: of each, the same text on all.
+            patience: seconds to wait for them.
+
+        Raises:
+            ConnectionLost: a machine has gone. MachineLost: one did not come.
+        """
+
 
 class MlxGroup:
     """A group of `mx.distributed`. One thread alone may use its operations: it has a CPU stream of its own there, so
     that nothing else waits for the net."""
 
-    def __init__(self, backend: str, sockets: frozenset[int]) -> None:
-        group = mx.distributed.init(strict=True, backend=backend)  # it is there already
+    def __init__(self, asked: Asked, sockets: frozenset[int]) -> None:
+        group = mx.distributed.init(strict=True, backend=asked.backend)  # it is there already
+        self._asked = asked
         self.rank: int = group.rank()
         self.size: int = group.size()
         self._group = group
         self._sockets = sockets
         # Other backends have connections for their own purposes.
-        self._meets = backend == "ring"
+        self._meets = asked.backend == "ring"
         self._stream: mx.Stream | None = None
 
     def all_gather(self, x: mx.array) -> mx.array:
@@ -89,6 +113,40 @@ class MlxGroup:
         for number in self._sockets:
             with suppress(OSError), socket.socket(fileno=os.dup(number)) as connection:
                 connection.shutdown(socket.SHUT_RDWR)
+
+    @property
+    def addresses(self) -> tuple[str, ...] | None:
+        return self._asked.addresses if self._meets else None
+
+    def offer(self) -> str:
+        try:
+            return json.dumps(free_ports(self._asked.addresses))
+        except OSError:
+            return ""
+
+    def smaller(self, members: Sequence[int], offers: Sequence[str], patience: float) -> MlxGroup:
+        """They join one more ring: MLX cannot split any."""
+        rows = [json.loads(offer) if offer else [] for offer in offers]
+        rank = members.index(self.rank)
+        with ring_variables(rank, rows):
+            return join(self._asked._replace(rank=rank, size=len(members)), patience, beside=self)
+
+    def require_connected(self) -> None:
+        """No neighbour has gone; what one has sent already stays where it is.
+
+        Raises:
+            ConnectionLost: one has.
+        """
+        for number in self._sockets:
+            try:
+                with socket.socket(fileno=os.dup(number)) as connection:
+                    gone = not connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                continue
+            except OSError:
+                gone = True
+            if gone:
+                raise ConnectionLost("the connection to another machine is lost")
 
 
 def meet(sockets: Collection[int]) -> None:
@@ -126,14 +184,16 @@ def _when(what: int, sockets: Collection[int]) -> Iterator[int]:
             yield number
 
 
-def join(asked: Asked, patience: float) -> MlxGroup:
+def join(asked: Asked, patience: float, beside: MlxGroup | None = None) -> MlxGroup:
     """The group that the environment of this process asks for, once all machines are there.
 
     Args:
         asked: from this environment.
         patience: seconds to wait for them.
+        beside: a group of them and of others that was joined before.
 
     Raises:
+        ConnectionLost: a machine of the other group has gone.
         MachineLost: one did not come.
         UsageError: addresses or ports cannot work, or another machine found that its options cannot.
         Ltx2rtError: another machine failed before it came.
@@ -147,7 +207,7 @@ def join(asked: Asked, patience: float) -> MlxGroup:
     before, deadline = _sockets(), time.monotonic() + patience
     while True:
         try:
-            if not _joined(asked, deadline):
+            if not _joined(asked, deadline, beside):
                 raise absent
         except RuntimeError as error:
             if _NOT_THERE_YET not in str(error):
@@ -158,17 +218,17 @@ def join(asked: Asked, patience: float) -> MlxGroup:
             if time.monotonic() >= deadline:
                 raise absent from error
         else:
-            return MlxGroup(asked.backend, frozenset(filter(_is_connected, _sockets() - before)))
+            return MlxGroup(asked, frozenset(filter(_is_connected, _sockets() - before)))
 
 
-def _joined(asked: Asked, deadline: float) -> bool:
+def _joined(asked: Asked, deadline: float, beside: MlxGroup | None) -> bool:
     """Whether the group was joined in time; raises what MLX does, and what `_require_present` does."""
     failures: list[BaseException] = []
     done = threading.Event()
 
     def join_group() -> None:
         try:
-            ext.join_group(asked.backend)
+            ext.join_group(asked.backend, anew=beside is not None)
         except BaseException as error:
             failures.append(error)
         finally:
@@ -178,6 +238,8 @@ def _joined(asked: Asked, deadline: float) -> bool:
     threading.Thread(target=join_group, name="ltx2rt-join", daemon=True).start()
     while not done.wait(min(_SECONDS_BETWEEN_LOOKS, max(0.0, deadline - time.monotonic()))):
         _require_present(asked)
+        if beside is not None:
+            beside.require_connected()
         if time.monotonic() >= deadline:
             return False
     if failures:

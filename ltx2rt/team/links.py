@@ -1,10 +1,15 @@
-"""How fast the machines of a team reach each other, measured with the operation that a clip uses."""
+"""How the machines of a team reach each other, and how fast, measured with the operation that a clip uses."""
 
 from __future__ import annotations
 
+import json
+import socket
 import statistics
 import time
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from typing import Any
 
 import mlx.core as mx
 
@@ -14,6 +19,7 @@ _SMALL_TIMES, _LARGE_TIMES = 21, 3
 # Larger ones measure how fast a machine gets new memory.
 _LARGE_BYTES = 4 << 20
 _KIND = "links"
+_SECONDS_TO_CONNECT = 2.0
 
 
 @dataclass(frozen=True)
@@ -54,3 +60,28 @@ def _seconds(team: Team, nbytes: int, times: int) -> float:
         team.gather(x, _KIND)
         found.append(time.perf_counter() - begun)
     return statistics.median(found[1:])
+
+
+def all_reach_all(team: Team) -> bool:
+    """Whether some of the machines can have groups of their own: every machine connects to every address of all others.
+    All ask at the same time. In a ring of cables machines reach their neighbours alone.
+
+    Raises:
+        ConnectionLost: a machine has gone. MachineLost: one says nothing.
+    """
+    with ExitStack() as stack:
+        doors: list[tuple[str, int]] | None = None
+        if team.addresses is not None:
+            with suppress(OSError):  # an address may be another machine's that hands on what comes
+                opened = [stack.enter_context(socket.create_server((host, 0))) for host in team.addresses]
+                doors = [(host, door.getsockname()[1]) for host, door in zip(team.addresses, opened, strict=True)]
+        offered = [json.loads(text) for text in team.gather_texts(json.dumps(doors), _KIND)]
+        reached = all(of_machine is not None and all(map(_answers, of_machine)) for of_machine in offered)
+        return all(json.loads(text) for text in team.gather_texts(json.dumps(reached), _KIND))
+
+
+def _answers(door: Sequence[Any]) -> bool:
+    host, port = door
+    with suppress(OSError), socket.create_connection((host, port), _SECONDS_TO_CONNECT):
+        return True
+    return False

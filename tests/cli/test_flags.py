@@ -44,6 +44,7 @@ TESTED_ELSEWHERE = {
     "--preview-decoder": "../graph/models/test_preview_decoder.py",
     "--activations": "test_activations.py",
     "--split": "test_team_runs.py",
+    "--shares": "test_team_runs.py",
     "--patience": "test_two_machines.py",
     "--allow-mixed": "test_team_runs.py",
     "--transformer-path": "test_model_parts.py",

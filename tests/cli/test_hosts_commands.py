@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -29,24 +30,27 @@ SMALL = ["--prompt", "a red circle", "--height", "64", "--width", "64", "--num-f
 ANY = [*SMALL, "--pipeline", "one-stage", "--steps", "2"]
 
 
-def free_ports() -> int:
-    """The first of two ports that nobody has."""
+def free_ports(count: int = 2) -> int:
+    """The first of some neighbouring ports that nobody has."""
     for _ in range(100):
-        with socket.socket() as first, socket.socket() as second:
+        with ExitStack() as stack:
+            first = stack.enter_context(socket.socket())
             first.bind(("127.0.0.1", 0))
             port: int = first.getsockname()[1]
             try:
-                second.bind(("127.0.0.1", port + 1))
+                for place in range(1, count):
+                    stack.enter_context(socket.socket()).bind(("127.0.0.1", port + place))
             except OSError:
                 continue
             return port
-    raise AssertionError("no two neighbouring ports are free")
+    raise AssertionError(f"no {count} neighbouring ports are free")
 
 
 @pytest.fixture
-def hosts(tmp_path: Path) -> Path:
-    machines = [{"ssh": name, "ips": ["127.0.0.1"]} for name in ("127.0.0.1", "localhost")]
-    content = {"hosts": machines, "port": free_ports(), "envs": ["LTX2RT_NUM_THREADS=1"]}
+def hosts(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """Two machines, or those that the test names."""
+    machines = [{"ssh": name, "ips": ["127.0.0.1"]} for name in getattr(request, "param", ("127.0.0.1", "localhost"))]
+    content = {"hosts": machines, "port": free_ports(len(machines)), "envs": ["LTX2RT_NUM_THREADS=1"]}
     path = tmp_path / "hosts.json"
     path.write_text(json.dumps(content))
     return path
@@ -171,6 +175,30 @@ def test_a_plan_of_all_machines(hosts: Path, tmp_path: Path, weights: Path) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("hosts", [("127.0.0.1", "localhost", "localhost")], indirect=True)
+def test_groups_are_planned_and_reported(hosts: Path) -> None:
+    """Of machines that reach each other; the file says that the second one is slower."""
+    content = json.loads(hosts.read_text())
+    content["hosts"][1]["share"] = 0.5
+    hosts.write_text(json.dumps(content))
+    done = command("plan", *ANY, "--split", "both", "--hosts", hosts, "--json")
+    assert done.returncode == 0, done.stderr
+    (stage,) = json.loads(done.stdout)["shared"]
+    assert stage["shares"] == "3 share 4 passes in groups of 2, 1, those of a group the tokens"
+    parts = stage["parts"]
+    assert [part["share"] for part in parts] == [
+        "2 of 4 passes, 5 of 8 tokens",
+        "2 of 4 passes, 3 of 8 tokens",
+        "2 of 4 passes",
+    ]
+    assert all(part["seconds"] > 0 and part["peak_bytes"] > 0 for part in parts)
+    report = command("doctor", "--hosts", hosts, "--pipeline", "one-stage")
+    assert report.returncode == 0, report.stderr
+    for split in ("passes", "tokens", "both"):
+        assert re.search(rf"^sharing {split}: a clip of the usual size takes about", report.stdout, re.M)
+
+
+@pytest.mark.slow
 def test_a_report_of_all_machines(hosts: Path, weights: Path) -> None:
     files = [*one_file(weights, "dev"), "--pipeline", "one-stage"]
     done = command("doctor", "--hosts", hosts, *files)
@@ -211,7 +239,14 @@ def test_what_machines_differ_in_is_said(facts: dict[str, str], says: str) -> No
 
 
 def stage(name: str, seconds: float, received: int = 0, exchanges: int = 0, steps: int = 0) -> dict[str, Any]:
-    more = {"received": received, "exchanges": exchanges, "steps": steps, "how": "2 share"}
+    more = {
+        "received": received,
+        "exchanges": exchanges,
+        "steps": steps,
+        "how": "2 share",
+        "share": "half",
+        "peak": 5 * 10**9,
+    }
     return {"key": [0, name], "seconds": seconds, **more}
 
 
@@ -228,6 +263,13 @@ def test_a_shared_stage_takes_the_slowest_machine_and_the_cable() -> None:
     assert found.times == pytest.approx(13 / 12)
     assert found.as_dict()["shared"][0]["received_bytes_per_step"] == 10**9
     text = found.text()
+    assert "  machine 1: half, 5.0 s, 5.00 GB" in text
+    assert found.as_dict()["shared"][0]["parts"][1] == {
+        "machine": 1,
+        "share": "half",
+        "seconds": 5.0,
+        "peak_bytes": 5 * 10**9,
+    }
     assert "denoise: 2 share; each machine receives 2.00 GB, 1.00 GB a step: 3.0 s beside 5.0 s of computing" in text
     assert "about 12 s on 2 machines, 13 s on machine 0 alone: 1.08 times as fast" in text
 
@@ -237,6 +279,34 @@ def test_a_machine_that_cannot_take_part_is_said() -> None:
     assert not found.works
     assert "machine 1 (b)\nerror: no such file." in found.text()
     assert "times as fast" not in found.text()
+
+
+@pytest.mark.parametrize(
+    ("words", "started"),
+    [
+        (["plan", "a b"], ["plan", "--shares", "2,0.5", "a b"]),
+        (["plan", "a b", "--shares", "1,3"], ["plan", "a b", "--shares", "1,3"]),
+    ],
+)
+def test_shares_of_the_file_are_those_of_the_command_unless_it_has_some(
+    words: list[str], started: list[str], hosts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = json.loads(hosts.read_text())
+    for own, share in zip(content["hosts"], (2, 0.5), strict=True):
+        own["share"] = share
+    hosts.write_text(json.dumps(content))
+    lines: list[list[str]] = []
+    monkeypatch.setattr("ltx2rt.cli.machines.run_on_all", lambda hosts, line: len(lines.append(line) or []))
+    assert run([*words, "--hosts", str(hosts)]) == 0
+    (line,) = lines
+    assert line[line.index("ltx2rt.cli") + 1 :] == started
+
+
+def test_shares_that_do_not_fit_the_file_are_refused_before_anything_is_started(
+    hosts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["generate", *ANY, "--hosts", str(hosts), "--shares", "2,1,1"]) == 2
+    assert "--shares has 3 numbers, but there are 2 machines" in capsys.readouterr().err
 
 
 def test_the_option_is_left_out_of_what_machines_are_told() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,9 @@ from ltx2rt.cli import generate as command
 from ltx2rt.cli import team as team_options
 from ltx2rt.cli.flags import FLAGS
 from ltx2rt.cli.main import run
+from ltx2rt.graph.stages import clip_team
 from ltx2rt.graph.stages.team_facts import machine_facts
+from ltx2rt.team.environment import Asked
 from ltx2rt.team.team import Rules, Team
 
 DOCS = Path(__file__).parents[2] / "docs" / "pipelines"
@@ -40,6 +42,10 @@ def together(monkeypatch: pytest.MonkeyPatch) -> Together:
 
     monkeypatch.setattr(team_options.Team, "connect", connect)
     monkeypatch.setattr(command, "assists", lambda: getattr(place, "rank", 0) > 0)
+    monkeypatch.setattr(
+        "ltx2rt.cli.machines.asked_for",
+        lambda environ: Asked("ring", place.rank, place.table.size) if hasattr(place, "rank") else None,
+    )
 
     def on_machines(words: list[str], size: int = 2, of_machine: dict[int, list[str]] | None = None) -> list[int]:
         table, codes = Table(size), [-1] * size
@@ -67,12 +73,16 @@ def latents_of(folder: Path, name: str, words: list[str], start: Callable[[list[
     return path.read_bytes()
 
 
-def assert_same_bits(folder: Path, words: list[str], together: Together, size: int, split: str) -> None:
+def assert_same_bits(
+    folder: Path, words: list[str], together: Together, size: int, split: str, of_teams: Sequence[str] = ()
+) -> None:
+    """``of_teams``: words that have a meaning on several machines alone."""
+
     def alone(whole: list[str]) -> None:
         assert run(["generate", "--quiet", *whole]) == 0
 
     def shared(whole: list[str]) -> None:
-        assert together([*whole, "--split", split], size) == [0] * size
+        assert together([*whole, "--split", split, *of_teams], size) == [0] * size
 
     expected = latents_of(folder, "alone", words, alone)
     assert latents_of(folder, "together", words, shared) == expected
@@ -103,12 +113,120 @@ def test_a_clip_of_several_machines_has_the_bits_of_one(
     assert_same_bits(tmp_path, ["--pipeline", name, *small, *more], together, size, split)
 
 
+TWO_PASSES = [
+    *("--video-stg-guidance-scale", "0", "--audio-stg-guidance-scale", "0"),
+    *("--a2v-guidance-scale", "1", "--v2a-guidance-scale", "1"),
+]
+GROUPED = [
+    (4, TWO_PASSES, []),
+    pytest.param(3, [], [], marks=pytest.mark.slow),
+    pytest.param(8, [], [], marks=pytest.mark.slow),
+    pytest.param(5, [*TWO_PASSES, "--fp32"], ["--shares", "1,3,1,0.5,2"], marks=pytest.mark.slow),
+    pytest.param(4, ["--fp16"], ["--shares", "1,1,6,1"], marks=pytest.mark.slow),
+    pytest.param(3, [*TWO_PASSES, "--memory", "143MB"], [], marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize(("size", "more", "of_teams"), GROUPED)
+def test_a_clip_of_groups_of_machines_has_the_bits_of_one(
+    size: int,
+    more: list[str],
+    of_teams: list[str],
+    together: Together,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("ltx2rt.memory.ledger._process_bytes", lambda: 100_000_000)
+    monkeypatch.setattr("ltx2rt.memory.ledger.resident_bytes", lambda: 100_000_000)
+    words = ["--pipeline", "one-stage", *SMALL, *FEW_STEPS, *more]
+    assert_same_bits(tmp_path, words, together, size, "both", of_teams)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("split", ["passes", "tokens"])
+@pytest.mark.parametrize(("size", "rate"), [(3, 1e6), (5, 1e15), (8, 1e9)])
+def test_what_is_chosen_by_time_has_the_bits_of_one(
+    size: int, rate: float, together: Together, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clip_team, "stage_flops", lambda: rate)
+    words = ["--pipeline", "one-stage", *SMALL, *FEW_STEPS, *TWO_PASSES]
+    assert_same_bits(tmp_path, words, together, size, "auto")
+
+
+def test_groups_need_three_machines_or_more_that_reach_each_other(
+    together: Together, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = [*SMALL, "-o", str(tmp_path / "clip.mp4"), "--split", "both"]
+    assert together(words) == [2, 2]
+    assert capsys.readouterr().err.count("--split both needs 3 machines or more, but there are 2") == 2
+    monkeypatch.setattr(ThreadGroup, "addresses", None)
+    assert together(words, 3) == [2, 2, 2]
+    assert capsys.readouterr().err.count("--split both needs machines that all reach each other over TCP") == 3
+    assert list(tmp_path.iterdir()) == []
+
+
+UNEQUAL = [
+    ("tokens", "1,2.5"),
+    pytest.param("passes", "1,9", marks=pytest.mark.slow),  # the leader computes nothing
+    pytest.param("passes", "1,2.5,1", marks=pytest.mark.slow),
+    pytest.param("tokens", "1,7,1", marks=pytest.mark.slow),
+    pytest.param("auto", "1,0.2,0.9,1.6,3", marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize(("split", "shares"), UNEQUAL)
+def test_a_clip_of_machines_of_unequal_speed_has_the_bits_of_one(
+    split: str, shares: str, together: Together, tmp_path: Path
+) -> None:
+    words = ["--pipeline", "one-stage", *SMALL, *FEW_STEPS]
+    assert_same_bits(tmp_path, words, together, len(shares.split(",")), split, ["--shares", shares])
+
+
+@pytest.mark.parametrize(
+    ("shares", "says"),
+    [
+        ("2,1,1", "--shares has 3 numbers, but there are 2 machines; give one for each machine"),
+        ("2,0", "--shares must be one positive number for each machine, got (2.0, 0.0)"),
+    ],
+)
+def test_shares_that_cannot_work_end_every_machine_with_2(
+    shares: str, says: str, together: Together, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert together([*SMALL, "-o", str(tmp_path / "clip.mp4"), "--shares", shares]) == [2, 2]
+    assert capsys.readouterr().err.count(says) == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_shares_are_numbers(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run(["generate", *SMALL, "--shares", "2,x"])
+    assert ended.value.code == 2
+    assert "--shares: must be numbers like 2,1, got '2,x'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["generate"], ["generate", "--plan"], ["plan"], ["doctor"]])
+def test_shares_of_one_machine_are_refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    prompt = [] if words == ["doctor"] else SMALL
+    assert run([*words, *prompt, "--shares", "2,1"]) == 2
+    assert "--shares has 2 numbers, but this is one machine alone" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["generate", "--plan"], ["plan"]])
+def test_a_file_of_options_may_have_shares(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "job.toml"
+    config.write_text('shares = "2,1"\n')
+    assert run([*words, *SMALL, "--config", str(config)]) == 2
+    assert "--shares has 2 numbers, but this is one machine alone" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("split", "size"), [("passes", 2), ("tokens", 2), ("both", 3)])
 @pytest.mark.parametrize("page", PAGES)
 def test_every_documented_command_has_the_bits_of_one_machine(
     page: str,
     split: str,
+    size: int,
     together: Together,
     workplace: Path,  # noqa: F811
 ) -> None:
@@ -120,7 +238,7 @@ def test_every_documented_command_has_the_bits_of_one_machine(
             continue
         folder = workplace / f"of {number}"
         folder.mkdir()
-        assert_same_bits(folder, without_outputs(words[1:]), together, 2, split)
+        assert_same_bits(folder, without_outputs(words[1:]), together, size, split)
         made += 1
     assert made
 
@@ -154,10 +272,10 @@ SPECIAL = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("split", ["passes", "tokens"])
+@pytest.mark.parametrize(("split", "size"), [("passes", 2), ("tokens", 2), ("both", 3)])
 @pytest.mark.parametrize("case", SPECIAL)
-def test_ways_of_computing(case: str, split: str, together: Together, tmp_path: Path) -> None:
-    assert_same_bits(tmp_path, SPECIAL[case], together, 2, split)
+def test_ways_of_computing(case: str, split: str, size: int, together: Together, tmp_path: Path) -> None:
+    assert_same_bits(tmp_path, SPECIAL[case], together, size, split)
 
 
 @pytest.mark.slow

@@ -137,6 +137,59 @@ def test_the_same_command_on_two_machines_has_the_bits_of_one(split: str, machin
     assert machines.said(1, "stdout") == ""
 
 
+BOTH = ["--skip-vae", "--save-latents", "latents.safetensors", "-o", "clip.mp4", "--split", "both"]
+# Of two passes four machines make the groups 0, 2 and 1, 3.
+TWO_PASSES = [
+    *("--video-stg-guidance-scale", "0", "--audio-stg-guidance-scale", "0"),
+    *("--a2v-guidance-scale", "1", "--v2a-guidance-scale", "1"),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("machines", [3, 4], indirect=True)
+def test_groups_of_machines_have_rings_of_their_own_and_the_bits_of_one(machines: Machines, tmp_path: Path) -> None:
+    ranks = range(len(json.loads(machines.hosts.read_text())))
+    processes = [machines.start(rank, *GUIDED, *TWO_PASSES, *BOTH) for rank in ranks]
+    assert [code_of(process) for process in processes] == [0] * len(ranks), machines.said(0)
+    assert (machines.place(0) / "latents.safetensors").read_bytes() == alone(tmp_path / "alone", [*GUIDED, *TWO_PASSES])
+    assert [machines.left(rank) for rank in ranks[1:]] == [[]] * len(ranks[1:])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("machines", "shares"), [(2, "1,2"), (3, "1,7,1")], indirect=["machines"])
+def test_machines_of_unequal_speed_have_the_bits_of_one(shares: str, machines: Machines, tmp_path: Path) -> None:
+    """Pieces that are put in their places, and pieces that are added up."""
+    words = [*GUIDED, "--skip-vae", "--save-latents", "latents.safetensors", "-o", "clip.mp4", "--split", "tokens"]
+    processes = [machines.start(rank, *words, "--shares", shares) for rank in range(len(shares.split(",")))]
+    assert {code_of(process) for process in processes} == {0}, machines.said(0) + machines.said(1)
+    assert (machines.place(0) / "latents.safetensors").read_bytes() == alone(tmp_path / "alone", GUIDED)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("machines", [4], indirect=True)
+@pytest.mark.parametrize("killed", [1, 2])
+def test_when_one_of_a_group_is_killed_the_leader_goes_on(killed: int, machines: Machines, tmp_path: Path) -> None:
+    """One that shares tokens with the leader, and one of the others."""
+    words = [*LONG, *TWO_PASSES]
+    processes = [
+        machines.start(rank, *words, *BOTH, signal_at=signal.SIGKILL if rank == killed else None) for rank in range(4)
+    ]
+    expected = [0, *(-signal.SIGKILL if rank == killed else 75 for rank in range(1, 4))]
+    assert [code_of(process) for process in processes] == expected, machines.said(0)
+    assert machines.said(0).count("this machine goes on alone") == 1
+    assert (machines.place(0) / "latents.safetensors").read_bytes() == alone(tmp_path / "alone", words)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("machines", [4], indirect=True)
+def test_a_stopped_machine_of_a_group_ends_the_run(machines: Machines) -> None:
+    words = [*LONG, *TWO_PASSES, *BOTH, "--patience", "20"]
+    processes = [machines.start(rank, *words, signal_at=signal.SIGSTOP if rank == 3 else None) for rank in range(4)]
+    assert [code_of(process) for process in processes[:3]] == [75] * 3, machines.said(0)
+    assert "no word from another machine for 20 s" in machines.said(0)
+    assert machines.left(0) == []
+
+
 def test_a_machine_that_never_comes_is_waited_for_as_long_as_the_patience(machines: Machines) -> None:
     for rank, other in ((0, 1), (1, 0)):
         begun = time.monotonic()

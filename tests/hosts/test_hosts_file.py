@@ -36,6 +36,12 @@ def test_a_ring_is_told_every_address_with_a_port(tmp_path: Path) -> None:
     }
 
 
+def test_how_fast_the_machines_are_beside_each_other(tmp_path: Path) -> None:
+    assert read_hosts(written(tmp_path, [HERE, THERE])).shares == ()
+    assert read_hosts(written(tmp_path, [{**HERE, "share": 3}, {**THERE, "share": 3}])).shares == ()
+    assert read_hosts(written(tmp_path, [HERE, {**THERE, "share": 0.5}])).shares == (1, 0.5)
+
+
 def test_the_list_of_hosts_alone_is_a_ring_on_the_usual_ports(tmp_path: Path) -> None:
     hosts = read_hosts(written(tmp_path, [HERE, THERE]))
     assert hosts.backend == "ring"
@@ -84,6 +90,7 @@ WRONG: dict[str, tuple[Any, str]] = {
     "devices": ({"backend": "jaccl", "hosts": [{**RDMA[0], "rdma": "x"}, RDMA[1]]}, "that is no list of devices"),
     "variables": ({"envs": "A=1", "hosts": [HERE, THERE]}, 'has "envs" that are no list of NAME=VALUE'),
     "a variable": ({"envs": ["A B=1"], "hosts": [HERE, THERE]}, "has 'A B=1' in \"envs\"; write NAME=VALUE."),
+    "no share": ([HERE, {**THERE, "share": 0}], 'has the "share" 0 of mac2; it must be a positive number'),
     "a low port": ({"port": 80, "hosts": [HERE, THERE]}, 'has the port 80; "port" must be a whole number from 1024'),
     "a high port": ({"port": 65534, "hosts": [HERE, THERE]}, "from 1024 to 65532."),
 }

@@ -22,7 +22,7 @@ def hosts(folder: Path, *rows: object) -> str:
 def test_each_backend_has_its_variables(tmp_path: Path) -> None:
     two = hosts(tmp_path, ["10.0.0.1:5000"], ["mac2.local:5000", "10.0.1.2:5001"])
     assert asked_for({}) is None
-    assert asked_for({"MLX_RANK": "1", "MLX_HOSTFILE": two}) == Asked("ring", 1, 2)
+    assert asked_for({"MLX_RANK": "1", "MLX_HOSTFILE": two}) == Asked("ring", 1, 2, None, ("mac2.local", "10.0.1.2"))
     assert asked_for({"MLX_RANK": "0", "MLX_IBV_DEVICES": two}) == Asked("jaccl", 0, 2)
     assert asked_for({"MLX_RANK": "2", "NCCL_HOST_IP": "10.0.0.1", "MLX_WORLD_SIZE": "4"}) == Asked("nccl", 2, 4)
     assert asked_for({"OMPI_COMM_WORLD_SIZE": "3", "OMPI_COMM_WORLD_RANK": "1"}) == Asked("mpi", 1, 3)

@@ -13,17 +13,18 @@ from types import SimpleNamespace
 
 import pytest
 
-from ltx2rt.errors import Ltx2rtError, MachineLost, UsageError
+from ltx2rt.errors import ConnectionLost, Ltx2rtError, MachineLost, UsageError
 from ltx2rt.team import group
-from ltx2rt.team.environment import Absence, Asked, read_absence, written_absence
-from ltx2rt.team.group import join, meet
+from ltx2rt.team.environment import Absence, Asked, asked_for, read_absence, written_absence
+from ltx2rt.team.group import MlxGroup, join, meet
+from ltx2rt.team.smaller_rings import free_ports, ring_variables
 
 
 @pytest.fixture
 def nobody(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A group that is never complete, as MLX waits for it."""
     end = threading.Event()
-    monkeypatch.setattr(group, "ext", SimpleNamespace(join_group=lambda backend: end.wait()))
+    monkeypatch.setattr(group, "ext", SimpleNamespace(join_group=lambda backend, anew: end.wait()))
     yield
     end.set()
 
@@ -94,3 +95,41 @@ def test_a_neighbour_that_has_gone_is_a_lost_connection(cables: list[tuple[int, 
         own.shutdown(socket.SHUT_RDWR)
     with pytest.raises(RuntimeError, match=r"closed its connection|Broken pipe"):
         meet(first)
+
+
+def test_a_neighbour_that_goes_while_a_smaller_ring_is_joined_is_not_waited_for(
+    nobody: None, cables: list[tuple[int, int]]
+) -> None:
+    first, second = zip(*cables, strict=True)
+    larger = MlxGroup.__new__(MlxGroup)  # of which the connections alone are looked at
+    larger._sockets = frozenset(first)
+    os.write(second[0], b"x")  # it has come to its next operation, and is there
+    larger.require_connected()
+    with socket.socket(fileno=os.dup(second[1])) as own:
+        later = threading.Timer(0.15, lambda: own.shutdown(socket.SHUT_RDWR))
+        later.start()
+        begun = time.monotonic()
+        with pytest.raises(ConnectionLost, match="the connection to another machine is lost"):
+            join(Asked("ring", 0, 2), 60, beside=larger)
+        later.join()
+    assert time.monotonic() - begun < 10
+    assert os.read(first[0], 10) == b"x"
+
+
+def test_a_smaller_ring_has_ports_and_variables_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    doors = free_ports(["127.0.0.1", "127.0.0.1"])
+    assert len(set(doors)) == 2
+    for door in doors:
+        host, _, port = door.rpartition(":")
+        with socket.create_server((host, int(port))):
+            pass  # it is free
+    with pytest.raises(OSError, match="assign requested address"):
+        free_ports(["192.0.2.1"])
+    monkeypatch.setenv("MLX_RANK", "3")
+    monkeypatch.setenv("MLX_HOSTFILE", str(tmp_path / "hosts.json"))
+    with ring_variables(1, [["10.0.0.1:5000"], doors]):
+        asked = asked_for(os.environ)
+        path = Path(os.environ["MLX_HOSTFILE"])
+    assert asked == Asked("ring", 1, 2, None, ("127.0.0.1", "127.0.0.1"))
+    assert not path.exists()
+    assert (os.environ["MLX_RANK"], os.environ["MLX_HOSTFILE"]) == ("3", str(tmp_path / "hosts.json"))

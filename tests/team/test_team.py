@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from typing import Any
@@ -11,9 +12,12 @@ import numpy as np
 import pytest
 from thread_machines import Table, ThreadGroup, on_machines, outcomes
 
+import ltx2rt
 from ltx2rt import _ext
 from ltx2rt.errors import ConnectionLost, MachineLost, UsageError
 from ltx2rt.kernels.host import to_numpy
+from ltx2rt.team.circle import circle_of
+from ltx2rt.team.links import all_reach_all
 from ltx2rt.team.messages import packed, unpacked
 from ltx2rt.team.team import Rules, Team
 
@@ -67,6 +71,22 @@ def test_gathered_values_have_every_bit_and_are_counted(dtype: mx.Dtype) -> None
         assert traffic.calls["values"] == 1
 
 
+@pytest.mark.parametrize("size", [2, 3, 8])
+@pytest.mark.parametrize("dtype", [mx.bfloat16, mx.float32])
+def test_what_is_added_up_has_every_bit_and_is_counted(size: int, dtype: mx.Dtype) -> None:
+    whole = mx.array([0.0, -0.0, float("nan"), float("inf"), -3.25, *range(11)]).astype(dtype)
+    mx.eval(whole)
+
+    def work(team: Team) -> Any:
+        own = mx.where(mx.arange(16) % size == team.rank, whole, mx.zeros(16, dtype))
+        found = team.finish(team.start_sum(own, "values"))
+        return to_numpy(found.view(mx.uint8)), team.traffic.received["values"]
+
+    for found, received in on_machines(size, work):
+        assert np.array_equal(found, to_numpy(whole.view(mx.uint8)))
+        assert received == 2 * whole.nbytes * (size - 1) // size
+
+
 def test_texts_of_different_lengths() -> None:
     assert on_machines(3, lambda team: team.gather_texts("ä" * team.rank)) == [["", "ä", "ää"]] * 3
 
@@ -98,6 +118,23 @@ def test_a_machine_that_says_nothing_is_lost_after_the_patience() -> None:
 
     found = outcomes(2, [leader, lambda team: over.wait(30)], patience=0.3)
     assert not isinstance(found[0], BaseException), found[0]
+
+
+def test_on_silence_the_leader_decides_though_it_has_begun_to_wait_later() -> None:
+    over = threading.Event()
+
+    def leader(team: Team) -> None:
+        time.sleep(0.2)
+        with pytest.raises(MachineLost, match=r"no word from another machine for 0\.3 s") as lost:
+            team.gather(mx.zeros(1), "values")
+        assert not isinstance(lost.value, ConnectionLost)
+        over.set()
+
+    found = outcomes(
+        3, [leader, lambda team: team.gather(mx.zeros(1), "values"), lambda team: over.wait(30)], patience=0.3
+    )
+    assert not isinstance(found[0], BaseException), found[0]
+    assert isinstance(found[1], ConnectionLost)
 
 
 def test_a_machine_that_leaves_is_noticed_and_never_asked_again() -> None:
@@ -155,8 +192,101 @@ def test_a_patience_that_is_no_time_is_refused(patience: Any) -> None:
 
 
 def test_an_unknown_split_is_refused() -> None:
-    with pytest.raises(UsageError, match="split must be one of auto, passes, tokens, got 'blocks'"):
+    with pytest.raises(UsageError, match="split must be one of auto, passes, tokens, both, got 'blocks'"):
         Rules("blocks")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("shares", [(2, 0), (1, -1), (1, float("nan")), (1, float("inf")), (True, 1), "2,1", 2, ("a",)])
+def test_shares_that_are_no_speeds_are_refused(shares: Any) -> None:
+    with pytest.raises(UsageError, match="shares must be one positive number for each machine, got "):
+        Rules(shares=shares)
+
+
+def test_a_share_for_each_machine_or_none() -> None:
+    assert Rules().shares_of(3) == (1, 1, 1)
+    assert Rules(shares=[2, 1]).shares_of(2) == (2, 1)
+    with pytest.raises(UsageError, match="shares has 2 numbers, but there are 3 machines"):
+        Rules(shares=(2, 1)).shares_of(3)
+    with pytest.raises(UsageError, match="shares has 2 numbers, but this is one machine alone"):
+        ltx2rt.team(shares=(2, 1))
+
+
+GROUPS: dict[str, tuple[tuple[int, ...], ...]] = {
+    "two of two": ((0, 2), (1, 3)),
+    "of three and one": ((0, 1, 3), (2,)),
+    "all": ((0, 1, 2, 3),),
+    "apart": ((0,), (1,), (2,), (3,)),
+}
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_machines_of_a_group_gather_among_themselves(name: str) -> None:
+    def work(team: Team) -> Any:
+        shares = (4.0, 3.0, 2.0, 1.0)
+        circles = [circle_of(team, GROUPS[name], shares) for _ in range(2)]  # the same group in the next stage
+        own = next(members for members in GROUPS[name] if team.rank in members)
+        if len(own) == 1:
+            assert circles == [None, None]
+        for circle in filter(None, circles):
+            assert (circle.rank, list(circle.shares)) == (own.index(team.rank), [shares[member] for member in own])
+            found = to_numpy(circle.finish(circle.start(mx.array([team.rank]), "keys")))
+            assert found.ravel().tolist() == list(own)
+            ones = mx.array([team.rank == own[0]], mx.uint8)
+            assert to_numpy(circle.finish(circle.start_sum(ones, "sums"))).tolist() == [1]
+        assert to_numpy(team.gather(mx.array([team.rank]), "all")).ravel().tolist() == [0, 1, 2, 3]
+        return team.traffic.received["keys"]
+
+    sizes = [next(len(members) for members in GROUPS[name] if rank in members) for rank in range(4)]
+    assert on_machines(4, work) == [2 * 4 * (size - 1) for size in sizes]
+
+
+@pytest.mark.parametrize("leaves", range(4))
+def test_one_that_leaves_its_group_is_noticed_by_all(leaves: int) -> None:
+    def work(team: Team) -> None:
+        circle = circle_of(team, ((0, 2), (1, 3)), (1.0,) * 4)
+        assert circle is not None
+        if team.rank == leaves:
+            team.abandon()
+            return
+
+        def evaluations() -> None:
+            for _ in range(2):
+                circle.finish(circle.start(mx.zeros(1), "keys"))
+                team.gather(mx.zeros(1), "estimates")
+
+        with pytest.raises(ConnectionLost):
+            evaluations()
+        assert not team.is_there
+
+    for found in outcomes(4, [work] * 4, patience=30):
+        assert not isinstance(found, BaseException) or isinstance(found, ConnectionLost), found
+
+
+def test_machines_that_reach_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    def answers() -> set[bool]:
+        return set(on_machines(3, all_reach_all))
+
+    monkeypatch.setattr(ThreadGroup, "addresses", ("127.0.0.1", "localhost"))
+    assert answers() == {True}
+    connect = socket.create_connection
+
+    def without_a_cable(place: tuple[str, int], timeout: float) -> socket.socket:
+        if threading.current_thread() is cut_off[0]:
+            raise OSError("no route")
+        return connect(place, timeout)
+
+    def work(team: Team) -> bool:
+        if team.rank == 1:
+            cut_off.append(threading.current_thread())
+        return all_reach_all(team)
+
+    cut_off: list[threading.Thread] = []
+    monkeypatch.setattr(socket, "create_connection", without_a_cable)
+    assert set(on_machines(3, work)) == {False}
+    monkeypatch.setattr(socket, "create_connection", connect)
+    for addresses in (("192.0.2.1",), None):  # another machine's; not a ring
+        monkeypatch.setattr(ThreadGroup, "addresses", addresses)
+        assert answers() == {False}
 
 
 def test_ctrl_c_ends_a_wait(monkeypatch: pytest.MonkeyPatch) -> None:

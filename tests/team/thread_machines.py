@@ -22,6 +22,12 @@ class Table:
         self._turns = [0] * size
         self._laid: list[dict[int, tuple[str, np.ndarray]]] = []
         self._ended = False
+        self._smaller: dict[tuple[int, ...], Table] = {}
+
+    def smaller(self, members: tuple[int, ...]) -> Table:
+        """The one of some of the machines alone."""
+        with self._changed:
+            return self._smaller.setdefault(members, Table(len(members)))
 
     def exchange(self, rank: int, operation: str, x: mx.array) -> list[np.ndarray]:
         """What every machine laid in this turn; what is complete is had also when another one has left since."""
@@ -62,6 +68,15 @@ class ThreadGroup:
 
     def give_up(self) -> None:
         self._table.end()
+
+    addresses = ()
+
+    def offer(self) -> str:
+        return f"machine {self.rank}"
+
+    def smaller(self, members: Sequence[int], offers: Sequence[str], patience: float) -> ThreadGroup:
+        assert list(offers) == [f"machine {member}" for member in members]
+        return ThreadGroup(self._table.smaller(tuple(members)), members.index(self.rank))
 
 
 def on_machines(

@@ -5,7 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from ltx2rt.team.team import Split, Team
+from ltx2rt.errors import UsageError
+from ltx2rt.kernels.speed import stage_flops
+from ltx2rt.spelling import spelled
+from ltx2rt.team.links import Links, all_reach_all, measured_links
+from ltx2rt.team.team import LEAST_FOR_BOTH, Split, Team
 
 
 class Budget(NamedTuple):
@@ -20,6 +24,18 @@ class Budget(NamedTuple):
     base: int
 
 
+class Pace(NamedTuple):
+    """How fast machines are.
+
+    Attributes:
+        links: between them.
+        flops: floating point operations per second of the one that leads.
+    """
+
+    links: Links
+    flops: float
+
+
 @dataclass(frozen=True)
 class Machines:
     """What a plan knows of the machines.
@@ -29,12 +45,47 @@ class Machines:
         rank: number of the one that is planned for; 0 leads.
         split: what they share.
         budgets: of every machine; empty: the others take what they need.
+        shares: how fast each is beside the others; empty: all are alike.
+        grouping: some of them can have groups of their own.
+        pace: how fast they are; None: not known.
     """
 
     size: int
     rank: int = 0
     split: Split = "auto"
     budgets: tuple[Budget, ...] = ()
+    shares: tuple[float, ...] = ()
+    grouping: bool = True
+    pace: Pace | None = None
+
+
+def may_group(team: Team, split: Split) -> bool:
+    """Whether some of the machines can have groups of their own, and shall if that pays. All ask at the same time.
+
+    Raises:
+        UsageError: they shall but cannot, on every machine.
+        ConnectionLost: a machine has gone. MachineLost: one says nothing.
+    """
+    if team.size < LEAST_FOR_BOTH or split not in ("auto", "both"):
+        return False
+    reached = all_reach_all(team)
+    if split == "both" and not reached:
+        raise UsageError(
+            f"{spelled('split')} both needs machines that all reach each other over TCP (MLX_HOSTFILE), as by a "
+            "switch; leave it out, or connect them so."
+        )
+    return reached
+
+
+def measured_pace(team: Team, split: Split) -> Pace | None:
+    """How fast the machines are, where what they share depends on it. All measure at the same time.
+
+    Raises:
+        ConnectionLost: a machine has gone. MachineLost: one says nothing.
+    """
+    if team.size < LEAST_FOR_BOTH or split not in ("auto", "both"):
+        return None
+    return Pace(measured_links(team), stage_flops())
 
 
 class ClipTeam:
@@ -43,6 +94,8 @@ class ClipTeam:
     Args:
         team: of machines that agree with this one.
         budgets: what each may take.
+        grouping: some of them can have groups of their own.
+        pace: how fast they are; None: nothing depends on it.
 
     Attributes:
         team: as given.
@@ -50,9 +103,12 @@ class ClipTeam:
         stages: denoising stages that are still to come; None: not known.
     """
 
-    def __init__(self, team: Team, budgets: tuple[Budget, ...] = ()) -> None:
+    def __init__(
+        self, team: Team, budgets: tuple[Budget, ...] = (), *, grouping: bool = False, pace: Pace | None = None
+    ) -> None:
         self.team = team
-        self.machines = Machines(team.size, team.rank, team.rules.split, budgets)
+        shares = team.rules.shares_of(team.size)
+        self.machines = Machines(team.size, team.rank, team.rules.split, budgets, shares, grouping, pace)
         self.stages: int | None = None
 
     def stage_ended(self) -> None:

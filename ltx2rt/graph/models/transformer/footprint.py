@@ -27,6 +27,7 @@ class CallShape:
         rotation: the largest groups in which weights rotate what they are multiplied with.
         int8_activations: activations are multiplied as 8-bit codes, at least with some weights.
         all_video: tokens of the video on all machines that share them, whose keys are gathered; 0: ``video``.
+        gathering: tokens of a sample that there is room for while a value of all of them is gathered.
     """
 
     video: int
@@ -38,6 +39,7 @@ class CallShape:
     rotation: int = 0
     int8_activations: bool = False
     all_video: int = 0
+    gathering: int = 0
 
     def keys(self, config: TransformerConfig, stream: StreamConfig) -> int:
         """Tokens whose keys the attentions read of a stream."""
@@ -125,8 +127,8 @@ def _stream_moments(
     text_rows = batch * shape.text
     keys = 2 * text_rows * width * shape.itemsize
     all_keys = shape.keys(config, stream)
-    # Keys and values of all tokens; of several samples they are copied into their places.
-    gathered = 0 if all_keys == tokens else 2 * (1 if batch == 1 else 2) * batch * all_keys * width * shape.itemsize
+    gathering = shape.gathering if stream is config.video else 0
+    gathered = 2 * batch * gathering * width * shape.itemsize  # keys and values
     projection = linear(rows, width, width)
     feed_forward = max(linear(rows, width, 4 * width), linear(rows, 4 * width, width))
     together = len(parts) == 1

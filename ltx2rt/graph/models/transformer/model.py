@@ -76,7 +76,7 @@ class Transformer:
         token_limit: most tokens of a stream that a block works on together, see `token_parts`; None: all.
         keep_text_keys: keep keys and values of the prompt between calls where they do not depend on sigma (19B): 2 * S
             values of the width of each stream per block and prompt.
-        exchange: with the machines that share the tokens of the video, each in an equal part; None: this one has all.
+        exchange: with the machines that share the tokens of the video; None: this one has all.
 
     Derived values are kept between calls only for inputs that do not change during a run: rotary tables and mask
     biases by content, projected contexts by identity of the ``context`` array (pass the same array again).

@@ -184,14 +184,15 @@ def _stage(
     ring = ring_frames(window, frames, limit)
     repeats = config.steps if block.denoises else 1
     work = 4 * piece * plane
+    every = repeats * len(blocks)
     if keeps_keys:
-        frames_kept = 2 * ring + lag
+        # A frame waits before one block at a time.
+        kept = (every * 2 * ring + min(every * lag, frames + piece)) * plane
     else:
         # What is left of a piece that does not end with the frames that windows look ahead is kept with it. While a
         # block works the frames of its windows are there once more, and normed, and their keys and values.
-        frames_kept = min(frames, window - 1 + (piece - 1 if lag % piece else 0))
+        kept = every * min(frames, window - 1 + (piece - 1 if lag % piece else 0)) * plane
         work = max(work, (3 * piece + 4 * ring) * plane)
-    kept = repeats * len(blocks) * frames_kept * plane
     hidden = min(piece * cells, block.mlp_cells(itemsize))
     mlp = hidden * (2 * block.hidden + 2 * block.channels) * itemsize
     work = max(work, 2 * piece * plane + mlp)

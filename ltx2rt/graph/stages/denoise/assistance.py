@@ -8,6 +8,7 @@ from typing import Any
 
 from ltx2rt.errors import Ltx2rtError, MemoryBudgetError
 from ltx2rt.graph.components import TRANSFORMER
+from ltx2rt.graph.models.transformer.token_share import TokenExchange
 from ltx2rt.graph.stages.denoise.leading import require_ready
 from ltx2rt.graph.stages.denoise.loading import held_weights, load_transformer
 from ltx2rt.graph.stages.denoise.machine_part import MachinePart
@@ -21,6 +22,7 @@ from ltx2rt.graph.stages.weight_set import WeightSet
 from ltx2rt.memory.ledger import Ledger
 from ltx2rt.memory.need import Need
 from ltx2rt.memory.stage import Stage, StageRunner
+from ltx2rt.team.circle import circle_of
 from ltx2rt.team.team import Team
 from ltx2rt.types import Array
 from ltx2rt.weights.checkpoint import Loaded
@@ -49,7 +51,9 @@ class Assistant:
             MachineLost: this machine or another one cannot do its part, or the leader has gone.
         """
         blocks = self._files.config(TRANSFORMER).num_layers
-        part = MachinePart(head["split"], self._team.rank, self._team.size, blocks)
+        groups = tuple(tuple(members) for members in head["groups"])
+        part = MachinePart(self._team.rank, groups, tuple(head["shares"]), blocks)
+        exchange = circle_of(self._team, groups, part.shares)
         task, in_step, contexts = unpacked_stage(head, arrays, self._files, part)
         if not task.guidance:
             require_ready(self._team)
@@ -60,7 +64,7 @@ class Assistant:
             self._files.source(TRANSFORMER),
             self._files.config(TRANSFORMER),
             task,
-            in_step if part.split == "tokens" else None,
+            in_step if part.shares_tokens else None,
         )
         try:
             need = accounts.choose(options)
@@ -69,7 +73,7 @@ class Assistant:
             raise
         need = replace(need, present=self._keep(task, need))
         with StageRunner(accounts).stage(task.name, need) as stage:
-            self._run(stage, task, need, contexts)
+            self._run(stage, task, need, contexts, exchange)
 
     def _keep(self, task: DenoiseTask, need: Need) -> int:
         """Weights that the stage does not hold go; the bytes of those that it finds."""
@@ -79,10 +83,16 @@ class Assistant:
         self._kept.want(wanted)
         return self._kept.nbytes
 
-    def _run(self, stage: Stage, task: DenoiseTask, need: Need, contexts: Sequence[PromptContext]) -> None:
+    def _run(
+        self,
+        stage: Stage,
+        task: DenoiseTask,
+        need: Need,
+        contexts: Sequence[PromptContext],
+        exchange: TokenExchange | None,
+    ) -> None:
         part = task.part
         assert part is not None
-        exchange = self._team if part.split == "tokens" else None
         try:
             model = load_transformer(self._files, stage, task, need.settings, self._load, exchange)
         except Ltx2rtError as error:

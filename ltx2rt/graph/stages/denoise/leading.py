@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache
-from typing import Literal
 
 from ltx2rt.errors import ConnectionLost, MachineLost
 from ltx2rt.graph.components import TRANSFORMER
 from ltx2rt.graph.models.transformer.model import Transformer
 from ltx2rt.graph.models.transformer.token_share import TokenExchange
 from ltx2rt.graph.stages.clip_team import Budget, Machines
-from ltx2rt.graph.stages.denoise.machine_part import InStep, MachinePart
+from ltx2rt.graph.stages.denoise.machine_part import InStep
 from ltx2rt.graph.stages.denoise.needs import denoise_options
 from ltx2rt.graph.stages.denoise.passes import TransformerPasses
 from ltx2rt.graph.stages.denoise.task import DenoiseTask
@@ -24,30 +23,8 @@ from ltx2rt.memory.ledger import Ledger
 from ltx2rt.memory.limits import format_bytes
 from ltx2rt.memory.need import Need
 from ltx2rt.spelling import spelled
+from ltx2rt.team.circle import circle_of
 from ltx2rt.team.team import Team
-
-
-def part_of(machines: Machines | None, task: DenoiseTask, blocks: int) -> MachinePart | None:
-    """What of a stage a machine does; None: the one that leads does all of it.
-
-    Passes cost next to nothing to share. The tokens of the video are shared where there are fewer passes than machines;
-    those of sound alone are too few.
-
-    Args:
-        machines: that make the clip.
-        task: what the stage does.
-        blocks: of the transformer.
-    """
-    if machines is None or machines.size == 1:
-        return None
-    passes = len(task.all_passes)
-    split: Literal["passes", "tokens"] = "passes"
-    if task.video:
-        enough = passes >= machines.size
-        split = ("passes" if enough else "tokens") if machines.split == "auto" else machines.split
-    if split == "passes" and passes == 1:
-        return None
-    return MachinePart(split, machines.rank, machines.size, blocks)
 
 
 def in_step_of(need: Need) -> InStep:
@@ -85,10 +62,12 @@ def shared_options(files: WeightSet, task: DenoiseTask, machines: Machines | Non
             f"{spelled('memory')}, or leave it out."
         )
 
+    sharing = {rank for rank in range(part.size) if replace(part, rank=rank).shares_tokens}
     offered = False
     for option in denoise_options(checkpoint, config, task):
-        in_step = in_step_of(option) if part.split == "tokens" else None
-        found = [refusal(rank, in_step) for rank in range(1, len(machines.budgets))]
+        in_step = in_step_of(option)
+        others = range(1, len(machines.budgets))
+        found = [refusal(rank, in_step if rank in sharing else None) for rank in others]
         refusals = [error for error in found if error is not None]
         if not refusals:
             offered = True
@@ -110,6 +89,9 @@ class Leading:
         need: as the leader runs it.
         files: opened weights.
         contexts: the prompts.
+
+    Attributes:
+        exchange: with the machines that share the tokens; None: there are none.
     """
 
     def __init__(
@@ -118,16 +100,13 @@ class Leading:
         assert task.part is not None
         self._team = team
         self._part = task.part
+        self.exchange: TokenExchange | None = None
         if team.is_there:
             try:
                 team.tell(*packed_stage(task, in_step_of(need), files, contexts))
+                self.exchange = circle_of(team, task.part.groups, task.part.shares)
             except ConnectionLost as error:
                 tell_alone(error)
-
-    @property
-    def exchange(self) -> TokenExchange | None:
-        """With the machines that share the tokens."""
-        return self._team if self._part.split == "tokens" and self._team.is_there else None
 
     def begun(self, transformer: Transformer, passes: TransformerPasses) -> TeamPasses:
         """This machine has loaded its model; when the others have, they can be asked.

@@ -8,7 +8,6 @@ from dataclasses import replace
 from itertools import product
 from typing import NamedTuple
 
-from ltx2rt.graph.diffusion.denoising import GuidancePass
 from ltx2rt.graph.models.layers.footprint import largest
 from ltx2rt.graph.models.transformer.footprint import (
     CallShape,
@@ -19,6 +18,7 @@ from ltx2rt.graph.models.transformer.footprint import (
     walk_flops,
 )
 from ltx2rt.graph.models.transformer.model import TransformerConfig, block_param_specs, param_specs
+from ltx2rt.graph.models.transformer.token_share import gathering_tokens
 from ltx2rt.graph.stages.denoise.machine_part import InStep, states_of_blocks
 from ltx2rt.graph.stages.denoise.passes import WALKS, Walk, in_walks
 from ltx2rt.graph.stages.denoise.residency import Residency, residencies
@@ -26,6 +26,7 @@ from ltx2rt.graph.stages.denoise.task import DenoiseTask
 from ltx2rt.graph.stages.denoise.team_traffic import stage_traffic
 from ltx2rt.graph.stages.streamed_blocks import DEPTHS
 from ltx2rt.memory.need import Need
+from ltx2rt.team.group import RING_BYTES
 from ltx2rt.types import FLOAT32_BYTES, ParamSpec
 from ltx2rt.weights.checkpoint import Checkpoint, LoadedBytes, loading_together
 
@@ -79,7 +80,9 @@ def denoise_options(
     longest = max(*(_fallback(task).own(tokens) for tokens in task.calls), task.audio)
     limits = [limit for limit in TOKEN_LIMITS if limit < longest or limit == TOKEN_LIMITS[0]]
     for walk, keep, depth in product(walks if in_step is None else (in_step.walk,), keeping, DEPTHS):
-        batches = _batches(task, weights.block_count, walk) if in_step is None else [in_step.batch]
+        batches = batch_sizes(task, weights.block_count, walk)
+        if in_step is not None:  # others may have more passes
+            batches = [min(in_step.batch, _most_states(task, weights.block_count, walk))]
         together = [
             _computing(config, task, weights, walk, batch, keep, limit) for batch, limit in product(batches, limits)
         ]
@@ -122,25 +125,31 @@ def _fallback(task: DenoiseTask) -> DenoiseTask:
     return replace(task, part=None) if task.part is not None and task.part.leads else task
 
 
-def _batches(task: DenoiseTask, blocks: int, walk: Walk) -> list[int]:
+def batch_sizes(task: DenoiseTask, blocks: int, walk: Walk) -> list[int]:
     """How many hidden states may go through a block together, the fastest first."""
-    passes = _fallback(task).guidance
-    most = max(_states(passes, blocks, numbers) for numbers in in_walks(passes, walk))
+    most = _most_states(task, blocks, walk)
     if task.max_batch_size is not None:
         return [min(task.max_batch_size, most)]
     tokens = max(1, task.own(max(task.calls)) + task.audio)
     return list(range(min(most, max(1, BATCHED_TOKENS // tokens)), 0, -1))
 
 
-def _states(passes: Sequence[GuidancePass], blocks: int, numbers: Sequence[int]) -> int:
-    """Most hidden states that some of the passes have side by side."""
-    return max(len(shared) for shared in states_of_blocks(tuple(passes[number] for number in numbers), blocks))
+def _most_states(task: DenoiseTask, blocks: int, walk: Walk) -> int:
+    """Most hidden states that the passes have side by side."""
+    passes = _fallback(task).guidance
+    return max(
+        len(shared)
+        for numbers in in_walks(passes, walk)
+        for shared in states_of_blocks(tuple(passes[number] for number in numbers), blocks)
+    )
 
 
 def _shape(task: DenoiseTask, batch: int, rotation: int) -> CallShape:
     """The largest call."""
+    tokens = max(task.calls)
+    part = task.part if task.shares_tokens else None
     return CallShape(
-        task.own(max(task.calls)),
+        task.own(tokens),
         task.audio,
         task.text,
         batch,
@@ -148,7 +157,8 @@ def _shape(task: DenoiseTask, batch: int, rotation: int) -> CallShape:
         task.masked,
         rotation,
         task.activations == "int8",
-        max(task.calls) if task.shares_tokens else 0,
+        0 if part is None else tokens,
+        0 if part is None else gathering_tokens(part.counts(tokens), batch),
     )
 
 
@@ -165,16 +175,17 @@ def _computing(
     config: TransformerConfig, task: DenoiseTask, weights: _Weights, walk: Walk, batch: int, keep: bool, limit: int
 ) -> _Computing:
     """What a way of computing takes, without any weights."""
-    own = _own_computing(config, task, weights, walk, batch, keep, limit)
+    alone = _own_computing(config, _fallback(task), weights, walk, batch, keep, limit)
     if task.part is None:
-        return own
+        return alone
+    own = alone
+    if task.part.leads:
+        idle = _Computing(replace(alone.need, flops=0.0), 0)
+        own = _own_computing(config, task, weights, walk, batch, keep, limit) if task.guidance else idle
     traffic = stage_traffic(config, task, InStep(walk, batch))
-    need = replace(
-        own.need, received=traffic.nbytes, exchanges=traffic.calls, choice={**own.need.choice, "machines": said(task)}
-    )
+    need = replace(own.need, received=traffic.nbytes, exchanges=traffic.calls, choice={**own.need.choice, **said(task)})
     if not task.part.leads:
         return _Computing(need, own.waiting)
-    alone = _own_computing(config, _fallback(task), weights, walk, batch, keep, limit)
     return _Computing(
         replace(
             need,
@@ -187,11 +198,19 @@ def _computing(
     )
 
 
-def said(task: DenoiseTask) -> str:
-    """What machines share, for people."""
+def said(task: DenoiseTask) -> dict[str, str]:
+    """What machines share, and what of it this one does, for people."""
     assert task.part is not None
-    what = "the tokens of every pass" if task.shares_tokens else f"{len(task.all_passes)} passes"
-    return f"{task.part.size} share {what}"
+    parts = [f"{task.passes} of {len(task.all_passes)} passes"] if task.part.shares_passes else []
+    parts += [f"{task.own(task.video)} of {task.video} tokens"] if task.shares_tokens else []
+    own = ", ".join(parts)
+    what = f"{task.part.size} share the tokens of every pass"
+    if task.part.shares_passes:
+        what = f"{task.part.size} share {len(task.all_passes)} passes"
+        if max(map(len, task.part.groups)) > 1:
+            sizes = ", ".join(str(len(members)) for members in task.part.groups)
+            what += f" in groups of {sizes}, those of a group the tokens"
+    return {"machines": what, "own part": own}
 
 
 def _own_computing(
@@ -199,10 +218,9 @@ def _own_computing(
 ) -> _Computing:
     """What the machine's own part takes."""
     shape = _shape(task, batch, weights.rotation)
-    alone = replace(shape, batch=1)
     keeps = keep and text_key_bytes(config, shape) > 0
     caches = task.prompts * context_bytes(config, shape)
-    flops, footprints, waiting = 0.0, [], 0
+    footprints, waiting = [], 0
     walks = [tuple(task.guidance[number] for number in numbers) for numbers in in_walks(task.guidance, walk)]
     for passes in walks:
         shared = states_of_blocks(passes, weights.block_count)
@@ -212,14 +230,8 @@ def _own_computing(
         states = max(len(own) for own in shared)
         footprints.append(call_footprint(config, shape, limit, states=states, shared_prompts=together))
         waiting = max(waiting, waiting_bytes(config, shape, states))
-        blocks, text_keys = sum(len(own) for own in shared), sum(len(of_block) for of_block in readers)
-        for tokens in task.calls:
-            call = replace(alone, video=task.own(tokens), all_video=tokens if task.shares_tokens else 0)
-            flops += walk_flops(config, call, blocks=blocks, text_keys=0 if keeps else text_keys, passes=len(passes))
-    flops *= task.evaluations
     if keeps:
         caches += task.prompts * text_key_bytes(config, shape)
-        flops += walk_flops(config, alone, blocks=0, text_keys=task.prompts * weights.block_count, passes=0)
     choice = {"tokens": f"at most {limit} together"}
     if text_key_bytes(config, shape):
         choice["text keys"] = "kept" if keeps else "computed in every step"
@@ -229,19 +241,35 @@ def _own_computing(
         side_by_side = max(len(passes) for passes in walks)
         choice["passes"] = f"{side_by_side} of {task.passes} side by side, {batch} in a batch"
     footprint = largest(*footprints)
+    smaller_group = task.part is not None and task.shares_tokens and task.part.shares_passes
     host = _host_bytes(config, task, shape, limit)
     need = Need(
         task.name,
         caches=caches,
         activations=footprint.activations,
-        working=footprint.working,
+        working=footprint.working + (RING_BYTES if smaller_group else 0),
         host=host,
-        flops=flops,
+        flops=arithmetic(config, task, walk, keeps=keeps),
         choice=choice,
         settings={"token_limit": limit, "keep_text_keys": keeps, "batch": batch, "walk": walk},
         advice=task.advice,
     )
     return _Computing(need, waiting + host)
+
+
+def arithmetic(config: TransformerConfig, task: DenoiseTask, walk: Walk, *, keeps: bool) -> float:
+    """Operations of the machine's own part; ``keeps``: keys and values of prompts are computed once."""
+    flops, shape = 0.0, _shape(task, 1, 0)
+    for numbers in in_walks(task.guidance, walk):
+        passes = tuple(task.guidance[number] for number in numbers)
+        shared = states_of_blocks(passes, config.num_layers)
+        prompts = [len({passes[own[0]].negative_prompt for own in states}) for states in shared]
+        blocks, text_keys = sum(map(len, shared)), 0 if keeps else sum(prompts)
+        for tokens in task.calls:
+            call = replace(shape, video=task.own(tokens), all_video=tokens if task.shares_tokens else 0)
+            flops += walk_flops(config, call, blocks=blocks, text_keys=text_keys, passes=len(passes))
+    once = walk_flops(config, shape, blocks=0, text_keys=task.prompts * config.num_layers, passes=0) if keeps else 0.0
+    return flops * task.evaluations + once
 
 
 def _with_weights(

@@ -25,6 +25,8 @@ WALKS: tuple[Walk, ...] = get_args(Walk)
 
 def in_walks(passes: Sequence[GuidancePass], walk: Walk) -> list[tuple[int, ...]]:
     """The passes of each way through the blocks, by number."""
+    if not passes:
+        return []
     if walk == "together":
         return [tuple(range(len(passes)))]
     if walk == "in turn":

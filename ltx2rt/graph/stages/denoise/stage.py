@@ -19,10 +19,11 @@ from ltx2rt.graph.diffusion.tiles import TiledPredict, TileGrid, cut_tokens
 from ltx2rt.graph.models.transformer.model import param_specs
 from ltx2rt.graph.stages.advice import smaller
 from ltx2rt.graph.stages.denoise.evaluations import Evaluations
-from ltx2rt.graph.stages.denoise.leading import Leading, part_of, shared_options
+from ltx2rt.graph.stages.denoise.leading import Leading, shared_options
 from ltx2rt.graph.stages.denoise.loading import held_weights, load_transformer, stage_weights
 from ltx2rt.graph.stages.denoise.passes import TransformerPasses
 from ltx2rt.graph.stages.denoise.task import DenoiseTask
+from ltx2rt.graph.stages.denoise.team_choice import part_of
 from ltx2rt.graph.stages.events import StageRestored, StepDone
 from ltx2rt.graph.stages.finite import require_finite
 from ltx2rt.graph.stages.inputs import GenerationInputs, PromptContext
@@ -136,7 +137,7 @@ def _denoise(
 ) -> tuple[LatentState | None, LatentState | None]:
     config = run.files.config(TRANSFORMER)
     task = _task(run, name, sampling, video, audio, [c for c in (positive, negative) if c is not None])
-    task = replace(task, part=part_of(run.machines, task, config.num_layers))
+    task = replace(task, part=part_of(run.machines, task, config))
     options = (replace(option, steps=sampling.steps) for option in shared_options(run.files, task, run.machines))
     need = run.choose(
         options,

@@ -8,7 +8,6 @@ import mlx.core as mx
 
 from ltx2rt.graph.diffusion.denoising import GuidancePass, plan_step
 from ltx2rt.graph.diffusion.guidance import GuiderParams
-from ltx2rt.graph.models.transformer.token_share import own_tokens
 from ltx2rt.graph.stages.denoise.machine_part import MachinePart
 from ltx2rt.graph.stages.denoise.passes import Walk, in_walks
 from ltx2rt.graph.stages.weight_set import fuse_dtype
@@ -76,11 +75,13 @@ class DenoiseTask:
     @property
     def shares_tokens(self) -> bool:
         """Whether this machine works on some of the video's tokens."""
-        return self.part is not None and self.part.split == "tokens"
+        return self.part is not None and self.part.shares_tokens
 
     def own(self, tokens: int) -> int:
-        """How many of some tokens of the video it works on."""
-        return own_tokens(tokens, self.part.size) if self.part is not None and self.shares_tokens else tokens
+        """How many of some tokens of the video it works on: one of a few that there are at least."""
+        if self.part is None or not self.part.shares_tokens:
+            return tokens
+        return max(1, self.part.counts(tokens)[self.part.place])
 
     def rounds(self, walk: Walk) -> int:
         """How often the blocks are gone through."""

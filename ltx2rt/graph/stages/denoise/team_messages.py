@@ -81,7 +81,8 @@ def packed_stage(
     plain = {name: getattr(task, name) for name in names} | {name: asdict(getattr(task, name)) for name in _GUIDERS}
     head = {
         "do": "stage",
-        "split": task.part.split,
+        "groups": task.part.groups,
+        "shares": task.part.shares,
         "in_step": in_step,
         "task": {**plain, "dtype": str(task.dtype)},
         "loras": [[*_place(files, lora), strength] for lora, strength in task.loras],

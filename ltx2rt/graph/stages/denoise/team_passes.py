@@ -16,7 +16,7 @@ from ltx2rt.graph.diffusion.denoising import Predict, PredictRequest
 from ltx2rt.graph.diffusion.precision import Float32Array
 from ltx2rt.graph.diffusion.predictions import Denoised
 from ltx2rt.graph.models.transformer.model import Transformer
-from ltx2rt.graph.stages.denoise.machine_part import MachinePart, pass_shares
+from ltx2rt.graph.stages.denoise.machine_part import MachinePart
 from ltx2rt.graph.stages.denoise.team_messages import packed_request, unpacked_request
 from ltx2rt.kernels.host import to_numpy
 from ltx2rt.team.team import Team
@@ -76,23 +76,29 @@ class TeamPasses:
 
     def _compute(self, request: PredictRequest) -> Sequence[Denoised]:
         """The estimates of all passes, with what the other machines give."""
-        if self._part.split == "tokens":
+        part = self._part
+        if not part.shares_passes:
             assert self._passes is not None
             return self._passes(request)
-        shares = pass_shares(request.passes, self._part.size, self._part.blocks)
         shapes = _shapes(request)
-        rows = np.zeros((max(len(own) for own in shares), sum(map(prod, shapes))), np.float32)
-        own = tuple(request.passes[number] for number in shares[self._part.rank])
+        of_pass = sum(map(prod, shapes))
+        pieces = part.pieces(request.passes, of_pass)
+        # Every machine of a group has the estimates of its passes, and gives a part of them.
+        given = np.zeros(max(pieces), np.float32)
+        own = part.own(request.passes)
         if own:
             assert self._passes is not None
-            for row, pair in zip(rows, self._passes(replace(request, passes=own)), strict=False):
-                row[:] = np.concatenate([values.ravel() for values in pair if values is not None])
-        everything = to_numpy(self._team.gather(mx.array(rows), "estimates"))
-        found = {
-            number: _cut(row, request, shapes)
-            for numbers, of_machine in zip(shares, everything, strict=True)
-            for number, row in zip(numbers, of_machine, strict=False)
-        }
+            pairs = self._passes(replace(request, passes=own))
+            values = np.concatenate([one.ravel() for pair in pairs for one in pair if one is not None])
+            length = pieces[part.groups.index(part.group)]
+            piece = values[part.place * length : (part.place + 1) * length]
+            given[: len(piece)] = piece
+        everything = to_numpy(self._team.gather(mx.array(given), "estimates"))
+        found: dict[int, Denoised] = {}
+        for numbers, members, length in zip(part.dealt(request.passes), part.groups, pieces, strict=True):
+            values = everything[list(members), :length].ravel()
+            for place, number in enumerate(numbers):
+                found[number] = _cut(values[place * of_pass : (place + 1) * of_pass], request, shapes)
         return [found[number] for number in range(len(request.passes))]
 
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from ltx2rt.graph.models.transformer.config import TransformerConfig
 from ltx2rt.graph.models.transformer.modality import kept_samples
 from ltx2rt.graph.models.transformer.shared_passes import Shared, in_batches
-from ltx2rt.graph.stages.denoise.machine_part import InStep, pass_shares, states_of_blocks
+from ltx2rt.graph.models.transformer.token_share import received_tokens
+from ltx2rt.graph.stages.denoise.machine_part import InStep, MachinePart, states_of_blocks
 from ltx2rt.graph.stages.denoise.passes import in_walks, perturbations_of
 from ltx2rt.graph.stages.denoise.task import DenoiseTask
 from ltx2rt.types import FLOAT32_BYTES
@@ -60,7 +61,7 @@ def evaluation_traffic(config: TransformerConfig, task: DenoiseTask, in_step: In
 
     Args:
         config: the model.
-        task: with the part of a machine; all receive the same.
+        task: with the part of a machine.
         in_step: how the passes go through the blocks.
     """
     traffic = StageTraffic()
@@ -68,14 +69,14 @@ def evaluation_traffic(config: TransformerConfig, task: DenoiseTask, in_step: In
         _add_request(traffic, config, task, tokens)
         if task.shares_tokens:
             _add_keys(traffic, config, task, in_step, tokens)
-        else:
+        if _part(task).shares_passes:
             _add_estimates(traffic, config, task, tokens)
     return traffic
 
 
-def _size(task: DenoiseTask) -> int:
+def _part(task: DenoiseTask) -> MachinePart:
     assert task.part is not None
-    return task.part.size
+    return task.part
 
 
 def _add_request(traffic: StageTraffic, config: TransformerConfig, task: DenoiseTask, tokens: int) -> None:
@@ -88,33 +89,37 @@ def _add_request(traffic: StageTraffic, config: TransformerConfig, task: Denoise
     nbytes = _HEAD_BYTES + task.audio * state(audio.in_channels, len(audio.max_positions))
     of_token = state(video.in_channels, len(video.max_positions)) + _KEYFRAME_BYTES + _LINK_BYTES * task.masked
     nbytes += tokens * of_token
-    traffic.add("messages", 2 * nbytes * (_size(task) - 1) // _size(task), 2)
+    size = _part(task).size
+    traffic.add("messages", 2 * nbytes * (size - 1) // size, 2)
 
 
 def _add_estimates(traffic: StageTraffic, config: TransformerConfig, task: DenoiseTask, tokens: int) -> None:
     """What the machines computed of their passes."""
-    most = max(len(own) for own in pass_shares(task.all_passes, _size(task), config.num_layers))
     values = tokens * config.video.in_channels + task.audio * config.audio.in_channels
-    traffic.add("estimates", (_size(task) - 1) * most * values * FLOAT32_BYTES)
+    longest = max(_part(task).pieces(task.all_passes, values))
+    traffic.add("estimates", (_part(task).size - 1) * longest * FLOAT32_BYTES)
 
 
 def _add_keys(
     traffic: StageTraffic, config: TransformerConfig, task: DenoiseTask, in_step: InStep, tokens: int
 ) -> None:
     """Keys and values of every attention that reads the video, and its velocities."""
-    of_token = (_size(task) - 1) * task.own(tokens) * task.dtype.size
-    for numbers in in_walks(task.all_passes, in_step.walk):
-        passes = tuple(task.all_passes[number] for number in numbers)
+    received = received_tokens(_part(task).counts(tokens)) * task.dtype.size
+
+    def add(kind: str, states: int, channels: int, exchanges: int) -> None:
+        traffic.add(kind, exchanges * round(states * received * channels), exchanges)
+
+    for numbers in in_walks(task.guidance, in_step.walk):
+        passes = tuple(task.guidance[number] for number in numbers)
         left_out = [perturbations_of(own) for own in passes]
         batches: tuple[Shared, ...] = ()
         for block, shared in enumerate(states_of_blocks(passes, config.num_layers)):
             batches = in_batches(shared, in_step.batch, [0] * len(passes))
             for states in batches:
                 of_states = [left_out[state[0]] for state in states]
-                of_batch = len(states) * of_token
                 if kept_samples(of_states, "skip_video_self_attn", block, len(states)).any():
-                    traffic.add("keys and values", 2 * of_batch * config.video.width, 2)
+                    add("keys and values", len(states), config.video.width, 2)
                 if task.audio and kept_samples(of_states, "skip_v2a_cross_attn", block, len(states)).any():
-                    traffic.add("keys and values", 2 * of_batch * config.audio.width, 2)
+                    add("keys and values", len(states), config.audio.width, 2)
         for states in batches:
-            traffic.add("estimates", len(states) * of_token * config.video.out_channels)
+            add("estimates", len(states), config.video.out_channels, 1)
