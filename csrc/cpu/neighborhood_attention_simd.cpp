@@ -240,7 +240,7 @@ void attend(const NeighborhoodArgs& args, const PackedPlane& plane, const LaneBo
             int64_t stride, float* memory) {
   const Work<Words> work(memory, args, kVectorFrames);
   const Boxes<Words> boxes(args, plane, lane_box, block, work);
-  boxes.start(args.scale);
+  boxes.start(QueryCells<Words>(args, args.scale, work));
   for (int64_t f = 0; f < seen_count; ++f) {
     const float* keys = planes + seen[f].slot * stride;
     for (int64_t d = 0; d < boxes.deep; ++d) {

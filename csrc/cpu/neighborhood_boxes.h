@@ -140,6 +140,37 @@ inline void store_box(const NeighborhoodArgs& args, const Box& box, const float*
   }
 }
 
+// Queries as Boxes::start asks for them, of any type and head size.
+template <typename Words>
+class QueryCells {
+ public:
+  // work: for a cell and its angles.
+  QueryCells(const NeighborhoodArgs& args, float scale, const Work<Words>& work)
+      : args_(args), scale_(scale), angles_(args, args.q_time, work.angles), row_(work.rows) {}
+
+  // Words of lanes are so far apart.
+  int64_t stride() const { return args_.head_size / kValues<Words> + 1; }
+  // Rows of the rotary tables.
+  void set_row(int64_t frame, int64_t row) {
+    frame_ = frame;
+    place_ = row;
+  }
+  // Stores the words of the query at `first` and returns its length, squared.
+  float load(int64_t first, int64_t column, float* words) {
+    if (args_.rotated) angles_.set(frame_, place_, column);
+    load_cell(args_.q, first, args_.q_norm, args_, scale_, args_.rotated ? &angles_ : nullptr, row_);
+    store_words<Words>(row_, args_.head_size, words);
+    return sum_of_squares(row_, args_.head_size);
+  }
+
+ private:
+  const NeighborhoodArgs& args_;
+  float scale_;
+  Angles angles_;
+  float* row_;
+  int64_t frame_ = 0, place_ = 0;
+};
+
 // The boxes of a block: `deep` along time, `down` and `across`.
 template <typename Words>
 struct Boxes {
@@ -176,8 +207,9 @@ struct Boxes {
     return work.column_masks + j * Work<Words>::mask_columns(args) * kLanes;
   }
 
-  // Queries and masks of all; nothing has been seen yet.
-  void start(float scale) const {
+  // Queries and masks of all; nothing has been seen yet. cells: QueryCells or the like.
+  template <typename Cells>
+  void start(Cells cells) const {
     for (int64_t j = 0; j < across; ++j) {
       const Box first = box(0, 0, j);
       fill_masks(
@@ -190,10 +222,9 @@ struct Boxes {
           args.rows, block.end_row, plane.first_row + first_row(i), end_row(i) - first_row(i),
           [&](int lane) { return first.row_of(lane); }, (float*)row_masks(i));
     }
-    Angles angles(args, args.q_time, work.angles);
     for (int64_t d = 0; d < deep; ++d) {
       for (int64_t i = 0; i < down; ++i) {
-        load_queries(d, i, scale, angles);
+        load_queries(d, i, cells);
         for (int64_t j = 0; j < across; ++j) {
           const State<Words> at = state(d, i, j);
           for (int64_t n = 0; n < kLanes * args.head_size; n += kLanes) store(at.sums + n, zero());
@@ -207,8 +238,9 @@ struct Boxes {
  private:
   // The queries of a row of boxes, as words [words of a head][kLanes]; lanes without one hold zeros. Cells are read as
   // they lie in memory, and wait lane by lane where the sums will be.
-  void load_queries(int64_t d, int64_t i, float scale, Angles& angles) const {
-    const int64_t size = args.head_size, words = size / kValues<Words>, stride = words + 1;
+  template <typename Cells>
+  void load_queries(int64_t d, int64_t i, Cells& cells) const {
+    const int64_t size = args.head_size, words = size / kValues<Words>, stride = cells.stride();
     const int64_t lanes_of_row = lane_box.columns;
     for (int lane = 0; lane < kLanes; lane += int(lanes_of_row)) {
       // The row of cells after this one, of these boxes or of those below.
@@ -217,6 +249,7 @@ struct Boxes {
       const bool is_here = here.there(lane), is_after = after.there(next);
       const int64_t first = query(here, lane), first_after = query(after, next);
       const int64_t frame = block.first_frame + here.frame_of(lane), row = here.row_of(lane) + args.rows.window / 2;
+      cells.set_row(frame, row);
       for (int64_t j = 0; j < across; ++j) {
         const State<Words> at = state(d, i, j);
         float* to = at.sums + lane * stride;
@@ -228,11 +261,8 @@ struct Boxes {
             continue;
           }
           if (is_after) prefetch(args.q, first_after + column * args.q.column_stride, size);
-          if (args.rotated) angles.set(frame, row, column + args.columns.window / 2);
-          load_cell(args.q, first + column * args.q.column_stride, args.q_norm, args, scale,
-                    args.rotated ? &angles : nullptr, work.rows);
-          at.lengths[lane + c] = sum_of_squares(work.rows, size);
-          store_words<Words>(work.rows, size, to);
+          at.lengths[lane + c] =
+              cells.load(first + column * args.q.column_stride, column + args.columns.window / 2, to);
         }
       }
     }

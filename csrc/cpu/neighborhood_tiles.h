@@ -5,7 +5,7 @@
 // of keys are made by vectors while the next one is multiplied.
 #pragma once
 #include "csrc/cpu/amx.h"
-#include "csrc/cpu/neighborhood_boxes.h"
+#include "csrc/cpu/neighborhood_heads.h"
 
 namespace ltx2rt::cpu::LTX2RT_ISA {
 
@@ -16,13 +16,12 @@ namespace ltx2rt::cpu::LTX2RT_ISA {
 
 constexpr int64_t kTileWords = 16, kTileLine = 64;  // words and bytes of a row of a tile
 constexpr int64_t kTileFloats = 16 * kTileWords;
-constexpr int64_t kTileHead = 64;
-static_assert(LTX2RT_LANES == 16);
 typedef uint64_t VecQ __attribute__((vector_size(64)));
 
-// Frames of queries of a block: twice those of the usual box, so that two boxes see the same rows and columns of most
-// frames, and a frame of keys serves more queries while it is in the caches.
-constexpr int64_t kTileFrames = 4;
+// Frames of queries of a block: four times those of the usual box, so that boxes see the same rows and columns of most
+// frames, and a frame of keys serves more queries while it is in the caches. Sums and queries of more would not fit
+// into the second-level cache beside keys and values.
+constexpr int64_t kTileFrames = 8;
 
 // ---- Weights ----
 //
@@ -72,8 +71,9 @@ __attribute__((always_inline)) inline VecI weight_pairs(Vec low, Vec high) {
   constexpr uint64_t kFromBits = 0x0101010101010101 * kWholeBits + 0x2820282008000800;
   constexpr __mmask64 kLowWords = 0x3333333333333333, kLowBytes = 0x5555555555555555;
   const __m512i from = (__m512i)(VecQ{} + kFromBits);
-  const __m512i words = _mm512_mask_multishift_epi64_epi8(
-      _mm512_maskz_multishift_epi64_epi8(kLowWords, from, (__m512i)low), ~kLowWords, from, (__m512i)high);
+  // The lower words by a shift: what moves bytes waits for one port.
+  const __m512i words = _mm512_mask_multishift_epi64_epi8(_mm512_maskz_srli_epi32(0xffff, (__m512i)low, kWholeBits),
+                                                          ~kLowWords, from, (__m512i)high);
   const __m512i part = _mm512_maskz_permutexvar_epi8(kLowBytes, _mm512_maskz_srli_epi16(~(__mmask32)0, words, 2),
                                                      _mm512_load_si512(kTable.bytes));
   return (VecI)_mm512_maskz_avg_epu16(~(__mmask32)0, words, part);
@@ -121,95 +121,152 @@ inline void fill_start(VecI in_row, const float* column_masks, int64_t columns, 
   }
 }
 
-// What scores are added to where queries have no base, of one column of boxes: made once for all boxes and frames,
-// since it depends on the queries that see a row alone.
+// What scores are added to where queries have no base: made once for all boxes and frames, since it depends on the
+// queries that see a row and on the column of boxes alone.
 class StartTiles {
  public:
-  static int64_t floats(int64_t columns) { return (kCount + 1) * kLanes + kCount * columns * kLanes; }
-  // memory: floats(columns), for itself. Before the first use: clear().
+  static int64_t floats(int64_t columns, int64_t box_columns) {
+    return kCount * kLanes + kBlockCells / box_columns * kCount * columns * kLanes;
+  }
+  // memory: floats(columns, ..), for itself. columns: of a row of tiles.
   StartTiles(float* memory, int64_t columns) : memory_(memory), columns_(columns) {}
 
-  void clear() const { store(memory_ + kCount * kLanes, zero()); }
-
-  // The tiles of a row that the queries in_row see; null: there is no room for them.
-  const float* of(VecI in_row, const float* column_masks) const {
-    float* const tiles = memory_ + (kCount + 1) * kLanes;
-    int32_t* const count = as_array<int32_t>(memory_ + kCount * kLanes);
-    for (int32_t i = 0; i < count[0]; ++i)
-      if (!any(in_row ^ bits_of(load(memory_ + i * kLanes)))) return tiles + i * columns_ * kLanes;
-    if (count[0] == kCount) return nullptr;
-    const int32_t at = count[0]++;
-    store(memory_ + at * kLanes, from_bits(in_row));
-    fill_start(in_row, column_masks, columns_, splat(kWhole + kLift), tiles + at * columns_ * kLanes);
-    return tiles + at * columns_ * kLanes;
+  // The number of the tiles of a row that the queries in_row see; -1: there is no room for them.
+  int8_t index_of(VecI in_row, const Boxes<PairWords>& boxes) {
+    for (int i = 0; i < count_; ++i)
+      if (!any(in_row ^ bits_of(load(memory_ + i * kLanes)))) return (int8_t)i;
+    if (count_ == kCount) return -1;
+    store(memory_ + count_ * kLanes, from_bits(in_row));
+    for (int64_t j = 0; j < boxes.across; ++j)
+      fill_start(in_row, boxes.column_masks(j), columns_, splat(kWhole + kLift), tiles(j, count_));
+    return (int8_t)count_++;
   }
+  // The tiles of number 0 of column j of boxes; the others follow, columns * kLanes floats each.
+  const float* of(int64_t j) const { return tiles(j, 0); }
 
  private:
   // Boxes of 2 frames and 2 rows have up to 10.
-  static constexpr int32_t kCount = 12;
+  static constexpr int kCount = 12;
 
-  float* memory_;  // the queries of each, how many there have been, and the tiles
+  float* tiles(int64_t j, int64_t i) const { return memory_ + kCount * kLanes + (j * kCount + i) * columns_ * kLanes; }
+
+  float* memory_;  // the queries of each, then the tiles
   int64_t columns_;
+  int count_ = 0;
 };
 
 // Scratch of a thread, after that of all loops.
 struct TileWork {
   TileWork(float* memory, const NeighborhoodArgs& args, int64_t box_columns)
-      : columns(memory + Work<PairWords>(nullptr, args, kTileFrames).taken),
-        values(columns + 16 * (kTileHead + 1)),
+      : values(memory + Work<PairWords>(nullptr, args, kTileFrames).taken),
         fresh(values + kBlockCells / box_columns * column_floats(args, box_columns)),
         starts(fresh + 2 * 2 * pair_floats(args, box_columns)),
-        taken(starts - memory + kBlockCells / box_columns * StartTiles::floats(16 * tiles_across(args, box_columns))) {}
+        start_indices(starts + StartTiles::floats(16 * tiles_across(args, box_columns), box_columns)),
+        taken(start_indices - memory + round_up(kTileFrames * kBlockCells * Work<PairWords>::mask_rows(args), 64) / 4) {
+  }
   // Of the values of one column of boxes.
   static int64_t column_floats(const NeighborhoodArgs& args, int64_t box_columns) {
     return (args.rows.window + kBlockCells + 2) / 2 * tiles_across(args, box_columns) * kTileHead * kTileWords;
   }
 
-  StartTiles start_tiles(int64_t j, int64_t columns) const {
-    return StartTiles(starts + j * StartTiles::floats(columns), columns);
-  }
   // Scores of a box and two rows of keys: [columns][2][kLanes].
   static int64_t pair_floats(const NeighborhoodArgs& args, int64_t box_columns) {
     return 16 * tiles_across(args, box_columns) * 2 * kLanes;
   }
 
-  float* columns;  // pairs of values of two rows before they are transposed
-  float* values;   // of each column of boxes, as tiles [pairs of rows][tiles across][kTileHead][kTileWords]
-  float* fresh;    // scores that are weighed next: pair_floats, twice for each of two boxes
-  float* starts;   // StartTiles of each column of boxes
-  int64_t taken;   // floats of all
+  float* values;         // of each column of boxes, as tiles [pairs of rows][tiles across][kTileHead][kTileWords]
+  float* fresh;          // scores that are weighed next: pair_floats, twice for each of two boxes
+  float* starts;         // StartTiles
+  float* start_indices;  // of TileRows
+  int64_t taken;         // floats of all
 };
 
 inline int64_t tile_work_floats(const NeighborhoodArgs& args, int64_t box_columns) {
   return TileWork(nullptr, args, box_columns).taken;
 }
 
-inline void pack_tiles(const NeighborhoodArgs& args, const PackedPlane& plane, const PackedFrame& part, int64_t first,
-                       float* planes, int64_t stride, float* memory) {
-  const Work<PairWords> work(memory, args, kTileFrames);
-  Angles angles(args, args.k_time, work.angles);
-  const int64_t columns = tile_columns(args, plane), pitch = kTileHead + 1;
-  float words[2 * kTileWords];
-  for (int64_t r = first; r < first + 2; ++r) {
-    for (int64_t head = 0; head < part.heads; ++head) tile_lengths(args, plane, planes + head * stride)[r] = 0.0f;
-    pack_keys<PairWords>(args, part, plane.first_row + r, columns, angles, work.rows, words,
-                         [&](int64_t head, int64_t column, const float* row, const float* from) {
-                           float* keys = planes + head * stride;
-                           float* to = keys + (r * 2 * columns + column) * kTileWords;
-                           store(to, load(from));
-                           store(to + columns * kTileWords, load(from + kTileWords));
-                           float& length = tile_lengths(args, plane, keys)[r];
-                           length = larger_length(length, sum_of_squares(row, kTileHead));
-                         });
-  }
-  float* from = TileWork(memory, args, plane.box_columns).columns;
-  for (int64_t head = 0; head < part.heads; ++head) {
-    float* to = tile_values(args, plane, planes + head * stride) + first / 2 * kTileHead * columns;
-    for (int64_t column = 0; column < columns; ++column) {
-      const int64_t at = column % 16;
-      pack_value<PairWords>(args, part, head, plane.first_row + first, column, work.rows, from + at * pitch);
-      if (at == 15) transpose(from, pitch, 16, args.head_size, to + (column - at) * kTileHead, kTileWords);
+// A row of keys of some heads.
+inline void pack_key_row(const NeighborhoodArgs& args, const PackedPlane& plane, const PackedFrame& part, int64_t row,
+                         float* planes, int64_t stride) {
+  const int64_t columns = tile_columns(args, plane), places = places_of(args.columns), place = plane.first_row + row;
+  const auto keys_of = [&](int64_t head, int64_t column) {
+    return planes + head * stride + (row * 2 * columns + column) * kTileWords;
+  };
+  for (int64_t head = 0; head < part.heads; ++head) tile_lengths(args, plane, planes + head * stride)[row] = 0.0f;
+  int64_t column = 0;
+  if (place >= 0 && place < places_of(args.rows)) {
+    const auto offset = [&](int64_t column) {
+      return cell_offset(args.k, part.batch, part.frame, cell_of(args.rows, place), cell_of(args.columns, column),
+                         part.first_head * kTileHead);
+    };
+    BF16 buffer[kTileHead];
+    HeadAngles angles(args, args.k_time);
+    if (args.rotated) angles.set_row(part.frame, position_of(args.rows, place));
+    for (; column < smaller(columns, places); ++column) {
+      prefetch(args.k, offset(smaller(column + kAhead, places - 1)), part.heads * kTileHead);
+      Head cosines{}, sines{};
+      if (args.rotated) angles.get(position_of(args.columns, column), cosines, sines);
+      const int64_t first = offset(column);
+      for (int64_t head = 0; head < part.heads; ++head) {
+        const BF16* from = head_values(args.k, first + head * kTileHead * args.k.lane_stride, buffer);
+        const Head key = load_head(from, args.k_norm, args, 1.0f, args.rotated, cosines, sines);
+        store_head(key, keys_of(head, column), keys_of(head, column) + columns * kTileWords);
+        float& length = tile_lengths(args, plane, planes + head * stride)[row];
+        length = larger_length(length, sum_of_squares(key));
+      }
     }
+  }
+  for (; column < columns; ++column) {
+    for (int64_t head = 0; head < part.heads; ++head) {
+      store(keys_of(head, column), zero());
+      store(keys_of(head, column) + columns * kTileWords, zero());
+    }
+  }
+}
+
+// Values of one head and two rows from `row` on. to: [columns / 16][kTileHead][kTileWords].
+inline void pack_value_rows(const NeighborhoodArgs& args, const PackedPlane& plane, const PackedFrame& part,
+                            int64_t head, int64_t row, float* to) {
+  static constexpr BF16 kNone[kTileHead] = {};
+  const int64_t columns = tile_columns(args, plane), places = places_of(args.columns);
+  BF16 buffers[2][16][kTileHead];
+  for (int64_t first = 0; first < columns; first += 16, to += kTileHead * kTileWords) {
+    const BF16* from[2][16];
+    for (int64_t r = 0; r < 2; ++r) {
+      const int64_t place = plane.first_row + row + r;
+      const bool row_is_there = place >= 0 && place < places_of(args.rows);
+      for (int64_t c = 0; c < 16; ++c) {
+        const int64_t column = first + c;
+        if (!row_is_there || column >= places) {
+          from[r][c] = kNone;
+          continue;
+        }
+        const auto offset = [&](int64_t column) {
+          return cell_offset(args.v, part.batch, part.frame, cell_of(args.rows, place), cell_of(args.columns, column),
+                             (part.first_head + head) * kTileHead);
+        };
+        prefetch(args.v, offset(smaller(column + 16, places - 1)), kTileHead);
+        from[r][c] = head_values(args.v, offset(column), buffers[r][c]);
+      }
+    }
+    for (int64_t v = 0; v < kTileHead; v += kLanes) {
+      __m512i words[16];
+#pragma GCC unroll 16
+      for (int c = 0; c < 16; ++c) words[c] = (__m512i)PairWords::pair(from[0][c] + v, from[1][c] + v);
+      transpose_words(words);
+#pragma GCC unroll 16
+      for (int c = 0; c < 16; ++c) _mm512_storeu_si512(to + (v + c) * kTileWords, words[c]);
+    }
+  }
+}
+
+inline void pack_tiles(const NeighborhoodArgs& args, const PackedPlane& plane, const PackedFrame& part, int64_t first,
+                       float* planes, int64_t stride, float*) {
+  for (int64_t r = first; r < first + 2; ++r) pack_key_row(args, plane, part, r, planes, stride);
+  for (int64_t head = 0; head < part.heads; ++head) {
+    pack_value_rows(
+        args, plane, part, head, first,
+        tile_values(args, plane, planes + head * stride) + first / 2 * kTileHead * tile_columns(args, plane));
   }
 }
 
@@ -222,11 +279,12 @@ struct TileBox {
   const float* row_masks;
   const float* column_masks;
   State<PairWords> state;
-  float* scores;       // where they wait for a base: [pairs of rows][columns][2][kLanes]
-  float* weights;      // [pairs of rows][columns][kLanes]; may be at `scores`
-  float* own_start;    // [columns][kLanes], where queries have a base or there are no others
-  const float* start;  // what scores of the last row were added to
-  VecI start_row;      // the queries that see that row; none: bits that no mask has
+  float* scores;                // where they wait for a base: [pairs of rows][columns][2][kLanes]
+  float* weights;               // [pairs of rows][columns][kLanes]; may be at `scores`
+  float* own_start;             // [columns][kLanes], where queries have a base or there are no others
+  const int8_t* start_indices;  // of the rows, where no query has a base
+  const float* starts;          // StartTiles of the column
+  VecI start_row;               // the queries that see the row of own_start; none: bits that no mask has
 
   bool has(int64_t row) const { return row >= first && row < end; }
   VecI in_row(int64_t row) const { return bits_of(load(row_masks + (row - first) * kLanes)) & in_frame; }
@@ -236,17 +294,15 @@ struct TileBox {
 inline VecI plain_queries(const State<PairWords>& state) { return bits_of(load(state.lengths)); }
 
 // What the scores of a row are added to. Where queries may have a base, it is subtracted.
-inline const float* start_of(TileBox& box, int64_t row, int64_t columns, const StartTiles& plain_starts) {
+inline const float* start_of(TileBox& box, int64_t row, int64_t columns) {
+  const int64_t index = box.start_indices[row - box.first];
+  if (index >= 0) return box.starts + index * columns * kLanes;
   const VecI in_row = box.in_row(row);
   if (any(in_row ^ box.start_row)) {
     box.start_row = in_row;
-    box.start = plain_starts.of(in_row, box.column_masks);
-    if (box.start == nullptr) {
-      fill_start(in_row, box.column_masks, columns, splat(kWhole + kLift), box.own_start);
-      box.start = box.own_start;
-    }
+    fill_start(in_row, box.column_masks, columns, splat(kWhole + kLift), box.own_start);
   }
-  return box.start;
+  return box.own_start;
 }
 inline const float* start_with_base(TileBox& box, int64_t row, int64_t columns) {
   const VecI in_row = box.in_row(row);
@@ -331,11 +387,16 @@ struct OnesTile {
   alignas(64) uint32_t words[kTileFloats];
 };
 
+// The values that a column of boxes sees, as tiles.
+struct TileValues {
+  const float* from;  // of the row 0 of the plane
+  int64_t pitch;      // floats from one pair of rows to the next
+};
+
 // sums += transposed values times the weights of the same. Half of the values at a time, so that the sums of two boxes
 // stay in tiles. Then the sums of the weights themselves: of what is multiplied, so that equal weights cancel.
-// values: of the row 0.
 template <int kBoxes>
-__attribute__((target("amx-tile,amx-bf16"))) void add_value_tiles(const float* values, int64_t columns,
+__attribute__((target("amx-tile,amx-bf16"))) void add_value_tiles(const TileValues& values, int64_t columns,
                                                                   const TileBox* boxes) {
   static constexpr OnesTile kOnes;
   LTX2RT_FENCE;
@@ -355,7 +416,7 @@ __attribute__((target("amx-tile,amx-bf16"))) void add_value_tiles(const float* v
       _tile_loadd(3, more + kTileFloats, kTileLine);
     }
     for (int64_t r = first; r < end; r += 2) {
-      const float* from = values + r / 2 * columns / 16 * 4 * kTileFloats + half * 2 * kTileFloats;
+      const float* from = values.from + r / 2 * values.pitch + half * 2 * kTileFloats;
       const float *by = weights_of(one, r), *by_other = kBoxes == 2 ? weights_of(other, r) : nullptr;
       for (int64_t c = 0; c < columns; c += 16, from += 4 * kTileFloats) {
         _tile_loadd(4, from, kTileLine);
@@ -470,25 +531,40 @@ struct BoxPlace {
   int16_t d, i;
 };
 
-// What of the boxes of a block is known before any frame of keys is seen.
+// What of the boxes of a block is known before they see a frame of keys.
 struct TileRows {
-  int64_t first[kBlockCells], end[kBlockCells];  // of each row of boxes
-  bool plain;                                    // no query of the block has a base, and all keys are finite
+  int64_t first[kBlockCells], end[kBlockCells];       // of each row of boxes
+  int64_t first_key[kBlockCells], keys[kBlockCells];  // of each column of boxes: columns that are seen
+  bool plain;                                         // no query of the block has a base, and all keys are finite
+  uint32_t seen_by[kTileFrames];                      // for which start_indices are
+  int8_t* start_indices;                              // [boxes along time][rows of boxes][mask_rows]
+
+  int8_t* indices(const NeighborhoodArgs& args, int64_t d, int64_t i) const {
+    return start_indices + (d * kBlockCells + i) * Work<PairWords>::mask_rows(args);
+  }
 };
 
-// One frame of keys for one or two boxes of column j. values: those of the column, of the row 0 of the plane.
+// Which of the start tiles belong to each row, for the boxes d along time of which `in_frame` see the frame.
+inline void find_starts(const Boxes<PairWords>& boxes, int64_t d, VecI in_frame, const TileRows& rows,
+                        StartTiles& starts) {
+  for (int64_t i = 0; i < boxes.down; ++i) {
+    int8_t* to = rows.indices(boxes.args, d, i);
+    for (int64_t r = 0; r < rows.end[i] - rows.first[i]; ++r)
+      to[r] = starts.index_of(bits_of(load(boxes.row_masks(i) + r * kLanes)) & in_frame, boxes);
+  }
+}
+
+// One frame of keys for one or two boxes of column j.
 template <int kBoxes>
 __attribute__((target("amx-tile,amx-bf16"))) void attend_tile_boxes(const Boxes<PairWords>& boxes,
                                                                     const TileWork& tiles, const TileRows& rows,
-                                                                    const BoxPlace* places, int64_t j,
-                                                                    const VecI* in_frame, const float* keys,
-                                                                    const float* values, int64_t pitch) {
-  const Box box = boxes.box(places[0].d, places[0].i, j);
-  const int64_t columns = 16 * tiles_across(boxes.args, boxes.lane_box.columns), used = box.end_key - box.first_key;
+                                                                    const StartTiles& starts, const BoxPlace* places,
+                                                                    int64_t j, const VecI* in_frame, const float* keys,
+                                                                    const TileValues& values, int64_t pitch) {
+  const int64_t columns = 16 * tiles_across(boxes.args, boxes.lane_box.columns), used = rows.keys[j];
   const int64_t together = larger(2, Work<PairWords>::score_rows(boxes.args) / columns / 2 * 2);
   const int64_t pair_floats = columns * 2 * kLanes;
-  const StartTiles starts = tiles.start_tiles(j, columns);
-  keys += box.first_key * kTileWords;
+  keys += rows.first_key[j] * kTileWords;
   int64_t most = 0;
   for (int b = 0; b < kBoxes; ++b) most = larger(most, rows.end[places[b].i] - rows.first[places[b].i]);
   for (int64_t done = 0; done < most; done += together) {
@@ -504,7 +580,8 @@ __attribute__((target("amx-tile,amx-bf16"))) void attend_tile_boxes(const Boxes<
                      .scores = boxes.work.scores[b],
                      .weights = boxes.work.scores[b],
                      .own_start = boxes.work.starts[b],
-                     .start = nullptr,
+                     .start_indices = rows.indices(boxes.args, d, i) + (first - rows.first[i]),
+                     .starts = starts.of(j),
                      .start_row = splat_bits(1)};
     };
     TileBox parts[2] = {part(0), part(kBoxes - 1)};
@@ -519,7 +596,7 @@ __attribute__((target("amx-tile,amx-bf16"))) void attend_tile_boxes(const Boxes<
           const float* start[2] = {};
           float* to[2] = {};
           for (int b = 0; b < kBoxes; ++b) {
-            if (parts[b].has(row)) start[b] = start_of(parts[b], row + r, columns, starts);
+            if (parts[b].has(row)) start[b] = start_of(parts[b], row + r, columns);
             to[b] = fresh(b, row) + r * kLanes;
           }
           const int box = r < kBoxes ? r : 0;
@@ -549,8 +626,8 @@ __attribute__((target("amx-tile,amx-bf16"))) void attend_tile_boxes(const Boxes<
   }
 }
 
-// The values that boxes see, as tiles for each column of boxes: tiles are read several times faster from whole cache
-// lines. from: values of a plane; to: of TileWork.
+// The values that boxes see, as tiles for each column of boxes that do not begin where a tile of the plane does: tiles
+// are read several times faster from whole cache lines. from: values of a plane; to: of TileWork.
 inline void copy_values(const Boxes<PairWords>& boxes, const float* from, float* to) {
   const NeighborhoodArgs& args = boxes.args;
   const int64_t across = tiles_across(args, boxes.lane_box.columns);
@@ -561,9 +638,10 @@ inline void copy_values(const Boxes<PairWords>& boxes, const float* from, float*
   for (int64_t r = first; r < end; ++r) {
     for (int64_t j = 0; j < boxes.across; ++j) {
       const int64_t column = boxes.box(0, 0, j).first_key;
+      if (column % 16 == 0) continue;
       const __m512i order = (__m512i)(lanes + splat_bits(int32_t(column % 16)));
       const float* near = from + r * pitch + column / 16 * kTileHead * kTileWords;
-      const float* far = near + (column % 16 == 0 ? 0 : kTileHead * kTileWords);
+      const float* far = near + kTileHead * kTileWords;
       float* tile = to + j * column_floats + (r - first) * across * kTileHead * kTileWords;
       for (int64_t v = 0; v < across * kTileHead * kTileWords; v += kTileWords)
         store(tile + v, _mm512_permutex2var_ps(load(near + v), order, load(far + v)));
@@ -572,27 +650,37 @@ inline void copy_values(const Boxes<PairWords>& boxes, const float* from, float*
 }
 
 // One frame of keys for all boxes of a block.
-inline void attend_tile_frame(const Boxes<PairWords>& boxes, const TileRows& rows, const SeenFrame& seen,
-                              const float* keys, const TileWork& tiles) {
+inline void attend_tile_frame(const Boxes<PairWords>& boxes, TileRows& rows, const SeenFrame& seen, const float* keys,
+                              const TileWork& tiles, StartTiles& starts) {
   const NeighborhoodArgs& args = boxes.args;
   const int64_t pitch = tile_columns(args, boxes.plane), across = tiles_across(args, boxes.lane_box.columns);
   const int64_t first = rows.first[0] / 2;
   const int64_t column_floats = TileWork::column_floats(args, boxes.lane_box.columns);
-  copy_values(boxes, tile_values(args, boxes.plane, keys), tiles.values);
+  const float* plane_values = tile_values(args, boxes.plane, keys);
+  copy_values(boxes, plane_values, tiles.values);
   VecI in_frame[kTileFrames];
-  for (int64_t d = 0; d < boxes.deep; ++d) in_frame[d] = frame_mask(boxes.lane_box, boxes.seen_by(d, seen));
+  for (int64_t d = 0; d < boxes.deep; ++d) {
+    const uint32_t seen_by = boxes.seen_by(d, seen);
+    in_frame[d] = frame_mask(boxes.lane_box, seen_by);
+    if (!rows.plain || seen_by == 0 || seen_by == rows.seen_by[d]) continue;
+    find_starts(boxes, d, in_frame[d], rows, starts);
+    rows.seen_by[d] = seen_by;
+  }
   BoxPlace places[kTileFrames * kBlockCells];
   int64_t count = 0;
   for (int64_t i = 0; i < boxes.down; ++i)
     for (int64_t d = 0; d < boxes.deep; ++d)
       if (boxes.seen_by(d, seen) != 0) places[count++] = {(int16_t)d, (int16_t)i};
   for (int64_t j = 0; j < boxes.across; ++j) {
-    const float* row_0 = tiles.values + j * column_floats - first * across * kTileHead * kTileWords;
+    const int64_t copied_pitch = across * kTileHead * kTileWords, key = rows.first_key[j];
+    const TileValues column_values =
+        key % 16 == 0 ? TileValues{plane_values + key * kTileHead, pitch * kTileHead}
+                      : TileValues{tiles.values + j * column_floats - first * copied_pitch, copied_pitch};
     for (int64_t n = 0; n < count; n += 2) {
       if (n + 1 < count) {
-        attend_tile_boxes<2>(boxes, tiles, rows, places + n, j, in_frame, keys, row_0, pitch);
+        attend_tile_boxes<2>(boxes, tiles, rows, starts, places + n, j, in_frame, keys, column_values, pitch);
       } else {
-        attend_tile_boxes<1>(boxes, tiles, rows, places + n, j, in_frame, keys, row_0, pitch);
+        attend_tile_boxes<1>(boxes, tiles, rows, starts, places + n, j, in_frame, keys, column_values, pitch);
       }
     }
   }
@@ -610,10 +698,16 @@ __attribute__((target("amx-tile,amx-bf16"))) inline void attend_tiles(
     config.rows[tile] = 16;
   }
   const Boxes<PairWords> boxes(args, plane, lane_box, block, work);
-  boxes.start(args.scale * kUnitsPerNat);
+  boxes.start(HeadQueries(args, args.scale * kUnitsPerNat));
   const TileWork tiles(memory, args, lane_box.columns);
-  for (int64_t j = 0; j < boxes.across; ++j) tiles.start_tiles(j, 16 * tiles_across(args, lane_box.columns)).clear();
-  TileRows rows;
+  StartTiles starts(tiles.starts, 16 * tiles_across(args, lane_box.columns));
+  TileRows rows{};
+  rows.start_indices = as_array<int8_t>(tiles.start_indices);
+  for (int64_t j = 0; j < boxes.across; ++j) {
+    const Box box = boxes.box(0, 0, j);
+    rows.first_key[j] = box.first_key;
+    rows.keys[j] = box.end_key - box.first_key;
+  }
   for (int64_t i = 0; i < boxes.down; ++i) {
     rows.first[i] = boxes.first_row(i);
     rows.end[i] = boxes.end_row(i);
@@ -645,17 +739,14 @@ __attribute__((target("amx-tile,amx-bf16"))) inline void attend_tiles(
   LTX2RT_FENCE;
   _tile_loadconfig(&config);
   for (int64_t f = 0; f < seen_count; ++f) {
-    attend_tile_frame(boxes, rows, seen[f], planes + seen[f].slot * stride, tiles);
+    attend_tile_frame(boxes, rows, seen[f], planes + seen[f].slot * stride, tiles, starts);
   }
   _tile_release();
   for (int64_t j = 0; j < boxes.across; ++j) {
     for (int64_t i = 0; i < boxes.down; ++i) {
       for (int64_t d = 0; d < boxes.deep; ++d) {
         const State<PairWords> state = boxes.state(d, i, j);
-        float* sums = work.scores[0];
-        for (int64_t v = 0; v < kTileHead; v += 16)
-          transpose(state.sums + v * kLanes, kLanes, 16, kLanes, sums + v, kTileHead);
-        store_box(args, boxes.box(d, i, j), sums, state.weights);
+        store_heads(args, boxes.box(d, i, j), state.sums, state.weights);
       }
     }
   }

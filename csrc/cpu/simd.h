@@ -335,12 +335,21 @@ inline void store_part(T* p, Vec v, int64_t n) {
 
 // Lanes added pairwise, in a fixed order.
 inline float reduce_add(Vec v) {
+#if defined(__AVX512F__)
+  // In registers: what is stored as a vector and read back in parts keeps the next loads waiting.
+  const __m256 eight = (__m256)_mm512_maskz_extractf64x4_pd(0xff, (__m512d)v, 0) +
+                       (__m256)_mm512_maskz_extractf64x4_pd(0xff, (__m512d)v, 1);
+  const __m128 four = _mm256_castps256_ps128(eight) + _mm256_extractf128_ps(eight, 1);
+  const __m128 two = four + _mm_movehl_ps(four, four);
+  return two[0] + two[1];
+#else
   float lanes[kLanes];
   store(lanes, v);
   for (int width = kLanes / 2; width > 0; width /= 2) {
     for (int i = 0; i < width; ++i) lanes[i] += lanes[i + width];
   }
   return lanes[0];
+#endif
 }
 
 inline float reduce_max(Vec v) {

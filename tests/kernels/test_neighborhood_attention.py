@@ -161,7 +161,7 @@ def test_is_as_accurate_as_plain_code(size, borders, dtype):
 # As SIZES, for the loops of the published head size in bfloat16: blocks of several frames, whole and not, columns that
 # fill one tile or two, and frames that some boxes of a block do not see.
 WIDE_SIZES = {
-    "frames": ((1, 7, 5, 9), 7, (3, 5), [[t, t + 1, t + 2] for t in (0, 0, 1, 2, 3, 4, 4)]),
+    "frames": ((1, 11, 5, 9), 11, (3, 5), [[t, t + 1, t + 2] for t in (0, *range(9), 8)]),
     "blocks": ((1, 3, 17, 18), 3, (3, 3), [[0, 1], [0, 1], [1, 2]]),
     "two tiles": ((2, 2, 3, 37), 2, (3, 19), [[0, 1], [1, -1]]),
     "far apart": ((1, 4, 3, 4), 9, (3, 3), [[0, 1], [7, 8], [-1, -1], [3, 3]]),
@@ -199,13 +199,13 @@ def test_boxes_of_queries_below_one_another():
 @pytest.mark.parametrize("loud", [1, 10])
 def test_same_bits_however_many_frames_of_queries(loud, dtype):
     """Some scores need a base and others none, in the same frames."""
-    q, k, v = (normal((1, 7, 6, 9, 64), seed, dtype) for seed in range(3))
-    q = q * (1 + (loud - 1) * mx.random.uniform(shape=(1, 7, 6, 9, 1), key=mx.random.key(3))).astype(dtype)
-    k = k * mx.arange(1, 8).reshape(1, 7, 1, 1, 1).astype(dtype) * 0.5
-    seen = shifted_frames(7, 3)
+    q, k, v = (normal((1, 11, 6, 9, 64), seed, dtype) for seed in range(3))
+    q = q * (1 + (loud - 1) * mx.random.uniform(shape=(1, 11, 6, 9, 1), key=mx.random.key(3))).astype(dtype)
+    k = k * mx.arange(1, 12).reshape(1, 11, 1, 1, 1).astype(dtype) * 0.4
+    seen = shifted_frames(11, 3)
     arguments = {"num_heads": 1, "window": (3, 5), "borders": ("shift", "replicate")}
     whole = neighborhood_attention(q, k, v, seen, **arguments)
-    for first, end in ((0, 1), (1, 4), (2, 7)):
+    for first, end in ((0, 1), (1, 4), (2, 11)):
         part = neighborhood_attention(q[:, first:end], k, v, seen[first:end], **arguments)
         assert mx.array_equal(part, whole[:, first:end])
 
