@@ -352,27 +352,33 @@ struct RowsOfNvfp4 {
       for (int i = 0; i < 16; ++i) _mm_prefetch(scales.at[16 * v + i] + scales_ahead, _MM_HINT_T0);
       Vec halves[kGroups];
       WideNvfp4::load_half_scales(scales.at + 16 * v, shared_table, halves);
-      for (int g = 0; g < kGroups; ++g) _mm512_store_ps(half_scale_[g] + v * kLanes, (__m512)halves[g]);
+      constexpr VecU kFirst = {0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23};
+      for (int two = 0; two < kGroups / 2; ++two) {
+        const __m512 low = (__m512)halves[2 * two], high = (__m512)halves[2 * two + 1];
+        float* to = half_scales_[two][v * kLanes];
+        _mm512_store_ps(to, _mm512_permutex2var_ps(low, (__m512i)kFirst, high));
+        _mm512_store_ps(to + kLanes, _mm512_permutex2var_ps(low, (__m512i)(kFirst + 8), high));
+      }
     }
   }
   void expand(int64_t line, int64_t first, int64_t last, char* to) const {
-    constexpr Vec kMagnitudes = {0, 1, 2, 3, 4, 6, 8, 12, 0, 1, 2, 3, 4, 6, 8, 12};  // twice those of E2M1
-    constexpr VecU kOfGroup = {0x10001,  0x10001,  0x10001,  0x10001,  0x10001,  0x10001,  0x10001,  0x10001,
-                               0x110011, 0x110011, 0x110011, 0x110011, 0x110011, 0x110011, 0x110011, 0x110011};
-    // Of two bytes four words, each with a code from bit 1 on and its sign in bit 15. High bits of a byte come first.
-    const __m512i order = _mm512_set1_epi64(0x0407080b3c3f0003);
+    constexpr Vec kMagnitudes = {0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 6, 6, 8, 8, 12, 12};  // twice those of E2M1
+    // The high halves of the magnitudes of the two groups take turns in the table.
+    constexpr VecU kOfGroup = {0x10001, 0x10001, 0x10001, 0x10001, 0x10001, 0x10001, 0x10001, 0x10001,
+                               0x30003, 0x30003, 0x30003, 0x30003, 0x30003, 0x30003, 0x30003, 0x30003};
+    // Of two bytes four words, each with a code from bit 2 on and its sign in bit 15. High bits of a byte come first.
+    const __m512i order = _mm512_set1_epi64(0x0406080a3c3e0002);
     for (int64_t i = first; i < last; ++i) {
       const char* row = rows_.at[i] + 16 * line;
       _mm_prefetch(row + ahead_, _MM_HINT_T1);
 #pragma GCC unroll 4
       for (int part = 0; part < kLines; ++part) {
-        const int64_t group = 2 * (line + part);
         const __m512i bytes = _mm512_maskz_cvtepu16_epi64(0xff, _mm_loadu_si128((const __m128i*)(row + 16 * part)));
         const __m512i codes = _mm512_maskz_multishift_epi64_epi8(kAll, order, bytes);
-        // The high halves of the magnitudes of both groups.
-        const Vec table = kMagnitudes * (Vec)_mm512_mask_mov_ps(_mm512_set1_ps(half_scale_[group][i]), 0xff00,
-                                                                _mm512_set1_ps(half_scale_[group + 1][i]));
-        const __m512i at = _mm512_ternarylogic_epi32(codes, _mm512_set1_epi16(14), (__m512i)kOfGroup, 0xea);
+        double both;  // scales of two groups
+        memcpy(&both, half_scales_[line + part][i], sizeof both);
+        const Vec table = kMagnitudes * (Vec)_mm512_castpd_ps(_mm512_set1_pd(both));
+        const __m512i at = _mm512_ternarylogic_epi32(codes, _mm512_set1_epi16(28), (__m512i)kOfGroup, 0xea);
         const __m512i found = _mm512_maskz_permutexvar_epi16(~(__mmask32)0, at, (__m512i)table);
         // found ^ (codes & the sign of a word): a scale may be negative, too.
         put_line(to, part, i, _mm512_ternarylogic_epi32(found, codes, _mm512_set1_epi16(-32768), 0x78));
@@ -383,7 +389,7 @@ struct RowsOfNvfp4 {
  private:
   RowAddresses rows_;
   int64_t ahead_;
-  alignas(64) float half_scale_[kGroups][kPanelColumns];
+  alignas(64) float half_scales_[kGroups / 2][kPanelColumns][2];  // of two groups that follow one another
 };
 
 // mxfp8: 32 values share an exponent. Blocks that WideMxfp8 leaves to other means are decoded.
