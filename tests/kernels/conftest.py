@@ -25,6 +25,7 @@ NOT_OF_KERNELS = ("test_errors", "test_isa", "test_thread_pool", "test_package",
 # Why a test does not hold on a GPU.
 EXEMPT = {
     "test_bits_depend_neither_on_threads_nor_on_other_rows": "few rows and many have kernels of their own",
+    "test_few_rows_have_the_bits_of_many_with_odd_scales_and_codes": "few rows and many have kernels of their own",
     "test_dtypes_mix": "weights of a wider dtype than x are rounded to that of x",
     "test_many_threads_transform_more_at_a_time_and_keep_the_bits": "threads of the CPU",
     "test_same_bits_for_any_number_of_threads_and_close_without_simd": "threads of the CPU, in new processes",
