@@ -218,8 +218,8 @@ def test_ways_that_take_turns_within_a_call_are_not_timed_again(machine: Machine
         rounds.append(len(rounds) + 1)
         return {OURS: float(rounds[-1]), STREAMED: 2.0 * rounds[-1]}
 
-    case.prepare = lambda wanted: Prepared(case.work, case.ways, together=together)  # type: ignore[method-assign]
-    row = run_case(case, machine, Rates(1e12), (MLX,), 3)  # type: ignore[arg-type]
+    case.prepare = lambda wanted: Prepared(case.work, case.ways, together=together)  # type: ignore[method-assign]  # of this case
+    row = run_case(case, machine, Rates(1e12), (MLX,), 3)  # type: ignore[arg-type]  # a stand-in
     assert row.seconds == [1.0, 2.0, 3.0]
     assert row.rivals[STREAMED] == [2.0, 4.0, 6.0]
     assert row.as_dict()["ratio_streamed"] == 0.5
@@ -236,5 +236,5 @@ def test_a_turn_may_begin_with_a_call_that_does_not_count(machine: Machine, monk
         return np.ones(2, dtype=np.float32)
 
     case = Scripted({OURS: Way(lambda share: call, follows_itself=True)})
-    row = run_case(case, machine, Rates(1e12), (), 2)  # type: ignore[arg-type]
+    row = run_case(case, machine, Rates(1e12), (), 2)  # type: ignore[arg-type]  # a stand-in
     assert row.seconds == [3.0, 5.0]

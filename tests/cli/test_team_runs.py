@@ -96,6 +96,14 @@ RUNS = [
 ]
 
 
+@pytest.fixture
+def steady_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Budgets count what the process takes, whatever that of the tests has grown to."""
+    monkeypatch.setattr("ltx2rt.memory.ledger._process_bytes", lambda: 100_000_000)
+    monkeypatch.setattr("ltx2rt.memory.ledger.resident_bytes", lambda: 100_000_000)
+
+
+@pytest.mark.usefixtures("steady_process")
 @pytest.mark.parametrize(("name", "more", "size", "split"), RUNS)
 def test_a_clip_of_several_machines_has_the_bits_of_one(
     name: str,
@@ -104,11 +112,7 @@ def test_a_clip_of_several_machines_has_the_bits_of_one(
     split: str,
     together: Together,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # Budgets count what the process takes, whatever that of the tests has grown to.
-    monkeypatch.setattr("ltx2rt.memory.ledger._process_bytes", lambda: 100_000_000)
-    monkeypatch.setattr("ltx2rt.memory.ledger.resident_bytes", lambda: 100_000_000)
     small = SMALL if name != "text-to-audio" else [*SMALL[:2], *SMALL[6:]]
     assert_same_bits(tmp_path, ["--pipeline", name, *small, *more], together, size, split)
 
@@ -127,6 +131,7 @@ GROUPED = [
 ]
 
 
+@pytest.mark.usefixtures("steady_process")
 @pytest.mark.parametrize(("size", "more", "of_teams"), GROUPED)
 def test_a_clip_of_groups_of_machines_has_the_bits_of_one(
     size: int,
@@ -134,10 +139,7 @@ def test_a_clip_of_groups_of_machines_has_the_bits_of_one(
     of_teams: list[str],
     together: Together,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("ltx2rt.memory.ledger._process_bytes", lambda: 100_000_000)
-    monkeypatch.setattr("ltx2rt.memory.ledger.resident_bytes", lambda: 100_000_000)
     words = ["--pipeline", "one-stage", *SMALL, *FEW_STEPS, *more]
     assert_same_bits(tmp_path, words, together, size, "both", of_teams)
 

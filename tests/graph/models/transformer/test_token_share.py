@@ -47,7 +47,7 @@ def test_tokens_are_cut_in_proportion_and_every_one_has_one_machine(
     tokens: int, shares: tuple[float, ...], counts: tuple[int, ...]
 ) -> None:
     assert token_counts(tokens, shares) == counts
-    of_machines = [TokenShare.of(tokens, Alone(rank, shares)) for rank in range(len(shares))]  # type: ignore[arg-type]
+    of_machines = [TokenShare.of(tokens, Alone(rank, shares)) for rank in range(len(shares))]  # type: ignore[arg-type]  # never asked
     own = [share.rows[:count] for share, count in zip(of_machines, counts, strict=True)]
     assert np.concatenate(own).tolist() == list(range(tokens))
     # One without a token works on another's, too.
@@ -226,7 +226,7 @@ def test_a_machine_that_goes_on_alone_has_all_tokens() -> None:
 
 def test_the_parts_of_a_stream_are_its_tokens() -> None:
     world = World("19b", tokens=27)
-    parts = [TokenShare.of(27, Alone(rank, (2, 1))).part(world.video) for rank in range(2)]  # type: ignore[arg-type]
+    parts = [TokenShare.of(27, Alone(rank, (2, 1))).part(world.video) for rank in range(2)]  # type: ignore[arg-type]  # never asked
     whole = np.concatenate([to_numpy(part.latent) for part in parts], axis=1)
     assert np.array_equal(whole, to_numpy(world.video.latent))
     assert [part.positions.shape for part in parts] == [world.video.positions.shape] * 2
