@@ -49,8 +49,8 @@ def script(
 ) -> str:
     """The lines for ``sh`` that run a command in the place of a machine.
 
-    They wait for a line on their input, run the command, append further lines to the file that ``LTX2RT_ABSENT`` names,
-    and end the command when the input ends. Their exit code is the command's.
+    They wait for a line on their input, go to the folder, run the command, append further lines to the file that
+    ``LTX2RT_ABSENT`` names, and end the command when the input ends. Their exit code is the command's.
 
     Args:
         words: of the command.
@@ -67,10 +67,10 @@ def script(
     return "\n".join(
         [
             f"command -v {quoted(words[0])} >/dev/null || {{ echo {quoted(missing)} >&2; exit {_NOT_INSTALLED}; }}",
-            f'cd {quoted(str(folder))} 2>/dev/null || echo {quoted(elsewhere)} "$PWD" >&2',
-            *(f"export {name}={quoted(value)}" for name, value in variables.items()),
             *([f"echo {quoted(_READY)}"] if answers else []),
             "read -r _ || exit 0",
+            f'cd {quoted(str(folder))} 2>/dev/null || echo {quoted(elsewhere)} "$PWD" >&2',
+            *(f"export {name}={quoted(value)}" for name, value in variables.items()),
             *(
                 f'{name}=$(mktemp) && printf %s {quoted(content)} > "${name}" && export {name}'
                 for name, content in files.items()
@@ -160,7 +160,7 @@ class _Place:
         self.machine = machine
         self._leads = leads
         self._told = False
-        self._last = ""
+        self._last_error = ""
         self._answered = threading.Event()
         here = ["/bin/sh", "-c", lines]
         far = [*SSH, machine.name, f"exec /bin/sh -c {shlex.quote(lines)}"]
@@ -185,8 +185,8 @@ class _Place:
 
     @property
     def reason(self) -> str:
-        """What it said last, for the end of a sentence."""
-        return f" ({self._last.rstrip('.')})" if self._last else ""
+        """The last line of its stderr, for the end of a sentence."""
+        return f" ({self._last_error.rstrip('.')})" if self._last_error else ""
 
     def require_answer(self, deadline: float) -> None:
         """Wait until it says that it is there.
@@ -198,7 +198,7 @@ class _Place:
             name = self.machine.name
             if self.code == _NOT_INSTALLED:
                 self.drain()
-                raise UsageError(f"ltx2rt cannot start on {name}: {self._last}.")
+                raise UsageError(f"ltx2rt cannot start on {name}: {self._last_error}.")
             if self.code is not None or time.monotonic() > deadline:
                 self.drain()
                 silent = self.code is None
@@ -251,15 +251,13 @@ class _Place:
     def _forward(self, pipe: IO[bytes], target: IO[str]) -> None:
         for line in pipe:
             text = line.decode("utf-8", "replace").rstrip("\n")
+            # Two threads read: the greeting of a login shell, which is written first, but to stdout, may be read last.
+            if text.strip() and pipe is self._process.stderr:
+                self._last_error = text.strip()
             if not self._answered.is_set() and not self.machine.is_here:
-                # A login shell may say something first.
                 if text.strip() == _READY:
                     self._answered.set()
-                elif text.strip():
-                    self._last = text.strip()
                 continue
-            if text.strip():
-                self._last = text.strip()
             target.write(f"{text}\n" if self._leads else f"{self.machine.name}: {text}\n")  # at once: two threads write
             target.flush()
         pipe.close()
