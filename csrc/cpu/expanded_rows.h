@@ -249,7 +249,11 @@ struct RowsOfQ5 : RowsOfKBlocks<WideQ5K::kBytes> {
   }
 };
 
-// Q6_K: half a block at a time, whose 64 bytes of low bits and 32 of high bits are four runs of 32 codes.
+// The matrix of gf2p8affineqb that moves bits `from` and `from + 1` of every byte to bits 4 and 5 and clears the others.
+constexpr int64_t two_bits(int from) { return ((int64_t)1 << from) << 24 | ((int64_t)2 << from) << 16; }
+
+// Q6_K: half a block at a time, whose 64 bytes of low bits and 32 of high bits are four runs of 32 codes. A code is the
+// third byte of a float: 128 + code. Factors of a row lie together, so that a row takes a line of each.
 struct RowsOfQ6 {
   static constexpr int64_t kLines = 4;
 
@@ -257,27 +261,44 @@ struct RowsOfQ6 {
     const int64_t first = k0 / kDepthBlock * WideQ6K::kBytes;
     rows_ = RowAddresses(w, w.values, w.row_bytes, n0, first);
     ahead_ = fetch_distance(w.row_bytes, w.row_bytes - first - WideQ6K::kBytes);
-    for (int v = 0; v < kPanelVecs; ++v) {
-      WideQ6K block;
-      block.load_factors(rows_.at + 16 * v);
-      for (int g = 0; g < WideQ6K::kGroups; ++g) factors_.put(g, v, WideQ6K::column_factors(block.factors[g]));
+#pragma GCC unroll 4
+    for (int64_t i = 0; i < kPanelColumns; ++i) {
+      const char* scales = rows_.at[i] + 192;
+      const __m512i codes = _mm512_maskz_cvtepi8_epi32(0xffff, _mm_loadu_si128((const __m128i*)scales));
+      const __m128 halves = _mm_cvtph_ps(_mm_loadl_epi64((const __m128i*)(scales + 10)));  // the last one is d
+      const Vec d = (Vec)_mm512_maskz_permutexvar_ps(0xffff, _mm512_set1_epi32(3), _mm512_castps128_ps512(halves));
+      const Vec scale = d * __builtin_convertvector((VecI)codes, Vec);
+      store(factors_[i].scale, scale);
+      store(factors_[i].zero, scale * splat(-128.0f - 32.0f));
     }
   }
   void expand(int64_t line, int64_t first, int64_t last, char* to) const {
-    const int64_t half = line / kLines, first_group = 2 * line;
-    const __m512i constant = _mm512_set1_epi32(0x3f000000);
-    constexpr VecU kLeft = {4, 4, 4, 4, 4, 4, 4, 4, 2, 2, 2, 2, 2, 2, 2, 2};
-    constexpr VecU kRight = {0, 0, 0, 0, 0, 0, 0, 0, 2, 2, 2, 2, 2, 2, 2, 2};
+    constexpr int64_t kHalfBytes = WideQ6K::kBytes / 2;
+    const int64_t half = line / kLines;
+    const __m512i constant = _mm512_set1_epi32(0x43000000), low_bits = _mm512_set1_epi8(15);
     const __m512i orders[4] = {bytes_from(0, 2), bytes_from(16, 2), bytes_from(32, 2), bytes_from(48, 2)};
+    // The high bits of runs 0 and 1, then of 2 and 3.
+    const __m512i first_runs = _mm512_set_epi64(two_bits(2), two_bits(2), two_bits(2), two_bits(2), two_bits(0),
+                                                two_bits(0), two_bits(0), two_bits(0));
+    const __m512i last_runs = _mm512_set_epi64(two_bits(6), two_bits(6), two_bits(6), two_bits(6), two_bits(4),
+                                               two_bits(4), two_bits(4), two_bits(4));
+    const int64_t low_at = 64 * half, high_at = 128 + 32 * half;
     for (int64_t i = first; i < last; ++i) {
       const char* row = rows_.at[i];
-      _mm_prefetch(row + 64 * half + ahead_, _MM_HINT_T1);
-      _mm_prefetch(row + 128 + 32 * half + ahead_, _MM_HINT_T1);
-      const VecU low = (VecU)_mm512_loadu_si512(row + 64 * half);
-      const VecU high =
-          (VecU)_mm512_maskz_broadcast_i64x4(0xff, _mm256_loadu_si256((const __m256i*)(row + 128 + 32 * half)));
-      const __m512i runs[2] = {(__m512i)with_bits(low & 0x0f0f0f0f, high << kLeft, 0x30303030),
-                               (__m512i)with_bits(low >> 4 & 0x0f0f0f0f, high >> kRight, 0x30303030)};
+      _mm_prefetch(row + low_at + ahead_, _MM_HINT_T1);
+      _mm_prefetch(row + high_at + ahead_, _MM_HINT_T1);
+      // What is needed next comes closer.
+      _mm_prefetch(row + kHalfBytes * (half + 1), _MM_HINT_T0);
+      _mm_prefetch(row + kHalfBytes * (half + 1) + kLineBytes, _MM_HINT_T0);
+      const VecU low = (VecU)_mm512_loadu_si512(row + low_at);
+      const __m512i high = _mm512_maskz_broadcast_i64x4(0xff, _mm256_loadu_si256((const __m256i*)(row + high_at)));
+      const auto codes_of = [low_bits](VecU low, __m512i high) {
+        return _mm512_ternarylogic_epi32((__m512i)low, high, low_bits, 0xe4);  // low bits of one, high of the other
+      };
+      const __m512i runs[2] = {codes_of(low, _mm512_maskz_gf2p8affine_epi64_epi8(kAll, high, first_runs, 0)),
+                               codes_of(low >> 4, _mm512_maskz_gf2p8affine_epi64_epi8(kAll, high, last_runs, 0))};
+      const float* scale = factors_[i].scale + 8 * half;
+      const float* zero = factors_[i].zero + 8 * half;
 #pragma GCC unroll 4
       for (int run = 0; run < 4; ++run) {
         __m512 values[2];
@@ -285,7 +306,8 @@ struct RowsOfQ6 {
         for (int part = 0; part < 2; ++part) {
           const __m512i placed =
               _mm512_mask_permutexvar_epi8(constant, 0x4444444444444444, orders[2 * (run % 2) + part], runs[run / 2]);
-          values[part] = factors_.apply((__m512)placed, first_group + 2 * run + part, i);
+          values[part] = _mm512_fmadd_ps((__m512)placed, _mm512_set1_ps(scale[2 * run + part]),
+                                         _mm512_set1_ps(zero[2 * run + part]));
         }
         put_line(to, run, i, bfloat16_line(values));
       }
@@ -293,9 +315,12 @@ struct RowsOfQ6 {
   }
 
  private:
+  struct alignas(64) Factors {
+    float scale[WideQ6K::kGroups], zero[WideQ6K::kGroups];
+  };
   RowAddresses rows_;
   int64_t ahead_;
-  GroupFactors<WideQ6K::kGroups> factors_;
+  Factors factors_[kPanelColumns];
 };
 
 // Q8_0: a block is a line. Scales are read as each is needed.

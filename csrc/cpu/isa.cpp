@@ -49,10 +49,10 @@ bool supports_avx2vnni() {
 
 bool supports_avx512vnni() { return supports_avx512() && __builtin_cpu_supports("avx512vnni"); }
 
-// Every processor with BF16 but one (Cooper Lake, which then runs avx512vnni) has VBMI and VNNI too.
+// Every processor with BF16 but one (Cooper Lake, which then runs avx512vnni) has VBMI, VNNI and GFNI too.
 bool supports_avx512bf16() {
   uint32_t eax = 0, ebx, ecx, edx;
-  return supports_avx512vnni() && __builtin_cpu_supports("avx512vbmi") &&
+  return supports_avx512vnni() && __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("gfni") &&
          __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) && (eax >> 5 & 1) != 0;
 }
 

@@ -411,7 +411,7 @@ void multiply_weight_rows(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t
     case WeightFormat::q5_k:
       return multiply.operator()<ExpandedTiles<RowsOfQ5>>(k);
     case WeightFormat::q6_k:
-      return multiply.operator()<ExpandedTiles<RowsOfQ6>>(k);
+      return multiply.operator()<ExpandedTiles<RowsOfQ6, 2>>(k);
     case WeightFormat::q8_0:
       return multiply_blocks.operator()<RowsOfQ80>();
     case WeightFormat::nvfp4:

@@ -168,7 +168,6 @@ __attribute__((target("amx-tile"))) void multiply_tiles(const float* a, int64_t 
   asm volatile("" ::: "memory");
 }
 
-#undef LTX2RT_ADD_PRODUCT
 #endif
 
 }  // namespace ltx2rt::cpu::LTX2RT_ISA

@@ -26,7 +26,8 @@ void prepare_tile_columns(FloatType, const char* const* from, int64_t rows, int6
   }
 }
 
-// Rows of W for two tiles: where those of the first and of the second one lie, and how far apart.
+// Rows of W for two tiles: where those of the first and of the second one lie, and how far apart. Those of the line after
+// it, where two lines are multiplied together (kTogether), lie kLinesPitch behind them.
 struct TileRows {
   const char *first, *second;
   int64_t stride;
@@ -36,6 +37,8 @@ struct TileRows {
 template <typename Words>
 class StoredTiles {
  public:
+  static constexpr int64_t kTogether = 1;
+
   StoredTiles(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t k)
       : rows_(w, n0, k0 * 4 / Words::kValues, k * 4 / Words::kValues) {}
 
@@ -55,17 +58,23 @@ class StoredTiles {
 // Tiles of weights that are decoded, some lines of each row at a time (expanded_rows.h). While some are multiplied the next
 // ones are decoded, a part of the rows with each tile: a product waits neither for what was just stored nor for the one
 // before it.
-template <typename Rows>
+// While a product of tiles is under way, some 100 cycles for the first and 10 to 20 more for each that follows at once, only
+// one of two units multiplies vectors. So a format whose values are multiplied one by one has the tiles of two lines
+// multiplied together, and k is a whole number of such pairs; those that wait for memory are faster without.
+template <typename Rows, int64_t kLinesTogether = 1>
 class ExpandedTiles {
  public:
+  static constexpr int64_t kTogether = kLinesTogether;
+
   ExpandedTiles(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t k) : w_(w), n0_(n0), k0_(k0), k_(k) {
     expand(0, 0, kPanelColumns);
   }
 
   TileRows at(int64_t at) {
     constexpr int64_t kLines = Rows::kLines, kShare = kPanelColumns / kLines;
+    static_assert(kLines % kTogether == 0);
     const int64_t line = at / kTileLine, part = line % kLines, next = line - part + kLines;
-    if (next * kLineValues < k_) expand(next, part * kShare, (part + 1) * kShare);
+    if (next * kLineValues < k_) expand(next, part * kShare, (part + kTogether) * kShare);
     const char* tile = lines_[line / kLines % 2][part];
     return {tile, tile + kTileHeight * kTileLine, kTileLine};
   }
@@ -112,7 +121,7 @@ __attribute__((target("amx-tile,amx-bf16,amx-int8"))) void multiply_row_tiles(co
   TileConfig config{};
   config.palette = 1;
   for (int tile = 0; tile < 8; ++tile) {
-    const bool weights = tile >= 6;
+    const bool weights = tile == 2 || tile == 3 || tile >= 6;
     config.rows[tile] = kTileHeight;
     config.bytes_per_row[tile] = (uint16_t)(weights ? kTileLine : 4 * rows);
   }
@@ -136,18 +145,24 @@ __attribute__((target("amx-tile,amx-bf16,amx-int8"))) void multiply_row_tiles(co
   }
   Tiles tiles(w, n0, k0, k);
   const int64_t bytes = k * 4 / Words::kValues;
-  for (int64_t at = 0; at < bytes; at += kTileLine, a += kTileWords * rows) {
+  constexpr int64_t kTogether = Tiles::kTogether;
+  const int64_t words = kTileWords * rows;
+  for (int64_t at = 0; at < bytes; at += kTogether * kTileLine, a += kTogether * words) {
     const TileRows weights = tiles.at(at);
     asm volatile("" ::: "memory");  // tiles see what was stored before
     _tile_loadd(4, a, (size_t)(4 * rows));
     _tile_loadd(6, weights.first, (size_t)weights.stride);
     _tile_loadd(7, weights.second, (size_t)weights.stride);
-    if constexpr (Words::kValues == 2) {
-      _tile_dpbf16ps(0, 6, 4);
-      _tile_dpbf16ps(1, 7, 4);
-    } else {
-      _tile_dpbssd(0, 6, 4);
-      _tile_dpbssd(1, 7, 4);
+    if constexpr (kTogether == 2) {
+      _tile_loadd(5, a + words, (size_t)(4 * rows));
+      _tile_loadd(2, weights.first + kLinesPitch, (size_t)weights.stride);
+      _tile_loadd(3, weights.second + kLinesPitch, (size_t)weights.stride);
+    }
+    LTX2RT_ADD_PRODUCT(0, 6, 4);
+    LTX2RT_ADD_PRODUCT(1, 7, 4);
+    if constexpr (kTogether == 2) {
+      LTX2RT_ADD_PRODUCT(0, 2, 5);
+      LTX2RT_ADD_PRODUCT(1, 3, 5);
     }
   }
   _tile_stored(0, first, pitch);
