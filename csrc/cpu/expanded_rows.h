@@ -273,7 +273,6 @@ struct RowsOfQ6 {
     }
   }
   void expand(int64_t line, int64_t first, int64_t last, char* to) const {
-    constexpr int64_t kHalfBytes = WideQ6K::kBytes / 2;
     const int64_t half = line / kLines;
     const __m512i constant = _mm512_set1_epi32(0x43000000), low_bits = _mm512_set1_epi8(15);
     const __m512i orders[4] = {bytes_from(0, 2), bytes_from(16, 2), bytes_from(32, 2), bytes_from(48, 2)};
@@ -287,9 +286,9 @@ struct RowsOfQ6 {
       const char* row = rows_.at[i];
       _mm_prefetch(row + low_at + ahead_, _MM_HINT_T1);
       _mm_prefetch(row + high_at + ahead_, _MM_HINT_T1);
-      // What is needed next comes closer.
-      _mm_prefetch(row + kHalfBytes * (half + 1), _MM_HINT_T0);
-      _mm_prefetch(row + kHalfBytes * (half + 1) + kLineBytes, _MM_HINT_T0);
+      // What the next block needs there comes closer.
+      _mm_prefetch(row + low_at + WideQ6K::kBytes, _MM_HINT_T0);
+      _mm_prefetch(row + high_at + WideQ6K::kBytes, _MM_HINT_T0);
       const VecU low = (VecU)_mm512_loadu_si512(row + low_at);
       const __m512i high = _mm512_maskz_broadcast_i64x4(0xff, _mm256_loadu_si256((const __m256i*)(row + high_at)));
       const auto codes_of = [low_bits](VecU low, __m512i high) {

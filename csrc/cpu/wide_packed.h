@@ -268,12 +268,8 @@ struct RowAddresses {
 
   RowAddresses() = default;
   RowAddresses(const WeightMatrix& w, const void* from, int64_t row_bytes, int64_t n0, int64_t first) {
-    const char* row = (const char*)from + n0 * row_bytes + first;
-    const int64_t count = w.columns - n0;
-    if (count >= kPanelColumns) {
-      for (int64_t i = 0; i < kPanelColumns; ++i) at[i] = row + i * row_bytes;
-    } else {
-      for (int64_t i = 0; i < kPanelColumns; ++i) at[i] = row + (i < count ? i : count - 1) * row_bytes;
+    for (int64_t i = 0; i < kPanelColumns; ++i) {
+      at[i] = (const char*)from + (n0 + i < w.columns ? n0 + i : w.columns - 1) * row_bytes + first;
     }
   }
 };
