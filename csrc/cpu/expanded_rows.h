@@ -281,12 +281,13 @@ struct RowsOfQ6 {
                                                 two_bits(0), two_bits(0), two_bits(0));
     const __m512i last_runs = _mm512_set_epi64(two_bits(6), two_bits(6), two_bits(6), two_bits(6), two_bits(4),
                                                two_bits(4), two_bits(4), two_bits(4));
-    const int64_t low_at = 64 * half, high_at = 128 + 32 * half;
+    constexpr int64_t kHalfBytes = WideQ6K::kBytes / 2;
+    const int64_t low_at = 64 * half, high_at = 128 + 32 * half, ahead = ahead_ + kHalfBytes * half;
     for (int64_t i = first; i < last; ++i) {
       const char* row = rows_.at[i];
-      _mm_prefetch(row + low_at + ahead_, _MM_HINT_T1);
-      _mm_prefetch(row + high_at + ahead_, _MM_HINT_T1);
-      // What the next block needs there comes closer.
+      _mm_prefetch(row + ahead, _MM_HINT_T1);
+      _mm_prefetch(row + ahead + kHalfBytes / 2, _MM_HINT_T1);
+      // What the next block needs in place of this half comes closer.
       _mm_prefetch(row + low_at + WideQ6K::kBytes, _MM_HINT_T0);
       _mm_prefetch(row + high_at + WideQ6K::kBytes, _MM_HINT_T0);
       const VecU low = (VecU)_mm512_loadu_si512(row + low_at);
