@@ -58,9 +58,9 @@ class StoredTiles {
 // Tiles of weights that are decoded, some lines of each row at a time (expanded_rows.h). While some are multiplied the next
 // ones are decoded, a part of the rows with each tile: a product waits neither for what was just stored nor for the one
 // before it.
-// While a product of tiles is under way, some 100 cycles for the first and 10 to 20 more for each that follows at once, only
-// one of two units multiplies vectors. So a format whose values are multiplied one by one has the tiles of two lines
-// multiplied together, and k is a whole number of such pairs; those that wait for memory are faster without.
+// While products of tiles are under way, about 100 cycles for one and 20 more for each that follows at once, only one of two
+// units multiplies vectors. So a format whose values are multiplied one by one has the tiles of two lines multiplied one
+// after the other, and k is a whole number of such pairs; those that wait for memory are faster without.
 template <typename Rows, int64_t kLinesTogether = 1>
 class ExpandedTiles {
  public:
@@ -121,7 +121,7 @@ __attribute__((target("amx-tile,amx-bf16,amx-int8"))) void multiply_row_tiles(co
   TileConfig config{};
   config.palette = 1;
   for (int tile = 0; tile < 8; ++tile) {
-    const bool weights = tile == 2 || tile == 3 || tile >= 6;
+    const bool weights = tile >= 6;
     config.rows[tile] = kTileHeight;
     config.bytes_per_row[tile] = (uint16_t)(weights ? kTileLine : 4 * rows);
   }
@@ -145,24 +145,18 @@ __attribute__((target("amx-tile,amx-bf16,amx-int8"))) void multiply_row_tiles(co
   }
   Tiles tiles(w, n0, k0, k);
   const int64_t bytes = k * 4 / Words::kValues;
-  constexpr int64_t kTogether = Tiles::kTogether;
-  const int64_t words = kTileWords * rows;
-  for (int64_t at = 0; at < bytes; at += kTogether * kTileLine, a += kTogether * words) {
+  for (int64_t at = 0; at < bytes; at += Tiles::kTogether * kTileLine) {
     const TileRows weights = tiles.at(at);
     asm volatile("" ::: "memory");  // tiles see what was stored before
-    _tile_loadd(4, a, (size_t)(4 * rows));
-    _tile_loadd(6, weights.first, (size_t)weights.stride);
-    _tile_loadd(7, weights.second, (size_t)weights.stride);
-    if constexpr (kTogether == 2) {
-      _tile_loadd(5, a + words, (size_t)(4 * rows));
-      _tile_loadd(2, weights.first + kLinesPitch, (size_t)weights.stride);
-      _tile_loadd(3, weights.second + kLinesPitch, (size_t)weights.stride);
-    }
-    LTX2RT_ADD_PRODUCT(0, 6, 4);
-    LTX2RT_ADD_PRODUCT(1, 7, 4);
-    if constexpr (kTogether == 2) {
-      LTX2RT_ADD_PRODUCT(0, 2, 5);
-      LTX2RT_ADD_PRODUCT(1, 3, 5);
+#pragma GCC unroll 2
+    for (int64_t line = 0; line < Tiles::kTogether; ++line, a += kTileWords * rows) {
+      // No further tiles for the second line: with the registers that renames them all in use, a second program on the
+      // core makes this one wait.
+      _tile_loadd(4, a, (size_t)(4 * rows));
+      _tile_loadd(6, weights.first + line * kLinesPitch, (size_t)weights.stride);
+      _tile_loadd(7, weights.second + line * kLinesPitch, (size_t)weights.stride);
+      LTX2RT_ADD_PRODUCT(0, 6, 4);
+      LTX2RT_ADD_PRODUCT(1, 7, 4);
     }
   }
   _tile_stored(0, first, pitch);
