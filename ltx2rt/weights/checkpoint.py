@@ -184,8 +184,8 @@ class Checkpoint:
                 fault = fault_of(encoding)
                 if fault is not None:
                     raise CheckpointError(f"{where}: {fault}; {CURE}.")
-                for name in companions(local, places).values():
-                    scale = places[name]
+                for suffix in encoding.companions:
+                    scale = places[local.rpartition(".")[0] + suffix]
                     if scale.file is not None and scale.info.size == 1 and scale.info.dtype in FLOATS:
                         scale.file.raw(scale.name, finite=True)
 

@@ -66,7 +66,6 @@ _HINTS = (
     "lokr_",
     "dora_",
     "magnitude",
-    ".diff",
     "w_norm",
     "b_norm",
     "set_weight",
@@ -81,7 +80,8 @@ _HINTS = (
     "ia3_l",
     "on_input",
 )
-_HINT = re.compile("|".join(map(re.escape, _HINTS)))
+# Transformers have ``.diffusion_model.`` in most of their names: the end alone tells a difference.
+_HINT = re.compile("|".join(map(re.escape, _HINTS)) + r"|\.diff(?:_b)?\Z")
 _LONGEST_NAME = 1000
 
 # Parts that make no file a LoRA: vocoders have ``.alpha``, too.
@@ -170,6 +170,8 @@ def _may_be_part(name: str) -> bool:
 
 
 def _is_sign(name: str) -> bool:
+    if not _may_be_part(name):
+        return False
     key = parse(name)
     return (key is not None and key.part not in _WITHOUT_SIGN) or foreign_method(name) is not None
 

@@ -80,6 +80,7 @@ _ANCHORS = (
     "audio_embeddings_connector.",
     "embeddings_connector.",
 )
+_ANCHORED = {wrapper: tuple(wrapper + anchor for anchor in _ANCHORS) for wrapper in _WRAPPERS}
 # Halves of a VAE without a prefix.
 _BARE_VAE = ("encoder.", "decoder.", "per_channel_statistics.")
 _BARE_DURATION_HEAD = (
@@ -122,9 +123,9 @@ def is_statistic(name: str) -> bool:
 
 def locate(name: str) -> tuple[str, str] | None:
     """(component, local name) of an official tensor name; component `IGNORED` if unused, None if unknown."""
-    for rule in _RULES:
-        if name.startswith(rule.prefix):
-            return rule.component, name[len(rule.dropped) :]
+    for prefix, component, dropped in _RULES:
+        if name.startswith(prefix):
+            return component, name[len(dropped) :]
     return None
 
 
@@ -156,10 +157,8 @@ def wrappers(names: Iterable[str]) -> tuple[str, ...]:
 
     Files that were merged have several.
     """
-    found = {
-        wrapper for name in names for wrapper in _WRAPPERS if name.startswith(wrapper) and _anchored(name, wrapper)
-    }
-    return tuple(wrapper for wrapper in _WRAPPERS if wrapper in found)
+    names = list(names)
+    return tuple(w for w, anchored in _ANCHORED.items() if any(name.startswith(anchored) for name in names))
 
 
 def official_names(tensors: Mapping[str, TensorInfo]) -> list[tuple[str, Origin]]:
@@ -204,7 +203,3 @@ def bare_vae_prefix(tensors: Mapping[str, TensorInfo]) -> str:
     if (5 in ranks and described) or any(name.startswith(_DIFFUSION_DECODER) for name in tensors):
         return "vae."
     return "audio_vae." if 4 in ranks else ""
-
-
-def _anchored(name: str, wrapper: str) -> bool:
-    return name.startswith(tuple(wrapper + anchor for anchor in _ANCHORS))
