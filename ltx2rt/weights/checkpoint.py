@@ -23,7 +23,7 @@ from ltx2rt.types import FLOAT32_BYTES, Array, LinearWeight, ParamSpec
 from ltx2rt.weights.block_stream import BlockLayout, BlockStream, Wanted
 from ltx2rt.weights.config import complete_config, config_section, is_stated, parse_config
 from ltx2rt.weights.finite import NotFinite, find_not_finite
-from ltx2rt.weights.formats import DENSE, companion_of, companions, fault_of, format_of
+from ltx2rt.weights.formats import DENSE, accompanied, companion_of, companions, fault_of, format_of
 from ltx2rt.weights.formats.linear_format import CURE, FLOATS, Encoding, LinearFormat, Stored
 from ltx2rt.weights.generations import Generation, generation_of
 from ltx2rt.weights.gguf import GgufFile
@@ -138,6 +138,7 @@ class Checkpoint:
             places.add(files, tensors)
             names |= tensors
         self.ignored, self.unknown, self._components = places.ignored, places.unknown, places.components
+        self._accompanied = {component: accompanied(held) for component, held in self._components.items()}
         if is_lora(names):
             raise CheckpointError(
                 f"{path}: a LoRA file, not a checkpoint; give it with {spelled('loras')}, beside a checkpoint."
@@ -179,10 +180,10 @@ class Checkpoint:
             for local, place in places.items():
                 if component in _WITHOUT_FORMATS or not local.endswith((".weight", ".bias")):
                     continue
-                where = f"{place.file.path if place.file else self.path}: tensor {place.name!r}"
                 encoding = self._encoding(component, local)
                 fault = fault_of(encoding)
                 if fault is not None:
+                    where = f"{place.file.path if place.file else self.path}: tensor {place.name!r}"
                     raise CheckpointError(f"{where}: {fault}; {CURE}.")
                 for suffix in encoding.companions:
                     scale = places[local.rpartition(".")[0] + suffix]
@@ -264,7 +265,7 @@ class Checkpoint:
 
     def _logical(self, component: str) -> dict[str, TensorInfo]:
         tensors = self.names(component)
-        for name in [name for name in tensors if companions(name, tensors)]:
+        for name in [name for name in tensors if name in self._accompanied[component]]:
             encoding = self._encoding(component, name)
             form = format_of(encoding)
             shapes = form.shapes(encoding)
@@ -587,7 +588,8 @@ class Checkpoint:
         key = (component, name, None if shape is None else tuple(shape))
         if key not in self._encodings:
             places = self._components[component]
-            found = {suffix: places[other].info for suffix, other in companions(name, places).items()}
+            beside = companions(name, places) if name in self._accompanied[component] else {}
+            found = {suffix: places[other].info for suffix, other in beside.items()}
             self._encodings[key] = Encoding(places[name].as_needed(shape), found, places[name].marker)
         return self._encodings[key]
 

@@ -83,6 +83,8 @@ _HINTS = (
 # Transformers have ``.diffusion_model.`` in most of their names: the end alone tells a difference.
 _HINT = re.compile("|".join(map(re.escape, _HINTS)) + r"|\.diff(?:_b)?\Z")
 _LONGEST_NAME = 1000
+# Vocoders have ``.alpha``, too, which makes no file a LoRA.
+_SIGNS = (*(hint for hint in _HINTS if hint != ".alpha"), ".diff\n", ".diff_b\n")
 
 # Parts that make no file a LoRA: vocoders have ``.alpha``, too.
 _WITHOUT_SIGN = ("alpha", "B_bias")
@@ -162,7 +164,9 @@ def foreign_method(name: str) -> str | None:
 
 def is_lora(names: Iterable[str]) -> bool:
     """Whether the tensor names are those of a LoRA file or of one of its relatives, supported or not."""
-    return any(_is_sign(name) for name in names)
+    names = list(names)
+    together = "\n".join([*names, ""])  # few checkpoints have any name that is worth a look
+    return any(hint in together for hint in _SIGNS) and any(_is_sign(name) for name in names)
 
 
 def _may_be_part(name: str) -> bool:
