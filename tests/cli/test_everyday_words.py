@@ -258,7 +258,7 @@ def test_a_swallowed_word_is_named(
 
 def test_resume_remembers_every_output(place: Path) -> None:
     """Killed in the middle and continued without a word about codec, quality, further files or the name."""
-    words = ["generate", "a red circle", "--height", "64", "--width", "64", "--num-frames", "49", "--seed", "random"]
+    words = ["generate", "a red circle", "--height", "64", "--width", "64", "--num-frames", "25", "--seed", "random"]
     words += ["--codec", "hevc", "--crf", "30", "--preset", "fast", "--speed", "2", "--no-audio", "--contact-sheet"]
     words += ["sheet.png", "--save-wav", "s.wav", "--report", "r.json", "--preview", "p.png", "--memory", "2GB"]
     words += ["--save-first-frame", "f.png", "--save-latents", "l.safetensors"]

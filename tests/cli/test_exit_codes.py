@@ -82,7 +82,7 @@ def test_the_codes_of_whole_commands(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
 def test_an_interruption_is_75_and_the_run_can_be_resumed(tmp_path: Path, number: int) -> None:
     output, state = tmp_path / "clip.mp4", tmp_path / ".clip.mp4.state"
-    words = [*SMALL, "--height", "256", "--width", "256", "-o", str(output)]
+    words = [*SMALL, "--height", "128", "--width", "128", "-o", str(output)]
     command = [sys.executable, "-m", "ltx2rt.cli", "generate", *words]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
         deadline = time.monotonic() + 60

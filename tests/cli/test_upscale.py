@@ -105,7 +105,7 @@ def test_without_an_output_nothing_is_computed(capsys: pytest.CaptureFixture[str
 
 
 def test_a_budget_is_kept_and_the_smaller_way_taken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    source = video_file(tmp_path / "in.mp4", frames=17, side=192)
+    source = video_file(tmp_path / "in.mp4", frames=17, side=128)
     words = ["upscale", "--quiet", str(source), "-o", str(tmp_path / "out.mp4")]
     wide = api.plan_upscale(source, memory="100GB")
     names = ["video encoder", "final spatial upscaler", "video decoder"]

@@ -65,7 +65,7 @@ def test_a_reader_that_does_not_end_is_a_failure(monkeypatch: pytest.MonkeyPatch
             pass
 
     monkeypatch.setattr(running, "read", read)
-    monkeypatch.setattr(running, "_SECONDS", 1)
+    monkeypatch.setattr(running, "_SECONDS", 0.1)
     tally = running.run(seed=0, first=0, stop=1, traced=False, keep=None)
     assert next(iter(tally.failures)).startswith("TimeoutError")
 

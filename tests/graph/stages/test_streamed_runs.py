@@ -111,26 +111,29 @@ def partly(need: Need) -> bool:
     return 0 < len(need.settings.get("streamed", (0,))) < 4
 
 
-def test_some_blocks_resident_and_others_streamed_give_the_same_bits(tmp_path: Path) -> None:
+@pytest.mark.parametrize("slots", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_some_blocks_resident_and_others_streamed_give_the_same_bits(tmp_path: Path, slots: int) -> None:
     pipeline = load("distilled", write_checkpoint(tmp_path, "fp8"), loras=[(write_lora(tmp_path), 0.8)])
     expected, _ = made(pipeline, resident)
-    for slots in (1, 2):
-        values, run = made(pipeline, lambda need, slots=slots: partly(need) and depth(slots)(need))
-        stages = [need for need in run.ledger.needs if need.name.startswith("denoise")]
-        reports = {report.name: report for report in run.stages.reports}
-        assert len(stages) == 2
-        for need in stages:
-            assert 0 < len(need.settings["streamed"]) < 4
-            assert reports[need.name].streamed_bytes == need.streamed == need.steps * need.streamed_per_step
-        for value, same in zip(values, expected, strict=True):
-            np.testing.assert_array_equal(value, same)
+    values, run = made(pipeline, lambda need: partly(need) and depth(slots)(need))
+    stages = [need for need in run.ledger.needs if need.name.startswith("denoise")]
+    reports = {report.name: report for report in run.stages.reports}
+    assert len(stages) == 2
+    for need in stages:
+        assert 0 < len(need.settings["streamed"]) < 4
+        assert reports[need.name].streamed_bytes == need.streamed == need.steps * need.streamed_per_step
+    for value, same in zip(values, expected, strict=True):
+        np.testing.assert_array_equal(value, same)
 
 
 @pytest.mark.parametrize(
     ("walk", "batch"),
     [
-        *(("together", 2), ("forked", 2), ("in turn", 1)),
-        *(pytest.param(*both, marks=pytest.mark.slow) for both in (("together", 1), ("forked", 1), ("in turn", 2))),
+        *(("together", 2), ("forked", 2)),
+        *(
+            pytest.param(*both, marks=pytest.mark.slow)
+            for both in (("in turn", 1), ("together", 1), ("forked", 1), ("in turn", 2))
+        ),
     ],
 )
 def test_guidance_passes_side_by_side_and_in_turn_give_the_same_bits(walk: str, batch: int) -> None:
