@@ -27,7 +27,7 @@ from ltx2rt.media.clip_reader import ClipReader
 from ltx2rt.weights.embedding_file import read_embedding
 
 SMALL = ["a red circle", "--height", "64", "--width", "64", "--num-frames", "9"]
-LATENTS = ["generate", "--no-gemma", *SMALL, "--skip-vae"]
+LATENTS = ["generate", "--no-gemma", *SMALL, "--pipeline", "one-stage", "--steps", "1", "--skip-vae"]
 CLIP = {"height": 64, "width": 64, "num_frames": 9}
 
 

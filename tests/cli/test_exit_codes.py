@@ -113,7 +113,11 @@ runpy.run_module("ltx2rt.cli", run_name="__main__", alter_sys=True)
 
 @pytest.mark.parametrize(
     ("module", "number"),
-    [("mlx", signal.SIGINT), ("mlx", signal.SIGTERM), ("ltx2rt.graph.components", signal.SIGINT)],
+    [
+        pytest.param("mlx", signal.SIGINT, marks=pytest.mark.slow),
+        ("mlx", signal.SIGTERM),
+        ("ltx2rt.graph.components", signal.SIGINT),
+    ],
 )
 def test_an_interruption_while_loading_is_75_too(module: str, number: int) -> None:
     command = [sys.executable, "-c", INTERRUPTED, module, str(int(number))]

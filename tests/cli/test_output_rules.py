@@ -29,7 +29,8 @@ from ltx2rt.media.output_lock import held, is_held, lock_path
 SMALL = ["a red circle", "--height", "64", "--width", "64", "--num-frames", "9"]
 GENERATE = ["generate", "--quiet", *SMALL]
 # The quickest clip, where any will do.
-ANY = [*GENERATE, "--no-gemma", "--pipeline", "one-stage", "--steps", "1"]
+WITH_SOUND = [*GENERATE, "--no-gemma", "--pipeline", "one-stage", "--steps", "1"]
+ANY = [*WITH_SOUND, "--no-audio"]
 QUICK = {"height": 64, "width": 64, "num_frames": 9, "num_inference_steps": 1, "zero_text": True}
 
 
@@ -275,7 +276,7 @@ EXISTING = {
         {"new.mp4", "new.mp4.json", "precious-2.png", "precious-2.wav", "precious-2.json", "f.png"},
     ),
     "latents": (
-        [*ANY, "--skip-vae", "--save-latents", "precious.safetensors"],
+        [*WITH_SOUND, "--skip-vae", "--save-latents", "precious.safetensors"],
         {"precious-2.safetensors", "precious-2.safetensors.json"},
     ),
     "a link that leads nowhere": ([*ANY, "-o", "dangling.mp4"], {"dangling-2.mp4", "dangling-2.mp4.json"}),
@@ -418,7 +419,7 @@ def test_a_clip_without_sound(place: Path, capsys: pytest.CaptureFixture[str]) -
 
 @pytest.mark.parametrize(("frames", "rate", "speed"), [(9, "24", "1"), (17, "23.976", "1"), (9, "24", "2")])
 def test_the_sound_is_as_long_as_the_pictures(frames: int, rate: str, speed: str, place: Path) -> None:
-    words = [*ANY, "--num-frames", str(frames), "--fps", rate, "--speed", speed, "-o", "o.mp4"]
+    words = [*WITH_SOUND, "--num-frames", str(frames), "--fps", rate, "--speed", speed, "-o", "o.mp4"]
     assert run(words) == 0
     with av.open("o.mp4") as clip:
         video, audio = clip.streams.video[0], clip.streams.audio[0]

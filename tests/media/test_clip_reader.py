@@ -548,11 +548,11 @@ def moving(count: int, width: int = 96, height: int = 64) -> Iterator[np.ndarray
         ("mp4", {"options": {"x264-params": "open-gop=1:bframes=3:b-adapt=0:scenecut=0"}}, True),
         ("mkv", {"options": {"x264-params": "bframes=2:scenecut=0"}, "begins": 0.7}, True),
         ("mp4", {"codec": "libx265", "options": {"x265-params": "log-level=none:open-gop=1:bframes=3"}}, True),
-        ("mp4", {"options": {"x264-params": "intra-refresh=1:bframes=0"}}, None),
+        pytest.param("mp4", {"options": {"x264-params": "intra-refresh=1:bframes=0"}}, None, marks=pytest.mark.slow),
         ("mp4", {"options": {"x264-params": "tff=1"}}, None),
         ("mov", {"codec": "mjpeg", "pix_fmt": "yuvj420p", "full": True}, True),
         ("ts", {}, False),
-        ("avi", {"codec": "mpeg4", "options": {"b": "4000000"}}, False),
+        pytest.param("avi", {"codec": "mpeg4", "options": {"b": "4000000"}}, False, marks=pytest.mark.slow),
         ("mp4", {"times": [i / 24 + (i % 3) / 90 for i in range(48)]}, True),
     ],
 )

@@ -160,7 +160,7 @@ except OutOfMemory as error:
     [
         ("numpy", "Unable to allocate"),
         ("bytes", "the system refused it"),
-        ("mmap", "Cannot allocate memory"),
+        pytest.param("mmap", "Cannot allocate memory", marks=pytest.mark.slow),
         ("thread", "can't start new thread"),
         ("stream", "Resource temporarily unavailable"),
     ],

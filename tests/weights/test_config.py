@@ -60,8 +60,8 @@ def test_everything_stated_is_inferred(tmp_path: Path, config: dict[str, Any]) -
         (CONFIG_23, {}, LTX_2_3),
         ({"transformer": TRANSFORMER_25}, {}, LTX_2_5),
         (CONFIG_19B, {"model_version": "2.3.0"}, LTX_2_3),
-        (CONFIG_19B, {"model_version": "2.5-rc1"}, LTX_2_5),
-        (CONFIG_23, {"model_version": "2.0"}, LTX_2),
+        pytest.param(CONFIG_19B, {"model_version": "2.5-rc1"}, LTX_2_5, marks=pytest.mark.slow),
+        pytest.param(CONFIG_23, {"model_version": "2.0"}, LTX_2, marks=pytest.mark.slow),
         (CONFIG_23, {"model_version": "new"}, LTX_2_3),
     ],
 )

@@ -75,7 +75,7 @@ def test_a_range(pack: dict[str, Path]) -> None:
     np.testing.assert_array_equal(clip.video_latent, told.video_latent)
 
 
-@pytest.mark.parametrize("name", ["one-stage", "text-to-audio"])
+@pytest.mark.parametrize("name", [pytest.param("one-stage", marks=pytest.mark.slow), "text-to-audio"])
 def test_guided_pipelines(dev_pack: dict[str, Path], name: str) -> None:
     settings: dict[str, Any] = {"auto_duration": (0.1, 0.5), "num_inference_steps": 1}
     pipeline = api.load(name, **dev_pack)

@@ -97,13 +97,17 @@ def test_streamed_blocks_give_the_bits_of_resident_ones(tmp_path: Path, precisio
         np.testing.assert_array_equal(value, same)
 
 
-def test_a_single_slot_and_no_kept_text_keys_give_the_same_bits() -> None:
-    pipeline, expected = api.load("distilled"), resident_values()
-    single, _ = made(pipeline, lambda need: need.settings.get("depth", 1) == 1)
-    recomputed, _ = made(pipeline, lambda need: not need.settings.get("keep_text_keys"))
-    for values in (single, recomputed):
-        for value, same in zip(values, expected, strict=True):
-            np.testing.assert_array_equal(value, same)
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        pytest.param(depth(1), marks=pytest.mark.slow, id="a single slot"),
+        pytest.param(lambda need: not need.settings.get("keep_text_keys"), id="no kept text keys"),
+    ],
+)
+def test_other_ways_give_the_same_bits(wanted: Wanted) -> None:
+    values, _ = made(api.load("distilled"), wanted)
+    for value, same in zip(values, resident_values(), strict=True):
+        np.testing.assert_array_equal(value, same)
 
 
 def partly(need: Need) -> bool:

@@ -123,7 +123,7 @@ def pace(bandwidth: float, latency: float = 1e-4) -> Pace:
     ("size", "bandwidth", "expected"),
     [
         (8, 1e9, ((0, 4), (1, 5), (2, 6), (3, 7))),
-        (8, 6e8, ((0, 4), (1, 5), (2, 6), (3, 7))),
+        pytest.param(8, 6e8, ((0, 4), (1, 5), (2, 6), (3, 7)), marks=pytest.mark.slow),
         (8, 1e6, GROUPS["passes"](8)),  # over such a cable half of the machines are better idle
         (5, 1e8, GROUPS["passes"](5)),
         (5, 1e12, GROUPS["tokens"](5)),  # groups of 2, 1, 1 and 1 would take as long as four machines

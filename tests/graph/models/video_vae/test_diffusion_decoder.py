@@ -387,7 +387,7 @@ def test_tiles_draw_their_own_noise_in_their_order() -> None:
 @pytest.mark.parametrize(
     ("changes", "tiling", "places"),
     [
-        ({}, None, ()),
+        pytest.param({}, None, (), marks=pytest.mark.slow),
         pytest.param({}, None, (1, 24), marks=pytest.mark.slow),
         pytest.param({}, Tiling(TileSize(24, 16)), (), marks=pytest.mark.slow),
         ({}, Tiling(TileSize(24, 16)), (1, 24)),
