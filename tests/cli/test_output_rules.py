@@ -402,7 +402,7 @@ def test_all_files_of_a_clip_appear_together(place: Path, monkeypatch: pytest.Mo
 
 
 def test_a_clip_without_sound(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run([*ANY, "--no-audio", "-o", "o.mp4", "--save-wav", "o.wav"]) == 0
+    assert run([*ANY, "-o", "o.mp4", "--save-wav", "o.wav"]) == 0
     with av.open("o.mp4") as clip:
         assert (len(clip.streams.video), len(clip.streams.audio)) == (1, 0)
     with wave.open("o.wav") as sound:
