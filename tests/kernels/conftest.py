@@ -43,7 +43,7 @@ SIZED_FOR_THE_CPU = (
 @pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = [item for item in items if Path(__file__).parent in item.path.parents]
-    for item in left_out(item for item in here if item.path.stem not in NOT_OF_KERNELS):
+    for item in left_out(here):
         item.add_marker(pytest.mark.slow)
     for item in here if ON == "metal_sim" else ():
         if item.path.stem in NOT_OF_KERNELS:

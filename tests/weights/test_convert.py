@@ -346,8 +346,8 @@ def test_a_text_encoder_folder_becomes_one_file_with_its_tokenizer(tmp_path: Pat
 def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
     folder = text_encoder_folder(tmp_path / "gemma")
     specs = {
-        "embed_tokens.weight": (40_000, 1024),
-        "layers.0.mlp.up_proj.weight": (20_000, 1024),
+        "embed_tokens.weight": (30_000, 1024),
+        "layers.0.mlp.up_proj.weight": (15_000, 1024),
         "norm.weight": (1024,),
     }
     tensors = {f"language_model.model.{name}": np.ones(shape, np.float32) for name, shape in specs.items()}
@@ -356,7 +356,7 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
     before = resident_bytes()
     report = convert(folder, tmp_path / "out.safetensors", "int8-convrot")
     assert report.peak_bytes is not None
-    assert report.source_bytes > 240e6
+    assert report.source_bytes > 180e6
     assert report.peak_bytes - before < 120e6
 
 

@@ -256,6 +256,7 @@ def test_a_file_without_metadata_is_recognised(files: dict[str, Path]) -> None:
     assert np.array_equal(*(clip.audio for clip in clips))
 
 
+@pytest.mark.slow
 def test_fp8_weights_are_their_codes_times_the_scale(files: dict[str, Path]) -> None:
     short = {"num_inference_steps": 2}
     quantized, widened, plain = (

@@ -88,6 +88,7 @@ def test_loras_go_with_the_reference(pipeline: api.Pipeline, monkeypatch: pytest
     assert fused == [1, 0, 1, 1]
 
 
+@pytest.mark.slow
 def test_tiles_of_both_stages(pipeline: api.Pipeline) -> None:
     events = events_of(pipeline, **TILED)
     told = [event for event in events if isinstance(event, TileDone)]

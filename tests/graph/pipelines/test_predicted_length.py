@@ -160,6 +160,7 @@ def test_what_cannot_fit_even_at_its_shortest_is_refused_at_once(
     assert not events
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_keeps_its_length(pack: dict[str, Path], tmp_path: Path) -> None:
     pipeline = api.load("distilled", **pack)
     expected, _ = predicted(pipeline)

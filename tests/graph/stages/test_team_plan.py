@@ -272,7 +272,7 @@ def test_a_machine_that_cannot_do_its_part_is_named() -> None:
     ("split", "shares"),
     [
         pytest.param("passes", (1, 1), marks=pytest.mark.slow),
-        ("tokens", (2, 1)),
+        pytest.param("tokens", (2, 1), marks=pytest.mark.slow),
         pytest.param("passes", (1, 9), marks=pytest.mark.slow),  # the leader computes nothing
         pytest.param("tokens", (1, 1), marks=pytest.mark.slow),
         pytest.param("tokens", (1, 5, 1), marks=pytest.mark.slow),  # added up
