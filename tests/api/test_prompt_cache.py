@@ -64,17 +64,17 @@ def test_what_decides_the_bits_makes_another_entry(folder: Path, tmp_path: Path)
         {"dtype": "float32"},
         {"loras": [(embedded.DISTILLED_LORA, 1.0)]},  # which changes nothing of the text path
     ):
-        api.load("distilled", keep_loaded=False, **files)("a red circle", **SMALL)  # type: ignore[arg-type]  # files by name
-        expected += "loras" not in files
+        api.load("one-stage", keep_loaded=False, **files)("a red circle", **GUIDED)  # type: ignore[arg-type]  # files by name
+        expected += 2 * ("loras" not in files)  # prompt and negative prompt
         assert len(list(folder.iterdir())) == expected
 
 
 def test_a_run_without_it_neither_keeps_nor_takes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pipeline = api.load("distilled", keep_loaded=False)
-    pipeline("a red circle", **SMALL, prompt_cache=False)
+    pipeline = api.load("one-stage", keep_loaded=False)
+    pipeline("a red circle", **GUIDED, prompt_cache=False)
     assert not folder.exists()
     monkeypatch.setenv("LTX2RT_PROMPT_CACHE", "0")
-    pipeline("a red circle", **SMALL)
+    pipeline("a red circle", **GUIDED)
     assert not folder.exists()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import NamedTuple
 
 from ltx2rt.weights.formats import UNUSED_SUFFIXES
@@ -121,6 +122,7 @@ def is_statistic(name: str) -> bool:
     return name.startswith("per_channel_statistics.")
 
 
+@lru_cache(maxsize=1 << 14)  # every name of a file is asked for several times
 def locate(name: str) -> tuple[str, str] | None:
     """(component, local name) of an official tensor name; component `IGNORED` if unused, None if unknown."""
     for prefix, component, dropped in _RULES:
