@@ -24,12 +24,6 @@ from ltx2rt.errors import MediaError
 QUICK = ["bench", "--only", "modulated_norm/f32", "--rounds", "1"]
 
 
-@pytest.fixture(scope="module")
-def machine() -> Machine:
-    """It measures this one, which takes longer than what most tests here do."""
-    return Machine()
-
-
 def row(name: str, percent: float, bound: str) -> Row:
     return Row(name, Work(1e9, 1e6, "float32"), bound, seconds=[1.0], percent=[percent])
 

@@ -218,7 +218,7 @@ HANG = """
     """
 
 
-@pytest.mark.parametrize("way", ["known", "pending"])
+@pytest.mark.parametrize("way", [pytest.param("known", marks=pytest.mark.slow), "pending"])
 def test_a_service_that_catches_errors_goes_on(way):
     outcome = run_python(HANG, "500", way)
     assert outcome.stdout == "finished 500 wrong 0\n", outcome
