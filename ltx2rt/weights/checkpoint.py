@@ -231,7 +231,14 @@ class Checkpoint:
 
     def names(self, component: str) -> dict[str, TensorInfo]:
         """Local name -> entry for every tensor of a component, quantisation companions included; empty if absent."""
-        return {local: place.info for local, place in self._components.get(component, {}).items()}
+        return dict(self._infos.get(component, {}))
+
+    @cached_property
+    def _infos(self) -> dict[str, dict[str, TensorInfo]]:
+        return {
+            component: {local: place.info for local, place in places.items()}
+            for component, places in self._components.items()
+        }
 
     @cached_property
     def config(self) -> dict[str, Any]:
