@@ -177,7 +177,7 @@ class PromptFileKind(Kind[PromptFile]):
     wanted, annotation, metavar = "a path", "str | os.PathLike[str]", "FILE.txt"
 
     def convert(self, value: Any) -> PromptFile:
-        return PromptFile(FilePath().convert(value))
+        return value if isinstance(value, PromptFile) else PromptFile(FilePath().convert(value))
 
     def plain(self, value: PromptFile) -> str:
         return str(value.path.absolute())
