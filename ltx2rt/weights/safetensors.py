@@ -43,8 +43,8 @@ _DTYPE_OF_NUMPY = {
 class SafetensorsFile(WeightFile):
     """One safetensors file. Opening it reads the header and nothing else; tensors are read when they are asked for.
 
-    One whose bytes lie in planes (see `byte_planes`) has the tensors, their offsets included, and the metadata of the
-    ordinary file that it stands for.
+    One whose bytes lie in planes (see `byte_planes`) has the tensors and the metadata of the ordinary file that it
+    stands for, with offsets as if its bytes lay in that order.
 
     Attributes:
         path: the file.
