@@ -1,6 +1,7 @@
 """Writes the trained parts in the official layout: ``python -m tools.train_tiny.export [--work FOLDER] [--to FOLDER]``.
 
-Everything is bfloat16. The metadata of every file states licence and origin, and carries a hash of the recipe.
+Everything is bfloat16, its bytes in planes (`ltx2rt/weights/byte_planes.py`). The metadata of every file states licence
+and origin, and carries a hash of the recipe.
 With ``--restore`` the other way round: what the work folder lacks is taken from the exported files, so that one stage
 can be trained again without the others.
 """
@@ -15,10 +16,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from ltx2rt import embedded
+from ltx2rt.weights.byte_planes import in_byte_planes
+from ltx2rt.weights.safetensors import SafetensorsFile
 
 from . import config, video_vae
 
@@ -71,8 +74,14 @@ def checkpoint_tensors(work: Path) -> dict[str, Tensor]:
 
 def write(tensors: Mapping[str, Tensor], path: Path, notice: Mapping[str, str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({key: value.to(torch.bfloat16).contiguous() for key, value in tensors.items()}, path, dict(notice))
-    path.chmod(0o644)
+    rounded = {key: value.to(torch.bfloat16).contiguous() for key, value in tensors.items()}
+    path.write_bytes(in_byte_planes(save(rounded, dict(notice))))
+
+
+def read_exported(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file that `write` made, in float32."""
+    file = SafetensorsFile(path)
+    return {name: torch.from_numpy(file.numpy(name)) for name in file.tensors}
 
 
 def export(work: Path, folder: Path) -> None:
@@ -109,7 +118,7 @@ def export(work: Path, folder: Path) -> None:
 def restore(folder: Path, work: Path) -> None:
     """Writes the checkpoints that ``work`` lacks from exported files; their weights are rounded to bfloat16."""
     work.mkdir(parents=True, exist_ok=True)
-    tensors = {key: value.float() for key, value in load_file(folder / embedded.CHECKPOINT.name).items()}
+    tensors = read_exported(folder / embedded.CHECKPOINT.name)
 
     def part(prefix: str) -> dict[str, Tensor]:
         return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
@@ -118,8 +127,8 @@ def restore(folder: Path, work: Path) -> None:
     transformer = part("model.diffusion_model.")
     text = {key: transformer.pop(key) for key in list(transformer) if "connector" in key}
     text |= part("text_embedding_projection.")
-    for key, value in load_file(text_folder / "model.safetensors").items():
-        text[f"encoder.{key.removeprefix('language_model.model.')}"] = value.float()
+    for key, value in read_exported(text_folder / "model.safetensors").items():
+        text[f"encoder.{key.removeprefix('language_model.model.')}"] = value
     parts = {
         "transformer_guided": transformer,
         "text": text,
@@ -130,7 +139,7 @@ def restore(folder: Path, work: Path) -> None:
     }
     for name, path in SINGLE_PARTS.items():
         if (folder / path.name).exists():
-            parts[name] = {key: value.float() for key, value in load_file(folder / path.name).items()}
+            parts[name] = read_exported(folder / path.name)
     for name, state in parts.items():
         if not (work / f"{name}.pt").exists():
             torch.save(state, work / f"{name}.pt")
