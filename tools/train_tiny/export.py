@@ -9,7 +9,6 @@ can be trained again without the others.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import shutil
 from collections.abc import Mapping
@@ -24,8 +23,8 @@ from ltx2rt.weights.byte_planes import in_byte_planes
 from ltx2rt.weights.safetensors import SafetensorsFile
 
 from . import config, video_vae
+from .recipe import FOLDER, recipe_hash
 
-RECIPE = Path(__file__).parent
 SINGLE_PARTS = {  # parts with a file of their own
     "spatial_upscaler": embedded.SPATIAL_UPSCALER,
     "temporal_upscaler": embedded.TEMPORAL_UPSCALER,
@@ -33,15 +32,6 @@ SINGLE_PARTS = {  # parts with a file of their own
     "control_lora": embedded.IC_LORA,
 }
 ORIGIN = "trained by ltx2rt from procedural clips of coloured shapes; not a Lightricks model, holds nothing of one"
-
-
-def recipe_hash() -> str:
-    """SHA-256 over the recipe's modules and the world's vocabulary."""
-    digest = hashlib.sha256()
-    for path in (*sorted(RECIPE.glob("*.py")), Path(embedded.__file__).parent / "world.py"):
-        if path.name not in ("export.py", "evaluate.py", "parity.py"):
-            digest.update(path.name.encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()
 
 
 def metadata(settings: Mapping[str, object] | None = None) -> dict[str, str]:
@@ -171,7 +161,7 @@ def main() -> None:
         restore(arguments.to, arguments.work)
         return
     export(arguments.work, arguments.to)
-    write_curves(arguments.work, RECIPE / "curves.jsonl")
+    write_curves(arguments.work, FOLDER / "curves.jsonl")
     total = 0
     for path in sorted(arguments.to.rglob("*")):
         if path.suffix in (".safetensors", ".json"):
