@@ -277,7 +277,7 @@ def test_an_ended_leader_ends_the_others_and_two_machines_continue(
 
 
 def changed_checkpoint(path: Path) -> Path:
-    """The embedded model with one bit of its last value changed."""
+    """The embedded model with one bit of its weights changed."""
     content = bytearray(embedded.CHECKPOINT.read_bytes())
     content[-2] ^= 1
     path.write_bytes(content)
