@@ -595,10 +595,13 @@ class Checkpoint:
         key = (component, name, None if shape is None else tuple(shape))
         if key not in self._encodings:
             places = self._components[component]
-            beside = companions(name, places) if name in self._accompanied[component] else {}
-            found = {suffix: places[other].info for suffix, other in beside.items()}
+            found = {suffix: places[other].info for suffix, other in self._companions(component, name).items()}
             self._encodings[key] = Encoding(places[name].as_needed(shape), found, places[name].marker)
         return self._encodings[key]
+
+    def _companions(self, component: str, name: str) -> dict[str, str]:
+        """Suffix -> local name of what accompanies a tensor."""
+        return companions(name, self._components[component]) if name in self._accompanied[component] else {}
 
     def _stored_tensor(
         self,
@@ -613,7 +616,7 @@ class Checkpoint:
         tensors: TensorSource = source(file)
         if not place.origin.is_plain:
             tensors = OfficialTensors([source(of) for of in place.files], place.origin, shape)
-        found = companions(name, self._components[component])
+        found = self._companions(component, name)
         accompanying = {suffix: (source(of), other) for suffix, (of, other) in zip(found, others, strict=False)}
         return Stored(tensors, stored_name, accompanying, place.marker)
 
@@ -652,7 +655,7 @@ class Checkpoint:
     def _wanted(self, component: str, name: str) -> list[Wanted]:
         """Where a tensor is, then its quantisation companions."""
         places = self._components[component]
-        found = [places[name], *(places[companion] for companion in companions(name, places).values())]
+        found = [places[name], *(places[companion] for companion in self._companions(component, name).values())]
         wanted = [(place.file, place.name) for place in found if place.file is not None]
         if len(wanted) < len(found):
             raise CheckpointError(f"{self.path}: a manifest lists tensors without their data; give the weight file.")

@@ -105,7 +105,7 @@ def left(place: Path) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("machines", [HERE, FAR, "mac1,mac2"])
+@pytest.mark.parametrize("machines", [HERE, FAR, pytest.param("mac1,mac2", marks=pytest.mark.slow)])
 def test_the_output_of_the_first_machine_is_ours_and_others_have_their_names(machines: str, place: Path) -> None:
     code, out, err = ran(place, machines)
     assert code == 0

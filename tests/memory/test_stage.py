@@ -159,7 +159,7 @@ except OutOfMemory as error:
     ("way", "words"),
     [
         ("numpy", "Unable to allocate"),
-        ("bytes", "the system refused it"),
+        pytest.param("bytes", "the system refused it", marks=pytest.mark.slow),
         pytest.param("mmap", "Cannot allocate memory", marks=pytest.mark.slow),
         ("thread", "can't start new thread"),
         ("stream", "Resource temporarily unavailable"),
