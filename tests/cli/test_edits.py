@@ -137,6 +137,7 @@ def test_retake_of_a_camera_clip_keeps_all_but_the_range(tmp_path: Path, caplog:
     assert len(caplog.records) == 2
 
 
+@pytest.mark.slow
 def test_a_range_that_reaches_the_end_is_made_anew_to_the_last_frame(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -168,6 +169,7 @@ def test_kept_pictures_are_the_clips_own(tmp_path: Path, caplog: pytest.LogCaptu
     assert "made anew: the sound from 0.000 to 0.600 s; kept: all frames" in caplog.text
 
 
+@pytest.mark.slow
 def test_kept_sound_is_the_clips_own(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     clip = source(tmp_path / "a")
     words = ["--start-time", "0.2", "--end-time", "0.4", "--keep-audio", "--save-wav", str(tmp_path / "o.wav")]

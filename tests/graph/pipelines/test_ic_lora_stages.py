@@ -188,6 +188,7 @@ def test_stages_are_recorded(pipeline: api.Pipeline) -> None:
     assert Settings.of({"stages": stored}).stages == stages
 
 
+@pytest.mark.slow
 def test_a_long_clip_sees_of_each_window_what_is_new_of_its_reference(pipeline: api.Pipeline) -> None:
     chunks = {"num_frames": 33, "chunk_pixel_frames": 25, "chunk_carry_frames": 17, "video_conditioning": REFERENCE}
     stages = [IcLoraStage(2, sigmas=SHORT), IcLoraStage(1, sigmas=SHORT)]

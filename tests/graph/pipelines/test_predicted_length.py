@@ -188,6 +188,7 @@ def test_an_interrupted_run_keeps_its_length(pack: dict[str, Path], tmp_path: Pa
     assert clip.report[0].name == "denoise 1"
 
 
+@pytest.mark.slow
 def test_an_embedding_has_a_length_as_well(pack: dict[str, Path]) -> None:
     embedding = api.encode(
         "a dog",
