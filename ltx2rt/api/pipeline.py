@@ -6,13 +6,14 @@ import copy
 import inspect
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 import mlx.core as mx
 
+from ltx2rt.api.call import Call
 from ltx2rt.api.call_arguments import CallArguments
 from ltx2rt.api.clip import Clip
 from ltx2rt.api.diffusers_names import DIFFUSERS_NAMES
@@ -20,11 +21,10 @@ from ltx2rt.api.opened_component import OpenedComponent, components_of
 from ltx2rt.api.pipeline_files import Lora, PipelineFiles
 from ltx2rt.api.planning import ledger
 from ltx2rt.api.planning import rates as measured_rates
-from ltx2rt.api.previews import Preview, PreviewObserver, TinyDecoder
-from ltx2rt.api.prompt_cache import prompt_cache
+from ltx2rt.api.previews import Preview, Previews
 from ltx2rt.api.record import Record
 from ltx2rt.api.run_state import RunState
-from ltx2rt.errors import ConnectionLost, MemoryBudgetError, OutOfMemory, UsageError
+from ltx2rt.errors import ConnectionLost, OutOfMemory, UsageError
 from ltx2rt.graph.components import TRANSFORMER
 from ltx2rt.graph.diffusion.guidance import GuiderParams
 from ltx2rt.graph.pipelines.assumed_files import with_assumed
@@ -33,8 +33,7 @@ from ltx2rt.graph.pipelines.decide import decide
 from ltx2rt.graph.pipelines.defaults import GenerationDefaults, defaults_for
 from ltx2rt.graph.pipelines.open_inputs import frames_per_latent, input_files, open_inputs
 from ltx2rt.graph.pipelines.pipeline import PipelineEntry
-from ltx2rt.graph.pipelines.plan import Plan, Rates, plan, plan_assistance, plan_keeping
-from ltx2rt.graph.preview_decoder_file import PreviewDecoderFile
+from ltx2rt.graph.pipelines.plan import Plan, Rates, plan_assistance
 from ltx2rt.graph.settings.setting import plain_values, settings_of, stored_values
 from ltx2rt.graph.settings.settings import DRIVING_SOUND, GUIDANCE, Settings
 from ltx2rt.graph.settings.weight_files import WeightFiles
@@ -42,10 +41,7 @@ from ltx2rt.graph.stages.clip_team import Budget, ClipTeam, Machines, may_group,
 from ltx2rt.graph.stages.denoise.assistance import Assistant
 from ltx2rt.graph.stages.denoise.team_passes import tell_alone
 from ltx2rt.graph.stages.events import Event
-from ltx2rt.graph.stages.handover import Handover
 from ltx2rt.graph.stages.inputs import GenerationInputs
-from ltx2rt.graph.stages.journal import Journal
-from ltx2rt.graph.stages.keeping import Keeping
 from ltx2rt.graph.stages.media_inputs import WHOLE_SOUND_S
 from ltx2rt.graph.stages.run import GeneratedClip, Run
 from ltx2rt.graph.stages.team_facts import agree, machine_facts
@@ -54,8 +50,7 @@ from ltx2rt.graph.stages.text.enhancement import enhance_prompt
 from ltx2rt.graph.stages.text.stage import guided_contexts, positive_context
 from ltx2rt.graph.stages.weight_set import WeightSet, sources_of
 from ltx2rt.memory.allocator import give_back
-from ltx2rt.memory.ledger import Ledger, rounded_up
-from ltx2rt.memory.limits import format_bytes
+from ltx2rt.memory.stage import StageReport
 from ltx2rt.paths import expanded
 from ltx2rt.spelling import spelled
 from ltx2rt.team.team import Team
@@ -308,20 +303,24 @@ class Pipeline:
                 for one in prompt
             ]
         inputs, record = self._prepare({"prompt": prompt, **settings}, self._files)
+        store = self._kept
         self._files.require_finite_loras()
         if on_preview is None and preview_decoder is not None:
             raise UsageError("preview_decoder decodes previews, which nobody looks at; give on_preview, too.")
-        previews = None if on_preview is None else _Previews.of(on_preview, preview_decoder, inputs)
-        beside = 0 if previews is None else previews.nbytes
-        store = self._kept
-        clip_team = None if team is None else self._lead(team, memory)
-        work: Callable[[Run], GeneratedClip] = self._generate
+        call = Call(
+            self._files,
+            store,
+            memory,
+            keep_loaded=self.keep_loaded,
+            previews=None if on_preview is None else Previews.of(on_preview, preview_decoder, inputs),
+            team=None if team is None else self._lead(team, memory),
+        )
+        works: list[Callable[[Run], Any]] = [self._generate]
+        planned = call.planned(self._generate, inputs.shortest)
         if inputs.duration is not None:
-            # How long the clip will be is only known once the prompt is encoded; the shortest one must fit.
-            machines = None if clip_team is None else clip_team.machines
-            self._plan(work, inputs.shortest, self._files, ledger(memory, store.nbytes, beside), machines=machines)
-        first = work if inputs.duration is None else self._begin
-        accounts, planned = self._accounts(first, inputs, memory, beside, clip_team)
+            # How long the clip will be is only known once the prompt is encoded. The shortest one fits.
+            works = [self._begin, self.entry.generate]
+            planned = call.planned(self._begin, inputs)
         if repeated is not None:
             record.require_same_sources(repeated)
         if on_settings is not None:
@@ -330,19 +329,17 @@ class Pipeline:
         if state_folder is not None:
             state = RunState.begin(_folder(state_folder), record, resume=resume, noted=noted)
         journal = None if state is None else state.journal()
+        reports: list[StageReport] = []
         try:
-            run = self._run(inputs, accounts, planned, journal, previews, observer, clip_team)
-            if inputs.duration is not None:
-                self._begin(run)
-                work, reports = self.entry.generate, run.stages.reports
-                accounts, planned = self._accounts(work, run.inputs, memory, beside, clip_team)
-                run = self._run(run.inputs, accounts, planned, journal, previews, observer, clip_team)
+            for number, work in enumerate(works):
+                if number:
+                    planned = call.planned(work, inputs)
+                run = call.run(inputs, planned, observer, journal)
                 run.stages.reports[:0] = reports
-            if clip_team is not None:
-                clip_team.stages = sum(stage.need.steps > 0 for stage in planned.stages)
-            clip = work(run)
+                clip = work(run)
+                inputs, reports = run.inputs, run.stages.reports
             if inputs.settings.enhance_prompt:
-                record = replace(record, result={"enhanced_prompt": run.inputs.prompt})
+                record = replace(record, result={"enhanced_prompt": inputs.prompt})
             return Clip(clip, run, record, state)
         except BaseException as error:
             if isinstance(error, OutOfMemory):
@@ -414,50 +411,6 @@ class Pipeline:
     def _facts(self, team: Team) -> dict[str, str]:
         return {**team.rules.terms, **self.facts()}
 
-    def _accounts(
-        self,
-        work: Callable[[Run], object],
-        inputs: GenerationInputs,
-        memory: str | int | None,
-        beside: int,
-        team: ClipTeam | None,
-    ) -> tuple[Ledger, Plan]:
-        """Accounts for a run that will do ``work`` while ``beside`` bytes are taken by its previews, and its plan."""
-        accounts = ledger(memory, self._kept.nbytes, beside)
-        planned = self._plan(work, inputs, self._files, accounts, machines=None if team is None else team.machines)
-        accounts.reserved = sum(planned.kept.values())
-        return accounts, planned
-
-    def _run(
-        self,
-        inputs: GenerationInputs,
-        accounts: Ledger,
-        planned: Plan,
-        journal: Journal | None,
-        previews: _Previews | None,
-        observer: Callable[[Event], None] | None,
-        team: ClipTeam | None,
-    ) -> Run:
-        """A run that follows a plan."""
-        if previews is not None:
-            observer = PreviewObserver(
-                self._files, inputs.decoder_dtype, previews.observer, observer, previews.tiny, is_hdr=inputs.is_hdr
-            )
-        self._kept.want(planned.kept)
-        give_back()
-        keeping = Keeping(self._kept) if planned.kept else None
-        return Run(
-            self._files,
-            inputs,
-            observer,
-            journal=journal,
-            ledger=accounts,
-            keeping=keeping,
-            prompts=prompt_cache(inputs.settings),
-            handover=Handover(planned.handover) if planned.handover else None,
-            team=team,
-        )
-
     def _check_all(self, prompts: Sequence[Any], settings: CallArguments) -> None:
         """Raise UsageError when one of a list of prompts cannot work."""
         if not prompts:
@@ -507,12 +460,12 @@ class Pipeline:
         files, assumed = with_assumed(self._files)
         inputs, _ = self._prepare({"prompt": prompt, **settings}, files)
         speeds = measured_rates() if rates is None else rates
-        beside = 0 if preview_decoder is None else _Previews.bytes_of(preview_decoder, inputs)
-        accounts = ledger(memory, self._kept.nbytes, beside)
+        previews = None if preview_decoder is None else Previews.of(None, preview_decoder, inputs)
+        call = Call(files, self._kept, memory, keep_loaded=self.keep_loaded, previews=previews, machines=machines)
         if machines is None or machines.rank == 0:
-            found = self._plan(self._generate, inputs, files, accounts, speeds, machines)
+            found = call.planned(self._generate, inputs, speeds).plan
         else:
-            found = plan_assistance(self._generate, files, inputs, accounts, machines, speeds)
+            found = plan_assistance(self._generate, files, inputs, call.accounts(), machines, speeds)
         names = {stage.need.name for stage in found.stages}
         told = [text for text in assumed if any(text.startswith(name) for name in names)]
         if inputs.duration is not None:
@@ -528,35 +481,6 @@ class Pipeline:
         other._files = self._files.with_sources(sources_of(checkpoint))
         other._kept = KeptWeights()
         return other
-
-    def _plan(
-        self,
-        work: Callable[[Run], object],
-        inputs: GenerationInputs,
-        files: WeightSet,
-        accounts: Ledger,
-        speeds: Rates | None = None,
-        machines: Machines | None = None,
-    ) -> Plan:
-        """The plan of what a call does with a run: its weights stay in memory where that is wanted and they fit."""
-        prompts = prompt_cache(inputs.settings)
-        if self.keep_loaded is not False:
-            found = plan_keeping(work, files, inputs, accounts, self._kept, speeds, prompts, machines)
-            if isinstance(found, Plan):
-                return found
-            refused = (
-                f"the weights of all stages, {format_bytes(found.weights)}, do not fit the budget of "
-                f"{format_bytes(accounts.budget or 0)} together, beside what the largest stage needs"
-            )
-            if self.keep_loaded:
-                enough = found.least_budget()
-                raise MemoryBudgetError(
-                    f"{refused}; give at least {spelled('memory', rounded_up(enough))}, or leave out "
-                    f"{spelled('keep_loaded')}.",
-                    enough,
-                )
-            log.info("%s: each stage frees its own", refused)
-        return plan(work, files, inputs, accounts.unused(), speeds, prompts, machines)
 
     def _prepare(self, settings: Mapping[str, Any], files: WeightSet) -> tuple[GenerationInputs, Record]:
         fixed = self.has_fixed_schedule
@@ -616,40 +540,6 @@ class Pipeline:
             | {key: value for key, value in record.files.items() if key not in shown}
             | {name: value for name, value in record.settings.items() if value != defaults.get(name)}
         )
-
-
-@dataclass(frozen=True)
-class _Previews:
-    """Who looks at the previews of a run, and what decodes them.
-
-    Attributes:
-        observer: called with each.
-        tiny: in place of the video VAE.
-        nbytes: what ``tiny`` takes while the run computes.
-    """
-
-    observer: Callable[[Preview], None]
-    tiny: TinyDecoder | None = None
-    nbytes: int = 0
-
-    @classmethod
-    def of(cls, observer: Callable[[Preview], None], decoder: Any, inputs: GenerationInputs) -> _Previews:
-        """CheckpointError where the decoder's file is no such file."""
-        if decoder is None:
-            return cls(observer)
-        tiny = TinyDecoder(_preview_file(decoder), inputs.dtype)
-        return cls(observer, tiny, cls.bytes_of(decoder, inputs))
-
-    @staticmethod
-    def bytes_of(decoder: Any, inputs: GenerationInputs) -> int:
-        """What previews of a run take; CheckpointError as `of`."""
-        return _preview_file(decoder).working_bytes(inputs.height, inputs.width, inputs.dtype)
-
-
-def _preview_file(path: Any) -> PreviewDecoderFile:
-    if not isinstance(path, (str, PathLike)):
-        raise UsageError(f"{spelled('preview_decoder')} must be a path, got {path!r}.")
-    return PreviewDecoderFile.open(path)
 
 
 def _as_long_as_the_sound(settings: Mapping[str, Any], entry: PipelineEntry) -> Mapping[str, Any]:

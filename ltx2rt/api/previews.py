@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from os import PathLike
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
+from ltx2rt.errors import UsageError
 from ltx2rt.graph.components import VIDEO_VAE, video_decoder
 from ltx2rt.graph.diffusion.latent_state import VideoTarget
 from ltx2rt.graph.diffusion.noise import FrameNoise, TorchCpuNoise
@@ -16,8 +19,10 @@ from ltx2rt.graph.models.layers.params import Params
 from ltx2rt.graph.preview_decoder_file import PreviewDecoderFile
 from ltx2rt.graph.protocols import Grid, VideoDecoder
 from ltx2rt.graph.stages.events import Evaluated, Event, Noised, StageStarted, StepDone
+from ltx2rt.graph.stages.inputs import GenerationInputs
 from ltx2rt.graph.stages.weight_set import WeightSet
 from ltx2rt.media.hdr import srgb_of_acescct
+from ltx2rt.spelling import spelled
 from ltx2rt.types import Array
 
 
@@ -160,3 +165,49 @@ class PreviewObserver:
         shape = self._target.shape
         grid: Array = tokens[:, : shape.tokens].reshape(shape.array_shape)
         return grid
+
+
+@dataclass(frozen=True)
+class Previews:
+    """Who looks at the previews of a run, and what decodes them.
+
+    Attributes:
+        looked_at_by: called with each; None: nobody does, in a plan.
+        tiny: decodes in place of the video VAE.
+        nbytes: what ``tiny`` takes while the run computes.
+    """
+
+    looked_at_by: Callable[[Preview], None] | None
+    tiny: TinyDecoder | None = None
+    nbytes: int = 0
+
+    @classmethod
+    def of(cls, looked_at_by: Callable[[Preview], None] | None, decoder: Any, inputs: GenerationInputs) -> Previews:
+        """Of a run with these inputs.
+
+        Args:
+            looked_at_by: see above.
+            decoder: the path of a preview decoder; None: the video VAE decodes.
+            inputs: of the run.
+
+        Raises:
+            UsageError: ``decoder`` is no path.
+            CheckpointError: it is no preview decoder.
+        """
+        if decoder is None:
+            return cls(looked_at_by)
+        if not isinstance(decoder, (str, PathLike)):
+            raise UsageError(f"{spelled('preview_decoder')} must be a path, got {decoder!r}.")
+        file = PreviewDecoderFile.open(decoder)
+        nbytes = file.working_bytes(inputs.height, inputs.width, inputs.dtype)
+        return cls(looked_at_by, TinyDecoder(file, inputs.dtype), nbytes)
+
+    def seen_by(
+        self, observer: Callable[[Event], None] | None, files: WeightSet, inputs: GenerationInputs
+    ) -> Callable[[Event], None] | None:
+        """An observer of a run that makes the previews and passes events on to ``observer``."""
+        if self.looked_at_by is None:
+            return observer
+        return PreviewObserver(
+            files, inputs.decoder_dtype, self.looked_at_by, observer, self.tiny, is_hdr=inputs.is_hdr
+        )

@@ -340,7 +340,7 @@ def _inputs(arguments: argparse.Namespace, command: Command) -> list[Path]:
         arguments.config,
         arguments.from_sidecar,
         arguments.preview_decoder,
-        settings.prompt_file,
+        None if settings.prompt_file is None else settings.prompt_file.path,
         named.tokenizer,
     )
     return [*(path for path in own if path is not None), *input_files(settings), *named.paths]

@@ -23,7 +23,7 @@ from ltx2rt.types import FLOAT32_BYTES, Array, LinearWeight, ParamSpec
 from ltx2rt.weights.block_stream import BlockLayout, BlockStream, Wanted
 from ltx2rt.weights.config import complete_config, config_section, is_stated, parse_config
 from ltx2rt.weights.finite import NotFinite, find_not_finite
-from ltx2rt.weights.formats import DENSE, companion_of, companions, fault_of, format_of
+from ltx2rt.weights.formats import DENSE, accompanied, companion_of, companions, fault_of, format_of
 from ltx2rt.weights.formats.linear_format import CURE, FLOATS, Encoding, LinearFormat, Stored
 from ltx2rt.weights.generations import Generation, generation_of
 from ltx2rt.weights.gguf import GgufFile
@@ -138,6 +138,7 @@ class Checkpoint:
             places.add(files, tensors)
             names |= tensors
         self.ignored, self.unknown, self._components = places.ignored, places.unknown, places.components
+        self._accompanied = {component: accompanied(held) for component, held in self._components.items()}
         if is_lora(names):
             raise CheckpointError(
                 f"{path}: a LoRA file, not a checkpoint; give it with {spelled('loras')}, beside a checkpoint."
@@ -179,13 +180,13 @@ class Checkpoint:
             for local, place in places.items():
                 if component in _WITHOUT_FORMATS or not local.endswith((".weight", ".bias")):
                     continue
-                where = f"{place.file.path if place.file else self.path}: tensor {place.name!r}"
                 encoding = self._encoding(component, local)
                 fault = fault_of(encoding)
                 if fault is not None:
+                    where = f"{place.file.path if place.file else self.path}: tensor {place.name!r}"
                     raise CheckpointError(f"{where}: {fault}; {CURE}.")
-                for name in companions(local, places).values():
-                    scale = places[name]
+                for suffix in encoding.companions:
+                    scale = places[local.rpartition(".")[0] + suffix]
                     if scale.file is not None and scale.info.size == 1 and scale.info.dtype in FLOATS:
                         scale.file.raw(scale.name, finite=True)
 
@@ -230,7 +231,14 @@ class Checkpoint:
 
     def names(self, component: str) -> dict[str, TensorInfo]:
         """Local name -> entry for every tensor of a component, quantisation companions included; empty if absent."""
-        return {local: place.info for local, place in self._components.get(component, {}).items()}
+        return dict(self._infos.get(component, {}))
+
+    @cached_property
+    def _infos(self) -> dict[str, dict[str, TensorInfo]]:
+        return {
+            component: {local: place.info for local, place in places.items()}
+            for component, places in self._components.items()
+        }
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -264,7 +272,7 @@ class Checkpoint:
 
     def _logical(self, component: str) -> dict[str, TensorInfo]:
         tensors = self.names(component)
-        for name in [name for name in tensors if companions(name, tensors)]:
+        for name in [name for name in tensors if name in self._accompanied[component]]:
             encoding = self._encoding(component, name)
             form = format_of(encoding)
             shapes = form.shapes(encoding)
@@ -587,9 +595,13 @@ class Checkpoint:
         key = (component, name, None if shape is None else tuple(shape))
         if key not in self._encodings:
             places = self._components[component]
-            found = {suffix: places[other].info for suffix, other in companions(name, places).items()}
+            found = {suffix: places[other].info for suffix, other in self._companions(component, name).items()}
             self._encodings[key] = Encoding(places[name].as_needed(shape), found, places[name].marker)
         return self._encodings[key]
+
+    def _companions(self, component: str, name: str) -> dict[str, str]:
+        """Suffix -> local name of what accompanies a tensor."""
+        return companions(name, self._components[component]) if name in self._accompanied[component] else {}
 
     def _stored_tensor(
         self,
@@ -604,7 +616,7 @@ class Checkpoint:
         tensors: TensorSource = source(file)
         if not place.origin.is_plain:
             tensors = OfficialTensors([source(of) for of in place.files], place.origin, shape)
-        found = companions(name, self._components[component])
+        found = self._companions(component, name)
         accompanying = {suffix: (source(of), other) for suffix, (of, other) in zip(found, others, strict=False)}
         return Stored(tensors, stored_name, accompanying, place.marker)
 
@@ -643,7 +655,7 @@ class Checkpoint:
     def _wanted(self, component: str, name: str) -> list[Wanted]:
         """Where a tensor is, then its quantisation companions."""
         places = self._components[component]
-        found = [places[name], *(places[companion] for companion in companions(name, places).values())]
+        found = [places[name], *(places[companion] for companion in self._companions(component, name).values())]
         wanted = [(place.file, place.name) for place in found if place.file is not None]
         if len(wanted) < len(found):
             raise CheckpointError(f"{self.path}: a manifest lists tensors without their data; give the weight file.")

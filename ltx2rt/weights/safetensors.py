@@ -15,6 +15,7 @@ from ltx2rt.atomic_file import AtomicFile
 from ltx2rt.errors import CheckpointError
 from ltx2rt.kernels.host import to_numpy
 from ltx2rt.types import Array
+from ltx2rt.weights.byte_planes import MARK, BytePlanes
 from ltx2rt.weights.positioned_file import PositionedFile
 from ltx2rt.weights.tensor_source import DTYPES, TensorInfo, TensorSource, WeightFile
 
@@ -42,9 +43,11 @@ _DTYPE_OF_NUMPY = {
 class SafetensorsFile(WeightFile):
     """One safetensors file. Opening it reads the header and nothing else; tensors are read when they are asked for.
 
+    One whose bytes lie in planes (see `byte_planes`) has the tensors and the metadata of the ordinary file that it
+    stands for, with offsets as if its bytes lay in that order.
+
     Attributes:
         path: the file.
-        file: the open file, for readers of their own.
         tensors: name -> `TensorInfo`, in the order of the header.
         metadata: the ``__metadata__`` strings.
 
@@ -56,19 +59,27 @@ class SafetensorsFile(WeightFile):
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        self.file = PositionedFile(self.path)
-        header, data_start = _read_header(self.file)
-        self.metadata = _check_metadata(self.path, header.pop("__metadata__", None))
-        self.tensors = _check_tensors(self.path, header, data_start, self.file.length)
+        file = PositionedFile(self.path)
+        header, data_start = _read_header(file)
+        metadata = _check_metadata(self.path, header.pop("__metadata__", None))
+        tensors = _check_tensors(self.path, header, data_start, file.length)
+        self._file: PositionedFile | BytePlanes = file
+        if MARK in metadata:
+            _check_planes(self.path, tensors)
+            header = _parse_header(self.path, metadata[MARK], f"the header in its metadata, {MARK!r},")
+            tensors = _check_tensors(self.path, header, data_start, file.length)
+            self._file = BytePlanes(file, data_start)
+        self.metadata = {key: text for key, text in metadata.items() if key != MARK}
+        self.tensors = tensors
 
     def read_into(self, name: str, target: memoryview, start: int = 0) -> None:
-        self.file.read_into(self.info(name).offset + start, target)
+        self._file.read_into(self.info(name).offset + start, target)
 
     def read_neighbours(self, names: Sequence[str], targets: Sequence[memoryview]) -> None:
-        self.file.read_into(self.info(names[0]).offset, *targets)
+        self._file.read_into(self.info(names[0]).offset, *targets)
 
     def close(self) -> None:
-        self.file.close()
+        self._file.close()
 
 
 class SelectedRows(TensorSource):
@@ -138,6 +149,17 @@ def _read_header(file: PositionedFile) -> tuple[dict[str, Any], int]:
             f"{path}: truncated: the header alone needs {8 + header_bytes} bytes, the file has {length}; "
             "download it again."
         )
+    try:
+        text = file.read(8, header_bytes).decode("utf-8")
+    except ValueError as error:
+        raise CheckpointError(
+            f"{path}: the safetensors header is not valid JSON ({error}); download it again."
+        ) from error
+    return _parse_header(path, text, "the safetensors header"), 8 + header_bytes
+
+
+def _parse_header(path: Path, text: str, what: str) -> dict[str, Any]:
+    """A header as a dictionary; ``what`` is how errors call it."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         result: dict[str, Any] = {}
@@ -148,16 +170,12 @@ def _read_header(file: PositionedFile) -> tuple[dict[str, Any], int]:
         return result
 
     try:
-        header = json.loads(file.read(8, header_bytes).decode("utf-8"), object_pairs_hook=unique)
+        header = json.loads(text, object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(
-            f"{path}: the safetensors header is not valid JSON ({error}); download it again."
-        ) from error
+        raise CheckpointError(f"{path}: {what} is not valid JSON ({error}); download it again.") from error
     if not isinstance(header, dict):
-        raise CheckpointError(
-            f"{path}: the safetensors header is a JSON {type(header).__name__}, not an object; {_AGAIN}."
-        )
-    return header, 8 + header_bytes
+        raise CheckpointError(f"{path}: {what} is a JSON {type(header).__name__}, not an object; {_AGAIN}.")
+    return header
 
 
 def _check_metadata(path: Path, metadata: Any) -> dict[str, str]:
@@ -230,6 +248,18 @@ def _check_tensors(path: Path, header: Mapping[str, Any], data_start: int, lengt
             "takes; write the file again with the program that made it."
         )
     return tensors
+
+
+def _check_planes(path: Path, tensors: Mapping[str, TensorInfo]) -> None:
+    """Refuse a file that says that its bytes lie in planes, and holds anything but them."""
+    info = tensors.get(MARK)
+    if len(tensors) == 1 and info is not None and info.dtype == "U8" and len(info.shape) == 2 and info.shape[0] == 2:
+        return
+    found = ", ".join(f"{name!r} {info.dtype} {list(info.shape)}" for name, info in list(tensors.items())[:2])
+    raise CheckpointError(
+        f"{path}: by its metadata all its data are a tensor {MARK!r}, U8 [2, n], but of its {len(tensors)} tensors the "
+        f"first are {found or 'none'}; {_AGAIN}."
+    )
 
 
 class RawTensor(NamedTuple):

@@ -25,7 +25,7 @@ from ltx2rt.graph.stages.events import Event, Noised, StepDone
 from ltx2rt.kernels.host import to_numpy
 from ltx2rt.weights.embedding_file import TextEmbedding, read_embedding
 
-SMALL: dict[str, Any] = {"height": 64, "width": 64, "num_frames": 9}
+SMALL: dict[str, Any] = {"height": 64, "width": 64, "num_frames": 9, "latents_only": True}
 PROMPT = "a red circle moves left"
 
 
@@ -169,7 +169,7 @@ def test_what_lay_in_memory_is_recorded_and_cannot_be_repeated_from_files(
 ) -> None:
     pixels = np.zeros((64, 64, 3), np.uint8)
     images = [Image.fromarray(pixels), pixels, api.ImageInput(pixels + 1, 8)]
-    clip = pipeline(PROMPT, **SMALL, images=images[1:])
+    clip = pipeline(PROMPT, **{**SMALL, "latents_only": False}, images=images[1:])
     clip.save(tmp_path / "a.mp4")
     record, _ = read_record(sidecar_path(tmp_path / "a.mp4"))
     assert list(record.in_memory) == ["images[0]", "images[1]"]

@@ -11,13 +11,13 @@ from ltx2rt.graph.stages.denoise import stage
 
 def previewed() -> list[tuple[str, tuple[int, ...]]]:
     found: list[tuple[str, tuple[int, ...]]] = []
-    settings = {"height": 128, "width": 192, "num_frames": 9}
+    settings = {"height": 64, "width": 128, "num_frames": 9}
     api.load()("a red circle", **settings, on_preview=lambda p: found.append((p.stage, p.latent.shape)))
     return found
 
 
 def test_both_stages_are_previewed_at_their_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = [("denoise 1", (1, 2, 2, 3, 128))] * 8 + [("denoise 2", (1, 2, 4, 6, 128))] * 3
+    expected = [("denoise 1", (1, 2, 1, 2, 128))] * 8 + [("denoise 2", (1, 2, 2, 4, 128))] * 3
     assert previewed() == expected
 
     def renamed(run: object, name: str, *arguments: object) -> object:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +10,9 @@ import numpy as np
 import pytest
 
 from ltx2rt import api, embedded
-from ltx2rt.api.prompt_cache import prompt_cache
 from ltx2rt.errors import UsageError
+from ltx2rt.graph.pipelines.open_inputs import prompt_cache
 from ltx2rt.graph.pipelines.plan import Rates
-from ltx2rt.graph.settings.settings import Settings
 
 SMALL: dict[str, Any] = {"height": 64, "width": 64, "num_frames": 9, "seed": 3, "latents_only": True}
 GUIDED = {**SMALL, "num_inference_steps": 1}
@@ -64,17 +62,17 @@ def test_what_decides_the_bits_makes_another_entry(folder: Path, tmp_path: Path)
         {"dtype": "float32"},
         {"loras": [(embedded.DISTILLED_LORA, 1.0)]},  # which changes nothing of the text path
     ):
-        api.load("distilled", keep_loaded=False, **files)("a red circle", **SMALL)  # type: ignore[arg-type]  # files by name
-        expected += "loras" not in files
+        api.load("one-stage", keep_loaded=False, **files)("a red circle", **GUIDED)  # type: ignore[arg-type]  # files by name
+        expected += 2 * ("loras" not in files)  # prompt and negative prompt
         assert len(list(folder.iterdir())) == expected
 
 
 def test_a_run_without_it_neither_keeps_nor_takes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pipeline = api.load("distilled", keep_loaded=False)
-    pipeline("a red circle", **SMALL, prompt_cache=False)
+    pipeline = api.load("one-stage", keep_loaded=False)
+    pipeline("a red circle", **GUIDED, prompt_cache=False)
     assert not folder.exists()
     monkeypatch.setenv("LTX2RT_PROMPT_CACHE", "0")
-    pipeline("a red circle", **SMALL)
+    pipeline("a red circle", **GUIDED)
     assert not folder.exists()
 
 
@@ -91,11 +89,9 @@ def test_a_damaged_entry_is_encoded_again(folder: Path, caplog: pytest.LogCaptur
 
 
 def test_the_size_is_what_the_variable_says(tmp_path: Path) -> None:
-    settings = Settings()
-    store = prompt_cache(settings, {"LTX2RT_CACHE": str(tmp_path), "LTX2RT_PROMPT_CACHE": "20MB"})
+    store = prompt_cache({"LTX2RT_CACHE": str(tmp_path), "LTX2RT_PROMPT_CACHE": "20MB"})
     assert store is not None
     assert (store.folder, store.most_bytes) == (tmp_path / "prompts", 20_000_000)
-    assert prompt_cache(settings, {"LTX2RT_CACHE": str(tmp_path), "LTX2RT_PROMPT_CACHE": "0"}) is None
-    assert prompt_cache(replace(settings, prompt_cache=False), {"LTX2RT_CACHE": str(tmp_path)}) is None
+    assert prompt_cache({"LTX2RT_CACHE": str(tmp_path), "LTX2RT_PROMPT_CACHE": "0"}) is None
     with pytest.raises(UsageError, match="LTX2RT_PROMPT_CACHE: 'much' is not a memory size"):
-        prompt_cache(settings, {"LTX2RT_PROMPT_CACHE": "much"})
+        prompt_cache({"LTX2RT_PROMPT_CACHE": "much"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -56,8 +57,8 @@ def test_text_has_a_line_per_case_and_names_the_machine(capsys: pytest.CaptureFi
     assert [line.split()[0] for line in lines[3:6]] == ["float32", "bfloat16", "read"]
 
 
-def test_the_text_states_what_the_kernels_do_not_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    machine = Machine()
+def test_the_text_states_what_the_kernels_do_not_use(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = copy(machine)
     machine.best = replace(machine.best, tiles=2.5e12)
     monkeypatch.setattr("ltx2rt.bench.machine.unmeasured_units", lambda: ["SME"])
     line = report.text_machine(machine).splitlines()[2]
@@ -65,13 +66,13 @@ def test_the_text_states_what_the_kernels_do_not_use(monkeypatch: pytest.MonkeyP
 
 
 def test_a_run_without_a_choice_is_the_short_one_and_says_what_it_left_out(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked: dict[str, object] = {}
 
     def run_some(cases: list[Any], *arguments: object, seconds: float | None, **more: object) -> tuple[Machine, list]:
         asked.update(names=[case.name for case in cases], seconds=seconds)
-        return Machine(), [row(case.name, 50.0, "read") for case in cases[:-1]]
+        return machine, [row(case.name, 50.0, "read") for case in cases[:-1]]
 
     monkeypatch.setattr(runner, "run", run_some)
     assert run(["bench"]) == 0
@@ -84,8 +85,9 @@ def test_a_run_without_a_choice_is_the_short_one_and_says_what_it_left_out(
 
 
 def test_a_terminal_shows_the_case_and_the_time_left(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr(runner, "Machine", lambda: machine)
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
     assert run([*QUICK, "--compare", "none"]) == 0
     assert "[1/1] modulated_norm/f32/1024x4096" in capsys.readouterr().err

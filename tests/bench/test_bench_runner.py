@@ -39,11 +39,6 @@ class Rates:
         return self._rate
 
 
-@pytest.fixture(scope="module")
-def machine() -> Machine:
-    return Machine()
-
-
 def counting(calls: list[float], share: float) -> Call:
     def call() -> np.ndarray:
         calls.append(share)

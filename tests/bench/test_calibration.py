@@ -12,8 +12,7 @@ from ltx2rt import _ext
 from ltx2rt.bench.machine import Machine
 
 
-def test_calibrated_values_are_plausible() -> None:
-    machine = Machine()
+def test_calibrated_values_are_plausible(machine: Machine) -> None:
     assert 1e8 < machine.best.float32 < 1e14
     # One dtype may be measured while another process has the cores: orders of magnitude, no ratio.
     assert 1e8 < machine.best.bfloat16 < 1e14
@@ -31,11 +30,10 @@ def test_more_work_than_a_reading_loop_can_do_is_not_reported() -> None:
     assert _ext.calibrate_arithmetic("float32", 0.002) < highest * _ext.num_threads()
 
 
-def test_amx_tiles_are_measured_where_the_processor_has_them() -> None:
+def test_amx_tiles_are_measured_where_the_processor_has_them(machine: Machine) -> None:
     info = Path("/proc/cpuinfo")
     has_tiles = info.is_file() and "amx_bf16" in info.read_text()
     rate = _ext.calibrate_tiles(0.01)
-    machine = Machine()
     assert (machine.best.tiles is None) == (_ext.isa() != "amxbf16")
     if rate is None:
         assert not has_tiles or sys.platform != "linux"
@@ -47,8 +45,8 @@ def test_amx_tiles_are_measured_where_the_processor_has_them() -> None:
     assert (machine.as_dict()["bfloat16_tiles_gflops"] or 0) > 0 or _ext.isa() != "amxbf16"
 
 
-def test_the_machine_says_its_family_and_memory() -> None:
-    values = Machine().as_dict()
+def test_the_machine_says_its_family_and_memory(machine: Machine) -> None:
+    values = machine.as_dict()
     assert 0 < values["memory_available_bytes"] <= values["memory_bytes"]
     if sys.platform == "linux":
         assert values["cpu_family"] != ""

@@ -22,9 +22,14 @@ def test_names_are_unique_and_say_the_format() -> None:
     assert all(name.split("/")[0] and len(name.split("/")) >= 3 for name in names)
 
 
-# Of steps of several blocks, the default run has one with some in memory and the others from a file.
+# Steps of several blocks take long; test_residency_case.py has some in memory and others from a file. Of single blocks
+# the default run has one of each kind and arithmetic.
 SELDOM = {name for name in REDUCED if name.startswith(("partial_residency/", "guided_step/"))}
-SELDOM -= {"partial_residency/2.3/e4m3/disk/v32/1-of-8"}
+SELDOM |= {name for name in REDUCED if name.startswith(("transformer_block", "diffusion_block/", "vocoder-"))}
+SELDOM -= {name for name in REDUCED if name.startswith(("transformer_block/e4m3/", "transformer_block-2.3/int8-dot/"))}
+SELDOM -= {
+    name for name in REDUCED if name.startswith(("transformer_block-2.5/int8-convrot/", "diffusion_block/bf16/stage1"))
+}
 
 
 @pytest.mark.parametrize(

@@ -39,6 +39,7 @@ def decibels(found: np.ndarray, wanted: np.ndarray) -> float:
     return float(10 * np.log10(np.square(wanted).mean() / np.square(found - wanted).mean()))
 
 
+@pytest.mark.slow
 def test_codes_cost_little_beside_the_weights_own_rounding(tmp_path: Path, int8: Path) -> None:
     exact = latents(tmp_path, "bf16", "--checkpoint-path", str(embedded.CHECKPOINT))
     rounded = latents(tmp_path, "weights", "--checkpoint-path", str(int8))

@@ -137,6 +137,7 @@ def test_retake_of_a_camera_clip_keeps_all_but_the_range(tmp_path: Path, caplog:
     assert len(caplog.records) == 2
 
 
+@pytest.mark.slow
 def test_a_range_that_reaches_the_end_is_made_anew_to_the_last_frame(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -168,6 +169,7 @@ def test_kept_pictures_are_the_clips_own(tmp_path: Path, caplog: pytest.LogCaptu
     assert "made anew: the sound from 0.000 to 0.600 s; kept: all frames" in caplog.text
 
 
+@pytest.mark.slow
 def test_kept_sound_is_the_clips_own(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     clip = source(tmp_path / "a")
     words = ["--start-time", "0.2", "--end-time", "0.4", "--keep-audio", "--save-wav", str(tmp_path / "o.wav")]
@@ -190,8 +192,12 @@ def test_a_clip_without_sound_stays_silent_where_it_is_kept(tmp_path: Path) -> N
     words = ["--start-time", "0.2", "--end-time", "0.4"]
     kept = edited("retake", clip, tmp_path / "b" / "o.mp4", *words, "--keep-audio")
     assert ClipReader(kept).sample_rate is None
-    # Otherwise it gets sound over its whole length.
-    new = edited("retake", clip, tmp_path / "c" / "o.mp4", *words)
+
+
+@pytest.mark.slow
+def test_a_clip_without_sound_gets_some_over_its_whole_length(tmp_path: Path) -> None:
+    clip = source(tmp_path / "a", sound=False)
+    new = edited("retake", clip, tmp_path / "c" / "o.mp4", "--start-time", "0.2", "--end-time", "0.4")
     sound = ClipReader(new).sound()
     assert sound is not None
     assert np.abs(sound).max() > 0
@@ -406,9 +412,9 @@ TIMED = [variable_rate, *map(slow, (constant, late_pictures, late_sound))]
 @pytest.mark.parametrize(
     ("made", "through"),
     [
-        (variable_rate, retaken),
-        *(slow(made, retaken) for made in (constant, late_pictures, late_sound)),
-        *(slow(made, extended) for made in (constant, late_pictures, late_sound, variable_rate)),
+        slow(made, through)
+        for through in (retaken, extended)
+        for made in (constant, late_pictures, late_sound, variable_rate)
     ],
 )
 def test_flash_and_click_stay_where_they_were(

@@ -82,7 +82,7 @@ def test_the_codes_of_whole_commands(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
 def test_an_interruption_is_75_and_the_run_can_be_resumed(tmp_path: Path, number: int) -> None:
     output, state = tmp_path / "clip.mp4", tmp_path / ".clip.mp4.state"
-    words = [*SMALL, "--height", "256", "--width", "256", "-o", str(output)]
+    words = [*SMALL, "--height", "128", "--width", "128", "-o", str(output)]
     command = [sys.executable, "-m", "ltx2rt.cli", "generate", *words]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
         deadline = time.monotonic() + 60
@@ -113,7 +113,11 @@ runpy.run_module("ltx2rt.cli", run_name="__main__", alter_sys=True)
 
 @pytest.mark.parametrize(
     ("module", "number"),
-    [("mlx", signal.SIGINT), ("mlx", signal.SIGTERM), ("ltx2rt.graph.components", signal.SIGINT)],
+    [
+        pytest.param("mlx", signal.SIGINT, marks=pytest.mark.slow),
+        ("mlx", signal.SIGTERM),
+        ("ltx2rt.graph.components", signal.SIGINT),
+    ],
 )
 def test_an_interruption_while_loading_is_75_too(module: str, number: int) -> None:
     command = [sys.executable, "-c", INTERRUPTED, module, str(int(number))]

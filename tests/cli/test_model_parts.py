@@ -101,7 +101,9 @@ def test_every_part_by_its_option(
     assert str(root) not in capsys.readouterr().err  # everything was named
 
 
-@pytest.mark.parametrize("given", ["", "diffusion_models/transformer-distilled.safetensors"])
+@pytest.mark.parametrize(
+    "given", [pytest.param("", marks=pytest.mark.slow), "diffusion_models/transformer-distilled.safetensors"]
+)
 def test_a_folder_or_the_transformer_in_it(
     tmp_path: Path, root: Path, expected: np.ndarray, given: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -54,7 +54,9 @@ def test_lines_tell_where_a_command_is(
     assert [line for line in lines if line.startswith("settings: ")]
 
 
-@pytest.mark.parametrize("verb", ["generate", pytest.param("edit", marks=pytest.mark.slow), "upscale", "encode"])
+@pytest.mark.parametrize(
+    "verb", [*(pytest.param(verb, marks=pytest.mark.slow) for verb in ("generate", "edit")), "upscale", "encode"]
+)
 def test_objects_tell_a_program_the_same(
     verb: str, media: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

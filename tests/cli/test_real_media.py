@@ -59,6 +59,7 @@ def control(path: Path, *options: str, size: tuple[int, int] = (64, 64)) -> int:
             *["--spatial-upsampler-path", f"{TOY}-spatial-upscaler-x2.safetensors"],
             *["--lora", f"{TOY}-ic-lora-silhouette.safetensors", "--control-video", str(path)],
             *["--height", str(size[0]), "--width", str(size[1]), "--num-frames", "9"],
+            *["--skip-vae", "--save-latents", str(path.parent / "o.safetensors")],
             *[*options, "-o", str(path.parent / "o.mp4")],
         ]
     )

@@ -26,7 +26,7 @@ from ltx2rt.weights.safetensors import SafetensorsFile, write_safetensors
 
 SMALL = ["--prompt", "a red circle", "--height", "64", "--width", "64", "--num-frames", "9"]
 # The quickest clip, where any will do.
-ANY = [*SMALL, "--no-gemma", "--pipeline", "one-stage", "--steps", "1"]
+ANY = [*SMALL, "--no-gemma", "--no-audio", "--pipeline", "one-stage", "--steps", "1"]
 
 
 def stop_at(stage: str, index: int) -> Callable[[Event], None]:
@@ -253,6 +253,7 @@ def test_a_finished_stage_without_its_latent_is_an_error(tmp_path: Path) -> None
         api.load()("a red circle", **SETTINGS, state_folder=tmp_path / "state", resume=True)
 
 
+@pytest.mark.slow
 def test_a_kill_while_the_state_is_removed_leaves_one_that_continues(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -167,7 +167,7 @@ def test_groups_need_three_machines_or_more_that_reach_each_other(
 
 
 UNEQUAL = [
-    ("tokens", "1,2.5"),
+    pytest.param("tokens", "1,2.5", marks=pytest.mark.slow),  # as tests/graph/models/transformer/test_token_share.py
     pytest.param("passes", "1,9", marks=pytest.mark.slow),  # the leader computes nothing
     pytest.param("passes", "1,2.5,1", marks=pytest.mark.slow),
     pytest.param("tokens", "1,7,1", marks=pytest.mark.slow),

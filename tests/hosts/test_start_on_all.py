@@ -105,7 +105,7 @@ def left(place: Path) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("machines", [HERE, FAR, "mac1,mac2"])
+@pytest.mark.parametrize("machines", [HERE, FAR, pytest.param("mac1,mac2", marks=pytest.mark.slow)])
 def test_the_output_of_the_first_machine_is_ours_and_others_have_their_names(machines: str, place: Path) -> None:
     code, out, err = ran(place, machines)
     assert code == 0
@@ -146,7 +146,7 @@ def test_a_worker_that_fails_is_told_and_the_leader_goes_on(place: Path) -> None
     assert "ltx2rt: mac2 has ended with exit code 3" in err.splitlines()
 
 
-@pytest.mark.parametrize("machines", [HERE, FAR, "mac1,mac2"])
+@pytest.mark.parametrize("machines", [FAR, *(pytest.param(two, marks=pytest.mark.slow) for two in (HERE, "mac1,mac2"))])
 def test_the_leader_hears_of_a_worker_that_fails(machines: str, place: Path) -> None:
     code, out, _ = ran(place, machines, DO_0="hear 0", DO_1="exit 3")
     assert code == 0
@@ -155,7 +155,9 @@ def test_the_leader_hears_of_a_worker_that_fails(machines: str, place: Path) -> 
     assert left(place) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "number", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGINT, signal.SIGKILL]
+)
 def test_nothing_goes_on_when_the_starter_ends(number: int, place: Path) -> None:
     with starter(place, FAR, DO_0="sleep 60", DO_1="sleep 60") as process:
         deadline = time.monotonic() + 20

@@ -1,4 +1,4 @@
-"""The kernels' tests on the simulated Metal device, with LTX2RT_TEST_KERNELS=metal_sim.
+"""The kernels' tests, on the processor or on the simulated Metal device, with LTX2RT_TEST_KERNELS=metal_sim.
 
 By default those of a test in which each value of its parameters occurs; all combinations are slow tests.
 """
@@ -42,13 +42,10 @@ SIZED_FOR_THE_CPU = (
 
 @pytest.hookimpl(tryfirst=True)  # before tests are chosen by their marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if ON != "metal_sim":
-        return
-    for item in left_out(item for item in items if Path(__file__).parent in item.path.parents):
+    here = [item for item in items if Path(__file__).parent in item.path.parents]
+    for item in left_out(here):
         item.add_marker(pytest.mark.slow)
-    for item in items:
-        if Path(__file__).parent not in item.path.parents:
-            continue
+    for item in here if ON == "metal_sim" else ():
         if item.path.stem in NOT_OF_KERNELS:
             item.add_marker(pytest.mark.skip(reason="not about a kernel that a GPU runs"))
         name = getattr(item, "originalname", item.name)

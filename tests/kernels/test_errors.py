@@ -175,11 +175,11 @@ def test_thousands_of_bad_and_good_requests_in_turn_over_two_threads():
             counts.append((raised, correct))
 
         start = time.time()
-        threads = [threading.Thread(target=requests, args=(4000,)) for _ in range(2)]
+        threads = [threading.Thread(target=requests, args=(2000,)) for _ in range(2)]
         for t in threads: t.start()
         for t in threads: t.join()
         print(counts, time.time() - start)
-        assert counts == [(2000, 2000)] * 2, counts
+        assert counts == [(1000, 1000)] * 2, counts
         """)
     assert outcome.returncode == 0, outcome.stderr
 
@@ -218,11 +218,10 @@ HANG = """
     """
 
 
-@pytest.mark.parametrize("way", ["known", "pending"])
+@pytest.mark.parametrize("way", [pytest.param("known", marks=pytest.mark.slow), "pending"])
 def test_a_service_that_catches_errors_goes_on(way):
-    for _ in range(2):
-        outcome = run_python(HANG, "500", way)
-        assert outcome.stdout == "finished 500 wrong 0\n", outcome
+    outcome = run_python(HANG, "500", way)
+    assert outcome.stdout == "finished 500 wrong 0\n", outcome
 
 
 @pytest.mark.slow

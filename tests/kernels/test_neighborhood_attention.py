@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import mlx.core as mx
 import numpy as np
 import pytest
+from bits_of_programs import in_new_process, in_this_process
 
 from ltx2rt.kernels import NeighborhoodRope, neighborhood_attention, neighborhood_rope, shifted_frames
 from ltx2rt.kernels.selection import ext, forced
@@ -352,19 +349,11 @@ print(hashlib.sha256(b"".join(a.tobytes() for a in out)).hexdigest(), *(repr(flo
 """
 
 
-def in_new_process(**environment):
-    run = subprocess.run(
-        [sys.executable, "-c", BITS], env={**os.environ, **environment}, capture_output=True, text=True, check=True
-    )
-    digest, *sums = run.stdout.split()
-    return digest, [float(s) for s in sums]
-
-
 def test_same_bits_for_any_number_of_threads_and_close_without_simd():
-    one = in_new_process(LTX2RT_NUM_THREADS="1")
-    assert in_new_process(LTX2RT_NUM_THREADS="2")[0] == one[0]
-    assert in_new_process(LTX2RT_NUM_THREADS="3")[0] == one[0]
-    plain = in_new_process(LTX2RT_ISA="portable")[1]
+    one = in_this_process(BITS, threads=1)
+    for threads in (2, 3):
+        assert in_this_process(BITS, threads)[0] == one[0]
+    plain = in_new_process(BITS, LTX2RT_ISA="portable")[1]
     assert plain == pytest.approx(one[1], rel=2e-3)
 
 

@@ -199,10 +199,10 @@ def test_number_of_threads_comes_from_the_environment():
     ("name", "value", "message"),
     [
         ("LTX2RT_NUM_THREADS", "many", 'LTX2RT_NUM_THREADS must be a number from 1 to 1024, got "many"'),
-        ("LTX2RT_NUM_THREADS", "0", 'got "0"'),
-        ("LTX2RT_NUM_THREADS", "2x", 'got "2x"'),
+        pytest.param("LTX2RT_NUM_THREADS", "0", 'got "0"', marks=pytest.mark.slow),
+        pytest.param("LTX2RT_NUM_THREADS", "2x", 'got "2x"', marks=pytest.mark.slow),
         ("LTX2RT_PIN_THREADS", "yes", 'LTX2RT_PIN_THREADS must be a number from 0 to 1, got "yes"'),
-        ("LTX2RT_PIN_THREADS", "2", 'got "2"'),
+        pytest.param("LTX2RT_PIN_THREADS", "2", 'got "2"', marks=pytest.mark.slow),
         ("LTX2RT_ISA", "mmx", "LTX2RT_ISA must be one of: "),
     ],
 )

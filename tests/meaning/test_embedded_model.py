@@ -66,6 +66,7 @@ def test_inspect_misses_nothing(path: Path, capsys: pytest.CaptureFixture[str]) 
         assert report["generation"] == "19b"
 
 
+@pytest.mark.slow  # .ci/run makes a clip as the README says, and looks at it in the same way
 def test_the_first_command_of_the_readme(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "clip.mp4"
     words = ["--prompt", "a red circle moves left on a blue background", "--output-path", str(path)]

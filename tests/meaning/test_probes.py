@@ -42,7 +42,9 @@ def test_look_names_what_is_drawn(shape: str, motion: str) -> None:
     assert abs(seen.centres[0] - PATHS[motion][0]).max() < 0.04
 
 
-@pytest.mark.parametrize("color", COLORS)
+@pytest.mark.parametrize(
+    "color", [pytest.param(color, marks=() if color in ("red", "white") else pytest.mark.slow) for color in COLORS]
+)
 def test_look_tells_every_pair_of_colours_apart(color: str) -> None:
     for background in set(COLORS) - {color}:
         seen = probes.look(clip(color, "circle", "still", background))

@@ -64,12 +64,12 @@ def test_the_writer_says_what_it_writes(tmp_path: Path, codec: str) -> None:
 @pytest.mark.parametrize(
     ("size", "matrix"),
     [
-        ((1280, 720), 1),
-        ((1280, 704), 1),
+        pytest.param((1280, 720), 1, marks=pytest.mark.slow),
+        pytest.param((1280, 704), 1, marks=pytest.mark.slow),
         ((640, 720), 1),
         ((720, 1280), 1),
         ((720, 576), 6),
-        ((720, 480), 6),
+        pytest.param((720, 480), 6, marks=pytest.mark.slow),
         ((96, 64), 6),
     ],
 )

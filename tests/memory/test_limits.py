@@ -68,7 +68,7 @@ def test_control_groups_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_a_limit_of_the_shell_gives_an_error_and_no_abort(tmp_path: Path) -> None:
     """Some limits refuse the plan, some an allocation, some a thread; none may end in a traceback or a signal."""
     outcomes = []
-    words = ["--prompt", "circle", "--quiet", "--no-state", "--height", "128", "--width", "128", "--num-frames", "9"]
+    words = ["--prompt", "circle", "--quiet", "--no-state", "--height", "64", "--width", "64", "--num-frames", "9"]
     for megabytes in (700, 2500):
 
         def limit(megabytes: int = megabytes) -> None:

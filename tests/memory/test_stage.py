@@ -159,8 +159,8 @@ except OutOfMemory as error:
     ("way", "words"),
     [
         ("numpy", "Unable to allocate"),
-        ("bytes", "the system refused it"),
-        ("mmap", "Cannot allocate memory"),
+        pytest.param("bytes", "the system refused it", marks=pytest.mark.slow),
+        pytest.param("mmap", "Cannot allocate memory", marks=pytest.mark.slow),
         ("thread", "can't start new thread"),
         ("stream", "Resource temporarily unavailable"),
     ],

@@ -14,6 +14,7 @@ from typing import Any
 import av
 import psutil
 import pytest
+from api_client import Client
 from PIL import Image
 from real_server import RealServer
 
@@ -30,6 +31,26 @@ def real(tmp_path: Path) -> Iterator[RealServer]:
         server.kill()
 
 
+def test_a_clip_is_made_and_the_end_leaves_nothing(real: RealServer) -> None:
+    assert "running the embedded TOY model" in real.said
+    client = Client(real.port)
+    job = client.create(prompt="a red circle moves left", size="64x64", **SMALL)
+    deadline = time.monotonic() + 120
+    while job["status"] in ("queued", "in_progress"):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+        job = client.get(job["id"])
+    assert (job["status"], job["progress"], job["error"]) == ("completed", 100, None)
+    with av.open(io.BytesIO(client.ask("GET", f"/v1/videos/{job['id']}/content").body)) as clip:
+        assert sum(1 for _ in clip.decode(video=0)) == 9
+    children = real.children
+    assert set(children) == {"worker", "checker"}
+    assert real.stop() == 0
+    assert not any(psutil.pid_exists(child.pid) for child in children.values())
+    assert "Traceback" not in real.said
+
+
+@pytest.mark.slow  # its library takes as long to load as the server; tests/serve/test_http.py has all that it asks
 def test_openais_client_makes_a_clip(real: RealServer, tmp_path: Path) -> None:
     openai = pytest.importorskip("openai", reason="needs pip install 'ltx2rt[test]'")
     warnings.simplefilter("ignore", DeprecationWarning)  # of OpenAI's own service

@@ -11,7 +11,8 @@ ROOT = Path(__file__).parents[2] / "ltx2rt"
 
 def uses(path: Path) -> Iterator[ast.Attribute]:
     """``mx.distributed.NAME`` in a file."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    source = path.read_text()
+    for node in ast.walk(ast.parse(source)) if "distributed" in source else ():
         owner = node.value if isinstance(node, ast.Attribute) else None
         if isinstance(owner, ast.Attribute) and owner.attr == "distributed":
             assert isinstance(node, ast.Attribute)

@@ -9,11 +9,15 @@ from types import ModuleType
 
 import pytest
 
+from ltx2rt import embedded
+from ltx2rt.weights.safetensors import SafetensorsFile
+
 ROOT = Path(__file__).parents[2]
 
 
 def tool(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, ROOT / "tools" / f"{name}.py")
+    path = ROOT.joinpath("tools", *name.split(".")).with_suffix(".py")
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -24,6 +28,7 @@ def tool(name: str) -> ModuleType:
 
 make_call_arguments = tool("make_call_arguments")
 make_docs = tool("make_docs")
+recipe = tool("train_tiny.recipe")
 
 
 def test_the_typed_arguments_of_a_call_are_those_of_the_settings() -> None:
@@ -50,3 +55,11 @@ def test_an_old_part_is_noticed() -> None:
     assert "old" not in made
     assert "--pipeline retake" in made
     assert make_docs.updated(made) == made
+
+
+def test_embedded_files_are_of_the_recipe_as_it_is() -> None:
+    paths = list(embedded.FOLDER.rglob("*.safetensors"))
+    assert paths
+    for path in paths:
+        stated = SafetensorsFile(path).metadata["ltx2rt_recipe_sha256"]
+        assert stated == recipe.recipe_hash(), f"{path.name}; run: python -m tools.train_tiny.export (its --help)"

@@ -157,6 +157,7 @@ def test_decoders_are_chosen_for_25_alone(real_scale: ModuleType, tmp_path: Path
         real_scale.main([str(tmp_path), "--manifests", str(tmp_path), "--decoder", "conv"])
 
 
+@pytest.mark.slow
 def test_a_run_of_the_embedded_model(
     real_scale: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -46,9 +46,10 @@ Tensors = dict[str, RawTensor]
 
 
 def files(way: str) -> list[Any]:
-    """The files that are damaged in a way."""
+    """The files that are damaged in a way; by default those of components, which take less time."""
     ways = {name: ONE_WAY.get(name, ("changed", OF_NAMES[index % 3])) for index, name in enumerate(FILES)}
-    return [pytest.param(name, marks=[pytest.mark.slow] * (way not in ways[name])) for name in FILES]
+    slow = {name for name in FILES if way not in ways[name] or (way == "changed" and name.startswith("pipelines/"))}
+    return [pytest.param(name, marks=[pytest.mark.slow] * (name in slow)) for name in FILES]
 
 
 def damaged(tmp_path: Path, name: str, damage: Callable[[Tensors], None], *, index: bool = False) -> Path:

@@ -38,6 +38,7 @@ def test_a_run_with_quantised_weights_is_one_with_their_values(converted: Path) 
     assert all(check.passed and 0 < check.tolerance < 0.01 for check in checks)
 
 
+@pytest.mark.slow
 def test_a_run_with_plain_weights_has_the_same_bits() -> None:
     checks = list(check_run(GOLDENS / "tiny-gemma3", GOLDENS))
     assert [check.error for check in checks] == [0.0, 0.0]

@@ -133,7 +133,7 @@ def test_files_of_others_stay(tmp_path: Path) -> None:
 
 
 def test_processes_share_a_folder(tmp_path: Path) -> None:
-    commands = [[sys.executable, "-c", BUSY, str(tmp_path), str(number)] for number in range(3)]
+    commands = [[sys.executable, "-c", BUSY, str(tmp_path), str(number)] for number in range(2)]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for command in commands]
     for process in running:
         out, err = process.communicate(timeout=300)

@@ -28,7 +28,16 @@ PREFIX = f"model.diffusion_model.{MODULE}"
 OTHER = {f"{PREFIX.removesuffix('to_q')}to_k.weight": np.ones((2, 4), np.float32)}
 # Rounding of float32 where the order of additions is free; what rounds to bfloat16 once adds half of its last bit.
 EXACT, ROUNDED = 2e-6, 2.0**-8
-EACH = pytest.mark.parametrize("case", CASES)
+# Of MLX's integers by default each number of bits and each size of groups.
+SELDOM = {
+    f"affine {bits} {group}"
+    for index, bits in enumerate((2, 3, 4, 5, 6, 8))
+    for place, group in enumerate((32, 64, 128))
+    if index % 3 != place
+}
+EACH = pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=pytest.mark.slow if case in SELDOM else ()) for case in CASES]
+)
 
 
 # Name of a format -> how the kernels get it, where that is not dense, and the exceptions among the cases.

@@ -6,6 +6,7 @@ import json
 import struct
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,9 @@ import tiny_files
 
 def corpus() -> list[Model]:
     """The small files that mutants are made of."""
-    return [*_quantised(), *_loras(), *_components(), *_gguf()]
+    even = [model for model in _components() if sum(len(one.data) for one in model.tensors) % 2 == 0]
+    in_planes = [replace(model, container="byte planes") for model in even]
+    return [*_quantised(), *_loras(), *_components(), *in_planes, *_gguf()]
 
 
 def whole_models() -> Iterator[Model]:

@@ -1,14 +1,16 @@
-"""A weight file before it is written, and writing it: as safetensors or GGUF, with wrong numbers where wanted."""
+"""A weight file before it is written, and writing it in one of three ways, with wrong numbers where wanted."""
 
 from __future__ import annotations
 
 import json
 import struct
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ltx2rt.weights.byte_planes import in_byte_planes
 from ltx2rt.weights.tensor_source import entry
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests" / "weights"))
@@ -26,7 +28,10 @@ class Tensor(NamedTuple):
 
 @dataclass(frozen=True)
 class Model:
-    """A file before it is written. ``values``: strings of safetensors, or values of GGUF."""
+    """A file before it is written.
+
+    ``container``: one of `WRITERS`; ``values``: strings of safetensors, or values of GGUF.
+    """
 
     container: str
     tensors: tuple[Tensor, ...]
@@ -65,6 +70,14 @@ def write_safetensors(model: Model, lies: dict[str, int]) -> tuple[bytes, bytes]
     return len(encoded).to_bytes(8, "little") + encoded, b"".join(one.data for one in model.tensors)
 
 
+def write_byte_planes(model: Model, lies: dict[str, int]) -> tuple[bytes, bytes]:
+    """(header, data) of a safetensors file with its bytes in planes; ``lies`` are in the header of the ordinary one."""
+    header, data = write_safetensors(model, lies)
+    content = in_byte_planes(header + data + bytes(len(data) % 2))
+    start = 8 + int.from_bytes(content[:8], "little")
+    return content[:start], content[start:]
+
+
 def write_gguf(model: Model, lies: dict[str, int]) -> tuple[bytes, bytes]:
     """(header, data); ``lies`` are of the last tensor."""
     alignment = 64 if "general.alignment" in model.values else 32
@@ -83,6 +96,13 @@ def write_gguf(model: Model, lies: dict[str, int]) -> tuple[bytes, bytes]:
         header += text(_plain(one.name)) + struct.pack(f"<I{len(dims)}QIQ", rank, *dims, kind, offset)
         data += one.data
     return header + b"\0" * (-len(header) % alignment), data
+
+
+WRITERS: dict[str, Callable[[Model, dict[str, int]], tuple[bytes, bytes]]] = {
+    "safetensors": write_safetensors,
+    "byte planes": write_byte_planes,
+    "gguf": write_gguf,
+}
 
 
 def _plain(value: Any) -> Any:

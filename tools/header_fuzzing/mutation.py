@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from header_fuzzing.file_model import NUMBERS, Model, Tensor, write_gguf, write_safetensors
+from header_fuzzing.file_model import NUMBERS, WRITERS, Model, Tensor
 
 from ltx2rt.weights.tensor_source import entry
 
@@ -133,7 +133,7 @@ class Mutator:
         for _ in range(self.dice.choice((0, 1, 1, 1, 2, 3))):
             change = self.dice.choice(self._changes(model))
             model = change(model)
-        header, data = (write_gguf if model.container == "gguf" else write_safetensors)(model, self._lies())
+        header, data = WRITERS[model.container](model, self._lies())
         if self.dice.random() < 0.35:
             header = self._bytes_changed(header)
         if self.dice.random() < 0.05:

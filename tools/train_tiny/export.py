@@ -1,6 +1,7 @@
 """Writes the trained parts in the official layout: ``python -m tools.train_tiny.export [--work FOLDER] [--to FOLDER]``.
 
-Everything is bfloat16. The metadata of every file states licence and origin, and carries a hash of the recipe.
+Everything is bfloat16, its bytes in planes (`ltx2rt/weights/byte_planes.py`). The metadata of every file states licence
+and origin, and carries a hash of the recipe.
 With ``--restore`` the other way round: what the work folder lacks is taken from the exported files, so that one stage
 can be trained again without the others.
 """
@@ -8,21 +9,22 @@ can be trained again without the others.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from ltx2rt import embedded
+from ltx2rt.weights.byte_planes import in_byte_planes
+from ltx2rt.weights.safetensors import SafetensorsFile
 
 from . import config, video_vae
+from .recipe import FOLDER, recipe_hash
 
-RECIPE = Path(__file__).parent
 SINGLE_PARTS = {  # parts with a file of their own
     "spatial_upscaler": embedded.SPATIAL_UPSCALER,
     "temporal_upscaler": embedded.TEMPORAL_UPSCALER,
@@ -30,15 +32,6 @@ SINGLE_PARTS = {  # parts with a file of their own
     "control_lora": embedded.IC_LORA,
 }
 ORIGIN = "trained by ltx2rt from procedural clips of coloured shapes; not a Lightricks model, holds nothing of one"
-
-
-def recipe_hash() -> str:
-    """SHA-256 over the recipe's modules and the world's vocabulary."""
-    digest = hashlib.sha256()
-    for path in (*sorted(RECIPE.glob("*.py")), Path(embedded.__file__).parent / "world.py"):
-        if path.name not in ("export.py", "evaluate.py", "parity.py"):
-            digest.update(path.name.encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()
 
 
 def metadata(settings: Mapping[str, object] | None = None) -> dict[str, str]:
@@ -71,8 +64,14 @@ def checkpoint_tensors(work: Path) -> dict[str, Tensor]:
 
 def write(tensors: Mapping[str, Tensor], path: Path, notice: Mapping[str, str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({key: value.to(torch.bfloat16).contiguous() for key, value in tensors.items()}, path, dict(notice))
-    path.chmod(0o644)
+    rounded = {key: value.to(torch.bfloat16).contiguous() for key, value in tensors.items()}
+    path.write_bytes(in_byte_planes(save(rounded, dict(notice))))
+
+
+def read_exported(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file that `write` made, in float32."""
+    file = SafetensorsFile(path)
+    return {name: torch.from_numpy(file.numpy(name)) for name in file.tensors}
 
 
 def export(work: Path, folder: Path) -> None:
@@ -109,7 +108,7 @@ def export(work: Path, folder: Path) -> None:
 def restore(folder: Path, work: Path) -> None:
     """Writes the checkpoints that ``work`` lacks from exported files; their weights are rounded to bfloat16."""
     work.mkdir(parents=True, exist_ok=True)
-    tensors = {key: value.float() for key, value in load_file(folder / embedded.CHECKPOINT.name).items()}
+    tensors = read_exported(folder / embedded.CHECKPOINT.name)
 
     def part(prefix: str) -> dict[str, Tensor]:
         return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
@@ -118,8 +117,8 @@ def restore(folder: Path, work: Path) -> None:
     transformer = part("model.diffusion_model.")
     text = {key: transformer.pop(key) for key in list(transformer) if "connector" in key}
     text |= part("text_embedding_projection.")
-    for key, value in load_file(text_folder / "model.safetensors").items():
-        text[f"encoder.{key.removeprefix('language_model.model.')}"] = value.float()
+    for key, value in read_exported(text_folder / "model.safetensors").items():
+        text[f"encoder.{key.removeprefix('language_model.model.')}"] = value
     parts = {
         "transformer_guided": transformer,
         "text": text,
@@ -130,7 +129,7 @@ def restore(folder: Path, work: Path) -> None:
     }
     for name, path in SINGLE_PARTS.items():
         if (folder / path.name).exists():
-            parts[name] = {key: value.float() for key, value in load_file(folder / path.name).items()}
+            parts[name] = read_exported(folder / path.name)
     for name, state in parts.items():
         if not (work / f"{name}.pt").exists():
             torch.save(state, work / f"{name}.pt")
@@ -162,7 +161,7 @@ def main() -> None:
         restore(arguments.to, arguments.work)
         return
     export(arguments.work, arguments.to)
-    write_curves(arguments.work, RECIPE / "curves.jsonl")
+    write_curves(arguments.work, FOLDER / "curves.jsonl")
     total = 0
     for path in sorted(arguments.to.rglob("*")):
         if path.suffix in (".safetensors", ".json"):

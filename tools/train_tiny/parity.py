@@ -13,7 +13,6 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from ltx2rt import embedded
@@ -31,7 +30,7 @@ from ltx2rt.graph.models.video_vae.decoder import VideoDecoder
 from ltx2rt.graph.models.video_vae.encoder import VideoEncoder
 from ltx2rt.weights.checkpoint import Checkpoint
 
-from . import audio, config, flow_matching, spectrum, text, transformer
+from . import audio, config, export, flow_matching, spectrum, text, transformer
 from .upscaler import Upscaler
 from .video_vae import VideoVae
 
@@ -42,7 +41,7 @@ VIDEO_SCALE, AUDIO_SCALE = VideoScale(8, 32, 32), AudioScale(16000, 160, 4)
 
 
 def state(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {key.removeprefix(prefix): value.float() for key, value in tensors.items() if key.startswith(prefix)}
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 
 
 def error(ours: mx.array, truth: Tensor) -> float:
@@ -58,7 +57,7 @@ def padded(x: Tensor, channels: int = 128) -> mx.array:
 
 def compare(folder: Path) -> dict[str, float]:
     torch.manual_seed(0)
-    tensors = load_file(folder / embedded.CHECKPOINT.name)
+    tensors = export.read_exported(folder / embedded.CHECKPOINT.name)
     checkpoint = Checkpoint.open(folder / embedded.CHECKPOINT.name)
     text_folder = folder / embedded.TEXT_ENCODER.name
     encoder = Checkpoint.open(text_folder)
@@ -123,7 +122,7 @@ def compare_text(
     path = text.TextPath(prompts.vocabulary)
     own = {key: value for key, value in state(tensors, PREFIX).items() if "embeddings_connector" in key}
     own |= state(tensors, "text_embedding_projection.")
-    stored = state(load_file(folder / "model.safetensors"), "language_model.model.")
+    stored = state(export.read_exported(folder / "model.safetensors"), "language_model.model.")
     path.load_state_dict(own | {f"encoder.{key}": value for key, value in stored.items()})
     ids, counts = prompts(["A red ball drifts slowly to the left on a blue background, cinematic"])
     truth = path(ids, counts)
@@ -189,7 +188,7 @@ def compare_transformer(checkpoint: Checkpoint, tensors: dict[str, Tensor]) -> d
 
 def compare_upscaler(path: Path, settings: dict[str, Any]) -> float:
     model = Upscaler(settings)
-    model.load_state_dict({key: value.float() for key, value in load_file(path).items()})
+    model.load_state_dict(export.read_exported(path))
     latent = torch.randn(1, config.VIDEO_CHANNELS_USED, 3, 4, 6)
     checkpoint = Checkpoint.open(path)
     upscaler_config = upscaler.LatentUpscalerConfig.from_dict(checkpoint.section("upscaler"))

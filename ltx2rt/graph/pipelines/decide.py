@@ -8,7 +8,7 @@ import secrets
 from dataclasses import replace
 from typing import Any
 
-from ltx2rt.errors import MediaError, UsageError
+from ltx2rt.errors import UsageError
 from ltx2rt.graph.diffusion.latent_geometry import counted_from_start
 from ltx2rt.graph.diffusion.windows import DEFAULT_CARRY, DEFAULT_WINDOW
 from ltx2rt.graph.pipelines.defaults import GenerationDefaults
@@ -26,7 +26,6 @@ from ltx2rt.graph.settings.settings import (
     names_of,
     topic_of,
 )
-from ltx2rt.paths import read_text
 from ltx2rt.spelling import spelled
 
 log = logging.getLogger(__name__)
@@ -196,20 +195,12 @@ def _with_length(settings: Settings, entry: PipelineEntry, defaults: GenerationD
 
 def with_prompt_of_file(settings: Settings) -> Settings:
     """The settings with the text of the prompt's file; records then hold the text and not the file."""
-    path = settings.prompt_file
-    if path is None:
+    file = settings.prompt_file
+    if file is None:
         return settings
     if settings.prompt is not None:
         raise UsageError(f"{spelled('prompt')} and {spelled('prompt_file')} are both given; give one of them.")
-    try:
-        text = read_text(path).strip()
-    except OSError as error:
-        raise MediaError(f"the prompt file {path} cannot be read: {error.strerror}; check the path.") from error
-    except UnicodeDecodeError as error:
-        raise MediaError(f"the prompt file {path} is not UTF-8 text: {error.reason}; save it as UTF-8.") from error
-    if not text:
-        raise UsageError(f"the prompt file {path} is empty; write what to generate into it.")
-    return replace(settings, prompt=text, prompt_file=None)
+    return replace(settings, prompt=file.read(), prompt_file=None)
 
 
 def _with_guidance(settings: Settings, entry: PipelineEntry, defaults: GenerationDefaults) -> Settings:
@@ -269,7 +260,7 @@ def _check_text(settings: Settings) -> None:
     if not settings.enhance_prompt:
         _require_no_enhancement(settings)
     without_encoder = settings.embedding is not None or settings.zero_text
-    named = spelled("embedding" if settings.embedding is not None else "zero_text")
+    named = spelled("zero_text") if settings.embedding is None else spelled("embedding")
     if without_encoder and settings.enhance_prompt:
         raise UsageError(
             f"{spelled('enhance_prompt')} rewrites a prompt, but {named} stands in its place; leave one out."
@@ -282,8 +273,9 @@ def _check_text(settings: Settings) -> None:
 
 def _require_no_enhancement(settings: Settings) -> None:
     """Raise UsageError for settings of a rewriting that was not asked for."""
-    alone = [spelled(name) for name in settings.given() if name.startswith("enhance_")]
+    alone = [name for name in settings.given() if name.startswith("enhance_")]
     if alone:
         raise UsageError(
-            f"{', '.join(alone)}: no prompt is rewritten; give {spelled('enhance_prompt')}, too, or leave it out."
+            f"{', '.join(map(spelled, alone))}: no prompt is rewritten; give {spelled('enhance_prompt')}, too, or "
+            "leave it out."
         )

@@ -1,9 +1,11 @@
-"""Opens what decided settings name: media, text contexts, guidance."""
+"""Opens what decided settings name: media, text contexts, guidance, and where encoded prompts are kept."""
 
 from __future__ import annotations
 
+import logging
 import math
 import os
+from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
 
@@ -18,8 +20,15 @@ from ltx2rt.graph.stages.inputs import DurationRange, GenerationInputs, PromptCo
 from ltx2rt.graph.stages.targets import video_shape
 from ltx2rt.graph.stages.text.stage import zero_context
 from ltx2rt.graph.stages.weight_set import WeightSet
+from ltx2rt.kernels.proof_store import cache_folder
+from ltx2rt.memory.limits import parse_bytes
 from ltx2rt.spelling import spelled
 from ltx2rt.weights.embedding_file import TextEmbedding, read_embedding
+from ltx2rt.weights.kept_prompts import MOST_BYTES, KeptPrompts
+
+log = logging.getLogger(__name__)
+
+PROMPT_CACHE_VARIABLE = "LTX2RT_PROMPT_CACHE"
 
 # Of what has no pictures; legal and small.
 _NO_SIDE = 64
@@ -73,11 +82,36 @@ def open_inputs(
         duration=duration,
         dtype=dtype,
         frames_per_latent=frames_per_latent(files),
+        kept_prompts=prompt_cache() if settings.prompt_cache else None,
     )
     entry.check(inputs, files)
     if settings.latents is not None:
         _check_latents(settings.latents.shape, inputs, entry, files)
     return inputs
+
+
+def prompt_cache(environ: Mapping[str, str] = os.environ) -> KeptPrompts | None:
+    """Where encoded prompts are kept for later runs; None: nowhere.
+
+    Args:
+        environ: ``LTX2RT_PROMPT_CACHE`` is the size of the folder, ``0`` for none.
+
+    Raises:
+        UsageError: the variable is not a size.
+    """
+    asked = environ.get(PROMPT_CACHE_VARIABLE) or str(MOST_BYTES)
+    if asked == "0":
+        return None
+    try:
+        most = parse_bytes(asked)
+    except UsageError as error:
+        raise UsageError(f"{PROMPT_CACHE_VARIABLE}: {error}") from error
+    try:
+        folder = cache_folder(environ) / "prompts"
+    except RuntimeError:
+        log.warning("the encoded prompt is not kept: this user has no home folder; LTX2RT_CACHE names another one")
+        return None
+    return KeptPrompts(folder, most)
 
 
 def input_files(settings: Settings) -> list[Path]:

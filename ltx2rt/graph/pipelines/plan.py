@@ -21,7 +21,6 @@ from ltx2rt.graph.stages.run import Run
 from ltx2rt.graph.stages.weight_set import WeightSet
 from ltx2rt.memory.ledger import Ledger
 from ltx2rt.memory.need import Need
-from ltx2rt.weights.kept_prompts import KeptPrompts
 from ltx2rt.weights.kept_weights import KeptWeights, WeightKey
 
 
@@ -158,7 +157,6 @@ def plan(
     inputs: GenerationInputs,
     ledger: Ledger,
     rates: Rates | None = None,
-    prompts: KeptPrompts | None = None,
     machines: Machines | None = None,
 ) -> Plan:
     """Plan a run; nothing is loaded.
@@ -167,19 +165,33 @@ def plan(
         work: what will be done with a run: a pipeline's ``generate``, and what comes before it.
         files, inputs, ledger: as the run will have them. The ledger is charged with what is chosen.
         rates: speeds to predict seconds with; None: where only the memory matters.
-        prompts, machines: as the run will have them.
+        machines: as the run will have them.
 
     Raises:
         MemoryBudgetError: a stage does not fit the budget, however it is run.
         MachineLost: another machine has too little memory for its part.
         UsageError, CheckpointError: the inputs or a file cannot work.
     """
-    run = Run(files, inputs, ledger=ledger, planning=True, prompts=prompts, machines=machines)
-    work(run)
+    run = _gone_through(work, files, inputs, ledger, machines=machines)
     handover = tuple(planned_handover(run.uses, _room(ledger, run.inputs.windows)))
     ledger.needs[:] = [stage.applied(need) for stage, need in zip(handover, ledger.needs, strict=True)]
     found = planned(ledger, ledger.needs, Rates(math.inf, math.inf) if rates is None else rates)
     return replace(found, handover=handover, windows=run.inputs.windows)
+
+
+def _gone_through(
+    work: Callable[[Run], object],
+    files: WeightSet,
+    inputs: GenerationInputs,
+    ledger: Ledger,
+    *,
+    keeping: Keeping | None = None,
+    machines: Machines | None = None,
+) -> Run:
+    """A run whose stages have said what they need, in the ledger."""
+    run = Run(files, inputs, ledger=ledger, planning=True, keeping=keeping, machines=machines)
+    work(run)
+    return run
 
 
 def plan_assistance(
@@ -202,10 +214,7 @@ def plan_assistance(
         UsageError, CheckpointError: as for `plan`.
     """
     others = tuple(budget if rank else Budget(None, 0) for rank, budget in enumerate(machines.budgets))
-    leader = Run(
-        files, inputs, ledger=Ledger(None, 0), planning=True, machines=replace(machines, rank=0, budgets=others)
-    )
-    work(leader)
+    leader = _gone_through(work, files, inputs, Ledger(None, 0), machines=replace(machines, rank=0, budgets=others))
     needs = [need for need in leader.ledger.needs if need.steps]
     for task, chosen in zip(leader.tasks, needs, strict=True):
         if task.part is None:
@@ -252,7 +261,6 @@ def plan_keeping(
     ledger: Ledger,
     store: KeptWeights,
     rates: Rates | None = None,
-    prompts: KeptPrompts | None = None,
     machines: Machines | None = None,
 ) -> Plan | Unkept:
     """Plan a run whose weights stay in memory: all of them, beside the largest stage. Nothing is loaded or dropped.
@@ -260,7 +268,7 @@ def plan_keeping(
     What earlier calls have left in the store stays, too, if it fits.
 
     Args:
-        work, files, inputs, rates, prompts, machines: as for `plan`.
+        work, files, inputs, rates, machines: as for `plan`.
         ledger: as the run will have it; not changed.
         store: where weights will stay.
 
@@ -268,14 +276,13 @@ def plan_keeping(
         MachineLost, UsageError, CheckpointError: as for `plan`.
     """
 
-    def run_with(accounts: Ledger, keeping: Keeping) -> Run:
-        return Run(files, inputs, ledger=accounts, planning=True, keeping=keeping, prompts=prompts, machines=machines)
+    def gone_through(accounts: Ledger, keeping: Keeping) -> Run:
+        return _gone_through(work, files, inputs, accounts, keeping=keeping, machines=machines)
 
     def charged(budget: int | None, wanted: Mapping[WeightKey, int]) -> Ledger:
         accounts = Ledger(budget, ledger.base)
         accounts.reserved = sum(wanted.values())
-        keeping = Keeping(store, wanted)
-        work(run_with(accounts, keeping))
+        gone_through(accounts, Keeping(store, wanted))
         return accounts
 
     def found(accounts: Ledger, kept: Mapping[WeightKey, int]) -> Plan:
@@ -284,8 +291,7 @@ def plan_keeping(
         return replace(plan, budget=ledger.budget, kept=kept, windows=run.inputs.windows)
 
     keeping, fastest = Keeping(store), Ledger(None, ledger.base)
-    run = run_with(fastest, keeping)
-    work(run)
+    run = gone_through(fastest, keeping)
     own, all_weights = keeping.used, store.sizes | keeping.used
     fastest.reserved = sum(all_weights.values())
     if ledger.budget is None or all(fastest.least_budget(need) <= ledger.budget for need in fastest.needs):

@@ -1,17 +1,51 @@
-"""Images and videos that a user gives a run, with their strengths."""
+"""Files and pictures that a user gives a run, with their strengths."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ltx2rt.errors import MediaError, UsageError
 from ltx2rt.media.images import ImageSource
-from ltx2rt.paths import expanded
+from ltx2rt.paths import expanded, read_text
 
 VideoSource = str | os.PathLike[str] | np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True)
+class PromptFile:
+    """A text file that holds a prompt.
+
+    Attributes:
+        path: of the file.
+    """
+
+    path: Path
+
+    def read(self) -> str:
+        """The prompt.
+
+        Raises:
+            MediaError: the file cannot be read.
+            UsageError: it is empty.
+        """
+        try:
+            text = read_text(self.path).strip()
+        except OSError as error:
+            raise MediaError(
+                f"the prompt file {self.path} cannot be read: {error.strerror}; check the path."
+            ) from error
+        except UnicodeDecodeError as error:
+            raise MediaError(
+                f"the prompt file {self.path} is not UTF-8 text: {error.reason}; save it as UTF-8."
+            ) from error
+        if not text:
+            raise UsageError(f"the prompt file {self.path} is empty; write what to generate into it.")
+        return text
 
 
 @dataclass(frozen=True)

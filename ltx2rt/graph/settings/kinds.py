@@ -18,7 +18,7 @@ from ltx2rt.errors import UsageError
 from ltx2rt.graph.diffusion.noise import NoiseSource, RecordedNoise
 from ltx2rt.graph.models.video_vae.tiling import TileSize, Tiling
 from ltx2rt.graph.settings.in_memory import described
-from ltx2rt.graph.settings.inputs import IcLoraStage, ImageInput, VideoInput
+from ltx2rt.graph.settings.inputs import IcLoraStage, ImageInput, PromptFile, VideoInput
 from ltx2rt.hub.weight_path import resolve_weight_path
 from ltx2rt.media.colour import SOURCE_COLOR_CHOICES, SOURCE_COLORS
 from ltx2rt.media.frame_rate import exact_frame_rate
@@ -171,6 +171,16 @@ class FilePath(Kind[Path]):
 
     def plain(self, value: Path) -> Any:
         return str(value.absolute())
+
+
+class PromptFileKind(Kind[PromptFile]):
+    wanted, annotation, metavar = "a path", "str | os.PathLike[str]", "FILE.txt"
+
+    def convert(self, value: Any) -> PromptFile:
+        return value if isinstance(value, PromptFile) else PromptFile(FilePath().convert(value))
+
+    def plain(self, value: PromptFile) -> str:
+        return str(value.path.absolute())
 
 
 class WeightPath(FilePath):

@@ -13,7 +13,7 @@ import numpy as np
 from ltx2rt.graph.diffusion.noise import NoiseSource
 from ltx2rt.graph.models.video_vae.tiling import Tiling
 from ltx2rt.graph.settings.in_memory import digest
-from ltx2rt.graph.settings.inputs import IcLoraStage, ImageInput, VideoInput
+from ltx2rt.graph.settings.inputs import IcLoraStage, ImageInput, PromptFile, VideoInput
 from ltx2rt.graph.settings.kinds import (
     Blocks,
     EmbeddingKind,
@@ -26,6 +26,7 @@ from ltx2rt.graph.settings.kinds import (
     MaskFile,
     NoiseKind,
     Number,
+    PromptFileKind,
     SecondsRange,
     Seed,
     SourceColor,
@@ -108,8 +109,8 @@ class Settings:
     prompt: str | None = setting(
         None, Text(), "what to generate; may also be given without the option's name", "Request"
     )
-    prompt_file: Path | None = setting(
-        None, FilePath("FILE.txt"), "text file that holds the prompt, in place of it", "Request"
+    prompt_file: PromptFile | None = setting(
+        None, PromptFileKind(), "text file that holds the prompt, in place of it", "Request"
     )
     height: int | None = setting(
         None,

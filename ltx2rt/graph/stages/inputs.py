@@ -19,6 +19,7 @@ from ltx2rt.graph.diffusion.windows import DEFAULT_CARRY, DEFAULT_WINDOW, Window
 from ltx2rt.graph.settings.settings import Settings
 from ltx2rt.spelling import spelled
 from ltx2rt.types import Array
+from ltx2rt.weights.kept_prompts import KeptPrompts
 
 _SOME_RATE = Fraction(24)
 
@@ -355,6 +356,7 @@ class GenerationInputs:
         fixed_schedule: the distilled schedule, without guidance.
         dtype: of activations.
         frames_per_latent: of the video VAE.
+        kept_prompts: encoded prompts of earlier runs; None: all are encoded, and none is kept.
     """
 
     settings: Settings
@@ -371,6 +373,7 @@ class GenerationInputs:
     duration: DurationRange | None = None
     dtype: mx.Dtype = mx.bfloat16
     frames_per_latent: int = 8
+    kept_prompts: KeptPrompts | None = None
 
     @classmethod
     def without_clip(
@@ -400,8 +403,10 @@ class GenerationInputs:
 
     @property
     def shortest(self) -> GenerationInputs:
-        """With a range of predicted lengths that is only the shortest one: that has room for images and key frames."""
-        assert self.duration is not None
+        """Of a clip whose length is still to be predicted: with a range that is only the shortest one that has room for
+        images and key frames."""
+        if self.duration is None:
+            return self
         shortest = self.duration.frames(self.duration.shortest_s, self.frame_rate)
         for frames in range(shortest, self.num_frames + 1, self.duration.step):
             seconds = frames / float(self.frame_rate)
@@ -427,6 +432,11 @@ class GenerationInputs:
         return window_keyframes(windows, asked) if len(windows) > 1 else evenly_spaced_keyframes(asked, self.num_frames)
 
     @property
+    def whole(self) -> Window:
+        """The clip as one window."""
+        return Window.whole(self.num_frames)
+
+    @property
     def windows(self) -> tuple[Window, ...]:
         """The windows in which the clip is made; one where it is made at once.
 
@@ -435,7 +445,7 @@ class GenerationInputs:
         """
         settings = self.settings
         if not settings.chunked:
-            return (Window.whole(self.num_frames),)
+            return (self.whole,)
         carry = DEFAULT_CARRY if settings.chunk_carry_frames is None else settings.chunk_carry_frames
         return window_plan(
             self.num_frames,

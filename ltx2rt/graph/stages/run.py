@@ -36,7 +36,6 @@ from ltx2rt.memory.need import Need
 from ltx2rt.memory.stage import Stage, StageRunner
 from ltx2rt.types import Array
 from ltx2rt.weights.checkpoint import Loaded
-from ltx2rt.weights.kept_prompts import KeptPrompts
 from ltx2rt.weights.kept_weights import StageWeights
 
 
@@ -131,7 +130,6 @@ class Run:
             zeros of the right shape.
         keeping: where weights stay after their stages; None: each stage frees its own.
         decoder_noise: what the video decoder draws from in place of ``noise``, from its beginning each time.
-        prompts: encoded prompts of earlier runs; None: all are encoded, and none is kept.
         handover: what stages leave in memory for later ones; None: nothing, unless ``keeping`` says so.
         machines: that share the denoising stages, in a plan; None: this one has all.
         team: the same in a run, with which it speaks.
@@ -158,7 +156,6 @@ class Run:
         keeping: Keeping | None = None,
         seeded_noise: Callable[[int], NoiseSource] | None = None,
         decoder_noise: NoiseSource | None = None,
-        prompts: KeptPrompts | None = None,
         handover: Handover | None = None,
         machines: Machines | None = None,
         team: ClipTeam | None = None,
@@ -174,10 +171,9 @@ class Run:
         self.seeded_noise = partial(_seeded_noise, inputs.settings) if seeded_noise is None else seeded_noise
         self.decoder_noise = decoder_noise
         self.journal = journal
-        self.window = Window.whole(inputs.num_frames)
+        self.window = inputs.whole
         self.carried: Mapping[str, Carried] = {}
         self.left: dict[str, Carried] = {}
-        self.prompts = prompts
         self.uses: list[Use] = []
         self.tasks: list[Any] = []
         self.machines = machines if team is None else team.machines

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
 from ltx2rt.weights.formats.affine import Affine
@@ -46,6 +46,7 @@ FORMATS: tuple[LinearFormat, ...] = (
 _COMPANIONS = {suffix: "weight" for known in FORMATS for suffix in known.companions} | {
     suffix: "bias" for known in FORMATS for suffix in known.bias_companions
 }
+_READ_SUFFIXES = tuple(_COMPANIONS)
 _SUFFIXES = {kind: [suffix for suffix, of in _COMPANIONS.items() if of == kind] for kind in ("weight", "bias")}
 # Of those that are not read as tensors.
 UNUSED_SUFFIXES = (
@@ -88,6 +89,17 @@ def companions(name: str, names: Container[str]) -> dict[str, str]:
     """Suffix -> name of the tensors among ``names`` that accompany ``name`` and are read with it."""
     base, _, kind = name.rpartition(".")
     return {suffix: base + suffix for suffix in _SUFFIXES.get(kind, ()) if base + suffix in names}
+
+
+def accompanied(names: Iterable[str]) -> frozenset[str]:
+    """The names that have `companions` among ``names``, whether they are there or not: in most files none."""
+    found = [name for name in names if name.endswith(_READ_SUFFIXES)]
+    return frozenset(
+        f"{name.removesuffix(suffix)}.{kind}"
+        for name in found
+        for suffix, kind in _COMPANIONS.items()
+        if name.endswith(suffix)
+    )
 
 
 def companion_of(name: str) -> str:

@@ -66,7 +66,6 @@ _HINTS = (
     "lokr_",
     "dora_",
     "magnitude",
-    ".diff",
     "w_norm",
     "b_norm",
     "set_weight",
@@ -81,8 +80,11 @@ _HINTS = (
     "ia3_l",
     "on_input",
 )
-_HINT = re.compile("|".join(map(re.escape, _HINTS)))
+# Transformers have ``.diffusion_model.`` in most of their names: the end alone tells a difference.
+_HINT = re.compile("|".join(map(re.escape, _HINTS)) + r"|\.diff(?:_b)?\Z")
 _LONGEST_NAME = 1000
+# Vocoders have ``.alpha``, too, which makes no file a LoRA.
+_SIGNS = (*(hint for hint in _HINTS if hint != ".alpha"), ".diff\n", ".diff_b\n")
 
 # Parts that make no file a LoRA: vocoders have ``.alpha``, too.
 _WITHOUT_SIGN = ("alpha", "B_bias")
@@ -162,7 +164,9 @@ def foreign_method(name: str) -> str | None:
 
 def is_lora(names: Iterable[str]) -> bool:
     """Whether the tensor names are those of a LoRA file or of one of its relatives, supported or not."""
-    return any(_is_sign(name) for name in names)
+    names = list(names)
+    together = "\n".join([*names, ""])  # few checkpoints have any name that is worth a look
+    return any(hint in together for hint in _SIGNS) and any(_is_sign(name) for name in names)
 
 
 def _may_be_part(name: str) -> bool:
@@ -170,6 +174,8 @@ def _may_be_part(name: str) -> bool:
 
 
 def _is_sign(name: str) -> bool:
+    if not _may_be_part(name):
+        return False
     key = parse(name)
     return (key is not None and key.part not in _WITHOUT_SIGN) or foreign_method(name) is not None
 

@@ -21,6 +21,7 @@ _UPSCALER = re.compile(r"(?:upsampler|spatial_upscaler\w*|temporal_upscaler\w*|l
 # After the prefix of an upscaler's file its own names follow, which begin so.
 _UPSCALER_NAMES = tuple(rule.prefix for rule in official._RULES if rule.component == "upscaler")
 _TRANSFORMER_MARKS = (".ff.proj_in.", ".audio_ff.proj_in.", ".timestep_embedder.linear1.")
+_TRANSFORMER_MARK = re.compile("|".join(map(re.escape, _TRANSFORMER_MARKS)))
 _AUDIO_PARTS = ("encoder.", "decoder.", "per_channel_statistics.")
 _CONVOLUTIONS = ("vae.", "audio_vae.", "vocoder.", *_UPSCALER_NAMES)
 
@@ -34,7 +35,7 @@ def recognises(tensors: Mapping[str, TensorInfo], metadata: Mapping[str, str]) -
         or _is_first_of_upscaler(name)
         or name.endswith("._mean_of_means")
         or name.startswith(("connector.", "text_encoder."))
-        or any(mark in name for mark in _TRANSFORMER_MARKS)
+        or _TRANSFORMER_MARK.search(name)
         for name in tensors
     ) or keeps_channels_last(info.shape for name, info in tensors.items() if name.startswith(_CONVOLUTIONS))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import NamedTuple
 
 from ltx2rt.weights.formats import UNUSED_SUFFIXES
@@ -80,6 +81,7 @@ _ANCHORS = (
     "audio_embeddings_connector.",
     "embeddings_connector.",
 )
+_ANCHORED = {wrapper: tuple(wrapper + anchor for anchor in _ANCHORS) for wrapper in _WRAPPERS}
 # Halves of a VAE without a prefix.
 _BARE_VAE = ("encoder.", "decoder.", "per_channel_statistics.")
 _BARE_DURATION_HEAD = (
@@ -120,11 +122,12 @@ def is_statistic(name: str) -> bool:
     return name.startswith("per_channel_statistics.")
 
 
+@lru_cache(maxsize=1 << 14)  # every name of a file is asked for several times
 def locate(name: str) -> tuple[str, str] | None:
     """(component, local name) of an official tensor name; component `IGNORED` if unused, None if unknown."""
-    for rule in _RULES:
-        if name.startswith(rule.prefix):
-            return rule.component, name[len(rule.dropped) :]
+    for prefix, component, dropped in _RULES:
+        if name.startswith(prefix):
+            return component, name[len(dropped) :]
     return None
 
 
@@ -156,10 +159,8 @@ def wrappers(names: Iterable[str]) -> tuple[str, ...]:
 
     Files that were merged have several.
     """
-    found = {
-        wrapper for name in names for wrapper in _WRAPPERS if name.startswith(wrapper) and _anchored(name, wrapper)
-    }
-    return tuple(wrapper for wrapper in _WRAPPERS if wrapper in found)
+    names = list(names)
+    return tuple(w for w, anchored in _ANCHORED.items() if any(name.startswith(anchored) for name in names))
 
 
 def official_names(tensors: Mapping[str, TensorInfo]) -> list[tuple[str, Origin]]:
@@ -204,7 +205,3 @@ def bare_vae_prefix(tensors: Mapping[str, TensorInfo]) -> str:
     if (5 in ranks and described) or any(name.startswith(_DIFFUSION_DECODER) for name in tensors):
         return "vae."
     return "audio_vae." if 4 in ranks else ""
-
-
-def _anchored(name: str, wrapper: str) -> bool:
-    return name.startswith(tuple(wrapper + anchor for anchor in _ANCHORS))

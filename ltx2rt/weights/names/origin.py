@@ -72,6 +72,8 @@ class Origin(NamedTuple):
     def info(self, infos: Sequence[TensorInfo], official: Sequence[int] | None = None) -> TensorInfo:
         """The entry of the official tensor, from those of the stored ones; arguments as of `axes`."""
         first = infos[0]
+        if self.is_plain:
+            return first
         dtype, shape = first.dtype, first.shape
         if self.joined:
             shape = (sum(info.shape[0] if info.shape else 0 for info in infos), *first.shape[1:])

@@ -195,9 +195,10 @@ class Found:
 def parts_of(checkpoint: Checkpoint) -> Iterator[Part]:
     """The parts that one file, or several that are read as one, holds."""
     possible = possible_generations(checkpoint.metadata, {c: checkpoint.names(c) for c in checkpoint.components})
+    variant = checkpoint.variant
     for component in sorted(checkpoint.components):
         name = _upscaler(checkpoint) if component == "upscaler" else component
-        yield Part(name, checkpoint, possible, checkpoint.variant)
+        yield Part(name, checkpoint, possible, variant)
 
 
 def find(path: Path) -> Found:

@@ -256,6 +256,7 @@ def test_a_file_without_metadata_is_recognised(files: dict[str, Path]) -> None:
     assert np.array_equal(*(clip.audio for clip in clips))
 
 
+@pytest.mark.slow
 def test_fp8_weights_are_their_codes_times_the_scale(files: dict[str, Path]) -> None:
     short = {"num_inference_steps": 2}
     quantized, widened, plain = (
@@ -265,6 +266,7 @@ def test_fp8_weights_are_their_codes_times_the_scale(files: dict[str, Path]) -> 
     assert np.abs(widened - plain).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_fp8_weights_take_loras(files: dict[str, Path]) -> None:
     none, zero, full = (
         latents(load(files, "one-stage", "fp8", loras=loras), files, num_inference_steps=2)
@@ -288,7 +290,7 @@ def test_the_control_video_steers_the_clip(files: dict[str, Path]) -> None:
 @pytest.mark.parametrize(
     ("name", "role", "setting", "size"),
     [
-        ("x2", "spatial_upscaler", "upscale_spatial", (9, 128, 128)),
+        pytest.param("x2", "spatial_upscaler", "upscale_spatial", (9, 128, 128), marks=pytest.mark.slow),
         ("x1.5", "spatial_upscaler", "upscale_spatial", (9, 96, 96)),
         ("temporal", "temporal_upscaler", "upscale_temporal", (17, 64, 64)),
     ],

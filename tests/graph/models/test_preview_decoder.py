@@ -82,7 +82,7 @@ def reference(tensors: dict[str, Array], latent: Array, *, wide: bool) -> Array:
     return result
 
 
-@pytest.mark.parametrize("config", [NARROW, WIDE], ids=["narrow", "wide"])
+@pytest.mark.parametrize("config", [NARROW, pytest.param(WIDE, marks=pytest.mark.slow)], ids=["narrow", "wide"])
 def test_it_is_what_its_authors_wrote(tmp_path: Path, config: PreviewDecoderConfig) -> None:
     file = PreviewDecoderFile.open(write(tmp_path / "tae.safetensors", config))
     assert file.decoder.config == config

@@ -120,7 +120,7 @@ def case(name: str) -> tuple[Callable[[mx.array], mx.array], tuple[int, ...], Fo
         "vocoder, leaky_relu",
         "vocoder, snakebeta",
         "upscaler, 2",
-        "upscaler, 1.5",
+        pytest.param("upscaler, 1.5", marks=pytest.mark.slow),
         "upscaler, temporal",
     ],
 )

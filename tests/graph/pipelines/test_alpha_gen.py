@@ -60,6 +60,7 @@ def test_defaults() -> None:
     assert api.load("one-stage", model_variant="dev").defaults.negative_prompt != record.settings["negative_prompt"]
 
 
+@pytest.mark.slow
 def test_guidance_needs_the_negative_prompt_alone_where_it_is_on(
     reference: Array, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -36,13 +36,13 @@ def prepared(sound: Path, **settings: Any) -> GenerationInputs:
     ("settings", "frames", "samples"),
     [
         ({}, 25, RATE),  # the embedded model's own length, of which the sound covers a part
-        ({"num_frames": 17}, 17, round(17 / 24 * RATE)),
+        pytest.param({"num_frames": 17}, 17, round(17 / 24 * RATE), marks=pytest.mark.slow),
         ({"num_frames": None}, 17, RATE),  # 24 frames, rounded down
         ({"num_frames": None, "audio_start_time": 0.5}, 9, RATE // 2),
         ({"num_frames": None, "frame_rate": 48}, 41, RATE),
-        ({"num_frames": None, "duration": 1}, 25, RATE),
+        pytest.param({"num_frames": None, "duration": 1}, 25, RATE, marks=pytest.mark.slow),
         ({"audio_max_duration": 0.4}, 9, round(0.4 * RATE)),
-        ({"audio_max_duration": 5.0}, 17, RATE),
+        pytest.param({"audio_max_duration": 5.0}, 17, RATE, marks=pytest.mark.slow),
         ({"audio_max_duration": 0.01}, 1, round(0.01 * RATE)),
         ({"audio_start_time": 0.75, "num_frames": 9}, 9, round(0.25 * RATE)),
     ],

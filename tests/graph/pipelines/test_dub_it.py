@@ -129,6 +129,7 @@ def test_both_stages_see_the_clip_at_their_size_and_have_the_lora(
     assert [sampling.steps for sampling in samplings] == [8, 3]
 
 
+@pytest.mark.slow
 def test_key_frames_follow_the_reference(clip: Path, tmp_path: Path) -> None:
     pack = write_pack(tmp_path)
     lora = write_lora(tmp_path / "lora.safetensors", reference_downscale_factor="1")

@@ -29,7 +29,10 @@ def video_states(pipeline: api.Pipeline, **settings: Any) -> tuple[list[Noised],
 
 @pytest.mark.parametrize(
     ("asked", "places"),
-    [(1, (8,)), (2, (5, 11)), ([11, 4, 11], (4, 11)), ([0, 16], (0, 16)), ((8,), (8,)), (0, ()), ([], ())],
+    [
+        *((1, (8,)), (2, (5, 11)), ([11, 4, 11], (4, 11)), (0, ())),
+        *(pytest.param(*each, marks=pytest.mark.slow) for each in (([0, 16], (0, 16)), ((8,), (8,)), ([], ()))),
+    ],
 )
 def test_places(pack: dict[str, Path], asked: object, places: tuple[int, ...]) -> None:
     pipeline = api.load("distilled", **pack)

@@ -153,6 +153,7 @@ def test_one_stage_without_sound(files: Mapping[str, Any], monkeypatch: pytest.M
     assert np.abs(frames - np.concatenate(list(plain.frames))).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_high_quality_works_on_twice_the_frames(files: Mapping[str, Any], toy: api.Pipeline, tmp_path: Path) -> None:
     pipeline = api.load("hdr", **files["load"])
     settings = {"input": files["clip"], "embedding": files["embedding"]}

@@ -88,6 +88,7 @@ def test_loras_go_with_the_reference(pipeline: api.Pipeline, monkeypatch: pytest
     assert fused == [1, 0, 1, 1]
 
 
+@pytest.mark.slow
 def test_tiles_of_both_stages(pipeline: api.Pipeline) -> None:
     events = events_of(pipeline, **TILED)
     told = [event for event in events if isinstance(event, TileDone)]
@@ -187,6 +188,7 @@ def test_stages_are_recorded(pipeline: api.Pipeline) -> None:
     assert Settings.of({"stages": stored}).stages == stages
 
 
+@pytest.mark.slow
 def test_a_long_clip_sees_of_each_window_what_is_new_of_its_reference(pipeline: api.Pipeline) -> None:
     chunks = {"num_frames": 33, "chunk_pixel_frames": 25, "chunk_carry_frames": 17, "video_conditioning": REFERENCE}
     stages = [IcLoraStage(2, sigmas=SHORT), IcLoraStage(1, sigmas=SHORT)]

@@ -75,7 +75,7 @@ def test_a_range(pack: dict[str, Path]) -> None:
     np.testing.assert_array_equal(clip.video_latent, told.video_latent)
 
 
-@pytest.mark.parametrize("name", ["one-stage", "text-to-audio"])
+@pytest.mark.parametrize("name", [pytest.param("one-stage", marks=pytest.mark.slow), "text-to-audio"])
 def test_guided_pipelines(dev_pack: dict[str, Path], name: str) -> None:
     settings: dict[str, Any] = {"auto_duration": (0.1, 0.5), "num_inference_steps": 1}
     pipeline = api.load(name, **dev_pack)
@@ -160,6 +160,7 @@ def test_what_cannot_fit_even_at_its_shortest_is_refused_at_once(
     assert not events
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_keeps_its_length(pack: dict[str, Path], tmp_path: Path) -> None:
     pipeline = api.load("distilled", **pack)
     expected, _ = predicted(pipeline)
@@ -187,6 +188,7 @@ def test_an_interrupted_run_keeps_its_length(pack: dict[str, Path], tmp_path: Pa
     assert clip.report[0].name == "denoise 1"
 
 
+@pytest.mark.slow
 def test_an_embedding_has_a_length_as_well(pack: dict[str, Path]) -> None:
     embedding = api.encode(
         "a dog",

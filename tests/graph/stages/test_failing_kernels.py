@@ -160,7 +160,7 @@ def errors(place: Place, run: Run, times: int) -> int:
     return count
 
 
-@pytest.mark.parametrize("late", [False, True], ids=["at once", "late"])
+@pytest.mark.parametrize("late", [pytest.param(False, marks=pytest.mark.slow), True], ids=["at once", "late"])
 @pytest.mark.parametrize(
     ("name", "times"),
     [

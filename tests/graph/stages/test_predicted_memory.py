@@ -81,9 +81,9 @@ def test_embedded_model(words: list[str], tmp_path: Path) -> None:
     assert said == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "words",
-    [pytest.param([], id="new pictures"), pytest.param(["--keep-video"], id="kept pictures", marks=pytest.mark.slow)],
+    "words", [pytest.param([], id="new pictures"), pytest.param(["--keep-video"], id="kept pictures")]
 )
 def test_clip_that_is_edited(words: list[str], tmp_path: Path) -> None:
     """Of a size and length that the model does not take, long enough for its pictures to show if they were held."""

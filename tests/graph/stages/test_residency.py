@@ -113,7 +113,7 @@ def test_the_least_memory_is_that_of_one_pass_after_the_other() -> None:
         (BATCHED_TOKENS, None, [1]),
         (64, 1, [1]),
         (4096, 3, [3]),
-        (64, 8, [4]),
+        pytest.param(64, 8, [4], marks=pytest.mark.slow),
     ],
 )
 def test_batches_are_those_that_are_fast_or_asked_for(video: int, asked: int | None, batches: list[int]) -> None:

@@ -77,11 +77,8 @@ def load(name: str, checkpoint: Path, **files: object) -> api.Pipeline:
 @pytest.mark.parametrize(
     ("precision", "with_lora"),
     [
-        ("fp8", True),
-        *(
-            pytest.param(*both, marks=pytest.mark.slow)
-            for both in (("bf16", False), ("bf16", True), ("int8", False), ("int8", True))
-        ),
+        pytest.param(precision, with_lora, marks=pytest.mark.slow)  # by default as below, of the embedded model
+        for precision, with_lora in (("fp8", True), ("bf16", False), ("bf16", True), ("int8", False), ("int8", True))
     ],
 )
 def test_streamed_blocks_give_the_bits_of_resident_ones(tmp_path: Path, precision: str, with_lora: bool) -> None:
@@ -97,13 +94,17 @@ def test_streamed_blocks_give_the_bits_of_resident_ones(tmp_path: Path, precisio
         np.testing.assert_array_equal(value, same)
 
 
-def test_a_single_slot_and_no_kept_text_keys_give_the_same_bits() -> None:
-    pipeline, expected = api.load("distilled"), resident_values()
-    single, _ = made(pipeline, lambda need: need.settings.get("depth", 1) == 1)
-    recomputed, _ = made(pipeline, lambda need: not need.settings.get("keep_text_keys"))
-    for values in (single, recomputed):
-        for value, same in zip(values, expected, strict=True):
-            np.testing.assert_array_equal(value, same)
+@pytest.mark.parametrize(
+    "wanted",
+    [
+        pytest.param(depth(1), marks=pytest.mark.slow, id="a single slot"),
+        pytest.param(lambda need: not need.settings.get("keep_text_keys"), id="no kept text keys"),
+    ],
+)
+def test_other_ways_give_the_same_bits(wanted: Wanted) -> None:
+    values, _ = made(api.load("distilled"), wanted)
+    for value, same in zip(values, resident_values(), strict=True):
+        np.testing.assert_array_equal(value, same)
 
 
 def partly(need: Need) -> bool:
@@ -111,26 +112,29 @@ def partly(need: Need) -> bool:
     return 0 < len(need.settings.get("streamed", (0,))) < 4
 
 
-def test_some_blocks_resident_and_others_streamed_give_the_same_bits(tmp_path: Path) -> None:
+@pytest.mark.parametrize("slots", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_some_blocks_resident_and_others_streamed_give_the_same_bits(tmp_path: Path, slots: int) -> None:
     pipeline = load("distilled", write_checkpoint(tmp_path, "fp8"), loras=[(write_lora(tmp_path), 0.8)])
     expected, _ = made(pipeline, resident)
-    for slots in (1, 2):
-        values, run = made(pipeline, lambda need, slots=slots: partly(need) and depth(slots)(need))
-        stages = [need for need in run.ledger.needs if need.name.startswith("denoise")]
-        reports = {report.name: report for report in run.stages.reports}
-        assert len(stages) == 2
-        for need in stages:
-            assert 0 < len(need.settings["streamed"]) < 4
-            assert reports[need.name].streamed_bytes == need.streamed == need.steps * need.streamed_per_step
-        for value, same in zip(values, expected, strict=True):
-            np.testing.assert_array_equal(value, same)
+    values, run = made(pipeline, lambda need: partly(need) and depth(slots)(need))
+    stages = [need for need in run.ledger.needs if need.name.startswith("denoise")]
+    reports = {report.name: report for report in run.stages.reports}
+    assert len(stages) == 2
+    for need in stages:
+        assert 0 < len(need.settings["streamed"]) < 4
+        assert reports[need.name].streamed_bytes == need.streamed == need.steps * need.streamed_per_step
+    for value, same in zip(values, expected, strict=True):
+        np.testing.assert_array_equal(value, same)
 
 
 @pytest.mark.parametrize(
     ("walk", "batch"),
     [
-        *(("together", 2), ("forked", 2), ("in turn", 1)),
-        *(pytest.param(*both, marks=pytest.mark.slow) for both in (("together", 1), ("forked", 1), ("in turn", 2))),
+        *(("together", 2), ("forked", 2)),
+        *(
+            pytest.param(*both, marks=pytest.mark.slow)
+            for both in (("in turn", 1), ("together", 1), ("forked", 1), ("in turn", 2))
+        ),
     ],
 )
 def test_guidance_passes_side_by_side_and_in_turn_give_the_same_bits(walk: str, batch: int) -> None:
@@ -144,6 +148,7 @@ def test_guidance_passes_side_by_side_and_in_turn_give_the_same_bits(walk: str, 
         np.testing.assert_array_equal(value, same)
 
 
+@pytest.mark.slow
 def test_the_lora_of_these_tests_changes_something(tmp_path: Path) -> None:
     changed = load("distilled", embedded.CHECKPOINT, loras=[(write_lora(tmp_path), 0.8)])
     assert np.abs(resident_values()[0] - made(changed, resident)[0][0]).max() > 1e-3
@@ -157,10 +162,14 @@ def test_fewer_frames_at_a_time_give_the_same_bits(push: int) -> None:
     np.testing.assert_array_equal(pieces[-1], expected[-1])
 
 
-def test_what_a_stage_held_is_gone_after_it() -> None:
+def test_streamed_blocks_give_the_same_bits_and_are_gone_after_their_stage() -> None:
+    expected = resident_values()
     gc.collect()
     before = mx.get_active_memory()  # of other tests
-    _, run = made(api.load("distilled"), depth(2))
+    streamed, run = made(api.load("distilled"), depth(2))
+    for value, same in zip(streamed, expected, strict=True):
+        np.testing.assert_array_equal(value, same)
+    assert all(report.streamed_bytes > 0 for report in run.stages.reports if report.name.startswith("denoise"))
     held = sum(report.weight_bytes for report in run.stages.reports)
     # What remains are the prompt's contexts.
     assert max(report.left_bytes for report in run.stages.reports) < before + run.ledger.carried + 1_000_000

@@ -123,7 +123,7 @@ def pace(bandwidth: float, latency: float = 1e-4) -> Pace:
     ("size", "bandwidth", "expected"),
     [
         (8, 1e9, ((0, 4), (1, 5), (2, 6), (3, 7))),
-        (8, 6e8, ((0, 4), (1, 5), (2, 6), (3, 7))),
+        pytest.param(8, 6e8, ((0, 4), (1, 5), (2, 6), (3, 7)), marks=pytest.mark.slow),
         (8, 1e6, GROUPS["passes"](8)),  # over such a cable half of the machines are better idle
         (5, 1e8, GROUPS["passes"](5)),
         (5, 1e12, GROUPS["tokens"](5)),  # groups of 2, 1, 1 and 1 would take as long as four machines
@@ -271,8 +271,8 @@ def test_a_machine_that_cannot_do_its_part_is_named() -> None:
 @pytest.mark.parametrize(
     ("split", "shares"),
     [
-        ("passes", (1, 1)),
-        ("tokens", (2, 1)),
+        pytest.param("passes", (1, 1), marks=pytest.mark.slow),
+        pytest.param("tokens", (2, 1), marks=pytest.mark.slow),
         pytest.param("passes", (1, 9), marks=pytest.mark.slow),  # the leader computes nothing
         pytest.param("tokens", (1, 1), marks=pytest.mark.slow),
         pytest.param("tokens", (1, 5, 1), marks=pytest.mark.slow),  # added up

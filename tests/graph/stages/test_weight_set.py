@@ -5,7 +5,6 @@ from __future__ import annotations
 from fractions import Fraction
 from pathlib import Path
 
-import mlx.core as mx
 import numpy as np
 import pytest
 
@@ -19,15 +18,16 @@ from ltx2rt.graph.stages.run import Run
 from ltx2rt.graph.stages.text.stage import zero_context
 from ltx2rt.graph.stages.weight_set import WeightSet, sources_of
 from ltx2rt.weights.checkpoint import Checkpoint
-from ltx2rt.weights.safetensors import write_safetensors
+from ltx2rt.weights.safetensors import SafetensorsFile, write_safetensors
 
 ONE_FILE = WeightSet(sources_of(Checkpoint.open(embedded.CHECKPOINT)))
 
 
 def part(folder: Path, name: str, wanted: bool) -> Checkpoint:
     """The tensors of the embedded checkpoint that are those of the video VAE, or that are not, as a file."""
-    arrays = {n: a for n, a in mx.load(str(embedded.CHECKPOINT)).items() if n.startswith("vae.") is wanted}
-    write_safetensors(folder / name, arrays, ONE_FILE.checkpoint.metadata)
+    source = SafetensorsFile(embedded.CHECKPOINT)
+    arrays = {n: source.mlx(n) for n in source.tensors if n.startswith("vae.") is wanted}
+    write_safetensors(folder / name, arrays, source.metadata)
     return Checkpoint.open(folder / name)
 
 

@@ -135,7 +135,11 @@ def model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decode_stage, "decode_audio", decode_audio)
 
 
-@pytest.mark.parametrize("settings", [THREE, {**THREE, "chunk_blend_frames": 0}, TWO], ids=["blended", "cut", "two"])
+@pytest.mark.parametrize(
+    "settings",
+    [THREE, {**THREE, "chunk_blend_frames": 0}, pytest.param(TWO, marks=pytest.mark.slow)],
+    ids=["blended", "cut", "two"],
+)
 def test_known_values_are_joined_exactly(settings: dict[str, Any], stand_ins: list[tuple[str, int]]) -> None:
     clip = api.load("distilled", dtype="float32")(**settings)
     windows = clip.inputs.windows

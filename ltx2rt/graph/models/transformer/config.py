@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from ltx2rt.errors import CheckpointError
@@ -281,10 +282,15 @@ def block_param_specs(
     config: TransformerConfig, index: int, *, video: bool = True, audio: bool = True
 ) -> list[ParamSpec]:
     """Tensors of block ``index``, named ``transformer_blocks.<index>.*``; see `param_specs`."""
+    return list(_block_param_specs(config, index, video, audio))
+
+
+@lru_cache(maxsize=512)  # every way of running a stage asks for those of all blocks
+def _block_param_specs(config: TransformerConfig, index: int, video: bool, audio: bool) -> tuple[ParamSpec, ...]:
     block = f"transformer_blocks.{index}."
     specs = _stream_block_specs(config, config.video, block, "") if video else []
     specs += _stream_block_specs(config, config.audio, block, "audio_") if audio else []
-    return specs + (_cross_block_specs(config, block) if video and audio else [])
+    return (*specs, *(_cross_block_specs(config, block) if video and audio else ()))
 
 
 def param_specs(config: TransformerConfig, *, video: bool = True, audio: bool = True) -> list[ParamSpec]:

@@ -48,7 +48,8 @@ def context_key(run: Run, text: str, ids: Array, changed: Sequence[StageWeights]
 
 def kept_context(run: Run, key: str) -> PromptContext | None:
     """The contexts under a key; None: there are none."""
-    found = None if run.prompts is None else run.prompts.get(key)
+    kept = run.inputs.kept_prompts
+    found = None if kept is None else kept.get(key)
     if found is None or found.keys() != set(PromptContext._fields):
         return None
     return PromptContext(**found)
@@ -56,5 +57,5 @@ def kept_context(run: Run, key: str) -> PromptContext | None:
 
 def keep_context(run: Run, key: str, context: PromptContext) -> None:
     """Keep the contexts of a prompt for later runs."""
-    if run.prompts is not None:
-        run.prompts.put(key, context._asdict())
+    if run.inputs.kept_prompts is not None:
+        run.inputs.kept_prompts.put(key, context._asdict())

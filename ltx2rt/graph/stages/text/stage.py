@@ -106,13 +106,14 @@ def _contexts(run: Run, prompts: Sequence[str]) -> list[PromptContext]:
     ids = [tokenizer.encode(text) for text in prompts]
     if not run.planning:
         _warn_of_long_prompts(tokenizer, prompts)
-    if run.prompts is None:
+    kept = run.inputs.kept_prompts
+    if kept is None:
         return _encode(run, ids)
     _, projection, connections = _text_path(run)
     keys = [context_key(run, *prompt, [projection, *connections]) for prompt in zip(prompts, ids, strict=True)]
     if run.planning:
         # The first prompt is the one that enhancement rewrites: then nobody knows it yet.
-        new = [i for i, key in enumerate(keys) if not run.prompts.has(key) or (i == 0 and run.written_tokens)]
+        new = [i for i, key in enumerate(keys) if not kept.has(key) or (i == 0 and run.written_tokens)]
         if new:
             _encode(run, [ids[i] for i in new])
         return [zero_context(files) for _ in prompts]

@@ -27,8 +27,14 @@ from ltx2rt.graph.models.transformer.model import ModelPass, Perturbation
 from ltx2rt.graph.models.transformer.shared_passes import in_batches, shared_passes
 
 
-@pytest.mark.parametrize("generation", GENERATIONS)
-@pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16, mx.float16])
+@pytest.mark.parametrize(
+    ("generation", "dtype"),
+    [
+        pytest.param(generation, dtype, marks=() if place == index else pytest.mark.slow)
+        for index, generation in enumerate(GENERATIONS)
+        for place, dtype in enumerate((mx.float32, mx.bfloat16, mx.float16))
+    ],
+)
 def test_no_bit_depends_on_what_passes_share(generation: str, dtype: mx.Dtype) -> None:
     world = World(generation)
     model = world.model(dtype)

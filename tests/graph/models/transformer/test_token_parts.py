@@ -60,7 +60,7 @@ def modality(rng: np.random.Generator, tokens: int, axes: int, mask: bool) -> Mo
 @pytest.mark.parametrize(
     ("dtype", "text_modulation"),
     [
-        (mx.float32, False),
+        pytest.param(mx.float32, False, marks=pytest.mark.slow),
         (mx.bfloat16, True),
         pytest.param(mx.float32, True, marks=pytest.mark.slow),
         pytest.param(mx.bfloat16, False, marks=pytest.mark.slow),

@@ -152,7 +152,15 @@ CASES = ["mask", "links", "one row", "parts", "samples", "silent", "frozen video
 
 
 @pytest.mark.parametrize(
-    ("case", "shares"), [(case, [(1, 1), (1, 5, 2), (2, 3)][number % 3]) for number, case in enumerate(CASES)]
+    ("case", "shares"),
+    [
+        pytest.param(
+            case,
+            [(1, 1), (1, 5, 2), (2, 3)][number % 3],
+            marks=pytest.mark.slow if case in ("one row", "samples", "few") else (),
+        )
+        for number, case in enumerate(CASES)
+    ],
 )
 def test_masks_and_streams_that_are_absent_or_frozen(case: str, shares: tuple[float, ...]) -> None:
     tokens = {"parts": 2 * LIMIT + 7, "few": 2}.get(case, 27)

@@ -135,7 +135,10 @@ TILINGS = {
 }
 
 
-@pytest.mark.parametrize("name", TILINGS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow if name in ("temporal", "spatial", "wide") else ()) for name in TILINGS],
+)
 def test_tiled_decode_joins_without_a_seam(name: str) -> None:
     latent = mx.array(np.random.default_rng(0).standard_normal((1, 9, 4, 5, 8)).astype(np.float32))
     plan = decode_plan((9, 4, 5), TILINGS[name])
@@ -179,7 +182,13 @@ def test_frames_leave_before_the_next_tile_and_belong_to_the_consumer() -> None:
 
 @pytest.mark.parametrize(
     "tiling",
-    [Tiling.of(spatial=(128, 64)), Tiling.of(temporal=(24, 16)), Tiling.of(spatial=(192, 64), temporal=(40, 16))],
+    [
+        *(
+            pytest.param(t, marks=pytest.mark.slow)
+            for t in (Tiling.of(spatial=(128, 64)), Tiling.of(temporal=(24, 16)))
+        ),
+        Tiling.of(spatial=(192, 64), temporal=(40, 16)),
+    ],
 )
 def test_tiled_encode_joins_without_a_seam(tiling: Tiling) -> None:
     frames = np.random.default_rng(0).standard_normal((1, 57, 192, 160, 3)).astype(np.float32)

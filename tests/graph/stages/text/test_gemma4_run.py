@@ -62,7 +62,7 @@ def encoded(files: WeightSet, depth: int, dtype: mx.Dtype) -> tuple[list[np.ndar
     return [np.array(values.astype(mx.float32)) for context in contexts for values in context], run
 
 
-@pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16])
+@pytest.mark.parametrize("dtype", [pytest.param(mx.float32, marks=pytest.mark.slow), mx.bfloat16])
 def test_streamed_layers_give_the_bits_of_resident_ones(files: WeightSet, dtype: mx.Dtype) -> None:
     expected, run = encoded(files, 0, dtype)
     assert [values.shape for values in expected] == [(1, 1024, 64), (1, 1024, 32)] * 2

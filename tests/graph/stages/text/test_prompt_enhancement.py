@@ -74,7 +74,9 @@ def test_what_cannot_work_is_refused(files: WeightSet) -> None:
         enhance_prompt(Run(files, INPUTS), "a dog", {"top_p": 2}, has_image=False)
 
 
-@pytest.mark.parametrize(("depth", "way"), [(2, "streamed, read ahead"), (1, "streamed, not read ahead")])
+@pytest.mark.parametrize(
+    ("depth", "way"), [(2, "streamed, read ahead"), pytest.param(1, "streamed, not read ahead", marks=pytest.mark.slow)]
+)
 def test_layers_are_streamed_where_they_do_not_fit(files: WeightSet, depth: int, way: str) -> None:
     """The same text, from a run whose budget has no room for all layers."""
     wide = Run(files, INPUTS, ledger=Ledger(budget=10**9, base=0))

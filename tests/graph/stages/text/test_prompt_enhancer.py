@@ -77,7 +77,9 @@ def test_it_writes_the_likeliest_words(files: WeightSet) -> None:
     assert warm[0] == warm[1] != warm[2]
 
 
-@pytest.mark.parametrize(("depth", "way"), [(2, "streamed, read ahead"), (1, "streamed, not read ahead")])
+@pytest.mark.parametrize(
+    ("depth", "way"), [(2, "streamed, read ahead"), pytest.param(1, "streamed, not read ahead", marks=pytest.mark.slow)]
+)
 def test_layers_are_streamed_where_they_do_not_fit(files: WeightSet, depth: int, way: str) -> None:
     wide = Run(files, INPUTS, ledger=Ledger(budget=10**9, base=0))
     text = enhance_prompt(wide, "a dog", SHORT, has_image=False)
