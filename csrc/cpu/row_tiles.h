@@ -150,8 +150,8 @@ __attribute__((target("amx-tile,amx-bf16,amx-int8"))) void multiply_row_tiles(co
     asm volatile("" ::: "memory");  // tiles see what was stored before
 #pragma GCC unroll 2
     for (int64_t line = 0; line < Tiles::kTogether; ++line, a += kTileWords * rows) {
-      // No further tiles for the second line: with the registers that renames them all in use, a second program on the
-      // core makes this one wait.
+      // The second line takes the same tiles: with others of its own all eight are in use, and a program beside this one
+      // on the same core then makes it wait.
       _tile_loadd(4, a, (size_t)(4 * rows));
       _tile_loadd(6, weights.first + line * kLinesPitch, (size_t)weights.stride);
       _tile_loadd(7, weights.second + line * kLinesPitch, (size_t)weights.stride);
