@@ -42,7 +42,7 @@ class Call:
         store: where weights stay between calls.
         memory: what the process may take, as a user says it.
         keep_loaded: see `Pipeline.keep_loaded`.
-        previews: that are looked at; their memory counts.
+        previews: of its runs; what decodes them counts.
         machines: that share the denoising, in a plan; None: this one does all.
         team: the same in a run.
     """

@@ -336,11 +336,11 @@ class Pipeline:
                     planned = call.planned(work, inputs)
                 run = call.run(inputs, planned, observer, journal)
                 run.stages.reports[:0] = reports
-                clip = work(run)
+                made = work(run)
                 inputs, reports = run.inputs, run.stages.reports
             if inputs.settings.enhance_prompt:
                 record = replace(record, result={"enhanced_prompt": inputs.prompt})
-            return Clip(clip, run, record, state)
+            return Clip(made, run, record, state)
         except BaseException as error:
             if isinstance(error, OutOfMemory):
                 store.want({})  # so that the same call may work another time

@@ -41,6 +41,7 @@ _POLL_SECONDS = 0.05
 def script(
     words: Sequence[str],
     folder: Path,
+    machine: str,
     variables: Mapping[str, str],
     files: Mapping[str, str],
     *,
@@ -55,6 +56,7 @@ def script(
     Args:
         words: of the command.
         folder: to begin in, if it exists there.
+        machine: its name.
         variables: of its environment.
         files: variables that name a file: what is in it. It is removed afterwards.
         answers: say on stdout that they are there.
@@ -62,7 +64,7 @@ def script(
     """
     quoted = shlex.quote
     missing = f"no {words[0]} there; install ltx2rt at the same path on every machine"
-    elsewhere = f"no folder {folder} here; relative paths begin in"
+    elsewhere = f"no folder {folder} on {machine}; relative paths begin there in"
     removal = " ".join(["rm -f", *(f'"${name}"' for name in files)])
     return "\n".join(
         [
@@ -110,7 +112,7 @@ def run_on_all(hosts: Hosts, command: Sequence[str]) -> int:
             if rank == 0:
                 files = {**files, ABSENT: ""}
             seconds = WORKER_CLEAN_UP_SECONDS if rank else LEADER_CLEAN_UP_SECONDS
-            lines = script(command, Path.cwd(), variables, files, answers=not machine.is_here, clean_up=seconds)
+            lines = script(command, Path.cwd(), machine.name, variables, files, answers=not machine.is_here, clean_up=seconds)
             places.append(_Place(machine, lines, leads=rank == 0))
         deadline = time.monotonic() + ANSWER_SECONDS
         for place in places:
@@ -160,7 +162,7 @@ class _Place:
         self.machine = machine
         self._leads = leads
         self._told = False
-        self._last_error = ""
+        self._last_line = {"stdout": "", "stderr": ""}
         self._answered = threading.Event()
         here = ["/bin/sh", "-c", lines]
         far = [*SSH, machine.name, f"exec /bin/sh -c {shlex.quote(lines)}"]
@@ -185,8 +187,14 @@ class _Place:
 
     @property
     def reason(self) -> str:
-        """The last line of its stderr, for the end of a sentence."""
-        return f" ({self._last_error.rstrip('.')})" if self._last_error else ""
+        """Why it ended, for the end of a sentence."""
+        return f" ({self._said.rstrip('.')})" if self._said else ""
+
+    @property
+    def _said(self) -> str:
+        """What it said last, on stderr if it said anything there: two threads read the pipes, so that the greeting of a
+        login shell on stdout, which came first, may have been read last."""
+        return self._last_line["stderr"] or self._last_line["stdout"]
 
     def require_answer(self, deadline: float) -> None:
         """Wait until it says that it is there.
@@ -198,7 +206,8 @@ class _Place:
             name = self.machine.name
             if self.code == _NOT_INSTALLED:
                 self.drain()
-                raise UsageError(f"ltx2rt cannot start on {name}: {self._last_error}.")
+                said = self._said.rstrip(".") or f"its shell ended with {_NOT_INSTALLED}"
+                raise UsageError(f"ltx2rt cannot start on {name}: {said}.")
             if self.code is not None or time.monotonic() > deadline:
                 self.drain()
                 silent = self.code is None
@@ -251,9 +260,8 @@ class _Place:
     def _forward(self, pipe: IO[bytes], target: IO[str]) -> None:
         for line in pipe:
             text = line.decode("utf-8", "replace").rstrip("\n")
-            # Two threads read: the greeting of a login shell, which is written first, but to stdout, may be read last.
-            if text.strip() and pipe is self._process.stderr:
-                self._last_error = text.strip()
+            if text.strip():
+                self._last_line["stderr" if pipe is self._process.stderr else "stdout"] = text.strip()
             if not self._answered.is_set() and not self.machine.is_here:
                 if text.strip() == _READY:
                     self._answered.set()

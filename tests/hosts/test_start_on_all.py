@@ -190,10 +190,17 @@ def test_a_machine_without_the_program_is_said(place: Path) -> None:
     )
 
 
-def test_the_reason_is_not_what_a_login_shell_says(place: Path) -> None:
-    (place / "bin" / "ssh").write_text("#!/bin/sh\necho no route >&2\nsleep 0.2\necho Goodbye\nexit 255\n")
+@pytest.mark.parametrize(
+    ("says", "reason"),
+    [
+        ("echo no route >&2; sleep 0.2; echo Goodbye", "no route"),
+        ("echo This account is currently not available.", "This account is currently not available"),
+    ],
+)
+def test_the_reason_is_what_stderr_says_else_what_stdout_does(says: str, reason: str, place: Path) -> None:
+    (place / "bin" / "ssh").write_text(f"#!/bin/sh\n{says}\nexit 255\n")
     _, _, err = ran(place, "127.0.0.1,mac1")
-    assert err.startswith("MachineLost: mac1 does not answer by ssh (no route); try: ")
+    assert err.startswith(f"MachineLost: mac1 does not answer by ssh ({reason}); try: ")
 
 
 def test_a_machine_without_the_folder_says_where_relative_paths_begin(place: Path) -> None:
@@ -202,7 +209,7 @@ def test_a_machine_without_the_folder_says_where_relative_paths_begin(place: Pat
     (place / "bin" / "ssh").write_text(STAND_IN.replace("exec", move))
     code, out, err = ran(place, "mac1", TMPDIR=str(place.parent))
     assert (code, out[:5]) == (0, "out 0")
-    assert f"no folder {place} here; relative paths begin in {elsewhere}" in err.splitlines()
+    assert f"no folder {place} on mac1; relative paths begin there in {elsewhere}" in err.splitlines()
 
 
 def test_a_connection_to_the_leader_that_breaks_is_not_an_exit_code(place: Path) -> None:

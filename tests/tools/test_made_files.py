@@ -62,4 +62,4 @@ def test_embedded_files_are_of_the_recipe_as_it_is() -> None:
     assert paths
     for path in paths:
         stated = SafetensorsFile(path).metadata["ltx2rt_recipe_sha256"]
-        assert stated == recipe.recipe_hash(), f"{path.name}; run: python -m tools.train_tiny.export (its --help)"
+        assert stated == recipe.recipe_hash(), f"{path.name}; run tools.train_tiny.export, at first with --restore"

@@ -6,6 +6,7 @@ import logging
 import math
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -82,12 +83,12 @@ def open_inputs(
         duration=duration,
         dtype=dtype,
         frames_per_latent=frames_per_latent(files),
-        kept_prompts=prompt_cache() if settings.prompt_cache else None,
     )
     entry.check(inputs, files)
     if settings.latents is not None:
         _check_latents(settings.latents.shape, inputs, entry, files)
-    return inputs
+    encodes = context is None and settings.prompt_cache
+    return replace(inputs, kept_prompts=prompt_cache()) if encodes else inputs
 
 
 def prompt_cache(environ: Mapping[str, str] = os.environ) -> KeptPrompts | None:

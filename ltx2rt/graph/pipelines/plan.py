@@ -276,13 +276,13 @@ def plan_keeping(
         MachineLost, UsageError, CheckpointError: as for `plan`.
     """
 
-    def gone_through(accounts: Ledger, keeping: Keeping) -> Run:
+    def tried(accounts: Ledger, keeping: Keeping) -> Run:
         return _gone_through(work, files, inputs, accounts, keeping=keeping, machines=machines)
 
     def charged(budget: int | None, wanted: Mapping[WeightKey, int]) -> Ledger:
         accounts = Ledger(budget, ledger.base)
         accounts.reserved = sum(wanted.values())
-        gone_through(accounts, Keeping(store, wanted))
+        tried(accounts, Keeping(store, wanted))
         return accounts
 
     def found(accounts: Ledger, kept: Mapping[WeightKey, int]) -> Plan:
@@ -291,7 +291,7 @@ def plan_keeping(
         return replace(plan, budget=ledger.budget, kept=kept, windows=run.inputs.windows)
 
     keeping, fastest = Keeping(store), Ledger(None, ledger.base)
-    run = gone_through(fastest, keeping)
+    run = tried(fastest, keeping)
     own, all_weights = keeping.used, store.sizes | keeping.used
     fastest.reserved = sum(all_weights.values())
     if ledger.budget is None or all(fastest.least_budget(need) <= ledger.budget for need in fastest.needs):

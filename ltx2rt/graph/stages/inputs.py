@@ -404,7 +404,7 @@ class GenerationInputs:
     @property
     def shortest(self) -> GenerationInputs:
         """Of a clip whose length is still to be predicted: with a range that is only the shortest one that has room for
-        images and key frames."""
+        images and key frames. Of any other clip these inputs."""
         if self.duration is None:
             return self
         shortest = self.duration.frames(self.duration.shortest_s, self.frame_rate)
