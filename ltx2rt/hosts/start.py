@@ -112,7 +112,9 @@ def run_on_all(hosts: Hosts, command: Sequence[str]) -> int:
             if rank == 0:
                 files = {**files, ABSENT: ""}
             seconds = WORKER_CLEAN_UP_SECONDS if rank else LEADER_CLEAN_UP_SECONDS
-            lines = script(command, Path.cwd(), machine.name, variables, files, answers=not machine.is_here, clean_up=seconds)
+            lines = script(
+                command, Path.cwd(), machine.name, variables, files, answers=not machine.is_here, clean_up=seconds
+            )
             places.append(_Place(machine, lines, leads=rank == 0))
         deadline = time.monotonic() + ANSWER_SECONDS
         for place in places:

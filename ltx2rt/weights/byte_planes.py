@@ -3,8 +3,8 @@
 Of a bfloat16 weight the byte with sign and exponent is often the same as another's, the one with the mantissa hardly
 ever. In an ordinary file they alternate, and deflate finds little in the mixture. Here the data section holds the same
 bytes in two planes: those at even positions, then those at odd positions. For other programs that is a tensor of bytes
-called ``MARK``, of shape [2, n]. The entry ``MARK`` of the metadata is the header that the ordinary file would have, without its ``__metadata__``,
-which stand beside it.
+called ``MARK``, of shape [2, n]. The entry ``MARK`` of the metadata is the header that the ordinary file would have,
+without its ``__metadata__``: those entries stand beside ``MARK``.
 """
 
 from __future__ import annotations
