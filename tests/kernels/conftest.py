@@ -1,6 +1,7 @@
 """The kernels' tests, on the processor or on the simulated Metal device, with LTX2RT_TEST_KERNELS=metal_sim.
 
-By default those of a test in which each value of its parameters occurs; all combinations are slow tests.
+By default those of a test in which each value of its parameters occurs; all combinations are slow tests, which
+the sanitizers and the emulated arm64 processor run as well (mark `combination`).
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     here = [item for item in items if Path(__file__).parent in item.path.parents]
     for item in left_out(here):
         item.add_marker(pytest.mark.slow)
+        item.add_marker(pytest.mark.combination)
     for item in here if ON == "metal_sim" else ():
         if item.path.stem in NOT_OF_KERNELS:
             item.add_marker(pytest.mark.skip(reason="not about a kernel that a GPU runs"))
