@@ -16,6 +16,8 @@ from ltx2rt.weights.tensor_source import entry
 
 # Part of the mutants that are made of whole models.
 _WHOLE = 0.01
+# Characters of a text that is repeated, which may happen to the same text again.
+_LONGEST_TEXT = 8 << 20
 _STRANGE_NUMBERS = (
     0,
     1,
@@ -283,7 +285,8 @@ class Mutator:
         if kind == 0:
             return value[: self.dice.randrange(len(value) + 1)]
         if kind == 1:
-            return value * self.dice.choice((2, 2, 2, 1000))
+            times: int = self.dice.choice((2, 2, 2, 1000))
+            return value[: _LONGEST_TEXT // times] * times
         if kind == 2:
             return "[" * self.dice.choice((10, 1000, 60_000))
         if kind == 3:
