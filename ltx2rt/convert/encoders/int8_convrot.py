@@ -8,13 +8,13 @@ from collections.abc import Iterator
 import numpy as np
 
 from ltx2rt.convert.encoders.encoder import Encoder, Entry, Piece, Reader, energy, largest
-from ltx2rt.weights.rotation import DEFAULT_GROUP, rotation_matrix
+from ltx2rt.weights.rotation import DEFAULT_GROUP, rotate
 
 _CODES = 127
 
 
 class Int8Convrot(Encoder):
-    """Stored are rint(W R / scale), scale = max|row of W R| / 127; R is `rotation_matrix` of the largest group.
+    """Stored are rint(W R / scale), scale = max|row of W R| / 127; R is the rotation of the largest group.
 
     Source: Comfy-Org/comfy-kitchen TensorWiseINT8Layout @ 0.2.40.
     """
@@ -35,10 +35,9 @@ class Int8Convrot(Encoder):
 
     def pieces(self, read: Reader, shape: tuple[int, ...], where: str) -> Iterator[Piece]:
         group = _group(shape[1])
-        turned = rotation_matrix(group)
         yield Piece({".comfy_quant": _marker(group)})
         for values in read():
-            rotated = (values.reshape(-1, group) @ turned).reshape(values.shape)
+            rotated = rotate(values, group)
             scale = largest(rotated, where, axis=1) / np.float32(_CODES)
             scale[scale == 0] = 1  # a row of zeros
             codes = rotated / scale
