@@ -32,6 +32,9 @@ from ltx2rt.types import Array
 
 CONTAINERS = {".mp4": "mp4", ".m4v": "mp4", ".mov": "mov"}
 ENCODER_THREADS = 4  # x264's bits depend on the number of threads, so it does not follow the machine.
+# A clip of at most so many frames has them in order. x265 learns by how much decoding precedes showing from the frame
+# that follows these; without it, decoding times come from memory that nobody wrote, and the container refuses them.
+_ALWAYS_IN_ORDER = 2
 AAC_FRAME = 1024
 # Frames that are encoded for the second time get so many times the bits of others. Beside other frames they become P
 # where they would have been B, which costs up to 1.3 dB where there is grain (80x72, November 2026); this gives 1.2.
@@ -341,9 +344,9 @@ class VideoWriter:
                 raise MediaError(f"cannot write {self._output.path}: no frame was produced; check the request.")
             if self._audio is not None and self._begun is not None:
                 self._write_samples(self._audio, self._begun)
-            for stream in (self._video, self._audio):
-                if stream is not None:
-                    self._mux(stream, None)
+            self._mux_last_frames()
+            if self._audio is not None:
+                self._mux(self._audio, None)
             self._guarded(self._container.close)
         except BaseException:
             self.abort()
@@ -404,6 +407,16 @@ class VideoWriter:
 
     def _mux(self, stream: VideoStream | AudioStream, frame: Any) -> None:
         self._guarded(lambda: self._container.mux(stream.encode(frame)))
+
+    def _mux_last_frames(self) -> None:
+        def mux() -> None:
+            packets = self._video.encode(None)
+            if self.frames_written <= _ALWAYS_IN_ORDER:
+                for packet in packets:
+                    packet.dts = packet.pts
+            self._container.mux(packets)
+
+        self._guarded(mux)
 
     def _guarded(self, action: Any) -> None:
         try:

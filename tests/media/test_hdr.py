@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import av
@@ -227,6 +230,34 @@ def test_the_hlg_master_of_a_ramp_reads_back(tmp_path: Path, frames: int) -> Non
         for plane, wanted in zip(picture.planes, yuv420_bt2020(signal), strict=True):
             codes = np.frombuffer(plane, np.uint16).reshape(plane.height, -1)[:, : plane.width]
             np.testing.assert_allclose(codes.astype(int), wanted, atol=2)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs glibc, which can fill new memory: Linux")
+@pytest.mark.parametrize("frames", [1, 2, 3])
+def test_decoding_times_of_few_frames_are_those_of_the_frames(tmp_path: Path, frames: int) -> None:
+    """x265 reads memory that it did not write where a clip ends before its frames can change places."""
+    program = f"""
+import numpy as np
+from ltx2rt.media.video_writer import VideoWriter
+
+class Recorder:
+    def __init__(self, container):
+        self.container = container
+    def mux(self, packets):
+        print(*(packet.dts for packet in packets), end=" ")
+        self.container.mux(packets)
+    def close(self):
+        self.container.close()
+
+with VideoWriter("clip.mp4", 64, 64, 24, codec="hevc") as writer:
+    writer._container = Recorder(writer._container)
+    writer.write(np.zeros(({frames}, 64, 64, 3), np.uint8))
+"""
+    environment = {**os.environ, "MALLOC_PERTURB_": "85"}
+    run = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env=environment, check=True, capture_output=True, text=True
+    )
+    assert run.stdout.split() == [str(n if frames < 3 else n - 2) for n in range(frames)]
 
 
 def test_hlg_is_hevc_alone() -> None:
