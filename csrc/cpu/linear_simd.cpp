@@ -54,7 +54,7 @@ inline __attribute__((always_inline)) void expand_words(const WeightMatrix& w, i
     }
   }
 #endif
-  if constexpr (__is_same(Words, FloatWords)) expand(w, n0, k0, k, both);
+  if constexpr (__is_same(Words, FloatWords)) expand<kPacked>(w, n0, k0, k, both);
 }
 
 template <typename Words, bool kFetch = false>
@@ -134,6 +134,43 @@ void multiply_split(const float* a, int64_t rows, const float* panel, int64_t k,
 }
 #endif
 
+#if LTX2RT_LANES == 8
+// multiply_few of FloatWords: what two panels add to their sums in turn. kRows == 1 takes every format, more rows those up
+// to int4.
+template <typename Words, int kRows>
+void multiply_rows(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t k, const float* a, float* c, int64_t ldc,
+                   bool add) {
+  static_assert(__is_same(Words, FloatWords));
+  with_steps<kRows == 1>(w.format, [&]<typename Steps>() __attribute__((always_inline)) {
+    Steps steps[] = {Steps(w, n0, k0, k), Steps(w, n0 + kPanelColumns, k0, k)};
+    Vec sums[kFewPanels][kRows][kPanelVecs];
+    for (auto& panel : sums)
+      for (auto& row : panel)
+        for (Vec& sum : row) sum = zero();
+    for (int64_t done = 0; done < k; done += kStepValues) {
+      const float* x = a + done * kRows;
+      for (int panel = 0; panel < kFewPanels; ++panel) {
+        Vec own[kRows][kPanelVecs];  // in registers
+        memcpy(own, sums[panel], sizeof own);
+        const auto add_products = [&own, x](int64_t at, const Vec* vecs) __attribute__((always_inline)) {
+#pragma GCC unroll 4
+          for (int i = 0; i < kRows; ++i)
+#pragma GCC unroll 2
+            for (int v = 0; v < kPanelVecs; ++v) own[i][v] = fma(splat(x[at * kRows + i]), vecs[v], own[i][v]);
+        };
+        expand_step(w, n0 + panel * kPanelColumns, k0, done, smaller(kStepValues, k - done), steps[panel],
+                    add_products);
+        memcpy(sums[panel], own, sizeof own);
+      }
+    }
+    for (int panel = 0; panel < kFewPanels; ++panel)
+      for (int i = 0; i < kRows; ++i)
+        for (int v = 0; v < kPanelVecs; ++v) {
+          FloatWords::store_sum(c + i * ldc + panel * kPanelColumns + v * kLanes, sums[panel][i][v], add);
+        }
+  });
+}
+#else
 template <typename Words, int kRows>
 void multiply_rows(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t k, const float* a, float* c, int64_t ldc,
                    bool add) {
@@ -152,14 +189,18 @@ void multiply_rows(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t k, con
     }
   }
 }
+#endif
 
 template <typename Words>
 void multiply_few(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t k, const float* a, int64_t rows, float* c,
                   int64_t ldc, bool add) {
   if (rows > 1 && w.format > WeightFormat::int4) {  // code for each number of rows is not worth its size
     alignas(64) float panel[kDepthBlock * kPanelColumns];
-    pack<Words>(w, n0, k0, k, panel);
-    return multiply<Words>(a, rows, panel, k, c, ldc, add, ReadAhead{});
+    for (int64_t first = 0; first < kFewPanels * kPanelColumns; first += kPanelColumns) {
+      pack<Words>(w, n0 + first, k0, k, panel);
+      multiply<Words>(a, rows, panel, k, c + first, ldc, add, ReadAhead{});
+    }
+    return;
   }
   switch (rows) {
     case 1:
@@ -429,7 +470,8 @@ void multiply_weight_rows(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t
 const LinearKernels& linear_kernels() {
   static constexpr LinearKernels kernels{
       .panel_columns = kPanelColumns,
-      .values = {1, kTileRows, prepare_values, pack<FloatWords>, multiply<FloatWords>, 4, multiply_few<FloatWords>},
+      .values = {1, kTileRows, prepare_values, pack<FloatWords>, multiply<FloatWords>, 4, multiply_few<FloatWords>,
+                 kDepthBlock, kFewPanels},
 #ifdef LTX2RT_BF16_DOT
       .has_pairs = true,
       .pairs = {2, kTileRows, prepare_pairs, pack<PairWords>, multiply<PairWords>, 4, multiply_few<PairWords>},

@@ -55,7 +55,8 @@ const cpu::LinearLoops& loops_for(WeightFormat format, cpu::FloatType x_type, bo
 // How `count` prepared rows times all columns are cut into items of work.
 struct Cut {
   Cut(const cpu::LinearLoops& loops, int64_t count, int64_t width, int threads) {
-    const int64_t panel_columns = cpu::linear_kernels().panel_columns;
+    const int64_t least_columns =
+        cpu::linear_kernels().panel_columns * (count <= loops.few_rows ? loops.few_panels : 1);
     block_rows = even_part(count, kBlockRows, loops.tile_rows);
     block_columns = kBlockColumns;
     const auto enough = [&] {
@@ -67,7 +68,7 @@ struct Cut {
     while (!enough()) {
       if (block_rows >= 2 * kLeastBlockRows) {
         block_rows = even_part(count, block_rows / 2, loops.tile_rows);
-      } else if (block_columns > panel_columns) {
+      } else if (block_columns > least_columns) {
         block_columns /= 2;
       } else {
         break;
@@ -227,7 +228,7 @@ void Product::multiply(const float* a, int64_t stride, int64_t count, int64_t n0
   const int64_t step = cpu::linear_kernels().panel_columns, words = block_words();
   if (count <= loops.few_rows) {
     const int64_t most = count == stride ? loops.few_depth : kDepthBlock;
-    for (int64_t n = 0; n < columns; n += step) {
+    for (int64_t n = 0; n < columns; n += loops.few_panels * step) {
       for (int64_t k0 = 0; k0 < depth; k0 += most) {
         loops.multiply_few(weight, n0 + n, k0, std::min(most, depth - k0), a + k0 / kDepthBlock * stride * words, count,
                            sums + n, lds, k0 > 0);

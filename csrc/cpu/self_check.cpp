@@ -183,7 +183,8 @@ struct Weights {
 // Sums of `rows` rows and every column of one depth block, by one kind of loops.
 std::vector<float> product(const LinearKernels& kernels, const LinearLoops& loops, const WeightMatrix& w, int64_t rows,
                            int64_t k0, int64_t k, FloatType type, const void* x, bool few) {
-  const int64_t step = kernels.panel_columns, padded = (w.columns + step - 1) / step * step;
+  const int64_t step = kernels.panel_columns * (few ? loops.few_panels : 1);
+  const int64_t padded = (w.columns + step - 1) / step * step;
   const int64_t words = kDepthBlock / loops.values_per_word, group = loops.tile_rows;
   std::vector<float> a(rows * words), panel(kDepthBlock * step), sums(rows * padded, 0.25f);
   for (int64_t first = 0; first < rows; first += group) {
