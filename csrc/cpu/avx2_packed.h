@@ -210,56 +210,6 @@ class ScaleRows {
   alignas(64) char rows_[kPanelColumns][16] = {};
 };
 
-struct Nvfp4Block {
-  static constexpr int kLines = 2;
-  static constexpr int64_t kGroup = 16;
-  static constexpr Codes kCodes = Codes::seven_bits;
-  static int64_t bytes(int64_t values) { return values / 2; }
-
-  static void unpack(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t count, const RowPlaces& from,
-                     SpreadCodes& codes, BlockFactors& factors) {
-    alignas(16) int8_t table[16];
-    for (int i = 0; i < 16; ++i) table[i] = (int8_t)(kE2m1Doubled[i] + (float)kE2m1Zero);
-    const __m128i table_of_16 = _mm_load_si128((const __m128i*)table);
-    const __m256i values = _mm256_broadcastsi128_si256(table_of_16), mask = _mm256_set1_epi8(15);
-    for (int64_t n = 0; n < kPanelColumns; ++n) {
-      int64_t k = 0;
-      for (; k + 64 <= count; k += 64) {
-        // Quarters change places, so that unpacking gives bytes in order.
-        const __m256i pairs = _mm256_permute4x64_epi64(_mm256_loadu_si256((const __m256i*)(from[n] + k / 2)), 0xd8);
-        const __m256i high = _mm256_shuffle_epi8(values, _mm256_and_si256(_mm256_srli_epi16(pairs, 4), mask));
-        const __m256i low = _mm256_shuffle_epi8(values, _mm256_and_si256(pairs, mask));
-        _mm256_store_si256((__m256i*)(codes[n] + k), _mm256_unpacklo_epi8(high, low));
-        _mm256_store_si256((__m256i*)(codes[n] + k + 32), _mm256_unpackhi_epi8(high, low));
-      }
-      for (; k < count; k += 2) {
-        const auto pair = (uint8_t)from[n][k / 2];
-        codes[n][k] = table[pair >> 4];
-        codes[n][k + 1] = table[pair & 15];
-      }
-    }
-    const ScaleRows rows(w, n0, k0 / 16, count / 16);
-    const StepCodes<Order::halves> scales(rows, 0);
-    const bool has_nan = scales.has_e4m3_nan();
-#pragma GCC unroll 16
-    for (int g = 0; g < 16; ++g) {
-      Vec wide[kPanelVecs];
-#pragma GCC unroll 2
-      for (int s = 0; s < kSixteens; ++s) put_f16(e4m3_words_as_f16(scales.high(s, g)), wide + s * kVecsOfSixteen);
-      if (has_nan) [[unlikely]] {
-        for (int64_t n = 0; n < kPanelColumns; ++n) {
-          const float scale = to_float(e4m3_as_f16((uint8_t)rows[n][g]));
-          memcpy((float*)wide + n, &scale, sizeof scale);
-        }
-      }
-#pragma GCC unroll 2
-      for (int v = 0; v < kPanelVecs; ++v) {
-        factors.put(g, v, wide[v] * splat(0.5f * kE4m3Factor), added_to(kCodes) + (float)kE2m1Zero);
-      }
-    }
-  }
-};
-
 // Integers that are looked up; those of a group share a table of 16.
 struct W4a8Block {
   static constexpr int kLines = 2;
@@ -319,6 +269,44 @@ class PackedSteps {
   BlockFactors factors_;
 };
 
+class Nvfp4Steps {
+ public:
+  Nvfp4Steps(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t count) : codes_(w, n0, k0, count) {
+    for (int i = 0; i < 16; ++i) doubled_[i] = (int8_t)(kE2m1Doubled[i] + (float)kE2m1Zero);
+    const ScaleRows rows(w, n0, k0 / 16, count / 16);
+    const StepCodes<Order::halves> scales(rows, 0);
+    const bool has_nan = scales.has_e4m3_nan();
+#pragma GCC unroll 16
+    for (int g = 0; g < 16; ++g) {
+      Vec wide[kPanelVecs];
+#pragma GCC unroll 2
+      for (int s = 0; s < kSixteens; ++s) put_f16(e4m3_words_as_f16(scales.high(s, g)), wide + s * kVecsOfSixteen);
+      if (has_nan) [[unlikely]] {
+        for (int64_t n = 0; n < kPanelColumns; ++n) {
+          const float scale = to_float(e4m3_as_f16((uint8_t)rows[n][g]));
+          memcpy((float*)wide + n, &scale, sizeof scale);
+        }
+      }
+#pragma GCC unroll 2
+      for (int v = 0; v < kPanelVecs; ++v) {
+        factors_.put(g, v, wide[v] * splat(0.5f * kE4m3Factor), added_to(Codes::seven_bits) + (float)kE2m1Zero);
+      }
+    }
+  }
+  template <typename Sink>
+  inline __attribute__((always_inline)) bool decode(int64_t k, const Sink& sink) {
+    const __m256i values = _mm256_broadcastsi128_si256(_mm_load_si128((const __m128i*)doubled_));
+    codes_.load<false>(k, [values](__m256i codes) { return _mm256_shuffle_epi8(values, codes); });
+    codes_.decode<Codes::seven_bits>(k, factors_.at(k / 16), sink);
+    return true;
+  }
+
+ private:
+  FourBitCodes codes_;
+  BlockFactors factors_;
+  alignas(16) int8_t doubled_[16];  // twice the value of each code, made positive
+};
+
 // Codes of E4M3 and powers of two.
 class Mxfp8Steps {
  public:
@@ -326,6 +314,7 @@ class Mxfp8Steps {
     const ScaleRows rows(w, n0, k0 / 32, count / 32);
     const StepCodes<Order::quarters> scales(rows, 0);
     const __m256i zeros = _mm256_setzero_si256();
+    VecI too_large{};
 #pragma GCC unroll 8
     for (int g = 0; g < 8; ++g) {
 #pragma GCC unroll 2
@@ -334,12 +323,18 @@ class Mxfp8Steps {
         put((__m256)_mm256_unpacklo_epi16(zeros, words), (__m256)_mm256_unpackhi_epi16(zeros, words),
             scale_[g] + s * kVecsOfSixteen);
       }
+#pragma GCC unroll 2
+      for (int v = 0; v < kPanelVecs; ++v) {
+        scale_[g][v] *= splat(kE4m3Factor);
+        too_large |= scale_[g][v] > splat(0x1.fffffep127f);
+      }
     }
+    fits_ = !any(too_large);
   }
   template <typename Sink>
   inline __attribute__((always_inline)) bool decode(int64_t k, const Sink& sink) {
     const StepCodes<Order::halves> codes(rows_, rows_.find(k));
-    if (codes.has_e4m3_nan()) [[unlikely]]
+    if (!fits_ || codes.has_e4m3_nan()) [[unlikely]]
       return false;
 #pragma GCC unroll 16
     for (int i = 0; i < kStepValues; ++i) {
@@ -347,15 +342,16 @@ class Mxfp8Steps {
 #pragma GCC unroll 2
       for (int s = 0; s < kSixteens; ++s) put_f16(e4m3_words_as_f16(codes.high(s, i)), vecs + s * kVecsOfSixteen);
 #pragma GCC unroll 2
-      for (int v = 0; v < kPanelVecs; ++v) vecs[v] = vecs[v] * splat(kE4m3Factor) * scale_[k / 32][v];
+      for (int v = 0; v < kPanelVecs; ++v) vecs[v] *= scale_[k / 32][v];
       sink(i, vecs);
     }
     return true;
   }
 
  private:
-  CopiedRows<1> rows_;
-  Vec scale_[kDepthBlock / 32][kPanelVecs];
+  CopiedRows<8> rows_;
+  Vec scale_[kDepthBlock / 32][kPanelVecs];  // times what the decoded codes lack
+  bool fits_;                                // they are finite
 };
 
 // Calls action.operator()<Steps>() with those of a format. kPacked: of formats after int4, too.
@@ -390,7 +386,7 @@ inline __attribute__((always_inline)) void with_steps(WeightFormat format, const
       case WeightFormat::q6_k:
         return action.template operator()<PackedSteps<Q6KBlock>>();
       case WeightFormat::nvfp4:
-        return action.template operator()<PackedSteps<Nvfp4Block>>();
+        return action.template operator()<Nvfp4Steps>();
       case WeightFormat::mxfp8:
         return action.template operator()<Mxfp8Steps>();
       case WeightFormat::w4a8:

@@ -59,13 +59,13 @@ class RowPlaces {
   int64_t bytes_, to_next_;
 };
 
-// Words or codes of a depth block of a panel, kBytes each, copied side by side: in W rows are often a power of two apart and
-// would push each other out of the cache.
-template <int kBytes>
+// Values of kBits each of a depth block of a panel, copied side by side: in W rows are often a power of two apart and would
+// push each other out of the cache.
+template <int kBits>
 class CopiedRows {
  public:
   CopiedRows(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t count)
-      : places_(w, n0, kBytes * k0, kBytes * count) {
+      : places_(w, n0, k0 * kBits / 8, count * kBits / 8) {
     const int64_t bytes = places_.bytes();
     for (int64_t n = 0; n < kPanelColumns; ++n) {
       const char* from = places_[n];
@@ -82,13 +82,13 @@ class CopiedRows {
   const char* operator[](int64_t n) const { return rows_[n]; }
   // Where in a row those from k on lie, 16 of which are about to be read.
   inline __attribute__((always_inline)) int64_t find(int64_t k) const {
-    places_.fetch_ahead<4 * kBytes>(k);
-    return kBytes * k;
+    places_.fetch_ahead<kBits / 2>(k);
+    return k * kBits / 8;
   }
 
  private:
   RowPlaces places_;
-  alignas(64) char rows_[kPanelColumns][kBytes * kDepthBlock + 64];
+  alignas(64) char rows_[kPanelColumns][kBits * kDepthBlock / 8 + 64];
 };
 
 // Codes of a depth block of a panel, a byte each.
@@ -247,7 +247,7 @@ class F32Steps {
   }
 
  private:
-  CopiedRows<4> rows_;
+  CopiedRows<32> rows_;
 };
 
 // float16 and bfloat16.
@@ -281,7 +281,7 @@ class HalfSteps {
   }
 
  private:
-  CopiedRows<2> rows_;
+  CopiedRows<16> rows_;
 };
 
 // 16 bytes of each column of a panel, transposed; byte i of all columns as words, with zeros in their high or low bytes.
@@ -293,24 +293,24 @@ struct StepCodes {
 #pragma GCC unroll 2
     for (int s = 0; s < kSixteens; ++s) load_codes<kOrder>(rows, 16 * s, at, r[s]);
   }
-  inline __attribute__((always_inline)) __m256i high(int s, int i) const {
-    const __m256i zeros = _mm256_setzero_si256();
-    return i % 2 == 0 ? _mm256_unpacklo_epi8(zeros, r[s][i / 2]) : _mm256_unpackhi_epi8(zeros, r[s][i / 2]);
+  inline __attribute__((always_inline)) __m256i high(int s, int i, int64_t first = 0) const {
+    const __m256i zeros = _mm256_setzero_si256(), codes = r[s][first + i / 2];
+    return i % 2 == 0 ? _mm256_unpacklo_epi8(zeros, codes) : _mm256_unpackhi_epi8(zeros, codes);
   }
-  // Codes in `quarters` as floats, and what `kCodes` adds to them.
+  // Codes in `quarters` as floats, and what `kCodes` adds to them: of byte i, counted from number 2 * first.
   template <Codes kCodes>
-  inline __attribute__((always_inline)) void put_floats(int i, Vec* vecs) const {
+  inline __attribute__((always_inline)) void put_floats(int i, Vec* vecs, int64_t first = 0) const {
     const __m256i zeros = _mm256_setzero_si256();
 #pragma GCC unroll 2
     for (int s = 0; s < kSixteens; ++s) {
       Vec* to = vecs + s * kVecsOfSixteen;
       if constexpr (kCodes == Codes::eight_bits) {
-        const __m256i words = high(s, i), exponent = _mm256_set1_epi16(0x4700);
+        const __m256i words = high(s, i, first), exponent = _mm256_set1_epi16(0x4700);
         put((__m256)_mm256_unpacklo_epi16(words, exponent), (__m256)_mm256_unpackhi_epi16(words, exponent), to);
       } else {
         const __m256i above = kCodes == Codes::seven_bits ? _mm256_set1_epi8(0x43) : zeros;
-        const __m256i words =
-            i % 2 == 0 ? _mm256_unpacklo_epi8(r[s][i / 2], above) : _mm256_unpackhi_epi8(r[s][i / 2], above);
+        const __m256i codes = r[s][first + i / 2];
+        const __m256i words = i % 2 == 0 ? _mm256_unpacklo_epi8(codes, above) : _mm256_unpackhi_epi8(codes, above);
         if constexpr (kCodes == Codes::seven_bits) {
           put_bf16(words, to);
         } else {
@@ -369,7 +369,7 @@ class E4m3Steps {
   }
 
  private:
-  CopiedRows<1> rows_;
+  CopiedRows<8> rows_;
 };
 
 // scale * code + zero of 16 k.
@@ -386,13 +386,47 @@ inline __attribute__((always_inline)) void decode_codes(const StepCodes<Order::q
   }
 }
 
-// Codes of four bits in 16 bytes, the low ones first, a byte each.
-inline void spread_fours(__m128i pairs, char* to) {
-  const __m128i mask = _mm_set1_epi8(15);
-  const __m128i low = _mm_and_si128(pairs, mask), high = _mm_and_si128(_mm_srli_epi16(pairs, 4), mask);
-  _mm_storeu_si128((__m128i*)to, _mm_unpacklo_epi8(low, high));
-  _mm_storeu_si128((__m128i*)(to + 16), _mm_unpackhi_epi8(low, high));
-}
+// Codes of four bits, two in a byte. 32 k at a time are transposed, those of even k and those of odd ones apart.
+class FourBitCodes {
+ public:
+  FourBitCodes(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t count) : rows_(w, n0, k0, count) {}
+
+  // Before decode, in turn for all k. kLowFirst: the low bits of a byte belong to the even k. found(codes) is what stands for
+  // 32 of them.
+  template <bool kLowFirst, typename Found>
+  inline __attribute__((always_inline)) void load(int64_t k, const Found& found) {
+    const int64_t at = rows_.find(k);
+    if (k % 32 != 0) return;
+    const __m256i mask = _mm256_set1_epi8(15);
+    const StepCodes<Order::quarters> pairs(rows_, at);
+#pragma GCC unroll 2
+    for (int s = 0; s < kSixteens; ++s) {
+#pragma GCC unroll 8
+      for (int i = 0; i < 8; ++i) {
+        const __m256i low = _mm256_and_si256(pairs.r[s][i], mask);
+        const __m256i high = _mm256_and_si256(_mm256_srli_epi16(pairs.r[s][i], 4), mask);
+        even_.r[s][i] = found(kLowFirst ? low : high);
+        odd_.r[s][i] = found(kLowFirst ? high : low);
+      }
+    }
+  }
+  template <Codes kCodes, typename Sink>
+  inline __attribute__((always_inline)) void decode(int64_t k, const GroupVecs& group, const Sink& sink) const {
+    const int64_t first = k % 32 / 4;
+#pragma GCC unroll 16
+    for (int i = 0; i < kStepValues; ++i) {
+      Vec vecs[kPanelVecs];
+      (i % 2 == 0 ? even_ : odd_).template put_floats<kCodes>(i / 2, vecs, first);
+#pragma GCC unroll 2
+      for (int v = 0; v < kPanelVecs; ++v) vecs[v] = fma(vecs[v], group.scale[v], group.zero[v]);
+      sink(i, vecs);
+    }
+  }
+
+ private:
+  CopiedRows<4> rows_;
+  StepCodes<Order::quarters> even_, odd_;
+};
 
 // Affine integers. Group sizes are multiples of 32.
 class AffineGroups {
@@ -426,30 +460,23 @@ class Int8Steps {
   }
 
  private:
-  CopiedRows<1> rows_;
+  CopiedRows<8> rows_;
   AffineGroups groups_;
 };
 
 class Int4Steps {
  public:
   Int4Steps(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t count)
-      : places_(w, n0, k0 / 2, count / 2), groups_(w, n0, k0) {
-    for (int n = 0; n < kPanelColumns; ++n) {
-      for (int64_t k = 0; k < count; k += 32) {
-        spread_fours(_mm_loadu_si128((const __m128i*)(places_[n] + k / 2)), codes_[n] + k);
-      }
-    }
-  }
+      : codes_(w, n0, k0, count), groups_(w, n0, k0) {}
   template <typename Sink>
   inline __attribute__((always_inline)) bool decode(int64_t k, const Sink& sink) {
-    places_.fetch_ahead<2>(k);
-    decode_codes<Codes::converted>(StepCodes<Order::quarters>(codes_, k), groups_.at(k), sink);
+    codes_.load<true>(k, [](__m256i codes) { return codes; });
+    codes_.decode<Codes::converted>(k, groups_.at(k), sink);
     return true;
   }
 
  private:
-  RowPlaces places_;
-  SpreadCodes codes_;
+  FourBitCodes codes_;
   AffineGroups groups_;
 };
 
@@ -473,7 +500,7 @@ class Int8RowSteps {
   }
 
  private:
-  CopiedRows<1> rows_;
+  CopiedRows<8> rows_;
 };
 
 // Calls sink(i, vecs) for the values of k from k0 + k on, i < count <= 16.

@@ -135,39 +135,53 @@ void multiply_split(const float* a, int64_t rows, const float* panel, int64_t k,
 #endif
 
 #if LTX2RT_LANES == 8
-// multiply_few of FloatWords: what two panels add to their sums in turn. kRows == 1 takes every format, more rows those up
-// to int4.
+// Of the first-level cache, for copies of rows; the rest is for the rows themselves.
+constexpr size_t kCacheBytes = 16 << 10;
+
+// What the panels from n0 on with these numbers add to their sums, in turn.
+template <int kRows, typename Steps, int... kNumbers>
+inline __attribute__((always_inline)) void multiply_panels(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t k,
+                                                           const float* a, float* c, int64_t ldc, bool add) {
+  constexpr int kPanels = sizeof...(kNumbers);
+  Steps steps[] = {Steps(w, n0 + kNumbers * kPanelColumns, k0, k)...};
+  Vec sums[kPanels][kRows][kPanelVecs];
+  for (auto& panel : sums)
+    for (auto& row : panel)
+      for (Vec& sum : row) sum = zero();
+  for (int64_t done = 0; done < k; done += kStepValues) {
+    const float* x = a + done * kRows;
+    for (int panel = 0; panel < kPanels; ++panel) {
+      Vec own[kRows][kPanelVecs];  // in registers
+      memcpy(own, sums[panel], sizeof own);
+      const auto add_products = [&own, x](int64_t at, const Vec* vecs) __attribute__((always_inline)) {
+#pragma GCC unroll 4
+        for (int i = 0; i < kRows; ++i)
+#pragma GCC unroll 2
+          for (int v = 0; v < kPanelVecs; ++v) own[i][v] = fma(splat(x[at * kRows + i]), vecs[v], own[i][v]);
+      };
+      expand_step(w, n0 + panel * kPanelColumns, k0, done, smaller(kStepValues, k - done), steps[panel], add_products);
+      memcpy(sums[panel], own, sizeof own);
+    }
+  }
+  for (int panel = 0; panel < kPanels; ++panel)
+    for (int i = 0; i < kRows; ++i)
+      for (int v = 0; v < kPanelVecs; ++v) {
+        FloatWords::store_sum(c + i * ldc + panel * kPanelColumns + v * kLanes, sums[panel][i][v], add);
+      }
+}
+
+// multiply_few of FloatWords. kRows == 1 takes every format, more rows those up to int4.
 template <typename Words, int kRows>
 void multiply_rows(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t k, const float* a, float* c, int64_t ldc,
                    bool add) {
-  static_assert(__is_same(Words, FloatWords));
+  static_assert(__is_same(Words, FloatWords) && kFewPanels == 2);
   with_steps<kRows == 1>(w.format, [&]<typename Steps>() __attribute__((always_inline)) {
-    Steps steps[] = {Steps(w, n0, k0, k), Steps(w, n0 + kPanelColumns, k0, k)};
-    Vec sums[kFewPanels][kRows][kPanelVecs];
-    for (auto& panel : sums)
-      for (auto& row : panel)
-        for (Vec& sum : row) sum = zero();
-    for (int64_t done = 0; done < k; done += kStepValues) {
-      const float* x = a + done * kRows;
-      for (int panel = 0; panel < kFewPanels; ++panel) {
-        Vec own[kRows][kPanelVecs];  // in registers
-        memcpy(own, sums[panel], sizeof own);
-        const auto add_products = [&own, x](int64_t at, const Vec* vecs) __attribute__((always_inline)) {
-#pragma GCC unroll 4
-          for (int i = 0; i < kRows; ++i)
-#pragma GCC unroll 2
-            for (int v = 0; v < kPanelVecs; ++v) own[i][v] = fma(splat(x[at * kRows + i]), vecs[v], own[i][v]);
-        };
-        expand_step(w, n0 + panel * kPanelColumns, k0, done, smaller(kStepValues, k - done), steps[panel],
-                    add_products);
-        memcpy(sums[panel], own, sizeof own);
-      }
+    if constexpr (2 * sizeof(Steps) <= kCacheBytes) {
+      multiply_panels<kRows, Steps, 0, 1>(w, n0, k0, k, a, c, ldc, add);
+    } else {
+      multiply_panels<kRows, Steps, 0>(w, n0, k0, k, a, c, ldc, add);
+      multiply_panels<kRows, Steps, 0>(w, n0 + kPanelColumns, k0, k, a, c + kPanelColumns, ldc, add);
     }
-    for (int panel = 0; panel < kFewPanels; ++panel)
-      for (int i = 0; i < kRows; ++i)
-        for (int v = 0; v < kPanelVecs; ++v) {
-          FloatWords::store_sum(c + i * ldc + panel * kPanelColumns + v * kLanes, sums[panel][i][v], add);
-        }
   });
 }
 #else
