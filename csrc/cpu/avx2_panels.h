@@ -3,8 +3,8 @@
 #pragma once
 
 #include "csrc/cpu/linear_kernels.h"
-#include "csrc/cpu/weight_rows.h"
 #include "csrc/cpu/simd.h"
+#include "csrc/cpu/weight_rows.h"
 
 namespace ltx2rt::cpu::LTX2RT_ISA {
 
