@@ -223,7 +223,7 @@ struct W4a8Block {
     for (int64_t n = 0; n < kPanelColumns; ++n) {
       const int64_t column = n0 + n < w.columns ? n0 + n : w.columns - 1;
       const uint8_t* scales = (const uint8_t*)w.scale + column * w.groups;
-      for (int64_t k = 0; k < count; k += 16) {
+      for (int64_t k = 0; k + kStepValues <= count; k += kStepValues) {
         const __m128i pairs = _mm_loadl_epi64((const __m128i*)(from[n] + k / 2));
         const __m128i four =
             _mm_unpacklo_epi8(_mm_and_si128(pairs, mask), _mm_and_si128(_mm_srli_epi16(pairs, 4), mask));
