@@ -7,6 +7,5 @@ import os
 import pytest
 
 # A sanitizer's runtime is loaded before Python (.ci/sanitize).
-NOT_SANITIZED = pytest.mark.skipif(
-    "san" in os.environ.get("LD_PRELOAD", ""), reason="sanitizers do not survive refused memory; run it without"
-)
+SANITIZED = "san" in os.environ.get("LD_PRELOAD", "")
+NOT_SANITIZED = pytest.mark.skipif(SANITIZED, reason="sanitizers do not survive refused memory; run it without")

@@ -10,7 +10,7 @@ import sys
 import threading
 
 import pytest
-from refused_memory import NOT_SANITIZED
+from refused_memory import NOT_SANITIZED, SANITIZED
 
 from ltx2rt import _ext
 
@@ -260,19 +260,20 @@ def test_a_loop_wakes_no_more_workers_than_it_lacks(threads):
     assert 1 <= woken <= 4  # one at a time; another may be on top of the pile after a pause
 
 
+@pytest.mark.skipif(SANITIZED, reason="sanitizers change what waiting and waking cost; run it without")
 def test_threads_that_outnumber_the_cores_do_not_spin():
     """The same loops, far apart, take less time of the processor where workers go to sleep at once."""
     code = (
         "import time\n"
         "from ltx2rt import _ext\n"
         "cores = _ext.available_cores()\n"
-        "taken = {cores: 0.0, 4 * cores: 0.0}\n"
+        "taken = {cores: 1e9, 4 * cores: 1e9}\n"
         "for _ in range(4):\n"
         "    for count in taken:\n"
         "        _ext.set_num_threads(count); _ext.count_workers(2, 2)\n"
         "        start = time.process_time()\n"
         "        for _ in range(100): _ext.count_workers(2, 2); time.sleep(0.0005)\n"
-        "        taken[count] += time.process_time() - start\n"
+        "        taken[count] = min(taken[count], time.process_time() - start)\n"
         "print(*taken.values())\n"
     )
     result = run(code)
