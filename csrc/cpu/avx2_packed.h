@@ -310,7 +310,7 @@ class Nvfp4Steps {
 // Codes of E4M3 and powers of two.
 class Mxfp8Steps {
  public:
-  Mxfp8Steps(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t count) : rows_(w, n0, k0, count) {
+  Mxfp8Steps(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t count) : codes_(w, n0, k0, count) {
     const ScaleRows rows(w, n0, k0 / 32, count / 32);
     const StepCodes<Order::quarters> scales(rows, 0);
     const __m256i zeros = _mm256_setzero_si256();
@@ -333,23 +333,17 @@ class Mxfp8Steps {
   }
   template <typename Sink>
   inline __attribute__((always_inline)) bool decode(int64_t k, const Sink& sink) {
-    const StepCodes<Order::halves> codes(rows_, rows_.find(k));
-    if (!fits_ || codes.has_e4m3_nan()) [[unlikely]]
-      return false;
-#pragma GCC unroll 16
-    for (int i = 0; i < kStepValues; ++i) {
+    const Vec* scale = scale_[k / 32];
+    return fits_ && codes_.decode(k, [&sink, scale](int64_t i, const Vec* codes) __attribute__((always_inline)) {
       Vec vecs[kPanelVecs];
 #pragma GCC unroll 2
-      for (int s = 0; s < kSixteens; ++s) put_f16(e4m3_words_as_f16(codes.high(s, i)), vecs + s * kVecsOfSixteen);
-#pragma GCC unroll 2
-      for (int v = 0; v < kPanelVecs; ++v) vecs[v] *= scale_[k / 32][v];
+      for (int v = 0; v < kPanelVecs; ++v) vecs[v] = codes[v] * scale[v];
       sink(i, vecs);
-    }
-    return true;
+    });
   }
 
  private:
-  CopiedRows<8> rows_;
+  E4m3Steps codes_;
   Vec scale_[kDepthBlock / 32][kPanelVecs];  // times what the decoded codes lack
   bool fits_;                                // they are finite
 };
