@@ -76,7 +76,7 @@ struct LinearLoops {
                        int64_t ldc, bool add);
   // Most k that multiply_few takes; a then holds the depth blocks of the rows one after the other.
   int64_t few_depth = kDepthBlock;
-  // Panels that multiply_few takes, whose sums it writes even where they lie beyond N.
+  // Panels that multiply_few takes, whose sums it writes even where they lie beyond N: rows of c hold all of them.
   int64_t few_panels = 1;
 };
 constexpr int64_t kAnyDepth = int64_t{1} << 48;

@@ -226,7 +226,8 @@ void Product::multiply(const float* a, int64_t stride, int64_t count, int64_t n0
                        float* sums, int64_t lds) const {
   const auto& loops = this->loops();
   const int64_t step = cpu::linear_kernels().panel_columns, words = block_words();
-  if (count <= loops.few_rows) {
+  // The last block of many rows may have few, and its sums no room for so many panels.
+  if (count <= loops.few_rows && lds >= loops.few_panels * step) {
     const int64_t most = count == stride ? loops.few_depth : kDepthBlock;
     for (int64_t n = 0; n < columns; n += loops.few_panels * step) {
       for (int64_t k0 = 0; k0 < depth; k0 += most) {
