@@ -228,8 +228,8 @@ struct W4a8Block {
         const __m128i four =
             _mm_unpacklo_epi8(_mm_and_si128(pairs, mask), _mm_and_si128(_mm_srli_epi16(pairs, 4), mask));
         const auto levels = [&](int64_t i) {
-          const int8_t* from = w.levels + 16 * scales[(k0 + k + i) / w.group_size];
-          return _mm_shuffle_epi8(_mm_loadu_si128((const __m128i*)from), four);
+          const int8_t* table = w.levels + 16 * scales[(k0 + k + i) / w.group_size];
+          return _mm_shuffle_epi8(_mm_loadu_si128((const __m128i*)table), four);
         };
         __m128i found = levels(0);
         if (w.group_size < 16) {  // groups of 4 or 8: of what a table gives only its own part is kept
@@ -386,7 +386,7 @@ inline __attribute__((always_inline)) void with_steps(WeightFormat format, const
       case WeightFormat::w4a8:
         return action.template operator()<PackedSteps<W4a8Block>>();
       default:
-        break;
+        __builtin_unreachable();
     }
   }
 }

@@ -187,7 +187,7 @@ inline void put_bf16(__m256i words, Vec* vecs) {
 }
 
 // How codes become floats: by a conversion, or, which takes an instruction less, as low bits of a float that is the code
-// and a constant more. So a group's zero must be that many scales less, and exact.
+// and a constant more. So a group's zero must be that many scales less, and exact; with an infinite scale values are NaN.
 enum class Codes { converted, seven_bits, eight_bits };
 constexpr float added_to(Codes codes) {
   return codes == Codes::converted ? 0.0f : codes == Codes::seven_bits ? 128.0f : 32768.0f;
@@ -221,7 +221,8 @@ inline __attribute__((always_inline)) void load_floats_across(const Rows& rows, 
 }
 
 // What follows is one depth block of a panel in one format each: made for rows [k0, k0 + count), decode(k, sink) calls
-// sink(i, vecs) with the weights (n0 + lane, k0 + k + i) for i < 16, or returns false where it cannot decode them.
+// sink(i, vecs) with the weights (n0 + lane, k0 + k + i) for i < 16, or returns false where it cannot decode them. It is
+// called for 0, 16, 32 and so on, as long as 16 values are left.
 
 // Also for other words of four bytes: no bit changes.
 class F32Steps {

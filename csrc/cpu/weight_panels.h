@@ -150,7 +150,7 @@ inline int64_t expand_fast(const WeightMatrix& w, int64_t n0, int64_t k0, int64_
 #endif
 
 // Calls sink(k, vecs) for k in [0, count): vecs are the weights (n0 + lane, k0 + k) of one panel. kPacked: of formats after
-// int4, too.
+// int4, too, which costs code with AVX2 alone.
 template <bool kPacked = true, typename Sink>
 inline __attribute__((always_inline)) void expand(const WeightMatrix& w, int64_t n0, int64_t k0, int64_t count,
                                                   const Sink& sink) {

@@ -16,7 +16,7 @@ from ltx2rt.weights.tensor_source import entry
 
 # Part of the mutants that are made of whole models.
 _WHOLE = 0.01
-# Characters of a text that is repeated, which may happen to the same text again.
+# Most characters of a text that was made by repeating: it may be repeated again.
 _LONGEST_TEXT = 8 << 20
 _STRANGE_NUMBERS = (
     0,
